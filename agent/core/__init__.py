@@ -1,0 +1,1 @@
+"""The pure core: documents in, desired state, plan and verdicts out. No I/O and no clock."""

@@ -1,0 +1,131 @@
+"""Who owns an object: the document that was the first to claim it, for as long as it goes on claiming it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from protocol.documents import Document
+
+
+class Claim(NamedTuple):
+    """A document, and the revision from which on it has claimed something without a break."""
+
+    document: str
+    since: int
+
+
+class Conflict(NamedTuple):
+    """A place in a document that another document owns."""
+
+    path: str
+    what: str
+    owner: str
+
+
+def keys(document: Document) -> Iterator[tuple[str, str, str]]:
+    """Yield (path, space, key) for everything in a document that only one document may have.
+
+    An endpoint's address is claimed within its network: networks of one VPC do not overlap, so that is within the VPC.
+    """
+    for index, droplet in enumerate(document.droplets):
+        yield f"droplets[{index}].id", "droplet", droplet.id
+        yield f"droplets[{index}].address", "substrate address", droplet.address
+    for index, vpc in enumerate(document.vpcs):
+        yield f"vpcs[{index}].id", "vpc", vpc.id
+        yield f"vpcs[{index}].vni", "vni", str(vpc.vni)
+    for index, network in enumerate(document.networks):
+        yield f"networks[{index}].id", "network", network.id
+    for index, endpoint in enumerate(document.endpoints):
+        yield f"endpoints[{index}].id", "endpoint", endpoint.id
+        for position, address in enumerate(endpoint.addresses):
+            yield f"endpoints[{index}].addresses[{position}]", "address", f"{endpoint.network} {address}"
+
+
+class Claims:
+    """All claims, by space and key. A contested key has further claimants, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, dict[str, Claim]] = {}
+        self._contenders: dict[tuple[str, str], list[Claim]] = {}
+
+    def owner(self, space: str, key: str) -> str | None:
+        """Return the name of the document that owns a key."""
+        claim = self._owners.get(space, {}).get(key)
+        return claim.document if claim else None
+
+    def since(self, space: str, key: str) -> int:
+        """Return the revision from which on a key has had its owner, 0 for a free one."""
+        claim = self._owners.get(space, {}).get(key)
+        return claim.since if claim else 0
+
+    def add(self, claim: Claim, document: Document) -> None:
+        """Claim everything that a document lists. What the same document has claimed before keeps its older date."""
+        for space, wanted in _by_space(document).items():
+            owners = self._owners.setdefault(space, {})
+            for key in wanted:
+                owner = owners.setdefault(key, claim)
+                if owner is not claim and owner.document != claim.document:
+                    self._contend(space, key, owner, claim)
+
+    def _contend(self, space: str, key: str, owner: Claim, claim: Claim) -> None:
+        contenders = self._contenders.setdefault((space, key), [])
+        if any(other.document == claim.document for other in contenders):
+            return
+        first, *rest = sorted([owner, claim, *contenders], key=lambda c: (c.since, c.document))
+        self._owners[space][key] = first
+        self._contenders[(space, key)] = rest
+
+    def drop(self, name: str, dropped: Document, kept: Iterable[Document]) -> set[str]:
+        """Give up what `dropped` lists and `kept` does not; return the documents that may own something now."""
+        still = [_by_space(document) for document in kept]
+        heirs: set[str] = set()
+        for space, given in _by_space(dropped).items():
+            remaining = set().union(*(spaces.get(space, ()) for spaces in still)) if still else set()
+            for key in given:
+                if key not in remaining:
+                    heirs |= self._release(space, key, name)
+        return heirs
+
+    def _release(self, space: str, key: str, name: str) -> set[str]:
+        owners = self._owners[space]
+        contenders = self._contenders.get((space, key))
+        if contenders is None:
+            if owners[key].document == name:
+                del owners[key]
+            return set()
+        remaining = [claim for claim in (owners[key], *contenders) if claim.document != name]
+        owners[key] = remaining[0]
+        if len(remaining) > 1:
+            self._contenders[(space, key)] = remaining[1:]
+        else:
+            del self._contenders[(space, key)]
+        return {claim.document for claim in remaining}
+
+    def conflicts(self, name: str, document: Document) -> list[Conflict]:
+        """Return every place where a document lists what another one owns."""
+        if not self._contenders:
+            return []
+        found = []
+        for path, space, key in keys(document):
+            owner = self.owner(space, key)
+            if owner is not None and owner != name:
+                found.append(Conflict(path, f"{space} {key}", owner))
+        return found
+
+
+def _by_space(document: Document) -> dict[str, list[str]]:
+    """Return the keys of a document without their paths: this runs for every endpoint of every document."""
+    spaces: dict[str, list[str]] = {}
+    if document.droplets:
+        spaces["droplet"] = [droplet.id for droplet in document.droplets]
+        spaces["substrate address"] = [droplet.address for droplet in document.droplets]
+    if document.vpcs:
+        spaces["vpc"] = [vpc.id for vpc in document.vpcs]
+        spaces["vni"] = [str(vpc.vni) for vpc in document.vpcs]
+    if document.networks:
+        spaces["network"] = [network.id for network in document.networks]
+    if document.endpoints:
+        spaces["endpoint"] = [endpoint.id for endpoint in document.endpoints]
+        spaces["address"] = [f"{e.network} {address}" for e in document.endpoints for address in e.addresses]
+    return spaces

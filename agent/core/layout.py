@@ -1,0 +1,122 @@
+"""Packs and unpacks the keys and values of the BPF maps, byte for byte as `bpf/structs.h` lays them out.
+
+Owns nothing but the layout: no map is opened here. `tests/unit/test_layout.py` compiles the C header and holds every
+size and offset against this file. Addresses travel as 16 bytes, IPv4 mapped into IPv6 (RFC 4291, 2.5.5.2).
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+from typing import NamedTuple
+
+LAYOUT_VERSION = 1
+MAX_SET = 16
+NETWORK_BOUNCED_HERE = 1
+VPC_DIVIDED_HERE = 1
+GENEVE_PORT = 6081
+GATEWAY_MAC = bytes.fromhex("02d201e70001")
+"""The Ethernet address of every network's gateway: the same on every host, so that an endpoint can move."""
+
+
+class MapName(StrEnum):
+    """The BPF maps, by their names in `bpf/maps.h`."""
+
+    ENDPOINTS = "endpoints"
+    INTERFACES = "interfaces"
+    NETWORKS = "networks"
+    VPCS = "vpcs"
+    DROPLETS = "droplets"
+    NEXT_HOPS = "next_hops"
+    LOCAL_DROPLET = "local_droplet"
+    DIRECT = "direct"
+    OUTCOMES = "outcomes"
+    ENDPOINT_COUNTERS = "endpoint_counters"
+    PROGRAMS = "programs"
+
+
+CONFIGURED_MAPS = (
+    MapName.LOCAL_DROPLET,
+    MapName.DROPLETS,
+    MapName.VPCS,
+    MapName.NETWORKS,
+    MapName.ENDPOINTS,
+    MapName.INTERFACES,
+)
+"""The maps that documents fill, in the order in which entries may depend on one another."""
+
+OVERLAY_KEY = struct.Struct("=I16s")
+"""struct overlay_key { u32 vni; address }."""
+ENDPOINT = struct.Struct("=16sII6s2x")
+"""struct endpoint { address host; u32 ifindex; u32 slot; u8 mac[6]; pad[2] }."""
+INTERFACE = struct.Struct("=I16sI6s2x")
+"""struct interface { u32 vni; address; u32 slot; u8 mac[6]; pad[2] }."""
+NETWORK_KEY = struct.Struct("=II16s")
+"""struct network_key { u32 prefixlen; u32 vni; address }."""
+NETWORK = struct.Struct(f"=16sII{16 * MAX_SET}s")
+"""struct network { address gateway; u32 flags; u32 count; address bouncers[MAX_SET] }."""
+VPC = struct.Struct(f"=II{16 * MAX_SET}s")
+"""struct vpc { u32 flags; u32 count; address dividers[MAX_SET] }."""
+DROPLET = struct.Struct("=I")
+"""struct droplet { u32 flags }."""
+NEXT_HOP = struct.Struct("=6s2x")
+"""struct next_hop { u8 mac[6]; pad[2] }."""
+LOCAL_DROPLET = struct.Struct("=16sI6s2s")
+"""struct local_droplet { address; u32 ifindex; u8 mac[6]; be16 port }."""
+DIRECT_PATH = struct.Struct("=16sQ")
+"""struct direct_path { address host; u64 confirmed_ns }."""
+TRAFFIC = struct.Struct("=QQ")
+"""struct traffic { u64 packets; u64 bytes }."""
+ENDPOINT_TRAFFIC = struct.Struct("=8Q")
+"""struct endpoint_traffic { traffic sent, direct, delivered, dropped }."""
+U32 = struct.Struct("=I")
+"""A VNI, an ifindex or an array's index as a key."""
+
+V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class Endpoint(NamedTuple):
+    """One value of the map `endpoints`, unpacked."""
+
+    host: bytes
+    ifindex: int
+    slot: int
+    mac: bytes
+
+
+class AddressSet(NamedTuple):
+    """Bouncers or dividers as a map value holds them."""
+
+    flags: int
+    members: tuple[bytes, ...]
+
+
+def mapped(packed: bytes) -> bytes:
+    """Return 16 bytes for a packed address of 4 or 16 bytes."""
+    return V4_MAPPED + packed if len(packed) == 4 else packed
+
+
+def unmapped(address: bytes) -> bytes:
+    """Return the packed address of 4 or 16 bytes that `mapped` came from."""
+    return address[12:] if address[:12] == V4_MAPPED else address
+
+
+def network_key(vni: int, address: bytes, prefix: int) -> bytes:
+    """Pack a CIDR of one VPC: `address` of 4 or 16 bytes, `prefix` in bits of that address."""
+    family_bits = 96 if len(address) == 4 else 0
+    return NETWORK_KEY.pack(32 + family_bits + prefix, vni, mapped(address))
+
+
+def network_value(gateway: bytes, flags: int, bouncers: tuple[bytes, ...]) -> bytes:
+    """Pack a network: gateway and bouncers as 16-byte addresses, at most `MAX_SET` of them."""
+    return NETWORK.pack(gateway, flags, len(bouncers), b"".join(bouncers))
+
+
+def vpc_value(flags: int, dividers: tuple[bytes, ...]) -> bytes:
+    """Pack a VPC: dividers as 16-byte addresses, at most `MAX_SET` of them."""
+    return VPC.pack(flags, len(dividers), b"".join(dividers))
+
+
+def split_set(packed: bytes, count: int) -> tuple[bytes, ...]:
+    """Return the first `count` addresses of a packed set."""
+    return tuple(packed[i * 16 : i * 16 + 16] for i in range(count))

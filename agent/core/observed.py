@@ -1,0 +1,66 @@
+"""What the kernel holds, read back and never remembered: the other side of the plan's comparison.
+
+Plain data only; `agent/datapath/observe.py` fills it. An observation that could not be completed is an exception, not a
+smaller `Observed`: the plan could not tell what is gone from what was not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.core.layout import MapName
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedVeth:
+    """The host side of an endpoint's veth that carries our mark, and what is seen of its peer.
+
+    `complete` is false when the agent died between making the pair and marking it done. `peer` is None when the
+    peer's namespace could not be entered or holds no such interface.
+    """
+
+    endpoint: str
+    ifname: str
+    ifindex: int
+    complete: bool
+    up: bool
+    mtu: int
+    transit_agent: bool
+    peer: ObservedPeer | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPeer:
+    """The endpoint's side: what the tenant's namespace shows."""
+
+    name: str
+    mac: bytes
+    mtu: int
+    up: bool
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedInterface:
+    """The droplet's own interface.
+
+    `addresses` are packed, 4 or 16 bytes each. `transit` is true when our current program is attached.
+    """
+
+    name: str
+    ifindex: int
+    mac: bytes
+    mtu: int
+    addresses: tuple[bytes, ...]
+    transit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One complete look at the kernel."""
+
+    interface: ObservedInterface
+    veths: Mapping[str, ObservedVeth] = field(default_factory=dict)
+    maps: Mapping[MapName, Mapping[bytes, bytes]] = field(default_factory=dict)

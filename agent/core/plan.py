@@ -1,0 +1,171 @@
+"""The plan: what to do so that the kernel holds what is wanted. Pure, sorted, printable.
+
+Additions come in the order in which one needs another, removals in reverse and after them, so that traffic which both
+the old and the new configuration allow is never without its entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.core.actions import (
+    Action,
+    AttachTransit,
+    DeleteEntries,
+    DeleteVeth,
+    DetachTransit,
+    EnsureVeth,
+    PutEntries,
+    Veth,
+)
+from agent.core.layout import LOCAL_DROPLET, U32, MapName
+from agent.core.observed import Observed, ObservedVeth
+from agent.core.realize import Entries, Realization
+from protocol.addresses import format_mac
+
+_BEFORE_VETHS = (MapName.LOCAL_DROPLET, MapName.DROPLETS, MapName.VPCS, MapName.NETWORKS)
+_AFTER_VETHS = (MapName.INTERFACES, MapName.ENDPOINTS)
+_NO_DROPLET = bytes(LOCAL_DROPLET.size)
+"""An array has no absent entry: this value says that the droplet is not configured."""
+
+_EMPTY: Mapping[bytes, bytes] = {}
+
+
+def plan_change(before: Realization, after: Realization) -> list[Action]:
+    """Return the way from one realization of some documents to another."""
+    gone = {id_: veth for id_, veth in before.veths.items() if id_ not in after.veths}
+    changed = [veth for id_, veth in after.veths.items() if before.veths.get(id_) != veth]
+    # A veth keeps its ifindex for life: one that gets another is made anew.
+    renumbered = [
+        DeleteVeth(id_, old.ifindex)
+        for id_, old in before.veths.items()
+        if id_ in after.veths and after.veths[id_].ifindex != old.ifindex
+    ]
+    return [
+        *renumbered,
+        *_puts(_BEFORE_VETHS, after.entries, before.entries),
+        *_attach(before.transit, after.transit),
+        *(EnsureVeth(veth) for veth in sorted(changed, key=lambda veth: veth.endpoint)),
+        *_puts(_AFTER_VETHS, after.entries, before.entries),
+        *_deletes(_AFTER_VETHS, before.entries, after.entries),
+        *(DeleteVeth(id_, gone[id_].ifindex) for id_ in sorted(gone)),
+        *_detach(before.transit, after.transit),
+        *_deletes(_BEFORE_VETHS, before.entries, after.entries),
+    ]
+
+
+def plan_all(wanted: Iterable[Realization], observed: Observed, *, remove: bool = True) -> list[Action]:
+    """Return the way from what was observed to all that is wanted; with `remove=False`, additions only."""
+    before = Realization(entries={name: dict(entries) for name, entries in observed.maps.items()})
+    after = Realization()
+    for part in wanted:
+        for name, entries in part.entries.items():
+            after.map(name).update(entries)
+        after.veths.update(part.veths)
+        after.transit = part.transit if part.transit is not None else after.transit
+    local = before.map(MapName.LOCAL_DROPLET)
+    if local.get(U32.pack(0)) == _NO_DROPLET:
+        del local[U32.pack(0)]
+    before.transit = observed.interface.ifindex if observed.interface.transit else None
+    for id_, seen in observed.veths.items():
+        before.veths[id_] = _as_planned(seen, after.veths.get(id_))
+    actions = plan_change(before, after)
+    return actions if remove else additions(actions)
+
+
+def additions(actions: Iterable[Action]) -> list[Action]:
+    """Return the actions that remove nothing."""
+    return [action for action in actions if not _removes(action)]
+
+
+def _removes(action: Action) -> bool:
+    match action:
+        case DeleteEntries() | DeleteVeth() | DetachTransit():
+            return True
+        case PutEntries(MapName.LOCAL_DROPLET, ((_, value),)):
+            return value == _NO_DROPLET
+        case _:
+            return False
+
+
+def _as_planned(seen: ObservedVeth, wanted: Veth | None) -> Veth:
+    """Return the veth that was seen, in the terms of the plan: equal to the wanted one when nothing is to mend."""
+    if wanted is not None and is_right(seen, wanted):
+        return wanted
+    peer = seen.peer
+    return Veth(
+        endpoint=seen.endpoint,
+        ifname=seen.ifname,
+        ifindex=seen.ifindex,
+        namespace="",
+        peer_name=peer.name if peer else "",
+        peer_mac=peer.mac if peer else b"",
+        mtu=seen.mtu,
+        addresses=peer.addresses if peer else (),
+        gateways=peer.gateways if peer else (),
+    )
+
+
+def is_right(seen: ObservedVeth, wanted: Veth) -> bool:
+    """Say whether a veth needs no mending. What a tenant adds on its own side is the tenant's affair."""
+    peer = seen.peer
+    return (
+        seen.complete
+        and seen.up
+        and seen.transit_agent
+        and (seen.ifname, seen.ifindex, seen.mtu) == (wanted.ifname, wanted.ifindex, wanted.mtu)
+        and peer is not None
+        and peer.up
+        and (peer.name, peer.mac, peer.mtu) == (wanted.peer_name, wanted.peer_mac, wanted.mtu)
+        and set(wanted.addresses) <= set(peer.addresses)
+        and set(wanted.gateways) <= set(peer.gateways)
+    )
+
+
+def _puts(maps: Iterable[MapName], wanted: Entries, present: Entries) -> list[Action]:
+    actions: list[Action] = []
+    for name in maps:
+        have = present.get(name, _EMPTY)
+        entries = tuple((k, v) for k, v in wanted.get(name, _EMPTY).items() if have.get(k) != v)
+        if entries:
+            actions.append(PutEntries(name, entries))
+    return actions
+
+
+def _deletes(maps: Iterable[MapName], present: Entries, wanted: Entries) -> list[Action]:
+    actions: list[Action] = []
+    for name in reversed(tuple(maps)):
+        want = wanted.get(name, _EMPTY)
+        keys = tuple(key for key in present.get(name, _EMPTY) if key not in want)
+        if keys and name is MapName.LOCAL_DROPLET:
+            actions.append(PutEntries(name, ((keys[0], _NO_DROPLET),)))
+        elif keys:
+            actions.append(DeleteEntries(name, keys))
+    return actions
+
+
+def _attach(before: int | None, after: int | None) -> list[Action]:
+    return [AttachTransit(after)] if after is not None and after != before else []
+
+
+def _detach(before: int | None, after: int | None) -> list[Action]:
+    return [DetachTransit(before)] if before is not None and after != before else []
+
+
+def describe(action: Action) -> str:
+    """Return one line for people: what `--dry-run` prints and a repair event tells."""
+    match action:
+        case PutEntries(name, entries):
+            return f"put {len(entries)} of {name}"
+        case DeleteEntries(name, keys):
+            return f"delete {len(keys)} of {name}"
+        case EnsureVeth(veth):
+            mac = format_mac(veth.peer_mac)
+            where = f"{veth.peer_name} in {veth.namespace}"
+            return f"veth {veth.endpoint}: {veth.ifname} to {where}, {', '.join(veth.addresses)}, {mac}, MTU {veth.mtu}"
+        case DeleteVeth(endpoint, ifindex):
+            return f"delete veth {endpoint} (ifindex {ifindex})"
+        case AttachTransit(ifindex):
+            return f"attach transit XDP to ifindex {ifindex}"
+        case DetachTransit(ifindex):
+            return f"detach transit XDP from ifindex {ifindex}"

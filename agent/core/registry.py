@@ -1,0 +1,230 @@
+"""The documents of one host as they came: their newest, good and chosen revisions, who owns what, who refers to what.
+
+Decides nothing about what is in force: `settlement.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.core.claims import Claim, Claims
+from agent.core.judge import SOUND, Judgement
+from agent.core.world import needs, provides
+from protocol.acknowledgements import KernelFailure, Reference, State
+from protocol.codec import decode_document
+from protocol.documents import Document
+from protocol.errors import DocumentError, FieldError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """One revision of a document that decodes. The body is kept; its objects are decoded again when they are needed."""
+
+    revision: int
+    body: bytes
+    needs: frozenset[Reference]
+    provides: bool
+
+    def document(self) -> Document:
+        """Decode the body."""
+        return decode_document(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What stands for one document: the ground of its acknowledgement."""
+
+    name: str
+    revision: int
+    state: State
+    in_force: int
+    removed: bool = False
+    missing: tuple[Reference, ...] = ()
+    errors: tuple[FieldError, ...] = ()
+    failures: tuple[KernelFailure, ...] = ()
+
+
+@dataclass(slots=True)
+class Entry:
+    """All that is known of one document.
+
+    `latest` is the newest revision if it decodes, `good` the last one that the kernel took whole, `in_force` what the
+    kernel is to hold now. `held_back` keeps `latest` out until it is tried again.
+    """
+
+    newest: int = 0
+    latest: Held | None = None
+    good: Held | None = None
+    in_force: Held | None = None
+    held_back: bool = False
+    removed: bool = False
+    judgement: Judgement = SOUND
+    failures: tuple[KernelFailure, ...] = ()
+
+    def options(self) -> list[Held]:
+        """Return the revisions that may be in force, the best one first."""
+        latest = [self.latest] if self.latest and not self.held_back else []
+        good = [self.good] if self.good and self.good is not self.latest else []
+        return latest + good
+
+    def kept(self) -> list[Held]:
+        """Return the revisions whose claims stand."""
+        latest = [self.latest] if self.latest else []
+        return latest + [held for held in (self.good,) if held and held is not self.latest]
+
+
+class Registry:
+    """All documents, and the indexes over them."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.claims = Claims()
+        self._touched: dict[str, Document | None] = {}
+        self._interested: dict[Reference, set[str]] = {}
+
+    def put(self, name: str, revision: int, body: bytes) -> bool:
+        """Take in a revision; return whether it is news. A wrong body is a verdict, not an error."""
+        entry = self.entries.setdefault(name, Entry())
+        if revision <= entry.newest:
+            return False
+        try:
+            document = decode_document(body)
+        except DocumentError as error:
+            self._supersede(name, entry, revision, None, None)
+            entry.judgement = Judgement(errors=tuple(error.errors))
+        else:
+            held = Held(revision, body, needs(document), bool(provides(document)))
+            self._supersede(name, entry, revision, held, document)
+        return True
+
+    def restore(self, name: str, revision: int, body: bytes) -> None:
+        """Take in a revision that the kernel took whole before: later failures do not withdraw it."""
+        if self.put(name, revision, body):
+            self.entries[name].good = self.entries[name].latest
+
+    def remove(self, name: str, revision: int) -> bool:
+        """Take in that a document is gone; return whether that is news."""
+        entry = self.entries.setdefault(name, Entry())
+        if revision <= entry.newest:
+            return False
+        good, latest, entry.good = entry.good, entry.latest, None
+        self._supersede(name, entry, revision, None, None)
+        if good is not None and good is not latest:
+            self._drop_claims(name, good.document(), ())
+            self._lose_interest(name, good.needs, entry)
+        entry.removed = True
+        return True
+
+    def touch_all(self) -> None:
+        """Have every document looked at by the next settlement."""
+        for name in self.entries:
+            self._touched.setdefault(name, None)
+
+    def take_touched(self) -> dict[str, Document | None]:
+        """Return the documents that changed since the last call, with their objects where they were just decoded."""
+        touched, self._touched = self._touched, {}
+        return touched
+
+    def retry(self, names: Iterable[str]) -> None:
+        """Let revisions that the kernel refused be tried again."""
+        for name in names:
+            entry = self.entries.get(name)
+            if entry is not None and entry.held_back:
+                entry.held_back = False
+                self._touched.setdefault(name, None)
+
+    def confirm(self, names: Iterable[str]) -> list[tuple[str, Held]]:
+        """Take in that the kernel holds these documents whole; return those whose good revision is another one now."""
+        changed = []
+        for name in names:
+            entry = self.entries[name]
+            entry.failures = ()
+            good, held = entry.good, entry.in_force
+            if held is None or held is good:
+                continue
+            entry.good = held
+            changed.append((name, held))
+            if good is not None:
+                self._drop_claims(name, good.document(), [kept.document() for kept in entry.kept()])
+                self._lose_interest(name, good.needs, entry)
+        return changed
+
+    def fail(self, name: str, failures: tuple[KernelFailure, ...]) -> None:
+        """Take in that the kernel refused part of a document: a new revision is held back, an old one stays."""
+        entry = self.entries[name]
+        entry.failures = failures
+        if entry.in_force is not None and entry.in_force is not entry.good:
+            entry.held_back = True
+            self._touched.setdefault(name, None)
+
+    def _supersede(self, name: str, entry: Entry, revision: int, held: Held | None, document: Document | None) -> None:
+        old = entry.latest
+        entry.newest, entry.latest, entry.removed = revision, held, False
+        entry.held_back, entry.judgement, entry.failures = False, SOUND, ()
+        if document is not None and held is not None:
+            self.claims.add(Claim(name, revision), document)
+            for reference in held.needs:
+                self._interested.setdefault(reference, set()).add(name)
+        if old is not None and old is not entry.good:
+            self._drop_claims(name, old.document(), [kept.document() for kept in entry.kept()])
+            self._lose_interest(name, old.needs, entry)
+        self._touched[name] = document
+
+    def _drop_claims(self, name: str, dropped: Document, kept: Iterable[Document]) -> None:
+        for heir in self.claims.drop(name, dropped, kept):
+            self._touched.setdefault(heir, None)
+
+    def _lose_interest(self, name: str, old: frozenset[Reference], entry: Entry) -> None:
+        for reference in old.difference(*(held.needs for held in entry.kept())):
+            documents = self._interested[reference]
+            documents.discard(name)
+            if not documents:
+                del self._interested[reference]
+
+    def interested(self, references: Iterable[Reference]) -> set[str]:
+        """Return the documents that refer to any of some objects."""
+        return set().union(*(self._interested.get(reference, ()) for reference in references))
+
+    def names(self) -> list[str]:
+        """Return the names of all documents that are known and not removed, sorted."""
+        return sorted(name for name, entry in self.entries.items() if not entry.removed)
+
+    def newest(self, name: str) -> int:
+        """Return the newest revision that was taken in, 0 for an unknown document."""
+        entry = self.entries.get(name)
+        return entry.newest if entry else 0
+
+    def failing(self) -> list[str]:
+        """Return the documents of which the kernel refused something."""
+        return [name for name, entry in self.entries.items() if entry.failures]
+
+    def forget(self, name: str) -> None:
+        """Drop the memory of a document that is removed and no longer in force."""
+        entry = self.entries.get(name)
+        if entry is not None and entry.removed and entry.in_force is None:
+            del self.entries[name]
+
+    def verdict(self, name: str) -> Verdict:
+        """Return what stands for a document."""
+        entry = self.entries[name]
+        in_force = entry.in_force.revision if entry.in_force else 0
+        judgement = entry.judgement
+        if entry.removed and not in_force:
+            return Verdict(name, entry.newest, State.REALIZED, 0, removed=True)
+        state = State.REALIZED
+        if judgement.errors:
+            state = State.REJECTED
+        elif judgement.missing:
+            state = State.PENDING
+        elif entry.failures:
+            state = State.FAILED
+        return Verdict(
+            name,
+            entry.newest,
+            state,
+            in_force,
+            missing=judgement.missing,
+            errors=judgement.errors,
+            failures=entry.failures,
+        )

@@ -1,0 +1,142 @@
+"""Decides which revision of each document is in force: grows until no document concerned is left out, then lowers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent.core.judge import Judgement, judge
+from agent.core.realize import local_endpoints
+from agent.core.registry import Held, Registry
+from agent.core.slots import NoSlotError, assign
+from agent.core.world import Here, World, differing
+from protocol.acknowledgements import Reference
+from protocol.documents import Document
+from protocol.errors import ErrorCode, FieldError
+
+
+class Settlement:
+    """One decision over the documents that changed and those that depend on what changed with them."""
+
+    def __init__(self, registry: Registry, world: World, here: Here) -> None:
+        """Start from the world in force, on the interface as it is now."""
+        self.choice: dict[str, Held | None] = {}
+        self.judgements: dict[str, Judgement] = {}
+        self.world = self._base = replace(world, here=here)
+        self._old = world
+        self._registry = registry
+        self._documents: dict[int, Document] = {}
+        for name, document in registry.take_touched().items():
+            entry = registry.entries[name]
+            if document is not None and entry.latest is not None:
+                self._documents[id(entry.latest)] = document
+            self._concern(name)
+
+    def document(self, held: Held) -> Document:
+        """Return the objects of a revision, decoded once per settlement."""
+        found = self._documents.get(id(held))
+        if found is None:
+            found = self._documents[id(held)] = held.document()
+        return found
+
+    def _concern(self, name: str) -> None:
+        options = self._registry.entries[name].options()
+        self.choice[name] = options[0] if options else None
+
+    def decide(self) -> None:
+        """Choose a revision, or none, of every document concerned."""
+        while True:
+            changed = self._exchange()
+            concerned = self._dependents(changed) - self.choice.keys()
+            if concerned:
+                for name in concerned:
+                    self._concern(name)
+                continue
+            if not self._lower() and self._number():
+                return
+
+    def _exchange(self) -> set[Reference]:
+        """Make the world that the choices would give; return the objects in which it differs from the one in force."""
+        changed: set[Reference] = set()
+        old, new = [], []
+        for name, held in self.choice.items():
+            before = self._registry.entries[name].in_force
+            if before is not held and ((before and before.provides) or (held and held.provides)):
+                gone = self.document(before) if before else None
+                come = self.document(held) if held else None
+                changed |= differing(gone, come)
+                old += [gone] if gone else []
+                new += [come] if come else []
+        self.world = self._base.exchanged(old, new) if old or new else self._base
+        if any(reference.kind == "networks" for reference in changed):
+            claims = self._registry.claims
+            ages = {id_: claims.since("network", id_) for id_ in self.world.networks}
+            self.world = replace(self.world, ages=ages)
+        return changed
+
+    def _dependents(self, changed: set[Reference]) -> set[str]:
+        """Return the documents that look different, or may be judged otherwise, when some objects change."""
+        vpcs = {reference.id for reference in changed if reference.kind == "vpcs"}
+        networks = {reference.id for reference in changed if reference.kind == "networks"}
+        moved = {n.id for n in self.world.networks.values() if n.vpc in vpcs} if vpcs else set()
+        worlds = (self.world, self._old)
+        homes = {world.networks[id_].vpc for id_ in networks for world in worlds if id_ in world.networks}
+        return self._registry.interested(
+            [
+                *changed,
+                *(Reference("networks", id_) for id_ in moved),
+                *(Reference("vpcs", id_) for id_ in homes),
+            ]
+        )
+
+    def _lower(self) -> bool:
+        """Judge every choice; take the next best revision of those that cannot stand. Return whether there were any."""
+        lowered = False
+        for name, held in self.choice.items():
+            if held is None:
+                continue
+            judgement = self._judge(name, held)
+            entry = self._registry.entries[name]
+            if held is entry.latest:
+                self.judgements[name] = judgement
+            if not judgement.sound:
+                self.choice[name] = entry.good if held is entry.latest and held is not entry.good else None
+                lowered = True
+        return lowered
+
+    def _judge(self, name: str, held: Held) -> Judgement:
+        document = self.document(held)
+        conflicts = self._registry.claims.conflicts(name, document)
+        if conflicts:
+            return Judgement(
+                errors=tuple(
+                    FieldError(c.path, ErrorCode.CLAIMED, f"{c.what} belongs to document {c.owner!r}")
+                    for c in conflicts
+                )
+            )
+        return judge(document, held.needs, self.world)
+
+    def _number(self) -> bool:
+        """Give every endpoint that lives here from now on its number; where there is none left, lower the youngest."""
+        gone: list[str] = []
+        come: dict[str, str] = {}
+        for name, held in self.choice.items():
+            before = self._registry.entries[name].in_force
+            gone += local_endpoints(self.document(before), self._old.is_here) if before else []
+            for endpoint in local_endpoints(self.document(held), self.world.is_here) if held else ():
+                come[endpoint] = name
+        try:
+            self.world = replace(self.world, slots=assign(self._old.slots, gone, come))
+        except NoSlotError as error:
+            self._lower_youngest({name for id_, name in come.items() if id_ not in self._old.slots}, str(error))
+            return False
+        return True
+
+    def _lower_youngest(self, names: set[str], message: str) -> None:
+        youngest = max(names, key=lambda name: self._registry.entries[name].newest)
+        entry = self._registry.entries[youngest]
+        errors = (FieldError("endpoints", ErrorCode.TOO_LARGE, message),)
+        if self.choice[youngest] is entry.latest:
+            self.judgements[youngest] = Judgement(errors=errors)
+            self.choice[youngest] = entry.good if entry.good is not entry.latest else None
+        else:
+            self.choice[youngest] = None

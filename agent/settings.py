@@ -1,0 +1,120 @@
+"""The agent's settings: a TOML file, and the environment over it. Every mistake names the key and the way out."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from protocol.subjects import is_host
+
+ENVIRONMENT = "DROPLET_"
+"""`DROPLET_HOST` sets `host`, `DROPLET_BUS_SERVERS` sets `servers` of `[bus]` (commas between)."""
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; the message is one line for people."""
+
+
+class BusSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[bus]`: where NATS is, and who this host is there."""
+
+    servers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("nats://127.0.0.1:4222",)
+    nkey_seed_file: str = ""
+    tls_ca_file: str = ""
+
+
+class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[log]`: `format` is `json` or `human`."""
+
+    format: Literal["json", "human"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class IntervalSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[interval]`: seconds between heartbeats, looks at the kernel, telemetry, and tries of what the kernel refused."""
+
+    heartbeat: Seconds = 3.0
+    observe: Seconds = 30.0
+    telemetry: Seconds = 10.0
+    retry: Seconds = 5.0
+
+
+class SizesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[sizes]`: the most entries that a map holds."""
+
+    endpoints: Size = 2_000_000
+    direct: Size = 65536
+    droplets: Size = 65536
+    networks: Size = 65536
+    vpcs: Size = 65536
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of one agent."""
+
+    host: str
+    interface: str
+    instance: str = ""
+    attach_mode: Literal["auto", "native", "generic"] = "auto"
+    state: str = "/var/lib/droplet"
+    cache: str = "/var/cache/droplet"
+    bpffs: str = "/sys/fs/bpf"
+    bus: BusSection = BusSection()
+    log: LogSection = LogSection()
+    interval: IntervalSection = IntervalSection()
+    sizes: SizesSection = SizesSection()
+
+
+def load_settings(file: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings, or raise SettingsError."""
+    raw: dict[str, Any] = {}
+    if file is not None:
+        try:
+            raw = tomllib.loads(file.read_text())
+        except OSError as error:
+            raise SettingsError(f"{file}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file}: {error}") from None
+    overlaid = _overlay(raw, environment)
+    try:
+        settings = msgspec.convert(overlaid, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{file or 'the environment'}: {_in_words(str(error))}") from None
+    if not is_host(settings.host):
+        raise SettingsError(f"host: {settings.host!r} is no host name: use lower-case letters, digits and dashes")
+    if not settings.instance:
+        settings = msgspec.structs.replace(settings, instance=settings.host)
+    if not is_host(settings.instance):
+        raise SettingsError(f"instance: {settings.instance!r}: use lower-case letters, digits and dashes")
+    return settings
+
+
+def _overlay(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the file's values with the environment's over them."""
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
+    for field in msgspec.structs.fields(Settings):
+        name = ENVIRONMENT + field.encode_name.upper()
+        if not (isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)):
+            if name in environment:
+                result[field.encode_name] = environment[name]
+            continue
+        for inner in msgspec.structs.fields(field.type):
+            value = environment.get(f"{name}_{inner.encode_name.upper()}")
+            if value is not None:
+                section = result.setdefault(field.encode_name, {})
+                section[inner.encode_name] = value.split(",") if inner.encode_name == "servers" else value
+    return result
+
+
+def _in_words(message: str) -> str:
+    """Turn msgspec's path into the key of a TOML file."""
+    text, _, where = message.partition(" - at `$.")
+    return f"{where.rstrip('`')}: {text}" if where else text

@@ -1,0 +1,110 @@
+"""Addresses as they stand in documents: text on the wire, packed bytes (4 or 16) in the agent."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from ipaddress import ip_network
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import NamedTuple
+
+MAX_VNI = 0xFFFFFF
+"""A Geneve VNI has 24 bits (RFC 8926, section 3.4)."""
+
+MAC_PATTERN = r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$"
+"""A unicast Ethernet address, lower case, with colons."""
+
+_MAC = re.compile(MAC_PATTERN)
+
+
+class Cidr(NamedTuple):
+    """A network's packed address (4 or 16 bytes) and its prefix length in bits."""
+
+    address: bytes
+    prefix: int
+
+    def __str__(self) -> str:
+        """Return the usual notation."""
+        return f"{format_address(self.address)}/{self.prefix}"
+
+
+def parse_address(text: str) -> bytes:
+    """Return 4 or 16 packed bytes of an address in its canonical spelling (RFC 5952), or raise ValueError."""
+    try:
+        if ":" not in text:
+            return inet_pton(AF_INET, text)
+        packed = inet_pton(AF_INET6, text)
+    except (OSError, ValueError):
+        raise ValueError(f"{text!r} is not an IP address") from None
+    canonical = inet_ntop(AF_INET6, packed)
+    if canonical != text:
+        raise ValueError(f"{text!r} is not canonical: write {canonical}")
+    return packed
+
+
+def parse_host_address(text: str) -> bytes:
+    """Return the packed bytes of an address that one interface can have, or raise ValueError."""
+    packed = parse_address(text)
+    if len(packed) == 4:
+        if packed[0] in (0, 127) or packed[0] >= 224:
+            raise ValueError(f"{text} is not a unicast address")
+    elif packed[0] == 0xFF or packed[:15] == bytes(15):
+        raise ValueError(f"{text} is not a unicast address")
+    return packed
+
+
+def format_address(packed: bytes) -> str:
+    """Return the text of 4 or 16 packed bytes."""
+    return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
+
+
+@lru_cache(maxsize=65536)
+def parse_cidr(text: str) -> Cidr:
+    """Return the parts of a CIDR in canonical spelling, without host bits, or raise ValueError."""
+    address, slash, prefix = text.partition("/")
+    if not slash or not prefix.isascii() or not prefix.isdigit():
+        raise ValueError(f"{text!r} is not a CIDR: write ADDRESS/PREFIX")
+    packed = parse_address(address)
+    try:
+        network = ip_network((packed, int(prefix)))
+    except ValueError:
+        raise ValueError(_cidr_mistake(text, packed, int(prefix))) from None
+    return Cidr(network.network_address.packed, network.prefixlen)
+
+
+def _cidr_mistake(text: str, packed: bytes, prefix: int) -> str:
+    if prefix > len(packed) * 8:
+        return f"{text}: a prefix has at most {len(packed) * 8} bits"
+    return f"{text} has host bits set: write {ip_network((packed, prefix), strict=False)}"
+
+
+def contains(cidr: Cidr, packed: bytes) -> bool:
+    """Say whether a packed address lies in a CIDR of the same family."""
+    if len(packed) != len(cidr.address):
+        return False
+    shift = len(packed) * 8 - cidr.prefix
+    return int.from_bytes(packed, "big") >> shift == int.from_bytes(cidr.address, "big") >> shift
+
+
+def within(inner: Cidr, outer: Cidr) -> bool:
+    """Say whether all of `inner` lies in `outer`."""
+    return inner.prefix >= outer.prefix and contains(outer, inner.address)
+
+
+def first_host(cidr: Cidr) -> bytes:
+    """Return the packed address that a network's gateway has unless it is told another."""
+    bits = len(cidr.address) * 8
+    first = int.from_bytes(cidr.address, "big") + (1 if cidr.prefix < bits else 0)
+    return first.to_bytes(len(cidr.address), "big")
+
+
+def parse_mac(text: str) -> bytes:
+    """Return the 6 bytes of a unicast Ethernet address, or raise ValueError."""
+    if not _MAC.match(text):
+        raise ValueError(f"{text!r} is not a unicast MAC in lower case: write it as 02:00:00:00:00:01")
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def format_mac(mac: bytes) -> str:
+    """Return the text of 6 bytes."""
+    return mac.hex(":")

@@ -1,0 +1,139 @@
+"""MessagePack in and out. A document that does not decode is gone through again, to name every wrong field."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from protocol.documents import KINDS, Document, Droplet, Endpoint, Network, Vpc
+from protocol.errors import DocumentError, ErrorCode, FieldError
+from protocol.rules import check
+
+MAX_BODY = 1 << 20
+"""Bytes of a document: a NATS message's default limit."""
+MAX_ERRORS = 100
+"""Wrong fields that one acknowledgement names; the last one then says how many more there are."""
+
+_OBJECTS: dict[str, type[msgspec.Struct]] = {
+    "droplets": Droplet,
+    "vpcs": Vpc,
+    "networks": Network,
+    "endpoints": Endpoint,
+}
+_encoder = msgspec.msgpack.Encoder()
+_document_decoder = msgspec.msgpack.Decoder(Document)
+_T = TypeVar("_T")
+
+
+def encode(value: Any) -> bytes:
+    """Return a protocol type as MessagePack."""
+    return _encoder.encode(value)
+
+
+def decode(body: bytes, into: type[_T]) -> _T:
+    """Return a message other than a document, or raise DocumentError with the first mistake."""
+    try:
+        return msgspec.msgpack.decode(body, type=into)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DocumentError([_field_error("$", str(error))]) from None
+
+
+def decode_document(body: bytes) -> Document:
+    """Return the document of a message's body.
+
+    Raises DocumentError with every wrong field: its path, a code and what is wrong with it. Nothing else is raised.
+    """
+    if len(body) > MAX_BODY:
+        message = f"{len(body)} bytes; a document has at most {MAX_BODY}: split it"
+        raise DocumentError([FieldError("$", ErrorCode.TOO_LARGE, message)])
+    try:
+        document = _document_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DocumentError(_limited(_all_mistakes(body, str(error)))) from None
+    mistakes = check(document)
+    if mistakes:
+        raise DocumentError(_limited(mistakes))
+    return document
+
+
+def _limited(errors: list[FieldError]) -> list[FieldError]:
+    if len(errors) <= MAX_ERRORS:
+        return errors
+    more = FieldError("$", ErrorCode.INVALID, f"and {len(errors) - MAX_ERRORS} more wrong fields")
+    return [*errors[:MAX_ERRORS], more]
+
+
+def _all_mistakes(body: bytes, first: str) -> list[FieldError]:
+    try:
+        raw = msgspec.msgpack.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
+        return [FieldError("$", ErrorCode.NOT_MESSAGEPACK, f"the body is not one MessagePack value: {error}")]
+    if not isinstance(raw, dict):
+        return [FieldError("$", ErrorCode.WRONG_TYPE, f"a document is a map, not {_kind_of(raw)}")]
+    errors: list[FieldError] = []
+    for kind, objects in raw.items():
+        if kind not in KINDS:
+            known = ", ".join(KINDS)
+            errors.append(FieldError(_word(kind), ErrorCode.UNKNOWN_KIND, f"no such kind of object; known are {known}"))
+        elif not isinstance(objects, list):
+            errors.append(FieldError(kind, ErrorCode.WRONG_TYPE, f"a list of objects, not {_kind_of(objects)}"))
+        else:
+            for index, item in enumerate(objects):
+                errors += _object_mistakes(item, _OBJECTS[kind], f"{kind}[{index}]")
+    return errors or [_field_error("$", first)]
+
+
+def _object_mistakes(item: Any, struct: type[msgspec.Struct], path: str) -> list[FieldError]:
+    if not isinstance(item, dict):
+        return [FieldError(path, ErrorCode.WRONG_TYPE, f"an object is a map, not {_kind_of(item)}")]
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    errors = [
+        FieldError(f"{path}.{_word(name)}", ErrorCode.UNKNOWN_FIELD, f"no such field; known are {', '.join(fields)}")
+        for name in item
+        if name not in fields
+    ]
+    for name, field in fields.items():
+        if name not in item:
+            if field.required:
+                errors.append(FieldError(f"{path}.{name}", ErrorCode.MISSING_FIELD, "this field is needed"))
+            continue
+        try:
+            msgspec.convert(item[name], field.type)
+        except msgspec.ValidationError as error:
+            errors.append(_field_error(f"{path}.{name}", str(error)))
+    return errors
+
+
+def _field_error(path: str, message: str) -> FieldError:
+    """Turn msgspec's words, which end in `- at `$...``, into a path and a code."""
+    text, _, where = message.partition(" - at `$")
+    if where:
+        path += where.removesuffix("`")
+    if "unknown field" in text:
+        return FieldError(path, ErrorCode.UNKNOWN_FIELD, text)
+    if "missing required" in text:
+        return FieldError(path, ErrorCode.MISSING_FIELD, text)
+    if text.startswith("Expected") and ", got" in text:
+        return FieldError(path, ErrorCode.WRONG_TYPE, text)
+    if text.startswith(("Expected", "Invalid")):
+        return FieldError(path, ErrorCode.INVALID, text)
+    return FieldError(path, ErrorCode.NOT_MESSAGEPACK, text)
+
+
+def _kind_of(value: Any) -> str:
+    names = {
+        dict: "a map",
+        list: "a list",
+        str: "text",
+        int: "an integer",
+        type(None): "nil",
+        bytes: "binary",
+    }
+    return names.get(type(value), type(value).__name__)
+
+
+def _word(name: Any) -> str:
+    """Return a field's name as it may stand in a path, whatever the sender wrote there."""
+    text = name if isinstance(name, str) else repr(name)
+    return text if text.isidentifier() else repr(text)[:64]

@@ -1,0 +1,103 @@
+"""Configuration documents: the objects that the management plane describes, and the document that lists them.
+
+One document is the newest message on one subject. It owns the objects that it lists, and is applied whole or not.
+Fields that are not listed here are refused on decoding (`protocol.codec.decode_document`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from protocol.addresses import MAC_PATTERN, MAX_VNI
+
+MAX_MEMBERS = 16
+"""Bouncers of one network, dividers of one VPC."""
+
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
+        description="Lower-case letters, digits, dots, dashes and underscores; at most 63.",
+    ),
+]
+Referred = Annotated[str, msgspec.Meta(min_length=1, max_length=63, description="The id of an object.")]
+Host = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="A host's name: one token of a subject."),
+]
+Address = Annotated[
+    str, msgspec.Meta(max_length=45, description="An IPv4 or IPv6 address in canonical spelling (RFC 5952).")
+]
+CidrText = Annotated[str, msgspec.Meta(max_length=49, description="ADDRESS/PREFIX without host bits.")]
+Mac = Annotated[str, msgspec.Meta(pattern=MAC_PATTERN, description="A unicast Ethernet address in lower case.")]
+Vni = Annotated[int, msgspec.Meta(ge=1, le=MAX_VNI, description="A Geneve VNI: 24 bits.")]
+Members = Annotated[tuple[Referred, ...], msgspec.Meta(max_length=MAX_MEMBERS, description="Ids of droplets.")]
+OnePerFamily = Annotated[tuple[CidrText, ...], msgspec.Meta(min_length=1, max_length=2)]
+
+
+class _Object(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """What every object of a document shares: an id, unique within its kind."""
+
+    id: Name
+
+
+class Droplet(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A physical interface of a host, with its address in the substrate."""
+
+    host: Host
+    address: Address
+
+
+class Vpc(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A tenant's flat address space. `dividers` are droplets that know every network of it."""
+
+    vni: Vni
+    cidrs: OnePerFamily
+    dividers: Members = ()
+
+
+class Network(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A subnet of a VPC. `bouncers` are droplets that know every endpoint of it.
+
+    `gateways` holds one address per CIDR, in the same order; when it is empty, each CIDR's first host address.
+    """
+
+    vpc: Referred
+    cidrs: OnePerFamily
+    bouncers: Members = ()
+    gateways: Annotated[tuple[Address, ...], msgspec.Meta(max_length=2)] = ()
+
+
+class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Where an endpoint's interface appears on its host.
+
+    `namespace` is a name under /run/netns, an absolute path, or a process id in decimal digits.
+    """
+
+    namespace: Annotated[str, msgspec.Meta(pattern=r"^(/[^\x00]+|[A-Za-z0-9][A-Za-z0-9._-]*)$", max_length=255)]
+    interface: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$")] = "eth0"
+
+
+class Endpoint(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A tenant's interface: addresses in a network, on one droplet. `attachment` is needed on that droplet's host."""
+
+    network: Referred
+    droplet: Referred
+    addresses: Annotated[tuple[Address, ...], msgspec.Meta(min_length=1, max_length=2)]
+    mac: Mac
+    attachment: Attachment | None = None
+
+
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What one configuration subject says: the objects that it owns, by kind."""
+
+    droplets: tuple[Droplet, ...] = ()
+    vpcs: tuple[Vpc, ...] = ()
+    networks: tuple[Network, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+KINDS = ("droplets", "vpcs", "networks", "endpoints")
+"""The kinds of object, in the order in which one refers to another."""

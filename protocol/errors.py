@@ -1,0 +1,46 @@
+"""What can be wrong with a document: one entry per wrong field, and the one exception that carries them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class ErrorCode(StrEnum):
+    """Why a field was refused."""
+
+    NOT_MESSAGEPACK = "not_messagepack"
+    """The body is no MessagePack, is cut short, or has bytes behind its end."""
+    UNKNOWN_KIND = "unknown_kind"
+    """The document lists a kind of object that this version does not know."""
+    UNKNOWN_FIELD = "unknown_field"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    INVALID = "invalid"
+    """The value has the right type and breaks a rule; the message says which."""
+    DUPLICATE = "duplicate"
+    """The same object, address or member twice in one document."""
+    CLAIMED = "claimed"
+    """Another document owns the object; the message names it."""
+    OUT_OF_RANGE = "out_of_range"
+    """An address outside its network, or a network outside its VPC."""
+    TOO_LARGE = "too_large"
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One wrong field: its path from the document's root (`endpoints[3].mac`, or `$` for the whole body)."""
+
+    path: str
+    code: ErrorCode
+    message: str
+
+
+class DocumentError(ValueError):
+    """A body that is not a valid document. `errors` is never empty."""
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        self.errors = errors
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        super().__init__(f"{first.path}: {first.message}{more}")

@@ -1,0 +1,97 @@
+"""What each kind of client may publish and subscribe to, for the NATS server's configuration.
+
+Pure data: whoever writes the server's configuration takes these lists as they are. A wildcard stands for whole tokens
+only. `allow_responses` lets a client answer a message on its reply subject, which is how services answer. No host may
+create a consumer: a consumer may deliver to any subject, so it would be a way round every other line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protocol import streams, subjects
+
+OPERATOR_INBOX = "_INBOX_operator"
+"""The inbox prefix of whoever asks hosts from a command line."""
+CONTROLLER_INBOX = "_INBOX_controller"
+
+_DISCOVERY = tuple(
+    f"$SRV.{verb}{rest}" for verb in ("PING", "INFO", "STATS") for rest in ("", ".droplet", ".droplet.*")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Subjects that a client may publish and subscribe to; anything else is refused.
+
+    `allow_responses` is the number of answers to each message received, None for none.
+    """
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    allow_responses: int | None = None
+
+
+def inbox(host: str) -> str:
+    """Return the inbox prefix of a host, which no other host can subscribe to."""
+    return f"_INBOX_{host}"
+
+
+def of_host(host: str) -> Permissions:
+    """Return what a host's agent needs: its own subjects, its own consumer, its own inbox."""
+    own = f"{subjects.PREFIX}.{host}"
+    return Permissions(
+        publish=(
+            streams.next_subject(host),
+            streams.reset_subject(host),
+            f"$JS.ACK.{streams.CONFIG_STREAM}.{host}.>",
+            f"$JS.ACK.*.*.{streams.CONFIG_STREAM}.{host}.>",
+            f"{own}.ack.>",
+            f"{own}.status",
+            f"{own}.telemetry.>",
+            f"{own}.event.>",
+        ),
+        subscribe=(f"{inbox(host)}.>", f"{own}.rpc.*", *_DISCOVERY),
+        allow_responses=1,
+    )
+
+
+def of_operator() -> Permissions:
+    """Return what `dropletctl` needs: to ask hosts, to read acknowledgements, and to watch what hosts tell.
+
+    Acknowledgements are read by direct get, so the stream of acknowledgements has to allow it (`allow_direct`).
+    """
+    return Permissions(
+        publish=(
+            f"{subjects.PREFIX}.*.rpc.*",
+            *_DISCOVERY,
+            f"$JS.API.DIRECT.GET.{streams.ACK_STREAM}",
+        ),
+        subscribe=(
+            f"{OPERATOR_INBOX}.>",
+            streams.ACK_SUBJECTS,
+            f"{subjects.PREFIX}.*.status",
+            f"{subjects.PREFIX}.*.event.>",
+            f"{subjects.PREFIX}.*.telemetry.>",
+        ),
+    )
+
+
+def of_controller() -> Permissions:
+    """Return what the management plane needs: to publish documents, and to make the streams and consumers."""
+    return Permissions(
+        publish=(
+            streams.CONFIG_SUBJECTS,
+            f"{subjects.PREFIX}.*.rpc.*",
+            *_DISCOVERY,
+            "$JS.API.>",
+            "$JS.ACK.>",
+        ),
+        subscribe=(
+            f"{CONTROLLER_INBOX}.>",
+            streams.ACK_SUBJECTS,
+            f"{subjects.PREFIX}.*.status",
+            f"{subjects.PREFIX}.*.event.>",
+            f"{subjects.PREFIX}.*.telemetry.>",
+        ),
+    )

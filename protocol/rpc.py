@@ -1,0 +1,74 @@
+"""What a host can be asked, and what it answers. An error is a NATS service error with a code and one line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from protocol.acknowledgements import Acknowledgement
+from protocol.documents import Address, Droplet, Endpoint, Name, Network, Vpc
+
+MAX_PAGE = 1000
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
+
+
+class GetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Objects of one kind that are in force, by id, after `after`, `limit` at most."""
+
+    kind: str
+    after: str = ""
+    limit: Limit = 500
+
+
+class GetReply(msgspec.Struct, frozen=True):
+    """One page; `next` is the `after` of the next one, empty at the end."""
+
+    droplets: tuple[Droplet, ...] = ()
+    vpcs: tuple[Vpc, ...] = ()
+    networks: tuple[Network, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    next: str = ""
+
+
+class DocumentsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Documents by name, after `after`."""
+
+    after: str = ""
+    limit: Limit = 500
+
+
+class DocumentsReply(msgspec.Struct, frozen=True):
+    """One page of the newest acknowledgement of each document."""
+
+    documents: tuple[Acknowledgement, ...]
+    next: str = ""
+
+
+class PathRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which way a packet of this local endpoint would go."""
+
+    endpoint: Name
+    destination: Address
+
+
+class PathReply(msgspec.Struct, frozen=True):
+    """The way as the maps have it now.
+
+    `way` is `same_host`, `direct`, `bouncer`, `divider` or `none`. `hosts` are the droplets' addresses that may be
+    sent to (one is chosen by the flow's hash). `age` is the seconds since a learnt direct path was last confirmed,
+    `reason` says why there is no way.
+    """
+
+    way: str
+    hosts: tuple[str, ...] = ()
+    learnt: bool = False
+    age: float | None = None
+    reason: str = ""
+
+
+class PlanReply(msgspec.Struct, frozen=True):
+    """What a comparison with the kernel would change now, one action a line."""
+
+    actions: tuple[str, ...]

@@ -1,0 +1,119 @@
+"""The rules that one document can be held to by itself: addresses, CIDRs, members, and no object twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from protocol.addresses import Cidr, contains, parse_cidr, parse_host_address
+from protocol.documents import Document, Droplet, Endpoint, Network, Vpc
+from protocol.errors import ErrorCode, FieldError
+
+
+def check(document: Document) -> list[FieldError]:
+    """Return every broken rule, empty when the document is sound."""
+    errors: list[FieldError] = []
+    for index, droplet in enumerate(document.droplets):
+        errors += _check_droplet(droplet, f"droplets[{index}]")
+    for index, vpc in enumerate(document.vpcs):
+        errors += _check_vpc(vpc, f"vpcs[{index}]")
+    for index, network in enumerate(document.networks):
+        errors += _check_network(network, f"networks[{index}]")
+    errors += _check_endpoints(document.endpoints)
+    errors += _twice("droplets", document.droplets)
+    errors += _twice("vpcs", document.vpcs)
+    errors += _twice("networks", document.networks)
+    return errors
+
+
+def _check_droplet(droplet: Droplet, path: str) -> list[FieldError]:
+    return _each(f"{path}.address", parse_host_address, [droplet.address], indexed=False)
+
+
+def _check_vpc(vpc: Vpc, path: str) -> list[FieldError]:
+    return [
+        *_each(f"{path}.cidrs", parse_cidr, vpc.cidrs),
+        *_repeated(f"{path}.dividers", vpc.dividers),
+        *_one_per_family(f"{path}.cidrs", vpc.cidrs),
+    ]
+
+
+def _check_network(network: Network, path: str) -> list[FieldError]:
+    errors = [
+        *_each(f"{path}.cidrs", parse_cidr, network.cidrs),
+        *_each(f"{path}.gateways", parse_host_address, network.gateways),
+        *_repeated(f"{path}.bouncers", network.bouncers),
+        *_one_per_family(f"{path}.cidrs", network.cidrs),
+    ]
+    if errors or not network.gateways:
+        return errors
+    if len(network.gateways) != len(network.cidrs):
+        message = "write one gateway per CIDR, in the same order, or none"
+        return [FieldError(f"{path}.gateways", ErrorCode.INVALID, message)]
+    return [
+        FieldError(f"{path}.gateways[{i}]", ErrorCode.OUT_OF_RANGE, f"{gateway} is not in {cidr}")
+        for i, (gateway, cidr) in enumerate(zip(network.gateways, network.cidrs, strict=True))
+        if not contains(parse_cidr(cidr), parse_host_address(gateway))
+    ]
+
+
+def _check_endpoints(endpoints: tuple[Endpoint, ...]) -> list[FieldError]:
+    """Check addresses and uniqueness in one pass: there may be ten thousand of them."""
+    errors: list[FieldError] = []
+    ids: dict[str, int] = {}
+    addresses: dict[tuple[str, str], int] = {}
+    for index, endpoint in enumerate(endpoints):
+        first = ids.setdefault(endpoint.id, index)
+        if first != index:
+            message = f"endpoint {endpoint.id!r} stands in endpoints[{first}] already"
+            errors.append(FieldError(f"endpoints[{index}].id", ErrorCode.DUPLICATE, message))
+        for position, address in enumerate(endpoint.addresses):
+            path = f"endpoints[{index}].addresses[{position}]"
+            try:
+                parse_host_address(address)
+            except ValueError as error:
+                errors.append(FieldError(path, ErrorCode.INVALID, str(error)))
+                continue
+            first = addresses.setdefault((endpoint.network, address), index)
+            if first != index or endpoint.addresses.index(address) != position:
+                message = f"{address} is that of endpoints[{first}] already"
+                errors.append(FieldError(path, ErrorCode.DUPLICATE, message))
+    return errors
+
+
+def _each(path: str, parse: Callable[[str], Any], texts: Iterable[str], *, indexed: bool = True) -> list[FieldError]:
+    errors = []
+    for index, text in enumerate(texts):
+        try:
+            parse(text)
+        except ValueError as error:
+            errors.append(FieldError(f"{path}[{index}]" if indexed else path, ErrorCode.INVALID, str(error)))
+    return errors
+
+
+def _repeated(path: str, members: tuple[str, ...]) -> Iterator[FieldError]:
+    for index, member in enumerate(members):
+        if members.index(member) != index:
+            yield FieldError(f"{path}[{index}]", ErrorCode.DUPLICATE, f"{member!r} stands here twice")
+
+
+def _one_per_family(path: str, cidrs: tuple[str, ...]) -> Iterator[FieldError]:
+    parsed: list[Cidr] = []
+    for text in cidrs:
+        try:
+            parsed.append(parse_cidr(text))
+        except ValueError:
+            return
+    if len({len(cidr.address) for cidr in parsed}) != len(parsed):
+        yield FieldError(path, ErrorCode.INVALID, "at most one CIDR of each address family")
+
+
+def _twice(kind: str, objects: tuple[Droplet, ...] | tuple[Vpc, ...] | tuple[Network, ...]) -> list[FieldError]:
+    seen: dict[str, int] = {}
+    errors = []
+    for index, item in enumerate(objects):
+        first = seen.setdefault(item.id, index)
+        if first != index:
+            message = f"{item.id!r} stands in {kind}[{first}] already"
+            errors.append(FieldError(f"{kind}[{index}].id", ErrorCode.DUPLICATE, message))
+    return errors

@@ -1,0 +1,98 @@
+"""What a host says of itself unasked: heartbeat, events and telemetry. Readers ignore fields they do not know."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class AgentState(StrEnum):
+    """How far an agent is."""
+
+    STARTING = "starting"
+    """Before the first complete snapshot of its documents; nothing is removed yet."""
+    IN_SYNC = "in_sync"
+    DEGRADED = "degraded"
+    """In sync, but some documents are pending, rejected or failed, or a next hop is unresolved."""
+    STOPPING = "stopping"
+
+
+class DocumentCounts(msgspec.Struct, frozen=True):
+    """How many documents are in which state."""
+
+    realized: int = 0
+    pending: int = 0
+    rejected: int = 0
+    failed: int = 0
+
+
+class ObjectCounts(msgspec.Struct, frozen=True):
+    """How many objects of each kind are in force, and how many endpoints live on this host."""
+
+    droplets: int = 0
+    vpcs: int = 0
+    networks: int = 0
+    endpoints: int = 0
+    local_endpoints: int = 0
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The heartbeat. Times are seconds since the epoch, `uptime` is in seconds.
+
+    `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`).
+    """
+
+    host: str
+    version: str
+    boot: str
+    at: float
+    uptime: float
+    state: AgentState
+    revision: int
+    digest: str
+    documents: DocumentCounts
+    objects: ObjectCounts
+    droplet: str = ""
+    interface: str = ""
+    address: str = ""
+    attach_mode: str = ""
+    mtu: int = 0
+    unresolved_next_hops: tuple[str, ...] = ()
+    repairs: int = 0
+    memory_bytes: int = 0
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened once: its subject carries the kind, `detail` says what in one line per thing."""
+
+    host: str
+    kind: str
+    at: float
+    detail: tuple[str, ...] = ()
+
+
+class Traffic(msgspec.Struct, frozen=True, array_like=True):
+    """Packets and bytes since the maps were made."""
+
+    packets: int
+    bytes: int
+
+
+class EndpointTraffic(msgspec.Struct, frozen=True):
+    """One local endpoint's counters; bytes are those of the inner Ethernet frames."""
+
+    endpoint: str
+    sent: Traffic
+    direct: Traffic
+    delivered: Traffic
+    dropped: Traffic
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """Telemetry of kind `counters`: every outcome of a packet by name, and each local endpoint's traffic."""
+
+    host: str
+    at: float
+    outcomes: dict[str, Traffic]
+    endpoints: tuple[EndpointTraffic, ...] = ()
