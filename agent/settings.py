@@ -39,7 +39,7 @@ class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IntervalSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[interval]`: seconds between heartbeats, looks at the kernel, telemetry, and tries of what the kernel refused."""
+    """`[interval]`: seconds between heartbeats, looks at the kernel, telemetry, and retries."""
 
     heartbeat: Seconds = 3.0
     observe: Seconds = 30.0

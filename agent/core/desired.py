@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from agent.core.actions import Veth
 from agent.core.realize import Realization, realize
 from agent.core.registry import Held, Registry
 from agent.core.settlement import Settlement
@@ -34,6 +35,11 @@ class Desired:
         """Start without documents; `slots` are those of the endpoints that the kernel was seen to have."""
         self.documents = Registry()
         self.world = World(here=here, slots=slots or {})
+        """What references resolve to now."""
+        self.endpoints = 0
+        """How many endpoints the documents in force list."""
+        self.veths: dict[str, Veth] = {}
+        """The interfaces of the endpoints that live here, by endpoint."""
         self._here = here
 
     def set_here(self, here: Here) -> None:
@@ -51,13 +57,18 @@ class Desired:
             entry = self.documents.entries[name]
             if entry.in_force is not None:
                 realize(settlement.document(entry.in_force), self.world, change.before)
+                self.endpoints -= entry.in_force.endpoints
             if held is not None:
                 realize(settlement.document(held), settlement.world, change.after)
+                self.endpoints += held.endpoints
             if held is not entry.in_force:
                 change.adopted.add(name)
             entry.in_force = held
             entry.judgement = settlement.judgements.get(name, entry.judgement)
         self.world = settlement.world
+        for endpoint in change.before.veths.keys() - change.after.veths.keys():
+            del self.veths[endpoint]
+        self.veths.update(change.after.veths)
         return change
 
     def in_force(self) -> Iterable[tuple[str, Held]]:

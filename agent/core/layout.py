@@ -15,6 +15,8 @@ MAX_SET = 16
 NETWORK_BOUNCED_HERE = 1
 VPC_DIVIDED_HERE = 1
 GENEVE_PORT = 6081
+DIRECT_LIFETIME = 10.0
+"""Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME_NS in `constants.h`."""
 GATEWAY_MAC = bytes.fromhex("02d201e70001")
 """The Ethernet address of every network's gateway: the same on every host, so that an endpoint can move."""
 

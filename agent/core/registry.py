@@ -25,6 +25,7 @@ class Held:
     body: bytes
     needs: frozenset[Reference]
     provides: bool
+    endpoints: int
 
     def document(self) -> Document:
         """Decode the body."""
@@ -88,13 +89,16 @@ class Registry:
         entry = self.entries.setdefault(name, Entry())
         if revision <= entry.newest:
             return False
+        if entry.latest is not None and (entry.latest.revision, entry.latest.body) == (revision, body):
+            entry.newest = revision
+            return False
         try:
             document = decode_document(body)
         except DocumentError as error:
             self._supersede(name, entry, revision, None, None)
             entry.judgement = Judgement(errors=tuple(error.errors))
         else:
-            held = Held(revision, body, needs(document), bool(provides(document)))
+            held = Held(revision, body, needs(document), bool(provides(document)), len(document.endpoints))
             self._supersede(name, entry, revision, held, document)
         return True
 
@@ -115,6 +119,19 @@ class Registry:
             self._lose_interest(name, good.needs, entry)
         entry.removed = True
         return True
+
+    def begin_replay(self) -> None:
+        """Prepare for every document to come again, perhaps from a stream that was made anew and counts from 1."""
+        for entry in self.entries.values():
+            entry.newest = 0
+
+    def sweep(self, listed: set[str]) -> list[str]:
+        """Remove every document that a complete replay did not list; return their names."""
+        gone = [name for name, entry in self.entries.items() if name not in listed and not entry.removed]
+        for name in gone:
+            entry = self.entries[name]
+            self.remove(name, 1 + max((held.revision for held in entry.kept()), default=0))
+        return gone
 
     def touch_all(self) -> None:
         """Have every document looked at by the next settlement."""
@@ -139,6 +156,8 @@ class Registry:
         changed = []
         for name in names:
             entry = self.entries[name]
+            if entry.held_back:
+                continue
             entry.failures = ()
             good, held = entry.good, entry.in_force
             if held is None or held is good:

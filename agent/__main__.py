@@ -1,0 +1,107 @@
+"""`droplet-agent`: the agent's command line."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from agent import __version__
+from agent.daemon import kernel_config, serve
+from agent.datapath.compiler import CompileError
+from agent.datapath.host_check import check_host
+from agent.datapath.kernel import remove
+from agent.datapath.observe import ObservationError
+from agent.dry_run import print_plan
+from agent.logs import configure_logs
+from agent.settings import Settings, SettingsError, load_settings
+from agent.store import StoreError
+
+FAILURE, USAGE, REFUSED = 1, 2, 3
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The settings, a TOML file. DROPLET_HOST, DROPLET_BUS_SERVERS and so on come over it.",
+)
+@click.option("--check", is_flag=True, help="Test whether this host can run the agent. Changes nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what a start would change in the kernel, and end.")
+@click.option("--uninstall", is_flag=True, help="Take everything that the agent made off this host.")
+@click.version_option(__version__, prog_name="droplet-agent")
+def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> None:
+    r"""Run the network agent of this host.
+
+    It takes its configuration from NATS, forwards tenants' packets by XDP, and answers for every document. SIGTERM ends
+    it and leaves traffic flowing; a start takes over what is there.
+
+    \b
+    Examples:
+      droplet-agent --config /etc/droplet/agent.toml --check
+      droplet-agent --config /etc/droplet/agent.toml
+      DROPLET_LOG_FORMAT=human droplet-agent --config agent.toml
+
+    \b
+    Exit status: 0 ended as told, 1 failed, 2 wrong usage or settings,
+    3 the host cannot run it (privileges, kernel, bcc, interface).
+    """
+    if check + dry_run + uninstall > 1:
+        _end(USAGE, "--check, --dry-run and --uninstall exclude one another")
+    try:
+        settings = load_settings(config)
+    except SettingsError as error:
+        _end(USAGE, str(error))
+    if check:
+        sys.exit(0 if _check(settings) else REFUSED)
+    if uninstall:
+        _run(remove(kernel_config(settings)))
+    elif dry_run:
+        _refuse_unless_fit(settings)
+        configure_logs("human", "warning")
+        _run(print_plan(settings))
+    else:
+        _refuse_unless_fit(settings)
+        _run(serve(settings, configure_logs(settings.log.format, settings.log.level)))
+
+
+def _run(job: Coroutine[Any, Any, None]) -> None:
+    """Run to the end; an error that the host or its operator can mend is one line."""
+    try:
+        asyncio.run(job)
+    except (StoreError, ObservationError, CompileError) as error:
+        _end(FAILURE, str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _end(FAILURE, f"{where}{error.strerror or error}")
+
+
+def _check(settings: Settings) -> bool:
+    """Print a line per thing that the agent needs; return whether all are there."""
+    results = asyncio.run(check_host(kernel_config(settings)))
+    for result in results:
+        mark = click.style("ok     ", fg="green") if result.ok else click.style("missing", fg="red")
+        click.echo(f"{mark} {result.name}: {result.detail}")
+        if not result.ok and result.remedy:
+            click.echo(f"        {result.remedy}")
+    return all(result.ok for result in results)
+
+
+def _refuse_unless_fit(settings: Settings) -> None:
+    lacking = [result for result in asyncio.run(check_host(kernel_config(settings))) if not result.ok]
+    if lacking:
+        words = "; ".join(f"{result.name}: {result.detail} ({result.remedy})" for result in lacking)
+        _end(REFUSED, f"this host cannot run the agent: {words}")
+
+
+def _end(status: int, message: str) -> NoReturn:
+    click.echo(f"droplet-agent: {message}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Answers what the host is asked: from the desired state, the kernel's maps and the ledger. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from agent.applier import Applier
+from agent.bus.rpc import RpcError
+from agent.core.desired import Desired
+from agent.core.ways import Lookups, way
+from agent.datapath.kernel import Kernel
+from agent.datapath.observe import ObservationError
+from agent.reports import acknowledgement
+from protocol import codec
+from protocol.addresses import parse_address
+from protocol.documents import KINDS, Endpoint
+from protocol.errors import DocumentError
+from protocol.rpc import (
+    DocumentsReply,
+    DocumentsRequest,
+    GetReply,
+    GetRequest,
+    PathReply,
+    PathRequest,
+    PlanReply,
+)
+from protocol.status import Counters, Status
+
+_T = TypeVar("_T")
+
+
+class Answers:
+    """One method per verb, behind `ask`."""
+
+    def __init__(
+        self,
+        applier: Applier,
+        kernel: Kernel,
+        status: Callable[[], Status],
+        counters: Callable[[], Counters],
+        now: Callable[[], float],
+    ) -> None:
+        self._applier = applier
+        self._kernel = kernel
+        self._status = status
+        self._counters = counters
+        self._now = now
+
+    async def ask(self, verb: str, body: bytes) -> bytes:
+        """Return the answer to a question as MessagePack, or raise RpcError."""
+        match verb:
+            case "status":
+                return codec.encode(self._status())
+            case "counters":
+                return codec.encode(self._counters())
+            case "get":
+                return codec.encode(self._get(_decode(body, GetRequest)))
+            case "documents":
+                return codec.encode(self._documents(_decode(body, DocumentsRequest)))
+            case "path":
+                return codec.encode(self._path(_decode(body, PathRequest)))
+            case "plan":
+                return codec.encode(await self._plan())
+        raise RpcError(404, f"no such question: {verb}")
+
+    @property
+    def _desired(self) -> Desired:
+        return self._applier.desired
+
+    def _get(self, request: GetRequest) -> GetReply:
+        world = self._desired.world
+        if request.kind == "endpoints":
+            return self._endpoints(request)
+        if request.kind == "droplets":
+            droplets, following = _page(world.droplets, request)
+            return GetReply(droplets=droplets, next=following)
+        if request.kind == "vpcs":
+            vpcs, following = _page(world.vpcs, request)
+            return GetReply(vpcs=vpcs, next=following)
+        if request.kind == "networks":
+            networks, following = _page(world.networks, request)
+            return GetReply(networks=networks, next=following)
+        raise RpcError(400, f"no such kind: {request.kind}; known are {', '.join(KINDS)}")
+
+    def _endpoints(self, request: GetRequest) -> GetReply:
+        documents = self._desired.documents
+        page = documents.claims.page("endpoint", request.after, request.limit)
+        found: dict[str, Endpoint] = {}
+        for name in {owner for _, owner in page}:
+            held = documents.entries[name].in_force
+            if held is not None:
+                found.update((endpoint.id, endpoint) for endpoint in held.document().endpoints)
+        following = page[-1][0] if len(page) == request.limit else ""
+        return GetReply(endpoints=tuple(found[id_] for id_, _ in page if id_ in found), next=following)
+
+    def _documents(self, request: DocumentsRequest) -> DocumentsReply:
+        documents = self._desired.documents
+        names = [name for name in documents.names() if name > request.after]
+        page = names[: request.limit]
+        now = self._now()
+        answers = tuple(acknowledgement(documents.verdict(name), now, None) for name in page)
+        return DocumentsReply(answers, next=page[-1] if len(names) > len(page) else "")
+
+    def _path(self, request: PathRequest) -> PathReply:
+        try:
+            destination = parse_address(request.destination)
+        except ValueError as error:
+            raise RpcError(400, f"destination: {error}") from None
+        source = self._local_endpoint(request.endpoint)
+        world = self._desired.world
+        vni = world.vpcs[world.networks[source.network].vpc].vni
+        address = parse_address(source.addresses[0])
+        kernel = self._kernel
+        return way(
+            Lookups(
+                direct=kernel.lookup_direct(vni, destination),
+                destination=kernel.lookup_endpoint(vni, destination),
+                source_network=kernel.lookup_network(vni, address),
+                destination_network=kernel.lookup_network(vni, destination),
+                vpc=kernel.lookup_vpc(vni),
+            )
+        )
+
+    def _local_endpoint(self, id_: str) -> Endpoint:
+        documents = self._desired.documents
+        owner = documents.claims.owner("endpoint", id_)
+        held = documents.entries[owner].in_force if owner else None
+        if held is None or id_ not in self._desired.veths:
+            raise RpcError(404, f"endpoint {id_!r} does not live on this host")
+        return next(endpoint for endpoint in held.document().endpoints if endpoint.id == id_)
+
+    async def _plan(self) -> PlanReply:
+        try:
+            return PlanReply(tuple(await self._applier.plan()))
+        except ObservationError as error:
+            raise RpcError(500, f"the kernel could not be read: {error}") from None
+
+
+def _page(objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
+    """Return one page of objects by id, and where the next one starts."""
+    ids = sorted(id_ for id_ in objects if id_ > request.after)
+    page = ids[: request.limit]
+    return tuple(objects[id_] for id_ in page), page[-1] if len(ids) > len(page) else ""
+
+
+def _decode(body: bytes, into: type[_T]) -> _T:
+    try:
+        return codec.decode(body, into)
+    except DocumentError as error:
+        raise RpcError(400, str(error)) from None

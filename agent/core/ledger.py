@@ -1,0 +1,58 @@
+"""What was last told of each document: which verdicts are news, how many are in which state, and the digest."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from agent.core.registry import Verdict
+from protocol import digest
+from protocol.acknowledgements import State
+from protocol.status import DocumentCounts
+
+
+class Ledger:
+    """Starts empty: after a restart every verdict is told again."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[int, State, int]] = {}
+        self._counts: Counter[State] = Counter()
+        self._digest = 0
+
+    def enter(self, verdict: Verdict) -> bool:
+        """Take in a verdict; return whether it is news."""
+        mark = hash(verdict)
+        before = self._told.get(verdict.name)
+        if before is not None and before[0] == mark:
+            return False
+        self._take_out(verdict.name, before)
+        if verdict.removed:
+            self._told.pop(verdict.name, None)
+            return True
+        realized = verdict.in_force if verdict.state is State.REALIZED else 0
+        if realized:
+            self._digest = digest.add(self._digest, verdict.name, realized)
+        self._counts[verdict.state] += 1
+        self._told[verdict.name] = (mark, verdict.state, realized)
+        return True
+
+    def _take_out(self, name: str, before: tuple[int, State, int] | None) -> None:
+        if before is None:
+            return
+        _, state, realized = before
+        self._counts[state] -= 1
+        if realized:
+            self._digest = digest.remove(self._digest, name, realized)
+
+    def forget(self) -> None:
+        """Have every verdict told again, the same ones too: the acknowledgements' stream may be another one."""
+        self._told = {name: (0, state, realized) for name, (_, state, realized) in self._told.items()}
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of all that is realized (`protocol.digest`)."""
+        return digest.text(self._digest)
+
+    @property
+    def counts(self) -> DocumentCounts:
+        """Return how many documents are in which state."""
+        return DocumentCounts(**{state.value: self._counts[state] for state in State})

@@ -1,0 +1,189 @@
+"""The transit daemon: opens kernel, store and bus, and keeps the loops between them running until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from structlog.typing import FilteringBoundLogger
+
+from agent import __version__
+from agent.answers import Answers
+from agent.applier import Applier
+from agent.bus.bus import Bus
+from agent.bus.documents import Delivery
+from agent.bus.settings import BusSettings
+from agent.core.registry import Verdict
+from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.maps import MapSizes
+from agent.datapath.xdp import AttachMode
+from agent.reports import acknowledgement, counters, heartbeat, slots
+from agent.settings import Settings
+from agent.store import Store
+from protocol import codec, subjects
+from protocol.status import AgentState, Counters, Event, Status
+
+DRAIN = 5.0
+"""Seconds that the end waits for acknowledgements to be confirmed."""
+
+
+def kernel_config(settings: Settings) -> KernelConfig:
+    """Return the kernel's share of the settings."""
+    sizes = settings.sizes
+    return KernelConfig(
+        host=settings.host,
+        instance=settings.instance,
+        interface=settings.interface,
+        cache=Path(settings.cache),
+        bpffs=Path(settings.bpffs),
+        attach_mode=AttachMode(settings.attach_mode),
+        sizes=MapSizes(
+            endpoints=sizes.endpoints,
+            direct=sizes.direct,
+            droplets=sizes.droplets,
+            next_hops=sizes.droplets,
+            networks=sizes.networks,
+            vpcs=sizes.vpcs,
+        ),
+    )
+
+
+class Daemon:
+    """One agent at work. It is the bus's handler: documents and questions come here."""
+
+    def __init__(self, settings: Settings, kernel: Kernel, store: Store, log: FilteringBoundLogger) -> None:
+        self._settings = settings
+        self._kernel = kernel
+        self._log = log
+        self._boot = uuid.uuid4().hex
+        self._started = time.monotonic()
+        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log)
+        self._answers = Answers(self._applier, kernel, self._status, self._counters, time.time)
+        section = settings.bus
+        bus_settings = BusSettings(section.servers, section.nkey_seed_file or None, section.tls_ca_file or None)
+        self._bus = Bus(settings.host, bus_settings, self, log)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
+        await self._kernel.neighbours.start()
+        await self._applier.start()
+        interval = self._settings.interval
+        loops = [
+            asyncio.create_task(self._bus.run(), name="bus"),
+            asyncio.create_task(self._every(interval.heartbeat, self._send_status), name="heartbeat"),
+            asyncio.create_task(self._every(interval.telemetry, self._send_counters), name="telemetry"),
+            asyncio.create_task(self._every(interval.observe, self._applier.repair), name="repair"),
+            asyncio.create_task(self._every(interval.retry, self._applier.retry), name="retry"),
+        ]
+        waiting = asyncio.create_task(stop.wait(), name="stop")
+        self._log.info("agent started", host=self._settings.host, interface=self._settings.interface)
+        try:
+            done, _ = await asyncio.wait([waiting, *loops], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {waiting}:
+                task.result()
+            await self._say_goodbye()
+        finally:
+            for task in (waiting, *loops):
+                task.cancel()
+            await asyncio.gather(waiting, *loops, return_exceptions=True)
+
+    async def begin_snapshot(self) -> None:
+        """Take note that every document comes again."""
+        await self._applier.begin_snapshot()
+
+    async def deliver(self, batch: Sequence[Delivery]) -> None:
+        """Take documents in."""
+        await self._applier.deliver(batch)
+
+    async def snapshot_complete(self) -> None:
+        """Take note that all documents are here, and tell so at once."""
+        await self._applier.snapshot_complete()
+        await self._send_status()
+
+    async def ask(self, verb: str, body: bytes) -> bytes:
+        """Answer a question."""
+        return await self._answers.ask(verb, body)
+
+    async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
+        """Do a job again and again; a failure of one turn is logged and does not end the loop."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await job()
+            except Exception:
+                self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
+
+    def _tell(self, verdict: Verdict) -> None:
+        now = time.time()
+        self._bus.acknowledge(acknowledgement(verdict, now, now + self._settings.interval.retry))
+        for error in verdict.errors:
+            self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
+
+    def _tell_repair(self, mended: Sequence[str]) -> None:
+        self._publish_event("repaired", tuple(mended))
+
+    def _publish_event(self, kind: str, detail: tuple[str, ...]) -> None:
+        host = self._settings.host
+        self._bus.publish(subjects.event(host, kind), codec.encode(Event(host, kind, time.time(), detail)))
+
+    def _status(self) -> Status:
+        return heartbeat(
+            self._settings,
+            self._applier,
+            (hop.address for hop in self._kernel.neighbours.unresolved()),
+            boot=self._boot,
+            now=time.time(),
+            uptime=time.monotonic() - self._started,
+            memory=_resident_bytes(),
+        )
+
+    def _counters(self) -> Counters:
+        places = slots(self._applier)
+        endpoints = self._kernel.read_endpoint_counters(places.values())
+        return counters(self._settings.host, time.time(), self._kernel.read_outcomes(), endpoints, places)
+
+    async def _send_status(self) -> None:
+        self._bus.publish(subjects.status(self._settings.host), codec.encode(self._status()))
+
+    async def _send_counters(self) -> None:
+        self._bus.publish(subjects.telemetry(self._settings.host, "counters"), codec.encode(self._counters()))
+
+    async def _say_goodbye(self) -> None:
+        self._log.info("agent stops; traffic flows on")
+        if self._bus.connected:
+            self._publish_event("stopping", (__version__,))
+            last = _replace_state(self._status(), AgentState.STOPPING)
+            self._bus.publish(subjects.status(self._settings.host), codec.encode(last))
+            await self._bus.drain(DRAIN)
+
+
+def _replace_state(status: Status, state: AgentState) -> Status:
+
+    return msgspec.structs.replace(status, state=state)
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def serve(settings: Settings, log: FilteringBoundLogger) -> None:
+    """Run an agent until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    store = Store(Path(settings.state))
+    with contextlib.closing(store):
+        kernel = await Kernel.open(kernel_config(settings))
+        try:
+            await Daemon(settings, kernel, store, log).run(stop)
+        finally:
+            await kernel.close()

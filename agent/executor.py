@@ -1,0 +1,117 @@
+"""Carries out a plan: one action after another, and a list of what the kernel refused.
+
+One action's refusal does not stop those that have nothing to do with it. Decides nothing and remembers nothing: what
+the kernel then holds is for the next observation to say.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+
+import structlog
+
+from agent.core.actions import (
+    Action,
+    AttachTransit,
+    DeleteEntries,
+    DeleteVeth,
+    DetachTransit,
+    EnsureVeth,
+    Failure,
+    PutEntries,
+)
+from agent.core.layout import MapName
+from agent.datapath.links import Links
+from agent.datapath.maps import Map, Refused
+from agent.datapath.transit import Transit
+
+log = structlog.get_logger()
+
+WAYS_OUT = {
+    errno.E2BIG: "the map is full: raise its size in the settings and start the agent with new maps",
+    errno.ENOSPC: "the map is full: raise its size in the settings and start the agent with new maps",
+    errno.ENOMEM: "the kernel has no memory left for it: free memory on the host",
+    errno.EPERM: "the agent may not do this: it needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN",
+    errno.ENOENT: "it does not exist: create it, and the agent tries again",
+    errno.EINVAL: "the kernel finds the request wrong for this object",
+    errno.EEXIST: "it belongs to someone else: remove or rename it, and the agent tries again",
+    errno.EBUSY: "it is in use by someone else: free it, and the agent tries again",
+    errno.ENODEV: "the interface is not there: bring it back, and the agent tries again",
+    errno.EOPNOTSUPP: "the driver cannot: allow generic attachment in the settings (attach_mode = auto)",
+}
+
+
+class Executor:
+    """The one place where actions become kernel calls."""
+
+    def __init__(self, maps: dict[MapName, Map], links: Links, transit: Transit) -> None:
+        self._maps = maps
+        self._links = links
+        self._transit = transit
+
+    async def run(self, actions: Iterable[Action]) -> list[Failure]:
+        """Carry out the actions in their order; return what was refused, empty when all is done."""
+        failures: list[Failure] = []
+        for action in actions:
+            try:
+                failures += await self._carry_out(action)
+            except OSError as error:
+                failures.append(_failure(action, error))
+        for failure in failures:
+            log.warning(
+                "kernel_refused",
+                object=failure.object,
+                errno=failure.errno,
+                message=failure.message,
+                keys=len(failure.keys),
+            )
+        return failures
+
+    async def _carry_out(self, action: Action) -> list[Failure]:
+        match action:
+            case PutEntries(name, entries):
+                return [_refused(action, one) for one in self._maps[name].put(entries)]
+            case DeleteEntries(name, keys):
+                return [_refused(action, one) for one in self._maps[name].delete(keys)]
+            case EnsureVeth(veth):
+                await self._links.ensure_veth(veth)
+            case DeleteVeth(endpoint, ifindex):
+                await self._links.delete_veth(endpoint, ifindex)
+            case AttachTransit(ifindex):
+                await self._transit.attach(ifindex)
+            case DetachTransit(ifindex):
+                await self._transit.detach(ifindex)
+        return []
+
+
+def object_of(action: Action) -> str:
+    """Name what an action is about, in words for people."""
+    match action:
+        case PutEntries(name, _) | DeleteEntries(name, _):
+            return f"map {name}"
+        case EnsureVeth(veth):
+            return f"interface {veth.peer_name} of endpoint {veth.endpoint} in namespace {veth.namespace}"
+        case DeleteVeth(endpoint, ifindex):
+            return f"interface of endpoint {endpoint} (ifindex {ifindex})"
+        case AttachTransit(ifindex) | DetachTransit(ifindex):
+            return f"transit XDP on the droplet's interface (ifindex {ifindex})"
+
+
+def _message(number: int, detail: str) -> str:
+    way_out = WAYS_OUT.get(number)
+    return f"{detail}; {way_out}" if way_out else detail
+
+
+def _failure(action: Action, error: OSError) -> Failure:
+    number = error.errno or errno.EIO
+    detail = error.strerror or str(error)
+    if error.filename is not None:
+        detail = f"{detail}: {error.filename}"
+    return Failure(action, number, object_of(action), _message(number, detail))
+
+
+def _refused(action: Action, refused: Refused) -> Failure:
+    detail = f"{os.strerror(refused.errno)} for {len(refused.keys)} entries"
+    return Failure(action, refused.errno, object_of(action), _message(refused.errno, detail), refused.keys)

@@ -1,0 +1,100 @@
+"""Puts what the agent knows into the words of the bus: acknowledgements, heartbeat, counters. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent import __version__
+from agent.applier import Applier
+from agent.core.realize import IFINDEX_BASE
+from agent.core.registry import Verdict
+from agent.datapath.kernel import EndpointCounters, Traffic
+from agent.settings import Settings
+from protocol import status
+from protocol.acknowledgements import Acknowledgement, State
+from protocol.status import AgentState, Counters, ObjectCounts, Status
+
+
+def acknowledgement(verdict: Verdict, now: float, retry_at: float | None) -> Acknowledgement:
+    """Return the answer that a verdict stands for; `retry_at` goes with what the kernel refused."""
+    return Acknowledgement(
+        document=verdict.name,
+        revision=verdict.revision,
+        state=verdict.state,
+        at=now,
+        in_force=verdict.in_force,
+        removed=verdict.removed,
+        missing=verdict.missing,
+        errors=verdict.errors,
+        failures=verdict.failures,
+        retry_at=retry_at if verdict.state is State.FAILED else None,
+    )
+
+
+def heartbeat(
+    settings: Settings,
+    applier: Applier,
+    unresolved: Iterable[str],
+    *,
+    boot: str,
+    now: float,
+    uptime: float,
+    memory: int,
+) -> Status:
+    """Return the host's status; times in seconds, memory in bytes."""
+    world, counts = applier.desired.world, applier.ledger.counts
+    next_hops = tuple(unresolved)
+    own = world.own_droplets()
+    trouble = counts.pending or counts.rejected or counts.failed or next_hops
+    settled = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
+    return Status(
+        host=settings.host,
+        version=__version__,
+        boot=boot,
+        at=now,
+        uptime=uptime,
+        state=settled if applier.in_sync else AgentState.STARTING,
+        revision=applier.revision,
+        digest=applier.ledger.digest,
+        documents=counts,
+        objects=ObjectCounts(
+            droplets=len(world.droplets),
+            vpcs=len(world.vpcs),
+            networks=len(world.networks),
+            endpoints=applier.desired.endpoints,
+            local_endpoints=len(applier.desired.veths),
+        ),
+        droplet=own[0].id if own else "",
+        interface=settings.interface,
+        address=own[0].address if own else "",
+        attach_mode=settings.attach_mode,
+        mtu=world.here.mtu,
+        unresolved_next_hops=next_hops,
+        repairs=applier.repairs,
+        memory_bytes=memory,
+    )
+
+
+def counters(
+    host: str,
+    now: float,
+    outcomes: Mapping[str, Traffic],
+    endpoints: Mapping[int, EndpointCounters],
+    slots: Mapping[str, int],
+) -> Counters:
+    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint."""
+    return Counters(
+        host=host,
+        at=now,
+        outcomes={name: status.Traffic(*traffic) for name, traffic in outcomes.items()},
+        endpoints=tuple(
+            status.EndpointTraffic(id_, *(status.Traffic(*traffic) for traffic in endpoints[slot]))
+            for id_, slot in sorted(slots.items())
+            if slot in endpoints
+        ),
+    )
+
+
+def slots(applier: Applier) -> dict[str, int]:
+    """Return the counters' place of each endpoint that lives here."""
+    return {id_: veth.ifindex - IFINDEX_BASE for id_, veth in applier.desired.veths.items()}
