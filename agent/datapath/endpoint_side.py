@@ -1,0 +1,190 @@
+"""The endpoint's side of a veth, inside the tenant's namespace: reads it, and mends what differs from the wish.
+
+Changes only the one interface that it is given (and brings `lo` up). Link-local addresses are the kernel's and stay.
+A default route of another interface is never displaced: ours is then added with a metric behind it.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from agent.core.actions import Veth
+from agent.core.observed import ObservedPeer
+from agent.datapath.namespaces import open_sockets_in
+from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.offloads import set_endpoint_offloads
+
+IFF_UP = 1
+RTNH_F_ONLINK = 4
+RT_TABLE_MAIN = 254
+IFA_F_NODAD = 2
+METRIC_BEHIND = 0x10000
+"""Metric of our default route where another interface already has one; the peer's ifindex is added."""
+
+
+class DefaultRoute(NamedTuple):
+    """A default route by one interface: its gateway and metric."""
+
+    gateway: str
+    metric: int
+
+
+class EndpointSide:
+    """Sockets inside one endpoint's namespace."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Enter the namespace behind the descriptor; OSError (EINVAL) when it is none."""
+        sockets = open_sockets_in(descriptor)
+        self._control: socket.socket = sockets.control
+        self.netlink = Netlink(sockets.netlink)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.netlink.close()
+        self._control.close()
+
+    async def read(self, link: Message) -> ObservedPeer:
+        """Read what the namespace shows of one link."""
+        index = int(link["index"])
+        gateways = {route.gateway for route in await self._default_routes(index)}
+        return _as_observed(link, await self._addresses(index), tuple(sorted(gateways)))
+
+    async def mend(self, link: Message, wanted: Veth) -> None:
+        """Make the interface as wanted; OSError when the kernel refuses a part."""
+        index = int(link["index"])
+        if attribute(link, "IFLA_IFNAME") != wanted.peer_name:
+            await self.netlink.request("link", "set", index=index, state="down", ifname=wanted.peer_name)
+            link = await self._present(index)
+        found = await self._addresses(index)
+        await self._mend_link(index, _as_observed(link, found, ()), wanted)
+        set_endpoint_offloads(self._control, wanted.peer_name)
+        await self._mend_addresses(index, found, wanted.addresses)
+        await self._mend_gateways(index, wanted.gateways)
+
+    async def _present(self, index: int) -> Message:
+        link = await self.netlink.link(index=index)
+        if link is None:
+            raise OSError(errno.ENODEV, "the endpoint's interface went away while it was being set up")
+        return link
+
+    async def _mend_link(self, index: int, found: ObservedPeer, wanted: Veth) -> None:
+        changes: dict[str, object] = {}
+        if found.mtu != wanted.mtu:
+            changes["mtu"] = wanted.mtu
+        if found.mac != wanted.peer_mac:
+            changes["address"] = wanted.peer_mac.hex(":")
+        if not found.up:
+            changes["state"] = "up"
+        if changes:
+            await self.netlink.request("link", "set", index=index, **changes)
+        loopback = await self.netlink.link(index=1)
+        if loopback is not None and not loopback["flags"] & IFF_UP:
+            await self.netlink.request("link", "set", index=1, state="up")
+
+    async def _addresses(self, index: int) -> tuple[str, ...]:
+        messages = await self.netlink.dump("get_addr", index=index)
+        found = (ipaddress.ip_interface(f"{_own_address(message)}/{message['prefixlen']}") for message in messages)
+        return canonical_addresses(str(address) for address in found if not address.is_link_local)
+
+    async def _mend_addresses(self, index: int, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+        """Add what is missing. Only then does the rest go: it was ours before, or the tenant must add it anew."""
+        wanted = canonical_addresses(wanted)
+        missing = [address for address in wanted if address not in found]
+        for address in missing:
+            await self._change_address("add", index, address)
+        for address in found if missing else ():
+            if address not in wanted:
+                await self._change_address("del", index, address)
+
+    async def _change_address(self, command: str, index: int, text: str) -> None:
+        interface = ipaddress.ip_interface(text)
+        options: dict[str, object] = {"address": str(interface.ip), "prefixlen": interface.network.prefixlen}
+        if interface.version == 6 and command == "add":
+            options["flags"] = IFA_F_NODAD
+        try:
+            await self.netlink.request("addr", command, index=index, **options)
+        except OSError as error:
+            if error.errno != (errno.EEXIST if command == "add" else errno.EADDRNOTAVAIL):
+                raise
+
+    async def _default_routes(self, index: int) -> list[DefaultRoute]:
+        routes = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message in await self.netlink.dump("route", "dump", family=int(family)):
+                gateway = attribute(message, "RTA_GATEWAY")
+                main = attribute(message, "RTA_TABLE") == RT_TABLE_MAIN
+                if message["dst_len"] == 0 and gateway and main and attribute(message, "RTA_OIF") == index:
+                    metric = attribute(message, "RTA_PRIORITY") or 0
+                    routes.append(DefaultRoute(str(ipaddress.ip_address(gateway)), int(metric)))
+        return routes
+
+    async def _mend_gateways(self, index: int, wanted: tuple[str, ...]) -> None:
+        texts = {str(ipaddress.ip_address(gateway)) for gateway in wanted}
+        found = await self._default_routes(index)
+        missing = sorted(texts - {route.gateway for route in found})
+        for route in found if missing else ():
+            if route.gateway not in texts:
+                await self._remove_default(index, route)
+        for gateway in missing:
+            await self._add_default(index, gateway)
+
+    async def _add_default(self, index: int, gateway: str) -> None:
+        options = _default_options(index, gateway)
+        options["flags"] = RTNH_F_ONLINK
+        try:
+            await self.netlink.request("route", "add", **options)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            await self.netlink.request("route", "add", priority=METRIC_BEHIND + index, **options)
+
+    async def _remove_default(self, index: int, route: DefaultRoute) -> None:
+        try:
+            await self.netlink.request("route", "del", priority=route.metric, **_default_options(index, route.gateway))
+        except OSError as error:
+            if error.errno != errno.ESRCH:
+                raise
+
+
+def _as_observed(link: Message, addresses: tuple[str, ...], gateways: tuple[str, ...]) -> ObservedPeer:
+    return ObservedPeer(
+        name=str(attribute(link, "IFLA_IFNAME")),
+        mac=bytes.fromhex(str(attribute(link, "IFLA_ADDRESS")).replace(":", "")),
+        mtu=int(attribute(link, "IFLA_MTU")),
+        up=bool(link["flags"] & IFF_UP),
+        addresses=addresses,
+        gateways=gateways,
+    )
+
+
+def _own_address(message: Message) -> str:
+    """Return an address message's own side: IFA_LOCAL where there is one (point to point), else IFA_ADDRESS."""
+    return str(attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS"))
+
+
+def _default_options(index: int, gateway: str) -> dict[str, object]:
+    version = ipaddress.ip_address(gateway).version
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    return {
+        "family": int(family),
+        "dst": "0.0.0.0/0" if version == 4 else "::/0",
+        "gateway": gateway,
+        "oif": index,
+        "table": RT_TABLE_MAIN,
+    }
+
+
+def canonical_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Return addresses with their prefix lengths in one spelling, sorted by family and number."""
+    parsed = [ipaddress.ip_interface(address) for address in addresses]
+    parsed.sort(key=lambda one: (one.version, int(one.ip), one.network.prefixlen))
+    return tuple(one.with_prefixlen for one in parsed)

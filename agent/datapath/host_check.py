@@ -1,0 +1,191 @@
+"""Asks a host whether an agent can run on it, and changes nothing: what `droplet-agent --check` prints.
+
+Every answer that is not good says what to do about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath.compiler import content_hash
+from agent.datapath.kernel import KernelConfig, pinned_program_ids
+from agent.datapath.netlink import Message, Netlink
+from agent.datapath.observe import read_interface
+from agent.datapath.pins import is_bpffs
+from agent.datapath.xdp import attached_program
+
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+KERNEL_NEEDED = (5, 18)
+"""XDP programs that see whole packets by live test frames; managed neighbours came with 5.16."""
+ENCAPSULATION_NEEDED = 1280 + 62
+"""The smallest MTU that leaves an endpoint 1280 bytes, IPv6's least."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One answer: `ok`, what was found, and what to do where it is not ok."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+async def check_host(config: KernelConfig) -> list[CheckResult]:
+    """Ask everything; each question has exactly one answer, in the order in which one would mend them."""
+    results = []
+    for name, question in _HOST_QUESTIONS.items():
+        try:
+            results.append(question(config))
+        except OSError as error:
+            results.append(_unanswered(name, error))
+    for name, ask in _OTHER_QUESTIONS.items():
+        try:
+            results.append(await ask(config))
+        except OSError as error:
+            results.append(_unanswered(name, error))
+    return results
+
+
+def _unanswered(name: str, error: OSError) -> CheckResult:
+    return CheckResult(name, False, f"could not be asked: {error}", "mend what stands above, then ask again")
+
+
+def _capabilities(_config: KernelConfig) -> CheckResult:
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", text, re.MULTILINE)
+    effective = int(found[1], 16) if found else 0
+    missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        remedy = f"run as root, or give the service AmbientCapabilities={' '.join(CAPABILITIES)}"
+        return CheckResult("capabilities", False, f"missing: {', '.join(missing)}", remedy)
+    return CheckResult("capabilities", True, ", ".join(CAPABILITIES))
+
+
+def _kernel(_config: KernelConfig) -> CheckResult:
+    release = platform.release()
+    found = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    needed = ".".join(map(str, KERNEL_NEEDED))
+    ok = version >= KERNEL_NEEDED
+    return CheckResult("kernel", ok, release, "" if ok else f"install a kernel of version {needed} or newer")
+
+
+def _bpf(_config: KernelConfig) -> CheckResult:
+    """Make the smallest map and let it go: the one proof that bpf(2) is not locked down."""
+    try:
+        os.close(bpf.create_map(bpf.MapType.ARRAY, 4, 4, 1, name="check"))
+    except OSError as error:
+        remedy = "allow bpf(2): run with the capabilities above, outside a seccomp filter that forbids it"
+        return CheckResult("bpf", False, str(error), remedy)
+    return CheckResult("bpf", True, "maps can be made")
+
+
+def _bpf_file_system(config: KernelConfig) -> CheckResult:
+    name = "bpf file system"
+    if is_bpffs(config.bpffs):
+        return CheckResult(name, True, f"mounted at {config.bpffs}")
+    kinds = Path("/proc/filesystems").read_text(encoding="ascii").split()
+    if "bpf" not in kinds:
+        return CheckResult(name, False, "the kernel has none", "use a kernel with CONFIG_BPF_SYSCALL")
+    parent = next((one for one in (config.bpffs, *config.bpffs.parents) if one.exists()), Path("/"))
+    if not os.access(parent, os.W_OK) and not config.bpffs.is_dir():
+        return CheckResult(name, False, f"{config.bpffs} cannot be made", f"mount -t bpf bpf {config.bpffs}")
+    return CheckResult(name, True, f"not mounted at {config.bpffs}; the agent will mount it")
+
+
+async def _compiler(config: KernelConfig) -> CheckResult:
+    """Import bcc in a child process, as the compiler does: the library is too large to load into this one."""
+    if (config.cache / f"{content_hash()}.object").exists():
+        return CheckResult("compiler", True, "not needed: the programs are in the cache")
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import bcc; print(bcc.__file__); bcc.BPF",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, error = await child.communicate()
+    if child.returncode == 0:
+        return CheckResult("compiler", True, out.decode(errors="replace").strip())
+    lines = error.decode(errors="replace").strip().splitlines()
+    detail = lines[-1] if lines else f"python ended with {child.returncode}"
+    remedy = "install the distribution's bcc (Debian: python3-bpfcc) and make it visible to this Python"
+    return CheckResult("compiler", False, detail, remedy)
+
+
+def _headers(config: KernelConfig) -> CheckResult:
+    if (config.cache / f"{content_hash()}.object").exists():
+        return CheckResult("libc headers", True, "not needed: the programs are in the cache")
+    architecture = f"/usr/include/{platform.machine()}-linux-gnu"
+    wanted = [("/usr/include/linux/bpf.h",), (f"{architecture}/asm/types.h", "/usr/include/asm/types.h")]
+    missing = [choices[0] for choices in wanted if not any(Path(one).exists() for one in choices)]
+    if missing:
+        return CheckResult("libc headers", False, f"missing: {', '.join(missing)}", "install linux-libc-dev")
+    return CheckResult("libc headers", True, "the kernel's interface headers are there")
+
+
+def _cache(config: KernelConfig) -> CheckResult:
+    parent = next(one for one in (config.cache, *config.cache.parents) if one.exists())
+    if parent.is_dir() and os.access(parent, os.W_OK):
+        return CheckResult("cache", True, str(config.cache))
+    return CheckResult("cache", False, f"{parent} cannot be written", "set `cache` to a folder of the agent's own")
+
+
+async def _interface(config: KernelConfig) -> CheckResult:
+    async with Netlink() as netlink:
+        link = await netlink.link(ifname=config.interface)
+        if link is None:
+            remedy = "set `interface` to the name of the interface with the substrate address (ip -br addr)"
+            return CheckResult("interface", False, f"{config.interface} does not exist", remedy)
+        return await _found_interface(netlink, link, config.interface)
+
+
+async def _found_interface(netlink: Netlink, link: Message, name: str) -> CheckResult:
+    found = await read_interface(netlink, link, transit_xdp=0)
+    if len(found.mac) != 6:
+        return CheckResult("interface", False, f"{name} is not Ethernet", "choose an Ethernet interface")
+    if not found.addresses:
+        return CheckResult("interface", False, f"{name} has no address", f"ip addr add ... dev {name}")
+    if found.mtu < ENCAPSULATION_NEEDED:
+        remedy = f"raise its MTU to {ENCAPSULATION_NEEDED} at least; 1500 or more is usual"
+        return CheckResult("interface", False, f"{name} has an MTU of {found.mtu}", remedy)
+    return CheckResult("interface", True, f"{name}: {len(found.addresses)} addresses, MTU {found.mtu}")
+
+
+async def _xdp(config: KernelConfig) -> CheckResult:
+    async with Netlink() as netlink:
+        link = await netlink.link(ifname=config.interface)
+    if link is None:
+        return CheckResult("xdp", False, f"{config.interface} does not exist", "see the interface above")
+    attached = attached_program(link)
+    if attached is None:
+        return CheckResult("xdp", True, f"{config.interface} is free")
+    if attached.program_id in pinned_program_ids(config.pins):
+        return CheckResult("xdp", True, f"{config.interface} carries this agent's program {attached.program_id}")
+    remedy = f"detach it (ip link set dev {config.interface} xdp off) if nobody needs it, or use another interface"
+    return CheckResult("xdp", False, f"another owner's program {attached.program_id} is attached", remedy)
+
+
+_HOST_QUESTIONS: dict[str, Callable[[KernelConfig], CheckResult]] = {
+    "capabilities": _capabilities,
+    "kernel": _kernel,
+    "bpf": _bpf,
+    "bpf file system": _bpf_file_system,
+    "libc headers": _headers,
+    "cache": _cache,
+}
+_OTHER_QUESTIONS: dict[str, Callable[[KernelConfig], Awaitable[CheckResult]]] = {
+    "compiler": _compiler,
+    "interface": _interface,
+    "xdp": _xdp,
+}

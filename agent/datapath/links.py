@@ -1,0 +1,205 @@
+"""The pairs of interfaces that connect endpoints: makes them, mends them, removes them, and nothing else's.
+
+Ours is a veth whose alias is `droplet/<instance>/<endpoint>`. The alias is set last, so that a pair without it but with
+a name of our form is one whose making was cut short. Everything is level-triggered: `ensure_veth` reads, changes what
+differs, and reads back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.actions import Veth
+from agent.core.realize import host_ifname
+from agent.datapath.endpoint_side import IFF_UP, EndpointSide
+from agent.datapath.namespaces import opened_namespace
+from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.xdp import AttachMode, Ownership, Program, attach
+
+NAME_FORM = re.compile(r"dp[0-9a-f]{12}")
+IN6_ADDR_GEN_MODE_NONE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TransitAgent:
+    """The program for the host side of every pair, and how it is attached."""
+
+    program: Program
+    own: Ownership
+    mode: AttachMode
+
+
+def mark_prefix(instance: str) -> str:
+    """Return what the alias of every pair of this instance begins with."""
+    return f"droplet/{instance}/"
+
+
+def is_veth(link: Message) -> bool:
+    """Whether a link is one side of a veth pair."""
+    info = attribute(link, "IFLA_LINKINFO")
+    return info is not None and attribute(info, "IFLA_INFO_KIND") == "veth"
+
+
+def marked_endpoint(link: Message, instance: str) -> str | None:
+    """Return the endpoint whose mark a link carries, None when it carries none of this instance's."""
+    alias = attribute(link, "IFLA_IFALIAS")
+    prefix = mark_prefix(instance)
+    return alias[len(prefix) :] if is_veth(link) and alias and alias.startswith(prefix) else None
+
+
+def is_unfinished(link: Message) -> bool:
+    """Whether a link is a pair of ours whose making was cut short: our form of name, and no alias yet."""
+    name = attribute(link, "IFLA_IFNAME")
+    return is_veth(link) and not attribute(link, "IFLA_IFALIAS") and bool(NAME_FORM.fullmatch(name))
+
+
+class Links:
+    """Makes, mends and removes the pairs of one instance, in the namespace of its netlink socket."""
+
+    def __init__(self, netlink: Netlink, instance: str, transit_agent: TransitAgent) -> None:
+        self._netlink = netlink
+        self._instance = instance
+        self._transit_agent = transit_agent
+
+    async def ensure_veth(self, wanted: Veth) -> None:
+        """Make the pair, or mend what differs; OSError with the object in words when the kernel refuses.
+
+        ENOENT: no such namespace. EEXIST: the ifindex, the name or the peer's name is another's.
+        """
+        with opened_namespace(wanted.namespace) as namespace:
+            async with EndpointSide(namespace) as inside:
+                host = await self._own_side(wanted)
+                peer = None
+                if host is not None:
+                    peer = await find_peer(self._netlink, host, namespace, inside)
+                if host is not None and peer is None:
+                    await self._netlink.request("link", "del", index=host["index"])
+                await _refuse_taken_name(inside, peer, wanted)
+                if host is None or peer is None:
+                    host, peer = await self._create(wanted, namespace, inside)
+                await self._mend_host(host, wanted)
+                await inside.mend(peer, wanted)
+                await self._finish(host, wanted)
+
+    async def delete_veth(self, endpoint: str, ifindex: int) -> None:
+        """Remove an endpoint's pair; absence is no error, an interface without our mark is (EPERM).
+
+        An unfinished pair has no mark yet: it goes by the endpoint's name for it, or by its own.
+        """
+        link = await self._netlink.link(index=ifindex)
+        if link is None:
+            return
+        name = attribute(link, "IFLA_IFNAME")
+        if endpoint == name and marked_endpoint(link, self._instance) is not None:
+            return  # it was unfinished when it was observed, and has been finished since
+        unfinished = is_unfinished(link) and name in (endpoint, host_ifname(self._instance, endpoint))
+        if marked_endpoint(link, self._instance) != endpoint and not unfinished:
+            raise OSError(errno.EPERM, f"interface {name} does not carry the mark of endpoint {endpoint}")
+        try:
+            await self._netlink.request("link", "del", index=ifindex)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
+    def _is_ours(self, link: Message, wanted: Veth) -> bool:
+        name = attribute(link, "IFLA_IFNAME")
+        marked = marked_endpoint(link, self._instance) == wanted.endpoint
+        return marked or (is_unfinished(link) and name == wanted.ifname)
+
+    async def _own_side(self, wanted: Veth) -> Message | None:
+        """Find the host side, and clear a pair of ours out of the way that has the name but not the ifindex."""
+        by_index = await self._netlink.link(index=wanted.ifindex)
+        if by_index is not None and not self._is_ours(by_index, wanted):
+            holder = attribute(by_index, "IFLA_IFNAME")
+            raise OSError(
+                errno.EEXIST, f"interface index {wanted.ifindex} is held by {holder}, which is not this endpoint's"
+            )
+        by_name = await self._netlink.link(ifname=wanted.ifname)
+        if by_name is not None and by_name["index"] != wanted.ifindex:
+            if not self._is_ours(by_name, wanted):
+                raise OSError(errno.EEXIST, f"interface {wanted.ifname} exists and does not carry our mark")
+            await self._netlink.request("link", "del", index=by_name["index"])
+        return by_index
+
+    async def _create(self, wanted: Veth, namespace: int, inside: EndpointSide) -> tuple[Message, Message]:
+        peer = {
+            "ifname": wanted.peer_name,
+            "net_ns_fd": namespace,
+            "address": wanted.peer_mac.hex(":"),
+            "mtu": wanted.mtu,
+        }
+        await self._netlink.request(
+            "link", "add", kind="veth", ifname=wanted.ifname, index=wanted.ifindex, mtu=wanted.mtu, peer=peer
+        )
+        host = await self._netlink.link(index=wanted.ifindex)
+        made = await inside.netlink.link(ifname=wanted.peer_name)
+        if host is None or made is None or not is_veth(host):
+            raise OSError(errno.EIO, "the kernel does not show the pair that it has just made")
+        return host, made
+
+    async def _mend_host(self, host: Message, wanted: Veth) -> None:
+        changes: dict[str, object] = {}
+        if attribute(host, "IFLA_IFNAME") != wanted.ifname:
+            changes["ifname"] = wanted.ifname
+        if attribute(host, "IFLA_MTU") != wanted.mtu:
+            changes["mtu"] = wanted.mtu
+        if changes:
+            await self._netlink.request("link", "set", index=wanted.ifindex, **changes)
+        transit = self._transit_agent
+        await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.mode)
+        if not host["flags"] & IFF_UP:
+            await self._set_up(wanted.ifindex)
+
+    async def _set_up(self, ifindex: int) -> None:
+        """Set the host side up, with the host's own stack kept from greeting the tenant by link-local IPv6."""
+        mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
+        silence = {"attrs": [("AF_INET6", mode)]}
+        try:
+            await self._netlink.request("link", "set", index=ifindex, state="up", IFLA_AF_SPEC=silence)
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+                raise
+            await self._netlink.request("link", "set", index=ifindex, state="up")
+
+    async def _finish(self, host: Message, wanted: Veth) -> None:
+        """Set the mark, last of all, and see that all of it stands."""
+        mark = mark_prefix(self._instance) + wanted.endpoint
+        if attribute(host, "IFLA_IFALIAS") != mark:
+            await self._netlink.request("link", "set", index=wanted.ifindex, ifalias=mark)
+        link = await self._netlink.link(index=wanted.ifindex)
+        if link is None or marked_endpoint(link, self._instance) != wanted.endpoint or not link["flags"] & IFF_UP:
+            raise OSError(errno.EIO, "the kernel does not show the pair as it was set up")
+
+
+async def find_peer(netlink: Netlink, host: Message, namespace: int, inside: EndpointSide) -> Message | None:
+    """Return the other side of a pair if it is in this namespace, whatever its name there."""
+    expected = None
+    if not _same_namespace(namespace):
+        expected = await netlink.namespace_id(namespace)
+        if expected is None:
+            return None
+    if attribute(host, "IFLA_LINK_NETNSID") != expected or not attribute(host, "IFLA_LINK"):
+        return None
+    peer = await inside.netlink.link(index=attribute(host, "IFLA_LINK"))
+    if peer is None or not is_veth(peer) or attribute(peer, "IFLA_LINK") != host["index"]:
+        return None
+    return peer
+
+
+def _same_namespace(namespace: int) -> bool:
+    own = Path("/proc/self/ns/net").stat()
+    other = os.fstat(namespace)
+    return (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino)
+
+
+async def _refuse_taken_name(inside: EndpointSide, peer: Message | None, wanted: Veth) -> None:
+    holder = await inside.netlink.link(ifname=wanted.peer_name)
+    if holder is not None and (peer is None or holder["index"] != peer["index"]):
+        raise OSError(
+            errno.EEXIST,
+            f"namespace {wanted.namespace} already has an interface {wanted.peer_name} that is not this endpoint's",
+        )

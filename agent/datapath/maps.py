@@ -1,0 +1,205 @@
+"""The BPF maps: makes or opens their pins, proves their layout, and moves entries in and out.
+
+Owns descriptors of pinned maps. A pin whose layout is not that of the compiled programs is never used and never removed
+by itself: the error says how. Knows nothing of what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from agent.core.layout import MapName
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath.compiler import MapDefinition
+
+FEW = 8
+"""Up to so many entries go one by one: cheaper than a batch, and each with its own verdict."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class MapSizes:
+    """How many entries each map may hold. `outcomes` has room for reasons that later programs add."""
+
+    endpoints: int = 2_000_000
+    interfaces: int = 8192
+    networks: int = 65536
+    vpcs: int = 65536
+    droplets: int = 65536
+    next_hops: int = 65536
+    local_droplet: int = 1
+    direct: int = 65536
+    outcomes: int = 128
+    endpoint_counters: int = 8192
+    programs: int = 8
+
+    def of(self, name: MapName) -> int:
+        """Return the size of one map."""
+        return int(getattr(self, name.value))
+
+
+class LayoutMismatchError(OSError):
+    """A pinned map has another layout than the programs: they may not be used together."""
+
+    def __init__(self, path: Path, found: bpf.MapInfo, wanted: MapDefinition) -> None:
+        super().__init__(
+            errno.EINVAL,
+            f"the pinned map has type {found.type}, key {found.key_size} and value {found.value_size} bytes, flags "
+            f"{found.flags:#x}; the programs need type {wanted.type}, {wanted.key_size}, {wanted.value_size} bytes, "
+            f"{wanted.flags:#x}. Stop the agent, remove its pins (rm -r of the folder above maps) and start it",
+            str(path),
+        )
+
+
+class Refused(NamedTuple):
+    """Keys that the kernel refused, and with which errno."""
+
+    errno: int
+    keys: tuple[bytes, ...]
+
+
+class Map:
+    """One open map."""
+
+    def __init__(self, name: MapName, descriptor: int) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        self.info = bpf.map_info(descriptor)
+
+    def put(self, entries: Sequence[tuple[bytes, bytes]]) -> list[Refused]:
+        """Create or replace entries; return those that the kernel refused. All others are in."""
+        done = 0
+        if len(entries) > FEW:
+            try:
+                bpf.update_batch(self.descriptor, entries)
+            except OSError as error:
+                # A full map may still replace entries that are there: what remains goes one by one.
+                done = int(getattr(error, "done", 0))
+                log.debug("batch_update_refused", map=self.name, errno=error.errno, done=done)
+            else:
+                return []
+        return self._put_singly(entries[done:])
+
+    def _put_singly(self, entries: Iterable[tuple[bytes, bytes]]) -> list[Refused]:
+        refused: dict[int, list[bytes]] = {}
+        for key, value in entries:
+            try:
+                bpf.update(self.descriptor, key, value)
+            except OSError as error:
+                refused.setdefault(error.errno or errno.EIO, []).append(key)
+        return _as_refused(refused)
+
+    def delete(self, keys: Sequence[bytes]) -> list[Refused]:
+        """Remove entries; one that is not there is no error. Return the keys that the kernel refused to remove."""
+        if len(keys) > FEW:
+            try:
+                bpf.delete_batch(self.descriptor, keys)
+            except OSError as error:
+                log.debug("batch_delete_refused", map=self.name, errno=error.errno)
+            else:
+                return []
+        refused: dict[int, list[bytes]] = {}
+        for key in keys:
+            try:
+                bpf.delete(self.descriptor, key)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                refused.setdefault(error.errno or errno.EIO, []).append(key)
+        return _as_refused(refused)
+
+    def write(self, put: Mapping[bytes, bytes], delete: Iterable[bytes]) -> None:
+        """Put and delete entries; OSError with the first errno when the kernel refuses any."""
+        refused = self.put(list(put.items())) + self.delete(list(delete))
+        if refused:
+            count = sum(len(one.keys) for one in refused)
+            raise OSError(refused[0].errno, f"{os.strerror(refused[0].errno)} for {count} entries", self.name)
+
+    def dump(self) -> dict[bytes, bytes]:
+        """Return all entries; OSError when they could not all be read."""
+        return dict(bpf.entries(self.descriptor, self.info))
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """Return one value, None when there is none; an LPM trie answers with the longest prefix's."""
+        return bpf.lookup(self.descriptor, key, self.info.value_size)
+
+    def lookup_percpu(self, key: bytes) -> tuple[bytes, ...]:
+        """Return one value for each possible CPU of a per-CPU map."""
+        return bpf.lookup_percpu(self.descriptor, key, self.info.value_size)
+
+    def close(self) -> None:
+        """Close the descriptor; the pin stays."""
+        os.close(self.descriptor)
+
+
+def _as_refused(refused: Mapping[int, Sequence[bytes]]) -> list[Refused]:
+    return [Refused(number, tuple(keys)) for number, keys in refused.items()]
+
+
+def open_maps(folder: Path, definitions: Iterable[MapDefinition], sizes: MapSizes) -> dict[MapName, Map]:
+    """Open the pinned maps, or create and pin those that are not there yet; `folder` lies in a bpf file system.
+
+    Raises LayoutMismatchError for a pin of another layout, OSError when the kernel refuses to create one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    opened: dict[MapName, Map] = {}
+    try:
+        for definition in definitions:
+            name = MapName(definition.name)
+            size = max(sizes.of(name), definition.max_entries)
+            opened[name] = Map(name, _open_or_create(folder / name.value, definition, size))
+    except BaseException:
+        close_maps(opened)
+        raise
+    return opened
+
+
+def close_maps(maps: Mapping[MapName, Map]) -> None:
+    """Close the descriptors of all maps; the pins stay."""
+    for one in maps.values():
+        one.close()
+
+
+def _open_or_create(path: Path, definition: MapDefinition, size: int) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return _open_checked(path, definition, size)
+    descriptor = bpf.create_map(
+        bpf.MapType(definition.type),
+        definition.key_size,
+        definition.value_size,
+        size,
+        definition.flags,
+        definition.name,
+    )
+    try:
+        bpf.pin(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_checked(path: Path, definition: MapDefinition, size: int) -> int:
+    descriptor = bpf.open_pin(path)
+    found = bpf.map_info(descriptor)
+    same = (found.type, found.key_size, found.value_size, found.flags) == (
+        definition.type,
+        definition.key_size,
+        definition.value_size,
+        definition.flags,
+    )
+    if not same:
+        os.close(descriptor)
+        raise LayoutMismatchError(path, found, definition)
+    if found.max_entries != size:
+        log.warning("map_size_kept", map=definition.name, entries=found.max_entries, configured=size)
+    return descriptor

@@ -1,0 +1,67 @@
+"""Turns an interface's offloads on and off, by the ethtool ioctl (linux/ethtool.h, SIOCETHTOOL).
+
+XDP passes on the frame that it sees: an endpoint must therefore finish its own checksums and segments (no transmit
+checksum offload, from which TSO follows), and receive by NAPI (GRO on), else a redirect to its veth is dropped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import socket
+import struct
+from dataclasses import dataclass
+
+SIOCETHTOOL = 0x8946
+ETHTOOL_GTXCSUM, ETHTOOL_STXCSUM = 0x16, 0x17
+ETHTOOL_GGRO, ETHTOOL_SGRO = 0x2B, 0x2C
+
+_VALUE = struct.Struct("=II")
+"""struct ethtool_value { u32 cmd; u32 data }."""
+_REQUEST = struct.Struct("@16sP16x")
+"""struct ifreq { char ifr_name[16]; void *ifr_data; ... }, 40 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offloads:
+    """What of an interface's offloads matters here."""
+
+    receive_by_napi: bool
+    transmit_checksum: bool
+
+
+ENDPOINT_OFFLOADS = Offloads(receive_by_napi=True, transmit_checksum=False)
+
+
+def _ethtool(control: socket.socket, ifname: str, command: int, data: int = 0) -> int:
+    value = ctypes.create_string_buffer(_VALUE.pack(command, data), _VALUE.size)
+    request = _REQUEST.pack(ifname.encode(), ctypes.addressof(value))
+    fcntl.ioctl(control, SIOCETHTOOL, request)
+    _, answer = _VALUE.unpack(value.raw)
+    return int(answer)
+
+
+def read_offloads(control: socket.socket, ifname: str) -> Offloads:
+    """Read the offloads of an interface in the namespace of `control`; OSError (ENODEV) when it is not there."""
+    return Offloads(
+        receive_by_napi=bool(_ethtool(control, ifname, ETHTOOL_GGRO)),
+        transmit_checksum=bool(_ethtool(control, ifname, ETHTOOL_GTXCSUM)),
+    )
+
+
+def set_endpoint_offloads(control: socket.socket, ifname: str) -> bool:
+    """Set what an endpoint needs, where it differs; return whether anything was changed.
+
+    OSError (EOPNOTSUPP) when the interface took the request and did not do it.
+    """
+    found = read_offloads(control, ifname)
+    if found == ENDPOINT_OFFLOADS:
+        return False
+    if not found.receive_by_napi:
+        _ethtool(control, ifname, ETHTOOL_SGRO, 1)
+    if found.transmit_checksum:
+        _ethtool(control, ifname, ETHTOOL_STXCSUM, 0)
+    if read_offloads(control, ifname) != ENDPOINT_OFFLOADS:
+        raise OSError(errno.EOPNOTSUPP, "the interface did not take its offloads", ifname)
+    return True

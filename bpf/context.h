@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * All that touches a frame's context. The rest of the code knows frames only by these functions, so that it can be
+ * compiled for another hook than XDP.
+ *
+ * After move_start() every pointer into the frame is void: take frame_start() and frame_end() again, and carry
+ * values over in scalars.
+ */
+#ifndef DROPLET_CONTEXT_H
+#define DROPLET_CONTEXT_H
+
+typedef struct xdp_md context;
+
+static __always_inline void *frame_start(context *ctx)
+{
+	return (void *)(long)ctx->data;
+}
+
+static __always_inline void *frame_end(context *ctx)
+{
+	return (void *)(long)ctx->data_end;
+}
+
+/* Bytes from the Ethernet header on. A frame without fragments: at most a page, so the sums of lengths fit 16 bits. */
+static __always_inline __u32 frame_length(context *ctx)
+{
+	return ctx->data_end - ctx->data;
+}
+
+static __always_inline __u32 arrived_on(context *ctx)
+{
+	return ctx->ingress_ifindex;
+}
+
+/* Cut `delta` bytes off the front, or make room for -delta; 0, or negative when there is no room. */
+static __always_inline long move_start(context *ctx, int delta)
+{
+	return bpf_xdp_adjust_head(ctx, delta);
+}
+
+/* Shows the verifier that `value` is at most `mask`, a bound that it knew and forgot, or that clang optimised away. */
+static __always_inline __u32 bounded(__u32 value, __u32 mask)
+{
+	asm volatile("" : "+r"(value));
+	return value & mask;
+}
+
+/* The hook's verdict for an outcome; `ifindex` is where a forwarded frame leaves. */
+static __always_inline int verdict(enum outcome outcome, __u32 ifindex)
+{
+	if (outcome >= FIRST_DROPPED)
+		return XDP_DROP;
+	if (outcome >= FIRST_FORWARDED)
+		return bpf_redirect(ifindex, 0);
+	return outcome >= FIRST_ANSWERED ? XDP_TX : XDP_PASS;
+}
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Telemetry. A missing counter never changes a verdict. */
+#ifndef DROPLET_COUNT_H
+#define DROPLET_COUNT_H
+
+static __always_inline void add(struct traffic *traffic, __u32 bytes)
+{
+	traffic->packets++;
+	traffic->bytes += bytes;
+}
+
+static __always_inline void count(__u32 outcome, __u32 bytes)
+{
+	struct traffic *traffic = outcomes.lookup(&outcome);
+
+	if (traffic)
+		add(traffic, bytes);
+}
+
+static __always_inline void count_delivered(__u32 slot, __u32 bytes)
+{
+	struct endpoint_traffic *traffic = endpoint_counters.lookup(&slot);
+
+	if (traffic)
+		add(&traffic->delivered, bytes);
+}
+
+/* What became of a frame that an endpoint sent. Answered frames never left and count nowhere. */
+static __always_inline void count_sender(__u32 slot, enum outcome outcome, __u32 bytes)
+{
+	struct endpoint_traffic *traffic = endpoint_counters.lookup(&slot);
+
+	if (!traffic || outcome < FIRST_FORWARDED)
+		return;
+	if (outcome >= FIRST_DROPPED) {
+		add(&traffic->dropped, bytes);
+		return;
+	}
+	add(&traffic->sent, bytes);
+	if (outcome == SENT_DIRECT || outcome == DELIVERED_SAME_HOST)
+		add(&traffic->direct, bytes);
+}
+
+#endif

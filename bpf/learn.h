@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Direct paths: from a delivered packet, on which droplet its sender is. */
+#ifndef DROPLET_LEARN_H
+#define DROPLET_LEARN_H
+
+static __always_inline enum outcome learn_new(const struct local_droplet *local, const struct tunnel *tunnel,
+					      struct overlay_key *from, __u64 now)
+{
+	struct direct_path path = {tunnel->origin, now};
+	struct endpoint *endpoint = endpoints.lookup(from);
+
+	if (endpoint && endpoint->ifindex)
+		return SOURCE_ELSEWHERE;
+	/* Closed for the path, open for the packet: it came from a known droplet, which may know more than we do. */
+	if (tunnel->returns && !droplets.lookup(&path.host))
+		return GO_ON;
+	if (!same_address(&path.host, &local->address))
+		direct.update(from, &path);
+	return GO_ON;
+}
+
+/* One lookup and no write for a path in steady use. */
+static __always_inline enum outcome learn(const struct local_droplet *local, const struct tunnel *tunnel,
+					  struct overlay_key *from)
+{
+	struct direct_path *path = direct.lookup(from);
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (path && same_address(&path->host, &tunnel->origin) && now - path->confirmed_ns < DIRECT_RENEW_NS)
+		return GO_ON;
+	return learn_new(local, tunnel, from, now);
+}
+
+#endif

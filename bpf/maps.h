@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The maps. What counts here is name, type, key and value: the agent makes them in the size of its settings and
+ * gives them to the programs, so the sizes below are only the compiler's scratch copies.
+ */
+#ifndef DROPLET_MAPS_H
+#define DROPLET_MAPS_H
+
+BPF_F_TABLE("hash", struct overlay_key, struct endpoint, endpoints, 1, BPF_F_NO_PREALLOC);
+BPF_TABLE("hash", __u32, struct interface, interfaces, 1);
+BPF_F_TABLE("lpm_trie", struct network_key, struct network, networks, 1, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", __u32, struct vpc, vpcs, 1, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct address, struct droplet, droplets, 1, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct address, struct next_hop, next_hops, 1, BPF_F_NO_PREALLOC);
+BPF_TABLE("array", __u32, struct local_droplet, local_droplet, 1);
+BPF_TABLE("lru_hash", struct overlay_key, struct direct_path, direct, 16);
+BPF_TABLE("percpu_array", __u32, struct traffic, outcomes, OUTCOME_COUNT);
+BPF_TABLE("percpu_array", __u32, struct endpoint_traffic, endpoint_counters, 1);
+BPF_TABLE("prog", __u32, __u32, programs, 8);
+
+#define TRANSIT_XDP 0 /* slot in programs */
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * How a packet's way through our programs can end: the one enum, which doubles as index into the map `outcomes`.
+ * tools/generate_outcomes.py writes agent/datapath/outcomes.py from it. Every packet is counted once under RECEIVED
+ * and once under one of the others, so the sums are equal.
+ */
+#ifndef DROPLET_OUTCOMES_H
+#define DROPLET_OUTCOMES_H
+
+#define OUTCOMES_RECEIVED(X)                                                                                           \
+	X(RECEIVED_FROM_SUBSTRATE, "Came in on the droplet's interface.")                                              \
+	X(RECEIVED_FROM_ENDPOINT, "Was sent by an endpoint of this droplet.")
+
+#define OUTCOMES_PASSED(X) X(PASSED, "Was not for the overlay and went on to the host's network stack.")
+
+#define OUTCOMES_ANSWERED(X)                                                                                           \
+	X(ARP_ANSWERED, "An endpoint's ARP request, answered on the spot.")                                            \
+	X(GATEWAY_ECHO, "An endpoint's echo request to its gateway, answered on the spot.")
+
+#define OUTCOMES_FORWARDED(X)                                                                                          \
+	X(DELIVERED, "Came through a tunnel and was handed to its endpoint.")                                          \
+	X(DELIVERED_SAME_HOST, "Was handed from one endpoint of this droplet to another.")                             \
+	X(SENT_DIRECT, "Was sent by an endpoint straight to its destination's droplet.")                               \
+	X(SENT_TO_BOUNCER, "Was sent by an endpoint to a bouncer of its network.")                                     \
+	X(BOUNCED, "Was sent on by this bouncer to its destination's droplet.")                                        \
+	X(HANDED_TO_BOUNCER, "Was sent on by this divider to a bouncer of its destination's network.")                 \
+	X(HANDED_TO_DIVIDER, "Was sent on by this bouncer to a divider of the VPC.")                                   \
+	X(ARP_ANSWERED_REMOTE, "An ARP request through a tunnel, answered to the droplet it came from.")
+
+#define OUTCOMES_DROPPED(X)                                                                                            \
+	X(UNKNOWN_INTERFACE, "Came from an interface that belongs to no endpoint.")                                    \
+	X(SOURCE_MAC, "The endpoint's frame had another Ethernet source than the endpoint's.")                         \
+	X(SOURCE_ADDRESS, "The endpoint's packet had another IPv4 source than the endpoint's.")                        \
+	X(SOURCE_ARP, "The endpoint's ARP packet had another sender than the endpoint.")                               \
+	X(ARP_OWN_ADDRESS, "The endpoint announced or probed its own address, which needs no answer.")                 \
+	X(ARP_OPCODE, "The ARP packet was not of an operation that the overlay carries.")                              \
+	X(MALFORMED_ARP, "The ARP packet was cut short or not of Ethernet and IPv4.")                                  \
+	X(INNER_PROTOCOL, "The inner frame was neither IPv4 nor ARP.")                                                 \
+	X(MALFORMED_INNER, "The inner packet's lengths or version were wrong.")                                        \
+	X(MULTICAST, "The endpoint's packet went to a multicast or broadcast address.")                                \
+	X(TUNNEL_FROM_ENDPOINT, "The endpoint sent a tunnel packet of its own.")                                       \
+	X(INNER_TTL, "The endpoint's packet was to be routed but its time to live was used up.")                       \
+	X(TO_GATEWAY, "The endpoint sent its gateway something else than an echo request.")                            \
+	X(NO_PROGRAM, "Transit XDP was not in the program array for delivery on the same host.")                       \
+	X(NO_LOCAL_DROPLET, "The droplet's own address was not configured yet.")                                       \
+	X(NO_NETWORK, "No network of the VPC holds the address.")                                                      \
+	X(NO_BOUNCER, "The network has no bouncer.")                                                                   \
+	X(NO_DIVIDER, "The VPC has no divider.")                                                                       \
+	X(NO_VPC, "The VPC is not known on this droplet.")                                                             \
+	X(NO_ENDPOINT, "The network's bouncer knows no endpoint with the address.")                                    \
+	X(NOT_HERE, "The packet concerned an endpoint for which this droplet has no role.")                            \
+	X(NEXT_HOP_UNRESOLVED, "The Ethernet address that leads to the other droplet was not known.")                  \
+	X(NO_HEADROOM, "The frame had no room in front for the tunnel's headers.")                                     \
+	X(OUTER_FRAGMENT, "The tunnel packet was fragmented.")                                                         \
+	X(OUTER_OPTIONS, "The tunnel packet had IPv4 options.")                                                        \
+	X(OUTER_TTL, "The tunnel packet was to be sent on but its time to live was used up.")                          \
+	X(MALFORMED_OUTER, "The tunnel packet's IPv4 and UDP lengths did not add up.")                                 \
+	X(UNKNOWN_DROPLET, "The tunnel packet came from an address that is no known droplet.")                         \
+	X(UNKNOWN_ORIGIN, "The return-to-sender option named an address that is no known droplet.")                    \
+	X(GENEVE_VERSION, "The Geneve version was not 0.")                                                             \
+	X(GENEVE_CONTROL, "A Geneve control packet, of which none is defined here.")                                   \
+	X(GENEVE_PROTOCOL, "The Geneve payload was not Ethernet.")                                                     \
+	X(GENEVE_OPTIONS, "The packet had more Geneve options than are looked at.")                                    \
+	X(MALFORMED_GENEVE, "The Geneve options' lengths did not add up.")                                             \
+	X(CRITICAL_OPTION, "An unknown Geneve option was marked critical.")                                            \
+	X(TOO_MANY_BOUNCES, "The packet went from bouncer to bouncer without an end.")                                 \
+	X(ECN_NOT_CAPABLE, "Congestion was marked on the tunnel packet of a flow that cannot signal it.")              \
+	X(SOURCE_ELSEWHERE, "The tunnel packet had the source of an endpoint of this droplet.")
+
+#define ENUMERATOR(name, sentence) name,
+
+/* clang-format off */
+enum outcome {
+	OUTCOMES_RECEIVED(ENUMERATOR)
+	OUTCOMES_PASSED(ENUMERATOR)
+	OUTCOMES_ANSWERED(ENUMERATOR)
+	OUTCOMES_FORWARDED(ENUMERATOR)
+	OUTCOMES_DROPPED(ENUMERATOR)
+	OUTCOME_COUNT,
+	GO_ON, /* a step's answer: nothing decided yet */
+
+	/* where the kinds begin */
+	FIRST_ANSWERED = ARP_ANSWERED,
+	FIRST_FORWARDED = DELIVERED,
+	FIRST_DROPPED = UNKNOWN_INTERFACE,
+};
+/* clang-format on */
+
+#endif
