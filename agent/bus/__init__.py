@@ -1,0 +1,8 @@
+"""The edge to NATS: documents in, acknowledgements and measurements out, questions answered."""
+
+from agent.bus.bus import Bus, Handler
+from agent.bus.documents import Delivery
+from agent.bus.rpc import RpcError
+from agent.bus.settings import BusSettings
+
+__all__ = ["Bus", "BusSettings", "Delivery", "Handler", "RpcError"]

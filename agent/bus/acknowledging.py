@@ -1,0 +1,83 @@
+"""Publishes what the outbox holds into the stream, many at a time, and listens for the server's confirmations."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from structlog.typing import FilteringBoundLogger
+
+from agent.bus.client import Connection, publish_command
+from agent.bus.jetstream import parse_headers, parse_pub_ack
+from agent.bus.outbox import Outbox
+from protocol import subjects
+
+NO_RESPONDERS = 503
+
+
+class Acknowledging:
+    """The outbox's way out on one connection."""
+
+    def __init__(
+        self,
+        host: str,
+        connection: Connection,
+        outbox: Outbox,
+        changed: asyncio.Event,
+        empty: asyncio.Event,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._host = host
+        self._connection = connection
+        self._outbox = outbox
+        self._changed = changed
+        self._empty = empty
+        self._log = log
+        self._inbox = connection.new_inbox()
+        self._complained = False
+
+    async def run(self) -> None:
+        """Send until cancelled or the connection is lost."""
+        await self._connection.receive(f"{self._inbox}.*", self._on_answer)
+        while not self._connection.lost.is_set():
+            self._changed.clear()
+            self._send()
+            try:
+                await asyncio.wait_for(self._changed.wait(), self._outbox.wake_in(time.monotonic()))
+            except TimeoutError:
+                continue
+
+    def _send(self) -> None:
+        parcels = self._outbox.take(time.monotonic())
+        if parcels:
+            prefix = subjects.ack(self._host, "")
+            self._connection.post(
+                publish_command(f"{prefix}{p.document}".encode(), p.body, f"{self._inbox}.{p.token}".encode())
+                for p in parcels
+            )
+
+    def _on_answer(self, subject: bytes, _reply: bytes, body: bytes, headers: bytes | None) -> None:
+        token = subject.rpartition(b".")[2]
+        if not token.isdigit():
+            return
+        reason = ""
+        if headers and parse_headers(headers).status == NO_RESPONDERS:
+            reason = "no stream takes them (the controller makes it)"
+        else:
+            answer = parse_pub_ack(body)
+            if answer.error is not None:
+                reason = answer.error.description
+        if reason:
+            self._outbox.refuse(int(token), time.monotonic())
+            self._complain(reason)
+        else:
+            self._outbox.confirm(int(token))
+            self._complained = False
+        if not self._outbox:
+            self._empty.set()
+        self._changed.set()
+
+    def _complain(self, reason: str) -> None:
+        if not self._complained:
+            self._complained = True
+            self._log.warning("acknowledgements are not stored, trying on", reason=reason)

@@ -1,0 +1,120 @@
+"""One connection to a NATS server: it lives once, tells when it is lost, and is then replaced by a new one.
+
+The library's own reconnection is not used: it gives up on most server errors, and can go on with a dead read loop.
+Messages of an inbox go to a plain function without a task switch each, and commands are queued without awaiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from nats.aio.client import Client
+
+from agent.bus.settings import BusSettings, is_tls, tls_context
+
+CONNECT_TIMEOUT = 5
+"""Seconds for each step of connecting."""
+PING_INTERVAL = 10
+"""Seconds between pings; after two without an answer the connection is given up."""
+MAX_UNSENT = 32 << 20
+"""Bytes that may wait for the socket before fire-and-forget messages are dropped."""
+
+Receive = Callable[[bytes, bytes, bytes, bytes | None], None]
+"""Takes subject, reply subject, body and raw headers (None without) of a message. It must not raise."""
+OnError = Callable[[Exception], Awaitable[None]]
+
+
+class Connection(Client):
+    """A client of one server, for one connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = asyncio.Event()
+        """Set when the connection is of no use any more, whatever the reason."""
+        self._receivers: dict[int, Receive] = {}
+
+    async def receive(self, subject: str, receiver: Receive) -> None:
+        """Subscribe with a plain function that is called as messages are read."""
+        subscription = await self.subscribe(subject)
+        sid = next(sid for sid, known in self._subs.items() if known is subscription)
+        self._receivers[sid] = receiver
+
+    def post(self, commands: Iterable[bytes]) -> bool:
+        """Queue complete protocol commands without waiting; say whether they were taken."""
+        if self.lost.is_set() or not self.is_connected or self._pending_data_size > MAX_UNSENT:
+            return False
+        data = b"".join(commands)
+        self._pending.append(data)
+        self._pending_data_size += len(data)
+        if self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+        return True
+
+    async def close(self) -> None:
+        """Send what is queued and close; never raises, and takes two seconds at most."""
+        self.lost.set()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(super().close(), 2)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        receiver = self._receivers.get(sid)
+        if receiver is None:
+            await super()._process_msg(sid, subject, reply, data, headers or b"")
+        else:
+            receiver(subject, reply, data, headers)
+
+    async def _select_next_server(self) -> None:
+        """Try the one server once: the library would go round for ever, or hide the reason."""
+        server = self._server_pool[0]
+        await self._connect_to_server(server)
+        self._current_server = server
+
+    async def _read_loop(self) -> None:
+        try:
+            await super()._read_loop()
+        finally:
+            self.lost.set()
+
+    async def _flusher(self) -> None:
+        try:
+            await super()._flusher()
+        finally:
+            self.lost.set()
+
+
+def publish_command(subject: bytes, body: bytes, reply: bytes = b"") -> bytes:
+    """Return a PUB command. The subjects must be free of white space."""
+    if reply:
+        return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(body), body)
+    return b"PUB %b %d\r\n%b\r\n" % (subject, len(body), body)
+
+
+async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix: str, on_error: OnError) -> Connection:
+    """Return a connection to one server, or raise what went wrong (`agent.bus.reasons.describe` says it)."""
+    options: dict[str, Any] = {}
+    if is_tls(server):
+        options["tls_handshake_first"] = True
+    if is_tls(server) or settings.tls_ca_file:
+        options["tls"] = await asyncio.to_thread(tls_context, settings)
+    if settings.nkey_seed_file:
+        options["nkeys_seed"] = settings.nkey_seed_file
+    connection = Connection()
+    try:
+        await connection.connect(
+            [server],
+            name=name,
+            error_cb=on_error,
+            allow_reconnect=False,
+            connect_timeout=CONNECT_TIMEOUT,
+            ping_interval=PING_INTERVAL,
+            inbox_prefix=inbox_prefix,
+            flush_timeout=CONNECT_TIMEOUT,
+            **options,
+        )
+    except BaseException:
+        await connection.close()
+        raise
+    return connection

@@ -1,0 +1,110 @@
+"""Acknowledgements that the server has not confirmed yet: the newest per document, and what is under way.
+
+Sans-I/O: the clock is a parameter. Nothing leaves the outbox but by the server's word that the stream holds it, or by a
+newer acknowledgement of the same document.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WINDOW = 4096
+"""Publishes that may be under way."""
+CONFIRM_WITHIN = 5.0
+"""Seconds after which an unconfirmed publish is sent again."""
+RETRY_AFTER = 1.0
+"""Seconds to wait after the server refused one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One acknowledgement to publish. `token` comes back with the server's answer."""
+
+    token: int
+    document: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Sent:
+    parcel: Parcel
+    at: float
+
+
+class Outbox:
+    """Newest acknowledgement per document, until it is confirmed."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, bytes] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._newest_sent: dict[str, int] = {}
+        self._token = 0
+        self._not_before = 0.0
+
+    def __len__(self) -> int:
+        """Return how many documents have an acknowledgement that is not confirmed."""
+        return len(self._waiting.keys() | self._newest_sent.keys())
+
+    def __bool__(self) -> bool:
+        """Say whether any acknowledgement is not confirmed."""
+        return bool(self._waiting or self._newest_sent)
+
+    def put(self, document: str, body: bytes) -> None:
+        """Hold a document's newest acknowledgement; an older one that is not confirmed is forgotten."""
+        self._waiting[document] = body
+
+    def take(self, now: float) -> list[Parcel]:
+        """Return what is to be published now, and hold it as under way."""
+        if now < self._not_before:
+            return []
+        self._expire(now)
+        parcels = []
+        for document in list(self._waiting)[: max(0, WINDOW - len(self._sent))]:
+            self._token += 1
+            parcel = Parcel(self._token, document, self._waiting.pop(document))
+            self._sent[parcel.token] = _Sent(parcel, now)
+            self._newest_sent[document] = parcel.token
+            parcels.append(parcel)
+        return parcels
+
+    def wake_in(self, now: float) -> float | None:
+        """Return the seconds until `take` may have something though nothing happens, None for never."""
+        if self._waiting and now < self._not_before:
+            return self._not_before - now
+        if self._sent:
+            oldest = next(iter(self._sent.values()))
+            return max(0.0, oldest.at + CONFIRM_WITHIN - now)
+        return None
+
+    def confirm(self, token: int) -> None:
+        """Forget a publish that the server has stored."""
+        sent = self._sent.pop(token, None)
+        if sent and self._newest_sent.get(sent.parcel.document) == token:
+            del self._newest_sent[sent.parcel.document]
+
+    def refuse(self, token: int, now: float) -> None:
+        """Hold a publish that the server did not store, to send it again a little later."""
+        if self._give_back(token):
+            self._not_before = now + RETRY_AFTER
+
+    def disconnect(self) -> None:
+        """Take back all that was under way: its answer would have come on a connection that is gone."""
+        for token in list(self._sent):
+            self._give_back(token)
+        self._not_before = 0.0
+
+    def _expire(self, now: float) -> None:
+        for token, sent in list(self._sent.items()):
+            if now - sent.at < CONFIRM_WITHIN:
+                break
+            self._give_back(token)
+
+    def _give_back(self, token: int) -> bool:
+        sent = self._sent.pop(token, None)
+        if sent is None:
+            return False
+        document = sent.parcel.document
+        if self._newest_sent.get(document) == token:
+            del self._newest_sent[document]
+            self._waiting.setdefault(document, sent.parcel.body)
+        return True

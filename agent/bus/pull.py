@@ -1,0 +1,113 @@
+"""When to ask a pull consumer for more. Sans-I/O: what was read and `now` go in, requests come out.
+
+The server answers a request with up to `BATCH` messages; it ends the request with a status when that is not reached in
+`EXPIRES` seconds, and sends an idle heartbeat when there was nothing to send. Data messages do not say which request
+they answer, but requests are served in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import msgspec
+
+BATCH = 256
+MAX_BYTES = 8 << 20
+"""Bytes of messages that one request may bring; one message has at most 1 MiB."""
+EXPIRES = 30.0
+HEARTBEAT = 2.0
+SILENCE = 2 * HEARTBEAT + 0.5
+"""Seconds without a word after which a request is held to be lost."""
+MAX_SILENCES = 3
+"""Requests lost one after the other, after which the connection is held to be dead."""
+
+
+class Signal(Enum):
+    """What a status means for whoever runs the loop."""
+
+    CARRY_ON = auto()
+    IDLE = auto()
+    """There was nothing to deliver for a heartbeat's time."""
+    CONSUMER_GONE = auto()
+    """The consumer or its stream is not there (any more)."""
+
+
+@dataclass(slots=True)
+class _Request:
+    number: int
+    remaining: int
+
+
+class PullMachine:
+    """The requests under way on one connection."""
+
+    def __init__(self, now: float) -> None:
+        self._requests: deque[_Request] = deque()
+        self._last_heard = now
+        self._number = 0
+        self._silences = 0
+
+    @property
+    def is_dead(self) -> bool:
+        """Say whether so many requests were lost that the connection must be."""
+        return self._silences >= MAX_SILENCES
+
+    @property
+    def wanted(self) -> int:
+        """Return how many messages the requests under way can still bring."""
+        return sum(request.remaining for request in self._requests)
+
+    def next_request(self, now: float, waiting: int) -> int | None:
+        """Return the number of a request to send now, or None.
+
+        `waiting` is how many messages were read and not handled: a slow handler is not given more.
+        """
+        if self._requests and now - self._last_heard > SILENCE:
+            self._requests.clear()
+            self._silences += 1
+        if waiting >= BATCH or self.wanted > BATCH // 2:
+            return None
+        if not self._requests:
+            self._last_heard = now
+        self._number += 1
+        self._requests.append(_Request(self._number, BATCH))
+        return self._number
+
+    def wake_in(self, now: float) -> float:
+        """Return the seconds after which `next_request` is to be asked again though nothing was read."""
+        return max(0.05, self._last_heard + SILENCE - now + 0.05)
+
+    def on_message(self, now: float) -> None:
+        """Take note of one message delivered."""
+        self._last_heard = now
+        self._silences = 0
+        if self._requests:
+            first = self._requests[0]
+            first.remaining -= 1
+            if first.remaining <= 0:
+                self._requests.popleft()
+
+    def on_status(self, number: int, status: int, text: str, now: float) -> Signal:
+        """Take note of a status for a request: 100 heartbeat, 404, 408, 409 and 503 end it (ADR-13)."""
+        self._last_heard = now
+        self._silences = 0
+        if status == 100:
+            return Signal.IDLE
+        self._requests = deque(request for request in self._requests if request.number != number)
+        if status == 503 or (status == 409 and "consumer deleted" in text.lower()):
+            return Signal.CONSUMER_GONE
+        return Signal.CARRY_ON
+
+
+def request_body() -> bytes:
+    """Return the body of a pull request; times are in nanoseconds."""
+    return msgspec.json.encode(
+        {
+            "batch": BATCH,
+            "max_bytes": MAX_BYTES,
+            "expires": int(EXPIRES * 1e9),
+            "idle_heartbeat": int(HEARTBEAT * 1e9),
+        }
+    )

@@ -1,0 +1,53 @@
+"""How the bus is reached. Seeds and passwords are read when they are needed, and never shown."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class BusSettings:
+    """Servers as URLs (`tls://host:4222` or `nats://host:4222`), and the files with the nkey seed and the CA.
+
+    A `tls://` server has to speak TLS from the first byte: one that begins in clear text is refused.
+    """
+
+    servers: tuple[str, ...]
+    nkey_seed_file: str | None = None
+    tls_ca_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.servers:
+            raise ValueError("the bus needs at least one server")
+        for server in self.servers:
+            check_server(server)
+
+
+def check_server(url: str) -> None:
+    """Raise ValueError when a server's URL cannot be used."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("nats", "tls") and bool(parts.hostname)
+        parts.port  # noqa: B018  a port that is no number raises here
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{shown(url)!r} is not a server: write tls://HOST:4222 or nats://HOST:4222")
+
+
+def shown(url: str) -> str:
+    """Return a server's URL as it may be logged: without user and password."""
+    scheme, slashes, rest = url.partition("://")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
+
+
+def is_tls(url: str) -> bool:
+    """Say whether the server has to speak TLS."""
+    return url.startswith("tls://")
+
+
+def tls_context(settings: BusSettings) -> ssl.SSLContext:
+    """Return a context that checks the server's certificate and name. Raises OSError when the CA cannot be read."""
+    return ssl.create_default_context(cafile=settings.tls_ca_file)
