@@ -1,0 +1,264 @@
+"""droplet-lab: the lab's command line. Owns arguments, exit codes and what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from controller_sim import screen
+from controller_sim.bus import BusError
+from controller_sim.controller import converge, prepare, read_status
+from controller_sim.convergence import Report
+from controller_sim.lab import Lab, beside
+from controller_sim.lab_state import LabError, existing_labs
+from controller_sim.namespaces import entered
+from controller_sim.substrate import SubstrateError
+from controller_sim.topology_file import TopologyError
+
+EPILOG = """\b
+A first round:
+  droplet-lab up controller_sim/topologies/four_hosts.yaml
+  droplet-lab status
+  droplet-lab exec web-1 -- ping -c 3 10.0.1.3
+  droplet-lab test
+  droplet-lab ctl -- get endpoints
+  droplet-lab down
+"""
+
+
+class Commands(click.Group):
+    """Turns what the lab raises into one message and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except TopologyError as error:
+            raise click.ClickException(f"the topology has {len(error.mistakes)} mistake(s):\n{error}") from None
+        except (LabError, SubstrateError, BusError, OSError, ValueError) as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--name", default="lab", show_default=True, envvar="DROPLET_LAB_NAME", help="Which lab; several can be up."
+)
+@click.pass_context
+def main(ctx: click.Context, name: str) -> None:
+    """Several droplets on this machine: real agents, a real nats-server, a simulated controller.
+
+    Each droplet is a network namespace on a substrate bridge, which is in a namespace of its own; each endpoint is one
+    more. Nothing is made in the root namespace. State is under /run/droplet-lab/NAME until `down`.
+    """
+    ctx.obj = Lab(name, say=lambda text: Console(stderr=True).print(f"[dim]{text}[/]", highlight=False))
+
+
+pass_lab = click.make_pass_decorator(Lab)
+topology_argument = click.argument("topology", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+@main.command()
+@topology_argument
+@click.option(
+    "--timeout", default=60.0, show_default=True, help="Seconds until all hosts must have realized everything."
+)
+@pass_lab
+def up(lab: Lab, topology: Path, timeout: float) -> None:
+    """Build a lab from TOPOLOGY (a YAML file) and wait until every host has realized its documents.
+
+    When anything fails, or on Ctrl-C, all of it is taken down again, and the reason is shown.
+    """
+    report = bring_up(lab, topology.read_text(encoding="utf-8"), str(topology), timeout)
+    screen.console.print(screen.report_table(report))
+
+
+def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
+    """Build a lab, start its agents, publish, and wait; take it down again when that fails."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    lab.up(text, source)
+    try:
+        prepare(lab)
+        for host in lab.topology().droplets:
+            lab.start_agent(host)
+        report = publish(lab, timeout)
+        if not report.converged:
+            raise LabError(_why_not(lab, report))
+    except BaseException:
+        lab.say("taking the lab down again")
+        lab.down()
+        raise
+    return report
+
+
+def publish(lab: Lab, timeout: float) -> Report:
+    """Publish what differs, with live progress."""
+    with screen.progress(len(lab.topology().droplets)) as show:
+        return converge(lab, show, timeout)
+
+
+def _why_not(lab: Lab, report: Report) -> str:
+    more = f"\n... and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
+    lines = ["not everything was realized in time:", *report.problems[:10]]
+    host = report.problems[0].split()[0] if report.problems else ""
+    log = lab.paths.log(host)
+    if host and log.exists():
+        lines.append(f"the log of {host} ends:\n{log.read_text(errors='replace')[-2000:]}")
+    return "\n".join(lines) + more
+
+
+@main.command()
+@topology_argument
+@click.option(
+    "--timeout", default=60.0, show_default=True, help="Seconds until all hosts must have realized everything."
+)
+@pass_lab
+def apply(lab: Lab, topology: Path, timeout: float) -> None:
+    """Make TOPOLOGY the one in force: publish only the documents that differ, and wait until they are realized.
+
+    Endpoints, networks, VPCs and roles can be added, removed and moved. Droplets stay as they were at `up`.
+    """
+    lab.adopt(topology.read_text(encoding="utf-8"), str(topology))
+    prepare(lab)
+    report = publish(lab, timeout)
+    lab.remove_endpoint_namespaces()
+    screen.console.print(screen.report_table(report))
+    if not report.converged:
+        raise LabError(_why_not(lab, report))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@pass_lab
+def status(lab: Lab, as_json: bool) -> None:
+    """Show which processes run, what each host says of itself, and what became of its documents."""
+    found = read_status(lab)
+    if as_json:
+        click.echo(json.dumps(screen.status_data(lab, found), indent=2))
+    else:
+        screen.console.print(screen.status_table(lab, found))
+        for problem in found.report.problems[:20]:
+            screen.console.print(f"[yellow]{problem}[/]", highlight=False)
+
+
+@main.command("exec", context_settings={"ignore_unknown_options": True})
+@click.argument("endpoint")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@pass_lab
+def exec_(lab: Lab, endpoint: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in the network namespace of ENDPOINT (or of a droplet, as droplet:HOST).
+
+    For example: droplet-lab exec web-1 -- ping -c 3 10.0.1.3
+    """
+    topology = lab.topology()
+    kind, _, host = endpoint.partition(":")
+    if kind == "droplet" and host in topology.droplets:
+        namespace = lab.names.droplet(host)
+    else:
+        lab.address(endpoint)
+        namespace = lab.names.endpoint(endpoint)
+    argv = entered(namespace, list(command))
+    os.execvp(argv[0], argv)  # noqa: S606 - a command line of the user's own
+
+
+@main.command("agent")
+@click.argument("what", type=click.Choice(["stop", "start", "kill"]))
+@click.argument("host")
+@pass_lab
+def agent_(lab: Lab, what: str, host: str) -> None:
+    """Stop (SIGTERM), kill (SIGKILL) or start the agent of HOST. Traffic goes on without it."""
+    if what == "start":
+        lab.start_agent(host)
+        return
+    clean = lab.stop_agent(host, signal.SIGTERM if what == "stop" else signal.SIGKILL)
+    if not clean:
+        raise LabError(f"the agent of {host} did not end on SIGTERM and was killed")
+
+
+@main.command("nats")
+@click.argument("what", type=click.Choice(["stop", "start", "kill"]))
+@pass_lab
+def nats_(lab: Lab, what: str) -> None:
+    """Stop, kill or start the lab's nats-server."""
+    if what == "start":
+        lab.start_server()
+    else:
+        lab.stop_server(signal.SIGTERM if what == "stop" else signal.SIGKILL)
+
+
+@main.command()
+@click.argument("host")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows, until Ctrl-C.")
+@pass_lab
+def logs(lab: Lab, host: str, follow: bool) -> None:
+    """Print the log of HOST's agent, or of `nats`."""
+    path = lab.paths.log(host)
+    lab.paths.load()
+    if not path.exists():
+        raise LabError(f"there is no log of {host}; known are {', '.join(lab.topology().droplets)} and nats")
+    with path.open("rb") as file:
+        while True:
+            sys.stdout.buffer.write(file.read())
+            sys.stdout.flush()
+            if not follow:
+                return
+            time.sleep(0.2)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@pass_lab
+def ctl(lab: Lab, arguments: tuple[str, ...]) -> None:
+    """Run dropletctl against this lab, as in: droplet-lab ctl -- get endpoints -o yaml."""
+    lab.paths.load()
+    command = [beside("dropletctl"), "--config", str(lab.paths.control), *arguments]
+    argv = entered(lab.names.fabric, command)
+    os.execvp(argv[0], argv)  # noqa: S606 - a command line of the user's own
+
+
+@main.command("test")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@pass_lab
+def test_(lab: Lab, as_json: bool) -> None:
+    """Let every endpoint talk to every other: who should be reached is, by UDP, TCP and ping, and nobody else is."""
+    from controller_sim.reachability import check_all
+
+    found = check_all(lab)
+    if as_json:
+        click.echo(json.dumps(found.as_data(), indent=2))
+    else:
+        screen.console.print(screen.reachability_table(found))
+    if not found.passed:
+        raise LabError(f"{len(found.failures)} of {found.count} checks failed")
+
+
+@main.command()
+@pass_lab
+def down(lab: Lab) -> None:
+    """Take the lab down: processes, namespaces, pins and files. No error when there is none."""
+    lab.down()
+
+
+@main.command("list")
+def list_() -> None:
+    """List the labs that are up."""
+    for name in existing_labs():
+        click.echo(name)
+
+
+@main.command()
+@click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the lab up, and say what to try (KEEP=1).")
+@pass_lab
+def demo(lab: Lab, keep: bool) -> None:
+    """Show the whole thing in under a minute: four droplets, two tenants, first packets, direct paths, isolation."""
+    from controller_sim.demo import run_demo
+
+    if not run_demo(lab, keep=keep):
+        sys.exit(1)

@@ -1,0 +1,130 @@
+"""Compiles a topology into the documents of every host: who is told what. Pure.
+
+Each host is told the substrate (`substrate`: all droplets); each VPC in which it has an endpoint or a role (`vpc.<id>`,
+with the networks that it needs); its own endpoints (`endpoint.<id>`, one document each, so that nothing else ever
+touches a tenant's interface); and, where it bounces a network, all endpoints of other hosts (`network.<id>.<part>`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2s
+from typing import TypeAlias
+
+from controller_sim import topology as t
+from controller_sim.ipam import Assignment
+from controller_sim.placement import Placement
+from protocol.documents import Attachment, Document, Droplet, Endpoint, Network, Vpc
+
+MAX_ENDPOINTS = 5000
+"""Endpoints of one document: about 450 kB of MessagePack."""
+
+Documents: TypeAlias = dict[str, dict[str, Document]]
+"""Host, document's name, document."""
+
+
+def compile_documents(
+    topology: t.Topology,
+    assignments: Mapping[str, Assignment],
+    placement: Placement,
+    namespace_of: Callable[[str], str],
+    *,
+    max_endpoints: int = MAX_ENDPOINTS,
+) -> Documents:
+    """Return all documents. `namespace_of` says in which network namespace an endpoint's interface appears."""
+    by_network: dict[str, list[Endpoint]] = {name: [] for name in topology.networks}
+    for name, endpoint in topology.endpoints.items():
+        by_network[endpoint.network].append(_endpoint(endpoint, assignments[name]))
+    substrate = Document(droplets=tuple(Droplet(d.name, d.name, d.address) for d in topology.droplets.values()))
+    return {
+        host: {
+            "substrate": substrate,
+            **_host_documents(topology, placement, by_network, host, namespace_of, max_endpoints),
+        }
+        for host in topology.droplets
+    }
+
+
+def _endpoint(endpoint: t.Endpoint, assignment: Assignment) -> Endpoint:
+    return Endpoint(endpoint.name, endpoint.network, endpoint.droplet, (assignment.address,), assignment.mac)
+
+
+def _host_documents(
+    topology: t.Topology,
+    placement: Placement,
+    by_network: Mapping[str, list[Endpoint]],
+    host: str,
+    namespace_of: Callable[[str], str],
+    max_endpoints: int,
+) -> dict[str, Document]:
+    documents: dict[str, Document] = {}
+    for vpc in topology.vpcs.values():
+        known = _networks_known(topology, placement, by_network, host, vpc)
+        if known or host in placement.dividers[vpc.name]:
+            documents[f"vpc.{vpc.name}"] = _vpc_document(vpc, known, placement)
+        for network in known:
+            local = [item for item in by_network[network.name] if item.droplet == host]
+            documents |= _local_documents(local, namespace_of)
+            if host in placement.bouncers[network.name]:
+                remote = [item for item in by_network[network.name] if item.droplet != host]
+                documents |= cut(f"network.{network.name}", remote, max_endpoints)
+    return documents
+
+
+def _networks_known(
+    topology: t.Topology, placement: Placement, by_network: Mapping[str, list[Endpoint]], host: str, vpc: t.Vpc
+) -> list[t.Network]:
+    divides = host in placement.dividers[vpc.name]
+    return [
+        network
+        for network in topology.networks.values()
+        if network.vpc == vpc.name
+        and (
+            divides
+            or host in placement.bouncers[network.name]
+            or any(endpoint.droplet == host for endpoint in by_network[network.name])
+        )
+    ]
+
+
+def _vpc_document(vpc: t.Vpc, networks: Iterable[t.Network], placement: Placement) -> Document:
+    return Document(
+        vpcs=(Vpc(vpc.name, vpc.vni, (vpc.cidr,), placement.dividers[vpc.name]),),
+        networks=tuple(
+            Network(network.name, vpc.name, (network.cidr,), placement.bouncers[network.name]) for network in networks
+        ),
+    )
+
+
+def _local_documents(endpoints: Iterable[Endpoint], namespace_of: Callable[[str], str]) -> dict[str, Document]:
+    return {
+        f"endpoint.{item.id}": Document(
+            endpoints=(
+                Endpoint(
+                    item.id, item.network, item.droplet, item.addresses, item.mac, Attachment(namespace_of(item.id))
+                ),
+            )
+        )
+        for item in endpoints
+    }
+
+
+def cut(name: str, endpoints: Iterable[Endpoint], size: int) -> dict[str, Document]:
+    """Cut endpoints into documents of at most `size`, by the leading bits of each id's hash.
+
+    A part that grows too large splits in two, named by one bit more (`.p0` and `.p1` of `.p`); no other part changes,
+    and adding or removing one endpoint changes one document.
+    """
+    hashed = [(int.from_bytes(blake2s(e.id.encode(), digest_size=8).digest(), "big"), e) for e in endpoints]
+    documents: dict[str, Document] = {}
+    stack = [("", hashed)]
+    while stack:
+        bits, part = stack.pop()
+        if len(part) > size and len(bits) < 63:
+            halves: tuple[list[tuple[int, Endpoint]], ...] = ([], [])
+            for item in part:
+                halves[item[0] >> (63 - len(bits)) & 1].append(item)
+            stack += [(f"{bits}{bit}", half) for bit, half in enumerate(halves)]
+        elif part:
+            documents[f"{name}.p{bits}"] = Document(endpoints=tuple(e for _, e in sorted(part, key=lambda i: i[1].id)))
+    return documents

@@ -1,0 +1,145 @@
+"""The simulated controller at work in a lab: publishes what the topology says and waits until the hosts have it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nats.aio.client import Client
+
+from controller_sim.bus import BusError, ask, connected, ensure_consumers, ensure_streams, read_stream
+from controller_sim.convergence import Report, Watcher, watching
+from controller_sim.lab import Lab
+from controller_sim.lab_state import LabError
+from controller_sim.namespaces import run_coroutine_in
+from controller_sim.publisher import Published, publish_difference
+from protocol import codec, streams, subjects
+from protocol.errors import DocumentError
+from protocol.status import Status
+
+CONVERGE_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a publication is: agents that said that they are there, and documents of this publication."""
+
+    agents: int
+    published: int
+    realized: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def prepare(lab: Lab) -> None:
+    """Make the streams and every host's consumer: before an agent starts, so that it finds them."""
+
+    async def work() -> None:
+        async with connected(access) as client:
+            await ensure_streams(client)
+            await ensure_consumers(client, hosts)
+
+    access, hosts = lab.access(), list(lab.topology().droplets)
+    run_coroutine_in(lab.names.fabric, work)
+
+
+def converge(lab: Lab, on_progress: OnProgress = lambda _: None, timeout: float = CONVERGE_TIMEOUT) -> Report:
+    """Publish what differs, and wait until it is realized; the report says what is not, `timeout` seconds later.
+
+    LabError when an agent ends meanwhile, BusError when the server does not answer.
+    """
+
+    async def work() -> Report:
+        async with connected(access) as client, watching(client) as watcher:
+            work = _Publication(lab, client, watcher, on_progress)
+            return await work.run(timeout)
+
+    access = lab.access()
+    return run_coroutine_in(lab.names.fabric, work)
+
+
+class _Publication:
+    def __init__(self, lab: Lab, client: Client, watcher: Watcher, on_progress: OnProgress) -> None:
+        self.lab = lab
+        self.client = client
+        self.watcher = watcher
+        self.on_progress = on_progress
+        self.agents: set[str] = set()
+        self.published = 0
+
+    async def run(self, patience: float) -> Report:
+        await self.client.subscribe(subjects.status("*"), cb=self._heartbeat)
+        await publish_difference(self.client, self.lab.documents(), self._published)
+        await self.expect_stored()
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if await self.watcher.wait(0.2):
+                break
+            self._tell()
+            self._check_agents()
+        self._tell()
+        return self.watcher.tracker.report()
+
+    async def expect_stored(self) -> None:
+        """Expect also what was published before this: nothing that the stream holds may be unanswered."""
+        stored = await read_stream(self.client, streams.CONFIG_STREAM, streams.CONFIG_SUBJECTS)
+        now = time.monotonic()
+        for message in stored:
+            target = subjects.parse_config(message.subject)
+            removed = streams.is_delete(message.headers, message.body)
+            self.watcher.tracker.expect(Published(*target, message.sequence, removed, now))
+        await self.watcher.catch_up()
+
+    def _published(self, published: Published) -> None:
+        self.published += 1
+        self.watcher.tracker.expect(published)
+        self._tell()
+
+    async def _heartbeat(self, message: object) -> None:
+        self.agents.add(str(getattr(message, "subject", "")).split(".")[2])
+
+    def _tell(self) -> None:
+        self.on_progress(Progress(len(self.agents), len(self.watcher.tracker.expected), self.watcher.tracker.realized))
+
+    def _check_agents(self) -> None:
+        ended = self.lab.ended_agents()
+        if ended:
+            host, log = next(iter(ended.items()))
+            raise LabError(f"the agent of {host} ended; its log ends:\n{log}")
+
+
+@dataclass(frozen=True, slots=True)
+class LabStatus:
+    """A lab at one moment. `heartbeats` holds None for a host that does not answer."""
+
+    server: bool
+    agents: dict[str, bool]
+    heartbeats: dict[str, Status | None]
+    report: Report
+
+
+def read_status(lab: Lab) -> LabStatus:
+    """Return which processes run, what hosts say of themselves, and what became of every document."""
+    hosts = list(lab.topology().droplets)
+
+    async def work() -> tuple[dict[str, Status | None], Report]:
+        async with connected(access) as client:
+            watcher = Watcher(client)
+            publication = _Publication(lab, client, watcher, lambda _: None)
+            await publication.expect_stored()
+            answers = await asyncio.gather(*(_ask_status(client, host) for host in hosts))
+            return dict(zip(hosts, answers, strict=True)), watcher.tracker.report()
+
+    access = lab.access()
+    heartbeats, report = run_coroutine_in(lab.names.fabric, work)
+    return LabStatus(True, {host: lab.agent_runs(host) for host in hosts}, heartbeats, report)
+
+
+async def _ask_status(client: Client, host: str) -> Status | None:
+    try:
+        return codec.decode(await ask(client, host, "status", patience=1.0), Status)
+    except (BusError, DocumentError):
+        return None

@@ -1,0 +1,237 @@
+"""The lab: several hosts on one machine, from a topology to running agents and back to nothing.
+
+Owns the order of things. Each method can be called from a new process: what it needs stands in the lab's state file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from controller_sim import nats_server, processes, substrate
+from controller_sim.bus import Access
+from controller_sim.compiler import Documents, compile_documents
+from controller_sim.ipam import allocate
+from controller_sim.lab_state import (
+    NATS_PORT,
+    LabError,
+    Paths,
+    State,
+    access,
+    agent_settings,
+    control_settings,
+)
+from controller_sim.placement import Placement, place
+from controller_sim.topology import Topology
+from controller_sim.topology_file import parse_topology
+
+Say = Callable[[str], None]
+
+
+class Lab:
+    """One lab by its name. `say` is told of every step."""
+
+    def __init__(self, name: str = "lab", say: Say = lambda _: None) -> None:
+        self.name = name
+        self.paths = Paths(name)
+        self.names = self.paths.names
+        self.say = say
+
+    # What it is made of
+
+    def topology(self) -> Topology:
+        """Return the topology that is in force."""
+        return parse_topology(self.paths.load().topology, f"lab {self.name}")
+
+    def placement(self) -> Placement:
+        """Return who bounces and divides."""
+        return place(self.topology())
+
+    def address(self, endpoint: str) -> str:
+        """Return an endpoint's overlay address; LabError when there is no such endpoint."""
+        assignments = self.paths.load().assignments
+        if endpoint not in assignments:
+            raise LabError(f"no endpoint is called {endpoint!r}; known are {', '.join(sorted(assignments)) or 'none'}")
+        return assignments[endpoint].address
+
+    def access(self) -> Access:
+        """Return how the controller reaches the bus (from inside the fabric's namespace)."""
+        return access(self.paths, self.topology())
+
+    def documents(self) -> Documents:
+        """Return what every host should be told."""
+        topology = self.topology()
+        return compile_documents(topology, self.paths.load().assignments, place(topology), self.names.endpoint)
+
+    # Up
+
+    def up(self, text: str, source: str = "topology") -> None:
+        """Build everything but the documents: namespaces, server, agents; on failure take it down again.
+
+        Raises TopologyError, LabError or SubstrateError.
+        """
+        topology = parse_topology(text, source)
+        if os.geteuid() != 0:
+            raise LabError("the lab makes network namespaces and loads BPF programs: run it as root")
+        if self.paths.directory.exists() or self.names.existing():
+            raise LabError(f"a lab called {self.name} is there already: take it down, or use another --name")
+        try:
+            self._build(topology, text)
+        except BaseException:
+            self.down()
+            raise
+
+    def _build(self, topology: Topology, text: str) -> None:
+        assignments = allocate(topology)
+        for directory in ("logs", "agents", "hosts", "cache"):
+            (self.paths.directory / directory).mkdir(parents=True, mode=0o700)
+        self.paths.save(State(text, assignments))
+        self.say(f"substrate {topology.substrate.cidr}, {len(topology.droplets)} droplets")
+        substrate.build(self.names, topology)
+        self.add_endpoint_namespaces(topology)
+        nats_server.configure(self.paths.server, topology.substrate.server, NATS_PORT, list(topology.droplets))
+        nats_server.write_private(self.paths.control, control_settings(self.paths, topology).encode())
+        for host in topology.droplets:
+            nats_server.write_private(self.paths.settings(host), agent_settings(self.paths, topology, host).encode())
+        self.start_server()
+
+    def add_endpoint_namespaces(self, topology: Topology) -> None:
+        """Make the namespaces of all endpoints that have none yet."""
+        for endpoint in topology.endpoints:
+            substrate.add_endpoint(self.names, endpoint)
+
+    def adopt(self, text: str, source: str = "topology") -> Topology:
+        """Take another topology as the one in force; its endpoints get namespaces. Nothing is published yet.
+
+        TopologyError when it is none, LabError when it changes droplets or the substrate, which are wires.
+        """
+        topology = parse_topology(text, source)
+        state = self.paths.load()
+        before = self.topology()
+        if topology.droplets != before.droplets or topology.substrate != before.substrate:
+            raise LabError("droplets and substrate stay as they were at `up`: take the lab down to change them")
+        state.assignments = allocate(topology, state.assignments)
+        state.topology = text
+        self.add_endpoint_namespaces(topology)
+        self.paths.save(state)
+        return topology
+
+    def remove_endpoint_namespaces(self) -> list[str]:
+        """Remove the namespaces of endpoints that are no more; return the endpoints' names."""
+        start = self.names.endpoint("")
+        wanted = {self.names.endpoint(name) for name in self.topology().endpoints}
+        gone = [n for n in self.names.existing() if n.startswith(start) and n not in wanted]
+        for namespace in gone:
+            self._end_processes_in(namespace)
+            substrate.remove(namespace)
+        return [namespace.removeprefix(start) for namespace in gone]
+
+    # The server
+
+    def start_server(self) -> None:
+        """Start the NATS server and wait until it answers; no error when it runs."""
+        state, topology = self.paths.load(), self.topology()
+        if state.server is not None and processes.is_alive(state.server):
+            return
+        command = nats_server.command(self.paths.server)
+        state.server = processes.start(self.names.fabric, command, self.paths.log("nats"))
+        self.paths.save(state)
+        if not nats_server.wait_until_listening(self.names.fabric, topology.substrate.server, NATS_PORT):
+            raise LabError(f"nats-server does not answer; its log ends:\n{processes.tail(self.paths.log('nats'))}")
+        self.say(f"nats-server {topology.substrate.server}:{NATS_PORT}")
+
+    def stop_server(self, number: int = signal.SIGTERM) -> None:
+        """End the server; SIGKILL as `number` is a crash."""
+        server = self.paths.load().server
+        if server is not None:
+            processes.stop(server, number)
+
+    # The agents
+
+    def start_agent(self, host: str) -> None:
+        """Start a host's agent; no error when it runs."""
+        self._check_host(host)
+        state = self.paths.load()
+        if host in state.agents and processes.is_alive(state.agents[host]):
+            return
+        command = [agent_program(), "--config", str(self.paths.settings(host))]
+        state.agents[host] = processes.start(self.names.droplet(host), command, self.paths.log(host))
+        self.paths.save(state)
+
+    def stop_agent(self, host: str, number: int = signal.SIGTERM) -> bool:
+        """End a host's agent; return whether it ended by that signal, not by a second one."""
+        self._check_host(host)
+        process = self.paths.load().agents.get(host)
+        return process is None or processes.stop(process, number)
+
+    def agent_runs(self, host: str) -> bool:
+        """Say whether a host's agent runs."""
+        process = self.paths.load().agents.get(host)
+        return process is not None and processes.is_alive(process)
+
+    def ended_agents(self) -> dict[str, str]:
+        """Return the agents that were started and run no more, each with the end of its log."""
+        state = self.paths.load()
+        return {
+            host: processes.tail(self.paths.log(host))
+            for host, process in state.agents.items()
+            if not processes.is_alive(process)
+        }
+
+    def _check_host(self, host: str) -> None:
+        known = self.topology().droplets
+        if host not in known:
+            raise LabError(f"no droplet is called {host!r}; known are {', '.join(known)}")
+
+    # Down
+
+    def down(self) -> None:
+        """Remove everything, as far as it is there: processes, namespaces, pins, files."""
+        with contextlib.suppress(LabError):
+            state = self.paths.load()
+            for process in state.agents.values():
+                self._signal(process)
+            for process in (*state.agents.values(), *([state.server] if state.server else [])):
+                processes.stop(process, signal.SIGTERM, 5)
+        for namespace in self.names.existing():
+            self._end_processes_in(namespace)
+        for namespace in self.names.existing():
+            substrate.remove(namespace)
+        self._remove_pins()
+        shutil.rmtree(self.paths.directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.paths.directory.parent.rmdir()
+
+    def _signal(self, process: processes.Process) -> None:
+        """Tell all agents at once, so that they end at the same time."""
+        if processes.is_alive(process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)
+
+    def _end_processes_in(self, namespace: str) -> None:
+        for pid in substrate.pids_in(namespace):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _remove_pins(self) -> None:
+        """Remove this lab's pins by the names of its hosts, known by the settings that were written for them."""
+        for settings in (self.paths.directory / "agents").glob("*.toml"):
+            shutil.rmtree(self.paths.pins(settings.stem), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.paths.pins("any").parent.rmdir()
+
+
+def agent_program() -> str:
+    """Return the path of droplet-agent beside this Python, or the one on PATH."""
+    return beside("droplet-agent")
+
+
+def beside(program: str) -> str:
+    """Return a program of this project's, installed beside this Python, or the one on PATH."""
+    path = Path(sys.executable).parent / program
+    return str(path) if path.exists() else program

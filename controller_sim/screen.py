@@ -1,0 +1,118 @@
+"""What the lab shows: tables and live progress by rich, and the same as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from controller_sim import controller
+from controller_sim.convergence import Report
+from controller_sim.lab import Lab
+
+if TYPE_CHECKING:
+    from controller_sim.reachability import Reachability
+
+console = Console()
+
+
+@contextmanager
+def progress(hosts: int) -> Iterator[Callable[[controller.Progress], None]]:
+    """Show bars while a publication goes on; what is yielded is told how far it is."""
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bars:
+        agents = bars.add_task("agents up", total=hosts)
+        published = bars.add_task("documents published", total=None)
+        realized = bars.add_task("documents realized", total=None)
+
+        def show(now: controller.Progress) -> None:
+            bars.update(agents, completed=now.agents)
+            bars.update(published, completed=now.published, total=now.published)
+            bars.update(realized, completed=now.realized, total=now.published)
+
+        yield show
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.1f} ms"
+
+
+def report_table(report: Report) -> Table:
+    """Return the convergence of every host."""
+    table = Table(title="Documents by host", title_justify="left")
+    for column in ("host", "documents", "realized", "pending", "rejected", "failed", "unanswered", "p50", "p99"):
+        table.add_column(column, justify="left" if column == "host" else "right")
+    for host, found in report.hosts.items():
+        counts = (found.documents, found.realized, found.pending, found.rejected, found.failed, found.unanswered)
+        table.add_row(host, *(str(count) for count in counts), _milliseconds(found.p50), _milliseconds(found.p99))
+    return table
+
+
+def status_table(lab: Lab, found: controller.LabStatus) -> Table:
+    """Return the state of every host."""
+    table = Table(title=f"Lab {lab.name}", title_justify="left")
+    for column in (
+        "host",
+        "agent",
+        "state",
+        "address",
+        "attach",
+        "documents",
+        "realized",
+        "endpoints",
+        "local",
+        "memory",
+    ):
+        table.add_column(column)
+    for host, runs in found.agents.items():
+        status, documents = found.heartbeats[host], found.report.hosts.get(host)
+        counted = (str(documents.documents), str(documents.realized)) if documents else ("0", "0")
+        agent = "[green]runs[/]" if runs else "[red]stopped[/]"
+        if status is None:
+            table.add_row(host, agent, "[red]no answer[/]", "", "", *counted, "", "", "")
+            continue
+        table.add_row(
+            host,
+            agent,
+            str(status.state),
+            status.address,
+            status.attach_mode,
+            *counted,
+            str(status.objects.endpoints),
+            str(status.objects.local_endpoints),
+            f"{status.memory_bytes / 2**20:.0f} MiB",
+        )
+    return table
+
+
+def status_data(lab: Lab, found: controller.LabStatus) -> dict[str, Any]:
+    """Return the state of every host as plain data."""
+    return {
+        "lab": lab.name,
+        "agents": found.agents,
+        "heartbeats": {
+            host: None if status is None else msgspec.to_builtins(status) for host, status in found.heartbeats.items()
+        },
+        "report": found.report.as_data(),
+    }
+
+
+def reachability_table(found: Reachability) -> Table:
+    """Return one row per source, one column per destination."""
+    table = Table(title="Who reaches whom (row sends)", title_justify="left")
+    table.add_column("")
+    for name in found.endpoints:
+        table.add_column(name, justify="center")
+    for source in found.endpoints:
+        table.add_row(source, *(found.cell(source, destination) for destination in found.endpoints))
+    return table
