@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 packages=(python3-bpfcc libc6-dev linux-libc-dev iproute2 ethtool iputils-ping python3-venv)
 venv=.venv
 stamp=$venv/.setup
-want=$(cat requirements.lock pyproject.toml tools/setup.sh | sha256sum | cut -d' ' -f1)
+want=$({ sed '/^\[tool.ruff\]/,$d' pyproject.toml; cat requirements.lock tools/setup.sh; } | sha256sum | cut -d' ' -f1)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -26,8 +26,8 @@ fi
 echo "setup: building $venv from requirements.lock"
 rm -rf "$venv"
 python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-"$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+"$venv/bin/pip" install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+"$venv/bin/pip" install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 
 # bcc is not on PyPI: show the virtualenv the distribution's package, and that one alone.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')

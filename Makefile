@@ -1,0 +1,72 @@
+# `make help` lists the targets. Everything but `setup` runs what `setup` made; `setup` does nothing twice.
+SHELL := /bin/bash
+python := .venv/bin/python
+c_files = $(wildcard bpf/*.c bpf/*.h bench/programs/*.c bench/programs/*.h)
+python_rooms := protocol agent controller_sim bench tests tools
+pytest := $(python) -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test quality lint types generated unit states bpf netns system bench format generate lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## Install what is needed: system packages, a locked virtualenv (asks nothing, does nothing twice)
+	@tools/setup.sh
+
+demo: setup ## Show the whole thing on this machine: four droplets, two tenants (KEEP=1 leaves it up)
+	@.venv/bin/droplet-lab demo
+
+test: quality unit states bpf netns system ## Set up, check and test everything (needs root)
+
+quality: lint types generated ## Check style, types and generated files
+
+lint: setup ## Check style: ruff, clang-format, codespell
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/clang-format --dry-run --Werror $(c_files)
+	@.venv/bin/codespell
+
+types: setup ## Check types: mypy, strict
+	@.venv/bin/mypy
+
+generated: setup ## Check that generated files are fresh: drop reasons, AsyncAPI
+	@$(python) tools/generate_outcomes.py --check
+	@$(python) -m protocol.asyncapi | diff -u docs/asyncapi.yaml - || { echo "docs/asyncapi.yaml is stale: make generate"; exit 1; }
+
+unit: setup ## Test the pure parts (no root)
+	@$(pytest) tests/unit
+
+states: setup ## Test whole-world states in every order (no root)
+	@$(pytest) tests/states
+
+bpf: setup ## Test the compiled programs packet by packet (root)
+	@$(pytest) tests/bpf
+
+netns: setup ## Test the kernel's edge in network namespaces (root)
+	@$(pytest) tests/netns
+
+system: setup ## Test agents, controller and nats-server together (root)
+	@$(pytest) tests/system
+
+bench: setup ## Measure beside kernel VXLAN and bare programs (root; BENCH="--quick --json FILE")
+	@$(python) -m bench $(BENCH)
+
+format: setup ## Write the style that `lint` checks
+	@.venv/bin/ruff check --fix --quiet . || true
+	@.venv/bin/ruff format .
+	@.venv/bin/clang-format -i $(c_files)
+
+generate: setup ## Write the generated files
+	@$(python) tools/generate_outcomes.py
+	@$(python) -m protocol.asyncapi > docs/asyncapi.yaml
+
+lock: setup ## Write the lock files anew from pyproject.toml
+	@$(python) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv
+	@.venv/lock/bin/uv pip compile -q pyproject.toml --extra lab --extra dev --generate-hashes --no-emit-index-url \
+		--no-header --python-version 3.11 -o requirements.lock
+	@.venv/lock/bin/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --no-header \
+		--python-version 3.11 -c requirements.lock -o requirements-agent.lock
+
+clean: ## Remove what was built here
+	@rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
