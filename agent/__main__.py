@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from agent import __version__
+from agent.applier import InterfaceReplacedError
 from agent.daemon import kernel_config, serve
 from agent.datapath.compiler import CompileError
 from agent.datapath.host_check import check_host
@@ -73,7 +74,7 @@ def _run(job: Coroutine[Any, Any, None]) -> None:
     """Run to the end; an error that the host or its operator can mend is one line."""
     try:
         asyncio.run(job)
-    except (StoreError, ObservationError, CompileError) as error:
+    except (StoreError, ObservationError, CompileError, InterfaceReplacedError) as error:
         _end(FAILURE, str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

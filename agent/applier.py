@@ -6,6 +6,7 @@ Owns the order of these steps and nothing else. What is decided, `agent.core` de
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from structlog.typing import FilteringBoundLogger
@@ -31,6 +32,10 @@ from protocol.documents import Droplet
 
 Tell = Callable[[Verdict], None]
 TellRepair = Callable[[Sequence[str]], None]
+
+
+class InterfaceReplacedError(RuntimeError):
+    """The droplet's interface is another one than at the start: only a new start can serve it."""
 
 
 def here_of(settings: Settings, interface: ObservedInterface) -> Here:
@@ -161,7 +166,10 @@ class Applier:
 
     async def _look_at_interface(self) -> None:
         """Take in what the droplet's interface looks like now, and what follows from that."""
-        self.desired.set_here(here_of(self._settings, await self._kernel.interface()))
+        here = here_of(self._settings, await self._kernel.interface())
+        if here.ifindex != self.desired.world.here.ifindex:
+            raise InterfaceReplacedError(f"interface {self._settings.interface} was replaced by another of that name")
+        self.desired.set_here(here)
         await self._settle(set())
 
     async def _compare(self) -> list[Action]:
@@ -220,11 +228,19 @@ class Applier:
 
     async def _prove_attached(self) -> None:
         """See that transit XDP is where the maps are used: only then is anything realized."""
-        if self.desired.world.own_droplets() and not (await self._kernel.interface()).transit:
-            failures = await self._kernel.executor.run([AttachTransit(self.desired.world.here.ifindex)])
-            owner = self.desired.documents.claims.owner("droplet", self.desired.world.own_droplets()[0].id)
-            if failures and owner is not None:
-                self.desired.documents.fail(owner, tuple(told(failure) for failure in failures))
+        own = self.desired.world.own_droplets()
+        owner = self.desired.documents.claims.owner("droplet", own[0].id) if own else None
+        if owner is None:
+            return
+        attach = AttachTransit(self.desired.world.here.ifindex)
+        try:
+            if (await self._kernel.interface()).transit:
+                return
+            failures = await self._kernel.executor.run([attach])
+        except OSError as error:
+            failures = [Failure(attach, error.errno or errno.EIO, f"interface {self._settings.interface}", str(error))]
+        if failures:
+            self.desired.documents.fail(owner, tuple(told(failure) for failure in failures))
 
     def _watch_neighbours(self) -> None:
         """Have the next hops of all droplets followed; before the snapshot also those that were there at the start."""

@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from agent import __version__
 from agent.answers import Answers
-from agent.applier import Applier
+from agent.applier import Applier, InterfaceReplacedError
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
@@ -117,6 +117,8 @@ class Daemon:
             await asyncio.sleep(seconds)
             try:
                 await job()
+            except InterfaceReplacedError:
+                raise
             except Exception:
                 self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
 

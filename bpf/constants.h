@@ -6,8 +6,8 @@
 
 #define NEW_TTL		   64
 #define MAX_BOUNCES	   4 /* ends a loop between bouncers whose maps disagree */
-#define DIRECT_LIFETIME_NS 10000000000ULL
-#define DIRECT_RENEW_NS	   1000000000ULL /* a path in use is written once in this time, not at every packet */
+#define DIRECT_LIFETIME_NS 10000000000LL
+#define DIRECT_RENEW_NS	   1000000000LL /* a path in use is written once in this time, not at every packet */
 
 #define EPHEMERAL_FIRST 49152 /* source ports of tunnels: 49152 to 65535 (RFC 8926 section 3.3, RFC 6335) */
 #define EPHEMERAL_MASK	16383

@@ -26,7 +26,7 @@ static __always_inline enum outcome learn(const struct local_droplet *local, con
 	struct direct_path *path = direct.lookup(from);
 	__u64 now = bpf_ktime_get_coarse_ns();
 
-	if (path && same_address(&path->host, &tunnel->origin) && now - path->confirmed_ns < DIRECT_RENEW_NS)
+	if (path && same_address(&path->host, &tunnel->origin) && age_of(path, now) < DIRECT_RENEW_NS)
 		return GO_ON;
 	return learn_new(local, tunnel, from, now);
 }

@@ -17,6 +17,7 @@
 #include "geneve.h"
 #include "encapsulate.h"
 #include "route.h"
+#include "direct.h"
 #include "gateway.h"
 
 static __always_inline __be16 tunnel_port(void)
@@ -92,7 +93,7 @@ static __always_inline bool find_direct(struct overlay_key *to, struct address *
 {
 	struct direct_path *path = direct.lookup(to);
 
-	if (!path || bpf_ktime_get_coarse_ns() - path->confirmed_ns >= DIRECT_LIFETIME_NS)
+	if (!path || age_of(path, bpf_ktime_get_coarse_ns()) >= DIRECT_LIFETIME_NS)
 		return false;
 	*host = path->host;
 	return true;

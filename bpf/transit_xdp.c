@@ -17,6 +17,7 @@
 #include "geneve.h"
 #include "encapsulate.h"
 #include "route.h"
+#include "direct.h"
 #include "learn.h"
 #include "deliver.h"
 

@@ -114,6 +114,10 @@ async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix
             flush_timeout=CONNECT_TIMEOUT,
             **options,
         )
+    except TimeoutError:
+        await connection.close()
+        hint = "; a tls:// server has to begin with TLS" if is_tls(server) else ""
+        raise ConnectionError(f"no answer in time{hint}") from None
     except BaseException:
         await connection.close()
         raise

@@ -83,6 +83,14 @@ class DocumentLog:
         self.in_snapshot = True
         return True
 
+    def begin_failed(self) -> None:
+        """Have the snapshot begin again on the next connection: the handler could not begin it."""
+        self._created = ""
+
+    def complete_failed(self) -> None:
+        """Have the snapshot completed again on the next connection: the handler could not take it."""
+        self.in_snapshot = True
+
     def is_known(self, created: str) -> bool:
         """Say whether this consumer is the one that the deliveries so far came from."""
         return created == self._created
@@ -112,6 +120,11 @@ class DocumentLog:
 
     def taken(self, batch: Batch) -> bool:
         """Take note that the handler took a batch; say whether that completed the snapshot."""
+        self.remember(batch)
+        return self._complete(caught_up=batch.caught_up)
+
+    def remember(self, batch: Batch) -> None:
+        """Take note that the handler took a batch, and leave the snapshot's completion to the next connection."""
         self._idle = 0
         self._last = max(self._last, batch.last)
         for delivery in batch.deliveries:
@@ -120,7 +133,6 @@ class DocumentLog:
                 self._removed.add(delivery.document)
             else:
                 self._removed.discard(delivery.document)
-        return self._complete(caught_up=batch.caught_up)
 
     def nothing_waits(self) -> bool:
         """Take note that a reset found nothing to deliver; say whether that completed the snapshot."""

@@ -14,6 +14,10 @@ from enum import Enum, auto
 import msgspec
 
 BATCH = 256
+MAX_WANTED = BATCH
+"""Messages on their way to which one more request may be added: the server always has one to serve."""
+MAX_WAITING = 2 * BATCH
+"""Messages read and not handled, above which nothing more is asked for."""
 MAX_BYTES = 8 << 20
 """Bytes of messages that one request may bring; one message has at most 1 MiB."""
 EXPIRES = 30.0
@@ -67,7 +71,7 @@ class PullMachine:
         if self._requests and now - self._last_heard > SILENCE:
             self._requests.clear()
             self._silences += 1
-        if waiting >= BATCH or self.wanted > BATCH // 2:
+        if waiting >= MAX_WAITING or self.wanted > MAX_WANTED:
             return None
         if not self._requests:
             self._last_heard = now

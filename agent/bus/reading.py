@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -22,6 +22,21 @@ WAIT_FOR_CONSUMER = 0.5
 """Seconds between attempts to find the consumer that the controller makes."""
 MAX_DELIVERIES = 1024
 """Messages that the handler gets at a time."""
+
+
+async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[], None] | None = None) -> None:
+    """Await a call of the handler to its end, also when the connection is lost meanwhile: nothing is half applied.
+
+    `done_late` is called when the call ended well after it was to be cancelled.
+    """
+    task = asyncio.create_task(call)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None and done_late is not None:
+            done_late()
+        raise
 
 
 class Taker(Protocol):
@@ -81,7 +96,11 @@ class Reading:
         self._heartbeats = 0
         if self._documents.begin(reply.created):
             self._log.info("snapshot begins", messages=reply.num_pending)
-            await self._taker.begin_snapshot()
+            try:
+                await uninterrupted(self._taker.begin_snapshot())
+            except Exception:
+                self._documents.begin_failed()
+                raise
         if reply.num_pending == 0 and self._documents.nothing_waits():
             await self._complete()
 
@@ -126,8 +145,8 @@ class Reading:
         await asyncio.sleep(WAIT_FOR_CONSUMER)
 
     def _ask_for_more(self) -> None:
-        number = self._machine.next_request(time.monotonic(), len(self._messages))
-        if number is not None:
+        now = time.monotonic()
+        while (number := self._machine.next_request(now, len(self._messages))) is not None:
             reply = f"{self._inbox}.{self._round}.{number}".encode()
             self._connection.post([publish_command(self._next, self._request, reply)])
 
@@ -138,7 +157,7 @@ class Reading:
             self._log.warning("message refused: its subject names no document of this host", subject=subject)
         self._ask_for_more()
         if batch.deliveries:
-            await self._taker.deliver(batch.deliveries)
+            await uninterrupted(self._taker.deliver(batch.deliveries), lambda: self._documents.remember(batch))
         self._connection.post(publish_command(reply, body) for reply, body in batch.answers)
         self._heartbeats = 0
         if self._documents.taken(batch):
@@ -146,7 +165,11 @@ class Reading:
 
     async def _complete(self) -> None:
         self._log.info("snapshot complete")
-        await self._taker.snapshot_complete()
+        try:
+            await uninterrupted(self._taker.snapshot_complete())
+        except Exception:
+            self._documents.complete_failed()
+            raise
 
     def _on_message(self, subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> None:
         now = time.monotonic()

@@ -24,14 +24,18 @@ class Conflict(NamedTuple):
     owner: str
 
 
-def keys(document: Document) -> Iterator[tuple[str, str, str]]:
+def keys(document: Document, host: str) -> Iterator[tuple[str, str, str]]:
     """Yield (path, space, key) for everything in a document that only one document may have.
+
+    The droplet of the agent's own `host` is one more such thing: an agent serves one interface.
 
     An endpoint's address is claimed within its network: networks of one VPC do not overlap, so that is within the VPC.
     """
     for index, droplet in enumerate(document.droplets):
         yield f"droplets[{index}].id", "droplet", droplet.id
         yield f"droplets[{index}].address", "substrate address", droplet.address
+        if droplet.host == host:
+            yield f"droplets[{index}].host", "droplet of host", host
     for index, vpc in enumerate(document.vpcs):
         yield f"vpcs[{index}].id", "vpc", vpc.id
         yield f"vpcs[{index}].vni", "vni", str(vpc.vni)
@@ -46,7 +50,9 @@ def keys(document: Document) -> Iterator[tuple[str, str, str]]:
 class Claims:
     """All claims, by space and key. A contested key has further claimants, in the order in which they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
+        """Start without claims; `host` is the agent's own."""
+        self._host = host
         self._owners: dict[str, dict[str, Claim]] = {}
         self._contenders: dict[tuple[str, str], list[Claim]] = {}
 
@@ -65,14 +71,21 @@ class Claims:
         claim = self._owners.get(space, {}).get(key)
         return claim.since if claim else 0
 
-    def add(self, claim: Claim, document: Document) -> None:
-        """Claim everything that a document lists. What the same document has claimed before keeps its older date."""
-        for space, wanted in _by_space(document).items():
+    def add(self, claim: Claim, document: Document) -> set[str]:
+        """Claim everything that a document lists; return the documents that own less now.
+
+        What the same document has claimed before keeps its older date.
+        """
+        displaced: set[str] = set()
+        for space, wanted in _by_space(document, self._host).items():
             owners = self._owners.setdefault(space, {})
             for key in wanted:
                 owner = owners.setdefault(key, claim)
                 if owner is not claim and owner.document != claim.document:
                     self._contend(space, key, owner, claim)
+                    if owners[key] is not owner:
+                        displaced.add(owner.document)
+        return displaced
 
     def _contend(self, space: str, key: str, owner: Claim, claim: Claim) -> None:
         contenders = self._contenders.setdefault((space, key), [])
@@ -84,9 +97,9 @@ class Claims:
 
     def drop(self, name: str, dropped: Document, kept: Iterable[Document]) -> set[str]:
         """Give up what `dropped` lists and `kept` does not; return the documents that may own something now."""
-        still = [_by_space(document) for document in kept]
+        still = [_by_space(document, self._host) for document in kept]
         heirs: set[str] = set()
-        for space, given in _by_space(dropped).items():
+        for space, given in _by_space(dropped, self._host).items():
             remaining = set().union(*(spaces.get(space, ()) for spaces in still)) if still else set()
             for key in given:
                 if key not in remaining:
@@ -97,7 +110,7 @@ class Claims:
         owners = self._owners[space]
         contenders = self._contenders.get((space, key))
         if contenders is None:
-            if owners[key].document == name:
+            if key in owners and owners[key].document == name:
                 del owners[key]
             return set()
         remaining = [claim for claim in (owners[key], *contenders) if claim.document != name]
@@ -113,19 +126,20 @@ class Claims:
         if not self._contenders:
             return []
         found = []
-        for path, space, key in keys(document):
+        for path, space, key in keys(document, self._host):
             owner = self.owner(space, key)
             if owner is not None and owner != name:
                 found.append(Conflict(path, f"{space} {key}", owner))
         return found
 
 
-def _by_space(document: Document) -> dict[str, list[str]]:
+def _by_space(document: Document, host: str) -> dict[str, list[str]]:
     """Return the keys of a document without their paths: this runs for every endpoint of every document."""
     spaces: dict[str, list[str]] = {}
     if document.droplets:
         spaces["droplet"] = [droplet.id for droplet in document.droplets]
         spaces["substrate address"] = [droplet.address for droplet in document.droplets]
+        spaces["droplet of host"] = [host for droplet in document.droplets if droplet.host == host]
     if document.vpcs:
         spaces["vpc"] = [vpc.id for vpc in document.vpcs]
         spaces["vni"] = [str(vpc.vni) for vpc in document.vpcs]

@@ -33,7 +33,7 @@ class Desired:
 
     def __init__(self, here: Here, slots: dict[str, int] | None = None) -> None:
         """Start without documents; `slots` are those of the endpoints that the kernel was seen to have."""
-        self.documents = Registry()
+        self.documents = Registry(here.host)
         self.world = World(here=here, slots=slots or {})
         """What references resolve to now."""
         self.endpoints = 0

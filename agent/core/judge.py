@@ -9,7 +9,7 @@ from typing import NamedTuple
 from agent.core.world import World
 from protocol.acknowledgements import Reference
 from protocol.addresses import Cidr, contains, first_host, parse_address, parse_cidr, within
-from protocol.documents import Document, Network
+from protocol.documents import Document, Droplet, Network
 from protocol.errors import ErrorCode, FieldError
 
 
@@ -42,12 +42,13 @@ def judge(document: Document, needed: frozenset[Reference], world: World) -> Jud
 
 
 def _droplet_errors(document: Document, world: World) -> Iterator[FieldError]:
-    own = world.own_droplets() if document.droplets else []
+    own: Droplet | None = None
     for index, droplet in enumerate(document.droplets):
         if droplet.host != world.here.host:
             continue
-        if droplet != own[0]:
-            message = f"host {droplet.host} has droplet {own[0].id!r} already; this agent serves one interface"
+        own = own or droplet
+        if droplet is not own:
+            message = f"host {droplet.host} has droplet {own.id!r} already; this agent serves one interface"
             yield FieldError(f"droplets[{index}].host", ErrorCode.DUPLICATE, message)
         elif parse_address(droplet.address) not in world.here.addresses:
             message = f"the droplet's interface does not have {droplet.address}: add it, or mend the document"

@@ -18,7 +18,7 @@ from agent.core.actions import (
     PutEntries,
     Veth,
 )
-from agent.core.layout import LOCAL_DROPLET, U32, MapName
+from agent.core.layout import INTERFACE, LOCAL_DROPLET, OVERLAY_KEY, U32, MapName
 from agent.core.observed import Observed, ObservedVeth
 from agent.core.realize import Entries, Realization
 from protocol.addresses import format_mac
@@ -47,6 +47,7 @@ def plan_change(before: Realization, after: Realization) -> list[Action]:
         *_attach(before.transit, after.transit),
         *(EnsureVeth(veth) for veth in sorted(changed, key=lambda veth: veth.endpoint)),
         *_puts(_AFTER_VETHS, after.entries, before.entries),
+        *_forget_direct(before, after),
         *_deletes(_AFTER_VETHS, before.entries, after.entries),
         *(DeleteVeth(id_, gone[id_].ifindex) for id_ in sorted(gone)),
         *_detach(before.transit, after.transit),
@@ -80,6 +81,8 @@ def additions(actions: Iterable[Action]) -> list[Action]:
 
 def _removes(action: Action) -> bool:
     match action:
+        case DeleteEntries(MapName.DIRECT, _):
+            return False
         case DeleteEntries() | DeleteVeth() | DetachTransit():
             return True
         case PutEntries(MapName.LOCAL_DROPLET, ((_, value),)):
@@ -142,6 +145,19 @@ def _deletes(maps: Iterable[MapName], present: Entries, wanted: Entries) -> list
         elif keys:
             actions.append(DeleteEntries(name, keys))
     return actions
+
+
+def _forget_direct(before: Realization, after: Realization) -> list[Action]:
+    """Return the removal of learnt paths to endpoints that moved, went, or are on this host from now on."""
+    had, have = before.entries.get(MapName.ENDPOINTS, _EMPTY), after.entries.get(MapName.ENDPOINTS, _EMPTY)
+    moved = {key for key, value in had.items() if have.get(key) != value}
+    arrived = {
+        OVERLAY_KEY.pack(*INTERFACE.unpack(value)[:2])
+        for key, value in after.entries.get(MapName.INTERFACES, _EMPTY).items()
+        if key not in before.entries.get(MapName.INTERFACES, _EMPTY)
+    }
+    keys = tuple(sorted(moved | arrived))
+    return [DeleteEntries(MapName.DIRECT, keys)] if keys else []
 
 
 def _attach(before: int | None, after: int | None) -> list[Action]:

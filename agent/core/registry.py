@@ -78,14 +78,18 @@ class Entry:
 class Registry:
     """All documents, and the indexes over them."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
+        """Start without documents; `host` is the agent's own."""
         self.entries: dict[str, Entry] = {}
-        self.claims = Claims()
+        self.claims = Claims(host)
         self._touched: dict[str, Document | None] = {}
         self._interested: dict[Reference, set[str]] = {}
 
-    def put(self, name: str, revision: int, body: bytes) -> bool:
-        """Take in a revision; return whether it is news. A wrong body is a verdict, not an error."""
+    def put(self, name: str, revision: int, body: bytes, since: int | None = None) -> bool:
+        """Take in a revision; return whether it is news. A wrong body is a verdict, not an error.
+
+        `since` dates its claims, where that is not the revision itself.
+        """
         entry = self.entries.setdefault(name, Entry())
         if revision <= entry.newest:
             return False
@@ -99,12 +103,16 @@ class Registry:
             entry.judgement = Judgement(errors=tuple(error.errors))
         else:
             held = Held(revision, body, needs(document), bool(provides(document)), len(document.endpoints))
+            self._claim(Claim(name, revision if since is None else since), document, held.needs)
             self._supersede(name, entry, revision, held, document)
         return True
 
     def restore(self, name: str, revision: int, body: bytes) -> None:
-        """Take in a revision that the kernel took whole before: later failures do not withdraw it."""
-        if self.put(name, revision, body):
+        """Take in a revision that the kernel took whole before: later failures do not withdraw it.
+
+        Its claims come before all that the bus tells after this: whoever owned an object goes on owning it.
+        """
+        if self.put(name, revision, body, since=0):
             self.entries[name].good = self.entries[name].latest
 
     def remove(self, name: str, revision: int) -> bool:
@@ -181,14 +189,16 @@ class Registry:
         old = entry.latest
         entry.newest, entry.latest, entry.removed = revision, held, False
         entry.held_back, entry.judgement, entry.failures = False, SOUND, ()
-        if document is not None and held is not None:
-            self.claims.add(Claim(name, revision), document)
-            for reference in held.needs:
-                self._interested.setdefault(reference, set()).add(name)
         if old is not None and old is not entry.good:
             self._drop_claims(name, old.document(), [kept.document() for kept in entry.kept()])
             self._lose_interest(name, old.needs, entry)
         self._touched[name] = document
+
+    def _claim(self, claim: Claim, document: Document, needed: Iterable[Reference]) -> None:
+        for loser in self.claims.add(claim, document):
+            self._touched.setdefault(loser, None)
+        for reference in needed:
+            self._interested.setdefault(reference, set()).add(claim.document)
 
     def _drop_claims(self, name: str, dropped: Document, kept: Iterable[Document]) -> None:
         for heir in self.claims.drop(name, dropped, kept):
@@ -196,10 +206,10 @@ class Registry:
 
     def _lose_interest(self, name: str, old: frozenset[Reference], entry: Entry) -> None:
         for reference in old.difference(*(held.needs for held in entry.kept())):
-            documents = self._interested[reference]
+            documents = self._interested.get(reference, set())
             documents.discard(name)
             if not documents:
-                del self._interested[reference]
+                self._interested.pop(reference, None)
 
     def interested(self, references: Iterable[Reference]) -> set[str]:
         """Return the documents that refer to any of some objects."""
@@ -240,7 +250,7 @@ class Registry:
             state = State.FAILED
         return Verdict(
             name,
-            entry.newest,
+            entry.newest or in_force,  # 0 while a replay has not come to it yet
             state,
             in_force,
             missing=judgement.missing,

@@ -1,7 +1,12 @@
-"""Decides which revision of each document is in force: grows until no document concerned is left out, then lowers."""
+"""Decides which revision of each document is in force.
+
+Grows until no document concerned is left out, lowers those that cannot stand, and raises again those that could not
+stand only because of others that were lowered themselves: a document that is refused takes nobody with it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from agent.core.judge import Judgement, judge
@@ -25,6 +30,8 @@ class Settlement:
         self._old = world
         self._registry = registry
         self._documents: dict[int, Document] = {}
+        self._lowered: set[str] = set()
+        self._final: set[str] = set()
         for name, document in registry.take_touched().items():
             entry = registry.entries[name]
             if document is not None and entry.latest is not None:
@@ -51,7 +58,7 @@ class Settlement:
                 for name in concerned:
                     self._concern(name)
                 continue
-            if not self._lower() and self._number():
+            if not self._lower() and not self._raise() and self._number():
                 return
 
     def _exchange(self) -> set[Reference]:
@@ -68,10 +75,12 @@ class Settlement:
                 new += [come] if come else []
         self.world = self._base.exchanged(old, new) if old or new else self._base
         if any(reference.kind == "networks" for reference in changed):
-            claims = self._registry.claims
-            ages = {id_: claims.since("network", id_) for id_ in self.world.networks}
-            self.world = replace(self.world, ages=ages)
+            self.world = self._aged(self.world)
         return changed
+
+    def _aged(self, world: World) -> World:
+        claims = self._registry.claims
+        return replace(world, ages={id_: claims.since("network", id_) for id_ in world.networks})
 
     def _dependents(self, changed: set[Reference]) -> set[str]:
         """Return the documents that look different, or may be judged otherwise, when some objects change."""
@@ -89,21 +98,61 @@ class Settlement:
         )
 
     def _lower(self) -> bool:
-        """Judge every choice; take the next best revision of those that cannot stand. Return whether there were any."""
+        """Judge every choice; take the next best revision of those that cannot stand. Return whether there were any.
+
+        What is in force is judged only when all that is new can stand: it may fail because of something new alone.
+        """
+        new = [name for name, held in self.choice.items() if held is not self._registry.entries[name].in_force]
+        return self._lower_some(new) or self._lower_some(self.choice.keys() - set(new))
+
+    def _lower_some(self, names: Iterable[str]) -> bool:
         lowered = False
-        for name, held in self.choice.items():
+        for name in names:
+            held = self.choice[name]
             if held is None:
                 continue
-            judgement = self._judge(name, held)
+            judgement = self._judge(name, held, self.world)
             entry = self._registry.entries[name]
             if held is entry.latest:
                 self.judgements[name] = judgement
             if not judgement.sound:
                 self.choice[name] = entry.good if held is entry.latest and held is not entry.good else None
+                self._lowered.add(name)
                 lowered = True
         return lowered
 
-    def _judge(self, name: str, held: Held) -> Judgement:
+    def _raise(self) -> bool:
+        """Take back the lowering of documents that can stand now, each once. Return whether there were any.
+
+        Of those that others may refer to, one at a time: the next one may not go together with it.
+        """
+        raised = False
+        for name in sorted(self._lowered - self._final, key=self._registry.newest):
+            entry = self._registry.entries[name]
+            for held in entry.options():
+                if held is self.choice[name]:
+                    break
+                judgement = self._judge(name, held, self._world_with(name, held))
+                if held is entry.latest:
+                    self.judgements[name] = judgement
+                if judgement.sound:
+                    self._final.add(name)
+                    self.choice[name] = held
+                    raised = True
+                    if held.provides:
+                        return True
+                    break
+        return raised
+
+    def _world_with(self, name: str, held: Held) -> World:
+        """Return the world with one document at another revision than the chosen one."""
+        chosen = self.choice[name]
+        if not held.provides and not (chosen and chosen.provides):
+            return self.world
+        old = [self.document(chosen)] if chosen else []
+        return self._aged(self.world.exchanged(old, [self.document(held)]))
+
+    def _judge(self, name: str, held: Held, world: World) -> Judgement:
         document = self.document(held)
         conflicts = self._registry.claims.conflicts(name, document)
         if conflicts:
@@ -113,7 +162,7 @@ class Settlement:
                     for c in conflicts
                 )
             )
-        return judge(document, held.needs, self.world)
+        return judge(document, held.needs, world)
 
     def _number(self) -> bool:
         """Give every endpoint that lives here from now on its number; where there is none left, lower the youngest."""
@@ -134,6 +183,7 @@ class Settlement:
     def _lower_youngest(self, names: set[str], message: str) -> None:
         youngest = max(names, key=lambda name: self._registry.entries[name].newest)
         entry = self._registry.entries[youngest]
+        self._final.add(youngest)
         errors = (FieldError("endpoints", ErrorCode.TOO_LARGE, message),)
         if self.choice[youngest] is entry.latest:
             self.judgements[youngest] = Judgement(errors=errors)

@@ -1,0 +1,1 @@
+"""dropletctl: what an operator asks the hosts over NATS."""

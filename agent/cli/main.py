@@ -1,0 +1,311 @@
+"""dropletctl: the commands, their options and what they print."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from agent import __version__
+from agent.bus.settings import BusSettings
+from agent.cli import show
+from agent.cli.render import FORMATS, machine
+from agent.cli.session import Access, Session, read_acknowledgement, read_config, session
+from protocol import codec, rpc, subjects
+from protocol.documents import KINDS
+from protocol.errors import DocumentError
+from protocol.status import Counters, Event
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_SERVER = "nats://127.0.0.1:4222"
+
+
+def _output(function: F) -> F:
+    return click.option(
+        "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+    )(function)
+
+
+def _run(access: Access, work: Callable[[Session], Coroutine[Any, Any, None]]) -> None:
+    async def connected() -> None:
+        async with session(access) as bus:
+            await work(bus)
+
+    try:
+        asyncio.run(connected())
+    except KeyboardInterrupt:
+        raise SystemExit(0) from None
+
+
+def _host(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not subjects.is_host(value):
+        raise click.BadParameter(f"{value!r} is not a host's name: lower-case letters, digits and dashes")
+    return value
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DROPLETCTL"})
+@click.version_option(__version__, prog_name="dropletctl")
+@click.option("--config", type=click.Path(path_type=Path), help="An agent's TOML file; its [bus] table is used.")
+@click.option("--server", multiple=True, help=f"URL, tls:// or nats://; may be repeated.  [default: {DEFAULT_SERVER}]")
+@click.option("--nkey-seed-file", type=click.Path(), help="File with the nkey seed to log in with.")
+@click.option("--tls-ca-file", type=click.Path(), help="The CA that the server's certificate is checked against.")
+@click.option("--netns", help="Connect from this network namespace: a name under /run/netns, or a path.")
+@click.option("--wait", default=1.0, show_default=True, help="Seconds in which hosts may answer a ping.")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds in which a host may answer a question.")
+@click.pass_context
+def main(
+    context: click.Context,
+    config: Path | None,
+    server: tuple[str, ...],
+    nkey_seed_file: str | None,
+    tls_ca_file: str | None,
+    netns: str | None,
+    wait: float,
+    timeout: float,
+) -> None:
+    r"""Ask the hosts of a droplet network, over NATS, from anywhere.
+
+    \b
+    Examples:
+      dropletctl status                      every host that answers
+      dropletctl status h1 -o json           one host, for machines
+      dropletctl get endpoints --host h1     what is in force on a host
+      dropletctl acks --watch                what becomes of documents, live
+      dropletctl path h1 web-1 10.0.1.7      which way a packet would go
+      dropletctl --netns lab1-bus status     from inside a lab
+
+    Every option can come from the environment: DROPLETCTL_SERVER, DROPLETCTL_NKEY_SEED_FILE and so on.
+
+    \b
+    Exit codes: 0 all went well; 1 a host did not answer, or it is not there;
+    2 wrong usage; 3 the bus cannot be reached.
+    """
+    known = read_config(config) if config else {}
+    try:
+        settings = BusSettings(
+            servers=server or tuple(known.get("servers", (DEFAULT_SERVER,))),
+            nkey_seed_file=nkey_seed_file or known.get("nkey_seed_file"),
+            tls_ca_file=tls_ca_file or known.get("tls_ca_file"),
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    context.obj = Access(settings, netns, wait, timeout)
+
+
+@main.command()
+@click.argument("host", required=False, callback=_host)
+@_output
+@click.pass_obj
+def status(access: Access, host: str | None, output: str) -> None:
+    r"""Show how HOST is, or every host that answers.
+
+    \b
+    Examples:
+      dropletctl status
+      dropletctl status h1 -o yaml
+    """
+
+    async def work(bus: Session) -> None:
+        found = await bus.statuses(host)
+        if output != "table":
+            click.echo(machine(msgspec.to_builtins(found), output), nl=False)
+        else:
+            show.statuses(found)
+
+    _run(access, work)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice([*KINDS, "documents"]))
+@click.option("--host", callback=_host, help="Only this host; all that answer otherwise.")
+@_output
+@click.pass_obj
+def get(access: Access, kind: str, host: str | None, output: str) -> None:
+    r"""List what is in force on the hosts: objects of one KIND, or documents.
+
+    \b
+    Examples:
+      dropletctl get endpoints
+      dropletctl get networks --host h1 -o json
+      dropletctl get documents --host h2
+    """
+
+    async def work(bus: Session) -> None:
+        rows: list[tuple[str, Any]] = []
+        for name in await bus.chosen(host):
+            found = await (bus.documents(name) if kind == "documents" else bus.objects(name, kind))
+            rows += [(name, item) for item in found]
+        if output != "table":
+            plain = [{"host": name, **show.without_host(msgspec.to_builtins(item))} for name, item in rows]
+            click.echo(machine(plain, output), nl=False)
+        elif kind == "documents":
+            show.acknowledgements(rows)
+        else:
+            show.objects(kind, rows)
+
+    _run(access, work)
+
+
+@main.command()
+@click.option("--watch", is_flag=True, help="Go on with what comes, until interrupted.")
+@click.option("--host", callback=_host, help="Only this host.")
+@click.option("--document", help="Only this document.")
+@click.option("--count", type=click.IntRange(1), help="With --watch: end after so many.")
+@_output
+@click.pass_obj
+def acks(access: Access, watch: bool, host: str | None, document: str | None, count: int | None, output: str) -> None:
+    r"""Show the newest acknowledgement of each document, from the stream; hosts may be down.
+
+    \b
+    Examples:
+      dropletctl acks --host h1
+      dropletctl acks --watch --document tenant-7.endpoints
+      dropletctl acks -o json | jq '.[] | select(.state == "failed")'
+    """
+    if document is not None and not subjects.is_document(document):
+        raise click.UsageError(f"{document!r} is not a document's name")
+    wanted = subjects.ack(host or "*", document or ">")
+
+    async def work(bus: Session) -> None:
+        coming = await bus.watch(wanted) if watch else None
+        found = await bus.stored_acknowledgements(wanted)
+        if output == "table":
+            show.acknowledgements(found)
+        elif not watch:
+            plain = [{"host": name, **msgspec.to_builtins(item)} for name, item in found]
+            click.echo(machine(plain, output), nl=False)
+        left = count
+        while coming is not None and left != 0:
+            subject, body = await anext(coming)
+            known = read_acknowledgement(subject, body)
+            if known is None:
+                continue
+            if output == "table":
+                click.echo(show.acknowledgement_line(*known))
+            else:
+                click.echo(json.dumps({"host": known[0], **msgspec.to_builtins(known[1])}))
+            left = None if left is None else left - 1
+
+    _run(access, work)
+
+
+@main.command()
+@click.argument("host", callback=_host)
+@click.argument("endpoint")
+@click.argument("destination")
+@_output
+@click.pass_obj
+def path(access: Access, host: str, endpoint: str, destination: str, output: str) -> None:
+    r"""Show which way a packet of ENDPOINT on HOST would go to the address DESTINATION.
+
+    \b
+    Example:
+      dropletctl path h1 web-1 10.0.1.7
+    """
+
+    async def work(bus: Session) -> None:
+        answer = await bus.ask(host, "path", rpc.PathRequest(endpoint, destination), rpc.PathReply)
+        if output != "table":
+            click.echo(machine(msgspec.to_builtins(answer), output), nl=False)
+        else:
+            click.echo(show.path_line(endpoint, destination, answer))
+        if answer.way == "none":
+            raise click.exceptions.Exit(1)
+
+    _run(access, work)
+
+
+@main.command()
+@click.argument("host", callback=_host)
+@click.option("--watch", is_flag=True, help="Ask again and again, until interrupted.")
+@click.option("--interval", default=2.0, show_default=True, help="With --watch: seconds between.")
+@_output
+@click.pass_obj
+def counters(access: Access, host: str, watch: bool, interval: float, output: str) -> None:
+    r"""Show what became of HOST's packets: every outcome that occurred, and each endpoint's traffic.
+
+    \b
+    Examples:
+      dropletctl counters h1
+      dropletctl counters h1 --watch
+    """
+
+    async def work(bus: Session) -> None:
+        before: Counters | None = None
+        while True:
+            now = await bus.ask(host, "counters", None, Counters)
+            if output != "table":
+                click.echo(machine(msgspec.to_builtins(now), output), nl=False)
+            else:
+                show.counters(now, before)
+            if not watch:
+                return
+            before = now
+            await asyncio.sleep(interval)
+
+    _run(access, work)
+
+
+@main.command()
+@click.argument("host", callback=_host)
+@_output
+@click.pass_obj
+def plan(access: Access, host: str, output: str) -> None:
+    r"""Show what HOST's agent would change in the kernel now, one action a line; nothing when it is in sync.
+
+    \b
+    Example:
+      dropletctl plan h1
+    """
+
+    async def work(bus: Session) -> None:
+        answer = await bus.ask(host, "plan", None, rpc.PlanReply)
+        if output != "table":
+            click.echo(machine(msgspec.to_builtins(answer), output), nl=False)
+        else:
+            click.echo("\n".join(answer.actions) or "nothing to change")
+
+    _run(access, work)
+
+
+@main.command()
+@click.option("--host", callback=_host, help="Only this host.")
+@click.option("--count", type=click.IntRange(1), help="End after so many.")
+@_output
+@click.pass_obj
+def events(access: Access, host: str | None, count: int | None, output: str) -> None:
+    r"""Show what happens on the hosts, as it happens, until interrupted.
+
+    \b
+    Example:
+      dropletctl events --host h1 -o json
+    """
+
+    async def work(bus: Session) -> None:
+        left = count
+        coming = await bus.watch(subjects.event(host or "*", ">"))
+        while left != 0:
+            _, body = await anext(coming)
+            try:
+                event = codec.decode(body, Event)
+            except DocumentError:
+                continue
+            if output == "table":
+                at = time.strftime("%H:%M:%S", time.localtime(event.at))
+                click.echo(f"{at}  {event.host}  {event.kind}  {'; '.join(event.detail)}")
+            else:
+                click.echo(json.dumps(msgspec.to_builtins(event)))
+            left = None if left is None else left - 1
+
+    _run(access, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""What `dropletctl` needs of the bus: one connection, questions, discovery and the stream of acknowledgements."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import tomllib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from nats.errors import Error, NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from agent.bus.client import Connection, connect, publish_command
+from agent.bus.jetstream import parse_headers
+from agent.bus.reasons import describe
+from agent.bus.settings import BusSettings, shown
+from protocol import codec, permissions, rpc, status, streams, subjects
+from protocol.acknowledgements import Acknowledgement
+from protocol.errors import DocumentError
+
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000
+NO_ACKS = f"no stream {streams.ACK_STREAM} that allows direct gets: the controller makes it"
+PAGE = 500
+"""Acknowledgements that one question to the stream brings."""
+
+
+class NotAnswered(click.ClickException):
+    """A host did not answer, or what was asked for is not there."""
+
+    exit_code = 1
+
+
+class Unreachable(click.ClickException):
+    """The bus cannot be reached."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach the bus, from options, environment and configuration file. `wait` is in seconds."""
+
+    settings: BusSettings
+    netns: str | None = None
+    wait: float = 1.0
+    timeout: float = 5.0
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the `[bus]` table of an agent's configuration file."""
+    try:
+        bus = tomllib.loads(path.read_text()).get("bus", {})
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{path}: {error}") from None
+    if not isinstance(bus, dict):
+        raise click.UsageError(f"{path}: bus is not a table")
+    return bus
+
+
+def enter_netns(name: str) -> None:
+    """Move this process into a network namespace, by its name under /run/netns or by its path."""
+    path = name if "/" in name else f"/run/netns/{name}"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise click.UsageError(f"network namespace {path}: {error.strerror}") from None
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(descriptor, CLONE_NEWNET) != 0:
+            raise click.UsageError(f"network namespace {path}: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(descriptor)
+
+
+class Session:
+    """Questions on one connection."""
+
+    def __init__(self, connection: Connection, access: Access) -> None:
+        self.connection = connection
+        self._access = access
+
+    async def ask(self, host: str, verb: str, question: msgspec.Struct | None, into: type[T]) -> T:
+        """Return a host's answer, or raise NotAnswered."""
+        body = b"" if question is None else codec.encode(question)
+        try:
+            answer = await self.connection.request(subjects.rpc(host, verb), body, timeout=self._access.timeout)
+        except NoRespondersError:
+            raise NotAnswered(f"{host} does not answer: no such host, or its agent is down") from None
+        except NatsTimeoutError:
+            raise NotAnswered(f"{host} did not answer within {self._access.timeout:g} seconds") from None
+        headers = answer.headers or {}
+        if "Nats-Service-Error" in headers:
+            raise NotAnswered(f"{host}: {headers['Nats-Service-Error']}")
+        try:
+            return codec.decode(answer.data, into)
+        except DocumentError as error:
+            raise NotAnswered(f"{host} gave an answer that cannot be read: {error}") from None
+
+    async def hosts(self) -> list[str]:
+        """Return the hosts whose agents answer a ping, sorted."""
+        found: set[str] = set()
+
+        def take(_subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
+            try:
+                host = json.loads(body)["metadata"]["host"]
+            except (ValueError, KeyError, TypeError):
+                return
+            if isinstance(host, str) and subjects.is_host(host):
+                found.add(host)
+
+        inbox = self.connection.new_inbox()
+        await self.connection.receive(inbox, take)
+        self.connection.post([publish_command(b"$SRV.PING.droplet", b"", inbox.encode())])
+        await asyncio.sleep(self._access.wait)
+        return sorted(found)
+
+    async def chosen(self, host: str | None) -> list[str]:
+        """Return the one host that was named, or all that answer; raise NotAnswered when none does."""
+        if host is not None:
+            return [host]
+        found = await self.hosts()
+        if not found:
+            raise NotAnswered("no host answers")
+        return found
+
+    async def statuses(self, host: str | None) -> list[status.Status]:
+        """Return the status of one host or of all."""
+        hosts = await self.chosen(host)
+        return list(await asyncio.gather(*(self.ask(name, "status", None, status.Status) for name in hosts)))
+
+    async def objects(self, host: str, kind: str) -> list[Any]:
+        """Return all objects of a kind on a host, page by page."""
+        found: list[Any] = []
+        after = ""
+        while True:
+            page = await self.ask(host, "get", rpc.GetRequest(kind, after), rpc.GetReply)
+            found += getattr(page, kind)
+            if not page.next:
+                return found
+            after = page.next
+
+    async def documents(self, host: str) -> list[Acknowledgement]:
+        """Return the newest acknowledgement of each document on a host, as the host has it."""
+        found: list[Acknowledgement] = []
+        after = ""
+        while True:
+            page = await self.ask(host, "documents", rpc.DocumentsRequest(after), rpc.DocumentsReply)
+            found += page.documents
+            if not page.next:
+                return found
+            after = page.next
+
+    async def stored_acknowledgements(self, filter_subject: str) -> list[tuple[str, Acknowledgement]]:
+        """Return host and newest acknowledgement of each document, from the stream (direct get, ADR-31 of NATS)."""
+        found: list[tuple[str, Acknowledgement]] = []
+        sequence = 1
+        while True:
+            page, more = await self._page(filter_subject, sequence)
+            for subject, number, body in page:
+                sequence = max(sequence, number + 1)
+                known = read_acknowledgement(subject, body)
+                if known is not None:
+                    found.append(known)
+            if not page or not more:
+                return found
+
+    async def _page(self, filter_subject: str, sequence: int) -> tuple[list[tuple[str, int, bytes]], bool]:
+        question = {"seq": sequence, "next_by_subj": filter_subject, "batch": PAGE}
+        page: list[tuple[str, int, bytes]] = []
+        end: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+
+        def take(_subject: bytes, _reply: bytes, body: bytes, headers: bytes | None) -> None:
+            code, _, fields = parse_headers(headers)
+            if "Nats-Subject" in fields:
+                page.append((fields["Nats-Subject"], int(fields.get("Nats-Sequence", 0)), body))
+            elif not end.done():
+                end.set_result((code, int(fields.get("Nats-Num-Pending", 0))))
+
+        inbox = self.connection.new_inbox()
+        await self.connection.receive(inbox, take)
+        subject = f"$JS.API.DIRECT.GET.{streams.ACK_STREAM}".encode()
+        self.connection.post([publish_command(subject, json.dumps(question).encode(), inbox.encode())])
+        try:
+            code, pending = await asyncio.wait_for(end, self._access.timeout)
+        except TimeoutError:
+            raise NotAnswered(NO_ACKS) from None
+        if code not in (204, 404):
+            raise NotAnswered(NO_ACKS)
+        return page, pending > 0
+
+    async def watch(self, subject: str) -> AsyncIterator[tuple[str, bytes]]:
+        """Subscribe, and return an iterator over subject and body of what comes until the connection is lost."""
+        queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+
+        def take(subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
+            queue.put_nowait((subject.decode("utf-8", "replace"), body))
+
+        await self.connection.receive(subject, take)
+        return self._from(queue)
+
+    async def _from(self, queue: asyncio.Queue[tuple[str, bytes]]) -> AsyncIterator[tuple[str, bytes]]:
+        lost = asyncio.create_task(self.connection.lost.wait())
+        try:
+            while True:
+                following = asyncio.create_task(queue.get())
+                await asyncio.wait([lost, following], return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    following.cancel()
+                    raise Unreachable("the connection to the bus was lost")
+                yield following.result()
+        finally:
+            lost.cancel()
+
+
+def read_acknowledgement(subject: str, body: bytes) -> tuple[str, Acknowledgement] | None:
+    """Return host and acknowledgement of a message, None when it is none."""
+    try:
+        return subjects.parse_ack(subject).host, codec.decode(body, Acknowledgement)
+    except ValueError:
+        return None
+
+
+@asynccontextmanager
+async def session(access: Access) -> AsyncIterator[Session]:
+    """Connect for the time of a block, to the first server that takes us; raise Unreachable when none does."""
+    if access.netns:
+        enter_netns(access.netns)
+    reasons = []
+
+    async def keep(_error: Exception) -> None:
+        return None
+
+    for server in access.settings.servers:
+        try:
+            connection = await connect(
+                server,
+                access.settings,
+                name="dropletctl",
+                inbox_prefix=permissions.OPERATOR_INBOX,
+                on_error=keep,
+            )
+        except Exception as error:
+            reasons.append(f"{shown(server)}: {describe(error)}")
+            continue
+        try:
+            yield Session(connection, access)
+        except Error as error:
+            raise Unreachable(f"{shown(server)}: {describe(error)}") from None
+        finally:
+            await connection.close()
+        return
+    raise Unreachable("; ".join(reasons))

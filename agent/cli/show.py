@@ -1,0 +1,149 @@
+"""What the hosts' answers look like in a table of 80 to 120 columns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from agent.cli.render import duration, table
+from protocol.acknowledgements import Acknowledgement
+from protocol.documents import Droplet, Endpoint, Network, Vpc
+from protocol.rpc import PathReply
+from protocol.status import Counters, Status, Traffic
+
+DETAIL = 60
+"""Characters of an explanation that a table shows; `-o json` shows all."""
+
+
+def statuses(found: Sequence[Status]) -> None:
+    """Print one line per host."""
+    table(
+        ("HOST", "STATE", "REALIZED", "NOT", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED"),
+        [_status_row(item) for item in found],
+        "no host answers",
+    )
+
+
+def _status_row(item: Status) -> tuple[str, ...]:
+    documents = item.documents
+    troubled = [
+        f"{number} {state}"
+        for state, number in (
+            ("pending", documents.pending),
+            ("rejected", documents.rejected),
+            ("failed", documents.failed),
+        )
+        if number
+    ]
+    return (
+        item.host,
+        str(item.state),
+        str(documents.realized),
+        ", ".join(troubled) or "-",
+        f"{item.objects.local_endpoints} of {item.objects.endpoints}",
+        str(item.revision),
+        duration(item.uptime),
+        ", ".join(item.unresolved_next_hops) or "-",
+    )
+
+
+def objects(kind: str, rows: Sequence[tuple[str, Any]]) -> None:
+    """Print one line per object and host."""
+    columns = {
+        "droplets": ("DROPLET", "OF HOST", "ADDRESS"),
+        "vpcs": ("VPC", "VNI", "CIDRS", "DIVIDERS"),
+        "networks": ("NETWORK", "VPC", "CIDRS", "BOUNCERS"),
+        "endpoints": ("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "MAC", "ATTACHED"),
+    }[kind]
+    table(("HOST", *columns), [(host, *_cells(item)) for host, item in rows], f"no {kind}")
+
+
+def _cells(item: Any) -> tuple[str, ...]:
+    match item:
+        case Droplet():
+            return (item.id, item.host, item.address)
+        case Vpc():
+            return (item.id, str(item.vni), " ".join(item.cidrs), " ".join(item.dividers) or "-")
+        case Network():
+            return (item.id, item.vpc, " ".join(item.cidrs), " ".join(item.bouncers) or "-")
+        case Endpoint():
+            attached = item.attachment
+            where = f"{attached.namespace}:{attached.interface}" if attached else "-"
+            return (item.id, item.network, item.droplet, " ".join(item.addresses), item.mac, where)
+    raise TypeError(type(item).__name__)
+
+
+def without_host(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return an object's fields, with a droplet's own `host` under `droplet_host`: `host` says who answered."""
+    return {("droplet_host" if name == "host" else name): value for name, value in plain.items()}
+
+
+def acknowledgements(rows: Sequence[tuple[str, Acknowledgement]]) -> None:
+    """Print one line per document and host."""
+    table(
+        ("HOST", "DOCUMENT", "STATE", "REVISION", "IN FORCE", "AGE", "WHY"),
+        [
+            (
+                host,
+                item.document,
+                str(item.state),
+                str(item.revision),
+                "removed" if item.removed else str(item.in_force),
+                duration(max(0.0, time.time() - item.at)),
+                _shortened(why(item)),
+            )
+            for host, item in sorted(rows, key=lambda row: (row[0], row[1].document))
+        ],
+        "no acknowledgements",
+    )
+
+
+def acknowledgement_line(host: str, item: Acknowledgement) -> str:
+    """Return one acknowledgement in one line."""
+    at = time.strftime("%H:%M:%S", time.localtime(item.at))
+    state = f"{item.state} (removed)" if item.removed else str(item.state)
+    return f"{at}  {host}  {item.document}  {item.revision}  {state}  {why(item)}".rstrip()
+
+
+def why(item: Acknowledgement) -> str:
+    """Return what keeps a document from being realized, empty for nothing."""
+    parts = [f"{error.path}: {error.message}" for error in item.errors]
+    parts += [f"{failure.object}: {failure.name}" for failure in item.failures]
+    if item.missing:
+        parts.append("needs " + ", ".join(f"{needed.kind} {needed.id}" for needed in item.missing))
+    return "; ".join(parts)
+
+
+def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
+    """Return the way of a packet in one line."""
+    if answer.way == "none":
+        return f"{endpoint} -> {destination}: no way: {answer.reason}"
+    parts = [answer.way.replace("_", " ")]
+    if answer.hosts:
+        parts.append("to " + " or ".join(answer.hosts))
+    if answer.learnt:
+        parts.append("learnt" if answer.age is None else f"learnt, confirmed {answer.age:.1f} s ago")
+    return f"{endpoint} -> {destination}: {', '.join(parts)}"
+
+
+def counters(now: Counters, before: Counters | None) -> None:
+    """Print the outcomes that occurred, with their rate since `before`, and each endpoint's packets."""
+    span = now.at - before.at if before else 0.0
+    rows = []
+    for name, traffic in now.outcomes.items():
+        if traffic.packets:
+            earlier = before.outcomes.get(name, Traffic(0, 0)) if before else traffic
+            rate = f"{(traffic.packets - earlier.packets) / span:,.0f}/s" if span > 0 else "-"
+            rows.append((name, f"{traffic.packets:,}", f"{traffic.bytes:,}", rate))
+    table(("OUTCOME", "PACKETS", "BYTES", "RATE"), rows, "no packets yet")
+    endpoints = [
+        (item.endpoint, *(f"{t.packets:,}" for t in (item.sent, item.direct, item.delivered, item.dropped)))
+        for item in now.endpoints
+    ]
+    if endpoints:
+        table(("ENDPOINT", "SENT", "OF THEM DIRECT", "DELIVERED", "DROPPED"), endpoints, "")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= DETAIL else text[: DETAIL - 1] + "…"
