@@ -101,21 +101,22 @@ class DocumentLog:
         seen: dict[str, int] = {}
         for message in messages:
             try:
-                place = parse_ack_subject(message.reply)
+                sequence, pending = parse_ack_subject(message.reply)
             except ValueError:
                 batch.strangers.append(message.subject.decode("utf-8", "replace"))
                 continue
-            batch.last = max(batch.last, place.stream_sequence)
-            batch.caught_up = place.pending == 0
+            if sequence > batch.last:
+                batch.last = sequence
+            batch.caught_up = pending == 0
             document = self._document(message.subject)
             if document is None:
                 batch.strangers.append(message.subject.decode("utf-8", "replace"))
                 batch.answers.append((message.reply, ACK_TERM))
                 continue
             batch.answers.append((message.reply, b""))
-            if place.stream_sequence > seen.get(document, self._newest.get(document, 0)):
-                seen[document] = place.stream_sequence
-                batch.deliveries.append(Delivery(document, place.stream_sequence, _body(message)))
+            if sequence > seen.get(document, self._newest.get(document, 0)):
+                seen[document] = sequence
+                batch.deliveries.append(Delivery(document, sequence, _body(message)))
         return batch
 
     def taken(self, batch: Batch) -> bool:

@@ -13,44 +13,19 @@ ACK_TERM = b"+TERM"
 """The body that tells the server never to deliver a message again."""
 
 
-class AckSubject(NamedTuple):
-    """What a delivered message's reply subject tells.
-
-    `stream_sequence` is the message's number in its stream, `pending` how many messages wait behind it.
-    """
-
-    stream: str
-    consumer: str
-    delivered: int
-    stream_sequence: int
-    consumer_sequence: int
-    pending: int
-
-
-def parse_ack_subject(reply: bytes) -> AckSubject:
-    """Return the parts of `$JS.ACK...`, or raise ValueError.
+def parse_ack_subject(reply: bytes) -> tuple[int, int]:
+    """Return a delivered message's sequence in its stream, and how many wait behind it, or raise ValueError.
 
     Old: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`.
     New: `$JS.ACK.<domain>.<account>.<stream>...<pending>`, with or without one token after it.
     """
     tokens = reply.split(b".")
-    if tokens[:2] != [b"$JS", b"ACK"]:
-        raise ValueError(f"{reply!r} is not an acknowledgement subject")
-    if len(tokens) == 9:
-        parts = tokens[2:]
-    elif len(tokens) >= 11:
-        parts = tokens[4:11]
-    else:
-        raise ValueError(f"{reply!r} has {len(tokens)} tokens")
-    stream, consumer, delivered, stream_sequence, consumer_sequence, _, pending = parts
-    return AckSubject(
-        stream.decode(),
-        consumer.decode(),
-        int(delivered),
-        int(stream_sequence),
-        int(consumer_sequence),
-        int(pending),
-    )
+    if reply.startswith(b"$JS.ACK."):
+        if len(tokens) == 9:
+            return int(tokens[5]), int(tokens[8])
+        if len(tokens) >= 11:
+            return int(tokens[7]), int(tokens[10])
+    raise ValueError(f"{reply!r} is not an acknowledgement subject")
 
 
 class Headers(NamedTuple):

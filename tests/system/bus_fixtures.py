@@ -1,0 +1,254 @@
+"""A real nats-server on a free loopback port, which a test can kill and start again, and clients of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nats
+import nkeys
+import structlog
+from nats.aio.client import Client
+from nats.js.api import ConsumerConfig, StorageType, StreamConfig
+
+from agent.bus import Bus, BusSettings, Delivery, RpcError
+from protocol import permissions, streams, subjects
+
+
+def server_binary() -> str:
+    """Return the nats-server of this environment."""
+    beside = Path(sys.executable).parent / "nats-server"
+    return str(beside) if beside.exists() else shutil.which("nats-server") or "nats-server"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class User:
+    """A client's nkey: the seed's file, and the public key that the server knows."""
+
+    seed_file: Path
+    public: str
+
+
+def make_user(folder: Path, name: str) -> User:
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    path = folder / f"{name}.nk"
+    path.write_bytes(seed)
+    path.chmod(0o600)
+    return User(path, nkeys.from_seed(bytearray(seed)).public_key.decode())
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{word}"' for word in words) + "]"
+
+
+def user_block(user: User, allowed: permissions.Permissions) -> str:
+    """Return one user of a server's configuration."""
+    responses = ""
+    if allowed.allow_responses:
+        responses = f'allow_responses: {{ max: {allowed.allow_responses}, expires: "1m" }}'
+    return (
+        f"{{ nkey: {user.public}, permissions: {{ publish: {{ allow: {_quoted(allowed.publish)} }},"
+        f" subscribe: {{ allow: {_quoted(allowed.subscribe)} }}, {responses} }} }}"
+    )
+
+
+@dataclass
+class NatsServer:
+    """A nats-server with JetStream on files in `folder`."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    users: list[str] = field(default_factory=list)
+    tls: str = ""
+    sync: str = "always"
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{'tls' if self.tls else 'nats'}://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        config = self.folder / "server.conf"
+        users = f"authorization {{ users: [ {', '.join(self.users)} ] }}" if self.users else ""
+        config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\n'
+            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: {self.sync} }}\n{users}\n{self.tls}\n'
+        )
+        log = (self.folder / "server.log").open("ab")
+        self.process = subprocess.Popen([server_binary(), "-c", str(config)], stdout=log, stderr=log)
+        log.close()
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
+                return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "server.log").read_text())
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=20)
+            self.process = None
+
+
+async def make_streams(client: Client, hosts: Sequence[str] = ("h1",)) -> None:
+    """Make what the controller makes: both streams, and a consumer per host."""
+    js = client.jetstream()
+    await js.add_stream(
+        StreamConfig(
+            name=streams.CONFIG_STREAM,
+            subjects=[streams.CONFIG_SUBJECTS],
+            max_msgs_per_subject=1,
+            storage=StorageType.FILE,
+            allow_rollup_hdrs=True,
+        )
+    )
+    await js.add_stream(
+        StreamConfig(
+            name=streams.ACK_STREAM,
+            subjects=[streams.ACK_SUBJECTS],
+            max_msgs_per_subject=1,
+            storage=StorageType.FILE,
+            allow_direct=True,
+        )
+    )
+    for host in hosts:
+        await make_consumer(client, host)
+
+
+async def make_consumer(client: Client, host: str) -> None:
+    config = ConsumerConfig(
+        durable_name=host, filter_subject=subjects.config_of(host), ack_wait=2, max_ack_pending=4096
+    )
+    await client.jetstream().add_consumer(streams.CONFIG_STREAM, config)
+
+
+async def publish_many(client: Client, host: str, bodies: dict[str, bytes]) -> int:
+    """Publish documents without awaiting each; return the last one's revision."""
+    js = client.jetstream()
+    futures = [await js.publish_async(subjects.config(host, name), body) for name, body in bodies.items()]
+    return max(ack.seq for ack in await asyncio.gather(*futures))
+
+
+class Recorder:
+    """A handler that writes down what it is given."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, bytes] = {}
+        self.deliveries: list[Delivery] = []
+        self.batches: list[int] = []
+        self.begun = 0
+        self.completed = 0
+        self.at_complete: list[int] = []
+        self.fail_next = 0
+        self.asked: list[tuple[str, bytes]] = []
+
+    async def begin_snapshot(self) -> None:
+        self.begun += 1
+
+    async def deliver(self, batch: Sequence[Delivery]) -> None:
+        if self.fail_next:
+            self.fail_next -= 1
+            raise RuntimeError("the handler is unwell")
+        self.batches.append(len(batch))
+        for delivery in batch:
+            self.deliveries.append(delivery)
+            if delivery.body is None:
+                self.documents.pop(delivery.document, None)
+            else:
+                self.documents[delivery.document] = delivery.body
+
+    async def snapshot_complete(self) -> None:
+        self.completed += 1
+        self.at_complete.append(len(self.documents))
+
+    async def ask(self, verb: str, body: bytes) -> bytes:
+        self.asked.append((verb, body))
+        if body == b"wrong":
+            raise RpcError(404, "no such thing")
+        if body == b"bug":
+            raise KeyError("secret inside")
+        return b"answer to " + verb.encode() + b" " + body
+
+
+class Lines:
+    """A structlog logger that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, object]] = []
+        self.log = structlog.wrap_logger(
+            structlog.ReturnLogger(), processors=[self._keep], wrapper_class=structlog.make_filtering_bound_logger(0)
+        )
+
+    def _keep(self, _logger: object, level: str, event: dict[str, object]) -> str:
+        self.lines.append({"level": level, **event})
+        return ""
+
+    def texts(self) -> list[str]:
+        return [" ".join(str(value) for value in line.values()) for line in self.lines]
+
+
+async def until(condition: object, seconds: float = 20.0) -> None:
+    """Wait until a function says yes; fail after many seconds, which only bounds a broken run."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def running(bus: Bus) -> AsyncIterator[Bus]:
+    """Run a bus for the time of a block."""
+    task = asyncio.create_task(bus.run())
+    try:
+        yield bus
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def client_of(server: NatsServer, user: User | None = None, inbox: str = "_INBOX") -> AsyncIterator[Client]:
+    """A plain client that keeps its errors in `client.seen`."""
+    seen: list[Exception] = []
+
+    async def keep(error: Exception) -> None:
+        seen.append(error)
+
+    options = {"nkeys_seed": str(user.seed_file)} if user else {}
+    client = await nats.connect(server.url, error_cb=keep, allow_reconnect=True, inbox_prefix=inbox, **options)
+    client.seen = seen
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def settings_of(server: NatsServer, user: User | None = None) -> BusSettings:
+    return BusSettings((server.url,), nkey_seed_file=str(user.seed_file) if user else None)

@@ -1,0 +1,143 @@
+"""Acknowledgements are stored whatever happens, and questions are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import msgspec
+from bus_fixtures import Lines, NatsServer, Recorder, client_of, make_streams, running, settings_of, until
+
+from agent.bus import Bus
+from protocol import codec, streams, subjects
+from protocol.acknowledgements import Acknowledgement, State
+
+
+def ack(document: str, revision: int) -> Acknowledgement:
+    return Acknowledgement(document, revision, State.REALIZED, 1.0, in_force=revision)
+
+
+async def stored(server: NatsServer) -> dict[str, int]:
+    """Return the revision acknowledged of each document."""
+    async with client_of(server) as client:
+        js = client.jetstream()
+        info = await js.stream_info(streams.ACK_STREAM, subjects_filter=streams.ACK_SUBJECTS)
+        found = {}
+        for subject in info.state.subjects or {}:
+            message = await js.get_last_msg(streams.ACK_STREAM, subject)
+            found[subjects.parse_ack(subject).document] = codec.decode(message.data or b"", Acknowledgement).revision
+        return found
+
+
+async def test_acknowledgements_are_stored_the_newest_per_document(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        async with running(Bus("h1", settings_of(server), Recorder(), Lines().log)) as bus:
+            for number in range(300):
+                bus.acknowledge(ack(f"d{number % 100}", number))
+            assert await bus.drain(20)
+    assert await stored(server) == {f"d{number}": 200 + number for number in range(100)}
+
+
+async def test_acknowledgements_given_before_the_server_is_there_are_stored_later(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+    server.kill()
+    lines = Lines()
+    async with running(Bus("h1", settings_of(server), Recorder(), lines.log)) as bus:
+        bus.acknowledge(ack("a", 1))
+        bus.acknowledge(ack("a", 2))
+        await until(lambda: any("no connection" in text for text in lines.texts()))
+        assert not await bus.drain(0.1)
+        assert not bus.connected
+        assert not bus.publish(subjects.status("h1"), b"lost")
+        server.start()
+        assert await bus.drain(20)
+    assert await stored(server) == {"a": 2}
+    assert sum("no connection" in text for text in lines.texts()) == 1
+
+
+async def test_the_outbox_outlives_a_server_that_is_killed_under_way(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+    async with running(Bus("h1", settings_of(server), Recorder(), Lines().log)) as bus:
+        await until(lambda: bus.connected)
+        for number in range(3000):
+            bus.acknowledge(ack(f"d{number}", number + 1))
+        await asyncio.sleep(0.05)
+        server.kill()
+        await until(lambda: not bus.connected)
+        assert bus.unconfirmed > 0
+        server.start()
+        assert await bus.drain(60)
+    assert await stored(server) == {f"d{number}": number + 1 for number in range(3000)}
+
+
+async def test_a_stream_of_acknowledgements_that_is_not_there_yet_is_waited_for(server: NatsServer) -> None:
+    lines = Lines()
+    async with running(Bus("h1", settings_of(server), Recorder(), lines.log)) as bus:
+        bus.acknowledge(ack("a", 1))
+        await until(lambda: any("not stored" in text for text in lines.texts()))
+        async with client_of(server) as client:
+            await make_streams(client)
+        assert await bus.drain(20)
+    assert await stored(server) == {"a": 1}
+
+
+async def test_fire_and_forget_messages_arrive_while_connected(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        subscription = await client.subscribe("droplet.v1.*.status")
+        await client.flush()
+        async with running(Bus("h1", settings_of(server), Recorder(), Lines().log)) as bus:
+            await until(lambda: bus.connected)
+            assert bus.publish(subjects.status("h1"), b"alive")
+            message = await subscription.next_msg(timeout=10)
+            assert (message.subject, message.data) == ("droplet.v1.h1.status", b"alive")
+
+
+async def test_questions_are_answered_as_a_micro_service(server: NatsServer) -> None:
+    recorder, lines = Recorder(), Lines()
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, lines.log)) as bus:
+        await until(lambda: bus.connected)
+        await asyncio.sleep(0.2)
+        found = json.loads((await client.request("$SRV.PING.droplet", timeout=10)).data)
+        assert (found["name"], found["metadata"]) == ("droplet", {"host": "h1"})
+        info = json.loads((await client.request("$SRV.INFO.droplet", timeout=10)).data)
+        assert {endpoint["subject"] for endpoint in info["endpoints"]} == {
+            subjects.rpc("h1", verb) for verb in subjects.RPC_VERBS
+        }
+        answer = await client.request(subjects.rpc("h1", "plan"), b"x", timeout=10)
+        assert answer.data == b"answer to plan x"
+        wrong = await client.request(subjects.rpc("h1", "get"), b"wrong", timeout=10)
+        assert wrong.headers["Nats-Service-Error-Code"] == "404"
+        assert wrong.headers["Nats-Service-Error"] == "no such thing"
+        bug = await client.request(subjects.rpc("h1", "get"), b"bug", timeout=10)
+        assert bug.headers["Nats-Service-Error-Code"] == "500"
+        assert "secret" not in bug.headers["Nats-Service-Error"]
+        assert (await client.request(subjects.rpc("h1", "status"), timeout=10)).data == b"answer to status "
+
+
+async def test_a_question_out_of_a_stream_is_refused(server: NatsServer) -> None:
+    recorder = Recorder()
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)) as bus:
+        await until(lambda: bus.connected)
+        await asyncio.sleep(0.2)
+        headers = {"Nats-Stream": "DROPLET_CONFIG", "Nats-Sequence": "1"}
+        answer = await client.request(subjects.rpc("h1", "plan"), b"x", timeout=10, headers=headers)
+        assert answer.headers["Nats-Service-Error-Code"] == "403"
+        assert recorder.asked == []
+
+
+async def test_a_question_without_a_reply_subject_does_no_harm(server: NatsServer) -> None:
+    recorder = Recorder()
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)) as bus:
+        await until(lambda: bus.connected)
+        await asyncio.sleep(0.2)
+        await client.publish(subjects.rpc("h1", "plan"), b"wrong")
+        answer = await client.request(subjects.rpc("h1", "plan"), b"x", timeout=10)
+        assert answer.data == b"answer to plan x"
+
+
+def test_acknowledgements_on_the_wire_are_messagepack_maps() -> None:
+    assert msgspec.msgpack.decode(codec.encode(ack("a", 1)))["state"] == "realized"

@@ -1,0 +1,243 @@
+"""dropletctl against agents' ends of the bus, on a real server; what they answer is made up here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from bus_fixtures import Lines, NatsServer, Recorder, client_of, free_port, make_streams, running, settings_of, until
+from click.testing import CliRunner, Result
+
+from agent.bus import Bus, RpcError
+from agent.cli.main import main
+from agent.cli.render import machine
+from protocol import codec, rpc, subjects
+from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
+from protocol.documents import Attachment, Endpoint
+from protocol.status import AgentState, Counters, DocumentCounts, EndpointTraffic, Event, ObjectCounts, Status, Traffic
+
+PAGE = 3
+ENDPOINTS = [
+    Endpoint(f"e{i}", "blue", "d1", (f"10.0.1.{i + 2}",), f"02:00:00:00:00:0{i}", Attachment("tenant"))
+    for i in range(8)
+]
+
+
+class Answering(Recorder):
+    """A host that answers like an agent would."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        self.host = host
+
+    async def ask(self, verb: str, body: bytes) -> bytes:
+        match verb:
+            case "status":
+                return codec.encode(
+                    Status(
+                        host=self.host,
+                        version="0.1.0",
+                        boot="b",
+                        at=1000.0,
+                        uptime=3725.0,
+                        state=AgentState.DEGRADED,
+                        revision=42,
+                        digest="0" * 32,
+                        documents=DocumentCounts(realized=5, pending=1),
+                        objects=ObjectCounts(endpoints=8, local_endpoints=2),
+                        unresolved_next_hops=("192.0.2.9",),
+                    )
+                )
+            case "get":
+                return self._page(codec.decode(body, rpc.GetRequest))
+            case "documents":
+                return codec.encode(rpc.DocumentsReply((Acknowledgement("doc", 3, State.REALIZED, 1.0, in_force=3),)))
+            case "counters":
+                traffic = EndpointTraffic("e1", Traffic(5, 500), Traffic(4, 400), Traffic(3, 300), Traffic(0, 0))
+                return codec.encode(
+                    Counters(self.host, 5.0, {"delivered": Traffic(3, 300), "no_vpc": Traffic(0, 0)}, (traffic,))
+                )
+            case "path":
+                question = codec.decode(body, rpc.PathRequest)
+                if question.endpoint != "e1":
+                    raise RpcError(404, f"no endpoint {question.endpoint} on this host")
+                if question.destination == "10.9.9.9":
+                    return codec.encode(rpc.PathReply("none", reason="no network holds it"))
+                return codec.encode(rpc.PathReply("direct", ("192.0.2.2",), learnt=True, age=0.5))
+            case "plan":
+                return codec.encode(rpc.PlanReply(("set endpoints e1",)))
+        raise AssertionError(verb)
+
+    def _page(self, question: rpc.GetRequest) -> bytes:
+        if question.kind != "endpoints":
+            return codec.encode(rpc.GetReply())
+        rest = [endpoint for endpoint in ENDPOINTS if endpoint.id > question.after]
+        page = rest[:PAGE]
+        return codec.encode(rpc.GetReply(endpoints=tuple(page), next=page[-1].id if len(rest) > PAGE else ""))
+
+
+async def ctl(server: NatsServer, *words: str) -> Result:
+    arguments = ["--server", server.url, "--wait", "0.5", "--timeout", "5", *words]
+    return await asyncio.to_thread(CliRunner().invoke, main, arguments)
+
+
+def bus_of(server: NatsServer, host: str) -> Bus:
+    return Bus(host, settings_of(server), Answering(host), Lines().log)
+
+
+async def answering(server: NatsServer, hosts: Sequence[str]) -> None:
+    """Wait until the hosts answer."""
+    async with client_of(server) as client:
+        for host in hosts:
+            for _ in range(200):
+                try:
+                    await client.request(subjects.rpc(host, "plan"), timeout=1)
+                    break
+                except Exception:
+                    await asyncio.sleep(0.05)
+
+
+async def test_every_command_prints_what_the_hosts_say(server: NatsServer) -> None:
+    async with running(bus_of(server, "h1")), running(bus_of(server, "h2")):
+        await answering(server, ["h1", "h2"])
+        result = await ctl(server, "status")
+        assert result.exit_code == 0, result.output
+        assert "h1" in result.output
+        assert "h2" in result.output
+        assert "degraded" in result.output
+        assert "1h02m" in result.output
+        assert "192.0.2.9" in result.output
+        assert max(map(len, result.output.splitlines())) <= 120
+        shown = json.loads((await ctl(server, "status", "h1", "-o", "json")).output)
+        assert [(item["host"], item["revision"]) for item in shown] == [("h1", 42)]
+        assert yaml.safe_load((await ctl(server, "status", "h1", "-o", "yaml")).output) == shown
+
+        found = json.loads((await ctl(server, "get", "endpoints", "-o", "json")).output)
+        assert [(item["host"], item["id"]) for item in found] == [(h, f"e{i}") for h in ("h1", "h2") for i in range(8)]
+        table = (await ctl(server, "get", "endpoints", "--host", "h1")).output
+        assert "10.0.1.9" in table
+        assert "tenant:eth0" in table
+        assert "no vpcs" in (await ctl(server, "get", "vpcs")).output
+        assert "realized" in (await ctl(server, "get", "documents", "--host", "h2")).output
+
+        assert "set endpoints e1" in (await ctl(server, "plan", "h1")).output
+        assert "direct, to 192.0.2.2, learnt" in (await ctl(server, "path", "h1", "e1", "10.0.1.9")).output
+        nowhere = await ctl(server, "path", "h1", "e1", "10.9.9.9")
+        assert (nowhere.exit_code, "no network holds it" in nowhere.output) == (1, True)
+        counters = (await ctl(server, "counters", "h1")).output
+        assert "delivered" in counters
+        assert "no_vpc" not in counters
+
+
+async def test_acknowledgements_come_from_the_stream_and_then_live(server: NatsServer) -> None:
+    failure = KernelFailure(16, "EBUSY", "veth of e1", "busy")
+    async with client_of(server) as client:
+        await make_streams(client)
+        async with running(bus_of(server, "h1")) as bus:
+            for number in range(1203):
+                bus.acknowledge(Acknowledgement(f"d{number}", number, State.REALIZED, 1.0, in_force=number))
+            missing = (Reference("vpcs", "blue"),)
+            bus.acknowledge(Acknowledgement("waits", 5, State.PENDING, 1.0, missing=missing))
+            assert await bus.drain(60)
+            found = json.loads((await ctl(server, "acks", "-o", "json")).output)
+            assert len(found) == 1204
+            one = await ctl(server, "acks", "--host", "h1", "--document", "waits")
+            assert "needs vpcs blue" in one.output
+            assert "no acknowledgements" in (await ctl(server, "acks", "--host", "h9")).output
+
+            watching = asyncio.create_task(
+                ctl(server, "acks", "--watch", "--document", "late", "--count", "1", "-o", "json")
+            )
+            while not watching.done():
+                bus.acknowledge(Acknowledgement("late", 7, State.FAILED, 1.0, failures=(failure,)))
+                await asyncio.sleep(0.1)
+            assert json.loads(watching.result().output)["failures"][0]["name"] == "EBUSY"
+
+
+async def test_events_are_shown_as_they_happen(server: NatsServer) -> None:
+    async with running(bus_of(server, "h1")) as bus:
+        await until(lambda: bus.connected)
+        watching = asyncio.create_task(ctl(server, "events", "--count", "1"))
+        while not watching.done():
+            event = Event("h1", "repaired", 5.0, ("endpoints e1 was gone",))
+            bus.publish(subjects.event("h1", "repaired"), codec.encode(event))
+            await asyncio.sleep(0.1)
+        assert "h1  repaired  endpoints e1 was gone" in watching.result().output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["status", "h9"], 1, "h9 does not answer"),
+        (["status"], 1, "no host answers"),
+        (["acks"], 1, "no stream DROPLET_ACK"),
+        (["get", "routers"], 2, "Invalid value"),
+        (["status", "NOT.A.HOST"], 2, "is not a host's name"),
+        (["--netns", "no-such-namespace", "status"], 2, "no-such-namespace"),
+        (["--config", "/no/such/file", "status"], 2, "/no/such/file"),
+    ],
+)
+async def test_what_cannot_be_done_is_said_in_one_line(
+    server: NatsServer, words: list[str], code: int, text: str
+) -> None:
+    result = await ctl(server, *words)
+    assert result.exit_code == code, result.output
+    assert text in result.output
+    assert "Traceback" not in result.output
+
+
+async def test_a_host_that_refuses_a_question_is_quoted(server: NatsServer) -> None:
+    async with running(bus_of(server, "h1")):
+        await answering(server, ["h1"])
+        result = await ctl(server, "path", "h1", "e99", "10.0.1.9")
+        assert (result.exit_code, result.output) == (1, "Error: h1: no endpoint e99 on this host\n")
+
+
+def test_a_bus_that_cannot_be_reached_has_its_own_exit_code(tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(f'[bus]\nservers = ["nats://127.0.0.1:{free_port()}"]\n')
+    result = CliRunner().invoke(main, ["--config", str(config), "status"])
+    assert result.exit_code == 3
+    assert result.output.startswith("Error: nats://127.0.0.1:")
+    assert result.output.count("\n") == 1
+
+
+def test_the_connection_is_made_from_the_namespace_that_is_named(server: NatsServer) -> None:
+    """Loopback is down in a new namespace, so the server that answers here is out of reach from there."""
+    name = f"busctl{os.getpid()}"
+    command = [sys.executable, "-m", "agent.cli.main", "--wait", "0.2", "--server", server.url]
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        outside = subprocess.run([*command, "status"], capture_output=True, text=True, check=False)
+        inside = subprocess.run([*command, "--netns", name, "status"], capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+    assert (outside.returncode, inside.returncode) == (1, 3), outside.stderr + inside.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["status"], ["get"], ["acks"], ["path"], ["counters"], ["plan"], ["events"]])
+def test_help_teaches_by_example(words: list[str]) -> None:
+    result = CliRunner().invoke(main, [*words, "--help"])
+    assert result.exit_code == 0
+    assert "dropletctl " + (words[0] if words else "status") in result.output
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        {},
+        [{"a": 1, "b": []}, {"c": {"d": None}}],
+        {"yes": "no", "x": "1e3", "y": "a: b", "z": "- q", "s": " lead", "n": "12", "u": "é\n", "t": True, "f": 1.5},
+        [[1, [2]], "null", "", "#c", {"k": [{"l": "02:00:00:00:00:01"}]}],
+    ],
+)
+def test_yaml_is_read_back_as_it_was(value: object) -> None:
+    assert yaml.safe_load(machine(value, "yaml")) == value

@@ -1,0 +1,214 @@
+"""Credentials, permissions and TLS hold against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from bus_fixtures import (
+    Lines,
+    NatsServer,
+    Recorder,
+    User,
+    client_of,
+    make_streams,
+    make_user,
+    publish_many,
+    running,
+    settings_of,
+    until,
+    user_block,
+)
+
+from agent.bus import Bus, BusSettings
+from protocol import permissions, streams, subjects
+from protocol.acknowledgements import Acknowledgement, State
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> dict[str, User]:
+    return {name: make_user(tmp_path, name) for name in ("h1", "h2", "operator", "controller", "stranger")}
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, users: dict[str, User]) -> Iterator[NatsServer]:
+    """A server that knows two hosts, an operator and the controller, each with its own permissions."""
+    server = NatsServer(tmp_path)
+    server.users = [
+        user_block(users["h1"], permissions.of_host("h1")),
+        user_block(users["h2"], permissions.of_host("h2")),
+        user_block(users["operator"], permissions.of_operator()),
+        user_block(users["controller"], permissions.of_controller()),
+    ]
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_the_permissions_of_a_host_are_enough_for_all_that_an_agent_does(
+    guarded: NatsServer, users: dict[str, User]
+) -> None:
+    recorder, lines = Recorder(), Lines()
+    async with client_of(guarded, users["controller"], permissions.CONTROLLER_INBOX) as controller:
+        await make_streams(controller, ["h1", "h2"])
+        await publish_many(controller, "h1", {f"d{i}": b"1" for i in range(600)})
+        await publish_many(controller, "h2", {"other": b"1"})
+        async with (
+            client_of(guarded, users["operator"], permissions.OPERATOR_INBOX) as operator,
+            running(Bus("h1", settings_of(guarded, users["h1"]), recorder, lines.log)) as bus,
+        ):
+            await until(lambda: recorder.completed == 1)
+            assert len(recorder.documents) == 600
+            bus.acknowledge(Acknowledgement("d1", 1, State.REALIZED, 1.0))
+            assert await bus.drain(20)
+            for verb in subjects.RPC_VERBS:
+                answer = await operator.request(subjects.rpc("h1", verb), b"", timeout=10)
+                assert answer.data.startswith(b"answer")
+            assert b'"h1"' in (await operator.request("$SRV.PING.droplet", timeout=10)).data
+            status = await operator.subscribe("droplet.v1.*.status")
+            await operator.request(subjects.rpc("h1", "status"), timeout=10)
+            assert bus.publish(subjects.status("h1"), b"alive")
+            assert (await status.next_msg(timeout=10)).data == b"alive"
+            assert (await controller.jetstream().consumer_info(streams.CONFIG_STREAM, "h1")).num_ack_pending == 0
+            assert not any("ermission" in text for text in lines.texts())
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        subjects.config("h1", "mine"),
+        subjects.config("h2", "a"),
+        subjects.ack("h2", "a"),
+        subjects.status("h2"),
+        subjects.rpc("h2", "get"),
+        streams.next_subject("h2"),
+        streams.reset_subject("h2"),
+        f"$JS.ACK.{streams.CONFIG_STREAM}.h2.1.1.1.1.0",
+        f"$JS.API.CONSUMER.CREATE.{streams.CONFIG_STREAM}",
+        f"$JS.API.CONSUMER.CREATE.{streams.CONFIG_STREAM}.h1",
+        f"$JS.API.CONSUMER.DURABLE.CREATE.{streams.CONFIG_STREAM}.h1",
+        f"$JS.API.CONSUMER.DELETE.{streams.CONFIG_STREAM}.h1",
+        f"$JS.API.STREAM.MSG.GET.{streams.CONFIG_STREAM}",
+        f"$JS.API.DIRECT.GET.{streams.CONFIG_STREAM}",
+        f"$JS.API.STREAM.PURGE.{streams.CONFIG_STREAM}",
+        "_INBOX_h2.guess",
+    ],
+)
+async def test_a_host_cannot_publish_to(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
+    async with client_of(guarded, users["h1"], permissions.inbox("h1")) as client:
+        await client.publish(subject, b"{}")
+        await until(lambda: client.seen)
+        assert "permissions violation for publish" in str(client.seen[0])
+
+
+@pytest.mark.parametrize(
+    "subject", [">", "droplet.v1.h2.>", "droplet.v1.*.ack.>", "_INBOX_h2.>", "_INBOX.>", "$JS.>", "droplet.v1.h1.>"]
+)
+async def test_a_host_cannot_subscribe_to(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
+    async with client_of(guarded, users["h1"], permissions.inbox("h1")) as client:
+        await client.subscribe(subject)
+        await until(lambda: client.seen)
+        assert "permissions violation for subscription" in str(client.seen[0])
+
+
+@pytest.mark.parametrize("subject", [subjects.config("h1", "a"), subjects.ack("h1", "a"), streams.next_subject("h1")])
+async def test_an_operator_cannot_write(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
+    async with client_of(guarded, users["operator"], permissions.OPERATOR_INBOX) as client:
+        await client.publish(subject, b"{}")
+        await until(lambda: client.seen)
+        assert "permissions violation" in str(client.seen[0])
+
+
+async def test_wrong_credentials_are_logged_once_without_the_seed_and_tried_again(
+    guarded: NatsServer, users: dict[str, User]
+) -> None:
+    lines = Lines()
+    async with running(Bus("h1", settings_of(guarded, users["stranger"]), Recorder(), lines.log)) as bus:
+        await until(lambda: any("credentials" in text for text in lines.texts()))
+        await asyncio.sleep(1.5)
+        assert not bus.connected
+        assert sum("credentials" in text for text in lines.texts()) == 1
+        seed = users["stranger"].seed_file.read_text()
+        assert not any(seed in text for text in lines.texts())
+        users["stranger"].seed_file.write_bytes(users["h1"].seed_file.read_bytes())
+        await until(lambda: bus.connected)
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "no such file"), (b"not a seed", "no valid seed")])
+async def test_a_seed_file_that_cannot_be_used_is_named(
+    guarded: NatsServer, tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "bad.nk"
+    if content is not None:
+        path.write_bytes(content)
+    lines = Lines()
+    async with running(Bus("h1", BusSettings((guarded.url,), nkey_seed_file=str(path)), Recorder(), lines.log)):
+        await until(lambda: any(reason in text for text in lines.texts()))
+        assert not any("not a seed" in text for text in lines.texts())
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[tuple[NatsServer, Path]]:
+    """A server that speaks TLS from the first byte, and its CA."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server = NatsServer(tmp_path)
+    server.tls = (
+        f'tls {{ cert_file: "{tmp_path}/cert.pem", key_file: "{tmp_path}/key.pem", handshake_first: true, timeout: 5 }}'
+    )
+    server.start()
+    yield server, tmp_path / "ca.pem"
+    server.stop()
+
+
+async def test_tls_from_the_first_byte_works(tls: tuple[NatsServer, Path]) -> None:
+    server, ca = tls
+    async with running(Bus("h1", BusSettings((server.url,), tls_ca_file=str(ca)), Recorder(), Lines().log)) as bus:
+        await until(lambda: bus.connected)
+
+
+async def test_a_certificate_of_an_unknown_authority_is_refused(tls: tuple[NatsServer, Path], tmp_path: Path) -> None:
+    server, _ = tls
+    trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
+    lines = Lines()
+    settings = BusSettings((server.url,), tls_ca_file=str(tmp_path / "another.pem"))
+    async with running(Bus("h1", settings, Recorder(), lines.log)) as bus:
+        await until(lambda: any("not trusted" in text for text in lines.texts()))
+        assert not bus.connected
+
+
+async def test_a_tls_url_never_gives_a_clear_text_server_a_password() -> None:
+    """Whoever answers in clear text gets a TLS hello and nothing else."""
+    heard = bytearray()
+
+    async def eavesdrop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"X","version":"2.14.0","auth_required":true,"headers":true}\r\n')
+        while data := await reader.read(4096):
+            heard.extend(data)
+        writer.close()
+
+    listener = await asyncio.start_server(eavesdrop, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    lines = Lines()
+    settings = BusSettings((f"tls://me:password@127.0.0.1:{port}",))
+    async with listener, running(Bus("h1", settings, Recorder(), lines.log)):
+        await until(lambda: any("TLS" in text for text in lines.texts()))
+    assert heard[:1] == b"\x16", "a TLS handshake record"
+    assert b"CONNECT" not in heard
+    assert b"password" not in heard
+    assert not any("password" in text for text in lines.texts())
+
+
+def test_a_server_url_that_makes_no_sense_is_refused_without_showing_its_password() -> None:
+    for url in ("http://h:1", "127.0.0.1:4222", "nats://", "tls://u:hidden@h:port"):
+        with pytest.raises(ValueError, match="is not a server") as caught:
+            BusSettings((url,))
+        assert "hidden" not in str(caught.value)
+    with pytest.raises(ValueError):
+        BusSettings(())

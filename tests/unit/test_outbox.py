@@ -1,0 +1,96 @@
+"""The outbox forgets nothing before the server has stored it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.bus.outbox import CONFIRM_WITHIN, RETRY_AFTER, WINDOW, Outbox
+
+
+def test_only_the_newest_of_a_document_is_sent() -> None:
+    outbox = Outbox()
+    outbox.put("a", b"1")
+    outbox.put("a", b"2")
+    assert [(p.document, p.body) for p in outbox.take(0.0)] == [("a", b"2")]
+    assert outbox.take(0.0) == []
+
+
+def test_a_late_confirmation_of_an_older_one_does_not_drop_the_newer() -> None:
+    outbox = Outbox()
+    outbox.put("a", b"1")
+    (old,) = outbox.take(0.0)
+    outbox.put("a", b"2")
+    (new,) = outbox.take(0.0)
+    outbox.confirm(old.token)
+    assert len(outbox) == 1
+    outbox.disconnect()
+    assert [p.body for p in outbox.take(0.0)] == [b"2"]
+    outbox.confirm(new.token)
+    assert len(outbox) == 1, "a confirmation from a lost connection counts for nothing"
+
+
+def test_what_was_under_way_is_sent_again_after_a_lost_connection() -> None:
+    outbox = Outbox()
+    outbox.put("a", b"1")
+    outbox.put("b", b"1")
+    outbox.take(0.0)
+    outbox.put("b", b"2")
+    outbox.disconnect()
+    assert {(p.document, p.body) for p in outbox.take(0.0)} == {("a", b"1"), ("b", b"2")}
+
+
+def test_silence_and_refusal_both_lead_to_another_attempt_later() -> None:
+    outbox = Outbox()
+    outbox.put("a", b"1")
+    outbox.take(0.0)
+    assert outbox.take(CONFIRM_WITHIN - 0.1) == []
+    assert outbox.wake_in(CONFIRM_WITHIN - 1.0) == 1.0
+    (again,) = outbox.take(CONFIRM_WITHIN)
+    outbox.refuse(again.token, 10.0)
+    assert outbox.take(10.0) == []
+    assert outbox.wake_in(10.0) == RETRY_AFTER
+    assert len(outbox.take(10.0 + RETRY_AFTER)) == 1
+
+
+def test_no_more_than_the_window_is_under_way() -> None:
+    outbox = Outbox()
+    for number in range(WINDOW + 5):
+        outbox.put(f"d{number}", b"")
+    first = outbox.take(0.0)
+    assert len(first) == WINDOW
+    outbox.confirm(first[0].token)
+    assert len(outbox.take(0.0)) == 1
+    assert len(outbox) == WINDOW + 4
+
+
+@given(st.lists(st.tuples(st.sampled_from(["put", "take", "confirm", "refuse", "lose"]), st.integers(0, 3))))
+def test_whatever_happens_the_last_word_of_every_document_is_stored_in_the_end(steps: list[tuple[str, int]]) -> None:
+    outbox, now, under_way = Outbox(), 0.0, {}
+    said: dict[str, bytes] = {}
+    stored: dict[str, bytes] = {}
+    for count, (step, which) in enumerate(steps):
+        now += 0.1
+        if step == "put":
+            said[f"d{which}"] = body = b"%d" % count
+            outbox.put(f"d{which}", body)
+        elif step == "take":
+            under_way.update({parcel.token: parcel for parcel in outbox.take(now)})
+        elif step == "lose":
+            outbox.disconnect()
+            under_way.clear()
+        elif under_way:
+            parcel = under_way.pop(min(under_way))
+            if step == "confirm":
+                stored[parcel.document] = parcel.body
+                outbox.confirm(parcel.token)
+            else:
+                outbox.refuse(parcel.token, now)
+    for parcel in under_way.values():
+        stored[parcel.document] = parcel.body
+        outbox.confirm(parcel.token)
+    for parcel in outbox.take(now + CONFIRM_WITHIN + RETRY_AFTER):
+        stored[parcel.document] = parcel.body
+        outbox.confirm(parcel.token)
+    assert stored == said
+    assert len(outbox) == 0
