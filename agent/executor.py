@@ -6,9 +6,11 @@ the kernel then holds is for the next observation to say.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -26,6 +28,11 @@ from agent.core.layout import MapName
 from agent.datapath.links import Links
 from agent.datapath.maps import Map, Refused
 from agent.datapath.transit import Transit
+
+AT_ONCE = 4096
+"""Entries that are changed without leaving the event loop: a few milliseconds at most."""
+
+_T = TypeVar("_T")
 
 log = structlog.get_logger()
 
@@ -72,9 +79,11 @@ class Executor:
     async def _carry_out(self, action: Action) -> list[Failure]:
         match action:
             case PutEntries(name, entries):
-                return [_refused(action, one) for one in self._maps[name].put(entries)]
+                refused = await _apply(self._maps[name].put, entries)
+                return [_refused(action, one) for one in refused]
             case DeleteEntries(name, keys):
-                return [_refused(action, one) for one in self._maps[name].delete(keys)]
+                refused = await _apply(self._maps[name].delete, keys)
+                return [_refused(action, one) for one in refused]
             case EnsureVeth(veth):
                 await self._links.ensure_veth(veth)
             case DeleteVeth(endpoint, ifindex):
@@ -84,6 +93,11 @@ class Executor:
             case DetachTransit(ifindex):
                 await self._transit.detach(ifindex)
         return []
+
+
+async def _apply(change: Callable[[Sequence[_T]], list[Refused]], items: Sequence[_T]) -> list[Refused]:
+    """Change a map here, or in a thread when it takes so long that heartbeats would wait."""
+    return change(items) if len(items) <= AT_ONCE else await asyncio.to_thread(change, items)
 
 
 def object_of(action: Action) -> str:

@@ -1,0 +1,128 @@
+"""A droplet in a network namespace of its own, its neighbour on the substrate, and namespaces for endpoints.
+
+The test's own thread enters the droplet's namespace, as an agent would live there; everything is removed afterwards.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.maps import MapSizes
+
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter(namespace: str | Path) -> None:
+    path = Path(namespace) if str(namespace).startswith("/") else Path("/run/netns", namespace)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if _libc.setns(descriptor, CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns", str(path))
+    finally:
+        os.close(descriptor)
+
+
+def run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def ip(*arguments: str, namespace: str | None = None, check: bool = True) -> str:
+    inside = ["-n", namespace] if namespace else []
+    return run("ip", *inside, *arguments, check=check)
+
+
+def ip_json(*arguments: str, namespace: str | None = None) -> list[dict[str, Any]]:
+    return json.loads(ip("-j", "-d", *arguments, namespace=namespace) or "[]")
+
+
+@dataclass
+class World:
+    """A droplet and its substrate: names of namespaces, addresses as text."""
+
+    droplet: str
+    substrate: str
+    prefix: str
+    interface: str = "eth0"
+    address: str = "10.77.0.1"
+    neighbour: str = "10.77.0.2"
+    endpoints: list[str] = field(default_factory=list)
+
+    def endpoint_namespace(self) -> str:
+        name = f"{self.prefix}e{len(self.endpoints)}"
+        self.endpoints.append(name)
+        ip("netns", "add", name)
+        return name
+
+    def ifindex(self, name: str) -> int:
+        return int(ip_json("link", "show", name)[0]["ifindex"])
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    prefix = f"kn{os.getpid()}"
+    made = World(droplet=f"{prefix}d", substrate=f"{prefix}s", prefix=prefix)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        for name in (made.droplet, made.substrate):
+            ip("netns", "add", name)
+        ip(
+            "link",
+            "add",
+            "eth0",
+            "netns",
+            made.droplet,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "sub0",
+            "netns",
+            made.substrate,
+        )
+        ip("addr", "add", f"{made.address}/24", "dev", "eth0", namespace=made.droplet)
+        ip("addr", "add", f"{made.neighbour}/24", "dev", "sub0", namespace=made.substrate)
+        for namespace, interface in ((made.droplet, "eth0"), (made.substrate, "sub0")):
+            ip("link", "set", "lo", "up", namespace=namespace)
+            ip("link", "set", interface, "up", namespace=namespace)
+        enter(made.droplet)
+        yield made
+    finally:
+        _libc.setns(home, CLONE_NEWNET)
+        os.close(home)
+        for name in (*made.endpoints, made.droplet, made.substrate):
+            ip("netns", "del", name, check=False)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs are compiled once for all tests of this folder."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def config(world: World, tmp_path: Path, cache: Path) -> Iterator[KernelConfig]:
+    """An agent's settings with small maps and a bpf file system of its own."""
+    bpffs = tmp_path / "bpf"
+    yield KernelConfig("here", f"{world.prefix}i", "eth0", cache, bpffs, sizes=MapSizes(endpoints=1000))
+    run("umount", str(bpffs), check=False)
+
+
+@pytest.fixture
+async def kernel(config: KernelConfig) -> AsyncIterator[Kernel]:
+    opened = await Kernel.open(config)
+    yield opened
+    await opened.close()

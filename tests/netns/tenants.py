@@ -1,0 +1,66 @@
+"""Endpoints of one droplet as the plan would order them: what the kernel needs so that they talk."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from agent.core.actions import Action, AttachTransit, EnsureVeth, PutEntries, Veth
+from agent.core.layout import (
+    DROPLET,
+    ENDPOINT,
+    GENEVE_PORT,
+    INTERFACE,
+    LOCAL_DROPLET,
+    NETWORK_BOUNCED_HERE,
+    OVERLAY_KEY,
+    U32,
+    MapName,
+    mapped,
+    network_key,
+    network_value,
+    vpc_value,
+)
+from agent.core.observed import ObservedInterface
+from agent.core.realize import IFINDEX_BASE, host_ifname
+
+VNI = 77
+HERE = mapped(ipaddress.ip_address("10.77.0.1").packed)
+GATEWAY = mapped(ipaddress.ip_address("10.1.0.1").packed)
+
+
+def endpoint_veth(instance: str, namespace: str, endpoint: str, slot: int) -> Veth:
+    return Veth(
+        endpoint=endpoint,
+        ifname=host_ifname(instance, endpoint),
+        ifindex=IFINDEX_BASE + slot,
+        namespace=namespace,
+        peer_name="eth0",
+        peer_mac=bytes.fromhex("0200000000") + bytes([slot]),
+        mtu=1438,
+        addresses=(f"10.1.0.{slot}/24",),
+        gateways=("10.1.0.1",),
+    )
+
+
+def host_actions(interface: ObservedInterface) -> list[Action]:
+    port = GENEVE_PORT.to_bytes(2, "big")
+    local = LOCAL_DROPLET.pack(HERE, interface.ifindex, interface.mac, port)
+    network = network_value(GATEWAY, NETWORK_BOUNCED_HERE, (HERE,))
+    return [
+        PutEntries(MapName.LOCAL_DROPLET, ((U32.pack(0), local),)),
+        PutEntries(MapName.DROPLETS, ((mapped(bytes([10, 77, 0, 2])), DROPLET.pack(0)),)),
+        PutEntries(MapName.VPCS, ((U32.pack(VNI), vpc_value(0, ())),)),
+        PutEntries(MapName.NETWORKS, ((network_key(VNI, bytes([10, 1, 0, 0]), 24), network),)),
+        AttachTransit(interface.ifindex),
+    ]
+
+
+def endpoint_actions(veth: Veth) -> list[Action]:
+    address = mapped(ipaddress.ip_interface(veth.addresses[0]).packed)
+    slot = veth.ifindex - IFINDEX_BASE
+    where = ENDPOINT.pack(HERE, veth.ifindex, slot, veth.peer_mac)
+    return [
+        EnsureVeth(veth),
+        PutEntries(MapName.INTERFACES, ((U32.pack(veth.ifindex), INTERFACE.pack(VNI, address, slot, veth.peer_mac)),)),
+        PutEntries(MapName.ENDPOINTS, ((OVERLAY_KEY.pack(VNI, address), where),)),
+    ]

@@ -1,0 +1,159 @@
+"""Plans carried out on the real kernel: what is done, what is refused, and that one refusal stops nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from dataclasses import replace
+
+from agent.core.actions import (
+    AttachTransit,
+    DeleteEntries,
+    DeleteVeth,
+    DetachTransit,
+    EnsureVeth,
+    PutEntries,
+)
+from agent.core.layout import ENDPOINT, OVERLAY_KEY, U32, MapName
+from agent.datapath.kernel import Kernel
+from agent.datapath.namespaces import in_namespace, opened_namespace
+from agent.datapath.netlink import Netlink
+from agent.datapath.xdp import AttachMode, attach
+from tests.netns.conftest import World, ip, ip_json, run
+from tests.netns.programs import loaded, owning
+from tests.netns.tenants import endpoint_actions, endpoint_veth, host_actions
+
+
+def socket_in(namespace: str) -> socket.socket:
+    with opened_namespace(namespace) as descriptor:
+        made = in_namespace(descriptor, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    made.setblocking(False)
+    return made
+
+
+async def transfer(sender: str, receiver: str, address: str, data: bytes) -> bytes:
+    """Send the data over TCP from one namespace to another and return what arrived."""
+    loop = asyncio.get_running_loop()
+    with socket_in(receiver) as listening, socket_in(sender) as sending:
+        listening.bind((address, 7000))
+        listening.listen()
+        await loop.sock_connect(sending, (address, 7000))
+        accepted, _ = await loop.sock_accept(listening)
+        with accepted:
+            writing = asyncio.create_task(loop.sock_sendall(sending, data))
+            arrived = bytearray()
+            while len(arrived) < len(data):
+                arrived += await loop.sock_recv(accepted, 1 << 18)
+            await writing
+    return bytes(arrived)
+
+
+async def two_endpoints(kernel: Kernel, world: World) -> tuple[str, str]:
+    spaces = world.endpoint_namespace(), world.endpoint_namespace()
+    actions = host_actions(await kernel.interface())
+    for number, namespace in enumerate(spaces):
+        veth = endpoint_veth(kernel.config.instance, namespace, f"e{number}", 10 + number)
+        actions += endpoint_actions(veth)
+    assert await kernel.executor.run(actions) == []
+    return spaces
+
+
+async def test_two_endpoints_of_one_droplet_reach_one_another_and_their_gateway(kernel: Kernel, world: World) -> None:
+    left, right = await two_endpoints(kernel, world)
+    for namespace, target in ((left, "10.1.0.11"), (right, "10.1.0.10"), (left, "10.1.0.1")):
+        run("ip", "netns", "exec", namespace, "ping", "-c", "2", "-i", "0.1", "-W", "2", target)
+    outcomes = kernel.read_outcomes()
+    assert outcomes["delivered_same_host"].packets >= 8
+    counters = kernel.read_endpoint_counters([10, 11])
+    assert counters[10].delivered.packets >= 4
+    assert counters[11].sent.packets >= 4
+    kernel.clear_endpoint_counters(10)
+    assert kernel.read_endpoint_counters([10])[10].delivered.packets == 0
+
+
+async def test_a_tcp_transfer_between_them_arrives_whole(kernel: Kernel, world: World) -> None:
+    left, right = await two_endpoints(kernel, world)
+    data = os.urandom(5_000_000)
+    async with asyncio.timeout(30):
+        assert await transfer(left, right, "10.1.0.11", data) == data
+        assert await transfer(right, left, "10.1.0.10", data) == data
+
+
+async def test_a_refused_endpoint_stops_no_other_and_says_what_to_do(kernel: Kernel, world: World) -> None:
+    good = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), "good", 10)
+    bad = endpoint_veth(kernel.config.instance, "no-such-namespace", "bad", 11)
+    actions = [*host_actions(await kernel.interface()), *endpoint_actions(bad), *endpoint_actions(good)]
+    (failure,) = await kernel.executor.run(actions)
+    assert failure.action == EnsureVeth(bad)
+    assert failure.errno == errno.ENOENT
+    assert failure.object == "interface eth0 of endpoint bad in namespace no-such-namespace"
+    assert "create it" in failure.message
+    observed = await kernel.observe({"good": good.namespace})
+    assert observed.veths["good"].complete
+    assert len(observed.maps[MapName.ENDPOINTS]) == 2
+
+
+async def test_a_full_map_refuses_by_key_and_takes_the_rest(kernel: Kernel) -> None:
+    value = ENDPOINT.pack(bytes(16), 0, 0, bytes(6))
+    entries = tuple((OVERLAY_KEY.pack(1, n.to_bytes(16, "big")), value) for n in range(1200))
+    (failure,) = await kernel.executor.run([PutEntries(MapName.ENDPOINTS, entries)])
+    assert failure.errno == errno.E2BIG
+    assert failure.object == "map endpoints"
+    assert "raise its size" in failure.message
+    held = kernel.maps[MapName.ENDPOINTS].dump()
+    assert set(failure.keys) == {key for key, _ in entries} - held.keys()
+    assert len(held) == 1000
+
+
+async def test_deleting_what_is_not_there_is_no_failure(kernel: Kernel) -> None:
+    actions = [
+        DeleteEntries(MapName.ENDPOINTS, (bytes(20),)),
+        DeleteEntries(MapName.INTERFACES, tuple(U32.pack(n) for n in range(50))),
+        DeleteVeth("web", 0x40000999),
+        DetachTransit((await kernel.interface()).ifindex),
+        DetachTransit(0x40000999),
+    ]
+    assert await kernel.executor.run(actions) == []
+
+
+async def test_removals_leave_nothing(kernel: Kernel, world: World) -> None:
+    left, _ = await two_endpoints(kernel, world)
+    interface = await kernel.interface()
+    before = await kernel.observe({})
+    actions = [DeleteEntries(name, tuple(before.maps[name])) for name in (MapName.ENDPOINTS, MapName.INTERFACES)]
+    actions += [DeleteVeth(one.endpoint, one.ifindex) for one in before.veths.values()]
+    actions.append(DetachTransit(interface.ifindex))
+    assert await kernel.executor.run(actions) == []
+    after = await kernel.observe({})
+    assert after.veths == {}
+    assert not after.interface.transit
+    assert after.maps[MapName.ENDPOINTS] == after.maps[MapName.INTERFACES] == {}
+    assert [link["ifname"] for link in ip_json("link", "show", namespace=left)] == ["lo"]
+
+
+async def test_a_strangers_program_on_the_interface_is_a_failure_and_stays(kernel: Kernel, world: World) -> None:
+    index = world.ifindex("eth0")
+    with loaded("stranger") as stranger:
+        async with Netlink() as netlink:
+            await attach(netlink, index, stranger, owning(stranger), AttachMode.NATIVE)
+        (failure,) = await kernel.executor.run([AttachTransit(index)])
+        (kept,) = await kernel.executor.run([DetachTransit(index)])
+        assert failure.errno == kept.errno == errno.EEXIST
+        assert "another owner" in failure.message
+        assert ip_json("link", "show", "eth0")[0]["xdp"]["prog"]["name"] == "stranger"
+
+
+async def test_a_missing_interface_is_a_failure(kernel: Kernel) -> None:
+    ip("link", "del", "eth0")
+    (failure,) = await kernel.executor.run([AttachTransit(0x40000999)])
+    assert failure.errno == errno.ENODEV
+
+
+async def test_an_invalid_name_is_a_failure(kernel: Kernel, world: World) -> None:
+    veth = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), "e0", 10)
+    for bad in (replace(veth, peer_name="no/slash"), replace(veth, mtu=20), replace(veth, namespace="../x")):
+        (failure,) = await kernel.executor.run([EnsureVeth(bad)])
+        assert failure.errno in (errno.EINVAL, errno.ENODEV, errno.ERANGE)
+    assert await kernel.executor.run([EnsureVeth(veth)]) == []

@@ -1,0 +1,62 @@
+"""What a host is asked before an agent runs on it, on the real kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from agent.datapath.host_check import CheckResult, check_host
+from agent.datapath.kernel import KernelConfig
+from agent.datapath.netlink import Netlink
+from agent.datapath.xdp import AttachMode, attach
+from tests.netns.conftest import World, ip, run
+from tests.netns.programs import loaded, owning
+
+
+async def answers(config: KernelConfig) -> dict[str, CheckResult]:
+    return {one.name: one for one in await check_host(config)}
+
+
+async def test_a_good_host_passes_and_nothing_is_changed(world: World, config: KernelConfig, tmp_path: Path) -> None:
+    before = ip("-d", "link", "show"), run("cat", "/proc/self/mounts")
+    found = await answers(config)
+    assert [one for one in found.values() if not one.ok] == []
+    assert (ip("-d", "link", "show"), run("cat", "/proc/self/mounts")) == before
+    assert run("ls", "-A", str(tmp_path)) == ""
+
+
+async def test_a_missing_interface_is_named(world: World, config: KernelConfig) -> None:
+    ip("link", "del", "eth0")
+    found = await answers(config)
+    assert not found["interface"].ok
+    assert "eth0 does not exist" in found["interface"].detail
+    assert found["interface"].remedy
+    assert not found["xdp"].ok
+
+
+async def test_an_interface_without_an_address_is_named(world: World, config: KernelConfig) -> None:
+    ip("addr", "flush", "dev", "eth0")
+    assert "no address" in (await answers(config))["interface"].detail
+
+
+async def test_an_interface_with_a_small_mtu_is_named(world: World, config: KernelConfig) -> None:
+    ip("link", "set", "eth0", "mtu", "1300")
+    found = (await answers(config))["interface"]
+    assert not found.ok
+    assert "1300" in found.detail
+
+
+async def test_a_strangers_program_is_named(world: World, config: KernelConfig) -> None:
+    with loaded("stranger") as stranger:
+        async with Netlink() as netlink:
+            await attach(netlink, world.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
+        found = (await answers(config))["xdp"]
+    assert not found.ok
+    assert "another owner" in found.detail
+
+
+async def test_a_cache_that_cannot_be_written_is_named(world: World, config: KernelConfig, tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.touch()
+    found = await answers(replace(config, cache=taken / "cache"))
+    assert not found["cache"].ok
