@@ -18,14 +18,6 @@ static __always_inline __u16 checksum_replace(__u16 check, __u16 old, __u16 new)
 	return checksum_fold((__u64)(__u16)~check + (__u16)~old + new);
 }
 
-/* The checksum of a header without options, whose own field is still 0. */
-static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)
-{
-	const __u32 *word = (const __u32 *)ip;
-
-	return checksum_fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
-}
-
 static __always_inline void set_tos(struct iphdr *ip, __u8 tos)
 {
 	__u16 before = *(__u16 *)ip, after;
@@ -35,12 +27,13 @@ static __always_inline void set_tos(struct iphdr *ip, __u8 tos)
 	ip->check = checksum_replace(ip->check, before, after);
 }
 
+/* Time to live and protocol share a word; the time to live is its first byte, and not 0. */
 static __always_inline void decrement_ttl(struct iphdr *ip)
 {
-	__u16 before = *(__u16 *)&ip->ttl, after;
+	__u16 *word = (__u16 *)&ip->ttl;
+	__u16 before = *word, after = before - bpf_htons(0x0100);
 
-	ip->ttl--;
-	after = *(__u16 *)&ip->ttl;
+	*word = after;
 	ip->check = checksum_replace(ip->check, before, after);
 }
 

@@ -45,14 +45,16 @@ static __always_inline __u32 bounded(__u32 value, __u32 mask)
 	return value & mask;
 }
 
-/* The hook's verdict for an outcome; `ifindex` is where a forwarded frame leaves. */
+/*
+ * The hook's verdict for an outcome; `ifindex` is where an answered or forwarded frame leaves. Answers are redirected
+ * to where they came from, since veth does not wake the receiver of an XDP_TX that has no XDP program
+ * (veth_xdp_flush()).
+ */
 static __always_inline int verdict(enum outcome outcome, __u32 ifindex)
 {
 	if (outcome >= FIRST_DROPPED)
 		return XDP_DROP;
-	if (outcome >= FIRST_FORWARDED)
-		return bpf_redirect(ifindex, 0);
-	return outcome >= FIRST_ANSWERED ? XDP_TX : XDP_PASS;
+	return outcome >= FIRST_ANSWERED ? bpf_redirect(ifindex, 0) : XDP_PASS;
 }
 
 #endif

@@ -3,20 +3,25 @@
 #ifndef DROPLET_ENCAPSULATE_H
 #define DROPLET_ENCAPSULATE_H
 
+/*
+ * Written and summed up by words from registers: reading back what was just written in other widths would stall the
+ * CPU. No fragments, so no identity (RFC 6864 section 4.1).
+ */
 static __always_inline void write_ipv4(struct iphdr *ip, const struct local_droplet *local, const struct tunnel *tunnel,
 				       __u32 total)
 {
-	*(__u8 *)ip = 0x45;
-	ip->tos = tunnel->tos;
-	ip->tot_len = bpf_htons(total);
-	ip->id = 0; /* no fragments, so no identity: RFC 6864 section 4.1 */
-	ip->frag_off = bpf_htons(FRAGMENT_NEVER);
-	ip->ttl = tunnel->ttl;
-	ip->protocol = IPPROTO_UDP;
-	ip->check = 0;
-	ip->saddr = unmapped(&local->address);
-	ip->daddr = unmapped(&tunnel->peer);
-	ip->check = ipv4_checksum(ip);
+	__u32 first = bpf_htonl(0x45000000 | (__u32)tunnel->tos << 16 | total);
+	__u32 second = bpf_htonl(FRAGMENT_NEVER);
+	__u32 third = bpf_htonl((__u32)tunnel->ttl << 24 | IPPROTO_UDP << 16);
+	__be32 source = unmapped(&local->address), destination = unmapped(&tunnel->peer);
+	__u32 *word = (__u32 *)ip;
+
+	word[0] = first;
+	word[1] = second;
+	word[2] = third;
+	word[3] = source;
+	word[4] = destination;
+	ip->check = checksum_fold((__u64)first + second + third + source + destination);
 }
 
 static __always_inline void write_rts(struct return_to_sender *rts, const struct tunnel *tunnel)
@@ -24,8 +29,7 @@ static __always_inline void write_rts(struct return_to_sender *rts, const struct
 	rts->option.class = bpf_htons(OPTION_CLASS);
 	rts->option.type = OPTION_RTS;
 	rts->option.length = (sizeof(*rts) - sizeof(rts->option)) / 4;
-	*(__u32 *)&rts->bounces = 0;
-	rts->bounces = tunnel->bounces;
+	*(__be32 *)&rts->bounces = bpf_htonl((__u32)tunnel->bounces << 24);
 	rts->origin = unmapped(&tunnel->origin);
 }
 

@@ -41,17 +41,17 @@ struct outer_headers {
 
 /* A tunnel's ends and what travels in its headers: read from a packet that came in, or for one to be sent. */
 struct tunnel {
-	__u32 vni;
-	__u32 headers;	       /* bytes in front of the inner frame, as received; 0 when there are none */
-	__u32 length;	       /* bytes of the inner frame */
 	struct address peer;   /* received: the other droplet's; to be sent: where to */
 	struct address origin; /* where the sender is: by RTS, else the peer */
+	__u32 vni;
+	__u32 headers; /* bytes in front of the inner frame, as received; 0 when there are none */
+	__u32 length;  /* bytes of the inner frame */
 	__be16 source_port;
 	__u8 tos;
 	__u8 ttl;
 	__u8 bounces;
 	bool returns; /* has an RTS option */
-};
+} __attribute__((aligned(8)));
 
 static __always_inline enum outcome parse_option(struct geneve_option *option, void *end, __u32 size,
 						 struct tunnel *tunnel)

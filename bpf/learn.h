@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Direct paths: from a delivered packet, on which droplet its sender is. */
+/*
+ * Direct paths: from a delivered packet, on which droplet its sender is. A path in use is written once in
+ * DIRECT_RENEW_NS, not at every packet.
+ */
 #ifndef DROPLET_LEARN_H
 #define DROPLET_LEARN_H
 
@@ -19,16 +22,19 @@ static __always_inline enum outcome learn_new(const struct local_droplet *local,
 	return GO_ON;
 }
 
-/* One lookup and no write for a path in steady use. */
+static __always_inline bool confirmed_lately(struct overlay_key *from, const struct address *host)
+{
+	struct direct_path *path = direct.lookup(from);
+
+	return path && same_address(&path->host, host) && age_of(path, bpf_ktime_get_coarse_ns()) < DIRECT_RENEW_NS;
+}
+
 static __always_inline enum outcome learn(const struct local_droplet *local, const struct tunnel *tunnel,
 					  struct overlay_key *from)
 {
-	struct direct_path *path = direct.lookup(from);
-	__u64 now = bpf_ktime_get_coarse_ns();
-
-	if (path && same_address(&path->host, &tunnel->origin) && age_of(path, now) < DIRECT_RENEW_NS)
+	if (tunnel->returns && confirmed_lately(from, &tunnel->origin))
 		return GO_ON;
-	return learn_new(local, tunnel, from, now);
+	return learn_new(local, tunnel, from, bpf_ktime_get_coarse_ns());
 }
 
 #endif

@@ -43,12 +43,12 @@ static __always_inline bool is_multicast(__be32 address)
 static __always_inline enum outcome hash_flow(void *start, void *end, __be16 tunnel_port, __u32 *flow)
 {
 	struct iphdr *ip = start + sizeof(struct ethhdr);
-	__u32 hash = stir(ip->saddr ^ ip->protocol, ip->daddr);
+	__u64 addresses = (__u64)ip->saddr << 32 | ip->daddr;
 	__u32 fragment = bpf_ntohs(ip->frag_off) & (FRAGMENT_OFFSET | FRAGMENT_MORE);
 	__u32 header = ip->ihl * 4;
 	struct ports *ports = (void *)ip + header;
 
-	*flow = hash;
+	*flow = hash_pair(addresses, ip->protocol);
 	if (ip->protocol != IPPROTO_UDP && ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_SCTP)
 		return GO_ON;
 	if (fragment & FRAGMENT_OFFSET)
@@ -58,7 +58,7 @@ static __always_inline enum outcome hash_flow(void *start, void *end, __be16 tun
 	if (ip->protocol == IPPROTO_UDP && ports->destination == tunnel_port)
 		return TUNNEL_FROM_ENDPOINT;
 	if (!fragment)
-		*flow = stir(hash, *(__u32 *)ports);
+		*flow = hash_pair(addresses, (__u64) * (__u32 *)ports << 8 | ip->protocol);
 	return GO_ON;
 }
 

@@ -14,7 +14,7 @@ static __always_inline struct network *network_of(const struct overlay_key *key)
 static __always_inline struct address pick(const struct address *set, __u32 count, const struct overlay_key *from,
 					   const struct overlay_key *to)
 {
-	__u32 hash = stir(from->vni ^ unmapped(&from->address), unmapped(&to->address));
+	__u32 hash = hash_pair((__u64)unmapped(&from->address) << 32 | unmapped(&to->address), from->vni);
 
 	return set[(hash % count) & (MAX_SET - 1)];
 }

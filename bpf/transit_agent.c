@@ -95,7 +95,7 @@ static __always_inline bool find_direct(struct overlay_key *to, struct address *
 
 	if (!path || age_of(path, bpf_ktime_get_coarse_ns()) >= DIRECT_LIFETIME_NS)
 		return false;
-	*host = path->host;
+	copy_address(host, &path->host);
 	return true;
 }
 
@@ -127,7 +127,7 @@ static __always_inline enum outcome find_way(struct ethhdr *ethernet, void *end,
 		return find_by_network(ethernet, end, from, to, tunnel);
 	if (endpoint->ifindex)
 		return DELIVERED_SAME_HOST;
-	tunnel->peer = endpoint->host;
+	copy_address(&tunnel->peer, &endpoint->host);
 	return SENT_DIRECT;
 }
 
@@ -137,7 +137,7 @@ static __always_inline enum outcome ipv4_from_endpoint(context *ctx, const struc
 	void *end = frame_end(ctx);
 	struct ethhdr *ethernet = frame_start(ctx);
 	struct iphdr *ip = (void *)(ethernet + 1);
-	struct overlay_key from = {sender->vni, sender->address}, to = {sender->vni};
+	struct overlay_key from = {sender->vni, sender->address}, to KEY;
 	enum outcome outcome = check_ipv4(ethernet, end, tunnel->length);
 
 	if (outcome != GO_ON)
@@ -150,7 +150,7 @@ static __always_inline enum outcome ipv4_from_endpoint(context *ctx, const struc
 	if (outcome != GO_ON)
 		return outcome;
 	tunnel->tos = ip->tos;
-	to.address = mapped(ip->daddr);
+	set_key(&to, sender->vni, ip->daddr);
 	outcome = find_way(ethernet, end, &from, &to, tunnel);
 	if (outcome < FIRST_FORWARDED || outcome >= FIRST_DROPPED || !is_gateway(ethernet->h_dest))
 		return outcome;
@@ -184,7 +184,7 @@ static __always_inline enum outcome from_endpoint(context *ctx, const struct int
 
 int transit_agent(struct xdp_md *ctx)
 {
-	__u32 arrival = arrived_on(ctx), length = frame_length(ctx), leave_by = 0;
+	__u32 arrival = arrived_on(ctx), length = frame_length(ctx), leave_by = arrival;
 	struct interface *sender = interfaces.lookup(&arrival);
 	enum outcome outcome = UNKNOWN_INTERFACE;
 

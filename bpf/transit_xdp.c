@@ -38,24 +38,39 @@ static __always_inline enum outcome send_on(context *ctx, const struct local_dro
 	return send(ctx, local, tunnel, sent);
 }
 
+/*
+ * Closed: strangers' tunnels reach nobody. A packet that came direct over a path confirmed lately is spared the lookup,
+ * for the droplet was known when the path was confirmed. So one that is no longer known is shut out within
+ * DIRECT_RENEW_NS.
+ */
+static __always_inline bool is_known(const struct tunnel *tunnel, bool on_path)
+{
+	struct address peer = tunnel->peer;
+
+	return on_path || droplets.lookup(&peer);
+}
+
 static __always_inline enum outcome ipv4_from_tunnel(context *ctx, const struct local_droplet *local,
 						     struct tunnel *tunnel, void *start, __u32 *leave_by)
 {
 	struct iphdr *ip = start + sizeof(struct ethhdr);
-	struct overlay_key from = {tunnel->vni}, to = {tunnel->vni};
+	struct overlay_key from KEY, to KEY;
+	enum outcome outcome = check_ipv4(start, frame_end(ctx), tunnel->length);
 	struct endpoint *endpoint;
 	struct address target;
-	enum outcome outcome;
+	bool on_path;
 
-	outcome = check_ipv4(start, frame_end(ctx), tunnel->length);
 	if (outcome != GO_ON)
-		return outcome;
-	from.address = mapped(ip->saddr);
-	to.address = mapped(ip->daddr);
+		return is_known(tunnel, false) ? outcome : UNKNOWN_DROPLET;
+	set_key(&from, tunnel->vni, ip->saddr);
+	set_key(&to, tunnel->vni, ip->daddr);
+	on_path = !tunnel->returns && confirmed_lately(&from, &tunnel->peer);
+	if (!is_known(tunnel, on_path))
+		return UNKNOWN_DROPLET;
 	endpoint = endpoints.lookup(&to);
 	if (endpoint && endpoint->ifindex) {
 		outcome = merge_ecn(ip, tunnel->tos);
-		if (outcome == GO_ON)
+		if (outcome == GO_ON && !on_path)
 			outcome = learn(local, tunnel, &from);
 		return outcome == GO_ON ? deliver(ctx, tunnel, start, endpoint, leave_by) : outcome;
 	}
@@ -120,15 +135,15 @@ static __always_inline enum outcome from_substrate(context *ctx, const struct lo
 
 	if (outcome == PASSED || outcome == OUTER_FRAGMENT || outcome == OUTER_OPTIONS || outcome == MALFORMED_OUTER)
 		return outcome;
-	if (!droplets.lookup(&tunnel.peer)) /* closed: strangers' tunnels reach nobody */
+	ethernet = frame_start(ctx) + bounded(tunnel.headers, MAX_HEADERS);
+	if (outcome == GO_ON && (void *)(ethernet + 1) > frame_end(ctx))
+		outcome = MALFORMED_GENEVE;
+	if (outcome == GO_ON && ethertype(ethernet) == bpf_htons(ETH_P_IP))
+		return ipv4_from_tunnel(ctx, local, &tunnel, ethernet, leave_by);
+	if (!is_known(&tunnel, false))
 		return UNKNOWN_DROPLET;
 	if (outcome != GO_ON)
 		return outcome;
-	ethernet = frame_start(ctx) + bounded(tunnel.headers, MAX_HEADERS);
-	if ((void *)(ethernet + 1) > frame_end(ctx))
-		return MALFORMED_GENEVE;
-	if (ethertype(ethernet) == bpf_htons(ETH_P_IP))
-		return ipv4_from_tunnel(ctx, local, &tunnel, ethernet, leave_by);
 	if (ethertype(ethernet) == bpf_htons(ETH_P_ARP))
 		return arp_from_tunnel(ctx, local, &tunnel, ethernet, leave_by);
 	return INNER_PROTOCOL;

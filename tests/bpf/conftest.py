@@ -1,0 +1,55 @@
+"""One compiled object for all tests of the programs, and the rule that every outcome is reached by some test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bpf_world import World
+
+from agent.datapath.compiler import CompiledObject, compile_programs
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the coverage of outcomes last, and skip it when only a part of the tests is asked for."""
+    last = [item for item in items if item.get_closest_marker("after_all")]
+    files = {item.path for item in items}
+    partial = not set(HERE.glob("test_*.py")) <= files or config.option.keyword
+    partial = partial or any("::" in argument for argument in config.args)
+    for item in last:
+        items.remove(item)
+        items.append(item)
+        if partial:
+            item.add_marker(pytest.mark.skip(reason="only a part of the tests of the programs was asked for"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "after_all: runs after every other test of the programs")
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> CompiledObject:
+    if os.geteuid():
+        pytest.skip("loading programs needs root")
+    return asyncio.run(compile_programs(tmp_path_factory.mktemp("objects")))
+
+
+@pytest.fixture(scope="session")
+def one_world(compiled: CompiledObject) -> Iterator[World]:
+    world = World(compiled)
+    yield world
+    for program in world.programs.values():
+        os.close(program.fd)
+    for fd in world.fds.values():
+        os.close(fd)
+
+
+@pytest.fixture
+def world(one_world: World) -> World:
+    one_world.fill()
+    return one_world

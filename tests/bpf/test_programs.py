@@ -1,0 +1,120 @@
+"""Compiling, caching, loading and pinning, on the real compiler, kernel and bpf file system."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bpf_world import World
+
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath import compiler, programs
+from agent.datapath.compiler import CompiledObject, CompileError, compile_programs
+
+
+@pytest.fixture
+def bpffs(tmp_path: Path) -> Iterator[Path]:
+    """A bpf file system of its own."""
+    folder = tmp_path / "bpf"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "bpf", "bpf", str(folder)], check=True)
+    yield folder / "programs"
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(compiler.SOURCES, tmp_path / "sources"))
+
+
+@pytest.mark.parametrize("name", compiler.PROGRAMS)
+def test_every_program_passes_the_verifier(compiled: CompiledObject, one_world: World, name: str) -> None:
+    program = programs.load(compiled.program(name), one_world.fds)
+    os.close(program.fd)
+
+
+def test_a_program_uses_the_maps_that_it_was_given(compiled: CompiledObject, one_world: World) -> None:
+    ids = {bpf.map_info(fd).id for fd in one_world.fds.values()}
+    for program in one_world.programs.values():
+        assert program.map_ids <= ids
+
+
+def test_an_unchanged_text_is_not_compiled_again(
+    compiled: CompiledObject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = asyncio.run(compile_programs(tmp_path))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert asyncio.run(compile_programs(tmp_path)) == first
+    assert [path.name for path in tmp_path.iterdir()] == [f"{first.hash}.object"]
+
+
+def test_a_damaged_object_is_compiled_again(compiled: CompiledObject, tmp_path: Path) -> None:
+    path = tmp_path / f"{compiled.hash}.object"
+    path.write_bytes(b"\xc1 noise")
+    assert asyncio.run(compile_programs(tmp_path)).hash == compiled.hash
+    assert path.read_bytes() != b"\xc1 noise"
+
+
+@pytest.mark.parametrize("name", ["transit_agent.c", "outcomes.h", "shim/include/linux/log2.h"])
+def test_a_changed_source_has_another_hash(sources: Path, name: str) -> None:
+    before = compiler.content_hash(sources)
+    path = sources / name
+    path.write_text(path.read_text() + "/* changed */\n")
+    assert compiler.content_hash(sources) != before
+
+
+def test_the_compilers_message_names_file_and_line(sources: Path, tmp_path: Path) -> None:
+    path = sources / "arp.h"
+    lines = path.read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if "answer_arp" in line)
+    lines.insert(at, "nonsense nonsense;")
+    path.write_text("\n".join(lines))
+    with pytest.raises(CompileError, match=rf"bpf/arp\.h:{at + 1}:"):
+        asyncio.run(compile_programs(tmp_path / "cache", sources))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_program_that_the_verifier_refuses_comes_with_its_log() -> None:
+    exit_alone = bytes([0x95, 0, 0, 0, 0, 0, 0, 0])
+    with pytest.raises(bpf.VerifierError, match="R0 !read_ok") as caught:
+        bpf.load_program(exit_alone, name="bad")
+    assert "processed" in caught.value.log
+
+
+def test_a_pinned_program_is_opened_and_not_loaded_again(
+    compiled: CompiledObject, one_world: World, bpffs: Path
+) -> None:
+    first = programs.ensure_programs(compiled, one_world.fds, bpffs)
+    second = programs.ensure_programs(compiled, one_world.fds, bpffs)
+    assert {name: p.id for name, p in first.items()} == {name: p.id for name, p in second.items()}
+    assert sorted(path.name for path in (bpffs / compiled.hash).iterdir()) == sorted(compiler.PROGRAMS)
+    programs.close(first)
+    programs.close(second)
+
+
+def test_a_pinned_program_with_other_maps_is_replaced(compiled: CompiledObject, one_world: World, bpffs: Path) -> None:
+    other = World(compiled)
+    first = programs.ensure_programs(compiled, other.fds, bpffs)
+    second = programs.ensure_programs(compiled, one_world.fds, bpffs)
+    assert all(first[name].id != second[name].id for name in first)
+    assert all(second[name].map_ids == one_world.programs[name].map_ids for name in second)
+    programs.close(first)
+    programs.close(second)
+    programs.close(other.programs)
+    for fd in other.fds.values():
+        os.close(fd)
+
+
+def test_programs_of_other_contents_can_be_forgotten(compiled: CompiledObject, one_world: World, bpffs: Path) -> None:
+    programs.close(programs.ensure_programs(compiled, one_world.fds, bpffs))
+    old = bpffs / "old"
+    old.mkdir()
+    bpf.pin(one_world.programs["transit_xdp"].fd, old / "transit_xdp")
+    programs.forget_others(compiled, bpffs)
+    assert [path.name for path in bpffs.iterdir()] == [compiled.hash]

@@ -1,0 +1,357 @@
+"""What comes in from the substrate: a sentence, a frame, an outcome; then roles, bytes and learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import bpf_packets as p
+import pytest
+from bpf_world import (
+    ARRIVAL,
+    D1,
+    D2,
+    D3,
+    D4,
+    D5,
+    DROPLET_MAC,
+    ELSEWHERE,
+    ELSEWHERE_IFINDEX,
+    GATEWAY,
+    MAC,
+    STRANGER,
+    VNI,
+    A,
+    B,
+    R,
+    World,
+    key,
+    mapped,
+)
+
+from agent.core import layout
+from agent.core.layout import MapName
+from agent.datapath.outcomes import Outcome
+
+GW = p.GATEWAY_MAC
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The tunnel's headers, right unless said otherwise."""
+
+    source: str = D2
+    destination: str = D1
+    port: int = 6081
+    tos: int = 0
+    ttl: int = 64
+    fragment: int = 0
+    ip_options: bytes = b""
+    protocol: int = p.UDP
+    ip_length: int | None = None
+    udp_length: int | None = None
+
+    def wrap(self, payload: bytes) -> bytes:
+        datagram = p.udp(50000, self.port, payload, self.udp_length)
+        packet = p.ipv4(
+            self.source, self.destination, datagram, tos=self.tos, ttl=self.ttl, fragment=self.fragment,
+            options=self.ip_options, protocol=self.protocol, length=self.ip_length,
+        )  # fmt: skip
+        return p.ethernet(DROPLET_MAC[D1], DROPLET_MAC[D2], p.IPV4, packet)
+
+
+def frame_to(address: str = A, source: str = R, to_mac: bytes = MAC[A], **ipv4: object) -> bytes:
+    return p.ethernet(to_mac, MAC[R], p.IPV4, p.ipv4(source, address, p.udp(), **ipv4))  # type: ignore[arg-type]
+
+
+def tunnelled(inner: bytes | None = None, outer: Outer | None = None, **geneve: object) -> bytes:
+    inner = frame_to() if inner is None else inner
+    return (outer or Outer()).wrap(p.geneve(VNI, inner, **geneve))  # type: ignore[arg-type]
+
+
+def asks(target: str, sender: str = R, operation: int = 1) -> bytes:
+    return p.ethernet(b"\xff" * 6, MAC[R], p.ARP, p.arp(MAC[R], sender, target, operation=operation))
+
+
+UNKNOWN = p.option(0x0102, 0x05, bytes(4))
+CRITICAL = p.option(0x0102, 0x85, bytes(4))
+RTS = p.rts(D4)
+
+TABLE = [
+    ("a packet for an endpoint of this droplet", tunnelled(), Outcome.DELIVERED),
+    ("with return to sender", tunnelled(options=RTS), Outcome.DELIVERED),
+    ("with an unknown option before it", tunnelled(options=UNKNOWN + RTS), Outcome.DELIVERED),
+    ("with an unknown option behind it", tunnelled(options=RTS + UNKNOWN), Outcome.DELIVERED),
+    ("with eight options", tunnelled(options=UNKNOWN * 7 + RTS), Outcome.DELIVERED),
+    ("with the longest option", tunnelled(options=p.option(1, 1, bytes(124))), Outcome.DELIVERED),
+    ("with all the options that fit", tunnelled(options=p.option(1, 1, bytes(122 // 4 * 4)) * 2), Outcome.DELIVERED),
+    ("with padding behind the IPv4 packet", tunnelled() + bytes(8), Outcome.DELIVERED),
+    ("an ARP reply for an endpoint", tunnelled(asks(A, operation=2)), Outcome.DELIVERED),
+    ("IPv6", p.ethernet(DROPLET_MAC[D1], DROPLET_MAC[D2], p.IPV6, bytes(60)), Outcome.PASSED),
+    ("ARP of the substrate", p.ethernet(b"\xff" * 6, DROPLET_MAC[D2], p.ARP, bytes(28)), Outcome.PASSED),
+    ("another UDP port", tunnelled(outer=Outer(port=53)), Outcome.PASSED),
+    ("another protocol", tunnelled(outer=Outer(protocol=p.TCP)), Outcome.PASSED),
+    ("another address", tunnelled(outer=Outer(destination=D3)), Outcome.PASSED),
+    ("a later fragment", tunnelled(outer=Outer(fragment=100)), Outcome.PASSED),
+    ("an Ethernet header alone", tunnelled()[:14], Outcome.PASSED),
+    ("a first fragment", tunnelled(outer=Outer(fragment=0x2000)), Outcome.OUTER_FRAGMENT),
+    ("IPv4 options", tunnelled(outer=Outer(ip_options=b"\1" * 4)), Outcome.OUTER_OPTIONS),
+    ("an IPv4 length below UDP's", tunnelled(outer=Outer(ip_length=60)), Outcome.MALFORMED_OUTER),
+    ("an IPv4 length above the frame's", tunnelled(outer=Outer(ip_length=900, udp_length=880)),
+     Outcome.MALFORMED_OUTER),
+    ("a UDP length below Geneve's", tunnelled(outer=Outer(ip_length=35, udp_length=15)), Outcome.MALFORMED_OUTER),
+    ("a stranger's tunnel", tunnelled(outer=Outer(source=STRANGER)), Outcome.UNKNOWN_DROPLET),
+    ("a stranger's malformed tunnel", tunnelled(outer=Outer(source=STRANGER), version=1), Outcome.UNKNOWN_DROPLET),
+    ("our own address as source", tunnelled(outer=Outer(source=D1)), Outcome.UNKNOWN_DROPLET),
+    ("Geneve version 1", tunnelled(version=1), Outcome.GENEVE_VERSION),
+    ("a control packet", tunnelled(flags=0x80), Outcome.GENEVE_CONTROL),
+    ("the critical flag alone", tunnelled(flags=0x40), Outcome.DELIVERED),
+    ("IPv4 right inside Geneve", tunnelled(protocol=0x0800), Outcome.GENEVE_PROTOCOL),
+    ("nine options", tunnelled(options=UNKNOWN * 9), Outcome.GENEVE_OPTIONS),
+    ("an unknown critical option", tunnelled(options=CRITICAL), Outcome.CRITICAL_OPTION),
+    ("a critical option behind return to sender", tunnelled(options=RTS + CRITICAL), Outcome.CRITICAL_OPTION),
+    ("an option longer than the options", tunnelled(options=p.option(1, 1, bytes(8)), option_words=1),
+     Outcome.MALFORMED_GENEVE),
+    ("options longer than the packet", tunnelled(b"", option_words=63), Outcome.MALFORMED_GENEVE),
+    ("return to sender of 4 bytes", tunnelled(options=p.option(0xFF4D, 1, bytes(4))), Outcome.MALFORMED_GENEVE),
+    ("return to sender of 12 bytes", tunnelled(options=p.option(0xFF4D, 1, bytes(12))), Outcome.MALFORMED_GENEVE),
+    ("no inner frame", tunnelled(b""), Outcome.MALFORMED_GENEVE),
+    ("an inner Ethernet header cut short", tunnelled(bytes(13)), Outcome.MALFORMED_GENEVE),
+    ("IPv6 inside", tunnelled(p.ethernet(MAC[A], MAC[R], p.IPV6, bytes(40))), Outcome.INNER_PROTOCOL),
+    ("inner IPv4 cut short", tunnelled(frame_to()[:33]), Outcome.MALFORMED_INNER),
+    ("an inner length above the frame's", tunnelled(frame_to(length=99)), Outcome.MALFORMED_INNER),
+    ("an inner length that only padding makes true", tunnelled(frame_to(length=40)) + bytes(20),
+     Outcome.MALFORMED_INNER),
+    ("inner version 5", tunnelled(frame_to(version=5)), Outcome.MALFORMED_INNER),
+    ("inner ARP cut short", tunnelled(asks(A)[:-1]), Outcome.MALFORMED_ARP),
+    ("an inner RARP question", tunnelled(asks(A, operation=3)), Outcome.ARP_OPCODE),
+    ("an ARP reply for nobody here", tunnelled(asks("10.0.0.77", operation=2)), Outcome.NOT_HERE),
+    ("an ARP reply for another droplet's endpoint", tunnelled(asks(R, operation=2)), Outcome.NOT_HERE),
+    ("an ARP question, but no role", tunnelled(asks(A)), Outcome.NOT_HERE),
+    ("an unknown address, but no role", tunnelled(frame_to("10.0.0.77")), Outcome.NOT_HERE),
+    ("another droplet's endpoint", tunnelled(frame_to(R)), Outcome.BOUNCED),
+    ("too many bounces", tunnelled(frame_to(R), options=p.rts(D4, 4)), Outcome.TOO_MANY_BOUNCES),
+    ("the last bounce", tunnelled(frame_to(R), options=p.rts(D4, 3)), Outcome.BOUNCED),
+    ("an outer time to live of 1 to be sent on", tunnelled(frame_to(R), Outer(ttl=1)), Outcome.OUTER_TTL),
+    ("an outer time to live of 1 to be delivered", tunnelled(outer=Outer(ttl=1)), Outcome.DELIVERED),
+    ("congestion marked for a deaf flow", tunnelled(outer=Outer(tos=3)), Outcome.ECN_NOT_CAPABLE),
+    ("the source of an endpoint of ours", tunnelled(frame_to(A, source=B)), Outcome.SOURCE_ELSEWHERE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
+def test_a_frame_from_the_substrate(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    run = world.from_substrate(frame)
+    world.reached.add(run.outcome)
+    assert run.outcome is outcome, sentence
+
+
+@pytest.mark.parametrize("length", range(14, len(tunnelled(options=RTS + UNKNOWN))))
+def test_a_tunnel_packet_cut_anywhere_is_not_delivered(world: World, length: int) -> None:
+    run = world.from_substrate(tunnelled(options=RTS + UNKNOWN)[:length])
+    assert run.outcome is (Outcome.PASSED if length < 42 else Outcome.MALFORMED_OUTER)
+
+
+WHOLE = p.geneve(VNI, frame_to(), options=RTS + UNKNOWN)
+
+
+@pytest.mark.parametrize("length", range(len(WHOLE)))
+def test_a_payload_cut_anywhere_under_right_outer_lengths_is_not_delivered(world: World, length: int) -> None:
+    outcome = world.from_substrate(Outer().wrap(WHOLE[:length])).outcome
+    assert outcome in {Outcome.MALFORMED_OUTER, Outcome.MALFORMED_GENEVE, Outcome.MALFORMED_INNER}
+
+
+BOUNCES, DIVIDES = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE
+ROLES = [
+    ("the bouncer does not know it", "10.0.0.77", BOUNCES, 0, (D4,), (D5,), Outcome.NO_ENDPOINT, None),
+    ("the bouncer asks a divider about another network", ELSEWHERE, BOUNCES, 0, (D4,), (D5,),
+     Outcome.HANDED_TO_DIVIDER, D5),
+    ("the bouncer has no divider", ELSEWHERE, BOUNCES, 0, (D4,), (), Outcome.NO_DIVIDER, None),
+    ("the divider knows the network's bouncer", ELSEWHERE, 0, DIVIDES, (D4,), (), Outcome.HANDED_TO_BOUNCER, D4),
+    ("bouncer and divider in one", ELSEWHERE, BOUNCES, DIVIDES, (D4,), (), Outcome.HANDED_TO_BOUNCER, D4),
+    ("the network has no bouncer", ELSEWHERE, 0, DIVIDES, (), (), Outcome.NO_BOUNCER, None),
+    ("the divider knows no such network", "10.9.9.9", 0, DIVIDES, (D4,), (), Outcome.NO_NETWORK, None),
+    ("a bouncer that is said to be this droplet", ELSEWHERE, 0, DIVIDES, (D1,), (), Outcome.NOT_HERE, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sentence", "to", "bounces", "divides", "bouncers", "dividers", "outcome", "next_droplet"),
+    ROLES,
+    ids=[row[0] for row in ROLES],
+)
+def test_a_role_for_an_unknown_address(
+    world: World,
+    sentence: str,
+    to: str,
+    bounces: int,
+    divides: int,
+    bouncers: tuple[str, ...],
+    dividers: tuple[str, ...],
+    outcome: Outcome,
+    next_droplet: str | None,
+) -> None:
+    world.network("10.0.0.0/24", GATEWAY, (D3,), bounces)
+    world.network("10.0.1.0/24", "10.0.1.254", bouncers)
+    world.vpc(dividers, divides)
+    run = world.from_substrate(tunnelled(frame_to(to), options=p.rts(D4)))
+    world.reached.add(run.outcome)
+    assert run.outcome is outcome, sentence
+    if next_droplet:
+        assert run.frame[30:34] == p.ip(next_droplet)
+
+
+def test_a_vpc_that_is_not_known_here(world: World) -> None:
+    run = world.from_substrate(Outer().wrap(p.geneve(VNI + 1, frame_to())))
+    world.reached.add(run.outcome)
+    assert run.outcome is Outcome.NO_VPC
+
+
+def test_an_endpoint_that_is_said_to_be_here_but_has_no_interface_is_not_bounced_to_ourselves(
+    world: World,
+) -> None:
+    world.endpoint(R, D1)
+    assert world.from_substrate(tunnelled(frame_to(R))).outcome is Outcome.NOT_HERE
+
+
+def test_a_bounced_packet_keeps_its_origin_tos_port_and_loses_one_hop(world: World) -> None:
+    world.endpoint(R, D3)
+    run = world.from_substrate(tunnelled(frame_to(R), Outer(tos=0xB8, ttl=9), options=p.rts(D4, 1) + UNKNOWN))
+    outer = Outer(D1, D3, tos=0xB8, ttl=8, fragment=0x4000)
+    expected = outer.wrap(p.geneve(VNI, frame_to(R), options=p.rts(D4, 2)))
+    assert run.frame == p.ethernet(DROPLET_MAC[D3], DROPLET_MAC[D1]) + expected[14:]
+
+
+def test_a_packet_that_came_direct_is_bounced_with_its_droplet_as_origin(world: World) -> None:
+    run = world.from_substrate(tunnelled(frame_to(R), Outer(source=D5)))
+    assert run.frame[42:] == p.geneve(VNI, frame_to(R), options=p.rts(D5, 1))
+
+
+def test_a_bouncer_answers_arp_to_the_origin(world: World) -> None:
+    world.network("10.0.0.0/24", GATEWAY, (D1,), BOUNCES)
+    run = world.from_substrate(tunnelled(asks(B, sender=ELSEWHERE), Outer(source=D2), options=p.rts(D4)))
+    world.reached.add(run.outcome)
+    assert run.outcome is Outcome.ARP_ANSWERED_REMOTE
+    reply = p.arp(MAC[B], B, ELSEWHERE, operation=2, target_mac=MAC[R])
+    inner = p.ethernet(MAC[R], MAC[B], p.ARP, reply)
+    expected = Outer(D1, D4, fragment=0x4000).wrap(p.geneve(VNI, inner))
+    assert run.frame == p.ethernet(DROPLET_MAC[D4], DROPLET_MAC[D1]) + expected[14:]
+
+
+def test_a_bouncer_answers_arp_neither_for_the_unknown_nor_to_strangers(world: World) -> None:
+    world.network("10.0.0.0/24", GATEWAY, (D1,), BOUNCES)
+    assert world.from_substrate(tunnelled(asks("10.0.0.77"))).outcome is Outcome.NO_ENDPOINT
+    run = world.from_substrate(tunnelled(asks(B), options=p.rts(STRANGER)))
+    world.reached.add(run.outcome)
+    assert run.outcome is Outcome.UNKNOWN_ORIGIN
+
+
+@pytest.mark.parametrize("options", [b"", RTS, RTS + UNKNOWN, p.option(1, 1, bytes(124))])
+def test_a_delivered_frame_has_lost_its_tunnel_and_carries_the_endpoints_address(world: World, options: bytes) -> None:
+    inner = frame_to(to_mac=b"\xff" * 6)
+    run = world.from_substrate(tunnelled(inner, options=options))
+    assert run.frame == MAC[A] + inner[6:]
+
+
+def test_a_routed_frame_comes_from_the_gateway(world: World) -> None:
+    run = world.from_substrate(tunnelled(frame_to(to_mac=GW)))
+    assert run.frame == MAC[A] + GW + frame_to()[12:]
+
+
+NOT_ECT, ECT1, ECT0, CE = 0, 1, 2, 3
+ECN = [  # RFC 6040, figure 4: inner, outer, result
+    (NOT_ECT, NOT_ECT, NOT_ECT), (NOT_ECT, ECT0, NOT_ECT), (NOT_ECT, ECT1, NOT_ECT), (NOT_ECT, CE, None),
+    (ECT0, NOT_ECT, ECT0), (ECT0, ECT0, ECT0), (ECT0, ECT1, ECT1), (ECT0, CE, CE),
+    (ECT1, NOT_ECT, ECT1), (ECT1, ECT0, ECT1), (ECT1, ECT1, ECT1), (ECT1, CE, CE),
+    (CE, NOT_ECT, CE), (CE, ECT0, CE), (CE, ECT1, CE), (CE, CE, CE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("inner", "outer", "result"), ECN)
+def test_congestion_marks_merge_as_rfc_6040_says(world: World, inner: int, outer: int, result: int | None) -> None:
+    run = world.from_substrate(tunnelled(frame_to(tos=0xB8 | inner), Outer(tos=0x28 | outer)))
+    if result is None:
+        assert run.outcome is Outcome.ECN_NOT_CAPABLE
+    else:
+        assert run.frame == frame_to(tos=0xB8 | result)
+
+
+def test_a_path_is_learnt_from_the_outer_source_or_from_return_to_sender(world: World) -> None:
+    world.from_substrate(tunnelled())
+    assert (world.direct(R) or ("",))[0] == D2
+    world.from_substrate(tunnelled(options=p.rts(D4)))
+    assert (world.direct(R) or ("",))[0] == D4
+
+
+def test_a_path_in_use_is_renewed_once_a_second_and_not_at_every_packet(world: World) -> None:
+    world.from_substrate(tunnelled())
+    learnt = world.direct(R)
+    assert learnt is not None
+    world.from_substrate(tunnelled())
+    assert world.direct(R) == learnt
+    old = learnt[1] - 2 * 10**9
+    world.put(MapName.DIRECT, key(R), layout.DIRECT_PATH.pack(mapped(D2), old))
+    world.from_substrate(tunnelled())
+    assert (world.direct(R) or ("", 0))[1] >= learnt[1]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        tunnelled(options=p.rts(STRANGER)),
+        tunnelled(options=p.rts(D1)),
+        tunnelled(asks(A, operation=2)),
+        tunnelled(frame_to(R)),
+        tunnelled(outer=Outer(source=STRANGER)),
+        tunnelled(outer=Outer(tos=3)),
+    ],
+    ids=["an unknown origin", "ourselves", "ARP", "a bounced packet", "a stranger", "a dropped packet"],
+)
+def test_nothing_is_learnt_from(world: World, frame: bytes) -> None:
+    world.from_substrate(frame)
+    assert world.entries(MapName.DIRECT) == {}
+
+
+def test_a_droplet_that_is_no_longer_known_is_shut_out_once_its_paths_are_not_fresh(world: World) -> None:
+    world.from_substrate(tunnelled())
+    world.remove(MapName.DROPLETS, mapped(D2))
+    assert world.from_substrate(tunnelled()).outcome is Outcome.DELIVERED, "the path was confirmed just now"
+    assert world.from_substrate(tunnelled(options=RTS)).outcome is Outcome.UNKNOWN_DROPLET
+    assert world.from_substrate(tunnelled(frame_to(source="10.0.0.4"))).outcome is Outcome.UNKNOWN_DROPLET
+    learnt = world.direct(R)
+    assert learnt is not None
+    world.put(MapName.DIRECT, key(R), layout.DIRECT_PATH.pack(mapped(D2), learnt[1] - 10**9))
+    assert world.from_substrate(tunnelled()).outcome is Outcome.UNKNOWN_DROPLET
+
+
+def test_a_path_vouches_for_its_own_droplet_alone(world: World) -> None:
+    world.from_substrate(tunnelled())
+    assert world.from_substrate(tunnelled(outer=Outer(source=STRANGER))).outcome is Outcome.UNKNOWN_DROPLET
+
+
+def test_delivery_counts_for_the_endpoint(world: World) -> None:
+    before = world.endpoint_traffic(1)
+    world.from_substrate(tunnelled())
+    after = world.endpoint_traffic(1)
+    assert tuple(b - a for a, b in zip(before, after, strict=True)) == (0, 0, 1, 0)
+
+
+def test_before_the_droplet_is_configured_all_passes(world: World) -> None:
+    world.local(0)
+    world.remove(MapName.INTERFACES, layout.U32.pack(ARRIVAL))
+    assert world.unprepared("transit_xdp", tunnelled()).outcome is Outcome.PASSED
+
+
+def test_an_interface_of_nobody_is_closed_once_the_droplet_is_configured(world: World) -> None:
+    world.local(ELSEWHERE_IFINDEX)
+    world.remove(MapName.INTERFACES, layout.U32.pack(ARRIVAL))
+    assert world.unprepared("transit_xdp", tunnelled()).outcome is Outcome.UNKNOWN_INTERFACE
+
+
+@pytest.mark.parametrize(
+    ("frame", "outcome"),
+    [(frame_to("10.0.0.77"), Outcome.NO_ENDPOINT), (frame_to(R), Outcome.NO_ENDPOINT),
+     (frame_to()[:30], Outcome.MALFORMED_INNER)],
+)  # fmt: skip
+def test_after_the_tail_call_the_destination_is_looked_at_again(world: World, frame: bytes, outcome: Outcome) -> None:
+    world.local(ELSEWHERE_IFINDEX)
+    assert world.unprepared("transit_xdp", frame, received=0).outcome is outcome

@@ -1,0 +1,94 @@
+"""The layout that Python packs is the one that C reads: sizes, offsets and constants of bpf/structs.h."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.core import layout
+
+HEADER = Path(__file__).resolve().parents[2] / "bpf" / "structs.h"
+CONSTANTS = HEADER.with_name("constants.h")
+FIELDS = {
+    "overlay_key": (layout.OVERLAY_KEY, ["vni", "address"]),
+    "endpoint": (layout.ENDPOINT, ["host", "ifindex", "slot", "mac"]),
+    "interface": (layout.INTERFACE, ["vni", "address", "slot", "mac"]),
+    "network_key": (layout.NETWORK_KEY, ["prefixlen", "vni", "address"]),
+    "network": (layout.NETWORK, ["gateway", "flags", "count", "bouncers"]),
+    "vpc": (layout.VPC, ["flags", "count", "dividers"]),
+    "droplet": (layout.DROPLET, ["flags"]),
+    "next_hop": (layout.NEXT_HOP, ["mac"]),
+    "local_droplet": (layout.LOCAL_DROPLET, ["address", "ifindex", "mac", "port"]),
+    "direct_path": (layout.DIRECT_PATH, ["host", "confirmed_ns"]),
+    "traffic": (layout.TRAFFIC, ["packets", "bytes"]),
+    "endpoint_traffic": (
+        layout.ENDPOINT_TRAFFIC,
+        [f"{part}.{unit}" for part in ("sent", "direct", "delivered", "dropped") for unit in ("packets", "bytes")],
+    ),
+}
+"""Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""
+
+
+@pytest.fixture(scope="module")
+def c_layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Sizes and offsets as a C compiler of this machine sees them."""
+    folder = tmp_path_factory.mktemp("layout")
+    lines = [f'printf("{name} %zu\\n", sizeof(struct {name}));' for name in FIELDS]
+    for name, (_, fields) in FIELDS.items():
+        lines += [f'printf("{name}.{f} %zu\\n", offsetof(struct {name}, {f}));' for f in fields]
+    source = folder / "layout.c"
+    source.write_text(
+        f'#include <linux/types.h>\n#include <stddef.h>\n#include <stdio.h>\n#include "{HEADER}"\n'
+        f"int main(void) {{ {' '.join(lines)} return 0; }}\n"
+    )
+    subprocess.run(["gcc", "-Wall", "-Werror", "-o", folder / "layout", source], check=True)
+    output = subprocess.run([folder / "layout"], check=True, capture_output=True, text=True).stdout
+    return {name: int(number) for name, number in (line.split() for line in output.splitlines())}
+
+
+def offsets(form: struct.Struct) -> list[int]:
+    """Return the offset of each value of a format without implicit padding."""
+    at, found = 0, []
+    for count, code in re.findall(r"(\d*)([a-zA-Z])", form.format):
+        repeated = 1 if code in "sx" else int(count or 1)
+        for _ in range(repeated):
+            if code != "x":
+                found.append(at)
+            at += struct.calcsize(f"={count}{code}") if code in "sx" else struct.calcsize(f"={code}")
+    return found
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_struct_has_the_size_and_the_offsets_of_its_format(c_layout: dict[str, int], name: str) -> None:
+    form, fields = FIELDS[name]
+    assert form.format.startswith("=")
+    assert form.size == c_layout[name]
+    assert offsets(form) == [c_layout[f"{name}.{field}"] for field in fields]
+
+
+def test_no_struct_of_the_header_is_left_out() -> None:
+    defined = set(re.findall(r"^struct (\w+) \{", HEADER.read_text(encoding="utf-8"), re.MULTILINE))
+    assert defined == set(FIELDS) | {"address"}
+
+
+@pytest.mark.parametrize("name", ["MAX_SET", "NETWORK_BOUNCED_HERE", "VPC_DIVIDED_HERE"])
+def test_a_constant_has_one_value(name: str) -> None:
+    found = re.search(rf"#define {name}\s+(\d+)", HEADER.read_text(encoding="utf-8"))
+    assert found is not None
+    assert int(found[1]) == getattr(layout, name)
+
+
+def test_the_gateways_address_is_the_same_in_both() -> None:
+    found = re.search(r"#define GATEWAY_MAC\s+\\?\s*\{([^}]*)\}", CONSTANTS.read_text(encoding="utf-8"))
+    assert found is not None
+    assert bytes(int(part, 16) for part in found[1].split(",")) == layout.GATEWAY_MAC
+
+
+def test_the_maps_of_python_are_the_maps_of_c() -> None:
+    text = HEADER.with_name("maps.h").read_text(encoding="utf-8")
+    declared = re.findall(r'BPF_(?:F_)?TABLE\("\w+", [\w ]+, [\w ]+, (\w+),', text)
+    assert sorted(declared) == sorted(layout.MapName)
