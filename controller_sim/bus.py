@@ -70,6 +70,7 @@ async def connected(access: Access, name: str = "controller") -> AsyncIterator[C
                 error_cb=remember,
                 allow_reconnect=True,
                 max_reconnect_attempts=3,
+                reconnect_time_wait=1,
                 ping_interval=10,
             ),
             timeout=10,

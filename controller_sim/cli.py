@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,11 +16,12 @@ from rich.console import Console
 
 from controller_sim import screen
 from controller_sim.bus import BusError
-from controller_sim.controller import converge, prepare, read_status
-from controller_sim.convergence import Report
+from controller_sim.controller import prepare, read_status
 from controller_sim.lab import Lab, beside
 from controller_sim.lab_state import LabError, existing_labs
+from controller_sim.lifecycle import bring_up, publish, why_not
 from controller_sim.namespaces import entered
+from controller_sim.publish_command import keys_command, publish_command
 from controller_sim.substrate import SubstrateError
 from controller_sim.topology_file import TopologyError
 
@@ -58,6 +60,8 @@ def main(ctx: click.Context, name: str) -> None:
     Each droplet is a network namespace on a substrate bridge, which is in a namespace of its own; each endpoint is one
     more. Nothing is made in the root namespace. State is under /run/droplet-lab/NAME until `down`.
     """
+    # asyncio remarks on every TLS connection that the client library closes first; it means nothing.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     ctx.obj = Lab(name, say=lambda text: Console(stderr=True).print(f"[dim]{text}[/]", highlight=False))
 
 
@@ -80,40 +84,6 @@ def up(lab: Lab, topology: Path, timeout: float) -> None:
     screen.console.print(screen.report_table(report))
 
 
-def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
-    """Build a lab, start its agents, publish, and wait; take it down again when that fails."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    lab.up(text, source)
-    try:
-        prepare(lab)
-        for host in lab.topology().droplets:
-            lab.start_agent(host)
-        report = publish(lab, timeout)
-        if not report.converged:
-            raise LabError(_why_not(lab, report))
-    except BaseException:
-        lab.say("taking the lab down again")
-        lab.down()
-        raise
-    return report
-
-
-def publish(lab: Lab, timeout: float) -> Report:
-    """Publish what differs, with live progress."""
-    with screen.progress(len(lab.topology().droplets)) as show:
-        return converge(lab, show, timeout)
-
-
-def _why_not(lab: Lab, report: Report) -> str:
-    more = f"\n... and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
-    lines = ["not everything was realized in time:", *report.problems[:10]]
-    host = report.problems[0].split()[0] if report.problems else ""
-    log = lab.paths.log(host)
-    if host and log.exists():
-        lines.append(f"the log of {host} ends:\n{log.read_text(errors='replace')[-2000:]}")
-    return "\n".join(lines) + more
-
-
 @main.command()
 @topology_argument
 @click.option(
@@ -131,7 +101,7 @@ def apply(lab: Lab, topology: Path, timeout: float) -> None:
     lab.remove_endpoint_namespaces()
     screen.console.print(screen.report_table(report))
     if not report.converged:
-        raise LabError(_why_not(lab, report))
+        raise LabError(why_not(lab, report))
 
 
 @main.command()
@@ -262,3 +232,7 @@ def demo(lab: Lab, keep: bool) -> None:
 
     if not run_demo(lab, keep=keep):
         sys.exit(1)
+
+
+main.add_command(keys_command)
+main.add_command(publish_command)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from controller_sim.bus import BusError, ask, connected, ensure_consumers, ensure_streams, read_stream
 from controller_sim.convergence import Report, Watcher, watching
@@ -46,38 +47,49 @@ def prepare(lab: Lab) -> None:
     run_coroutine_in(lab.names.fabric, work)
 
 
-def converge(lab: Lab, on_progress: OnProgress = lambda _: None, timeout: float = CONVERGE_TIMEOUT) -> Report:
+def converge(
+    lab: Lab,
+    on_progress: OnProgress = lambda _: None,
+    timeout: float = CONVERGE_TIMEOUT,
+    *,
+    agents_first: bool = False,
+) -> Report:
     """Publish what differs, and wait until it is realized; the report says what is not, `timeout` seconds later.
 
-    LabError when an agent ends meanwhile, BusError when the server does not answer.
+    `agents_first` waits for every agent's first heartbeat before anything is published. LabError when an agent that
+    ran ends meanwhile, BusError when the server does not answer.
     """
 
     async def work() -> Report:
         async with connected(access) as client, watching(client) as watcher:
-            work = _Publication(lab, client, watcher, on_progress)
-            return await work.run(timeout)
+            return await _Publication(lab, client, watcher, on_progress).run(timeout, agents_first=agents_first)
 
     access = lab.access()
     return run_coroutine_in(lab.names.fabric, work)
 
 
 class _Publication:
+    """One round of publishing, with what came back."""
+
     def __init__(self, lab: Lab, client: Client, watcher: Watcher, on_progress: OnProgress) -> None:
         self.lab = lab
         self.client = client
         self.watcher = watcher
         self.on_progress = on_progress
+        self.hosts = set(lab.topology().droplets)
+        self.stopped = set(lab.ended_agents())
         self.agents: set[str] = set()
-        self.published = 0
 
-    async def run(self, patience: float) -> Report:
+    async def run(self, patience: float, *, agents_first: bool) -> Report:
+        deadline = time.monotonic() + patience
         await self.client.subscribe(subjects.status("*"), cb=self._heartbeat)
+        while agents_first and self.agents != self.hosts and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+            self._check_agents()
+            self._tell()
         await publish_difference(self.client, self.lab.documents(), self._published)
         await self.expect_stored()
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            if await self.watcher.wait(0.2):
-                break
+        while not await self.watcher.wait(0.2) and time.monotonic() < deadline:
             self._tell()
             self._check_agents()
         self._tell()
@@ -94,18 +106,17 @@ class _Publication:
         await self.watcher.catch_up()
 
     def _published(self, published: Published) -> None:
-        self.published += 1
         self.watcher.tracker.expect(published)
         self._tell()
 
-    async def _heartbeat(self, message: object) -> None:
-        self.agents.add(str(getattr(message, "subject", "")).split(".")[2])
+    async def _heartbeat(self, message: Msg) -> None:
+        self.agents.add(message.subject.split(".")[2])
 
     def _tell(self) -> None:
         self.on_progress(Progress(len(self.agents), len(self.watcher.tracker.expected), self.watcher.tracker.realized))
 
     def _check_agents(self) -> None:
-        ended = self.lab.ended_agents()
+        ended = {host: log for host, log in self.lab.ended_agents().items() if host not in self.stopped}
         if ended:
             host, log = next(iter(ended.items()))
             raise LabError(f"the agent of {host} ended; its log ends:\n{log}")
@@ -113,9 +124,8 @@ class _Publication:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """A lab at one moment. `heartbeats` holds None for a host that does not answer."""
+    """A lab at one moment. `heartbeats` holds None for a host that does not answer; without a server, for all."""
 
-    server: bool
     agents: dict[str, bool]
     heartbeats: dict[str, Status | None]
     report: Report
@@ -134,8 +144,11 @@ def read_status(lab: Lab) -> LabStatus:
             return dict(zip(hosts, answers, strict=True)), watcher.tracker.report()
 
     access = lab.access()
-    heartbeats, report = run_coroutine_in(lab.names.fabric, work)
-    return LabStatus(True, {host: lab.agent_runs(host) for host in hosts}, heartbeats, report)
+    try:
+        heartbeats, report = run_coroutine_in(lab.names.fabric, work)
+    except BusError as error:
+        heartbeats, report = dict.fromkeys(hosts), Report({}, (str(error),))
+    return LabStatus({host: lab.agent_runs(host) for host in hosts}, heartbeats, report)
 
 
 async def _ask_status(client: Client, host: str) -> Status | None:

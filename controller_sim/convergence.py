@@ -54,7 +54,7 @@ class Report:
     @property
     def converged(self) -> bool:
         """Whether every document is realized."""
-        return all(host.realized == host.documents for host in self.hosts.values())
+        return bool(self.hosts) and all(host.realized == host.documents for host in self.hosts.values())
 
     def as_data(self) -> dict[str, Any]:
         """Return the report as plain data for JSON."""

@@ -227,8 +227,8 @@ class Lab:
 
 
 def agent_program() -> str:
-    """Return the path of droplet-agent beside this Python, or the one on PATH."""
-    return beside("droplet-agent")
+    """Return the path of droplet-agent: that of `DROPLET_LAB_AGENT`, beside this Python, or the one on PATH."""
+    return os.environ.get("DROPLET_LAB_AGENT") or beside("droplet-agent")
 
 
 def beside(program: str) -> str:

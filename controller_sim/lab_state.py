@@ -19,7 +19,7 @@ from controller_sim.topology import Topology
 ROOT = Path("/run/droplet-lab")
 BPFFS = Path("/sys/fs/bpf")
 NATS_PORT = 4222
-_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,19}$")
+_NAME = re.compile(r"^(?=.{1,20}$)[a-z0-9]+(-[a-z0-9]+)*$")
 
 
 class LabError(RuntimeError):
@@ -43,7 +43,7 @@ class Paths:
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.lab):
-            raise LabError(f"{self.lab!r} is no name for a lab: lower-case letters, digits and dashes, at most 20")
+            raise LabError(f"{self.lab!r} is no name for a lab: letters and digits with single dashes, at most 20")
 
     @property
     def directory(self) -> Path:
@@ -79,8 +79,11 @@ class Paths:
         return self.directory / "logs" / f"{who}.log"
 
     def instance(self, host: str) -> str:
-        """Return the agent's instance name, by which its pins are told from others'."""
-        return f"{self.lab}-{host}"
+        """Return the agent's instance name, by which its pins are told from others'.
+
+        A lab's name has no two dashes in a row, so that no two labs can make the same name.
+        """
+        return f"{self.lab}--{host}"
 
     def pins(self, host: str) -> Path:
         """Return the directory of a host's pins in bpffs."""

@@ -24,8 +24,11 @@ class Process:
     started: int
 
 
-def start(namespace: str, argv: list[str], log: Path, environment: dict[str, str] | None = None) -> Process:
-    """Start a command in a namespace as a session of its own, with both outputs appended to a log."""
+def start(namespace: str, argv: list[str], log: Path) -> Process:
+    """Start a command in a namespace as a session of its own, with both outputs appended to a log.
+
+    It gets the environment without `DROPLET_...`: a lab's agents follow their own settings alone.
+    """
     with log.open("ab") as output:
         child = subprocess.Popen(
             entered(namespace, argv),
@@ -33,7 +36,7 @@ def start(namespace: str, argv: list[str], log: Path, environment: dict[str, str
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={**os.environ, **(environment or {})},
+            env={key: value for key, value in os.environ.items() if not key.startswith("DROPLET_")},
         )
     child.returncode = 0  # the lab outlives this command: nobody waits for the child by this object
     stat = _stat(child.pid)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from controller_sim.bus import BusError, Stored, read_stream
 from protocol import codec, streams, subjects
@@ -112,7 +113,10 @@ class _Pipeline:
         index = len(self.sent)
         self.sent.append((change, time.monotonic()))
         subject = subjects.config(change.host, change.document)
-        await self.client.publish(subject, change.body or b"", reply=f"{self.inbox}.{index}", headers=headers)
+        try:
+            await self.client.publish(subject, change.body or b"", reply=f"{self.inbox}.{index}", headers=headers)
+        except NatsError as error:
+            raise BusError(f"{change.host} {change.document}: {error}") from error
         if index % 200 == 199:
             await asyncio.sleep(0)  # lets confirmations in while a large batch goes out
 

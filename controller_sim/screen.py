@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from controller_sim.lab import Lab
 if TYPE_CHECKING:
     from controller_sim.reachability import Reachability
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 @contextmanager
@@ -43,8 +44,10 @@ def progress(hosts: int) -> Iterator[Callable[[controller.Progress], None]]:
         yield show
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.1f} ms"
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def report_table(report: Report) -> Table:
@@ -54,7 +57,7 @@ def report_table(report: Report) -> Table:
         table.add_column(column, justify="left" if column == "host" else "right")
     for host, found in report.hosts.items():
         counts = (found.documents, found.realized, found.pending, found.rejected, found.failed, found.unanswered)
-        table.add_row(host, *(str(count) for count in counts), _milliseconds(found.p50), _milliseconds(found.p99))
+        table.add_row(host, *(str(count) for count in counts), _duration(found.p50), _duration(found.p99))
     return table
 
 

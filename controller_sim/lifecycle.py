@@ -1,0 +1,47 @@
+"""Brings a lab up to the point where every host has realized everything, with live progress, or not at all."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from controller_sim import screen
+from controller_sim.controller import converge, prepare
+from controller_sim.convergence import Report
+from controller_sim.lab import Lab
+from controller_sim.lab_state import LabError
+
+
+def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
+    """Build a lab, start its agents, publish, and wait; take it down again when that fails."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    lab.up(text, source)
+    try:
+        prepare(lab)
+        for host in lab.topology().droplets:
+            lab.start_agent(host)
+        report = publish(lab, timeout, agents_first=True)
+        if not report.converged:
+            raise LabError(why_not(lab, report))
+    except BaseException:
+        lab.say("taking the lab down again")
+        lab.down()
+        raise
+    return report
+
+
+def publish(lab: Lab, timeout: float, *, agents_first: bool = False) -> Report:
+    """Publish what differs, with live progress."""
+    with screen.progress(len(lab.topology().droplets)) as show:
+        return converge(lab, show, timeout, agents_first=agents_first)
+
+
+def why_not(lab: Lab, report: Report) -> str:
+    """Return what is not realized, and the end of the first such host's log."""
+    more = f"\n... and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
+    lines = ["not everything was realized in time:", *report.problems[:10]]
+    host = report.problems[0].split()[0] if report.problems else ""
+    log = lab.paths.log(host)
+    if host and log.exists():
+        lines.append(f"the log of {host} ends:\n{log.read_text(errors='replace')[-2000:]}")
+    return "\n".join(lines) + more

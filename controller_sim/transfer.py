@@ -1,0 +1,93 @@
+"""A TCP transfer between two processes, for throughput: the data is compared as it arrives.
+
+python -m controller_sim.transfer receive ADDRESS PORT | send ADDRESS PORT SECONDS
+
+The receiver prints one line when it listens, and one with bytes, seconds and whether the data was right.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from controller_sim.namespaces import entered
+
+BLOCK = random.Random(1).randbytes(1 << 20)  # noqa: S311 - a pattern, no secret
+TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What arrived: bytes, seconds from the first byte to the last, and whether it was what was sent."""
+
+    size: int
+    seconds: float
+    right: bool
+
+    @property
+    def gigabits(self) -> float:
+        """Throughput in Gbit/s."""
+        return self.size * 8 / self.seconds / 1e9 if self.seconds > 0 else 0.0
+
+
+def transfer(source: str, destination: str, address: str, seconds: float = 2.0, port: int = 7008) -> Transfer:
+    """Send for some seconds from one namespace to an address in another; nothing arrived is `right=False`."""
+    own = [sys.executable, "-m", "controller_sim.transfer"]
+    receiver = subprocess.Popen(
+        entered(destination, [*own, "receive", address, str(port)]), stdout=subprocess.PIPE, text=True
+    )
+    sender: subprocess.Popen[bytes] | None = None
+    try:
+        assert receiver.stdout is not None
+        receiver.stdout.readline()
+        sender = subprocess.Popen(entered(source, [*own, "send", address, str(port), str(seconds)]))
+        line = receiver.communicate(timeout=seconds + 2 * TIMEOUT)[0].split()
+        return Transfer(int(line[0]), float(line[1]), line[2] == "right") if len(line) == 3 else Transfer(0, 0, False)
+    except subprocess.TimeoutExpired:
+        return Transfer(0, 0, False)
+    finally:
+        for process in (receiver, sender):
+            if process is not None:
+                process.kill()
+                process.wait()
+        if receiver.stdout is not None:
+            receiver.stdout.close()
+
+
+def receive(address: str, port: int) -> None:
+    """Take one connection, read it to its end, and print what came."""
+    with socket.create_server((address, port)) as listener:
+        listener.settimeout(TIMEOUT)
+        print("listening", flush=True)
+        connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(TIMEOUT)
+        began, size, right = time.monotonic(), 0, True
+        buffer, block = memoryview(bytearray(len(BLOCK))), memoryview(BLOCK)
+        while True:
+            offset = size % len(BLOCK)
+            count = connection.recv_into(buffer[offset:])
+            if not count:
+                break
+            right = right and buffer[offset : offset + count] == block[offset : offset + count]
+            size += count
+        print(size, time.monotonic() - began, "right" if right else "wrong", flush=True)
+
+
+def send(address: str, port: int, seconds: float) -> None:
+    """Send the block over and over for some seconds."""
+    with socket.create_connection((address, port), TIMEOUT) as connection:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            connection.sendall(BLOCK)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "receive":
+        receive(sys.argv[2], int(sys.argv[3]))
+    else:
+        send(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))

@@ -1,0 +1,51 @@
+"""A lab whose whole life is under test: up from a topology's text, changed, and down with nothing left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+
+from controller_sim.controller import converge, prepare
+from controller_sim.convergence import Report
+from controller_sim.lab import Lab
+from controller_sim.lab_state import BPFFS
+from controller_sim.lifecycle import bring_up
+
+
+def text_of(name: str) -> str:
+    """Return a shipped topology's text."""
+    return resources.files("controller_sim").joinpath(f"topologies/{name}.yaml").read_text(encoding="utf-8")
+
+
+@contextmanager
+def living_lab(text: str, name: str) -> Iterator[Lab]:
+    """Bring a lab up, and take it down whatever happens; nothing may be left of it."""
+    lab = Lab(name)
+    bring_up(lab, text, "test")
+    try:
+        yield lab
+    finally:
+        lab.down()
+    assert leftovers(lab) == []
+
+
+def leftovers(lab: Lab) -> list[str]:
+    """Return what there is of a lab: namespaces, files, pins."""
+    found = lab.names.existing()
+    if lab.paths.directory.exists():
+        found.append(str(lab.paths.directory))
+    pins = BPFFS / "droplet"
+    found += [
+        str(pin) for pin in (pins.iterdir() if pins.is_dir() else []) if pin.name.startswith(lab.paths.instance(""))
+    ]
+    return found
+
+
+def apply(lab: Lab, text: str, patience: float = 30.0) -> Report:
+    """Make another topology the one in force, and wait for it."""
+    lab.adopt(text)
+    prepare(lab)
+    report = converge(lab, timeout=patience)
+    lab.remove_endpoint_namespaces()
+    return report

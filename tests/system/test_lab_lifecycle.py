@@ -1,0 +1,208 @@
+"""The lab's life: up, changed, hurt and down, with real agents and a real nats-server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lifecycle_fixtures import apply, leftovers, living_lab, text_of
+
+from controller_sim.controller import converge, read_status
+from controller_sim.lab import Lab
+from controller_sim.lab_state import LabError
+from controller_sim.namespaces import entered, run_in
+from controller_sim.ping import ping
+from controller_sim.reachability import check_all
+from controller_sim.topology_file import TopologyError
+from protocol.status import AgentState
+
+PROGRAM = str(Path(sys.executable).parent / "droplet-lab")
+NAME = f"t{os.getpid()}"
+
+
+def run(*arguments: str, name: str = NAME) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, "--name", name, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with living_lab(text_of("bouncer_on_host"), f"{NAME}-m") as running:
+        yield running
+
+
+def ifindex_of(lab: Lab, endpoint: str) -> str:
+    return (
+        run_in(lab.names.endpoint(endpoint), ["cat", "/proc/net/dev"]).stdout
+        + run_in(lab.names.endpoint(endpoint), ["ip", "-o", "link", "show", "eth0"]).stdout.partition(":")[0]
+    )
+
+
+def test_status_says_that_every_host_is_in_sync(lab):
+    found = read_status(lab)
+    assert found.report.converged
+    assert found.agents == {"h1": True, "h2": True}
+    for status in found.heartbeats.values():
+        assert status is not None
+        assert status.state is AgentState.IN_SYNC
+
+
+def test_status_as_json_is_for_programs(lab):
+    data = json.loads(run("status", "--json", name=lab.name).stdout)
+    assert data["report"]["converged"] is True
+    assert data["heartbeats"]["h1"]["address"] == "172.18.0.11"
+
+
+def test_exec_runs_in_the_endpoints_namespace_and_returns_the_commands_exit_code(lab):
+    done = run("exec", "web-1", "--", "ping", "-c", "2", "-W", "2", lab.address("web-2"), name=lab.name)
+    assert "2 received" in done.stdout
+    assert run("exec", "web-1", "--", "sh", "-c", "exit 7", name=lab.name).returncode == 7
+    refused = run("exec", "web-9", "--", "true", name=lab.name)
+    assert refused.returncode == 1
+    assert "web-1, web-2" in refused.stderr
+
+
+def test_logs_shows_the_agents_log_and_names_what_it_knows(lab):
+    assert "in sync" in run("logs", "h1", name=lab.name).stdout
+    assert "h1, h2 and nats" in run("logs", "h9", name=lab.name).stderr
+
+
+def test_ctl_asks_the_hosts(lab):
+    done = run("ctl", "--", "get", "endpoints", "-o", "json", name=lab.name)
+    assert done.returncode == 0, done.stderr
+    assert "web-1" in done.stdout
+
+
+def test_a_killed_agent_loses_no_packet_and_comes_back_in_sync(lab):
+    argv = ["ping", "-n", "-c", "300", "-i", "0.01", "-W", "2", lab.address("web-2")]
+    running = subprocess.Popen(entered(lab.names.endpoint("web-1"), argv), stdout=subprocess.PIPE, text=True)
+    before = ifindex_of(lab, "web-1").splitlines()[-1]
+    lab.stop_agent("h1", signal.SIGKILL)
+    assert not lab.agent_runs("h1")
+    lab.start_agent("h1")
+    output = running.communicate(timeout=60)[0]
+    assert "300 received" in output, output[-500:]
+    assert converge(lab, agents_first=True).converged
+    assert ifindex_of(lab, "web-1").splitlines()[-1] == before
+
+
+def test_a_stopped_agent_ends_by_itself_and_traffic_goes_on(lab):
+    assert lab.stop_agent("h2")
+    assert ping(lab.names.endpoint("web-1"), lab.address("web-2"), count=5).answered == 5
+    assert read_status(lab).heartbeats["h2"] is None
+    lab.start_agent("h2")
+    assert converge(lab, agents_first=True).converged
+
+
+def test_a_killed_server_comes_back_and_new_documents_are_realized(lab):
+    lab.stop_server(signal.SIGKILL)
+    found = read_status(lab)
+    assert found.agents == {"h1": True, "h2": True}
+    assert not found.report.converged
+    assert ping(lab.names.endpoint("web-1"), lab.address("web-2"), count=3).answered == 3
+    lab.start_server()
+    more = text_of("bouncer_on_host") + "  - {name: web-3, network: web, droplet: h2}\n"
+    assert apply(lab, more).converged
+    assert ping(lab.names.endpoint("web-1"), lab.address("web-3"), count=3).answered >= 2
+    assert apply(lab, text_of("bouncer_on_host")).converged
+    assert not any("web-3" in namespace for namespace in lab.names.existing())
+
+
+def test_an_endpoint_moves_to_another_droplet_and_keeps_its_address(lab):
+    address = lab.address("web-2")
+    moved = text_of("bouncer_on_host").replace(
+        "{name: web-2, network: web, droplet: h2}", "{name: web-2, network: web, droplet: h1}"
+    )
+    assert apply(lab, moved).converged
+    assert lab.address("web-2") == address
+    assert check_all(lab).passed
+    assert apply(lab, text_of("bouncer_on_host")).converged
+    assert check_all(lab).passed
+
+
+def test_a_network_gets_another_bouncer_and_everyone_still_talks(lab):
+    assert apply(lab, text_of("bouncer_on_host").replace("bouncers: [h1]", "bouncers: [h2]")).converged
+    assert check_all(lab).passed
+    assert apply(lab, text_of("bouncer_on_host")).converged
+
+
+def test_applying_the_same_topology_publishes_nothing(lab):
+    before = {h: s.revision for h, s in read_status(lab).heartbeats.items() if s}
+    assert apply(lab, text_of("bouncer_on_host")).converged
+    assert {h: s.revision for h, s in read_status(lab).heartbeats.items() if s} == before
+
+
+def test_a_change_of_droplets_is_refused_and_changes_nothing(lab):
+    more = text_of("bouncer_on_host").replace("vpcs:", "  h9: {address: 172.18.0.19/24}\nvpcs:")
+    with pytest.raises(LabError, match="droplets"):
+        lab.adopt(more)
+    assert set(lab.topology().droplets) == {"h1", "h2"}
+
+
+def test_two_labs_with_the_same_addresses_do_not_disturb_each_other(lab):
+    with living_lab(text_of("bouncer_on_host"), f"{NAME}-n") as other:
+        assert check_all(other).passed
+        assert check_all(lab).passed
+    assert check_all(lab).passed
+
+
+def test_up_refuses_a_name_that_is_in_use(lab):
+    with pytest.raises(LabError, match="there already"):
+        Lab(lab.name).up(text_of("bouncer_on_host"))
+    assert read_status(lab).report.converged
+
+
+def test_a_wrong_topology_makes_nothing_and_says_where(tmp_path):
+    file = tmp_path / "cloud.yaml"
+    file.write_text(text_of("bouncer_on_host").replace("vni: 1001", "vni: 0"))
+    done = run("up", str(file))
+    assert done.returncode == 1
+    assert "vpcs[0].vni" in done.stderr
+    assert leftovers(Lab(NAME)) == []
+    with pytest.raises(TopologyError):
+        Lab(NAME).up(file.read_text())
+
+
+def test_an_up_whose_agent_fails_cleans_up_and_says_why(tmp_path):
+    file = tmp_path / "cloud.yaml"
+    file.write_text(text_of("bouncer_on_host"))
+    agent = tmp_path / "droplet-agent"
+    agent.write_text("#!/bin/sh\necho this host is not fit >&2\nexit 3\n")
+    agent.chmod(0o755)
+    done = subprocess.run(
+        [PROGRAM, "--name", NAME, "up", str(file)],
+        env={**os.environ, "DROPLET_LAB_AGENT": str(agent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "this host is not fit" in done.stderr
+    assert leftovers(Lab(NAME)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_up_leaves_nothing(tmp_path, number):
+    file = tmp_path / "cloud.yaml"
+    file.write_text(text_of("bouncer_on_host"))
+    process = subprocess.Popen([PROGRAM, "--name", NAME, "up", str(file)], stderr=subprocess.PIPE, text=True)
+    log = Lab(NAME).paths.log("h1")
+    deadline = time.monotonic() + 20
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert leftovers(Lab(NAME)) == []
+
+
+def test_down_of_no_lab_is_no_error_and_other_commands_say_how_to_start_one():
+    assert run("down").returncode == 0
+    done = run("status")
+    assert done.returncode == 1
+    assert "droplet-lab up" in done.stderr

@@ -1,0 +1,42 @@
+"""The plan adds before it removes, and says nothing when nothing is to do."""
+
+from __future__ import annotations
+
+from agent.core.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries, Veth
+from agent.core.layout import MapName
+from agent.core.plan import additions, describe, plan_change
+from agent.core.realize import Realization
+
+VETH = Veth("a", "dp0", 0x40000000, "a", "eth0", bytes(6), 1438, ("10.0.0.5/24",), ("10.0.0.1",))
+OLD = Realization({MapName.VPCS: {b"1": b"x"}, MapName.ENDPOINTS: {b"k": b"v"}}, {"a": VETH}, 2)
+NEW = Realization({MapName.VPCS: {b"2": b"x"}, MapName.ENDPOINTS: {b"k": b"w"}}, {}, 2)
+
+
+def test_the_same_twice_is_nothing_to_do() -> None:
+    assert plan_change(OLD, OLD) == []
+
+
+def test_additions_come_first_and_removals_in_reverse_order() -> None:
+    kinds = [(type(action), getattr(action, "map", None)) for action in plan_change(OLD, NEW)]
+    kept = [kind for kind in kinds if kind[1] is not MapName.DIRECT]
+    assert kept == [
+        (PutEntries, MapName.VPCS),
+        (PutEntries, MapName.ENDPOINTS),
+        (DeleteVeth, None),
+        (DeleteEntries, MapName.VPCS),
+    ]
+
+
+def test_what_only_adds_removes_nothing() -> None:
+    assert {type(action) for action in additions(plan_change(OLD, NEW))} == {PutEntries}
+
+
+def test_an_interface_with_another_index_is_made_anew() -> None:
+    other = Realization(veths={"a": Veth(**{**{n: getattr(VETH, n) for n in VETH.__slots__}, "ifindex": 0x40000001})})
+    actions = plan_change(Realization(veths={"a": VETH}), other)
+    assert [type(action) for action in actions] == [DeleteVeth, EnsureVeth]
+
+
+def test_every_action_is_one_line_for_people() -> None:
+    lines = [describe(action) for action in (*plan_change(Realization(), OLD), *plan_change(OLD, Realization()))]
+    assert all(line and "\n" not in line for line in lines)

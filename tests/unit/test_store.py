@@ -1,0 +1,42 @@
+"""The last good documents survive the agent, and only one agent has them open."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from agent.store import Kept, Store, StoreError
+
+
+def test_what_was_kept_is_there_after_a_restart_in_order_of_revision(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new")
+    store.keep([Kept("b", 2, b"two"), Kept("a", 3, b"three"), Kept("c", 1, b"one")])
+    store.keep([Kept("b", 4, b"four")], gone=["c", "never"])
+    store.close()
+    again = Store(tmp_path / "new")
+    assert again.load() == [Kept("a", 3, b"three"), Kept("b", 4, b"four")]
+    again.close()
+
+
+def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.keep([Kept("a", 1, b"one")])
+    with pytest.raises(sqlite3.Error):
+        store.keep([Kept("b", 2, b"two"), Kept("c", None, b"three")])  # type: ignore[arg-type]
+    assert store.load() == [Kept("a", 1, b"one")]
+    store.close()
+
+
+def test_a_second_agent_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match="another agent uses it"):
+        Store(tmp_path)
+    store.close()
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "documents.sqlite").write_bytes(b"noise" * 1000)
+    with pytest.raises(StoreError):
+        Store(tmp_path)
