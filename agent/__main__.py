@@ -36,7 +36,7 @@ FAILURE, USAGE, REFUSED = 1, 2, 3
 @click.option("--uninstall", is_flag=True, help="Take everything that the agent made off this host.")
 @click.version_option(__version__, prog_name="droplet-agent")
 def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> None:
-    r"""Run the network agent of this host.
+    """Run the network agent of this host.
 
     It takes its configuration from NATS, forwards tenants' packets by XDP, and answers for every document. SIGTERM ends
     it and leaves traffic flowing; a start takes over what is there.

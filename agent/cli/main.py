@@ -70,7 +70,7 @@ def main(
     wait: float,
     timeout: float,
 ) -> None:
-    r"""Ask the hosts of a droplet network, over NATS, from anywhere.
+    """Ask the hosts of a droplet network, over NATS, from anywhere.
 
     \b
     Examples:
@@ -104,7 +104,7 @@ def main(
 @_output
 @click.pass_obj
 def status(access: Access, host: str | None, output: str) -> None:
-    r"""Show how HOST is, or every host that answers.
+    """Show how HOST is, or every host that answers.
 
     \b
     Examples:
@@ -128,7 +128,7 @@ def status(access: Access, host: str | None, output: str) -> None:
 @_output
 @click.pass_obj
 def get(access: Access, kind: str, host: str | None, output: str) -> None:
-    r"""List what is in force on the hosts: objects of one KIND, or documents.
+    """List what is in force on the hosts: objects of one KIND, or documents.
 
     \b
     Examples:
@@ -161,7 +161,7 @@ def get(access: Access, kind: str, host: str | None, output: str) -> None:
 @_output
 @click.pass_obj
 def acks(access: Access, watch: bool, host: str | None, document: str | None, count: int | None, output: str) -> None:
-    r"""Show the newest acknowledgement of each document, from the stream; hosts may be down.
+    """Show the newest acknowledgement of each document, from the stream; hosts may be down.
 
     \b
     Examples:
@@ -203,7 +203,7 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
 @_output
 @click.pass_obj
 def path(access: Access, host: str, endpoint: str, destination: str, output: str) -> None:
-    r"""Show which way a packet of ENDPOINT on HOST would go to the address DESTINATION.
+    """Show which way a packet of ENDPOINT on HOST would go to the address DESTINATION.
 
     \b
     Example:
@@ -229,7 +229,7 @@ def path(access: Access, host: str, endpoint: str, destination: str, output: str
 @_output
 @click.pass_obj
 def counters(access: Access, host: str, watch: bool, interval: float, output: str) -> None:
-    r"""Show what became of HOST's packets: every outcome that occurred, and each endpoint's traffic.
+    """Show what became of HOST's packets: every outcome that occurred, and each endpoint's traffic.
 
     \b
     Examples:
@@ -258,7 +258,7 @@ def counters(access: Access, host: str, watch: bool, interval: float, output: st
 @_output
 @click.pass_obj
 def plan(access: Access, host: str, output: str) -> None:
-    r"""Show what HOST's agent would change in the kernel now, one action a line; nothing when it is in sync.
+    """Show what HOST's agent would change in the kernel now, one action a line; nothing when it is in sync.
 
     \b
     Example:
@@ -281,7 +281,7 @@ def plan(access: Access, host: str, output: str) -> None:
 @_output
 @click.pass_obj
 def events(access: Access, host: str | None, count: int | None, output: str) -> None:
-    r"""Show what happens on the hosts, as it happens, until interrupted.
+    """Show what happens on the hosts, as it happens, until interrupted.
 
     \b
     Example:
