@@ -17,7 +17,7 @@ from agent.core.blame import blame, told
 from agent.core.desired import Desired
 from agent.core.layout import MapName, unmapped
 from agent.core.ledger import Ledger
-from agent.core.observed import ObservedInterface
+from agent.core.observed import Observed, ObservedInterface
 from agent.core.plan import additions, describe, plan_all, plan_change
 from agent.core.realize import IFINDEX_BASE
 from agent.core.registry import Verdict
@@ -41,6 +41,12 @@ class InterfaceReplacedError(RuntimeError):
 def here_of(settings: Settings, interface: ObservedInterface) -> Here:
     """Return the host as the core sees it."""
     return Here(settings.host, settings.instance, interface.ifindex, interface.mac, interface.mtu, interface.addresses)
+
+
+def slots_of(observed: Observed) -> dict[str, int]:
+    """Return the numbers of the endpoints whose interfaces were seen."""
+    veths = observed.veths.items()
+    return {id_: seen.ifindex - IFINDEX_BASE for id_, seen in veths if seen.ifindex >= IFINDEX_BASE}
 
 
 class Applier:
@@ -77,7 +83,7 @@ class Applier:
         """Read the kernel and the last good documents, and put in place what is missing. Nothing is removed."""
         async with self._lock:
             observed = await self._kernel.observe({})
-            slots = {id_: seen.ifindex - IFINDEX_BASE for id_, seen in observed.veths.items()}
+            slots = slots_of(observed)
             self._inherited = frozenset(observed.maps[MapName.DROPLETS])
             self.desired = Desired(here_of(self._settings, observed.interface), slots)
             kept = self._store.load()

@@ -90,9 +90,7 @@ class Daemon:
                 task.result()
             await self._say_goodbye()
         finally:
-            for task in (waiting, *loops):
-                task.cancel()
-            await asyncio.gather(waiting, *loops, return_exceptions=True)
+            await _end((waiting, *loops))
 
     async def begin_snapshot(self) -> None:
         """Take note that every document comes again."""
@@ -174,6 +172,16 @@ def _replace_state(status: Status, state: AgentState) -> Status:
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:
+    """Cancel tasks until they have ended: a wait_for() that is just over loses a cancellation (before Python 3.12)."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def serve(settings: Settings, log: FilteringBoundLogger) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from agent.applier import here_of
+from agent.applier import here_of, slots_of
 from agent.core.desired import Desired
 from agent.core.plan import describe, plan_all
-from agent.core.realize import IFINDEX_BASE
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.settings import Settings
@@ -25,7 +24,7 @@ async def print_plan(settings: Settings) -> None:
         kernel = await Kernel.open(config)
         try:
             first = await kernel.observe({})
-            slots = {id_: seen.ifindex - IFINDEX_BASE for id_, seen in first.veths.items()}
+            slots = slots_of(first)
             desired = Desired(here_of(settings, first.interface), slots)
             for name, revision, body in store.load():
                 desired.documents.restore(name, revision, body)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 MAX_VNI = 0xFFFFFF
 """A Geneve VNI has 24 bits (RFC 8926, section 3.4)."""
 
-MAC_PATTERN = r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$"
-"""A unicast Ethernet address, lower case, with colons."""
+MAC_PATTERN = r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$(?!\n)"
+"""A unicast Ethernet address, lower case, with colons. (Python's `$` alone would let a last newline pass.)"""
 
 _MAC = re.compile(MAC_PATTERN)
 

@@ -18,14 +18,14 @@ MAX_MEMBERS = 16
 Name = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)",
         description="Lower-case letters, digits, dots, dashes and underscores; at most 63.",
     ),
 ]
 Referred = Annotated[str, msgspec.Meta(min_length=1, max_length=63, description="The id of an object.")]
 Host = Annotated[
     str,
-    msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="A host's name: one token of a subject."),
+    msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)", description="A host's name: one token of a subject."),
 ]
 Address = Annotated[
     str, msgspec.Meta(max_length=45, description="An IPv4 or IPv6 address in canonical spelling (RFC 5952).")
@@ -76,8 +76,8 @@ class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
     `namespace` is a name under /run/netns, an absolute path, or a process id in decimal digits.
     """
 
-    namespace: Annotated[str, msgspec.Meta(pattern=r"^(/[^\x00]+|[A-Za-z0-9][A-Za-z0-9._-]*)$", max_length=255)]
-    interface: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$")] = "eth0"
+    namespace: Annotated[str, msgspec.Meta(pattern=r"^(/[^\x00]+|[A-Za-z0-9][A-Za-z0-9._-]*)$(?!\n)", max_length=255)]
+    interface: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$(?!\n)")] = "eth0"
 
 
 class Endpoint(_Object, frozen=True, forbid_unknown_fields=True, gc=False):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 PREFIX = "droplet.v1"
 
-_HOST = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
-_DOCUMENT = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}(\.[a-z0-9][a-z0-9_-]{0,62}){0,7}$")
+_HOST = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_DOCUMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}(\.[a-z0-9][a-z0-9_-]{0,62}){0,7}")
 
 RPC_VERBS = ("status", "get", "documents", "counters", "path", "plan")
 """What a host can be asked, each on `droplet.v1.<host>.rpc.<verb>`."""
@@ -23,12 +23,12 @@ class Target(NamedTuple):
 
 def is_host(name: str) -> bool:
     """Say whether a name can be a host's."""
-    return _HOST.match(name) is not None
+    return _HOST.fullmatch(name) is not None
 
 
 def is_document(name: str) -> bool:
     """Say whether a name can be a document's: one to eight tokens with dots between."""
-    return _DOCUMENT.match(name) is not None
+    return _DOCUMENT.fullmatch(name) is not None
 
 
 def config(host: str, document: str) -> str:

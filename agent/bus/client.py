@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -92,6 +93,11 @@ def publish_command(subject: bytes, body: bytes, reply: bytes = b"") -> bytes:
     return b"PUB %b %d\r\n%b\r\n" % (subject, len(body), body)
 
 
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Leave out what asyncio remarks on how the library ends a TLS stream: nothing follows from it."""
+    return "eof_received" not in record.getMessage()
+
+
 async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix: str, on_error: OnError) -> Connection:
     """Return a connection to one server, or raise what went wrong (`agent.bus.reasons.describe` says it)."""
     options: dict[str, Any] = {}
@@ -101,9 +107,11 @@ async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix
         options["tls"] = await asyncio.to_thread(tls_context, settings)
     if settings.nkey_seed_file:
         options["nkeys_seed"] = settings.nkey_seed_file
+    logging.getLogger("asyncio").addFilter(_is_worth_a_line)
     connection = Connection()
-    try:
-        await connection.connect(
+    # A task of its own: the library's timeouts can lose a cancellation (wait_for() before Python 3.12).
+    dialling = asyncio.create_task(
+        connection.connect(
             [server],
             name=name,
             error_cb=on_error,
@@ -114,11 +122,17 @@ async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix
             flush_timeout=CONNECT_TIMEOUT,
             **options,
         )
+    )
+    try:
+        await asyncio.wait([dialling])
+        dialling.result()
     except TimeoutError:
         await connection.close()
         hint = "; a tls:// server has to begin with TLS" if is_tls(server) else ""
         raise ConnectionError(f"no answer in time{hint}") from None
     except BaseException:
+        dialling.cancel()
+        await asyncio.wait([dialling], timeout=1)
         await connection.close()
         raise
     return connection

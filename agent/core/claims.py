@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import nsmallest
+from itertools import takewhile
 from typing import NamedTuple
 
 from protocol.documents import Document
@@ -17,11 +18,12 @@ class Claim(NamedTuple):
 
 
 class Conflict(NamedTuple):
-    """A place in a document that another document owns."""
+    """A place in a document that other documents claimed before it, the owner first."""
 
     path: str
-    what: str
-    owner: str
+    space: str
+    key: str
+    elders: tuple[str, ...]
 
 
 def keys(document: Document, host: str) -> Iterator[tuple[str, str, str]]:
@@ -121,16 +123,36 @@ class Claims:
             del self._contenders[(space, key)]
         return {claim.document for claim in remaining}
 
+    def lists(self, document: Document, space: str, key: str) -> bool:
+        """Say whether a document lists something."""
+        return key in _by_space(document, self._host).get(space, ())
+
+    def rivals(self, names: set[str]) -> set[str]:
+        """Return the documents that claim something which one of some documents claims too."""
+        found: set[str] = set()
+        for space, key in self._contenders:
+            claimants = set(self._claimants(space, key))
+            if claimants & names:
+                found |= claimants
+        return found - names
+
     def conflicts(self, name: str, document: Document) -> list[Conflict]:
-        """Return every place where a document lists what another one owns."""
+        """Return every place where a document lists what others have claimed longer."""
         if not self._contenders:
             return []
         found = []
         for path, space, key in keys(document, self._host):
-            owner = self.owner(space, key)
-            if owner is not None and owner != name:
-                found.append(Conflict(path, f"{space} {key}", owner))
+            elders = tuple(takewhile(lambda claimant: claimant != name, self._claimants(space, key)))
+            if elders:
+                found.append(Conflict(path, space, key, elders))
         return found
+
+    def _claimants(self, space: str, key: str) -> Iterator[str]:
+        """Yield the documents that claim something, the owner first."""
+        owner = self.owner(space, key)
+        if owner is not None:
+            yield owner
+        yield from (claim.document for claim in self._contenders.get((space, key), ()))
 
 
 def _by_space(document: Document, host: str) -> dict[str, list[str]]:

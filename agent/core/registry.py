@@ -50,8 +50,9 @@ class Verdict:
 class Entry:
     """All that is known of one document.
 
-    `latest` is the newest revision if it decodes, `good` the last one that the kernel took whole, `in_force` what the
-    kernel is to hold now. `held_back` keeps `latest` out until it is tried again.
+    `latest` is the newest revision that decodes, `wrong` what is wrong with the newest one when that does not. `good`
+    is the last one that the kernel took whole, `in_force` what the kernel is to hold now. `held_back` keeps `latest`
+    out until it is tried again.
     """
 
     newest: int = 0
@@ -60,6 +61,7 @@ class Entry:
     in_force: Held | None = None
     held_back: bool = False
     removed: bool = False
+    wrong: tuple[FieldError, ...] = ()
     judgement: Judgement = SOUND
     failures: tuple[KernelFailure, ...] = ()
 
@@ -99,8 +101,8 @@ class Registry:
         try:
             document = decode_document(body)
         except DocumentError as error:
-            self._supersede(name, entry, revision, None, None)
-            entry.judgement = Judgement(errors=tuple(error.errors))
+            entry.newest, entry.wrong, entry.removed = revision, tuple(error.errors), False
+            self._touched.setdefault(name, None)
         else:
             held = Held(revision, body, needs(document), bool(provides(document)), len(document.endpoints))
             self._claim(Claim(name, revision if since is None else since), document, held.needs)
@@ -188,7 +190,7 @@ class Registry:
     def _supersede(self, name: str, entry: Entry, revision: int, held: Held | None, document: Document | None) -> None:
         old = entry.latest
         entry.newest, entry.latest, entry.removed = revision, held, False
-        entry.held_back, entry.judgement, entry.failures = False, SOUND, ()
+        entry.held_back, entry.wrong, entry.judgement, entry.failures = False, (), SOUND, ()
         if old is not None and old is not entry.good:
             self._drop_claims(name, old.document(), [kept.document() for kept in entry.kept()])
             self._lose_interest(name, old.needs, entry)
@@ -238,7 +240,7 @@ class Registry:
         """Return what stands for a document."""
         entry = self.entries[name]
         in_force = entry.in_force.revision if entry.in_force else 0
-        judgement = entry.judgement
+        judgement = Judgement(errors=entry.wrong) if entry.wrong else entry.judgement
         if entry.removed and not in_force:
             return Verdict(name, entry.newest, State.REALIZED, 0, removed=True)
         state = State.REALIZED

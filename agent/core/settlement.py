@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from agent.core.claims import Conflict
 from agent.core.judge import Judgement, judge
 from agent.core.realize import local_endpoints
 from agent.core.registry import Held, Registry
@@ -37,6 +38,7 @@ class Settlement:
             if document is not None and entry.latest is not None:
                 self._documents[id(entry.latest)] = document
             self._concern(name)
+        self._concern_rivals()
 
     def document(self, held: Held) -> Document:
         """Return the objects of a revision, decoded once per settlement."""
@@ -49,6 +51,12 @@ class Settlement:
         options = self._registry.entries[name].options()
         self.choice[name] = options[0] if options else None
 
+    def _concern_rivals(self) -> None:
+        """Settle those that claim the same thing together: one may let go what another takes in the same step."""
+        while rivals := self._registry.claims.rivals(set(self.choice)):
+            for name in rivals:
+                self._concern(name)
+
     def decide(self) -> None:
         """Choose a revision, or none, of every document concerned."""
         while True:
@@ -57,6 +65,7 @@ class Settlement:
             if concerned:
                 for name in concerned:
                     self._concern(name)
+                self._concern_rivals()
                 continue
             if not self._lower() and not self._raise() and self._number():
                 return
@@ -154,15 +163,20 @@ class Settlement:
 
     def _judge(self, name: str, held: Held, world: World) -> Judgement:
         document = self.document(held)
-        conflicts = self._registry.claims.conflicts(name, document)
-        if conflicts:
-            return Judgement(
-                errors=tuple(
-                    FieldError(c.path, ErrorCode.CLAIMED, f"{c.what} belongs to document {c.owner!r}")
-                    for c in conflicts
-                )
-            )
-        return judge(document, held.needs, world)
+        errors = []
+        for conflict in self._registry.claims.conflicts(name, document):
+            owner = next((elder for elder in conflict.elders if not self._lets_go(elder, conflict)), None)
+            if owner is not None:
+                message = f"{conflict.space} {conflict.key} belongs to document {owner!r}"
+                errors.append(FieldError(conflict.path, ErrorCode.CLAIMED, message))
+        return Judgement(errors=tuple(errors)) if errors else judge(document, held.needs, world)
+
+    def _lets_go(self, elder: str, conflict: Conflict) -> bool:
+        """Say whether an elder's chosen revision does not list any more what another document takes over."""
+        chosen = self.choice.get(elder)
+        if chosen is None:
+            return False
+        return not self._registry.claims.lists(self.document(chosen), conflict.space, conflict.key)
 
     def _number(self) -> bool:
         """Give every endpoint that lives here from now on its number; where there is none left, lower the youngest."""

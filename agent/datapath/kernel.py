@@ -167,6 +167,8 @@ class Kernel:
     async def observe(self, namespaces: Mapping[str, str]) -> Observed:
         """Read everything back; `namespaces`: endpoint id -> its namespace. Raises ObservationError."""
         self._restore_pins()
+        _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded[TRANSIT_XDP])
+        self.neighbours.look_again()
         return await observe(self._netlink, self._subject, namespaces)
 
     async def interface(self) -> ObservedInterface:

@@ -111,6 +111,7 @@ class NeighbourWatch:
         self._kept: set[bytes] = set()
         self._unresolved: dict[bytes, Reason] = {}
         self._managed = True
+        self._stale = False
         self._dirty = asyncio.Event()
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -134,6 +135,11 @@ class NeighbourWatch:
         if droplets != self._droplets:
             self._droplets = droplets
             self._wake()
+
+    def look_again(self) -> None:
+        """Have everything read anew soon: somebody else may have changed the map, which no event tells."""
+        self._stale = True
+        self._wake()
 
     def unresolved(self) -> list[Unresolved]:
         """Return the droplets that packets cannot be sent to, by address."""
@@ -193,7 +199,7 @@ class NeighbourWatch:
             if reader.done():
                 reader.result()
                 raise OSError(errno.ECONNRESET, "the kernel closed the event socket")
-            if loop.time() >= until:
+            if self._stale or loop.time() >= until:
                 return
             await asyncio.sleep(BURST_SECONDS)
 
@@ -223,6 +229,7 @@ class NeighbourWatch:
         self._wake()
 
     async def _look_anew(self, requests: Netlink) -> None:
+        self._stale = False
         messages = await requests.dump("neigh", "dump", ifindex=self._ifindex)
         found = (_neighbour(message) for message in messages)
         self._neighbours = dict(one for one in found if one is not None)

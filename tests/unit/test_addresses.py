@@ -39,7 +39,8 @@ def test_a_cidr_within_another_is_its_subnet(inner, outer) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10.0.0", "10.0.0.01", "10.0.0.256", " 10.0.0.1", "10.0.0.1\n", "FD00::1", "fd00:0::1", "::1%eth0", "1\0"]
+    "text",
+    ["", "10.0.0", "10.0.0.01", "10.0.0.256", " 10.0.0.1", "10.0.0.1\n", "FD00::1", "fd00:0::1", "::1%eth0", "1\0"],
 )
 def test_other_spellings_are_refused(text: str) -> None:
     with pytest.raises(ValueError):

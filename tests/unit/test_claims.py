@@ -48,7 +48,7 @@ def test_a_conflict_names_the_place_and_the_owner() -> None:
     claims.add(Claim("a", 1), RED)
     claims.add(Claim("b", 2), OTHER)
     assert claims.conflicts("a", RED) == []
-    assert claims.conflicts("b", OTHER) == [("vpcs[0].vni", "vni 7", "a")]
+    assert claims.conflicts("b", OTHER) == [("vpcs[0].vni", "vni", "7", ("a",))]
 
 
 def test_the_droplet_of_this_host_belongs_to_one_document() -> None:

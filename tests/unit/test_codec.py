@@ -104,7 +104,11 @@ def test_a_body_that_is_no_document_is_refused_as_a_whole(body: Any, expected: l
         ("endpoints", {**ENDPOINT, "addresses": ["10.1.1.5/24"]}, [(".addresses[0]", ErrorCode.INVALID)]),
         ("endpoints", {**ENDPOINT, "addresses": []}, [(".addresses", ErrorCode.INVALID)]),
         ("endpoints", {**ENDPOINT, "attachment": {}}, [(".attachment", ErrorCode.MISSING_FIELD)]),
-        ("endpoints", {**ENDPOINT, "attachment": {"namespace": "a", "x": 1}}, [(".attachment", ErrorCode.UNKNOWN_FIELD)]),
+        (
+            "endpoints",
+            {**ENDPOINT, "attachment": {"namespace": "a", "x": 1}},
+            [(".attachment", ErrorCode.UNKNOWN_FIELD)],
+        ),
         (
             "endpoints",
             {**ENDPOINT, "attachment": {"namespace": "a", "interface": "a" * 16}},
@@ -169,10 +173,14 @@ scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floa
 words = st.sampled_from([*WHOLE, *DROPLET, *VPC, *NETWORK, *ENDPOINT]) | st.text(max_size=5)
 keys = words | st.integers(0, 9) | st.binary(max_size=3) | st.none() | st.booleans()
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=6))
-objects = st.dictionaries(words, values | st.sampled_from(["a", "10.0.0.1", "10.0.0.0/8", "02:00:00:00:00:01"]), max_size=7)
+objects = st.dictionaries(
+    words, values | st.sampled_from(["a", "10.0.0.1", "10.0.0.0/8", "02:00:00:00:00:01"]), max_size=7
+)
 
 
-@given(values | st.dictionaries(st.sampled_from(list(WHOLE)) | keys, st.lists(objects, max_size=3) | values, max_size=4))
+@given(
+    values | st.dictionaries(st.sampled_from(list(WHOLE)) | keys, st.lists(objects, max_size=3) | values, max_size=4)
+)
 def test_messagepack_of_any_shape_raises_nothing_but_document_errors(value: Any) -> None:
     decodes_or_is_refused(msgpack.packb(value))
 

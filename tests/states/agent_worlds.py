@@ -1,0 +1,132 @@
+"""Named states of the whole world: which documents there are, and what they say.
+
+A document is a tuple of contents: the last one is its newest, those before it were taken in first, one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+Content = dict[str, Any] | bytes
+World = dict[str, tuple[Content, ...]]
+
+DROPLETS: Content = {"droplets": [{"id": f"d{n}", "host": f"h{n}", "address": f"10.0.0.{n}"} for n in range(1, 5)]}
+MOVED_DROPLETS: Content = {
+    "droplets": [{"id": f"d{n}", "host": f"h{n}", "address": f"10.0.{9 if n == 3 else 0}.{n}"} for n in (4, 3, 2, 1)]
+}
+
+
+def vpc(name: str, vni: int, *dividers: str, cidr: str = "192.168.0.0/16") -> dict[str, Any]:
+    return {"id": name, "vni": vni, "cidrs": [cidr], "dividers": list(dividers)}
+
+
+def network(name: str, of: str, cidr: str, *bouncers: str, **more: Any) -> dict[str, Any]:
+    return {"id": name, "vpc": of, "cidrs": [cidr], "bouncers": list(bouncers), **more}
+
+
+def endpoint(name: str, of: str, on: str, address: str, **more: Any) -> dict[str, Any]:
+    number = sum(name.encode()) % 256
+    attachment = {"attachment": {"namespace": name}} if on == "d1" else {}
+    mac = f"02:00:00:00:{int(address.rsplit('.', 1)[1]):02x}:{number:02x}"
+    return {"id": name, "network": of, "droplet": on, "addresses": [address], "mac": mac, **attachment, **more}
+
+
+def body(content: Content) -> bytes:
+    return content if isinstance(content, bytes) else msgspec.msgpack.encode(content)
+
+
+RED: Content = {"vpcs": [vpc("red", 7)], "networks": [network("front", "red", "192.168.1.0/24", "d2")]}
+LOCAL: Content = {"endpoints": [endpoint("a", "front", "d1", "192.168.1.10")]}
+REMOTE: Content = {"endpoints": [endpoint("b", "front", "d2", "192.168.1.11")]}
+MANY: Content = {"endpoints": [endpoint(f"m{n}", "front", "d3", f"192.168.1.{n}") for n in range(20, 60)]}
+
+ONE_BOUNCER: World = {"substrate": (DROPLETS,), "red": (RED,), "a": (LOCAL,), "b": (REMOTE,)}
+
+
+def changed(world: World, **documents: tuple[Content, ...] | None) -> World:
+    """Return a world with some documents replaced, added, or (None) taken away."""
+    result = {**world, **{name: contents for name, contents in documents.items() if contents is not None}}
+    return {name: contents for name, contents in result.items() if documents.get(name, ()) is not None}
+
+
+def red(*bouncers: str, dividers: tuple[str, ...] = (), cidr: str = "192.168.1.0/24") -> Content:
+    return {"vpcs": [vpc("red", 7, *dividers)], "networks": [network("front", "red", cidr, *bouncers)]}
+
+
+BLUE: Content = {"vpcs": [vpc("blue", 8)], "networks": [network("blue-front", "blue", "192.168.1.0/24", "d3")]}
+BACK: Content = {"networks": [network("back", "red", "192.168.2.0/24", "d4", gateways=["192.168.2.254"])]}
+
+WORLDS: dict[str, World] = {
+    "nothing": {},
+    "substrate only": {"substrate": (DROPLETS,)},
+    "substrate of other hosts only": {"substrate": ({"droplets": DROPLETS["droplets"][1:]},)},  # type: ignore[index]
+    "no droplets yet": changed(ONE_BOUNCER, substrate=None),
+    "one bouncer": ONE_BOUNCER,
+    "a droplet moved": changed(ONE_BOUNCER, substrate=(MOVED_DROPLETS,), many=(MANY,)),
+    "bouncer here": changed(ONE_BOUNCER, red=(red("d1"),), many=(MANY,)),
+    "bouncer replaced": changed(ONE_BOUNCER, red=(red("d3"),)),
+    "two bouncers": changed(ONE_BOUNCER, red=(red("d2", "d3"),)),
+    "divided": changed(ONE_BOUNCER, red=(red("d2", dividers=("d3", "d4")),), back=(BACK,)),
+    "divided here": changed(ONE_BOUNCER, red=(red("d1", dividers=("d1",)),), back=(BACK,)),
+    "two VPCs with the same addresses": changed(
+        ONE_BOUNCER,
+        blue=(BLUE,),
+        blue_a=({"endpoints": [endpoint("blue-a", "blue-front", "d1", "192.168.1.10")]},),
+        blue_b=({"endpoints": [endpoint("blue-b", "blue-front", "d2", "192.168.1.11")]},),
+    ),
+    "the VPC has another VNI": changed(
+        ONE_BOUNCER,
+        red=({"vpcs": [vpc("red", 70)], "networks": [network("front", "red", "192.168.1.0/24", "d2")]},),
+    ),
+    "endpoint moved away": changed(ONE_BOUNCER, a=({"endpoints": [endpoint("a", "front", "d4", "192.168.1.10")]},)),
+    "endpoint moved here": changed(ONE_BOUNCER, b=({"endpoints": [endpoint("b", "front", "d1", "192.168.1.11")]},)),
+    "endpoint with another address": changed(
+        ONE_BOUNCER, a=({"endpoints": [endpoint("a", "front", "d1", "192.168.1.12")]},)
+    ),
+    "endpoint in another document": changed(
+        ONE_BOUNCER,
+        a=None,
+        b=({"endpoints": [*LOCAL["endpoints"], *REMOTE["endpoints"]]},),  # type: ignore[index]
+    ),
+    "one document for all": {
+        "all": (
+            {
+                **DROPLETS,  # type: ignore[dict-item]
+                **RED,  # type: ignore[dict-item]
+                "endpoints": [*LOCAL["endpoints"], *REMOTE["endpoints"], *MANY["endpoints"]],  # type: ignore[index]
+            },
+        )
+    },
+    "a reference to nothing": changed(
+        ONE_BOUNCER, lost=({"endpoints": [endpoint("x", "nowhere", "d1", "192.168.9.9")]},)
+    ),
+    "a network outside its VPC": changed(ONE_BOUNCER, out=({"networks": [network("out", "red", "10.9.0.0/24")]},)),
+    "an endpoint outside its network": changed(
+        ONE_BOUNCER, out=({"endpoints": [endpoint("x", "front", "d2", "192.168.2.2")]},)
+    ),
+    "network document removed": changed(ONE_BOUNCER, red=None),
+    "an endpoint's document removed": changed(ONE_BOUNCER, a=None),
+    "noise on top": changed(ONE_BOUNCER, a=(LOCAL, b"\xc1noise")),
+    "an unknown kind on top": changed(ONE_BOUNCER, red=(RED, {"stages": []})),
+    "a bad network on top": changed(ONE_BOUNCER, red=(RED, red("d2", cidr="172.16.0.0/24"))),
+    "a pending bouncer on top": changed(ONE_BOUNCER, red=(RED, red("d9", cidr="192.168.3.0/24"))),
+    "a droplet's address that this host does not have on top": changed(
+        ONE_BOUNCER, substrate=(DROPLETS, {"droplets": [{"id": "d1", "host": "h1", "address": "10.0.0.99"}]})
+    ),
+    "a claim of another's endpoint": changed(ONE_BOUNCER, thief=(LOCAL,)),
+    "a claim of another's address": changed(
+        ONE_BOUNCER, thief=({"endpoints": [endpoint("t", "front", "d3", "192.168.1.10")]},)
+    ),
+    "a claim of another's VPC": changed(
+        ONE_BOUNCER, thief=({"vpcs": [vpc("red", 9, cidr="10.0.0.0/8"), vpc("green", 7)]},)
+    ),
+    "a second droplet of this host": changed(
+        ONE_BOUNCER, thief=({"droplets": [{"id": "aa", "host": "h1", "address": "10.0.0.1"}]},)
+    ),
+    "an overlapping network": changed(
+        ONE_BOUNCER, thief=({"networks": [network("wide", "red", "192.168.0.0/20", "d3")]},)
+    ),
+}
+"""Every state that one message at a time can lead to."""

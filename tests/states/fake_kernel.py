@@ -1,0 +1,181 @@
+"""A kernel of dictionaries that carries out the plan's actions, under the rules that the real one has.
+
+Each rule here is proven on the real kernel in `tests/netns`: a full map refuses what is new (E2BIG), an array's entry
+cannot be deleted (EINVAL), an interface's index is given once (EEXIST), a namespace must be there (ENOENT).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from agent.core.actions import (
+    Action,
+    AttachTransit,
+    DeleteEntries,
+    DeleteVeth,
+    DetachTransit,
+    EnsureVeth,
+    Failure,
+    PutEntries,
+    Veth,
+)
+from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
+from agent.core.observed import Observed, ObservedInterface, ObservedPeer, ObservedVeth
+
+IFINDEX = 2
+OWN_ADDRESS = bytes([10, 0, 0, 1])
+MAC = bytes.fromhex("020000000101")
+NO_DROPLET = bytes(LOCAL_DROPLET.size)
+
+Refuse = Callable[[Action], int]
+"""Returns the errno with which the kernel refuses an action, 0 to let it pass."""
+
+
+class FakeKernel:
+    """What `agent.applier` uses of `agent.datapath.kernel.Kernel`, and the state behind it."""
+
+    def __init__(self, sizes: Mapping[MapName, int] | None = None) -> None:
+        self.maps: dict[MapName, dict[bytes, bytes]] = {name: {} for name in (*CONFIGURED_MAPS, MapName.DIRECT)}
+        self.maps[MapName.LOCAL_DROPLET][U32.pack(0)] = NO_DROPLET
+        self.veths: dict[str, Veth] = {}
+        self.transit: int | None = None
+        self.namespaces: set[str] | None = None
+        """The namespaces that exist; None: all."""
+        self.addresses: tuple[bytes, ...] = (OWN_ADDRESS,)
+        self.mtu = 1500
+        self.refuse: Refuse = lambda action: 0
+        self.actions: list[Action] = []
+        self.cleared: list[int] = []
+        self.executor = self.neighbours = self
+        self.droplets: set[bytes] = set()
+        self._sizes = sizes or {}
+        self._seen: list[dict[Any, Any]] | None = None
+
+    # What the applier calls.
+
+    async def run(self, actions: Iterable[Action]) -> list[Failure]:
+        failures: list[Failure] = []
+        for action in actions:
+            self.actions.append(action)
+            refused = self.refuse(action)
+            failures += [self._failure(action, refused)] if refused else self._do(action)
+            if self._seen is not None:
+                self._seen.append(self.contents())
+        return failures
+
+    async def observe(self, namespaces: Mapping[str, str]) -> Observed:
+        del namespaces
+        veths = {id_: self._as_observed(veth) for id_, veth in self.veths.items()}
+        return Observed(await self.interface(), veths, {name: dict(self.maps[name]) for name in CONFIGURED_MAPS})
+
+    async def interface(self) -> ObservedInterface:
+        return ObservedInterface("eth0", IFINDEX, MAC, self.mtu, self.addresses, self.transit == IFINDEX)
+
+    def clear_endpoint_counters(self, slot: int) -> None:
+        self.cleared.append(slot)
+
+    def set_droplets(self, droplets: Iterable[bytes]) -> None:
+        self.droplets = set(droplets)
+
+    # The rules.
+
+    def _do(self, action: Action) -> list[Failure]:
+        match action:
+            case PutEntries(name, entries):
+                return self._put(action, name, entries)
+            case DeleteEntries(MapName.LOCAL_DROPLET, keys):
+                return [self._failure(action, errno.EINVAL, keys)]
+            case DeleteEntries(name, keys):
+                for key in keys:
+                    self.maps[name].pop(key, None)
+            case EnsureVeth(veth):
+                return self._ensure(action, veth)
+            case DeleteVeth(endpoint, ifindex):
+                if endpoint in self.veths and self.veths[endpoint].ifindex == ifindex:
+                    del self.veths[endpoint]
+            case AttachTransit(ifindex):
+                self.transit = ifindex
+            case DetachTransit(ifindex):
+                self.transit = None if self.transit == ifindex else self.transit
+        return []
+
+    def _put(self, action: Action, name: MapName, entries: Iterable[tuple[bytes, bytes]]) -> list[Failure]:
+        table, refused = self.maps[name], []
+        for key, value in entries:
+            assert isinstance(key, bytes)
+            assert isinstance(value, bytes)
+            if key not in table and len(table) >= self._sizes.get(name, 1 << 30):
+                refused.append(key)
+            else:
+                table[key] = value
+        return [self._failure(action, errno.E2BIG, tuple(refused))] if refused else []
+
+    def _ensure(self, action: Action, veth: Veth) -> list[Failure]:
+        if self.namespaces is not None and veth.namespace not in self.namespaces:
+            return [self._failure(action, errno.ENOENT)]
+        holders = {other.ifindex: id_ for id_, other in self.veths.items()}
+        if holders.get(veth.ifindex, veth.endpoint) != veth.endpoint:
+            return [self._failure(action, errno.EEXIST)]
+        places = {(other.namespace, other.peer_name): id_ for id_, other in self.veths.items()}
+        if places.get((veth.namespace, veth.peer_name), veth.endpoint) != veth.endpoint:
+            return [self._failure(action, errno.EEXIST)]
+        old = self.veths.get(veth.endpoint)
+        assert old is None or old.ifindex == veth.ifindex, "an interface keeps its index for life"
+        self.veths[veth.endpoint] = veth
+        return []
+
+    @staticmethod
+    def _failure(action: Action, number: int, keys: tuple[bytes, ...] = ()) -> Failure:
+        if isinstance(action, PutEntries) and not keys:
+            keys = tuple(key for key, _ in action.entries)
+        return Failure(action, number, "a fake's object", errno.errorcode[number], keys)
+
+    @staticmethod
+    def _as_observed(veth: Veth) -> ObservedVeth:
+        peer = ObservedPeer(veth.peer_name, veth.peer_mac, veth.mtu, True, veth.addresses, veth.gateways)
+        return ObservedVeth(veth.endpoint, veth.ifname, veth.ifindex, True, True, veth.mtu, True, peer)
+
+    # What tests read.
+
+    def contents(self) -> dict[Any, Any]:
+        """Return everything as one flat dictionary; a droplet that is not configured is absent."""
+        flat: dict[Any, Any] = {(name, k): v for name in CONFIGURED_MAPS for k, v in self.maps[name].items()}
+        if flat[MapName.LOCAL_DROPLET, U32.pack(0)] == NO_DROPLET:
+            del flat[MapName.LOCAL_DROPLET, U32.pack(0)]
+        flat.update({("veth", id_): veth for id_, veth in self.veths.items()})
+        if self.transit is not None:
+            flat["transit"] = self.transit
+        return flat
+
+    def portrait(self) -> dict[Any, Any]:
+        """Return `contents` with endpoints' ids in place of indexes and slots, which depend on who came first."""
+        ids = {veth.ifindex: id_ for id_, veth in self.veths.items()}
+        flat: dict[Any, Any] = {}
+        for key, value in self.contents().items():
+            match key:
+                case (MapName.ENDPOINTS, _):
+                    host, ifindex, _, mac = ENDPOINT.unpack(value)
+                    flat[key] = (host, ids[ifindex] if ifindex else None, mac)
+                case (MapName.INTERFACES, packed):
+                    vni, address, _, mac = INTERFACE.unpack(value)
+                    flat[MapName.INTERFACES, ids[U32.unpack(packed)[0]]] = (vni, address, mac)
+                case ("veth", _):
+                    flat[key] = (value.ifname, value.namespace, value.peer_name, value.peer_mac, value.mtu)
+                    flat[key] += (value.addresses, value.gateways)
+                case _:
+                    flat[key] = value
+        return flat
+
+    def begin_watch(self) -> None:
+        """From here on, remember the contents after every action."""
+        self._seen = [self.contents()]
+
+    def end_watch(self) -> list[str]:
+        """Return what was missing in between, or held a value of neither side, though both ends have it."""
+        assert self._seen is not None
+        seen, self._seen = self._seen, None
+        first, last = seen[0], seen[-1]
+        kept = first.keys() & last.keys()
+        return [f"{key}" for step in seen for key in kept if step.get(key) not in (first[key], last[key])]

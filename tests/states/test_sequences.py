@@ -1,0 +1,243 @@
+"""Every way through the states of the world ends in the same kernel as going there directly."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_under_test import Agent, Stream, one_by_one
+from agent_worlds import WORLDS, World, changed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.bus.documents import Delivery
+from agent.core.plan import plan_all
+
+PLAIN = {name: world for name, world in WORLDS.items() if all(len(contents) == 1 for contents in world.values())}
+"""Worlds whose documents have no history: the order among documents does not matter to them."""
+
+names = st.sampled_from(sorted(WORLDS))
+plain_names = st.sampled_from(sorted(PLAIN))
+few = settings(max_examples=60, deadline=None)
+
+
+async def directly(world: World) -> Agent:
+    """Return an agent that knew nothing before."""
+    with tempfile.TemporaryDirectory() as folder:
+        agent = Agent(Path(folder))
+        await agent.start()
+        for batch in one_by_one(Stream().lead_to(world)):
+            await agent.deliver(batch)
+        await agent.complete()
+        agent.stop()
+        return agent
+
+
+def states_of(agent: Agent) -> dict[str, tuple[bool, bool]]:
+    """Return what is realized and what is in force. Why a document waits may depend on what was good before."""
+    return {name: (state == "realized", bool(in_force)) for name, (state, _, in_force) in agent.verdicts().items()}
+
+
+async def ends_like(agent: Agent, name: str) -> None:
+    """Check that an agent in sync has the kernel and the verdicts of one that came directly, and no more to do."""
+    if name not in _reached:
+        other = await directly(WORLDS[name])
+        _reached[name] = other.kernel.portrait(), states_of(other)
+    assert (agent.kernel.portrait(), states_of(agent)) == _reached[name]
+    await has_nothing_to_do(agent)
+
+
+_reached: dict[str, Any] = {}
+"""What each world comes to when it is reached directly."""
+
+
+async def has_nothing_to_do(agent: Agent) -> None:
+    desired = agent.applier.desired
+    wanted = [desired.realization(held) for _, held in desired.in_force()]
+    assert plan_all(wanted, await agent.kernel.observe({})) == []
+    told = {v.name: (v.state.value, v.revision, v.in_force) for v in agent.told.values() if not v.removed}
+    assert told == agent.verdicts()
+
+
+async def deliver_whole(agent: Agent, batch: list[Delivery]) -> None:
+    """Deliver, and check that nothing was missing in between that is there before and after."""
+    agent.kernel.begin_watch()
+    await agent.deliver(batch)
+    assert agent.kernel.end_watch() == []
+
+
+def in_a_folder(scenario, *arguments) -> None:
+    """Play a scenario with an agent that is in sync with an empty stream."""
+
+    async def play() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            agent = Agent(Path(folder))
+            await agent.start()
+            await agent.complete()
+            try:
+                await scenario(agent, *arguments)
+            finally:
+                agent.stop()
+
+    asyncio.run(play())
+
+
+async def walk(agent: Agent, way: list[str], *, one_batch: bool = False) -> Stream:
+    stream = Stream()
+    for name in way:
+        deliveries = stream.lead_to(WORLDS[name])
+        for batch in [deliveries] if one_batch else one_by_one(deliveries):
+            await deliver_whole(agent, batch)
+        await ends_like(agent, name)
+    return stream
+
+
+@pytest.mark.parametrize("end", WORLDS)
+@pytest.mark.parametrize("start", WORLDS)
+def test_every_state_can_follow_every_other(start: str, end: str) -> None:
+    in_a_folder(walk, [start, end])
+
+
+@pytest.mark.parametrize("end", PLAIN)
+@pytest.mark.parametrize("start", PLAIN)
+def test_every_change_can_come_in_one_batch(start: str, end: str) -> None:
+    async def scenario(agent: Agent) -> None:
+        await walk(agent, [start, end], one_batch=True)
+
+    in_a_folder(scenario)
+
+
+@few
+@given(st.lists(names, min_size=3, max_size=8))
+def test_long_ways_end_where_the_last_step_leads(way: list[str]) -> None:
+    in_a_folder(walk, way)
+
+
+@few
+@given(plain_names, plain_names, st.randoms(use_true_random=False))
+def test_the_order_among_documents_does_not_matter(start: str, end: str, chance: random.Random) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        for batch in one_by_one(stream.lead_to(WORLDS[start])):
+            await agent.deliver(batch)
+        for batch in split(shuffled(stream.lead_to(WORLDS[end]), chance), chance):
+            await agent.deliver(batch)
+        await ends_like(agent, end)
+
+    in_a_folder(scenario)
+
+
+@few
+@given(st.lists(names, min_size=2, max_size=5), st.randoms(use_true_random=False))
+def test_a_message_that_comes_again_changes_nothing(way: list[str], chance: random.Random) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        for name in way:
+            for delivery in stream.lead_to(WORLDS[name]):
+                await agent.deliver([delivery])
+                await agent.deliver([delivery, delivery] if chance.random() < 0.3 else [delivery])
+        before = agent.kernel.contents()
+        agent.kernel.actions.clear()
+        await agent.deliver(stream.replay())
+        assert agent.kernel.actions == []
+        assert agent.kernel.contents() == before
+        await ends_like(agent, way[-1])
+
+    in_a_folder(scenario)
+
+
+@few
+@given(st.lists(names, min_size=2, max_size=5), st.randoms(use_true_random=False))
+def test_a_restart_changes_nothing_in_the_kernel(way: list[str], chance: random.Random) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, way)
+        before, verdicts = agent.kernel.contents(), agent.verdicts()
+        agent.kernel.actions.clear()
+        await agent.start()
+        assert agent.kernel.actions == []
+        for batch in split(stream.replay(), chance):
+            await agent.deliver(batch)
+        await agent.complete()
+        assert agent.kernel.actions == []
+        assert agent.kernel.contents() == before
+        assert agent.verdicts() == verdicts
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+@few
+@given(plain_names, plain_names, st.randoms(use_true_random=False))
+def test_what_changed_while_the_agent_was_away_is_made_up_for(start: str, end: str, chance: random.Random) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, [start])
+        stream.lead_to(WORLDS[end])
+        agent.kernel.begin_watch()
+        await agent.start()
+        for batch in split(stream.replay(), chance):
+            await agent.deliver(batch)
+        await agent.complete()
+        assert agent.kernel.end_watch() == []
+        await ends_like(agent, end)
+
+    in_a_folder(scenario)
+
+
+@few
+@given(plain_names, plain_names)
+def test_a_host_that_lost_its_disk_keeps_its_traffic(start: str, end: str) -> None:
+    """Without last good documents nothing may be removed before the snapshot is complete."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, [start])
+        before = agent.kernel.contents().keys()
+        with tempfile.TemporaryDirectory() as folder:
+            reborn = Agent(Path(folder), agent.kernel)
+            await reborn.start()
+            stream.lead_to(WORLDS[end])
+            for batch in one_by_one(stream.replay()):
+                await reborn.deliver(batch)
+                assert before <= reborn.kernel.contents().keys()
+            await reborn.complete()
+            await ends_like(reborn, end)
+            reborn.stop()
+
+    in_a_folder(scenario)
+
+
+def shuffled(deliveries: list[Delivery], chance: random.Random) -> list[Delivery]:
+    """Return another order in which each document's revisions keep theirs."""
+    waiting: dict[str, list[Delivery]] = {}
+    for delivery in deliveries:
+        waiting.setdefault(delivery.document, []).append(delivery)
+    turns = [delivery.document for delivery in deliveries]
+    chance.shuffle(turns)
+    return [waiting[name].pop(0) for name in turns]
+
+
+def split(deliveries: list[Delivery], chance: random.Random) -> list[list[Delivery]]:
+    """Return the same messages in batches of any size."""
+    batches: list[list[Delivery]] = [[]]
+    for delivery in deliveries:
+        if batches[-1] and chance.random() < 0.5:
+            batches.append([])
+        batches[-1].append(delivery)
+    return batches
+
+
+def test_an_endpoint_passes_from_one_document_to_another_without_a_gap() -> None:
+    """The document that takes it over waits until the other one lets go."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, ["one bouncer"])
+        taken = changed(WORLDS["one bouncer"], b=WORLDS["endpoint in another document"]["b"])
+        await deliver_whole(agent, stream.lead_to(taken))
+        assert agent.verdicts()["b"][0] == "rejected"
+        await deliver_whole(agent, stream.lead_to(WORLDS["endpoint in another document"]))
+        assert agent.verdicts()["b"][0] == "realized"
+
+    in_a_folder(scenario)

@@ -1,0 +1,126 @@
+"""The benchmark's report: how numbers become ratios, verdicts and tables; and that its variants fit the sources."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import frames, profile
+from bench.contestants import Contestant, Edit, StaleEditError, fitting, stage
+from bench.report import (
+    Comparison,
+    Measure,
+    Section,
+    as_data,
+    as_markdown,
+    budget,
+    measure,
+    missed,
+    number,
+    percentile,
+    ratio,
+    verdict,
+)
+
+AT_MOST = Comparison("time", 1.4, "x", 1.5)
+AT_LEAST = Comparison("rate", 90_000, "/s", 200_000, at_most=False)
+FREE = Comparison("throughput", 0.4)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "met", "text"),
+    [
+        (AT_MOST, "met", "≤ 1.50 x"),
+        (Comparison("time", 1.51, "x", 1.5), "missed", "≤ 1.50 x"),
+        (Comparison("time", 1.5, "x", 1.5), "met", "≤ 1.50 x"),
+        (AT_LEAST, "missed", "≥ 200,000 /s"),
+        (Comparison("rate", 200_000, "/s", 200_000, at_most=False), "met", "≥ 200,000 /s"),
+        (FREE, "", ""),
+    ],
+)
+def test_a_budget_is_met_up_to_its_own_value_and_missed_beyond(comparison: Comparison, met: str, text: str) -> None:
+    assert verdict(comparison) == met
+    assert budget(comparison) == text
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_medians() -> None:
+    rounds = {"ours": [200.0, 900.0, 300.0], "bare": [100.0, 300.0, 300.0]}
+    assert ratio(rounds, "ours", "bare") == 2.0
+
+
+def test_rounds_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        ratio({"a": [1.0, 2.0], "b": [1.0]}, "a", "b")
+
+
+@pytest.mark.parametrize(("part", "expected"), [(0.0, 1), (0.25, 25), (0.5, 50), (0.99, 99), (1.0, 100)])
+def test_a_percentile_is_a_sample_that_this_part_does_not_exceed(part: float, expected: int) -> None:
+    assert percentile(list(range(100, 0, -1)), part) == expected
+
+
+def test_no_samples_have_no_percentile() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        percentile([], 0.5)
+
+
+def test_a_measure_of_many_samples_shows_their_spread_and_one_sample_none() -> None:
+    assert measure("m", [3.0, 1.0, 2.0, 4.0], "ns") == Measure("m", 2.5, "ns", 1.0, 3.0)
+    assert measure("m", [3.0], "ns") == Measure("m", 3.0, "ns")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (123456.0, "123,456"), (-12.34, "-12.3")]
+)
+def test_numbers_have_as_many_digits_as_mean_something(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+SECTION = Section("A section", "A note.", (Measure("m", 1.0, "ns", 0.5, 2.0),), (AT_MOST, AT_LEAST, FREE))
+
+
+def test_only_missed_budgets_are_listed_as_missed() -> None:
+    assert missed([SECTION]) == [AT_LEAST]
+
+
+def test_the_report_as_data_is_json_and_names_what_is_missed() -> None:
+    data = json.loads(json.dumps(as_data({"kernel": "6"}, [SECTION])))
+    assert data["missed"] == ["rate"]
+    assert [one["met"] for one in data["sections"][0]["comparisons"]] == [True, False, None]
+
+
+def test_the_report_as_markdown_holds_verdicts_measures_and_machine() -> None:
+    text = as_markdown({"kernel": "6"}, [SECTION])
+    assert "| rate | 90,000 /s | ≥ 200,000 /s | missed |" in text
+    assert "| m | 1.00 ns | 0.50 to 2.00 |" in text
+    assert "- kernel: 6" in text
+
+
+def test_every_variant_of_the_profile_fits_the_sources(tmp_path: Path) -> None:
+    assert fitting(profile.VARIANTS) == (profile.VARIANTS, [])
+    for variant in profile.VARIANTS:
+        stage(variant, tmp_path)
+
+
+def test_a_variant_whose_edit_finds_nothing_is_refused_and_left_out(tmp_path: Path) -> None:
+    stale = Contestant("stale", edits=(Edit("count.h", "no such text", ""),))
+    with pytest.raises(StaleEditError, match=r"count\.h"):
+        stage(stale, tmp_path)
+    assert fitting([stale]) == ([], ["stale"])
+
+
+def test_the_cost_of_a_part_is_the_whole_minus_the_variant_round_by_round() -> None:
+    rounds = {"ingress": {"ours": [300.0, 400.0], "without counters": [280.0, 370.0], "without flow hash": [1.0, 1.0]}}
+    assert profile.costs(rounds, "ours") == [Measure("ingress: counters", 25.0, "ns", 20.0, 30.0)]
+
+
+def test_frames_have_the_lengths_and_sums_that_they_declare() -> None:
+    inner = frames.sent_by_endpoint()
+    outer = frames.in_geneve(bytes(6))
+    assert len(inner) == frames.INNER_LENGTH
+    assert len(outer) == frames.INNER_LENGTH + 50
+    assert outer[50:] == frames.for_endpoint()
+    for frame in (inner, outer, frames.in_vxlan(bytes(6))):
+        assert int.from_bytes(frame[16:18], "big") == len(frame) - 14
+        assert frames.checksum(frame[14:34]) == 0
