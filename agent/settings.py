@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from agent.bus.settings import check_server
 from protocol.subjects import is_host
 
 ENVIRONMENT = "DROPLET_"
@@ -90,6 +91,11 @@ def load_settings(file: Path | None, environment: Mapping[str, str] = os.environ
         raise SettingsError(f"{file or 'the environment'}: {_in_words(str(error))}") from None
     if not is_host(settings.host):
         raise SettingsError(f"host: {settings.host!r} is no host name: use lower-case letters, digits and dashes")
+    for server in settings.bus.servers:
+        try:
+            check_server(server)
+        except ValueError as error:
+            raise SettingsError(f"bus.servers: {error}") from None
     if not settings.instance:
         settings = msgspec.structs.replace(settings, instance=settings.host)
     if not is_host(settings.instance):

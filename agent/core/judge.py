@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from agent.core.world import World
 from protocol.acknowledgements import Reference
-from protocol.addresses import Cidr, contains, first_host, parse_address, parse_cidr, within
+from protocol.addresses import Cidr, first_host, parse_address, parse_cidr, within
 from protocol.documents import Document, Droplet, Network
 from protocol.errors import ErrorCode, FieldError
 
@@ -80,16 +80,21 @@ def _overlaps(cidr: Cidr, network: Network) -> bool:
     return any(within(cidr, other) or within(other, cidr) for other in others)
 
 
+_NOWHERE = (b"\x01", b"\x00")
+"""Bounds that hold no address."""
+
+
 def _endpoint_errors(document: Document, world: World) -> Iterator[FieldError]:
     if not document.endpoints:
         return
-    cidrs = {name: _ranges(world.networks[name]) for name in {e.network for e in document.endpoints}}
+    places = {name: _places(world.networks[name]) for name in {e.network for e in document.endpoints}}
     here = {droplet.id for droplet in world.own_droplets()}
     for index, endpoint in enumerate(document.endpoints):
-        ranges, reserved = cidrs[endpoint.network]
+        bounds, reserved = places[endpoint.network]
         for position, text in enumerate(endpoint.addresses):
             address = parse_address(text)
-            if not any(contains(cidr, address) for cidr in ranges) or address in reserved:
+            low, high = bounds.get(len(address), _NOWHERE)
+            if not low <= address <= high or address in reserved:
                 yield _misplaced(f"endpoints[{index}].addresses[{position}]", text, world.networks[endpoint.network])
         if endpoint.droplet in here and endpoint.attachment is None:
             message = f"endpoint {endpoint.id!r} is on this host: say where its interface appears"
@@ -97,18 +102,19 @@ def _endpoint_errors(document: Document, world: World) -> Iterator[FieldError]:
 
 
 @lru_cache(maxsize=4096)
-def _ranges(network: Network) -> tuple[list[Cidr], set[bytes]]:
-    """Return a network's CIDRs and the addresses in them that no endpoint can have."""
-    cidrs = [parse_cidr(text) for text in network.cidrs]
+def _places(network: Network) -> tuple[dict[int, tuple[bytes, bytes]], set[bytes]]:
+    """Return the first and last packed address by family (4 or 16), and the addresses that no endpoint can have."""
+    bounds = {}
     reserved = set(gateways(network))
-    for cidr in cidrs:
+    for cidr in (parse_cidr(text) for text in network.cidrs):
         bits = len(cidr.address) * 8
+        last = int.from_bytes(cidr.address, "big") | ((1 << (bits - cidr.prefix)) - 1)
+        bounds[len(cidr.address)] = cidr.address, last.to_bytes(len(cidr.address), "big")
         if cidr.prefix < bits - 1:
             reserved.add(cidr.address)
         if bits == 32 and cidr.prefix < 31:
-            last = int.from_bytes(cidr.address, "big") | ((1 << (bits - cidr.prefix)) - 1)
             reserved.add(last.to_bytes(4, "big"))
-    return cidrs, reserved
+    return bounds, reserved
 
 
 def gateways(network: Network) -> tuple[bytes, ...]:
