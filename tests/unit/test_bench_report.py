@@ -20,6 +20,7 @@ from bench.report import (
     missed,
     number,
     percentile,
+    placed,
     ratio,
     verdict,
 )
@@ -95,6 +96,17 @@ def test_the_report_as_markdown_holds_verdicts_measures_and_machine() -> None:
     assert "| rate | 90,000 /s | ≥ 200,000 /s | missed |" in text
     assert "| m | 1.00 ns | 0.50 to 2.00 |" in text
     assert "- kernel: 6" in text
+
+
+def test_a_block_replaces_the_former_one_between_the_marks_and_nothing_else() -> None:
+    document = "# Title\n\n<!-- bench: begin -->\nold\n<!-- bench: end -->\n\nThe end.\n"
+    once = placed(document, "new\n")
+    assert once == "# Title\n\n<!-- bench: begin -->\n\nnew\n\n<!-- bench: end -->\n\nThe end.\n"
+    assert placed(once, "new\n") == once
+
+
+def test_a_document_without_marks_becomes_the_block() -> None:
+    assert placed("", "new\n") == "new\n"
 
 
 def test_every_variant_of_the_profile_fits_the_sources(tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""`python -m bench`: runs the parts, shows progress and tables, writes JSON and Markdown.
+
+Owns the order and the clean end: everything is made by context managers, so that it goes also on failure, Ctrl-C and
+SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from agent.datapath.compiler import CompileError
+from agent.datapath.pins import ensure_bpffs
+from bench import control, forwarding, hosts, machine, report, sections, traffic
+from bench.contestants import fitting
+from bench.profile import VARIANTS
+from bench.report import Section
+from bench.wires import WiresError
+from controller_sim.bus import BusError
+from controller_sim.lab_state import BPFFS, LabError
+from controller_sim.substrate import SubstrateError
+
+PARTS = ("forwarding", "traffic", "control")
+BUSY = 0.5
+"""Load average for each core above which a run is warned of."""
+ERRORS = (
+    CompileError,
+    WiresError,
+    SubstrateError,
+    LabError,
+    BusError,
+    forwarding.LostFramesError,
+    traffic.ProbeError,
+    control.NotRealizedError,
+    OSError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much of everything one run does."""
+
+    rounds: int
+    traffic_rounds: int
+    round_trips: int
+    stream_seconds: float
+    documents: int
+    veths: int
+    bulks: tuple[int, ...]
+
+
+FULL = Effort(15, 7, 10_000, 1.5, 300, 60, (10_000, 100_000))
+QUICK = Effort(4, 2, 3_000, 0.5, 50, 10, (10_000,))
+
+
+def forwarding_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:
+    """Measure nanoseconds a packet, and the profile in the same rounds."""
+    say("compiling the programs")
+    variants, skipped = fitting(VARIANTS)
+    with forwarding.track(folder, variants) as track:
+        rounds = forwarding.run_rounds(track.entries, effort.rounds, traffic.cores()[0], say)
+    return [sections.forwarding(rounds), sections.profiled(rounds, skipped)]
+
+
+def lab_part(folder: Path, effort: Effort, parts: tuple[str, ...], say: Callable[[str], None]) -> list[Section]:
+    """Measure what needs two hosts with agents: traffic and the control plane."""
+    found = []
+    say("starting two hosts with agents")
+    with ExitStack() as stack:
+        lab = stack.enter_context(hosts.our_hosts(folder / "cache"))
+        probe = traffic.Probe(traffic.build_probe(folder), *traffic.cores())
+        if "traffic" in parts:
+            with hosts.kernel_hosts() as kernel:
+                turns = (effort.traffic_rounds, effort.round_trips, effort.stream_seconds)
+                found.append(sections.traffic(traffic.measure(probe, hosts.our_pair(lab), kernel, *turns, say)))
+        if "control" in parts:
+            done = control.measure(lab, probe, list(effort.bulks), effort.documents, effort.veths, say)
+            found.append(sections.control(done))
+    return found
+
+
+def run_parts(effort: Effort, parts: tuple[str, ...], console: Console) -> list[Section]:
+    """Run the parts that were asked for."""
+    ensure_bpffs(BPFFS)
+    found: list[Section] = []
+    with tempfile.TemporaryDirectory(prefix="droplet-bench-") as name, console.status("") as status:
+        folder = Path(name)
+        if "forwarding" in parts:
+            found += forwarding_part(folder, effort, status.update)
+        if {"traffic", "control"} & set(parts):
+            found += lab_part(folder, effort, parts, status.update)
+    return found
+
+
+def show(found: list[Section], console: Console) -> None:
+    """Print the tables: what was measured, then the verdicts."""
+    for section in found:
+        table = Table(title=section.title, title_justify="left", caption=section.note, caption_justify="left")
+        for column in ("", "median", "half of the samples"):
+            table.add_column(column, justify="left" if not column else "right")
+        for one in section.measures:
+            table.add_row(*report.measure_cells(one))
+        console.print(table)
+    table = Table(title="Ratios and budgets", title_justify="left")
+    for column in ("", "measured", "budget", ""):
+        table.add_column(column, justify="right" if column else "left")
+    for section in found:
+        for comparison in section.comparisons:
+            colour = {True: "green", False: "red", None: ""}[comparison.met]
+            *cells, verdict = report.comparison_cells(comparison)
+            table.add_row(*cells, f"[{colour}]{verdict}[/]" if colour else verdict)
+    console.print(table)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write everything here, as JSON.")
+@click.option(
+    "--markdown",
+    "markdown_file",
+    type=click.Path(path_type=Path),
+    help="Write the tables here, between the marks if there are some.",
+)
+@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Run this part alone; may be given twice.")
+@click.option("--quick", is_flag=True, help="About a minute: fewer rounds, 10,000 endpoints. For a first look.")
+def main(json_file: Path | None, markdown_file: Path | None, only: tuple[str, ...], quick: bool) -> None:
+    """Measure this project beside bare XDP programs and kernel VXLAN with a bridge, in one run, on this machine.
+
+    Needs root. Makes network namespaces and removes them again; touches nothing else.
+    """
+    console = Console()
+    if os.geteuid():
+        raise click.ClickException("namespaces and BPF programs need root")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    state, before = machine.describe(), machine.ticks()
+    state["began"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if os.getloadavg()[0] > BUSY * len(os.sched_getaffinity(0)):
+        console.print("[yellow]The machine is busy: times of the control plane will be longer than they need be.[/]")
+    try:
+        found = run_parts(QUICK if quick else FULL, only or PARTS, console)
+    except ERRORS as error:
+        raise click.ClickException(f"{type(error).__name__}: {error}") from None
+    state["load average at the end"] = " ".join(f"{load:.2f}" for load in os.getloadavg())
+    state["stolen by the hypervisor"] = f"{machine.steal_percent(before, machine.ticks()):.1f} %"
+    show(found, console)
+    for key, value in state.items():
+        console.print(f"[dim]{key}: {value}[/]", highlight=False)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_data(state, found), indent=2) + "\n", encoding="utf-8")
+    if markdown_file is not None:
+        old = markdown_file.read_text(encoding="utf-8") if markdown_file.exists() else ""
+        markdown_file.write_text(report.placed(old, report.as_markdown(state, found)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

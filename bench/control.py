@@ -1,0 +1,278 @@
+"""The control plane, measured with a real nats-server and a real agent: latency of one document, bulk, memory, restart.
+
+Plays the management plane for one host of the lab: publishes documents and watches the answers. Times are wall clock
+from handing a document to the client until its acknowledgement has come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import NamedTuple
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from agent.datapath import bpf_syscall as bpf
+from bench.hosts import our_pair
+from bench.traffic import Probe
+from controller_sim import substrate
+from controller_sim.bus import connected
+from controller_sim.compiler import MAX_ENDPOINTS
+from controller_sim.lab import Lab
+from controller_sim.namespaces import run_coroutine_in
+from controller_sim.publisher import Change, bulk_changes, publish
+from protocol import codec, subjects
+from protocol.acknowledgements import Acknowledgement, State
+from protocol.documents import Attachment, Document, Endpoint
+from protocol.status import AgentState, Status
+
+HOST, OTHER, NETWORK = "h1", "h2", "many"
+FIRST_ADDRESS = int(IPv4Address("10.128.0.16"))
+PATIENCE = 60.0
+WARM_UP = 5
+
+Say = Callable[[str], None]
+
+
+class NotRealizedError(RuntimeError):
+    """An answer was not `realized`, or did not come in time."""
+
+
+class Bulk(NamedTuple):
+    """One bulk: seconds until all were realized and acknowledged, the agent's own CPU time, and memory in bytes."""
+
+    endpoints: int
+    seconds: float
+    cpu_seconds: float
+    resident_before: int
+    resident_after: int
+    kernel_bytes: int
+
+
+class Restart(NamedTuple):
+    """A killed agent's return: seconds from its start to in sync, and the requests that went through meanwhile."""
+
+    seconds: float
+    sent: int
+    answered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """All that was measured, in seconds. `maps_cpu` is the agent's CPU time for one of the documents of `maps`."""
+
+    stored: list[float]
+    maps: list[float]
+    maps_cpu: float
+    veths: list[float]
+    bulks: list[Bulk]
+    restart: Restart
+
+
+def remote_endpoints(prefix: str, count: int, start: int = 0) -> list[Endpoint]:
+    """Return endpoints on the other host."""
+    return [
+        Endpoint(f"{prefix}-{n}", NETWORK, OTHER, (str(IPv4Address(FIRST_ADDRESS + n)),), _mac(n))
+        for n in range(start, start + count)
+    ]
+
+
+def _mac(number: int) -> str:
+    return (0x02BE00000000 + number).to_bytes(6, "big").hex(":")
+
+
+class Answers:
+    """The host's acknowledgements as they come, each with the time at which it was seen."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Acknowledgement, float]] = {}
+        self._changed = asyncio.Event()
+
+    async def take(self, message: Msg) -> None:
+        """Take in one message."""
+        now = time.perf_counter()
+        answer = codec.decode(message.data, Acknowledgement)
+        self._seen[answer.document] = (answer, now)
+        self._changed.set()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._seen.clear()
+
+    async def wait(self, documents: Iterable[str], *, removed: bool = False) -> float:
+        """Wait until all of these are realized and return when the last answer came; NotRealizedError otherwise."""
+        missing = set(documents)
+        deadline, last = time.monotonic() + PATIENCE, 0.0
+        while missing:
+            for name in list(missing & self._seen.keys()):
+                answer, at = self._seen[name]
+                if answer.removed == removed and answer.state is State.REALIZED:
+                    missing.discard(name)
+                    last = max(last, at)
+            if missing:
+                await self._next(missing, deadline)
+        return last
+
+    async def _next(self, missing: set[str], deadline: float) -> None:
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+        except TimeoutError:
+            name = min(missing)
+            found = self._seen.get(name)
+            state = found[0].state if found else "not answered"
+            raise NotRealizedError(f"{len(missing)} documents are not realized; {name}: {state}") from None
+
+
+class Bench:
+    """The measurements, on one connection."""
+
+    def __init__(self, lab: Lab, client: Client, answers: Answers, say: Say) -> None:
+        self._lab = lab
+        self._client = client
+        self._answers = answers
+        self._say = say
+
+    async def stored(self, count: int) -> list[float]:
+        """Return how long the server takes to confirm one document for nobody: the bus and its disk alone."""
+        times = []
+        for number in range(count):
+            began = time.perf_counter()
+            await publish(self._client, [Change("nobody", f"bench.{number}", b"x" * 120)])
+            times.append(time.perf_counter() - began)
+        return times
+
+    async def one_by_one(self, endpoints: list[Endpoint]) -> list[float]:
+        """Publish one document for each endpoint, each after the former's answer, and then remove them all."""
+        times, names = [], []
+        for endpoint in endpoints:
+            name = f"one.{endpoint.id}"
+            body = codec.encode(Document(endpoints=(endpoint,)))
+            began = time.perf_counter()
+            await self._client.publish(subjects.config(HOST, name), body)
+            times.append(await self._answers.wait([name]) - began)
+            names.append(name)
+        await self._remove(names)
+        return times[WARM_UP:]
+
+    async def maps(self, count: int) -> list[float]:
+        """Return the latencies of endpoints on another host: entries of a map."""
+        self._say(f"{count} documents one by one: an endpoint elsewhere")
+        return await self.one_by_one(remote_endpoints("elsewhere", count + WARM_UP))
+
+    async def veths(self, count: int) -> list[float]:
+        """Return the latencies of endpoints on this host: a veth pair into a namespace that is there."""
+        self._say(f"{count} documents one by one: an endpoint here, with its veth")
+        local = []
+        for n in range(count + WARM_UP):
+            substrate.add_endpoint(self._lab.names, f"here-{n}")
+            place = Attachment(self._lab.names.endpoint(f"here-{n}"))
+            address = str(IPv4Address(FIRST_ADDRESS + n))
+            local.append(Endpoint(f"here-{n}", NETWORK, HOST, (address,), _mac(n), place))
+        return await self.one_by_one(local)
+
+    async def bulk(self, count: int, *, keep: bool) -> Bulk:
+        """Publish endpoints in documents as large as the controller makes them; remove them unless they are kept."""
+        self._say(f"bulk: {count:,} endpoints")
+        changes = list(bulk_changes(HOST, f"bulk.n{count}", remote_endpoints("bulk", count), MAX_ENDPOINTS))
+        names = [change.document for change in changes]
+        resident, held, worked = self._resident(), self._map_bytes(), self.cpu_seconds()
+        began = time.perf_counter()
+        publishing = asyncio.create_task(publish(self._client, changes))
+        seconds = await self._answers.wait(names) - began
+        worked = self.cpu_seconds() - worked
+        await publishing
+        await asyncio.sleep(1.0)  # until the agent has given back what it needed on the way
+        found = Bulk(count, seconds, worked, resident, self._resident(), self._map_bytes() - held)
+        if not keep:
+            await self._remove(names)
+        return found
+
+    async def restart(self, probe: Probe) -> Restart:
+        """Kill the agent under traffic, start it again, and wait until it says that it is in sync."""
+        self._say("restart: kill -9 under traffic")
+        synced = asyncio.Event()
+
+        async def heard(message: Msg) -> None:
+            if codec.decode(message.data, Status).state is AgentState.IN_SYNC:
+                synced.set()
+
+        with probe.dripping(our_pair(self._lab)) as finish:
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(self._lab.stop_agent, HOST, signal.SIGKILL)
+            subscription = await self._client.subscribe(subjects.status(HOST), cb=heard)
+            await self._client.flush()
+            began = time.perf_counter()
+            await asyncio.to_thread(self._lab.start_agent, HOST)
+            await asyncio.wait_for(synced.wait(), PATIENCE)
+            took = time.perf_counter() - began
+            await asyncio.sleep(0.5)
+            await subscription.unsubscribe()
+            return Restart(took, *await asyncio.to_thread(finish))
+
+    async def _remove(self, names: list[str]) -> None:
+        await publish(self._client, [Change(HOST, name, None) for name in names])
+        await self._answers.wait(names, removed=True)
+        self._answers.forget()
+
+    def _proc(self, file: str) -> list[str]:
+        """Return the words of one of the agent's files in /proc, without its name (proc(5))."""
+        pid = self._lab.paths.load().agents[HOST].pid
+        return Path(f"/proc/{pid}/{file}").read_text(encoding="utf-8").rpartition(")")[2].split()
+
+    def _resident(self) -> int:
+        return int(self._proc("statm")[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the agent has used, in user mode and in the kernel."""
+        user, system = self._proc("stat")[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def _map_bytes(self) -> int:
+        """Return what the kernel accounts for all maps of the host."""
+        total = 0
+        for path in self._lab.paths.pins(HOST).glob("v*/maps/*"):
+            fd = bpf.open_pin(path)
+            try:
+                lines = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines()
+            finally:
+                os.close(fd)
+            total += next(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
+        return total
+
+
+@asynccontextmanager
+async def _answering(client: Client) -> AsyncIterator[Answers]:
+    answers = Answers()
+    topic = subjects.ack(HOST, ">")
+    subscription = await client.subscribe(topic, cb=answers.take, pending_msgs_limit=-1, pending_bytes_limit=-1)
+    try:
+        yield answers
+    finally:
+        await subscription.unsubscribe()
+
+
+def measure(lab: Lab, probe: Probe, bulks: list[int], documents: int, veths: int, say: Say) -> Control:
+    """Measure everything; the last bulk stays for the restart. NotRealizedError when an answer is another one."""
+    access = lab.access()
+
+    async def work() -> Control:
+        async with connected(access, "bench") as client, _answering(client) as answers:
+            bench = Bench(lab, client, answers, say)
+            stored = await bench.stored(documents)
+            worked = bench.cpu_seconds()
+            maps = await bench.maps(documents)
+            maps_cpu = (bench.cpu_seconds() - worked) / (documents + WARM_UP)
+            local = await bench.veths(veths)
+            found = [await bench.bulk(count, keep=count == bulks[-1]) for count in bulks]
+            return Control(stored, maps, maps_cpu, local, found, await bench.restart(probe))
+
+    return run_coroutine_in(lab.names.fabric, work)

@@ -1,0 +1,151 @@
+"""What a run found, and how it is told: measures, comparisons with their budgets, tables, Markdown, JSON. Pure.
+
+A time alone is no verdict, for machines differ: what is judged are ratios of one run, and the budgets that the project
+has set itself in absolute terms (rates and sizes of the control plane).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+SMALL = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number and its unit; `low` and `high` hold half of the samples between them, None for a single one."""
+
+    name: str
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One number that is judged: it should be at most, or at least, its budget; without a budget it informs."""
+
+    name: str
+    value: float
+    unit: str = "x"
+    budget: float | None = None
+    at_most: bool = True
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the budget is kept, None when there is none."""
+        if self.budget is None:
+            return None
+        return self.value <= self.budget if self.at_most else self.value >= self.budget
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What one part of the run found. `note` says what was run, `raw` holds what may be looked at again."""
+
+    title: str
+    note: str
+    measures: tuple[Measure, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    raw: dict[str, Any] = field(default_factory=dict)
+
+
+def percentile(samples: Sequence[float], part: float) -> float:
+    """Return the smallest sample that at least `part` (0 to 1) of all do not exceed; ValueError of none."""
+    if not samples:
+        raise ValueError("no samples")
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, max(0, -(-len(ordered) * round(part * 1000) // 1000) - 1))]
+
+
+def measure(name: str, samples: Sequence[float], unit: str) -> Measure:
+    """Return the median of samples, with the quarters' bounds."""
+    if len(samples) == 1:
+        return Measure(name, samples[0], unit)
+    return Measure(name, median(samples), unit, percentile(samples, 0.25), percentile(samples, 0.75))
+
+
+def ratio(rounds: dict[str, list[float]], name: str, yardstick: str) -> float:
+    """Return the median over the rounds of one contestant's number divided by another's of the same round."""
+    return median(a / b for a, b in zip(rounds[name], rounds[yardstick], strict=True))
+
+
+def number(value: float) -> str:
+    """Return a number with as many digits as mean something."""
+    size = abs(value)
+    if size >= SMALL * 10 or not value:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= SMALL else f"{value:.2f}"
+
+
+def verdict(comparison: Comparison) -> str:
+    """Return `met`, `missed`, or nothing where there is no budget."""
+    return {True: "met", False: "missed", None: ""}[comparison.met]
+
+
+def budget(comparison: Comparison) -> str:
+    """Return a budget in words."""
+    if comparison.budget is None:
+        return ""
+    return f"{'≤' if comparison.at_most else '≥'} {number(comparison.budget)} {comparison.unit}"
+
+
+def measure_cells(one: Measure) -> tuple[str, str, str]:
+    """Return a measure's name, value and spread as text."""
+    spread = "" if one.low is None or one.high is None else f"{number(one.low)} to {number(one.high)}"
+    return one.name, f"{number(one.value)} {one.unit}", spread
+
+
+def comparison_cells(one: Comparison) -> tuple[str, str, str, str]:
+    """Return a comparison's name, value, budget and verdict as text."""
+    return one.name, f"{number(one.value)} {one.unit}", budget(one), verdict(one)
+
+
+def missed(sections: Iterable[Section]) -> list[Comparison]:
+    """Return the comparisons that miss their budgets."""
+    return [one for section in sections for one in section.comparisons if one.met is False]
+
+
+def as_data(machine: dict[str, Any], sections: Sequence[Section]) -> dict[str, Any]:
+    """Return everything as plain data for JSON."""
+    found = []
+    for section in sections:
+        data = asdict(section)
+        for plain, one in zip(data["comparisons"], section.comparisons, strict=True):
+            plain["met"] = one.met
+        found.append(data)
+    return {"machine": machine, "sections": found, "missed": [one.name for one in missed(sections)]}
+
+
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+
+
+def placed(document: str, block: str) -> str:
+    """Put a block between the marks of a document, in place of the former one; without marks the block is all."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n\n{block}\n{end}{after}" if begin and end else block
+
+
+def as_markdown(machine: dict[str, Any], sections: Sequence[Section]) -> str:
+    """Return everything as Markdown: comparisons first, then what was measured."""
+    lines = _markdown_table(
+        ("what", "measured", "budget", ""),
+        (comparison_cells(one) for section in sections for one in section.comparisons),
+    )
+    for section in sections:
+        lines += [f"### {section.title}", "", section.note, ""]
+        lines += _markdown_table(
+            ("", "median", "half of the samples"), (measure_cells(one) for one in section.measures)
+        )
+    lines += ["### The machine", "", *(f"- {key}: {value}" for key, value in machine.items()), ""]
+    return "\n".join(lines)

@@ -1,0 +1,160 @@
+"""Namespaces and veths for frames: a measured host between an endpoint and a wire, whose far ends count what arrives.
+
+Two hosts are made: one for XDP programs, whose far ends drop by XDP, and one with kernel VXLAN and a bridge, whose far
+ends have no program, since XDP on a veth would slow down the stack in front of it; there the stack drops each frame
+at its first step, as one for another host.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath.netlink import Netlink
+from agent.datapath.xdp import AttachMode, Ownership, Program, attach
+from bench.frames import HERE_MAC, OWN, PEER, PEER_MAC, THERE_MAC, VNI, VXLAN_PORT
+from controller_sim.namespaces import NAMED, call_in, run_coroutine_in, run_in
+
+WIRE, TAP, FAR = "wire", "tap", "far"
+"""On the host: towards the substrate, and towards the endpoint. In the namespaces around it: the other ends."""
+
+
+class WiresError(RuntimeError):
+    """A command refused to build what is measured on."""
+
+
+class Received:
+    """Counts what an interface in a namespace has received, without entering the namespace each time.
+
+    An open /proc/net/dev belongs to the namespace in which it was opened.
+    """
+
+    def __init__(self, namespace: str, ifname: str) -> None:
+        self._start = f"{ifname}:".encode()
+        self._fd = call_in(namespace, lambda: os.open("/proc/thread-self/net/dev", os.O_RDONLY | os.O_CLOEXEC))
+
+    def packets(self) -> int:
+        """Return packets received since the interface was made."""
+        for line in os.pread(self._fd, 1 << 16, 0).splitlines():
+            name, _, numbers = line.strip().partition(b" ")
+            if name == self._start:
+                return int(numbers.split()[1])
+        raise WiresError(f"no interface {self._start.decode()} any more")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+class Host:
+    """One measured host's namespaces `<prefix>_host`, `<prefix>_endpoint` and `<prefix>_wire`."""
+
+    def __init__(self, prefix: str) -> None:
+        self.namespace = f"{prefix}_host"
+        self.endpoint = f"{prefix}_endpoint"
+        self.wire = f"{prefix}_wire"
+        self.ifindex: dict[str, int] = {}
+        self.mac = b""
+        self.delivered: Received | None = None
+        self.sent: Received | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._build()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def _build(self) -> None:
+        for namespace in (self.wire, self.endpoint, self.namespace):
+            command("ip", "netns", "add", namespace)
+            call_in(namespace, _no_ipv6)
+        for name, far in ((WIRE, self.wire), (TAP, self.endpoint)):
+            self.ip(f"link add name {name} type veth peer name {FAR} netns {far}", f"link set {name} up")
+            command("ip", "-n", far, "link", "set", FAR, "up")
+        addresses = {name: call_in(self.namespace, lambda name=name: _link(name)) for name in (WIRE, TAP)}  # type: ignore[misc]
+        self.ifindex = {name: index for name, (index, _) in addresses.items()}
+        self.mac = addresses[WIRE][1]
+        self.delivered, self.sent = Received(self.endpoint, FAR), Received(self.wire, FAR)
+
+    def _remove(self) -> None:
+        for counter in (self.delivered, self.sent):
+            if counter is not None:
+                counter.close()
+        for namespace in (self.namespace, self.endpoint, self.wire):
+            if (NAMED / namespace).exists():
+                command("ip", "netns", "delete", namespace)
+
+    def ip(self, *lines: str) -> None:
+        """Run lines of ip(8) in the host's namespace."""
+        command("ip", "-n", self.namespace, "-batch", "-", stdin="".join(f"{line}\n" for line in lines))
+
+    def drop_at_far_ends(self, program: int) -> None:
+        """Attach an XDP program to both far ends."""
+        for namespace in (self.wire, self.endpoint):
+            run_coroutine_in(namespace, lambda: _attach(FAR, program))
+
+    def receive_at_far_ends(self) -> None:
+        """Let both far ends take redirected frames in as an endpoint does: by NAPI, with GRO."""
+        for namespace in (self.wire, self.endpoint):
+            ethtool(namespace, "-K", FAR, "gro", "on")
+
+    def add_kernel_vxlan(self) -> None:
+        """Make VXLAN and bridge as an operator would for one tenant, with static neighbours."""
+        self.ip(
+            f"address add {OWN}/24 dev {WIRE}",
+            f"neighbour add {PEER} lladdr {PEER_MAC.hex(':')} dev {WIRE} nud permanent",
+            "link add name br0 type bridge stp_state 0 forward_delay 0",
+            f"link add name vx0 type vxlan id {VNI} local {OWN} remote {PEER} dstport {VXLAN_PORT} dev {WIRE}",
+            "link set vx0 master br0 up",
+            f"link set {TAP} master br0",
+            "link set br0 up",
+        )
+        for mac, port in ((HERE_MAC, TAP), (THERE_MAC, "vx0")):
+            command("bridge", "-n", self.namespace, "fdb", "add", mac.hex(":"), "dev", port, "master", "static")
+
+
+def command(*argv: str, stdin: str | None = None) -> str:
+    """Run a command and return its output; WiresError with what it said when it fails."""
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WiresError(f"{' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def ethtool(namespace: str, *arguments: str) -> None:
+    """Run ethtool in a namespace; WiresError when it refuses."""
+    done = run_in(namespace, ["ethtool", *arguments])
+    if done.returncode:
+        raise WiresError(f"ethtool {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def _no_ipv6() -> None:
+    """Keep the kernel's own IPv6 packets out of the counters: for interfaces that are made later."""
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1\n", encoding="ascii")
+
+
+def _link(name: str) -> tuple[int, bytes]:
+    text = subprocess.run(["ip", "-o", "link", "show", name], capture_output=True, text=True, check=True).stdout
+    words = text.split()
+    return int(words[0].rstrip(":")), bytes.fromhex(words[words.index("link/ether") + 1].replace(":", ""))
+
+
+async def _attach(ifname: str, program: int) -> None:
+    async with Netlink() as netlink:
+        link = await netlink.link(ifname=ifname)
+        if link is None:
+            raise WiresError(f"no interface {ifname}")
+        description = Program(program, bpf.program_info(program).id, "far end")
+        own = Ownership(lambda _: False, bpf.program_by_id)
+        await attach(netlink, int(link["index"]), description, own, AttachMode.NATIVE)
