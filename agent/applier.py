@@ -240,7 +240,7 @@ class Applier:
             return
         attach = AttachTransit(self.desired.world.here.ifindex)
         try:
-            if (await self._kernel.interface()).transit:
+            if self._kernel.is_transit_attached(attach.ifindex):
                 return
             failures = await self._kernel.executor.run([attach])
         except OSError as error:

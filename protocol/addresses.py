@@ -11,9 +11,10 @@ from typing import NamedTuple
 MAX_VNI = 0xFFFFFF
 """A Geneve VNI has 24 bits (RFC 8926, section 3.4)."""
 
-MAC_PATTERN = r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$(?!\n)"
+MAC_PATTERN = r"[0-9a-f][02468ace](?::[0-9a-f]{2}){5}"
 """A unicast Ethernet address, lower case, with colons. (Python's `$` alone would let a last newline pass.)"""
 
+_V4_MAPPED = bytes(10) + b"\xff\xff"
 _MAC = re.compile(MAC_PATTERN)
 
 
@@ -50,6 +51,8 @@ def parse_host_address(text: str) -> bytes:
             raise ValueError(f"{text} is not a unicast address")
     elif packed[0] == 0xFF or packed[:15] == bytes(15):
         raise ValueError(f"{text} is not a unicast address")
+    elif packed[:12] == _V4_MAPPED:
+        raise ValueError(f"{text} is an IPv4 address in IPv6's clothes: write {format_address(packed[12:])}")
     return packed
 
 
@@ -100,8 +103,8 @@ def first_host(cidr: Cidr) -> bytes:
 
 def parse_mac(text: str) -> bytes:
     """Return the 6 bytes of a unicast Ethernet address, or raise ValueError."""
-    if not _MAC.match(text):
-        raise ValueError(f"{text!r} is not a unicast MAC in lower case: write it as 02:00:00:00:00:01")
+    if not _MAC.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} is not a unicast MAC in lower case: write it as 02:00:00:00:00:01")
     return bytes.fromhex(text.replace(":", ""))
 
 

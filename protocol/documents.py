@@ -15,13 +15,11 @@ from protocol.addresses import MAC_PATTERN, MAX_VNI
 MAX_MEMBERS = 16
 """Bouncers of one network, dividers of one VPC."""
 
-Name = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)",
-        description="Lower-case letters, digits, dots, dashes and underscores; at most 63.",
-    ),
-]
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
+_NAME_WORDS = "Lower-case letters, digits, dots, dashes and underscores; at most 63."
+_MAC_WORDS = "A unicast Ethernet address in lower case."
+
+Name = Annotated[str, msgspec.Meta(pattern=rf"^{NAME_PATTERN}$(?!\n)", description=_NAME_WORDS)]
 Referred = Annotated[str, msgspec.Meta(min_length=1, max_length=63, description="The id of an object.")]
 Host = Annotated[
     str,
@@ -31,7 +29,16 @@ Address = Annotated[
     str, msgspec.Meta(max_length=45, description="An IPv4 or IPv6 address in canonical spelling (RFC 5952).")
 ]
 CidrText = Annotated[str, msgspec.Meta(max_length=49, description="ADDRESS/PREFIX without host bits.")]
-Mac = Annotated[str, msgspec.Meta(pattern=MAC_PATTERN, description="A unicast Ethernet address in lower case.")]
+
+# Endpoints come by the hundred thousand: `protocol.rules` holds their texts to these patterns, many at a time.
+EndpointName = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{NAME_PATTERN}$"}, description=_NAME_WORDS)]
+EndpointReferred = Annotated[
+    str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": 63}, description="The id of an object.")
+]
+EndpointAddress = Annotated[
+    str, msgspec.Meta(extra_json_schema={"maxLength": 45}, description="An IPv4 or IPv6 address in canonical spelling.")
+]
+EndpointMac = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{MAC_PATTERN}$"}, description=_MAC_WORDS)]
 Vni = Annotated[int, msgspec.Meta(ge=1, le=MAX_VNI, description="A Geneve VNI: 24 bits.")]
 Members = Annotated[tuple[Referred, ...], msgspec.Meta(max_length=MAX_MEMBERS, description="Ids of droplets.")]
 OnePerFamily = Annotated[tuple[CidrText, ...], msgspec.Meta(min_length=1, max_length=2)]
@@ -80,13 +87,14 @@ class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
     interface: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$(?!\n)")] = "eth0"
 
 
-class Endpoint(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
+class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A tenant's interface: addresses in a network, on one droplet. `attachment` is needed on that droplet's host."""
 
-    network: Referred
-    droplet: Referred
-    addresses: Annotated[tuple[Address, ...], msgspec.Meta(min_length=1, max_length=2)]
-    mac: Mac
+    id: EndpointName
+    network: EndpointReferred
+    droplet: EndpointReferred
+    addresses: Annotated[tuple[EndpointAddress, ...], msgspec.Meta(min_length=1, max_length=2)]
+    mac: EndpointMac
     attachment: Attachment | None = None
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from protocol.addresses import Cidr, contains, parse_cidr, parse_host_address
-from protocol.documents import Document, Droplet, Endpoint, Network, Vpc
+from protocol.documents import Document, Droplet, Network, Vpc
+from protocol.endpoint_rules import check_endpoints
 from protocol.errors import ErrorCode, FieldError
 
 
@@ -19,7 +20,7 @@ def check(document: Document) -> list[FieldError]:
         errors += _check_vpc(vpc, f"vpcs[{index}]")
     for index, network in enumerate(document.networks):
         errors += _check_network(network, f"networks[{index}]")
-    errors += _check_endpoints(document.endpoints)
+    errors += check_endpoints(document.endpoints)
     errors += _twice("droplets", document.droplets)
     errors += _twice("vpcs", document.vpcs)
     errors += _twice("networks", document.networks)
@@ -55,30 +56,6 @@ def _check_network(network: Network, path: str) -> list[FieldError]:
         for i, (gateway, cidr) in enumerate(zip(network.gateways, network.cidrs, strict=True))
         if not contains(parse_cidr(cidr), parse_host_address(gateway))
     ]
-
-
-def _check_endpoints(endpoints: tuple[Endpoint, ...]) -> list[FieldError]:
-    """Check addresses and uniqueness in one pass: there may be ten thousand of them."""
-    errors: list[FieldError] = []
-    ids: dict[str, int] = {}
-    addresses: dict[tuple[str, str], int] = {}
-    for index, endpoint in enumerate(endpoints):
-        first = ids.setdefault(endpoint.id, index)
-        if first != index:
-            message = f"endpoint {endpoint.id!r} stands in endpoints[{first}] already"
-            errors.append(FieldError(f"endpoints[{index}].id", ErrorCode.DUPLICATE, message))
-        for position, address in enumerate(endpoint.addresses):
-            path = f"endpoints[{index}].addresses[{position}]"
-            try:
-                parse_host_address(address)
-            except ValueError as error:
-                errors.append(FieldError(path, ErrorCode.INVALID, str(error)))
-                continue
-            first = addresses.setdefault((endpoint.network, address), index)
-            if first != index or endpoint.addresses.index(address) != position:
-                message = f"{address} is that of endpoints[{first}] already"
-                errors.append(FieldError(path, ErrorCode.DUPLICATE, message))
-    return errors
 
 
 def _each(path: str, parse: Callable[[str], Any], texts: Iterable[str], *, indexed: bool = True) -> list[FieldError]:

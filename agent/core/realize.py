@@ -15,8 +15,8 @@ from agent.core.layout import (
     INTERFACE,
     LOCAL_DROPLET,
     NETWORK_BOUNCED_HERE,
-    OVERLAY_KEY,
     U32,
+    V4_MAPPED,
     VPC_DIVIDED_HERE,
     MapName,
     mapped,
@@ -109,20 +109,22 @@ def _realize_network(network: Network, world: World, into: Realization) -> None:
 def _realize_endpoints(endpoints: tuple[Endpoint, ...], world: World, into: Realization) -> None:
     """Pack the map entries of many endpoints: what it looks up, it looks up once per network and droplet."""
     vnis = {id_: world.vpcs[world.networks[id_].vpc].vni for id_ in {e.network for e in endpoints}}
+    starts = {id_: (U32.pack(vni) + V4_MAPPED, U32.pack(vni)) for id_, vni in vnis.items()}
     hosts = {id_: mapped(parse_address(world.droplets[id_].address)) for id_ in {e.droplet for e in endpoints}}
     here = {id_ for id_ in hosts if world.is_here(id_)}
+    macs = bytes.fromhex("".join([e.mac for e in endpoints]).replace(":", ""))
     entries = into.map(MapName.ENDPOINTS)
-    pack_key, pack_value = OVERLAY_KEY.pack, ENDPOINT.pack
-    for endpoint in endpoints:
+    for index, endpoint in enumerate(endpoints):
         ifindex = slot = 0
         if endpoint.droplet in here:
             slot = world.slots[endpoint.id]
             ifindex = IFINDEX_BASE + slot
             _realize_local(endpoint, vnis[endpoint.network], slot, world, into)
-        value = pack_value(hosts[endpoint.droplet], ifindex, slot, bytes.fromhex(endpoint.mac.replace(":", "")))
-        vni = vnis[endpoint.network]
+        value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, slot, macs[6 * index : 6 * index + 6])
+        start_v4, start_v6 = starts[endpoint.network]
         for text in endpoint.addresses:
-            entries[pack_key(vni, mapped(parse_address(text)))] = value
+            packed = parse_address(text)
+            entries[(start_v4 if len(packed) == 4 else start_v6) + packed] = value
 
 
 def _realize_local(endpoint: Endpoint, vni: int, slot: int, world: World, into: Realization) -> None:

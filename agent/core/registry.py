@@ -12,7 +12,7 @@ from agent.core.claims import Claim, Claims
 from agent.core.judge import SOUND, Judgement
 from agent.core.world import needs, provides
 from protocol.acknowledgements import KernelFailure, Reference, State
-from protocol.codec import decode_document
+from protocol.codec import decode_document, decode_known
 from protocol.documents import Document
 from protocol.errors import DocumentError, FieldError
 
@@ -29,7 +29,7 @@ class Held:
 
     def document(self) -> Document:
         """Decode the body."""
-        return decode_document(self.body)
+        return decode_known(self.body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,9 @@ def _capabilities(_config: KernelConfig) -> CheckResult:
     text = Path("/proc/self/status").read_text(encoding="ascii")
     found = re.search(r"^CapEff:\s*([0-9a-f]+)", text, re.MULTILINE)
     effective = int(found[1], 16) if found else 0
+    # The kernel takes CAP_SYS_ADMIN for CAP_BPF (bpf_token_capable), and older container engines know no CAP_BPF.
+    if effective >> CAPABILITIES["CAP_SYS_ADMIN"] & 1:
+        effective |= 1 << CAPABILITIES["CAP_BPF"]
     missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
         remedy = f"run as root, or give the service AmbientCapabilities={' '.join(CAPABILITIES)}"

@@ -160,6 +160,7 @@ class Kernel:
     async def close(self) -> None:
         """Close descriptors and sockets and end the neighbour watch. All that forwards traffic stays."""
         await self.neighbours.close()
+        self.transit.close()
         self._netlink.close()
         programs.close(self._loaded)
         close_maps(self.maps)
@@ -177,6 +178,10 @@ class Kernel:
         if link is None:
             raise OSError(errno.ENODEV, "no such interface", self.config.interface)
         return await read_interface(self._netlink, link, self._subject.transit_xdp)
+
+    def is_transit_attached(self, ifindex: int) -> bool:
+        """Say whether our current transit XDP is what runs on an interface now; OSError (ENODEV) when it is gone."""
+        return self.transit.is_attached(ifindex)
 
     def read_outcomes(self) -> dict[str, Traffic]:
         """Return every outcome's packets and bytes, by its name."""

@@ -8,6 +8,7 @@ from collections.abc import Collection
 import structlog
 
 from agent.datapath import bpf_syscall
+from agent.datapath.link_query import LinkQuery
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import Attached, AttachMode, Ownership, Program, attach, detach
 
@@ -25,6 +26,15 @@ class Transit:
         self._own = own
         self._mode = mode
         self._map_ids = frozenset(map_ids)
+        self._query = LinkQuery()
+
+    def close(self) -> None:
+        """Close the socket; the program stays attached."""
+        self._query.close()
+
+    def is_attached(self, ifindex: int) -> bool:
+        """Say whether the current program is what runs on an interface now. Raises OSError (ENODEV: it is gone)."""
+        return self._query.xdp_program(ifindex) == self._program.program_id
 
     async def attach(self, ifindex: int) -> Attached:
         """Attach the program or replace an older one of ours; OSError as `xdp.attach`, EIO when it uses other maps."""

@@ -70,6 +70,9 @@ class FakeKernel:
         veths = {id_: self._as_observed(veth) for id_, veth in self.veths.items()}
         return Observed(await self.interface(), veths, {name: dict(self.maps[name]) for name in CONFIGURED_MAPS})
 
+    def is_transit_attached(self, ifindex: int) -> bool:
+        return self.transit == ifindex
+
     async def interface(self) -> ObservedInterface:
         return ObservedInterface("eth0", IFINDEX, MAC, self.mtu, self.addresses, self.transit == IFINDEX)
 

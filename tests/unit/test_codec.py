@@ -148,7 +148,8 @@ def test_a_key_that_stands_twice_counts_once_and_its_last_value_counts() -> None
 
 def test_at_most_a_hundred_wrong_fields_are_told_and_the_rest_counted() -> None:
     with pytest.raises(DocumentError) as caught:
-        codec.decode_document(msgpack.packb({"endpoints": [{**ENDPOINT, "mac": "?"}] * 250}))
+        different = [{**ENDPOINT, "id": f"e{n}", "addresses": [f"10.0.0.{n + 1}"], "mac": "?"} for n in range(250)]
+        codec.decode_document(msgpack.packb({"endpoints": different}))
     assert len(caught.value.errors) == codec.MAX_ERRORS + 1
     assert caught.value.errors[-1].message == "and 150 more wrong fields"
 

@@ -1,0 +1,101 @@
+"""The rules for a document's endpoints, of which there may be ten thousand: all at once, one by one if that fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from protocol.addresses import MAC_PATTERN, parse_host_address, parse_mac
+from protocol.documents import NAME_PATTERN, Endpoint
+from protocol.errors import ErrorCode, FieldError
+
+_NAME = re.compile(NAME_PATTERN)
+_NAMES = re.compile(rf"(?:{NAME_PATTERN}\n)*+")
+_MACS = re.compile(rf"(?:{MAC_PATTERN}\n)*+")
+LONGEST_REFERENCE = 63
+
+
+def check_endpoints(endpoints: tuple[Endpoint, ...]) -> list[FieldError]:
+    """Return every broken rule, empty when all endpoints are sound."""
+    if _are_sound(endpoints):
+        return []
+    return [
+        *_each(endpoints, "id", parse_name),
+        *_each(endpoints, "network", parse_reference),
+        *_each(endpoints, "droplet", parse_reference),
+        *_each(endpoints, "mac", parse_mac),
+        *_repeated_ids(endpoints),
+        *_wrong_addresses(endpoints),
+    ]
+
+
+def _are_sound(endpoints: tuple[Endpoint, ...]) -> bool:
+    """Say whether nothing is wrong, without saying what: a few passes in C over all of them."""
+    ids = [endpoint.id for endpoint in endpoints]
+    macs = [endpoint.mac for endpoint in endpoints]
+    references = {endpoint.network for endpoint in endpoints} | {endpoint.droplet for endpoint in endpoints}
+    addresses = [(endpoint.network, address) for endpoint in endpoints for address in endpoint.addresses]
+    try:
+        for _, address in addresses:
+            parse_host_address(address)
+    except ValueError:
+        return False
+    return (
+        _all_match(_NAMES, ids)
+        and _all_match(_MACS, macs)
+        and all(1 <= len(reference) <= LONGEST_REFERENCE for reference in references)
+        and len(set(ids)) == len(ids)
+        and len(set(addresses)) == len(addresses)
+    )
+
+
+def _all_match(lines: re.Pattern[str], texts: list[str]) -> bool:
+    joined = "\n".join([*texts, ""])
+    return joined.count("\n") == len(texts) and lines.fullmatch(joined) is not None
+
+
+def parse_name(text: str) -> str:
+    """Return an object's id, or raise ValueError."""
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} is no id: lower-case letters, digits, dots, dashes, underscores; at most 63")
+    return text
+
+
+def parse_reference(text: str) -> str:
+    """Return the id of another object, or raise ValueError."""
+    if not 1 <= len(text) <= LONGEST_REFERENCE:
+        raise ValueError(f"an id has 1 to {LONGEST_REFERENCE} characters, not {len(text)}")
+    return text
+
+
+def _each(endpoints: tuple[Endpoint, ...], field: str, parse: Callable[[str], object]) -> Iterator[FieldError]:
+    for index, endpoint in enumerate(endpoints):
+        try:
+            parse(getattr(endpoint, field))
+        except ValueError as error:
+            yield FieldError(f"endpoints[{index}].{field}", ErrorCode.INVALID, str(error))
+
+
+def _repeated_ids(endpoints: tuple[Endpoint, ...]) -> Iterator[FieldError]:
+    ids: dict[str, int] = {}
+    for index, endpoint in enumerate(endpoints):
+        first = ids.setdefault(endpoint.id, index)
+        if first != index:
+            message = f"endpoint {endpoint.id!r} stands in endpoints[{first}] already"
+            yield FieldError(f"endpoints[{index}].id", ErrorCode.DUPLICATE, message)
+
+
+def _wrong_addresses(endpoints: tuple[Endpoint, ...]) -> Iterator[FieldError]:
+    seen: dict[tuple[str, str], int] = {}
+    for index, endpoint in enumerate(endpoints):
+        for position, address in enumerate(endpoint.addresses):
+            path = f"endpoints[{index}].addresses[{position}]"
+            try:
+                parse_host_address(address)
+            except ValueError as error:
+                yield FieldError(path, ErrorCode.INVALID, str(error))
+                continue
+            first = seen.setdefault((endpoint.network, address), index)
+            if first != index or endpoint.addresses.index(address) != position:
+                message = f"{address} is that of endpoints[{first}] already"
+                yield FieldError(path, ErrorCode.DUPLICATE, message)
