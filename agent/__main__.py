@@ -15,8 +15,8 @@ from agent.applier import InterfaceReplacedError
 from agent.daemon import kernel_config, serve
 from agent.datapath.compiler import CompileError
 from agent.datapath.host_check import check_host
-from agent.datapath.kernel import remove
 from agent.datapath.observe import ObservationError
+from agent.datapath.uninstall import remove
 from agent.dry_run import print_plan
 from agent.logs import configure_logs
 from agent.settings import Settings, SettingsError, load_settings

@@ -99,7 +99,7 @@ class Answers:
         names = [name for name in documents.names() if name > request.after]
         page = names[: request.limit]
         now = self._now()
-        answers = tuple(acknowledgement(documents.verdict(name), now, None) for name in page)
+        answers = tuple(acknowledgement(self._desired.verdict(name), now, None) for name in page)
         return DocumentsReply(answers, next=page[-1] if len(names) > len(page) else "")
 
     def _path(self, request: PathRequest) -> PathReply:

@@ -13,25 +13,31 @@ from structlog.typing import FilteringBoundLogger
 
 from agent.bus.documents import Delivery
 from agent.core.actions import Action, AttachTransit, Failure
-from agent.core.blame import blame, told
+from agent.core.blame import apart_from, blame, is_removal, told
 from agent.core.desired import Desired
 from agent.core.layout import MapName, unmapped
 from agent.core.ledger import Ledger
 from agent.core.observed import Observed, ObservedInterface
 from agent.core.plan import additions, describe, plan_all, plan_change
-from agent.core.realize import IFINDEX_BASE
+from agent.core.realize import IFINDEX_BASE, Realization
 from agent.core.registry import Verdict
 from agent.core.world import Here
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
 from agent.settings import Settings
-from agent.store import Kept, Store
+from agent.store import Kept, Store, StoreError
 from protocol.acknowledgements import KernelFailure
 from protocol.addresses import parse_address
 from protocol.documents import Droplet
 
 Tell = Callable[[Verdict], None]
 TellRepair = Callable[[Sequence[str]], None]
+
+
+MOST_PATIENCE = 6
+"""Calls of `retry` between two tries, at the most."""
+STRANGERS = ""
+"""Stands among the documents that wait for removals when there is something to remove that is no document's."""
 
 
 class InterfaceReplacedError(RuntimeError):
@@ -74,7 +80,15 @@ class Applier:
         self._log = log
         self._lock = asyncio.Lock()
         self._listed: set[str] = set()
-        self._postponed = False
+        self.unreadable = ""
+        """Why the last look at the kernel failed, empty when it did not."""
+        self.patience = 1
+        """How many calls of `retry` pass until the next try."""
+        self._calls = 0
+        self._remains: dict[str, Realization] = {}
+        self._postponed: set[str] = set()
+        self._under_way = False
+        self._unkept: set[str] = set()
         self._watched: Mapping[str, Droplet] | None = None
         self._inherited: frozenset[bytes] = frozenset()
         self.desired: Desired
@@ -90,7 +104,7 @@ class Applier:
             for name, revision, body in kept:
                 self.desired.documents.restore(name, revision, body)
             self.desired.settle()
-            actions = await self._compare()
+            actions = self._allowed(await self._compare())
             await self._execute(actions)
             self._log.info("last good documents restored", documents=len(kept), actions=len(actions))
 
@@ -98,6 +112,7 @@ class Applier:
         """Prepare for every document to come again."""
         async with self._lock:
             self.in_sync = False
+            self.revision = 0  # a stream that was made anew counts from 1
             self._listed.clear()
             self.desired.documents.begin_replay()
             self.ledger.forget()
@@ -118,16 +133,20 @@ class Applier:
             await self._settle({delivery.document for delivery in batch})
 
     async def snapshot_complete(self) -> None:
-        """Know that every document is listed: from here on, what is not wanted goes."""
+        """Know that every document is listed: from here on, what is not wanted goes.
+
+        Called again after it raised, it goes on: what was listed counts once, or all would be swept.
+        """
         async with self._lock:
-            swept = self.desired.documents.sweep(self._listed)
+            swept = [] if self.in_sync else self.desired.documents.sweep(self._listed)
             self._listed.clear()
             self.in_sync = True
             self._inherited, self._watched = frozenset(), None
             await self._settle(set(swept))
             if self._postponed:
-                self._postponed = False
                 await self._execute(await self._compare())
+                postponed, self._postponed = self._postponed, set()
+                self._tell_verdicts(postponed)
             self._log.info(
                 "in sync", documents=len(self.desired.documents.names()), swept=len(swept), revision=self.revision
             )
@@ -137,28 +156,43 @@ class Applier:
         async with self._lock:
             try:
                 await self._look_at_interface()
-                actions = await self._compare()
+                actions = self._allowed(await self._compare())
             except (ObservationError, OSError) as error:
+                self.unreadable = str(error)
                 self._log.warning("the kernel could not be read; nothing is changed", reason=str(error))
                 return
-            failing = self.desired.documents.failing()
-            if not actions and not failing:
+            self.unreadable = ""
+            failing = self._asked_for_by(self.desired.documents.failing())
+            if not actions and not self.desired.documents.failing():
                 return
             failures = await self._execute(actions)
-            if not failing and not failures:
-                self._tell_mended(actions)
+            refused = [failure.action for failure in failures]
+            self._tell_mended([one for one in apart_from(actions, failing) if one not in refused])
+
+    def _asked_for_by(self, names: Iterable[str]) -> Realization:
+        wanted, failing = Realization(), set(names)
+        for name, held in self.desired.in_force():
+            if name in failing:
+                wanted.add(self.desired.realization(held))
+        return wanted
 
     def _tell_mended(self, actions: Sequence[Action]) -> None:
+        if not actions:
+            return
         mended = [describe(action) for action in actions]
         self.repairs += 1
         self._log.warning("repaired what was changed from outside", actions=mended)
         self._tell_repair(mended)
 
     async def retry(self) -> None:
-        """Try again what the kernel refused."""
+        """Try again what the kernel refused: at every call at first, then at fewer and fewer of them."""
         failing = self.desired.documents.failing()
+        self._calls += 1
         if not failing:
+            self.patience = 1
+        if not failing or self._calls < self.patience:
             return
+        self._calls, self.patience = 0, min(self.patience * 2, MOST_PATIENCE)
         async with self._lock:
             self.desired.documents.retry(failing)
             await self._settle(set())
@@ -179,22 +213,32 @@ class Applier:
         await self._settle(set())
 
     async def _compare(self) -> list[Action]:
-        """Return what would make the kernel hold what is wanted; removals only once everything wanted is known."""
+        """Return what would make the kernel hold what is wanted, and nothing else of ours."""
         namespaces = {id_: veth.namespace for id_, veth in self.desired.veths.items()}
         observed = await self._kernel.observe(namespaces)
         parts = (self.desired.realization(held) for _, held in self.desired.in_force())
-        return self._allowed(plan_all(parts, observed))
+        return plan_all(parts, observed)
 
-    def _allowed(self, actions: list[Action]) -> list[Action]:
+    def _allowed(self, actions: list[Action], names: Iterable[str] = ()) -> list[Action]:
+        """Return what may be done now: before all documents are known, nothing is removed.
+
+        The documents named wait with their answer until it is.
+        """
         if self.in_sync:
             return actions
         kept = additions(actions)
-        self._postponed |= len(kept) < len(actions)
+        if len(kept) < len(actions):
+            self._postponed |= {STRANGERS, *names}
         return kept
 
     async def _settle(self, mentioned: set[str]) -> None:
-        """Decide, do and take in the outcome until nothing changes any more; then tell the verdicts."""
+        """Decide, do and take in the outcome until nothing changes any more; then tell the verdicts.
+
+        When the last settling broke off by an exception, nobody knows how far it came: the kernel is read first.
+        """
         concerned = set(mentioned)
+        broken_off, self._under_way = self._under_way, True
+        had_droplet = bool(self.desired.world.own_droplets())
         while True:
             change = self.desired.settle()
             if not change.concerned:
@@ -202,41 +246,69 @@ class Applier:
             concerned |= change.concerned
             for endpoint in change.after.veths.keys() - change.before.veths.keys():
                 self._kernel.clear_endpoint_counters(change.after.veths[endpoint].ifindex - IFINDEX_BASE)
-            actions = self._allowed(plan_change(change.before, change.after))
-            self._take_in(change.concerned, await self._kernel.executor.run(actions))
+            actions = self._allowed(plan_change(change.before, change.after), change.concerned)
+            failures = await self._kernel.executor.run(actions)
+            removals = [failure for failure in failures if is_removal(failure)]
+            self._take_in(change.concerned, failures, blame(removals, change.left.items()))
+            self._remains.update((name, change.left[name]) for name in blame(removals, change.left.items()))
+        if broken_off:
+            failures = await self._kernel.executor.run(self._allowed(await self._compare()))
+            self._take_in({name for name, _ in self.desired.in_force()}, failures)
         self._watch_neighbours()
+        if had_droplet != bool(self.desired.world.own_droplets()):
+            concerned |= self.desired.documents.entries.keys()
         if concerned:
-            await self._prove_attached()
+            await self._prove_attached(concerned)
         self._tell_verdicts(concerned)
+        self._under_way = False
 
     async def _execute(self, actions: Sequence[Action]) -> list[Failure]:
-        """Carry out a comparison's actions; every document in force answers for what was refused."""
+        """Carry out a comparison's actions; all that are in force or not wholly gone answer for refusals."""
         failures = await self._kernel.executor.run(actions)
-        names = {name for name, _ in self.desired.in_force()}
-        self._take_in(names, failures)
+        remains, self._remains = self._remains, {}
+        blamed = blame(failures, remains.items())
+        self._remains = {name: remains[name] for name in blamed}
+        names = {name for name, _ in self.desired.in_force()} | remains.keys()
+        self._take_in(names, failures, blamed)
         await self._settle(names)
         return failures
 
-    def _take_in(self, names: Iterable[str], failures: Sequence[Failure]) -> None:
-        """Hold some documents to what the kernel made of them, and keep those that it took whole."""
+    def _take_in(
+        self, names: Iterable[str], failures: Sequence[Failure], blamed: Mapping[str, tuple[KernelFailure, ...]] = {}
+    ) -> None:
+        """Hold some documents to what the kernel made of them, and keep those that it took whole.
+
+        `blamed` are those that answer for what was not removed.
+        """
         documents = self.desired.documents
         names = {name for name in names if name in documents.entries}
-        blamed: dict[str, tuple[KernelFailure, ...]] = {}
+        refused = dict(blamed)
         if failures:
             held = ((name, held) for name, held in self.desired.in_force() if name in names)
-            blamed = blame(failures, ((name, self.desired.realization(one)) for name, one in held))
-        for name, refused in blamed.items():
-            documents.fail(name, refused)
-        good = documents.confirm(names - blamed.keys())
-        gone = [name for name in names if documents.entries[name].removed]
-        if good or gone:
-            self._store.keep([Kept(name, held.revision, held.body) for name, held in good], gone)
+            refused |= blame(failures, ((name, self.desired.realization(one)) for name, one in held))
+        for name in names & refused.keys():
+            documents.fail(name, refused[name])
+        self._unkept |= documents.confirm(names - refused.keys())
+        self._unkept |= {name for name in names if documents.entries[name].removed}
+        self._keep()
 
-    async def _prove_attached(self) -> None:
-        """See that transit XDP is where the maps are used: only then is anything realized."""
-        own = self.desired.world.own_droplets()
-        owner = self.desired.documents.claims.owner("droplet", own[0].id) if own else None
-        if owner is None:
+    def _keep(self) -> None:
+        """Write what is good to the store. A store that cannot be written is told, and stops nothing."""
+        if not self._unkept:
+            return
+        entries = self.desired.documents.entries
+        good = {name: entries[name].good for name in self._unkept if name in entries}
+        kept = [Kept(name, held.revision, held.body) for name, held in good.items() if held is not None]
+        try:
+            self._store.keep(kept, self._unkept - {one.name for one in kept})
+        except StoreError as error:
+            self._log.error("documents were not kept on disk; they are tried again", reason=str(error))
+        else:
+            self._unkept.clear()
+
+    async def _prove_attached(self, names: Iterable[str]) -> None:
+        """See that transit XDP is where the maps are used: where it is not, no document may be told as realized."""
+        if not self.desired.world.own_droplets():
             return
         attach = AttachTransit(self.desired.world.here.ifindex)
         try:
@@ -246,7 +318,9 @@ class Applier:
         except OSError as error:
             failures = [Failure(attach, error.errno or errno.EIO, f"interface {self._settings.interface}", str(error))]
         if failures:
-            self.desired.documents.fail(owner, tuple(told(failure) for failure in failures))
+            in_force = {name for name, _ in self.desired.in_force()}
+            for name in in_force.intersection(names):
+                self.desired.documents.fail(name, tuple(told(failure) for failure in failures))
 
     def _watch_neighbours(self) -> None:
         """Have the next hops of all droplets followed; before the snapshot also those that were there at the start."""
@@ -259,8 +333,9 @@ class Applier:
 
     def _tell_verdicts(self, names: set[str]) -> None:
         documents = self.desired.documents
-        for name in sorted(names & documents.entries.keys(), key=documents.newest):
-            verdict = documents.verdict(name)
+        told_now = (names - self._postponed) & documents.entries.keys()
+        for name in sorted(told_now, key=documents.newest):
+            verdict = self.desired.verdict(name)
             if self.ledger.enter(verdict):
                 self._tell(verdict)
             documents.forget(name)

@@ -122,7 +122,9 @@ class Daemon:
 
     def _tell(self, verdict: Verdict) -> None:
         now = time.time()
-        self._bus.acknowledge(acknowledgement(verdict, now, now + self._settings.interval.retry))
+        self._bus.acknowledge(
+            acknowledgement(verdict, now, now + self._settings.interval.retry * self._applier.patience)
+        )
         for error in verdict.errors:
             self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
 
@@ -142,6 +144,7 @@ class Daemon:
             now=time.time(),
             uptime=time.monotonic() - self._started,
             memory=_resident_bytes(),
+            attach_mode=self._kernel.transit_mode(),
         )
 
     def _counters(self) -> Counters:

@@ -6,7 +6,6 @@ the kernel then holds is for the next observation to say.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +23,10 @@ from agent.core.actions import (
     Failure,
     PutEntries,
 )
-from agent.core.layout import MapName
+from agent.core.layout import DIRECT_PATH, MapName
 from agent.datapath.links import Links
 from agent.datapath.maps import Map, Refused
+from agent.datapath.threads import in_thread
 from agent.datapath.transit import Transit
 
 AT_ONCE = 4096
@@ -66,6 +66,9 @@ class Executor:
                 failures += await self._carry_out(action)
             except OSError as error:
                 failures.append(_failure(action, error))
+            except Exception as error:  # whatever it was, nobody may take the action for done
+                log.exception("action_failed", object=object_of(action))
+                failures.append(_failure(action, OSError(errno.EIO, f"{type(error).__name__}: {error}")))
         for failure in failures:
             log.warning(
                 "kernel_refused",
@@ -83,6 +86,8 @@ class Executor:
                 return [_refused(action, one) for one in refused]
             case DeleteEntries(name, keys):
                 refused = await _apply(self._maps[name].delete, keys)
+                if name is MapName.DROPLETS:
+                    await self._forget_paths_to(set(keys))
                 return [_refused(action, one) for one in refused]
             case EnsureVeth(veth):
                 await self._links.ensure_veth(veth)
@@ -94,10 +99,16 @@ class Executor:
                 await self._transit.detach(ifindex)
         return []
 
+    async def _forget_paths_to(self, hosts: set[bytes]) -> None:
+        """Remove the direct paths to droplets that are not known any more: a fresh path stands for a known droplet."""
+        direct = self._maps[MapName.DIRECT]
+        paths = await in_thread(direct.dump)
+        await _apply(direct.delete, [key for key, value in paths.items() if DIRECT_PATH.unpack(value)[0] in hosts])
+
 
 async def _apply(change: Callable[[Sequence[_T]], list[Refused]], items: Sequence[_T]) -> list[Refused]:
-    """Change a map here, or in a thread when it takes so long that heartbeats would wait."""
-    return change(items) if len(items) <= AT_ONCE else await asyncio.to_thread(change, items)
+    """Change a map here, or in a thread when it takes so long that heartbeats would wait; see it end in any case."""
+    return change(items) if len(items) <= AT_ONCE else await in_thread(change, items)
 
 
 def object_of(action: Action) -> str:

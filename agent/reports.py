@@ -8,7 +8,7 @@ from agent import __version__
 from agent.applier import Applier
 from agent.core.realize import IFINDEX_BASE
 from agent.core.registry import Verdict
-from agent.datapath.kernel import EndpointCounters, Traffic
+from agent.datapath.readings import EndpointCounters, Traffic
 from agent.settings import Settings
 from protocol import status
 from protocol.acknowledgements import Acknowledgement, State
@@ -40,12 +40,13 @@ def heartbeat(
     now: float,
     uptime: float,
     memory: int,
+    attach_mode: str,
 ) -> Status:
-    """Return the host's status; times in seconds, memory in bytes."""
+    """Return the host's status; times in seconds, memory in bytes; `attach_mode` is how transit XDP really runs."""
     world, counts = applier.desired.world, applier.ledger.counts
     next_hops = tuple(unresolved)
     own = world.own_droplets()
-    trouble = counts.pending or counts.rejected or counts.failed or next_hops
+    trouble = counts.pending or counts.rejected or counts.failed or next_hops or applier.unreadable
     settled = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
     return Status(
         host=settings.host,
@@ -67,7 +68,7 @@ def heartbeat(
         droplet=own[0].id if own else "",
         interface=settings.interface,
         address=own[0].address if own else "",
-        attach_mode=settings.attach_mode,
+        attach_mode=attach_mode,
         mtu=world.here.mtu,
         unresolved_next_hops=next_hops,
         repairs=applier.repairs,

@@ -60,15 +60,14 @@ class Store:
         return [Kept(*row) for row in rows]
 
     def keep(self, documents: Iterable[Kept], gone: Iterable[str] = ()) -> None:
-        """Write some documents and drop others in one transaction."""
-        self._connection.execute("BEGIN")
+        """Write some documents and drop others in one transaction, or raise StoreError and leave all as it was."""
         try:
-            self._connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", documents)
-            self._connection.executemany("DELETE FROM documents WHERE name = ?", ((name,) for name in gone))
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            with self._connection:
+                self._connection.execute("BEGIN")
+                self._connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", documents)
+                self._connection.executemany("DELETE FROM documents WHERE name = ?", ((name,) for name in gone))
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.file}: {error}") from None
 
     def close(self) -> None:
         """Write everything out and release the file."""

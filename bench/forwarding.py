@@ -20,7 +20,7 @@ from agent.core.layout import MapName
 from agent.datapath import bpf_syscall as bpf
 from bench import frames as f
 from bench.contestants import Contestant, Loaded, compile_all
-from bench.wires import TAP, WIRE, Host, Received
+from bench.wires import SLOT, TAP, WIRE, Host, Received
 from controller_sim.namespaces import call_in
 
 OURS, EMPTY, REDIRECT, BARE, KERNEL = "ours", "empty", "redirect", "bare", "kernel VXLAN + bridge"
@@ -31,8 +31,6 @@ KERNEL_FRAMES = 60_000
 """Frames of one turn; fewer through the kernel, so that all turns take about the same time."""
 PATIENCE = 5.0
 """Seconds for the last frame to arrive after the run has returned."""
-COARSE_NS = 20_000_000
-"""How far the clock that programs read may be behind the one that is read here: more than two ticks."""
 
 BARE_ENDPOINT = struct.Struct("=I6s2x")
 """struct bare_endpoint { u32 ifindex; u8 mac[6]; pad[2] }, key struct bare_key { be32 vni; be32 address }."""
@@ -106,9 +104,9 @@ def our_entries(host: Host) -> dict[str, dict[bytes, bytes]]:
         MapName.NETWORKS: {layout.network_key(f.VNI, f.packed("10.0.0.0"), 24): network},
         MapName.ENDPOINTS: {
             **others,
-            layout.OVERLAY_KEY.pack(f.VNI, here): layout.ENDPOINT.pack(own, host.ifindex[TAP], 1, f.HERE_MAC),
+            layout.OVERLAY_KEY.pack(f.VNI, here): layout.ENDPOINT.pack(own, host.ifindex[TAP], SLOT, f.HERE_MAC),
         },
-        MapName.INTERFACES: {layout.U32.pack(host.ifindex[TAP]): layout.INTERFACE.pack(f.VNI, here, 1, f.HERE_MAC)},
+        MapName.INTERFACES: {layout.U32.pack(SLOT): layout.INTERFACE.pack(f.VNI, here, f.HERE_MAC)},
     }
 
 
@@ -122,11 +120,9 @@ def bare_entries(host: Host) -> dict[str, dict[bytes, bytes]]:
     }
 
 
-def refresh_direct(loaded: Loaded) -> None:
-    """Make the direct path to the other endpoint as fresh as one in use is."""
-    key = layout.OVERLAY_KEY.pack(f.VNI, layout.mapped(f.packed(f.THERE)))
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - COARSE_NS
-    loaded.put(MapName.DIRECT, key, layout.DIRECT_PATH.pack(layout.mapped(f.packed(f.PEER)), now))
+def learn_direct(host: Host, loaded: Loaded) -> None:
+    """Let a packet from the other endpoint in, so that the direct path is as fresh as one in use is."""
+    bpf.run_program(loaded.programs["transit_xdp"], f.in_geneve(host.mac), ifindex=host.ifindex[WIRE])
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +153,7 @@ class Track:
 
     def _ours(self, name: str, host: Host, loaded: Loaded) -> None:
         loaded.fill(our_entries(host))
-        self._pair(name, host, loaded, lambda: refresh_direct(loaded))
+        self._pair(name, host, loaded, lambda: learn_direct(host, loaded))
 
     def _pair(self, name: str, host: Host, loaded: Loaded, before: Callable[[], None] = lambda: None) -> None:
         kernel, drops = name == KERNEL, name == EMPTY

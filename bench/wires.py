@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from agent.core.realize import IFINDEX_BASE
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import AttachMode, Ownership, Program, attach
@@ -21,6 +22,8 @@ from controller_sim.namespaces import NAMED, call_in, run_coroutine_in, run_in
 
 WIRE, TAP, FAR = "wire", "tap", "far"
 """On the host: towards the substrate, and towards the endpoint. In the namespaces around it: the other ends."""
+SLOT = 1
+"""The endpoint's, which the number of its interface holds."""
 
 
 class WiresError(RuntimeError):
@@ -79,8 +82,8 @@ class Host:
         for namespace in (self.wire, self.endpoint, self.namespace):
             command("ip", "netns", "add", namespace)
             call_in(namespace, _no_ipv6)
-        for name, far in ((WIRE, self.wire), (TAP, self.endpoint)):
-            self.ip(f"link add name {name} type veth peer name {FAR} netns {far}", f"link set {name} up")
+        for name, far, index in ((WIRE, self.wire, ""), (TAP, self.endpoint, f"index {IFINDEX_BASE + SLOT}")):
+            self.ip(f"link add name {name} {index} type veth peer name {FAR} netns {far}", f"link set {name} up")
             command("ip", "-n", far, "link", "set", FAR, "up")
         addresses = {name: call_in(self.namespace, lambda name=name: _link(name)) for name in (WIRE, TAP)}  # type: ignore[misc]
         self.ifindex = {name: index for name, (index, _) in addresses.items()}

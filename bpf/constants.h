@@ -4,10 +4,15 @@
 
 #define GATEWAY_MAC {0x02, 0xd2, 0x01, 0xe7, 0x00, 0x01} /* the same on every host; agent/core/layout.py */
 
-#define NEW_TTL		   64
-#define MAX_BOUNCES	   4 /* ends a loop between bouncers whose maps disagree */
-#define DIRECT_LIFETIME_NS 10000000000LL
-#define DIRECT_RENEW_NS	   1000000000LL /* a path in use is written once in this time, not at every packet */
+/* Interfaces of endpoints are numbered from here, by slot; agent/core/realize.py */
+#define IFINDEX_BASE 0x40000000U
+
+#define NEW_TTL	    64
+#define MAX_BOUNCES 4 /* ends a loop between bouncers whose maps disagree */
+
+/* In the kernel's ticks, of which agent/datapath/compiler.py says how many are in a second. */
+#define DIRECT_LIFETIME (10LL * TICKS_PER_SECOND)
+#define DIRECT_RENEW	(1LL * TICKS_PER_SECOND) /* a path in use is written once in this time, not at every packet */
 
 #define EPHEMERAL_FIRST 49152 /* source ports of tunnels: 49152 to 65535 (RFC 8926 section 3.3, RFC 6335) */
 #define EPHEMERAL_MASK	16383

@@ -2,10 +2,13 @@
 #ifndef DROPLET_DIRECT_H
 #define DROPLET_DIRECT_H
 
-/* Nanoseconds since a path was heard on. Negative, which is fresh, when another CPU's clock was a tick ahead. */
-static __always_inline __s64 age_of(const struct direct_path *path, __u64 now)
+/*
+ * Ticks since a path was heard on. Negative, which is fresh, when another CPU hears on it meanwhile. The tick is one
+ * load, where reading a clock would be two calls at every packet.
+ */
+static __always_inline __s64 age_of(const struct direct_path *path)
 {
-	return now - path->confirmed_ns;
+	return bpf_jiffies64() - path->confirmed_tick;
 }
 
 #endif

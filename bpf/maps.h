@@ -7,7 +7,7 @@
 #define DROPLET_MAPS_H
 
 BPF_F_TABLE("hash", struct overlay_key, struct endpoint, endpoints, 1, BPF_F_NO_PREALLOC);
-BPF_TABLE("hash", __u32, struct interface, interfaces, 1);
+BPF_TABLE("array", __u32, struct interface, interfaces, 1);
 BPF_F_TABLE("lpm_trie", struct network_key, struct network, networks, 1, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", __u32, struct vpc, vpcs, 1, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct address, struct droplet, droplets, 1, BPF_F_NO_PREALLOC);

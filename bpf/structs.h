@@ -24,16 +24,15 @@ struct overlay_key {
 struct endpoint {
 	struct address host; /* the droplet that it is on */
 	__u32 ifindex;	     /* host side of its veth, 0 when it is on another droplet */
-	__u32 slot;	     /* index into endpoint_counters, local endpoints only */
+	__u32 slot;	     /* index into interfaces and endpoint_counters, local endpoints only */
 	__u8 mac[6];
 	__u8 pad[2];
 };
 
-/* interfaces: ifindex of the veth's host side -> who sends there. Written by the agent. */
+/* interfaces: slot of an endpoint of this droplet -> who sends there. Absent when vni is 0. Written by the agent. */
 struct interface {
 	__u32 vni;
 	struct address address; /* the only source that is let through */
-	__u32 slot;
 	__u8 mac[6];
 	__u8 pad[2];
 };
@@ -87,7 +86,8 @@ struct local_droplet {
 /* direct: overlay_key -> the host it was heard from, directly or by return-to-sender. Written by transit XDP. */
 struct direct_path {
 	struct address host;
-	__u64 confirmed_ns; /* CLOCK_MONOTONIC_COARSE when last heard */
+	__u64 confirmed_ns;   /* CLOCK_MONOTONIC_COARSE when last heard, for people */
+	__u64 confirmed_tick; /* the kernel's tick then, by which the programs tell its age */
 };
 
 /* outcomes: enum outcome -> per CPU. */

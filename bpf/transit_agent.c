@@ -10,6 +10,7 @@
 #include "context.h"
 #include "maps.h"
 #include "count.h"
+#include "sender.h"
 #include "address.h"
 #include "checksum.h"
 #include "parse.h"
@@ -93,7 +94,7 @@ static __always_inline bool find_direct(struct overlay_key *to, struct address *
 {
 	struct direct_path *path = direct.lookup(to);
 
-	if (!path || age_of(path, bpf_ktime_get_coarse_ns()) >= DIRECT_LIFETIME_NS)
+	if (!path || age_of(path) >= DIRECT_LIFETIME)
 		return false;
 	copy_address(host, &path->host);
 	return true;
@@ -185,7 +186,7 @@ static __always_inline enum outcome from_endpoint(context *ctx, const struct int
 int transit_agent(struct xdp_md *ctx)
 {
 	__u32 arrival = arrived_on(ctx), length = frame_length(ctx), leave_by = arrival;
-	struct interface *sender = interfaces.lookup(&arrival);
+	struct interface *sender = sender_on(arrival);
 	enum outcome outcome = UNKNOWN_INTERFACE;
 
 	count(RECEIVED_FROM_ENDPOINT, length);
@@ -195,7 +196,7 @@ int transit_agent(struct xdp_md *ctx)
 			programs.call(ctx, TRANSIT_XDP); /* which counts; it comes back only when it is not there */
 			outcome = NO_PROGRAM;
 		}
-		count_sender(sender->slot, outcome, length);
+		count_sender(slot_of(arrival), outcome, length);
 	}
 	count(outcome, length);
 	return verdict(outcome, leave_by);

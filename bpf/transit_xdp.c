@@ -10,6 +10,7 @@
 #include "context.h"
 #include "maps.h"
 #include "count.h"
+#include "sender.h"
 #include "address.h"
 #include "checksum.h"
 #include "parse.h"
@@ -41,7 +42,7 @@ static __always_inline enum outcome send_on(context *ctx, const struct local_dro
 /*
  * Closed: strangers' tunnels reach nobody. A packet that came direct over a path confirmed lately is spared the lookup,
  * for the droplet was known when the path was confirmed. So one that is no longer known is shut out within
- * DIRECT_RENEW_NS.
+ * DIRECT_RENEW.
  */
 static __always_inline bool is_known(const struct tunnel *tunnel, bool on_path)
 {
@@ -183,10 +184,10 @@ int transit_xdp(struct xdp_md *ctx)
 		count(outcome, length);
 		return verdict(outcome, leave_by);
 	}
-	sender = interfaces.lookup(&arrival);
+	sender = sender_on(arrival);
 	if (sender) {
 		outcome = from_same_host(ctx, sender, &leave_by);
-		count_sender(sender->slot, outcome, length);
+		count_sender(slot_of(arrival), outcome, length);
 	} else {
 		/* Open before this droplet is configured, closed for an endpoint that is being removed. */
 		count(RECEIVED_FROM_SUBSTRATE, length);

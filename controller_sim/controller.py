@@ -82,6 +82,8 @@ class _Publication:
 
     async def run(self, patience: float, *, agents_first: bool) -> Report:
         deadline = time.monotonic() + patience
+        if agents_first:
+            self.stopped.clear()  # all were started just now: one that has ended already has failed
         await self.client.subscribe(subjects.status("*"), cb=self._heartbeat)
         while agents_first and self.agents != self.hosts and time.monotonic() < deadline:
             await asyncio.sleep(0.05)

@@ -116,8 +116,6 @@ def _user(files: ServerFiles, user: str, allowed: Permissions) -> dict[str, Any]
         "publish": {"allow": list(allowed.publish)},
         "subscribe": {"allow": list(allowed.subscribe)},
     }
-    if allowed.allow_responses is not None:
-        rights["allow_responses"] = {"max": allowed.allow_responses, "expires": "1m"}
     return {"nkey": public_key(files.seed(user).read_bytes()), "permissions": rights}
 
 

@@ -1,8 +1,9 @@
 """What each kind of client may publish and subscribe to, for the NATS server's configuration.
 
 Pure data: whoever writes the server's configuration takes these lists as they are. A wildcard stands for whole tokens
-only. `allow_responses` lets a client answer a message on its reply subject, which is how services answer. No host may
-create a consumer: a consumer may deliver to any subject, so it would be a way round every other line.
+only. Hosts answer questions into the inboxes of those who may ask and nowhere else: with `allow_responses`, whoever
+asks would choose a subject such as one of `$JS.API`, and the host's answer would go there. No host may create a
+consumer: a consumer may deliver to any subject, so it would be a way round every other line.
 """
 
 from __future__ import annotations
@@ -22,19 +23,15 @@ _DISCOVERY = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Subjects that a client may publish and subscribe to; anything else is refused.
-
-    `allow_responses` is the number of answers to each message received, None for none.
-    """
+    """Subjects that a client may publish and subscribe to; anything else is refused."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
-    allow_responses: int | None = None
 
 
 def inbox(host: str) -> str:
     """Return the inbox prefix of a host, which no other host can subscribe to."""
-    return f"_INBOX_{host}"
+    return f"_INBOX_host_{host}"
 
 
 def of_host(host: str) -> Permissions:
@@ -50,9 +47,10 @@ def of_host(host: str) -> Permissions:
             f"{own}.status",
             f"{own}.telemetry.>",
             f"{own}.event.>",
+            f"{OPERATOR_INBOX}.>",
+            f"{CONTROLLER_INBOX}.>",
         ),
         subscribe=(f"{inbox(host)}.>", f"{own}.rpc.*", *_DISCOVERY),
-        allow_responses=1,
     )
 
 

@@ -40,7 +40,8 @@ class ObjectCounts(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat. Times are seconds since the epoch, `uptime` is in seconds.
 
-    `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`).
+    `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`);
+    `attach_mode` says how transit XDP runs now: `native`, `generic` or `none`.
     """
 
     host: str

@@ -22,7 +22,7 @@ from agent.bus.documents import Delivery, DocumentLog
 from agent.bus.outbox import Outbox
 from agent.bus.reading import Reading
 from agent.bus.reasons import describe
-from agent.bus.settings import BusSettings, shown
+from agent.bus.settings import BusSettings, is_open_to_others, shown
 from protocol import codec, permissions
 from protocol.acknowledgements import Acknowledgement
 
@@ -100,6 +100,9 @@ class Bus:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
+        seed = self._settings.nkey_seed_file
+        if seed is not None and is_open_to_others(seed):
+            self._log.warning("others can read the nkey seed; chmod 0600 it", file=seed)
         backoff = FIRST_BACKOFF
         turn = 0
         while True:

@@ -40,7 +40,8 @@ class Batch:
     """What became of some messages.
 
     `answers` are (reply subject, body) to send once the deliveries were taken, `strangers` the subjects that name no
-    document of this host, `last` the highest stream sequence, `caught_up` that nothing waited behind the last message.
+    document of this host or come from a stream, `last` the highest stream sequence, `caught_up` that nothing waited
+    behind the last message.
     """
 
     deliveries: list[Delivery] = field(default_factory=list)
@@ -109,7 +110,7 @@ class DocumentLog:
                 batch.last = sequence
             batch.caught_up = pending == 0
             document = self._document(message.subject)
-            if document is None:
+            if document is None or _comes_from_a_stream(message):
                 batch.strangers.append(message.subject.decode("utf-8", "replace"))
                 batch.answers.append((message.reply, ACK_TERM))
                 continue
@@ -163,6 +164,11 @@ class DocumentLog:
             return None
         document = subject[len(self._prefix) :].decode("utf-8", "replace")
         return document if subjects.is_document(document) else None
+
+
+def _comes_from_a_stream(message: Message) -> bool:
+    """Say whether a server sent it as an answer: whoever asked chose our subject as the place for it."""
+    return b"nats-stream:" in (message.headers or b"").lower()
 
 
 def _body(message: Message) -> bytes | None:

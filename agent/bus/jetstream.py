@@ -83,7 +83,7 @@ def parse_pub_ack(body: bytes) -> PubAck:
     """Return a publish's answer; one that cannot be read is an error."""
     try:
         answer = _pub_ack.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return PubAck(error=ApiError(description=str(error)))
     if answer.error is None and not answer.seq:
         return PubAck(error=ApiError(description="the answer names no sequence"))
@@ -94,7 +94,7 @@ def parse_reset_reply(body: bytes) -> ResetReply:
     """Return a reset's answer; one that cannot be read is an error."""
     try:
         return _reset_reply.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return ResetReply(error=ApiError(description=str(error)))
 
 

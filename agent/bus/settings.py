@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import stat
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 
@@ -23,6 +25,14 @@ class BusSettings:
             raise ValueError("the bus needs at least one server")
         for server in self.servers:
             check_server(server)
+
+
+def is_open_to_others(path: str) -> bool:
+    """Say whether a file with a secret can be read by others than its owner; a missing file cannot."""
+    try:
+        return bool(Path(path).stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+    except OSError:
+        return False
 
 
 def check_server(url: str) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
-from agent.core.actions import AttachTransit, DeleteEntries, DeleteVeth, DetachTransit, EnsureVeth, Failure, PutEntries
+from agent.core.actions import (
+    Action,
+    AttachTransit,
+    DeleteEntries,
+    DeleteVeth,
+    DetachTransit,
+    EnsureVeth,
+    Failure,
+    PutEntries,
+)
 from agent.core.layout import U32, MapName
 from agent.core.realize import Realization
 from protocol.acknowledgements import KernelFailure
@@ -16,7 +25,7 @@ def blame(
 ) -> dict[str, tuple[KernelFailure, ...]]:
     """Return, for each document that asks for something that was refused, what that was.
 
-    A refusal that no document asks for (a removal) has no name here: the next comparison with the kernel finds it.
+    For a removal, hand in what the documents asked for before.
     """
     failures = list(failures)
     found: dict[str, tuple[KernelFailure, ...]] = {}
@@ -37,6 +46,29 @@ def _concerns(failure: Failure, realization: Realization) -> bool:
             return U32.pack(0) in realization.entries.get(MapName.LOCAL_DROPLET, ())
         case PutEntries(name, _) | DeleteEntries(name, _):
             return any(key in realization.entries.get(name, ()) for key in failure.keys)
+
+
+def is_removal(failure: Failure) -> bool:
+    """Say whether what was refused would have removed something."""
+    return isinstance(failure.action, DeleteEntries | DeleteVeth | DetachTransit)
+
+
+def apart_from(actions: Iterable[Action], wanted: Realization) -> list[Action]:
+    """Return the actions, or the parts of them, that do not put in place what some documents want."""
+    rest: list[Action] = []
+    for action in actions:
+        match action:
+            case EnsureVeth(veth) if veth.endpoint in wanted.veths:
+                continue
+            case AttachTransit() if wanted.transit is not None:
+                continue
+            case PutEntries(name, entries):
+                known = wanted.entries.get(name, {})
+                entries = tuple(entry for entry in entries if entry[0] not in known)
+                rest += [PutEntries(name, entries)] if entries else []
+            case _:
+                rest.append(action)
+    return rest
 
 
 def told(failure: Failure) -> KernelFailure:

@@ -16,7 +16,7 @@ NETWORK_BOUNCED_HERE = 1
 VPC_DIVIDED_HERE = 1
 GENEVE_PORT = 6081
 DIRECT_LIFETIME = 10.0
-"""Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME_NS in `constants.h`."""
+"""Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME in `constants.h`."""
 GATEWAY_MAC = bytes.fromhex("02d201e70001")
 """The Ethernet address of every network's gateway: the same on every host, so that an endpoint can move."""
 
@@ -51,8 +51,8 @@ OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
 ENDPOINT = struct.Struct("=16sII6s2x")
 """struct endpoint { address host; u32 ifindex; u32 slot; u8 mac[6]; pad[2] }."""
-INTERFACE = struct.Struct("=I16sI6s2x")
-"""struct interface { u32 vni; address; u32 slot; u8 mac[6]; pad[2] }."""
+INTERFACE = struct.Struct("=I16s6s2x")
+"""struct interface { u32 vni; address; u8 mac[6]; pad[2] }. Absent when all is 0."""
 NETWORK_KEY = struct.Struct("=II16s")
 """struct network_key { u32 prefixlen; u32 vni; address }."""
 NETWORK = struct.Struct(f"=16sII{16 * MAX_SET}s")
@@ -65,14 +65,14 @@ NEXT_HOP = struct.Struct("=6s2x")
 """struct next_hop { u8 mac[6]; pad[2] }."""
 LOCAL_DROPLET = struct.Struct("=16sI6s2s")
 """struct local_droplet { address; u32 ifindex; u8 mac[6]; be16 port }."""
-DIRECT_PATH = struct.Struct("=16sQ")
-"""struct direct_path { address host; u64 confirmed_ns }."""
+DIRECT_PATH = struct.Struct("=16sQQ")
+"""struct direct_path { address host; u64 confirmed_ns; u64 confirmed_tick }."""
 TRAFFIC = struct.Struct("=QQ")
 """struct traffic { u64 packets; u64 bytes }."""
 ENDPOINT_TRAFFIC = struct.Struct("=8Q")
 """struct endpoint_traffic { traffic sent, direct, delivered, dropped }."""
 U32 = struct.Struct("=I")
-"""A VNI, an ifindex or an array's index as a key."""
+"""A VNI or an array's index as a key."""
 
 V4_MAPPED = bytes(10) + b"\xff\xff"
 

@@ -62,6 +62,28 @@ class Neighbour:
         return bool(self.state & (NUD_PERMANENT | NUD_NOARP))
 
 
+class Failures:
+    """Believes a FAILED only when it is still there at the next look.
+
+    Whoever flushes or deletes a neighbour makes the kernel tell FAILED first and the removal right after it
+    (net/core/neighbour.c: neigh_delete, neigh_flush_dev): between the two it looks as if nobody had answered.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[bytes] = set()
+
+    def heard(self, hop: bytes, neighbour: Neighbour | None) -> None:
+        """Take in that a neighbour changed, None when it was removed."""
+        if neighbour is None or not neighbour.failed:
+            self._seen.discard(hop)
+
+    def look(self, neighbours: Mapping[bytes, Neighbour]) -> tuple[dict[bytes, Neighbour], bool]:
+        """Return the neighbours without the failures that are new, and whether there were any: look again then."""
+        failed = {hop for hop, neighbour in neighbours.items() if neighbour.failed}
+        new, self._seen = failed - self._seen, failed
+        return {hop: neighbour for hop, neighbour in neighbours.items() if hop not in new}, bool(new)
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What turns the map as it is into the map as it should be."""

@@ -17,7 +17,8 @@ class ObservedVeth:
     """The host side of an endpoint's veth that carries our mark, and what is seen of its peer.
 
     `complete` is false when the agent died between making the pair and marking it done. `peer` is None when the
-    peer's namespace could not be entered or holds no such interface.
+    peer's namespace is not there or holds no such interface. `peer_known` is false when the namespace could not be
+    read: nothing may be concluded about the peer then.
     """
 
     endpoint: str
@@ -28,6 +29,7 @@ class ObservedVeth:
     mtu: int
     transit_agent: bool
     peer: ObservedPeer | None
+    peer_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

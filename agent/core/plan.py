@@ -18,15 +18,13 @@ from agent.core.actions import (
     PutEntries,
     Veth,
 )
-from agent.core.layout import INTERFACE, LOCAL_DROPLET, OVERLAY_KEY, U32, MapName
-from agent.core.observed import Observed, ObservedVeth
+from agent.core.layout import INTERFACE, OVERLAY_KEY, MapName
+from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.realize import Entries, Realization
 from protocol.addresses import format_mac
 
 _BEFORE_VETHS = (MapName.LOCAL_DROPLET, MapName.DROPLETS, MapName.VPCS, MapName.NETWORKS)
 _AFTER_VETHS = (MapName.INTERFACES, MapName.ENDPOINTS)
-_NO_DROPLET = bytes(LOCAL_DROPLET.size)
-"""An array has no absent entry: this value says that the droplet is not configured."""
 
 _EMPTY: Mapping[bytes, bytes] = {}
 
@@ -60,13 +58,7 @@ def plan_all(wanted: Iterable[Realization], observed: Observed, *, remove: bool 
     before = Realization(entries={name: dict(entries) for name, entries in observed.maps.items()})
     after = Realization()
     for part in wanted:
-        for name, entries in part.entries.items():
-            after.map(name).update(entries)
-        after.veths.update(part.veths)
-        after.transit = part.transit if part.transit is not None else after.transit
-    local = before.map(MapName.LOCAL_DROPLET)
-    if local.get(U32.pack(0)) == _NO_DROPLET:
-        del local[U32.pack(0)]
+        after.add(part)
     before.transit = observed.interface.ifindex if observed.interface.transit else None
     for id_, seen in observed.veths.items():
         before.veths[id_] = _as_planned(seen, after.veths.get(id_))
@@ -85,8 +77,6 @@ def _removes(action: Action) -> bool:
             return False
         case DeleteEntries() | DeleteVeth() | DetachTransit():
             return True
-        case PutEntries(MapName.LOCAL_DROPLET, ((_, value),)):
-            return value == _NO_DROPLET
         case _:
             return False
 
@@ -110,14 +100,22 @@ def _as_planned(seen: ObservedVeth, wanted: Veth | None) -> Veth:
 
 
 def is_right(seen: ObservedVeth, wanted: Veth) -> bool:
-    """Say whether a veth needs no mending. What a tenant adds on its own side is the tenant's affair."""
-    peer = seen.peer
+    """Say whether a veth needs no mending. What a tenant adds on its own side is the tenant's affair.
+
+    A peer that could not be read is taken for right: an unreadable namespace is no reason to change anything.
+    """
     return (
         seen.complete
         and seen.up
         and seen.transit_agent
         and (seen.ifname, seen.ifindex, seen.mtu) == (wanted.ifname, wanted.ifindex, wanted.mtu)
-        and peer is not None
+        and (not seen.peer_known or _is_right_peer(seen.peer, wanted))
+    )
+
+
+def _is_right_peer(peer: ObservedPeer | None, wanted: Veth) -> bool:
+    return (
+        peer is not None
         and peer.up
         and (peer.name, peer.mac, peer.mtu) == (wanted.peer_name, wanted.peer_mac, wanted.mtu)
         and set(wanted.addresses) <= set(peer.addresses)
@@ -140,9 +138,7 @@ def _deletes(maps: Iterable[MapName], present: Entries, wanted: Entries) -> list
     for name in reversed(tuple(maps)):
         want = wanted.get(name, _EMPTY)
         keys = tuple(key for key in present.get(name, _EMPTY) if key not in want)
-        if keys and name is MapName.LOCAL_DROPLET:
-            actions.append(PutEntries(name, ((keys[0], _NO_DROPLET),)))
-        elif keys:
+        if keys:
             actions.append(DeleteEntries(name, keys))
     return actions
 

@@ -29,7 +29,8 @@ from protocol.addresses import format_address, parse_address, parse_cidr, parse_
 from protocol.documents import Document, Droplet, Endpoint, Network, Vpc
 
 IFINDEX_BASE = 0x40000000
-"""Interfaces of endpoints are numbered from here: far above what the kernel gives out by itself."""
+"""Interfaces of endpoints are numbered from here, by slot: far above what the kernel gives out by itself. The same in
+`bpf/constants.h`, whose programs find an endpoint by the slot that the number of its interface holds."""
 
 ENCAPSULATION = 50
 """Bytes of Ethernet, IPv4, UDP and Geneve around an inner frame, less the outer Ethernet header that the MTU leaves out
@@ -48,6 +49,15 @@ class Realization:
     veths: dict[str, Veth] = field(default_factory=dict)
     transit: int | None = None
     """The ifindex that transit XDP belongs on, None where these documents do not say."""
+
+    def add(self, other: Realization) -> None:
+        """Take in what another realization asks for."""
+        if other is self:
+            return
+        for name, entries in other.entries.items():
+            self.map(name).update(entries)
+        self.veths.update(other.veths)
+        self.transit = other.transit if other.transit is not None else self.transit
 
     def map(self, name: MapName) -> dict[bytes, bytes]:
         """Return one map's entries, to be filled."""
@@ -133,7 +143,7 @@ def _realize_local(endpoint: Endpoint, vni: int, slot: int, world: World, into: 
     mac = parse_mac(endpoint.mac)
     packed = [parse_address(text) for text in endpoint.addresses]
     source = mapped(next((address for address in packed if len(address) == 4), packed[0]))
-    into.map(MapName.INTERFACES)[U32.pack(IFINDEX_BASE + slot)] = INTERFACE.pack(vni, source, slot, mac)
+    into.map(MapName.INTERFACES)[U32.pack(slot)] = INTERFACE.pack(vni, source, mac)
     prefixes = {len(cidr.address): cidr.prefix for cidr in map(parse_cidr, network.cidrs)}
     families = {len(address) for address in packed}
     into.veths[endpoint.id] = Veth(

@@ -52,7 +52,7 @@ class Entry:
 
     `latest` is the newest revision that decodes, `wrong` what is wrong with the newest one when that does not. `good`
     is the last one that the kernel took whole, `in_force` what the kernel is to hold now. `held_back` keeps `latest`
-    out until it is tried again.
+    out until it is tried again. `doubtful`: the kernel refused part of it, so what is in force may not be there.
     """
 
     newest: int = 0
@@ -60,6 +60,7 @@ class Entry:
     good: Held | None = None
     in_force: Held | None = None
     held_back: bool = False
+    doubtful: bool = False
     removed: bool = False
     wrong: tuple[FieldError, ...] = ()
     judgement: Judgement = SOUND
@@ -145,7 +146,11 @@ class Registry:
 
     def touch_all(self) -> None:
         """Have every document looked at by the next settlement."""
-        for name in self.entries:
+        self.touch(self.entries)
+
+    def touch(self, names: Iterable[str]) -> None:
+        """Have some documents looked at by the next settlement."""
+        for name in names:
             self._touched.setdefault(name, None)
 
     def take_touched(self) -> dict[str, Document | None]:
@@ -161,19 +166,19 @@ class Registry:
                 entry.held_back = False
                 self._touched.setdefault(name, None)
 
-    def confirm(self, names: Iterable[str]) -> list[tuple[str, Held]]:
+    def confirm(self, names: Iterable[str]) -> set[str]:
         """Take in that the kernel holds these documents whole; return those whose good revision is another one now."""
-        changed = []
+        changed = set()
         for name in names:
             entry = self.entries[name]
             if entry.held_back:
                 continue
-            entry.failures = ()
+            entry.failures, entry.doubtful = (), False
             good, held = entry.good, entry.in_force
             if held is None or held is good:
                 continue
             entry.good = held
-            changed.append((name, held))
+            changed.add(name)
             if good is not None:
                 self._drop_claims(name, good.document(), [kept.document() for kept in entry.kept()])
                 self._lose_interest(name, good.needs, entry)
@@ -182,7 +187,7 @@ class Registry:
     def fail(self, name: str, failures: tuple[KernelFailure, ...]) -> None:
         """Take in that the kernel refused part of a document: a new revision is held back, an old one stays."""
         entry = self.entries[name]
-        entry.failures = failures
+        entry.failures, entry.doubtful = failures, True
         if entry.in_force is not None and entry.in_force is not entry.good:
             entry.held_back = True
             self._touched.setdefault(name, None)
@@ -233,7 +238,7 @@ class Registry:
     def forget(self, name: str) -> None:
         """Drop the memory of a document that is removed and no longer in force."""
         entry = self.entries.get(name)
-        if entry is not None and entry.removed and entry.in_force is None:
+        if entry is not None and entry.removed and entry.in_force is None and not entry.failures:
             del self.entries[name]
 
     def verdict(self, name: str) -> Verdict:
@@ -242,13 +247,14 @@ class Registry:
         in_force = entry.in_force.revision if entry.in_force else 0
         judgement = Judgement(errors=entry.wrong) if entry.wrong else entry.judgement
         if entry.removed and not in_force:
-            return Verdict(name, entry.newest, State.REALIZED, 0, removed=True)
+            state = State.FAILED if entry.failures else State.REALIZED
+            return Verdict(name, entry.newest, state, 0, removed=True, failures=entry.failures)
         state = State.REALIZED
         if judgement.errors:
             state = State.REJECTED
         elif judgement.missing:
             state = State.PENDING
-        elif entry.failures:
+        elif entry.failures or entry.in_force is None or entry.in_force is not entry.latest:
             state = State.FAILED
         return Verdict(
             name,

@@ -6,7 +6,7 @@ stand only because of others that were lowered themselves: a document that is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from agent.core.claims import Conflict
@@ -23,8 +23,8 @@ from protocol.errors import ErrorCode, FieldError
 class Settlement:
     """One decision over the documents that changed and those that depend on what changed with them."""
 
-    def __init__(self, registry: Registry, world: World, here: Here) -> None:
-        """Start from the world in force, on the interface as it is now."""
+    def __init__(self, registry: Registry, touched: Mapping[str, Document | None], world: World, here: Here) -> None:
+        """Start from the documents that changed and the world in force, on the interface as it is now."""
         self.choice: dict[str, Held | None] = {}
         self.judgements: dict[str, Judgement] = {}
         self.world = self._base = replace(world, here=here)
@@ -33,7 +33,7 @@ class Settlement:
         self._documents: dict[int, Document] = {}
         self._lowered: set[str] = set()
         self._final: set[str] = set()
-        for name, document in registry.take_touched().items():
+        for name, document in touched.items():
             entry = registry.entries[name]
             if document is not None and entry.latest is not None:
                 self._documents[id(entry.latest)] = document

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import hashlib
 import os
 import platform
 import re
+import stat
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ PROGRAMS = ("transit_xdp", "transit_agent")
 """Programs by the name of their function; each has a file of its name."""
 
 _FORMAT = 2
+_CLOCK_MONOTONIC_COARSE = 6
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _LD_IMM64 = 0x18
 
@@ -99,12 +103,18 @@ def _inline(sources: Path, name: str, seen: set[str]) -> str:
     return "\n".join(out)
 
 
+def ticks_per_second() -> int:
+    """Return the kernel's timer frequency (CONFIG_HZ): coarse clocks advance once a tick (clock_getres(2))."""
+    return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
+
+
 def flags(sources: Path = SOURCES) -> list[str]:
-    """Return clang's flags: libc's copies of the kernel's interface headers, for this machine's architecture."""
+    """Return clang's flags: libc's copies of the kernel's interface headers, and what this machine's kernel runs by."""
     machine = platform.machine()
     folders = ("/usr/include", f"/usr/include/{machine}-linux-gnu")
     include = [part for folder in folders for part in ("-isystem", folder)]
-    return [*include, f"-I{sources / 'shim' / 'include'}", "-Wno-macro-redefined", "-Wno-unused-value"]
+    given = [f"-I{sources / 'shim' / 'include'}", f"-DTICKS_PER_SECOND={ticks_per_second()}"]
+    return [*include, *given, "-Wno-macro-redefined", "-Wno-unused-value"]
 
 
 @cache
@@ -131,16 +141,18 @@ def content_hash(sources: Path = SOURCES) -> str:
 async def compile_programs(folder: Path, sources: Path = SOURCES) -> CompiledObject:
     """Return the compiled programs, from `folder` when this text was compiled before; else compile them in a child.
 
-    Raises CompileError with clang's text; OSError when the folder cannot be written.
+    Raises CompileError with clang's text; OSError when the folder cannot be written, or somebody else could have
+    written what is in it (EPERM): instructions from there run in the kernel.
     """
     wanted = content_hash(sources)
     path = folder / f"{wanted}.object"
+    await asyncio.to_thread(_own, folder)
     if found := _read(path, wanted):
         return found
-    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".compile-") as scratch:
         output = Path(scratch) / path.name
         await _run_child(output, sources)
+        output.chmod(0o600)
         compiled = _read(output, wanted)
         if compiled is None:
             raise CompileError("the sources changed while they were compiled")
@@ -148,10 +160,27 @@ async def compile_programs(folder: Path, sources: Path = SOURCES) -> CompiledObj
     return compiled
 
 
+def _own(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse_foreign(folder, folder.stat())
+
+
+def refuse_foreign(path: Path, found: os.stat_result) -> None:
+    """Raise OSError (EPERM) when others than root and this user own or may write what is at `path`."""
+    if found.st_uid not in (0, os.geteuid()):
+        raise OSError(
+            errno.EPERM, f"the compiler's cache belongs to user {found.st_uid}: chown or remove it", str(path)
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(errno.EPERM, "others may write the compiler's cache: chmod go-w or remove it", str(path))
+
+
 def _read(path: Path, wanted: str) -> CompiledObject | None:
-    """Return a cached object, or None when there is none or it is damaged."""
+    """Return a cached object, or None when there is none or it is damaged; OSError (EPERM) as `refuse_foreign`."""
     try:
-        found = msgspec.msgpack.decode(path.read_bytes(), type=CompiledObject)
+        with path.open("rb") as file:
+            refuse_foreign(path, os.fstat(file.fileno()))
+            found = msgspec.msgpack.decode(file.read(), type=CompiledObject)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     return found if found.hash == wanted else None

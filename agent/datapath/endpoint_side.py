@@ -11,27 +11,20 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from agent.core.actions import Veth
 from agent.core.observed import ObservedPeer
+from agent.datapath.interface_query import RT_TABLE_MAIN, DefaultRoute, InterfaceQuery
 from agent.datapath.namespaces import open_sockets_in
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.offloads import set_endpoint_offloads
 
 IFF_UP = 1
 RTNH_F_ONLINK = 4
-RT_TABLE_MAIN = 254
 IFA_F_NODAD = 2
 METRIC_BEHIND = 0x10000
 """Metric of our default route where another interface already has one; the peer's ifindex is added."""
-
-
-class DefaultRoute(NamedTuple):
-    """A default route by one interface: its gateway and metric."""
-
-    gateway: str
-    metric: int
 
 
 class EndpointSide:
@@ -42,6 +35,7 @@ class EndpointSide:
         sockets = open_sockets_in(descriptor)
         self._control: socket.socket = sockets.control
         self.netlink = Netlink(sockets.netlink)
+        self._query = InterfaceQuery(sockets.query)
 
     async def __aenter__(self) -> Self:
         return self
@@ -50,12 +44,13 @@ class EndpointSide:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.netlink.close()
+        self._query.close()
         self._control.close()
 
     async def read(self, link: Message) -> ObservedPeer:
-        """Read what the namespace shows of one link."""
+        """Read what the namespace shows of one link; OSError (ETIMEDOUT) when that takes too long."""
         index = int(link["index"])
-        gateways = {route.gateway for route in await self._default_routes(index)}
+        gateways = {route.gateway for route in await self._query.default_routes(index)}
         return _as_observed(link, await self._addresses(index), tuple(sorted(gateways)))
 
     async def mend(self, link: Message, wanted: Veth) -> None:
@@ -91,8 +86,7 @@ class EndpointSide:
             await self.netlink.request("link", "set", index=1, state="up")
 
     async def _addresses(self, index: int) -> tuple[str, ...]:
-        messages = await self.netlink.dump("get_addr", index=index)
-        found = (ipaddress.ip_interface(f"{_own_address(message)}/{message['prefixlen']}") for message in messages)
+        found = await self._query.addresses(index)
         return canonical_addresses(str(address) for address in found if not address.is_link_local)
 
     async def _mend_addresses(self, index: int, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
@@ -116,20 +110,9 @@ class EndpointSide:
             if error.errno != (errno.EEXIST if command == "add" else errno.EADDRNOTAVAIL):
                 raise
 
-    async def _default_routes(self, index: int) -> list[DefaultRoute]:
-        routes = []
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for message in await self.netlink.dump("route", "dump", family=int(family)):
-                gateway = attribute(message, "RTA_GATEWAY")
-                main = attribute(message, "RTA_TABLE") == RT_TABLE_MAIN
-                if message["dst_len"] == 0 and gateway and main and attribute(message, "RTA_OIF") == index:
-                    metric = attribute(message, "RTA_PRIORITY") or 0
-                    routes.append(DefaultRoute(str(ipaddress.ip_address(gateway)), int(metric)))
-        return routes
-
     async def _mend_gateways(self, index: int, wanted: tuple[str, ...]) -> None:
         texts = {str(ipaddress.ip_address(gateway)) for gateway in wanted}
-        found = await self._default_routes(index)
+        found = await self._query.default_routes(index)
         missing = sorted(texts - {route.gateway for route in found})
         for route in found if missing else ():
             if route.gateway not in texts:
@@ -164,11 +147,6 @@ def _as_observed(link: Message, addresses: tuple[str, ...], gateways: tuple[str,
         addresses=addresses,
         gateways=gateways,
     )
-
-
-def _own_address(message: Message) -> str:
-    """Return an address message's own side: IFA_LOCAL where there is one (point to point), else IFA_ADDRESS."""
-    return str(attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS"))
 
 
 def _default_options(index: int, gateway: str) -> dict[str, object]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.datapath import bpf_syscall as bpf
-from agent.datapath.compiler import content_hash
-from agent.datapath.kernel import KernelConfig, pinned_program_ids
+from agent.datapath.compiler import content_hash, refuse_foreign
+from agent.datapath.kernel import KernelConfig
 from agent.datapath.netlink import Message, Netlink
 from agent.datapath.observe import read_interface
-from agent.datapath.pins import is_bpffs
+from agent.datapath.pins import is_bpffs, pinned_program_ids
 from agent.datapath.xdp import attached_program
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
@@ -139,9 +139,16 @@ def _headers(config: KernelConfig) -> CheckResult:
 
 def _cache(config: KernelConfig) -> CheckResult:
     parent = next(one for one in (config.cache, *config.cache.parents) if one.exists())
-    if parent.is_dir() and os.access(parent, os.W_OK):
-        return CheckResult("cache", True, str(config.cache))
-    return CheckResult("cache", False, f"{parent} cannot be written", "set `cache` to a folder of the agent's own")
+    remedy = "set `cache` to a folder of the agent's own"
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        return CheckResult("cache", False, f"{parent} cannot be written", remedy)
+    for path in (config.cache, config.cache / f"{content_hash()}.object"):
+        if path.exists():
+            try:
+                refuse_foreign(path, path.stat())
+            except OSError as error:
+                return CheckResult("cache", False, f"{path}: {error.strerror}", remedy)
+    return CheckResult("cache", True, str(config.cache))
 
 
 async def _interface(config: KernelConfig) -> CheckResult:

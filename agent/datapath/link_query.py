@@ -1,4 +1,4 @@
-"""Asks the kernel one question on a netlink socket of its own: which XDP program runs on a link.
+"""Asks the kernel one question on a netlink socket of its own: which XDP program runs on a link, and how.
 
 Every acknowledgement stands on the answer, so it is asked often: two system calls and a few bytes, where a library's
 decoding of a whole link message takes a millisecond. Formats: rtnetlink(7), include/uapi/linux/if_link.h.
@@ -10,22 +10,31 @@ import os
 import socket
 import struct
 import sys
+from typing import NamedTuple
 
 NLMSG_ERROR, RTM_NEWLINK, RTM_GETLINK = 2, 16, 18
 NLM_F_REQUEST = 1
-IFLA_EXT_MASK, IFLA_XDP, IFLA_XDP_PROG_ID = 29, 43, 4
+IFLA_EXT_MASK, IFLA_XDP, IFLA_XDP_ATTACHED, IFLA_XDP_PROG_ID = 29, 43, 2, 4
+XDP_ATTACHED_SKB = 2
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 NLA_TYPE_MASK = 0x3FFF
 ANSWER = 1 << 16
 TIMEOUT = 1.0
 
-_HEADER = struct.Struct("=IHHII")
+HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr { u32 len; u16 type; u16 flags; u32 seq; u32 pid }."""
 _LINK = struct.Struct("=BxHiII")
 """struct ifinfomsg { u8 family; u8 pad; u16 type; s32 index; u32 flags; u32 change }."""
-_ATTRIBUTE = struct.Struct("=HH")
+ATTRIBUTE = struct.Struct("=HH")
 """struct rtattr { u16 len; u16 type }."""
 _MASK = struct.Struct("=HHI")
+
+
+class LinkXdp(NamedTuple):
+    """What runs on a link: the program's id, 0 for none, and whether in the stack instead of the driver."""
+
+    program_id: int
+    generic: bool
 
 
 class LinkQuery:
@@ -40,37 +49,38 @@ class LinkQuery:
         """Close the socket."""
         self._socket.close()
 
-    def xdp_program(self, ifindex: int) -> int:
-        """Return the id of the program on a link, 0 for none. Raises OSError (ENODEV: no such link)."""
+    def xdp(self, ifindex: int) -> LinkXdp:
+        """Return what runs on a link. Raises OSError (ENODEV: no such link)."""
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         body = _LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)
         body += _MASK.pack(_MASK.size, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-        length = _HEADER.size + len(body)
-        self._socket.send(_HEADER.pack(length, RTM_GETLINK, NLM_F_REQUEST, self._sequence, 0) + body)
+        length = HEADER.size + len(body)
+        self._socket.send(HEADER.pack(length, RTM_GETLINK, NLM_F_REQUEST, self._sequence, 0) + body)
         while True:
             answer = self._socket.recv(ANSWER)
-            length, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+            length, kind, _, sequence, _ = HEADER.unpack_from(answer)
             if sequence == self._sequence:  # else the late answer to a question that timed out
-                return _program(kind, answer[_HEADER.size : length])
+                return _xdp(kind, answer[HEADER.size : length])
 
 
-def _program(kind: int, body: bytes) -> int:
+def _xdp(kind: int, body: bytes) -> LinkXdp:
     if kind == NLMSG_ERROR:
         number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
         raise OSError(number, os.strerror(number))
-    xdp = _find(body[_LINK.size :], IFLA_XDP)
-    identity = _find(xdp, IFLA_XDP_PROG_ID)
-    return int.from_bytes(identity, sys.byteorder)
+    xdp = find_attribute(body[_LINK.size :], IFLA_XDP)
+    identity = find_attribute(xdp, IFLA_XDP_PROG_ID)
+    attached = find_attribute(xdp, IFLA_XDP_ATTACHED)
+    return LinkXdp(int.from_bytes(identity, sys.byteorder), attached == bytes([XDP_ATTACHED_SKB]))
 
 
-def _find(attributes: bytes, wanted: int) -> bytes:
+def find_attribute(attributes: bytes, wanted: int) -> bytes:
     """Return the payload of an attribute, empty when there is none."""
     at = 0
-    while at + _ATTRIBUTE.size <= len(attributes):
-        length, kind = _ATTRIBUTE.unpack_from(attributes, at)
-        if length < _ATTRIBUTE.size:
+    while at + ATTRIBUTE.size <= len(attributes):
+        length, kind = ATTRIBUTE.unpack_from(attributes, at)
+        if length < ATTRIBUTE.size:
             break
         if kind & NLA_TYPE_MASK == wanted:
-            return attributes[at + _ATTRIBUTE.size : at + length]
+            return attributes[at + ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
     return b""

@@ -8,10 +8,8 @@ differs, and reads back.
 from __future__ import annotations
 
 import errno
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from agent.core.actions import Veth
 from agent.core.realize import host_ifname
@@ -52,7 +50,10 @@ def marked_endpoint(link: Message, instance: str) -> str | None:
 
 
 def is_unfinished(link: Message) -> bool:
-    """Whether a link is a pair of ours whose making was cut short: our form of name, and no alias yet."""
+    """Whether a link is a pair whose making was cut short: our form of name, and no alias yet.
+
+    Whose it is, is in the name alone, and only for one who knows the endpoint (`agent.core.realize.host_ifname`).
+    """
     name = attribute(link, "IFLA_IFNAME")
     return is_veth(link) and not attribute(link, "IFLA_IFALIAS") and bool(NAME_FORM.fullmatch(name))
 
@@ -88,15 +89,13 @@ class Links:
     async def delete_veth(self, endpoint: str, ifindex: int) -> None:
         """Remove an endpoint's pair; absence is no error, an interface without our mark is (EPERM).
 
-        An unfinished pair has no mark yet: it goes by the endpoint's name for it, or by its own.
+        An unfinished pair has no mark yet: it goes by the endpoint's name for it.
         """
         link = await self._netlink.link(index=ifindex)
         if link is None:
             return
         name = attribute(link, "IFLA_IFNAME")
-        if endpoint == name and marked_endpoint(link, self._instance) is not None:
-            return  # it was unfinished when it was observed, and has been finished since
-        unfinished = is_unfinished(link) and name in (endpoint, host_ifname(self._instance, endpoint))
+        unfinished = is_unfinished(link) and name == host_ifname(self._instance, endpoint)
         if marked_endpoint(link, self._instance) != endpoint and not unfinished:
             raise OSError(errno.EPERM, f"interface {name} does not carry the mark of endpoint {endpoint}")
         try:
@@ -177,23 +176,13 @@ class Links:
 
 async def find_peer(netlink: Netlink, host: Message, namespace: int, inside: EndpointSide) -> Message | None:
     """Return the other side of a pair if it is in this namespace, whatever its name there."""
-    expected = None
-    if not _same_namespace(namespace):
-        expected = await netlink.namespace_id(namespace)
-        if expected is None:
-            return None
-    if attribute(host, "IFLA_LINK_NETNSID") != expected or not attribute(host, "IFLA_LINK"):
+    expected = await netlink.namespace_id(namespace)
+    if expected is None or attribute(host, "IFLA_LINK_NETNSID") != expected or not attribute(host, "IFLA_LINK"):
         return None
     peer = await inside.netlink.link(index=attribute(host, "IFLA_LINK"))
     if peer is None or not is_veth(peer) or attribute(peer, "IFLA_LINK") != host["index"]:
         return None
     return peer
-
-
-def _same_namespace(namespace: int) -> bool:
-    own = Path("/proc/self/ns/net").stat()
-    other = os.fstat(namespace)
-    return (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino)
 
 
 async def _refuse_taken_name(inside: EndpointSide, peer: Message | None, wanted: Veth) -> None:

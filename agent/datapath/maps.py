@@ -1,7 +1,8 @@
 """The BPF maps: makes or opens their pins, proves their layout, and moves entries in and out.
 
 Owns descriptors of pinned maps. A pin whose layout is not that of the compiled programs is never used and never removed
-by itself: the error says how. Knows nothing of what the bytes mean.
+by itself: the error says how. Knows nothing of what the bytes mean, but for one rule: in an array, which has every
+entry from the start, a value of zeros is absence.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Map:
         self.name = name
         self.descriptor = descriptor
         self.info = bpf.map_info(descriptor)
+        self._absent = bytes(self.info.value_size) if self.info.type == bpf.MapType.ARRAY else None
 
     def put(self, entries: Sequence[tuple[bytes, bytes]]) -> list[Refused]:
         """Create or replace entries; return those that the kernel refused. All others are in."""
@@ -100,6 +102,8 @@ class Map:
 
     def delete(self, keys: Sequence[bytes]) -> list[Refused]:
         """Remove entries; one that is not there is no error. Return the keys that the kernel refused to remove."""
+        if self._absent is not None:
+            return self._clear(keys, self._absent)
         if len(keys) > FEW:
             try:
                 bpf.delete_batch(self.descriptor, keys)
@@ -117,6 +121,10 @@ class Map:
                 refused.setdefault(error.errno or errno.EIO, []).append(key)
         return _as_refused(refused)
 
+    def _clear(self, keys: Iterable[bytes], absent: bytes) -> list[Refused]:
+        """Write zeros to an array's entries. What is beyond its end (E2BIG) is not there."""
+        return [one for one in self.put([(key, absent) for key in keys]) if one.errno != errno.E2BIG]
+
     def write(self, put: Mapping[bytes, bytes], delete: Iterable[bytes]) -> None:
         """Put and delete entries; OSError with the first errno when the kernel refuses any."""
         refused = self.put(list(put.items())) + self.delete(list(delete))
@@ -126,7 +134,7 @@ class Map:
 
     def dump(self) -> dict[bytes, bytes]:
         """Return all entries; OSError when they could not all be read."""
-        return dict(bpf.entries(self.descriptor, self.info))
+        return {key: value for key, value in bpf.entries(self.descriptor, self.info) if value != self._absent}
 
     def lookup(self, key: bytes) -> bytes | None:
         """Return one value, None when there is none; an LPM trie answers with the longest prefix's."""

@@ -29,9 +29,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class NamespaceSockets:
-    """Sockets that belong to one namespace: rtnetlink, and a datagram socket that ioctls are sent through."""
+    """Sockets that belong to one namespace: two for rtnetlink, and a datagram socket that ioctls are sent through."""
 
     netlink: socket.socket
+    query: socket.socket
     control: socket.socket
 
 
@@ -51,12 +52,29 @@ def namespace_path(namespace: str) -> Path:
 
 @contextlib.contextmanager
 def opened_namespace(namespace: str) -> Iterator[int]:
-    """Yield a file descriptor of the namespace; OSError (ENOENT) when there is none."""
-    descriptor = os.open(namespace_path(namespace), os.O_RDONLY | os.O_CLOEXEC)
+    """Yield a file descriptor of the namespace; OSError (ENOENT) when there is none.
+
+    EINVAL: no namespace, EPERM: the agent's own, which belongs to no tenant. The path is a document's, so
+    that nothing is opened before it is known to be a namespace: a FIFO would block, a device would do what it does.
+    """
+    descriptor = _open_namespace(namespace)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open_namespace(namespace: str) -> int:
+    name = os.open(namespace_path(namespace), os.O_PATH | os.O_CLOEXEC)
+    try:
+        found, own = os.fstat(name), Path("/proc/self/ns/net").stat()
+        if found.st_dev != own.st_dev:  # all namespaces are files of one file system
+            raise OSError(errno.EINVAL, "not a network namespace", namespace)
+        if found.st_ino == own.st_ino:
+            raise OSError(errno.EPERM, "this is the host's own network namespace", namespace)
+        return os.open(f"/proc/self/fd/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(name)
 
 
 def in_namespace(descriptor: int, function: Callable[[], _T]) -> _T:
@@ -98,5 +116,13 @@ def open_control_socket() -> socket.socket:
 
 
 def open_sockets_in(descriptor: int) -> NamespaceSockets:
-    """Open both sockets inside the namespace; whoever calls closes them."""
-    return in_namespace(descriptor, lambda: NamespaceSockets(open_netlink_socket(), open_control_socket()))
+    """Open the sockets inside the namespace; whoever calls closes them."""
+    return in_namespace(descriptor, _open_sockets)
+
+
+def _open_sockets() -> NamespaceSockets:
+    with contextlib.ExitStack() as undo:
+        netlink, query = (undo.enter_context(open_netlink_socket()) for _ in range(2))
+        control = undo.enter_context(open_control_socket())
+        undo.pop_all()
+        return NamespaceSockets(netlink, query, control)

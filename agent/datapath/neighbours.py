@@ -21,6 +21,7 @@ from pyroute2 import AsyncIPRoute
 from agent.core.layout import NEXT_HOP, mapped, unmapped
 from agent.core.next_hops import (
     NO_MAC,
+    Failures,
     Neighbour,
     Reason,
     Route,
@@ -108,6 +109,7 @@ class NeighbourWatch:
         self._routes: dict[bytes, Route] = {}
         self._looked_up: set[bytes] = set()
         self._neighbours: dict[bytes, Neighbour] = {}
+        self._failures = Failures()
         self._kept: set[bytes] = set()
         self._unresolved: dict[bytes, Reason] = {}
         self._managed = True
@@ -214,6 +216,7 @@ class NeighbourWatch:
             found = _neighbour(message) if message["ifindex"] == self._ifindex else None
             if found is None:
                 return
+            self._failures.heard(found[0], found[1] if event == "RTM_NEWNEIGH" else None)
             if event == "RTM_NEWNEIGH":
                 self._neighbours[found[0]] = found[1]
             else:
@@ -245,9 +248,10 @@ class NeighbourWatch:
             return
         await self._look_up_routes(requests, droplets)
         await self._keep_resolved(requests, droplets)
-        desired, self._unresolved = desired_next_hops(
-            droplets, self._ifindex, self._routes, self._neighbours, self._current
-        )
+        neighbours, doubtful = self._failures.look(self._neighbours)
+        if doubtful:
+            self._wake()
+        desired, self._unresolved = desired_next_hops(droplets, self._ifindex, self._routes, neighbours, self._current)
         change = changes(self._current, desired)
         if change.put or change.delete:
             put = {mapped(key): NEXT_HOP.pack(mac) for key, mac in change.put.items()}

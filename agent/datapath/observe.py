@@ -1,15 +1,17 @@
 """Reads back what the kernel holds, whole: the droplet's interface, the endpoints' pairs, the configured maps.
 
-Changes nothing. What could not be read is an ObservationError, never a smaller answer.
+Changes nothing. What could not be read is an ObservationError, never a smaller answer; but of one tenant's namespace,
+which no other tenant's observation may hang on, it is a peer that is not known.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import structlog
 
 from agent.core.layout import CONFIGURED_MAPS, MapName
 from agent.core.observed import Observed, ObservedInterface, ObservedPeer, ObservedVeth
@@ -19,7 +21,15 @@ from agent.datapath.links import find_peer, is_unfinished, marked_endpoint
 from agent.datapath.maps import Map
 from agent.datapath.namespaces import opened_namespace
 from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.threads import in_thread
 from agent.datapath.xdp import attached_program
+
+_NOT_THERE = frozenset(
+    (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ESRCH, errno.ENOTDIR, errno.EACCES, errno.EPERM)
+)
+"""Why a namespace cannot be entered: it is not there. Any other error leaves the peer unknown."""
+
+log = structlog.get_logger()
 
 
 class ObservationError(Exception):
@@ -41,13 +51,13 @@ async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
     """Look at everything once.
 
     `namespaces` tells where each endpoint's peer belongs: it is looked for there and nowhere else, so that a pair
-    whose peer is elsewhere shows `peer=None`. Unfinished pairs stand under their endpoint's id when it is among them,
-    else under their own name. Raises ObservationError.
+    whose peer is elsewhere shows `peer=None`. An unfinished pair is ours when it has the name of an endpoint among
+    them; others are left out, as they may be another instance's. Raises ObservationError.
     """
     try:
         interface = await _interface(netlink, subject)
         veths = await _veths(netlink, subject, namespaces)
-        maps = await asyncio.to_thread(_dump_maps, subject.maps)
+        maps = await in_thread(_dump_maps, subject.maps)
     except OSError as error:
         raise ObservationError(f"the kernel could not be read: {error}") from error
     return Observed(interface=interface, veths=veths, maps=maps)
@@ -88,16 +98,17 @@ async def _veths(netlink: Netlink, subject: Subject, namespaces: Mapping[str, st
         name = str(attribute(link, "IFLA_IFNAME"))
         endpoint = marked_endpoint(link, subject.instance)
         complete = endpoint is not None
-        if endpoint is None:
-            if not is_unfinished(link):
-                continue
-            endpoint = by_name.get(name, name)
-        peer = await _peer(netlink, link, namespaces.get(endpoint))
-        veths[endpoint] = _veth(link, endpoint, complete, subject.transit_agent, peer)
+        if endpoint is None and is_unfinished(link):
+            endpoint = by_name.get(name)
+            if endpoint is None:
+                log.info("unfinished_veth_left_alone", interface=name)
+        if endpoint is not None:
+            seen = _veth(link, endpoint, complete, subject.transit_agent)
+            veths[endpoint] = await _with_peer(netlink, link, seen, namespaces.get(endpoint))
     return veths
 
 
-def _veth(link: Message, endpoint: str, complete: bool, transit_agent: int, peer: ObservedPeer | None) -> ObservedVeth:
+def _veth(link: Message, endpoint: str, complete: bool, transit_agent: int) -> ObservedVeth:
     attached = attached_program(link)
     return ObservedVeth(
         endpoint=endpoint,
@@ -107,20 +118,28 @@ def _veth(link: Message, endpoint: str, complete: bool, transit_agent: int, peer
         up=bool(link["flags"] & IFF_UP),
         mtu=int(attribute(link, "IFLA_MTU")),
         transit_agent=attached is not None and attached.program_id == transit_agent,
-        peer=peer,
+        peer=None,
     )
 
 
-async def _peer(netlink: Netlink, host: Message, namespace: str | None) -> ObservedPeer | None:
-    """Read the other side of a pair where it belongs, None when it or the namespace is not there."""
+async def _with_peer(netlink: Netlink, host: Message, seen: ObservedVeth, namespace: str | None) -> ObservedVeth:
+    """Add the other side of a pair, read where it belongs: None when it or the namespace is not there."""
     if namespace is None:
-        return None
+        return seen
     try:
-        with opened_namespace(namespace) as descriptor:
-            async with EndpointSide(descriptor) as inside:
-                peer = await find_peer(netlink, host, descriptor, inside)
-                return None if peer is None else await inside.read(peer)
+        return replace(seen, peer=await _peer(netlink, host, namespace))
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ESRCH, errno.ENOTDIR, errno.EACCES):
-            return None
-        raise
+        if error.errno in _NOT_THERE:
+            return seen
+        reason = str(error)
+    except Exception as error:  # what a tenant's namespace shows is the tenant's making, whatever it does to a decoder
+        reason = f"{type(error).__name__}: {error}"
+    log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
+    return replace(seen, peer_known=False)
+
+
+async def _peer(netlink: Netlink, host: Message, namespace: str) -> ObservedPeer | None:
+    with opened_namespace(namespace) as descriptor:
+        async with EndpointSide(descriptor) as inside:
+            peer = await find_peer(netlink, host, descriptor, inside)
+            return None if peer is None else await inside.read(peer)

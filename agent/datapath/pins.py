@@ -6,12 +6,17 @@ import contextlib
 import ctypes
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from agent.core.layout import LAYOUT_VERSION
+from agent.datapath import bpf_syscall as bpf
 
 _libc = ctypes.CDLL(None, use_errno=True)
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +45,50 @@ class Pins:
         """Return every pinned program of this instance, of older layouts too."""
         return sorted(self.root.glob("v*/programs/*/*"))
 
+    def forget_others(self, content: str) -> None:
+        """Remove what older agents of this instance pinned: other layouts, and programs of other contents.
+
+        Call it when nothing is attached that came from them.
+        """
+        current = self.programs.parent
+        others = [one for one in self.root.glob("v*") if one != current]
+        others += [one for one in self.programs.iterdir() if one.name != content]
+        for folder in others:
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:  # they only take room, and the next call tries again
+                log.warning("old_pins_kept", path=str(folder), reason=str(error))
+            else:
+                log.info("old_pins_removed", path=str(folder))
+
     def remove(self) -> None:
         """Remove all pins of this instance; what is attached lives on until it is detached."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.root)
         with contextlib.suppress(OSError):
             self.root.parent.rmdir()
+
+
+def restore(wanted: Mapping[Path, int]) -> None:
+    """Pin again what somebody unpinned: without its pin, a restarted agent would begin with empty maps."""
+    for path, descriptor in wanted.items():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            bpf.pin(descriptor, path)
+            log.warning("pin_restored", path=str(path))
+
+
+def pinned_program_ids(pins: Pins) -> set[int]:
+    """Return the ids of all programs that this instance has pinned."""
+    found = set()
+    for path in pins.all_programs():
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = bpf.open_pin(path)
+            try:
+                found.add(bpf.program_info(descriptor).id)
+            finally:
+                os.close(descriptor)
+    return found
 
 
 def is_bpffs(path: Path) -> bool:

@@ -46,7 +46,7 @@ def ensure_programs(compiled: CompiledObject, maps: Mapping[str, int], folder: P
     """Open the pinned programs of this content, or load and pin them; `folder` lies in a bpf file system.
 
     A pin whose program uses other maps than `maps` (someone removed the maps' pins) is replaced. Programs of other
-    contents stay pinned: what is attached may still need them, see `forget_others`.
+    contents stay pinned: what is attached may still need them, see `Pins.forget_others`.
     """
     home = folder / compiled.hash
     home.mkdir(parents=True, exist_ok=True)
@@ -58,15 +58,6 @@ def ensure_programs(compiled: CompiledObject, maps: Mapping[str, int], folder: P
         close(found)
         raise
     return found
-
-
-def forget_others(compiled: CompiledObject, folder: Path) -> None:
-    """Remove the pins of programs of other contents: call it when nothing is attached that came from them."""
-    for home in folder.iterdir():
-        if home.name != compiled.hash:
-            for pinned in home.iterdir():
-                pinned.unlink()
-            home.rmdir()
 
 
 def close(programs: Mapping[str, Program]) -> None:

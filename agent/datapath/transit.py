@@ -34,7 +34,17 @@ class Transit:
 
     def is_attached(self, ifindex: int) -> bool:
         """Say whether the current program is what runs on an interface now. Raises OSError (ENODEV: it is gone)."""
-        return self._query.xdp_program(ifindex) == self._program.program_id
+        return self._query.xdp(ifindex).program_id == self._program.program_id
+
+    def mode(self, ifindex: int) -> str:
+        """Say how the current program runs on an interface now: `native`, `generic`, or `none` when it does not."""
+        try:
+            found = self._query.xdp(ifindex)
+        except OSError:
+            return "none"
+        if found.program_id != self._program.program_id:
+            return "none"
+        return "generic" if found.generic else "native"
 
     async def attach(self, ifindex: int) -> Attached:
         """Attach the program or replace an older one of ours; OSError as `xdp.attach`, EIO when it uses other maps."""

@@ -7,12 +7,13 @@ This droplet D1 (192.0.2.1) holds endpoints A (10.0.0.1) and B (10.0.0.2) of VNI
 from __future__ import annotations
 
 from dataclasses import dataclass
-from socket import if_nametoindex, inet_ntoa
+from socket import inet_ntoa
 
 import bpf_packets as p
 
 from agent.core import layout
 from agent.core.layout import MapName
+from agent.core.realize import IFINDEX_BASE
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import programs
 from agent.datapath.bpf_syscall import XdpAction
@@ -26,8 +27,11 @@ ELSEWHERE = "10.0.1.9"
 MAC = {address: bytes([2, 0, 0, 0, 0, int(address.rsplit(".", 1)[1])]) for address in (A, B, R, ELSEWHERE)}
 DROPLET_MAC = {address: bytes([6, 0, 0, 0, 0, int(address.rsplit(".", 1)[1])]) for address in (D1, D2, D3, D4, D5)}
 SIZES = {MapName.ENDPOINT_COUNTERS: 8, MapName.DIRECT: 1024}
-ARRIVAL = if_nametoindex("lo")
-"""Frames come in on lo: a test run takes any interface that is there, and sends nothing to it."""
+SLOT, UNCOUNTED_SLOT = 1, 200
+"""A's place in `interfaces` and `endpoint_counters`, and one that only `interfaces` has."""
+ARRIVAL, UNCOUNTED = IFINDEX_BASE + SLOT, IFINDEX_BASE + UNCOUNTED_SLOT
+"""Interfaces that are there (see conftest.py): a test run asks for no more, and sends nothing to them."""
+LOOPBACK = 1
 ELSEWHERE_IFINDEX = 77
 
 
@@ -75,7 +79,10 @@ class World:
         bpf.update(self.fds[name], key, value)
 
     def remove(self, name: MapName, key: bytes) -> None:
-        bpf.delete(self.fds[name], key)
+        if name is MapName.INTERFACES:
+            self.put(name, key, bytes(layout.INTERFACE.size))
+        else:
+            bpf.delete(self.fds[name], key)
 
     def entries(self, name: MapName) -> dict[bytes, bytes]:
         return dict(bpf.entries(self.fds[name]))
@@ -83,6 +90,10 @@ class World:
     def endpoint(self, address: str, host: str, ifindex: int = 0, slot: int = 0) -> None:
         value = layout.ENDPOINT.pack(mapped(host), ifindex, slot, MAC[address])
         self.put(MapName.ENDPOINTS, key(address), value)
+
+    def interface(self, address: str, vni: int = VNI, slot: int = SLOT) -> None:
+        sender = layout.INTERFACE.pack(vni, mapped(address), MAC[address])
+        self.put(MapName.INTERFACES, layout.U32.pack(slot), sender)
 
     def network(self, cidr: str, gateway: str, bouncers: tuple[str, ...], flags: int = 0) -> None:
         address, prefix = cidr.split("/")
@@ -97,32 +108,36 @@ class World:
         value = layout.LOCAL_DROPLET.pack(mapped(address), ifindex, DROPLET_MAC[D1], port)
         self.put(MapName.LOCAL_DROPLET, layout.U32.pack(0), value)
 
-    def direct(self, address: str) -> tuple[str, int] | None:
-        """Return the droplet's address and the time of the path learnt for an address."""
+    def direct(self, address: str) -> tuple[str, int, int] | None:
+        """Return the droplet's address of the path learnt for an address, and when: nanoseconds and tick."""
         found = self.entries(MapName.DIRECT).get(key(address))
         if found is None:
             return None
-        host, confirmed = layout.DIRECT_PATH.unpack(found)
-        return inet_ntoa(layout.unmapped(host)), confirmed
+        host, *confirmed = layout.DIRECT_PATH.unpack(found)
+        return inet_ntoa(layout.unmapped(host)), *confirmed
+
+    def path(self, address: str, host: str, tick: int) -> None:
+        """Put a direct path that was confirmed at a tick."""
+        self.put(MapName.DIRECT, key(address), layout.DIRECT_PATH.pack(mapped(host), 0, tick))
 
     def fill(self) -> None:
         """Empty every map and make the world that the module describes."""
         for name in self.fds:
-            if name in ("outcomes", "local_droplet", "endpoint_counters"):
+            if name in ("outcomes", "local_droplet", "interfaces", "endpoint_counters"):
                 continue
             if name == "programs":
                 transit = self.programs["transit_xdp"].fd
                 self.put(MapName.PROGRAMS, layout.U32.pack(0), layout.U32.pack(transit))
                 continue
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
-        self.endpoint(A, D1, 201, 1)
+        self.endpoint(A, D1, 201, SLOT)
         self.endpoint(B, D1, 202, 2)
         self.endpoint(R, D2)
         self.network("10.0.0.0/24", GATEWAY, (D3,))
         self.network("10.0.1.0/24", "10.0.1.254", (D4,))
         self.vpc((D5,))
-        sender = layout.INTERFACE.pack(VNI, mapped(A), 1, MAC[A])
-        self.put(MapName.INTERFACES, layout.U32.pack(ARRIVAL), sender)
+        self.interface(A)
+        self.remove(MapName.INTERFACES, layout.U32.pack(UNCOUNTED_SLOT))
         for address in (D2, D3, D4, D5):
             self.put(MapName.DROPLETS, mapped(address), layout.DROPLET.pack(0))
             self.put(MapName.NEXT_HOPS, mapped(address), layout.NEXT_HOP.pack(DROPLET_MAC[address]))
@@ -145,19 +160,21 @@ class World:
         self.local(ARRIVAL)
         return self._run("transit_xdp", frame, metadata)
 
-    def from_endpoint(self, frame: bytes, metadata: int = 0, local_ifindex: int = ELSEWHERE_IFINDEX) -> Run:
+    def from_endpoint(
+        self, frame: bytes, metadata: int = 0, local_ifindex: int = ELSEWHERE_IFINDEX, arrival: int = ARRIVAL
+    ) -> Run:
         self.local(local_ifindex)
-        return self._run("transit_agent", frame, metadata)
+        return self._run("transit_agent", frame, metadata, arrival=arrival)
 
     def unprepared(self, program: str, frame: bytes, received: int = 1) -> Run:
         """Run a program on the maps as they are."""
         return self._run(program, frame, 0, received)
 
-    def _run(self, program: str, frame: bytes, metadata: int, received: int = 1) -> Run:
+    def _run(self, program: str, frame: bytes, metadata: int, received: int = 1, arrival: int = ARRIVAL) -> Run:
         """Run one frame and hold the books: counted once as received, once under its outcome, all bytes."""
         before = self.counters()
         verdict, out, _ = bpf.run_program(
-            self.programs[program].fd, bytes(metadata) + frame, ifindex=ARRIVAL, metadata=metadata
+            self.programs[program].fd, bytes(metadata) + frame, ifindex=arrival, metadata=metadata
         )
         after = self.counters()
         moved = {

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bpf_world import World
+from bpf_world import ARRIVAL, UNCOUNTED, World
 
 from agent.datapath.compiler import CompiledObject, compile_programs
 
 HERE = Path(__file__).parent
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,6 +34,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "after_all: runs after every other test of the programs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interfaces() -> Iterator[None]:
+    """Enter a nameless network namespace with two interfaces of the numbers that endpoints' have; it goes when left."""
+    if os.geteuid():
+        pytest.skip("network namespaces need root")
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        assert _libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        pair = f"ip link add one index {ARRIVAL} type veth peer name other index {UNCOUNTED}"
+        subprocess.run(pair.split(), check=True)
+        yield
+    finally:
+        assert _libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        os.close(home)
 
 
 @pytest.fixture(scope="session")

@@ -109,12 +109,3 @@ def test_a_pinned_program_with_other_maps_is_replaced(compiled: CompiledObject, 
     programs.close(other.programs)
     for fd in other.fds.values():
         os.close(fd)
-
-
-def test_programs_of_other_contents_can_be_forgotten(compiled: CompiledObject, one_world: World, bpffs: Path) -> None:
-    programs.close(programs.ensure_programs(compiled, one_world.fds, bpffs))
-    old = bpffs / "old"
-    old.mkdir()
-    bpf.pin(one_world.programs["transit_xdp"].fd, old / "transit_xdp")
-    programs.forget_others(compiled, bpffs)
-    assert [path.name for path in bpffs.iterdir()] == [compiled.hash]

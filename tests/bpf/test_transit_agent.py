@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-import time
-
 import bpf_packets as p
 import pytest
-from bpf_world import D1, D2, D3, D4, DROPLET_MAC, ELSEWHERE, GATEWAY, MAC, VNI, A, B, R, World, key, mapped
+from bpf_world import (
+    D1,
+    D2,
+    D3,
+    D4,
+    DROPLET_MAC,
+    ELSEWHERE,
+    GATEWAY,
+    LOOPBACK,
+    MAC,
+    UNCOUNTED,
+    UNCOUNTED_SLOT,
+    VNI,
+    A,
+    B,
+    R,
+    World,
+    mapped,
+)
+from test_transit_xdp import tunnelled
 
 from agent.core import layout
 from agent.core.layout import MapName
+from agent.datapath.compiler import ticks_per_second
 from agent.datapath.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
@@ -94,9 +112,10 @@ def test_a_frame_cut_anywhere_is_dropped(world: World, length: int) -> None:
     assert world.from_endpoint(frame[:length]).outcome is expected
 
 
-def test_an_interface_of_no_endpoint_reaches_nothing(world: World) -> None:
-    world.remove(MapName.INTERFACES, next(iter(world.entries(MapName.INTERFACES))))
-    run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())))
+@pytest.mark.parametrize("arrival", [UNCOUNTED, LOOPBACK])
+def test_an_interface_of_no_endpoint_reaches_nothing(world: World, arrival: int) -> None:
+    """Neither one of a slot that is not taken, nor one below all slots."""
+    run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())), arrival=arrival)
     world.reached.add(run.outcome)
     assert run.outcome is Outcome.UNKNOWN_INTERFACE
 
@@ -169,17 +188,15 @@ def test_the_bouncer_itself_does_not_ask_another_bouncer(world: World) -> None:
 
 def test_a_fresh_direct_path_wins_over_the_bouncer_and_a_stale_one_does_not(world: World) -> None:
     frame = from_a(p.ipv4(A, "10.0.0.77", p.udp()))
-    now = monotonic_ns()
-    world.put(MapName.DIRECT, key("10.0.0.77"), layout.DIRECT_PATH.pack(mapped(D4), now))
+    world.from_substrate(tunnelled())
+    learnt = world.direct(R)
+    assert learnt is not None
+    world.path("10.0.0.77", D4, learnt[2] - 5 * ticks_per_second())
     run = world.from_endpoint(frame)
     assert run.outcome is Outcome.SENT_DIRECT
     assert run.frame[30:34] == p.ip(D4)
-    world.put(MapName.DIRECT, key("10.0.0.77"), layout.DIRECT_PATH.pack(mapped(D4), now - 11 * 10**9))
+    world.path("10.0.0.77", D4, learnt[2] - 10 * ticks_per_second())
     assert world.from_endpoint(frame).outcome is Outcome.SENT_TO_BOUNCER
-
-
-def monotonic_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
 def test_a_direct_packet_carries_no_option_and_every_outer_field_is_right(world: World) -> None:
@@ -250,13 +267,11 @@ def test_the_endpoints_counters_follow_its_frames(world: World) -> None:
 
 
 def test_a_slot_without_a_counter_changes_no_verdict(world: World) -> None:
-    interface = next(iter(world.entries(MapName.INTERFACES)))
-    world.put(MapName.INTERFACES, interface, layout.INTERFACE.pack(VNI, mapped(A), 10**6, MAC[A]))
-    assert world.from_endpoint(from_a(p.ipv4(A, R, p.udp()))).outcome is Outcome.SENT_DIRECT
+    world.interface(A, slot=UNCOUNTED_SLOT)
+    assert world.from_endpoint(from_a(p.ipv4(A, R, p.udp())), arrival=UNCOUNTED).outcome is Outcome.SENT_DIRECT
 
 
 def test_the_same_address_in_another_vpc_is_another_address(world: World) -> None:
-    interface = next(iter(world.entries(MapName.INTERFACES)))
-    world.put(MapName.INTERFACES, interface, layout.INTERFACE.pack(VNI + 1, mapped(A), 1, MAC[A]))
+    world.interface(A, VNI + 1)
     assert world.from_endpoint(from_a(p.ipv4(A, R, p.udp()))).outcome is Outcome.NO_NETWORK
     assert world.from_endpoint(asks(B)).outcome is Outcome.NO_NETWORK

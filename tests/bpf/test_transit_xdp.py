@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import bpf_packets as p
 import pytest
 from bpf_world import (
-    ARRIVAL,
     D1,
     D2,
     D3,
@@ -18,6 +18,7 @@ from bpf_world import (
     ELSEWHERE_IFINDEX,
     GATEWAY,
     MAC,
+    SLOT,
     STRANGER,
     VNI,
     A,
@@ -30,6 +31,7 @@ from bpf_world import (
 
 from agent.core import layout
 from agent.core.layout import MapName
+from agent.datapath.compiler import ticks_per_second
 from agent.datapath.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
@@ -276,6 +278,7 @@ def test_congestion_marks_merge_as_rfc_6040_says(world: World, inner: int, outer
 
 
 def test_a_path_is_learnt_from_the_outer_source_or_from_return_to_sender(world: World) -> None:
+    world.remove(MapName.ENDPOINTS, key(R))
     world.from_substrate(tunnelled())
     assert (world.direct(R) or ("",))[0] == D2
     world.from_substrate(tunnelled(options=p.rts(D4)))
@@ -288,10 +291,23 @@ def test_a_path_in_use_is_renewed_once_a_second_and_not_at_every_packet(world: W
     assert learnt is not None
     world.from_substrate(tunnelled())
     assert world.direct(R) == learnt
-    old = learnt[1] - 2 * 10**9
-    world.put(MapName.DIRECT, key(R), layout.DIRECT_PATH.pack(mapped(D2), old))
+    world.path(R, D2, learnt[2] - ticks_per_second())
     world.from_substrate(tunnelled())
-    assert (world.direct(R) or ("", 0))[1] >= learnt[1]
+    renewed = world.direct(R)
+    assert renewed is not None
+    assert renewed >= learnt
+
+
+def test_both_times_of_a_path_tell_the_same_age(world: World) -> None:
+    """The programs count in the kernel's ticks, whose length is given to them when they are compiled."""
+    world.from_substrate(tunnelled())
+    time.sleep(0.3)
+    world.from_substrate(tunnelled(frame_to(source="10.0.0.4")))
+    first, second = world.direct(R), world.direct("10.0.0.4")
+    assert first is not None
+    assert second is not None
+    ticks = (second[1] - first[1]) * ticks_per_second() / 1e9
+    assert abs(second[2] - first[2] - ticks) <= 2
 
 
 @pytest.mark.parametrize(
@@ -311,6 +327,12 @@ def test_nothing_is_learnt_from(world: World, frame: bytes) -> None:
     assert world.entries(MapName.DIRECT) == {}
 
 
+def test_a_path_is_not_learnt_against_what_documents_say(world: World) -> None:
+    world.endpoint(R, D3)
+    assert world.from_substrate(tunnelled()).outcome is Outcome.DELIVERED
+    assert world.entries(MapName.DIRECT) == {}
+
+
 def test_a_droplet_that_is_no_longer_known_is_shut_out_once_its_paths_are_not_fresh(world: World) -> None:
     world.from_substrate(tunnelled())
     world.remove(MapName.DROPLETS, mapped(D2))
@@ -319,7 +341,7 @@ def test_a_droplet_that_is_no_longer_known_is_shut_out_once_its_paths_are_not_fr
     assert world.from_substrate(tunnelled(frame_to(source="10.0.0.4"))).outcome is Outcome.UNKNOWN_DROPLET
     learnt = world.direct(R)
     assert learnt is not None
-    world.put(MapName.DIRECT, key(R), layout.DIRECT_PATH.pack(mapped(D2), learnt[1] - 10**9))
+    world.path(R, D2, learnt[2] - ticks_per_second())
     assert world.from_substrate(tunnelled()).outcome is Outcome.UNKNOWN_DROPLET
 
 
@@ -337,13 +359,13 @@ def test_delivery_counts_for_the_endpoint(world: World) -> None:
 
 def test_before_the_droplet_is_configured_all_passes(world: World) -> None:
     world.local(0)
-    world.remove(MapName.INTERFACES, layout.U32.pack(ARRIVAL))
+    world.remove(MapName.INTERFACES, layout.U32.pack(SLOT))
     assert world.unprepared("transit_xdp", tunnelled()).outcome is Outcome.PASSED
 
 
 def test_an_interface_of_nobody_is_closed_once_the_droplet_is_configured(world: World) -> None:
     world.local(ELSEWHERE_IFINDEX)
-    world.remove(MapName.INTERFACES, layout.U32.pack(ARRIVAL))
+    world.remove(MapName.INTERFACES, layout.U32.pack(SLOT))
     assert world.unprepared("transit_xdp", tunnelled()).outcome is Outcome.UNKNOWN_INTERFACE
 
 

@@ -61,6 +61,6 @@ def endpoint_actions(veth: Veth) -> list[Action]:
     where = ENDPOINT.pack(HERE, veth.ifindex, slot, veth.peer_mac)
     return [
         EnsureVeth(veth),
-        PutEntries(MapName.INTERFACES, ((U32.pack(veth.ifindex), INTERFACE.pack(VNI, address, slot, veth.peer_mac)),)),
+        PutEntries(MapName.INTERFACES, ((U32.pack(slot), INTERFACE.pack(VNI, address, veth.peer_mac)),)),
         PutEntries(MapName.ENDPOINTS, ((OVERLAY_KEY.pack(VNI, address), where),)),
     ]

@@ -6,7 +6,10 @@ import asyncio
 import errno
 import os
 import socket
+import threading
 from dataclasses import replace
+
+import pytest
 
 from agent.core.actions import (
     AttachTransit,
@@ -16,11 +19,12 @@ from agent.core.actions import (
     EnsureVeth,
     PutEntries,
 )
-from agent.core.layout import ENDPOINT, OVERLAY_KEY, U32, MapName
+from agent.core.layout import DIRECT_PATH, ENDPOINT, OVERLAY_KEY, U32, MapName, mapped
 from agent.datapath.kernel import Kernel
 from agent.datapath.namespaces import in_namespace, opened_namespace
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import AttachMode, attach
+from agent.executor import AT_ONCE
 from tests.netns.conftest import World, ip, ip_json, run
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import endpoint_actions, endpoint_veth, host_actions
@@ -107,6 +111,14 @@ async def test_a_full_map_refuses_by_key_and_takes_the_rest(kernel: Kernel) -> N
     assert len(held) == 1000
 
 
+async def test_a_droplet_that_goes_takes_the_paths_to_it_along(kernel: Kernel) -> None:
+    gone, stays = (mapped(bytes([10, 77, 0, n])) for n in (8, 9))
+    paths = {OVERLAY_KEY.pack(1, bytes([n] * 16)): DIRECT_PATH.pack(host, 1, 1) for n, host in ((1, gone), (2, stays))}
+    assert await kernel.executor.run([PutEntries(MapName.DIRECT, tuple(paths.items()))]) == []
+    assert await kernel.executor.run([DeleteEntries(MapName.DROPLETS, (gone,))]) == []
+    assert list(kernel.maps[MapName.DIRECT].dump()) == [OVERLAY_KEY.pack(1, bytes([2] * 16))]
+
+
 async def test_deleting_what_is_not_there_is_no_failure(kernel: Kernel) -> None:
     actions = [
         DeleteEntries(MapName.ENDPOINTS, (bytes(20),)),
@@ -157,3 +169,27 @@ async def test_an_invalid_name_is_a_failure(kernel: Kernel, world: World) -> Non
         (failure,) = await kernel.executor.run([EnsureVeth(bad)])
         assert failure.errno in (errno.EINVAL, errno.ENODEV, errno.ERANGE)
     assert await kernel.executor.run([EnsureVeth(veth)]) == []
+
+
+async def test_a_cancelled_change_of_many_entries_ends_before_its_caller(kernel: Kernel, monkeypatch) -> None:
+    """A thread that went on would write through descriptors that `close` has given back."""
+    table, going, may_end = kernel.maps[MapName.ENDPOINTS], threading.Event(), threading.Event()
+
+    def slow(entries: object) -> list:
+        going.set()
+        may_end.wait()
+        return []
+
+    monkeypatch.setattr(table, "put", slow)
+    action = PutEntries(MapName.ENDPOINTS, ((b"", b""),) * (AT_ONCE + 1))
+    running = asyncio.create_task(kernel.executor.run([action]))
+    try:
+        await asyncio.to_thread(going.wait)
+        for _ in range(2):
+            running.cancel()
+            await asyncio.wait([running], timeout=0.05)
+            assert not running.done()
+    finally:
+        may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running

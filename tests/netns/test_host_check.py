@@ -60,3 +60,12 @@ async def test_a_cache_that_cannot_be_written_is_named(world: World, config: Ker
     taken.touch()
     found = await answers(replace(config, cache=taken / "cache"))
     assert not found["cache"].ok
+
+
+async def test_a_cache_that_others_can_write_is_named(world: World, config: KernelConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    found = await answers(replace(config, cache=folder))
+    assert not found["cache"].ok
+    assert "others may write" in found["cache"].detail

@@ -325,11 +325,14 @@ async def test_deleting_removes_both_sides_and_tolerates_absence(world: World) -
     assert [link["ifname"] for link in ip_json("link", "show", namespace=veth.namespace)] == ["lo"]
 
 
-async def test_deleting_an_unfinished_pair_goes_by_its_own_name(world: World) -> None:
+async def test_an_unfinished_pair_is_deleted_by_its_endpoints_name_alone(world: World) -> None:
     veth = wanted(world.endpoint_namespace())
     ip("link", "add", veth.ifname, "index", str(veth.ifindex), "type", "veth", "peer", "name", "x")
     async with open_links() as links:
-        await links.delete_veth(veth.ifname, veth.ifindex)
+        for another in ("other", veth.ifname):
+            with pytest.raises(OSError, match="does not carry the mark"):
+                await links.delete_veth(another, veth.ifindex)
+        await links.delete_veth(veth.endpoint, veth.ifindex)
     assert veth.ifname not in ip("link", "show")
 
 

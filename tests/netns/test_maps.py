@@ -154,6 +154,26 @@ def test_a_full_trie_refuses_exactly_what_does_not_fit(make) -> None:
     assert refused == (errno.ENOSPC, tuple(key for key, _ in entries[10:]))
 
 
+@pytest.mark.parametrize("count", [3, 30])
+def test_zeros_in_an_array_are_absence(make, count: int) -> None:
+    one = make(MapName.INTERFACES, bpf.MapType.ARRAY, 4, 28, 64)
+    assert one.dump() == {}
+    entries = {U32.pack(n): (n + 1).to_bytes(28, "big") for n in range(count)}
+    assert one.put(list(entries.items())) == []
+    assert one.dump() == entries
+    gone = [U32.pack(n) for n in (*range(1, count), 50, 64, 10**6)]
+    assert one.delete(gone) == []
+    assert one.dump() == {U32.pack(0): entries[U32.pack(0)]}
+    assert one.delete([U32.pack(0)]) == []
+    assert one.dump() == {}
+
+
+def test_an_array_refuses_what_is_beyond_its_end(make) -> None:
+    one = make(MapName.INTERFACES, bpf.MapType.ARRAY, 4, 28, 4)
+    (refused,) = one.put([(U32.pack(n), b"\1" * 28) for n in range(6)])
+    assert refused == (errno.E2BIG, (U32.pack(4), U32.pack(5)))
+
+
 def test_counters_of_all_cpus_are_read(make) -> None:
     one = make(MapName.OUTCOMES, bpf.MapType.PERCPU_ARRAY, 4, 16, 4)
     cpus = bpf.possible_cpus()

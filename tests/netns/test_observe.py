@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from agent.core.actions import AttachTransit
+from agent.core.actions import AttachTransit, EnsureVeth
 from agent.core.layout import MapName
-from agent.datapath.kernel import Kernel, KernelConfig, remove
+from agent.core.plan import is_right
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath import interface_query
+from agent.datapath import kernel as datapath_kernel
+from agent.datapath.compiler import SOURCES, compile_programs, content_hash
+from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.netlink import Netlink
 from agent.datapath.observe import ObservationError
+from agent.datapath.uninstall import remove
 from agent.datapath.xdp import AttachMode, attach
 from tests.netns.conftest import World, ip, ip_json, run
 from tests.netns.programs import loaded, owning
@@ -53,8 +63,16 @@ async def test_an_unfinished_pair_is_seen_as_such(kernel: Kernel, world: World) 
     known = (await kernel.observe({"e0": veth.namespace})).veths["e0"]
     assert (known.complete, known.up, known.transit_agent) == (False, False, False)
     assert known.peer is not None
-    unknown = (await kernel.observe({})).veths
-    assert list(unknown) == [veth.ifname]
+
+
+async def test_an_unfinished_pair_of_an_unknown_endpoint_is_left_alone(kernel: Kernel, world: World) -> None:
+    """It may be one that another instance is making at this moment: the name does not tell the instance."""
+    theirs = endpoint_veth("another", world.endpoint_namespace(), "e0", 10)
+    pair = ["add", theirs.ifname, "index", str(theirs.ifindex), "type", "veth", "peer", "name", "eth0"]
+    ip("link", *pair, "netns", theirs.namespace)
+    assert (await kernel.observe({"e0": theirs.namespace})).veths == {}
+    await remove(kernel.config)
+    assert theirs.ifname in ip("link", "show")
 
 
 async def test_interfaces_of_others_are_not_seen(kernel: Kernel) -> None:
@@ -75,6 +93,121 @@ async def test_a_peer_is_looked_for_where_it_belongs(kernel: Kernel, world: Worl
     moved = (await kernel.observe({"e0": other})).veths["e0"].peer
     assert moved is not None
     assert not moved.up
+
+
+async def test_a_namespace_that_cannot_be_read_leaves_its_peer_unknown_and_the_rest_seen(
+    kernel: Kernel, world: World, tmp_path: Path
+) -> None:
+    good, bad = await realized(kernel, world), await realized(kernel, world, "e1", 11)
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    veths = (await kernel.observe({"e0": good.namespace, "e1": str(loop)})).veths
+    assert (veths["e0"].peer_known, veths["e1"].peer_known) == (True, False)
+    assert (veths["e0"].peer is not None, veths["e1"].peer) == (True, None)
+    assert is_right(veths["e1"], bad)
+    missing = (await kernel.observe({"e1": "no-such-namespace"})).veths["e1"]
+    assert missing.peer_known
+    assert not is_right(missing, bad)
+
+
+async def test_a_namespace_that_takes_too_long_is_not_known(kernel: Kernel, world: World, monkeypatch) -> None:
+    veth = await realized(kernel, world)
+    monkeypatch.setattr(interface_query, "SECONDS", 0)
+    seen = (await kernel.observe({"e0": veth.namespace})).veths["e0"]
+    assert not seen.peer_known
+    assert is_right(seen, veth)
+    (failure,) = await kernel.executor.run([EnsureVeth(veth)])
+    assert failure.errno == errno.ETIMEDOUT
+    assert "more addresses or routes" in failure.message
+
+
+async def test_what_a_tenant_has_on_other_interfaces_is_not_even_read(
+    kernel: Kernel, world: World, monkeypatch, tmp_path: Path
+) -> None:
+    veth = await realized(kernel, world)
+    batch = tmp_path / "batch"
+    numbers = [f"{n // 250}.{1 + n % 250}" for n in range(3000)]
+    lines = [f"addr add 172.16.{n}/32 dev lo" for n in numbers]
+    lines += [f"route add 172.20.{n}/32 dev lo" for n in numbers]
+    batch.write_text("\n".join(lines))
+    ip("-batch", str(batch), namespace=veth.namespace)
+    read, messages = [], interface_query._messages
+
+    def counted(chunk: bytes):
+        found = list(messages(chunk))
+        read.extend(found)
+        return found
+
+    monkeypatch.setattr(interface_query, "_messages", counted)
+    peer = (await kernel.observe({"e0": veth.namespace})).veths["e0"].peer
+    assert peer is not None
+    assert (peer.addresses, peer.gateways) == (veth.addresses, veth.gateways)
+    assert 3 < len(read) < 20
+
+
+async def test_the_main_tables_default_routes_are_found_among_many(kernel: Kernel, world: World, tmp_path) -> None:
+    veth = await realized(kernel, world)
+    batch = tmp_path / "batch"
+    lines = [f"route add 172.20.{n // 250}.{1 + n % 250}/32 dev eth0" for n in range(3000)]
+    lines += ["route add default via 10.1.0.2 dev eth0 metric 7", "route add default via 10.1.0.3 dev eth0 table 99"]
+    lines += ["addr add fd00::5/64 dev eth0 nodad", "route add default via fd00::1 dev eth0"]
+    lines.append("addr add 10.9.0.1 peer 10.9.0.2/32 dev eth0")
+    batch.write_text("\n".join(lines))
+    ip("-batch", str(batch), namespace=veth.namespace)
+    peer = (await kernel.observe({"e0": veth.namespace})).veths["e0"].peer
+    assert peer is not None
+    assert peer.gateways == ("10.1.0.1", "10.1.0.2", "fd00::1")
+    assert peer.addresses == ("10.1.0.10/24", "10.9.0.1/32", "fd00::5/64")
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+async def test_how_transit_xdp_runs_is_read_from_the_interface(config: KernelConfig, world: World, mode: str) -> None:
+    kernel = await Kernel.open(replace(config, attach_mode=AttachMode(mode)))
+    try:
+        assert kernel.transit_mode() == "none"
+        assert await kernel.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
+        assert kernel.transit_mode() == mode
+        ip("link", "set", "eth0", "xdp" if mode == "native" else "xdpgeneric", "off")
+        with loaded("stranger") as stranger:
+            async with Netlink() as netlink:
+                await attach(netlink, world.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
+            assert kernel.transit_mode() == "none"
+        ip("link", "del", "eth0")
+        assert kernel.transit_mode() == "none"
+    finally:
+        await kernel.close()
+
+
+async def test_what_an_older_agent_pinned_goes_once_nothing_of_it_runs(
+    config: KernelConfig, world: World, tmp_path: Path, monkeypatch
+) -> None:
+    sources = Path(shutil.copytree(SOURCES, tmp_path / "sources"))
+    program = sources / "transit_xdp.c"
+    program.write_text(program.read_text() + "/* another release */\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(datapath_kernel, "compile_programs", lambda folder: compile_programs(folder, sources))
+        old = await Kernel.open(config)
+    veth = await realized(old, world)
+    older = config.pins.root / "v0" / "maps"
+    older.mkdir(parents=True)
+    bpf.pin(old.maps[MapName.VPCS].descriptor, older / "vpcs")
+    await old.observe({})
+    assert not older.exists()
+    (old_home,) = config.pins.programs.iterdir()
+    await old.close()
+    new = await Kernel.open(config)
+    try:
+        await new.observe({})
+        assert old_home.exists(), "its programs are attached"
+        assert await new.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
+        await new.observe({})
+        assert old_home.exists(), "one of its programs is attached"
+        assert await new.executor.run([EnsureVeth(veth)]) == []
+        await new.observe({})
+        assert [path.name for path in config.pins.programs.iterdir()] == [content_hash()]
+        assert content_hash() != old_home.name
+    finally:
+        await new.close()
 
 
 async def test_a_detached_or_foreign_program_is_not_ours(kernel: Kernel, world: World) -> None:

@@ -63,7 +63,7 @@ class Agent:
     def verdicts(self) -> dict[str, tuple[str, int, int]]:
         """Return what stands for each document: the state, its revision, and the one in force."""
         documents = self.applier.desired.documents
-        found = (documents.verdict(name) for name in documents.names())
+        found = (self.applier.desired.verdict(name) for name in documents.names())
         return {v.name: (v.state.value, v.revision, v.in_force) for v in found}
 
 

@@ -1,7 +1,7 @@
 """A kernel of dictionaries that carries out the plan's actions, under the rules that the real one has.
 
-Each rule here is proven on the real kernel in `tests/netns`: a full map refuses what is new (E2BIG), an array's entry
-cannot be deleted (EINVAL), an interface's index is given once (EEXIST), a namespace must be there (ENOENT).
+Each rule here is proven on the real kernel in `tests/netns`: a full map refuses what is new (E2BIG), an interface's
+index is given once (EEXIST), a namespace must be there (ENOENT).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from agent.core.actions import (
     PutEntries,
     Veth,
 )
-from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
+from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, U32, MapName
 from agent.core.observed import Observed, ObservedInterface, ObservedPeer, ObservedVeth
+from agent.core.realize import IFINDEX_BASE
 
 IFINDEX = 2
 OWN_ADDRESS = bytes([10, 0, 0, 1])
 MAC = bytes.fromhex("020000000101")
-NO_DROPLET = bytes(LOCAL_DROPLET.size)
 
 Refuse = Callable[[Action], int]
 """Returns the errno with which the kernel refuses an action, 0 to let it pass."""
@@ -38,7 +38,6 @@ class FakeKernel:
 
     def __init__(self, sizes: Mapping[MapName, int] | None = None) -> None:
         self.maps: dict[MapName, dict[bytes, bytes]] = {name: {} for name in (*CONFIGURED_MAPS, MapName.DIRECT)}
-        self.maps[MapName.LOCAL_DROPLET][U32.pack(0)] = NO_DROPLET
         self.veths: dict[str, Veth] = {}
         self.transit: int | None = None
         self.namespaces: set[str] | None = None
@@ -88,8 +87,6 @@ class FakeKernel:
         match action:
             case PutEntries(name, entries):
                 return self._put(action, name, entries)
-            case DeleteEntries(MapName.LOCAL_DROPLET, keys):
-                return [self._failure(action, errno.EINVAL, keys)]
             case DeleteEntries(name, keys):
                 for key in keys:
                     self.maps[name].pop(key, None)
@@ -143,10 +140,8 @@ class FakeKernel:
     # What tests read.
 
     def contents(self) -> dict[Any, Any]:
-        """Return everything as one flat dictionary; a droplet that is not configured is absent."""
+        """Return everything as one flat dictionary."""
         flat: dict[Any, Any] = {(name, k): v for name in CONFIGURED_MAPS for k, v in self.maps[name].items()}
-        if flat[MapName.LOCAL_DROPLET, U32.pack(0)] == NO_DROPLET:
-            del flat[MapName.LOCAL_DROPLET, U32.pack(0)]
         flat.update({("veth", id_): veth for id_, veth in self.veths.items()})
         if self.transit is not None:
             flat["transit"] = self.transit
@@ -162,8 +157,8 @@ class FakeKernel:
                     host, ifindex, _, mac = ENDPOINT.unpack(value)
                     flat[key] = (host, ids[ifindex] if ifindex else None, mac)
                 case (MapName.INTERFACES, packed):
-                    vni, address, _, mac = INTERFACE.unpack(value)
-                    flat[MapName.INTERFACES, ids[U32.unpack(packed)[0]]] = (vni, address, mac)
+                    vni, address, mac = INTERFACE.unpack(value)
+                    flat[MapName.INTERFACES, ids[IFINDEX_BASE + U32.unpack(packed)[0]]] = (vni, address, mac)
                 case ("veth", _):
                     flat[key] = (value.ifname, value.namespace, value.peer_name, value.peer_mac, value.mtu)
                     flat[key] += (value.addresses, value.gateways)
@@ -176,9 +171,12 @@ class FakeKernel:
         self._seen = [self.contents()]
 
     def end_watch(self) -> list[str]:
-        """Return what was missing in between, or held a value of neither side, though both ends have it."""
+        """Return what was missing in between, though both ends have it.
+
+        Its value may be one of neither side: an entry takes fields from several documents, which come one by one.
+        """
         assert self._seen is not None
         seen, self._seen = self._seen, None
         first, last = seen[0], seen[-1]
         kept = first.keys() & last.keys()
-        return [f"{key}" for step in seen for key in kept if step.get(key) not in (first[key], last[key])]
+        return [f"{key}" for step in seen for key in kept if key not in step]

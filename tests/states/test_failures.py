@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
 
 from agent.core.layout import MapName
+from agent.store import StoreError
 
 
 async def publish(agent: Agent, stream: Stream, world: World) -> None:
@@ -177,5 +178,59 @@ def test_a_restart_gives_nothing_to_a_document_that_claimed_it_second(updated) -
         await agent.complete()
         assert agent.kernel.actions == []
         assert (agent.kernel.contents(), agent.verdicts()) == (before, verdicts)
+
+    in_a_folder(scenario)
+
+
+def test_a_step_that_breaks_off_is_taken_up_by_the_next_one() -> None:
+    """Whatever raises, and wherever: nothing is told as realized that is not, and the next message mends it."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        deliveries = stream.lead_to(ONE_BOUNCER)
+
+        def break_off(action: object) -> int:
+            raise RuntimeError("a defect")
+
+        agent.kernel.refuse = break_off
+        with pytest.raises(RuntimeError):
+            await agent.deliver(deliveries)
+        assert agent.told == {}
+        agent.kernel.refuse = lambda action: 0
+        await agent.deliver(deliveries)
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_a_settlement_that_breaks_off_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        deliveries = stream.lead_to(ONE_BOUNCER)
+        with monkeypatch.context() as patch:
+            patch.setattr("agent.core.desired.realize", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await agent.deliver(deliveries)
+        assert all(state != "realized" for state, _, _ in agent.verdicts().values())
+        await agent.deliver(deliveries)
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_a_full_disk_stops_nothing_and_is_made_good_later() -> None:
+    async def scenario(agent: Agent) -> None:
+        store = agent.applier._store
+        real, store.keep = store.keep, raising  # type: ignore[method-assign]
+        await publish(agent, Stream(), ONE_BOUNCER)
+        assert {name for name, verdict in agent.told.items() if verdict.state.value == "realized"} == set(ONE_BOUNCER)
+        assert store.load() == []
+        store.keep = real  # type: ignore[method-assign]
+        agent.applier.desired.documents.touch(["a"])
+        await agent.applier.deliver([])
+        assert {kept.name for kept in store.load()} == set(ONE_BOUNCER)
+
+    def raising(*_: object) -> None:
+        raise StoreError("database or disk is full")
 
     in_a_folder(scenario)

@@ -94,7 +94,7 @@ async def test_the_permissions_of_a_host_are_enough_for_all_that_an_agent_does(
         f"$JS.API.STREAM.MSG.GET.{streams.CONFIG_STREAM}",
         f"$JS.API.DIRECT.GET.{streams.CONFIG_STREAM}",
         f"$JS.API.STREAM.PURGE.{streams.CONFIG_STREAM}",
-        "_INBOX_h2.guess",
+        "_INBOX_host_h2.guess",
     ],
 )
 async def test_a_host_cannot_publish_to(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
@@ -105,7 +105,8 @@ async def test_a_host_cannot_publish_to(guarded: NatsServer, users: dict[str, Us
 
 
 @pytest.mark.parametrize(
-    "subject", [">", "droplet.v1.h2.>", "droplet.v1.*.ack.>", "_INBOX_h2.>", "_INBOX.>", "$JS.>", "droplet.v1.h1.>"]
+    "subject",
+    [">", "droplet.v1.h2.>", "droplet.v1.*.ack.>", "_INBOX_host_h2.>", "_INBOX.>", "$JS.>", "droplet.v1.h1.>"],
 )
 async def test_a_host_cannot_subscribe_to(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
     async with client_of(guarded, users["h1"], permissions.inbox("h1")) as client:

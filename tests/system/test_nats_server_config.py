@@ -186,7 +186,9 @@ async def test_a_host_may_not_publish(server, subject):
         assert await complained(client, complaints)
 
 
-@pytest.mark.parametrize("subject", ["droplet.>", "droplet.v1.h2.rpc.*", "_INBOX_h2.>", "_INBOX_controller.>", ">"])
+@pytest.mark.parametrize(
+    "subject", ["droplet.>", "droplet.v1.h2.rpc.*", "_INBOX_host_h2.>", "_INBOX_controller.>", ">"]
+)
 async def test_a_host_may_not_listen_to(server, subject):
     async with as_user(server, "h1", permissions.inbox("h1")) as (client, complaints):
         await client.subscribe(subject)

@@ -147,8 +147,8 @@ def test_a_key_that_stands_twice_counts_once_and_its_last_value_counts() -> None
 
 
 def test_at_most_a_hundred_wrong_fields_are_told_and_the_rest_counted() -> None:
+    different = [{**ENDPOINT, "id": f"e{n}", "addresses": [f"10.0.0.{n + 1}"], "mac": "?"} for n in range(250)]
     with pytest.raises(DocumentError) as caught:
-        different = [{**ENDPOINT, "id": f"e{n}", "addresses": [f"10.0.0.{n + 1}"], "mac": "?"} for n in range(250)]
         codec.decode_document(msgpack.packb({"endpoints": different}))
     assert len(caught.value.errors) == codec.MAX_ERRORS + 1
     assert caught.value.errors[-1].message == "and 150 more wrong fields"
@@ -193,13 +193,12 @@ def test_extension_types_and_timestamps_are_refused_as_values(data: bytes) -> No
 
 
 def decodes_or_is_refused(body: bytes) -> None:
+    wrong = None
     try:
-        document = codec.decode_document(body)
+        assert isinstance(codec.decode_document(body), Document)
     except DocumentError as error:
-        assert error.errors
-        assert all(one.path and one.message for one in error.errors)
-    else:
-        assert isinstance(document, Document)
+        wrong = error.errors
+    assert wrong is None or (wrong and all(one.path and one.message for one in wrong))
 
 
 def test_readers_of_acknowledgements_ignore_fields_that_they_do_not_know() -> None:

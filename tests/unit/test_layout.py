@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 
 from agent.core import layout
+from agent.core.realize import IFINDEX_BASE
 
 HEADER = Path(__file__).resolve().parents[2] / "bpf" / "structs.h"
 CONSTANTS = HEADER.with_name("constants.h")
 FIELDS = {
     "overlay_key": (layout.OVERLAY_KEY, ["vni", "address"]),
     "endpoint": (layout.ENDPOINT, ["host", "ifindex", "slot", "mac"]),
-    "interface": (layout.INTERFACE, ["vni", "address", "slot", "mac"]),
+    "interface": (layout.INTERFACE, ["vni", "address", "mac"]),
     "network_key": (layout.NETWORK_KEY, ["prefixlen", "vni", "address"]),
     "network": (layout.NETWORK, ["gateway", "flags", "count", "bouncers"]),
     "vpc": (layout.VPC, ["flags", "count", "dividers"]),
     "droplet": (layout.DROPLET, ["flags"]),
     "next_hop": (layout.NEXT_HOP, ["mac"]),
     "local_droplet": (layout.LOCAL_DROPLET, ["address", "ifindex", "mac", "port"]),
-    "direct_path": (layout.DIRECT_PATH, ["host", "confirmed_ns"]),
+    "direct_path": (layout.DIRECT_PATH, ["host", "confirmed_ns", "confirmed_tick"]),
     "traffic": (layout.TRAFFIC, ["packets", "bytes"]),
     "endpoint_traffic": (
         layout.ENDPOINT_TRAFFIC,
@@ -86,6 +87,12 @@ def test_the_gateways_address_is_the_same_in_both() -> None:
     found = re.search(r"#define GATEWAY_MAC\s+\\?\s*\{([^}]*)\}", CONSTANTS.read_text(encoding="utf-8"))
     assert found is not None
     assert bytes(int(part, 16) for part in found[1].split(",")) == layout.GATEWAY_MAC
+
+
+def test_the_interfaces_of_endpoints_are_numbered_from_the_same_number() -> None:
+    found = re.search(r"#define IFINDEX_BASE\s+(\w+)U\n", CONSTANTS.read_text(encoding="utf-8"))
+    assert found is not None
+    assert int(found[1], 16) == IFINDEX_BASE
 
 
 def test_the_maps_of_python_are_the_maps_of_c() -> None:

@@ -12,6 +12,7 @@ from agent.core.next_hops import (
     NUD_PERMANENT,
     NUD_REACHABLE,
     NUD_STALE,
+    Failures,
     Neighbour,
     Reason,
     Route,
@@ -93,3 +94,20 @@ def test_each_next_hop_is_resolved_once_and_an_operators_is_left_alone() -> None
 
 def test_a_route_of_a_droplet_that_is_gone_is_not_resolved() -> None:
     assert next_hops_to_resolve((), HERE, {NEAR: Route(HERE, NEAR)}, {}) == set()
+
+
+def test_a_failure_counts_when_it_is_still_there_at_the_next_look() -> None:
+    failures, neighbours = Failures(), {NEAR: Neighbour(NUD_FAILED, NO_MAC), FAR: Neighbour(NUD_STALE, OLD)}
+    assert failures.look(neighbours) == ({FAR: neighbours[FAR]}, True)
+    assert failures.look(neighbours) == (neighbours, False)
+    assert failures.look(neighbours) == (neighbours, False)
+
+
+@pytest.mark.parametrize("after", [None, Neighbour(NUD_INCOMPLETE, NO_MAC), Neighbour(NUD_REACHABLE, NEW)])
+def test_flushes_in_a_row_are_no_failure_that_lasts(after: Neighbour | None) -> None:
+    """The kernel tells FAILED and then the removal; each of the looks here falls between the two."""
+    failures = Failures()
+    for _ in range(3):
+        failures.heard(NEAR, Neighbour(NUD_FAILED, NO_MAC))
+        assert failures.look({NEAR: Neighbour(NUD_FAILED, NO_MAC)}) == ({}, True)
+        failures.heard(NEAR, after)

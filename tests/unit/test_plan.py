@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from agent.core.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries, Veth
 from agent.core.layout import MapName
-from agent.core.plan import additions, describe, plan_change
+from agent.core.observed import Observed, ObservedInterface, ObservedPeer, ObservedVeth
+from agent.core.plan import additions, describe, plan_all, plan_change
 from agent.core.realize import Realization
 
 VETH = Veth("a", "dp0", 0x40000000, "a", "eth0", bytes(6), 1438, ("10.0.0.5/24",), ("10.0.0.1",))
@@ -36,6 +37,19 @@ def test_an_interface_with_another_index_is_made_anew() -> None:
     other = Realization(veths={"a": Veth(**{**{n: getattr(VETH, n) for n in VETH.__slots__}, "ifindex": 0x40000001})})
     actions = plan_change(Realization(veths={"a": VETH}), other)
     assert [type(action) for action in actions] == [DeleteVeth, EnsureVeth]
+
+
+def seen(peer: ObservedPeer | None, *, known: bool = True) -> Observed:
+    veth = ObservedVeth("a", VETH.ifname, VETH.ifindex, True, True, VETH.mtu, True, peer, known)
+    return Observed(ObservedInterface("eth0", 2, bytes(6), 1500, (), True), {"a": veth}, OLD.entries)
+
+
+def test_a_peer_that_could_not_be_read_is_neither_mended_nor_deleted() -> None:
+    assert plan_all([OLD], seen(None, known=False)) == []
+
+
+def test_a_peer_that_is_not_there_is_made_anew() -> None:
+    assert plan_all([OLD], seen(None)) == [EnsureVeth(VETH)]
 
 
 def test_every_action_is_one_line_for_people() -> None:

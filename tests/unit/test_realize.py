@@ -30,8 +30,8 @@ def test_one_document_becomes_entries_and_an_interface() -> None:
     mac = bytes.fromhex("020000000005")
     assert ENDPOINT.unpack(after.entries[MapName.ENDPOINTS][local]) == (one, IFINDEX_BASE, 0, mac)
     assert ENDPOINT.unpack(after.entries[MapName.ENDPOINTS][remote])[:3] == (two, 0, 0)
-    interface = after.entries[MapName.INTERFACES][U32.pack(IFINDEX_BASE)]
-    assert INTERFACE.unpack(interface) == (7, mapped(bytes([192, 168, 1, 5])), 0, mac)
+    interface = after.entries[MapName.INTERFACES][U32.pack(0)]
+    assert INTERFACE.unpack(interface) == (7, mapped(bytes([192, 168, 1, 5])), mac)
     gateway, flags, count, bouncers = NETWORK.unpack(
         after.entries[MapName.NETWORKS][network_key(7, bytes([192, 168, 1, 0]), 24)]
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ def test_what_was_kept_is_there_after_a_restart_in_order_of_revision(tmp_path: P
 def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.keep([Kept("a", 1, b"one")])
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(StoreError):
         store.keep([Kept("b", 2, b"two"), Kept("c", None, b"three")])  # type: ignore[arg-type]
     assert store.load() == [Kept("a", 1, b"one")]
     store.close()

@@ -1,0 +1,134 @@
+"""Asks one namespace for one interface's addresses and default routes, and takes a limited time over it.
+
+A tenant may have 100,000 of each: the kernel picks what belongs to the interface (NETLINK_GET_STRICT_CHK, Linux 4.20),
+the headers alone are decoded of what is not wanted, and other tasks run in between. Formats: rtnetlink(7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from agent.datapath.link_query import ATTRIBUTE, HEADER, NLM_F_REQUEST, NLMSG_ERROR, find_attribute
+from agent.datapath.namespaces import SOL_NETLINK
+
+NETLINK_GET_STRICT_CHK = 12
+NLM_F_DUMP, NLM_F_DUMP_INTR = 0x300, 0x10
+NLMSG_DONE, RTM_GETADDR, RTM_GETROUTE = 3, 22, 26
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 4, 5, 6
+RT_TABLE_MAIN, RTN_UNICAST = 254, 1
+ATTEMPTS = 3
+SECONDS = 0.5
+"""Time for one question; a namespace that has more to tell is not known."""
+CHUNK = 1 << 15
+
+_ADDRESS = struct.Struct("=BBBBI")
+"""struct ifaddrmsg { u8 family; u8 prefixlen; u8 flags; u8 scope; u32 index }."""
+_ROUTE = struct.Struct("=BBBBBBBBI")
+"""struct rtmsg { u8 family, dst_len, src_len, tos, table, protocol, scope, type; u32 flags }."""
+_U32_ATTRIBUTE = struct.Struct("=HHI")
+_U32 = struct.Struct("=I")
+_NO_TABLE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+"""What the kernel answers where a family has no main table yet, or the host has no such family."""
+
+
+class DefaultRoute(NamedTuple):
+    """A default route by one interface: its gateway and metric."""
+
+    gateway: str
+    metric: int
+
+
+class InterfaceQuery:
+    """Questions on a netlink socket that belongs to a namespace; it owns the socket. After an error: close it."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        opened.setblocking(False)
+        opened.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        self._socket = opened
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    async def addresses(self, index: int) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
+        """Return an interface's addresses. OSError: ENODEV, ETIMEDOUT (too many), EAGAIN (they keep changing)."""
+        found: list[ipaddress.IPv4Interface | ipaddress.IPv6Interface] = []
+        question = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, index)
+        for message in await self._ask(RTM_GETADDR, question):
+            prefix_length, attributes = message[1], message[_ADDRESS.size :]
+            # The own side of a point-to-point link is IFA_LOCAL; elsewhere both are the same, or only one is there.
+            own = find_attribute(attributes, IFA_LOCAL) or find_attribute(attributes, IFA_ADDRESS)
+            found.append(ipaddress.ip_interface((own, prefix_length)))
+        return found
+
+    async def default_routes(self, index: int) -> list[DefaultRoute]:
+        """Return the main table's default routes with a gateway by an interface; OSError as `addresses`."""
+        found = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            question = _ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0)
+            question += _U32_ATTRIBUTE.pack(_U32_ATTRIBUTE.size, RTA_OIF, index)
+            for message in await self._ask(RTM_GETROUTE, question, absent=_NO_TABLE):
+                attributes = message[_ROUTE.size :]
+                gateway = find_attribute(attributes, RTA_GATEWAY)
+                if gateway:
+                    metric = find_attribute(attributes, RTA_PRIORITY)
+                    address = str(ipaddress.ip_address(gateway))
+                    found.append(DefaultRoute(address, _U32.unpack(metric)[0] if metric else 0))
+        return found
+
+    async def _ask(self, kind: int, question: bytes, absent: tuple[int, ...] = ()) -> list[bytes]:
+        try:
+            async with asyncio.timeout(SECONDS):
+                for _ in range(ATTEMPTS):
+                    if (bodies := await self._dump(kind, question, absent)) is not None:
+                        return bodies
+        except TimeoutError:
+            detail = f"the endpoint's namespace has more addresses or routes than can be read in {SECONDS} s"
+            raise OSError(errno.ETIMEDOUT, detail) from None
+        raise OSError(errno.EAGAIN, "the addresses or routes changed during every attempt to read them")
+
+    async def _dump(self, kind: int, question: bytes, absent: tuple[int, ...]) -> list[bytes] | None:
+        """Return the answers' bodies, default routes alone of routes; None when they changed meanwhile."""
+        self._sequence += 1
+        length = HEADER.size + len(question)
+        self._socket.send(HEADER.pack(length, kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + question)
+        loop = asyncio.get_running_loop()
+        bodies: list[bytes] = []
+        interrupted = False
+        while True:
+            chunk = await loop.sock_recv(self._socket, CHUNK)
+            for type_, flags, body in _messages(chunk):
+                interrupted |= bool(flags & NLM_F_DUMP_INTR)
+                if type_ in (NLMSG_DONE, NLMSG_ERROR):
+                    _raise_unless(absent, body)
+                    return None if interrupted else bodies
+                if kind == RTM_GETADDR or body[1] == 0:  # rtm_dst_len
+                    bodies.append(body)
+            await asyncio.sleep(0)  # a netlink dump never makes its reader wait
+
+
+def _messages(chunk: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield type, flags and body of each message of a chunk."""
+    at = 0
+    while at + HEADER.size <= len(chunk):
+        length, kind, flags, _, _ = HEADER.unpack_from(chunk, at)
+        if length < HEADER.size:
+            return
+        yield kind, flags, chunk[at + HEADER.size : at + length]
+        at += (length + ATTRIBUTE.size - 1) & ~(ATTRIBUTE.size - 1)
+
+
+def _raise_unless(absent: tuple[int, ...], body: bytes) -> None:
+    """Raise the error that ends a dump, unless it says that there is nothing."""
+    number = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
+    if number and number not in absent:
+        raise OSError(number, os.strerror(number))

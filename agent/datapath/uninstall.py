@@ -1,0 +1,45 @@
+"""Takes one instance off a host: afterwards the kernel holds nothing that it made."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+
+import structlog
+
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath.kernel import KernelConfig
+from agent.datapath.links import is_unfinished, marked_endpoint
+from agent.datapath.neighbours import release_all
+from agent.datapath.netlink import Netlink, attribute
+from agent.datapath.pins import pinned_program_ids
+from agent.datapath.xdp import Ownership, detach
+
+log = structlog.get_logger()
+
+
+async def remove(config: KernelConfig) -> None:
+    """Take everything of this instance off the host: its program, interfaces, neighbours and pins.
+
+    Needs neither compiler nor agent; what is not there is no error, what is another's stays. So does a pair whose
+    making was cut short before it was marked: it may be another instance's.
+    """
+    own_ids = pinned_program_ids(config.pins)
+    own = Ownership(own_ids.__contains__, bpf.program_by_id)
+    async with Netlink() as netlink:
+        for link in await netlink.links():
+            if marked_endpoint(link, config.instance) is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    await netlink.request("link", "del", index=link["index"])
+            elif is_unfinished(link):
+                log.warning("unfinished_veth_left_alone", interface=attribute(link, "IFLA_IFNAME"))
+        interface = await netlink.link(ifname=config.interface)
+        if interface is not None:
+            try:
+                await detach(netlink, interface["index"], own)
+            except OSError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+                log.warning("foreign_program_kept", interface=config.interface)
+            await release_all(netlink, interface["index"])
+    config.pins.remove()

@@ -1,0 +1,163 @@
+"""No acknowledgement says more than the kernel holds: each way in which one could, and what is told instead."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from agent_under_test import Agent, Stream, one_by_one
+from agent_worlds import DROPLETS, LOCAL, ONE_BOUNCER, World, body, changed, red
+from test_sequences import ends_like, in_a_folder
+
+from agent.bus.documents import Delivery
+from agent.core.actions import AttachTransit, DeleteVeth
+from agent.core.layout import MapName
+from agent.datapath.observe import ObservationError
+
+
+async def publish(agent: Agent, stream: Stream, world: World) -> None:
+    for batch in one_by_one(stream.lead_to(world)):
+        await agent.deliver(batch)
+
+
+def state_of(agent: Agent, name: str) -> str:
+    return agent.told[name].state.value
+
+
+def test_a_removal_is_told_when_it_has_happened_and_not_before_the_snapshot_is_complete(tmp_path: Path) -> None:
+    async def scenario(_: Agent) -> None:
+        agent, stream = Agent(tmp_path), Stream()
+        await agent.start()
+        await publish(agent, stream, ONE_BOUNCER)
+        agent.told.clear()
+        await publish(agent, stream, changed(ONE_BOUNCER, a=None))
+        assert "a" in agent.kernel.veths
+        assert "a" not in agent.told
+        await agent.complete()
+        assert "a" not in agent.kernel.veths
+        assert agent.told["a"].removed
+        agent.stop()
+
+    in_a_folder(scenario)
+
+
+def test_a_removal_that_the_kernel_refused_is_failed_until_it_is_done() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        agent.kernel.refuse = lambda action: errno.EPERM if isinstance(action, DeleteVeth) else 0
+        await publish(agent, stream, changed(ONE_BOUNCER, a=None))
+        assert state_of(agent, "a") == "failed"
+        assert agent.told["a"].removed
+        assert [failure.name for failure in agent.told["a"].failures] == ["EPERM"]
+        agent.applier.patience = 1
+        await agent.applier.retry()
+        assert state_of(agent, "a") == "failed"
+        agent.kernel.refuse = lambda action: 0
+        agent.applier.patience = 1
+        await agent.applier.retry()
+        assert state_of(agent, "a") == "realized"
+        assert "a" not in agent.kernel.veths
+
+    in_a_folder(scenario)
+
+
+def test_a_strangers_program_in_place_of_ours_fails_every_document_that_comes() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, changed(ONE_BOUNCER, a=None))
+        agent.kernel.transit = None
+        agent.kernel.refuse = lambda action: errno.EEXIST if isinstance(action, AttachTransit) else 0
+        await publish(agent, stream, ONE_BOUNCER)
+        assert state_of(agent, "a") == "failed"
+        assert agent.told["a"].failures[0].name == "EEXIST"
+        agent.kernel.refuse = lambda action: 0
+        agent.applier.patience = 1
+        await agent.applier.retry()
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_without_a_droplet_of_this_host_everything_waits_for_it() -> None:
+    async def scenario(agent: Agent) -> None:
+        others = {"droplets": [one for one in DROPLETS["droplets"] if one["host"] != "h1"]}  # type: ignore[index]
+        stream = Stream()
+        await publish(agent, stream, {"substrate": (others,)})
+        assert state_of(agent, "substrate") == "pending"
+        assert agent.told["substrate"].missing[0].id == "of host h1"
+        await publish(agent, stream, {"substrate": (DROPLETS,)})
+        assert state_of(agent, "substrate") == "realized"
+
+    in_a_folder(scenario)
+
+
+def test_the_same_body_again_does_not_hide_a_failure() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        del agent.kernel.veths["a"]
+        agent.kernel.namespaces = set()
+        await agent.applier.repair()
+        assert state_of(agent, "a") == "failed"
+        stream.sequence += 1
+        await agent.deliver([Delivery("a", stream.sequence, body(LOCAL))])
+        assert state_of(agent, "a") == "failed"
+        await publish(agent, stream, changed(ONE_BOUNCER, red=(red("d3"),)))
+        assert state_of(agent, "a") == "failed"
+
+    in_a_folder(scenario)
+
+
+def test_a_repair_is_told_though_another_document_is_failing() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), ONE_BOUNCER)
+        del agent.kernel.veths["a"]
+        agent.kernel.namespaces = set()
+        await agent.applier.repair()
+        agent.repaired.clear()
+        agent.kernel.maps[MapName.DROPLETS].clear()
+        await agent.applier.repair()
+        assert any("droplets" in line for line in agent.repaired)
+        assert not any("veth" in line for line in agent.repaired)
+        agent.repaired.clear()
+        await agent.applier.repair()
+        assert agent.repaired == []
+
+    in_a_folder(scenario)
+
+
+def test_a_snapshot_whose_end_broke_off_sweeps_nothing_that_was_listed() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        await agent.start()
+        stream.lead_to(changed(ONE_BOUNCER, b=None))
+        for delivery in stream.replay():
+            await agent.deliver([delivery])
+        observe = agent.kernel.observe
+
+        async def blind(_: object) -> None:
+            raise ObservationError("EAGAIN")
+
+        agent.kernel.observe = blind  # type: ignore[assignment,method-assign]
+        with pytest.raises(ObservationError):
+            await agent.complete()
+        agent.kernel.observe = observe  # type: ignore[method-assign]
+        await agent.complete()
+        assert set(agent.applier.desired.documents.names()) == set(ONE_BOUNCER) - {"b"}
+        assert agent.kernel.transit is not None
+
+    in_a_folder(scenario)
+
+
+def test_a_plan_that_is_asked_for_changes_nothing() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), ONE_BOUNCER)
+        agent.kernel.veths.clear()
+        before = agent.kernel.contents()
+        assert any("veth" in line for line in await agent.applier.plan())
+        assert agent.kernel.contents() == before
+
+    in_a_folder(scenario)

@@ -1,0 +1,171 @@
+"""Traffic between endpoints of a lab by plain sockets, with every byte compared."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import random
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+from lab_fixtures import PATIENCE, SystemLab, until
+
+from controller_sim.namespaces import call_in, run_in
+
+TIMEOUT = 10.0
+
+
+def udp_socket(namespace: str, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
+    """Open a bound UDP socket inside a namespace."""
+
+    def opened() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind((address, port))
+        made.settimeout(TIMEOUT)
+        return made
+
+    return call_in(namespace, opened)
+
+
+def raw_socket(namespace: str, interface: str = "eth0") -> socket.socket:
+    """Open a packet socket that sends frames as they are and hears every frame that comes in."""
+
+    def opened() -> socket.socket:
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        made.bind((interface, 0))
+        made.settimeout(TIMEOUT)
+        return made
+
+    return call_in(namespace, opened)
+
+
+def ping(lab: SystemLab, source: str, address: str, count: int = 3, wait: int = 2) -> int:
+    """Return how many of some echo requests were answered."""
+    done = run_in(lab.inside(source), ["ping", "-n", "-q", "-c", str(count), "-i", "0.02", "-W", str(wait), address])
+    head, found, _ = done.stdout.partition(" received")
+    return int(head.rpartition(" ")[2]) if found else 0  # without a route ping(8) sends nothing
+
+
+def pings(lab: SystemLab, source: str, destination: str) -> bool:
+    """Say whether all of three echo requests were answered."""
+    return ping(lab, source, lab.address(destination)) == 3
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size and (part := connection.recv(1 << 16)):
+        data += part
+    return bytes(data)
+
+
+def exchange_tcp(lab: SystemLab, client: str, server: str, size: int) -> None:
+    """Send `size` random bytes each way over one connection, and compare them."""
+    there, back = (random.Random(f"{client} {server} {way}").randbytes(size) for way in range(2))
+    listener = call_in(lab.inside(server), lambda: socket.create_server((lab.address(server), 7100)))
+
+    def serve() -> bytes:
+        connection, peer = listener.accept()
+        with connection:
+            assert peer[0] == lab.address(client)
+            connection.settimeout(TIMEOUT)
+            got = receive(connection, size)
+            connection.sendall(back)
+            return got
+
+    with listener, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        listener.settimeout(TIMEOUT)
+        served = pool.submit(serve)
+        dialled = call_in(
+            lab.inside(client), lambda: socket.create_connection((lab.address(server), 7100), timeout=TIMEOUT)
+        )
+        with dialled:
+            dialled.sendall(there)
+            got_back = receive(dialled, size)
+        assert served.result(TIMEOUT) == there, "what the server got differs"
+        assert got_back == back, "what the client got differs"
+
+
+def exchange_udp(lab: SystemLab, asking: str, answering: str, sizes: list[int]) -> None:
+    """Send a datagram of each size and have it sent back, without a loss, and compare it."""
+    with (
+        udp_socket(lab.inside(asking), lab.address(asking), 7101) as one,
+        udp_socket(lab.inside(answering), lab.address(answering), 7101) as other,
+    ):
+        for size in sizes:
+            data = random.Random(f"{asking} {answering} {size}").randbytes(size)
+            one.sendto(data, (lab.address(answering), 7101))
+            got, sender = other.recvfrom(1 << 16)
+            assert (got, sender[0]) == (data, lab.address(asking)), f"{size} bytes, there"
+            other.sendto(got[::-1], sender)
+            back, sender = one.recvfrom(1 << 16)
+            assert (back, sender[0]) == (data[::-1], lab.address(answering)), f"{size} bytes, back"
+
+
+class Flow:
+    """A datagram every few milliseconds, each with its number and echoed; afterwards none may be missing."""
+
+    EVERY = 0.005
+    PORT = 7102
+
+    def __init__(self, lab: SystemLab, source: str, destination: str) -> None:
+        self.one = udp_socket(lab.inside(source), lab.address(source), self.PORT)
+        self.other = udp_socket(lab.inside(destination), lab.address(destination), self.PORT)
+        self.target = (lab.address(destination), self.PORT)
+        self.sent = 0
+        self.errors: list[str] = []
+        self.back: set[int] = set()
+        self.sending, self.ended = threading.Event(), threading.Event()
+        self.threads = [threading.Thread(target=self._send), threading.Thread(target=self._echo)]
+
+    def _send(self) -> None:
+        while not self.sending.is_set():
+            try:
+                self.one.sendto(struct.pack("!I", self.sent), self.target)
+            except OSError as error:
+                self.errors.append(str(error))
+            self.sent += 1
+            time.sleep(self.EVERY)
+
+    def _echo(self) -> None:
+        while not self.ended.is_set():
+            for ready in select.select([self.one, self.other], [], [], 0.05)[0]:
+                data, sender = ready.recvfrom(64)
+                if ready is self.other:
+                    ready.sendto(data, sender)
+                else:
+                    self.back.add(struct.unpack("!I", data)[0])
+
+    def start(self) -> None:
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> list[int]:
+        """End sending, give what is on its way time to arrive, and return the numbers that never came back."""
+        self.sending.set()
+        self.threads[0].join()
+        deadline = time.monotonic() + 5
+        while len(self.back) < self.sent and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.ended.set()
+        self.threads[1].join()
+        self.one.close()
+        self.other.close()
+        return sorted(set(range(self.sent)) - self.back)
+
+
+@contextlib.contextmanager
+def unbroken_flow(lab: SystemLab, source: str, destination: str) -> Iterator[Flow]:
+    """Have packets flow both ways during a block, of which none may be lost."""
+    flow = Flow(lab, source, destination)
+    flow.start()
+    try:
+        until(lambda: flow.back, "the first packet", PATIENCE)
+        yield flow
+    finally:
+        missing = flow.stop()
+    assert flow.errors == []
+    assert missing == [], f"{len(missing)} of {flow.sent} packets were lost"

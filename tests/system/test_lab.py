@@ -1,0 +1,238 @@
+"""`droplet-lab` as a user runs it: up, look, change, break, mend, down; several at once; and what goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab_fixtures import leftovers, topology_text, until
+
+PROGRAM = Path(sys.executable).parent / "droplet-lab"
+NAME = f"tool-{os.getpid()}"
+
+
+def run(*arguments: str, name: str = NAME, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(PROGRAM), "--name", name, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        timeout=120,
+    )
+
+
+def ok(*arguments: str, name: str = NAME) -> str:
+    """Run a command that must succeed, and return what it prints."""
+    done = run(*arguments, name=name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "topology.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+@contextlib.contextmanager
+def cleared(name: str) -> Iterator[None]:
+    """Take a lab down after a block, and hold that nothing of it is left."""
+    try:
+        yield
+    finally:
+        ok("down", name=name)
+        assert leftovers(name) == []
+
+
+@pytest.fixture(scope="module")
+def lab(lab_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Have the lab of one bouncer up for all tests of this module."""
+    with cleared(NAME):
+        ok("up", write(tmp_path_factory.mktemp("one"), topology_text("one_bouncer")))
+        yield NAME
+
+
+def status(name: str = NAME) -> dict:
+    return json.loads(ok("status", "--json", name=name))
+
+
+def test_status_shows_every_host_and_all_documents_realized(lab):
+    found = status()
+    text = json.dumps(found)
+    assert all(host in text for host in ("h1", "h2", "h3"))
+    assert "in_sync" in text
+    printed = ok("status")
+    assert "172.18.0.11" in printed
+    assert "in_sync" in printed
+
+
+def test_a_command_runs_inside_an_endpoint_with_its_exit_code(lab):
+    assert "10.0.1.2/24" in ok("exec", "web-1", "--", "ip", "-br", "address", "show", "eth0")
+    assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", "10.0.1.3")
+    assert run("exec", "web-1", "--", "sh", "-c", "exit 7").returncode == 7
+    assert "172.18.0.11/24" in ok("exec", "droplet:h1", "--", "ip", "-br", "address", "show", "eth0")
+    refused = run("exec", "web-9", "--", "true")
+    assert refused.returncode == 1
+    assert "web-9" in refused.stderr
+    assert "web-1" in refused.stderr, "what there is instead"
+
+
+def test_everyone_reaches_whom_they_should(lab):
+    found = json.loads(ok("test", "--json"))
+    assert found["passed"]
+    assert {(pair["from"], pair["to"]) for pair in found["pairs"]} == {("web-1", "web-2"), ("web-2", "web-1")}
+
+
+def test_dropletctl_works_in_the_lab(lab):
+    assert "web-1" in ok("ctl", "--", "get", "endpoints")
+
+
+def test_agents_are_killed_started_and_stopped_by_name(lab):
+    ok("agent", "kill", "h1")
+    assert "in_sync" in json.dumps(status()), "the others go on"
+    ok("agent", "start", "h1")
+    ok("agent", "stop", "h1")
+    ok("agent", "start", "h1")
+    until(lambda: ok("logs", "h1").count("in sync") >= 2, "h1 in sync again")
+    refused = run("agent", "stop", "h9")
+    assert refused.returncode == 1
+    assert "h9" in refused.stderr
+
+
+def test_logs_show_what_an_agent_said(lab):
+    assert "agent started" in ok("logs", "h2")
+    assert "Server is ready" in ok("logs", "nats")
+    assert run("logs", "h9").returncode == 1
+
+
+def test_a_changed_topology_is_applied_and_changed_back(lab, tmp_path):
+    before = topology_text("one_bouncer")
+    more = before + "  - {name: web-3, network: web, droplet: h2}\n"
+    ok("apply", write(tmp_path, more))
+    address = ok("exec", "web-3", "--", "ip", "-br", "-4", "address", "show", "eth0").split()[2].partition("/")[0]
+    assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", address)
+    ok("apply", write(tmp_path, before))
+    assert run("exec", "web-3", "--", "true").returncode == 1
+    assert not list(Path("/run/netns").glob(f"{lab}_endpoint_web-3"))
+    assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", "10.0.1.3")
+
+
+def test_a_topology_with_other_droplets_is_not_applied(lab, tmp_path):
+    refused = run("apply", write(tmp_path, topology_text("two_bouncers")))
+    assert refused.returncode == 1
+    assert "droplets" in refused.stderr
+    assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", "10.0.1.3")
+
+
+def test_a_lab_that_is_up_is_not_built_again_and_not_harmed(lab, tmp_path):
+    refused = run("up", write(tmp_path, topology_text("one_bouncer")))
+    assert refused.returncode == 1
+    assert "already" in refused.stderr
+    assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", "10.0.1.3")
+
+
+def test_a_second_lab_with_the_same_addresses_comes_and_goes_without_a_packet_lost_in_the_first(lab, tmp_path):
+    other = f"{NAME}-2"
+    pinging = subprocess.Popen(
+        [str(PROGRAM), "--name", lab, "exec", "web-1", "--", "ping", "-n", "-i", "0.01", "10.0.1.3"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert pinging.stdout is not None
+        pinging.stdout.readline()
+        assert "bytes from" in pinging.stdout.readline()
+        with cleared(other):
+            ok("up", write(tmp_path, topology_text("bouncer_on_host")), name=other)
+            assert {lab, other} <= set(ok("list").split())
+            assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "10.0.1.3", name=other)
+        pinging.send_signal(2)
+        said = pinging.communicate(timeout=20)[0]
+        numbers = [int(line.split("icmp_seq=")[1].split()[0]) for line in said.splitlines() if "bytes from" in line]
+        assert numbers == list(range(2, len(numbers) + 2)), "no answer is missing"
+        assert len(numbers) > 100
+    finally:
+        pinging.kill()
+        pinging.wait()
+        pinging.stdout.close()
+    assert ok("list").split().count(lab) == 1
+
+
+def refusal(*arguments: str, name: str, **environment: str) -> str:
+    """Run an `up` that must fail, hold that nothing of it is left, and return what it says."""
+    done = run("up", *arguments, name=name, **environment)
+    try:
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert leftovers(name) == []
+    finally:
+        run("down", name=name)
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_mistakes_in_a_topology_name_line_and_field_and_build_nothing(tmp_path):
+    text = topology_text("one_bouncer").replace("vni: 1001", "vni: 99999999").replace("droplet: h2", "droplet: h7")
+    file = write(tmp_path, text)
+    said = refusal(file, name=f"{NAME}-bad")
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if "99999999" in line or "h7" in line]
+    assert len(lines) == 2
+    for number in lines:
+        assert f":{number}" in said or f"line {number}" in said, said
+    assert "vni" in said
+    assert "h7" in said
+
+
+def test_an_agent_that_cannot_start_ends_the_lab_and_shows_its_log(tmp_path):
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    said = refusal(
+        write(tmp_path, topology_text("one_bouncer")), name=f"{NAME}-no", DROPLET_LAB_CACHE=str(occupied / "cache")
+    )
+    assert "agent of h" in said
+    assert str(occupied) in said
+
+
+def test_what_is_not_realized_in_time_ends_the_lab_and_says_so(tmp_path, lab_cache):
+    said = refusal(write(tmp_path, topology_text("one_bouncer")), "--timeout", "0.01", name=f"{NAME}-late")
+    assert "not everything was realized" in said
+
+
+def test_an_interrupted_up_leaves_nothing(tmp_path, lab_cache):
+    name = f"{NAME}-int"
+    starting = subprocess.Popen(
+        [str(PROGRAM), "--name", name, "up", write(tmp_path, topology_text("one_bouncer"))],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until(lambda: (Path("/run/droplet-lab") / name / "logs" / "h1.log").exists(), "the first agent")
+        starting.send_signal(2)
+        starting.communicate(timeout=60)
+        assert starting.returncode != 0
+        assert leftovers(name) == []
+    finally:
+        starting.kill()
+        starting.wait()
+        run("down", name=name)
+
+
+@pytest.mark.parametrize("name", ["UPPER", "a_b", "x" * 21, ""])
+def test_a_name_that_cannot_be_a_labs_is_refused(name, tmp_path):
+    done = run("up", write(tmp_path, topology_text("one_bouncer")), name=name)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+
+def test_commands_for_a_lab_that_is_not_there_say_so():
+    for arguments in (["status"], ["exec", "a", "--", "true"], ["agent", "stop", "h1"], ["logs", "h1"], ["test"]):
+        done = run(*arguments, name="nothing-here")
+        assert done.returncode == 1
+        assert "no lab" in done.stderr
+    ok("down", name="nothing-here")

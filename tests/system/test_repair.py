@@ -1,0 +1,180 @@
+"""What somebody else changes in the kernel is put right within a look or two, and told as an event."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable, Iterator
+
+import pytest
+from lab_fixtures import SystemLab, running_lab, topology_text, until
+from lab_traffic import exchange_tcp, pings, unbroken_flow
+
+from agent.core.layout import CONFIGURED_MAPS, DROPLET, ENDPOINT, OVERLAY_KEY, mapped
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath.maps import Map
+from controller_sim.substrate import add_endpoint, remove
+from protocol import codec
+from protocol.acknowledgements import State
+from protocol.documents import Attachment, Document, Endpoint
+
+HOST, NAME = "h1", "web-1"
+
+
+@pytest.fixture(scope="module")
+def lab(lab_cache: None) -> Iterator[SystemLab]:
+    with running_lab("repair", topology_text("bouncer_on_host")) as lab:
+        yield lab
+
+
+def repaired_after(lab: SystemLab, damage: Callable[[], None]) -> str:
+    """Do damage, wait for the event that tells of its repair, see that nothing is left to do, and return the event."""
+    before = lab.status(HOST).repairs
+    with lab.events(HOST, "repaired") as events:
+        damage()
+        until(events, "the event")
+    detail = "; ".join(events()[0].detail)
+    assert lab.status(HOST).repairs > before
+    assert lab.plan(HOST) == ()
+    assert pings(lab, "web-1", "web-2")
+    assert pings(lab, "web-2", "web-1")
+    return detail
+
+
+@pytest.mark.parametrize("name", CONFIGURED_MAPS)
+def test_entries_that_somebody_deleted_come_back(lab, name):
+    wanted = lab.entries(HOST, name)
+    assert wanted
+
+    def delete_all() -> None:
+        with lab.map(HOST, name) as descriptor:
+            Map(name, descriptor).delete(list(wanted))
+
+    assert f"put {len(wanted)} of {name}" in repaired_after(lab, delete_all)
+    assert lab.entries(HOST, name) == wanted
+
+
+def test_next_hops_that_somebody_deleted_come_back(lab):
+    wanted = lab.entries(HOST, "next_hops")
+    assert wanted
+    with lab.map(HOST, "next_hops") as descriptor:
+        for key in wanted:
+            bpf.delete(descriptor, key)
+    until(lambda: lab.entries(HOST, "next_hops") == wanted, "the next hops")
+    assert pings(lab, "web-1", "web-2")
+
+
+def test_the_tail_call_that_somebody_emptied_comes_back(lab):
+    first = struct.pack("=I", 0)
+    with lab.map(HOST, "programs") as descriptor:
+        wanted = bpf.lookup(descriptor, first, 4)
+        assert wanted is not None
+        bpf.delete(descriptor, first)
+        until(lambda: bpf.lookup(descriptor, first, 4) == wanted, "the tail call")
+
+
+def test_an_entry_that_somebody_added_goes(lab):
+    key = mapped(bytes([172, 18, 0, 99]))
+
+    def add() -> None:
+        with lab.map(HOST, "droplets") as descriptor:
+            bpf.update(descriptor, key, DROPLET.pack(0))
+
+    assert "delete 1 of droplets" in repaired_after(lab, add)
+    assert key not in lab.entries(HOST, "droplets")
+
+
+def test_an_entry_that_somebody_changed_is_put_right(lab):
+    wanted = lab.entries(HOST, "endpoints")
+    key = OVERLAY_KEY.pack(1001, mapped(bytes([10, 0, 1, 3])))
+    assert key in wanted
+
+    def change() -> None:
+        with lab.map(HOST, "endpoints") as descriptor:
+            bpf.update(descriptor, key, ENDPOINT.pack(mapped(bytes([172, 18, 0, 77])), 0, 0, bytes(6)))
+
+    assert "put 1 of endpoints" in repaired_after(lab, change)
+    assert lab.entries(HOST, "endpoints") == wanted
+
+
+def inside(*arguments: str) -> Callable[[SystemLab], None]:
+    return lambda lab: lab.ip(lab.inside(NAME), *arguments) and None
+
+
+def on_host_side(*arguments: str) -> Callable[[SystemLab], None]:
+    def damage(lab: SystemLab) -> None:
+        lab.ip(lab.names.droplet(HOST), "link", "set", "dev", lab.host_side(NAME), *arguments)
+
+    return damage
+
+
+DAMAGES = {
+    "the endpoint's pair is deleted from inside": inside("link", "delete", "eth0"),
+    "the endpoint's pair is deleted on the host": lambda lab: lab.ip(
+        lab.names.droplet(HOST), "link", "delete", lab.host_side(NAME)
+    ),
+    "the endpoint's address is flushed": inside("address", "flush", "dev", "eth0"),
+    "the endpoint's default route is deleted": inside("route", "delete", "default"),
+    "the endpoint's interface is down": inside("link", "set", "eth0", "down"),
+    "the endpoint's MTU is changed": inside("link", "set", "eth0", "mtu", "1280"),
+    "the endpoint's MAC is changed": inside("link", "set", "eth0", "address", "02:00:00:00:00:99"),
+    "the host side is down": on_host_side("down"),
+    "the host side's MTU is changed": on_host_side("mtu", "1280"),
+    "the transit agent is detached": on_host_side("xdp", "off"),
+    "the host side's alias is gone": on_host_side("alias", ""),
+    "transit XDP is detached": lambda lab: lab.ip(lab.names.droplet(HOST), "link", "set", "dev", "eth0", "xdp", "off"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_it_is_repaired_when(lab, damage):
+    before = lab.links(lab.inside(NAME))["eth0"][2], lab.host_links(HOST)["eth0"]
+    assert repaired_after(lab, lambda: damage(lab))
+    assert (lab.links(lab.inside(NAME))["eth0"][2], lab.host_links(HOST)["eth0"]) == before
+    assert lab.host_links(HOST)[lab.host_side(NAME)][3], "the transit agent is attached"
+    exchange_tcp(lab, "web-1", "web-2", 100_000)
+
+
+def test_pins_that_somebody_removed_come_back(lab):
+    made = lab.made(HOST)
+    for pin in [*(lab.pins(HOST) / "maps").iterdir(), *(lab.pins(HOST) / "programs").glob("*/*")]:
+        pin.unlink()
+    until(lambda: len(list((lab.pins(HOST) / "maps").iterdir())) == len(made["maps"]), "the pins")
+    until(lambda: lab.made(HOST) == made, "all of them")
+
+
+def test_what_needs_no_repair_is_left_alone(lab):
+    """An address that a tenant adds is the tenant's affair."""
+    before = lab.status(HOST).repairs
+    with unbroken_flow(lab, "web-1", "web-2"), lab.events(HOST, "repaired") as events:
+        lab.ip(lab.inside(NAME), "address", "add", "192.0.2.7/32", "dev", "lo")
+        lab.ip(lab.inside(NAME), "address", "add", "192.0.2.8/32", "dev", "eth0")
+        uptime = lab.status(HOST).uptime
+        until(lambda: lab.status(HOST).uptime > uptime + 1.5, "three looks")
+        assert events() == []
+    lab.ip(lab.inside(NAME), "address", "delete", "192.0.2.8/32", "dev", "eth0")
+    assert lab.status(HOST).repairs == before
+
+
+def test_an_endpoint_whose_namespace_is_missing_fails_and_is_realized_when_it_comes(lab):
+    namespace = lab.inside("late")
+    late = Endpoint("late", "web", HOST, ("10.0.1.60",), "02:00:00:00:00:60", Attachment(namespace))
+    body = codec.encode(Document(endpoints=(late,)))
+    try:
+        with unbroken_flow(lab, "web-1", "web-2"):
+            failed = lab.publish_and_wait(HOST, "endpoint.late", body, State.FAILED)
+            assert failed.failures[0].errno == errno.ENOENT
+            assert failed.failures[0].name == "ENOENT"
+            assert "late" in failed.failures[0].object
+            assert failed.retry_at is not None
+            assert failed.retry_at > failed.at
+            assert lab.status(HOST).documents.failed == 1
+            add_endpoint(lab.names, "late")
+            realized = lab.answer(HOST, "endpoint.late", failed.revision, State.REALIZED)
+            assert realized.failures == ()
+            assert realized.in_force == failed.revision
+        assert "10.0.1.60/24" in lab.ip(namespace, "address", "show", "eth0")
+        assert lab.publish_and_wait(HOST, "endpoint.late", None, State.REALIZED).removed
+        assert "eth0" not in lab.links(namespace)
+    finally:
+        remove(namespace)

@@ -1,0 +1,110 @@
+"""Every topology that comes with the lab: who should talk does, with the data compared, and nobody else does."""
+
+from __future__ import annotations
+
+import json
+import select
+from collections.abc import Iterator
+
+import pytest
+from lab_fixtures import SystemLab, running_lab, topology_text, until
+from lab_traffic import exchange_tcp, exchange_udp, ping, pings, udp_socket
+
+TOPOLOGIES = [
+    "one_bouncer",
+    "two_bouncers",
+    "same_host",
+    "bouncer_on_host",
+    "twin_tenants",
+    "two_networks",
+    "four_hosts",
+]
+MEBIBYTE = 1 << 20
+PORT = 7103
+
+
+@pytest.fixture(scope="module", params=TOPOLOGIES)
+def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
+    with running_lab("topo", topology_text(request.param)) as lab:
+        yield lab
+
+
+def mtu(lab: SystemLab, endpoint: str) -> int:
+    return json.loads(lab.ip(lab.inside(endpoint), "-j", "link", "show", "eth0"))[0]["mtu"]
+
+
+def test_every_pair_of_a_vpc_answers_the_first_ping_and_all_others(lab):
+    assert [(a, b) for one, other in lab.pairs() for a, b in ((one, other), (other, one)) if not pings(lab, a, b)] == []
+
+
+def test_a_mebibyte_crosses_each_tcp_connection_unchanged_both_ways(lab):
+    for one, other in lab.pairs():
+        exchange_tcp(lab, one, other, MEBIBYTE)
+
+
+def test_datagrams_of_all_sizes_up_to_the_mtu_and_in_fragments_arrive_unchanged_both_ways(lab):
+    for one, other in lab.pairs():
+        fits = mtu(lab, one) - 28
+        exchange_udp(lab, one, other, [0, 1, 17, 18, 19, 100, 511, 512, 1000, fits - 1, fits, fits + 1, 4000, 9000])
+        exchange_udp(lab, other, one, [1, fits])
+
+
+def test_an_endpoint_hears_its_own_vpc_and_nobody_else(lab):
+    """Everyone calls every address; whoever has that address in the caller's own VPC hears it, and no other."""
+    sockets = {name: udp_socket(lab.inside(name), port=PORT) for name in lab.endpoints}
+    heard: dict[str, set[str]] = {name: set() for name in sockets}
+    wanted = {
+        name: {other for other in sockets if other != name and lab.vpc_of(other) == lab.vpc_of(name)}
+        for name in sockets
+    }
+
+    def listen() -> bool:
+        ready = select.select(list(sockets.values()), [], [], 0.05)[0]
+        for name, socket in sockets.items():
+            if socket in ready:
+                heard[name].add(socket.recv(100).decode())
+        return not ready and all(heard[name] >= wanted[name] for name in sockets)
+
+    try:
+        for name, socket in sockets.items():
+            for address in {lab.address(other) for other in sockets} - {lab.address(name)}:
+                socket.sendto(name.encode(), (address, PORT))
+        until(listen, "every call")
+    finally:
+        for socket in sockets.values():
+            socket.close()
+    assert heard == wanted
+
+
+def test_an_address_that_only_another_vpc_has_does_not_answer(lab):
+    strangers = [
+        (a, b)
+        for a in lab.endpoints
+        for b in lab.endpoints
+        if lab.address(b) not in {lab.address(c) for c in lab.endpoints if lab.vpc_of(c) == lab.vpc_of(a)}
+    ]
+    for source, destination in strangers[:4]:
+        assert ping(lab, source, lab.address(destination), count=2, wait=1) == 0
+
+
+def test_an_endpoint_reaches_neither_the_substrate_nor_the_bus(lab):
+    server = lab.topology.substrate.server
+    assert ping(lab, lab.endpoints[0], server, count=2, wait=1) == 0
+
+
+def test_the_gateway_answers_its_endpoints(lab):
+    for endpoint in lab.endpoints:
+        gateway = lab.ip(lab.inside(endpoint), "route", "show", "default").split()[2]
+        assert ping(lab, endpoint, gateway) == 3
+
+
+def test_what_came_in_is_what_went_out_and_what_was_dropped(lab):
+    """Counters are read one by one while the bus's own packets come in: a sound host balances at some moment."""
+    for host in lab.hosts:
+        until(lambda host=host: len(set(lab.balance(host))) == 1, f"a balance on {host}: {lab.balance(host)}", 20)
+
+
+def test_every_host_holds_exactly_what_it_was_told(lab):
+    for host in lab.hosts:
+        assert lab.plan(host) == ()
+        assert lab.status(host).repairs == 0

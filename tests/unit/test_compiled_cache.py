@@ -1,0 +1,64 @@
+"""The cache of compiled programs: whoever can write it decides what runs in the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.datapath import compiler
+from agent.datapath.compiler import CompiledObject, compile_programs, content_hash, refuse_foreign
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> CompiledObject:
+    """What the compiler's child leaves behind, without a compiler."""
+    made = CompiledObject(content_hash(), (), ())
+
+    async def leave(output: Path, sources: Path) -> None:
+        del sources
+        await asyncio.to_thread(output.write_bytes, msgspec.msgpack.encode(made))
+
+    monkeypatch.setattr(compiler, "_run_child", leave)
+    return made
+
+
+def test_folder_and_object_are_the_agents_alone(compiled: CompiledObject, tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        assert asyncio.run(compile_programs(tmp_path / "cache")) == compiled
+    finally:
+        os.umask(umask)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "cache", *(tmp_path / "cache").iterdir())]
+    assert modes == [0o700, 0o600]
+    assert asyncio.run(compile_programs(tmp_path / "cache")) == compiled
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
+def test_a_folder_that_others_can_write_is_refused(compiled: CompiledObject, tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(PermissionError, match="others may write"):
+        asyncio.run(compile_programs(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_that_others_can_write_is_refused(compiled: CompiledObject, tmp_path: Path) -> None:
+    asyncio.run(compile_programs(tmp_path))
+    (kept,) = tmp_path.iterdir()
+    kept.chmod(0o666)
+    with pytest.raises(PermissionError, match="others may write"):
+        asyncio.run(compile_programs(tmp_path))
+
+
+def test_what_another_user_owns_is_refused_but_for_roots(tmp_path: Path) -> None:
+    def owned_by(user: int) -> os.stat_result:
+        return os.stat_result((stat.S_IFDIR | 0o700, 0, 0, 1, user, 0, 0, 0, 0, 0))
+
+    refuse_foreign(tmp_path, owned_by(0))
+    refuse_foreign(tmp_path, owned_by(os.geteuid()))
+    with pytest.raises(PermissionError, match="belongs to user 4711"):
+        refuse_foreign(tmp_path, owned_by(4711))
