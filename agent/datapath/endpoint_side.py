@@ -15,7 +15,7 @@ from typing import Self
 
 from agent.core.actions import Veth
 from agent.core.observed import ObservedPeer
-from agent.datapath.interface_query import RT_TABLE_MAIN, DefaultRoute, InterfaceQuery
+from agent.datapath.interface_query import RT_TABLE_MAIN, Address, DefaultRoute, InterfaceQuery
 from agent.datapath.namespaces import open_sockets_in
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.offloads import set_endpoint_offloads
@@ -87,7 +87,7 @@ class EndpointSide:
 
     async def _addresses(self, index: int) -> tuple[str, ...]:
         found = await self._query.addresses(index)
-        return canonical_addresses(str(address) for address in found if not address.is_link_local)
+        return _in_order(address for address in found if not address.is_link_local)
 
     async def _mend_addresses(self, index: int, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
         """Add what is missing. Only then does the rest go: it was ours before, or the tenant must add it anew."""
@@ -163,6 +163,9 @@ def _default_options(index: int, gateway: str) -> dict[str, object]:
 
 def canonical_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     """Return addresses with their prefix lengths in one spelling, sorted by family and number."""
-    parsed = [ipaddress.ip_interface(address) for address in addresses]
-    parsed.sort(key=lambda one: (one.version, int(one.ip), one.network.prefixlen))
-    return tuple(one.with_prefixlen for one in parsed)
+    return _in_order(ipaddress.ip_interface(address) for address in addresses)
+
+
+def _in_order(addresses: Iterable[Address]) -> tuple[str, ...]:
+    ordered = sorted(addresses, key=lambda one: (one.version, int(one.ip), one.network.prefixlen))
+    return tuple(one.with_prefixlen for one in ordered)

@@ -1,7 +1,7 @@
 """Asks one namespace for one interface's addresses and default routes, and takes a limited time over it.
 
 A tenant may have 100,000 of each: the kernel picks what belongs to the interface (NETLINK_GET_STRICT_CHK, Linux 4.20),
-the headers alone are decoded of what is not wanted, and other tasks run in between. Formats: rtnetlink(7).
+only the header is looked at of a route that is not wanted, and other tasks run in between. Formats: rtnetlink(7).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 from agent.datapath.link_query import ATTRIBUTE, HEADER, NLM_F_REQUEST, NLMSG_ERROR, find_attribute
 from agent.datapath.namespaces import SOL_NETLINK
@@ -39,6 +39,11 @@ _NO_TABLE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
 """What the kernel answers where a family has no main table yet, or the host has no such family."""
 
 
+_T = TypeVar("_T")
+_Decode = Callable[[bytes], _T | None]
+Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
 class DefaultRoute(NamedTuple):
     """A default route by one interface: its gateway and metric."""
 
@@ -59,50 +64,38 @@ class InterfaceQuery:
         """Close the socket."""
         self._socket.close()
 
-    async def addresses(self, index: int) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
+    async def addresses(self, index: int) -> list[Address]:
         """Return an interface's addresses. OSError: ENODEV, ETIMEDOUT (too many), EAGAIN (they keep changing)."""
-        found: list[ipaddress.IPv4Interface | ipaddress.IPv6Interface] = []
         question = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, index)
-        for message in await self._ask(RTM_GETADDR, question):
-            prefix_length, attributes = message[1], message[_ADDRESS.size :]
-            # The own side of a point-to-point link is IFA_LOCAL; elsewhere both are the same, or only one is there.
-            own = find_attribute(attributes, IFA_LOCAL) or find_attribute(attributes, IFA_ADDRESS)
-            found.append(ipaddress.ip_interface((own, prefix_length)))
-        return found
+        return await self._ask(RTM_GETADDR, question, _address)
 
     async def default_routes(self, index: int) -> list[DefaultRoute]:
         """Return the main table's default routes with a gateway by an interface; OSError as `addresses`."""
-        found = []
+        found: list[DefaultRoute] = []
         for family in (socket.AF_INET, socket.AF_INET6):
             question = _ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0)
             question += _U32_ATTRIBUTE.pack(_U32_ATTRIBUTE.size, RTA_OIF, index)
-            for message in await self._ask(RTM_GETROUTE, question, absent=_NO_TABLE):
-                attributes = message[_ROUTE.size :]
-                gateway = find_attribute(attributes, RTA_GATEWAY)
-                if gateway:
-                    metric = find_attribute(attributes, RTA_PRIORITY)
-                    address = str(ipaddress.ip_address(gateway))
-                    found.append(DefaultRoute(address, _U32.unpack(metric)[0] if metric else 0))
+            found += await self._ask(RTM_GETROUTE, question, _default_route, absent=_NO_TABLE)
         return found
 
-    async def _ask(self, kind: int, question: bytes, absent: tuple[int, ...] = ()) -> list[bytes]:
+    async def _ask(self, kind: int, question: bytes, decode: _Decode[_T], absent: tuple[int, ...] = ()) -> list[_T]:
         try:
             async with asyncio.timeout(SECONDS):
                 for _ in range(ATTEMPTS):
-                    if (bodies := await self._dump(kind, question, absent)) is not None:
-                        return bodies
+                    if (found := await self._dump(kind, question, decode, absent)) is not None:
+                        return found
         except TimeoutError:
             detail = f"the endpoint's namespace has more addresses or routes than can be read in {SECONDS} s"
             raise OSError(errno.ETIMEDOUT, detail) from None
         raise OSError(errno.EAGAIN, "the addresses or routes changed during every attempt to read them")
 
-    async def _dump(self, kind: int, question: bytes, absent: tuple[int, ...]) -> list[bytes] | None:
-        """Return the answers' bodies, default routes alone of routes; None when they changed meanwhile."""
+    async def _dump(self, kind: int, question: bytes, decode: _Decode[_T], absent: tuple[int, ...]) -> list[_T] | None:
+        """Return what the answers' bodies are decoded to, without None; None when the tables changed meanwhile."""
         self._sequence += 1
         length = HEADER.size + len(question)
         self._socket.send(HEADER.pack(length, kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + question)
         loop = asyncio.get_running_loop()
-        bodies: list[bytes] = []
+        found: list[_T] = []
         interrupted = False
         while True:
             chunk = await loop.sock_recv(self._socket, CHUNK)
@@ -110,10 +103,27 @@ class InterfaceQuery:
                 interrupted |= bool(flags & NLM_F_DUMP_INTR)
                 if type_ in (NLMSG_DONE, NLMSG_ERROR):
                     _raise_unless(absent, body)
-                    return None if interrupted else bodies
-                if kind == RTM_GETADDR or body[1] == 0:  # rtm_dst_len
-                    bodies.append(body)
+                    return None if interrupted else found
+                if (decoded := decode(body)) is not None:
+                    found.append(decoded)
             await asyncio.sleep(0)  # a netlink dump never makes its reader wait
+
+
+def _address(body: bytes) -> Address:
+    attributes = body[_ADDRESS.size :]
+    # The own side of a point-to-point link is IFA_LOCAL; elsewhere both are the same, or only one is there.
+    own = find_attribute(attributes, IFA_LOCAL) or find_attribute(attributes, IFA_ADDRESS)
+    return ipaddress.ip_interface((own, body[1]))  # ifa_prefixlen
+
+
+def _default_route(body: bytes) -> DefaultRoute | None:
+    if body[1]:  # rtm_dst_len
+        return None
+    attributes = body[_ROUTE.size :]
+    gateway, metric = find_attribute(attributes, RTA_GATEWAY), find_attribute(attributes, RTA_PRIORITY)
+    if not gateway:
+        return None
+    return DefaultRoute(str(ipaddress.ip_address(gateway)), _U32.unpack(metric)[0] if metric else 0)
 
 
 def _messages(chunk: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -110,8 +110,13 @@ async def test_a_namespace_that_cannot_be_read_leaves_its_peer_unknown_and_the_r
     assert not is_right(missing, bad)
 
 
-async def test_a_namespace_that_takes_too_long_is_not_known(kernel: Kernel, world: World, monkeypatch) -> None:
+async def test_a_namespace_that_takes_too_long_is_not_known(
+    kernel: Kernel, world: World, monkeypatch, tmp_path: Path
+) -> None:
     veth = await realized(kernel, world)
+    batch = tmp_path / "batch"
+    batch.write_text("\n".join(f"addr add 172.16.{n // 250}.{1 + n % 250}/32 dev eth0" for n in range(1000)))
+    ip("-batch", str(batch), namespace=veth.namespace)
     monkeypatch.setattr(interface_query, "SECONDS", 0)
     seen = (await kernel.observe({"e0": veth.namespace})).veths["e0"]
     assert not seen.peer_known

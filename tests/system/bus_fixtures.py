@@ -59,12 +59,9 @@ def _quoted(words: Sequence[str]) -> str:
 
 def user_block(user: User, allowed: permissions.Permissions) -> str:
     """Return one user of a server's configuration."""
-    responses = ""
-    if allowed.allow_responses:
-        responses = f'allow_responses: {{ max: {allowed.allow_responses}, expires: "1m" }}'
     return (
         f"{{ nkey: {user.public}, permissions: {{ publish: {{ allow: {_quoted(allowed.publish)} }},"
-        f" subscribe: {{ allow: {_quoted(allowed.subscribe)} }}, {responses} }} }}"
+        f" subscribe: {{ allow: {_quoted(allowed.subscribe)} }} }} }}"
     )
 
 
