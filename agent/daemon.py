@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -30,6 +31,9 @@ from agent.store import Store
 from protocol import codec, subjects
 from protocol.status import AgentState, Counters, Event, Status
 
+COLLECT_AFTER = 100_000
+"""Containers made before the garbage collector looks at the young ones. Documents bring objects by the ten thousand, none
+of them in a cycle; at the usual 700, the collector took a fifth of the time of a bulk update."""
 DRAIN = 5.0
 """Seconds that the end waits for acknowledgements to be confirmed."""
 
@@ -189,6 +193,7 @@ async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:
 
 async def serve(settings: Settings, log: FilteringBoundLogger) -> None:
     """Run an agent until SIGTERM or SIGINT."""
+    gc.set_threshold(COLLECT_AFTER)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -161,5 +161,5 @@ def _realize_local(endpoint: Endpoint, vni: int, slot: int, world: World, into: 
 
 def local_endpoints(document: Document, is_here: Callable[[str], bool]) -> list[str]:
     """Return the ids of a document's endpoints that live on this host."""
-    here: dict[str, bool] = {}
-    return [e.id for e in document.endpoints if here.setdefault(e.droplet, is_here(e.droplet))]
+    here = {droplet for droplet in {e.droplet for e in document.endpoints} if is_here(droplet)}
+    return [e.id for e in document.endpoints if e.droplet in here] if here else []
