@@ -32,8 +32,8 @@ from protocol import codec, subjects
 from protocol.status import AgentState, Counters, Event, Status
 
 COLLECT_AFTER = 100_000
-"""Containers made before the garbage collector looks at the young ones. Documents bring objects by the ten thousand, none
-of them in a cycle; at the usual 700, the collector took a fifth of the time of a bulk update."""
+"""Containers made before the garbage collector looks at the young ones. Documents bring objects by the ten thousand,
+none of them in a cycle; at the usual 700, the collector took a fifth of the time of a bulk update."""
 DRAIN = 5.0
 """Seconds that the end waits for acknowledgements to be confirmed."""
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 
 from agent.core.actions import Veth
-from agent.core.realize import IFINDEX_BASE, host_ifname
 from agent.datapath.links import Links, TransitAgent
 from agent.datapath.namespaces import in_namespace, open_control_socket, opened_namespace
 from agent.datapath.netlink import Netlink
@@ -20,6 +19,7 @@ from agent.datapath.offloads import ENDPOINT_OFFLOADS, read_offloads
 from agent.datapath.xdp import AttachMode, Ownership, attach, detach
 from tests.netns.conftest import World, ip, ip_json
 from tests.netns.programs import loaded, owning
+from tests.netns.tenants import endpoint_veth
 
 INSTANCE = "knlinks"
 
@@ -32,17 +32,7 @@ async def open_links(mode: AttachMode = AttachMode.NATIVE) -> AsyncIterator[Link
 
 
 def wanted(namespace: str, endpoint: str = "web", slot: int = 5) -> Veth:
-    return Veth(
-        endpoint=endpoint,
-        ifname=host_ifname(INSTANCE, endpoint),
-        ifindex=IFINDEX_BASE + slot,
-        namespace=namespace,
-        peer_name="eth0",
-        peer_mac=bytes.fromhex("0200000000") + bytes([slot]),
-        mtu=1438,
-        addresses=(f"10.1.0.{slot}/24",),
-        gateways=("10.1.0.1",),
-    )
+    return endpoint_veth(INSTANCE, namespace, endpoint, slot)
 
 
 def host_side(veth: Veth) -> dict:
