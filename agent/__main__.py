@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -12,15 +13,16 @@ import click
 
 from agent import __version__
 from agent.applier import InterfaceReplacedError
-from agent.daemon import kernel_config, serve
+from agent.bus.check import BusCheck, check_files, check_servers
+from agent.daemon import bus_settings, kernel_config, serve
 from agent.datapath.compiler import CompileError
-from agent.datapath.host_check import check_host
+from agent.datapath.host_check import CheckResult, check_host
 from agent.datapath.observe import ObservationError
 from agent.datapath.uninstall import remove
 from agent.dry_run import print_plan
 from agent.logs import configure_logs
 from agent.settings import Settings, SettingsError, load_settings
-from agent.store import StoreError
+from agent.store import FILE, Store, StoreError
 
 FAILURE, USAGE, REFUSED = 1, 2, 3
 
@@ -57,10 +59,12 @@ def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> No
         settings = load_settings(config)
     except SettingsError as error:
         _end(USAGE, str(error))
+    if not check and not uninstall:
+        _end_unless_readable(settings)
     if check:
         sys.exit(0 if _check(settings) else REFUSED)
     if uninstall:
-        _run(remove(kernel_config(settings)))
+        _run(_uninstall(settings))
     elif dry_run:
         _refuse_unless_fit(settings)
         configure_logs("human", "warning")
@@ -68,6 +72,18 @@ def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> No
     else:
         _refuse_unless_fit(settings)
         _run(serve(settings, configure_logs(settings.log.format, settings.log.level)))
+
+
+async def _uninstall(settings: Settings) -> None:
+    """Take all off, unless an agent runs that would put it back."""
+    folder = Path(settings.state)
+    with contextlib.ExitStack() as held:
+        if (folder / FILE).exists():
+            held.enter_context(contextlib.closing(Store(folder, settings.host)))
+        removed = await remove(kernel_config(settings))
+    transit = "transit XDP, " if removed.transit else ""
+    words = f"removed {transit}{removed.interfaces} interfaces and {removed.pins} pins"
+    click.echo(words if any(removed) else "nothing of this agent was here")
 
 
 def _run(job: Coroutine[Any, Any, None]) -> None:
@@ -83,7 +99,12 @@ def _run(job: Coroutine[Any, Any, None]) -> None:
 
 def _check(settings: Settings) -> bool:
     """Print a line per thing that the agent needs; return whether all are there."""
-    results = asyncio.run(check_host(kernel_config(settings)))
+    bus = bus_settings(settings)
+    results: list[CheckResult | BusCheck] = [
+        *asyncio.run(check_host(kernel_config(settings))),
+        *check_files(bus),
+        *asyncio.run(check_servers(settings.host, bus)),
+    ]
     for result in results:
         mark = click.style("ok     ", fg="green") if result.ok else click.style("missing", fg="red")
         click.echo(f"{mark} {result.name}: {result.detail}")
@@ -97,6 +118,13 @@ def _refuse_unless_fit(settings: Settings) -> None:
     if lacking:
         words = "; ".join(f"{result.name}: {result.detail} ({result.remedy})" for result in lacking)
         _end(REFUSED, f"this host cannot run the agent: {words}")
+
+
+def _end_unless_readable(settings: Settings) -> None:
+    """End where a file that the settings name cannot be used: it will not mend itself."""
+    for found in check_files(bus_settings(settings)):
+        if not found.ok:
+            _end(USAGE, f"{found.name}: {found.detail} ({found.remedy})")
 
 
 def _end(status: int, message: str) -> NoReturn:

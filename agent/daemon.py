@@ -59,6 +59,12 @@ def kernel_config(settings: Settings) -> KernelConfig:
     )
 
 
+def bus_settings(settings: Settings) -> BusSettings:
+    """Return the bus's share of the settings."""
+    section = settings.bus
+    return BusSettings(section.servers, section.nkey_seed_file or None, section.tls_ca_file or None)
+
+
 class Daemon:
     """One agent at work. It is the bus's handler: documents and questions come here."""
 
@@ -70,9 +76,7 @@ class Daemon:
         self._started = time.monotonic()
         self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log)
         self._answers = Answers(self._applier, kernel, self._status, self._counters, time.time)
-        section = settings.bus
-        bus_settings = BusSettings(section.servers, section.nkey_seed_file or None, section.tls_ca_file or None)
-        self._bus = Bus(settings.host, bus_settings, self, log)
+        self._bus = Bus(settings.host, bus_settings(settings), self, log)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
@@ -198,7 +202,7 @@ async def serve(settings: Settings, log: FilteringBoundLogger) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    store = Store(Path(settings.state))
+    store = Store(Path(settings.state), settings.host)
     with contextlib.closing(store):
         kernel = await Kernel.open(kernel_config(settings))
         try:

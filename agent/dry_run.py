@@ -13,29 +13,39 @@ from agent.core.plan import describe, plan_all
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.settings import Settings
-from agent.store import Store
+from agent.store import FILE, Kept, Store
 
 
 async def print_plan(settings: Settings) -> None:
     """Print the plan from the kept documents to the kernel as it is."""
     config = kernel_config(settings)
     untouched = not config.pins.maps.exists()
-    with contextlib.closing(Store(Path(settings.state))) as store:
-        kernel = await Kernel.open(config)
-        try:
-            first = await kernel.observe({})
-            slots = slots_of(first)
-            desired = Desired(here_of(settings, first.interface), slots)
-            for name, revision, body in store.load():
-                desired.documents.restore(name, revision, body)
-            desired.settle()
-            observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})
-            parts = (desired.realization(held) for _, held in desired.in_force())
-            actions = plan_all(parts, observed)
-        finally:
-            await kernel.close()
-            if untouched:
-                config.pins.remove()
+    kept = _kept(settings)
+    kernel = await Kernel.open(config)
+    try:
+        first = await kernel.observe({})
+        desired = Desired(here_of(settings, first.interface), slots_of(first))
+        for name, revision, body in kept:
+            desired.documents.restore(name, revision, body)
+        desired.settle()
+        observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})
+        parts = (desired.realization(held) for _, held in desired.in_force())
+        actions = plan_all(parts, observed)
+    finally:
+        await kernel.close()
+        if untouched:
+            config.pins.remove()
     for action in actions:
         click.echo(describe(action))
+    if not kept:
+        click.echo("no documents are kept here yet: a start would wait for the bus")
     click.echo(f"{len(actions)} actions; nothing was changed")
+
+
+def _kept(settings: Settings) -> list[Kept]:
+    """Return the kept documents, without making a place for them where there is none."""
+    folder = Path(settings.state)
+    if not (folder / FILE).exists():
+        return []
+    with contextlib.closing(Store(folder, settings.host)) as store:
+        return store.load()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -14,6 +15,7 @@ from agent.bus.settings import check_server
 from protocol.subjects import is_host
 
 ENVIRONMENT = "DROPLET_"
+LAB = "DROPLET_LAB_"
 """`DROPLET_HOST` sets `host`, `DROPLET_BUS_SERVERS` sets `servers` of `[bus]` (commas between)."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -84,11 +86,12 @@ def load_settings(file: Path | None, environment: Mapping[str, str] = os.environ
             raise SettingsError(f"{file}: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{file}: {error}") from None
+    _refuse_unknown(environment)
     overlaid = _overlay(raw, environment)
     try:
         settings = msgspec.convert(overlaid, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{file or 'the environment'}: {_in_words(str(error))}") from None
+        raise SettingsError(_in_words(str(error), file, environment)) from None
     if not is_host(settings.host):
         raise SettingsError(f"host: {settings.host!r} is no host name: use lower-case letters, digits and dashes")
     for server in settings.bus.servers:
@@ -120,7 +123,36 @@ def _overlay(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, A
     return result
 
 
-def _in_words(message: str) -> str:
-    """Turn msgspec's path into the key of a TOML file."""
+def _names(settings: type[msgspec.Struct], prefix: str) -> dict[str, Any]:
+    """Return the environment's name of every setting, with the setting's type."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(settings):
+        name = f"{prefix}{field.encode_name.upper()}"
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            found |= _names(field.type, f"{name}_")
+        else:
+            found[name] = field.type
+    return found
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    known = _names(Settings, ENVIRONMENT)
+    for name in sorted(environment):
+        if name.startswith(ENVIRONMENT) and not name.startswith(LAB) and name not in known:
+            raise SettingsError(f"{name} in the environment is no setting: known are {', '.join(known)}")
+
+
+def _in_words(message: str, file: Path | None, environment: Mapping[str, str]) -> str:
+    """Turn msgspec's words into the place of the mistake, what is wrong, and what would be right."""
     text, _, where = message.partition(" - at `$.")
-    return f"{where.rstrip('`')}: {text}" if where else text
+    key = where.rstrip("`")
+    missing = re.search(r"missing required field `(\w+)`", text)
+    if missing:
+        return f"{missing[1]} is needed: give --config FILE with it, or set {ENVIRONMENT}{missing[1].upper()}"
+    variable = ENVIRONMENT + key.replace(".", "_").upper()
+    place = (
+        f"{variable} in the environment: {key}" if variable in environment else f"{file or 'the environment'}: {key}"
+    )
+    choices = get_args(_names(Settings, ENVIRONMENT).get(variable))
+    right = f" (one of {', '.join(map(str, choices))})" if "enum" in text else ""
+    return f"{place}: {text}{right}" if key else f"{file or 'the environment'}: {text}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+FILE = "documents.sqlite"
 _SCHEMA_VERSION = 1
 
 
@@ -28,21 +29,25 @@ class StoreError(RuntimeError):
 class Store:
     """Opened by one agent at a time: the file is locked."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create `documents.sqlite` in a folder, or raise StoreError."""
-        self.file = folder / "documents.sqlite"
+    def __init__(self, folder: Path, host: str) -> None:
+        """Open or create `documents.sqlite` in a folder, or raise StoreError; it belongs to one host for good."""
+        self.file = folder / FILE
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.file.touch(mode=0o600)
             self._connection = sqlite3.connect(self.file, isolation_level=None, timeout=0)
             self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._prepare()
+            self._prepare(host)
+        except StoreError:
+            self._connection.close()
+            raise
         except (OSError, sqlite3.Error) as error:
             words = "another agent uses it" if "locked" in str(error) else str(error)
             raise StoreError(f"{self.file}: {words}") from None
 
-    def _prepare(self) -> None:
+    def _prepare(self, host: str) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _SCHEMA_VERSION):
             raise StoreError(f"{self.file}: written by another version ({version}): move it away")
@@ -51,6 +56,12 @@ class Store:
             "CREATE TABLE IF NOT EXISTS documents ("
             "name TEXT PRIMARY KEY, revision INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID"
         )
+        self._connection.execute("CREATE TABLE IF NOT EXISTS owner (host TEXT PRIMARY KEY) WITHOUT ROWID")
+        owner = self._connection.execute("SELECT host FROM owner").fetchone()
+        if owner is not None and owner[0] != host:
+            self._connection.execute("ROLLBACK")
+            raise StoreError(f"{self.file}: holds the documents of host {owner[0]!r}: give {host!r} another `state`")
+        self._connection.execute("INSERT OR IGNORE INTO owner VALUES (?)", (host,))
         self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         self._connection.execute("COMMIT")
 

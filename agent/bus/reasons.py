@@ -13,6 +13,10 @@ def describe(error: BaseException) -> str:
     lowered = text.lower()
     if "authorization violation" in lowered or "user authentication" in lowered:
         return "the server refuses our credentials: check the nkey seed file"
+    if "permissions violation" in lowered:
+        return "our nkey may not use this host's subjects: check `host` and the nkey seed file"
+    if isinstance(error, ConnectionRefusedError) or "connect call failed" in lowered:
+        return "connection refused"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from typing import NamedTuple
 
 import structlog
 
@@ -13,12 +14,20 @@ from agent.datapath.links import is_unfinished, marked_endpoint
 from agent.datapath.neighbours import release_all
 from agent.datapath.netlink import Netlink, attribute
 from agent.datapath.pins import pinned_program_ids
-from agent.datapath.xdp import Ownership, detach
+from agent.datapath.xdp import Ownership, attached_program, detach
 
 log = structlog.get_logger()
 
 
-async def remove(config: KernelConfig) -> None:
+class Removed(NamedTuple):
+    """What was taken off: endpoints' interfaces, whether transit XDP was attached, and pins."""
+
+    interfaces: int
+    transit: bool
+    pins: int
+
+
+async def remove(config: KernelConfig) -> Removed:
     """Take everything of this instance off the host: its program, interfaces, neighbours and pins.
 
     Needs neither compiler nor agent; what is not there is no error, what is another's stays. So does a pair whose
@@ -26,15 +35,19 @@ async def remove(config: KernelConfig) -> None:
     """
     own_ids = pinned_program_ids(config.pins)
     own = Ownership(own_ids.__contains__, bpf.program_by_id)
+    interfaces, transit = 0, False
     async with Netlink() as netlink:
         for link in await netlink.links():
             if marked_endpoint(link, config.instance) is not None:
                 with contextlib.suppress(FileNotFoundError):
                     await netlink.request("link", "del", index=link["index"])
+                    interfaces += 1
             elif is_unfinished(link):
                 log.warning("unfinished_veth_left_alone", interface=attribute(link, "IFLA_IFNAME"))
         interface = await netlink.link(ifname=config.interface)
         if interface is not None:
+            found = attached_program(interface)
+            transit = found is not None and found.program_id in own_ids
             try:
                 await detach(netlink, interface["index"], own)
             except OSError as error:
@@ -42,4 +55,6 @@ async def remove(config: KernelConfig) -> None:
                     raise
                 log.warning("foreign_program_kept", interface=config.interface)
             await release_all(netlink, interface["index"])
+    pins = sum(1 for path in config.pins.root.rglob("*") if path.is_file()) if config.pins.root.exists() else 0
     config.pins.remove()
+    return Removed(interfaces, transit, pins)

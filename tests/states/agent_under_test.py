@@ -33,7 +33,7 @@ class Agent:
     async def start(self) -> None:
         """Start, or die without a word and start again."""
         self.stop()
-        self._store = Store(self._folder)
+        self._store = Store(self._folder, "h1")
         quiet = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         self.applier = Applier(
             SETTINGS,

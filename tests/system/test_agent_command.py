@@ -80,8 +80,10 @@ def shown(namespace: str) -> str:
 def test_a_fit_host_passes_the_check_and_is_not_changed(host, settings, tmp_path):
     before = shown(host)
     done = run(host, settings, "--check")
-    assert done.returncode == OK, done.stdout + done.stderr
-    assert "missing" not in done.stdout
+    assert done.returncode == REFUSED, done.stdout + done.stderr
+    missing = [line for line in done.stdout.splitlines() if line.startswith("missing")]
+    assert len(missing) == 1, done.stdout
+    assert missing[0].startswith("missing bus: "), "no server runs here; in a lab it does"
     for name in ("capabilities", "kernel", "bpf", "compiler", "interface", "xdp"):
         assert name in done.stdout
     assert shown(host) == before
@@ -225,6 +227,29 @@ def test_a_second_agent_on_the_same_documents_is_refused(lab):
     assert done.returncode == FAILURE
     assert "another agent uses it" in done.stderr
     assert pings(lab, "web-1", "web-2")
+
+
+def test_where_a_server_lets_the_agent_in_the_check_finds_nothing_missing(lab):
+    done = run(lab.names.droplet("h1"), lab.lab.paths.settings("h1"), "--check")
+    assert done.returncode == OK, done.stdout
+    assert "nkey seed" in done.stdout
+    assert "tls ca" in done.stdout
+    assert "nats-server 2." in done.stdout
+
+
+def test_a_running_agent_is_not_uninstalled_under_its_feet(lab):
+    before = lab.host_links("h1")
+    done = run(lab.names.droplet("h1"), lab.lab.paths.settings("h1"), "--uninstall")
+    assert done.returncode == FAILURE
+    assert "another agent uses it" in done.stderr
+    assert lab.host_links("h1") == before
+
+
+def test_a_seed_that_is_not_there_ends_the_start_and_is_named(host, settings):
+    settings.write_text(settings.read_text() + '\n[bus]\nnkey_seed_file = "/nowhere/host.nk"\n')
+    done = run(host, settings)
+    assert done.returncode == USAGE
+    assert "/nowhere/host.nk" in done.stderr
 
 
 def test_an_uninstall_leaves_nothing_and_a_start_brings_all_back(lab):

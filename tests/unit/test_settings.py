@@ -60,3 +60,20 @@ def test_a_mistake_names_its_key(tmp_path: Path, text: str, named: str) -> None:
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         load_settings(tmp_path / "none.toml", {})
+
+
+def test_a_misspelt_variable_is_refused_and_not_overlooked() -> None:
+    with pytest.raises(SettingsError, match="DROPLET_INTREFACE in the environment is no setting"):
+        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACE": "eth0", "DROPLET_INTREFACE": "eth1"})
+
+
+def test_a_mistake_in_the_environment_is_not_told_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('host = "h1"\ninterface = "eth0"\n')
+    with pytest.raises(SettingsError, match="^DROPLET_INTERVAL_HEARTBEAT in the environment: "):
+        load_settings(file, {"DROPLET_INTERVAL_HEARTBEAT": "soon"})
+
+
+def test_a_wrong_choice_is_told_with_the_right_ones() -> None:
+    with pytest.raises(SettingsError, match="one of auto, native, generic"):
+        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACE": "eth0", "DROPLET_ATTACH_MODE": "fast"})

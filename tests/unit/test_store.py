@@ -10,17 +10,17 @@ from agent.store import Kept, Store, StoreError
 
 
 def test_what_was_kept_is_there_after_a_restart_in_order_of_revision(tmp_path: Path) -> None:
-    store = Store(tmp_path / "new")
+    store = Store(tmp_path / "new", "h1")
     store.keep([Kept("b", 2, b"two"), Kept("a", 3, b"three"), Kept("c", 1, b"one")])
     store.keep([Kept("b", 4, b"four")], gone=["c", "never"])
     store.close()
-    again = Store(tmp_path / "new")
+    again = Store(tmp_path / "new", "h1")
     assert again.load() == [Kept("a", 3, b"three"), Kept("b", 4, b"four")]
     again.close()
 
 
 def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = Store(tmp_path, "h1")
     store.keep([Kept("a", 1, b"one")])
     with pytest.raises(StoreError):
         store.keep([Kept("b", 2, b"two"), Kept("c", None, b"three")])  # type: ignore[arg-type]
@@ -29,13 +29,20 @@ def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_agent_is_refused(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = Store(tmp_path, "h1")
     with pytest.raises(StoreError, match="another agent uses it"):
-        Store(tmp_path)
+        Store(tmp_path, "h1")
     store.close()
 
 
 def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "documents.sqlite").write_bytes(b"noise" * 1000)
     with pytest.raises(StoreError):
-        Store(tmp_path)
+        Store(tmp_path, "h1")
+
+
+def test_the_documents_of_another_host_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    Store(tmp_path, "h1").close()
+    with pytest.raises(StoreError, match="of host 'h1'"):
+        Store(tmp_path, "h2")
+    Store(tmp_path, "h1").close()
