@@ -14,7 +14,6 @@ from agent.bus.reasons import describe
 from agent.bus.settings import BusSettings, shown, tls_context
 from protocol import permissions
 
-
 OLDEST = (2, 14)
 """The nats-server from which on a consumer can be reset."""
 

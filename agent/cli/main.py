@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,21 +15,28 @@ import msgspec
 from agent import __version__
 from agent.bus.settings import BusSettings
 from agent.cli import show
-from agent.cli.render import FORMATS, machine
-from agent.cli.session import Access, Session, read_acknowledgement, read_config, session
+from agent.cli.configuration import Configuration, read_configuration
+from agent.cli.render import FORMATS, TABLES, machine
+from agent.cli.session import Access, NotAnswered, Session, read_acknowledgement, session
 from protocol import codec, rpc, subjects
 from protocol.documents import KINDS
 from protocol.errors import DocumentError
-from protocol.status import Counters, Event
+from protocol.status import Counters, Event, Status
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 
 
 def _output(function: F) -> F:
     return click.option(
-        "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+        "-o",
+        "--output",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="How to print; wide has every column and folds nothing.",
     )(function)
 
 
@@ -44,6 +51,28 @@ def _run(access: Access, work: Callable[[Session], Coroutine[Any, Any, None]]) -
         raise SystemExit(0) from None
 
 
+async def _of_all(names: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> dict[str, T]:
+    """Return the hosts' answers; on standard error, say of each host without one why."""
+    answers = await asyncio.gather(*(ask(name) for name in names), return_exceptions=True)
+    found: dict[str, T] = {}
+    for name, answer in zip(names, answers, strict=True):
+        if isinstance(answer, NotAnswered):
+            click.echo(f"Error: {answer.format_message()}", err=True)
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            found[name] = answer
+    return found
+
+
+def _count(answered: int, asked: int) -> None:
+    """Fail when not all hosts answered; say how many did when there are several."""
+    if answered < asked:
+        if asked > 1:
+            click.echo(f"{answered} of {asked} hosts answered", err=True)
+        raise click.exceptions.Exit(1)
+
+
 def _host(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not subjects.is_host(value):
         raise click.BadParameter(f"{value!r} is not a host's name: lower-case letters, digits and dashes")
@@ -52,7 +81,9 @@ def _host(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DROPLETCTL"})
 @click.version_option(__version__, prog_name="dropletctl")
-@click.option("--config", type=click.Path(path_type=Path), help="An agent's TOML file; its [bus] table is used.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="TOML file with netns and [bus]; an agent's own will do."
+)
 @click.option("--server", multiple=True, help=f"URL, tls:// or nats://; may be repeated.  [default: {DEFAULT_SERVER}]")
 @click.option("--nkey-seed-file", type=click.Path(), help="File with the nkey seed to log in with.")
 @click.option("--tls-ca-file", type=click.Path(), help="The CA that the server's certificate is checked against.")
@@ -79,7 +110,7 @@ def main(
       dropletctl get endpoints --host h1     what is in force on a host
       dropletctl acks --watch                what becomes of documents, live
       dropletctl path h1 web-1 10.0.1.7      which way a packet would go
-      dropletctl --netns lab1-bus status     from inside a lab
+      dropletctl --netns lab_fabric status   from inside a lab
 
     Every option can come from the environment: DROPLETCTL_SERVER, DROPLETCTL_NKEY_SEED_FILE and so on.
 
@@ -87,16 +118,18 @@ def main(
     Exit codes: 0 all went well; 1 a host did not answer, or it is not there;
     2 wrong usage; 3 the bus cannot be reached.
     """
-    known = read_config(config) if config else {}
+    known = read_configuration(config) if config else Configuration()
+    servers = server or known.servers
     try:
         settings = BusSettings(
-            servers=server or tuple(known.get("servers", (DEFAULT_SERVER,))),
-            nkey_seed_file=nkey_seed_file or known.get("nkey_seed_file"),
-            tls_ca_file=tls_ca_file or known.get("tls_ca_file"),
+            servers=servers or (DEFAULT_SERVER,),
+            nkey_seed_file=nkey_seed_file or known.nkey_seed_file or None,
+            tls_ca_file=tls_ca_file or known.tls_ca_file or None,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    context.obj = Access(settings, netns, wait, timeout)
+    hint = "" if servers else "; give --server or --config"
+    context.obj = Access(settings, netns or known.netns or None, wait, timeout, hint)
 
 
 @main.command()
@@ -104,7 +137,7 @@ def main(
 @_output
 @click.pass_obj
 def status(access: Access, host: str | None, output: str) -> None:
-    """Show how HOST is, or every host that answers.
+    """Show how HOST is, or every host; those that do not answer are named too.
 
     \b
     Examples:
@@ -113,11 +146,14 @@ def status(access: Access, host: str | None, output: str) -> None:
     """
 
     async def work(bus: Session) -> None:
-        found = await bus.statuses(host)
-        if output != "table":
-            click.echo(machine(msgspec.to_builtins(found), output), nl=False)
-        else:
-            show.statuses(found)
+        call = await bus.call(host)
+        found: dict[str, Status] = await _of_all(call.present, bus.status)
+        names = [*call.present, *call.absent]
+        if output not in TABLES:
+            click.echo(machine(msgspec.to_builtins(list(found.values())), output), nl=False)
+        elif found or host is None:
+            show.statuses(list(found.values()), [name for name in names if name not in found], output == "wide")
+        _count(len(found), len(names))
 
     _run(access, work)
 
@@ -138,17 +174,20 @@ def get(access: Access, kind: str, host: str | None, output: str) -> None:
     """
 
     async def work(bus: Session) -> None:
-        rows: list[tuple[str, Any]] = []
-        for name in await bus.chosen(host):
-            found = await (bus.documents(name) if kind == "documents" else bus.objects(name, kind))
-            rows += [(name, item) for item in found]
-        if output != "table":
+        async def ask(name: str) -> list[Any]:
+            return await (bus.documents(name) if kind == "documents" else bus.objects(name, kind))
+
+        call = await bus.call(host)
+        found = await _of_all(call.present, ask)
+        rows = [(name, item) for name, items in found.items() for item in items]
+        if output not in TABLES:
             plain = [{"host": name, **show.without_host(msgspec.to_builtins(item))} for name, item in rows]
             click.echo(machine(plain, output), nl=False)
-        elif kind == "documents":
-            show.acknowledgements(rows)
-        else:
-            show.objects(kind, rows)
+        elif found and kind == "documents":
+            show.acknowledgements(rows, output == "wide")
+        elif found:
+            show.objects(kind, rows, output == "wide")
+        _count(len(found), len(call.present) + len(call.absent))
 
     _run(access, work)
 
@@ -176,8 +215,10 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
     async def work(bus: Session) -> None:
         coming = await bus.watch(wanted) if watch else None
         found = await bus.stored_acknowledgements(wanted)
-        if output == "table":
-            show.acknowledgements(found)
+        if not found and not watch and (host or document):
+            raise NotAnswered(f"no acknowledgement of {' for '.join(filter(None, (host, document)))}")
+        if output in TABLES:
+            show.acknowledgements(found, output == "wide")
         elif not watch:
             plain = [{"host": name, **msgspec.to_builtins(item)} for name, item in found]
             click.echo(machine(plain, output), nl=False)
@@ -187,7 +228,7 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
             known = read_acknowledgement(subject, body)
             if known is None:
                 continue
-            if output == "table":
+            if output in TABLES:
                 click.echo(show.acknowledgement_line(*known))
             else:
                 click.echo(json.dumps({"host": known[0], **msgspec.to_builtins(known[1])}))
@@ -212,8 +253,9 @@ def path(access: Access, host: str, endpoint: str, destination: str, output: str
 
     async def work(bus: Session) -> None:
         answer = await bus.ask(host, "path", rpc.PathRequest(endpoint, destination), rpc.PathReply)
-        if output != "table":
-            click.echo(machine(msgspec.to_builtins(answer), output), nl=False)
+        if output not in TABLES:
+            question = {"host": host, "endpoint": endpoint, "destination": destination}
+            click.echo(machine({**question, **msgspec.to_builtins(answer)}, output), nl=False)
         else:
             click.echo(show.path_line(endpoint, destination, answer))
         if answer.way == "none":
@@ -241,10 +283,10 @@ def counters(access: Access, host: str, watch: bool, interval: float, output: st
         before: Counters | None = None
         while True:
             now = await bus.ask(host, "counters", None, Counters)
-            if output != "table":
-                click.echo(machine(msgspec.to_builtins(now), output), nl=False)
+            if output not in TABLES:
+                click.echo(machine(show.plain_counters(now), output), nl=False)
             else:
-                show.counters(now, before)
+                show.counters(now, before, watch, output == "wide")
             if not watch:
                 return
             before = now
@@ -267,7 +309,7 @@ def plan(access: Access, host: str, output: str) -> None:
 
     async def work(bus: Session) -> None:
         answer = await bus.ask(host, "plan", None, rpc.PlanReply)
-        if output != "table":
+        if output not in TABLES:
             click.echo(machine(msgspec.to_builtins(answer), output), nl=False)
         else:
             click.echo("\n".join(answer.actions) or "nothing to change")
@@ -297,7 +339,7 @@ def events(access: Access, host: str | None, count: int | None, output: str) -> 
                 event = codec.decode(body, Event)
             except DocumentError:
                 continue
-            if output == "table":
+            if output in TABLES:
                 at = time.strftime("%H:%M:%S", time.localtime(event.at))
                 click.echo(f"{at}  {event.host}  {event.kind}  {'; '.join(event.detail)}")
             else:

@@ -13,9 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-FORMATS = ("table", "json", "yaml")
+FORMATS = ("table", "wide", "json", "yaml")
+TABLES = ("table", "wide")
+"""The formats for people; a wide table has every column, and lines as long as they come."""
+NO_ANSWER = "no answer"
 PIPED_WIDTH = 120
 """Columns of a table that does not go to a terminal."""
+UNLIMITED = 1 << 16
 
 _PLAIN = re.compile(r"^[A-Za-z_][A-Za-z0-9_./@ -]*$")
 _RESERVED = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
@@ -27,6 +31,7 @@ _MARKS = {
     "starting": "yellow",
     "rejected": "red",
     "failed": "red",
+    NO_ANSWER: "red",
 }
 
 
@@ -37,19 +42,41 @@ def machine(value: Any, style: str) -> str:
     return "\n".join(_yaml(value, "")) + "\n"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
-    """Print rows under headings, or say that there are none."""
-    rows = list(rows)
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str, wide: bool = False, spare: str = ""
+) -> None:
+    """Print rows under headings, or say that there are none.
+
+    What does not fit is folded, never cut; the column `spare` is left out when the table does not fit with it.
+    """
+    rows = [list(row) for row in rows]
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED_WIDTH
     if not rows:
         console.print(escape(empty))
         return
-    grid = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
+    grid = _grid(columns, rows)
+    width = console.measure(grid, options=console.options.update(max_width=UNLIMITED)).maximum
+    if wide:
+        console.width = max(console.width, width)
+    elif spare in columns and width > console.width:
+        left_out = columns.index(spare)
+        grid = _grid(_without(columns, left_out), [_without(row, left_out) for row in rows])
+    console.print(grid)
+
+
+def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        grid.add_column(column, overflow="fold")
     for row in rows:
         grid.add_row(*(_marked(cell) for cell in row))
-    console.print(grid)
+    return grid
+
+
+def _without(cells: Sequence[str], index: int) -> list[str]:
+    return [*cells[:index], *cells[index + 1 :]]
 
 
 def duration(seconds: float) -> str:

@@ -6,11 +6,9 @@ import asyncio
 import ctypes
 import json
 import os
-import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -48,23 +46,16 @@ class Unreachable(click.ClickException):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to reach the bus, from options, environment and configuration file. `wait` is in seconds."""
+    """How to reach the bus, from options, environment and configuration file. `wait` and `timeout` are in seconds.
+
+    `hint` is added when no server can be reached.
+    """
 
     settings: BusSettings
     netns: str | None = None
     wait: float = 1.0
     timeout: float = 5.0
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the `[bus]` table of an agent's configuration file."""
-    try:
-        bus = tomllib.loads(path.read_text()).get("bus", {})
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"{path}: {error}") from None
-    if not isinstance(bus, dict):
-        raise click.UsageError(f"{path}: bus is not a table")
-    return bus
+    hint: str = ""
 
 
 def enter_netns(name: str) -> None:
@@ -80,6 +71,14 @@ def enter_netns(name: str) -> None:
             raise click.UsageError(f"network namespace {path}: {os.strerror(ctypes.get_errno())}")
     finally:
         os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The hosts whose agents answer, and those that are known from the stream and do not; both sorted."""
+
+    present: list[str]
+    absent: list[str]
 
 
 class Session:
@@ -124,19 +123,29 @@ class Session:
         await asyncio.sleep(self._access.wait)
         return sorted(found)
 
-    async def chosen(self, host: str | None) -> list[str]:
-        """Return the one host that was named, or all that answer; raise NotAnswered when none does."""
+    async def call(self, host: str | None) -> Call:
+        """Return the one host that was named, or all; raise NotAnswered when there is none."""
         if host is not None:
-            return [host]
-        found = await self.hosts()
-        if not found:
+            return Call([host], [])
+        present, known = await asyncio.gather(self.hosts(), self._known_hosts())
+        if not present and not known:
             raise NotAnswered("no host answers")
-        return found
+        return Call(present, sorted(known - set(present)))
 
-    async def statuses(self, host: str | None) -> list[status.Status]:
-        """Return the status of one host or of all."""
-        hosts = await self.chosen(host)
-        return list(await asyncio.gather(*(self.ask(name, "status", None, status.Status) for name in hosts)))
+    async def _known_hosts(self) -> set[str]:
+        """Return the hosts that have documents, as far as there is a stream that tells.
+
+        A server says nothing of a stream that is not there, so it gets no more time than the hosts do.
+        """
+        try:
+            found = await self.stored_acknowledgements(streams.ACK_SUBJECTS, self._access.wait)
+        except NotAnswered:
+            return set()
+        return {host for host, item in found if not item.removed}
+
+    async def status(self, host: str) -> status.Status:
+        """Return the status of a host."""
+        return await self.ask(host, "status", None, status.Status)
 
     async def objects(self, host: str, kind: str) -> list[Any]:
         """Return all objects of a kind on a host, page by page."""
@@ -160,21 +169,29 @@ class Session:
                 return found
             after = page.next
 
-    async def stored_acknowledgements(self, filter_subject: str) -> list[tuple[str, Acknowledgement]]:
-        """Return host and newest acknowledgement of each document, from the stream (direct get, ADR-31 of NATS)."""
+    async def stored_acknowledgements(
+        self, filter_subject: str, patience: float | None = None
+    ) -> list[tuple[str, Acknowledgement]]:
+        """Return host and newest acknowledgement of each document, sorted.
+
+        They come from the stream, by direct get (ADR-31 of NATS). Each page has to come within `patience` seconds.
+        """
+        patience = self._access.timeout if patience is None else patience
         found: list[tuple[str, Acknowledgement]] = []
         sequence = 1
         while True:
-            page, more = await self._page(filter_subject, sequence)
+            page, more = await self._page(filter_subject, sequence, patience)
             for subject, number, body in page:
                 sequence = max(sequence, number + 1)
                 known = read_acknowledgement(subject, body)
                 if known is not None:
                     found.append(known)
             if not page or not more:
-                return found
+                return sorted(found, key=lambda row: (row[0], row[1].document))
 
-    async def _page(self, filter_subject: str, sequence: int) -> tuple[list[tuple[str, int, bytes]], bool]:
+    async def _page(
+        self, filter_subject: str, sequence: int, patience: float
+    ) -> tuple[list[tuple[str, int, bytes]], bool]:
         question = {"seq": sequence, "next_by_subj": filter_subject, "batch": PAGE}
         page: list[tuple[str, int, bytes]] = []
         end: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
@@ -191,7 +208,7 @@ class Session:
         subject = f"$JS.API.DIRECT.GET.{streams.ACK_STREAM}".encode()
         self.connection.post([publish_command(subject, json.dumps(question).encode(), inbox.encode())])
         try:
-            code, pending = await asyncio.wait_for(end, self._access.timeout)
+            code, pending = await asyncio.wait_for(end, patience)
         except TimeoutError:
             raise NotAnswered(NO_ACKS) from None
         if code not in (204, 404):
@@ -259,4 +276,4 @@ async def session(access: Access) -> AsyncIterator[Session]:
         finally:
             await connection.close()
         return
-    raise Unreachable("; ".join(reasons))
+    raise Unreachable("; ".join(reasons) + access.hint)

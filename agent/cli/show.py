@@ -6,23 +6,23 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from agent.cli.render import duration, table
+import click
+import msgspec
+
+from agent.cli.render import NO_ANSWER, duration, table
 from protocol.acknowledgements import Acknowledgement
 from protocol.documents import Droplet, Endpoint, Network, Vpc
 from protocol.rpc import PathReply
 from protocol.status import Counters, Status, Traffic
 
-DETAIL = 60
-"""Characters of an explanation that a table shows; `-o json` shows all."""
+STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED")
 
 
-def statuses(found: Sequence[Status]) -> None:
-    """Print one line per host."""
-    table(
-        ("HOST", "STATE", "REALIZED", "NOT", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED"),
-        [_status_row(item) for item in found],
-        "no host answers",
-    )
+def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None:
+    """Print one line per host, also for those that did not answer."""
+    rows = [_status_row(item) for item in found]
+    rows += [(host, NO_ANSWER, *("-" for _ in STATUS[2:])) for host in absent]
+    table(STATUS, sorted(rows), "no host answers", wide)
 
 
 def _status_row(item: Status) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def _status_row(item: Status) -> tuple[str, ...]:
         item.host,
         str(item.state),
         str(documents.realized),
-        ", ".join(troubled) or "-",
+        ", ".join(troubled) or "0",
         f"{item.objects.local_endpoints} of {item.objects.endpoints}",
         str(item.revision),
         duration(item.uptime),
@@ -48,7 +48,7 @@ def _status_row(item: Status) -> tuple[str, ...]:
     )
 
 
-def objects(kind: str, rows: Sequence[tuple[str, Any]]) -> None:
+def objects(kind: str, rows: Sequence[tuple[str, Any]], wide: bool) -> None:
     """Print one line per object and host."""
     columns = {
         "droplets": ("DROPLET", "OF HOST", "ADDRESS"),
@@ -56,7 +56,7 @@ def objects(kind: str, rows: Sequence[tuple[str, Any]]) -> None:
         "networks": ("NETWORK", "VPC", "CIDRS", "BOUNCERS"),
         "endpoints": ("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "MAC", "ATTACHED"),
     }[kind]
-    table(("HOST", *columns), [(host, *_cells(item)) for host, item in rows], f"no {kind}")
+    table(("HOST", *columns), [(host, *_cells(item)) for host, item in rows], f"no {kind}", wide, spare="MAC")
 
 
 def _cells(item: Any) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def without_host(plain: dict[str, Any]) -> dict[str, Any]:
     return {("droplet_host" if name == "host" else name): value for name, value in plain.items()}
 
 
-def acknowledgements(rows: Sequence[tuple[str, Acknowledgement]]) -> None:
+def acknowledgements(rows: Sequence[tuple[str, Acknowledgement]], wide: bool) -> None:
     """Print one line per document and host."""
     table(
         ("HOST", "DOCUMENT", "STATE", "REVISION", "IN FORCE", "AGE", "WHY"),
@@ -91,11 +91,12 @@ def acknowledgements(rows: Sequence[tuple[str, Acknowledgement]]) -> None:
                 str(item.revision),
                 "removed" if item.removed else str(item.in_force),
                 duration(max(0.0, time.time() - item.at)),
-                _shortened(why(item)),
+                why(item),
             )
-            for host, item in sorted(rows, key=lambda row: (row[0], row[1].document))
+            for host, item in rows
         ],
         "no acknowledgements",
+        wide,
     )
 
 
@@ -127,23 +128,39 @@ def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
     return f"{endpoint} -> {destination}: {', '.join(parts)}"
 
 
-def counters(now: Counters, before: Counters | None) -> None:
-    """Print the outcomes that occurred, with their rate since `before`, and each endpoint's packets."""
+def plain_counters(now: Counters) -> dict[str, Any]:
+    """Return counters as plain data, with packets and bytes by name: on the bus they are pairs, to be small."""
+    traffic = ("sent", "direct", "delivered", "dropped")
+    return {
+        "host": now.host,
+        "at": now.at,
+        "outcomes": {name: msgspec.structs.asdict(item) for name, item in now.outcomes.items()},
+        "endpoints": [
+            {
+                "endpoint": item.endpoint,
+                **{name: msgspec.structs.asdict(getattr(item, name)) for name in traffic},
+            }
+            for item in now.endpoints
+        ],
+    }
+
+
+def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) -> None:
+    """Print the outcomes that occurred, with their rate since `before` if wanted, and each endpoint's packets."""
     span = now.at - before.at if before else 0.0
+    if before:
+        click.echo()
     rows = []
     for name, traffic in now.outcomes.items():
         if traffic.packets:
             earlier = before.outcomes.get(name, Traffic(0, 0)) if before else traffic
             rate = f"{(traffic.packets - earlier.packets) / span:,.0f}/s" if span > 0 else "-"
-            rows.append((name, f"{traffic.packets:,}", f"{traffic.bytes:,}", rate))
-    table(("OUTCOME", "PACKETS", "BYTES", "RATE"), rows, "no packets yet")
+            rows.append((name, f"{traffic.packets:,}", f"{traffic.bytes:,}", *([rate] if rates else [])))
+    table(("OUTCOME", "PACKETS", "BYTES", *(["RATE"] if rates else [])), rows, "no packets yet", wide)
     endpoints = [
         (item.endpoint, *(f"{t.packets:,}" for t in (item.sent, item.direct, item.delivered, item.dropped)))
         for item in now.endpoints
     ]
     if endpoints:
-        table(("ENDPOINT", "SENT", "OF THEM DIRECT", "DELIVERED", "DROPPED"), endpoints, "")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= DETAIL else text[: DETAIL - 1] + "…"
+        click.echo()
+        table(("ENDPOINT", "SENT", "OF THEM DIRECT", "DELIVERED", "DROPPED"), endpoints, "", wide)

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from agent.bus import Bus, RpcError
 from agent.cli.main import main
-from agent.cli.render import machine
+from agent.cli.render import machine, table
 from protocol import codec, rpc, subjects
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.documents import Attachment, Endpoint
@@ -134,6 +134,35 @@ async def test_every_command_prints_what_the_hosts_say(server: NatsServer) -> No
         counters = (await ctl(server, "counters", "h1")).output
         assert "delivered" in counters
         assert "no_vpc" not in counters
+        assert "RATE" not in counters
+        plain = json.loads((await ctl(server, "counters", "h1", "-o", "json")).output)
+        assert plain["outcomes"]["delivered"] == {"packets": 3, "bytes": 300}
+        assert plain["endpoints"][0]["direct"] == {"packets": 4, "bytes": 400}
+        way = json.loads((await ctl(server, "path", "h1", "e1", "10.0.1.9", "-o", "json")).output)
+        assert (way["host"], way["endpoint"], way["destination"], way["way"]) == ("h1", "e1", "10.0.1.9", "direct")
+
+
+async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:
+    """h2 has acknowledged and is gone; h3 is gone with all its documents, so nobody misses it."""
+    async with client_of(server) as client:
+        await make_streams(client)
+        for host, removed in (("h1", False), ("h2", False), ("h3", True)):
+            known = Acknowledgement("doc", 3, State.REALIZED, 1.0, in_force=3, removed=removed)
+            await client.jetstream().publish(subjects.ack(host, "doc"), codec.encode(known))
+    async with running(bus_of(server, "h1")):
+        await answering(server, ["h1"])
+        shown = await ctl(server, "status")
+        assert (shown.exit_code, shown.stderr) == (1, "1 of 2 hosts answered\n")
+        assert [line.split()[:3] for line in shown.stdout.splitlines() if line.strip().startswith("h")] == [
+            ["h1", "degraded", "5"],
+            ["h2", "no", "answer"],
+        ]
+        listed = await ctl(server, "get", "endpoints", "-o", "json")
+        assert (listed.exit_code, listed.stderr) == (1, "1 of 2 hosts answered\n")
+        assert {item["host"] for item in json.loads(listed.stdout)} == {"h1"}
+        assert (await ctl(server, "status", "h1")).exit_code == 0
+    nobody = await ctl(server, "status")
+    assert (nobody.exit_code, nobody.stderr) == (1, "0 of 2 hosts answered\n")
 
 
 async def test_acknowledgements_come_from_the_stream_and_then_live(server: NatsServer) -> None:
@@ -150,7 +179,9 @@ async def test_acknowledgements_come_from_the_stream_and_then_live(server: NatsS
             assert len(found) == 1204
             one = await ctl(server, "acks", "--host", "h1", "--document", "waits")
             assert "needs vpcs blue" in one.output
-            assert "no acknowledgements" in (await ctl(server, "acks", "--host", "h9")).output
+            assert [item["document"] for item in found] == sorted(item["document"] for item in found)
+            nothing = await ctl(server, "acks", "--host", "h9")
+            assert (nothing.exit_code, nothing.output) == (1, "Error: no acknowledgement of h9\n")
 
             watching = asyncio.create_task(
                 ctl(server, "acks", "--watch", "--document", "late", "--count", "1", "-o", "json")
@@ -181,7 +212,7 @@ async def test_events_are_shown_as_they_happen(server: NatsServer) -> None:
         (["get", "routers"], 2, "Invalid value"),
         (["status", "NOT.A.HOST"], 2, "is not a host's name"),
         (["--netns", "no-such-namespace", "status"], 2, "no-such-namespace"),
-        (["--config", "/no/such/file", "status"], 2, "/no/such/file"),
+        (["--config", "/no/such/file", "status"], 2, "Error: /no/such/file: no such file\n"),
     ],
 )
 async def test_what_cannot_be_done_is_said_in_one_line(
@@ -209,17 +240,75 @@ def test_a_bus_that_cannot_be_reached_has_its_own_exit_code(tmp_path: Path) -> N
     assert result.output.count("\n") == 1
 
 
-def test_the_connection_is_made_from_the_namespace_that_is_named(server: NatsServer) -> None:
+def test_without_a_server_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"nats://127.0.0.1:{free_port()}"
+    monkeypatch.setattr("agent.cli.main.DEFAULT_SERVER", address)
+    result = CliRunner().invoke(main, ["status"])
+    assert (result.exit_code, result.output) == (
+        3,
+        f"Error: {address}: connection refused; give --server or --config\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sevrer = 1", "sevrer: no such setting"),
+        ("[buss]\nservers = []", "buss: no such setting"),
+        ('[bus]\nserver = "nats://h:1"', "bus.server: no such setting"),
+        ('[bus]\nservers = "nats://h:1"', 'bus.servers: write a list, as in servers = ["nats://HOST:4222"]'),
+        ("[bus]\nnkey_seed_file = 5", "bus.nkey_seed_file: write text in quotes"),
+        ("bus = 5", "bus: write a table, [bus]"),
+        ('[bus]\nnetns = "lab_fabric"', "bus.netns: netns stands before the first table"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    config = tmp_path / "dropletctl.toml"
+    config.write_text(text)
+    result = CliRunner().invoke(main, ["--config", str(config), "status"])
+    assert (result.exit_code, result.output) == (2, f"Error: {config}: {message}\n")
+
+
+def test_an_agents_own_file_will_do(tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        f'host = "h1"\ninterface = "eth0"\n[bus]\nservers = ["nats://127.0.0.1:{free_port()}"]\n'
+        'nkey_seed_file = ""\n[log]\nlevel = "info"\n'
+    )
+    assert CliRunner().invoke(main, ["--config", str(config), "status"]).exit_code == 3
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+def test_a_table_folds_and_never_cuts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    long = "2001:db8:" * 12
+    table(("NAME", "MAC", "ADDRESS"), [("e1", "02:00:00:00:00:01", long)], "nothing", spare="MAC")
+    narrow = capsys.readouterr().out
+    assert "…" not in narrow
+    assert long in "".join(narrow.replace("e1", "").split())
+    assert ("02:00:00:00:00:01" in narrow) == (columns == 200)
+    table(("NAME", "MAC", "ADDRESS"), [("e1", "02:00:00:00:00:01", long)], "nothing", wide=True, spare="MAC")
+    assert ["e1", "02:00:00:00:00:01", long] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_connection_is_made_from_the_namespace_that_is_named(server: NatsServer, tmp_path: Path) -> None:
     """Loopback is down in a new namespace, so the server that answers here is out of reach from there."""
     name = f"busctl{os.getpid()}"
+    config = tmp_path / "dropletctl.toml"
+    config.write_text(f'netns = "{name}"\n')
     command = [sys.executable, "-m", "agent.cli.main", "--wait", "0.2", "--server", server.url]
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         outside = subprocess.run([*command, "status"], capture_output=True, text=True, check=False)
         inside = subprocess.run([*command, "--netns", name, "status"], capture_output=True, text=True, check=False)
+        command += ["--config", str(config), "status"]
+        by_file = subprocess.run(command, capture_output=True, text=True, check=False)
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)
     assert (outside.returncode, inside.returncode) == (1, 3), outside.stderr + inside.stderr
+    assert (by_file.returncode, by_file.stderr) == (3, inside.stderr)
 
 
 @pytest.mark.parametrize("words", [[], ["status"], ["get"], ["acks"], ["path"], ["counters"], ["plan"], ["events"]])

@@ -1,0 +1,65 @@
+"""dropletctl's configuration file: an agent's own, or one with no more than `netns` and `[bus]`."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from agent.settings import BusSection, Settings
+
+TOP = {field.encode_name for field in msgspec.structs.fields(Settings)} | {"netns"}
+BUS = {field.encode_name for field in msgspec.structs.fields(BusSection)}
+
+
+class Misconfigured(click.ClickException):
+    """The configuration file cannot be used; the message is one line for people."""
+
+    exit_code = 2
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """What dropletctl takes from its file; what is not there is empty."""
+
+    servers: tuple[str, ...] = ()
+    nkey_seed_file: str = ""
+    tls_ca_file: str = ""
+    netns: str = ""
+
+
+def read_configuration(path: Path) -> Configuration:
+    """Read a TOML file, or raise Misconfigured with the key that is wrong."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise Misconfigured(f"{path}: no such file") from None
+    except OSError as error:
+        raise Misconfigured(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:
+        raise Misconfigured(f"{path}: {error}") from None
+    bus = raw.get("bus", {})
+    if not isinstance(bus, dict):
+        raise Misconfigured(f"{path}: bus: write a table, [bus]")
+    unknown = sorted(raw.keys() - TOP) + [f"bus.{key}" for key in sorted(bus.keys() - BUS - {"netns"})]
+    if unknown:
+        raise Misconfigured(f"{path}: {unknown[0]}: no such setting")
+    if "netns" in bus:
+        raise Misconfigured(f"{path}: bus.netns: netns stands before the first table")
+    servers = bus.get("servers", [])
+    if not isinstance(servers, list) or not all(isinstance(server, str) for server in servers):
+        raise Misconfigured(f'{path}: bus.servers: write a list, as in servers = ["nats://HOST:4222"]')
+    return Configuration(
+        tuple(servers),
+        _text(path, "bus.nkey_seed_file", bus.get("nkey_seed_file", "")),
+        _text(path, "bus.tls_ca_file", bus.get("tls_ca_file", "")),
+        _text(path, "netns", raw.get("netns", "")),
+    )
+
+
+def _text(path: Path, key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise Misconfigured(f"{path}: {key}: write text in quotes")
+    return value
