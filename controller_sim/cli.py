@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from rich.console import Console
 
 from controller_sim import screen
 from controller_sim.bus import BusError
-from controller_sim.controller import prepare, read_status
+from controller_sim.controller import prepare, read_status, wait_for_answers
 from controller_sim.lab import Lab, beside
 from controller_sim.lab_state import LabError, existing_labs
 from controller_sim.lifecycle import bring_up, publish, why_not
@@ -36,6 +38,10 @@ A first round:
 """
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell has it."""
+
+
 class Commands(click.Group):
     """Turns what the lab raises into one message and exit code 1."""
 
@@ -43,8 +49,12 @@ class Commands(click.Group):
         """Run a command."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
         except TopologyError as error:
-            raise click.ClickException(f"the topology has {len(error.mistakes)} mistake(s):\n{error}") from None
+            count = len(error.mistakes)
+            mistakes = "1 mistake" if count == 1 else f"{count} mistakes"
+            raise click.ClickException(f"the topology has {mistakes}:\n{error}") from None
         except (LabError, SubstrateError, BusError, OSError, ValueError) as error:
             raise click.ClickException(str(error)) from None
 
@@ -65,7 +75,18 @@ def main(ctx: click.Context, name: str) -> None:
     ctx.obj = Lab(name, say=lambda text: Console(stderr=True).print(f"[dim]{text}[/]", highlight=False))
 
 
-pass_lab = click.make_pass_decorator(Lab)
+def pass_lab(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the lab; all of them enter network namespaces."""
+
+    @functools.wraps(command)
+    def as_root(lab: Lab, *arguments: Any, **options: Any) -> None:
+        if os.geteuid() != 0:
+            raise LabError("droplet-lab needs root")
+        command(lab, *arguments, **options)
+
+    return click.pass_obj(as_root)
+
+
 topology_argument = click.argument("topology", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
 
@@ -97,8 +118,9 @@ def apply(lab: Lab, topology: Path, timeout: float) -> None:
     """
     lab.adopt(topology.read_text(encoding="utf-8"), str(topology))
     prepare(lab)
-    report = publish(lab, timeout)
+    report, progress = publish(lab, timeout)
     lab.remove_endpoint_namespaces()
+    click.echo(screen.published_text(progress, sum(map(len, lab.documents().values()))))
     screen.console.print(screen.report_table(report))
     if not report.converged:
         raise LabError(why_not(lab, report))
@@ -108,14 +130,21 @@ def apply(lab: Lab, topology: Path, timeout: float) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_lab
 def status(lab: Lab, as_json: bool) -> None:
-    """Show which processes run, what each host says of itself, and what became of its documents."""
+    """Show which processes run, what each host says of itself, and what became of its documents.
+
+    Exit code 1 when something is not well; the first line says what.
+    """
     found = read_status(lab)
     if as_json:
         click.echo(json.dumps(screen.status_data(lab, found), indent=2))
     else:
+        if found.reasons:
+            screen.console.print(f"[red]not well: {'; '.join(found.reasons)}[/]", highlight=False, soft_wrap=True)
         screen.console.print(screen.status_table(lab, found))
         for problem in found.report.problems[:20]:
-            screen.console.print(f"[yellow]{problem}[/]", highlight=False)
+            screen.console.print(f"[yellow]{problem}[/]", highlight=False, soft_wrap=True)
+    if found.reasons:
+        sys.exit(1)
 
 
 @main.command("exec", context_settings={"ignore_unknown_options": True})
@@ -138,18 +167,29 @@ def exec_(lab: Lab, endpoint: str, command: tuple[str, ...]) -> None:
     os.execvp(argv[0], argv)  # noqa: S606 - a command line of the user's own
 
 
+ENDED = {"stop": "stopped", "kill": "killed"}
+
+
 @main.command("agent")
 @click.argument("what", type=click.Choice(["stop", "start", "kill"]))
 @click.argument("host")
 @pass_lab
 def agent_(lab: Lab, what: str, host: str) -> None:
     """Stop (SIGTERM), kill (SIGKILL) or start the agent of HOST. Traffic goes on without it."""
+    lab.check_host(host)
+    ran = lab.agent_runs(host)
     if what == "start":
         lab.start_agent(host)
+        began = "runs already" if ran else "is started"
+        if lab.server_runs():
+            click.echo(f"the agent of {host} {began}: {wait_for_answers(lab, [host])[host].state}")
+        else:
+            click.echo(f"the agent of {host} {began}; it cannot be asked while nats-server is stopped")
         return
     clean = lab.stop_agent(host, signal.SIGTERM if what == "stop" else signal.SIGKILL)
     if not clean:
         raise LabError(f"the agent of {host} did not end on SIGTERM and was killed")
+    click.echo(f"the agent of {host} is {ENDED[what]}" if ran else f"the agent of {host} did not run")
 
 
 @main.command("nats")
@@ -157,10 +197,15 @@ def agent_(lab: Lab, what: str, host: str) -> None:
 @pass_lab
 def nats_(lab: Lab, what: str) -> None:
     """Stop, kill or start the lab's nats-server."""
+    ran = lab.server_runs()
     if what == "start":
         lab.start_server()
+        hosts = [host for host in lab.topology().droplets if lab.agent_runs(host)]
+        wait_for_answers(lab, hosts)
+        click.echo(f"nats-server {'runs already' if ran else 'is started'}; agents that answer: {len(hosts)}")
     else:
         lab.stop_server(signal.SIGTERM if what == "stop" else signal.SIGKILL)
+        click.echo(f"nats-server is {ENDED[what]}" if ran else "nats-server did not run")
 
 
 @main.command()
@@ -205,15 +250,20 @@ def test_(lab: Lab, as_json: bool) -> None:
         click.echo(json.dumps(found.as_data(), indent=2))
     else:
         screen.console.print(screen.reachability_table(found))
-    if not found.passed:
-        raise LabError(f"{len(found.failures)} of {found.count} checks failed")
+    failed = [f"{name}: {reason}" for name, reason in found.broken.items()]
+    if found.failures:
+        failed.append(f"{len(found.failures)} of {found.count} checks failed")
+    if failed:
+        raise LabError("\n".join(failed))
 
 
 @main.command()
 @pass_lab
 def down(lab: Lab) -> None:
     """Take the lab down: processes, namespaces, pins and files. No error when there is none."""
+    there = lab.exists
     lab.down()
+    click.echo(f"lab {lab.name} is down; nothing is left" if there else f"there is no lab called {lab.name}")
 
 
 @main.command("list")

@@ -18,18 +18,26 @@ from controller_sim.namespaces import run_coroutine_in
 from controller_sim.publisher import Published, publish_difference
 from protocol import codec, streams, subjects
 from protocol.errors import DocumentError
-from protocol.status import Status
+from protocol.status import AgentState, Status
 
 CONVERGE_TIMEOUT = 60.0
+ANSWER_TIMEOUT = 30.0
+"""Seconds until an agent that was started, or whose server was, must answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a publication is: agents that said that they are there, and documents of this publication."""
+    """How far a publication is.
 
-    agents: int
-    published: int
-    realized: int
+    Agents that said that they are there; documents that this publication published, and those that it removed;
+    documents and removals that the stream holds, and how many of them are realized.
+    """
+
+    agents: int = 0
+    published: int = 0
+    removed: int = 0
+    documents: int = 0
+    realized: int = 0
 
 
 OnProgress = Callable[[Progress], None]
@@ -79,6 +87,8 @@ class _Publication:
         self.hosts = set(lab.topology().droplets)
         self.stopped = set(lab.ended_agents())
         self.agents: set[str] = set()
+        self.published = 0
+        self.removed = 0
 
     async def run(self, patience: float, *, agents_first: bool) -> Report:
         deadline = time.monotonic() + patience
@@ -108,6 +118,8 @@ class _Publication:
         await self.watcher.catch_up()
 
     def _published(self, published: Published) -> None:
+        self.removed += published.removed
+        self.published += not published.removed
         self.watcher.tracker.expect(published)
         self._tell()
 
@@ -115,7 +127,9 @@ class _Publication:
         self.agents.add(message.subject.split(".")[2])
 
     def _tell(self) -> None:
-        self.on_progress(Progress(len(self.agents), len(self.watcher.tracker.expected), self.watcher.tracker.realized))
+        tracker = self.watcher.tracker
+        counts = (len(self.agents), self.published, self.removed, len(tracker.expected), tracker.realized)
+        self.on_progress(Progress(*counts))
 
     def _check_agents(self) -> None:
         ended = {host: log for host, log in self.lab.ended_agents().items() if host not in self.stopped}
@@ -128,9 +142,26 @@ class _Publication:
 class LabStatus:
     """A lab at one moment. `heartbeats` holds None for a host that does not answer; without a server, for all."""
 
+    server: bool
     agents: dict[str, bool]
     heartbeats: dict[str, Status | None]
     report: Report
+
+    @property
+    def reasons(self) -> list[str]:
+        """What is not well, the most important first; empty when all is."""
+        stopped = [host for host, runs in self.agents.items() if not runs]
+        silent = [host for host, status in self.heartbeats.items() if status is None and host not in stopped]
+        hosts = self.report.hosts.values()
+        left = sum(host.documents - host.realized for host in hosts)
+        found = [] if self.server else ["nats-server is stopped"]
+        found += [f"the agent of {host} is stopped" for host in stopped]
+        if self.server:
+            found += [f"{host} does not answer" for host in silent]
+            found += [] if hosts else list(self.report.problems) or ["nothing is published"]
+        if left:
+            found.append(f"{left} of {sum(host.documents for host in hosts)} documents are not realized")
+        return found
 
 
 def read_status(lab: Lab) -> LabStatus:
@@ -150,7 +181,33 @@ def read_status(lab: Lab) -> LabStatus:
         heartbeats, report = run_coroutine_in(lab.names.fabric, work)
     except BusError as error:
         heartbeats, report = dict.fromkeys(hosts), Report({}, (str(error),))
-    return LabStatus({host: lab.agent_runs(host) for host in hosts}, heartbeats, report)
+    return LabStatus(lab.server_runs(), {host: lab.agent_runs(host) for host in hosts}, heartbeats, report)
+
+
+def wait_for_answers(lab: Lab, hosts: list[str], timeout: float = ANSWER_TIMEOUT) -> dict[str, Status]:
+    """Wait until hosts answer and have taken in their documents; return their answers.
+
+    LabError after `timeout` seconds, or as soon as one of the agents ends; BusError when the server does not answer.
+    """
+
+    async def work() -> dict[str, Status]:
+        found: dict[str, Status] = {}
+        deadline = time.monotonic() + timeout
+        async with connected(access) as client:
+            while left := [host for host in hosts if host not in found]:
+                answers = await asyncio.gather(*(_ask_status(client, host) for host in left))
+                ready = (AgentState.IN_SYNC, AgentState.DEGRADED)
+                found |= {host: s for host, s in zip(left, answers, strict=True) if s is not None and s.state in ready}
+                ended = [host for host in left if not lab.agent_runs(host)]
+                if ended:
+                    raise LabError(f"the agent of {ended[0]} ended; `droplet-lab logs {ended[0]}` shows why")
+                if len(found) < len(hosts) and time.monotonic() > deadline:
+                    raise LabError(f"no answer within {timeout:.0f} s from {', '.join(set(hosts) - set(found))}")
+                await asyncio.sleep(0.1)
+        return found
+
+    access = lab.access()
+    return run_coroutine_in(lab.names.fabric, work)
 
 
 async def _ask_status(client: Client, host: str) -> Status | None:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from controller_sim import screen
 from controller_sim.bus import BusError, ask, connected
+from controller_sim.interrupts import uninterrupted
 from controller_sim.lab import Lab
 from controller_sim.lifecycle import bring_up
 from controller_sim.namespaces import run_coroutine_in
@@ -42,6 +43,7 @@ STRANGERS = (("shop-1", "data-1"), ("shop-2", "data-2"))
 DETOURS = ("bounced", "handed_to_bouncer", "handed_to_divider")
 """Outcomes of packets that a bouncer or a divider passed on."""
 STEADY_PACKETS = 200
+KNOWN_BEFORE = "Direct before the first packet: the sender's host bounces for that network itself, and so it knows."
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Demo:
         _heading("Conversations: the first packets go by bouncers and dividers, the others directly")
         talks = [self.converse(source, destination) for source, destination in CONVERSATIONS]
         screen.console.print(self.conversation_table(talks))
+        if any(talk.before is not None and talk.before.way == "direct" for talk in talks):
+            screen.console.print(KNOWN_BEFORE, highlight=False)
         self.steady()
         _heading("TCP, one stream, two seconds each, the data compared")
         screen.console.print(self.stream_table())
@@ -126,7 +130,7 @@ class Demo:
         return table
 
     def _place(self, endpoint: str) -> str:
-        return f"{endpoint} {self.lab.address(endpoint)} on {self.lab.topology().endpoints[endpoint].droplet}"
+        return f"{endpoint} on {self.lab.topology().endpoints[endpoint].droplet}"
 
     def _way(self, path: PathReply | None, talk: Conversation) -> str:
         """Return a way in words; what follows after the first bouncer is known from the placement."""
@@ -136,14 +140,14 @@ class Demo:
             return "[green]same host[/]"
         topology, placement = self.lab.topology(), self.lab.placement()
         names = {droplet.address: name for name, droplet in topology.droplets.items()}
-        hosts = " or ".join(names.get(host, host) for host in path.hosts)
+        hosts = "/".join(names.get(host, host) for host in path.hosts)
         if path.way == "direct":
             return f"[green]direct to {hosts}[/]"
         source, destination = topology.endpoints[talk.source].network, topology.endpoints[talk.destination].network
         if source == destination or path.way == "divider":
             return f"{path.way} {hosts}"
-        divider = " or ".join(placement.dividers[topology.networks[source].vpc])
-        return f"bouncer {hosts}, divider {divider}, bouncer {' or '.join(placement.bouncers[destination])}"
+        divider = "/".join(placement.dividers[topology.networks[source].vpc])
+        return f"bouncer {hosts}, divider {divider}, bouncer {'/'.join(placement.bouncers[destination])}"
 
     def detours(self) -> int:
         """Return how many packets bouncers and dividers have passed on so far."""
@@ -223,13 +227,14 @@ def run_demo(lab: Lab, *, keep: bool) -> bool:
     try:
         screen.console.print(screen.report_table(report))
         demo.run()
-    except BaseException:
-        lab.down()
+    except BaseException as error:
+        lab.abandon(error)
         raise
     if keep:
         _say_what_to_try(lab)
     else:
-        lab.down()
+        with uninterrupted():
+            lab.down()
     for failure in demo.failures:
         screen.console.print(f"[red]failed: {failure}[/]", highlight=False)
     if not demo.failures:

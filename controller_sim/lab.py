@@ -16,6 +16,7 @@ from pathlib import Path
 from controller_sim import nats_server, processes, substrate
 from controller_sim.bus import Access
 from controller_sim.compiler import Documents, compile_documents
+from controller_sim.interrupts import uninterrupted
 from controller_sim.ipam import allocate
 from controller_sim.lab_state import (
     NATS_PORT,
@@ -31,6 +32,7 @@ from controller_sim.topology import Topology
 from controller_sim.topology_file import parse_topology
 
 Say = Callable[[str], None]
+INTERRUPTED = "interrupted: taking the lab down"
 
 
 class Lab:
@@ -77,13 +79,13 @@ class Lab:
         """
         topology = parse_topology(text, source)
         if os.geteuid() != 0:
-            raise LabError("the lab makes network namespaces and loads BPF programs: run it as root")
-        if self.paths.directory.exists() or self.names.existing():
+            raise LabError("droplet-lab needs root: it makes network namespaces and loads BPF programs")
+        if self.exists:
             raise LabError(f"a lab called {self.name} is there already: take it down, or use another --name")
         try:
             self._build(topology, text)
-        except BaseException:
-            self.down()
+        except BaseException as error:
+            self.abandon(error)
             raise
 
     def _build(self, topology: Topology, text: str) -> None:
@@ -136,7 +138,7 @@ class Lab:
     def start_server(self) -> None:
         """Start the NATS server and wait until it answers; no error when it runs."""
         state, topology = self.paths.load(), self.topology()
-        if state.server is not None and processes.is_alive(state.server):
+        if self.server_runs():
             return
         command = nats_server.command(self.paths.server)
         state.server = processes.start(self.names.fabric, command, self.paths.log("nats"))
@@ -151,11 +153,16 @@ class Lab:
         if server is not None:
             processes.stop(server, number)
 
+    def server_runs(self) -> bool:
+        """Say whether the server runs."""
+        server = self.paths.load().server
+        return server is not None and processes.is_alive(server)
+
     # The agents
 
     def start_agent(self, host: str) -> None:
         """Start a host's agent; no error when it runs."""
-        self._check_host(host)
+        self.check_host(host)
         state = self.paths.load()
         if host in state.agents and processes.is_alive(state.agents[host]):
             return
@@ -165,7 +172,7 @@ class Lab:
 
     def stop_agent(self, host: str, number: int = signal.SIGTERM) -> bool:
         """End a host's agent; return whether it ended by that signal, not by a second one."""
-        self._check_host(host)
+        self.check_host(host)
         process = self.paths.load().agents.get(host)
         return process is None or processes.stop(process, number)
 
@@ -183,12 +190,24 @@ class Lab:
             if not processes.is_alive(process)
         }
 
-    def _check_host(self, host: str) -> None:
+    def check_host(self, host: str) -> None:
+        """Raise LabError when no droplet is called so."""
         known = self.topology().droplets
         if host not in known:
             raise LabError(f"no droplet is called {host!r}; known are {', '.join(known)}")
 
     # Down
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything of the lab is there."""
+        return self.paths.directory.exists() or bool(self.names.existing())
+
+    def abandon(self, reason: BaseException) -> None:
+        """Take the lab down because of what was raised; a second Ctrl-C does not end this."""
+        with uninterrupted():
+            self.say("taking the lab down again" if isinstance(reason, Exception) else INTERRUPTED)
+            self.down()
 
     def down(self) -> None:
         """Remove everything, as far as it is there: processes, namespaces, pins, files."""

@@ -148,7 +148,10 @@ tls_ca_file = "{reach.authority}"
 
 def control_settings(paths: Paths, topology: Topology) -> str:
     """Return the TOML of dropletctl."""
-    return bus_settings(access(paths, topology, OPERATOR))
+    return f"""# dropletctl --config {paths.control} status
+netns = "{paths.names.fabric}"
+
+{bus_settings(access(paths, topology, OPERATOR))}"""
 
 
 def existing_labs() -> list[str]:

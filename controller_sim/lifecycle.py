@@ -6,7 +6,7 @@ import signal
 import sys
 
 from controller_sim import screen
-from controller_sim.controller import converge, prepare
+from controller_sim.controller import Progress, converge, prepare
 from controller_sim.convergence import Report
 from controller_sim.lab import Lab
 from controller_sim.lab_state import LabError
@@ -20,20 +20,27 @@ def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
         prepare(lab)
         for host in lab.topology().droplets:
             lab.start_agent(host)
-        report = publish(lab, timeout, agents_first=True)
+        report = publish(lab, timeout, agents_first=True)[0]
         if not report.converged:
             raise LabError(why_not(lab, report))
-    except BaseException:
-        lab.say("taking the lab down again")
-        lab.down()
+    except BaseException as error:
+        lab.abandon(error)
         raise
     return report
 
 
-def publish(lab: Lab, timeout: float, *, agents_first: bool = False) -> Report:
-    """Publish what differs, with live progress."""
-    with screen.progress(len(lab.topology().droplets)) as show:
-        return converge(lab, show, timeout, agents_first=agents_first)
+def publish(lab: Lab, timeout: float, *, agents_first: bool = False) -> tuple[Report, Progress]:
+    """Publish what differs, with live progress; return the report and the last of the progress."""
+    last = Progress()
+    with screen.progress(len(lab.topology().droplets) if agents_first else None) as show:
+
+        def keep(now: Progress) -> None:
+            nonlocal last
+            last = now
+            show(now)
+
+        report = converge(lab, keep, timeout, agents_first=agents_first)
+    return report, last
 
 
 def why_not(lab: Lab, report: Report) -> str:

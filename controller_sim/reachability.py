@@ -7,11 +7,12 @@ address is found out. Sockets are opened in the endpoints' namespaces, and used 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import selectors
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from controller_sim import ping
@@ -41,6 +42,8 @@ class Reachability:
 
     endpoints: tuple[str, ...]
     pairs: dict[tuple[str, str], Pair]
+    broken: dict[str, str] = field(default_factory=dict)
+    """Endpoints that could not be tried, with the reason; no pair has them."""
 
     @property
     def failures(self) -> list[Pair]:
@@ -55,10 +58,12 @@ class Reachability:
     @property
     def passed(self) -> bool:
         """Whether every pair behaved as it should."""
-        return not self.failures
+        return not self.failures and not self.broken
 
     def cell(self, source: str, destination: str) -> str:
         """Return one cell of the table."""
+        if source != destination and (source in self.broken or destination in self.broken):
+            return "[red]not tried[/]"
         pair = self.pairs.get((source, destination))
         if pair is None:
             return ""
@@ -72,7 +77,7 @@ class Reachability:
             {"from": p.source, "to": p.destination, "expected": p.expected, "failures": list(p.failures)}
             for p in self.pairs.values()
         ]
-        return {"passed": self.passed, "pairs": pairs}
+        return {"passed": self.passed, "broken": self.broken, "pairs": pairs}
 
 
 class _Endpoint:
@@ -87,13 +92,15 @@ class _Endpoint:
         self.asked_by: set[str] = set()
 
     def _open(self) -> tuple[socket.socket, socket.socket]:
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.bind((self.address, PORT))
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self.address, PORT))
-        listener.listen(128)
-        udp.setblocking(False)
+        with contextlib.ExitStack() as stack:
+            udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            udp.bind((self.address, PORT))
+            listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((self.address, PORT))
+            listener.listen(128)
+            udp.setblocking(False)
+            stack.pop_all()
         return udp, listener
 
     def read(self) -> None:
@@ -132,12 +139,17 @@ def check_all(lab: Lab) -> Reachability:
     """Let all endpoints of a lab talk to each other; those of different VPCs must not hear each other."""
     topology, assignments = lab.topology(), lab.paths.load().assignments
     endpoints: list[_Endpoint] = []
+    broken: dict[str, str] = {}
     try:
         for name in topology.endpoints:
             namespace, vpc = lab.names.endpoint(name), topology.vpc_of(name).name
-            endpoints.append(_Endpoint(name, assignments[name].address, vpc, namespace))
+            address = assignments[name].address
+            try:
+                endpoints.append(_Endpoint(name, address, vpc, namespace))
+            except OSError as error:
+                broken[name] = f"{address} cannot be used in its namespace: {error.strerror}"
         _exchange(endpoints)
-        return _judge(endpoints)
+        return Reachability(tuple(topology.endpoints), _judge(endpoints), broken)
     finally:
         for endpoint in endpoints:
             endpoint.close()
@@ -161,7 +173,7 @@ def _exchange(endpoints: list[_Endpoint]) -> None:
                     key.data.read()
 
 
-def _judge(endpoints: list[_Endpoint]) -> Reachability:
+def _judge(endpoints: list[_Endpoint]) -> dict[tuple[str, str], Pair]:
     pairs: dict[tuple[str, str], Pair] = {}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         jobs = {(a.name, b.name): pool.submit(_failures, a, b) for a in endpoints for b in endpoints if a is not b}
@@ -169,7 +181,7 @@ def _judge(endpoints: list[_Endpoint]) -> Reachability:
         for (source, destination), job in jobs.items():
             expected = vpcs[source] == vpcs[destination]
             pairs[source, destination] = Pair(source, destination, expected, tuple(job.result()))
-    return Reachability(tuple(endpoint.name for endpoint in endpoints), pairs)
+    return pairs
 
 
 def _failures(source: _Endpoint, destination: _Endpoint) -> list[str]:

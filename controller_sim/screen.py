@@ -19,12 +19,13 @@ from controller_sim.lab import Lab
 if TYPE_CHECKING:
     from controller_sim.reachability import Reachability
 
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = Console(width=None if sys.stdout.isatty() else 100)
+STATUS_CAPTION = "documents: realized of all; endpoints: here of all that the host knows"
 
 
 @contextmanager
-def progress(hosts: int) -> Iterator[Callable[[controller.Progress], None]]:
-    """Show bars while a publication goes on; what is yielded is told how far it is."""
+def progress(hosts: int | None) -> Iterator[Callable[[controller.Progress], None]]:
+    """Show bars while a publication goes on; what is yielded is told how far it is. No `hosts`: none are awaited."""
     columns = (
         TextColumn("{task.description:<24}"),
         BarColumn(bar_width=32),
@@ -32,16 +33,24 @@ def progress(hosts: int) -> Iterator[Callable[[controller.Progress], None]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=False) as bars:
-        agents = bars.add_task("agents up", total=hosts)
-        published = bars.add_task("documents published", total=None)
+        agents = None if hosts is None else bars.add_task("agents up", total=hosts)
         realized = bars.add_task("documents realized", total=None)
 
         def show(now: controller.Progress) -> None:
-            bars.update(agents, completed=now.agents)
-            bars.update(published, completed=now.published, total=now.published)
-            bars.update(realized, completed=now.realized, total=now.published)
+            if agents is not None:
+                bars.update(agents, completed=now.agents)
+            bars.update(realized, completed=now.realized, total=now.documents)
 
         yield show
+
+
+def published_text(now: controller.Progress, documents: int) -> str:
+    """Return in one line what was published, of how many documents in all."""
+    if not now.published and not now.removed:
+        return "nothing differs"
+    removed = f", {now.removed} removed" if now.removed else ""
+    noun = "document" if now.published == 1 else "documents"
+    return f"{now.published} {noun} published{removed} of {documents + now.removed}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -52,7 +61,8 @@ def _duration(seconds: float | None) -> str:
 
 def report_table(report: Report) -> Table:
     """Return the convergence of every host."""
-    table = Table(title="Documents by host", title_justify="left")
+    caption = "p50, p99: from publishing to realized"
+    table = Table(title="Documents by host", title_justify="left", caption=caption, caption_justify="left")
     for column in ("host", "documents", "realized", "pending", "rejected", "failed", "unanswered", "p50", "p99"):
         table.add_column(column, justify="left" if column == "host" else "right")
     for host, found in report.hosts.items():
@@ -63,38 +73,19 @@ def report_table(report: Report) -> Table:
 
 def status_table(lab: Lab, found: controller.LabStatus) -> Table:
     """Return the state of every host."""
-    table = Table(title=f"Lab {lab.name}", title_justify="left")
-    for column in (
-        "host",
-        "agent",
-        "state",
-        "address",
-        "attach",
-        "documents",
-        "realized",
-        "endpoints",
-        "local",
-        "memory",
-    ):
+    table = Table(title=f"Lab {lab.name}", title_justify="left", caption=STATUS_CAPTION, caption_justify="left")
+    for column in ("host", "agent", "state", "address", "documents", "endpoints", "memory"):
         table.add_column(column)
     for host, runs in found.agents.items():
         status, documents = found.heartbeats[host], found.report.hosts.get(host)
-        counted = (str(documents.documents), str(documents.realized)) if documents else ("0", "0")
+        realized = f"{documents.realized} of {documents.documents}" if documents else "-"
         agent = "[green]runs[/]" if runs else "[red]stopped[/]"
         if status is None:
-            table.add_row(host, agent, "[red]no answer[/]", "", "", *counted, "", "", "")
+            table.add_row(host, agent, "[red]no answer[/]", "-", realized, "-", "-")
             continue
-        table.add_row(
-            host,
-            agent,
-            str(status.state),
-            status.address,
-            status.attach_mode,
-            *counted,
-            str(status.objects.endpoints),
-            str(status.objects.local_endpoints),
-            f"{status.memory_bytes / 2**20:.0f} MiB",
-        )
+        local = f"{status.objects.local_endpoints} of {status.objects.endpoints}"
+        memory = f"{status.memory_bytes / 2**20:.0f} MiB"
+        table.add_row(host, agent, str(status.state), status.address, realized, local, memory)
     return table
 
 
@@ -102,6 +93,8 @@ def status_data(lab: Lab, found: controller.LabStatus) -> dict[str, Any]:
     """Return the state of every host as plain data."""
     return {
         "lab": lab.name,
+        "reasons": found.reasons,
+        "server": found.server,
         "agents": found.agents,
         "heartbeats": {
             host: None if status is None else msgspec.to_builtins(status) for host, status in found.heartbeats.items()
@@ -115,7 +108,8 @@ def reachability_table(found: Reachability) -> Table:
     table = Table(title="Who reaches whom (row sends)", title_justify="left")
     table.add_column("")
     for name in found.endpoints:
-        table.add_column(name, justify="center")
+        table.add_column(f"[red]{name}[/]" if name in found.broken else name, justify="center")
     for source in found.endpoints:
-        table.add_row(source, *(found.cell(source, destination) for destination in found.endpoints))
+        name = f"[red]{source}[/]" if source in found.broken else source
+        table.add_row(name, *(found.cell(source, destination) for destination in found.endpoints))
     return table

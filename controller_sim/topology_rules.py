@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from typing import TypeVar
 
@@ -35,14 +35,27 @@ def build(root: Reader) -> Topology | None:
     """Return the topology, or None; mistakes are remembered by the reader."""
     droplets, cidrs = _droplets(root)
     substrate = _substrate(root, droplets, cidrs)
-    vpcs = _vpcs(root, droplets)
-    networks = _networks(root, vpcs, droplets)
-    endpoints = _endpoints(root, networks, droplets)
+    hosts = _written(root, "droplets")
+    vpcs = _vpcs(root, hosts)
+    networks = _networks(root, vpcs, hosts)
+    endpoints = _endpoints(root, networks, hosts)
     seed = root.number("seed", 0, 2**63 - 1, 0)
     root.finish()
     if substrate is None or root.mistakes:
         return None
     return Topology(substrate, droplets, vpcs, networks, endpoints, seed)
+
+
+def _written(root: Reader, key: str) -> set[str]:
+    """Return the names of a list's objects, those with mistakes too: references to them are no mistakes."""
+    node = root.node.get(key)
+    if isinstance(node, dict):
+        return {str(name) for name in node} | _written_names(node.values())
+    return _written_names(node) if isinstance(node, list) else set()
+
+
+def _written_names(items: Iterable[object]) -> set[str]:
+    return {str(item["name"]) for item in items if isinstance(item, dict) and "name" in item}
 
 
 def _name(reader: Reader) -> str | None:
@@ -116,6 +129,8 @@ def _substrate(root: Reader, droplets: dict[str, Droplet], cidrs: set[str]) -> S
         cidr = _optional(reader, "cidr", parse_cidr, "the droplets' network")
         server = _optional(reader, "server", parse_host_address, "the NATS server's address")
         reader.finish()
+        if cidr is None and reader.has("cidr"):
+            return None
     if cidr is None and len(cidrs) == 1:
         cidr = next(iter(cidrs))
     if cidr is None:
@@ -144,14 +159,14 @@ def _checked_substrate(
     return Substrate(cidr, mtu, server)
 
 
-def _members(reader: Reader, key: str, droplets: dict[str, Droplet], low: int) -> Members:
+def _members(reader: Reader, key: str, hosts: set[str], low: int) -> Members:
     """Return how many droplets take a role, or which."""
     if not reader.has(key) or not isinstance(reader.node[key], list):
-        high = min(MAX_MEMBERS, max(len(droplets), low))
+        high = min(MAX_MEMBERS, max(len(hosts), low))
         return reader.number(key, low, high, min(1, high))
     names = reader.names(key)
     for name in names:
-        if name not in droplets:
+        if name not in hosts:
             reader.wrong(f"no droplet is called {name!r}", key)
     if len(set(names)) != len(names):
         reader.wrong("a droplet stands here twice", key)
@@ -160,25 +175,30 @@ def _members(reader: Reader, key: str, droplets: dict[str, Droplet], low: int) -
     return tuple(names)
 
 
-def _vpcs(root: Reader, droplets: dict[str, Droplet]) -> dict[str, Vpc]:
+def _vpcs(root: Reader, hosts: set[str]) -> dict[str, Vpc]:
     vpcs: dict[str, Vpc] = {}
+    numbers: dict[int, str] = {}
     for reader in root.items("vpcs", needed=True):
         if not reader.is_map():
             continue
         name = _name(reader)
+        before = len(reader.mistakes)
         vni = reader.number("vni", 1, MAX_VNI)
+        sound = len(reader.mistakes) == before
         cidr = _parsed(reader, "cidr", parse_cidr, "a CIDR as 10.0.0.0/16")
-        dividers = _members(reader, "dividers", droplets, 0)
+        dividers = _members(reader, "dividers", hosts, 0)
         reader.finish()
-        twin = next((vpc.name for vpc in vpcs.values() if vpc.vni == vni), None)
-        if twin is not None:
-            reader.wrong(f"{vni} is the VNI of {twin} already", "vni")
+        if sound and vni in numbers:
+            reader.wrong(f"{vni} is the VNI of {numbers[vni]} already", "vni")
+        elif sound:
+            numbers[vni] = name or "another"
         if cidr is not None:
             _add(reader, vpcs, name, Vpc(name or "", vni, cidr, dividers))
     return vpcs
 
 
-def _networks(root: Reader, vpcs: dict[str, Vpc], droplets: dict[str, Droplet]) -> dict[str, Network]:
+def _networks(root: Reader, vpcs: dict[str, Vpc], hosts: set[str]) -> dict[str, Network]:
+    known = _written(root, "vpcs")
     networks: dict[str, Network] = {}
     for reader in root.items("networks", needed=True):
         if not reader.is_map():
@@ -186,11 +206,11 @@ def _networks(root: Reader, vpcs: dict[str, Vpc], droplets: dict[str, Droplet]) 
         name = _name(reader)
         vpc = reader.text("vpc", "a VPC's name")
         cidr = _parsed(reader, "cidr", parse_cidr, "a CIDR as 10.0.1.0/24")
-        bouncers = _members(reader, "bouncers", droplets, 1)
+        bouncers = _members(reader, "bouncers", hosts, 1)
         reader.finish()
-        if vpc is not None and vpc not in vpcs:
+        if vpc is not None and vpc not in known:
             reader.wrong(f"no VPC is called {vpc!r}", "vpc")
-        elif vpc is not None and cidr is not None:
+        elif vpc in vpcs and cidr is not None:
             _check_place(reader, vpcs[vpc], cidr, networks)
             _add(reader, networks, name, Network(name or "", vpc, cidr, bouncers))
     return networks
@@ -211,17 +231,19 @@ def _subnet(inner: IPv4Network | IPv6Network, outer: IPv4Network | IPv6Network) 
     return isinstance(outer, IPv6Network) and inner.subnet_of(outer)
 
 
-def _endpoints(root: Reader, networks: dict[str, Network], droplets: dict[str, Droplet]) -> dict[str, Endpoint]:
+def _endpoints(root: Reader, networks: dict[str, Network], hosts: set[str]) -> dict[str, Endpoint]:
+    known = _written(root, "networks")
     endpoints: dict[str, Endpoint] = {}
     used: dict[tuple[str, str], str] = {}
     for reader in root.items("endpoints"):
         if not reader.is_map():
             continue
         before = len(reader.mistakes)
-        expanded = _expand(reader, droplets)
+        expanded = _expand(reader, hosts)
         network = reader.text("network", "a network's name")
-        if network is not None and network not in networks:
+        if network is not None and network not in known:
             reader.wrong(f"no network is called {network!r}", "network")
+        if network not in networks:
             network = None
         address = _endpoint_address(reader, networks.get(network or ""), len(expanded))
         mac = _optional(reader, "mac", parse_mac, "a MAC")
@@ -265,20 +287,20 @@ def _endpoint_address(reader: Reader, network: Network | None, count: int) -> st
     return address
 
 
-def _expand(reader: Reader, droplets: dict[str, Droplet]) -> list[tuple[str, str]]:
+def _expand(reader: Reader, hosts: set[str]) -> list[tuple[str, str]]:
     """Return (name, droplet) of each endpoint that an entry stands for."""
     if not reader.has("count"):
         reader.take("count", int, "a number", None)
         name = _name(reader)
         droplet = reader.text("droplet", "a droplet's name")
         places = [droplet] if droplet is not None else []
-        _check_places(reader, "droplet", places, droplets)
+        _check_places(reader, "droplet", places, hosts)
         return [(name, droplet)] if name is not None and droplet is not None else []
     count = reader.number("count", 1, 1_000_000)
     pattern = reader.text("name", "a name with {n}") or ""
     key = "droplets" if reader.has("droplets") else "droplet"
     places = reader.names("droplets") if key == "droplets" else [reader.text("droplet", "a droplet's name") or ""]
-    _check_places(reader, key, places, droplets)
+    _check_places(reader, key, places, hosts)
     if "{n}" not in pattern or not _PATTERN.match(pattern) or not _NAME.match(pattern.replace("{n}", str(count))):
         reader.wrong(f"{pattern!r} must hold {{n}}, which becomes 1 to {count}, and make a name", "name")
         return []
@@ -288,7 +310,7 @@ def _expand(reader: Reader, droplets: dict[str, Droplet]) -> list[tuple[str, str
     return [(pattern.replace("{n}", str(n + 1)), places[n % len(places)]) for n in range(count)]
 
 
-def _check_places(reader: Reader, key: str, places: list[str], droplets: dict[str, Droplet]) -> None:
+def _check_places(reader: Reader, key: str, places: list[str], hosts: set[str]) -> None:
     for place in places:
-        if place not in droplets:
+        if place not in hosts:
             reader.wrong(f"no droplet is called {place!r}", key)

@@ -36,21 +36,26 @@ class Transfer:
 
 def transfer(source: str, destination: str, address: str, seconds: float = 2.0, port: int = 7008) -> Transfer:
     """Send for some seconds from one namespace to an address in another; nothing arrived is `right=False`."""
+    # In sessions of their own: Ctrl-C reaches this process alone, which then ends them.
     own = [sys.executable, "-m", "controller_sim.transfer"]
     receiver = subprocess.Popen(
-        entered(destination, [*own, "receive", address, str(port)]), stdout=subprocess.PIPE, text=True
+        entered(destination, [*own, "receive", address, str(port)]),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     sender: subprocess.Popen[bytes] | None = None
     try:
         assert receiver.stdout is not None
         receiver.stdout.readline()
-        sender = subprocess.Popen(entered(source, [*own, "send", address, str(port), str(seconds)]))
+        argv = entered(source, [*own, "send", address, str(port), str(seconds)])
+        sender = subprocess.Popen(argv, start_new_session=True)
         line = receiver.communicate(timeout=seconds + 2 * TIMEOUT)[0].split()
         return Transfer(int(line[0]), float(line[1]), line[2] == "right") if len(line) == 3 else Transfer(0, 0, False)
     except subprocess.TimeoutExpired:
         return Transfer(0, 0, False)
     finally:
-        for process in (receiver, sender):
+        for process in (sender, receiver):  # the other way round the sender would complain of its peer
             if process is not None:
                 process.kill()
                 process.wait()

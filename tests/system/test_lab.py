@@ -93,16 +93,52 @@ def test_dropletctl_works_in_the_lab(lab):
     assert "web-1" in ok("ctl", "--", "get", "endpoints")
 
 
+def test_dropletctl_finds_the_lab_by_the_settings_written_for_it(lab):
+    settings = Path("/run/droplet-lab") / lab / "dropletctl.toml"
+    command = [str(PROGRAM.with_name("dropletctl")), "--config", str(settings), "get", "endpoints"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "web-1" in done.stdout
+
+
 def test_agents_are_killed_started_and_stopped_by_name(lab):
-    ok("agent", "kill", "h1")
-    assert "in_sync" in json.dumps(status()), "the others go on"
-    ok("agent", "start", "h1")
-    ok("agent", "stop", "h1")
+    assert "is killed" in ok("agent", "kill", "h1")
+    unwell = run("status", name=lab)
+    assert unwell.returncode == 1
+    assert unwell.stdout.splitlines()[0] == "not well: the agent of h1 is stopped"
+    assert "in_sync" in unwell.stdout, "the others go on"
+    assert "is started: " in ok("agent", "start", "h1")
+    assert "runs already: " in ok("agent", "start", "h1")
+    assert "is stopped" in ok("agent", "stop", "h1")
+    assert "did not run" in ok("agent", "stop", "h1")
     ok("agent", "start", "h1")
     until(lambda: ok("logs", "h1").count("in sync") >= 2, "h1 in sync again")
     refused = run("agent", "stop", "h9")
     assert refused.returncode == 1
     assert "h9" in refused.stderr
+
+
+def test_a_stopped_server_is_the_first_that_status_says_and_start_waits_for_the_agents(lab):
+    assert "is stopped" in ok("nats", "stop")
+    assert "did not run" in ok("nats", "stop")
+    unwell = run("status", name=lab)
+    assert unwell.returncode == 1
+    assert unwell.stdout.splitlines()[0] == "not well: nats-server is stopped"
+    assert max(map(len, unwell.stdout.splitlines()[1:8])) <= 100
+    assert "agents that answer: 3" in ok("nats", "start")
+    assert status()["reasons"] == []
+
+
+def test_an_endpoint_without_its_address_is_named_and_the_others_are_tried(lab):
+    ok("exec", "web-2", "--", "ip", "address", "flush", "dev", "eth0")
+    try:
+        done = run("test", name=lab)
+        assert done.returncode == 1
+        assert "web-2: 10.0.1.3 cannot be used in its namespace: Cannot assign requested address" in done.stderr
+        assert "not tried" in done.stdout
+    finally:
+        until(lambda: "10.0.1.3" in ok("exec", "web-2", "--", "ip", "address"), "the agent's repair")
+    assert run("test", name=lab).returncode == 0
 
 
 def test_logs_show_what_an_agent_said(lab):
@@ -114,7 +150,10 @@ def test_logs_show_what_an_agent_said(lab):
 def test_a_changed_topology_is_applied_and_changed_back(lab, tmp_path):
     before = topology_text("one_bouncer")
     more = before + "  - {name: web-3, network: web, droplet: h2}\n"
-    ok("apply", write(tmp_path, more))
+    assert "published" in ok("apply", write(tmp_path, more))
+    again = run("apply", write(tmp_path, more), name=lab)
+    assert again.stdout.startswith("nothing differs")
+    assert "agents up" not in again.stderr
     address = ok("exec", "web-3", "--", "ip", "-br", "-4", "address", "show", "eth0").split()[2].partition("/")[0]
     assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", address)
     ok("apply", write(tmp_path, before))
@@ -214,12 +253,44 @@ def test_an_interrupted_up_leaves_nothing(tmp_path, lab_cache):
     try:
         until(lambda: (Path("/run/droplet-lab") / name / "logs" / "h1.log").exists(), "the first agent")
         starting.send_signal(2)
+        assert starting.stderr is not None
+        said = ""
+        while "interrupted: taking the lab down" not in said:
+            line = starting.stderr.readline()
+            assert line, said
+            said += line
+        starting.send_signal(2)
         starting.communicate(timeout=60)
-        assert starting.returncode != 0
+        assert starting.returncode == 130
         assert leftovers(name) == []
     finally:
         starting.kill()
         starting.wait()
+        run("down", name=name)
+
+
+def test_ctrl_c_in_a_transfer_of_the_demo_ends_it_quietly_and_leaves_nothing(lab_cache):
+    name = f"{NAME}-demo"
+    showing = subprocess.Popen(
+        [str(PROGRAM), "--name", name, "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    )
+    try:
+        assert showing.stdout is not None
+        assert any("TCP, one stream" in line for line in showing.stdout), "the demo came that far"
+        os.killpg(showing.pid, 2)
+        said = showing.communicate(timeout=60)[1]
+        assert showing.returncode == 130
+        assert "interrupted: taking the lab down" in said
+        assert "Traceback" not in said
+        assert leftovers(name) == []
+    finally:
+        showing.kill()
+        showing.wait()
         run("down", name=name)
 
 

@@ -135,3 +135,37 @@ def test_what_is_no_topology_at_all_is_refused_with_a_line(text):
 def test_two_overlapping_networks_of_a_vpc_are_refused():
     text = SOUND.replace("endpoints:", "  - {name: wide, vpc: red, cidr: 10.0.0.0/20}\nendpoints:")
     assert (11, "networks[1].cidr") in mistakes(text)
+
+
+def test_the_example_of_the_reference_is_sound():
+    document = Path(controller_sim.__file__).parents[1] / "docs" / "topology.md"
+    example = document.read_text().partition("```yaml\n")[2].partition("```")[0]
+    topology = parse_topology(example)
+    assert topology.substrate.server == "172.18.0.100"
+    assert [(e.name, e.droplet) for e in topology.endpoints.values() if e.network == "web"] == [
+        ("web-1", "h1"),
+        ("web-2", "h2"),
+        ("web-3", "h1"),
+    ]
+    assert topology.endpoints["data-1"].address == "10.0.2.50"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "only"),
+    [
+        ("172.18.0.12/24}", "172.18.0.1x/24}", (3, "droplets.h2.address")),
+        ("cidr: 10.0.0.0/16", "cidr: 10.0.0.1/16", (5, "vpcs[0].cidr")),
+        ("cidr: 10.0.1.0/24", "cidr: 10.0.1.1/24", (9, "networks[0].cidr")),
+        ("vpc: red", "vpc: blue", (8, "networks[0].vpc")),
+        ("droplets:\n", "substrate: {cidr: 172.18.0.1/24}\ndroplets:\n", (1, "substrate.cidr")),
+    ],
+)
+def test_what_refers_to_a_wrong_object_is_no_second_mistake(old, new, only):
+    assert mistakes(SOUND.replace(old, new, 1)) == [only]
+
+
+def test_two_wrong_vnis_are_two_mistakes_and_not_the_same_number():
+    text = SOUND.replace("vni: 1001", "vni: 0").replace(
+        "networks:", "  - {name: blue, vni: 0, cidr: 10.0.0.0/16}\nnetworks:"
+    )
+    assert mistakes(text) == [(5, "vpcs[0].vni"), (6, "vpcs[1].vni")]
