@@ -254,7 +254,7 @@ def test_without_a_server_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -
     ("text", "message"),
     [
         ("sevrer = 1", "sevrer: no such setting"),
-        ("[buss]\nservers = []", "buss: no such setting"),
+        ("[bank]\nservers = []", "bank: no such setting"),
         ('[bus]\nserver = "nats://h:1"', "bus.server: no such setting"),
         ('[bus]\nservers = "nats://h:1"', 'bus.servers: write a list, as in servers = ["nats://HOST:4222"]'),
         ("[bus]\nnkey_seed_file = 5", "bus.nkey_seed_file: write text in quotes"),

@@ -70,7 +70,7 @@ def test_a_misspelt_variable_is_refused_and_not_overlooked() -> None:
 def test_a_mistake_in_the_environment_is_not_told_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     file.write_text('host = "h1"\ninterface = "eth0"\n')
-    with pytest.raises(SettingsError, match="^DROPLET_INTERVAL_HEARTBEAT in the environment: "):
+    with pytest.raises(SettingsError, match=r"^DROPLET_INTERVAL_HEARTBEAT in the environment: "):
         load_settings(file, {"DROPLET_INTERVAL_HEARTBEAT": "soon"})
 
 
