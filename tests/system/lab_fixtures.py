@@ -75,6 +75,7 @@ class SystemLab:
             assert report.converged, report.problems
             for host in self.hosts:
                 self.wait_in_sync(host)
+                self.wait_for_next_hops(host)
         except BaseException:
             self.print_logs()
             self.lab.down()
@@ -262,7 +263,14 @@ class SystemLab:
     def restart_agent(self, host: str) -> Status:
         """Start an agent and wait until it is in sync."""
         self.lab.start_agent(host)
-        return self.wait_in_sync(host)
+        status = self.wait_in_sync(host)
+        self.wait_for_next_hops(host)
+        return status
+
+    def wait_for_next_hops(self, host: str) -> None:
+        """Wait until the kernel has resolved the way to every other droplet: documents may be realized before that."""
+        others = len(self.hosts) - 1
+        until(lambda: len(self.entries(host, "next_hops")) >= others, f"{host}'s next hops")
 
     # The kernel
 
