@@ -248,9 +248,9 @@ class Applier:
                 self._kernel.clear_endpoint_counters(change.after.veths[endpoint].ifindex - IFINDEX_BASE)
             actions = self._allowed(plan_change(change.before, change.after), change.concerned)
             failures = await self._kernel.executor.run(actions)
-            removals = [failure for failure in failures if is_removal(failure)]
-            self._take_in(change.concerned, failures, blame(removals, change.left.items()))
-            self._remains.update((name, change.left[name]) for name in blame(removals, change.left.items()))
+            blamed = blame(filter(is_removal, failures), change.left.items())
+            self._take_in(change.concerned, failures, blamed)
+            self._remains.update((name, change.left[name]) for name in blamed)
         if broken_off:
             failures = await self._kernel.executor.run(self._allowed(await self._compare()))
             self._take_in({name for name, _ in self.desired.in_force()}, failures)
