@@ -59,7 +59,8 @@ class PathReply(msgspec.Struct, frozen=True):
     `way` is `same_host`, `direct`, `bouncer`, `divider`, `gateway` (which answers on this host) or `none`. `hosts` are
     the droplets' addresses that may be sent to (one is chosen by the flow's hash), by tunnels of `encapsulation`:
     `geneve` or `vxlan`, empty where nothing leaves the host. `age` is the seconds since a learnt direct path was last
-    confirmed, `reason` says why there is no way.
+    confirmed, `reason` says why there is no way: `outside_vpc`, `no_address` (the endpoint has none of that family), or
+    what the packet would be dropped for.
     """
 
     way: str
