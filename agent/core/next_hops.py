@@ -32,6 +32,19 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """A droplet of another host: what it wants, and what was found out about the way to it.
+
+    `mtu` is that of the path (outer IP header and all behind it), None where it is not known to be less than the
+    interface's.
+    """
+
+    zero_checksum: bool = False
+    down: bool = False
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """The kernel's route to a droplet: out of which interface, and to which neighbour (packed, 4 or 16 bytes)."""
 

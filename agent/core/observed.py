@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.core.layout import MapName
+from agent.core.uplinks import Uplink
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +46,9 @@ class ObservedPeer:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedInterface:
-    """The droplet's own interface.
-
-    `addresses` are packed, 4 or 16 bytes each. `transit` is true when our current program is attached.
-    """
-
-    name: str
-    ifindex: int
-    mac: bytes
-    mtu: int
-    addresses: tuple[bytes, ...]
-    transit: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Observed:
     """One complete look at the kernel."""
 
-    interface: ObservedInterface
+    uplinks: tuple[Uplink, ...]
     veths: Mapping[str, ObservedVeth] = field(default_factory=dict)
     maps: Mapping[MapName, Mapping[bytes, bytes]] = field(default_factory=dict)
