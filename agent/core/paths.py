@@ -5,9 +5,17 @@ Times are seconds, sizes bytes of the outer IP packet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
+
+from agent.core.next_hops import Peer
+from agent.core.world import World
+from protocol.addresses import parse_address
+
+MOST_SIZE = 65535
+"""The longest IP packet."""
 
 
 class Path(NamedTuple):
@@ -89,3 +97,33 @@ class Counts:
     refused: int = 0
     claims: int = 0
     """ICMP errors that quote our packets."""
+
+
+def paths_of(world: World, peers: Iterable[bytes]) -> dict[Path, int]:
+    """Return the paths from this host's droplets to peers' packed addresses of their family, with the uplinks' MTUs."""
+    own = [(parse_address(droplet.address), world.uplink_of(droplet)) for droplet in world.own_droplets()]
+    return {
+        Path(source, peer): min(uplink.mtu, MOST_SIZE)
+        for source, uplink in own
+        if uplink is not None
+        for peer in peers
+        if len(peer) == len(source)
+    }
+
+
+def judged(peers: Mapping[bytes, Peer], views: Iterable[View]) -> dict[bytes, Peer]:
+    """Return the peers with what is known of the paths to them.
+
+    A peer is down when none of its paths is up and one of them is down. The least that a path carries counts for all.
+    """
+    down: dict[bytes, bool] = {}
+    sizes: dict[bytes, int] = {}
+    for view in views:
+        peer = view.path.peer
+        if view.life is not Life.UNKNOWN:
+            down[peer] = down.get(peer, True) and view.life is Life.DOWN
+        if view.usable < view.size:
+            sizes[peer] = min(view.usable, sizes.get(peer, view.usable))
+    return {
+        address: replace(peer, down=down.get(address, False), mtu=sizes.get(address)) for address, peer in peers.items()
+    }

@@ -10,6 +10,7 @@ import structlog
 
 BATCH = 64
 """Messages that are read at one time."""
+MOST_BATCHES = 16
 PAUSE = 0.05
 """Seconds until the next ones, when there were so many."""
 
@@ -36,8 +37,10 @@ class PacedReader:
         self._socket.close()
 
     def drain(self) -> None:
-        """Read what is there now, one batch at the most: before somebody concludes that nothing came."""
-        self._read()
+        """Read what is there now, within bounds: before somebody concludes that nothing came."""
+        for _ in range(MOST_BATCHES):
+            if not self._read():
+                return
 
     def _readable(self) -> None:
         if self._read():
