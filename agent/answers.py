@@ -8,12 +8,13 @@ from typing import TypeVar
 from agent.applier import Applier
 from agent.bus.rpc import RpcError
 from agent.core.desired import Desired
+from agent.core.layout import mapped
 from agent.core.ways import Lookups, way
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
 from agent.reports import acknowledgement
 from protocol import codec
-from protocol.addresses import parse_address
+from protocol.addresses import contains, parse_address, parse_cidr
 from protocol.documents import KINDS, Endpoint
 from protocol.errors import DocumentError
 from protocol.rpc import (
@@ -109,17 +110,34 @@ class Answers:
             raise RpcError(400, f"destination: {error}") from None
         source = self._local_endpoint(request.endpoint)
         world = self._desired.world
-        vni = world.vpcs[world.networks[source.network].vpc].vni
-        address = parse_address(source.addresses[0])
+        vpc = world.vpcs[world.networks[source.network].vpc]
+        if not any(contains(parse_cidr(text), destination) for text in vpc.cidrs):
+            return PathReply("none", reason="outside_vpc")
+        own = (parse_address(text) for text in source.addresses)
+        address = next((one for one in own if len(one) == len(destination)), None)
+        if address is None:
+            return PathReply("none", reason="no_address")
+        return way(self._lookups(source.id, vpc.vni, address, destination))
+
+    def _lookups(self, source: str, vni: int, address: bytes, destination: bytes) -> Lookups:
+        """Ask the maps what they say of a packet from one address to another."""
         kernel = self._kernel
-        return way(
-            Lookups(
-                direct=kernel.lookup_direct(vni, destination),
-                destination=kernel.lookup_endpoint(vni, destination),
-                source_network=kernel.lookup_network(vni, address),
-                destination_network=kernel.lookup_network(vni, destination),
-                vpc=kernel.lookup_vpc(vni),
-            )
+        sender = kernel.lookup_interface(self._desired.world.slots[source])
+        if sender is None:
+            raise RpcError(500, f"endpoint {source!r} is not in the map of interfaces: see what the host's plan says")
+        direct, endpoint = kernel.lookup_direct(vni, destination), kernel.lookup_endpoint(vni, destination)
+        learnt_hop = kernel.lookup_next_hop(sender.droplet, direct.host) if direct else None
+        host_hop = kernel.lookup_next_hop(sender.droplet, endpoint.host) if endpoint else None
+        return Lookups(
+            to=mapped(destination),
+            sender=sender.flags,
+            direct=direct,
+            learnt_hop=learnt_hop.flags if learnt_hop else None,
+            destination=endpoint,
+            host_hop=host_hop.flags if host_hop else None,
+            source_network=kernel.lookup_network(vni, address),
+            destination_network=kernel.lookup_network(vni, destination),
+            vpc=kernel.lookup_vpc(vni),
         )
 
     def _local_endpoint(self, id_: str) -> Endpoint:

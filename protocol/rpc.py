@@ -56,9 +56,11 @@ class PathRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PathReply(msgspec.Struct, frozen=True):
     """The way as the maps have it now.
 
-    `way` is `same_host`, `direct`, `bouncer`, `divider` or `none`. `hosts` are the droplets' addresses that may be
-    sent to (one is chosen by the flow's hash). `age` is the seconds since a learnt direct path was last confirmed,
-    `reason` says why there is no way.
+    `way` is `same_host`, `direct`, `bouncer`, `divider`, `gateway` (which answers on this host) or `none`. `hosts` are
+    the droplets' addresses that may be sent to (one is chosen by the flow's hash), by tunnels of `encapsulation`:
+    `geneve` or `vxlan`, empty where nothing leaves the host. `age` is the seconds since a learnt direct path was last
+    confirmed, `reason` says why there is no way: `outside_vpc`, `no_address` (the endpoint has none of that family), or
+    what the packet would be dropped for.
     """
 
     way: str
@@ -66,6 +68,7 @@ class PathReply(msgspec.Struct, frozen=True):
     learnt: bool = False
     age: float | None = None
     reason: str = ""
+    encapsulation: str = ""
 
 
 class PlanReply(msgspec.Struct, frozen=True):

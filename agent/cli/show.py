@@ -49,29 +49,39 @@ def _status_row(item: Status) -> tuple[str, ...]:
     )
 
 
+USUAL = {"UDP CHECKSUM": "full", "ENCAPSULATION": "geneve", "ROUTING": "direct", "DSCP": "0"}
+"""Columns that are left out as long as every object has what is usual."""
+
+
 def objects(kind: str, rows: Sequence[tuple[str, Any]], wide: bool) -> None:
     """Print one line per object and host."""
     columns = {
-        "droplets": ("DROPLET", "OF HOST", "ADDRESS"),
+        "droplets": ("DROPLET", "OF HOST", "ADDRESS", "UDP CHECKSUM"),
         "vpcs": ("VPC", "VNI", "CIDRS", "DIVIDERS"),
-        "networks": ("NETWORK", "VPC", "CIDRS", "BOUNCERS"),
-        "endpoints": ("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "MAC", "ATTACHED"),
+        "networks": ("NETWORK", "VPC", "CIDRS", "BOUNCERS", "ENCAPSULATION", "ROUTING"),
+        "endpoints": ("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "MAC", "ATTACHED", "DSCP"),
     }[kind]
-    table(("HOST", *columns), [(host, *_cells(item)) for host, item in rows], f"no {kind}", wide, spare="MAC")
+    columns = ("HOST", *columns)
+    lines = [(host, *_cells(item)) for host, item in rows]
+    shown = [i for i, name in enumerate(columns) if name not in USUAL or any(line[i] != USUAL[name] for line in lines)]
+    cells = [[line[i] for i in shown] for line in lines]
+    table([columns[i] for i in shown], cells, f"no {kind}", wide, spare="MAC")
 
 
 def _cells(item: Any) -> tuple[str, ...]:
     match item:
         case Droplet():
-            return (item.id, item.host, item.address)
+            return (item.id, item.host, item.address, item.udp_checksum)
         case Vpc():
             return (item.id, str(item.vni), " ".join(item.cidrs), " ".join(item.dividers) or "-")
         case Network():
-            return (item.id, item.vpc, " ".join(item.cidrs), " ".join(item.bouncers) or "-")
+            bouncers = " ".join(item.bouncers) or "-"
+            return (item.id, item.vpc, " ".join(item.cidrs), bouncers, item.encapsulation, item.routing)
         case Endpoint():
             attached = item.attachment
             where = f"{attached.namespace}:{attached.interface}" if attached else "-"
-            return (item.id, item.network, item.droplet, " ".join(item.addresses), item.mac, where)
+            addresses = " ".join(item.addresses)
+            return (item.id, item.network, item.droplet, addresses, item.mac, where, str(item.dscp))
     raise TypeError(type(item).__name__)
 
 
@@ -124,6 +134,8 @@ def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
     parts = [answer.way.replace("_", " ")]
     if answer.hosts:
         parts.append("to " + " or ".join(answer.hosts))
+    if answer.encapsulation:
+        parts.append(f"by {answer.encapsulation}")
     if answer.learnt:
         parts.append("learnt" if answer.age is None else f"learnt, confirmed {answer.age:.1f} s ago")
     return f"{endpoint} -> {destination}: {', '.join(parts)}"
