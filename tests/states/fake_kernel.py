@@ -191,12 +191,25 @@ class FakeKernel:
         self._seen = [self.contents()]
 
     def end_watch(self) -> list[str]:
-        """Return what was missing in between, though both ends have it.
+        """Return what was missing in between, though both ends have it, and who sent by a droplet of neither end.
 
-        Its value may be one of neither side: an entry takes fields from several documents, which come one by one.
+        Other values may be those of neither side: an entry takes fields from several documents, which come one by one.
         """
         assert self._seen is not None
         seen, self._seen = self._seen, None
         first, last = seen[0], seen[-1]
         kept = first.keys() & last.keys()
-        return [f"{key}" for step in seen for key in kept if key not in step]
+        missing = [f"{key}" for step in seen for key in kept if key not in step]
+        before, after = _senders(first), _senders(last)
+        return missing + [
+            f"slot {slot.hex()} sends by {droplet!r}"
+            for step in seen
+            for slot, droplet in _senders(step).items()
+            if droplet not in (before.get(slot, b""), after.get(slot, b""))
+        ]
+
+
+def _senders(contents: Mapping[Any, Any]) -> dict[bytes, bytes | None]:
+    """Return the entry of `local_droplets` by which each slot sends; None where there is none."""
+    indexes = {key[1]: INTERFACE.unpack(value)[1] for key, value in contents.items() if key[0] is MapName.INTERFACES}
+    return {slot: contents.get((MapName.LOCAL_DROPLETS, U32.pack(index))) for slot, index in indexes.items()}
