@@ -52,12 +52,27 @@ class NarrowPath(msgspec.Struct, frozen=True):
     by: str = ""
 
 
+class UplinkStatus(msgspec.Struct, frozen=True):
+    """One interface of the host in the substrate, and the droplets that it carries: one for each address.
+
+    `attach_mode` says how transit XDP runs for it now: `native`, `generic`, `offload` or `none`. `vlan` is the 802.1Q
+    id of its frames, 0 for none.
+    """
+
+    interface: str
+    droplets: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    attach_mode: str = "none"
+    mtu: int = 0
+    vlan: int = 0
+
+
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat. Times are seconds since the epoch, `uptime` is in seconds.
 
     `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`);
-    `attach_mode` says how transit XDP runs now: `native`, `generic` or `none`. `down_droplets` are the ids of those
-    that answered probes and do not any more.
+    `uplinks` are in the order of the settings. `down_droplets` are the ids of those that answered probes and do not any
+    more.
     """
 
     host: str
@@ -70,11 +85,7 @@ class Status(msgspec.Struct, frozen=True):
     digest: str
     documents: DocumentCounts
     objects: ObjectCounts
-    droplet: str = ""
-    interface: str = ""
-    address: str = ""
-    attach_mode: str = ""
-    mtu: int = 0
+    uplinks: tuple[UplinkStatus, ...] = ()
     unresolved_next_hops: tuple[str, ...] = ()
     down_droplets: tuple[str, ...] = ()
     narrow_paths: tuple[NarrowPath, ...] = ()

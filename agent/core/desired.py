@@ -54,7 +54,7 @@ class Desired:
             self._here = here
             self.documents.touch_all()
 
-    def settle(self, *, removing: bool = True) -> Change:
+    def settle(self, *, removing: bool = False) -> Change:
         """Decide what is in force now, and return the difference to before. An exception leaves all as it was.
 
         Without `removing`, what is not wanted any more stays in the kernel for now, and keeps its place there.

@@ -31,7 +31,7 @@ class Settlement:
         world: World,
         here: Here,
         *,
-        removing: bool = True,
+        removing: bool,
     ) -> None:
         """Start from the documents that changed and the world in force, on the host's interfaces as they are now."""
         self.crowded: set[str] = set()

@@ -98,9 +98,9 @@ def test_the_seventeenth_droplet_is_refused_by_name_and_taken_when_another_one_g
     assert "'d17'" in error.message
     before = dict(desired.world.places)
     desired.documents.remove("of-5", 18)
-    desired.settle()
-    assert desired.settle().adopted == {"of-17"}
+    desired.settle(removing=True)
+    assert desired.settle(removing=True).adopted == {"of-17"}
     assert desired.documents.verdict("of-17").errors == ()
     kept = before.items() & desired.world.places.items()
     assert len(kept) == 15
-    assert desired.settle().concerned == set()
+    assert desired.settle(removing=True).concerned == set()
