@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
@@ -30,6 +30,7 @@ EVENT_SECONDS = 1.0
 EVENT_LINES = 50
 OPEN_SECONDS = 2.0
 """Between two tries to open what could not be opened."""
+FAILED_SECONDS = 1.0
 REST = 10
 """Telling the peers anew takes one part in so many of the time at the most."""
 
@@ -51,8 +52,12 @@ class Prober:
         watch: Callable[[Mapping[bytes, Peer]], None],
         tell: Callable[[str, tuple[str, ...]], None],
         log: FilteringBoundLogger,
+        down: Collection[bytes] = (),
     ) -> None:
-        """Hand peers to `watch` and events to `tell`; `ports` are the tunnels' UDP ports, Geneve's first."""
+        """Hand peers to `watch` and events to `tell`; `ports` are the tunnels' UDP ports, Geneve's first.
+
+        `down` are the peers that were down when the agent before this one stopped.
+        """
         self.down_changed = asyncio.Event()
         """Set when other droplets are down than before; whoever waits clears it."""
         self._probing = Probing(rules, lambda: secrets.token_bytes(NONCE))
@@ -60,6 +65,7 @@ class Prober:
         self._watch = watch
         self._tell = tell
         self._log = log
+        self._down_before = down
         self._peers: dict[bytes, Peer] = {}
         self._names: dict[bytes, str] = {}
         self._interfaces: dict[bytes, str] = {}
@@ -76,8 +82,8 @@ class Prober:
         """Probes since the start."""
         return self._probing.counts
 
-    def follow(self, world: World, peers: Mapping[bytes, Peer], down: Collection[bytes] = ()) -> None:
-        """Take in which droplets there are; `down` are those that were known to be down before the start."""
+    def follow(self, world: World, peers: Mapping[bytes, Peer]) -> None:
+        """Take in which droplets there are, by packed address."""
         self._peers = dict(peers)
         self._names = {parse_address(droplet.address): id_ for id_, droplet in world.droplets.items()}
         interfaces = {}
@@ -88,7 +94,7 @@ class Prober:
         for source in [source for source in self._sockets if interfaces.get(source) != self._interfaces.get(source)]:
             self._sockets.pop(source).close()
         self._interfaces, self._open_at = interfaces, 0.0
-        self._probing.set_paths(paths_of(world, self._peers), self._now(), down)
+        self._probing.set_paths(paths_of(world, self._peers), self._now(), self._down_before)
         self._hand_on()
         self._woken.set()
 
@@ -97,7 +103,11 @@ class Prober:
         self._errors = IcmpErrors(self._probing.paths, self._ports, self._heard)
         try:
             while True:
-                self._turn(self._now())
+                try:
+                    self._turn(self._now())
+                except Exception:
+                    self._log.exception("probing failed; it goes on")
+                    await asyncio.sleep(FAILED_SECONDS)
                 await self._sleep()
         finally:
             self._errors.close()
@@ -112,7 +122,7 @@ class Prober:
     def narrow_paths(self) -> tuple[NarrowPath, ...]:
         """Return the paths that carry less than they should."""
         narrow = (view for view in self._probing.views() if _is_narrow(view))
-        return tuple(
+        found = (
             NarrowPath(
                 droplet=self._name(view.path.peer),
                 address=format_address(view.path.peer),
@@ -122,6 +132,7 @@ class Prober:
             )
             for view in narrow
         )
+        return tuple(sorted(found, key=lambda path: (path.droplet, path.by)))
 
     def views(self) -> Iterable[tuple[str, str, View]]:
         """Yield the peer's droplet, the own one, and what is known of each path; times are the event loop's."""
@@ -226,11 +237,3 @@ def _is_narrow(view: View) -> bool:
     return view.usable < view.size and (
         view.life is Life.UNKNOWN or (view.life is Life.UP and view.carries is not None)
     )
-
-
-async def follow_down(prober: Prober, leave_out: Callable[[frozenset[str]], Awaitable[None]]) -> None:
-    """Hand the droplets that are down to whoever chooses among several, whenever they change."""
-    while True:
-        await prober.down_changed.wait()
-        prober.down_changed.clear()
-        await leave_out(frozenset(prober.down_droplets()))

@@ -183,8 +183,8 @@ class Probing:
         return taken
 
     def views(self) -> Iterator[View]:
-        """Yield what is known of each path, in order."""
-        for path, target in sorted(self._targets.items()):
+        """Yield what is known of each path."""
+        for path, target in self._targets.items():
             usable = self._usable(target)
             yield View(path, target.life, target.since, target.round_trip, target.size, target.carries, usable)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6
@@ -127,6 +127,7 @@ def test_what_is_not_about_our_tunnels_over_ipv6_is_nothing(message: bytes) -> N
     assert read_v6(message) is None
 
 
+@settings(deadline=None)  # packets are built anew each time
 @given(st.integers(20, 575), st.integers(1, 255))
 def test_a_wrong_checksum_is_seen(at: int, change: int) -> None:
     packet = bytearray(icmp(quoted_v4()))
@@ -148,6 +149,7 @@ def test_any_bytes_are_an_error_or_nothing(data: bytes) -> None:
     assert read_v6(data) is None or data
 
 
+@settings(deadline=None)  # packets are built anew each time
 @given(st.binary(max_size=100), st.integers(0, 100), st.integers(0, 3))
 def test_any_bytes_in_the_right_place_are_an_error_or_nothing(noise: bytes, at: int, type_: int) -> None:
     """With a right checksum, so that what is quoted is looked at."""
