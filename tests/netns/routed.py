@@ -102,6 +102,8 @@ class Reflector:
     def __init__(self, made: Routed, namespace: str, family: Addresses, address: str) -> None:
         self.requests: list[tuple[int, str]] = []
         self.silent = False
+        self.most: int | None = None
+        """What is longer is swallowed without a word, counted as UDP's payload."""
         with opened_namespace(namespace) as descriptor:
             self._socket = in_namespace(descriptor, lambda: socket.socket(family.family, socket.SOCK_DGRAM))
         made.opened.append(self._socket)
@@ -118,5 +120,6 @@ class Reflector:
         assert found is not None
         assert found.kind is Kind.REQUEST
         self.requests.append((len(data), sender[0]))
-        if not self.silent:
+        swallowed = self.most is not None and len(data) > self.most
+        if not self.silent and not swallowed:
             self._socket.sendto(build(Kind.REPLY, found.nonce, len(data)), sender)
