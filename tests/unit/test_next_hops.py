@@ -56,7 +56,10 @@ def table(*entries: tuple[Way, bytes], mtu: int = MTU, flags: int = 0) -> dict[b
     return {key_of(one): NEXT_HOP.pack(mac, mtu, flags) for one, mac in entries}
 
 
-def decide(neighbours, current=None, routes=None, peers=(NEAR,), uplinks=(uplink(),)):
+ONLY = (uplink(),)
+
+
+def decide(neighbours, current=None, routes=None, peers=(NEAR,), uplinks=ONLY):
     routes = routes if routes is not None else {way(NEAR): Route(HERE, NEAR)}
     told = peers if isinstance(peers, dict) else dict.fromkeys(peers, Peer())
     return desired_next_hops(told, uplinks, routes, neighbours, current or {})
