@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from agent import __version__
 from agent.answers import Answers
-from agent.applier import Applier, InterfaceReplacedError
+from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
@@ -28,12 +28,15 @@ from agent.datapath.xdp import AttachMode
 from agent.reports import acknowledgement, counters, heartbeat, slots
 from agent.settings import Settings
 from agent.store import Store
+from agent.substrate import InterfaceReplacedError
 from protocol import codec, subjects
 from protocol.status import AgentState, Counters, Event, Status
 
 COLLECT_AFTER = 100_000
 """Containers made before the garbage collector looks at the young ones. Documents bring objects by the ten thousand,
 none of them in a cycle; at the usual 700, the collector took a fifth of the time of a bulk update."""
+UPLINK_PAUSE = 1.0
+"""Seconds between two looks at uplinks that keep changing."""
 DRAIN = 5.0
 """Seconds that the end waits for acknowledgements to be confirmed."""
 
@@ -44,7 +47,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
     return KernelConfig(
         host=settings.host,
         instance=settings.instance,
-        interface=settings.interface,
+        interfaces=settings.interfaces,
         cache=Path(settings.cache),
         bpffs=Path(settings.bpffs),
         attach_mode=AttachMode(settings.attach_mode),
@@ -56,6 +59,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
             networks=sizes.networks,
             vpcs=sizes.vpcs,
         ),
+        features=settings.data_plane.features(),
     )
 
 
@@ -89,9 +93,10 @@ class Daemon:
             asyncio.create_task(self._every(interval.telemetry, self._send_counters), name="telemetry"),
             asyncio.create_task(self._every(interval.observe, self._applier.repair), name="repair"),
             asyncio.create_task(self._every(interval.retry, self._applier.retry), name="retry"),
+            asyncio.create_task(self._follow_uplinks(), name="uplinks"),
         ]
         waiting = asyncio.create_task(stop.wait(), name="stop")
-        self._log.info("agent started", host=self._settings.host, interface=self._settings.interface)
+        self._log.info("agent started", host=self._settings.host, interfaces=self._settings.interfaces)
         try:
             done, _ = await asyncio.wait([waiting, *loops], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiting}:
@@ -121,12 +126,24 @@ class Daemon:
         """Do a job again and again; a failure of one turn is logged and does not end the loop."""
         while True:
             await asyncio.sleep(seconds)
-            try:
-                await job()
-            except InterfaceReplacedError:
-                raise
-            except Exception:
-                self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
+            await self._try(job)
+
+    async def _try(self, job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        except InterfaceReplacedError:
+            raise
+        except Exception:
+            self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
+
+    async def _follow_uplinks(self) -> None:
+        """Look at once, and not at the next turn, when the kernel tells that an interface is another one now."""
+        changed = self._kernel.neighbours.uplinks_changed
+        while True:
+            await changed.wait()
+            changed.clear()
+            await self._try(self._applier.repair)
+            await asyncio.sleep(UPLINK_PAUSE)
 
     def _tell(self, verdict: Verdict) -> None:
         now = time.time()
@@ -152,7 +169,7 @@ class Daemon:
             now=time.time(),
             uptime=time.monotonic() - self._started,
             memory=_resident_bytes(),
-            attach_mode=self._kernel.transit_mode(),
+            modes=self._kernel.transit_modes(),
         )
 
     def _counters(self) -> Counters:

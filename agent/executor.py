@@ -121,7 +121,7 @@ def object_of(action: Action) -> str:
         case DeleteVeth(endpoint, ifindex):
             return f"interface of endpoint {endpoint} (ifindex {ifindex})"
         case AttachTransit(ifindex) | DetachTransit(ifindex):
-            return f"transit XDP on the droplet's interface (ifindex {ifindex})"
+            return f"transit XDP on the interface with ifindex {ifindex}"
 
 
 def _message(number: int, detail: str) -> str:

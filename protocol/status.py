@@ -37,11 +37,26 @@ class ObjectCounts(msgspec.Struct, frozen=True):
     local_endpoints: int = 0
 
 
+class UplinkStatus(msgspec.Struct, frozen=True):
+    """One interface of the host in the substrate, and the droplets that it carries: one for each address.
+
+    `attach_mode` says how transit XDP runs for it now: `native`, `generic`, `offload` or `none`. `vlan` is the 802.1Q
+    id of its frames, 0 for none.
+    """
+
+    interface: str
+    droplets: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    attach_mode: str = "none"
+    mtu: int = 0
+    vlan: int = 0
+
+
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat. Times are seconds since the epoch, `uptime` is in seconds.
 
     `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`);
-    `attach_mode` says how transit XDP runs now: `native`, `generic` or `none`.
+    `uplinks` are in the order of the settings.
     """
 
     host: str
@@ -54,11 +69,7 @@ class Status(msgspec.Struct, frozen=True):
     digest: str
     documents: DocumentCounts
     objects: ObjectCounts
-    droplet: str = ""
-    interface: str = ""
-    address: str = ""
-    attach_mode: str = ""
-    mtu: int = 0
+    uplinks: tuple[UplinkStatus, ...] = ()
     unresolved_next_hops: tuple[str, ...] = ()
     repairs: int = 0
     memory_bytes: int = 0

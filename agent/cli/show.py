@@ -15,14 +15,14 @@ from protocol.documents import Droplet, Endpoint, Network, Vpc
 from protocol.rpc import PathReply
 from protocol.status import Counters, Status, Traffic
 
-STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED")
+STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED")
 
 
 def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None:
     """Print one line per host, also for those that did not answer."""
     rows = [_status_row(item) for item in found]
     rows += [(host, NO_ANSWER, *("-" for _ in STATUS[2:])) for host in absent]
-    table(STATUS, sorted(rows), "no host answers", wide)
+    table(STATUS, sorted(rows), "no host answers", wide, spare="XDP")
 
 
 def _status_row(item: Status) -> tuple[str, ...]:
@@ -41,6 +41,7 @@ def _status_row(item: Status) -> tuple[str, ...]:
         str(item.state),
         str(documents.realized),
         ", ".join(troubled) or "0",
+        ", ".join(f"{uplink.interface} {uplink.attach_mode}" for uplink in item.uplinks) or "-",
         f"{item.objects.local_endpoints} of {item.objects.endpoints}",
         str(item.revision),
         duration(item.uptime),

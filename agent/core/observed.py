@@ -19,7 +19,7 @@ class ObservedVeth:
 
     `complete` is false when the agent died between making the pair and marking it done. `peer` is None when the
     peer's namespace is not there or holds no such interface. `peer_known` is false when the namespace could not be
-    read: nothing may be concluded about the peer then.
+    read: nothing may be concluded about the peer then. `mtu` is the host side's own: see `actions.Veth`.
     """
 
     endpoint: str
@@ -35,7 +35,7 @@ class ObservedVeth:
 
 @dataclass(frozen=True, slots=True)
 class ObservedPeer:
-    """The endpoint's side: what the tenant's namespace shows."""
+    """The endpoint's side: what the tenant's namespace shows. `longest` is the MTU that the tenant can set there."""
 
     name: str
     mac: bytes
@@ -43,6 +43,7 @@ class ObservedPeer:
     up: bool
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
+    longest: int = 0
 
 
 @dataclass(frozen=True, slots=True)

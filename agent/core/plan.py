@@ -108,7 +108,8 @@ def is_right(seen: ObservedVeth, wanted: Veth) -> bool:
         seen.complete
         and seen.up
         and seen.transit_agent
-        and (seen.ifname, seen.ifindex, seen.mtu) == (wanted.ifname, wanted.ifindex, wanted.mtu)
+        and (seen.ifname, seen.ifindex) == (wanted.ifname, wanted.ifindex)
+        and seen.mtu >= max(wanted.mtu, seen.peer.longest if seen.peer else 0)
         and (not seen.peer_known or _is_right_peer(seen.peer, wanted))
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from agent.settings import SettingsError, load_settings
 
-LEAST = 'host = "h1"\ninterface = "eth0"\n'
+LEAST = 'host = "h1"\ninterfaces = ["eth0"]\n'
 
 
 def load(folder: Path, text: str = LEAST, **environment: str):
@@ -31,7 +31,7 @@ def test_the_environment_stands_over_the_file(tmp_path: Path) -> None:
 
 
 def test_the_environment_alone_is_enough() -> None:
-    assert load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACE": "eth0"}).interface == "eth0"
+    assert load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0"}).interface == "eth0"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_environment_alone_is_enough() -> None:
         (LEAST + "[sizes]\nendpoints = -1", "sizes.endpoints"),
         (LEAST + '[log]\nlevel = "loud"', "log.level"),
         (LEAST + 'attach_mode = "maybe"', "attach_mode"),
-        ('host = "H.1"\ninterface = "eth0"', "host"),
+        ('host = "H.1"\ninterfaces = ["eth0"]', "host"),
         (LEAST + 'instance = "a b"', "instance"),
         ("host = ", "agent.toml"),
         (LEAST + "bus = 3", "bus"),
@@ -64,16 +64,16 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_a_misspelt_variable_is_refused_and_not_overlooked() -> None:
     with pytest.raises(SettingsError, match="DROPLET_INTREFACE in the environment is no setting"):
-        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACE": "eth0", "DROPLET_INTREFACE": "eth1"})
+        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0", "DROPLET_INTREFACE": "eth1"})
 
 
 def test_a_mistake_in_the_environment_is_not_told_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
-    file.write_text('host = "h1"\ninterface = "eth0"\n')
+    file.write_text('host = "h1"\ninterfaces = ["eth0"]\n')
     with pytest.raises(SettingsError, match=r"^DROPLET_INTERVAL_HEARTBEAT in the environment: "):
         load_settings(file, {"DROPLET_INTERVAL_HEARTBEAT": "soon"})
 
 
 def test_a_wrong_choice_is_told_with_the_right_ones() -> None:
     with pytest.raises(SettingsError, match="one of auto, native, generic"):
-        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACE": "eth0", "DROPLET_ATTACH_MODE": "fast"})
+        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0", "DROPLET_ATTACH_MODE": "fast"})
