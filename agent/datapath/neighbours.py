@@ -46,8 +46,11 @@ PROTOCOL = 0xD7
 """NDA_PROTOCOL of the neighbours that we ask for: our mark on them, free in rtnetlink.h's RTPROT numbers."""
 RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
+RTMGRP_IPV4_RULE, RTMGRP_IPV6_RULE = 0x80, 0x40000
 EVENT_GROUPS = (
-    RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
+    (RTMGRP_LINK | RTMGRP_NEIGH)
+    | (RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV4_IFADDR)
+    | (RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE | RTMGRP_IPV6_IFADDR)
 )
 FULL_LOOK_SECONDS = 30.0
 UNMANAGED_LOOK_SECONDS = 5.0
@@ -239,7 +242,7 @@ class NeighbourWatch:
         event = message.get("event")
         if event in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
             self._take_neighbour(message, new=event == "RTM_NEWNEIGH")
-        elif event in ("RTM_NEWROUTE", "RTM_DELROUTE"):
+        elif event in ("RTM_NEWROUTE", "RTM_DELROUTE", "RTM_NEWRULE", "RTM_DELRULE"):
             self._looked_up.clear()
             self._wake()
         elif event in ("RTM_NEWLINK", "RTM_DELLINK"):

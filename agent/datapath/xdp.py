@@ -23,7 +23,7 @@ XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
 XDP_FLAGS_HW_MODE = 1 << 3
 XDP_FLAGS_REPLACE = 1 << 4
-NONE_EXPECTED = -1
+NONE_EXPECTED = DETACHED = -1
 PAGE_MTU = 3000
 """With head room, tail room and headers it fits into 4 KiB, whatever the kernel was built with."""
 
@@ -121,17 +121,29 @@ def _refuse_stranger(found: Attached) -> None:
 async def _replace(
     netlink: Netlink, ifindex: int, program: int, found: Attached | None, own: Ownership, mode: AttachMode
 ) -> None:
-    if found is not None and found.mode is not mode:
-        await detach(netlink, ifindex, own)
-        found = None
     if found is None:
         await _change(netlink, ifindex, program, NONE_EXPECTED, mode)
         return
     old = own.open_program(found.program_id)
     try:
-        await _change(netlink, ifindex, program, old, mode)
+        if found.mode is mode:
+            await _change(netlink, ifindex, program, old, mode)
+        else:
+            await _change_mode(netlink, ifindex, program, old, found.mode, mode)
     finally:
         os.close(old)
+
+
+async def _change_mode(
+    netlink: Netlink, ifindex: int, program: int, old: int, before: AttachMode, mode: AttachMode
+) -> None:
+    """Take the old program off, for the kernel takes none in another mode beside it; when that fails, put it back."""
+    await _change(netlink, ifindex, DETACHED, old, before)
+    try:
+        await _change(netlink, ifindex, program, NONE_EXPECTED, mode)
+    except OSError:
+        await _change(netlink, ifindex, old, NONE_EXPECTED, before)
+        raise
 
 
 async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownership, mode: AttachMode) -> Attached:
@@ -192,7 +204,7 @@ async def detach(netlink: Netlink, ifindex: int, own: Ownership) -> bool:
         _refuse_stranger(found)
     expected = own.open_program(found.program_id)
     try:
-        await _change(netlink, ifindex, -1, expected, found.mode)
+        await _change(netlink, ifindex, DETACHED, expected, found.mode)
     finally:
         os.close(expected)
     return True

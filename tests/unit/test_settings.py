@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.core.features import Features
 from agent.settings import SettingsError, load_settings
 
 LEAST = 'host = "h1"\ninterfaces = ["eth0"]\n'
@@ -31,7 +32,7 @@ def test_the_environment_stands_over_the_file(tmp_path: Path) -> None:
 
 
 def test_the_environment_alone_is_enough() -> None:
-    assert load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0"}).interface == "eth0"
+    assert load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0"}).interfaces == ("eth0",)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,18 @@ def test_the_environment_alone_is_enough() -> None:
         (LEAST + 'instance = "a b"', "instance"),
         ("host = ", "agent.toml"),
         (LEAST + "bus = 3", "bus"),
+        ('host = "h1"\ninterface = "eth0"\n', "interface"),
+        ('host = "h1"\ninterfaces = []', "interfaces"),
+        ('host = "h1"\ninterfaces = ["eth0", "eth1", "eth0"]', "interfaces: eth0 is named twice"),
+        ('host = "h1"\ninterfaces = ["eth0 "]', "interfaces: 'eth0 '"),
+        ('host = "h1"\ninterfaces = ["an-interface-too-long"]', "interfaces"),
+        (LEAST + "[data_plane]\ngeneve_port = 0", "data_plane.geneve_port"),
+        (LEAST + "[data_plane]\ngeneve_port = 65536", "data_plane.geneve_port"),
+        (LEAST + "[data_plane]\nvxlan_port = -1", "data_plane.vxlan_port"),
+        (LEAST + "[data_plane]\nvxlan_port = 6081", "data_plane.vxlan_port: 6081"),
+        (LEAST + "[data_plane]\nfamilies = []", "data_plane.families"),
+        (LEAST + '[data_plane]\nsubstrate = ["ipv5"]', "data_plane.substrate"),
+        (LEAST + "[data_plane]\nport = 6081", "port"),
     ],
 )
 def test_a_mistake_names_its_key(tmp_path: Path, text: str, named: str) -> None:
@@ -75,5 +88,17 @@ def test_a_mistake_in_the_environment_is_not_told_of_the_file(tmp_path: Path) ->
 
 
 def test_a_wrong_choice_is_told_with_the_right_ones() -> None:
-    with pytest.raises(SettingsError, match="one of auto, native, generic"):
+    with pytest.raises(SettingsError, match="one of auto, native, generic, offload"):
         load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0", "DROPLET_ATTACH_MODE": "fast"})
+
+
+def test_the_data_plane_is_what_the_programs_are_compiled_for(tmp_path: Path) -> None:
+    text = LEAST + '[data_plane]\ngeneve_port = 7000\nvxlan_port = 0\nfamilies = ["ipv4"]\n'
+    found = load(tmp_path, text, DROPLET_DATA_PLANE_SUBSTRATE="ipv6").data_plane.features()
+    assert found == Features(7000, 0, frozenset({"ipv4"}), frozenset({"ipv6"}))
+
+
+def test_several_values_in_the_environment_have_commas_between_them() -> None:
+    environment = {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0, eth1", "DROPLET_DATA_PLANE_FAMILIES": "ipv4,ipv6"}
+    settings = load_settings(None, environment)
+    assert (settings.interfaces, settings.data_plane.families) == (("eth0", "eth1"), ("ipv4", "ipv6"))
