@@ -43,6 +43,7 @@ class _Target:
     search: Search | None = None
     search_from: float = 0.0
     challenged_at: float = float("-inf")
+    asked_at: float = float("-inf")
     small: bytes | None = None
     long: bytes | None = None
 
@@ -174,7 +175,8 @@ class Probing:
                 self._miss(error.nonce, now)
         elif error.problem is Problem.TOO_LARGE:
             self._challenge(target, error.mtu or 0, now)
-        elif target.small is None and self._may_challenge(target, now):
+        elif target.small is None and now >= target.asked_at + CHALLENGE_PAUSE:
+            target.asked_at = now
             self._turns.put(target.path, now)
 
     def take_happenings(self) -> list[Happening]:
@@ -299,18 +301,18 @@ class Probing:
         if not up or (self._mtus.trusts(target.path) and proof):
             self._mtus.believe(target.path, mtu, now, in_proof=up)
             self._touch()
-        if up and self._may_challenge(target, now):
-            if target.search is None:
-                self._checks.put(target.path, now)
-            else:
-                target.search.hint(mtu)
+        if up and target.search is None and (at := self._challenge_at(target, now)) is not None:
+            self._checks.put(target.path, at)
+        elif up and target.search is not None:
+            target.search.hint(mtu)
 
-    def _may_challenge(self, target: _Target, now: float) -> bool:
+    def _challenge_at(self, target: _Target, now: float) -> float | None:
+        """Return when to look into what a stranger says, None when that is about to happen."""
+        if target.challenged_at > now:
+            return None
         pause = CHALLENGE_PAUSE if self._mtus.trusts(target.path) else DISTRUST_PAUSE
-        if now < target.challenged_at + pause:
-            return False
-        target.challenged_at = now
-        return True
+        target.challenged_at = max(now, target.challenged_at + pause)
+        return target.challenged_at
 
     def _resize(self, target: _Target, size: int, now: float) -> None:
         """Take in that the uplink has another MTU now."""

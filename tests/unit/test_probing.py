@@ -221,6 +221,20 @@ def test_a_forged_claim_is_healed_on_a_narrow_path_too() -> None:
     assert model.kinds() == ["narrow_path"]
 
 
+def test_a_false_claim_right_after_a_true_one_is_looked_into_as_soon_as_may_be() -> None:
+    model = Model()
+    (path,) = model.add(tells=True)
+    model.run(5)
+    model.far[path].mtu = 1400
+    model.probing.heard(claim(path, 1400), model.now)
+    model.run(0.3)
+    assert model.view(path).carries == 1400
+    model.probing.heard(claim(path, 700), model.now)
+    model.run(1.1)
+    assert model.view(path).usable == 1400
+    assert model.kinds() == ["narrow_path"]
+
+
 def test_a_true_claim_counts_also_after_a_false_one() -> None:
     model = Model()
     (path,) = model.add(tells=True)
@@ -359,3 +373,14 @@ def test_every_probe_is_counted_once() -> None:
     still_open = counts.sent - counts.answered - counts.lost - counts.refused
     assert counts.sent == len(model.sent)
     assert 0 <= still_open <= 13 * 2
+
+
+def test_one_silent_peer_among_many_is_found_after_one_round_more() -> None:
+    model = Model(Rules(per_second=200))
+    paths = model.add(1000)
+    model.run(30)
+    model.far[paths[500]].silent = True
+    fell = model.now
+    model.run(15)
+    assert model.kinds() == ["droplet_down"]
+    assert model.happened[0][0] - fell < 5 + 3 + 2
