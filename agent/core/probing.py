@@ -278,10 +278,11 @@ class Probing:
         result = search.result
         if result is None and target.heard_at > target.search_from:
             result = floor_of(target.path.peer)  # it answers small probes, and nothing that an endpoint could use
-        target.search = None
+        target.search, before = None, self._usable(target)
         if result is not None:
             self._mtus.supersede(target.path)
             self._take_result(target, result if result < target.size else None)
+        self._touch(self._usable(target) != before)
         well = result == target.size
         self._checks.put(target.path, now + (self._rules.check_every if well else self._rules.narrow_every))
 
@@ -289,7 +290,6 @@ class Probing:
         before, target.carries = target.carries, carries
         if carries != before:
             self._tell(Happened.RESTORED if carries is None else Happened.NARROW, target)
-        self._touch()
 
     def _challenge(self, target: _Target, mtu: int, now: float) -> None:
         """Believe a claim of a stranger where that is safe, and have it looked into."""

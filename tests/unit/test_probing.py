@@ -364,6 +364,16 @@ def test_the_next_wake_is_never_late() -> None:
         model.run(0.01)
 
 
+def test_nothing_is_handed_on_while_nothing_changes() -> None:
+    model = Model(Rules(check_every=2, narrow_every=2))
+    model.add(5)
+    model.add(2, mtu=1400, tells=True)
+    model.run(3)
+    before = model.probing.version
+    model.run(20)
+    assert model.probing.version == before
+
+
 def test_every_probe_is_counted_once() -> None:
     model = Model()
     model.add(10, loss=0.3)
