@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -13,6 +14,7 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.packet import Raw
 
+from agent.answers import Answers
 from agent.core.next_hops import Peer
 from agent.core.paths import Path, Rules
 from agent.core.probe_packet import smallest
@@ -23,7 +25,9 @@ from agent.datapath.icmp_errors import IcmpErrors
 from agent.datapath.namespaces import in_namespace, opened_namespace
 from agent.datapath.probe_socket import ProbeSocket, Sending
 from agent.prober import Prober
+from protocol import codec
 from protocol.documents import Droplet
+from protocol.rpc import PeersReply, PeersRequest
 from protocol.status import NarrowPath
 
 from .conftest import _libc, enter, ip
@@ -191,14 +195,16 @@ class Room:
         self.task = asyncio.create_task(self.prober.run())
         self.follow()
 
-    def follow(self) -> None:
+    def follow(self, **others: Droplet) -> None:
         droplets = {
             "near": Droplet("near", "h1", self.family.near),
             "far": Droplet("far", "h2", self.family.far),
+            **others,
         }
         own = {"near": droplets["near"]}
         world = World(Here("h1", "h1", (self.uplink,)), droplets=droplets, own=own)
-        self.prober.follow(world, {self.far: Peer()})
+        peers = {self.family.packed(one.address): Peer() for one in droplets.values() if one.host != "h1"}
+        self.prober.follow(world, peers)
 
     def _watch(self, peers: Mapping[bytes, Peer]) -> None:
         self.peers = dict(peers)
@@ -333,6 +339,33 @@ async def test_an_address_that_comes_later_is_probed_from_then_on(net: Routed) -
         ip("addr", "add", f"{V4.near}/24", "dev", "eth0")
         ip("route", "replace", "default", "via", V4.near_router)
         await room.until(lambda: room.state() == ("up", 1500))
+    finally:
+        await room.close()
+        reflector.close()
+
+
+async def test_what_is_known_of_the_paths_is_told_page_by_page(net: Routed) -> None:
+    reflector, room = Reflector(net, net.far, V4, V4.far), Room(net, V4, QUICK)
+    silent = {f"silent-{n}": Droplet(f"silent-{n}", f"h{n}", f"10.78.2.{n}") for n in (8, 9)}
+    try:
+        room.follow(**silent)
+        await room.until(lambda: ("up", 1500) in [(view.life.value, view.usable) for _, _, view in room.prober.views()])
+        answers = Answers(None, None, room.prober, None, None, time.time)  # type: ignore[arg-type]
+        after, found = "", []
+        while True:
+            page = codec.decode(await answers.ask("peers", codec.encode(PeersRequest(after, 2))), PeersReply)
+            assert len(page.peers) <= 2
+            found += page.peers
+            if not (after := page.next):
+                break
+        assert [(path.droplet, path.by, path.state) for path in found] == [
+            ("far", "near", "up"),
+            ("silent-8", "near", "unknown"),
+            ("silent-9", "near", "unknown"),
+        ]
+        assert (found[0].address, found[0].configured, found[0].carries) == (V4.far, 1500, 1500)
+        assert time.time() - 10 < found[0].since <= time.time()
+        assert found[0].round_trip is not None
     finally:
         await room.close()
         reflector.close()
