@@ -38,7 +38,7 @@ class Desired:
     def __init__(self, here: Here, slots: Mapping[str, int] | None = None, places: Places | None = None) -> None:
         """Start without documents; `slots` and `places` are those that the kernel was seen to have."""
         self.documents = Registry()
-        self.world = World(here=here, slots=slots or {}, places=places or {})
+        self.world = World(here=here, slots=slots or {}, left=frozenset(slots or ()), places=places or {})
         """What references resolve to now."""
         self.endpoints = 0
         """How many endpoints the documents in force list."""

@@ -206,8 +206,10 @@ class Settlement:
             gone += local_endpoints(self.document(before), self._old.is_here) if before else []
             for endpoint in local_endpoints(self.document(held), self.world.is_here) if held else ():
                 come[endpoint] = name
+        left = self._old.left.union(gone).difference(come)
         try:
-            self.world = replace(self.world, slots=assign(self._old.slots, gone, come))
+            slots = assign(self._old.slots, left if self._removing else (), come)
+            self.world = replace(self.world, slots=slots, left=frozenset() if self._removing else left)
         except NoSlotError as error:
             names = {name for id_, name in come.items() if id_ not in self._old.slots}
             self._lower_youngest({name: FieldError("endpoints", ErrorCode.TOO_LARGE, str(error)) for name in names})

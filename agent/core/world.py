@@ -41,6 +41,8 @@ class World:
     """The revision from which on each network was claimed: of two that overlap, the younger one is wrong."""
     slots: Mapping[str, int] = field(default_factory=dict)
     """The number of each endpoint that lives here: it chooses the interface's index and the counters' place."""
+    left: frozenset[str] = frozenset()
+    """Endpoints that are not wanted here any more and whose interfaces still stand: they keep their numbers."""
     places: Places = field(default_factory=dict)
     """The index in `local_droplets` of each address of this host, on each interface that its frames come in on."""
     own: Mapping[str, Droplet] = field(default_factory=dict)

@@ -27,9 +27,14 @@ NONE_EXPECTED = DETACHED = -1
 PAGE_MTU = 3000
 """With head room, tail room and headers it fits into 4 KiB, whatever the kernel was built with."""
 
-_UNABLE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE, errno.ENOTSUP)
+_UNABLE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE, errno.ENOSPC, errno.ENOMEM)
+"""What drivers answer that have no XDP, too long an MTU, or too few queues."""
 
 log = structlog.get_logger()
+
+
+class ModeRefusedError(OSError):
+    """A driver cannot run XDP as asked; the text says why, and what to do."""
 
 
 class AttachMode(StrEnum):
@@ -188,7 +193,7 @@ def refusal(error: OSError, link: Message, mode: AttachMode) -> OSError:
             f", and a frame must fit into a page of memory: up to {PAGE_MTU} every driver can, on both ends of a veth"
         )
     remedy = "auto" if mode is AttachMode.NATIVE else "native, or auto"
-    return OSError(error.errno, f"{words}. Set attach_mode = {remedy}")
+    return ModeRefusedError(error.errno, f"{words}. Set attach_mode = {remedy}")
 
 
 def _mode_fits(found: Attached, mode: AttachMode) -> bool:

@@ -10,8 +10,8 @@ from agent.datapath import bpf_syscall as bpf
 from agent.datapath.host_check import SMALLEST_PROGRAM
 from agent.datapath.netlink import Netlink
 from agent.datapath.transit import Transit
-from agent.datapath.xdp import AttachMode, attach, attached_program
-from tests.netns.conftest import World, ip
+from agent.datapath.xdp import AttachMode, ModeRefusedError, attach, attached_program
+from tests.netns.conftest import World, ip, run
 from tests.netns.programs import loaded, owning
 
 
@@ -61,6 +61,23 @@ async def test_an_mtu_that_is_too_large_is_named_with_its_limit(world: World) ->
             assert refused.value.errno == errno.ERANGE
             assert "Peer MTU is too large to set XDP" in str(refused.value), "the driver's own words"
             assert (await attach(netlink, index, program, own, AttachMode.AUTO)).mode is AttachMode.GENERIC
+
+
+async def test_several_receive_queues_are_served_and_too_few_are_named(world: World) -> None:
+    for name, queues in (("many", "4"), ("few", "1")):
+        peer = ["peer", "name", f"{name}0", "numtxqueues", "4"]
+        ip("link", "add", name, "numrxqueues", queues, "type", "veth", *peer)
+        run("ethtool", "-L", name, "rx", queues)
+        run("ethtool", "-L", f"{name}0", "tx", "4")
+    with loaded("ours") as program:
+        own = owning(program)
+        async with Netlink() as netlink:
+            many, few = world.ifindex("many"), world.ifindex("few")
+            assert (await attach(netlink, many, program, own, AttachMode.NATIVE)).native
+            with pytest.raises(ModeRefusedError, match="number of rx queues") as refused:
+                await attach(netlink, few, program, own, AttachMode.NATIVE)
+            assert refused.value.errno == errno.ENOSPC
+            assert (await attach(netlink, few, program, own, AttachMode.AUTO)).mode is AttachMode.GENERIC
 
 
 async def test_a_mode_that_is_refused_leaves_what_ran_before(world: World) -> None:

@@ -91,6 +91,7 @@ SEVERAL = changed(
     bond=({"droplets": [BONDED]},),
     c=on("aa-second", "c", "192.168.1.20"),
     d=on("d1-bond", "d", "192.168.1.21"),
+    f=on("d1", "f", "192.168.1.23"),
 )
 """Two droplets on one interface and one on another, each of its own document; the second comes first by its id."""
 
@@ -105,7 +106,7 @@ FAMILIES = changed(
 
 LAYOUT_WORLDS: dict[str, World] = {
     "several droplets": SEVERAL,
-    "the first droplet went": changed(SEVERAL, substrate=({"droplets": OTHERS},)),
+    "the first droplet went": changed(SEVERAL, substrate=({"droplets": OTHERS},), a=None),
     "the second droplet went": changed(SEVERAL, second=None),
     "the second droplet went with its endpoint": changed(SEVERAL, second=None, c=None),
     "the bond's droplet went": changed(SEVERAL, bond=None),
@@ -120,7 +121,7 @@ LAYOUT_WORLDS: dict[str, World] = {
         second=({"droplets": [{**SECOND, "address": "10.0.0.1"}]},),
     ),
     "endpoints changed their droplets": changed(
-        SEVERAL, c=on("d1-bond", "c", "192.168.1.20"), d=on("d1", "d", "192.168.1.21")
+        SEVERAL, c=None, d=None, c_moved=on("d1-bond", "c", "192.168.1.20"), d_moved=on("d1", "d", "192.168.1.21")
     ),
     "all droplets in one document": changed(
         SEVERAL, substrate=droplets(BONDED, SECOND, PLAIN_OWN), second=None, bond=None
@@ -148,7 +149,7 @@ LAYOUT_WORLDS: dict[str, World] = {
         SEVERAL, second=({"droplets": [SECOND]}, {"droplets": [{**SECOND, "address": "10.77.0.1"}]})
     ),
     "a droplet's address of another document": changed(
-        SEVERAL, thief=({"droplets": [{"id": "thief", "host": "h7", "address": "10.5.0.1"}]},)
+        SEVERAL, robber=({"droplets": [{"id": "robber", "host": "h7", "address": "10.5.0.1"}]},)
     ),
 }
 """What the second layout brought: several droplets on this host, both families, VXLAN and pinned networks."""
