@@ -20,6 +20,10 @@ IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE = 23, 3
 IPV6_DONTFRAG = 62
 HEAD = 512
 """Bytes of a reply that are read: its Geneve header and options."""
+FIRST_PART = 16
+"""A datagram that is handed over in parts gets its UDP checksum from the kernel at once (net/ipv4/ip_output.c:
+__ip_append_data). Otherwise the interface is to add it, which a veth never does: transit XDP at its other end would see a
+wrong one."""
 _BUSY = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR)
 
 TakeReply = Callable[[Path, bytes], object]
@@ -58,8 +62,10 @@ class ProbeSocket:
     def send(self, peer: bytes, size: int, nonce: bytes) -> Sending:
         """Send a request of `size` bytes, IP header included, to a packed address."""
         datagram = build(Kind.REQUEST, nonce, size - headers(peer))
+        to = (socket.inet_ntop(self._family, peer), self._port)
         try:
-            self._socket.sendto(datagram, (socket.inet_ntop(self._family, peer), self._port))
+            self._socket.sendto(datagram[:FIRST_PART], socket.MSG_MORE, to)
+            self._socket.sendto(datagram[FIRST_PART:], to)
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
                 return Sending.TOO_LONG

@@ -12,6 +12,7 @@ import pytest
 import structlog
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
+from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from agent.answers import Answers
@@ -88,6 +89,30 @@ async def test_a_probe_of_every_size_comes_back(net: Routed, family: Addresses) 
     finally:
         prober.close()
         reflector.close()
+
+
+@both
+async def test_a_probe_leaves_with_a_right_udp_checksum_though_the_interface_offers_to_add_it(
+    net: Routed, family: Addresses
+) -> None:
+    with opened_namespace(net.far) as descriptor:
+        wire = in_namespace(descriptor, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+    wire.bind(("eth0", 3))
+    wire.settimeout(2)
+    path = path_of(family)
+    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
+    try:
+        for size in (smallest(path.peer), 1500):
+            assert prober.send(path.peer, size, NONCE) is Sending.SENT
+            while (UDP not in (frame := Ether(await asyncio.to_thread(wire.recv, 2000)))) or frame[UDP].dport != PORT:
+                pass
+            sent = frame[UDP].chksum
+            del frame[UDP].chksum
+            assert Ether(bytes(frame))[UDP].chksum == sent
+            assert len(frame) == size + 14
+    finally:
+        prober.close()
+        wire.close()
 
 
 @both
