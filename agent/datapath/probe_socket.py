@@ -22,8 +22,8 @@ HEAD = 512
 """Bytes of a reply that are read: its Geneve header and options."""
 FIRST_PART = 16
 """A datagram that is handed over in parts gets its UDP checksum from the kernel at once (net/ipv4/ip_output.c:
-__ip_append_data). Otherwise the interface is to add it, which a veth never does: transit XDP at its other end would see a
-wrong one."""
+__ip_append_data). Otherwise the interface is to add it, which a veth never does: transit XDP at its other end would see
+a wrong one."""
 _BUSY = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR)
 
 TakeReply = Callable[[Path, bytes], object]
