@@ -105,6 +105,38 @@ class Endpoint(NamedTuple):
     mac: bytes
 
 
+class Interface(NamedTuple):
+    """One value of the map `interfaces`, unpacked."""
+
+    vni: int
+    droplet: int
+    ipv6: bytes
+    ipv4: bytes
+    mac: bytes
+    flags: int
+    mtu: int
+    tos: int
+
+
+class LocalDroplet(NamedTuple):
+    """One value of the map `local_droplets`, unpacked; `vlan` as it stands there."""
+
+    address: bytes
+    interface: int
+    arrives: int
+    leaves: int
+    mac: bytes
+    vlan: int
+
+
+class NextHop(NamedTuple):
+    """One value of the map `next_hops`, unpacked."""
+
+    mac: bytes
+    mtu: int
+    flags: int
+
+
 class AddressSet(NamedTuple):
     """Bouncers or dividers as a map value holds them."""
 

@@ -81,10 +81,9 @@ class Entry:
 class Registry:
     """All documents, and the indexes over them."""
 
-    def __init__(self, host: str) -> None:
-        """Start without documents; `host` is the agent's own."""
+    def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self.claims = Claims(host)
+        self.claims = Claims()
         self._touched: dict[str, Document | None] = {}
         self._interested: dict[Reference, set[str]] = {}
 

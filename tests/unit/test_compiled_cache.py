@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.core.features import Features
 from agent.datapath import compiler
 from agent.datapath.compiler import CompiledObject, compile_programs, content_hash, refuse_foreign
 
@@ -19,8 +20,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> CompiledObject:
     """What the compiler's child leaves behind, without a compiler."""
     made = CompiledObject(content_hash(), (), ())
 
-    async def leave(output: Path, sources: Path) -> None:
-        del sources
+    async def leave(output: Path, sources: Path, features: Features) -> None:
+        del sources, features
         await asyncio.to_thread(output.write_bytes, msgspec.msgpack.encode(made))
 
     monkeypatch.setattr(compiler, "_run_child", leave)
