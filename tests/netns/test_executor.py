@@ -100,7 +100,7 @@ async def test_a_refused_endpoint_stops_no_other_and_says_what_to_do(kernel: Ker
 
 
 async def test_a_full_map_refuses_by_key_and_takes_the_rest(kernel: Kernel) -> None:
-    value = ENDPOINT.pack(bytes(16), 0, 0, bytes(6))
+    value = ENDPOINT.pack(bytes(16), 0, 0, 0, bytes(6))
     entries = tuple((OVERLAY_KEY.pack(1, n.to_bytes(16, "big")), value) for n in range(1200))
     (failure,) = await kernel.executor.run([PutEntries(MapName.ENDPOINTS, entries)])
     assert failure.errno == errno.E2BIG
