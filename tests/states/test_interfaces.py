@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 from agent_under_test import Agent, Stream, one_by_one
 from agent_worlds import FAMILIES, SEVERAL, UNSIGNED, World, changed, droplets
 from fake_kernel import BOND0, ETH0
-from test_sequences import ends_like, has_nothing_to_do, in_a_folder
+from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
 
 from agent.core.features import Features
 from agent.core.layout import LOCAL_DROPLET, MapName
@@ -26,6 +27,23 @@ def arrivals(agent: Agent, uplink: Uplink) -> set[int]:
     """Return the interfaces on which frames for an uplink's droplets are taken."""
     values = map(LOCAL_DROPLET.unpack, agent.kernel.maps[MapName.LOCAL_DROPLETS].values())
     return {value[2] for value in values if value[1] == uplink.ifindex}
+
+
+@pytest.mark.parametrize("order", list(permutations(("substrate", "second", "bond", "c", "f"))))
+def test_droplets_and_their_endpoints_come_and_go_in_every_order(order: tuple[str, ...]) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, world = Stream(), {name: SEVERAL[name] for name in SEVERAL.keys() - set(order)}
+        await publish(agent, stream, world)
+        for name in order:
+            world = {**world, name: SEVERAL[name]}
+            await deliver_whole(agent, stream.lead_to(world))
+        await ends_like(agent, "several droplets")
+        for name in order:
+            del world[name]
+            await deliver_whole(agent, stream.lead_to(world))
+            await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
 
 
 def test_an_interface_that_loses_its_address_takes_its_own_droplets_alone() -> None:
