@@ -200,7 +200,7 @@ def nats_(lab: Lab, what: str) -> None:
     ran = lab.server_runs()
     if what == "start":
         lab.start_server()
-        hosts = [host for host in lab.topology().droplets if lab.agent_runs(host)]
+        hosts = [host for host in lab.topology().hosts if lab.agent_runs(host)]
         wait_for_answers(lab, hosts)
         click.echo(f"nats-server {'runs already' if ran else 'is started'}; agents that answer: {len(hosts)}")
     else:
@@ -217,7 +217,7 @@ def logs(lab: Lab, host: str, follow: bool) -> None:
     path = lab.paths.log(host)
     lab.paths.load()
     if not path.exists():
-        raise LabError(f"there is no log of {host}; known are {', '.join(lab.topology().droplets)} and nats")
+        raise LabError(f"there is no log of {host}; known are {', '.join(lab.topology().hosts)} and nats")
     with path.open("rb") as file:
         while True:
             sys.stdout.buffer.write(file.read())

@@ -51,7 +51,7 @@ def prepare(lab: Lab) -> None:
             await ensure_streams(client)
             await ensure_consumers(client, hosts)
 
-    access, hosts = lab.access(), list(lab.topology().droplets)
+    access, hosts = lab.access(), lab.topology().hosts
     run_coroutine_in(lab.names.fabric, work)
 
 
@@ -84,7 +84,7 @@ class _Publication:
         self.client = client
         self.watcher = watcher
         self.on_progress = on_progress
-        self.hosts = set(lab.topology().droplets)
+        self.hosts = set(lab.topology().hosts)
         self.stopped = set(lab.ended_agents())
         self.agents: set[str] = set()
         self.published = 0
@@ -166,7 +166,7 @@ class LabStatus:
 
 def read_status(lab: Lab) -> LabStatus:
     """Return which processes run, what hosts say of themselves, and what became of every document."""
-    hosts = list(lab.topology().droplets)
+    hosts = lab.topology().hosts
 
     async def work() -> tuple[dict[str, Status | None], Report]:
         async with connected(access) as client:

@@ -18,7 +18,7 @@ def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
     lab.up(text, source)
     try:
         prepare(lab)
-        for host in lab.topology().droplets:
+        for host in lab.topology().hosts:
             lab.start_agent(host)
         report = publish(lab, timeout, agents_first=True)[0]
         if not report.converged:
@@ -32,7 +32,7 @@ def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
 def publish(lab: Lab, timeout: float, *, agents_first: bool = False) -> tuple[Report, Progress]:
     """Publish what differs, with live progress; return the report and the last of the progress."""
     last = Progress()
-    with screen.progress(len(lab.topology().droplets) if agents_first else None) as show:
+    with screen.progress(len(lab.topology().hosts) if agents_first else None) as show:
 
         def keep(now: Progress) -> None:
             nonlocal last

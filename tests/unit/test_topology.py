@@ -34,7 +34,7 @@ def mistakes(text: str) -> list[tuple[int, str]]:
 
 def test_a_sound_file_becomes_plain_data():
     topology = parse_topology(SOUND)
-    assert topology.substrate.cidr == "172.18.0.0/24"
+    assert topology.substrate.cidrs == ("172.18.0.0/24",)
     assert topology.substrate.server == "172.18.0.1"
     assert topology.networks["web"].bouncers == ("h1", "h2")
     assert topology.vpcs["red"].dividers == 1
@@ -147,7 +147,7 @@ def test_the_example_of_the_reference_is_sound():
         ("web-2", "h2"),
         ("web-3", "h1"),
     ]
-    assert topology.endpoints["data-1"].address == "10.0.2.50"
+    assert topology.endpoints["data-1"].addresses == ("10.0.2.50",)
 
 
 @pytest.mark.parametrize(
