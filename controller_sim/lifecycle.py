@@ -6,14 +6,14 @@ import signal
 import sys
 
 from controller_sim import screen
-from controller_sim.controller import Progress, converge, prepare
+from controller_sim.controller import Progress, converge, prepare, wait_for_next_hops
 from controller_sim.convergence import Report
 from controller_sim.lab import Lab
 from controller_sim.lab_state import LabError
 
 
 def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
-    """Build a lab, start its agents, publish, and wait; take it down again when that fails."""
+    """Build a lab, start its agents, publish, and wait until the first packet would arrive; on failure take it down."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     lab.up(text, source)
     try:
@@ -23,6 +23,7 @@ def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
         report = publish(lab, timeout, agents_first=True)[0]
         if not report.converged:
             raise LabError(why_not(lab, report))
+        wait_for_next_hops(lab, timeout)
     except BaseException as error:
         lab.abandon(error)
         raise
