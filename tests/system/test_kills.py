@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_fixtures import PATIENCE, SystemLab, running_lab, topology_text, until
-from lab_traffic import pings, unbroken_flow
+from lab.fixtures import PATIENCE, SystemLab, running_lab, topology_text, until
+from lab.traffic import pings, unbroken_flow
 
 from controller_sim.controller import converge, prepare
 from controller_sim.namespaces import entered

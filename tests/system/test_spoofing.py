@@ -6,9 +6,9 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from lab_fixtures import SystemLab, running_lab, topology_text, until
-from lab_frames import ARP, BROADCAST, GENEVE_PORT, IPV4, IPV6, arp, ethernet, geneve, ipv4, udp
-from lab_traffic import ping, pings, raw_socket, udp_socket
+from lab.fixtures import SystemLab, running_lab, topology_text, until
+from lab.frames import ARP, BROADCAST, GENEVE_PORT, IPV4, IPV6, arp, ethernet, geneve, ipv4, udp
+from lab.traffic import ping, pings, raw_socket, udp_socket
 
 from controller_sim.substrate import remove
 

@@ -7,8 +7,8 @@ import select
 from collections.abc import Iterator
 
 import pytest
-from lab_fixtures import SystemLab, running_lab, topology_text, until
-from lab_traffic import exchange_tcp, exchange_udp, ping, pings, udp_socket
+from lab.fixtures import SystemLab, running_lab, topology_text, until
+from lab.traffic import exchange_tcp, exchange_udp, ping, pings, udp_socket
 
 TOPOLOGIES = [
     "one_bouncer",

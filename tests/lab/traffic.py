@@ -10,20 +10,21 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
-
-from lab_fixtures import PATIENCE, SystemLab, until
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 
 from controller_sim.namespaces import call_in, run_in
+from controller_sim.transfer import family_of
+from lab.fixtures import PATIENCE, SystemLab, until
 
 TIMEOUT = 10.0
 
 
 def udp_socket(namespace: str, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
-    """Open a bound UDP socket inside a namespace."""
+    """Open a bound UDP socket of the address's family inside a namespace."""
 
     def opened() -> socket.socket:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made = socket.socket(family_of(address), socket.SOCK_DGRAM)
         made.bind((address, port))
         made.settimeout(TIMEOUT)
         return made
@@ -51,8 +52,8 @@ def ping(lab: SystemLab, source: str, address: str, count: int = 3, wait: int = 
 
 
 def pings(lab: SystemLab, source: str, destination: str) -> bool:
-    """Say whether all of three echo requests were answered."""
-    return ping(lab, source, lab.address(destination)) == 3
+    """Say whether all of three echo requests were answered, in each family that both have."""
+    return all(ping(lab, source, lab.address(destination, f)) == 3 for f in lab.families(source, destination))
 
 
 def receive(connection: socket.socket, size: int) -> bytes:
@@ -62,15 +63,17 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def exchange_tcp(lab: SystemLab, client: str, server: str, size: int) -> None:
+def exchange_tcp(lab: SystemLab, client: str, server: str, size: int, family: int | None = None) -> None:
     """Send `size` random bytes each way over one connection, and compare them."""
+    to = lab.address(server, family)
+    own = lab.address(client, ip_address(to).version)
     there, back = (random.Random(f"{client} {server} {way}").randbytes(size) for way in range(2))
-    listener = call_in(lab.inside(server), lambda: socket.create_server((lab.address(server), 7100)))
+    listener = call_in(lab.inside(server), lambda: socket.create_server((to, 7100), family=family_of(to)))
 
     def serve() -> bytes:
         connection, peer = listener.accept()
         with connection:
-            assert peer[0] == lab.address(client)
+            assert peer[0] == own
             connection.settimeout(TIMEOUT)
             got = receive(connection, size)
             connection.sendall(back)
@@ -79,9 +82,7 @@ def exchange_tcp(lab: SystemLab, client: str, server: str, size: int) -> None:
     with listener, concurrent.futures.ThreadPoolExecutor(1) as pool:
         listener.settimeout(TIMEOUT)
         served = pool.submit(serve)
-        dialled = call_in(
-            lab.inside(client), lambda: socket.create_connection((lab.address(server), 7100), timeout=TIMEOUT)
-        )
+        dialled = call_in(lab.inside(client), lambda: socket.create_connection((to, 7100), timeout=TIMEOUT))
         with dialled:
             dialled.sendall(there)
             got_back = receive(dialled, size)
@@ -89,20 +90,19 @@ def exchange_tcp(lab: SystemLab, client: str, server: str, size: int) -> None:
         assert got_back == back, "what the client got differs"
 
 
-def exchange_udp(lab: SystemLab, asking: str, answering: str, sizes: list[int]) -> None:
+def exchange_udp(lab: SystemLab, asking: str, answering: str, sizes: Sequence[int], family: int | None = None) -> None:
     """Send a datagram of each size and have it sent back, without a loss, and compare it."""
-    with (
-        udp_socket(lab.inside(asking), lab.address(asking), 7101) as one,
-        udp_socket(lab.inside(answering), lab.address(answering), 7101) as other,
-    ):
+    to = lab.address(answering, family)
+    own = lab.address(asking, ip_address(to).version)
+    with udp_socket(lab.inside(asking), own, 7101) as one, udp_socket(lab.inside(answering), to, 7101) as other:
         for size in sizes:
             data = random.Random(f"{asking} {answering} {size}").randbytes(size)
-            one.sendto(data, (lab.address(answering), 7101))
+            one.sendto(data, (to, 7101))
             got, sender = other.recvfrom(1 << 16)
-            assert (got, sender[0]) == (data, lab.address(asking)), f"{size} bytes, there"
+            assert (got, sender[0]) == (data, own), f"{size} bytes, there"
             other.sendto(got[::-1], sender)
             back, sender = one.recvfrom(1 << 16)
-            assert (back, sender[0]) == (data[::-1], lab.address(answering)), f"{size} bytes, back"
+            assert (back, sender[0]) == (data[::-1], to), f"{size} bytes, back"
 
 
 class Flow:
@@ -111,12 +111,14 @@ class Flow:
     EVERY = 0.005
     PORT = 7102
 
-    def __init__(self, lab: SystemLab, source: str, destination: str) -> None:
-        self.one = udp_socket(lab.inside(source), lab.address(source), self.PORT)
-        self.other = udp_socket(lab.inside(destination), lab.address(destination), self.PORT)
-        self.target = (lab.address(destination), self.PORT)
+    def __init__(self, lab: SystemLab, source: str, destination: str, family: int | None = None) -> None:
+        to = lab.address(destination, family)
+        self.one = udp_socket(lab.inside(source), lab.address(source, ip_address(to).version), self.PORT)
+        self.other = udp_socket(lab.inside(destination), to, self.PORT)
+        self.target = (to, self.PORT)
         self.sent = 0
         self.errors: list[str] = []
+        self.missing: list[int] = []
         self.back: set[int] = set()
         self.sending, self.ended = threading.Event(), threading.Event()
         self.threads = [threading.Thread(target=self._send), threading.Thread(target=self._echo)]
@@ -158,14 +160,21 @@ class Flow:
 
 
 @contextlib.contextmanager
-def unbroken_flow(lab: SystemLab, source: str, destination: str) -> Iterator[Flow]:
-    """Have packets flow both ways during a block, of which none may be lost."""
-    flow = Flow(lab, source, destination)
+def flow_between(lab: SystemLab, source: str, destination: str, family: int | None = None) -> Iterator[Flow]:
+    """Have packets flow both ways during a block; afterwards `missing` has those that were lost."""
+    flow = Flow(lab, source, destination, family)
     flow.start()
     try:
         until(lambda: flow.back, "the first packet", PATIENCE)
         yield flow
     finally:
-        missing = flow.stop()
+        flow.missing = flow.stop()
+
+
+@contextlib.contextmanager
+def unbroken_flow(lab: SystemLab, source: str, destination: str, family: int | None = None) -> Iterator[Flow]:
+    """Have packets flow both ways during a block, of which none may be lost."""
+    with flow_between(lab, source, destination, family) as flow:
+        yield flow
     assert flow.errors == []
-    assert missing == [], f"{len(missing)} of {flow.sent} packets were lost"
+    assert flow.missing == [], f"{len(flow.missing)} of {flow.sent} packets were lost"

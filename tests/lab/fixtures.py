@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import cached_property
 from importlib import resources
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from agent.core.layout import LAYOUT_VERSION, MapName
+from agent.core.layout import LAYOUT_VERSION, MapName, mapped
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.maps import Map
+from agent.datapath.outcomes import FORWARDED, RECEIVED, Outcome
 from controller_sim.bus import BusError, ask, connected, read_stream
 from controller_sim.controller import converge, prepare
 from controller_sim.lab import Lab
@@ -37,7 +39,8 @@ from protocol.status import AgentState, Counters, Event, Status
 PATIENCE = 40.0
 """Seconds after which what is waited for counts as never coming; a sound run waits far less."""
 INTERVALS = {"heartbeat": 0.5, "observe": 0.5, "telemetry": 2.0, "retry": 0.5}
-RECEIVED = ("received_from_substrate", "received_from_endpoint")
+HANDED_OVER = frozenset({Outcome.DELIVERED, Outcome.DELIVERED_SAME_HOST})
+"""Of what is forwarded, what does not go to the substrate."""
 
 T = TypeVar("T")
 
@@ -107,25 +110,31 @@ class SystemLab:
         return parse_topology(self.text, "the test's topology")
 
     @cached_property
-    def addresses(self) -> dict[str, str]:
-        return {name: assigned.address for name, assigned in self.lab.paths.load().assignments.items()}
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        return {name: assigned.addresses for name, assigned in self.lab.paths.load().assignments.items()}
 
     @property
     def hosts(self) -> list[str]:
-        return list(self.topology.droplets)
+        return self.topology.hosts
 
     @property
     def endpoints(self) -> list[str]:
         return list(self.topology.endpoints)
 
-    def address(self, endpoint: str) -> str:
-        return self.addresses[endpoint]
+    def address(self, endpoint: str, family: int | None = None) -> str:
+        """Return an endpoint's address of a family (4 or 6), its first where none is asked for."""
+        return next(a for a in self.addresses[endpoint] if family in (None, ip_address(a).version))
+
+    def families(self, *endpoints: str) -> list[int]:
+        """Return the families (4, 6) that all of some endpoints have."""
+        found = [{ip_address(address).version for address in self.addresses[name]} for name in endpoints]
+        return sorted(set.intersection(*found))
 
     def mac(self, endpoint: str) -> bytes:
         return bytes.fromhex(self.lab.paths.load().assignments[endpoint].mac.replace(":", ""))
 
     def host_of(self, endpoint: str) -> str:
-        return self.topology.endpoints[endpoint].droplet
+        return self.topology.host_of(endpoint)
 
     def vpc_of(self, endpoint: str) -> str:
         return self.topology.vpc_of(endpoint).name
@@ -138,7 +147,11 @@ class SystemLab:
         """Return every pair of endpoints of one VPC, each once."""
         names = self.endpoints
         both = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-        return [(a, b) for a, b in both if self.vpc_of(a) == self.vpc_of(b)]
+        return [(a, b) for a, b in both if self.vpc_of(a) == self.vpc_of(b) and self.families(a, b)]
+
+    def talks(self) -> list[tuple[str, str, int]]:
+        """Return every pair of endpoints of one VPC in each family that both have."""
+        return [(a, b, family) for a, b in self.pairs() for family in self.families(a, b)]
 
     # The bus, as the controller sees it
 
@@ -162,8 +175,9 @@ class SystemLab:
         """Return what a comparison with the kernel would change now."""
         return codec.decode(self.ask(host, "plan"), PlanReply).actions
 
-    def path(self, source: str, destination: str) -> PathReply:
-        request = codec.encode(PathRequest(source, self.address(destination)))
+    def path(self, source: str, destination: str, family: int | None = None) -> PathReply:
+        """Return the way by which an endpoint's packet would go now."""
+        request = codec.encode(PathRequest(source, self.address(destination, family)))
         return codec.decode(self.ask(self.host_of(source), "path", request), PathReply)
 
     def counters(self, host: str) -> dict[str, int]:
@@ -269,8 +283,11 @@ class SystemLab:
 
     def wait_for_next_hops(self, host: str) -> None:
         """Wait until the kernel has resolved the way to every other droplet: documents may be realized before that."""
-        others = len(self.hosts) - 1
-        until(lambda: len(self.entries(host, "next_hops")) >= others, f"{host}'s next hops")
+        droplets = self.topology.droplets.values()
+        versions = {ip_address(one.address).version for one in droplets if one.host == host}
+        others = [ip_address(one.address) for one in droplets if one.host != host]
+        wanted = {mapped(address.packed) for address in others if address.version in versions}
+        until(lambda: {key[:16] for key in self.entries(host, "next_hops")} >= wanted, f"{host}'s next hops")
 
     # The kernel
 
@@ -334,8 +351,28 @@ class SystemLab:
     def balance(self, host: str) -> tuple[int, int]:
         """Return how many packets came in, and how many ended in another outcome."""
         counters = self.counters(host)
-        came = sum(counters.pop(name) for name in RECEIVED)
+        came = sum(counters.pop(outcome.name.lower()) for outcome in RECEIVED)
         return came, sum(counters.values())
+
+    def crossing(self) -> tuple[int, int]:
+        """Return how many tunnel packets all hosts sent to the substrate, and how many they took from there.
+
+        Probes are sent by the agents and not by the programs: what was reflected has no one that counted it as sent.
+        """
+        sent = taken = 0
+        for counters in self.all_counters().values():
+            sent += sum(counters[outcome.name.lower()] for outcome in FORWARDED - HANDED_OVER)
+            taken += counters["received_from_substrate"] - counters["passed"] - counters.get("probe_reflected", 0)
+        return sent, taken
+
+    def check_balance(self) -> None:
+        """Hold that on every host in equals out plus drops; counters are read one by one while the bus goes on."""
+        for host in self.hosts:
+            until(lambda host=host: len(set(self.balance(host))) == 1, f"a balance on {host}: {self.balance(host)}", 20)
+
+    def check_crossing(self) -> None:
+        """Hold that what one droplet sent to another arrived: nothing is lost between them."""
+        until(lambda: len(set(self.crossing())) == 1, f"what was sent: {self.crossing()}", 20)
 
 
 def leftovers(name: str) -> list[str]:
@@ -352,12 +389,22 @@ def leftovers(name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running_lab(name: str, text: str) -> Iterator[SystemLab]:
-    """Have a lab for the time of a block; nothing of it may be left afterwards."""
+def running_lab(name: str, text: str, *, lossless: bool = False) -> Iterator[SystemLab]:
+    """Have a lab for the time of a block; nothing of it may be left afterwards.
+
+    At the end every host's counters balance; in a `lossless` lab, whose wires were whole and whose agents alone sent
+    tunnel packets, all that was sent between droplets has also arrived.
+    """
     lab = SystemLab(name, text)
     lab.up()
     try:
         yield lab
+        for host in lab.hosts:
+            lab.lab.start_agent(host)
+            lab.wait_in_sync(host)
+        lab.check_balance()
+        if lossless:
+            lab.check_crossing()
     finally:
         lab.down()
         assert leftovers(lab.lab.name) == []
