@@ -175,5 +175,4 @@ def test_a_malformed_tunnel_packet_of_a_known_droplet(lab, victim, reason, heade
 def test_after_all_that_everything_balances_and_flows(lab):
     assert pings(lab, "web-1", "web-2")
     assert pings(lab, "web-2", "web-1")
-    for host in lab.hosts:
-        until(lambda host=host: len(set(lab.balance(host))) == 1, f"a balance on {host}", 20)
+    lab.check_balance()
