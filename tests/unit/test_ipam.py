@@ -37,6 +37,26 @@ def test_a_written_address_is_kept_and_given_to_nobody_else():
     assert found["a"].address == "10.0.1.3"
 
 
+def test_an_endpoint_gets_an_address_of_each_family_of_its_network():
+    found = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1", ("fd10::2",)), more=("fd10::/64",)))
+    assert found["a"].addresses == ("10.0.1.2", "fd10::3")
+    assert found["b"].addresses == ("10.0.1.3", "fd10::2")
+    assert found["a"].mac == mac_of("10.0.1.2"), "IPv4's where there is one"
+
+
+def test_a_network_of_ipv6_alone_gives_addresses_and_macs():
+    found = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1"), cidr="fd10::/64"))
+    assert [one.addresses for one in found.values()] == [("fd10::2",), ("fd10::3",)]
+    assert found["a"].mac == mac_of("fd10::2") != found["b"].mac
+
+
+def test_an_endpoint_keeps_its_address_when_its_network_gets_another_family():
+    before = allocate(cloud(Endpoint("b", "web", "h1"), Endpoint("a", "web", "h1")))
+    after = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1"), more=("fd10::/64",)), before)
+    assert after["a"].addresses == ("10.0.1.3", "fd10::2")
+    assert after["a"].mac == before["a"].mac
+
+
 def test_two_vpcs_may_have_the_same_addresses():
     found = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "shop", "h1")))
     assert found["a"] == found["b"]
