@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import cached_property
 from importlib import resources
@@ -23,7 +22,6 @@ from nats.aio.msg import Msg
 from agent.core.layout import LAYOUT_VERSION, MapName, mapped
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.maps import Map
-from agent.datapath.outcomes import FORWARDED, RECEIVED, Outcome
 from controller_sim.bus import BusError, ask, connected, read_stream
 from controller_sim.controller import converge, prepare
 from controller_sim.lab import Lab
@@ -32,27 +30,15 @@ from controller_sim.publisher import Change, publish
 from controller_sim.substrate import ports_of
 from controller_sim.topology import Topology
 from controller_sim.topology_file import parse_topology
+from lab.balance import check_balance, check_crossing
+from lab.waiting import PATIENCE, until
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.rpc import PathReply, PathRequest, PlanReply
 from protocol.status import AgentState, Counters, Event, Status
 
-PATIENCE = 40.0
-"""Seconds after which what is waited for counts as never coming; a sound run waits far less."""
 INTERVALS = {"heartbeat": 0.5, "observe": 0.5, "telemetry": 2.0, "retry": 0.5}
-HANDED_OVER = frozenset({Outcome.DELIVERED, Outcome.DELIVERED_SAME_HOST})
-"""Of what is forwarded, what does not go to the substrate."""
-
 T = TypeVar("T")
-
-
-def until(condition: Callable[[], T], what: str = "it", seconds: float = PATIENCE) -> T:
-    """Wait until a function returns something true, and return that."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} never came"
-        time.sleep(0.02)
-    return found
 
 
 def topology_text(name: str) -> str:
@@ -357,32 +343,6 @@ class SystemLab:
             "endpoints": {name: self.links(self.inside(name)) for name in local},
         }
 
-    def balance(self, host: str) -> tuple[int, int]:
-        """Return how many packets came in, and how many ended in another outcome."""
-        counters = self.counters(host)
-        came = sum(counters.pop(outcome.name.lower()) for outcome in RECEIVED)
-        return came, sum(counters.values())
-
-    def crossing(self) -> tuple[int, int]:
-        """Return how many tunnel packets all hosts sent to the substrate, and how many they took from there.
-
-        Probes are sent by the agents and not by the programs: what was reflected has no one that counted it as sent.
-        """
-        sent, taken = self.handmade, 0
-        for counters in self.all_counters().values():
-            sent += sum(counters[outcome.name.lower()] for outcome in FORWARDED - HANDED_OVER)
-            taken += counters["received_from_substrate"] - counters["passed"] - counters.get("probe_reflected", 0)
-        return sent, taken
-
-    def check_balance(self) -> None:
-        """Hold that on every host in equals out plus drops; counters are read one by one while the bus goes on."""
-        for host in self.hosts:
-            until(lambda host=host: len(set(self.balance(host))) == 1, f"a balance on {host}: {self.balance(host)}", 20)
-
-    def check_crossing(self) -> None:
-        """Hold that what one droplet sent to another arrived: nothing is lost between them."""
-        until(lambda: len(set(self.crossing())) == 1, f"what was sent: {self.crossing()}", 20)
-
 
 def leftovers(name: str) -> list[str]:
     """Return everything that is still there of a lab: namespaces, pins, files, processes."""
@@ -411,9 +371,9 @@ def running_lab(name: str, text: str, *, lossless: bool = False) -> Iterator[Sys
         for host in lab.hosts:
             lab.lab.start_agent(host)
             lab.wait_in_sync(host)
-        lab.check_balance()
+        check_balance(lab)
         if lossless and not lab.is_lossy:
-            lab.check_crossing()
+            check_crossing(lab)
     finally:
         lab.down()
         assert leftovers(lab.lab.name) == []

@@ -16,8 +16,9 @@ from ipaddress import ip_address
 
 from controller_sim.namespaces import call_in, run_in
 from controller_sim.transfer import family_of
-from lab.fixtures import PATIENCE, SystemLab, until
+from lab.fixtures import SystemLab
 from lab.frames import GENEVE_PORT
+from lab.waiting import PATIENCE, until
 
 TIMEOUT = 10.0
 IPV6_TCLASS, UDP_NO_CHECK6_TX = 67, 101

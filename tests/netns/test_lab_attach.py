@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from lab.fixtures import PATIENCE, SystemLab, running_lab, topology_text, until
+from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import exchange_all
+from lab.waiting import PATIENCE, until
 
 from controller_sim.controller import prepare
 from controller_sim.processes import tail

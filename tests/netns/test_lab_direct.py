@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab.fixtures import PATIENCE, SystemLab, running_lab, topology_text, until
+from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, udp_socket, unbroken_flow
+from lab.waiting import PATIENCE, until
 
 from controller_sim.controller import converge
 from controller_sim.convergence import Report

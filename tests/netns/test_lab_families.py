@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
-from lab.fixtures import SystemLab, running_lab, topology_text, until
+from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import IPV6, ethernet, geneve, ipv4, udp
 from lab.traffic import exchange_all, exchange_udp, ping, send_tunnelled, udp_socket
+from lab.waiting import until
 from lab.wire import tapped
 
 from controller_sim.namespaces import call_in

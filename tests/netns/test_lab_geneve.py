@@ -7,9 +7,10 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from lab.fixtures import SystemLab, running_lab, topology_text, until
+from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import IPV4, ethernet, geneve, ipv4, udp
 from lab.traffic import exchange_all, exchange_udp, pings, send_tunnelled, udp_socket
+from lab.waiting import until
 from lab.wire import GENEVE, Tunnelled, tapped
 
 GENEVE_PORT = 7081

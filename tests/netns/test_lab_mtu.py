@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from lab.fixtures import SystemLab, running_lab, topology_text, until
+from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import checksum
 from lab.traffic import exchange_all, exchange_tcp, exchange_udp, ping, raw_socket, udp_socket
+from lab.waiting import until
 
 from controller_sim.namespaces import run_in
 from controller_sim.topology import gateway_of

@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from lab.fixtures import SystemLab, running_lab, topology_text, until
+from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, udp_socket, unbroken_flow
+from lab.waiting import until
 from lab.wire import tapped
 
 from agent.core.layout import mapped

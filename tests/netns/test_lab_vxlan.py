@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from lab.fixtures import SystemLab, running_lab, topology_text, until
+from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import exchange_all, exchange_tcp, exchange_udp, ping, udp_socket
+from lab.waiting import until
 from lab.wire import GENEVE, VXLAN, tapped
 
 from controller_sim.reachability import check_all

@@ -6,9 +6,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from lab.fixtures import SystemLab, running_lab, topology_text, until
+from lab.balance import check_balance
+from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import ARP, BROADCAST, GENEVE_PORT, IPV4, IPV6, arp, ethernet, geneve, ipv4, udp
 from lab.traffic import ping, pings, raw_socket, udp_socket
+from lab.waiting import until
 
 from controller_sim.substrate import remove
 
@@ -175,4 +177,4 @@ def test_a_malformed_tunnel_packet_of_a_known_droplet(lab, victim, reason, heade
 def test_after_all_that_everything_balances_and_flows(lab):
     assert pings(lab, "web-1", "web-2")
     assert pings(lab, "web-2", "web-1")
-    lab.check_balance()
+    check_balance(lab)

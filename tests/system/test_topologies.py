@@ -6,8 +6,10 @@ import select
 from collections.abc import Iterator
 
 import pytest
-from lab.fixtures import SystemLab, running_lab, topology_text, until
+from lab.balance import check_balance, check_crossing
+from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import datagram_sizes, exchange_tcp, exchange_udp, ping, pings, udp_socket
+from lab.waiting import until
 
 from controller_sim.topology import gateway_of
 
@@ -96,8 +98,8 @@ def test_the_gateway_answers_its_endpoints(lab):
 
 
 def test_what_came_in_is_what_went_out_and_what_was_dropped_and_nothing_is_lost_between_hosts(lab):
-    lab.check_balance()
-    lab.check_crossing()
+    check_balance(lab)
+    check_crossing(lab)
 
 
 def test_every_host_holds_exactly_what_it_was_told(lab):
