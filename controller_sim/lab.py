@@ -158,7 +158,7 @@ class Lab:
         self.paths.save(state)
         if not nats_server.wait_until_listening(self.names.fabric, topology.substrate.server, NATS_PORT):
             raise LabError(f"nats-server does not answer; its log ends:\n{processes.tail(self.paths.log('nats'))}")
-        self.say(f"nats-server {topology.substrate.server}:{NATS_PORT}")
+        self.say(f"nats-server {nats_server.in_url(topology.substrate.server)}:{NATS_PORT}")
 
     def stop_server(self, number: int = signal.SIGTERM) -> None:
         """End the server; SIGKILL as `number` is a crash."""
