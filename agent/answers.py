@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -14,7 +15,8 @@ from agent.core.paging import Order
 from agent.core.ways import Lookups, way
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
-from agent.reports import acknowledgement
+from agent.prober import Prober
+from agent.reports import acknowledgement, peer_path
 from protocol import codec
 from protocol.addresses import contains, parse_address, parse_cidr
 from protocol.documents import KINDS, Endpoint
@@ -26,6 +28,9 @@ from protocol.rpc import (
     GetRequest,
     PathReply,
     PathRequest,
+    PeerPath,
+    PeersReply,
+    PeersRequest,
     PlanReply,
 )
 from protocol.status import Counters, Status
@@ -40,12 +45,14 @@ class Answers:
         self,
         applier: Applier,
         kernel: Kernel,
+        prober: Prober,
         status: Callable[[], Status],
         counters: Callable[[], Counters],
         now: Callable[[], float],
     ) -> None:
         self._applier = applier
         self._kernel = kernel
+        self._prober = prober
         self._status = status
         self._counters = counters
         self._now = now
@@ -64,6 +71,8 @@ class Answers:
                 return codec.encode(self._documents(_decode(body, DocumentsRequest)))
             case "path":
                 return codec.encode(self._path(_decode(body, PathRequest)))
+            case "peers":
+                return codec.encode(self._peers(_decode(body, PeersRequest)))
             case "plan":
                 return codec.encode(await self._plan())
         raise RpcError(404, f"no such question: {verb}")
@@ -144,11 +153,23 @@ class Answers:
             raise RpcError(404, f"endpoint {id_!r} does not live on this host")
         return next(endpoint for endpoint in held.document().endpoints if endpoint.id == id_)
 
+    def _peers(self, request: PeersRequest) -> PeersReply:
+        elapsed = self._now() - time.monotonic()
+        paths = (peer_path(droplet, by, view, elapsed) for droplet, by, view in self._prober.views())
+        found = sorted(((_place(path), path) for path in paths if _place(path) > request.after), key=lambda one: one[0])
+        page = found[: request.limit]
+        return PeersReply(tuple(path for _, path in page), next=page[-1][0] if len(found) > len(page) else "")
+
     async def _plan(self) -> PlanReply:
         try:
             return PlanReply(tuple(await self._applier.plan()))
         except ObservationError as error:
             raise RpcError(500, f"the kernel could not be read: {error}") from None
+
+
+def _place(path: PeerPath) -> str:
+    """Return where a path stands among the others; droplets' names hold no slash."""
+    return f"{path.droplet}/{path.by}"
 
 
 def _decode(body: bytes, into: type[_T]) -> _T:

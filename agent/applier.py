@@ -25,7 +25,7 @@ from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
 from agent.settings import Settings
 from agent.store import Kept, Store, StoreError
-from agent.substrate import Substrate, here_of
+from agent.substrate import Substrate, TellPeers, here_of
 from protocol.acknowledgements import KernelFailure
 
 Tell = Callable[[Verdict], None]
@@ -55,9 +55,11 @@ class Applier:
         tell: Tell,
         tell_repair: TellRepair,
         log: FilteringBoundLogger,
+        tell_peers: TellPeers | None = None,
     ) -> None:
+        """Tell the peers to `tell_peers`, or without it to the kernel's neighbour watch as they are."""
         self.ledger = Ledger()
-        self.substrate = Substrate(settings, kernel)
+        self.substrate = Substrate(settings, kernel, tell_peers or (lambda _, told: kernel.neighbours.set_peers(told)))
         self.in_sync = False
         self.revision = 0
         """The newest stream sequence that was taken in."""
@@ -189,6 +191,12 @@ class Applier:
             await self._settle(set())
         if self.desired.documents.failing():
             await self.repair()
+
+    async def leave_out(self, down: frozenset[str]) -> None:
+        """Send nothing to bouncers and dividers that are down, where their network or VPC has others."""
+        async with self._lock:
+            self.desired.set_down(down)
+            await self._settle(set())
 
     async def plan(self) -> list[str]:
         """Return what a comparison with the kernel would change now, one action a line. Changes nothing."""

@@ -70,6 +70,19 @@ class SizesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vpcs: Size = 65536
 
 
+class ProbeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[probe]`: whether and how other droplets are probed.
+
+    `interval` is in seconds, between two probes of one droplet while there are few; so many `misses` in a row take one
+    down; `per_second` is the most that is sent, with a quarter beside it for long probes.
+    """
+
+    enabled: bool = True
+    interval: Seconds = 1.0
+    misses: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
+    per_second: Annotated[float, msgspec.Meta(ge=1, le=100_000)] = 200.0
+
+
 class DataPlaneSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[data_plane]`: what the programs are compiled for. UDP ports, `vxlan_port` 0 for no VXLAN at all.
 
@@ -101,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSection = LogSection()
     interval: IntervalSection = IntervalSection()
     sizes: SizesSection = SizesSection()
+    probe: ProbeSection = ProbeSection()
     data_plane: DataPlaneSection = DataPlaneSection()
 
 

@@ -6,7 +6,7 @@ Owns what follows from the uplinks and from the droplets in force; documents are
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from agent.core.actions import AttachTransit, Failure
@@ -19,6 +19,9 @@ from agent.core.world import Here, World
 from agent.datapath.kernel import Kernel
 from agent.settings import Settings
 from protocol.documents import Droplet
+
+TellPeers = Callable[[World, Mapping[bytes, Peer]], None]
+"""Called with the world in force and the peers by packed address."""
 
 
 class InterfaceReplacedError(RuntimeError):
@@ -34,12 +37,13 @@ def here_of(settings: Settings, uplinks: Iterable[Uplink], features: Features) -
 class Substrate:
     """One agent's uplinks, and what is told to the kernel of them."""
 
-    def __init__(self, settings: Settings, kernel: Kernel) -> None:
+    def __init__(self, settings: Settings, kernel: Kernel, tell: TellPeers) -> None:
+        """Tell this host's peers to `tell` whenever they or the uplinks change."""
         self._settings = settings
         self._kernel = kernel
+        self._tell = tell
         self._known: Mapping[str, Droplet] | None = None
-        self._peers: dict[bytes, Peer] = {}
-        self._paths: dict[bytes, Peer] = {}
+        self._here: Here | None = None
 
     async def look(self, before: Here) -> Here:
         """Return the host as it is now.
@@ -73,28 +77,13 @@ class Substrate:
 
     def follow(self, world: World, inherited: Iterable[bytes]) -> None:
         """Have the next hops of all peers followed; `inherited` are droplets (16 bytes) known from before the start."""
-        if world.droplets is not self._known:
-            self._known = world.droplets
-            self._peers = {unmapped(address): Peer() for address in inherited} | peers(world)
-            self._tell()
+        if world.droplets is not self._known or world.here is not self._here:
+            self._known, self._here = world.droplets, world.here
+            self._tell(world, {unmapped(address): Peer() for address in inherited} | peers(world))
 
     def forget_inherited(self) -> None:
         """Follow from the next `follow` on only what documents name."""
         self._known = None
-
-    def set_path(self, address: bytes, *, down: bool = False, mtu: int | None = None) -> None:
-        """Take in what was found out about the path to a peer's packed address (4 or 16 bytes)."""
-        self._paths[unmapped(address)] = Peer(down=down, mtu=mtu)
-        self._tell()
-
-    def _tell(self) -> None:
-        paths = {address: path for address, path in self._paths.items() if address in self._peers}
-        self._paths = paths
-        told = {
-            address: replace(peer, down=paths[address].down, mtu=paths[address].mtu) if address in paths else peer
-            for address, peer in self._peers.items()
-        }
-        self._kernel.neighbours.set_peers(told)
 
 
 def _names(uplinks: Sequence[Uplink], carrier: int) -> str:

@@ -74,6 +74,39 @@ class PathReply(msgspec.Struct, frozen=True):
     encapsulation: str = ""
 
 
+class PeersRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The other hosts' droplets and the paths to them, after `after`."""
+
+    after: str = ""
+    limit: Limit = 500
+
+
+class PeerPath(msgspec.Struct, frozen=True):
+    """What probes found out about one path.
+
+    `droplet` and `address` are the other end's, `by` is this host's droplet that it starts from. `state` is `up`,
+    `down`, or `unknown` for one that never answered; `since` is seconds since the epoch. `round_trip` is in seconds and
+    includes the agent's own delay. `configured` is the longest packet that should pass, `carries` the longest that is
+    sent, in bytes of the outer IP packet.
+    """
+
+    droplet: str
+    address: str
+    by: str
+    state: str
+    since: float
+    configured: int
+    carries: int
+    round_trip: float | None = None
+
+
+class PeersReply(msgspec.Struct, frozen=True):
+    """One page, by droplet; `next` is the `after` of the next one."""
+
+    peers: tuple[PeerPath, ...]
+    next: str = ""
+
+
 class PlanReply(msgspec.Struct, frozen=True):
     """What a comparison with the kernel would change now, one action a line."""
 

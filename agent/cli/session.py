@@ -169,6 +169,17 @@ class Session:
                 return found
             after = page.next
 
+    async def peers(self, host: str) -> list[rpc.PeerPath]:
+        """Return what a host knows of the paths to other droplets."""
+        found: list[rpc.PeerPath] = []
+        after = ""
+        while True:
+            page = await self.ask(host, "peers", rpc.PeersRequest(after), rpc.PeersReply)
+            found += page.peers
+            if not page.next:
+                return found
+            after = page.next
+
     async def stored_acknowledgements(
         self, filter_subject: str, patience: float | None = None
     ) -> list[tuple[str, Acknowledgement]]:

@@ -12,17 +12,23 @@ import msgspec
 from agent.cli.render import NO_ANSWER, duration, table
 from protocol.acknowledgements import Acknowledgement
 from protocol.documents import Droplet, Endpoint, Network, Vpc
-from protocol.rpc import PathReply
+from protocol.rpc import PathReply, PeerPath
 from protocol.status import Counters, Status, Traffic
 
 STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED")
+TROUBLES = ("DOWN", "NARROW")
+"""Columns of `status` that are left out as long as no host has anything to say there."""
 
 
 def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None:
     """Print one line per host, also for those that did not answer."""
     rows = [_status_row(item) for item in found]
-    rows += [(host, NO_ANSWER, *("-" for _ in STATUS[2:])) for host in absent]
-    table(STATUS, sorted(rows), "no host answers", wide, spare="XDP")
+    rows += [(host, NO_ANSWER, *("-" for _ in (*STATUS[2:], *TROUBLES))) for host in absent]
+    rows = sorted(rows)
+    columns = (*STATUS, *TROUBLES)
+    shown = [i for i, name in enumerate(columns) if name not in TROUBLES or any(row[i] != "-" for row in rows)]
+    cells = [[row[i] for i in shown] for row in rows]
+    table([columns[i] for i in shown], cells, "no host answers", wide, spare="XDP")
 
 
 def _status_row(item: Status) -> tuple[str, ...]:
@@ -46,7 +52,29 @@ def _status_row(item: Status) -> tuple[str, ...]:
         str(item.revision),
         duration(item.uptime),
         ", ".join(item.unresolved_next_hops) or "-",
+        ", ".join(item.down_droplets) or "-",
+        ", ".join(f"{path.droplet} {path.carries} of {path.configured}" for path in item.narrow_paths) or "-",
     )
+
+
+def peers(rows: Sequence[tuple[str, PeerPath]], wide: bool) -> None:
+    """Print one line per host and path."""
+    now = time.time()
+    lines = [
+        (
+            host,
+            path.by,
+            path.droplet,
+            path.address,
+            path.state,
+            "-" if path.round_trip is None else f"{path.round_trip * 1000:.1f} ms",
+            str(path.carries) if path.carries == path.configured else f"{path.carries} of {path.configured}",
+            duration(max(0.0, now - path.since)),
+        )
+        for host, path in rows
+    ]
+    columns = ("HOST", "FROM", "DROPLET", "ADDRESS", "STATE", "ROUND TRIP", "PATH SIZE", "SINCE")
+    table(columns, sorted(lines), "no peers", wide, spare="FROM")
 
 
 USUAL = {"UDP CHECKSUM": "full", "ENCAPSULATION": "geneve", "ROUTING": "direct", "DSCP": "0"}

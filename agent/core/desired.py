@@ -50,9 +50,18 @@ class Desired:
 
     def set_here(self, here: Here) -> None:
         """Take in what this host's interfaces look like now: a change has every document judged again."""
+        here = replace(here, down=self._here.down)
         if here != self._here:
             self._here = here
             self.documents.touch_all()
+
+    def set_down(self, down: frozenset[str]) -> None:
+        """Take in which droplets do not answer: who bounces or divides is looked at anew where that is among them."""
+        changed, self._here = down ^ self._here.down, replace(self._here, down=down)
+        networks = (("network", one.id) for one in self.world.networks.values() if changed & {*one.bouncers})
+        vpcs = (("vpc", one.id) for one in self.world.vpcs.values() if changed & {*one.dividers})
+        owners = (self.documents.claims.owner(space, id_) for space, id_ in (*networks, *vpcs))
+        self.documents.touch({owner for owner in owners if owner is not None})
 
     def settle(self, *, removing: bool = False) -> Change:
         """Decide what is in force now, and return the difference to before. An exception leaves all as it was.

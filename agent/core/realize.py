@@ -109,7 +109,7 @@ def _uplink(droplet: Droplet, world: World) -> Uplink:
 
 
 def _members(ids: tuple[str, ...], world: World) -> tuple[bytes, ...]:
-    return tuple(mapped(parse_address(world.droplets[id_].address)) for id_ in ids)
+    return tuple(mapped(parse_address(world.droplets[id_].address)) for id_ in world.serving(ids))
 
 
 def _realize_vpc(vpc: Vpc, world: World, into: Realization) -> None:

@@ -21,6 +21,8 @@ class Here:
     instance: str
     uplinks: tuple[Uplink, ...]
     features: Features = field(default_factory=Features)
+    down: frozenset[str] = frozenset()
+    """Other hosts' droplets that do not answer any more, by id."""
 
     def uplink(self, address: bytes) -> Uplink | None:
         """Return the interface that has a packed address of 4 or 16 bytes."""
@@ -50,6 +52,10 @@ class World:
         """Say whether an object is in force."""
         known: Mapping[str, object] = getattr(self, reference.kind)
         return reference.id in known
+
+    def serving(self, droplets: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of some bouncers or dividers that are not down, or all when all are."""
+        return tuple(id_ for id_ in droplets if id_ not in self.here.down) or droplets
 
     def is_here(self, droplet: str) -> bool:
         """Say whether a droplet is this host's own."""

@@ -26,7 +26,7 @@ from agent.datapath.pins import is_bpffs, pinned_program_ids
 from agent.datapath.uplinks import read_uplinks, served_by
 from agent.datapath.xdp import AttachMode, attached_program, refusal
 
-CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)
 """XDP programs that see whole packets by live test frames; managed neighbours came with 5.16."""
 ENCAPSULATION_NEEDED = 1280 + 62

@@ -15,6 +15,7 @@ from agent.core.layout import (
     LOCAL_DROPLET,
     NETWORK,
     NEXT_HOP,
+    NEXT_HOP_DOWN,
     NEXT_HOP_KEY,
     OVERLAY_KEY,
     TRAFFIC,
@@ -29,6 +30,7 @@ from agent.core.layout import (
     mapped,
     network_key,
     split_set,
+    unmapped,
 )
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.maps import Map
@@ -111,6 +113,12 @@ class Readings:
         interface = LocalDroplet(*LOCAL_DROPLET.unpack(value)).interface
         found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, interface))
         return None if found is None else NextHop(*NEXT_HOP.unpack(found))
+
+    def down_peers(self) -> frozenset[bytes]:
+        """Return the droplets (packed, 4 or 16 bytes) that an agent before this one found not to answer any more."""
+        entries = self.maps[MapName.NEXT_HOPS].dump()
+        down = (key for key, value in entries.items() if NextHop(*NEXT_HOP.unpack(value)).flags & NEXT_HOP_DOWN)
+        return frozenset(unmapped(NEXT_HOP_KEY.unpack(key)[0]) for key in down)
 
     def lookup_direct(self, vni: int, address: bytes) -> DirectPath | None:
         """Return the direct path to an overlay address, fresh or not, None when none was learnt."""
