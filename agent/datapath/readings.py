@@ -61,11 +61,11 @@ class NetworkEntry(NamedTuple):
 
 
 class DirectPath(NamedTuple):
-    """Where an address was last heard from directly (16 bytes), how long ago in seconds, and the entry's flags."""
+    """Where an address was last heard from directly (16 bytes), its flags, and how long ago in seconds."""
 
     host: bytes
-    age: float
     flags: int
+    age: float
 
 
 class Readings:
@@ -134,7 +134,7 @@ class Readings:
         if value is None:
             return None
         host, flags, confirmed, _ = DIRECT_PATH.unpack(value)
-        return DirectPath(host, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9, flags)
+        return DirectPath(host, flags, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9)
 
     def lookup_network(self, vni: int, address: bytes) -> NetworkEntry | None:
         """Return the network of a VPC that an overlay address falls into."""

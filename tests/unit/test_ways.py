@@ -117,6 +117,10 @@ CASES = {
         {"destination": REMOTE._replace(flags=ENDPOINT_PINNED), "host_hop": 0, "destination_network": back()},
         DIVIDER,
     ),
+    "a learnt path within a pinned network": (
+        {"direct": LEARNT._replace(flags=PATH_PINNED), "learnt_hop": 0},
+        BY_LEARNT,
+    ),
     "a path that was learnt of a pinned network": (
         {"destination_network": back(), "direct": LEARNT._replace(flags=PATH_PINNED), "learnt_hop": 0},
         DIVIDER,
