@@ -8,8 +8,10 @@ from typing import TypeVar
 
 from agent.applier import Applier
 from agent.bus.rpc import RpcError
+from agent.core import paging
 from agent.core.desired import Desired
 from agent.core.layout import mapped
+from agent.core.paging import Order
 from agent.core.ways import Lookups, way
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
@@ -54,6 +56,7 @@ class Answers:
         self._status = status
         self._counters = counters
         self._now = now
+        self._orders = {kind: Order() for kind in KINDS}
 
     async def ask(self, verb: str, body: bytes) -> bytes:
         """Return the answer to a question as MessagePack, or raise RpcError."""
@@ -81,36 +84,29 @@ class Answers:
     def _get(self, request: GetRequest) -> GetReply:
         world = self._desired.world
         if request.kind == "endpoints":
-            return self._endpoints(request)
+            endpoints, following = paging.endpoints(self._desired.documents, request.after, request.limit)
+            return GetReply(endpoints=tuple(endpoints), next=following)
         if request.kind == "droplets":
-            droplets, following = _page(world.droplets, request)
+            droplets, following = self._page(world.droplets, request)
             return GetReply(droplets=droplets, next=following)
         if request.kind == "vpcs":
-            vpcs, following = _page(world.vpcs, request)
+            vpcs, following = self._page(world.vpcs, request)
             return GetReply(vpcs=vpcs, next=following)
         if request.kind == "networks":
-            networks, following = _page(world.networks, request)
+            networks, following = self._page(world.networks, request)
             return GetReply(networks=networks, next=following)
         raise RpcError(400, f"no such kind: {request.kind}; known are {', '.join(KINDS)}")
 
-    def _endpoints(self, request: GetRequest) -> GetReply:
-        documents = self._desired.documents
-        page = documents.claims.page("endpoint", request.after, request.limit)
-        found: dict[str, Endpoint] = {}
-        for name in {owner for _, owner in page}:
-            held = documents.entries[name].in_force
-            if held is not None:
-                found.update((endpoint.id, endpoint) for endpoint in held.document().endpoints)
-        following = page[-1][0] if len(page) == request.limit else ""
-        return GetReply(endpoints=tuple(found[id_] for id_, _ in page if id_ in found), next=following)
+    def _page(self, objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
+        """Return one page of objects by id, and where the next one starts."""
+        ids, following = self._orders[request.kind].page(objects, request.after, request.limit)
+        return tuple(objects[id_] for id_ in ids), following
 
     def _documents(self, request: DocumentsRequest) -> DocumentsReply:
-        documents = self._desired.documents
-        names = [name for name in documents.names() if name > request.after]
-        page = names[: request.limit]
+        names, following = paging.page(self._desired.documents.names(), request.after, request.limit)
         now = self._now()
-        answers = tuple(acknowledgement(self._desired.verdict(name), now, None) for name in page)
-        return DocumentsReply(answers, next=page[-1] if len(names) > len(page) else "")
+        answers = tuple(acknowledgement(self._desired.verdict(name), now, None) for name in names)
+        return DocumentsReply(answers, next=following)
 
     def _path(self, request: PathRequest) -> PathReply:
         try:
@@ -174,13 +170,6 @@ class Answers:
 def _place(path: PeerPath) -> str:
     """Return where a path stands among the others; droplets' names hold no slash."""
     return f"{path.droplet}/{path.by}"
-
-
-def _page(objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
-    """Return one page of objects by id, and where the next one starts."""
-    ids = sorted(id_ for id_ in objects if id_ > request.after)
-    page = ids[: request.limit]
-    return tuple(objects[id_] for id_ in page), page[-1] if len(ids) > len(page) else ""
 
 
 def _decode(body: bytes, into: type[_T]) -> _T:

@@ -57,6 +57,7 @@ struct network_key {
 };
 
 #define NETWORK_BOUNCED_HERE 1U /* this host is one of its bouncers */
+#define NETWORK_PINNED	     2U /* it reaches other networks through a divider only */
 
 /* networks: longest prefix -> its gateway and bouncers. Written by the agent. */
 struct network {
@@ -114,9 +115,12 @@ struct local_droplet {
 	__be16 vlan; /* 802.1Q VLAN id, 0: untagged */
 };
 
+#define PATH_PINNED 1U /* the endpoint's network reaches others through a divider only */
+
 /* direct: overlay_key -> the host it was heard from, directly or by return-to-sender. Written by transit XDP. */
 struct direct_path {
 	struct address host;
+	__u64 flags;
 	__u64 confirmed_ns;   /* CLOCK_MONOTONIC_COARSE when last heard, for people */
 	__u64 confirmed_tick; /* the kernel's tick then, by which the programs tell its age */
 };

@@ -15,7 +15,10 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
 
 
 class GetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Objects of one kind that are in force, by id, after `after`, `limit` at most."""
+    """Objects of one kind that are in force, `limit` at most: from the beginning, or from a reply's `next` on.
+
+    They come by id; endpoints by the names of their documents, then by id.
+    """
 
     kind: str
     after: str = ""

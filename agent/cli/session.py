@@ -155,7 +155,7 @@ class Session:
             page = await self.ask(host, "get", rpc.GetRequest(kind, after), rpc.GetReply)
             found += getattr(page, kind)
             if not page.next:
-                return found
+                return sorted(found, key=lambda item: str(item.id))
             after = page.next
 
     async def documents(self, host: str) -> list[Acknowledgement]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from heapq import nsmallest
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -56,11 +55,6 @@ class Claims:
         """Return the name of the document that owns a key."""
         claim = self._owners.get(space, {}).get(key)
         return claim.document if claim else None
-
-    def page(self, space: str, after: str, limit: int) -> list[tuple[str, str]]:
-        """Return the first `limit` owned keys of a space that come after `after`, with the documents that own them."""
-        owners = self._owners.get(space, {})
-        return [(key, owners[key].document) for key in nsmallest(limit, (key for key in owners if key > after))]
 
     def since(self, space: str, key: str) -> int:
         """Return the revision from which on a key has had its owner, 0 for a free one."""

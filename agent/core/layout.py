@@ -13,10 +13,12 @@ from typing import NamedTuple
 LAYOUT_VERSION = 2
 MAX_SET = 16
 NETWORK_BOUNCED_HERE = 1
+NETWORK_PINNED = 2
 VPC_DIVIDED_HERE = 1
 ENDPOINT_VXLAN = 1
 ENDPOINT_PINNED = 2
 INTERFACE_PINNED = 1
+PATH_PINNED = 1
 DROPLET_ZERO_CHECKSUM = 1
 NEXT_HOP_DOWN = 1
 NEXT_HOP_ZERO_CHECKSUM = 2
@@ -75,8 +77,14 @@ NEXT_HOP = struct.Struct("=6sHI")
 """struct next_hop { u8 mac[6]; u16 mtu; u32 flags }."""
 LOCAL_DROPLET = struct.Struct("=16sIII6sH")
 """struct local_droplet { address; u32 interface; u32 arrives; u32 leaves; u8 mac[6]; be16 vlan }, vlan by htons."""
-DIRECT_PATH = struct.Struct("=16sQQ")
-"""struct direct_path { address host; u64 confirmed_ns; u64 confirmed_tick }."""
+DIRECT_PATH = struct.Struct("=16sQQQ")
+"""struct direct_path { address host; u64 flags; u64 confirmed_ns; u64 confirmed_tick }."""
+FRAGMENT_KEY = struct.Struct("=I4s16sI")
+"""struct fragment_key { u32 slot; be32 identity; address to; u32 protocol }."""
+FRAGMENT = struct.Struct("=I")
+"""struct fragment { u32 flow }."""
+TOLD = struct.Struct("=QQ")
+"""struct told { u64 tick; u64 count }."""
 TRAFFIC = struct.Struct("=QQ")
 """struct traffic { u64 packets; u64 bytes }."""
 ENDPOINT_TRAFFIC = struct.Struct("=8Q")

@@ -32,7 +32,8 @@ async def route_to(requests: Netlink, droplet: bytes, uplink: Uplink | None = No
     route = next((answer for answer in answers if attribute(answer, "RTA_OIF")), None)
     if route is None or (uplink is not None and _is_assumed(route)):
         return None
-    gateway = attribute(route, "RTA_GATEWAY")
+    # RTA_VIA: a router of the other family (RFC 8950).
+    gateway = attribute(route, "RTA_GATEWAY") or (attribute(route, "RTA_VIA") or {}).get("addr")
     next_hop = ipaddress.ip_address(gateway).packed if gateway else droplet
     return Route(int(attribute(route, "RTA_OIF")), next_hop)
 

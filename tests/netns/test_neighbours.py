@@ -33,6 +33,28 @@ async def test_a_droplet_behind_a_gateway_gets_the_gateways_address(world: World
     await until(lambda: table.lookup(key) == value)
 
 
+async def test_a_droplet_follows_its_route_to_another_router_and_back(world: World, table: Map, watch) -> None:
+    ip("neigh", "add", "10.77.0.3", "lladdr", "02:00:00:00:00:33", "dev", "eth0", "nud", "permanent")
+    ip("route", "add", "10.99.0.0/16", "via", world.neighbour)
+    watch.set_peers(peers("10.99.1.1"))
+    key, first = entry("10.99.1.1", mac_of(world))
+    await until(lambda: table.lookup(key) == first)
+    ip("route", "replace", "10.99.0.0/16", "via", "10.77.0.3")
+    await until(lambda: table.lookup(key) == entry("10.99.1.1", bytes.fromhex("020000000033"))[1])
+    ip("route", "replace", "10.99.0.0/16", "via", world.neighbour)
+    await until(lambda: table.lookup(key) == first)
+
+
+async def test_an_ipv4_route_through_an_ipv6_router_is_followed(world: World, table: Map, watch) -> None:
+    """RFC 8950: unnumbered links between routers."""
+    ip("addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+    ip("neigh", "add", "2001:db8::9", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent")
+    ip("route", "add", "10.99.0.0/16", "via", "inet6", "2001:db8::9", "dev", "eth0")
+    watch.set_peers(peers("10.99.1.1"))
+    key, value = entry("10.99.1.1", bytes.fromhex("020000000099"))
+    await until(lambda: table.lookup(key) == value)
+
+
 async def test_a_route_that_comes_later_is_followed_and_one_that_goes_too(world: World, table: Map, watch) -> None:
     watch.set_peers(peers("10.99.1.1"))
     await until(lambda: ["no route" in one.reason for one in watch.unresolved()] == [True])

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_fixtures import SystemLab, running_lab, topology_text
-from lab_traffic import pings
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.traffic import pings
 
 from agent.datapath import bpf_syscall as bpf
 from controller_sim.namespaces import entered, run_in

@@ -63,3 +63,10 @@ def test_what_another_user_owns_is_refused_but_for_roots(tmp_path: Path) -> None
     refuse_foreign(tmp_path, owned_by(os.geteuid()))
     with pytest.raises(PermissionError, match="belongs to user 4711"):
         refuse_foreign(tmp_path, owned_by(4711))
+
+
+def test_each_set_of_features_has_an_object_of_its_own() -> None:
+    chosen = (Features(), Features(geneve_port=7000), Features(vxlan_port=0), Features(vlan_tags=True))
+    chosen += (Features(families=frozenset({"ipv4"})), Features(substrate=frozenset({"ipv4"})))
+    assert len({content_hash(features=features) for features in chosen}) == len(chosen)
+    assert content_hash(features=Features()) == content_hash()

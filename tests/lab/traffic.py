@@ -4,31 +4,48 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import random
 import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
-
-from lab_fixtures import PATIENCE, SystemLab, until
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 
 from controller_sim.namespaces import call_in, run_in
+from controller_sim.transfer import family_of
+from lab.fixtures import SystemLab
+from lab.frames import GENEVE_PORT
+from lab.waiting import PATIENCE, until
 
 TIMEOUT = 10.0
+IPV6_TCLASS, UDP_NO_CHECK6_TX = 67, 101
 
 
 def udp_socket(namespace: str, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
-    """Open a bound UDP socket inside a namespace."""
+    """Open a bound UDP socket of the address's family inside a namespace."""
 
     def opened() -> socket.socket:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made = socket.socket(family_of(address), socket.SOCK_DGRAM)
         made.bind((address, port))
         made.settimeout(TIMEOUT)
         return made
 
     return call_in(namespace, opened)
+
+
+def send_tunnelled(lab: SystemLab, source: str, destination: str, body: bytes, **options: int) -> None:
+    """Send a UDP datagram as one droplet's tunnel packet to another. `options`: `port`, `tos`, and `sum` 0 for none."""
+    own, to = lab.topology.droplets[source], lab.topology.droplets[destination]
+    family = socket.IPPROTO_IP if ":" not in own.address else socket.IPPROTO_IPV6
+    with udp_socket(lab.names.droplet(own.host), own.address) as sender:
+        sender.setsockopt(family, socket.IP_TOS if family == socket.IPPROTO_IP else IPV6_TCLASS, options.get("tos", 0))
+        if not options.get("sum", 1):
+            sender.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_TX, 1)
+        sender.sendto(body, (to.address, options.get("port", GENEVE_PORT)))
+    lab.handmade += 1
 
 
 def raw_socket(namespace: str, interface: str = "eth0") -> socket.socket:
@@ -51,8 +68,8 @@ def ping(lab: SystemLab, source: str, address: str, count: int = 3, wait: int = 
 
 
 def pings(lab: SystemLab, source: str, destination: str) -> bool:
-    """Say whether all of three echo requests were answered."""
-    return ping(lab, source, lab.address(destination)) == 3
+    """Say whether all of three echo requests were answered, in each family that both have."""
+    return all(ping(lab, source, lab.address(destination, f)) == 3 for f in lab.families(source, destination))
 
 
 def receive(connection: socket.socket, size: int) -> bytes:
@@ -62,15 +79,17 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def exchange_tcp(lab: SystemLab, client: str, server: str, size: int) -> None:
+def exchange_tcp(lab: SystemLab, client: str, server: str, size: int, family: int | None = None) -> None:
     """Send `size` random bytes each way over one connection, and compare them."""
+    to = lab.address(server, family)
+    own = lab.address(client, ip_address(to).version)
     there, back = (random.Random(f"{client} {server} {way}").randbytes(size) for way in range(2))
-    listener = call_in(lab.inside(server), lambda: socket.create_server((lab.address(server), 7100)))
+    listener = call_in(lab.inside(server), lambda: socket.create_server((to, 7100), family=family_of(to)))
 
     def serve() -> bytes:
         connection, peer = listener.accept()
         with connection:
-            assert peer[0] == lab.address(client)
+            assert peer[0] == own
             connection.settimeout(TIMEOUT)
             got = receive(connection, size)
             connection.sendall(back)
@@ -79,9 +98,7 @@ def exchange_tcp(lab: SystemLab, client: str, server: str, size: int) -> None:
     with listener, concurrent.futures.ThreadPoolExecutor(1) as pool:
         listener.settimeout(TIMEOUT)
         served = pool.submit(serve)
-        dialled = call_in(
-            lab.inside(client), lambda: socket.create_connection((lab.address(server), 7100), timeout=TIMEOUT)
-        )
+        dialled = call_in(lab.inside(client), lambda: socket.create_connection((to, 7100), timeout=TIMEOUT))
         with dialled:
             dialled.sendall(there)
             got_back = receive(dialled, size)
@@ -89,20 +106,19 @@ def exchange_tcp(lab: SystemLab, client: str, server: str, size: int) -> None:
         assert got_back == back, "what the client got differs"
 
 
-def exchange_udp(lab: SystemLab, asking: str, answering: str, sizes: list[int]) -> None:
+def exchange_udp(lab: SystemLab, asking: str, answering: str, sizes: Sequence[int], family: int | None = None) -> None:
     """Send a datagram of each size and have it sent back, without a loss, and compare it."""
-    with (
-        udp_socket(lab.inside(asking), lab.address(asking), 7101) as one,
-        udp_socket(lab.inside(answering), lab.address(answering), 7101) as other,
-    ):
+    to = lab.address(answering, family)
+    own = lab.address(asking, ip_address(to).version)
+    with udp_socket(lab.inside(asking), own, 7101) as one, udp_socket(lab.inside(answering), to, 7101) as other:
         for size in sizes:
             data = random.Random(f"{asking} {answering} {size}").randbytes(size)
-            one.sendto(data, (lab.address(answering), 7101))
+            one.sendto(data, (to, 7101))
             got, sender = other.recvfrom(1 << 16)
-            assert (got, sender[0]) == (data, lab.address(asking)), f"{size} bytes, there"
+            assert (got, sender[0]) == (data, own), f"{size} bytes, there"
             other.sendto(got[::-1], sender)
             back, sender = one.recvfrom(1 << 16)
-            assert (back, sender[0]) == (data[::-1], lab.address(answering)), f"{size} bytes, back"
+            assert (back, sender[0]) == (data[::-1], to), f"{size} bytes, back"
 
 
 class Flow:
@@ -111,12 +127,14 @@ class Flow:
     EVERY = 0.005
     PORT = 7102
 
-    def __init__(self, lab: SystemLab, source: str, destination: str) -> None:
-        self.one = udp_socket(lab.inside(source), lab.address(source), self.PORT)
-        self.other = udp_socket(lab.inside(destination), lab.address(destination), self.PORT)
-        self.target = (lab.address(destination), self.PORT)
+    def __init__(self, lab: SystemLab, source: str, destination: str, family: int | None = None) -> None:
+        to = lab.address(destination, family)
+        self.one = udp_socket(lab.inside(source), lab.address(source, ip_address(to).version), self.PORT)
+        self.other = udp_socket(lab.inside(destination), to, self.PORT)
+        self.target = (to, self.PORT)
         self.sent = 0
         self.errors: list[str] = []
+        self.missing: list[int] = []
         self.back: set[int] = set()
         self.sending, self.ended = threading.Event(), threading.Event()
         self.threads = [threading.Thread(target=self._send), threading.Thread(target=self._echo)]
@@ -135,7 +153,8 @@ class Flow:
             for ready in select.select([self.one, self.other], [], [], 0.05)[0]:
                 data, sender = ready.recvfrom(64)
                 if ready is self.other:
-                    ready.sendto(data, sender)
+                    with contextlib.suppress(OSError):  # what is not sent back is missing
+                        ready.sendto(data, sender)
                 else:
                     self.back.add(struct.unpack("!I", data)[0])
 
@@ -158,14 +177,37 @@ class Flow:
 
 
 @contextlib.contextmanager
-def unbroken_flow(lab: SystemLab, source: str, destination: str) -> Iterator[Flow]:
-    """Have packets flow both ways during a block, of which none may be lost."""
-    flow = Flow(lab, source, destination)
+def flow_between(lab: SystemLab, source: str, destination: str, family: int | None = None) -> Iterator[Flow]:
+    """Have packets flow both ways during a block; afterwards `missing` has those that were lost."""
+    flow = Flow(lab, source, destination, family)
     flow.start()
     try:
         until(lambda: flow.back, "the first packet", PATIENCE)
         yield flow
     finally:
-        missing = flow.stop()
+        flow.missing = flow.stop()
+
+
+@contextlib.contextmanager
+def unbroken_flow(lab: SystemLab, source: str, destination: str, family: int | None = None) -> Iterator[Flow]:
+    """Have packets flow both ways during a block, of which none may be lost."""
+    with flow_between(lab, source, destination, family) as flow:
+        yield flow
     assert flow.errors == []
-    assert missing == [], f"{len(missing)} of {flow.sent} packets were lost"
+    assert flow.missing == [], f"{len(flow.missing)} of {flow.sent} packets were lost"
+
+
+def datagram_sizes(lab: SystemLab, endpoint: str, family: int) -> list[int]:
+    """Return payloads of UDP from nothing to the endpoint's MTU, and some that go in fragments."""
+    mtu: int = json.loads(lab.ip(lab.inside(endpoint), "-j", "link", "show", "eth0"))[0]["mtu"]
+    fits = mtu - (28 if family == 4 else 48)
+    return [0, 1, 17, 18, 19, 100, 511, 512, 1000, fits - 1, fits, fits + 1, 4000, 9000]
+
+
+def exchange_all(lab: SystemLab, one: str, other: str, family: int, size: int = 1 << 20) -> None:
+    """Compare what two endpoints send each other in one family: echoes, a TCP connection, datagrams of all sizes."""
+    assert ping(lab, one, lab.address(other, family)) == 3, f"{one} pings {other} over IPv{family}"
+    assert ping(lab, other, lab.address(one, family)) == 3, f"{other} pings {one} over IPv{family}"
+    exchange_tcp(lab, one, other, size, family)
+    exchange_udp(lab, one, other, datagram_sizes(lab, one, family), family)
+    exchange_udp(lab, other, one, datagram_sizes(lab, other, family)[-5:], family)
