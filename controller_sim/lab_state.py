@@ -144,8 +144,6 @@ telemetry = 5.0
 
 def interface_settings(interfaces: list[str]) -> str:
     """Return the line of an agent's settings that names the interfaces on which it works."""
-    if len(interfaces) == 1:
-        return f'interface = "{interfaces[0]}"'
     return f"interfaces = {_toml(interfaces)}"
 
 

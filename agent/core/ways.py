@@ -14,6 +14,7 @@ from agent.core.layout import (
     INTERFACE_PINNED,
     NETWORK_BOUNCED_HERE,
     NEXT_HOP_DOWN,
+    PATH_PINNED,
     VPC_DIVIDED_HERE,
     AddressSet,
     Endpoint,
@@ -26,11 +27,15 @@ GENEVE, VXLAN = "geneve", "vxlan"
 
 
 class Learnt(Protocol):
-    """A direct path as the map holds it: `host` of 16 bytes, `age` in seconds."""
+    """A direct path as the map holds it: `host` of 16 bytes, flags, `age` in seconds."""
 
     @property
     def host(self) -> bytes:
         """Return the droplet's address."""
+
+    @property
+    def flags(self) -> int:
+        """Return what is said of its endpoint's network."""
 
     @property
     def age(self) -> float:
@@ -71,10 +76,9 @@ def way(found: Lookups) -> PathReply:
     """Return the way, or why there is none."""
     if _is_pinned(found) and not (found.vpc and found.vpc.flags & VPC_DIVIDED_HERE):
         return _by_divider(found.vpc)
-    if found.direct is not None and found.direct.age < DIRECT_LIFETIME and _leads(found.learnt_hop):
+    if found.direct is not None and _is_fresh(found.direct) and _leads(found.learnt_hop):
         hosts = _hosts((found.direct.host,))
-        age = round(found.direct.age, 3)
-        return PathReply("direct", hosts, learnt=True, age=age, encapsulation=_encapsulation(found.destination))
+        return PathReply("direct", hosts, learnt=True, age=round(found.direct.age, 3), encapsulation=GENEVE)
     if found.destination is not None and found.destination.ifindex:
         return PathReply("same_host")
     if found.destination is not None and _leads(found.host_hop):
@@ -89,12 +93,17 @@ def _is_pinned(found: Lookups) -> bool:
     if own is not None and other is not None and own.gateway == other.gateway:
         return False
     pinned = found.destination is not None and bool(found.destination.flags & ENDPOINT_PINNED)
-    return pinned or bool(found.sender & INTERFACE_PINNED)
+    learnt = found.direct is not None and _is_fresh(found.direct) and bool(found.direct.flags & PATH_PINNED)
+    return pinned or learnt or bool(found.sender & INTERFACE_PINNED)
+
+
+def _is_fresh(path: Learnt) -> bool:
+    return path.age < DIRECT_LIFETIME
 
 
 def _leads(hop: int | None) -> bool:
-    """Say whether a next hop is there and answers."""
-    return hop is not None and not hop & NEXT_HOP_DOWN
+    """Say whether a host is sent to straight: one that is not known here may be reached by another interface."""
+    return hop is None or not hop & NEXT_HOP_DOWN
 
 
 def _encapsulation(destination: Endpoint | None) -> str:

@@ -61,9 +61,10 @@ class NetworkEntry(NamedTuple):
 
 
 class DirectPath(NamedTuple):
-    """Where an address was last heard from directly (16 bytes), and how long ago in seconds."""
+    """Where an address was last heard from directly (16 bytes), its flags, and how long ago in seconds."""
 
     host: bytes
+    flags: int
     age: float
 
 
@@ -125,8 +126,8 @@ class Readings:
         value = self.maps[MapName.DIRECT].lookup(OVERLAY_KEY.pack(vni, mapped(address)))
         if value is None:
             return None
-        host, confirmed, _ = DIRECT_PATH.unpack(value)
-        return DirectPath(host, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9)
+        host, flags, confirmed, _ = DIRECT_PATH.unpack(value)
+        return DirectPath(host, flags, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9)
 
     def lookup_network(self, vni: int, address: bytes) -> NetworkEntry | None:
         """Return the network of a VPC that an overlay address falls into."""

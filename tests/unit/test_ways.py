@@ -14,6 +14,7 @@ from agent.core.layout import (
     NETWORK_BOUNCED_HERE,
     NEXT_HOP_DOWN,
     NEXT_HOP_ZERO_CHECKSUM,
+    PATH_PINNED,
     VPC_DIVIDED_HERE,
     AddressSet,
     Endpoint,
@@ -28,6 +29,7 @@ class Direct(NamedTuple):
     """A learnt path."""
 
     host: bytes
+    flags: int
     age: float
 
 
@@ -50,7 +52,7 @@ def back(flags: int = 0, *bouncers: str) -> Entry:
     return Entry(at("192.168.2.1"), AddressSet(flags, tuple(map(at, bouncers))))
 
 
-LEARNT = Direct(at("10.0.0.9"), 1.5)
+LEARNT = Direct(at("10.0.0.9"), 0, 1.5)
 REMOTE = Endpoint(at("2001:db8::2"), 0, 0, 0, bytes(6))
 VXLAN = REMOTE._replace(flags=ENDPOINT_VXLAN)
 FRONT = front(0, "10.0.0.2", "10.0.0.3")
@@ -77,7 +79,15 @@ CASES = {
         BY_LEARNT,
     ),
     "a path that is too old": ({"direct": LEARNT._replace(age=DIRECT_LIFETIME), "learnt_hop": 0}, BOUNCER),
-    "a learnt path without a next hop": ({"direct": LEARNT}, BOUNCER),
+    "a learnt path that another interface may lead to": ({"direct": LEARNT}, BY_LEARNT),
+    "a learnt path to a pinned network": (
+        {"direct": LEARNT._replace(flags=PATH_PINNED), "learnt_hop": 0, "destination_network": back()},
+        DIVIDER,
+    ),
+    "a learnt path within a pinned network": (
+        {"direct": LEARNT._replace(flags=PATH_PINNED), "learnt_hop": 0},
+        BY_LEARNT,
+    ),
     "a learnt path to a host that is down": ({"direct": LEARNT, "learnt_hop": NEXT_HOP_DOWN}, BOUNCER),
     "a host that is down, and one that is known": (
         {"direct": LEARNT, "learnt_hop": NEXT_HOP_DOWN, "destination": REMOTE, "host_hop": 0},
@@ -85,7 +95,7 @@ CASES = {
     ),
     "a host that is known": ({"destination": REMOTE, "host_hop": 0}, DIRECT),
     "a host that is known and down": ({"destination": REMOTE, "host_hop": NEXT_HOP_DOWN}, BOUNCER),
-    "a host that is known and has no next hop": ({"destination": REMOTE}, BOUNCER),
+    "a host that is known and that another interface may lead to": ({"destination": REMOTE}, DIRECT),
     "a host that speaks VXLAN": (
         {"destination": VXLAN, "host_hop": 0},
         PathReply("direct", ("2001:db8::2",), encapsulation="vxlan"),
