@@ -123,7 +123,7 @@ def agent_settings(paths: Paths, topology: Topology, host: str) -> str:
     cache = os.environ.get("DROPLET_LAB_CACHE", str(paths.directory / "cache"))
     return f"""host = "{host}"
 instance = "{paths.instance(host)}"
-interfaces = {_toml(topology.interfaces_of(host))}
+{interface_settings(topology.interfaces_of(host))}
 attach_mode = "{topology.agents.attach_mode}"
 state = "{own}"
 cache = "{cache}"
@@ -140,6 +140,11 @@ heartbeat = 1.0
 observe = 5.0
 telemetry = 5.0
 """
+
+
+def interface_settings(interfaces: list[str]) -> str:
+    """Return the line of an agent's settings that names the interfaces on which it works."""
+    return f"interfaces = {_toml(interfaces)}"
 
 
 def data_plane_settings(topology: Topology) -> str:

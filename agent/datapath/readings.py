@@ -125,7 +125,7 @@ class Readings:
         value = self.maps[MapName.DIRECT].lookup(OVERLAY_KEY.pack(vni, mapped(address)))
         if value is None:
             return None
-        host, confirmed, _ = DIRECT_PATH.unpack(value)
+        host, _, confirmed, _ = DIRECT_PATH.unpack(value)
         return DirectPath(host, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9)
 
     def lookup_network(self, vni: int, address: bytes) -> NetworkEntry | None:
