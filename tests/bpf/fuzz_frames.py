@@ -44,6 +44,8 @@ class Frame(NamedTuple):
     program: str
     arrival: int
     data: bytes
+    metadata: int = 0
+    """Bytes of head room that are taken."""
 
 
 def frame(rng: Random, model: Model) -> Frame:
@@ -55,7 +57,8 @@ def frame(rng: Random, model: Model) -> Frame:
         if c.once(0.5):
             return Frame("transit_xdp", rng.choice(UPLINKS), noise)
         return Frame("transit_agent", IFINDEX_BASE + rng.randrange(SLOTS), noise)
-    return _from_endpoint(c, model) if kind < 0.5 else _from_substrate(c, model)
+    made = _from_endpoint(c, model) if kind < 0.5 else _from_substrate(c, model)
+    return made._replace(metadata=4 * rng.randrange(64)) if c.once(0.01) else made
 
 
 def _whole(c: Chance, data: bytes) -> bytes:

@@ -34,7 +34,8 @@ from agent.datapath.outcomes import ANSWERED, DROPPED, FORWARDED, PASSED, Outcom
 
 SENT = {Outcome.SENT_DIRECT, Outcome.SENT_TO_BOUNCER, Outcome.SENT_TO_DIVIDER}
 HANDED = {Outcome.BOUNCED, Outcome.HANDED_TO_BOUNCER, Outcome.HANDED_TO_DIVIDER, Outcome.RETURNED, Outcome.REROUTED}
-UNLEARNT = 4
+DIVIDED, UNLEARNT = 2, 4
+"""Flags of RTS."""
 
 
 class Judge:
@@ -283,7 +284,8 @@ class Judge:
             Outcome.HANDED_TO_BOUNCER: other.bouncers if other and model.divided_here(vni) else (),
         }.get(step.outcome, vpc.members if vpc else ())
         need(peer in allowed, "to a bouncer of its network, or a divider of its VPC")
-        self._hold_rts(tunnel, uplink.address, 0, sender.flags & layout.INTERFACE_PINNED)
+        divided = DIVIDED if step.outcome is Outcome.HANDED_TO_BOUNCER else 0
+        self._hold_rts(tunnel, uplink.address, 0, sender.flags & layout.INTERFACE_PINNED | divided)
 
     def _hold_rts(self, tunnel: Tunnel, origin: bytes, bounces: int, flags: int) -> None:
         body = tunnel.option(RTS)
@@ -331,7 +333,8 @@ class Judge:
         need(answer[62:78] == target == ip.source, "of the address that was asked for")
         need(answer[6:12] == answer[80:86] in macs and answer[78:80] == b"\2\1", "with its Ethernet address")
         detects = before.source == ZERO
-        need(answer[58] == (0x20 if detects else 0x60), "solicited unless it goes to all nodes")
+        router = 0x80 if answer[6:12] == GATEWAY_MAC else 0
+        need(answer[58] == router | (0x20 if detects else 0x60), "the gateway is a router; solicited unless to all nodes")
         all_nodes = bytes.fromhex("ff020000000000000000000000000001")
         need(ip.destination == (all_nodes if detects else before.source), "to the one who asked, or to all nodes")
         need(answer[:6] == (b"\x33\x33\0\0\0\1" if detects else asked[6:12]), "to its Ethernet address")

@@ -14,6 +14,7 @@ import struct
 import subprocess
 from dataclasses import dataclass
 
+from fuzz_frames import Frame
 from fuzz_model import SLOTS, UPLINKS, Model
 
 from agent.core import layout
@@ -94,7 +95,6 @@ class Machine:
         self.programs = {
             p.name: bpf.load_program(tapped(p, self.fds, self._leaves), name=p.name) for p in compiled.programs
         }
-        bpf.update(self.fds["programs"], layout.U32.pack(0), layout.U32.pack(self.programs["transit_xdp"]))
         clock = _load_address(6, self._leaves) + bytes.fromhex("85000000 76000000 7b060000 00000000 b7000000 02000000")
         self._clock = bpf.load_program(clock + bytes.fromhex("95000000 00000000"), name="clock")
         self._outcomes = struct.Struct(f"={2 * len(Outcome)}Q")
@@ -134,6 +134,9 @@ class Machine:
         for name, entries in model.entries(self.tick(), ticks_per_second()).items():
             for key, value in entries.items():
                 bpf.update(self.fds[name], key, value)
+        bpf.update(self.fds["programs"], bytes(4), layout.U32.pack(self.programs["transit_xdp"]))
+        if not model.delivers:
+            bpf.delete(self.fds["programs"], bytes(4))
         self.memory[MapName.ENDPOINT_COUNTERS][: len(self._traffic)] = self._traffic
         self.memory[MapName.OUTCOMES][: len(self._clean)] = self._clean
 
@@ -151,12 +154,15 @@ class Machine:
     def paths(self) -> dict[bytes, bytes]:
         return self._dump(MapName.DIRECT)
 
-    def run(self, program: str, arrival: int, frame: bytes, before: dict[bytes, bytes]) -> Step:
-        """Run one frame; `before` are the direct paths. Raises BooksError when it is not counted once, with all its bytes."""
+    def run(self, one: Frame, before: dict[bytes, bytes]) -> Step:
+        """Run one frame; `before` are the direct paths. BooksError when it is not counted once with all its bytes."""
         self.memory["leaves"][:8] = bytes(8)
-        verdict, out, _ = bpf.run_program(self.programs[program], frame, ifindex=arrival)
+        program, arrival, frame, metadata = one
+        data = bytes(metadata) + frame
+        verdict, out, _ = bpf.run_program(self.programs[program], data, ifindex=arrival, metadata=metadata)
         outcome = self._books(program, len(frame))
         leaves = int.from_bytes(self.memory["leaves"][:4], "little")
+        out = out[metadata:]
         return Step(program, arrival, frame, verdict, out, outcome, leaves, self._endpoints(), before, self.paths())
 
     def _books(self, program: str, length: int) -> Outcome:

@@ -70,6 +70,8 @@ class Model:
     """The content of every map that documents and neighbours fill."""
 
     features: Features
+    delivers: bool = True
+    """Transit XDP is in the program array, for delivery on the same host."""
     uplinks: dict[int, Uplink] = field(default_factory=dict)
     peers: dict[bytes, int] = field(default_factory=dict)
     hops: dict[tuple[bytes, int], layout.NextHop] = field(default_factory=dict)
@@ -123,7 +125,7 @@ class Model:
 
 def make(rng: Random, features: Features) -> Model:
     """Make a world; the same from the same generator's state."""
-    model = Model(features)
+    model = Model(features, delivers=rng.random() < 0.97)
     _add_uplinks(rng, model)
     _add_peers(rng, model)
     for vni in VNIS:

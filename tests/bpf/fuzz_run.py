@@ -57,7 +57,7 @@ def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]
         one = frame(rng, model)
         outcome = "none"
         try:
-            step = machine.run(*one[:2], one.data, paths)
+            step = machine.run(one, paths)
             outcome = step.outcome.name
             reached[step.outcome] += 1
             judge.judge(step)
