@@ -6,7 +6,19 @@ from collections.abc import Callable
 
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, ZERO, Model, Uplink, is_v4
-from fuzz_parse import ARP, ICMP, ICMPV6, IPV6, MAPPED, Ip, Tunnel, is_transport_right, read_inner, read_tunnel, total_of
+from fuzz_parse import (
+    ARP,
+    ICMP,
+    ICMPV6,
+    IPV6,
+    MAPPED,
+    Ip,
+    Tunnel,
+    is_transport_right,
+    read_inner,
+    read_tunnel,
+    total_of,
+)
 from fuzz_rules import (
     INVALIDATE,
     PROBE,
@@ -99,20 +111,24 @@ class Judge:
         tunnel, _ = data_packet(self.model, step)
         ip = ip_of(tunnel.inner)
         if written:
-            reached = step.outcome in (Outcome.DELIVERED, Outcome.TOO_BIG, Outcome.TOO_BIG_TOLD_REMOTE)
+            endpoint = self.model.endpoints.get((tunnel.vni, ip.destination))
+            need(endpoint and endpoint.ifindex, "a path is learnt for an endpoint of this host")
+            reached = step.outcome is Outcome.DELIVERED or (endpoint and len(tunnel.inner) > 14 + endpoint.mtu)
             need(reached and len(written) == 1 and not gone, "only what reached its endpoint's droplet teaches a path")
-            need(self._is_local(tunnel.vni, ip.destination), "a path is learnt for an endpoint of this host")
             (key, value), *_ = written.items()
             need(layout.OVERLAY_KEY.unpack(key) == (tunnel.vni, ip.source), "a path is to the sender, in its VPC")
             host = layout.DIRECT_PATH.unpack(value)[0]
             need(host in self.model.peers, "a path leads to a known droplet")
             need(host == origin_of(tunnel), "a path leads to where the sender is")
             local = self.model.endpoints.get((tunnel.vni, ip.source))
-            need(not local or not local.ifindex and local.host == host, "documents know better than packets")
+            need(not local or (not local.ifindex and local.host == host), "documents know better than packets")
             need(not tunnel.is_vxlan and tunnel.option(INVALIDATE) is None, "VXLAN and what came back teach nothing")
         if gone:
             need(tunnel.option(INVALIDATE) is not None, "only a packet that came back makes forget")
-            need(gone == {layout.OVERLAY_KEY.pack(tunnel.vni, ip.destination)}, "the path to its destination is forgotten")
+            need(
+                gone == {layout.OVERLAY_KEY.pack(tunnel.vni, ip.destination)},
+                "the path to its destination is forgotten",
+            )
             need(self._is_local(tunnel.vni, ip.source), "only a local endpoint's packet comes back here")
             (key,) = gone
             need(layout.DIRECT_PATH.unpack(step.before[key])[0] == tunnel.ip.source, "by the droplet that it led to")
@@ -181,11 +197,17 @@ class Judge:
         back = found(self.model, step.out + b"") or self._turned(step.out)
         need(back.ip.source == uplink.address and back.ip.destination == tunnel.ip.source, "to who asked, from us")
         need(back.ip.summed and back.udp.check is tunnel.udp.check, "with right sums")
-        need((back.udp.source, back.udp.destination) == (tunnel.udp.destination, tunnel.udp.source), "to the port that asked")
+        need(
+            (back.udp.source, back.udp.destination) == (tunnel.udp.destination, tunnel.udp.source),
+            "to the port that asked",
+        )
         answer = back.option(PROBE)
         need(answer and answer[0] == 2 and answer[1:] == (body or b"")[1:], "as an answer to the same request")
         need(back.inner == tunnel.inner, "with the same padding")
-        need((back.destination_mac, back.source_mac) == (tunnel.source_mac, tunnel.destination_mac), "to where it came from")
+        need(
+            (back.destination_mac, back.source_mac) == (tunnel.source_mac, tunnel.destination_mac),
+            "to where it came from",
+        )
 
     def _turned(self, frame: bytes) -> Tunnel:
         """Read a tunnel packet that goes to the port of the one who asked."""
@@ -219,7 +241,9 @@ class Judge:
         endpoint = self.model.endpoints[(sender.vni, ip.destination)]
         pinned = sender.flags & layout.INTERFACE_PINNED or endpoint.flags & layout.ENDPOINT_PINNED
         between = self.model.between(sender.vni, ip.source, ip.destination)
-        need(not pinned or not between or self.model.divided_here(sender.vni), "pinned networks: through a divider only")
+        need(
+            not pinned or not between or self.model.divided_here(sender.vni), "pinned networks: through a divider only"
+        )
 
     def _sent(self, step: Step) -> None:
         sender = self._sender(step)
@@ -227,7 +251,10 @@ class Judge:
         tunnel, uplink = sent_out(self.model, step, sender.vni, inner_right=inner_sums_right(step.frame))
         need(tunnel.udp.source >= 49152 and tunnel.ip.ttl == 64, "an ephemeral source port, a fresh time to live")
         if kind == ARP:
-            need(step.outcome is Outcome.SENT_TO_BOUNCER and tunnel.inner[12:] == step.frame[12:], "a request goes as it is")
+            need(
+                step.outcome is Outcome.SENT_TO_BOUNCER and tunnel.inner[12:] == step.frame[12:],
+                "a request goes as it is",
+            )
             need(step.frame[22:28] == sender.mac and step.frame[28:32] in (sender.ipv4, bytes(4)), "in its own name")
             source, destination, tos = MAPPED + sender.ipv4, MAPPED + step.frame[38:42], 0
         else:
@@ -246,7 +273,10 @@ class Judge:
         """Hold the inner frame to the sender's; return the source that it goes on with."""
         before = step.frame
         if self._is_solicitation(before, ip) and ip.source != sender.ipv6:
-            need(ip.source[:2] == b"\xfe\x80" and tunnel.inner[22:38] == sender.ipv6, "a solicitation gets its own source")
+            need(
+                ip.source[:2] == b"\xfe\x80" and tunnel.inner[22:38] == sender.ipv6,
+                "a solicitation gets its own source",
+            )
             _, after = read_inner(tunnel.inner)
             right = is_transport_right(before, ip, ICMPV6)
             need(after and is_transport_right(tunnel.inner, after, ICMPV6) == right, "its checksum follows")
@@ -322,19 +352,27 @@ class Judge:
 
     def _hold_advertisement(self, step: Step, vni: int, asked: bytes, answer: bytes) -> None:
         before, ip = ip_of(asked), ip_of(answer)
-        need(self._is_solicitation(asked, before) and before.ttl == 255 and asked[55] == 0, "only solicitations (RFC 4861)")
+        need(
+            self._is_solicitation(asked, before) and before.ttl == 255 and asked[55] == 0,
+            "only solicitations (RFC 4861)",
+        )
         target = asked[62:78]
         endpoint, network = self.model.endpoints.get((vni, target)), self.model.network_of(vni, target)
         macs = {endpoint.mac} if endpoint else set()
         if network and network.gateway == target and step.program == "transit_agent":
             macs.add(GATEWAY_MAC)
-        need(len(answer) == 86 == ip.end and answer[54:56] == b"\x88\0" and ip.ttl == 255, "an advertisement as RFC 4861 says")
+        need(
+            len(answer) == 86 == ip.end and answer[54:56] == b"\x88\0" and ip.ttl == 255,
+            "an advertisement as RFC 4861 says",
+        )
         need(is_transport_right(answer, ip, ICMPV6), "its checksum is right")
         need(answer[62:78] == target == ip.source, "of the address that was asked for")
         need(answer[6:12] == answer[80:86] in macs and answer[78:80] == b"\2\1", "with its Ethernet address")
         detects = before.source == ZERO
         router = 0x80 if answer[6:12] == GATEWAY_MAC else 0
-        need(answer[58] == router | (0x20 if detects else 0x60), "the gateway is a router; solicited unless to all nodes")
+        need(
+            answer[58] == router | (0x20 if detects else 0x60), "the gateway is a router; solicited unless to all nodes"
+        )
         all_nodes = bytes.fromhex("ff020000000000000000000000000001")
         need(ip.destination == (all_nodes if detects else before.source), "to the one who asked, or to all nodes")
         need(answer[:6] == (b"\x33\x33\0\0\0\1" if detects else asked[6:12]), "to its Ethernet address")
@@ -345,12 +383,18 @@ class Judge:
         need(self._own(sender, ip.source) and network and ip.destination == network.gateway, "its own gateway answers")
         need((answer.source, answer.destination) == (ip.destination, ip.source), "addresses change places")
         v4 = is_v4(ip.source)
-        need(step.out[answer.transport] == (0 if v4 else 129) and step.frame[ip.transport] == (8 if v4 else 128), "an echo")
+        need(
+            step.out[answer.transport] == (0 if v4 else 129) and step.frame[ip.transport] == (8 if v4 else 128),
+            "an echo",
+        )
         need(step.out[:12] == sender.mac + GATEWAY_MAC and step.leaves == step.arrival, "it goes back")
         need(step.out[answer.transport + 4 :] == step.frame[ip.transport + 4 :], "with the same content")
         need(answer.summed == ip.summed, "a right IPv4 checksum stays right")
         protocol = ICMP if v4 else ICMPV6
-        need(ip.protocol == protocol and self._icmp_right(step.out, answer) == self._icmp_right(step.frame, ip), "and ICMP's")
+        need(
+            ip.protocol == protocol and self._icmp_right(step.out, answer) == self._icmp_right(step.frame, ip),
+            "and ICMP's",
+        )
 
     @staticmethod
     def _icmp_right(frame: bytes, ip: Ip) -> bool:
@@ -365,10 +409,14 @@ class Judge:
             frame = frame[:22] + sender.ipv6 + frame[38:56] + step.out[104:106] + frame[58:]
         ip = hold_error(self.model, sender.vni, frame, step.out)
         need(step.leaves == step.arrival, "an ICMP error goes back")
-        need(self._own(sender, about.source) or about.source[:2] == b"\xfe\x80", "only own packets are complained about")
+        need(
+            self._own(sender, about.source) or about.source[:2] == b"\xfe\x80", "only own packets are complained about"
+        )
         head = step.out[ip.transport : ip.transport + 8]
         if step.outcome is Outcome.TTL_TOLD:
-            need(head[:2] in (b"\x0b\0", b"\x03\0") and about.ttl <= 1 and not any(head[4:8]), "time to live is used up")
+            need(
+                head[:2] in (b"\x0b\0", b"\x03\0") and about.ttl <= 1 and not any(head[4:8]), "time to live is used up"
+            )
         else:
             self._hold_too_big(head, is_v4(ip.source), len(step.frame) - 14)
 

@@ -5,8 +5,20 @@ from __future__ import annotations
 
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, Model, Uplink, is_v4
-from fuzz_parse import ICMP, ICMPV6, IPV4, MAPPED, TCP, UDP, Ip, Tunnel
-from fuzz_parse import is_transport_right, read_inner, read_tunnel, total_of
+from fuzz_parse import (
+    ICMP,
+    ICMPV6,
+    IPV4,
+    MAPPED,
+    TCP,
+    UDP,
+    Ip,
+    Tunnel,
+    is_transport_right,
+    read_inner,
+    read_tunnel,
+    total_of,
+)
 
 from agent.core import layout
 

@@ -19,7 +19,7 @@ from random import Random
 import fuzz_model
 from fuzz_frames import Frame, frame
 from fuzz_judge import Judge
-from fuzz_machine import ARRAYS, CONFIGURED, Machine, enter_namespace
+from fuzz_machine import CONFIGURED, Machine, enter_namespace
 
 from agent.core.features import Features
 from agent.datapath.compiler import compile_programs, ticks_per_second
@@ -79,7 +79,10 @@ def run(machine: Machine, variant: str, seed: int, frames: int, every: float = 0
         now = time.monotonic()
         if every and now - told >= every:
             told, done = now, (number + 1) * EPISODE
-            print(f"{variant}, seed {seed + number}: {done:,} frames, {done / (now - began) * 60:,.0f} a minute", flush=True)
+            print(
+                f"{variant}, seed {seed + number}: {done:,} frames, {done / (now - began) * 60:,.0f} a minute",
+                flush=True,
+            )
     return reached
 
 
