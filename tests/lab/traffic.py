@@ -21,7 +21,7 @@ from lab.frames import GENEVE_PORT
 from lab.waiting import PATIENCE, until
 
 TIMEOUT = 10.0
-IPV6_TCLASS, UDP_NO_CHECK6_TX = 67, 101
+IPV6_TCLASS, UDP_NO_CHECK6_TX, SO_NO_CHECK = 67, 101, 11
 
 
 def udp_socket(namespace: str, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
@@ -42,7 +42,9 @@ def send_tunnelled(lab: SystemLab, source: str, destination: str, body: bytes, *
     family = socket.IPPROTO_IP if ":" not in own.address else socket.IPPROTO_IPV6
     with udp_socket(lab.names.droplet(own.host), own.address) as sender:
         sender.setsockopt(family, socket.IP_TOS if family == socket.IPPROTO_IP else IPV6_TCLASS, options.get("tos", 0))
-        if not options.get("sum", 1):
+        if family == socket.IPPROTO_IP:  # a veth leaves a checksum unfinished
+            sender.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+        elif not options.get("sum", 1):
             sender.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_TX, 1)
         sender.sendto(body, (to.address, options.get("port", GENEVE_PORT)))
     lab.handmade += 1
