@@ -18,9 +18,10 @@ static __always_inline struct local_droplet *find_local(__u32 arrival, __be16 vl
 		__u32 index = i;
 
 		local = local_droplets.lookup(&index);
-		if (!local || !local->interface)
+		if (!local)
 			return 0;
-		if (local->arrives == arrival && local->vlan == vlan && same_address(&local->address, address))
+		if (local->interface && local->arrives == arrival && local->vlan == vlan &&
+		    same_address(&local->address, address))
 			return local;
 	}
 	return 0;
