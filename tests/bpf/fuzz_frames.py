@@ -1,4 +1,4 @@
-"""Frames by a grammar: what an endpoint sends and what comes through tunnels, in a world, with something wrong at any depth."""
+"""Frames by a grammar: what endpoints send and what comes through tunnels in a world, wrong at any depth."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ WRONG = (0.0, 0.0, 0.01, 0.04, 0.15)
 INNER = {family: tuple(packed(f"{h[family]}{n}") for h in HOMES for n in (1, 2, 3, 4, 77)) for family in (0, 1)}
 GATEWAYS = {0: tuple(packed(c[:-4] + "254") for c in CIDRS[:2]), 1: tuple(packed(c[:-3] + "fe") for c in CIDRS[2:])}
 ODD = {
-    0: tuple(
-        map(packed, ("224.0.0.1", "255.255.255.255", "0.0.0.0", "8.8.8.8", "127.0.0.1", "192.0.2.1", "10.0.1.255"))
-    ),
+    0: tuple(map(packed, ("224.0.0.1", "255.255.255.255", "0.0.0.0", "8.8.8.8", "192.0.2.1", "10.0.1.255"))),
     1: (ZERO, *map(packed, ("ff02::1", "fe80::1", "2001:db8::1", "::1", "ff02::1:ff00:1", "64:ff9b::a00:1"))),
 }
 

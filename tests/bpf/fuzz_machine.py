@@ -1,8 +1,8 @@
-"""The compiled programs on maps that this process sees as memory: a frame is run and its books are read in microseconds.
+"""The compiled programs on maps that are this process's memory: a frame runs and its books are read in microseconds.
 
-Two things differ from the agent's own maps and programs. Arrays, per-CPU ones too, are one array that is mapped into memory.
-And the call of bpf_redirect() goes by a few instructions at the program's end that write down where it leads, since a
-test run does not tell.
+Two things differ from the agent's own maps and programs. Arrays, per-CPU ones too, are one array that is mapped into
+memory. And the call of bpf_redirect() goes by a few instructions at the program's end that write down where it leads,
+since a test run does not tell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads frames strictly by the RFCs: what is not sound is None. Written without a look at the programs, for the judge."""
+"""Reads frames strictly by the RFCs: what is not sound is None. For the judge; shares no code with what is tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Right, malformed, truncated and random frames at every depth, in worlds made by chance: `make fuzz` runs them by the million."""
+"""Right, malformed, truncated and random frames at every depth, in worlds made by chance; `make fuzz` runs millions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from fuzz_frames import frame
 from fuzz_judge import Judge
 from fuzz_machine import Machine, Step, enter_namespace, tapped
-from fuzz_rules import Violation
+from fuzz_rules import ViolationError
 from fuzz_run import EPISODE, VARIANTS, run
 
 from agent.core.realize import IFINDEX_BASE
@@ -114,5 +114,5 @@ def test_the_programs_under_test_differ_from_the_real_ones_by_the_detour_alone(
 def test_the_judge_sees_what_is_wrong(machine: Machine, variant: str, outcome: Outcome, wrong: object) -> None:
     assert callable(wrong)
     judge, step = step_to(machine, variant, outcome)
-    with pytest.raises(Violation):
+    with pytest.raises(ViolationError):
         judge.judge(replace(step, **wrong(step)))
