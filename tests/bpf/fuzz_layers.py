@@ -17,7 +17,7 @@ OURS = 0xFF4D
 
 def fold(data: bytes, start: int = 0) -> int:
     """Return the Internet checksum of data."""
-    total = start + sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = start + sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
