@@ -107,13 +107,20 @@ class Readings:
         return found if found and found.vni else None
 
     def lookup_next_hop(self, droplet: int, host: bytes) -> NextHop | None:
-        """Return what leads to a host (16 bytes) from one of `local_droplets`, by its index."""
-        value = self.maps[MapName.LOCAL_DROPLETS].lookup(U32.pack(droplet))
-        if value is None:
-            return None
-        interface = LocalDroplet(*LOCAL_DROPLET.unpack(value)).interface
-        found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, interface))
-        return None if found is None else NextHop(*NEXT_HOP.unpack(found))
+        """Return what leads to a host (16 bytes) from one of `local_droplets`, by its index, or else from another one.
+
+        Whether the host is down is asked of the first alone: by another one it goes in any case (bpf/next_hop.h).
+        """
+        entries = sorted(
+            self.maps[MapName.LOCAL_DROPLETS].dump().items(), key=lambda entry: entry[0] != U32.pack(droplet)
+        )
+        for key, value in entries:
+            local = LocalDroplet(*LOCAL_DROPLET.unpack(value))
+            found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, local.interface))
+            if found is not None and len(unmapped(local.address)) == len(unmapped(host)):
+                hop = NextHop(*NEXT_HOP.unpack(found))
+                return hop if key == U32.pack(droplet) else hop._replace(flags=hop.flags & ~NEXT_HOP_DOWN)
+        return None
 
     def down_peers(self) -> frozenset[bytes]:
         """Return the droplets (packed, 4 or 16 bytes) that an agent before this one found not to answer any more."""

@@ -37,6 +37,11 @@ class Tunnelled:
         return (self.body[0] & 0x3F) * 4
 
     @property
+    def is_control(self) -> bool:
+        """Whether it is Geneve with the O bit, such as the agents' probes are."""
+        return self.port != VXLAN and bool(self.body[1] & 0x80)
+
+    @property
     def inner(self) -> bytes:
         """Return the inner Ethernet frame."""
         return self.body[8 + (self.option_length if self.port != VXLAN else 0) :]
