@@ -17,6 +17,8 @@ from lab.waiting import PATIENCE, until
 from controller_sim.controller import converge
 from controller_sim.convergence import Report
 from controller_sim.transfer import Transfer, transfer
+from protocol import codec
+from protocol.rpc import PeersReply, PeersRequest
 
 PORT = 7114
 DETOURS = ("sent_to_bouncer", "sent_to_divider", "bounced", "handed_to_bouncer", "handed_to_divider")
@@ -199,9 +201,16 @@ endpoints:
 """Between h1 and h2 stands a router, which can be told to drop what they send each other; h3 reaches both."""
 
 
+def is_known(lab: SystemLab, host: str) -> bool:
+    """Say whether every other droplet has answered a host once: only such a one can be found to be silent."""
+    reply = codec.decode(lab.ask(host, "peers", codec.encode(PeersRequest())), PeersReply)
+    return all(peer.state == "up" for peer in reply.peers)
+
+
 @pytest.fixture
 def broken(lab_cache: None) -> Iterator[SystemLab]:
     with running_lab("silent", BROKEN) as lab:
+        until(lambda: all(is_known(lab, host) for host in lab.hosts), "all to answer all")
         yield lab
 
 

@@ -22,7 +22,7 @@ from controller_sim.topology import gateway_of
 PORT = 7110
 IPV6_DSTOPTS = 59
 PADDING = bytes([0, 0, 1, 4, *bytes(4)])
-"""A destination options header of 8 bytes that holds padding alone (RFC 8200, sections 4.2 and 4.6)."""
+"""A destination options header that holds padding alone (RFC 8200, sections 4.2 and 4.6); Linux takes 7 bytes of it."""
 GATEWAY_MAC = "02:d2:01:e7:00:01"
 
 
