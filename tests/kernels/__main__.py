@@ -37,7 +37,7 @@ def boot(arguments: list[str]) -> int:
         "HOME": "/root",
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(PROJECT),
-        "DROPLET_SECOND_KERNEL": kernel.release,
+        "SECOND_KERNEL": kernel.release,
     }
     print(f"kernels: booting {kernel.release} under emulation", flush=True)
     started = time.monotonic()
