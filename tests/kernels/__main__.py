@@ -31,7 +31,15 @@ def boot(arguments: list[str]) -> int:
     debian.ensure_programs()
     kernel = debian.ensure_kernel(BUILD / "debian")
     modules = initramfs.closure((*initramfs.ROOT, *initramfs.NETWORK), kernel.modules)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--junit-xml=/run/results/junit.xml", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--junit-xml=/run/results/junit.xml",
+        *arguments,
+    ]
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",

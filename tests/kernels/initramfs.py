@@ -16,22 +16,21 @@ NETWORK = ("veth", "geneve", "vxlan", "8021q", "bonding", "bridge", "vrf", "dumm
 def closure(wanted: Iterable[str], modules: Mapping[str, Path]) -> list[Path]:
     """Return modules' files in the order in which they load: each behind those that it depends on.
 
-    Names as in `.modinfo` may have `_` where the file has `-`. What is not there is built into the kernel.
+    Names as in `.modinfo` may have `_` where the file has `-`. KeyError names a module that is not there.
     """
     by_name = {name.replace("-", "_"): path for name, path in modules.items()}
-    ordered: dict[str, Path] = {}
+    ordered: list[Path] = []
 
     def add(name: str) -> None:
-        path = by_name.get(name.replace("-", "_"))
-        if path is None or name in ordered:
-            return
-        for needed in _depends(path):
-            add(needed)
-        ordered[name] = path
+        path = by_name[name.replace("-", "_")]
+        if path not in ordered:
+            for needed in _depends(path):
+                add(needed)
+            ordered.append(path)
 
     for name in wanted:
         add(name)
-    return list(dict.fromkeys(ordered.values()))
+    return ordered
 
 
 def _depends(module: Path) -> list[str]:
@@ -59,7 +58,7 @@ def _archive(busybox: Path, init: Path, modules: Mapping[str, Path]) -> Iterator
 
 
 def _entry(name: str, mode: int, content: bytes) -> bytes:
-    """Return one file in the "newc" form (Documentation/driver-api/early-userspace/buffer-format.rst): 13 hex fields."""
+    """Return one file in cpio's "newc" form (Linux, Documentation/driver-api/early-userspace/buffer-format.rst)."""
     path = name.encode() + b"\0"
     fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(path), 0)
     header = b"070701" + b"".join(b"%08X" % field for field in fields)

@@ -17,9 +17,7 @@ class MachineError(Exception):
     """The emulated machine ended without a result; the message holds the end of what its kernel said."""
 
 
-def run(
-    image: Path, initramfs: Path, results: Path, script: str, *, limit: float
-) -> int:
+def run(image: Path, initramfs: Path, results: Path, script: str, *, limit: float) -> int:
     """Boot, run a shell script inside with this machine's files, and return its exit status; its output goes to ours.
 
     `results` is shared writable as /run/results and gets `console.log`, what the kernel said. `limit` is in seconds.

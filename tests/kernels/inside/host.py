@@ -86,7 +86,7 @@ class Host:
         self.with_client(work)
 
     def publish(self, documents: Mapping[str, Document]) -> None:
-        """Make these all documents that there are, and wait until the agent has realized them and knows all next hops."""
+        """Make these all documents that there are; wait until they are realized and all next hops are known."""
 
         async def work(client: Client) -> dict[str, int]:
             done = await publish_difference(client, {NAME: documents})
@@ -114,7 +114,9 @@ class Host:
 
     def counters(self) -> dict[str, int]:
         """Return packets by outcome."""
-        return {name: traffic.packets for name, traffic in codec.decode(self.ask("counters"), Counters).outcomes.items()}
+        return {
+            name: traffic.packets for name, traffic in codec.decode(self.ask("counters"), Counters).outcomes.items()
+        }
 
     def is_balanced(self) -> bool:
         """Say whether as many packets came in as ended in some way."""
@@ -149,9 +151,7 @@ def running_host(namespace: str, interfaces: tuple[str, ...], folder: Path, cach
     """Have an agent run in a namespace that has interfaces in the substrate; its pins go with the emulated machine."""
     host = Host(namespace, folder)
     server, settings = folder / "nats.json", folder / "agent.toml"
-    server.write_text(
-        json.dumps({"listen": f"{SERVER}:{PORT}", "jetstream": {"store_dir": str(folder / "store")}})
-    )
+    server.write_text(json.dumps({"listen": f"{SERVER}:{PORT}", "jetstream": {"store_dir": str(folder / "store")}}))
     settings.write_text(_settings(namespace, interfaces, folder, cache))
     try:
         host.start("nats", server_program(), "--config", str(server))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import random
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from controller_sim.namespaces import call_in, run_in
 
 PATIENCE = 240.0
 """Seconds after which what is waited for counts as never coming: emulation is slow."""
-TCP_PORT, UDP_PORT = 7100, 7101
+TCP_PORT, UDP_PORT, LASTING_PORT = 7100, 7101, 7102
 
 T = TypeVar("T")
 
@@ -67,6 +69,48 @@ def exchange_tcp(client: str, server: str, address: str, size: int) -> None:
             got_back = _receive(dialled, size)
         assert served.result(PATIENCE) == there, "what the server got differs"
         assert got_back == back, "what the client got differs"
+
+
+class Conversation:
+    """One TCP connection by which blocks go there and back; `blocks` counts those that came back as they were sent."""
+
+    BLOCK = 4096
+
+    def __init__(self, client: str, server: str, address: str) -> None:
+        where = (address, LASTING_PORT)
+        with call_in(server, lambda: socket.create_server(where, family=_family(address))) as listener:
+            self.one = call_in(client, lambda: socket.create_connection(where, timeout=PATIENCE))
+            self.other, _ = listener.accept()
+        self.other.settimeout(PATIENCE)
+        self.blocks = 0
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        """Go on until it is ended; an error of the connection, or a block that differs, is raised."""
+        while not self.ended.is_set():
+            sent = random.Random(self.blocks).randbytes(self.BLOCK)
+            self.one.sendall(sent)
+            self.other.sendall(_receive(self.other, self.BLOCK))
+            assert _receive(self.one, self.BLOCK) == sent
+            self.blocks += 1
+
+    def wait_for_more(self) -> None:
+        """Wait for more blocks than can have been under way."""
+        wanted = self.blocks + 3
+        until(lambda: self.blocks >= wanted, "the next block")
+
+
+@contextlib.contextmanager
+def unbroken_conversation(client: str, server: str, address: str) -> Iterator[Conversation]:
+    """Have one TCP connection in use during a block, to whose end it must last."""
+    made = Conversation(client, server, address)
+    with made.one, made.other, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = pool.submit(made.run)
+        try:
+            yield made
+        finally:
+            made.ended.set()
+        running.result(PATIENCE)
 
 
 def exchange_udp(asking: str, answering: str, address: str, sizes: list[int]) -> None:

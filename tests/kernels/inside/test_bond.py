@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.kernels.inside.host import Host, running_host
-from tests.kernels.inside.talk import exchange_tcp, exchange_udp, ping, until
+from tests.kernels.inside.talk import exchange_udp, ping, unbroken_conversation, until
 from tests.kernels.inside.tenants import MANY, Tenant, documents, grown
 from tests.kernels.inside.wires import ip, namespaces, wire
 
@@ -19,8 +17,6 @@ HERE, THERE = "b-here", "b-there"
 ADDRESS = {HERE: "172.18.0.1", THERE: "172.18.0.2"}
 TENANT = Tenant("bonded", 31, HERE, THERE, THERE, bouncer=HERE)
 MEMBERS = ("eth0", "eth1")
-TRANSFER = 3_000_000
-"""Bytes each way: enough to be under way for some time after a member failed."""
 
 
 def add_bond(namespace: str, mode: str) -> None:
@@ -84,18 +80,18 @@ def test_flows_are_spread_over_the_members_as_the_mode_says(host: Host, mode: st
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_transfer_goes_on_when_a_member_fails(host: Host, member: str) -> None:
+def test_a_connection_lasts_when_a_member_fails_and_when_it_comes_back(host: Host, member: str) -> None:
     """The cable fails on the other side: this host sees its carrier go."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        transfer = pool.submit(exchange_tcp, TENANT.inside, TENANT.outside, TENANT.other, TRANSFER)
-        time.sleep(0.3)
+    with unbroken_conversation(TENANT.inside, TENANT.outside, TENANT.other) as conversation:
+        conversation.wait_for_more()
         ip(THERE, f"link set {member} down")
         try:
-            transfer.result()
+            conversation.wait_for_more()
             until(lambda: ping(TENANT.outside, TENANT.address) == 3, "the answers by the other member")
             TENANT.talk()
         finally:
             ip(THERE, f"link set {member} up")
+        conversation.wait_for_more()
     until(lambda: ping(TENANT.inside, TENANT.other) == 3, "the answers with both members")
 
 

@@ -1,4 +1,4 @@
-"""The kernel's own Geneve device as another host: known by documents or as bouncer, with options of its own or without."""
+"""The kernel's own Geneve device as another host: known by documents or as bouncer, with options or without."""
 
 from __future__ import annotations
 
