@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -18,12 +20,16 @@ LIMIT = 20 * 60
 
 
 def main() -> int:
-    """Return pytest's exit status, or 2 when there was no run."""
+    """Return pytest's exit status, or 2 when there was no run, or 130 when it was interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return boot(sys.argv[1:] or [str(HERE / "inside")])
     except (debian.NotPossibleError, machine.MachineError) as error:
         print(f"kernels: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("kernels: interrupted", file=sys.stderr)
+        return 130
 
 
 def boot(arguments: list[str]) -> int:
@@ -43,6 +49,7 @@ def boot(arguments: list[str]) -> int:
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
+        "TERM": os.environ.get("TERM", "dumb") if sys.stdout.isatty() else "dumb",
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(PROJECT),
         "SECOND_KERNEL": kernel.release,

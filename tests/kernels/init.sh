@@ -33,7 +33,7 @@ ip link set lo up
 hostname second-kernel
 
 stty -F /dev/ttyS1 -onlcr
-TERM=dumb chroot /root /bin/sh /run/results/run </dev/null >/dev/ttyS1 2>&1
+chroot /root /bin/sh /run/results/run </dev/null >/dev/ttyS1 2>&1
 echo $? >/results/status
 sync
 poweroff -f
