@@ -170,7 +170,7 @@ def running_host(namespace: str, interfaces: tuple[str, ...], folder: Path, cach
 def _settings(namespace: str, interfaces: tuple[str, ...], folder: Path, cache: Path) -> str:
     return f"""host = "{NAME}"
 instance = "{namespace}"
-interface = "{interfaces[0]}"
+interfaces = {json.dumps(interfaces)}
 state = "{folder}/state"
 cache = "{cache}"
 

@@ -31,7 +31,7 @@ def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T
 
 def ping(namespace: str, address: str, count: int = 3) -> int:
     """Return how many of some echo requests were answered."""
-    done = run_in(namespace, ["ping", "-n", "-q", "-c", str(count), "-i", "0.2", "-W", "5", address])
+    done = run_in(namespace, ["ping", "-n", "-q", "-c", str(count), "-i", "0.2", "-W", "3", address])
     head, found, _ = done.stdout.partition(" received")
     return int(head.rpartition(" ")[2]) if found else 0  # without a route ping(8) sends nothing
 

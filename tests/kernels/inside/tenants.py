@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from protocol.documents import Attachment, Document, Droplet, Endpoint, Network, Vpc
 from tests.kernels.inside.host import NAME
-from tests.kernels.inside.talk import converse
+from tests.kernels.inside.talk import converse, ping
 from tests.kernels.inside.wires import ip
 
 PORT = 6081
@@ -40,23 +40,31 @@ class Tenant:
         return f"t-{self.name}"
 
     @property
-    def address(self) -> str:
-        """The endpoint's here."""
-        return f"10.0.{self.vni}.1"
+    def cidrs(self) -> tuple[str, str]:
+        """Its networks, IPv4 and IPv6."""
+        return f"10.0.{self.vni}.0/24", f"fd00:{self.vni}::/64"
 
     @property
-    def other(self) -> str:
-        """The address of the endpoint elsewhere."""
-        return f"10.0.{self.vni}.2"
+    def addresses(self) -> tuple[str, str]:
+        """Those of the endpoint here."""
+        return self._addresses(1)
+
+    @property
+    def others(self) -> tuple[str, str]:
+        """Those of the endpoint elsewhere."""
+        return self._addresses(2)
+
+    def _addresses(self, number: int) -> tuple[str, str]:
+        return f"10.0.{self.vni}.{number}", f"fd00:{self.vni}::{number}"
 
     def documents(self) -> dict[str, Document]:
         """Return what the agent is told about it."""
-        cidr, mac = (f"10.0.{self.vni}.0/24",), f"02:00:00:00:00:{self.vni:02x}"
-        network = Network(self.name, self.name, cidr, bouncers=(self.bouncer,), gateways=(f"10.0.{self.vni}.254",))
-        here = Endpoint(f"{self.name}-here", self.name, self.here, (self.address,), mac, Attachment(self.inside))
-        there = Endpoint(f"{self.name}-there", self.name, self.there, (self.other,), DEVICE_MAC)
+        mac, gateways = f"02:00:00:00:00:{self.vni:02x}", self._addresses(254)
+        network = Network(self.name, self.name, self.cidrs, bouncers=(self.bouncer,), gateways=gateways)
+        here = Endpoint(f"{self.name}-here", self.name, self.here, self.addresses, mac, Attachment(self.inside))
+        there = Endpoint(f"{self.name}-there", self.name, self.there, self.others, DEVICE_MAC)
         documents = {
-            f"vpc.{self.name}": Document(vpcs=(Vpc(self.name, self.vni, cidr),), networks=(network,)),
+            f"vpc.{self.name}": Document(vpcs=(Vpc(self.name, self.vni, self.cidrs),), networks=(network,)),
             f"endpoint.{self.name}": Document(endpoints=(here,)),
         }
         if self.bouncer == self.here:
@@ -68,11 +76,26 @@ class Tenant:
         device = f"name {self.name} address {DEVICE_MAC} mtu {DEVICE_MTU}"
         tunnel = f"geneve id {self.vni} remote {remote} dstport {PORT} {' '.join(settings)}"
         ip(self.outside, f"link add {device} type {tunnel}", f"link set {self.name} up")
-        ip(self.outside, f"address add {self.other}/24 dev {self.name}")
+        for address, length in zip(self.others, (24, 64), strict=True):
+            ip(self.outside, f"address add {address}/{length} dev {self.name} {no_detection(address)}")
 
     def talk(self) -> None:
-        """Have both endpoints converse in every way."""
-        converse(self.inside, self.address, self.outside, self.other)
+        """Have both endpoints converse in every way, by both families."""
+        for here, there in zip(self.addresses, self.others, strict=True):
+            converse(self.inside, here, self.outside, there)
+
+    def is_answered(self) -> bool:
+        """Say whether the endpoint elsewhere answers every echo request from here, in both families."""
+        return all(ping(self.inside, address) == 3 for address in self.others)
+
+    def is_silent(self) -> bool:
+        """Say whether the endpoint here answers no echo request from elsewhere."""
+        return all(ping(self.outside, address) == 0 for address in self.addresses)
+
+
+def no_detection(address: str) -> str:
+    """Return the word for ip(8) that makes an address usable at once: no duplicate address detection (RFC 4862)."""
+    return "nodad" if ":" in address else ""
 
 
 def documents(here: Mapping[str, str], elsewhere: Mapping[str, str], tenants: Iterable[Tenant]) -> dict[str, Document]:

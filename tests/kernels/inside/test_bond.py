@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernels.inside.host import Host, running_host
-from tests.kernels.inside.talk import exchange_udp, ping, unbroken_conversation, until
+from tests.kernels.inside.talk import exchange_udp, unbroken_conversation, until
 from tests.kernels.inside.tenants import MANY, Tenant, documents, grown
 from tests.kernels.inside.wires import ip, namespaces, wire
 
@@ -74,7 +74,7 @@ def test_endpoints_converse_through_a_bond(host: Host) -> None:
 def test_flows_are_spread_over_the_members_as_the_mode_says(host: Host, mode: str) -> None:
     before = {member: received(member) for member in MEMBERS}
     for _ in range(16):
-        exchange_udp(TENANT.inside, TENANT.outside, TENANT.other, [100] * 4)
+        exchange_udp(TENANT.inside, TENANT.outside, TENANT.others[0], [100] * 4)
     used = [member for member in MEMBERS if received(member) - before[member] >= 4]
     assert len(used) == (1 if mode == "active-backup" else 2)
 
@@ -82,17 +82,17 @@ def test_flows_are_spread_over_the_members_as_the_mode_says(host: Host, mode: st
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_connection_lasts_when_a_member_fails_and_when_it_comes_back(host: Host, member: str) -> None:
     """The cable fails on the other side: this host sees its carrier go."""
-    with unbroken_conversation(TENANT.inside, TENANT.outside, TENANT.other) as conversation:
+    with unbroken_conversation(TENANT.inside, TENANT.outside, TENANT.others[0]) as conversation:
         conversation.wait_for_more()
         ip(THERE, f"link set {member} down")
         try:
             conversation.wait_for_more()
-            until(lambda: ping(TENANT.outside, TENANT.address) == 3, "the answers by the other member")
+            until(TENANT.is_answered, "the answers by the other member")
             TENANT.talk()
         finally:
             ip(THERE, f"link set {member} up")
         conversation.wait_for_more()
-    until(lambda: ping(TENANT.inside, TENANT.other) == 3, "the answers with both members")
+    until(TENANT.is_answered, "the answers with both members")
 
 
 def test_every_packet_is_counted_once(host: Host) -> None:
