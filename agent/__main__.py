@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import click
 
 from agent import __version__
-from agent.applier import InterfaceReplacedError
 from agent.bus.check import BusCheck, check_files, check_servers
 from agent.daemon import bus_settings, kernel_config, serve
 from agent.datapath.compiler import CompileError
@@ -23,6 +22,7 @@ from agent.dry_run import print_plan
 from agent.logs import configure_logs
 from agent.settings import Settings, SettingsError, load_settings
 from agent.store import FILE, Store, StoreError
+from agent.substrate import InterfaceReplacedError
 
 FAILURE, USAGE, REFUSED = 1, 2, 3
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from agent.applier import Applier
 from agent.bus.rpc import RpcError
+from agent.core import paging
 from agent.core.desired import Desired
+from agent.core.layout import mapped
+from agent.core.paging import Order
 from agent.core.ways import Lookups, way
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
-from agent.reports import acknowledgement
+from agent.prober import Prober
+from agent.reports import acknowledgement, peer_path
 from protocol import codec
-from protocol.addresses import parse_address
+from protocol.addresses import contains, parse_address, parse_cidr
 from protocol.documents import KINDS, Endpoint
 from protocol.errors import DocumentError
 from protocol.rpc import (
@@ -23,6 +28,9 @@ from protocol.rpc import (
     GetRequest,
     PathReply,
     PathRequest,
+    PeerPath,
+    PeersReply,
+    PeersRequest,
     PlanReply,
 )
 from protocol.status import Counters, Status
@@ -37,15 +45,18 @@ class Answers:
         self,
         applier: Applier,
         kernel: Kernel,
+        prober: Prober,
         status: Callable[[], Status],
         counters: Callable[[], Counters],
         now: Callable[[], float],
     ) -> None:
         self._applier = applier
         self._kernel = kernel
+        self._prober = prober
         self._status = status
         self._counters = counters
         self._now = now
+        self._orders = {kind: Order() for kind in KINDS}
 
     async def ask(self, verb: str, body: bytes) -> bytes:
         """Return the answer to a question as MessagePack, or raise RpcError."""
@@ -60,6 +71,8 @@ class Answers:
                 return codec.encode(self._documents(_decode(body, DocumentsRequest)))
             case "path":
                 return codec.encode(self._path(_decode(body, PathRequest)))
+            case "peers":
+                return codec.encode(self._peers(_decode(body, PeersRequest)))
             case "plan":
                 return codec.encode(await self._plan())
         raise RpcError(404, f"no such question: {verb}")
@@ -71,36 +84,29 @@ class Answers:
     def _get(self, request: GetRequest) -> GetReply:
         world = self._desired.world
         if request.kind == "endpoints":
-            return self._endpoints(request)
+            endpoints, following = paging.endpoints(self._desired.documents, request.after, request.limit)
+            return GetReply(endpoints=tuple(endpoints), next=following)
         if request.kind == "droplets":
-            droplets, following = _page(world.droplets, request)
+            droplets, following = self._page(world.droplets, request)
             return GetReply(droplets=droplets, next=following)
         if request.kind == "vpcs":
-            vpcs, following = _page(world.vpcs, request)
+            vpcs, following = self._page(world.vpcs, request)
             return GetReply(vpcs=vpcs, next=following)
         if request.kind == "networks":
-            networks, following = _page(world.networks, request)
+            networks, following = self._page(world.networks, request)
             return GetReply(networks=networks, next=following)
         raise RpcError(400, f"no such kind: {request.kind}; known are {', '.join(KINDS)}")
 
-    def _endpoints(self, request: GetRequest) -> GetReply:
-        documents = self._desired.documents
-        page = documents.claims.page("endpoint", request.after, request.limit)
-        found: dict[str, Endpoint] = {}
-        for name in {owner for _, owner in page}:
-            held = documents.entries[name].in_force
-            if held is not None:
-                found.update((endpoint.id, endpoint) for endpoint in held.document().endpoints)
-        following = page[-1][0] if len(page) == request.limit else ""
-        return GetReply(endpoints=tuple(found[id_] for id_, _ in page if id_ in found), next=following)
+    def _page(self, objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
+        """Return one page of objects by id, and where the next one starts."""
+        ids, following = self._orders[request.kind].page(objects, request.after, request.limit)
+        return tuple(objects[id_] for id_ in ids), following
 
     def _documents(self, request: DocumentsRequest) -> DocumentsReply:
-        documents = self._desired.documents
-        names = [name for name in documents.names() if name > request.after]
-        page = names[: request.limit]
+        names, following = paging.page(self._desired.documents.names(), request.after, request.limit)
         now = self._now()
-        answers = tuple(acknowledgement(self._desired.verdict(name), now, None) for name in page)
-        return DocumentsReply(answers, next=page[-1] if len(names) > len(page) else "")
+        answers = tuple(acknowledgement(self._desired.verdict(name), now, None) for name in names)
+        return DocumentsReply(answers, next=following)
 
     def _path(self, request: PathRequest) -> PathReply:
         try:
@@ -109,17 +115,34 @@ class Answers:
             raise RpcError(400, f"destination: {error}") from None
         source = self._local_endpoint(request.endpoint)
         world = self._desired.world
-        vni = world.vpcs[world.networks[source.network].vpc].vni
-        address = parse_address(source.addresses[0])
+        vpc = world.vpcs[world.networks[source.network].vpc]
+        if not any(contains(parse_cidr(text), destination) for text in vpc.cidrs):
+            return PathReply("none", reason="outside_vpc")
+        own = (parse_address(text) for text in source.addresses)
+        address = next((one for one in own if len(one) == len(destination)), None)
+        if address is None:
+            return PathReply("none", reason="no_address")
+        return way(self._lookups(source.id, vpc.vni, address, destination))
+
+    def _lookups(self, source: str, vni: int, address: bytes, destination: bytes) -> Lookups:
+        """Ask the maps what they say of a packet from one address to another."""
         kernel = self._kernel
-        return way(
-            Lookups(
-                direct=kernel.lookup_direct(vni, destination),
-                destination=kernel.lookup_endpoint(vni, destination),
-                source_network=kernel.lookup_network(vni, address),
-                destination_network=kernel.lookup_network(vni, destination),
-                vpc=kernel.lookup_vpc(vni),
-            )
+        sender = kernel.lookup_interface(self._desired.world.slots[source])
+        if sender is None:
+            raise RpcError(500, f"endpoint {source!r} is not in the map of interfaces: see what the host's plan says")
+        direct, endpoint = kernel.lookup_direct(vni, destination), kernel.lookup_endpoint(vni, destination)
+        learnt_hop = kernel.lookup_next_hop(sender.droplet, direct.host) if direct else None
+        host_hop = kernel.lookup_next_hop(sender.droplet, endpoint.host) if endpoint else None
+        return Lookups(
+            to=mapped(destination),
+            sender=sender.flags,
+            direct=direct,
+            learnt_hop=learnt_hop.flags if learnt_hop else None,
+            destination=endpoint,
+            host_hop=host_hop.flags if host_hop else None,
+            source_network=kernel.lookup_network(vni, address),
+            destination_network=kernel.lookup_network(vni, destination),
+            vpc=kernel.lookup_vpc(vni),
         )
 
     def _local_endpoint(self, id_: str) -> Endpoint:
@@ -130,6 +153,13 @@ class Answers:
             raise RpcError(404, f"endpoint {id_!r} does not live on this host")
         return next(endpoint for endpoint in held.document().endpoints if endpoint.id == id_)
 
+    def _peers(self, request: PeersRequest) -> PeersReply:
+        elapsed = self._now() - time.monotonic()
+        paths = (peer_path(droplet, by, view, elapsed) for droplet, by, view in self._prober.views())
+        found = sorted(((_place(path), path) for path in paths if _place(path) > request.after), key=lambda one: one[0])
+        page = found[: request.limit]
+        return PeersReply(tuple(path for _, path in page), next=page[-1][0] if len(found) > len(page) else "")
+
     async def _plan(self) -> PlanReply:
         try:
             return PlanReply(tuple(await self._applier.plan()))
@@ -137,11 +167,9 @@ class Answers:
             raise RpcError(500, f"the kernel could not be read: {error}") from None
 
 
-def _page(objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
-    """Return one page of objects by id, and where the next one starts."""
-    ids = sorted(id_ for id_ in objects if id_ > request.after)
-    page = ids[: request.limit]
-    return tuple(objects[id_] for id_ in page), page[-1] if len(ids) > len(page) else ""
+def _place(path: PeerPath) -> str:
+    """Return where a path stands among the others; droplets' names hold no slash."""
+    return f"{path.droplet}/{path.by}"
 
 
 def _decode(body: bytes, into: type[_T]) -> _T:

@@ -6,29 +6,27 @@ Owns the order of these steps and nothing else. What is decided, `agent.core` de
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus.documents import Delivery
-from agent.core.actions import Action, AttachTransit, Failure
+from agent.core.actions import Action, Failure
 from agent.core.blame import apart_from, blame, is_removal, told
 from agent.core.desired import Desired
-from agent.core.layout import MapName, unmapped
+from agent.core.layout import MapName
 from agent.core.ledger import Ledger
-from agent.core.observed import Observed, ObservedInterface
+from agent.core.observed import Observed
+from agent.core.places import places_of
 from agent.core.plan import additions, describe, plan_all, plan_change
 from agent.core.realize import IFINDEX_BASE, Realization
 from agent.core.registry import Verdict
-from agent.core.world import Here
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
 from agent.settings import Settings
 from agent.store import Kept, Store, StoreError
+from agent.substrate import Substrate, TellPeers, here_of
 from protocol.acknowledgements import KernelFailure
-from protocol.addresses import parse_address
-from protocol.documents import Droplet
 
 Tell = Callable[[Verdict], None]
 TellRepair = Callable[[Sequence[str]], None]
@@ -38,15 +36,6 @@ MOST_PATIENCE = 6
 """Calls of `retry` between two tries, at the most."""
 STRANGERS = ""
 """Stands among the documents that wait for removals when there is something to remove that is no document's."""
-
-
-class InterfaceReplacedError(RuntimeError):
-    """The droplet's interface is another one than at the start: only a new start can serve it."""
-
-
-def here_of(settings: Settings, interface: ObservedInterface) -> Here:
-    """Return the host as the core sees it."""
-    return Here(settings.host, settings.instance, interface.ifindex, interface.mac, interface.mtu, interface.addresses)
 
 
 def slots_of(observed: Observed) -> dict[str, int]:
@@ -66,8 +55,11 @@ class Applier:
         tell: Tell,
         tell_repair: TellRepair,
         log: FilteringBoundLogger,
+        tell_peers: TellPeers | None = None,
     ) -> None:
+        """Tell the peers to `tell_peers`, or without it to the kernel's neighbour watch as they are."""
         self.ledger = Ledger()
+        self.substrate = Substrate(settings, kernel, tell_peers or (lambda _, told: kernel.neighbours.set_peers(told)))
         self.in_sync = False
         self.revision = 0
         """The newest stream sequence that was taken in."""
@@ -89,7 +81,6 @@ class Applier:
         self._postponed: set[str] = set()
         self._under_way = False
         self._unkept: set[str] = set()
-        self._watched: Mapping[str, Droplet] | None = None
         self._inherited: frozenset[bytes] = frozenset()
         self.desired: Desired
 
@@ -99,7 +90,8 @@ class Applier:
             observed = await self._kernel.observe({})
             slots = slots_of(observed)
             self._inherited = frozenset(observed.maps[MapName.DROPLETS])
-            self.desired = Desired(here_of(self._settings, observed.interface), slots)
+            here = here_of(self._settings, observed.uplinks, self._kernel.features)
+            self.desired = Desired(here, slots, places_of(observed.maps[MapName.LOCAL_DROPLETS]))
             kept = self._store.load()
             for name, revision, body in kept:
                 self.desired.documents.restore(name, revision, body)
@@ -141,7 +133,8 @@ class Applier:
             swept = [] if self.in_sync else self.desired.documents.sweep(self._listed)
             self._listed.clear()
             self.in_sync = True
-            self._inherited, self._watched = frozenset(), None
+            self._inherited = frozenset()
+            self.substrate.forget_inherited()
             await self._settle(set(swept))
             if self._postponed:
                 await self._execute(await self._compare())
@@ -155,7 +148,7 @@ class Applier:
         """Compare the kernel with what is wanted and mend what somebody else changed; tell what that was."""
         async with self._lock:
             try:
-                await self._look_at_interface()
+                await self._look_at_uplinks()
                 actions = self._allowed(await self._compare())
             except (ObservationError, OSError) as error:
                 self.unreadable = str(error)
@@ -199,17 +192,20 @@ class Applier:
         if self.desired.documents.failing():
             await self.repair()
 
+    async def leave_out(self, down: frozenset[str]) -> None:
+        """Send nothing to bouncers and dividers that are down, where their network or VPC has others."""
+        async with self._lock:
+            self.desired.set_down(down)
+            await self._settle(set())
+
     async def plan(self) -> list[str]:
         """Return what a comparison with the kernel would change now, one action a line. Changes nothing."""
         async with self._lock:
             return [describe(action) for action in await self._compare()]
 
-    async def _look_at_interface(self) -> None:
-        """Take in what the droplet's interface looks like now, and what follows from that."""
-        here = here_of(self._settings, await self._kernel.interface())
-        if here.ifindex != self.desired.world.here.ifindex:
-            raise InterfaceReplacedError(f"interface {self._settings.interface} was replaced by another of that name")
-        self.desired.set_here(here)
+    async def _look_at_uplinks(self) -> None:
+        """Take in what the interfaces in the substrate look like now, and what follows from that."""
+        self.desired.set_here(await self.substrate.look(self.desired.world.here))
         await self._settle(set())
 
     async def _compare(self) -> list[Action]:
@@ -240,7 +236,7 @@ class Applier:
         broken_off, self._under_way = self._under_way, True
         had_droplet = bool(self.desired.world.own_droplets())
         while True:
-            change = self.desired.settle()
+            change = self.desired.settle(removing=self.in_sync)
             if not change.concerned:
                 break
             concerned |= change.concerned
@@ -254,7 +250,7 @@ class Applier:
         if broken_off:
             failures = await self._kernel.executor.run(self._allowed(await self._compare()))
             self._take_in({name for name, _ in self.desired.in_force()}, failures)
-        self._watch_neighbours()
+        self.substrate.follow(self.desired.world, self._inherited)
         if had_droplet != bool(self.desired.world.own_droplets()):
             concerned |= self.desired.documents.entries.keys()
         if concerned:
@@ -308,28 +304,11 @@ class Applier:
 
     async def _prove_attached(self, names: Iterable[str]) -> None:
         """See that transit XDP is where the maps are used: where it is not, no document may be told as realized."""
-        if not self.desired.world.own_droplets():
-            return
-        attach = AttachTransit(self.desired.world.here.ifindex)
-        try:
-            if self._kernel.is_transit_attached(attach.ifindex):
-                return
-            failures = await self._kernel.executor.run([attach])
-        except OSError as error:
-            failures = [Failure(attach, error.errno or errno.EIO, f"interface {self._settings.interface}", str(error))]
+        failures = await self.substrate.attach_missing(self.desired.world)
         if failures:
             in_force = {name for name, _ in self.desired.in_force()}
             for name in in_force.intersection(names):
                 self.desired.documents.fail(name, tuple(told(failure) for failure in failures))
-
-    def _watch_neighbours(self) -> None:
-        """Have the next hops of all droplets followed; before the snapshot also those that were there at the start."""
-        droplets = self.desired.world.droplets
-        if droplets is not self._watched:
-            self._watched = droplets
-            others = (d for d in droplets.values() if d.host != self._settings.host)
-            wanted = {parse_address(droplet.address) for droplet in others}
-            self._kernel.neighbours.set_droplets(wanted | {unmapped(address) for address in self._inherited})
 
     def _tell_verdicts(self, names: set[str]) -> None:
         documents = self.desired.documents

@@ -17,23 +17,28 @@ from structlog.typing import FilteringBoundLogger
 
 from agent import __version__
 from agent.answers import Answers
-from agent.applier import Applier, InterfaceReplacedError
+from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
+from agent.core.paths import Rules
 from agent.core.registry import Verdict
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
+from agent.prober import Prober
 from agent.reports import acknowledgement, counters, heartbeat, slots
 from agent.settings import Settings
 from agent.store import Store
+from agent.substrate import InterfaceReplacedError
 from protocol import codec, subjects
 from protocol.status import AgentState, Counters, Event, Status
 
 COLLECT_AFTER = 100_000
 """Containers made before the garbage collector looks at the young ones. Documents bring objects by the ten thousand,
 none of them in a cycle; at the usual 700, the collector took a fifth of the time of a bulk update."""
+UPLINK_PAUSE = 1.0
+"""Seconds between two looks at uplinks that keep changing."""
 DRAIN = 5.0
 """Seconds that the end waits for acknowledgements to be confirmed."""
 
@@ -44,7 +49,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
     return KernelConfig(
         host=settings.host,
         instance=settings.instance,
-        interface=settings.interface,
+        interfaces=settings.interfaces,
         cache=Path(settings.cache),
         bpffs=Path(settings.bpffs),
         attach_mode=AttachMode(settings.attach_mode),
@@ -56,6 +61,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
             networks=sizes.networks,
             vpcs=sizes.vpcs,
         ),
+        features=settings.data_plane.features(),
     )
 
 
@@ -63,6 +69,16 @@ def bus_settings(settings: Settings) -> BusSettings:
     """Return the bus's share of the settings."""
     section = settings.bus
     return BusSettings(section.servers, section.nkey_seed_file or None, section.tls_ca_file or None)
+
+
+def _prober(
+    settings: Settings, kernel: Kernel, tell: Callable[[str, tuple[str, ...]], None], log: FilteringBoundLogger
+) -> Prober:
+    """Return the prober that the settings ask for. One that does not run tells the peers on as they are."""
+    section, ports = settings.probe, (settings.data_plane.geneve_port, settings.data_plane.vxlan_port)
+    rules = Rules(interval=section.interval, misses=section.misses, per_second=section.per_second)
+    down = kernel.down_peers() if section.enabled else ()
+    return Prober(rules, ports, kernel.neighbours.set_peers, tell, log, down)
 
 
 class Daemon:
@@ -74,8 +90,9 @@ class Daemon:
         self._log = log
         self._boot = uuid.uuid4().hex
         self._started = time.monotonic()
-        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log)
-        self._answers = Answers(self._applier, kernel, self._status, self._counters, time.time)
+        self._prober = _prober(settings, kernel, self._publish_event, log)
+        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow)
+        self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
         self._bus = Bus(settings.host, bus_settings(settings), self, log)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -89,9 +106,13 @@ class Daemon:
             asyncio.create_task(self._every(interval.telemetry, self._send_counters), name="telemetry"),
             asyncio.create_task(self._every(interval.observe, self._applier.repair), name="repair"),
             asyncio.create_task(self._every(interval.retry, self._applier.retry), name="retry"),
+            asyncio.create_task(self._follow_uplinks(), name="uplinks"),
         ]
+        if self._settings.probe.enabled:
+            loops.append(asyncio.create_task(self._prober.run(), name="prober"))
+            loops.append(asyncio.create_task(self._follow_down(), name="down"))
         waiting = asyncio.create_task(stop.wait(), name="stop")
-        self._log.info("agent started", host=self._settings.host, interface=self._settings.interface)
+        self._log.info("agent started", host=self._settings.host, interfaces=self._settings.interfaces)
         try:
             done, _ = await asyncio.wait([waiting, *loops], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiting}:
@@ -121,12 +142,34 @@ class Daemon:
         """Do a job again and again; a failure of one turn is logged and does not end the loop."""
         while True:
             await asyncio.sleep(seconds)
-            try:
-                await job()
-            except InterfaceReplacedError:
-                raise
-            except Exception:
-                self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
+            await self._try(job)
+
+    async def _try(self, job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        except InterfaceReplacedError:
+            raise
+        except Exception:
+            self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
+
+    async def _follow_uplinks(self) -> None:
+        """Look at once, and not at the next turn, when the kernel tells that an interface is another one now."""
+        changed = self._kernel.neighbours.uplinks_changed
+        while True:
+            await changed.wait()
+            changed.clear()
+            await self._try(self._applier.repair)
+            await asyncio.sleep(UPLINK_PAUSE)
+
+    async def _follow_down(self) -> None:
+        """Have bouncers and dividers left out while they are down."""
+        while True:
+            await self._prober.down_changed.wait()
+            self._prober.down_changed.clear()
+            await self._try(self._leave_out_down)
+
+    async def _leave_out_down(self) -> None:
+        await self._applier.leave_out(frozenset(self._prober.down_droplets()))
 
     def _tell(self, verdict: Verdict) -> None:
         now = time.time()
@@ -152,13 +195,16 @@ class Daemon:
             now=time.time(),
             uptime=time.monotonic() - self._started,
             memory=_resident_bytes(),
-            attach_mode=self._kernel.transit_mode(),
+            modes=self._kernel.transit_modes(),
+            down=self._prober.down_droplets(),
+            narrow=self._prober.narrow_paths(),
         )
 
     def _counters(self) -> Counters:
         places = slots(self._applier)
         endpoints = self._kernel.read_endpoint_counters(places.values())
-        return counters(self._settings.host, time.time(), self._kernel.read_outcomes(), endpoints, places)
+        outcomes = self._kernel.read_outcomes()
+        return counters(self._settings.host, time.time(), outcomes, endpoints, places, self._prober.counts)
 
     async def _send_status(self) -> None:
         self._bus.publish(subjects.status(self._settings.host), codec.encode(self._status()))

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import click
 
-from agent.applier import here_of, slots_of
+from agent.applier import slots_of
 from agent.core.desired import Desired
+from agent.core.layout import MapName
+from agent.core.places import places_of
 from agent.core.plan import describe, plan_all
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.settings import Settings
 from agent.store import FILE, Kept, Store
+from agent.substrate import here_of
 
 
 async def print_plan(settings: Settings) -> None:
@@ -24,7 +27,8 @@ async def print_plan(settings: Settings) -> None:
     kernel = await Kernel.open(config)
     try:
         first = await kernel.observe({})
-        desired = Desired(here_of(settings, first.interface), slots_of(first))
+        places = places_of(first.maps[MapName.LOCAL_DROPLETS])
+        desired = Desired(here_of(settings, first.uplinks, kernel.features), slots_of(first), places)
         for name, revision, body in kept:
             desired.documents.restore(name, revision, body)
         desired.settle()

@@ -28,6 +28,7 @@ from agent.datapath.links import Links
 from agent.datapath.maps import Map, Refused
 from agent.datapath.threads import in_thread
 from agent.datapath.transit import Transit
+from agent.datapath.xdp import ModeRefusedError
 
 AT_ONCE = 4096
 """Entries that are changed without leaving the event loop: a few milliseconds at most."""
@@ -121,7 +122,7 @@ def object_of(action: Action) -> str:
         case DeleteVeth(endpoint, ifindex):
             return f"interface of endpoint {endpoint} (ifindex {ifindex})"
         case AttachTransit(ifindex) | DetachTransit(ifindex):
-            return f"transit XDP on the droplet's interface (ifindex {ifindex})"
+            return f"transit XDP on the interface with ifindex {ifindex}"
 
 
 def _message(number: int, detail: str) -> str:
@@ -134,7 +135,8 @@ def _failure(action: Action, error: OSError) -> Failure:
     detail = error.strerror or str(error)
     if error.filename is not None:
         detail = f"{detail}: {error.filename}"
-    return Failure(action, number, object_of(action), _message(number, detail))
+    message = detail if isinstance(error, ModeRefusedError) else _message(number, detail)
+    return Failure(action, number, object_of(action), message)
 
 
 def _refused(action: Action, refused: Refused) -> Failure:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 
 from agent import __version__
 from agent.applier import Applier
+from agent.core.paths import Counts, View
 from agent.core.realize import IFINDEX_BASE
 from agent.core.registry import Verdict
+from agent.core.uplinks import Uplink
 from agent.datapath.readings import EndpointCounters, Traffic
 from agent.settings import Settings
 from protocol import status
 from protocol.acknowledgements import Acknowledgement, State
-from protocol.status import AgentState, Counters, ObjectCounts, Status
+from protocol.addresses import format_address, parse_address
+from protocol.documents import Droplet
+from protocol.rpc import PeerPath
+from protocol.status import AgentState, Counters, NarrowPath, ObjectCounts, Status, UplinkStatus
 
 
 def acknowledgement(verdict: Verdict, now: float, retry_at: float | None) -> Acknowledgement:
@@ -40,13 +46,18 @@ def heartbeat(
     now: float,
     uptime: float,
     memory: int,
-    attach_mode: str,
+    modes: Mapping[str, str],
+    down: tuple[str, ...] = (),
+    narrow: tuple[NarrowPath, ...] = (),
 ) -> Status:
-    """Return the host's status; times in seconds, memory in bytes; `attach_mode` is how transit XDP really runs."""
+    """Return the host's status; times in seconds, memory in bytes; `modes`: how transit XDP really runs, by uplink.
+
+    `down` are droplets that do not answer probes any more, `narrow` the paths that carry less than they should.
+    """
     world, counts = applier.desired.world, applier.ledger.counts
     next_hops = tuple(unresolved)
-    own = world.own_droplets()
-    trouble = counts.pending or counts.rejected or counts.failed or next_hops or applier.unreadable
+    unsettled = counts.pending or counts.rejected or counts.failed
+    trouble = unsettled or next_hops or applier.unreadable or down or narrow
     settled = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
     return Status(
         host=settings.host,
@@ -65,14 +76,25 @@ def heartbeat(
             endpoints=applier.desired.endpoints,
             local_endpoints=len(applier.desired.veths),
         ),
-        droplet=own[0].id if own else "",
-        interface=settings.interface,
-        address=own[0].address if own else "",
-        attach_mode=attach_mode,
-        mtu=world.here.mtu,
+        uplinks=tuple(_uplink(uplink, world.own_droplets(), modes) for uplink in world.here.uplinks),
         unresolved_next_hops=next_hops,
+        down_droplets=down,
+        narrow_paths=narrow,
         repairs=applier.repairs,
         memory_bytes=memory,
+    )
+
+
+def _uplink(uplink: Uplink, own: Iterable[Droplet], modes: Mapping[str, str]) -> UplinkStatus:
+    """Return what is told of one uplink; without droplets here, its addresses are those that the kernel shows."""
+    droplets = [one for one in own if parse_address(one.address) in uplink.addresses]
+    return UplinkStatus(
+        interface=uplink.name,
+        droplets=tuple(one.id for one in droplets),
+        addresses=tuple(one.address for one in droplets) or tuple(map(format_address, uplink.addresses)),
+        attach_mode=modes.get(uplink.name, "none"),
+        mtu=uplink.mtu,
+        vlan=uplink.vlan,
     )
 
 
@@ -82,6 +104,7 @@ def counters(
     outcomes: Mapping[str, Traffic],
     endpoints: Mapping[int, EndpointCounters],
     slots: Mapping[str, int],
+    probes: Counts | None = None,
 ) -> Counters:
     """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint."""
     return Counters(
@@ -93,6 +116,21 @@ def counters(
             for id_, slot in sorted(slots.items())
             if slot in endpoints
         ),
+        probes=status.Probes(*dataclasses.astuple(probes)) if probes else status.Probes(),
+    )
+
+
+def peer_path(droplet: str, by: str, view: View, elapsed: float) -> PeerPath:
+    """Return what is told of one path; `elapsed` is what to add to the prober's times for seconds since the epoch."""
+    return PeerPath(
+        droplet=droplet,
+        address=format_address(view.path.peer),
+        by=by,
+        state=view.life.value,
+        since=view.since + elapsed,
+        configured=view.size,
+        carries=view.usable,
+        round_trip=view.round_trip,
     )
 
 

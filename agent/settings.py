@@ -12,14 +12,24 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from agent.bus.settings import check_server
+from agent.core.features import Family, Features
+from agent.core.layout import MAX_LOCAL_DROPLETS
 from protocol.subjects import is_host
 
 ENVIRONMENT = "DROPLET_"
 LAB = "DROPLET_LAB_"
 """`DROPLET_HOST` sets `host`, `DROPLET_BUS_SERVERS` sets `servers` of `[bus]` (commas between)."""
+INTERFACE_NAME = re.compile(r"[^\s/]{1,15}")
+"""What the kernel takes (dev_valid_name); `.` and `..` name nothing that exists."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+PortOrOff = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Families = Annotated[tuple[Family, ...], msgspec.Meta(min_length=1)]
+Interfaces = Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_LOCAL_DROPLETS)]
+LISTS = ("servers", "interfaces", "families", "substrate")
+"""Keys that take several values: in the environment with commas between."""
 
 
 class SettingsError(ValueError):
@@ -60,13 +70,43 @@ class SizesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vpcs: Size = 65536
 
 
+class ProbeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[probe]`: whether and how other droplets are probed.
+
+    `interval` is in seconds, between two probes of one droplet while there are few; so many `misses` in a row take one
+    down; `per_second` is the most that is sent, with a quarter beside it for long probes.
+    """
+
+    enabled: bool = True
+    interval: Seconds = 1.0
+    misses: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
+    per_second: Annotated[float, msgspec.Meta(ge=1, le=100_000)] = 200.0
+
+
+class DataPlaneSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[data_plane]`: what the programs are compiled for. UDP ports, `vxlan_port` 0 for no VXLAN at all.
+
+    `families` are those inside the overlay, `substrate` those of the droplets' addresses; what a host leaves out costs
+    its packets nothing.
+    """
+
+    geneve_port: Port = 6081
+    vxlan_port: PortOrOff = 4789
+    families: Families = ("ipv4", "ipv6")
+    substrate: Families = ("ipv4", "ipv6")
+
+    def features(self) -> Features:
+        """Return the section as the programs' features, without what the interfaces decide."""
+        return Features(self.geneve_port, self.vxlan_port, frozenset(self.families), frozenset(self.substrate))
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of one agent."""
 
     host: str
-    interface: str
+    interfaces: Interfaces
     instance: str = ""
-    attach_mode: Literal["auto", "native", "generic"] = "auto"
+    attach_mode: Literal["auto", "native", "generic", "offload"] = "auto"
     state: str = "/var/lib/droplet"
     cache: str = "/var/cache/droplet"
     bpffs: str = "/sys/fs/bpf"
@@ -74,6 +114,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSection = LogSection()
     interval: IntervalSection = IntervalSection()
     sizes: SizesSection = SizesSection()
+    probe: ProbeSection = ProbeSection()
+    data_plane: DataPlaneSection = DataPlaneSection()
 
 
 def load_settings(file: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -92,6 +134,7 @@ def load_settings(file: Path | None, environment: Mapping[str, str] = os.environ
         settings = msgspec.convert(overlaid, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(_in_words(str(error), file, environment)) from None
+    _check_data_plane(settings)
     if not is_host(settings.host):
         raise SettingsError(f"host: {settings.host!r} is no host name: use lower-case letters, digits and dashes")
     for server in settings.bus.servers:
@@ -106,6 +149,22 @@ def load_settings(file: Path | None, environment: Mapping[str, str] = os.environ
     return settings
 
 
+def _check_data_plane(settings: Settings) -> None:
+    """Hold what one key alone cannot show against the others."""
+    twice = [name for name in settings.interfaces if settings.interfaces.count(name) > 1]
+    if twice:
+        raise SettingsError(f"interfaces: {twice[0]} is named twice: name each interface once")
+    for name in settings.interfaces:
+        if not INTERFACE_NAME.fullmatch(name):
+            raise SettingsError(f"interfaces: {name!r} is no interface's name: 1 to 15 characters, no space and no /")
+    ports = settings.data_plane
+    if ports.geneve_port == ports.vxlan_port:
+        raise SettingsError(
+            f"data_plane.vxlan_port: {ports.vxlan_port} is data_plane.geneve_port too: give each a port of its own, "
+            "or switch VXLAN off with 0"
+        )
+
+
 def _overlay(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the file's values with the environment's over them."""
     result = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
@@ -113,14 +172,18 @@ def _overlay(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, A
         name = ENVIRONMENT + field.encode_name.upper()
         if not (isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)):
             if name in environment:
-                result[field.encode_name] = environment[name]
+                result[field.encode_name] = _from_environment(field.encode_name, environment[name])
             continue
         for inner in msgspec.structs.fields(field.type):
             value = environment.get(f"{name}_{inner.encode_name.upper()}")
             if value is not None:
                 section = result.setdefault(field.encode_name, {})
-                section[inner.encode_name] = value.split(",") if inner.encode_name == "servers" else value
+                section[inner.encode_name] = _from_environment(inner.encode_name, value)
     return result
+
+
+def _from_environment(key: str, value: str) -> str | list[str]:
+    return [part.strip() for part in value.split(",")] if key in LISTS else value
 
 
 def _names(settings: type[msgspec.Struct], prefix: str) -> dict[str, Any]:

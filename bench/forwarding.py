@@ -17,6 +17,7 @@ from pathlib import Path
 
 from agent.core import layout
 from agent.core.layout import MapName
+from agent.core.room import overhead
 from agent.datapath import bpf_syscall as bpf
 from bench import frames as f
 from bench.contestants import Contestant, Loaded, compile_all
@@ -27,6 +28,7 @@ OURS, EMPTY, REDIRECT, BARE, KERNEL = "ours", "empty", "redirect", "bare", "kern
 OURS_TO_STACK = "ours, far end's stack"
 INGRESS, EGRESS = "ingress", "egress"
 FRAMES = 400_000
+SUBSTRATE_MTU = 1500
 KERNEL_FRAMES = 60_000
 """Frames of one turn; fewer through the kernel, so that all turns take about the same time."""
 PATIENCE = 5.0
@@ -88,25 +90,28 @@ def our_entries(host: Host) -> dict[str, dict[bytes, bytes]]:
     """Return what our maps hold in the steady state of one conversation, beside 10,000 endpoints that are silent."""
     own, peer = layout.mapped(f.packed(f.OWN)), layout.mapped(f.packed(f.PEER))
     here = layout.mapped(f.packed(f.HERE))
-    port = layout.GENEVE_PORT.to_bytes(2, "big")
+    wire, mtu = host.ifindex[WIRE], SUBSTRATE_MTU - overhead("ipv4")
+    ipv4 = f.packed(f.HERE)
     network = layout.network_value(layout.mapped(f.packed("10.0.0.254")), 0, (peer,))
     others = {
         layout.OVERLAY_KEY.pack(f.VNI, layout.mapped(bytes([10, 1, *number.to_bytes(2, "big")]))): layout.ENDPOINT.pack(
-            peer, 0, 0, f.THERE_MAC
+            peer, 0, 0, 0, f.THERE_MAC
         )
         for number in range(10_000)
     }
     return {
-        MapName.LOCAL_DROPLET: {layout.U32.pack(0): layout.LOCAL_DROPLET.pack(own, host.ifindex[WIRE], host.mac, port)},
+        MapName.LOCAL_DROPLETS: {layout.U32.pack(0): layout.LOCAL_DROPLET.pack(own, wire, wire, wire, host.mac, 0)},
         MapName.DROPLETS: {peer: layout.DROPLET.pack(0)},
-        MapName.NEXT_HOPS: {peer: layout.NEXT_HOP.pack(f.PEER_MAC)},
+        MapName.NEXT_HOPS: {layout.NEXT_HOP_KEY.pack(peer, wire): layout.NEXT_HOP.pack(f.PEER_MAC, SUBSTRATE_MTU, 0)},
         MapName.VPCS: {layout.U32.pack(f.VNI): layout.vpc_value(0, (peer,))},
         MapName.NETWORKS: {layout.network_key(f.VNI, f.packed("10.0.0.0"), 24): network},
         MapName.ENDPOINTS: {
             **others,
-            layout.OVERLAY_KEY.pack(f.VNI, here): layout.ENDPOINT.pack(own, host.ifindex[TAP], SLOT, f.HERE_MAC),
+            layout.OVERLAY_KEY.pack(f.VNI, here): layout.ENDPOINT.pack(own, host.ifindex[TAP], 0, mtu, f.HERE_MAC),
         },
-        MapName.INTERFACES: {layout.U32.pack(SLOT): layout.INTERFACE.pack(f.VNI, here, f.HERE_MAC)},
+        MapName.INTERFACES: {
+            layout.U32.pack(SLOT): layout.INTERFACE.pack(f.VNI, 0, bytes(16), ipv4, f.HERE_MAC, 0, mtu, 0)
+        },
     }
 
 

@@ -3,13 +3,19 @@
 #ifndef DROPLET_CHECKSUM_H
 #define DROPLET_CHECKSUM_H
 
-static __always_inline __u16 checksum_fold(__u64 sum)
+/* The sum of 16-bit words as one 16-bit word, not inverted: 0xffff where all is well. */
+static __always_inline __u16 sum_fold(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
+	return sum;
+}
+
+static __always_inline __u16 checksum_fold(__u64 sum)
+{
+	return ~sum_fold(sum);
 }
 
 /* A checksum after one of the words under it changed. */
@@ -18,23 +24,114 @@ static __always_inline __u16 checksum_replace(__u16 check, __u16 old, __u16 new)
 	return checksum_fold((__u64)(__u16)~check + (__u16)~old + new);
 }
 
-static __always_inline void set_tos(struct iphdr *ip, __u8 tos)
+static __always_inline __u64 sum_words(const void *at, int words)
 {
-	__u16 before = *(__u16 *)ip, after;
+	__u64 sum = 0;
 
-	ip->tos = tos;
-	after = *(__u16 *)ip;
-	ip->check = checksum_replace(ip->check, before, after);
+#pragma unroll
+	for (int word = 0; word < words; word++)
+		sum += ((const __u32 *)at)[word];
+	return sum;
 }
 
-/* Time to live and protocol share a word; the time to live is its first byte, and not 0. */
-static __always_inline void decrement_ttl(struct iphdr *ip)
+#define SUM_MOST  0xfff /* a mask above the longest frame */
+#define SUM_CHUNK 512	/* bytes that the kernel sums up at one call, at the most (BPF_FUNC_csum_diff) */
+
+/*
+ * The part of `size` bytes, a power of two from 4 on, of `length`: each bit of it stands for one, the greater ones in
+ * front. So where a part begins follows from the length alone, and what was summed up before makes no difference.
+ */
+static __always_inline __u64 sum_part(void *start, void *end, __u32 length, __u32 size)
 {
-	__u16 *word = (__u16 *)&ip->ttl;
-	__u16 before = *word, after = before - bpf_htons(0x0100);
+	void *at = start + bounded(length, SUM_MOST & ~(2 * size - 1));
+	__u32 chunk = size < SUM_CHUNK ? size : SUM_CHUNK;
+	__u64 sum = 0;
+
+	asm volatile(
+		""
+		: "+r"(at)); /* else clang would work it out again, and the verifier not know that it was checked */
+	if (!(length & size) || at + size > end)
+		return 0;
+#pragma unroll
+	for (__u32 i = 0; i < size / chunk; i++)
+		sum += chunk >= 64 ? (__u32)bpf_csum_diff(0, 0, at + i * chunk, chunk, 0)
+				   : sum_words(at + i * chunk, chunk / 4);
+	return sum;
+}
+
+/*
+ * Adds `length` bytes from `start` on, at an even place of the sum, to it. Bytes beyond the frame's end are not there,
+ * so that a sum which needs them is wrong. Without a loop there are few ways through it for the verifier to follow.
+ */
+static __always_inline __u64 sum_bytes(void *start, void *end, __u32 length, __u64 sum)
+{
+	void *at;
+
+	sum += sum_part(start, end, length, 2048);
+	sum += sum_part(start, end, length, 1024);
+	sum += sum_part(start, end, length, 512);
+	sum += sum_part(start, end, length, 256);
+	sum += sum_part(start, end, length, 128);
+	sum += sum_part(start, end, length, 64);
+	sum += sum_part(start, end, length, 32);
+	sum += sum_part(start, end, length, 16);
+	sum += sum_part(start, end, length, 8);
+	sum += sum_part(start, end, length, 4);
+	at = start + bounded(length, SUM_MOST & ~3);
+	if (length & 2 && at + 2 <= end)
+		sum += *(__u16 *)at;
+	at = start + bounded(length, SUM_MOST & ~1);
+	if (length & 1 && at + 1 <= end)
+		sum += bpf_htons((__u16) * (__u8 *)at << 8);
+	return sum;
+}
+
+/* The sum of what UDP, TCP and ICMPv6 count in besides themselves; `length` and `protocol` in host order. */
+static __always_inline __u64 sum_pseudo_ipv4(const struct iphdr *ip, __u32 length, __u32 protocol)
+{
+	return (__u64)ip->saddr + ip->daddr + bpf_htonl(length) + bpf_htonl(protocol);
+}
+
+static __always_inline __u64 sum_pseudo_ipv6(const struct ipv6hdr *ip, __u32 length, __u32 protocol)
+{
+	return sum_words(&ip->saddr, 8) + bpf_htonl(length) + bpf_htonl(protocol);
+}
+
+/* Changes one byte of a word of the header, by one store as wide as the word's next load. */
+static __always_inline void set_ipv4_word(struct iphdr *ip, __u16 *word, __u16 after)
+{
+	__u16 before = *word;
 
 	*word = after;
 	ip->check = checksum_replace(ip->check, before, after);
+}
+
+static __always_inline void set_tos(struct iphdr *ip, __u8 tos)
+{
+	__u16 *word = (__u16 *)ip;
+
+	set_ipv4_word(ip, word, (*word & bpf_htons(0xff00)) | bpf_htons(tos));
+}
+
+/* Time to live and protocol share a word. */
+static __always_inline void set_ttl(struct iphdr *ip, __u8 ttl)
+{
+	__u16 *word = (__u16 *)&ip->ttl;
+
+	set_ipv4_word(ip, word, (*word & bpf_htons(0x00ff)) | bpf_htons((__u16)ttl << 8));
+}
+
+/* The traffic class of IPv6 stands between its version and its flow label. */
+static __always_inline __u8 traffic_class(const struct ipv6hdr *ip)
+{
+	return bpf_ntohs(*(__be16 *)ip) >> 4;
+}
+
+static __always_inline void set_traffic_class(struct ipv6hdr *ip, __u8 class)
+{
+	__u16 word = bpf_ntohs(*(__be16 *)ip);
+
+	*(__be16 *)ip = bpf_htons((word & 0xf00f) | (__u16) class << 4);
 }
 
 #endif

@@ -2,6 +2,29 @@
 #ifndef DROPLET_CONSTANTS_H
 #define DROPLET_CONSTANTS_H
 
+/*
+ * What the programs are compiled for: agent/core/features.py gives these, and what a host does not use costs nothing
+ * there. The defaults are everything.
+ */
+#ifndef GENEVE_PORT
+#define GENEVE_PORT 6081
+#endif
+#ifndef VXLAN_PORT
+#define VXLAN_PORT 4789 /* 0: no VXLAN */
+#endif
+#ifndef INNER_IPV6
+#define INNER_IPV6 1
+#endif
+#ifndef OUTER_IPV4
+#define OUTER_IPV4 1
+#endif
+#ifndef OUTER_IPV6
+#define OUTER_IPV6 1
+#endif
+#ifndef VLAN_TAGS
+#define VLAN_TAGS 1
+#endif
+
 #define GATEWAY_MAC {0x02, 0xd2, 0x01, 0xe7, 0x00, 0x01} /* the same on every host; agent/core/layout.py */
 
 /* Interfaces of endpoints are numbered from here, by slot; agent/core/realize.py */
@@ -16,6 +39,10 @@
 
 #define EPHEMERAL_FIRST 49152 /* source ports of tunnels: 49152 to 65535 (RFC 8926 section 3.3, RFC 6335) */
 #define EPHEMERAL_MASK	16383
+
+#define TOLD_BUCKETS 4096
+#define TOLD_PER_SECOND                                                                                                \
+	50 /* ICMP errors to the receivers of one bucket (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4) */
 
 #define ECN_MASK 3
 #define ECN_ECT1 1

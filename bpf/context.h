@@ -3,8 +3,8 @@
  * All that touches a frame's context. The rest of the code knows frames only by these functions, so that it can be
  * compiled for another hook than XDP.
  *
- * After move_start() every pointer into the frame is void: take frame_start() and frame_end() again, and carry
- * values over in scalars.
+ * After move_start() or set_length() every pointer into the frame is void: take frame_start() and frame_end() again,
+ * and carry values over in scalars.
  */
 #ifndef DROPLET_CONTEXT_H
 #define DROPLET_CONTEXT_H
@@ -43,6 +43,28 @@ static __always_inline __u32 bounded(__u32 value, __u32 mask)
 {
 	asm volatile("" : "+r"(value));
 	return value & mask;
+}
+
+/* Cut off or add bytes at the end until the frame has `length`; 0, or negative when there is no room. */
+static __always_inline long set_length(context *ctx, __u32 length)
+{
+	__u32 now = frame_length(ctx);
+
+	asm volatile(""
+		     : "+r"(now)); /* else clang would take the length from the pointer, which the verifier forbids */
+	return bpf_xdp_adjust_tail(ctx, (int)length - (int)now);
+}
+
+/*
+ * Has the verifier forget a value under 256, so that what follows is looked at once, not once for each value. It keeps
+ * track of bytes on the stack only at multiples of 8.
+ */
+static __always_inline __u32 forgotten(__u32 value)
+{
+	volatile __u8 bytes[8] __attribute__((aligned(8)));
+
+	bytes[4] = value;
+	return bytes[4];
 }
 
 /*

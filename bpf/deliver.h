@@ -11,18 +11,9 @@ static __always_inline void address_to(struct ethhdr *ethernet, const struct end
 	copy_mac(ethernet->h_dest, endpoint->mac);
 }
 
-/* Congestion marks of the outer header go to the inner one: RFC 6040 section 4.2. */
-static __always_inline enum outcome merge_ecn(struct iphdr *ip, __u8 outer_tos)
+static __always_inline bool fits(const struct endpoint *endpoint, __u32 length)
 {
-	__u8 outer = outer_tos & ECN_MASK, inner = ip->tos & ECN_MASK;
-
-	if (outer == ECN_CE && !inner)
-		return ECN_NOT_CAPABLE;
-	if (inner && inner != ECN_CE && outer == ECN_CE)
-		set_tos(ip, ip->tos | ECN_CE);
-	else if (inner == ECN_ECT0 && outer == ECN_ECT1)
-		set_tos(ip, (ip->tos & ~ECN_MASK) | ECN_ECT1);
-	return GO_ON;
+	return length <= sizeof(struct ethhdr) + endpoint->mtu;
 }
 
 /* Takes the tunnel's headers off. `ethernet` is the inner frame's header, and void afterwards. */
@@ -33,7 +24,7 @@ static __always_inline enum outcome deliver(context *ctx, const struct tunnel *t
 	if (move_start(ctx, tunnel->headers))
 		return MALFORMED_OUTER;
 	*leave_by = endpoint->ifindex;
-	count_delivered(endpoint->slot, tunnel->length);
+	count_delivered(slot_of(endpoint->ifindex), tunnel->length);
 	return DELIVERED;
 }
 

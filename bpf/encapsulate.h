@@ -3,6 +3,9 @@
 #ifndef DROPLET_ENCAPSULATE_H
 #define DROPLET_ENCAPSULATE_H
 
+#define OVERHEAD_IPV4 (sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct geneve))
+#define OVERHEAD_IPV6 (sizeof(struct ipv6hdr) + sizeof(struct udphdr) + sizeof(struct geneve))
+
 /*
  * Written and summed up by words from registers: reading back what was just written in other widths would stall the
  * CPU. No fragments, so no identity (RFC 6864 section 4.1).
@@ -13,7 +16,7 @@ static __always_inline void write_ipv4(struct iphdr *ip, const struct local_drop
 	__u32 first = bpf_htonl(0x45000000 | (__u32)tunnel->tos << 16 | total);
 	__u32 second = bpf_htonl(FRAGMENT_NEVER);
 	__u32 third = bpf_htonl((__u32)tunnel->ttl << 24 | IPPROTO_UDP << 16);
-	__be32 source = unmapped(&local->address), destination = unmapped(&tunnel->peer);
+	__be32 source = unmapped(&local->address), destination = unmapped(&tunnel->peer.address);
 	__u32 *word = (__u32 *)ip;
 
 	word[0] = first;
@@ -24,47 +27,138 @@ static __always_inline void write_ipv4(struct iphdr *ip, const struct local_drop
 	ip->check = checksum_fold((__u64)first + second + third + source + destination);
 }
 
-static __always_inline void write_rts(struct return_to_sender *rts, const struct tunnel *tunnel)
+/* The flow label tells flows apart as the source port does (RFC 6438). */
+static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct local_droplet *local,
+				       const struct tunnel *tunnel, __u32 payload)
 {
-	rts->option.class = bpf_htons(OPTION_CLASS);
-	rts->option.type = OPTION_RTS;
-	rts->option.length = (sizeof(*rts) - sizeof(rts->option)) / 4;
-	*(__be32 *)&rts->bounces = bpf_htonl((__u32)tunnel->bounces << 24);
-	rts->origin = unmapped(&tunnel->origin);
+	__u32 label = ((__u32)tunnel->source_port * 0x9e3779b1U) >> 12;
+	__u32 *word = (__u32 *)ip;
+
+	word[0] = bpf_htonl(0x60000000 | (__u32)tunnel->tos << 20 | label);
+	word[1] = bpf_htonl(payload << 16 | IPPROTO_UDP << 8 | tunnel->ttl);
+	copy_address((struct address *)&ip->saddr, &local->address);
+	copy_address((struct address *)&ip->daddr, &tunnel->peer.address);
 }
 
-/* Sends the inner frame to tunnel->peer. `sent` is the outcome when nothing is in the way. */
-static __always_inline enum outcome send(context *ctx, const struct local_droplet *local, struct tunnel *tunnel,
-					 enum outcome sent)
+/* UDP without a checksum, and what follows it. */
+static __always_inline void write_udp(struct udphdr *udp, const struct tunnel *tunnel, __u32 length, __u32 options,
+				      bool ipv6)
 {
-	struct next_hop *hop = next_hops.lookup(&tunnel->peer);
-	__u32 options = tunnel->returns ? sizeof(struct return_to_sender) : 0;
-	__u32 udp_length = sizeof(struct udphdr) + sizeof(struct geneve) + options + tunnel->length;
-	struct outer_headers *outer;
+	bool vxlan = VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN;
 
-	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
-		return NEXT_HOP_UNRESOLVED;
-	if (move_start(ctx, (int)tunnel->headers - (int)(sizeof(*outer) + options)))
+	udp->source = tunnel->source_port;
+	udp->dest = vxlan ? bpf_htons(VXLAN_PORT) : bpf_htons(GENEVE_PORT);
+	udp->len = bpf_htons(length);
+	udp->check = 0; /* RFC 8926 section 3.3 */
+	if (vxlan)
+		write_vxlan((void *)(udp + 1), tunnel);
+	else
+		write_geneve((void *)(udp + 1), tunnel, options, ipv6);
+}
+
+/*
+ * Over IPv6 UDP has a checksum (RFC 8926 section 3.3, RFC 6936). `inner` is the sum of the inner frame when that is
+ * known already, else 0.
+ */
+static __always_inline void write_checksum(struct ipv6hdr *ip, void *end, __u32 length, __u32 options, __u64 inner)
+{
+	struct udphdr *udp = (void *)(ip + 1);
+	__u64 sum = sum_pseudo_ipv6(ip, length, IPPROTO_UDP);
+	__u32 headers = sizeof(*udp) + sizeof(struct geneve) + options;
+
+	sum = sum_bytes(udp, end, inner ? headers : length, sum + inner);
+	udp->check = checksum_fold(sum) ?: 0xffff;
+}
+
+static __always_inline void write_ethernet(struct ethhdr *ethernet, const struct local_droplet *local,
+					   const struct next_hop *hop, __be16 kind)
+{
+	struct vlan_tag *tag = (void *)(ethernet + 1);
+
+	copy_mac(ethernet->h_dest, hop->mac);
+	copy_mac(ethernet->h_source, local->mac);
+	if (VLAN_TAGS && local->vlan) {
+		ethernet->h_proto = bpf_htons(ETH_P_8021Q);
+		tag->control = local->vlan;
+		tag->ethertype = kind;
+	} else {
+		ethernet->h_proto = kind;
+	}
+}
+
+/* The bytes that a droplet's headers take from the path's MTU: all but Ethernet's. */
+static __always_inline __u32 overhead(const struct tunnel *tunnel, bool ipv6)
+{
+	return (ipv6 ? OVERHEAD_IPV6 : OVERHEAD_IPV4) + option_bytes(tunnel, ipv6);
+}
+
+/* The MTU that an endpoint has on a path: room is left for an RTS option, which may come at any packet. */
+static __always_inline __u32 endpoint_mtu(const struct next_hop *hop, bool ipv6)
+{
+	__u32 headers = sizeof(struct ethhdr) + (ipv6 ? OVERHEAD_IPV6 + RTS_IPV6 : OVERHEAD_IPV4 + RTS_IPV4);
+
+	return hop->mtu > headers ? hop->mtu - headers : 0;
+}
+
+static __always_inline bool is_over_ipv6(const struct local_droplet *local)
+{
+	return OUTER_IPV6 && (!OUTER_IPV4 || !is_ipv4(&local->address));
+}
+
+/*
+ * These write all that is in front of the inner frame; `first` is where the IP header begins. Room for the longest
+ * option is there in any case, for an inner frame is longer than that; false when it is not.
+ */
+static __always_inline bool write_over_ipv4(context *ctx, __u32 first, const struct local_droplet *local,
+					    const struct tunnel *tunnel, const struct next_hop *hop, __u32 udp_length)
+{
+	void *start = frame_start(ctx), *ip = start + first;
+
+	if (ip + OVERHEAD_IPV4 + RTS_IPV4 > frame_end(ctx))
+		return false;
+	write_ethernet(start, local, hop, bpf_htons(ETH_P_IP));
+	write_ipv4(ip, local, tunnel, sizeof(struct iphdr) + udp_length);
+	write_udp(ip + sizeof(struct iphdr), tunnel, udp_length, option_bytes(tunnel, false), false);
+	return true;
+}
+
+static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const struct local_droplet *local,
+					    const struct tunnel *tunnel, const struct next_hop *hop, __u32 udp_length,
+					    __u64 inner)
+{
+	void *start = frame_start(ctx), *ip = start + first;
+
+	if (ip + OVERHEAD_IPV6 + RTS_IPV6 > frame_end(ctx))
+		return false;
+	write_ethernet(start, local, hop, bpf_htons(ETH_P_IPV6));
+	write_ipv6(ip, local, tunnel, udp_length);
+	write_udp(ip + sizeof(struct ipv6hdr), tunnel, udp_length, option_bytes(tunnel, true), true);
+	if (!(hop->flags & NEXT_HOP_ZERO_CHECKSUM))
+		write_checksum(ip, frame_end(ctx), udp_length, option_bytes(tunnel, true), inner);
+	return true;
+}
+
+/*
+ * Sends the inner frame to tunnel->peer by `hop`, which leads there. `sent` is the outcome when nothing is in the way;
+ * DOES_NOT_FIT leaves the frame as it is. `inner` is the sum of the inner frame when that is known already, else 0.
+ */
+static __always_inline enum outcome send(context *ctx, const struct local_droplet *local, const struct tunnel *tunnel,
+					 const struct next_hop *hop, __u64 inner, enum outcome sent)
+{
+	bool ipv6 = is_over_ipv6(local);
+	__u32 options = option_bytes(tunnel, ipv6), headers = overhead(tunnel, ipv6);
+	__u32 first = sizeof(struct ethhdr) + (VLAN_TAGS && local->vlan ? sizeof(struct vlan_tag) : 0);
+	__u32 udp_length = sizeof(struct udphdr) + sizeof(struct geneve) + options + tunnel->length;
+
+	if (OUTER_IPV4 && OUTER_IPV6 && is_ipv4(&tunnel->peer.address) == ipv6)
+		return OTHER_FAMILY;
+	if (headers + tunnel->length > hop->mtu)
+		return DOES_NOT_FIT;
+	if (move_start(ctx, (int)tunnel->headers - (int)(first + headers)))
 		return NO_HEADROOM;
-	outer = frame_start(ctx);
-	/* Room for the option is there in any case: an inner frame has 14 bytes at least, and the option 12. */
-	if ((void *)(outer + 1) + sizeof(struct return_to_sender) > frame_end(ctx))
-		return NO_HEADROOM;
-	copy_mac(outer->ethernet.h_dest, hop->mac);
-	copy_mac(outer->ethernet.h_source, local->mac);
-	outer->ethernet.h_proto = bpf_htons(ETH_P_IP);
-	write_ipv4(&outer->ip, local, tunnel, sizeof(struct iphdr) + udp_length);
-	outer->udp.source = tunnel->source_port;
-	outer->udp.dest = local->port;
-	outer->udp.len = bpf_htons(udp_length);
-	outer->udp.check = 0; /* RFC 8926 section 3.3 */
-	outer->geneve.length = options / 4;
-	outer->geneve.flags = 0;
-	outer->geneve.protocol = bpf_htons(GENEVE_ETHERNET);
-	outer->geneve.vni = bpf_htonl(tunnel->vni << 8);
-	if (options)
-		write_rts((void *)(outer + 1), tunnel);
-	return sent;
+	if (ipv6)
+		return write_over_ipv6(ctx, first, local, tunnel, hop, udp_length, inner) ? sent : NO_HEADROOM;
+	return write_over_ipv4(ctx, first, local, tunnel, hop, udp_length) ? sent : NO_HEADROOM;
 }
 
 #endif

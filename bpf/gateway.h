@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What a network's gateway answers itself: echo requests (RFC 792). */
+/* What a network's gateway answers itself: echo requests (RFC 792, RFC 4443 section 4). */
 #ifndef DROPLET_GATEWAY_H
 #define DROPLET_GATEWAY_H
 
@@ -9,29 +9,51 @@ struct echo {
 	__u16 check;
 };
 
-#define ECHO_REQUEST 8
-#define ECHO_REPLY   0
+#define ECHO_REQUEST	  8
+#define ECHO_REPLY	  0
+#define ECHO_REQUEST_IPV6 128
+#define ECHO_REPLY_IPV6	  129
 
-/* Turns an echo request to the gateway round. The IPv4 header's checksum covers the same words afterwards. */
-static __always_inline enum outcome answer_echo(struct ethhdr *ethernet, void *end)
+/* The addresses change places, so all sums over them stay as they are. False when the frame is too short for them. */
+static __always_inline bool turn_round(struct ethhdr *ethernet, void *end, const struct packet *packet)
 {
 	struct iphdr *ip = (void *)(ethernet + 1);
-	struct echo *echo = (void *)ip + ip->ihl * 4;
+	struct ipv6hdr *ipv6 = (void *)ip;
 	const __u8 gateway[6] = GATEWAY_MAC;
-	__be32 asker = ip->saddr;
-	__u16 before;
 
-	if (ip->protocol != IPPROTO_ICMP || ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE) ||
-	    (void *)(echo + 1) > end || echo->type != ECHO_REQUEST || echo->code)
-		return TO_GATEWAY;
-	before = *(__u16 *)echo;
-	echo->type = ECHO_REPLY;
-	echo->check = checksum_replace(echo->check, before, *(__u16 *)echo);
-	ip->saddr = ip->daddr;
-	ip->daddr = asker;
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
+		if ((void *)(ipv6 + 1) > end)
+			return false;
+		copy_words(&ipv6->saddr, &packet->to.address);
+		copy_words(&ipv6->daddr, &packet->from.address);
+	} else {
+		if ((void *)(ip + 1) > end)
+			return false;
+		ip->saddr = unmapped(&packet->to.address);
+		ip->daddr = unmapped(&packet->from.address);
+	}
 	copy_mac(ethernet->h_dest, ethernet->h_source);
 	copy_mac(ethernet->h_source, gateway);
-	return GATEWAY_ECHO;
+	return true;
+}
+
+/* Turns an echo request to the gateway round. `ethernet` is followed by the whole IP header. */
+static __always_inline enum outcome answer_echo(struct ethhdr *ethernet, void *end, const struct packet *packet,
+						const struct transport *transport)
+{
+	struct echo *echo = (void *)ethernet + bounded(transport->at, FAR);
+	bool ipv6 = INNER_IPV6 && packet->kind == ETH_P_IPV6;
+	__u16 before;
+
+	if (transport->protocol != (ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) || transport->fragment)
+		return TO_GATEWAY;
+	if ((void *)(echo + 1) > end || echo->type != (ipv6 ? ECHO_REQUEST_IPV6 : ECHO_REQUEST) || echo->code)
+		return TO_GATEWAY;
+	before = *(__u16 *)echo;
+	echo->type = ipv6 ? ECHO_REPLY_IPV6 : ECHO_REPLY;
+	echo->check =
+		checksum_replace(echo->check, before, bpf_htons((__u16)(ipv6 ? ECHO_REPLY_IPV6 : ECHO_REPLY) << 8));
+	return turn_round(ethernet, end, packet) ? GATEWAY_ECHO : TO_GATEWAY;
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Geneve (RFC 8926): its header, its options, and the return-to-sender option (RTS). */
+/* Geneve (RFC 8926): its header and its options. Ours are return-to-sender (RTS), invalidate and probe. */
 #ifndef DROPLET_GENEVE_H
 #define DROPLET_GENEVE_H
 
@@ -16,138 +16,214 @@ struct geneve_option {
 	__u8 length; /* of the body, in units of 4 bytes, in the lower 5 bits */
 };
 
-/* Travels on packets to and between bouncers and dividers: where to answer, and how often it was sent on. */
+/*
+ * Travels on packets to and between bouncers and dividers: where to answer, and how often it was sent on. The origin
+ * is a droplet's address of 4 or of 16 bytes.
+ */
 struct return_to_sender {
 	struct geneve_option option;
 	__u8 bounces;
-	__u8 zero[3];
-	__be32 origin; /* the droplet that the endpoint is on */
+	__u8 flags;
+	__u8 zero[2];
+	__be32 origin[4];
 };
 
-#define GENEVE_CONTROL_FLAG 0x80
-#define GENEVE_ETHERNET	    0x6558
-#define OPTION_CLASS	    0xff4d /* RFC 8926 section 7: experimental use */
-#define OPTION_RTS	    0x01
-#define OPTION_CRITICAL	    0x80
-#define MAX_OPTIONS	    8
-#define MAX_HEADERS	    0x1ff /* a mask above the longest headers, of 302 bytes */
+#define RTS_IPV4 12 /* bytes with an IPv4 origin */
+#define RTS_IPV6 24
 
-struct outer_headers {
-	struct ethhdr ethernet;
-	struct iphdr ip;
-	struct udphdr udp;
-	struct geneve geneve;
-} __attribute__((packed, aligned(2)));
+/* Travels in control packets: asks the other droplet's transit XDP to send the whole packet back. */
+struct probe {
+	struct geneve_option option;
+	__u8 kind;
+	__u8 zero[3];
+	__u64 nonce;
+};
 
-/* A tunnel's ends and what travels in its headers: read from a packet that came in, or for one to be sent. */
-struct tunnel {
-	struct address peer;   /* received: the other droplet's; to be sent: where to */
-	struct address origin; /* where the sender is: by RTS, else the peer */
-	__u32 vni;
-	__u32 headers; /* bytes in front of the inner frame, as received; 0 when there are none */
-	__u32 length;  /* bytes of the inner frame */
-	__be16 source_port;
-	__u8 tos;
-	__u8 ttl;
-	__u8 bounces;
-	bool returns; /* has an RTS option */
+#define PROBE_REQUEST 1
+#define PROBE_REPLY   2
+
+#define GENEVE_CONTROL_FLAG  0x80
+#define GENEVE_CRITICAL_FLAG 0x40
+#define GENEVE_ETHERNET	     0x6558
+#define OPTION_CLASS	     0xff4d /* RFC 8926 section 7: experimental use */
+#define OPTION_RTS	     0x01
+#define OPTION_INVALIDATE    0x82 /* critical: no body; the inner packet's destination is not here */
+#define OPTION_PROBE	     0x03
+#define OPTION_CRITICAL	     0x80
+#define MAX_OPTIONS	     63 /* of 4 bytes each, the most that fit */
+
+/*
+ * Where our options are, by bytes from the frame's start; 0 for those that are not there. The verifier keeps track of
+ * what is at multiples of 8 on the stack, and would look at all places where an option can be.
+ */
+struct options {
+	__u16 nothing;
+	__u16 rts;
+	__u16 probe;
+	__u16 invalidate;
 } __attribute__((aligned(8)));
 
-static __always_inline enum outcome parse_option(struct geneve_option *option, void *end, __u32 size,
-						 struct tunnel *tunnel)
+static __always_inline enum outcome find_option(const struct geneve_option *option, __u32 at, struct options *found)
 {
-	struct return_to_sender *rts = (void *)option;
-
-	if (option->class != bpf_htons(OPTION_CLASS) || option->type != OPTION_RTS)
-		return option->type & OPTION_CRITICAL ? CRITICAL_OPTION : GO_ON;
-	if (size != sizeof(*rts) || (void *)(rts + 1) > end)
-		return MALFORMED_GENEVE;
-	tunnel->returns = true;
-	tunnel->bounces = rts->bounces;
-	tunnel->origin.word[3] = rts->origin;
-	return GO_ON;
+	if (option->class == bpf_htons(OPTION_CLASS)) {
+		if (option->type == OPTION_RTS)
+			found->rts = at;
+		if (option->type == OPTION_PROBE)
+			found->probe = at;
+		if (option->type == OPTION_INVALIDATE) {
+			found->invalidate = at;
+			return GO_ON;
+		}
+	}
+	return option->type & OPTION_CRITICAL ? CRITICAL_OPTION : GO_ON;
 }
 
-static __always_inline enum outcome parse_options(void *options, void *end, __u32 length, struct tunnel *tunnel)
+/* `at` is where the options begin, by bytes from the frame's start, `limit` where they end. */
+static __always_inline enum outcome find_options(void *start, void *end, __u32 at, __u32 limit, struct options *found)
 {
 	struct geneve_option *option;
 	enum outcome outcome;
-	__u32 at = 0, size;
+	__u32 size;
 
 	for (int i = 0; i < MAX_OPTIONS; i++) {
-		if (at >= length)
+		if (at >= limit)
 			break;
-		option = options + at;
+		option = start + at;
 		if ((void *)(option + 1) > end)
 			return MALFORMED_GENEVE;
 		size = sizeof(*option) + (option->length & 0x1f) * 4;
-		if (at + size > length)
+		if (at + size > limit)
 			return MALFORMED_GENEVE;
-		outcome = parse_option(option, end, size, tunnel);
+		outcome = find_option(option, at, found);
 		if (outcome != GO_ON)
 			return outcome;
-		at = bounded(at + size, 0xff);
+		at = bounded(at + size, MAX_HEADERS);
 	}
-	return at < length ? GENEVE_OPTIONS : GO_ON;
+	return GO_ON;
 }
 
-/* `payload` is what UDP says to follow the Geneve header. */
-static __always_inline enum outcome parse_geneve(struct geneve *geneve, void *end, __u32 payload, struct tunnel *tunnel)
+static __always_inline __u32 option_size(const struct geneve_option *option)
 {
-	__u32 options = (geneve->length & 0x3f) * 4;
+	return sizeof(*option) + (option->length & 0x1f) * 4;
+}
 
-	if (geneve->length >> 6)
-		return GENEVE_VERSION;
-	if (geneve->flags & GENEVE_CONTROL_FLAG)
-		return GENEVE_CONTROL;
-	if (geneve->protocol != bpf_htons(GENEVE_ETHERNET))
-		return GENEVE_PROTOCOL;
-	if (payload < options + sizeof(struct ethhdr))
+static __always_inline enum outcome read_rts(void *start, void *end, __u32 at, struct tunnel *tunnel)
+{
+	struct return_to_sender *rts = start + bounded(at, MAX_HEADERS);
+
+	if ((void *)rts + RTS_IPV4 > end)
 		return MALFORMED_GENEVE;
-	tunnel->vni = bpf_ntohl(geneve->vni) >> 8;
-	tunnel->headers = sizeof(struct outer_headers) + options;
-	tunnel->length = payload - options;
-	return options ? parse_options(geneve + 1, end, options, tunnel) : GO_ON;
+	if (option_size(&rts->option) == RTS_IPV4)
+		set_address(&tunnel->origin, rts->origin[0]);
+	else if (option_size(&rts->option) == RTS_IPV6 && (void *)rts + RTS_IPV6 <= end)
+		copy_address(&tunnel->origin, rts->origin);
+	else
+		return MALFORMED_GENEVE;
+	tunnel->flags |= TUNNEL_RETURNS;
+	tunnel->bounces = rts->bounces;
+	tunnel->rts = rts->flags;
+	return GO_ON;
 }
 
-/* Reads the outer headers. PASSED when the packet is not a tunnel's to this droplet. */
-static __always_inline enum outcome parse_tunnel(context *ctx, const struct local_droplet *local, struct tunnel *tunnel)
+static __always_inline enum outcome read_probe(void *start, void *end, __u32 at, struct tunnel *tunnel)
 {
-	void *end = frame_end(ctx);
-	struct ethhdr *ethernet = frame_start(ctx);
-	struct iphdr *ip = (void *)(ethernet + 1);
-	struct udphdr *udp;
-	struct geneve *geneve;
-	__u32 total, length;
+	struct probe *probe = start + bounded(at, MAX_HEADERS);
 
-	if ((void *)(ip + 1) > end || ethertype(ethernet) != bpf_htons(ETH_P_IP) || ip->version != 4 ||
-	    ip->protocol != IPPROTO_UDP || ip->daddr != unmapped(&local->address) ||
-	    ip->frag_off & bpf_htons(FRAGMENT_OFFSET))
-		return PASSED;
-	udp = (void *)ip + ip->ihl * 4;
-	if ((void *)(udp + 1) > end || udp->dest != local->port || ip->ihl < 5)
-		return PASSED;
-	/* From here on it is ours, for better or worse: the host's stack must not see it. */
-	if (ip->frag_off & bpf_htons(FRAGMENT_MORE))
-		return OUTER_FRAGMENT;
-	if (ip->ihl != 5)
-		return OUTER_OPTIONS;
-	/* The IPv4 checksum is the link's and the routers' business; a UDP checksum is not verified yet. */
-	udp = (void *)(ip + 1);
-	geneve = (void *)(udp + 1);
+	if ((void *)(probe + 1) > end || option_size(&probe->option) != sizeof(*probe))
+		return MALFORMED_GENEVE;
+	if (probe->kind == PROBE_REQUEST)
+		tunnel->flags |= TUNNEL_PROBE;
+	tunnel->probe = at;
+	return GO_ON;
+}
+
+static __always_inline enum outcome read_invalidate(void *start, void *end, __u32 at, struct tunnel *tunnel)
+{
+	struct geneve_option *option = start + bounded(at, MAX_HEADERS);
+
+	if ((void *)(option + 1) > end || option_size(option) != sizeof(*option))
+		return MALFORMED_GENEVE;
+	tunnel->flags |= TUNNEL_INVALIDATES;
+	return GO_ON;
+}
+
+/* `at` is where the options begin, by bytes from the frame's start; `length` is theirs. */
+static __always_inline enum outcome parse_options(void *start, void *end, __u32 at, __u32 length, struct tunnel *tunnel)
+{
+	struct options found = {};
+	enum outcome outcome;
+
+	asm volatile("" : : "r"(&found) : "memory"); /* else clang would keep it in registers */
+	outcome = find_options(start, end, at, at + length, &found);
+	asm volatile("" : : : "memory");
+	if (outcome == GO_ON && found.rts)
+		outcome = read_rts(start, end, found.rts, tunnel);
+	if (outcome == GO_ON && found.probe)
+		outcome = read_probe(start, end, found.probe, tunnel);
+	if (outcome == GO_ON && found.invalidate)
+		outcome = read_invalidate(start, end, found.invalidate, tunnel);
+	return outcome;
+}
+
+/*
+ * `at` is where the Geneve header begins, by bytes from the frame's start; `payload` is what UDP says to follow it.
+ * A control packet needs no inner frame.
+ */
+static __always_inline enum outcome parse_geneve(void *start, void *end, __u32 at, __u32 payload, struct tunnel *tunnel)
+{
+	struct geneve *geneve = start + at;
+	__u32 options;
+
 	if ((void *)(geneve + 1) > end)
 		return MALFORMED_OUTER;
-	total = bpf_ntohs(ip->tot_len);
-	length = bpf_ntohs(udp->len);
-	if (total != sizeof(*ip) + length || total + sizeof(*ethernet) > frame_length(ctx) ||
-	    length < sizeof(*udp) + sizeof(*geneve))
-		return MALFORMED_OUTER;
-	tunnel->peer = mapped(ip->saddr);
-	tunnel->origin = tunnel->peer;
-	tunnel->source_port = udp->source;
-	tunnel->tos = ip->tos;
-	tunnel->ttl = ip->ttl;
-	return parse_geneve(geneve, end, length - sizeof(*udp) - sizeof(*geneve), tunnel);
+	options = (geneve->length & 0x3f) * 4;
+	if (geneve->length >> 6)
+		return GENEVE_VERSION;
+	if (geneve->protocol != bpf_htons(GENEVE_ETHERNET))
+		return GENEVE_PROTOCOL;
+	if (geneve->flags & GENEVE_CONTROL_FLAG)
+		tunnel->flags |= TUNNEL_CONTROL;
+	if (payload < options + (geneve->flags & GENEVE_CONTROL_FLAG ? 0 : sizeof(struct ethhdr)))
+		return MALFORMED_GENEVE;
+	tunnel->vni = bpf_ntohl(geneve->vni) >> 8;
+	tunnel->headers = at + sizeof(*geneve) + options;
+	tunnel->length = payload - options;
+	return options ? parse_options(start, end, at + sizeof(*geneve), options, tunnel) : GO_ON;
+}
+
+static __always_inline __u32 option_bytes(const struct tunnel *tunnel, bool ipv6)
+{
+	if (tunnel->flags & TUNNEL_RETURNS)
+		return ipv6 ? RTS_IPV6 : RTS_IPV4;
+	return tunnel->flags & TUNNEL_INVALIDATES ? sizeof(struct geneve_option) : 0;
+}
+
+static __always_inline void write_option(struct return_to_sender *rts, const struct tunnel *tunnel, bool ipv6)
+{
+	__be32 *word = (__be32 *)rts;
+
+	if (!(tunnel->flags & TUNNEL_RETURNS)) {
+		word[0] = bpf_htonl(OPTION_CLASS << 16 | OPTION_INVALIDATE << 8);
+		return;
+	}
+	word[0] = bpf_htonl(OPTION_CLASS << 16 | OPTION_RTS << 8 | ((ipv6 ? RTS_IPV6 : RTS_IPV4) / 4 - 1));
+	word[1] = bpf_htonl((__u32)tunnel->bounces << 24 | (__u32)tunnel->rts << 16);
+	if (ipv6)
+		copy_address((struct address *)rts->origin, &tunnel->origin);
+	else
+		rts->origin[0] = unmapped(&tunnel->origin);
+}
+
+/* `options` is their length in bytes; there is room for the longest. */
+static __always_inline void write_geneve(struct geneve *geneve, const struct tunnel *tunnel, __u32 options, bool ipv6)
+{
+	__u32 critical = tunnel->flags & TUNNEL_INVALIDATES ? GENEVE_CRITICAL_FLAG : 0;
+	__be32 *word = (__be32 *)geneve;
+
+	word[0] = bpf_htonl((options / 4) << 24 | critical << 16 | GENEVE_ETHERNET);
+	word[1] = bpf_htonl(tunnel->vni << 8);
+	if (options)
+		write_option((void *)(geneve + 1), tunnel, ipv6);
 }
 
 #endif

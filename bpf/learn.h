@@ -6,21 +6,33 @@
 #ifndef DROPLET_LEARN_H
 #define DROPLET_LEARN_H
 
-static __always_inline enum outcome learn_new(const struct local_droplet *local, const struct tunnel *tunnel,
-					      struct overlay_key *from)
+/*
+ * What came direct to an endpoint of a pinned network came from that very network: from elsewhere it would have come by
+ * a divider, with RTS.
+ */
+static __always_inline __u64 path_flags(const struct tunnel *tunnel, const struct endpoint *receiver)
 {
-	struct direct_path path = {tunnel->origin, bpf_ktime_get_coarse_ns(), bpf_jiffies64()};
+	if (tunnel->flags & TUNNEL_RETURNS)
+		return tunnel->rts & RTS_PINNED ? PATH_PINNED : 0;
+	return receiver->flags & ENDPOINT_PINNED ? PATH_PINNED : 0;
+}
+
+static __always_inline enum outcome learn_new(const struct tunnel *tunnel, struct overlay_key *from,
+					      const struct endpoint *receiver)
+{
+	struct direct_path path = {tunnel->origin, path_flags(tunnel, receiver), bpf_ktime_get_coarse_ns(),
+				   bpf_jiffies64()};
 	struct endpoint *endpoint = endpoints.lookup(from);
 
+	/* What an endpoint of this host sent comes back by a divider when its network's routing asks for that. */
 	if (endpoint && endpoint->ifindex)
-		return SOURCE_ELSEWHERE;
+		return same_address(&endpoint->host, &path.host) ? GO_ON : SOURCE_ELSEWHERE;
 	if (endpoint && !same_address(&endpoint->host, &path.host)) /* closed: documents know better than packets */
 		return GO_ON;
 	/* Closed for the path, open for the packet: it came from a known droplet, which may know more than we do. */
-	if (tunnel->returns && !droplets.lookup(&path.host))
+	if (tunnel->flags & TUNNEL_RETURNS && !droplets.lookup(&path.host))
 		return GO_ON;
-	if (!same_address(&path.host, &local->address))
-		direct.update(from, &path);
+	direct.update(from, &path);
 	return GO_ON;
 }
 
@@ -31,12 +43,19 @@ static __always_inline bool confirmed_lately(struct overlay_key *from, const str
 	return path && same_address(&path->host, host) && age_of(path) < DIRECT_RENEW;
 }
 
-static __always_inline enum outcome learn(const struct local_droplet *local, const struct tunnel *tunnel,
-					  struct overlay_key *from)
+static __always_inline enum outcome learn(const struct tunnel *tunnel, struct overlay_key *from,
+					  const struct endpoint *receiver)
 {
-	if (tunnel->returns && confirmed_lately(from, &tunnel->origin))
+	struct endpoint *endpoint;
+
+	/* VXLAN does not say whether a packet came direct, nor does a peer that speaks it understand Geneve. */
+	if (tunnel->flags & TUNNEL_VXLAN || tunnel->rts & RTS_UNLEARNT) {
+		endpoint = endpoints.lookup(from);
+		return endpoint && endpoint->ifindex ? SOURCE_ELSEWHERE : GO_ON;
+	}
+	if (tunnel->flags & TUNNEL_RETURNS && confirmed_lately(from, &tunnel->origin))
 		return GO_ON;
-	return learn_new(local, tunnel, from);
+	return learn_new(tunnel, from, receiver);
 }
 
 #endif

@@ -10,21 +10,37 @@ static __always_inline struct network *network_of(const struct overlay_key *key)
 	return networks.lookup(&longest);
 }
 
-/* One of a set, the same for all packets between two addresses. `count` is not 0. */
-static __always_inline struct address pick(const struct address *set, __u32 count, const struct overlay_key *from,
-					   const struct overlay_key *to)
+/* Networks that only dividers connect with others: whether a packet goes from one network to another. */
+static __always_inline bool is_between_networks(const struct packet *packet)
 {
-	__u32 hash = hash_pair((__u64)unmapped(&from->address) << 32 | unmapped(&to->address), from->vni);
-
-	return set[(hash % count) & (MAX_SET - 1)];
+	return network_of(&packet->from) != network_of(&packet->to);
 }
 
-static __always_inline enum outcome to_bouncer(struct network *network, const struct overlay_key *from,
-					       const struct overlay_key *to, struct address *target, enum outcome sent)
+/* One of a set, the same for all packets between two addresses. `count` is not 0. */
+static __always_inline void pick(const struct address *set, __u32 count, const struct packet *packet,
+				 struct address *target)
+{
+	__u64 addresses = (__u64)address_word(&packet->from.address) << 32 | address_word(&packet->to.address);
+	__u32 hash = hash_pair(addresses, packet->from.vni);
+
+	copy_address(target, &set[(hash % count) & (MAX_SET - 1)]);
+}
+
+static __always_inline enum outcome to_bouncer(const struct network *network, const struct packet *packet,
+					       struct address *target, enum outcome sent)
 {
 	if (!network->count)
 		return NO_BOUNCER;
-	*target = pick(network->bouncers, network->count, from, to);
+	pick(network->bouncers, network->count, packet, target);
+	return sent;
+}
+
+static __always_inline enum outcome to_divider(const struct vpc *vpc, const struct packet *packet,
+					       struct address *target, enum outcome sent)
+{
+	if (!vpc->count)
+		return NO_DIVIDER;
+	pick(vpc->dividers, vpc->count, packet, target);
 	return sent;
 }
 
@@ -32,27 +48,23 @@ static __always_inline enum outcome to_bouncer(struct network *network, const st
  * As bouncer or divider for an address that is not in `endpoints`: who knows more. Every miss fails closed.
  * Answers HANDED_TO_BOUNCER or HANDED_TO_DIVIDER with `target` filled, or a drop.
  */
-static __always_inline enum outcome hand_on(const struct overlay_key *from, const struct overlay_key *to,
-					    struct address *target)
+static __always_inline enum outcome hand_on(const struct packet *packet, struct address *target)
 {
-	__u32 vni = to->vni;
+	__u32 vni = packet->to.vni;
 	struct vpc *vpc = vpcs.lookup(&vni);
 	struct network *network;
 
 	if (!vpc)
 		return NO_VPC;
-	network = network_of(to);
+	network = network_of(&packet->to);
 	if (network && network->flags & NETWORK_BOUNCED_HERE)
 		return NO_ENDPOINT;
 	if (vpc->flags & VPC_DIVIDED_HERE)
-		return network ? to_bouncer(network, from, to, target, HANDED_TO_BOUNCER) : NO_NETWORK;
-	network = network_of(from);
+		return network ? to_bouncer(network, packet, target, HANDED_TO_BOUNCER) : NO_NETWORK;
+	network = network_of(&packet->from);
 	if (!network || !(network->flags & NETWORK_BOUNCED_HERE))
 		return NOT_HERE;
-	if (!vpc->count)
-		return NO_DIVIDER;
-	*target = pick(vpc->dividers, vpc->count, from, to);
-	return HANDED_TO_DIVIDER;
+	return to_divider(vpc, packet, target, HANDED_TO_DIVIDER);
 }
 
 #endif

@@ -20,21 +20,32 @@ struct overlay_key {
 	struct address address;
 };
 
+#define ENDPOINT_VXLAN	1U /* its network's tunnels are VXLAN's */
+#define ENDPOINT_PINNED 2U /* other networks reach it through a divider only */
+
 /* endpoints: overlay_key -> where it is. Local when ifindex is not 0. Written by the agent. */
 struct endpoint {
 	struct address host; /* the droplet that it is on */
-	__u32 ifindex;	     /* host side of its veth, 0 when it is on another droplet */
-	__u32 slot;	     /* index into interfaces and endpoint_counters, local endpoints only */
+	__u32 ifindex;	     /* host side of its veth: IFINDEX_BASE + slot; 0 when it is on another droplet */
+	__u16 flags;
+	__u16 mtu; /* of the endpoint's interface; local endpoints only */
 	__u8 mac[6];
 	__u8 pad[2];
 };
 
-/* interfaces: slot of an endpoint of this droplet -> who sends there. Absent when vni is 0. Written by the agent. */
+#define INTERFACE_PINNED 1U /* its network reaches others through a divider only */
+
+/* interfaces: slot of an endpoint of this host -> who sends there. Absent when vni is 0. Written by the agent. */
 struct interface {
 	__u32 vni;
-	struct address address; /* the only source that is let through */
+	__u32 droplet;	     /* index into local_droplets: by which it sends */
+	struct address ipv6; /* the only IPv6 source that is let through; :: when it has none */
+	__be32 ipv4;	     /* the only IPv4 source that is let through; 0.0.0.0 when it has none */
 	__u8 mac[6];
-	__u8 pad[2];
+	__u16 flags;
+	__u16 mtu; /* the longest packet that it may send, without the Ethernet header */
+	__u8 tos;  /* its class: the DSCP of its tunnel packets in the upper 6 bits */
+	__u8 pad;
 };
 
 #define MAX_SET 16 /* bouncers of a network, dividers of a VPC */
@@ -45,7 +56,8 @@ struct network_key {
 	struct address address;
 };
 
-#define NETWORK_BOUNCED_HERE 1U /* this droplet is one of its bouncers */
+#define NETWORK_BOUNCED_HERE 1U /* this host is one of its bouncers */
+#define NETWORK_PINNED	     2U /* it reaches other networks through a divider only */
 
 /* networks: longest prefix -> its gateway and bouncers. Written by the agent. */
 struct network {
@@ -55,7 +67,7 @@ struct network {
 	struct address bouncers[MAX_SET];
 };
 
-#define VPC_DIVIDED_HERE 1U /* this droplet is one of its dividers */
+#define VPC_DIVIDED_HERE 1U /* this host is one of its dividers */
 
 /* vpcs: VNI -> its dividers. Written by the agent. */
 struct vpc {
@@ -64,30 +76,72 @@ struct vpc {
 	struct address dividers[MAX_SET];
 };
 
-/* droplets: substrate address -> known, other than this droplet itself. Written by the agent. */
+#define DROPLET_ZERO_CHECKSUM 1U /* may send without a UDP checksum over IPv6 (RFC 6936) */
+
+/* droplets: substrate address -> known, other than this host's own. Written by the agent. */
 struct droplet {
-	__u32 flags; /* none yet */
+	__u32 flags;
 };
 
-/* next_hops: a droplet's substrate address -> the Ethernet address that leads there. Kept by neighbour events. */
+/* A droplet as it is reached by one of this host's interfaces. */
+struct next_hop_key {
+	struct address address;
+	__u32 interface; /* local_droplet.interface */
+};
+
+#define NEXT_HOP_DOWN	       1U /* does not answer probes: no direct path leads there */
+#define NEXT_HOP_ZERO_CHECKSUM 2U /* wants no UDP checksum over IPv6 (RFC 6936) */
+
+/* next_hops: a droplet -> what leads there. Written by the agent, which follows neighbours, path MTUs and probes. */
 struct next_hop {
 	__u8 mac[6];
-	__u8 pad[2];
+	__u16 mtu; /* of the path: outer IP header and all that follows it */
+	__u32 flags;
 };
 
-/* local_droplet: one entry. The droplet that this agent owns. Written by the agent. */
+#define MAX_LOCAL_DROPLETS 16
+
+/*
+ * local_droplets: index -> one of this host's droplets. An index keeps its meaning while anything may refer to it, so an
+ * entry between others may be empty (interface 0): skip it. A droplet on a bond has more entries, one for each member
+ * that frames may come in on; interface.droplet names the one of the bond itself. Written by the agent.
+ */
 struct local_droplet {
 	struct address address;
-	__u32 ifindex;
+	__u32 interface; /* that has the address: the physical one, or a VLAN or bond upon it; 0: no entry */
+	__u32 arrives;	 /* on which XDP sees its frames come in */
+	__u32 leaves;	 /* by which its frames are sent */
 	__u8 mac[6];
-	__be16 port; /* UDP port of Geneve */
+	__be16 vlan; /* 802.1Q VLAN id, 0: untagged */
 };
+
+#define PATH_PINNED 1U /* the endpoint's network reaches others through a divider only */
 
 /* direct: overlay_key -> the host it was heard from, directly or by return-to-sender. Written by transit XDP. */
 struct direct_path {
 	struct address host;
+	__u64 flags;
 	__u64 confirmed_ns;   /* CLOCK_MONOTONIC_COARSE when last heard, for people */
 	__u64 confirmed_tick; /* the kernel's tick then, by which the programs tell its age */
+};
+
+/* A fragmented packet of a local endpoint: its identity and direction. */
+struct fragment_key {
+	__u32 slot;
+	__be32 identity;
+	struct address to;
+	__u32 protocol;
+};
+
+/* fragments: fragment_key -> the hash of the flow, from the first fragment, for those without ports. By programs. */
+struct fragment {
+	__u32 flow;
+};
+
+/* told: a bucket of receivers -> ICMP errors told to them in one second, which limits them. By programs. */
+struct told {
+	__u64 tick; /* when the second began */
+	__u64 count;
 };
 
 /* outcomes: enum outcome -> per CPU. */

@@ -13,174 +13,346 @@
 #include "sender.h"
 #include "address.h"
 #include "checksum.h"
-#include "parse.h"
-#include "arp.h"
+#include "packet.h"
+#include "extension.h"
+#include "flow.h"
+#include "tunnel.h"
 #include "geneve.h"
+#include "vxlan.h"
+#include "outer.h"
 #include "encapsulate.h"
+#include "next_hop.h"
 #include "route.h"
-#include "direct.h"
+#include "arp.h"
+#include "nd.h"
 #include "gateway.h"
+#include "icmp.h"
+#include "direct.h"
+#include "deliver.h"
+#include "inner_sum.h"
 
-static __always_inline __be16 tunnel_port(void)
-{
-	__u32 first = 0;
-	struct local_droplet *local = local_droplet.lookup(&first);
-
-	return local ? local->port : 0; /* not configured yet: then nothing leaves */
-}
-
-/* Sends the frame into the tunnel that leads to tunnel->peer. */
-static __always_inline enum outcome send_out(context *ctx, struct tunnel *tunnel, __u32 flow, __u32 *leave_by,
-					     enum outcome sent)
-{
-	__u32 first = 0;
-	struct local_droplet *local = local_droplet.lookup(&first);
-
-	if (!local || !local->ifindex)
-		return NO_LOCAL_DROPLET;
-	tunnel->source_port = bpf_htons(EPHEMERAL_FIRST + (flow & EPHEMERAL_MASK));
-	tunnel->ttl = NEW_TTL;
-	tunnel->returns = sent != SENT_DIRECT;
-	tunnel->origin = local->address;
-	*leave_by = local->ifindex;
-	return send(ctx, local, tunnel, sent);
-}
+/* What is known of a packet on its way out. */
+struct departure {
+	struct packet packet;
+	struct tunnel tunnel;
+	struct transport transport;
+	struct local_droplet *local; /* by which it leaves; NULL when it is not configured yet */
+	struct next_hop *hop;	     /* that leads to tunnel.peer; NULL when it is to be found yet */
+	__u32 flow;
+};
 
 /* Asks a bouncer of the sender's own network for an address that is not known here. */
-static __always_inline enum outcome ask_bouncer(const struct overlay_key *own, const struct overlay_key *asked,
-						const struct network *network, struct tunnel *tunnel)
+static __always_inline enum outcome ask_bouncer(const struct network *network, struct departure *departure)
 {
 	if (network->flags & NETWORK_BOUNCED_HERE)
 		return NO_ENDPOINT;
-	return to_bouncer((struct network *)network, own, asked, &tunnel->peer, SENT_TO_BOUNCER);
+	return to_bouncer(network, &departure->packet, &departure->tunnel.peer.address, SENT_TO_BOUNCER);
 }
 
 static __always_inline enum outcome arp_from_endpoint(context *ctx, const struct interface *sender,
-						      struct tunnel *tunnel)
+						      struct departure *departure)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
 	struct arp *arp = (void *)(ethernet + 1);
-	struct overlay_key own = {sender->vni, sender->address}, asked = {sender->vni};
+	struct packet *packet = &departure->packet;
 	const __u8 gateway[6] = GATEWAY_MAC;
 	struct endpoint *endpoint;
 	struct network *network;
-	enum outcome outcome = check_arp(ethernet, frame_end(ctx), tunnel->length);
+	enum outcome outcome = check_arp(ethernet, frame_end(ctx), departure->tunnel.length);
 
 	if (outcome != GO_ON)
 		return outcome;
 	if (arp->operation != bpf_htons(ARP_REQUEST))
 		return ARP_OPCODE;
-	if (!same_mac(arp->sender_mac, sender->mac) || (arp->sender && arp->sender != unmapped(&own.address)))
+	if (!sender->ipv4 || !same_mac(arp->sender_mac, sender->mac) || (arp->sender && arp->sender != sender->ipv4))
 		return SOURCE_ARP;
-	if (arp->target == unmapped(&own.address))
+	if (arp->target == sender->ipv4)
 		return ARP_OWN_ADDRESS;
-	network = network_of(&own);
+	set_key(&packet->from, sender->vni, sender->ipv4);
+	set_key(&packet->to, sender->vni, arp->target);
+	network = network_of(&packet->from);
 	if (!network)
 		return NO_NETWORK;
-	asked.address = mapped(arp->target);
-	if (same_address(&asked.address, &network->gateway)) {
+	if (same_address(&packet->to.address, &network->gateway)) {
 		answer_arp(ethernet, arp, gateway);
 		return ARP_ANSWERED;
 	}
-	endpoint = endpoints.lookup(&asked);
+	endpoint = endpoints.lookup(&packet->to);
 	if (!endpoint)
-		return ask_bouncer(&own, &asked, network, tunnel);
+		return ask_bouncer(network, departure);
 	answer_arp(ethernet, arp, endpoint->mac);
 	return ARP_ANSWERED;
 }
 
-/* A path that was heard on lately. */
-static __always_inline bool find_direct(struct overlay_key *to, struct address *host)
+/* GO_ON when a solicitation is the endpoint's own: from its address, from :: or from a link-local one. */
+static __always_inline enum outcome check_solicitor(struct ethhdr *ethernet, void *end, const struct interface *sender,
+						    const struct packet *packet, const struct solicitation *asked)
 {
-	struct direct_path *path = direct.lookup(to);
+	struct ipv6hdr *ip = (void *)(ethernet + 1);
+	struct nd *nd = (void *)(ip + 1);
 
-	if (!path || age_of(path) >= DIRECT_LIFETIME)
-		return false;
-	copy_address(host, &path->host);
-	return true;
+	if (is_unspecified(&sender->ipv6))
+		return SOURCE_ND;
+	if (!asked->detects && !is_link_local(&packet->from.address) &&
+	    !same_address(&packet->from.address, &sender->ipv6))
+		return SOURCE_ND;
+	if ((void *)(nd + 1) <= end && packet->length >= ND_ANSWER && nd->option == ND_SOURCE_MAC &&
+	    !same_mac(nd->option_mac, sender->mac))
+		return SOURCE_ND;
+	if (same_address(&asked->target, &sender->ipv6) || is_link_local(&asked->target))
+		return ND_OWN_ADDRESS;
+	return GO_ON;
+}
+
+/* Gives a solicitation the endpoint's own address as its source, to which a bouncer's answer finds. */
+static __always_inline void set_solicitor(struct ethhdr *ethernet, const struct interface *sender)
+{
+	struct ipv6hdr *ip = (void *)(ethernet + 1);
+	struct nd *nd = (void *)(ip + 1);
+	__u64 before = sum_words(&ip->saddr, 4), after = sum_words(&sender->ipv6, 4);
+
+	nd->check = checksum_replace(nd->check, sum_fold(before), sum_fold(after));
+	copy_address((struct address *)&ip->saddr, &sender->ipv6);
+}
+
+static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct interface *sender,
+						     struct departure *departure)
+{
+	struct ethhdr *ethernet = frame_start(ctx);
+	struct packet *packet = &departure->packet;
+	const __u8 gateway[6] = GATEWAY_MAC;
+	struct solicitation asked = {};
+	struct overlay_key own KEY;
+	struct endpoint *endpoint;
+	struct network *network;
+	enum outcome outcome = check_nd(ethernet, frame_end(ctx), packet, &departure->transport, &asked);
+
+	if (outcome == GO_ON)
+		outcome = check_solicitor(ethernet, frame_end(ctx), sender, packet, &asked);
+	if (outcome != GO_ON)
+		return outcome;
+	set_key_ipv6(&own, sender->vni, &sender->ipv6);
+	network = network_of(&own);
+	if (!network)
+		return NO_NETWORK;
+	if (same_address(&asked.target, &network->gateway))
+		return answer_nd(ctx, 0, packet, &asked, gateway, ND_ANSWERED);
+	set_key_ipv6(&packet->to, sender->vni, &asked.target);
+	endpoint = endpoints.lookup(&packet->to);
+	if (endpoint)
+		return answer_nd(ctx, 0, packet, &asked, endpoint->mac, ND_ANSWERED);
+	if (asked.detects)
+		return ND_OWN_ADDRESS;
+	set_solicitor(ethernet, sender);
+	packet->from = own;
+	return ask_bouncer(network, departure);
+}
+
+/* A packet between networks that only dividers connect. GO_ON when this host is a divider itself. */
+static __always_inline enum outcome by_divider(struct departure *departure)
+{
+	__u32 vni = departure->packet.to.vni;
+	struct vpc *vpc = vpcs.lookup(&vni);
+
+	if (!vpc)
+		return NO_VPC;
+	if (vpc->flags & VPC_DIVIDED_HERE)
+		return GO_ON;
+	return to_divider(vpc, &departure->packet, &departure->tunnel.peer.address, SENT_TO_DIVIDER);
+}
+
+/* Whether tunnel.peer may be sent to straight: not when it does not answer probes. */
+static __always_inline bool is_reachable(struct departure *departure)
+{
+	if (!departure->local)
+		return true;
+	departure->hop = find_near_hop(&departure->tunnel, departure->local);
+	if (!departure->hop || !(departure->hop->flags & NEXT_HOP_DOWN))
+		return true;
+	departure->hop = 0;
+	return false;
 }
 
 /* Neither this host nor a direct path knows the destination: the own network's bouncers do, maybe this one. */
-static __always_inline enum outcome find_by_network(struct ethhdr *ethernet, void *end, struct overlay_key *from,
-						    struct overlay_key *to, struct tunnel *tunnel)
+static __always_inline enum outcome find_by_network(struct ethhdr *ethernet, void *end, struct departure *departure)
 {
-	struct network *network = network_of(from);
+	struct packet *packet = &departure->packet;
+	struct network *network = network_of(&packet->from);
 
 	if (!network)
 		return NO_NETWORK;
-	if (same_address(&to->address, &network->gateway))
-		return answer_echo(ethernet, end);
+	if (same_address(&packet->to.address, &network->gateway))
+		return answer_echo(ethernet, end, packet, &departure->transport);
 	if (network->flags & NETWORK_BOUNCED_HERE)
-		return hand_on(from, to, &tunnel->peer);
-	return to_bouncer(network, from, to, &tunnel->peer, SENT_TO_BOUNCER);
+		return hand_on(packet, &departure->tunnel.peer.address);
+	return to_bouncer(network, packet, &departure->tunnel.peer.address, SENT_TO_BOUNCER);
 }
 
-/* Answers how the packet shall go, with tunnel->peer filled, or DELIVERED_SAME_HOST, or a drop. */
-static __always_inline enum outcome find_way(struct ethhdr *ethernet, void *end, struct overlay_key *from,
-					     struct overlay_key *to, struct tunnel *tunnel)
+static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void *end, struct departure *departure,
+						  bool pinned)
 {
-	struct endpoint *endpoint;
+	struct tunnel *tunnel = &departure->tunnel;
+	struct endpoint *endpoint = endpoints.lookup(&departure->packet.to);
+	enum outcome outcome = GO_ON;
 
-	if (find_direct(to, &tunnel->peer))
-		return SENT_DIRECT;
-	endpoint = endpoints.lookup(to);
-	if (!endpoint)
-		return find_by_network(ethernet, end, from, to, tunnel);
-	if (endpoint->ifindex)
-		return DELIVERED_SAME_HOST;
-	copy_address(&tunnel->peer, &endpoint->host);
+	if (!endpoint) {
+		if (pinned && is_between_networks(&departure->packet))
+			outcome = by_divider(departure);
+		return outcome == GO_ON ? find_by_network(ethernet, end, departure) : outcome;
+	}
+	if ((pinned || endpoint->flags & ENDPOINT_PINNED) && is_between_networks(&departure->packet))
+		outcome = by_divider(departure);
+	if (outcome != GO_ON)
+		return outcome;
+	if (endpoint->ifindex) {
+		tunnel->fits = endpoint->mtu;
+		return fits(endpoint, tunnel->length) ? DELIVERED_SAME_HOST : DOES_NOT_FIT;
+	}
+	copy_address(&tunnel->peer.address, &endpoint->host);
+	if (!is_reachable(departure))
+		return find_by_network(ethernet, end, departure);
+	if (VXLAN_PORT && endpoint->flags & ENDPOINT_VXLAN)
+		tunnel->flags = TUNNEL_VXLAN;
 	return SENT_DIRECT;
 }
 
-static __always_inline enum outcome ipv4_from_endpoint(context *ctx, const struct interface *sender,
-						       struct tunnel *tunnel, __u32 *flow)
+/*
+ * Answers how the packet shall go, with tunnel.peer filled, or DELIVERED_SAME_HOST, or a drop. A path that was heard on
+ * lately comes first, then what documents say, then who knows more.
+ */
+static __always_inline enum outcome find_way(struct ethhdr *ethernet, void *end, const struct interface *sender,
+					     struct departure *departure)
+{
+	struct direct_path *path = direct.lookup(&departure->packet.to);
+	bool pinned = sender->flags & INTERFACE_PINNED;
+
+	if (path && age_of(path) < DIRECT_LIFETIME) {
+		pinned |= path->flags & PATH_PINNED;
+		copy_address(&departure->tunnel.peer.address, &path->host);
+		if (!(pinned && is_between_networks(&departure->packet)) && is_reachable(departure))
+			return SENT_DIRECT;
+	}
+	return find_endpoint(ethernet, end, departure, pinned);
+}
+
+static __always_inline bool is_own_source(const struct packet *packet, const struct interface *sender)
+{
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
+		return same_address(&packet->from.address, &sender->ipv6) && !is_unspecified(&sender->ipv6);
+	return unmapped(&packet->from.address) == sender->ipv4 && sender->ipv4;
+}
+
+/* GO_ON for a packet that the overlay carries: to one receiver. */
+static __always_inline enum outcome check_receiver(const struct packet *packet)
+{
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
+		if (is_multicast_ipv6(&packet->to.address))
+			return MULTICAST;
+		return is_link_local(&packet->to.address) ? LINK_LOCAL : GO_ON;
+	}
+	return is_multicast(unmapped(&packet->to.address)) ? MULTICAST : GO_ON;
+}
+
+static __always_inline enum outcome packet_from_endpoint(context *ctx, const struct interface *sender,
+							 struct departure *departure)
 {
 	void *end = frame_end(ctx);
 	struct ethhdr *ethernet = frame_start(ctx);
-	struct iphdr *ip = (void *)(ethernet + 1);
-	struct overlay_key from = {sender->vni, sender->address}, to KEY;
-	enum outcome outcome = check_ipv4(ethernet, end, tunnel->length);
+	struct packet *packet = &departure->packet;
+	struct tunnel *tunnel = &departure->tunnel;
+	__u32 slot = slot_of(arrived_on(ctx));
+	enum outcome outcome = find_transport(ethernet, end, packet, &departure->transport);
 
 	if (outcome != GO_ON)
 		return outcome;
-	if (ip->saddr != unmapped(&sender->address))
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_nd(ethernet, end, &departure->transport))
+		return nd_from_endpoint(ctx, sender, departure);
+	if (!is_own_source(packet, sender))
 		return SOURCE_ADDRESS;
-	if (is_multicast(ip->daddr))
-		return MULTICAST;
-	outcome = hash_flow(ethernet, end, tunnel_port(), flow);
+	outcome = check_receiver(packet);
+	if (outcome == GO_ON)
+		outcome = hash_flow(ethernet, end, slot, packet, &departure->transport, &departure->flow);
 	if (outcome != GO_ON)
 		return outcome;
-	tunnel->tos = ip->tos;
-	set_key(&to, sender->vni, ip->daddr);
-	outcome = find_way(ethernet, end, &from, &to, tunnel);
+	tunnel->fits = sender->mtu;
+	if (tunnel->length > sizeof(*ethernet) + sender->mtu)
+		return DOES_NOT_FIT;
+	tunnel->tos = sender->tos | (packet->tos & ECN_MASK);
+	outcome = find_way(ethernet, end, sender, departure);
 	if (outcome < FIRST_FORWARDED || outcome >= FIRST_DROPPED || !is_gateway(ethernet->h_dest))
 		return outcome;
-	if (ip->ttl <= 1)
-		return INNER_TTL;
-	decrement_ttl(ip);
-	return outcome;
+	return route_inner(ethernet, packet) == GO_ON ? outcome : INNER_TTL;
 }
 
-static __always_inline enum outcome from_endpoint(context *ctx, const struct interface *sender, __u32 *leave_by)
+static __always_inline enum outcome from_endpoint(context *ctx, const struct interface *sender,
+						  struct departure *departure)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
-	struct tunnel tunnel = {.vni = sender->vni, .length = frame_length(ctx)};
+	__u32 index = sender->droplet;
 	enum outcome outcome;
-	__u32 flow = 0;
 
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return MALFORMED_INNER;
 	if (!same_mac(ethernet->h_source, sender->mac))
 		return SOURCE_MAC;
-	if (ethertype(ethernet) == bpf_htons(ETH_P_IP))
-		outcome = ipv4_from_endpoint(ctx, sender, &tunnel, &flow);
-	else if (ethertype(ethernet) == bpf_htons(ETH_P_ARP))
-		outcome = arp_from_endpoint(ctx, sender, &tunnel);
-	else
-		outcome = INNER_PROTOCOL;
-	if (outcome < FIRST_FORWARDED || outcome >= FIRST_DROPPED || outcome == DELIVERED_SAME_HOST)
-		return outcome;
-	return send_out(ctx, &tunnel, flow, leave_by, outcome);
+	departure->local = local_droplets.lookup(&index);
+	if (departure->local && !departure->local->interface)
+		departure->local = 0;
+	outcome = read_packet(ethernet, frame_end(ctx), frame_length(ctx), sender->vni, &departure->packet);
+	if (outcome == GO_ON)
+		return packet_from_endpoint(ctx, sender, departure);
+	if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP)) {
+		departure->tunnel.tos = sender->tos;
+		return arp_from_endpoint(ctx, sender, departure);
+	}
+	return outcome;
+}
+
+/* Sends the frame into the tunnel that leads to tunnel.peer. */
+static __always_inline enum outcome send_out(context *ctx, const struct interface *sender, struct departure *departure,
+					     enum outcome sent, __u32 *leave_by)
+{
+	struct tunnel *tunnel = &departure->tunnel;
+	struct next_hop *hop = departure->hop;
+	__u64 inner = 0;
+	bool ipv6;
+
+	if (!departure->local)
+		return NO_LOCAL_DROPLET;
+	if (!hop)
+		hop = find_hop(tunnel, &departure->local);
+	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
+		return NEXT_HOP_UNRESOLVED;
+	if (!departure->local)
+		return NO_LOCAL_DROPLET;
+	ipv6 = is_over_ipv6(departure->local);
+	tunnel->source_port = bpf_htons(EPHEMERAL_FIRST + (departure->flow & EPHEMERAL_MASK));
+	tunnel->ttl = NEW_TTL;
+	if (sent != SENT_DIRECT) {
+		tunnel->flags = TUNNEL_RETURNS;
+		tunnel->rts = sender->flags & INTERFACE_PINNED ? RTS_PINNED : 0;
+		copy_address(&tunnel->origin, &departure->local->address);
+	}
+	tunnel->fits = endpoint_mtu(hop, ipv6);
+	*leave_by = departure->local->leaves;
+	if (ipv6 && !(hop->flags & NEXT_HOP_ZERO_CHECKSUM))
+		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, &departure->packet,
+				  &departure->transport);
+	return send(ctx, departure->local, tunnel, hop, inner, sent);
+}
+
+/* Tells the endpoint by an ICMP error why its packet did not go, when that is due. */
+static __always_inline enum outcome tell(context *ctx, const struct departure *departure, enum outcome why)
+{
+	bool too_big = why == DOES_NOT_FIT;
+	enum outcome untold = too_big ? TOO_BIG : INNER_TTL;
+	struct complaint complaint = {.mtu = too_big ? departure->tunnel.fits : 0};
+
+	if (!is_told(frame_start(ctx), frame_end(ctx), &departure->packet, &complaint))
+		return untold;
+	if (complain(ctx, &departure->packet, &complaint, untold) != DOES_NOT_FIT)
+		return untold;
+	return too_big ? TOO_BIG_TOLD : TTL_TOLD;
 }
 
 int transit_agent(struct xdp_md *ctx)
@@ -191,10 +363,18 @@ int transit_agent(struct xdp_md *ctx)
 
 	count(RECEIVED_FROM_ENDPOINT, length);
 	if (sender) {
-		outcome = from_endpoint(ctx, sender, &leave_by);
+		struct departure departure = {.tunnel = {.vni = sender->vni, .length = length}};
+
+		outcome = forgotten(from_endpoint(ctx, sender, &departure));
 		if (outcome == DELIVERED_SAME_HOST) {
 			programs.call(ctx, TRANSIT_XDP); /* which counts; it comes back only when it is not there */
 			outcome = NO_PROGRAM;
+		}
+		if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
+			outcome = send_out(ctx, sender, &departure, outcome, &leave_by);
+		if (outcome == DOES_NOT_FIT || outcome == INNER_TTL) {
+			outcome = tell(ctx, &departure, outcome);
+			leave_by = arrival;
 		}
 		count_sender(slot_of(arrival), outcome, length);
 	}

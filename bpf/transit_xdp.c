@@ -13,30 +13,56 @@
 #include "sender.h"
 #include "address.h"
 #include "checksum.h"
-#include "parse.h"
-#include "arp.h"
+#include "packet.h"
+#include "extension.h"
+#include "tunnel.h"
 #include "geneve.h"
+#include "vxlan.h"
+#include "outer.h"
 #include "encapsulate.h"
+#include "next_hop.h"
 #include "route.h"
+#include "arp.h"
+#include "nd.h"
+#include "gateway.h"
+#include "icmp.h"
+#include "probe.h"
 #include "direct.h"
 #include "learn.h"
 #include "deliver.h"
 
-/* Sends a packet on to another droplet in the name of this bouncer or divider. */
-static __always_inline enum outcome send_on(context *ctx, const struct local_droplet *local, struct tunnel *tunnel,
-					    const struct address *target, enum outcome sent)
+/* Prepares an answer of this droplet's own to the one that the packet's sender is on. */
+static __always_inline enum outcome to_origin(const struct local_droplet *local, struct tunnel *tunnel,
+					      enum outcome sent)
 {
-	if (same_address(target, &local->address))
+	/* Closed: strangers are not answered. */
+	if (tunnel->flags & TUNNEL_RETURNS && !droplets.lookup(&tunnel->origin))
+		return UNKNOWN_ORIGIN;
+	copy_address(&tunnel->peer.address, &tunnel->origin);
+	copy_address(&tunnel->origin, &local->address);
+	tunnel->flags = tunnel->flags & TUNNEL_VXLAN ? TUNNEL_VXLAN : TUNNEL_RETURNS;
+	tunnel->rts = RTS_UNLEARNT;
+	tunnel->bounces = 0;
+	tunnel->ttl = NEW_TTL;
+	return sent;
+}
+
+/* Prepares a packet to go on to another droplet, tunnel->peer, in the name of this bouncer or divider. */
+static __always_inline enum outcome send_on(const struct local_droplet *local, struct tunnel *tunnel, bool vxlan,
+					    enum outcome sent)
+{
+	if (same_address(&tunnel->peer.address, &local->address))
 		return NOT_HERE;
 	if (tunnel->bounces >= MAX_BOUNCES)
 		return TOO_MANY_BOUNCES;
 	if (tunnel->ttl <= 1)
 		return OUTER_TTL;
-	tunnel->peer = *target;
-	tunnel->returns = true;
+	if (tunnel->flags & TUNNEL_VXLAN)
+		tunnel->rts |= RTS_UNLEARNT;
+	tunnel->flags = vxlan ? TUNNEL_VXLAN : TUNNEL_RETURNS;
 	tunnel->bounces++;
 	tunnel->ttl--;
-	return send(ctx, local, tunnel, sent);
+	return sent;
 }
 
 /*
@@ -44,154 +70,371 @@ static __always_inline enum outcome send_on(context *ctx, const struct local_dro
  * for the droplet was known when the path was confirmed. So one that is no longer known is shut out within
  * DIRECT_RENEW.
  */
-static __always_inline bool is_known(const struct tunnel *tunnel, bool on_path)
+static __always_inline enum outcome check_peer(const struct tunnel *tunnel, bool on_path)
 {
-	struct address peer = tunnel->peer;
+	struct droplet *droplet;
 
-	return on_path || droplets.lookup(&peer);
+	if (on_path)
+		return GO_ON;
+	droplet = droplets.lookup(&tunnel->peer.address);
+	if (!droplet)
+		return UNKNOWN_DROPLET;
+	if (tunnel->flags & TUNNEL_UNSUMMED && !(droplet->flags & DROPLET_ZERO_CHECKSUM))
+		return NO_CHECKSUM;
+	return GO_ON;
 }
 
-static __always_inline enum outcome ipv4_from_tunnel(context *ctx, const struct local_droplet *local,
-						     struct tunnel *tunnel, void *start, __u32 *leave_by)
+static __always_inline enum outcome deliver_from_tunnel(context *ctx, struct tunnel *tunnel, struct packet *packet,
+							struct ethhdr *ethernet, const struct endpoint *endpoint,
+							bool on_path, __u32 *leave_by)
 {
-	struct iphdr *ip = start + sizeof(struct ethhdr);
-	struct overlay_key from KEY, to KEY;
-	enum outcome outcome = check_ipv4(start, frame_end(ctx), tunnel->length);
-	struct endpoint *endpoint;
-	struct address target;
-	bool on_path;
+	bool known = on_path || tunnel->flags & TUNNEL_INVALIDATES;
+	enum outcome outcome = known ? GO_ON : learn(tunnel, &packet->from, endpoint);
 
 	if (outcome != GO_ON)
-		return is_known(tunnel, false) ? outcome : UNKNOWN_DROPLET;
-	set_key(&from, tunnel->vni, ip->saddr);
-	set_key(&to, tunnel->vni, ip->daddr);
-	on_path = !tunnel->returns && confirmed_lately(&from, &tunnel->peer);
-	if (!is_known(tunnel, on_path))
-		return UNKNOWN_DROPLET;
-	endpoint = endpoints.lookup(&to);
-	if (endpoint && endpoint->ifindex) {
-		outcome = merge_ecn(ip, tunnel->tos);
-		if (outcome == GO_ON && !on_path)
-			outcome = learn(local, tunnel, &from);
-		return outcome == GO_ON ? deliver(ctx, tunnel, start, endpoint, leave_by) : outcome;
+		return outcome;
+	if (!fits(endpoint, tunnel->length)) {
+		tunnel->fits = endpoint->mtu;
+		return DOES_NOT_FIT;
 	}
-	outcome = BOUNCED;
-	if (endpoint)
-		target = endpoint->host;
-	else
-		outcome = hand_on(&from, &to, &target);
-	return outcome < FIRST_DROPPED ? send_on(ctx, local, tunnel, &target, outcome) : outcome;
+	return deliver(ctx, tunnel, ethernet, endpoint, leave_by);
 }
 
-/* As bouncer, answers a request from the endpoints that it knows, to the droplet where it was asked. */
-static __always_inline enum outcome arp_request(context *ctx, const struct local_droplet *local, struct tunnel *tunnel,
-						struct ethhdr *ethernet)
+/* Whether a packet must pass a divider before it may go on; `endpoint` may be NULL. */
+static __always_inline bool is_undivided(const struct tunnel *tunnel, const struct packet *packet,
+					 const struct endpoint *endpoint)
 {
-	struct arp *arp = (void *)(ethernet + 1);
-	struct overlay_key key = {tunnel->vni, mapped(arp->target)};
-	struct network *network = network_of(&key);
+	if (!(tunnel->flags & TUNNEL_RETURNS) || tunnel->rts & RTS_DIVIDED)
+		return false;
+	if (!(tunnel->rts & RTS_PINNED) && !(endpoint && endpoint->flags & ENDPOINT_PINNED))
+		return false;
+	return is_between_networks(packet);
+}
+
+/* A packet between networks that must pass a divider: GO_ON when this droplet is one. */
+static __always_inline enum outcome divide(struct tunnel *tunnel, const struct packet *packet)
+{
+	__u32 vni = packet->to.vni;
+	struct vpc *vpc = vpcs.lookup(&vni);
+
+	if (!vpc)
+		return NO_VPC;
+	tunnel->rts |= RTS_DIVIDED;
+	if (vpc->flags & VPC_DIVIDED_HERE)
+		return GO_ON;
+	tunnel->rts &= ~RTS_DIVIDED;
+	return to_divider(vpc, packet, &tunnel->peer.address, HANDED_TO_DIVIDER);
+}
+
+/*
+ * A packet of an endpoint of this host came back, for its destination has left the droplet that it was sent to: that
+ * path is forgotten, and the packet goes as it would have gone without it.
+ */
+static __always_inline enum outcome take_back(const struct tunnel *tunnel, struct packet *packet)
+{
+	struct endpoint *sender = endpoints.lookup(&packet->from);
+	struct direct_path *path = direct.lookup(&packet->to);
+
+	if (!sender || !sender->ifindex)
+		return NOT_HERE;
+	if (path && same_address(&path->host, &tunnel->peer.address))
+		direct.delete(&packet->to);
+	return GO_ON;
+}
+
+static __always_inline enum outcome reroute(const struct local_droplet *local, struct tunnel *tunnel,
+					    struct packet *packet, const struct endpoint *destination)
+{
+	struct network *network = network_of(&packet->from);
+	enum outcome outcome;
+
+	if (!network)
+		return NO_NETWORK;
+	tunnel->rts = network->flags & NETWORK_PINNED ? RTS_PINNED : 0;
+	copy_address(&tunnel->origin, &local->address);
+	if (destination && !same_address(&destination->host, &tunnel->peer.address)) {
+		copy_address(&tunnel->peer.address, &destination->host);
+		return send_on(local, tunnel, destination->flags & ENDPOINT_VXLAN, REROUTED);
+	}
+	if (network->flags & NETWORK_BOUNCED_HERE)
+		outcome = hand_on(packet, &tunnel->peer.address);
+	else
+		outcome = to_bouncer(network, packet, &tunnel->peer.address, REROUTED);
+	return outcome < FIRST_DROPPED ? send_on(local, tunnel, false, REROUTED) : outcome;
+}
+
+/* A packet that came straight for an endpoint that is not here goes back: its sender's droplet knows what to do. */
+static __always_inline enum outcome give_back(struct tunnel *tunnel)
+{
+	tunnel->flags = TUNNEL_INVALIDATES;
+	tunnel->ttl = NEW_TTL;
+	return RETURNED;
+}
+
+static __always_inline bool is_to_many(const struct packet *packet)
+{
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
+		return is_multicast_ipv6(&packet->to.address);
+	return is_multicast(unmapped(&packet->to.address));
+}
+
+/* A packet whose destination is not on this host, by this droplet's roles. */
+static __always_inline enum outcome pass_on(const struct local_droplet *local, struct tunnel *tunnel,
+					    struct packet *packet, const struct endpoint *endpoint)
+{
+	bool direct_hit = !(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN));
+	enum outcome outcome = BOUNCED;
+
+	if (tunnel->flags & TUNNEL_INVALIDATES)
+		return reroute(local, tunnel, packet, endpoint);
+	if (endpoint) {
+		copy_address(&tunnel->peer.address, &endpoint->host);
+		return send_on(local, tunnel, endpoint->flags & ENDPOINT_VXLAN, BOUNCED);
+	}
+	if (is_to_many(packet))
+		return MULTICAST;
+	outcome = hand_on(packet, &tunnel->peer.address);
+	if (outcome < FIRST_DROPPED) {
+		if (outcome == HANDED_TO_BOUNCER)
+			tunnel->rts |= RTS_DIVIDED;
+		return send_on(local, tunnel, false, outcome);
+	}
+	return direct_hit ? give_back(tunnel) : outcome;
+}
+
+static __always_inline enum outcome packet_from_tunnel(context *ctx, const struct local_droplet *local,
+						       struct tunnel *tunnel, struct packet *packet,
+						       struct ethhdr *ethernet, bool on_path, __u32 *leave_by)
+{
+	enum outcome outcome = merge_ecn(ethernet, packet, tunnel->tos);
 	struct endpoint *endpoint;
 
+	if (outcome == GO_ON && tunnel->flags & TUNNEL_INVALIDATES)
+		outcome = take_back(tunnel, packet);
+	if (outcome != GO_ON)
+		return outcome;
+	tunnel->tos = (tunnel->tos & ~ECN_MASK) | (packet->tos & ECN_MASK);
+	endpoint = endpoints.lookup(&packet->to);
+	if (is_undivided(tunnel, packet, endpoint)) {
+		outcome = divide(tunnel, packet);
+		if (outcome != GO_ON)
+			return outcome < FIRST_DROPPED ? send_on(local, tunnel, false, outcome) : outcome;
+	}
+	if (endpoint && endpoint->ifindex)
+		return deliver_from_tunnel(ctx, tunnel, packet, ethernet, endpoint, on_path, leave_by);
+	return pass_on(local, tunnel, packet, endpoint);
+}
+
+/* The endpoint that a request asks for, when this droplet is to answer: it bounces its network, or the endpoint is
+ * here. */
+static __always_inline enum outcome find_asked(const struct overlay_key *asked, struct endpoint **endpoint)
+{
+	struct network *network = network_of(asked);
+
+	*endpoint = endpoints.lookup(asked);
+	if (*endpoint && (*endpoint)->ifindex)
+		return GO_ON;
 	if (!network || !(network->flags & NETWORK_BOUNCED_HERE))
 		return NOT_HERE;
-	endpoint = endpoints.lookup(&key);
-	if (!endpoint)
-		return NO_ENDPOINT;
-	if (tunnel->returns && !droplets.lookup(&tunnel->origin)) /* closed: strangers are not answered */
-		return UNKNOWN_ORIGIN;
-	answer_arp(ethernet, arp, endpoint->mac);
-	tunnel->peer = tunnel->origin;
-	tunnel->returns = false;
-	tunnel->ttl = NEW_TTL;
-	return send(ctx, local, tunnel, ARP_ANSWERED_REMOTE);
+	return *endpoint ? GO_ON : NO_ENDPOINT;
 }
 
 static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct local_droplet *local,
 						    struct tunnel *tunnel, struct ethhdr *ethernet, __u32 *leave_by)
 {
 	struct arp *arp = (void *)(ethernet + 1);
-	struct overlay_key asked = {tunnel->vni};
+	struct overlay_key asked KEY;
 	struct endpoint *endpoint;
-	enum outcome outcome;
+	enum outcome outcome = check_arp(ethernet, frame_end(ctx), tunnel->length);
 
-	outcome = check_arp(ethernet, frame_end(ctx), tunnel->length);
 	if (outcome != GO_ON)
 		return outcome;
-	if (arp->operation == bpf_htons(ARP_REQUEST))
-		return arp_request(ctx, local, tunnel, ethernet);
+	set_key(&asked, tunnel->vni, arp->target);
+	if (arp->operation == bpf_htons(ARP_REQUEST)) {
+		outcome = find_asked(&asked, &endpoint);
+		if (outcome != GO_ON)
+			return outcome;
+		answer_arp(ethernet, arp, endpoint->mac);
+		return to_origin(local, tunnel, ARP_ANSWERED_REMOTE);
+	}
 	if (arp->operation != bpf_htons(ARP_REPLY))
 		return ARP_OPCODE;
-	asked.address = mapped(arp->target);
 	endpoint = endpoints.lookup(&asked);
 	if (!endpoint || !endpoint->ifindex)
 		return NOT_HERE;
 	return deliver(ctx, tunnel, ethernet, endpoint, leave_by);
 }
 
-static __always_inline enum outcome from_substrate(context *ctx, const struct local_droplet *local, __u32 *leave_by)
+static __always_inline enum outcome nd_from_tunnel(context *ctx, const struct local_droplet *local,
+						   struct tunnel *tunnel, struct packet *packet,
+						   const struct transport *transport, struct ethhdr *ethernet)
 {
-	struct tunnel tunnel = {};
-	struct ethhdr *ethernet;
-	enum outcome outcome = parse_tunnel(ctx, local, &tunnel);
+	struct solicitation asked = {};
+	struct overlay_key target KEY;
+	struct endpoint *endpoint;
+	enum outcome outcome = check_nd(ethernet, frame_end(ctx), packet, transport, &asked);
 
-	if (outcome == PASSED || outcome == OUTER_FRAGMENT || outcome == OUTER_OPTIONS || outcome == MALFORMED_OUTER)
-		return outcome;
-	ethernet = frame_start(ctx) + bounded(tunnel.headers, MAX_HEADERS);
-	if (outcome == GO_ON && (void *)(ethernet + 1) > frame_end(ctx))
-		outcome = MALFORMED_GENEVE;
-	if (outcome == GO_ON && ethertype(ethernet) == bpf_htons(ETH_P_IP))
-		return ipv4_from_tunnel(ctx, local, &tunnel, ethernet, leave_by);
-	if (!is_known(&tunnel, false))
-		return UNKNOWN_DROPLET;
 	if (outcome != GO_ON)
 		return outcome;
-	if (ethertype(ethernet) == bpf_htons(ETH_P_ARP))
-		return arp_from_tunnel(ctx, local, &tunnel, ethernet, leave_by);
-	return INNER_PROTOCOL;
+	if (asked.detects)
+		return ND_OWN_ADDRESS;
+	set_key_ipv6(&target, tunnel->vni, &asked.target);
+	outcome = find_asked(&target, &endpoint);
+	if (outcome != GO_ON)
+		return outcome;
+	outcome = answer_nd(ctx, tunnel->headers, packet, &asked, endpoint->mac, GO_ON);
+	if (outcome != GO_ON)
+		return outcome;
+	tunnel->length = ND_ANSWER;
+	return to_origin(local, tunnel, ND_ANSWERED_REMOTE);
 }
 
-/* The transit agent has checked the frame, the source and the time to live. */
+/* Advertisements are a bouncer's answers to what an endpoint here asked. */
+static __always_inline enum outcome ipv6_from_tunnel(context *ctx, const struct local_droplet *local,
+						     struct tunnel *tunnel, struct packet *packet,
+						     struct ethhdr *ethernet, bool on_path, __u32 *leave_by)
+{
+	struct transport transport = {};
+	enum outcome outcome;
+
+	if (find_transport(ethernet, frame_end(ctx), packet, &transport) == GO_ON &&
+	    is_nd(ethernet, frame_end(ctx), &transport)) {
+		outcome = nd_from_tunnel(ctx, local, tunnel, packet, &transport, ethernet);
+		if (outcome != ND_TYPE || !is_advertisement(ethernet, frame_end(ctx), &transport))
+			return outcome;
+	}
+	return packet_from_tunnel(ctx, local, tunnel, packet, ethernet, on_path, leave_by);
+}
+
+static __always_inline enum outcome frame_from_tunnel(context *ctx, const struct local_droplet *local,
+						      struct tunnel *tunnel, struct packet *packet, __u32 *leave_by)
+{
+	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
+	enum outcome outcome = MALFORMED_GENEVE, known;
+	bool on_path = false;
+
+	if ((void *)(ethernet + 1) <= frame_end(ctx))
+		outcome = read_packet(ethernet, frame_end(ctx), tunnel->length, tunnel->vni, packet);
+	if (outcome == GO_ON && !tunnel->flags)
+		on_path = confirmed_lately(&packet->from, &tunnel->peer.address);
+	known = check_peer(tunnel, on_path);
+	if (known != GO_ON)
+		return known;
+	if (outcome == GO_ON && INNER_IPV6 && packet->kind == ETH_P_IPV6)
+		return ipv6_from_tunnel(ctx, local, tunnel, packet, ethernet, on_path, leave_by);
+	if (outcome == GO_ON)
+		return packet_from_tunnel(ctx, local, tunnel, packet, ethernet, on_path, leave_by);
+	if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP))
+		return arp_from_tunnel(ctx, local, tunnel, ethernet, leave_by);
+	return outcome;
+}
+
+/* `outcome` is what the outer headers came to: whose they are, is known. */
+static __always_inline enum outcome from_tunnel(context *ctx, const struct local_droplet *local, struct tunnel *tunnel,
+						struct packet *packet, enum outcome outcome, __u32 *leave_by)
+{
+	enum outcome known;
+
+	if (outcome == GO_ON && !(tunnel->flags & TUNNEL_CONTROL))
+		return frame_from_tunnel(ctx, local, tunnel, packet, leave_by);
+	known = check_peer(tunnel, false);
+	if (known != GO_ON || outcome != GO_ON)
+		return known != GO_ON ? known : outcome;
+	return tunnel->flags & TUNNEL_PROBE ? reflect(ctx, local, tunnel) : GENEVE_CONTROL;
+}
+
+static __always_inline enum outcome forward(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
+					    enum outcome outcome, __u32 *leave_by)
+{
+	struct next_hop *hop = find_hop(tunnel, &local);
+
+	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
+		return NEXT_HOP_UNRESOLVED;
+	*leave_by = local->leaves;
+	tunnel->fits = endpoint_mtu(hop, is_over_ipv6(local));
+	return send(ctx, local, tunnel, hop, 0, outcome);
+}
+
+/* Tells the sender of a packet that came through a tunnel what would have fitted. */
+static __always_inline enum outcome tell_remote(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
+						const struct packet *packet, __u32 *leave_by)
+{
+	struct complaint complaint = {.mtu = tunnel->fits, .from = tunnel->headers};
+	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
+	enum outcome outcome;
+
+	if (!is_told(ethernet, frame_end(ctx), packet, &complaint))
+		return TOO_BIG;
+	outcome = complain(ctx, packet, &complaint, TOO_BIG);
+	if (outcome != DOES_NOT_FIT)
+		return outcome;
+	tunnel->headers = 0;
+	tunnel->length = frame_length(ctx);
+	tunnel->tos &= ~ECN_MASK;
+	outcome = to_origin(local, tunnel, TOO_BIG_TOLD_REMOTE);
+	if (outcome >= FIRST_DROPPED)
+		return outcome;
+	outcome = forward(ctx, local, tunnel, outcome, leave_by);
+	return outcome == DOES_NOT_FIT ? TOO_BIG : outcome;
+}
+
+static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by)
+{
+	struct local_droplet *local = 0;
+	struct tunnel tunnel = {};
+	struct packet packet = {};
+	enum outcome outcome = parse_outer(ctx, &tunnel, &local);
+
+	if (!local)
+		return PASSED;
+	if (outcome == OUTER_FRAGMENT || outcome == OUTER_OPTIONS || outcome == MALFORMED_OUTER ||
+	    outcome == OUTER_CHECKSUM)
+		return outcome;
+	outcome = forgotten(from_tunnel(ctx, local, &tunnel, &packet, outcome, leave_by));
+	if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
+		outcome = forward(ctx, local, &tunnel, outcome, leave_by);
+	return outcome == DOES_NOT_FIT ? tell_remote(ctx, local, &tunnel, &packet, leave_by) : outcome;
+}
+
+/* The transit agent has checked the frame, the source, the length and the time to live. */
 static __always_inline enum outcome from_same_host(context *ctx, const struct interface *sender, __u32 *leave_by)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
-	struct iphdr *ip = (void *)(ethernet + 1);
-	struct overlay_key to = {sender->vni};
+	struct packet packet = {};
 	struct endpoint *endpoint;
 
-	if ((void *)(ip + 1) > frame_end(ctx))
+	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return MALFORMED_INNER;
-	to.address = mapped(ip->daddr);
-	endpoint = endpoints.lookup(&to);
+	if (read_packet(ethernet, frame_end(ctx), frame_length(ctx), sender->vni, &packet) != GO_ON)
+		return MALFORMED_INNER;
+	endpoint = endpoints.lookup(&packet.to);
 	if (!endpoint || !endpoint->ifindex)
 		return NO_ENDPOINT;
 	address_to(ethernet, endpoint);
 	*leave_by = endpoint->ifindex;
-	count_delivered(endpoint->slot, frame_length(ctx));
+	count_delivered(slot_of(endpoint->ifindex), frame_length(ctx));
 	return DELIVERED_SAME_HOST;
 }
 
 int transit_xdp(struct xdp_md *ctx)
 {
-	__u32 arrival = arrived_on(ctx), length = frame_length(ctx), first = 0, leave_by = 0;
-	struct local_droplet *local = local_droplet.lookup(&first);
+	__u32 arrival = arrived_on(ctx), length = frame_length(ctx), leave_by = arrival;
 	struct interface *sender;
 	enum outcome outcome;
 
-	if (local && local->ifindex == arrival) {
+	if (arrival < IFINDEX_BASE) {
 		count(RECEIVED_FROM_SUBSTRATE, length);
-		leave_by = arrival;
-		outcome = from_substrate(ctx, local, &leave_by);
+		outcome = from_substrate(ctx, &leave_by);
 		count(outcome, length);
 		return verdict(outcome, leave_by);
 	}
 	sender = sender_on(arrival);
+	outcome = UNKNOWN_INTERFACE; /* closed for an endpoint that is being removed */
 	if (sender) {
 		outcome = from_same_host(ctx, sender, &leave_by);
 		count_sender(slot_of(arrival), outcome, length);
 	} else {
-		/* Open before this droplet is configured, closed for an endpoint that is being removed. */
 		count(RECEIVED_FROM_SUBSTRATE, length);
-		outcome = local && local->ifindex ? UNKNOWN_INTERFACE : PASSED;
 	}
 	count(outcome, length);
 	return verdict(outcome, leave_by);

@@ -120,7 +120,7 @@ def agent_settings(paths: Paths, topology: Topology, host: str) -> str:
     cache = os.environ.get("DROPLET_LAB_CACHE", str(paths.directory / "cache"))
     return f"""host = "{host}"
 instance = "{paths.instance(host)}"
-interface = "eth0"
+interfaces = ["eth0"]
 state = "{own}"
 cache = "{cache}"
 bpffs = "{BPFFS}"

@@ -85,7 +85,8 @@ def status_table(lab: Lab, found: controller.LabStatus) -> Table:
             continue
         local = f"{status.objects.local_endpoints} of {status.objects.endpoints}"
         memory = f"{status.memory_bytes / 2**20:.0f} MiB"
-        table.add_row(host, agent, str(status.state), status.address, realized, local, memory)
+        addresses = "\n".join(address for uplink in status.uplinks for address in uplink.addresses)
+        table.add_row(host, agent, str(status.state), addresses, realized, local, memory)
     return table
 
 

@@ -53,6 +53,8 @@ def parse_host_address(text: str) -> bytes:
         raise ValueError(f"{text} is not a unicast address")
     elif packed[:12] == _V4_MAPPED:
         raise ValueError(f"{text} is an IPv4 address in IPv6's clothes: write {format_address(packed[12:])}")
+    elif packed[0] == 0xFE and packed[1] & 0xC0 == 0x80:
+        raise ValueError(f"{text} is link-local: write an address that is valid beyond the link")
     return packed
 
 

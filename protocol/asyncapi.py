@@ -38,6 +38,7 @@ _ASKED: dict[str, tuple[type | None, type]] = {
     "documents": (rpc.DocumentsRequest, rpc.DocumentsReply),
     "counters": (None, status.Counters),
     "path": (rpc.PathRequest, rpc.PathReply),
+    "peers": (rpc.PeersRequest, rpc.PeersReply),
     "plan": (None, rpc.PlanReply),
 }
 _PARAMETERS = {

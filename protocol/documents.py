@@ -6,7 +6,7 @@ Fields that are not listed here are refused on decoding (`protocol.codec.decode_
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -51,10 +51,15 @@ class _Object(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False)
 
 
 class Droplet(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
-    """A physical interface of a host, with its address in the substrate."""
+    """A physical interface of a host, with its address in the substrate.
+
+    `udp_checksum` says whether tunnel packets to and from it carry UDP's checksum over IPv6 (RFC 6936); over IPv4 they
+    go without (RFC 8926, section 3.3).
+    """
 
     host: Host
     address: Address
+    udp_checksum: Literal["full", "zero"] = "full"
 
 
 class Vpc(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -69,12 +74,16 @@ class Network(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
     """A subnet of a VPC. `bouncers` are droplets that know every endpoint of it.
 
     `gateways` holds one address per CIDR, in the same order; when it is empty, each CIDR's first host address.
+    `encapsulation` is that of the tunnels to its endpoints' droplets: `vxlan` is for peers that speak only that.
+    `routing` says how packets between it and the VPC's other networks go: straight, or always through a divider.
     """
 
     vpc: Referred
     cidrs: OnePerFamily
     bouncers: Members = ()
     gateways: Annotated[tuple[Address, ...], msgspec.Meta(max_length=2)] = ()
+    encapsulation: Literal["geneve", "vxlan"] = "geneve"
+    routing: Literal["direct", "divider"] = "direct"
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -88,7 +97,10 @@ class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """A tenant's interface: addresses in a network, on one droplet. `attachment` is needed on that droplet's host."""
+    """A tenant's interface: addresses in a network, on one droplet. `attachment` is needed on that droplet's host.
+
+    `dscp` is its class: the DSCP of the tunnel packets that carry what it sends (RFC 2983, the pipe model).
+    """
 
     id: EndpointName
     network: EndpointReferred
@@ -96,6 +108,7 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
     addresses: Annotated[tuple[EndpointAddress, ...], msgspec.Meta(min_length=1, max_length=2)]
     mac: EndpointMac
     attachment: Attachment | None = None
+    dscp: Annotated[int, msgspec.Meta(ge=0, le=63)] = 0
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):

@@ -24,7 +24,9 @@ class ErrorCode(StrEnum):
     CLAIMED = "claimed"
     """Another document owns the object; the message names it."""
     OUT_OF_RANGE = "out_of_range"
-    """An address outside its network, or a network outside its VPC."""
+    """An address outside its network, a network outside its VPC, or more than this host can do."""
+    DISABLED = "disabled"
+    """The host's settings turn off what the field asks for; the message names the setting."""
     TOO_LARGE = "too_large"
 
 

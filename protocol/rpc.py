@@ -15,7 +15,10 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
 
 
 class GetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Objects of one kind that are in force, by id, after `after`, `limit` at most."""
+    """Objects of one kind that are in force, `limit` at most: from the beginning, or from a reply's `next` on.
+
+    They come by id; endpoints by the names of their documents, then by id.
+    """
 
     kind: str
     after: str = ""
@@ -56,9 +59,11 @@ class PathRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PathReply(msgspec.Struct, frozen=True):
     """The way as the maps have it now.
 
-    `way` is `same_host`, `direct`, `bouncer`, `divider` or `none`. `hosts` are the droplets' addresses that may be
-    sent to (one is chosen by the flow's hash). `age` is the seconds since a learnt direct path was last confirmed,
-    `reason` says why there is no way.
+    `way` is `same_host`, `direct`, `bouncer`, `divider`, `gateway` (which answers on this host) or `none`. `hosts` are
+    the droplets' addresses that may be sent to (one is chosen by the flow's hash), by tunnels of `encapsulation`:
+    `geneve` or `vxlan`, empty where nothing leaves the host. `age` is the seconds since a learnt direct path was last
+    confirmed, `reason` says why there is no way: `outside_vpc`, `no_address` (the endpoint has none of that family), or
+    what the packet would be dropped for.
     """
 
     way: str
@@ -66,6 +71,40 @@ class PathReply(msgspec.Struct, frozen=True):
     learnt: bool = False
     age: float | None = None
     reason: str = ""
+    encapsulation: str = ""
+
+
+class PeersRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The other hosts' droplets and the paths to them, after `after`."""
+
+    after: str = ""
+    limit: Limit = 500
+
+
+class PeerPath(msgspec.Struct, frozen=True):
+    """What probes found out about one path.
+
+    `droplet` and `address` are the other end's, `by` is this host's droplet that it starts from. `state` is `up`,
+    `down`, or `unknown` for one that never answered; `since` is seconds since the epoch. `round_trip` is in seconds and
+    includes the agent's own delay. `configured` is the longest packet that should pass, `carries` the longest that is
+    sent, in bytes of the outer IP packet.
+    """
+
+    droplet: str
+    address: str
+    by: str
+    state: str
+    since: float
+    configured: int
+    carries: int
+    round_trip: float | None = None
+
+
+class PeersReply(msgspec.Struct, frozen=True):
+    """One page, by droplet; `next` is the `after` of the next one."""
+
+    peers: tuple[PeerPath, ...]
+    next: str = ""
 
 
 class PlanReply(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ def check(document: Document) -> list[FieldError]:
         errors += _check_network(network, f"networks[{index}]")
     errors += check_endpoints(document.endpoints)
     errors += _twice("droplets", document.droplets)
+    errors += _shared_addresses(document.droplets)
     errors += _twice("vpcs", document.vpcs)
     errors += _twice("networks", document.networks)
     return errors
@@ -29,6 +30,15 @@ def check(document: Document) -> list[FieldError]:
 
 def _check_droplet(droplet: Droplet, path: str) -> list[FieldError]:
     return _each(f"{path}.address", parse_host_address, [droplet.address], indexed=False)
+
+
+def _shared_addresses(droplets: tuple[Droplet, ...]) -> Iterator[FieldError]:
+    seen: dict[str, str] = {}
+    for index, droplet in enumerate(droplets):
+        first = seen.setdefault(droplet.address, droplet.id)
+        if first != droplet.id:
+            message = f"{droplet.address} is that of droplet {first!r} already"
+            yield FieldError(f"droplets[{index}].address", ErrorCode.DUPLICATE, message)
 
 
 def _check_vpc(vpc: Vpc, path: str) -> list[FieldError]:

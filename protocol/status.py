@@ -14,7 +14,8 @@ class AgentState(StrEnum):
     """Before the first complete snapshot of its documents; nothing is removed yet."""
     IN_SYNC = "in_sync"
     DEGRADED = "degraded"
-    """In sync, but some documents are pending, rejected or failed, or a next hop is unresolved."""
+    """In sync, but some documents are pending, rejected or failed, a next hop is unresolved, a droplet does not answer
+    probes any more, or a path carries less than its interface."""
     STOPPING = "stopping"
 
 
@@ -37,11 +38,41 @@ class ObjectCounts(msgspec.Struct, frozen=True):
     local_endpoints: int = 0
 
 
+class NarrowPath(msgspec.Struct, frozen=True):
+    """A path that carries less than it should, in bytes of the outer IP packet.
+
+    `droplet` and `address` are the other end's, `by` is this host's droplet that it starts from; `configured` is that
+    one's MTU.
+    """
+
+    droplet: str
+    address: str
+    configured: int
+    carries: int
+    by: str = ""
+
+
+class UplinkStatus(msgspec.Struct, frozen=True):
+    """One interface of the host in the substrate, and the droplets that it carries: one for each address.
+
+    `attach_mode` says how transit XDP runs for it now: `native`, `generic`, `offload` or `none`. `vlan` is the 802.1Q
+    id of its frames, 0 for none.
+    """
+
+    interface: str
+    droplets: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    attach_mode: str = "none"
+    mtu: int = 0
+    vlan: int = 0
+
+
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat. Times are seconds since the epoch, `uptime` is in seconds.
 
     `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`);
-    `attach_mode` says how transit XDP runs now: `native`, `generic` or `none`.
+    `uplinks` are in the order of the settings. `down_droplets` are the ids of those that answered probes and do not any
+    more.
     """
 
     host: str
@@ -54,12 +85,10 @@ class Status(msgspec.Struct, frozen=True):
     digest: str
     documents: DocumentCounts
     objects: ObjectCounts
-    droplet: str = ""
-    interface: str = ""
-    address: str = ""
-    attach_mode: str = ""
-    mtu: int = 0
+    uplinks: tuple[UplinkStatus, ...] = ()
     unresolved_next_hops: tuple[str, ...] = ()
+    down_droplets: tuple[str, ...] = ()
+    narrow_paths: tuple[NarrowPath, ...] = ()
     repairs: int = 0
     memory_bytes: int = 0
 
@@ -90,10 +119,25 @@ class EndpointTraffic(msgspec.Struct, frozen=True):
     dropped: Traffic
 
 
+class Probes(msgspec.Struct, frozen=True):
+    """Probes of other droplets since the agent's start.
+
+    `lost` were not answered in time, `refused` did not fit somewhere on the way; `icmp_errors` quoted a tunnel packet
+    of this host.
+    """
+
+    sent: int = 0
+    answered: int = 0
+    lost: int = 0
+    refused: int = 0
+    icmp_errors: int = 0
+
+
 class Counters(msgspec.Struct, frozen=True):
-    """Telemetry of kind `counters`: every outcome of a packet by name, and each local endpoint's traffic."""
+    """Telemetry of kind `counters`: every outcome of a packet by name, each local endpoint's traffic, and probes."""
 
     host: str
     at: float
     outcomes: dict[str, Traffic]
     endpoints: tuple[EndpointTraffic, ...] = ()
+    probes: Probes = Probes()

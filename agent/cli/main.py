@@ -265,6 +265,33 @@ def path(access: Access, host: str, endpoint: str, destination: str, output: str
 
 
 @main.command()
+@click.argument("host", required=False, callback=_host)
+@_output
+@click.pass_obj
+def peers(access: Access, host: str | None, output: str) -> None:
+    """Show what HOST's probes say of the paths to other droplets, or every host's.
+
+    \b
+    Examples:
+      dropletctl peers
+      dropletctl peers h1 -o json
+    """
+
+    async def work(bus: Session) -> None:
+        call = await bus.call(host)
+        found = await _of_all(call.present, bus.peers)
+        rows = [(name, item) for name, items in found.items() for item in items]
+        if output not in TABLES:
+            plain = [{"host": name, **msgspec.to_builtins(item)} for name, item in rows]
+            click.echo(machine(plain, output), nl=False)
+        elif found:
+            show.peers(rows, output == "wide")
+        _count(len(found), len(call.present) + len(call.absent))
+
+    _run(access, work)
+
+
+@main.command()
 @click.argument("host", callback=_host)
 @click.option("--watch", is_flag=True, help="Ask again and again, until interrupted.")
 @click.option("--interval", default=2.0, show_default=True, help="With --watch: seconds between.")

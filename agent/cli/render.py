@@ -25,12 +25,14 @@ _PLAIN = re.compile(r"^[A-Za-z_][A-Za-z0-9_./@ -]*$")
 _RESERVED = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 _MARKS = {
     "realized": "green",
+    "up": "green",
     "in_sync": "green",
     "pending": "yellow",
     "degraded": "yellow",
     "starting": "yellow",
     "rejected": "red",
     "failed": "red",
+    "down": "red",
     NO_ANSWER: "red",
 }
 

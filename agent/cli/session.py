@@ -155,7 +155,7 @@ class Session:
             page = await self.ask(host, "get", rpc.GetRequest(kind, after), rpc.GetReply)
             found += getattr(page, kind)
             if not page.next:
-                return found
+                return sorted(found, key=lambda item: str(item.id))
             after = page.next
 
     async def documents(self, host: str) -> list[Acknowledgement]:
@@ -165,6 +165,17 @@ class Session:
         while True:
             page = await self.ask(host, "documents", rpc.DocumentsRequest(after), rpc.DocumentsReply)
             found += page.documents
+            if not page.next:
+                return found
+            after = page.next
+
+    async def peers(self, host: str) -> list[rpc.PeerPath]:
+        """Return what a host knows of the paths to other droplets."""
+        found: list[rpc.PeerPath] = []
+        after = ""
+        while True:
+            page = await self.ask(host, "peers", rpc.PeersRequest(after), rpc.PeersReply)
+            found += page.peers
             if not page.next:
                 return found
             after = page.next

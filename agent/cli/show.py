@@ -12,17 +12,23 @@ import msgspec
 from agent.cli.render import NO_ANSWER, duration, table
 from protocol.acknowledgements import Acknowledgement
 from protocol.documents import Droplet, Endpoint, Network, Vpc
-from protocol.rpc import PathReply
+from protocol.rpc import PathReply, PeerPath
 from protocol.status import Counters, Status, Traffic
 
-STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED")
+STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED")
+TROUBLES = ("DOWN", "NARROW")
+"""Columns of `status` that are left out as long as no host has anything to say there."""
 
 
 def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None:
     """Print one line per host, also for those that did not answer."""
     rows = [_status_row(item) for item in found]
-    rows += [(host, NO_ANSWER, *("-" for _ in STATUS[2:])) for host in absent]
-    table(STATUS, sorted(rows), "no host answers", wide)
+    rows += [(host, NO_ANSWER, *("-" for _ in (*STATUS[2:], *TROUBLES))) for host in absent]
+    rows = sorted(rows)
+    columns = (*STATUS, *TROUBLES)
+    shown = [i for i, name in enumerate(columns) if name not in TROUBLES or any(row[i] != "-" for row in rows)]
+    cells = [[row[i] for i in shown] for row in rows]
+    table([columns[i] for i in shown], cells, "no host answers", wide, spare="XDP")
 
 
 def _status_row(item: Status) -> tuple[str, ...]:
@@ -41,36 +47,69 @@ def _status_row(item: Status) -> tuple[str, ...]:
         str(item.state),
         str(documents.realized),
         ", ".join(troubled) or "0",
+        ", ".join(f"{uplink.interface} {uplink.attach_mode}" for uplink in item.uplinks) or "-",
         f"{item.objects.local_endpoints} of {item.objects.endpoints}",
         str(item.revision),
         duration(item.uptime),
         ", ".join(item.unresolved_next_hops) or "-",
+        ", ".join(item.down_droplets) or "-",
+        ", ".join(f"{path.droplet} {path.carries} of {path.configured}" for path in item.narrow_paths) or "-",
     )
+
+
+def peers(rows: Sequence[tuple[str, PeerPath]], wide: bool) -> None:
+    """Print one line per host and path."""
+    now = time.time()
+    lines = [
+        (
+            host,
+            path.by,
+            path.droplet,
+            path.address,
+            path.state,
+            "-" if path.round_trip is None else f"{path.round_trip * 1000:.1f} ms",
+            str(path.carries) if path.carries == path.configured else f"{path.carries} of {path.configured}",
+            duration(max(0.0, now - path.since)),
+        )
+        for host, path in rows
+    ]
+    columns = ("HOST", "FROM", "DROPLET", "ADDRESS", "STATE", "ROUND TRIP", "PATH SIZE", "SINCE")
+    table(columns, sorted(lines), "no peers", wide, spare="FROM")
+
+
+USUAL = {"UDP CHECKSUM": "full", "ENCAPSULATION": "geneve", "ROUTING": "direct", "DSCP": "0"}
+"""Columns that are left out as long as every object has what is usual."""
 
 
 def objects(kind: str, rows: Sequence[tuple[str, Any]], wide: bool) -> None:
     """Print one line per object and host."""
     columns = {
-        "droplets": ("DROPLET", "OF HOST", "ADDRESS"),
+        "droplets": ("DROPLET", "OF HOST", "ADDRESS", "UDP CHECKSUM"),
         "vpcs": ("VPC", "VNI", "CIDRS", "DIVIDERS"),
-        "networks": ("NETWORK", "VPC", "CIDRS", "BOUNCERS"),
-        "endpoints": ("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "MAC", "ATTACHED"),
+        "networks": ("NETWORK", "VPC", "CIDRS", "BOUNCERS", "ENCAPSULATION", "ROUTING"),
+        "endpoints": ("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "MAC", "ATTACHED", "DSCP"),
     }[kind]
-    table(("HOST", *columns), [(host, *_cells(item)) for host, item in rows], f"no {kind}", wide, spare="MAC")
+    columns = ("HOST", *columns)
+    lines = [(host, *_cells(item)) for host, item in rows]
+    shown = [i for i, name in enumerate(columns) if name not in USUAL or any(line[i] != USUAL[name] for line in lines)]
+    cells = [[line[i] for i in shown] for line in lines]
+    table([columns[i] for i in shown], cells, f"no {kind}", wide, spare="MAC")
 
 
 def _cells(item: Any) -> tuple[str, ...]:
     match item:
         case Droplet():
-            return (item.id, item.host, item.address)
+            return (item.id, item.host, item.address, item.udp_checksum)
         case Vpc():
             return (item.id, str(item.vni), " ".join(item.cidrs), " ".join(item.dividers) or "-")
         case Network():
-            return (item.id, item.vpc, " ".join(item.cidrs), " ".join(item.bouncers) or "-")
+            bouncers = " ".join(item.bouncers) or "-"
+            return (item.id, item.vpc, " ".join(item.cidrs), bouncers, item.encapsulation, item.routing)
         case Endpoint():
             attached = item.attachment
             where = f"{attached.namespace}:{attached.interface}" if attached else "-"
-            return (item.id, item.network, item.droplet, " ".join(item.addresses), item.mac, where)
+            addresses = " ".join(item.addresses)
+            return (item.id, item.network, item.droplet, addresses, item.mac, where, str(item.dscp))
     raise TypeError(type(item).__name__)
 
 
@@ -123,6 +162,8 @@ def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
     parts = [answer.way.replace("_", " ")]
     if answer.hosts:
         parts.append("to " + " or ".join(answer.hosts))
+    if answer.encapsulation:
+        parts.append(f"by {answer.encapsulation}")
     if answer.learnt:
         parts.append("learnt" if answer.age is None else f"learnt, confirmed {answer.age:.1f} s ago")
     return f"{endpoint} -> {destination}: {', '.join(parts)}"

@@ -16,7 +16,9 @@ class Veth:
     """One endpoint's pair of interfaces, as it should be.
 
     `ifindex` is chosen by the plan (host side). `namespace` is a name under /run/netns, an absolute path, or a pid in
-    decimal digits. Addresses are text with a prefix length; MACs are 6 bytes.
+    decimal digits. Addresses are text with a prefix length; MACs are 6 bytes. `mtu` is that of the endpoint's side.
+    The host side's is larger, as large as the tenant could make the endpoint's: the kernel drops a frame that is longer
+    than the receiving side's MTU without a word (net/core/dev.c: is_skb_forwardable), and the program is to answer it.
     """
 
     endpoint: str
@@ -63,14 +65,14 @@ class DeleteVeth:
 
 @dataclass(frozen=True, slots=True)
 class AttachTransit:
-    """Attach transit XDP to the droplet's interface, or replace an older version of it."""
+    """Attach transit XDP to an interface that droplets' frames come in on, or replace an older version of it."""
 
     ifindex: int
 
 
 @dataclass(frozen=True, slots=True)
 class DetachTransit:
-    """Take transit XDP off the droplet's interface."""
+    """Take transit XDP off such an interface."""
 
     ifindex: int
 

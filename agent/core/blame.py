@@ -15,7 +15,6 @@ from agent.core.actions import (
     Failure,
     PutEntries,
 )
-from agent.core.layout import U32, MapName
 from agent.core.realize import Realization
 from protocol.acknowledgements import KernelFailure
 
@@ -42,8 +41,8 @@ def _concerns(failure: Failure, realization: Realization) -> bool:
             return veth.endpoint in realization.veths
         case DeleteVeth(endpoint, _):
             return endpoint in realization.veths
-        case AttachTransit() | DetachTransit():
-            return U32.pack(0) in realization.entries.get(MapName.LOCAL_DROPLET, ())
+        case AttachTransit(ifindex) | DetachTransit(ifindex):
+            return ifindex in realization.transit
         case PutEntries(name, _) | DeleteEntries(name, _):
             return any(key in realization.entries.get(name, ()) for key in failure.keys)
 
@@ -60,7 +59,7 @@ def apart_from(actions: Iterable[Action], wanted: Realization) -> list[Action]:
         match action:
             case EnsureVeth(veth) if veth.endpoint in wanted.veths:
                 continue
-            case AttachTransit() if wanted.transit is not None:
+            case AttachTransit(ifindex) if ifindex in wanted.transit:
                 continue
             case PutEntries(name, entries):
                 known = wanted.entries.get(name, {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from heapq import nsmallest
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -26,18 +25,14 @@ class Conflict(NamedTuple):
     elders: tuple[str, ...]
 
 
-def keys(document: Document, host: str) -> Iterator[tuple[str, str, str]]:
+def keys(document: Document) -> Iterator[tuple[str, str, str]]:
     """Yield (path, space, key) for everything in a document that only one document may have.
-
-    The droplet of the agent's own `host` is one more such thing: an agent serves one interface.
 
     An endpoint's address is claimed within its network: networks of one VPC do not overlap, so that is within the VPC.
     """
     for index, droplet in enumerate(document.droplets):
         yield f"droplets[{index}].id", "droplet", droplet.id
         yield f"droplets[{index}].address", "substrate address", droplet.address
-        if droplet.host == host:
-            yield f"droplets[{index}].host", "droplet of host", host
     for index, vpc in enumerate(document.vpcs):
         yield f"vpcs[{index}].id", "vpc", vpc.id
         yield f"vpcs[{index}].vni", "vni", str(vpc.vni)
@@ -52,9 +47,7 @@ def keys(document: Document, host: str) -> Iterator[tuple[str, str, str]]:
 class Claims:
     """All claims, by space and key. A contested key has further claimants, in the order in which they came."""
 
-    def __init__(self, host: str) -> None:
-        """Start without claims; `host` is the agent's own."""
-        self._host = host
+    def __init__(self) -> None:
         self._owners: dict[str, dict[str, Claim]] = {}
         self._contenders: dict[tuple[str, str], list[Claim]] = {}
 
@@ -62,11 +55,6 @@ class Claims:
         """Return the name of the document that owns a key."""
         claim = self._owners.get(space, {}).get(key)
         return claim.document if claim else None
-
-    def page(self, space: str, after: str, limit: int) -> list[tuple[str, str]]:
-        """Return the first `limit` owned keys of a space that come after `after`, with the documents that own them."""
-        owners = self._owners.get(space, {})
-        return [(key, owners[key].document) for key in nsmallest(limit, (key for key in owners if key > after))]
 
     def since(self, space: str, key: str) -> int:
         """Return the revision from which on a key has had its owner, 0 for a free one."""
@@ -79,7 +67,7 @@ class Claims:
         What the same document has claimed before keeps its older date.
         """
         displaced: set[str] = set()
-        for space, wanted in _by_space(document, self._host).items():
+        for space, wanted in _by_space(document).items():
             owners = self._owners.setdefault(space, {})
             for key in wanted:
                 owner = owners.setdefault(key, claim)
@@ -99,9 +87,9 @@ class Claims:
 
     def drop(self, name: str, dropped: Document, kept: Iterable[Document]) -> set[str]:
         """Give up what `dropped` lists and `kept` does not; return the documents that may own something now."""
-        still = [_by_space(document, self._host) for document in kept]
+        still = [_by_space(document) for document in kept]
         heirs: set[str] = set()
-        for space, given in _by_space(dropped, self._host).items():
+        for space, given in _by_space(dropped).items():
             remaining = set().union(*(spaces.get(space, ()) for spaces in still)) if still else set()
             for key in given:
                 if key not in remaining:
@@ -125,7 +113,7 @@ class Claims:
 
     def lists(self, document: Document, space: str, key: str) -> bool:
         """Say whether a document lists something."""
-        return key in _by_space(document, self._host).get(space, ())
+        return key in _by_space(document).get(space, ())
 
     def rivals(self, names: set[str]) -> set[str]:
         """Return the documents that claim something which one of some documents claims too."""
@@ -141,7 +129,7 @@ class Claims:
         if not self._contenders:
             return []
         found = []
-        for path, space, key in keys(document, self._host):
+        for path, space, key in keys(document):
             elders = tuple(takewhile(lambda claimant: claimant != name, self._claimants(space, key)))
             if elders:
                 found.append(Conflict(path, space, key, elders))
@@ -155,13 +143,12 @@ class Claims:
         yield from (claim.document for claim in self._contenders.get((space, key), ()))
 
 
-def _by_space(document: Document, host: str) -> dict[str, list[str]]:
+def _by_space(document: Document) -> dict[str, list[str]]:
     """Return the keys of a document without their paths: this runs for every endpoint of every document."""
     spaces: dict[str, list[str]] = {}
     if document.droplets:
         spaces["droplet"] = [droplet.id for droplet in document.droplets]
         spaces["substrate address"] = [droplet.address for droplet in document.droplets]
-        spaces["droplet of host"] = [host for droplet in document.droplets if droplet.host == host]
     if document.vpcs:
         spaces["vpc"] = [vpc.id for vpc in document.vpcs]
         spaces["vni"] = [str(vpc.vni) for vpc in document.vpcs]

@@ -6,10 +6,11 @@ touches the kernel: `settle` returns what changed, `confirm` and `fail` take in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.core.actions import Veth
+from agent.core.places import Places
 from agent.core.realize import Realization, realize
 from agent.core.registry import Held, Registry, Verdict
 from agent.core.settlement import Settlement
@@ -34,28 +35,42 @@ class Change:
 class Desired:
     """The documents of one host, and the world that those in force make."""
 
-    def __init__(self, here: Here, slots: dict[str, int] | None = None) -> None:
-        """Start without documents; `slots` are those of the endpoints that the kernel was seen to have."""
-        self.documents = Registry(here.host)
-        self.world = World(here=here, slots=slots or {})
+    def __init__(self, here: Here, slots: Mapping[str, int] | None = None, places: Places | None = None) -> None:
+        """Start without documents; `slots` and `places` are those that the kernel was seen to have."""
+        self.documents = Registry()
+        self.world = World(here=here, slots=slots or {}, left=frozenset(slots or ()), places=places or {})
         """What references resolve to now."""
         self.endpoints = 0
         """How many endpoints the documents in force list."""
         self.veths: dict[str, Veth] = {}
         """The interfaces of the endpoints that live here, by endpoint."""
         self._here = here
+        self._crowded: set[str] = set()
+        """Documents for which there was no room, until there may be again."""
 
     def set_here(self, here: Here) -> None:
-        """Take in what the droplet's interface looks like now: a change has every document judged again."""
+        """Take in what this host's interfaces look like now: a change has every document judged again."""
+        here = replace(here, down=self._here.down)
         if here != self._here:
             self._here = here
             self.documents.touch_all()
 
-    def settle(self) -> Change:
-        """Decide what is in force now, and return the difference to before. An exception leaves all as it was."""
+    def set_down(self, down: frozenset[str]) -> None:
+        """Take in which droplets do not answer: who bounces or divides is looked at anew where that is among them."""
+        changed, self._here = down ^ self._here.down, replace(self._here, down=down)
+        networks = (("network", one.id) for one in self.world.networks.values() if changed & {*one.bouncers})
+        vpcs = (("vpc", one.id) for one in self.world.vpcs.values() if changed & {*one.dividers})
+        owners = (self.documents.claims.owner(space, id_) for space, id_ in (*networks, *vpcs))
+        self.documents.touch({owner for owner in owners if owner is not None})
+
+    def settle(self, *, removing: bool = False) -> Change:
+        """Decide what is in force now, and return the difference to before. An exception leaves all as it was.
+
+        Without `removing`, what is not wanted any more stays in the kernel for now, and keeps its place there.
+        """
         touched = self.documents.take_touched()
         try:
-            settlement = Settlement(self.documents, touched, self.world, self._here)
+            settlement = Settlement(self.documents, touched, self.world, self._here, removing=removing)
             settlement.decide()
             change = self._change(settlement)
         except BaseException:
@@ -80,6 +95,8 @@ class Desired:
                 realize(settlement.document(held), settlement.world, change.after)
             if held is not before:
                 change.adopted.add(name)
+        # Droplets of several documents may lie on one interface: it is theirs together.
+        change.before.transit, change.after.transit = self.world.carriers(), settlement.world.carriers()
         _doubt(change, doubtful)
         return change
 
@@ -89,10 +106,19 @@ class Desired:
             self.endpoints += (held.endpoints if held else 0) - (entry.in_force.endpoints if entry.in_force else 0)
             entry.in_force = held
             entry.judgement = settlement.judgements.get(name, entry.judgement)
+        self._crowded |= settlement.crowded
+        if self._has_room_again(settlement.world):
+            self.documents.touch(self._crowded & self.documents.entries.keys())
+            self._crowded.clear()
         self.world = settlement.world
         for endpoint in change.before.veths.keys() - change.after.veths.keys():
             del self.veths[endpoint]
         self.veths.update(change.after.veths)
+
+    def _has_room_again(self, world: World) -> bool:
+        """Say whether places became free for those that found none."""
+        left = self.world.slots.keys() - world.slots.keys() or self.world.places.keys() - world.places.keys()
+        return bool(self._crowded and left)
 
     def verdict(self, name: str) -> Verdict:
         """Return what stands for a document. Nothing is realized before this host's droplet is: no program runs yet."""

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from agent.core.features import Family, family_of
+from agent.core.networks import gateways
+from agent.core.room import SMALLEST, endpoint_mtu, overhead
+from agent.core.uplinks import Uplink
 from agent.core.world import World
 from protocol.acknowledgements import Reference
-from protocol.addresses import Cidr, first_host, parse_address, parse_cidr, within
-from protocol.documents import Document, Droplet, Network
+from protocol.addresses import Cidr, format_address, parse_address, parse_cidr, within
+from protocol.documents import Document, Endpoint, Network
 from protocol.errors import ErrorCode, FieldError
 
 
@@ -35,6 +39,7 @@ def judge(document: Document, needed: frozenset[Reference], world: World) -> Jud
         return Judgement(missing=missing)
     errors = (
         *_droplet_errors(document, world),
+        *_disabled(document, world),
         *_network_errors(document, world),
         *_endpoint_errors(document, world),
     )
@@ -42,17 +47,48 @@ def judge(document: Document, needed: frozenset[Reference], world: World) -> Jud
 
 
 def _droplet_errors(document: Document, world: World) -> Iterator[FieldError]:
-    own: Droplet | None = None
     for index, droplet in enumerate(document.droplets):
-        if droplet.host != world.here.host:
-            continue
-        own = own or droplet
-        if droplet is not own:
-            message = f"host {droplet.host} has droplet {own.id!r} already; this agent serves one interface"
-            yield FieldError(f"droplets[{index}].host", ErrorCode.DUPLICATE, message)
-        elif parse_address(droplet.address) not in world.here.addresses:
-            message = f"the droplet's interface does not have {droplet.address}: add it, or mend the document"
+        if droplet.host == world.here.host and world.uplink_of(droplet) is None:
+            message = (
+                f"no interface of this host has {droplet.address} ({_described(world.here.uplinks)}): add it to one, "
+                f"name its interface in interfaces, or mend the document"
+            )
             yield FieldError(f"droplets[{index}].address", ErrorCode.OUT_OF_RANGE, message)
+
+
+def _described(uplinks: tuple[Uplink, ...]) -> str:
+    """Name the interfaces with their addresses."""
+    with_addresses = (
+        f"{uplink.name} has {', '.join(map(format_address, uplink.addresses)) or 'none'}" for uplink in uplinks
+    )
+    return "; ".join(with_addresses) or "it has no interface in the substrate"
+
+
+def _disabled(document: Document, world: World) -> Iterator[FieldError]:
+    """Yield what the programs of this host are not compiled for."""
+    features = world.here.features
+    for index, droplet in enumerate(document.droplets):
+        family = family_of(parse_address(droplet.address))
+        if family not in features.substrate:
+            message = f"{droplet.address}: {_off(family, 'data_plane.substrate')}"
+            yield FieldError(f"droplets[{index}].address", ErrorCode.DISABLED, message)
+    cidrs = [(f"vpcs[{index}]", vpc.cidrs) for index, vpc in enumerate(document.vpcs)]
+    cidrs += [(f"networks[{index}]", network.cidrs) for index, network in enumerate(document.networks)]
+    for path, texts in cidrs:
+        for position, text in enumerate(texts):
+            family = family_of(parse_cidr(text).address)
+            if family not in features.families:
+                message = f"{text}: {_off(family, 'data_plane.families')}"
+                yield FieldError(f"{path}.cidrs[{position}]", ErrorCode.DISABLED, message)
+    for index, network in enumerate(document.networks):
+        if network.encapsulation == "vxlan" and not features.vxlan_port:
+            message = "VXLAN is off on this host: set data_plane.vxlan_port, 4789 by custom, and start the agent again"
+            yield FieldError(f"networks[{index}].encapsulation", ErrorCode.DISABLED, message)
+
+
+def _off(family: Family, setting: str) -> str:
+    name = {"ipv4": "IPv4", "ipv6": "IPv6"}[family]
+    return f"{name} is off on this host: add {family} to {setting} in the settings, and start the agent again"
 
 
 def _network_errors(document: Document, world: World) -> Iterator[FieldError]:
@@ -88,7 +124,7 @@ def _endpoint_errors(document: Document, world: World) -> Iterator[FieldError]:
     if not document.endpoints:
         return
     places = {name: _places(world.networks[name]) for name in {e.network for e in document.endpoints}}
-    here = {droplet.id for droplet in world.own_droplets()}
+    uplinks = {id_: world.uplink_of(droplet) for id_, droplet in world.own.items()}
     for index, endpoint in enumerate(document.endpoints):
         bounds, reserved = places[endpoint.network]
         for position, text in enumerate(endpoint.addresses):
@@ -96,9 +132,27 @@ def _endpoint_errors(document: Document, world: World) -> Iterator[FieldError]:
             low, high = bounds.get(len(address), _NOWHERE)
             if not low <= address <= high or address in reserved:
                 yield _misplaced(f"endpoints[{index}].addresses[{position}]", text, world.networks[endpoint.network])
-        if endpoint.droplet in here and endpoint.attachment is None:
+        if endpoint.droplet not in uplinks:
+            continue
+        if endpoint.attachment is None:
             message = f"endpoint {endpoint.id!r} is on this host: say where its interface appears"
             yield FieldError(f"endpoints[{index}].attachment", ErrorCode.MISSING_FIELD, message)
+        uplink = uplinks[endpoint.droplet]
+        if uplink is not None:
+            yield from _cramped(f"endpoints[{index}].droplet", endpoint, uplink, world)
+
+
+def _cramped(path: str, endpoint: Endpoint, uplink: Uplink, world: World) -> Iterator[FieldError]:
+    """Yield an error when the endpoint's MTU would be less than what its family asks for."""
+    substrate = family_of(parse_address(world.droplets[endpoint.droplet].address))
+    smallest = max(SMALLEST[family_of(parse_address(text))] for text in endpoint.addresses)
+    mtu = endpoint_mtu(uplink.mtu, substrate)
+    if mtu < smallest:
+        message = (
+            f"interface {uplink.name} has MTU {uplink.mtu}, which leaves {mtu} for endpoint {endpoint.id!r}; its "
+            f"addresses need {smallest}: give the interface {smallest + overhead(substrate)} or more"
+        )
+        yield FieldError(path, ErrorCode.OUT_OF_RANGE, message)
 
 
 @lru_cache(maxsize=4096)
@@ -115,13 +169,6 @@ def _places(network: Network) -> tuple[dict[int, tuple[bytes, bytes]], set[bytes
         if bits == 32 and cidr.prefix < 31:
             reserved.add(last.to_bytes(4, "big"))
     return bounds, reserved
-
-
-def gateways(network: Network) -> tuple[bytes, ...]:
-    """Return the packed gateway of each CIDR of a network, in their order."""
-    if network.gateways:
-        return tuple(parse_address(text) for text in network.gateways)
-    return tuple(first_host(parse_cidr(text)) for text in network.cidrs)
 
 
 def _misplaced(path: str, text: str, network: Network) -> FieldError:

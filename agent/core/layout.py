@@ -10,11 +10,19 @@ import struct
 from enum import StrEnum
 from typing import NamedTuple
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 MAX_SET = 16
 NETWORK_BOUNCED_HERE = 1
+NETWORK_PINNED = 2
 VPC_DIVIDED_HERE = 1
-GENEVE_PORT = 6081
+ENDPOINT_VXLAN = 1
+ENDPOINT_PINNED = 2
+INTERFACE_PINNED = 1
+PATH_PINNED = 1
+DROPLET_ZERO_CHECKSUM = 1
+NEXT_HOP_DOWN = 1
+NEXT_HOP_ZERO_CHECKSUM = 2
+MAX_LOCAL_DROPLETS = 16
 DIRECT_LIFETIME = 10.0
 """Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME in `constants.h`."""
 GATEWAY_MAC = bytes.fromhex("02d201e70001")
@@ -30,15 +38,17 @@ class MapName(StrEnum):
     VPCS = "vpcs"
     DROPLETS = "droplets"
     NEXT_HOPS = "next_hops"
-    LOCAL_DROPLET = "local_droplet"
+    LOCAL_DROPLETS = "local_droplets"
     DIRECT = "direct"
+    FRAGMENTS = "fragments"
+    TOLD = "told"
     OUTCOMES = "outcomes"
     ENDPOINT_COUNTERS = "endpoint_counters"
     PROGRAMS = "programs"
 
 
 CONFIGURED_MAPS = (
-    MapName.LOCAL_DROPLET,
+    MapName.LOCAL_DROPLETS,
     MapName.DROPLETS,
     MapName.VPCS,
     MapName.NETWORKS,
@@ -49,10 +59,10 @@ CONFIGURED_MAPS = (
 
 OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
-ENDPOINT = struct.Struct("=16sII6s2x")
-"""struct endpoint { address host; u32 ifindex; u32 slot; u8 mac[6]; pad[2] }."""
-INTERFACE = struct.Struct("=I16s6s2x")
-"""struct interface { u32 vni; address; u8 mac[6]; pad[2] }. Absent when all is 0."""
+ENDPOINT = struct.Struct("=16sIHH6s2x")
+"""struct endpoint { address host; u32 ifindex; u16 flags; u16 mtu; u8 mac[6]; pad[2] }."""
+INTERFACE = struct.Struct("=II16s4s6sHHBx")
+"""struct interface { u32 vni; u32 droplet; address ipv6; be32 ipv4; u8 mac[6]; u16 flags; u16 mtu; u8 tos; pad }."""
 NETWORK_KEY = struct.Struct("=II16s")
 """struct network_key { u32 prefixlen; u32 vni; address }."""
 NETWORK = struct.Struct(f"=16sII{16 * MAX_SET}s")
@@ -61,12 +71,20 @@ VPC = struct.Struct(f"=II{16 * MAX_SET}s")
 """struct vpc { u32 flags; u32 count; address dividers[MAX_SET] }."""
 DROPLET = struct.Struct("=I")
 """struct droplet { u32 flags }."""
-NEXT_HOP = struct.Struct("=6s2x")
-"""struct next_hop { u8 mac[6]; pad[2] }."""
-LOCAL_DROPLET = struct.Struct("=16sI6s2s")
-"""struct local_droplet { address; u32 ifindex; u8 mac[6]; be16 port }."""
-DIRECT_PATH = struct.Struct("=16sQQ")
-"""struct direct_path { address host; u64 confirmed_ns; u64 confirmed_tick }."""
+NEXT_HOP_KEY = struct.Struct("=16sI")
+"""struct next_hop_key { address; u32 interface }."""
+NEXT_HOP = struct.Struct("=6sHI")
+"""struct next_hop { u8 mac[6]; u16 mtu; u32 flags }."""
+LOCAL_DROPLET = struct.Struct("=16sIII6sH")
+"""struct local_droplet { address; u32 interface; u32 arrives; u32 leaves; u8 mac[6]; be16 vlan }, vlan by htons."""
+DIRECT_PATH = struct.Struct("=16sQQQ")
+"""struct direct_path { address host; u64 flags; u64 confirmed_ns; u64 confirmed_tick }."""
+FRAGMENT_KEY = struct.Struct("=I4s16sI")
+"""struct fragment_key { u32 slot; be32 identity; address to; u32 protocol }."""
+FRAGMENT = struct.Struct("=I")
+"""struct fragment { u32 flow }."""
+TOLD = struct.Struct("=QQ")
+"""struct told { u64 tick; u64 count }."""
 TRAFFIC = struct.Struct("=QQ")
 """struct traffic { u64 packets; u64 bytes }."""
 ENDPOINT_TRAFFIC = struct.Struct("=8Q")
@@ -82,8 +100,41 @@ class Endpoint(NamedTuple):
 
     host: bytes
     ifindex: int
-    slot: int
+    flags: int
+    mtu: int
     mac: bytes
+
+
+class Interface(NamedTuple):
+    """One value of the map `interfaces`, unpacked."""
+
+    vni: int
+    droplet: int
+    ipv6: bytes
+    ipv4: bytes
+    mac: bytes
+    flags: int
+    mtu: int
+    tos: int
+
+
+class LocalDroplet(NamedTuple):
+    """One value of the map `local_droplets`, unpacked; `vlan` as it stands there."""
+
+    address: bytes
+    interface: int
+    arrives: int
+    leaves: int
+    mac: bytes
+    vlan: int
+
+
+class NextHop(NamedTuple):
+    """One value of the map `next_hops`, unpacked."""
+
+    mac: bytes
+    mtu: int
+    flags: int
 
 
 class AddressSet(NamedTuple):

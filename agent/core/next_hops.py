@@ -1,4 +1,4 @@
-"""Decides the map `next_hops`: from routes and neighbours to the Ethernet address that leads to each droplet.
+"""Decides the map `next_hops`: from routes and neighbours to what leads to each droplet by each uplink.
 
 Pure: `agent/datapath/neighbours.py` reads the kernel and writes the map. Neighbour states are those of
 linux/neighbour.h.
@@ -6,9 +6,13 @@ linux/neighbour.h.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
+
+from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, NEXT_HOP_KEY, NEXT_HOP_ZERO_CHECKSUM, mapped, unmapped
+from agent.core.uplinks import Uplink
 
 NUD_INCOMPLETE = 0x01
 NUD_REACHABLE = 0x02
@@ -21,14 +25,47 @@ NUD_PERMANENT = 0x80
 NUD_VALID = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY
 
 NO_MAC = bytes(6)
+MOST = 0xFFFF
+"""The most that a next hop's MTU can say."""
 
 
 class Reason(Enum):
-    """Why a droplet cannot be reached now."""
+    """Why a droplet cannot be reached now. Of several interfaces' reasons the last in this order counts."""
 
+    NO_FAMILY = "no interface of this host has an address of its family"
     NO_ROUTE = "the kernel has no route to it"
     OTHER_INTERFACE = "its route leaves by another interface than the droplet's"
+    ASKED = "its next hop is not known yet"
     UNRESOLVED = "its next hop does not answer ARP or neighbour discovery"
+
+
+_WEIGHT = {reason: weight for weight, reason in enumerate(Reason)}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What is known of a droplet of another host besides its address.
+
+    `mtu` is what its path was found to carry (outer IP header and all behind it), None when nobody found out.
+    """
+
+    zero_checksum: bool = False
+    down: bool = False
+    mtu: int | None = None
+
+
+class Way(NamedTuple):
+    """A droplet's packed address (4 or 16 bytes) and the ifindex of one of this host's uplinks."""
+
+    droplet: bytes
+    ifindex: int
+
+
+class Hop(NamedTuple):
+    """A neighbour's packed address and the interface on which it is asked for: link-local ones need both."""
+
+    address: bytes
+    ifindex: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +78,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """One neighbour on the droplet's interface: its state, and its Ethernet address or `NO_MAC`."""
+    """One neighbour on an uplink: its state, and its Ethernet address or `NO_MAC`."""
 
     state: int
     mac: bytes
@@ -70,14 +107,14 @@ class Failures:
     """
 
     def __init__(self) -> None:
-        self._seen: set[bytes] = set()
+        self._seen: set[Hop] = set()
 
-    def heard(self, hop: bytes, neighbour: Neighbour | None) -> None:
+    def heard(self, hop: Hop, neighbour: Neighbour | None) -> None:
         """Take in that a neighbour changed, None when it was removed."""
         if neighbour is None or not neighbour.failed:
             self._seen.discard(hop)
 
-    def look(self, neighbours: Mapping[bytes, Neighbour]) -> tuple[dict[bytes, Neighbour], bool]:
+    def look(self, neighbours: Mapping[Hop, Neighbour]) -> tuple[dict[Hop, Neighbour], bool]:
         """Return the neighbours without the failures that are new, and whether there were any: look again then."""
         failed = {hop for hop, neighbour in neighbours.items() if neighbour.failed}
         new, self._seen = failed - self._seen, failed
@@ -92,42 +129,73 @@ class Changes:
     delete: tuple[bytes, ...]
 
 
+def key_of(way: Way) -> bytes:
+    """Return the map's key of a way."""
+    return NEXT_HOP_KEY.pack(mapped(way.droplet), way.ifindex)
+
+
+def way_of(key: bytes) -> Way:
+    """Return the way that a key of the map stands for."""
+    address, ifindex = NEXT_HOP_KEY.unpack(key)
+    return Way(unmapped(address), ifindex)
+
+
+def ways_to(droplet: bytes, uplinks: Sequence[Uplink]) -> Iterator[tuple[Way, Uplink]]:
+    """Yield the ways that could lead to a droplet: one for each uplink with an address of its family."""
+    for uplink in uplinks:
+        if any(len(address) == len(droplet) for address in uplink.addresses):
+            yield Way(droplet, uplink.ifindex), uplink
+
+
 def desired_next_hops(
-    droplets: Collection[bytes],
-    ifindex: int,
-    routes: Mapping[bytes, Route],
-    neighbours: Mapping[bytes, Neighbour],
+    peers: Mapping[bytes, Peer],
+    uplinks: Sequence[Uplink],
+    routes: Mapping[Way, Route],
+    neighbours: Mapping[Hop, Neighbour],
     current: Mapping[bytes, bytes],
 ) -> tuple[dict[bytes, bytes], dict[bytes, Reason]]:
-    """Return droplet -> Ethernet address, and droplet -> why it has none.
+    """Return the map's entries, and why each droplet that no uplink reaches is not reached.
 
-    `droplets` and the keys of `routes` and `current` are droplets' packed addresses, those of `neighbours` next hops'.
-    A next hop that is being asked again (no entry, or INCOMPLETE) keeps the address that it had: only the kernel's
-    FAILED takes it away, so that a flushed neighbour table loses no packet.
+    `peers` are by packed address, `current` is the map as it is. A next hop that is being asked again (no entry, or
+    INCOMPLETE) keeps the Ethernet address that it had: only the kernel's FAILED takes it away, so that a flushed
+    neighbour table loses no packet.
     """
     desired: dict[bytes, bytes] = {}
     unresolved: dict[bytes, Reason] = {}
-    for droplet in droplets:
-        route = routes.get(droplet)
-        if route is None:
-            unresolved[droplet] = Reason.NO_ROUTE
-        elif route.ifindex != ifindex:
-            unresolved[droplet] = Reason.OTHER_INTERFACE
-        else:
-            mac = _mac_of(neighbours.get(route.next_hop), current.get(droplet))
-            if mac is None:
-                unresolved[droplet] = Reason.UNRESOLVED
+    for droplet, peer in peers.items():
+        reasons, reached = [Reason.NO_FAMILY], False
+        for way, uplink in ways_to(droplet, uplinks):
+            key = key_of(way)
+            found = _mac_by(uplink, routes.get(way), neighbours, current.get(key))
+            if isinstance(found, Reason):
+                reasons.append(found)
             else:
-                desired[droplet] = mac
+                desired[key] = _value(found, uplink, peer)
+                reached = True
+        if not reached:
+            unresolved[droplet] = max(reasons, key=_WEIGHT.__getitem__)
     return desired, unresolved
 
 
-def _mac_of(neighbour: Neighbour | None, current: bytes | None) -> bytes | None:
-    if neighbour is None:
-        return current
-    if neighbour.usable:
+def _mac_by(
+    uplink: Uplink, route: Route | None, neighbours: Mapping[Hop, Neighbour], current: bytes | None
+) -> bytes | Reason:
+    if route is None:
+        return Reason.NO_ROUTE
+    if route.ifindex != uplink.ifindex:
+        return Reason.OTHER_INTERFACE
+    neighbour = neighbours.get(Hop(route.next_hop, uplink.ifindex))
+    if neighbour is not None and neighbour.usable:
         return neighbour.mac
-    return None if neighbour.failed else current
+    if neighbour is not None and neighbour.failed:
+        return Reason.UNRESOLVED
+    return Reason.ASKED if current is None else bytes(NEXT_HOP.unpack(current)[0])
+
+
+def _value(mac: bytes, uplink: Uplink, peer: Peer) -> bytes:
+    flags = (NEXT_HOP_DOWN if peer.down else 0) | (NEXT_HOP_ZERO_CHECKSUM if peer.zero_checksum else 0)
+    mtu = uplink.mtu if peer.mtu is None else min(uplink.mtu, peer.mtu)
+    return NEXT_HOP.pack(mac, min(mtu, MOST), flags)
 
 
 def changes(current: Mapping[bytes, bytes], desired: Mapping[bytes, bytes]) -> Changes:
@@ -138,12 +206,10 @@ def changes(current: Mapping[bytes, bytes], desired: Mapping[bytes, bytes]) -> C
     )
 
 
-def next_hops_to_resolve(
-    droplets: Collection[bytes],
-    ifindex: int,
-    routes: Mapping[bytes, Route],
-    neighbours: Mapping[bytes, Neighbour],
-) -> set[bytes]:
-    """Return the next hops that the kernel shall keep resolved: all in use but those that an operator configured."""
-    found = {route.next_hop for droplet, route in routes.items() if droplet in droplets and route.ifindex == ifindex}
+def next_hops_to_resolve(routes: Mapping[Way, Route], neighbours: Mapping[Hop, Neighbour]) -> set[Hop]:
+    """Return the next hops that the kernel shall keep resolved: all in use but those that an operator configured.
+
+    A route by another interface than its way's is not in use.
+    """
+    found = {Hop(route.next_hop, way.ifindex) for way, route in routes.items() if route.ifindex == way.ifindex}
     return {hop for hop in found if not (hop in neighbours and neighbours[hop].configured)}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.core.layout import MapName
+from agent.core.uplinks import Uplink
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class ObservedVeth:
 
     `complete` is false when the agent died between making the pair and marking it done. `peer` is None when the
     peer's namespace is not there or holds no such interface. `peer_known` is false when the namespace could not be
-    read: nothing may be concluded about the peer then.
+    read: nothing may be concluded about the peer then. `mtu` is the host side's own: see `actions.Veth`.
     """
 
     endpoint: str
@@ -34,7 +35,7 @@ class ObservedVeth:
 
 @dataclass(frozen=True, slots=True)
 class ObservedPeer:
-    """The endpoint's side: what the tenant's namespace shows."""
+    """The endpoint's side: what the tenant's namespace shows. `longest` is the MTU that the tenant can set there."""
 
     name: str
     mac: bytes
@@ -42,27 +43,13 @@ class ObservedPeer:
     up: bool
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedInterface:
-    """The droplet's own interface.
-
-    `addresses` are packed, 4 or 16 bytes each. `transit` is true when our current program is attached.
-    """
-
-    name: str
-    ifindex: int
-    mac: bytes
-    mtu: int
-    addresses: tuple[bytes, ...]
-    transit: bool
+    longest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """One complete look at the kernel."""
 
-    interface: ObservedInterface
+    uplinks: tuple[Uplink, ...]
     veths: Mapping[str, ObservedVeth] = field(default_factory=dict)
     maps: Mapping[MapName, Mapping[bytes, bytes]] = field(default_factory=dict)

@@ -18,12 +18,12 @@ from agent.core.actions import (
     PutEntries,
     Veth,
 )
-from agent.core.layout import INTERFACE, OVERLAY_KEY, MapName
+from agent.core.layout import INTERFACE, OVERLAY_KEY, MapName, mapped
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.realize import Entries, Realization
 from protocol.addresses import format_mac
 
-_BEFORE_VETHS = (MapName.LOCAL_DROPLET, MapName.DROPLETS, MapName.VPCS, MapName.NETWORKS)
+_BEFORE_VETHS = (MapName.LOCAL_DROPLETS, MapName.DROPLETS, MapName.VPCS, MapName.NETWORKS)
 _AFTER_VETHS = (MapName.INTERFACES, MapName.ENDPOINTS)
 
 _EMPTY: Mapping[bytes, bytes] = {}
@@ -59,7 +59,7 @@ def plan_all(wanted: Iterable[Realization], observed: Observed, *, remove: bool 
     after = Realization()
     for part in wanted:
         after.add(part)
-    before.transit = observed.interface.ifindex if observed.interface.transit else None
+    before.transit = frozenset(uplink.carrier for uplink in observed.uplinks if uplink.transit)
     for id_, seen in observed.veths.items():
         before.veths[id_] = _as_planned(seen, after.veths.get(id_))
     actions = plan_change(before, after)
@@ -108,7 +108,8 @@ def is_right(seen: ObservedVeth, wanted: Veth) -> bool:
         seen.complete
         and seen.up
         and seen.transit_agent
-        and (seen.ifname, seen.ifindex, seen.mtu) == (wanted.ifname, wanted.ifindex, wanted.mtu)
+        and (seen.ifname, seen.ifindex) == (wanted.ifname, wanted.ifindex)
+        and seen.mtu >= max(wanted.mtu, seen.peer.longest if seen.peer else 0)
         and (not seen.peer_known or _is_right_peer(seen.peer, wanted))
     )
 
@@ -148,20 +149,27 @@ def _forget_direct(before: Realization, after: Realization) -> list[Action]:
     had, have = before.entries.get(MapName.ENDPOINTS, _EMPTY), after.entries.get(MapName.ENDPOINTS, _EMPTY)
     moved = {key for key, value in had.items() if have.get(key) != value}
     arrived = {
-        OVERLAY_KEY.pack(*INTERFACE.unpack(value)[:2])
+        address
         for key, value in after.entries.get(MapName.INTERFACES, _EMPTY).items()
         if key not in before.entries.get(MapName.INTERFACES, _EMPTY)
+        for address in _addresses_of(value)
     }
     keys = tuple(sorted(moved | arrived))
     return [DeleteEntries(MapName.DIRECT, keys)] if keys else []
 
 
-def _attach(before: int | None, after: int | None) -> list[Action]:
-    return [AttachTransit(after)] if after is not None and after != before else []
+def _addresses_of(interface: bytes) -> list[bytes]:
+    """Return an interface's addresses as keys of `direct`."""
+    vni, _, ipv6, ipv4, *_ = INTERFACE.unpack(interface)
+    return [OVERLAY_KEY.pack(vni, mapped(address)) for address in (ipv6, ipv4) if any(address)]
 
 
-def _detach(before: int | None, after: int | None) -> list[Action]:
-    return [DetachTransit(before)] if before is not None and after != before else []
+def _attach(before: frozenset[int], after: frozenset[int]) -> list[Action]:
+    return [AttachTransit(ifindex) for ifindex in sorted(after - before)]
+
+
+def _detach(before: frozenset[int], after: frozenset[int]) -> list[Action]:
+    return [DetachTransit(ifindex) for ifindex in sorted(before - after)]
 
 
 def describe(action: Action) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2s
 
 from agent.core.actions import Veth
-from agent.core.judge import gateways
+from agent.core.features import family_of
 from agent.core.layout import (
     DROPLET,
+    DROPLET_ZERO_CHECKSUM,
     ENDPOINT,
-    GENEVE_PORT,
+    ENDPOINT_PINNED,
+    ENDPOINT_VXLAN,
     INTERFACE,
+    INTERFACE_PINNED,
     LOCAL_DROPLET,
     NETWORK_BOUNCED_HERE,
     U32,
@@ -24,6 +28,9 @@ from agent.core.layout import (
     network_value,
     vpc_value,
 )
+from agent.core.networks import gateways
+from agent.core.room import endpoint_mtu
+from agent.core.uplinks import Uplink
 from agent.core.world import World
 from protocol.addresses import format_address, parse_address, parse_cidr, parse_mac
 from protocol.documents import Document, Droplet, Endpoint, Network, Vpc
@@ -31,12 +38,6 @@ from protocol.documents import Document, Droplet, Endpoint, Network, Vpc
 IFINDEX_BASE = 0x40000000
 """Interfaces of endpoints are numbered from here, by slot: far above what the kernel gives out by itself. The same in
 `bpf/constants.h`, whose programs find an endpoint by the slot that the number of its interface holds."""
-
-ENCAPSULATION = 50
-"""Bytes of Ethernet, IPv4, UDP and Geneve around an inner frame, less the outer Ethernet header that the MTU leaves out
-and plus the inner one that it counts: 14 + 20 + 8 + 8."""
-RETURN_TO_SENDER = 12
-"""Bytes of the return-to-sender option over IPv4, which the first packets of a conversation carry."""
 
 Entries = dict[MapName, dict[bytes, bytes]]
 
@@ -47,8 +48,8 @@ class Realization:
 
     entries: Entries = field(default_factory=dict)
     veths: dict[str, Veth] = field(default_factory=dict)
-    transit: int | None = None
-    """The ifindex that transit XDP belongs on, None where these documents do not say."""
+    transit: frozenset[int] = frozenset()
+    """The interfaces that transit XDP belongs on, by ifindex."""
 
     def add(self, other: Realization) -> None:
         """Take in what another realization asks for."""
@@ -57,16 +58,11 @@ class Realization:
         for name, entries in other.entries.items():
             self.map(name).update(entries)
         self.veths.update(other.veths)
-        self.transit = other.transit if other.transit is not None else self.transit
+        self.transit |= other.transit
 
     def map(self, name: MapName) -> dict[bytes, bytes]:
         """Return one map's entries, to be filled."""
         return self.entries.setdefault(name, {})
-
-
-def endpoint_mtu(substrate: int) -> int:
-    """Return the MTU that an endpoint gets from its substrate's: room for Geneve and the return-to-sender option."""
-    return substrate - ENCAPSULATION - RETURN_TO_SENDER
 
 
 def host_ifname(instance: str, endpoint: str) -> str:
@@ -87,18 +83,33 @@ def realize(document: Document, world: World, into: Realization) -> None:
 
 
 def _realize_droplet(droplet: Droplet, world: World, into: Realization) -> None:
-    address = mapped(parse_address(droplet.address))
-    if droplet.host != world.here.host:
-        into.map(MapName.DROPLETS)[address] = DROPLET.pack(0)
+    if world.is_here(droplet.id):
+        _realize_own(droplet, world, into)
         return
-    here = world.here
-    value = LOCAL_DROPLET.pack(address, here.ifindex, here.mac, GENEVE_PORT.to_bytes(2, "big"))
-    into.map(MapName.LOCAL_DROPLET)[U32.pack(0)] = value
-    into.transit = here.ifindex
+    unsigned = droplet.udp_checksum == "zero" or any(world.unsigned())
+    value = DROPLET.pack(DROPLET_ZERO_CHECKSUM if unsigned else 0)
+    into.map(MapName.DROPLETS)[mapped(parse_address(droplet.address))] = value
+
+
+def _realize_own(droplet: Droplet, world: World, into: Realization) -> None:
+    """Put one entry for each interface on which the droplet's frames come in."""
+    uplink = _uplink(droplet, world)
+    vlan = int.from_bytes(uplink.vlan.to_bytes(2, "big"), sys.byteorder)
+    for arrival in world.arrivals(droplet):
+        into.map(MapName.LOCAL_DROPLETS)[U32.pack(world.places[arrival])] = LOCAL_DROPLET.pack(
+            arrival.address, uplink.ifindex, arrival.ifindex, uplink.leaves, uplink.mac, vlan
+        )
+    into.transit |= {uplink.carrier}
+
+
+def _uplink(droplet: Droplet, world: World) -> Uplink:
+    uplink = world.uplink_of(droplet)
+    assert uplink is not None, "judged before"
+    return uplink
 
 
 def _members(ids: tuple[str, ...], world: World) -> tuple[bytes, ...]:
-    return tuple(mapped(parse_address(world.droplets[id_].address)) for id_ in ids)
+    return tuple(mapped(parse_address(world.droplets[id_].address)) for id_ in world.serving(ids))
 
 
 def _realize_vpc(vpc: Vpc, world: World, into: Realization) -> None:
@@ -118,42 +129,60 @@ def _realize_network(network: Network, world: World, into: Realization) -> None:
 
 def _realize_endpoints(endpoints: tuple[Endpoint, ...], world: World, into: Realization) -> None:
     """Pack the map entries of many endpoints: what it looks up, it looks up once per network and droplet."""
-    vnis = {id_: world.vpcs[world.networks[id_].vpc].vni for id_ in {e.network for e in endpoints}}
-    starts = {id_: (U32.pack(vni) + V4_MAPPED, U32.pack(vni)) for id_, vni in vnis.items()}
+    networks = {id_: world.networks[id_] for id_ in {e.network for e in endpoints}}
+    starts = {id_: U32.pack(world.vpcs[network.vpc].vni) for id_, network in networks.items()}
+    starts_v4 = {id_: start + V4_MAPPED for id_, start in starts.items()}
+    flags = {id_: _endpoint_flags(network) for id_, network in networks.items()}
     hosts = {id_: mapped(parse_address(world.droplets[id_].address)) for id_ in {e.droplet for e in endpoints}}
-    here = {id_ for id_ in hosts if world.is_here(id_)}
+    here = {id_: _mtu(world.droplets[id_], world) for id_ in hosts if world.is_here(id_)}
     macs = bytes.fromhex("".join([e.mac for e in endpoints]).replace(":", ""))
     entries = into.map(MapName.ENDPOINTS)
     for index, endpoint in enumerate(endpoints):
-        ifindex = slot = 0
+        ifindex = mtu = 0
         if endpoint.droplet in here:
-            slot = world.slots[endpoint.id]
-            ifindex = IFINDEX_BASE + slot
-            _realize_local(endpoint, vnis[endpoint.network], slot, world, into)
-        value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, slot, macs[6 * index : 6 * index + 6])
-        start_v4, start_v6 = starts[endpoint.network]
+            ifindex, mtu = IFINDEX_BASE + world.slots[endpoint.id], here[endpoint.droplet]
+            _realize_local(endpoint, ifindex, mtu, world, into)
+        mac = macs[6 * index : 6 * index + 6]
+        value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
         for text in endpoint.addresses:
             packed = parse_address(text)
-            entries[(start_v4 if len(packed) == 4 else start_v6) + packed] = value
+            start = starts_v4 if len(packed) == 4 else starts
+            entries[start[endpoint.network] + packed] = value
 
 
-def _realize_local(endpoint: Endpoint, vni: int, slot: int, world: World, into: Realization) -> None:
+def _endpoint_flags(network: Network) -> int:
+    vxlan = ENDPOINT_VXLAN if network.encapsulation == "vxlan" else 0
+    return vxlan | (ENDPOINT_PINNED if network.routing == "divider" else 0)
+
+
+def _mtu(droplet: Droplet, world: World) -> int:
+    return endpoint_mtu(_uplink(droplet, world).mtu, family_of(parse_address(droplet.address)))
+
+
+def _realize_local(endpoint: Endpoint, ifindex: int, mtu: int, world: World, into: Realization) -> None:
     assert endpoint.attachment is not None, "judged before"
     network = world.networks[endpoint.network]
-    mac = parse_mac(endpoint.mac)
     packed = [parse_address(text) for text in endpoint.addresses]
-    source = mapped(next((address for address in packed if len(address) == 4), packed[0]))
-    into.map(MapName.INTERFACES)[U32.pack(slot)] = INTERFACE.pack(vni, source, mac)
+    into.map(MapName.INTERFACES)[U32.pack(ifindex - IFINDEX_BASE)] = INTERFACE.pack(
+        world.vpcs[network.vpc].vni,
+        world.places[world.arrivals(world.droplets[endpoint.droplet])[0]],
+        next((address for address in packed if len(address) == 16), bytes(16)),
+        next((address for address in packed if len(address) == 4), bytes(4)),
+        parse_mac(endpoint.mac),
+        INTERFACE_PINNED if network.routing == "divider" else 0,
+        mtu,
+        endpoint.dscp << 2,
+    )
     prefixes = {len(cidr.address): cidr.prefix for cidr in map(parse_cidr, network.cidrs)}
     families = {len(address) for address in packed}
     into.veths[endpoint.id] = Veth(
         endpoint=endpoint.id,
         ifname=host_ifname(world.here.instance, endpoint.id),
-        ifindex=IFINDEX_BASE + slot,
+        ifindex=ifindex,
         namespace=endpoint.attachment.namespace,
         peer_name=endpoint.attachment.interface,
-        peer_mac=mac,
-        mtu=endpoint_mtu(world.here.mtu),
+        peer_mac=parse_mac(endpoint.mac),
+        mtu=mtu,
         addresses=tuple(f"{format_address(address)}/{prefixes[len(address)]}" for address in packed),
         gateways=tuple(format_address(gateway) for gateway in gateways(network) if len(gateway) in families),
     )

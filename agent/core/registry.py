@@ -81,19 +81,20 @@ class Entry:
 class Registry:
     """All documents, and the indexes over them."""
 
-    def __init__(self, host: str) -> None:
-        """Start without documents; `host` is the agent's own."""
+    def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self.claims = Claims(host)
+        self.claims = Claims()
         self._touched: dict[str, Document | None] = {}
         self._interested: dict[Reference, set[str]] = {}
+        self._names: list[str] | None = None
+        """All names, sorted, until there is another one or one less."""
 
     def put(self, name: str, revision: int, body: bytes, since: int | None = None) -> bool:
         """Take in a revision; return whether it is news. A wrong body is a verdict, not an error.
 
         `since` dates its claims, where that is not the revision itself.
         """
-        entry = self.entries.setdefault(name, Entry())
+        entry = self._entry(name)
         if revision <= entry.newest:
             return False
         if entry.latest is not None and (entry.latest.revision, entry.latest.body) == (revision, body):
@@ -110,6 +111,13 @@ class Registry:
             self._supersede(name, entry, revision, held, document)
         return True
 
+    def _entry(self, name: str) -> Entry:
+        entry = self.entries.get(name)
+        if entry is None:
+            entry = self.entries[name] = Entry()
+            self._names = None
+        return entry
+
     def restore(self, name: str, revision: int, body: bytes) -> None:
         """Take in a revision that the kernel took whole before: later failures do not withdraw it.
 
@@ -120,7 +128,7 @@ class Registry:
 
     def remove(self, name: str, revision: int) -> bool:
         """Take in that a document is gone; return whether that is news."""
-        entry = self.entries.setdefault(name, Entry())
+        entry = self._entry(name)
         if revision <= entry.newest:
             return False
         good, latest, entry.good = entry.good, entry.latest, None
@@ -224,7 +232,9 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return the names of all documents that are known and not removed, sorted."""
-        return sorted(name for name, entry in self.entries.items() if not entry.removed)
+        if self._names is None:
+            self._names = sorted(self.entries)
+        return [name for name in self._names if not self.entries[name].removed]
 
     def newest(self, name: str) -> int:
         """Return the newest revision that was taken in, 0 for an unknown document."""
@@ -240,6 +250,7 @@ class Registry:
         entry = self.entries.get(name)
         if entry is not None and entry.removed and entry.in_force is None and not entry.failures:
             del self.entries[name]
+            self._names = None
 
     def verdict(self, name: str) -> Verdict:
         """Return what stands for a document."""

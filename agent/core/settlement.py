@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from agent.core.claims import Conflict
 from agent.core.judge import Judgement, judge
+from agent.core.places import arrange, no_room
 from agent.core.realize import local_endpoints
 from agent.core.registry import Held, Registry
 from agent.core.slots import NoSlotError, assign
@@ -23,8 +24,19 @@ from protocol.errors import ErrorCode, FieldError
 class Settlement:
     """One decision over the documents that changed and those that depend on what changed with them."""
 
-    def __init__(self, registry: Registry, touched: Mapping[str, Document | None], world: World, here: Here) -> None:
-        """Start from the documents that changed and the world in force, on the interface as it is now."""
+    def __init__(
+        self,
+        registry: Registry,
+        touched: Mapping[str, Document | None],
+        world: World,
+        here: Here,
+        *,
+        removing: bool,
+    ) -> None:
+        """Start from the documents that changed and the world in force, on the host's interfaces as they are now."""
+        self.crowded: set[str] = set()
+        """Documents for which there was no room."""
+        self._removing = removing
         self.choice: dict[str, Held | None] = {}
         self.judgements: dict[str, Judgement] = {}
         self.world = self._base = replace(world, here=here)
@@ -67,7 +79,7 @@ class Settlement:
                     self._concern(name)
                 self._concern_rivals()
                 continue
-            if not self._lower() and not self._raise() and self._number():
+            if not self._lower() and not self._raise() and self._number() and self._place():
                 return
 
     def _exchange(self) -> set[Reference]:
@@ -98,13 +110,20 @@ class Settlement:
         moved = {n.id for n in self.world.networks.values() if n.vpc in vpcs} if vpcs else set()
         worlds = (self.world, self._old)
         homes = {world.networks[id_].vpc for id_ in networks for world in worlds if id_ in world.networks}
-        return self._registry.interested(
+        interested = self._registry.interested(
             [
                 *changed,
                 *(Reference("networks", id_) for id_ in moved),
                 *(Reference("vpcs", id_) for id_ in homes),
             ]
         )
+        unsigned = any(self.world.unsigned()) != any(self._old.unsigned())
+        return interested | self._listing_droplets() if unsigned else interested
+
+    def _listing_droplets(self) -> set[str]:
+        """Return the documents in force that list droplets: what is taken from each depends on this host's own."""
+        owners = (self._registry.claims.owner("droplet", id_) for id_ in self._old.droplets)
+        return {name for name in owners if name is not None}
 
     def _lower(self) -> bool:
         """Judge every choice; take the next best revision of those that cannot stand. Return whether there were any.
@@ -187,18 +206,43 @@ class Settlement:
             gone += local_endpoints(self.document(before), self._old.is_here) if before else []
             for endpoint in local_endpoints(self.document(held), self.world.is_here) if held else ():
                 come[endpoint] = name
+        left = self._old.left.union(gone).difference(come)
         try:
-            self.world = replace(self.world, slots=assign(self._old.slots, gone, come))
+            slots = assign(self._old.slots, left if self._removing else (), come)
+            self.world = replace(self.world, slots=slots, left=frozenset() if self._removing else left)
         except NoSlotError as error:
-            self._lower_youngest({name for id_, name in come.items() if id_ not in self._old.slots}, str(error))
+            names = {name for id_, name in come.items() if id_ not in self._old.slots}
+            self._lower_youngest({name: FieldError("endpoints", ErrorCode.TOO_LARGE, str(error)) for name in names})
             return False
         return True
 
-    def _lower_youngest(self, names: set[str], message: str) -> None:
-        youngest = max(names, key=lambda name: self._registry.entries[name].newest)
+    def _place(self) -> bool:
+        """Give every droplet of this host its places; where there are none left, lower the youngest."""
+        wanted = {arrival: id_ for id_, one in self.world.own.items() for arrival in self.world.arrivals(one)}
+        if wanted.keys() == self._old.places.keys():
+            return True
+        places, left_out = arrange(self._old.places, wanted, keep=not self._removing)
+        self.world = replace(self.world, places=places)
+        crowded = self._crowding({wanted[arrival] for arrival in left_out})
+        if crowded:
+            self._lower_youngest(crowded)
+        return not crowded
+
+    def _crowding(self, ids: set[str]) -> dict[str, FieldError]:
+        """Return the documents chosen that list some droplets for which there is no room."""
+        found: dict[str, FieldError] = {}
+        for name, held in self.choice.items() if ids else ():
+            for index, droplet in enumerate(self.document(held).droplets if held else ()):
+                if droplet.id in ids:
+                    found[name] = FieldError(f"droplets[{index}].id", ErrorCode.OUT_OF_RANGE, no_room(droplet.id))
+        return found
+
+    def _lower_youngest(self, crowded: Mapping[str, FieldError]) -> None:
+        youngest = max(crowded, key=lambda name: self._registry.entries[name].newest)
         entry = self._registry.entries[youngest]
         self._final.add(youngest)
-        errors = (FieldError("endpoints", ErrorCode.TOO_LARGE, message),)
+        self.crowded.add(youngest)
+        errors = (crowded[youngest],)
         if self.choice[youngest] is entry.latest:
             self.judgements[youngest] = Judgement(errors=errors)
             self.choice[youngest] = entry.good if entry.good is not entry.latest else None

@@ -308,15 +308,19 @@ def load_program(
     license_name: str = "GPL",
     flags: int = 0,
     name: str = "",
+    device: int = 0,
 ) -> int:
-    """Load a program (8 bytes an instruction) and return its descriptor; VerifierError carries the log."""
+    """Load a program (8 bytes an instruction) and return its descriptor; VerifierError carries the log.
+
+    `device`: the ifindex of a network card that is to run it by itself.
+    """
     try:
-        return _load(instructions, program_type, license_name, flags, name, None)
+        return _load(instructions, program_type, license_name, flags, name, device, None)
     except OSError as error:
         # Once more for the log only: asking for it always would cost time on every load.
         log = ctypes.create_string_buffer(16 << 20)
         try:
-            return _load(instructions, program_type, license_name, flags, name, log)
+            return _load(instructions, program_type, license_name, flags, name, device, log)
         except OSError:
             text = log.value.decode(errors="replace")
             raise VerifierError(error.errno or errno.EINVAL, name, text) from None
@@ -328,11 +332,12 @@ def _load(
     license_name: str,
     flags: int,
     name: str,
+    device: int,
     log: ctypes.Array[ctypes.c_char] | None,
 ) -> int:
     code, text = _buffer(instructions), ctypes.create_string_buffer(license_name.encode())
     attr = pack(
-        "=IIQQIIQII16s",
+        "=IIQQIIQII16sI",
         program_type,
         len(instructions) // 8,
         _address(code),
@@ -343,6 +348,7 @@ def _load(
         0,
         flags,
         _name(name),
+        device,
     )
     return _call(Command.PROG_LOAD, attr)[0]
 

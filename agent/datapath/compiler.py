@@ -1,8 +1,8 @@
 """Compiles the programs of `bpf/` by bcc in a child process, and keeps the result by its content's hash.
 
 Owns the text that is compiled, the cache folder and the form of a compiled object; loads nothing for use. `python -m
-agent.datapath.compiler OUTPUT` is the child, the only process that imports bcc: a compiler's 120 MB are not given back,
-so the agent itself never loads it. No kernel headers are needed: `bpf/shim` stands in for them.
+agent.datapath.compiler OUTPUT SOURCES FEATURES` is the child, the only process that imports bcc: a compiler's 120 MB
+are not given back, so the agent itself never loads it. No kernel headers are needed: `bpf/shim` stands in for them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from typing import Any
 
 import msgspec
 
+from agent.core.features import Features
 from agent.datapath.bpf_syscall import PSEUDO_MAP_FD
 
 SOURCES = Path(__file__).resolve().parents[2] / "bpf"
+EVERYTHING = Features()
+"""What is compiled for where nobody chose: all but VLAN tags."""
 PROGRAMS = ("transit_xdp", "transit_agent")
 """Programs by the name of their function; each has a file of its name."""
 
@@ -43,7 +46,8 @@ class CompileError(Exception):
 class MapDefinition(msgspec.Struct, frozen=True):
     """A map as `bpf/maps.h` declares it: kernel type, sizes in bytes, creation flags.
 
-    `max_entries` is real for `outcomes`, `programs` and `local_droplet`; of the others the settings know the size.
+    `max_entries` is real for arrays of a fixed size (`outcomes`, `programs`, `local_droplets`, `told`); of the others
+    the settings know the size.
     """
 
     name: str
@@ -108,13 +112,13 @@ def ticks_per_second() -> int:
     return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
 
-def flags(sources: Path = SOURCES) -> list[str]:
-    """Return clang's flags: libc's copies of the kernel's interface headers, and what this machine's kernel runs by."""
+def flags(sources: Path = SOURCES, features: Features = EVERYTHING) -> list[str]:
+    """Return clang's flags: libc's copies of the kernel's interface headers, what this kernel runs by, the features."""
     machine = platform.machine()
     folders = ("/usr/include", f"/usr/include/{machine}-linux-gnu")
     include = [part for folder in folders for part in ("-isystem", folder)]
     given = [f"-I{sources / 'shim' / 'include'}", f"-DTICKS_PER_SECOND={ticks_per_second()}"]
-    return [*include, *given, "-Wno-macro-redefined", "-Wno-unused-value"]
+    return [*include, *given, *features.flags(), "-Wno-macro-redefined", "-Wno-unused-value"]
 
 
 @cache
@@ -126,32 +130,33 @@ def _compiler_version() -> str:
     return repr(stats)
 
 
-def content_hash(sources: Path = SOURCES) -> str:
-    """Return the hex digest of source text, flags, shim, architecture and compiler."""
+def content_hash(sources: Path = SOURCES, features: Features = EVERYTHING) -> str:
+    """Return the hex digest of source text, flags with the features, shim, architecture and compiler."""
     digest = hashlib.blake2s(digest_size=16)
     shim = sorted((sources / "shim").rglob("*.h"))
     parts = [str(_FORMAT), platform.machine(), _compiler_version(), amalgamate(sources)]
-    parts += [flag for flag in flags(sources) if not flag.startswith("-I")]
+    parts += [flag for flag in flags(sources, features) if not flag.startswith("-I")]
     parts += [path.read_text(encoding="utf-8") for path in shim]
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
 
 
-async def compile_programs(folder: Path, sources: Path = SOURCES) -> CompiledObject:
+async def compile_programs(folder: Path, sources: Path = SOURCES, features: Features = EVERYTHING) -> CompiledObject:
     """Return the compiled programs, from `folder` when this text was compiled before; else compile them in a child.
 
+    Each set of features has an object of its own in the folder.
     Raises CompileError with clang's text; OSError when the folder cannot be written, or somebody else could have
     written what is in it (EPERM): instructions from there run in the kernel.
     """
-    wanted = content_hash(sources)
+    wanted = content_hash(sources, features)
     path = folder / f"{wanted}.object"
     await asyncio.to_thread(_own, folder)
     if found := _read(path, wanted):
         return found
     with tempfile.TemporaryDirectory(dir=folder, prefix=".compile-") as scratch:
         output = Path(scratch) / path.name
-        await _run_child(output, sources)
+        await _run_child(output, sources, features)
         output.chmod(0o600)
         compiled = _read(output, wanted)
         if compiled is None:
@@ -186,7 +191,7 @@ def _read(path: Path, wanted: str) -> CompiledObject | None:
     return found if found.hash == wanted else None
 
 
-async def _run_child(output: Path, sources: Path) -> None:
+async def _run_child(output: Path, sources: Path, features: Features) -> None:
     environment = {
         **os.environ,
         "BCC_KERNEL_SOURCE": str(sources / "shim"),
@@ -194,6 +199,7 @@ async def _run_child(output: Path, sources: Path) -> None:
     }
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "agent.datapath.compiler", str(output), str(sources)),
+        msgspec.json.encode(features).decode(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -212,15 +218,15 @@ async def _run_child(output: Path, sources: Path) -> None:
 # What follows runs in the child.
 
 
-def compile_here(sources: Path) -> CompiledObject:
+def compile_here(sources: Path, features: Features) -> CompiledObject:
     """Compile in this process. bcc makes real maps for the programs' references; they go when the process ends."""
     from bcc import BPF, lib
 
     text = amalgamate(sources)
-    module = BPF(text=text.encode(), cflags=flags(sources))
+    module = BPF(text=text.encode(), cflags=flags(sources, features))
     maps, by_fd = _maps(lib, module.module)
     programs = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in PROGRAMS)
-    return CompiledObject(content_hash(sources), programs, maps)
+    return CompiledObject(content_hash(sources, features), programs, maps)
 
 
 def _maps(lib: Any, handle: int) -> tuple[tuple[MapDefinition, ...], dict[int, str]]:
@@ -259,8 +265,9 @@ def _program(name: str, code: bytes, by_fd: dict[int, str]) -> CompiledProgram:
 def main() -> int:
     """Compile into the file named first; clang writes what it finds wrong to standard error."""
     output, sources = Path(sys.argv[1]), Path(sys.argv[2])
+    features = msgspec.json.decode(sys.argv[3], type=Features)
     try:
-        compiled = compile_here(sources)
+        compiled = compile_here(sources, features)
     except ImportError as error:
         sys.stderr.write(f"bcc is missing (Debian package python3-bpfcc): {error}\n")
         return 1

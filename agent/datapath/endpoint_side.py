@@ -146,6 +146,7 @@ def _as_observed(link: Message, addresses: tuple[str, ...], gateways: tuple[str,
         up=bool(link["flags"] & IFF_UP),
         addresses=addresses,
         gateways=gateways,
+        longest=int(attribute(link, "IFLA_MAX_MTU") or 0),
     )
 
 

@@ -6,27 +6,34 @@ Every answer that is not good says what to do about it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import re
+import struct
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agent.core.layout import MAX_LOCAL_DROPLETS
+from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import content_hash, refuse_foreign
-from agent.datapath.kernel import KernelConfig
-from agent.datapath.netlink import Message, Netlink
-from agent.datapath.observe import read_interface
+from agent.datapath.kernel import KernelConfig, with_uplinks
+from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.pins import is_bpffs, pinned_program_ids
-from agent.datapath.xdp import attached_program
+from agent.datapath.uplinks import read_uplinks, served_by
+from agent.datapath.xdp import AttachMode, attached_program, refusal
 
-CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)
 """XDP programs that see whole packets by live test frames; managed neighbours came with 5.16."""
 ENCAPSULATION_NEEDED = 1280 + 62
 """The smallest MTU that leaves an endpoint 1280 bytes, IPv6's least."""
+
+SMALLEST_PROGRAM = struct.pack("=BBhiBBhi", 0xB7, 0, 0, bpf.XdpAction.PASS, 0x95, 0, 0, 0)
+"""Two instructions: r0 = XDP_PASS; exit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class CheckResult:
 
 async def check_host(config: KernelConfig) -> list[CheckResult]:
     """Ask everything; each question has exactly one answer, in the order in which one would mend them."""
+    config = await _with_uplinks(config)
     results = []
     for name, question in _HOST_QUESTIONS.items():
         try:
@@ -107,7 +115,7 @@ def _bpf_file_system(config: KernelConfig) -> CheckResult:
 
 async def _compiler(config: KernelConfig) -> CheckResult:
     """Import bcc in a child process, as the compiler does: the library is too large to load into this one."""
-    if (config.cache / f"{content_hash()}.object").exists():
+    if (config.cache / f"{content_hash(features=config.features)}.object").exists():
         return CheckResult("compiler", True, "not needed: the programs are in the cache")
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -127,7 +135,7 @@ async def _compiler(config: KernelConfig) -> CheckResult:
 
 
 def _headers(config: KernelConfig) -> CheckResult:
-    if (config.cache / f"{content_hash()}.object").exists():
+    if (config.cache / f"{content_hash(features=config.features)}.object").exists():
         return CheckResult("libc headers", True, "not needed: the programs are in the cache")
     architecture = f"/usr/include/{platform.machine()}-linux-gnu"
     wanted = [("/usr/include/linux/bpf.h",), (f"{architecture}/asm/types.h", "/usr/include/asm/types.h")]
@@ -142,7 +150,7 @@ def _cache(config: KernelConfig) -> CheckResult:
     remedy = "set `cache` to a folder of the agent's own"
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         return CheckResult("cache", False, f"{parent} cannot be written", remedy)
-    for path in (config.cache, config.cache / f"{content_hash()}.object"):
+    for path in (config.cache, config.cache / f"{content_hash(features=config.features)}.object"):
         if path.exists():
             try:
                 refuse_foreign(path, path.stat())
@@ -153,15 +161,33 @@ def _cache(config: KernelConfig) -> CheckResult:
 
 async def _interface(config: KernelConfig) -> CheckResult:
     async with Netlink() as netlink:
-        link = await netlink.link(ifname=config.interface)
-        if link is None:
-            remedy = "set `interface` to the name of the interface with the substrate address (ip -br addr)"
-            return CheckResult("interface", False, f"{config.interface} does not exist", remedy)
-        return await _found_interface(netlink, link, config.interface)
+        found = [await _one_interface(netlink, name) for name in config.interfaces]
+        if all(one.ok for one in found):
+            uplinks = await read_uplinks(netlink, config.interfaces)
+            places = sum(len(uplink.arrives) for uplink in uplinks)
+            if places > MAX_LOCAL_DROPLETS:
+                remedy = f"name fewer interfaces, or give the bond fewer members: {MAX_LOCAL_DROPLETS} in all"
+                return CheckResult("interface", False, f"frames would come in on {places} interfaces", remedy)
+    return _together("interface", found)
 
 
-async def _found_interface(netlink: Netlink, link: Message, name: str) -> CheckResult:
-    found = await read_interface(netlink, link, transit_xdp=0)
+async def _one_interface(netlink: Netlink, name: str) -> CheckResult:
+    link = await netlink.link(ifname=name)
+    if link is None:
+        remedy = "set `interfaces` to the names of the interfaces with substrate addresses (ip -br addr)"
+        return CheckResult("interface", False, f"{name} does not exist", remedy)
+    try:
+        (found,) = await read_uplinks(netlink, [name])
+    except OSError as error:
+        return CheckResult("interface", False, f"{name}: {error.strerror}", "choose another interface")
+    bond = served_by(link, await netlink.links()) if not found.addresses else ""
+    if bond:
+        return CheckResult("interface", False, f"{name} is a member of {bond}", f"name {bond} in `interfaces`")
+    return _fit(found)
+
+
+def _fit(found: Uplink) -> CheckResult:
+    name = found.name
     if len(found.mac) != 6:
         return CheckResult("interface", False, f"{name} is not Ethernet", "choose an Ethernet interface")
     if not found.addresses:
@@ -169,21 +195,61 @@ async def _found_interface(netlink: Netlink, link: Message, name: str) -> CheckR
     if found.mtu < ENCAPSULATION_NEEDED:
         remedy = f"raise its MTU to {ENCAPSULATION_NEEDED} at least; 1500 or more is usual"
         return CheckResult("interface", False, f"{name} has an MTU of {found.mtu}", remedy)
-    return CheckResult("interface", True, f"{name}: {len(found.addresses)} addresses, MTU {found.mtu}")
+    vlan = f", VLAN {found.vlan}" if found.vlan else ""
+    members = f", {len(found.arrives) - 1} members" if len(found.arrives) > 1 else ""
+    detail = f"{name}: {len(found.addresses)} addresses, MTU {found.mtu}{vlan}{members}"
+    return CheckResult("interface", True, detail)
 
 
 async def _xdp(config: KernelConfig) -> CheckResult:
     async with Netlink() as netlink:
-        link = await netlink.link(ifname=config.interface)
-    if link is None:
-        return CheckResult("xdp", False, f"{config.interface} does not exist", "see the interface above")
-    attached = attached_program(link)
+        return _together("xdp", [await _one_xdp(netlink, config, name) for name in config.interfaces])
+
+
+async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckResult:
+    if await netlink.link(ifname=name) is None:
+        return CheckResult("xdp", False, f"{name} does not exist", "see the interface above")
+    (uplink,) = await read_uplinks(netlink, [name])
+    link = await netlink.link(index=uplink.carrier)
+    carrier = str(attribute(link, "IFLA_IFNAME")) if link else name
+    attached = attached_program(link) if link else None
+    if attached is not None and attached.program_id not in pinned_program_ids(config.pins):
+        remedy = f"detach it (ip link set dev {carrier} xdp off) if nobody needs it, or use another interface"
+        detail = f"another owner's program {attached.program_id} is attached to {carrier}"
+        return CheckResult("xdp", False, detail, remedy)
+    if config.attach_mode is AttachMode.OFFLOAD and (refused := _refused_by_card(link)):
+        return CheckResult("xdp", False, refused, "set `attach_mode` to native or auto")
     if attached is None:
-        return CheckResult("xdp", True, f"{config.interface} is free")
-    if attached.program_id in pinned_program_ids(config.pins):
-        return CheckResult("xdp", True, f"{config.interface} carries this agent's program {attached.program_id}")
-    remedy = f"detach it (ip link set dev {config.interface} xdp off) if nobody needs it, or use another interface"
-    return CheckResult("xdp", False, f"another owner's program {attached.program_id} is attached", remedy)
+        return CheckResult("xdp", True, f"{carrier} is free")
+    return CheckResult("xdp", True, f"{carrier} carries this agent's program {attached.program_id}, {attached.mode}")
+
+
+def _refused_by_card(link: Message | None) -> str:
+    """Say why a network card takes no program at all, empty when it does: the smallest one is loaded and let go."""
+    if link is None:
+        return ""
+    try:
+        os.close(bpf.load_program(SMALLEST_PROGRAM, name="check", device=int(link["index"])))
+    except OSError as error:
+        plain = OSError(error.errno, os.strerror(error.errno or 0))
+        return str(refusal(plain, link, AttachMode.OFFLOAD).strerror)
+    return ""
+
+
+def _together(name: str, found: list[CheckResult]) -> CheckResult:
+    """Return one answer for several interfaces: of those that are not good, if there are any."""
+    told = [one for one in found if not one.ok] or found
+    remedies = list(dict.fromkeys(one.remedy for one in told if one.remedy))
+    return CheckResult(name, all(one.ok for one in found), "; ".join(one.detail for one in told), "; ".join(remedies))
+
+
+async def _with_uplinks(config: KernelConfig) -> KernelConfig:
+    """Return the settings with the features that a start would compile, as far as the uplinks can be read."""
+    with contextlib.suppress(OSError):
+        async with Netlink() as netlink:
+            uplinks = await read_uplinks(netlink, config.interfaces)
+        return replace(config, features=with_uplinks(config.features, uplinks))
+    return config
 
 
 _HOST_QUESTIONS: dict[str, Callable[[KernelConfig], CheckResult]] = {

@@ -7,25 +7,29 @@ Closing closes descriptors only: pins, attached programs and interfaces stay, so
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agent.core.features import Features
 from agent.core.layout import U32, MapName
-from agent.core.observed import Observed, ObservedInterface
+from agent.core.observed import Observed
+from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import programs
-from agent.datapath.compiler import compile_programs
+from agent.datapath.compiler import EVERYTHING, CompiledObject, compile_programs
 from agent.datapath.links import Links, TransitAgent
 from agent.datapath.maps import Map, MapSizes, close_maps, open_maps
+from agent.datapath.namespaces import open_control_socket
 from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
-from agent.datapath.observe import Subject, observe, read_interface
+from agent.datapath.observe import Subject, observe
+from agent.datapath.offloads import leave_tags_on
 from agent.datapath.pins import Pins, ensure_bpffs, pinned_program_ids, restore
 from agent.datapath.readings import Readings
 from agent.datapath.transit import Transit
+from agent.datapath.uplinks import names_of, read_uplinks
 from agent.datapath.xdp import AttachMode, Ownership, Program
 from agent.executor import Executor
 
@@ -40,16 +44,23 @@ class KernelConfig:
 
     host: str
     instance: str
-    interface: str
+    interfaces: tuple[str, ...]
     cache: Path
     bpffs: Path = Path("/sys/fs/bpf")
     attach_mode: AttachMode = AttachMode.AUTO
     sizes: MapSizes = field(default_factory=MapSizes)
+    features: Features = EVERYTHING
+    """Without what the uplinks decide: see `with_uplinks`."""
 
     @property
     def pins(self) -> Pins:
         """Where its maps and programs are pinned."""
         return Pins(self.bpffs, self.instance)
+
+
+def with_uplinks(features: Features, uplinks: Sequence[Uplink]) -> Features:
+    """Return what the programs need to serve these uplinks."""
+    return replace(features, vlan_tags=any(uplink.vlan for uplink in uplinks))
 
 
 class Kernel(Readings):
@@ -61,24 +72,36 @@ class Kernel(Readings):
         netlink: Netlink,
         maps: dict[MapName, Map],
         loaded: dict[str, programs.Program],
-        content: str,
-        ifindex: int,
+        compiled: CompiledObject,
+        uplinks: tuple[Uplink, ...],
     ) -> None:
         super().__init__(maps)
         self.config = config
         self._netlink = netlink
         self._loaded = loaded
-        self._content = content
-        self._ifindex = ifindex
+        self._content = compiled.hash
+        self._uplinks = uplinks
+        self.features = with_uplinks(config.features, uplinks)
+        """What the programs are compiled with."""
         own = Ownership(self._owns, bpf.program_by_id)
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
-        self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, config.attach_mode))
-        self.transit = Transit(netlink, transit_xdp, own, config.attach_mode, map_ids)
+        mode = AttachMode.AUTO if config.attach_mode is AttachMode.OFFLOAD else config.attach_mode
+        self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, mode))
+        descriptors = {name.value: one.descriptor for name, one in maps.items()}
+        self.transit = Transit(
+            netlink,
+            transit_xdp,
+            own,
+            config.attach_mode,
+            map_ids,
+            lambda ifindex: programs.load_for_card(compiled.program(TRANSIT_XDP), descriptors, ifindex),
+            self._leave_tags_on,
+        )
         self.executor = Executor(maps, self.links, self.transit)
-        self.neighbours = NeighbourWatch(ifindex, maps[MapName.NEXT_HOPS])
+        self.neighbours = NeighbourWatch(uplinks, maps[MapName.NEXT_HOPS])
         self._subject = Subject(
-            config.interface, config.instance, maps, transit_xdp.program_id, transit_agent.program_id
+            config.interfaces, config.instance, maps, lambda: self.transit.ids, transit_agent.program_id
         )
 
     @classmethod
@@ -88,20 +111,18 @@ class Kernel(Readings):
         Raises CompileError, VerifierError, LayoutMismatchError, or OSError (ENODEV: no such interface; EPERM).
         """
         ensure_bpffs(config.bpffs)
-        compiled = await compile_programs(config.cache)
         with contextlib.ExitStack() as undo:
             netlink = Netlink()
             undo.callback(netlink.close)
-            link = await netlink.link(ifname=config.interface)
-            if link is None:
-                raise OSError(errno.ENODEV, "no such interface", config.interface)
+            uplinks = await read_uplinks(netlink, config.interfaces)
+            compiled = await compile_programs(config.cache, features=with_uplinks(config.features, uplinks))
             maps = open_maps(config.pins.maps, compiled.maps, config.sizes)
             undo.callback(close_maps, maps)
             descriptors = {name.value: one.descriptor for name, one in maps.items()}
             loaded = programs.ensure_programs(compiled, descriptors, config.pins.programs)
             undo.callback(programs.close, loaded)
             _fill_program_array(maps[MapName.PROGRAMS], loaded[TRANSIT_XDP])
-            kernel = cls(config, netlink, maps, loaded, compiled.hash, int(link["index"]))
+            kernel = cls(config, netlink, maps, loaded, compiled, uplinks)
             undo.pop_all()
             return kernel
 
@@ -122,24 +143,46 @@ class Kernel(Readings):
         _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded[TRANSIT_XDP])
         self.neighbours.look_again()
         observed = await observe(self._netlink, self._subject, namespaces)
-        if observed.interface.transit and all(veth.transit_agent for veth in observed.veths.values()):
+        self._take(observed.uplinks)
+        outdated = any(self.transit.is_outdated(uplink.carrier) for uplink in observed.uplinks)
+        if (
+            any(one.transit for one in observed.uplinks)
+            and not outdated
+            and all(veth.transit_agent for veth in observed.veths.values())
+        ):
             self.config.pins.forget_others(self._content)
         return observed
 
-    async def interface(self) -> ObservedInterface:
-        """Read the droplet's interface only; OSError (ENODEV) when it is gone."""
-        link = await self._netlink.link(ifname=self.config.interface)
-        if link is None:
-            raise OSError(errno.ENODEV, "no such interface", self.config.interface)
-        return await read_interface(self._netlink, link, self._subject.transit_xdp)
+    async def uplinks(self) -> tuple[Uplink, ...]:
+        """Read the uplinks only; OSError (ENODEV) when one is gone."""
+        found = await read_uplinks(self._netlink, self.config.interfaces, self.transit.ids)
+        self._take(found)
+        return found
+
+    def _take(self, uplinks: tuple[Uplink, ...]) -> None:
+        self._uplinks = uplinks
+        self.neighbours.set_uplinks([replace(uplink, transit=False) for uplink in uplinks])
+        for carrier in {uplink.carrier for uplink in uplinks if uplink.transit}:
+            with contextlib.suppress(OSError):  # attaching told already
+                self._leave_tags_on(carrier)
+
+    def _leave_tags_on(self, carrier: int) -> None:
+        """Have the hardware leave VLAN tags where the program looks for them, if anything of a VLAN comes in there."""
+        indexes = {
+            one for uplink in self._uplinks if uplink.vlan and uplink.carrier == carrier for one in uplink.arrives
+        }
+        if indexes:
+            with open_control_socket() as control:
+                for name in names_of(sorted(indexes)):
+                    leave_tags_on(control, name)
 
     def is_transit_attached(self, ifindex: int) -> bool:
         """Say whether our current transit XDP is what runs on an interface now; OSError (ENODEV) when it is gone."""
         return self.transit.is_attached(ifindex)
 
-    def transit_mode(self) -> str:
-        """Say how transit XDP runs on the droplet's interface now: `native`, `generic` or `none`."""
-        return self.transit.mode(self._ifindex)
+    def transit_modes(self) -> dict[str, str]:
+        """Say how transit XDP runs for each uplink now, by name: `native`, `generic`, `offload` or `none`."""
+        return {uplink.name: self.transit.mode(uplink.carrier) for uplink in self._uplinks}
 
     def _owns(self, program_id: int) -> bool:
         """Whether an attached program is one of this instance's: pinned by it, or working on its maps."""

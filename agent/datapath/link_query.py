@@ -15,7 +15,8 @@ from typing import NamedTuple
 NLMSG_ERROR, RTM_NEWLINK, RTM_GETLINK = 2, 16, 18
 NLM_F_REQUEST = 1
 IFLA_EXT_MASK, IFLA_XDP, IFLA_XDP_ATTACHED, IFLA_XDP_PROG_ID = 29, 43, 2, 4
-XDP_ATTACHED_SKB = 2
+_MODES = {1: "native", 2: "generic", 3: "offload"}
+"""XDP_ATTACHED_DRV, _SKB and _HW of linux/if_link.h."""
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 NLA_TYPE_MASK = 0x3FFF
 ANSWER = 1 << 16
@@ -31,10 +32,10 @@ _MASK = struct.Struct("=HHI")
 
 
 class LinkXdp(NamedTuple):
-    """What runs on a link: the program's id, 0 for none, and whether in the stack instead of the driver."""
+    """What runs on a link: the program's id, 0 for none, and where: `native`, `generic`, `offload` or `none`."""
 
     program_id: int
-    generic: bool
+    mode: str
 
 
 class LinkQuery:
@@ -70,7 +71,7 @@ def _xdp(kind: int, body: bytes) -> LinkXdp:
     xdp = find_attribute(body[_LINK.size :], IFLA_XDP)
     identity = find_attribute(xdp, IFLA_XDP_PROG_ID)
     attached = find_attribute(xdp, IFLA_XDP_ATTACHED)
-    return LinkXdp(int.from_bytes(identity, sys.byteorder), attached == bytes([XDP_ATTACHED_SKB]))
+    return LinkXdp(int.from_bytes(identity, sys.byteorder), _MODES.get(attached[0] if attached else 0, "none"))
 
 
 def find_attribute(attributes: bytes, wanted: int) -> bytes:

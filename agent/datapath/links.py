@@ -84,6 +84,7 @@ class Links:
                     host, peer = await self._create(wanted, namespace, inside)
                 await self._mend_host(host, wanted)
                 await inside.mend(peer, wanted)
+                await self._widen(inside, int(peer["index"]), wanted)
                 await self._finish(host, wanted)
 
     async def delete_veth(self, endpoint: str, ifindex: int) -> None:
@@ -144,7 +145,7 @@ class Links:
         changes: dict[str, object] = {}
         if attribute(host, "IFLA_IFNAME") != wanted.ifname:
             changes["ifname"] = wanted.ifname
-        if attribute(host, "IFLA_MTU") != wanted.mtu:
+        if attribute(host, "IFLA_MTU") < wanted.mtu:
             changes["mtu"] = wanted.mtu
         if changes:
             await self._netlink.request("link", "set", index=wanted.ifindex, **changes)
@@ -152,6 +153,18 @@ class Links:
         await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.mode)
         if not host["flags"] & IFF_UP:
             await self._set_up(wanted.ifindex)
+
+    async def _widen(self, inside: EndpointSide, peer: int, wanted: Veth) -> None:
+        """Let the host side receive what the tenant can send, whatever MTU the tenant sets (see `actions.Veth`).
+
+        The kernel limits the tenant's side to what native XDP on ours can take (drivers/net/veth.c: veth_xdp_set).
+        """
+        made, host = await inside.netlink.link(index=peer), await self._netlink.link(index=wanted.ifindex)
+        if made is None or host is None:
+            raise OSError(errno.ENODEV, "the pair went away while it was being set up", wanted.ifname)
+        longest = attribute(made, "IFLA_MAX_MTU") or wanted.mtu
+        if attribute(host, "IFLA_MTU") < longest:
+            await self._netlink.request("link", "set", index=wanted.ifindex, mtu=longest)
 
     async def _set_up(self, ifindex: int) -> None:
         """Set the host side up, with the host's own stack kept from greeting the tenant by link-local IPv6."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import structlog
 
-from agent.core.layout import MapName
+from agent.core.layout import MAX_LOCAL_DROPLETS, MapName
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import MapDefinition
 
@@ -37,8 +37,10 @@ class MapSizes:
     vpcs: int = 65536
     droplets: int = 65536
     next_hops: int = 65536
-    local_droplet: int = 1
+    local_droplets: int = MAX_LOCAL_DROPLETS
     direct: int = 65536
+    fragments: int = 16384
+    told: int = 4096
     outcomes: int = 128
     endpoint_counters: int = 8192
     programs: int = 8

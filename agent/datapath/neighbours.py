@@ -1,9 +1,9 @@
-"""Keeps the map `next_hops` true: the Ethernet address that leads to each droplet, as the kernel resolves it.
+"""Keeps the map `next_hops` true: what leads to each droplet by each uplink, as the kernel resolves it.
 
 The kernel does the resolving: each next hop becomes a *managed* neighbour (NTF_EXT_MANAGED, Linux 5.16), which it
 resolves at once and keeps fresh by itself; an older kernel is asked again at every look (NTF_USE). Netlink events
 carry every change into the map. When events are lost (ENOBUFS), or now and then in any case, everything is read anew.
-Nothing is written or removed before the droplets have been told for the first time.
+Nothing is written or removed before the peers have been told for the first time.
 """
 
 from __future__ import annotations
@@ -12,44 +12,57 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import structlog
 from pyroute2 import AsyncIPRoute
 
-from agent.core.layout import NEXT_HOP, mapped, unmapped
+from agent.core.layout import unmapped
 from agent.core.next_hops import (
     NO_MAC,
     Failures,
+    Hop,
     Neighbour,
+    Peer,
     Reason,
     Route,
+    Way,
     changes,
     desired_next_hops,
     next_hops_to_resolve,
+    way_of,
+    ways_to,
 )
+from agent.core.uplinks import Uplink
 from agent.datapath.namespaces import open_netlink_socket
 from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.routes import route_to
 
 NTF_USE = 1
 NTF_EXT_MANAGED = 1
 NUD_NONE = 0
 PROTOCOL = 0xD7
 """NDA_PROTOCOL of the neighbours that we ask for: our mark on them, free in rtnetlink.h's RTPROT numbers."""
-RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x1, 0x4, 0x40, 0x400
-EVENT_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
+RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
+RTMGRP_IPV4_RULE, RTMGRP_IPV6_RULE = 0x80, 0x40000
+EVENT_GROUPS = (
+    (RTMGRP_LINK | RTMGRP_NEIGH)
+    | (RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV4_IFADDR)
+    | (RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE | RTMGRP_IPV6_IFADDR)
+)
 FULL_LOOK_SECONDS = 30.0
 UNMANAGED_LOOK_SECONDS = 5.0
 BURST_SECONDS = 0.02
 RETRY_SECONDS = 1.0
-_UNROUTABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EINVAL, errno.EACCES)
+_GONE = (errno.ENOENT, errno.ENODEV)
 
 log = structlog.get_logger()
 
 
 class Table(Protocol):
-    """The map `next_hops`: keys of 16 bytes, values as `layout.NEXT_HOP` packs them."""
+    """The map `next_hops`: keys as `layout.NEXT_HOP_KEY` packs them, values as `layout.NEXT_HOP`."""
 
     def dump(self) -> dict[bytes, bytes]:
         """Return all entries."""
@@ -71,46 +84,48 @@ def _text(packed: bytes) -> str:
     return str(ipaddress.ip_address(packed))
 
 
-def _neighbour(message: Message) -> tuple[bytes, Neighbour] | None:
+def _neighbour(message: Message) -> tuple[Hop, Neighbour] | None:
     address = attribute(message, "NDA_DST")
     if address is None:
         return None
     mac = attribute(message, "NDA_LLADDR")
-    packed = ipaddress.ip_address(address).packed
-    return packed, Neighbour(int(message["state"]), bytes.fromhex(mac.replace(":", "")) if mac else NO_MAC)
+    hop = Hop(ipaddress.ip_address(address).packed, int(message["ifindex"]))
+    return hop, Neighbour(int(message["state"]), bytes.fromhex(mac.replace(":", "")) if mac else NO_MAC)
 
 
-def _managed_by_us(message: Message) -> bytes | None:
-    """Return the address of a neighbour that carries our mark and that the kernel keeps resolved for us."""
+def _managed_by_us(message: Message) -> Hop | None:
+    """Return a neighbour that carries our mark and that the kernel keeps resolved for us."""
     managed = (attribute(message, "NDA_FLAGS_EXT") or 0) & NTF_EXT_MANAGED
     address = attribute(message, "NDA_DST")
     if not managed or attribute(message, "NDA_PROTOCOL") != PROTOCOL or address is None:
         return None
-    return ipaddress.ip_address(address).packed
+    return Hop(ipaddress.ip_address(address).packed, int(message["ifindex"]))
 
 
 async def release_all(netlink: Netlink, ifindex: int) -> None:
     """Remove the neighbours that carry our mark: for taking the agent off a host."""
     for message in await netlink.dump("neigh", "dump", ifindex=ifindex):
-        address = _managed_by_us(message)
-        if address is not None:
+        hop = _managed_by_us(message)
+        if hop is not None:
             with contextlib.suppress(FileNotFoundError):
-                await netlink.request("neigh", "del", dst=_text(address), ifindex=ifindex)
+                await netlink.request("neigh", "del", dst=_text(hop.address), ifindex=ifindex)
 
 
 class NeighbourWatch:
-    """Follows the neighbours of one interface and writes the map; one background task, supervised."""
+    """Follows the neighbours of this host's uplinks and writes the map; one background task, supervised."""
 
-    def __init__(self, ifindex: int, table: Table) -> None:
-        self._ifindex = ifindex
+    def __init__(self, uplinks: Sequence[Uplink], table: Table) -> None:
+        self.uplinks_changed = asyncio.Event()
+        """Set when the kernel told that an uplink is not any more what it was said to be; whoever waits clears it."""
+        self._uplinks = tuple(uplinks)
         self._table = table
-        self._droplets: frozenset[bytes] | None = None
+        self._peers: dict[bytes, Peer] | None = None
         self._current: dict[bytes, bytes] = {}
-        self._routes: dict[bytes, Route] = {}
-        self._looked_up: set[bytes] = set()
-        self._neighbours: dict[bytes, Neighbour] = {}
+        self._routes: dict[Way, Route] = {}
+        self._looked_up: set[Way] = set()
+        self._neighbours: dict[Hop, Neighbour] = {}
         self._failures = Failures()
-        self._kept: set[bytes] = set()
+        self._kept: set[Hop] = set()
         self._unresolved: dict[bytes, Reason] = {}
         self._managed = True
         self._stale = False
@@ -131,12 +146,25 @@ class NeighbourWatch:
                 await self._task
             self._task = None
 
-    def set_droplets(self, addresses: Iterable[bytes]) -> None:
-        """Tell all droplets that packets are sent to: packed addresses of 4 or 16 bytes."""
-        droplets = frozenset(unmapped(address) for address in addresses)
-        if droplets != self._droplets:
-            self._droplets = droplets
-            self._wake()
+    def set_peers(self, peers: Mapping[bytes, Peer]) -> None:
+        """Tell all droplets that packets are sent to, by packed address of 4 or 16 bytes.
+
+        One that nothing leads to yet is unresolved from this moment on.
+        """
+        told = {unmapped(address): peer for address, peer in peers.items()}
+        if told == self._peers:
+            return
+        self._peers = told
+        reached = {way_of(key).droplet for key in self._current}
+        known = self._unresolved
+        self._unresolved = {one: known.get(one, Reason.ASKED) for one in told if one not in reached}
+        self._wake()
+
+    def set_uplinks(self, uplinks: Sequence[Uplink]) -> None:
+        """Tell what the uplinks are now: other interfaces, addresses or MTUs."""
+        if tuple(uplinks) != self._uplinks:
+            self._uplinks = tuple(uplinks)
+            self.look_again()
 
     def look_again(self) -> None:
         """Have everything read anew soon: somebody else may have changed the map, which no event tells."""
@@ -161,11 +189,11 @@ class NeighbourWatch:
                 await self._follow()
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
-                    log.info("neighbour_events_lost", interface=self._ifindex)
+                    log.info("neighbour_events_lost")
                     continue
-                log.warning("neighbour_watch_failed", interface=self._ifindex, error=str(error))
+                log.warning("neighbour_watch_failed", error=str(error))
             except Exception:
-                log.exception("neighbour_watch_failed", interface=self._ifindex)
+                log.exception("neighbour_watch_failed")
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self) -> None:
@@ -213,66 +241,99 @@ class NeighbourWatch:
     def _take(self, message: Message) -> None:
         event = message.get("event")
         if event in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
-            found = _neighbour(message) if message["ifindex"] == self._ifindex else None
-            if found is None:
-                return
-            self._failures.heard(found[0], found[1] if event == "RTM_NEWNEIGH" else None)
-            if event == "RTM_NEWNEIGH":
-                self._neighbours[found[0]] = found[1]
-            else:
-                self._neighbours.pop(found[0], None)
-                self._kept.discard(found[0])
-        elif event in ("RTM_NEWROUTE", "RTM_DELROUTE"):
+            self._take_neighbour(message, new=event == "RTM_NEWNEIGH")
+        elif event in ("RTM_NEWROUTE", "RTM_DELROUTE", "RTM_NEWRULE", "RTM_DELRULE"):
             self._looked_up.clear()
-        elif event in ("RTM_NEWLINK", "RTM_DELLINK") and message["index"] == self._ifindex:
-            self._looked_up.clear()
-            self._kept.clear()
-        else:
+            self._wake()
+        elif event in ("RTM_NEWLINK", "RTM_DELLINK"):
+            self._take_link(message, new=event == "RTM_NEWLINK")
+        elif event == "RTM_NEWADDR" and self._is_new_address(message):
+            self.uplinks_changed.set()
+
+    def _take_neighbour(self, message: Message, *, new: bool) -> None:
+        found = _neighbour(message) if self._is_ours(message["ifindex"]) else None
+        if found is None:
             return
+        hop, neighbour = found
+        self._failures.heard(hop, neighbour if new else None)
+        if new:
+            self._neighbours[hop] = neighbour
+        else:
+            self._neighbours.pop(hop, None)
+            self._kept.discard(hop)
         self._wake()
+
+    def _take_link(self, message: Message, *, new: bool) -> None:
+        name, index = attribute(message, "IFLA_IFNAME"), int(message["index"])
+        if self._is_ours(index):
+            self._looked_up.clear()
+            self._kept = {hop for hop in self._kept if hop.ifindex != index}
+            self._wake()
+        for uplink in self._uplinks:
+            if name == uplink.name and new and not _is_same(uplink, message):
+                self.uplinks_changed.set()
+
+    def _is_ours(self, ifindex: int) -> bool:
+        return any(uplink.ifindex == ifindex for uplink in self._uplinks)
+
+    def _is_new_address(self, message: Message) -> bool:
+        text = attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS")
+        address = ipaddress.ip_address(text)
+        ours = [uplink for uplink in self._uplinks if uplink.ifindex == message["index"]]
+        return not address.is_link_local and any(address.packed not in uplink.addresses for uplink in ours)
 
     async def _look_anew(self, requests: Netlink) -> None:
         self._stale = False
-        messages = await requests.dump("neigh", "dump", ifindex=self._ifindex)
+        messages = [one for one in await requests.dump("neigh", "dump") if self._is_ours(one["ifindex"])]
         found = (_neighbour(message) for message in messages)
         self._neighbours = dict(one for one in found if one is not None)
         self._looked_up.clear()
         self._kept = {hop for hop in map(_managed_by_us, messages) if hop is not None}
-        entries = self._table.dump()
-        self._current = {unmapped(key): NEXT_HOP.unpack(value)[0] for key, value in entries.items()}
+        self._current = self._table.dump()
 
     async def _write(self, requests: Netlink) -> None:
         """Bring routes, managed neighbours and the map up to date with what is known."""
-        droplets = self._droplets
-        if droplets is None:
+        peers, uplinks = self._peers, self._uplinks
+        if peers is None:
             return
-        await self._look_up_routes(requests, droplets)
-        await self._keep_resolved(requests, droplets)
+        await self._look_up_routes(requests, peers, uplinks)
+        await self._keep_resolved(requests)
+        if peers is not self._peers or uplinks is not self._uplinks:
+            return  # told anew meanwhile, and woken for it
         neighbours, doubtful = self._failures.look(self._neighbours)
         if doubtful:
             self._wake()
-        desired, self._unresolved = desired_next_hops(droplets, self._ifindex, self._routes, neighbours, self._current)
+        desired, unresolved = desired_next_hops(peers, uplinks, self._routes, neighbours, self._current)
         change = changes(self._current, desired)
         if change.put or change.delete:
-            put = {mapped(key): NEXT_HOP.pack(mac) for key, mac in change.put.items()}
-            self._table.write(put, [mapped(key) for key in change.delete])
+            self._table.write(change.put, change.delete)
             self._current = desired
             log.debug("next_hops_changed", put=len(change.put), deleted=len(change.delete))
+        self._unresolved = unresolved
 
-    async def _look_up_routes(self, requests: Netlink, droplets: frozenset[bytes]) -> None:
-        for gone in self._routes.keys() - droplets:
+    async def _look_up_routes(
+        self, requests: Netlink, peers: Mapping[bytes, Peer], uplinks: tuple[Uplink, ...]
+    ) -> None:
+        candidates = {droplet: list(ways_to(droplet, uplinks)) for droplet in peers}
+        wanted = {way for ways in candidates.values() for way, _ in ways}
+        for gone in self._routes.keys() - wanted:
             del self._routes[gone]
-        self._looked_up &= droplets
-        for droplet in sorted(droplets - self._looked_up):
-            self._looked_up.add(droplet)
-            route = await _route_to(requests, droplet)
-            if route is None:
-                self._routes.pop(droplet, None)
-            else:
-                self._routes[droplet] = route
+        self._looked_up &= wanted
+        for droplet in sorted(candidates):
+            ways = candidates[droplet]
+            for way, uplink in ways:
+                if way not in self._looked_up:
+                    self._looked_up.add(way)
+                    self._keep_route(way, await route_to(requests, droplet, uplink if len(ways) > 1 else None))
 
-    async def _keep_resolved(self, requests: Netlink, droplets: frozenset[bytes]) -> None:
-        wanted = next_hops_to_resolve(droplets, self._ifindex, self._routes, self._neighbours)
+    def _keep_route(self, way: Way, route: Route | None) -> None:
+        if route is None:
+            self._routes.pop(way, None)
+        else:
+            self._routes[way] = route
+
+    async def _keep_resolved(self, requests: Netlink) -> None:
+        wanted = next_hops_to_resolve(self._routes, self._neighbours)
         for hop in sorted(wanted - self._kept):
             await self._ask(requests, hop)
             self._kept.add(hop)
@@ -280,8 +341,8 @@ class NeighbourWatch:
             self._kept.discard(hop)
             await self._release(requests, hop)
 
-    async def _ask(self, requests: Netlink, hop: bytes) -> None:
-        options = self._neighbour_options(hop)
+    async def _ask(self, requests: Netlink, hop: Hop) -> None:
+        options = _neighbour_options(hop)
         if self._managed:
             try:
                 await requests.request("neigh", "replace", flags_ext=NTF_EXT_MANAGED, **options)
@@ -294,30 +355,21 @@ class NeighbourWatch:
                 return
         await requests.request("neigh", "replace", **options)
 
-    async def _release(self, requests: Netlink, hop: bytes) -> None:
+    async def _release(self, requests: Netlink, hop: Hop) -> None:
         if not self._managed or (hop in self._neighbours and self._neighbours[hop].configured):
             return
         try:
-            await requests.request("neigh", "change", **self._neighbour_options(hop))
+            await requests.request("neigh", "change", **_neighbour_options(hop))
         except OSError as error:
-            if error.errno != errno.ENOENT:
+            if error.errno not in _GONE:
                 raise
 
-    def _neighbour_options(self, hop: bytes) -> dict[str, object]:
-        options = {"dst": _text(hop), "ifindex": self._ifindex, "state": NUD_NONE, "flags": NTF_USE}
-        return options | {"protocol": PROTOCOL}
+
+def _neighbour_options(hop: Hop) -> dict[str, object]:
+    options = {"dst": _text(hop.address), "ifindex": hop.ifindex, "state": NUD_NONE, "flags": NTF_USE}
+    return options | {"protocol": PROTOCOL}
 
 
-async def _route_to(requests: Netlink, droplet: bytes) -> Route | None:
-    try:
-        answers = await requests.request("route", "get", dst=_text(droplet))
-    except OSError as error:
-        if error.errno in _UNROUTABLE:
-            return None
-        raise
-    route = next((answer for answer in answers if attribute(answer, "RTA_OIF")), None)
-    if route is None:
-        return None
-    gateway = attribute(route, "RTA_GATEWAY")
-    next_hop = ipaddress.ip_address(gateway).packed if gateway else droplet
-    return Route(int(attribute(route, "RTA_OIF")), next_hop)
+def _is_same(uplink: Uplink, message: Message) -> bool:
+    mac = bytes.fromhex(str(attribute(message, "IFLA_ADDRESS") or "").replace(":", ""))
+    return (uplink.ifindex, uplink.mac, uplink.mtu) == (message["index"], mac, attribute(message, "IFLA_MTU"))

@@ -1,4 +1,4 @@
-"""Reads back what the kernel holds, whole: the droplet's interface, the endpoints' pairs, the configured maps.
+"""Reads back what the kernel holds, whole: the uplinks, the endpoints' pairs, the configured maps.
 
 Changes nothing. What could not be read is an ObservationError, never a smaller answer; but of one tenant's namespace,
 which no other tenant's observation may hang on, it is a peer that is not known.
@@ -7,14 +7,13 @@ which no other tenant's observation may hang on, it is a peer that is not known.
 from __future__ import annotations
 
 import errno
-import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
 
 from agent.core.layout import CONFIGURED_MAPS, MapName
-from agent.core.observed import Observed, ObservedInterface, ObservedPeer, ObservedVeth
+from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.realize import host_ifname
 from agent.datapath.endpoint_side import IFF_UP, EndpointSide
 from agent.datapath.links import find_peer, is_unfinished, marked_endpoint
@@ -22,6 +21,7 @@ from agent.datapath.maps import Map
 from agent.datapath.namespaces import opened_namespace
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.threads import in_thread
+from agent.datapath.uplinks import read_uplinks
 from agent.datapath.xdp import attached_program
 
 _NOT_THERE = frozenset(
@@ -38,12 +38,12 @@ class ObservationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What to observe: the interface's name, the instance, its open maps and the ids of its current programs."""
+    """What to observe: the uplinks' names, the instance, its open maps and the ids of its current programs."""
 
-    interface: str
+    interfaces: tuple[str, ...]
     instance: str
     maps: Mapping[MapName, Map]
-    transit_xdp: int
+    transit_xdp: Callable[[], Collection[int]]
     transit_agent: int
 
 
@@ -55,40 +55,16 @@ async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
     them; others are left out, as they may be another instance's. Raises ObservationError.
     """
     try:
-        interface = await _interface(netlink, subject)
+        uplinks = await read_uplinks(netlink, subject.interfaces, subject.transit_xdp())
         veths = await _veths(netlink, subject, namespaces)
         maps = await in_thread(_dump_maps, subject.maps)
     except OSError as error:
         raise ObservationError(f"the kernel could not be read: {error}") from error
-    return Observed(interface=interface, veths=veths, maps=maps)
+    return Observed(uplinks=uplinks, veths=veths, maps=maps)
 
 
 def _dump_maps(maps: Mapping[MapName, Map]) -> dict[MapName, dict[bytes, bytes]]:
     return {name: maps[name].dump() for name in CONFIGURED_MAPS}
-
-
-async def _interface(netlink: Netlink, subject: Subject) -> ObservedInterface:
-    link = await netlink.link(ifname=subject.interface)
-    if link is None:
-        raise OSError(errno.ENODEV, "no such interface", subject.interface)
-    return await read_interface(netlink, link, subject.transit_xdp)
-
-
-async def read_interface(netlink: Netlink, link: Message, transit_xdp: int) -> ObservedInterface:
-    """Return what a link's message and its addresses say of the droplet's interface."""
-    index = int(link["index"])
-    attached = attached_program(link)
-    addresses = await netlink.dump("get_addr", index=index)
-    texts = [attribute(one, "IFA_LOCAL") or attribute(one, "IFA_ADDRESS") for one in addresses]
-    parsed = [ipaddress.ip_address(text) for text in texts]
-    return ObservedInterface(
-        name=str(attribute(link, "IFLA_IFNAME")),
-        ifindex=index,
-        mac=bytes.fromhex(str(attribute(link, "IFLA_ADDRESS")).replace(":", "")),
-        mtu=int(attribute(link, "IFLA_MTU")),
-        addresses=tuple(address.packed for address in parsed if not address.is_link_local),
-        transit=attached is not None and attached.program_id == transit_xdp,
-    )
 
 
 async def _veths(netlink: Netlink, subject: Subject, namespaces: Mapping[str, str]) -> dict[str, ObservedVeth]:

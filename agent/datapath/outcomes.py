@@ -15,53 +15,72 @@ class Outcome(IntEnum):
     RECEIVED_FROM_ENDPOINT = 1
     PASSED = 2
     ARP_ANSWERED = 3
-    GATEWAY_ECHO = 4
-    DELIVERED = 5
-    DELIVERED_SAME_HOST = 6
-    SENT_DIRECT = 7
-    SENT_TO_BOUNCER = 8
-    BOUNCED = 9
-    HANDED_TO_BOUNCER = 10
-    HANDED_TO_DIVIDER = 11
-    ARP_ANSWERED_REMOTE = 12
-    UNKNOWN_INTERFACE = 13
-    SOURCE_MAC = 14
-    SOURCE_ADDRESS = 15
-    SOURCE_ARP = 16
-    ARP_OWN_ADDRESS = 17
-    ARP_OPCODE = 18
-    MALFORMED_ARP = 19
-    INNER_PROTOCOL = 20
-    MALFORMED_INNER = 21
-    MULTICAST = 22
-    TUNNEL_FROM_ENDPOINT = 23
-    INNER_TTL = 24
-    TO_GATEWAY = 25
-    NO_PROGRAM = 26
-    NO_LOCAL_DROPLET = 27
-    NO_NETWORK = 28
-    NO_BOUNCER = 29
-    NO_DIVIDER = 30
-    NO_VPC = 31
-    NO_ENDPOINT = 32
-    NOT_HERE = 33
-    NEXT_HOP_UNRESOLVED = 34
-    NO_HEADROOM = 35
-    OUTER_FRAGMENT = 36
-    OUTER_OPTIONS = 37
-    OUTER_TTL = 38
-    MALFORMED_OUTER = 39
-    UNKNOWN_DROPLET = 40
-    UNKNOWN_ORIGIN = 41
-    GENEVE_VERSION = 42
-    GENEVE_CONTROL = 43
-    GENEVE_PROTOCOL = 44
-    GENEVE_OPTIONS = 45
-    MALFORMED_GENEVE = 46
-    CRITICAL_OPTION = 47
-    TOO_MANY_BOUNCES = 48
-    ECN_NOT_CAPABLE = 49
-    SOURCE_ELSEWHERE = 50
+    ND_ANSWERED = 4
+    GATEWAY_ECHO = 5
+    TOO_BIG_TOLD = 6
+    TTL_TOLD = 7
+    PROBE_REFLECTED = 8
+    DELIVERED = 9
+    DELIVERED_SAME_HOST = 10
+    SENT_DIRECT = 11
+    SENT_TO_BOUNCER = 12
+    SENT_TO_DIVIDER = 13
+    BOUNCED = 14
+    HANDED_TO_BOUNCER = 15
+    HANDED_TO_DIVIDER = 16
+    RETURNED = 17
+    REROUTED = 18
+    ARP_ANSWERED_REMOTE = 19
+    ND_ANSWERED_REMOTE = 20
+    TOO_BIG_TOLD_REMOTE = 21
+    UNKNOWN_INTERFACE = 22
+    SOURCE_MAC = 23
+    SOURCE_ADDRESS = 24
+    SOURCE_ARP = 25
+    SOURCE_ND = 26
+    ARP_OWN_ADDRESS = 27
+    ND_OWN_ADDRESS = 28
+    ARP_OPCODE = 29
+    ND_TYPE = 30
+    MALFORMED_ARP = 31
+    MALFORMED_ND = 32
+    INNER_PROTOCOL = 33
+    MALFORMED_INNER = 34
+    EXTENSION_HEADERS = 35
+    MULTICAST = 36
+    LINK_LOCAL = 37
+    TUNNEL_FROM_ENDPOINT = 38
+    INNER_TTL = 39
+    TOO_BIG = 40
+    TO_GATEWAY = 41
+    NO_PROGRAM = 42
+    NO_LOCAL_DROPLET = 43
+    NO_NETWORK = 44
+    NO_BOUNCER = 45
+    NO_DIVIDER = 46
+    NO_VPC = 47
+    NO_ENDPOINT = 48
+    NOT_HERE = 49
+    NEXT_HOP_UNRESOLVED = 50
+    OTHER_FAMILY = 51
+    NO_HEADROOM = 52
+    OUTER_FRAGMENT = 53
+    OUTER_OPTIONS = 54
+    OUTER_CHECKSUM = 55
+    NO_CHECKSUM = 56
+    OUTER_TTL = 57
+    MALFORMED_OUTER = 58
+    UNKNOWN_DROPLET = 59
+    UNKNOWN_ORIGIN = 60
+    GENEVE_VERSION = 61
+    GENEVE_CONTROL = 62
+    GENEVE_PROTOCOL = 63
+    MALFORMED_GENEVE = 64
+    CRITICAL_OPTION = 65
+    VXLAN_FLAGS = 66
+    TOO_MANY_BOUNCES = 67
+    ECN_NOT_CAPABLE = 68
+    SOURCE_ELSEWHERE = 69
 
 
 RECEIVED = frozenset(
@@ -78,7 +97,11 @@ PASSED = frozenset(
 ANSWERED = frozenset(
     {
         Outcome.ARP_ANSWERED,
+        Outcome.ND_ANSWERED,
         Outcome.GATEWAY_ECHO,
+        Outcome.TOO_BIG_TOLD,
+        Outcome.TTL_TOLD,
+        Outcome.PROBE_REFLECTED,
     }
 )
 FORWARDED = frozenset(
@@ -87,10 +110,15 @@ FORWARDED = frozenset(
         Outcome.DELIVERED_SAME_HOST,
         Outcome.SENT_DIRECT,
         Outcome.SENT_TO_BOUNCER,
+        Outcome.SENT_TO_DIVIDER,
         Outcome.BOUNCED,
         Outcome.HANDED_TO_BOUNCER,
         Outcome.HANDED_TO_DIVIDER,
+        Outcome.RETURNED,
+        Outcome.REROUTED,
         Outcome.ARP_ANSWERED_REMOTE,
+        Outcome.ND_ANSWERED_REMOTE,
+        Outcome.TOO_BIG_TOLD_REMOTE,
     }
 )
 DROPPED = frozenset(
@@ -99,14 +127,21 @@ DROPPED = frozenset(
         Outcome.SOURCE_MAC,
         Outcome.SOURCE_ADDRESS,
         Outcome.SOURCE_ARP,
+        Outcome.SOURCE_ND,
         Outcome.ARP_OWN_ADDRESS,
+        Outcome.ND_OWN_ADDRESS,
         Outcome.ARP_OPCODE,
+        Outcome.ND_TYPE,
         Outcome.MALFORMED_ARP,
+        Outcome.MALFORMED_ND,
         Outcome.INNER_PROTOCOL,
         Outcome.MALFORMED_INNER,
+        Outcome.EXTENSION_HEADERS,
         Outcome.MULTICAST,
+        Outcome.LINK_LOCAL,
         Outcome.TUNNEL_FROM_ENDPOINT,
         Outcome.INNER_TTL,
+        Outcome.TOO_BIG,
         Outcome.TO_GATEWAY,
         Outcome.NO_PROGRAM,
         Outcome.NO_LOCAL_DROPLET,
@@ -117,9 +152,12 @@ DROPPED = frozenset(
         Outcome.NO_ENDPOINT,
         Outcome.NOT_HERE,
         Outcome.NEXT_HOP_UNRESOLVED,
+        Outcome.OTHER_FAMILY,
         Outcome.NO_HEADROOM,
         Outcome.OUTER_FRAGMENT,
         Outcome.OUTER_OPTIONS,
+        Outcome.OUTER_CHECKSUM,
+        Outcome.NO_CHECKSUM,
         Outcome.OUTER_TTL,
         Outcome.MALFORMED_OUTER,
         Outcome.UNKNOWN_DROPLET,
@@ -127,9 +165,9 @@ DROPPED = frozenset(
         Outcome.GENEVE_VERSION,
         Outcome.GENEVE_CONTROL,
         Outcome.GENEVE_PROTOCOL,
-        Outcome.GENEVE_OPTIONS,
         Outcome.MALFORMED_GENEVE,
         Outcome.CRITICAL_OPTION,
+        Outcome.VXLAN_FLAGS,
         Outcome.TOO_MANY_BOUNCES,
         Outcome.ECN_NOT_CAPABLE,
         Outcome.SOURCE_ELSEWHERE,
@@ -140,30 +178,46 @@ SENTENCES = {
     Outcome.RECEIVED_FROM_ENDPOINT: "Was sent by an endpoint of this droplet.",
     Outcome.PASSED: "Was not for the overlay and went on to the host's network stack.",
     Outcome.ARP_ANSWERED: "An endpoint's ARP request, answered on the spot.",
+    Outcome.ND_ANSWERED: "An endpoint's neighbour solicitation, answered on the spot.",
     Outcome.GATEWAY_ECHO: "An endpoint's echo request to its gateway, answered on the spot.",
+    Outcome.TOO_BIG_TOLD: "The endpoint's packet did not fit, which an ICMP error told it.",
+    Outcome.TTL_TOLD: "The endpoint's packet used up its time to live, which an ICMP error told it.",
+    Outcome.PROBE_REFLECTED: "Another droplet's probe of the path, sent back.",
     Outcome.DELIVERED: "Came through a tunnel and was handed to its endpoint.",
     Outcome.DELIVERED_SAME_HOST: "Was handed from one endpoint of this droplet to another.",
     Outcome.SENT_DIRECT: "Was sent by an endpoint straight to its destination's droplet.",
     Outcome.SENT_TO_BOUNCER: "Was sent by an endpoint to a bouncer of its network.",
+    Outcome.SENT_TO_DIVIDER: "Was sent by an endpoint to a divider of its VPC, as a network's routing asks for.",
     Outcome.BOUNCED: "Was sent on by this bouncer to its destination's droplet.",
     Outcome.HANDED_TO_BOUNCER: "Was sent on by this divider to a bouncer of its destination's network.",
     Outcome.HANDED_TO_DIVIDER: "Was sent on by this bouncer to a divider of the VPC.",
+    Outcome.RETURNED: "Came straight for an endpoint that is not here and went back to its sender's droplet.",
+    Outcome.REROUTED: "Came back because its endpoint had left, and was sent anew.",
     Outcome.ARP_ANSWERED_REMOTE: "An ARP request through a tunnel, answered to the droplet it came from.",
+    Outcome.ND_ANSWERED_REMOTE: "A neighbour solicitation through a tunnel, answered to the droplet it came from.",
+    Outcome.TOO_BIG_TOLD_REMOTE: "Came through a tunnel and did not fit further, which an ICMP error told its sender.",
     Outcome.UNKNOWN_INTERFACE: "Came from an interface that belongs to no endpoint.",
     Outcome.SOURCE_MAC: "The endpoint's frame had another Ethernet source than the endpoint's.",
-    Outcome.SOURCE_ADDRESS: "The endpoint's packet had another IPv4 source than the endpoint's.",
+    Outcome.SOURCE_ADDRESS: "The endpoint's packet had another source address than the endpoint's.",
     Outcome.SOURCE_ARP: "The endpoint's ARP packet had another sender than the endpoint.",
+    Outcome.SOURCE_ND: "The endpoint's neighbour solicitation had another sender than the endpoint.",
     Outcome.ARP_OWN_ADDRESS: "The endpoint announced or probed its own address, which needs no answer.",
+    Outcome.ND_OWN_ADDRESS: "The endpoint probed its own or a link-local address, which needs no answer.",
     Outcome.ARP_OPCODE: "The ARP packet was not of an operation that the overlay carries.",
+    Outcome.ND_TYPE: "The neighbour discovery message was not of a type that the overlay carries.",
     Outcome.MALFORMED_ARP: "The ARP packet was cut short or not of Ethernet and IPv4.",
-    Outcome.INNER_PROTOCOL: "The inner frame was neither IPv4 nor ARP.",
+    Outcome.MALFORMED_ND: "The neighbour solicitation was not as RFC 4861 section 7.1.1 asks for.",
+    Outcome.INNER_PROTOCOL: "The inner frame was neither IPv4 nor IPv6 nor ARP.",
     Outcome.MALFORMED_INNER: "The inner packet's lengths or version were wrong.",
+    Outcome.EXTENSION_HEADERS: "The endpoint's IPv6 packet had more extension headers than are looked at.",
     Outcome.MULTICAST: "The endpoint's packet went to a multicast or broadcast address.",
+    Outcome.LINK_LOCAL: "The endpoint's packet went to a link-local address.",
     Outcome.TUNNEL_FROM_ENDPOINT: "The endpoint sent a tunnel packet of its own.",
-    Outcome.INNER_TTL: "The endpoint's packet was to be routed but its time to live was used up.",
+    Outcome.INNER_TTL: "The packet used up its time to live, and no ICMP error was due.",
+    Outcome.TOO_BIG: "The packet did not fit, and no ICMP error was due.",
     Outcome.TO_GATEWAY: "The endpoint sent its gateway something else than an echo request.",
     Outcome.NO_PROGRAM: "Transit XDP was not in the program array for delivery on the same host.",
-    Outcome.NO_LOCAL_DROPLET: "The droplet's own address was not configured yet.",
+    Outcome.NO_LOCAL_DROPLET: "The endpoint's droplet was not configured yet.",
     Outcome.NO_NETWORK: "No network of the VPC holds the address.",
     Outcome.NO_BOUNCER: "The network has no bouncer.",
     Outcome.NO_DIVIDER: "The VPC has no divider.",
@@ -171,19 +225,22 @@ SENTENCES = {
     Outcome.NO_ENDPOINT: "The network's bouncer knows no endpoint with the address.",
     Outcome.NOT_HERE: "The packet concerned an endpoint for which this droplet has no role.",
     Outcome.NEXT_HOP_UNRESOLVED: "The Ethernet address that leads to the other droplet was not known.",
-    Outcome.NO_HEADROOM: "The frame had no room in front for the tunnel's headers.",
+    Outcome.OTHER_FAMILY: "The other droplet has an address of another family than this one.",
+    Outcome.NO_HEADROOM: "The frame had no room for the headers in front of it.",
     Outcome.OUTER_FRAGMENT: "The tunnel packet was fragmented.",
-    Outcome.OUTER_OPTIONS: "The tunnel packet had IPv4 options.",
+    Outcome.OUTER_OPTIONS: "The tunnel packet had IPv4 options or IPv6 extension headers.",
+    Outcome.OUTER_CHECKSUM: "A checksum of the tunnel packet was wrong.",
+    Outcome.NO_CHECKSUM: "The tunnel packet had no UDP checksum over IPv6, and its droplet is not one that may.",
     Outcome.OUTER_TTL: "The tunnel packet was to be sent on but its time to live was used up.",
-    Outcome.MALFORMED_OUTER: "The tunnel packet's IPv4 and UDP lengths did not add up.",
+    Outcome.MALFORMED_OUTER: "The tunnel packet's IP and UDP lengths did not add up.",
     Outcome.UNKNOWN_DROPLET: "The tunnel packet came from an address that is no known droplet.",
     Outcome.UNKNOWN_ORIGIN: "The return-to-sender option named an address that is no known droplet.",
     Outcome.GENEVE_VERSION: "The Geneve version was not 0.",
-    Outcome.GENEVE_CONTROL: "A Geneve control packet, of which none is defined here.",
+    Outcome.GENEVE_CONTROL: "A Geneve control packet that was no probe.",
     Outcome.GENEVE_PROTOCOL: "The Geneve payload was not Ethernet.",
-    Outcome.GENEVE_OPTIONS: "The packet had more Geneve options than are looked at.",
     Outcome.MALFORMED_GENEVE: "The Geneve options' lengths did not add up.",
     Outcome.CRITICAL_OPTION: "An unknown Geneve option was marked critical.",
+    Outcome.VXLAN_FLAGS: "The VXLAN packet was not marked as having a VNI.",
     Outcome.TOO_MANY_BOUNCES: "The packet went from bouncer to bouncer without an end.",
     Outcome.ECN_NOT_CAPABLE: "Congestion was marked on the tunnel packet of a flow that cannot signal it.",
     Outcome.SOURCE_ELSEWHERE: "The tunnel packet had the source of an endpoint of this droplet.",

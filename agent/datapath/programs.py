@@ -42,6 +42,11 @@ def load(program: CompiledProgram, maps: Mapping[str, int], *, flags: int = 0) -
     return _described(program.name, fd)
 
 
+def load_for_card(program: CompiledProgram, maps: Mapping[str, int], ifindex: int) -> int:
+    """Load a program for a network card that is to run it by itself; return its descriptor, VerifierError as `load`."""
+    return bpf.load_program(relocate(program, maps), name=program.name, device=ifindex)
+
+
 def ensure_programs(compiled: CompiledObject, maps: Mapping[str, int], folder: Path) -> dict[str, Program]:
     """Open the pinned programs of this content, or load and pin them; `folder` lies in a bpf file system.
 

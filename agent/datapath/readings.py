@@ -11,17 +11,26 @@ from agent.core.layout import (
     DIRECT_PATH,
     ENDPOINT,
     ENDPOINT_TRAFFIC,
+    INTERFACE,
+    LOCAL_DROPLET,
     NETWORK,
+    NEXT_HOP,
+    NEXT_HOP_DOWN,
+    NEXT_HOP_KEY,
     OVERLAY_KEY,
     TRAFFIC,
     U32,
     VPC,
     AddressSet,
     Endpoint,
+    Interface,
+    LocalDroplet,
     MapName,
+    NextHop,
     mapped,
     network_key,
     split_set,
+    unmapped,
 )
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.maps import Map
@@ -89,6 +98,27 @@ class Readings:
         """Return where an overlay address is (packed, 4 or 16 bytes), None when this droplet does not know."""
         value = self.maps[MapName.ENDPOINTS].lookup(OVERLAY_KEY.pack(vni, mapped(address)))
         return None if value is None else Endpoint(*ENDPOINT.unpack(value))
+
+    def lookup_interface(self, slot: int) -> Interface | None:
+        """Return who sends on the interface of a slot, None when nobody does."""
+        value = self.maps[MapName.INTERFACES].lookup(U32.pack(slot))
+        found = None if value is None else Interface(*INTERFACE.unpack(value))
+        return found if found and found.vni else None
+
+    def lookup_next_hop(self, droplet: int, host: bytes) -> NextHop | None:
+        """Return what leads to a host (16 bytes) from one of `local_droplets`, by its index."""
+        value = self.maps[MapName.LOCAL_DROPLETS].lookup(U32.pack(droplet))
+        if value is None:
+            return None
+        interface = LocalDroplet(*LOCAL_DROPLET.unpack(value)).interface
+        found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, interface))
+        return None if found is None else NextHop(*NEXT_HOP.unpack(found))
+
+    def down_peers(self) -> frozenset[bytes]:
+        """Return the droplets (packed, 4 or 16 bytes) that an agent before this one found not to answer any more."""
+        entries = self.maps[MapName.NEXT_HOPS].dump()
+        down = (key for key, value in entries.items() if NextHop(*NEXT_HOP.unpack(value)).flags & NEXT_HOP_DOWN)
+        return frozenset(unmapped(NEXT_HOP_KEY.unpack(key)[0]) for key in down)
 
     def lookup_direct(self, vni: int, address: bytes) -> DirectPath | None:
         """Return the direct path to an overlay address, fresh or not, None when none was learnt."""

@@ -1,32 +1,53 @@
-"""Transit XDP on the droplet's interface: attaches the current program, takes it off, and proves what it works on."""
+"""Transit XDP on the substrate's interfaces: attaches the current program, takes it off, proves what it works on."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection
+import os
+from collections.abc import Callable, Collection
 
 import structlog
 
 from agent.datapath import bpf_syscall
 from agent.datapath.link_query import LinkQuery
 from agent.datapath.netlink import Netlink
-from agent.datapath.xdp import Attached, AttachMode, Ownership, Program, attach, detach
+from agent.datapath.xdp import Attached, AttachMode, Ownership, Program, attach, detach, refusal
+
+Load = Callable[[int], int]
+"""Loads the program for a network card that is to run it by itself (an ifindex), and returns its descriptor."""
+Prepare = Callable[[int], None]
+"""Makes an interface ready for the program, OSError when it cannot be."""
 
 log = structlog.get_logger()
 
 
 class Transit:
-    """The program for the droplet's interface, how it is attached, and the ids of the maps that it must work on."""
+    """The program for the substrate's interfaces, how it is attached, and the ids of the maps that it must work on."""
 
     def __init__(
-        self, netlink: Netlink, program: Program, own: Ownership, mode: AttachMode, map_ids: Collection[int]
+        self,
+        netlink: Netlink,
+        program: Program,
+        own: Ownership,
+        mode: AttachMode,
+        map_ids: Collection[int],
+        load_for_card: Load,
+        prepare: Prepare,
     ) -> None:
         self._netlink = netlink
         self._program = program
         self._own = own
         self._mode = mode
         self._map_ids = frozenset(map_ids)
+        self._load_for_card = load_for_card
+        self._prepare = prepare
+        self._ids = {program.program_id}
         self._query = LinkQuery()
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """The kernel's ids of the current program: the one that is shared, and those loaded for a card."""
+        return frozenset(self._ids)
 
     def close(self) -> None:
         """Close the socket; the program stays attached."""
@@ -34,24 +55,54 @@ class Transit:
 
     def is_attached(self, ifindex: int) -> bool:
         """Say whether the current program is what runs on an interface now. Raises OSError (ENODEV: it is gone)."""
-        return self._query.xdp(ifindex).program_id == self._program.program_id
+        return self._query.xdp(ifindex).program_id in self._ids
+
+    def is_outdated(self, ifindex: int) -> bool:
+        """Say whether an older program of ours runs on an interface now; OSError (ENODEV) when it is gone."""
+        found = self._query.xdp(ifindex).program_id
+        return bool(found) and found not in self._ids and self._own.owned(found)
 
     def mode(self, ifindex: int) -> str:
-        """Say how the current program runs on an interface now: `native`, `generic`, or `none` when it does not."""
+        """Say how the current program runs on an interface now: an `AttachMode`, or `none` when it does not."""
         try:
             found = self._query.xdp(ifindex)
         except OSError:
             return "none"
-        if found.program_id != self._program.program_id:
-            return "none"
-        return "generic" if found.generic else "native"
+        return found.mode if found.program_id in self._ids else "none"
 
     async def attach(self, ifindex: int) -> Attached:
         """Attach the program or replace an older one of ours; OSError as `xdp.attach`, EIO when it uses other maps."""
-        attached = await attach(self._netlink, ifindex, self._program, self._own, self._mode)
+        self._prepare(ifindex)
+        if self._mode is AttachMode.OFFLOAD:
+            attached = await self._attach_to_card(ifindex)
+        else:
+            attached = await attach(self._netlink, ifindex, self._program, self._own, self._mode)
         if not uses_only(self._program.descriptor, self._map_ids):
             raise OSError(errno.EIO, f"{self._program.name} works on maps that are not the pinned ones")
-        log.info("transit_attached", ifindex=ifindex, program=attached.program_id, native=attached.native)
+        log.info("transit_attached", ifindex=ifindex, program=attached.program_id, mode=attached.mode)
+        return attached
+
+    async def _attach_to_card(self, ifindex: int) -> Attached:
+        """Load the program anew, for this card, and attach that.
+
+        Its maps are the host's, which the transit agent shares: a card that can work on maps of its own alone says so.
+        """
+        link = await self._netlink.link(index=ifindex)
+        if link is None:
+            raise OSError(errno.ENODEV, "no such interface", str(ifindex))
+        try:
+            descriptor = self._load_for_card(ifindex)
+        except bpf_syscall.VerifierError as error:
+            lines = error.log.strip().splitlines()
+            said = f"{os.strerror(error.errno or 0)}{': ' + lines[-1] if lines else ', no driver took the program'}"
+            raise refusal(OSError(error.errno, said), link, AttachMode.OFFLOAD) from error
+        try:
+            number = bpf_syscall.program_info(descriptor).id
+            program = Program(descriptor, number, self._program.name)
+            attached = await attach(self._netlink, ifindex, program, self._own, AttachMode.OFFLOAD)
+        finally:
+            os.close(descriptor)
+        self._ids.add(number)
         return attached
 
     async def detach(self, ifindex: int) -> None:

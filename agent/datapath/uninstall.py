@@ -14,6 +14,7 @@ from agent.datapath.links import is_unfinished, marked_endpoint
 from agent.datapath.neighbours import release_all
 from agent.datapath.netlink import Netlink, attribute
 from agent.datapath.pins import pinned_program_ids
+from agent.datapath.uplinks import read_uplinks
 from agent.datapath.xdp import Ownership, attached_program, detach
 
 log = structlog.get_logger()
@@ -44,17 +45,26 @@ async def remove(config: KernelConfig) -> Removed:
                     interfaces += 1
             elif is_unfinished(link):
                 log.warning("unfinished_veth_left_alone", interface=attribute(link, "IFLA_IFNAME"))
-        interface = await netlink.link(ifname=config.interface)
-        if interface is not None:
-            found = attached_program(interface)
-            transit = found is not None and found.program_id in own_ids
-            try:
-                await detach(netlink, interface["index"], own)
-            except OSError as error:
-                if error.errno != errno.EEXIST:
-                    raise
-                log.warning("foreign_program_kept", interface=config.interface)
-            await release_all(netlink, interface["index"])
+        for name in config.interfaces:
+            transit |= await _leave(netlink, name, own)
     pins = sum(1 for path in config.pins.root.rglob("*") if path.is_file()) if config.pins.root.exists() else 0
     config.pins.remove()
     return Removed(interfaces, transit, pins)
+
+
+async def _leave(netlink: Netlink, name: str, own: Ownership) -> bool:
+    """Take our program and neighbours off an uplink; return whether there was a program."""
+    link = await netlink.link(ifname=name)
+    if link is None:
+        return False
+    (uplink,) = await read_uplinks(netlink, [name])
+    carrier = await netlink.link(index=uplink.carrier)
+    found = attached_program(carrier) if carrier is not None else None
+    try:
+        await detach(netlink, uplink.carrier, own)
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        log.warning("foreign_program_kept", interface=name)
+    await release_all(netlink, uplink.ifindex)
+    return found is not None and own.owned(found.program_id)

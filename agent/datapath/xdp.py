@@ -15,31 +15,54 @@ from typing import NamedTuple
 
 import structlog
 
+from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.offloads import driver_of
 
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
+XDP_FLAGS_HW_MODE = 1 << 3
 XDP_FLAGS_REPLACE = 1 << 4
-NONE_EXPECTED = -1
+NONE_EXPECTED = DETACHED = -1
+PAGE_MTU = 3000
+"""With head room, tail room and headers it fits into 4 KiB, whatever the kernel was built with."""
 
-_UNABLE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE, errno.ENOTSUP)
+_UNABLE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE, errno.ENOSPC, errno.ENOMEM)
+"""What drivers answer that have no XDP, too long an MTU, or too few queues."""
 
 log = structlog.get_logger()
 
 
+class ModeRefusedError(OSError):
+    """A driver cannot run XDP as asked; the text says why, and what to do."""
+
+
 class AttachMode(StrEnum):
-    """Where XDP runs: in the driver, in the stack (slow), or in the stack when the driver cannot."""
+    """Where XDP runs: in the driver, in the stack (slow), on the network card; in the stack when the driver cannot."""
 
     NATIVE = "native"
     GENERIC = "generic"
+    OFFLOAD = "offload"
     AUTO = "auto"
 
 
+_FLAG = {
+    AttachMode.NATIVE: XDP_FLAGS_DRV_MODE,
+    AttachMode.GENERIC: XDP_FLAGS_SKB_MODE,
+    AttachMode.OFFLOAD: XDP_FLAGS_HW_MODE,
+}
+
+
 class Attached(NamedTuple):
-    """What a link says of its XDP program: the kernel's id, and whether it runs in the driver."""
+    """What a link says of its XDP program: the kernel's id, and where it runs (never `AUTO`)."""
 
     program_id: int
-    native: bool
+    mode: AttachMode
+
+    @property
+    def native(self) -> bool:
+        """Whether it runs in the driver."""
+        return self.mode is AttachMode.NATIVE
 
 
 class Program(NamedTuple):
@@ -62,30 +85,34 @@ def attached_program(link: Message) -> Attached | None:
     xdp = attribute(link, "IFLA_XDP")
     if xdp is None:
         return None
-    driver = attribute(xdp, "IFLA_XDP_DRV_PROG_ID")
-    if driver:
-        return Attached(int(driver), native=True)
-    stack = attribute(xdp, "IFLA_XDP_SKB_PROG_ID")
-    if stack:
-        return Attached(int(stack), native=False)
-    other = attribute(xdp, "IFLA_XDP_PROG_ID")
-    return Attached(int(other), native=True) if other else None
+    for name, mode in _PROGRAM_OF.items():
+        if found := attribute(xdp, name):
+            return Attached(int(found), mode)
+    return None
 
 
-async def _change(netlink: Netlink, ifindex: int, program: int, expected: int, mode_flag: int) -> None:
+_PROGRAM_OF = {
+    "IFLA_XDP_DRV_PROG_ID": AttachMode.NATIVE,
+    "IFLA_XDP_SKB_PROG_ID": AttachMode.GENERIC,
+    "IFLA_XDP_HW_PROG_ID": AttachMode.OFFLOAD,
+    "IFLA_XDP_PROG_ID": AttachMode.NATIVE,
+}
+
+
+async def _change(netlink: Netlink, ifindex: int, program: int, expected: int, mode: AttachMode) -> None:
     attrs = [
         ("IFLA_XDP_FD", program),
-        ("IFLA_XDP_FLAGS", mode_flag | XDP_FLAGS_REPLACE),
+        ("IFLA_XDP_FLAGS", _FLAG[mode] | XDP_FLAGS_REPLACE),
         ("IFLA_XDP_EXPECTED_FD", expected),
     ]
     await netlink.request("link", "set", index=ifindex, xdp={"attrs": attrs})
 
 
-async def _read(netlink: Netlink, ifindex: int) -> Attached | None:
+async def _read(netlink: Netlink, ifindex: int) -> Message:
     link = await netlink.link(index=ifindex)
     if link is None:
         raise OSError(errno.ENODEV, "no such interface", str(ifindex))
-    return attached_program(link)
+    return link
 
 
 def _refuse_stranger(found: Attached) -> None:
@@ -97,61 +124,92 @@ def _refuse_stranger(found: Attached) -> None:
 
 
 async def _replace(
-    netlink: Netlink, ifindex: int, program: int, found: Attached | None, own: Ownership, native: bool
+    netlink: Netlink, ifindex: int, program: int, found: Attached | None, own: Ownership, mode: AttachMode
 ) -> None:
-    flag = XDP_FLAGS_DRV_MODE if native else XDP_FLAGS_SKB_MODE
-    if found is not None and found.native != native:
-        await detach(netlink, ifindex, own)
-        found = None
     if found is None:
-        await _change(netlink, ifindex, program, NONE_EXPECTED, flag)
+        await _change(netlink, ifindex, program, NONE_EXPECTED, mode)
         return
     old = own.open_program(found.program_id)
     try:
-        await _change(netlink, ifindex, program, old, flag)
+        if found.mode is mode:
+            await _change(netlink, ifindex, program, old, mode)
+        else:
+            await _change_mode(netlink, ifindex, program, old, found.mode, mode)
     finally:
         os.close(old)
+
+
+async def _change_mode(
+    netlink: Netlink, ifindex: int, program: int, old: int, before: AttachMode, mode: AttachMode
+) -> None:
+    """Take the old program off, for the kernel takes none in another mode beside it; when that fails, put it back."""
+    await _change(netlink, ifindex, DETACHED, old, before)
+    try:
+        await _change(netlink, ifindex, program, NONE_EXPECTED, mode)
+    except OSError:
+        await _change(netlink, ifindex, old, NONE_EXPECTED, before)
+        raise
 
 
 async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownership, mode: AttachMode) -> Attached:
     """Attach the program, or put it in the place of an older one of ours; return what is then attached.
 
     Raises OSError: EEXIST when a stranger's program is there, ENODEV when the interface is not, EIO when the kernel
-    shows another program afterwards, and what the driver answers when it cannot.
+    shows another program afterwards, and what the driver answers when it cannot, in words that say why.
     """
-    found = await _read(netlink, ifindex)
+    link = await _read(netlink, ifindex)
+    found = attached_program(link)
     if found is not None and found.program_id == program.program_id and _mode_fits(found, mode):
         return found
     if found is not None and not own.owned(found.program_id):
         _refuse_stranger(found)
+    first = AttachMode.NATIVE if mode is AttachMode.AUTO else mode
     try:
-        await _replace(netlink, ifindex, program.descriptor, found, own, native=mode is not AttachMode.GENERIC)
+        await _replace(netlink, ifindex, program.descriptor, found, own, first)
     except OSError as error:
+        reason = refusal(error, link, first)
         if mode is not AttachMode.AUTO or error.errno not in _UNABLE:
-            raise
-        log.warning("xdp_generic_fallback", ifindex=ifindex, program=program.name, reason=str(error))
-        await _replace(netlink, ifindex, program.descriptor, await _read(netlink, ifindex), own, native=False)
-    now = await _read(netlink, ifindex)
+            raise reason from error
+        log.warning("xdp_generic_fallback", ifindex=ifindex, program=program.name, reason=reason.strerror)
+        found = attached_program(await _read(netlink, ifindex))
+        await _replace(netlink, ifindex, program.descriptor, found, own, AttachMode.GENERIC)
+    now = attached_program(await _read(netlink, ifindex))
     if now is None or now.program_id != program.program_id:
         raise OSError(errno.EIO, f"the kernel does not show {program.name} on the interface after attaching it")
     return now
 
 
+def refusal(error: OSError, link: Message, mode: AttachMode) -> OSError:
+    """Return a driver's refusal in words: the interface, its driver and MTU, what the kernel said, what to do."""
+    if error.errno not in _UNABLE:
+        return error
+    name, mtu = str(attribute(link, "IFLA_IFNAME")), int(attribute(link, "IFLA_MTU"))
+    with open_control_socket() as control:
+        driver = driver_of(control, name)
+    number = errno.errorcode.get(error.errno or 0, str(error.errno))
+    words = f"{name}: driver {driver} refuses {mode} XDP: {error.strerror} ({number}); its MTU is {mtu}"
+    if error.errno == errno.ERANGE or mtu > PAGE_MTU:
+        words += (
+            f", and a frame must fit into a page of memory: up to {PAGE_MTU} every driver can, on both ends of a veth"
+        )
+    remedy = "auto" if mode is AttachMode.NATIVE else "native, or auto"
+    return ModeRefusedError(error.errno, f"{words}. Set attach_mode = {remedy}")
+
+
 def _mode_fits(found: Attached, mode: AttachMode) -> bool:
-    return mode is AttachMode.AUTO or found.native == (mode is AttachMode.NATIVE)
+    return mode is AttachMode.AUTO or found.mode is mode
 
 
 async def detach(netlink: Netlink, ifindex: int, own: Ownership) -> bool:
     """Take our program off; return whether there was one. A stranger's stays: OSError (EEXIST)."""
-    found = await _read(netlink, ifindex)
+    found = attached_program(await _read(netlink, ifindex))
     if found is None:
         return False
     if not own.owned(found.program_id):
         _refuse_stranger(found)
     expected = own.open_program(found.program_id)
     try:
-        flag = XDP_FLAGS_DRV_MODE if found.native else XDP_FLAGS_SKB_MODE
-        await _change(netlink, ifindex, -1, expected, flag)
+        await _change(netlink, ifindex, DETACHED, expected, found.mode)
     finally:
         os.close(expected)
     return True

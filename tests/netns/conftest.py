@@ -16,8 +16,14 @@ from typing import Any
 
 import pytest
 
+from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, MapName
+from agent.core.uplinks import Uplink
+from agent.datapath import bpf_syscall as bpf
 from agent.datapath.kernel import Kernel, KernelConfig
-from agent.datapath.maps import MapSizes
+from agent.datapath.maps import Map, MapSizes
+from agent.datapath.neighbours import NeighbourWatch
+from agent.datapath.netlink import Netlink
+from agent.datapath.uplinks import read_uplinks
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -117,7 +123,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(world: World, tmp_path: Path, cache: Path) -> Iterator[KernelConfig]:
     """An agent's settings with small maps and a bpf file system of its own."""
     bpffs = tmp_path / "bpf"
-    yield KernelConfig("here", f"{world.prefix}i", "eth0", cache, bpffs, sizes=MapSizes(endpoints=1000))
+    yield KernelConfig("here", f"{world.prefix}i", ("eth0",), cache, bpffs, sizes=MapSizes(endpoints=1000))
     run("umount", str(bpffs), check=False)
 
 
@@ -126,3 +132,29 @@ async def kernel(config: KernelConfig) -> AsyncIterator[Kernel]:
     opened = await Kernel.open(config)
     yield opened
     await opened.close()
+
+
+async def uplinks_now(*interfaces: str) -> tuple[Uplink, ...]:
+    async with Netlink() as netlink:
+        return await read_uplinks(netlink, interfaces)
+
+
+@pytest.fixture
+async def uplinks(world: World) -> tuple[Uplink, ...]:
+    return await uplinks_now(world.interface)
+
+
+@pytest.fixture
+def table() -> Iterator[Map]:
+    """A map of next hops of its own."""
+    descriptor = bpf.create_map(bpf.MapType.HASH, NEXT_HOP_KEY.size, NEXT_HOP.size, 128, bpf.BPF_F_NO_PREALLOC)
+    yield Map(MapName.NEXT_HOPS, descriptor)
+    os.close(descriptor)
+
+
+@pytest.fixture
+async def watch(uplinks: tuple[Uplink, ...], table: Map) -> AsyncIterator[NeighbourWatch]:
+    made = NeighbourWatch(uplinks, table)
+    await made.start()
+    yield made
+    await made.close()

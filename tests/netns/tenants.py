@@ -8,7 +8,6 @@ from agent.core.actions import Action, AttachTransit, EnsureVeth, PutEntries, Ve
 from agent.core.layout import (
     DROPLET,
     ENDPOINT,
-    GENEVE_PORT,
     INTERFACE,
     LOCAL_DROPLET,
     NETWORK_BOUNCED_HERE,
@@ -20,8 +19,8 @@ from agent.core.layout import (
     network_value,
     vpc_value,
 )
-from agent.core.observed import ObservedInterface
 from agent.core.realize import IFINDEX_BASE, host_ifname
+from agent.core.uplinks import Uplink
 
 VNI = 77
 HERE = mapped(ipaddress.ip_address("10.77.0.1").packed)
@@ -42,25 +41,25 @@ def endpoint_veth(instance: str, namespace: str, endpoint: str, slot: int) -> Ve
     )
 
 
-def host_actions(interface: ObservedInterface) -> list[Action]:
-    port = GENEVE_PORT.to_bytes(2, "big")
-    local = LOCAL_DROPLET.pack(HERE, interface.ifindex, interface.mac, port)
+def host_actions(uplink: Uplink) -> list[Action]:
+    local = LOCAL_DROPLET.pack(HERE, uplink.ifindex, uplink.arrives[0], uplink.leaves, uplink.mac, 0)
     network = network_value(GATEWAY, NETWORK_BOUNCED_HERE, (HERE,))
     return [
-        PutEntries(MapName.LOCAL_DROPLET, ((U32.pack(0), local),)),
+        PutEntries(MapName.LOCAL_DROPLETS, ((U32.pack(0), local),)),
         PutEntries(MapName.DROPLETS, ((mapped(bytes([10, 77, 0, 2])), DROPLET.pack(0)),)),
         PutEntries(MapName.VPCS, ((U32.pack(VNI), vpc_value(0, ())),)),
         PutEntries(MapName.NETWORKS, ((network_key(VNI, bytes([10, 1, 0, 0]), 24), network),)),
-        AttachTransit(interface.ifindex),
+        AttachTransit(uplink.carrier),
     ]
 
 
 def endpoint_actions(veth: Veth) -> list[Action]:
     address = mapped(ipaddress.ip_interface(veth.addresses[0]).packed)
     slot = veth.ifindex - IFINDEX_BASE
-    where = ENDPOINT.pack(HERE, veth.ifindex, slot, veth.peer_mac)
+    where = ENDPOINT.pack(HERE, veth.ifindex, 0, veth.mtu, veth.peer_mac)
+    sender = INTERFACE.pack(VNI, 0, bytes(16), address[12:], veth.peer_mac, 0, veth.mtu, 0)
     return [
         EnsureVeth(veth),
-        PutEntries(MapName.INTERFACES, ((U32.pack(slot), INTERFACE.pack(VNI, address, veth.peer_mac)),)),
+        PutEntries(MapName.INTERFACES, ((U32.pack(slot), sender),)),
         PutEntries(MapName.ENDPOINTS, ((OVERLAY_KEY.pack(VNI, address), where),)),
     ]

@@ -56,7 +56,7 @@ async def transfer(sender: str, receiver: str, address: str, data: bytes) -> byt
 
 async def two_endpoints(kernel: Kernel, world: World) -> tuple[str, str]:
     spaces = world.endpoint_namespace(), world.endpoint_namespace()
-    actions = host_actions(await kernel.interface())
+    actions = host_actions((await kernel.uplinks())[0])
     for number, namespace in enumerate(spaces):
         veth = endpoint_veth(kernel.config.instance, namespace, f"e{number}", 10 + number)
         actions += endpoint_actions(veth)
@@ -88,7 +88,7 @@ async def test_a_tcp_transfer_between_them_arrives_whole(kernel: Kernel, world: 
 async def test_a_refused_endpoint_stops_no_other_and_says_what_to_do(kernel: Kernel, world: World) -> None:
     good = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), "good", 10)
     bad = endpoint_veth(kernel.config.instance, "no-such-namespace", "bad", 11)
-    actions = [*host_actions(await kernel.interface()), *endpoint_actions(bad), *endpoint_actions(good)]
+    actions = [*host_actions((await kernel.uplinks())[0]), *endpoint_actions(bad), *endpoint_actions(good)]
     (failure,) = await kernel.executor.run(actions)
     assert failure.action == EnsureVeth(bad)
     assert failure.errno == errno.ENOENT
@@ -100,7 +100,7 @@ async def test_a_refused_endpoint_stops_no_other_and_says_what_to_do(kernel: Ker
 
 
 async def test_a_full_map_refuses_by_key_and_takes_the_rest(kernel: Kernel) -> None:
-    value = ENDPOINT.pack(bytes(16), 0, 0, bytes(6))
+    value = ENDPOINT.pack(bytes(16), 0, 0, 0, bytes(6))
     entries = tuple((OVERLAY_KEY.pack(1, n.to_bytes(16, "big")), value) for n in range(1200))
     (failure,) = await kernel.executor.run([PutEntries(MapName.ENDPOINTS, entries)])
     assert failure.errno == errno.E2BIG
@@ -124,7 +124,7 @@ async def test_deleting_what_is_not_there_is_no_failure(kernel: Kernel) -> None:
         DeleteEntries(MapName.ENDPOINTS, (bytes(20),)),
         DeleteEntries(MapName.INTERFACES, tuple(U32.pack(n) for n in range(50))),
         DeleteVeth("web", 0x40000999),
-        DetachTransit((await kernel.interface()).ifindex),
+        DetachTransit((await kernel.uplinks())[0].carrier),
         DetachTransit(0x40000999),
     ]
     assert await kernel.executor.run(actions) == []
@@ -132,15 +132,15 @@ async def test_deleting_what_is_not_there_is_no_failure(kernel: Kernel) -> None:
 
 async def test_removals_leave_nothing(kernel: Kernel, world: World) -> None:
     left, _ = await two_endpoints(kernel, world)
-    interface = await kernel.interface()
+    (uplink,) = await kernel.uplinks()
     before = await kernel.observe({})
     actions = [DeleteEntries(name, tuple(before.maps[name])) for name in (MapName.ENDPOINTS, MapName.INTERFACES)]
     actions += [DeleteVeth(one.endpoint, one.ifindex) for one in before.veths.values()]
-    actions.append(DetachTransit(interface.ifindex))
+    actions.append(DetachTransit(uplink.carrier))
     assert await kernel.executor.run(actions) == []
     after = await kernel.observe({})
     assert after.veths == {}
-    assert not after.interface.transit
+    assert not after.uplinks[0].transit
     assert after.maps[MapName.ENDPOINTS] == after.maps[MapName.INTERFACES] == {}
     assert [link["ifname"] for link in ip_json("link", "show", namespace=left)] == ["lo"]
 

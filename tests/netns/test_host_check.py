@@ -69,3 +69,23 @@ async def test_a_cache_that_others_can_write_is_named(world: World, config: Kern
     found = await answers(replace(config, cache=folder))
     assert not found["cache"].ok
     assert "others may write" in found["cache"].detail
+
+
+async def test_each_interface_is_asked_and_those_that_do_not_fit_are_told(world: World, config: KernelConfig) -> None:
+    ip("link", "add", "eth1", "mtu", "1300", "type", "veth", "peer", "name", "eth2")
+    both = replace(config, interfaces=("eth0", "eth1", "eth7"))
+    found = (await answers(both))["interface"]
+    assert not found.ok
+    assert found.detail == "eth1 has no address; eth7 does not exist"
+    ip("addr", "add", "10.78.0.1/24", "dev", "eth1")
+    ip("link", "set", "eth1", "mtu", "1500", "up")
+    found = (await answers(replace(config, interfaces=("eth0", "eth1"))))["interface"]
+    assert found.ok
+    assert found.detail == "eth0: 1 addresses, MTU 1500; eth1: 1 addresses, MTU 1500"
+
+
+async def test_a_card_that_takes_no_programs_is_told_before_the_start(world: World, config: KernelConfig) -> None:
+    found = (await answers(replace(config, attach_mode=AttachMode.OFFLOAD)))["xdp"]
+    assert not found.ok
+    assert found.detail.startswith("eth0: driver veth refuses offload XDP")
+    assert "native or auto" in found.remedy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from tests.netns.programs import loaded, owning
 from tests.netns.tenants import endpoint_veth
 
 INSTANCE = "knlinks"
+EXPERIMENTAL = 0x88B5
+"""An EtherType for local experiments (IEEE 802)."""
 
 
 @asynccontextmanager
@@ -29,6 +32,12 @@ async def open_links(mode: AttachMode = AttachMode.NATIVE) -> AsyncIterator[Link
     with loaded("transit_agent") as program:
         async with Netlink() as netlink:
             yield Links(netlink, INSTANCE, TransitAgent(program, owning(program), mode))
+
+
+def packets() -> socket.socket:
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EXPERIMENTAL))
+    made.settimeout(5)
+    return made
 
 
 def wanted(namespace: str, endpoint: str = "web", slot: int = 5) -> Veth:
@@ -55,7 +64,8 @@ def defaults(veth: Veth) -> set[str]:
 def assert_right(veth: Veth) -> None:
     host, peer = host_side(veth), peer_side(veth)
     assert host["ifindex"] == veth.ifindex
-    assert (host["mtu"], peer["mtu"]) == (veth.mtu, veth.mtu)
+    assert peer["mtu"] == veth.mtu
+    assert host["mtu"] == peer["max_mtu"]
     assert host["ifalias"] == f"droplet/{INSTANCE}/{veth.endpoint}"
     assert host["xdp"]["prog"]["name"] == "transit_agent"
     assert host["inet6_addr_gen_mode"] == "none"
@@ -83,6 +93,32 @@ async def test_making_a_pair_twice_changes_nothing(world: World) -> None:
         before = host_side(veth), peer_side(veth)
         await links.ensure_veth(veth)
         assert (host_side(veth), peer_side(veth)) == before
+
+
+@pytest.mark.parametrize("mode", [AttachMode.NATIVE, AttachMode.GENERIC])
+async def test_the_longest_frame_that_a_tenant_can_send_reaches_the_program(world: World, mode: AttachMode) -> None:
+    """The program lets it pass, to a socket behind it. Without room there, the kernel drops it without a word."""
+    veth = wanted(world.endpoint_namespace())
+    async with open_links(mode) as links:
+        await links.ensure_veth(veth)
+        longest = min(int(peer_side(veth)["max_mtu"]), 9000)
+        assert longest > veth.mtu
+        ip("link", "set", "eth0", "mtu", str(longest), namespace=veth.namespace)
+        with opened_namespace(veth.namespace) as namespace, packets() as behind:
+            behind.bind((veth.ifname, EXPERIMENTAL))
+            with in_namespace(namespace, packets) as inside:
+                inside.bind(("eth0", EXPERIMENTAL))
+                for size in (veth.mtu + 1, longest):
+                    frame = b"\xff" * 6 + veth.peer_mac + EXPERIMENTAL.to_bytes(2, "big") + bytes(size)
+                    inside.send(frame)
+                    assert behind.recv(1 << 16) == frame
+
+
+async def test_the_host_side_grows_with_what_the_tenant_may_set(world: World) -> None:
+    veth = wanted(world.endpoint_namespace())
+    async with open_links() as links:
+        await links.ensure_veth(veth)
+        assert veth.mtu < host_side(veth)["mtu"] < 4096, "native XDP wants a frame to fit into a page"
 
 
 async def test_a_gateway_outside_the_prefix_is_reached_on_link(world: World) -> None:
@@ -379,7 +415,7 @@ async def test_an_older_program_of_ours_is_replaced_in_either_mode(world: World,
             index = world.ifindex("eth0")
             assert (await attach(netlink, index, old, own, mode)).native == (mode is AttachMode.NATIVE)
             attached = await attach(netlink, index, new, own, mode)
-            assert attached == (new.program_id, mode is AttachMode.NATIVE)
+            assert attached == (new.program_id, mode)
             assert await detach(netlink, index, own)
             assert not await detach(netlink, index, own)
             assert "xdp" not in ip_json("link", "show", "eth0")[0]

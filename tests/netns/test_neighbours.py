@@ -3,57 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
 
-import pytest
 import structlog
 
-from agent.core.layout import NEXT_HOP, MapName, mapped
-from agent.datapath import bpf_syscall as bpf
+from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, mapped
+from agent.core.next_hops import Peer
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch, release_all
 from agent.datapath.netlink import Netlink
-from tests.netns.conftest import World, ip, ip_json
-
-SETTLING = 400
-
-
-def packed(text: str) -> bytes:
-    return ipaddress.ip_address(text).packed
-
-
-@pytest.fixture
-def table() -> Iterator[Map]:
-    descriptor = bpf.create_map(bpf.MapType.HASH, 16, NEXT_HOP.size, 64, bpf.BPF_F_NO_PREALLOC)
-    yield Map(MapName.NEXT_HOPS, descriptor)
-    os.close(descriptor)
-
-
-@pytest.fixture
-async def watch(world: World, table: Map) -> AsyncIterator[NeighbourWatch]:
-    made = NeighbourWatch(world.ifindex("eth0"), table)
-    await made.start()
-    yield made
-    await made.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(SETTLING):
-        if condition():
-            return
-        await asyncio.sleep(0.025)
-    raise AssertionError("did not come about")
-
-
-def mac_of(world: World) -> bytes:
-    (link,) = ip_json("link", "show", "sub0", namespace=world.substrate)
-    return bytes.fromhex(link["address"].replace(":", ""))
-
-
-def entry(address: str, mac: bytes) -> tuple[bytes, bytes]:
-    return mapped(packed(address)), NEXT_HOP.pack(mac)
+from tests.netns.conftest import World, ip, ip_json, uplinks_now
+from tests.netns.hops import entry, mac_of, packed, peers, until
 
 
 def neighbours(world: World) -> dict[str, dict]:
@@ -61,7 +20,7 @@ def neighbours(world: World) -> dict[str, dict]:
 
 
 async def test_an_on_link_droplet_is_resolved_without_any_traffic(world: World, table: Map, watch) -> None:
-    watch.set_droplets([packed(world.neighbour)])
+    watch.set_peers(peers(world.neighbour))
     key, value = entry(world.neighbour, mac_of(world))
     await until(lambda: table.lookup(key) == value)
     assert watch.unresolved() == []
@@ -69,15 +28,36 @@ async def test_an_on_link_droplet_is_resolved_without_any_traffic(world: World, 
 
 async def test_a_droplet_behind_a_gateway_gets_the_gateways_address(world: World, table: Map, watch) -> None:
     ip("route", "add", "10.99.0.0/16", "via", world.neighbour)
-    watch.set_droplets([mapped(packed("10.99.1.1"))])
+    watch.set_peers({mapped(packed("10.99.1.1")): Peer()})
     key, value = entry("10.99.1.1", mac_of(world))
     await until(lambda: table.lookup(key) == value)
 
 
+async def test_a_droplet_follows_its_route_to_another_router_and_back(world: World, table: Map, watch) -> None:
+    ip("neigh", "add", "10.77.0.3", "lladdr", "02:00:00:00:00:33", "dev", "eth0", "nud", "permanent")
+    ip("route", "add", "10.99.0.0/16", "via", world.neighbour)
+    watch.set_peers(peers("10.99.1.1"))
+    key, first = entry("10.99.1.1", mac_of(world))
+    await until(lambda: table.lookup(key) == first)
+    ip("route", "replace", "10.99.0.0/16", "via", "10.77.0.3")
+    await until(lambda: table.lookup(key) == entry("10.99.1.1", bytes.fromhex("020000000033"))[1])
+    ip("route", "replace", "10.99.0.0/16", "via", world.neighbour)
+    await until(lambda: table.lookup(key) == first)
+
+
+async def test_an_ipv4_route_through_an_ipv6_router_is_followed(world: World, table: Map, watch) -> None:
+    """RFC 8950: unnumbered links between routers."""
+    ip("addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+    ip("neigh", "add", "2001:db8::9", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent")
+    ip("route", "add", "10.99.0.0/16", "via", "inet6", "2001:db8::9", "dev", "eth0")
+    watch.set_peers(peers("10.99.1.1"))
+    key, value = entry("10.99.1.1", bytes.fromhex("020000000099"))
+    await until(lambda: table.lookup(key) == value)
+
+
 async def test_a_route_that_comes_later_is_followed_and_one_that_goes_too(world: World, table: Map, watch) -> None:
-    watch.set_droplets([packed("10.99.1.1")])
-    await until(lambda: [one.address for one in watch.unresolved()] == ["10.99.1.1"])
-    assert "no route" in watch.unresolved()[0].reason
+    watch.set_peers(peers("10.99.1.1"))
+    await until(lambda: ["no route" in one.reason for one in watch.unresolved()] == [True])
     ip("route", "add", "10.99.0.0/16", "via", world.neighbour)
     await until(lambda: len(table.dump()) == 1)
     ip("route", "del", "10.99.0.0/16")
@@ -88,13 +68,13 @@ async def test_a_droplet_routed_by_another_interface_is_named(world: World, tabl
     ip("link", "add", "side", "type", "veth", "peer", "name", "side2")
     ip("addr", "add", "10.88.0.1/24", "dev", "side")
     ip("link", "set", "side", "up")
-    watch.set_droplets([packed("10.88.0.2")])
+    watch.set_peers(peers("10.88.0.2"))
     await until(lambda: any("another interface" in one.reason for one in watch.unresolved()))
     assert table.dump() == {}
 
 
 async def test_a_neighbour_that_moves_its_mac_is_followed(world: World, table: Map, watch) -> None:
-    watch.set_droplets([packed(world.neighbour)])
+    watch.set_peers(peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     ip("link", "set", "sub0", "address", "02:00:00:00:00:77", namespace=world.substrate)
     ip("neigh", "flush", "dev", "eth0")
@@ -103,7 +83,7 @@ async def test_a_neighbour_that_moves_its_mac_is_followed(world: World, table: M
 
 
 async def test_a_flushed_neighbour_table_takes_no_entry_away(world: World, table: Map, watch) -> None:
-    watch.set_droplets([packed(world.neighbour)])
+    watch.set_peers(peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     for _ in range(20):
         ip("neigh", "flush", "dev", "eth0")
@@ -114,7 +94,7 @@ async def test_a_flushed_neighbour_table_takes_no_entry_away(world: World, table
 
 
 async def test_a_neighbour_that_no_longer_answers_loses_its_entry(world: World, table: Map, watch) -> None:
-    watch.set_droplets([packed(world.neighbour)])
+    watch.set_peers(peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     ip("addr", "flush", "dev", "sub0", namespace=world.substrate)
     ip("neigh", "flush", "dev", "eth0")
@@ -125,7 +105,7 @@ async def test_a_neighbour_that_no_longer_answers_loses_its_entry(world: World, 
 
 
 async def test_an_interface_that_goes_down_and_up_resolves_again(world: World, table: Map, watch) -> None:
-    watch.set_droplets([packed(world.neighbour)])
+    watch.set_peers(peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     ip("link", "set", "eth0", "down")
     await until(lambda: table.dump() == {})
@@ -134,46 +114,46 @@ async def test_an_interface_that_goes_down_and_up_resolves_again(world: World, t
 
 
 async def test_a_droplet_that_is_gone_loses_its_entry_and_its_neighbour(world: World, table: Map, watch) -> None:
-    watch.set_droplets([packed(world.neighbour)])
+    watch.set_peers(peers(world.neighbour))
     await until(lambda: "managed" in neighbours(world).get(world.neighbour, {}))
     await until(lambda: len(table.dump()) == 1)
-    watch.set_droplets([])
+    watch.set_peers({})
     await until(lambda: table.dump() == {})
     await until(lambda: "managed" not in neighbours(world).get(world.neighbour, {}))
 
 
 async def test_an_operators_permanent_neighbour_is_used_and_left_alone(world: World, table: Map, watch) -> None:
     ip("neigh", "add", world.neighbour, "lladdr", "02:00:00:00:00:55", "dev", "eth0", "nud", "permanent")
-    watch.set_droplets([packed(world.neighbour)])
+    watch.set_peers(peers(world.neighbour))
     key, value = entry(world.neighbour, bytes.fromhex("020000000055"))
     await until(lambda: table.lookup(key) == value)
     assert neighbours(world)[world.neighbour]["state"] == ["PERMANENT"]
     assert "managed" not in neighbours(world)[world.neighbour]
 
 
-async def test_nothing_is_removed_before_the_droplets_are_told(world: World, table: Map) -> None:
+async def test_nothing_is_removed_before_the_droplets_are_told(world: World, table: Map, uplinks) -> None:
     key, value = entry(world.neighbour, bytes.fromhex("020000000011"))
     table.put([(key, value)])
-    watch = NeighbourWatch(world.ifindex("eth0"), table)
+    watch = NeighbourWatch(uplinks, table)
     await watch.start()
     try:
         await watch.settled()
         assert table.dump() == {key: value}
-        watch.set_droplets([packed(world.neighbour)])
-        await until(lambda: table.lookup(key) == NEXT_HOP.pack(mac_of(world)))
+        watch.set_peers(peers(world.neighbour))
+        await until(lambda: table.lookup(key) == NEXT_HOP.pack(mac_of(world), 1500, 0))
     finally:
         await watch.close()
 
 
-async def test_a_restarted_watch_releases_what_its_predecessor_kept(world: World, table: Map, watch) -> None:
-    watch.set_droplets([packed(world.neighbour)])
+async def test_a_restarted_watch_releases_what_its_predecessor_kept(world: World, table: Map, watch, uplinks) -> None:
+    watch.set_peers(peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     await watch.close()
     assert "managed" in neighbours(world)[world.neighbour]
-    second = NeighbourWatch(world.ifindex("eth0"), table)
+    second = NeighbourWatch(uplinks, table)
     await second.start()
     try:
-        second.set_droplets([])
+        second.set_peers({})
         await until(lambda: "managed" not in neighbours(world).get(world.neighbour, {}))
         assert table.dump() == {}
     finally:
@@ -182,7 +162,7 @@ async def test_a_restarted_watch_releases_what_its_predecessor_kept(world: World
 
 async def test_releasing_all_leaves_no_neighbour_of_ours(world: World, table: Map, watch) -> None:
     ip("neigh", "add", "10.77.0.50", "lladdr", "02:00:00:00:00:55", "dev", "eth0", "nud", "permanent")
-    watch.set_droplets([packed(world.neighbour)])
+    watch.set_peers(peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     await watch.close()
     async with Netlink() as netlink:
@@ -194,7 +174,7 @@ async def test_many_events_at_once_end_in_the_true_table(world: World, table: Ma
     others = [f"10.77.0.{host}" for host in range(10, 60)]
     for address in others:
         ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=world.substrate)
-    watch.set_droplets([packed(address) for address in others])
+    watch.set_peers(peers(*others))
     expected = dict(entry(address, mac_of(world)) for address in others)
     await until(lambda: table.dump() == expected)
     ip("link", "set", "sub0", "address", "02:00:00:00:00:78", namespace=world.substrate)
@@ -205,7 +185,7 @@ async def test_many_events_at_once_end_in_the_true_table(world: World, table: Ma
 
 async def test_lost_events_end_in_a_full_look(world: World, table: Map, watch, tmp_path) -> None:
     """More events than the socket holds, while nobody reads: one of them is the neighbour's new address."""
-    watch.set_droplets([packed(world.neighbour)])
+    watch.set_peers(peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     batch = tmp_path / "batch"
     mac = "02:00:00:00:00:55"
@@ -217,3 +197,54 @@ async def test_lost_events_end_in_a_full_look(world: World, table: Map, watch, t
         ip("-batch", str(batch))
         await until(lambda: table.lookup(key) == value)
     assert "neighbour_events_lost" in [one["event"] for one in logged]
+
+
+async def test_a_droplet_that_was_just_told_is_unresolved_until_something_leads_there(
+    world: World, table: Map, watch
+) -> None:
+    await watch.settled()
+    watch.set_peers(peers(world.neighbour, "10.99.1.1"))
+    assert [one.address for one in watch.unresolved()] == [world.neighbour, "10.99.1.1"]
+    await until(lambda: [one.address for one in watch.unresolved()] == ["10.99.1.1"])
+    watch.set_peers(peers(world.neighbour))
+    assert watch.unresolved() == []
+
+
+async def test_what_is_found_out_of_a_path_stands_in_the_entry(world: World, table: Map, watch) -> None:
+    watch.set_peers(peers(world.neighbour))
+    await until(lambda: len(table.dump()) == 1)
+    watch.set_peers(peers(world.neighbour, down=True, mtu=1400))
+    key, value = entry(world.neighbour, mac_of(world), mtu=1400, flags=NEXT_HOP_DOWN)
+    await until(lambda: table.lookup(key) == value)
+    watch.set_peers(peers(world.neighbour))
+    await until(lambda: table.lookup(key) == entry(world.neighbour, mac_of(world))[1])
+
+
+async def test_an_interface_that_changes_is_told_and_taken_in(world: World, table: Map, watch) -> None:
+    watch.set_peers(peers(world.neighbour))
+    await until(lambda: len(table.dump()) == 1)
+    assert not watch.uplinks_changed.is_set()
+    ip("link", "set", "eth0", "mtu", "1400")
+    await until(watch.uplinks_changed.is_set)
+    watch.set_uplinks(await uplinks_now("eth0"))
+    await until(lambda: table.dump() == dict([entry(world.neighbour, mac_of(world), mtu=1400)]))
+
+
+async def test_an_interface_in_the_place_of_another_is_told_and_taken_in(world: World, table: Map, watch) -> None:
+    watch.set_peers(peers(world.neighbour))
+    await until(lambda: len(table.dump()) == 1)
+    before = world.ifindex("eth0")
+    ip("link", "del", "eth0")
+    ip("link", "add", "eth0", "type", "veth", "peer", "name", "sub0", "netns", world.substrate)
+    ip("addr", "add", f"{world.neighbour}/24", "dev", "sub0", namespace=world.substrate)
+    ip("link", "set", "sub0", "up", namespace=world.substrate)
+    ip("link", "set", "eth0", "up")
+    await until(watch.uplinks_changed.is_set)
+    watch.uplinks_changed.clear()
+    watch.set_uplinks(await uplinks_now("eth0"))
+    ip("addr", "add", f"{world.address}/24", "dev", "eth0")
+    await until(watch.uplinks_changed.is_set)
+    watch.set_uplinks(await uplinks_now("eth0"))
+    assert world.ifindex("eth0") != before
+    await until(lambda: table.dump() == dict([entry(world.neighbour, mac_of(world))]))
+    assert watch.unresolved() == []

@@ -6,12 +6,14 @@ import errno
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from agent.core.actions import AttachTransit, EnsureVeth
 from agent.core.layout import MapName
+from agent.core.next_hops import Peer
 from agent.core.plan import is_right
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import interface_query
@@ -29,7 +31,7 @@ from tests.netns.tenants import GATEWAY, HERE, VNI, endpoint_actions, endpoint_v
 
 async def realized(kernel: Kernel, world: World, endpoint: str = "e0", slot: int = 10):
     veth = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), endpoint, slot)
-    actions = [*host_actions(await kernel.interface()), *endpoint_actions(veth)]
+    actions = [*host_actions((await kernel.uplinks())[0]), *endpoint_actions(veth)]
     assert await kernel.executor.run(actions) == []
     return veth
 
@@ -37,17 +39,18 @@ async def realized(kernel: Kernel, world: World, endpoint: str = "e0", slot: int
 async def test_all_that_was_made_is_seen(kernel: Kernel, world: World) -> None:
     veth = await realized(kernel, world)
     observed = await kernel.observe({"e0": veth.namespace})
-    assert observed.interface.name == "eth0"
-    assert observed.interface.addresses == (bytes([10, 77, 0, 1]),)
-    assert observed.interface.transit
+    assert observed.uplinks[0].name == "eth0"
+    assert observed.uplinks[0].addresses == (bytes([10, 77, 0, 1]),)
+    assert observed.uplinks[0].transit
     seen = observed.veths["e0"]
-    assert (seen.ifname, seen.ifindex, seen.mtu) == (veth.ifname, veth.ifindex, veth.mtu)
-    assert (seen.complete, seen.up, seen.transit_agent) == (True, True, True)
+    assert (seen.ifname, seen.ifindex) == (veth.ifname, veth.ifindex)
     assert seen.peer is not None
+    assert seen.mtu == seen.peer.longest > veth.mtu
+    assert (seen.complete, seen.up, seen.transit_agent) == (True, True, True)
     assert (seen.peer.name, seen.peer.mac, seen.peer.mtu, seen.peer.up) == ("eth0", veth.peer_mac, veth.mtu, True)
     assert (seen.peer.addresses, seen.peer.gateways) == (veth.addresses, veth.gateways)
     assert {name: len(entries) for name, entries in observed.maps.items()} == {
-        MapName.LOCAL_DROPLET: 1,
+        MapName.LOCAL_DROPLETS: 1,
         MapName.DROPLETS: 1,
         MapName.VPCS: 1,
         MapName.NETWORKS: 1,
@@ -169,16 +172,16 @@ async def test_the_main_tables_default_routes_are_found_among_many(kernel: Kerne
 async def test_how_transit_xdp_runs_is_read_from_the_interface(config: KernelConfig, world: World, mode: str) -> None:
     kernel = await Kernel.open(replace(config, attach_mode=AttachMode(mode)))
     try:
-        assert kernel.transit_mode() == "none"
+        assert kernel.transit_modes() == {"eth0": "none"}
         assert await kernel.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
-        assert kernel.transit_mode() == mode
+        assert kernel.transit_modes() == {"eth0": mode}
         ip("link", "set", "eth0", "xdp" if mode == "native" else "xdpgeneric", "off")
         with loaded("stranger") as stranger:
             async with Netlink() as netlink:
                 await attach(netlink, world.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
-            assert kernel.transit_mode() == "none"
+            assert kernel.transit_modes() == {"eth0": "none"}
         ip("link", "del", "eth0")
-        assert kernel.transit_mode() == "none"
+        assert kernel.transit_modes() == {"eth0": "none"}
     finally:
         await kernel.close()
 
@@ -190,7 +193,7 @@ async def test_what_an_older_agent_pinned_goes_once_nothing_of_it_runs(
     program = sources / "transit_xdp.c"
     program.write_text(program.read_text() + "/* another release */\n")
     with monkeypatch.context() as patch:
-        patch.setattr(datapath_kernel, "compile_programs", lambda folder: compile_programs(folder, sources))
+        patch.setattr(datapath_kernel, "compile_programs", partial(compile_programs, sources=sources))
         old = await Kernel.open(config)
     veth = await realized(old, world)
     older = config.pins.root / "v0" / "maps"
@@ -220,12 +223,12 @@ async def test_a_detached_or_foreign_program_is_not_ours(kernel: Kernel, world: 
     ip("link", "set", veth.ifname, "xdp", "off")
     ip("link", "set", "eth0", "xdp", "off")
     observed = await kernel.observe({})
-    assert not observed.interface.transit
+    assert not observed.uplinks[0].transit
     assert not observed.veths["e0"].transit_agent
     with loaded("stranger") as stranger:
         async with Netlink() as netlink:
             await attach(netlink, world.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
-        assert not (await kernel.observe({})).interface.transit
+        assert not (await kernel.observe({})).uplinks[0].transit
 
 
 async def test_a_missing_interface_is_an_error_and_not_a_smaller_answer(kernel: Kernel) -> None:
@@ -309,7 +312,7 @@ async def test_removing_leaves_nothing_of_ours_and_all_of_others(config: KernelC
     kernel = await Kernel.open(config)
     await realized(kernel, world)
     await kernel.neighbours.start()
-    kernel.neighbours.set_droplets([bytes([10, 77, 0, 2])])
+    kernel.neighbours.set_peers({bytes([10, 77, 0, 2]): Peer()})
     await kernel.neighbours.settled()
     await kernel.close()
     ip("link", "add", "theirs", "type", "veth", "peer", "name", "theirs2")

@@ -16,7 +16,7 @@ from agent.core.registry import Verdict
 from agent.settings import Settings
 from agent.store import Store
 
-SETTINGS = Settings(host="h1", interface="eth0", instance="test")
+SETTINGS = Settings(host="h1", interfaces=("eth0", "bond0"), instance="test")
 
 
 class Agent:

@@ -58,7 +58,104 @@ def red(*bouncers: str, dividers: tuple[str, ...] = (), cidr: str = "192.168.1.0
 BLUE: Content = {"vpcs": [vpc("blue", 8)], "networks": [network("blue-front", "blue", "192.168.1.0/24", "d3")]}
 BACK: Content = {"networks": [network("back", "red", "192.168.2.0/24", "d4", gateways=["192.168.2.254"])]}
 
+OTHERS = DROPLETS["droplets"][1:]  # type: ignore[index]
+PLAIN_OWN = {"id": "d1", "host": "h1", "address": "10.0.0.1"}
+SIXTH = {"id": "d1-6", "host": "h1", "address": "2001:db8::1"}
+SECOND = {"id": "aa-second", "host": "h1", "address": "10.0.0.101"}
+BONDED = {"id": "d1-bond", "host": "h1", "address": "10.5.0.1"}
+UNSIGNED = {**SIXTH, "udp_checksum": "zero"}
+PEERS = {"id": "d2-6", "host": "h2", "address": "2001:db8::2"}
+
+
+def droplets(*own: dict[str, str]) -> tuple[Content]:
+    return ({"droplets": [*own, *OTHERS]},)
+
+
+def on(droplet: str, name: str, *addresses: str, of: str = "front", **more: Any) -> tuple[Content]:
+    mac = f"02:00:00:01:00:{sum(name.encode()) % 256:02x}"
+    item = {"id": name, "network": of, "droplet": droplet, "addresses": list(addresses), "mac": mac}
+    return ({"endpoints": [{**item, "attachment": {"namespace": name}, **more}]},)
+
+
+def both(**more: Any) -> Content:
+    """Return a VPC and a network of both families."""
+    cidrs = {"cidrs": ["192.168.0.0/16", "fd00::/48"]}
+    front = {"id": "front", "vpc": "red", "cidrs": ["192.168.1.0/24", "fd00:0:0:1::/64"], "bouncers": ["d2"], **more}
+    return {"vpcs": [{"id": "red", "vni": 7, "dividers": ["d4"], **cidrs}], "networks": [front]}
+
+
+SEVERAL = changed(
+    ONE_BOUNCER,
+    substrate=droplets(PLAIN_OWN),
+    second=({"droplets": [SECOND]},),
+    bond=({"droplets": [BONDED]},),
+    c=on("aa-second", "c", "192.168.1.20"),
+    d=on("d1-bond", "d", "192.168.1.21"),
+    f=on("d1", "f", "192.168.1.23"),
+)
+"""Two droplets on one interface and one on another, each of its own document; the second comes first by its id."""
+
+FAMILIES = changed(
+    ONE_BOUNCER,
+    substrate=droplets(PLAIN_OWN, SIXTH, PEERS),
+    red=(both(),),
+    c=on("d1-6", "c", "192.168.1.20", "fd00:0:0:1::20"),
+    d=on("d1", "d", "fd00:0:0:1::21"),
+    e=({"endpoints": [{**on("d2-6", "e", "fd00:0:0:1::22")[0]["endpoints"][0]}]},),  # type: ignore[index]
+)
+
+LAYOUT_WORLDS: dict[str, World] = {
+    "several droplets": SEVERAL,
+    "the first droplet went": changed(SEVERAL, substrate=({"droplets": OTHERS},), a=None),
+    "the second droplet went": changed(SEVERAL, second=None),
+    "the second droplet went with its endpoint": changed(SEVERAL, second=None, c=None),
+    "the bond's droplet went": changed(SEVERAL, bond=None),
+    "the bond's droplet alone": {
+        "substrate": ({"droplets": [BONDED, *OTHERS]},),
+        "red": (RED,),
+        "d": on("d1-bond", "d", "192.168.1.21"),
+    },
+    "droplets changed their addresses": changed(
+        SEVERAL,
+        substrate=droplets({**PLAIN_OWN, "address": "10.0.0.101"}),
+        second=({"droplets": [{**SECOND, "address": "10.0.0.1"}]},),
+    ),
+    "endpoints changed their droplets": changed(
+        SEVERAL, c=None, d=None, c_moved=on("d1-bond", "c", "192.168.1.20"), d_moved=on("d1", "d", "192.168.1.21")
+    ),
+    "all droplets in one document": changed(
+        SEVERAL, substrate=droplets(BONDED, SECOND, PLAIN_OWN), second=None, bond=None
+    ),
+    "both families": FAMILIES,
+    "both families, unsigned": changed(FAMILIES, substrate=droplets(PLAIN_OWN, UNSIGNED, PEERS)),
+    "both families, a peer unsigned": changed(
+        FAMILIES, substrate=droplets(PLAIN_OWN, SIXTH, {**PEERS, "udp_checksum": "zero"})
+    ),
+    "unsigned in a document of its own": changed(
+        FAMILIES, substrate=droplets(PLAIN_OWN, PEERS), own=({"droplets": [UNSIGNED]},)
+    ),
+    "endpoints of the other family": changed(
+        FAMILIES, c=on("d1-6", "c", "fd00:0:0:1::20"), d=on("d1", "d", "192.168.1.21", "fd00:0:0:1::21")
+    ),
+    "VXLAN": changed(FAMILIES, red=(both(encapsulation="vxlan"),)),
+    "pinned": changed(FAMILIES, red=(both(routing="divider"),)),
+    "VXLAN and pinned": changed(FAMILIES, red=(both(encapsulation="vxlan", routing="divider"),)),
+    "classes": changed(
+        FAMILIES,
+        c=on("d1-6", "c", "192.168.1.20", "fd00:0:0:1::20", dscp=46),
+        d=on("d1", "d", "fd00:0:0:1::21", dscp=8),
+    ),
+    "a droplet's address that no interface has": changed(
+        SEVERAL, second=({"droplets": [SECOND]}, {"droplets": [{**SECOND, "address": "10.77.0.1"}]})
+    ),
+    "a droplet's address of another document": changed(
+        SEVERAL, robber=({"droplets": [{"id": "robber", "host": "h7", "address": "10.5.0.1"}]},)
+    ),
+}
+"""What the second layout brought: several droplets on this host, both families, VXLAN and pinned networks."""
+
 WORLDS: dict[str, World] = {
+    **LAYOUT_WORLDS,
     "nothing": {},
     "substrate only": {"substrate": (DROPLETS,)},
     "substrate of other hosts only": {"substrate": ({"droplets": DROPLETS["droplets"][1:]},)},  # type: ignore[index]

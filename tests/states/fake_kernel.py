@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from agent.core.actions import (
@@ -21,13 +22,29 @@ from agent.core.actions import (
     PutEntries,
     Veth,
 )
-from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, U32, MapName
-from agent.core.observed import Observed, ObservedInterface, ObservedPeer, ObservedVeth
+from agent.core.features import Features
+from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
+from agent.core.next_hops import Peer
+from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.realize import IFINDEX_BASE
+from agent.core.uplinks import Uplink
+from protocol.addresses import parse_address
 
-IFINDEX = 2
 OWN_ADDRESS = bytes([10, 0, 0, 1])
-MAC = bytes.fromhex("020000000101")
+ETH0 = Uplink(
+    *("eth0", 2, bytes.fromhex("020000000101"), 1500),
+    addresses=(OWN_ADDRESS, bytes([10, 0, 0, 101]), parse_address("2001:db8::1")),
+    arrives=(2,),
+    leaves=2,
+    carrier=2,
+)
+BOND0 = Uplink(
+    *("bond0", 5, bytes.fromhex("020000000105"), 9000),
+    addresses=(bytes([10, 5, 0, 1]),),
+    arrives=(5, 3, 4),
+    leaves=5,
+    carrier=5,
+)
 
 Refuse = Callable[[Action], int]
 """Returns the errno with which the kernel refuses an action, 0 to let it pass."""
@@ -39,16 +56,17 @@ class FakeKernel:
     def __init__(self, sizes: Mapping[MapName, int] | None = None) -> None:
         self.maps: dict[MapName, dict[bytes, bytes]] = {name: {} for name in (*CONFIGURED_MAPS, MapName.DIRECT)}
         self.veths: dict[str, Veth] = {}
-        self.transit: int | None = None
+        self.transit: set[int] = set()
+        """The interfaces that our program is attached to."""
         self.namespaces: set[str] | None = None
         """The namespaces that exist; None: all."""
-        self.addresses: tuple[bytes, ...] = (OWN_ADDRESS,)
-        self.mtu = 1500
+        self.interfaces: tuple[Uplink, ...] = (ETH0, BOND0)
+        self.features = Features()
         self.refuse: Refuse = lambda action: 0
         self.actions: list[Action] = []
         self.cleared: list[int] = []
         self.executor = self.neighbours = self
-        self.droplets: set[bytes] = set()
+        self.peers: dict[bytes, Peer] = {}
         self._sizes = sizes or {}
         self._seen: list[dict[Any, Any]] | None = None
 
@@ -67,19 +85,19 @@ class FakeKernel:
     async def observe(self, namespaces: Mapping[str, str]) -> Observed:
         del namespaces
         veths = {id_: self._as_observed(veth) for id_, veth in self.veths.items()}
-        return Observed(await self.interface(), veths, {name: dict(self.maps[name]) for name in CONFIGURED_MAPS})
+        return Observed(await self.uplinks(), veths, {name: dict(self.maps[name]) for name in CONFIGURED_MAPS})
 
     def is_transit_attached(self, ifindex: int) -> bool:
-        return self.transit == ifindex
+        return ifindex in self.transit
 
-    async def interface(self) -> ObservedInterface:
-        return ObservedInterface("eth0", IFINDEX, MAC, self.mtu, self.addresses, self.transit == IFINDEX)
+    async def uplinks(self) -> tuple[Uplink, ...]:
+        return tuple(replace(one, transit=one.carrier in self.transit) for one in self.interfaces)
 
     def clear_endpoint_counters(self, slot: int) -> None:
         self.cleared.append(slot)
 
-    def set_droplets(self, droplets: Iterable[bytes]) -> None:
-        self.droplets = set(droplets)
+    def set_peers(self, peers: Mapping[bytes, Peer]) -> None:
+        self.peers = dict(peers)
 
     # The rules.
 
@@ -96,9 +114,9 @@ class FakeKernel:
                 if endpoint in self.veths and self.veths[endpoint].ifindex == ifindex:
                     del self.veths[endpoint]
             case AttachTransit(ifindex):
-                self.transit = ifindex
+                self.transit.add(ifindex)
             case DetachTransit(ifindex):
-                self.transit = None if self.transit == ifindex else self.transit
+                self.transit.discard(ifindex)
         return []
 
     def _put(self, action: Action, name: MapName, entries: Iterable[tuple[bytes, bytes]]) -> list[Failure]:
@@ -121,9 +139,7 @@ class FakeKernel:
         places = {(other.namespace, other.peer_name): id_ for id_, other in self.veths.items()}
         if places.get((veth.namespace, veth.peer_name), veth.endpoint) != veth.endpoint:
             return [self._failure(action, errno.EEXIST)]
-        old = self.veths.get(veth.endpoint)
-        assert old is None or old.ifindex == veth.ifindex, "an interface keeps its index for life"
-        self.veths[veth.endpoint] = veth
+        self.veths[veth.endpoint] = veth  # in the place of one with another index, whose removal was refused
         return []
 
     @staticmethod
@@ -143,22 +159,24 @@ class FakeKernel:
         """Return everything as one flat dictionary."""
         flat: dict[Any, Any] = {(name, k): v for name in CONFIGURED_MAPS for k, v in self.maps[name].items()}
         flat.update({("veth", id_): veth for id_, veth in self.veths.items()})
-        if self.transit is not None:
-            flat["transit"] = self.transit
+        flat.update({("transit", ifindex): True for ifindex in self.transit})
         return flat
 
     def portrait(self) -> dict[Any, Any]:
-        """Return `contents` with endpoints' ids in place of indexes and slots, which depend on who came first."""
+        """Return `contents` with ids and addresses in place of indexes and slots, which depend on who came first."""
         ids = {veth.ifindex: id_ for id_, veth in self.veths.items()}
         flat: dict[Any, Any] = {}
         for key, value in self.contents().items():
             match key:
                 case (MapName.ENDPOINTS, _):
-                    host, ifindex, _, mac = ENDPOINT.unpack(value)
-                    flat[key] = (host, ids[ifindex] if ifindex else None, mac)
+                    host, ifindex, *rest = ENDPOINT.unpack(value)
+                    flat[key] = (host, ids[ifindex] if ifindex else None, *rest)
                 case (MapName.INTERFACES, packed):
-                    vni, address, mac = INTERFACE.unpack(value)
-                    flat[MapName.INTERFACES, ids[IFINDEX_BASE + U32.unpack(packed)[0]]] = (vni, address, mac)
+                    vni, droplet, *rest = INTERFACE.unpack(value)
+                    leaves_by = LOCAL_DROPLET.unpack(self.maps[MapName.LOCAL_DROPLETS][U32.pack(droplet)])
+                    flat[MapName.INTERFACES, ids[IFINDEX_BASE + U32.unpack(packed)[0]]] = (vni, leaves_by, *rest)
+                case (MapName.LOCAL_DROPLETS, _):
+                    flat[MapName.LOCAL_DROPLETS, value] = True
                 case ("veth", _):
                     flat[key] = (value.ifname, value.namespace, value.peer_name, value.peer_mac, value.mtu)
                     flat[key] += (value.addresses, value.gateways)
@@ -171,12 +189,26 @@ class FakeKernel:
         self._seen = [self.contents()]
 
     def end_watch(self) -> list[str]:
-        """Return what was missing in between, though both ends have it.
+        """Return what was missing in between, though both ends have it, and who sent by a droplet of neither end.
 
-        Its value may be one of neither side: an entry takes fields from several documents, which come one by one.
+        Other values may be those of neither side: an entry takes fields from several documents, which come one by one.
         """
         assert self._seen is not None
         seen, self._seen = self._seen, None
         first, last = seen[0], seen[-1]
         kept = first.keys() & last.keys()
-        return [f"{key}" for step in seen for key in kept if key not in step]
+        missing = [f"{key}" for step in seen for key in kept if key not in step]
+        before, after = _senders(first), _senders(last)
+        ends = before.keys() | after.keys()
+        return missing + [
+            f"{sender} sends by {droplet!r}"
+            for step in seen
+            for sender, droplet in _senders(step).items()
+            if droplet is None or (sender in ends and droplet not in (before.get(sender), after.get(sender)))
+        ]
+
+
+def _senders(contents: Mapping[Any, Any]) -> dict[str, bytes | None]:
+    """Return the entry of `local_droplets` by which each endpoint (by its MAC) sends; None where there is none."""
+    found = [INTERFACE.unpack(value) for key, value in contents.items() if key[0] is MapName.INTERFACES]
+    return {one[4].hex(): contents.get((MapName.LOCAL_DROPLETS, U32.pack(one[1]))) for one in found}

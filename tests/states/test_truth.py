@@ -67,7 +67,7 @@ def test_a_strangers_program_in_place_of_ours_fails_every_document_that_comes() 
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, changed(ONE_BOUNCER, a=None))
-        agent.kernel.transit = None
+        agent.kernel.transit.clear()
         agent.kernel.refuse = lambda action: errno.EEXIST if isinstance(action, AttachTransit) else 0
         await publish(agent, stream, ONE_BOUNCER)
         assert state_of(agent, "a") == "failed"
@@ -147,7 +147,7 @@ def test_a_snapshot_whose_end_broke_off_sweeps_nothing_that_was_listed() -> None
         agent.kernel.observe = observe  # type: ignore[method-assign]
         await agent.complete()
         assert set(agent.applier.desired.documents.names()) == set(ONE_BOUNCER) - {"b"}
-        assert agent.kernel.transit is not None
+        assert agent.kernel.transit
 
     in_a_folder(scenario)
 

@@ -49,7 +49,7 @@ def settings(tmp_path: Path) -> Path:
     """Sound settings of a host of its own."""
     file = tmp_path / "agent.toml"
     file.write_text(
-        f'host = "h1"\ninstance = "{INSTANCE}"\ninterface = "eth0"\n'
+        f'host = "h1"\ninstance = "{INSTANCE}"\ninterfaces = ["eth0"]\n'
         f'state = "{tmp_path}/state"\ncache = "{tmp_path}/cache"\n'
     )
     return file
@@ -171,14 +171,14 @@ def test_missing_settings_and_files_are_named(host, settings, tmp_path):
     done = run(host, settings, "--check")
     assert done.returncode == USAGE
     assert "interface" in done.stderr
-    settings.write_text('host = "H 1"\ninterface = "eth0"\n')
+    settings.write_text('host = "H 1"\ninterfaces = ["eth0"]\n')
     done = run(host, settings, "--check")
     assert done.returncode == USAGE
     assert "host" in done.stderr
 
 
 def test_the_environment_goes_over_the_file(host, settings):
-    done = run(host, settings, "--check", DROPLET_INTERFACE="eth8")
+    done = run(host, settings, "--check", DROPLET_INTERFACES="eth8")
     assert done.returncode == REFUSED
     assert "eth8 does not exist" in done.stdout
     done = run(host, settings, "--check", DROPLET_INTERVAL_OBSERVE="never")

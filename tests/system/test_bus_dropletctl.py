@@ -272,7 +272,7 @@ def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, text: str, message
 def test_an_agents_own_file_will_do(tmp_path: Path) -> None:
     config = tmp_path / "agent.toml"
     config.write_text(
-        f'host = "h1"\ninterface = "eth0"\n[bus]\nservers = ["nats://127.0.0.1:{free_port()}"]\n'
+        f'host = "h1"\ninterfaces = ["eth0"]\n[bus]\nservers = ["nats://127.0.0.1:{free_port()}"]\n'
         'nkey_seed_file = ""\n[log]\nlevel = "info"\n'
     )
     assert CliRunner().invoke(main, ["--config", str(config), "status"]).exit_code == 3

@@ -53,6 +53,17 @@ def test_an_interface_cannot_have_an_address_that_is_not_unicast(text: str) -> N
         addresses.parse_host_address(text)
 
 
+@pytest.mark.parametrize("text", ["fe80::1", "febf::1"])
+def test_an_address_of_one_link_alone_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="link-local"):
+        addresses.parse_host_address(text)
+
+
+@pytest.mark.parametrize("text", ["fec0::1", "fd00::1", "2001:db8::1"])
+def test_the_neighbours_of_link_local_are_taken(text: str) -> None:
+    assert len(addresses.parse_host_address(text)) == 16
+
+
 @pytest.mark.parametrize(
     ("text", "way_out"),
     [

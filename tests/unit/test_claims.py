@@ -5,17 +5,15 @@ from __future__ import annotations
 import itertools
 
 from agent.core.claims import Claim, Claims
-from protocol.documents import Document, Droplet, Vpc
+from protocol.documents import Document, Vpc
 
 RED = Document(vpcs=(Vpc("red", 7, ("10.0.0.0/8",)),))
 OTHER = Document(vpcs=(Vpc("green", 7, ("10.0.0.0/8",)),))
-OWN = Document(droplets=(Droplet("d1", "h1", "10.0.0.1"),))
-OWN_TOO = Document(droplets=(Droplet("d2", "h1", "10.0.0.2"),))
 
 
 def test_the_oldest_claim_wins_in_every_order() -> None:
     for order in itertools.permutations([Claim("a", 1), Claim("b", 2), Claim("c", 3)]):
-        claims = Claims("h1")
+        claims = Claims()
         for claim in order:
             claims.add(claim, RED)
         assert claims.owner("vpc", "red") == "a"
@@ -27,14 +25,14 @@ def test_the_oldest_claim_wins_in_every_order() -> None:
 
 
 def test_a_claim_that_takes_something_away_names_the_loser() -> None:
-    claims = Claims("h1")
+    claims = Claims()
     assert claims.add(Claim("late", 5), RED) == set()
     assert claims.add(Claim("early", 2), RED) == {"late"}
     assert claims.add(Claim("last", 9), RED) == set()
 
 
 def test_a_newer_revision_keeps_the_older_claim() -> None:
-    claims = Claims("h1")
+    claims = Claims()
     claims.add(Claim("a", 1), RED)
     claims.add(Claim("b", 2), RED)
     claims.add(Claim("a", 3), RED)
@@ -44,26 +42,15 @@ def test_a_newer_revision_keeps_the_older_claim() -> None:
 
 
 def test_a_conflict_names_the_place_and_the_owner() -> None:
-    claims = Claims("h1")
+    claims = Claims()
     claims.add(Claim("a", 1), RED)
     claims.add(Claim("b", 2), OTHER)
     assert claims.conflicts("a", RED) == []
     assert claims.conflicts("b", OTHER) == [("vpcs[0].vni", "vni", "7", ("a",))]
 
 
-def test_the_droplet_of_this_host_belongs_to_one_document() -> None:
-    claims = Claims("h1")
-    claims.add(Claim("a", 1), OWN)
-    claims.add(Claim("b", 2), OWN_TOO)
-    assert [conflict.path for conflict in claims.conflicts("b", OWN_TOO)] == ["droplets[0].host"]
-    elsewhere = Claims("h9")
-    elsewhere.add(Claim("a", 1), OWN)
-    elsewhere.add(Claim("b", 2), OWN_TOO)
-    assert elsewhere.conflicts("b", OWN_TOO) == []
-
-
 def test_what_two_revisions_list_is_given_up_once() -> None:
-    claims = Claims("h1")
+    claims = Claims()
     claims.add(Claim("a", 1), RED)
     claims.drop("a", RED, ())
     assert claims.drop("a", RED, ()) == set()

@@ -43,7 +43,7 @@ def without(item: dict[str, Any], *fields: str) -> dict[str, Any]:
 
 def test_a_document_of_another_encoder_is_read_and_written_back_the_same() -> None:
     document = codec.decode_document(msgpack.packb(WHOLE))
-    assert msgpack.unpackb(codec.encode(document))["droplets"] == [DROPLET]
+    assert msgpack.unpackb(codec.encode(document))["droplets"] == [{**DROPLET, "udp_checksum": "full"}]
     assert codec.decode_document(codec.encode(document)) == document
 
 
@@ -214,7 +214,7 @@ def test_a_wrong_question_is_a_document_error(body: bytes) -> None:
 
 
 def test_every_code_but_those_of_the_host_is_reached_by_decoding() -> None:
-    """`claimed` needs other documents; all else is found in the document by itself."""
+    """`claimed` needs other documents, `disabled` a host; all else is found in the document by itself."""
     twice = {"droplets": [DROPLET, DROPLET]}
     bodies = [
         b"\xc1",
@@ -227,7 +227,7 @@ def test_every_code_but_those_of_the_host_is_reached_by_decoding() -> None:
         {"networks": [{**NETWORK, "gateways": ["10.9.9.9"]}]},
         bytes(codec.MAX_BODY + 1),
     ]
-    assert {mistakes(body)[0][1] for body in bodies} == set(ErrorCode) - {ErrorCode.CLAIMED}
+    assert {mistakes(body)[0][1] for body in bodies} == set(ErrorCode) - {ErrorCode.CLAIMED, ErrorCode.DISABLED}
 
 
 def test_defaults_are_left_out_of_acknowledgements() -> None:
@@ -237,3 +237,21 @@ def test_defaults_are_left_out_of_acknowledgements() -> None:
         "state",
         "at",
     }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("networks[0].encapsulation", "gre"),
+        ("networks[0].routing", "anycast"),
+        ("droplets[0].udp_checksum", "none"),
+        ("endpoints[0].dscp", 64),
+        ("endpoints[0].dscp", -1),
+        ("endpoints[0].addresses[0]", "fe80::5"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_named_by_its_field(field: str, value: Any) -> None:
+    kind, name = field.partition("[")[0], field.partition(".")[2]
+    wrong = {name: value} if name != "addresses[0]" else {"addresses": [value]}
+    body = {**WHOLE, kind: [{**WHOLE[kind][0], **wrong}]}
+    assert mistakes(body) == [(field, ErrorCode.INVALID)]

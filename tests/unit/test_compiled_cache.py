@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.core.features import Features
 from agent.datapath import compiler
 from agent.datapath.compiler import CompiledObject, compile_programs, content_hash, refuse_foreign
 
@@ -19,8 +20,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> CompiledObject:
     """What the compiler's child leaves behind, without a compiler."""
     made = CompiledObject(content_hash(), (), ())
 
-    async def leave(output: Path, sources: Path) -> None:
-        del sources
+    async def leave(output: Path, sources: Path, features: Features) -> None:
+        del sources, features
         await asyncio.to_thread(output.write_bytes, msgspec.msgpack.encode(made))
 
     monkeypatch.setattr(compiler, "_run_child", leave)
@@ -62,3 +63,10 @@ def test_what_another_user_owns_is_refused_but_for_roots(tmp_path: Path) -> None
     refuse_foreign(tmp_path, owned_by(os.geteuid()))
     with pytest.raises(PermissionError, match="belongs to user 4711"):
         refuse_foreign(tmp_path, owned_by(4711))
+
+
+def test_each_set_of_features_has_an_object_of_its_own() -> None:
+    chosen = (Features(), Features(geneve_port=7000), Features(vxlan_port=0), Features(vlan_tags=True))
+    chosen += (Features(families=frozenset({"ipv4"})), Features(substrate=frozenset({"ipv4"})))
+    assert len({content_hash(features=features) for features in chosen}) == len(chosen)
+    assert content_hash(features=Features()) == content_hash()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from test_realize import DOCUMENT, HERE
 
 from agent.core.desired import Desired
 from protocol import codec
 from protocol.acknowledgements import KernelFailure, State
-from protocol.documents import Document
+from protocol.documents import Attachment, Document, Endpoint
+from protocol.errors import ErrorCode
 
 SUBSTRATE, REST = Document(droplets=DOCUMENT.droplets), Document((), *(DOCUMENT.vpcs, DOCUMENT.networks))
 
@@ -45,3 +47,28 @@ def test_an_older_revision_that_comes_late_is_no_news() -> None:
     assert desired.documents.put("all", 5, codec.encode(DOCUMENT))
     assert not desired.documents.put("all", 4, b"")
     assert not desired.documents.remove("all", 5)
+
+
+def test_a_document_without_room_is_tried_again_when_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.core.slots.MAX_SLOTS", 2)
+    desired = Desired(HERE)
+    desired.documents.put("base", 1, codec.encode(Document(DOCUMENT.droplets, DOCUMENT.vpcs, DOCUMENT.networks)))
+    for n in range(4):
+        attached = Endpoint(f"e{n}", "front", "d1", (f"192.168.1.{n + 9}",), "02:00:00:00:00:05", Attachment("a"))
+        desired.documents.put(f"of-{n}", n + 2, codec.encode(Document(endpoints=(attached,))))
+        desired.settle(removing=True)
+    assert [desired.documents.verdict(f"of-{n}").errors[0].code for n in (2, 3)] == [ErrorCode.TOO_LARGE] * 2
+    desired.documents.remove("of-0", 9)
+    desired.settle(removing=True)
+    assert desired.settle(removing=True).adopted == {"of-2"}
+    assert desired.documents.verdict("of-3").errors != ()
+    assert desired.settle(removing=True).concerned == set()
+
+
+def test_the_number_of_an_interface_that_still_stands_is_not_given_to_another() -> None:
+    desired = Desired(HERE, slots={"gone": 0})
+    desired.documents.put("all", 1, codec.encode(DOCUMENT))
+    desired.settle()
+    assert desired.world.slots == {"gone": 0, "a": 1}
+    desired.settle(removing=True)
+    assert desired.world.slots == {"a": 1}

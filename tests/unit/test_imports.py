@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "agent.bus": ("protocol", "agent.bus"),
     "agent.cli": ("protocol", "agent.cli", "agent.bus", "agent.settings"),
     "agent.datapath": ("protocol", "agent.core", "agent.datapath", "agent.executor", "bpf"),
-    "agent.settings": ("protocol", "agent.bus.settings"),
+    "agent.settings": ("protocol", "agent.core", "agent.bus.settings"),
     "agent.store": ("protocol",),
     "controller_sim": ("protocol", "controller_sim"),
 }

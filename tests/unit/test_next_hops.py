@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, NEXT_HOP_ZERO_CHECKSUM
 from agent.core.next_hops import (
     NO_MAC,
     NUD_FAILED,
@@ -13,66 +14,169 @@ from agent.core.next_hops import (
     NUD_REACHABLE,
     NUD_STALE,
     Failures,
+    Hop,
     Neighbour,
+    Peer,
     Reason,
     Route,
+    Way,
     changes,
     desired_next_hops,
+    key_of,
     next_hops_to_resolve,
+    way_of,
 )
+from agent.core.uplinks import Uplink
 
-HERE = 7
+HERE, SECOND = 7, 9
 FAR = b"\x0a\x00\x00\x02"
 NEAR = b"\x0a\x00\x00\x03"
 GATEWAY = b"\x0a\x00\x00\xfe"
+NEAR6 = bytes.fromhex("20010db8000000000000000000000003")
+ROUTER6 = bytes.fromhex("fe800000000000000000000000000001")
 OLD = bytes.fromhex("020000000001")
 NEW = bytes.fromhex("020000000002")
+MTU = 1500
 
 
-def decide(neighbours, current=None, routes=None, droplets=(NEAR,)):
-    routes = routes if routes is not None else {NEAR: Route(HERE, NEAR)}
-    return desired_next_hops(droplets, HERE, routes, neighbours, current or {})
+def uplink(ifindex: int = HERE, *addresses: bytes, mtu: int = MTU) -> Uplink:
+    own = addresses or (b"\x0a\x00\x00\x01",)
+    return Uplink(f"eth{ifindex}", ifindex, bytes(6), mtu, own, (ifindex,), ifindex, ifindex)
+
+
+def hop(address: bytes, ifindex: int = HERE) -> Hop:
+    return Hop(address, ifindex)
+
+
+def way(droplet: bytes, ifindex: int = HERE) -> Way:
+    return Way(droplet, ifindex)
+
+
+def table(*entries: tuple[Way, bytes], mtu: int = MTU, flags: int = 0) -> dict[bytes, bytes]:
+    return {key_of(one): NEXT_HOP.pack(mac, mtu, flags) for one, mac in entries}
+
+
+ONLY = (uplink(),)
+
+
+def decide(neighbours, current=None, routes=None, peers=(NEAR,), uplinks=ONLY):
+    routes = routes if routes is not None else {way(NEAR): Route(HERE, NEAR)}
+    told = peers if isinstance(peers, dict) else dict.fromkeys(peers, Peer())
+    return desired_next_hops(told, uplinks, routes, neighbours, current or {})
 
 
 def test_an_on_link_droplet_gets_its_own_ethernet_address() -> None:
-    assert decide({NEAR: Neighbour(NUD_REACHABLE, NEW)}) == ({NEAR: NEW}, {})
+    assert decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}) == (table((way(NEAR), NEW)), {})
 
 
 def test_a_droplet_behind_a_gateway_gets_the_gateways_ethernet_address() -> None:
-    routes = {FAR: Route(HERE, GATEWAY), NEAR: Route(HERE, NEAR)}
-    neighbours = {GATEWAY: Neighbour(NUD_STALE, OLD), NEAR: Neighbour(NUD_REACHABLE, NEW)}
-    assert decide(neighbours, routes=routes, droplets=(FAR, NEAR)) == ({FAR: OLD, NEAR: NEW}, {})
+    routes = {way(FAR): Route(HERE, GATEWAY), way(NEAR): Route(HERE, NEAR)}
+    neighbours = {hop(GATEWAY): Neighbour(NUD_STALE, OLD), hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}
+    expected = table((way(FAR), OLD), (way(NEAR), NEW))
+    assert decide(neighbours, routes=routes, peers=(FAR, NEAR)) == (expected, {})
 
 
 def test_a_neighbour_that_moved_replaces_the_old_address() -> None:
-    assert decide({NEAR: Neighbour(NUD_REACHABLE, NEW)}, {NEAR: OLD})[0] == {NEAR: NEW}
+    found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, table((way(NEAR), OLD)))
+    assert found == table((way(NEAR), NEW))
 
 
-@pytest.mark.parametrize("neighbours", [{}, {NEAR: Neighbour(NUD_INCOMPLETE, NO_MAC)}])
+@pytest.mark.parametrize("neighbours", [{}, {hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}])
 def test_a_neighbour_that_is_being_asked_again_keeps_its_address(neighbours) -> None:
-    assert decide(neighbours, {NEAR: OLD}) == ({NEAR: OLD}, {})
+    assert decide(neighbours, table((way(NEAR), OLD))) == (table((way(NEAR), OLD)), {})
 
 
-@pytest.mark.parametrize("neighbours", [{}, {NEAR: Neighbour(NUD_INCOMPLETE, NO_MAC)}])
+@pytest.mark.parametrize("neighbours", [{}, {hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}])
 def test_a_neighbour_that_never_answered_has_none(neighbours) -> None:
-    assert decide(neighbours) == ({}, {NEAR: Reason.UNRESOLVED})
+    assert decide(neighbours) == ({}, {NEAR: Reason.ASKED})
 
 
-@pytest.mark.parametrize("current", [{}, {NEAR: OLD}])
+@pytest.mark.parametrize("current", [{}, table((way(NEAR), OLD))])
 def test_a_failed_neighbour_loses_its_address(current) -> None:
-    assert decide({NEAR: Neighbour(NUD_FAILED, OLD)}, current) == ({}, {NEAR: Reason.UNRESOLVED})
+    assert decide({hop(NEAR): Neighbour(NUD_FAILED, OLD)}, current) == ({}, {NEAR: Reason.UNRESOLVED})
 
 
 def test_a_valid_neighbour_without_an_ethernet_address_is_not_used() -> None:
-    assert decide({NEAR: Neighbour(NUD_NOARP, NO_MAC)}) == ({}, {NEAR: Reason.UNRESOLVED})
+    assert decide({hop(NEAR): Neighbour(NUD_NOARP, NO_MAC)}) == ({}, {NEAR: Reason.ASKED})
 
 
 def test_a_droplet_without_a_route_is_named_with_its_reason() -> None:
-    assert decide({}, {NEAR: OLD}, routes={}) == ({}, {NEAR: Reason.NO_ROUTE})
+    assert decide({}, table((way(NEAR), OLD)), routes={}) == ({}, {NEAR: Reason.NO_ROUTE})
 
 
 def test_a_droplet_routed_by_another_interface_is_named_with_its_reason() -> None:
-    assert decide({}, routes={NEAR: Route(HERE + 1, NEAR)}) == ({}, {NEAR: Reason.OTHER_INTERFACE})
+    found = decide({}, routes={way(NEAR): Route(HERE + 1, NEAR)})
+    assert found == ({}, {NEAR: Reason.OTHER_INTERFACE})
+
+
+def test_a_droplet_of_a_family_that_no_interface_has_is_named_with_its_reason() -> None:
+    assert decide({}, peers=(NEAR6,)) == ({}, {NEAR6: Reason.NO_FAMILY})
+
+
+def test_each_uplink_has_an_entry_of_its_own() -> None:
+    routes = {way(NEAR): Route(HERE, NEAR), way(NEAR, SECOND): Route(SECOND, GATEWAY)}
+    neighbours = {
+        hop(NEAR): Neighbour(NUD_REACHABLE, OLD),
+        hop(NEAR, SECOND): Neighbour(NUD_FAILED, OLD),
+        hop(GATEWAY, SECOND): Neighbour(NUD_REACHABLE, NEW),
+    }
+    found = decide(neighbours, routes=routes, uplinks=(uplink(), uplink(SECOND, mtu=9000)))
+    assert found == (table((way(NEAR), OLD)) | table((way(NEAR, SECOND), NEW), mtu=9000), {})
+
+
+@pytest.mark.parametrize("ifindex", [HERE, SECOND])
+def test_a_droplet_that_one_of_two_uplinks_reaches_is_not_unresolved(ifindex: int) -> None:
+    routes = {way(NEAR): Route(ifindex, NEAR), way(NEAR, SECOND): Route(ifindex, NEAR)}
+    neighbours = {hop(NEAR, ifindex): Neighbour(NUD_REACHABLE, NEW)}
+    found = decide(neighbours, routes=routes, uplinks=(uplink(), uplink(SECOND)))
+    assert found == (table((way(NEAR, ifindex), NEW)), {})
+
+
+def test_of_two_uplinks_reasons_the_one_that_came_furthest_is_told() -> None:
+    routes = {way(NEAR, SECOND): Route(SECOND, NEAR)}
+    neighbours = {hop(NEAR, SECOND): Neighbour(NUD_FAILED, NO_MAC)}
+    for uplinks in ((uplink(), uplink(SECOND)), (uplink(SECOND), uplink())):
+        assert decide(neighbours, routes=routes, uplinks=uplinks) == ({}, {NEAR: Reason.UNRESOLVED})
+
+
+def test_an_uplink_serves_the_families_of_its_addresses() -> None:
+    both = (uplink(), uplink(SECOND, NEAR6[:-1] + b"\x01"))
+    routes = {way(NEAR): Route(HERE, NEAR), way(NEAR6, SECOND): Route(SECOND, ROUTER6)}
+    neighbours = {hop(NEAR): Neighbour(NUD_REACHABLE, OLD), hop(ROUTER6, SECOND): Neighbour(NUD_REACHABLE, NEW)}
+    found = decide(neighbours, routes=routes, peers=(NEAR, NEAR6), uplinks=both)
+    assert found == (table((way(NEAR), OLD), (way(NEAR6, SECOND), NEW)), {})
+
+
+def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
+    both = (uplink(HERE, NEAR6[:-1] + b"\x01"), uplink(SECOND, NEAR6[:-1] + b"\x02"))
+    routes = {way(NEAR6, ifindex): Route(ifindex, ROUTER6) for ifindex in (HERE, SECOND)}
+    neighbours = {hop(ROUTER6): Neighbour(NUD_REACHABLE, OLD), hop(ROUTER6, SECOND): Neighbour(NUD_REACHABLE, NEW)}
+    found = decide(neighbours, routes=routes, peers=(NEAR6,), uplinks=both)
+    assert found == (table((way(NEAR6), OLD), (way(NEAR6, SECOND), NEW)), {})
+
+
+@pytest.mark.parametrize(
+    ("peer", "mtu", "flags"),
+    [
+        (Peer(), MTU, 0),
+        (Peer(mtu=1400), 1400, 0),
+        (Peer(mtu=9000), MTU, 0),
+        (Peer(down=True), MTU, NEXT_HOP_DOWN),
+        (Peer(zero_checksum=True, down=True, mtu=1280), 1280, NEXT_HOP_DOWN | NEXT_HOP_ZERO_CHECKSUM),
+    ],
+)
+def test_what_is_known_of_a_peer_stands_in_its_entries(peer: Peer, mtu: int, flags: int) -> None:
+    found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, peers={NEAR: peer})
+    assert found == table((way(NEAR), NEW), mtu=mtu, flags=flags)
+
+
+def test_an_interface_longer_than_an_entry_can_say_is_cut_to_it() -> None:
+    found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, uplinks=(uplink(mtu=65536),))
+    assert found == table((way(NEAR), NEW), mtu=65535)
+
+
+def test_a_key_tells_its_way() -> None:
+    assert [way_of(key_of(one)) for one in (way(NEAR), way(NEAR6, SECOND))] == [way(NEAR), way(NEAR6, SECOND)]
 
 
 def test_changes_put_what_differs_and_delete_what_is_not_wanted() -> None:
@@ -86,19 +190,21 @@ def test_equal_maps_need_no_change() -> None:
 
 
 def test_each_next_hop_is_resolved_once_and_an_operators_is_left_alone() -> None:
-    routes = {FAR: Route(HERE, GATEWAY), NEAR: Route(HERE, GATEWAY), b"\x0a\x01\x00\x01": Route(HERE + 1, NEAR)}
-    assert next_hops_to_resolve(tuple(routes), HERE, routes, {}) == {GATEWAY}
-    permanent = {GATEWAY: Neighbour(NUD_PERMANENT, OLD)}
-    assert next_hops_to_resolve(tuple(routes), HERE, routes, permanent) == set()
-
-
-def test_a_route_of_a_droplet_that_is_gone_is_not_resolved() -> None:
-    assert next_hops_to_resolve((), HERE, {NEAR: Route(HERE, NEAR)}, {}) == set()
+    elsewhere = b"\x0a\x01\x00\x01"
+    routes = {
+        way(FAR): Route(HERE, GATEWAY),
+        way(NEAR): Route(HERE, GATEWAY),
+        way(NEAR, SECOND): Route(SECOND, GATEWAY),
+        way(elsewhere): Route(HERE + 1, NEAR),
+    }
+    assert next_hops_to_resolve(routes, {}) == {hop(GATEWAY), hop(GATEWAY, SECOND)}
+    permanent = {hop(GATEWAY): Neighbour(NUD_PERMANENT, OLD)}
+    assert next_hops_to_resolve(routes, permanent) == {hop(GATEWAY, SECOND)}
 
 
 def test_a_failure_counts_when_it_is_still_there_at_the_next_look() -> None:
-    failures, neighbours = Failures(), {NEAR: Neighbour(NUD_FAILED, NO_MAC), FAR: Neighbour(NUD_STALE, OLD)}
-    assert failures.look(neighbours) == ({FAR: neighbours[FAR]}, True)
+    failures, neighbours = Failures(), {hop(NEAR): Neighbour(NUD_FAILED, NO_MAC), hop(FAR): Neighbour(NUD_STALE, OLD)}
+    assert failures.look(neighbours) == ({hop(FAR): neighbours[hop(FAR)]}, True)
     assert failures.look(neighbours) == (neighbours, False)
     assert failures.look(neighbours) == (neighbours, False)
 
@@ -108,6 +214,6 @@ def test_flushes_in_a_row_are_no_failure_that_lasts(after: Neighbour | None) -> 
     """The kernel tells FAILED and then the removal; each of the looks here falls between the two."""
     failures = Failures()
     for _ in range(3):
-        failures.heard(NEAR, Neighbour(NUD_FAILED, NO_MAC))
-        assert failures.look({NEAR: Neighbour(NUD_FAILED, NO_MAC)}) == ({}, True)
-        failures.heard(NEAR, after)
+        failures.heard(hop(NEAR), Neighbour(NUD_FAILED, NO_MAC))
+        assert failures.look({hop(NEAR): Neighbour(NUD_FAILED, NO_MAC)}) == ({}, True)
+        failures.heard(hop(NEAR), after)

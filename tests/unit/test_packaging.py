@@ -29,7 +29,7 @@ def keys(struct: type) -> set[str]:
 
 def test_the_example_settings_load_and_say_what_they_seem_to():
     settings = load_settings(SETTINGS, {})
-    assert (settings.host, settings.instance, settings.interface) == ("h1", "h1", "eth0")
+    assert (settings.host, settings.instance, settings.interfaces) == ("h1", "h1", ("eth0",))
     assert settings.bus.servers == ("tls://nats.example.net:4222",)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from agent.core.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries, Veth
 from agent.core.layout import MapName
-from agent.core.observed import Observed, ObservedInterface, ObservedPeer, ObservedVeth
+from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.plan import additions, describe, plan_all, plan_change
 from agent.core.realize import Realization
+from agent.core.uplinks import Uplink
 
 VETH = Veth("a", "dp0", 0x40000000, "a", "eth0", bytes(6), 1438, ("10.0.0.5/24",), ("10.0.0.1",))
-OLD = Realization({MapName.VPCS: {b"1": b"x"}, MapName.ENDPOINTS: {b"k": b"v"}}, {"a": VETH}, 2)
-NEW = Realization({MapName.VPCS: {b"2": b"x"}, MapName.ENDPOINTS: {b"k": b"w"}}, {}, 2)
+OLD = Realization({MapName.VPCS: {b"1": b"x"}, MapName.ENDPOINTS: {b"k": b"v"}}, {"a": VETH}, frozenset({2}))
+NEW = Realization({MapName.VPCS: {b"2": b"x"}, MapName.ENDPOINTS: {b"k": b"w"}}, {}, frozenset({2}))
 
 
 def test_the_same_twice_is_nothing_to_do() -> None:
@@ -41,7 +42,7 @@ def test_an_interface_with_another_index_is_made_anew() -> None:
 
 def seen(peer: ObservedPeer | None, *, known: bool = True) -> Observed:
     veth = ObservedVeth("a", VETH.ifname, VETH.ifindex, True, True, VETH.mtu, True, peer, known)
-    return Observed(ObservedInterface("eth0", 2, bytes(6), 1500, (), True), {"a": veth}, OLD.entries)
+    return Observed((Uplink("eth0", 2, bytes(6), 1500, (), (2,), 2, 2, transit=True),), {"a": veth}, OLD.entries)
 
 
 def test_a_peer_that_could_not_be_read_is_neither_mended_nor_deleted() -> None:

@@ -2,44 +2,160 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from socket import htons
+
+import msgspec
+import pytest
+
 from agent.core.desired import Desired
-from agent.core.layout import ENDPOINT, INTERFACE, NETWORK, OVERLAY_KEY, U32, MapName, mapped, network_key
-from agent.core.realize import IFINDEX_BASE, endpoint_mtu, host_ifname
+from agent.core.layout import (
+    DROPLET,
+    DROPLET_ZERO_CHECKSUM,
+    ENDPOINT,
+    ENDPOINT_PINNED,
+    ENDPOINT_VXLAN,
+    INTERFACE,
+    INTERFACE_PINNED,
+    LOCAL_DROPLET,
+    NETWORK,
+    OVERLAY_KEY,
+    U32,
+    MapName,
+    mapped,
+    network_key,
+)
+from agent.core.next_hops import Peer
+from agent.core.peers import peers
+from agent.core.realize import IFINDEX_BASE, Realization, host_ifname
+from agent.core.room import endpoint_mtu
+from agent.core.uplinks import Uplink
 from agent.core.world import Here
 from protocol import codec
+from protocol.addresses import parse_address
 from protocol.documents import Attachment, Document, Droplet, Endpoint, Network, Vpc
 
-HERE = Here("h1", "lab-h1", 2, bytes(6), 1500, (bytes([10, 0, 0, 1]),))
+MAC = bytes.fromhex("020000000101")
+ETH0 = Uplink("eth0", 2, MAC, 1500, (bytes([10, 0, 0, 1]), parse_address("2001:db8::1")), (2,), 2, 2)
+HERE = Here("h1", "lab-h1", (ETH0,))
 DOCUMENT = Document(
     (Droplet("d1", "h1", "10.0.0.1"), Droplet("d2", "h2", "10.0.0.2")),
-    (Vpc("red", 7, ("192.168.0.0/16",)),),
-    (Network("front", "red", ("192.168.1.0/24",), ("d1", "d2")),),
+    (Vpc("red", 7, ("192.168.0.0/16", "fd00::/48")),),
+    (Network("front", "red", ("192.168.1.0/24", "fd00::/64"), ("d1", "d2")),),
     (
-        Endpoint("a", "front", "d1", ("192.168.1.5",), "02:00:00:00:00:05", Attachment("a")),
+        Endpoint("a", "front", "d1", ("192.168.1.5", "fd00::5"), "02:00:00:00:00:05", Attachment("a")),
         Endpoint("b", "front", "d2", ("192.168.1.6",), "02:00:00:00:00:06"),
     ),
 )
+ONE, TWO = (mapped(bytes([10, 0, 0, n])) for n in (1, 2))
+LOCAL, REMOTE = (OVERLAY_KEY.pack(7, mapped(bytes([192, 168, 1, n]))) for n in (5, 6))
+
+
+def realized(document: Document, here: Here = HERE) -> Realization:
+    desired = Desired(here)
+    desired.documents.put("all", 1, codec.encode(document))
+    after = desired.settle().after
+    assert desired.documents.verdict("all").errors == ()
+    return after
 
 
 def test_one_document_becomes_entries_and_an_interface() -> None:
-    desired = Desired(HERE)
-    desired.documents.put("all", 1, codec.encode(DOCUMENT))
-    after = desired.settle().after
-    one, two = (mapped(bytes([10, 0, 0, n])) for n in (1, 2))
-    local, remote = (OVERLAY_KEY.pack(7, mapped(bytes([192, 168, 1, n]))) for n in (5, 6))
+    after = realized(DOCUMENT)
     mac = bytes.fromhex("020000000005")
-    assert ENDPOINT.unpack(after.entries[MapName.ENDPOINTS][local]) == (one, IFINDEX_BASE, 0, mac)
-    assert ENDPOINT.unpack(after.entries[MapName.ENDPOINTS][remote])[:3] == (two, 0, 0)
+    endpoints = after.entries[MapName.ENDPOINTS]
+    assert ENDPOINT.unpack(endpoints[LOCAL]) == (ONE, IFINDEX_BASE, 0, 1438, mac)
+    assert endpoints[OVERLAY_KEY.pack(7, parse_address("fd00::5"))] == endpoints[LOCAL]
+    assert ENDPOINT.unpack(endpoints[REMOTE])[:4] == (TWO, 0, 0, 0)
     interface = after.entries[MapName.INTERFACES][U32.pack(0)]
-    assert INTERFACE.unpack(interface) == (7, mapped(bytes([192, 168, 1, 5])), mac)
+    assert INTERFACE.unpack(interface) == (
+        *(7, 0, parse_address("fd00::5"), bytes([192, 168, 1, 5])),
+        *(mac, 0, 1438, 0),
+    )
     gateway, flags, count, bouncers = NETWORK.unpack(
         after.entries[MapName.NETWORKS][network_key(7, bytes([192, 168, 1, 0]), 24)]
     )
-    assert (gateway, flags, count, bouncers[:32]) == (mapped(bytes([192, 168, 1, 1])), 1, 2, one + two)
-    assert set(after.entries[MapName.DROPLETS]) == {two}
+    assert (gateway, flags, count, bouncers[:32]) == (mapped(bytes([192, 168, 1, 1])), 1, 2, ONE + TWO)
+    assert after.entries[MapName.DROPLETS] == {TWO: DROPLET.pack(0)}
+    assert after.entries[MapName.LOCAL_DROPLETS] == {U32.pack(0): LOCAL_DROPLET.pack(ONE, 2, 2, 2, MAC, 0)}
     veth = after.veths["a"]
-    assert (veth.addresses, veth.gateways, veth.mtu) == (("192.168.1.5/24",), ("192.168.1.1",), endpoint_mtu(1500))
-    assert after.transit == 2
+    assert (veth.addresses, veth.mtu) == (("192.168.1.5/24", "fd00::5/64"), 1438)
+    assert veth.gateways == ("192.168.1.1", "fd00::1")
+    assert after.transit == {2}
+
+
+def test_a_droplet_on_a_bond_behind_a_tag_has_one_entry_for_each_member_its_own_first() -> None:
+    bond = replace(ETH0, ifindex=9, arrives=(8, 3, 4), leaves=8, carrier=8, vlan=301)
+    entries = realized(DOCUMENT, replace(HERE, uplinks=(bond,))).entries[MapName.LOCAL_DROPLETS]
+    assert entries == {
+        U32.pack(index): LOCAL_DROPLET.pack(ONE, 9, arrives, 8, MAC, htons(301))
+        for index, arrives in enumerate((8, 3, 4))
+    }
+
+
+def test_two_droplets_on_one_interface_give_each_endpoint_its_own_and_the_mtu_of_its_family() -> None:
+    both = msgspec.structs.replace(
+        DOCUMENT,
+        droplets=(*DOCUMENT.droplets, Droplet("d1-6", "h1", "2001:db8::1")),
+        endpoints=(
+            *DOCUMENT.endpoints,
+            Endpoint("c", "front", "d1-6", ("192.168.1.7",), "02:00:00:00:00:07", Attachment("c")),
+        ),
+    )
+    after = realized(both)
+    assert {LOCAL_DROPLET.unpack(value)[0] for value in after.entries[MapName.LOCAL_DROPLETS].values()} == {
+        ONE,
+        parse_address("2001:db8::1"),
+    }
+    interfaces = [INTERFACE.unpack(value) for value in after.entries[MapName.INTERFACES].values()]
+    assert sorted((one[1], one[6]) for one in interfaces) == [(0, 1438), (1, 1406)]
+    assert after.veths["c"].mtu == 1406
+    assert after.transit == {2}
+
+
+def test_a_network_of_vxlan_that_is_pinned_marks_its_endpoints_everywhere_and_its_interfaces() -> None:
+    network = msgspec.structs.replace(DOCUMENT.networks[0], encapsulation="vxlan", routing="divider")
+    after = realized(msgspec.structs.replace(DOCUMENT, networks=(network,)))
+    flags = [ENDPOINT.unpack(value)[2] for value in after.entries[MapName.ENDPOINTS].values()]
+    assert flags == [ENDPOINT_VXLAN | ENDPOINT_PINNED] * 3
+    assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[5] == INTERFACE_PINNED
+
+
+def test_an_endpoints_class_stands_in_the_upper_six_bits() -> None:
+    endpoints = tuple(msgspec.structs.replace(endpoint, dscp=46) for endpoint in DOCUMENT.endpoints)
+    after = realized(msgspec.structs.replace(DOCUMENT, endpoints=endpoints))
+    assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[7] == 0xB8
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "accepted", "wanted"),
+    [
+        ((), "full", 0, False),
+        ((), "zero", DROPLET_ZERO_CHECKSUM, True),
+        (("zero",), "full", DROPLET_ZERO_CHECKSUM, True),
+        (("zero", "full"), "full", DROPLET_ZERO_CHECKSUM, False),
+    ],
+)
+def test_a_peer_takes_what_the_other_one_sends(own: tuple[str, ...], other: str, accepted: int, wanted: bool) -> None:
+    """What is sent without a checksum is accepted so on the other side, whichever of the two was told to."""
+    droplets = [Droplet(f"d{n}", "h1", f"2001:db8::{n}", how) for n, how in enumerate(own, 1)]  # type: ignore[arg-type]
+    addresses = tuple(parse_address(droplet.address) for droplet in droplets)
+    here = replace(HERE, uplinks=(replace(ETH0, addresses=addresses),))
+    desired = Desired(here)
+    far = Droplet("far", "h2", "2001:db8::99", other)  # type: ignore[arg-type]
+    desired.documents.put("others", 1, codec.encode(Document((far,))))
+    desired.settle()
+    desired.documents.put("own", 2, codec.encode(Document(tuple(droplets))))
+    desired.settle()
+    realization = Realization()
+    for _, held in desired.in_force():
+        realization.add(desired.realization(held))
+    address = parse_address("2001:db8::99")
+    assert realization.entries[MapName.DROPLETS] == {address: DROPLET.pack(accepted)}
+    assert peers(desired.world) == {address: Peer(zero_checksum=wanted)}
+
+
+def test_the_mtu_leaves_room_for_the_tunnel_and_the_option() -> None:
+    assert (endpoint_mtu(1500, "ipv4"), endpoint_mtu(1500, "ipv6"), endpoint_mtu(60, "ipv4")) == (1438, 1406, 0)
 
 
 def test_an_interfaces_name_fits_the_kernel_and_differs_by_instance() -> None:

@@ -9,6 +9,7 @@ from protocol.errors import ErrorCode
 from protocol.rules import check
 
 DROPLET = Droplet("d1", "h1", "10.0.0.1")
+SAME_ADDRESS = Droplet("d2", "h1", "10.0.0.1")
 VPC = Vpc("red", 7, ("10.1.0.0/16", "fd00::/48"))
 NETWORK = Network("front", "red", ("10.1.1.0/24", "fd00::/64"))
 ENDPOINT = Endpoint("a", "front", "d1", ("10.1.1.5", "fd00::5"), "02:00:00:00:00:05")
@@ -24,6 +25,7 @@ def test_a_sound_document_breaks_no_rule() -> None:
     ("document", "path"),
     [
         (Document(droplets=(DROPLET, DROPLET)), "droplets[1].id"),
+        (Document(droplets=(DROPLET, SAME_ADDRESS)), "droplets[1].address"),
         (Document(vpcs=(VPC, VPC)), "vpcs[1].id"),
         (Document(networks=(NETWORK, NETWORK)), "networks[1].id"),
         (Document(endpoints=(ENDPOINT, SECOND)), "endpoints[1].addresses[0]"),

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.core.features import Features
 from agent.settings import SettingsError, load_settings
 
-LEAST = 'host = "h1"\ninterface = "eth0"\n'
+LEAST = 'host = "h1"\ninterfaces = ["eth0"]\n'
 
 
 def load(folder: Path, text: str = LEAST, **environment: str):
@@ -31,7 +32,7 @@ def test_the_environment_stands_over_the_file(tmp_path: Path) -> None:
 
 
 def test_the_environment_alone_is_enough() -> None:
-    assert load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACE": "eth0"}).interface == "eth0"
+    assert load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0"}).interfaces == ("eth0",)
 
 
 @pytest.mark.parametrize(
@@ -46,10 +47,22 @@ def test_the_environment_alone_is_enough() -> None:
         (LEAST + "[sizes]\nendpoints = -1", "sizes.endpoints"),
         (LEAST + '[log]\nlevel = "loud"', "log.level"),
         (LEAST + 'attach_mode = "maybe"', "attach_mode"),
-        ('host = "H.1"\ninterface = "eth0"', "host"),
+        ('host = "H.1"\ninterfaces = ["eth0"]', "host"),
         (LEAST + 'instance = "a b"', "instance"),
         ("host = ", "agent.toml"),
         (LEAST + "bus = 3", "bus"),
+        ('host = "h1"\ninterface = "eth0"\n', "interface"),
+        ('host = "h1"\ninterfaces = []', "interfaces"),
+        ('host = "h1"\ninterfaces = ["eth0", "eth1", "eth0"]', "interfaces: eth0 is named twice"),
+        ('host = "h1"\ninterfaces = ["eth0 "]', "interfaces: 'eth0 '"),
+        ('host = "h1"\ninterfaces = ["an-interface-too-long"]', "interfaces"),
+        (LEAST + "[data_plane]\ngeneve_port = 0", "data_plane.geneve_port"),
+        (LEAST + "[data_plane]\ngeneve_port = 65536", "data_plane.geneve_port"),
+        (LEAST + "[data_plane]\nvxlan_port = -1", "data_plane.vxlan_port"),
+        (LEAST + "[data_plane]\nvxlan_port = 6081", "data_plane.vxlan_port: 6081"),
+        (LEAST + "[data_plane]\nfamilies = []", "data_plane.families"),
+        (LEAST + '[data_plane]\nsubstrate = ["ipv5"]', "data_plane.substrate"),
+        (LEAST + "[data_plane]\nport = 6081", "port"),
     ],
 )
 def test_a_mistake_names_its_key(tmp_path: Path, text: str, named: str) -> None:
@@ -64,16 +77,28 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_a_misspelt_variable_is_refused_and_not_overlooked() -> None:
     with pytest.raises(SettingsError, match="DROPLET_INTREFACE in the environment is no setting"):
-        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACE": "eth0", "DROPLET_INTREFACE": "eth1"})
+        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0", "DROPLET_INTREFACE": "eth1"})
 
 
 def test_a_mistake_in_the_environment_is_not_told_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
-    file.write_text('host = "h1"\ninterface = "eth0"\n')
+    file.write_text('host = "h1"\ninterfaces = ["eth0"]\n')
     with pytest.raises(SettingsError, match=r"^DROPLET_INTERVAL_HEARTBEAT in the environment: "):
         load_settings(file, {"DROPLET_INTERVAL_HEARTBEAT": "soon"})
 
 
 def test_a_wrong_choice_is_told_with_the_right_ones() -> None:
-    with pytest.raises(SettingsError, match="one of auto, native, generic"):
-        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACE": "eth0", "DROPLET_ATTACH_MODE": "fast"})
+    with pytest.raises(SettingsError, match="one of auto, native, generic, offload"):
+        load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0", "DROPLET_ATTACH_MODE": "fast"})
+
+
+def test_the_data_plane_is_what_the_programs_are_compiled_for(tmp_path: Path) -> None:
+    text = LEAST + '[data_plane]\ngeneve_port = 7000\nvxlan_port = 0\nfamilies = ["ipv4"]\n'
+    found = load(tmp_path, text, DROPLET_DATA_PLANE_SUBSTRATE="ipv6").data_plane.features()
+    assert found == Features(7000, 0, frozenset({"ipv4"}), frozenset({"ipv6"}))
+
+
+def test_several_values_in_the_environment_have_commas_between_them() -> None:
+    environment = {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0, eth1", "DROPLET_DATA_PLANE_FAMILIES": "ipv4,ipv6"}
+    settings = load_settings(None, environment)
+    assert (settings.interfaces, settings.data_plane.families) == (("eth0", "eth1"), ("ipv4", "ipv6"))

@@ -1,0 +1,115 @@
+"""Finds the longest packet that a path carries, by sizes that are tried one after the other. Pure: no clock, no I/O.
+
+All sizes are bytes of the outer IP packet. What routers claim and what was known before is tried first, because it is
+mostly right; then the floor; then the middle of what is left. The number of probes is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+FLOOR_IPV4 = 576
+"""The least that a path is held to over IPv4: what every host must take (RFC 791, 3.2)."""
+FLOOR_IPV6 = 1280
+"""The least over IPv6: every link's (RFC 8200, 5)."""
+TRIES = 3
+MOST_PROBES = 64
+
+
+def floor_of(address: bytes) -> int:
+    """Return the smallest path size that is believed for a packed address of 4 or 16 bytes."""
+    return FLOOR_IPV4 if len(address) == 4 else FLOOR_IPV6
+
+
+class Search:
+    """One search between `floor` and `size`. Ask for `next_size`, tell what became of it, until `done`."""
+
+    def __init__(self, floor: int, size: int, first: Iterable[int] = ()) -> None:
+        """Search up to `size`; `first` are sizes to try before it."""
+        self._size = size
+        self._low = floor
+        self._high = size + 1
+        self._answered = False
+        self._floor_tried = False
+        self._hints = deque((*first, size))
+        self._edge = True
+        self._current: int | None = None
+        self._losses = 0
+        self._probes = 0
+        self._choose()
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing more to try."""
+        return self._current is None
+
+    @property
+    def next_size(self) -> int:
+        """The size to try now; only while the search is not done."""
+        assert self._current is not None, "the search is done"
+        return self._current
+
+    @property
+    def result(self) -> int | None:
+        """The longest size that was answered, or the floor; None when nothing was answered at all."""
+        return self._low if self._answered else None
+
+    def hint(self, size: int) -> None:
+        """Try a size before the others: somebody claims that it is what the path carries."""
+        if size not in self._hints:
+            self._hints.append(size)
+
+    def carried(self) -> None:
+        """Take in that the current size was answered."""
+        size = self.next_size
+        self._answered = True
+        self._low = max(self._low, size)
+        if self._edge and self._low + 1 < self._high:
+            self._hints.appendleft(self._low + 1)  # a hint that is right ends the search with one size more
+        self._count()
+        self._choose()
+
+    def lost(self) -> None:
+        """Take in that the current size was not answered in time."""
+        self._losses += 1
+        self._count()
+        if self._losses >= TRIES:
+            self._give_up_size()
+        elif self._probes >= MOST_PROBES:
+            self._current = None
+
+    def refused(self, mtu: int | None) -> None:
+        """Take in that the current size does not fit, from one who knows; `mtu` is what he says would."""
+        self._count()
+        if mtu is not None:
+            self._hints.appendleft(mtu)
+        self._give_up_size()
+
+    def _count(self) -> None:
+        self._probes += 1
+
+    def _give_up_size(self) -> None:
+        if self.next_size > self._low:
+            self._high = min(self._high, self.next_size)
+        self._choose()
+
+    def _choose(self) -> None:
+        """Set the size to try next, or None."""
+        self._losses = 0
+        self._current = None if self._probes >= MOST_PROBES else self._candidate()
+
+    def _candidate(self) -> int | None:
+        while self._hints:
+            hint = self._hints.popleft()
+            if self._low < hint < self._high or (hint == self._low and not self._answered):
+                self._edge = hint != self._low + 1 or not self._answered
+                self._floor_tried |= hint == self._low
+                return hint
+        self._edge = False
+        if not self._answered:
+            if self._floor_tried:
+                return None
+            self._floor_tried = True
+            return self._low
+        return (self._low + self._high) // 2 if self._low + 1 < self._high else None

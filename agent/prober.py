@@ -1,0 +1,239 @@
+"""Probes the other hosts' droplets: owns the sockets, drives `agent.core.probing`, and hands on what follows.
+
+Stands between the applier, which knows the droplets, and the neighbour watch, which is told them with what was found
+out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from structlog.typing import FilteringBoundLogger
+
+from agent.core.next_hops import Peer
+from agent.core.paths import Counts, Happened, Happening, Life, Path, Probe, Rules, View, judged, paths_of
+from agent.core.probe_packet import NONCE
+from agent.core.probing import Probing
+from agent.core.tunnel_errors import TunnelError
+from agent.core.world import World
+from agent.datapath.icmp_errors import IcmpErrors
+from agent.datapath.probe_socket import ProbeSocket, Sending
+from protocol.addresses import format_address, parse_address
+from protocol.status import NarrowPath
+
+LEAST_SLEEP, MOST_SLEEP = 0.01, 0.5
+EVENT_SECONDS = 1.0
+"""Between two events of one kind: what happens meanwhile comes in one of them."""
+EVENT_LINES = 50
+OPEN_SECONDS = 2.0
+"""Between two tries to open what could not be opened."""
+FAILED_SECONDS = 1.0
+REST = 10
+"""Telling the peers anew takes one part in so many of the time at the most."""
+
+_WORDS = {
+    Happened.DOWN: "answers no probes",
+    Happened.UP: "answers again",
+    Happened.NARROW: "carries {carries} of {size} bytes",
+    Happened.RESTORED: "carries {size} bytes again",
+}
+
+
+class Prober:
+    """One host's probes. Without `run`, peers are handed on as they come."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        ports: tuple[int, ...],
+        watch: Callable[[Mapping[bytes, Peer]], None],
+        tell: Callable[[str, tuple[str, ...]], None],
+        log: FilteringBoundLogger,
+        down: Collection[bytes] = (),
+    ) -> None:
+        """Hand peers to `watch` and events to `tell`; `ports` are the tunnels' UDP ports, Geneve's first.
+
+        `down` are the peers that were down when the agent before this one stopped.
+        """
+        self.down_changed = asyncio.Event()
+        """Set when other droplets are down than before; whoever waits clears it."""
+        self._probing = Probing(rules, lambda: secrets.token_bytes(NONCE))
+        self._ports = tuple(port for port in ports if port)
+        self._watch = watch
+        self._tell = tell
+        self._log = log
+        self._down_before = down
+        self._peers: dict[bytes, Peer] = {}
+        self._names: dict[bytes, str] = {}
+        self._interfaces: dict[bytes, str] = {}
+        self._sockets: dict[bytes, ProbeSocket] = {}
+        self._errors: IcmpErrors | None = None
+        self._open_at = self._watch_at = self._tell_at = 0.0
+        self._told: int | None = None
+        self._down: frozenset[bytes] = frozenset()
+        self._news: dict[Happened, list[Happening]] = {}
+        self._woken = asyncio.Event()
+
+    @property
+    def counts(self) -> Counts:
+        """Probes since the start."""
+        return self._probing.counts
+
+    def follow(self, world: World, peers: Mapping[bytes, Peer]) -> None:
+        """Take in which droplets there are, by packed address."""
+        self._peers = dict(peers)
+        self._names = {parse_address(droplet.address): id_ for id_, droplet in world.droplets.items()}
+        interfaces = {}
+        for droplet in world.own_droplets():
+            uplink = world.uplink_of(droplet)
+            if uplink is not None:
+                interfaces[parse_address(droplet.address)] = uplink.name
+        for source in [source for source in self._sockets if interfaces.get(source) != self._interfaces.get(source)]:
+            self._sockets.pop(source).close()
+        self._interfaces, self._open_at = interfaces, 0.0
+        self._probing.set_paths(paths_of(world, self._peers), self._now(), self._down_before)
+        self._hand_on()
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        self._errors = IcmpErrors(self._probing.paths, self._ports, self._heard)
+        try:
+            while True:
+                try:
+                    self._turn(self._now())
+                except Exception:
+                    self._log.exception("probing failed; it goes on")
+                    await asyncio.sleep(FAILED_SECONDS)
+                await self._sleep()
+        finally:
+            self._errors.close()
+            for opened in self._sockets.values():
+                opened.close()
+            self._sockets.clear()
+
+    def down_droplets(self) -> tuple[str, ...]:
+        """Return the ids of the droplets that are down."""
+        return tuple(sorted(self._name(address) for address in self._down))
+
+    def narrow_paths(self) -> tuple[NarrowPath, ...]:
+        """Return the paths that carry less than they should."""
+        narrow = (view for view in self._probing.views() if _is_narrow(view))
+        found = (
+            NarrowPath(
+                droplet=self._name(view.path.peer),
+                address=format_address(view.path.peer),
+                configured=view.size,
+                carries=view.usable,
+                by=self._name(view.path.source),
+            )
+            for view in narrow
+        )
+        return tuple(sorted(found, key=lambda path: (path.droplet, path.by)))
+
+    def views(self) -> Iterable[tuple[str, str, View]]:
+        """Yield the peer's droplet, the own one, and what is known of each path; times are the event loop's."""
+        for view in self._probing.views():
+            yield self._name(view.path.peer), self._name(view.path.source), view
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    def _name(self, address: bytes) -> str:
+        return self._names.get(address) or format_address(address)
+
+    async def _sleep(self) -> None:
+        """Wait until there is something to do. Answers that come in numbers are taken in together."""
+        await asyncio.sleep(LEAST_SLEEP)
+        at = self._probing.wake_at()
+        rest = MOST_SLEEP if at is None else min(MOST_SLEEP, at - self._now())
+        if rest > 0 and not self._woken.is_set():
+            try:
+                async with asyncio.timeout(rest):
+                    await self._woken.wait()
+            except TimeoutError:
+                return
+        self._woken.clear()
+
+    def _turn(self, now: float) -> None:
+        """Take in what came and what did not, and send what is due."""
+        self._open_missing(now)
+        for opened in self._sockets.values():
+            opened.drain()
+        self._probing.expire(now)
+        for probe in self._probing.due(now):
+            self._send(probe, now)
+        if now >= self._watch_at and self._probing.version != self._told:
+            self._hand_on()
+            self._watch_at = now + REST * (self._now() - now)
+        self._tell_news(now)
+
+    def _send(self, probe: Probe, now: float) -> None:
+        opened = self._sockets.get(probe.path.source)
+        sending = opened.send(probe.path.peer, probe.size, probe.nonce) if opened else Sending.IMPOSSIBLE
+        match sending:
+            case Sending.TOO_LONG:
+                self._probing.refused(probe.nonce, now)
+            case Sending.IMPOSSIBLE:
+                self._probing.failed(probe.nonce, now)
+            case Sending.BUSY:
+                self._probing.unsent(probe.nonce, now)
+
+    def _open_missing(self, now: float) -> None:
+        if now < self._open_at:
+            return
+        self._open_at = now + OPEN_SECONDS
+        for source in self._interfaces.keys() - self._sockets.keys():
+            interface = self._interfaces[source]
+            try:
+                self._sockets[source] = ProbeSocket(source, interface, self._ports[0], self._answered)
+            except OSError as error:
+                address = format_address(source)
+                self._log.warning("probes cannot be sent", address=address, interface=interface, reason=str(error))
+
+    def _answered(self, path: Path, nonce: bytes) -> None:
+        if self._probing.answered(path, nonce, self._now()):
+            self._woken.set()
+
+    def _heard(self, error: TunnelError) -> None:
+        self._probing.heard(error, self._now())
+        self._woken.set()
+
+    def _hand_on(self) -> None:
+        """Tell the neighbour watch the peers with what is known of them now."""
+        self._told = self._probing.version
+        peers = judged(self._peers, self._probing.views())
+        self._watch(peers)
+        down = frozenset(address for address, peer in peers.items() if peer.down)
+        if down != self._down:
+            self._down = down
+            self.down_changed.set()
+
+    def _tell_news(self, now: float) -> None:
+        for happening in self._probing.take_happenings():
+            self._news.setdefault(happening.kind, []).append(happening)
+        if now < self._tell_at or not self._news:
+            return
+        self._tell_at = now + EVENT_SECONDS
+        news, self._news = self._news, {}
+        for kind, happenings in news.items():
+            lines = [self._line(happening) for happening in happenings[:EVENT_LINES]]
+            if len(happenings) > EVENT_LINES:
+                lines.append(f"and {len(happenings) - EVENT_LINES} more")
+            self._log.warning(kind.value, detail=lines)
+            self._tell(kind.value, tuple(lines))
+
+    def _line(self, happening: Happening) -> str:
+        path = happening.path
+        words = _WORDS[happening.kind].format(carries=happening.carries, size=happening.size)
+        return f"{self._name(path.peer)} ({format_address(path.peer)}) from {format_address(path.source)}: {words}"
+
+
+def _is_narrow(view: View) -> bool:
+    """Whether probes found so, or, where nobody answers probes, a router said so."""
+    return view.usable < view.size and (
+        view.life is Life.UNKNOWN or (view.life is Life.UP and view.carries is not None)
+    )

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Where a packet's transport begins: behind IPv4's options, or behind IPv6's extension headers (RFC 8200 section 4). */
+#ifndef DROPLET_EXTENSION_H
+#define DROPLET_EXTENSION_H
+
+#define MAX_EXTENSIONS 8
+#define FAR	       0x7ff /* a mask above the longest way that is looked at */
+
+#define EXTENSION_HOP_BY_HOP  0
+#define EXTENSION_ROUTING     43
+#define EXTENSION_FRAGMENT    44
+#define EXTENSION_AUTH	      51
+#define EXTENSION_NONE	      59
+#define EXTENSION_DESTINATION 60
+#define EXTENSION_MOBILITY    135
+#define EXTENSION_HIP	      139
+#define EXTENSION_SHIM6	      140
+
+/* The transport of a packet: what it is, where it begins, and whether it is a part of a fragmented one. */
+struct transport {
+	__u32 at; /* bytes from the Ethernet header on */
+	__u32 protocol;
+	__be32 identity; /* of the packet that this is a fragment of */
+	bool fragment;	 /* of whatever place */
+	bool later;	 /* a fragment other than the first: it has no ports */
+	bool extended;	 /* behind extension headers */
+};
+
+struct extension {
+	__u8 next;
+	__u8 length;   /* beyond the first 8 bytes, in units of 8 bytes; of AUTH beyond the first 8, in units of 4 */
+	__be16 offset; /* of FRAGMENT: in units of 8 bytes in the upper 13 bits, more follow in the last bit */
+	__be32 identity;
+};
+
+static __always_inline bool is_extension(__u32 protocol)
+{
+	return protocol == EXTENSION_HOP_BY_HOP || protocol == EXTENSION_ROUTING || protocol == EXTENSION_FRAGMENT ||
+	       protocol == EXTENSION_AUTH || protocol == EXTENSION_DESTINATION || protocol == EXTENSION_MOBILITY ||
+	       protocol == EXTENSION_HIP || protocol == EXTENSION_SHIM6;
+}
+
+static __always_inline void take_fragment(const struct extension *extension, struct transport *transport)
+{
+	transport->fragment = extension->offset & bpf_htons(0xfff9);
+	transport->later = extension->offset & bpf_htons(0xfff8);
+	transport->identity = extension->identity;
+}
+
+/* `at` is where the first header begins, of which `transport->protocol` is the number. */
+static __always_inline enum outcome skip_extensions(void *start, void *end, struct transport *transport)
+{
+	struct extension *extension;
+
+	for (int i = 0; i < MAX_EXTENSIONS; i++) {
+		if (!is_extension(transport->protocol))
+			return GO_ON;
+		transport->extended = true;
+		transport->at = bounded(transport->at, FAR);
+		extension = start + transport->at;
+		if ((void *)(extension + 1) > end)
+			return MALFORMED_INNER;
+		if (transport->protocol == EXTENSION_FRAGMENT)
+			take_fragment(extension, transport);
+		if (transport->protocol == EXTENSION_FRAGMENT)
+			transport->at += sizeof(*extension);
+		else if (transport->protocol == EXTENSION_AUTH)
+			transport->at += sizeof(*extension) + extension->length * 4;
+		else
+			transport->at += sizeof(*extension) + extension->length * 8;
+		transport->protocol = extension->next;
+		if (transport->later)
+			return GO_ON;
+		if (transport->at > FAR)
+			return EXTENSION_HEADERS;
+	}
+	return is_extension(transport->protocol) ? EXTENSION_HEADERS : GO_ON;
+}
+
+/* `start` is an Ethernet header, `packet` what read_packet() found behind it. */
+static __always_inline enum outcome find_transport(void *start, void *end, const struct packet *packet,
+						   struct transport *transport)
+{
+	struct iphdr *ip = start + sizeof(struct ethhdr);
+	struct ipv6hdr *ipv6 = (void *)ip;
+
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
+		if ((void *)(ipv6 + 1) > end)
+			return MALFORMED_INNER;
+		transport->at = sizeof(struct ethhdr) + sizeof(*ipv6);
+		transport->protocol = ipv6->nexthdr;
+		return is_extension(transport->protocol) ? skip_extensions(start, end, transport) : GO_ON;
+	}
+	if ((void *)(ip + 1) > end)
+		return MALFORMED_INNER;
+	transport->at = sizeof(struct ethhdr) + ip->ihl * 4;
+	transport->protocol = ip->protocol;
+	transport->identity = ip->id;
+	transport->fragment = ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE);
+	transport->later = ip->frag_off & bpf_htons(FRAGMENT_OFFSET);
+	return GO_ON;
+}
+
+#endif

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Neighbour discovery for IPv6 (RFC 4861): solicitations are answered as ARP requests are, never flooded. Nobody else
+ * than the gateway speaks as a router here, and nobody advertises: those messages of endpoints are dropped.
+ */
+#ifndef DROPLET_ND_H
+#define DROPLET_ND_H
+
+/* A solicitation or advertisement with the one option of Ethernet addresses. */
+struct nd {
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__be32 flags;
+	struct in6_addr target;
+	__u8 option;
+	__u8 option_length; /* in units of 8 bytes */
+	__u8 option_mac[6];
+} __attribute__((packed, aligned(2)));
+
+#define ND_BARE		 24 /* bytes without the option */
+#define ND_ANSWER	 86 /* bytes of an answer, from its Ethernet header on */
+#define ND_FIRST	 133
+#define ND_LAST		 137
+#define ND_SOLICITATION	 135
+#define ND_ADVERTISEMENT 136
+#define ND_SOURCE_MAC	 1
+#define ND_TARGET_MAC	 2
+#define ND_SOLICITED	 0x40000000
+#define ND_OVERRIDE	 0x20000000
+#define ND_HOPS		 255
+
+/* What became of a solicitation's asker, who has no address yet during duplicate address detection (RFC 4862). */
+struct solicitation {
+	struct address target KEY;
+	bool detects; /* duplicates: asked from :: */
+};
+
+/* Whether a packet is of neighbour discovery, wherever it stands and whoever it goes to. */
+static __always_inline bool is_nd(void *start, void *end, const struct transport *transport)
+{
+	__u8 *type = start + bounded(transport->at, FAR);
+
+	if (transport->protocol != IPPROTO_ICMPV6 || transport->later || (void *)(type + 1) > end)
+		return false;
+	return *type >= ND_FIRST && *type <= ND_LAST;
+}
+
+static __always_inline bool is_advertisement(void *start, void *end, const struct transport *transport)
+{
+	__u8 *type = start + bounded(transport->at, FAR);
+
+	return (void *)(type + 1) <= end && *type == ND_ADVERTISEMENT && !transport->extended;
+}
+
+/* Holds a solicitation to RFC 4861 section 7.1.1; but for its checksum, which whoever is answered verifies. */
+static __always_inline enum outcome check_nd(struct ethhdr *ethernet, void *end, const struct packet *packet,
+					     const struct transport *transport, struct solicitation *asked)
+{
+	struct ipv6hdr *ip = (void *)(ethernet + 1);
+	struct nd *nd = (void *)(ip + 1);
+
+	if ((void *)nd + ND_BARE > end || packet->length < sizeof(*ethernet) + sizeof(*ip) + ND_BARE)
+		return MALFORMED_ND;
+	if (nd->type != ND_SOLICITATION || transport->extended)
+		return ND_TYPE;
+	if (packet->ttl != ND_HOPS || nd->code || is_multicast_ipv6(&nd->target))
+		return MALFORMED_ND;
+	asked->detects = is_unspecified(&ip->saddr);
+	copy_address(&asked->target, &nd->target);
+	return GO_ON;
+}
+
+/*
+ * Turns a solicitation into the answer "target is at mac" to the one who asked, or to all nodes when that one has no
+ * address yet. The frame becomes as long as the answer is: pointers are void afterwards. MALFORMED_ND for no room.
+ */
+static __always_inline enum outcome answer_nd(context *ctx, __u32 headers, const struct packet *packet,
+					      const struct solicitation *asked, const __u8 *answer, enum outcome done)
+{
+	__u32 all_nodes[4] = {bpf_htonl(0xff020000), 0, 0, bpf_htonl(1)};
+	__u8 all_macs[6] = {0x33, 0x33, 0, 0, 0, 1}, mac[6];
+	struct ethhdr *ethernet;
+	struct ipv6hdr *ip;
+	struct nd *nd;
+
+	copy_mac(mac, answer);
+	if (set_length(ctx, headers + ND_ANSWER))
+		return MALFORMED_ND;
+	ethernet = frame_start(ctx) + bounded(headers, MAX_HEADERS);
+	ip = (void *)(ethernet + 1);
+	nd = (void *)(ip + 1);
+	if ((void *)(nd + 1) > frame_end(ctx))
+		return MALFORMED_ND;
+	copy_mac(ethernet->h_dest, asked->detects ? all_macs : ethernet->h_source);
+	copy_mac(ethernet->h_source, mac);
+	ip->payload_len = bpf_htons(sizeof(*nd));
+	copy_address((struct address *)&ip->saddr, &asked->target);
+	if (asked->detects)
+		copy_address((struct address *)&ip->daddr, all_nodes);
+	else
+		copy_words(&ip->daddr, &packet->from.address);
+	nd->type = ND_ADVERTISEMENT;
+	nd->code = 0;
+	nd->check = 0;
+	nd->flags = bpf_htonl(asked->detects ? ND_OVERRIDE : ND_SOLICITED | ND_OVERRIDE);
+	nd->option = ND_TARGET_MAC;
+	nd->option_length = 1;
+	copy_mac(nd->option_mac, mac);
+	nd->check = checksum_fold(sum_pseudo_ipv6(ip, sizeof(*nd), IPPROTO_ICMPV6) + sum_words(nd, sizeof(*nd) / 4));
+	return done;
+}
+
+#endif

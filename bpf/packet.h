@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Inner packets: each step checks the fixed part, then the declared length, and answers GO_ON or a drop. */
+#ifndef DROPLET_PACKET_H
+#define DROPLET_PACKET_H
+
+/* Of an inner packet, what the way of it depends on. */
+struct packet {
+	struct overlay_key from KEY;
+	struct overlay_key to KEY;
+	__u16 length; /* from its Ethernet header to the end of what IP says, without padding */
+	__u16 kind;   /* ETH_P_IP or ETH_P_IPV6 in host order */
+	__u8 tos;
+	__u8 ttl;
+};
+
+/* The system's struct ethhdr is packed, for which clang would read single bytes; frames are aligned to 2. */
+static __always_inline __be16 ethertype(const struct ethhdr *ethernet)
+{
+	return *(__be16 *)&ethernet->h_proto;
+}
+
+/* `start` is an inner Ethernet frame of `length` bytes by the outer headers. */
+static __always_inline enum outcome read_ipv4(void *start, void *end, __u32 length, __u32 vni, struct packet *packet)
+{
+	struct iphdr *ip = start + sizeof(struct ethhdr);
+	__u32 total, header;
+
+	if ((void *)(ip + 1) > end)
+		return MALFORMED_INNER;
+	total = bpf_ntohs(ip->tot_len);
+	header = ip->ihl * 4;
+	if (ip->version != 4 || header < sizeof(*ip) || total < header || total + sizeof(struct ethhdr) > length)
+		return MALFORMED_INNER;
+	packet->length = sizeof(struct ethhdr) + total;
+	packet->kind = ETH_P_IP;
+	packet->tos = ip->tos;
+	packet->ttl = ip->ttl;
+	set_key(&packet->from, vni, ip->saddr);
+	set_key(&packet->to, vni, ip->daddr);
+	return GO_ON;
+}
+
+static __always_inline enum outcome read_ipv6(void *start, void *end, __u32 length, __u32 vni, struct packet *packet)
+{
+	struct ipv6hdr *ip = start + sizeof(struct ethhdr);
+
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return MALFORMED_INNER;
+	packet->length = sizeof(struct ethhdr) + sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (packet->length > length)
+		return MALFORMED_INNER;
+	packet->kind = ETH_P_IPV6;
+	packet->tos = traffic_class(ip);
+	packet->ttl = ip->hop_limit;
+	set_key_ipv6(&packet->from, vni, &ip->saddr);
+	set_key_ipv6(&packet->to, vni, &ip->daddr);
+	return GO_ON;
+}
+
+/* GO_ON for an IP packet that is sound, INNER_PROTOCOL when the frame holds something else. */
+static __always_inline enum outcome read_packet(struct ethhdr *ethernet, void *end, __u32 length, __u32 vni,
+						struct packet *packet)
+{
+	if (ethertype(ethernet) == bpf_htons(ETH_P_IP))
+		return read_ipv4(ethernet, end, length, vni, packet);
+	if (INNER_IPV6 && ethertype(ethernet) == bpf_htons(ETH_P_IPV6))
+		return read_ipv6(ethernet, end, length, vni, packet);
+	return INNER_PROTOCOL;
+}
+
+/*
+ * As a router, for a packet that its sender gave to the gateway. INNER_TTL when its time to live is used up.
+ * `ethernet` is followed by the whole IP header.
+ */
+static __always_inline enum outcome route_inner(struct ethhdr *ethernet, const struct packet *packet)
+{
+	void *ip = ethernet + 1;
+
+	if (packet->ttl <= 1)
+		return INNER_TTL;
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
+		((struct ipv6hdr *)ip)->hop_limit = packet->ttl - 1;
+	else
+		set_ttl(ip, packet->ttl - 1);
+	return GO_ON;
+}
+
+/*
+ * What tunnel packets say of congestion goes to the inner packet: RFC 6040 section 4.2. `packet->tos` follows.
+ * `ethernet` is followed by the whole IP header.
+ */
+static __always_inline enum outcome merge_ecn(struct ethhdr *ethernet, struct packet *packet, __u8 outer_tos)
+{
+	__u8 outer = outer_tos & ECN_MASK, inner = packet->tos & ECN_MASK;
+
+	if (outer == ECN_CE && !inner)
+		return ECN_NOT_CAPABLE;
+	if (inner && inner != ECN_CE && outer == ECN_CE)
+		packet->tos |= ECN_CE;
+	else if (inner == ECN_ECT0 && outer == ECN_ECT1)
+		packet->tos = (packet->tos & ~ECN_MASK) | ECN_ECT1;
+	else
+		return GO_ON;
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
+		set_traffic_class((struct ipv6hdr *)(ethernet + 1), packet->tos);
+	else
+		set_tos((struct iphdr *)(ethernet + 1), packet->tos);
+	return GO_ON;
+}
+
+#endif

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Probes of the path between two droplets: Geneve control packets with our probe option, which the other one's transit
+ * XDP sends back as long as they came. The answer goes to the port that asked, and so to the agent's socket.
+ */
+#ifndef DROPLET_PROBE_H
+#define DROPLET_PROBE_H
+
+/* Two words of a checksum's change places, so that it stays as it is. */
+static __always_inline void swap_ports(struct udphdr *udp)
+{
+	__be16 source = udp->source;
+
+	udp->source = udp->dest;
+	udp->dest = source;
+}
+
+static __always_inline struct udphdr *turn_ip_round(void *ip, const struct local_droplet *local,
+						    const struct tunnel *tunnel)
+{
+	struct iphdr *ipv4 = ip;
+	struct ipv6hdr *ipv6 = ip;
+
+	if (is_over_ipv6(local)) {
+		copy_address((struct address *)&ipv6->saddr, &local->address);
+		copy_address((struct address *)&ipv6->daddr, &tunnel->peer.address);
+		ipv6->hop_limit = NEW_TTL;
+		return (void *)(ipv6 + 1);
+	}
+	ipv4->saddr = unmapped(&local->address);
+	ipv4->daddr = unmapped(&tunnel->peer.address);
+	set_ttl(ipv4, NEW_TTL);
+	return (void *)(ipv4 + 1);
+}
+
+static __always_inline enum outcome reflect(context *ctx, const struct local_droplet *local,
+					    const struct tunnel *tunnel)
+{
+	struct ethhdr *ethernet = frame_start(ctx);
+	void *ip = (void *)(ethernet + 1) + (VLAN_TAGS && local->vlan ? sizeof(struct vlan_tag) : 0);
+	struct probe *probe = frame_start(ctx) + bounded(tunnel->probe, MAX_HEADERS);
+	struct udphdr *udp;
+	__u16 *kind = (__u16 *)&probe->kind, before;
+	__u8 mac[6];
+
+	if ((void *)(probe + 1) > frame_end(ctx) ||
+	    ip + sizeof(struct ipv6hdr) + sizeof(struct udphdr) > frame_end(ctx))
+		return GENEVE_CONTROL;
+	copy_mac(mac, ethernet->h_dest);
+	copy_mac(ethernet->h_dest, ethernet->h_source);
+	copy_mac(ethernet->h_source, mac);
+	udp = turn_ip_round(ip, local, tunnel);
+	swap_ports(udp);
+	before = *kind;
+	probe->kind = PROBE_REPLY;
+	if (udp->check)
+		udp->check = checksum_replace(udp->check, before, *kind) ?: 0xffff;
+	return PROBE_REFLECTED;
+}
+
+#endif

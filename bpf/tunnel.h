@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* A tunnel packet's headers as the rest of the code knows them: read from one that came in, or for one to be sent. */
+#ifndef DROPLET_TUNNEL_H
+#define DROPLET_TUNNEL_H
+
+#define TUNNEL_RETURNS	   1U  /* has an RTS option: it goes to, or came by, a bouncer or divider */
+#define TUNNEL_INVALIDATES 2U  /* has an invalidate option: it comes back, for its endpoint has left */
+#define TUNNEL_VXLAN	   4U  /* of VXLAN, not of Geneve */
+#define TUNNEL_CONTROL	   8U  /* a Geneve control packet */
+#define TUNNEL_PROBE	   16U /* with a probe to be answered */
+#define TUNNEL_UNSUMMED	   32U /* came without a UDP checksum over IPv6 */
+
+/* Of the RTS option. */
+#define RTS_PINNED   1U /* the sender's network reaches others through a divider only */
+#define RTS_DIVIDED  2U /* and one was passed */
+#define RTS_UNLEARNT 4U /* no direct path leads to the sender: it is a gateway, or its droplet speaks VXLAN */
+
+/*
+ * Lengths are narrow so that the verifier forgets their values when they are stored: what follows is the same for all
+ * of them, and it looks at it once.
+ */
+struct tunnel {
+	struct next_hop_key peer; /* received: the other droplet; to be sent: where to, and by which interface */
+	__u32 vni;
+	struct address origin; /* where the sender is: by RTS, else the peer */
+	__u16 headers;	       /* bytes in front of the inner frame, as received; 0 when there are none */
+	__u16 length;	       /* bytes of the inner frame */
+	__u16 probe;	       /* where the probe option begins, by bytes from the frame's start */
+	__u16 fits;	       /* the endpoint's MTU that would fit, when it does not fit */
+	__be16 source_port;
+	__u8 tos;
+	__u8 ttl;
+	__u8 bounces;
+	__u8 flags;
+	__u8 rts; /* flags of the RTS option */
+	__u8 pad;
+} __attribute__((aligned(8)));
+
+/* A mask above the longest headers: 18 of Ethernet, 40 of IPv6, 8 of UDP, 8 of Geneve, 252 of options. */
+#define MAX_HEADERS   0x1ff
+#define FIRST_HEADERS 0x7f /* above those in front of UDP */
+
+#endif

@@ -1,0 +1,39 @@
+"""Next hops as tests tell and read them: peers by their addresses as text, entries of the map."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+
+from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, mapped
+from agent.core.next_hops import Peer
+from tests.netns.conftest import World, ip_json
+
+SETTLING = 400
+
+
+def packed(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
+
+
+def peers(*addresses: str, **known: object) -> dict[bytes, Peer]:
+    return {packed(address): Peer(**known) for address in addresses}  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(SETTLING):
+        if condition():
+            return
+        await asyncio.sleep(0.025)
+    raise AssertionError("did not come about")
+
+
+def mac_of(world: World, interface: str = "sub0") -> bytes:
+    (link,) = ip_json("link", "show", interface, namespace=world.substrate)
+    return bytes.fromhex(link["address"].replace(":", ""))
+
+
+def entry(address: str, mac: bytes, interface: str = "eth0", *, mtu: int = 1500, flags: int = 0) -> tuple[bytes, bytes]:
+    index = int(ip_json("link", "show", interface)[0]["ifindex"])
+    return NEXT_HOP_KEY.pack(mapped(packed(address)), index), NEXT_HOP.pack(mac, mtu, flags)

@@ -1,0 +1,119 @@
+"""How XDP is attached, and what is said when it cannot be as asked, on the real kernel."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath.host_check import SMALLEST_PROGRAM
+from agent.datapath.netlink import Netlink
+from agent.datapath.transit import Transit
+from agent.datapath.xdp import AttachMode, ModeRefusedError, attach, attached_program
+from tests.netns.conftest import World, ip, run
+from tests.netns.programs import loaded, owning
+
+
+async def modes(interface: str) -> AttachMode | None:
+    async with Netlink() as netlink:
+        link = await netlink.link(ifname=interface)
+        found = attached_program(link) if link else None
+        return found.mode if found else None
+
+
+@pytest.mark.parametrize(
+    ("asked", "runs"),
+    [
+        (AttachMode.NATIVE, AttachMode.NATIVE),
+        (AttachMode.GENERIC, AttachMode.GENERIC),
+        (AttachMode.AUTO, AttachMode.NATIVE),
+    ],
+)
+async def test_a_driver_that_can_does_as_asked(world: World, asked: AttachMode, runs: AttachMode) -> None:
+    with loaded("ours") as program:
+        async with Netlink() as netlink:
+            attached = await attach(netlink, world.ifindex("eth0"), program, owning(program), asked)
+        assert attached == (program.program_id, runs)
+        assert await modes("eth0") is runs
+
+
+async def test_a_driver_that_has_no_xdp_is_named_and_auto_takes_the_stack(world: World) -> None:
+    ip("link", "add", "name", "br0", "type", "bridge")
+    with loaded("ours") as program:
+        async with Netlink() as netlink:
+            index, own = world.ifindex("br0"), owning(program)
+            with pytest.raises(OSError, match="br0: driver bridge refuses native XDP") as refused:
+                await attach(netlink, index, program, own, AttachMode.NATIVE)
+            assert refused.value.errno == errno.EOPNOTSUPP
+            assert "attach_mode = auto" in str(refused.value)
+            assert (await attach(netlink, index, program, own, AttachMode.AUTO)).mode is AttachMode.GENERIC
+
+
+async def test_an_mtu_that_is_too_large_is_named_with_its_limit(world: World) -> None:
+    ip("link", "set", "eth0", "mtu", "9000")
+    ip("link", "set", "sub0", "mtu", "9000", namespace=world.substrate)
+    with loaded("ours") as program:
+        async with Netlink() as netlink:
+            index, own = world.ifindex("eth0"), owning(program)
+            with pytest.raises(OSError, match="MTU is 9000, and a frame must fit into a page") as refused:
+                await attach(netlink, index, program, own, AttachMode.NATIVE)
+            assert refused.value.errno == errno.ERANGE
+            assert "Peer MTU is too large to set XDP" in str(refused.value), "the driver's own words"
+            assert (await attach(netlink, index, program, own, AttachMode.AUTO)).mode is AttachMode.GENERIC
+
+
+async def test_several_receive_queues_are_served_and_too_few_are_named(world: World) -> None:
+    for name, queues in (("many", "4"), ("few", "1")):
+        peer = ["peer", "name", f"{name}0", "numtxqueues", "4"]
+        ip("link", "add", name, "numrxqueues", queues, "type", "veth", *peer)
+        run("ethtool", "-L", name, "rx", queues)
+        run("ethtool", "-L", f"{name}0", "tx", "4")
+    with loaded("ours") as program:
+        own = owning(program)
+        async with Netlink() as netlink:
+            many, few = world.ifindex("many"), world.ifindex("few")
+            assert (await attach(netlink, many, program, own, AttachMode.NATIVE)).native
+            with pytest.raises(ModeRefusedError, match="number of rx queues") as refused:
+                await attach(netlink, few, program, own, AttachMode.NATIVE)
+            assert refused.value.errno == errno.ENOSPC
+            assert (await attach(netlink, few, program, own, AttachMode.AUTO)).mode is AttachMode.GENERIC
+
+
+async def test_a_mode_that_is_refused_leaves_what_ran_before(world: World) -> None:
+    with loaded("ours") as old, loaded("ours") as new:
+        own = owning(old, new)
+        async with Netlink() as netlink:
+            index = world.ifindex("eth0")
+            await attach(netlink, index, old, own, AttachMode.NATIVE)
+            with pytest.raises(OSError, match="refuses offload XDP"):
+                await attach(netlink, index, new, own, AttachMode.OFFLOAD)
+            link = await netlink.link(index=index)
+            assert link is not None
+            assert attached_program(link) == (old.program_id, AttachMode.NATIVE)
+
+
+async def test_a_card_that_takes_no_programs_says_so(world: World) -> None:
+    def load(ifindex: int) -> int:
+        return bpf.load_program(SMALLEST_PROGRAM, name="ours", device=ifindex)
+
+    with loaded("ours") as program:
+        async with Netlink() as netlink:
+            own = owning(program)
+            transit = Transit(netlink, program, own, AttachMode.OFFLOAD, (), load, lambda ifindex: None)
+            try:
+                with pytest.raises(OSError, match="eth0: driver veth refuses offload XDP: ") as refused:
+                    await transit.attach(world.ifindex("eth0"))
+                assert "attach_mode = native, or auto" in str(refused.value)
+                assert transit.mode(world.ifindex("eth0")) == "none"
+            finally:
+                transit.close()
+
+
+async def test_a_program_for_another_owner_is_no_reason_to_fall_back(world: World) -> None:
+    with loaded("stranger") as stranger, loaded("ours") as program:
+        async with Netlink() as netlink:
+            index = world.ifindex("eth0")
+            await attach(netlink, index, stranger, owning(stranger), AttachMode.NATIVE)
+            with pytest.raises(FileExistsError, match="another owner"):
+                await attach(netlink, index, program, owning(program), AttachMode.AUTO)

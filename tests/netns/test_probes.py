@@ -1,0 +1,404 @@
+"""Probes and ICMP errors over real links: two hosts, a router that says what does not fit, both families."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+import structlog
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from agent.answers import Answers
+from agent.core.next_hops import Peer
+from agent.core.paths import Path, Rules
+from agent.core.probe_packet import smallest
+from agent.core.tunnel_errors import Problem, TunnelError
+from agent.core.uplinks import Uplink
+from agent.core.world import Here, World
+from agent.datapath.icmp_errors import IcmpErrors
+from agent.datapath.namespaces import in_namespace, opened_namespace
+from agent.datapath.probe_socket import ProbeSocket, Sending
+from agent.prober import Prober
+from protocol import codec
+from protocol.documents import Droplet
+from protocol.rpc import PeersReply, PeersRequest
+from protocol.status import NarrowPath
+
+from .conftest import _libc, enter, ip
+from .routed import PORT, V4, V6, Addresses, Reflector, Routed, routed
+
+NONCE = b"8 bytes!"
+
+
+@pytest.fixture
+def net() -> Iterator[Routed]:
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        with routed() as made:
+            enter(made.near)
+            yield made
+            _libc.setns(home, 0x40000000)
+    finally:
+        _libc.setns(home, 0x40000000)
+        os.close(home)
+
+
+class Heard(list[object]):
+    """What a callback was called with, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._more = asyncio.Event()
+
+    def take(self, *what: object) -> None:
+        self.append(what)
+        self._more.set()
+
+    async def come(self, number: int = 1) -> None:
+        async with asyncio.timeout(2):
+            while len(self) < number:
+                self._more.clear()
+                await self._more.wait()
+
+
+def path_of(family: Addresses) -> Path:
+    return Path(family.packed(family.near), family.packed(family.far))
+
+
+both = pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
+
+
+@both
+async def test_a_probe_of_every_size_comes_back(net: Routed, family: Addresses) -> None:
+    path, replies = path_of(family), Heard()
+    reflector = Reflector(net, net.far, family, family.far)
+    prober = ProbeSocket(path.source, "eth0", PORT, replies.take)
+    try:
+        for number, size in enumerate((smallest(path.peer), 1280, 1499, 1500), 1):
+            assert prober.send(path.peer, size, NONCE) is Sending.SENT
+            await replies.come(number)
+        assert replies == [(path, NONCE)] * 4
+        assert [size for size, _ in reflector.requests][-1] == 1500 - (28 if family is V4 else 48)
+    finally:
+        prober.close()
+        reflector.close()
+
+
+@both
+async def test_a_probe_leaves_with_a_right_udp_checksum_though_the_interface_offers_to_add_it(
+    net: Routed, family: Addresses
+) -> None:
+    with opened_namespace(net.far) as descriptor:
+        wire = in_namespace(descriptor, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+    wire.bind(("eth0", 3))
+    wire.settimeout(2)
+    path = path_of(family)
+    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
+    try:
+        for size in (smallest(path.peer), 1500):
+            assert prober.send(path.peer, size, NONCE) is Sending.SENT
+            while (UDP not in (frame := Ether(await asyncio.to_thread(wire.recv, 2000)))) or frame[UDP].dport != PORT:
+                pass
+            sent = frame[UDP].chksum
+            del frame[UDP].chksum
+            assert Ether(bytes(frame))[UDP].chksum == sent
+            assert len(frame) == size + 14
+    finally:
+        prober.close()
+        wire.close()
+
+
+@both
+async def test_a_probe_longer_than_the_interface_takes_is_refused_here(net: Routed, family: Addresses) -> None:
+    path = path_of(family)
+    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
+    try:
+        assert prober.send(path.peer, 1501, NONCE) is Sending.TOO_LONG
+    finally:
+        prober.close()
+
+
+@both
+async def test_what_another_socket_was_told_of_the_path_does_not_cut_probes(net: Routed, family: Addresses) -> None:
+    path, replies = path_of(family), Heard()
+    reflector = Reflector(net, net.far, family, family.far)
+    prober = ProbeSocket(path.source, "eth0", PORT, replies.take)
+    ip("route", "add", family.far, "via", family.near_router, "mtu", "1300")
+    try:
+        assert prober.send(path.peer, 1500, NONCE) is Sending.SENT
+        await replies.come()
+    finally:
+        prober.close()
+        reflector.close()
+
+
+@both
+async def test_without_a_way_a_probe_is_impossible(net: Routed, family: Addresses) -> None:
+    path = path_of(family)
+    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
+    ip("link", "set", "eth0", "down")
+    try:
+        assert prober.send(path.peer, 100, NONCE) is Sending.IMPOSSIBLE
+    finally:
+        prober.close()
+
+
+async def test_an_address_that_is_not_there_yet_is_told(net: Routed) -> None:
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        ProbeSocket(V4.packed("10.78.1.77"), "eth0", PORT, Heard().take)
+
+
+@both
+async def test_a_router_that_cannot_send_it_on_tells_size_and_nonce(net: Routed, family: Addresses) -> None:
+    net.narrow(1400)
+    path = path_of(family)
+    heard = Heard()
+    errors = IcmpErrors({path}, (PORT, 4789), heard.take)
+    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
+    try:
+        assert prober.send(path.peer, 1500, NONCE) is Sending.SENT
+        await heard.come()
+        assert heard == [(TunnelError(path, Problem.TOO_LARGE, 1400, NONCE),)]
+    finally:
+        prober.close()
+        errors.close()
+
+
+@both
+async def test_a_port_that_nobody_listens_on_is_told(net: Routed, family: Addresses) -> None:
+    path = path_of(family)
+    heard = Heard()
+    errors = IcmpErrors({path}, (PORT,), heard.take)
+    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
+    try:
+        assert prober.send(path.peer, 200, NONCE) is Sending.SENT
+        await heard.come()
+        assert heard == [(TunnelError(path, Problem.UNREACHABLE, None, NONCE),)]
+    finally:
+        prober.close()
+        errors.close()
+
+
+def forge(net: Routed, family: Addresses, mtu: int) -> None:
+    """Send an error from the router, as somebody who was never on the way would: it quotes a made-up tunnel packet."""
+    if family is V4:
+        quote = bytes(IP(src=V4.near, dst=V4.far, flags="DF", len=1500) / UDP(sport=50000, dport=PORT, len=1480))
+        message = bytes(ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(quote))
+    else:
+        quote = bytes(IPv6(src=V6.near, dst=V6.far, plen=1460) / UDP(sport=50000, dport=PORT, len=1460))
+        packet = IPv6(src=V6.near_router, dst=V6.near) / ICMPv6PacketTooBig(mtu=mtu) / Raw(quote)
+        message = bytes(packet)[40:]
+    protocol = socket.IPPROTO_ICMP if family is V4 else socket.IPPROTO_ICMPV6
+    with opened_namespace(net.router) as descriptor:
+        sender = in_namespace(descriptor, lambda: socket.socket(family.family, socket.SOCK_RAW, protocol))
+    with sender:
+        sender.sendto(message, (family.near, 0))
+
+
+# The whole prober
+
+
+class Room:
+    """A prober with all that it hands on: peers for the neighbour watch, events for the bus."""
+
+    def __init__(self, net: Routed, family: Addresses, rules: Rules) -> None:
+        near, far = family.packed(family.near), family.packed(family.far)
+        index = socket.if_nametoindex("eth0")
+        self.uplink = Uplink("eth0", index, bytes(6), 1500, (near,), (index,), index, index)
+        self.family = family
+        self.far = far
+        self.peers: dict[bytes, Peer] = {}
+        self.events: list[tuple[str, tuple[str, ...]]] = []
+        self.prober = Prober(rules, (PORT, 4789), self._watch, self._tell, structlog.get_logger())
+        self.task = asyncio.create_task(self.prober.run())
+        self.follow()
+
+    def follow(self, **others: Droplet) -> None:
+        droplets = {
+            "near": Droplet("near", "h1", self.family.near),
+            "far": Droplet("far", "h2", self.family.far),
+            **others,
+        }
+        own = {"near": droplets["near"]}
+        world = World(Here("h1", "h1", (self.uplink,)), droplets=droplets, own=own)
+        peers = {self.family.packed(one.address): Peer() for one in droplets.values() if one.host != "h1"}
+        self.prober.follow(world, peers)
+
+    def _watch(self, peers: Mapping[bytes, Peer]) -> None:
+        self.peers = dict(peers)
+
+    def _tell(self, kind: str, lines: tuple[str, ...]) -> None:
+        self.events.append((kind, lines))
+
+    def state(self) -> tuple[str, int]:
+        view = next(view for _, _, view in self.prober.views())
+        return view.life.value, view.usable
+
+    async def until(self, wanted: Callable[[], bool], seconds: float = 5) -> None:
+        async with asyncio.timeout(seconds):
+            while not wanted():  # noqa: ASYNC110 -- another task's state changes at no known moment
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+QUICK = Rules(interval=0.1, deadline=0.2, check_every=1.0, narrow_every=0.5)
+
+
+@both
+async def test_a_peer_that_falls_silent_is_told_as_down_and_comes_back(net: Routed, family: Addresses) -> None:
+    reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
+    try:
+        await room.until(lambda: room.state() == ("up", 1500))
+        assert room.peers == {room.far: Peer()}
+        reflector.silent = True
+        await room.until(lambda: room.peers[room.far].down)
+        assert room.prober.down_droplets() == ("far",)
+        assert room.prober.down_changed.is_set()
+        reflector.silent = False
+        await room.until(lambda: not room.peers[room.far].down)
+        await room.until(lambda: len(room.events) == 2)
+        line = f"far ({family.far}) from {family.near}: "
+        assert room.events == [
+            ("droplet_down", (line + "answers no probes",)),
+            ("droplet_up", (line + "answers again",)),
+        ]
+    finally:
+        await room.close()
+        reflector.close()
+
+
+@both
+async def test_a_narrow_link_behind_a_router_is_found_by_what_the_router_says(net: Routed, family: Addresses) -> None:
+    net.narrow(1400)
+    reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
+    try:
+        await room.until(lambda: room.peers[room.far].mtu == 1400)
+        await room.until(lambda: len(room.prober.narrow_paths()) == 1)
+        assert room.prober.narrow_paths() == (NarrowPath("far", family.far, 1500, 1400, "near"),)
+        assert room.prober.counts.refused >= 2
+        net.narrow(1500)
+        await room.until(lambda: room.state() == ("up", 1500))
+        await room.until(lambda: len(room.events) == 2)
+        assert [kind for kind, _ in room.events] == ["narrow_path", "path_restored"]
+        assert room.events[0][1][0].endswith("carries 1400 of 1500 bytes")
+    finally:
+        await room.close()
+        reflector.close()
+
+
+@both
+async def test_a_link_that_swallows_what_is_too_long_is_found_too(net: Routed, family: Addresses) -> None:
+    """No router says anything: a black hole, as behind a careless firewall."""
+    reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
+    reflector.most = 1400 - (28 if family is V4 else 48)
+    try:
+        await room.until(lambda: room.peers[room.far].mtu == 1400, 20)
+        assert room.prober.counts.refused == 0
+    finally:
+        await room.close()
+        reflector.close()
+
+
+@both
+async def test_an_error_about_a_tunnel_packet_is_acted_on_before_the_next_check(net: Routed, family: Addresses) -> None:
+    rules = Rules(interval=0.1, deadline=0.2, check_every=600)
+    reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, rules)
+    tunnel = socket.socket(family.family, socket.SOCK_DGRAM)
+    try:
+        await room.until(lambda: room.state() == ("up", 1500))
+        net.narrow(1400)
+        discover = (socket.IPPROTO_IP, 10) if family is V4 else (socket.IPPROTO_IPV6, 23)
+        tunnel.setsockopt(*discover, 3)  # IP_PMTUDISC_PROBE
+        tunnel.sendto(bytes(1500 - (28 if family is V4 else 48)), (family.far, PORT))
+        await room.until(lambda: room.peers[room.far].mtu == 1400, 2)
+        await room.until(lambda: len(room.prober.narrow_paths()) == 1)
+    finally:
+        tunnel.close()
+        await room.close()
+        reflector.close()
+
+
+@both
+async def test_a_forged_error_is_healed_by_probes(net: Routed, family: Addresses) -> None:
+    rules = Rules(interval=0.1, deadline=0.2, check_every=600)
+    reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, rules)
+    try:
+        await room.until(lambda: room.state() == ("up", 1500))
+        seen: list[int | None] = []
+        watch = room._watch
+
+        def watching(peers: Mapping[bytes, Peer]) -> None:
+            seen.append(peers[room.far].mtu)
+            watch(peers)
+
+        room.prober._watch = watching
+        forge(net, family, 1300)
+        await room.until(lambda: room.prober.counts.claims == 1)
+        await room.until(lambda: room.state() == ("up", 1500), 1)
+        forge(net, family, 1290)
+        await room.until(lambda: room.prober.counts.claims == 2)
+        await asyncio.sleep(0.3)
+        assert seen in ([1300, None], [None], []), "believed once at the most"
+        assert room.events == []
+    finally:
+        await room.close()
+        reflector.close()
+
+
+async def test_an_address_that_comes_later_is_probed_from_then_on(net: Routed) -> None:
+    ip("addr", "del", f"{V4.near}/24", "dev", "eth0")
+    reflector, room = Reflector(net, net.far, V4, V4.far), Room(net, V4, QUICK)
+    try:
+        await asyncio.sleep(0.5)
+        assert room.state() == ("unknown", 1500)
+        ip("addr", "add", f"{V4.near}/24", "dev", "eth0")
+        ip("route", "replace", "default", "via", V4.near_router)
+        await room.until(lambda: room.state() == ("up", 1500))
+    finally:
+        await room.close()
+        reflector.close()
+
+
+async def test_what_is_known_of_the_paths_is_told_page_by_page(net: Routed) -> None:
+    reflector, room = Reflector(net, net.far, V4, V4.far), Room(net, V4, QUICK)
+    silent = {f"silent-{n}": Droplet(f"silent-{n}", f"h{n}", f"10.78.2.{n}") for n in (8, 9)}
+    try:
+        room.follow(**silent)
+        await room.until(lambda: ("up", 1500) in [(view.life.value, view.usable) for _, _, view in room.prober.views()])
+        answers = Answers(None, None, room.prober, None, None, time.time)  # type: ignore[arg-type]
+        after, found = "", []
+        while True:
+            page = codec.decode(await answers.ask("peers", codec.encode(PeersRequest(after, 2))), PeersReply)
+            assert len(page.peers) <= 2
+            found += page.peers
+            if not (after := page.next):
+                break
+        assert [(path.droplet, path.by, path.state) for path in found] == [
+            ("far", "near", "up"),
+            ("silent-8", "near", "unknown"),
+            ("silent-9", "near", "unknown"),
+        ]
+        assert (found[0].address, found[0].configured, found[0].carries) == (V4.far, 1500, 1500)
+        assert time.time() - 10 < found[0].since <= time.time()
+        assert found[0].round_trip is not None
+    finally:
+        await room.close()
+        reflector.close()
+
+
+async def test_probes_that_do_not_run_hand_the_peers_on(net: Routed) -> None:
+    told: list[Mapping[bytes, Peer]] = []
+    prober = Prober(QUICK, (PORT, 0), told.append, lambda kind, lines: None, structlog.get_logger())
+    peer = V4.packed(V4.far)
+    prober.follow(World(Here("h1", "h1", ())), {peer: Peer(zero_checksum=True)})
+    assert told == [{peer: Peer(zero_checksum=True)}]

@@ -1,0 +1,94 @@
+"""The host's interfaces in the substrate on the real kernel: read, served together, left behind clean."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from dataclasses import replace
+
+import pytest
+
+from agent.core.actions import AttachTransit, DetachTransit
+from agent.core.next_hops import Peer
+from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.uninstall import remove
+from agent.datapath.xdp import AttachMode
+from tests.netns.conftest import World, ip, ip_json, uplinks_now
+
+
+@pytest.fixture
+def two(world: World, config: KernelConfig) -> KernelConfig:
+    """The settings of a host with two interfaces, the second one with addresses of both families."""
+    ip("link", "add", "eth1", "type", "veth", "peer", "name", "sub1", "netns", world.substrate)
+    ip("addr", "add", "10.78.0.1/24", "dev", "eth1")
+    ip("addr", "add", "2001:db8:78::1/64", "dev", "eth1", "nodad")
+    ip("link", "set", "eth1", "mtu", "1400", "up")
+    ip("link", "set", "sub1", "up", namespace=world.substrate)
+    return replace(config, interfaces=("eth0", "eth1"))
+
+
+async def test_interfaces_are_read_in_the_order_of_the_settings(world: World, two: KernelConfig) -> None:
+    second, first = await uplinks_now("eth1", "eth0")
+    assert [first.name, second.name] == ["eth0", "eth1"]
+    assert (first.ifindex, first.mtu, first.vlan) == (world.ifindex("eth0"), 1500, 0)
+    assert second.mtu == 1400
+    assert {str(ipaddress.ip_address(one)) for one in second.addresses} == {"10.78.0.1", "2001:db8:78::1"}
+    assert (second.arrives, second.leaves, second.carrier) == ((second.ifindex,), second.ifindex, second.ifindex)
+    assert second.mac.hex(":") == ip_json("link", "show", "eth1")[0]["address"]
+
+
+async def test_one_that_is_missing_is_named(world: World) -> None:
+    with pytest.raises(OSError, match="no such interface") as refused:
+        await uplinks_now("eth0", "eth7")
+    assert (refused.value.errno, refused.value.filename) == (errno.ENODEV, "eth7")
+
+
+async def test_a_members_master_that_is_no_bond_changes_nothing(world: World) -> None:
+    ip("link", "add", "name", "br0", "type", "bridge")
+    ip("link", "set", "eth0", "master", "br0")
+    found = await uplinks_now("eth0", "br0")
+    assert [one.arrives for one in found] == [(one.ifindex,) for one in found]
+
+
+async def test_the_program_runs_on_each_interface_and_leaves_each(world: World, two: KernelConfig) -> None:
+    kernel = await Kernel.open(two)
+    try:
+        first, second = (one.carrier for one in await kernel.uplinks())
+        assert await kernel.executor.run([AttachTransit(first), AttachTransit(second)]) == []
+        assert [one.transit for one in (await kernel.observe({})).uplinks] == [True, True]
+        assert kernel.transit_modes() == {"eth0": "native", "eth1": "native"}
+        assert await kernel.executor.run([DetachTransit(first)]) == []
+        assert [one.transit for one in await kernel.uplinks()] == [False, True]
+        assert kernel.transit_modes() == {"eth0": "none", "eth1": "native"}
+        await kernel.neighbours.start()
+        kernel.neighbours.set_peers({bytes([10, 77, 0, 2]): Peer(), bytes([10, 78, 0, 2]): Peer()})
+        await kernel.neighbours.settled()
+    finally:
+        await kernel.close()
+    assert (await remove(two)).transit
+    assert all("xdp" not in link for link in ip_json("link", "show"))
+    assert "managed" not in ip("neigh", "show")
+
+
+async def test_an_interface_that_cannot_is_a_failure_of_its_own(world: World, two: KernelConfig) -> None:
+    ip("link", "set", "sub1", "mtu", "9000", namespace=world.substrate)
+    kernel = await Kernel.open(replace(two, attach_mode=AttachMode.NATIVE))
+    try:
+        first, second = (one.carrier for one in await kernel.uplinks())
+        (failure,) = await kernel.executor.run([AttachTransit(second), AttachTransit(first)])
+        assert failure.action == AttachTransit(second)
+        assert failure.message.startswith("eth1: driver veth refuses native XDP: Peer MTU is too large to set XDP")
+        assert kernel.transit_modes() == {"eth0": "native", "eth1": "none"}
+    finally:
+        await kernel.close()
+
+
+async def test_a_program_for_the_card_is_refused_in_words_that_help(world: World, config: KernelConfig) -> None:
+    kernel = await Kernel.open(replace(config, attach_mode=AttachMode.OFFLOAD))
+    try:
+        (failure,) = await kernel.executor.run([AttachTransit(world.ifindex("eth0"))])
+        assert failure.message.startswith("eth0: driver veth refuses offload XDP: ")
+        assert failure.message.endswith("Set attach_mode = native, or auto")
+        assert kernel.transit_modes() == {"eth0": "none"}
+    finally:
+        await kernel.close()

@@ -1,0 +1,145 @@
+"""What happens to several droplets of one host when its interfaces change under them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+from agent_under_test import Agent, Stream, one_by_one
+from agent_worlds import FAMILIES, SEVERAL, UNSIGNED, World, changed, droplets
+from fake_kernel import BOND0, ETH0
+from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
+
+from agent.core.features import Features
+from agent.core.layout import LOCAL_DROPLET, MapName
+from agent.core.next_hops import Peer
+from agent.core.uplinks import Uplink
+from protocol.addresses import parse_address
+
+
+async def publish(agent: Agent, stream: Stream, world: World) -> None:
+    for batch in one_by_one(stream.lead_to(world)):
+        await agent.deliver(batch)
+
+
+def arrivals(agent: Agent, uplink: Uplink) -> set[int]:
+    """Return the interfaces on which frames for an uplink's droplets are taken."""
+    values = map(LOCAL_DROPLET.unpack, agent.kernel.maps[MapName.LOCAL_DROPLETS].values())
+    return {value[2] for value in values if value[1] == uplink.ifindex}
+
+
+@pytest.mark.parametrize("order", list(permutations(("substrate", "second", "bond", "c", "f"))))
+def test_droplets_and_their_endpoints_come_and_go_in_every_order(order: tuple[str, ...]) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, world = Stream(), {name: SEVERAL[name] for name in SEVERAL.keys() - set(order)}
+        await publish(agent, stream, world)
+        for name in order:
+            world = {**world, name: SEVERAL[name]}
+            await deliver_whole(agent, stream.lead_to(world))
+        await ends_like(agent, "several droplets")
+        for name in order:
+            del world[name]
+            await deliver_whole(agent, stream.lead_to(world))
+            await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_an_interface_that_loses_its_address_takes_its_own_droplets_alone() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), SEVERAL)
+        agent.kernel.begin_watch()
+        agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=()))
+        await agent.applier.repair()
+        assert agent.kernel.end_watch() == []
+        told = {name: state for name, (state, _, _) in agent.verdicts().items()}
+        assert told.pop("bond") == "rejected"
+        assert told.pop("d") == "pending"
+        assert set(told.values()) == {"realized"}
+        assert agent.kernel.transit == {ETH0.ifindex}
+        assert arrivals(agent, BOND0) == set()
+        agent.kernel.interfaces = (ETH0, BOND0)
+        await agent.applier.repair()
+        await ends_like(agent, "several droplets")
+
+    in_a_folder(scenario)
+
+
+@pytest.mark.parametrize("members", [(5, 3), (5, 4), (5,), (5, 3, 4, 6), (5, 6, 7, 8)])
+def test_a_bonds_members_come_and_go_without_a_gap(members: tuple[int, ...]) -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), SEVERAL)
+        for now in (replace(BOND0, arrives=members), BOND0):
+            agent.kernel.begin_watch()
+            agent.kernel.interfaces = (ETH0, now)
+            await agent.applier.repair()
+            assert agent.kernel.end_watch() == []
+            assert arrivals(agent, now) == set(now.arrives)
+            await has_nothing_to_do(agent)
+        await ends_like(agent, "several droplets")
+
+    in_a_folder(scenario)
+
+
+def test_an_interface_with_another_address_and_tag_is_followed_in_place() -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.kernel.features = Features(vlan_tags=True)
+        await agent.start()
+        await agent.complete()
+        await publish(agent, Stream(), SEVERAL)
+        agent.kernel.begin_watch()
+        agent.kernel.interfaces = (replace(ETH0, mac=bytes.fromhex("0200000001aa"), vlan=7, leaves=9), BOND0)
+        await agent.applier.repair()
+        assert agent.kernel.end_watch() == []
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_a_narrow_interface_refuses_its_endpoints_and_takes_them_back() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), SEVERAL)
+        agent.kernel.interfaces = (ETH0, replace(BOND0, mtu=600))
+        await agent.applier.repair()
+        assert agent.told["d"].errors[0].path == "endpoints[0].droplet"
+        assert "bond0 has MTU 600" in agent.told["d"].errors[0].message
+        assert agent.verdicts()["c"][0] == "realized"
+        agent.kernel.interfaces = (ETH0, BOND0)
+        await agent.applier.repair()
+        await ends_like(agent, "several droplets")
+
+    in_a_folder(scenario)
+
+
+def test_peers_are_told_of_checksums_when_this_hosts_droplet_changes() -> None:
+    """The documents that list the peers do not change, and yet what is taken from them does."""
+
+    async def scenario(agent: Agent) -> None:
+        stream, far = Stream(), parse_address("2001:db8::2")
+        apart = changed(FAMILIES, substrate=droplets(), own=({"droplets": [UNSIGNED]},))
+        signed = changed(apart, own=({"droplets": [{**UNSIGNED, "udp_checksum": "full"}]},))
+        peer: World = {"far": ({"droplets": [{"id": "far", "host": "h9", "address": "2001:db8::2"}]},)}
+        for world, unsigned in ((signed, 0), (apart, 1), (signed, 0)):
+            await publish(agent, stream, {**world, **peer})
+            assert agent.kernel.maps[MapName.DROPLETS][far] == bytes([unsigned, 0, 0, 0])
+            assert agent.kernel.peers[far] == Peer(zero_checksum=bool(unsigned))
+            await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_what_a_hosts_programs_cannot_do_is_refused_and_the_rest_is_realized() -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.kernel.features = Features(vxlan_port=0)
+        await agent.start()
+        await agent.complete()
+        await publish(agent, Stream(), {**SEVERAL, "x": ({"networks": [VXLAN]},)})
+        assert agent.told["x"].errors[0].path == "networks[0].encapsulation"
+        others = {state for name, (state, _, _) in agent.verdicts().items() if name != "x"}
+        assert others == {"realized"}
+
+    in_a_folder(scenario)
+
+
+VXLAN = {"id": "x", "vpc": "red", "cidrs": ["192.168.7.0/24"], "encapsulation": "vxlan"}

@@ -1,0 +1,117 @@
+"""Interfaces in the substrate that change under a running agent: what is taken in, what waits, what ends the agent."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import pytest
+from agent_under_test import Agent, Stream, one_by_one
+from agent_worlds import ONE_BOUNCER, SEVERAL, World
+from fake_kernel import BOND0, ETH0
+from test_sequences import has_nothing_to_do, in_a_folder
+
+from agent.core.actions import AttachTransit
+from agent.core.layout import LOCAL_DROPLET, MapName
+from agent.core.next_hops import Peer
+from agent.substrate import InterfaceReplacedError
+
+ANOTHER = replace(ETH0, ifindex=12, carrier=12, leaves=12, arrives=(12,), mac=bytes.fromhex("020000000112"))
+PEER = bytes([10, 0, 0, 2])
+
+
+async def publish(agent: Agent, world: World) -> None:
+    for batch in one_by_one(Stream().lead_to(world)):
+        await agent.deliver(batch)
+
+
+def states(agent: Agent) -> set[str]:
+    return {verdict.state.value for verdict in agent.told.values()}
+
+
+def local_droplets(agent: Agent) -> set[tuple[int, int, int, bytes]]:
+    """Return interface, arrival, departure and MAC of the entries."""
+    values = agent.kernel.maps[MapName.LOCAL_DROPLETS].values()
+    return {(interface, *rest) for _, interface, *rest, _ in map(LOCAL_DROPLET.unpack, values)}
+
+
+def test_an_interface_in_the_place_of_another_is_taken_in() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, ONE_BOUNCER)
+        veths = dict(agent.kernel.veths)
+        agent.kernel.interfaces = (ANOTHER, BOND0)
+        await agent.applier.repair()
+        assert local_droplets(agent) == {(12, 12, 12, ANOTHER.mac)}
+        assert agent.kernel.transit == {12}
+        assert agent.kernel.veths == veths
+        assert states(agent) == {"realized"}
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_one_that_has_no_address_yet_changes_nothing() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, ONE_BOUNCER)
+        before = agent.kernel.contents()
+        agent.kernel.interfaces = (replace(ANOTHER, addresses=()), BOND0)
+        await agent.applier.repair()
+        assert agent.kernel.contents() == before
+        assert "eth0" in agent.applier.unreadable
+        assert states(agent) == {"realized"}
+        agent.kernel.interfaces = (ANOTHER, BOND0)
+        await agent.applier.repair()
+        assert not agent.applier.unreadable
+        assert agent.kernel.transit == {12}
+
+    in_a_folder(scenario)
+
+
+def test_a_bonds_new_member_is_served() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, SEVERAL)
+        agent.kernel.interfaces = (ETH0, replace(BOND0, arrives=(5, 3, 4, 6)))
+        await agent.applier.repair()
+        assert {arrives for interface, arrives, *_ in local_droplets(agent) if interface == 5} == {3, 4, 5, 6}
+        assert agent.kernel.transit == {2, 5}
+
+    in_a_folder(scenario)
+
+
+def test_what_needs_other_programs_ends_the_agent() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, ONE_BOUNCER)
+        agent.kernel.interfaces = (replace(ETH0, ifindex=12, vlan=100), BOND0)
+        with pytest.raises(InterfaceReplacedError, match="eth0 is a VLAN now"):
+            await agent.applier.repair()
+
+    in_a_folder(scenario)
+
+
+def test_one_interface_that_refuses_the_program_is_named_and_retried() -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.kernel.refuse = lambda action: errno.EOPNOTSUPP if action == AttachTransit(5) else 0
+        await publish(agent, SEVERAL)
+        assert "failed" in states(agent)
+        assert agent.kernel.transit == {2}
+        agent.kernel.refuse = lambda action: 0
+        agent.applier.patience = 1
+        await agent.applier.retry()
+        assert agent.kernel.transit == {2, 5}
+        assert states(agent) == {"realized"}
+
+    in_a_folder(scenario)
+
+
+def test_what_was_found_out_of_a_path_is_told_to_the_kernel_and_stays() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, ONE_BOUNCER)
+        assert agent.kernel.peers[PEER] == Peer()
+        agent.applier.substrate.set_path(PEER, down=True, mtu=1400)
+        assert agent.kernel.peers[PEER] == Peer(down=True, mtu=1400)
+        await publish(agent, SEVERAL)
+        assert agent.kernel.peers[PEER] == Peer(down=True, mtu=1400)
+        agent.applier.substrate.set_path(PEER)
+        assert agent.kernel.peers[PEER] == Peer()
+
+    in_a_folder(scenario)

@@ -1,0 +1,396 @@
+"""Which peers are probed when, and what follows: in virtual time, over a substrate with loss, delay and MTUs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from substrate_model import Model
+
+from agent.core.paths import Life, Rules
+from agent.core.tunnel_errors import Problem, TunnelError
+
+SMALL = 66
+
+
+def test_a_peer_that_answers_is_up_and_its_round_trip_is_known() -> None:
+    model = Model()
+    (path,) = model.add(delay=0.2)
+    model.run(2)
+    view = model.view(path)
+    assert (view.life, view.carries, view.usable) == (Life.UP, None, 1500)
+    assert view.round_trip == pytest.approx(0.2, abs=0.02)
+    assert model.happened == []
+
+
+def test_each_peer_is_probed_once_a_second_while_there_are_few() -> None:
+    model = Model()
+    model.add(20)
+    model.run(10)
+    small = Counter(probe.path for _, probe in model.sent if probe.size == SMALL)
+    assert set(small.values()) <= {9, 10, 11}
+    assert len(small) == 20
+
+
+def test_many_peers_share_the_probes_of_a_second() -> None:
+    model = Model(Rules(per_second=200))
+    model.add(1000)
+    model.run(20)
+    small = [at for at, probe in model.sent if probe.size == SMALL]
+    assert 180 * 20 <= len(small) <= 200 * 20 + 20
+    per_second = Counter(int(at) for at in small)
+    assert max(per_second.values()) <= 220
+    assert max(Counter(probe.path for _, probe in model.sent if probe.size == SMALL).values()) <= 5
+
+
+def test_long_probes_take_a_quarter_beside() -> None:
+    model = Model(Rules(per_second=200))
+    model.add(1000)
+    model.run(10)
+    assert len([1 for _, probe in model.sent if probe.size == 1500]) <= 50 * 10 + 5
+
+
+def test_a_peer_that_falls_silent_is_down_after_three_misses_and_up_with_its_first_answer() -> None:
+    model = Model()
+    (path,) = model.add()
+    model.run(5)
+    model.far[path].silent = True
+    fell = model.now
+    model.run(6)
+    assert model.kinds() == ["droplet_down"]
+    assert 3.0 <= model.happened[0][0] - fell <= 4.2
+    assert model.view(path).life is Life.DOWN
+    model.far[path].silent = False
+    model.run(2.1)
+    assert model.kinds() == ["droplet_down", "droplet_up"]
+    assert model.view(path).life is Life.UP
+
+
+def test_two_misses_in_a_row_are_forgiven() -> None:
+    model = Model()
+    (path,) = model.add()
+    model.run(5)
+    for _ in range(20):
+        model.far[path].silent = True
+        model.run(1.9)
+        model.far[path].silent = False
+        model.run(2)
+    assert model.happened == []
+
+
+def test_some_loss_takes_nobody_down() -> None:
+    model = Model()
+    model.add(10, loss=0.02)
+    model.run(300)
+    assert "droplet_down" not in model.kinds()
+
+
+def test_a_peer_that_never_answered_is_unknown_for_ever_and_nothing_is_made_of_it() -> None:
+    model = Model()
+    (path,) = model.add(silent=True)
+    model.run(60)
+    assert model.view(path).life is Life.UNKNOWN
+    assert model.happened == []
+    assert {probe.size for _, probe in model.sent} == {SMALL}, "no long probes to whom nobody knows"
+
+
+def test_a_peer_that_was_down_before_a_restart_is_down_until_it_answers() -> None:
+    model = Model()
+    (path,) = model.add(silent=True)
+    model.probing.set_paths({}, model.now)
+    model.probing.set_paths({path: 1500}, model.now, down=[path.peer])
+    model.run(5)
+    assert model.view(path).life is Life.DOWN
+    model.far[path].silent = False
+    model.run(2)
+    assert model.view(path).life is Life.UP
+    assert model.kinds() == ["droplet_up"]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("mtu", [576, 1280, 1400, 1499])
+def test_a_narrow_path_is_found_told_and_restored(tells: bool, mtu: int) -> None:
+    model = Model()
+    (path,) = model.add(mtu=mtu, tells=tells)
+    model.run(2 if tells else 60)
+    assert model.kinds() == ["narrow_path"]
+    told = model.happened[0][1]
+    assert (told.path, told.size, told.carries) == (path, 1500, mtu)
+    assert model.view(path).usable == mtu
+    model.run(200)
+    assert model.kinds() == ["narrow_path"], "the same again is no news"
+    model.far[path].mtu = 1500
+    model.run(62)
+    assert model.kinds() == ["narrow_path", "path_restored"]
+    assert model.view(path).usable == 1500
+
+
+def test_a_path_under_the_floor_is_told_with_the_floor() -> None:
+    model = Model()
+    (path,) = model.add(mtu=300)
+    model.run(30)
+    assert model.view(path).carries == 576
+
+
+def test_a_path_that_becomes_narrow_is_found_at_the_next_check() -> None:
+    model = Model(Rules(check_every=20))
+    (path,) = model.add()
+    model.run(5)
+    model.far[path].mtu = 1300
+    model.run(60)
+    assert model.view(path).carries == 1300
+
+
+def test_loss_alone_makes_no_path_narrow() -> None:
+    model = Model(Rules(check_every=5))
+    model.add(5, loss=0.02)
+    model.run(300)
+    assert "narrow_path" not in model.kinds()
+
+
+def test_an_uplink_with_another_mtu_has_its_paths_checked_at_once() -> None:
+    model = Model()
+    (path,) = model.add(mtu=1500)
+    model.run(5)
+    model.probing.set_paths({path: 9000}, model.now)
+    model.run(60)
+    assert model.view(path).usable == 1500
+    model.probing.set_paths({path: 1400}, model.now)
+    assert model.view(path).usable == 1400
+    assert model.view(path).carries is None
+
+
+def test_a_smaller_interface_than_thought_is_an_answer() -> None:
+    model = Model()
+    (path,) = model.add()
+    model.far[path].mtu = 0
+    model.run(0.05)
+    nonce = model.sent[-1][1].nonce
+    model.probing.answered(path, nonce, model.now)
+    for _ in range(100):
+        model.now += 0.01
+        for probe in model.probing.due(model.now):
+            if probe.size > 1450:
+                model.probing.refused(probe.nonce, model.now)
+            else:
+                model.probing.answered(path, probe.nonce, model.now)
+    assert model.view(path).carries == 1450
+
+
+# What ICMP says
+
+
+def claim(path, mtu: int) -> TunnelError:
+    return TunnelError(path, Problem.TOO_LARGE, mtu)
+
+
+def test_a_true_claim_is_believed_at_once_and_confirmed() -> None:
+    model = Model()
+    (path,) = model.add()
+    model.run(5)
+    model.far[path].mtu = 1400
+    model.probing.heard(claim(path, 1400), model.now)
+    assert model.view(path).usable == 1400
+    model.run(10)
+    assert (model.view(path).carries, model.kinds()) == (1400, ["narrow_path"])
+
+
+def test_a_forged_claim_is_healed_within_a_second_and_not_believed_again() -> None:
+    model = Model()
+    (path,) = model.add()
+    model.run(5)
+    model.probing.heard(claim(path, 100), model.now)
+    assert model.view(path).usable == 576, "the floor holds"
+    model.run(1)
+    assert model.view(path).usable == 1500
+    for _ in range(50):
+        model.probing.heard(claim(path, 600), model.now)
+        assert model.view(path).usable == 1500
+        model.run(0.1)
+    assert model.happened == []
+
+
+def test_a_forged_claim_is_healed_on_a_narrow_path_too() -> None:
+    model = Model()
+    (path,) = model.add(mtu=1400, tells=True)
+    model.run(5)
+    model.probing.heard(claim(path, 700), model.now)
+    assert model.view(path).usable == 700
+    model.run(1)
+    assert model.view(path).usable == 1400
+    assert model.kinds() == ["narrow_path"]
+
+
+def test_a_false_claim_right_after_a_true_one_is_looked_into_as_soon_as_may_be() -> None:
+    model = Model()
+    (path,) = model.add(tells=True)
+    model.run(5)
+    model.far[path].mtu = 1400
+    model.probing.heard(claim(path, 1400), model.now)
+    model.run(0.3)
+    assert model.view(path).carries == 1400
+    model.probing.heard(claim(path, 700), model.now)
+    model.run(1.1)
+    assert model.view(path).usable == 1400
+    assert model.kinds() == ["narrow_path"]
+
+
+def test_a_true_claim_counts_also_after_a_false_one() -> None:
+    model = Model()
+    (path,) = model.add(tells=True)
+    model.run(5)
+    model.probing.heard(claim(path, 700), model.now)
+    model.run(15)
+    model.far[path].mtu = 1400
+    model.probing.heard(claim(path, 1400), model.now)
+    model.run(1)
+    assert model.view(path).usable == 1400
+
+
+def test_no_claim_raises_anything() -> None:
+    model = Model()
+    (path,) = model.add(mtu=1400, tells=True)
+    model.run(5)
+    for mtu in (1400, 1450, 1500, 65535):
+        model.probing.heard(claim(path, mtu), model.now)
+        assert model.view(path).usable == 1400
+
+
+def test_a_claim_about_a_peer_that_answers_no_probes_lasts_ten_minutes() -> None:
+    model = Model()
+    (path,) = model.add(silent=True)
+    model.run(3)
+    model.probing.heard(claim(path, 1400), model.now)
+    model.run(590)
+    assert model.view(path).usable == 1400
+    model.run(12)
+    assert model.view(path).usable == 1500
+
+
+def test_more_claims_than_can_be_looked_into_are_not_believed() -> None:
+    model = Model(Rules(per_second=40))
+    paths = model.add(100)
+    model.run(40)
+    for path in paths:
+        model.probing.heard(claim(path, 576), model.now)
+    assert len([1 for view in model.probing.views() if view.usable == 576]) <= 10
+    model.run(15)
+    assert all(view.usable == 1500 for view in model.probing.views())
+
+
+def test_a_flood_of_claims_costs_a_bounded_number_of_probes() -> None:
+    model = Model()
+    paths = model.add(5)
+    model.run(5)
+    before = len(model.sent)
+    for number in range(1000):
+        for path in paths:
+            model.probing.heard(claim(path, 576 + number % 900), model.now)
+        model.run(0.01)
+    assert len(model.sent) - before <= 5 * 10 + 5 * 4
+
+
+def test_an_error_with_a_nonce_that_nobody_asked_with_says_nothing() -> None:
+    model = Model()
+    (path,) = model.add()
+    model.run(5)
+    for problem in Problem:
+        model.probing.heard(TunnelError(path, problem, 576, b"guessed!"), model.now)
+    model.run(1)
+    assert model.view(path).usable == 1500
+
+
+def test_unreachable_about_a_tunnel_packet_asks_the_peer_at_once_and_believes_nothing() -> None:
+    model = Model(Rules(interval=60))
+    (path,) = model.add()
+    model.run(5)
+    before = len(model.sent)
+    model.probing.heard(TunnelError(path, Problem.UNREACHABLE), model.now)
+    model.run(0.1)
+    assert len(model.sent) == before + 1
+    assert model.view(path).life is Life.UP
+
+
+def test_unreachable_about_a_probe_is_a_miss() -> None:
+    model = Model()
+    (path,) = model.add(delay=0.9)
+    model.run(1.3)
+    open_probe = model.sent[-1][1]
+    lost = model.probing.counts.lost
+    model.probing.heard(TunnelError(path, Problem.UNREACHABLE, None, open_probe.nonce), model.now)
+    assert model.probing.counts.lost == lost + 1
+
+
+# Who may answer
+
+
+def test_only_an_open_nonce_from_the_path_it_was_sent_on_is_an_answer() -> None:
+    model = Model()
+    first, second = model.add(2, silent=True)
+    model.run(0.05)
+    nonce = next(probe.nonce for _, probe in model.sent if probe.path == first)
+    assert not model.probing.answered(second, nonce, model.now)
+    assert not model.probing.answered(first, b"guessed!", model.now)
+    assert model.probing.answered(first, nonce, model.now)
+    assert not model.probing.answered(first, nonce, model.now), "once"
+
+
+def test_an_answer_after_its_deadline_is_none() -> None:
+    model = Model()
+    (path,) = model.add(delay=1.5)
+    model.run(10)
+    assert model.view(path).life is Life.UNKNOWN
+    assert model.probing.counts.answered == 0
+
+
+def test_paths_that_are_gone_leave_nothing_behind() -> None:
+    model = Model()
+    paths = model.add(10)
+    model.run(5)
+    model.probing.set_paths({}, model.now)
+    assert model.probing.wake_at() is None
+    assert model.probing.due(model.now + 100) == []
+    assert not model.probing.answered(paths[0], model.sent[-1][1].nonce, model.now)
+
+
+def test_the_next_wake_is_never_late() -> None:
+    model = Model()
+    model.add(3)
+    model.run(3)
+    for _ in range(200):
+        at = model.probing.wake_at()
+        assert at is not None
+        assert not model.probing.due(min(at, model.now + 10) - 1e-6) or at <= model.now
+        model.run(0.01)
+
+
+def test_nothing_is_handed_on_while_nothing_changes() -> None:
+    model = Model(Rules(check_every=2, narrow_every=2))
+    model.add(5)
+    model.add(2, mtu=1400, tells=True)
+    model.run(3)
+    before = model.probing.version
+    model.run(20)
+    assert model.probing.version == before
+
+
+def test_every_probe_is_counted_once() -> None:
+    model = Model()
+    model.add(10, loss=0.3)
+    model.add(3, mtu=1400, tells=True)
+    model.run(50)
+    counts = model.probing.counts
+    still_open = counts.sent - counts.answered - counts.lost - counts.refused
+    assert counts.sent == len(model.sent)
+    assert 0 <= still_open <= 13 * 2
+
+
+def test_one_silent_peer_among_many_is_found_after_one_round_more() -> None:
+    model = Model(Rules(per_second=200))
+    paths = model.add(1000)
+    model.run(30)
+    model.far[paths[500]].silent = True
+    fell = model.now
+    model.run(15)
+    assert model.kinds() == ["droplet_down"]
+    assert model.happened[0][0] - fell < 5 + 3 + 2

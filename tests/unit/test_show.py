@@ -1,0 +1,80 @@
+"""What dropletctl prints of objects: columns appear when they say something."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from agent.cli import show
+from protocol.documents import Droplet, Endpoint, Network
+from protocol.rpc import PathReply, PeerPath
+from protocol.status import AgentState, DocumentCounts, NarrowPath, ObjectCounts, Status
+
+ENDPOINT = Endpoint("a", "front", "d1", ("192.168.1.5",), "02:00:00:00:00:05")
+
+
+def printed(capsys: pytest.CaptureFixture[str], kind: str, *items: object) -> str:
+    show.objects(kind, [("h1", item) for item in items], wide=True)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "usual", "other", "column"),
+    [
+        ("droplets", Droplet("d", "h1", "2001:db8::1"), Droplet("d", "h1", "2001:db8::1", "zero"), "UDP CHECKSUM"),
+        (
+            "networks",
+            Network("n", "v", ("10.0.0.0/8",)),
+            Network("n", "v", ("10.0.0.0/8",), encapsulation="vxlan"),
+            "ENCAPSULATION",
+        ),
+        (
+            "networks",
+            Network("n", "v", ("10.0.0.0/8",)),
+            Network("n", "v", ("10.0.0.0/8",), routing="divider"),
+            "ROUTING",
+        ),
+        ("endpoints", ENDPOINT, Endpoint("b", "front", "d1", ("192.168.1.6",), ENDPOINT.mac, None, 46), "DSCP"),
+    ],
+)
+def test_a_column_stands_there_when_one_object_is_unusual(capsys, kind, usual, other, column) -> None:
+    assert column not in printed(capsys, kind, usual)
+    both = printed(capsys, kind, usual, other).splitlines()
+    assert column in both[0]
+    assert len({len(line.split()) for line in both[2:]}) == 1
+
+
+def test_a_way_is_told_with_its_encapsulation() -> None:
+    answer = PathReply("bouncer", ("10.0.0.2", "10.0.0.3"), encapsulation="geneve")
+    assert show.path_line("a", "fd00::7", answer) == "a -> fd00::7: bouncer, to 10.0.0.2 or 10.0.0.3, by geneve"
+    assert show.path_line("a", "8.8.8.8", PathReply("none", reason="outside_vpc")).endswith("no way: outside_vpc")
+
+
+def status(**more: object) -> Status:
+    counts = DocumentCounts(realized=1), ObjectCounts(endpoints=1)
+    return Status("h1", "1", "b", 0.0, 60.0, AgentState.DEGRADED, 1, "", *counts, **more)
+
+
+def test_droplets_and_paths_in_trouble_stand_in_the_status_when_there_are_any(capsys) -> None:
+    show.statuses([status()], [], wide=True)
+    assert "DOWN" not in capsys.readouterr().out
+    show.statuses([status(down_droplets=("h2",))], ["h3"], wide=True)
+    head, _, first, second = capsys.readouterr().out.splitlines()
+    assert "DOWN" in head
+    assert "NARROW" not in head
+    assert first.split()[-1] == "h2"
+    assert second.split()[-1] == "-"
+    show.statuses([status(narrow_paths=(NarrowPath("h2", "10.0.0.2", 1500, 1400, "h1"),))], [], wide=True)
+    assert "h2 1400 of 1500" in capsys.readouterr().out
+
+
+def test_a_path_is_told_in_one_line(capsys) -> None:
+    up = PeerPath("h2", "10.0.0.2", "h1", "up", time.time() - 61, 1500, 1500, 0.00042)
+    narrow = PeerPath("h3", "10.0.0.3", "h1", "up", time.time(), 1500, 1400, 0.01)
+    silent = PeerPath("h4", "10.0.0.4", "h1", "unknown", time.time(), 1500, 1500)
+    show.peers([("h1", silent), ("h1", narrow), ("h1", up)], wide=True)
+    first, second, third = (line.split() for line in capsys.readouterr().out.splitlines()[2:])
+    assert first == ["h1", "h1", "h2", "10.0.0.2", "up", "0.4", "ms", "1500", "1m01s"]
+    assert second[5:10] == ["10.0", "ms", "1400", "of", "1500"]
+    assert third[4:6] == ["unknown", "-"]

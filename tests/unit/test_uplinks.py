@@ -1,0 +1,114 @@
+"""Netlink's messages about interfaces, as plain data: which of them frames come in on and leave by."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+
+from agent.core.uplinks import Uplink
+from agent.datapath.uplinks import served_by, uplink_from
+
+MAC = "02:00:00:00:00:07"
+ATTACHED = 44
+ADDRESSES = ({"attrs": [("IFA_ADDRESS", "10.0.0.1"), ("IFA_LOCAL", "10.0.0.1")]},)
+
+
+def link(index: int, name: str, kind: str = "", *, xdp: int = 0, data: dict[str, Any] | None = None, **attrs: Any):
+    found = [("IFLA_IFNAME", name), ("IFLA_MTU", 1500), ("IFLA_ADDRESS", MAC)]
+    found += [(f"IFLA_{key.upper()}", value) for key, value in attrs.items()]
+    if kind:
+        info: list[tuple[str, Any]] = [("IFLA_INFO_KIND", kind)]
+        if data is not None:
+            info.append(("IFLA_INFO_DATA", {"attrs": list(data.items())}))
+        found.append(("IFLA_LINKINFO", {"attrs": info}))
+    if xdp:
+        found.append(("IFLA_XDP", {"attrs": [("IFLA_XDP_ATTACHED", 1), ("IFLA_XDP_DRV_PROG_ID", xdp)]}))
+    return {"index": index, "attrs": found}
+
+
+def vlan(index: int, name: str, below: int, identity: int = 100, protocol: int = 0x8100, **attrs: Any):
+    data = {"IFLA_VLAN_ID": identity, "IFLA_VLAN_PROTOCOL": protocol}
+    return link(index, name, "vlan", data=data, link=below, **attrs)
+
+
+def read(which: dict[str, Any], *others: dict[str, Any], addresses: Any = ADDRESSES) -> Uplink:
+    return uplink_from(which, [which, *others], addresses, {ATTACHED})
+
+
+def shape(found: Uplink) -> tuple[tuple[int, ...], int, int, int]:
+    return found.arrives, found.leaves, found.carrier, found.vlan
+
+
+def test_a_plain_interface_is_what_it_is() -> None:
+    found = read(link(2, "eth0"), link(3, "eth1"))
+    own = bytes.fromhex(MAC.replace(":", ""))
+    assert found == Uplink("eth0", 2, own, 1500, (bytes([10, 0, 0, 1]),), (2,), 2, 2)
+
+
+@pytest.mark.parametrize("kind", ["veth", "bridge", "macvlan", "ipvlan"])
+def test_any_other_kind_of_interface_is_just_itself(kind: str) -> None:
+    members = (link(3, "eth1", master=2), link(4, "eth2", link=2))
+    assert shape(read(link(2, "upper0", kind, link=9), *members)) == ((2,), 2, 2, 0)
+
+
+def test_a_vlans_frames_come_and_go_by_what_it_lies_on() -> None:
+    found = read(vlan(5, "eth0.100", below=2), link(2, "eth0"), link(3, "eth1"))
+    assert shape(found) == ((2,), 2, 2, 100)
+    assert (found.name, found.ifindex) == ("eth0.100", 5)
+
+
+def test_a_bonds_frames_come_in_on_its_members_and_leave_by_the_bond() -> None:
+    members = (link(4, "eth2", master=7), link(3, "eth1", master=7), link(2, "eth0", master=8))
+    assert shape(read(link(7, "bond0", "bond"), *members)) == ((7, 3, 4), 7, 7, 0)
+
+
+def test_a_vlan_upon_a_bond_is_both() -> None:
+    below = (link(7, "bond0", "bond"), link(3, "eth1", master=7), link(4, "eth2", master=7))
+    assert shape(read(vlan(9, "bond0.42", below=7, identity=42), *below)) == ((7, 3, 4), 7, 7, 42)
+
+
+def test_a_bonds_member_with_an_address_of_its_own_is_just_itself() -> None:
+    member, bond = link(3, "eth1", master=7), link(7, "bond0", "bond")
+    assert shape(read(member, bond)) == ((3,), 3, 3, 0)
+
+
+def test_an_interface_tells_the_bond_that_it_serves() -> None:
+    bond, bridge = link(7, "bond0", "bond"), link(8, "br0", "bridge")
+    assert served_by(link(3, "eth1", master=7), [bond, bridge]) == "bond0"
+    assert served_by(link(3, "eth1", master=8), [bond, bridge]) == ""
+    assert served_by(link(3, "eth1"), [bond, bridge]) == ""
+
+
+def test_the_program_counts_where_frames_come_in() -> None:
+    assert read(link(2, "eth0", xdp=ATTACHED)).transit
+    assert not read(link(2, "eth0", xdp=ATTACHED + 1)).transit
+    assert read(vlan(5, "eth0.100", below=2), link(2, "eth0", xdp=ATTACHED)).transit
+    assert not read(vlan(5, "eth0.100", below=2, xdp=ATTACHED), link(2, "eth0")).transit
+
+
+def test_link_local_addresses_are_no_droplets() -> None:
+    texts = ("fe80::1", "2001:db8::1", "169.254.1.1", "10.0.0.1")
+    found = read(link(2, "eth0"), addresses=[{"attrs": [("IFA_ADDRESS", text)]} for text in texts])
+    assert [len(address) for address in found.addresses] == [16, 4]
+
+
+def test_the_own_side_of_a_point_to_point_link_is_its_address() -> None:
+    both = [{"attrs": [("IFA_ADDRESS", "10.0.0.2"), ("IFA_LOCAL", "10.0.0.1")]}]
+    assert read(link(2, "eth0"), addresses=both).addresses == (bytes([10, 0, 0, 1]),)
+
+
+@pytest.mark.parametrize(
+    ("which", "others", "said"),
+    [
+        (vlan(5, "q", below=4, identity=7), (vlan(4, "s", below=2), link(2, "eth0")), "two tags"),
+        (vlan(5, "q", below=2, protocol=0x88A8), (link(2, "eth0"),), "802.1ad"),
+        (vlan(5, "q", below=2), (), "another network namespace"),
+        (vlan(5, "q", below=2, link_netnsid=0), (link(2, "eth0"),), "another network namespace"),
+    ],
+)
+def test_what_xdp_cannot_serve_is_refused_by_name(which: Any, others: Any, said: str) -> None:
+    with pytest.raises(OSError, match=said) as refused:
+        read(which, *others)
+    assert (refused.value.errno, refused.value.filename) == (errno.EINVAL, "q")
