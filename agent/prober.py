@@ -68,7 +68,8 @@ class Prober:
         self._down_before = down
         self._peers: dict[bytes, Peer] = {}
         self._names: dict[bytes, str] = {}
-        self._interfaces: dict[bytes, str] = {}
+        self._interfaces: dict[bytes, tuple[str, int]] = {}
+        """Name and ifindex: a socket stays bound to an interface that another of its name took the place of."""
         self._sockets: dict[bytes, ProbeSocket] = {}
         self._errors: IcmpErrors | None = None
         self._open_at = self._watch_at = self._tell_at = 0.0
@@ -86,11 +87,11 @@ class Prober:
         """Take in which droplets there are, by packed address."""
         self._peers = dict(peers)
         self._names = {parse_address(droplet.address): id_ for id_, droplet in world.droplets.items()}
-        interfaces = {}
+        interfaces: dict[bytes, tuple[str, int]] = {}
         for droplet in world.own_droplets():
             uplink = world.uplink_of(droplet)
             if uplink is not None:
-                interfaces[parse_address(droplet.address)] = uplink.name
+                interfaces[parse_address(droplet.address)] = uplink.name, uplink.ifindex
         for source in [source for source in self._sockets if interfaces.get(source) != self._interfaces.get(source)]:
             self._sockets.pop(source).close()
         self._interfaces, self._open_at = interfaces, 0.0
@@ -187,7 +188,7 @@ class Prober:
             return
         self._open_at = now + OPEN_SECONDS
         for source in self._interfaces.keys() - self._sockets.keys():
-            interface = self._interfaces[source]
+            interface, _ = self._interfaces[source]
             try:
                 self._sockets[source] = ProbeSocket(source, interface, self._ports[0], self._answered)
             except OSError as error:

@@ -13,8 +13,10 @@ static __always_inline struct next_hop *find_other_hop(struct tunnel *tunnel, st
 		__u32 index = i;
 
 		other = local_droplets.lookup(&index);
-		if (!other || !other->interface)
+		if (!other)
 			return 0;
+		if (!other->interface)
+			continue;
 		tunnel->peer.interface = other->interface;
 		hop = next_hops.lookup(&tunnel->peer);
 		if (hop && is_ipv4(&other->address) == is_ipv4(&tunnel->peer.address)) {

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ EPILOG = """\b
 A first round:
   droplet-lab up controller_sim/topologies/four_hosts.yaml
   droplet-lab status
-  droplet-lab exec web-1 -- ping -c 3 10.0.1.3
+  droplet-lab ping web-1 web-2
   droplet-lab test
   droplet-lab ctl -- get endpoints
   droplet-lab down
@@ -114,13 +115,16 @@ def up(lab: Lab, topology: Path, timeout: float) -> None:
 def apply(lab: Lab, topology: Path, timeout: float) -> None:
     """Make TOPOLOGY the one in force: publish only the documents that differ, and wait until they are realized.
 
-    Endpoints, networks, VPCs and roles can be added, removed and moved. Droplets stay as they were at `up`.
+    Endpoints, networks, VPCs and roles can be added, removed and moved. Droplets stay as they were at `up`. An endpoint
+    that moves to another host keeps its namespace, name, MAC and addresses, and with them its connections.
     """
     lab.adopt(topology.read_text(encoding="utf-8"), str(topology))
     prepare(lab)
     report, progress = publish(lab, timeout)
     lab.remove_endpoint_namespaces()
     click.echo(screen.published_text(progress, sum(map(len, lab.documents().values()))))
+    for moved in report.moves:
+        screen.console.print(str(moved), highlight=False, soft_wrap=True)
     screen.console.print(screen.report_table(report))
     if not report.converged:
         raise LabError(why_not(lab, report))
@@ -152,14 +156,16 @@ def status(lab: Lab, as_json: bool) -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_lab
 def exec_(lab: Lab, endpoint: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND in the network namespace of ENDPOINT (or of a droplet, as droplet:HOST).
+    """Run COMMAND in the network namespace of ENDPOINT (or of a host, as droplet:HOST; or router).
 
     For example: droplet-lab exec web-1 -- ping -c 3 10.0.1.3
     """
     topology = lab.topology()
     kind, _, host = endpoint.partition(":")
-    if kind == "droplet" and host in topology.droplets:
+    if kind == "droplet" and any(host == droplet.host for droplet in topology.droplets.values()):
         namespace = lab.names.droplet(host)
+    elif endpoint == "router" and len(topology.substrate.subnets) > 1:
+        namespace = lab.names.router
     else:
         lab.address(endpoint)
         namespace = lab.names.endpoint(endpoint)
@@ -200,7 +206,7 @@ def nats_(lab: Lab, what: str) -> None:
     ran = lab.server_runs()
     if what == "start":
         lab.start_server()
-        hosts = [host for host in lab.topology().droplets if lab.agent_runs(host)]
+        hosts = [host for host in lab.topology().hosts if lab.agent_runs(host)]
         wait_for_answers(lab, hosts)
         click.echo(f"nats-server {'runs already' if ran else 'is started'}; agents that answer: {len(hosts)}")
     else:
@@ -217,7 +223,7 @@ def logs(lab: Lab, host: str, follow: bool) -> None:
     path = lab.paths.log(host)
     lab.paths.load()
     if not path.exists():
-        raise LabError(f"there is no log of {host}; known are {', '.join(lab.topology().droplets)} and nats")
+        raise LabError(f"there is no log of {host}; known are {', '.join(lab.topology().hosts)} and nats")
     with path.open("rb") as file:
         while True:
             sys.stdout.buffer.write(file.read())
@@ -236,6 +242,58 @@ def ctl(lab: Lab, arguments: tuple[str, ...]) -> None:
     command = [beside("dropletctl"), "--config", str(lab.paths.control), *arguments]
     argv = entered(lab.names.fabric, command)
     os.execvp(argv[0], argv)  # noqa: S606 - a command line of the user's own
+
+
+family_option = click.option(
+    "-6", "family", flag_value=6, type=int, default=None, help="Over IPv6; as it is, over the endpoint's first family."
+)
+
+
+@main.command("ping")
+@click.argument("source")
+@click.argument("destination")
+@click.option("-c", "--count", default=3, show_default=True, help="How many.")
+@click.option("-s", "--size", default=56, show_default=True, help="Bytes of payload.")
+@family_option
+@pass_lab
+def ping_(lab: Lab, source: str, destination: str, count: int, size: int, family: int | None) -> None:
+    """Ping endpoint DESTINATION from endpoint SOURCE. Exit code 1 when an answer is missing."""
+    from controller_sim.ping import ping
+
+    lab.address(source)
+    address = lab.address(destination, family)
+    done = ping(lab.names.endpoint(source), address, count, size=size)
+    for number, time_ in sorted(done.times.items()):
+        click.echo(f"{number}: {time_:.0f} us")
+    click.echo(f"{source} to {destination} ({address}): {done.answered} of {done.sent} answered")
+    if done.answered < done.sent:
+        sys.exit(1)
+
+
+@main.command("transfer")
+@click.argument("source")
+@click.argument("destination")
+@click.option("-t", "--seconds", default=2.0, show_default=True, help="For how long.")
+@family_option
+@pass_lab
+def transfer_(lab: Lab, source: str, destination: str, seconds: float, family: int | None) -> None:
+    """Send by TCP from endpoint SOURCE to endpoint DESTINATION, and compare the data. Then datagrams of many sizes."""
+    from controller_sim import datagrams
+    from controller_sim.transfer import transfer
+
+    one, other = lab.names.endpoint(source), lab.names.endpoint(destination)
+    address = lab.address(destination, family)
+    own = lab.address(source, ip_address(address).version)
+    done = transfer(one, other, address, seconds)
+    click.echo(
+        f"TCP to {address}: {done.size / 1e6:.0f} MB, {done.gigabits:.2f} Gbit/s, the data {done.words}, "
+        f"at most {done.silence * 1e3:.0f} ms of silence"
+    )
+    lost = datagrams.exchange(one, other, own, address)
+    sizes, missing = ", ".join(map(str, datagrams.SIZES)), ", ".join(map(str, lost))
+    click.echo(f"UDP of {sizes} bytes: {f'not those of {missing}' if lost else 'all came back right'}")
+    if lost or not done.right or not done.size:
+        sys.exit(1)
 
 
 @main.command("test")

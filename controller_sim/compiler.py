@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2s
 from typing import TypeAlias
 
+from msgspec import structs
+
 from controller_sim import topology as t
 from controller_sim.ipam import Assignment
 from controller_sim.placement import Placement
@@ -35,18 +37,27 @@ def compile_documents(
     by_network: dict[str, list[Endpoint]] = {name: [] for name in topology.networks}
     for name, endpoint in topology.endpoints.items():
         by_network[endpoint.network].append(_endpoint(endpoint, assignments[name]))
-    substrate = Document(droplets=tuple(Droplet(d.name, d.name, d.address) for d in topology.droplets.values()))
+    substrate = Document(
+        droplets=tuple(Droplet(d.name, d.host, d.address, d.udp_checksum) for d in topology.droplets.values())
+    )
     return {
         host: {
             "substrate": substrate,
             **_host_documents(topology, placement, by_network, host, namespace_of, max_endpoints),
         }
-        for host in topology.droplets
+        for host in topology.hosts
     }
 
 
 def _endpoint(endpoint: t.Endpoint, assignment: Assignment) -> Endpoint:
-    return Endpoint(endpoint.name, endpoint.network, endpoint.droplet, (assignment.address,), assignment.mac)
+    return Endpoint(
+        endpoint.name,
+        endpoint.network,
+        endpoint.droplet,
+        assignment.addresses,
+        assignment.mac,
+        dscp=endpoint.dscp,
+    )
 
 
 def _host_documents(
@@ -58,40 +69,49 @@ def _host_documents(
     max_endpoints: int,
 ) -> dict[str, Document]:
     documents: dict[str, Document] = {}
+    own = {droplet.name for droplet in topology.droplets_of(host)}
     for vpc in topology.vpcs.values():
-        known = _networks_known(topology, placement, by_network, host, vpc)
-        if known or host in placement.dividers[vpc.name]:
+        known = _networks_known(topology, placement, by_network, own, vpc)
+        if known or own & set(placement.dividers[vpc.name]):
             documents[f"vpc.{vpc.name}"] = _vpc_document(vpc, known, placement)
         for network in known:
-            local = [item for item in by_network[network.name] if item.droplet == host]
+            local = [item for item in by_network[network.name] if item.droplet in own]
             documents |= _local_documents(local, namespace_of)
-            if host in placement.bouncers[network.name]:
-                remote = [item for item in by_network[network.name] if item.droplet != host]
+            if own & set(placement.bouncers[network.name]):
+                remote = [item for item in by_network[network.name] if item.droplet not in own]
                 documents |= cut(f"network.{network.name}", remote, max_endpoints)
     return documents
 
 
 def _networks_known(
-    topology: t.Topology, placement: Placement, by_network: Mapping[str, list[Endpoint]], host: str, vpc: t.Vpc
+    topology: t.Topology, placement: Placement, by_network: Mapping[str, list[Endpoint]], own: set[str], vpc: t.Vpc
 ) -> list[t.Network]:
-    divides = host in placement.dividers[vpc.name]
+    divides = bool(own & set(placement.dividers[vpc.name]))
     return [
         network
         for network in topology.networks.values()
         if network.vpc == vpc.name
         and (
             divides
-            or host in placement.bouncers[network.name]
-            or any(endpoint.droplet == host for endpoint in by_network[network.name])
+            or own & set(placement.bouncers[network.name])
+            or any(endpoint.droplet in own for endpoint in by_network[network.name])
         )
     ]
 
 
 def _vpc_document(vpc: t.Vpc, networks: Iterable[t.Network], placement: Placement) -> Document:
     return Document(
-        vpcs=(Vpc(vpc.name, vpc.vni, (vpc.cidr,), placement.dividers[vpc.name]),),
+        vpcs=(Vpc(vpc.name, vpc.vni, vpc.cidrs, placement.dividers[vpc.name]),),
         networks=tuple(
-            Network(network.name, vpc.name, (network.cidr,), placement.bouncers[network.name]) for network in networks
+            Network(
+                network.name,
+                vpc.name,
+                network.cidrs,
+                placement.bouncers[network.name],
+                encapsulation=network.encapsulation,
+                routing=network.routing,
+            )
+            for network in networks
         ),
     )
 
@@ -99,11 +119,7 @@ def _vpc_document(vpc: t.Vpc, networks: Iterable[t.Network], placement: Placemen
 def _local_documents(endpoints: Iterable[Endpoint], namespace_of: Callable[[str], str]) -> dict[str, Document]:
     return {
         f"endpoint.{item.id}": Document(
-            endpoints=(
-                Endpoint(
-                    item.id, item.network, item.droplet, item.addresses, item.mac, Attachment(namespace_of(item.id))
-                ),
-            )
+            endpoints=(structs.replace(item, attachment=Attachment(namespace_of(item.id))),),
         )
         for item in endpoints
     }

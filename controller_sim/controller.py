@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -14,13 +14,16 @@ from controller_sim.bus import BusError, ask, connected, ensure_consumers, ensur
 from controller_sim.convergence import Report, Watcher, watching
 from controller_sim.lab import Lab
 from controller_sim.lab_state import LabError
+from controller_sim.moves import Move, Moved, in_phases
 from controller_sim.namespaces import run_coroutine_in
-from controller_sim.publisher import Published, publish_difference
+from controller_sim.publisher import Published, publish, read_hosts
 from protocol import codec, streams, subjects
 from protocol.errors import DocumentError
 from protocol.status import AgentState, Status
 
 CONVERGE_TIMEOUT = 60.0
+RELEASE_TIMEOUT = 10.0
+"""Seconds in which a host must have let go of endpoints that move; then their new hosts are told all the same."""
 ANSWER_TIMEOUT = 30.0
 """Seconds until an agent that was started, or whose server was, must answer."""
 
@@ -51,7 +54,7 @@ def prepare(lab: Lab) -> None:
             await ensure_streams(client)
             await ensure_consumers(client, hosts)
 
-    access, hosts = lab.access(), list(lab.topology().droplets)
+    access, hosts = lab.access(), lab.topology().hosts
     run_coroutine_in(lab.names.fabric, work)
 
 
@@ -84,11 +87,13 @@ class _Publication:
         self.client = client
         self.watcher = watcher
         self.on_progress = on_progress
-        self.hosts = set(lab.topology().droplets)
+        self.hosts = set(lab.topology().hosts)
         self.stopped = set(lab.ended_agents())
         self.agents: set[str] = set()
         self.published = 0
         self.removed = 0
+        self.moves: tuple[Move, ...] = ()
+        self.released: dict[tuple[str, str], tuple[float, float | None]] = {}
 
     async def run(self, patience: float, *, agents_first: bool) -> Report:
         deadline = time.monotonic() + patience
@@ -99,13 +104,38 @@ class _Publication:
             await asyncio.sleep(0.05)
             self._check_agents()
             self._tell()
-        await publish_difference(self.client, self.lab.documents(), self._published)
+        await self._publish()
         await self.expect_stored()
         while not await self.watcher.wait(0.2) and time.monotonic() < deadline:
             self._tell()
             self._check_agents()
         self._tell()
-        return self.watcher.tracker.report()
+        return replace(self.watcher.tracker.report(), moves=self._moved())
+
+    async def _publish(self) -> None:
+        """Publish what differs; what moves is first let go by its old host, and then told to its new one."""
+        documents = self.lab.documents()
+        phases = in_phases(documents, await read_hosts(self.client, documents))
+        self.moves = phases.moves
+        await publish(self.client, phases.before, self._published)
+        await publish(self.client, phases.release, self._published)
+        deadline = time.monotonic() + RELEASE_TIMEOUT
+        tracker = self.watcher.tracker
+        left = [(move.source, move.document) for move in self.moves]
+        while not all(tracker.realized_at(*key) for key in left) and time.monotonic() < deadline:
+            await self.watcher.heard(0.2)
+            self._check_agents()
+        self.released = {key: tracker.times_of(*key) for key in left}
+        await publish(self.client, phases.rest, self._published)
+
+    def _moved(self) -> tuple[Moved, ...]:
+        found = []
+        for move in self.moves:
+            began, released = self.released[move.source, move.document]
+            arrived = self.watcher.tracker.realized_at(move.destination, move.document)
+            seconds = [None if end is None else end - began for end in (released, arrived)]
+            found.append(Moved(move, *seconds))
+        return tuple(found)
 
     async def expect_stored(self) -> None:
         """Expect also what was published before this: nothing that the stream holds may be unanswered."""
@@ -158,15 +188,20 @@ class LabStatus:
         found += [f"the agent of {host} is stopped" for host in stopped]
         if self.server:
             found += [f"{host} does not answer" for host in silent]
+            found += [f"{host} has no way to {', '.join(lost)}" for host, lost in self._unresolved()]
             found += [] if hosts else list(self.report.problems) or ["nothing is published"]
         if left:
             found.append(f"{left} of {sum(host.documents for host in hosts)} documents are not realized")
         return found
 
+    def _unresolved(self) -> list[tuple[str, tuple[str, ...]]]:
+        told = [(host, status) for host, status in self.heartbeats.items() if status is not None]
+        return [(host, status.unresolved_next_hops) for host, status in told if status.unresolved_next_hops]
+
 
 def read_status(lab: Lab) -> LabStatus:
     """Return which processes run, what hosts say of themselves, and what became of every document."""
-    hosts = list(lab.topology().droplets)
+    hosts = lab.topology().hosts
 
     async def work() -> tuple[dict[str, Status | None], Report]:
         async with connected(access) as client:
@@ -208,6 +243,32 @@ def wait_for_answers(lab: Lab, hosts: list[str], timeout: float = ANSWER_TIMEOUT
 
     access = lab.access()
     return run_coroutine_in(lab.names.fabric, work)
+
+
+def wait_for_next_hops(lab: Lab, timeout: float = ANSWER_TIMEOUT) -> None:
+    """Wait until every host knows the Ethernet address that leads to each other one; LabError after `timeout` seconds.
+
+    Each has to say so twice in a row: right after a change of droplets a host may not have looked for them yet.
+    """
+
+    async def work() -> None:
+        deadline = time.monotonic() + timeout
+        well = 0
+        async with connected(access) as client:
+            while well < 2:
+                answers = await asyncio.gather(*(_ask_status(client, host) for host in hosts))
+                lost = [
+                    f"{host} has no way to {', '.join(status.unresolved_next_hops)}" if status else f"{host}: no answer"
+                    for host, status in zip(hosts, answers, strict=True)
+                    if status is None or status.unresolved_next_hops
+                ]
+                well = 0 if lost else well + 1
+                if lost and time.monotonic() > deadline:
+                    raise LabError("\n".join(lost))
+                await asyncio.sleep(0.15)
+
+    access, hosts = lab.access(), lab.topology().hosts
+    run_coroutine_in(lab.names.fabric, work)
 
 
 async def _ask_status(client: Client, host: str) -> Status | None:

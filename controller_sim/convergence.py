@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from controller_sim.bus import read_stream
+from controller_sim.moves import Moved
 from controller_sim.publisher import Published
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
@@ -50,6 +51,7 @@ class Report:
 
     hosts: dict[str, HostReport]
     problems: tuple[str, ...] = ()
+    moves: tuple[Moved, ...] = ()
 
     @property
     def converged(self) -> bool:
@@ -102,6 +104,16 @@ class Tracker:
         elif answer.state is not State.REALIZED and expected.realized is not None:
             expected.realized = None
             self.realized -= 1
+
+    def realized_at(self, host: str, document: str) -> float | None:
+        """Return when a document's newest expected revision was seen to be realized, None when it is not."""
+        expected = self.expected.get((host, document))
+        return None if expected is None else expected.realized
+
+    def times_of(self, host: str, document: str) -> tuple[float, float | None]:
+        """Return when a document was published, and when it was seen to be realized; it must be expected."""
+        expected = self.expected[host, document]
+        return expected.published, expected.realized
 
     @property
     def converged(self) -> bool:
@@ -184,14 +196,18 @@ class Watcher:
         """Wait until everything is realized; False after `patience` seconds."""
         deadline = time.monotonic() + patience
         while not self.tracker.converged:
-            self.changed.clear()
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 or not await self.heard(left):
                 return False
-            try:
-                await asyncio.wait_for(self.changed.wait(), left)
-            except TimeoutError:
-                return False
+        return True
+
+    async def heard(self, patience: float) -> bool:
+        """Wait for the next answer; False after `patience` seconds."""
+        self.changed.clear()
+        try:
+            await asyncio.wait_for(self.changed.wait(), patience)
+        except TimeoutError:
+            return False
         return True
 
 

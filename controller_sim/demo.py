@@ -7,6 +7,8 @@ namespaces, not remembered.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import time
 from dataclasses import dataclass
 from importlib import resources
 
@@ -15,6 +17,7 @@ from rich.table import Table
 
 from controller_sim import screen
 from controller_sim.bus import BusError, ask, connected
+from controller_sim.controller import converge
 from controller_sim.interrupts import uninterrupted
 from controller_sim.lab import Lab
 from controller_sim.lifecycle import bring_up
@@ -29,15 +32,20 @@ from protocol.status import Counters
 
 TOPOLOGY = "four_hosts.yaml"
 CONVERSATIONS = (
-    ("web-1", "web-2"),
-    ("web-1", "web-3"),
-    ("web-3", "data-2"),
-    ("data-1", "web-2"),
-    ("shop-1", "shop-2"),
-    ("shop-2", "shop-3"),
+    ("web-1", "web-2", 4),
+    ("web-1", "web-2", 6),
+    ("web-1", "web-3", 6),
+    ("web-3", "data-2", 4),
+    ("data-1", "web-2", 6),
+    ("shop-1", "shop-2", 4),
+    ("shop-2", "shop-3", 6),
 )
-"""Another host; the same host; another network, both ways; the other tenant."""
-STREAMS = (("web-1", "web-2"), ("web-1", "web-3"), ("web-3", "data-2"))
+"""Another host; the same host; another network, both ways; the other tenant; with the family."""
+STEADY = CONVERSATIONS[3]
+STREAMS = (("web-1", "web-2", 4), ("web-1", "web-2", 6), ("web-1", "web-3", 4))
+MOVE = ("web-2", "droplets: [h1, h2, h1]", "droplets: [h1, h4, h1]")
+"""An endpoint, and how the topology's text changes when it goes to another host."""
+MOVE_SECONDS = 4.0
 STRANGERS = (("shop-1", "data-1"), ("shop-2", "data-2"))
 """A source, and an endpoint of the other tenant whose address no one has in the source's own VPC."""
 DETOURS = ("bounced", "handed_to_bouncer", "handed_to_divider")
@@ -52,6 +60,7 @@ class Conversation:
 
     source: str
     destination: str
+    family: int
     before: PathReply | None
     after: PathReply | None
     pinged: Pinged
@@ -78,20 +87,22 @@ class Demo:
     def run(self) -> None:
         """Show everything."""
         _heading("Conversations: the first packets go by bouncers and dividers, the others directly")
-        talks = [self.converse(source, destination) for source, destination in CONVERSATIONS]
+        talks = [self.converse(*conversation) for conversation in CONVERSATIONS]
         screen.console.print(self.conversation_table(talks))
         if any(talk.before is not None and talk.before.way == "direct" for talk in talks):
             screen.console.print(KNOWN_BEFORE, highlight=False)
         self.steady()
         _heading("TCP, one stream, two seconds each, the data compared")
         screen.console.print(self.stream_table())
-        _heading("Everyone to everyone by UDP, TCP and ping: two tenants with the same addresses")
+        _heading("An endpoint moves to another host under a TCP transfer")
+        self.move()
+        _heading("Everyone to everyone by UDP, TCP and ping, IPv4 and IPv6: two tenants with the same addresses")
         self.isolation()
 
-    def ask_paths(self, source: str, destination: str) -> PathReply | None:
+    def ask_paths(self, source: str, destination: str, family: int) -> PathReply | None:
         """Ask the source's agent which way a packet would go now."""
-        host = self.lab.topology().endpoints[source].droplet
-        request = codec.encode(PathRequest(source, self.lab.address(destination)))
+        host = self.lab.topology().host_of(source)
+        request = codec.encode(PathRequest(source, self.lab.address(destination, family)))
         access = self.lab.access()
 
         async def work() -> PathReply | None:
@@ -104,24 +115,25 @@ class Demo:
 
         return run_coroutine_in(self.lab.names.fabric, work)
 
-    def converse(self, source: str, destination: str) -> Conversation:
+    def converse(self, source: str, destination: str, family: int) -> Conversation:
         """Ask the way, ping, and ask again."""
-        before = self.ask_paths(source, destination)
-        pinged = ping(self.lab.names.endpoint(source), self.lab.address(destination), count=10)
-        after = self.ask_paths(source, destination)
-        talk = Conversation(source, destination, before, after, pinged)
+        before = self.ask_paths(source, destination, family)
+        pinged = ping(self.lab.names.endpoint(source), self.lab.address(destination, family), count=10)
+        after = self.ask_paths(source, destination, family)
+        talk = Conversation(source, destination, family, before, after, pinged)
         self.check(talk.worked, f"{source} to {destination}: {pinged.answered} of {pinged.sent} answered, then {after}")
         return talk
 
     def conversation_table(self, talks: list[Conversation]) -> Table:
         """Return the conversations, one a row."""
         table = Table()
-        for column in ("from", "to", "before the first packet", "after", "first", "later"):
+        for column in ("from", "to", "IP", "before the first packet", "after", "first", "later"):
             table.add_column(column, justify="right" if column in ("first", "later") else "left")
         for talk in talks:
             table.add_row(
                 self._place(talk.source),
                 self._place(talk.destination),
+                str(talk.family),
                 self._way(talk.before, talk),
                 self._way(talk.after, talk),
                 _microseconds(talk.pinged.first),
@@ -165,8 +177,8 @@ class Demo:
 
     def steady(self) -> None:
         """Show that bouncers and dividers are out of a conversation that goes on."""
-        source, destination = CONVERSATIONS[2]
-        namespace, address = self.lab.names.endpoint(source), self.lab.address(destination)
+        source, destination, family = STEADY
+        namespace, address = self.lab.names.endpoint(source), self.lab.address(destination, family)
         before = self.detours()
         pinged = ping(namespace, address, count=STEADY_PACKETS, interval=0.002)
         by_detour = self.detours() - before
@@ -182,17 +194,39 @@ class Demo:
 
     def stream_table(self) -> Table:
         """Return the throughput of some streams."""
-        table = Table("from", "to", "way", "received", "throughput", "data")
-        for source, destination in STREAMS:
+        table = Table("from", "to", "IP", "way", "received", "throughput", "data")
+        for source, destination, family in STREAMS:
             names = self.lab.names
-            done = transfer(names.endpoint(source), names.endpoint(destination), self.lab.address(destination))
+            done = transfer(names.endpoint(source), names.endpoint(destination), self.lab.address(destination, family))
             self.check(done.right and done.size > 0, f"TCP from {source} to {destination}: {done}")
             endpoints = self.lab.topology().endpoints
             way = "same host" if endpoints[source].droplet == endpoints[destination].droplet else "two hosts"
             data = "[green]right[/]" if done.right else "[red]wrong[/]"
             row = (f"{done.size / 1e6:.0f} MB", f"{done.gigabits:.2f} Gbit/s", data)
-            table.add_row(source, destination, way, *row)
+            table.add_row(source, destination, str(family), way, *row)
         return table
+
+    def move(self) -> None:
+        """Show that connections outlive a move: publish the topology with one endpoint elsewhere while data flows."""
+        endpoint, old, new = MOVE
+        names, text = self.lab.names, self.lab.paths.load().topology
+        ends = names.endpoint("web-1"), names.endpoint(endpoint), self.lab.address(endpoint, 6)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(transfer, *ends, MOVE_SECONDS)
+            time.sleep(MOVE_SECONDS / 4)
+            self.lab.adopt(text.replace(old, new))
+            report = converge(self.lab)
+            done = sending.result()
+        self.check(report.converged, "; ".join(report.problems))
+        for moved in report.moves:
+            screen.console.print(str(moved), highlight=False)
+        self.check(len(report.moves) == 1, f"{len(report.moves)} endpoints moved")
+        self.check(done.right and done.size > 0, f"TCP from web-1 to {endpoint}, which moved: {done}")
+        screen.console.print(
+            f"TCP over IPv6 from web-1 to {endpoint}: {done.size / 1e6:.0f} MB, the data {done.words}; "
+            f"nothing arrived for {done.silence * 1e3:.0f} ms",
+            highlight=False,
+        )
 
     def isolation(self) -> None:
         """Show the whole matrix, and that a tenant's addresses lead nowhere from another tenant."""
@@ -202,8 +236,8 @@ class Demo:
             self.check(False, f"{pair.source} to {pair.destination}: {', '.join(pair.failures)}")
         twins = f"{self.lab.address('web-1')} is web-1 for the red tenant and shop-1 for the blue one"
         screen.console.print(f"{twins}: each was answered by its own, and heard by no other.")
-        for source, destination in STRANGERS:
-            address = self.lab.address(destination)
+        strangers = [(a, b, address) for a, b in STRANGERS for address in self.lab.addresses(b)]
+        for source, destination, address in strangers:
             answered = ping(self.lab.names.endpoint(source), address, count=2, wait=0.5).answered
             self.check(answered == 0, f"{source} reaches {destination} of another tenant")
             result = "[green]no answer, as it should be[/]" if answered == 0 else "[red]answered[/]"

@@ -11,9 +11,10 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
-from controller_sim import nats_server, processes, substrate
+from controller_sim import nats_server, processes, substrate, vxlan_peers
 from controller_sim.bus import Access
 from controller_sim.compiler import Documents, compile_documents
 from controller_sim.interrupts import uninterrupted
@@ -54,12 +55,20 @@ class Lab:
         """Return who bounces and divides."""
         return place(self.topology())
 
-    def address(self, endpoint: str) -> str:
-        """Return an endpoint's overlay address; LabError when there is no such endpoint."""
+    def addresses(self, endpoint: str) -> tuple[str, ...]:
+        """Return an endpoint's overlay addresses, one of each family; LabError when there is no such endpoint."""
         assignments = self.paths.load().assignments
         if endpoint not in assignments:
             raise LabError(f"no endpoint is called {endpoint!r}; known are {', '.join(sorted(assignments)) or 'none'}")
-        return assignments[endpoint].address
+        return assignments[endpoint].addresses
+
+    def address(self, endpoint: str, family: int | None = None) -> str:
+        """Return an endpoint's overlay address of a family (4 or 6), the first where none is wanted."""
+        addresses = self.addresses(endpoint)
+        found = [one for one in addresses if family in (None, ip_address(one).version)]
+        if not found:
+            raise LabError(f"{endpoint} has no IPv{family} address, only {', '.join(addresses)}")
+        return found[0]
 
     def access(self) -> Access:
         """Return how the controller reaches the bus (from inside the fabric's namespace)."""
@@ -93,12 +102,13 @@ class Lab:
         for directory in ("logs", "agents", "hosts", "cache"):
             (self.paths.directory / directory).mkdir(parents=True, mode=0o700)
         self.paths.save(State(text, assignments))
-        self.say(f"substrate {topology.substrate.cidr}, {len(topology.droplets)} droplets")
+        self.say(f"substrate {', '.join(topology.substrate.cidrs)}, {len(topology.droplets)} droplets")
         substrate.build(self.names, topology)
         self.add_endpoint_namespaces(topology)
-        nats_server.configure(self.paths.server, topology.substrate.server, NATS_PORT, list(topology.droplets))
+        vxlan_peers.build(self.names, topology, assignments)
+        nats_server.configure(self.paths.server, topology.substrate.servers, NATS_PORT, topology.hosts)
         nats_server.write_private(self.paths.control, control_settings(self.paths, topology).encode())
-        for host in topology.droplets:
+        for host in topology.hosts:
             nats_server.write_private(self.paths.settings(host), agent_settings(self.paths, topology, host).encode())
         self.start_server()
 
@@ -115,9 +125,12 @@ class Lab:
         topology = parse_topology(text, source)
         state = self.paths.load()
         before = self.topology()
-        if topology.droplets != before.droplets or topology.substrate != before.substrate:
+        if _wires(topology) != _wires(before):
             raise LabError("droplets and substrate stay as they were at `up`: take the lab down to change them")
-        state.assignments = allocate(topology, state.assignments)
+        assignments = allocate(topology, state.assignments)
+        if vxlan_peers.plan(topology, assignments) != vxlan_peers.plan(before, state.assignments):
+            raise LabError("endpoints on VXLAN peers, and their networks, stay as they were at `up`")
+        state.assignments = assignments
         state.topology = text
         self.add_endpoint_namespaces(topology)
         self.paths.save(state)
@@ -145,7 +158,7 @@ class Lab:
         self.paths.save(state)
         if not nats_server.wait_until_listening(self.names.fabric, topology.substrate.server, NATS_PORT):
             raise LabError(f"nats-server does not answer; its log ends:\n{processes.tail(self.paths.log('nats'))}")
-        self.say(f"nats-server {topology.substrate.server}:{NATS_PORT}")
+        self.say(f"nats-server {nats_server.in_url(topology.substrate.server)}:{NATS_PORT}")
 
     def stop_server(self, number: int = signal.SIGTERM) -> None:
         """End the server; SIGKILL as `number` is a crash."""
@@ -192,9 +205,9 @@ class Lab:
 
     def check_host(self, host: str) -> None:
         """Raise LabError when no droplet is called so."""
-        known = self.topology().droplets
+        known = self.topology().hosts
         if host not in known:
-            raise LabError(f"no droplet is called {host!r}; known are {', '.join(known)}")
+            raise LabError(f"no host is called {host!r}; known are {', '.join(known)}")
 
     # Down
 
@@ -243,6 +256,10 @@ class Lab:
             shutil.rmtree(self.paths.pins(settings.stem), ignore_errors=True)
         with contextlib.suppress(OSError):
             self.paths.pins("any").parent.rmdir()
+
+
+def _wires(topology: Topology) -> tuple[object, ...]:
+    return topology.droplets, topology.substrate, topology.agents
 
 
 def agent_program() -> str:

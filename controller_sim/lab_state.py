@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import msgspec
 
 from controller_sim.bus import Access
 from controller_sim.ipam import Assignment
-from controller_sim.nats_server import CONTROLLER, OPERATOR, ServerFiles
+from controller_sim.nats_server import CONTROLLER, OPERATOR, ServerFiles, in_url
 from controller_sim.processes import Process
 from controller_sim.substrate import Names
 from controller_sim.topology import Topology
@@ -109,7 +111,8 @@ class Paths:
 
 def access(paths: Paths, topology: Topology, user: str = CONTROLLER) -> Access:
     """Return how to reach the lab's server as one of its users."""
-    server = f"tls://{topology.substrate.server}:{NATS_PORT}"
+    address = topology.server_for(user) if user in topology.hosts else topology.substrate.server
+    server = f"tls://{in_url(address)}:{NATS_PORT}"
     return Access(server, paths.server.seed(user), paths.server.authority)
 
 
@@ -120,11 +123,13 @@ def agent_settings(paths: Paths, topology: Topology, host: str) -> str:
     cache = os.environ.get("DROPLET_LAB_CACHE", str(paths.directory / "cache"))
     return f"""host = "{host}"
 instance = "{paths.instance(host)}"
-interfaces = ["eth0"]
+{interface_settings(topology.interfaces_of(host))}
+attach_mode = "{topology.agents.attach_mode}"
 state = "{own}"
 cache = "{cache}"
 bpffs = "{BPFFS}"
 
+{data_plane_settings(topology)}
 {bus_settings(reach)}
 [log]
 format = "human"
@@ -135,6 +140,21 @@ heartbeat = 1.0
 observe = 5.0
 telemetry = 5.0
 """
+
+
+def interface_settings(interfaces: list[str]) -> str:
+    """Return the line of an agent's settings that names the interfaces on which it works."""
+    return f"interfaces = {_toml(interfaces)}"
+
+
+def data_plane_settings(topology: Topology) -> str:
+    """Return the [data_plane] table of an agent's settings, nothing where the topology says nothing of it."""
+    lines = [f"{key} = {_toml(value)}" for key, value in topology.agents.data_plane]
+    return "\n".join(["[data_plane]", *lines, ""]) if lines else ""
+
+
+def _toml(value: int | Sequence[str]) -> str:
+    return json.dumps(value if isinstance(value, int) else list(value))
 
 
 def bus_settings(reach: Access) -> str:

@@ -6,23 +6,24 @@ import signal
 import sys
 
 from controller_sim import screen
-from controller_sim.controller import Progress, converge, prepare
+from controller_sim.controller import Progress, converge, prepare, wait_for_next_hops
 from controller_sim.convergence import Report
 from controller_sim.lab import Lab
 from controller_sim.lab_state import LabError
 
 
 def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
-    """Build a lab, start its agents, publish, and wait; take it down again when that fails."""
+    """Build a lab, start its agents, publish, and wait until the first packet would arrive; on failure take it down."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     lab.up(text, source)
     try:
         prepare(lab)
-        for host in lab.topology().droplets:
+        for host in lab.topology().hosts:
             lab.start_agent(host)
         report = publish(lab, timeout, agents_first=True)[0]
         if not report.converged:
             raise LabError(why_not(lab, report))
+        wait_for_next_hops(lab, timeout)
     except BaseException as error:
         lab.abandon(error)
         raise
@@ -32,7 +33,7 @@ def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
 def publish(lab: Lab, timeout: float, *, agents_first: bool = False) -> tuple[Report, Progress]:
     """Publish what differs, with live progress; return the report and the last of the progress."""
     last = Progress()
-    with screen.progress(len(lab.topology().droplets) if agents_first else None) as show:
+    with screen.progress(len(lab.topology().hosts) if agents_first else None) as show:
 
         def keep(now: Progress) -> None:
             nonlocal last

@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,23 +76,23 @@ def public_key(seed: bytes) -> str:
     return public.decode()
 
 
-def configure(files: ServerFiles, address: str, port: int, hosts: list[str]) -> None:
+def configure(files: ServerFiles, addresses: Sequence[str], port: int, hosts: list[str]) -> None:
     """Write keys, certificates and configuration; keys and certificates that exist are kept."""
     files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not files.certificate.exists():
         authority = trustme.CA()
-        certificate = authority.issue_cert(address)
+        certificate = authority.issue_cert(*addresses)
         files.authority.write_bytes(authority.cert_pem.bytes())
         write_private(files.certificate, certificate.private_key_and_cert_chain_pem.bytes())
     for user in (CONTROLLER, OPERATOR, *hosts):
         if not files.seed(user).exists():
             write_private(files.seed(user), make_seed())
-    text = json.dumps(server_configuration(files, address, port, hosts), indent=2)
+    text = json.dumps(server_configuration(files, addresses, port, hosts), indent=2)
     files.configuration.write_text(text + "\n")
 
 
-def server_configuration(files: ServerFiles, address: str, port: int, hosts: list[str]) -> dict[str, Any]:
-    """Return the server's configuration; nats-server reads JSON as it is."""
+def server_configuration(files: ServerFiles, addresses: Sequence[str], port: int, hosts: list[str]) -> dict[str, Any]:
+    """Return the server's configuration; nats-server reads JSON as it is. With several addresses it listens on all."""
     users = [
         _user(files, CONTROLLER, permissions.of_controller()),
         _user(files, OPERATOR, permissions.of_operator()),
@@ -99,7 +100,7 @@ def server_configuration(files: ServerFiles, address: str, port: int, hosts: lis
     ]
     return {
         "server_name": "droplet-lab",
-        "listen": f"{address}:{port}",
+        "listen": f"{in_url(addresses[0] if len(addresses) == 1 else '::')}:{port}",
         "max_payload": MAX_PAYLOAD,
         "jetstream": {"store_dir": str(files.directory / "store"), "sync_interval": "always"},
         "tls": {
@@ -109,6 +110,11 @@ def server_configuration(files: ServerFiles, address: str, port: int, hosts: lis
         },
         "authorization": {"users": users},
     }
+
+
+def in_url(address: str) -> str:
+    """Return an address as it stands before a port (RFC 3986, section 3.2.2)."""
+    return f"[{address}]" if ":" in address else address
 
 
 def _user(files: ServerFiles, user: str, allowed: Permissions) -> dict[str, Any]:

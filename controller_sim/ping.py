@@ -34,7 +34,13 @@ class Pinged:
         return times[len(times) // 2] if times else None
 
 
-def ping(namespace: str, address: str, count: int = 3, interval: float = 0.02, wait: float = 1.0) -> Pinged:
-    """Send `count` echo requests, `interval` seconds apart, and wait `wait` seconds for the last answer."""
-    done = run_in(namespace, ["ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(wait), address])
+def ping(
+    namespace: str, address: str, count: int = 3, interval: float = 0.02, wait: float = 1.0, size: int = 56
+) -> Pinged:
+    """Send `count` echo requests, `interval` seconds apart, and wait `wait` seconds for the last answer.
+
+    `size` is that of the ICMP payload in bytes. The family is the address's.
+    """
+    options = ["-n", "-c", str(count), "-i", str(interval), "-W", str(wait), "-s", str(size)]
+    done = run_in(namespace, ["ping", "-6" if ":" in address else "-4", *options, address])
     return Pinged(count, {int(number): float(time) * 1e3 for number, time in _TIME.findall(done.stdout)})

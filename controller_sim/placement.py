@@ -21,7 +21,7 @@ class Placement:
 
 def place(topology: Topology) -> Placement:
     """Return who takes which role."""
-    names = tuple(topology.droplets)
+    names = tuple(name for name, droplet in topology.droplets.items() if not droplet.peer)
     return Placement(
         bouncers={
             network.name: _choose(network.bouncers, names, f"{topology.seed} bouncer {network.name}")

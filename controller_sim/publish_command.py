@@ -45,7 +45,7 @@ def keys_command(topology: Path, directory: Path) -> None:
     Start it with `nats-server --config DIRECTORY/nats-server.json`. What exists is kept, so running this again is safe.
     """
     known = read_topology(topology)
-    nats_server.configure(ServerFiles(directory), known.substrate.server, NATS_PORT, list(known.droplets))
+    nats_server.configure(ServerFiles(directory), known.substrate.servers, NATS_PORT, known.hosts)
 
 
 @click.command("publish")
@@ -61,7 +61,9 @@ def publish_command(topology: Path, directory: Path, timeout: float, retry: floa
     """
     known = read_topology(topology)
     files = ServerFiles(directory)
-    access = Access(f"tls://{known.substrate.server}:{NATS_PORT}", files.seed(CONTROLLER), files.authority)
+    access = Access(
+        f"tls://{nats_server.in_url(known.substrate.server)}:{NATS_PORT}", files.seed(CONTROLLER), files.authority
+    )
     report = asyncio.run(publish_topology(known, access, timeout=timeout, retry=retry))
     screen.console.print(screen.report_table(report))
     if not report.converged:
@@ -81,7 +83,7 @@ async def publish_topology(topology: Topology, access: Access, *, timeout: float
     await _answering(access, retry)
     async with connected(access) as client, watching(client) as watcher:
         await ensure_streams(client)
-        await ensure_consumers(client, list(topology.droplets))
+        await ensure_consumers(client, topology.hosts)
         await publish_difference(client, documents_of(topology), watcher.tracker.expect)
         await _expect_stored(client, watcher)
         await watcher.wait(timeout)

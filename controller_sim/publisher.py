@@ -66,10 +66,15 @@ async def publish_difference(
     on_published: Callable[[Published], None] = lambda _: None,
 ) -> list[Published]:
     """Read what the stream holds, publish what differs, and return what was published."""
+    return await publish(client, difference(wanted, await read_hosts(client, wanted)), on_published)
+
+
+async def read_hosts(client: Client, hosts: Iterable[str]) -> list[Stored]:
+    """Return what the stream holds for some hosts."""
     stored: list[Stored] = []
-    for host in wanted:
+    for host in hosts:
         stored += await read_stream(client, streams.CONFIG_STREAM, subjects.config_of(host))
-    return await publish(client, difference(wanted, stored), on_published)
+    return stored
 
 
 async def publish(

@@ -1,7 +1,7 @@
 """Who reaches whom in a lab: every endpoint talks to every other one by UDP, TCP and ping, with the data compared.
 
-Each endpoint answers with its own name, so that a packet that ends up with another tenant's endpoint of the same
-address is found out. Sockets are opened in the endpoints' namespaces, and used from one loop here.
+In each family that both have. Each endpoint answers with its own name, so that a packet that ends up with another
+tenant's endpoint of the same address is found out. Sockets are opened in the endpoints' namespaces, and used from here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
-from controller_sim import ping
+from controller_sim import datagrams, ping
 from controller_sim.lab import Lab
 from controller_sim.namespaces import call_in
+from controller_sim.transfer import family_of
 
 PORT = 7007
 TRIES = 5
@@ -81,10 +83,11 @@ class Reachability:
 
 
 class _Endpoint:
-    """An endpoint's sockets: a UDP socket that asks and answers, and a TCP listener."""
+    """An endpoint's sockets of one family: a UDP socket that asks and answers, and a TCP listener."""
 
     def __init__(self, name: str, address: str, vpc: str, namespace: str) -> None:
         self.name, self.address, self.vpc, self.namespace = name, address, vpc, namespace
+        self.version = ip_address(address).version
         self.udp, self.listener = call_in(namespace, self._open)
         self.accepting = threading.Lock()
         self.answers: dict[str, str] = {}
@@ -93,9 +96,9 @@ class _Endpoint:
 
     def _open(self) -> tuple[socket.socket, socket.socket]:
         with contextlib.ExitStack() as stack:
-            udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            udp = stack.enter_context(socket.socket(family_of(self.address), socket.SOCK_DGRAM))
             udp.bind((self.address, PORT))
-            listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            listener = stack.enter_context(socket.socket(family_of(self.address), socket.SOCK_STREAM))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((self.address, PORT))
             listener.listen(128)
@@ -138,21 +141,27 @@ class _Endpoint:
 def check_all(lab: Lab) -> Reachability:
     """Let all endpoints of a lab talk to each other; those of different VPCs must not hear each other."""
     topology, assignments = lab.topology(), lab.paths.load().assignments
-    endpoints: list[_Endpoint] = []
+    opened: list[_Endpoint] = []
     broken: dict[str, str] = {}
     try:
         for name in topology.endpoints:
             namespace, vpc = lab.names.endpoint(name), topology.vpc_of(name).name
-            address = assignments[name].address
-            try:
-                endpoints.append(_Endpoint(name, address, vpc, namespace))
-            except OSError as error:
-                broken[name] = f"{address} cannot be used in its namespace: {error.strerror}"
+            for address in assignments[name].addresses:
+                try:
+                    opened.append(_Endpoint(name, address, vpc, namespace))
+                except OSError as error:
+                    broken[name] = f"{address} cannot be used in its namespace: {error.strerror}"
+        endpoints = [endpoint for endpoint in opened if endpoint.name not in broken]
         _exchange(endpoints)
         return Reachability(tuple(topology.endpoints), _judge(endpoints), broken)
     finally:
-        for endpoint in endpoints:
+        for endpoint in opened:
             endpoint.close()
+
+
+def _pairs(endpoints: list[_Endpoint]) -> list[tuple[_Endpoint, _Endpoint]]:
+    """Return every ordered pair of two endpoints in a family that both have."""
+    return [(a, b) for a in endpoints for b in endpoints if a.name != b.name and a.version == b.version]
 
 
 def _exchange(endpoints: list[_Endpoint]) -> None:
@@ -160,7 +169,7 @@ def _exchange(endpoints: list[_Endpoint]) -> None:
     with selectors.DefaultSelector() as selector:
         for endpoint in endpoints:
             selector.register(endpoint.udp, selectors.EVENT_READ, endpoint)
-        pairs = [(a, b) for a in endpoints for b in endpoints if a is not b]
+        pairs = _pairs(endpoints)
         for attempt in range(TRIES):
             waiting = [(a, b) for a, b in pairs if a.vpc == b.vpc and a.answer_of(b) is None]
             if attempt > 1 and not waiting:
@@ -174,35 +183,40 @@ def _exchange(endpoints: list[_Endpoint]) -> None:
 
 
 def _judge(endpoints: list[_Endpoint]) -> dict[tuple[str, str], Pair]:
-    pairs: dict[tuple[str, str], Pair] = {}
+    failures: dict[tuple[str, str], list[str]] = {}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        jobs = {(a.name, b.name): pool.submit(_failures, a, b) for a in endpoints for b in endpoints if a is not b}
-        vpcs = {endpoint.name: endpoint.vpc for endpoint in endpoints}
-        for (source, destination), job in jobs.items():
-            expected = vpcs[source] == vpcs[destination]
-            pairs[source, destination] = Pair(source, destination, expected, tuple(job.result()))
-    return pairs
+        jobs = [(a, b, pool.submit(_failures, a, b)) for a, b in _pairs(endpoints)]
+        for a, b, job in jobs:
+            failures.setdefault((a.name, b.name), []).extend(job.result())
+    vpcs = {endpoint.name: endpoint.vpc for endpoint in endpoints}
+    return {
+        (source, destination): Pair(source, destination, vpcs[source] == vpcs[destination], tuple(found))
+        for (source, destination), found in failures.items()
+    }
 
 
 def _failures(source: _Endpoint, destination: _Endpoint) -> list[str]:
-    answer = source.answer_of(destination)
+    answer, family = source.answer_of(destination), f"IPv{source.version}"
     if source.vpc != destination.vpc:
         heard = source.name in destination.asked_by or answer == destination.name
-        return ["heard by another tenant"] if heard else []
+        return [f"{family}: heard by another tenant"] if heard else []
     found = []
     if answer != destination.name:
-        found.append("UDP: no answer" if answer is None else f"UDP: answered by {answer}")
+        found.append(f"{family} UDP: no answer" if answer is None else f"{family} UDP: answered by {answer}")
+    lost = datagrams.exchange(source.namespace, destination.namespace, source.address, destination.address)
+    if lost:
+        found.append(f"{family} UDP of {', '.join(map(str, lost))} bytes")
     if not _tcp_works(source, destination):
-        found.append("TCP")
+        found.append(f"{family} TCP")
     if not ping.ping(source.namespace, destination.address, count=2).answered:
-        found.append("ping")
+        found.append(f"{family} ping")
     return found
 
 
 def _tcp_works(source: _Endpoint, destination: _Endpoint) -> bool:
     """Send data both ways over one connection and compare it."""
     data = f"{source.name} to {destination.name} ".encode() * (TCP_BYTES // 20)
-    client = call_in(source.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    client = call_in(source.namespace, lambda: socket.socket(family_of(source.address), socket.SOCK_STREAM))
     try:
         client.settimeout(5)
         client.bind((source.address, 0))
@@ -218,7 +232,7 @@ def _tcp_works(source: _Endpoint, destination: _Endpoint) -> bool:
         client.close()
 
 
-def _accept_from(listener: socket.socket, peer: tuple[str, int], length: int) -> bytes:
+def _accept_from(listener: socket.socket, peer: tuple[Any, ...], length: int) -> bytes:
     """Accept the connection of one peer, read, and send back what was read; others are left over from failures."""
     listener.settimeout(5)
     while True:

@@ -1,49 +1,49 @@
-"""The rules of a topology file, field by field: from YAML nodes to a checked `Topology`."""
+"""The rules of a topology file, field by field: from YAML nodes to a checked `Topology`.
+
+What is wired stands in `substrate_rules.py`; fields that several objects share in `topology_fields.py`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
-from typing import TypeVar
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, cast
 
-from controller_sim.topology import (
-    Droplet,
-    Endpoint,
-    Members,
-    Network,
-    Substrate,
-    Topology,
-    Vpc,
-    address_in,
-    default_substrate_cidr,
-    free_server_address,
-    gateway_of,
+from controller_sim.substrate_rules import agents_of, droplets_of, substrate_of
+from controller_sim.topology import Endpoint, Members, Network, Topology, Vpc, cidr_of, gateway_of
+from controller_sim.topology_fields import (
+    NAME,
+    add,
+    choice,
+    cidrs_of,
+    name_of,
+    one_or_list,
+    optional,
+    repeats_a_family,
 )
 from controller_sim.topology_file import Reader
-from protocol.addresses import MAX_VNI, parse_cidr, parse_host_address, parse_mac
+from protocol.addresses import MAX_VNI, parse_host_address, parse_mac
 from protocol.documents import MAX_MEMBERS
 
-MAX_NAME = 31
-MIN_MTU, MAX_MTU = 576, 9000
-_NAME = re.compile(rf"^[a-z0-9][a-z0-9-]{{0,{MAX_NAME - 1}}}$")
 _PATTERN = re.compile(r"^[a-z0-9{][a-z0-9{}-]*$")
-_T = TypeVar("_T")
 
 
 def build(root: Reader) -> Topology | None:
     """Return the topology, or None; mistakes are remembered by the reader."""
-    droplets, cidrs = _droplets(root)
-    substrate = _substrate(root, droplets, cidrs)
-    hosts = _written(root, "droplets")
-    vpcs = _vpcs(root, hosts)
-    networks = _networks(root, vpcs, hosts)
-    endpoints = _endpoints(root, networks, hosts)
+    droplets, cidrs = droplets_of(root)
+    wired = substrate_of(root, droplets, cidrs)
+    known = _written(root, "droplets")
+    peers = {name for name, droplet in droplets.items() if droplet.peer}
+    vpcs = _vpcs(root, known - peers)
+    networks = _networks(root, vpcs, known - peers)
+    endpoints = _endpoints(root, networks, known, peers)
+    agents = agents_of(root)
     seed = root.number("seed", 0, 2**63 - 1, 0)
     root.finish()
-    if substrate is None or root.mistakes:
+    if wired is None or root.mistakes:
         return None
-    return Topology(substrate, droplets, vpcs, networks, endpoints, seed)
+    return Topology(*wired, vpcs, networks, endpoints, seed, agents)
 
 
 def _written(root: Reader, key: str) -> set[str]:
@@ -56,107 +56,6 @@ def _written(root: Reader, key: str) -> set[str]:
 
 def _written_names(items: Iterable[object]) -> set[str]:
     return {str(item["name"]) for item in items if isinstance(item, dict) and "name" in item}
-
-
-def _name(reader: Reader) -> str | None:
-    name = reader.text("name", "a name")
-    if name is not None and not _NAME.match(name):
-        reader.wrong(f"{name!r} is no name: lower-case letters, digits and dashes, at most {MAX_NAME}", "name")
-        return None
-    return name
-
-
-def _add(reader: Reader, known: dict[str, _T], name: str | None, item: _T) -> None:
-    if name is None:
-        return
-    if name in known:
-        reader.wrong(f"{name!r} is there twice", "name")
-    known[name] = item
-
-
-def _parsed(reader: Reader, key: str, parse: Callable[[str], object], wanted: str) -> str | None:
-    """Return a needed text that `parse` accepts, or None."""
-    text = reader.text(key, wanted)
-    if text is None:
-        return None
-    try:
-        parse(text)
-    except ValueError as error:
-        reader.wrong(str(error), key)
-        return None
-    return text
-
-
-def _optional(reader: Reader, key: str, parse: Callable[[str], object], wanted: str) -> str | None:
-    """Return a text that `parse` accepts, or None where none is written."""
-    if not reader.has(key):
-        reader.take(key, str, wanted, None)
-        return None
-    return _parsed(reader, key, parse, wanted)
-
-
-def _droplets(root: Reader) -> tuple[dict[str, Droplet], set[str]]:
-    droplets: dict[str, Droplet] = {}
-    addresses: dict[str, str] = {}
-    cidrs: set[str] = set()
-    for reader in root.items("droplets", needed=True):
-        if not reader.is_map():
-            continue
-        name = _name(reader)
-        text = _parsed(reader, "address", ip_interface, "a substrate address as 172.18.0.11/24")
-        reader.finish()
-        if text is None:
-            continue
-        address = str(ip_interface(text).ip)
-        if "/" in text:
-            cidrs.add(default_substrate_cidr(text))
-        if address in addresses:
-            reader.wrong(f"{address} is the address of {addresses[address]} already", "address")
-        if name is not None:
-            addresses[address] = name
-        _add(reader, droplets, name, Droplet(name or "", address))
-    return droplets, cidrs
-
-
-def _substrate(root: Reader, droplets: dict[str, Droplet], cidrs: set[str]) -> Substrate | None:
-    cidr: str | None = None
-    mtu, server = 1500, None
-    if root.take("substrate", object, "a map", None) is not None:
-        reader = Reader(root.node["substrate"], "substrate", root.line_of("substrate"), root.mistakes)
-        if not reader.is_map():
-            return None
-        mtu = reader.number("mtu", MIN_MTU, MAX_MTU, 1500)
-        cidr = _optional(reader, "cidr", parse_cidr, "the droplets' network")
-        server = _optional(reader, "server", parse_host_address, "the NATS server's address")
-        reader.finish()
-        if cidr is None and reader.has("cidr"):
-            return None
-    if cidr is None and len(cidrs) == 1:
-        cidr = next(iter(cidrs))
-    if cidr is None:
-        if droplets:
-            found = ", ".join(sorted(cidrs)) or "none has a prefix length"
-            root.wrong(f"droplets are not in one network ({found}): write substrate.cidr", "droplets")
-        return None
-    return _checked_substrate(root, droplets, cidr, mtu, server)
-
-
-def _checked_substrate(
-    root: Reader, droplets: dict[str, Droplet], cidr: str, mtu: int, server: str | None
-) -> Substrate | None:
-    for droplet in droplets.values():
-        if not address_in(droplet.address, cidr):
-            root.wrong(f"{droplet.name}'s address {droplet.address} is not in the substrate {cidr}", "droplets")
-    taken = {droplet.address for droplet in droplets.values()}
-    if server is None:
-        try:
-            server = free_server_address(cidr, taken)
-        except ValueError as error:
-            root.wrong(str(error), "substrate")
-            return None
-    if server in taken or not address_in(server, cidr):
-        root.wrong(f"the server's address {server} is a droplet's, or not in {cidr}", "substrate")
-    return Substrate(cidr, mtu, server)
 
 
 def _members(reader: Reader, key: str, hosts: set[str], low: int) -> Members:
@@ -181,19 +80,19 @@ def _vpcs(root: Reader, hosts: set[str]) -> dict[str, Vpc]:
     for reader in root.items("vpcs", needed=True):
         if not reader.is_map():
             continue
-        name = _name(reader)
+        name = name_of(reader)
         before = len(reader.mistakes)
         vni = reader.number("vni", 1, MAX_VNI)
         sound = len(reader.mistakes) == before
-        cidr = _parsed(reader, "cidr", parse_cidr, "a CIDR as 10.0.0.0/16")
+        cidrs = cidrs_of(reader, "a CIDR as 10.0.0.0/16, or one of each family")
         dividers = _members(reader, "dividers", hosts, 0)
         reader.finish()
         if sound and vni in numbers:
             reader.wrong(f"{vni} is the VNI of {numbers[vni]} already", "vni")
         elif sound:
             numbers[vni] = name or "another"
-        if cidr is not None:
-            _add(reader, vpcs, name, Vpc(name or "", vni, cidr, dividers))
+        if cidrs is not None:
+            add(reader, vpcs, name, Vpc(name or "", vni, cidrs, dividers))
     return vpcs
 
 
@@ -203,26 +102,30 @@ def _networks(root: Reader, vpcs: dict[str, Vpc], hosts: set[str]) -> dict[str, 
     for reader in root.items("networks", needed=True):
         if not reader.is_map():
             continue
-        name = _name(reader)
+        name = name_of(reader)
         vpc = reader.text("vpc", "a VPC's name")
-        cidr = _parsed(reader, "cidr", parse_cidr, "a CIDR as 10.0.1.0/24")
+        cidrs = cidrs_of(reader, "a CIDR as 10.0.1.0/24, or one of each family")
         bouncers = _members(reader, "bouncers", hosts, 1)
+        encapsulation = cast(Any, choice(reader, "encapsulation", ("geneve", "vxlan")))
+        routing = cast(Any, choice(reader, "routing", ("direct", "divider")))
         reader.finish()
         if vpc is not None and vpc not in known:
             reader.wrong(f"no VPC is called {vpc!r}", "vpc")
-        elif vpc in vpcs and cidr is not None:
-            _check_place(reader, vpcs[vpc], cidr, networks)
-            _add(reader, networks, name, Network(name or "", vpc, cidr, bouncers))
+        elif vpc in vpcs and cidrs is not None:
+            _check_place(reader, vpcs[vpc], cidrs, networks)
+            add(reader, networks, name, Network(name or "", vpc, cidrs, bouncers, encapsulation, routing))
     return networks
 
 
-def _check_place(reader: Reader, vpc: Vpc, cidr: str, networks: dict[str, Network]) -> None:
-    mine = ip_network(cidr)
-    if not _subnet(mine, ip_network(vpc.cidr)):
-        reader.wrong(f"{cidr} is not within the VPC's {vpc.cidr}", "cidr")
-    for other in networks.values():
-        if other.vpc == vpc.name and mine.overlaps(ip_network(other.cidr)):
-            reader.wrong(f"{cidr} overlaps {other.name}'s {other.cidr}", "cidr")
+def _check_place(reader: Reader, vpc: Vpc, cidrs: tuple[str, ...], networks: dict[str, Network]) -> None:
+    for cidr in cidrs:
+        mine = ip_network(cidr)
+        if not any(_subnet(mine, ip_network(outer)) for outer in vpc.cidrs):
+            reader.wrong(f"{cidr} is not within the VPC's {', '.join(vpc.cidrs)}", "cidr")
+        for other in networks.values():
+            theirs = next((c for c in other.cidrs if mine.overlaps(ip_network(c))), None)
+            if other.vpc == vpc.name and theirs is not None:
+                reader.wrong(f"{cidr} overlaps {other.name}'s {theirs}", "cidr")
 
 
 def _subnet(inner: IPv4Network | IPv6Network, outer: IPv4Network | IPv6Network) -> bool:
@@ -231,7 +134,7 @@ def _subnet(inner: IPv4Network | IPv6Network, outer: IPv4Network | IPv6Network) 
     return isinstance(outer, IPv6Network) and inner.subnet_of(outer)
 
 
-def _endpoints(root: Reader, networks: dict[str, Network], hosts: set[str]) -> dict[str, Endpoint]:
+def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], peers: set[str]) -> dict[str, Endpoint]:
     known = _written(root, "networks")
     endpoints: dict[str, Endpoint] = {}
     used: dict[tuple[str, str], str] = {}
@@ -239,24 +142,31 @@ def _endpoints(root: Reader, networks: dict[str, Network], hosts: set[str]) -> d
         if not reader.is_map():
             continue
         before = len(reader.mistakes)
-        expanded = _expand(reader, hosts)
-        network = reader.text("network", "a network's name")
-        if network is not None and network not in known:
-            reader.wrong(f"no network is called {network!r}", "network")
-        if network not in networks:
-            network = None
-        address = _endpoint_address(reader, networks.get(network or ""), len(expanded))
-        mac = _optional(reader, "mac", parse_mac, "a MAC")
+        expanded = _expand(reader, droplets)
+        name = reader.text("network", "a network's name")
+        if name is not None and name not in known:
+            reader.wrong(f"no network is called {name!r}", "network")
+        network = networks.get(name or "")
+        addresses = _endpoint_addresses(reader, network, len(expanded))
+        mac = optional(reader, "mac", parse_mac, "a MAC")
         if mac is not None and len(expanded) > 1:
             reader.wrong("many endpoints cannot share one MAC", "mac")
+        dscp = reader.number("dscp", 0, 63, 0)
+        _check_peers(reader, network, [droplet for _, droplet in expanded if droplet in peers])
         reader.finish()
         if network is None or len(reader.mistakes) > before:
             continue
-        _claim(reader, used, networks[network].vpc, "address", address, expanded)
-        _claim(reader, used, networks[network].vpc, "mac", mac, expanded)
-        for name, droplet in expanded:
-            _add(reader, endpoints, name, Endpoint(name, network, droplet, address, mac))
+        for address in addresses:
+            _claim(reader, used, network.vpc, "address", address, expanded)
+        _claim(reader, used, network.vpc, "mac", mac, expanded)
+        for own, droplet in expanded:
+            add(reader, endpoints, own, Endpoint(own, network.name, droplet, addresses, mac, dscp))
     return endpoints
+
+
+def _check_peers(reader: Reader, network: Network | None, peers: list[str]) -> None:
+    if network is not None and peers and network.encapsulation != "vxlan":
+        reader.wrong(f"{peers[0]} speaks VXLAN only: {network.name} needs `encapsulation: vxlan`", "network")
 
 
 def _claim(
@@ -274,24 +184,31 @@ def _claim(
     used[vpc, value] = expanded[0][0] if expanded else "another"
 
 
-def _endpoint_address(reader: Reader, network: Network | None, count: int) -> str | None:
-    address = _optional(reader, "address", parse_host_address, "an address")
-    if address is None or network is None:
-        return address
+def _endpoint_addresses(reader: Reader, network: Network | None, count: int) -> tuple[str, ...]:
+    if not reader.has("address"):
+        reader.take("address", object, "an address", None)
+        return ()
+    addresses = one_or_list(reader, "address", parse_host_address, "an address, or one of each family") or ()
+    if network is None:
+        return addresses
     if count > 1:
         reader.wrong("many endpoints cannot share one address", "address")
-    if not address_in(address, network.cidr):
-        reader.wrong(f"{address} is not in {network.name}'s {network.cidr}", "address")
-    elif address == gateway_of(network.cidr):
-        reader.wrong(f"{address} is the gateway of {network.name}", "address")
-    return address
+    if repeats_a_family(addresses):
+        reader.wrong("at most one address of each family", "address")
+    for address in addresses:
+        cidr = cidr_of(address, network.cidrs)
+        if cidr is None:
+            reader.wrong(f"{address} is not in {network.name}'s {', '.join(network.cidrs)}", "address")
+        elif address == gateway_of(cidr):
+            reader.wrong(f"{address} is the gateway of {network.name}", "address")
+    return addresses
 
 
 def _expand(reader: Reader, hosts: set[str]) -> list[tuple[str, str]]:
     """Return (name, droplet) of each endpoint that an entry stands for."""
     if not reader.has("count"):
         reader.take("count", int, "a number", None)
-        name = _name(reader)
+        name = name_of(reader)
         droplet = reader.text("droplet", "a droplet's name")
         places = [droplet] if droplet is not None else []
         _check_places(reader, "droplet", places, hosts)
@@ -301,7 +218,7 @@ def _expand(reader: Reader, hosts: set[str]) -> list[tuple[str, str]]:
     key = "droplets" if reader.has("droplets") else "droplet"
     places = reader.names("droplets") if key == "droplets" else [reader.text("droplet", "a droplet's name") or ""]
     _check_places(reader, key, places, hosts)
-    if "{n}" not in pattern or not _PATTERN.match(pattern) or not _NAME.match(pattern.replace("{n}", str(count))):
+    if "{n}" not in pattern or not _PATTERN.match(pattern) or not NAME.match(pattern.replace("{n}", str(count))):
         reader.wrong(f"{pattern!r} must hold {{n}}, which becomes 1 to {count}, and make a name", "name")
         return []
     if not places:

@@ -10,6 +10,7 @@ Small probes are sent at `per_second` at the most, long ones at a quarter of tha
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,6 +27,9 @@ CHALLENGE_PAUSE = 1.0
 DISTRUST_PAUSE = 10.0
 """The same on a path on which a claim turned out to be false lately."""
 LONG_SHARE = 0.25
+LEAST_PATIENCE = 0.2
+ROUND_TRIPS = 4
+"""A long probe is waited for that many seconds, and so many round trips, but not longer than a small one."""
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class Probing:
         self._targets: dict[Path, _Target] = {}
         self._mtus = PathMtus()
         self._sent: dict[bytes, _Sent] = {}
+        self._deadlines: list[tuple[float, bytes]] = []
         self._turns = Schedule(rules.per_second)
         self._checks = Schedule(rules.per_second * LONG_SHARE)
         self._happenings: list[Happening] = []
@@ -96,7 +101,7 @@ class Probing:
         probes = []
         for path in self._turns.take(now):
             target = self._targets[path]
-            target.small = self._send(target, smallest(path.peer), now)
+            target.small = self._send(target, smallest(path.peer), now, self._rules.deadline)
             probes.append(Probe(path, smallest(path.peer), target.small))
         for path in self._checks.take(now):
             target = self._targets[path]
@@ -106,8 +111,9 @@ class Probing:
 
     def wake_at(self) -> float | None:
         """Return when there is something to do next: a probe to be sent, or a deadline."""
-        first = next(iter(self._sent.values()), None)
-        deadline = first.at + self._rules.deadline if first else None
+        while self._deadlines and self._deadlines[0][1] not in self._sent:
+            heapq.heappop(self._deadlines)
+        deadline = self._deadlines[0][0] if self._deadlines else None
         times = (deadline, self._turns.next_at(), self._checks.next_at())
         return min((at for at in times if at is not None), default=None)
 
@@ -152,11 +158,10 @@ class Probing:
 
     def expire(self, now: float) -> None:
         """Take in that time has passed. Read all answers that are there before."""
-        while self._sent:
-            nonce, sent = next(iter(self._sent.items()))
-            if sent.at + self._rules.deadline > now:
-                break
-            self._miss(nonce, now)
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, nonce = heapq.heappop(self._deadlines)
+            if nonce in self._sent:
+                self._miss(nonce, now)
         self._touch(bool(self._mtus.expire(now)))
 
     def heard(self, error: TunnelError, now: float) -> None:
@@ -200,9 +205,15 @@ class Probing:
         known = (target.size, target.carries, self._mtus.get(target.path))
         return min(size for size in known if size is not None)
 
-    def _send(self, target: _Target, size: int, now: float) -> bytes:
+    def _patience(self, target: _Target) -> float:
+        """Return how long to wait for a long probe: a search has many to lose, and the round trip is known."""
+        usual = LEAST_PATIENCE + ROUND_TRIPS * (target.round_trip or 0.0)
+        return min(self._rules.deadline, usual)
+
+    def _send(self, target: _Target, size: int, now: float, patience: float) -> bytes:
         nonce = self._new_nonce()
         self._sent[nonce] = _Sent(target, size, now)
+        heapq.heappush(self._deadlines, (now + patience, nonce))
         self.counts.sent += 1
         return nonce
 
@@ -216,7 +227,7 @@ class Probing:
             if hint is not None:
                 target.search.hint(hint)
         size = target.search.next_size
-        target.long = self._send(target, size, now)
+        target.long = self._send(target, size, now, self._patience(target))
         return Probe(target.path, size, target.long)
 
     def _rise(self, target: _Target, now: float) -> None:

@@ -19,6 +19,7 @@ from agent.core.layout import (
     INTERFACE_PINNED,
     LOCAL_DROPLET,
     NETWORK_BOUNCED_HERE,
+    NETWORK_PINNED,
     U32,
     V4_MAPPED,
     VPC_DIVIDED_HERE,
@@ -120,6 +121,7 @@ def _realize_vpc(vpc: Vpc, world: World, into: Realization) -> None:
 def _realize_network(network: Network, world: World, into: Realization) -> None:
     vni = world.vpcs[network.vpc].vni
     flags = NETWORK_BOUNCED_HERE if any(world.is_here(id_) for id_ in network.bouncers) else 0
+    flags |= NETWORK_PINNED if network.routing == "divider" else 0
     bouncers = _members(network.bouncers, world)
     for text, gateway in zip(network.cidrs, gateways(network), strict=True):
         cidr = parse_cidr(text)

@@ -14,6 +14,7 @@ from agent.core.layout import (
     INTERFACE_PINNED,
     NETWORK_BOUNCED_HERE,
     NEXT_HOP_DOWN,
+    PATH_PINNED,
     VPC_DIVIDED_HERE,
     AddressSet,
     Endpoint,
@@ -36,6 +37,10 @@ class Learnt(Protocol):
     def age(self) -> float:
         """Return the seconds since it was confirmed."""
 
+    @property
+    def flags(self) -> int:
+        """Return the entry's flags."""
+
 
 class Known(Protocol):
     """A network as the map holds it."""
@@ -53,7 +58,7 @@ class Lookups(NamedTuple):
     """What the maps say of one source and one destination (16 bytes) in one VPC.
 
     `sender` are the source's flags in `interfaces`. `learnt_hop` and `host_hop` are the flags of the next hops to the
-    host of `direct` and to that of `destination`, by the interface that the source sends by; None where there is none.
+    host of `direct` and to that of `destination`; None where no interface leads there.
     """
 
     to: bytes
@@ -69,36 +74,42 @@ class Lookups(NamedTuple):
 
 def way(found: Lookups) -> PathReply:
     """Return the way, or why there is none."""
-    if _is_pinned(found) and not (found.vpc and found.vpc.flags & VPC_DIVIDED_HERE):
+    learnt = found.direct if found.direct is not None and found.direct.age < DIRECT_LIFETIME else None
+    pinned = _passes_between_networks(found) and _is_pinned(found, learnt)
+    if learnt is not None and not pinned and not _is_down(found.learnt_hop):
+        return _direct(learnt.host, found.learnt_hop, GENEVE, learnt)
+    if pinned and not (found.vpc and found.vpc.flags & VPC_DIVIDED_HERE):
         return _by_divider(found.vpc)
-    if found.direct is not None and found.direct.age < DIRECT_LIFETIME and _leads(found.learnt_hop):
-        hosts = _hosts((found.direct.host,))
-        age = round(found.direct.age, 3)
-        return PathReply("direct", hosts, learnt=True, age=age, encapsulation=_encapsulation(found.destination))
-    if found.destination is not None and found.destination.ifindex:
+    if found.destination is None:
+        return _by_network(found)
+    if found.destination.ifindex:
         return PathReply("same_host")
-    if found.destination is not None and _leads(found.host_hop):
-        hosts = _hosts((found.destination.host,))
-        return PathReply("direct", hosts, encapsulation=_encapsulation(found.destination))
-    return _by_network(found)
+    if _is_down(found.host_hop):
+        return _by_network(found)
+    encapsulation = VXLAN if found.destination.flags & ENDPOINT_VXLAN else GENEVE
+    return _direct(found.destination.host, found.host_hop, encapsulation)
 
 
-def _is_pinned(found: Lookups) -> bool:
-    """Say whether the packet passes between networks of which one is reached through a divider only."""
+def _direct(host: bytes, hop: int | None, encapsulation: str, learnt: Learnt | None = None) -> PathReply:
+    if hop is None:
+        return PathReply("none", _hosts((host,)), learnt is not None, reason="next_hop_unresolved")
+    age = round(learnt.age, 3) if learnt else None
+    return PathReply("direct", _hosts((host,)), learnt is not None, age, encapsulation=encapsulation)
+
+
+def _passes_between_networks(found: Lookups) -> bool:
     own, other = found.source_network, found.destination_network
-    if own is not None and other is not None and own.gateway == other.gateway:
-        return False
-    pinned = found.destination is not None and bool(found.destination.flags & ENDPOINT_PINNED)
-    return pinned or bool(found.sender & INTERFACE_PINNED)
+    return (own.gateway if own else None) != (other.gateway if other else None)
 
 
-def _leads(hop: int | None) -> bool:
-    """Say whether a next hop is there and answers."""
-    return hop is not None and not hop & NEXT_HOP_DOWN
+def _is_pinned(found: Lookups, learnt: Learnt | None) -> bool:
+    """Say whether one of the networks is reached through a divider only, as far as this host knows."""
+    destination = found.destination is not None and bool(found.destination.flags & ENDPOINT_PINNED)
+    return destination or bool(found.sender & INTERFACE_PINNED) or bool(learnt and learnt.flags & PATH_PINNED)
 
 
-def _encapsulation(destination: Endpoint | None) -> str:
-    return VXLAN if destination is not None and destination.flags & ENDPOINT_VXLAN else GENEVE
+def _is_down(hop: int | None) -> bool:
+    return hop is not None and bool(hop & NEXT_HOP_DOWN)
 
 
 def _by_network(found: Lookups) -> PathReply:
@@ -118,7 +129,7 @@ def _as_bouncer(found: Lookups) -> PathReply:
         return PathReply("none", reason="no_vpc")
     network = found.destination_network
     if network is not None and network.bouncers.flags & NETWORK_BOUNCED_HERE:
-        return PathReply("none", reason="no_endpoint" if found.destination is None else "no_next_hop")
+        return PathReply("none", reason="no_endpoint")
     if found.vpc.flags & VPC_DIVIDED_HERE:
         return PathReply("none", reason="no_network") if network is None else _by_bouncer(network)
     return _by_divider(found.vpc)

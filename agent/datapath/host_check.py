@@ -24,7 +24,7 @@ from agent.datapath.kernel import KernelConfig, with_uplinks
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.pins import is_bpffs, pinned_program_ids
 from agent.datapath.uplinks import read_uplinks, served_by
-from agent.datapath.xdp import AttachMode, attached_program, refusal
+from agent.datapath.xdp import REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)
@@ -218,7 +218,7 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
         detail = f"another owner's program {attached.program_id} is attached to {carrier}"
         return CheckResult("xdp", False, detail, remedy)
     if config.attach_mode is AttachMode.OFFLOAD and (refused := _refused_by_card(link)):
-        return CheckResult("xdp", False, refused, "set `attach_mode` to native or auto")
+        return CheckResult("xdp", False, refused, REMEDY[AttachMode.OFFLOAD])
     if attached is None:
         return CheckResult("xdp", True, f"{carrier} is free")
     return CheckResult("xdp", True, f"{carrier} carries this agent's program {attached.program_id}, {attached.mode}")
@@ -231,8 +231,8 @@ def _refused_by_card(link: Message | None) -> str:
     try:
         os.close(bpf.load_program(SMALLEST_PROGRAM, name="check", device=int(link["index"])))
     except OSError as error:
-        plain = OSError(error.errno, os.strerror(error.errno or 0))
-        return str(refusal(plain, link, AttachMode.OFFLOAD).strerror)
+        plain = OSError(error.errno, f"{os.strerror(error.errno or 0)}: {TAKES_NONE}")
+        return why_refused(plain, link, AttachMode.OFFLOAD)
     return ""
 
 

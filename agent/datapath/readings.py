@@ -61,9 +61,10 @@ class NetworkEntry(NamedTuple):
 
 
 class DirectPath(NamedTuple):
-    """Where an address was last heard from directly (16 bytes), and how long ago in seconds."""
+    """Where an address was last heard from directly (16 bytes), its flags, and how long ago in seconds."""
 
     host: bytes
+    flags: int
     age: float
 
 
@@ -106,13 +107,20 @@ class Readings:
         return found if found and found.vni else None
 
     def lookup_next_hop(self, droplet: int, host: bytes) -> NextHop | None:
-        """Return what leads to a host (16 bytes) from one of `local_droplets`, by its index."""
-        value = self.maps[MapName.LOCAL_DROPLETS].lookup(U32.pack(droplet))
-        if value is None:
-            return None
-        interface = LocalDroplet(*LOCAL_DROPLET.unpack(value)).interface
-        found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, interface))
-        return None if found is None else NextHop(*NEXT_HOP.unpack(found))
+        """Return what leads to a host (16 bytes) from one of `local_droplets`, by its index, or else from another one.
+
+        Whether the host is down is asked of the first alone: by another one it goes in any case (bpf/next_hop.h).
+        """
+        entries = sorted(
+            self.maps[MapName.LOCAL_DROPLETS].dump().items(), key=lambda entry: entry[0] != U32.pack(droplet)
+        )
+        for key, value in entries:
+            local = LocalDroplet(*LOCAL_DROPLET.unpack(value))
+            found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, local.interface))
+            if found is not None and len(unmapped(local.address)) == len(unmapped(host)):
+                hop = NextHop(*NEXT_HOP.unpack(found))
+                return hop if key == U32.pack(droplet) else hop._replace(flags=hop.flags & ~NEXT_HOP_DOWN)
+        return None
 
     def down_peers(self) -> frozenset[bytes]:
         """Return the droplets (packed, 4 or 16 bytes) that an agent before this one found not to answer any more."""
@@ -125,8 +133,8 @@ class Readings:
         value = self.maps[MapName.DIRECT].lookup(OVERLAY_KEY.pack(vni, mapped(address)))
         if value is None:
             return None
-        host, confirmed, _ = DIRECT_PATH.unpack(value)
-        return DirectPath(host, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9)
+        host, flags, confirmed, _ = DIRECT_PATH.unpack(value)
+        return DirectPath(host, flags, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9)
 
     def lookup_network(self, vni: int, address: bytes) -> NetworkEntry | None:
         """Return the network of a VPC that an overlay address falls into."""

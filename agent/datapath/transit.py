@@ -11,7 +11,7 @@ import structlog
 from agent.datapath import bpf_syscall
 from agent.datapath.link_query import LinkQuery
 from agent.datapath.netlink import Netlink
-from agent.datapath.xdp import Attached, AttachMode, Ownership, Program, attach, detach, refusal
+from agent.datapath.xdp import TAKES_NONE, Attached, AttachMode, Ownership, Program, attach, detach, refusal
 
 Load = Callable[[int], int]
 """Loads the program for a network card that is to run it by itself (an ifindex), and returns its descriptor."""
@@ -94,7 +94,7 @@ class Transit:
             descriptor = self._load_for_card(ifindex)
         except bpf_syscall.VerifierError as error:
             lines = error.log.strip().splitlines()
-            said = f"{os.strerror(error.errno or 0)}{': ' + lines[-1] if lines else ', no driver took the program'}"
+            said = f"{os.strerror(error.errno or 0)}: {lines[-1] if lines else TAKES_NONE}"
             raise refusal(OSError(error.errno, said), link, AttachMode.OFFLOAD) from error
         try:
             number = bpf_syscall.program_info(descriptor).id

@@ -24,6 +24,7 @@ XDP_FLAGS_DRV_MODE = 1 << 2
 XDP_FLAGS_HW_MODE = 1 << 3
 XDP_FLAGS_REPLACE = 1 << 4
 NONE_EXPECTED = DETACHED = -1
+TAKES_NONE = "it takes no programs to run on the card"
 PAGE_MTU = 3000
 """With head room, tail room and headers it fits into 4 KiB, whatever the kernel was built with."""
 
@@ -50,6 +51,13 @@ _FLAG = {
     AttachMode.NATIVE: XDP_FLAGS_DRV_MODE,
     AttachMode.GENERIC: XDP_FLAGS_SKB_MODE,
     AttachMode.OFFLOAD: XDP_FLAGS_HW_MODE,
+}
+
+
+REMEDY = {
+    AttachMode.NATIVE: "Set attach_mode to auto",
+    AttachMode.GENERIC: "Choose another interface",
+    AttachMode.OFFLOAD: "Set attach_mode to native or auto",
 }
 
 
@@ -180,20 +188,25 @@ async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownershi
 
 
 def refusal(error: OSError, link: Message, mode: AttachMode) -> OSError:
-    """Return a driver's refusal in words: the interface, its driver and MTU, what the kernel said, what to do."""
+    """Return a driver's refusal in words: why, and what to do."""
     if error.errno not in _UNABLE:
         return error
+    return ModeRefusedError(error.errno, f"{why_refused(error, link, mode)}. {REMEDY[mode]}")
+
+
+def why_refused(error: OSError, link: Message, mode: AttachMode) -> str:
+    """Name the interface, its driver, what the kernel said, and the MTU with its limit where it may be that."""
     name, mtu = str(attribute(link, "IFLA_IFNAME")), int(attribute(link, "IFLA_MTU"))
     with open_control_socket() as control:
         driver = driver_of(control, name)
     number = errno.errorcode.get(error.errno or 0, str(error.errno))
-    words = f"{name}: driver {driver} refuses {mode} XDP: {error.strerror} ({number}); its MTU is {mtu}"
+    words = f"{name}: driver {driver} refuses {mode} XDP: {error.strerror} ({number})"
     if error.errno == errno.ERANGE or mtu > PAGE_MTU:
         words += (
-            f", and a frame must fit into a page of memory: up to {PAGE_MTU} every driver can, on both ends of a veth"
+            f"; its MTU is {mtu}, and a frame must fit into a page of memory: up to {PAGE_MTU} every driver can, on "
+            "both ends of a veth"
         )
-    remedy = "auto" if mode is AttachMode.NATIVE else "native, or auto"
-    return ModeRefusedError(error.errno, f"{words}. Set attach_mode = {remedy}")
+    return words
 
 
 def _mode_fits(found: Attached, mode: AttachMode) -> bool:

@@ -1,13 +1,16 @@
 """The compiled programs on real maps, filled with one small world, and single frames run through them.
 
-This droplet D1 (192.0.2.1) holds endpoints A (10.0.0.1) and B (10.0.0.2) of VNI 7; R (10.0.0.3) is on D2. Network
-10.0.0.0/24 is bounced by D3, 10.0.1.0/24 by D4; the VPC is divided by D5. Tests give D1 roles by changing maps.
+This host's droplets are D1 (192.0.2.1) and, over IPv6, S1 (2001:db8::1), both on one uplink. Endpoints A (10.0.0.1,
+fd00::1) and B of VNI 7 are here; R is on D2. Network 10.0.0.0/24 with fd00::/64 is bounced by D3, 10.0.1.0/24 with
+fd00:1::/64 by D4; the VPC is divided by D5. Tests give this host roles by changing maps. In a world over IPv6 the
+droplets are S1 to S5 instead.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from socket import inet_ntoa
+from ipaddress import ip_address
+from socket import htons
 
 import bpf_packets as p
 
@@ -22,17 +25,30 @@ from agent.datapath.outcomes import ANSWERED, FORWARDED, PASSED, RECEIVED, Outco
 
 VNI = 7
 D1, D2, D3, D4, D5, STRANGER = (f"192.0.2.{n}" for n in (1, 2, 3, 4, 5, 99))
-A, B, R, GATEWAY = "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.254"
-ELSEWHERE = "10.0.1.9"
-MAC = {address: bytes([2, 0, 0, 0, 0, int(address.rsplit(".", 1)[1])]) for address in (A, B, R, ELSEWHERE)}
-DROPLET_MAC = {address: bytes([6, 0, 0, 0, 0, int(address.rsplit(".", 1)[1])]) for address in (D1, D2, D3, D4, D5)}
+S1, S2, S3, S4, S5, STRANGER6 = (f"2001:db8::{n}" for n in (1, 2, 3, 4, 5, 99))
+OVER_IPV6 = {D1: S1, D2: S2, D3: S3, D4: S4, D5: S5, STRANGER: STRANGER6}
+A, B, R, UNKNOWN, GATEWAY = "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.77", "10.0.0.254"
+A6, B6, R6, UNKNOWN6, GATEWAY6 = "fd00::1", "fd00::2", "fd00::3", "fd00::77", "fd00::254"
+ELSEWHERE, ELSEWHERE6, NOWHERE = "10.0.1.9", "fd00:1::9", "10.9.9.9"
+_LAST = {A: 1, B: 2, R: 3, ELSEWHERE: 9, A6: 1, B6: 2, R6: 3, ELSEWHERE6: 9}
+MAC = {address: bytes([2, 0, 0, 0, 0, last]) for address, last in _LAST.items()}
+DROPLET_MAC = {
+    name: bytes([6, 0, 0, 0, 0, n]) for n, names in enumerate(OVER_IPV6.items(), 1) for name in names if n <= 5
+}
 SIZES = {MapName.ENDPOINT_COUNTERS: 8, MapName.DIRECT: 1024}
+DECLARED = {"outcomes", "programs", "local_droplets", "told"}
+"""Maps of the size that the programs say."""
+ARRAYS = {"outcomes", "told", "local_droplets", "interfaces", "endpoint_counters"}
+"""Maps whose entries are always there."""
 SLOT, UNCOUNTED_SLOT = 1, 200
 """A's place in `interfaces` and `endpoint_counters`, and one that only `interfaces` has."""
 ARRIVAL, UNCOUNTED = IFINDEX_BASE + SLOT, IFINDEX_BASE + UNCOUNTED_SLOT
 """Interfaces that are there (see conftest.py): a test run asks for no more, and sends nothing to them."""
+UPLINK, SECOND_UPLINK = 71, 72
+"""Likewise, of the substrate."""
 LOOPBACK = 1
-ELSEWHERE_IFINDEX = 77
+MTU, PATH_MTU = 1406, 1500
+"""Of endpoints, which fit with every header on every path; of every path."""
 
 
 def mapped(text: str) -> bytes:
@@ -59,7 +75,7 @@ def expected_verdict(outcome: Outcome) -> XdpAction:
 
 
 class World:
-    """Maps and programs of one droplet."""
+    """Maps and programs of one host."""
 
     def __init__(self, compiled: CompiledObject) -> None:
         self.fds = {
@@ -70,10 +86,15 @@ class World:
         }
         self.programs = {p.name: programs.load(p, self.fds) for p in compiled.programs}
         self.reached: set[Outcome] = set()
+        self.over_ipv6 = False
 
     @staticmethod
     def _size(name: str, declared: int) -> int:
-        return declared if name in ("outcomes", "programs", "local_droplet") else SIZES.get(MapName(name), 256)
+        return declared if name in DECLARED else SIZES.get(MapName(name), 256)
+
+    def droplet(self, name: str) -> str:
+        """Return the address by which this world knows a droplet that is named by its IPv4 address."""
+        return OVER_IPV6.get(name, name) if self.over_ipv6 else name
 
     def put(self, name: MapName, key: bytes, value: bytes) -> None:
         bpf.update(self.fds[name], key, value)
@@ -87,60 +108,107 @@ class World:
     def entries(self, name: MapName) -> dict[bytes, bytes]:
         return dict(bpf.entries(self.fds[name]))
 
-    def endpoint(self, address: str, host: str, ifindex: int = 0, slot: int = 0) -> None:
-        value = layout.ENDPOINT.pack(mapped(host), ifindex, slot, MAC[address])
+    def endpoint(self, address: str, host: str, slot: int | None = None, flags: int = 0, mtu: int = MTU) -> None:
+        """Say where an endpoint is: on this host when it has a slot."""
+        ifindex = 0 if slot is None else IFINDEX_BASE + slot
+        value = layout.ENDPOINT.pack(mapped(self.droplet(host)), ifindex, flags, mtu, MAC[address])
         self.put(MapName.ENDPOINTS, key(address), value)
 
-    def interface(self, address: str, vni: int = VNI, slot: int = SLOT) -> None:
-        sender = layout.INTERFACE.pack(vni, mapped(address), MAC[address])
+    def interface(
+        self,
+        ipv4: str | None = A,
+        ipv6: str | None = A6,
+        *,
+        vni: int = VNI,
+        slot: int = SLOT,
+        flags: int = 0,
+        mtu: int = MTU,
+        dscp: int = 0,
+    ) -> None:
+        """Say who sends on an interface, by the droplet of the world's substrate."""
+        addresses = (p.ip(ipv6 or "::"), p.ip(ipv4 or "0.0.0.0"))
+        sender = layout.INTERFACE.pack(vni, int(self.over_ipv6), *addresses, MAC[A], flags, mtu, dscp << 2)
         self.put(MapName.INTERFACES, layout.U32.pack(slot), sender)
 
     def network(self, cidr: str, gateway: str, bouncers: tuple[str, ...], flags: int = 0) -> None:
         address, prefix = cidr.split("/")
-        value = layout.network_value(mapped(gateway), flags, tuple(map(mapped, bouncers)))
+        members = tuple(mapped(self.droplet(bouncer)) for bouncer in bouncers)
+        value = layout.network_value(mapped(gateway), flags, members)
         self.put(MapName.NETWORKS, layout.network_key(VNI, p.ip(address), int(prefix)), value)
 
-    def vpc(self, dividers: tuple[str, ...], flags: int = 0) -> None:
-        self.put(MapName.VPCS, layout.U32.pack(VNI), layout.vpc_value(flags, tuple(map(mapped, dividers))))
+    def own_network(self, bouncers: tuple[str, ...] = (D3,), flags: int = 0) -> None:
+        """Say what is known of A's network, in both families."""
+        self.network("10.0.0.0/24", GATEWAY, bouncers, flags)
+        self.network("fd00::/64", GATEWAY6, bouncers, flags)
 
-    def local(self, ifindex: int, address: str = D1) -> None:
-        port = layout.GENEVE_PORT.to_bytes(2, "big")
-        value = layout.LOCAL_DROPLET.pack(mapped(address), ifindex, DROPLET_MAC[D1], port)
-        self.put(MapName.LOCAL_DROPLET, layout.U32.pack(0), value)
+    def other_network(self, bouncers: tuple[str, ...] = (D4,), flags: int = 0) -> None:
+        self.network("10.0.1.0/24", "10.0.1.254", bouncers, flags)
+        self.network("fd00:1::/64", "fd00:1::254", bouncers, flags)
+
+    def vpc(self, dividers: tuple[str, ...] = (D5,), flags: int = 0) -> None:
+        members = tuple(mapped(self.droplet(divider)) for divider in dividers)
+        self.put(MapName.VPCS, layout.U32.pack(VNI), layout.vpc_value(flags, members))
+
+    def local(self, index: int, address: str, uplink: int = UPLINK, vlan: int = 0, leaves: int | None = None) -> None:
+        """Put one of this host's droplets; `uplink` 0 for none in this place."""
+        value = layout.LOCAL_DROPLET.pack(
+            mapped(address), uplink, uplink, uplink if leaves is None else leaves, DROPLET_MAC[D1], htons(vlan)
+        )
+        self.put(MapName.LOCAL_DROPLETS, layout.U32.pack(index), value)
+
+    def known(self, name: str, flags: int = 0) -> None:
+        self.put(MapName.DROPLETS, mapped(self.droplet(name)), layout.DROPLET.pack(flags))
+
+    def next_hop(self, name: str, mtu: int = PATH_MTU, flags: int = 0, uplink: int = UPLINK) -> None:
+        key = layout.NEXT_HOP_KEY.pack(mapped(self.droplet(name)), uplink)
+        self.put(MapName.NEXT_HOPS, key, layout.NEXT_HOP.pack(DROPLET_MAC[name], mtu, flags))
+
+    def no_next_hop(self, name: str, uplink: int = UPLINK) -> None:
+        self.remove(MapName.NEXT_HOPS, layout.NEXT_HOP_KEY.pack(mapped(self.droplet(name)), uplink))
 
     def direct(self, address: str) -> tuple[str, int, int] | None:
         """Return the droplet's address of the path learnt for an address, and when: nanoseconds and tick."""
         found = self.entries(MapName.DIRECT).get(key(address))
         if found is None:
             return None
-        host, *confirmed = layout.DIRECT_PATH.unpack(found)
-        return inet_ntoa(layout.unmapped(host)), *confirmed
+        host, _, *confirmed = layout.DIRECT_PATH.unpack(found)
+        return str(ip_address(layout.unmapped(host))), *confirmed
 
-    def path(self, address: str, host: str, tick: int) -> None:
+    def path_flags(self, address: str) -> int:
+        return int(layout.DIRECT_PATH.unpack(self.entries(MapName.DIRECT)[key(address)])[1])
+
+    def path(self, address: str, host: str, tick: int, flags: int = 0) -> None:
         """Put a direct path that was confirmed at a tick."""
-        self.put(MapName.DIRECT, key(address), layout.DIRECT_PATH.pack(mapped(host), 0, tick))
+        self.put(MapName.DIRECT, key(address), layout.DIRECT_PATH.pack(mapped(self.droplet(host)), flags, 0, tick))
 
-    def fill(self) -> None:
+    def forgive(self) -> None:
+        """Forget which ICMP errors were told."""
+        buckets = bpf.map_info(self.fds["told"]).max_entries
+        bpf.update_batch(self.fds["told"], [(layout.U32.pack(n), bytes(layout.TOLD.size)) for n in range(buckets)])
+
+    def fill(self, over_ipv6: bool = False) -> None:
         """Empty every map and make the world that the module describes."""
-        for name in self.fds:
-            if name in ("outcomes", "local_droplet", "interfaces", "endpoint_counters"):
-                continue
-            if name == "programs":
-                transit = self.programs["transit_xdp"].fd
-                self.put(MapName.PROGRAMS, layout.U32.pack(0), layout.U32.pack(transit))
-                continue
+        self.over_ipv6 = over_ipv6
+        for name in set(self.fds) - ARRAYS - {"programs"}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
-        self.endpoint(A, D1, 201, SLOT)
-        self.endpoint(B, D1, 202, 2)
-        self.endpoint(R, D2)
-        self.network("10.0.0.0/24", GATEWAY, (D3,))
-        self.network("10.0.1.0/24", "10.0.1.254", (D4,))
-        self.vpc((D5,))
-        self.interface(A)
+        self.put(MapName.PROGRAMS, layout.U32.pack(0), layout.U32.pack(self.programs["transit_xdp"].fd))
+        for index in range(2, layout.MAX_LOCAL_DROPLETS):
+            self.local(index, "::", 0)
+        self.local(0, D1)
+        self.local(1, S1)
+        for local, remote in ((A, R), (A6, R6)):
+            self.endpoint(local, D1, SLOT)
+            self.endpoint(remote, D2)
+        self.endpoint(B, D1, 2)
+        self.endpoint(B6, D1, 2)
+        self.own_network()
+        self.other_network()
+        self.vpc()
+        self.interface()
         self.remove(MapName.INTERFACES, layout.U32.pack(UNCOUNTED_SLOT))
-        for address in (D2, D3, D4, D5):
-            self.put(MapName.DROPLETS, mapped(address), layout.DROPLET.pack(0))
-            self.put(MapName.NEXT_HOPS, mapped(address), layout.NEXT_HOP.pack(DROPLET_MAC[address]))
+        for name in (D2, D3, D4, D5):
+            self.known(name)
+            self.next_hop(name)
 
     def counters(self) -> dict[Outcome, tuple[int, int]]:
         """Return packets and bytes of every outcome, summed over the CPUs."""
@@ -156,21 +224,17 @@ class World:
         cpus = [layout.ENDPOINT_TRAFFIC.unpack(value)[::2] for value in values]
         return tuple(map(sum, zip(*cpus, strict=True)))
 
-    def from_substrate(self, frame: bytes, metadata: int = 0) -> Run:
-        self.local(ARRIVAL)
-        return self._run("transit_xdp", frame, metadata)
+    def from_substrate(self, frame: bytes, metadata: int = 0, uplink: int = UPLINK) -> Run:
+        return self._run("transit_xdp", frame, uplink, metadata)
 
-    def from_endpoint(
-        self, frame: bytes, metadata: int = 0, local_ifindex: int = ELSEWHERE_IFINDEX, arrival: int = ARRIVAL
-    ) -> Run:
-        self.local(local_ifindex)
-        return self._run("transit_agent", frame, metadata, arrival=arrival)
+    def from_endpoint(self, frame: bytes, metadata: int = 0, arrival: int = ARRIVAL) -> Run:
+        return self._run("transit_agent", frame, arrival, metadata)
 
-    def unprepared(self, program: str, frame: bytes, received: int = 1) -> Run:
-        """Run a program on the maps as they are."""
-        return self._run(program, frame, 0, received)
+    def after_tail_call(self, frame: bytes, received: int = 0) -> Run:
+        """Run transit XDP on what the transit agent leaves to it, which has counted it as received already."""
+        return self._run("transit_xdp", frame, ARRIVAL, 0, received)
 
-    def _run(self, program: str, frame: bytes, metadata: int, received: int = 1, arrival: int = ARRIVAL) -> Run:
+    def _run(self, program: str, frame: bytes, arrival: int, metadata: int, received: int = 1) -> Run:
         """Run one frame and hold the books: counted once as received, once under its outcome, all bytes."""
         before = self.counters()
         verdict, out, _ = bpf.run_program(
@@ -187,4 +251,5 @@ class World:
         assert list(moved.values()) == [(1, len(frame))], moved
         outcome = next(iter(moved))
         assert XdpAction(verdict) == expected_verdict(outcome)
+        self.reached.add(outcome)
         return Run(XdpAction(verdict), out, outcome)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bpf_world import ARRIVAL, UNCOUNTED, World
+from bpf_world import ARRIVAL, SECOND_UPLINK, UNCOUNTED, UPLINK, World
 
+from agent.core.features import Features
 from agent.datapath.compiler import CompiledObject, compile_programs
 
 HERE = Path(__file__).parent
@@ -38,14 +39,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def interfaces() -> Iterator[None]:
-    """Enter a nameless network namespace with two interfaces of the numbers that endpoints' have; it goes when left."""
+    """Enter a nameless network namespace with interfaces of endpoints and of the substrate; it goes when left."""
     if os.geteuid():
         pytest.skip("network namespaces need root")
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         assert _libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        pair = f"ip link add one index {ARRIVAL} type veth peer name other index {UNCOUNTED}"
-        subprocess.run(pair.split(), check=True)
+        for one, other in ((ARRIVAL, UNCOUNTED), (UPLINK, SECOND_UPLINK)):
+            pair = f"ip link add v{one} index {one} type veth peer name v{other} index {other}"
+            subprocess.run(pair.split(), check=True)
         yield
     finally:
         assert _libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
@@ -56,7 +58,7 @@ def interfaces() -> Iterator[None]:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> CompiledObject:
     if os.geteuid():
         pytest.skip("loading programs needs root")
-    return asyncio.run(compile_programs(tmp_path_factory.mktemp("objects")))
+    return asyncio.run(compile_programs(tmp_path_factory.mktemp("objects"), features=Features(vlan_tags=True)))
 
 
 @pytest.fixture(scope="session")
@@ -72,4 +74,5 @@ def one_world(compiled: CompiledObject) -> Iterator[World]:
 @pytest.fixture
 def world(one_world: World) -> World:
     one_world.fill()
+    one_world.forgive()
     return one_world

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
+from bpf_tunnels import tunnelled
 from bpf_world import (
     D1,
     D2,
     D3,
     D4,
+    D5,
     DROPLET_MAC,
     ELSEWHERE,
     GATEWAY,
@@ -16,14 +18,13 @@ from bpf_world import (
     MAC,
     UNCOUNTED,
     UNCOUNTED_SLOT,
+    UNKNOWN,
     VNI,
     A,
     B,
     R,
     World,
-    mapped,
 )
-from test_transit_xdp import tunnelled
 
 from agent.core import layout
 from agent.core.layout import MapName
@@ -47,7 +48,7 @@ TABLE = [
     ("TCP goes the same way", from_a(p.ipv4(A, R, bytes(20), protocol=p.TCP)), Outcome.SENT_DIRECT),
     ("a later fragment goes too", from_a(p.ipv4(A, R, b"1234", fragment=100)), Outcome.SENT_DIRECT),
     ("IPv4 options do not matter", from_a(p.ipv4(A, R, p.udp(), options=b"\1" * 8)), Outcome.SENT_DIRECT),
-    ("an unknown address goes to a bouncer", from_a(p.ipv4(A, "10.0.0.77", p.udp())), Outcome.SENT_TO_BOUNCER),
+    ("an unknown address goes to a bouncer", from_a(p.ipv4(A, UNKNOWN, p.udp())), Outcome.SENT_TO_BOUNCER),
     ("another network's address goes to the own bouncer", from_a(p.ipv4(A, ROUTED, p.udp()), GW),
      Outcome.SENT_TO_BOUNCER),
     ("an endpoint of this host gets it at once", from_a(p.ipv4(A, B, p.udp())), Outcome.DELIVERED_SAME_HOST),
@@ -59,10 +60,10 @@ TABLE = [
     ("a tunnel packet", from_a(p.ipv4(A, R, p.udp(destination=6081))), Outcome.TUNNEL_FROM_ENDPOINT),
     ("a tunnel packet's first fragment", from_a(p.ipv4(A, R, p.udp(destination=6081), fragment=0x2000)),
      Outcome.TUNNEL_FROM_ENDPOINT),
-    ("IPv6, which is not carried yet", from_a(bytes(40), kind=p.IPV6), Outcome.INNER_PROTOCOL),
+    ("version 0 in IPv6's ethertype", from_a(bytes(40), kind=p.IPV6), Outcome.MALFORMED_INNER),
     ("a VLAN tag", from_a(bytes(40), kind=0x8100), Outcome.INNER_PROTOCOL),
-    ("routed with a time to live of 1", from_a(p.ipv4(A, R, p.udp(), ttl=1), GW), Outcome.INNER_TTL),
-    ("routed with a time to live of 0", from_a(p.ipv4(A, R, p.udp(), ttl=0), GW), Outcome.INNER_TTL),
+    ("routed with a time to live of 1", from_a(p.ipv4(A, R, p.udp(), ttl=1), GW), Outcome.TTL_TOLD),
+    ("routed with a time to live of 0", from_a(p.ipv4(A, R, p.udp(), ttl=0), GW), Outcome.TTL_TOLD),
     ("switched with a time to live of 1", from_a(p.ipv4(A, R, p.udp(), ttl=1)), Outcome.SENT_DIRECT),
     ("an echo request to the gateway", from_a(p.ipv4(A, GATEWAY, p.echo(), protocol=1), GW), Outcome.GATEWAY_ECHO),
     ("to the gateway with a time to live of 1", from_a(p.ipv4(A, GATEWAY, p.echo(), protocol=1, ttl=1), GW),
@@ -84,7 +85,7 @@ TABLE = [
     ("a question for a known remote endpoint", asks(R), Outcome.ARP_ANSWERED),
     ("a question for the gateway", asks(GATEWAY), Outcome.ARP_ANSWERED),
     ("a probe of another's address", asks(B, sender="0.0.0.0"), Outcome.ARP_ANSWERED),
-    ("a question for an unknown address", asks("10.0.0.77"), Outcome.SENT_TO_BOUNCER),
+    ("a question for an unknown address", asks(UNKNOWN), Outcome.SENT_TO_BOUNCER),
     ("its own address announced", asks(A), Outcome.ARP_OWN_ADDRESS),
     ("its own address probed", asks(A, sender="0.0.0.0"), Outcome.ARP_OWN_ADDRESS),
     ("a question in another's name", asks(R, sender=B), Outcome.SOURCE_ARP),
@@ -101,7 +102,6 @@ TABLE = [
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
 def test_a_frame_from_an_endpoint(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
     run = world.from_endpoint(frame)
-    world.reached.add(run.outcome)
     assert run.outcome is outcome, sentence
 
 
@@ -116,54 +116,48 @@ def test_a_frame_cut_anywhere_is_dropped(world: World, length: int) -> None:
 def test_an_interface_of_no_endpoint_reaches_nothing(world: World, arrival: int) -> None:
     """Neither one of a slot that is not taken, nor one below all slots."""
     run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())), arrival=arrival)
-    world.reached.add(run.outcome)
     assert run.outcome is Outcome.UNKNOWN_INTERFACE
 
 
 def test_nothing_leaves_before_the_droplet_is_configured(world: World) -> None:
-    run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())), local_ifindex=0)
-    world.reached.add(run.outcome)
+    world.local(0, D1, 0)
+    run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())))
     assert run.outcome is Outcome.NO_LOCAL_DROPLET
 
 
 def test_without_transit_xdp_nothing_is_delivered_on_the_same_host(world: World) -> None:
     world.remove(MapName.PROGRAMS, layout.U32.pack(0))
     run = world.from_endpoint(from_a(p.ipv4(A, B, p.udp())))
-    world.reached.add(run.outcome)
     assert run.outcome is Outcome.NO_PROGRAM
 
 
 def test_a_droplet_without_a_neighbour_entry_is_not_sent_to(world: World) -> None:
-    world.remove(MapName.NEXT_HOPS, mapped(D2))
+    world.no_next_hop(D2)
     run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())))
-    world.reached.add(run.outcome)
     assert run.outcome is Outcome.NEXT_HOP_UNRESOLVED
 
 
 def test_a_frame_without_head_room_is_dropped(world: World) -> None:
     run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())), metadata=200)
-    world.reached.add(run.outcome)
     assert run.outcome is Outcome.NO_HEADROOM
 
 
-@pytest.mark.parametrize("frame", [from_a(p.ipv4(A, "10.0.0.77", p.udp())), asks(R)], ids=["IPv4", "ARP"])
+@pytest.mark.parametrize("frame", [from_a(p.ipv4(A, UNKNOWN, p.udp())), asks(R)], ids=["IPv4", "ARP"])
 def test_without_its_network_an_endpoint_reaches_no_bouncer(world: World, frame: bytes) -> None:
     world.remove(MapName.NETWORKS, layout.network_key(VNI, p.ip("10.0.0.0"), 24))
     run = world.from_endpoint(frame)
-    world.reached.add(run.outcome)
     assert run.outcome is Outcome.NO_NETWORK
 
 
-@pytest.mark.parametrize("frame", [from_a(p.ipv4(A, "10.0.0.77", p.udp())), asks("10.0.0.77")], ids=["IPv4", "ARP"])
+@pytest.mark.parametrize("frame", [from_a(p.ipv4(A, UNKNOWN, p.udp())), asks(UNKNOWN)], ids=["IPv4", "ARP"])
 def test_a_network_without_bouncers_is_a_reason_of_its_own(world: World, frame: bytes) -> None:
-    world.network("10.0.0.0/24", GATEWAY, ())
+    world.own_network(())
     run = world.from_endpoint(frame)
-    world.reached.add(run.outcome)
     assert run.outcome is Outcome.NO_BOUNCER
 
 
 ROLES = [
-    ("its own bouncer knows all endpoints", "10.0.0.77", 0, (D4,), Outcome.NO_ENDPOINT),
+    ("its own bouncer knows all endpoints", UNKNOWN, 0, (D4,), Outcome.NO_ENDPOINT),
     ("another network's packet goes to a divider", ELSEWHERE, 0, (D4,), Outcome.HANDED_TO_DIVIDER),
     ("its own divider goes to the bouncer", ELSEWHERE, 1, (D4,), Outcome.HANDED_TO_BOUNCER),
     ("its own divider, no bouncer", ELSEWHERE, 1, (), Outcome.NO_BOUNCER),
@@ -175,37 +169,38 @@ ROLES = [
 def test_a_droplet_that_bounces_its_endpoints_network(
     world: World, sentence: str, to: str, divides: int, bouncers: tuple[str, ...], outcome: Outcome
 ) -> None:
-    world.network("10.0.0.0/24", GATEWAY, (D1,), layout.NETWORK_BOUNCED_HERE)
-    world.network("10.0.1.0/24", "10.0.1.254", bouncers)
-    world.vpc((D1,) if divides else ("192.0.2.5",), divides * layout.VPC_DIVIDED_HERE)
+    world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    world.other_network(bouncers)
+    world.vpc((D1,) if divides else (D5,), divides * layout.VPC_DIVIDED_HERE)
     assert world.from_endpoint(from_a(p.ipv4(A, to, p.udp()), GW)).outcome is outcome, sentence
 
 
 def test_the_bouncer_itself_does_not_ask_another_bouncer(world: World) -> None:
-    world.network("10.0.0.0/24", GATEWAY, (D1,), layout.NETWORK_BOUNCED_HERE)
-    assert world.from_endpoint(asks("10.0.0.77")).outcome is Outcome.NO_ENDPOINT
+    world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    assert world.from_endpoint(asks(UNKNOWN)).outcome is Outcome.NO_ENDPOINT
 
 
 def test_a_fresh_direct_path_wins_over_the_bouncer_and_a_stale_one_does_not(world: World) -> None:
-    frame = from_a(p.ipv4(A, "10.0.0.77", p.udp()))
+    frame = from_a(p.ipv4(A, UNKNOWN, p.udp()))
     world.from_substrate(tunnelled())
     learnt = world.direct(R)
     assert learnt is not None
-    world.path("10.0.0.77", D4, learnt[2] - 5 * ticks_per_second())
+    world.path(UNKNOWN, D4, learnt[2] - 5 * ticks_per_second())
     run = world.from_endpoint(frame)
     assert run.outcome is Outcome.SENT_DIRECT
     assert run.frame[30:34] == p.ip(D4)
-    world.path("10.0.0.77", D4, learnt[2] - 10 * ticks_per_second())
+    world.path(UNKNOWN, D4, learnt[2] - 10 * ticks_per_second())
     assert world.from_endpoint(frame).outcome is Outcome.SENT_TO_BOUNCER
 
 
 def test_a_direct_packet_carries_no_option_and_every_outer_field_is_right(world: World) -> None:
     inner = from_a(p.ipv4(A, R, p.udp(), tos=0xB9))
+    world.interface(dscp=0x0A)
     run = world.from_endpoint(inner)
     head, rest = run.frame[:34], run.frame[34:]
     assert head[:14] == p.ethernet(DROPLET_MAC[D2], DROPLET_MAC[D1])
-    assert head[14:] == p.ipv4(D1, D2, length=36 + len(inner), tos=0xB9, fragment=0x4000), (
-        "TOS is the inner one, DF is set, the checksum is right"
+    assert head[14:] == p.ipv4(D1, D2, length=36 + len(inner), tos=0x29, fragment=p.DF), (
+        "DSCP is the endpoint's class, ECN the inner one, DF is set, the checksum is right"
     )
     assert rest[2:8] == b"\x17\xc1" + (16 + len(inner)).to_bytes(2, "big") + b"\0\0"
     assert int.from_bytes(rest[:2], "big") >= 49152
@@ -213,7 +208,7 @@ def test_a_direct_packet_carries_no_option_and_every_outer_field_is_right(world:
 
 
 def test_a_packet_to_a_bouncer_carries_return_to_sender(world: World) -> None:
-    inner = from_a(p.ipv4(A, "10.0.0.77", p.udp()))
+    inner = from_a(p.ipv4(A, UNKNOWN, p.udp()))
     run = world.from_endpoint(inner)
     assert run.frame[30:34] == p.ip(D3)
     assert run.frame[42:] == p.geneve(VNI, inner, options=p.rts(D1))
@@ -259,7 +254,7 @@ def test_the_endpoints_counters_follow_its_frames(world: World) -> None:
     before = world.endpoint_traffic(1)
     world.from_endpoint(from_a(p.ipv4(A, R, p.udp())))
     world.from_endpoint(from_a(p.ipv4(A, B, p.udp())))
-    world.from_endpoint(from_a(p.ipv4(A, "10.0.0.77", p.udp())))
+    world.from_endpoint(from_a(p.ipv4(A, UNKNOWN, p.udp())))
     world.from_endpoint(from_a(p.ipv4(B, R, p.udp())))
     world.from_endpoint(asks(B))
     after = world.endpoint_traffic(1)
@@ -267,11 +262,11 @@ def test_the_endpoints_counters_follow_its_frames(world: World) -> None:
 
 
 def test_a_slot_without_a_counter_changes_no_verdict(world: World) -> None:
-    world.interface(A, slot=UNCOUNTED_SLOT)
+    world.interface(slot=UNCOUNTED_SLOT)
     assert world.from_endpoint(from_a(p.ipv4(A, R, p.udp())), arrival=UNCOUNTED).outcome is Outcome.SENT_DIRECT
 
 
 def test_the_same_address_in_another_vpc_is_another_address(world: World) -> None:
-    world.interface(A, VNI + 1)
+    world.interface(vni=VNI + 1)
     assert world.from_endpoint(from_a(p.ipv4(A, R, p.udp()))).outcome is Outcome.NO_NETWORK
     assert world.from_endpoint(asks(B)).outcome is Outcome.NO_NETWORK

@@ -15,6 +15,12 @@ from agent.datapath.namespaces import in_namespace, opened_namespace
 from .conftest import ip, run
 
 PORT = 6081
+QUIET = (
+    "net.ipv6.conf.default.accept_dad=0",
+    "net.ipv6.conf.all.keep_addr_on_down=1",
+    "net.ipv4.icmp_ratelimit=0",
+    "net.ipv6.icmp.ratelimit=0",
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,7 @@ def routed() -> Iterator[Routed]:
     try:
         for name in (made.near, made.router, made.far):
             ip("netns", "add", name)
-            run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
-            run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
-            run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv6.icmp.ratelimit=0")
+            run("ip", "netns", "exec", name, "sysctl", "-qw", *QUIET)
         for host, side in ((made.near, "near"), (made.far, "far")):
             peer = ("peer", "name", side, "netns", made.router)
             ip("link", "add", "eth0", "netns", host, "mtu", "1500", "type", "veth", *peer)

@@ -113,7 +113,9 @@ async def test_a_full_map_refuses_by_key_and_takes_the_rest(kernel: Kernel) -> N
 
 async def test_a_droplet_that_goes_takes_the_paths_to_it_along(kernel: Kernel) -> None:
     gone, stays = (mapped(bytes([10, 77, 0, n])) for n in (8, 9))
-    paths = {OVERLAY_KEY.pack(1, bytes([n] * 16)): DIRECT_PATH.pack(host, 1, 1) for n, host in ((1, gone), (2, stays))}
+    paths = {
+        OVERLAY_KEY.pack(1, bytes([n] * 16)): DIRECT_PATH.pack(host, 0, 1, 1) for n, host in ((1, gone), (2, stays))
+    }
     assert await kernel.executor.run([PutEntries(MapName.DIRECT, tuple(paths.items()))]) == []
     assert await kernel.executor.run([DeleteEntries(MapName.DROPLETS, (gone,))]) == []
     assert list(kernel.maps[MapName.DIRECT].dump()) == [OVERLAY_KEY.pack(1, bytes([2] * 16))]

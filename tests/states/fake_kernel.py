@@ -188,10 +188,11 @@ class FakeKernel:
         """From here on, remember the contents after every action."""
         self._seen = [self.contents()]
 
-    def end_watch(self) -> list[str]:
+    def end_watch(self, *, of_one_step: bool = True) -> list[str]:
         """Return what was missing in between, though both ends have it, and who sent by a droplet of neither end.
 
         Other values may be those of neither side: an entry takes fields from several documents, which come one by one.
+        So may the droplet be, unless all of it was one step; but there always is one.
         """
         assert self._seen is not None
         seen, self._seen = self._seen, None
@@ -199,7 +200,7 @@ class FakeKernel:
         kept = first.keys() & last.keys()
         missing = [f"{key}" for step in seen for key in kept if key not in step]
         before, after = _senders(first), _senders(last)
-        ends = before.keys() | after.keys()
+        ends = before.keys() | after.keys() if of_one_step else ()
         return missing + [
             f"{sender} sends by {droplet!r}"
             for step in seen

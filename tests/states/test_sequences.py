@@ -188,7 +188,7 @@ def test_what_changed_while_the_agent_was_away_is_made_up_for(start: str, end: s
         for batch in split(stream.replay(), chance):
             await agent.deliver(batch)
         await agent.complete()
-        assert agent.kernel.end_watch() == []
+        assert agent.kernel.end_watch(of_one_step=False) == []
         await ends_like(agent, end)
 
     in_a_folder(scenario)

@@ -16,11 +16,3 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
     server.start()
     yield server
     server.stop()
-
-
-@pytest.fixture(scope="session")
-def lab_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let all labs of a run share one cache of compiled programs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DROPLET_LAB_CACHE", str(tmp_path_factory.mktemp("programs")))
-        yield

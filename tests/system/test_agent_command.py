@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_fixtures import SystemLab, running_lab, topology_text
-from lab_traffic import pings
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.traffic import pings
 
 from agent.datapath import bpf_syscall as bpf
 from controller_sim.namespaces import entered, run_in
@@ -97,7 +97,7 @@ def test_an_interface_that_is_not_there_is_refused_with_a_remedy(host, settings)
         done = run(host, settings, *arguments)
         assert done.returncode == REFUSED
         assert "eth9 does not exist" in done.stdout + done.stderr
-        assert "set `interface`" in done.stdout + done.stderr
+        assert "set `interfaces`" in done.stdout + done.stderr
     assert pins() == []
 
 
@@ -149,7 +149,7 @@ def test_a_missing_capability_is_refused_by_its_name(host, settings, capability)
         ("[interval]\nobserve = 0", "interval.observe"),
         ('[interval]\nheartbeat = "often"', "interval.heartbeat"),
         ("[sizes]\nendpoints = 100000000", "sizes.endpoints"),
-        ('attach_mode = "offload"', "attach_mode"),
+        ('attach_mode = "fast"', "attach_mode"),
         ('[log]\nformat = "xml"', "log.format"),
         ("[log", "line"),
     ],

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from lab_fixtures import SystemLab, running_lab, topology_text
-from lab_traffic import pings, unbroken_flow
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.traffic import pings, unbroken_flow
 
 from controller_sim.nats_server import MAX_PAYLOAD
 from protocol import codec

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from lab_fixtures import SystemLab, running_lab, topology_text, until
-from lab_traffic import exchange_udp, pings, udp_socket
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.traffic import exchange_udp, pings, udp_socket
+from lab.waiting import until
 
 DETOURS = ("sent_to_bouncer", "bounced", "handed_to_bouncer", "handed_to_divider")
 MANY = 300

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_fixtures import PATIENCE, SystemLab, running_lab, topology_text, until
-from lab_traffic import pings, unbroken_flow
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.traffic import pings, unbroken_flow
+from lab.waiting import PATIENCE, until
 
 from controller_sim.controller import converge, prepare
 from controller_sim.namespaces import entered

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_fixtures import leftovers, topology_text, until
+from lab.fixtures import leftovers, topology_text
+from lab.waiting import until
 
 PROGRAM = Path(sys.executable).parent / "droplet-lab"
 NAME = f"tool-{os.getpid()}"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lab_fixtures import until
+from lab.waiting import until
 from lifecycle_fixtures import apply, leftovers, living_lab, text_of
 
 from controller_sim.controller import converge, read_status

@@ -66,7 +66,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     files = ServerFiles(tmp_path / "nats")
-    nats_server.configure(files, "127.0.0.1", port, HOSTS)
+    nats_server.configure(files, ("127.0.0.1",), port, HOSTS)
     running = Server(files, port)
     running.start()
     yield running
@@ -119,7 +119,7 @@ def test_keys_are_readable_by_their_owner_alone(server):
 
 def test_keys_and_certificates_are_kept_when_it_is_configured_again(server):
     before = server.files.seed("h1").read_bytes(), server.files.authority.read_bytes()
-    nats_server.configure(server.files, "127.0.0.1", server.port, [*HOSTS, "h3"])
+    nats_server.configure(server.files, ("127.0.0.1",), server.port, [*HOSTS, "h3"])
     assert before == (server.files.seed("h1").read_bytes(), server.files.authority.read_bytes())
     assert server.files.seed("h3").exists()
 
@@ -134,7 +134,7 @@ async def test_a_stranger_is_refused(server, tmp_path):
 
 async def test_a_server_with_another_authority_is_refused(server, tmp_path):
     other = ServerFiles(tmp_path / "other")
-    nats_server.configure(other, "127.0.0.1", 1, HOSTS)
+    nats_server.configure(other, ("127.0.0.1",), 1, HOSTS)
     with pytest.raises(BusError, match=r"(?i)certificate"):
         async with connected(Access(server.access(CONTROLLER).server, server.files.seed(CONTROLLER), other.authority)):
             pass

@@ -37,7 +37,7 @@ def files(tmp_path: Path) -> ServerFiles:
 @pytest.fixture
 def access(files: ServerFiles, topology: Topology) -> Iterator[Access]:
     port = free_port()
-    nats_server.configure(files, "127.0.0.1", port, list(topology.droplets))
+    nats_server.configure(files, ("127.0.0.1",), port, list(topology.droplets))
     with (files.directory / "log").open("wb") as log:
         server = subprocess.Popen(nats_server.command(files), stdout=log, stderr=log)
     try:

@@ -7,8 +7,9 @@ import struct
 from collections.abc import Callable, Iterator
 
 import pytest
-from lab_fixtures import SystemLab, running_lab, topology_text, until
-from lab_traffic import exchange_tcp, pings, unbroken_flow
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.traffic import exchange_tcp, pings, unbroken_flow
+from lab.waiting import until
 
 from agent.core.layout import CONFIGURED_MAPS, DROPLET, ENDPOINT, OVERLAY_KEY, mapped
 from agent.datapath import bpf_syscall as bpf

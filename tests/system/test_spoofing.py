@@ -6,9 +6,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from lab_fixtures import SystemLab, running_lab, topology_text, until
-from lab_frames import ARP, BROADCAST, GENEVE_PORT, IPV4, IPV6, arp, ethernet, geneve, ipv4, udp
-from lab_traffic import ping, pings, raw_socket, udp_socket
+from lab.balance import check_balance
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.frames import ARP, BROADCAST, GENEVE_PORT, IPV4, IPV6, arp, ethernet, geneve, ipv4, udp
+from lab.traffic import ping, pings, raw_socket, udp_socket
+from lab.waiting import until
 
 from controller_sim.substrate import remove
 
@@ -175,5 +177,4 @@ def test_a_malformed_tunnel_packet_of_a_known_droplet(lab, victim, reason, heade
 def test_after_all_that_everything_balances_and_flows(lab):
     assert pings(lab, "web-1", "web-2")
     assert pings(lab, "web-2", "web-1")
-    for host in lab.hosts:
-        until(lambda host=host: len(set(lab.balance(host))) == 1, f"a balance on {host}", 20)
+    check_balance(lab)

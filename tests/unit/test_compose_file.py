@@ -52,7 +52,7 @@ def test_every_container_logs_in_as_its_own_host(compose, topology):
 
 
 def test_the_network_is_the_substrate(compose, topology):
-    assert [c["subnet"] for c in compose["networks"]["substrate"]["ipam"]["config"]] == [topology.substrate.cidr]
+    assert [c["subnet"] for c in compose["networks"]["substrate"]["ipam"]["config"]] == list(topology.substrate.cidrs)
 
 
 def test_every_container_makes_the_namespaces_that_its_documents_name(compose, topology):

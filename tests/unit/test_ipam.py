@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller_sim.ipam import ExhaustedError, allocate, mac_of
-from controller_sim.topology import Droplet, Endpoint, Network, Substrate, Topology, Vpc, gateway_of
+from controller_sim.topology import Droplet, Endpoint, Network, Subnet, Substrate, Topology, Vpc, gateway_of
 from protocol.addresses import parse_mac
 
 
-def cloud(*endpoints: Endpoint, cidr: str = "10.0.1.0/24") -> Topology:
+def cloud(*endpoints: Endpoint, cidr: str = "10.0.1.0/24", more: tuple[str, ...] = ()) -> Topology:
+    cidrs = (cidr, *more)
     return Topology(
-        Substrate("172.18.0.0/24", 1500, "172.18.0.1"),
-        {"h1": Droplet("h1", "172.18.0.11")},
-        {"red": Vpc("red", 1, "10.0.0.0/16"), "blue": Vpc("blue", 2, "10.0.0.0/16")},
-        {"web": Network("web", "red", cidr), "shop": Network("shop", "blue", cidr)},
+        Substrate((Subnet("substrate", ("172.18.0.0/24",)),), ("172.18.0.1",)),
+        {"h1": Droplet("h1", "172.18.0.11", "h1")},
+        {"red": Vpc("red", 1, ("10.0.0.0/16",)), "blue": Vpc("blue", 2, ("10.0.0.0/16",))},
+        {"web": Network("web", "red", cidrs), "shop": Network("shop", "blue", cidrs)},
         {endpoint.name: endpoint for endpoint in endpoints},
     )
 
@@ -30,10 +31,30 @@ def test_the_lowest_free_addresses_are_given_in_the_files_order_but_not_the_gate
 
 
 def test_a_written_address_is_kept_and_given_to_nobody_else():
-    found = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1", "10.0.1.2", "02:00:00:00:00:aa")))
+    found = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1", ("10.0.1.2",), "02:00:00:00:00:aa")))
     assert found["b"].address == "10.0.1.2"
     assert found["b"].mac == "02:00:00:00:00:aa"
     assert found["a"].address == "10.0.1.3"
+
+
+def test_an_endpoint_gets_an_address_of_each_family_of_its_network():
+    found = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1", ("fd10::2",)), more=("fd10::/64",)))
+    assert found["a"].addresses == ("10.0.1.2", "fd10::3")
+    assert found["b"].addresses == ("10.0.1.3", "fd10::2")
+    assert found["a"].mac == mac_of("10.0.1.2"), "IPv4's where there is one"
+
+
+def test_a_network_of_ipv6_alone_gives_addresses_and_macs():
+    found = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1"), cidr="fd10::/64"))
+    assert [one.addresses for one in found.values()] == [("fd10::2",), ("fd10::3",)]
+    assert found["a"].mac == mac_of("fd10::2") != found["b"].mac
+
+
+def test_an_endpoint_keeps_its_address_when_its_network_gets_another_family():
+    before = allocate(cloud(Endpoint("b", "web", "h1"), Endpoint("a", "web", "h1")))
+    after = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1"), more=("fd10::/64",)), before)
+    assert after["a"].addresses == ("10.0.1.3", "fd10::2")
+    assert after["a"].mac == before["a"].mac
 
 
 def test_two_vpcs_may_have_the_same_addresses():
@@ -56,7 +77,7 @@ def test_an_endpoint_that_moves_to_another_range_gets_a_new_address():
 
 def test_a_written_address_wins_over_one_from_before():
     before = allocate(cloud(Endpoint("a", "web", "h1")))
-    after = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1", before["a"].address)), before)
+    after = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1", before["a"].addresses)), before)
     assert after["b"].address == before["a"].address
     assert after["a"].address != before["a"].address
 
@@ -76,7 +97,7 @@ def test_the_mac_follows_from_the_address_and_is_unicast():
 
 @given(st.lists(st.integers(min_value=2, max_value=60), unique=True, max_size=20), st.integers(0, 40))
 def test_no_two_endpoints_of_a_vpc_share_an_address_or_a_mac(written, free):
-    endpoints = [Endpoint(f"w{n}", "web", "h1", f"10.0.1.{n}") for n in written]
+    endpoints = [Endpoint(f"w{n}", "web", "h1", (f"10.0.1.{n}",)) for n in written]
     endpoints += [Endpoint(f"f{n}", "web", "h1") for n in range(free)]
     found = allocate(cloud(*endpoints, cidr="10.0.1.0/24"))
     assert len({a.address for a in found.values()}) == len({a.mac for a in found.values()}) == len(endpoints)

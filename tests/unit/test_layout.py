@@ -25,7 +25,7 @@ FIELDS = {
     "next_hop_key": (layout.NEXT_HOP_KEY, ["address", "interface"]),
     "next_hop": (layout.NEXT_HOP, ["mac", "mtu", "flags"]),
     "local_droplet": (layout.LOCAL_DROPLET, ["address", "interface", "arrives", "leaves", "mac", "vlan"]),
-    "direct_path": (layout.DIRECT_PATH, ["host", "confirmed_ns", "confirmed_tick"]),
+    "direct_path": (layout.DIRECT_PATH, ["host", "flags", "confirmed_ns", "confirmed_tick"]),
     "traffic": (layout.TRAFFIC, ["packets", "bytes"]),
     "endpoint_traffic": (
         layout.ENDPOINT_TRAFFIC,
@@ -39,6 +39,8 @@ CONSTANTS_OF_BOTH = (
     "MAX_SET",
     "MAX_LOCAL_DROPLETS",
     "NETWORK_BOUNCED_HERE",
+    "NETWORK_PINNED",
+    "PATH_PINNED",
     "VPC_DIVIDED_HERE",
     "ENDPOINT_VXLAN",
     "ENDPOINT_PINNED",

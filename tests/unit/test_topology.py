@@ -34,7 +34,7 @@ def mistakes(text: str) -> list[tuple[int, str]]:
 
 def test_a_sound_file_becomes_plain_data():
     topology = parse_topology(SOUND)
-    assert topology.substrate.cidr == "172.18.0.0/24"
+    assert topology.substrate.cidrs == ("172.18.0.0/24",)
     assert topology.substrate.server == "172.18.0.1"
     assert topology.networks["web"].bouncers == ("h1", "h2")
     assert topology.vpcs["red"].dividers == 1
@@ -147,7 +147,7 @@ def test_the_example_of_the_reference_is_sound():
         ("web-2", "h2"),
         ("web-3", "h1"),
     ]
-    assert topology.endpoints["data-1"].address == "10.0.2.50"
+    assert topology.endpoints["data-1"].addresses == ("10.0.2.50",)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +169,91 @@ def test_two_wrong_vnis_are_two_mistakes_and_not_the_same_number():
         "networks:", "  - {name: blue, vni: 0, cidr: 10.0.0.0/16}\nnetworks:"
     )
     assert mistakes(text) == [(5, "vpcs[0].vni"), (6, "vpcs[1].vni")]
+
+
+ROUTED = """\
+substrate:
+  mtu: 1600
+  subnets:
+    north: {cidr: [172.18.1.0/24, "fd18:0:0:1::/64"]}
+    south: {cidr: 172.18.2.0/24, mtu: 1500, router_mtu: 1400}
+droplets:
+  a1: {host: a, address: 172.18.1.11}
+  a2: {host: a, address: 172.18.2.11, queues: 2}
+  b: {address: "fd18:0:0:1::12", udp_checksum: zero, link_mtu: 1450}
+  p: {address: 172.18.2.14, peer: vxlan}
+vpcs:
+  - {name: red, vni: 1001, cidr: [10.0.0.0/16, "fd10::/48"]}
+networks:
+  - {name: web, vpc: red, cidr: [10.0.1.0/24, "fd10:0:0:1::/64"], bouncers: [b], encapsulation: vxlan}
+  - {name: data, vpc: red, cidr: "fd10:0:0:2::/64", routing: divider}
+endpoints:
+  - {name: web-1, network: web, droplet: a2, address: ["fd10:0:0:1::9", 10.0.1.9], dscp: 46}
+  - {name: bare-1, network: web, droplet: p}
+agents: {attach_mode: generic, data_plane: {geneve_port: 7081, families: [ipv4]}}
+"""
+
+
+def test_subnets_interfaces_peers_and_agents_become_plain_data():
+    topology = parse_topology(ROUTED)
+    assert [(one.name, one.mtu, one.router_mtu) for one in topology.substrate.subnets] == [
+        ("north", 1600, 1600),
+        ("south", 1500, 1400),
+    ]
+    assert topology.hosts == ["a", "b"]
+    assert topology.interfaces_of("a") == ["eth0", "eth1"]
+    assert topology.host_of("web-1") == "a"
+    assert [one.name for one in topology.peers] == ["p"]
+    assert (topology.droplets["a2"].queues, topology.droplets["a2"].subnet) == (2, "south")
+    assert (topology.droplets["b"].udp_checksum, topology.droplets["b"].link_mtu) == ("zero", 1450)
+    assert topology.networks["web"].encapsulation == "vxlan"
+    assert topology.networks["data"].routing == "divider"
+    assert topology.endpoints["web-1"].addresses == ("fd10:0:0:1::9", "10.0.1.9")
+    assert topology.endpoints["web-1"].dscp == 46
+    assert topology.agents.attach_mode == "generic"
+    assert dict(topology.agents.data_plane) == {"geneve_port": 7081, "families": ("ipv4",)}
+
+
+def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reaches_it_by_its_own():
+    topology = parse_topology(ROUTED)
+    assert topology.substrate.servers == ("172.18.1.2", "fd18:0:0:1::2")
+    assert topology.server_for("a") == "172.18.1.2"
+    assert topology.server_for("b") == "fd18:0:0:1::2"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ('cidr: [10.0.0.0/16, "fd10::/48"]', "cidr: [10.0.0.0/16, 10.1.0.0/16]", "vpcs[0].cidr"),
+        ('cidr: [10.0.0.0/16, "fd10::/48"]', "cidr: []", "vpcs[0].cidr"),
+        ('cidr: "fd10:0:0:2::/64"', 'cidr: "fd11::/64"', "networks[1].cidr"),
+        ('"fd10:0:0:1::9", 10.0.1.9', "10.0.1.8, 10.0.1.9", "endpoints[0].address"),
+        ('"fd10:0:0:1::9", 10.0.1.9', '"fd10:0:0:1::1"', "endpoints[0].address"),
+        ("dscp: 46", "dscp: 64", "endpoints[0].dscp"),
+        ("encapsulation: vxlan", "encapsulation: gre", "networks[0].encapsulation"),
+        (", encapsulation: vxlan", "", "endpoints[1].network"),
+        ("routing: divider", "routing: sideways", "networks[1].routing"),
+        ("bouncers: [b]", "bouncers: [p]", "networks[0].bouncers"),
+        ("peer: vxlan", "peer: gre", "droplets.p.peer"),
+        ("p: {address", "p: {host: a, address", "droplets.p.peer"),
+        ("queues: 2", "queues: 17", "droplets.a2.queues"),
+        ("queues: 2", "queues: 2, interface: eth0", "droplets.a2.interface"),
+        ("queues: 2", "queues: 2, interface: wlan0", "droplets.a2.interface"),
+        ("udp_checksum: zero", "udp_checksum: none", "droplets.b.udp_checksum"),
+        ("address: 172.18.2.11", "address: 172.18.2.1", "droplets"),
+        ("address: 172.18.2.11", "address: 172.18.3.11", "droplets"),
+        ("cidr: 172.18.2.0/24,", "cidr: 172.18.1.0/25,", "substrate.subnets.south.cidr"),
+        ("router_mtu: 1400", "router_mtu: 14", "substrate.subnets.south.router_mtu"),
+        ("  mtu: 1600", "  cidr: 172.18.0.0/16\n  mtu: 1600", "substrate.cidr"),
+        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.1", "substrate"),
+        ("  mtu: 1600", "  mtu: 1600\n  server: [172.18.2.100]", "droplets"),
+        ("  mtu: 1600", "  mtu: 1200", "droplets"),
+        ("attach_mode: generic", "attach_mode: fast", "agents.attach_mode"),
+        ("geneve_port: 7081", "geneve_port: 0", "agents.data_plane.geneve_port"),
+        ("families: [ipv4]", "families: [ipx]", "agents.data_plane.families"),
+        ("geneve_port: 7081", "port: 7081", "agents.data_plane.port"),
+    ],
+)
+def test_a_mistake_in_what_is_wired_or_in_a_family_is_named_by_its_field(old, new, field):
+    assert old in ROUTED
+    assert field in {found for _, found in mistakes(ROUTED.replace(old, new, 1))}

@@ -14,6 +14,7 @@ from agent.core.layout import (
     NETWORK_BOUNCED_HERE,
     NEXT_HOP_DOWN,
     NEXT_HOP_ZERO_CHECKSUM,
+    PATH_PINNED,
     VPC_DIVIDED_HERE,
     AddressSet,
     Endpoint,
@@ -29,6 +30,7 @@ class Direct(NamedTuple):
 
     host: bytes
     age: float
+    flags: int = 0
 
 
 class Entry(NamedTuple):
@@ -77,7 +79,10 @@ CASES = {
         BY_LEARNT,
     ),
     "a path that is too old": ({"direct": LEARNT._replace(age=DIRECT_LIFETIME), "learnt_hop": 0}, BOUNCER),
-    "a learnt path without a next hop": ({"direct": LEARNT}, BOUNCER),
+    "a learnt path without a next hop": (
+        {"direct": LEARNT},
+        PathReply("none", ("10.0.0.9",), learnt=True, reason="next_hop_unresolved"),
+    ),
     "a learnt path to a host that is down": ({"direct": LEARNT, "learnt_hop": NEXT_HOP_DOWN}, BOUNCER),
     "a host that is down, and one that is known": (
         {"direct": LEARNT, "learnt_hop": NEXT_HOP_DOWN, "destination": REMOTE, "host_hop": 0},
@@ -85,7 +90,10 @@ CASES = {
     ),
     "a host that is known": ({"destination": REMOTE, "host_hop": 0}, DIRECT),
     "a host that is known and down": ({"destination": REMOTE, "host_hop": NEXT_HOP_DOWN}, BOUNCER),
-    "a host that is known and has no next hop": ({"destination": REMOTE}, BOUNCER),
+    "a host that is known and has no next hop": (
+        {"destination": REMOTE},
+        PathReply("none", ("2001:db8::2",), reason="next_hop_unresolved"),
+    ),
     "a host that speaks VXLAN": (
         {"destination": VXLAN, "host_hop": 0},
         PathReply("direct", ("2001:db8::2",), encapsulation="vxlan"),
@@ -108,6 +116,30 @@ CASES = {
     "to a pinned network whose host is known": (
         {"destination": REMOTE._replace(flags=ENDPOINT_PINNED), "host_hop": 0, "destination_network": back()},
         DIVIDER,
+    ),
+    "a learnt path within a pinned network": (
+        {"direct": LEARNT._replace(flags=PATH_PINNED), "learnt_hop": 0},
+        BY_LEARNT,
+    ),
+    "a path that was learnt of a pinned network": (
+        {"destination_network": back(), "direct": LEARNT._replace(flags=PATH_PINNED), "learnt_hop": 0},
+        DIVIDER,
+    ),
+    "a path that was learnt to a host of VXLAN": (
+        {"direct": LEARNT, "learnt_hop": 0, "destination": VXLAN, "host_hop": 0},
+        BY_LEARNT,
+    ),
+    "pinned and divided here, though a path was learnt": (
+        {
+            "sender": INTERFACE_PINNED,
+            "destination_network": back(),
+            "direct": LEARNT,
+            "learnt_hop": 0,
+            "destination": REMOTE,
+            "host_hop": 0,
+            "vpc": DIVIDED_HERE,
+        },
+        DIRECT,
     ),
     "pinned, on this host": (
         {"sender": INTERFACE_PINNED, "destination_network": back(), "destination": REMOTE._replace(ifindex=9)},
@@ -135,7 +167,7 @@ CASES = {
     "bounced here, within": ({"source_network": HERE, "destination_network": HERE}, none("no_endpoint")),
     "bounced here, its host down": (
         {"source_network": HERE, "destination_network": HERE, "destination": REMOTE, "host_hop": NEXT_HOP_DOWN},
-        none("no_next_hop"),
+        none("no_endpoint"),
     ),
     "bounced and divided here": (
         {"source_network": HERE, "destination_network": back(0, "10.0.0.5"), "vpc": DIVIDED_HERE},

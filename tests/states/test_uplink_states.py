@@ -13,11 +13,9 @@ from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.actions import AttachTransit
 from agent.core.layout import LOCAL_DROPLET, MapName
-from agent.core.next_hops import Peer
 from agent.substrate import InterfaceReplacedError
 
 ANOTHER = replace(ETH0, ifindex=12, carrier=12, leaves=12, arrives=(12,), mac=bytes.fromhex("020000000112"))
-PEER = bytes([10, 0, 0, 2])
 
 
 async def publish(agent: Agent, world: World) -> None:
@@ -99,19 +97,5 @@ def test_one_interface_that_refuses_the_program_is_named_and_retried() -> None:
         await agent.applier.retry()
         assert agent.kernel.transit == {2, 5}
         assert states(agent) == {"realized"}
-
-    in_a_folder(scenario)
-
-
-def test_what_was_found_out_of_a_path_is_told_to_the_kernel_and_stays() -> None:
-    async def scenario(agent: Agent) -> None:
-        await publish(agent, ONE_BOUNCER)
-        assert agent.kernel.peers[PEER] == Peer()
-        agent.applier.substrate.set_path(PEER, down=True, mtu=1400)
-        assert agent.kernel.peers[PEER] == Peer(down=True, mtu=1400)
-        await publish(agent, SEVERAL)
-        assert agent.kernel.peers[PEER] == Peer(down=True, mtu=1400)
-        agent.applier.substrate.set_path(PEER)
-        assert agent.kernel.peers[PEER] == Peer()
 
     in_a_folder(scenario)

@@ -9,17 +9,17 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import cached_property
 from importlib import resources
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from agent.core.layout import LAYOUT_VERSION, MapName
+from agent.core.layout import LAYOUT_VERSION, MapName, mapped
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.maps import Map
 from controller_sim.bus import BusError, ask, connected, read_stream
@@ -27,28 +27,18 @@ from controller_sim.controller import converge, prepare
 from controller_sim.lab import Lab
 from controller_sim.namespaces import run_coroutine_in, run_in
 from controller_sim.publisher import Change, publish
+from controller_sim.substrate import ports_of
 from controller_sim.topology import Topology
 from controller_sim.topology_file import parse_topology
+from lab.balance import check_balance, check_crossing
+from lab.waiting import PATIENCE, until
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.rpc import PathReply, PathRequest, PlanReply
 from protocol.status import AgentState, Counters, Event, Status
 
-PATIENCE = 40.0
-"""Seconds after which what is waited for counts as never coming; a sound run waits far less."""
 INTERVALS = {"heartbeat": 0.5, "observe": 0.5, "telemetry": 2.0, "retry": 0.5}
-RECEIVED = ("received_from_substrate", "received_from_endpoint")
-
 T = TypeVar("T")
-
-
-def until(condition: Callable[[], T], what: str = "it", seconds: float = PATIENCE) -> T:
-    """Wait until a function returns something true, and return that."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} never came"
-        time.sleep(0.02)
-    return found
 
 
 def topology_text(name: str) -> str:
@@ -63,6 +53,10 @@ class SystemLab:
         self.lab = Lab(f"{name}-{os.getpid()}")
         self.text = text
         self.names = self.lab.names
+        self.handmade = 0
+        """Tunnel packets that a test sent by itself from a host's namespace."""
+        self.is_lossy = False
+        """Whether a test has broken the wires, so that what was sent need not have arrived."""
 
     def up(self) -> None:
         """Build it, and wait until every document is realized and every next hop is known."""
@@ -107,25 +101,31 @@ class SystemLab:
         return parse_topology(self.text, "the test's topology")
 
     @cached_property
-    def addresses(self) -> dict[str, str]:
-        return {name: assigned.address for name, assigned in self.lab.paths.load().assignments.items()}
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        return {name: assigned.addresses for name, assigned in self.lab.paths.load().assignments.items()}
 
     @property
     def hosts(self) -> list[str]:
-        return list(self.topology.droplets)
+        return self.topology.hosts
 
     @property
     def endpoints(self) -> list[str]:
         return list(self.topology.endpoints)
 
-    def address(self, endpoint: str) -> str:
-        return self.addresses[endpoint]
+    def address(self, endpoint: str, family: int | None = None) -> str:
+        """Return an endpoint's address of a family (4 or 6), its first where none is asked for."""
+        return next(a for a in self.addresses[endpoint] if family in (None, ip_address(a).version))
+
+    def families(self, *endpoints: str) -> list[int]:
+        """Return the families (4, 6) that all of some endpoints have."""
+        found = [{ip_address(address).version for address in self.addresses[name]} for name in endpoints]
+        return sorted(set.intersection(*found))
 
     def mac(self, endpoint: str) -> bytes:
         return bytes.fromhex(self.lab.paths.load().assignments[endpoint].mac.replace(":", ""))
 
     def host_of(self, endpoint: str) -> str:
-        return self.topology.endpoints[endpoint].droplet
+        return self.topology.host_of(endpoint)
 
     def vpc_of(self, endpoint: str) -> str:
         return self.topology.vpc_of(endpoint).name
@@ -138,7 +138,11 @@ class SystemLab:
         """Return every pair of endpoints of one VPC, each once."""
         names = self.endpoints
         both = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-        return [(a, b) for a, b in both if self.vpc_of(a) == self.vpc_of(b)]
+        return [(a, b) for a, b in both if self.vpc_of(a) == self.vpc_of(b) and self.families(a, b)]
+
+    def talks(self) -> list[tuple[str, str, int]]:
+        """Return every pair of endpoints of one VPC in each family that both have."""
+        return [(a, b, family) for a, b in self.pairs() for family in self.families(a, b)]
 
     # The bus, as the controller sees it
 
@@ -162,8 +166,9 @@ class SystemLab:
         """Return what a comparison with the kernel would change now."""
         return codec.decode(self.ask(host, "plan"), PlanReply).actions
 
-    def path(self, source: str, destination: str) -> PathReply:
-        request = codec.encode(PathRequest(source, self.address(destination)))
+    def path(self, source: str, destination: str, family: int | None = None) -> PathReply:
+        """Return the way by which an endpoint's packet would go now."""
+        request = codec.encode(PathRequest(source, self.address(destination, family)))
         return codec.decode(self.ask(self.host_of(source), "path", request), PathReply)
 
     def counters(self, host: str) -> dict[str, int]:
@@ -269,8 +274,11 @@ class SystemLab:
 
     def wait_for_next_hops(self, host: str) -> None:
         """Wait until the kernel has resolved the way to every other droplet: documents may be realized before that."""
-        others = len(self.hosts) - 1
-        until(lambda: len(self.entries(host, "next_hops")) >= others, f"{host}'s next hops")
+        droplets = self.topology.droplets.values()
+        versions = {ip_address(one.address).version for one in droplets if one.host == host}
+        others = [ip_address(one.address) for one in droplets if one.host != host]
+        wanted = {mapped(address.packed) for address in others if address.version in versions}
+        until(lambda: {key[:16] for key in self.entries(host, "next_hops")} >= wanted, f"{host}'s next hops")
 
     # The kernel
 
@@ -294,6 +302,10 @@ class SystemLab:
 
     def host_links(self, host: str) -> dict[str, tuple[int, int, int, int]]:
         return self.links(self.names.droplet(host))
+
+    def ports(self) -> dict[tuple[str, str], str]:
+        """Return the fabric's end of every wire by host and interface."""
+        return ports_of(self.topology)
 
     def host_side(self, endpoint: str) -> str:
         """Return the name of the host's side of an endpoint's pair."""
@@ -331,12 +343,6 @@ class SystemLab:
             "endpoints": {name: self.links(self.inside(name)) for name in local},
         }
 
-    def balance(self, host: str) -> tuple[int, int]:
-        """Return how many packets came in, and how many ended in another outcome."""
-        counters = self.counters(host)
-        came = sum(counters.pop(name) for name in RECEIVED)
-        return came, sum(counters.values())
-
 
 def leftovers(name: str) -> list[str]:
     """Return everything that is still there of a lab: namespaces, pins, files, processes."""
@@ -352,12 +358,22 @@ def leftovers(name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running_lab(name: str, text: str) -> Iterator[SystemLab]:
-    """Have a lab for the time of a block; nothing of it may be left afterwards."""
+def running_lab(name: str, text: str, *, lossless: bool = False) -> Iterator[SystemLab]:
+    """Have a lab for the time of a block; nothing of it may be left afterwards.
+
+    At the end every host's counters balance; in a `lossless` lab, whose wires were whole and whose agents alone sent
+    tunnel packets, all that was sent between droplets has also arrived.
+    """
     lab = SystemLab(name, text)
     lab.up()
     try:
         yield lab
+        for host in lab.hosts:
+            lab.lab.start_agent(host)
+            lab.wait_in_sync(host)
+        check_balance(lab)
+        if lossless and not lab.is_lossy:
+            check_crossing(lab)
     finally:
         lab.down()
         assert leftovers(lab.lab.name) == []

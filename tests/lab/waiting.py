@@ -1,0 +1,21 @@
+"""Waiting for what must come, and no longer than it may take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+PATIENCE = 40.0
+"""Seconds after which what is waited for counts as never coming; a sound run waits far less."""
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str = "it", seconds: float = PATIENCE) -> T:
+    """Wait until a function returns something true, and return that."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} never came"
+        time.sleep(0.02)
+    return found

@@ -1,0 +1,210 @@
+"""What fits: endpoints' MTUs, the ICMP errors of both families, paths that carry less than they say, and fragments."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.frames import checksum
+from lab.traffic import (
+    exchange_all,
+    exchange_tcp,
+    exchange_udp,
+    learnt_mtu,
+    mtu_of,
+    ping,
+    ping_whole,
+    raw_socket,
+    udp_socket,
+)
+from lab.waiting import until
+
+from controller_sim.topology import gateway_of
+
+OVER_IPV4, OVER_IPV6 = 62, 94
+NARROW = 1400
+FOUND = 60.0
+"""Seconds in which the agents must have found out what a path carries."""
+RESTORED = 150.0
+"""The same for a path that became wide again: those are asked once a minute."""
+PORT = 7113
+TOLD_PER_SECOND = 50
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PROBE = 10, 23, 3
+
+
+def forget_mtus(lab: SystemLab, endpoint: str) -> None:
+    lab.ip(lab.inside(endpoint), "route", "flush", "cache")
+    lab.ip(lab.inside(endpoint), "-6", "route", "flush", "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "mtu", "taken"),
+    [("moving", 1500, OVER_IPV4), ("ipv6_substrate", 1500, OVER_IPV6), ("moving", 9000, OVER_IPV4)],
+    ids=["over IPv4", "over IPv6", "over IPv4 with large frames"],
+)
+def test_endpoints_get_what_the_substrate_leaves_and_packets_of_that_size_arrive(lab_cache, name, mtu, taken):
+    text = topology_text(name)
+    text = text.replace("mtu: 1500", f"mtu: {mtu}") if "mtu: 1500" in text else f"substrate: {{mtu: {mtu}}}\n{text}"
+    with running_lab("mtu", text, lossless=True) as lab:
+        assert {mtu_of(lab, endpoint) for endpoint in lab.endpoints} == {mtu - taken}
+        for family in (4, 6):
+            assert "1 received" in ping_whole(lab, "web-1", lab.address("web-2", family), mtu - taken)
+            exchange_all(lab, "web-1", "web-2", family)
+
+
+@pytest.fixture(scope="module")
+def lab(lab_cache: None) -> Iterator[SystemLab]:
+    """The router's way to web-2's host carries 1400 bytes of the 1500 that the interfaces have."""
+    with running_lab("narrow", topology_text("narrow_path")) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def found(lab: SystemLab) -> SystemLab:
+    """The same, once every agent has found out."""
+    for host in ("h1", "h2", "h3"):
+        until(lambda host=host: narrow_paths(lab, host), f"{host} to find out", FOUND)
+    for endpoint in lab.endpoints:
+        forget_mtus(lab, endpoint)
+    return lab
+
+
+def narrow_paths(lab: SystemLab, host: str) -> dict[str, int]:
+    """Return what the paths to other droplets carry, where that is less than configured."""
+    return {path.droplet: path.carries for path in lab.status(host).narrow_paths}
+
+
+def test_an_icmp_error_from_the_substrate_is_acted_on(lab):
+    """The first long packet is lost at the router, which says so to the host; soon the endpoint is told the size."""
+    address = lab.address("web-2", 4)
+
+    def told() -> bool:
+        ping_whole(lab, "web-1", address, mtu_of(lab, "web-1"))
+        return learnt_mtu(lab, "web-1", address) is not None
+
+    until(told, "the endpoint's knowledge", FOUND)
+    assert learnt_mtu(lab, "web-1", address) == NARROW - OVER_IPV4
+
+
+def test_a_pair_whose_path_carries_less_than_configured_is_in_the_status_of_both_ends(found):
+    """From the south nothing answers: frames that are too long for the router's port vanish, and only probes tell."""
+    assert narrow_paths(found, "h1") == {"h2": NARROW}
+    assert narrow_paths(found, "h3") == {"h2": NARROW}
+    assert narrow_paths(found, "h2") == {"h1": NARROW, "h3": NARROW}
+
+
+def test_a_path_that_becomes_narrow_and_wide_again_is_told_as_events(lab_cache):
+    text = topology_text("narrow_path").replace(", router_mtu: 1400", "")
+    with running_lab("narrows", text) as lab:
+        for host in lab.hosts:
+            assert narrow_paths(lab, host) == {}
+        with lab.events("h1", "narrow_path") as events:
+            lab.ip(lab.names.router, "link", "set", "eth1", "mtu", str(NARROW))
+            for _ in range(3):
+                ping_whole(lab, "web-1", lab.address("web-2", 4), mtu_of(lab, "web-1"))
+            until(events, "the event", FOUND)
+        assert any("h2" in line and str(NARROW) in line for line in events()[0].detail)
+        with lab.events("h1", "path_restored") as events:
+            lab.ip(lab.names.router, "link", "set", "eth1", "mtu", "1500")
+            until(events, "the path's recovery", RESTORED)
+        assert any("h2" in line for line in events()[0].detail)
+        assert narrow_paths(lab, "h1") == {}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_does_not_fit_is_told_with_size_source_and_quote(found, family):
+    """ICMP fragmentation needed (RFC 1191) and ICMPv6 packet too big (RFC 4443, 3.2), from the network's gateway."""
+    lab = found
+    address = lab.address("web-2", family)
+    gateway = gateway_of(next(c for c in lab.topology.networks["web"].cidrs if (":" in c) == (family == 6)))
+    until(lambda: lab.path("web-1", "web-2", family).way != "none", "a way")
+    forget_mtus(lab, "web-1")
+    with raw_socket(lab.inside("web-1")) as tap:
+        said = ping_whole(lab, "web-1", address, mtu_of(lab, "web-1"))
+        error = until(lambda: next(filter(None, [icmp_error(tap.recv(1 << 16), family)]), None), "the error", 10)
+    source, destination, mtu, quote = error
+    assert (source, destination) == (gateway, lab.address("web-1", family))
+    assert mtu == NARROW - OVER_IPV4
+    assert addresses_in_quote(quote, family) == (lab.address("web-1", family), address)
+    assert len(quote) >= (28 if family == 4 else 48), "with the first eight bytes of what was in the packet"
+    assert str(NARROW - OVER_IPV4) in said
+    assert learnt_mtu(lab, "web-1", address) == NARROW - OVER_IPV4
+
+
+def icmp_error(frame: bytes, family: int) -> tuple[str, str, int, bytes] | None:
+    """Return source, destination, MTU and quote of a frame that is such an error with a right checksum, else None."""
+    ethertype = struct.unpack_from("!H", frame, 12)[0]
+    if family == 4 and ethertype == 0x0800 and frame[23] == 1 and frame[34:36] == b"\x03\x04":
+        length = struct.unpack_from("!H", frame, 16)[0]
+        body = frame[34 : 14 + length]
+        assert checksum(body + b"\0" * (len(body) % 2)) == 0
+        assert checksum(frame[14:34]) == 0
+        ends = [socket.inet_ntop(socket.AF_INET, frame[at : at + 4]) for at in (26, 30)]
+        return ends[0], ends[1], struct.unpack_from("!H", body, 6)[0], body[8:]
+    if family == 6 and ethertype == 0x86DD and frame[20] == 58 and frame[54] == 2:
+        length = struct.unpack_from("!H", frame, 18)[0]
+        body = frame[54 : 54 + length]
+        pseudo = frame[22:54] + struct.pack("!IHBB", length, 0, 0, 58)
+        assert checksum(pseudo + body + b"\0" * (len(body) % 2)) == 0
+        ends = [socket.inet_ntop(socket.AF_INET6, frame[at : at + 16]) for at in (22, 38)]
+        return ends[0], ends[1], struct.unpack_from("!I", body, 4)[0], body[8:]
+    return None
+
+
+def addresses_in_quote(quote: bytes, family: int) -> tuple[str, str]:
+    """Return source and destination of the packet that an ICMP error quotes."""
+    kind, size, at = (socket.AF_INET, 4, 12) if family == 4 else (socket.AF_INET6, 16, 8)
+    return (
+        socket.inet_ntop(kind, quote[at : at + size]),
+        socket.inet_ntop(kind, quote[at + size : at + 2 * size]),
+    )
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_everything_gets_through_a_narrow_path_once_it_is_known(found, family):
+    for one, other in (("web-1", "web-2"), ("web-2", "web-3"), ("web-1", "web-3")):
+        exchange_tcp(found, one, other, 4 << 20, family)
+        for size in (1000, 4000):
+            until(lambda one=one, other=other, size=size: udp_arrives(found, one, other, size, family), "a datagram")
+            until(lambda one=one, other=other, size=size: udp_arrives(found, other, one, size, family), "a datagram")
+        exchange_udp(found, one, other, [100, 1000, 4000, 9000], family)
+
+
+def udp_arrives(lab: SystemLab, source: str, destination: str, size: int, family: int) -> bool:
+    """Send one datagram that may be fragmented; the first ones may be lost while the endpoint learns the path's MTU."""
+    with (
+        udp_socket(lab.inside(destination), lab.address(destination, family), PORT) as receiver,
+        udp_socket(lab.inside(source), lab.address(source, family)) as sender,
+    ):
+        receiver.settimeout(0.5)
+        sender.sendto(bytes(size), (lab.address(destination, family), PORT))
+        try:
+            return len(receiver.recv(1 << 16)) == size
+        except TimeoutError:
+            return False
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_errors_are_limited_to_a_rate_and_what_is_not_told_is_counted(found, family):
+    lab, count = found, 1000
+    level, option = (socket.IPPROTO_IP, IP_MTU_DISCOVER) if family == 4 else (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER)
+    data = bytes(mtu_of(lab, "web-1") - (28 if family == 4 else 48))
+    before = lab.counters("h1")
+    with udp_socket(lab.inside("web-1"), lab.address("web-1", family)) as sender:
+        sender.setsockopt(level, option, PROBE)  # whole, whatever was learnt
+        began = time.monotonic()
+        for _ in range(count):
+            sender.sendto(data, (lab.address("web-2", family), PORT))
+        seconds = time.monotonic() - began
+    after = lab.counters("h1")
+    told, silent = (after[name] - before[name] for name in ("too_big_told", "too_big"))
+    assert told + silent == count
+    assert 0 < told <= TOLD_PER_SECOND * (seconds + 2)
+
+
+def test_pings_that_fit_go_on_all_the_time(found):
+    assert ping(found, "web-1", found.address("web-2"), count=50) == 50

@@ -1,0 +1,166 @@
+"""Substrates as they are: a router between hosts, several interfaces a host, several queues, next hops that change.
+
+This kernel has neither VLAN devices nor bonds: `tests/kernels` shows those.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, udp_socket, unbroken_flow
+from lab.waiting import until
+from lab.wire import tapped
+
+from agent.core.layout import mapped
+from controller_sim.namespaces import run_in
+from protocol.addresses import parse_address
+
+PORT = 7115
+OTHER_MAC = "02:00:00:00:77:01"
+
+
+@pytest.fixture(scope="module", params=["ipv4", "ipv6"])
+def routed(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
+    """Two subnets behind a router, with the hosts' droplets of either family."""
+    text = topology_text("routed")
+    if request.param == "ipv6":
+        for subnet, host in ((1, 11), (2, 12), (2, 13), (1, 14)):
+            text = text.replace(f"address: 172.18.{subnet}.{host}", f'address: "fd18:0:0:{subnet}::{host}"')
+    with running_lab("routed", text, lossless=True) as lab:
+        yield lab
+
+
+def mac_in(lab: SystemLab, namespace: str, interface: str) -> str:
+    return str(json.loads(lab.ip(namespace, "-j", "link", "show", interface))[0]["address"])
+
+
+def next_hop(lab: SystemLab, host: str, droplet: str) -> str:
+    """Return the Ethernet address by which a host reaches a droplet, as its map has it."""
+    wanted = mapped(parse_address(lab.topology.droplets[droplet].address))
+    return next(value[:6].hex(":") for key, value in lab.entries(host, "next_hops").items() if key[:16] == wanted)
+
+
+def test_hosts_in_different_subnets_talk_through_the_router_in_both_families(routed):
+    for one, other, family in routed.talks():
+        exchange_all(routed, one, other, family, 300_000)
+
+
+def test_conversations_go_direct_across_the_router(routed):
+    for family in (4, 6):
+        exchange_udp(routed, "web-1", "web-2", [100, 100], family)
+        path = routed.path("web-1", "web-2", family)
+        assert (path.way, path.hosts) == ("direct", (routed.topology.droplets["h2"].address,))
+
+
+def test_the_next_hop_beyond_is_the_router_and_in_the_subnet_the_host_itself(routed):
+    north, south = (mac_in(routed, routed.names.router, name) for name in ("eth0", "eth1"))
+    assert next_hop(routed, "h1", "h2") == next_hop(routed, "h1", "h3") == north
+    assert next_hop(routed, "h2", "h1") == south
+    assert next_hop(routed, "h1", "h4") == mac_in(routed, routed.names.droplet("h4"), "eth0")
+
+
+def test_the_router_counts_one_hop_of_the_tunnel_and_none_of_the_tenant(routed):
+    exchange_udp(routed, "web-1", "web-2", [1, 1])
+    with tapped(routed, "h2") as tap:
+        exchange_udp(routed, "web-1", "web-2", [100])
+        packets = [one for one in tap.tunnelled() if one.source == routed.topology.droplets["h1"].address]
+    assert {packet.ttl for packet in packets} == {63}
+    assert {packet.inner[22] for packet in packets if packet.inner[12:14] == b"\x08\x00"} == {64}
+
+
+def test_a_router_that_changes_its_ethernet_address_is_followed(routed):
+    old = mac_in(routed, routed.names.router, "eth0")
+    announce = ["net.ipv4.conf.eth0.arp_notify=1", "net.ipv6.conf.eth0.ndisc_notify=1"]
+    assert run_in(routed.names.router, ["sysctl", "-qw", *announce]).returncode == 0
+    with flow_between(routed, "web-1", "web-2") as flow:
+        routed.ip(routed.names.router, "link", "set", "eth0", "address", OTHER_MAC)
+        try:
+            until(lambda: next_hop(routed, "h1", "h2") == OTHER_MAC, "the new address in the map")
+            again = flow.sent
+            until(lambda: len([n for n in flow.back if n > again]) > 50, "answers by the new address")
+        finally:
+            routed.ip(routed.names.router, "link", "set", "eth0", "address", old)
+        until(lambda: next_hop(routed, "h1", "h2") == old, "the old address in the map")
+    assert pings(routed, "web-1", "web-2")
+    routed.is_lossy = True
+
+
+def test_a_neighbour_table_that_is_flushed_loses_no_packet(routed):
+    with unbroken_flow(routed, "web-1", "web-2") as flow:
+        for host in ("h1", "h2"):
+            routed.ip(routed.names.droplet(host), "neigh", "flush", "dev", "eth0")
+        again = flow.sent
+        until(lambda: len([n for n in flow.back if n > again]) > 100, "answers")
+
+
+@pytest.fixture(scope="module")
+def uplinks(lab_cache: None) -> Iterator[SystemLab]:
+    with running_lab("uplinks", topology_text("two_uplinks")) as lab:
+        yield lab
+
+
+def test_an_agent_serves_all_interfaces_of_its_host(uplinks):
+    found = {one.interface: (one.droplets, one.attach_mode) for one in uplinks.status("a").uplinks}
+    assert found == {"eth0": (("a1",), "native"), "eth1": (("a2",), "native")}
+
+
+def test_endpoints_on_every_interface_talk_in_both_families(uplinks):
+    for one, other, family in uplinks.talks():
+        exchange_all(uplinks, one, other, family, 200_000)
+
+
+def test_an_endpoint_sends_by_its_own_droplet_and_is_reached_by_it(uplinks):
+    """web-1 is on a1 (eth0), web-2 on a2 (eth1); web-3 on b1."""
+    for endpoint, droplet, interface, other in (("web-1", "a1", "eth0", "eth1"), ("web-2", "a2", "eth1", "eth0")):
+        exchange_udp(uplinks, endpoint, "web-3", [1, 1])
+        with tapped(uplinks, "a", interface) as own, tapped(uplinks, "a", other) as foreign:
+            exchange_udp(uplinks, endpoint, "web-3", [100] * 20)
+            packets, strays = own.tunnelled(), foreign.tunnelled()
+        address = uplinks.topology.droplets[droplet].address
+        assert len([one for one in packets if one.source == address]) >= 20
+        assert len([one for one in packets if one.destination == address]) >= 20
+        assert [one for one in strays if address in (one.source, one.destination)] == []
+
+
+def test_endpoints_of_one_host_on_different_interfaces_talk_without_leaving_it(uplinks):
+    before = uplinks.counters("a")
+    exchange_udp(uplinks, "web-1", "web-2", [100] * 10)
+    after = uplinks.counters("a")
+    assert after["delivered_same_host"] - before["delivered_same_host"] >= 20
+    assert uplinks.path("web-1", "web-2").way == "same_host"
+
+
+def test_several_receive_queues_are_all_served(uplinks):
+    """web-2's droplet has two queues: many flows spread over them, and none loses a datagram."""
+
+    def by_queue() -> list[int]:
+        done = run_in(uplinks.names.droplet("a"), ["ethtool", "-S", "eth1"])
+        lines = dict(line.strip().split(": ") for line in done.stdout.splitlines() if "xdp_packets" in line)
+        return [int(lines[f"rx_queue_{queue}_xdp_packets"]) for queue in range(2)]
+
+    exchange_udp(uplinks, "web-3", "web-2", [1, 1])
+    before = by_queue()
+    with udp_socket(uplinks.inside("web-2"), uplinks.address("web-2"), PORT) as receiver:
+        for number in range(100):
+            with udp_socket(uplinks.inside("web-3"), uplinks.address("web-3")) as sender:
+                sender.sendto(bytes([number]), (uplinks.address("web-2"), PORT))
+                assert receiver.recv(10) == bytes([number])
+    grown = [after - one for after, one in zip(by_queue(), before, strict=True)]
+    assert sum(grown) >= 100
+    assert min(grown) > 0, grown
+
+
+def test_one_interface_that_goes_down_takes_its_own_endpoints_alone_and_comes_back(uplinks):
+    port = uplinks.ports()["a", "eth1"]
+    with unbroken_flow(uplinks, "web-1", "web-3") as flow:
+        uplinks.ip(uplinks.names.fabric, "link", "set", port, "down")
+        try:
+            assert ping(uplinks, "web-2", uplinks.address("web-4"), count=2, wait=1) == 0
+            again = flow.sent
+            until(lambda: len([n for n in flow.back if n > again]) > 100, "the other interface's traffic")
+        finally:
+            uplinks.ip(uplinks.names.fabric, "link", "set", port, "up")
+    until(lambda: pings(uplinks, "web-2", "web-4"), "its return")

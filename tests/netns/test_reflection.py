@@ -1,0 +1,143 @@
+"""Probes between two hosts with the real programs: transit XDP answers, the agent's socket hears it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path as File
+
+import pytest
+
+from agent.core.actions import AttachTransit
+from agent.core.layout import DROPLET, LOCAL_DROPLET, U32, MapName, mapped
+from agent.core.paths import Rules
+from agent.core.probe_packet import smallest
+from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.maps import MapSizes
+from agent.datapath.namespaces import in_namespace, open_control_socket, opened_namespace
+from agent.datapath.offloads import set_endpoint_offloads
+from agent.datapath.probe_socket import ProbeSocket, Sending
+
+from .conftest import _libc, enter, ip, ip_json, run
+from .routed import PORT, V4, V6, Addresses, Routed, routed
+from .test_probes import NONCE, Heard, Room, path_of
+
+both = pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
+QUICK = Rules(interval=0.1, deadline=0.3, check_every=1.0, narrow_every=0.5)
+
+
+@pytest.fixture
+def net() -> Iterator[Routed]:
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        with routed() as made:
+            for side in ("near", "far"):  # what a program sends back out of a veth arrives only where GRO is on
+                with opened_namespace(made.router) as descriptor:
+                    control = in_namespace(descriptor, open_control_socket)
+                with control:
+                    set_endpoint_offloads(control, side)
+            yield made
+            _libc.setns(home, 0x40000000)
+    finally:
+        _libc.setns(home, 0x40000000)
+        os.close(home)
+
+
+class Host:
+    """A host's programs, with its droplets of both families and those that it knows."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    async def install(self, own: tuple[str, str], others: tuple[str, str]) -> None:
+        (link,) = ip_json("link", "show", "eth0")
+        index, mac = int(link["ifindex"]), bytes.fromhex(link["address"].replace(":", ""))
+        addresses = [family.packed(text) for family, text in zip((V4, V6), own, strict=True)]
+        maps = self.kernel.maps
+        maps[MapName.LOCAL_DROPLETS].write(
+            {
+                U32.pack(place): LOCAL_DROPLET.pack(mapped(address), index, index, index, mac, 0)
+                for place, address in enumerate(addresses)
+            },
+            [],
+        )
+        known = [family.packed(text) for family, text in zip((V4, V6), others, strict=True)]
+        maps[MapName.DROPLETS].write({mapped(address): DROPLET.pack(0) for address in known}, [])
+        assert await self.kernel.executor.run([AttachTransit(index)]) == []
+
+    def forget(self, address: bytes) -> None:
+        self.kernel.maps[MapName.DROPLETS].write({}, [mapped(address)])
+
+    def outcome(self, name: str) -> int:
+        return self.kernel.read_outcomes()[name].packets
+
+
+async def _open(net: Routed, namespace: str, name: str, cache: File, folder: File) -> Host:
+    enter(namespace)
+    config = KernelConfig(name, f"{net.prefix}{name}", ("eth0",), cache, folder / name, sizes=MapSizes(endpoints=1000))
+    return Host(await Kernel.open(config))
+
+
+@pytest.fixture
+async def far(net: Routed, cache: File, tmp_path: File) -> AsyncIterator[Host]:
+    """The far host with its programs; the near one has its own too, and the test is there."""
+    far = await _open(net, net.far, "far", cache, tmp_path)
+    await far.install((V4.far, V6.far), (V4.near, V6.near))
+    near = await _open(net, net.near, "near", cache, tmp_path)
+    await near.install((V4.near, V6.near), (V4.far, V6.far))
+    yield far
+    for host, name in ((far, "far"), (near, "near")):
+        await host.kernel.close()
+        run("umount", str(tmp_path / name), check=False)
+
+
+@both
+async def test_transit_xdp_sends_a_probe_of_every_size_back(net: Routed, far: Host, family: Addresses) -> None:
+    path, heard = path_of(family), Heard()
+    prober = ProbeSocket(path.source, "eth0", PORT, heard.take)
+    before = far.outcome("probe_reflected")
+    try:
+        for number, size in enumerate((smallest(path.peer), 1280, 1499, 1500), 1):
+            assert prober.send(path.peer, size, NONCE) is Sending.SENT
+            await heard.come(number)
+        assert heard == [(path, NONCE)] * 4
+        assert far.outcome("probe_reflected") == before + 4
+    finally:
+        prober.close()
+
+
+@both
+async def test_a_host_that_does_not_know_this_one_does_not_answer(net: Routed, far: Host, family: Addresses) -> None:
+    far.forget(family.packed(family.near))
+    room = Room(net, family, QUICK)
+    try:
+        await room.until(lambda: room.prober.counts.lost >= 3)
+        assert room.state() == ("unknown", 1500)
+        assert far.outcome("unknown_droplet") >= 3
+    finally:
+        await room.close()
+
+
+@both
+async def test_a_host_that_goes_is_down_and_comes_back(net: Routed, far: Host, family: Addresses) -> None:
+    room = Room(net, family, QUICK)
+    try:
+        await room.until(lambda: room.state() == ("up", 1500))
+        ip("link", "set", "eth0", "down", namespace=net.far)
+        await room.until(lambda: room.peers[room.far].down)
+        ip("link", "set", "eth0", "up", namespace=net.far)
+        await room.until(lambda: not room.peers[room.far].down, 10)
+    finally:
+        await room.close()
+
+
+@both
+async def test_the_narrowest_link_on_the_way_is_found(net: Routed, far: Host, family: Addresses) -> None:
+    net.narrow(1400)
+    room = Room(net, family, QUICK)
+    try:
+        await room.until(lambda: room.peers[room.far].mtu == 1400, 20)
+        net.narrow(1500)
+        await room.until(lambda: room.peers[room.far].mtu is None)
+    finally:
+        await room.close()

@@ -1,0 +1,105 @@
+"""Droplets that fall silent are told and gone round; paths that carry less than they should are told and kept to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.traffic import pings
+from lab.waiting import until
+
+from agent.core.layout import NETWORK, NEXT_HOP, NEXT_HOP_DOWN, split_set
+from controller_sim.bus import BusError
+from protocol import codec
+from protocol.rpc import PeerPath, PeersReply, PeersRequest
+from protocol.status import AgentState, NarrowPath
+
+
+@pytest.fixture(scope="module")
+def lab(lab_cache: None) -> Iterator[SystemLab]:
+    with running_lab("peers", topology_text("two_bouncers")) as lab:
+        lab.is_lossy = True
+        yield lab
+
+
+def peers(lab: SystemLab, host: str) -> dict[str, PeerPath]:
+    answer = codec.decode(lab.ask(host, "peers", codec.encode(PeersRequest())), PeersReply)
+    return {path.droplet: path for path in answer.peers}
+
+
+def start_again(lab: SystemLab, host: str) -> None:
+    """Kill an agent and start another, until it answers: it may have reason to be degraded."""
+    lab.kill_agent(host)
+    lab.lab.start_agent(host)
+
+    def answers() -> bool:
+        try:
+            return bool(lab.status(host))
+        except BusError:
+            return False
+
+    until(answers, f"an answer of {host}")
+
+
+def bouncers(lab: SystemLab, host: str) -> set[int]:
+    """Return the last bytes of the bouncers' addresses that a host would send to."""
+    values = [NETWORK.unpack(value) for value in lab.entries(host, "networks").values()]
+    return {member[-1] for value in values for member in split_set(value[3], value[2])}
+
+
+def test_every_droplet_is_up_and_every_path_carries_what_it_should(lab):
+    for host in lab.hosts:
+        until(lambda host=host: {path.state for path in peers(lab, host).values()} == {"up"}, f"all peers of {host}")
+        assert peers(lab, host).keys() == {other for other in lab.hosts if other != host}
+        assert {(path.configured, path.carries) for path in peers(lab, host).values()} == {(1500, 1500)}
+
+
+def test_a_bouncer_that_falls_silent_is_gone_round_and_comes_back(lab):
+    until(lambda: peers(lab, "h1")["h3"].state == "up", "h3")
+    assert bouncers(lab, "h1") == {13, 14}
+    with lab.events("h1", "droplet_down") as downs, lab.events("h1", "droplet_up") as ups:
+        lab.ip(lab.names.droplet("h3"), "link", "set", "eth0", "down")
+        try:
+            until(lambda: lab.status("h1").down_droplets == ("h3",), "h3 in the status")
+            assert lab.status("h1").state is AgentState.DEGRADED
+            until(lambda: bouncers(lab, "h1") == bouncers(lab, "h2") == {14}, "the other bouncer alone")
+            down = [NEXT_HOP.unpack(value)[2] & NEXT_HOP_DOWN for value in lab.entries("h1", "next_hops").values()]
+            assert sorted(down) == [0, 0, NEXT_HOP_DOWN]
+            for source, destination in lab.pairs():
+                assert pings(lab, source, destination), f"{source} to {destination}"
+        finally:
+            lab.ip(lab.names.droplet("h3"), "link", "set", "eth0", "up")
+        until(lambda: lab.status("h1").down_droplets == (), "h3 again")
+        until(lambda: bouncers(lab, "h1") == {13, 14}, "both bouncers")
+        until(ups, "the event of its return")
+        line = next(line for event in downs() for line in event.detail if "h3" in line)
+        assert line.endswith("answers no probes")
+    until(lambda: lab.status("h1").state is AgentState.IN_SYNC, "a host in sync")
+
+
+def test_a_restarted_agent_knows_who_was_down(lab):
+    until(lambda: peers(lab, "h2")["h4"].state == "up", "h4")
+    lab.ip(lab.names.droplet("h4"), "link", "set", "eth0", "down")
+    try:
+        until(lambda: lab.status("h2").down_droplets == ("h4",), "h4 in the status")
+        start_again(lab, "h2")
+        until(lambda: lab.status("h2").down_droplets == ("h4",), "h4 in the status of the new agent")
+    finally:
+        lab.ip(lab.names.droplet("h4"), "link", "set", "eth0", "up")
+    until(lambda: lab.status("h2").down_droplets == (), "h4 again")
+
+
+def test_a_host_with_a_smaller_interface_is_a_narrow_path_for_the_others(lab):
+    """What is longer than its interface takes is swallowed there, without a word."""
+    until(lambda: peers(lab, "h1")["h4"].state == "up", "h4")
+    lab.ip(lab.names.droplet("h4"), "link", "set", "eth0", "mtu", "1396")  # a veth takes 4 bytes more, for a tag
+    try:
+        start_again(lab, "h1")  # it checks all paths anew
+        narrow = until(lambda: lab.status("h1").narrow_paths, "a narrow path")
+        assert narrow == (NarrowPath("h4", lab.topology.droplets["h4"].address, 1500, narrow[0].carries, "h1"),)
+        assert 1396 <= narrow[0].carries <= 1400
+    finally:
+        lab.ip(lab.names.droplet("h4"), "link", "set", "eth0", "mtu", "1500")
+    start_again(lab, "h1")
+    until(lambda: peers(lab, "h1")["h4"].carries == 1500, "a path that is well")

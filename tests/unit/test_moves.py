@@ -1,0 +1,96 @@
+"""Moves: the new host is prepared, the old one lets go, and only then is the new one told of the endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import controller_sim
+from controller_sim.bus import Stored
+from controller_sim.compiler import Documents, compile_documents
+from controller_sim.ipam import allocate
+from controller_sim.moves import Move, Moved, Phases, in_phases
+from controller_sim.placement import place
+from controller_sim.publisher import Change, difference
+from controller_sim.topology_file import parse_topology
+from protocol import codec, subjects
+
+TEXT = (Path(controller_sim.__file__).parent / "topologies" / "moving.yaml").read_text()
+LONELY = TEXT.replace("  - {name: web-3, network: web, droplet: h3}\n", "")
+
+
+def compiled(text: str) -> Documents:
+    topology = parse_topology(text)
+    return compile_documents(topology, allocate(topology), place(topology), str)
+
+
+def phases(before: str, after: str) -> Phases:
+    stream = [
+        Stored(subjects.config(host, name), 1, {}, codec.encode(document))
+        for host, documents in compiled(before).items()
+        for name, document in documents.items()
+    ]
+    found = in_phases(compiled(after), stream)
+    flat = [*found.before, *found.release, *found.rest]
+    assert sorted(flat, key=str) == sorted(difference(compiled(after), stream), key=str), "nothing is left out"
+    return found
+
+
+def names(changes: list[Change]) -> list[tuple[str, str, bool]]:
+    return [(change.host, change.document, change.body is None) for change in changes]
+
+
+def moved(text: str, name: str, old: str, new: str) -> str:
+    line = f"{{name: {name}, network: web, droplet: {old}}}"
+    assert line in text
+    return text.replace(line, line.replace(old, new))
+
+
+def test_a_change_without_a_move_is_one_round_in_the_usual_order():
+    found = phases(LONELY, TEXT)
+    assert (found.before, found.release, found.moves) == ([], [], ())
+    assert {host for host, _, _ in names(found.rest)} == {"h3", "h4"}
+
+
+def test_the_old_host_lets_go_while_the_bouncer_learns_and_the_new_host_is_told_last():
+    found = phases(TEXT, moved(TEXT, "web-2", "h2", "h3"))
+    assert found.moves == (Move("endpoint.web-2", "h2", "h3"),)
+    assert found.before == []
+    assert names(found.release) == [("h2", "endpoint.web-2", True), ("h4", "network.web.p", False)]
+    assert names(found.rest) == [("h2", "vpc.red", True), ("h3", "endpoint.web-2", False)]
+
+
+def test_a_host_that_knows_nothing_of_the_vpc_is_prepared_first():
+    found = phases(LONELY, moved(LONELY, "web-2", "h2", "h3"))
+    assert names(found.before) == [("h3", "vpc.red", False)]
+    assert names(found.rest)[-1] == ("h3", "endpoint.web-2", False)
+
+
+def test_an_endpoint_that_leaves_its_bouncers_host_is_let_go_there_before_the_bouncer_lists_it():
+    text = TEXT.replace("bouncers: [h4]", "bouncers: [h2]")
+    found = phases(text, moved(text, "web-2", "h2", "h3"))
+    assert names(found.release) == [("h2", "endpoint.web-2", True), ("h2", "network.web.p", False)]
+
+
+def test_an_endpoint_that_comes_to_its_bouncers_host_leaves_the_bouncers_list_just_before():
+    text = TEXT.replace("bouncers: [h4]", "bouncers: [h3]")
+    found = phases(text, moved(text, "web-2", "h2", "h3"))
+    assert names(found.rest) == [
+        ("h2", "vpc.red", True),
+        ("h3", "network.web.p", False),
+        ("h3", "endpoint.web-2", False),
+    ]
+
+
+def test_two_endpoints_that_change_places_are_both_let_go_first():
+    found = phases(TEXT, moved(moved(TEXT, "web-2", "h2", "h3"), "web-3", "h3", "h2"))
+    assert {(host, name) for host, name, removed in names(found.release) if removed} == {
+        ("h2", "endpoint.web-2"),
+        ("h3", "endpoint.web-3"),
+    }
+    assert {(host, name) for host, name, _ in names(found.rest)} == {("h3", "endpoint.web-2"), ("h2", "endpoint.web-3")}
+
+
+def test_a_move_says_for_how_long_the_endpoint_was_away():
+    move = Move("endpoint.web-2", "h2", "h3")
+    assert str(Moved(move, 0.0534, 0.0701)) == "web-2: h2 -> h3, away for at most 70.1 ms (h2 let go after 53.4 ms)"
+    assert str(Moved(move, None, None)) == "web-2: h2 -> h3, not there yet"
