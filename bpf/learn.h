@@ -53,7 +53,8 @@ static __always_inline enum outcome learn(const struct tunnel *tunnel, struct ov
 		endpoint = endpoints.lookup(from);
 		return endpoint && endpoint->ifindex ? SOURCE_ELSEWHERE : GO_ON;
 	}
-	if (tunnel->flags & TUNNEL_RETURNS && confirmed_lately(from, &tunnel->origin))
+	/* Without flags the path was looked at before, and found to be old. */
+	if (tunnel->flags && confirmed_lately(from, &tunnel->origin))
 		return GO_ON;
 	return learn_new(tunnel, from, receiver);
 }
