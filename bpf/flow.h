@@ -19,7 +19,7 @@ static __always_inline void key_of_fragment(struct fragment_key *key, __u32 slot
 	key->slot = slot;
 	key->identity = transport->identity;
 	key->to = packet->to.address;
-	key->protocol = transport->protocol;
+	key->protocol = packet->kind == ETH_P_IP ? transport->protocol : 0; /* RFC 791, RFC 8200 section 4.5 */
 }
 
 static __always_inline void remember_flow(__u32 slot, const struct packet *packet, const struct transport *transport,
@@ -51,18 +51,18 @@ static __always_inline enum outcome hash_flow(void *start, void *end, __u32 slot
 	struct ports *ports = start + bounded(transport->at, FAR);
 
 	*flow = hash_pair(addresses, transport->protocol);
-	if (transport->protocol != IPPROTO_UDP && transport->protocol != IPPROTO_TCP &&
-	    transport->protocol != IPPROTO_SCTP)
-		return GO_ON;
 	if (transport->later) {
 		*flow = recall_flow(slot, packet, transport, *flow);
 		return GO_ON;
 	}
-	if ((void *)(ports + 1) > end || transport->at + sizeof(*ports) > packet->length)
-		return MALFORMED_INNER;
-	if (transport->protocol == IPPROTO_UDP && ports->destination == bpf_htons(GENEVE_PORT))
-		return TUNNEL_FROM_ENDPOINT;
-	*flow = hash_pair(addresses, (__u64) * (__u32 *)ports << 8 | transport->protocol);
+	if (transport->protocol == IPPROTO_UDP || transport->protocol == IPPROTO_TCP ||
+	    transport->protocol == IPPROTO_SCTP) {
+		if ((void *)(ports + 1) > end || transport->at + sizeof(*ports) > packet->length)
+			return MALFORMED_INNER;
+		if (transport->protocol == IPPROTO_UDP && ports->destination == bpf_htons(GENEVE_PORT))
+			return TUNNEL_FROM_ENDPOINT;
+		*flow = hash_pair(addresses, (__u64) * (__u32 *)ports << 8 | transport->protocol);
+	}
 	if (transport->fragment)
 		remember_flow(slot, packet, transport, *flow);
 	return GO_ON;

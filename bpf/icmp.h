@@ -148,6 +148,8 @@ static __always_inline bool is_told(void *ethernet, void *end, const struct pack
 	struct transport transport = {};
 	struct network *network;
 
+	if (!packet->length) /* not of IP */
+		return false;
 	if (find_transport(ethernet, end, packet, &transport) != GO_ON)
 		return false;
 	if (transport.later || is_icmp_error(ethernet, end, packet, &transport))

@@ -53,8 +53,7 @@ static __always_inline enum outcome learn(const struct tunnel *tunnel, struct ov
 		endpoint = endpoints.lookup(from);
 		return endpoint && endpoint->ifindex ? SOURCE_ELSEWHERE : GO_ON;
 	}
-	/* Without flags the path was looked at before, and found to be old. */
-	if (tunnel->flags && confirmed_lately(from, &tunnel->origin))
+	if (tunnel->flags & (TUNNEL_RETURNS | TUNNEL_UNSUMMED) && confirmed_lately(from, &tunnel->origin))
 		return GO_ON;
 	return learn_new(tunnel, from, receiver);
 }

@@ -26,6 +26,7 @@ struct nd {
 #define ND_ADVERTISEMENT 136
 #define ND_SOURCE_MAC	 1
 #define ND_TARGET_MAC	 2
+#define ND_ROUTER	 0x80000000
 #define ND_SOLICITED	 0x40000000
 #define ND_OVERRIDE	 0x20000000
 #define ND_HOPS		 255
@@ -53,6 +54,25 @@ static __always_inline bool is_advertisement(void *start, void *end, const struc
 	return (void *)(type + 1) <= end && *type == ND_ADVERTISEMENT && !transport->extended;
 }
 
+/* ff02::1:ff00:0/104 (RFC 4291 section 2.7.1). */
+static __always_inline bool is_solicited_node(const void *ipv6)
+{
+	const __u32 *word = ipv6;
+
+	return word[0] == bpf_htonl(0xff020000) && !word[1] && word[2] == bpf_htonl(1) && *((__u8 *)ipv6 + 12) == 0xff;
+}
+
+/* An option that is there has a length, and one who has no address yet gives none. */
+static __always_inline enum outcome check_nd_option(const struct nd *nd, void *end, const struct packet *packet,
+						    const struct solicitation *asked)
+{
+	if (packet->length < ND_ANSWER || (void *)(nd + 1) > end)
+		return GO_ON;
+	if (!nd->option_length || (asked->detects && nd->option == ND_SOURCE_MAC))
+		return MALFORMED_ND;
+	return GO_ON;
+}
+
 /* Holds a solicitation to RFC 4861 section 7.1.1; but for its checksum, which whoever is answered verifies. */
 static __always_inline enum outcome check_nd(struct ethhdr *ethernet, void *end, const struct packet *packet,
 					     const struct transport *transport, struct solicitation *asked)
@@ -67,8 +87,10 @@ static __always_inline enum outcome check_nd(struct ethhdr *ethernet, void *end,
 	if (packet->ttl != ND_HOPS || nd->code || is_multicast_ipv6(&nd->target))
 		return MALFORMED_ND;
 	asked->detects = is_unspecified(&ip->saddr);
+	if (asked->detects && !is_solicited_node(&ip->daddr))
+		return MALFORMED_ND;
 	copy_address(&asked->target, &nd->target);
-	return GO_ON;
+	return check_nd_option(nd, end, packet, asked);
 }
 
 /*
@@ -103,7 +125,7 @@ static __always_inline enum outcome answer_nd(context *ctx, __u32 headers, const
 	nd->type = ND_ADVERTISEMENT;
 	nd->code = 0;
 	nd->check = 0;
-	nd->flags = bpf_htonl(asked->detects ? ND_OVERRIDE : ND_SOLICITED | ND_OVERRIDE);
+	nd->flags = bpf_htonl((is_gateway(mac) ? ND_ROUTER : 0) | (asked->detects ? 0 : ND_SOLICITED) | ND_OVERRIDE);
 	nd->option = ND_TARGET_MAC;
 	nd->option_length = 1;
 	copy_mac(nd->option_mac, mac);

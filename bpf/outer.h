@@ -119,6 +119,12 @@ struct vlan_tag {
 	__be16 ethertype;
 };
 
+/* Also by a priority alone, as VLAN 0, which is none. */
+static __always_inline bool is_tagged(const struct ethhdr *ethernet)
+{
+	return ethertype(ethernet) == bpf_htons(ETH_P_8021Q);
+}
+
 static __always_inline enum outcome read_outer(context *ctx, struct outer *outer, struct tunnel *tunnel)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
@@ -129,7 +135,7 @@ static __always_inline enum outcome read_outer(context *ctx, struct outer *outer
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return PASSED;
 	kind = ethertype(ethernet);
-	if (VLAN_TAGS && kind == bpf_htons(ETH_P_8021Q)) {
+	if (VLAN_TAGS && is_tagged(ethernet)) {
 		if ((void *)(tag + 1) > frame_end(ctx))
 			return PASSED;
 		outer->vlan = tag->control & bpf_htons(0x0fff);

@@ -43,12 +43,14 @@ static __always_inline enum outcome read_ipv4(void *start, void *end, __u32 leng
 static __always_inline enum outcome read_ipv6(void *start, void *end, __u32 length, __u32 vni, struct packet *packet)
 {
 	struct ipv6hdr *ip = start + sizeof(struct ethhdr);
+	__u32 whole;
 
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return MALFORMED_INNER;
-	packet->length = sizeof(struct ethhdr) + sizeof(*ip) + bpf_ntohs(ip->payload_len);
-	if (packet->length > length)
+	whole = sizeof(struct ethhdr) + sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (whole > length)
 		return MALFORMED_INNER;
+	packet->length = whole;
 	packet->kind = ETH_P_IPV6;
 	packet->tos = traffic_class(ip);
 	packet->ttl = ip->hop_limit;

@@ -102,9 +102,9 @@ struct next_hop {
 #define MAX_LOCAL_DROPLETS 16
 
 /*
- * local_droplets: index -> one of this host's droplets. An index keeps its meaning while anything may refer to it, so an
- * entry between others may be empty (interface 0): skip it. A droplet on a bond has more entries, one for each member
- * that frames may come in on; interface.droplet names the one of the bond itself. Written by the agent.
+ * local_droplets: index -> one of this host's droplets. An index keeps its meaning while anything may refer to it, so
+ * an entry between others may be empty (interface 0): skip it. A droplet on a bond has more entries, one for each
+ * member that frames may come in on; interface.droplet names the one of the bond itself. Written by the agent.
  */
 struct local_droplet {
 	struct address address;

@@ -330,7 +330,8 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	tunnel->ttl = NEW_TTL;
 	if (sent != SENT_DIRECT) {
 		tunnel->flags = TUNNEL_RETURNS;
-		tunnel->rts = sender->flags & INTERFACE_PINNED ? RTS_PINNED : 0;
+		tunnel->rts = (sender->flags & INTERFACE_PINNED ? RTS_PINNED : 0) |
+			      (sent == HANDED_TO_BOUNCER ? RTS_DIVIDED : 0);
 		copy_address(&tunnel->origin, &departure->local->address);
 	}
 	tunnel->fits = endpoint_mtu(hop, ipv6);
@@ -348,6 +349,8 @@ static __always_inline enum outcome tell(context *ctx, const struct departure *d
 	enum outcome untold = too_big ? TOO_BIG : INNER_TTL;
 	struct complaint complaint = {.mtu = too_big ? departure->tunnel.fits : 0};
 
+	if (too_big && !complaint.mtu)
+		return untold;
 	if (!is_told(frame_start(ctx), frame_end(ctx), &departure->packet, &complaint))
 		return untold;
 	if (complain(ctx, &departure->packet, &complaint, untold) != DOES_NOT_FIT)

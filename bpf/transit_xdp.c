@@ -43,6 +43,7 @@ static __always_inline enum outcome to_origin(const struct local_droplet *local,
 	tunnel->flags = tunnel->flags & TUNNEL_VXLAN ? TUNNEL_VXLAN : TUNNEL_RETURNS;
 	tunnel->rts = RTS_UNLEARNT;
 	tunnel->bounces = 0;
+	tunnel->tos &= ~ECN_MASK;
 	tunnel->ttl = NEW_TTL;
 	return sent;
 }
@@ -350,27 +351,35 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
 
 	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
 		return NEXT_HOP_UNRESOLVED;
+	/* An IPv4 packet has no room for an IPv6 origin: answers take the way back by this droplet. */
+	if (OUTER_IPV4 && OUTER_IPV6 && !is_over_ipv6(local) && !is_ipv4(&tunnel->origin)) {
+		copy_address(&tunnel->origin, &local->address);
+		tunnel->rts |= RTS_UNLEARNT;
+	}
 	*leave_by = local->leaves;
 	tunnel->fits = endpoint_mtu(hop, is_over_ipv6(local));
 	return send(ctx, local, tunnel, hop, 0, outcome);
 }
 
-/* Tells the sender of a packet that came through a tunnel what would have fitted. */
+/*
+ * Tells the sender of a packet that came through a tunnel what would have fitted. `came_by` is the tunnel's flags as
+ * they were read: what the sender's droplet speaks.
+ */
 static __always_inline enum outcome tell_remote(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
-						const struct packet *packet, __u32 *leave_by)
+						const struct packet *packet, __u8 came_by, __u32 *leave_by)
 {
 	struct complaint complaint = {.mtu = tunnel->fits, .from = tunnel->headers};
 	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
 	enum outcome outcome;
 
-	if (!is_told(ethernet, frame_end(ctx), packet, &complaint))
+	if (!complaint.mtu || !is_told(ethernet, frame_end(ctx), packet, &complaint))
 		return TOO_BIG;
 	outcome = complain(ctx, packet, &complaint, TOO_BIG);
 	if (outcome != DOES_NOT_FIT)
 		return outcome;
 	tunnel->headers = 0;
 	tunnel->length = frame_length(ctx);
-	tunnel->tos &= ~ECN_MASK;
+	tunnel->flags = came_by;
 	outcome = to_origin(local, tunnel, TOO_BIG_TOLD_REMOTE);
 	if (outcome >= FIRST_DROPPED)
 		return outcome;
@@ -384,6 +393,7 @@ static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by
 	struct tunnel tunnel = {};
 	struct packet packet = {};
 	enum outcome outcome = parse_outer(ctx, &tunnel, &local);
+	__u8 came_by = tunnel.flags;
 
 	if (!local)
 		return PASSED;
@@ -393,7 +403,7 @@ static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by
 	outcome = forgotten(from_tunnel(ctx, local, &tunnel, &packet, outcome, leave_by));
 	if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
 		outcome = forward(ctx, local, &tunnel, outcome, leave_by);
-	return outcome == DOES_NOT_FIT ? tell_remote(ctx, local, &tunnel, &packet, leave_by) : outcome;
+	return outcome == DOES_NOT_FIT ? tell_remote(ctx, local, &tunnel, &packet, came_by, leave_by) : outcome;
 }
 
 /* The transit agent has checked the frame, the source, the length and the time to live. */

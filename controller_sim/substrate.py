@@ -18,6 +18,8 @@ from controller_sim.namespaces import NAMED, run_in
 from controller_sim.topology import Droplet, Substrate, Topology, address_in, gateway_of
 
 ROUTER_SETTINGS = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+SERVER_MTU = 1280
+"""Bytes, of what goes to the server: what IPv6 must always carry."""
 SEVERAL_INTERFACES = ("net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2")
 """A host answers ARP only on the interface that has the address, as it does with several interfaces in one subnet."""
 
@@ -150,6 +152,8 @@ def _add_interface(names: Names, substrate: Substrate, droplets: list[Droplet], 
     batch(namespace, *_address_lines(addresses, interface), f"link set {interface} up")
     if len(substrate.subnets) > 1:
         batch(namespace, *_default_routes(substrate, droplets, interface))
+    if interface == "eth0":
+        batch(namespace, *_server_routes(substrate, droplets))
 
 
 def _default_routes(substrate: Substrate, droplets: Iterable[Droplet], interface: str) -> list[str]:
@@ -157,6 +161,18 @@ def _default_routes(substrate: Substrate, droplets: Iterable[Droplet], interface
     metric = 100 + int(interface[3:])
     cidrs = [cidr for one in droplets for cidr in substrate.cidrs if address_in(one.address, cidr)]
     return [f"route add default via {gateway_of(cidr)} dev {interface} metric {metric} onlink" for cidr in cidrs]
+
+
+def _server_routes(substrate: Substrate, droplets: Iterable[Droplet]) -> list[str]:
+    """Return routes to the server by the first interface with so small an MTU that no narrow wire stops the bus."""
+    routes = []
+    for one in droplets:
+        own = next(cidr for cidr in substrate.cidrs if address_in(one.address, cidr))
+        for server in substrate.servers:
+            if ip_address(server).version == ip_address(one.address).version:
+                via = "" if address_in(server, own) else f"via {gateway_of(own)} "
+                routes.append(f"route add {server} {via}dev eth0 mtu {SERVER_MTU}")
+    return routes
 
 
 def _subnet_of(substrate: Substrate, address: str) -> int:

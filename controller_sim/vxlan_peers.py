@@ -18,18 +18,21 @@ from controller_sim.topology import Droplet, Topology, address_in, gateway_of
 VXLAN_PORT = 4789
 OVERHEAD = {4: 50, 6: 70}
 """Bytes of VXLAN, UDP, IP and the inner Ethernet header, by the family of the substrate (RFC 7348, section 5)."""
+RETURN_TO_SENDER = {4: 12, 6: 24}
+"""Bytes by which our endpoints' MTU is smaller still: a network has one MTU, and the peer is set up for it."""
 DEFAULT_MAC = "00:00:00:00:00:00"
 
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """An endpoint on a peer: its addresses with prefix lengths, its gateways, its MTU in bytes."""
+    """An endpoint on a peer: its addresses with prefix lengths, its gateways, its MTU in bytes, that of its wires."""
 
     name: str
     mac: str
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
     mtu: int
+    wires: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +68,16 @@ def _tunnels(topology: Topology, assignments: Mapping[str, Assignment], droplet:
 def _guest(topology: Topology, assigned: Assignment, droplet: Droplet, name: str) -> Guest:
     cidrs = topology.networks[topology.endpoints[name].network].cidrs
     prefixes = [next(ip_network(c).prefixlen for c in cidrs if address_in(a, c)) for a in assigned.addresses]
-    mtu = next(subnet.mtu for subnet in topology.substrate.subnets if subnet.name == droplet.subnet)
+    substrate = next(subnet.mtu for subnet in topology.substrate.subnets if subnet.name == droplet.subnet)
+    version = ip_address(droplet.address).version
+    wires = substrate - OVERHEAD[version]
     return Guest(
         name=name,
         mac=assigned.mac,
         addresses=tuple(f"{a}/{prefix}" for a, prefix in zip(assigned.addresses, prefixes, strict=True)),
         gateways=tuple(gateway_of(cidr) for cidr in cidrs),
-        mtu=mtu - OVERHEAD[ip_address(droplet.address).version],
+        mtu=wires - RETURN_TO_SENDER[version],
+        wires=wires,
     )
 
 
@@ -86,7 +92,7 @@ def build(names: Names, topology: Topology, assignments: Mapping[str, Assignment
 
 def _build_tunnel(names: Names, tunnel: Tunnel) -> None:
     namespace, device, bridge = names.droplet(tunnel.host), f"vxlan{tunnel.vni}", f"br{tunnel.vni}"
-    mtu = max(guest.mtu for guest in tunnel.guests)
+    mtu = max(guest.wires for guest in tunnel.guests)
     batch(
         namespace,
         f"link add name {bridge} mtu {mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
@@ -103,7 +109,7 @@ def _add_guest(names: Names, namespace: str, bridge: str, port: str, guest: Gues
     own = names.endpoint(guest.name)
     batch(
         namespace,
-        f"link add name {port} mtu {guest.mtu} type veth peer name eth0 mtu {guest.mtu} netns {own}",
+        f"link add name {port} mtu {guest.wires} type veth peer name eth0 mtu {guest.mtu} netns {own}",
         f"link set {port} master {bridge} up",
     )
     versions = {address: ip_address(address.partition("/")[0]).version for address in guest.addresses}

@@ -201,8 +201,7 @@ def unbroken_flow(lab: SystemLab, source: str, destination: str, family: int | N
 
 def datagram_sizes(lab: SystemLab, endpoint: str, family: int) -> list[int]:
     """Return payloads of UDP from nothing to the endpoint's MTU, and some that go in fragments."""
-    mtu: int = json.loads(lab.ip(lab.inside(endpoint), "-j", "link", "show", "eth0"))[0]["mtu"]
-    fits = mtu - (28 if family == 4 else 48)
+    fits = mtu_of(lab, endpoint) - (28 if family == 4 else 48)
     return [0, 1, 17, 18, 19, 100, 511, 512, 1000, fits - 1, fits, fits + 1, 4000, 9000]
 
 
@@ -213,3 +212,20 @@ def exchange_all(lab: SystemLab, one: str, other: str, family: int, size: int = 
     exchange_tcp(lab, one, other, size, family)
     exchange_udp(lab, one, other, datagram_sizes(lab, one, family), family)
     exchange_udp(lab, other, one, datagram_sizes(lab, other, family)[-5:], family)
+
+
+def mtu_of(lab: SystemLab, endpoint: str) -> int:
+    return int(json.loads(lab.ip(lab.inside(endpoint), "-j", "link", "show", "eth0"))[0]["mtu"])
+
+
+def learnt_mtu(lab: SystemLab, source: str, address: str) -> int | None:
+    """Return the MTU to an address that an endpoint's kernel has learnt by ICMP, None when it has learnt none."""
+    (route,) = json.loads(lab.ip(lab.inside(source), "-j", "route", "get", address))
+    return next((int(metric["mtu"]) for metric in route.get("metrics", []) if "mtu" in metric), None)
+
+
+def ping_whole(lab: SystemLab, source: str, address: str, size: int, count: int = 1) -> str:
+    """Send echo requests that must not be fragmented, of `size` bytes with the IP header; return what ping(8) says."""
+    payload = size - (48 if ":" in address else 28)
+    options = ["-n", "-M", "do", "-c", str(count), "-i", "0.02", "-W", "1", "-s", str(payload), address]
+    return run_in(lab.inside(source), ["ping", *options]).stdout

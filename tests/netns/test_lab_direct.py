@@ -17,10 +17,12 @@ from lab.waiting import PATIENCE, until
 from controller_sim.controller import converge
 from controller_sim.convergence import Report
 from controller_sim.transfer import Transfer, transfer
+from protocol import codec
+from protocol.rpc import PeersReply, PeersRequest
 
 PORT = 7114
 DETOURS = ("sent_to_bouncer", "sent_to_divider", "bounced", "handed_to_bouncer", "handed_to_divider")
-SECONDS = 6.0
+SECONDS, MANY = 6.0, 2000
 INTERRUPTION = 1.5
 """Seconds in which nothing may arrive while an endpoint moves, on a machine that others use too."""
 PROGRAM = Path(sys.executable).parent / "droplet-lab"
@@ -46,6 +48,11 @@ def move(lab: SystemLab, host: str) -> Report:
     return report
 
 
+def flowed(before: dict[str, int], after: dict[str, int]) -> int:
+    """Return how many packets one host has sent directly and delivered since."""
+    return sum(after[name] - before[name] for name in ("sent_direct", "delivered"))
+
+
 def grown(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]], *names: str) -> int:
     """Return by how much some counters grew, over all hosts."""
     return sum(after[host][name] - before[host][name] for host in before for name in names)
@@ -59,7 +66,9 @@ def test_an_endpoint_moves_under_a_tcp_transfer_which_goes_on(lab, family, ends)
     address = lab.address(destination, family)
     assigned = lab.lab.paths.load().assignments["web-2"]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        before = lab.counters("h1")
         sending = pool.submit(transfer, lab.inside(source), lab.inside(destination), address, SECONDS)
+        until(lambda: flowed(before, lab.counters("h1")) > MANY, "the transfer's beginning", 10)
         reports = []
         for host in ("h3", "h2", "h3"):
             until(lambda: lab.path("web-1", "web-2", family).way in ("direct", "same_host"), "the direct path", 5)
@@ -192,9 +201,16 @@ endpoints:
 """Between h1 and h2 stands a router, which can be told to drop what they send each other; h3 reaches both."""
 
 
+def is_known(lab: SystemLab, host: str) -> bool:
+    """Say whether every other droplet has answered a host once: only such a one can be found to be silent."""
+    reply = codec.decode(lab.ask(host, "peers", codec.encode(PeersRequest())), PeersReply)
+    return all(peer.state == "up" for peer in reply.peers)
+
+
 @pytest.fixture
 def broken(lab_cache: None) -> Iterator[SystemLab]:
     with running_lab("silent", BROKEN) as lab:
+        until(lambda: all(is_known(lab, host) for host in lab.hosts), "all to answer all")
         yield lab
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 import time
@@ -11,10 +10,19 @@ from collections.abc import Iterator
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import checksum
-from lab.traffic import exchange_all, exchange_tcp, exchange_udp, ping, raw_socket, udp_socket
+from lab.traffic import (
+    exchange_all,
+    exchange_tcp,
+    exchange_udp,
+    learnt_mtu,
+    mtu_of,
+    ping,
+    ping_whole,
+    raw_socket,
+    udp_socket,
+)
 from lab.waiting import until
 
-from controller_sim.namespaces import run_in
 from controller_sim.topology import gateway_of
 
 OVER_IPV4, OVER_IPV6 = 62, 94
@@ -28,26 +36,9 @@ TOLD_PER_SECOND = 50
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PROBE = 10, 23, 3
 
 
-def mtu_of(lab: SystemLab, endpoint: str) -> int:
-    return int(json.loads(lab.ip(lab.inside(endpoint), "-j", "link", "show", "eth0"))[0]["mtu"])
-
-
-def learnt_mtu(lab: SystemLab, source: str, address: str) -> int | None:
-    """Return the MTU to an address that an endpoint's kernel has learnt by ICMP, None when it has learnt none."""
-    (route,) = json.loads(lab.ip(lab.inside(source), "-j", "route", "get", address))
-    return next((int(metric["mtu"]) for metric in route.get("metrics", []) if "mtu" in metric), None)
-
-
 def forget_mtus(lab: SystemLab, endpoint: str) -> None:
     lab.ip(lab.inside(endpoint), "route", "flush", "cache")
     lab.ip(lab.inside(endpoint), "-6", "route", "flush", "cache")
-
-
-def ping_whole(lab: SystemLab, source: str, address: str, size: int, count: int = 1) -> str:
-    """Send echo requests that must not be fragmented, of `size` bytes with the IP header; return what ping(8) says."""
-    payload = size - (48 if ":" in address else 28)
-    options = ["-n", "-M", "do", "-c", str(count), "-i", "0.02", "-W", "1", "-s", str(payload), address]
-    return run_in(lab.inside(source), ["ping", *options]).stdout
 
 
 @pytest.mark.parametrize(

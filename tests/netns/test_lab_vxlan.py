@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
-from lab.traffic import exchange_all, exchange_tcp, exchange_udp, ping, udp_socket
+from lab.traffic import exchange_all, exchange_tcp, exchange_udp, learnt_mtu, mtu_of, ping, ping_whole, udp_socket
 from lab.waiting import until
 from lab.wire import GENEVE, VXLAN, tapped
 
@@ -105,6 +105,24 @@ def test_the_peer_cannot_reach_another_tenant_by_its_vni(lab):
         sender.sendto(bytes([8, 0, 0, 0]) + (2002).to_bytes(3, "big") + b"\0" + frame, (to, VXLAN))
     until(lambda: lab.counters("h1")["received_from_substrate"] > before["received_from_substrate"], "the packet", 10)
     assert lab.counters("h1")["delivered"] == before["delivered"]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_peer_that_sends_more_than_our_endpoints_take_is_told_the_size(lab, family):
+    """Through the tunnel that it came by, from the network's gateway."""
+    lab.ip(lab.inside("bare-1"), "link", "set", "eth0", "mtu", str(mtu_of(lab, "bare-1") + 12))
+    address, fits = lab.address("old-1", family), mtu_of(lab, "old-1")
+    try:
+        until(lambda: "1 received" in ping_whole(lab, "bare-1", address, fits), "an answer", 10)
+
+        def told() -> bool:
+            ping_whole(lab, "bare-1", address, fits + 12)
+            return learnt_mtu(lab, "bare-1", address) == fits
+
+        until(told, "the size", 10)
+        exchange_tcp(lab, "bare-1", "old-1", 1 << 20, family)
+    finally:
+        lab.ip(lab.inside("bare-1"), "link", "set", "eth0", "mtu", str(fits))
 
 
 def test_everyone_reaches_everyone_by_the_labs_own_check(lab):

@@ -1,0 +1,229 @@
+"""A small world made by chance, as plain data: what the maps of one host say, for the generator and for the judge.
+
+Several VPCs hold the same addresses on purpose. Addresses are 16 bytes, IPv4 mapped into IPv6, as in the maps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from random import Random
+
+from agent.core import layout
+from agent.core.features import Features
+from agent.core.layout import MapName
+from agent.core.realize import IFINDEX_BASE
+
+UPLINKS = (11, 12, 13)
+"""Interfaces that frames from the substrate arrive on."""
+SLOTS = 32
+"""Endpoints' interfaces that there are, by slot."""
+VNIS = (7, 8, 9, 10, 0xFFFFFF)
+STRANGE_VNIS = (0, 77, 0x700)
+GATEWAY_MAC = bytes.fromhex("02d201e70001")
+ZERO = bytes(16)
+CIDRS = ("10.0.0.0/24", "10.0.1.0/24", "fd00::/64", "fd00:0:0:1::/64")
+HOMES = (("10.0.0.", "fd00::"), ("10.0.1.", "fd00:0:0:1::"))
+"""Where the addresses of the endpoints of each network begin, in both families."""
+
+
+def packed(text: str) -> bytes:
+    """Return an address as 16 bytes."""
+    return layout.mapped(ip_address(text).packed)
+
+
+def is_v4(address: bytes) -> bool:
+    return address[:12] == layout.V4_MAPPED
+
+
+PEERS = tuple(
+    packed(f"{start}{n}") for start in ("192.0.2.", "198.51.100.", "2001:db8::", "2001:db8:2::") for n in (2, 3, 4)
+)
+STRANGER, STRANGER6 = packed("203.0.113.9"), packed("2001:db8:9::9")
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """One entry of `local_droplets`."""
+
+    address: bytes
+    interface: int
+    arrives: int
+    leaves: int
+    mac: bytes
+    vlan: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """One entry of `networks`."""
+
+    vni: int
+    cidr: str
+    gateway: bytes
+    flags: int
+    bouncers: tuple[bytes, ...]
+
+
+@dataclass
+class Model:
+    """The content of every map that documents and neighbours fill."""
+
+    features: Features
+    delivers: bool = True
+    """Transit XDP is in the program array, for delivery on the same host."""
+    uplinks: dict[int, Uplink] = field(default_factory=dict)
+    peers: dict[bytes, int] = field(default_factory=dict)
+    hops: dict[tuple[bytes, int], layout.NextHop] = field(default_factory=dict)
+    networks: dict[tuple[int, str], Network] = field(default_factory=dict)
+    vpcs: dict[int, layout.AddressSet] = field(default_factory=dict)
+    endpoints: dict[tuple[int, bytes], layout.Endpoint] = field(default_factory=dict)
+    interfaces: dict[int, layout.Interface] = field(default_factory=dict)
+    paths: dict[tuple[int, bytes], tuple[bytes, int, int]] = field(default_factory=dict)
+    """VNI and address -> host, flags, age in tenths of a second."""
+
+    def network_of(self, vni: int, address: bytes) -> Network | None:
+        for cidr in CIDRS:
+            found = self.networks.get((vni, cidr))
+            if found and ip_address(layout.unmapped(address)) in ip_network(cidr):
+                return found
+        return None
+
+    def between(self, vni: int, one: bytes, other: bytes) -> bool:
+        return self.network_of(vni, one) is not self.network_of(vni, other)
+
+    def divided_here(self, vni: int) -> bool:
+        return vni in self.vpcs and bool(self.vpcs[vni].flags & layout.VPC_DIVIDED_HERE)
+
+    def entries(self, tick: int, ticks_per_second: int) -> dict[MapName, dict[bytes, bytes]]:
+        """Return what belongs into every map."""
+        return {
+            MapName.LOCAL_DROPLETS: {
+                layout.U32.pack(index): layout.LOCAL_DROPLET.pack(
+                    u.address, u.interface, u.arrives, u.leaves, u.mac, int.from_bytes(u.vlan.to_bytes(2, "big"), "little")
+                )
+                for index, u in self.uplinks.items()
+            },
+            MapName.DROPLETS: {peer: layout.DROPLET.pack(flags) for peer, flags in self.peers.items()},
+            MapName.NEXT_HOPS: {layout.NEXT_HOP_KEY.pack(*k): layout.NEXT_HOP.pack(*h) for k, h in self.hops.items()},
+            MapName.VPCS: {layout.U32.pack(vni): layout.vpc_value(v.flags, v.members) for vni, v in self.vpcs.items()},
+            MapName.NETWORKS: dict(self._network(n) for n in self.networks.values()),
+            MapName.ENDPOINTS: {layout.OVERLAY_KEY.pack(*k): layout.ENDPOINT.pack(*e) for k, e in self.endpoints.items()},
+            MapName.INTERFACES: {layout.U32.pack(s): layout.INTERFACE.pack(*i) for s, i in self.interfaces.items()},
+            MapName.DIRECT: {
+                layout.OVERLAY_KEY.pack(*k): layout.DIRECT_PATH.pack(host, flags, 0, tick - age * ticks_per_second // 10)
+                for k, (host, flags, age) in self.paths.items()
+            },
+        }  # fmt: skip
+
+    @staticmethod
+    def _network(network: Network) -> tuple[bytes, bytes]:
+        cidr = ip_network(network.cidr)
+        key = layout.network_key(network.vni, cidr.network_address.packed, cidr.prefixlen)
+        return key, layout.network_value(network.gateway, network.flags, network.bouncers)
+
+
+def make(rng: Random, features: Features) -> Model:
+    """Make a world; the same from the same generator's state."""
+    model = Model(features, delivers=rng.random() < 0.97)
+    _add_uplinks(rng, model)
+    _add_peers(rng, model)
+    for vni in VNIS:
+        _add_vpc(rng, model, vni)
+    _add_paths(rng, model)
+    return model
+
+
+def _add_uplinks(rng: Random, model: Model) -> None:
+    tags = model.features.vlan_tags
+    rows = [
+        ("192.0.2.1", 11, 11, 11, 0),
+        ("2001:db8::1", 11, 11, 11, 0),
+        ("198.51.100.1", 21 if tags else 12, 12, 12, 5 if tags else 0),
+        ("2001:db8:2::1", 22 if tags else 12, 12, 12, 6 if tags else 0),
+        ("192.0.2.1", 11, 13, 11, 0),  # a second member of a bond
+    ]
+    rows = [row for row in rows if ("ipv4" if "." in row[0] else "ipv6") in model.features.substrate]
+    index = 0
+    for address, interface, arrives, leaves, vlan in rows:
+        index += rng.random() < 0.1  # an entry that is empty
+        mac = bytes([6, 0, 0, 0, 1, interface])
+        model.uplinks[index] = Uplink(packed(address), interface, arrives, leaves, mac, vlan)
+        index += 1
+
+
+def _add_peers(rng: Random, model: Model) -> None:
+    for number, peer in enumerate(PEERS):
+        if ("ipv4" if is_v4(peer) else "ipv6") not in model.features.substrate:
+            continue
+        model.peers[peer] = layout.DROPLET_ZERO_CHECKSUM if rng.random() < 0.3 else 0
+        for uplink in model.uplinks.values():
+            if is_v4(uplink.address) != is_v4(peer) or rng.random() < 0.15:
+                continue
+            flags = layout.NEXT_HOP_DOWN if rng.random() < 0.1 else 0
+            flags |= layout.NEXT_HOP_ZERO_CHECKSUM if rng.random() < 0.2 else 0
+            mtu = rng.choice((1500, 1500, 1500, 9000, 1400, 1280, 600, 150))
+            mac = bytes([6, 0, 0, 0, 2 + number, uplink.interface])
+            model.hops[(peer, uplink.interface)] = layout.NextHop(mac, mtu, flags)
+
+
+def _some_peers(rng: Random, model: Model, most: int = 3) -> tuple[bytes, ...]:
+    known = [*model.peers, *(u.address for u in model.uplinks.values())] if rng.random() < 0.1 else list(model.peers)
+    return tuple(rng.choice(known) for _ in range(rng.randrange(most + 1)))
+
+
+def _add_vpc(rng: Random, model: Model, vni: int) -> None:
+    if rng.random() < 0.9:
+        model.vpcs[vni] = layout.AddressSet(int(rng.random() < 0.35), _some_peers(rng, model))
+    pinned = {at: rng.random() < 0.3 for at in (0, 1)}
+    for at, cidr in enumerate(CIDRS):
+        if rng.random() < 0.93:
+            flags = layout.NETWORK_BOUNCED_HERE if rng.random() < 0.35 else 0
+            flags |= layout.NETWORK_PINNED if pinned[at % 2] else 0
+            gateway = layout.mapped(ip_network(cidr)[254].packed)
+            model.networks[(vni, cidr)] = Network(vni, cidr, gateway, flags, _some_peers(rng, model))
+    for home in (0, 1):
+        for number in (1, 2, 3, 4):
+            if rng.random() < 0.85:
+                _add_endpoint(rng, model, vni, home, number, pinned[home])
+
+
+def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, pinned: bool) -> None:
+    """Numbers 1 and 2 are local, the others elsewhere; most have both families."""
+    mac = bytes([2, vni & 0xFF, 0, 0, home, number])
+    flags = layout.ENDPOINT_PINNED if pinned else 0
+    flags |= layout.ENDPOINT_VXLAN if vni == 10 and model.features.vxlan_port else 0
+    mtu = rng.choice((1406, 1438, 1438, 1280, 576, 100))
+    v4, v6 = (packed(f"{start}{number}") for start in HOMES[home])
+    families = rng.choice((3, 3, 3, 1, 2)) if "ipv6" in model.features.families else 1
+    slot, ifindex = len(model.interfaces), 0
+    own = [u for u in model.uplinks.items()]
+    index, uplink = rng.choice(own)
+    host = uplink.address if number <= 2 else rng.choice(list(model.peers))
+    if number <= 2:
+        ifindex = IFINDEX_BASE + slot
+        model.interfaces[slot] = layout.Interface(
+            vni,
+            index if rng.random() < 0.95 else 15,
+            v6 if families & 2 else ZERO,
+            v4[12:] if families & 1 else bytes(4),
+            mac,
+            layout.INTERFACE_PINNED if pinned else 0,
+            mtu,
+            rng.choice((0, 0, 0x2E << 2, 63 << 2)),
+        )
+    for bit, address in ((1, v4), (2, v6)):
+        if families & bit:
+            model.endpoints[(vni, address)] = layout.Endpoint(host, ifindex, flags, mtu if ifindex else 0, mac)
+
+
+def _add_paths(rng: Random, model: Model) -> None:
+    """Paths to endpoints elsewhere, and to addresses of which only packets told."""
+    for vni in VNIS:
+        for home in (0, 1):
+            for number in (3, 4, 77):
+                for start in HOMES[home]:
+                    if rng.random() < 0.25:
+                        flags = layout.PATH_PINNED if rng.random() < 0.3 else 0
+                        path = rng.choice(list(model.peers)), flags, rng.choice((0, 5, 20, 50, 120))
+                        model.paths[(vni, packed(f"{start}{number}"))] = path

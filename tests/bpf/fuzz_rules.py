@@ -1,0 +1,217 @@
+"""What the judge holds packets against, one question a function: the tunnel that was accepted, the tunnel that was sent, and
+an inner frame before and after."""
+
+from __future__ import annotations
+
+from fuzz_machine import Step
+from fuzz_model import GATEWAY_MAC, Model, Uplink, is_v4
+from fuzz_parse import ICMP, ICMPV6, IPV4, MAPPED, TCP, UDP, Ip, Tunnel
+from fuzz_parse import is_transport_right, read_inner, read_tunnel, total_of
+
+from agent.core import layout
+
+INVALIDATE, RTS, PROBE = 0x82, 1, 3
+
+
+class Violation(AssertionError):
+    """A frame was treated against the rules."""
+
+
+def need(held: object, rule: str) -> None:
+    """Raise Violation, naming the rule, when it is not held."""
+    if not held:
+        raise Violation(rule)
+
+
+def found(model: Model, frame: bytes) -> Tunnel | None:
+    """Return the tunnel packet that a frame is by this world's ports and families."""
+    tunnel = read_tunnel(frame, model.features.geneve_port, model.features.vxlan_port)
+    if tunnel and tunnel.vlan is not None and not model.features.vlan_tags:
+        return None
+    return tunnel
+
+
+def uplink_of(model: Model, arrival: int, tunnel: Tunnel) -> Uplink | None:
+    """Return the droplet of this host that a tunnel packet came in for."""
+    vlan = (tunnel.vlan or 0) & 0xFFF
+    for uplink in model.uplinks.values():
+        if (uplink.arrives, uplink.vlan, uplink.address) == (arrival, vlan, tunnel.ip.destination):
+            return uplink
+    return None
+
+
+def accepted(model: Model, step: Step) -> tuple[Tunnel, Uplink]:
+    """Return what came in, held to all that a tunnel packet must be before anything may follow from it."""
+    tunnel = found(model, step.frame)
+    if tunnel is None:
+        raise Violation("only sound tunnel packets are acted on")
+    uplink = uplink_of(model, step.arrival, tunnel)
+    if uplink is None:
+        raise Violation("only what is for a droplet of this host is acted on")
+    need(tunnel.ip.plain, "outer options and extension headers are refused")
+    need(tunnel.ip.summed, "the outer IPv4 checksum is verified")
+    need(tunnel.udp.check is not False, "an outer UDP checksum is verified")
+    need(tunnel.ip.source in model.peers, "only known droplets are listened to")
+    zero = model.peers[tunnel.ip.source] & layout.DROPLET_ZERO_CHECKSUM
+    need(is_v4(uplink.address) or tunnel.udp.check or zero, "no UDP checksum over IPv6 but from those that may")
+    need(tunnel.protocol == 0x6558, "the payload is Ethernet")
+    critical = [o for o in tunnel.options if o[1] & 0x80]
+    need(all(o[:2] == (0xFF4D, INVALIDATE) for o in critical), "an unknown critical option drops the packet")
+    return tunnel, uplink
+
+
+def data_packet(model: Model, step: Step) -> tuple[Tunnel, Uplink]:
+    """Return what came in, which is no control packet and has an inner frame."""
+    tunnel, uplink = accepted(model, step)
+    need(tunnel.is_vxlan or not tunnel.flags & 0x80, "control packets go no further")
+    need(len(tunnel.inner) >= 14, "there is an inner Ethernet header")
+    return tunnel, uplink
+
+
+def origin_of(tunnel: Tunnel) -> bytes:
+    """Return the droplet that a packet's sender is on: by RTS, else where it came from."""
+    body = tunnel.option(RTS)
+    if body is None:
+        return tunnel.ip.source
+    return MAPPED + body[4:8] if len(body) == 8 else body[4:20]
+
+
+def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) -> tuple[Tunnel, Uplink]:
+    """Return the tunnel packet that leaves, held to RFC 8926, RFC 7348, RFC 6936 and to what the world says."""
+    tunnel = found(model, step.out)
+    if tunnel is None:
+        raise Violation("what leaves is a sound tunnel packet")
+    ip, udp = tunnel.ip, tunnel.udp
+    leaving = [
+        u for u in model.uplinks.values()
+        if (u.address, u.leaves, u.mac, u.vlan) == (ip.source, step.leaves, tunnel.source_mac, tunnel.vlan or 0)
+    ]  # fmt: skip
+    need(leaving, "it leaves by a droplet of this host, in its name")
+    need(ip.destination in model.peers, "it goes to a known droplet")
+    hop = model.hops.get((ip.destination, leaving[0].interface))
+    if hop is None:
+        raise Violation("it goes where a next hop leads")
+    need(tunnel.destination_mac == hop.mac, "its Ethernet destination is the next hop's")
+    need(ip.end - ip.at <= hop.mtu, "it is no longer than the path carries")
+    need(ip.plain and not ip.fragment and ip.never, "no options, no fragments, DF set")
+    need(tunnel.vni == vni, "it stays in its VPC")
+    _hold_checksum(tunnel, hop, inner_right)
+    _hold_header(tunnel, step.out)
+    return tunnel, leaving[0]
+
+
+def _hold_checksum(tunnel: Tunnel, hop: layout.NextHop, inner_right: bool) -> None:
+    if is_v4(tunnel.ip.source):
+        need(tunnel.ip.summed and tunnel.udp.check is None, "right IPv4 checksum, no UDP checksum")
+    elif hop.flags & layout.NEXT_HOP_ZERO_CHECKSUM:
+        need(tunnel.udp.check is None, "no UDP checksum where none is wanted")
+    else:
+        need(tunnel.udp.check is not None, "a UDP checksum over IPv6")
+        need(tunnel.udp.check or not inner_right, "the UDP checksum is right")
+
+
+def _hold_header(tunnel: Tunnel, frame: bytes) -> None:
+    head = frame[tunnel.udp.at + 8 : tunnel.udp.at + 16]
+    need(head[7] == 0, "reserved bits are zero")
+    if tunnel.is_vxlan:
+        need(head[:4] == b"\x08\0\0\0", "VXLAN's flags are the VNI's alone")
+        return
+    kinds = [option[:2] for option in tunnel.options]
+    need(kinds in ([], [(0xFF4D, RTS)], [(0xFF4D, INVALIDATE)]), "at most one option, ours")
+    critical = 0x40 if kinds == [(0xFF4D, INVALIDATE)] else 0
+    need(tunnel.flags == critical and tunnel.protocol == 0x6558, "C says whether an option is critical; O is not set")
+
+
+def merged(inner: int, outer: int) -> int | None:
+    """Return the inner TOS that RFC 6040 section 4.2 gives, None for a drop."""
+    table = {
+        0: (0, 0, 0, None),
+        1: (1, 1, 1, 3),
+        2: (2, 1, 2, 3),
+        3: (3, 3, 3, 3),
+    }  # fmt: skip
+    ecn = table[inner & 3][outer & 3]
+    return None if ecn is None else inner & 0xFC | ecn
+
+
+def hold_same(before: bytes, after: bytes, ip: Ip, tos: int, ttl: int) -> None:
+    """Hold that an inner frame is what it was, from its ethertype on, but for TOS, time to live and IPv4's checksum."""
+    need(len(before) == len(after), "an inner frame keeps its length")
+    want, have = bytearray(before), bytearray(after)
+    if before[12:14] == b"\x08\x00":
+        want[15], want[22] = tos, ttl
+        header = slice(14, ip.transport)
+        need(
+            total_of(bytes(want[header])) % 0xFFFF == total_of(before[header]) % 0xFFFF
+            or (total_of(before[header]) - total_of(after[header])) % 0xFFFF == 0,
+            "an IPv4 checksum that was right stays right, and one that was wrong, wrong",
+        )
+        want[24:26] = have[24:26] = b"\0\0"
+    else:
+        want[14:16] = (int.from_bytes(before[14:16], "big") & 0xF00F | tos << 4).to_bytes(2, "big")
+        want[21] = ttl
+    need(want[12:] == have[12:], "an inner frame keeps its content")
+
+
+def inner_sums_right(frame: bytes) -> bool:
+    """Return whether the checksums of an inner frame, where they stand in for its sum, are right."""
+    _, ip = read_inner(frame)
+    if ip is None:
+        return True
+    if ip.protocol not in (TCP, UDP) or ip.fragment:
+        return ip.summed
+    return ip.summed and is_transport_right(frame, ip, ip.protocol)
+
+
+def ip_of(frame: bytes) -> Ip:
+    """Return the IP packet of an inner frame, which must be sound."""
+    _, ip = read_inner(frame)
+    if ip is None:
+        raise Violation("an inner packet's lengths and version add up")
+    return ip
+
+
+def hold_routed(frame: bytes, ip: Ip) -> int:
+    """Return the time to live behind a gateway, when the frame was given to one."""
+    if frame[:6] != GATEWAY_MAC:
+        return ip.ttl
+    need(ip.ttl > 1, "a packet whose time to live is used up goes no further")
+    return ip.ttl - 1
+
+
+def hold_error(model: Model, vni: int, about: bytes, error: bytes, *, from_tunnel: bool = False) -> Ip:
+    """Hold an ICMP error about an inner frame to RFC 792, RFC 1191 and RFC 4443; return the packet that it is about."""
+    _, culprit = read_inner(about)
+    if culprit is None:
+        raise Violation("ICMP errors are about IP packets")
+    ip = ip_of(error)
+    v4 = is_v4(culprit.source)
+    network = model.network_of(vni, culprit.source)
+    need(network and ip.source == network.gateway, "an ICMP error comes from the gateway of the one that it goes to")
+    need(ip.destination == culprit.source, "an ICMP error goes to the one who sent the packet")
+    need(error[:6] == about[6:12] and error[6:12] == GATEWAY_MAC, "its Ethernet addresses are theirs")
+    need(is_v4(ip.source) == v4 and ip.protocol == (ICMP if v4 else ICMPV6) and ip.plain, "in the packet's own family")
+    need(ip.end == len(error), "nothing stands behind an ICMP error")
+    body = error[ip.transport : ip.end]
+    need(ip.summed and total_of(body) == 0xFFFF if v4 else is_transport_right(error, ip, ICMPV6), "its sums are right")
+    need(len(error) - 14 <= (576 if v4 else 1280), "it is no longer than RFC 1812 and RFC 4443 allow")
+    need(not culprit.later, "no ICMP error about a later fragment")
+    if culprit.protocol == (ICMP if v4 else ICMPV6) and culprit.transport < culprit.end:
+        kind = about[culprit.transport]
+        need(kind in (0, 8) if v4 else kind >= 128, "no ICMP error about an ICMP error")
+    hold_quote(about, body[8:], culprit)
+    return ip
+
+
+def hold_quote(about: bytes, quote: bytes, culprit: Ip) -> None:
+    """Hold that an ICMP error quotes the packet from its start on, with its time to live counted or not."""
+    whole = about[14 : culprit.end]
+    need(len(quote) == len(whole) or len(quote) >= 500, "it quotes the packet whole or as far as it may")
+    want, have = bytearray(whole[: len(quote)]), bytearray(quote)
+    if about[12:14] == IPV4.to_bytes(2, "big"):
+        spots = (1, 8, 10, 11)
+    else:
+        spots = (0, 1, 7)
+    for at in spots:
+        want[at] = have[at] = 0
+    need(want == have, "it quotes the packet itself")

@@ -1,0 +1,126 @@
+"""RFC 8926 on receipt: version, lengths, flags, options. A sentence, what stands in the header, an outcome."""
+
+from __future__ import annotations
+
+import itertools
+
+import bpf_packets as p
+import pytest
+from bpf_tunnels import Outer, frame_to, tunnelled
+from bpf_world import A6, D1, D2, D4, MAC, R6, S1, S2, S4, VNI, World
+
+from agent.datapath.outcomes import Outcome
+
+SKIPPED = p.option(0x0102, 0x05, bytes(4))
+CRITICAL = p.option(0x0102, 0x85, bytes(4))
+BOTH = [pytest.param(Outer(), p.rts(D4), id="over IPv4"), pytest.param(Outer(S2, S1), p.rts(S4), id="over IPv6")]
+"""Headers in front of Geneve, and a return-to-sender option that goes with them."""
+AFAR = "10.0.0.44"
+FROM_AFAR = frame_to(source=AFAR)
+"""From an endpoint of which no document says where it is."""
+DROPPED = {
+    "version 1": ({"version": 1}, Outcome.GENEVE_VERSION),
+    "version 3": ({"version": 3}, Outcome.GENEVE_VERSION),
+    "IPv4 without Ethernet": ({"protocol": p.IPV4}, Outcome.GENEVE_PROTOCOL),
+    "an unknown protocol": ({"protocol": 0x88B5}, Outcome.GENEVE_PROTOCOL),
+    "a control packet without a probe": ({"flags": 0x80}, Outcome.GENEVE_CONTROL),
+    "a control packet with a critical option": ({"flags": 0xC0, "options": CRITICAL}, Outcome.CRITICAL_OPTION),
+    "an unknown critical option": ({"flags": 0x40, "options": CRITICAL}, Outcome.CRITICAL_OPTION),
+    "a critical option without the header's flag": ({"options": CRITICAL}, Outcome.CRITICAL_OPTION),
+    "our class with an unknown critical type": ({"options": p.option(0xFF4D, 0x81)}, Outcome.CRITICAL_OPTION),
+    "another class with our critical type": ({"options": p.option(0xFF4C, 0x82)}, Outcome.CRITICAL_OPTION),
+    "a critical option behind 62 others": ({"options": p.option(1, 1) * 62 + p.option(1, 0x81)},
+                                           Outcome.CRITICAL_OPTION),
+    "an option one word longer than all": ({"options": p.option(1, 1, bytes(8)), "option_words": 2},
+                                           Outcome.MALFORMED_GENEVE),
+    "a second option that ends behind all": ({"options": SKIPPED + p.option(1, 1, bytes(124))[:-4]},
+                                             Outcome.MALFORMED_GENEVE),
+    "options longer than the datagram": ({"option_words": 63}, Outcome.MALFORMED_GENEVE),
+    "options that leave no Ethernet header": ({"option_words": 10}, Outcome.MALFORMED_GENEVE),
+    "an invalidation with a body": ({"options": p.option(0xFF4D, 0x82, bytes(4))}, Outcome.MALFORMED_GENEVE),
+    "return to sender of another length": ({"options": p.option(0xFF4D, 1, bytes(12))}, Outcome.MALFORMED_GENEVE),
+    "a probe of another length": ({"flags": 0x80, "options": p.option(0xFF4D, 3, bytes(8))}, Outcome.MALFORMED_GENEVE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("outer", "rts"), BOTH)
+@pytest.mark.parametrize("sentence", DROPPED)
+def test_what_a_tunnel_endpoint_must_drop(world: World, sentence: str, outer: Outer, rts: bytes) -> None:
+    world.fill(over_ipv6=":" in outer.source)
+    header, outcome = DROPPED[sentence]
+    assert world.from_substrate(tunnelled(outer=outer, **header)).outcome is outcome
+
+
+ACCEPTED = {
+    "the critical flag with nothing critical": {"flags": 0x40},
+    "reserved bits of the header's flags": {"flags": 0x3F},
+    "reserved bits behind the VNI": {"reserved": 0xFF},
+    "reserved bits of an option": {"options": p.option(0x0102, 0x05, bytes(4), reserved=7)},
+    "an unknown option": {"options": SKIPPED},
+    "an option without a body": {"options": p.option(0x0102, 0x05)},
+    "the longest option": {"options": p.option(0x0102, 0x05, bytes(124))},
+    "the longest options": {"options": p.option(0x0102, 0x05, bytes(120)) + p.option(0x0102, 0x05, bytes(124))},
+    "63 options": {"options": p.option(0x0102, 0x05) * 63},
+    "our class with an unknown type": {"options": p.option(0xFF4D, 0x7F, bytes(8))},
+    "another class with our type": {"options": p.option(0x0102, 0x01, bytes(4))},
+}
+
+
+@pytest.mark.parametrize("inner", [frame_to(), frame_to(A6, R6)], ids=["IPv4 inside", "IPv6 inside"])
+@pytest.mark.parametrize(("outer", "rts"), BOTH)
+@pytest.mark.parametrize("sentence", ACCEPTED)
+def test_what_a_tunnel_endpoint_must_accept(
+    world: World, sentence: str, outer: Outer, rts: bytes, inner: bytes
+) -> None:
+    world.fill(over_ipv6=":" in outer.source)
+    run = world.from_substrate(tunnelled(inner, outer, **ACCEPTED[sentence]))
+    assert run.outcome is Outcome.DELIVERED
+    assert run.frame == inner
+
+
+@pytest.mark.parametrize(("outer", "rts"), BOTH)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_options_are_understood_in_any_order(world: World, order: tuple[int, ...], outer: Outer, rts: bytes) -> None:
+    world.fill(over_ipv6=":" in outer.source)
+    options = [rts, SKIPPED, p.option(0x0103, 0x06, bytes(20))]
+    run = world.from_substrate(tunnelled(FROM_AFAR, outer, options=b"".join(options[n] for n in order)))
+    assert run.outcome is Outcome.DELIVERED
+    assert (world.direct(AFAR) or ("",))[0] == world.droplet(D4)
+
+
+@pytest.mark.parametrize("other", [SKIPPED, p.rts(D4)])
+def test_a_critical_option_is_found_in_any_order(world: World, other: bytes) -> None:
+    for options in (other + CRITICAL, CRITICAL + other, other + CRITICAL + other):
+        assert world.from_substrate(tunnelled(options=options)).outcome is Outcome.CRITICAL_OPTION
+
+
+@pytest.mark.parametrize(("outer", "rts"), BOTH)
+def test_the_last_of_two_options_of_a_kind_counts(world: World, outer: Outer, rts: bytes) -> None:
+    world.fill(over_ipv6=":" in outer.source)
+    first = p.rts(world.droplet("192.0.2.5"))
+    assert world.from_substrate(tunnelled(FROM_AFAR, outer, options=first + rts)).outcome is Outcome.DELIVERED
+    assert (world.direct(AFAR) or ("",))[0] == world.droplet(D4)
+
+
+def test_a_vni_is_another_vpc_in_all_of_its_24_bits(world: World) -> None:
+    for bit in range(24):
+        run = world.from_substrate(Outer().wrap(p.geneve(VNI ^ 1 << bit, frame_to(), options=p.rts(D4))))
+        assert run.outcome is Outcome.NO_VPC
+
+
+@pytest.mark.parametrize("over", [(D2, D1), (S2, S1)], ids=["over IPv4", "over IPv6"])
+@pytest.mark.parametrize("length", range(len(p.geneve(VNI, frame_to(), options=p.rts(D4) + SKIPPED))))
+def test_a_datagram_cut_anywhere_is_not_delivered(world: World, length: int, over: tuple[str, str]) -> None:
+    """The outer lengths are right for what is left: the parsers find the end by themselves."""
+    world.fill(over_ipv6=":" in over[0])
+    whole = p.geneve(VNI, frame_to(), options=p.rts(world.droplet(D4)) + SKIPPED)
+    assert world.from_substrate(Outer(*over).wrap(whole[:length])).outcome in {
+        Outcome.MALFORMED_OUTER, Outcome.MALFORMED_GENEVE, Outcome.MALFORMED_INNER,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [0xFFFF, 65500, 65482, 65481, 65535 - 40, 13, 12])
+def test_an_inner_length_of_ipv6_beyond_the_frame_is_malformed(world: World, length: int) -> None:
+    inner = p.ethernet(MAC[A6], MAC[R6], p.IPV6, p.ipv6(R6, A6, p.udp(), length=length))
+    outcome = world.from_substrate(tunnelled(inner)).outcome
+    assert outcome is (Outcome.DELIVERED if length <= 12 else Outcome.MALFORMED_INNER)

@@ -1,0 +1,178 @@
+"""What stands in front of Geneve and VXLAN on receipt: families, tags, options, fragments, lengths, checksums."""
+
+from __future__ import annotations
+
+import bpf_packets as p
+import pytest
+from bpf_tunnels import Outer, frame_to, tunnelled
+from bpf_world import (
+    A6,
+    D1,
+    D2,
+    D3,
+    DROPLET_MAC,
+    MAC,
+    R6,
+    S1,
+    S2,
+    S3,
+    SECOND_UPLINK,
+    STRANGER,
+    STRANGER6,
+    UPLINK,
+    VNI,
+    A,
+    R,
+    World,
+    mapped,
+)  # fmt: skip
+
+from agent.core import layout
+from agent.core.layout import MapName
+from agent.datapath.outcomes import Outcome
+
+PAYLOAD = p.geneve(VNI, frame_to())
+DATAGRAM = Outer(S2, S1).datagram(PAYLOAD)
+
+
+def extended(headers: bytes, first: int, datagram: bytes = DATAGRAM) -> bytes:
+    """Return a tunnel packet over IPv6 with extension headers in front of UDP."""
+    return p.ethernet(DROPLET_MAC[D1], DROPLET_MAC[D2], p.IPV6, p.ipv6(S2, S1, headers + datagram, protocol=first))
+
+
+def tag(frame: bytes, vlan: int) -> bytes:
+    return frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
+
+
+TABLE = [
+    ("IPv4: options", Outer(ip_options=b"\1" * 4).wrap(PAYLOAD), Outcome.OUTER_OPTIONS),
+    ("IPv4: a first fragment", Outer(fragment=p.MF).wrap(PAYLOAD), Outcome.OUTER_FRAGMENT),
+    ("IPv4: a later fragment, whose port nobody sees", Outer(fragment=100).wrap(PAYLOAD), Outcome.PASSED),
+    ("IPv4: a wrong header checksum", Outer(ip_check=1).wrap(PAYLOAD), Outcome.OUTER_CHECKSUM),
+    ("IPv4: without a UDP checksum", Outer().wrap(PAYLOAD), Outcome.DELIVERED),
+    ("IPv4: a wrong UDP checksum", Outer(udp_check=1).wrap(PAYLOAD), Outcome.OUTER_CHECKSUM),
+    ("IPv4: a UDP length below its payload", Outer(udp_length=60).wrap(PAYLOAD), Outcome.MALFORMED_OUTER),
+    ("IPv4: a UDP length above its payload", Outer(udp_length=900).wrap(PAYLOAD), Outcome.MALFORMED_OUTER),
+    ("IPv4: a length above the frame's", Outer(ip_length=900).wrap(PAYLOAD), Outcome.MALFORMED_OUTER),
+    ("IPv4: a length below its header's", Outer(ip_length=19).wrap(PAYLOAD), Outcome.MALFORMED_OUTER),
+    ("IPv4: padding behind", Outer().wrap(PAYLOAD) + bytes(6), Outcome.DELIVERED),
+    ("IPv4: to another droplet", Outer(destination=D3).wrap(PAYLOAD), Outcome.PASSED),
+    ("IPv4: from a stranger", Outer(STRANGER).wrap(PAYLOAD), Outcome.UNKNOWN_DROPLET),
+    ("IPv6: a right UDP checksum", Outer(S2, S1).wrap(PAYLOAD), Outcome.DELIVERED),
+    ("IPv6: a flow label", Outer(S2, S1, label=0xFFFFF).wrap(PAYLOAD), Outcome.DELIVERED),
+    ("IPv6: without a UDP checksum", Outer(S2, S1, udp_check=0).wrap(PAYLOAD), Outcome.NO_CHECKSUM),
+    ("IPv6: a wrong UDP checksum", Outer(S2, S1, udp_check=1).wrap(PAYLOAD), Outcome.OUTER_CHECKSUM),
+    ("IPv6: a UDP length below its payload", Outer(S2, S1, udp_length=60).wrap(PAYLOAD), Outcome.MALFORMED_OUTER),
+    ("IPv6: a length above the frame's", Outer(S2, S1, ip_length=900).wrap(PAYLOAD), Outcome.MALFORMED_OUTER),
+    ("IPv6: a length of 0, as of a jumbogram", Outer(S2, S1, ip_length=0).wrap(PAYLOAD), Outcome.MALFORMED_OUTER),
+    ("IPv6: padding behind", Outer(S2, S1).wrap(PAYLOAD) + bytes(6), Outcome.DELIVERED),
+    ("IPv6: to another droplet", Outer(S2, S3).wrap(PAYLOAD), Outcome.PASSED),
+    ("IPv6: from a stranger", Outer(STRANGER6, S1).wrap(PAYLOAD), Outcome.UNKNOWN_DROPLET),
+    ("IPv6: hop-by-hop options", extended(p.extension(p.UDP), p.HOP_BY_HOP), Outcome.OUTER_OPTIONS),
+    ("IPv6: destination options", extended(p.extension(p.UDP, bytes(14)), p.DESTINATION), Outcome.OUTER_OPTIONS),
+    ("IPv6: a routing header", extended(p.extension(p.UDP), p.ROUTING), Outcome.OUTER_OPTIONS),
+    ("IPv6: an atomic fragment", extended(p.fragment_header(p.UDP), p.FRAGMENT), Outcome.OUTER_OPTIONS),
+    ("IPv6: a first fragment", extended(p.fragment_header(p.UDP, more=True), p.FRAGMENT), Outcome.OUTER_FRAGMENT),
+    ("IPv6: a later fragment", extended(p.fragment_header(p.UDP, 80), p.FRAGMENT), Outcome.PASSED),
+    ("IPv6: extension headers before something else", extended(p.extension(p.TCP), p.HOP_BY_HOP), Outcome.PASSED),
+    ("IPv6: extension headers without an end", extended(p.extension(p.DESTINATION) * 9, p.DESTINATION),
+     Outcome.PASSED),
+    ("another port", Outer(port=6080).wrap(PAYLOAD), Outcome.PASSED),
+    ("a tag of a VLAN that no droplet is in", Outer(vlan=9).wrap(PAYLOAD), Outcome.PASSED),
+    ("a tag with a priority alone", Outer(vlan=0xE000).wrap(PAYLOAD), Outcome.DELIVERED),
+    ("a tag cut short", Outer(vlan=9).wrap(PAYLOAD)[:16], Outcome.PASSED),
+    ("two tags", tag(Outer(vlan=0).wrap(PAYLOAD), 0), Outcome.PASSED),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
+def test_what_stands_in_front_of_the_tunnel_header(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    world.fill(over_ipv6="IPv6" in sentence)
+    assert world.from_substrate(frame).outcome is outcome
+
+
+INNER = {"IPv4": frame_to(), "IPv6": frame_to(A6, R6)}
+
+
+@pytest.mark.parametrize("vlan", [None, 5])
+@pytest.mark.parametrize("over", [(D2, D1), (S2, S1)], ids=["over IPv4", "over IPv6"])
+@pytest.mark.parametrize("inner", INNER)
+def test_either_family_is_carried_by_either_family_with_and_without_a_tag(
+    world: World, inner: str, over: tuple[str, str], vlan: int | None
+) -> None:
+    world.fill(over_ipv6=":" in over[0])
+    if vlan:
+        world.local(int(":" in over[0]), over[1], vlan=vlan)
+    run = world.from_substrate(tunnelled(INNER[inner], Outer(*over, vlan=vlan)))
+    assert (run.outcome, run.frame) == (Outcome.DELIVERED, INNER[inner])
+
+
+def test_a_tagged_droplet_takes_its_own_tag_alone(world: World) -> None:
+    world.local(0, D1, vlan=5)
+    assert world.from_substrate(tunnelled(outer=Outer(vlan=0xA005))).outcome is Outcome.DELIVERED
+    assert world.from_substrate(tunnelled()).outcome is Outcome.PASSED
+    assert world.from_substrate(tunnelled(outer=Outer(vlan=6))).outcome is Outcome.PASSED
+
+
+def test_a_droplet_is_reached_by_its_own_interface_alone(world: World) -> None:
+    assert world.from_substrate(tunnelled(), uplink=SECOND_UPLINK).outcome is Outcome.PASSED
+
+
+def test_an_empty_place_among_the_droplets_hides_none_behind_it(world: World) -> None:
+    world.local(0, "::", 0)
+    world.local(5, D1)
+    assert world.from_substrate(tunnelled()).outcome is Outcome.DELIVERED
+
+
+def test_frames_of_a_bond_come_in_on_every_member(world: World) -> None:
+    world.local(2, D1, SECOND_UPLINK)
+    assert world.from_substrate(tunnelled(), uplink=SECOND_UPLINK).outcome is Outcome.DELIVERED
+    assert world.from_substrate(tunnelled(), uplink=UPLINK).outcome is Outcome.DELIVERED
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 64, 65, 127, 511, 512, 513, 1023, 1024, 1300, 1399])
+@pytest.mark.parametrize("over", [(D2, D1), (S2, S1)], ids=["over IPv4", "over IPv6"])
+def test_checksums_are_verified_at_every_length(world: World, size: int, over: tuple[str, str]) -> None:
+    world.fill(over_ipv6=":" in over[0])
+    data = bytes(n * 7 % 251 for n in range(size))
+    inner = p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp(data=data)))
+    datagram = p.summed(*over, Outer(*over, udp_check=0).datagram(p.geneve(VNI, inner)))
+    check = int.from_bytes(datagram[6:8], "big")
+    world.endpoint(A, D1, 1, mtu=1500)
+    frame = tunnelled(inner, Outer(*over, udp_check=check))
+    assert world.from_substrate(frame).outcome is Outcome.DELIVERED
+    damaged = frame[:-1] + bytes([frame[-1] ^ 1])
+    assert world.from_substrate(damaged).outcome is Outcome.OUTER_CHECKSUM
+
+
+def test_a_droplet_may_send_without_a_checksum_over_ipv6_where_that_is_configured(world: World) -> None:
+    world.fill(over_ipv6=True)
+    world.known(D2, layout.DROPLET_ZERO_CHECKSUM)
+    unsummed = tunnelled(outer=Outer(S2, S1, udp_check=0))
+    assert world.from_substrate(unsummed).outcome is Outcome.DELIVERED
+    assert world.from_substrate(unsummed).outcome is Outcome.DELIVERED, "over a path that was just learnt"
+    assert world.from_substrate(tunnelled(outer=Outer(S2, S1))).outcome is Outcome.DELIVERED, "it may send one, too"
+    wrong = tunnelled(outer=Outer(S2, S1, udp_check=1))
+    assert world.from_substrate(wrong).outcome is Outcome.OUTER_CHECKSUM
+
+
+def test_without_a_checksum_a_path_in_use_is_renewed_once_a_second_too(world: World) -> None:
+    world.fill(over_ipv6=True)
+    world.known(D2, layout.DROPLET_ZERO_CHECKSUM)
+    world.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0)))
+    learnt = world.direct(R)
+    world.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0)))
+    assert world.direct(R) == learnt
+
+
+def test_a_confirmed_path_excuses_no_missing_checksum(world: World) -> None:
+    world.fill(over_ipv6=True)
+    assert world.from_substrate(tunnelled(outer=Outer(S2, S1))).outcome is Outcome.DELIVERED
+    assert world.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0))).outcome is Outcome.NO_CHECKSUM
+
+
+def test_what_is_not_for_a_droplet_is_left_to_the_hosts_stack_untouched(world: World) -> None:
+    world.remove(MapName.DROPLETS, mapped(D2))
+    frame = Outer(destination=D3, ip_check=1).wrap(PAYLOAD)
+    run = world.from_substrate(frame)
+    assert (run.outcome, run.frame) == (Outcome.PASSED, frame)

@@ -1,0 +1,142 @@
+"""VXLAN (RFC 7348) for networks whose peers speak only that: no options, so nothing is learnt from it."""
+
+from __future__ import annotations
+
+import bpf_packets as p
+import pytest
+from bpf_tunnels import Outer, asks, frame_to, tunnelled
+from bpf_world import (
+    A6,
+    D1,
+    D2,
+    D3,
+    D4,
+    DROPLET_MAC,
+    MAC,
+    R6,
+    S1,
+    S2,
+    STRANGER,
+    UNKNOWN,
+    VNI,
+    A,
+    B,
+    R,
+    World,
+)  # fmt: skip
+
+from agent.core import layout
+from agent.core.layout import MapName
+from agent.datapath.outcomes import Outcome
+
+PORT = 4789
+OUTER = Outer(port=PORT)
+PAYLOAD = p.vxlan(VNI, frame_to())
+CHECK = int.from_bytes(p.summed(D2, D1, OUTER.datagram(PAYLOAD))[6:8], "big")
+TABLE = [
+    ("a packet for an endpoint", OUTER.wrap(PAYLOAD), Outcome.DELIVERED),
+    ("reserved flags", OUTER.wrap(p.vxlan(VNI, frame_to(), 0xFFFFFFFF)), Outcome.DELIVERED),
+    ("the reserved byte behind the VNI", OUTER.wrap(p.vxlan(VNI, frame_to(), reserved=0xFF)), Outcome.DELIVERED),
+    ("a right UDP checksum", Outer(port=PORT, udp_check=CHECK).wrap(PAYLOAD), Outcome.DELIVERED),
+    ("a wrong UDP checksum", Outer(port=PORT, udp_check=1).wrap(PAYLOAD), Outcome.OUTER_CHECKSUM),
+    ("not marked as having a VNI", OUTER.wrap(p.vxlan(VNI, frame_to(), 0xF7FFFFFF)), Outcome.VXLAN_FLAGS),
+    ("a VNI that is not known", OUTER.wrap(p.vxlan(VNI + 1, frame_to())), Outcome.NO_VPC),
+    ("an unknown address", OUTER.wrap(p.vxlan(VNI, frame_to(UNKNOWN))), Outcome.NOT_HERE),
+    ("no inner frame", OUTER.wrap(p.vxlan(VNI, b"")), Outcome.MALFORMED_OUTER),
+    ("an inner Ethernet header cut short", OUTER.wrap(p.vxlan(VNI, bytes(13))), Outcome.MALFORMED_OUTER),
+    ("a stranger's", Outer(STRANGER, port=PORT).wrap(PAYLOAD), Outcome.UNKNOWN_DROPLET),
+    ("the source of an endpoint of ours", OUTER.wrap(p.vxlan(VNI, frame_to(A, B))), Outcome.SOURCE_ELSEWHERE),
+    ("over IPv6", Outer(S2, S1, port=PORT).wrap(PAYLOAD), Outcome.DELIVERED),
+    ("over IPv6 without a checksum", Outer(S2, S1, port=PORT, udp_check=0).wrap(PAYLOAD), Outcome.NO_CHECKSUM),
+    ("IPv6 inside", OUTER.wrap(p.vxlan(VNI, frame_to(A6, R6))), Outcome.DELIVERED),
+    ("an ARP question for an endpoint here", OUTER.wrap(p.vxlan(VNI, asks(A))), Outcome.ARP_ANSWERED_REMOTE),
+    ("a multicast listener's report", OUTER.wrap(p.vxlan(VNI, frame_to("ff02::16", R6))), Outcome.MULTICAST),
+    ("a fragment", Outer(port=PORT, fragment=p.MF).wrap(PAYLOAD), Outcome.OUTER_FRAGMENT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
+def test_a_vxlan_packet(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    world.fill(over_ipv6="IPv6" in sentence and "inside" not in sentence)
+    assert world.from_substrate(frame).outcome is outcome
+
+
+def test_a_vxlan_packet_is_delivered_whole_and_nothing_is_learnt_from_it(world: World) -> None:
+    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, frame_to(source="10.0.0.44"))))
+    assert run.frame == frame_to(source="10.0.0.44")
+    assert world.entries(MapName.DIRECT) == {}
+
+
+@pytest.mark.parametrize("over", [(D1, D2), (S1, S2)], ids=["over IPv4", "over IPv6"])
+@pytest.mark.parametrize("addresses", [(A, R), (A6, R6)], ids=["IPv4 inside", "IPv6 inside"])
+def test_every_byte_in_front_of_the_inner_frame(
+    world: World, addresses: tuple[str, str], over: tuple[str, str]
+) -> None:
+    six = ":" in over[0]
+    world.fill(over_ipv6=six)
+    world.endpoint(addresses[1], D2, flags=layout.ENDPOINT_VXLAN)
+    build, kind = (p.ipv6, p.IPV6) if ":" in addresses[0] else (p.ipv4, p.IPV4)
+    inner = p.ethernet(MAC[R], MAC[A], kind, build(*addresses, p.udp()))
+    run = world.from_endpoint(inner)
+    assert run.outcome is Outcome.SENT_DIRECT
+    at = 54 if six else 34
+    port = int.from_bytes(run.frame[at : at + 2], "big")
+    assert port >= 49152
+    label = int.from_bytes(run.frame[14:18], "big") & 0xFFFFF if six else 0
+    expected = Outer(
+        *over, port=PORT, source_port=port, fragment=p.DF, label=label,
+        to_mac=DROPLET_MAC[D2], from_mac=DROPLET_MAC[D1],
+    )  # fmt: skip
+    assert run.frame == expected.wrap(p.vxlan(VNI, inner))
+
+
+def test_a_bouncers_last_hop_to_a_vxlan_endpoint_is_vxlan(world: World) -> None:
+    world.endpoint(R, D3, flags=layout.ENDPOINT_VXLAN)
+    run = world.from_substrate(tunnelled(frame_to(R), options=p.rts(D4, 1)))
+    assert run.outcome is Outcome.BOUNCED
+    assert run.frame[36:38] == PORT.to_bytes(2, "big")
+    assert run.frame[42:] == p.vxlan(VNI, frame_to(R))
+
+
+def test_a_bouncer_is_reached_by_geneve_even_for_a_vxlan_endpoint(world: World) -> None:
+    world.endpoint(R, D2, flags=layout.ENDPOINT_VXLAN)
+    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN)
+    run = world.from_endpoint(p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp())))
+    assert run.outcome is Outcome.SENT_TO_BOUNCER
+    assert run.frame[36:38] == (6081).to_bytes(2, "big")
+
+
+def test_a_vxlan_packet_bounced_into_geneve_says_that_no_path_leads_back(world: World) -> None:
+    world.endpoint(R, D3)
+    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, frame_to(R))))
+    assert run.frame[42:] == p.geneve(VNI, frame_to(R), options=p.rts(D2, 1, p.UNLEARNT))
+
+
+def test_an_arp_answer_goes_back_by_vxlan(world: World) -> None:
+    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, asks(A))))
+    reply = p.ethernet(MAC[R], MAC[A], p.ARP, p.arp(MAC[A], A, R, operation=2, target_mac=MAC[R]))
+    assert run.frame[36:38] == PORT.to_bytes(2, "big")
+    assert run.frame[42:] == p.vxlan(VNI, reply)
+
+
+def test_a_neighbour_advertisement_goes_back_by_vxlan(world: World) -> None:
+    question = p.ethernet(b"\x33\x33\xff\0\0\1", MAC[R], p.IPV6, p.nd(R6, "ff02::1:ff00:1", A6, MAC[R]))
+    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, question)))
+    assert run.outcome is Outcome.ND_ANSWERED_REMOTE
+    answer = p.nd(A6, R6, A6, MAC[A], kind=136, flags=0x60000000, option=2)
+    assert run.frame[42:] == p.vxlan(VNI, p.ethernet(MAC[R], MAC[A], p.IPV6, answer))
+
+
+@pytest.mark.parametrize(("sender_speaks", "port"), [("VXLAN", PORT), ("Geneve", 6081)])
+def test_what_does_not_fit_further_is_told_in_what_its_sender_speaks(
+    world: World, sender_speaks: str, port: int
+) -> None:
+    """The way on is of the other kind each time."""
+    inner = p.ethernet(MAC[R], MAC[R], p.IPV4, p.ipv4("10.0.0.44", R, p.udp(data=bytes(1200))))
+    world.endpoint(R, D3, flags=layout.ENDPOINT_VXLAN if sender_speaks == "Geneve" else 0)
+    world.next_hop(D3, mtu=1000)
+    payload = p.vxlan(VNI, inner) if sender_speaks == "VXLAN" else p.geneve(VNI, inner)
+    run = world.from_substrate(Outer(port=port).wrap(payload))
+    assert run.outcome is Outcome.TOO_BIG_TOLD_REMOTE
+    assert run.frame[30:34] == p.ip(D2)
+    assert run.frame[36:38] == port.to_bytes(2, "big")
