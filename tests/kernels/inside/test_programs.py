@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 import pytest
-from agent.core.features import BOTH, Family, Features
 
+from agent.core.features import BOTH, Family, Features
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import programs
 from agent.datapath.compiler import PROGRAMS, MapDefinition, compile_programs
