@@ -359,7 +359,7 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
 	struct next_hop *hop = find_hop(tunnel, &local);
 
 	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
-		return NEXT_HOP_UNRESOLVED;
+		return why_no_hop(tunnel, local);
 	/* An IPv4 packet has no room for an IPv6 origin: answers take the way back by this droplet. */
 	if (OUTER_IPV4 && OUTER_IPV6 && !is_over_ipv6(local) && !is_ipv4(&tunnel->origin)) {
 		copy_address(&tunnel->origin, &local->address);

@@ -66,8 +66,9 @@ def lab(lab_cache: None) -> Iterator[SystemLab]:
 @pytest.fixture(scope="module")
 def found(lab: SystemLab) -> SystemLab:
     """The same, once every agent has found out."""
-    for host in ("h1", "h2", "h3"):
-        until(lambda host=host: narrow_paths(lab, host), f"{host} to find out", FOUND)
+    narrow = {"h1": {"h2"}, "h2": {"h1", "h3"}, "h3": {"h2"}}
+    for host, peers in narrow.items():
+        until(lambda host=host, peers=peers: narrow_paths(lab, host).keys() >= peers, f"{host} to find out", FOUND)
     for endpoint in lab.endpoints:
         forget_mtus(lab, endpoint)
     return lab
