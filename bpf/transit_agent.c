@@ -144,6 +144,7 @@ static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct 
 	if (asked.detects)
 		return ND_OWN_ADDRESS;
 	set_solicitor(ethernet, sender);
+	departure->tunnel.tos = sender->tos;
 	packet->from = own;
 	return ask_bouncer(network, departure);
 }

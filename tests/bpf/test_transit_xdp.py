@@ -6,7 +6,7 @@ import time
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import Outer, asks, frame_to, tunnelled
+from bpf_tunnels import Outer, asks, frame_to, six, tunnelled
 from bpf_world import (
     D1,
     D2,
@@ -239,6 +239,26 @@ def test_a_path_in_use_is_renewed_once_a_second_and_not_at_every_packet(world: W
     renewed = world.direct(R)
     assert renewed is not None
     assert renewed >= learnt
+
+
+@pytest.mark.parametrize(
+    ("over_ipv6", "frame"),
+    [
+        (False, tunnelled()),
+        (False, tunnelled(options=p.rts(D2))),
+        (True, tunnelled(outer=Outer(six(D2), six(D1), udp_check=0))),
+    ],
+    ids=["direct", "by return to sender", "direct, without a checksum over IPv6"],
+)
+def test_a_fresh_path_is_not_written_again(world: World, over_ipv6: bool, frame: bytes) -> None:
+    world.fill(over_ipv6=over_ipv6)
+    world.known(D2, layout.DROPLET_ZERO_CHECKSUM)
+    world.from_substrate(frame)
+    learnt = world.direct(R)
+    assert learnt is not None
+    world.path(R, D2, learnt[2])
+    assert world.from_substrate(frame).outcome is Outcome.DELIVERED
+    assert (world.direct(R) or ())[1:] == (0, learnt[2]), "the time in nanoseconds is the test's"
 
 
 def test_both_times_of_a_path_tell_the_same_age(world: World) -> None:
