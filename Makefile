@@ -6,7 +6,7 @@ python_rooms := protocol agent controller_sim bench tests tools
 pytest := $(python) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality lint types generated unit states bpf fuzz netns system bench format generate lock clean
+.PHONY: help setup demo test quality lint types generated unit states bpf fuzz netns system kernels bench format generate lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ netns: setup ## Test the kernel's edge in network namespaces (root)
 
 system: setup ## Test agents, controller and nats-server together (root)
 	@$(pytest) tests/system
+
+kernels: setup ## Test on Debian's own kernel under emulation: Geneve, VLANs, bonds (KERNELS="PYTEST ARGUMENTS")
+	@$(python) -m tests.kernels $(KERNELS)
 
 bench: setup ## Measure beside kernel VXLAN and bare programs (root; BENCH="--quick --json FILE")
 	@$(python) -m bench $(BENCH)

@@ -1,0 +1,75 @@
+"""`python -m tests.kernels [ARGUMENT ...]`: run the tests of `inside` on Debian's kernel; arguments go to pytest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.kernels import debian, initramfs, machine
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parents[1]
+BUILD = PROJECT / "build" / "kernels"
+LIMIT = 20 * 60
+"""Seconds for everything inside: a sound run takes a fraction."""
+
+
+def main() -> int:
+    """Return pytest's exit status, or 2 when there was no run, or 130 when it was interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return boot(sys.argv[1:] or [str(HERE / "inside")])
+    except (debian.NotPossibleError, machine.MachineError) as error:
+        print(f"kernels: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("kernels: interrupted", file=sys.stderr)
+        return 130
+
+
+def boot(arguments: list[str]) -> int:
+    """Fetch what is missing, boot, and run pytest with these arguments inside."""
+    debian.ensure_programs()
+    kernel = debian.ensure_kernel(BUILD / "debian")
+    modules = initramfs.closure((*initramfs.ROOT, *initramfs.NETWORK), kernel.modules)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--junit-xml=/run/results/junit.xml",
+        *arguments,
+    ]
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "TERM": os.environ.get("TERM", "dumb") if sys.stdout.isatty() else "dumb",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(PROJECT),
+        "SECOND_KERNEL": kernel.release,
+    }
+    print(f"kernels: booting {kernel.release} under emulation", flush=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="run-") as scratch:
+        archive, results = Path(scratch, "initramfs"), Path(scratch, "results")
+        results.mkdir()
+        initramfs.write(archive, Path(shutil.which("busybox") or "busybox"), HERE / "init.sh", modules)
+        script = machine.script(command, PROJECT, environment)
+        try:
+            status = machine.run(kernel.image, archive, results, script, limit=LIMIT)
+        finally:
+            for name in ("junit.xml", "console.log"):
+                if (results / name).exists():
+                    shutil.copy(results / name, BUILD / name)
+    print(f"kernels: {time.monotonic() - started:.0f} s in all; {BUILD}/junit.xml and console.log tell more")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""These tests are for the second kernel (`make kernels`): this machine's own may lack Geneve, VLANs and bonds."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip everything on any other kernel than the one that was booted for this."""
+    if os.environ.get("SECOND_KERNEL") == platform.release():
+        return
+    for item in items:
+        item.add_marker(pytest.mark.skip(reason="runs on the second kernel only: make kernels"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs are compiled once for all agents of a run."""
+    return tmp_path_factory.mktemp("programs")

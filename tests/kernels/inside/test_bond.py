@@ -1,0 +1,99 @@
+"""A bond of two interfaces as the droplet: traffic goes on when a member fails, and comes back to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.inside.host import Host, running_host
+from tests.kernels.inside.talk import exchange_udp, unbroken_conversation, until
+from tests.kernels.inside.tenants import MANY, Tenant, documents, grown
+from tests.kernels.inside.wires import ip, namespaces, wire
+
+HERE, THERE = "b-here", "b-there"
+ADDRESS = {HERE: "172.18.0.1", THERE: "172.18.0.2"}
+TENANT = Tenant("bonded", 31, HERE, THERE, THERE, bouncer=HERE)
+MEMBERS = ("eth0", "eth1")
+
+
+def add_bond(namespace: str, mode: str) -> None:
+    ip(namespace, f"link add name bond0 type bond {mode} miimon 100")
+    for member in MEMBERS:
+        ip(namespace, f"link set {member} down", f"link set {member} master bond0")
+    ip(namespace, "link set bond0 up")
+
+
+def add_switch(namespace: str) -> None:
+    """Have a bridge as what is on the other side of a bond of which one member is in use."""
+    ip(namespace, "link add name bond0 type bridge forward_delay 0", "link set bond0 up")
+    for member in MEMBERS:
+        ip(namespace, f"link set {member} master bond0")
+
+
+@pytest.fixture(scope="module", params=["active-backup", "balance-xor"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def host(mode: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host]:
+    with namespaces(HERE, THERE, TENANT.inside):
+        for member in MEMBERS:
+            wire(THERE, HERE, member, member)
+        if mode == "active-backup":
+            add_bond(HERE, "mode active-backup")
+            add_switch(THERE)
+        else:
+            add_bond(HERE, "mode balance-xor xmit_hash_policy layer3+4")
+            add_bond(THERE, "mode balance-xor xmit_hash_policy layer3+4")
+        for namespace, address in ADDRESS.items():
+            ip(namespace, f"address add {address}/24 dev bond0")
+        TENANT.add_device(ADDRESS[HERE])
+        with running_host(HERE, ("bond0",), tmp_path_factory.mktemp("host"), cache) as host:
+            host.publish(documents({HERE: ADDRESS[HERE]}, {THERE: ADDRESS[THERE]}, [TENANT]))
+            yield host
+
+
+def received(member: str) -> int:
+    """Return how many packets the other host got by one of the cables."""
+    (link,) = json.loads(ip(THERE, f"-j -s link show {member}"))
+    return int(link["stats64"]["rx"]["packets"])
+
+
+def test_endpoints_converse_through_a_bond(host: Host) -> None:
+    before = host.counters()
+    TENANT.talk()
+    found = grown(before, host.counters())
+    assert found["sent_direct"] > MANY
+    assert found["delivered"] > MANY
+
+
+def test_flows_are_spread_over_the_members_as_the_mode_says(host: Host, mode: str) -> None:
+    before = {member: received(member) for member in MEMBERS}
+    for _ in range(16):
+        exchange_udp(TENANT.inside, TENANT.outside, TENANT.others[0], [100] * 4)
+    used = [member for member in MEMBERS if received(member) - before[member] >= 4]
+    assert len(used) == (1 if mode == "active-backup" else 2)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_connection_lasts_when_a_member_fails_and_when_it_comes_back(host: Host, member: str) -> None:
+    """The cable fails on the other side: this host sees its carrier go."""
+    with unbroken_conversation(TENANT.inside, TENANT.outside, TENANT.others[0]) as conversation:
+        conversation.wait_for_more()
+        ip(THERE, f"link set {member} down")
+        try:
+            conversation.wait_for_more()
+            until(TENANT.is_answered, "the answers by the other member")
+            TENANT.talk()
+        finally:
+            ip(THERE, f"link set {member} up")
+        conversation.wait_for_more()
+    until(TENANT.is_answered, "the answers with both members")
+
+
+def test_every_packet_is_counted_once(host: Host) -> None:
+    until(host.is_balanced, "the balance")

@@ -1,0 +1,53 @@
+"""The programs for another kernel, compiled on this machine: under emulation that takes fifty times as long.
+
+An agent finds them by the hash of all that went into them (see `agent.datapath.compiler`); where it differs from what
+the agent itself would compile, it compiles anew.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+from pathlib import Path
+
+import msgspec
+
+from agent.core.features import BOTH, Family, Features
+from agent.datapath import compiler
+
+FAMILIES: tuple[frozenset[Family], ...] = (frozenset({"ipv4"}), frozenset({"ipv6"}), BOTH)
+_CHOICES = [
+    Features(vxlan_port=vxlan_port, families=families, substrate=substrate, vlan_tags=vlan_tags)
+    for vxlan_port, families, substrate, vlan_tags in itertools.product((4789, 0), FAMILIES, FAMILIES, (False, True))
+]
+FEATURES = tuple({choice.flags(): choice for choice in _CHOICES}.values())
+"""Every set of features that a host can choose, as far as they differ in what is compiled; ports are the usual ones."""
+
+
+def ensure_programs(folder: Path, ticks_per_second: int) -> None:
+    """Have every set of features compiled in a folder, for a kernel of a timer frequency (CONFIG_HZ); nothing else.
+
+    Needs root, as bcc makes maps. Raises what bcc raises.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(maxtasksperchild=4) as pool:  # a compiler's memory is given back by its process's end alone
+        work = [(folder, ticks_per_second, features) for features in FEATURES]
+        wanted = set(pool.starmap(_ensure_one, work, chunksize=1))
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+
+
+def _ensure_one(folder: Path, ticks_per_second: int, features: Features) -> str:
+    """Compile one set of features unless it is there; return its file's name. Runs in a process of its own."""
+    setattr(compiler, "ticks_per_second", lambda: ticks_per_second)  # noqa: B010 - mypy: a function is no variable
+    path = folder / f"{compiler.content_hash(features=features)}.object"
+    if not path.exists():
+        os.environ["BCC_KERNEL_SOURCE"] = str(compiler.SOURCES / "shim")
+        new = path.with_suffix(".new")
+        new.write_bytes(msgspec.msgpack.encode(compiler.compile_here(compiler.SOURCES, features)))
+        new.chmod(0o600)
+        new.replace(path)
+    return path.name
