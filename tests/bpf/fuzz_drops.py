@@ -126,6 +126,11 @@ def _is_unsummed(s: Sight) -> bool:
     return s.frame[outer.transport + 6 : outer.transport + 8] == b"\0\0"
 
 
+def _is_like_nd(s: Sight) -> bool:
+    """Neighbour discovery, or what would be if the packet were as long as its frame."""
+    return s.kind == IPV6 and (s.is_nd or _is_malformed_inner(s))
+
+
 def _is_unknown(s: Sight) -> bool:
     """No endpoint, or none that its droplet answers for: that is down and this one is the bouncer itself."""
     endpoint = s.model.endpoints.get((s.vni, s.target))
@@ -171,12 +176,12 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
     Outcome.SOURCE_MAC: lambda s: s.frame[6:12] != s.sender.mac,
     Outcome.SOURCE_ADDRESS: lambda s: not _is_own_source(s),
     Outcome.SOURCE_ARP: _is_source_arp,
-    Outcome.SOURCE_ND: lambda s: s.is_nd,
+    Outcome.SOURCE_ND: _is_like_nd,
     Outcome.ARP_OWN_ADDRESS: lambda s: s.target[12:] == s.sender.ipv4,
     Outcome.ARP_OPCODE: lambda s: s.inner[20:22] not in ((b"\0\1",) if s.from_endpoint else (b"\0\1", b"\0\2")),
-    Outcome.ND_TYPE: lambda s: s.is_nd and s.ip and (s.inner[s.ip.transport] != 135 or not s.ip.plain),
+    Outcome.ND_TYPE: lambda s: _is_like_nd(s) and (not s.ip or not s.ip.plain or s.inner[54] != 135),
     Outcome.MALFORMED_ARP: lambda s: not _is_arp(s),
-    Outcome.MALFORMED_ND: lambda s: s.is_nd,
+    Outcome.MALFORMED_ND: _is_like_nd,
     Outcome.INNER_PROTOCOL: lambda s: s.kind not in (0x0800, ARP, IPV6 if "ipv6" in s.model.features.families else ARP),
     Outcome.MALFORMED_INNER: _is_malformed_inner,
     Outcome.EXTENSION_HEADERS: lambda s: s.kind == IPV6 and s.ip and s.inner[20] in EXTENSIONS,
