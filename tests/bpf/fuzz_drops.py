@@ -132,11 +132,9 @@ def _is_like_nd(s: Sight) -> bool:
 
 
 def _is_unknown(s: Sight) -> bool:
-    """No endpoint, or none that its droplet answers for: that is down and this one is the bouncer itself."""
+    """No endpoint, or one that has left the droplet where documents put it."""
     endpoint = s.model.endpoints.get((s.vni, s.target))
-    if endpoint is None or (s.tunnel and s.tunnel.option(INVALIDATE) is not None):
-        return True
-    return any(peer == endpoint.host and hop.flags & layout.NEXT_HOP_DOWN for (peer, _), hop in s.model.hops.items())
+    return endpoint is None or bool(s.tunnel and s.tunnel.option(INVALIDATE) is not None)
 
 
 def _is_source_arp(s: Sight) -> bool:
