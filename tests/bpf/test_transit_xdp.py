@@ -220,24 +220,6 @@ def test_a_routed_frame_comes_from_the_gateway(world: World) -> None:
     assert run.frame == MAC[A] + GW + frame_to()[12:]
 
 
-NOT_ECT, ECT1, ECT0, CE = 0, 1, 2, 3
-ECN = [  # RFC 6040, figure 4: inner, outer, result
-    (NOT_ECT, NOT_ECT, NOT_ECT), (NOT_ECT, ECT0, NOT_ECT), (NOT_ECT, ECT1, NOT_ECT), (NOT_ECT, CE, None),
-    (ECT0, NOT_ECT, ECT0), (ECT0, ECT0, ECT0), (ECT0, ECT1, ECT1), (ECT0, CE, CE),
-    (ECT1, NOT_ECT, ECT1), (ECT1, ECT0, ECT1), (ECT1, ECT1, ECT1), (ECT1, CE, CE),
-    (CE, NOT_ECT, CE), (CE, ECT0, CE), (CE, ECT1, CE), (CE, CE, CE),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("inner", "outer", "result"), ECN)
-def test_congestion_marks_merge_as_rfc_6040_says(world: World, inner: int, outer: int, result: int | None) -> None:
-    run = world.from_substrate(tunnelled(frame_to(tos=0xB8 | inner), Outer(tos=0x28 | outer)))
-    if result is None:
-        assert run.outcome is Outcome.ECN_NOT_CAPABLE
-    else:
-        assert run.frame == frame_to(tos=0xB8 | result)
-
-
 def test_a_path_is_learnt_from_the_outer_source_or_from_return_to_sender(world: World) -> None:
     world.remove(MapName.ENDPOINTS, key(R))
     world.from_substrate(tunnelled())
