@@ -6,7 +6,7 @@ python_rooms := protocol agent controller_sim bench tests tools
 pytest := $(python) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality lint types generated unit states bpf netns system kernels bench format generate lock clean
+.PHONY: help setup demo test quality lint types generated unit states bpf fuzz netns system kernels bench format generate lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ states: setup ## Test whole-world states in every order (no root)
 
 bpf: setup ## Test the compiled programs packet by packet (root)
 	@$(pytest) tests/bpf
+
+fuzz: setup ## Run millions of random frames through the programs (root; FRAMES=5000000 SEED=1 VARIANT=all)
+	@$(python) tests/bpf/fuzz_run.py --frames $(or $(FRAMES),5000000) --seed $(or $(SEED),1) --variant $(or $(VARIANT),all)
 
 netns: setup ## Test the kernel's edge in network namespaces (root)
 	@$(pytest) tests/netns

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from agent.datapath.compiler import CompileError
 from agent.datapath.pins import ensure_bpffs
 from bench import control, forwarding, hosts, machine, report, sections, traffic
 from bench.contestants import fitting
-from bench.profile import VARIANTS
+from bench.lines import GROUPS
+from bench.profile import PARTS as PROFILE
 from bench.report import Section
 from bench.wires import WiresError
 from controller_sim.bus import BusError
@@ -59,6 +60,7 @@ class Effort:
     documents: int
     veths: int
     bulks: tuple[int, ...]
+    million: bool = False
 
 
 FULL = Effort(15, 7, 10_000, 1.5, 300, 60, (10_000, 100_000))
@@ -66,12 +68,15 @@ QUICK = Effort(4, 2, 3_000, 0.5, 50, 10, (10_000,))
 
 
 def forwarding_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:
-    """Measure nanoseconds a packet, and the profile in the same rounds."""
-    say("compiling the programs")
-    variants, skipped = fitting(VARIANTS)
-    with forwarding.track(folder, variants) as track:
+    """Measure nanoseconds a packet, what features cost, and the profile, all in the same rounds."""
+    say("compiling and loading the programs")
+    stale = fitting([part.contestant for part in PROFILE])[1]
+    parts = tuple(part for part in PROFILE if part.contestant.name not in stale)
+    skipped = [part.name for part in PROFILE if part not in parts]
+    with forwarding.track(folder, parts, GROUPS) as track:
         rounds = forwarding.run_rounds(track.entries, effort.rounds, traffic.cores()[0], say)
-    return [sections.forwarding(rounds), sections.profiled(rounds, skipped)]
+    groups = [sections.group(rounds, group) for group in GROUPS]
+    return [sections.forwarding(rounds), *groups, sections.profiled(rounds, skipped)]
 
 
 def lab_part(folder: Path, effort: Effort, parts: tuple[str, ...], say: Callable[[str], None]) -> list[Section]:
@@ -86,7 +91,9 @@ def lab_part(folder: Path, effort: Effort, parts: tuple[str, ...], say: Callable
                 turns = (effort.traffic_rounds, effort.round_trips, effort.stream_seconds)
                 found.append(sections.traffic(traffic.measure(probe, hosts.our_pair(lab), kernel, *turns, say)))
         if "control" in parts:
-            done = control.measure(lab, probe, list(effort.bulks), effort.documents, effort.veths, say)
+            done = control.measure(
+                lab, probe, list(effort.bulks), effort.documents, effort.veths, say, million=effort.million
+            )
             found.append(sections.control(done))
     return found
 
@@ -108,10 +115,11 @@ def show(found: list[Section], console: Console) -> None:
     """Print the tables: what was measured, then the verdicts."""
     for section in found:
         table = Table(title=section.title, title_justify="left", caption=section.note, caption_justify="left")
-        for column in ("", "median", "half of the samples"):
+        grid = report.shown(section)
+        for column in grid.columns:
             table.add_column(column, justify="left" if not column else "right")
-        for one in section.measures:
-            table.add_row(*report.measure_cells(one))
+        for row in grid.rows:
+            table.add_row(*row)
         console.print(table)
     table = Table(title="Ratios and budgets", title_justify="left")
     for column in ("", "measured", "budget", ""):
@@ -134,7 +142,8 @@ def show(found: list[Section], console: Console) -> None:
 )
 @click.option("--only", type=click.Choice(PARTS), multiple=True, help="Run this part alone; may be given twice.")
 @click.option("--quick", is_flag=True, help="About a minute: fewer rounds, 10,000 endpoints. For a first look.")
-def main(json_file: Path | None, markdown_file: Path | None, only: tuple[str, ...], quick: bool) -> None:
+@click.option("--million", is_flag=True, help="Also a bulk of 1,000,000 endpoints, in the part `control`.")
+def main(json_file: Path | None, markdown_file: Path | None, only: tuple[str, ...], quick: bool, million: bool) -> None:
     """Measure this project beside bare XDP programs and kernel VXLAN with a bridge, in one run, on this machine.
 
     Needs root. Makes network namespaces and removes them again; touches nothing else.
@@ -148,7 +157,7 @@ def main(json_file: Path | None, markdown_file: Path | None, only: tuple[str, ..
     if os.getloadavg()[0] > BUSY * len(os.sched_getaffinity(0)):
         console.print("[yellow]The machine is busy: times of the control plane will be longer than they need be.[/]")
     try:
-        found = run_parts(QUICK if quick else FULL, only or PARTS, console)
+        found = run_parts(replace(QUICK if quick else FULL, million=million), only or PARTS, console)
     except ERRORS as error:
         raise click.ClickException(f"{type(error).__name__}: {error}") from None
     state["load average at the end"] = " ".join(f"{load:.2f}" for load in os.getloadavg())

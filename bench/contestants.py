@@ -12,13 +12,14 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from agent.core.features import Features
 from agent.core.layout import MapName
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import programs
-from agent.datapath.compiler import SOURCES, CompiledObject, compile_programs
+from agent.datapath.compiler import EVERYTHING, SOURCES, CompiledObject, compile_programs
 from agent.datapath.maps import MapSizes
 
 FOLDER = Path(__file__).parent / "programs"
@@ -35,11 +36,12 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """Which files lie over our sources (`overlay`, a folder of `bench/programs`), and what is edited in them."""
+    """Which files lie over our sources (`overlay`, a folder of `bench/programs`), what is edited, compiled for what."""
 
     name: str
     overlay: str | None = None
-    edits: tuple[Edit, ...] = field(default_factory=tuple)
+    edits: tuple[Edit, ...] = ()
+    features: Features = EVERYTHING
 
 
 class StaleEditError(ValueError):
@@ -48,7 +50,7 @@ class StaleEditError(ValueError):
 
 def stage(contestant: Contestant, folder: Path) -> Path:
     """Write a contestant's sources into a new folder and return it; StaleEditError when an edit does not fit."""
-    home = folder / re.sub(r"[^a-z]+", "-", contestant.name)
+    home = folder / re.sub(r"[^a-z0-9]+", "-", contestant.name.lower())
     shutil.copytree(SOURCES, home, ignore=shutil.ignore_patterns("__pycache__", "*.py"))
     if contestant.overlay is not None:
         shutil.copytree(FOLDER / contestant.overlay, home, dirs_exist_ok=True)
@@ -79,7 +81,7 @@ def compile_all(contestants: list[Contestant], folder: Path) -> dict[str, Compil
 
         async def one(contestant: Contestant) -> CompiledObject:
             async with gate:
-                return await compile_programs(folder / "objects", stage(contestant, folder))
+                return await compile_programs(folder / "objects", stage(contestant, folder), contestant.features)
 
         compiled = await asyncio.gather(*(one(contestant) for contestant in contestants))
         return {contestant.name: each for contestant, each in zip(contestants, compiled, strict=True)}

@@ -37,6 +37,7 @@ from protocol.status import AgentState, Status
 HOST, OTHER, NETWORK = "h1", "h2", "many"
 FIRST_ADDRESS = int(IPv4Address("10.128.0.16"))
 PATIENCE = 60.0
+MILLION = 1_000_000
 WARM_UP = 5
 
 Say = Callable[[str], None]
@@ -75,6 +76,7 @@ class Control:
     veths: list[float]
     bulks: list[Bulk]
     restart: Restart
+    million: Bulk | None = None
 
 
 def remote_endpoints(prefix: str, count: int, start: int = 0) -> list[Endpoint]:
@@ -140,6 +142,7 @@ class Bench:
         self._client = client
         self._answers = answers
         self._say = say
+        self._kept: list[str] = []
 
     async def stored(self, count: int) -> list[float]:
         """Return how long the server takes to confirm one document for nobody: the bus and its disk alone."""
@@ -184,6 +187,7 @@ class Bench:
         self._say(f"bulk: {count:,} endpoints")
         changes = list(bulk_changes(HOST, f"bulk.n{count}", remote_endpoints("bulk", count), MAX_ENDPOINTS))
         names = [change.document for change in changes]
+        self._kept = names if keep else []
         resident, held, worked = self._resident(), self._map_bytes(), self.cpu_seconds()
         began = time.perf_counter()
         publishing = asyncio.create_task(publish(self._client, changes))
@@ -195,6 +199,11 @@ class Bench:
         if not keep:
             await self._remove(names)
         return found
+
+    async def million(self) -> Bulk:
+        """Publish a million endpoints, in place of the bulk that was kept."""
+        await self._remove(self._kept)
+        return await self.bulk(MILLION, keep=True)
 
     async def restart(self, probe: Probe) -> Restart:
         """Kill the agent under traffic, start it again, and wait until it says that it is in sync."""
@@ -260,8 +269,13 @@ async def _answering(client: Client) -> AsyncIterator[Answers]:
         await subscription.unsubscribe()
 
 
-def measure(lab: Lab, probe: Probe, bulks: list[int], documents: int, veths: int, say: Say) -> Control:
-    """Measure everything; the last bulk stays for the restart. NotRealizedError when an answer is another one."""
+def measure(
+    lab: Lab, probe: Probe, bulks: list[int], documents: int, veths: int, say: Say, *, million: bool
+) -> Control:
+    """Measure everything; the last bulk stays for the restart, a million comes after it.
+
+    NotRealizedError when an answer is another one.
+    """
     access = lab.access()
 
     async def work() -> Control:
@@ -273,6 +287,7 @@ def measure(lab: Lab, probe: Probe, bulks: list[int], documents: int, veths: int
             maps_cpu = (bench.cpu_seconds() - worked) / (documents + WARM_UP)
             local = await bench.veths(veths)
             found = [await bench.bulk(count, keep=count == bulks[-1]) for count in bulks]
-            return Control(stored, maps, maps_cpu, local, found, await bench.restart(probe))
+            restart = await bench.restart(probe)
+            return Control(stored, maps, maps_cpu, local, found, restart, await bench.million() if million else None)
 
     return run_coroutine_in(lab.names.fabric, work)

@@ -1,6 +1,6 @@
 """Nanoseconds a packet: live frames through contestants on one pinned core, counted where they arrive.
 
-Owns how a contestant is set up and measured; what the numbers mean is `report.py`'s. Time is that of the thread: the
+Owns how a contestant is set up and measured; what the numbers mean is `sections.py`'s. Time is that of the thread: the
 far end's part runs in it, as soft interrupts do; the kernel's waiting around a run (it waits for RCU) does not count,
 nor does what other processes take from the core.
 """
@@ -16,19 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core import layout
-from agent.core.layout import MapName
-from agent.core.room import overhead
 from agent.datapath import bpf_syscall as bpf
+from agent.datapath.outcomes import Outcome
 from bench import frames as f
+from bench import lines
 from bench.contestants import Contestant, Loaded, compile_all
-from bench.wires import SLOT, TAP, WIRE, Host, Received
+from bench.far_end import NOTHING
+from bench.frames import INSIDE_IPV4, OVER_IPV4
+from bench.lines import EGRESS, INGRESS, OURS, Group, Line
+from bench.profile import Part
+from bench.wires import TAP, WIRE, Host, Received
+from bench.worlds import CROWD_FIRST, Crowd, Entries, Place, World
 from controller_sim.namespaces import call_in
 
-OURS, EMPTY, REDIRECT, BARE, KERNEL = "ours", "empty", "redirect", "bare", "kernel VXLAN + bridge"
+EMPTY, REDIRECT, BARE, KERNEL = "empty", "redirect", "bare", "kernel VXLAN + bridge"
 OURS_TO_STACK = "ours, far end's stack"
-INGRESS, EGRESS = "ingress", "egress"
 FRAMES = 400_000
-SUBSTRATE_MTU = 1500
+LINE_FRAMES = 200_000
 KERNEL_FRAMES = 60_000
 """Frames of one turn; fewer through the kernel, so that all turns take about the same time."""
 PATIENCE = 5.0
@@ -41,14 +45,15 @@ BARE_PATH = struct.Struct("=4s4sI6s6s")
 
 
 class LostFramesError(RuntimeError):
-    """Fewer frames arrived than were sent: the time for a packet would be a fiction."""
+    """Fewer frames arrived than were sent, or went another way: the time for a packet would be a fiction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One contestant in one direction: a frame that is run through a program as if it came in on an interface.
 
-    `arrived` counts at the far end, None for a program that drops; `before` prepares a turn.
+    `arrived` counts at the far end, None for a program that drops; `before` prepares a turn; `outcomes` tells how often
+    packets ended as they should, None for a program that does not count.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Entry:
     arrived: Received | None
     frames: int
     before: Callable[[], None] = lambda: None
+    outcomes: Callable[[], int] | None = None
 
     def turn(self, core: int) -> float:
         """Run the frames on one core and return nanoseconds a packet; LostFramesError when some do not arrive."""
@@ -69,12 +75,17 @@ class Entry:
         os.sched_setaffinity(0, {core})
         self.before()
         start = self.arrived.packets() if self.arrived else 0
+        counted = self.outcomes() if self.outcomes else 0
         began = time.thread_time_ns()
         live = bpf.BPF_F_TEST_XDP_LIVE_FRAMES
         bpf.run_program(self.program, self.frame, repeat=self.frames, ifindex=self.ifindex, flags=live)
         took = time.thread_time_ns() - began
         if missing := self._missing(start):
             raise LostFramesError(f"{self.name}, {self.direction}: {missing} of {self.frames} frames did not arrive")
+        if self.outcomes and (right := self.outcomes() - counted) != self.frames:
+            raise LostFramesError(
+                f"{self.name}, {self.direction}: {right} of {self.frames} frames ended as they should"
+            )
         return took / self.frames
 
     def _missing(self, start: int) -> int:
@@ -86,48 +97,36 @@ class Entry:
         return max(0, missing)
 
 
-def our_entries(host: Host) -> dict[str, dict[bytes, bytes]]:
-    """Return what our maps hold in the steady state of one conversation, beside 10,000 endpoints that are silent."""
-    own, peer = layout.mapped(f.packed(f.OWN)), layout.mapped(f.packed(f.PEER))
-    here = layout.mapped(f.packed(f.HERE))
-    wire, mtu = host.ifindex[WIRE], SUBSTRATE_MTU - overhead("ipv4")
-    ipv4 = f.packed(f.HERE)
-    network = layout.network_value(layout.mapped(f.packed("10.0.0.254")), 0, (peer,))
-    others = {
-        layout.OVERLAY_KEY.pack(f.VNI, layout.mapped(bytes([10, 1, *number.to_bytes(2, "big")]))): layout.ENDPOINT.pack(
-            peer, 0, 0, 0, f.THERE_MAC
-        )
-        for number in range(10_000)
-    }
-    return {
-        MapName.LOCAL_DROPLETS: {layout.U32.pack(0): layout.LOCAL_DROPLET.pack(own, wire, wire, wire, host.mac, 0)},
-        MapName.DROPLETS: {peer: layout.DROPLET.pack(0)},
-        MapName.NEXT_HOPS: {layout.NEXT_HOP_KEY.pack(peer, wire): layout.NEXT_HOP.pack(f.PEER_MAC, SUBSTRATE_MTU, 0)},
-        MapName.VPCS: {layout.U32.pack(f.VNI): layout.vpc_value(0, (peer,))},
-        MapName.NETWORKS: {layout.network_key(f.VNI, f.packed("10.0.0.0"), 24): network},
-        MapName.ENDPOINTS: {
-            **others,
-            layout.OVERLAY_KEY.pack(f.VNI, here): layout.ENDPOINT.pack(own, host.ifindex[TAP], 0, mtu, f.HERE_MAC),
-        },
-        MapName.INTERFACES: {
-            layout.U32.pack(SLOT): layout.INTERFACE.pack(f.VNI, 0, bytes(16), ipv4, f.HERE_MAC, 0, mtu, 0)
-        },
-    }
-
-
-def bare_entries(host: Host) -> dict[str, dict[bytes, bytes]]:
-    """Return the one entry of each of the bare programs' maps."""
+def bare_entries(place: Place, crowd: Crowd | None = None) -> Entries:
+    """Return the entries of the bare programs' maps: of one address each, or of a crowd."""
     vni = struct.pack("!I", f.VNI << 8)
-    path = BARE_PATH.pack(f.packed(f.OWN), f.packed(f.PEER), host.ifindex[WIRE], host.mac, f.PEER_MAC)
-    return {
-        "bare_endpoints": {vni + f.packed(f.HERE): BARE_ENDPOINT.pack(host.ifindex[TAP], f.HERE_MAC)},
-        "bare_paths": {vni + f.packed(f.THERE): path},
-    }
+    endpoint = BARE_ENDPOINT.pack(place.tap, f.HERE_MAC)
+    path = BARE_PATH.pack(f.packed(OVER_IPV4.own), f.packed(OVER_IPV4.peer), place.wire, place.mac, f.PEER_MAC)
+    if crowd is None:
+        return {
+            "bare_endpoints": {vni + f.packed(INSIDE_IPV4.here): endpoint},
+            "bare_paths": {vni + f.packed(INSIDE_IPV4.there): path},
+        }
+    keys = [vni + (CROWD_FIRST + number).packed for number in range(crowd.count)]
+    return (
+        {"bare_endpoints": dict.fromkeys(keys, endpoint)} if crowd.here else {"bare_paths": dict.fromkeys(keys, path)}
+    )
 
 
-def learn_direct(host: Host, loaded: Loaded) -> None:
-    """Let a packet from the other endpoint in, so that the direct path is as fresh as one in use is."""
-    bpf.run_program(loaded.programs["transit_xdp"], f.in_geneve(host.mac), ifindex=host.ifindex[WIRE])
+def counter(loaded: Loaded, outcome: Outcome) -> Callable[[], int]:
+    """Return a function that tells how many packets have ended so."""
+    fd, key = loaded.maps["outcomes"], layout.U32.pack(outcome)
+
+    def packets() -> int:
+        values = bpf.lookup_percpu(fd, key, layout.TRAFFIC.size)
+        return sum(layout.TRAFFIC.unpack(value)[0] for value in values)
+
+    return packets
+
+
+def show(loaded: Loaded, host: Host, frame: bytes) -> None:
+    """Let one frame in from the wire: what it teaches is as fresh as of a conversation under way."""
+    bpf.run_program(loaded.programs["transit_xdp"], frame, ifindex=host.ifindex[WIRE])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,31 +139,84 @@ class Hosts:
 
 
 class Track:
-    """Both hosts and every contestant that was asked for, ready to run. `variants` are variants of our programs."""
+    """The hosts and every contestant that was asked for, ready to run: `entries`."""
 
-    def __init__(self, hosts: Hosts, loaded: dict[str, Loaded], variants: list[Contestant]) -> None:
+    def __init__(self, hosts: Hosts, far_end: Loaded, load: Callable[[str], Loaded]) -> None:
         self.entries: list[Entry] = []
-        host = hosts.xdp
-        for name in (OURS, *(variant.name for variant in variants)):
-            self._ours(name, host, loaded[name])
-        self._ours(OURS_TO_STACK, hosts.stack, loaded[OURS_TO_STACK])
-        loaded[BARE].fill(bare_entries(host))
-        self._pair(BARE, host, loaded[BARE])
+        self._hosts = hosts
+        self._far_end = far_end
+        self._load = load
+        self._worlds: dict[tuple[str, World], Loaded] = {}
+
+    def add_basics(self) -> None:
+        """Add the yardsticks and our programs, on a small packet in IPv4 over IPv4."""
+        hosts, load = self._hosts, self._load
+        self._pair(OURS, hosts.xdp, self._loaded(OURS, World()))
+        self._pair(OURS_TO_STACK, hosts.stack, self._filled(OURS, World(), hosts.stack))
+        bare, redirect = load(BARE), load(REDIRECT)
+        bare.fill(bare_entries(hosts.xdp.place))
+        self._pair(BARE, hosts.xdp, bare)
         for slot, name in enumerate((TAP, WIRE)):
-            loaded[REDIRECT].put("leave_by", layout.U32.pack(slot), layout.U32.pack(host.ifindex[name]))
-        self._pair(REDIRECT, host, loaded[REDIRECT])
-        self._pair(EMPTY, host, loaded[EMPTY])
-        self._pair(KERNEL, hosts.kernel, loaded["pass"])
+            redirect.put("leave_by", layout.U32.pack(slot), layout.U32.pack(hosts.xdp.ifindex[name]))
+        self._pair(REDIRECT, hosts.xdp, redirect)
+        self._pair(EMPTY, hosts.xdp, load(EMPTY))
+        self._pair(KERNEL, hosts.kernel, load("pass"))
 
-    def _ours(self, name: str, host: Host, loaded: Loaded) -> None:
-        loaded.fill(our_entries(host))
-        self._pair(name, host, loaded, lambda: learn_direct(host, loaded))
+    def add_part(self, part: Part) -> None:
+        """Add our programs without one part."""
+        name = part.contestant.name
+        self._pair(name, self._hosts.xdp, self._loaded(name, World()), part.directions)
 
-    def _pair(self, name: str, host: Host, loaded: Loaded, before: Callable[[], None] = lambda: None) -> None:
-        kernel, drops = name == KERNEL, name == EMPTY
+    def add_group(self, group: Group) -> None:
+        """Add the lines of a group, named after both."""
+        for line in group.lines:
+            self._line(qualified(group, line.name), line)
+
+    def _loaded(self, name: str, world: World) -> Loaded:
+        """Return a contestant whose maps hold a world, the same for all lines that ask for it."""
+        if (name, world) not in self._worlds:
+            self._worlds[name, world] = self._filled(name, world, self._hosts.xdp)
+        return self._worlds[name, world]
+
+    def _filled(self, name: str, world: World, host: Host) -> Loaded:
+        loaded = self._load(name)
+        bare = "bare_paths" in loaded.maps
+        loaded.fill(bare_entries(host.place, world.crowd) if bare else world.entries(host.place))
+        if not bare:
+            loaded.put("programs", layout.U32.pack(0), layout.U32.pack(loaded.programs["transit_xdp"]))
+        return loaded
+
+    def _line(self, name: str, line: Line) -> None:
+        host, loaded = self._hosts.xdp, self._loaded(line.contestant, line.world)
+        frame = line.frame(host.mac)
+        taught = line.taught(host.mac) if line.taught else None
+        restore = line.restore.packed(frame) if line.restore else NOTHING
+
+        def before() -> None:
+            self._far_end.put("restores", layout.U32.pack(0), restore)
+            if taught:
+                show(loaded, host, taught)
+
+        program, interface = ("transit_xdp", WIRE) if line.direction == INGRESS else ("transit_agent", TAP)
+        self.entries.append(
+            Entry(
+                *(name, line.direction, host, loaded.programs[program], frame, host.ifindex[interface]),
+                *(host.delivered if line.to_endpoint else host.sent, LINE_FRAMES, before),
+                counter(loaded, line.outcome) if line.outcome is not None else None,
+            )
+        )
+
+    def _pair(self, name: str, host: Host, loaded: Loaded, directions: tuple[str, ...] = (INGRESS, EGRESS)) -> None:
+        kernel, drops, ours = name == KERNEL, name == EMPTY, "direct" in loaded.maps
         count = KERNEL_FRAMES if kernel else FRAMES
         outer = f.in_vxlan(host.mac) if kernel else f.in_geneve(host.mac)
-        self.entries += [
+
+        def before() -> None:
+            self._far_end.put("restores", layout.U32.pack(0), NOTHING)
+            if ours:
+                show(loaded, host, outer)
+
+        pair = (
             Entry(
                 *(name, INGRESS, host, loaded.programs["transit_xdp"], outer, host.ifindex[WIRE]),
                 *(None if drops else host.delivered, count, before),
@@ -173,25 +225,41 @@ class Track:
                 *(name, EGRESS, host, loaded.programs["transit_agent"], f.sent_by_endpoint(), host.ifindex[TAP]),
                 *(None if drops else host.sent, count, before),
             ),
-        ]
+        )
+        self.entries += [entry for entry in pair if entry.direction in directions]
+
+
+def qualified(group: Group, name: str) -> str:
+    """Return the name under which a line of a group is measured."""
+    return f"{group.title}: {name}"
 
 
 @contextmanager
-def track(folder: Path, variants: list[Contestant]) -> Iterator[Track]:
-    """Build everything that the measurement needs, and take it down again."""
-    contestants = [Contestant(OURS), *variants, *(Contestant(name, name) for name in (EMPTY, REDIRECT, BARE, "pass"))]
-    compiled = compile_all(contestants, folder)
-    compiled[OURS_TO_STACK] = compiled[OURS]
+def track(folder: Path, parts: tuple[Part, ...], groups: tuple[Group, ...]) -> Iterator[Track]:
+    """Build everything that the measurement needs, and take it down again. `parts` are those to be left out."""
+    yardsticks = [Contestant(name, name) for name in (EMPTY, REDIRECT, BARE, "pass", "restore")]
+    compiled = compile_all(
+        [Contestant(OURS), *(part.contestant for part in parts), *yardsticks, *lines.CONTESTANTS], folder
+    )
     with ExitStack() as stack:
         hosts = Hosts(*(stack.enter_context(Host(f"bench{os.getpid()}{letter}")) for letter in "xsk"))
         hosts.kernel.add_kernel_vxlan()
         hosts.stack.receive_at_far_ends()
-        loaded = {}
-        for name, one in compiled.items():
-            loaded[name] = Loaded(one)
-            stack.callback(loaded[name].close)
-        hosts.xdp.drop_at_far_ends(loaded[EMPTY].programs["transit_xdp"])
-        yield Track(hosts, loaded, variants)
+
+        def load(name: str) -> Loaded:
+            loaded = Loaded(compiled[name])
+            stack.callback(loaded.close)
+            return loaded
+
+        far_end = load("restore")
+        hosts.xdp.drop_at_far_ends(far_end.programs["transit_xdp"])
+        found = Track(hosts, far_end, load)
+        found.add_basics()
+        for part in parts:
+            found.add_part(part)
+        for group in groups:
+            found.add_group(group)
+        yield found
 
 
 Rounds = dict[str, dict[str, list[float]]]

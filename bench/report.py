@@ -44,13 +44,25 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of its own form: the first column names the row, the others hold numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """What one part of the run found. `note` says what was run, `raw` holds what may be looked at again."""
+    """What one part of the run found: measures, or a grid in their place.
+
+    `note` says what was run, `raw` holds what may be looked at again.
+    """
 
     title: str
     note: str
     measures: tuple[Measure, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    grid: Grid | None = None
     raw: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,6 +117,12 @@ def comparison_cells(one: Comparison) -> tuple[str, str, str, str]:
     return one.name, f"{number(one.value)} {one.unit}", budget(one), verdict(one)
 
 
+def shown(section: Section) -> Grid:
+    """Return a section's table: its own, or that of its measures."""
+    rows = tuple(measure_cells(one) for one in section.measures)
+    return section.grid or Grid(("", "median", "half of the samples"), rows)
+
+
 def missed(sections: Iterable[Section]) -> list[Comparison]:
     """Return the comparisons that miss their budgets."""
     return [one for section in sections for one in section.comparisons if one.met is False]
@@ -122,7 +140,7 @@ def as_data(machine: dict[str, Any], sections: Sequence[Section]) -> dict[str, A
 
 
 def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
@@ -144,8 +162,7 @@ def as_markdown(machine: dict[str, Any], sections: Sequence[Section]) -> str:
     )
     for section in sections:
         lines += [f"### {section.title}", "", section.note, ""]
-        lines += _markdown_table(
-            ("", "median", "half of the samples"), (measure_cells(one) for one in section.measures)
-        )
+        table = shown(section)
+        lines += _markdown_table(table.columns, table.rows)
     lines += ["### The machine", "", *(f"- {key}: {value}" for key, value in machine.items()), ""]
     return "\n".join(lines)

@@ -17,13 +17,12 @@ from agent.core.realize import IFINDEX_BASE
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import AttachMode, Ownership, Program, attach
-from bench.frames import HERE_MAC, OWN, PEER, PEER_MAC, THERE_MAC, VNI, VXLAN_PORT
+from bench.frames import HERE_MAC, OVER_IPV4, PEER_MAC, THERE_MAC, VNI, VXLAN_PORT
+from bench.worlds import SLOT, Place
 from controller_sim.namespaces import NAMED, call_in, run_coroutine_in, run_in
 
 WIRE, TAP, FAR = "wire", "tap", "far"
 """On the host: towards the substrate, and towards the endpoint. In the namespaces around it: the other ends."""
-SLOT = 1
-"""The endpoint's, which the number of its interface holds."""
 
 
 class WiresError(RuntimeError):
@@ -90,6 +89,11 @@ class Host:
         self.mac = addresses[WIRE][1]
         self.delivered, self.sent = Received(self.endpoint, FAR), Received(self.wire, FAR)
 
+    @property
+    def place(self) -> Place:
+        """What the maps say of this host's interfaces."""
+        return Place(self.ifindex[WIRE], self.mac, self.ifindex[TAP])
+
     def _remove(self) -> None:
         for counter in (self.delivered, self.sent):
             if counter is not None:
@@ -114,11 +118,12 @@ class Host:
 
     def add_kernel_vxlan(self) -> None:
         """Make VXLAN and bridge as an operator would for one tenant, with static neighbours."""
+        own, peer = OVER_IPV4.own, OVER_IPV4.peer
         self.ip(
-            f"address add {OWN}/24 dev {WIRE}",
-            f"neighbour add {PEER} lladdr {PEER_MAC.hex(':')} dev {WIRE} nud permanent",
+            f"address add {own}/24 dev {WIRE}",
+            f"neighbour add {peer} lladdr {PEER_MAC.hex(':')} dev {WIRE} nud permanent",
             "link add name br0 type bridge stp_state 0 forward_delay 0",
-            f"link add name vx0 type vxlan id {VNI} local {OWN} remote {PEER} dstport {VXLAN_PORT} dev {WIRE}",
+            f"link add name vx0 type vxlan id {VNI} local {own} remote {peer} dstport {VXLAN_PORT} dev {WIRE}",
             "link set vx0 master br0 up",
             f"link set {TAP} master br0",
             "link set br0 up",

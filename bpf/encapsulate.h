@@ -150,8 +150,6 @@ static __always_inline enum outcome send(context *ctx, const struct local_drople
 	__u32 first = sizeof(struct ethhdr) + (VLAN_TAGS && local->vlan ? sizeof(struct vlan_tag) : 0);
 	__u32 udp_length = sizeof(struct udphdr) + sizeof(struct geneve) + options + tunnel->length;
 
-	if (OUTER_IPV4 && OUTER_IPV6 && is_ipv4(&tunnel->peer.address) == ipv6)
-		return OTHER_FAMILY;
 	if (headers + tunnel->length > hop->mtu)
 		return DOES_NOT_FIT;
 	if (move_start(ctx, (int)tunnel->headers - (int)(first + headers)))

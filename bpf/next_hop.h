@@ -36,6 +36,12 @@ static __always_inline struct next_hop *find_near_hop(struct tunnel *tunnel, con
 	return next_hops.lookup(&tunnel->peer);
 }
 
+/* Why find_hop() found none. */
+static __always_inline enum outcome why_no_hop(const struct tunnel *tunnel, const struct local_droplet *local)
+{
+	return is_ipv4(&tunnel->peer.address) == is_ipv4(&local->address) ? NEXT_HOP_UNRESOLVED : OTHER_FAMILY;
+}
+
 /* NULL when no interface of this host reaches tunnel->peer now. */
 static __always_inline struct next_hop *find_hop(struct tunnel *tunnel, struct local_droplet **local)
 {

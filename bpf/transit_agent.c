@@ -144,6 +144,7 @@ static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct 
 	if (asked.detects)
 		return ND_OWN_ADDRESS;
 	set_solicitor(ethernet, sender);
+	departure->tunnel.tos = sender->tos;
 	packet->from = own;
 	return ask_bouncer(network, departure);
 }
@@ -322,7 +323,7 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	if (!hop)
 		hop = find_hop(tunnel, &departure->local);
 	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
-		return NEXT_HOP_UNRESOLVED;
+		return why_no_hop(tunnel, departure->local);
 	if (!departure->local)
 		return NO_LOCAL_DROPLET;
 	ipv6 = is_over_ipv6(departure->local);

@@ -179,6 +179,12 @@ static __always_inline bool is_to_many(const struct packet *packet)
 	return is_multicast(unmapped(&packet->to.address));
 }
 
+/* A VXLAN peer's bridge floods what it has not learnt, also what is for an endpoint of its own: that never returns. */
+static __always_inline bool is_its_own(const struct tunnel *tunnel, const struct endpoint *endpoint)
+{
+	return tunnel->flags & TUNNEL_VXLAN && same_address(&endpoint->host, &tunnel->peer.address);
+}
+
 /* A packet whose destination is not on this host, by this droplet's roles. */
 static __always_inline enum outcome pass_on(const struct local_droplet *local, struct tunnel *tunnel,
 					    struct packet *packet, const struct endpoint *endpoint)
@@ -189,6 +195,8 @@ static __always_inline enum outcome pass_on(const struct local_droplet *local, s
 	if (tunnel->flags & TUNNEL_INVALIDATES)
 		return reroute(local, tunnel, packet, endpoint);
 	if (endpoint) {
+		if (is_its_own(tunnel, endpoint))
+			return NOT_HERE;
 		copy_address(&tunnel->peer.address, &endpoint->host);
 		return send_on(local, tunnel, endpoint->flags & ENDPOINT_VXLAN, BOUNCED);
 	}
@@ -228,14 +236,15 @@ static __always_inline enum outcome packet_from_tunnel(context *ctx, const struc
 
 /* The endpoint that a request asks for, when this droplet is to answer: it bounces its network, or the endpoint is
  * here. */
-static __always_inline enum outcome find_asked(const struct overlay_key *asked, struct endpoint **endpoint)
+static __always_inline enum outcome find_asked(const struct tunnel *tunnel, const struct overlay_key *asked,
+					       struct endpoint **endpoint)
 {
 	struct network *network = network_of(asked);
 
 	*endpoint = endpoints.lookup(asked);
 	if (*endpoint && (*endpoint)->ifindex)
 		return GO_ON;
-	if (!network || !(network->flags & NETWORK_BOUNCED_HERE))
+	if (!network || !(network->flags & NETWORK_BOUNCED_HERE) || (*endpoint && is_its_own(tunnel, *endpoint)))
 		return NOT_HERE;
 	return *endpoint ? GO_ON : NO_ENDPOINT;
 }
@@ -252,7 +261,7 @@ static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct l
 		return outcome;
 	set_key(&asked, tunnel->vni, arp->target);
 	if (arp->operation == bpf_htons(ARP_REQUEST)) {
-		outcome = find_asked(&asked, &endpoint);
+		outcome = find_asked(tunnel, &asked, &endpoint);
 		if (outcome != GO_ON)
 			return outcome;
 		answer_arp(ethernet, arp, endpoint->mac);
@@ -280,7 +289,7 @@ static __always_inline enum outcome nd_from_tunnel(context *ctx, const struct lo
 	if (asked.detects)
 		return ND_OWN_ADDRESS;
 	set_key_ipv6(&target, tunnel->vni, &asked.target);
-	outcome = find_asked(&target, &endpoint);
+	outcome = find_asked(tunnel, &target, &endpoint);
 	if (outcome != GO_ON)
 		return outcome;
 	outcome = answer_nd(ctx, tunnel->headers, packet, &asked, endpoint->mac, GO_ON);
@@ -350,9 +359,9 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
 	struct next_hop *hop = find_hop(tunnel, &local);
 
 	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
-		return NEXT_HOP_UNRESOLVED;
+		return why_no_hop(tunnel, local);
 	/* An IPv4 packet has no room for an IPv6 origin: answers take the way back by this droplet. */
-	if (OUTER_IPV4 && OUTER_IPV6 && !is_over_ipv6(local) && !is_ipv4(&tunnel->origin)) {
+	if (OUTER_IPV4 && !is_over_ipv6(local) && !is_ipv4(&tunnel->origin)) {
 		copy_address(&tunnel->origin, &local->address);
 		tunnel->rts |= RTS_UNLEARNT;
 	}

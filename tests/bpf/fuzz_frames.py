@@ -1,4 +1,4 @@
-"""Frames by a grammar: what an endpoint sends and what comes through tunnels, in a world, with something wrong at any depth."""
+"""Frames by a grammar: what endpoints send and what comes through tunnels in a world, wrong at any depth."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WRONG = (0.0, 0.0, 0.01, 0.04, 0.15)
 INNER = {family: tuple(packed(f"{h[family]}{n}") for h in HOMES for n in (1, 2, 3, 4, 77)) for family in (0, 1)}
 GATEWAYS = {0: tuple(packed(c[:-4] + "254") for c in CIDRS[:2]), 1: tuple(packed(c[:-3] + "fe") for c in CIDRS[2:])}
 ODD = {
-    0: tuple(map(packed, ("224.0.0.1", "255.255.255.255", "0.0.0.0", "8.8.8.8", "127.0.0.1", "192.0.2.1", "10.0.1.255"))),
+    0: tuple(map(packed, ("224.0.0.1", "255.255.255.255", "0.0.0.0", "8.8.8.8", "192.0.2.1", "10.0.1.255"))),
     1: (ZERO, *map(packed, ("ff02::1", "fe80::1", "2001:db8::1", "::1", "ff02::1:ff00:1", "64:ff9b::a00:1"))),
 }
 
@@ -58,7 +58,7 @@ def frame(rng: Random, model: Model) -> Frame:
             return Frame("transit_xdp", rng.choice(UPLINKS), noise)
         return Frame("transit_agent", IFINDEX_BASE + rng.randrange(SLOTS), noise)
     made = _from_endpoint(c, model) if kind < 0.5 else _from_substrate(c, model)
-    return made._replace(metadata=4 * rng.randrange(64)) if c.once(0.01) else made
+    return made._replace(metadata=4 * rng.randrange(54)) if c.once(0.01) else made
 
 
 def _whole(c: Chance, data: bytes) -> bytes:
@@ -93,7 +93,7 @@ def _payload(c: Chance) -> bytes:
 def _transport(c: Chance, source: bytes, destination: bytes) -> tuple[int, bytes]:
     kind, data = c.rng.random(), _payload(c)
     if kind < 0.4:
-        ports = c.of(1, 6081, 50000), c.of(2, 53, 6081 if c.once(0.2) else 5, 4789)
+        ports = c.of(1, 6081, 50000), c.of(2, 53, 5, 4789) if c.once(0.9) else c.of(6081, 7000)
         return layer.UDP, layer.udp(c, source, destination, ports, data, summed=c.once(0.7))
     if kind < 0.65:
         return layer.TCP, layer.tcp(c, source, destination, data)

@@ -1,7 +1,7 @@
 """Layers of a frame, built from the inside out: right by default, and now and then wrong in one place.
 
-`Chance.wrong` is how often a field is wrong. Each layer's sums are taken over what is inside as it is, so that a wrong inner
-layer is reached through right outer ones. Shares no code with what is tested, nor with the parser of the judge.
+`Chance.wrong` is how often a field is wrong. Each layer's sums are taken over what is inside as it is, so that a wrong
+inner layer is reached through right outer ones. Shares no code with what is tested, nor with the judge's parser.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OURS = 0xFF4D
 
 def fold(data: bytes, start: int = 0) -> int:
     """Return the Internet checksum of data."""
-    total = start + sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = start + sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -38,7 +38,9 @@ class Chance:
         if self.rng.random() >= self.wrong:
             return right
         off = self.rng.choice((1, -1, 4, -4, 8, -8, self.rng.randrange(-64, 64)))
-        return self.rng.choice((right + off, right + off, 0, most, self.rng.randrange(most + 1), most - 40 + off)) & most
+        return (
+            self.rng.choice((right + off, right + off, 0, most, self.rng.randrange(most + 1), most - 40 + off)) & most
+        )
 
     def number(self, right: int, most: int) -> int:
         """Return a field's number, mostly the right one."""
@@ -83,10 +85,14 @@ def ip(
 ) -> tuple[int, bytes]:
     """Return the Ethernet protocol and the packet, of the family of `source`: 16 bytes, mapped for IPv4."""
     if source[:12] != bytes(10) + b"\xff\xff":
-        head = struct.pack("!IHBB", 6 << 28 | tos << 20 | c.rng.randrange(1 << 20), c.length(len(payload)), protocol, ttl)
+        head = struct.pack(
+            "!IHBB", 6 << 28 | tos << 20 | c.rng.randrange(1 << 20), c.length(len(payload)), protocol, ttl
+        )
         head = bytes([head[0] ^ (c.number(0, 15) << 4)]) + head[1:]
         return IPV6, head + source + destination[-16:] + payload
-    options = b"" if c.rng.random() >= c.wrong else c.rng.choice((b"\1" * 4, b"\x94\4\0\0", bytes(40), b"\7\7\4" + bytes(5)))
+    options = (
+        b"" if c.rng.random() >= c.wrong else c.rng.choice((b"\1" * 4, b"\x94\4\0\0", bytes(40), b"\7\7\4" + bytes(5)))
+    )
     words = 5 + len(options) // 4
     flags = c.of(0, 0x4000) if c.rng.random() >= c.wrong else c.of(0x2000, 0x2001, 1, 0xFFFF, 0x8000)
     head = struct.pack(
@@ -109,9 +115,7 @@ def _sealed(c: Chance, data: bytes, at: int, head: bytes) -> bytes:
     return data[:at] + (check or 0xFFFF).to_bytes(2, "big") + data[at + 2 :]
 
 
-def udp(
-    c: Chance, source: bytes, destination: bytes, ports: tuple[int, int], payload: bytes, *, summed: bool
-) -> bytes:
+def udp(c: Chance, source: bytes, destination: bytes, ports: tuple[int, int], payload: bytes, *, summed: bool) -> bytes:
     length = c.length(8 + len(payload))
     data = struct.pack("!4H", *ports, length, 0) + payload
     return _sealed(c, data, 6, pseudo(source, destination, 8 + len(payload), UDP)) if summed else data
@@ -156,7 +160,9 @@ def arp(c: Chance, mac: bytes, sender: bytes, target: bytes) -> bytes:
 def neighbour(c: Chance, source: bytes, destination: bytes, target: bytes, mac: bytes) -> bytes:
     """Return a solicitation, and now and then another message of neighbour discovery."""
     kind = 135 if c.rng.random() >= 0.2 else c.of(133, 134, 136, 137)
-    option = c.rng.choice((bytes([1, 1]) + mac, bytes([1, 1]) + mac, b"", bytes([2, 1]) + mac, bytes([14, 1]) + bytes(6)))
+    option = c.rng.choice(
+        (bytes([1, 1]) + mac, bytes([1, 1]) + mac, b"", bytes([2, 1]) + mac, bytes([14, 1]) + bytes(6))
+    )
     data = bytes([kind, c.number(0, 255), 0, 0]) + bytes(4) + target + option
     return _sealed(c, data, 2, pseudo(source, destination, len(data), ICMPV6))
 
@@ -166,7 +172,9 @@ def option(c: Chance, class_: int, kind: int, body: bytes) -> bytes:
     return struct.pack("!HBB", class_, kind, c.number(0, 7) << 5 | words) + body
 
 
-def geneve(c: Chance, vni: int, options: bytes, inner: bytes, *, control: bool = False, critical: bool = False) -> bytes:
+def geneve(
+    c: Chance, vni: int, options: bytes, inner: bytes, *, control: bool = False, critical: bool = False
+) -> bytes:
     first = c.number(0, 3) << 6 | c.length(len(options) // 4, 63)
     flags = 0x80 * control | 0x40 * critical | c.number(0, 255)
     return struct.pack("!BBHI", first, flags, c.number(0x6558, 65535), vni << 8 | c.number(0, 255)) + options + inner

@@ -1,8 +1,8 @@
-"""The compiled programs on maps that this process sees as memory: a frame is run and its books are read in microseconds.
+"""The compiled programs on maps that are this process's memory: a frame runs and its books are read in microseconds.
 
-Two things differ from the agent's own maps and programs. Arrays, per-CPU ones too, are one array that is mapped into memory.
-And the call of bpf_redirect() goes by a few instructions at the program's end that write down where it leads, since a
-test run does not tell.
+Two things differ from the agent's own maps and programs. Arrays, per-CPU ones too, are one array that is mapped into
+memory. And the call of bpf_redirect() goes by a few instructions at the program's end that write down where it leads,
+since a test run does not tell.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def tapped(program: CompiledProgram, maps: dict[str, int], leaves: int) -> bytes
         if code[at] == 0x85 and not code[at + 1] >> 4 and code[at + 4] == REDIRECT and not any(code[at + 5 : at + 8]):
             code[at + 1] = 1 << 4
             code[at + 4 : at + 8] = struct.pack("<i", detour - at // 8 - 1)
-    return bytes(code) + _load_address(3, leaves) + bytes.fromhex("63130000 00000000 85000000 17000000 95000000 00000000")
+    return (
+        bytes(code) + _load_address(3, leaves) + bytes.fromhex("63130000 00000000 85000000 17000000 95000000 00000000")
+    )
 
 
 def _load_address(register: int, fd: int) -> bytes:
@@ -145,7 +147,9 @@ class Machine:
 
     def configured(self) -> dict[MapName, dict[bytes, bytes]]:
         """Return what stands in the maps that no program may write; in arrays, what is not empty."""
-        return {name: {k: v for k, v in self._dump(name).items() if any(v) or name not in ARRAYS} for name in CONFIGURED}
+        return {
+            name: {k: v for k, v in self._dump(name).items() if any(v) or name not in ARRAYS} for name in CONFIGURED
+        }
 
     def fragment_slots(self) -> set[int]:
         """Return the slots whose fragments are remembered."""
@@ -171,7 +175,12 @@ class Machine:
         memory[: len(self._clean)] = self._clean
         moved = [(Outcome(i // 2), numbers[i], numbers[i + 1]) for i in range(0, len(numbers), 2) if numbers[i]]
         received = [Outcome.RECEIVED_FROM_SUBSTRATE, Outcome.RECEIVED_FROM_ENDPOINT][program == "transit_agent"]
-        if len(moved) != 2 or moved[0] != (received, 1, length) or moved[1][1:] != (1, length) or moved[1][0] in RECEIVED:
+        if (
+            len(moved) != 2
+            or moved[0] != (received, 1, length)
+            or moved[1][1:] != (1, length)
+            or moved[1][0] in RECEIVED
+        ):
             raise BooksError(f"counted {moved}, but {length} bytes came in once")
         return moved[1][0]
 

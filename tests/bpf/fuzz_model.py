@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from random import Random
+from socket import htons
 
 from agent.core import layout
 from agent.core.features import Features
@@ -95,12 +96,12 @@ class Model:
     def divided_here(self, vni: int) -> bool:
         return vni in self.vpcs and bool(self.vpcs[vni].flags & layout.VPC_DIVIDED_HERE)
 
-    def entries(self, tick: int, ticks_per_second: int) -> dict[MapName, dict[bytes, bytes]]:
+    def entries(self, tick: int, per_second: int) -> dict[MapName, dict[bytes, bytes]]:
         """Return what belongs into every map."""
         return {
             MapName.LOCAL_DROPLETS: {
                 layout.U32.pack(index): layout.LOCAL_DROPLET.pack(
-                    u.address, u.interface, u.arrives, u.leaves, u.mac, int.from_bytes(u.vlan.to_bytes(2, "big"), "little")
+                    u.address, u.interface, u.arrives, u.leaves, u.mac, htons(u.vlan)
                 )
                 for index, u in self.uplinks.items()
             },
@@ -108,10 +109,12 @@ class Model:
             MapName.NEXT_HOPS: {layout.NEXT_HOP_KEY.pack(*k): layout.NEXT_HOP.pack(*h) for k, h in self.hops.items()},
             MapName.VPCS: {layout.U32.pack(vni): layout.vpc_value(v.flags, v.members) for vni, v in self.vpcs.items()},
             MapName.NETWORKS: dict(self._network(n) for n in self.networks.values()),
-            MapName.ENDPOINTS: {layout.OVERLAY_KEY.pack(*k): layout.ENDPOINT.pack(*e) for k, e in self.endpoints.items()},
+            MapName.ENDPOINTS: {
+                layout.OVERLAY_KEY.pack(*k): layout.ENDPOINT.pack(*e) for k, e in self.endpoints.items()
+            },
             MapName.INTERFACES: {layout.U32.pack(s): layout.INTERFACE.pack(*i) for s, i in self.interfaces.items()},
             MapName.DIRECT: {
-                layout.OVERLAY_KEY.pack(*k): layout.DIRECT_PATH.pack(host, flags, 0, tick - age * ticks_per_second // 10)
+                layout.OVERLAY_KEY.pack(*k): layout.DIRECT_PATH.pack(host, flags, 0, tick - age * per_second // 10)
                 for k, (host, flags, age) in self.paths.items()
             },
         }  # fmt: skip
@@ -197,8 +200,7 @@ def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, p
     v4, v6 = (packed(f"{start}{number}") for start in HOMES[home])
     families = rng.choice((3, 3, 3, 1, 2)) if "ipv6" in model.features.families else 1
     slot, ifindex = len(model.interfaces), 0
-    own = [u for u in model.uplinks.items()]
-    index, uplink = rng.choice(own)
+    index, uplink = rng.choice(list(model.uplinks.items()))
     host = uplink.address if number <= 2 else rng.choice(list(model.peers))
     if number <= 2:
         ifindex = IFINDEX_BASE + slot

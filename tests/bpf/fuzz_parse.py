@@ -1,4 +1,4 @@
-"""Reads frames strictly by the RFCs: what is not sound is None. Written without a look at the programs, for the judge."""
+"""Reads frames strictly by the RFCs: what is not sound is None. For the judge; shares no code with what is tested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAPPED = bytes(10) + b"\xff\xff"
 def total_of(data: bytes) -> int:
     """Return the ones' complement sum of 16-bit words: 0xffff over data with a right checksum in it (RFC 1071)."""
     padded = data + b"\0" if len(data) & 1 else data
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total

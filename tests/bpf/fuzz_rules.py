@@ -1,26 +1,37 @@
-"""What the judge holds packets against, one question a function: the tunnel that was accepted, the tunnel that was sent, and
-an inner frame before and after."""
+"""What the judge holds packets against: tunnels as they come in and as they leave, inner frames before and after."""
 
 from __future__ import annotations
 
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, Model, Uplink, is_v4
-from fuzz_parse import ICMP, ICMPV6, IPV4, MAPPED, TCP, UDP, Ip, Tunnel
-from fuzz_parse import is_transport_right, read_inner, read_tunnel, total_of
+from fuzz_parse import (
+    ICMP,
+    ICMPV6,
+    IPV4,
+    MAPPED,
+    TCP,
+    UDP,
+    Ip,
+    Tunnel,
+    is_transport_right,
+    read_inner,
+    read_tunnel,
+    total_of,
+)
 
 from agent.core import layout
 
 INVALIDATE, RTS, PROBE = 0x82, 1, 3
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """A frame was treated against the rules."""
 
 
 def need(held: object, rule: str) -> None:
-    """Raise Violation, naming the rule, when it is not held."""
+    """Raise ViolationError, naming the rule, when it is not held."""
     if not held:
-        raise Violation(rule)
+        raise ViolationError(rule)
 
 
 def found(model: Model, frame: bytes) -> Tunnel | None:
@@ -44,10 +55,10 @@ def accepted(model: Model, step: Step) -> tuple[Tunnel, Uplink]:
     """Return what came in, held to all that a tunnel packet must be before anything may follow from it."""
     tunnel = found(model, step.frame)
     if tunnel is None:
-        raise Violation("only sound tunnel packets are acted on")
+        raise ViolationError("only sound tunnel packets are acted on")
     uplink = uplink_of(model, step.arrival, tunnel)
     if uplink is None:
-        raise Violation("only what is for a droplet of this host is acted on")
+        raise ViolationError("only what is for a droplet of this host is acted on")
     need(tunnel.ip.plain, "outer options and extension headers are refused")
     need(tunnel.ip.summed, "the outer IPv4 checksum is verified")
     need(tunnel.udp.check is not False, "an outer UDP checksum is verified")
@@ -80,8 +91,8 @@ def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) ->
     """Return the tunnel packet that leaves, held to RFC 8926, RFC 7348, RFC 6936 and to what the world says."""
     tunnel = found(model, step.out)
     if tunnel is None:
-        raise Violation("what leaves is a sound tunnel packet")
-    ip, udp = tunnel.ip, tunnel.udp
+        raise ViolationError("what leaves is a sound tunnel packet")
+    ip = tunnel.ip
     leaving = [
         u for u in model.uplinks.values()
         if (u.address, u.leaves, u.mac, u.vlan) == (ip.source, step.leaves, tunnel.source_mac, tunnel.vlan or 0)
@@ -90,7 +101,7 @@ def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) ->
     need(ip.destination in model.peers, "it goes to a known droplet")
     hop = model.hops.get((ip.destination, leaving[0].interface))
     if hop is None:
-        raise Violation("it goes where a next hop leads")
+        raise ViolationError("it goes where a next hop leads")
     need(tunnel.destination_mac == hop.mac, "its Ethernet destination is the next hop's")
     need(ip.end - ip.at <= hop.mtu, "it is no longer than the path carries")
     need(ip.plain and not ip.fragment and ip.never, "no options, no fragments, DF set")
@@ -167,7 +178,7 @@ def ip_of(frame: bytes) -> Ip:
     """Return the IP packet of an inner frame, which must be sound."""
     _, ip = read_inner(frame)
     if ip is None:
-        raise Violation("an inner packet's lengths and version add up")
+        raise ViolationError("an inner packet's lengths and version add up")
     return ip
 
 
@@ -183,7 +194,7 @@ def hold_error(model: Model, vni: int, about: bytes, error: bytes, *, from_tunne
     """Hold an ICMP error about an inner frame to RFC 792, RFC 1191 and RFC 4443; return the packet that it is about."""
     _, culprit = read_inner(about)
     if culprit is None:
-        raise Violation("ICMP errors are about IP packets")
+        raise ViolationError("ICMP errors are about IP packets")
     ip = ip_of(error)
     v4 = is_v4(culprit.source)
     network = model.network_of(vni, culprit.source)
@@ -208,10 +219,7 @@ def hold_quote(about: bytes, quote: bytes, culprit: Ip) -> None:
     whole = about[14 : culprit.end]
     need(len(quote) == len(whole) or len(quote) >= 500, "it quotes the packet whole or as far as it may")
     want, have = bytearray(whole[: len(quote)]), bytearray(quote)
-    if about[12:14] == IPV4.to_bytes(2, "big"):
-        spots = (1, 8, 10, 11)
-    else:
-        spots = (0, 1, 7)
+    spots = (1, 8, 10, 11) if about[12:14] == IPV4.to_bytes(2, "big") else (0, 1, 7)
     for at in spots:
         want[at] = have[at] = 0
     need(want == have, "it quotes the packet itself")

@@ -1,6 +1,6 @@
-"""Runs frames by the million: `make fuzz`, or `python tests/bpf/fuzz_run.py --frames N --seed S`.
+"""Runs frames by the million, for `make fuzz`.
 
-Frames come in episodes of one world each. An episode is made from its seed alone, so a failure is seen again by that seed.
+Frames come in episodes of one world each. An episode is made from its seed alone, by which a failure is seen again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from random import Random
 import fuzz_model
 from fuzz_frames import Frame, frame
 from fuzz_judge import Judge
-from fuzz_machine import ARRAYS, CONFIGURED, Machine, enter_namespace
+from fuzz_machine import CONFIGURED, Machine, enter_namespace
 
 from agent.core.features import Features
 from agent.datapath.compiler import compile_programs, ticks_per_second
@@ -35,7 +35,7 @@ VARIANTS = {
 """Programs by what they are compiled for."""
 
 
-class Found(AssertionError):
+class FoundError(AssertionError):
     """A rule was broken; the message says how to see it again."""
 
     def __init__(self, variant: str, seed: int, number: int, one: Frame, reason: str, outcome: str) -> None:
@@ -47,7 +47,7 @@ class Found(AssertionError):
 
 
 def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]) -> None:
-    """Run one world's frames; raises Found."""
+    """Run one world's frames; raises FoundError."""
     rng = Random(seed)
     model = fuzz_model.make(rng, VARIANTS[variant])
     machine.fill(model)
@@ -62,16 +62,16 @@ def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]
             reached[step.outcome] += 1
             judge.judge(step)
         except (AssertionError, OSError) as error:
-            raise Found(variant, seed, number, one, str(error), outcome) from error
+            raise FoundError(variant, seed, number, one, str(error), outcome) from error
         paths = step.after
     found = machine.configured()
-    wrong = [name for name in CONFIGURED if found[name] != {k: v for k, v in want[name].items()}]
+    wrong = [name for name in CONFIGURED if found[name] != want[name]]
     if wrong or not machine.fragment_slots() <= set(model.interfaces):
-        raise Found(variant, seed, number, one, f"programs wrote into {wrong or 'fragments of nobody'}", outcome)
+        raise FoundError(variant, seed, number, one, f"programs wrote into {wrong or 'fragments of nobody'}", outcome)
 
 
 def run(machine: Machine, variant: str, seed: int, frames: int, every: float = 0.0) -> Counter[Outcome]:
-    """Run at least `frames` frames from `seed` on; print progress each `every` seconds, unless 0. Raises Found."""
+    """Run at least `frames` frames from `seed` on; print progress each `every` seconds, unless 0. Raises FoundError."""
     reached: Counter[Outcome] = Counter()
     began = told = time.monotonic()
     for number in range(-(-frames // EPISODE)):
@@ -79,7 +79,10 @@ def run(machine: Machine, variant: str, seed: int, frames: int, every: float = 0
         now = time.monotonic()
         if every and now - told >= every:
             told, done = now, (number + 1) * EPISODE
-            print(f"{variant}, seed {seed + number}: {done:,} frames, {done / (now - began) * 60:,.0f} a minute", flush=True)
+            print(
+                f"{variant}, seed {seed + number}: {done:,} frames, {done / (now - began) * 60:,.0f} a minute",
+                flush=True,
+            )
     return reached
 
 
@@ -90,7 +93,7 @@ def _worker(variant: str, seed: int, frames: int, every: float) -> None:
     began = time.monotonic()
     try:
         reached = run(Machine(compiled), variant, seed, frames, every)
-    except Found as found:
+    except FoundError as found:
         print(found, file=sys.stderr, flush=True)
         sys.exit(1)
     rate = reached.total() / (time.monotonic() - began) * 60

@@ -18,7 +18,7 @@ BOTH = [pytest.param(Outer(), p.rts(D4), id="over IPv4"), pytest.param(Outer(S2,
 AFAR = "10.0.0.44"
 FROM_AFAR = frame_to(source=AFAR)
 """From an endpoint of which no document says where it is."""
-DROPPED = {
+DROPPED: dict[str, tuple[dict[str, object], Outcome]] = {
     "version 1": ({"version": 1}, Outcome.GENEVE_VERSION),
     "version 3": ({"version": 3}, Outcome.GENEVE_VERSION),
     "IPv4 without Ethernet": ({"protocol": p.IPV4}, Outcome.GENEVE_PROTOCOL),
@@ -48,10 +48,10 @@ DROPPED = {
 def test_what_a_tunnel_endpoint_must_drop(world: World, sentence: str, outer: Outer, rts: bytes) -> None:
     world.fill(over_ipv6=":" in outer.source)
     header, outcome = DROPPED[sentence]
-    assert world.from_substrate(tunnelled(outer=outer, **header)).outcome is outcome
+    assert world.from_substrate(tunnelled(None, outer, **header)).outcome is outcome
 
 
-ACCEPTED = {
+ACCEPTED: dict[str, dict[str, object]] = {
     "the critical flag with nothing critical": {"flags": 0x40},
     "reserved bits of the header's flags": {"flags": 0x3F},
     "reserved bits behind the VNI": {"reserved": 0xFF},

@@ -37,7 +37,7 @@ IDS = [f"{inner} in {outer}" for inner, outer in FAMILIES]
 
 def from_a(family: int, to: str, segment: bytes | None = None, **header: object) -> bytes:
     sender, build, kind = (A6, p.ipv6, p.IPV6) if family == 6 else (A, p.ipv4, p.IPV4)
-    packet = build(sender, to, p.udp() if segment is None else segment, **header)  # type: ignore[operator]
+    packet = build(sender, to, p.udp() if segment is None else segment, **header)  # type: ignore[arg-type]
     return p.ethernet(MAC[R], MAC[A], kind, packet)
 
 

@@ -6,7 +6,7 @@ import time
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import Outer, asks, frame_to, tunnelled
+from bpf_tunnels import Outer, asks, frame_to, six, tunnelled
 from bpf_world import (
     D1,
     D2,
@@ -220,24 +220,6 @@ def test_a_routed_frame_comes_from_the_gateway(world: World) -> None:
     assert run.frame == MAC[A] + GW + frame_to()[12:]
 
 
-NOT_ECT, ECT1, ECT0, CE = 0, 1, 2, 3
-ECN = [  # RFC 6040, figure 4: inner, outer, result
-    (NOT_ECT, NOT_ECT, NOT_ECT), (NOT_ECT, ECT0, NOT_ECT), (NOT_ECT, ECT1, NOT_ECT), (NOT_ECT, CE, None),
-    (ECT0, NOT_ECT, ECT0), (ECT0, ECT0, ECT0), (ECT0, ECT1, ECT1), (ECT0, CE, CE),
-    (ECT1, NOT_ECT, ECT1), (ECT1, ECT0, ECT1), (ECT1, ECT1, ECT1), (ECT1, CE, CE),
-    (CE, NOT_ECT, CE), (CE, ECT0, CE), (CE, ECT1, CE), (CE, CE, CE),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("inner", "outer", "result"), ECN)
-def test_congestion_marks_merge_as_rfc_6040_says(world: World, inner: int, outer: int, result: int | None) -> None:
-    run = world.from_substrate(tunnelled(frame_to(tos=0xB8 | inner), Outer(tos=0x28 | outer)))
-    if result is None:
-        assert run.outcome is Outcome.ECN_NOT_CAPABLE
-    else:
-        assert run.frame == frame_to(tos=0xB8 | result)
-
-
 def test_a_path_is_learnt_from_the_outer_source_or_from_return_to_sender(world: World) -> None:
     world.remove(MapName.ENDPOINTS, key(R))
     world.from_substrate(tunnelled())
@@ -257,6 +239,26 @@ def test_a_path_in_use_is_renewed_once_a_second_and_not_at_every_packet(world: W
     renewed = world.direct(R)
     assert renewed is not None
     assert renewed >= learnt
+
+
+@pytest.mark.parametrize(
+    ("over_ipv6", "frame"),
+    [
+        (False, tunnelled()),
+        (False, tunnelled(options=p.rts(D2))),
+        (True, tunnelled(outer=Outer(six(D2), six(D1), udp_check=0))),
+    ],
+    ids=["direct", "by return to sender", "direct, without a checksum over IPv6"],
+)
+def test_a_fresh_path_is_not_written_again(world: World, over_ipv6: bool, frame: bytes) -> None:
+    world.fill(over_ipv6=over_ipv6)
+    world.known(D2, layout.DROPLET_ZERO_CHECKSUM)
+    world.from_substrate(frame)
+    learnt = world.direct(R)
+    assert learnt is not None
+    world.path(R, D2, learnt[2])
+    assert world.from_substrate(frame).outcome is Outcome.DELIVERED
+    assert (world.direct(R) or ())[1:] == (0, learnt[2]), "the time in nanoseconds is the test's"
 
 
 def test_both_times_of_a_path_tell_the_same_age(world: World) -> None:

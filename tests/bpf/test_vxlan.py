@@ -112,6 +112,13 @@ def test_a_vxlan_packet_bounced_into_geneve_says_that_no_path_leads_back(world: 
     assert run.frame[42:] == p.geneve(VNI, frame_to(R), options=p.rts(D2, 1, p.UNLEARNT))
 
 
+def test_what_a_peer_floods_for_an_endpoint_of_its_own_never_returns_to_it(world: World) -> None:
+    """Its bridge would learn that the endpoint, or the one that asks, is behind the tunnel."""
+    world.endpoint(R, D2, flags=layout.ENDPOINT_VXLAN)
+    for inner in (frame_to(R), asks(R)):
+        assert world.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is Outcome.NOT_HERE
+
+
 def test_an_arp_answer_goes_back_by_vxlan(world: World) -> None:
     run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, asks(A))))
     reply = p.ethernet(MAC[R], MAC[A], p.ARP, p.arp(MAC[A], A, R, operation=2, target_mac=MAC[R]))

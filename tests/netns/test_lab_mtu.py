@@ -66,8 +66,9 @@ def lab(lab_cache: None) -> Iterator[SystemLab]:
 @pytest.fixture(scope="module")
 def found(lab: SystemLab) -> SystemLab:
     """The same, once every agent has found out."""
-    for host in ("h1", "h2", "h3"):
-        until(lambda host=host: narrow_paths(lab, host), f"{host} to find out", FOUND)
+    narrow = {"h1": {"h2"}, "h2": {"h1", "h3"}, "h3": {"h2"}}
+    for host, peers in narrow.items():
+        until(lambda host=host, peers=peers: narrow_paths(lab, host).keys() >= peers, f"{host} to find out", FOUND)
     for endpoint in lab.endpoints:
         forget_mtus(lab, endpoint)
     return lab
@@ -102,6 +103,7 @@ def test_a_path_that_becomes_narrow_and_wide_again_is_told_as_events(lab_cache):
     with running_lab("narrows", text) as lab:
         for host in lab.hosts:
             assert narrow_paths(lab, host) == {}
+        exchange_udp(lab, "web-1", "web-2", [100, 100], 4)  # the long one is to go direct
         with lab.events("h1", "narrow_path") as events:
             lab.ip(lab.names.router, "link", "set", "eth1", "mtu", str(NARROW))
             for _ in range(3):

@@ -56,7 +56,7 @@ def test_status_says_that_every_host_is_in_sync(lab):
 def test_status_as_json_is_for_programs(lab):
     data = json.loads(run("status", "--json", name=lab.name).stdout)
     assert data["report"]["converged"] is True
-    assert data["heartbeats"]["h1"]["address"] == "172.18.0.11"
+    assert data["heartbeats"]["h1"]["uplinks"][0]["addresses"] == ["172.18.0.11"]
 
 
 def test_exec_runs_in_the_endpoints_namespace_and_returns_the_commands_exit_code(lab):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
 
-from bench import frames, profile
+from bench import lines, profile, sections
 from bench.contestants import Contestant, Edit, StaleEditError, fitting, stage
+from bench.far_end import NOTHING, RESTORE, WORDS, Restore
+from bench.forwarding import qualified
 from bench.report import (
     Comparison,
     Measure,
@@ -109,10 +112,11 @@ def test_a_document_without_marks_becomes_the_block() -> None:
     assert placed("", "new\n") == "new\n"
 
 
-def test_every_variant_of_the_profile_fits_the_sources(tmp_path: Path) -> None:
-    assert fitting(profile.VARIANTS) == (profile.VARIANTS, [])
-    for variant in profile.VARIANTS:
-        stage(variant, tmp_path)
+def test_every_part_of_the_profile_and_every_contestant_fits_the_sources(tmp_path: Path) -> None:
+    parts = [part.contestant for part in profile.PARTS]
+    assert fitting(parts) == (parts, [])
+    for contestant in (*parts, *lines.CONTESTANTS):
+        stage(contestant, tmp_path)
 
 
 def test_a_variant_whose_edit_finds_nothing_is_refused_and_left_out(tmp_path: Path) -> None:
@@ -123,16 +127,52 @@ def test_a_variant_whose_edit_finds_nothing_is_refused_and_left_out(tmp_path: Pa
 
 
 def test_the_cost_of_a_part_is_the_whole_minus_the_variant_round_by_round() -> None:
-    rounds = {"ingress": {"ours": [300.0, 400.0], "without counters": [280.0, 370.0], "without flow hash": [1.0, 1.0]}}
-    assert profile.costs(rounds, "ours") == [Measure("ingress: counters", 25.0, "ns", 20.0, 30.0)]
+    rounds = {"ours": [300.0, 400.0], "without counters": [280.0, 370.0], "something else": [1.0, 1.0]}
+    assert profile.costs(rounds, "ours") == {"counters": [20.0, 30.0]}
 
 
-def test_frames_have_the_lengths_and_sums_that_they_declare() -> None:
-    inner = frames.sent_by_endpoint()
-    outer = frames.in_geneve(bytes(6))
-    assert len(inner) == frames.INNER_LENGTH
-    assert len(outer) == frames.INNER_LENGTH + 50
-    assert outer[50:] == frames.for_endpoint()
-    for frame in (inner, outer, frames.in_vxlan(bytes(6))):
-        assert int.from_bytes(frame[16:18], "big") == len(frame) - 14
-        assert frames.checksum(frame[14:34]) == 0
+def test_what_contestants_cost_more_than_the_simpler_one_is_taken_round_by_round() -> None:
+    rounds = {"empty": [1.0, 2.0], "bare": [3.0, 5.0]}
+    assert profile.layers(rounds, ["empty", "bare"]) == [("empty", [1.0, 2.0]), ("bare, more than empty", [2.0, 3.0])]
+
+
+def test_no_two_lines_of_a_group_and_direction_have_one_name() -> None:
+    for group in lines.GROUPS:
+        names = [(line.name, line.direction) for line in group.lines]
+        assert len(set(names)) == len(names)
+
+
+def _rounds_of(group: lines.Group, nanoseconds: float) -> dict[str, dict[str, list[float]]]:
+    rounds: dict[str, dict[str, list[float]]] = {d: {lines.OURS: [100.0]} for d in (lines.INGRESS, lines.EGRESS)}
+    for line in group.lines:
+        same = line.name == group.yardstick
+        rounds[line.direction][qualified(group, line.name)] = [100.0 if same else nanoseconds]
+    return rounds
+
+
+@pytest.mark.parametrize("group", lines.GROUPS, ids=lambda group: group.title)
+def test_a_group_tells_each_line_beside_its_yardstick_and_leaves_a_direction_out_that_a_line_has_not(
+    group: lines.Group,
+) -> None:
+    grid = sections.group(_rounds_of(group, 150.0), group).grid
+    assert grid is not None
+    names = {line.name: {one.direction for one in group.lines if one.name == line.name} for line in group.lines}
+    rows = {row[0]: row[1:] for row in grid.rows}
+    for name, directions in names.items():
+        if name != group.yardstick:
+            expected = [("150", "1.50") if d in directions else ("", "") for d in (lines.INGRESS, lines.EGRESS)]
+            assert rows[name] == (*expected[0], *expected[1])
+    assert grid.rows[0][2] == ""
+
+
+@pytest.mark.parametrize(("nanoseconds", "met"), [(119.0, True), (121.0, False)])
+def test_a_million_endpoints_may_cost_a_fifth_more_than_one(nanoseconds: float, met: bool) -> None:
+    found = sections.group(_rounds_of(lines.SCALE, nanoseconds), lines.SCALE).comparisons
+    assert [one.met for one in found if one.budget is not None] == [met] * 4
+
+
+def test_the_far_end_is_given_the_frames_start_in_whole_words() -> None:
+    frame = bytes(range(60))
+    assert Restore(-50).packed(frame)[:8] == struct.pack("=iI", -50, 56)
+    assert Restore().packed(bytes(1400))[4:8] == struct.pack("=I", WORDS)
+    assert len(NOTHING) == len(Restore().packed(frame)) == RESTORE.size

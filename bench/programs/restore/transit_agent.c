@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Not used: a contestant has two programs. */
+#include "kernel.h"
+
+int transit_agent(struct xdp_md *ctx)
+{
+	return XDP_DROP;
+}

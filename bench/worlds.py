@@ -1,0 +1,117 @@
+"""What the maps of a measured host hold: one endpoint that talks, those it talks to, and silent ones beside them. Pure.
+
+As the agent would write it for a host with one interface in the substrate.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from agent.core import layout
+from agent.core.features import family_of
+from agent.core.layout import MapName
+from agent.core.room import endpoint_mtu
+from bench import frames as f
+from bench.frames import INSIDE_IPV4, INSIDE_IPV6, OVER_IPV4, Substrate
+
+SUBSTRATE_MTU = 1500
+SLOT = 1
+"""The endpoint's, which the number of its interface holds."""
+CROWD_FIRST = IPv4Address("10.128.0.0")
+"""The address of the first silent endpoint."""
+SILENT = 10_000
+
+Entries = dict[str, dict[bytes, bytes]]
+
+
+class Place(NamedTuple):
+    """The measured host's interfaces: towards the substrate with its address, and towards the endpoint."""
+
+    wire: int
+    mac: bytes
+    tap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """So many endpoints and no others in the map, on this host or elsewhere; those here share one interface."""
+
+    count: int
+    here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One content of the maps. `zero_checksum`: droplets send and take UDP without a checksum over IPv6."""
+
+    over: Substrate = OVER_IPV4
+    zero_checksum: bool = False
+    vlan: int = 0
+    crowd: Crowd | None = None
+
+    def entries(self, place: Place) -> Entries:
+        """Return what all maps hold on a host with these interfaces."""
+        own, peer, third = (_mapped(text) for text in (self.over.own, self.over.peer, self.over.third))
+        vlan = int.from_bytes(self.vlan.to_bytes(2, "big"), sys.byteorder)
+        local = layout.LOCAL_DROPLET.pack(own, *[place.wire] * 3, place.mac, vlan)
+        droplet = layout.DROPLET.pack(layout.DROPLET_ZERO_CHECKSUM if self.zero_checksum else 0)
+        unsummed = layout.NEXT_HOP_ZERO_CHECKSUM if self.zero_checksum else 0
+        hop = layout.NEXT_HOP.pack(f.PEER_MAC, SUBSTRATE_MTU, unsummed)
+        return {
+            MapName.LOCAL_DROPLETS: {layout.U32.pack(0): local},
+            MapName.DROPLETS: {peer: droplet, third: droplet},
+            MapName.NEXT_HOPS: {layout.NEXT_HOP_KEY.pack(other, place.wire): hop for other in (peer, third)},
+            MapName.VPCS: {
+                layout.U32.pack(f.VNI): layout.vpc_value(0, (peer,)),
+                layout.U32.pack(f.DIVIDED_VNI): layout.vpc_value(layout.VPC_DIVIDED_HERE, (own,)),
+            },
+            MapName.NETWORKS: _networks(f.VNI, peer) | _networks(f.DIVIDED_VNI, third),
+            MapName.ENDPOINTS: self._endpoints(place),
+            MapName.INTERFACES: {layout.U32.pack(SLOT): self._interface()},
+        }
+
+    def _mtu(self) -> int:
+        return endpoint_mtu(SUBSTRATE_MTU, family_of(f.packed(self.over.own)))
+
+    def _interface(self) -> bytes:
+        addresses = f.packed(INSIDE_IPV6.here), f.packed(INSIDE_IPV4.here)
+        return layout.INTERFACE.pack(f.VNI, 0, *addresses, f.HERE_MAC, 0, self._mtu(), 0)
+
+    def _endpoints(self, place: Place) -> dict[bytes, bytes]:
+        own, peer, third = (_mapped(text) for text in (self.over.own, self.over.peer, self.over.third))
+        here = layout.ENDPOINT.pack(own, place.tap, 0, self._mtu(), f.HERE_MAC)
+        elsewhere = layout.ENDPOINT.pack(third, 0, 0, 0, f.THERE_MAC)
+        if self.crowd is not None:
+            return _crowd(self.crowd.count, here if self.crowd.here else elsewhere)
+        found = _crowd(SILENT, elsewhere)
+        for inside in (INSIDE_IPV4, INSIDE_IPV6):
+            found[_key(inside.here)] = found[_key(inside.beside)] = here
+            found[_key(inside.told)] = elsewhere
+            found[_key(inside.vxlan)] = layout.ENDPOINT.pack(peer, 0, layout.ENDPOINT_VXLAN, 0, f.THERE_MAC)
+        return found
+
+
+def _mapped(address: str) -> bytes:
+    return layout.mapped(f.packed(address))
+
+
+def _key(address: str) -> bytes:
+    return layout.OVERLAY_KEY.pack(f.VNI, _mapped(address))
+
+
+def _networks(vni: int, bouncer: bytes) -> dict[bytes, bytes]:
+    """Return a network of each family with one bouncer."""
+    return {
+        layout.network_key(vni, f.packed("10.0.0.0"), 8): layout.network_value(
+            _mapped("10.255.255.254"), 0, (bouncer,)
+        ),
+        layout.network_key(vni, f.packed("fd00::"), 64): layout.network_value(_mapped("fd00::ffff"), 0, (bouncer,)),
+    }
+
+
+def _crowd(count: int, value: bytes) -> dict[bytes, bytes]:
+    first, head = int(CROWD_FIRST), layout.U32.pack(f.VNI) + layout.V4_MAPPED
+    return {head + (first + number).to_bytes(4, "big"): value for number in range(count)}

@@ -1,0 +1,196 @@
+"""Rules of the judge for what endpoints sent."""
+
+from __future__ import annotations
+
+from fuzz_answers import Answers
+from fuzz_machine import Step
+from fuzz_model import GATEWAY_MAC, ZERO, Uplink, is_v4
+from fuzz_parse import (
+    ARP,
+    ICMP,
+    ICMPV6,
+    MAPPED,
+    Ip,
+    Tunnel,
+    is_transport_right,
+    read_inner,
+    total_of,
+)
+from fuzz_rules import (
+    RTS,
+    ViolationError,
+    hold_error,
+    hold_routed,
+    hold_same,
+    inner_sums_right,
+    ip_of,
+    need,
+    origin_of,
+    sent_out,
+)
+
+from agent.core import layout
+from agent.core.realize import IFINDEX_BASE
+from agent.datapath.outcomes import Outcome
+
+DIVIDED = 2
+
+
+class FromEndpoint(Answers):
+    """One method an outcome."""
+
+    def _sender(self, step: Step) -> layout.Interface:
+        need(step.program == "transit_agent", "only the transit agent ends so")
+        sender = self.model.interfaces.get(step.arrival - IFINDEX_BASE)
+        if sender is None:
+            raise ViolationError("only known endpoints send")
+        need(step.frame[6:12] == sender.mac, "nothing goes on with another Ethernet source than the endpoint's")
+        return sender
+
+    def _own(self, sender: layout.Interface, source: bytes) -> bool:
+        if is_v4(source):
+            return source[12:] == sender.ipv4 != bytes(4)
+        return source == sender.ipv6 != ZERO
+
+    def _same_host(self, step: Step) -> None:
+        sender, ip = self._sender(step), ip_of(step.frame)
+        need(self._own(sender, ip.source), "nothing is delivered with a source other than its sender's")
+        hold_same(step.frame, step.out, ip, ip.tos, hold_routed(step.frame, ip))
+        self._hold_endpoint(step, sender.vni, ip.destination, len(step.frame), step.frame)
+        endpoint = self.model.endpoints[(sender.vni, ip.destination)]
+        pinned = sender.flags & layout.INTERFACE_PINNED or endpoint.flags & layout.ENDPOINT_PINNED
+        between = self.model.between(sender.vni, ip.source, ip.destination)
+        need(
+            not pinned or not between or self.model.divided_here(sender.vni), "pinned networks: through a divider only"
+        )
+
+    def _sent(self, step: Step) -> None:
+        sender = self._sender(step)
+        kind, ip = read_inner(step.frame)
+        tunnel, uplink = sent_out(self.model, step, sender.vni, inner_right=inner_sums_right(step.frame))
+        need(tunnel.udp.source >= 49152 and tunnel.ip.ttl == 64, "an ephemeral source port, a fresh time to live")
+        if kind == ARP:
+            need(
+                step.outcome is Outcome.SENT_TO_BOUNCER and tunnel.inner[12:] == step.frame[12:],
+                "a request goes as it is",
+            )
+            need(step.frame[22:28] == sender.mac and step.frame[28:32] in (sender.ipv4, bytes(4)), "in its own name")
+            source, destination, tos = MAPPED + sender.ipv4, MAPPED + step.frame[38:42], 0
+        else:
+            ip = ip_of(step.frame)
+            source, destination, tos = self._hold_inner(step, sender, tunnel, ip), ip.destination, ip.tos & 3
+            if self._is_solicitation(step.frame, ip):
+                destination, tos = step.frame[62:78], tunnel.ip.tos & 3
+        need(tunnel.ip.tos == sender.tos & 0xFC | tos, "the class is the endpoint's, the congestion mark the packet's")
+        self._hold_way(step, sender, tunnel, uplink, source, destination)
+
+    def _hold_inner(self, step: Step, sender: layout.Interface, tunnel: Tunnel, ip: Ip) -> bytes:
+        """Hold the inner frame to the sender's; return the source that it goes on with."""
+        before = step.frame
+        if self._is_solicitation(before, ip) and ip.source != sender.ipv6:
+            need(
+                ip.source[:2] == b"\xfe\x80" and tunnel.inner[22:38] == sender.ipv6,
+                "a solicitation gets its own source",
+            )
+            _, after = read_inner(tunnel.inner)
+            right = is_transport_right(before, ip, ICMPV6)
+            need(after and is_transport_right(tunnel.inner, after, ICMPV6) == right, "its checksum follows")
+            before = before[:22] + tunnel.inner[22:38] + before[38:56] + tunnel.inner[56:58] + before[58:]
+            ip = ip._replace(source=sender.ipv6)
+        need(self._own(sender, ip.source), "nothing leaves with a source other than its sender's")
+        solicits = self._is_solicitation(before, ip)
+        ttl = ip.ttl if solicits else hold_routed(before, ip)
+        hold_same(before, tunnel.inner, ip, ip.tos, ttl)
+        return ip.source
+
+    def _hold_way(
+        self, step: Step, sender: layout.Interface, tunnel: Tunnel, uplink: Uplink, source: bytes, to: bytes
+    ) -> None:
+        model, vni, peer = self.model, sender.vni, tunnel.ip.destination
+        endpoint, network = model.endpoints.get((vni, to)), model.network_of(vni, source)
+        path = step.before.get(layout.OVERLAY_KEY.pack(vni, to))
+        if step.outcome is Outcome.SENT_DIRECT:
+            ways = {(endpoint.host, endpoint.flags & layout.ENDPOINT_PINNED)} if endpoint else set()
+            if path:
+                ways.add((path[:16], path[16] & layout.PATH_PINNED))
+            free = not model.between(vni, source, to) or model.divided_here(vni)
+            need(peer in dict(ways), "directly to where documents or packets said it is")
+            pinned = sender.flags & layout.INTERFACE_PINNED or all(flags for host, flags in ways if host == peer)
+            need(not pinned or free, "pinned: never directly")
+            need(not model.hops[(peer, uplink.interface)].flags & layout.NEXT_HOP_DOWN
+                 or uplink != model.uplinks.get(sender.droplet), "never directly to one that is down")  # fmt: skip
+            need(not tunnel.options, "a direct packet carries no options")
+            vxlan = endpoint and endpoint.flags & layout.ENDPOINT_VXLAN
+            need(not tunnel.is_vxlan or vxlan, "VXLAN only to endpoints that speak it")
+            return
+        vpc, other = model.vpcs.get(vni), model.network_of(vni, to)
+        allowed = {
+            Outcome.SENT_TO_BOUNCER: network.bouncers if network else (),
+            Outcome.HANDED_TO_BOUNCER: other.bouncers if other and model.divided_here(vni) else (),
+        }.get(step.outcome, vpc.members if vpc else ())
+        need(peer in allowed, "to a bouncer of its network, or a divider of its VPC")
+        divided = DIVIDED if step.outcome is Outcome.HANDED_TO_BOUNCER else 0
+        self._hold_rts(tunnel, uplink.address, 0, sender.flags & layout.INTERFACE_PINNED | divided)
+
+    def _hold_rts(self, tunnel: Tunnel, origin: bytes, bounces: int, flags: int) -> None:
+        body = tunnel.option(RTS)
+        if body is None:
+            raise ViolationError("bouncers and dividers are told where to answer")
+        need(body[0] == bounces and body[1] == flags and body[2:4] == b"\0\0", "bounces and flags are true")
+        need(len(body) == (8 if is_v4(tunnel.ip.source) else 20), "the origin is of the substrate's family")
+        need(origin_of(tunnel) == origin, "the origin is where the sender is")
+
+    def _arp_answered(self, step: Step) -> None:
+        sender = self._sender(step)
+        need(step.frame[22:28] == sender.mac and step.frame[28:32] in (sender.ipv4, bytes(4)), "only its own requests")
+        self._hold_arp(step, sender.vni, step.frame, step.out)
+        need(step.leaves == step.arrival, "an answer goes back")
+
+    def _nd_answered(self, step: Step) -> None:
+        sender = self._sender(step)
+        need(sender.ipv6 != ZERO, "only who has an IPv6 address asks for others")
+        self._hold_advertisement(step, sender.vni, step.frame, step.out)
+        need(step.leaves == step.arrival, "an answer goes back")
+
+    def _echo(self, step: Step) -> None:
+        sender, ip, answer = self._sender(step), ip_of(step.frame), ip_of(step.out)
+        network = self.model.network_of(sender.vni, ip.source)
+        need(self._own(sender, ip.source) and network and ip.destination == network.gateway, "its own gateway answers")
+        need((answer.source, answer.destination) == (ip.destination, ip.source), "addresses change places")
+        v4 = is_v4(ip.source)
+        need(
+            step.out[answer.transport] == (0 if v4 else 129) and step.frame[ip.transport] == (8 if v4 else 128),
+            "an echo",
+        )
+        need(step.out[:12] == sender.mac + GATEWAY_MAC and step.leaves == step.arrival, "it goes back")
+        need(step.out[answer.transport + 4 :] == step.frame[ip.transport + 4 :], "with the same content")
+        need(answer.summed == ip.summed, "a right IPv4 checksum stays right")
+        protocol = ICMP if v4 else ICMPV6
+        need(
+            ip.protocol == protocol and self._icmp_right(step.out, answer) == self._icmp_right(step.frame, ip),
+            "and ICMP's",
+        )
+
+    @staticmethod
+    def _icmp_right(frame: bytes, ip: Ip) -> bool:
+        if ip.protocol == ICMPV6:
+            return is_transport_right(frame, ip, ICMPV6)
+        return total_of(frame[ip.transport : ip.end]) == 0xFFFF
+
+    def _told(self, step: Step) -> None:
+        sender, about = self._sender(step), ip_of(step.frame)
+        frame = step.frame
+        if self._is_solicitation(frame, about) and about.source != sender.ipv6:  # it would have gone on in its own name
+            frame = frame[:22] + sender.ipv6 + frame[38:56] + step.out[104:106] + frame[58:]
+        ip = hold_error(self.model, sender.vni, frame, step.out)
+        need(step.leaves == step.arrival, "an ICMP error goes back")
+        need(
+            self._own(sender, about.source) or about.source[:2] == b"\xfe\x80", "only own packets are complained about"
+        )
+        head = step.out[ip.transport : ip.transport + 8]
+        if step.outcome is Outcome.TTL_TOLD:
+            need(
+                head[:2] in (b"\x0b\0", b"\x03\0") and about.ttl <= 1 and not any(head[4:8]), "time to live is used up"
+            )
+        else:
+            self._hold_too_big(head, is_v4(ip.source), len(step.frame) - 14)

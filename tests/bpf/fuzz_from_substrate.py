@@ -1,0 +1,181 @@
+"""Rules of the judge for what came in from the substrate."""
+
+from __future__ import annotations
+
+from fuzz_answers import Answers
+from fuzz_machine import Step
+from fuzz_model import Uplink, is_v4
+from fuzz_parse import (
+    ARP,
+    IPV6,
+    MAPPED,
+    Ip,
+    Tunnel,
+    read_inner,
+    read_tunnel,
+)
+from fuzz_rules import (
+    INVALIDATE,
+    PROBE,
+    RTS,
+    ViolationError,
+    accepted,
+    data_packet,
+    found,
+    hold_error,
+    hold_same,
+    ip_of,
+    merged,
+    need,
+    origin_of,
+    sent_out,
+    uplink_of,
+)
+
+from agent.core import layout
+from agent.datapath.outcomes import Outcome
+
+UNLEARNT = 4
+
+
+class FromSubstrate(Answers):
+    """One method an outcome."""
+
+    def _passed(self, step: Step) -> None:
+        need(step.program == "transit_xdp" and step.out == step.frame, "what passes is as it came, never an endpoint's")
+        tunnel = found(self.model, step.frame)
+        need(not tunnel or not tunnel.ip.plain or not uplink_of(self.model, step.arrival, tunnel),
+             "a tunnel packet to a droplet of this host does not reach its stack")  # fmt: skip
+
+    def _delivered(self, step: Step) -> None:
+        tunnel, _ = data_packet(self.model, step)
+        after = step.frame[tunnel.udp.end - len(tunnel.inner) :]
+        kind, ip = read_inner(tunnel.inner)
+        if kind == ARP:
+            need(tunnel.inner[20:22] == b"\0\2", "of ARP only answers are delivered")
+            destination = MAPPED + tunnel.inner[38:42]
+            need(after[12:] == step.out[12:], "an ARP answer stays as it is")
+        else:
+            ip = ip_of(tunnel.inner)
+            destination = ip.destination
+            tos = merged(ip.tos, tunnel.ip.tos)
+            if tos is None:
+                raise ViolationError("congestion of a flow that cannot signal it drops")
+            hold_same(after, step.out, ip, tos, ip.ttl)
+            self._hold_source_elsewhere(tunnel, ip)
+            self._hold_divided(tunnel, ip)
+        self._hold_endpoint(step, tunnel.vni, destination, len(tunnel.inner), tunnel.inner)
+
+    def _hold_source_elsewhere(self, tunnel: Tunnel, ip: Ip) -> None:
+        sender = self.model.endpoints.get((tunnel.vni, ip.source))
+        if sender and sender.ifindex and tunnel.option(INVALIDATE) is None:
+            need(origin_of(tunnel) == sender.host, "nobody elsewhere speaks for an endpoint of this host")
+
+    def _hold_divided(self, tunnel: Tunnel, ip: Ip) -> None:
+        body = tunnel.option(RTS)
+        if body is None or body[1] & 2 or not self.model.between(tunnel.vni, ip.source, ip.destination):
+            return
+        endpoint = self.model.endpoints.get((tunnel.vni, ip.destination))
+        pinned = body[1] & 1 or (endpoint and endpoint.flags & layout.ENDPOINT_PINNED)
+        need(not pinned or self.model.divided_here(tunnel.vni), "between pinned networks a divider is passed")
+
+    def _reflected(self, step: Step) -> None:
+        tunnel, uplink = accepted(self.model, step)
+        need(tunnel.flags & 0x80 and not tunnel.is_vxlan, "only control packets are reflected")
+        body = tunnel.option(PROBE)
+        need(body is not None and len(body) == 12 and body[0] == 1, "only a probe's request is reflected")
+        need(step.leaves == step.arrival and len(step.out) == len(step.frame), "a probe goes back whole")
+        back = found(self.model, step.out + b"") or self._turned(step.out)
+        need(back.ip.source == uplink.address and back.ip.destination == tunnel.ip.source, "to who asked, from us")
+        need(back.ip.summed and back.udp.check is tunnel.udp.check, "with right sums")
+        need(
+            (back.udp.source, back.udp.destination) == (tunnel.udp.destination, tunnel.udp.source),
+            "to the port that asked",
+        )
+        answer = back.option(PROBE)
+        need(answer and answer[0] == 2 and answer[1:] == (body or b"")[1:], "as an answer to the same request")
+        need(back.inner == tunnel.inner, "with the same padding")
+        need(
+            (back.destination_mac, back.source_mac) == (tunnel.source_mac, tunnel.destination_mac),
+            "to where it came from",
+        )
+
+    def _turned(self, frame: bytes) -> Tunnel:
+        """Read a tunnel packet that goes to the port of the one who asked."""
+        at = 14 + 4 * (frame[12:14] == b"\x81\0")
+        at += 20 if frame[at] >> 4 == 4 else 40
+        back = read_tunnel(frame, int.from_bytes(frame[at + 2 : at + 4], "big"), 0)
+        if back is None:
+            raise ViolationError("what is reflected is a sound tunnel packet")
+        return back
+
+    def _handed(self, step: Step) -> None:
+        tunnel, uplink = data_packet(self.model, step)
+        ip = ip_of(tunnel.inner)
+        sent, _ = sent_out(self.model, step, tunnel.vni)
+        tos = merged(ip.tos, tunnel.ip.tos)
+        if tos is None:
+            raise ViolationError("congestion of a flow that cannot signal it drops")
+        hold_same(tunnel.inner, sent.inner, ip, tos, ip.ttl)
+        need(sent.ip.tos == tunnel.ip.tos & 0xFC | tos & 3, "the class and the congestion mark travel on")
+        need(sent.udp.source == tunnel.udp.source, "a flow keeps its source port")
+        need(sent.ip.destination in self._next(step, tunnel, ip), "it goes on by this droplet's roles")
+        returned = step.outcome is Outcome.RETURNED
+        need(sent.ip.ttl == (64 if returned else tunnel.ip.ttl - 1) >= 1, "its time to live is counted")
+        if returned:
+            need(sent.option(INVALIDATE) == b"" and tunnel.option(RTS) is None, "what came straight goes back marked")
+        elif not sent.is_vxlan:
+            self._hold_way_on(step, tunnel, sent, uplink)
+
+    def _hold_way_on(self, step: Step, tunnel: Tunnel, sent: Tunnel, uplink: Uplink) -> None:
+        body, after = tunnel.option(RTS), sent.option(RTS)
+        if after is None:
+            raise ViolationError("bouncers and dividers are told where to answer")
+        need(after[0] == (body[0] if body else 0) + 1 <= 4, "bounces are counted and few")
+        origin = uplink.address if step.outcome is Outcome.REROUTED else origin_of(tunnel)
+        need(origin_of(sent) == origin or after[1] & UNLEARNT, "the origin stays where the sender is")
+        need(not body or not body[1] & UNLEARNT or after[1] & UNLEARNT or step.outcome is Outcome.REROUTED,
+             "what may not be learnt stays so")  # fmt: skip
+
+    def _next(self, step: Step, tunnel: Tunnel, ip: Ip) -> set[bytes]:
+        """Return the droplets that a packet may go on to."""
+        model, vni, outcome = self.model, tunnel.vni, step.outcome
+        endpoint, vpc = model.endpoints.get((vni, ip.destination)), model.vpcs.get(vni)
+        to, source = model.network_of(vni, ip.destination), model.network_of(vni, ip.source)
+        host = {endpoint.host} if endpoint else set()
+        if outcome is Outcome.RETURNED:
+            return set() if endpoint else {tunnel.ip.source}
+        if outcome is Outcome.BOUNCED:
+            return host
+        if outcome is Outcome.HANDED_TO_BOUNCER:
+            return set(to.bouncers) if to and model.divided_here(vni) else set()
+        if outcome is Outcome.HANDED_TO_DIVIDER:
+            return set(vpc.members) if vpc else set()
+        need(tunnel.option(INVALIDATE) is not None, "only a packet that came back is sent anew")
+        need(self._is_local(vni, ip.source), "only a local endpoint's packet comes back here")
+        near = set(source.bouncers if source else ()) | set(to.bouncers if to and model.divided_here(vni) else ())
+        return host | near | set(vpc.members if vpc else ())
+
+    def _answer_to(self, step: Step) -> tuple[Tunnel, Tunnel]:
+        tunnel, _ = data_packet(self.model, step)
+        sent, _ = sent_out(self.model, step, tunnel.vni)
+        need(sent.ip.destination == origin_of(tunnel), "the answer goes to the droplet of the one who asked")
+        need(sent.ip.ttl == 64 and sent.is_vxlan == tunnel.is_vxlan, "as it came")
+        body = sent.option(RTS)
+        need(sent.is_vxlan or (body and body[1] & UNLEARNT), "and teaches no path")
+        return tunnel, sent
+
+    def _arp_answered_remote(self, step: Step) -> None:
+        tunnel, sent = self._answer_to(step)
+        self._hold_arp(step, tunnel.vni, tunnel.inner, sent.inner)
+
+    def _nd_answered_remote(self, step: Step) -> None:
+        tunnel, sent = self._answer_to(step)
+        need(int.from_bytes(tunnel.inner[12:14], "big") == IPV6, "of neighbour discovery")
+        self._hold_advertisement(step, tunnel.vni, tunnel.inner, sent.inner)
+
+    def _told_remote(self, step: Step) -> None:
+        tunnel, sent = self._answer_to(step)
+        ip = hold_error(self.model, tunnel.vni, tunnel.inner, sent.inner)
+        head = sent.inner[ip.transport : ip.transport + 8]
+        self._hold_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)

@@ -1,0 +1,219 @@
+"""IPv6 inside the overlay: what endpoints may send, extension headers (RFC 8200 section 4), fragments, the gateway."""
+
+from __future__ import annotations
+
+import bpf_packets as p
+import pytest
+from bpf_tunnels import frame_to, tunnelled
+from bpf_world import (
+    A6,
+    B6,
+    D1,
+    D2,
+    ELSEWHERE6,
+    GATEWAY6,
+    MAC,
+    R6,
+    UNKNOWN,
+    UNKNOWN6,
+    VNI,
+    A,
+    B,
+    R,
+    World,
+    key,
+)  # fmt: skip
+
+from agent.core import layout
+from agent.core.layout import MapName
+from agent.datapath.outcomes import Outcome
+
+GW = p.GATEWAY_MAC
+NEXT = p.extension
+
+
+def from_a(packet: bytes, to: bytes = MAC[R]) -> bytes:
+    return p.ethernet(to, MAC[A], p.IPV6, packet)
+
+
+def behind(headers: bytes, first: int, segment: bytes | None = None) -> bytes:
+    return from_a(p.ipv6(A6, R6, headers + (p.udp() if segment is None else segment), protocol=first))
+
+
+def plain(to: str = R6, source: str = A6, **header: object) -> bytes:
+    return from_a(p.ipv6(source, to, p.udp(), **header))  # type: ignore[arg-type]
+
+
+DESTINATIONS = NEXT(p.DESTINATION)
+TABLE = [
+    ("to an endpoint on a known droplet", plain(), Outcome.SENT_DIRECT),
+    ("to an unknown address", plain(UNKNOWN6), Outcome.SENT_TO_BOUNCER),
+    ("to another network", from_a(p.ipv6(A6, ELSEWHERE6, p.udp()), GW), Outcome.SENT_TO_BOUNCER),
+    ("to an endpoint of this host", plain(B6), Outcome.DELIVERED_SAME_HOST),
+    ("from another's address", plain(source=B6), Outcome.SOURCE_ADDRESS),
+    ("from a link-local address", plain(source="fe80::1"), Outcome.SOURCE_ADDRESS),
+    ("from no address", plain(source="::"), Outcome.SOURCE_ADDRESS),
+    ("to a multicast group", plain("ff02::fb"), Outcome.MULTICAST),
+    ("to a link-local address", plain("fe80::2"), Outcome.LINK_LOCAL),
+    ("version 4 in IPv6's ethertype", plain(version=4), Outcome.MALFORMED_INNER),
+    ("a length above the frame's", plain(length=13), Outcome.MALFORMED_INNER),
+    ("a length beyond 16 bits with its headers", plain(length=0xFFFF), Outcome.MALFORMED_INNER),
+    ("ports behind the packet's end", plain(length=3), Outcome.MALFORMED_INNER),
+    ("a tunnel packet", from_a(p.ipv6(A6, R6, p.udp(destination=6081))), Outcome.TUNNEL_FROM_ENDPOINT),
+    ("a tunnel packet behind extension headers", behind(NEXT(p.UDP), p.DESTINATION, p.udp(destination=6081)),
+     Outcome.TUNNEL_FROM_ENDPOINT),
+    ("an echo request to the gateway", from_a(p.ipv6(A6, GATEWAY6, p.echo_ipv6(A6, GATEWAY6), protocol=p.ICMPV6), GW),
+     Outcome.GATEWAY_ECHO),
+    ("an echo reply to the gateway", from_a(p.ipv6(A6, GATEWAY6, p.echo_ipv6(A6, GATEWAY6, 129), protocol=p.ICMPV6),
+                                            GW), Outcome.TO_GATEWAY),
+    ("UDP to the gateway", plain(GATEWAY6), Outcome.TO_GATEWAY),
+    ("no next header", from_a(p.ipv6(A6, R6, protocol=p.NO_NEXT)), Outcome.SENT_DIRECT),
+    ("an unknown protocol", from_a(p.ipv6(A6, R6, b"x", protocol=253)), Outcome.SENT_DIRECT),
+    ("hop-by-hop options", behind(NEXT(p.UDP), p.HOP_BY_HOP), Outcome.SENT_DIRECT),
+    ("a routing header", behind(NEXT(p.UDP, bytes(22)), p.ROUTING), Outcome.SENT_DIRECT),
+    ("destination options", behind(NEXT(p.UDP, bytes(14)), p.DESTINATION), Outcome.SENT_DIRECT),
+    ("an authentication header", behind(bytes([p.UDP, 4]) + bytes(22), p.AUTH), Outcome.SENT_DIRECT),
+    ("encrypted", behind(b"", 50), Outcome.SENT_DIRECT),
+    ("four kinds in a row", behind(NEXT(p.ROUTING) + NEXT(p.DESTINATION) + NEXT(p.FRAGMENT) + p.fragment_header(p.UDP),
+                                   p.HOP_BY_HOP), Outcome.SENT_DIRECT),
+    ("eight extension headers", behind(DESTINATIONS * 7 + NEXT(p.UDP), p.DESTINATION), Outcome.SENT_DIRECT),
+    ("nine extension headers", behind(DESTINATIONS * 8 + NEXT(p.UDP), p.DESTINATION), Outcome.EXTENSION_HEADERS),
+    ("an extension header cut short", from_a(p.ipv6(A6, R6, bytes(7), protocol=p.DESTINATION)),
+     Outcome.MALFORMED_INNER),
+    ("an extension header that ends behind the packet", behind(bytes([p.UDP, 200]) + bytes(6), p.DESTINATION),
+     Outcome.MALFORMED_INNER),
+    ("a first fragment", behind(p.fragment_header(p.UDP, more=True), p.FRAGMENT), Outcome.SENT_DIRECT),
+    ("a later fragment", behind(p.fragment_header(p.UDP, 1480), p.FRAGMENT), Outcome.SENT_DIRECT),
+    ("an atomic fragment", behind(p.fragment_header(p.UDP), p.FRAGMENT), Outcome.SENT_DIRECT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
+def test_ipv6_from_an_endpoint(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    assert world.from_endpoint(frame).outcome is outcome
+
+
+@pytest.mark.parametrize("length", range(14, len(plain())))
+def test_an_ipv6_frame_cut_anywhere_is_dropped(world: World, length: int) -> None:
+    assert world.from_endpoint(plain()[:length]).outcome is Outcome.MALFORMED_INNER
+
+
+EXTENDED = {
+    "hop-by-hop options": (p.HOP_BY_HOP, NEXT(p.UDP)),
+    "a routing header": (p.ROUTING, NEXT(p.UDP, bytes(14))),
+    "destination options": (p.DESTINATION, NEXT(p.UDP, bytes(30))),
+    "a fragment": (p.FRAGMENT, p.fragment_header(p.UDP, 800, more=True)),
+    "more than the sender's droplet looks at": (p.DESTINATION, DESTINATIONS * 9 + NEXT(p.UDP)),
+}
+
+
+@pytest.mark.parametrize("sentence", EXTENDED)
+def test_extension_headers_inside_are_carried_unchanged(world: World, sentence: str) -> None:
+    first, headers = EXTENDED[sentence]
+    frame = p.ethernet(MAC[A], MAC[R], p.IPV6, p.ipv6(R6, A6, headers + p.udp(), protocol=first))
+    assert world.from_substrate(tunnelled(frame)).frame == frame
+    if "more than" not in sentence:
+        out = behind(headers, first)
+        assert world.from_endpoint(out).frame[50:] == out
+
+
+def source_port(world: World, frame: bytes) -> bytes:
+    run = world.from_endpoint(frame)
+    assert run.outcome is Outcome.SENT_DIRECT
+    return run.frame[34:36]
+
+
+def fragments(identity: int, ports: int, headers: bytes = b"", following: int = p.UDP) -> list[bytes]:
+    """Return A's packet to R in three fragments, with extension headers behind the fragment header."""
+    parts = [headers + p.udp(ports), b"middle..", b"last"]
+    return [
+        behind(p.fragment_header(following, 800 * n, n < 2, identity), p.FRAGMENT, part)
+        for n, part in enumerate(parts)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("headers", "following"), [(b"", p.UDP), (NEXT(p.UDP), p.DESTINATION)], ids=["UDP", "UDP behind options"]
+)
+def test_all_fragments_of_a_packet_have_its_flows_source_port(world: World, headers: bytes, following: int) -> None:
+    whole = {n: source_port(world, from_a(p.ipv6(A6, R6, p.udp(n)))) for n in range(1000, 1008)}
+    assert len(set(whole.values())) > 5
+    for n, port in whole.items():
+        assert {source_port(world, frame) for frame in fragments(n, n, headers, following)} == {port}
+
+
+def test_all_fragments_of_an_ipv4_packet_have_its_flows_source_port(world: World) -> None:
+    for n in range(1000, 1008):
+        whole = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(n)))
+        parts = [(p.MF, p.udp(n)), (p.MF | 100, b"middle.."), (200, b"last")]
+        frames = [p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, part, identity=n, fragment=at)) for at, part in parts]
+        assert {source_port(world, frame) for frame in frames} == {source_port(world, whole)}
+
+
+def test_packets_of_one_identity_and_other_receivers_are_told_apart(world: World) -> None:
+    world.endpoint("10.0.0.3", D2)
+    first = [p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, to, p.udp(n), identity=1, fragment=p.MF))
+             for n, to in ((5, R), (6, UNKNOWN))]  # fmt: skip
+    ports = [world.from_endpoint(frame).frame[34:36] for frame in first]
+    later = [p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, to, b"later", identity=1, fragment=100))
+             for to in (R, UNKNOWN)]  # fmt: skip
+    assert [world.from_endpoint(frame).frame[34:36] for frame in later] == ports
+
+
+def test_a_fragment_that_overtook_the_first_goes_too(world: World) -> None:
+    later = fragments(7777, 5)[1]
+    assert world.from_endpoint(later).outcome is Outcome.SENT_DIRECT
+
+
+@pytest.mark.parametrize("frame", [frame for n in (4, 6) for frame in (
+    [p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, b"later", fragment=at)) for at in (p.MF, 100)] if n == 4 else
+    [p.ethernet(MAC[A], MAC[R], p.IPV6, p.ipv6(R6, A6, p.fragment_header(p.UDP, at, at == 0) + b"later...",
+                                               protocol=p.FRAGMENT)) for at in (0, 800)])])  # fmt: skip
+@pytest.mark.parametrize("way", ["delivered", "bounced"])
+def test_fragments_inside_reach_their_endpoint_on_every_path(world: World, frame: bytes, way: str) -> None:
+    if way == "bounced":
+        world.endpoint(A, "192.0.2.3")
+        world.endpoint(A6, "192.0.2.3")
+    run = world.from_substrate(tunnelled(frame, options=p.rts("192.0.2.4", 1)))
+    assert run.outcome is (Outcome.BOUNCED if way == "bounced" else Outcome.DELIVERED)
+    assert run.frame.endswith(frame)
+
+
+def test_a_routed_packet_loses_one_hop(world: World) -> None:
+    run = world.from_endpoint(from_a(p.ipv6(A6, R6, p.udp(), ttl=9), GW))
+    assert run.frame[50:] == from_a(p.ipv6(A6, R6, p.udp(), ttl=8), GW)
+
+
+def test_on_the_same_host_a_frame_reaches_the_endpoints_address(world: World) -> None:
+    run = world.from_endpoint(from_a(p.ipv6(A6, B6, p.udp(), ttl=9), GW))
+    assert run.frame == p.ethernet(MAC[B], GW, p.IPV6, p.ipv6(A6, B6, p.udp(), ttl=8))
+
+
+def test_the_gateways_echo_reply_is_whole(world: World) -> None:
+    run = world.from_endpoint(from_a(p.ipv6(A6, GATEWAY6, p.echo_ipv6(A6, GATEWAY6), protocol=p.ICMPV6), GW))
+    reply = p.ipv6(GATEWAY6, A6, p.echo_ipv6(GATEWAY6, A6, 129), protocol=p.ICMPV6)
+    assert run.frame == p.ethernet(MAC[A], GW, p.IPV6, reply)
+
+
+def test_a_path_is_learnt_for_ipv6_too(world: World) -> None:
+    world.remove(MapName.ENDPOINTS, key(R6))
+    assert world.from_substrate(tunnelled(frame_to(A6, R6))).outcome is Outcome.DELIVERED
+    assert (world.direct(R6) or ("",))[0] == D2
+    assert world.from_endpoint(plain()).outcome is Outcome.SENT_DIRECT
+
+
+def test_the_source_of_an_ipv6_endpoint_of_ours_comes_from_nowhere_else(world: World) -> None:
+    assert world.from_substrate(tunnelled(frame_to(A6, B6))).outcome is Outcome.SOURCE_ELSEWHERE
+
+
+def test_the_same_ipv6_address_in_another_vpc_is_another_address(world: World) -> None:
+    world.interface(vni=VNI + 1)
+    assert world.from_endpoint(plain()).outcome is Outcome.NO_NETWORK
+
+
+def test_a_bouncer_bounces_ipv6(world: World) -> None:
+    world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    world.endpoint(R6, "192.0.2.3")
+    run = world.from_substrate(tunnelled(frame_to(R6, A6), options=p.rts("192.0.2.4")))
+    assert run.outcome is Outcome.BOUNCED
+    assert run.frame[42:] == p.geneve(VNI, frame_to(R6, A6), options=p.rts("192.0.2.4", 1))

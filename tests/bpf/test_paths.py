@@ -1,0 +1,276 @@
+"""Direct paths as a whole: back from who left, away from droplets that are down, by dividers where asked."""
+
+from __future__ import annotations
+
+import bpf_packets as p
+import pytest
+from bpf_tunnels import Outer, frame_to, tunnelled
+from bpf_world import (
+    A6,
+    D1,
+    D2,
+    D3,
+    D4,
+    D5,
+    ELSEWHERE,
+    ELSEWHERE6,
+    MAC,
+    NOWHERE,
+    R6,
+    S1,
+    S2,
+    S3,
+    STRANGER,
+    UNKNOWN,
+    UNKNOWN6,
+    VNI,
+    A,
+    B,
+    R,
+    World,
+    key,
+)  # fmt: skip
+
+from agent.core import layout
+from agent.core.layout import MapName
+from agent.datapath.compiler import ticks_per_second
+from agent.datapath.outcomes import Outcome
+
+BOUNCES, DIVIDES, PINNED = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE, layout.NETWORK_PINNED
+GONE, GONE6 = UNKNOWN, UNKNOWN6
+PAIRS = [pytest.param((R, GONE), id="IPv4 inside"), pytest.param((R6, GONE6), id="IPv6 inside")]
+OVER = [pytest.param((D2, D1), id="over IPv4"), pytest.param((S2, S1), id="over IPv6")]
+
+
+def outer_label(frame: bytes) -> int:
+    return int.from_bytes(frame[14:18], "big") & 0xFFFFF if frame[12:14] == b"\x86\xdd" else 0
+
+
+def from_a(to: str, mac: bytes = MAC[R], **header: object) -> bytes:
+    if ":" in to:
+        return p.ethernet(mac, MAC[A], p.IPV6, p.ipv6(A6, to, p.udp(), **header))  # type: ignore[arg-type]
+    return p.ethernet(mac, MAC[A], p.IPV4, p.ipv4(A, to, p.udp(), **header))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_packet_that_came_straight_for_one_who_left_goes_back_whole(
+    world: World, pair: tuple[str, str], over: tuple[str, str]
+) -> None:
+    world.fill(over_ipv6=":" in over[0])
+    inner = frame_to(pair[1], pair[0])
+    run = world.from_substrate(tunnelled(inner, Outer(*over, ttl=5, tos=0x28)))
+    assert run.outcome is Outcome.RETURNED
+    expected = Outer(over[1], over[0], fragment=p.DF, tos=0x28, label=outer_label(run.frame))
+    assert run.frame[14:] == expected.wrap(p.geneve(VNI, inner, options=p.INVALIDATE, flags=0x40))[14:], (
+        "a critical option, so the header says that there is one"
+    )
+
+
+@pytest.mark.parametrize("options", [p.rts(D4), p.INVALIDATE], ids=["by a bouncer", "back already"])
+def test_what_did_not_come_straight_does_not_go_back(world: World, options: bytes) -> None:
+    run = world.from_substrate(tunnelled(frame_to(GONE), options=options))
+    assert run.outcome is Outcome.NOT_HERE
+
+
+def invalid(inner: bytes, over: tuple[str, str] = (D2, D1)) -> bytes:
+    return tunnelled(inner, Outer(*over), options=p.INVALIDATE, flags=0x40)
+
+
+@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize("gone", [GONE, GONE6], ids=["IPv4 inside", "IPv6 inside"])
+def test_a_packet_that_came_back_ends_its_path_and_goes_by_a_bouncer(
+    world: World, gone: str, over: tuple[str, str]
+) -> None:
+    world.fill(over_ipv6=":" in over[0])
+    world.path(gone, D2, 0)
+    inner = from_a(gone)
+    run = world.from_substrate(invalid(inner, over))
+    assert run.outcome is Outcome.REROUTED
+    assert world.direct(gone) is None
+    bouncer = S3 if ":" in over[0] else D3
+    expected = Outer(over[1], bouncer, fragment=p.DF, ttl=63, label=outer_label(run.frame))
+    packet = p.geneve(VNI, inner, options=p.rts(over[1], 1))
+    assert run.frame[14:] == expected.wrap(packet)[14:]
+
+
+def test_a_packet_that_came_back_goes_where_documents_say_meanwhile(world: World) -> None:
+    world.endpoint(R, D4)
+    run = world.from_substrate(invalid(from_a(R)))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D4))
+
+
+def test_a_packet_that_came_back_from_where_documents_say_goes_by_a_bouncer(world: World) -> None:
+    run = world.from_substrate(invalid(from_a(R)))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D3))
+
+
+def test_a_packet_that_came_back_is_delivered_where_its_endpoint_is_here_now(world: World) -> None:
+    run = world.from_substrate(invalid(from_a(B)))
+    assert run.outcome is Outcome.DELIVERED
+    assert run.frame[:6] == MAC[B]
+
+
+def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_drops_it(world: World) -> None:
+    world.own_network((D1,), BOUNCES)
+    assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.NO_ENDPOINT
+    run = world.from_substrate(invalid(from_a(ELSEWHERE)))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D5))
+
+
+@pytest.mark.parametrize(
+    ("frame", "outcome"),
+    [
+        (invalid(frame_to(GONE)), Outcome.NOT_HERE),
+        (invalid(from_a(GONE), (STRANGER, D1)), Outcome.UNKNOWN_DROPLET),
+        (tunnelled(from_a(GONE), Outer("192.0.2.4"), options=p.INVALIDATE), Outcome.REROUTED),
+    ],
+    ids=["of no endpoint of ours", "from a stranger", "from another droplet than the path's"],
+)
+def test_nobody_else_ends_a_path(world: World, frame: bytes, outcome: Outcome) -> None:
+    world.path(GONE, D2, 0)
+    assert world.from_substrate(frame).outcome is outcome
+    assert world.direct(GONE) is not None
+
+
+def fresh(world: World) -> int:
+    """Return a tick of just now."""
+    world.from_substrate(tunnelled(frame_to(source="10.0.0.44")))
+    learnt = world.direct("10.0.0.44")
+    assert learnt is not None
+    return learnt[2]
+
+
+def test_the_whole_way_of_an_endpoint_that_moves(world: World) -> None:
+    """Direct, back, by the bouncer, and direct to the new droplet as soon as it answers."""
+    world.path(GONE, D2, fresh(world))
+    assert world.from_endpoint(from_a(GONE)).frame[30:34] == p.ip(D2)
+    assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.REROUTED
+    assert world.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_TO_BOUNCER
+    assert world.from_substrate(tunnelled(frame_to(A, GONE), Outer("192.0.2.4"))).outcome is Outcome.DELIVERED
+    run = world.from_endpoint(from_a(GONE))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(D4))
+
+
+@pytest.mark.parametrize("to", [R, R6, GONE])
+def test_no_direct_path_leads_to_a_droplet_that_is_down_and_one_does_again_when_it_is_up(world: World, to: str) -> None:
+    if to == GONE:
+        world.path(GONE, D2, fresh(world))
+    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN)
+    run = world.from_endpoint(from_a(to))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D3))
+    world.next_hop(D2)
+    assert world.from_endpoint(from_a(to)).outcome is Outcome.SENT_DIRECT
+
+
+def test_a_path_ages(world: World) -> None:
+    now = fresh(world)
+    world.path(GONE, D2, now - 9 * ticks_per_second())
+    assert world.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_DIRECT
+    world.path(GONE, D2, now - 10 * ticks_per_second())
+    assert world.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_TO_BOUNCER
+
+
+def test_a_next_hop_of_the_other_family_is_no_way(world: World) -> None:
+    world.over_ipv6 = True
+    world.endpoint(R, D2)
+    assert world.from_endpoint(from_a(R)).outcome is Outcome.OTHER_FAMILY
+    world.local(1, S1, 0)
+    world.next_hop(D2)
+    assert world.from_endpoint(from_a(R)).outcome is Outcome.OTHER_FAMILY, "though somebody wrote that there is one"
+
+
+@pytest.mark.parametrize("to", [ELSEWHERE, ELSEWHERE6])
+@pytest.mark.parametrize("known", [False, True])
+def test_an_endpoint_of_a_pinned_network_reaches_others_by_a_divider(world: World, to: str, known: bool) -> None:
+    if known:
+        world.endpoint(to, D2)
+    world.interface(flags=layout.INTERFACE_PINNED)
+    run = world.from_endpoint(from_a(to, p.GATEWAY_MAC, ttl=9))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_TO_DIVIDER, p.ip(D5))
+    assert run.frame[50:62] == p.rts(D1, 0, p.PINNED)
+
+
+def test_within_a_pinned_network_packets_go_direct(world: World) -> None:
+    world.interface(flags=layout.INTERFACE_PINNED)
+    assert world.from_endpoint(from_a(R)).outcome is Outcome.SENT_DIRECT
+
+
+def test_an_endpoint_reaches_a_pinned_network_by_a_divider_too(world: World) -> None:
+    world.endpoint(ELSEWHERE, D2, flags=layout.ENDPOINT_PINNED)
+    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
+    world.remove(MapName.ENDPOINTS, key(ELSEWHERE))
+    world.path(ELSEWHERE, D2, fresh(world), layout.PATH_PINNED)
+    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
+    world.path(ELSEWHERE, D2, fresh(world))
+    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_DIRECT
+
+
+def test_an_endpoint_of_this_host_in_another_pinned_network_is_behind_the_divider(world: World) -> None:
+    world.endpoint(ELSEWHERE, D1, 3, flags=layout.ENDPOINT_PINNED)
+    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
+    back = tunnelled(p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, ELSEWHERE, p.udp())), Outer("192.0.2.4"),
+                     options=p.rts(D1, 2, p.PINNED | p.DIVIDED))  # fmt: skip
+    assert world.from_substrate(back).outcome is Outcome.DELIVERED, "its own source, which the divider sent back"
+
+
+def test_without_a_divider_a_pinned_network_is_alone(world: World) -> None:
+    world.interface(flags=layout.INTERFACE_PINNED)
+    world.vpc(())
+    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.NO_DIVIDER
+    world.remove(MapName.VPCS, layout.U32.pack(VNI))
+    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.NO_VPC
+
+
+def test_a_dividers_own_endpoint_has_passed_the_divider(world: World) -> None:
+    world.interface(flags=layout.INTERFACE_PINNED)
+    world.own_network((D1,), BOUNCES | PINNED)
+    world.vpc((D1,), DIVIDES)
+    run = world.from_endpoint(from_a(ELSEWHERE))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.HANDED_TO_BOUNCER, p.ip(D4))
+    assert run.frame[50:62] == p.rts(D1, 0, p.PINNED | p.DIVIDED)
+
+
+@pytest.mark.parametrize(
+    ("flags", "divides", "outcome", "to"),
+    [
+        (p.PINNED, 0, Outcome.HANDED_TO_DIVIDER, D5),
+        (p.PINNED, DIVIDES, Outcome.BOUNCED, D2),
+        (p.PINNED | p.DIVIDED, 0, Outcome.BOUNCED, D2),
+        (0, 0, Outcome.BOUNCED, D2),
+    ],
+)
+def test_a_bouncer_sends_what_is_pinned_by_a_divider_first(
+    world: World, flags: int, divides: int, outcome: Outcome, to: str
+) -> None:
+    world.endpoint(R, D2)
+    world.vpc((D5,), divides)
+    run = world.from_substrate(tunnelled(frame_to(R, ELSEWHERE), options=p.rts(D4, 0, flags)))
+    assert (run.outcome, run.frame[30:34]) == (outcome, p.ip(to))
+    divided = p.DIVIDED if divides or flags & p.DIVIDED else 0
+    assert run.frame[50:62] == p.rts(D4, 1, flags | divided)
+
+
+@pytest.mark.parametrize(
+    ("flags", "outcome"), [(0, Outcome.DELIVERED), (layout.ENDPOINT_PINNED, Outcome.HANDED_TO_DIVIDER)]
+)
+def test_at_its_end_too_a_packet_to_a_pinned_network_passes_a_divider(
+    world: World, flags: int, outcome: Outcome
+) -> None:
+    world.endpoint(A, D1, 1, flags=flags)
+    assert world.from_substrate(tunnelled(frame_to(A, ELSEWHERE), options=p.rts(D4))).outcome is outcome
+
+
+def test_a_path_knows_whether_its_network_is_pinned(world: World) -> None:
+    for source, flags in (("10.0.0.41", 0), ("10.0.0.42", p.PINNED | p.DIVIDED)):
+        world.from_substrate(tunnelled(frame_to(A, source), options=p.rts(D4, 1, flags)))
+        assert world.path_flags(source) == (layout.PATH_PINNED if flags else 0)
+    world.endpoint(A, D1, 1, flags=layout.ENDPOINT_PINNED)
+    world.from_substrate(tunnelled(frame_to(A, "10.0.0.43")))
+    assert world.path_flags("10.0.0.43") == layout.PATH_PINNED, "straight, so from the same network"
+
+
+def test_an_address_of_no_network_between_networks_is_closed(world: World) -> None:
+    world.own_network((D1,), BOUNCES)
+    world.vpc((D1,), DIVIDES)
+    assert world.from_endpoint(from_a(NOWHERE)).outcome is Outcome.NO_NETWORK

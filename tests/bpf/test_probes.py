@@ -1,0 +1,91 @@
+"""Probes of the path between two droplets: Geneve control packets that transit XDP sends back as they came."""
+
+from __future__ import annotations
+
+import bpf_packets as p
+import pytest
+from bpf_tunnels import Outer
+from bpf_world import D1, D2, S1, S2, STRANGER, World
+
+from agent.core import layout
+from agent.datapath.outcomes import Outcome
+
+CONTROL = 0x80
+REQUEST, REPLY = 1, 2
+OVER = [pytest.param((D2, D1), id="over IPv4"), pytest.param((S2, S1), id="over IPv6")]
+
+
+def probe(kind: int, padding: int = 0, options: bytes = b"") -> bytes:
+    return p.geneve(0, bytes(padding), options=options + p.probe(kind), flags=CONTROL)
+
+
+def turned(over: tuple[str, str], payload: bytes, **fields: object) -> bytes:
+    """Return the answer: every pair of addresses and ports changes places, and hops start anew."""
+    peer, own = over
+    outer = Outer(own, peer, port=50000, source_port=6081, **fields)  # type: ignore[arg-type]
+    frame = outer.wrap(payload)
+    return frame[6:12] + frame[:6] + frame[12:]
+
+
+@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize("padding", [0, 1, 14, 500, 1400, 1446])
+def test_a_request_comes_back_as_long_as_it_came(world: World, over: tuple[str, str], padding: int) -> None:
+    world.fill(over_ipv6=":" in over[0])
+    run = world.from_substrate(Outer(*over, ttl=9, tos=0x28, fragment=p.DF).wrap(probe(REQUEST, padding)))
+    assert run.outcome is Outcome.PROBE_REFLECTED
+    assert run.frame == turned(over, probe(REPLY, padding), tos=0x28, fragment=p.DF)
+
+
+def test_a_right_checksum_stays_right_over_ipv4_too(world: World) -> None:
+    payload = probe(REQUEST, 33)
+    check = p.summed(D2, D1, Outer().datagram(payload))[6:8]
+    run = world.from_substrate(Outer(udp_check=int.from_bytes(check, "big")).wrap(payload))
+    assert run.outcome is Outcome.PROBE_REFLECTED
+    assert p.checksum(run.frame[14:34]) == 0
+    assert p.checksum(p.pseudo(D1, D2, len(run.frame) - 34, p.UDP) + run.frame[34:]) == 0
+
+
+@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize("vlan", [5, 0xA005, 0xE000])
+def test_a_tag_comes_back_too(world: World, vlan: int, over: tuple[str, str]) -> None:
+    """Also one with a priority alone, for a droplet that is in no VLAN."""
+    world.fill(over_ipv6=":" in over[0])
+    world.local(int(":" in over[0]), over[1], vlan=vlan & 0xFFF)
+    run = world.from_substrate(Outer(*over, vlan=vlan).wrap(probe(REQUEST, 20)))
+    assert run.outcome is Outcome.PROBE_REFLECTED
+    assert run.frame == turned(over, probe(REPLY, 20), vlan=vlan)
+
+
+def test_other_options_beside_a_probe_are_skipped(world: World) -> None:
+    skipped = p.option(0x0102, 5, bytes(8))
+    run = world.from_substrate(Outer().wrap(probe(REQUEST, 20, skipped)))
+    assert run.frame == turned((D2, D1), probe(REPLY, 20, skipped))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "frame", "outcome"),
+    [
+        ("a stranger's request", Outer(STRANGER).wrap(probe(REQUEST)), Outcome.UNKNOWN_DROPLET),
+        ("a reply to the tunnel's port", Outer().wrap(probe(REPLY)), Outcome.GENEVE_CONTROL),
+        ("a reply to the port that asked", Outer(port=50000, source_port=6081).wrap(probe(REPLY)), Outcome.PASSED),
+        ("another kind", Outer().wrap(probe(0)), Outcome.GENEVE_CONTROL),
+        ("a request that is not marked as control", Outer().wrap(p.geneve(0, bytes(60), options=p.probe(REQUEST))),
+         Outcome.INNER_PROTOCOL),
+        ("a request without its option's end", Outer().wrap(p.geneve(0, b"", options=p.probe(REQUEST)[:-4],
+                                                                     option_words=4, flags=CONTROL)),
+         Outcome.MALFORMED_GENEVE),
+        ("a wrong checksum", Outer(udp_check=7).wrap(probe(REQUEST)), Outcome.OUTER_CHECKSUM),
+    ],
+)  # fmt: skip
+def test_what_is_not_reflected(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    assert world.from_substrate(frame).outcome is outcome
+
+
+def test_a_probe_without_a_checksum_over_ipv6_needs_to_be_allowed_as_other_packets(world: World) -> None:
+    world.fill(over_ipv6=True)
+    frame = Outer(S2, S1, udp_check=0).wrap(probe(REQUEST))
+    assert world.from_substrate(frame).outcome is Outcome.NO_CHECKSUM
+    world.known(D2, layout.DROPLET_ZERO_CHECKSUM)
+    run = world.from_substrate(frame)
+    assert run.outcome is Outcome.PROBE_REFLECTED
+    assert run.frame[60:62] == b"\0\0"
