@@ -71,6 +71,8 @@ def add_devices(family: str) -> None:
         for own in made.others:
             ip(ROUTED, f"address add {own} dev geneve {no_detection(own)}")
         send_with(made, family)
+        # ARP requests go as the route says, neighbour solicitations do not: the kernel sends them without a route.
+        ip(ROUTED, f"neighbour add {made.addresses[1]} lladdr {made.mac} dev geneve nud permanent")
 
 
 def send_with(made: Tenant, family: str, *options: str, checksum: bool = True) -> None:
@@ -100,6 +102,9 @@ def host(family: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> 
         add_devices(family)
         with running_host(HERE, ("eth0",), (family,), tmp_path_factory.mktemp("host"), cache) as host:
             host.publish(documents(here, elsewhere, TENANTS))
+            # Nor are solicitations answered: who asks the bouncer has to know already.
+            asked, asking = BOUNCING[ROUTED].others[1], BOUNCING[ROUTED].inside
+            ip(asking, f"neighbour add {asked} lladdr {DEVICE_MAC} dev eth0 nud permanent")
             for made in KNOWN.values():
                 until(made.is_answered, f"the first answers of {made.name}")
             yield host
