@@ -56,6 +56,9 @@ static __always_inline enum outcome read_ipv6(void *start, void *end, __u32 leng
 	packet->ttl = ip->hop_limit;
 	set_key_ipv6(&packet->from, vni, &ip->saddr);
 	set_key_ipv6(&packet->to, vni, &ip->daddr);
+	/* Such an address has no place on a wire (RFC 4291 section 2.5.5.2), and would be taken for the IPv4 one. */
+	if (is_ipv4(&packet->from.address) || is_ipv4(&packet->to.address))
+		return MALFORMED_INNER;
 	return GO_ON;
 }
 

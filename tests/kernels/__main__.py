@@ -10,11 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.kernels import debian, initramfs, machine
+from tests.kernels import debian, initramfs, machine, programs
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 BUILD = PROJECT / "build" / "kernels"
+PROGRAMS = BUILD / "programs"
 LIMIT = 20 * 60
 """Seconds for everything inside: a sound run takes a fraction."""
 
@@ -36,6 +37,9 @@ def boot(arguments: list[str]) -> int:
     """Fetch what is missing, boot, and run pytest with these arguments inside."""
     debian.ensure_programs()
     kernel = debian.ensure_kernel(BUILD / "debian")
+    if os.geteuid() == 0:  # else the emulated machine compiles them itself
+        print("kernels: compiling the programs", flush=True)
+        programs.ensure_programs(PROGRAMS, kernel.ticks_per_second)
     modules = initramfs.closure((*initramfs.ROOT, *initramfs.NETWORK), kernel.modules)
     command = [
         sys.executable,
@@ -53,6 +57,7 @@ def boot(arguments: list[str]) -> int:
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(PROJECT),
         "SECOND_KERNEL": kernel.release,
+        "SECOND_KERNEL_PROGRAMS": str(PROGRAMS),
     }
     print(f"kernels: booting {kernel.release} under emulation", flush=True)
     started = time.monotonic()

@@ -15,7 +15,7 @@ from pathlib import Path
 META_PACKAGE = "linux-image-amd64"
 """Depends on the newest kernel of the release that this machine runs: 6.1 on Debian 12."""
 _WANTED = re.compile(
-    r"/boot/vmlinuz-[^/]*$"
+    r"/boot/(?:vmlinuz|config)-[^/]*$"
     r"|/kernel/(?:arch|crypto|fs|lib|net|drivers/virtio)/.*\.ko$"
     r"|/kernel/drivers/net/(?:bonding/|vxlan/)?[^/]*\.ko$"
 )
@@ -29,11 +29,12 @@ class NotPossibleError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DebianKernel:
-    """An unpacked kernel: its release as uname(1) names it, its image, and its modules' files by name."""
+    """An unpacked kernel: its release as uname(1) names it, its image, its modules' files by name, its CONFIG_HZ."""
 
     release: str
     image: Path
     modules: dict[str, Path]
+    ticks_per_second: int
 
 
 def ensure_programs() -> None:
@@ -61,9 +62,12 @@ def ensure_kernel(folder: Path) -> DebianKernel:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             _unpack(_fetch(Path(scratch)), folder)
         (folder / "complete").touch()
-    (image,) = folder.glob("vmlinuz-*")
+    (image,), (config,) = folder.glob("vmlinuz-*"), folder.glob("config-*")
     modules = {path.stem: path for path in folder.glob("*.ko")}
-    return DebianKernel(image.name.removeprefix("vmlinuz-"), image, modules)
+    ticks = re.search(r"^CONFIG_HZ=(\d+)$", config.read_text(), re.MULTILINE)
+    if ticks is None:
+        raise NotPossibleError(f"{config.name} names no timer frequency")
+    return DebianKernel(image.name.removeprefix("vmlinuz-"), image, modules, int(ticks[1]))
 
 
 def _fetch(scratch: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,5 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs are compiled once for all agents of a run."""
-    return tmp_path_factory.mktemp("programs")
+    """Compiled programs for all agents of a run; what the outer machine has compiled for this kernel is in it."""
+    folder = tmp_path_factory.mktemp("programs")
+    for path in Path(os.environ["SECOND_KERNEL_PROGRAMS"]).glob("*.object"):
+        shutil.copy(path, folder)
+    return folder

@@ -147,12 +147,17 @@ async def _connected() -> AsyncIterator[Client]:
 
 
 @contextlib.contextmanager
-def running_host(namespace: str, interfaces: tuple[str, ...], folder: Path, cache: Path) -> Iterator[Host]:
-    """Have an agent run in a namespace that has interfaces in the substrate; its pins go with the emulated machine."""
+def running_host(
+    namespace: str, interfaces: tuple[str, ...], substrate: tuple[str, ...], folder: Path, cache: Path
+) -> Iterator[Host]:
+    """Have an agent run in a namespace that has interfaces in the substrate, with addresses of these families there.
+
+    Its pins go with the emulated machine.
+    """
     host = Host(namespace, folder)
     server, settings = folder / "nats.json", folder / "agent.toml"
     server.write_text(json.dumps({"listen": f"{SERVER}:{PORT}", "jetstream": {"store_dir": str(folder / "store")}}))
-    settings.write_text(_settings(namespace, interfaces, folder, cache))
+    settings.write_text(_settings(namespace, interfaces, substrate, folder, cache))
     try:
         host.start("nats", server_program(), "--config", str(server))
         until(host.is_listening, "nats-server")
@@ -167,7 +172,9 @@ def running_host(namespace: str, interfaces: tuple[str, ...], folder: Path, cach
         host.stop()
 
 
-def _settings(namespace: str, interfaces: tuple[str, ...], folder: Path, cache: Path) -> str:
+def _settings(
+    namespace: str, interfaces: tuple[str, ...], substrate: tuple[str, ...], folder: Path, cache: Path
+) -> str:
     return f"""host = "{NAME}"
 instance = "{namespace}"
 interfaces = {json.dumps(interfaces)}
@@ -179,6 +186,9 @@ servers = ["nats://{SERVER}:{PORT}"]
 
 [log]
 format = "human"
+
+[data_plane]
+substrate = {json.dumps(substrate)}
 
 [interval]
 heartbeat = 1.0

@@ -40,6 +40,11 @@ class Tenant:
         return f"t-{self.name}"
 
     @property
+    def mac(self) -> str:
+        """The endpoint's here."""
+        return f"02:00:00:00:00:{self.vni:02x}"
+
+    @property
     def cidrs(self) -> tuple[str, str]:
         """Its networks, IPv4 and IPv6."""
         return f"10.0.{self.vni}.0/24", f"fd00:{self.vni}::/64"
@@ -59,9 +64,9 @@ class Tenant:
 
     def documents(self) -> dict[str, Document]:
         """Return what the agent is told about it."""
-        mac, gateways = f"02:00:00:00:00:{self.vni:02x}", self._addresses(254)
+        gateways, attachment = self._addresses(254), Attachment(self.inside)
         network = Network(self.name, self.name, self.cidrs, bouncers=(self.bouncer,), gateways=gateways)
-        here = Endpoint(f"{self.name}-here", self.name, self.here, self.addresses, mac, Attachment(self.inside))
+        here = Endpoint(f"{self.name}-here", self.name, self.here, self.addresses, self.mac, attachment)
         there = Endpoint(f"{self.name}-there", self.name, self.there, self.others, DEVICE_MAC)
         documents = {
             f"vpc.{self.name}": Document(vpcs=(Vpc(self.name, self.vni, self.cidrs),), networks=(network,)),

@@ -52,7 +52,7 @@ def host(mode: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> It
         for namespace, address in ADDRESS.items():
             ip(namespace, f"address add {address}/24 dev bond0")
         TENANT.add_device(ADDRESS[HERE])
-        with running_host(HERE, ("bond0",), tmp_path_factory.mktemp("host"), cache) as host:
+        with running_host(HERE, ("bond0",), ("ipv4",), tmp_path_factory.mktemp("host"), cache) as host:
             host.publish(documents({HERE: ADDRESS[HERE]}, {THERE: ADDRESS[THERE]}, [TENANT]))
             yield host
 

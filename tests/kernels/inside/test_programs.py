@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 from pathlib import Path
 
 import pytest
 
-from agent.core.features import BOTH, Family, Features
+from agent.core.features import Features
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import programs
 from agent.datapath.compiler import PROGRAMS, MapDefinition, compile_programs
-
-FAMILIES: tuple[frozenset[Family], ...] = (frozenset({"ipv4"}), frozenset({"ipv6"}), BOTH)
-CHOICES = [
-    Features(vxlan_port=vxlan_port, families=families, substrate=substrate, vlan_tags=vlan_tags)
-    for vxlan_port, families, substrate, vlan_tags in itertools.product((4789, 0), FAMILIES, FAMILIES, (False, True))
-]
-DISTINCT = list({choice.flags(): choice for choice in CHOICES}.values())
-"""Not all choices differ in what is compiled."""
+from tests.kernels.programs import FEATURES
 
 
 def described(choice: Features) -> str:
@@ -32,7 +24,7 @@ def made(one: MapDefinition) -> int:
     return bpf.create_map(bpf.MapType(one.type), one.key_size, one.value_size, one.max_entries or 8, one.flags)
 
 
-@pytest.mark.parametrize("choice", DISTINCT, ids=described)
+@pytest.mark.parametrize("choice", FEATURES, ids=described)
 def test_the_programs_pass_the_verifier(choice: Features, cache: Path) -> None:
     """A refusal is VerifierError, which holds the verifier's log."""
     compiled = asyncio.run(compile_programs(cache, features=choice))

@@ -36,7 +36,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host
         here = {tenant.here: address(vlan, 1) for vlan, tenant in TENANTS.items()}
         elsewhere = {tenant.there: address(vlan, 2) for vlan, tenant in TENANTS.items()}
         interfaces = tuple(f"eth0.{vlan}" for vlan in TENANTS)
-        with running_host(HERE, interfaces, tmp_path_factory.mktemp("host"), cache) as host:
+        with running_host(HERE, interfaces, ("ipv4",), tmp_path_factory.mktemp("host"), cache) as host:
             host.publish(documents(here, elsewhere, TENANTS.values()))
             yield host
 
