@@ -188,15 +188,22 @@ class LabStatus:
         found += [f"the agent of {host} is stopped" for host in stopped]
         if self.server:
             found += [f"{host} does not answer" for host in silent]
-            found += [f"{host} has no way to {', '.join(lost)}" for host, lost in self._unresolved()]
+            found += [line for host, status in self.heartbeats.items() if status for line in _troubles(host, status)]
             found += [] if hosts else list(self.report.problems) or ["nothing is published"]
         if left:
             found.append(f"{left} of {sum(host.documents for host in hosts)} documents are not realized")
         return found
 
-    def _unresolved(self) -> list[tuple[str, tuple[str, ...]]]:
-        told = [(host, status) for host, status in self.heartbeats.items() if status is not None]
-        return [(host, status.unresolved_next_hops) for host, status in told if status.unresolved_next_hops]
+
+def _troubles(host: str, status: Status) -> list[str]:
+    """Return what a host says is wrong with its ways to others."""
+    found = []
+    if status.unresolved_next_hops:
+        found.append(f"{host} has no way to {', '.join(status.unresolved_next_hops)}")
+    if status.down_droplets:
+        found.append(f"{host} gets no answer from {', '.join(status.down_droplets)}")
+    found += [f"{host} to {path.droplet} carries {path.carries} of {path.configured}" for path in status.narrow_paths]
+    return found
 
 
 def read_status(lab: Lab) -> LabStatus:

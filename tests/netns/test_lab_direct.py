@@ -23,8 +23,9 @@ from protocol.rpc import PeersReply, PeersRequest
 PORT = 7114
 DETOURS = ("sent_to_bouncer", "sent_to_divider", "bounced", "handed_to_bouncer", "handed_to_divider")
 SECONDS, MANY = 6.0, 2000
-INTERRUPTION = 1.5
-"""Seconds in which nothing may arrive while an endpoint moves, on a machine that others use too."""
+INTERRUPTION = 3.2
+"""Seconds in which nothing may arrive while an endpoint moves. It is away for a tenth of one; but TCP's timer doubles
+(0.2, 0.4, 0.8, 1.6), and a move that ends just after a try is noticed by the next, on a machine that others use too."""
 PROGRAM = Path(sys.executable).parent / "droplet-lab"
 
 

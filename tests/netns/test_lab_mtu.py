@@ -23,6 +23,7 @@ from lab.traffic import (
 )
 from lab.waiting import until
 
+from controller_sim.controller import read_status
 from controller_sim.topology import gateway_of
 
 OVER_IPV4, OVER_IPV6 = 62, 94
@@ -115,6 +116,21 @@ def test_a_path_that_becomes_narrow_and_wide_again_is_told_as_events(lab_cache):
             until(events, "the path's recovery", RESTORED)
         assert any("h2" in line for line in events()[0].detail)
         assert narrow_paths(lab, "h1") == {}
+
+
+def test_a_wire_that_swallows_long_frames_without_a_word_is_found_by_probes_and_named_by_the_lab(lab_cache):
+    """One subnet, so that no router answers; the endpoints' own packets then fit."""
+    text = topology_text("moving").replace(
+        "h2: {address: 172.18.0.12/24", f"h2: {{address: 172.18.0.12/24, link_mtu: {NARROW}"
+    )
+    with running_lab("silentmtu", text) as lab:
+        until(lambda: narrow_paths(lab, "h1").get("h2") == NARROW, "h1 to find out", FOUND)
+        until(lambda: narrow_paths(lab, "h2").get("h1") == NARROW, "h2 to find out", FOUND)
+        assert f"h1 to h2 carries {NARROW} of 1500" in read_status(lab.lab).reasons
+        assert "h3" not in narrow_paths(lab, "h1")
+        for family in (4, 6):
+            exchange_tcp(lab, "web-1", "web-2", 4 << 20, family)
+            exchange_tcp(lab, "web-2", "web-1", 4 << 20, family)
 
 
 @pytest.mark.parametrize("family", [4, 6])

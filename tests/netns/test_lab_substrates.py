@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
-from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, udp_socket, unbroken_flow
+from lab.traffic import exchange_all, exchange_tcp, exchange_udp, flow_between, ping, pings, udp_socket, unbroken_flow
 from lab.waiting import until
 from lab.wire import tapped
 
@@ -94,6 +94,47 @@ def test_a_neighbour_table_that_is_flushed_loses_no_packet(routed):
             routed.ip(routed.names.droplet(host), "neigh", "flush", "dev", "eth0")
         again = flow.sent
         until(lambda: len([n for n in flow.back if n > again]) > 100, "answers")
+
+
+MIXED = """\
+substrate: {cidr: [172.18.0.0/24, "fd18::/64"]}
+droplets:
+  h1: {address: 172.18.0.11}
+  h1-six: {host: h1, interface: eth0, address: "fd18::11"}
+  h2: {address: 172.18.0.12}
+  h2-six: {host: h2, interface: eth0, address: "fd18::12"}
+  h3: {address: 172.18.0.13}
+  h3-six: {host: h3, interface: eth0, address: "fd18::13"}
+vpcs:
+  - {name: red, vni: 1001, cidr: [10.0.0.0/16, "fd10::/48"], dividers: []}
+networks:
+  - {name: web, vpc: red, cidr: [10.0.1.0/24, "fd10:0:0:1::/64"], bouncers: [h2]}
+  - {name: six, vpc: red, cidr: [10.0.6.0/24, "fd10:0:0:6::/64"], bouncers: [h3-six]}
+endpoints:
+  - {name: web-1, network: web, droplet: h1}
+  - {name: web-2, network: web, droplet: h2}
+  - {name: six-1, network: six, droplet: h1-six}
+  - {name: six-2, network: six, droplet: h3-six}
+"""
+"""Every host has a droplet of each family on its one interface; each endpoint is on one of them."""
+
+
+def test_droplets_of_both_families_on_one_interface_each_carry_both_families(lab_cache):
+    with running_lab("mixed", MIXED, lossless=True) as lab:
+        for family in (4, 6):
+            for one, other in (("web-1", "web-2"), ("six-1", "six-2")):
+                exchange_all(lab, one, other, family, 300_000)
+            exchange_tcp(lab, "web-1", "six-1", 300_000, family)  # whose MTUs differ
+        with tapped(lab, "h1") as tap:
+            for one, other in (("web-1", "web-2"), ("six-1", "six-2")):
+                exchange_udp(lab, one, other, [100] * 5)
+            ends = {(packet.source, packet.destination) for packet in tap.tunnelled() if not packet.is_control}
+        assert ends == {
+            ("172.18.0.11", "172.18.0.12"),
+            ("172.18.0.12", "172.18.0.11"),
+            ("fd18::11", "fd18::13"),
+            ("fd18::13", "fd18::11"),
+        }
 
 
 @pytest.fixture(scope="module")

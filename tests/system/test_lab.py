@@ -90,6 +90,16 @@ def test_everyone_reaches_whom_they_should(lab):
     assert {(pair["from"], pair["to"]) for pair in found["pairs"]} == {("web-1", "web-2"), ("web-2", "web-1")}
 
 
+def test_ping_and_transfer_show_round_trips_and_compare_what_arrives(lab):
+    assert "3 of 3 answered" in ok("ping", "web-1", "web-2")
+    said = ok("transfer", "web-1", "web-2", "--seconds", "0.5")
+    assert "the data right" in said
+    assert "all came back right" in said
+    refused = run("ping", "-6", "web-1", "web-2")
+    assert refused.returncode == 1
+    assert "web-2 has no IPv6 address, only 10.0.1.3" in refused.stderr
+
+
 def test_dropletctl_works_in_the_lab(lab):
     assert "web-1" in ok("ctl", "--", "get", "endpoints")
 
