@@ -80,10 +80,14 @@ static __always_inline enum outcome check_nd(struct ethhdr *ethernet, void *end,
 	struct ipv6hdr *ip = (void *)(ethernet + 1);
 	struct nd *nd = (void *)(ip + 1);
 
+	if (transport->extended)
+		return ND_TYPE;
+	if ((void *)nd + sizeof(nd->type) > end)
+		return MALFORMED_ND;
+	if (nd->type != ND_SOLICITATION)
+		return ND_TYPE;
 	if ((void *)nd + ND_BARE > end || packet->length < sizeof(*ethernet) + sizeof(*ip) + ND_BARE)
 		return MALFORMED_ND;
-	if (nd->type != ND_SOLICITATION || transport->extended)
-		return ND_TYPE;
 	if (packet->ttl != ND_HOPS || nd->code || is_multicast_ipv6(&nd->target))
 		return MALFORMED_ND;
 	asked->detects = is_unspecified(&ip->saddr);
