@@ -36,7 +36,7 @@ from protocol.status import AgentState, Status
 
 HOST, OTHER, NETWORK = "h1", "h2", "many"
 FIRST_ADDRESS = int(IPv4Address("10.128.0.16"))
-PATIENCE = 60.0
+PATIENCE = 180.0
 MILLION = 1_000_000
 WARM_UP = 5
 

@@ -210,8 +210,12 @@ static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void 
 		return fits(endpoint, tunnel->length) ? DELIVERED_SAME_HOST : DOES_NOT_FIT;
 	}
 	copy_address(&tunnel->peer.address, &endpoint->host);
-	if (!is_reachable(departure))
-		return find_by_network(ethernet, end, departure);
+	if (!is_reachable(departure)) {
+		outcome = find_by_network(ethernet, end, departure);
+		if (outcome != NO_ENDPOINT)
+			return outcome;
+		/* This host is the bouncer: it knows no other way than straight. */
+	}
 	if (VXLAN_PORT && endpoint->flags & ENDPOINT_VXLAN)
 		tunnel->flags = TUNNEL_VXLAN;
 	return SENT_DIRECT;

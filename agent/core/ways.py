@@ -84,8 +84,9 @@ def way(found: Lookups) -> PathReply:
         return _by_network(found)
     if found.destination.ifindex:
         return PathReply("same_host")
-    if _is_down(found.host_hop):
-        return _by_network(found)
+    around = _by_network(found) if _is_down(found.host_hop) else None
+    if around is not None and around.reason != "no_endpoint":
+        return around
     encapsulation = VXLAN if found.destination.flags & ENDPOINT_VXLAN else GENEVE
     return _direct(found.destination.host, found.host_hop, encapsulation)
 

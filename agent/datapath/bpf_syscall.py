@@ -145,6 +145,8 @@ def _element(command: Command, fd: int, key: object, value: object, flags: int =
 
 
 def _address(buffer: object) -> int:
+    if isinstance(buffer, int):
+        return buffer
     return ctypes.addressof(buffer) if isinstance(buffer, ctypes.Array) else 0
 
 
@@ -236,13 +238,21 @@ def update_batch(fd: int, entries: Iterable[tuple[bytes, bytes]], flags: int = B
 
 def delete_batch(fd: int, keys: Sequence[bytes]) -> int:
     """Remove entries; a key that is not there is skipped. Return how many were there."""
-    at = removed = 0
+    removed = 0
+    for first in range(0, len(keys), BATCH):
+        removed += _delete_chunk(fd, keys[first : first + BATCH], removed)
+    return removed
+
+
+def _delete_chunk(fd: int, keys: Sequence[bytes], before: int) -> int:
+    """Remove one chunk's entries: the kernel stops at each key that is not there, and goes on behind it."""
+    packed, size = _buffer(b"".join(keys)), len(keys[0])
+    start, at, removed = _address(packed), 0, 0
     while at < len(keys):
-        chunk = keys[at : at + BATCH]
-        count, number = _batch(Command.MAP_DELETE_BATCH, fd, len(chunk), (None, None, _buffer(b"".join(chunk)), None))
+        count, number = _batch(Command.MAP_DELETE_BATCH, fd, len(keys) - at, (None, None, start + at * size, None))
         if number not in (0, errno.ENOENT):
-            raise _batch_error(Command.MAP_DELETE_BATCH, number, removed)
-        processed = count if number else len(chunk)
+            raise _batch_error(Command.MAP_DELETE_BATCH, number, before + removed)
+        processed = count if number else len(keys) - at
         removed += processed
         at += processed + (1 if number else 0)
     return removed

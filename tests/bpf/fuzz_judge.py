@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fuzz_drops import is_true
 from fuzz_from_endpoint import FromEndpoint
 from fuzz_from_substrate import FromSubstrate
 from fuzz_machine import Step
@@ -57,7 +58,9 @@ class Judge(FromEndpoint, FromSubstrate):
         need(bool(step.leaves) == (step.verdict == XdpAction.REDIRECT), "only what goes on is redirected")
         self._hold_traffic(step)
         self._hold_paths(step)
-        if outcome not in DROPPED:
+        if outcome in DROPPED:
+            need(is_true(self.model, step), "what is dropped is dropped for a true reason")
+        else:
             self._rules[outcome](step)
 
     def _hold_traffic(self, step: Step) -> None:

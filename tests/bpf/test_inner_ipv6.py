@@ -58,6 +58,8 @@ TABLE = [
     ("version 4 in IPv6's ethertype", plain(version=4), Outcome.MALFORMED_INNER),
     ("a length above the frame's", plain(length=13), Outcome.MALFORMED_INNER),
     ("a length beyond 16 bits with its headers", plain(length=0xFFFF), Outcome.MALFORMED_INNER),
+    ("to an IPv4 address mapped into IPv6", plain("::ffff:10.0.0.3"), Outcome.MALFORMED_INNER),
+    ("from an IPv4 address mapped into IPv6", plain(source="::ffff:10.0.0.1"), Outcome.MALFORMED_INNER),
     ("ports behind the packet's end", plain(length=3), Outcome.MALFORMED_INNER),
     ("a tunnel packet", from_a(p.ipv6(A6, R6, p.udp(destination=6081))), Outcome.TUNNEL_FROM_ENDPOINT),
     ("a tunnel packet behind extension headers", behind(NEXT(p.UDP), p.DESTINATION, p.udp(destination=6081)),

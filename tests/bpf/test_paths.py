@@ -163,6 +163,14 @@ def test_no_direct_path_leads_to_a_droplet_that_is_down_and_one_does_again_when_
     assert world.from_endpoint(from_a(to)).outcome is Outcome.SENT_DIRECT
 
 
+def test_a_bouncer_sends_its_own_endpoints_packets_straight_to_a_droplet_that_is_down(world: World) -> None:
+    """It knows no other way: nobody knows more than a network's bouncer."""
+    world.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)
+    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN)
+    run = world.from_endpoint(from_a(R))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(D2))
+
+
 def test_a_path_ages(world: World) -> None:
     now = fresh(world)
     world.path(GONE, D2, now - 9 * ticks_per_second())

@@ -89,6 +89,10 @@ CASES = {
         DIRECT,
     ),
     "a host that is known": ({"destination": REMOTE, "host_hop": 0}, DIRECT),
+    "a host that is known and down, and this host bounces for the network": (
+        {"source_network": HERE, "destination_network": HERE, "destination": REMOTE, "host_hop": NEXT_HOP_DOWN},
+        DIRECT,
+    ),
     "a host that is known and down": ({"destination": REMOTE, "host_hop": NEXT_HOP_DOWN}, BOUNCER),
     "a host that is known and has no next hop": (
         {"destination": REMOTE},
@@ -165,10 +169,6 @@ CASES = {
     ),
     "bounced here, to another network": ({"source_network": HERE, "destination_network": back()}, DIVIDER),
     "bounced here, within": ({"source_network": HERE, "destination_network": HERE}, none("no_endpoint")),
-    "bounced here, its host down": (
-        {"source_network": HERE, "destination_network": HERE, "destination": REMOTE, "host_hop": NEXT_HOP_DOWN},
-        none("no_endpoint"),
-    ),
     "bounced and divided here": (
         {"source_network": HERE, "destination_network": back(0, "10.0.0.5"), "vpc": DIVIDED_HERE},
         PathReply("bouncer", ("10.0.0.5",), encapsulation="geneve"),
