@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from agent.datapath.compiler import CompileError
 from tests.kernels import debian, initramfs, machine, programs
 
 HERE = Path(__file__).resolve().parent
@@ -25,7 +26,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return boot(sys.argv[1:] or [str(HERE / "inside")])
-    except (debian.NotPossibleError, machine.MachineError) as error:
+    except (debian.NotPossibleError, machine.MachineError, CompileError) as error:
         print(f"kernels: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ FEATURES = tuple({choice.flags(): choice for choice in _CHOICES}.values())
 def ensure_programs(folder: Path, ticks_per_second: int) -> None:
     """Have every set of features compiled in a folder, for a kernel of a timer frequency (CONFIG_HZ); nothing else.
 
-    Needs root, as bcc makes maps. Raises what bcc raises.
+    Needs root, as bcc makes maps. Raises CompileError with clang's text.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
@@ -45,9 +46,20 @@ def _ensure_one(folder: Path, ticks_per_second: int, features: Features) -> str:
     setattr(compiler, "ticks_per_second", lambda: ticks_per_second)  # noqa: B010 - mypy: a function is no variable
     path = folder / f"{compiler.content_hash(features=features)}.object"
     if not path.exists():
-        os.environ["BCC_KERNEL_SOURCE"] = str(compiler.SOURCES / "shim")
         new = path.with_suffix(".new")
-        new.write_bytes(msgspec.msgpack.encode(compiler.compile_here(compiler.SOURCES, features)))
+        new.write_bytes(msgspec.msgpack.encode(_compile(features)))
         new.chmod(0o600)
         new.replace(path)
     return path.name
+
+
+def _compile(features: Features) -> compiler.CompiledObject:
+    """Compile in this process; what clang writes to standard error is shown where it fails alone."""
+    os.environ["BCC_KERNEL_SOURCE"] = str(compiler.SOURCES / "shim")
+    with tempfile.TemporaryFile() as words:
+        os.dup2(words.fileno(), 2)
+        try:
+            return compiler.compile_here(compiler.SOURCES, features)
+        except Exception as error:  # bcc raises no narrower one
+            words.seek(0)
+            raise compiler.CompileError(f"{error}\n{words.read().decode(errors='replace')}") from None

@@ -56,7 +56,7 @@ def test_endpoints_converse_through_a_vlan(host: Host, vlan: int) -> None:
     assert found["sent_direct"] > MANY
     assert found["delivered"] > MANY
     assert received(vlan) - tagged > MANY
-    assert received(other) - others < MANY / 10, "neighbours and routers alone"
+    assert received(other) - others < MANY / 2, "neighbours, routers and probes alone"
 
 
 def test_a_tunnel_packet_in_another_vlan_than_its_droplets_is_not_delivered(host: Host) -> None:
