@@ -76,6 +76,8 @@ TABLE = [
     ("a solicitation in a fragment", behind(p.fragment_header(p.ICMPV6, more=True), p.FRAGMENT), Outcome.ND_TYPE),
     ("an advertisement", asks(A6, kind=136), Outcome.ND_TYPE),
     ("a router's solicitation", asks(A6, kind=133), Outcome.ND_TYPE),
+    ("a router's solicitation as short as it may be", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
+        A6, "ff02::2", bytes([133, *bytes(7)]), protocol=p.ICMPV6, ttl=255)), Outcome.ND_TYPE),
     ("a router's advertisement", asks(A6, kind=134), Outcome.ND_TYPE),
     ("a redirection", asks(A6, kind=137), Outcome.ND_TYPE),
     ("a multicast listener's report", p.ethernet(b"\x33\x33\0\0\0\x16", MAC[A], p.IPV6, p.ipv6(
