@@ -9,19 +9,20 @@
 #define DROPLET_INNER_SUM_H
 
 #define TCP_CHECK_END 18
-#define UDP_CHECK     6
 
 /* Whether the transport's checksum is there and covers all of it. */
 static __always_inline bool is_summed(void *start, void *end, const struct packet *packet,
 				      const struct transport *transport)
 {
-	__u16 *check = start + bounded(transport->at, FAR) + UDP_CHECK;
+	struct udphdr *udp = start + bounded(transport->at, FAR);
 
 	if (transport->fragment || transport->extended)
 		return false;
 	if (transport->protocol == IPPROTO_TCP)
 		return transport->at + TCP_CHECK_END <= packet->length;
-	return transport->protocol == IPPROTO_UDP && (void *)(check + 1) <= end && *check;
+	/* What follows UDP's own length inside the packet (RFC 9868) is under no checksum. */
+	return transport->protocol == IPPROTO_UDP && (void *)(udp + 1) <= end && udp->check &&
+	       transport->at + bpf_ntohs(udp->len) == packet->length;
 }
 
 /* 0 when the frame must be read. `length` is that of the frame, from `start` on. */

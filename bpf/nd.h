@@ -37,6 +37,18 @@ struct solicitation {
 	bool detects; /* duplicates: asked from :: */
 };
 
+/* A first fragment that ends before ICMPv6 says what it is (RFC 7112): it could be anything, with the next one. */
+static __always_inline bool hides_nd(void *start, void *end, const struct transport *transport)
+{
+	__u8 *type = start + bounded(transport->at, FAR);
+
+	if (transport->protocol != IPPROTO_ICMPV6 || !transport->fragment || transport->later)
+		return false;
+	if ((void *)(type + 1) <= end)
+		return false;
+	return true;
+}
+
 /* Whether a packet is of neighbour discovery, wherever it stands and whoever it goes to. */
 static __always_inline bool is_nd(void *start, void *end, const struct transport *transport)
 {

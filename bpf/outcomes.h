@@ -71,7 +71,7 @@
 	X(OUTER_FRAGMENT, "The tunnel packet was fragmented.")                                                         \
 	X(OUTER_OPTIONS, "The tunnel packet had IPv4 options or IPv6 extension headers.")                              \
 	X(OUTER_CHECKSUM, "A checksum of the tunnel packet was wrong.")                                                \
-	X(NO_CHECKSUM, "The tunnel packet had no UDP checksum over IPv6, and its droplet is not one that may.")        \
+	X(NO_CHECKSUM, "The tunnel packet had no UDP checksum over IPv6, which neither end is configured for.")        \
 	X(OUTER_TTL, "The tunnel packet was to be sent on but its time to live was used up.")                          \
 	X(MALFORMED_OUTER, "The tunnel packet's IP and UDP lengths did not add up.")                                   \
 	X(UNKNOWN_DROPLET, "The tunnel packet came from an address that is no known droplet.")                         \

@@ -47,6 +47,8 @@ static __always_inline enum outcome reflect(context *ctx, const struct local_dro
 	if ((void *)(probe + 1) > frame_end(ctx) ||
 	    ip + sizeof(struct ipv6hdr) + sizeof(struct udphdr) > frame_end(ctx))
 		return GENEVE_CONTROL;
+	if (is_tunnel_port(tunnel->source_port)) /* the answer would be taken for a tunnel packet */
+		return GENEVE_CONTROL;
 	copy_mac(mac, ethernet->h_dest);
 	copy_mac(ethernet->h_dest, ethernet->h_source);
 	copy_mac(ethernet->h_source, mac);

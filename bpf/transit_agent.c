@@ -162,13 +162,24 @@ static __always_inline enum outcome by_divider(struct departure *departure)
 	return to_divider(vpc, &departure->packet, &departure->tunnel.peer.address, SENT_TO_DIVIDER);
 }
 
-/* Whether tunnel.peer may be sent to straight: not when it does not answer probes. */
+/* Whether this host has more than one droplet: what one does not reach, another may. */
+static __always_inline bool has_others(void)
+{
+	__u32 second = 1;
+	struct local_droplet *other = local_droplets.lookup(&second);
+
+	return other && other->interface;
+}
+
+/* Whether tunnel.peer may be sent to straight: not when it does not answer probes, or nothing leads there. */
 static __always_inline bool is_reachable(struct departure *departure)
 {
 	if (!departure->local)
 		return true;
 	departure->hop = find_near_hop(&departure->tunnel, departure->local);
-	if (!departure->hop || !(departure->hop->flags & NEXT_HOP_DOWN))
+	if (!departure->hop)
+		return has_others();
+	if (!(departure->hop->flags & NEXT_HOP_DOWN))
 		return true;
 	departure->hop = 0;
 	return false;
@@ -247,6 +258,15 @@ static __always_inline bool is_own_source(const struct packet *packet, const str
 	return unmapped(&packet->from.address) == sender->ipv4 && sender->ipv4;
 }
 
+/* What an IPv6 host tells its link's groups without an address of ours: no attempt at another's. */
+static __always_inline bool is_greeting(const struct packet *packet)
+{
+	const struct address *from = &packet->from.address;
+
+	return INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_multicast_ipv6(&packet->to.address) &&
+	       (is_link_local(from) || is_unspecified(from));
+}
+
 /* GO_ON for a packet that the overlay carries: to one receiver. */
 static __always_inline enum outcome check_receiver(const struct packet *packet)
 {
@@ -270,10 +290,12 @@ static __always_inline enum outcome packet_from_endpoint(context *ctx, const str
 
 	if (outcome != GO_ON)
 		return outcome;
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && hides_nd(ethernet, end, &departure->transport))
+		return MALFORMED_INNER;
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_nd(ethernet, end, &departure->transport))
 		return nd_from_endpoint(ctx, sender, departure);
 	if (!is_own_source(packet, sender))
-		return SOURCE_ADDRESS;
+		return is_greeting(packet) ? MULTICAST : SOURCE_ADDRESS;
 	outcome = check_receiver(packet);
 	if (outcome == GO_ON)
 		outcome = hash_flow(ethernet, end, slot, packet, &departure->transport, &departure->flow);

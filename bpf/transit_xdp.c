@@ -105,7 +105,7 @@ static __always_inline enum outcome deliver_from_tunnel(context *ctx, struct tun
 static __always_inline bool is_undivided(const struct tunnel *tunnel, const struct packet *packet,
 					 const struct endpoint *endpoint)
 {
-	if (!(tunnel->flags & TUNNEL_RETURNS) || tunnel->rts & RTS_DIVIDED)
+	if (!(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN)) || tunnel->rts & RTS_DIVIDED)
 		return false;
 	if (!(tunnel->rts & RTS_PINNED) && !(endpoint && endpoint->flags & ENDPOINT_PINNED))
 		return false;
@@ -267,7 +267,8 @@ static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct l
 		answer_arp(ethernet, arp, endpoint->mac);
 		return to_origin(local, tunnel, ARP_ANSWERED_REMOTE);
 	}
-	if (arp->operation != bpf_htons(ARP_REPLY))
+	/* Only bouncers answer, and say by RTS that they do: nobody else is believed about Ethernet addresses. */
+	if (arp->operation != bpf_htons(ARP_REPLY) || !(tunnel->flags & TUNNEL_RETURNS))
 		return ARP_OPCODE;
 	endpoint = endpoints.lookup(&asked);
 	if (!endpoint || !endpoint->ifindex)
@@ -299,7 +300,13 @@ static __always_inline enum outcome nd_from_tunnel(context *ctx, const struct lo
 	return to_origin(local, tunnel, ND_ANSWERED_REMOTE);
 }
 
-/* Advertisements are a bouncer's answers to what an endpoint here asked. */
+/* Only bouncers advertise, and say by RTS that they do: nobody else is believed about Ethernet addresses. */
+static __always_inline bool is_answer(void *start, void *end, const struct tunnel *tunnel,
+				      const struct transport *transport)
+{
+	return tunnel->flags & TUNNEL_RETURNS && is_advertisement(start, end, transport);
+}
+
 static __always_inline enum outcome ipv6_from_tunnel(context *ctx, const struct local_droplet *local,
 						     struct tunnel *tunnel, struct packet *packet,
 						     struct ethhdr *ethernet, bool on_path, __u32 *leave_by)
@@ -307,11 +314,14 @@ static __always_inline enum outcome ipv6_from_tunnel(context *ctx, const struct 
 	struct transport transport = {};
 	enum outcome outcome;
 
-	if (find_transport(ethernet, frame_end(ctx), packet, &transport) == GO_ON &&
-	    is_nd(ethernet, frame_end(ctx), &transport)) {
-		outcome = nd_from_tunnel(ctx, local, tunnel, packet, &transport, ethernet);
-		if (outcome != ND_TYPE || !is_advertisement(ethernet, frame_end(ctx), &transport))
-			return outcome;
+	if (find_transport(ethernet, frame_end(ctx), packet, &transport) == GO_ON) {
+		if (hides_nd(ethernet, frame_end(ctx), &transport))
+			return MALFORMED_INNER;
+		if (is_nd(ethernet, frame_end(ctx), &transport)) {
+			outcome = nd_from_tunnel(ctx, local, tunnel, packet, &transport, ethernet);
+			if (outcome != ND_TYPE || !is_answer(ethernet, frame_end(ctx), tunnel, &transport))
+				return outcome;
+		}
 	}
 	return packet_from_tunnel(ctx, local, tunnel, packet, ethernet, on_path, leave_by);
 }
@@ -361,7 +371,8 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
 	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
 		return why_no_hop(tunnel, local);
 	/* An IPv4 packet has no room for an IPv6 origin: answers take the way back by this droplet. */
-	if (OUTER_IPV4 && !is_over_ipv6(local) && !is_ipv4(&tunnel->origin)) {
+	if (OUTER_IPV4 && !is_over_ipv6(local) && !is_ipv4(&tunnel->origin) &&
+	    overhead(tunnel, false) + tunnel->length <= hop->mtu) {
 		copy_address(&tunnel->origin, &local->address);
 		tunnel->rts |= RTS_UNLEARNT;
 	}
@@ -381,7 +392,8 @@ static __always_inline enum outcome tell_remote(context *ctx, struct local_dropl
 	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
 	enum outcome outcome;
 
-	if (!complaint.mtu || !is_told(ethernet, frame_end(ctx), packet, &complaint))
+	/* What came back was this host's own endpoint's, which learns of it at its next packet. */
+	if (came_by & TUNNEL_INVALIDATES || !complaint.mtu || !is_told(ethernet, frame_end(ctx), packet, &complaint))
 		return TOO_BIG;
 	outcome = complain(ctx, packet, &complaint, TOO_BIG);
 	if (outcome != DOES_NOT_FIT)

@@ -56,6 +56,9 @@ def _check_network(network: Network, path: str) -> list[FieldError]:
         *_repeated(f"{path}.bouncers", network.bouncers),
         *_one_per_family(f"{path}.cidrs", network.cidrs),
     ]
+    if network.encapsulation == "vxlan" and network.routing == "divider":
+        message = "VXLAN does not say whether a divider was passed: choose geneve, or routing direct"
+        errors.append(FieldError(f"{path}.routing", ErrorCode.INVALID, message))
     if errors or not network.gateways:
         return errors
     if len(network.gateways) != len(network.cidrs):

@@ -76,7 +76,7 @@ def way(found: Lookups) -> PathReply:
     """Return the way, or why there is none."""
     learnt = found.direct if found.direct is not None and found.direct.age < DIRECT_LIFETIME else None
     pinned = _passes_between_networks(found) and _is_pinned(found, learnt)
-    if learnt is not None and not pinned and not _is_down(found.learnt_hop):
+    if learnt is not None and not pinned and not _is_cut_off(found.learnt_hop):
         return _direct(learnt.host, found.learnt_hop, GENEVE, learnt)
     if pinned and not (found.vpc and found.vpc.flags & VPC_DIVIDED_HERE):
         return _by_divider(found.vpc)
@@ -84,7 +84,7 @@ def way(found: Lookups) -> PathReply:
         return _by_network(found)
     if found.destination.ifindex:
         return PathReply("same_host")
-    around = _by_network(found) if _is_down(found.host_hop) else None
+    around = _by_network(found) if _is_cut_off(found.host_hop) else None
     if around is not None and around.reason != "no_endpoint":
         return around
     encapsulation = VXLAN if found.destination.flags & ENDPOINT_VXLAN else GENEVE
@@ -109,8 +109,9 @@ def _is_pinned(found: Lookups, learnt: Learnt | None) -> bool:
     return destination or bool(found.sender & INTERFACE_PINNED) or bool(learnt and learnt.flags & PATH_PINNED)
 
 
-def _is_down(hop: int | None) -> bool:
-    return hop is not None and bool(hop & NEXT_HOP_DOWN)
+def _is_cut_off(hop: int | None) -> bool:
+    """Say whether nothing leads to a host, or it does not answer."""
+    return hop is None or bool(hop & NEXT_HOP_DOWN)
 
 
 def _by_network(found: Lookups) -> PathReply:

@@ -230,7 +230,7 @@ SENTENCES = {
     Outcome.OUTER_FRAGMENT: "The tunnel packet was fragmented.",
     Outcome.OUTER_OPTIONS: "The tunnel packet had IPv4 options or IPv6 extension headers.",
     Outcome.OUTER_CHECKSUM: "A checksum of the tunnel packet was wrong.",
-    Outcome.NO_CHECKSUM: "The tunnel packet had no UDP checksum over IPv6, and its droplet is not one that may.",
+    Outcome.NO_CHECKSUM: "The tunnel packet had no UDP checksum over IPv6, which neither end is configured for.",
     Outcome.OUTER_TTL: "The tunnel packet was to be sent on but its time to live was used up.",
     Outcome.MALFORMED_OUTER: "The tunnel packet's IP and UDP lengths did not add up.",
     Outcome.UNKNOWN_DROPLET: "The tunnel packet came from an address that is no known droplet.",

@@ -97,6 +97,8 @@ def _is_malformed_inner(s: Sight) -> bool:
         return True
     if (ip.protocol == 255 and s.kind == IPV6) or ip.protocol in EXTENSIONS:
         return True
+    if ip.protocol == ICMPV6 and s.kind == IPV6 and not ip.later and ip.transport + 1 > len(s.inner):
+        return True
     return ip.protocol in PORTED and not ip.later and ip.transport + 4 > ip.end
 
 
@@ -176,7 +178,7 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
     Outcome.SOURCE_ARP: _is_source_arp,
     Outcome.SOURCE_ND: _is_like_nd,
     Outcome.ARP_OWN_ADDRESS: lambda s: s.target[12:] == s.sender.ipv4,
-    Outcome.ARP_OPCODE: lambda s: s.inner[20:22] not in ((b"\0\1",) if s.from_endpoint else (b"\0\1", b"\0\2")),
+    Outcome.ARP_OPCODE: lambda s: s.inner[20:22] not in ((b"\0\1", b"\0\2") if s.origin is not None else (b"\0\1",)),
     Outcome.ND_TYPE: lambda s: _is_like_nd(s) and (not s.ip or not s.ip.plain or s.inner[54] != 135),
     Outcome.MALFORMED_ARP: lambda s: not _is_arp(s),
     Outcome.MALFORMED_ND: _is_like_nd,

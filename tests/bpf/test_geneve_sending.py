@@ -122,6 +122,14 @@ def test_padding_behind_the_inner_packet_is_summed_too(world: World) -> None:
     assert p.checksum(p.pseudo(S1, S2, len(run.frame) - 54, p.UDP) + run.frame[54:]) == 0
 
 
+def test_what_follows_the_datagram_inside_its_packet_is_summed_too(world: World) -> None:
+    """A surplus area behind UDP's own length (RFC 9868): under no checksum of the endpoint's."""
+    world.fill(over_ipv6=True)
+    datagram = p.summed(A, R, p.udp(), p.UDP)
+    run = world.from_endpoint(from_a(4, R, datagram + b"surplus!", protocol=p.UDP))
+    assert p.checksum(p.pseudo(S1, S2, len(run.frame) - 54, p.UDP) + run.frame[54:]) == 0
+
+
 @pytest.mark.parametrize(("inner", "outer"), FAMILIES, ids=IDS)
 def test_source_ports_are_the_flows_and_spread_over_the_full_ephemeral_range(
     world: World, inner: int, outer: int

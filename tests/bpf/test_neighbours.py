@@ -73,6 +73,9 @@ TABLE = [
     ("a solicitation cut short", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
         A6, GROUP, bytes([135]) + bytes(22), protocol=p.ICMPV6, ttl=255)), Outcome.MALFORMED_ND),
     ("a solicitation behind destination options", behind(p.extension(p.ICMPV6), p.DESTINATION), Outcome.ND_TYPE),
+    ("a first fragment that ends before it says what it is", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
+        A6, GROUP, p.fragment_header(p.DESTINATION, more=True) + p.extension(p.ICMPV6), protocol=p.FRAGMENT, ttl=255)),
+     Outcome.MALFORMED_INNER),
     ("a solicitation in a fragment", behind(p.fragment_header(p.ICMPV6, more=True), p.FRAGMENT), Outcome.ND_TYPE),
     ("an advertisement", asks(A6, kind=136), Outcome.ND_TYPE),
     ("a router's solicitation", asks(A6, kind=133), Outcome.ND_TYPE),

@@ -182,6 +182,7 @@ def test_a_path_ages(world: World) -> None:
 def test_a_next_hop_of_the_other_family_is_no_way(world: World) -> None:
     world.over_ipv6 = True
     world.endpoint(R, D2)
+    world.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)  # so that there is no other way than straight
     assert world.from_endpoint(from_a(R)).outcome is Outcome.OTHER_FAMILY
     world.local(1, S1, 0)
     world.next_hop(D2)
@@ -267,6 +268,12 @@ def test_at_its_end_too_a_packet_to_a_pinned_network_passes_a_divider(
 ) -> None:
     world.endpoint(A, D1, 1, flags=flags)
     assert world.from_substrate(tunnelled(frame_to(A, ELSEWHERE), options=p.rts(D4))).outcome is outcome
+
+
+def test_what_comes_by_vxlan_for_a_pinned_network_passes_a_divider_too(world: World) -> None:
+    world.endpoint(A, D1, 1, flags=layout.ENDPOINT_PINNED)
+    frame = Outer(port=4789).wrap(p.vxlan(VNI, frame_to(A, ELSEWHERE)))
+    assert world.from_substrate(frame).outcome is Outcome.HANDED_TO_DIVIDER
 
 
 def test_a_path_knows_whether_its_network_is_pinned(world: World) -> None:

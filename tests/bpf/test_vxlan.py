@@ -50,6 +50,7 @@ TABLE = [
     ("over IPv6 without a checksum", Outer(S2, S1, port=PORT, udp_check=0).wrap(PAYLOAD), Outcome.NO_CHECKSUM),
     ("IPv6 inside", OUTER.wrap(p.vxlan(VNI, frame_to(A6, R6))), Outcome.DELIVERED),
     ("an ARP question for an endpoint here", OUTER.wrap(p.vxlan(VNI, asks(A))), Outcome.ARP_ANSWERED_REMOTE),
+    ("an ARP reply, which only bouncers give", OUTER.wrap(p.vxlan(VNI, asks(A, operation=2))), Outcome.ARP_OPCODE),
     ("a multicast listener's report", OUTER.wrap(p.vxlan(VNI, frame_to("ff02::16", R6))), Outcome.MULTICAST),
     ("a fragment", Outer(port=PORT, fragment=p.MF).wrap(PAYLOAD), Outcome.OUTER_FRAGMENT),
 ]  # fmt: skip

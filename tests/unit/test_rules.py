@@ -34,3 +34,9 @@ def test_a_sound_document_breaks_no_rule() -> None:
 )
 def test_the_second_of_two_is_named(document: Document, path: str) -> None:
     assert [(error.path, error.code) for error in check(document)] == [(path, ErrorCode.DUPLICATE)]
+
+
+def test_a_network_that_only_dividers_connect_speaks_geneve() -> None:
+    pinned = Network("front", "red", ("10.1.1.0/24",), encapsulation="vxlan", routing="divider")
+    (error,) = check(Document(vpcs=(VPC,), networks=(pinned,)))
+    assert (error.path, error.code) == ("networks[0].routing", ErrorCode.INVALID)

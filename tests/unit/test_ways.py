@@ -81,7 +81,7 @@ CASES = {
     "a path that is too old": ({"direct": LEARNT._replace(age=DIRECT_LIFETIME), "learnt_hop": 0}, BOUNCER),
     "a learnt path without a next hop": (
         {"direct": LEARNT},
-        PathReply("none", ("10.0.0.9",), learnt=True, reason="next_hop_unresolved"),
+        BOUNCER,
     ),
     "a learnt path to a host that is down": ({"direct": LEARNT, "learnt_hop": NEXT_HOP_DOWN}, BOUNCER),
     "a host that is down, and one that is known": (
@@ -96,7 +96,7 @@ CASES = {
     "a host that is known and down": ({"destination": REMOTE, "host_hop": NEXT_HOP_DOWN}, BOUNCER),
     "a host that is known and has no next hop": (
         {"destination": REMOTE},
-        PathReply("none", ("2001:db8::2",), reason="next_hop_unresolved"),
+        BOUNCER,
     ),
     "a host that speaks VXLAN": (
         {"destination": VXLAN, "host_hop": 0},
