@@ -34,6 +34,12 @@ static __always_inline __u64 sum_words(const void *at, int words)
 	return sum;
 }
 
+/*
+ * Leaves a value as it is, while the verifier forgets what it has worked out about it. That of Linux 6.1 follows each
+ * of the ways to a sum anew where they differ in what is known, which then are more than it follows at all.
+ */
+#define forget(value) asm volatile("%0 = be64 %0\n%0 = be64 %0" : "+r"(value))
+
 #define SUM_MOST  0xfff /* a mask above the longest frame */
 #define SUM_CHUNK 512	/* bytes that the kernel sums up at one call, at the most (BPF_FUNC_csum_diff) */
 
@@ -44,13 +50,14 @@ static __always_inline __u64 sum_words(const void *at, int words)
 static __always_inline __u64 sum_part(void *start, void *end, __u32 length, __u32 size)
 {
 	void *at = start + bounded(length, SUM_MOST & ~(2 * size - 1));
-	__u32 chunk = size < SUM_CHUNK ? size : SUM_CHUNK;
+	__u32 chunk = size < SUM_CHUNK ? size : SUM_CHUNK, part = length & size;
 	__u64 sum = 0;
 
 	asm volatile(
 		""
 		: "+r"(at)); /* else clang would work it out again, and the verifier not know that it was checked */
-	if (!(length & size) || at + size > end)
+	asm volatile("" : "+r"(part)); /* else clang would test the length itself, and the verifier learn its bits */
+	if (!part || at + size > end)
 		return 0;
 #pragma unroll
 	for (__u32 i = 0; i < size / chunk; i++)
@@ -67,6 +74,8 @@ static __always_inline __u64 sum_bytes(void *start, void *end, __u32 length, __u
 {
 	void *at;
 
+	forget(sum);
+	forget(length);
 	sum += sum_part(start, end, length, 2048);
 	sum += sum_part(start, end, length, 1024);
 	sum += sum_part(start, end, length, 512);
