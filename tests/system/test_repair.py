@@ -92,7 +92,7 @@ def test_an_entry_that_somebody_changed_is_put_right(lab):
 
     def change() -> None:
         with lab.map(HOST, "endpoints") as descriptor:
-            bpf.update(descriptor, key, ENDPOINT.pack(mapped(bytes([172, 18, 0, 77])), 0, 0, bytes(6)))
+            bpf.update(descriptor, key, ENDPOINT.pack(mapped(bytes([172, 18, 0, 77])), 0, 0, 0, bytes(6)))
 
     assert "put 1 of endpoints" in repaired_after(lab, change)
     assert lab.entries(HOST, "endpoints") == wanted
