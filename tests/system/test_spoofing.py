@@ -130,7 +130,7 @@ def tunnel_packet(lab: SystemLab, source: str = "10.0.1.77") -> bytes:
 
 
 def tunnel_socket(namespace: str) -> socket.socket:
-    """Open a UDP socket that sends no checksum: its interface would leave a partial one to hardware that is not there."""
+    """Open a UDP socket that sends no checksum: its interface would leave a partial one to absent hardware."""
     sender = udp_socket(namespace)
     sender.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
     return sender
