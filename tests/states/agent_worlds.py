@@ -139,7 +139,6 @@ LAYOUT_WORLDS: dict[str, World] = {
     ),
     "VXLAN": changed(FAMILIES, red=(both(encapsulation="vxlan"),)),
     "pinned": changed(FAMILIES, red=(both(routing="divider"),)),
-    "VXLAN and pinned": changed(FAMILIES, red=(both(encapsulation="vxlan", routing="divider"),)),
     "classes": changed(
         FAMILIES,
         c=on("d1-6", "c", "192.168.1.20", "fd00:0:0:1::20", dscp=46),

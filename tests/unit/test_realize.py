@@ -112,12 +112,21 @@ def test_two_droplets_on_one_interface_give_each_endpoint_its_own_and_the_mtu_of
     assert after.transit == {2}
 
 
-def test_a_network_of_vxlan_that_is_pinned_marks_its_endpoints_everywhere_and_its_interfaces() -> None:
-    network = msgspec.structs.replace(DOCUMENT.networks[0], encapsulation="vxlan", routing="divider")
+@pytest.mark.parametrize(
+    ("change", "endpoint", "interface"),
+    [
+        ({"encapsulation": "vxlan"}, ENDPOINT_VXLAN, 0),
+        ({"routing": "divider"}, ENDPOINT_PINNED, INTERFACE_PINNED),
+    ],
+)
+def test_a_network_of_vxlan_and_a_pinned_one_mark_their_endpoints_everywhere_and_their_interfaces(
+    change: dict[str, str], endpoint: int, interface: int
+) -> None:
+    network = msgspec.structs.replace(DOCUMENT.networks[0], **change)
     after = realized(msgspec.structs.replace(DOCUMENT, networks=(network,)))
     flags = [ENDPOINT.unpack(value)[2] for value in after.entries[MapName.ENDPOINTS].values()]
-    assert flags == [ENDPOINT_VXLAN | ENDPOINT_PINNED] * 3
-    assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[5] == INTERFACE_PINNED
+    assert flags == [endpoint] * 3
+    assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[5] == interface
 
 
 def test_an_endpoints_class_stands_in_the_upper_six_bits() -> None:
