@@ -13,6 +13,7 @@ done
 
 share() { mount -t 9p -o "trans=virtio,version=9p2000.L,msize=524288,$3" "$1" "$2"; }
 share outer /lower ro,cache=loose,access=client && share results /results cache=none || poweroff -f
+touch /results/booted
 mount -t tmpfs -o size=80% tmpfs /upper
 mkdir /upper/files /upper/work
 mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /root || poweroff -f
