@@ -16,11 +16,14 @@ from agent.core.blame import apart_from, blame, is_removal, told
 from agent.core.desired import Desired
 from agent.core.layout import MapName
 from agent.core.ledger import Ledger
+from agent.core.next_hops import Peer
 from agent.core.observed import Observed
+from agent.core.peers import senders
 from agent.core.places import places_of
 from agent.core.plan import additions, describe, plan_all, plan_change
 from agent.core.realize import IFINDEX_BASE, Realization
 from agent.core.registry import Verdict
+from agent.core.world import World
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
 from agent.settings import Settings
@@ -59,7 +62,7 @@ class Applier:
     ) -> None:
         """Tell the peers to `tell_peers`, or without it to the kernel's neighbour watch as they are."""
         self.ledger = Ledger()
-        self.substrate = Substrate(settings, kernel, tell_peers or (lambda _, told: kernel.neighbours.set_peers(told)))
+        self.substrate = Substrate(settings, kernel, tell_peers or self._watch)
         self.in_sync = False
         self.revision = 0
         """The newest stream sequence that was taken in."""
@@ -99,6 +102,9 @@ class Applier:
             actions = self._allowed(await self._compare())
             await self._execute(actions)
             self._log.info("last good documents restored", documents=len(kept), actions=len(actions))
+
+    def _watch(self, world: World, peers: Mapping[bytes, Peer]) -> None:
+        self._kernel.neighbours.set_peers(peers, senders(world))
 
     async def begin_snapshot(self) -> None:
         """Prepare for every document to come again."""

@@ -77,8 +77,9 @@ def _prober(
     """Return the prober that the settings ask for. One that does not run tells the peers on as they are."""
     section, ports = settings.probe, (settings.data_plane.geneve_port, settings.data_plane.vxlan_port)
     rules = Rules(interval=section.interval, misses=section.misses, per_second=section.per_second)
-    down = kernel.down_peers() if section.enabled else ()
-    return Prober(rules, ports, kernel.neighbours.set_peers, tell, log, down)
+    down = kernel.ways_down() if section.enabled else ()
+    neighbours = kernel.neighbours
+    return Prober(rules, ports, neighbours.set_peers, tell, log, neighbours.cut_off, down)
 
 
 class Daemon:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
-from agent.core.next_hops import Peer
-from agent.core.paths import Counts, Happened, Happening, Life, Path, Probe, Rules, View, judged, paths_of
+from agent.core.next_hops import Peer, Senders, Way
+from agent.core.paths import Counts, Happened, Happening, Life, Path, Probe, Rules, View, down_peers, judged, paths_of
+from agent.core.peers import senders
 from agent.core.probe_packet import NONCE
 from agent.core.probing import Probing
 from agent.core.tunnel_errors import TunnelError
@@ -40,6 +41,7 @@ _WORDS = {
     Happened.NARROW: "carries {carries} of {size} bytes",
     Happened.RESTORED: "carries {size} bytes again",
 }
+_WORDS_CUT_OFF = {Happened.DOWN: "nothing leads there", Happened.UP: "can be reached again"}
 
 
 class Prober:
@@ -49,14 +51,16 @@ class Prober:
         self,
         rules: Rules,
         ports: tuple[int, ...],
-        watch: Callable[[Mapping[bytes, Peer]], None],
+        watch: Callable[[Mapping[bytes, Peer], Senders], None],
         tell: Callable[[str, tuple[str, ...]], None],
         log: FilteringBoundLogger,
-        down: Collection[bytes] = (),
+        cut_off: Callable[[], Collection[bytes]] = frozenset,
+        down: Collection[Way] = (),
     ) -> None:
         """Hand peers to `watch` and events to `tell`; `ports` are the tunnels' UDP ports, Geneve's first.
 
-        `down` are the peers that were down when the agent before this one stopped.
+        `cut_off` returns the peers to which nothing leads now, the same object until that changes; `down` are the ways
+        that were down when the agent before this one stopped.
         """
         self.down_changed = asyncio.Event()
         """Set when other droplets are down than before; whoever waits clears it."""
@@ -65,8 +69,11 @@ class Prober:
         self._watch = watch
         self._tell = tell
         self._log = log
+        self._cut_off = cut_off
+        self._cut_off_seen: Collection[bytes] | None = None
         self._down_before = down
         self._peers: dict[bytes, Peer] = {}
+        self._senders: Senders = {}
         self._names: dict[bytes, str] = {}
         self._interfaces: dict[bytes, tuple[str, int]] = {}
         """Name and ifindex: a socket stays bound to an interface that another of its name took the place of."""
@@ -85,7 +92,7 @@ class Prober:
 
     def follow(self, world: World, peers: Mapping[bytes, Peer]) -> None:
         """Take in which droplets there are, by packed address."""
-        self._peers = dict(peers)
+        self._peers, self._senders = dict(peers), senders(world)
         self._names = {parse_address(droplet.address): id_ for id_, droplet in world.droplets.items()}
         interfaces: dict[bytes, tuple[str, int]] = {}
         for droplet in world.own_droplets():
@@ -94,8 +101,10 @@ class Prober:
                 interfaces[parse_address(droplet.address)] = uplink.name, uplink.ifindex
         for source in [source for source in self._sockets if interfaces.get(source) != self._interfaces.get(source)]:
             self._sockets.pop(source).close()
-        self._interfaces, self._open_at = interfaces, 0.0
-        self._probing.set_paths(paths_of(world, self._peers), self._now(), self._down_before)
+        self._interfaces, self._open_at, self._cut_off_seen = interfaces, 0.0, None
+        paths = paths_of(world, self._peers)
+        down = {path for path in paths if Way(path.peer, interfaces[path.source][1]) in self._down_before}
+        self._probing.set_paths(paths, self._now(), down)
         self._hand_on()
         self._woken.set()
 
@@ -165,6 +174,9 @@ class Prober:
         for opened in self._sockets.values():
             opened.drain()
         self._probing.expire(now)
+        if (cut_off := self._cut_off()) is not self._cut_off_seen:
+            self._probing.cut_off(cut_off, now)
+            self._cut_off_seen = cut_off
         for probe in self._probing.due(now):
             self._send(probe, now)
         if now >= self._watch_at and self._probing.version != self._told:
@@ -206,9 +218,9 @@ class Prober:
     def _hand_on(self) -> None:
         """Tell the neighbour watch the peers with what is known of them now."""
         self._told = self._probing.version
-        peers = judged(self._peers, self._probing.views())
-        self._watch(peers)
-        down = frozenset(address for address, peer in peers.items() if peer.down)
+        ifindexes = {source: ifindex for source, (_, ifindex) in self._interfaces.items()}
+        self._watch(judged(self._peers, self._probing.views(), ifindexes), self._senders)
+        down = down_peers(self._probing.views())
         if down != self._down:
             self._down = down
             self.down_changed.set()
@@ -229,7 +241,8 @@ class Prober:
 
     def _line(self, happening: Happening) -> str:
         path = happening.path
-        words = _WORDS[happening.kind].format(carries=happening.carries, size=happening.size)
+        words = (_WORDS_CUT_OFF if happening.cut_off else _WORDS)[happening.kind]
+        words = words.format(carries=happening.carries, size=happening.size)
         return f"{self._name(path.peer)} ({format_address(path.peer)}) from {format_address(path.source)}: {words}"
 
 

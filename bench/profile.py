@@ -78,8 +78,8 @@ PARTS = (
         ("transit_agent.c", r"(?<=\t__u32 flow;)(?=\n};)", "\n\tstruct next_hop fixed;"),
         (
             "transit_agent.c",
-            r"departure->hop = find_near_hop\([^;]*;",
-            "departure->fixed = (struct next_hop){{6, 0, 0, 0, 0, 2}, 1500, 0};\n\tdeparture->hop = &departure->fixed;",
+            r"\bhop = find_hop\([^;]*;(?=\n\tif \(!is_up)",
+            "departure->fixed = (struct next_hop){{6, 0, 0, 0, 0, 2}, 1500};\n\thop = &departure->fixed;",
         ),
     ),
     _egress("writing the headers", ("encapsulate.h", r"return write_over_ipv4\([^;]*;", "return sent;")),

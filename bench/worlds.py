@@ -59,7 +59,7 @@ class World:
         local = layout.LOCAL_DROPLET.pack(own, *[place.wire] * 3, place.mac, vlan)
         droplet = layout.DROPLET.pack(layout.DROPLET_ZERO_CHECKSUM if self.zero_checksum else 0)
         unsummed = layout.NEXT_HOP_ZERO_CHECKSUM if self.zero_checksum else 0
-        hop = layout.NEXT_HOP.pack(f.PEER_MAC, SUBSTRATE_MTU, unsummed)
+        hop = layout.NEXT_HOP.pack(f.PEER_MAC, SUBSTRATE_MTU, unsummed, 0)
         return {
             MapName.LOCAL_DROPLETS: {layout.U32.pack(0): local},
             MapName.DROPLETS: {peer: droplet, third: droplet},

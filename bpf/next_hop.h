@@ -3,51 +3,46 @@
 #ifndef DROPLET_NEXT_HOP_H
 #define DROPLET_NEXT_HOP_H
 
-/* The others of this host's droplets, when the one at hand does not reach tunnel->peer: `*local` follows. */
-static __always_inline struct next_hop *find_other_hop(struct tunnel *tunnel, struct local_droplet **local)
+/* Whether a hop leads to a droplet that answers, as far as anybody knows. */
+static __always_inline bool is_up(const struct next_hop *hop)
+{
+	return hop && !(hop->flags & NEXT_HOP_DOWN);
+}
+
+static __always_inline bool is_other_family(const struct address *one, const struct address *other)
+{
+	return OUTER_IPV4 && OUTER_IPV6 && is_ipv4(one) != is_ipv4(other);
+}
+
+/*
+ * What leads to tunnel->peer from where `*local` is; NULL when nothing does. `*local` becomes another of this host's
+ * droplets when it leaves by another interface, or in the other family.
+ */
+static __always_inline struct next_hop *find_hop(struct tunnel *tunnel, struct local_droplet **local)
 {
 	struct local_droplet *other;
 	struct next_hop *hop;
+	__u32 index;
 
-	for (__u32 i = 0; i < MAX_LOCAL_DROPLETS; i++) {
-		__u32 index = i;
-
-		other = local_droplets.lookup(&index);
-		if (!other)
-			return 0;
-		if (!other->interface)
-			continue;
-		tunnel->peer.interface = other->interface;
-		hop = next_hops.lookup(&tunnel->peer);
-		if (hop && is_ipv4(&other->address) == is_ipv4(&tunnel->peer.address)) {
-			*local = other;
-			return hop;
-		}
-	}
-	return 0;
-}
-
-/* NULL when tunnel->peer is not reached by the interface at hand; maybe it is by another one of this host's. */
-static __always_inline struct next_hop *find_near_hop(struct tunnel *tunnel, const struct local_droplet *local)
-{
-	if (OUTER_IPV4 && OUTER_IPV6 && is_ipv4(&local->address) != is_ipv4(&tunnel->peer.address))
+	tunnel->peer.interface = (*local)->interface;
+	hop = next_hops.lookup(&tunnel->peer);
+	if (!hop)
 		return 0;
-	tunnel->peer.interface = local->interface;
-	return next_hops.lookup(&tunnel->peer);
+	if (!(hop->flags & NEXT_HOP_BY_OTHER) && !is_other_family(&(*local)->address, &tunnel->peer.address))
+		return hop;
+	index = hop->droplet;
+	other = local_droplets.lookup(&index);
+	/* Closed: that droplet has just gone. */
+	if (!other || !other->interface || is_other_family(&other->address, &tunnel->peer.address))
+		return 0;
+	*local = other;
+	return hop;
 }
 
 /* Why find_hop() found none. */
 static __always_inline enum outcome why_no_hop(const struct tunnel *tunnel, const struct local_droplet *local)
 {
 	return is_ipv4(&tunnel->peer.address) == is_ipv4(&local->address) ? NEXT_HOP_UNRESOLVED : OTHER_FAMILY;
-}
-
-/* NULL when no interface of this host reaches tunnel->peer now. */
-static __always_inline struct next_hop *find_hop(struct tunnel *tunnel, struct local_droplet **local)
-{
-	struct next_hop *hop = find_near_hop(tunnel, *local);
-
-	return hop ? hop : find_other_hop(tunnel, local);
 }
 
 #endif

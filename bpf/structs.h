@@ -91,12 +91,18 @@ struct next_hop_key {
 
 #define NEXT_HOP_DOWN	       1U /* does not answer probes: no direct path leads there */
 #define NEXT_HOP_ZERO_CHECKSUM 2U /* wants no UDP checksum over IPv6 (RFC 6936) */
+#define NEXT_HOP_BY_OTHER      4U /* another of this host's interfaces leads there, or does so better */
+#define NEXT_HOP_SILENT	       8U /* answers no probes by the key's interface: for an agent that starts anew */
 
-/* next_hops: a droplet -> what leads there. Written by the agent, which follows neighbours, path MTUs and probes. */
+/*
+ * next_hops: a droplet, from one of this host's interfaces -> what leads there. Written by the agent, which follows
+ * neighbours, path MTUs and probes, and chooses among interfaces.
+ */
 struct next_hop {
 	__u8 mac[6];
 	__u16 mtu; /* of the path: outer IP header and all that follows it */
-	__u32 flags;
+	__u16 flags;
+	__u16 droplet; /* index into local_droplets: whose name it goes in when the sender's own will not do */
 };
 
 #define MAX_LOCAL_DROPLETS 16

@@ -162,27 +162,20 @@ static __always_inline enum outcome by_divider(struct departure *departure)
 	return to_divider(vpc, &departure->packet, &departure->tunnel.peer.address, SENT_TO_DIVIDER);
 }
 
-/* Whether this host has more than one droplet: what one does not reach, another may. */
-static __always_inline bool has_others(void)
-{
-	__u32 second = 1;
-	struct local_droplet *other = local_droplets.lookup(&second);
-
-	return other && other->interface;
-}
-
 /* Whether tunnel.peer may be sent to straight: not when it does not answer probes, or nothing leads there. */
 static __always_inline bool is_reachable(struct departure *departure)
 {
-	if (!departure->local)
+	struct local_droplet *local = departure->local;
+	struct next_hop *hop;
+
+	if (!local)
 		return true;
-	departure->hop = find_near_hop(&departure->tunnel, departure->local);
-	if (!departure->hop)
-		return has_others();
-	if (!(departure->hop->flags & NEXT_HOP_DOWN))
-		return true;
-	departure->hop = 0;
-	return false;
+	hop = find_hop(&departure->tunnel, &local);
+	if (!is_up(hop))
+		return false;
+	departure->hop = hop;
+	departure->local = local;
+	return true;
 }
 
 /* Neither this host nor a direct path knows the destination: the own network's bouncers do, maybe this one. */

@@ -10,7 +10,7 @@ import struct
 from enum import StrEnum
 from typing import NamedTuple
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 MAX_SET = 16
 NETWORK_BOUNCED_HERE = 1
 NETWORK_PINNED = 2
@@ -22,6 +22,8 @@ PATH_PINNED = 1
 DROPLET_ZERO_CHECKSUM = 1
 NEXT_HOP_DOWN = 1
 NEXT_HOP_ZERO_CHECKSUM = 2
+NEXT_HOP_BY_OTHER = 4
+NEXT_HOP_SILENT = 8
 MAX_LOCAL_DROPLETS = 16
 DIRECT_LIFETIME = 10.0
 """Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME in `constants.h`."""
@@ -73,8 +75,8 @@ DROPLET = struct.Struct("=I")
 """struct droplet { u32 flags }."""
 NEXT_HOP_KEY = struct.Struct("=16sI")
 """struct next_hop_key { address; u32 interface }."""
-NEXT_HOP = struct.Struct("=6sHI")
-"""struct next_hop { u8 mac[6]; u16 mtu; u32 flags }."""
+NEXT_HOP = struct.Struct("=6sHHH")
+"""struct next_hop { u8 mac[6]; u16 mtu; u16 flags; u16 droplet }."""
 LOCAL_DROPLET = struct.Struct("=16sIII6sH")
 """struct local_droplet { address; u32 interface; u32 arrives; u32 leaves; u8 mac[6]; be16 vlan }, vlan by htons."""
 DIRECT_PATH = struct.Struct("=16sQQQ")
@@ -135,6 +137,7 @@ class NextHop(NamedTuple):
     mac: bytes
     mtu: int
     flags: int
+    droplet: int
 
 
 class AddressSet(NamedTuple):

@@ -7,11 +7,21 @@ linux/neighbour.h.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, NEXT_HOP_KEY, NEXT_HOP_ZERO_CHECKSUM, mapped, unmapped
+from agent.core.layout import (
+    NEXT_HOP,
+    NEXT_HOP_BY_OTHER,
+    NEXT_HOP_DOWN,
+    NEXT_HOP_KEY,
+    NEXT_HOP_SILENT,
+    NEXT_HOP_ZERO_CHECKSUM,
+    NextHop,
+    mapped,
+    unmapped,
+)
 from agent.core.uplinks import Uplink
 
 NUD_INCOMPLETE = 0x01
@@ -33,6 +43,7 @@ class Reason(Enum):
     """Why a droplet cannot be reached now. Of several interfaces' reasons the last in this order counts."""
 
     NO_FAMILY = "no interface of this host has an address of its family"
+    NO_SENDER = "no droplet of this host is on an interface of its family"
     NO_ROUTE = "the kernel has no route to it"
     OTHER_INTERFACE = "its route leaves by another interface than the droplet's"
     ASKED = "its next hop is not known yet"
@@ -42,16 +53,29 @@ class Reason(Enum):
 _WEIGHT = {reason: weight for weight, reason in enumerate(Reason)}
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """What is known of a droplet of another host besides its address.
+class Found(NamedTuple):
+    """What was found out about the paths to a droplet by one uplink.
 
-    `mtu` is what its path was found to carry (outer IP header and all behind it), None when nobody found out.
+    `mtu` is what they carry (outer IP header and all behind it), None when nobody found out.
     """
 
-    zero_checksum: bool = False
     down: bool = False
     mtu: int | None = None
+
+
+NOTHING_FOUND = Found()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What is known of a droplet of another host besides its address; `by` the ifindexes of uplinks."""
+
+    zero_checksum: bool = False
+    by: Mapping[int, Found] = field(default_factory=dict)
+
+
+Senders: TypeAlias = Mapping[tuple[int, int], int]
+"""Whose name packets leave an uplink in: (ifindex, length of an address: 4 or 16) -> index in `local_droplets`."""
 
 
 class Way(NamedTuple):
@@ -150,6 +174,7 @@ def ways_to(droplet: bytes, uplinks: Sequence[Uplink]) -> Iterator[tuple[Way, Up
 def desired_next_hops(
     peers: Mapping[bytes, Peer],
     uplinks: Sequence[Uplink],
+    senders: Senders,
     routes: Mapping[Way, Route],
     neighbours: Mapping[Hop, Neighbour],
     current: Mapping[bytes, bytes],
@@ -162,19 +187,49 @@ def desired_next_hops(
     """
     desired: dict[bytes, bytes] = {}
     unresolved: dict[bytes, Reason] = {}
+    sending = [uplink for uplink in uplinks if any(ifindex == uplink.ifindex for ifindex, _ in senders)]
     for droplet, peer in peers.items():
-        reasons, reached = [Reason.NO_FAMILY], False
+        reasons, leading = [Reason.NO_FAMILY], []
         for way, uplink in ways_to(droplet, uplinks):
-            key = key_of(way)
-            found = _mac_by(uplink, routes.get(way), neighbours, current.get(key))
-            if isinstance(found, Reason):
+            sender = senders.get((uplink.ifindex, len(droplet)))
+            found = _mac_by(uplink, routes.get(way), neighbours, current.get(key_of(way)))
+            if sender is None:
+                reasons.append(Reason.NO_SENDER)
+            elif isinstance(found, Reason):
                 reasons.append(found)
             else:
-                desired[key] = _value(found, uplink, peer)
-                reached = True
-        if not reached:
+                leading.append(_Leading(uplink, found, sender, peer.by.get(uplink.ifindex, NOTHING_FOUND)))
+        if leading:
+            desired.update(_entries(droplet, peer, leading, sending))
+        else:
             unresolved[droplet] = max(reasons, key=_WEIGHT.__getitem__)
     return desired, unresolved
+
+
+class _Leading(NamedTuple):
+    """An uplink that leads to a droplet: the next hop's Ethernet address, whose name it goes in, what was found out."""
+
+    uplink: Uplink
+    mac: bytes
+    sender: int
+    found: Found
+
+
+def _entries(
+    droplet: bytes, peer: Peer, leading: Sequence[_Leading], uplinks: Sequence[Uplink]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield a droplet's entry for each uplink: by that one if it will do, else by the first that does."""
+    up = [one for one in leading if not one.found.down]
+    best = {one.uplink.ifindex: one for one in up or leading}
+    for uplink in uplinks:
+        chosen = best.get(uplink.ifindex, next(iter(best.values())))
+        flags = (0 if up else NEXT_HOP_DOWN) | (NEXT_HOP_ZERO_CHECKSUM if peer.zero_checksum else 0)
+        if chosen.uplink is not uplink:
+            flags |= NEXT_HOP_BY_OTHER
+        if peer.by.get(uplink.ifindex, NOTHING_FOUND).down:
+            flags |= NEXT_HOP_SILENT
+        mtus = (chosen.uplink.mtu, MOST, chosen.found.mtu or MOST)
+        yield key_of(Way(droplet, uplink.ifindex)), NEXT_HOP.pack(chosen.mac, min(mtus), flags, chosen.sender)
 
 
 def _mac_by(
@@ -189,13 +244,8 @@ def _mac_by(
         return neighbour.mac
     if neighbour is not None and neighbour.failed:
         return Reason.UNRESOLVED
-    return Reason.ASKED if current is None else bytes(NEXT_HOP.unpack(current)[0])
-
-
-def _value(mac: bytes, uplink: Uplink, peer: Peer) -> bytes:
-    flags = (NEXT_HOP_DOWN if peer.down else 0) | (NEXT_HOP_ZERO_CHECKSUM if peer.zero_checksum else 0)
-    mtu = uplink.mtu if peer.mtu is None else min(uplink.mtu, peer.mtu)
-    return NEXT_HOP.pack(mac, min(mtu, MOST), flags)
+    known = NextHop(*NEXT_HOP.unpack(current)) if current is not None else None
+    return Reason.ASKED if known is None or known.flags & NEXT_HOP_BY_OTHER else known.mac
 
 
 def changes(current: Mapping[bytes, bytes], desired: Mapping[bytes, bytes]) -> Changes:

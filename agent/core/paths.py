@@ -5,12 +5,12 @@ Times are seconds, sizes bytes of the outer IP packet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from agent.core.next_hops import Peer
+from agent.core.next_hops import Found, Peer, Way
 from agent.core.world import World
 from protocol.addresses import parse_address
 
@@ -32,6 +32,7 @@ class Life(StrEnum):
     """It never answered: it may be down, or speak no probes."""
     UP = "up"
     DOWN = "down"
+    """It does not answer any more, or nothing leads there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,13 @@ class Happened(StrEnum):
 
 
 class Happening(NamedTuple):
-    """Something that people want to know; `carries` with NARROW."""
+    """Something that people want to know; `carries` with NARROW, `cut_off` with DOWN and UP: see `Probing.cut_off`."""
 
     kind: Happened
     path: Path
     size: int
     carries: int | None = None
+    cut_off: bool = False
 
 
 class View(NamedTuple):
@@ -111,19 +113,35 @@ def paths_of(world: World, peers: Iterable[bytes]) -> dict[Path, int]:
     }
 
 
-def judged(peers: Mapping[bytes, Peer], views: Iterable[View]) -> dict[bytes, Peer]:
-    """Return the peers with what is known of the paths to them.
+def judged(peers: Mapping[bytes, Peer], views: Iterable[View], ifindexes: Mapping[bytes, int]) -> dict[bytes, Peer]:
+    """Return the peers with what is known of the paths to them by each uplink; `ifindexes` by their own end's address.
 
-    A peer is down when none of its paths is up and one of them is down. The least that a path carries counts for all.
+    A peer is down by an uplink when none of its paths there is up and one of them is down. The least that a path
+    carries counts for all of that uplink.
     """
-    down: dict[bytes, bool] = {}
-    sizes: dict[bytes, int] = {}
+    lives: dict[Way, list[Life]] = {}
+    sizes: dict[Way, int] = {}
     for view in views:
-        peer = view.path.peer
-        if view.life is not Life.UNKNOWN:
-            down[peer] = down.get(peer, True) and view.life is Life.DOWN
+        if view.path.source not in ifindexes:
+            continue
+        way = Way(view.path.peer, ifindexes[view.path.source])
+        lives.setdefault(way, []).append(view.life)
         if view.usable < view.size:
-            sizes[peer] = min(view.usable, sizes.get(peer, view.usable))
-    return {
-        address: replace(peer, down=down.get(address, False), mtu=sizes.get(address)) for address, peer in peers.items()
-    }
+            sizes[way] = min(view.usable, sizes.get(way, view.usable))
+    found: dict[bytes, dict[int, Found]] = {}
+    for way, known in lives.items():
+        if _is_down(known) or way in sizes:
+            found.setdefault(way.droplet, {})[way.ifindex] = Found(_is_down(known), sizes.get(way))
+    return {address: replace(peer, by=found[address]) if address in found else peer for address, peer in peers.items()}
+
+
+def down_peers(views: Iterable[View]) -> frozenset[bytes]:
+    """Return the peers to which no path is up and at least one is down."""
+    lives: dict[bytes, list[Life]] = {}
+    for view in views:
+        lives.setdefault(view.path.peer, []).append(view.life)
+    return frozenset(peer for peer, known in lives.items() if _is_down(known))
+
+
+def _is_down(lives: Collection[Life]) -> bool:
+    return Life.DOWN in lives and Life.UP not in lives

@@ -1,8 +1,10 @@
-"""Which droplets the neighbour watch follows, and what it is to know of them."""
+"""Which droplets the neighbour watch follows, what it is to know of them, and in whose name packets go there."""
 
 from __future__ import annotations
 
-from agent.core.next_hops import Peer
+from agent.core.layout import mapped
+from agent.core.next_hops import Peer, Senders
+from agent.core.places import Arrival
 from agent.core.world import World
 from protocol.addresses import parse_address
 
@@ -20,3 +22,15 @@ def peers(world: World) -> dict[bytes, Peer]:
         for droplet in world.droplets.values()
         if not world.is_here(droplet.id)
     }
+
+
+def senders(world: World) -> Senders:
+    """Return the droplet of this host that packets leave each uplink by: of several of one family, the first."""
+    found: dict[tuple[int, int], int] = {}
+    for uplink in world.here.uplinks:
+        for address in uplink.addresses:
+            place = world.places.get(Arrival(mapped(address), uplink.arrives[0]))
+            known = found.get((uplink.ifindex, len(address)))
+            if place is not None and (known is None or place < known):
+                found[uplink.ifindex, len(address)] = place
+    return found

@@ -2,8 +2,9 @@
 
 Two questions are asked of each path. *Is the peer there?* is asked in turn, by small probes: a peer that has answered
 at least once and then misses several in a row is down, and its next answer brings it up. One that never answered may
-speak no such thing; it stays unknown, and nothing follows. *Does the path carry what it should?* is asked now and then,
-by probes as long as the uplink's MTU, and where it does not, a search (`path_search`) finds what it carries.
+speak no such thing; it stays unknown, and nothing follows, unless nothing leads there at all (`cut_off`). *Does the
+path carry what it should?* is asked now and then, by probes as long as the uplink's MTU, and where it does not, a
+search (`path_search`) finds what it carries.
 
 Small probes are sent at `per_second` at the most, long ones at a quarter of that.
 """
@@ -48,6 +49,8 @@ class _Target:
     search_from: float = 0.0
     challenged_at: float = float("-inf")
     asked_at: float = float("-inf")
+    cut_off: bool = False
+    """Down for no other reason than that nothing leads there."""
     small: bytes | None = None
     long: bytes | None = None
 
@@ -81,13 +84,13 @@ class Probing:
         """All that are probed."""
         return self._targets.keys()
 
-    def set_paths(self, sizes: Mapping[Path, int], now: float, down: Collection[bytes] = ()) -> None:
-        """Tell all paths with their uplinks' MTUs; new ones to the peers `down` begin as such."""
+    def set_paths(self, sizes: Mapping[Path, int], now: float, down: Collection[Path] = ()) -> None:
+        """Tell all paths with their uplinks' MTUs; new ones that are among those `down` begin as such."""
         for path in [path for path in self._targets if path not in sizes]:
             self._forget(path)
         new = sorted(path for path in sizes if path not in self._targets)
         for position, path in enumerate(new):
-            life = Life.DOWN if path.peer in down else Life.UNKNOWN
+            life = Life.DOWN if path in down else Life.UNKNOWN
             self._targets[path] = _Target(path, sizes[path], life, now)
             self._turns.put(path, now + position / self._rules.per_second)
             self._touch(life is Life.DOWN)
@@ -95,6 +98,22 @@ class Probing:
             target = self._targets[path]
             if target.size != size:
                 self._resize(target, size, now)
+
+    def cut_off(self, peers: Collection[bytes], now: float) -> None:
+        """Take in to which peers nothing leads: no route, or nobody answers ARP or neighbour discovery.
+
+        Whoever never answered a probe is down for as long. The others' silence tells.
+        """
+        for target in self._targets.values():
+            is_cut_off = target.path.peer in peers
+            if is_cut_off and target.life is Life.UNKNOWN:
+                target.cut_off = True
+                self._fall(target, now)
+            elif target.cut_off and not is_cut_off:
+                self._tell(Happened.UP, target)
+                target.cut_off, target.life, target.since = False, Life.UNKNOWN, now
+                self._turns.put(target.path, now)
+                self._touch()
 
     def due(self, now: float) -> list[Probe]:
         """Return the probes to be sent now. Each must be sent, or told by `refused`, `failed` or `unsent`."""
@@ -235,7 +254,7 @@ class Probing:
         if target.life is Life.DOWN:
             self._tell(Happened.UP, target)
             self._touch()
-        target.life, target.since = Life.UP, now
+        target.cut_off, target.life, target.since = False, Life.UP, now
         self._checks.put(target.path, now)
 
     def _fall(self, target: _Target, now: float) -> None:
@@ -352,4 +371,4 @@ class Probing:
         self._touch()
 
     def _tell(self, kind: Happened, target: _Target) -> None:
-        self._happenings.append(Happening(kind, target.path, target.size, target.carries))
+        self._happenings.append(Happening(kind, target.path, target.size, target.carries, target.cut_off))

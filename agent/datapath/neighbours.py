@@ -27,6 +27,7 @@ from agent.core.next_hops import (
     Peer,
     Reason,
     Route,
+    Senders,
     Way,
     changes,
     desired_next_hops,
@@ -120,6 +121,7 @@ class NeighbourWatch:
         self._uplinks = tuple(uplinks)
         self._table = table
         self._peers: dict[bytes, Peer] | None = None
+        self._senders: Senders = {}
         self._current: dict[bytes, bytes] = {}
         self._routes: dict[Way, Route] = {}
         self._looked_up: set[Way] = set()
@@ -127,6 +129,7 @@ class NeighbourWatch:
         self._failures = Failures()
         self._kept: set[Hop] = set()
         self._unresolved: dict[bytes, Reason] = {}
+        self._cut_off: frozenset[bytes] = frozenset()
         self._managed = True
         self._stale = False
         self._dirty = asyncio.Event()
@@ -146,15 +149,15 @@ class NeighbourWatch:
                 await self._task
             self._task = None
 
-    def set_peers(self, peers: Mapping[bytes, Peer]) -> None:
-        """Tell all droplets that packets are sent to, by packed address of 4 or 16 bytes.
+    def set_peers(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
+        """Tell all droplets that packets are sent to, by packed address of 4 or 16 bytes, and in whose name.
 
         One that nothing leads to yet is unresolved from this moment on.
         """
         told = {unmapped(address): peer for address, peer in peers.items()}
-        if told == self._peers:
+        if told == self._peers and senders == self._senders:
             return
-        self._peers = told
+        self._peers, self._senders = told, senders
         reached = {way_of(key).droplet for key in self._current}
         known = self._unresolved
         self._unresolved = {one: known.get(one, Reason.ASKED) for one in told if one not in reached}
@@ -174,6 +177,10 @@ class NeighbourWatch:
     def unresolved(self) -> list[Unresolved]:
         """Return the droplets that packets cannot be sent to, by address."""
         return [Unresolved(_text(address), why.value) for address, why in sorted(self._unresolved.items())]
+
+    def cut_off(self) -> frozenset[bytes]:
+        """Return the droplets (packed, 4 or 16 bytes) that were asked for and to which nothing leads."""
+        return self._cut_off
 
     async def settled(self) -> None:
         """Wait until everything told and heard so far is in the map."""
@@ -293,7 +300,7 @@ class NeighbourWatch:
 
     async def _write(self, requests: Netlink) -> None:
         """Bring routes, managed neighbours and the map up to date with what is known."""
-        peers, uplinks = self._peers, self._uplinks
+        peers, senders, uplinks = self._peers, self._senders, self._uplinks
         if peers is None:
             return
         await self._look_up_routes(requests, peers, uplinks)
@@ -303,13 +310,16 @@ class NeighbourWatch:
         neighbours, doubtful = self._failures.look(self._neighbours)
         if doubtful:
             self._wake()
-        desired, unresolved = desired_next_hops(peers, uplinks, self._routes, neighbours, self._current)
+        desired, unresolved = desired_next_hops(peers, uplinks, senders, self._routes, neighbours, self._current)
         change = changes(self._current, desired)
         if change.put or change.delete:
             self._table.write(change.put, change.delete)
             self._current = desired
             log.debug("next_hops_changed", put=len(change.put), deleted=len(change.delete))
         self._unresolved = unresolved
+        cut_off = frozenset(droplet for droplet, reason in unresolved.items() if reason is not Reason.ASKED)
+        if cut_off != self._cut_off:
+            self._cut_off = cut_off
 
     async def _look_up_routes(
         self, requests: Netlink, peers: Mapping[bytes, Peer], uplinks: tuple[Uplink, ...]

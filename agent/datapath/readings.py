@@ -15,8 +15,9 @@ from agent.core.layout import (
     LOCAL_DROPLET,
     NETWORK,
     NEXT_HOP,
-    NEXT_HOP_DOWN,
+    NEXT_HOP_BY_OTHER,
     NEXT_HOP_KEY,
+    NEXT_HOP_SILENT,
     OVERLAY_KEY,
     TRAFFIC,
     U32,
@@ -32,6 +33,7 @@ from agent.core.layout import (
     split_set,
     unmapped,
 )
+from agent.core.next_hops import Way, way_of
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.maps import Map
 from agent.datapath.outcomes import Outcome
@@ -107,26 +109,26 @@ class Readings:
         return found if found and found.vni else None
 
     def lookup_next_hop(self, droplet: int, host: bytes) -> NextHop | None:
-        """Return what leads to a host (16 bytes) from one of `local_droplets`, by its index, or else from another one.
+        """Return what leads to a host (16 bytes) from one of `local_droplets`: find_hop() in bpf/next_hop.h."""
+        local = self._lookup_local(droplet)
+        found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, local.interface)) if local else None
+        if local is None or found is None:
+            return None
+        hop = NextHop(*NEXT_HOP.unpack(found))
+        if hop.flags & NEXT_HOP_BY_OTHER or len(unmapped(local.address)) != len(unmapped(host)):
+            local = self._lookup_local(hop.droplet)
+        return hop if local and len(unmapped(local.address)) == len(unmapped(host)) else None
 
-        Whether the host is down is asked of the first alone: by another one it goes in any case (bpf/next_hop.h).
-        """
-        entries = sorted(
-            self.maps[MapName.LOCAL_DROPLETS].dump().items(), key=lambda entry: entry[0] != U32.pack(droplet)
-        )
-        for key, value in entries:
-            local = LocalDroplet(*LOCAL_DROPLET.unpack(value))
-            found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, local.interface))
-            if found is not None and len(unmapped(local.address)) == len(unmapped(host)):
-                hop = NextHop(*NEXT_HOP.unpack(found))
-                return hop if key == U32.pack(droplet) else hop._replace(flags=hop.flags & ~NEXT_HOP_DOWN)
-        return None
+    def _lookup_local(self, index: int) -> LocalDroplet | None:
+        value = self.maps[MapName.LOCAL_DROPLETS].lookup(U32.pack(index))
+        found = LocalDroplet(*LOCAL_DROPLET.unpack(value)) if value is not None else None
+        return found if found and found.interface else None
 
-    def down_peers(self) -> frozenset[bytes]:
-        """Return the droplets (packed, 4 or 16 bytes) that an agent before this one found not to answer any more."""
+    def ways_down(self) -> frozenset[Way]:
+        """Return the ways by which an agent before this one found droplets not to answer any more."""
         entries = self.maps[MapName.NEXT_HOPS].dump()
-        down = (key for key, value in entries.items() if NextHop(*NEXT_HOP.unpack(value)).flags & NEXT_HOP_DOWN)
-        return frozenset(unmapped(NEXT_HOP_KEY.unpack(key)[0]) for key in down)
+        down = (key for key, value in entries.items() if NextHop(*NEXT_HOP.unpack(value)).flags & NEXT_HOP_SILENT)
+        return frozenset(map(way_of, down))
 
     def lookup_direct(self, vni: int, address: bytes) -> DirectPath | None:
         """Return the direct path to an overlay address, fresh or not, None when none was learnt."""

@@ -159,9 +159,13 @@ class World:
     def known(self, name: str, flags: int = 0) -> None:
         self.put(MapName.DROPLETS, mapped(self.droplet(name)), layout.DROPLET.pack(flags))
 
-    def next_hop(self, name: str, mtu: int = PATH_MTU, flags: int = 0, uplink: int = UPLINK) -> None:
+    def next_hop(
+        self, name: str, mtu: int = PATH_MTU, flags: int = 0, uplink: int = UPLINK, by: int | None = None
+    ) -> None:
+        """Put what leads to a droplet from an uplink; `by` another of this host's droplets when it is an index."""
         key = layout.NEXT_HOP_KEY.pack(mapped(self.droplet(name)), uplink)
-        self.put(MapName.NEXT_HOPS, key, layout.NEXT_HOP.pack(DROPLET_MAC[name], mtu, flags))
+        flags |= 0 if by is None else layout.NEXT_HOP_BY_OTHER
+        self.put(MapName.NEXT_HOPS, key, layout.NEXT_HOP.pack(DROPLET_MAC[name], mtu, flags, by or 0))
 
     def no_next_hop(self, name: str, uplink: int = UPLINK) -> None:
         self.remove(MapName.NEXT_HOPS, layout.NEXT_HOP_KEY.pack(mapped(self.droplet(name)), uplink))

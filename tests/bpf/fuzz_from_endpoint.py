@@ -117,10 +117,9 @@ class FromEndpoint(Answers):
             need(peer in dict(ways), "directly to where documents or packets said it is")
             pinned = sender.flags & layout.INTERFACE_PINNED or all(flags for host, flags in ways if host == peer)
             need(not pinned or free, "pinned: never directly")
-            down = model.hops[(peer, uplink.interface)].flags & layout.NEXT_HOP_DOWN
-            elsewhere = uplink != model.uplinks.get(sender.droplet)
+            down = model.hops[(peer, model.uplinks[sender.droplet].interface)].flags & layout.NEXT_HOP_DOWN
             bouncer = network and network.flags & layout.NETWORK_BOUNCED_HERE  # which knows no other way
-            need(not down or elsewhere or bouncer, "never directly to one that is down, but by its bouncer")
+            need(not down or bouncer, "never directly to one that is down, but by its bouncer")
             need(not tunnel.options, "a direct packet carries no options")
             vxlan = endpoint and endpoint.flags & layout.ENDPOINT_VXLAN
             need(not tunnel.is_vxlan or vxlan, "VXLAN only to endpoints that speak it")

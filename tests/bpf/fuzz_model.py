@@ -161,13 +161,23 @@ def _add_peers(rng: Random, model: Model) -> None:
             continue
         model.peers[peer] = layout.DROPLET_ZERO_CHECKSUM if rng.random() < 0.3 else 0
         for uplink in model.uplinks.values():
-            if is_v4(uplink.address) != is_v4(peer) or rng.random() < 0.15:
-                continue
-            flags = layout.NEXT_HOP_DOWN if rng.random() < 0.1 else 0
-            flags |= layout.NEXT_HOP_ZERO_CHECKSUM if rng.random() < 0.2 else 0
-            mtu = rng.choice((1500, 1500, 1500, 9000, 1400, 1280, 600, 150))
-            mac = bytes([6, 0, 0, 0, 2 + number, uplink.interface])
-            model.hops[(peer, uplink.interface)] = layout.NextHop(mac, mtu, flags)
+            if rng.random() < 0.85:
+                model.hops[(peer, uplink.interface)] = _some_hop(rng, model, peer, number, uplink)
+
+
+def _some_hop(rng: Random, model: Model, peer: bytes, number: int, uplink: Uplink) -> layout.NextHop:
+    """Make an entry as an agent would, and now and then one that leads by a droplet which is not there any more."""
+    flags = layout.NEXT_HOP_DOWN if rng.random() < 0.2 else 0
+    flags |= layout.NEXT_HOP_ZERO_CHECKSUM if rng.random() < 0.2 else 0
+    flags |= layout.NEXT_HOP_SILENT if rng.random() < 0.2 else 0
+    own = [index for index, one in model.uplinks.items() if one.interface == uplink.interface]
+    by = rng.choice([*model.uplinks] if rng.random() < 0.3 else own)
+    if rng.random() < 0.05:
+        by = layout.MAX_LOCAL_DROPLETS - 1
+    if by not in own or rng.random() < 0.1:
+        flags |= layout.NEXT_HOP_BY_OTHER
+    mtu = rng.choice((1500, 1500, 1500, 9000, 1400, 1280, 600, 150))
+    return layout.NextHop(bytes([6, 0, 0, 0, 2 + number, uplink.interface]), mtu, flags, by)
 
 
 def _some_peers(rng: Random, model: Model, most: int = 3) -> tuple[bytes, ...]:

@@ -99,16 +99,25 @@ def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) ->
     ]  # fmt: skip
     need(leaving, "it leaves by a droplet of this host, in its name")
     need(ip.destination in model.peers, "it goes to a known droplet")
-    hop = model.hops.get((ip.destination, leaving[0].interface))
+    hop = next((hop for hop in _hops(model, ip.destination, leaving) if hop.mac == tunnel.destination_mac), None)
     if hop is None:
         raise ViolationError("it goes where a next hop leads")
-    need(tunnel.destination_mac == hop.mac, "its Ethernet destination is the next hop's")
     need(ip.end - ip.at <= hop.mtu, "it is no longer than the path carries")
     need(ip.plain and not ip.fragment and ip.never, "no options, no fragments, DF set")
     need(tunnel.vni == vni, "it stays in its VPC")
     _hold_checksum(tunnel, hop, inner_right)
     _hold_header(tunnel, step.out)
     return tunnel, leaving[0]
+
+
+def _hops(model: Model, to: bytes, leaving: list[Uplink]) -> list[layout.NextHop]:
+    """Return the entries that lead to a droplet in the name of one of this host's."""
+    found = []
+    for (peer, interface), hop in model.hops.items():
+        own = interface in (uplink.interface for uplink in leaving) and not hop.flags & layout.NEXT_HOP_BY_OTHER
+        if peer == to and (own or model.uplinks.get(hop.droplet) in leaving):
+            found.append(hop)
+    return found
 
 
 def _hold_checksum(tunnel: Tunnel, hop: layout.NextHop, inner_right: bool) -> None:

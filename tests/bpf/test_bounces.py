@@ -42,7 +42,7 @@ def two_uplinks(world: World, came: int, goes: int, tags: tuple[int, int], flags
     world.over_ipv6 = goes == 6
     for receiver in (R, R6):
         world.endpoint(receiver, D3, flags=flags)
-    world.next_hop(D3, uplink=SECOND_UPLINK)
+    world.next_hop(D3, by=1)
 
 
 @pytest.mark.parametrize("tags", [(0, 0), (TAG_IN, 0), (0, TAG_OUT), (TAG_IN, TAG_OUT)], ids=str)

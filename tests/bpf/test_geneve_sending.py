@@ -198,7 +198,7 @@ def test_a_frame_leaves_by_the_interface_that_reaches_the_other_droplet(world: W
     world.no_next_hop(D2)
     world.over_ipv6 = True
     world.endpoint(R, D2)
-    world.next_hop(D2, uplink=SECOND_UPLINK)
+    world.next_hop(D2, by=1)
     run = world.from_endpoint(from_a(4, R))
     assert run.outcome is Outcome.SENT_DIRECT
     assert run.frame[22:54] == p.ip(S1) + p.ip(S2)

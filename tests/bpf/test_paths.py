@@ -20,6 +20,7 @@ from bpf_world import (
     S1,
     S2,
     S3,
+    SECOND_UPLINK,
     STRANGER,
     UNKNOWN,
     UNKNOWN6,
@@ -38,6 +39,8 @@ from agent.datapath.outcomes import Outcome
 
 BOUNCES, DIVIDES, PINNED = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE, layout.NETWORK_PINNED
 GONE, GONE6 = UNKNOWN, UNKNOWN6
+SECOND = "192.0.2.6"
+"""This host's droplet on its second uplink."""
 PAIRS = [pytest.param((R, GONE), id="IPv4 inside"), pytest.param((R6, GONE6), id="IPv6 inside")]
 OVER = [pytest.param((D2, D1), id="over IPv4"), pytest.param((S2, S1), id="over IPv6")]
 
@@ -169,6 +172,45 @@ def test_a_bouncer_sends_its_own_endpoints_packets_straight_to_a_droplet_that_is
     world.next_hop(D2, flags=layout.NEXT_HOP_DOWN)
     run = world.from_endpoint(from_a(R))
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(D2))
+
+
+@pytest.mark.parametrize("to", [R, GONE])
+def test_another_of_this_hosts_droplets_leads_where_the_agent_says_so(world: World, to: str) -> None:
+    if to == GONE:
+        world.path(GONE, D2, fresh(world))
+    world.local(3, SECOND, SECOND_UPLINK)
+    world.next_hop(D2, flags=layout.NEXT_HOP_SILENT, by=3)
+    run = world.from_endpoint(from_a(to))
+    assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(SECOND), p.ip(D2))
+    world.next_hop(D2, flags=layout.NEXT_HOP_SILENT | layout.NEXT_HOP_DOWN, by=3)
+    run = world.from_endpoint(from_a(to))
+    assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D1), p.ip(D3))
+
+
+@pytest.mark.parametrize("to", [R, GONE])
+def test_what_no_uplink_leads_to_goes_by_the_bouncer(world: World, to: str) -> None:
+    """Also on a host with several droplets."""
+    if to == GONE:
+        world.path(GONE, D2, fresh(world))
+    world.local(3, SECOND, SECOND_UPLINK)
+    world.no_next_hop(D2)
+    run = world.from_endpoint(from_a(to))
+    assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D1), p.ip(D3))
+
+
+def test_a_bouncer_is_reached_by_another_droplet_and_told_of_that_one(world: World) -> None:
+    world.local(3, SECOND, SECOND_UPLINK)
+    world.next_hop(D3, by=3)
+    run = world.from_endpoint(from_a(UNKNOWN))
+    assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(SECOND), p.ip(D3))
+    assert run.frame[50:62] == p.rts(SECOND, 0)
+
+
+def test_an_entry_whose_droplet_is_gone_leads_nowhere(world: World) -> None:
+    world.next_hop(D3, by=3)
+    assert world.from_endpoint(from_a(UNKNOWN)).outcome is Outcome.NEXT_HOP_UNRESOLVED
+    world.local(3, S1, SECOND_UPLINK)
+    assert world.from_endpoint(from_a(UNKNOWN)).outcome is Outcome.NEXT_HOP_UNRESOLVED, "of the other family"
 
 
 def test_a_path_ages(world: World) -> None:

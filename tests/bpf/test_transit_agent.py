@@ -132,8 +132,8 @@ def test_without_transit_xdp_nothing_is_delivered_on_the_same_host(world: World)
 
 
 def test_a_droplet_without_a_neighbour_entry_is_not_sent_to(world: World) -> None:
-    world.no_next_hop(D2)
-    run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())))
+    world.no_next_hop(D3)
+    run = world.from_endpoint(from_a(p.ipv4(A, UNKNOWN, p.udp())))
     assert run.outcome is Outcome.NEXT_HOP_UNRESOLVED
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, mapped
-from agent.core.next_hops import Peer
+from agent.core.next_hops import Found, Peer
+from agent.datapath.neighbours import NeighbourWatch
 from tests.netns.conftest import World, ip_json
 
 SETTLING = 400
@@ -17,8 +18,14 @@ def packed(text: str) -> bytes:
     return ipaddress.ip_address(text).packed
 
 
-def peers(*addresses: str, **known: object) -> dict[bytes, Peer]:
-    return {packed(address): Peer(**known) for address in addresses}  # type: ignore[arg-type]
+def peers(*addresses: str, by: Mapping[int, Found] = {}) -> dict[bytes, Peer]:
+    return {packed(address): Peer(by=by) for address in addresses}
+
+
+def tell(watch: NeighbourWatch, told: Mapping[bytes, Peer]) -> None:
+    """Tell peers, and that each uplink has one droplet, whose place is the uplink's."""
+    own = enumerate(watch._uplinks)
+    watch.set_peers(told, {(uplink.ifindex, len(one)): place for place, uplink in own for one in uplink.addresses})
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -34,6 +41,8 @@ def mac_of(world: World, interface: str = "sub0") -> bytes:
     return bytes.fromhex(link["address"].replace(":", ""))
 
 
-def entry(address: str, mac: bytes, interface: str = "eth0", *, mtu: int = 1500, flags: int = 0) -> tuple[bytes, bytes]:
+def entry(
+    address: str, mac: bytes, interface: str = "eth0", *, mtu: int = 1500, flags: int = 0, place: int = 0
+) -> tuple[bytes, bytes]:
     index = int(ip_json("link", "show", interface)[0]["ifindex"])
-    return NEXT_HOP_KEY.pack(mapped(packed(address)), index), NEXT_HOP.pack(mac, mtu, flags)
+    return NEXT_HOP_KEY.pack(mapped(packed(address)), index), NEXT_HOP.pack(mac, mtu, flags, place)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import structlog
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, mapped
-from agent.core.next_hops import Peer
+from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, NEXT_HOP_SILENT, mapped
+from agent.core.next_hops import Found, Peer
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch, release_all
 from agent.datapath.netlink import Netlink
 from tests.netns.conftest import World, ip, ip_json, uplinks_now
-from tests.netns.hops import entry, mac_of, packed, peers, until
+from tests.netns.hops import entry, mac_of, packed, peers, tell, until
 
 
 def neighbours(world: World) -> dict[str, dict]:
@@ -20,7 +21,7 @@ def neighbours(world: World) -> dict[str, dict]:
 
 
 async def test_an_on_link_droplet_is_resolved_without_any_traffic(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     key, value = entry(world.neighbour, mac_of(world))
     await until(lambda: table.lookup(key) == value)
     assert watch.unresolved() == []
@@ -28,7 +29,7 @@ async def test_an_on_link_droplet_is_resolved_without_any_traffic(world: World, 
 
 async def test_a_droplet_behind_a_gateway_gets_the_gateways_address(world: World, table: Map, watch) -> None:
     ip("route", "add", "10.99.0.0/16", "via", world.neighbour)
-    watch.set_peers({mapped(packed("10.99.1.1")): Peer()})
+    tell(watch, {mapped(packed("10.99.1.1")): Peer()})
     key, value = entry("10.99.1.1", mac_of(world))
     await until(lambda: table.lookup(key) == value)
 
@@ -36,7 +37,7 @@ async def test_a_droplet_behind_a_gateway_gets_the_gateways_address(world: World
 async def test_a_droplet_follows_its_route_to_another_router_and_back(world: World, table: Map, watch) -> None:
     ip("neigh", "add", "10.77.0.3", "lladdr", "02:00:00:00:00:33", "dev", "eth0", "nud", "permanent")
     ip("route", "add", "10.99.0.0/16", "via", world.neighbour)
-    watch.set_peers(peers("10.99.1.1"))
+    tell(watch, peers("10.99.1.1"))
     key, first = entry("10.99.1.1", mac_of(world))
     await until(lambda: table.lookup(key) == first)
     ip("route", "replace", "10.99.0.0/16", "via", "10.77.0.3")
@@ -50,13 +51,13 @@ async def test_an_ipv4_route_through_an_ipv6_router_is_followed(world: World, ta
     ip("addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
     ip("neigh", "add", "2001:db8::9", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent")
     ip("route", "add", "10.99.0.0/16", "via", "inet6", "2001:db8::9", "dev", "eth0")
-    watch.set_peers(peers("10.99.1.1"))
+    tell(watch, peers("10.99.1.1"))
     key, value = entry("10.99.1.1", bytes.fromhex("020000000099"))
     await until(lambda: table.lookup(key) == value)
 
 
 async def test_a_route_that_comes_later_is_followed_and_one_that_goes_too(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers("10.99.1.1"))
+    tell(watch, peers("10.99.1.1"))
     await until(lambda: ["no route" in one.reason for one in watch.unresolved()] == [True])
     ip("route", "add", "10.99.0.0/16", "via", world.neighbour)
     await until(lambda: len(table.dump()) == 1)
@@ -68,13 +69,13 @@ async def test_a_droplet_routed_by_another_interface_is_named(world: World, tabl
     ip("link", "add", "side", "type", "veth", "peer", "name", "side2")
     ip("addr", "add", "10.88.0.1/24", "dev", "side")
     ip("link", "set", "side", "up")
-    watch.set_peers(peers("10.88.0.2"))
+    tell(watch, peers("10.88.0.2"))
     await until(lambda: any("another interface" in one.reason for one in watch.unresolved()))
     assert table.dump() == {}
 
 
 async def test_a_neighbour_that_moves_its_mac_is_followed(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     ip("link", "set", "sub0", "address", "02:00:00:00:00:77", namespace=world.substrate)
     ip("neigh", "flush", "dev", "eth0")
@@ -83,7 +84,7 @@ async def test_a_neighbour_that_moves_its_mac_is_followed(world: World, table: M
 
 
 async def test_a_flushed_neighbour_table_takes_no_entry_away(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     for _ in range(20):
         ip("neigh", "flush", "dev", "eth0")
@@ -94,7 +95,7 @@ async def test_a_flushed_neighbour_table_takes_no_entry_away(world: World, table
 
 
 async def test_a_neighbour_that_no_longer_answers_loses_its_entry(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     ip("addr", "flush", "dev", "sub0", namespace=world.substrate)
     ip("neigh", "flush", "dev", "eth0")
@@ -105,7 +106,7 @@ async def test_a_neighbour_that_no_longer_answers_loses_its_entry(world: World, 
 
 
 async def test_an_interface_that_goes_down_and_up_resolves_again(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     ip("link", "set", "eth0", "down")
     await until(lambda: table.dump() == {})
@@ -114,17 +115,17 @@ async def test_an_interface_that_goes_down_and_up_resolves_again(world: World, t
 
 
 async def test_a_droplet_that_is_gone_loses_its_entry_and_its_neighbour(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: "managed" in neighbours(world).get(world.neighbour, {}))
     await until(lambda: len(table.dump()) == 1)
-    watch.set_peers({})
+    tell(watch, {})
     await until(lambda: table.dump() == {})
     await until(lambda: "managed" not in neighbours(world).get(world.neighbour, {}))
 
 
 async def test_an_operators_permanent_neighbour_is_used_and_left_alone(world: World, table: Map, watch) -> None:
     ip("neigh", "add", world.neighbour, "lladdr", "02:00:00:00:00:55", "dev", "eth0", "nud", "permanent")
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     key, value = entry(world.neighbour, bytes.fromhex("020000000055"))
     await until(lambda: table.lookup(key) == value)
     assert neighbours(world)[world.neighbour]["state"] == ["PERMANENT"]
@@ -139,21 +140,21 @@ async def test_nothing_is_removed_before_the_droplets_are_told(world: World, tab
     try:
         await watch.settled()
         assert table.dump() == {key: value}
-        watch.set_peers(peers(world.neighbour))
-        await until(lambda: table.lookup(key) == NEXT_HOP.pack(mac_of(world), 1500, 0))
+        tell(watch, peers(world.neighbour))
+        await until(lambda: table.lookup(key) == NEXT_HOP.pack(mac_of(world), 1500, 0, 0))
     finally:
         await watch.close()
 
 
 async def test_a_restarted_watch_releases_what_its_predecessor_kept(world: World, table: Map, watch, uplinks) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     await watch.close()
     assert "managed" in neighbours(world)[world.neighbour]
     second = NeighbourWatch(uplinks, table)
     await second.start()
     try:
-        second.set_peers({})
+        tell(second, {})
         await until(lambda: "managed" not in neighbours(world).get(world.neighbour, {}))
         assert table.dump() == {}
     finally:
@@ -162,7 +163,7 @@ async def test_a_restarted_watch_releases_what_its_predecessor_kept(world: World
 
 async def test_releasing_all_leaves_no_neighbour_of_ours(world: World, table: Map, watch) -> None:
     ip("neigh", "add", "10.77.0.50", "lladdr", "02:00:00:00:00:55", "dev", "eth0", "nud", "permanent")
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     await watch.close()
     async with Netlink() as netlink:
@@ -174,7 +175,7 @@ async def test_many_events_at_once_end_in_the_true_table(world: World, table: Ma
     others = [f"10.77.0.{host}" for host in range(10, 60)]
     for address in others:
         ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=world.substrate)
-    watch.set_peers(peers(*others))
+    tell(watch, peers(*others))
     expected = dict(entry(address, mac_of(world)) for address in others)
     await until(lambda: table.dump() == expected)
     ip("link", "set", "sub0", "address", "02:00:00:00:00:78", namespace=world.substrate)
@@ -185,7 +186,7 @@ async def test_many_events_at_once_end_in_the_true_table(world: World, table: Ma
 
 async def test_lost_events_end_in_a_full_look(world: World, table: Map, watch, tmp_path) -> None:
     """More events than the socket holds, while nobody reads: one of them is the neighbour's new address."""
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     batch = tmp_path / "batch"
     mac = "02:00:00:00:00:55"
@@ -203,25 +204,25 @@ async def test_a_droplet_that_was_just_told_is_unresolved_until_something_leads_
     world: World, table: Map, watch
 ) -> None:
     await watch.settled()
-    watch.set_peers(peers(world.neighbour, "10.99.1.1"))
+    tell(watch, peers(world.neighbour, "10.99.1.1"))
     assert [one.address for one in watch.unresolved()] == [world.neighbour, "10.99.1.1"]
     await until(lambda: [one.address for one in watch.unresolved()] == ["10.99.1.1"])
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     assert watch.unresolved() == []
 
 
 async def test_what_is_found_out_of_a_path_stands_in_the_entry(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
-    watch.set_peers(peers(world.neighbour, down=True, mtu=1400))
-    key, value = entry(world.neighbour, mac_of(world), mtu=1400, flags=NEXT_HOP_DOWN)
+    tell(watch, peers(world.neighbour, by={socket.if_nametoindex("eth0"): Found(True, 1400)}))
+    key, value = entry(world.neighbour, mac_of(world), mtu=1400, flags=NEXT_HOP_DOWN | NEXT_HOP_SILENT)
     await until(lambda: table.lookup(key) == value)
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: table.lookup(key) == entry(world.neighbour, mac_of(world))[1])
 
 
 async def test_an_interface_that_changes_is_told_and_taken_in(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     assert not watch.uplinks_changed.is_set()
     ip("link", "set", "eth0", "mtu", "1400")
@@ -231,7 +232,7 @@ async def test_an_interface_that_changes_is_told_and_taken_in(world: World, tabl
 
 
 async def test_an_interface_in_the_place_of_another_is_told_and_taken_in(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     before = world.ifindex("eth0")
     ip("link", "del", "eth0")
@@ -245,6 +246,7 @@ async def test_an_interface_in_the_place_of_another_is_told_and_taken_in(world: 
     ip("addr", "add", f"{world.address}/24", "dev", "eth0")
     await until(watch.uplinks_changed.is_set)
     watch.set_uplinks(await uplinks_now("eth0"))
+    tell(watch, peers(world.neighbour))
     assert world.ifindex("eth0") != before
     await until(lambda: table.dump() == dict([entry(world.neighbour, mac_of(world))]))
     assert watch.unresolved() == []

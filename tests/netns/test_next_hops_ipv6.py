@@ -9,7 +9,7 @@ import pytest
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch
 from tests.netns.conftest import World, ip, ip_json, uplinks_now
-from tests.netns.hops import entry, mac_of, peers, until
+from tests.netns.hops import entry, mac_of, peers, tell, until
 
 HERE, THERE, FAR = "2001:db8::1", "2001:db8::2", "2001:db8:9::1"
 OTHER_ROUTER = "2001:db8::3"
@@ -33,7 +33,7 @@ def link_local(world: World, interface: str = "sub0") -> str:
 
 
 async def test_an_on_link_droplet_is_resolved_without_any_traffic(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(THERE))
+    tell(watch, peers(THERE))
     key, value = entry(THERE, mac_of(world))
     await until(lambda: table.lookup(key) == value)
     assert watch.unresolved() == []
@@ -42,7 +42,7 @@ async def test_an_on_link_droplet_is_resolved_without_any_traffic(world: World, 
 
 async def test_a_router_known_by_its_link_local_address_is_the_next_hop(world: World, table: Map, watch) -> None:
     ip("route", "add", "2001:db8:9::/48", "via", link_local(world), "dev", "eth0")
-    watch.set_peers(peers(FAR))
+    tell(watch, peers(FAR))
     key, value = entry(FAR, mac_of(world))
     await until(lambda: table.lookup(key) == value)
 
@@ -50,7 +50,7 @@ async def test_a_router_known_by_its_link_local_address_is_the_next_hop(world: W
 async def test_a_droplet_follows_its_route_to_another_router_and_back(world: World, table: Map, watch) -> None:
     ip("neigh", "add", OTHER_ROUTER, "lladdr", "02:00:00:00:00:33", "dev", "eth0", "nud", "permanent")
     ip("route", "add", "2001:db8:9::/48", "via", THERE)
-    watch.set_peers(peers(FAR))
+    tell(watch, peers(FAR))
     key, first = entry(FAR, mac_of(world))
     await until(lambda: table.lookup(key) == first)
     ip("route", "replace", "2001:db8:9::/48", "via", OTHER_ROUTER)
@@ -63,7 +63,7 @@ async def test_a_droplet_follows_its_route_to_another_router_and_back(world: Wor
 
 
 async def test_a_neighbour_that_moves_its_mac_is_followed(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(THERE))
+    tell(watch, peers(THERE))
     await until(lambda: len(table.dump()) == 1)
     ip("link", "set", "sub0", "address", "02:00:00:00:00:77", namespace=world.substrate)
     ip("neigh", "flush", "dev", "eth0")
@@ -72,7 +72,7 @@ async def test_a_neighbour_that_moves_its_mac_is_followed(world: World, table: M
 
 
 async def test_a_neighbour_that_no_longer_answers_loses_its_entry(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(THERE))
+    tell(watch, peers(THERE))
     await until(lambda: len(table.dump()) == 1)
     ip("addr", "del", f"{THERE}/64", "dev", "sub0", namespace=world.substrate)
     ip("neigh", "flush", "dev", "eth0")
@@ -81,8 +81,8 @@ async def test_a_neighbour_that_no_longer_answers_loses_its_entry(world: World, 
 
 
 async def test_both_families_share_an_interface(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers(THERE, world.neighbour))
+    tell(watch, peers(THERE, world.neighbour))
     expected = dict([entry(THERE, mac_of(world)), entry(world.neighbour, mac_of(world))])
     await until(lambda: table.dump() == expected)
-    watch.set_peers(peers(world.neighbour))
+    tell(watch, peers(world.neighbour))
     await until(lambda: table.dump() == dict([entry(world.neighbour, mac_of(world))]))

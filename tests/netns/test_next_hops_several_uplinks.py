@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
+from agent.core.layout import NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN, NEXT_HOP_SILENT
+from agent.core.next_hops import Found
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch
 from tests.netns.conftest import World, ip, uplinks_now
-from tests.netns.hops import entry, mac_of, peers, until
+from tests.netns.hops import entry, mac_of, peers, tell, until
 
 FAR = "10.99.1.1"
 
@@ -18,6 +22,16 @@ def second_interface(world: World, address: str, other: str) -> None:
     ip("addr", "add", other, "dev", "sub1", namespace=world.substrate)
     ip("link", "set", "eth1", "up")
     ip("link", "set", "sub1", "up", namespace=world.substrate)
+
+
+def by_first(address: str, mac: bytes, interface: str = "eth0", flags: int = 0) -> tuple[bytes, bytes]:
+    """Return the entry of an interface by which eth0 leads to a droplet."""
+    return entry(address, mac, interface, flags=flags | (0 if interface == "eth0" else NEXT_HOP_BY_OTHER))
+
+
+def by_second(address: str, mac: bytes, interface: str = "eth1", flags: int = 0) -> tuple[bytes, bytes]:
+    """Return the entry of an interface by which eth1 leads to a droplet."""
+    return entry(address, mac, interface, flags=flags | (0 if interface == "eth1" else NEXT_HOP_BY_OTHER), place=1)
 
 
 @pytest.fixture
@@ -31,8 +45,10 @@ async def watch(world: World, table: Map):
 
 
 async def test_each_droplet_is_reached_by_the_interface_that_its_subnet_is_on(world: World, table: Map, watch) -> None:
-    watch.set_peers(peers("10.77.0.2", "10.78.0.2"))
-    expected = [entry("10.77.0.2", mac_of(world)), entry("10.78.0.2", mac_of(world, "sub1"), "eth1")]
+    tell(watch, peers("10.77.0.2", "10.78.0.2"))
+    first, second = mac_of(world), mac_of(world, "sub1")
+    expected = [entry("10.77.0.2", first), by_first("10.77.0.2", first, "eth1")]
+    expected += [by_second("10.78.0.2", second), by_second("10.78.0.2", second, "eth0")]
     await until(lambda: table.dump() == dict(expected))
     assert watch.unresolved() == []
 
@@ -41,13 +57,13 @@ async def test_a_droplet_behind_routers_is_reached_by_each_interface_with_a_rout
     world: World, table: Map, watch
 ) -> None:
     ip("route", "add", "10.99.0.0/16", "via", "10.77.0.2")
-    watch.set_peers(peers(FAR))
-    by_first, by_second = entry(FAR, mac_of(world)), entry(FAR, mac_of(world, "sub1"), "eth1")
-    await until(lambda: table.dump() == dict([by_first]))
+    tell(watch, peers(FAR))
+    first, second = mac_of(world), mac_of(world, "sub1")
+    await until(lambda: table.dump() == dict([by_first(FAR, first), by_first(FAR, first, "eth1")]))
     ip("route", "add", "10.99.0.0/16", "via", "10.78.0.2", "metric", "50")
-    await until(lambda: table.dump() == dict([by_first, by_second]))
+    await until(lambda: table.dump() == dict([by_first(FAR, first), by_second(FAR, second)]))
     ip("route", "del", "10.99.0.0/16", "via", "10.77.0.2")
-    await until(lambda: table.dump() == dict([by_second]))
+    await until(lambda: table.dump() == dict([by_second(FAR, second), by_second(FAR, second, "eth0")]))
     assert watch.unresolved() == []
     ip("route", "del", "10.99.0.0/16", "via", "10.78.0.2")
     await until(lambda: [one.address for one in watch.unresolved()] == [FAR])
@@ -57,21 +73,38 @@ async def test_a_droplet_behind_routers_is_reached_by_each_interface_with_a_rout
 async def test_a_rule_for_the_source_address_chooses_the_route(world: World, table: Map, watch) -> None:
     ip("route", "add", "default", "via", "10.77.0.2")
     ip("route", "add", "default", "via", "10.78.0.2", "table", "102")
-    watch.set_peers(peers(FAR))
-    await until(lambda: len(table.dump()) == 1)
+    tell(watch, peers(FAR))
+    first, second = mac_of(world), mac_of(world, "sub1")
+    await until(lambda: table.dump() == dict([by_first(FAR, first), by_first(FAR, first, "eth1")]))
     ip("rule", "add", "from", "10.78.0.1", "lookup", "102")
-    expected = [entry(FAR, mac_of(world)), entry(FAR, mac_of(world, "sub1"), "eth1")]
+    expected = [by_first(FAR, first), by_second(FAR, second)]
     await until(lambda: table.dump() == dict(expected))
 
 
 async def test_an_interface_that_goes_down_leaves_the_other_one(world: World, table: Map, watch) -> None:
     ip("route", "add", "10.99.0.0/16", "via", "10.77.0.2")
     ip("route", "add", "10.99.0.0/16", "via", "10.78.0.2", "metric", "50")
-    watch.set_peers(peers(FAR))
+    tell(watch, peers(FAR))
     await until(lambda: len(table.dump()) == 2)
     ip("link", "set", "eth0", "down")
-    await until(lambda: table.dump() == dict([entry(FAR, mac_of(world, "sub1"), "eth1")]))
+    second = mac_of(world, "sub1")
+    await until(lambda: table.dump() == dict([by_second(FAR, second), by_second(FAR, second, "eth0")]))
     assert watch.unresolved() == []
+
+
+async def test_a_droplet_that_is_silent_by_one_uplink_is_reached_by_the_other(world: World, table: Map, watch) -> None:
+    ip("route", "add", "10.99.0.0/16", "via", "10.77.0.2")
+    ip("route", "add", "10.99.0.0/16", "via", "10.78.0.2", "metric", "50")
+    first, second = mac_of(world), mac_of(world, "sub1")
+    tell(watch, peers(FAR))
+    await until(lambda: table.dump() == dict([by_first(FAR, first), by_second(FAR, second)]))
+    silent = Found(down=True)
+    tell(watch, peers(FAR, by={socket.if_nametoindex("eth0"): silent}))
+    expected = [by_second(FAR, second, "eth0", NEXT_HOP_SILENT), by_second(FAR, second)]
+    await until(lambda: table.dump() == dict(expected))
+    tell(watch, peers(FAR, by={socket.if_nametoindex(name): silent for name in ("eth0", "eth1")}))
+    both = NEXT_HOP_SILENT | NEXT_HOP_DOWN
+    await until(lambda: table.dump() == dict([by_first(FAR, first, flags=both), by_second(FAR, second, flags=both)]))
 
 
 async def test_the_same_subnet_on_two_interfaces_is_reached_by_both(world: World, table: Map) -> None:
@@ -81,9 +114,9 @@ async def test_the_same_subnet_on_two_interfaces_is_reached_by_both(world: World
     watch = NeighbourWatch(await uplinks_now("eth0", "eth1"), table)
     await watch.start()
     try:
-        watch.set_peers(peers("10.77.0.102"))
-        by_second = entry("10.77.0.102", mac_of(world, "sub1"), "eth1")
-        await until(lambda: by_second[0] in table.dump())
+        tell(watch, peers("10.77.0.102"))
+        key, _ = by_second("10.77.0.102", mac_of(world, "sub1"))
+        await until(lambda: key in table.dump())
         assert watch.unresolved() == []
     finally:
         await watch.close()

@@ -25,6 +25,7 @@ from agent.datapath.observe import ObservationError
 from agent.datapath.uninstall import remove
 from agent.datapath.xdp import AttachMode, attach
 from tests.netns.conftest import World, ip, ip_json, run
+from tests.netns.hops import tell
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import GATEWAY, HERE, VNI, endpoint_actions, endpoint_veth, host_actions
 
@@ -312,7 +313,7 @@ async def test_removing_leaves_nothing_of_ours_and_all_of_others(config: KernelC
     kernel = await Kernel.open(config)
     await realized(kernel, world)
     await kernel.neighbours.start()
-    kernel.neighbours.set_peers({bytes([10, 77, 0, 2]): Peer()})
+    tell(kernel.neighbours, {bytes([10, 77, 0, 2]): Peer()})
     await kernel.neighbours.settled()
     await kernel.close()
     ip("link", "add", "theirs", "type", "veth", "peer", "name", "theirs2")

@@ -16,8 +16,10 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from agent.answers import Answers
-from agent.core.next_hops import Peer
+from agent.core.layout import mapped
+from agent.core.next_hops import Found, Peer, Senders
 from agent.core.paths import Path, Rules
+from agent.core.places import Arrival
 from agent.core.probe_packet import smallest
 from agent.core.tunnel_errors import Problem, TunnelError
 from agent.core.uplinks import Uplink
@@ -215,6 +217,7 @@ class Room:
         self.family = family
         self.far = far
         self.peers: dict[bytes, Peer] = {}
+        self.senders: dict[tuple[int, int], int] = {}
         self.events: list[tuple[str, tuple[str, ...]]] = []
         self.prober = Prober(rules, (PORT, 4789), self._watch, self._tell, structlog.get_logger())
         self.task = asyncio.create_task(self.prober.run())
@@ -227,15 +230,20 @@ class Room:
             **others,
         }
         own = {"near": droplets["near"]}
-        world = World(Here("h1", "h1", (self.uplink,)), droplets=droplets, own=own)
+        places = {Arrival(mapped(self.uplink.addresses[0]), self.uplink.ifindex): 2}
+        world = World(Here("h1", "h1", (self.uplink,)), droplets=droplets, own=own, places=places)
         peers = {self.family.packed(one.address): Peer() for one in droplets.values() if one.host != "h1"}
         self.prober.follow(world, peers)
 
-    def _watch(self, peers: Mapping[bytes, Peer]) -> None:
-        self.peers = dict(peers)
+    def _watch(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
+        self.peers, self.senders = dict(peers), dict(senders)
 
     def _tell(self, kind: str, lines: tuple[str, ...]) -> None:
         self.events.append((kind, lines))
+
+    @property
+    def found(self) -> Found:
+        return self.peers[self.far].by.get(self.uplink.ifindex, Found())
 
     def state(self) -> tuple[str, int]:
         view = next(view for _, _, view in self.prober.views())
@@ -260,12 +268,13 @@ async def test_a_peer_that_falls_silent_is_told_as_down_and_comes_back(net: Rout
     try:
         await room.until(lambda: room.state() == ("up", 1500))
         assert room.peers == {room.far: Peer()}
+        assert room.senders == {(room.uplink.ifindex, len(room.far)): 2}
         reflector.silent = True
-        await room.until(lambda: room.peers[room.far].down)
+        await room.until(lambda: room.found.down)
         assert room.prober.down_droplets() == ("far",)
         assert room.prober.down_changed.is_set()
         reflector.silent = False
-        await room.until(lambda: not room.peers[room.far].down)
+        await room.until(lambda: not room.found.down)
         await room.until(lambda: len(room.events) == 2)
         line = f"far ({family.far}) from {family.near}: "
         assert room.events == [
@@ -282,7 +291,7 @@ async def test_a_narrow_link_behind_a_router_is_found_by_what_the_router_says(ne
     net.narrow(1400)
     reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
     try:
-        await room.until(lambda: room.peers[room.far].mtu == 1400)
+        await room.until(lambda: room.found.mtu == 1400)
         await room.until(lambda: len(room.prober.narrow_paths()) == 1)
         assert room.prober.narrow_paths() == (NarrowPath("far", family.far, 1500, 1400, "near"),)
         assert room.prober.counts.refused >= 2
@@ -302,7 +311,7 @@ async def test_a_link_that_swallows_what_is_too_long_is_found_too(net: Routed, f
     reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
     reflector.most = 1400 - (28 if family is V4 else 48)
     try:
-        await room.until(lambda: room.peers[room.far].mtu == 1400, 20)
+        await room.until(lambda: room.found.mtu == 1400, 20)
         assert room.prober.counts.refused == 0
     finally:
         await room.close()
@@ -320,7 +329,7 @@ async def test_an_error_about_a_tunnel_packet_is_acted_on_before_the_next_check(
         discover = (socket.IPPROTO_IP, 10) if family is V4 else (socket.IPPROTO_IPV6, 23)
         tunnel.setsockopt(*discover, 3)  # IP_PMTUDISC_PROBE
         tunnel.sendto(bytes(1500 - (28 if family is V4 else 48)), (family.far, PORT))
-        await room.until(lambda: room.peers[room.far].mtu == 1400, 2)
+        await room.until(lambda: room.found.mtu == 1400, 2)
         await room.until(lambda: len(room.prober.narrow_paths()) == 1)
     finally:
         tunnel.close()
@@ -337,9 +346,9 @@ async def test_a_forged_error_is_healed_by_probes(net: Routed, family: Addresses
         seen: list[int | None] = []
         watch = room._watch
 
-        def watching(peers: Mapping[bytes, Peer]) -> None:
-            seen.append(peers[room.far].mtu)
-            watch(peers)
+        def watching(peers: Mapping[bytes, Peer], senders: Senders) -> None:
+            seen.append(peers[room.far].by.get(room.uplink.ifindex, Found()).mtu)
+            watch(peers, senders)
 
         room.prober._watch = watching
         forge(net, family, 1300)
@@ -397,8 +406,8 @@ async def test_what_is_known_of_the_paths_is_told_page_by_page(net: Routed) -> N
 
 
 async def test_probes_that_do_not_run_hand_the_peers_on(net: Routed) -> None:
-    told: list[Mapping[bytes, Peer]] = []
-    prober = Prober(QUICK, (PORT, 0), told.append, lambda kind, lines: None, structlog.get_logger())
+    told: list[tuple[Mapping[bytes, Peer], Senders]] = []
+    prober = Prober(QUICK, (PORT, 0), lambda *what: told.append(what), lambda kind, lines: None, structlog.get_logger())
     peer = V4.packed(V4.far)
     prober.follow(World(Here("h1", "h1", ())), {peer: Peer(zero_checksum=True)})
-    assert told == [{peer: Peer(zero_checksum=True)}]
+    assert told == [({peer: Peer(zero_checksum=True)}, {})]

@@ -14,6 +14,7 @@ from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.uninstall import remove
 from agent.datapath.xdp import AttachMode
 from tests.netns.conftest import World, ip, ip_json, uplinks_now
+from tests.netns.hops import tell
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ async def test_the_program_runs_on_each_interface_and_leaves_each(world: World, 
         assert [one.transit for one in await kernel.uplinks()] == [False, True]
         assert kernel.transit_modes() == {"eth0": "none", "eth1": "native"}
         await kernel.neighbours.start()
-        kernel.neighbours.set_peers({bytes([10, 77, 0, 2]): Peer(), bytes([10, 78, 0, 2]): Peer()})
+        tell(kernel.neighbours, {bytes([10, 77, 0, 2]): Peer(), bytes([10, 78, 0, 2]): Peer()})
         await kernel.neighbours.settled()
     finally:
         await kernel.close()

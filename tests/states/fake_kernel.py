@@ -24,7 +24,7 @@ from agent.core.actions import (
 )
 from agent.core.features import Features
 from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
-from agent.core.next_hops import Peer
+from agent.core.next_hops import Peer, Senders
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.realize import IFINDEX_BASE
 from agent.core.uplinks import Uplink
@@ -67,6 +67,7 @@ class FakeKernel:
         self.cleared: list[int] = []
         self.executor = self.neighbours = self
         self.peers: dict[bytes, Peer] = {}
+        self.senders: dict[tuple[int, int], int] = {}
         self._sizes = sizes or {}
         self._seen: list[dict[Any, Any]] | None = None
 
@@ -96,8 +97,8 @@ class FakeKernel:
     def clear_endpoint_counters(self, slot: int) -> None:
         self.cleared.append(slot)
 
-    def set_peers(self, peers: Mapping[bytes, Peer]) -> None:
-        self.peers = dict(peers)
+    def set_peers(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
+        self.peers, self.senders = dict(peers), dict(senders)
 
     # The rules.
 

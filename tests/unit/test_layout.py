@@ -23,7 +23,7 @@ FIELDS = {
     "vpc": (layout.VPC, ["flags", "count", "dividers"]),
     "droplet": (layout.DROPLET, ["flags"]),
     "next_hop_key": (layout.NEXT_HOP_KEY, ["address", "interface"]),
-    "next_hop": (layout.NEXT_HOP, ["mac", "mtu", "flags"]),
+    "next_hop": (layout.NEXT_HOP, ["mac", "mtu", "flags", "droplet"]),
     "local_droplet": (layout.LOCAL_DROPLET, ["address", "interface", "arrives", "leaves", "mac", "vlan"]),
     "direct_path": (layout.DIRECT_PATH, ["host", "flags", "confirmed_ns", "confirmed_tick"]),
     "traffic": (layout.TRAFFIC, ["packets", "bytes"]),
@@ -46,7 +46,9 @@ CONSTANTS_OF_BOTH = (
     "ENDPOINT_PINNED",
     "INTERFACE_PINNED",
     "DROPLET_ZERO_CHECKSUM",
+    "NEXT_HOP_BY_OTHER",
     "NEXT_HOP_DOWN",
+    "NEXT_HOP_SILENT",
     "NEXT_HOP_ZERO_CHECKSUM",
 )
 

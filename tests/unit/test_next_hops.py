@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, NEXT_HOP_ZERO_CHECKSUM
+from agent.core.layout import NEXT_HOP, NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN, NEXT_HOP_SILENT, NEXT_HOP_ZERO_CHECKSUM
 from agent.core.next_hops import (
     NO_MAC,
     NUD_FAILED,
@@ -14,6 +14,7 @@ from agent.core.next_hops import (
     NUD_REACHABLE,
     NUD_STALE,
     Failures,
+    Found,
     Hop,
     Neighbour,
     Peer,
@@ -29,6 +30,8 @@ from agent.core.next_hops import (
 from agent.core.uplinks import Uplink
 
 HERE, SECOND = 7, 9
+PLACES = {HERE: 3, SECOND: 5}
+"""Indexes in `local_droplets` of the droplets on the uplinks."""
 FAR = b"\x0a\x00\x00\x02"
 NEAR = b"\x0a\x00\x00\x03"
 GATEWAY = b"\x0a\x00\x00\xfe"
@@ -53,7 +56,17 @@ def way(droplet: bytes, ifindex: int = HERE) -> Way:
 
 
 def table(*entries: tuple[Way, bytes], mtu: int = MTU, flags: int = 0) -> dict[bytes, bytes]:
-    return {key_of(one): NEXT_HOP.pack(mac, mtu, flags) for one, mac in entries}
+    """Return entries by which each uplink leads by itself."""
+    return {key_of(one): NEXT_HOP.pack(mac, mtu, flags, PLACES[one.ifindex]) for one, mac in entries}
+
+
+def by_other(one: Way, mac: bytes, ifindex: int, flags: int = 0, mtu: int = MTU) -> dict[bytes, bytes]:
+    """Return an entry by which another uplink leads."""
+    return {key_of(one): NEXT_HOP.pack(mac, mtu, NEXT_HOP_BY_OTHER | flags, PLACES[ifindex])}
+
+
+def senders(uplinks) -> dict[tuple[int, int], int]:
+    return {(one.ifindex, len(address)): PLACES[one.ifindex] for one in uplinks for address in one.addresses}
 
 
 ONLY = (uplink(),)
@@ -62,7 +75,7 @@ ONLY = (uplink(),)
 def decide(neighbours, current=None, routes=None, peers=(NEAR,), uplinks=ONLY):
     routes = routes if routes is not None else {way(NEAR): Route(HERE, NEAR)}
     told = peers if isinstance(peers, dict) else dict.fromkeys(peers, Peer())
-    return desired_next_hops(told, uplinks, routes, neighbours, current or {})
+    return desired_next_hops(told, uplinks, senders(uplinks), routes, neighbours, current or {})
 
 
 def test_an_on_link_droplet_gets_its_own_ethernet_address() -> None:
@@ -124,12 +137,51 @@ def test_each_uplink_has_an_entry_of_its_own() -> None:
     assert found == (table((way(NEAR), OLD)) | table((way(NEAR, SECOND), NEW), mtu=9000), {})
 
 
-@pytest.mark.parametrize("ifindex", [HERE, SECOND])
-def test_a_droplet_that_one_of_two_uplinks_reaches_is_not_unresolved(ifindex: int) -> None:
+@pytest.mark.parametrize(("ifindex", "other"), [(HERE, SECOND), (SECOND, HERE)])
+def test_a_droplet_that_one_of_two_uplinks_reaches_is_reached_by_it_from_both(ifindex: int, other: int) -> None:
     routes = {way(NEAR): Route(ifindex, NEAR), way(NEAR, SECOND): Route(ifindex, NEAR)}
     neighbours = {hop(NEAR, ifindex): Neighbour(NUD_REACHABLE, NEW)}
     found = decide(neighbours, routes=routes, uplinks=(uplink(), uplink(SECOND)))
-    assert found == (table((way(NEAR, ifindex), NEW)), {})
+    assert found == (table((way(NEAR, ifindex), NEW)) | by_other(way(NEAR, other), NEW, ifindex), {})
+
+
+TWO = (uplink(), uplink(SECOND, mtu=9000))
+BOTH_LEAD = {
+    "routes": {way(NEAR): Route(HERE, NEAR), way(NEAR, SECOND): Route(SECOND, NEAR)},
+    "neighbours": {hop(NEAR): Neighbour(NUD_REACHABLE, OLD), hop(NEAR, SECOND): Neighbour(NUD_REACHABLE, NEW)},
+    "uplinks": TWO,
+}
+SILENT = Found(down=True, mtu=1400)
+
+
+def test_a_droplet_that_is_silent_by_one_uplink_is_reached_by_the_other() -> None:
+    found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT})})
+    assert found == by_other(way(NEAR), NEW, SECOND, NEXT_HOP_SILENT, 9000) | table((way(NEAR, SECOND), NEW), mtu=9000)
+    found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={SECOND: SILENT})})
+    assert found == table((way(NEAR), OLD)) | by_other(way(NEAR, SECOND), OLD, HERE, NEXT_HOP_SILENT)
+
+
+def test_a_droplet_that_is_silent_by_all_uplinks_is_down_and_keeps_its_ways() -> None:
+    found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT, SECOND: SILENT})})
+    flags = NEXT_HOP_DOWN | NEXT_HOP_SILENT
+    assert found == table((way(NEAR), OLD), mtu=1400, flags=flags) | table(
+        (way(NEAR, SECOND), NEW), mtu=1400, flags=flags
+    )
+
+
+def test_what_another_uplink_lent_is_no_address_of_ones_own() -> None:
+    """While a next hop is asked again, it keeps its own Ethernet address only."""
+    lent = by_other(way(NEAR), NEW, SECOND)
+    assert decide({hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}, lent) == ({}, {NEAR: Reason.ASKED})
+
+
+def test_an_uplink_without_a_droplet_of_this_host_leads_nowhere() -> None:
+    own = (uplink(SECOND),)
+    told = {NEAR: Peer()}
+    routes, neighbours = BOTH_LEAD["routes"], BOTH_LEAD["neighbours"]
+    found = desired_next_hops(told, TWO, senders(own), routes, neighbours, {})
+    assert found == (table((way(NEAR, SECOND), NEW), mtu=9000), {})
+    assert desired_next_hops(told, TWO, {}, routes, neighbours, {}) == ({}, {NEAR: Reason.NO_SENDER})
 
 
 def test_of_two_uplinks_reasons_the_one_that_came_furthest_is_told() -> None:
@@ -144,7 +196,8 @@ def test_an_uplink_serves_the_families_of_its_addresses() -> None:
     routes = {way(NEAR): Route(HERE, NEAR), way(NEAR6, SECOND): Route(SECOND, ROUTER6)}
     neighbours = {hop(NEAR): Neighbour(NUD_REACHABLE, OLD), hop(ROUTER6, SECOND): Neighbour(NUD_REACHABLE, NEW)}
     found = decide(neighbours, routes=routes, peers=(NEAR, NEAR6), uplinks=both)
-    assert found == (table((way(NEAR), OLD), (way(NEAR6, SECOND), NEW)), {})
+    own = table((way(NEAR), OLD), (way(NEAR6, SECOND), NEW))
+    assert found == (own | by_other(way(NEAR, SECOND), OLD, HERE) | by_other(way(NEAR6), NEW, SECOND), {})
 
 
 def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
@@ -159,10 +212,11 @@ def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
     ("peer", "mtu", "flags"),
     [
         (Peer(), MTU, 0),
-        (Peer(mtu=1400), 1400, 0),
-        (Peer(mtu=9000), MTU, 0),
-        (Peer(down=True), MTU, NEXT_HOP_DOWN),
-        (Peer(zero_checksum=True, down=True, mtu=1280), 1280, NEXT_HOP_DOWN | NEXT_HOP_ZERO_CHECKSUM),
+        (Peer(by={HERE: Found(mtu=1400)}), 1400, 0),
+        (Peer(by={HERE: Found(mtu=9000)}), MTU, 0),
+        (Peer(by={HERE: Found(down=True)}), MTU, NEXT_HOP_DOWN | NEXT_HOP_SILENT),
+        (Peer(True, {HERE: Found(True, 1280)}), 1280, NEXT_HOP_DOWN | NEXT_HOP_SILENT | NEXT_HOP_ZERO_CHECKSUM),
+        (Peer(by={SECOND: Found(True, 1280)}), MTU, 0),
     ],
 )
 def test_what_is_known_of_a_peer_stands_in_its_entries(peer: Peer, mtu: int, flags: int) -> None:

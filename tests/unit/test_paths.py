@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from test_realize import DOCUMENT, HERE
 
 from agent.core.desired import Desired
-from agent.core.next_hops import Peer
-from agent.core.paths import Life, Path, View, judged, paths_of
+from agent.core.next_hops import Found, Peer
+from agent.core.paths import Life, Path, View, down_peers, judged, paths_of
 from protocol import codec
 from protocol.addresses import parse_address
 
@@ -31,18 +32,39 @@ def test_a_path_leads_from_each_own_droplet_to_each_peer_of_its_family() -> None
     assert paths_of(replace(desired.world, here=replace(HERE, uplinks=())), peers) == {}
 
 
-def test_a_peer_is_down_when_no_path_to_it_is_up() -> None:
+@pytest.mark.parametrize(
+    ("lives", "down"),
+    [
+        ((Life.UP, Life.DOWN), False),
+        ((Life.DOWN, Life.UNKNOWN), True),
+        ((Life.DOWN, Life.DOWN), True),
+        ((Life.UNKNOWN, Life.UNKNOWN), False),
+    ],
+)
+def test_a_peer_is_down_when_no_path_to_it_is_up(lives: tuple[Life, Life], down: bool) -> None:
     peers = {FAR: Peer(zero_checksum=True), NEAR: Peer()}
-    up, down, unknown = Life.UP, Life.DOWN, Life.UNKNOWN
-    for lives, wanted in (((up, down), False), ((down, unknown), True), ((down, down), True), ((unknown,) * 2, False)):
-        views = [view(source, FAR, life) for source, life in zip((OWN, OTHER_OWN), lives, strict=True)]
-        assert judged(peers, views) == {FAR: Peer(zero_checksum=True, down=wanted), NEAR: Peer()}
+    views = [view(source, FAR, life) for source, life in zip((OWN, OTHER_OWN), lives, strict=True)]
+    assert down_peers(views) == (frozenset({FAR}) if down else frozenset())
+    by = {7: Found(down=True)} if down else {}
+    assert judged(peers, views, {OWN: 7, OTHER_OWN: 7}) == {FAR: Peer(True, by), NEAR: Peer()}
 
 
-def test_the_least_that_a_path_carries_counts() -> None:
+def test_each_uplink_is_judged_by_its_own_paths() -> None:
+    views = [view(OWN, FAR, Life.DOWN, 1400), view(OTHER_OWN, FAR, Life.UP, 1300)]
+    by = {7: Found(True, 1400), 9: Found(False, 1300)}
+    assert judged({FAR: Peer()}, views, {OWN: 7, OTHER_OWN: 9}) == {FAR: Peer(by=by)}
+    assert down_peers(views) == frozenset()
+
+
+def test_the_least_that_a_path_of_an_uplink_carries_counts() -> None:
     views = [view(OWN, FAR, Life.UP, 1400), view(OTHER_OWN, FAR, Life.UP, 1300), view(OWN, NEAR, Life.UP)]
-    assert judged({FAR: Peer(), NEAR: Peer()}, views) == {FAR: Peer(mtu=1300), NEAR: Peer()}
+    told = judged({FAR: Peer(), NEAR: Peer()}, views, {OWN: 7, OTHER_OWN: 7})
+    assert told == {FAR: Peer(by={7: Found(mtu=1300)}), NEAR: Peer()}
 
 
 def test_who_is_no_peer_any_more_is_not_told() -> None:
-    assert judged({}, [view(OWN, FAR, Life.DOWN, 1400)]) == {}
+    assert judged({}, [view(OWN, FAR, Life.DOWN, 1400)], {OWN: 7}) == {}
+
+
+def test_a_path_whose_uplink_is_gone_tells_nothing() -> None:
+    assert judged({FAR: Peer()}, [view(OWN, FAR, Life.DOWN, 1400)], {}) == {FAR: Peer()}

@@ -98,13 +98,53 @@ def test_a_peer_that_was_down_before_a_restart_is_down_until_it_answers() -> Non
     model = Model()
     (path,) = model.add(silent=True)
     model.probing.set_paths({}, model.now)
-    model.probing.set_paths({path: 1500}, model.now, down=[path.peer])
+    model.probing.set_paths({path: 1500}, model.now, down=[path])
     model.run(5)
     assert model.view(path).life is Life.DOWN
     model.far[path].silent = False
     model.run(2)
     assert model.view(path).life is Life.UP
     assert model.kinds() == ["droplet_up"]
+
+
+def test_a_peer_to_which_nothing_leads_is_down_until_something_does() -> None:
+    model = Model()
+    (path,) = model.add(silent=True)
+    model.run(3)
+    model.probing.cut_off([path.peer], model.now)
+    model.run(3)
+    assert model.view(path).life is Life.DOWN
+    model.probing.cut_off([path.peer], model.now)
+    model.probing.cut_off([], model.now)
+    model.run(3)
+    assert model.view(path).life is Life.UNKNOWN
+    assert model.kinds() == ["droplet_down", "droplet_up"]
+    assert [one.cut_off for _, one in model.happened] == [True, True]
+
+
+def test_a_peer_that_was_cut_off_and_answers_is_up_as_others_are() -> None:
+    model = Model()
+    (path,) = model.add(silent=True)
+    model.probing.cut_off([path.peer], model.now)
+    model.far[path].silent = False
+    model.run(3)
+    assert model.view(path).life is Life.UP
+    model.probing.cut_off([], model.now)
+    assert model.view(path).life is Life.UP
+    assert model.kinds() == ["droplet_down", "droplet_up"]
+    model.far[path].silent = True
+    model.run(6)
+    assert not model.happened[-1][1].cut_off
+
+
+def test_a_peer_that_answers_is_judged_by_its_answers_alone() -> None:
+    model = Model()
+    (path,) = model.add()
+    model.run(3)
+    model.probing.cut_off([path.peer], model.now)
+    model.run(3)
+    assert model.view(path).life is Life.UP
+    assert model.happened == []
 
 
 @pytest.mark.parametrize("tells", [True, False])
