@@ -6,21 +6,24 @@ Owns the order of these steps and nothing else. What is decided, `agent.core` de
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus.documents import Delivery
+from agent.comparing import compare, prove
 from agent.core.actions import Action, Failure
 from agent.core.blame import apart_from, blame, is_removal, told
+from agent.core.comparison import Comparison
 from agent.core.desired import Desired
+from agent.core.features import Features
 from agent.core.layout import MapName
 from agent.core.ledger import Ledger
 from agent.core.next_hops import Peer
 from agent.core.observed import Observed
 from agent.core.peers import senders
 from agent.core.places import places_of
-from agent.core.plan import additions, describe, plan_all, plan_change
+from agent.core.plan import additions, describe, plan_change
 from agent.core.realize import IFINDEX_BASE, Realization
 from agent.core.registry import Verdict
 from agent.core.world import World
@@ -45,6 +48,16 @@ def slots_of(observed: Observed) -> dict[str, int]:
     """Return the numbers of the endpoints whose interfaces were seen."""
     veths = observed.veths.items()
     return {id_: seen.ifindex - IFINDEX_BASE for id_, seen in veths if seen.ifindex >= IFINDEX_BASE}
+
+
+def remembered(settings: Settings, features: Features, observed: Observed, kept: Iterable[Kept]) -> Desired:
+    """Return what the kept documents ask for, in the places that the kernel was seen to hold them in."""
+    here = here_of(settings, observed.uplinks, features)
+    desired = Desired(here, slots_of(observed), places_of(observed.maps[MapName.LOCAL_DROPLETS]))
+    for name, revision, body in kept:
+        desired.documents.restore(name, revision, body)
+    desired.settle()
+    return desired
 
 
 class Applier:
@@ -74,6 +87,10 @@ class Applier:
         self._tell_repair = tell_repair
         self._log = log
         self._lock = asyncio.Lock()
+        self._comparing = asyncio.Lock()
+        """Held by a comparison that goes on while documents are settled; it is taken before `_lock`."""
+        self._meanwhile: set[str] = set()
+        """The documents that were settled since such a comparison began."""
         self._listed: set[str] = set()
         self.unreadable = ""
         """Why the last look at the kernel failed, empty when it did not."""
@@ -91,14 +108,11 @@ class Applier:
         """Read the kernel and the last good documents, and put in place what is missing. Nothing is removed."""
         async with self._lock:
             observed = await self._kernel.observe({})
-            slots = slots_of(observed)
+            self._kernel.tend(observed)
             self._inherited = frozenset(observed.maps[MapName.DROPLETS])
-            here = here_of(self._settings, observed.uplinks, self._kernel.features)
-            self.desired = Desired(here, slots, places_of(observed.maps[MapName.LOCAL_DROPLETS]))
             kept = self._store.load()
-            for name, revision, body in kept:
-                self.desired.documents.restore(name, revision, body)
-            self.desired.settle()
+            self.desired = remembered(self._settings, self._kernel.features, observed, kept)
+            del observed  # the comparison reads all of it anew, and one copy is enough
             actions = self._allowed(await self._compare())
             await self._execute(actions)
             self._log.info("last good documents restored", documents=len(kept), actions=len(actions))
@@ -152,21 +166,40 @@ class Applier:
 
     async def repair(self) -> None:
         """Compare the kernel with what is wanted and mend what somebody else changed; tell what that was."""
-        async with self._lock:
-            try:
+        try:
+            async with self._lock:
                 await self._look_at_uplinks()
-                actions = self._allowed(await self._compare())
+        except (ObservationError, OSError) as error:
+            self._tell_unreadable(error)
+            return
+        async with self._comparing:
+            try:
+                comparison = await self._compare_meanwhile()
+                self._kernel.tend(comparison.observed)
             except (ObservationError, OSError) as error:
-                self.unreadable = str(error)
-                self._log.warning("the kernel could not be read; nothing is changed", reason=str(error))
+                self._tell_unreadable(error)
                 return
-            self.unreadable = ""
-            failing = self._asked_for_by(self.desired.documents.failing())
-            if not actions and not self.desired.documents.failing():
-                return
-            failures = await self._execute(actions)
-            refused = [failure.action for failure in failures]
-            self._tell_mended([one for one in apart_from(actions, failing) if one not in refused])
+            async with self._lock:
+                await self._mend(comparison)
+
+    def _tell_unreadable(self, error: Exception) -> None:
+        self.unreadable = str(error)
+        self._log.warning("the kernel could not be read; nothing is changed", reason=str(error))
+
+    async def _mend(self, comparison: Comparison) -> None:
+        """Mend what is different still."""
+        try:
+            actions = self._allowed(await self._proven(comparison))
+        except ObservationError as error:
+            self._tell_unreadable(error)
+            return
+        self.unreadable = ""
+        failing = self._asked_for_by(self.desired.documents.failing())
+        if not actions and not self.desired.documents.failing():
+            return
+        failures = await self._execute(actions, unknown=frozenset(self._meanwhile))
+        refused = [failure.action for failure in failures]
+        self._tell_mended([one for one in apart_from(actions, failing) if one not in refused])
 
     def _asked_for_by(self, names: Iterable[str]) -> Realization:
         wanted, failing = Realization(), set(names)
@@ -206,8 +239,10 @@ class Applier:
 
     async def plan(self) -> list[str]:
         """Return what a comparison with the kernel would change now, one action a line. Changes nothing."""
-        async with self._lock:
-            return [describe(action) for action in await self._compare()]
+        async with self._comparing:
+            comparison = await self._compare_meanwhile()
+            async with self._lock:
+                return [describe(action) for action in await self._proven(comparison)]
 
     async def _look_at_uplinks(self) -> None:
         """Take in what the interfaces in the substrate look like now, and what follows from that."""
@@ -215,11 +250,18 @@ class Applier:
         await self._settle(set())
 
     async def _compare(self) -> list[Action]:
-        """Return what would make the kernel hold what is wanted, and nothing else of ours."""
-        namespaces = {id_: veth.namespace for id_, veth in self.desired.veths.items()}
-        observed = await self._kernel.observe(namespaces)
-        parts = (self.desired.realization(held) for _, held in self.desired.in_force())
-        return plan_all(parts, observed)
+        """Return what would make the kernel hold what is wanted, and nothing else of ours; the lock is held."""
+        comparison = await compare(self._kernel, self.desired)
+        return plan_change(*comparison.difference())
+
+    async def _compare_meanwhile(self) -> Comparison:
+        """Compare while documents are settled. What that finds, `_proven` must prove."""
+        async with self._lock:
+            self._meanwhile.clear()
+        return await compare(self._kernel, self.desired)
+
+    async def _proven(self, comparison: Comparison) -> list[Action]:
+        return await prove(self._kernel, self.desired, comparison, self._meanwhile)
 
     def _allowed(self, actions: list[Action], names: Iterable[str] = ()) -> list[Action]:
         """Return what may be done now: before all documents are known, nothing is removed.
@@ -246,6 +288,8 @@ class Applier:
             if not change.concerned:
                 break
             concerned |= change.concerned
+            if self._comparing.locked():
+                self._meanwhile |= change.concerned
             for endpoint in change.after.veths.keys() - change.before.veths.keys():
                 self._kernel.clear_endpoint_counters(change.after.veths[endpoint].ifindex - IFINDEX_BASE)
             actions = self._allowed(plan_change(change.before, change.after), change.concerned)
@@ -264,13 +308,17 @@ class Applier:
         self._tell_verdicts(concerned)
         self._under_way = False
 
-    async def _execute(self, actions: Sequence[Action]) -> list[Failure]:
-        """Carry out a comparison's actions; all that are in force or not wholly gone answer for refusals."""
+    async def _execute(self, actions: Sequence[Action], unknown: Collection[str] = ()) -> list[Failure]:
+        """Carry out a comparison's actions; all that are in force or not wholly gone answer for refusals.
+
+        Of the documents that are unknown the comparison says nothing: what was told of them stands.
+        """
         failures = await self._kernel.executor.run(actions)
-        remains, self._remains = self._remains, {}
+        remains = {name: left for name, left in self._remains.items() if name not in unknown}
         blamed = blame(failures, remains.items())
-        self._remains = {name: remains[name] for name in blamed}
-        names = {name for name, _ in self.desired.in_force()} | remains.keys()
+        for name in remains.keys() - blamed.keys():
+            del self._remains[name]
+        names = ({name for name, _ in self.desired.in_force()} | remains.keys()).difference(unknown)
         self._take_in(names, failures, blamed)
         await self._settle(names)
         return failures

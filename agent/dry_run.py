@@ -7,38 +7,27 @@ from pathlib import Path
 
 import click
 
-from agent.applier import slots_of
-from agent.core.desired import Desired
-from agent.core.layout import MapName
-from agent.core.places import places_of
+from agent.applier import remembered
 from agent.core.plan import describe, plan_all
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.settings import Settings
 from agent.store import FILE, Kept, Store
-from agent.substrate import here_of
 
 
 async def print_plan(settings: Settings) -> None:
     """Print the plan from the kept documents to the kernel as it is."""
     config = kernel_config(settings)
-    untouched = not config.pins.maps.exists()
+    pinned = config.pins.paths()
     kept = _kept(settings)
     kernel = await Kernel.open(config)
     try:
-        first = await kernel.observe({})
-        places = places_of(first.maps[MapName.LOCAL_DROPLETS])
-        desired = Desired(here_of(settings, first.uplinks, kernel.features), slots_of(first), places)
-        for name, revision, body in kept:
-            desired.documents.restore(name, revision, body)
-        desired.settle()
+        desired = remembered(settings, kernel.features, await kernel.observe({}), kept)
         observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})
-        parts = (desired.realization(held) for _, held in desired.in_force())
-        actions = plan_all(parts, observed)
+        actions = plan_all((desired.realization(held) for _, held in desired.in_force()), observed)
     finally:
         await kernel.close()
-        if untouched:
-            config.pins.remove()
+        config.pins.remove_all_but(pinned)
     for action in actions:
         click.echo(describe(action))
     if not kept:

@@ -6,12 +6,12 @@ touches the kernel: `settle` returns what changed, `confirm` and `fail` take in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.core.actions import Veth
 from agent.core.places import Places
-from agent.core.realize import Realization, realize
+from agent.core.realize import Realization, pieces, realize
 from agent.core.registry import Held, Registry, Verdict
 from agent.core.settlement import Settlement
 from agent.core.world import Here, World
@@ -136,6 +136,20 @@ class Desired:
             held = entries[name].in_force
             if held is not None:
                 yield name, held
+
+    def parts(self, name: str) -> Iterator[Realization]:
+        """Yield what one document asks for, in parts that take a few milliseconds each; nothing if none is in force.
+
+        All parts are of the world as it was at the first one.
+        """
+        entry, world = self.documents.entries.get(name), self.world
+        held = entry.in_force if entry else None
+        if held is None:
+            return
+        for piece in pieces(held.document()):
+            result = Realization()
+            realize(piece, world, result)
+            yield result
 
     def realization(self, held: Held) -> Realization:
         """Return what one document in force asks for."""

@@ -48,8 +48,8 @@ class ObservedPeer:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One complete look at the kernel."""
+    """One look at the kernel: a complete one, or one at what was asked for."""
 
     uplinks: tuple[Uplink, ...]
     veths: Mapping[str, ObservedVeth] = field(default_factory=dict)
-    maps: Mapping[MapName, Mapping[bytes, bytes]] = field(default_factory=dict)
+    maps: Mapping[MapName, dict[bytes, bytes]] = field(default_factory=dict)

@@ -7,6 +7,7 @@ the old and the new configuration allow is never without its entries.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from agent.core.actions import (
     Action,
@@ -16,10 +17,10 @@ from agent.core.actions import (
     DetachTransit,
     EnsureVeth,
     PutEntries,
-    Veth,
 )
+from agent.core.comparison import Comparison
 from agent.core.layout import INTERFACE, OVERLAY_KEY, MapName, mapped
-from agent.core.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.observed import Observed
 from agent.core.realize import Entries, Realization
 from protocol.addresses import format_mac
 
@@ -53,17 +54,12 @@ def plan_change(before: Realization, after: Realization) -> list[Action]:
     ]
 
 
-def plan_all(wanted: Iterable[Realization], observed: Observed, *, remove: bool = True) -> list[Action]:
-    """Return the way from what was observed to all that is wanted; with `remove=False`, additions only."""
-    before = Realization(entries={name: dict(entries) for name, entries in observed.maps.items()})
-    after = Realization()
+def plan_all(wanted: Iterable[Realization], observed: Observed) -> list[Action]:
+    """Return the way from what was observed to all that is wanted."""
+    comparison = Comparison(replace(observed, maps={name: dict(entries) for name, entries in observed.maps.items()}))
     for part in wanted:
-        after.add(part)
-    before.transit = frozenset(uplink.carrier for uplink in observed.uplinks if uplink.transit)
-    for id_, seen in observed.veths.items():
-        before.veths[id_] = _as_planned(seen, after.veths.get(id_))
-    actions = plan_change(before, after)
-    return actions if remove else additions(actions)
+        comparison.take("", part)
+    return plan_change(*comparison.difference())
 
 
 def additions(actions: Iterable[Action]) -> list[Action]:
@@ -79,49 +75,6 @@ def _removes(action: Action) -> bool:
             return True
         case _:
             return False
-
-
-def _as_planned(seen: ObservedVeth, wanted: Veth | None) -> Veth:
-    """Return the veth that was seen, in the terms of the plan: equal to the wanted one when nothing is to mend."""
-    if wanted is not None and is_right(seen, wanted):
-        return wanted
-    peer = seen.peer
-    return Veth(
-        endpoint=seen.endpoint,
-        ifname=seen.ifname,
-        ifindex=seen.ifindex,
-        namespace="",
-        peer_name=peer.name if peer else "",
-        peer_mac=peer.mac if peer else b"",
-        mtu=seen.mtu,
-        addresses=peer.addresses if peer else (),
-        gateways=peer.gateways if peer else (),
-    )
-
-
-def is_right(seen: ObservedVeth, wanted: Veth) -> bool:
-    """Say whether a veth needs no mending. What a tenant adds on its own side is the tenant's affair.
-
-    A peer that could not be read is taken for right: an unreadable namespace is no reason to change anything.
-    """
-    return (
-        seen.complete
-        and seen.up
-        and seen.transit_agent
-        and (seen.ifname, seen.ifindex) == (wanted.ifname, wanted.ifindex)
-        and seen.mtu >= max(wanted.mtu, seen.peer.longest if seen.peer else 0)
-        and (not seen.peer_known or _is_right_peer(seen.peer, wanted))
-    )
-
-
-def _is_right_peer(peer: ObservedPeer | None, wanted: Veth) -> bool:
-    return (
-        peer is not None
-        and peer.up
-        and (peer.name, peer.mac, peer.mtu) == (wanted.peer_name, wanted.peer_mac, wanted.mtu)
-        and set(wanted.addresses) <= set(peer.addresses)
-        and set(wanted.gateways) <= set(peer.gateways)
-    )
 
 
 def _puts(maps: Iterable[MapName], wanted: Entries, present: Entries) -> list[Action]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2s
+
+from msgspec.structs import replace
 
 from agent.core.actions import Veth
 from agent.core.features import family_of
@@ -39,6 +41,8 @@ from protocol.documents import Document, Droplet, Endpoint, Network, Vpc
 IFINDEX_BASE = 0x40000000
 """Interfaces of endpoints are numbered from here, by slot: far above what the kernel gives out by itself. The same in
 `bpf/constants.h`, whose programs find an endpoint by the slot that the number of its interface holds."""
+PIECE = 1000
+"""Endpoints of one document that are realized in one go where others wait: a few milliseconds."""
 
 Entries = dict[MapName, dict[bytes, bytes]]
 
@@ -81,6 +85,14 @@ def realize(document: Document, world: World, into: Realization) -> None:
         _realize_network(network, world, into)
     if document.endpoints:
         _realize_endpoints(document.endpoints, world, into)
+
+
+def pieces(document: Document) -> Iterator[Document]:
+    """Yield a document in parts of at most `PIECE` endpoints: together they ask for what it asks for."""
+    first, rest = document.endpoints[:PIECE], document.endpoints[PIECE:]
+    yield replace(document, endpoints=first) if rest else document
+    for start in range(0, len(rest), PIECE):
+        yield Document(endpoints=rest[start : start + PIECE])
 
 
 def _realize_droplet(droplet: Droplet, world: World, into: Realization) -> None:

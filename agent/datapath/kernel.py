@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agent.core.comparison import Suspects
 from agent.core.features import Features
 from agent.core.layout import U32, MapName
 from agent.core.observed import Observed
@@ -24,7 +25,7 @@ from agent.datapath.maps import Map, MapSizes, close_maps, open_maps
 from agent.datapath.namespaces import open_control_socket
 from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
-from agent.datapath.observe import Subject, observe
+from agent.datapath.observe import Subject, look_up, observe
 from agent.datapath.offloads import leave_tags_on
 from agent.datapath.pins import Pins, ensure_bpffs, pinned_program_ids, restore
 from agent.datapath.readings import Readings
@@ -121,7 +122,6 @@ class Kernel(Readings):
             descriptors = {name.value: one.descriptor for name, one in maps.items()}
             loaded = programs.ensure_programs(compiled, descriptors, config.pins.programs)
             undo.callback(programs.close, loaded)
-            _fill_program_array(maps[MapName.PROGRAMS], loaded[TRANSIT_XDP])
             kernel = cls(config, netlink, maps, loaded, compiled, uplinks)
             undo.pop_all()
             return kernel
@@ -135,15 +135,23 @@ class Kernel(Readings):
         close_maps(self.maps)
 
     async def observe(self, namespaces: Mapping[str, str]) -> Observed:
-        """Read everything back; `namespaces`: endpoint id -> its namespace. Raises ObservationError.
+        """Read everything back, and change nothing; `namespaces`: endpoint id -> its own. Raises ObservationError."""
+        return await observe(self._netlink, self._subject, namespaces)
+
+    async def look_up(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
+        """Read a few things back, and the uplinks; otherwise as `observe`."""
+        return await look_up(self._netlink, self._subject, namespaces, suspects)
+
+    def tend(self, observed: Observed) -> None:
+        """Keep in order what no document asks for; `observed` is the kernel as it was just seen. Raises OSError.
 
         Pins that somebody removed come back, and those of older programs go once the current ones run everywhere.
+        Transit XDP stands where the tail call finds it. Next hops are looked at anew.
         """
         self._restore_pins()
         _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded[TRANSIT_XDP])
-        self.neighbours.look_again()
-        observed = await observe(self._netlink, self._subject, namespaces)
         self._take(observed.uplinks)
+        self.neighbours.look_again()
         outdated = any(self.transit.is_outdated(uplink.carrier) for uplink in observed.uplinks)
         if (
             any(one.transit for one in observed.uplinks)
@@ -151,7 +159,6 @@ class Kernel(Readings):
             and all(veth.transit_agent for veth in observed.veths.values())
         ):
             self.config.pins.forget_others(self._content)
-        return observed
 
     async def uplinks(self) -> tuple[Uplink, ...]:
         """Read the uplinks only; OSError (ENODEV) when one is gone."""

@@ -6,12 +6,14 @@ which no other tenant's observation may hang on, it is a peer that is not known.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
 
+from agent.core.comparison import Suspects
 from agent.core.layout import CONFIGURED_MAPS, MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.realize import host_ifname
@@ -54,20 +56,41 @@ async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
     whose peer is elsewhere shows `peer=None`. An unfinished pair is ours when it has the name of an endpoint among
     them; others are left out, as they may be another instance's. Raises ObservationError.
     """
-    try:
+    with _reading():
         uplinks = await read_uplinks(netlink, subject.interfaces, subject.transit_xdp())
         veths = await _veths(netlink, subject, namespaces)
         maps = await in_thread(_dump_maps, subject.maps)
+        return Observed(uplinks=uplinks, veths=veths, maps=maps)
+
+
+async def look_up(netlink: Netlink, subject: Subject, namespaces: Mapping[str, str], suspects: Suspects) -> Observed:
+    """Look at the uplinks, some entries and some endpoints' pairs only; otherwise as `observe`."""
+    with _reading():
+        uplinks = await read_uplinks(netlink, subject.interfaces, subject.transit_xdp())
+        veths = await _veths(netlink, subject, namespaces, suspects.endpoints) if suspects.endpoints else {}
+        maps = await in_thread(_find, subject.maps, suspects.keys)
+        return Observed(uplinks=uplinks, veths=veths, maps=maps)
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ObservationError(f"the kernel could not be read: {error}") from error
-    return Observed(uplinks=uplinks, veths=veths, maps=maps)
 
 
 def _dump_maps(maps: Mapping[MapName, Map]) -> dict[MapName, dict[bytes, bytes]]:
     return {name: maps[name].dump() for name in CONFIGURED_MAPS}
 
 
-async def _veths(netlink: Netlink, subject: Subject, namespaces: Mapping[str, str]) -> dict[str, ObservedVeth]:
+def _find(maps: Mapping[MapName, Map], keys: Mapping[MapName, Collection[bytes]]) -> dict[MapName, dict[bytes, bytes]]:
+    return {name: maps[name].find(keys[name]) for name in CONFIGURED_MAPS if name in keys}
+
+
+async def _veths(
+    netlink: Netlink, subject: Subject, namespaces: Mapping[str, str], only: Collection[str] | None = None
+) -> dict[str, ObservedVeth]:
     by_name = {host_ifname(subject.instance, endpoint): endpoint for endpoint in namespaces}
     veths: dict[str, ObservedVeth] = {}
     for link in await netlink.links():
@@ -78,7 +101,7 @@ async def _veths(netlink: Netlink, subject: Subject, namespaces: Mapping[str, st
             endpoint = by_name.get(name)
             if endpoint is None:
                 log.info("unfinished_veth_left_alone", interface=name)
-        if endpoint is not None:
+        if endpoint is not None and (only is None or endpoint in only):
             seen = _veth(link, endpoint, complete, subject.transit_agent)
             veths[endpoint] = await _with_peer(netlink, link, seen, namespaces.get(endpoint))
     return veths

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,17 @@ class Pins:
                 log.warning("old_pins_kept", path=str(folder), reason=str(error))
             else:
                 log.info("old_pins_removed", path=str(folder))
+
+    def paths(self) -> frozenset[Path]:
+        """Return all that this instance has pinned, with the folders."""
+        return frozenset((self.root, *self.root.rglob("*"))) if self.root.exists() else frozenset()
+
+    def remove_all_but(self, kept: Collection[Path]) -> None:
+        """Remove what was pinned since `paths` returned what is kept."""
+        for path in sorted(self.paths().difference(kept), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        with contextlib.suppress(OSError):
+            self.root.parent.rmdir()
 
     def remove(self) -> None:
         """Remove all pins of this instance; what is attached lives on until it is detached."""

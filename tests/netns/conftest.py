@@ -130,6 +130,7 @@ def config(world: World, tmp_path: Path, cache: Path) -> Iterator[KernelConfig]:
 @pytest.fixture
 async def kernel(config: KernelConfig) -> AsyncIterator[Kernel]:
     opened = await Kernel.open(config)
+    opened.tend(await opened.observe({}))
     yield opened
     await opened.close()
 

@@ -12,6 +12,7 @@ import pytest
 
 from agent.core.layout import NETWORK, OVERLAY_KEY, U32, MapName, network_key
 from agent.datapath import bpf_syscall as bpf
+from agent.datapath import maps
 from agent.datapath.compiler import MapDefinition
 from agent.datapath.maps import LayoutMismatchError, Map, MapSizes, close_maps, open_maps
 from agent.datapath.pins import Pins, ensure_bpffs, is_bpffs
@@ -186,3 +187,44 @@ def test_write_raises_when_the_kernel_refuses(make) -> None:
     one = make(MapName.NEXT_HOPS, bpf.MapType.HASH, 16, 8, 1)
     with pytest.raises(OSError, match="1 entries"):
         one.write({bytes(16): bytes(8), b"\1" * 16: bytes(8)}, [])
+
+
+KINDS: dict[str, tuple[MapName, bpf.MapType, int, int, int, int]] = {
+    "hash": (MapName.ENDPOINTS, bpf.MapType.HASH, 20, 32, 100, bpf.BPF_F_NO_PREALLOC),
+    "array": (MapName.INTERFACES, bpf.MapType.ARRAY, 4, 40, 100, 0),
+}
+
+
+@pytest.mark.parametrize("many", [0, 10_000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_entries_are_found_by_their_keys(make, monkeypatch: pytest.MonkeyPatch, kind: str, many: int) -> None:
+    monkeypatch.setattr(maps, "MANY", many)
+    table: Map = make(*KINDS[kind])
+    size = KINDS[kind][2]
+    there = {n.to_bytes(size, "little"): bytes([n]) * KINDS[kind][3] for n in (1, 2, 3)}
+    assert table.put(list(there.items())) == []
+    first, third, absent = (n.to_bytes(size, "little") for n in (1, 3, 7))
+    assert table.find({first, third, absent}) == {first: there[first], third: there[third]}
+    assert table.find(()) == {}
+
+
+def test_a_trie_finds_the_very_entry_and_not_one_that_covers_it(make) -> None:
+    table: Map = make(MapName.NETWORKS, bpf.MapType.LPM_TRIE, 24, NETWORK.size, 100, bpf.BPF_F_NO_PREALLOC)
+    wide, narrow = network_key(7, bytes([10, 0, 0, 0]), 8), network_key(7, bytes([10, 1, 0, 0]), 16)
+    assert table.put([(wide, bytes(NETWORK.size))]) == []
+    assert table.lookup(narrow) is not None
+    assert table.find({wide, narrow}) == {wide: bytes(NETWORK.size)}
+
+
+def test_what_was_pinned_since_is_removed_and_the_rest_stays(bpffs: Path) -> None:
+    pins = Pins(bpffs, "knmaps")
+    assert pins.paths() == frozenset()
+    older = pins.root / "v0" / "maps"
+    older.mkdir(parents=True)
+    before = pins.paths()
+    close_maps(open_maps(pins.maps, [ENDPOINTS, VPCS], MapSizes(endpoints=100)))
+    assert pins.paths() > before
+    pins.remove_all_but(before)
+    assert pins.paths() == before
+    pins.remove_all_but(())
+    assert not pins.root.parent.exists()

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent.core.actions import AttachTransit, EnsureVeth
-from agent.core.layout import MapName
+from agent.core.comparison import Suspects, is_right
+from agent.core.layout import U32, MapName
 from agent.core.next_hops import Peer
-from agent.core.plan import is_right
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import interface_query
 from agent.datapath import kernel as datapath_kernel
@@ -200,19 +200,19 @@ async def test_what_an_older_agent_pinned_goes_once_nothing_of_it_runs(
     older = config.pins.root / "v0" / "maps"
     older.mkdir(parents=True)
     bpf.pin(old.maps[MapName.VPCS].descriptor, older / "vpcs")
-    await old.observe({})
+    old.tend(await old.observe({}))
     assert not older.exists()
     (old_home,) = config.pins.programs.iterdir()
     await old.close()
     new = await Kernel.open(config)
     try:
-        await new.observe({})
+        new.tend(await new.observe({}))
         assert old_home.exists(), "its programs are attached"
         assert await new.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
-        await new.observe({})
+        new.tend(await new.observe({}))
         assert old_home.exists(), "one of its programs is attached"
         assert await new.executor.run([EnsureVeth(veth)]) == []
-        await new.observe({})
+        new.tend(await new.observe({}))
         assert [path.name for path in config.pins.programs.iterdir()] == [content_hash()]
         assert content_hash() != old_home.name
     finally:
@@ -269,12 +269,52 @@ async def test_pins_that_somebody_removed_are_restored(config: KernelConfig, ker
     veth = await realized(kernel, world)
     before = await kernel.observe({"e0": veth.namespace})
     config.pins.remove()
-    await kernel.observe({})
+    kernel.tend(await kernel.observe({}))
     again = await Kernel.open(config)
     try:
         assert await again.observe({"e0": veth.namespace}) == before
     finally:
         await again.close()
+
+
+async def test_a_look_changes_nothing_that_is_not_right(
+    config: KernelConfig, kernel: Kernel, world: World, monkeypatch
+) -> None:
+    """Questions and dry runs look, too."""
+    await realized(kernel, world)
+    first = U32.pack(0)
+    config.pins.remove()
+    bpf.delete(kernel.maps[MapName.PROGRAMS].descriptor, first)
+    looks: list[None] = []
+    monkeypatch.setattr(kernel.neighbours, "look_again", lambda: looks.append(None))
+    observed = await kernel.observe({})
+    await kernel.look_up(Suspects({MapName.VPCS: {U32.pack(VNI)}}, {"e0"}), {})
+    assert (config.pins.paths(), kernel.maps[MapName.PROGRAMS].lookup(first), looks) == (frozenset(), None, [])
+    kernel.tend(observed)
+    assert kernel.maps[MapName.PROGRAMS].lookup(first) is not None
+    assert (config.pins.maps / "programs").exists()
+    assert looks
+
+
+async def test_opening_leaves_the_tail_call_to_the_program_that_runs(config: KernelConfig, kernel: Kernel) -> None:
+    """A dry run of another release opens the maps that the running one uses."""
+    bpf.delete(kernel.maps[MapName.PROGRAMS].descriptor, U32.pack(0))
+    await (await Kernel.open(config)).close()
+    assert kernel.maps[MapName.PROGRAMS].lookup(U32.pack(0)) is None
+
+
+async def test_some_entries_and_pairs_are_looked_up_again(kernel: Kernel, world: World) -> None:
+    one, other = await realized(kernel, world), await realized(kernel, world, "e1", 11)
+    namespaces = {"e0": one.namespace, "e1": other.namespace}
+    whole = await kernel.observe(namespaces)
+    key = next(iter(whole.maps[MapName.ENDPOINTS]))
+    suspects = Suspects({MapName.ENDPOINTS: {key}, MapName.VPCS: {U32.pack(VNI + 1)}}, {"e1", "gone"})
+    found = await kernel.look_up(suspects, namespaces)
+    assert (found.uplinks, found.veths) == (whole.uplinks, {"e1": whole.veths["e1"]})
+    assert found.maps == {MapName.ENDPOINTS: {key: whole.maps[MapName.ENDPOINTS][key]}, MapName.VPCS: {}}
+    ip("link", "del", "eth0")
+    with pytest.raises(ObservationError, match="no such interface"):
+        await kernel.look_up(suspects, namespaces)
 
 
 async def test_an_agent_without_its_pins_says_that_the_interface_is_anothers(

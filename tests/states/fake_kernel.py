@@ -22,6 +22,7 @@ from agent.core.actions import (
     PutEntries,
     Veth,
 )
+from agent.core.comparison import Suspects
 from agent.core.features import Features
 from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
 from agent.core.next_hops import Peer, Senders
@@ -65,6 +66,7 @@ class FakeKernel:
         self.refuse: Refuse = lambda action: 0
         self.actions: list[Action] = []
         self.cleared: list[int] = []
+        self.tended = 0
         self.executor = self.neighbours = self
         self.peers: dict[bytes, Peer] = {}
         self.senders: dict[tuple[int, int], int] = {}
@@ -87,6 +89,15 @@ class FakeKernel:
         del namespaces
         veths = {id_: self._as_observed(veth) for id_, veth in self.veths.items()}
         return Observed(await self.uplinks(), veths, {name: dict(self.maps[name]) for name in CONFIGURED_MAPS})
+
+    async def look_up(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
+        whole = await self.observe(namespaces)
+        veths = {id_: veth for id_, veth in whole.veths.items() if id_ in suspects.endpoints}
+        maps = {name: {k: v for k, v in whole.maps[name].items() if k in keys} for name, keys in suspects.keys.items()}
+        return Observed(whole.uplinks, veths, maps)
+
+    def tend(self, observed: Observed) -> None:
+        self.tended += 1
 
     def is_transit_attached(self, ifindex: int) -> bool:
         return ifindex in self.transit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.core.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries, Veth
+from agent.core.comparison import Comparison, Suspects
 from agent.core.layout import MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.plan import additions, describe, plan_all, plan_change
@@ -56,3 +57,47 @@ def test_a_peer_that_is_not_there_is_made_anew() -> None:
 def test_every_action_is_one_line_for_people() -> None:
     lines = [describe(action) for action in (*plan_change(Realization(), OLD), *plan_change(OLD, Realization()))]
     assert all(line and "\n" not in line for line in lines)
+
+
+def kernel(**maps: dict[bytes, bytes]) -> Observed:
+    return Observed((), {}, {MapName(name): entries for name, entries in maps.items()})
+
+
+def test_planning_leaves_the_observation_as_it_was() -> None:
+    observed = kernel(vpcs={b"1": b"x", b"9": b"x"})
+    assert plan_all([Realization({MapName.VPCS: {b"1": b"x"}})], observed) == [DeleteEntries(MapName.VPCS, (b"9",))]
+    assert observed == kernel(vpcs={b"1": b"x", b"9": b"x"})
+
+
+def test_a_comparison_piece_by_piece_finds_what_the_plan_for_all_does() -> None:
+    parts = [OLD, Realization({MapName.ENDPOINTS: {b"l": b"v"}}), Realization({MapName.VPCS: {b"3": b"y"}})]
+    observed = seen(None)
+    comparison = Comparison(Observed(observed.uplinks, observed.veths, {MapName.VPCS: {b"1": b"x", b"9": b"x"}}))
+    for number, part in enumerate(parts):
+        comparison.take(f"document {number}", part)
+    assert {name: set(part.entries) for name, part in comparison.wanted.items()} == {
+        "document 0": {MapName.ENDPOINTS},
+        "document 1": {MapName.ENDPOINTS},
+        "document 2": {MapName.VPCS},
+    }
+    whole = Observed(observed.uplinks, observed.veths, {MapName.VPCS: {b"1": b"x", b"9": b"x"}})
+    assert plan_change(*comparison.difference()) == plan_all(parts, whole)
+
+
+def test_what_is_right_is_no_suspect() -> None:
+    comparison = Comparison(kernel(vpcs={b"1": b"x", b"2": b"old", b"9": b"x"}, droplets={}))
+    comparison.take("a", Realization({MapName.VPCS: {b"1": b"x"}}))
+    assert comparison.wanted == {}
+    comparison.take("b", Realization({MapName.VPCS: {b"2": b"new"}}, {"a": VETH}))
+    assert comparison.has_strangers
+    assert comparison.suspects() == Suspects({MapName.VPCS: {b"2", b"9"}}, {"a"})
+    comparison.leave_out({"b"})
+    assert comparison.suspects() == Suspects({MapName.VPCS: {b"9"}}, set())
+    assert not comparison.finds_nothing
+
+
+def test_a_kernel_that_holds_what_is_wanted_leaves_nothing_to_look_at() -> None:
+    comparison = Comparison(kernel(vpcs={b"1": b"x"}))
+    comparison.take("a", Realization({MapName.VPCS: {b"1": b"x"}}))
+    assert comparison.finds_nothing
+    assert comparison.observed.maps == {MapName.VPCS: {}}, "taken out, not copied"

@@ -170,3 +170,25 @@ def test_the_mtu_leaves_room_for_the_tunnel_and_the_option() -> None:
 def test_an_interfaces_name_fits_the_kernel_and_differs_by_instance() -> None:
     assert host_ifname("one", "a") != host_ifname("two", "a")
     assert len(host_ifname("one", "a" * 63)) == 14
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_document_realized_in_parts_asks_for_the_same(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("agent.core.realize.PIECE", size)
+    more = tuple(
+        Endpoint(f"e{n}", "front", "d2", (f"192.168.1.{n}",), f"02:00:00:00:00:{n:02x}") for n in range(20, 25)
+    )
+    desired = Desired(HERE)
+    desired.documents.put(
+        "all", 1, codec.encode(msgspec.structs.replace(DOCUMENT, endpoints=(*DOCUMENT.endpoints, *more)))
+    )
+    desired.settle()
+    parts = list(desired.parts("all"))
+    assert [sum(map(len, part.entries.values())) > 0 for part in parts] == [True] * -(-7 // size)
+    whole, together = Realization(), Realization()
+    for part in parts:
+        together.add(part)
+    for _, held in desired.in_force():
+        whole.add(desired.realization(held))
+    assert together == whole
+    assert list(desired.parts("unknown")) == []

@@ -1,0 +1,64 @@
+"""Holds the kernel against what is wanted, a slice at a time, so that heartbeats, questions and documents go on.
+
+Reads and changes nothing. Whoever calls holds the documents up or does not: what is found while they are settled is a
+suspicion, which `prove` looks at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+
+from agent.core.actions import Action
+from agent.core.comparison import Comparison
+from agent.core.desired import Desired
+from agent.core.plan import plan_all
+from agent.core.realize import Realization
+from agent.datapath.kernel import Kernel
+
+SLICE = 1000
+"""Entries that are looked at before others go on: a few milliseconds."""
+
+
+async def compare(kernel: Kernel, desired: Desired) -> Comparison:
+    """Hold all documents in force against the kernel. Raises ObservationError."""
+    comparison = Comparison(await kernel.observe(_namespaces(desired)))
+    await _take(comparison, desired, list(desired.documents.entries))
+    return comparison
+
+
+async def prove(kernel: Kernel, desired: Desired, comparison: Comparison, meanwhile: Collection[str]) -> list[Action]:
+    """Return what of a comparison is different still, and nothing of the documents that were settled meanwhile.
+
+    Nothing may be settled during this. It looks at the suspects alone, and mostly there are none. What nobody wanted
+    when it was looked at may have passed to another document since. Raises ObservationError.
+    """
+    if comparison.has_strangers:
+        await _take(comparison, desired, meanwhile)
+    comparison.leave_out(meanwhile)
+    if comparison.finds_nothing:
+        return []
+    observed = await kernel.look_up(comparison.suspects(), _namespaces(desired))
+    attached = Realization(transit=desired.world.carriers())
+    return plan_all([*comparison.wanted.values(), attached], observed)
+
+
+async def _take(comparison: Comparison, desired: Desired, names: Iterable[str]) -> None:
+    done = 0
+    for name in names:
+        for part in desired.parts(name):
+            comparison.take(name, part)
+            done = await _pause(done + sum(map(len, part.entries.values())))
+        done = await _pause(done + 1)
+
+
+async def _pause(done: int) -> int:
+    """Let others go on when a slice is done; return how much of the next one is."""
+    if done < SLICE:
+        return done
+    await asyncio.sleep(0)
+    return 0
+
+
+def _namespaces(desired: Desired) -> dict[str, str]:
+    return {id_: veth.namespace for id_, veth in desired.veths.items()}

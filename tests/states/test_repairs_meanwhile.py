@@ -1,0 +1,309 @@
+"""A comparison with the kernel while documents go on: it undoes nothing of theirs, and mends what a stranger did."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+from agent_under_test import Agent, Stream, one_by_one
+from agent_worlds import DROPLETS, LOCAL, ONE_BOUNCER, REMOTE, WORLDS, World, changed, endpoint, red
+from hypothesis import given
+from hypothesis import strategies as st
+from test_sequences import ends_like, few, has_nothing_to_do, in_a_folder, names
+
+from agent import comparing
+from agent.core.actions import AttachTransit, DeleteEntries, DeleteVeth, PutEntries
+from agent.core.layout import OVERLAY_KEY, MapName, mapped
+from protocol.addresses import parse_address
+
+STRANGE = b"\x63\0\0\0"
+"""A VNI that no world has."""
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others go on after every part of a document."""
+    monkeypatch.setattr(comparing, "SLICE", 1)
+    monkeypatch.setattr("agent.core.realize.PIECE", 7)
+
+
+async def publish(agent: Agent, stream: Stream, world: World) -> None:
+    for batch in one_by_one(stream.lead_to(world)):
+        await agent.deliver(batch)
+
+
+def once_the_kernel_was_read(agent: Agent, act: Callable[[], Awaitable[None]]) -> None:
+    """Have something happen between the next look at the whole kernel and its comparison."""
+    observe = agent.kernel.observe
+
+    async def and_then(namespaces):
+        agent.kernel.observe = observe  # type: ignore[method-assign]
+        seen = await observe(namespaces)
+        async with asyncio.timeout(5):  # whoever held the documents up would wait for ever
+            await act()
+        return seen
+
+    agent.kernel.observe = and_then  # type: ignore[method-assign]
+
+
+def once_compared(agent: Agent, document: str, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    """Have something happen when a document has been compared and the one after it has not."""
+    desired, seen = agent.applier.desired, asyncio.Event()
+    parts = desired.parts
+
+    def watched(name: str):
+        yield from parts(name)
+        if name == document:
+            seen.set()
+
+    async def wait() -> None:
+        await seen.wait()
+        desired.parts = parts  # type: ignore[method-assign]
+        await act()
+
+    desired.parts = watched  # type: ignore[method-assign]
+    return asyncio.create_task(wait())
+
+
+def key_of(address: str) -> bytes:
+    return OVERLAY_KEY.pack(7, mapped(parse_address(address)))
+
+
+@few
+@given(names, names)
+def test_what_documents_did_after_the_kernel_was_read_is_not_taken_for_a_strangers_doing(start: str, end: str) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, WORLDS[start])
+        once_the_kernel_was_read(agent, lambda: publish(agent, stream, WORLDS[end]))
+        await agent.applier.repair()
+        assert agent.repaired == []
+        await ends_like(agent, end)
+
+    in_a_folder(scenario)
+
+
+@few
+@given(names, names, st.randoms(use_true_random=False))
+def test_documents_may_come_at_any_moment_of_a_comparison(start: str, end: str, chance: random.Random) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, WORLDS[start])
+
+        async def now_and_then() -> None:
+            for batch in one_by_one(stream.lead_to(WORLDS[end])):
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+                await agent.deliver(batch)
+
+        await asyncio.gather(agent.applier.repair(), now_and_then())
+        assert agent.repaired == []
+        await ends_like(agent, end)
+
+    in_a_folder(scenario)
+
+
+@few
+@given(names, names)
+def test_a_strangers_doing_is_mended_though_documents_come(start: str, end: str) -> None:
+    """What it did to the documents that came meanwhile is for the next look at the latest."""
+
+    async def scenario(agent: Agent) -> None:
+        stream, kernel = Stream(), agent.kernel
+        await publish(agent, stream, WORLDS[start])
+        kernel.maps[MapName.ENDPOINTS].clear()
+        kernel.maps[MapName.VPCS][STRANGE] = bytes(264)
+        kernel.veths.clear()
+        kernel.transit.clear()
+        once_the_kernel_was_read(agent, lambda: publish(agent, stream, WORLDS[end]))
+        await agent.applier.repair()
+        assert STRANGE not in kernel.maps[MapName.VPCS]
+        await agent.applier.repair()
+        await ends_like(agent, end)
+
+    in_a_folder(scenario)
+
+
+def test_only_the_documents_that_did_not_change_are_mended_and_told() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, entries = Stream(), agent.kernel.maps[MapName.ENDPOINTS]
+        await publish(agent, stream, ONE_BOUNCER)
+        del entries[key_of("192.168.1.11")]
+        moved = changed(ONE_BOUNCER, a=({"endpoints": [endpoint("a", "front", "d1", "192.168.1.12")]},))
+        once_the_kernel_was_read(agent, lambda: publish(agent, stream, moved))
+        await agent.applier.repair()
+        assert agent.repaired == ["put 1 of endpoints"]
+        assert entries.keys() == {key_of("192.168.1.11"), key_of("192.168.1.12")}
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_what_passes_to_a_document_that_was_compared_already_is_not_taken_for_nobodys() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        agent.kernel.actions.clear()
+        both = {"endpoints": [*LOCAL["endpoints"], *REMOTE["endpoints"]]}  # type: ignore[index]
+        passed = once_compared(
+            agent, "a", lambda: agent.deliver(stream.lead_to(changed(ONE_BOUNCER, a=(both,), b=None)))
+        )
+        await agent.applier.repair()
+        await passed
+        assert agent.repaired == []
+        assert key_of("192.168.1.11") in agent.kernel.maps[MapName.ENDPOINTS]
+        assert not [one for one in agent.kernel.actions if isinstance(one, DeleteEntries | DeleteVeth)]
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_what_a_document_gave_up_after_it_was_compared_is_not_put_back() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, entries = Stream(), agent.kernel.maps[MapName.ENDPOINTS]
+        await publish(agent, stream, ONE_BOUNCER)
+        del entries[key_of("192.168.1.11")]
+        other = ({"endpoints": [endpoint("b", "front", "d2", "192.168.1.12")]},)
+        moved = once_compared(agent, "b", lambda: publish(agent, stream, changed(ONE_BOUNCER, b=other)))
+        await agent.applier.repair()
+        await moved
+        assert agent.repaired == []
+        assert entries.keys() == {key_of("192.168.1.10"), key_of("192.168.1.12")}
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_what_was_wrong_when_the_kernel_was_read_and_is_not_any_more_is_no_repair() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), ONE_BOUNCER)
+        entries = agent.kernel.maps[MapName.ENDPOINTS]
+        whole = dict(entries)
+        entries.clear()
+
+        async def put_back() -> None:
+            entries.update(whole)
+
+        once_the_kernel_was_read(agent, put_back)
+        agent.kernel.actions.clear()
+        await agent.applier.repair()
+        assert (agent.repaired, agent.kernel.actions) == ([], [])
+
+    in_a_folder(scenario)
+
+
+def test_a_document_that_fails_meanwhile_is_not_told_as_realized() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        kernel = agent.kernel
+        kernel.refuse = lambda action: (
+            errno.ENOMEM if isinstance(action, PutEntries) and action.map is MapName.ENDPOINTS else 0
+        )
+        moved = ({"endpoints": [endpoint("a", "front", "d1", "192.168.1.12")]},)
+        once_the_kernel_was_read(agent, lambda: publish(agent, stream, changed(ONE_BOUNCER, a=moved)))
+        await agent.applier.repair()
+        assert agent.told["a"].state.value == "failed"
+        kernel.refuse = lambda action: 0
+        await agent.applier.retry()
+        await ends_like(agent, "endpoint with another address")
+
+    in_a_folder(scenario)
+
+
+def test_an_old_failure_stands_when_its_document_is_settled_meanwhile() -> None:
+    """The comparison left the document out, so that nothing in it says that the kernel holds it now."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        del agent.kernel.veths["a"]
+        agent.kernel.namespaces = set()
+        await agent.applier.repair()
+        assert agent.told["a"].state.value == "failed"
+        once_the_kernel_was_read(agent, lambda: publish(agent, stream, changed(ONE_BOUNCER, red=(red("d3"),))))
+        await agent.applier.repair()
+        assert agent.told["a"].state.value == "failed"
+        agent.kernel.namespaces.add("a")
+        await agent.applier.repair()
+        assert agent.told["a"].state.value == "realized"
+        await ends_like(agent, "bouncer replaced")
+
+    in_a_folder(scenario)
+
+
+def test_a_removal_that_is_refused_meanwhile_is_not_told_as_done() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, kernel = Stream(), agent.kernel
+        await publish(agent, stream, ONE_BOUNCER)
+        kernel.refuse = lambda action: errno.EPERM if isinstance(action, DeleteVeth) else 0
+        last = once_compared(agent, "b", lambda: publish(agent, stream, changed(ONE_BOUNCER, a=None)))
+        kernel.maps[MapName.VPCS][STRANGE] = bytes(264)
+        await agent.applier.repair()
+        await last
+        assert (agent.told["a"].removed, agent.told["a"].state.value) == (True, "failed")
+        await agent.applier.repair()
+        assert agent.told["a"].state.value == "failed"
+        kernel.refuse = lambda action: 0
+        await agent.applier.repair()
+        assert agent.told["a"].state.value == "realized"
+        await ends_like(agent, "an endpoint's document removed")
+
+    in_a_folder(scenario)
+
+
+def test_transit_xdp_that_a_document_needs_meanwhile_stays() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        others = ({"droplets": DROPLETS["droplets"][1:]},)  # type: ignore[index]
+        await publish(agent, stream, changed(ONE_BOUNCER, substrate=others))
+        once_the_kernel_was_read(agent, lambda: publish(agent, stream, ONE_BOUNCER))
+        await agent.applier.repair()
+        assert agent.repaired == []
+        assert [one for one in agent.kernel.actions if isinstance(one, AttachTransit)] == [AttachTransit(2)]
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_two_comparisons_at_once_find_the_same_and_mend_it_once() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), ONE_BOUNCER)
+        agent.kernel.maps[MapName.ENDPOINTS].clear()
+        plan, *_ = await asyncio.gather(agent.applier.plan(), agent.applier.repair(), agent.applier.repair())
+        assert plan == agent.repaired == ["put 2 of endpoints"]
+
+    in_a_folder(scenario)
+
+
+def test_others_go_on_during_a_comparison() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), WORLDS["bouncer here"])
+        turns = 0
+
+        async def heartbeat() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(heartbeat())
+        await agent.applier.repair()
+        task.cancel()
+        assert turns >= len(WORLDS["bouncer here"]) + 40 // 7
+
+    in_a_folder(scenario)
+
+
+def test_a_plan_tends_nothing_and_a_repair_does() -> None:
+    async def scenario(agent: Agent) -> None:
+        before = agent.kernel.tended
+        await agent.applier.plan()
+        assert agent.kernel.tended == before == 1
+        await agent.applier.repair()
+        assert agent.kernel.tended == before + 1
+
+    in_a_folder(scenario)
