@@ -92,7 +92,6 @@ struct next_hop_key {
 #define NEXT_HOP_DOWN	       1U /* does not answer probes: no direct path leads there */
 #define NEXT_HOP_ZERO_CHECKSUM 2U /* wants no UDP checksum over IPv6 (RFC 6936) */
 #define NEXT_HOP_BY_OTHER      4U /* another of this host's interfaces leads there, or does so better */
-#define NEXT_HOP_SILENT	       8U /* answers no probes by the key's interface: for an agent that starts anew */
 
 /*
  * next_hops: a droplet, from one of this host's interfaces -> what leads there. Written by the agent, which follows

@@ -23,7 +23,6 @@ DROPLET_ZERO_CHECKSUM = 1
 NEXT_HOP_DOWN = 1
 NEXT_HOP_ZERO_CHECKSUM = 2
 NEXT_HOP_BY_OTHER = 4
-NEXT_HOP_SILENT = 8
 MAX_LOCAL_DROPLETS = 16
 DIRECT_LIFETIME = 10.0
 """Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME in `constants.h`."""

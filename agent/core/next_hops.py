@@ -16,7 +16,6 @@ from agent.core.layout import (
     NEXT_HOP_BY_OTHER,
     NEXT_HOP_DOWN,
     NEXT_HOP_KEY,
-    NEXT_HOP_SILENT,
     NEXT_HOP_ZERO_CHECKSUM,
     NextHop,
     mapped,
@@ -226,8 +225,6 @@ def _entries(
         flags = (0 if up else NEXT_HOP_DOWN) | (NEXT_HOP_ZERO_CHECKSUM if peer.zero_checksum else 0)
         if chosen.uplink is not uplink:
             flags |= NEXT_HOP_BY_OTHER
-        if peer.by.get(uplink.ifindex, NOTHING_FOUND).down:
-            flags |= NEXT_HOP_SILENT
         mtus = (chosen.uplink.mtu, MOST, chosen.found.mtu or MOST)
         yield key_of(Way(droplet, uplink.ifindex)), NEXT_HOP.pack(chosen.mac, min(mtus), flags, chosen.sender)
 

@@ -169,7 +169,6 @@ def _some_hop(rng: Random, model: Model, peer: bytes, number: int, uplink: Uplin
     """Make an entry as an agent would, and now and then one that leads by a droplet which is not there any more."""
     flags = layout.NEXT_HOP_DOWN if rng.random() < 0.2 else 0
     flags |= layout.NEXT_HOP_ZERO_CHECKSUM if rng.random() < 0.2 else 0
-    flags |= layout.NEXT_HOP_SILENT if rng.random() < 0.2 else 0
     own = [index for index, one in model.uplinks.items() if one.interface == uplink.interface]
     by = rng.choice([*model.uplinks] if rng.random() < 0.3 else own)
     if rng.random() < 0.05:

@@ -179,10 +179,10 @@ def test_another_of_this_hosts_droplets_leads_where_the_agent_says_so(world: Wor
     if to == GONE:
         world.path(GONE, D2, fresh(world))
     world.local(3, SECOND, SECOND_UPLINK)
-    world.next_hop(D2, flags=layout.NEXT_HOP_SILENT, by=3)
+    world.next_hop(D2, by=3)
     run = world.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(SECOND), p.ip(D2))
-    world.next_hop(D2, flags=layout.NEXT_HOP_SILENT | layout.NEXT_HOP_DOWN, by=3)
+    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN, by=3)
     run = world.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D1), p.ip(D3))
 

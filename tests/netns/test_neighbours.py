@@ -7,7 +7,7 @@ import socket
 
 import structlog
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, NEXT_HOP_SILENT, mapped
+from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, mapped
 from agent.core.next_hops import Found, Peer
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch, release_all
@@ -215,7 +215,7 @@ async def test_what_is_found_out_of_a_path_stands_in_the_entry(world: World, tab
     tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     tell(watch, peers(world.neighbour, by={socket.if_nametoindex("eth0"): Found(True, 1400)}))
-    key, value = entry(world.neighbour, mac_of(world), mtu=1400, flags=NEXT_HOP_DOWN | NEXT_HOP_SILENT)
+    key, value = entry(world.neighbour, mac_of(world), mtu=1400, flags=NEXT_HOP_DOWN)
     await until(lambda: table.lookup(key) == value)
     tell(watch, peers(world.neighbour))
     await until(lambda: table.lookup(key) == entry(world.neighbour, mac_of(world))[1])

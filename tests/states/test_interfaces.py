@@ -46,22 +46,58 @@ def test_droplets_and_their_endpoints_come_and_go_in_every_order(order: tuple[st
     in_a_folder(scenario)
 
 
-def test_an_interface_that_loses_its_address_takes_its_own_droplets_alone() -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_interface_that_loses_its_address_takes_nothing_and_is_told(restarts: bool) -> None:
+    """Nobody asked for that: a lease lapsed, or a network manager starts anew."""
+
     async def scenario(agent: Agent) -> None:
-        await publish(agent, Stream(), SEVERAL)
-        agent.kernel.begin_watch()
+        stream = Stream()
+        await deliver_whole(agent, stream.lead_to(SEVERAL))
+        before = agent.kernel.contents()
         agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=()))
+        if restarts:
+            await agent.start()
+            await deliver_whole(agent, stream.replay())
+            await agent.complete()
+        agent.kernel.begin_watch()
         await agent.applier.repair()
         assert agent.kernel.end_watch() == []
-        told = {name: state for name, (state, _, _) in agent.verdicts().items()}
-        assert told.pop("bond") == "rejected"
-        assert told.pop("d") == "pending"
-        assert set(told.values()) == {"realized"}
-        assert agent.kernel.transit == {ETH0.ifindex}
-        assert arrivals(agent, BOND0) == set()
+        assert agent.kernel.contents() == before
+        assert {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"} == {"bond"}
+        (failure,) = agent.told["bond"].failures
+        assert (agent.told["bond"].state, failure.name) == ("failed", "EADDRNOTAVAIL")
+        assert failure.message.startswith("10.5.0.1 is gone from interface bond0: give it back")
+        await agent.applier.retry()
+        assert agent.told["bond"].state == "failed"
         agent.kernel.interfaces = (ETH0, BOND0)
         await agent.applier.repair()
+        assert agent.told["bond"].state == "realized"
+        assert agent.kernel.contents() == before
         await ends_like(agent, "several droplets")
+
+    in_a_folder(scenario)
+
+
+def test_a_droplet_that_moves_to_another_address_of_its_interface_is_followed() -> None:
+    """The old address goes first, then the document comes, then the new address."""
+
+    async def scenario(agent: Agent) -> None:
+        stream, new = Stream(), bytes([10, 0, 1, 77])
+        await publish(agent, stream, SEVERAL)
+        agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=()))
+        await agent.applier.repair()
+        (content,) = SEVERAL["bond"]
+        moved = {**content, "droplets": [{**one, "address": "10.0.1.77"} for one in content["droplets"]]}
+        await publish(agent, stream, changed(SEVERAL, bond=(content, moved)))
+        assert agent.told["bond"].state == "rejected"
+        assert agent.told["bond"].in_force > 0
+        agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=(new,)))
+        await agent.applier.repair()
+        assert agent.told["bond"].state == "realized"
+        assert new in {
+            LOCAL_DROPLET.unpack(value)[0][12:] for value in agent.kernel.maps[MapName.LOCAL_DROPLETS].values()
+        }
+        await has_nothing_to_do(agent)
 
     in_a_folder(scenario)
 

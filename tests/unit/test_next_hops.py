@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN, NEXT_HOP_SILENT, NEXT_HOP_ZERO_CHECKSUM
+from agent.core.layout import NEXT_HOP, NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN, NEXT_HOP_ZERO_CHECKSUM
 from agent.core.next_hops import (
     NO_MAC,
     NUD_FAILED,
@@ -156,14 +156,14 @@ SILENT = Found(down=True, mtu=1400)
 
 def test_a_droplet_that_is_silent_by_one_uplink_is_reached_by_the_other() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT})})
-    assert found == by_other(way(NEAR), NEW, SECOND, NEXT_HOP_SILENT, 9000) | table((way(NEAR, SECOND), NEW), mtu=9000)
+    assert found == by_other(way(NEAR), NEW, SECOND, mtu=9000) | table((way(NEAR, SECOND), NEW), mtu=9000)
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={SECOND: SILENT})})
-    assert found == table((way(NEAR), OLD)) | by_other(way(NEAR, SECOND), OLD, HERE, NEXT_HOP_SILENT)
+    assert found == table((way(NEAR), OLD)) | by_other(way(NEAR, SECOND), OLD, HERE)
 
 
 def test_a_droplet_that_is_silent_by_all_uplinks_is_down_and_keeps_its_ways() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT, SECOND: SILENT})})
-    flags = NEXT_HOP_DOWN | NEXT_HOP_SILENT
+    flags = NEXT_HOP_DOWN
     assert found == table((way(NEAR), OLD), mtu=1400, flags=flags) | table(
         (way(NEAR, SECOND), NEW), mtu=1400, flags=flags
     )
@@ -214,8 +214,8 @@ def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
         (Peer(), MTU, 0),
         (Peer(by={HERE: Found(mtu=1400)}), 1400, 0),
         (Peer(by={HERE: Found(mtu=9000)}), MTU, 0),
-        (Peer(by={HERE: Found(down=True)}), MTU, NEXT_HOP_DOWN | NEXT_HOP_SILENT),
-        (Peer(True, {HERE: Found(True, 1280)}), 1280, NEXT_HOP_DOWN | NEXT_HOP_SILENT | NEXT_HOP_ZERO_CHECKSUM),
+        (Peer(by={HERE: Found(down=True)}), MTU, NEXT_HOP_DOWN),
+        (Peer(True, {HERE: Found(True, 1280)}), 1280, NEXT_HOP_DOWN | NEXT_HOP_ZERO_CHECKSUM),
         (Peer(by={SECOND: Found(True, 1280)}), MTU, 0),
     ],
 )
