@@ -179,7 +179,7 @@ async def _alone(folder: Path) -> AsyncIterator[None]:
     """Have agents that start together compile one after the other, so that all but the first find what it made."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        while not _lock(descriptor):
+        while not _lock(descriptor):  # noqa: ASYNC110 -- another process has it
             await asyncio.sleep(LOCK_SECONDS)
         yield
     finally:
