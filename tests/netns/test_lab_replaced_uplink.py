@@ -17,7 +17,7 @@ RARELY = 60.0
 
 @pytest.fixture(scope="module")
 def uplinks(lab_cache: None) -> Iterator[SystemLab]:
-    with running_lab("replaced", topology_text("two_uplinks")) as lab:
+    with running_lab("replaced", topology_text("two_uplinks"), lossy="an interface is taken away under traffic") as lab:
         yield lab
 
 
@@ -49,6 +49,5 @@ def test_an_interface_that_is_replaced_is_served_again_at_once(uplinks):
     found = {one.interface: one.attach_mode for one in uplinks.status("a").uplinks}
     assert found == {"eth0": "native", "eth1": "native"}
     assert uplinks.pid("a") == agent, "the agent goes on"
-    uplinks.is_lossy = True
     for one, other, family in uplinks.talks():
         exchange_all(uplinks, one, other, family, 50_000)

@@ -29,7 +29,7 @@ def routed(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLa
     if request.param == "ipv6":
         for subnet, host in ((1, 11), (2, 12), (2, 13), (1, 14)):
             text = text.replace(f"address: 172.18.{subnet}.{host}", f'address: "fd18:0:0:{subnet}::{host}"')
-    with running_lab("routed", text, lossless=True) as lab:
+    with running_lab("routed", text) as lab:
         yield lab
 
 
@@ -85,7 +85,7 @@ def test_a_router_that_changes_its_ethernet_address_is_followed(routed):
             routed.ip(routed.names.router, "link", "set", "eth0", "address", old)
         until(lambda: next_hop(routed, "h1", "h2") == old, "the old address in the map")
     assert pings(routed, "web-1", "web-2")
-    routed.is_lossy = True
+    routed.lossy = "packets to the router's old Ethernet address are gone"
 
 
 def test_a_neighbour_table_that_is_flushed_loses_no_packet(routed):
@@ -120,7 +120,7 @@ endpoints:
 
 
 def test_droplets_of_both_families_on_one_interface_each_carry_both_families(lab_cache):
-    with running_lab("mixed", MIXED, lossless=True) as lab:
+    with running_lab("mixed", MIXED) as lab:
         for family in (4, 6):
             for one, other in (("web-1", "web-2"), ("six-1", "six-2")):
                 exchange_all(lab, one, other, family, 300_000)
