@@ -94,7 +94,7 @@ def narrow_paths(lab: SystemLab, host: str) -> dict[str, int]:
 def leave_unanswered(lab: SystemLab) -> None:
     """Have the router drop what h2 answers to h1's probes: a datagram to the port that asked, which no tunnel's is."""
     one, other = (lab.topology.droplets[name].address for name in ("h1", "h2"))
-    rule = ["from", other, "to", one, "ipproto", "udp", "dport", "20000-65535", "blackhole", "priority", "100"]
+    rule = ["from", other, "to", one, "ipproto", "udp", "dport", "32768-60999", "blackhole", "priority", "100"]
     lab.ip(lab.names.router, "-6" if ":" in one else "-4", "rule", "add", *rule)
 
 
@@ -108,7 +108,7 @@ def test_an_icmp_error_from_the_substrate_is_acted_on(lab_cache, substrate):
     with running_lab("errors", text, lossy=SWALLOWED, wires=leave_unanswered) as lab:
         exchange_udp(lab, "web-1", "web-2", [100, 100], 4)
         assert lab.path("web-1", "web-2", 4).way == "direct"
-        assert lab.probes("h1").icmp_errors == 0
+        before = lab.probes("h1").icmp_errors  # a host without programs yet refuses probes by ICMP
         assert narrow_paths(lab, "h1") == {}
         address = lab.address("web-2", 4)
 
@@ -118,7 +118,7 @@ def test_an_icmp_error_from_the_substrate_is_acted_on(lab_cache, substrate):
 
         until(told, "the endpoint's knowledge", FOUND)
         assert learnt_mtu(lab, "web-1", address) == fitting(lab)
-        assert lab.probes("h1").icmp_errors > 0
+        assert lab.probes("h1").icmp_errors > before
         assert narrow_paths(lab, "h1") == {"h2": NARROW}
         peers = codec.decode(lab.ask("h1", "peers", codec.encode(PeersRequest())), PeersReply).peers
         assert {peer.droplet: peer.state for peer in peers}["h2"] == "unknown", "all that while"
