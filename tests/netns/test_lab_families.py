@@ -28,7 +28,7 @@ GATEWAY_MAC = "02:d2:01:e7:00:01"
 
 @pytest.fixture(scope="module", params=["dual_stack", "ipv6_substrate"])
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    with running_lab("families", topology_text(request.param), lossless=True) as lab:
+    with running_lab("families", topology_text(request.param)) as lab:
         yield lab
 
 

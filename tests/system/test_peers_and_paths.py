@@ -19,8 +19,7 @@ from protocol.status import AgentState, NarrowPath
 
 @pytest.fixture(scope="module")
 def lab(lab_cache: None) -> Iterator[SystemLab]:
-    with running_lab("peers", topology_text("two_bouncers")) as lab:
-        lab.is_lossy = True
+    with running_lab("peers", topology_text("two_bouncers"), lossy="interfaces are down and narrow") as lab:
         yield lab
 
 
