@@ -27,8 +27,8 @@ from agent.core.layout import DIRECT_PATH, MapName
 from agent.datapath.links import Links
 from agent.datapath.maps import Map, Refused
 from agent.datapath.threads import in_thread
+from agent.datapath.told import ToldError
 from agent.datapath.transit import Transit
-from agent.datapath.xdp import ModeRefusedError
 
 AT_ONCE = 4096
 """Entries that are changed without leaving the event loop: a few milliseconds at most."""
@@ -47,7 +47,7 @@ WAYS_OUT = {
     errno.EEXIST: "it belongs to someone else: remove or rename it, and the agent tries again",
     errno.EBUSY: "it is in use by someone else: free it, and the agent tries again",
     errno.ENODEV: "the interface is not there: bring it back, and the agent tries again",
-    errno.EOPNOTSUPP: "the driver cannot: allow generic attachment in the settings (attach_mode = auto)",
+    errno.EOPNOTSUPP: "the kernel or the driver of the interface cannot do this",
 }
 
 
@@ -135,7 +135,7 @@ def _failure(action: Action, error: OSError) -> Failure:
     detail = error.strerror or str(error)
     if error.filename is not None:
         detail = f"{detail}: {error.filename}"
-    message = detail if isinstance(error, ModeRefusedError) else _message(number, detail)
+    message = detail if isinstance(error, ToldError) else _message(number, detail)
     return Failure(action, number, object_of(action), message)
 
 

@@ -70,6 +70,8 @@ def _droplet(reader: Reader, name: str, text: str | None, before: dict[str, Drop
         peer=reader.text("peer", "vxlan", None) is not None,
     )
     reader.take("link_mtu", int, "bytes", None)
+    if droplet.udp_checksum == "zero" and "." in droplet.address:
+        reader.wrong("zero is for droplets with an IPv6 address: over IPv4 there is no checksum", "udp_checksum")
     if droplet.peer and reader.node["peer"] != "vxlan":
         reader.wrong(f"{reader.node['peer']!r} is no kind of peer; known is vxlan", "peer")
     if others and (droplet.peer or any(other.peer for other in others)):

@@ -91,6 +91,24 @@ def contains(cidr: Cidr, packed: bytes) -> bool:
     return int.from_bytes(packed, "big") >> shift == int.from_bytes(cidr.address, "big") >> shift
 
 
+def is_edge(cidr: Cidr, packed: bytes) -> bool:
+    """Say whether an address of a CIDR is none that an interface can have: its first one or, over IPv4, its last.
+
+    Where there are two addresses or one, all of them can be an interface's (RFC 3021, RFC 6164).
+    """
+    bits = len(cidr.address) * 8
+    if cidr.prefix >= bits - 1:
+        return False
+    return packed == cidr.address or (bits == 32 and packed == last_of(cidr))
+
+
+def last_of(cidr: Cidr) -> bytes:
+    """Return the last packed address of a CIDR."""
+    bits = len(cidr.address) * 8
+    last = int.from_bytes(cidr.address, "big") | ((1 << (bits - cidr.prefix)) - 1)
+    return last.to_bytes(len(cidr.address), "big")
+
+
 def within(inner: Cidr, outer: Cidr) -> bool:
     """Say whether all of `inner` lies in `outer`."""
     return inner.prefix >= outer.prefix and contains(outer, inner.address)

@@ -54,7 +54,7 @@ class Droplet(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
     """A physical interface of a host, with its address in the substrate.
 
     `udp_checksum` says whether tunnel packets to and from it carry UDP's checksum over IPv6 (RFC 6936); over IPv4 they
-    go without (RFC 8926, section 3.3).
+    go without (RFC 8926, section 3.3), and `zero` may not be said there.
     """
 
     host: Host
@@ -73,7 +73,8 @@ class Vpc(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
 class Network(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
     """A subnet of a VPC. `bouncers` are droplets that know every endpoint of it.
 
-    `gateways` holds one address per CIDR, in the same order; when it is empty, each CIDR's first host address.
+    `gateways` holds one address per CIDR, in the same order; when it is empty, each CIDR's first host address. None may
+    be the first address of its CIDR, or over IPv4 the last, where there are more than two.
     `encapsulation` is that of the tunnels to its endpoints' droplets: `vxlan` is for peers that speak only that.
     `routing` says how packets between it and the VPC's other networks go: straight, or always through a divider.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from protocol.addresses import Cidr, contains, parse_cidr, parse_host_address
+from protocol.addresses import Cidr, contains, is_edge, parse_cidr, parse_host_address
 from protocol.documents import Document, Droplet, Network, Vpc
 from protocol.endpoint_rules import check_endpoints
 from protocol.errors import ErrorCode, FieldError
@@ -29,7 +29,11 @@ def check(document: Document) -> list[FieldError]:
 
 
 def _check_droplet(droplet: Droplet, path: str) -> list[FieldError]:
-    return _each(f"{path}.address", parse_host_address, [droplet.address], indexed=False)
+    errors = _each(f"{path}.address", parse_host_address, [droplet.address], indexed=False)
+    if not errors and droplet.udp_checksum == "zero" and ":" not in droplet.address:
+        message = "tunnels over IPv4 go without a UDP checksum in any case: zero is for droplets with an IPv6 address"
+        errors.append(FieldError(f"{path}.udp_checksum", ErrorCode.INVALID, message))
+    return errors
 
 
 def _shared_addresses(droplets: tuple[Droplet, ...]) -> Iterator[FieldError]:
@@ -59,16 +63,33 @@ def _check_network(network: Network, path: str) -> list[FieldError]:
     if network.encapsulation == "vxlan" and network.routing == "divider":
         message = "VXLAN does not say whether a divider was passed: choose geneve, or routing direct"
         errors.append(FieldError(f"{path}.routing", ErrorCode.INVALID, message))
-    if errors or not network.gateways:
-        return errors
+    return errors + _check_gateways(network, path)
+
+
+def _check_gateways(network: Network, path: str) -> list[FieldError]:
+    if not network.gateways:
+        return []
     if len(network.gateways) != len(network.cidrs):
         message = "write one gateway per CIDR, in the same order, or none"
         return [FieldError(f"{path}.gateways", ErrorCode.INVALID, message)]
-    return [
-        FieldError(f"{path}.gateways[{i}]", ErrorCode.OUT_OF_RANGE, f"{gateway} is not in {cidr}")
-        for i, (gateway, cidr) in enumerate(zip(network.gateways, network.cidrs, strict=True))
-        if not contains(parse_cidr(cidr), parse_host_address(gateway))
-    ]
+    errors = []
+    for index, (gateway, cidr) in enumerate(zip(network.gateways, network.cidrs, strict=True)):
+        try:
+            mistake = _misplaced(parse_host_address(gateway), parse_cidr(cidr))
+        except ValueError:
+            continue  # told already
+        if mistake:
+            errors.append(
+                FieldError(f"{path}.gateways[{index}]", ErrorCode.OUT_OF_RANGE, f"{gateway} is {mistake} {cidr}")
+            )
+    return errors
+
+
+def _misplaced(gateway: bytes, cidr: Cidr) -> str:
+    """Return why an address cannot be the gateway of a CIDR, empty when it can."""
+    if not contains(cidr, gateway):
+        return "not in"
+    return "no interface's address, but the first or last of" if is_edge(cidr, gateway) else ""
 
 
 def _each(path: str, parse: Callable[[str], Any], texts: Iterable[str], *, indexed: bool = True) -> list[FieldError]:

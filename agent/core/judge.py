@@ -12,7 +12,7 @@ from agent.core.room import SMALLEST, endpoint_mtu, overhead
 from agent.core.uplinks import Uplink
 from agent.core.world import World
 from protocol.acknowledgements import Reference
-from protocol.addresses import Cidr, format_address, parse_address, parse_cidr, within
+from protocol.addresses import Cidr, format_address, is_edge, last_of, parse_address, parse_cidr, within
 from protocol.documents import Document, Endpoint, Network
 from protocol.errors import ErrorCode, FieldError
 
@@ -161,13 +161,9 @@ def _places(network: Network) -> tuple[dict[int, tuple[bytes, bytes]], set[bytes
     bounds = {}
     reserved = set(gateways(network))
     for cidr in (parse_cidr(text) for text in network.cidrs):
-        bits = len(cidr.address) * 8
-        last = int.from_bytes(cidr.address, "big") | ((1 << (bits - cidr.prefix)) - 1)
-        bounds[len(cidr.address)] = cidr.address, last.to_bytes(len(cidr.address), "big")
-        if cidr.prefix < bits - 1:
-            reserved.add(cidr.address)
-        if bits == 32 and cidr.prefix < 31:
-            reserved.add(last.to_bytes(4, "big"))
+        last = last_of(cidr)
+        bounds[len(cidr.address)] = cidr.address, last
+        reserved |= {address for address in (cidr.address, last) if is_edge(cidr, address)}
     return bounds, reserved
 
 

@@ -16,6 +16,7 @@ from agent.core.realize import host_ifname
 from agent.datapath.endpoint_side import IFF_UP, EndpointSide
 from agent.datapath.namespaces import opened_namespace
 from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.told import ToldError
 from agent.datapath.xdp import AttachMode, Ownership, Program, attach
 
 NAME_FORM = re.compile(r"dp[0-9a-f]{12}")
@@ -98,7 +99,8 @@ class Links:
         name = attribute(link, "IFLA_IFNAME")
         unfinished = is_unfinished(link) and name == host_ifname(self._instance, endpoint)
         if marked_endpoint(link, self._instance) != endpoint and not unfinished:
-            raise OSError(errno.EPERM, f"interface {name} does not carry the mark of endpoint {endpoint}")
+            message = f"interface {name} does not carry the mark of endpoint {endpoint}: it is left alone"
+            raise ToldError(errno.EPERM, message)
         try:
             await self._netlink.request("link", "del", index=ifindex)
         except OSError as error:

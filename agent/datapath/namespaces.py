@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from agent.datapath.told import ToldError
+
 CLONE_NEWNET = 0x40000000
 NAMED = Path("/run/netns")
 SOL_NETLINK = 270
@@ -46,7 +48,7 @@ def namespace_path(namespace: str) -> Path:
     if namespace.isdecimal():
         return Path("/proc", namespace, "ns/net")
     if not namespace or "/" in namespace or namespace in (".", ".."):
-        raise OSError(errno.EINVAL, "not a name of a network namespace", namespace)
+        raise ToldError(errno.EINVAL, "not a name of a network namespace", namespace)
     return NAMED / namespace
 
 
@@ -69,9 +71,10 @@ def _open_namespace(namespace: str) -> int:
     try:
         found, own = os.fstat(name), Path("/proc/self/ns/net").stat()
         if found.st_dev != own.st_dev:  # all namespaces are files of one file system
-            raise OSError(errno.EINVAL, "not a network namespace", namespace)
+            raise ToldError(errno.EINVAL, "not a network namespace", namespace)
         if found.st_ino == own.st_ino:
-            raise OSError(errno.EPERM, "this is the host's own network namespace", namespace)
+            message = "this is the host's own network namespace: an endpoint needs one of its tenant's"
+            raise ToldError(errno.EPERM, message, namespace)
         return os.open(f"/proc/self/fd/{name}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(name)

@@ -14,6 +14,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from agent.datapath.told import ToldError
+
 SIOCETHTOOL = 0x8946
 ETHTOOL_GTXCSUM, ETHTOOL_STXCSUM = 0x16, 0x17
 ETHTOOL_GGRO, ETHTOOL_SGRO = 0x2B, 0x2C
@@ -72,7 +74,11 @@ def set_endpoint_offloads(control: socket.socket, ifname: str) -> bool:
     if found.transmit_checksum:
         _ethtool(control, ifname, ETHTOOL_STXCSUM, 0)
     if read_offloads(control, ifname) != ENDPOINT_OFFLOADS:
-        raise OSError(errno.EOPNOTSUPP, "the interface did not take its offloads", ifname)
+        message = (
+            f"{ifname} does not turn receiving by NAPI (GRO) on and transmit checksums off, without which its packets "
+            "are lost; the agent tries again"
+        )
+        raise ToldError(errno.EOPNOTSUPP, message)
     return True
 
 
@@ -100,5 +106,9 @@ def leave_tags_on(control: socket.socket, ifname: str) -> bool:
         return False
     _ethtool(control, ifname, ETHTOOL_SFLAGS, flags & ~ETH_FLAG_RXVLAN)
     if _ethtool(control, ifname, ETHTOOL_GFLAGS) & ETH_FLAG_RXVLAN:
-        raise OSError(errno.EOPNOTSUPP, "the driver takes VLAN tags off received frames, and will not stop", ifname)
+        message = (
+            f"{ifname}: driver {driver_of(control, ifname)} takes VLAN tags off received frames and does not stop when "
+            "told to. Give the droplet an interface without VLAN, or one of another driver"
+        )
+        raise ToldError(errno.EOPNOTSUPP, message)
     return True

@@ -18,6 +18,7 @@ import structlog
 from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.offloads import driver_of
+from agent.datapath.told import ToldError
 
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
@@ -32,10 +33,6 @@ _UNABLE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE, errno.ENOSPC, errno.ENO
 """What drivers answer that have no XDP, too long an MTU, or too few queues."""
 
 log = structlog.get_logger()
-
-
-class ModeRefusedError(OSError):
-    """A driver cannot run XDP as asked; the text says why, and what to do."""
 
 
 class AttachMode(StrEnum):
@@ -124,7 +121,7 @@ async def _read(netlink: Netlink, ifindex: int) -> Message:
 
 
 def _refuse_stranger(found: Attached) -> None:
-    raise OSError(
+    raise ToldError(
         errno.EEXIST,
         f"another owner's XDP program (id {found.program_id}) is attached; "
         "detach it (ip link set dev ... xdp off) or give the droplet another interface",
@@ -179,19 +176,27 @@ async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownershi
         if mode is not AttachMode.AUTO or error.errno not in _UNABLE:
             raise reason from error
         log.warning("xdp_generic_fallback", ifindex=ifindex, program=program.name, reason=reason.strerror)
-        found = attached_program(await _read(netlink, ifindex))
-        await _replace(netlink, ifindex, program.descriptor, found, own, AttachMode.GENERIC)
+        await _fall_back(netlink, ifindex, program, own)
     now = attached_program(await _read(netlink, ifindex))
     if now is None or now.program_id != program.program_id:
         raise OSError(errno.EIO, f"the kernel does not show {program.name} on the interface after attaching it")
     return now
 
 
+async def _fall_back(netlink: Netlink, ifindex: int, program: Program, own: Ownership) -> None:
+    """Have the stack run what the driver cannot."""
+    link = await _read(netlink, ifindex)
+    try:
+        await _replace(netlink, ifindex, program.descriptor, attached_program(link), own, AttachMode.GENERIC)
+    except OSError as error:
+        raise refusal(error, link, AttachMode.GENERIC) from error
+
+
 def refusal(error: OSError, link: Message, mode: AttachMode) -> OSError:
     """Return a driver's refusal in words: why, and what to do."""
     if error.errno not in _UNABLE:
         return error
-    return ModeRefusedError(error.errno, f"{why_refused(error, link, mode)}. {REMEDY[mode]}")
+    return ToldError(error.errno, f"{why_refused(error, link, mode)}. {REMEDY[mode]}")
 
 
 def why_refused(error: OSError, link: Message, mode: AttachMode) -> str:

@@ -9,8 +9,9 @@ import pytest
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.host_check import SMALLEST_PROGRAM
 from agent.datapath.netlink import Netlink
+from agent.datapath.told import ToldError
 from agent.datapath.transit import Transit
-from agent.datapath.xdp import AttachMode, ModeRefusedError, attach, attached_program
+from agent.datapath.xdp import AttachMode, attach, attached_program
 from tests.netns.conftest import World, ip, run
 from tests.netns.programs import loaded, owning
 
@@ -74,7 +75,7 @@ async def test_several_receive_queues_are_served_and_too_few_are_named(world: Wo
         async with Netlink() as netlink:
             many, few = world.ifindex("many"), world.ifindex("few")
             assert (await attach(netlink, many, program, own, AttachMode.NATIVE)).native
-            with pytest.raises(ModeRefusedError, match="number of rx queues") as refused:
+            with pytest.raises(ToldError, match="number of rx queues") as refused:
                 await attach(netlink, few, program, own, AttachMode.NATIVE)
             assert refused.value.errno == errno.ENOSPC
             assert (await attach(netlink, few, program, own, AttachMode.AUTO)).mode is AttachMode.GENERIC
@@ -117,5 +118,5 @@ async def test_a_program_for_another_owner_is_no_reason_to_fall_back(world: Worl
         async with Netlink() as netlink:
             index = world.ifindex("eth0")
             await attach(netlink, index, stranger, owning(stranger), AttachMode.NATIVE)
-            with pytest.raises(FileExistsError, match="another owner"):
+            with pytest.raises(ToldError, match="another owner"):
                 await attach(netlink, index, program, owning(program), AttachMode.AUTO)

@@ -155,8 +155,19 @@ async def test_a_strangers_program_on_the_interface_is_a_failure_and_stays(kerne
         (failure,) = await kernel.executor.run([AttachTransit(index)])
         (kept,) = await kernel.executor.run([DetachTransit(index)])
         assert failure.errno == kept.errno == errno.EEXIST
-        assert "another owner" in failure.message
+        told = f"another owner's XDP program (id {stranger.program_id}) is attached; detach it "
+        told += "(ip link set dev ... xdp off) or give the droplet another interface"
+        assert failure.message == kept.message == told
         assert ip_json("link", "show", "eth0")[0]["xdp"]["prog"]["name"] == "stranger"
+
+
+async def test_the_hosts_own_namespace_is_refused_in_words_that_are_whole(kernel: Kernel) -> None:
+    veth = endpoint_veth(kernel.config.instance, "/proc/self/ns/net", "own", 10)
+    (failure,) = await kernel.executor.run([EnsureVeth(veth)])
+    assert failure.errno == errno.EPERM
+    assert failure.message == (
+        "this is the host's own network namespace: an endpoint needs one of its tenant's: /proc/self/ns/net"
+    )
 
 
 async def test_a_missing_interface_is_a_failure(kernel: Kernel) -> None:

@@ -240,6 +240,7 @@ def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reach
         ("queues: 2", "queues: 2, interface: eth0", "droplets.a2.interface"),
         ("queues: 2", "queues: 2, interface: wlan0", "droplets.a2.interface"),
         ("udp_checksum: zero", "udp_checksum: none", "droplets.b.udp_checksum"),
+        ("queues: 2", "queues: 2, udp_checksum: zero", "droplets.a2.udp_checksum"),
         ("address: 172.18.2.11", "address: 172.18.2.1", "droplets"),
         ("address: 172.18.2.11", "address: 172.18.3.11", "droplets"),
         ("cidr: 172.18.2.0/24,", "cidr: 172.18.1.0/25,", "substrate.subnets.south.cidr"),
