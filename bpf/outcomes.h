@@ -64,7 +64,7 @@
 	X(NO_DIVIDER, "The VPC has no divider.")                                                                       \
 	X(NO_VPC, "The VPC is not known on this droplet.")                                                             \
 	X(NO_ENDPOINT, "The network's bouncer knows no endpoint with the address.")                                    \
-	X(NOT_HERE, "The packet concerned an endpoint for which this droplet has no role.")                            \
+	X(NOT_HERE, "The packet concerned an endpoint that is not on this droplet, which has no role for it.")         \
 	X(NEXT_HOP_UNRESOLVED, "The Ethernet address that leads to the other droplet was not known.")                  \
 	X(OTHER_FAMILY, "The other droplet has an address of another family than this one.")                           \
 	X(NO_HEADROOM, "The frame had no room for the headers in front of it.")                                        \

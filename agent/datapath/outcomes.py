@@ -223,7 +223,7 @@ SENTENCES = {
     Outcome.NO_DIVIDER: "The VPC has no divider.",
     Outcome.NO_VPC: "The VPC is not known on this droplet.",
     Outcome.NO_ENDPOINT: "The network's bouncer knows no endpoint with the address.",
-    Outcome.NOT_HERE: "The packet concerned an endpoint for which this droplet has no role.",
+    Outcome.NOT_HERE: "The packet concerned an endpoint that is not on this droplet, which has no role for it.",
     Outcome.NEXT_HOP_UNRESOLVED: "The Ethernet address that leads to the other droplet was not known.",
     Outcome.OTHER_FAMILY: "The other droplet has an address of another family than this one.",
     Outcome.NO_HEADROOM: "The frame had no room for the headers in front of it.",
