@@ -312,10 +312,13 @@ static __always_inline enum outcome ipv6_from_tunnel(context *ctx, const struct 
 						     struct ethhdr *ethernet, bool on_path, __u32 *leave_by)
 {
 	struct transport transport = {};
-	enum outcome outcome;
+	enum outcome outcome = find_transport(ethernet, frame_end(ctx), packet, &transport);
 
-	if (find_transport(ethernet, frame_end(ctx), packet, &transport) == GO_ON) {
-		if (hides_nd(ethernet, frame_end(ctx), &transport))
+	/* A peer that speaks VXLAN has not looked for neighbour discovery: closed where it may be. */
+	if (VXLAN_PORT && outcome != GO_ON && tunnel->flags & TUNNEL_VXLAN)
+		return outcome;
+	if (outcome == GO_ON) {
+		if (hides_nd(ethernet, frame_end(ctx), packet, &transport))
 			return MALFORMED_INNER;
 		if (is_nd(ethernet, frame_end(ctx), &transport)) {
 			outcome = nd_from_tunnel(ctx, local, tunnel, packet, &transport, ethernet);

@@ -209,7 +209,7 @@ SENTENCES = {
     Outcome.MALFORMED_ND: "The neighbour solicitation was not as RFC 4861 section 7.1.1 asks for.",
     Outcome.INNER_PROTOCOL: "The inner frame was neither IPv4 nor IPv6 nor ARP.",
     Outcome.MALFORMED_INNER: "The inner packet's lengths, version or addresses were wrong.",
-    Outcome.EXTENSION_HEADERS: "The endpoint's IPv6 packet had more extension headers than are looked at.",
+    Outcome.EXTENSION_HEADERS: "An endpoint's or VXLAN peer's packet had more extension headers than are looked at.",
     Outcome.MULTICAST: "The endpoint's packet went to a multicast or broadcast address.",
     Outcome.LINK_LOCAL: "The endpoint's packet went to a link-local address.",
     Outcome.TUNNEL_FROM_ENDPOINT: "The endpoint sent a tunnel packet of its own.",
