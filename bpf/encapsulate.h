@@ -66,7 +66,7 @@ static __always_inline void write_checksum(struct ipv6hdr *ip, void *end, __u32 
 	__u64 sum = sum_pseudo_ipv6(ip, length, IPPROTO_UDP);
 	__u32 headers = sizeof(*udp) + sizeof(struct geneve) + options;
 
-	sum = sum_bytes(udp, end, inner ? headers : length, sum + inner);
+	sum = sum_frame(udp, end, inner ? headers : length, sum + inner);
 	udp->check = checksum_fold(sum) ?: 0xffff;
 }
 

@@ -73,7 +73,7 @@ static __always_inline void write_icmp_ipv4(struct ethhdr *ethernet, void *end, 
 
 	ethernet->h_proto = bpf_htons(ETH_P_IP);
 	word[0] = bpf_htonl(0x45000000 | total);
-	word[1] = 0;
+	word[1] = bpf_htonl(FRAGMENT_NEVER); /* so that 0 is an identity (RFC 6864 section 4.1) */
 	word[2] = bpf_htonl(NEW_TTL << 24 | IPPROTO_ICMP << 16);
 	word[3] = unmapped(&complaint->gateway);
 	word[4] = unmapped(&packet->from.address);
@@ -140,7 +140,8 @@ static __always_inline enum outcome complain(context *ctx, const struct packet *
 }
 
 /*
- * Whether the sender of a packet may be told an error about it, with the gateway's address that it then comes from.
+ * Whether the sender of a packet may be told an error about it, with the gateway's address that it then comes from: its
+ * own network's, or, where that is not known, as at the droplet of a receiver in another network, the receiver's.
  * `ethernet` is where the packet's Ethernet header is.
  */
 static __always_inline bool is_told(void *ethernet, void *end, const struct packet *packet, struct complaint *complaint)
@@ -154,8 +155,8 @@ static __always_inline bool is_told(void *ethernet, void *end, const struct pack
 		return false;
 	if (transport.later || is_icmp_error(ethernet, end, packet, &transport))
 		return false;
-	network = network_of(&packet->from);
-	if (!network || !may_tell(packet))
+	network = network_of(&packet->from) ?: network_of(&packet->to);
+	if (!network || !may_tell(packet)) /* closed: there is nobody to speak for */
 		return false;
 	copy_address(&complaint->gateway, &network->gateway);
 	return true;

@@ -37,16 +37,20 @@ struct solicitation {
 	bool detects; /* duplicates: asked from :: */
 };
 
-/* A first fragment that ends before ICMPv6 says what it is (RFC 7112): it could be anything, with the next one. */
-static __always_inline bool hides_nd(void *start, void *end, const struct transport *transport)
+/*
+ * A first fragment that ends before ICMPv6 says what it is (RFC 7112): it could be anything, with the next one. What
+ * stands in the frame behind the packet says nothing.
+ */
+static __always_inline bool hides_nd(void *start, void *end, const struct packet *packet,
+				     const struct transport *transport)
 {
 	__u8 *type = start + bounded(transport->at, FAR);
 
 	if (transport->protocol != IPPROTO_ICMPV6 || !transport->fragment || transport->later)
 		return false;
-	if ((void *)(type + 1) <= end)
-		return false;
-	return true;
+	if ((void *)(type + 1) > end)
+		return true;
+	return transport->at >= packet->length;
 }
 
 /* Whether a packet is of neighbour discovery, wherever it stands and whoever it goes to. */

@@ -50,7 +50,7 @@
 	X(MALFORMED_ND, "The neighbour solicitation was not as RFC 4861 section 7.1.1 asks for.")                      \
 	X(INNER_PROTOCOL, "The inner frame was neither IPv4 nor IPv6 nor ARP.")                                        \
 	X(MALFORMED_INNER, "The inner packet's lengths, version or addresses were wrong.")                             \
-	X(EXTENSION_HEADERS, "The endpoint's IPv6 packet had more extension headers than are looked at.")              \
+	X(EXTENSION_HEADERS, "An endpoint's or VXLAN peer's packet had more extension headers than are looked at.")    \
 	X(MULTICAST, "The endpoint's packet went to a multicast or broadcast address.")                                \
 	X(LINK_LOCAL, "The endpoint's packet went to a link-local address.")                                           \
 	X(TUNNEL_FROM_ENDPOINT, "The endpoint sent a tunnel packet of its own.")                                       \
@@ -64,7 +64,7 @@
 	X(NO_DIVIDER, "The VPC has no divider.")                                                                       \
 	X(NO_VPC, "The VPC is not known on this droplet.")                                                             \
 	X(NO_ENDPOINT, "The network's bouncer knows no endpoint with the address.")                                    \
-	X(NOT_HERE, "The packet concerned an endpoint for which this droplet has no role.")                            \
+	X(NOT_HERE, "The packet concerned an endpoint that is not on this droplet, which has no role for it.")         \
 	X(NEXT_HOP_UNRESOLVED, "The Ethernet address that leads to the other droplet was not known.")                  \
 	X(OTHER_FAMILY, "The other droplet has an address of another family than this one.")                           \
 	X(NO_HEADROOM, "The frame had no room for the headers in front of it.")                                        \

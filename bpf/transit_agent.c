@@ -283,7 +283,7 @@ static __always_inline enum outcome packet_from_endpoint(context *ctx, const str
 
 	if (outcome != GO_ON)
 		return outcome;
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && hides_nd(ethernet, end, &departure->transport))
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && hides_nd(ethernet, end, packet, &departure->transport))
 		return MALFORMED_INNER;
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_nd(ethernet, end, &departure->transport))
 		return nd_from_endpoint(ctx, sender, departure);

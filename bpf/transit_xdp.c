@@ -312,10 +312,13 @@ static __always_inline enum outcome ipv6_from_tunnel(context *ctx, const struct 
 						     struct ethhdr *ethernet, bool on_path, __u32 *leave_by)
 {
 	struct transport transport = {};
-	enum outcome outcome;
+	enum outcome outcome = find_transport(ethernet, frame_end(ctx), packet, &transport);
 
-	if (find_transport(ethernet, frame_end(ctx), packet, &transport) == GO_ON) {
-		if (hides_nd(ethernet, frame_end(ctx), &transport))
+	/* A peer that speaks VXLAN has not looked for neighbour discovery: closed where it may be. */
+	if (VXLAN_PORT && outcome != GO_ON && tunnel->flags & TUNNEL_VXLAN)
+		return outcome;
+	if (outcome == GO_ON) {
+		if (hides_nd(ethernet, frame_end(ctx), packet, &transport))
 			return MALFORMED_INNER;
 		if (is_nd(ethernet, frame_end(ctx), &transport)) {
 			outcome = nd_from_tunnel(ctx, local, tunnel, packet, &transport, ethernet);
@@ -433,17 +436,21 @@ static __always_inline enum outcome from_same_host(context *ctx, const struct in
 	struct ethhdr *ethernet = frame_start(ctx);
 	struct packet packet = {};
 	struct endpoint *endpoint;
+	struct interface *receiver;
+	__u32 ifindex;
 
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return MALFORMED_INNER;
 	if (read_packet(ethernet, frame_end(ctx), frame_length(ctx), sender->vni, &packet) != GO_ON)
 		return MALFORMED_INNER;
 	endpoint = endpoints.lookup(&packet.to);
-	if (!endpoint || !endpoint->ifindex)
-		return NO_ENDPOINT;
-	address_to(ethernet, endpoint);
-	*leave_by = endpoint->ifindex;
-	count_delivered(slot_of(endpoint->ifindex), frame_length(ctx));
+	ifindex = endpoint ? ifindex_of(endpoint) : 0;
+	receiver = receiver_on(ifindex, sender->vni);
+	if (!receiver) /* closed: it has just gone, or left this host */
+		return NOT_HERE;
+	address_to(ethernet, receiver);
+	*leave_by = ifindex;
+	count_delivered(slot_of(ifindex), frame_length(ctx));
 	return DELIVERED_SAME_HOST;
 }
 

@@ -109,10 +109,17 @@ class World:
         return dict(bpf.entries(self.fds[name]))
 
     def endpoint(self, address: str, host: str, slot: int | None = None, flags: int = 0, mtu: int = MTU) -> None:
-        """Say where an endpoint is: on this host when it has a slot."""
+        """Say where an endpoint is: on this host when it has a slot, which is said to be its own but for A's."""
         ifindex = 0 if slot is None else IFINDEX_BASE + slot
         value = layout.ENDPOINT.pack(mapped(self.droplet(host)), ifindex, flags, mtu, MAC[address])
         self.put(MapName.ENDPOINTS, key(address), value)
+        if slot not in (None, SLOT):
+            self.receiver(slot, MAC[address])
+
+    def receiver(self, slot: int, mac: bytes, vni: int = VNI) -> None:
+        """Say whose Ethernet address is on an interface from which nobody sends."""
+        receiver = layout.INTERFACE.pack(vni, 0, bytes(16), bytes(4), mac, 0, MTU, 0)
+        self.put(MapName.INTERFACES, layout.U32.pack(slot), receiver)
 
     def interface(
         self,

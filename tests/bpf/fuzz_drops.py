@@ -7,7 +7,7 @@ from functools import cached_property
 
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, ZERO, Model, is_v4
-from fuzz_parse import ARP, EXTENSIONS, ICMPV6, IPV6, MAPPED, UDP, VLAN, Ip, Tunnel, read_inner, read_ip
+from fuzz_parse import ARP, EXTENSIONS, ICMPV6, IPV6, MAPPED, UDP, UNFOUND, VLAN, Ip, Tunnel, read_inner, read_ip
 from fuzz_rules import INVALIDATE, PROBE, RTS, found, merged
 
 from agent.core import layout
@@ -95,9 +95,14 @@ def _is_malformed_inner(s: Sight) -> bool:
     ip = s.ip
     if ip is None or ip.transport > ip.end:
         return True
-    if (ip.protocol == 255 and s.kind == IPV6) or ip.protocol in EXTENSIONS:
+    if (ip.protocol == UNFOUND and s.kind == IPV6) or ip.protocol in EXTENSIONS:
         return True
-    if ip.protocol == ICMPV6 and s.kind == IPV6 and not ip.later and ip.transport + 1 > len(s.inner):
+    if (
+        ip.protocol == ICMPV6
+        and s.kind == IPV6
+        and not ip.later
+        and ip.transport + 1 > (ip.end if ip.fragment else len(s.inner))
+    ):
         return True
     return ip.protocol in PORTED and not ip.later and ip.transport + 4 > ip.end
 

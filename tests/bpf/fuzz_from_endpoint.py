@@ -12,6 +12,7 @@ from fuzz_parse import (
     MAPPED,
     Ip,
     Tunnel,
+    hides_discovery,
     is_transport_right,
     read_inner,
     total_of,
@@ -55,6 +56,7 @@ class FromEndpoint(Answers):
     def _same_host(self, step: Step) -> None:
         sender, ip = self._sender(step), ip_of(step.frame)
         need(self._own(sender, ip.source), "nothing is delivered with a source other than its sender's")
+        need(not hides_discovery(ip), "no fragment of an endpoint hides neighbour discovery")
         hold_same(step.frame, step.out, ip, ip.tos, hold_routed(step.frame, ip))
         self._hold_endpoint(step, sender.vni, ip.destination, len(step.frame), step.frame)
         endpoint = self.model.endpoints[(sender.vni, ip.destination)]
@@ -98,6 +100,7 @@ class FromEndpoint(Answers):
             before = before[:22] + tunnel.inner[22:38] + before[38:56] + tunnel.inner[56:58] + before[58:]
             ip = ip._replace(source=sender.ipv6)
         need(self._own(sender, ip.source), "nothing leaves with a source other than its sender's")
+        need(not hides_discovery(ip), "no fragment of an endpoint hides neighbour discovery")
         solicits = self._is_solicitation(before, ip)
         ttl = ip.ttl if solicits else hold_routed(before, ip)
         hold_same(before, tunnel.inner, ip, ip.tos, ttl)

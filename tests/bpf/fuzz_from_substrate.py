@@ -11,6 +11,7 @@ from fuzz_parse import (
     MAPPED,
     Ip,
     Tunnel,
+    hides_discovery,
     read_inner,
     read_tunnel,
 )
@@ -62,9 +63,15 @@ class FromSubstrate(Answers):
             if tos is None:
                 raise ViolationError("congestion of a flow that cannot signal it drops")
             hold_same(after, step.out, ip, tos, ip.ttl)
+            self._hold_vxlan(tunnel, ip)
             self._hold_source_elsewhere(tunnel, ip)
             self._hold_divided(tunnel, ip)
         self._hold_endpoint(step, tunnel.vni, destination, len(tunnel.inner), tunnel.inner)
+
+    def _hold_vxlan(self, tunnel: Tunnel, ip: Ip) -> None:
+        """Hold what came from a peer that looks at nothing to what droplets look at."""
+        if tunnel.is_vxlan:
+            need(not hides_discovery(ip), "no fragment of a VXLAN peer hides neighbour discovery")
 
     def _hold_source_elsewhere(self, tunnel: Tunnel, ip: Ip) -> None:
         sender = self.model.endpoints.get((tunnel.vni, ip.source))
@@ -112,6 +119,7 @@ class FromSubstrate(Answers):
     def _handed(self, step: Step) -> None:
         tunnel, uplink = data_packet(self.model, step)
         ip = ip_of(tunnel.inner)
+        self._hold_vxlan(tunnel, ip)
         sent, _ = sent_out(self.model, step, tunnel.vni)
         tos = merged(ip.tos, tunnel.ip.tos)
         if tos is None:

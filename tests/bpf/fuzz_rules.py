@@ -206,8 +206,11 @@ def hold_error(model: Model, vni: int, about: bytes, error: bytes, *, from_tunne
         raise ViolationError("ICMP errors are about IP packets")
     ip = ip_of(error)
     v4 = is_v4(culprit.source)
-    network = model.network_of(vni, culprit.source)
-    need(network and ip.source == network.gateway, "an ICMP error comes from the gateway of the one that it goes to")
+    network = model.network_of(vni, culprit.source) or model.network_of(vni, culprit.destination)
+    need(
+        network and ip.source == network.gateway,
+        "an ICMP error comes from the gateway of the sender, else of the other",
+    )
     need(ip.destination == culprit.source, "an ICMP error goes to the one who sent the packet")
     need(error[:6] == about[6:12] and error[6:12] == GATEWAY_MAC, "its Ethernet addresses are theirs")
     need(is_v4(ip.source) == v4 and ip.protocol == (ICMP if v4 else ICMPV6) and ip.plain, "in the packet's own family")

@@ -76,6 +76,17 @@ TABLE = [
     ("a first fragment that ends before it says what it is", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
         A6, GROUP, p.fragment_header(p.DESTINATION, more=True) + p.extension(p.ICMPV6), protocol=p.FRAGMENT, ttl=255)),
      Outcome.MALFORMED_INNER),
+    ("the same with something behind it in the frame", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
+        A6, GROUP, p.fragment_header(p.DESTINATION, more=True) + p.extension(p.ICMPV6), protocol=p.FRAGMENT, ttl=255)
+        + bytes([128, 0, 0, 0])), Outcome.MALFORMED_INNER),
+    ("a first fragment whose headers end behind it", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
+        A6, R6, p.fragment_header(p.DESTINATION, more=True) + p.extension(p.DESTINATION), protocol=p.FRAGMENT)
+        + p.extension(253)), Outcome.MALFORMED_INNER),
+    ("a solicitation in a fragment of a fragment", behind(
+        p.fragment_header(p.FRAGMENT, more=True) + p.fragment_header(p.ICMPV6), p.FRAGMENT), Outcome.MALFORMED_INNER),
+    ("a solicitation in a later fragment of a first one", behind(
+        p.fragment_header(p.FRAGMENT, more=True) + p.fragment_header(p.ICMPV6, 8), p.FRAGMENT),
+     Outcome.MALFORMED_INNER),
     ("a solicitation in a fragment", behind(p.fragment_header(p.ICMPV6, more=True), p.FRAGMENT), Outcome.ND_TYPE),
     ("an advertisement", asks(A6, kind=136), Outcome.ND_TYPE),
     ("a router's solicitation", asks(A6, kind=133), Outcome.ND_TYPE),

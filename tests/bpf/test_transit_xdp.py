@@ -333,7 +333,7 @@ def test_an_interface_of_nobody_is_closed(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("frame", "outcome"),
-    [(frame_to(UNKNOWN), Outcome.NO_ENDPOINT), (frame_to(R), Outcome.NO_ENDPOINT),
+    [(frame_to(UNKNOWN), Outcome.NOT_HERE), (frame_to(R), Outcome.NOT_HERE),
      (frame_to()[:30], Outcome.MALFORMED_INNER)],
 )  # fmt: skip
 def test_after_the_tail_call_the_destination_is_looked_at_again(world: World, frame: bytes, outcome: Outcome) -> None:

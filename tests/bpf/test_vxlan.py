@@ -33,6 +33,13 @@ PORT = 4789
 OUTER = Outer(port=PORT)
 PAYLOAD = p.vxlan(VNI, frame_to())
 CHECK = int.from_bytes(p.summed(D2, D1, OUTER.datagram(PAYLOAD))[6:8], "big")
+
+
+def from_r6(payload: bytes, first: int) -> bytes:
+    """Return R's inner frame to A with a payload that begins with a header of this number."""
+    return p.ethernet(MAC[A], MAC[R], p.IPV6, p.ipv6(R6, A6, payload, protocol=first))
+
+
 TABLE = [
     ("a packet for an endpoint", OUTER.wrap(PAYLOAD), Outcome.DELIVERED),
     ("reserved flags", OUTER.wrap(p.vxlan(VNI, frame_to(), 0xFFFFFFFF)), Outcome.DELIVERED),
@@ -52,6 +59,11 @@ TABLE = [
     ("an ARP question for an endpoint here", OUTER.wrap(p.vxlan(VNI, asks(A))), Outcome.ARP_ANSWERED_REMOTE),
     ("an ARP reply, which only bouncers give", OUTER.wrap(p.vxlan(VNI, asks(A, operation=2))), Outcome.ARP_OPCODE),
     ("a multicast listener's report", OUTER.wrap(p.vxlan(VNI, frame_to("ff02::16", R6))), Outcome.MULTICAST),
+    ("IPv6 inside, more extension headers than are looked at", OUTER.wrap(p.vxlan(VNI, from_r6(
+        p.extension(p.DESTINATION) * 8 + p.extension(p.UDP) + p.udp(), p.DESTINATION))), Outcome.EXTENSION_HEADERS),
+    ("IPv6 inside, a fragment of a fragment", OUTER.wrap(p.vxlan(VNI, from_r6(
+        p.fragment_header(p.FRAGMENT, more=True) + p.fragment_header(p.ICMPV6), p.FRAGMENT))),
+     Outcome.MALFORMED_INNER),
     ("a fragment", Outer(port=PORT, fragment=p.MF).wrap(PAYLOAD), Outcome.OUTER_FRAGMENT),
 ]  # fmt: skip
 

@@ -50,8 +50,13 @@ def forget_mtus(lab: SystemLab, endpoint: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "mtu", "taken"),
-    [("moving", 1500, OVER_IPV4), ("ipv6_substrate", 1500, OVER_IPV6), ("moving", 9000, OVER_IPV4)],
-    ids=["over IPv4", "over IPv6", "over IPv4 with large frames"],
+    [
+        ("moving", 1500, OVER_IPV4),
+        ("ipv6_substrate", 1500, OVER_IPV6),
+        ("moving", 9000, OVER_IPV4),
+        ("ipv6_substrate", 9000, OVER_IPV6),
+    ],
+    ids=["over IPv4", "over IPv6", "over IPv4 with large frames", "over IPv6 with large frames"],
 )
 def test_endpoints_get_what_the_substrate_leaves_and_packets_of_that_size_arrive(lab_cache, name, mtu, taken):
     text = topology_text(name)
