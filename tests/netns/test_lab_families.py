@@ -94,13 +94,6 @@ def test_duplicate_address_detection_of_an_endpoint_that_sets_its_address_anew_f
     exchange_udp(lab, "web-1", "web-2", [100], 6)
 
 
-def test_no_address_of_an_endpoint_ever_counted_as_a_duplicate(lab):
-    for endpoint in lab.endpoints:
-        found = addresses_in(lab, endpoint)
-        assert not [one for one in found if one.get("dadfailed")]
-        assert any(one["scope"] == "global" for one in found)
-
-
 def test_a_packet_with_an_extension_header_inside_arrives(lab):
     with (
         udp_socket(lab.inside("web-2"), lab.address("web-2", 6), PORT) as receiver,

@@ -113,7 +113,7 @@ def test_an_icmp_error_from_the_substrate_is_acted_on(lab_cache, substrate):
     with running_lab("errors", text, lossy=SWALLOWED, wires=leave_unanswered) as lab:
         exchange_udp(lab, "web-1", "web-2", [100, 100], 4)
         assert lab.path("web-1", "web-2", 4).way == "direct"
-        before = lab.probes("h1").icmp_errors  # a host without programs yet refuses probes by ICMP
+        before, counted = lab.probes("h1").icmp_errors, lab.all_counters()  # a host without programs refuses probes so
         assert narrow_paths(lab, "h1") == {}
         address = lab.address("web-2", 4)
 
@@ -124,6 +124,9 @@ def test_an_icmp_error_from_the_substrate_is_acted_on(lab_cache, substrate):
         until(told, "the endpoint's knowledge", FOUND)
         assert learnt_mtu(lab, "web-1", address) == fitting(lab)
         assert lab.probes("h1").icmp_errors > before
+        after = lab.all_counters()
+        assert after["h1"]["too_big_told"] > counted["h1"]["too_big_told"]
+        assert after["h3"]["too_big_told_remote"] == counted["h3"]["too_big_told_remote"], "nor has the bouncer told it"
         assert narrow_paths(lab, "h1") == {"h2": NARROW}
         peers = codec.decode(lab.ask("h1", "peers", codec.encode(PeersRequest())), PeersReply).peers
         assert {peer.droplet: peer.state for peer in peers}["h2"] == "unknown", "all that while"
