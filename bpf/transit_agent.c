@@ -356,7 +356,7 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	}
 	tunnel->fits = endpoint_mtu(hop, ipv6);
 	*leave_by = departure->local->leaves;
-	if (ipv6 && !(hop->flags & NEXT_HOP_ZERO_CHECKSUM))
+	if (ipv6 && !is_unsummed(departure->local, hop))
 		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, &departure->packet,
 				  &departure->transport);
 	return send(ctx, departure->local, tunnel, hop, inner, sent);

@@ -71,7 +71,8 @@ static __always_inline enum outcome send_on(const struct local_droplet *local, s
  * for the droplet was known when the path was confirmed. So one that is no longer known is shut out within
  * DIRECT_RENEW.
  */
-static __always_inline enum outcome check_peer(const struct tunnel *tunnel, bool on_path)
+static __always_inline enum outcome check_peer(const struct local_droplet *local, const struct tunnel *tunnel,
+					       bool on_path)
 {
 	struct droplet *droplet;
 
@@ -80,7 +81,7 @@ static __always_inline enum outcome check_peer(const struct tunnel *tunnel, bool
 	droplet = droplets.lookup(&tunnel->peer.address);
 	if (!droplet)
 		return UNKNOWN_DROPLET;
-	if (tunnel->flags & TUNNEL_UNSUMMED && !(droplet->flags & DROPLET_ZERO_CHECKSUM))
+	if (tunnel->flags & TUNNEL_UNSUMMED && !((droplet->flags | local->flags) & DROPLET_ZERO_CHECKSUM))
 		return NO_CHECKSUM;
 	return GO_ON;
 }
@@ -340,7 +341,7 @@ static __always_inline enum outcome frame_from_tunnel(context *ctx, const struct
 		outcome = read_packet(ethernet, frame_end(ctx), tunnel->length, tunnel->vni, packet);
 	if (outcome == GO_ON && !tunnel->flags)
 		on_path = confirmed_lately(&packet->from, &tunnel->peer.address);
-	known = check_peer(tunnel, on_path);
+	known = check_peer(local, tunnel, on_path);
 	if (known != GO_ON)
 		return known;
 	if (outcome == GO_ON && INNER_IPV6 && packet->kind == ETH_P_IPV6)
@@ -360,7 +361,7 @@ static __always_inline enum outcome from_tunnel(context *ctx, const struct local
 
 	if (outcome == GO_ON && !(tunnel->flags & TUNNEL_CONTROL))
 		return frame_from_tunnel(ctx, local, tunnel, packet, leave_by);
-	known = check_peer(tunnel, false);
+	known = check_peer(local, tunnel, false);
 	if (known != GO_ON || outcome != GO_ON)
 		return known != GO_ON ? known : outcome;
 	return tunnel->flags & TUNNEL_PROBE ? reflect(ctx, local, tunnel) : GENEVE_CONTROL;

@@ -156,15 +156,19 @@ class World:
         members = tuple(mapped(self.droplet(divider)) for divider in dividers)
         self.put(MapName.VPCS, layout.U32.pack(VNI), layout.vpc_value(flags, members))
 
-    def local(self, index: int, address: str, uplink: int = UPLINK, vlan: int = 0, leaves: int | None = None) -> None:
+    def local(
+        self, index: int, address: str, uplink: int = UPLINK, vlan: int = 0, leaves: int | None = None, flags: int = 0
+    ) -> None:
         """Put one of this host's droplets; `uplink` 0 for none in this place."""
         value = layout.LOCAL_DROPLET.pack(
-            mapped(address), uplink, uplink, uplink if leaves is None else leaves, DROPLET_MAC[D1], htons(vlan)
+            mapped(address), uplink, uplink, uplink if leaves is None else leaves, DROPLET_MAC[D1], htons(vlan), flags
         )
         self.put(MapName.LOCAL_DROPLETS, layout.U32.pack(index), value)
 
-    def known(self, name: str, flags: int = 0) -> None:
-        self.put(MapName.DROPLETS, mapped(self.droplet(name)), layout.DROPLET.pack(flags))
+    def known(self, name: str, flags: int = 0, host: int | None = None) -> None:
+        """Put another host's droplet; by itself it is the only one of its host."""
+        number = DROPLET_MAC[name][-1] if host is None else host
+        self.put(MapName.DROPLETS, mapped(self.droplet(name)), layout.DROPLET.pack(flags, number))
 
     def next_hop(
         self, name: str, mtu: int = PATH_MTU, flags: int = 0, uplink: int = UPLINK, by: int | None = None
