@@ -10,6 +10,14 @@ static __always_inline struct network *network_of(const struct overlay_key *key)
 	return networks.lookup(&longest);
 }
 
+/* Whether an address is the gateway's of its network, which every droplet answers for itself. */
+static __always_inline bool is_a_gateway(const struct overlay_key *key)
+{
+	struct network *network = network_of(key);
+
+	return network && same_address(&network->gateway, &key->address);
+}
+
 /* Networks that only dividers connect with others: whether a packet goes from one network to another. */
 static __always_inline bool is_between_networks(const struct packet *packet)
 {

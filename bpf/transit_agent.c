@@ -104,7 +104,11 @@ static __always_inline enum outcome check_solicitor(struct ethhdr *ethernet, voi
 	return GO_ON;
 }
 
-/* Gives a solicitation the endpoint's own address as its source, to which a bouncer's answer finds. */
+/*
+ * Gives a solicitation the endpoint's own address as its source, to which a bouncer's answer finds: also one that
+ * probes for duplicates, so that who asks is known there. An advertisement of the target ends the probe all the same
+ * (RFC 4862 section 5.4.4).
+ */
 static __always_inline void set_solicitor(struct ethhdr *ethernet, const struct interface *sender)
 {
 	struct ipv6hdr *ip = (void *)(ethernet + 1);
@@ -141,8 +145,6 @@ static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct 
 	endpoint = endpoints.lookup(&packet->to);
 	if (endpoint)
 		return answer_nd(ctx, 0, packet, &asked, endpoint->mac, ND_ANSWERED);
-	if (asked.detects)
-		return ND_OWN_ADDRESS;
 	set_solicitor(ethernet, sender);
 	departure->tunnel.tos = sender->tos;
 	packet->from = own;

@@ -245,9 +245,9 @@ class World:
     def from_endpoint(self, frame: bytes, metadata: int = 0, arrival: int = ARRIVAL) -> Run:
         return self._run("transit_agent", frame, arrival, metadata)
 
-    def after_tail_call(self, frame: bytes, received: int = 0) -> Run:
+    def after_tail_call(self, frame: bytes) -> Run:
         """Run transit XDP on what the transit agent leaves to it, which has counted it as received already."""
-        return self._run("transit_xdp", frame, ARRIVAL, 0, received)
+        return self._run("transit_xdp", frame, ARRIVAL, 0, received=0)
 
     def _run(self, program: str, frame: bytes, arrival: int, metadata: int, received: int = 1) -> Run:
         """Run one frame and hold the books: counted once as received, once under its outcome, all bytes."""
