@@ -40,7 +40,7 @@ static __always_inline __u32 recall_flow(__u32 slot, const struct packet *packet
 
 	key_of_fragment(&key, slot, packet, transport);
 	fragment = fragments.lookup(&key);
-	return fragment ? fragment->flow : otherwise;
+	return fragment ? fragment->flow : otherwise; /* open: it overtook the first, or that is forgotten */
 }
 
 /* `start` is where the Ethernet header begins. */

@@ -70,7 +70,7 @@ static __always_inline bool may_tell(const struct packet *packet)
 	struct told *bucket_told = told.lookup(&bucket);
 	__u64 now = bpf_jiffies64();
 
-	if (!bucket_told)
+	if (!bucket_told) /* closed: a limit that is not known allows nothing */
 		return false;
 	if (now - bucket_told->tick >= TICKS_PER_SECOND) {
 		bucket_told->tick = now;

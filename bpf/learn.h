@@ -42,6 +42,7 @@ static __always_inline bool confirmed_lately(struct overlay_key *from, const str
 {
 	struct direct_path *path = direct.lookup(from);
 
+	/* Closed: what is not known as fresh is looked at in full. */
 	return path && same_address(&path->host, host) && age_of(path) < DIRECT_RENEW;
 }
 

@@ -82,7 +82,7 @@ static __always_inline enum outcome check_peer(const struct local_droplet *local
 	if (on_path)
 		return GO_ON;
 	droplet = droplets.lookup(&tunnel->peer.address);
-	if (!droplet)
+	if (!droplet) /* closed */
 		return UNKNOWN_DROPLET;
 	if (tunnel->flags & TUNNEL_UNSUMMED && !((droplet->flags | local->flags) & DROPLET_ZERO_CHECKSUM))
 		return NO_CHECKSUM;
@@ -153,7 +153,7 @@ static __always_inline enum outcome divide(struct tunnel *tunnel, const struct p
 	__u32 vni = packet->to.vni;
 	struct vpc *vpc = vpcs.lookup(&vni);
 
-	if (!vpc)
+	if (!vpc) /* closed: past a divider there is no other way */
 		return NO_VPC;
 	tunnel->rts |= RTS_DIVIDED;
 	if (vpc->flags & VPC_DIVIDED_HERE)
@@ -276,7 +276,7 @@ static __always_inline enum outcome packet_from_tunnel(context *ctx, const struc
 		if (outcome != GO_ON)
 			return outcome < FIRST_DROPPED ? send_on(local, tunnel, false, outcome) : outcome;
 	}
-	if (endpoint && endpoint->ifindex)
+	if (endpoint && endpoint->ifindex) /* a miss is closed, but for this droplet's roles */
 		return deliver_from_tunnel(ctx, tunnel, packet, ethernet, endpoint, on_path, leave_by);
 	return pass_on(local, tunnel, packet, endpoint);
 }
