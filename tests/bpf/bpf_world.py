@@ -8,6 +8,7 @@ droplets are S1 to S5 instead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from socket import htons
@@ -77,7 +78,8 @@ def expected_verdict(outcome: Outcome) -> XdpAction:
 class World:
     """Maps and programs of one host."""
 
-    def __init__(self, compiled: CompiledObject) -> None:
+    def __init__(self, compiled: CompiledObject, sizes: Mapping[MapName, int] = SIZES) -> None:
+        self._sizes = sizes
         self.fds = {
             m.name: bpf.create_map(
                 bpf.MapType(m.type), m.key_size, m.value_size, self._size(m.name, m.max_entries), m.flags
@@ -88,9 +90,8 @@ class World:
         self.reached: set[Outcome] = set()
         self.over_ipv6 = False
 
-    @staticmethod
-    def _size(name: str, declared: int) -> int:
-        return declared if name in DECLARED else SIZES.get(MapName(name), 256)
+    def _size(self, name: str, declared: int) -> int:
+        return declared if name in DECLARED else self._sizes.get(MapName(name), 256)
 
     def droplet(self, name: str) -> str:
         """Return the address by which this world knows a droplet that is named by its IPv4 address."""

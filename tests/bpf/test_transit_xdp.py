@@ -34,6 +34,8 @@ from agent.datapath.compiler import ticks_per_second
 from agent.datapath.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
+UNHEARD = "10.0.0.44"
+"""A source that no document tells of."""
 
 
 SKIPPED = p.option(0x0102, 0x05, bytes(4))
@@ -243,10 +245,20 @@ def test_a_path_in_use_is_renewed_once_a_second_and_not_at_every_packet(world: W
     world.from_substrate(tunnelled())
     assert world.direct(R) == learnt
     world.path(R, D2, learnt[2] - ticks_per_second())
+    began = tick_now(world)
     world.from_substrate(tunnelled())
     renewed = world.direct(R)
     assert renewed is not None
-    assert renewed >= learnt
+    assert (renewed[0], began <= renewed[2] <= tick_now(world)) == (D2, True), "as of now, not as it was"
+
+
+def tick_now(world: World) -> int:
+    """Return the kernel's tick, by a path that is learnt now."""
+    world.remove(MapName.DIRECT, key(UNHEARD)) if world.direct(UNHEARD) else None
+    world.from_substrate(tunnelled(frame_to(source=UNHEARD)))
+    learnt = world.direct(UNHEARD)
+    assert learnt is not None
+    return learnt[2]
 
 
 @pytest.mark.parametrize(
