@@ -479,7 +479,7 @@ static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by
 	struct local_droplet *local = 0;
 	struct tunnel tunnel = {};
 	struct packet packet = {};
-	enum outcome outcome = parse_outer(ctx, &tunnel, &local);
+	enum outcome outcome = forgotten(parse_outer(ctx, &tunnel, &local));
 	__u8 came_by = tunnel.flags;
 
 	if (!local)
