@@ -31,8 +31,9 @@ def crossing(lab: SystemLab) -> tuple[int, int]:
 def check_balance(lab: Lab) -> None:
     """Hold that on every host in equals out plus drops, and that there was something to count."""
     found = settled_balances(lab, 20.0)
-    assert {host: one for host, one in found.items() if not one.even} == {}
-    assert any(one.came for one in found.values())
+    uneven = {host: one for host, one in found.items() if not one.even}
+    assert not uneven, uneven
+    assert any(one.came for one in found.values()), "nothing came in anywhere"
 
 
 def check_crossing(lab: SystemLab) -> None:
