@@ -58,7 +58,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
             endpoints=sizes.endpoints,
             direct=sizes.direct,
             droplets=sizes.droplets,
-            next_hops=sizes.droplets,
+            next_hops=sizes.droplets * len(settings.interfaces),
             networks=sizes.networks,
             vpcs=sizes.vpcs,
         ),
@@ -198,7 +198,7 @@ class Daemon:
         return heartbeat(
             self._settings,
             self._applier,
-            (hop.address for hop in self._kernel.neighbours.unresolved()),
+            self._kernel.neighbours.unresolved(),
             boot=self._boot,
             now=time.time(),
             uptime=time.monotonic() - self._started,

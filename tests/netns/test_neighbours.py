@@ -9,8 +9,9 @@ import structlog
 
 from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, mapped
 from agent.core.next_hops import Found, Peer
+from agent.datapath.kept_neighbours import release_all
 from agent.datapath.maps import Map
-from agent.datapath.neighbours import NeighbourWatch, release_all
+from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
 from tests.netns.conftest import World, ip, ip_json, uplinks_now
 from tests.netns.hops import entry, mac_of, packed, peers, tell, until
@@ -198,6 +199,7 @@ async def test_lost_events_end_in_a_full_look(world: World, table: Map, watch, t
         ip("-batch", str(batch))
         await until(lambda: table.lookup(key) == value)
     assert "neighbour_events_lost" in [one["event"] for one in logged]
+    assert watch.uplinks_changed.is_set()
 
 
 async def test_a_droplet_that_was_just_told_is_unresolved_until_something_leads_there(
