@@ -164,10 +164,12 @@ async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:
         await answering(server, ["h1"])
         shown = await ctl(server, "status")
         assert (shown.exit_code, shown.stderr) == (1, "1 of 2 hosts answered\n")
-        assert [line.split()[:3] for line in shown.stdout.splitlines() if line.strip().startswith("h")] == [
+        hosts, _, why = shown.stdout.partition("\n\n")
+        assert [line.split()[:3] for line in hosts.splitlines()[2:]] == [
             ["h1", "degraded", "5"],
             ["h2", "no", "answer"],
         ]
+        assert [line.split()[:3] for line in why.splitlines()[2:]] == [["h1", "no", "way"]]
         listed = await ctl(server, "get", "endpoints", "-o", "json")
         assert (listed.exit_code, listed.stderr) == (1, "1 of 2 hosts answered\n")
         assert {item["host"] for item in json.loads(listed.stdout)} == {"h1"}

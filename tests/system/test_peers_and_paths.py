@@ -109,6 +109,8 @@ def test_a_restarted_agent_knows_who_answers_no_arp(lab):
     lab.ip(lab.names.droplet("h4"), "link", "set", "eth0", "down")
     try:
         address = lab.topology.droplets["h4"].address
+        # So that the kernel asks now, and not when it doubts its answer in half a minute.
+        lab.ip(lab.names.droplet("h2"), "neighbour", "delete", address, "dev", "eth0")
         until(lambda: address in unresolved(lab, "h2"), "h4 without a next hop")
         start_again(lab, "h2")
         until(lambda: lab.status("h2").down_droplets == ("h4",), "h4 in the status of the new agent")
