@@ -182,7 +182,7 @@ static __always_inline enum outcome parse_outer(context *ctx, struct tunnel *tun
 	if (outcome == PASSED)
 		return PASSED;
 	*local = find_local(arrived_on(ctx), outer.vlan, &outer.to);
-	if (!*local)
+	if (!*local) /* open: what is not for us is the host's stack's */
 		return PASSED;
 	return outcome == GO_ON ? parse_udp(ctx, &outer, tunnel) : outcome;
 }

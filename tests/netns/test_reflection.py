@@ -56,13 +56,13 @@ class Host:
         maps = self.kernel.maps
         maps[MapName.LOCAL_DROPLETS].write(
             {
-                U32.pack(place): LOCAL_DROPLET.pack(mapped(address), index, index, index, mac, 0)
+                U32.pack(place): LOCAL_DROPLET.pack(mapped(address), index, index, index, mac, 0, 0)
                 for place, address in enumerate(addresses)
             },
             [],
         )
         known = [family.packed(text) for family, text in zip((V4, V6), others, strict=True)]
-        maps[MapName.DROPLETS].write({mapped(address): DROPLET.pack(0) for address in known}, [])
+        maps[MapName.DROPLETS].write({mapped(address): DROPLET.pack(0, 0) for address in known}, [])
         assert await self.kernel.executor.run([AttachTransit(index)]) == []
 
     def forget(self, address: bytes) -> None:

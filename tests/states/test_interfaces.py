@@ -12,7 +12,7 @@ from fake_kernel import BOND0, ETH0
 from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
 
 from agent.core.features import Features
-from agent.core.layout import LOCAL_DROPLET, MapName
+from agent.core.layout import DROPLET, DROPLET_ZERO_CHECKSUM, LOCAL_DROPLET, MapName
 from agent.core.next_hops import Peer
 from agent.core.uplinks import Uplink
 from protocol.addresses import parse_address
@@ -148,18 +148,18 @@ def test_a_narrow_interface_refuses_its_endpoints_and_takes_them_back() -> None:
     in_a_folder(scenario)
 
 
-def test_peers_are_told_of_checksums_when_this_hosts_droplet_changes() -> None:
-    """The documents that list the peers do not change, and yet what is taken from them does."""
-
+def test_a_droplet_that_wants_no_checksums_says_so_of_itself_and_of_no_peer() -> None:
     async def scenario(agent: Agent) -> None:
         stream, far = Stream(), parse_address("2001:db8::2")
         apart = changed(FAMILIES, substrate=droplets(), own=({"droplets": [UNSIGNED]},))
         signed = changed(apart, own=({"droplets": [{**UNSIGNED, "udp_checksum": "full"}]},))
         peer: World = {"far": ({"droplets": [{"id": "far", "host": "h9", "address": "2001:db8::2"}]},)}
-        for world, unsigned in ((signed, 0), (apart, 1), (signed, 0)):
+        for world, unsigned in ((signed, 0), (apart, DROPLET_ZERO_CHECKSUM), (signed, 0)):
             await publish(agent, stream, {**world, **peer})
-            assert agent.kernel.maps[MapName.DROPLETS][far] == bytes([unsigned, 0, 0, 0])
-            assert agent.kernel.peers[far] == Peer(zero_checksum=bool(unsigned))
+            own = map(LOCAL_DROPLET.unpack, agent.kernel.maps[MapName.LOCAL_DROPLETS].values())
+            assert {value[-1] for value in own if value[0] == parse_address(str(UNSIGNED["address"]))} == {unsigned}
+            assert DROPLET.unpack(agent.kernel.maps[MapName.DROPLETS][far])[0] == 0
+            assert agent.kernel.peers[far] == Peer(zero_checksum=False)
             await has_nothing_to_do(agent)
 
     in_a_folder(scenario)

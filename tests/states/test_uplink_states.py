@@ -30,7 +30,7 @@ def states(agent: Agent) -> set[str]:
 def local_droplets(agent: Agent) -> set[tuple[int, int, int, bytes]]:
     """Return interface, arrival, departure and MAC of the entries."""
     values = agent.kernel.maps[MapName.LOCAL_DROPLETS].values()
-    return {(interface, *rest) for _, interface, *rest, _ in map(LOCAL_DROPLET.unpack, values)}
+    return {(interface, *rest) for _, interface, *rest, _, _ in map(LOCAL_DROPLET.unpack, values)}
 
 
 def test_an_interface_in_the_place_of_another_is_taken_in() -> None:

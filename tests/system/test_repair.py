@@ -79,7 +79,7 @@ def test_an_entry_that_somebody_added_goes(lab):
 
     def add() -> None:
         with lab.map(HOST, "droplets") as descriptor:
-            bpf.update(descriptor, key, DROPLET.pack(0))
+            bpf.update(descriptor, key, DROPLET.pack(0, 0))
 
     assert "delete 1 of droplets" in repaired_after(lab, add)
     assert key not in lab.entries(HOST, "droplets")
