@@ -6,7 +6,7 @@ python_rooms := protocol agent controller_sim bench tests tools
 pytest := $(python) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality lint types generated unit states bpf fuzz netns system kernels bench format generate lock clean
+.PHONY: help setup demo test quality lint types generated unit states bpf fuzz netns system kernels nightly bench format generate lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,9 @@ system: setup ## Test agents, controller and nats-server together (root)
 
 kernels: setup ## Test on Debian's own kernel under emulation: Geneve, VLANs, bonds (KERNELS="PYTEST ARGUMENTS")
 	@$(python) -m tests.kernels $(KERNELS)
+
+nightly: ## Test what is too long for the gate, on a clean checkout: kernels, and fuzz (root; FRAMES=1000000 SEED=)
+	@FRAMES="$(FRAMES)" SEED="$(SEED)" .ci/nightly
 
 bench: setup ## Measure beside kernel VXLAN and bare programs (root; BENCH="--quick --json FILE")
 	@$(python) -m bench $(BENCH)

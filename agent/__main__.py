@@ -108,7 +108,7 @@ def _check(settings: Settings) -> bool:
     for result in results:
         mark = click.style("ok     ", fg="green") if result.ok else click.style("missing", fg="red")
         click.echo(f"{mark} {result.name}: {result.detail}")
-        if not result.ok and result.remedy:
+        if result.remedy:
             click.echo(f"        {result.remedy}")
     return all(result.ok for result in results)
 

@@ -16,17 +16,18 @@ from agent.core.actions import Action, Failure
 from agent.core.blame import apart_from, blame, is_removal, told
 from agent.core.comparison import Comparison
 from agent.core.desired import Desired
-from agent.core.features import Features
 from agent.core.layout import MapName
 from agent.core.ledger import Ledger
+from agent.core.lost_addresses import lost, served_before, served_now, with_served
 from agent.core.next_hops import Peer
 from agent.core.observed import Observed
+from agent.core.paths import NOTHING_KNOWN, KnownPaths, down_at_start
 from agent.core.peers import senders
 from agent.core.places import places_of
 from agent.core.plan import additions, describe, plan_change
 from agent.core.realize import IFINDEX_BASE, Realization
 from agent.core.registry import Verdict
-from agent.core.world import World
+from agent.core.world import Here, World
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
 from agent.settings import Settings
@@ -50,12 +51,14 @@ def slots_of(observed: Observed) -> dict[str, int]:
     return {id_: seen.ifindex - IFINDEX_BASE for id_, seen in veths if seen.ifindex >= IFINDEX_BASE}
 
 
-def remembered(settings: Settings, features: Features, observed: Observed, kept: Iterable[Kept]) -> Desired:
-    """Return what the kept documents ask for, in the places that the kernel was seen to hold them in."""
-    here = here_of(settings, observed.uplinks, features)
-    desired = Desired(here, slots_of(observed), places_of(observed.maps[MapName.LOCAL_DROPLETS]))
+def remembered(here: Here, observed: Observed, kept: Iterable[Kept], known: KnownPaths = NOTHING_KNOWN) -> Desired:
+    """Return what the kept documents ask for on the host as it was observed, where an agent before this one put it."""
+    local = observed.maps[MapName.LOCAL_DROPLETS]
+    desired = Desired(with_served(here, served_before(local, here.uplinks)), slots_of(observed), places_of(local))
     for name, revision, body in kept:
         desired.documents.restore(name, revision, body)
+    desired.settle()
+    desired.set_down(down_at_start(desired.world, known))
     desired.settle()
     return desired
 
@@ -72,8 +75,12 @@ class Applier:
         tell_repair: TellRepair,
         log: FilteringBoundLogger,
         tell_peers: TellPeers | None = None,
+        known: KnownPaths = NOTHING_KNOWN,
     ) -> None:
-        """Tell the peers to `tell_peers`, or without it to the kernel's neighbour watch as they are."""
+        """Tell the peers to `tell_peers`, or without it to the kernel's neighbour watch as they are.
+
+        `known` is what the agent before this one knew of paths.
+        """
         self.ledger = Ledger()
         self.substrate = Substrate(settings, kernel, tell_peers or self._watch)
         self.in_sync = False
@@ -102,6 +109,9 @@ class Applier:
         self._under_way = False
         self._unkept: set[str] = set()
         self._inherited: frozenset[bytes] = frozenset()
+        self._known = known
+        self._found: Here
+        """The host as it was last seen; what is desired goes by it with the addresses that are lost for now."""
         self.desired: Desired
 
     async def start(self) -> None:
@@ -111,7 +121,8 @@ class Applier:
             self._kernel.tend(observed)
             self._inherited = frozenset(observed.maps[MapName.DROPLETS])
             kept = self._store.load()
-            self.desired = remembered(self._settings, self._kernel.features, observed, kept)
+            self._found = here_of(self._settings, observed.uplinks, self._kernel.features)
+            self.desired = remembered(self._found, observed, kept, self._known)
             del observed  # the comparison reads all of it anew, and one copy is enough
             actions = self._allowed(await self._compare())
             await self._execute(actions)
@@ -246,7 +257,15 @@ class Applier:
 
     async def _look_at_uplinks(self) -> None:
         """Take in what the interfaces in the substrate look like now, and what follows from that."""
-        self.desired.set_here(await self.substrate.look(self.desired.world.here))
+        world, documents = self.desired.world, self.desired.documents
+        found = await self.substrate.look(world.here)
+        before, now = lost(self._found, world), lost(found, world)
+        for droplet in before.keys() ^ now.keys():
+            owner = documents.claims.owner("droplet", droplet)
+            documents.touch({owner} if owner is not None else ())
+            self._log.warning(now[droplet].message if droplet in now else "its address is back", droplet=droplet)
+        self._found = found
+        self.desired.set_here(with_served(found, served_now(world)))
         await self._settle(set())
 
     async def _compare(self) -> list[Action]:
@@ -357,12 +376,20 @@ class Applier:
             self._unkept.clear()
 
     async def _prove_attached(self, names: Iterable[str]) -> None:
-        """See that transit XDP is where the maps are used: where it is not, no document may be told as realized."""
+        """See that transit XDP is where the maps are used: where it is not, no document may be told as realized.
+
+        Nor one whose droplet has no address now.
+        """
         failures = await self.substrate.attach_missing(self.desired.world)
+        documents, concerned = self.desired.documents, set(names)
         if failures:
             in_force = {name for name, _ in self.desired.in_force()}
-            for name in in_force.intersection(names):
-                self.desired.documents.fail(name, tuple(told(failure) for failure in failures))
+            for name in in_force & concerned:
+                documents.fail(name, tuple(told(failure) for failure in failures))
+        for droplet, failure in lost(self._found, self.desired.world).items():
+            owner = documents.claims.owner("droplet", droplet)
+            if owner is not None and owner in concerned:
+                documents.fail(owner, (*documents.entries[owner].failures, failure))
 
     def _tell_verdicts(self, names: set[str]) -> None:
         documents = self.desired.documents

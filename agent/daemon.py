@@ -21,11 +21,12 @@ from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
-from agent.core.paths import Rules
+from agent.core.paths import KnownPaths, Rules
 from agent.core.registry import Verdict
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
+from agent.path_memory import PathMemory
 from agent.prober import Prober
 from agent.reports import acknowledgement, counters, heartbeat, slots
 from agent.settings import Settings
@@ -57,7 +58,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
             endpoints=sizes.endpoints,
             direct=sizes.direct,
             droplets=sizes.droplets,
-            next_hops=sizes.droplets,
+            next_hops=sizes.droplets * len(settings.interfaces),
             networks=sizes.networks,
             vpcs=sizes.vpcs,
         ),
@@ -72,14 +73,18 @@ def bus_settings(settings: Settings) -> BusSettings:
 
 
 def _prober(
-    settings: Settings, kernel: Kernel, tell: Callable[[str, tuple[str, ...]], None], log: FilteringBoundLogger
+    settings: Settings,
+    kernel: Kernel,
+    memory: PathMemory,
+    known: KnownPaths,
+    tell: Callable[[str, tuple[str, ...]], None],
+    log: FilteringBoundLogger,
 ) -> Prober:
     """Return the prober that the settings ask for. One that does not run tells the peers on as they are."""
     section, ports = settings.probe, (settings.data_plane.geneve_port, settings.data_plane.vxlan_port)
     rules = Rules(interval=section.interval, misses=section.misses, per_second=section.per_second)
-    down = kernel.ways_down() if section.enabled else ()
-    neighbours = kernel.neighbours
-    return Prober(rules, ports, neighbours.set_peers, tell, log, neighbours.cut_off, down)
+    watch = kernel.neighbours
+    return Prober(rules, ports, watch.set_peers, tell, log, watch.cut_off, known, memory.keep)
 
 
 class Daemon:
@@ -91,8 +96,10 @@ class Daemon:
         self._log = log
         self._boot = uuid.uuid4().hex
         self._started = time.monotonic()
-        self._prober = _prober(settings, kernel, self._publish_event, log)
-        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow)
+        memory = PathMemory(store, log)
+        known = memory.known() if settings.probe.enabled else {}
+        self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
+        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
         self._bus = Bus(settings.host, bus_settings(settings), self, log)
 
@@ -191,7 +198,7 @@ class Daemon:
         return heartbeat(
             self._settings,
             self._applier,
-            (hop.address for hop in self._kernel.neighbours.unresolved()),
+            self._kernel.neighbours.unresolved(),
             boot=self._boot,
             now=time.time(),
             uptime=time.monotonic() - self._started,

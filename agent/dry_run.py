@@ -13,6 +13,7 @@ from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.settings import Settings
 from agent.store import FILE, Kept, Store
+from agent.substrate import here_of
 
 
 async def print_plan(settings: Settings) -> None:
@@ -22,7 +23,8 @@ async def print_plan(settings: Settings) -> None:
     kept = _kept(settings)
     kernel = await Kernel.open(config)
     try:
-        desired = remembered(settings, kernel.features, await kernel.observe({}), kept)
+        first = await kernel.observe({})
+        desired = remembered(here_of(settings, first.uplinks, kernel.features), first, kept)
         observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})
         actions = plan_all((desired.realization(held) for _, held in desired.in_force()), observed)
     finally:

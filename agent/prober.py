@@ -13,8 +13,23 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
-from agent.core.next_hops import Peer, Senders, Way
-from agent.core.paths import Counts, Happened, Happening, Life, Path, Probe, Rules, View, down_peers, judged, paths_of
+from agent.core.next_hops import Peer, Senders
+from agent.core.paths import (
+    NOTHING_KNOWN,
+    Counts,
+    Happened,
+    Happening,
+    Known,
+    KnownPaths,
+    Life,
+    Path,
+    Probe,
+    Rules,
+    View,
+    down_peers,
+    judged,
+    paths_of,
+)
 from agent.core.peers import senders
 from agent.core.probe_packet import NONCE
 from agent.core.probing import Probing
@@ -24,6 +39,9 @@ from agent.datapath.icmp_errors import IcmpErrors
 from agent.datapath.probe_socket import ProbeSocket, Sending
 from protocol.addresses import format_address, parse_address
 from protocol.status import NarrowPath
+
+Keep = Callable[[Mapping[Path, Known | None]], bool]
+"""Called with what is known of paths now, None for nothing; False when that could not be kept."""
 
 LEAST_SLEEP, MOST_SLEEP = 0.01, 0.5
 EVENT_SECONDS = 1.0
@@ -55,12 +73,13 @@ class Prober:
         tell: Callable[[str, tuple[str, ...]], None],
         log: FilteringBoundLogger,
         cut_off: Callable[[], Collection[bytes]] = frozenset,
-        down: Collection[Way] = (),
+        known: KnownPaths = NOTHING_KNOWN,
+        keep: Keep | None = None,
     ) -> None:
         """Hand peers to `watch` and events to `tell`; `ports` are the tunnels' UDP ports, Geneve's first.
 
-        `cut_off` returns the peers to which nothing leads now, the same object until that changes; `down` are the ways
-        that were down when the agent before this one stopped.
+        `cut_off` returns the peers to which nothing leads now, the same object until that changes. `known` is what the
+        agent before this one left, and `keep` leaves it to the next one, before anybody else is told.
         """
         self.down_changed = asyncio.Event()
         """Set when other droplets are down than before; whoever waits clears it."""
@@ -71,7 +90,9 @@ class Prober:
         self._log = log
         self._cut_off = cut_off
         self._cut_off_seen: Collection[bytes] | None = None
-        self._down_before = down
+        self._known = dict(known)
+        self._keep = keep
+        self._unkept: dict[Path, Known | None] = {}
         self._peers: dict[bytes, Peer] = {}
         self._senders: Senders = {}
         self._names: dict[bytes, str] = {}
@@ -103,8 +124,9 @@ class Prober:
             self._sockets.pop(source).close()
         self._interfaces, self._open_at, self._cut_off_seen = interfaces, 0.0, None
         paths = paths_of(world, self._peers)
-        down = {path for path in paths if Way(path.peer, interfaces[path.source][1]) in self._down_before}
-        self._probing.set_paths(paths, self._now(), down)
+        self._probing.set_paths(paths, self._now(), self._known)
+        for path in paths:
+            self._known.pop(path, None)  # from here on it is known better
         self._hand_on()
         self._woken.set()
 
@@ -179,6 +201,7 @@ class Prober:
             self._cut_off_seen = cut_off
         for probe in self._probing.due(now):
             self._send(probe, now)
+        self._leave_known()
         if now >= self._watch_at and self._probing.version != self._told:
             self._hand_on()
             self._watch_at = now + REST * (self._now() - now)
@@ -215,12 +238,18 @@ class Prober:
         self._probing.heard(error, self._now())
         self._woken.set()
 
+    def _leave_known(self) -> None:
+        """Keep for the agent that starts next what changed; what cannot be kept now is tried again."""
+        self._unkept |= self._probing.take_to_keep()
+        if self._keep is None or (self._unkept and self._keep(self._unkept)):
+            self._unkept = {}
+
     def _hand_on(self) -> None:
         """Tell the neighbour watch the peers with what is known of them now."""
         self._told = self._probing.version
         ifindexes = {source: ifindex for source, (_, ifindex) in self._interfaces.items()}
         self._watch(judged(self._peers, self._probing.views(), ifindexes), self._senders)
-        down = down_peers(self._probing.views())
+        down = down_peers((view.path, view.life) for view in self._probing.views())
         if down != self._down:
             self._down = down
             self.down_changed.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from agent import __version__
 from agent.applier import Applier
@@ -11,6 +11,7 @@ from agent.core.paths import Counts, View
 from agent.core.realize import IFINDEX_BASE
 from agent.core.registry import Verdict
 from agent.core.uplinks import Uplink
+from agent.datapath.neighbours import Unresolved
 from agent.datapath.readings import EndpointCounters, Traffic
 from agent.settings import Settings
 from protocol import status
@@ -18,7 +19,18 @@ from protocol.acknowledgements import Acknowledgement, State
 from protocol.addresses import format_address, parse_address
 from protocol.documents import Droplet
 from protocol.rpc import PeerPath
-from protocol.status import AgentState, Counters, NarrowPath, ObjectCounts, Status, UplinkStatus
+from protocol.status import (
+    AgentState,
+    Counters,
+    NarrowPath,
+    ObjectCounts,
+    Status,
+    UnresolvedNextHops,
+    UplinkStatus,
+)
+
+MOST_ADDRESSES = 100
+"""Addresses told for each reason why next hops are unresolved: a heartbeat has to stay well below 1 MiB."""
 
 
 def acknowledgement(verdict: Verdict, now: float, retry_at: float | None) -> Acknowledgement:
@@ -40,7 +52,7 @@ def acknowledgement(verdict: Verdict, now: float, retry_at: float | None) -> Ack
 def heartbeat(
     settings: Settings,
     applier: Applier,
-    unresolved: Iterable[str],
+    unresolved: Sequence[Unresolved],
     *,
     boot: str,
     now: float,
@@ -55,9 +67,8 @@ def heartbeat(
     `down` are droplets that do not answer probes any more, `narrow` the paths that carry less than they should.
     """
     world, counts = applier.desired.world, applier.ledger.counts
-    next_hops = tuple(unresolved)
     unsettled = counts.pending or counts.rejected or counts.failed
-    trouble = unsettled or next_hops or applier.unreadable or down or narrow
+    trouble = unsettled or unresolved or applier.unreadable or down or narrow
     settled = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
     return Status(
         host=settings.host,
@@ -77,12 +88,22 @@ def heartbeat(
             local_endpoints=len(applier.desired.veths),
         ),
         uplinks=tuple(_uplink(uplink, world.own_droplets(), modes) for uplink in world.here.uplinks),
-        unresolved_next_hops=next_hops,
+        unresolved_next_hops=unresolved_next_hops(unresolved),
+        unreadable=applier.unreadable,
         down_droplets=down,
         narrow_paths=narrow,
         repairs=applier.repairs,
         memory_bytes=memory,
     )
+
+
+def unresolved_next_hops(unresolved: Iterable[Unresolved]) -> tuple[UnresolvedNextHops, ...]:
+    """Return what is told of droplets that nothing leads to, the reason that most of them have first."""
+    by_reason: dict[str, list[str]] = {}
+    for one in unresolved:
+        by_reason.setdefault(one.reason, []).append(one.address)
+    found = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(UnresolvedNextHops(why, len(all_), tuple(all_[:MOST_ADDRESSES])) for why, all_ in found)
 
 
 def _uplink(uplink: Uplink, own: Iterable[Droplet], modes: Mapping[str, str]) -> UplinkStatus:

@@ -1,12 +1,14 @@
-"""The last good revision of every document, on disk: what a host goes by when the bus is away or the newest is wrong.
+"""What a host goes by when it starts: the last good revision of every document, and what was known of its paths.
 
-One SQLite file in write-ahead mode. Written only after the kernel took a revision whole; the bus is told only then.
+One SQLite file in write-ahead mode. A document is written only after the kernel took it whole; the bus is told only
+then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,15 @@ class Kept(NamedTuple):
     name: str
     revision: int
     body: bytes
+
+
+class KeptPath(NamedTuple):
+    """A path whose other end has answered a probe: packed addresses, and what it carries when less than it should."""
+
+    source: bytes
+    peer: bytes
+    down: bool
+    carries: int | None
 
 
 class StoreError(RuntimeError):
@@ -56,6 +67,10 @@ class Store:
             "CREATE TABLE IF NOT EXISTS documents ("
             "name TEXT PRIMARY KEY, revision INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID"
         )
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS paths (source BLOB NOT NULL, peer BLOB NOT NULL, "
+            "down INTEGER NOT NULL, carries INTEGER, PRIMARY KEY (source, peer)) WITHOUT ROWID"
+        )
         self._connection.execute("CREATE TABLE IF NOT EXISTS owner (host TEXT PRIMARY KEY) WITHOUT ROWID")
         owner = self._connection.execute("SELECT host FROM owner").fetchone()
         if owner is not None and owner[0] != host:
@@ -72,11 +87,27 @@ class Store:
 
     def keep(self, documents: Iterable[Kept], gone: Iterable[str] = ()) -> None:
         """Write some documents and drop others in one transaction, or raise StoreError and leave all as it was."""
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", documents)
+            connection.executemany("DELETE FROM documents WHERE name = ?", ((name,) for name in gone))
+
+    def load_paths(self) -> list[KeptPath]:
+        """Return what was known of all paths."""
+        rows = self._connection.execute("SELECT source, peer, down, carries FROM paths")
+        return [KeptPath(source, peer, bool(down), carries) for source, peer, down, carries in rows]
+
+    def keep_paths(self, paths: Iterable[KeptPath], gone: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Write some paths and drop others, by source and peer, as `keep` does with documents."""
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?)", paths)
+            connection.executemany("DELETE FROM paths WHERE source = ? AND peer = ?", gone)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
             with self._connection:
                 self._connection.execute("BEGIN")
-                self._connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", documents)
-                self._connection.executemany("DELETE FROM documents WHERE name = ?", ((name,) for name in gone))
+                yield self._connection
         except sqlite3.Error as error:
             raise StoreError(f"{self.file}: {error}") from None
 

@@ -141,7 +141,7 @@ def show(found: list[Section], console: Console) -> None:
     help="Write the tables here, between the marks if there are some.",
 )
 @click.option("--only", type=click.Choice(PARTS), multiple=True, help="Run this part alone; may be given twice.")
-@click.option("--quick", is_flag=True, help="About a minute: fewer rounds, 10,000 endpoints. For a first look.")
+@click.option("--quick", is_flag=True, help="Half the time: fewer rounds, 10,000 endpoints. For a first look.")
 @click.option("--million", is_flag=True, help="Also a bulk of 1,000,000 endpoints, in the part `control`.")
 def main(json_file: Path | None, markdown_file: Path | None, only: tuple[str, ...], quick: bool, million: bool) -> None:
     """Measure this project beside bare XDP programs and kernel VXLAN with a bridge, in one run, on this machine.

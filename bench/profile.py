@@ -54,10 +54,16 @@ PARTS = (
     _ingress(
         "endpoint lookup",
         "transit_xdp.c",
-        r"endpoint = endpoints\.lookup\(&packet->to\);(?=\n\tif \(is_undivided)",
+        r"endpoint = endpoints\.lookup\(&packet->to\);(?=\n\tundivided = is_undivided)",
         f"{_IS_HERE}\n\tendpoint = &fixed;",
     ),
-    _ingress("inner Ethernet addresses", "deliver.h", r"(?<=\t)address_to\(ethernet, endpoint\);"),
+    _ingress(
+        "whose interface it is",
+        "deliver.h",
+        r"(?<=struct interface )\*receiver = receiver_on\([^;]*;(?=\n\n\tif \(!receiver)",
+        "fixed = {.mac = {2, 0, 0, 0, 0, 1}}, *receiver = &fixed;",
+    ),
+    _ingress("inner Ethernet addresses", "deliver.h", r"(?<=\t)address_to\(ethernet, receiver\);"),
     _ingress("taking the headers off", "deliver.h", r"if \(move_start\([^;]*;"),
     _egress(
         "source checks",

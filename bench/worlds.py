@@ -56,8 +56,8 @@ class World:
         """Return what all maps hold on a host with these interfaces."""
         own, peer, third = (_mapped(text) for text in (self.over.own, self.over.peer, self.over.third))
         vlan = int.from_bytes(self.vlan.to_bytes(2, "big"), sys.byteorder)
-        local = layout.LOCAL_DROPLET.pack(own, *[place.wire] * 3, place.mac, vlan)
-        droplet = layout.DROPLET.pack(layout.DROPLET_ZERO_CHECKSUM if self.zero_checksum else 0)
+        local = layout.LOCAL_DROPLET.pack(own, *[place.wire] * 3, place.mac, vlan, 0)
+        droplet = layout.DROPLET.pack(layout.DROPLET_ZERO_CHECKSUM if self.zero_checksum else 0, 0)
         unsummed = layout.NEXT_HOP_ZERO_CHECKSUM if self.zero_checksum else 0
         hop = layout.NEXT_HOP.pack(f.PEER_MAC, SUBSTRATE_MTU, unsummed, 0)
         return {

@@ -40,8 +40,8 @@ static __always_inline __u64 sum_words(const void *at, int words)
  */
 #define forget(value) asm volatile("%0 = be64 %0\n%0 = be64 %0" : "+r"(value))
 
-#define SUM_MOST  0xfff /* a mask above the longest frame */
-#define SUM_CHUNK 512	/* bytes that the kernel sums up at one call, at the most (BPF_FUNC_csum_diff) */
+#define SUM_MOST  0x3fff /* a mask above the longest frame: of 9,000 bytes, in generic mode */
+#define SUM_CHUNK 512	 /* bytes that the kernel sums up at one call, at the most (BPF_FUNC_csum_diff) */
 
 /*
  * The part of `size` bytes, a power of two from 4 on, of `length`: each bit of it stands for one, the greater ones in
@@ -67,8 +67,9 @@ static __always_inline __u64 sum_part(void *start, void *end, __u32 length, __u3
 }
 
 /*
- * Adds `length` bytes from `start` on, at an even place of the sum, to it. Bytes beyond the frame's end are not there,
- * so that a sum which needs them is wrong. Without a loop there are few ways through it for the verifier to follow.
+ * Adds `length` bytes from `start` on, at an even place of the sum, to it: less than 4,096 of them. Bytes beyond the
+ * frame's end are not there, so that a sum which needs them is wrong. Without a loop there are few ways through it for
+ * the verifier to follow.
  */
 static __always_inline __u64 sum_bytes(void *start, void *end, __u32 length, __u64 sum)
 {
@@ -93,6 +94,16 @@ static __always_inline __u64 sum_bytes(void *start, void *end, __u32 length, __u
 	if (length & 1 && at + 1 <= end)
 		sum += bpf_htons((__u16) * (__u8 *)at << 8);
 	return sum;
+}
+
+/* The same for as many bytes as a frame may have. */
+static __always_inline __u64 sum_frame(void *start, void *end, __u32 length, __u64 sum)
+{
+	forget(sum);
+	forget(length);
+	sum += sum_part(start, end, length, 8192);
+	sum += sum_part(start, end, length, 4096);
+	return sum_bytes(start, end, length, sum);
 }
 
 /* The sum of what UDP, TCP and ICMPv6 count in besides themselves; `length` and `protocol` in host order. */

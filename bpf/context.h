@@ -21,7 +21,7 @@ static __always_inline void *frame_end(context *ctx)
 	return (void *)(long)ctx->data_end;
 }
 
-/* Bytes from the Ethernet header on. A frame without fragments: at most a page, so the sums of lengths fit 16 bits. */
+/* Bytes from the Ethernet header on. A frame without fragments: at most a page, in generic mode what the MTU says. */
 static __always_inline __u32 frame_length(context *ctx)
 {
 	return ctx->data_end - ctx->data;

@@ -13,7 +13,7 @@ static __always_inline void count(__u32 outcome, __u32 bytes)
 {
 	struct traffic *traffic = outcomes.lookup(&outcome);
 
-	if (traffic)
+	if (traffic) /* open */
 		add(traffic, bytes);
 }
 

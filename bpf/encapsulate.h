@@ -66,7 +66,7 @@ static __always_inline void write_checksum(struct ipv6hdr *ip, void *end, __u32 
 	__u64 sum = sum_pseudo_ipv6(ip, length, IPPROTO_UDP);
 	__u32 headers = sizeof(*udp) + sizeof(struct geneve) + options;
 
-	sum = sum_bytes(udp, end, inner ? headers : length, sum + inner);
+	sum = sum_frame(udp, end, inner ? headers : length, sum + inner);
 	udp->check = checksum_fold(sum) ?: 0xffff;
 }
 
@@ -105,6 +105,12 @@ static __always_inline bool is_over_ipv6(const struct local_droplet *local)
 	return OUTER_IPV6 && (!OUTER_IPV4 || !is_ipv4(&local->address));
 }
 
+/* A pair of droplets of which either wants no UDP checksum over IPv6 goes without (RFC 6936). */
+static __always_inline bool is_unsummed(const struct local_droplet *local, const struct next_hop *hop)
+{
+	return hop->flags & NEXT_HOP_ZERO_CHECKSUM || local->flags & DROPLET_ZERO_CHECKSUM;
+}
+
 /*
  * These write all that is in front of the inner frame; `first` is where the IP header begins. Room for the longest
  * option is there in any case, for an inner frame is longer than that; false when it is not.
@@ -133,7 +139,7 @@ static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const str
 	write_ethernet(start, local, hop, bpf_htons(ETH_P_IPV6));
 	write_ipv6(ip, local, tunnel, udp_length);
 	write_udp(ip + sizeof(struct ipv6hdr), tunnel, udp_length, option_bytes(tunnel, true), true);
-	if (!(hop->flags & NEXT_HOP_ZERO_CHECKSUM))
+	if (!is_unsummed(local, hop))
 		write_checksum(ip, frame_end(ctx), udp_length, option_bytes(tunnel, true), inner);
 	return true;
 }

@@ -60,6 +60,8 @@ static __always_inline enum outcome skip_extensions(void *start, void *end, stru
 		extension = start + transport->at;
 		if ((void *)(extension + 1) > end)
 			return MALFORMED_INNER;
+		if (transport->protocol == EXTENSION_FRAGMENT && transport->fragment) /* what it holds, nobody sees */
+			return MALFORMED_INNER;
 		if (transport->protocol == EXTENSION_FRAGMENT)
 			take_fragment(extension, transport);
 		if (transport->protocol == EXTENSION_FRAGMENT)
@@ -83,13 +85,18 @@ static __always_inline enum outcome find_transport(void *start, void *end, const
 {
 	struct iphdr *ip = start + sizeof(struct ethhdr);
 	struct ipv6hdr *ipv6 = (void *)ip;
+	enum outcome outcome;
 
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
 		if ((void *)(ipv6 + 1) > end)
 			return MALFORMED_INNER;
 		transport->at = sizeof(struct ethhdr) + sizeof(*ipv6);
 		transport->protocol = ipv6->nexthdr;
-		return is_extension(transport->protocol) ? skip_extensions(start, end, transport) : GO_ON;
+		if (!is_extension(transport->protocol))
+			return GO_ON;
+		outcome = skip_extensions(start, end, transport);
+		/* What stands in the frame behind the packet is none of its headers. */
+		return outcome == GO_ON && transport->at > packet->length ? MALFORMED_INNER : outcome;
 	}
 	if ((void *)(ip + 1) > end)
 		return MALFORMED_INNER;

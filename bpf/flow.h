@@ -40,10 +40,10 @@ static __always_inline __u32 recall_flow(__u32 slot, const struct packet *packet
 
 	key_of_fragment(&key, slot, packet, transport);
 	fragment = fragments.lookup(&key);
-	return fragment ? fragment->flow : otherwise;
+	return fragment ? fragment->flow : otherwise; /* open: it overtook the first, or that is forgotten */
 }
 
-/* Drops tunnel packets from an endpoint on the way, for which the ports are read anyway. `start`: Ethernet header. */
+/* `start` is where the Ethernet header begins. */
 static __always_inline enum outcome hash_flow(void *start, void *end, __u32 slot, const struct packet *packet,
 					      const struct transport *transport, __u32 *flow)
 {
@@ -59,8 +59,6 @@ static __always_inline enum outcome hash_flow(void *start, void *end, __u32 slot
 	    transport->protocol == IPPROTO_SCTP) {
 		if ((void *)(ports + 1) > end || transport->at + sizeof(*ports) > packet->length)
 			return MALFORMED_INNER;
-		if (transport->protocol == IPPROTO_UDP && ports->destination == bpf_htons(GENEVE_PORT))
-			return TUNNEL_FROM_ENDPOINT;
 		*flow = hash_pair(addresses, (__u64) * (__u32 *)ports << 8 | transport->protocol);
 	}
 	if (transport->fragment)

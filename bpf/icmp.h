@@ -45,6 +45,24 @@ static __always_inline bool is_icmp_error(void *start, void *end, const struct p
 	       ((void *)(type + 1) > end || (*type != ECHO_REQUEST && *type != ECHO_REPLY));
 }
 
+/* Whether a packet may be what complain() wrote on another droplet. `ethernet` is followed by the whole IP header. */
+static __always_inline bool is_complaint(struct ethhdr *ethernet, void *end, const struct packet *packet)
+{
+	struct iphdr *ip = (void *)(ethernet + 1);
+	struct ipv6hdr *ipv6 = (void *)ip;
+	struct icmp_error *error = (void *)(ip + 1);
+
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
+		error = (void *)(ipv6 + 1);
+		return (void *)(error + 1) <= end && ipv6->nexthdr == IPPROTO_ICMPV6 &&
+		       (error->type == ICMPV6_TOO_BIG || error->type == ICMPV6_TTL);
+	}
+	return (void *)(error + 1) <= end && ip->ihl == 5 && ip->protocol == IPPROTO_ICMP &&
+	       !(ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE)) &&
+	       ((error->type == ICMP_UNREACHABLE && error->code == ICMP_NEEDS_SMALLER) ||
+		error->type == ICMP_TIME_EXCEEDED);
+}
+
 /* Whether one more error may go to this sender in this second. Buckets are shared by chance, and races cost little. */
 static __always_inline bool may_tell(const struct packet *packet)
 {
@@ -52,7 +70,7 @@ static __always_inline bool may_tell(const struct packet *packet)
 	struct told *bucket_told = told.lookup(&bucket);
 	__u64 now = bpf_jiffies64();
 
-	if (!bucket_told)
+	if (!bucket_told) /* closed: a limit that is not known allows nothing */
 		return false;
 	if (now - bucket_told->tick >= TICKS_PER_SECOND) {
 		bucket_told->tick = now;
@@ -73,7 +91,7 @@ static __always_inline void write_icmp_ipv4(struct ethhdr *ethernet, void *end, 
 
 	ethernet->h_proto = bpf_htons(ETH_P_IP);
 	word[0] = bpf_htonl(0x45000000 | total);
-	word[1] = 0;
+	word[1] = bpf_htonl(FRAGMENT_NEVER); /* so that 0 is an identity (RFC 6864 section 4.1) */
 	word[2] = bpf_htonl(NEW_TTL << 24 | IPPROTO_ICMP << 16);
 	word[3] = unmapped(&complaint->gateway);
 	word[4] = unmapped(&packet->from.address);
@@ -140,7 +158,8 @@ static __always_inline enum outcome complain(context *ctx, const struct packet *
 }
 
 /*
- * Whether the sender of a packet may be told an error about it, with the gateway's address that it then comes from.
+ * Whether the sender of a packet may be told an error about it, with the gateway's address that it then comes from: its
+ * own network's, or, where that is not known, as at the droplet of a receiver in another network, the receiver's.
  * `ethernet` is where the packet's Ethernet header is.
  */
 static __always_inline bool is_told(void *ethernet, void *end, const struct packet *packet, struct complaint *complaint)
@@ -154,8 +173,8 @@ static __always_inline bool is_told(void *ethernet, void *end, const struct pack
 		return false;
 	if (transport.later || is_icmp_error(ethernet, end, packet, &transport))
 		return false;
-	network = network_of(&packet->from);
-	if (!network || !may_tell(packet))
+	network = network_of(&packet->from) ?: network_of(&packet->to);
+	if (!network || !may_tell(packet)) /* closed: there is nobody to speak for */
 		return false;
 	copy_address(&complaint->gateway, &network->gateway);
 	return true;

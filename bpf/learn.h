@@ -32,6 +32,8 @@ static __always_inline enum outcome learn_new(const struct tunnel *tunnel, struc
 	/* Closed for the path, open for the packet: it came from a known droplet, which may know more than we do. */
 	if (tunnel->flags & TUNNEL_RETURNS && !droplets.lookup(&path.host))
 		return GO_ON;
+	if (is_a_gateway(from)) /* it is on every droplet; closed: a path would lead its own packets away */
+		return GO_ON;
 	direct.update(from, &path);
 	return GO_ON;
 }
@@ -40,6 +42,7 @@ static __always_inline bool confirmed_lately(struct overlay_key *from, const str
 {
 	struct direct_path *path = direct.lookup(from);
 
+	/* Closed: what is not known as fresh is looked at in full. */
 	return path && same_address(&path->host, host) && age_of(path) < DIRECT_RENEW;
 }
 
@@ -49,9 +52,11 @@ static __always_inline enum outcome learn(const struct tunnel *tunnel, struct ov
 	struct endpoint *endpoint;
 
 	/* VXLAN does not say whether a packet came direct, nor does a peer that speaks it understand Geneve. */
-	if (tunnel->flags & TUNNEL_VXLAN || tunnel->rts & RTS_UNLEARNT) {
+	if (tunnel->flags & TUNNEL_VXLAN)
+		return GO_ON;
+	if (tunnel->rts & RTS_UNLEARNT) {
 		endpoint = endpoints.lookup(from);
-		return endpoint && endpoint->ifindex ? SOURCE_ELSEWHERE : GO_ON;
+		return endpoint && endpoint->ifindex ? SOURCE_ELSEWHERE : GO_ON; /* open: it may be anywhere else */
 	}
 	if (tunnel->flags & (TUNNEL_RETURNS | TUNNEL_UNSUMMED) && confirmed_lately(from, &tunnel->origin))
 		return GO_ON;

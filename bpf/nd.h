@@ -19,6 +19,7 @@ struct nd {
 } __attribute__((packed, aligned(2)));
 
 #define ND_BARE		 24 /* bytes without the option */
+#define MAX_ND_OPTIONS	 8  /* the most that are looked at */
 #define ND_ANSWER	 86 /* bytes of an answer, from its Ethernet header on */
 #define ND_FIRST	 133
 #define ND_LAST		 137
@@ -37,16 +38,20 @@ struct solicitation {
 	bool detects; /* duplicates: asked from :: */
 };
 
-/* A first fragment that ends before ICMPv6 says what it is (RFC 7112): it could be anything, with the next one. */
-static __always_inline bool hides_nd(void *start, void *end, const struct transport *transport)
+/*
+ * A first fragment that ends before ICMPv6 says what it is (RFC 7112): it could be anything, with the next one. What
+ * stands in the frame behind the packet says nothing.
+ */
+static __always_inline bool hides_nd(void *start, void *end, const struct packet *packet,
+				     const struct transport *transport)
 {
 	__u8 *type = start + bounded(transport->at, FAR);
 
 	if (transport->protocol != IPPROTO_ICMPV6 || !transport->fragment || transport->later)
 		return false;
-	if ((void *)(type + 1) <= end)
-		return false;
-	return true;
+	if ((void *)(type + 1) > end)
+		return true;
+	return transport->at >= packet->length;
 }
 
 /* Whether a packet is of neighbour discovery, wherever it stands and whoever it goes to. */
@@ -74,18 +79,38 @@ static __always_inline bool is_solicited_node(const void *ipv6)
 	return word[0] == bpf_htonl(0xff020000) && !word[1] && word[2] == bpf_htonl(1) && *((__u8 *)ipv6 + 12) == 0xff;
 }
 
-/* An option that is there has a length, and one who has no address yet gives none. */
-static __always_inline enum outcome check_nd_option(const struct nd *nd, void *end, const struct packet *packet,
-						    const struct solicitation *asked)
+struct nd_option {
+	__u8 type;
+	__u8 length; /* in units of 8 bytes */
+};
+
+/* Options fill the packet, each has a length, and one who has no address yet gives none. `start`: Ethernet header. */
+static __always_inline enum outcome check_nd_options(void *start, void *end, const struct packet *packet,
+						     const struct solicitation *asked)
 {
-	if (packet->length < ND_ANSWER || (void *)(nd + 1) > end)
-		return GO_ON;
-	if (!nd->option_length || (asked->detects && nd->option == ND_SOURCE_MAC))
-		return MALFORMED_ND;
-	return GO_ON;
+	__u32 at = sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + ND_BARE;
+	struct nd_option *option;
+
+	for (int i = 0; i < MAX_ND_OPTIONS && at != packet->length; i++) {
+		option = start + bounded(at, FAR);
+		if ((void *)(option + 1) > end || !option->length)
+			return MALFORMED_ND;
+		if (asked->detects && option->type == ND_SOURCE_MAC)
+			return MALFORMED_ND;
+		at += option->length * 8;
+	}
+	return at == packet->length ? GO_ON : MALFORMED_ND;
 }
 
-/* Holds a solicitation to RFC 4861 section 7.1.1; but for its checksum, which whoever is answered verifies. */
+/* Over addresses and message; `ip` is followed by at least ND_BARE bytes. */
+static __always_inline bool is_nd_summed(struct ipv6hdr *ip, void *end, const struct packet *packet)
+{
+	__u32 length = packet->length - sizeof(struct ethhdr) - sizeof(*ip);
+
+	return sum_fold(sum_bytes(ip + 1, end, length, sum_pseudo_ipv6(ip, length, IPPROTO_ICMPV6))) == 0xffff;
+}
+
+/* Holds a solicitation to RFC 4861 section 7.1.1. */
 static __always_inline enum outcome check_nd(struct ethhdr *ethernet, void *end, const struct packet *packet,
 					     const struct transport *transport, struct solicitation *asked)
 {
@@ -100,13 +125,13 @@ static __always_inline enum outcome check_nd(struct ethhdr *ethernet, void *end,
 		return ND_TYPE;
 	if ((void *)nd + ND_BARE > end || packet->length < sizeof(*ethernet) + sizeof(*ip) + ND_BARE)
 		return MALFORMED_ND;
-	if (packet->ttl != ND_HOPS || nd->code || is_multicast_ipv6(&nd->target))
+	if (packet->ttl != ND_HOPS || nd->code || is_multicast_ipv6(&nd->target) || !is_nd_summed(ip, end, packet))
 		return MALFORMED_ND;
 	asked->detects = is_unspecified(&ip->saddr);
 	if (asked->detects && !is_solicited_node(&ip->daddr))
 		return MALFORMED_ND;
 	copy_address(&asked->target, &nd->target);
-	return check_nd_option(nd, end, packet, asked);
+	return check_nd_options(ethernet, end, packet, asked);
 }
 
 /*

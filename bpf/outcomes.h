@@ -43,17 +43,16 @@
 	X(SOURCE_ARP, "The endpoint's ARP packet had another sender than the endpoint.")                               \
 	X(SOURCE_ND, "The endpoint's neighbour solicitation had another sender than the endpoint.")                    \
 	X(ARP_OWN_ADDRESS, "The endpoint announced or probed its own address, which needs no answer.")                 \
-	X(ND_OWN_ADDRESS, "The endpoint probed its own or a link-local address, which needs no answer.")               \
+	X(ND_OWN_ADDRESS, "An endpoint probed its own or a link-local address, which needs no answer.")                \
 	X(ARP_OPCODE, "The ARP packet was not of an operation that the overlay carries.")                              \
 	X(ND_TYPE, "The neighbour discovery message was not of a type that the overlay carries.")                      \
 	X(MALFORMED_ARP, "The ARP packet was cut short or not of Ethernet and IPv4.")                                  \
 	X(MALFORMED_ND, "The neighbour solicitation was not as RFC 4861 section 7.1.1 asks for.")                      \
 	X(INNER_PROTOCOL, "The inner frame was neither IPv4 nor IPv6 nor ARP.")                                        \
 	X(MALFORMED_INNER, "The inner packet's lengths, version or addresses were wrong.")                             \
-	X(EXTENSION_HEADERS, "The endpoint's IPv6 packet had more extension headers than are looked at.")              \
+	X(EXTENSION_HEADERS, "An endpoint's or VXLAN peer's packet had more extension headers than are looked at.")    \
 	X(MULTICAST, "The endpoint's packet went to a multicast or broadcast address.")                                \
 	X(LINK_LOCAL, "The endpoint's packet went to a link-local address.")                                           \
-	X(TUNNEL_FROM_ENDPOINT, "The endpoint sent a tunnel packet of its own.")                                       \
 	X(INNER_TTL, "The packet used up its time to live, and no ICMP error was due.")                                \
 	X(TOO_BIG, "The packet did not fit, and no ICMP error was due.")                                               \
 	X(TO_GATEWAY, "The endpoint sent its gateway something else than an echo request.")                            \
@@ -64,7 +63,7 @@
 	X(NO_DIVIDER, "The VPC has no divider.")                                                                       \
 	X(NO_VPC, "The VPC is not known on this droplet.")                                                             \
 	X(NO_ENDPOINT, "The network's bouncer knows no endpoint with the address.")                                    \
-	X(NOT_HERE, "The packet concerned an endpoint for which this droplet has no role.")                            \
+	X(NOT_HERE, "The packet concerned an endpoint that is not on this droplet, which has no role for it.")         \
 	X(NEXT_HOP_UNRESOLVED, "The Ethernet address that leads to the other droplet was not known.")                  \
 	X(OTHER_FAMILY, "The other droplet has an address of another family than this one.")                           \
 	X(NO_HEADROOM, "The frame had no room for the headers in front of it.")                                        \
@@ -84,7 +83,7 @@
 	X(VXLAN_FLAGS, "The VXLAN packet was not marked as having a VNI.")                                             \
 	X(TOO_MANY_BOUNCES, "The packet went from bouncer to bouncer without an end.")                                 \
 	X(ECN_NOT_CAPABLE, "Congestion was marked on the tunnel packet of a flow that cannot signal it.")              \
-	X(SOURCE_ELSEWHERE, "The tunnel packet had the source of an endpoint of this droplet.")
+	X(SOURCE_ELSEWHERE, "The tunnel packet's source is of this host, or not its VXLAN peer's.")
 
 #define ENUMERATOR(name, sentence) name,
 

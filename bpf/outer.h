@@ -161,7 +161,7 @@ static __always_inline enum outcome parse_udp(context *ctx, const struct outer *
 	if (length != outer->room || length < sizeof(*udp) + sizeof(struct geneve))
 		return MALFORMED_OUTER;
 	if (udp->check) {
-		if (sum_fold(sum_bytes(udp, end, length, outer->pseudo + bpf_htonl(length))) != 0xffff)
+		if (sum_fold(sum_frame(udp, end, length, outer->pseudo + bpf_htonl(length))) != 0xffff)
 			return OUTER_CHECKSUM;
 		tunnel->flags = 0;
 	}
@@ -182,7 +182,7 @@ static __always_inline enum outcome parse_outer(context *ctx, struct tunnel *tun
 	if (outcome == PASSED)
 		return PASSED;
 	*local = find_local(arrived_on(ctx), outer.vlan, &outer.to);
-	if (!*local)
+	if (!*local) /* open: what is not for us is the host's stack's */
 		return PASSED;
 	return outcome == GO_ON ? parse_udp(ctx, &outer, tunnel) : outcome;
 }

@@ -10,7 +10,18 @@ static __always_inline struct network *network_of(const struct overlay_key *key)
 	return networks.lookup(&longest);
 }
 
-/* Networks that only dividers connect with others: whether a packet goes from one network to another. */
+/* Whether an address is the gateway's of its network, which every droplet answers for itself. */
+static __always_inline bool is_a_gateway(const struct overlay_key *key)
+{
+	struct network *network = network_of(key);
+
+	return network && same_address(&network->gateway, &key->address);
+}
+
+/*
+ * Networks that only dividers connect with others: whether a packet goes from one network to another. Closed for an
+ * address of no network, which is of none of them; two such are of one.
+ */
 static __always_inline bool is_between_networks(const struct packet *packet)
 {
 	return network_of(&packet->from) != network_of(&packet->to);
@@ -45,7 +56,7 @@ static __always_inline enum outcome to_divider(const struct vpc *vpc, const stru
 }
 
 /*
- * As bouncer or divider for an address that is not in `endpoints`: who knows more. Every miss fails closed.
+ * As bouncer or divider for an address that is not in `endpoints`: who knows more. Every miss fails closed: it drops.
  * Answers HANDED_TO_BOUNCER or HANDED_TO_DIVIDER with `target` filled, or a drop.
  */
 static __always_inline enum outcome hand_on(const struct packet *packet, struct address *target)

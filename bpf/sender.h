@@ -9,7 +9,8 @@ static __always_inline __u32 slot_of(__u32 ifindex)
 	return ifindex - IFINDEX_BASE;
 }
 
-/* NULL when the interface is no endpoint's. An array has no absent entry, and 0 is no VNI. */
+/* NULL when the interface is no endpoint's: closed, for all that use it. An array has no absent entry, and 0 is no VNI.
+ */
 static __always_inline struct interface *sender_on(__u32 ifindex)
 {
 	__u32 slot = slot_of(ifindex);

@@ -76,11 +76,12 @@ struct vpc {
 	struct address dividers[MAX_SET];
 };
 
-#define DROPLET_ZERO_CHECKSUM 1U /* may send without a UDP checksum over IPv6 (RFC 6936) */
+#define DROPLET_ZERO_CHECKSUM 1U /* no UDP checksum over IPv6 from it and to it (RFC 6936); also of local_droplet */
 
 /* droplets: substrate address -> known, other than this host's own. Written by the agent. */
 struct droplet {
 	__u32 flags;
+	__u32 host; /* a number that all droplets of its host have */
 };
 
 /* A droplet as it is reached by one of this host's interfaces. */
@@ -92,7 +93,6 @@ struct next_hop_key {
 #define NEXT_HOP_DOWN	       1U /* does not answer probes: no direct path leads there */
 #define NEXT_HOP_ZERO_CHECKSUM 2U /* wants no UDP checksum over IPv6 (RFC 6936) */
 #define NEXT_HOP_BY_OTHER      4U /* another of this host's interfaces leads there, or does so better */
-#define NEXT_HOP_SILENT	       8U /* answers no probes by the key's interface: for an agent that starts anew */
 
 /*
  * next_hops: a droplet, from one of this host's interfaces -> what leads there. Written by the agent, which follows
@@ -119,6 +119,7 @@ struct local_droplet {
 	__u32 leaves;	 /* by which its frames are sent */
 	__u8 mac[6];
 	__be16 vlan; /* 802.1Q VLAN id, 0: untagged */
+	__u32 flags;
 };
 
 #define PATH_PINNED 1U /* the endpoint's network reaches others through a divider only */

@@ -71,14 +71,14 @@ static __always_inline enum outcome arp_from_endpoint(context *ctx, const struct
 	set_key(&packet->from, sender->vni, sender->ipv4);
 	set_key(&packet->to, sender->vni, arp->target);
 	network = network_of(&packet->from);
-	if (!network)
+	if (!network) /* closed: neither gateway nor bouncer is known */
 		return NO_NETWORK;
 	if (same_address(&packet->to.address, &network->gateway)) {
 		answer_arp(ethernet, arp, gateway);
 		return ARP_ANSWERED;
 	}
 	endpoint = endpoints.lookup(&packet->to);
-	if (!endpoint)
+	if (!endpoint) /* open: a bouncer may know it */
 		return ask_bouncer(network, departure);
 	answer_arp(ethernet, arp, endpoint->mac);
 	return ARP_ANSWERED;
@@ -104,7 +104,11 @@ static __always_inline enum outcome check_solicitor(struct ethhdr *ethernet, voi
 	return GO_ON;
 }
 
-/* Gives a solicitation the endpoint's own address as its source, to which a bouncer's answer finds. */
+/*
+ * Gives a solicitation the endpoint's own address as its source, to which a bouncer's answer finds: also one that
+ * probes for duplicates, so that who asks is known there. An advertisement of the target ends the probe all the same
+ * (RFC 4862 section 5.4.4).
+ */
 static __always_inline void set_solicitor(struct ethhdr *ethernet, const struct interface *sender)
 {
 	struct ipv6hdr *ip = (void *)(ethernet + 1);
@@ -133,16 +137,14 @@ static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct 
 		return outcome;
 	set_key_ipv6(&own, sender->vni, &sender->ipv6);
 	network = network_of(&own);
-	if (!network)
+	if (!network) /* closed, as for ARP */
 		return NO_NETWORK;
 	if (same_address(&asked.target, &network->gateway))
 		return answer_nd(ctx, 0, packet, &asked, gateway, ND_ANSWERED);
 	set_key_ipv6(&packet->to, sender->vni, &asked.target);
 	endpoint = endpoints.lookup(&packet->to);
-	if (endpoint)
+	if (endpoint) /* a miss is open: a bouncer may know it */
 		return answer_nd(ctx, 0, packet, &asked, endpoint->mac, ND_ANSWERED);
-	if (asked.detects)
-		return ND_OWN_ADDRESS;
 	set_solicitor(ethernet, sender);
 	departure->tunnel.tos = sender->tos;
 	packet->from = own;
@@ -155,7 +157,7 @@ static __always_inline enum outcome by_divider(struct departure *departure)
 	__u32 vni = departure->packet.to.vni;
 	struct vpc *vpc = vpcs.lookup(&vni);
 
-	if (!vpc)
+	if (!vpc) /* closed: past a divider there is no other way */
 		return NO_VPC;
 	if (vpc->flags & VPC_DIVIDED_HERE)
 		return GO_ON;
@@ -184,7 +186,7 @@ static __always_inline enum outcome find_by_network(struct ethhdr *ethernet, voi
 	struct packet *packet = &departure->packet;
 	struct network *network = network_of(&packet->from);
 
-	if (!network)
+	if (!network) /* closed: nobody is known who knows more */
 		return NO_NETWORK;
 	if (same_address(&packet->to.address, &network->gateway))
 		return answer_echo(ethernet, end, packet, &departure->transport);
@@ -200,7 +202,7 @@ static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void 
 	struct endpoint *endpoint = endpoints.lookup(&departure->packet.to);
 	enum outcome outcome = GO_ON;
 
-	if (!endpoint) {
+	if (!endpoint) { /* open: the own network's bouncers may know it */
 		if (pinned && is_between_networks(&departure->packet))
 			outcome = by_divider(departure);
 		return outcome == GO_ON ? find_by_network(ethernet, end, departure) : outcome;
@@ -235,7 +237,7 @@ static __always_inline enum outcome find_way(struct ethhdr *ethernet, void *end,
 	struct direct_path *path = direct.lookup(&departure->packet.to);
 	bool pinned = sender->flags & INTERFACE_PINNED;
 
-	if (path && age_of(path) < DIRECT_LIFETIME) {
+	if (path && age_of(path) < DIRECT_LIFETIME) { /* a miss is open: documents, then a bouncer */
 		pinned |= path->flags & PATH_PINNED;
 		copy_address(&departure->tunnel.peer.address, &path->host);
 		if (!(pinned && is_between_networks(&departure->packet)) && is_reachable(departure))
@@ -283,7 +285,7 @@ static __always_inline enum outcome packet_from_endpoint(context *ctx, const str
 
 	if (outcome != GO_ON)
 		return outcome;
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && hides_nd(ethernet, end, &departure->transport))
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && hides_nd(ethernet, end, packet, &departure->transport))
 		return MALFORMED_INNER;
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_nd(ethernet, end, &departure->transport))
 		return nd_from_endpoint(ctx, sender, departure);
@@ -315,7 +317,7 @@ static __always_inline enum outcome from_endpoint(context *ctx, const struct int
 		return MALFORMED_INNER;
 	if (!same_mac(ethernet->h_source, sender->mac))
 		return SOURCE_MAC;
-	departure->local = local_droplets.lookup(&index);
+	departure->local = local_droplets.lookup(&index); /* closed where it is needed: NO_LOCAL_DROPLET */
 	if (departure->local && !departure->local->interface)
 		departure->local = 0;
 	outcome = read_packet(ethernet, frame_end(ctx), frame_length(ctx), sender->vni, &departure->packet);
@@ -356,7 +358,7 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	}
 	tunnel->fits = endpoint_mtu(hop, ipv6);
 	*leave_by = departure->local->leaves;
-	if (ipv6 && !(hop->flags & NEXT_HOP_ZERO_CHECKSUM))
+	if (ipv6 && !is_unsummed(departure->local, hop))
 		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, &departure->packet,
 				  &departure->transport);
 	return send(ctx, departure->local, tunnel, hop, inner, sent);

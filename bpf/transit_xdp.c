@@ -35,12 +35,15 @@
 static __always_inline enum outcome to_origin(const struct local_droplet *local, struct tunnel *tunnel,
 					      enum outcome sent)
 {
+	bool vxlan;
+
 	/* Closed: strangers are not answered. */
 	if (tunnel->flags & TUNNEL_RETURNS && !droplets.lookup(&tunnel->origin))
 		return UNKNOWN_ORIGIN;
 	copy_address(&tunnel->peer.address, &tunnel->origin);
 	copy_address(&tunnel->origin, &local->address);
-	tunnel->flags = tunnel->flags & TUNNEL_VXLAN ? TUNNEL_VXLAN : TUNNEL_RETURNS;
+	vxlan = VXLAN_PORT && (tunnel->flags & TUNNEL_VXLAN || tunnel->rts & RTS_VXLAN);
+	tunnel->flags = vxlan ? TUNNEL_VXLAN : TUNNEL_RETURNS;
 	tunnel->rts = RTS_UNLEARNT;
 	tunnel->bounces = 0;
 	tunnel->tos &= ~ECN_MASK;
@@ -59,7 +62,7 @@ static __always_inline enum outcome send_on(const struct local_droplet *local, s
 	if (tunnel->ttl <= 1)
 		return OUTER_TTL;
 	if (tunnel->flags & TUNNEL_VXLAN)
-		tunnel->rts |= RTS_UNLEARNT;
+		tunnel->rts |= RTS_UNLEARNT | RTS_VXLAN;
 	tunnel->flags = vxlan ? TUNNEL_VXLAN : TUNNEL_RETURNS;
 	tunnel->bounces++;
 	tunnel->ttl--;
@@ -71,17 +74,49 @@ static __always_inline enum outcome send_on(const struct local_droplet *local, s
  * for the droplet was known when the path was confirmed. So one that is no longer known is shut out within
  * DIRECT_RENEW.
  */
-static __always_inline enum outcome check_peer(const struct tunnel *tunnel, bool on_path)
+static __always_inline enum outcome check_peer(const struct local_droplet *local, const struct tunnel *tunnel,
+					       bool on_path)
 {
 	struct droplet *droplet;
 
 	if (on_path)
 		return GO_ON;
 	droplet = droplets.lookup(&tunnel->peer.address);
-	if (!droplet)
+	if (!droplet) /* closed */
 		return UNKNOWN_DROPLET;
-	if (tunnel->flags & TUNNEL_UNSUMMED && !(droplet->flags & DROPLET_ZERO_CHECKSUM))
+	if (tunnel->flags & TUNNEL_UNSUMMED && !((droplet->flags | local->flags) & DROPLET_ZERO_CHECKSUM))
 		return NO_CHECKSUM;
+	return GO_ON;
+}
+
+/* Whether two droplets are of one host. A stranger is of none: closed. */
+static __always_inline bool is_same_host(const struct address *one, const struct address *other)
+{
+	struct droplet *first, *second;
+
+	if (same_address(one, other))
+		return true;
+	first = droplets.lookup(one);
+	second = droplets.lookup(other);
+	return first && second && first->host == second->host;
+}
+
+/*
+ * In whose name a VXLAN peer may speak, which has held nobody to their own source: in that of no endpoint of this host,
+ * and of no gateway but to tell an error. What is to go on, others take from this droplet: it must come from the host
+ * that its source is on. Open for a source that documents do not tell of, and for what ends here.
+ */
+static __always_inline enum outcome check_vxlan_source(struct ethhdr *ethernet, void *end, const struct tunnel *tunnel,
+						       const struct packet *packet, bool goes_on)
+{
+	struct endpoint *source = endpoints.lookup(&packet->from);
+
+	if (source && source->ifindex)
+		return SOURCE_ELSEWHERE;
+	if (source && goes_on && !is_same_host(&source->host, &tunnel->peer.address))
+		return SOURCE_ELSEWHERE;
+	if (is_a_gateway(&packet->from) && !is_complaint(ethernet, end, packet))
+		return SOURCE_ELSEWHERE;
 	return GO_ON;
 }
 
@@ -105,7 +140,7 @@ static __always_inline enum outcome deliver_from_tunnel(context *ctx, struct tun
 static __always_inline bool is_undivided(const struct tunnel *tunnel, const struct packet *packet,
 					 const struct endpoint *endpoint)
 {
-	if (!(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN)) || tunnel->rts & RTS_DIVIDED)
+	if (!(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN | TUNNEL_INVALIDATES)) || tunnel->rts & RTS_DIVIDED)
 		return false;
 	if (!(tunnel->rts & RTS_PINNED) && !(endpoint && endpoint->flags & ENDPOINT_PINNED))
 		return false;
@@ -118,7 +153,7 @@ static __always_inline enum outcome divide(struct tunnel *tunnel, const struct p
 	__u32 vni = packet->to.vni;
 	struct vpc *vpc = vpcs.lookup(&vni);
 
-	if (!vpc)
+	if (!vpc) /* closed: past a divider there is no other way */
 		return NO_VPC;
 	tunnel->rts |= RTS_DIVIDED;
 	if (vpc->flags & VPC_DIVIDED_HERE)
@@ -129,17 +164,23 @@ static __always_inline enum outcome divide(struct tunnel *tunnel, const struct p
 
 /*
  * A packet of an endpoint of this host came back, for its destination has left the droplet that it was sent to: that
- * path is forgotten, and the packet goes as it would have gone without it.
+ * path is forgotten, and the packet goes as it would have gone without it, from here anew.
  */
-static __always_inline enum outcome take_back(const struct tunnel *tunnel, struct packet *packet)
+static __always_inline enum outcome take_back(const struct local_droplet *local, struct tunnel *tunnel,
+					      struct packet *packet)
 {
 	struct endpoint *sender = endpoints.lookup(&packet->from);
 	struct direct_path *path = direct.lookup(&packet->to);
+	struct network *network = network_of(&packet->from);
 
-	if (!sender || !sender->ifindex)
+	if (!sender || !sender->ifindex) /* closed: nobody else's path is forgotten, nobody else's packet sent */
 		return NOT_HERE;
-	if (path && same_address(&path->host, &tunnel->peer.address))
+	if (path && same_address(&path->host, &tunnel->peer.address)) /* open: another path, or none, stays as it is */
 		direct.delete(&packet->to);
+	if (!network) /* closed: nobody knows more */
+		return NO_NETWORK;
+	tunnel->rts = network->flags & NETWORK_PINNED ? RTS_PINNED : 0;
+	copy_address(&tunnel->origin, &local->address);
 	return GO_ON;
 }
 
@@ -149,10 +190,8 @@ static __always_inline enum outcome reroute(const struct local_droplet *local, s
 	struct network *network = network_of(&packet->from);
 	enum outcome outcome;
 
-	if (!network)
+	if (!network) /* closed, as in take_back() */
 		return NO_NETWORK;
-	tunnel->rts = network->flags & NETWORK_PINNED ? RTS_PINNED : 0;
-	copy_address(&tunnel->origin, &local->address);
 	if (destination && !same_address(&destination->host, &tunnel->peer.address)) {
 		copy_address(&tunnel->peer.address, &destination->host);
 		return send_on(local, tunnel, destination->flags & ENDPOINT_VXLAN, REROUTED);
@@ -217,19 +256,27 @@ static __always_inline enum outcome packet_from_tunnel(context *ctx, const struc
 {
 	enum outcome outcome = merge_ecn(ethernet, packet, tunnel->tos);
 	struct endpoint *endpoint;
+	bool undivided;
 
 	if (outcome == GO_ON && tunnel->flags & TUNNEL_INVALIDATES)
-		outcome = take_back(tunnel, packet);
+		outcome = take_back(local, tunnel, packet);
 	if (outcome != GO_ON)
 		return outcome;
 	tunnel->tos = (tunnel->tos & ~ECN_MASK) | (packet->tos & ECN_MASK);
 	endpoint = endpoints.lookup(&packet->to);
-	if (is_undivided(tunnel, packet, endpoint)) {
+	undivided = is_undivided(tunnel, packet, endpoint);
+	if (VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN) {
+		outcome = check_vxlan_source(ethernet, frame_end(ctx), tunnel, packet,
+					     undivided || !endpoint || !endpoint->ifindex);
+		if (outcome != GO_ON)
+			return outcome;
+	}
+	if (undivided) {
 		outcome = divide(tunnel, packet);
 		if (outcome != GO_ON)
 			return outcome < FIRST_DROPPED ? send_on(local, tunnel, false, outcome) : outcome;
 	}
-	if (endpoint && endpoint->ifindex)
+	if (endpoint && endpoint->ifindex) /* a miss is closed, but for this droplet's roles */
 		return deliver_from_tunnel(ctx, tunnel, packet, ethernet, endpoint, on_path, leave_by);
 	return pass_on(local, tunnel, packet, endpoint);
 }
@@ -244,6 +291,8 @@ static __always_inline enum outcome find_asked(const struct tunnel *tunnel, cons
 	*endpoint = endpoints.lookup(asked);
 	if (*endpoint && (*endpoint)->ifindex)
 		return GO_ON;
+	/* Closed: who does not bounce the network says nothing of others, and its bouncer nothing of who is not there.
+	 */
 	if (!network || !(network->flags & NETWORK_BOUNCED_HERE) || (*endpoint && is_its_own(tunnel, *endpoint)))
 		return NOT_HERE;
 	return *endpoint ? GO_ON : NO_ENDPOINT;
@@ -271,9 +320,9 @@ static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct l
 	if (arp->operation != bpf_htons(ARP_REPLY) || !(tunnel->flags & TUNNEL_RETURNS))
 		return ARP_OPCODE;
 	endpoint = endpoints.lookup(&asked);
-	if (!endpoint || !endpoint->ifindex)
+	if (!endpoint || !endpoint->ifindex) /* closed: an answer goes to who asked */
 		return NOT_HERE;
-	return deliver(ctx, tunnel, ethernet, endpoint, leave_by);
+	return fits(endpoint, tunnel->length) ? deliver(ctx, tunnel, ethernet, endpoint, leave_by) : TOO_BIG;
 }
 
 static __always_inline enum outcome nd_from_tunnel(context *ctx, const struct local_droplet *local,
@@ -287,12 +336,13 @@ static __always_inline enum outcome nd_from_tunnel(context *ctx, const struct lo
 
 	if (outcome != GO_ON)
 		return outcome;
-	if (asked.detects)
-		return ND_OWN_ADDRESS;
 	set_key_ipv6(&target, tunnel->vni, &asked.target);
 	outcome = find_asked(tunnel, &target, &endpoint);
 	if (outcome != GO_ON)
 		return outcome;
+	/* A peer that is no droplet of ours leaves :: as the source. */
+	if (asked.detects && same_address(&endpoint->host, &tunnel->origin))
+		return ND_OWN_ADDRESS;
 	outcome = answer_nd(ctx, tunnel->headers, packet, &asked, endpoint->mac, GO_ON);
 	if (outcome != GO_ON)
 		return outcome;
@@ -312,10 +362,13 @@ static __always_inline enum outcome ipv6_from_tunnel(context *ctx, const struct 
 						     struct ethhdr *ethernet, bool on_path, __u32 *leave_by)
 {
 	struct transport transport = {};
-	enum outcome outcome;
+	enum outcome outcome = find_transport(ethernet, frame_end(ctx), packet, &transport);
 
-	if (find_transport(ethernet, frame_end(ctx), packet, &transport) == GO_ON) {
-		if (hides_nd(ethernet, frame_end(ctx), &transport))
+	/* A peer that speaks VXLAN has not looked for neighbour discovery: closed where it may be. */
+	if (VXLAN_PORT && outcome != GO_ON && tunnel->flags & TUNNEL_VXLAN)
+		return outcome;
+	if (outcome == GO_ON) {
+		if (hides_nd(ethernet, frame_end(ctx), packet, &transport))
 			return MALFORMED_INNER;
 		if (is_nd(ethernet, frame_end(ctx), &transport)) {
 			outcome = nd_from_tunnel(ctx, local, tunnel, packet, &transport, ethernet);
@@ -337,7 +390,7 @@ static __always_inline enum outcome frame_from_tunnel(context *ctx, const struct
 		outcome = read_packet(ethernet, frame_end(ctx), tunnel->length, tunnel->vni, packet);
 	if (outcome == GO_ON && !tunnel->flags)
 		on_path = confirmed_lately(&packet->from, &tunnel->peer.address);
-	known = check_peer(tunnel, on_path);
+	known = check_peer(local, tunnel, on_path);
 	if (known != GO_ON)
 		return known;
 	if (outcome == GO_ON && INNER_IPV6 && packet->kind == ETH_P_IPV6)
@@ -357,7 +410,7 @@ static __always_inline enum outcome from_tunnel(context *ctx, const struct local
 
 	if (outcome == GO_ON && !(tunnel->flags & TUNNEL_CONTROL))
 		return frame_from_tunnel(ctx, local, tunnel, packet, leave_by);
-	known = check_peer(tunnel, false);
+	known = check_peer(local, tunnel, false);
 	if (known != GO_ON || outcome != GO_ON)
 		return known != GO_ON ? known : outcome;
 	return tunnel->flags & TUNNEL_PROBE ? reflect(ctx, local, tunnel) : GENEVE_CONTROL;
@@ -374,11 +427,23 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
 	if (OUTER_IPV4 && !is_over_ipv6(local) && !is_ipv4(&tunnel->origin) &&
 	    overhead(tunnel, false) + tunnel->length <= hop->mtu) {
 		copy_address(&tunnel->origin, &local->address);
-		tunnel->rts |= RTS_UNLEARNT;
+		tunnel->rts = (tunnel->rts & ~RTS_VXLAN) | RTS_UNLEARNT;
 	}
 	*leave_by = local->leaves;
 	tunnel->fits = endpoint_mtu(hop, is_over_ipv6(local));
 	return send(ctx, local, tunnel, hop, 0, outcome);
+}
+
+/* What came back was sent by an endpoint of this host, which is told here. */
+static __always_inline enum outcome tell_own(struct packet *packet, __u32 *leave_by)
+{
+	struct endpoint *sender = endpoints.lookup(&packet->from);
+	__u32 ifindex = sender ? ifindex_of(sender) : 0;
+
+	if (!receiver_on(ifindex, packet->from.vni)) /* closed: it has just gone */
+		return TOO_BIG;
+	*leave_by = ifindex;
+	return TOO_BIG_TOLD;
 }
 
 /*
@@ -386,18 +451,19 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
  * they were read: what the sender's droplet speaks.
  */
 static __always_inline enum outcome tell_remote(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
-						const struct packet *packet, __u8 came_by, __u32 *leave_by)
+						struct packet *packet, __u8 came_by, __u32 *leave_by)
 {
 	struct complaint complaint = {.mtu = tunnel->fits, .from = tunnel->headers};
 	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
 	enum outcome outcome;
 
-	/* What came back was this host's own endpoint's, which learns of it at its next packet. */
-	if (came_by & TUNNEL_INVALIDATES || !complaint.mtu || !is_told(ethernet, frame_end(ctx), packet, &complaint))
+	if (!complaint.mtu || !is_told(ethernet, frame_end(ctx), packet, &complaint))
 		return TOO_BIG;
 	outcome = complain(ctx, packet, &complaint, TOO_BIG);
 	if (outcome != DOES_NOT_FIT)
 		return outcome;
+	if (came_by & TUNNEL_INVALIDATES)
+		return tell_own(packet, leave_by);
 	tunnel->headers = 0;
 	tunnel->length = frame_length(ctx);
 	tunnel->flags = came_by;
@@ -413,7 +479,7 @@ static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by
 	struct local_droplet *local = 0;
 	struct tunnel tunnel = {};
 	struct packet packet = {};
-	enum outcome outcome = parse_outer(ctx, &tunnel, &local);
+	enum outcome outcome = forgotten(parse_outer(ctx, &tunnel, &local));
 	__u8 came_by = tunnel.flags;
 
 	if (!local)
@@ -433,17 +499,21 @@ static __always_inline enum outcome from_same_host(context *ctx, const struct in
 	struct ethhdr *ethernet = frame_start(ctx);
 	struct packet packet = {};
 	struct endpoint *endpoint;
+	struct interface *receiver;
+	__u32 ifindex;
 
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return MALFORMED_INNER;
 	if (read_packet(ethernet, frame_end(ctx), frame_length(ctx), sender->vni, &packet) != GO_ON)
 		return MALFORMED_INNER;
 	endpoint = endpoints.lookup(&packet.to);
-	if (!endpoint || !endpoint->ifindex)
-		return NO_ENDPOINT;
-	address_to(ethernet, endpoint);
-	*leave_by = endpoint->ifindex;
-	count_delivered(slot_of(endpoint->ifindex), frame_length(ctx));
+	ifindex = endpoint ? ifindex_of(endpoint) : 0;
+	receiver = receiver_on(ifindex, sender->vni);
+	if (!receiver) /* closed: it has just gone, or left this host */
+		return NOT_HERE;
+	address_to(ethernet, receiver);
+	*leave_by = ifindex;
+	count_delivered(slot_of(ifindex), frame_length(ctx));
 	return DELIVERED_SAME_HOST;
 }
 
@@ -459,13 +529,12 @@ int transit_xdp(struct xdp_md *ctx)
 		count(outcome, length);
 		return verdict(outcome, leave_by);
 	}
+	/* By tail call from the transit agent, which has counted it as received. */
 	sender = sender_on(arrival);
 	outcome = UNKNOWN_INTERFACE; /* closed for an endpoint that is being removed */
 	if (sender) {
 		outcome = from_same_host(ctx, sender, &leave_by);
 		count_sender(slot_of(arrival), outcome, length);
-	} else {
-		count(RECEIVED_FROM_SUBSTRATE, length);
 	}
 	count(outcome, length);
 	return verdict(outcome, leave_by);

@@ -14,6 +14,7 @@
 #define RTS_PINNED   1U /* the sender's network reaches others through a divider only */
 #define RTS_DIVIDED  2U /* and one was passed */
 #define RTS_UNLEARNT 4U /* no direct path leads to the sender: it is a gateway, or its droplet speaks VXLAN */
+#define RTS_VXLAN    8U /* the origin speaks VXLAN alone: what is for it goes by that */
 
 /*
  * Lengths are narrow so that the verifier forgets their values when they are stored: what follows is the same for all

@@ -198,12 +198,17 @@ class LabStatus:
 def _troubles(host: str, status: Status) -> list[str]:
     """Return what a host says is wrong with its ways to others."""
     found = []
-    if status.unresolved_next_hops:
-        found.append(f"{host} has no way to {', '.join(status.unresolved_next_hops)}")
+    found += _without_next_hop(host, status)
+    if status.unreadable:
+        found.append(f"{host} could not read its kernel: {status.unreadable}")
     if status.down_droplets:
         found.append(f"{host} gets no answer from {', '.join(status.down_droplets)}")
     found += [f"{host} to {path.droplet} carries {path.carries} of {path.configured}" for path in status.narrow_paths]
     return found
+
+
+def _without_next_hop(host: str, status: Status) -> list[str]:
+    return [f"{host} has no way to {', '.join(one.addresses)}: {one.reason}" for one in status.unresolved_next_hops]
 
 
 def read_status(lab: Lab) -> LabStatus:
@@ -264,11 +269,9 @@ def wait_for_next_hops(lab: Lab, timeout: float = ANSWER_TIMEOUT) -> None:
         async with connected(access) as client:
             while well < 2:
                 answers = await asyncio.gather(*(_ask_status(client, host) for host in hosts))
-                lost = [
-                    f"{host} has no way to {', '.join(status.unresolved_next_hops)}" if status else f"{host}: no answer"
-                    for host, status in zip(hosts, answers, strict=True)
-                    if status is None or status.unresolved_next_hops
-                ]
+                lost = []
+                for host, status in zip(hosts, answers, strict=True):
+                    lost += [f"{host}: no answer"] if status is None else _without_next_hop(host, status)
                 well = 0 if lost else well + 1
                 if lost and time.monotonic() > deadline:
                     raise LabError("\n".join(lost))

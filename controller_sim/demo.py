@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from rich.table import Table
 
 from controller_sim import screen
+from controller_sim.balance import settled_balances
 from controller_sim.bus import BusError, ask, connected
 from controller_sim.controller import converge
 from controller_sim.interrupts import uninterrupted
@@ -98,6 +99,8 @@ class Demo:
         self.move()
         _heading("Everyone to everyone by UDP, TCP and ping, IPv4 and IPv6: two tenants with the same addresses")
         self.isolation()
+        _heading("Every packet that came in ended in exactly one counter")
+        self.balance()
 
     def ask_paths(self, source: str, destination: str, family: int) -> PathReply | None:
         """Ask the source's agent which way a packet would go now."""
@@ -242,6 +245,20 @@ class Demo:
             self.check(answered == 0, f"{source} reaches {destination} of another tenant")
             result = "[green]no answer, as it should be[/]" if answered == 0 else "[red]answered[/]"
             screen.console.print(f"ping from {source} to {destination}'s {address}: {result}", highlight=False)
+
+    def balance(self) -> None:
+        """Show that on every host in equals out plus drops."""
+        try:
+            found = settled_balances(self.lab)
+        except (BusError, DocumentError) as error:
+            self.failures.append(str(error))
+            return
+        for host, one in found.items():
+            self.check(one.even, f"{host}: {one.came} packets came in, and {one.ended} ended")
+        lines = (
+            f"{host} {one.came:,}{'' if one.even else f' ([red]{one.ended:,} ended[/])'}" for host, one in found.items()
+        )
+        screen.console.print(f"In equals out plus drops: {', '.join(lines)} packets", highlight=False)
 
 
 def _heading(text: str) -> None:

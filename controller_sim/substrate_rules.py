@@ -20,7 +20,7 @@ from controller_sim.topology_fields import (
     parsed,
     repeats_a_family,
 )
-from controller_sim.topology_file import Reader
+from controller_sim.topology_reader import Reader
 from protocol.addresses import parse_host_address
 
 MIN_MTU, MIN_MTU_IPV6, MAX_MTU = 576, 1280, 9000

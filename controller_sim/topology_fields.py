@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import TypeVar
 
-from controller_sim.topology_file import Reader
+from controller_sim.topology_reader import Reader
 from protocol.addresses import parse_cidr
 
 MAX_NAME = 31

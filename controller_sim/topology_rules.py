@@ -22,7 +22,7 @@ from controller_sim.topology_fields import (
     optional,
     repeats_a_family,
 )
-from controller_sim.topology_file import Reader
+from controller_sim.topology_reader import Reader
 from protocol.addresses import MAX_VNI, parse_host_address, parse_mac
 from protocol.documents import MAX_MEMBERS
 

@@ -15,7 +15,7 @@ class AgentState(StrEnum):
     IN_SYNC = "in_sync"
     DEGRADED = "degraded"
     """In sync, but some documents are pending, rejected or failed, a next hop is unresolved, a droplet does not answer
-    probes any more, or a path carries less than its interface."""
+    probes any more, a path carries less than its interface, or the kernel could not be read."""
     STOPPING = "stopping"
 
 
@@ -52,6 +52,14 @@ class NarrowPath(msgspec.Struct, frozen=True):
     by: str = ""
 
 
+class UnresolvedNextHops(msgspec.Struct, frozen=True):
+    """Droplets that packets cannot be sent to now for one reason: how many, and the addresses of the first hundred."""
+
+    reason: str
+    droplets: int
+    addresses: tuple[str, ...] = ()
+
+
 class UplinkStatus(msgspec.Struct, frozen=True):
     """One interface of the host in the substrate, and the droplets that it carries: one for each address.
 
@@ -72,7 +80,7 @@ class Status(msgspec.Struct, frozen=True):
 
     `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`);
     `uplinks` are in the order of the settings. `down_droplets` are the ids of those that answered probes and do not any
-    more.
+    more. `unreadable` says why the kernel could not be compared with what is wanted, empty when it could.
     """
 
     host: str
@@ -86,7 +94,8 @@ class Status(msgspec.Struct, frozen=True):
     documents: DocumentCounts
     objects: ObjectCounts
     uplinks: tuple[UplinkStatus, ...] = ()
-    unresolved_next_hops: tuple[str, ...] = ()
+    unresolved_next_hops: tuple[UnresolvedNextHops, ...] = ()
+    unreadable: str = ""
     down_droplets: tuple[str, ...] = ()
     narrow_paths: tuple[NarrowPath, ...] = ()
     repairs: int = 0

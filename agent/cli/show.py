@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -18,10 +18,12 @@ from protocol.status import Counters, Status, Traffic
 STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED")
 TROUBLES = ("DOWN", "NARROW")
 """Columns of `status` that are left out as long as no host has anything to say there."""
+FEW_ADDRESSES = 3
+"""Addresses told of those that a host has no way to for the same reason; a wide table tells all that the host told."""
 
 
 def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None:
-    """Print one line per host, also for those that did not answer."""
+    """Print one line per host, also for those that did not answer, and why a host cannot do what it should."""
     rows = [_status_row(item) for item in found]
     rows += [(host, NO_ANSWER, *("-" for _ in (*STATUS[2:], *TROUBLES))) for host in absent]
     rows = sorted(rows)
@@ -29,6 +31,21 @@ def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None
     shown = [i for i, name in enumerate(columns) if name not in TROUBLES or any(row[i] != "-" for row in rows)]
     cells = [[row[i] for i in shown] for row in rows]
     table([columns[i] for i in shown], cells, "no host answers", wide, spare="XDP")
+    by_host = sorted(found, key=lambda item: item.host)
+    reasons = [(item.host, *reason) for item in by_host for reason in _reasons(item, wide)]
+    if reasons:
+        click.echo()
+        table(("HOST", "TROUBLE", "WHY"), reasons, "", wide)
+
+
+def _reasons(item: Status, wide: bool) -> Iterator[tuple[str, str]]:
+    """Yield what a host cannot do, and why."""
+    if item.unreadable:
+        yield "its kernel could not be read", item.unreadable
+    for one in item.unresolved_next_hops:
+        shown = one.addresses if wide else one.addresses[:FEW_ADDRESSES]
+        more = one.droplets - len(shown)
+        yield f"no way to {', '.join(shown)}" + (f" and {more:,} more" if more else ""), one.reason
 
 
 def _status_row(item: Status) -> tuple[str, ...]:
@@ -51,7 +68,7 @@ def _status_row(item: Status) -> tuple[str, ...]:
         f"{item.objects.local_endpoints} of {item.objects.endpoints}",
         str(item.revision),
         duration(item.uptime),
-        ", ".join(item.unresolved_next_hops) or "-",
+        str(sum(one.droplets for one in item.unresolved_next_hops) or "-"),
         ", ".join(item.down_droplets) or "-",
         ", ".join(f"{path.droplet} {path.carries} of {path.configured}" for path in item.narrow_paths) or "-",
     )

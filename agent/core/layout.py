@@ -23,7 +23,6 @@ DROPLET_ZERO_CHECKSUM = 1
 NEXT_HOP_DOWN = 1
 NEXT_HOP_ZERO_CHECKSUM = 2
 NEXT_HOP_BY_OTHER = 4
-NEXT_HOP_SILENT = 8
 MAX_LOCAL_DROPLETS = 16
 DIRECT_LIFETIME = 10.0
 """Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME in `constants.h`."""
@@ -71,14 +70,14 @@ NETWORK = struct.Struct(f"=16sII{16 * MAX_SET}s")
 """struct network { address gateway; u32 flags; u32 count; address bouncers[MAX_SET] }."""
 VPC = struct.Struct(f"=II{16 * MAX_SET}s")
 """struct vpc { u32 flags; u32 count; address dividers[MAX_SET] }."""
-DROPLET = struct.Struct("=I")
-"""struct droplet { u32 flags }."""
+DROPLET = struct.Struct("=II")
+"""struct droplet { u32 flags; u32 host }."""
 NEXT_HOP_KEY = struct.Struct("=16sI")
 """struct next_hop_key { address; u32 interface }."""
 NEXT_HOP = struct.Struct("=6sHHH")
 """struct next_hop { u8 mac[6]; u16 mtu; u16 flags; u16 droplet }."""
-LOCAL_DROPLET = struct.Struct("=16sIII6sH")
-"""struct local_droplet { address; u32 interface; u32 arrives; u32 leaves; u8 mac[6]; be16 vlan }, vlan by htons."""
+LOCAL_DROPLET = struct.Struct("=16sIII6sHI")
+"""struct local_droplet { address; u32 interface, arrives, leaves; u8 mac[6]; be16 vlan; u32 flags }, vlan by htons."""
 DIRECT_PATH = struct.Struct("=16sQQQ")
 """struct direct_path { address host; u64 flags; u64 confirmed_ns; u64 confirmed_tick }."""
 FRAGMENT_KEY = struct.Struct("=I4s16sI")
@@ -129,6 +128,7 @@ class LocalDroplet(NamedTuple):
     leaves: int
     mac: bytes
     vlan: int
+    flags: int
 
 
 class NextHop(NamedTuple):

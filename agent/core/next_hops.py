@@ -6,7 +6,8 @@ linux/neighbour.h.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import errno
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, TypeAlias
@@ -16,7 +17,6 @@ from agent.core.layout import (
     NEXT_HOP_BY_OTHER,
     NEXT_HOP_DOWN,
     NEXT_HOP_KEY,
-    NEXT_HOP_SILENT,
     NEXT_HOP_ZERO_CHECKSUM,
     NextHop,
     mapped,
@@ -48,6 +48,11 @@ class Reason(Enum):
     OTHER_INTERFACE = "its route leaves by another interface than the droplet's"
     ASKED = "its next hop is not known yet"
     UNRESOLVED = "its next hop does not answer ARP or neighbour discovery"
+    REFUSED = "the kernel refuses to keep its next hop as a neighbour"
+    TABLE_FULL = (
+        "the kernel's neighbour table is full: raise gc_thresh3 in net.ipv4.neigh.default or net.ipv6.neigh.default"
+    )
+    NO_ROOM = "the map of next hops is full: raise sizes.droplets"
 
 
 _WEIGHT = {reason: weight for weight, reason in enumerate(Reason)}
@@ -152,6 +157,11 @@ class Changes:
     put: Mapping[bytes, bytes]
     delete: tuple[bytes, ...]
 
+    def without(self, keys: Collection[bytes]) -> Changes:
+        """Return what changes other keys."""
+        put = {key: value for key, value in self.put.items() if key not in keys}
+        return Changes(put, tuple(key for key in self.delete if key not in keys))
+
 
 def key_of(way: Way) -> bytes:
     """Return the map's key of a way."""
@@ -178,10 +188,12 @@ def desired_next_hops(
     routes: Mapping[Way, Route],
     neighbours: Mapping[Hop, Neighbour],
     current: Mapping[bytes, bytes],
+    refused: Mapping[Hop, int] = {},
 ) -> tuple[dict[bytes, bytes], dict[bytes, Reason]]:
     """Return the map's entries, and why each droplet that no uplink reaches is not reached.
 
-    `peers` are by packed address, `current` is the map as it is. A next hop that is being asked again (no entry, or
+    `peers` are by packed address, `current` is the map as it is, `refused` are the next hops that the kernel does not
+    keep, with its errno. A next hop that is being asked again (no entry, or
     INCOMPLETE) keeps the Ethernet address that it had: only the kernel's FAILED takes it away, so that a flushed
     neighbour table loses no packet.
     """
@@ -192,7 +204,7 @@ def desired_next_hops(
         reasons, leading = [Reason.NO_FAMILY], []
         for way, uplink in ways_to(droplet, uplinks):
             sender = senders.get((uplink.ifindex, len(droplet)))
-            found = _mac_by(uplink, routes.get(way), neighbours, current.get(key_of(way)))
+            found = _mac_by(uplink, routes.get(way), neighbours, current.get(key_of(way)), refused)
             if sender is None:
                 reasons.append(Reason.NO_SENDER)
             elif isinstance(found, Reason):
@@ -226,26 +238,35 @@ def _entries(
         flags = (0 if up else NEXT_HOP_DOWN) | (NEXT_HOP_ZERO_CHECKSUM if peer.zero_checksum else 0)
         if chosen.uplink is not uplink:
             flags |= NEXT_HOP_BY_OTHER
-        if peer.by.get(uplink.ifindex, NOTHING_FOUND).down:
-            flags |= NEXT_HOP_SILENT
         mtus = (chosen.uplink.mtu, MOST, chosen.found.mtu or MOST)
         yield key_of(Way(droplet, uplink.ifindex)), NEXT_HOP.pack(chosen.mac, min(mtus), flags, chosen.sender)
 
 
 def _mac_by(
-    uplink: Uplink, route: Route | None, neighbours: Mapping[Hop, Neighbour], current: bytes | None
+    uplink: Uplink,
+    route: Route | None,
+    neighbours: Mapping[Hop, Neighbour],
+    current: bytes | None,
+    refused: Mapping[Hop, int],
 ) -> bytes | Reason:
     if route is None:
         return Reason.NO_ROUTE
     if route.ifindex != uplink.ifindex:
         return Reason.OTHER_INTERFACE
-    neighbour = neighbours.get(Hop(route.next_hop, uplink.ifindex))
+    hop = Hop(route.next_hop, uplink.ifindex)
+    neighbour = neighbours.get(hop)
     if neighbour is not None and neighbour.usable:
         return neighbour.mac
     if neighbour is not None and neighbour.failed:
         return Reason.UNRESOLVED
     known = NextHop(*NEXT_HOP.unpack(current)) if current is not None else None
-    return Reason.ASKED if known is None or known.flags & NEXT_HOP_BY_OTHER else known.mac
+    if known is not None and not known.flags & NEXT_HOP_BY_OTHER:
+        return known.mac
+    return _why_refused(refused[hop]) if hop in refused else Reason.ASKED
+
+
+def _why_refused(number: int) -> Reason:
+    return Reason.TABLE_FULL if number == errno.ENOBUFS else Reason.REFUSED
 
 
 def changes(current: Mapping[bytes, bytes], desired: Mapping[bytes, bytes]) -> Changes:
@@ -254,6 +275,12 @@ def changes(current: Mapping[bytes, bytes], desired: Mapping[bytes, bytes]) -> C
         put={key: value for key, value in desired.items() if current.get(key) != value},
         delete=tuple(sorted(key for key in current if key not in desired)),
     )
+
+
+def after(current: Mapping[bytes, bytes], change: Changes) -> dict[bytes, bytes]:
+    """Return what a map holds once it was changed."""
+    gone = set(change.delete)
+    return {key: value for key, value in current.items() if key not in gone} | dict(change.put)
 
 
 def next_hops_to_resolve(routes: Mapping[Way, Route], neighbours: Mapping[Hop, Neighbour]) -> set[Hop]:

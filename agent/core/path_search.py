@@ -1,7 +1,8 @@
 """Finds the longest packet that a path carries, by sizes that are tried one after the other. Pure: no clock, no I/O.
 
 All sizes are bytes of the outer IP packet. What routers claim and what was known before is tried first, because it is
-mostly right; then the floor; then the middle of what is left. The number of probes is bounded.
+mostly right; then the floor; then the middle of what is left. Where only silence speaks against the next longer size,
+that one is tried once more at the end. The number of probes is bounded.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ class Search:
         self._floor_tried = False
         self._hints = deque((*first, size))
         self._edge = True
+        self._is_told = False
+        """Somebody who knows said that `_high` does not fit."""
+        self._doubted = False
         self._current: int | None = None
         self._losses = 0
         self._probes = 0
@@ -65,6 +69,9 @@ class Search:
         size = self.next_size
         self._answered = True
         self._low = max(self._low, size)
+        if size >= self._high:  # it was lost before, and fits after all: so may what is longer
+            self._high = self._size + 1
+            self._hints.append(self._size)
         if self._edge and self._low + 1 < self._high:
             self._hints.appendleft(self._low + 1)  # a hint that is right ends the search with one size more
         self._count()
@@ -75,7 +82,7 @@ class Search:
         self._losses += 1
         self._count()
         if self._losses >= TRIES:
-            self._give_up_size()
+            self._give_up_size(is_told=False)
         elif self._probes >= MOST_PROBES:
             self._current = None
 
@@ -84,14 +91,14 @@ class Search:
         self._count()
         if mtu is not None:
             self._hints.appendleft(mtu)
-        self._give_up_size()
+        self._give_up_size(is_told=True)
 
     def _count(self) -> None:
         self._probes += 1
 
-    def _give_up_size(self) -> None:
-        if self.next_size > self._low:
-            self._high = min(self._high, self.next_size)
+    def _give_up_size(self, *, is_told: bool) -> None:
+        if self._low < self.next_size <= self._high:
+            self._high, self._is_told = self.next_size, is_told
         self._choose()
 
     def _choose(self) -> None:
@@ -112,4 +119,11 @@ class Search:
                 return None
             self._floor_tried = True
             return self._low
-        return (self._low + self._high) // 2 if self._low + 1 < self._high else None
+        return (self._low + self._high) // 2 if self._low + 1 < self._high else self._in_doubt()
+
+    def _in_doubt(self) -> int | None:
+        """Return the size above the result once more when silence alone speaks against it: the silence may be over."""
+        if self._doubted or self._is_told or self._high > self._size:
+            return None
+        self._doubted = True
+        return self._high

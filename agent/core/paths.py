@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from agent.core.next_hops import Found, Peer, Way
 from agent.core.world import World
@@ -45,7 +46,7 @@ class Rules:
     deadline: float = 1.0
     """How long an answer may take."""
     check_every: float = 600.0
-    """Between two checks of a path that carries what it should."""
+    """Between two checks of a path that carries what it should, at the most: few paths are checked more often."""
     narrow_every: float = 60.0
     """Between two checks of one that does not."""
 
@@ -75,6 +76,17 @@ class Happening(NamedTuple):
     size: int
     carries: int | None = None
     cut_off: bool = False
+
+
+class Known(NamedTuple):
+    """What an agent leaves to the one that starts next, of a path whose other end has answered a probe."""
+
+    down: bool = False
+    carries: int | None = None
+
+
+KnownPaths: TypeAlias = Mapping[Path, Known]
+NOTHING_KNOWN: KnownPaths = MappingProxyType({})
 
 
 class View(NamedTuple):
@@ -135,12 +147,26 @@ def judged(peers: Mapping[bytes, Peer], views: Iterable[View], ifindexes: Mappin
     return {address: replace(peer, by=found[address]) if address in found else peer for address, peer in peers.items()}
 
 
-def down_peers(views: Iterable[View]) -> frozenset[bytes]:
+def down_peers(paths: Iterable[tuple[Path, Life]]) -> frozenset[bytes]:
     """Return the peers to which no path is up and at least one is down."""
     lives: dict[bytes, list[Life]] = {}
-    for view in views:
-        lives.setdefault(view.path.peer, []).append(view.life)
+    for path, life in paths:
+        lives.setdefault(path.peer, []).append(life)
     return frozenset(peer for peer, known in lives.items() if _is_down(known))
+
+
+def life_of(known: Known | None) -> Life:
+    """Return what an agent that starts takes a path's other end for."""
+    if known is None:
+        return Life.UNKNOWN
+    return Life.DOWN if known.down else Life.UP
+
+
+def down_at_start(world: World, known: KnownPaths) -> frozenset[str]:
+    """Return the ids of other hosts' droplets that were down when the agent before this one stopped."""
+    ids = {parse_address(one.address): one.id for one in world.droplets.values() if not world.is_here(one.id)}
+    down = down_peers((path, life_of(known.get(path))) for path in paths_of(world, ids))
+    return frozenset(ids[peer] for peer in down)
 
 
 def _is_down(lives: Collection[Life]) -> bool:

@@ -12,13 +12,11 @@ from protocol.addresses import parse_address
 def peers(world: World) -> dict[bytes, Peer]:
     """Return the droplets of other hosts by their packed addresses (4 or 16 bytes).
 
-    Tunnels over IPv6 go without a UDP checksum when the peer's droplet says so, or all of this host's own do: a peer
-    takes them from a droplet that says so, or when it does so itself (RFC 6936).
+    Tunnels over IPv6 go without a UDP checksum when the document of the peer's droplet says so, or that of the own one
+    that they leave by (RFC 6936): of the own ones the map `local_droplets` knows.
     """
-    own = world.unsigned()
-    unsigned = bool(own) and all(own)
     return {
-        parse_address(droplet.address): Peer(zero_checksum=unsigned or droplet.udp_checksum == "zero")
+        parse_address(droplet.address): Peer(zero_checksum=droplet.udp_checksum == "zero")
         for droplet in world.droplets.values()
         if not world.is_here(droplet.id)
     }

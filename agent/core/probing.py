@@ -18,7 +18,20 @@ from typing import NamedTuple
 
 from agent.core.path_mtu import PathMtus
 from agent.core.path_search import Search, floor_of
-from agent.core.paths import Counts, Happened, Happening, Life, Path, Probe, Rules, View
+from agent.core.paths import (
+    NOTHING_KNOWN,
+    Counts,
+    Happened,
+    Happening,
+    Known,
+    KnownPaths,
+    Life,
+    Path,
+    Probe,
+    Rules,
+    View,
+    life_of,
+)
 from agent.core.probe_packet import smallest
 from agent.core.probe_schedule import Schedule
 from agent.core.tunnel_errors import Problem, TunnelError
@@ -28,6 +41,9 @@ CHALLENGE_PAUSE = 1.0
 DISTRUST_PAUSE = 10.0
 """The same on a path on which a claim turned out to be false lately."""
 LONG_SHARE = 0.25
+CHECK_SHARE, LEAST_CHECK_PERIOD = 0.25, 10.0
+"""Paths that carry what they should are checked again by one part in so many of the long probes, and not more often
+than every so many seconds."""
 LEAST_PATIENCE = 0.2
 ROUND_TRIPS = 4
 """A long probe is waited for that many seconds, and so many round trips, but not longer than a small one."""
@@ -78,26 +94,33 @@ class Probing:
         self._turns = Schedule(rules.per_second)
         self._checks = Schedule(rules.per_second * LONG_SHARE)
         self._happenings: list[Happening] = []
+        self._to_keep: dict[Path, Known | None] = {}
 
     @property
     def paths(self) -> Collection[Path]:
         """All that are probed."""
         return self._targets.keys()
 
-    def set_paths(self, sizes: Mapping[Path, int], now: float, down: Collection[Path] = ()) -> None:
-        """Tell all paths with their uplinks' MTUs; new ones that are among those `down` begin as such."""
+    def set_paths(self, sizes: Mapping[Path, int], now: float, known: KnownPaths = NOTHING_KNOWN) -> None:
+        """Tell all paths with their uplinks' MTUs; new ones begin as they are `known` from an agent before this one."""
         for path in [path for path in self._targets if path not in sizes]:
             self._forget(path)
         new = sorted(path for path in sizes if path not in self._targets)
         for position, path in enumerate(new):
-            life = Life.DOWN if path in down else Life.UNKNOWN
-            self._targets[path] = _Target(path, sizes[path], life, now)
-            self._turns.put(path, now + position / self._rules.per_second)
-            self._touch(life is Life.DOWN)
+            self._begin(path, sizes[path], known.get(path), now, now + position / self._rules.per_second)
         for path, size in sizes.items():
             target = self._targets[path]
             if target.size != size:
                 self._resize(target, size, now)
+
+    def _begin(self, path: Path, size: int, known: Known | None, now: float, first_turn: float) -> None:
+        target = self._targets[path] = _Target(path, size, life_of(known), now)
+        self._turns.put(path, first_turn)
+        if known is not None and known.carries is not None and known.carries < size:
+            target.carries = known.carries
+        if target.life is Life.UP:
+            self._checks.put(path, first_turn)
+        self._touch(target.life is Life.DOWN or target.carries is not None)
 
     def cut_off(self, peers: Collection[bytes], now: float) -> None:
         """Take in to which peers nothing leads: no route, or nobody answers ARP or neighbour discovery.
@@ -208,6 +231,14 @@ class Probing:
         taken, self._happenings = self._happenings, []
         return taken
 
+    def take_to_keep(self) -> dict[Path, Known | None]:
+        """Return what the agent that starts next should know, as far as it changed since the last call; None: nothing.
+
+        Who never answered is not known, also when nothing leads there.
+        """
+        taken, self._to_keep = self._to_keep, {}
+        return taken
+
     def views(self) -> Iterator[View]:
         """Yield what is known of each path."""
         for path, target in self._targets.items():
@@ -216,6 +247,11 @@ class Probing:
 
     def _period(self) -> float:
         return max(self._rules.interval, len(self._targets) / self._rules.per_second)
+
+    def _check_period(self) -> float:
+        """Return how long a path that is well is not checked: a link that swallows what is too long tells nobody."""
+        share = self._rules.per_second * LONG_SHARE * CHECK_SHARE
+        return min(self._rules.check_every, max(LEAST_CHECK_PERIOD, len(self._targets) / share))
 
     def _touch(self, changed: bool = True) -> None:
         self.version += changed
@@ -255,12 +291,14 @@ class Probing:
             self._tell(Happened.UP, target)
             self._touch()
         target.cut_off, target.life, target.since = False, Life.UP, now
+        self._remember(target)
         self._checks.put(target.path, now)
 
     def _fall(self, target: _Target, now: float) -> None:
         target.life, target.since, target.round_trip = Life.DOWN, now, None
         self._drop_search(target)
         self._mtus.supersede(target.path)
+        self._remember(target)
         self._tell(Happened.DOWN, target)
         self._touch()
 
@@ -314,11 +352,12 @@ class Probing:
             self._take_result(target, result if result < target.size else None)
         self._touch(self._usable(target) != before)
         well = result == target.size
-        self._checks.put(target.path, now + (self._rules.check_every if well else self._rules.narrow_every))
+        self._checks.put(target.path, now + (self._check_period() if well else self._rules.narrow_every))
 
     def _take_result(self, target: _Target, carries: int | None) -> None:
         before, target.carries = target.carries, carries
         if carries != before:
+            self._remember(target)
             self._tell(Happened.RESTORED if carries is None else Happened.NARROW, target)
 
     def _challenge(self, target: _Target, mtu: int, now: float) -> None:
@@ -367,8 +406,13 @@ class Probing:
         if target.small is not None:
             self._sent.pop(target.small, None)
         self._turns.drop(path)
+        self._to_keep[path] = None
         self._mtus.forget((path,))
         self._touch()
+
+    def _remember(self, target: _Target) -> None:
+        if target.life is not Life.UNKNOWN and not target.cut_off:
+            self._to_keep[target.path] = Known(target.life is Life.DOWN, target.carries)
 
     def _tell(self, kind: Happened, target: _Target) -> None:
         self._happenings.append(Happening(kind, target.path, target.size, target.carries, target.cut_off))

@@ -75,6 +75,11 @@ def host_ifname(instance: str, endpoint: str) -> str:
     return "dp" + blake2s(f"{instance}/{endpoint}".encode(), digest_size=6).hexdigest()
 
 
+def host_number(host: str) -> int:
+    """Return the number by which the programs know that droplets are of one host: for few hosts the same by chance."""
+    return int.from_bytes(blake2s(host.encode(), digest_size=4).digest())
+
+
 def realize(document: Document, world: World, into: Realization) -> None:
     """Add what one document asks for. Every reference of it must resolve in `world`."""
     for droplet in document.droplets:
@@ -99,9 +104,12 @@ def _realize_droplet(droplet: Droplet, world: World, into: Realization) -> None:
     if world.is_here(droplet.id):
         _realize_own(droplet, world, into)
         return
-    unsigned = droplet.udp_checksum == "zero" or any(world.unsigned())
-    value = DROPLET.pack(DROPLET_ZERO_CHECKSUM if unsigned else 0)
+    value = DROPLET.pack(_droplet_flags(droplet), host_number(droplet.host))
     into.map(MapName.DROPLETS)[mapped(parse_address(droplet.address))] = value
+
+
+def _droplet_flags(droplet: Droplet) -> int:
+    return DROPLET_ZERO_CHECKSUM if droplet.udp_checksum == "zero" else 0
 
 
 def _realize_own(droplet: Droplet, world: World, into: Realization) -> None:
@@ -110,7 +118,7 @@ def _realize_own(droplet: Droplet, world: World, into: Realization) -> None:
     vlan = int.from_bytes(uplink.vlan.to_bytes(2, "big"), sys.byteorder)
     for arrival in world.arrivals(droplet):
         into.map(MapName.LOCAL_DROPLETS)[U32.pack(world.places[arrival])] = LOCAL_DROPLET.pack(
-            arrival.address, uplink.ifindex, arrival.ifindex, uplink.leaves, uplink.mac, vlan
+            arrival.address, uplink.ifindex, arrival.ifindex, uplink.leaves, uplink.mac, vlan, _droplet_flags(droplet)
         )
     into.transit |= {uplink.carrier}
 

@@ -110,20 +110,13 @@ class Settlement:
         moved = {n.id for n in self.world.networks.values() if n.vpc in vpcs} if vpcs else set()
         worlds = (self.world, self._old)
         homes = {world.networks[id_].vpc for id_ in networks for world in worlds if id_ in world.networks}
-        interested = self._registry.interested(
+        return self._registry.interested(
             [
                 *changed,
                 *(Reference("networks", id_) for id_ in moved),
                 *(Reference("vpcs", id_) for id_ in homes),
             ]
         )
-        unsigned = any(self.world.unsigned()) != any(self._old.unsigned())
-        return interested | self._listing_droplets() if unsigned else interested
-
-    def _listing_droplets(self) -> set[str]:
-        """Return the documents in force that list droplets: what is taken from each depends on this host's own."""
-        owners = (self._registry.claims.owner("droplet", id_) for id_ in self._old.droplets)
-        return {name for name in owners if name is not None}
 
     def _lower(self) -> bool:
         """Judge every choice; take the next best revision of those that cannot stand. Return whether there were any.

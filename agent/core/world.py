@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.core.features import Features, family_of
+from agent.core.features import Features
 from agent.core.places import Arrival, Places, arrivals
 from agent.core.uplinks import Uplink
 from protocol.acknowledgements import Reference
@@ -78,11 +78,6 @@ class World:
         """Return the interfaces that transit XDP belongs on, by ifindex."""
         uplinks = (self.uplink_of(droplet) for droplet in self.own.values())
         return frozenset(uplink.carrier for uplink in uplinks if uplink)
-
-    def unsigned(self) -> list[bool]:
-        """Return, for each own droplet over IPv6, whether its tunnels go without a UDP checksum (RFC 6936)."""
-        over_ipv6 = (one for one in self.own.values() if family_of(parse_address(one.address)) == "ipv6")
-        return [droplet.udp_checksum == "zero" for droplet in over_ipv6]
 
     def exchanged(self, old: Iterable[Document], new: Iterable[Document]) -> World:
         """Return the world without the objects of `old` and with those of `new`."""

@@ -8,8 +8,10 @@ are not given back, so the agent itself never loads it. No kernel headers are ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import platform
@@ -18,6 +20,7 @@ import stat
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,9 @@ EVERYTHING = Features()
 """What is compiled for where nobody chose: all but VLAN tags."""
 PROGRAMS = ("transit_xdp", "transit_agent")
 """Programs by the name of their function; each has a file of its name."""
+
+LOCK_SECONDS = 0.05
+"""Between two looks whether another agent has done with the folder."""
 
 _FORMAT = 2
 _CLOCK_MONOTONIC_COARSE = 6
@@ -152,9 +158,12 @@ async def compile_programs(folder: Path, sources: Path = SOURCES, features: Feat
     wanted = content_hash(sources, features)
     path = folder / f"{wanted}.object"
     await asyncio.to_thread(_own, folder)
-    if found := _read(path, wanted):
-        return found
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".compile-") as scratch:
+    async with _alone(folder):
+        return _read(path, wanted) or await _compile(path, wanted, sources, features)
+
+
+async def _compile(path: Path, wanted: str, sources: Path, features: Features) -> CompiledObject:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compile-") as scratch:
         output = Path(scratch) / path.name
         await _run_child(output, sources, features)
         output.chmod(0o600)
@@ -163,6 +172,27 @@ async def compile_programs(folder: Path, sources: Path = SOURCES, features: Feat
             raise CompileError("the sources changed while they were compiled")
         output.replace(path)  # whole or not at all, also for an agent that looks at the same moment
     return compiled
+
+
+@contextlib.asynccontextmanager
+async def _alone(folder: Path) -> AsyncIterator[None]:
+    """Have agents that start together compile one after the other, so that all but the first find what it made."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while not _lock(descriptor):  # noqa: ASYNC110 -- another process has it
+            await asyncio.sleep(LOCK_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open folder, also against other processes, until it is closed; False when another one has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _own(folder: Path) -> None:

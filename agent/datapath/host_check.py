@@ -1,6 +1,6 @@
 """Asks a host whether an agent can run on it, and changes nothing: what `droplet-agent --check` prints.
 
-Every answer that is not good says what to do about it.
+Every answer that is not good says what to do about it, and one that is good may say what to do in a large substrate.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import re
 import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from agent.datapath.xdp import REMEDY, TAKES_NONE, AttachMode, attached_program,
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)
 """XDP programs that see whole packets by live test frames; managed neighbours came with 5.16."""
+NEIGHBOUR_LIMITS = {family: Path(f"/proc/sys/net/{family}/neigh/default/gc_thresh3") for family in ("ipv4", "ipv6")}
 ENCAPSULATION_NEEDED = 1280 + 62
 """The smallest MTU that leaves an endpoint 1280 bytes, IPv6's least."""
 
@@ -38,7 +39,7 @@ SMALLEST_PROGRAM = struct.pack("=BBhiBBhi", 0xB7, 0, 0, bpf.XdpAction.PASS, 0x95
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One answer: `ok`, what was found, and what to do where it is not ok."""
+    """One answer: `ok`, what was found, and what to do where it is not ok; with `ok`, what may have to be done."""
 
     name: str
     ok: bool
@@ -111,6 +112,25 @@ def _bpf_file_system(config: KernelConfig) -> CheckResult:
     if not os.access(parent, os.W_OK) and not config.bpffs.is_dir():
         return CheckResult(name, False, f"{config.bpffs} cannot be made", f"mount -t bpf bpf {config.bpffs}")
     return CheckResult(name, True, f"not mounted at {config.bpffs}; the agent will mount it")
+
+
+def _neighbours(config: KernelConfig) -> CheckResult:
+    """Ask how many neighbours the kernel keeps: one limit for all interfaces of all network namespaces."""
+    limits = {}
+    for family, path in NEIGHBOUR_LIMITS.items():
+        with contextlib.suppress(FileNotFoundError):  # shown in the first network namespace alone
+            limits[family] = int(path.read_text(encoding="ascii"))
+    return room_for_neighbours(limits, config.sizes.droplets)
+
+
+def room_for_neighbours(limits: Mapping[str, int], droplets: int) -> CheckResult:
+    """Return the answer about limits by family (`ipv4`, `ipv6`) of a host with a map of so many droplets. Pure."""
+    if not limits:
+        return CheckResult("neighbours", True, "their limit is not shown in this network namespace")
+    detail = ", ".join(f"room for {limit:,} of {family}" for family, limit in limits.items())
+    few = [f"net.{family}.neigh.default.gc_thresh3" for family, limit in limits.items() if limit < droplets]
+    hint = f"where more droplets than that are in the host's own subnets, raise {' and '.join(few)}" if few else ""
+    return CheckResult("neighbours", True, detail, hint)
 
 
 async def _compiler(config: KernelConfig) -> CheckResult:
@@ -259,6 +279,7 @@ _HOST_QUESTIONS: dict[str, Callable[[KernelConfig], CheckResult]] = {
     "bpf file system": _bpf_file_system,
     "libc headers": _headers,
     "cache": _cache,
+    "neighbours": _neighbours,
 }
 _OTHER_QUESTIONS: dict[str, Callable[[KernelConfig], Awaitable[CheckResult]]] = {
     "compiler": _compiler,

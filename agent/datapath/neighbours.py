@@ -3,7 +3,8 @@
 The kernel does the resolving: each next hop becomes a *managed* neighbour (NTF_EXT_MANAGED, Linux 5.16), which it
 resolves at once and keeps fresh by itself; an older kernel is asked again at every look (NTF_USE). Netlink events
 carry every change into the map. When events are lost (ENOBUFS), or now and then in any case, everything is read anew.
-Nothing is written or removed before the peers have been told for the first time.
+Nothing is written or removed before the peers have been told for the first time. What the kernel refuses, a neighbour
+or an entry of the map, holds up nothing else: it is a reason, and tried again when everything is read anew.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import structlog
 from pyroute2 import AsyncIPRoute
 
 from agent.core.layout import unmapped
+from agent.core.lookups import Lookups
 from agent.core.next_hops import (
     NO_MAC,
     Failures,
@@ -26,25 +29,21 @@ from agent.core.next_hops import (
     Neighbour,
     Peer,
     Reason,
-    Route,
     Senders,
-    Way,
+    after,
     changes,
     desired_next_hops,
     next_hops_to_resolve,
     way_of,
-    ways_to,
 )
 from agent.core.uplinks import Uplink
+from agent.datapath.kept_neighbours import KeptNeighbours
+from agent.datapath.maps import Refused
 from agent.datapath.namespaces import open_netlink_socket
 from agent.datapath.netlink import Message, Netlink, attribute
-from agent.datapath.routes import route_to
+from agent.datapath.routes import prefix_of, route_to
+from agent.datapath.uplinks import differs
 
-NTF_USE = 1
-NTF_EXT_MANAGED = 1
-NUD_NONE = 0
-PROTOCOL = 0xD7
-"""NDA_PROTOCOL of the neighbours that we ask for: our mark on them, free in rtnetlink.h's RTPROT numbers."""
 RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
 RTMGRP_IPV4_RULE, RTMGRP_IPV6_RULE = 0x80, 0x40000
@@ -57,7 +56,7 @@ FULL_LOOK_SECONDS = 30.0
 UNMANAGED_LOOK_SECONDS = 5.0
 BURST_SECONDS = 0.02
 RETRY_SECONDS = 1.0
-_GONE = (errno.ENOENT, errno.ENODEV)
+_NO_ROOM = (errno.E2BIG, errno.ENOMEM)
 
 log = structlog.get_logger()
 
@@ -69,9 +68,17 @@ class Table(Protocol):
         """Return all entries."""
         ...
 
-    def write(self, put: Mapping[bytes, bytes], delete: Iterable[bytes]) -> None:
-        """Put and delete entries; OSError when the kernel refuses one."""
+    def put(self, entries: Sequence[tuple[bytes, bytes]]) -> list[Refused]:
+        """Put entries; return the keys that the kernel refused."""
         ...
+
+    def delete(self, keys: Sequence[bytes]) -> list[Refused]:
+        """Delete entries; return the keys that the kernel refused."""
+        ...
+
+
+class _EventsLostError(Exception):
+    """The kernel told more than the event socket holds."""
 
 
 class Unresolved(NamedTuple):
@@ -94,24 +101,6 @@ def _neighbour(message: Message) -> tuple[Hop, Neighbour] | None:
     return hop, Neighbour(int(message["state"]), bytes.fromhex(mac.replace(":", "")) if mac else NO_MAC)
 
 
-def _managed_by_us(message: Message) -> Hop | None:
-    """Return a neighbour that carries our mark and that the kernel keeps resolved for us."""
-    managed = (attribute(message, "NDA_FLAGS_EXT") or 0) & NTF_EXT_MANAGED
-    address = attribute(message, "NDA_DST")
-    if not managed or attribute(message, "NDA_PROTOCOL") != PROTOCOL or address is None:
-        return None
-    return Hop(ipaddress.ip_address(address).packed, int(message["ifindex"]))
-
-
-async def release_all(netlink: Netlink, ifindex: int) -> None:
-    """Remove the neighbours that carry our mark: for taking the agent off a host."""
-    for message in await netlink.dump("neigh", "dump", ifindex=ifindex):
-        hop = _managed_by_us(message)
-        if hop is not None:
-            with contextlib.suppress(FileNotFoundError):
-                await netlink.request("neigh", "del", dst=_text(hop.address), ifindex=ifindex)
-
-
 class NeighbourWatch:
     """Follows the neighbours of this host's uplinks and writes the map; one background task, supervised."""
 
@@ -123,14 +112,13 @@ class NeighbourWatch:
         self._peers: dict[bytes, Peer] | None = None
         self._senders: Senders = {}
         self._current: dict[bytes, bytes] = {}
-        self._routes: dict[Way, Route] = {}
-        self._looked_up: set[Way] = set()
+        self._lookups = Lookups()
         self._neighbours: dict[Hop, Neighbour] = {}
         self._failures = Failures()
-        self._kept: set[Hop] = set()
+        self._kept = KeptNeighbours()
+        self._no_room: set[bytes] = set()
         self._unresolved: dict[bytes, Reason] = {}
         self._cut_off: frozenset[bytes] = frozenset()
-        self._managed = True
         self._stale = False
         self._dirty = asyncio.Event()
         self._settled = asyncio.Event()
@@ -194,10 +182,12 @@ class NeighbourWatch:
         while True:
             try:
                 await self._follow()
+            except _EventsLostError:
+                log.info("neighbour_events_lost")
+                self.uplinks_changed.set()  # perhaps: what was lost may have told it
+                await asyncio.sleep(BURST_SECONDS)
+                continue
             except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    log.info("neighbour_events_lost")
-                    continue
                 log.warning("neighbour_watch_failed", error=str(error))
             except Exception:
                 log.exception("neighbour_watch_failed")
@@ -222,7 +212,7 @@ class NeighbourWatch:
 
     async def _follow_until_next_look(self, requests: Netlink, reader: asyncio.Task[None]) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + (FULL_LOOK_SECONDS if self._managed else UNMANAGED_LOOK_SECONDS)
+        until = loop.time() + (FULL_LOOK_SECONDS if self._kept.managed else UNMANAGED_LOOK_SECONDS)
         while True:
             self._dirty.clear()
             await self._write(requests)
@@ -241,20 +231,27 @@ class NeighbourWatch:
             await asyncio.sleep(BURST_SECONDS)
 
     async def _read_events(self, events: AsyncIPRoute) -> None:
-        while True:
-            async for message in events.get():
-                self._take(message)
+        try:
+            while True:
+                async for message in events.get():
+                    self._take(message)
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                raise _EventsLostError from error
+            raise
 
     def _take(self, message: Message) -> None:
         event = message.get("event")
         if event in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
             self._take_neighbour(message, new=event == "RTM_NEWNEIGH")
-        elif event in ("RTM_NEWROUTE", "RTM_DELROUTE", "RTM_NEWRULE", "RTM_DELRULE"):
-            self._looked_up.clear()
+        elif event in ("RTM_NEWROUTE", "RTM_DELROUTE"):
+            self._take_route(message)
+        elif event in ("RTM_NEWRULE", "RTM_DELRULE"):
+            self._lookups.forget()
             self._wake()
         elif event in ("RTM_NEWLINK", "RTM_DELLINK"):
-            self._take_link(message, new=event == "RTM_NEWLINK")
-        elif event == "RTM_NEWADDR" and self._is_new_address(message):
+            self._take_link(message)
+        if differs(self._uplinks, message):
             self.uplinks_changed.set()
 
     def _take_neighbour(self, message: Message, *, new: bool) -> None:
@@ -267,35 +264,35 @@ class NeighbourWatch:
             self._neighbours[hop] = neighbour
         else:
             self._neighbours.pop(hop, None)
-            self._kept.discard(hop)
+            self._kept.gone(hop)
         self._wake()
 
-    def _take_link(self, message: Message, *, new: bool) -> None:
-        name, index = attribute(message, "IFLA_IFNAME"), int(message["index"])
-        if self._is_ours(index):
-            self._looked_up.clear()
-            self._kept = {hop for hop in self._kept if hop.ifindex != index}
+    def _take_route(self, message: Message) -> None:
+        prefix = prefix_of(message)
+        if prefix is not None and self._lookups.forget_within(*prefix):
             self._wake()
-        for uplink in self._uplinks:
-            if name == uplink.name and new and not _is_same(uplink, message):
-                self.uplinks_changed.set()
+
+    def _take_link(self, message: Message) -> None:
+        """Take in a change of a link. The kernel removes IPv4 routes with their link and tells of none of them."""
+        index = int(message["index"])
+        if self._is_ours(index):
+            self._lookups.forget()
+            self._kept.forget(index)
+            self._wake()
+        elif self._lookups.forget_by(index):
+            self._wake()
 
     def _is_ours(self, ifindex: int) -> bool:
         return any(uplink.ifindex == ifindex for uplink in self._uplinks)
-
-    def _is_new_address(self, message: Message) -> bool:
-        text = attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS")
-        address = ipaddress.ip_address(text)
-        ours = [uplink for uplink in self._uplinks if uplink.ifindex == message["index"]]
-        return not address.is_link_local and any(address.packed not in uplink.addresses for uplink in ours)
 
     async def _look_anew(self, requests: Netlink) -> None:
         self._stale = False
         messages = [one for one in await requests.dump("neigh", "dump") if self._is_ours(one["ifindex"])]
         found = (_neighbour(message) for message in messages)
         self._neighbours = dict(one for one in found if one is not None)
-        self._looked_up.clear()
-        self._kept = {hop for hop in map(_managed_by_us, messages) if hop is not None}
+        self._lookups.forget()
+        self._kept.look(messages)
+        self._no_room.clear()
         self._current = self._table.dump()
 
     async def _write(self, requests: Netlink) -> None:
@@ -304,82 +301,41 @@ class NeighbourWatch:
         if peers is None:
             return
         await self._look_up_routes(requests, peers, uplinks)
-        await self._keep_resolved(requests)
+        routes, configured = self._lookups.routes, {hop for hop, one in self._neighbours.items() if one.configured}
+        await self._kept.keep(requests, next_hops_to_resolve(routes, self._neighbours), configured)
         if peers is not self._peers or uplinks is not self._uplinks:
             return  # told anew meanwhile, and woken for it
         neighbours, doubtful = self._failures.look(self._neighbours)
         if doubtful:
             self._wake()
-        desired, unresolved = desired_next_hops(peers, uplinks, senders, self._routes, neighbours, self._current)
-        change = changes(self._current, desired)
-        if change.put or change.delete:
-            self._table.write(change.put, change.delete)
-            self._current = desired
-            log.debug("next_hops_changed", put=len(change.put), deleted=len(change.delete))
+        current, refused = self._current, self._kept.refused
+        desired, unresolved = desired_next_hops(peers, uplinks, senders, routes, neighbours, current, refused)
+        self._put(desired)
+        unresolved |= {way_of(key).droplet: Reason.NO_ROOM for key in self._no_room}
         self._unresolved = unresolved
         cut_off = frozenset(droplet for droplet, reason in unresolved.items() if reason is not Reason.ASKED)
         if cut_off != self._cut_off:
             self._cut_off = cut_off
 
-    async def _look_up_routes(
-        self, requests: Netlink, peers: Mapping[bytes, Peer], uplinks: tuple[Uplink, ...]
-    ) -> None:
-        candidates = {droplet: list(ways_to(droplet, uplinks)) for droplet in peers}
-        wanted = {way for ways in candidates.values() for way, _ in ways}
-        for gone in self._routes.keys() - wanted:
-            del self._routes[gone]
-        self._looked_up &= wanted
-        for droplet in sorted(candidates):
-            ways = candidates[droplet]
-            for way, uplink in ways:
-                if way not in self._looked_up:
-                    self._looked_up.add(way)
-                    self._keep_route(way, await route_to(requests, droplet, uplink if len(ways) > 1 else None))
-
-    def _keep_route(self, way: Way, route: Route | None) -> None:
-        if route is None:
-            self._routes.pop(way, None)
-        else:
-            self._routes[way] = route
-
-    async def _keep_resolved(self, requests: Netlink) -> None:
-        wanted = next_hops_to_resolve(self._routes, self._neighbours)
-        for hop in sorted(wanted - self._kept):
-            await self._ask(requests, hop)
-            self._kept.add(hop)
-        for hop in sorted(self._kept - wanted):
-            self._kept.discard(hop)
-            await self._release(requests, hop)
-
-    async def _ask(self, requests: Netlink, hop: Hop) -> None:
-        options = _neighbour_options(hop)
-        if self._managed:
-            try:
-                await requests.request("neigh", "replace", flags_ext=NTF_EXT_MANAGED, **options)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                    raise
-                log.warning("no_managed_neighbours", detail="this kernel is asked again every few seconds")
-                self._managed = False
-            else:
-                return
-        await requests.request("neigh", "replace", **options)
-
-    async def _release(self, requests: Netlink, hop: Hop) -> None:
-        if not self._managed or (hop in self._neighbours and self._neighbours[hop].configured):
+    def _put(self, desired: Mapping[bytes, bytes]) -> None:
+        """Have the map hold what is desired, as far as there is room; OSError when the kernel refuses otherwise."""
+        self._no_room &= desired.keys()
+        change = changes(self._current, desired).without(self._no_room)
+        if not change.put and not change.delete:
             return
-        try:
-            await requests.request("neigh", "change", **_neighbour_options(hop))
-        except OSError as error:
-            if error.errno not in _GONE:
-                raise
+        refused = self._table.delete(change.delete) + self._table.put(list(change.put.items()))
+        self._current = after(self._current, change.without({key for one in refused for key in one.keys}))
+        log.debug("next_hops_changed", put=len(change.put), deleted=len(change.delete))
+        for one in refused:
+            if one.errno not in _NO_ROOM:
+                raise OSError(
+                    one.errno, f"{os.strerror(one.errno)} for {len(one.keys)} entries of the map of next hops"
+                )
+            log.warning("next_hops_do_not_fit", count=len(one.keys), error=errno.errorcode[one.errno])
+            self._no_room.update(one.keys)
 
-
-def _neighbour_options(hop: Hop) -> dict[str, object]:
-    options = {"dst": _text(hop.address), "ifindex": hop.ifindex, "state": NUD_NONE, "flags": NTF_USE}
-    return options | {"protocol": PROTOCOL}
-
-
-def _is_same(uplink: Uplink, message: Message) -> bool:
-    mac = bytes.fromhex(str(attribute(message, "IFLA_ADDRESS") or "").replace(":", ""))
-    return (uplink.ifindex, uplink.mac, uplink.mtu) == (message["index"], mac, attribute(message, "IFLA_MTU"))
+    async def _look_up_routes(self, requests: Netlink, peers: Collection[bytes], uplinks: tuple[Uplink, ...]) -> None:
+        self._lookups.tell(peers, uplinks)
+        for way, uplink in self._lookups.missing():
+            self._lookups.begin(way)
+            self._lookups.keep(way, await route_to(requests, way.droplet, uplink))

@@ -49,38 +49,37 @@ class Outcome(IntEnum):
     EXTENSION_HEADERS = 35
     MULTICAST = 36
     LINK_LOCAL = 37
-    TUNNEL_FROM_ENDPOINT = 38
-    INNER_TTL = 39
-    TOO_BIG = 40
-    TO_GATEWAY = 41
-    NO_PROGRAM = 42
-    NO_LOCAL_DROPLET = 43
-    NO_NETWORK = 44
-    NO_BOUNCER = 45
-    NO_DIVIDER = 46
-    NO_VPC = 47
-    NO_ENDPOINT = 48
-    NOT_HERE = 49
-    NEXT_HOP_UNRESOLVED = 50
-    OTHER_FAMILY = 51
-    NO_HEADROOM = 52
-    OUTER_FRAGMENT = 53
-    OUTER_OPTIONS = 54
-    OUTER_CHECKSUM = 55
-    NO_CHECKSUM = 56
-    OUTER_TTL = 57
-    MALFORMED_OUTER = 58
-    UNKNOWN_DROPLET = 59
-    UNKNOWN_ORIGIN = 60
-    GENEVE_VERSION = 61
-    GENEVE_CONTROL = 62
-    GENEVE_PROTOCOL = 63
-    MALFORMED_GENEVE = 64
-    CRITICAL_OPTION = 65
-    VXLAN_FLAGS = 66
-    TOO_MANY_BOUNCES = 67
-    ECN_NOT_CAPABLE = 68
-    SOURCE_ELSEWHERE = 69
+    INNER_TTL = 38
+    TOO_BIG = 39
+    TO_GATEWAY = 40
+    NO_PROGRAM = 41
+    NO_LOCAL_DROPLET = 42
+    NO_NETWORK = 43
+    NO_BOUNCER = 44
+    NO_DIVIDER = 45
+    NO_VPC = 46
+    NO_ENDPOINT = 47
+    NOT_HERE = 48
+    NEXT_HOP_UNRESOLVED = 49
+    OTHER_FAMILY = 50
+    NO_HEADROOM = 51
+    OUTER_FRAGMENT = 52
+    OUTER_OPTIONS = 53
+    OUTER_CHECKSUM = 54
+    NO_CHECKSUM = 55
+    OUTER_TTL = 56
+    MALFORMED_OUTER = 57
+    UNKNOWN_DROPLET = 58
+    UNKNOWN_ORIGIN = 59
+    GENEVE_VERSION = 60
+    GENEVE_CONTROL = 61
+    GENEVE_PROTOCOL = 62
+    MALFORMED_GENEVE = 63
+    CRITICAL_OPTION = 64
+    VXLAN_FLAGS = 65
+    TOO_MANY_BOUNCES = 66
+    ECN_NOT_CAPABLE = 67
+    SOURCE_ELSEWHERE = 68
 
 
 RECEIVED = frozenset(
@@ -139,7 +138,6 @@ DROPPED = frozenset(
         Outcome.EXTENSION_HEADERS,
         Outcome.MULTICAST,
         Outcome.LINK_LOCAL,
-        Outcome.TUNNEL_FROM_ENDPOINT,
         Outcome.INNER_TTL,
         Outcome.TOO_BIG,
         Outcome.TO_GATEWAY,
@@ -202,17 +200,16 @@ SENTENCES = {
     Outcome.SOURCE_ARP: "The endpoint's ARP packet had another sender than the endpoint.",
     Outcome.SOURCE_ND: "The endpoint's neighbour solicitation had another sender than the endpoint.",
     Outcome.ARP_OWN_ADDRESS: "The endpoint announced or probed its own address, which needs no answer.",
-    Outcome.ND_OWN_ADDRESS: "The endpoint probed its own or a link-local address, which needs no answer.",
+    Outcome.ND_OWN_ADDRESS: "An endpoint probed its own or a link-local address, which needs no answer.",
     Outcome.ARP_OPCODE: "The ARP packet was not of an operation that the overlay carries.",
     Outcome.ND_TYPE: "The neighbour discovery message was not of a type that the overlay carries.",
     Outcome.MALFORMED_ARP: "The ARP packet was cut short or not of Ethernet and IPv4.",
     Outcome.MALFORMED_ND: "The neighbour solicitation was not as RFC 4861 section 7.1.1 asks for.",
     Outcome.INNER_PROTOCOL: "The inner frame was neither IPv4 nor IPv6 nor ARP.",
     Outcome.MALFORMED_INNER: "The inner packet's lengths, version or addresses were wrong.",
-    Outcome.EXTENSION_HEADERS: "The endpoint's IPv6 packet had more extension headers than are looked at.",
+    Outcome.EXTENSION_HEADERS: "An endpoint's or VXLAN peer's packet had more extension headers than are looked at.",
     Outcome.MULTICAST: "The endpoint's packet went to a multicast or broadcast address.",
     Outcome.LINK_LOCAL: "The endpoint's packet went to a link-local address.",
-    Outcome.TUNNEL_FROM_ENDPOINT: "The endpoint sent a tunnel packet of its own.",
     Outcome.INNER_TTL: "The packet used up its time to live, and no ICMP error was due.",
     Outcome.TOO_BIG: "The packet did not fit, and no ICMP error was due.",
     Outcome.TO_GATEWAY: "The endpoint sent its gateway something else than an echo request.",
@@ -223,7 +220,7 @@ SENTENCES = {
     Outcome.NO_DIVIDER: "The VPC has no divider.",
     Outcome.NO_VPC: "The VPC is not known on this droplet.",
     Outcome.NO_ENDPOINT: "The network's bouncer knows no endpoint with the address.",
-    Outcome.NOT_HERE: "The packet concerned an endpoint for which this droplet has no role.",
+    Outcome.NOT_HERE: "The packet concerned an endpoint that is not on this droplet, which has no role for it.",
     Outcome.NEXT_HOP_UNRESOLVED: "The Ethernet address that leads to the other droplet was not known.",
     Outcome.OTHER_FAMILY: "The other droplet has an address of another family than this one.",
     Outcome.NO_HEADROOM: "The frame had no room for the headers in front of it.",
@@ -243,5 +240,5 @@ SENTENCES = {
     Outcome.VXLAN_FLAGS: "The VXLAN packet was not marked as having a VNI.",
     Outcome.TOO_MANY_BOUNCES: "The packet went from bouncer to bouncer without an end.",
     Outcome.ECN_NOT_CAPABLE: "Congestion was marked on the tunnel packet of a flow that cannot signal it.",
-    Outcome.SOURCE_ELSEWHERE: "The tunnel packet had the source of an endpoint of this droplet.",
+    Outcome.SOURCE_ELSEWHERE: "The tunnel packet's source is of this host, or not its VXLAN peer's.",
 }

@@ -17,7 +17,6 @@ from agent.core.layout import (
     NEXT_HOP,
     NEXT_HOP_BY_OTHER,
     NEXT_HOP_KEY,
-    NEXT_HOP_SILENT,
     OVERLAY_KEY,
     TRAFFIC,
     U32,
@@ -33,7 +32,6 @@ from agent.core.layout import (
     split_set,
     unmapped,
 )
-from agent.core.next_hops import Way, way_of
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.maps import Map
 from agent.datapath.outcomes import Outcome
@@ -123,12 +121,6 @@ class Readings:
         value = self.maps[MapName.LOCAL_DROPLETS].lookup(U32.pack(index))
         found = LocalDroplet(*LOCAL_DROPLET.unpack(value)) if value is not None else None
         return found if found and found.interface else None
-
-    def ways_down(self) -> frozenset[Way]:
-        """Return the ways by which an agent before this one found droplets not to answer any more."""
-        entries = self.maps[MapName.NEXT_HOPS].dump()
-        down = (key for key, value in entries.items() if NextHop(*NEXT_HOP.unpack(value)).flags & NEXT_HOP_SILENT)
-        return frozenset(map(way_of, down))
 
     def lookup_direct(self, vni: int, address: bytes) -> DirectPath | None:
         """Return the direct path to an overlay address, fresh or not, None when none was learnt."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import socket
 
 from agent.core.next_hops import Route
 from agent.core.uplinks import Uplink
 from agent.datapath.netlink import Message, Netlink, attribute
 
 RTM_F_LOOKUP_TABLE = 0x1000
+_LENGTHS = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _UNROUTABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EINVAL, errno.EACCES, errno.ENODEV)
 
 
@@ -36,6 +38,15 @@ async def route_to(requests: Netlink, droplet: bytes, uplink: Uplink | None = No
     gateway = attribute(route, "RTA_GATEWAY") or (attribute(route, "RTA_VIA") or {}).get("addr")
     next_hop = ipaddress.ip_address(gateway).packed if gateway else droplet
     return Route(int(attribute(route, "RTA_OIF")), next_hop)
+
+
+def prefix_of(message: Message) -> tuple[bytes, int] | None:
+    """Return the destination of a route (rtnetlink(7)), packed and with its bits; None when it is not of IP."""
+    length = _LENGTHS.get(message["family"])
+    if length is None:
+        return None
+    text = attribute(message, "RTA_DST")
+    return ipaddress.ip_address(text).packed if text else bytes(length), int(message["dst_len"])
 
 
 def _is_assumed(route: Message) -> bool:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import structlog
 
 from agent.datapath import bpf_syscall as bpf
+from agent.datapath.kept_neighbours import release_all
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.links import is_unfinished, marked_endpoint
-from agent.datapath.neighbours import release_all
 from agent.datapath.netlink import Netlink, attribute
 from agent.datapath.pins import pinned_program_ids
 from agent.datapath.uplinks import read_uplinks

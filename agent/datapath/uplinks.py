@@ -15,6 +15,8 @@ from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.xdp import attached_program
 
 ETH_P_8021Q = 0x8100
+IFA_F_DADFAILED = 0x08
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 STACKED = ("vlan", "bond")
 """Kinds of interfaces whose frames come in on others, which must be looked at too."""
 
@@ -60,7 +62,7 @@ def uplink_from(
     return Uplink(
         name=str(attribute(link, "IFLA_IFNAME")),
         ifindex=int(link["index"]),
-        mac=bytes.fromhex(str(attribute(link, "IFLA_ADDRESS") or "").replace(":", "")),
+        mac=_mac(link),
         mtu=int(attribute(link, "IFLA_MTU")),
         addresses=tuple(_substrate_addresses(addresses)),
         arrives=(index, *sorted(members)) if kind(carrier) == "bond" else (index,),
@@ -91,12 +93,70 @@ def _vlan_id(link: Message) -> int:
 
 
 def _substrate_addresses(addresses: Iterable[Message]) -> Iterable[bytes]:
-    """Yield packed addresses, of 4 or 16 bytes. Link-local ones are no droplet's: they mean nothing beyond a link."""
+    """Yield packed addresses, of 4 or 16 bytes, that a droplet may have."""
     for message in addresses:
-        # The own side of a point-to-point link is IFA_LOCAL; elsewhere both are the same, or only one is there.
-        address = ipaddress.ip_address(attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS"))
-        if not address.is_link_local:
+        address = _address(message)
+        if _is_usable(address, message):
             yield address.packed
+
+
+def _address(message: Message) -> Address:
+    # The own side of a point-to-point link is IFA_LOCAL; elsewhere both are the same, or only one is there.
+    return ipaddress.ip_address(attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS"))
+
+
+def _is_usable(address: Address, message: Message) -> bool:
+    """Say whether a droplet may have an address: a link-local one means nothing beyond a link.
+
+    Nor one that another host has (RFC 4862, section 5.4.5). One that is still being tried will do: nearly all pass.
+    """
+    wide = attribute(message, "IFA_FLAGS")
+    flags = message.get("flags", 0) if wide is None else wide
+    return not address.is_link_local and not flags & IFA_F_DADFAILED
+
+
+def differs(uplinks: Iterable[Uplink], message: Message) -> bool:
+    """Say whether an event about a link or an address tells anything else of the uplinks than is known. Pure."""
+    match message.get("event"):
+        case "RTM_NEWADDR":
+            return _address_differs(uplinks, message, there=True)
+        case "RTM_DELADDR":
+            return _address_differs(uplinks, message, there=False)
+        # Other families tell of a bridge's ports.
+        case "RTM_NEWLINK" if message["family"] == socket.AF_UNSPEC:
+            return any(_link_differs(uplink, message) for uplink in uplinks)
+        case "RTM_DELLINK" if message["family"] == socket.AF_UNSPEC:
+            return any(message["index"] in uplink.arrives[1:] for uplink in uplinks)
+    return False
+
+
+def _address_differs(uplinks: Iterable[Uplink], message: Message, *, there: bool) -> bool:
+    own = [uplink for uplink in uplinks if uplink.ifindex == message["index"]]
+    if not own:
+        return False
+    address = _address(message)
+    usable = there and _is_usable(address, message)
+    return any((address.packed in uplink.addresses) != usable for uplink in own)
+
+
+def _link_differs(uplink: Uplink, message: Message) -> bool:
+    index = int(message["index"])
+    if attribute(message, "IFLA_IFNAME") == uplink.name:
+        mac = _mac(message)
+        if (uplink.ifindex, uplink.mac, uplink.mtu) != (index, mac, attribute(message, "IFLA_MTU")):
+            return True
+    return (index in uplink.arrives[1:]) != (_bond_of(message) == uplink.carrier)
+
+
+def _bond_of(link: Message) -> int:
+    """Return the index of the bond that an interface is a member of, 0 when of none."""
+    info = attribute(link, "IFLA_LINKINFO") or {}
+    is_member = attribute(info, "IFLA_INFO_SLAVE_KIND") == "bond"
+    return int(attribute(link, "IFLA_MASTER") or 0) if is_member else 0
+
+
+def _mac(link: Message) -> bytes:
+    return bytes.fromhex(str(attribute(link, "IFLA_ADDRESS") or "").replace(":", ""))
 
 
 def served_by(link: Message, links: Iterable[Message]) -> str:

@@ -8,6 +8,7 @@ droplets are S1 to S5 instead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from socket import htons
@@ -77,7 +78,8 @@ def expected_verdict(outcome: Outcome) -> XdpAction:
 class World:
     """Maps and programs of one host."""
 
-    def __init__(self, compiled: CompiledObject) -> None:
+    def __init__(self, compiled: CompiledObject, sizes: Mapping[MapName, int] = SIZES) -> None:
+        self._sizes = sizes
         self.fds = {
             m.name: bpf.create_map(
                 bpf.MapType(m.type), m.key_size, m.value_size, self._size(m.name, m.max_entries), m.flags
@@ -88,9 +90,8 @@ class World:
         self.reached: set[Outcome] = set()
         self.over_ipv6 = False
 
-    @staticmethod
-    def _size(name: str, declared: int) -> int:
-        return declared if name in DECLARED else SIZES.get(MapName(name), 256)
+    def _size(self, name: str, declared: int) -> int:
+        return declared if name in DECLARED else self._sizes.get(MapName(name), 256)
 
     def droplet(self, name: str) -> str:
         """Return the address by which this world knows a droplet that is named by its IPv4 address."""
@@ -109,10 +110,17 @@ class World:
         return dict(bpf.entries(self.fds[name]))
 
     def endpoint(self, address: str, host: str, slot: int | None = None, flags: int = 0, mtu: int = MTU) -> None:
-        """Say where an endpoint is: on this host when it has a slot."""
+        """Say where an endpoint is: on this host when it has a slot, which is said to be its own but for A's."""
         ifindex = 0 if slot is None else IFINDEX_BASE + slot
         value = layout.ENDPOINT.pack(mapped(self.droplet(host)), ifindex, flags, mtu, MAC[address])
         self.put(MapName.ENDPOINTS, key(address), value)
+        if slot not in (None, SLOT):
+            self.receiver(slot, MAC[address])
+
+    def receiver(self, slot: int, mac: bytes, vni: int = VNI) -> None:
+        """Say whose Ethernet address is on an interface from which nobody sends."""
+        receiver = layout.INTERFACE.pack(vni, 0, bytes(16), bytes(4), mac, 0, MTU, 0)
+        self.put(MapName.INTERFACES, layout.U32.pack(slot), receiver)
 
     def interface(
         self,
@@ -149,15 +157,19 @@ class World:
         members = tuple(mapped(self.droplet(divider)) for divider in dividers)
         self.put(MapName.VPCS, layout.U32.pack(VNI), layout.vpc_value(flags, members))
 
-    def local(self, index: int, address: str, uplink: int = UPLINK, vlan: int = 0, leaves: int | None = None) -> None:
+    def local(
+        self, index: int, address: str, uplink: int = UPLINK, vlan: int = 0, leaves: int | None = None, flags: int = 0
+    ) -> None:
         """Put one of this host's droplets; `uplink` 0 for none in this place."""
         value = layout.LOCAL_DROPLET.pack(
-            mapped(address), uplink, uplink, uplink if leaves is None else leaves, DROPLET_MAC[D1], htons(vlan)
+            mapped(address), uplink, uplink, uplink if leaves is None else leaves, DROPLET_MAC[D1], htons(vlan), flags
         )
         self.put(MapName.LOCAL_DROPLETS, layout.U32.pack(index), value)
 
-    def known(self, name: str, flags: int = 0) -> None:
-        self.put(MapName.DROPLETS, mapped(self.droplet(name)), layout.DROPLET.pack(flags))
+    def known(self, name: str, flags: int = 0, host: int | None = None) -> None:
+        """Put another host's droplet; by itself it is the only one of its host."""
+        number = DROPLET_MAC[name][-1] if host is None else host
+        self.put(MapName.DROPLETS, mapped(self.droplet(name)), layout.DROPLET.pack(flags, number))
 
     def next_hop(
         self, name: str, mtu: int = PATH_MTU, flags: int = 0, uplink: int = UPLINK, by: int | None = None
@@ -234,9 +246,9 @@ class World:
     def from_endpoint(self, frame: bytes, metadata: int = 0, arrival: int = ARRIVAL) -> Run:
         return self._run("transit_agent", frame, arrival, metadata)
 
-    def after_tail_call(self, frame: bytes, received: int = 0) -> Run:
+    def after_tail_call(self, frame: bytes) -> Run:
         """Run transit XDP on what the transit agent leaves to it, which has counted it as received already."""
-        return self._run("transit_xdp", frame, ARRIVAL, 0, received)
+        return self._run("transit_xdp", frame, ARRIVAL, 0, received=0)
 
     def _run(self, program: str, frame: bytes, arrival: int, metadata: int, received: int = 1) -> Run:
         """Run one frame and hold the books: counted once as received, once under its outcome, all bytes."""

@@ -42,7 +42,7 @@ class Answers:
         need(step.out[:6] == endpoint.mac, "its Ethernet destination is the endpoint's")
         source = GATEWAY_MAC if before[:6] == GATEWAY_MAC else before[6:12]
         need(step.out[6:12] == source, "its Ethernet source is the sender's, or the gateway's")
-        need(length <= 14 + endpoint.mtu or before[12:14] == b"\x08\x06", "it fits the endpoint's MTU")
+        need(length <= 14 + endpoint.mtu, "it fits the endpoint's MTU")
 
     def _hold_arp(self, step: Step, vni: int, asked: bytes, answer: bytes) -> None:
         target = MAPPED + asked[38:42]
@@ -63,6 +63,7 @@ class Answers:
             self._is_solicitation(asked, before) and before.ttl == 255 and asked[55] == 0,
             "only solicitations (RFC 4861)",
         )
+        need(is_transport_right(asked, before, ICMPV6), "only solicitations with a right checksum")
         target = asked[62:78]
         endpoint, network = self.model.endpoints.get((vni, target)), self.model.network_of(vni, target)
         macs = {endpoint.mac} if endpoint else set()

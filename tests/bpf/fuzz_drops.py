@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import cached_property
 
 from fuzz_machine import Step
-from fuzz_model import GATEWAY_MAC, ZERO, Model, is_v4
-from fuzz_parse import ARP, EXTENSIONS, ICMPV6, IPV6, MAPPED, UDP, VLAN, Ip, Tunnel, read_inner, read_ip
-from fuzz_rules import INVALIDATE, PROBE, RTS, found, merged
+from fuzz_model import GATEWAY_MAC, ZERO, Model, host_of, is_v4
+from fuzz_parse import ARP, EXTENSIONS, ICMPV6, IPV6, MAPPED, UNFOUND, VLAN, Ip, Tunnel, read_inner, read_ip
+from fuzz_rules import INVALIDATE, PROBE, RTS, found, merged, origin_of
 
 from agent.core import layout
 from agent.core.realize import IFINDEX_BASE
@@ -95,9 +95,14 @@ def _is_malformed_inner(s: Sight) -> bool:
     ip = s.ip
     if ip is None or ip.transport > ip.end:
         return True
-    if (ip.protocol == 255 and s.kind == IPV6) or ip.protocol in EXTENSIONS:
+    if (ip.protocol == UNFOUND and s.kind == IPV6) or ip.protocol in EXTENSIONS:
         return True
-    if ip.protocol == ICMPV6 and s.kind == IPV6 and not ip.later and ip.transport + 1 > len(s.inner):
+    if (
+        ip.protocol == ICMPV6
+        and s.kind == IPV6
+        and not ip.later
+        and ip.transport + 1 > (ip.end if ip.fragment else len(s.inner))
+    ):
         return True
     return ip.protocol in PORTED and not ip.later and ip.transport + 4 > ip.end
 
@@ -151,6 +156,25 @@ def _is_own_source(s: Sight) -> bool:
     return s.ip.source == own and any(own[12:] if is_v4(own) else own)
 
 
+def _is_own_solicitation(s: Sight) -> bool:
+    """Asked about the asker's own address or a link-local one."""
+    if s.from_endpoint:
+        return s.target == s.sender.ipv6 or (s.target[0] == 0xFE and s.target[1] >> 6 == 2)
+    endpoint = s.model.endpoints.get((s.vni, s.target))
+    return bool(s.ip and s.ip.source == ZERO and s.tunnel and endpoint and endpoint.host == origin_of(s.tunnel))
+
+
+def _is_source_elsewhere(s: Sight) -> bool:
+    """An endpoint's of this host, or one that a VXLAN peer does not speak for."""
+    endpoint, network = s.model.endpoints.get((s.vni, s.source)), s.model.network_of(s.vni, s.source)
+    if endpoint and endpoint.ifindex:
+        return True
+    if not s.tunnel or not s.tunnel.is_vxlan:
+        return False
+    elsewhere = endpoint is not None and host_of(endpoint.host) != host_of(s.tunnel.ip.source)
+    return elsewhere or bool(network and network.gateway == s.source)
+
+
 def _is_bad_critical(s: Sight) -> bool:
     """An unknown critical option, maybe in front of one whose length is wrong."""
     head = s.payload
@@ -178,6 +202,7 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
     Outcome.SOURCE_ARP: _is_source_arp,
     Outcome.SOURCE_ND: _is_like_nd,
     Outcome.ARP_OWN_ADDRESS: lambda s: s.target[12:] == s.sender.ipv4,
+    Outcome.ND_OWN_ADDRESS: _is_own_solicitation,
     Outcome.ARP_OPCODE: lambda s: s.inner[20:22] not in ((b"\0\1", b"\0\2") if s.origin is not None else (b"\0\1",)),
     Outcome.ND_TYPE: lambda s: _is_like_nd(s) and (not s.ip or not s.ip.plain or s.inner[54] != 135),
     Outcome.MALFORMED_ARP: lambda s: not _is_arp(s),
@@ -187,9 +212,6 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
     Outcome.EXTENSION_HEADERS: lambda s: s.kind == IPV6 and s.ip and s.inner[20] in EXTENSIONS,
     Outcome.MULTICAST: _is_multicast,
     Outcome.LINK_LOCAL: lambda s: s.ip and s.ip.destination[0] == 0xFE and s.ip.destination[1] >> 6 == 2,
-    Outcome.TUNNEL_FROM_ENDPOINT: lambda s: s.ip
-    and s.ip.protocol == UDP
-    and s.inner[s.ip.transport + 2 : s.ip.transport + 4] == s.model.features.geneve_port.to_bytes(2, "big"),
     Outcome.INNER_TTL: lambda s: s.ip and s.ip.ttl <= 1 and s.frame[:6] == GATEWAY_MAC,
     Outcome.TO_GATEWAY: lambda s: (n := s.model.network_of(s.vni, s.source)) and n.gateway == s.target,
     Outcome.NO_PROGRAM: lambda s: not s.model.delivers,
@@ -215,7 +237,7 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
     Outcome.VXLAN_FLAGS: lambda s: not s.payload[0] & 8,
     Outcome.TOO_MANY_BOUNCES: lambda s: s.origin and s.origin[0] >= 4,
     Outcome.ECN_NOT_CAPABLE: lambda s: s.ip and s.tunnel and merged(s.ip.tos, s.tunnel.ip.tos) is None,
-    Outcome.SOURCE_ELSEWHERE: lambda s: (e := s.model.endpoints.get((s.vni, s.source))) and e.ifindex,
+    Outcome.SOURCE_ELSEWHERE: _is_source_elsewhere,
 }  # fmt: skip
 """What must be so where a packet was dropped for a reason; reasons that depend on the whole way are left out."""
 

@@ -222,7 +222,7 @@ def _options(c: Chance, model: Model) -> tuple[bytes, bool]:
     elif c.once(0.5):
         origin = c.rng.choice(list(model.peers)) if c.once(0.93) else c.rng.choice((STRANGER, STRANGER6))
         body = origin[12:] if is_v4(origin) and c.once(0.9) else origin
-        flags = c.of(0, 0, 1, 2, 3, 4, 7, 255)
+        flags = c.of(0, 0, 1, 2, 3, 4, 7, 12, 255)
         parts.append(layer.option(c, layer.OURS, 1, bytes([c.of(0, 0, 1, 3, 4, 255), flags, 0, 0]) + body))
     for _ in range(c.of(0, 0, 0, 1, 2, 9) if c.once(0.3) else 0):
         kind = c.rng.randrange(128) | (0x80 if c.once(0.08) else 0)

@@ -12,6 +12,7 @@ from fuzz_parse import (
     MAPPED,
     Ip,
     Tunnel,
+    hides_discovery,
     is_transport_right,
     read_inner,
     total_of,
@@ -55,6 +56,7 @@ class FromEndpoint(Answers):
     def _same_host(self, step: Step) -> None:
         sender, ip = self._sender(step), ip_of(step.frame)
         need(self._own(sender, ip.source), "nothing is delivered with a source other than its sender's")
+        need(not hides_discovery(ip), "no fragment of an endpoint hides neighbour discovery")
         hold_same(step.frame, step.out, ip, ip.tos, hold_routed(step.frame, ip))
         self._hold_endpoint(step, sender.vni, ip.destination, len(step.frame), step.frame)
         endpoint = self.model.endpoints[(sender.vni, ip.destination)]
@@ -89,15 +91,16 @@ class FromEndpoint(Answers):
         before = step.frame
         if self._is_solicitation(before, ip) and ip.source != sender.ipv6:
             need(
-                ip.source[:2] == b"\xfe\x80" and tunnel.inner[22:38] == sender.ipv6,
+                (ip.source[:2] == b"\xfe\x80" or ip.source == ZERO) and tunnel.inner[22:38] == sender.ipv6,
                 "a solicitation gets its own source",
             )
             _, after = read_inner(tunnel.inner)
-            right = is_transport_right(before, ip, ICMPV6)
-            need(after and is_transport_right(tunnel.inner, after, ICMPV6) == right, "its checksum follows")
+            need(is_transport_right(before, ip, ICMPV6), "only solicitations with a right checksum")
+            need(after and is_transport_right(tunnel.inner, after, ICMPV6), "its checksum follows")
             before = before[:22] + tunnel.inner[22:38] + before[38:56] + tunnel.inner[56:58] + before[58:]
             ip = ip._replace(source=sender.ipv6)
         need(self._own(sender, ip.source), "nothing leaves with a source other than its sender's")
+        need(not hides_discovery(ip), "no fragment of an endpoint hides neighbour discovery")
         solicits = self._is_solicitation(before, ip)
         ttl = ip.ttl if solicits else hold_routed(before, ip)
         hold_same(before, tunnel.inner, ip, ip.tos, ttl)
@@ -186,7 +189,8 @@ class FromEndpoint(Answers):
         ip = hold_error(self.model, sender.vni, frame, step.out)
         need(step.leaves == step.arrival, "an ICMP error goes back")
         need(
-            self._own(sender, about.source) or about.source[:2] == b"\xfe\x80", "only own packets are complained about"
+            self._own(sender, about.source) or about.source[:2] == b"\xfe\x80" or about.source == ZERO,
+            "only own packets are complained about",
         )
         head = step.out[ip.transport : ip.transport + 8]
         if step.outcome is Outcome.TTL_TOLD:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fuzz_answers import Answers
 from fuzz_machine import Step
-from fuzz_model import Uplink, is_v4
+from fuzz_model import Uplink, host_of, is_v4
 from fuzz_parse import (
     ARP,
     IPV6,
     MAPPED,
     Ip,
     Tunnel,
+    hides_discovery,
     read_inner,
     read_tunnel,
 )
@@ -35,7 +36,7 @@ from fuzz_rules import (
 from agent.core import layout
 from agent.datapath.outcomes import Outcome
 
-UNLEARNT = 4
+UNLEARNT, SPEAKS_VXLAN = 4, 8
 
 
 class FromSubstrate(Answers):
@@ -62,9 +63,27 @@ class FromSubstrate(Answers):
             if tos is None:
                 raise ViolationError("congestion of a flow that cannot signal it drops")
             hold_same(after, step.out, ip, tos, ip.ttl)
+            self._hold_vxlan(tunnel, ip, goes_on=False)
             self._hold_source_elsewhere(tunnel, ip)
             self._hold_divided(tunnel, ip)
         self._hold_endpoint(step, tunnel.vni, destination, len(tunnel.inner), tunnel.inner)
+
+    def _hold_vxlan(self, tunnel: Tunnel, ip: Ip, *, goes_on: bool) -> None:
+        """Hold what came from a peer that looks at nothing to what droplets look at."""
+        if not tunnel.is_vxlan:
+            return
+        need(not hides_discovery(ip), "no fragment of a VXLAN peer hides neighbour discovery")
+        source, network = (
+            self.model.endpoints.get((tunnel.vni, ip.source)),
+            self.model.network_of(tunnel.vni, ip.source),
+        )
+        need(not source or not source.ifindex, "no VXLAN peer speaks for an endpoint of this host")
+        here = source is None or host_of(source.host) == host_of(tunnel.ip.source)
+        need(here or not goes_on, "what goes on comes from the host that its source is on")
+        if network and network.gateway == ip.source:
+            kinds = {1: (b"\x03\x04", b"\x0b"), 58: (b"\x02", b"\x03")}.get(ip.protocol, ())
+            error = tunnel.inner[ip.transport :].startswith(kinds) if kinds else False
+            need(error, "of a gateway only errors come by VXLAN")
 
     def _hold_source_elsewhere(self, tunnel: Tunnel, ip: Ip) -> None:
         sender = self.model.endpoints.get((tunnel.vni, ip.source))
@@ -72,11 +91,14 @@ class FromSubstrate(Answers):
             need(origin_of(tunnel) == sender.host, "nobody elsewhere speaks for an endpoint of this host")
 
     def _hold_divided(self, tunnel: Tunnel, ip: Ip) -> None:
-        body = tunnel.option(RTS)
-        if body is None or body[1] & 2 or not self.model.between(tunnel.vni, ip.source, ip.destination):
+        body, back = tunnel.option(RTS), tunnel.option(INVALIDATE) is not None
+        between = self.model.between(tunnel.vni, ip.source, ip.destination)
+        if not between or (not back and (body is None or body[1] & 2)):
             return
         endpoint = self.model.endpoints.get((tunnel.vni, ip.destination))
-        pinned = body[1] & 1 or (endpoint and endpoint.flags & layout.ENDPOINT_PINNED)
+        network = self.model.network_of(tunnel.vni, ip.source)
+        sender = network and network.flags & layout.NETWORK_PINNED if back else body and body[1] & 1
+        pinned = sender or (endpoint and endpoint.flags & layout.ENDPOINT_PINNED)
         need(not pinned or self.model.divided_here(tunnel.vni), "between pinned networks a divider is passed")
 
     def _reflected(self, step: Step) -> None:
@@ -112,6 +134,7 @@ class FromSubstrate(Answers):
     def _handed(self, step: Step) -> None:
         tunnel, uplink = data_packet(self.model, step)
         ip = ip_of(tunnel.inner)
+        self._hold_vxlan(tunnel, ip, goes_on=True)
         sent, _ = sent_out(self.model, step, tunnel.vni)
         tos = merged(ip.tos, tunnel.ip.tos)
         if tos is None:
@@ -132,10 +155,15 @@ class FromSubstrate(Answers):
         if after is None:
             raise ViolationError("bouncers and dividers are told where to answer")
         need(after[0] == (body[0] if body else 0) + 1 <= 4, "bounces are counted and few")
-        origin = uplink.address if step.outcome is Outcome.REROUTED else origin_of(tunnel)
+        back = tunnel.option(INVALIDATE) is not None
+        origin = uplink.address if back else origin_of(tunnel)
         need(origin_of(sent) == origin or after[1] & UNLEARNT, "the origin stays where the sender is")
-        need(not body or not body[1] & UNLEARNT or after[1] & UNLEARNT or step.outcome is Outcome.REROUTED,
-             "what may not be learnt stays so")  # fmt: skip
+        need(back or not body or not body[1] & UNLEARNT or after[1] & UNLEARNT, "what may not be learnt stays so")
+        speaks = tunnel.is_vxlan or (not back and body is not None and body[1] & SPEAKS_VXLAN)
+        need(
+            bool(after[1] & SPEAKS_VXLAN) == bool(speaks and origin_of(sent) == origin),
+            "what the origin speaks is told",
+        )
 
     def _next(self, step: Step, tunnel: Tunnel, ip: Ip) -> set[bytes]:
         """Return the droplets that a packet may go on to."""
@@ -160,7 +188,9 @@ class FromSubstrate(Answers):
         tunnel, _ = data_packet(self.model, step)
         sent, _ = sent_out(self.model, step, tunnel.vni)
         need(sent.ip.destination == origin_of(tunnel), "the answer goes to the droplet of the one who asked")
-        need(sent.ip.ttl == 64 and sent.is_vxlan == tunnel.is_vxlan, "as it came")
+        body = tunnel.option(RTS)
+        speaks = tunnel.is_vxlan or (body and body[1] & SPEAKS_VXLAN and self.model.features.vxlan_port)
+        need(sent.ip.ttl == 64 and sent.is_vxlan == bool(speaks), "in what the origin speaks")
         body = sent.option(RTS)
         need(sent.is_vxlan or (body and body[1] & UNLEARNT), "and teaches no path")
         return tunnel, sent
@@ -173,6 +203,17 @@ class FromSubstrate(Answers):
         tunnel, sent = self._answer_to(step)
         need(int.from_bytes(tunnel.inner[12:14], "big") == IPV6, "of neighbour discovery")
         self._hold_advertisement(step, tunnel.vni, tunnel.inner, sent.inner)
+
+    def _told_own(self, step: Step) -> None:
+        """Hold an error about a packet that came back to this host."""
+        tunnel, _ = data_packet(self.model, step)
+        need(tunnel.option(INVALIDATE) is not None, "only what came back is told to an endpoint of this host")
+        culprit = ip_of(tunnel.inner)
+        sender = self.model.endpoints.get((tunnel.vni, culprit.source))
+        need(sender and step.leaves == sender.ifindex, "an ICMP error goes to its sender's interface")
+        ip = hold_error(self.model, tunnel.vni, tunnel.inner, step.out)
+        head = step.out[ip.transport : ip.transport + 8]
+        self._hold_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
 
     def _told_remote(self, step: Step) -> None:
         tunnel, sent = self._answer_to(step)

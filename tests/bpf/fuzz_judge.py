@@ -38,7 +38,7 @@ class Judge(FromEndpoint, FromSubstrate):
             Outcome.ARP_ANSWERED: self._arp_answered,
             Outcome.ND_ANSWERED: self._nd_answered,
             Outcome.GATEWAY_ECHO: self._echo,
-            Outcome.TOO_BIG_TOLD: self._told,
+            Outcome.TOO_BIG_TOLD: self._too_big_told,
             Outcome.TTL_TOLD: self._told,
             Outcome.PROBE_REFLECTED: self._reflected,
             Outcome.ARP_ANSWERED_REMOTE: self._arp_answered_remote,
@@ -98,6 +98,8 @@ class Judge(FromEndpoint, FromSubstrate):
             need(host == origin_of(tunnel), "a path leads to where the sender is")
             local = self.model.endpoints.get((tunnel.vni, ip.source))
             need(not local or (not local.ifindex and local.host == host), "documents know better than packets")
+            network = self.model.network_of(tunnel.vni, ip.source)
+            need(not network or network.gateway != ip.source, "no path leads to a gateway")
             need(not tunnel.is_vxlan and tunnel.option(INVALIDATE) is None, "VXLAN and what came back teach nothing")
         if gone:
             need(tunnel.option(INVALIDATE) is not None, "only a packet that came back makes forget")
@@ -108,6 +110,9 @@ class Judge(FromEndpoint, FromSubstrate):
             need(self._is_local(tunnel.vni, ip.source), "only a local endpoint's packet comes back here")
             (key,) = gone
             need(layout.DIRECT_PATH.unpack(step.before[key])[0] == tunnel.ip.source, "by the droplet that it led to")
+
+    def _too_big_told(self, step: Step) -> None:
+        (self._told if step.program == "transit_agent" else self._told_own)(step)
 
     def _by_role(self, step: Step) -> None:
         """An endpoint's packet too goes by the roles of its droplet, when that bounces its network."""

@@ -37,6 +37,11 @@ def is_v4(address: bytes) -> bool:
     return address[:12] == layout.V4_MAPPED
 
 
+def host_of(peer: bytes) -> int:
+    """Return the number of the host that a droplet is on: every host has one droplet in each subnet."""
+    return peer[-1]
+
+
 PEERS = tuple(
     packed(f"{start}{n}") for start in ("192.0.2.", "198.51.100.", "2001:db8::", "2001:db8:2::") for n in (2, 3, 4)
 )
@@ -53,6 +58,7 @@ class Uplink:
     leaves: int
     mac: bytes
     vlan: int
+    flags: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,11 @@ class Model:
         return {
             MapName.LOCAL_DROPLETS: {
                 layout.U32.pack(index): layout.LOCAL_DROPLET.pack(
-                    u.address, u.interface, u.arrives, u.leaves, u.mac, htons(u.vlan)
+                    u.address, u.interface, u.arrives, u.leaves, u.mac, htons(u.vlan), u.flags
                 )
                 for index, u in self.uplinks.items()
             },
-            MapName.DROPLETS: {peer: layout.DROPLET.pack(flags) for peer, flags in self.peers.items()},
+            MapName.DROPLETS: {peer: layout.DROPLET.pack(flags, host_of(peer)) for peer, flags in self.peers.items()},
             MapName.NEXT_HOPS: {layout.NEXT_HOP_KEY.pack(*k): layout.NEXT_HOP.pack(*h) for k, h in self.hops.items()},
             MapName.VPCS: {layout.U32.pack(vni): layout.vpc_value(v.flags, v.members) for vni, v in self.vpcs.items()},
             MapName.NETWORKS: dict(self._network(n) for n in self.networks.values()),
@@ -151,7 +157,7 @@ def _add_uplinks(rng: Random, model: Model) -> None:
     for address, interface, arrives, leaves, vlan in rows:
         index += rng.random() < 0.1  # an entry that is empty
         mac = bytes([6, 0, 0, 0, 1, interface])
-        model.uplinks[index] = Uplink(packed(address), interface, arrives, leaves, mac, vlan)
+        model.uplinks[index] = Uplink(packed(address), interface, arrives, leaves, mac, vlan, int(rng.random() < 0.2))
         index += 1
 
 
@@ -169,7 +175,6 @@ def _some_hop(rng: Random, model: Model, peer: bytes, number: int, uplink: Uplin
     """Make an entry as an agent would, and now and then one that leads by a droplet which is not there any more."""
     flags = layout.NEXT_HOP_DOWN if rng.random() < 0.2 else 0
     flags |= layout.NEXT_HOP_ZERO_CHECKSUM if rng.random() < 0.2 else 0
-    flags |= layout.NEXT_HOP_SILENT if rng.random() < 0.2 else 0
     own = [index for index, one in model.uplinks.items() if one.interface == uplink.interface]
     by = rng.choice([*model.uplinks] if rng.random() < 0.3 else own)
     if rng.random() < 0.05:

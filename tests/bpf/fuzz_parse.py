@@ -9,6 +9,8 @@ IPV4, IPV6, ARP, VLAN = 0x0800, 0x86DD, 0x0806, 0x8100
 UDP, TCP, ICMP, ICMPV6, FRAGMENT, AUTH = 17, 6, 1, 58, 44, 51
 EXTENSIONS = {0, 43, 44, 51, 60, 135, 139, 140}
 """RFC 8200 section 4, and the registry of its section 4.8's kinds that have a length."""
+UNFOUND = 256
+"""The protocol of a packet whose extension headers end behind it."""
 MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -98,7 +100,7 @@ def read_ipv6(frame: bytes, at: int, limit: int) -> Ip | None:
     if word >> 28 != 6 or end > limit:
         return None
     found = _behind_extensions(frame, at + 40, end, protocol)
-    protocol, transport, later, fragment = found or (255, end, False, False)
+    protocol, transport, later, fragment = found or (UNFOUND, end, False, False)
     return Ip(
         frame[at + 8 : at + 24], frame[at + 24 : at + 40], word >> 20 & 0xFF, hops, at, end, protocol, transport,
         transport == at + 40, later, fragment, True, True,
@@ -106,11 +108,14 @@ def read_ipv6(frame: bytes, at: int, limit: int) -> Ip | None:
 
 
 def _behind_extensions(frame: bytes, at: int, end: int, protocol: int) -> tuple[int, int, bool, bool] | None:
+    """Return what stands behind the headers, None when they end behind the packet; FRAGMENT inside of a fragment."""
     fragment = False
     while protocol in EXTENSIONS:
         if at + 8 > end:
             return None
         following, length = frame[at], frame[at + 1]
+        if protocol == FRAGMENT and fragment:
+            return protocol, at, False, True
         if protocol == FRAGMENT:
             offset = int.from_bytes(frame[at + 2 : at + 4], "big")
             fragment = fragment or bool(offset & 0xFFF9)
@@ -121,6 +126,14 @@ def _behind_extensions(frame: bytes, at: int, end: int, protocol: int) -> tuple[
             at += 8 + length * (4 if protocol == AUTH else 8)
         protocol = following
     return protocol, at, False, fragment
+
+
+def hides_discovery(ip: Ip) -> bool:
+    """Say whether a fragment may be one of neighbour discovery, though it does not show it (RFC 6980, RFC 7112)."""
+    if ip.source.startswith(MAPPED) or ip.later:
+        return False
+    cut_off = ip.protocol == ICMPV6 and ip.fragment and ip.transport >= ip.end
+    return cut_off or ip.protocol in (FRAGMENT, UNFOUND)
 
 
 def read_ip(frame: bytes, kind: int, at: int, limit: int) -> Ip | None:

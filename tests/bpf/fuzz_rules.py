@@ -63,7 +63,7 @@ def accepted(model: Model, step: Step) -> tuple[Tunnel, Uplink]:
     need(tunnel.ip.summed, "the outer IPv4 checksum is verified")
     need(tunnel.udp.check is not False, "an outer UDP checksum is verified")
     need(tunnel.ip.source in model.peers, "only known droplets are listened to")
-    zero = model.peers[tunnel.ip.source] & layout.DROPLET_ZERO_CHECKSUM
+    zero = (model.peers[tunnel.ip.source] | uplink.flags) & layout.DROPLET_ZERO_CHECKSUM
     need(is_v4(uplink.address) or tunnel.udp.check or zero, "no UDP checksum over IPv6 but from those that may")
     need(tunnel.protocol == 0x6558, "the payload is Ethernet")
     critical = [o for o in tunnel.options if o[1] & 0x80]
@@ -105,7 +105,7 @@ def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) ->
     need(ip.end - ip.at <= hop.mtu, "it is no longer than the path carries")
     need(ip.plain and not ip.fragment and ip.never, "no options, no fragments, DF set")
     need(tunnel.vni == vni, "it stays in its VPC")
-    _hold_checksum(tunnel, hop, inner_right)
+    _hold_checksum(tunnel, leaving[0], hop, inner_right)
     _hold_header(tunnel, step.out)
     return tunnel, leaving[0]
 
@@ -120,11 +120,11 @@ def _hops(model: Model, to: bytes, leaving: list[Uplink]) -> list[layout.NextHop
     return found
 
 
-def _hold_checksum(tunnel: Tunnel, hop: layout.NextHop, inner_right: bool) -> None:
+def _hold_checksum(tunnel: Tunnel, uplink: Uplink, hop: layout.NextHop, inner_right: bool) -> None:
     if is_v4(tunnel.ip.source):
         need(tunnel.ip.summed and tunnel.udp.check is None, "right IPv4 checksum, no UDP checksum")
-    elif hop.flags & layout.NEXT_HOP_ZERO_CHECKSUM:
-        need(tunnel.udp.check is None, "no UDP checksum where none is wanted")
+    elif hop.flags & layout.NEXT_HOP_ZERO_CHECKSUM or uplink.flags & layout.DROPLET_ZERO_CHECKSUM:
+        need(tunnel.udp.check is None, "no UDP checksum where either end wants none")
     else:
         need(tunnel.udp.check is not None, "a UDP checksum over IPv6")
         need(tunnel.udp.check or not inner_right, "the UDP checksum is right")
@@ -206,8 +206,11 @@ def hold_error(model: Model, vni: int, about: bytes, error: bytes, *, from_tunne
         raise ViolationError("ICMP errors are about IP packets")
     ip = ip_of(error)
     v4 = is_v4(culprit.source)
-    network = model.network_of(vni, culprit.source)
-    need(network and ip.source == network.gateway, "an ICMP error comes from the gateway of the one that it goes to")
+    network = model.network_of(vni, culprit.source) or model.network_of(vni, culprit.destination)
+    need(
+        network and ip.source == network.gateway,
+        "an ICMP error comes from the gateway of the sender, else of the other",
+    )
     need(ip.destination == culprit.source, "an ICMP error goes to the one who sent the packet")
     need(error[:6] == about[6:12] and error[6:12] == GATEWAY_MAC, "its Ethernet addresses are theirs")
     need(is_v4(ip.source) == v4 and ip.protocol == (ICMP if v4 else ICMPV6) and ip.plain, "in the packet's own family")

@@ -6,7 +6,6 @@ import bpf_packets as p
 import pytest
 from bpf_tunnels import Outer, frame_to
 from bpf_world import (
-    A6,
     D1,
     D2,
     D3,
@@ -18,9 +17,10 @@ from bpf_world import (
     S3,
     S4,
     SECOND_UPLINK,
+    UNKNOWN,
+    UNKNOWN6,
     UPLINK,
     VNI,
-    A,
     R,
     World,
 )  # fmt: skip
@@ -53,7 +53,7 @@ def test_every_byte_of_a_bounced_packet(
     world: World, inner: int, came: int, goes: int, kinds: tuple[int, int], tags: tuple[int, int]
 ) -> None:
     two_uplinks(world, came, goes, tags, layout.ENDPOINT_VXLAN if kinds[1] == VXLAN else 0)
-    frame = frame_to(R6 if inner == 6 else R, A6 if inner == 6 else A, tos=0x02)
+    frame = frame_to(R6 if inner == 6 else R, UNKNOWN6 if inner == 6 else UNKNOWN, tos=0x02)
     peer, own, origin = (S2, S1, S4) if came == 6 else (D2, D1, D4)
     rts = p.rts(origin, 1) + p.option(0x0102, 5, bytes(8))
     payload = p.geneve(VNI, frame, options=rts) if kinds[0] == GENEVE else p.vxlan(VNI, frame)
@@ -77,7 +77,7 @@ def expected(found: bytes, frame: bytes, came: int, goes: int, kinds: tuple[int,
         return outer.wrap(p.vxlan(VNI, frame))
     vxlan = kinds[0] == VXLAN
     origin = (S2 if vxlan else S4) if came == 6 else (D2 if vxlan else D4)
-    flags, bounces = (p.UNLEARNT, 1) if vxlan else (0, 2)
+    flags, bounces = (p.UNLEARNT | p.SPEAKS_VXLAN, 1) if vxlan else (0, 2)
     if (came, goes) == (4, 6):
         origin = f"::ffff:{origin}"
     if (came, goes) == (6, 4):

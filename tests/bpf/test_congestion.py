@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpf_packets as p
 import pytest
 from bpf_tunnels import Outer, asks, frame_to, tunnelled
-from bpf_world import A6, D1, D2, D3, D4, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, R, World
+from bpf_world import A6, D1, D2, D3, D4, ELSEWHERE, ELSEWHERE6, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, R, World
 
 from agent.core import layout
 from agent.datapath.outcomes import Outcome
@@ -50,6 +50,30 @@ def test_marks_survive_the_bounce(world: World, inner: int, outer: int, result: 
     assert run.outcome is Outcome.BOUNCED
     assert run.frame.endswith(frame_to(sender, receiver, tos=DSCP_INSIDE | result))
     assert outer_tos(run.frame) == DSCP_OUTSIDE | result, "DSCP outside is the one it came with"
+
+
+@pytest.mark.parametrize("role", [Outcome.HANDED_TO_BOUNCER, Outcome.HANDED_TO_DIVIDER], ids=str)
+@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize(("inner", "outer", "result"), DECAPSULATION)
+def test_marks_survive_a_dividers_hop(
+    world: World, inner: int, outer: int, result: int | None, over: str, role: Outcome
+) -> None:
+    """To the divider from the bouncer, and on from the divider."""
+    receiver, sender, source, destination = OVER[over]
+    there = ELSEWHERE6 if ":" in receiver else ELSEWHERE
+    world.fill(over_ipv6=":" in source)
+    if role is Outcome.HANDED_TO_BOUNCER:
+        world.vpc((D1,), layout.VPC_DIVIDED_HERE)
+    else:
+        world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    frame = frame_to(there, sender, tos=DSCP_INSIDE | inner)
+    run = world.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
+    if result is None:
+        assert run.outcome is Outcome.ECN_NOT_CAPABLE
+        return
+    assert run.outcome is role
+    assert run.frame.endswith(frame_to(there, sender, tos=DSCP_INSIDE | result))
+    assert outer_tos(run.frame) == DSCP_OUTSIDE | result
 
 
 @pytest.mark.parametrize("over", OVER)

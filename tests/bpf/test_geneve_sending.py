@@ -107,12 +107,30 @@ def test_a_wrong_inner_checksum_is_never_made_right(world: World, bad: str, inne
     assert p.checksum(p.pseudo(S1, S2, len(run.frame) - 54, p.UDP) + run.frame[54:]) != 0
 
 
-@pytest.mark.parametrize("to", [R, UNKNOWN])
-def test_a_peer_that_is_configured_so_gets_no_checksum_over_ipv6(world: World, to: str) -> None:
+@pytest.mark.parametrize("to", [R, UNKNOWN], ids=["straight", "to a bouncer"])
+@pytest.mark.parametrize("peer", ["full", "zero"])
+@pytest.mark.parametrize("own", ["full", "zero"])
+def test_a_pair_of_which_either_is_configured_so_has_no_checksum_over_ipv6(
+    world: World, own: str, peer: str, to: str
+) -> None:
     world.fill(over_ipv6=True)
+    world.local(1, S1, flags=layout.DROPLET_ZERO_CHECKSUM if own == "zero" else 0)
     for name in (D2, D3):
-        world.next_hop(name, flags=layout.NEXT_HOP_ZERO_CHECKSUM)
-    assert world.from_endpoint(from_a(4, to)).frame[60:62] == b"\0\0"
+        world.next_hop(name, flags=layout.NEXT_HOP_ZERO_CHECKSUM if peer == "zero" else 0)
+    run = world.from_endpoint(from_a(4, to))
+    if "zero" in (own, peer):
+        assert run.frame[60:62] == b"\0\0"
+    else:
+        assert p.checksum(p.pseudo(S1, S2 if to == R else S3, len(run.frame) - 54, p.UDP) + run.frame[54:]) == 0
+
+
+def test_the_droplet_that_a_packet_leaves_by_counts_not_another_of_this_host(world: World) -> None:
+    world.fill(over_ipv6=True)
+    world.local(1, S1, flags=layout.DROPLET_ZERO_CHECKSUM)
+    world.local(2, "2001:db8::6", SECOND_UPLINK)
+    world.next_hop(D2, by=2)
+    run = world.from_endpoint(from_a(4, R))
+    assert p.checksum(p.pseudo("2001:db8::6", S2, len(run.frame) - 54, p.UDP) + run.frame[54:]) == 0
 
 
 def test_padding_behind_the_inner_packet_is_summed_too(world: World) -> None:

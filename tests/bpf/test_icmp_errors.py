@@ -14,6 +14,8 @@ from bpf_world import (
     D2,
     D3,
     D4,
+    ELSEWHERE,
+    ELSEWHERE6,
     GATEWAY,
     GATEWAY6,
     MAC,
@@ -23,6 +25,7 @@ from bpf_world import (
     S1,
     S2,
     S4,
+    SLOT,
     STRANGER,
     UNKNOWN,
     UNKNOWN6,
@@ -51,17 +54,19 @@ def long(family: int, to: str, size: int, ttl: int = 64, source_mac: bytes = MAC
     return p.ethernet(to_mac, source_mac, p.IPV4, packet)
 
 
-def error(family: int, quoted: bytes, mtu: int, to: str | None = None, to_mac: bytes = MAC[A]) -> bytes:
-    """Return the whole error about an IP packet, by `mtu` 0 about its time to live."""
+def error(
+    family: int, quoted: bytes, mtu: int, to: str | None = None, to_mac: bytes = MAC[A], gateway: str | None = None
+) -> bytes:
+    """Return the whole error about an IP packet, by `mtu` 0 about its time to live. With DF, as it has no identity."""
     if family == 6:
         head = struct.pack("!BBHI", 2 if mtu else 3, 0, 0, mtu)
-        receiver = to or A6
-        message = p.summed(GATEWAY6, receiver, head + quoted[:1168], p.ICMPV6)
-        return p.ethernet(to_mac, GW, p.IPV6, p.ipv6(GATEWAY6, receiver, message, protocol=p.ICMPV6))
+        ends = gateway or GATEWAY6, to or A6
+        message = p.summed(*ends, head + quoted[:1168], p.ICMPV6)
+        return p.ethernet(to_mac, GW, p.IPV6, p.ipv6(*ends, message, protocol=p.ICMPV6))
     head = struct.pack("!BBHHH", *((3, 4) if mtu else (11, 0)), 0, 0, mtu)
     check = struct.pack("!H", p.checksum(head + quoted[:528]))
     message = head[:2] + check + head[4:] + quoted[:528]
-    return p.ethernet(to_mac, GW, p.IPV4, p.ipv4(GATEWAY, to or A, message, protocol=p.ICMP))
+    return p.ethernet(to_mac, GW, p.IPV4, p.ipv4(gateway or GATEWAY, to or A, message, protocol=p.ICMP, fragment=p.DF))
 
 
 @pytest.mark.parametrize("size", [MTU + 1, 1500, 2000])
@@ -210,6 +215,22 @@ def test_the_sender_of_a_packet_through_a_tunnel_is_told(world: World, where: st
     expected = Outer(own, origin, fragment=p.DF, label=label, tos=0x28)
     told = error(family, packet, fits, to=sender, to_mac=MAC[R])
     assert run.frame[14:] == expected.wrap(p.geneve(VNI, told, options=p.rts(own, 0, p.UNLEARNT)))[14:]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_sender_in_a_network_that_is_not_known_here_is_told_by_the_receivers_gateway(
+    world: World, family: int
+) -> None:
+    """A droplet knows the networks of its own endpoints; without a word the sender would try for ever."""
+    sender, receiver, gateway = (ELSEWHERE6, A6, GATEWAY6) if family == 6 else (ELSEWHERE, A, GATEWAY)
+    cidr, prefix = ("fd00:1::", 64) if family == 6 else ("10.0.1.0", 24)
+    world.remove(MapName.NETWORKS, layout.network_key(VNI, p.ip(cidr), prefix))
+    world.endpoint(receiver, D1, SLOT, mtu=1200)
+    packet = (p.ipv6 if family == 6 else p.ipv4)(sender, receiver, p.udp(data=bytes(1250)))
+    inner = p.ethernet(MAC[A], MAC[R], p.IPV6 if family == 6 else p.IPV4, packet)
+    run = world.from_substrate(tunnelled(inner))
+    assert run.outcome is Outcome.TOO_BIG_TOLD_REMOTE
+    assert run.frame.endswith(error(family, packet, 1200, sender, MAC[R], gateway))
 
 
 def test_a_strangers_packet_is_told_to_nobody(world: World) -> None:

@@ -10,6 +10,8 @@ from bpf_world import (
     B6,
     D1,
     D2,
+    D4,
+    ELSEWHERE,
     ELSEWHERE6,
     GATEWAY6,
     MAC,
@@ -61,9 +63,7 @@ TABLE = [
     ("to an IPv4 address mapped into IPv6", plain("::ffff:10.0.0.3"), Outcome.MALFORMED_INNER),
     ("from an IPv4 address mapped into IPv6", plain(source="::ffff:10.0.0.1"), Outcome.MALFORMED_INNER),
     ("ports behind the packet's end", plain(length=3), Outcome.MALFORMED_INNER),
-    ("a tunnel packet", from_a(p.ipv6(A6, R6, p.udp(destination=6081))), Outcome.TUNNEL_FROM_ENDPOINT),
-    ("a tunnel packet behind extension headers", behind(NEXT(p.UDP), p.DESTINATION, p.udp(destination=6081)),
-     Outcome.TUNNEL_FROM_ENDPOINT),
+    ("a tunnel packet of its own", from_a(p.ipv6(A6, R6, p.udp(destination=6081))), Outcome.SENT_DIRECT),
     ("an echo request to the gateway", from_a(p.ipv6(A6, GATEWAY6, p.echo_ipv6(A6, GATEWAY6), protocol=p.ICMPV6), GW),
      Outcome.GATEWAY_ECHO),
     ("an echo reply to the gateway", from_a(p.ipv6(A6, GATEWAY6, p.echo_ipv6(A6, GATEWAY6, 129), protocol=p.ICMPV6),
@@ -167,17 +167,55 @@ def test_a_fragment_that_overtook_the_first_goes_too(world: World) -> None:
     assert world.from_endpoint(later).outcome is Outcome.SENT_DIRECT
 
 
-@pytest.mark.parametrize("frame", [frame for n in (4, 6) for frame in (
-    [p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, b"later", fragment=at)) for at in (p.MF, 100)] if n == 4 else
-    [p.ethernet(MAC[A], MAC[R], p.IPV6, p.ipv6(R6, A6, p.fragment_header(p.UDP, at, at == 0) + b"later...",
-                                               protocol=p.FRAGMENT)) for at in (0, 800)])])  # fmt: skip
-@pytest.mark.parametrize("way", ["delivered", "bounced"])
-def test_fragments_inside_reach_their_endpoint_on_every_path(world: World, frame: bytes, way: str) -> None:
-    if way == "bounced":
-        world.endpoint(A, "192.0.2.3")
-        world.endpoint(A6, "192.0.2.3")
-    run = world.from_substrate(tunnelled(frame, options=p.rts("192.0.2.4", 1)))
-    assert run.outcome is (Outcome.BOUNCED if way == "bounced" else Outcome.DELIVERED)
+def fragment(source: str, to: str, *, later: bool) -> bytes:
+    """Return the IP packet of a first or a later fragment, with the identity 9."""
+    data = b"later..." if later else p.udp()
+    if ":" in to:
+        header = p.fragment_header(p.UDP, 800 if later else 0, more=not later, identity=9)
+        return p.ipv6(source, to, header + data, protocol=p.FRAGMENT)
+    return p.ipv4(source, to, data, fragment=100 if later else p.MF, identity=9)
+
+
+WAYS = {
+    "direct": (R, R6, Outcome.SENT_DIRECT),
+    "on the same host": (B, B6, Outcome.DELIVERED_SAME_HOST),
+    "to a bouncer": (UNKNOWN, UNKNOWN6, Outcome.SENT_TO_BOUNCER),
+    "to a divider": (ELSEWHERE, ELSEWHERE6, Outcome.SENT_TO_DIVIDER),
+    "by a bouncer": (R, R6, Outcome.BOUNCED),
+    "by a bouncer to a divider": (ELSEWHERE, ELSEWHERE6, Outcome.HANDED_TO_DIVIDER),
+    "by a divider": (ELSEWHERE, ELSEWHERE6, Outcome.HANDED_TO_BOUNCER),
+    "delivered": (A, A6, Outcome.DELIVERED),
+    "back to where it came from": (UNKNOWN, UNKNOWN6, Outcome.RETURNED),
+    "and from there anew": (UNKNOWN, UNKNOWN6, Outcome.REROUTED),
+}
+"""To whom in each family, and how it ends at this droplet."""
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["the first", "a later one"])
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("way", WAYS)
+def test_fragments_inside_reach_their_endpoint_on_every_path(world: World, way: str, family: int, later: bool) -> None:
+    *addresses, outcome = WAYS[way]
+    to, own, far = addresses[family == 6], (A, A6)[family == 6], (R, R6)[family == 6]
+    kind = p.IPV6 if family == 6 else p.IPV4
+    if outcome is Outcome.HANDED_TO_BOUNCER:
+        world.vpc((D1,), layout.VPC_DIVIDED_HERE)
+    if outcome is Outcome.HANDED_TO_DIVIDER:
+        world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    if outcome is Outcome.SENT_TO_DIVIDER:
+        world.interface(flags=layout.INTERFACE_PINNED)
+    if outcome in (Outcome.SENT_DIRECT, Outcome.DELIVERED_SAME_HOST, Outcome.SENT_TO_BOUNCER, Outcome.SENT_TO_DIVIDER):
+        frame = p.ethernet(MAC[B], MAC[A], kind, fragment(own, to, later=later))
+        run = world.from_endpoint(frame)
+    elif outcome is Outcome.REROUTED:
+        frame = p.ethernet(MAC[R], MAC[A], kind, fragment(own, to, later=later))
+        run = world.from_substrate(tunnelled(frame, options=p.INVALIDATE, flags=0x40))
+    else:
+        options = b"" if outcome is Outcome.RETURNED else p.rts(D4, 1)
+        source = ("10.0.0.44", "fd00::44")[family == 6] if to == far else far
+        frame = p.ethernet(MAC[A], MAC[R], kind, fragment(source, to, later=later))
+        run = world.from_substrate(tunnelled(frame, options=options))
+    assert run.outcome is outcome
     assert run.frame.endswith(frame)
 
 

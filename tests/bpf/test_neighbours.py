@@ -48,6 +48,16 @@ def behind(headers: bytes, first: int, target: str = R6) -> bytes:
     return p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(A6, GROUP, headers + message, protocol=first, ttl=255))
 
 
+MAC_OPTION, NONCE = bytes([1, 1]) + MAC[A], bytes([14, 1, *bytes(6)])
+
+
+def with_options(options: bytes, source: str = A6) -> bytes:
+    """Return A's solicitation of R6 with these options."""
+    message = bytes([135, *bytes(7)]) + p.ip(R6) + options
+    packet = p.ipv6(source, GROUP, p.summed(source, GROUP, message, p.ICMPV6), protocol=p.ICMPV6, ttl=255)
+    return p.ethernet(GROUP_MAC, MAC[A], p.IPV6, packet)
+
+
 TABLE = [
     ("a question for an endpoint of this host", asks(B6), Outcome.ND_ANSWERED),
     ("a question for a known endpoint elsewhere", asks(R6), Outcome.ND_ANSWERED),
@@ -59,7 +69,8 @@ TABLE = [
     ("another's address probed for duplicates", asks(R6, "::", mac=None), Outcome.ND_ANSWERED),
     ("its own address probed for duplicates", asks(A6, "::", mac=None), Outcome.ND_OWN_ADDRESS),
     ("an address probed for duplicates that nobody here knows", asks(UNKNOWN6, "::", mac=None),
-     Outcome.ND_OWN_ADDRESS),
+     Outcome.SENT_TO_BOUNCER),
+    ("another's address probed for duplicates with a nonce", asks(R6, "::", option=14), Outcome.ND_ANSWERED),
     ("a link-local address probed for duplicates", asks(LINK_LOCAL, "::", mac=None), Outcome.ND_OWN_ADDRESS),
     ("a question for an unknown address", asks(UNKNOWN6), Outcome.SENT_TO_BOUNCER),
     ("a question in another's name", asks(R6, B6), Outcome.SOURCE_ND),
@@ -68,6 +79,15 @@ TABLE = [
     ("a code", asks(R6, code=1), Outcome.MALFORMED_ND),
     ("a multicast target", asks("ff02::1"), Outcome.MALFORMED_ND),
     ("an option of length 0", asks(R6, option_length=0), Outcome.MALFORMED_ND),
+    ("a second option of length 0", with_options(MAC_OPTION + bytes([14, 0, *bytes(6)])), Outcome.MALFORMED_ND),
+    ("a second option that ends behind the packet", with_options(MAC_OPTION + bytes([14, 2, *bytes(6)])),
+     Outcome.MALFORMED_ND),
+    ("half an option", with_options(MAC_OPTION[:4]), Outcome.MALFORMED_ND),
+    ("eight options", with_options(MAC_OPTION + NONCE * 7), Outcome.ND_ANSWERED),
+    ("nine options", with_options(MAC_OPTION + NONCE * 8), Outcome.MALFORMED_ND),
+    ("a wrong checksum", asks(R6, check=0x1234), Outcome.MALFORMED_ND),
+    ("probed for duplicates with a source option behind a nonce", with_options(NONCE + MAC_OPTION, "::"),
+     Outcome.MALFORMED_ND),
     ("probed for duplicates with a source option", asks(R6, "::"), Outcome.MALFORMED_ND),
     ("probed for duplicates, to all nodes", asks(R6, "::", to="ff02::1", mac=None), Outcome.MALFORMED_ND),
     ("a solicitation cut short", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
@@ -75,6 +95,17 @@ TABLE = [
     ("a solicitation behind destination options", behind(p.extension(p.ICMPV6), p.DESTINATION), Outcome.ND_TYPE),
     ("a first fragment that ends before it says what it is", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
         A6, GROUP, p.fragment_header(p.DESTINATION, more=True) + p.extension(p.ICMPV6), protocol=p.FRAGMENT, ttl=255)),
+     Outcome.MALFORMED_INNER),
+    ("the same with something behind it in the frame", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
+        A6, GROUP, p.fragment_header(p.DESTINATION, more=True) + p.extension(p.ICMPV6), protocol=p.FRAGMENT, ttl=255)
+        + bytes([128, 0, 0, 0])), Outcome.MALFORMED_INNER),
+    ("a first fragment whose headers end behind it", p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.ipv6(
+        A6, R6, p.fragment_header(p.DESTINATION, more=True) + p.extension(p.DESTINATION), protocol=p.FRAGMENT)
+        + p.extension(253)), Outcome.MALFORMED_INNER),
+    ("a solicitation in a fragment of a fragment", behind(
+        p.fragment_header(p.FRAGMENT, more=True) + p.fragment_header(p.ICMPV6), p.FRAGMENT), Outcome.MALFORMED_INNER),
+    ("a solicitation in a later fragment of a first one", behind(
+        p.fragment_header(p.FRAGMENT, more=True) + p.fragment_header(p.ICMPV6, 8), p.FRAGMENT),
      Outcome.MALFORMED_INNER),
     ("a solicitation in a fragment", behind(p.fragment_header(p.ICMPV6, more=True), p.FRAGMENT), Outcome.ND_TYPE),
     ("an advertisement", asks(A6, kind=136), Outcome.ND_TYPE),
@@ -135,16 +166,41 @@ def test_a_duplicate_is_told_to_all_nodes_unsolicited(world: World) -> None:
     assert run.frame == p.ethernet(b"\x33\x33\0\0\0\1", MAC[R], p.IPV6, answer)
 
 
-@pytest.mark.parametrize("source", [A6, LINK_LOCAL])
-def test_a_bouncer_is_asked_in_the_endpoints_own_name(world: World, source: str) -> None:
-    """So that its answer finds back; the checksum follows the address."""
-    run = world.from_endpoint(asks(UNKNOWN6, source))
+@pytest.mark.parametrize(
+    ("source", "mac"), [(A6, MAC[A]), (LINK_LOCAL, MAC[A]), ("::", None)], ids=["its own", "link-local", "none yet"]
+)
+def test_a_bouncer_is_asked_in_the_endpoints_own_name(world: World, source: str, mac: bytes | None) -> None:
+    """So that its answer finds back, and that a bouncer knows who probes for duplicates; the checksum follows."""
+    run = world.from_endpoint(asks(UNKNOWN6, source, mac=mac))
+    assert run.outcome is Outcome.SENT_TO_BOUNCER
     assert run.frame[30:34] == p.ip(D3)
-    assert run.frame[42:] == p.geneve(VNI, asks(UNKNOWN6), options=p.rts(D1))
+    assert run.frame[42:] == p.geneve(VNI, asks(UNKNOWN6, mac=mac), options=p.rts(D1))
+
+
+def test_the_own_bouncer_is_silent_about_an_address_that_nobody_has(world: World) -> None:
+    world.own_network((D1,), BOUNCES)
+    assert world.from_endpoint(asks(UNKNOWN6, "::", mac=None)).outcome is Outcome.NO_ENDPOINT
+
+
+def test_a_bouncers_answer_to_a_probe_for_duplicates_reaches_the_one_who_probes(world: World) -> None:
+    """The whole way round: its host asks, the bouncer answers, the advertisement of the target ends the probe."""
+    world.own_network((D1,), BOUNCES)
+    probe = p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.nd("fd00::44", GROUP, R6, None))
+    answered = world.from_substrate(tunnelled(probe, options=p.rts(D4)))
+    assert answered.outcome is Outcome.ND_ANSWERED_REMOTE
+    answer = p.nd(R6, A6, R6, MAC[R], kind=136, flags=SOLICITED | OVERRIDE, option=2)
+    frame = p.ethernet(MAC[A], MAC[R], p.IPV6, answer)
+    delivered = world.from_substrate(tunnelled(frame, Outer(D3), options=p.rts(D3, 0, p.UNLEARNT)))
+    assert (delivered.outcome, delivered.frame) == (Outcome.DELIVERED, frame)
 
 
 def remote(target: str, source: str = R6, **fields: object) -> bytes:
     return p.ethernet(GROUP_MAC, MAC[R], p.IPV6, p.nd(source, GROUP, target, MAC[R], **fields))  # type: ignore[arg-type]
+
+
+def probes(target: str) -> bytes:
+    """Return what a peer makes of a probe for duplicates that does not give it a source."""
+    return p.ethernet(GROUP_MAC, MAC[R], p.IPV6, p.nd("::", GROUP, target, None))
 
 
 REMOTE = [
@@ -153,8 +209,10 @@ REMOTE = [
     ("for another's endpoint, but no role", remote(R6, "fd00::44"), 0, Outcome.NOT_HERE),
     ("for nobody, at the bouncer", remote(UNKNOWN6), BOUNCES, Outcome.NO_ENDPOINT),
     ("for nobody, but no role", remote(UNKNOWN6), 0, Outcome.NOT_HERE),
-    ("a probe for duplicates", p.ethernet(GROUP_MAC, MAC[R], p.IPV6, p.nd("::", GROUP, A6, None)), 0,
-     Outcome.ND_OWN_ADDRESS),
+    ("a probe for duplicates of an address that is here", probes(A6), 0, Outcome.ND_ANSWERED_REMOTE),
+    ("a probe for duplicates of the own address, at its bouncer", probes(R6), BOUNCES, Outcome.ND_OWN_ADDRESS),
+    ("a probe for duplicates of nobody's address", probes(UNKNOWN6), BOUNCES, Outcome.NO_ENDPOINT),
+    ("a wrong checksum", remote(A6, check=0x1234), 0, Outcome.MALFORMED_ND),
     ("malformed", remote(A6, ttl=64), 0, Outcome.MALFORMED_ND),
     ("a router's advertisement", remote(A6, kind=134), 0, Outcome.ND_TYPE),
     ("an advertisement for an endpoint", p.ethernet(MAC[A], MAC[R], p.IPV6, p.nd(R6, A6, R6, MAC[R], kind=136)), 0,
@@ -170,7 +228,8 @@ def test_neighbour_discovery_through_a_tunnel(
     world: World, sentence: str, frame: bytes, flags: int, outcome: Outcome
 ) -> None:
     world.own_network((D1,), flags)
-    assert world.from_substrate(tunnelled(frame, options=p.rts(D4))).outcome is outcome
+    origin = D2 if "the own address" in sentence else D4
+    assert world.from_substrate(tunnelled(frame, options=p.rts(origin))).outcome is outcome
 
 
 @pytest.mark.parametrize("option", [MAC[R], None], ids=["as long as its question", "longer than its question"])

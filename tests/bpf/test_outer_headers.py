@@ -156,6 +156,19 @@ def test_a_droplet_may_send_without_a_checksum_over_ipv6_where_that_is_configure
     assert world.from_substrate(wrong).outcome is Outcome.OUTER_CHECKSUM
 
 
+@pytest.mark.parametrize("peer", ["full", "zero"])
+@pytest.mark.parametrize("own", ["full", "zero"])
+def test_without_a_checksum_over_ipv6_only_a_pair_is_listened_to_of_which_either_is_configured_so(
+    world: World, own: str, peer: str
+) -> None:
+    world.fill(over_ipv6=True)
+    world.known(D2, layout.DROPLET_ZERO_CHECKSUM if peer == "zero" else 0)
+    world.local(1, S1, flags=layout.DROPLET_ZERO_CHECKSUM if own == "zero" else 0)
+    world.local(2, "2001:db8::6", flags=0 if own == "zero" else layout.DROPLET_ZERO_CHECKSUM)
+    run = world.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0)))
+    assert run.outcome is (Outcome.DELIVERED if "zero" in (own, peer) else Outcome.NO_CHECKSUM)
+
+
 def test_without_a_checksum_a_path_in_use_is_renewed_once_a_second_too(world: World) -> None:
     world.fill(over_ipv6=True)
     world.known(D2, layout.DROPLET_ZERO_CHECKSUM)

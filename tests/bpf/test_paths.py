@@ -14,6 +14,8 @@ from bpf_world import (
     D5,
     ELSEWHERE,
     ELSEWHERE6,
+    GATEWAY,
+    GATEWAY6,
     MAC,
     NOWHERE,
     R6,
@@ -114,6 +116,57 @@ def test_a_packet_that_came_back_is_delivered_where_its_endpoint_is_here_now(wor
     assert run.frame[:6] == MAC[B]
 
 
+@pytest.mark.parametrize("to", [GONE, GONE6], ids=["IPv4 inside", "IPv6 inside"])
+def test_what_came_back_and_does_not_fit_on_the_new_way_is_told_to_its_sender_here(world: World, to: str) -> None:
+    world.next_hop(D3, mtu=1300)
+    data = p.udp(data=bytes(1250))
+    packet = p.ipv6(A6, to, data) if ":" in to else p.ipv4(A, to, data)
+    run = world.from_substrate(invalid(p.ethernet(MAC[R], MAC[A], p.IPV6 if ":" in to else p.IPV4, packet)))
+    assert run.outcome is Outcome.TOO_BIG_TOLD
+    assert run.frame[:12] == MAC[A] + p.GATEWAY_MAC
+    at = 62 if ":" in to else 42
+    assert int.from_bytes(run.frame[at - 2 : at], "big") == 1300 - 62
+    assert run.frame[at:] == packet[: len(run.frame) - at]
+
+
+def test_what_came_back_from_one_who_goes_meanwhile_is_told_to_nobody(world: World) -> None:
+    world.next_hop(D3, mtu=1300)
+    world.receiver(1, MAC[A], VNI + 1)
+    packet = p.ipv4(A, GONE, p.udp(data=bytes(1250)))
+    assert world.from_substrate(invalid(p.ethernet(MAC[R], MAC[A], p.IPV4, packet))).outcome is Outcome.TOO_BIG
+
+
+@pytest.mark.parametrize("pinned", ["the sender's network", "the receiver's"])
+@pytest.mark.parametrize("divides", [0, DIVIDES])
+def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(
+    world: World, pinned: str, divides: int
+) -> None:
+    world.endpoint(ELSEWHERE, D1, 3, flags=layout.ENDPOINT_PINNED if "receiver" in pinned else 0)
+    world.own_network(flags=PINNED if "sender" in pinned else 0)
+    world.vpc((D5,), divides)
+    run = world.from_substrate(invalid(from_a(ELSEWHERE)))
+    if divides:
+        assert run.outcome is Outcome.DELIVERED
+        return
+    assert (run.outcome, run.frame[30:34]) == (Outcome.HANDED_TO_DIVIDER, p.ip(D5))
+    assert run.frame[50:62] == p.rts(D1, 1, p.PINNED if "sender" in pinned else 0)
+
+
+def test_what_came_back_to_a_sender_whose_network_is_gone_ends(world: World) -> None:
+    world.remove(MapName.NETWORKS, layout.network_key(VNI, p.ip("10.0.0.0"), 24))
+    world.path(GONE, D2, 0)
+    assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.NO_NETWORK
+    assert world.direct(GONE) is None
+
+
+@pytest.mark.parametrize("options", [b"", p.rts(D4)], ids=["straight", "by a bouncer"])
+@pytest.mark.parametrize(("to", "gateway"), [(A, GATEWAY), (A6, GATEWAY6)])
+def test_no_path_is_learnt_to_a_gateway(world: World, to: str, gateway: str, options: bytes) -> None:
+    """Every droplet answers for it: a path would lead its endpoints' packets to it away."""
+    assert world.from_substrate(tunnelled(frame_to(to, gateway), options=options)).outcome is Outcome.DELIVERED
+    assert world.entries(MapName.DIRECT) == {}
+
+
 def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_drops_it(world: World) -> None:
     world.own_network((D1,), BOUNCES)
     assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.NO_ENDPOINT
@@ -179,10 +232,10 @@ def test_another_of_this_hosts_droplets_leads_where_the_agent_says_so(world: Wor
     if to == GONE:
         world.path(GONE, D2, fresh(world))
     world.local(3, SECOND, SECOND_UPLINK)
-    world.next_hop(D2, flags=layout.NEXT_HOP_SILENT, by=3)
+    world.next_hop(D2, by=3)
     run = world.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(SECOND), p.ip(D2))
-    world.next_hop(D2, flags=layout.NEXT_HOP_SILENT | layout.NEXT_HOP_DOWN, by=3)
+    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN, by=3)
     run = world.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D1), p.ip(D3))
 

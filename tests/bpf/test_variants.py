@@ -95,15 +95,6 @@ def test_a_variant_takes_geneve_at_its_port_alone(variant: tuple[Features, World
         assert run.outcome is (Outcome.DELIVERED if port == features.geneve_port else Outcome.PASSED)
 
 
-def test_an_endpoint_sends_no_tunnel_packets_of_its_variants_port(variant: tuple[Features, World]) -> None:
-    features, world = variant
-    world.fill(over_ipv6=":" in over_of(features)[0])
-    for port in (6081, 16081):
-        inner = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(destination=port)))
-        outcome = Outcome.TUNNEL_FROM_ENDPOINT if port == features.geneve_port else Outcome.SENT_DIRECT
-        assert world.from_endpoint(inner).outcome is outcome
-
-
 def test_a_variant_reads_tags_where_a_droplet_has_one(variant: tuple[Features, World]) -> None:
     features, world = variant
     over = over_of(features)

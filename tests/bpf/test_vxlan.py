@@ -12,6 +12,9 @@ from bpf_world import (
     D3,
     D4,
     DROPLET_MAC,
+    ELSEWHERE,
+    GATEWAY,
+    GATEWAY6,
     MAC,
     R6,
     S1,
@@ -23,6 +26,8 @@ from bpf_world import (
     B,
     R,
     World,
+    key,
+    mapped,
 )  # fmt: skip
 
 from agent.core import layout
@@ -30,9 +35,17 @@ from agent.core.layout import MapName
 from agent.datapath.outcomes import Outcome
 
 PORT = 4789
+FAR, BESIDE = "10.0.0.45", "10.0.0.46"
 OUTER = Outer(port=PORT)
 PAYLOAD = p.vxlan(VNI, frame_to())
 CHECK = int.from_bytes(p.summed(D2, D1, OUTER.datagram(PAYLOAD))[6:8], "big")
+
+
+def from_r6(payload: bytes, first: int) -> bytes:
+    """Return R's inner frame to A with a payload that begins with a header of this number."""
+    return p.ethernet(MAC[A], MAC[R], p.IPV6, p.ipv6(R6, A6, payload, protocol=first))
+
+
 TABLE = [
     ("a packet for an endpoint", OUTER.wrap(PAYLOAD), Outcome.DELIVERED),
     ("reserved flags", OUTER.wrap(p.vxlan(VNI, frame_to(), 0xFFFFFFFF)), Outcome.DELIVERED),
@@ -52,6 +65,11 @@ TABLE = [
     ("an ARP question for an endpoint here", OUTER.wrap(p.vxlan(VNI, asks(A))), Outcome.ARP_ANSWERED_REMOTE),
     ("an ARP reply, which only bouncers give", OUTER.wrap(p.vxlan(VNI, asks(A, operation=2))), Outcome.ARP_OPCODE),
     ("a multicast listener's report", OUTER.wrap(p.vxlan(VNI, frame_to("ff02::16", R6))), Outcome.MULTICAST),
+    ("IPv6 inside, more extension headers than are looked at", OUTER.wrap(p.vxlan(VNI, from_r6(
+        p.extension(p.DESTINATION) * 8 + p.extension(p.UDP) + p.udp(), p.DESTINATION))), Outcome.EXTENSION_HEADERS),
+    ("IPv6 inside, a fragment of a fragment", OUTER.wrap(p.vxlan(VNI, from_r6(
+        p.fragment_header(p.FRAGMENT, more=True) + p.fragment_header(p.ICMPV6), p.FRAGMENT))),
+     Outcome.MALFORMED_INNER),
     ("a fragment", Outer(port=PORT, fragment=p.MF).wrap(PAYLOAD), Outcome.OUTER_FRAGMENT),
 ]  # fmt: skip
 
@@ -107,10 +125,88 @@ def test_a_bouncer_is_reached_by_geneve_even_for_a_vxlan_endpoint(world: World) 
     assert run.frame[36:38] == (6081).to_bytes(2, "big")
 
 
-def test_a_vxlan_packet_bounced_into_geneve_says_that_no_path_leads_back(world: World) -> None:
+UNHEARD = "10.0.0.44"
+"""A source that no document tells of."""
+SPEAKS = p.UNLEARNT | p.SPEAKS_VXLAN
+
+
+def test_a_vxlan_packet_bounced_into_geneve_says_that_no_path_leads_back_and_what_its_peer_speaks(world: World) -> None:
     world.endpoint(R, D3)
-    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, frame_to(R))))
-    assert run.frame[42:] == p.geneve(VNI, frame_to(R), options=p.rts(D2, 1, p.UNLEARNT))
+    inner = frame_to(R, UNHEARD)
+    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, inner)))
+    assert run.frame[42:] == p.geneve(VNI, inner, options=p.rts(D2, 1, SPEAKS))
+
+
+@pytest.mark.parametrize(
+    ("flags", "port"), [(SPEAKS, PORT), (p.UNLEARNT, 6081)], ids=["an origin of VXLAN", "an origin of Geneve"]
+)
+def test_a_second_bouncer_tells_an_origin_in_what_that_speaks(world: World, flags: int, port: int) -> None:
+    world.endpoint(R, D4)
+    world.next_hop(D4, mtu=1000)
+    inner = p.ethernet(MAC[R], MAC[R], p.IPV4, p.ipv4(UNHEARD, R, p.udp(data=bytes(1100))))
+    run = world.from_substrate(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, flags)))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.TOO_BIG_TOLD_REMOTE, p.ip(D2))
+    assert run.frame[36:38] == port.to_bytes(2, "big")
+    assert run.frame[42:50] == (p.vxlan(VNI, b"") if port == PORT else p.geneve(VNI, b"", option_words=3))
+
+
+def test_what_an_origin_of_vxlan_speaks_travels_on(world: World) -> None:
+    world.endpoint(R, D4)
+    inner = frame_to(R, UNHEARD)
+    run = world.from_substrate(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, SPEAKS)))
+    assert run.frame[42:] == p.geneve(VNI, inner, options=p.rts(D2, 2, SPEAKS))
+
+
+def told(mtu: int = 1200, kind: int = 3, code: int = 4) -> bytes:
+    """Return an ICMP error from the gateway to A."""
+    head = bytes([kind, code, 0, 0, 0, 0, *mtu.to_bytes(2, "big")]) + p.ipv4(A, R, p.udp())
+    packet = p.ipv4(GATEWAY, A, head[:2] + p.checksum(head).to_bytes(2, "big") + head[4:], protocol=p.ICMP)
+    return p.ethernet(MAC[A], p.GATEWAY_MAC, p.IPV4, packet)
+
+
+def told_ipv6(kind: int = 2) -> bytes:
+    message = p.summed(GATEWAY6, A6, bytes([kind, *bytes(7)]) + p.ipv6(A6, R6, p.udp()), p.ICMPV6)
+    return p.ethernet(MAC[A], p.GATEWAY_MAC, p.IPV6, p.ipv6(GATEWAY6, A6, message, protocol=p.ICMPV6))
+
+
+SOURCES = [
+    ("for an endpoint here, of an endpoint of the peer", frame_to(A, R), Outcome.DELIVERED),
+    ("for an endpoint here, of one that is elsewhere by the documents", frame_to(A, ELSEWHERE), Outcome.DELIVERED),
+    ("for an endpoint here, of one here", frame_to(A, B), Outcome.SOURCE_ELSEWHERE),
+    ("for an endpoint here, of nobody that is known", frame_to(A, UNHEARD), Outcome.DELIVERED),
+    ("for an endpoint here, of the gateway", frame_to(A, GATEWAY), Outcome.SOURCE_ELSEWHERE),
+    ("for an endpoint here, of the gateway over IPv6", frame_to(A6, GATEWAY6), Outcome.SOURCE_ELSEWHERE),
+    ("an error of the gateway", told(), Outcome.DELIVERED),
+    ("a used up time to live, told by the gateway", told(0, 11, 0), Outcome.DELIVERED),
+    ("an error of the gateway over IPv6", told_ipv6(), Outcome.DELIVERED),
+    ("a redirection by the gateway", told(0, 5, 1), Outcome.SOURCE_ELSEWHERE),
+    ("an echo request of the gateway over IPv6", told_ipv6(128), Outcome.SOURCE_ELSEWHERE),
+    ("to go on, of an endpoint of the peer", frame_to(FAR, R), Outcome.BOUNCED),
+    ("to go on, of an endpoint on another droplet of the peer's host", frame_to(FAR, BESIDE), Outcome.BOUNCED),
+    ("to go on, of one that is elsewhere by the documents", frame_to(FAR, ELSEWHERE), Outcome.SOURCE_ELSEWHERE),
+    ("to go on, of one here", frame_to(FAR, A), Outcome.SOURCE_ELSEWHERE),
+    ("to go on, of nobody that is known", frame_to(FAR, UNHEARD), Outcome.BOUNCED),
+    ("to go on, of the gateway", frame_to(FAR, GATEWAY), Outcome.SOURCE_ELSEWHERE),
+]
+
+
+@pytest.mark.parametrize(("sentence", "inner", "outcome"), SOURCES, ids=[row[0] for row in SOURCES])
+def test_in_whose_name_a_vxlan_peer_may_speak(world: World, sentence: str, inner: bytes, outcome: Outcome) -> None:
+    """FAR and ELSEWHERE are on D4, which is of another host than D2; BESIDE is on D3, of D2's."""
+    world.known(D3, host=2)
+    for address, droplet in ((FAR, D4), (ELSEWHERE, D4), (BESIDE, D3)):
+        world.put(MapName.ENDPOINTS, key(address), layout.ENDPOINT.pack(mapped(droplet), 0, 0, 0, MAC[R]))
+    assert world.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is outcome
+
+
+def test_what_goes_from_one_vxlan_peer_to_another_ends_with_its_time_to_live(world: World) -> None:
+    """VXLAN has no room to count bounces; a loop of two ends at once, as nothing goes back to where it came from."""
+    world.endpoint(R, D4, flags=layout.ENDPOINT_VXLAN)
+    inner = frame_to(R, UNHEARD)
+    run = world.from_substrate(Outer(port=PORT, ttl=9).wrap(p.vxlan(VNI, inner)))
+    assert (run.outcome, run.frame[22], run.frame[36:38]) == (Outcome.BOUNCED, 8, PORT.to_bytes(2, "big"))
+    assert world.from_substrate(Outer(port=PORT, ttl=1).wrap(p.vxlan(VNI, inner))).outcome is Outcome.OUTER_TTL
+    assert world.from_substrate(Outer(D4, port=PORT).wrap(p.vxlan(VNI, inner))).outcome is Outcome.NOT_HERE
 
 
 def test_what_a_peer_floods_for_an_endpoint_of_its_own_never_returns_to_it(world: World) -> None:

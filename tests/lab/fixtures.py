@@ -30,12 +30,12 @@ from controller_sim.publisher import Change, publish
 from controller_sim.substrate import ports_of
 from controller_sim.topology import Topology
 from controller_sim.topology_file import parse_topology
-from lab.balance import check_balance, check_crossing
+from lab.balance import check_balance, check_crossing, crossing
 from lab.waiting import PATIENCE, until
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.rpc import PathReply, PathRequest, PlanReply
-from protocol.status import AgentState, Counters, Event, Status
+from protocol.status import AgentState, Counters, Event, Probes, Status
 
 INTERVALS = {"heartbeat": 0.5, "observe": 0.5, "telemetry": 2.0, "retry": 0.5}
 T = TypeVar("T")
@@ -54,14 +54,15 @@ class SystemLab:
         self.text = text
         self.names = self.lab.names
         self.handmade = 0
-        """Tunnel packets that a test sent by itself from a host's namespace."""
-        self.is_lossy = False
-        """Whether a test has broken the wires, so that what was sent need not have arrived."""
+        """Tunnel packets that no program counts as sent: those that a test sent by itself from a host's namespace."""
+        self.lossy = ""
+        """Why what was sent need not have arrived, such as a wire that was cut; empty where all of it must have."""
 
-    def up(self) -> None:
-        """Build it, and wait until every document is realized and every next hop is known."""
+    def up(self, wires: Callable[[SystemLab], None] = lambda _: None) -> None:
+        """Build it, do something to its `wires`, and wait until all documents are realized and all next hops known."""
         self.build()
         try:
+            wires(self)
             prepare(self.lab)
             for host in self.hosts:
                 self.lab.start_agent(host)
@@ -70,6 +71,8 @@ class SystemLab:
             for host in self.hosts:
                 self.wait_in_sync(host)
                 self.wait_for_next_hops(host)
+            sent, taken = crossing(self)  # a probe may have come before the document that names its sender
+            self.handmade = taken - sent
         except BaseException:
             self.print_logs()
             self.lab.down()
@@ -175,6 +178,10 @@ class SystemLab:
         """Return packets by outcome."""
         found = codec.decode(self.ask(host, "counters"), Counters)
         return {name: traffic.packets for name, traffic in found.outcomes.items()}
+
+    def probes(self, host: str) -> Probes:
+        """Return what a host's agent has probed, and which ICMP errors it heard."""
+        return codec.decode(self.ask(host, "counters"), Counters).probes
 
     def all_counters(self) -> dict[str, dict[str, int]]:
         return {host: self.counters(host) for host in self.hosts}
@@ -358,21 +365,24 @@ def leftovers(name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running_lab(name: str, text: str, *, lossless: bool = False) -> Iterator[SystemLab]:
+def running_lab(
+    name: str, text: str, *, lossy: str = "", wires: Callable[[SystemLab], None] = lambda _: None
+) -> Iterator[SystemLab]:
     """Have a lab for the time of a block; nothing of it may be left afterwards.
 
-    At the end every host's counters balance; in a `lossless` lab, whose wires were whole and whose agents alone sent
-    tunnel packets, all that was sent between droplets has also arrived.
+    At the end every host's counters balance, and all that was sent between droplets has also arrived, unless the lab is
+    `lossy`, which says why. `wires` is called when the substrate is built and no agent runs yet.
     """
     lab = SystemLab(name, text)
-    lab.up()
+    lab.lossy = lossy
+    lab.up(wires)
     try:
         yield lab
         for host in lab.hosts:
             lab.lab.start_agent(host)
             lab.wait_in_sync(host)
-        check_balance(lab)
-        if lossless and not lab.is_lossy:
+        check_balance(lab.lab)
+        if not lab.lossy:
             check_crossing(lab)
     finally:
         lab.down()

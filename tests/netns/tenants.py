@@ -42,11 +42,11 @@ def endpoint_veth(instance: str, namespace: str, endpoint: str, slot: int) -> Ve
 
 
 def host_actions(uplink: Uplink) -> list[Action]:
-    local = LOCAL_DROPLET.pack(HERE, uplink.ifindex, uplink.arrives[0], uplink.leaves, uplink.mac, 0)
+    local = LOCAL_DROPLET.pack(HERE, uplink.ifindex, uplink.arrives[0], uplink.leaves, uplink.mac, 0, 0)
     network = network_value(GATEWAY, NETWORK_BOUNCED_HERE, (HERE,))
     return [
         PutEntries(MapName.LOCAL_DROPLETS, ((U32.pack(0), local),)),
-        PutEntries(MapName.DROPLETS, ((mapped(bytes([10, 77, 0, 2])), DROPLET.pack(0)),)),
+        PutEntries(MapName.DROPLETS, ((mapped(bytes([10, 77, 0, 2])), DROPLET.pack(0, 0)),)),
         PutEntries(MapName.VPCS, ((U32.pack(VNI), vpc_value(0, ())),)),
         PutEntries(MapName.NETWORKS, ((network_key(VNI, bytes([10, 1, 0, 0]), 24), network),)),
         AttachTransit(uplink.carrier),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from agent.datapath.host_check import CheckResult, check_host
+import pytest
+
+from agent.datapath.host_check import CheckResult, check_host, room_for_neighbours
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import AttachMode, attach
@@ -89,3 +91,19 @@ async def test_a_card_that_takes_no_programs_is_told_before_the_start(world: Wor
     assert not found.ok
     assert found.detail.startswith("eth0: driver veth refuses offload XDP")
     assert "native or auto" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("limits", "detail", "named"),
+    [
+        ({}, "not shown", []),
+        ({"ipv4": 1024, "ipv6": 65536}, "room for 1,024 of ipv4, room for 65,536 of ipv6", ["ipv4"]),
+        ({"ipv4": 1024, "ipv6": 1024}, "1,024", ["ipv4", "ipv6"]),
+        ({"ipv4": 65536, "ipv6": 65536}, "65,536", []),
+    ],
+)
+def test_a_neighbour_table_that_may_be_small_is_no_hindrance_but_a_hint(limits, detail: str, named: list[str]) -> None:
+    found = room_for_neighbours(limits, 65536)
+    assert found.ok
+    assert detail in found.detail
+    assert [one for one in ("ipv4", "ipv6") if f"net.{one}.neigh.default.gc_thresh3" in found.remedy] == named

@@ -19,7 +19,7 @@ def text_with(mode: str) -> str:
 
 @pytest.mark.parametrize(("asked", "runs"), [("auto", "native"), ("native", "native"), ("generic", "generic")])
 def test_the_programs_run_in_the_mode_that_was_asked_for_and_traffic_flows(lab_cache, asked, runs):
-    with running_lab("attach", text_with(asked), lossless=True) as lab:
+    with running_lab("attach", text_with(asked)) as lab:
         for host in lab.hosts:
             assert {one.attach_mode for one in lab.status(host).uplinks} == {runs}
             assert f" {XDP_MODES[runs]} " in lab.ip(lab.names.droplet(host), "link", "show", "eth0").replace("/", " ")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import checksum
+from lab.substrates import over
 from lab.traffic import (
     exchange_all,
     exchange_tcp,
@@ -25,6 +26,8 @@ from lab.waiting import until
 
 from controller_sim.controller import read_status
 from controller_sim.topology import gateway_of
+from protocol import codec
+from protocol.rpc import PeersReply, PeersRequest
 
 OVER_IPV4, OVER_IPV6 = 62, 94
 NARROW = 1400
@@ -32,9 +35,12 @@ FOUND = 60.0
 """Seconds in which the agents must have found out what a path carries."""
 RESTORED = 150.0
 """The same for a path that became wide again: those are asked once a minute."""
+SWALLOWED = "what is too long for the path is gone until that is found out"
 PORT = 7113
 TOLD_PER_SECOND = 50
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PROBE = 10, 23, 3
+HEEDLESS = {"of the interface's size": 4, "or fragmented to it": 5}
+"""IP_PMTUDISC_INTERFACE and IP_PMTUDISC_OMIT (ip(7)): without DF, and whatever ICMP says."""
 
 
 def forget_mtus(lab: SystemLab, endpoint: str) -> None:
@@ -44,23 +50,33 @@ def forget_mtus(lab: SystemLab, endpoint: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "mtu", "taken"),
-    [("moving", 1500, OVER_IPV4), ("ipv6_substrate", 1500, OVER_IPV6), ("moving", 9000, OVER_IPV4)],
-    ids=["over IPv4", "over IPv6", "over IPv4 with large frames"],
+    [
+        ("moving", 1500, OVER_IPV4),
+        ("ipv6_substrate", 1500, OVER_IPV6),
+        ("moving", 9000, OVER_IPV4),
+        ("ipv6_substrate", 9000, OVER_IPV6),
+    ],
+    ids=["over IPv4", "over IPv6", "over IPv4 with large frames", "over IPv6 with large frames"],
 )
 def test_endpoints_get_what_the_substrate_leaves_and_packets_of_that_size_arrive(lab_cache, name, mtu, taken):
     text = topology_text(name)
     text = text.replace("mtu: 1500", f"mtu: {mtu}") if "mtu: 1500" in text else f"substrate: {{mtu: {mtu}}}\n{text}"
-    with running_lab("mtu", text, lossless=True) as lab:
+    with running_lab("mtu", text) as lab:
         assert {mtu_of(lab, endpoint) for endpoint in lab.endpoints} == {mtu - taken}
         for family in (4, 6):
             assert "1 received" in ping_whole(lab, "web-1", lab.address("web-2", family), mtu - taken)
             exchange_all(lab, "web-1", "web-2", family)
 
 
-@pytest.fixture(scope="module")
-def lab(lab_cache: None) -> Iterator[SystemLab]:
+def fitting(lab: SystemLab) -> int:
+    """Return the MTU that endpoints have on a narrow path."""
+    return NARROW - (OVER_IPV6 if ":" in lab.topology.droplets["h1"].address else OVER_IPV4)
+
+
+@pytest.fixture(scope="module", params=["ipv4", "ipv6"])
+def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
     """The router's way to web-2's host carries 1400 bytes of the 1500 that the interfaces have."""
-    with running_lab("narrow", topology_text("narrow_path")) as lab:
+    with running_lab("narrow", over(request.param, topology_text("narrow_path")), lossy=SWALLOWED) as lab:
         yield lab
 
 
@@ -80,16 +96,41 @@ def narrow_paths(lab: SystemLab, host: str) -> dict[str, int]:
     return {path.droplet: path.carries for path in lab.status(host).narrow_paths}
 
 
-def test_an_icmp_error_from_the_substrate_is_acted_on(lab):
-    """The first long packet is lost at the router, which says so to the host; soon the endpoint is told the size."""
-    address = lab.address("web-2", 4)
+def leave_unanswered(lab: SystemLab) -> None:
+    """Have the router drop what h2 answers to h1's probes: a datagram to the port that asked, which no tunnel's is."""
+    one, other = (lab.topology.droplets[name].address for name in ("h1", "h2"))
+    rule = ["from", other, "to", one, "ipproto", "udp", "dport", "32768-60999", "blackhole", "priority", "100"]
+    lab.ip(lab.names.router, "-6" if ":" in one else "-4", "rule", "add", *rule)
 
-    def told() -> bool:
-        ping_whole(lab, "web-1", address, mtu_of(lab, "web-1"))
-        return learnt_mtu(lab, "web-1", address) is not None
 
-    until(told, "the endpoint's knowledge", FOUND)
-    assert learnt_mtu(lab, "web-1", address) == NARROW - OVER_IPV4
+@pytest.mark.parametrize("substrate", ["ipv4", "ipv6"])
+def test_an_icmp_error_from_the_substrate_is_acted_on(lab_cache, substrate):
+    """By itself: h1's probes of h2 are never answered, so that nothing else can tell what the path carries.
+
+    The first long packet is lost at the router, which says so to the host; soon the endpoint is told the size.
+    """
+    text = over(substrate, topology_text("narrow_path"))
+    with running_lab("errors", text, lossy=SWALLOWED, wires=leave_unanswered) as lab:
+        exchange_udp(lab, "web-1", "web-2", [100, 100], 4)
+        assert lab.path("web-1", "web-2", 4).way == "direct"
+        before, counted = lab.probes("h1").icmp_errors, lab.all_counters()  # a host without programs refuses probes so
+        assert narrow_paths(lab, "h1") == {}
+        address = lab.address("web-2", 4)
+
+        def told() -> bool:
+            ping_whole(lab, "web-1", address, mtu_of(lab, "web-1"))
+            return learnt_mtu(lab, "web-1", address) is not None
+
+        until(told, "the endpoint's knowledge", FOUND)
+        assert learnt_mtu(lab, "web-1", address) == fitting(lab)
+        assert lab.probes("h1").icmp_errors > before
+        after = lab.all_counters()
+        assert after["h1"]["too_big_told"] > counted["h1"]["too_big_told"]
+        assert after["h3"]["too_big_told_remote"] == counted["h3"]["too_big_told_remote"], "nor has the bouncer told it"
+        assert narrow_paths(lab, "h1") == {"h2": NARROW}
+        peers = codec.decode(lab.ask("h1", "peers", codec.encode(PeersRequest())), PeersReply).peers
+        assert {peer.droplet: peer.state for peer in peers}["h2"] == "unknown", "all that while"
+        exchange_tcp(lab, "web-1", "web-2", 1 << 20, 4)
 
 
 def test_a_pair_whose_path_carries_less_than_configured_is_in_the_status_of_both_ends(found):
@@ -101,7 +142,7 @@ def test_a_pair_whose_path_carries_less_than_configured_is_in_the_status_of_both
 
 def test_a_path_that_becomes_narrow_and_wide_again_is_told_as_events(lab_cache):
     text = topology_text("narrow_path").replace(", router_mtu: 1400", "")
-    with running_lab("narrows", text) as lab:
+    with running_lab("narrows", text, lossy=SWALLOWED) as lab:
         for host in lab.hosts:
             assert narrow_paths(lab, host) == {}
         exchange_udp(lab, "web-1", "web-2", [100, 100], 4)  # the long one is to go direct
@@ -123,7 +164,7 @@ def test_a_wire_that_swallows_long_frames_without_a_word_is_found_by_probes_and_
     text = topology_text("moving").replace(
         "h2: {address: 172.18.0.12/24", f"h2: {{address: 172.18.0.12/24, link_mtu: {NARROW}"
     )
-    with running_lab("silentmtu", text) as lab:
+    with running_lab("silentmtu", text, lossy=SWALLOWED) as lab:
         until(lambda: narrow_paths(lab, "h1").get("h2") == NARROW, "h1 to find out", FOUND)
         until(lambda: narrow_paths(lab, "h2").get("h1") == NARROW, "h2 to find out", FOUND)
         assert f"h1 to h2 carries {NARROW} of 1500" in read_status(lab.lab).reasons
@@ -146,11 +187,11 @@ def test_what_does_not_fit_is_told_with_size_source_and_quote(found, family):
         error = until(lambda: next(filter(None, [icmp_error(tap.recv(1 << 16), family)]), None), "the error", 10)
     source, destination, mtu, quote = error
     assert (source, destination) == (gateway, lab.address("web-1", family))
-    assert mtu == NARROW - OVER_IPV4
+    assert mtu == fitting(lab)
     assert addresses_in_quote(quote, family) == (lab.address("web-1", family), address)
     assert len(quote) >= (28 if family == 4 else 48), "with the first eight bytes of what was in the packet"
-    assert str(NARROW - OVER_IPV4) in said
-    assert learnt_mtu(lab, "web-1", address) == NARROW - OVER_IPV4
+    assert str(fitting(lab)) in said
+    assert learnt_mtu(lab, "web-1", address) == fitting(lab)
 
 
 def icmp_error(frame: bytes, family: int) -> tuple[str, str, int, bytes] | None:
@@ -222,6 +263,44 @@ def test_errors_are_limited_to_a_rate_and_what_is_not_told_is_counted(found, fam
     told, silent = (after[name] - before[name] for name in ("too_big_told", "too_big"))
     assert told + silent == count
     assert 0 < told <= TOLD_PER_SECOND * (seconds + 2)
+
+
+@pytest.mark.parametrize("discovery", HEEDLESS.values(), ids=HEEDLESS)
+def test_an_ipv4_packet_without_df_whose_sender_heeds_no_icmp_is_told_and_counted_and_never_fragmented(
+    found, discovery
+):
+    """ADR 20: its sender goes on, so each of them is a drop; what fits goes on arriving."""
+    lab, address, sent = found, found.address("web-2", 4), 0
+    data = bytes(mtu_of(lab, "web-1") - 28)
+    with (
+        udp_socket(lab.inside("web-1"), lab.address("web-1", 4)) as sender,
+        udp_socket(lab.inside("web-2"), address, PORT) as receiver,
+        raw_socket(lab.inside("web-1")) as tap,
+    ):
+        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discovery)
+        before = lab.counters("h1")
+
+        def unfit(*names: str) -> int:
+            after = lab.counters("h1")
+            return sum(after[name] - before[name] for name in names)
+
+        def told() -> bool:  # others may have been told in this second, up to its limit
+            nonlocal sent
+            sender.sendto(data, (address, PORT))
+            sent += 1
+            return unfit("too_big_told") > 0
+
+        until(told, "an error", 10)
+        source, destination, mtu, quote = until(lambda: icmp_error(tap.recv(1 << 16), 4), "it to arrive", 10)
+        assert (source, destination) == (gateway_of("10.0.1.0/24"), lab.address("web-1", 4))
+        assert mtu == fitting(lab)
+        assert not quote[6] & 0x40, "it is about a packet without DF"
+        for _ in range(10):
+            sender.sendto(data, (address, PORT))
+            sent += 1
+        until(lambda: unfit("too_big_told", "too_big") == sent, "all of them counted", 10)
+        sender.sendto(b"fits", (address, PORT))
+        assert receiver.recv(1 << 16) == b"fits", "nothing of the others has arrived"
 
 
 def test_pings_that_fit_go_on_all_the_time(found):

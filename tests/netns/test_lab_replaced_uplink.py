@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import INTERVALS, SystemLab, running_lab, topology_text
+from lab.substrates import over
 from lab.traffic import exchange_all, flow_between, pings
 from lab.waiting import until
 
@@ -15,9 +16,11 @@ RARELY = 60.0
 """Seconds between an agent's own looks at its kernel: what is noticed sooner, netlink's events told."""
 
 
-@pytest.fixture(scope="module")
-def uplinks(lab_cache: None) -> Iterator[SystemLab]:
-    with running_lab("replaced", topology_text("two_uplinks")) as lab:
+@pytest.fixture(scope="module", params=["ipv4", "ipv6"])
+def uplinks(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
+    """Over a substrate of either family."""
+    text = over(request.param, topology_text("two_uplinks"))
+    with running_lab("replaced", text, lossy="an interface is taken away under traffic") as lab:
         yield lab
 
 
@@ -49,6 +52,5 @@ def test_an_interface_that_is_replaced_is_served_again_at_once(uplinks):
     found = {one.interface: one.attach_mode for one in uplinks.status("a").uplinks}
     assert found == {"eth0": "native", "eth1": "native"}
     assert uplinks.pid("a") == agent, "the agent goes on"
-    uplinks.is_lossy = True
     for one, other, family in uplinks.talks():
         exchange_all(uplinks, one, other, family, 50_000)

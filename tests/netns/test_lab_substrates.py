@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.substrates import over
 from lab.traffic import exchange_all, exchange_tcp, exchange_udp, flow_between, ping, pings, udp_socket, unbroken_flow
 from lab.waiting import until
 from lab.wire import tapped
@@ -25,11 +26,7 @@ OTHER_MAC = "02:00:00:00:77:01"
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def routed(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
     """Two subnets behind a router, with the hosts' droplets of either family."""
-    text = topology_text("routed")
-    if request.param == "ipv6":
-        for subnet, host in ((1, 11), (2, 12), (2, 13), (1, 14)):
-            text = text.replace(f"address: 172.18.{subnet}.{host}", f'address: "fd18:0:0:{subnet}::{host}"')
-    with running_lab("routed", text, lossless=True) as lab:
+    with running_lab("routed", over(request.param, topology_text("routed"))) as lab:
         yield lab
 
 
@@ -85,7 +82,7 @@ def test_a_router_that_changes_its_ethernet_address_is_followed(routed):
             routed.ip(routed.names.router, "link", "set", "eth0", "address", old)
         until(lambda: next_hop(routed, "h1", "h2") == old, "the old address in the map")
     assert pings(routed, "web-1", "web-2")
-    routed.is_lossy = True
+    routed.lossy = "packets to the router's old Ethernet address are gone"
 
 
 def test_a_neighbour_table_that_is_flushed_loses_no_packet(routed):
@@ -120,7 +117,7 @@ endpoints:
 
 
 def test_droplets_of_both_families_on_one_interface_each_carry_both_families(lab_cache):
-    with running_lab("mixed", MIXED, lossless=True) as lab:
+    with running_lab("mixed", MIXED) as lab:
         for family in (4, 6):
             for one, other in (("web-1", "web-2"), ("six-1", "six-2")):
                 exchange_all(lab, one, other, family, 300_000)
@@ -137,9 +134,10 @@ def test_droplets_of_both_families_on_one_interface_each_carry_both_families(lab
         }
 
 
-@pytest.fixture(scope="module")
-def uplinks(lab_cache: None) -> Iterator[SystemLab]:
-    with running_lab("uplinks", topology_text("two_uplinks")) as lab:
+@pytest.fixture(scope="module", params=["ipv4", "ipv6"])
+def uplinks(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
+    """Over a substrate of either family."""
+    with running_lab("uplinks", over(request.param, topology_text("two_uplinks"))) as lab:
         yield lab
 
 
@@ -195,6 +193,7 @@ def test_several_receive_queues_are_all_served(uplinks):
 
 
 def test_one_interface_that_goes_down_takes_its_own_endpoints_alone_and_comes_back(uplinks):
+    uplinks.lossy = "a wire is cut under traffic"
     port = uplinks.ports()["a", "eth1"]
     with unbroken_flow(uplinks, "web-1", "web-3") as flow:
         uplinks.ip(uplinks.names.fabric, "link", "set", port, "down")

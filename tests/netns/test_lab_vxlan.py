@@ -7,7 +7,20 @@ from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
-from lab.traffic import exchange_all, exchange_tcp, exchange_udp, learnt_mtu, mtu_of, ping, ping_whole, udp_socket
+from lab.frames import IPV4, ethernet, ipv4, udp
+from lab.substrates import over
+from lab.traffic import (
+    exchange_all,
+    exchange_tcp,
+    exchange_udp,
+    learnt_mtu,
+    mtu_of,
+    ping,
+    ping_whole,
+    send_one_way,
+    send_tunnelled,
+    udp_socket,
+)
 from lab.waiting import until
 from lab.wire import GENEVE, VXLAN, tapped
 
@@ -15,16 +28,22 @@ from controller_sim.reachability import check_all
 
 PORT = 7112
 PEER = "p"
+RED, BLUE, NOBODY = 1001, 2002, 3003
+TENANT = """\
+  - {name: shop-1, network: shop, droplet: h1, address: 10.0.1.77}
+  - {name: shop-2, network: shop, droplet: h2, address: 10.0.1.78}
+"""
 
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    """The shipped topology, and the same over a substrate of IPv6."""
-    text = topology_text("vxlan_peer")
-    if request.param == "ipv6":
-        for number in (11, 12, 13, 14):
-            text = text.replace(f"172.18.0.{number}/24", f'"fd18::{number}/64"')
-    with running_lab("vxlan", text) as lab:
+    """The shipped topology with another tenant of the same addresses, over a substrate of either family."""
+    text = over(request.param, topology_text("vxlan_peer")) + TENANT
+    text = text.replace(
+        "networks:\n", f"  - {{name: blue, vni: {BLUE}, cidr: 10.0.0.0/16, dividers: [h3]}}\nnetworks:\n"
+    )
+    text = text.replace("endpoints:\n", "  - {name: shop, vpc: blue, cidr: 10.0.1.0/24, bouncers: [h3]}\nendpoints:\n")
+    with running_lab("vxlan", text, lossy="what the peer sends is counted by no agent") as lab:
         yield lab
 
 
@@ -89,22 +108,57 @@ def test_our_own_hosts_speak_vxlan_for_that_network_too_and_geneve_to_the_bounce
     assert any(packet.port == VXLAN for packet in packets)
 
 
+def from_peer(vni: int, frame: bytes, flags: int = 8) -> bytes:
+    """Return a VXLAN packet (RFC 7348, section 5)."""
+    return bytes([flags, 0, 0, 0]) + vni.to_bytes(3, "big") + b"\0" + frame
+
+
+def called_by_peer(lab: SystemLab, address: str) -> bytes:
+    """Return the frame of a datagram from the peer's endpoint to an address."""
+    packet = ipv4(lab.address("bare-1", 4), address, udp(PORT))
+    return ethernet(lab.mac("old-1"), lab.mac("bare-1"), IPV4, packet)
+
+
 def test_a_packet_with_the_vni_not_marked_as_there_is_dropped_with_a_reason(lab):
-    own, to = lab.topology.droplets[PEER].address, lab.topology.droplets["h1"].address
     before = lab.counters("h1")["vxlan_flags"]
-    with udp_socket(lab.names.droplet(PEER), own) as sender:
-        sender.sendto(bytes(4) + (1001).to_bytes(3, "big") + b"\0" + bytes(60), (to, VXLAN))
+    frame = called_by_peer(lab, lab.address("old-1", 4))
+    send_tunnelled(lab, PEER, "h1", from_peer(RED, frame, flags=0), port=VXLAN)
     until(lambda: lab.counters("h1")["vxlan_flags"] == before + 1, "the drop", 10)
 
 
-def test_the_peer_cannot_reach_another_tenant_by_its_vni(lab):
-    own, to = lab.topology.droplets[PEER].address, lab.topology.droplets["h1"].address
-    before = lab.counters("h1")
-    frame = lab.mac("old-1") + lab.mac("bare-1") + b"\x08\x00" + b"\x45" + bytes(59)
-    with udp_socket(lab.names.droplet(PEER), own) as sender:
-        sender.sendto(bytes([8, 0, 0, 0]) + (2002).to_bytes(3, "big") + b"\0" + frame, (to, VXLAN))
-    until(lambda: lab.counters("h1")["received_from_substrate"] > before["received_from_substrate"], "the packet", 10)
-    assert lab.counters("h1")["delivered"] == before["delivered"]
+@pytest.mark.parametrize(
+    ("station", "vni", "reason"),
+    [("h1", BLUE, "not_here"), ("h3", BLUE, "no_endpoint"), ("h1", NOBODY, "no_vpc")],
+    ids=["at the endpoint's host", "by the bouncer", "of nobody's VNI"],
+)
+def test_the_same_packet_under_another_vni_does_not_reach_the_endpoint(lab, station, vni, reason):
+    frame = called_by_peer(lab, lab.address("old-1", 4))
+    with udp_socket(lab.inside("old-1"), lab.address("old-1", 4), PORT) as receiver:
+        send_tunnelled(lab, PEER, station, from_peer(RED, frame), port=VXLAN)
+        assert receiver.recv(100) == b"spoofed", "under its own VNI it arrives"
+        before = lab.counters(station)
+        send_tunnelled(lab, PEER, station, from_peer(vni, frame), port=VXLAN)
+        until(lambda: lab.counters(station)[reason] == before[reason] + 1, "the drop", 10)
+        assert lab.counters(station)["delivered"] == before["delivered"]
+        receiver.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            receiver.recv(100)
+
+
+def test_the_peers_endpoints_do_not_reach_another_tenants_address(lab):
+    """What its kernel sends has the VNI of its own VPC, where the bouncer knows no such endpoint."""
+    assert ping(lab, "shop-2", lab.address("shop-1")) == 3
+    before = lab.counters("h3")["no_endpoint"]
+    assert ping(lab, "bare-1", lab.address("shop-1"), count=2, wait=1) == 0
+    assert lab.counters("h3")["no_endpoint"] > before, "its ARP request came to nothing"
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("ends", [("old-1", "old-2"), ("old-1", "bare-1"), ("bare-1", "old-1")])
+def test_fragments_reach_their_endpoint_by_the_bouncer_and_vxlan(lab, family, ends):
+    before = lab.counters("h3")["bounced"]
+    send_one_way(lab, *ends, 4000, family)
+    assert lab.counters("h3")["bounced"] - before >= 9, "three fragments each"
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -7,10 +7,11 @@ import socket
 
 import structlog
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, NEXT_HOP_SILENT, mapped
+from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, mapped
 from agent.core.next_hops import Found, Peer
+from agent.datapath.kept_neighbours import release_all
 from agent.datapath.maps import Map
-from agent.datapath.neighbours import NeighbourWatch, release_all
+from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
 from tests.netns.conftest import World, ip, ip_json, uplinks_now
 from tests.netns.hops import entry, mac_of, packed, peers, tell, until
@@ -198,6 +199,7 @@ async def test_lost_events_end_in_a_full_look(world: World, table: Map, watch, t
         ip("-batch", str(batch))
         await until(lambda: table.lookup(key) == value)
     assert "neighbour_events_lost" in [one["event"] for one in logged]
+    assert watch.uplinks_changed.is_set()
 
 
 async def test_a_droplet_that_was_just_told_is_unresolved_until_something_leads_there(
@@ -215,7 +217,7 @@ async def test_what_is_found_out_of_a_path_stands_in_the_entry(world: World, tab
     tell(watch, peers(world.neighbour))
     await until(lambda: len(table.dump()) == 1)
     tell(watch, peers(world.neighbour, by={socket.if_nametoindex("eth0"): Found(True, 1400)}))
-    key, value = entry(world.neighbour, mac_of(world), mtu=1400, flags=NEXT_HOP_DOWN | NEXT_HOP_SILENT)
+    key, value = entry(world.neighbour, mac_of(world), mtu=1400, flags=NEXT_HOP_DOWN)
     await until(lambda: table.lookup(key) == value)
     tell(watch, peers(world.neighbour))
     await until(lambda: table.lookup(key) == entry(world.neighbour, mac_of(world))[1])

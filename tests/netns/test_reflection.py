@@ -56,13 +56,13 @@ class Host:
         maps = self.kernel.maps
         maps[MapName.LOCAL_DROPLETS].write(
             {
-                U32.pack(place): LOCAL_DROPLET.pack(mapped(address), index, index, index, mac, 0)
+                U32.pack(place): LOCAL_DROPLET.pack(mapped(address), index, index, index, mac, 0, 0)
                 for place, address in enumerate(addresses)
             },
             [],
         )
         known = [family.packed(text) for family, text in zip((V4, V6), others, strict=True)]
-        maps[MapName.DROPLETS].write({mapped(address): DROPLET.pack(0) for address in known}, [])
+        maps[MapName.DROPLETS].write({mapped(address): DROPLET.pack(0, 0) for address in known}, [])
         assert await self.kernel.executor.run([AttachTransit(index)]) == []
 
     def forget(self, address: bytes) -> None:
@@ -124,9 +124,9 @@ async def test_a_host_that_goes_is_down_and_comes_back(net: Routed, far: Host, f
     try:
         await room.until(lambda: room.state() == ("up", 1500))
         ip("link", "set", "eth0", "down", namespace=net.far)
-        await room.until(lambda: room.peers[room.far].down)
+        await room.until(lambda: room.found.down)
         ip("link", "set", "eth0", "up", namespace=net.far)
-        await room.until(lambda: not room.peers[room.far].down, 10)
+        await room.until(lambda: not room.found.down, 10)
     finally:
         await room.close()
 
@@ -136,8 +136,8 @@ async def test_the_narrowest_link_on_the_way_is_found(net: Routed, far: Host, fa
     net.narrow(1400)
     room = Room(net, family, QUICK)
     try:
-        await room.until(lambda: room.peers[room.far].mtu == 1400, 20)
+        await room.until(lambda: room.found.mtu == 1400, 20)
         net.narrow(1500)
-        await room.until(lambda: room.peers[room.far].mtu is None)
+        await room.until(lambda: room.found.mtu is None)
     finally:
         await room.close()

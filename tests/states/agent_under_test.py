@@ -12,6 +12,7 @@ from fake_kernel import FakeKernel
 
 from agent.applier import Applier
 from agent.bus.documents import Delivery
+from agent.core.paths import KnownPaths
 from agent.core.registry import Verdict
 from agent.settings import Settings
 from agent.store import Store
@@ -26,6 +27,8 @@ class Agent:
         self.kernel = kernel or FakeKernel()
         self.told: dict[str, Verdict] = {}
         self.repaired: list[str] = []
+        self.known: KnownPaths = {}
+        """What the next agent to start is told of paths."""
         self._folder = folder
         self._store: Store | None = None
         self.applier: Applier
@@ -42,6 +45,7 @@ class Agent:
             self._tell,
             self.repaired.extend,
             quiet,  # type: ignore[arg-type]
+            known=self.known,
         )
         await self.applier.start()
         await self.applier.begin_snapshot()

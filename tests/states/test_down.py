@@ -10,6 +10,7 @@ from agent_worlds import DROPLETS, LOCAL, World, red
 from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.layout import NETWORK, VPC, MapName, split_set
+from agent.core.paths import Known, Path
 
 TWO_OF_EACH: World = {"substrate": (DROPLETS,), "red": (red("d2", "d3", dividers=("d3", "d4")),), "a": (LOCAL,)}
 
@@ -73,5 +74,25 @@ def test_what_an_interface_looks_like_does_not_bring_anybody_up() -> None:
         agent.kernel.interfaces = (replace(eth0, mtu=9000), *others)
         await agent.applier.repair()
         assert members(agent) == ({2}, {4})
+
+    in_a_folder(scenario)
+
+
+def test_an_agent_that_starts_sends_nothing_to_who_was_down_not_even_at_first() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await agent.deliver(stream.lead_to(TWO_OF_EACH))
+        await agent.complete()
+        await agent.applier.leave_out(frozenset({"d3"}))
+        before = agent.kernel.contents()
+        agent.known = {Path(bytes([10, 0, 0, 1]), bytes([10, 0, 0, 3])): Known(down=True)}
+        agent.kernel.actions.clear()
+        await agent.start()
+        assert agent.kernel.actions == []
+        await agent.deliver(stream.replay())
+        await agent.complete()
+        assert agent.kernel.contents() == before
+        await agent.applier.leave_out(frozenset())
+        assert members(agent) == ({2, 3}, {3, 4})
 
     in_a_folder(scenario)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import random
-from dataclasses import replace
 
 import pytest
 from agent_under_test import Agent, Stream, one_by_one
 from agent_worlds import LOCAL, ONE_BOUNCER, RED, REMOTE, WORLDS, World, changed, endpoint, red
-from fake_kernel import BOND0, ETH0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
@@ -111,19 +109,6 @@ def test_what_somebody_else_changed_is_repaired_and_told() -> None:
         agent.repaired.clear()
         await agent.applier.repair()
         assert agent.repaired == []
-
-    in_a_folder(scenario)
-
-
-def test_an_interface_that_loses_its_address_takes_the_droplet_and_gets_it_back() -> None:
-    async def scenario(agent: Agent) -> None:
-        await publish(agent, Stream(), ONE_BOUNCER)
-        agent.kernel.interfaces = (replace(ETH0, addresses=()), BOND0)
-        await agent.applier.repair()
-        assert agent.verdicts()["substrate"][0] == "rejected"
-        agent.kernel.interfaces = (ETH0, BOND0)
-        await agent.applier.repair()
-        await ends_like(agent, "one bouncer")
 
     in_a_folder(scenario)
 

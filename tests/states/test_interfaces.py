@@ -12,7 +12,7 @@ from fake_kernel import BOND0, ETH0
 from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
 
 from agent.core.features import Features
-from agent.core.layout import LOCAL_DROPLET, MapName
+from agent.core.layout import DROPLET, DROPLET_ZERO_CHECKSUM, LOCAL_DROPLET, MapName
 from agent.core.next_hops import Peer
 from agent.core.uplinks import Uplink
 from protocol.addresses import parse_address
@@ -46,22 +46,58 @@ def test_droplets_and_their_endpoints_come_and_go_in_every_order(order: tuple[st
     in_a_folder(scenario)
 
 
-def test_an_interface_that_loses_its_address_takes_its_own_droplets_alone() -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_interface_that_loses_its_address_takes_nothing_and_is_told(restarts: bool) -> None:
+    """Nobody asked for that: a lease lapsed, or a network manager starts anew."""
+
     async def scenario(agent: Agent) -> None:
-        await publish(agent, Stream(), SEVERAL)
-        agent.kernel.begin_watch()
+        stream = Stream()
+        await deliver_whole(agent, stream.lead_to(SEVERAL))
+        before = agent.kernel.contents()
         agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=()))
+        if restarts:
+            await agent.start()
+            await deliver_whole(agent, stream.replay())
+            await agent.complete()
+        agent.kernel.begin_watch()
         await agent.applier.repair()
         assert agent.kernel.end_watch() == []
-        told = {name: state for name, (state, _, _) in agent.verdicts().items()}
-        assert told.pop("bond") == "rejected"
-        assert told.pop("d") == "pending"
-        assert set(told.values()) == {"realized"}
-        assert agent.kernel.transit == {ETH0.ifindex}
-        assert arrivals(agent, BOND0) == set()
+        assert agent.kernel.contents() == before
+        assert {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"} == {"bond"}
+        (failure,) = agent.told["bond"].failures
+        assert (agent.told["bond"].state, failure.name) == ("failed", "EADDRNOTAVAIL")
+        assert failure.message.startswith("10.5.0.1 is gone from interface bond0: give it back")
+        await agent.applier.retry()
+        assert agent.told["bond"].state == "failed"
         agent.kernel.interfaces = (ETH0, BOND0)
         await agent.applier.repair()
+        assert agent.told["bond"].state == "realized"
+        assert agent.kernel.contents() == before
         await ends_like(agent, "several droplets")
+
+    in_a_folder(scenario)
+
+
+def test_a_droplet_that_moves_to_another_address_of_its_interface_is_followed() -> None:
+    """The old address goes first, then the document comes, then the new address."""
+
+    async def scenario(agent: Agent) -> None:
+        stream, new = Stream(), bytes([10, 0, 1, 77])
+        await publish(agent, stream, SEVERAL)
+        agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=()))
+        await agent.applier.repair()
+        (content,) = SEVERAL["bond"]
+        moved = {**content, "droplets": [{**one, "address": "10.0.1.77"} for one in content["droplets"]]}
+        await publish(agent, stream, changed(SEVERAL, bond=(content, moved)))
+        assert agent.told["bond"].state == "rejected"
+        assert agent.told["bond"].in_force > 0
+        agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=(new,)))
+        await agent.applier.repair()
+        assert agent.told["bond"].state == "realized"
+        assert new in {
+            LOCAL_DROPLET.unpack(value)[0][12:] for value in agent.kernel.maps[MapName.LOCAL_DROPLETS].values()
+        }
+        await has_nothing_to_do(agent)
 
     in_a_folder(scenario)
 
@@ -112,18 +148,18 @@ def test_a_narrow_interface_refuses_its_endpoints_and_takes_them_back() -> None:
     in_a_folder(scenario)
 
 
-def test_peers_are_told_of_checksums_when_this_hosts_droplet_changes() -> None:
-    """The documents that list the peers do not change, and yet what is taken from them does."""
-
+def test_a_droplet_that_wants_no_checksums_says_so_of_itself_and_of_no_peer() -> None:
     async def scenario(agent: Agent) -> None:
         stream, far = Stream(), parse_address("2001:db8::2")
         apart = changed(FAMILIES, substrate=droplets(), own=({"droplets": [UNSIGNED]},))
         signed = changed(apart, own=({"droplets": [{**UNSIGNED, "udp_checksum": "full"}]},))
         peer: World = {"far": ({"droplets": [{"id": "far", "host": "h9", "address": "2001:db8::2"}]},)}
-        for world, unsigned in ((signed, 0), (apart, 1), (signed, 0)):
+        for world, unsigned in ((signed, 0), (apart, DROPLET_ZERO_CHECKSUM), (signed, 0)):
             await publish(agent, stream, {**world, **peer})
-            assert agent.kernel.maps[MapName.DROPLETS][far] == bytes([unsigned, 0, 0, 0])
-            assert agent.kernel.peers[far] == Peer(zero_checksum=bool(unsigned))
+            own = map(LOCAL_DROPLET.unpack, agent.kernel.maps[MapName.LOCAL_DROPLETS].values())
+            assert {value[-1] for value in own if value[0] == parse_address(str(UNSIGNED["address"]))} == {unsigned}
+            assert DROPLET.unpack(agent.kernel.maps[MapName.DROPLETS][far])[0] == 0
+            assert agent.kernel.peers[far] == Peer(zero_checksum=False)
             await has_nothing_to_do(agent)
 
     in_a_folder(scenario)

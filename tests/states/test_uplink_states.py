@@ -6,14 +6,17 @@ import errno
 from dataclasses import replace
 
 import pytest
-from agent_under_test import Agent, Stream, one_by_one
+from agent_under_test import SETTINGS, Agent, Stream, one_by_one
 from agent_worlds import ONE_BOUNCER, SEVERAL, World
 from fake_kernel import BOND0, ETH0
 from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.actions import AttachTransit
 from agent.core.layout import LOCAL_DROPLET, MapName
+from agent.datapath.neighbours import Unresolved
+from agent.reports import heartbeat
 from agent.substrate import InterfaceReplacedError
+from protocol.status import AgentState, Status, UnresolvedNextHops
 
 ANOTHER = replace(ETH0, ifindex=12, carrier=12, leaves=12, arrives=(12,), mac=bytes.fromhex("020000000112"))
 
@@ -30,7 +33,7 @@ def states(agent: Agent) -> set[str]:
 def local_droplets(agent: Agent) -> set[tuple[int, int, int, bytes]]:
     """Return interface, arrival, departure and MAC of the entries."""
     values = agent.kernel.maps[MapName.LOCAL_DROPLETS].values()
-    return {(interface, *rest) for _, interface, *rest, _ in map(LOCAL_DROPLET.unpack, values)}
+    return {(interface, *rest) for _, interface, *rest, _, _ in map(LOCAL_DROPLET.unpack, values)}
 
 
 def test_an_interface_in_the_place_of_another_is_taken_in() -> None:
@@ -61,6 +64,28 @@ def test_one_that_has_no_address_yet_changes_nothing() -> None:
         await agent.applier.repair()
         assert not agent.applier.unreadable
         assert agent.kernel.transit == {12}
+
+    in_a_folder(scenario)
+
+
+def test_the_heartbeat_says_why_the_host_is_degraded() -> None:
+    def told(agent: Agent, *unresolved: Unresolved) -> Status:
+        more = {"boot": "b", "now": 1.0, "uptime": 1.0, "memory": 1, "modes": {}}
+        return heartbeat(SETTINGS, agent.applier, unresolved, **more)
+
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, ONE_BOUNCER)
+        await agent.complete()
+        assert (told(agent).state, told(agent).unreadable) == (AgentState.IN_SYNC, "")
+        found = told(agent, Unresolved("10.0.0.9", "why"))
+        assert (found.state, found.unresolved_next_hops) == (
+            AgentState.DEGRADED,
+            (UnresolvedNextHops("why", 1, ("10.0.0.9",)),),
+        )
+        agent.kernel.interfaces = (replace(ANOTHER, addresses=()), BOND0)
+        await agent.applier.repair()
+        assert told(agent).state is AgentState.DEGRADED
+        assert "has no address yet" in told(agent).unreadable
 
     in_a_folder(scenario)
 

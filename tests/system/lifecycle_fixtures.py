@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 
+from lab.balance import check_balance
+
 from controller_sim.controller import converge, prepare
 from controller_sim.convergence import Report
 from controller_sim.lab import Lab
@@ -20,11 +22,15 @@ def text_of(name: str) -> str:
 
 @contextmanager
 def living_lab(text: str, name: str) -> Iterator[Lab]:
-    """Bring a lab up, and take it down whatever happens; nothing may be left of it."""
+    """Bring a lab up, and take it down whatever happens; nothing may be left of it.
+
+    At the end every agent must run, and every host's counters balance.
+    """
     lab = Lab(name)
     bring_up(lab, text, "test")
     try:
         yield lab
+        check_balance(lab)
     finally:
         lab.down()
     assert leftovers(lab) == []

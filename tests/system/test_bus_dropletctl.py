@@ -21,7 +21,17 @@ from agent.cli.render import machine, table
 from protocol import codec, rpc, subjects
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.documents import Attachment, Endpoint
-from protocol.status import AgentState, Counters, DocumentCounts, EndpointTraffic, Event, ObjectCounts, Status, Traffic
+from protocol.status import (
+    AgentState,
+    Counters,
+    DocumentCounts,
+    EndpointTraffic,
+    Event,
+    ObjectCounts,
+    Status,
+    Traffic,
+    UnresolvedNextHops,
+)
 
 PAGE = 3
 ENDPOINTS = [
@@ -52,7 +62,7 @@ class Answering(Recorder):
                         digest="0" * 32,
                         documents=DocumentCounts(realized=5, pending=1),
                         objects=ObjectCounts(endpoints=8, local_endpoints=2),
-                        unresolved_next_hops=("192.0.2.9",),
+                        unresolved_next_hops=(UnresolvedNextHops("the kernel has no route to it", 1, ("192.0.2.9",)),),
                     )
                 )
             case "get":
@@ -113,7 +123,8 @@ async def test_every_command_prints_what_the_hosts_say(server: NatsServer) -> No
         assert "h2" in result.output
         assert "degraded" in result.output
         assert "1h02m" in result.output
-        assert "192.0.2.9" in result.output
+        assert "no way to 192.0.2.9" in result.output
+        assert "the kernel has no route to it" in result.output
         assert max(map(len, result.output.splitlines())) <= 120
         shown = json.loads((await ctl(server, "status", "h1", "-o", "json")).output)
         assert [(item["host"], item["revision"]) for item in shown] == [("h1", 42)]
@@ -153,10 +164,12 @@ async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:
         await answering(server, ["h1"])
         shown = await ctl(server, "status")
         assert (shown.exit_code, shown.stderr) == (1, "1 of 2 hosts answered\n")
-        assert [line.split()[:3] for line in shown.stdout.splitlines() if line.strip().startswith("h")] == [
+        hosts, _, why = shown.stdout.partition("\n\n")
+        assert [line.split()[:3] for line in hosts.splitlines()[2:]] == [
             ["h1", "degraded", "5"],
             ["h2", "no", "answer"],
         ]
+        assert [line.split()[:3] for line in why.splitlines()[2:]] == [["h1", "no", "way"]]
         listed = await ctl(server, "get", "endpoints", "-o", "json")
         assert (listed.exit_code, listed.stderr) == (1, "1 of 2 hosts answered\n")
         assert {item["host"] for item in json.loads(listed.stdout)} == {"h1"}

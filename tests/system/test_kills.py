@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab.balance import check_balance
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import pings, unbroken_flow
 from lab.waiting import PATIENCE, until
@@ -203,6 +204,7 @@ def test_agents_may_start_before_the_server_and_before_there_is_a_stream(lab_cac
         for host in early.hosts:
             assert early.wait_in_sync(host).documents.rejected == 0
         assert pings(early, "web-1", "web-2")
+        check_balance(early.lab)
     except BaseException:
         early.print_logs()
         raise

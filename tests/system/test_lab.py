@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab.balance import check_balance
 from lab.fixtures import leftovers, topology_text
 from lab.waiting import until
+
+from controller_sim.lab import Lab
 
 PROGRAM = Path(sys.executable).parent / "droplet-lab"
 NAME = f"tool-{os.getpid()}"
@@ -43,9 +46,10 @@ def write(folder: Path, text: str) -> str:
 
 @contextlib.contextmanager
 def cleared(name: str) -> Iterator[None]:
-    """Take a lab down after a block, and hold that nothing of it is left."""
+    """Take a lab down after a block, and hold that its counters balance and nothing of it is left."""
     try:
         yield
+        check_balance(Lab(name))
     finally:
         ok("down", name=name)
         assert leftovers(name) == []

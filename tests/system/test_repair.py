@@ -79,7 +79,7 @@ def test_an_entry_that_somebody_added_goes(lab):
 
     def add() -> None:
         with lab.map(HOST, "droplets") as descriptor:
-            bpf.update(descriptor, key, DROPLET.pack(0))
+            bpf.update(descriptor, key, DROPLET.pack(0, 0))
 
     assert "delete 1 of droplets" in repaired_after(lab, add)
     assert key not in lab.entries(HOST, "droplets")
@@ -179,3 +179,36 @@ def test_an_endpoint_whose_namespace_is_missing_fails_and_is_realized_when_it_co
         assert "eth0" not in lab.links(namespace)
     finally:
         remove(namespace)
+
+
+def log_of(lab: SystemLab) -> str:
+    return lab.lab.paths.log(HOST).read_text(errors="replace")
+
+
+def test_an_address_that_goes_away_for_a_moment_takes_nothing_along(lab):
+    """As with a lease that lapses, or a network manager that starts anew. The agent may start anew meanwhile.
+
+    The bus is reached by that address, so the agent's log tells.
+    """
+    address = f"{lab.topology.droplets[HOST].address}/24"
+    wanted, links = {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS}, lab.host_links(HOST)
+    lab.is_lossy = True
+    told = log_of(lab).count("is gone from interface eth0")
+    lab.ip(lab.names.droplet(HOST), "address", "delete", address, "dev", "eth0")
+    try:
+        until(lambda: log_of(lab).count("is gone from interface eth0") > told, "the agent to see it")
+        assert {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS} == wanted
+        lab.kill_agent(HOST)
+        lab.lab.start_agent(HOST)
+        until(lambda: not lab.lab.agent_runs(HOST), "its end")
+        assert "this host cannot run the agent: interface: eth0 has no address" in log_of(lab)
+        assert {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS} == wanted
+        assert lab.host_links(HOST) == links
+    finally:
+        lab.ip(lab.names.droplet(HOST), "address", "add", address, "dev", "eth0")
+    lab.lab.start_agent(HOST)
+    until(lambda: lab.in_sync(HOST), "all to be well")
+    lab.wait_for_next_hops(HOST)
+    until(lambda: pings(lab, "web-1", "web-2"), "answers")
+    assert {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS} == wanted
+    assert lab.host_links(HOST) == links

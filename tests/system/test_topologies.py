@@ -28,7 +28,7 @@ PORT = 7103
 
 @pytest.fixture(scope="module", params=TOPOLOGIES)
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    with running_lab("topo", topology_text(request.param), lossless=True) as lab:
+    with running_lab("topo", topology_text(request.param)) as lab:
         yield lab
 
 
@@ -98,7 +98,7 @@ def test_the_gateway_answers_its_endpoints(lab):
 
 
 def test_what_came_in_is_what_went_out_and_what_was_dropped_and_nothing_is_lost_between_hosts(lab):
-    check_balance(lab)
+    check_balance(lab.lab)
     check_crossing(lab)
 
 

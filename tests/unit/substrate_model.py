@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from agent.core.paths import Happening, Path, Probe, Rules, View
+from agent.core.paths import Happening, Known, Path, Probe, Rules, View
 from agent.core.probing import Probing
 from agent.core.tunnel_errors import Problem, TunnelError
 
@@ -36,11 +36,13 @@ class Model:
     far: dict[Path, Far] = field(default_factory=dict)
     sent: list[tuple[float, Probe]] = field(default_factory=list)
     happened: list[tuple[float, Happening]] = field(default_factory=list)
+    left: dict[Path, Known | None] = field(default_factory=dict)
+    """What agents left to those that started after them."""
 
     def __post_init__(self) -> None:
-        serial = count(1)
+        self.serial = count(1)
         self.random = random.Random(self.seed)
-        self.probing = Probing(self.rules, lambda: next(serial).to_bytes(8, "big"))
+        self.probing = Probing(self.rules, lambda: next(self.serial).to_bytes(8, "big"))
         self._coming: list[tuple[float, int, Callable[[], object]]] = []
         self._order = count()
 

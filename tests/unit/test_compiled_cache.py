@@ -70,3 +70,29 @@ def test_each_set_of_features_has_an_object_of_its_own() -> None:
     chosen += (Features(families=frozenset({"ipv4"})), Features(substrate=frozenset({"ipv4"})))
     assert len({content_hash(features=features) for features in chosen}) == len(chosen)
     assert content_hash(features=Features()) == content_hash()
+
+
+def test_agents_that_start_together_compile_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made, runs = CompiledObject(content_hash(), (), ()), []
+
+    async def leave(output: Path, sources: Path, features: Features) -> None:
+        runs.append(output)
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(output.write_bytes, msgspec.msgpack.encode(made))
+
+    async def start_three() -> list[CompiledObject]:
+        return await asyncio.gather(*(compile_programs(tmp_path) for _ in range(3)))
+
+    monkeypatch.setattr(compiler, "_run_child", leave)
+    assert asyncio.run(start_three()) == [made] * 3
+    assert len(runs) == 1
+
+
+def test_a_compilation_that_fails_lets_the_next_one_try(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def fail(output: Path, sources: Path, features: Features) -> None:
+        raise compiler.CompileError("no room")
+
+    monkeypatch.setattr(compiler, "_run_child", fail)
+    for _ in range(2):
+        with pytest.raises(compiler.CompileError, match="no room"):
+            asyncio.run(compile_programs(tmp_path))

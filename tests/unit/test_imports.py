@@ -35,11 +35,11 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imported(name: str, *, when_loaded: bool = False) -> set[str]:
-    """Return the full names of the modules that one module imports, inside functions too or only when it is loaded."""
+def imported(name: str) -> set[str]:
+    """Return the full names of the modules that one module imports, inside functions too."""
     found: set[str] = set()
     tree = ast.parse(MODULES[name].read_text())
-    for node in tree.body if when_loaded else ast.walk(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -105,7 +105,7 @@ def test_there_are_no_import_cycles() -> None:
     def visit(name: str, way: tuple[str, ...]) -> None:
         assert name not in way, " -> ".join([*way[way.index(name) :], name])
         if name not in done:
-            for other in sorted(imported(name, when_loaded=True) & MODULES.keys() - {name}):
+            for other in sorted(IMPORTS[name] & MODULES.keys() - {name}):
                 visit(other, (*way, name))
             done.add(name)
 

@@ -21,10 +21,10 @@ FIELDS = {
     "network_key": (layout.NETWORK_KEY, ["prefixlen", "vni", "address"]),
     "network": (layout.NETWORK, ["gateway", "flags", "count", "bouncers"]),
     "vpc": (layout.VPC, ["flags", "count", "dividers"]),
-    "droplet": (layout.DROPLET, ["flags"]),
+    "droplet": (layout.DROPLET, ["flags", "host"]),
     "next_hop_key": (layout.NEXT_HOP_KEY, ["address", "interface"]),
     "next_hop": (layout.NEXT_HOP, ["mac", "mtu", "flags", "droplet"]),
-    "local_droplet": (layout.LOCAL_DROPLET, ["address", "interface", "arrives", "leaves", "mac", "vlan"]),
+    "local_droplet": (layout.LOCAL_DROPLET, ["address", "interface", "arrives", "leaves", "mac", "vlan", "flags"]),
     "direct_path": (layout.DIRECT_PATH, ["host", "flags", "confirmed_ns", "confirmed_tick"]),
     "traffic": (layout.TRAFFIC, ["packets", "bytes"]),
     "endpoint_traffic": (
@@ -48,7 +48,6 @@ CONSTANTS_OF_BOTH = (
     "DROPLET_ZERO_CHECKSUM",
     "NEXT_HOP_BY_OTHER",
     "NEXT_HOP_DOWN",
-    "NEXT_HOP_SILENT",
     "NEXT_HOP_ZERO_CHECKSUM",
 )
 

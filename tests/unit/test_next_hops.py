@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN, NEXT_HOP_SILENT, NEXT_HOP_ZERO_CHECKSUM
+from agent.core.layout import NEXT_HOP, NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN, NEXT_HOP_ZERO_CHECKSUM
 from agent.core.next_hops import (
     NO_MAC,
     NUD_FAILED,
@@ -13,6 +15,7 @@ from agent.core.next_hops import (
     NUD_PERMANENT,
     NUD_REACHABLE,
     NUD_STALE,
+    Changes,
     Failures,
     Found,
     Hop,
@@ -21,6 +24,7 @@ from agent.core.next_hops import (
     Reason,
     Route,
     Way,
+    after,
     changes,
     desired_next_hops,
     key_of,
@@ -72,10 +76,10 @@ def senders(uplinks) -> dict[tuple[int, int], int]:
 ONLY = (uplink(),)
 
 
-def decide(neighbours, current=None, routes=None, peers=(NEAR,), uplinks=ONLY):
+def decide(neighbours, current=None, routes=None, peers=(NEAR,), uplinks=ONLY, refused=None):
     routes = routes if routes is not None else {way(NEAR): Route(HERE, NEAR)}
     told = peers if isinstance(peers, dict) else dict.fromkeys(peers, Peer())
-    return desired_next_hops(told, uplinks, senders(uplinks), routes, neighbours, current or {})
+    return desired_next_hops(told, uplinks, senders(uplinks), routes, neighbours, current or {}, refused or {})
 
 
 def test_an_on_link_droplet_gets_its_own_ethernet_address() -> None:
@@ -107,6 +111,20 @@ def test_a_neighbour_that_never_answered_has_none(neighbours) -> None:
 @pytest.mark.parametrize("current", [{}, table((way(NEAR), OLD))])
 def test_a_failed_neighbour_loses_its_address(current) -> None:
     assert decide({hop(NEAR): Neighbour(NUD_FAILED, OLD)}, current) == ({}, {NEAR: Reason.UNRESOLVED})
+
+
+@pytest.mark.parametrize(("number", "reason"), [(errno.ENOBUFS, Reason.TABLE_FULL), (errno.EINVAL, Reason.REFUSED)])
+def test_a_next_hop_that_the_kernel_does_not_keep_is_named_with_the_reason(number: int, reason: Reason) -> None:
+    routes = {way(FAR): Route(HERE, GATEWAY), way(NEAR): Route(HERE, NEAR)}
+    neighbours = {hop(GATEWAY): Neighbour(NUD_REACHABLE, NEW)}
+    found = decide(neighbours, routes=routes, peers=(FAR, NEAR), refused={hop(NEAR): number})
+    assert found == (table((way(FAR), NEW)), {NEAR: reason})
+
+
+def test_a_next_hop_that_the_kernel_does_not_keep_is_used_as_long_as_its_address_is_known() -> None:
+    refused = {hop(NEAR): errno.ENOBUFS}
+    assert decide({hop(NEAR): Neighbour(NUD_STALE, NEW)}, refused=refused) == (table((way(NEAR), NEW)), {})
+    assert decide({}, table((way(NEAR), OLD)), refused=refused) == (table((way(NEAR), OLD)), {})
 
 
 def test_a_valid_neighbour_without_an_ethernet_address_is_not_used() -> None:
@@ -156,14 +174,14 @@ SILENT = Found(down=True, mtu=1400)
 
 def test_a_droplet_that_is_silent_by_one_uplink_is_reached_by_the_other() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT})})
-    assert found == by_other(way(NEAR), NEW, SECOND, NEXT_HOP_SILENT, 9000) | table((way(NEAR, SECOND), NEW), mtu=9000)
+    assert found == by_other(way(NEAR), NEW, SECOND, mtu=9000) | table((way(NEAR, SECOND), NEW), mtu=9000)
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={SECOND: SILENT})})
-    assert found == table((way(NEAR), OLD)) | by_other(way(NEAR, SECOND), OLD, HERE, NEXT_HOP_SILENT)
+    assert found == table((way(NEAR), OLD)) | by_other(way(NEAR, SECOND), OLD, HERE)
 
 
 def test_a_droplet_that_is_silent_by_all_uplinks_is_down_and_keeps_its_ways() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT, SECOND: SILENT})})
-    flags = NEXT_HOP_DOWN | NEXT_HOP_SILENT
+    flags = NEXT_HOP_DOWN
     assert found == table((way(NEAR), OLD), mtu=1400, flags=flags) | table(
         (way(NEAR, SECOND), NEW), mtu=1400, flags=flags
     )
@@ -214,8 +232,8 @@ def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
         (Peer(), MTU, 0),
         (Peer(by={HERE: Found(mtu=1400)}), 1400, 0),
         (Peer(by={HERE: Found(mtu=9000)}), MTU, 0),
-        (Peer(by={HERE: Found(down=True)}), MTU, NEXT_HOP_DOWN | NEXT_HOP_SILENT),
-        (Peer(True, {HERE: Found(True, 1280)}), 1280, NEXT_HOP_DOWN | NEXT_HOP_SILENT | NEXT_HOP_ZERO_CHECKSUM),
+        (Peer(by={HERE: Found(down=True)}), MTU, NEXT_HOP_DOWN),
+        (Peer(True, {HERE: Found(True, 1280)}), 1280, NEXT_HOP_DOWN | NEXT_HOP_ZERO_CHECKSUM),
         (Peer(by={SECOND: Found(True, 1280)}), MTU, 0),
     ],
 )
@@ -241,6 +259,15 @@ def test_changes_put_what_differs_and_delete_what_is_not_wanted() -> None:
 def test_equal_maps_need_no_change() -> None:
     found = changes({NEAR: OLD}, {NEAR: OLD})
     assert (dict(found.put), found.delete) == ({}, ())
+
+
+def test_a_map_holds_what_was_changed_but_for_what_was_refused() -> None:
+    current = {NEAR: OLD, FAR: OLD, GATEWAY: OLD}
+    change = changes(current, {NEAR: NEW, NEAR6: NEW})
+    assert after(current, change) == {NEAR: NEW, NEAR6: NEW}
+    assert change.without([NEAR6, FAR]) == Changes({NEAR: NEW}, (GATEWAY,))
+    assert after(current, change.without([NEAR6, FAR])) == {NEAR: NEW, FAR: OLD}
+    assert after(current, change.without([NEAR])) == {NEAR: OLD, NEAR6: NEW}
 
 
 def test_each_next_hop_is_resolved_once_and_an_operators_is_left_alone() -> None:

@@ -87,6 +87,25 @@ def test_a_router_that_tells_its_mtu_is_followed() -> None:
     assert search.result == 1420
 
 
+def test_a_silence_that_is_over_is_found_to_be_no_limit() -> None:
+    search = Search(FLOOR_IPV4, FULL)
+    silence = iter([False] * 3)
+    tried = walk(search, lambda size: next(silence, True))
+    assert search.result == FULL
+    assert tried.count(FULL) >= 4
+
+
+def test_silence_is_doubted_once_and_a_routers_word_never() -> None:
+    search = Search(FLOOR_IPV4, FULL, (1400,))
+    tried = walk(search, lambda size: size <= 1400)
+    assert (search.result, tried.count(1401)) == (1400, 6)
+    search = Search(FLOOR_IPV4, FULL, (1400,))
+    search.carried()
+    search.refused(None)
+    assert search.done
+    assert search.result == 1400
+
+
 def test_what_was_lost_once_is_tried_again() -> None:
     search = Search(FLOOR_IPV4, FULL)
     search.lost()

@@ -33,6 +33,6 @@ def test_there_are_as_many_places_as_the_map_has() -> None:
 
 def test_places_are_read_back_from_the_map() -> None:
     address = mapped(bytes([10, 0, 0, 1]))
-    entries = {U32.pack(index): LOCAL_DROPLET.pack(address, 9, index, 9, bytes(6), 0) for index in (3, 1)}
+    entries = {U32.pack(index): LOCAL_DROPLET.pack(address, 9, index, 9, bytes(6), 0, 0) for index in (3, 1)}
     entries[U32.pack(0)] = bytes(LOCAL_DROPLET.size)
     assert places_of(entries) == {Arrival(address, 3): 3, Arrival(address, 1): 1}

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from substrate_model import Model
 
-from agent.core.paths import Life, Rules
+from agent.core.paths import Known, Life, Rules
+from agent.core.probing import Probing
 from agent.core.tunnel_errors import Problem, TunnelError
 
 SMALL = 66
@@ -94,17 +95,69 @@ def test_a_peer_that_never_answered_is_unknown_for_ever_and_nothing_is_made_of_i
     assert {probe.size for _, probe in model.sent} == {SMALL}, "no long probes to whom nobody knows"
 
 
+def start_anew(model: Model) -> None:
+    """Have another agent begin with what this one left."""
+    model.left |= model.probing.take_to_keep()
+    sizes = {view.path: view.size for view in model.probing.views()}
+    model.probing = Probing(model.rules, lambda: next(model.serial).to_bytes(8, "big"))
+    known = {path: known for path, known in model.left.items() if known is not None}
+    model.probing.set_paths(sizes, model.now, known)
+
+
 def test_a_peer_that_was_down_before_a_restart_is_down_until_it_answers() -> None:
     model = Model()
-    (path,) = model.add(silent=True)
-    model.probing.set_paths({}, model.now)
-    model.probing.set_paths({path: 1500}, model.now, down=[path])
+    (path,) = model.add()
+    model.run(3)
+    model.far[path].silent = True
+    model.run(6)
+    start_anew(model)
+    assert model.view(path).life is Life.DOWN
     model.run(5)
     assert model.view(path).life is Life.DOWN
     model.far[path].silent = False
     model.run(2)
     assert model.view(path).life is Life.UP
-    assert model.kinds() == ["droplet_up"]
+    assert model.kinds() == ["droplet_down", "droplet_up"]
+
+
+def test_a_peer_that_dies_while_the_agent_starts_anew_is_found() -> None:
+    """It has answered before, so its silence means something, whichever agent it answered."""
+    model = Model()
+    (path,) = model.add()
+    model.run(3)
+    model.far[path].silent = True
+    start_anew(model)
+    model.run(6)
+    assert model.view(path).life is Life.DOWN
+    assert model.kinds() == ["droplet_down"]
+
+
+def test_what_a_narrow_path_carries_is_held_to_by_the_next_agent() -> None:
+    model = Model()
+    (path,) = model.add(mtu=1400, tells=True)
+    model.run(5)
+    start_anew(model)
+    assert (model.view(path).usable, model.view(path).carries) == (1400, 1400)
+    model.run(5)
+    assert model.view(path).usable == 1400
+    assert model.kinds() == ["narrow_path"], "no news"
+    model.far[path].mtu = 1500
+    start_anew(model)
+    model.run(2)
+    assert model.view(path).usable == 1500
+    assert model.kinds() == ["narrow_path", "path_restored"]
+
+
+def test_who_never_answered_leaves_nothing_and_who_is_gone_neither() -> None:
+    model = Model()
+    (silent,) = model.add(silent=True)
+    (known,) = model.add()
+    model.run(3)
+    model.probing.cut_off([silent.peer], model.now)
+    assert model.probing.take_to_keep() == {known: Known()}
+    assert model.probing.take_to_keep() == {}
+    model.probing.set_paths({}, model.now)
+    assert model.probing.take_to_keep() == {silent: None, known: None}
 
 
 def test_a_peer_to_which_nothing_leads_is_down_until_something_does() -> None:
@@ -170,6 +223,37 @@ def test_a_path_under_the_floor_is_told_with_the_floor() -> None:
     (path,) = model.add(mtu=300)
     model.run(30)
     assert model.view(path).carries == 576
+
+
+@pytest.mark.parametrize(("paths", "seconds"), [(1, 10), (100, 10), (1000, 80), (9000, 600)])
+def test_few_paths_are_checked_often_and_many_seldom(paths: int, seconds: float) -> None:
+    model = Model()
+    model.add(paths)
+    assert model.probing._check_period() == pytest.approx(seconds)
+
+
+def test_a_link_that_begins_to_swallow_long_packets_is_found_within_seconds() -> None:
+    model = Model()
+    (path,) = model.add()
+    model.run(5)
+    model.far[path].mtu = 1300
+    model.run(20)
+    assert (model.view(path).carries, model.kinds()) == (1300, ["narrow_path"])
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.7, 1.2])
+def test_a_peer_that_is_silent_for_a_moment_makes_no_path_narrow(seconds: float) -> None:
+    """A switch that learns anew, a machine that is paused: all long probes of a moment are lost."""
+    model = Model(Rules(check_every=2))
+    (path,) = model.add()
+    model.run(3.05)
+    for _ in range(20):
+        model.far[path].silent = True
+        model.run(seconds)
+        model.far[path].silent = False
+        model.run(5.13)
+    assert "narrow_path" not in model.kinds()
+    assert model.view(path).usable == 1500
 
 
 def test_a_path_that_becomes_narrow_is_found_at_the_next_check() -> None:

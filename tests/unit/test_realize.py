@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from socket import htons
+from typing import Literal
 
 import msgspec
 import pytest
@@ -27,7 +28,7 @@ from agent.core.layout import (
 )
 from agent.core.next_hops import Peer
 from agent.core.peers import peers
-from agent.core.realize import IFINDEX_BASE, Realization, host_ifname
+from agent.core.realize import IFINDEX_BASE, Realization, host_ifname, host_number
 from agent.core.room import endpoint_mtu
 from agent.core.uplinks import Uplink
 from agent.core.world import Here
@@ -35,6 +36,7 @@ from protocol import codec
 from protocol.addresses import parse_address
 from protocol.documents import Attachment, Document, Droplet, Endpoint, Network, Vpc
 
+Checksum = Literal["full", "zero"]
 MAC = bytes.fromhex("020000000101")
 ETH0 = Uplink("eth0", 2, MAC, 1500, (bytes([10, 0, 0, 1]), parse_address("2001:db8::1")), (2,), 2, 2)
 HERE = Here("h1", "lab-h1", (ETH0,))
@@ -75,8 +77,8 @@ def test_one_document_becomes_entries_and_an_interface() -> None:
         after.entries[MapName.NETWORKS][network_key(7, bytes([192, 168, 1, 0]), 24)]
     )
     assert (gateway, flags, count, bouncers[:32]) == (mapped(bytes([192, 168, 1, 1])), 1, 2, ONE + TWO)
-    assert after.entries[MapName.DROPLETS] == {TWO: DROPLET.pack(0)}
-    assert after.entries[MapName.LOCAL_DROPLETS] == {U32.pack(0): LOCAL_DROPLET.pack(ONE, 2, 2, 2, MAC, 0)}
+    assert after.entries[MapName.DROPLETS] == {TWO: DROPLET.pack(0, host_number("h2"))}
+    assert after.entries[MapName.LOCAL_DROPLETS] == {U32.pack(0): LOCAL_DROPLET.pack(ONE, 2, 2, 2, MAC, 0, 0)}
     veth = after.veths["a"]
     assert (veth.addresses, veth.mtu) == (("192.168.1.5/24", "fd00::5/64"), 1438)
     assert veth.gateways == ("192.168.1.1", "fd00::1")
@@ -87,7 +89,7 @@ def test_a_droplet_on_a_bond_behind_a_tag_has_one_entry_for_each_member_its_own_
     bond = replace(ETH0, ifindex=9, arrives=(8, 3, 4), leaves=8, carrier=8, vlan=301)
     entries = realized(DOCUMENT, replace(HERE, uplinks=(bond,))).entries[MapName.LOCAL_DROPLETS]
     assert entries == {
-        U32.pack(index): LOCAL_DROPLET.pack(ONE, 9, arrives, 8, MAC, htons(301))
+        U32.pack(index): LOCAL_DROPLET.pack(ONE, 9, arrives, 8, MAC, htons(301), 0)
         for index, arrives in enumerate((8, 3, 4))
     }
 
@@ -135,32 +137,32 @@ def test_an_endpoints_class_stands_in_the_upper_six_bits() -> None:
     assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[7] == 0xB8
 
 
-@pytest.mark.parametrize(
-    ("own", "other", "accepted", "wanted"),
-    [
-        ((), "full", 0, False),
-        ((), "zero", DROPLET_ZERO_CHECKSUM, True),
-        (("zero",), "full", DROPLET_ZERO_CHECKSUM, True),
-        (("zero", "full"), "full", DROPLET_ZERO_CHECKSUM, False),
-    ],
-)
-def test_a_peer_takes_what_the_other_one_sends(own: tuple[str, ...], other: str, accepted: int, wanted: bool) -> None:
-    """What is sent without a checksum is accepted so on the other side, whichever of the two was told to."""
-    droplets = [Droplet(f"d{n}", "h1", f"2001:db8::{n}", how) for n, how in enumerate(own, 1)]  # type: ignore[arg-type]
-    addresses = tuple(parse_address(droplet.address) for droplet in droplets)
-    here = replace(HERE, uplinks=(replace(ETH0, addresses=addresses),))
-    desired = Desired(here)
-    far = Droplet("far", "h2", "2001:db8::99", other)  # type: ignore[arg-type]
-    desired.documents.put("others", 1, codec.encode(Document((far,))))
-    desired.settle()
-    desired.documents.put("own", 2, codec.encode(Document(tuple(droplets))))
+@pytest.mark.parametrize("other", ["full", "zero"])
+@pytest.mark.parametrize("own", ["full", "zero"])
+def test_each_droplets_wish_for_no_checksums_stands_in_its_own_entries(own: Checksum, other: Checksum) -> None:
+    """The programs look at both of a pair: neither one's wish is put on another pair's."""
+    near, far = Droplet("d1", "h1", "2001:db8::1", own), Droplet("far", "h2", "2001:db8::99", other)
+    uplink = replace(ETH0, addresses=(parse_address(near.address),))
+    desired = Desired(replace(HERE, uplinks=(uplink,)))
+    desired.documents.put("all", 1, codec.encode(Document((near, far))))
     desired.settle()
     realization = Realization()
     for _, held in desired.in_force():
         realization.add(desired.realization(held))
-    address = parse_address("2001:db8::99")
-    assert realization.entries[MapName.DROPLETS] == {address: DROPLET.pack(accepted)}
-    assert peers(desired.world) == {address: Peer(zero_checksum=wanted)}
+    unsigned = {"full": 0, "zero": DROPLET_ZERO_CHECKSUM}
+    address = parse_address(far.address)
+    assert realization.entries[MapName.DROPLETS] == {address: DROPLET.pack(unsigned[other], host_number("h2"))}
+    (value,) = realization.entries[MapName.LOCAL_DROPLETS].values()
+    assert LOCAL_DROPLET.unpack(value)[-1] == unsigned[own]
+    assert peers(desired.world) == {address: Peer(zero_checksum=other == "zero")}
+
+
+def test_droplets_of_one_host_have_its_number_and_no_other() -> None:
+    droplets = (*DOCUMENT.droplets, Droplet("d2-second", "h2", "10.0.0.22"), Droplet("d3", "h3", "10.0.0.3"))
+    entries = realized(msgspec.structs.replace(DOCUMENT, droplets=droplets)).entries[MapName.DROPLETS]
+    hosts = [DROPLET.unpack(value)[1] for value in entries.values()]
+    assert len(hosts) == 3
+    assert len(set(hosts)) == 2
 
 
 def test_the_mtu_leaves_room_for_the_tunnel_and_the_option() -> None:

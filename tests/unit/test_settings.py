@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.features import Features
+from agent.daemon import kernel_config
 from agent.settings import SettingsError, load_settings
 
 LEAST = 'host = "h1"\ninterfaces = ["eth0"]\n'
@@ -102,3 +103,10 @@ def test_several_values_in_the_environment_have_commas_between_them() -> None:
     environment = {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0, eth1", "DROPLET_DATA_PLANE_FAMILIES": "ipv4,ipv6"}
     settings = load_settings(None, environment)
     assert (settings.interfaces, settings.data_plane.families) == (("eth0", "eth1"), ("ipv4", "ipv6"))
+
+
+def test_there_is_room_for_each_droplet_by_each_interface(tmp_path: Path) -> None:
+    """`next_hops` is keyed by both."""
+    settings = load(tmp_path, 'host = "h1"\ninterfaces = ["eth0", "eth1", "eth2"]\n[sizes]\ndroplets = 100\n')
+    sizes = kernel_config(settings).sizes
+    assert (sizes.droplets, sizes.next_hops) == (100, 300)

@@ -7,9 +7,10 @@ import time
 import pytest
 
 from agent.cli import show
+from agent.core.next_hops import Reason
 from protocol.documents import Droplet, Endpoint, Network
 from protocol.rpc import PathReply, PeerPath
-from protocol.status import AgentState, DocumentCounts, NarrowPath, ObjectCounts, Status
+from protocol.status import AgentState, DocumentCounts, NarrowPath, ObjectCounts, Status, UnresolvedNextHops
 
 ENDPOINT = Endpoint("a", "front", "d1", ("192.168.1.5",), "02:00:00:00:00:05")
 
@@ -67,6 +68,38 @@ def test_droplets_and_paths_in_trouble_stand_in_the_status_when_there_are_any(ca
     assert second.split()[-1] == "-"
     show.statuses([status(narrow_paths=(NarrowPath("h2", "10.0.0.2", 1500, 1400, "h1"),))], [], wide=True)
     assert "h2 1400 of 1500" in capsys.readouterr().out
+
+
+MANY = UnresolvedNextHops(Reason.TABLE_FULL.value, 1200, tuple(f"2001:db8:1:2:3:4:5:{n:x}" for n in range(100)))
+
+
+def test_why_a_host_is_degraded_stands_below(capsys) -> None:
+    show.statuses([status()], [], wide=False)
+    assert "TROUBLE" not in capsys.readouterr().out
+    few = UnresolvedNextHops(Reason.NO_ROUTE.value, 1, ("10.0.0.9",))
+    troubled = status(unresolved_next_hops=(MANY, few), unreadable="Network is down: eth0")
+    show.statuses([troubled], ["h3"], wide=True)
+    out = capsys.readouterr().out
+    (row,) = [line for line in out.splitlines() if line.startswith("h1") and "degraded" in line]
+    assert row.split()[-1] == "1201"
+    assert "no way to 10.0.0.9 " in out
+    assert Reason.NO_ROUTE.value in out
+    assert Reason.TABLE_FULL.value in out
+    assert MANY.addresses[-1] in out
+    assert "and 1,100 more" in out
+    assert "its kernel could not be read" in out
+    assert "Network is down: eth0" in out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_reasons_fit_a_terminal(capsys, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    show.statuses([status(unresolved_next_hops=(MANY,), unreadable="x" * 100)], [], wide=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert len(lines) < 20
+    joined = " ".join(lines)
+    assert "1,197 more" in " ".join(joined.split())
 
 
 def test_a_path_is_told_in_one_line(capsys) -> None:

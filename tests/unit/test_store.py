@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
-from agent.store import Kept, Store, StoreError
+from agent.store import Kept, KeptPath, Store, StoreError
 
 
 def test_what_was_kept_is_there_after_a_restart_in_order_of_revision(tmp_path: Path) -> None:
@@ -46,3 +47,29 @@ def test_the_documents_of_another_host_are_not_taken_for_ones_own(tmp_path: Path
     with pytest.raises(StoreError, match="of host 'h1'"):
         Store(tmp_path, "h2")
     Store(tmp_path, "h1").close()
+
+
+def test_what_is_known_of_paths_is_there_after_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path, "h1")
+    first, second = KeptPath(b"\1" * 4, b"\2" * 4, True, None), KeptPath(b"\1" * 16, b"\2" * 16, False, 1400)
+    store.keep_paths([first, second])
+    store.keep_paths([first._replace(down=False)], [(second.source, second.peer), (b"never", b"known")])
+    store.close()
+    again = Store(tmp_path, "h1")
+    assert again.load_paths() == [first._replace(down=False)]
+    with pytest.raises(StoreError):
+        again.keep_paths([second, KeptPath(None, b"", False, None)])  # type: ignore[arg-type]
+    assert again.load_paths() == [first._replace(down=False)]
+    again.close()
+
+
+def test_a_file_from_before_paths_were_kept_is_taken_over(tmp_path: Path) -> None:
+    store = Store(tmp_path, "h1")
+    store.keep([Kept("a", 1, b"one")])
+    store.close()
+    with sqlite3.connect(tmp_path / "documents.sqlite") as connection:
+        connection.execute("DROP TABLE paths")
+    connection.close()
+    again = Store(tmp_path, "h1")
+    assert (again.load(), again.load_paths()) == ([Kept("a", 1, b"one")], [])
+    again.close()

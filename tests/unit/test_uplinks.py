@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agent.core.uplinks import Uplink
-from agent.datapath.uplinks import served_by, uplink_from
+from agent.datapath.uplinks import differs, served_by, uplink_from
 
 MAC = "02:00:00:00:00:07"
 ATTACHED = 44
@@ -112,3 +113,105 @@ def test_what_xdp_cannot_serve_is_refused_by_name(which: Any, others: Any, said:
     with pytest.raises(OSError, match=said) as refused:
         read(which, *others)
     assert (refused.value.errno, refused.value.filename) == (errno.EINVAL, "q")
+
+
+TENTATIVE, FAILED, PERMANENT = 0x40, 0x08, 0x80
+
+
+def address(text: str, index: int = 2, event: str = "RTM_NEWADDR", flags: int = PERMANENT, wide: int | None = None):
+    attrs = [("IFA_ADDRESS", text)] + ([] if wide is None else [("IFA_FLAGS", wide)])
+    return {"event": event, "index": index, "flags": flags, "attrs": attrs}
+
+
+@pytest.mark.parametrize(
+    ("flags", "wide", "there"),
+    [
+        (PERMANENT, None, True),
+        (PERMANENT, PERMANENT | 0x100, True),
+        (TENTATIVE, TENTATIVE, True),
+        (TENTATIVE | FAILED, None, False),
+        (0, PERMANENT | TENTATIVE | FAILED, False),
+    ],
+)
+def test_an_address_that_another_host_has_is_no_droplets(flags: int, wide: int | None, there: bool) -> None:
+    message = address("2001:db8::1", flags=flags, wide=wide)
+    assert bool(read(link(2, "eth0"), addresses=[message]).addresses) is there
+    assert differs([read(link(2, "eth0"), addresses=[])], message) is there
+    assert differs([read(link(2, "eth0"), addresses=[address("2001:db8::1")])], message) is not there
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (address("10.0.0.1"), False),
+        (address("10.0.0.2"), True),
+        (address("10.0.0.2", index=3), False),
+        (address("169.254.1.1"), False),
+        (address("fe80::1"), False),
+        (address("10.0.0.1", event="RTM_DELADDR"), True),
+        (address("10.0.0.1", index=3, event="RTM_DELADDR"), False),
+        (address("10.0.0.2", event="RTM_DELADDR"), False),
+        (address("fe80::1", event="RTM_DELADDR"), False),
+    ],
+)
+def test_an_address_that_comes_or_goes_is_another_uplink(message: Any, expected: bool) -> None:
+    assert differs([read(link(2, "eth0"))], message) is expected
+
+
+def told(message: Any, event: str = "RTM_NEWLINK", family: int = 0) -> Any:
+    return {**message, "event": event, "family": family}
+
+
+def slave(index: int, master: int, kind: str = "bond") -> Any:
+    found = link(index, f"eth{index}", master=master)
+    found["attrs"].append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_SLAVE_KIND", kind)]}))
+    return found
+
+
+PLAIN = read(link(2, "eth0"))
+BOND = read(link(7, "bond0", "bond"), slave(3, 7), slave(4, 7))
+UPON = read(vlan(9, "bond0.42", below=7), link(7, "bond0", "bond"), slave(3, 7), slave(4, 7))
+EMPTY_BOND = read(link(7, "bond0", "bond"))
+BRIDGE = read(link(8, "br0", "bridge"))
+
+
+@pytest.mark.parametrize(
+    ("uplink", "message", "expected"),
+    [
+        (PLAIN, told(link(2, "eth0")), False),
+        (PLAIN, told(link(5, "eth0")), True),
+        (PLAIN, told(link(5, "eth5")), False),
+        (PLAIN, told(link(5, "eth5"), "RTM_DELLINK"), False),
+        (replace(PLAIN, mtu=1400), told(link(2, "eth0")), True),
+        (replace(PLAIN, mac=bytes(6)), told(link(2, "eth0")), True),
+        (PLAIN, told(link(2, "eth0", master=8), family=7), False),
+    ],
+)
+def test_an_interface_that_is_another_one_is_another_uplink(uplink: Uplink, message: Any, expected: bool) -> None:
+    assert differs([uplink], message) is expected
+
+
+@pytest.mark.parametrize("uplink", [BOND, UPON])
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (told(link(7, "bond0", "bond")), False),
+        (told(slave(3, 7)), False),
+        (told(slave(6, 7)), True),
+        (told(slave(3, 8)), True),
+        (told(link(4, "eth4")), True),
+        (told(link(4, "eth4"), "RTM_DELLINK"), True),
+        (told(slave(6, 7), "RTM_DELLINK"), False),
+        (told(link(6, "eth6"), "RTM_DELLINK"), False),
+        (told(slave(6, 8)), False),
+    ],
+)
+def test_a_member_that_comes_or_goes_makes_another_uplink(uplink: Uplink, message: Any, expected: bool) -> None:
+    """The bond itself keeps its index, its Ethernet address and its MTU, and tells nothing."""
+    assert differs([PLAIN, uplink], message) is expected
+
+
+def test_the_first_member_makes_another_uplink_and_a_bridges_port_does_not() -> None:
+    assert differs([EMPTY_BOND], told(slave(3, 7)))
+    assert not differs([BRIDGE], told(slave(3, 8, "bridge")))
+    assert not differs([BRIDGE], told(slave(3, 8, "bridge"), "RTM_DELLINK", family=7))

@@ -148,16 +148,21 @@ async def _connected() -> AsyncIterator[Client]:
 
 @contextlib.contextmanager
 def running_host(
-    namespace: str, interfaces: tuple[str, ...], substrate: tuple[str, ...], folder: Path, cache: Path
+    namespace: str,
+    interfaces: tuple[str, ...],
+    substrate: tuple[str, ...],
+    folder: Path,
+    cache: Path,
+    observe: float = 2.0,
 ) -> Iterator[Host]:
     """Have an agent run in a namespace that has interfaces in the substrate, with addresses of these families there.
 
-    Its pins go with the emulated machine.
+    It compares with the kernel every `observe` seconds. Its pins go with the emulated machine.
     """
     host = Host(namespace, folder)
     server, settings = folder / "nats.json", folder / "agent.toml"
     server.write_text(json.dumps({"listen": f"{SERVER}:{PORT}", "jetstream": {"store_dir": str(folder / "store")}}))
-    settings.write_text(_settings(namespace, interfaces, substrate, folder, cache))
+    settings.write_text(_settings(namespace, interfaces, substrate, folder, cache, observe))
     try:
         host.start("nats", server_program(), "--config", str(server))
         until(host.is_listening, "nats-server")
@@ -173,7 +178,12 @@ def running_host(
 
 
 def _settings(
-    namespace: str, interfaces: tuple[str, ...], substrate: tuple[str, ...], folder: Path, cache: Path
+    namespace: str,
+    interfaces: tuple[str, ...],
+    substrate: tuple[str, ...],
+    folder: Path,
+    cache: Path,
+    observe: float,
 ) -> str:
     return f"""host = "{NAME}"
 instance = "{namespace}"
@@ -192,6 +202,6 @@ substrate = {json.dumps(substrate)}
 
 [interval]
 heartbeat = 1.0
-observe = 2.0
+observe = {observe}
 retry = 1.0
 """

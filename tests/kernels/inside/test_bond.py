@@ -1,7 +1,11 @@
-"""A bond of two interfaces as the droplet: traffic goes on when a member fails, and comes back to it."""
+"""A bond of two interfaces as the droplet: traffic goes on when a member fails, comes back to it, or is replaced.
+
+The agent compares with the kernel once an hour: what it does it does because the kernel told.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +21,8 @@ HERE, THERE = "b-here", "b-there"
 ADDRESS = {HERE: "172.18.0.1", THERE: "172.18.0.2"}
 TENANT = Tenant("bonded", 31, HERE, THERE, THERE, bouncer=HERE)
 MEMBERS = ("eth0", "eth1")
+ANOTHER = "eth2"
+SELDOM = 3600.0
 
 
 def add_bond(namespace: str, mode: str) -> None:
@@ -52,9 +58,14 @@ def host(mode: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> It
         for namespace, address in ADDRESS.items():
             ip(namespace, f"address add {address}/24 dev bond0")
         TENANT.add_device(ADDRESS[HERE])
-        with running_host(HERE, ("bond0",), ("ipv4",), tmp_path_factory.mktemp("host"), cache) as host:
+        with running_host(HERE, ("bond0",), ("ipv4",), tmp_path_factory.mktemp("host"), cache, SELDOM) as host:
             host.publish(documents({HERE: ADDRESS[HERE]}, {THERE: ADDRESS[THERE]}, [TENANT]))
             yield host
+
+
+def join(namespace: str, member: str) -> None:
+    """Make an interface a member of the bond or, where that is a bridge, a port of it; it is up afterwards."""
+    ip(namespace, f"link set {member} down", f"link set {member} master bond0", f"link set {member} up")
 
 
 def received(member: str) -> int:
@@ -92,6 +103,40 @@ def test_a_connection_lasts_when_a_member_fails_and_when_it_comes_back(host: Hos
         finally:
             ip(THERE, f"link set {member} up")
         conversation.wait_for_more()
+    until(TENANT.is_answered, "the answers with both members")
+
+
+@contextlib.contextmanager
+def only(members: tuple[str, ...], *used: str) -> Iterator[None]:
+    """Have some of the cables fail, on the other side, for the time of a block."""
+    failing = [member for member in members if member not in used]
+    ip(THERE, *(f"link set {member} down" for member in failing))
+    try:
+        yield
+    finally:
+        ip(THERE, *(f"link set {member} up" for member in failing))
+
+
+def test_a_member_that_comes_is_used_and_one_that_leaves_is_not_missed(host: Host) -> None:
+    wire(THERE, HERE, ANOTHER, ANOTHER)
+    join(THERE, ANOTHER)
+    join(HERE, ANOTHER)
+    with only((*MEMBERS, ANOTHER), ANOTHER):
+        until(TENANT.is_answered, "the answers by the new member")
+        TENANT.talk()
+    ip(HERE, f"link delete {ANOTHER}")
+    until(TENANT.is_answered, "the answers by the members that stay")
+    TENANT.talk()
+
+
+def test_a_member_is_replaced_by_another_of_its_name(host: Host) -> None:
+    ip(HERE, "link delete eth0")
+    wire(THERE, HERE, "eth0", "eth0")
+    join(THERE, "eth0")
+    join(HERE, "eth0")
+    with only(MEMBERS, "eth0"):
+        until(TENANT.is_answered, "the answers by the member in the place of another")
+        TENANT.talk()
     until(TENANT.is_answered, "the answers with both members")
 
 

@@ -1,0 +1,32 @@
+"""What is known of paths, from one agent to the next: the store on one side, the core's plain data on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from structlog.typing import FilteringBoundLogger
+
+from agent.core.paths import Known, Path
+from agent.store import KeptPath, Store, StoreError
+
+
+class PathMemory:
+    """Reads and writes it in the store. What cannot be written is said, and stops nothing."""
+
+    def __init__(self, store: Store, log: FilteringBoundLogger) -> None:
+        self._store = store
+        self._log = log
+
+    def known(self) -> dict[Path, Known]:
+        """Return what the agent before this one left."""
+        return {Path(one.source, one.peer): Known(one.down, one.carries) for one in self._store.load_paths()}
+
+    def keep(self, changes: Mapping[Path, Known | None]) -> bool:
+        """Leave it to the next agent; None takes a path away. False when that failed."""
+        kept = [KeptPath(*path, *known) for path, known in changes.items() if known is not None]
+        try:
+            self._store.keep_paths(kept, [path for path, known in changes.items() if known is None])
+        except StoreError as error:
+            self._log.warning("what is known of paths was not kept on disk; it is tried again", reason=str(error))
+            return False
+        return True

@@ -1,0 +1,111 @@
+"""A peer that falls silent: its packets go round by the bouncer while it is, and straight again when it is back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from lab.fixtures import SystemLab, running_lab
+from lab.substrates import over
+from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, send_one_way
+from lab.waiting import until
+
+from protocol import codec
+from protocol.rpc import PeersReply, PeersRequest
+
+FAMILIES = (4, 6)
+BROKEN = """\
+substrate:
+  subnets:
+    north: {cidr: [172.18.1.0/24, "fd18:0:0:1::/64"]}
+    south: {cidr: [172.18.2.0/24, "fd18:0:0:2::/64"]}
+droplets:
+  h1: {address: 172.18.1.11}
+  h2: {address: 172.18.2.12}
+  h3: {address: 172.18.2.13}
+vpcs:
+  - {name: red, vni: 1001, cidr: [10.0.0.0/16, "fd10::/48"], dividers: [h3]}
+networks:
+  - {name: web, vpc: red, cidr: [10.0.1.0/24, "fd10:0:0:1::/64"], bouncers: [h3]}
+endpoints:
+  - {name: web-1, network: web, droplet: h1}
+  - {name: web-2, network: web, droplet: h2}
+"""
+"""Between h1 and h2 stands a router, which can be told to drop what they send each other; h3 reaches both."""
+
+
+def is_known(lab: SystemLab, host: str) -> bool:
+    """Say whether every other droplet has answered a host once: only such a one can be found to be silent."""
+    reply = codec.decode(lab.ask(host, "peers", codec.encode(PeersRequest())), PeersReply)
+    return all(peer.state == "up" for peer in reply.peers)
+
+
+@pytest.fixture(scope="module", params=["ipv4", "ipv6"])
+def broken(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
+    with running_lab("silent", over(request.param, BROKEN), lossy="a router drops packets, and a wire is cut") as lab:
+        until(lambda: all(is_known(lab, host) for host in lab.hosts), "all to answer all")
+        yield lab
+
+
+def cut(lab: SystemLab, what: str) -> None:
+    """Add or remove the rules by which the router drops what h1 and h2 send each other."""
+    one, other = (lab.topology.droplets[name].address for name in ("h1", "h2"))
+    family = "-6" if ":" in one else "-4"
+    for source, destination in ((one, other), (other, one)):
+        rule = ("from", source, "to", destination, "blackhole", "priority", "100")
+        lab.ip(lab.names.router, family, "rule", what, *rule)
+
+
+def test_fragments_that_are_never_answered_reach_their_endpoint_by_the_bouncer(broken):
+    for family in FAMILIES:
+        until(lambda family=family: broken.path("web-1", "web-2", family).way == "bouncer", "no path", 30)
+        before = broken.counters("h3")["bounced"]
+        send_one_way(broken, "web-1", "web-2", 4000, family)
+        assert broken.counters("h3")["bounced"] - before >= 9, "three fragments each"
+
+
+def test_a_peer_that_falls_silent_is_left_for_the_bouncer_and_comes_back(broken):
+    """In both families at once; fragments go round by the bouncer too."""
+    lab = broken
+    for family in FAMILIES:
+        exchange_udp(lab, "web-1", "web-2", [100, 100], family)
+        assert lab.path("web-1", "web-2", family).way == "direct"
+    with ExitStack() as stack:
+        flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]
+        down = stack.enter_context(lab.events("h1", "droplet_down"))
+        up = stack.enter_context(lab.events("h1", "droplet_up"))
+        cut(lab, "add")
+        until(lambda: lab.status("h1").down_droplets == ("h2",), "h1 to see it")
+        until(lambda: lab.status("h2").down_droplets == ("h1",), "h2 to see it")
+        for family in FAMILIES:
+            until(lambda family=family: lab.path("web-1", "web-2", family).way == "bouncer", "the bouncer's way")
+            until(lambda family=family: lab.path("web-2", "web-1", family).way == "bouncer", "the way back")
+        for flow in flows:
+            detour = flow.sent
+            until(lambda flow=flow, at=detour: len([n for n in flow.back if n > at]) > 100, "answers by it", 20)
+        for family in FAMILIES:
+            send_one_way(lab, "web-1", "web-2", 4000, family)
+            send_one_way(lab, "web-2", "web-1", 4000, family)
+        assert any("h2" in line for event in until(down, "the event", 10) for line in event.detail)
+        assert lab.status("h1").down_droplets == ("h2",), "all that while"
+        cut(lab, "del")
+        until(lambda: lab.status("h1").down_droplets == () == lab.status("h2").down_droplets, "them to come back")
+        for family in FAMILIES:
+            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path", 20)
+        assert any("h2" in line for event in until(up, "the event", 10) for line in event.detail)
+    for family in FAMILIES:
+        exchange_all(lab, "web-1", "web-2", family)
+
+
+def test_a_host_that_is_cut_off_altogether_is_reached_again_when_it_is_back(broken):
+    lab = broken
+    for family in FAMILIES:
+        exchange_udp(lab, "web-1", "web-2", [100], family)
+    port = lab.ports()["h2", "eth0"]
+    lab.ip(lab.names.fabric, "link", "set", port, "down")
+    until(lambda: "h2" in lab.status("h1").down_droplets, "h1 to see it")
+    assert ping(lab, "web-1", lab.address("web-2"), count=2, wait=1) == 0
+    lab.ip(lab.names.fabric, "link", "set", port, "up")
+    until(lambda: lab.status("h1").down_droplets == (), "it to come back")
+    until(lambda: pings(lab, "web-1", "web-2"), "answers")

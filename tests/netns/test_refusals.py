@@ -1,0 +1,177 @@
+"""What the kernel refuses the neighbour watch, and what it tells of uplinks and routes, on the real kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, MapName
+from agent.core.next_hops import Reason, way_of
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath import neighbours
+from agent.datapath.maps import Map
+from agent.datapath.neighbours import NeighbourWatch
+from tests.netns.conftest import World, ip, uplinks_now
+from tests.netns.hops import entry, mac_of, packed, peers, tell, until
+
+
+def reasons(watch: NeighbourWatch) -> dict[str, str]:
+    return {one.address: one.reason for one in watch.unresolved()}
+
+
+@pytest.fixture
+def small() -> Iterator[Map]:
+    """A map of next hops with room for two."""
+    descriptor = bpf.create_map(bpf.MapType.HASH, NEXT_HOP_KEY.size, NEXT_HOP.size, 2, bpf.BPF_F_NO_PREALLOC)
+    yield Map(MapName.NEXT_HOPS, descriptor)
+    os.close(descriptor)
+
+
+@pytest.fixture
+async def cramped(uplinks, small: Map):
+    made = NeighbourWatch(uplinks, small)
+    await made.start()
+    yield made
+    await made.close()
+
+
+async def test_a_neighbour_that_the_kernel_refuses_holds_up_no_other(world: World, table: Map, watch) -> None:
+    """An IPv6 router by an interface that has no IPv6 any more: ndisc_constructor() answers EINVAL."""
+    ip("addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+    ip("route", "add", "10.99.0.0/16", "via", "inet6", "2001:db8::9", "dev", "eth0")
+    ip("link", "set", "eth0", "mtu", "1000")
+    with structlog.testing.capture_logs() as logged:
+        tell(watch, peers("10.99.1.1", world.neighbour))
+        await until(lambda: dict([entry(world.neighbour, mac_of(world))]) == table.dump())
+        await until(lambda: reasons(watch) == {"10.99.1.1": Reason.REFUSED.value})
+        await asyncio.wait_for(watch.settled(), 5)
+    events = [one["event"] for one in logged]
+    assert events.count("neighbours_refused") == 1
+    assert not {"neighbour_watch_failed", "neighbour_events_lost", "no_managed_neighbours"}.intersection(events)
+    assert "managed" in ip("neigh", "show", world.neighbour)
+    ip("link", "set", "eth0", "mtu", "1500")
+    await until(lambda: reasons(watch).get("10.99.1.1") != Reason.REFUSED.value)
+
+
+async def test_a_full_map_keeps_what_fits_and_names_what_does_not(world: World, small: Map, cramped) -> None:
+    others = [f"10.77.0.{number}" for number in (10, 11, 12, 13)]
+    for address in others:
+        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=world.substrate)
+    mac = mac_of(world)
+    with structlog.testing.capture_logs() as logged:
+        tell(cramped, peers(*others))
+        await until(lambda: len(small.dump()) == 2)
+        await until(lambda: list(reasons(cramped).values()) == [Reason.NO_ROOM.value] * 2)
+        held = small.dump()
+        assert held.items() <= dict(entry(address, mac) for address in others).items()
+        assert {packed(address) for address in reasons(cramped)} | {way_of(key).droplet for key in held} == {
+            packed(address) for address in others
+        }
+        ip("neigh", "flush", "dev", "eth0")
+        await asyncio.sleep(0.3)
+        assert small.dump() == held
+        assert [one["event"] for one in logged].count("next_hops_do_not_fit") == 1
+        assert "neighbour_watch_failed" not in [one["event"] for one in logged]
+    kept = sorted(reasons(cramped))
+    tell(cramped, peers(*kept))
+    cramped.look_again()
+    await until(lambda: small.dump() == dict(entry(address, mac) for address in kept))
+    await until(lambda: reasons(cramped) == {})
+
+
+async def test_what_the_kernel_holds_is_known_after_a_refusal(world: World, small: Map, cramped) -> None:
+    """A new Ethernet address goes into the entries that are there, also while the map is full."""
+    others = [f"10.77.0.{number}" for number in (10, 11, 12)]
+    for address in others:
+        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=world.substrate)
+    tell(cramped, peers(*others))
+    await until(lambda: len(reasons(cramped)) == 1)
+    held = small.dump().keys()
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:79", namespace=world.substrate)
+    ip("neigh", "flush", "dev", "eth0")
+    await until(lambda: {value[:6].hex() for value in small.dump().values()} == {"020000000079"})
+    assert small.dump().keys() == held
+
+
+async def test_an_address_that_goes_is_told(world: World, watch) -> None:
+    await watch.settled()
+    ip("addr", "add", "10.77.0.7/24", "dev", "eth0")
+    await until(watch.uplinks_changed.is_set)
+    watch.set_uplinks(await uplinks_now("eth0"))
+    watch.uplinks_changed.clear()
+    ip("addr", "del", "10.77.0.7/24", "dev", "eth0")
+    await until(watch.uplinks_changed.is_set)
+    watch.set_uplinks(await uplinks_now("eth0"))
+    watch.uplinks_changed.clear()
+    ip("addr", "add", "fe80::7/64", "dev", "eth0", "nodad")
+    ip("addr", "del", "fe80::7/64", "dev", "eth0")
+    await asyncio.sleep(0.3)
+    assert not watch.uplinks_changed.is_set()
+
+
+async def test_an_address_that_another_host_has_is_told_and_does_not_count(world: World, watch) -> None:
+    """Until it is known to be another's it counts: most are not, and an agent would flicker at its start."""
+    await watch.settled()
+    ip("addr", "add", "2001:db8::1/64", "dev", "sub0", "nodad", namespace=world.substrate)
+    ip("addr", "add", "2001:db8::1/64", "dev", "eth0")
+    (found,) = await uplinks_now("eth0")
+    assert packed("2001:db8::1") in found.addresses
+    await until(watch.uplinks_changed.is_set)
+    watch.set_uplinks([found])
+    watch.uplinks_changed.clear()
+    await until(watch.uplinks_changed.is_set)
+    assert "dadfailed" in ip("addr", "show", "dev", "eth0")
+    (found,) = await uplinks_now("eth0")
+    assert found.addresses == (packed(world.address),)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The droplets that the kernel is asked for the route to, in turn."""
+    found: list[bytes] = []
+    ask = neighbours.route_to
+
+    async def counted(requests, droplet, uplink=None):
+        found.append(droplet)
+        return await ask(requests, droplet, uplink)
+
+    monkeypatch.setattr(neighbours, "route_to", counted)
+    return found
+
+
+async def test_a_foreign_route_is_no_reason_to_ask_for_all(world: World, table: Map, watch, asked) -> None:
+    tell(watch, peers(world.neighbour, "10.77.0.3", "10.99.1.1"))
+    await until(lambda: len(table.dump()) == 1)
+    await asyncio.sleep(0.3)
+    asked.clear()
+    ip("link", "add", "side", "type", "veth", "peer", "name", "side2")
+    ip("link", "set", "side", "up")
+    ip("addr", "add", "10.88.0.1/24", "dev", "side")
+    ip("route", "add", "203.0.113.0/24", "via", world.neighbour)
+    await asyncio.sleep(0.3)
+    assert asked == []
+    ip("route", "add", "10.99.0.0/16", "via", world.neighbour)
+    await until(lambda: len(table.dump()) == 2)
+    assert asked == [packed("10.99.1.1")]
+    ip("route", "add", "default", "via", world.neighbour)
+    await until(lambda: len(asked) == 4)
+    ip("rule", "add", "from", "10.77.0.1", "lookup", "102")
+    await until(lambda: len(asked) == 7)
+
+
+async def test_a_route_that_goes_with_its_link_is_followed(world: World, table: Map, watch) -> None:
+    """The kernel tells of no IPv4 route that goes because its link went down (fib_sync_down_dev)."""
+    ip("link", "add", "side", "type", "veth", "peer", "name", "side2")
+    ip("addr", "add", "10.88.0.1/24", "dev", "side")
+    ip("link", "set", "side2", "up")
+    ip("link", "set", "side", "up")
+    ip("route", "add", "10.99.0.0/16", "via", world.neighbour, "metric", "50")
+    ip("route", "add", "10.99.0.0/16", "via", "10.88.0.2")
+    tell(watch, peers("10.99.1.1"))
+    await until(lambda: reasons(watch) == {"10.99.1.1": Reason.OTHER_INTERFACE.value})
+    ip("link", "set", "side", "down")
+    await until(lambda: table.dump() == dict([entry("10.99.1.1", mac_of(world))]))
