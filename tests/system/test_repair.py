@@ -192,7 +192,7 @@ def test_an_address_that_goes_away_for_a_moment_takes_nothing_along(lab):
     """
     address = f"{lab.topology.droplets[HOST].address}/24"
     wanted, links = {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS}, lab.host_links(HOST)
-    lab.is_lossy = True
+    lab.lossy = "packets that came while the address was away are gone"
     told = log_of(lab).count("is gone from interface eth0")
     lab.ip(lab.names.droplet(HOST), "address", "delete", address, "dev", "eth0")
     try:
