@@ -26,7 +26,7 @@ from agent.core.registry import Verdict
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
-from agent.path_memory import PathMemory
+from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
 from agent.reports import acknowledgement, counters, heartbeat, slots
 from agent.settings import Settings
@@ -96,8 +96,7 @@ class Daemon:
         self._log = log
         self._boot = uuid.uuid4().hex
         self._started = time.monotonic()
-        memory = PathMemory(store, log)
-        known = memory.known() if settings.probe.enabled else {}
+        memory, known = PathMemory(store, log), known_paths(store) if settings.probe.enabled else {}
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
         self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)

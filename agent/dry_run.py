@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 
 from agent.applier import remembered
+from agent.core.paths import NOTHING_KNOWN, KnownPaths
 from agent.core.plan import describe, plan_all
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
+from agent.path_memory import known_paths
 from agent.settings import Settings
 from agent.store import FILE, Kept, Store
 from agent.substrate import here_of
@@ -20,11 +22,11 @@ async def print_plan(settings: Settings) -> None:
     """Print the plan from the kept documents to the kernel as it is."""
     config = kernel_config(settings)
     pinned = config.pins.paths()
-    kept = _kept(settings)
+    kept, known = _kept(settings)
     kernel = await Kernel.open(config)
     try:
         first = await kernel.observe({})
-        desired = remembered(here_of(settings, first.uplinks, kernel.features), first, kept)
+        desired = remembered(here_of(settings, first.uplinks, kernel.features), first, kept, known)
         observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})
         actions = plan_all((desired.realization(held) for _, held in desired.in_force()), observed)
     finally:
@@ -37,10 +39,10 @@ async def print_plan(settings: Settings) -> None:
     click.echo(f"{len(actions)} actions; nothing was changed")
 
 
-def _kept(settings: Settings) -> list[Kept]:
-    """Return the kept documents, without making a place for them where there is none."""
+def _kept(settings: Settings) -> tuple[list[Kept], KnownPaths]:
+    """Return the kept documents and what is known of paths, without making a place for them where there is none."""
     folder = Path(settings.state)
     if not (folder / FILE).exists():
-        return []
+        return [], NOTHING_KNOWN
     with contextlib.closing(Store(folder, settings.host)) as store:
-        return store.load()
+        return store.load(), known_paths(store) if settings.probe.enabled else NOTHING_KNOWN

@@ -10,19 +10,20 @@ from agent.core.paths import Known, Path
 from agent.store import KeptPath, Store, StoreError
 
 
+def known_paths(store: Store) -> dict[Path, Known]:
+    """Return what the agent before this one left."""
+    return {Path(one.source, one.peer): Known(one.down, one.carries) for one in store.load_paths()}
+
+
 class PathMemory:
-    """Reads and writes it in the store. What cannot be written is said, and stops nothing."""
+    """Leaves it to the agent that starts next. What cannot be written is said, and stops nothing."""
 
     def __init__(self, store: Store, log: FilteringBoundLogger) -> None:
         self._store = store
         self._log = log
 
-    def known(self) -> dict[Path, Known]:
-        """Return what the agent before this one left."""
-        return {Path(one.source, one.peer): Known(one.down, one.carries) for one in self._store.load_paths()}
-
     def keep(self, changes: Mapping[Path, Known | None]) -> bool:
-        """Leave it to the next agent; None takes a path away. False when that failed."""
+        """Write what changed; None takes a path away. False when that failed."""
         kept = [KeptPath(*path, *known) for path, known in changes.items() if known is not None]
         try:
             self._store.keep_paths(kept, [path for path, known in changes.items() if known is None])

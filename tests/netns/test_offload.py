@@ -13,6 +13,7 @@ import pytest
 
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.host_check import SMALLEST_PROGRAM
+from agent.datapath.told import ToldError
 from agent.datapath.transit import Transit
 from agent.datapath.xdp import NONE_EXPECTED, XDP_FLAGS_HW_MODE, XDP_FLAGS_REPLACE, AttachMode
 from tests.netns.conftest import World
@@ -96,7 +97,7 @@ async def test_a_strangers_program_on_a_card_stays(world: World, card: Card) -> 
             lambda ifindex: None,
         )
         try:
-            with pytest.raises(FileExistsError, match="another owner"):
+            with pytest.raises(ToldError, match="another owner"):
                 await transit._attach_to_card(INDEX)
             assert card.program == stranger.program_id
         finally:
