@@ -37,10 +37,11 @@ def attribute(message: Message, name: str) -> Any:
     return None
 
 
-def _error_from(error: NetlinkError, message: Any) -> OSError:
+def error_from(error: NetlinkError | OSError, message: Any) -> OSError:
+    """Return what the kernel answered, with its text. pyroute2 makes an OSError of ENOBUFS alone."""
     attrs = message.get("attrs", ()) if hasattr(message, "get") else ()
     text = next((value for key, value in attrs if key == "NLMSGERR_ATTR_MSG"), None)
-    number = abs(int(error.code))
+    number = abs(int((error.errno or errno.EIO) if isinstance(error, OSError) else error.code))
     return OSError(number, str(text) if text else os.strerror(number))
 
 
@@ -49,7 +50,7 @@ class Netlink:
 
     def __init__(self, opened: socket.socket | None = None) -> None:
         self._socket = opened if opened is not None else open_netlink_socket()
-        self._route = AsyncIPRoute(use_socket=self._socket, exception_factory=_error_from)
+        self._route = AsyncIPRoute(use_socket=self._socket, exception_factory=error_from)
         self._dumping = asyncio.Lock()
 
     async def __aenter__(self) -> Self:

@@ -37,6 +37,9 @@ def substrate() -> Iterator[None]:
         run("ip", "address", "add", "172.19.0.1/24", "dev", "full0")
         run("ip", "link", "set", "full0", "up")
         ip(THERE, *(f"address add 172.19.0.{100 + number}/24 dev full1" for number in range(MANY)), "link set full1 up")
+        # The other side is on the same table: it answers those alone for whom it has room.
+        mac = Path("/sys/class/net/full0/address").read_text().strip()
+        ip(THERE, f"neighbour add 172.19.0.1 lladdr {mac} dev full1 nud permanent")
         try:
             yield
         finally:
