@@ -389,7 +389,8 @@ class Applier:
         for droplet, failure in lost(self._found, self.desired.world).items():
             owner = documents.claims.owner("droplet", droplet)
             if owner is not None and owner in concerned:
-                documents.fail(owner, (*documents.entries[owner].failures, failure))
+                others = (one for one in documents.entries[owner].failures if one != failure)
+                documents.fail(owner, (*others, failure))
 
     def _tell_verdicts(self, names: set[str]) -> None:
         documents = self.desired.documents

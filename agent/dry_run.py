@@ -23,15 +23,14 @@ async def print_plan(settings: Settings) -> None:
     config = kernel_config(settings)
     pinned = config.pins.paths()
     kept, known = _kept(settings)
-    kernel = await Kernel.open(config)
-    try:
+    async with contextlib.AsyncExitStack() as undo:
+        undo.callback(config.pins.remove_all_but, pinned)
+        kernel = await Kernel.open(config)
+        undo.push_async_callback(kernel.close)
         first = await kernel.observe({})
         desired = remembered(here_of(settings, first.uplinks, kernel.features), first, kept, known)
         observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})
         actions = plan_all((desired.realization(held) for _, held in desired.in_force()), observed)
-    finally:
-        await kernel.close()
-        config.pins.remove_all_but(pinned)
     for action in actions:
         click.echo(describe(action))
     if not kept:

@@ -50,6 +50,8 @@ EVENT_LINES = 50
 OPEN_SECONDS = 2.0
 """Between two tries to open what could not be opened."""
 FAILED_SECONDS = 1.0
+KEEP_SECONDS = 10.0
+"""Between two tries to keep what could not be kept."""
 REST = 10
 """Telling the peers anew takes one part in so many of the time at the most."""
 
@@ -100,7 +102,7 @@ class Prober:
         """Name and ifindex: a socket stays bound to an interface that another of its name took the place of."""
         self._sockets: dict[bytes, ProbeSocket] = {}
         self._errors: IcmpErrors | None = None
-        self._open_at = self._watch_at = self._tell_at = 0.0
+        self._open_at = self._watch_at = self._tell_at = self._keep_at = 0.0
         self._told: int | None = None
         self._down: frozenset[bytes] = frozenset()
         self._news: dict[Happened, list[Happening]] = {}
@@ -201,7 +203,7 @@ class Prober:
             self._cut_off_seen = cut_off
         for probe in self._probing.due(now):
             self._send(probe, now)
-        self._leave_known()
+        self._leave_known(now)
         if now >= self._watch_at and self._probing.version != self._told:
             self._hand_on()
             self._watch_at = now + REST * (self._now() - now)
@@ -238,11 +240,16 @@ class Prober:
         self._probing.heard(error, self._now())
         self._woken.set()
 
-    def _leave_known(self) -> None:
-        """Keep for the agent that starts next what changed; what cannot be kept now is tried again."""
+    def _leave_known(self, now: float) -> None:
+        """Keep for the agent that starts next what changed; what cannot be kept now is tried again later."""
         self._unkept |= self._probing.take_to_keep()
-        if self._keep is None or (self._unkept and self._keep(self._unkept)):
+        if self._keep is None:
             self._unkept = {}
+        elif self._unkept and now >= self._keep_at:
+            if self._keep(self._unkept):
+                self._unkept = {}
+            else:
+                self._keep_at = now + KEEP_SECONDS
 
     def _hand_on(self) -> None:
         """Tell the neighbour watch the peers with what is known of them now."""

@@ -283,6 +283,16 @@ def after(current: Mapping[bytes, bytes], change: Changes) -> dict[bytes, bytes]
     return {key: value for key, value in current.items() if key not in gone} | dict(change.put)
 
 
+def still_cut_off(before: frozenset[bytes], unresolved: Mapping[bytes, Reason]) -> frozenset[bytes]:
+    """Return the droplets to which nothing leads; the same object when they are those of before.
+
+    One whose next hop is asked for again and again is cut off until somebody answers, not while nobody asks.
+    """
+    found = (one for one, reason in unresolved.items() if reason is not Reason.ASKED or one in before)
+    now = frozenset(found)
+    return before if now == before else now
+
+
 def next_hops_to_resolve(routes: Mapping[Way, Route], neighbours: Mapping[Hop, Neighbour]) -> set[Hop]:
     """Return the next hops that the kernel shall keep resolved: all in use but those that an operator configured.
 

@@ -135,7 +135,8 @@ class Probing:
             elif target.cut_off and not is_cut_off:
                 self._tell(Happened.UP, target)
                 target.cut_off, target.life, target.since = False, Life.UNKNOWN, now
-                self._turns.put(target.path, now)
+                if target.small is None:
+                    self._turns.put(target.path, now)
                 self._touch()
 
     def due(self, now: float) -> list[Probe]:
@@ -173,7 +174,7 @@ class Probing:
         if target.small == nonce:
             target.small = None
             self._turns.put(path, max(now, sent.at + self._period()))
-        elif target.search is not None:
+        elif target.search is not None and target.long == nonce:
             self._carried(target, target.search, sent.size, now)
         return True
 
@@ -314,7 +315,7 @@ class Probing:
                 self._fall(target, now)
             pause = self._rules.deadline if target.life is Life.UP else self._period()
             self._turns.put(target.path, max(now, sent.at + pause))
-        elif target.search is not None:
+        elif target.search is not None and target.long == nonce:
             target.long = None
             target.search.lost()
             self._go_on(target, target.search, now)

@@ -34,6 +34,7 @@ from agent.core.next_hops import (
     changes,
     desired_next_hops,
     next_hops_to_resolve,
+    still_cut_off,
     way_of,
 )
 from agent.core.uplinks import Uplink
@@ -251,6 +252,8 @@ class NeighbourWatch:
             self._wake()
         elif event in ("RTM_NEWLINK", "RTM_DELLINK"):
             self._take_link(message)
+        elif event == "RTM_DELADDR" and self._lookups.forget_by(int(message["index"])):
+            self._wake()  # the kernel tells of few of the routes that go with an interface's last address
         if differs(self._uplinks, message):
             self.uplinks_changed.set()
 
@@ -313,9 +316,7 @@ class NeighbourWatch:
         self._put(desired)
         unresolved |= {way_of(key).droplet: Reason.NO_ROOM for key in self._no_room}
         self._unresolved = unresolved
-        cut_off = frozenset(droplet for droplet, reason in unresolved.items() if reason is not Reason.ASKED)
-        if cut_off != self._cut_off:
-            self._cut_off = cut_off
+        self._cut_off = still_cut_off(self._cut_off, unresolved)
 
     def _put(self, desired: Mapping[bytes, bytes]) -> None:
         """Have the map hold what is desired, as far as there is room; OSError when the kernel refuses otherwise."""

@@ -21,6 +21,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from agent.datapath.namespaces import open_netlink_socket
 
 DUMP_ATTEMPTS = 10
+DUMP_PAUSE = 0.02
+"""Seconds after the first attempt, twice that after the second, and so on: who changes the tables comes to an end."""
 RTEXT_FILTER_SKIP_STATS = 8
 NLM_F_DUMP_INTR = 0x10
 NETNSA_NSID_NOT_ASSIGNED = 0xFFFFFFFF
@@ -76,7 +78,8 @@ class Netlink:
     async def dump(self, method: str, *arguments: Any, **options: Any) -> list[Message]:
         """Run one dump of AsyncIPRoute by name to its end; OSError when the kernel refuses."""
         async with self._dumping:
-            for _ in range(DUMP_ATTEMPTS):
+            for attempt in range(DUMP_ATTEMPTS):
+                await asyncio.sleep(attempt * DUMP_PAUSE)
                 try:
                     answers = await getattr(self._route, method)(*arguments, **options)
                     messages = [message async for message in answers]

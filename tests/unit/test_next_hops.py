@@ -29,6 +29,7 @@ from agent.core.next_hops import (
     desired_next_hops,
     key_of,
     next_hops_to_resolve,
+    still_cut_off,
     way_of,
 )
 from agent.core.uplinks import Uplink
@@ -298,3 +299,14 @@ def test_flushes_in_a_row_are_no_failure_that_lasts(after: Neighbour | None) -> 
         failures.heard(hop(NEAR), Neighbour(NUD_FAILED, NO_MAC))
         assert failures.look({hop(NEAR): Neighbour(NUD_FAILED, NO_MAC)}) == ({}, True)
         failures.heard(hop(NEAR), after)
+
+
+def test_who_is_asked_for_again_is_cut_off_until_somebody_answers() -> None:
+    """A dead neighbour is asked for every few seconds: FAILED, INCOMPLETE, FAILED, and so on."""
+    asked, failed = {NEAR: Reason.ASKED}, {NEAR: Reason.UNRESOLVED}
+    assert still_cut_off(frozenset(), asked) == frozenset()
+    cut_off = still_cut_off(frozenset(), failed)
+    assert cut_off == {NEAR}
+    for unresolved in (asked, failed, asked):
+        assert still_cut_off(cut_off, unresolved) is cut_off
+    assert still_cut_off(cut_off, {}) == frozenset()

@@ -190,6 +190,22 @@ def test_a_peer_that_was_cut_off_and_answers_is_up_as_others_are() -> None:
     assert not model.happened[-1][1].cut_off
 
 
+def test_a_small_probe_that_is_open_when_a_cut_ends_answers_for_no_long_one() -> None:
+    model = Model()
+    (path,) = model.add(silent=True)
+    model.run(3)
+    model.probing.cut_off([path.peer], model.now)
+    model.run(1.5)
+    small = model.sent[-1][1].nonce
+    model.probing.cut_off([], model.now)
+    assert model.probing.due(model.now) == [], "it is asked already"
+    model.probing.answered(path, small, model.now)
+    (long,) = model.probing.due(model.now + 0.1)
+    assert long.size == 1500
+    assert not model.probing.answered(path, small, model.now + 0.2), "once"
+    assert model.probing.answered(path, long.nonce, model.now + 0.2)
+
+
 def test_a_peer_that_answers_is_judged_by_its_answers_alone() -> None:
     model = Model()
     (path,) = model.add()
