@@ -84,6 +84,13 @@ class Tenant:
         for address, length in zip(self.others, (24, 64), strict=True):
             ip(self.outside, f"address add {address}/{length} dev {self.name} {no_detection(address)}")
 
+    def know_device(self, addresses: Iterable[str]) -> None:
+        """Have the endpoint here know the device's Ethernet address.
+
+        A bouncer is believed about it by its option, which a plain device does not send back.
+        """
+        ip(self.inside, *(f"neighbour add {one} lladdr {DEVICE_MAC} dev eth0 nud permanent" for one in addresses))
+
     def talk(self) -> None:
         """Have both endpoints converse in every way, by both families."""
         for here, there in zip(self.addresses, self.others, strict=True):

@@ -102,11 +102,9 @@ def host(family: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> 
         add_devices(family)
         with running_host(HERE, ("eth0",), (family,), tmp_path_factory.mktemp("host"), cache) as host:
             host.publish(documents(here, elsewhere, TENANTS))
-            # A bouncer is believed about Ethernet addresses by its option, which a plain device does not send back, and
-            # a device with routes in ARP alone: who asks these has to know already.
-            plain, routed = BOUNCING[PLAIN], BOUNCING[ROUTED]
-            for made, asked in ((plain, plain.others), (routed, routed.others[1:])):
-                ip(made.inside, *(f"neighbour add {one} lladdr {DEVICE_MAC} dev eth0 nud permanent" for one in asked))
+            BOUNCING[PLAIN].know_device(BOUNCING[PLAIN].others)
+            # One with routes sends the option back with ARP's answers, not with those to solicitations.
+            BOUNCING[ROUTED].know_device(BOUNCING[ROUTED].others[1:])
             for made in KNOWN.values():
                 until(made.is_answered, f"the first answers of {made.name}")
             yield host

@@ -38,6 +38,9 @@ def host(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host
         interfaces = tuple(f"eth0.{vlan}" for vlan in TENANTS)
         with running_host(HERE, interfaces, ("ipv4",), tmp_path_factory.mktemp("host"), cache) as host:
             host.publish(documents(here, elsewhere, TENANTS.values()))
+            for tenant in TENANTS.values():
+                if tenant.bouncer != tenant.here:
+                    tenant.know_device(tenant.others)
             yield host
 
 
