@@ -129,13 +129,6 @@ class Map:
         """Write zeros to an array's entries. What is beyond its end (E2BIG) is not there."""
         return [one for one in self.put([(key, absent) for key in keys]) if one.errno != errno.E2BIG]
 
-    def write(self, put: Mapping[bytes, bytes], delete: Iterable[bytes]) -> None:
-        """Put and delete entries; OSError with the first errno when the kernel refuses any."""
-        refused = self.put(list(put.items())) + self.delete(list(delete))
-        if refused:
-            count = sum(len(one.keys) for one in refused)
-            raise OSError(refused[0].errno, f"{os.strerror(refused[0].errno)} for {count} entries", self.name)
-
     def dump(self) -> dict[bytes, bytes]:
         """Return all entries; OSError when they could not all be read."""
         return {key: value for key, value in bpf.entries(self.descriptor, self.info) if value != self._absent}

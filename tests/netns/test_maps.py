@@ -183,10 +183,11 @@ def test_counters_of_all_cpus_are_read(make) -> None:
     assert one.lookup_percpu(U32.pack(9)) == ()
 
 
-def test_write_raises_when_the_kernel_refuses(make) -> None:
+def test_what_does_not_fit_is_refused_and_the_rest_is_put(make) -> None:
     one = make(MapName.NEXT_HOPS, bpf.MapType.HASH, 16, 8, 1)
-    with pytest.raises(OSError, match="1 entries"):
-        one.write({bytes(16): bytes(8), b"\1" * 16: bytes(8)}, [])
+    (refused,) = one.put([(bytes(16), bytes(8)), (b"\1" * 16, bytes(8))])
+    assert list(refused.keys) == [b"\1" * 16]
+    assert one.dump() == {bytes(16): bytes(8)}
 
 
 KINDS: dict[str, tuple[MapName, bpf.MapType, int, int, int, int]] = {

@@ -54,19 +54,17 @@ class Host:
         index, mac = int(link["ifindex"]), bytes.fromhex(link["address"].replace(":", ""))
         addresses = [family.packed(text) for family, text in zip((V4, V6), own, strict=True)]
         maps = self.kernel.maps
-        maps[MapName.LOCAL_DROPLETS].write(
-            {
-                U32.pack(place): LOCAL_DROPLET.pack(mapped(address), index, index, index, mac, 0, 0)
-                for place, address in enumerate(addresses)
-            },
-            [],
-        )
+        own_droplets = [
+            (U32.pack(place), LOCAL_DROPLET.pack(mapped(address), index, index, index, mac, 0, 0))
+            for place, address in enumerate(addresses)
+        ]
+        assert maps[MapName.LOCAL_DROPLETS].put(own_droplets) == []
         known = [family.packed(text) for family, text in zip((V4, V6), others, strict=True)]
-        maps[MapName.DROPLETS].write({mapped(address): DROPLET.pack(0, 0) for address in known}, [])
+        assert maps[MapName.DROPLETS].put([(mapped(address), DROPLET.pack(0, 0)) for address in known]) == []
         assert await self.kernel.executor.run([AttachTransit(index)]) == []
 
     def forget(self, address: bytes) -> None:
-        self.kernel.maps[MapName.DROPLETS].write({}, [mapped(address)])
+        assert self.kernel.maps[MapName.DROPLETS].delete([mapped(address)]) == []
 
     def outcome(self, name: str) -> int:
         return self.kernel.read_outcomes()[name].packets
