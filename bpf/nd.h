@@ -93,7 +93,7 @@ static __always_inline enum outcome check_nd_options(void *start, void *end, con
 
 	for (int i = 0; i < MAX_ND_OPTIONS && at != packet->length; i++) {
 		option = start + bounded(at, FAR);
-		if ((void *)(option + 1) > end || !option->length)
+		if (at > FAR || (void *)(option + 1) > end || !option->length)
 			return MALFORMED_ND;
 		if (asked->detects && option->type == ND_SOURCE_MAC)
 			return MALFORMED_ND;

@@ -345,8 +345,6 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 		hop = find_hop(tunnel, &departure->local);
 	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
 		return why_no_hop(tunnel, departure->local);
-	if (!departure->local)
-		return NO_LOCAL_DROPLET;
 	ipv6 = is_over_ipv6(departure->local);
 	tunnel->source_port = bpf_htons(EPHEMERAL_FIRST + (departure->flow & EPHEMERAL_MASK));
 	tunnel->ttl = NEW_TTL;

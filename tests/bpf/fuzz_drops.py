@@ -161,7 +161,9 @@ def _is_own_solicitation(s: Sight) -> bool:
     if s.from_endpoint:
         return s.target == s.sender.ipv6 or (s.target[0] == 0xFE and s.target[1] >> 6 == 2)
     endpoint = s.model.endpoints.get((s.vni, s.target))
-    return bool(s.ip and s.ip.source == ZERO and s.tunnel and endpoint and endpoint.host == origin_of(s.tunnel))
+    if not s.ip or s.ip.source != ZERO or not s.tunnel or not endpoint:
+        return False
+    return host_of(endpoint.host) == host_of(origin_of(s.tunnel))
 
 
 def _is_source_elsewhere(s: Sight) -> bool:

@@ -250,6 +250,28 @@ def test_a_bouncer_answers_the_origin_with_a_whole_advertisement(
     assert run.frame[14:] == expected.wrap(p.geneve(VNI, inner, options=p.rts(own, 0, p.UNLEARNT)))[14:]
 
 
+@pytest.mark.parametrize(("host", "outcome"), [(1, Outcome.ND_OWN_ADDRESS), (2, Outcome.ND_ANSWERED_REMOTE)])
+def test_a_probe_for_duplicates_is_the_own_one_where_it_comes_from_the_address_own_host(
+    world: World, host: int, outcome: Outcome
+) -> None:
+    """R is on D2; the probe comes from D4, which is of the same host or of another."""
+    world.own_network((D1,), BOUNCES)
+    world.known(D2, host=1)
+    world.known(D4, host=host)
+    assert world.from_substrate(tunnelled(probes(R6), options=p.rts(D4))).outcome is outcome
+
+
+@pytest.mark.parametrize(("last", "outcome"), [(246, Outcome.NO_ENDPOINT), (255, Outcome.MALFORMED_ND)])
+def test_no_option_is_looked_for_farther_than_the_programs_look(world: World, last: int, outcome: Outcome) -> None:
+    """The second option begins 2,118 bytes from the frame's start, or before 2,048; it is a well-formed one."""
+    world.own_network((D1,), BOUNCES)
+    options = bytes([14, last, *bytes(last * 8 - 2), 14, 1, *bytes(6)])
+    message = bytes([135, *bytes(7)]) + p.ip("fd00::101:101:0:3") + options
+    packet = p.ipv6(R6, GROUP, p.summed(R6, GROUP, message, p.ICMPV6), protocol=p.ICMPV6, ttl=255)
+    frame = p.ethernet(GROUP_MAC, MAC[R], p.IPV6, packet)
+    assert world.from_substrate(tunnelled(frame, options=p.rts(D4))).outcome is outcome
+
+
 def test_a_bouncer_answers_no_stranger(world: World) -> None:
     assert world.from_substrate(tunnelled(remote(A6), options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
 
