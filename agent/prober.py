@@ -129,8 +129,16 @@ class Prober:
         self._probing.set_paths(paths, self._now(), self._known)
         for path in paths:
             self._known.pop(path, None)  # from here on it is known better
+        self._forget_undocumented()
         self._hand_on()
         self._woken.set()
+
+    def _forget_undocumented(self) -> None:
+        """Forget what an earlier agent left of paths one of whose ends no document in force names any more."""
+        gone = [path for path in self._known if not self._names.keys() >= set(path)]
+        for path in gone:
+            del self._known[path]
+        self._unkept |= dict.fromkeys(gone)
 
     async def run(self) -> None:
         """Probe until cancelled."""

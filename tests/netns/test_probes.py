@@ -18,7 +18,7 @@ from scapy.packet import Raw
 from agent.answers import Answers
 from agent.core.layout import mapped
 from agent.core.next_hops import Found, Peer, Senders
-from agent.core.paths import Path, Rules
+from agent.core.paths import Known, Path, Rules
 from agent.core.places import Arrival
 from agent.core.probe_packet import smallest
 from agent.core.tunnel_errors import Problem, TunnelError
@@ -411,3 +411,29 @@ async def test_probes_that_do_not_run_hand_the_peers_on(net: Routed) -> None:
     peer = V4.packed(V4.far)
     prober.follow(World(Here("h1", "h1", ())), {peer: Peer(zero_checksum=True)})
     assert told == [({peer: Peer(zero_checksum=True)}, {})]
+
+
+async def test_what_was_known_of_droplets_that_no_document_names_is_forgotten(net: Routed) -> None:
+    """The own droplet has another address than the agent before had: only what may come back is kept."""
+    near, far, before = (V4.packed(address) for address in (V4.near, V4.far, "10.78.1.77"))
+    kept: dict[Path, Known | None] = {}
+    prober = Prober(
+        QUICK,
+        (PORT, 0),
+        lambda *_: None,
+        lambda *_: None,
+        structlog.get_logger(),
+        known={Path(near, far): Known(), Path(before, far): Known(down=True), Path(near, before): Known()},
+        keep=lambda changes: not kept.update(changes),
+    )
+    droplets = {"near": Droplet("near", "h1", V4.near), "far": Droplet("far", "h2", V4.far)}
+    prober.follow(World(Here("h1", "h1", ()), droplets=droplets), {far: Peer()})
+    running = asyncio.create_task(prober.run())
+    try:
+        async with asyncio.timeout(5):
+            while not kept:  # noqa: ASYNC110 -- another task's state changes at no known moment
+                await asyncio.sleep(0.01)
+        assert kept == {Path(before, far): None, Path(near, before): None}
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
