@@ -69,6 +69,7 @@ static __always_inline enum outcome nd_from_tunnel(context *ctx, const struct lo
 	if (outcome != GO_ON)
 		return outcome;
 	tunnel->length = ND_ANSWER;
+	packet->length = 0; /* nothing is left of the question that an error could quote */
 	return to_origin(local, tunnel, ND_ANSWERED_REMOTE);
 }
 
