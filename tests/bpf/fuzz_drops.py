@@ -14,6 +14,7 @@ from agent.core import layout
 from agent.core.realize import IFINDEX_BASE
 from agent.datapath.outcomes import Outcome
 
+SOLICITATION = b"\x87"
 PORTED = (6, 17, 132)
 """TCP, UDP and SCTP: their ports stand first."""
 
@@ -75,7 +76,7 @@ class Sight:
         """The address that a packet is for or asks for."""
         if self.kind == ARP:
             return MAPPED + self.inner[38:42]
-        if self.is_nd and self.ip:
+        if self.is_nd and self.ip and self.inner[self.ip.transport : self.ip.transport + 1] == SOLICITATION:
             return self.inner[62:78]
         return self.ip.destination if self.ip else ZERO
 
