@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import msgspec
+
 from agent.applier import Applier
 from agent.bus.rpc import RpcError
 from agent.core import paging
@@ -122,7 +124,16 @@ class Answers:
         address = next((one for one in own if len(one) == len(destination)), None)
         if address is None:
             return PathReply("none", reason="no_address")
-        return way(self._lookups(source.id, vpc.vni, address, destination))
+        return self._with_names(way(self._lookups(source.id, vpc.vni, address, destination)))
+
+    def _with_names(self, answer: PathReply) -> PathReply:
+        """Add which droplets a packet is sent to, and which of them do not answer."""
+        addresses = {text: parse_address(text) for text in answer.hosts}
+        return msgspec.structs.replace(
+            answer,
+            droplets=tuple(self._prober.name(address) for address in addresses.values()),
+            down=tuple(text for text, address in addresses.items() if self._prober.is_down(address)),
+        )
 
     def _lookups(self, source: str, vni: int, address: bytes, destination: bytes) -> Lookups:
         """Ask the maps what they say of a packet from one address to another."""

@@ -19,6 +19,7 @@ from agent.core.desired import Desired
 from agent.core.layout import MapName
 from agent.core.ledger import Ledger
 from agent.core.lost_addresses import lost, served_before, served_now, with_served
+from agent.core.narrow_uplinks import standing_cramped, with_standing
 from agent.core.next_hops import Peer
 from agent.core.observed import Observed
 from agent.core.paths import NOTHING_KNOWN, KnownPaths, down_at_start
@@ -55,6 +56,7 @@ def remembered(here: Here, observed: Observed, kept: Iterable[Kept], known: Know
     """Return what the kept documents ask for on the host as it was observed, where an agent before this one put it."""
     local = observed.maps[MapName.LOCAL_DROPLETS]
     desired = Desired(with_served(here, served_before(local, here.uplinks)), slots_of(observed), places_of(local))
+    desired.set_here(with_standing(desired.world.here, desired.world))
     for name, revision, body in kept:
         desired.documents.restore(name, revision, body)
     desired.settle()
@@ -265,7 +267,7 @@ class Applier:
             documents.touch({owner} if owner is not None else ())
             self._log.warning(now[droplet].message if droplet in now else "its address is back", droplet=droplet)
         self._found = found
-        self.desired.set_here(with_served(found, served_now(world)))
+        self.desired.set_here(with_standing(with_served(found, served_now(world)), world))
         await self._settle(set())
 
     async def _compare(self) -> list[Action]:
@@ -378,7 +380,7 @@ class Applier:
     async def _prove_attached(self, names: Iterable[str]) -> None:
         """See that transit XDP is where the maps are used: where it is not, no document may be told as realized.
 
-        Nor one whose droplet has no address now.
+        Nor one whose droplet has no address now, or whose endpoint stands on too narrow an interface.
         """
         failures = await self.substrate.attach_missing(self.desired.world)
         documents, concerned = self.desired.documents, set(names)
@@ -389,8 +391,16 @@ class Applier:
         for droplet, failure in lost(self._found, self.desired.world).items():
             owner = documents.claims.owner("droplet", droplet)
             if owner is not None and owner in concerned:
-                others = (one for one in documents.entries[owner].failures if one != failure)
-                documents.fail(owner, (*others, failure))
+                self._fail_also(owner, (failure,))
+        if self.desired.world.here.standing:
+            held = [(name, one) for name, one in self.desired.in_force() if name in concerned]
+            for name, one in held:
+                self._fail_also(name, standing_cramped(one.document(), self.desired.world))
+
+    def _fail_also(self, name: str, failures: tuple[KernelFailure, ...]) -> None:
+        if failures:
+            others = (one for one in self.desired.documents.entries[name].failures if one not in failures)
+            self.desired.documents.fail(name, (*others, *failures))
 
     def _tell_verdicts(self, names: set[str]) -> None:
         documents = self.desired.documents

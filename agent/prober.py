@@ -33,6 +33,7 @@ from agent.core.paths import (
 from agent.core.peers import senders
 from agent.core.probe_packet import NONCE
 from agent.core.probing import Probing
+from agent.core.room import needed_for_ipv6
 from agent.core.tunnel_errors import TunnelError
 from agent.core.world import World
 from agent.datapath.icmp_errors import IcmpErrors
@@ -159,18 +160,22 @@ class Prober:
 
     def down_droplets(self) -> tuple[str, ...]:
         """Return the ids of the droplets that are down."""
-        return tuple(sorted(self._name(address) for address in self._down))
+        return tuple(sorted(self.name(address) for address in self._down))
+
+    def is_down(self, address: bytes) -> bool:
+        """Say whether another host's droplet, by its packed address, does not answer any more."""
+        return address in self._down
 
     def narrow_paths(self) -> tuple[NarrowPath, ...]:
         """Return the paths that carry less than they should."""
         narrow = (view for view in self._probing.views() if _is_narrow(view))
         found = (
             NarrowPath(
-                droplet=self._name(view.path.peer),
+                droplet=self.name(view.path.peer),
                 address=format_address(view.path.peer),
                 configured=view.size,
                 carries=view.usable,
-                by=self._name(view.path.source),
+                by=self.name(view.path.source),
             )
             for view in narrow
         )
@@ -179,12 +184,13 @@ class Prober:
     def views(self) -> Iterable[tuple[str, str, View]]:
         """Yield the peer's droplet, the own one, and what is known of each path; times are the event loop's."""
         for view in self._probing.views():
-            yield self._name(view.path.peer), self._name(view.path.source), view
+            yield self.name(view.path.peer), self.name(view.path.source), view
 
     def _now(self) -> float:
         return time.monotonic()
 
-    def _name(self, address: bytes) -> str:
+    def name(self, address: bytes) -> str:
+        """Return the id of the droplet with a packed address, or the address in words where no document names it."""
         return self._names.get(address) or format_address(address)
 
     async def _sleep(self) -> None:
@@ -287,7 +293,9 @@ class Prober:
         path = happening.path
         words = (_WORDS_CUT_OFF if happening.cut_off else _WORDS)[happening.kind]
         words = words.format(carries=happening.carries, size=happening.size)
-        return f"{self._name(path.peer)} ({format_address(path.peer)}) from {format_address(path.source)}: {words}"
+        if happening.kind is Happened.NARROW and (happening.carries or 0) < (needed := needed_for_ipv6(path.peer)):
+            words += f"; endpoints' IPv6 needs {needed}"
+        return f"{self.name(path.peer)} ({format_address(path.peer)}) from {format_address(path.source)}: {words}"
 
 
 def _is_narrow(view: View) -> bool:

@@ -63,7 +63,8 @@ class PathReply(msgspec.Struct, frozen=True):
     the droplets' addresses that may be sent to (one is chosen by the flow's hash), by tunnels of `encapsulation`:
     `geneve` or `vxlan`, empty where nothing leaves the host. `age` is the seconds since a learnt direct path was last
     confirmed, `reason` says why there is no way: `outside_vpc`, `no_address` (the endpoint has none of that family), or
-    what the packet would be dropped for.
+    what the packet would be dropped for. `droplets` are the ids of `hosts`, in the same order, and `down` those of
+    `hosts` that do not answer now: what is sent there is lost.
     """
 
     way: str
@@ -72,6 +73,8 @@ class PathReply(msgspec.Struct, frozen=True):
     age: float | None = None
     reason: str = ""
     encapsulation: str = ""
+    droplets: tuple[str, ...] = ()
+    down: tuple[str, ...] = ()
 
 
 class PeersRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

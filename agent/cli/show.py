@@ -178,12 +178,20 @@ def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
         return f"{endpoint} -> {destination}: no way: {answer.reason}"
     parts = [answer.way.replace("_", " ")]
     if answer.hosts:
-        parts.append("to " + " or ".join(answer.hosts))
+        parts.append("to " + " or ".join(_hosts(answer)))
     if answer.encapsulation:
         parts.append(f"by {answer.encapsulation}")
     if answer.learnt:
         parts.append("learnt" if answer.age is None else f"learnt, confirmed {answer.age:.1f} s ago")
     return f"{endpoint} -> {destination}: {', '.join(parts)}"
+
+
+def _hosts(answer: PathReply) -> list[str]:
+    """Name the droplets of a way; an agent of before tells no ids."""
+    ids = dict(zip(answer.hosts, answer.droplets, strict=False))
+    named = (f"{ids[host]} ({host})" if host in ids else host for host in answer.hosts)
+    marks = (", which does not answer" if host in answer.down else "" for host in answer.hosts)
+    return [f"{name}{mark}" for name, mark in zip(named, marks, strict=True)]
 
 
 def plain_counters(now: Counters) -> dict[str, Any]:

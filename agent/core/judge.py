@@ -7,13 +7,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from agent.core.features import Family, family_of
+from agent.core.narrow_uplinks import cramped
 from agent.core.networks import gateways
-from agent.core.room import SMALLEST, endpoint_mtu, overhead
 from agent.core.uplinks import Uplink
 from agent.core.world import World
 from protocol.acknowledgements import Reference
 from protocol.addresses import Cidr, format_address, is_edge, last_of, parse_address, parse_cidr, within
-from protocol.documents import Document, Endpoint, Network
+from protocol.documents import Document, Network
 from protocol.errors import ErrorCode, FieldError
 
 
@@ -124,7 +124,6 @@ def _endpoint_errors(document: Document, world: World) -> Iterator[FieldError]:
     if not document.endpoints:
         return
     places = {name: _places(world.networks[name]) for name in {e.network for e in document.endpoints}}
-    uplinks = {id_: world.uplink_of(droplet) for id_, droplet in world.own.items()}
     for index, endpoint in enumerate(document.endpoints):
         bounds, reserved = places[endpoint.network]
         for position, text in enumerate(endpoint.addresses):
@@ -132,27 +131,13 @@ def _endpoint_errors(document: Document, world: World) -> Iterator[FieldError]:
             low, high = bounds.get(len(address), _NOWHERE)
             if not low <= address <= high or address in reserved:
                 yield _misplaced(f"endpoints[{index}].addresses[{position}]", text, world.networks[endpoint.network])
-        if endpoint.droplet not in uplinks:
+        if not world.is_here(endpoint.droplet):
             continue
         if endpoint.attachment is None:
             message = f"endpoint {endpoint.id!r} is on this host: say where its interface appears"
             yield FieldError(f"endpoints[{index}].attachment", ErrorCode.MISSING_FIELD, message)
-        uplink = uplinks[endpoint.droplet]
-        if uplink is not None:
-            yield from _cramped(f"endpoints[{index}].droplet", endpoint, uplink, world)
-
-
-def _cramped(path: str, endpoint: Endpoint, uplink: Uplink, world: World) -> Iterator[FieldError]:
-    """Yield an error when the endpoint's MTU would be less than what its family asks for."""
-    substrate = family_of(parse_address(world.droplets[endpoint.droplet].address))
-    smallest = max(SMALLEST[family_of(parse_address(text))] for text in endpoint.addresses)
-    mtu = endpoint_mtu(uplink.mtu, substrate)
-    if mtu < smallest:
-        message = (
-            f"interface {uplink.name} has MTU {uplink.mtu}, which leaves {mtu} for endpoint {endpoint.id!r}; its "
-            f"addresses need {smallest}: give the interface {smallest + overhead(substrate)} or more"
-        )
-        yield FieldError(path, ErrorCode.OUT_OF_RANGE, message)
+        if endpoint.id not in world.here.standing and (wrong := cramped(endpoint, world)) is not None:
+            yield FieldError(f"endpoints[{index}].droplet", ErrorCode.OUT_OF_RANGE, wrong)
 
 
 @lru_cache(maxsize=4096)

@@ -32,7 +32,7 @@ from agent.core.layout import (
     vpc_value,
 )
 from agent.core.networks import gateways
-from agent.core.room import endpoint_mtu
+from agent.core.room import endpoint_mtu, least_mtu
 from agent.core.uplinks import Uplink
 from agent.core.world import World
 from protocol.addresses import format_address, parse_address, parse_cidr, parse_mac
@@ -162,7 +162,8 @@ def _realize_endpoints(endpoints: tuple[Endpoint, ...], world: World, into: Real
     for index, endpoint in enumerate(endpoints):
         ifindex = mtu = 0
         if endpoint.droplet in here:
-            ifindex, mtu = IFINDEX_BASE + world.slots[endpoint.id], here[endpoint.droplet]
+            ifindex = IFINDEX_BASE + world.slots[endpoint.id]
+            mtu = max(here[endpoint.droplet], least_mtu(endpoint.addresses))  # less where it stands on a narrow uplink
             _realize_local(endpoint, ifindex, mtu, world, into)
         mac = macs[6 * index : 6 * index + 6]
         value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)

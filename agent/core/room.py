@@ -5,7 +5,10 @@ Geneve and VXLAN take the same room. What an uplink's MTU counts is the outer IP
 
 from __future__ import annotations
 
-from agent.core.features import Family
+from collections.abc import Iterable
+
+from agent.core.features import Family, family_of
+from protocol.addresses import parse_address
 
 TUNNEL: dict[Family, int] = {"ipv4": 20 + 8 + 8 + 14, "ipv6": 40 + 8 + 8 + 14}
 """Bytes of outer IP, UDP, Geneve (or VXLAN) and inner Ethernet header, by the substrate's family."""
@@ -18,6 +21,16 @@ SMALLEST: dict[Family, int] = {"ipv4": 576, "ipv6": 1280}
 def overhead(substrate: Family) -> int:
     """Return how much shorter than its uplink's MTU an endpoint's is."""
     return TUNNEL[substrate] + RETURN_TO_SENDER[substrate]
+
+
+def least_mtu(addresses: Iterable[str]) -> int:
+    """Return what the families of an endpoint's addresses ask for."""
+    return max(SMALLEST[family_of(parse_address(text))] for text in addresses)
+
+
+def needed_for_ipv6(droplet: bytes) -> int:
+    """Return what a path to a packed address must carry, so that IPv6 packets of endpoints, which never shrink, fit."""
+    return SMALLEST["ipv6"] + overhead(family_of(droplet))
 
 
 def endpoint_mtu(uplink: int, substrate: Family) -> int:

@@ -306,6 +306,19 @@ async def test_a_narrow_link_behind_a_router_is_found_by_what_the_router_says(ne
 
 
 @both
+async def test_a_link_that_is_too_narrow_for_endpoints_of_ipv6_is_told_so(net: Routed, family: Addresses) -> None:
+    net.narrow(1300)
+    reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
+    try:
+        await room.until(lambda: len(room.events) == 1)
+        needed = 1342 if family is V4 else 1374
+        assert room.events[0][1][0].endswith(f"carries 1300 of 1500 bytes; endpoints' IPv6 needs {needed}")
+    finally:
+        await room.close()
+        reflector.close()
+
+
+@both
 async def test_a_link_that_swallows_what_is_too_long_is_found_too(net: Routed, family: Addresses) -> None:
     """No router says anything: a black hole, as behind a careless firewall."""
     reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import FAMILIES, SEVERAL, UNSIGNED, World, changed, droplets
+from agent_worlds import FAMILIES, SEVERAL, UNSIGNED, World, changed, droplets, on
 from fake_kernel import BOND0, ETH0
 from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
 
@@ -78,6 +78,69 @@ def test_an_interface_that_loses_its_address_takes_nothing_and_is_told(restarts:
     in_a_folder(scenario)
 
 
+NARROW = replace(ETH0, mtu=1300)
+
+
+def mtus(agent: Agent) -> dict[str, int]:
+    return {name: veth.mtu for name, veth in agent.kernel.veths.items()}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_interface_that_becomes_too_narrow_takes_nothing_and_is_told(restarts: bool) -> None:
+    """a has an IPv4 address alone, which 1,238 bytes are enough for; c has both families, d has IPv6."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await deliver_whole(agent, stream.lead_to(FAMILIES))
+        before = agent.kernel.contents()
+        agent.kernel.interfaces = (NARROW, BOND0)
+        if restarts:
+            await agent.start()
+            await deliver_whole(agent, stream.replay())
+            await agent.complete()
+        agent.kernel.begin_watch()
+        await agent.applier.repair()
+        assert agent.kernel.end_watch() == []
+        assert agent.kernel.contents().keys() == before.keys()
+        assert mtus(agent) == {"a": 1238, "c": 1280, "d": 1280}
+        verdicts = {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"}
+        assert verdicts == {"c", "d"}
+        (failure,) = agent.told["c"].failures
+        assert (agent.told["c"].state, failure.name, failure.object) == ("failed", "EMSGSIZE", "endpoint c")
+        assert failure.message.startswith("interface eth0 has MTU 1300, which leaves 1206 for endpoint 'c'")
+        await has_nothing_to_do(agent)
+        await agent.applier.retry()
+        assert agent.told["c"].state == "failed"
+        agent.kernel.interfaces = (ETH0, BOND0)
+        await agent.applier.repair()
+        assert agent.kernel.contents() == before
+        await ends_like(agent, "both families")
+
+    in_a_folder(scenario)
+
+
+def test_on_a_narrow_interface_documents_change_and_go_and_none_comes_that_does_not_fit() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, FAMILIES)
+        agent.kernel.interfaces = (NARROW, BOND0)
+        await agent.applier.repair()
+        classes = {"c": on("d1-6", "c", "192.168.1.20", "fd00:0:0:1::20", dscp=46)}
+        late = {"late": on("d1", "late", "fd00:0:0:1::30"), "fits": on("d1", "fits", "192.168.1.31")}
+        await publish(agent, stream, changed(FAMILIES, **classes, **late, d=None))
+        assert (agent.told["c"].state, agent.told["late"].state) == ("failed", "rejected")
+        assert mtus(agent) == {"a": 1238, "c": 1280, "fits": 1238}
+        await agent.applier.repair()
+        await publish(agent, stream, changed(FAMILIES, **classes, **late))
+        assert agent.told["d"].state == "rejected"
+        await publish(agent, stream, changed(FAMILIES, c=on("d1-6", "c", "192.168.1.20"), d=None))
+        assert agent.told["c"].state == "realized"
+        assert mtus(agent) == {"a": 1238, "c": 1206}
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
 def test_a_droplet_that_moves_to_another_address_of_its_interface_is_followed() -> None:
     """The old address goes first, then the document comes, then the new address."""
 
@@ -129,21 +192,6 @@ def test_an_interface_with_another_address_and_tag_is_followed_in_place() -> Non
         await agent.applier.repair()
         assert agent.kernel.end_watch() == []
         await has_nothing_to_do(agent)
-
-    in_a_folder(scenario)
-
-
-def test_a_narrow_interface_refuses_its_endpoints_and_takes_them_back() -> None:
-    async def scenario(agent: Agent) -> None:
-        await publish(agent, Stream(), SEVERAL)
-        agent.kernel.interfaces = (ETH0, replace(BOND0, mtu=600))
-        await agent.applier.repair()
-        assert agent.told["d"].errors[0].path == "endpoints[0].droplet"
-        assert "bond0 has MTU 600" in agent.told["d"].errors[0].message
-        assert agent.verdicts()["c"][0] == "realized"
-        agent.kernel.interfaces = (ETH0, BOND0)
-        await agent.applier.repair()
-        await ends_like(agent, "several droplets")
 
     in_a_folder(scenario)
 

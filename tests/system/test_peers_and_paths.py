@@ -13,7 +13,7 @@ from agent.core.layout import NETWORK, NEXT_HOP, NEXT_HOP_DOWN, split_set
 from agent.core.next_hops import way_of
 from controller_sim.bus import BusError
 from protocol import codec
-from protocol.rpc import PeerPath, PeersReply, PeersRequest
+from protocol.rpc import PathReply, PathRequest, PeerPath, PeersReply, PeersRequest
 from protocol.status import AgentState, NarrowPath
 
 
@@ -89,6 +89,25 @@ def test_a_bouncer_that_falls_silent_is_gone_round_and_comes_back(lab):
         line = next(line for event in downs() for line in event.detail if "h3" in line)
         assert line.endswith("answers no probes")
     until(lambda: lab.status("h1").state is AgentState.IN_SYNC, "a host in sync")
+
+
+def test_a_way_by_bouncers_that_are_all_down_says_so(lab):
+    addresses = {str(lab.topology.droplets[name].address) for name in ("h3", "h4")}
+
+    def way() -> PathReply:
+        request = codec.encode(PathRequest("web-1", "10.0.1.77"))
+        return codec.decode(lab.ask("h1", "path", request), PathReply)
+
+    assert (way().way, set(way().hosts), way().down) == ("bouncer", addresses, ())
+    for name in ("h3", "h4"):
+        lab.ip(lab.names.droplet(name), "link", "set", "eth0", "down")
+    try:
+        until(lambda: set(way().down) == addresses, "both to be down")
+        assert set(way().droplets) == {"h3", "h4"}
+    finally:
+        for name in ("h3", "h4"):
+            lab.ip(lab.names.droplet(name), "link", "set", "eth0", "up")
+    until(lambda: way().down == () and lab.status("h1").down_droplets == (), "both again")
 
 
 def test_a_restarted_agent_knows_who_was_down(lab):

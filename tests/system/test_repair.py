@@ -185,6 +185,28 @@ def log_of(lab: SystemLab) -> str:
     return lab.lab.paths.log(HOST).read_text(errors="replace")
 
 
+def test_an_interface_that_becomes_too_narrow_takes_nothing_along_and_ipv4_goes_on(lab):
+    """It leaves 538 bytes, fewer than IPv4 asks for. What the tenant put on its interface stays there."""
+    inside, document = lab.inside("web-1"), "endpoint.web-1"
+    lab.ip(inside, "address", "add", "10.99.0.1/32", "dev", "eth0")
+    index, _, mtu, _ = lab.links(inside)["eth0"]
+    lab.lossy = "packets that were too long for the interface are gone"
+    lab.ip(lab.names.droplet(HOST), "link", "set", "eth0", "mtu", "600")
+    try:
+        until(lambda: lab.newest(HOST, document).state is State.FAILED, "the document to fail")
+        assert [failure.name for failure in lab.newest(HOST, document).failures] == ["EMSGSIZE"]
+        assert lab.newest(HOST, document).in_force > 0
+        assert lab.links(inside)["eth0"][:3:2] == (index, 576)
+        assert "10.99.0.1/32" in lab.ip(inside, "address", "show", "eth0")
+        until(lambda: pings(lab, "web-1", "web-2"), "answers")
+    finally:
+        lab.ip(lab.names.droplet(HOST), "link", "set", "eth0", "mtu", "1500")
+    until(lambda: lab.newest(HOST, document).state is State.REALIZED, "the document to be realized")
+    assert lab.links(inside)["eth0"][:3:2] == (index, mtu)
+    assert "10.99.0.1/32" in lab.ip(inside, "address", "show", "eth0")
+    lab.ip(inside, "address", "delete", "10.99.0.1/32", "dev", "eth0")
+
+
 def test_an_address_that_goes_away_for_a_moment_takes_nothing_along(lab):
     """As with a lease that lapses, or a network manager that starts anew. The agent may start anew meanwhile.
 
