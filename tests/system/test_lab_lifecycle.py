@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from lab.waiting import until
-from lifecycle_fixtures import apply, leftovers, living_lab, text_of
+from lifecycle_fixtures import apply, held_back, leftovers, living_lab, text_of
 
 from controller_sim.controller import converge, read_status
 from controller_sim.lab import Lab
@@ -192,13 +191,11 @@ def test_an_up_whose_agent_fails_cleans_up_and_says_why(tmp_path):
 def test_an_interrupted_up_leaves_nothing(tmp_path, number):
     file = tmp_path / "cloud.yaml"
     file.write_text(text_of("bouncer_on_host"))
-    process = subprocess.Popen([PROGRAM, "--name", NAME, "up", str(file)], stderr=subprocess.PIPE, text=True)
-    log = Lab(NAME).paths.log("h1")
-    deadline = time.monotonic() + 20
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    command = [PROGRAM, "--name", NAME, "up", str(file)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=held_back(tmp_path, "h2"))
+    until(Lab(NAME).paths.log("h1").exists, "the first agent")
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert leftovers(Lab(NAME)) == []
 
