@@ -48,7 +48,7 @@ async def test_a_neighbour_that_the_kernel_refuses_holds_up_no_other(world: Worl
         tell(watch, peers("10.99.1.1", world.neighbour))
         await until(lambda: dict([entry(world.neighbour, mac_of(world))]) == table.dump())
         await until(lambda: reasons(watch) == {"10.99.1.1": Reason.REFUSED.value})
-        await asyncio.wait_for(watch.settled(), 5)
+        await asyncio.wait_for(watch.settled(), 20)
     events = [one["event"] for one in logged]
     assert events.count("neighbours_refused") == 1
     assert not {"neighbour_watch_failed", "neighbour_events_lost", "no_managed_neighbours"}.intersection(events)
