@@ -203,11 +203,16 @@ def test_an_interrupted_up_leaves_nothing(tmp_path, number):
     file.write_text(text_of("bouncer_on_host"))
     command = [PROGRAM, "--name", NAME, "up", str(file)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=held_back(tmp_path, "h2"))
-    until(Lab(NAME).paths.log("h1").exists, "the first agent")
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else 143)
-    assert leftovers(Lab(NAME)) == []
+    try:
+        until(Lab(NAME).paths.log("h1").exists, "the first agent")
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode == (130 if number == signal.SIGINT else 143)
+        assert leftovers(Lab(NAME)) == []
+    finally:
+        process.kill()
+        process.communicate()
+        run("down")
 
 
 def test_down_of_no_lab_is_no_error_and_other_commands_say_how_to_start_one():
