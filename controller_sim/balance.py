@@ -49,7 +49,7 @@ def settled_balances(lab: Lab, patience: float = 5.0) -> dict[str, Balance]:
 
     async def one(client: Client, host: str) -> Balance:
         while True:
-            found = balance_of(codec.decode(await ask(client, host, "counters"), Counters))
+            found = balance_of(codec.decode(await ask(client, host, "counters", patience=patience), Counters))
             if found.even or time.monotonic() > deadline:
                 return found
             await asyncio.sleep(PAUSE)

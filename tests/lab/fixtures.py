@@ -78,6 +78,18 @@ class SystemLab:
             self.lab.down()
             raise
 
+    @contextlib.contextmanager
+    def counting_anew(self) -> Iterator[None]:
+        """Hold that nothing is lost before a block in which counters begin anew, and count from its end on.
+
+        What a host had counted until then is known to nobody any more, and need not have been as much either way.
+        """
+        check_crossing(self)
+        yield
+        for host in self.hosts:
+            self.wait_in_sync(host)
+        self.handmade += taken_unsent(self)
+
     def build(self) -> None:
         """Make namespaces and server; no streams, no agents."""
         self.lab.up(self.text)

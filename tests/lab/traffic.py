@@ -21,7 +21,8 @@ from lab.frames import GENEVE_PORT
 from lab.waiting import PATIENCE, until
 
 TIMEOUT = 10.0
-IPV6_TCLASS, UDP_NO_CHECK6_TX, SO_NO_CHECK = 67, 101, 11
+IPV6_TCLASS, UDP_NO_CHECK6_TX, SO_NO_CHECK, SO_RCVBUFFORCE = 67, 101, 11, 33
+BUFFER = 16 << 20
 
 
 def udp_socket(namespace: str, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
@@ -148,17 +149,22 @@ class Flow:
 
     EVERY = 0.005
     PORT = 7102
+    LOOK = 0.05
+    QUIET, SILENT = 10, 100
+    """After how many looks without a packet, in turn, no more is to come; the second one while the last is missing."""
 
     def __init__(self, lab: SystemLab, source: str, destination: str, family: int | None = None) -> None:
         to = lab.address(destination, family)
         self.one = udp_socket(lab.inside(source), lab.address(source, ip_address(to).version), self.PORT)
         self.other = udp_socket(lab.inside(destination), to, self.PORT)
+        for end in (self.one, self.other):  # what is lost was lost on the way, and not for want of this process's time
+            end.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         self.target = (to, self.PORT)
         self.sent = 0
         self.errors: list[str] = []
         self.missing: list[int] = []
         self.back: set[int] = set()
-        self.sending, self.ended = threading.Event(), threading.Event()
+        self.sending = threading.Event()
         self.threads = [threading.Thread(target=self._send), threading.Thread(target=self._echo)]
 
     def _send(self) -> None:
@@ -171,14 +177,24 @@ class Flow:
             time.sleep(self.EVERY)
 
     def _echo(self) -> None:
-        while not self.ended.is_set():
-            for ready in select.select([self.one, self.other], [], [], 0.05)[0]:
+        """Send back, and gather what came back, until sending has ended and no more comes."""
+        looks = 0  # and not seconds: a pause of this process leaves no packet behind
+        while self._waits(looks):
+            found = select.select([self.one, self.other], [], [], self.LOOK)[0]
+            looks = 0 if found else looks + 1
+            for ready in found:
                 data, sender = ready.recvfrom(64)
                 if ready is self.other:
                     with contextlib.suppress(OSError):  # what is not sent back is missing
                         ready.sendto(data, sender)
                 else:
                     self.back.add(struct.unpack("!I", data)[0])
+
+    def _waits(self, looks: int) -> bool:
+        """Say whether more may come, after so many looks that found nothing."""
+        if self.threads[0].is_alive():
+            return True
+        return len(self.back) < self.sent and looks < (self.QUIET if self.sent - 1 in self.back else self.SILENT)
 
     def start(self) -> None:
         for thread in self.threads:
@@ -187,15 +203,8 @@ class Flow:
     def stop(self) -> list[int]:
         """End sending, give what is on its way time to arrive, and return the numbers that never came back."""
         self.sending.set()
-        self.threads[0].join()
-        deadline = time.monotonic() + 5
-        while self.sent - 1 not in self.back and time.monotonic() < deadline:
-            time.sleep(0.02)
-        soon = time.monotonic() + 0.5  # others may have taken another way than the last one
-        while len(self.back) < self.sent and time.monotonic() < soon:
-            time.sleep(0.02)
-        self.ended.set()
-        self.threads[1].join()
+        for thread in self.threads:
+            thread.join()
         self.one.close()
         self.other.close()
         return sorted(set(range(self.sent)) - self.back)

@@ -11,7 +11,7 @@ from agent.core.next_hops import Found, Peer
 from agent.datapath.neighbours import NeighbourWatch
 from tests.netns.conftest import World, ip_json
 
-SETTLING = 400
+SETTLING = 1200
 
 
 def packed(text: str) -> bytes:

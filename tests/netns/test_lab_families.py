@@ -82,8 +82,12 @@ def test_the_gateway_answers_echo_requests(lab):
 def test_duplicate_address_detection_of_an_endpoint_that_sets_its_address_anew_finds_nobody(lab):
     address = lab.address("web-1", 6)
     inside, text = lab.inside("web-1"), f"{address}/64"
-    lab.ip(inside, "address", "del", text, "dev", "eth0")
-    lab.ip(inside, "address", "add", text, "dev", "eth0")
+    lab.kill_agent("h1")  # it would put the address back at any moment, and without such a probe
+    try:
+        lab.ip(inside, "address", "del", text, "dev", "eth0")
+        lab.ip(inside, "address", "add", text, "dev", "eth0")
+    finally:
+        lab.restart_agent("h1")
 
     def settled() -> bool:
         found = [one for one in addresses_in(lab, "web-1") if one["local"] == address]

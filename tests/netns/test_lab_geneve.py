@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import IPV4, ethernet, geneve, ipv4, udp
+from lab.neighbours import keep_neighbours
 from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, pings, send_tunnelled, udp_socket
 from lab.waiting import until
@@ -30,6 +31,7 @@ def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
     text = text.replace("web-1, network: web,", f"web-1, network: web, dscp: {EXPEDITED},")
     text += f"agents: {{data_plane: {{geneve_port: {GENEVE_PORT}}}}}\n"
     with running_lab("geneve", text) as lab:
+        keep_neighbours(lab)
         yield lab
 
 

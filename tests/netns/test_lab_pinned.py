@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from lab.counting import DETOURS, grown
 from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.neighbours import keep_neighbours
 from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, ping, pings, send_one_way
 from lab.waiting import until
@@ -36,6 +37,7 @@ In this order, for a host learns from all that reaches its endpoints.
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def pinned(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
     with running_lab("pinned", over(request.param, topology_text("pinned_networks"))) as lab:
+        keep_neighbours(lab)
         yield lab
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import IPV4, ethernet, ipv4, udp
+from lab.neighbours import keep_neighbours
 from lab.substrates import over
 from lab.traffic import (
     exchange_all,
@@ -44,6 +45,7 @@ def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
     )
     text = text.replace("endpoints:\n", "  - {name: shop, vpc: blue, cidr: 10.0.1.0/24, bouncers: [h3]}\nendpoints:\n")
     with running_lab("vxlan", text, lossy="what the peer sends is counted by no agent") as lab:
+        keep_neighbours(lab)
         yield lab
 
 

@@ -21,6 +21,7 @@ from agent.core.next_hops import Found, Peer, Senders
 from agent.core.paths import Known, Path, Rules
 from agent.core.places import Arrival
 from agent.core.probe_packet import smallest
+from agent.core.probing import LEAST_CHECK_PERIOD
 from agent.core.tunnel_errors import Problem, TunnelError
 from agent.core.uplinks import Uplink
 from agent.core.world import Here, World
@@ -37,6 +38,8 @@ from .conftest import _libc, enter, ip
 from .routed import PORT, V4, V6, Addresses, Reflector, Routed, routed
 
 NONCE = b"8 bytes!"
+BEFORE_NEXT_CHECK = LEAST_CHECK_PERIOD - 2
+"""Seconds in which no path that was just found to be well is checked again by itself."""
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ class Heard(list[object]):
         self._more.set()
 
     async def come(self, number: int = 1) -> None:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             while len(self) < number:
                 self._more.clear()
                 await self._more.wait()
@@ -100,7 +103,7 @@ async def test_a_probe_leaves_with_a_right_udp_checksum_though_the_interface_off
     with opened_namespace(net.far) as descriptor:
         wire = in_namespace(descriptor, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
     wire.bind(("eth0", 3))
-    wire.settimeout(2)
+    wire.settimeout(20)
     path = path_of(family)
     prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
     try:
@@ -249,7 +252,7 @@ class Room:
         view = next(view for _, _, view in self.prober.views())
         return view.life.value, view.usable
 
-    async def until(self, wanted: Callable[[], bool], seconds: float = 5) -> None:
+    async def until(self, wanted: Callable[[], bool], seconds: float = 20) -> None:
         async with asyncio.timeout(seconds):
             while not wanted():  # noqa: ASYNC110 -- another task's state changes at no known moment
                 await asyncio.sleep(0.01)
@@ -324,7 +327,7 @@ async def test_a_link_that_swallows_what_is_too_long_is_found_too(net: Routed, f
     reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
     reflector.most = 1400 - (28 if family is V4 else 48)
     try:
-        await room.until(lambda: room.found.mtu == 1400, 20)
+        await room.until(lambda: room.found.mtu == 1400)
         assert room.prober.counts.refused == 0
     finally:
         await room.close()
@@ -342,7 +345,7 @@ async def test_an_error_about_a_tunnel_packet_is_acted_on_before_the_next_check(
         discover = (socket.IPPROTO_IP, 10) if family is V4 else (socket.IPPROTO_IPV6, 23)
         tunnel.setsockopt(*discover, 3)  # IP_PMTUDISC_PROBE
         tunnel.sendto(bytes(1500 - (28 if family is V4 else 48)), (family.far, PORT))
-        await room.until(lambda: room.found.mtu == 1400, 2)
+        await room.until(lambda: room.found.mtu == 1400, BEFORE_NEXT_CHECK)
         await room.until(lambda: len(room.prober.narrow_paths()) == 1)
     finally:
         tunnel.close()
@@ -366,7 +369,7 @@ async def test_a_forged_error_is_healed_by_probes(net: Routed, family: Addresses
         room.prober._watch = watching
         forge(net, family, 1300)
         await room.until(lambda: room.prober.counts.claims == 1)
-        await room.until(lambda: room.state() == ("up", 1500), 1)
+        await room.until(lambda: room.state() == ("up", 1500), BEFORE_NEXT_CHECK)
         forge(net, family, 1290)
         await room.until(lambda: room.prober.counts.claims == 2)
         await asyncio.sleep(0.3)
@@ -443,7 +446,7 @@ async def test_what_was_known_of_droplets_that_no_document_names_is_forgotten(ne
     prober.follow(World(Here("h1", "h1", ()), droplets=droplets), {far: Peer()})
     running = asyncio.create_task(prober.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not kept:  # noqa: ASYNC110 -- another task's state changes at no known moment
                 await asyncio.sleep(0.01)
         assert kept == {Path(before, far): None, Path(near, before): None}

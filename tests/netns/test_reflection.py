@@ -124,7 +124,7 @@ async def test_a_host_that_goes_is_down_and_comes_back(net: Routed, far: Host, f
         ip("link", "set", "eth0", "down", namespace=net.far)
         await room.until(lambda: room.found.down)
         ip("link", "set", "eth0", "up", namespace=net.far)
-        await room.until(lambda: not room.found.down, 10)
+        await room.until(lambda: not room.found.down)
     finally:
         await room.close()
 
@@ -134,7 +134,7 @@ async def test_the_narrowest_link_on_the_way_is_found(net: Routed, far: Host, fa
     net.narrow(1400)
     room = Room(net, family, QUICK)
     try:
-        await room.until(lambda: room.found.mtu == 1400, 20)
+        await room.until(lambda: room.found.mtu == 1400)
         net.narrow(1500)
         await room.until(lambda: room.found.mtu is None)
     finally:

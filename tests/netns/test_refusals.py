@@ -15,7 +15,7 @@ from agent.datapath import bpf_syscall as bpf
 from agent.datapath import neighbours
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch
-from tests.netns.conftest import World, ip, uplinks_now
+from tests.netns.conftest import World, ip, run, uplinks_now
 from tests.netns.hops import entry, mac_of, packed, peers, tell, until
 
 
@@ -48,7 +48,7 @@ async def test_a_neighbour_that_the_kernel_refuses_holds_up_no_other(world: Worl
         tell(watch, peers("10.99.1.1", world.neighbour))
         await until(lambda: dict([entry(world.neighbour, mac_of(world))]) == table.dump())
         await until(lambda: reasons(watch) == {"10.99.1.1": Reason.REFUSED.value})
-        await asyncio.wait_for(watch.settled(), 5)
+        await asyncio.wait_for(watch.settled(), 20)
     events = [one["event"] for one in logged]
     assert events.count("neighbours_refused") == 1
     assert not {"neighbour_watch_failed", "neighbour_events_lost", "no_managed_neighbours"}.intersection(events)
@@ -116,13 +116,14 @@ async def test_an_address_that_goes_is_told(world: World, watch) -> None:
 async def test_an_address_that_another_host_has_is_told_and_does_not_count(world: World, watch) -> None:
     """Until it is known to be another's it counts: most are not, and an agent would flicker at its start."""
     await watch.settled()
-    ip("addr", "add", "2001:db8::1/64", "dev", "sub0", "nodad", namespace=world.substrate)
+    run("sysctl", "-qw", "net.ipv6.conf.eth0.dad_transmits=30")  # a second each: nobody answers the first ones
     ip("addr", "add", "2001:db8::1/64", "dev", "eth0")
     (found,) = await uplinks_now("eth0")
     assert packed("2001:db8::1") in found.addresses
     await until(watch.uplinks_changed.is_set)
     watch.set_uplinks([found])
     watch.uplinks_changed.clear()
+    ip("addr", "add", "2001:db8::1/64", "dev", "sub0", "nodad", namespace=world.substrate)
     await until(watch.uplinks_changed.is_set)
     assert "dadfailed" in ip("addr", "show", "dev", "eth0")
     (found,) = await uplinks_now("eth0")

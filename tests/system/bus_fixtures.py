@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import nats
 import nkeys
 import structlog
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
 from agent.bus import Bus, BusSettings, Delivery, RpcError
@@ -97,6 +99,11 @@ class NatsServer:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "server.log").read_text())
             time.sleep(0.02)
+
+    def freeze(self) -> None:
+        """Have it answer nothing any more, until it is killed."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -214,6 +221,19 @@ async def until(condition: object, seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
+        await asyncio.sleep(0.01)
+
+
+async def serving(client: Client, host: str) -> None:
+    """Wait until the one agent's end of the bus that runs answers all questions: it connects before it listens."""
+    wanted = {subjects.rpc(host, verb) for verb in subjects.RPC_VERBS}
+    found: set[str] = set()
+    deadline = time.monotonic() + 20
+    while found != wanted:
+        assert time.monotonic() < deadline, f"only {found} are answered"
+        with contextlib.suppress(NatsError):
+            info = json.loads((await client.request("$SRV.INFO.droplet", timeout=5)).data)
+            found = {endpoint["subject"] for endpoint in info["endpoints"]}
         await asyncio.sleep(0.01)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
+from pathlib import Path
 
 from lab.balance import check_balance
 
@@ -34,6 +37,17 @@ def living_lab(text: str, name: str) -> Iterator[Lab]:
     finally:
         lab.down()
     assert leftovers(lab) == []
+
+
+def held_back(folder: Path, host: str) -> dict[str, str]:
+    """Return an environment in which one host's agent never begins: no `up` is done before a test interrupts it."""
+    never, agent = folder / "never", folder / "agent"
+    os.mkfifo(never)
+    real = Path(sys.executable).parent / "droplet-agent"
+    waiting = f"exec sh -c 'read -r word < {never}' \"$@\""
+    agent.write_text(f'#!/bin/sh\ncase "$*" in */{host}.toml) {waiting} ;; esac\nexec {real} "$@"\n')
+    agent.chmod(0o755)
+    return {**os.environ, "DROPLET_LAB_AGENT": str(agent)}
 
 
 def leftovers(lab: Lab) -> list[str]:

@@ -254,16 +254,17 @@ def test_a_seed_that_is_not_there_ends_the_start_and_is_named(host, settings):
 
 def test_an_uninstall_leaves_nothing_and_a_start_brings_all_back(lab):
     namespace, settings = lab.names.droplet("h1"), lab.lab.paths.settings("h1")
-    lab.lab.stop_agent("h1")
-    done = run(namespace, settings, "--uninstall")
-    assert done.returncode == OK, done.stderr
-    assert not lab.lab.paths.pins("h1").exists()
-    assert set(lab.host_links("h1")) == {"lo", "eth0"}
-    assert lab.host_links("h1")["eth0"][3] == 0, "no program is attached"
-    assert "eth0" not in lab.links(lab.inside("web-1"))
-    assert "managed" not in lab.ip(namespace, "-d", "neigh", "show")
-    assert run(namespace, settings, "--uninstall").returncode == OK, "twice is no error"
-    lab.restart_agent("h1")
+    with lab.counting_anew():
+        lab.lab.stop_agent("h1")
+        done = run(namespace, settings, "--uninstall")
+        assert done.returncode == OK, done.stderr
+        assert not lab.lab.paths.pins("h1").exists()
+        assert set(lab.host_links("h1")) == {"lo", "eth0"}
+        assert lab.host_links("h1")["eth0"][3] == 0, "no program is attached"
+        assert "eth0" not in lab.links(lab.inside("web-1"))
+        assert "managed" not in lab.ip(namespace, "-d", "neigh", "show")
+        assert run(namespace, settings, "--uninstall").returncode == OK, "twice is no error"
+        lab.restart_agent("h1")
     assert pings(lab, "web-1", "web-2")
     assert pings(lab, "web-2", "web-1")
 

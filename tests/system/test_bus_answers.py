@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import msgspec
-from bus_fixtures import Lines, NatsServer, Recorder, client_of, make_streams, running, settings_of, until
+from bus_fixtures import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
 from agent.bus import Bus
 from protocol import codec, streams, subjects
@@ -65,12 +65,16 @@ async def test_the_outbox_outlives_a_server_that_is_killed_under_way(server: Nat
         for number in range(3000):
             bus.acknowledge(ack(f"d{number}", number + 1))
         await asyncio.sleep(0.05)
+        server.freeze()
+        for number in range(3000):
+            bus.acknowledge(ack(f"d{number}", number + 2))
+        await asyncio.sleep(0.05)
         server.kill()
         await until(lambda: not bus.connected)
         assert bus.unconfirmed > 0
         server.start()
         assert await bus.drain(60)
-    assert await stored(server) == {f"d{number}": number + 1 for number in range(3000)}
+    assert await stored(server) == {f"d{number}": number + 2 for number in range(3000)}
 
 
 async def test_a_stream_of_acknowledgements_that_is_not_there_yet_is_waited_for(server: NatsServer) -> None:
@@ -98,9 +102,8 @@ async def test_fire_and_forget_messages_arrive_while_connected(server: NatsServe
 
 async def test_questions_are_answered_as_a_micro_service(server: NatsServer) -> None:
     recorder, lines = Recorder(), Lines()
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, lines.log)) as bus:
-        await until(lambda: bus.connected)
-        await asyncio.sleep(0.2)
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, lines.log)):
+        await serving(client, "h1")
         found = json.loads((await client.request("$SRV.PING.droplet", timeout=10)).data)
         assert (found["name"], found["metadata"]) == ("droplet", {"host": "h1"})
         info = json.loads((await client.request("$SRV.INFO.droplet", timeout=10)).data)
@@ -120,9 +123,8 @@ async def test_questions_are_answered_as_a_micro_service(server: NatsServer) -> 
 
 async def test_a_question_out_of_a_stream_is_refused(server: NatsServer) -> None:
     recorder = Recorder()
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)) as bus:
-        await until(lambda: bus.connected)
-        await asyncio.sleep(0.2)
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):
+        await serving(client, "h1")
         headers = {"Nats-Stream": "DROPLET_CONFIG", "Nats-Sequence": "1"}
         answer = await client.request(subjects.rpc("h1", "plan"), b"x", timeout=10, headers=headers)
         assert answer.headers["Nats-Service-Error-Code"] == "403"
@@ -131,9 +133,8 @@ async def test_a_question_out_of_a_stream_is_refused(server: NatsServer) -> None
 
 async def test_a_question_without_a_reply_subject_does_no_harm(server: NatsServer) -> None:
     recorder = Recorder()
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)) as bus:
-        await until(lambda: bus.connected)
-        await asyncio.sleep(0.2)
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):
+        await serving(client, "h1")
         await client.publish(subjects.rpc("h1", "plan"), b"wrong")
         answer = await client.request(subjects.rpc("h1", "plan"), b"x", timeout=10)
         assert answer.data == b"answer to plan x"

@@ -94,7 +94,7 @@ class Answering(Recorder):
 
 
 async def ctl(server: NatsServer, *words: str) -> Result:
-    arguments = ["--server", server.url, "--wait", "0.5", "--timeout", "5", *words]
+    arguments = ["--server", server.url, "--wait", "2", "--timeout", "5", *words]
     return await asyncio.to_thread(CliRunner().invoke, main, arguments)
 
 

@@ -18,6 +18,7 @@ from bus_fixtures import (
     make_user,
     publish_many,
     running,
+    serving,
     settings_of,
     until,
     user_block,
@@ -64,6 +65,7 @@ async def test_the_permissions_of_a_host_are_enough_for_all_that_an_agent_does(
             assert len(recorder.documents) == 600
             bus.acknowledge(Acknowledgement("d1", 1, State.REALIZED, 1.0))
             assert await bus.drain(20)
+            await serving(operator, "h1")
             for verb in subjects.RPC_VERBS:
                 answer = await operator.request(subjects.rpc("h1", verb), b"", timeout=10)
                 assert answer.data.startswith(b"answer")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.neighbours import keep_neighbours
 from lab.traffic import exchange_udp, pings, udp_socket
 from lab.waiting import until
 
@@ -16,6 +17,7 @@ MANY = 300
 @pytest.fixture(scope="module")
 def lab(lab_cache: None) -> Iterator[SystemLab]:
     with running_lab("direct", topology_text("two_networks")) as lab:
+        keep_neighbours(lab)
         yield lab
 
 

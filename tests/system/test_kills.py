@@ -170,20 +170,21 @@ def test_agents_come_back_to_a_restarted_server_and_realize_new_documents(lab, n
 
 
 def test_an_agent_that_starts_without_a_server_goes_by_what_it_kept(lab):
-    lab.kill_agent("h1")
-    lab.lab.stop_server()
-    # What a reboot leaves: nothing in the kernel, and the documents on disk.
-    lab.ip(lab.names.droplet("h1"), "link", "set", "dev", "eth0", "xdp", "off")
-    lab.ip(lab.inside("web-1"), "link", "delete", "eth0")
-    for pin in [*(lab.pins("h1") / "maps").iterdir(), *(lab.pins("h1") / "programs").glob("*/*")]:
-        pin.unlink()
-    lab.lab.start_agent("h1")
-    try:
-        until(lambda: pings(lab, "web-1", "web-2"), "forwarding without a bus")
-        assert pings(lab, "web-2", "web-1")
-    finally:
-        lab.lab.start_server()
-    lab.wait_in_sync("h1")
+    with lab.counting_anew():
+        lab.kill_agent("h1")
+        lab.lab.stop_server()
+        # What a reboot leaves: nothing in the kernel, and the documents on disk.
+        lab.ip(lab.names.droplet("h1"), "link", "set", "dev", "eth0", "xdp", "off")
+        lab.ip(lab.inside("web-1"), "link", "delete", "eth0")
+        for pin in [*(lab.pins("h1") / "maps").iterdir(), *(lab.pins("h1") / "programs").glob("*/*")]:
+            pin.unlink()
+        lab.lab.start_agent("h1")
+        try:
+            until(lambda: pings(lab, "web-1", "web-2"), "forwarding without a bus")
+            assert pings(lab, "web-2", "web-1")
+        finally:
+            lab.lab.start_server()
+        lab.wait_in_sync("h1")
     assert lab.plan("h1") == ()
 
 

@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from lab.waiting import until
-from lifecycle_fixtures import apply, leftovers, living_lab, text_of
+from lifecycle_fixtures import apply, held_back, leftovers, living_lab, text_of
 
 from controller_sim.controller import converge, read_status
 from controller_sim.lab import Lab
@@ -133,10 +132,20 @@ def test_a_network_gets_another_bouncer_and_everyone_still_talks(lab):
     assert apply(lab, text_of("bouncer_on_host")).converged
 
 
+def revisions(lab: Lab) -> dict[str, int]:
+    """Return the newest revision that each host has; one that takes its time is asked again."""
+
+    def told() -> dict[str, int] | None:
+        found = read_status(lab).heartbeats
+        return {host: status.revision for host, status in found.items() if status} if all(found.values()) else None
+
+    return until(told, "an answer of every host") or {}
+
+
 def test_applying_the_same_topology_publishes_nothing(lab):
-    before = {h: s.revision for h, s in read_status(lab).heartbeats.items() if s}
+    before = revisions(lab)
     assert apply(lab, text_of("bouncer_on_host")).converged
-    assert {h: s.revision for h, s in read_status(lab).heartbeats.items() if s} == before
+    assert revisions(lab) == before
 
 
 def test_a_change_of_droplets_is_refused_and_changes_nothing(lab):
@@ -192,15 +201,18 @@ def test_an_up_whose_agent_fails_cleans_up_and_says_why(tmp_path):
 def test_an_interrupted_up_leaves_nothing(tmp_path, number):
     file = tmp_path / "cloud.yaml"
     file.write_text(text_of("bouncer_on_host"))
-    process = subprocess.Popen([PROGRAM, "--name", NAME, "up", str(file)], stderr=subprocess.PIPE, text=True)
-    log = Lab(NAME).paths.log("h1")
-    deadline = time.monotonic() + 20
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
-    process.communicate(timeout=30)
-    assert process.returncode == (130 if number == signal.SIGINT else 143)
-    assert leftovers(Lab(NAME)) == []
+    command = [PROGRAM, "--name", NAME, "up", str(file)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=held_back(tmp_path, "h2"))
+    try:
+        until(Lab(NAME).paths.log("h1").exists, "the first agent")
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode == (130 if number == signal.SIGINT else 143)
+        assert leftovers(Lab(NAME)) == []
+    finally:
+        process.kill()
+        process.communicate()
+        run("down")
 
 
 def test_down_of_no_lab_is_no_error_and_other_commands_say_how_to_start_one():

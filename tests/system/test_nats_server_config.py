@@ -155,7 +155,7 @@ async def test_a_host_pulls_its_own_documents_and_nothing_else(server):
         inbox = client.new_inbox()
         pulled = await client.subscribe(inbox)
         await client.publish(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', reply=inbox)
-        answer = await pulled.next_msg(2)
+        answer = await pulled.next_msg(10)
         assert answer.subject == subjects.config("h1", "substrate")
         assert codec.decode_document(answer.data) == ONE
         assert not complaints
@@ -290,7 +290,7 @@ async def test_answers_converge_a_watcher_whether_they_come_before_or_after_it_b
                     subjects.ack("h1", "b"),
                     codec.encode(Acknowledgement("b", published[1].revision, State.REALIZED, 1.0)),
                 )
-                assert await watcher.wait(5)
+                assert await watcher.wait(20)
             assert not complaints
 
 
