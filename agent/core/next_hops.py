@@ -283,6 +283,16 @@ def after(current: Mapping[bytes, bytes], change: Changes) -> dict[bytes, bytes]
     return {key: value for key, value in current.items() if key not in gone} | dict(change.put)
 
 
+def still_silent(before: Mapping[bytes, Reason], unresolved: Mapping[bytes, Reason]) -> dict[bytes, Reason]:
+    """Return why droplets are not reached, where one whose next hop did not answer is silent until it does.
+
+    The kernel asks again and again, and each time for seconds nobody knows whether there is an answer.
+    """
+    silent = {one for one, reason in before.items() if reason is Reason.UNRESOLVED}
+    asked_again = (one for one, reason in unresolved.items() if reason is Reason.ASKED and one in silent)
+    return {**unresolved, **dict.fromkeys(asked_again, Reason.UNRESOLVED)}
+
+
 def still_cut_off(before: frozenset[bytes], unresolved: Mapping[bytes, Reason]) -> frozenset[bytes]:
     """Return the droplets to which nothing leads; the same object when they are those of before.
 

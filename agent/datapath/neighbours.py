@@ -35,6 +35,7 @@ from agent.core.next_hops import (
     desired_next_hops,
     next_hops_to_resolve,
     still_cut_off,
+    still_silent,
     way_of,
 )
 from agent.core.uplinks import Uplink
@@ -315,7 +316,7 @@ class NeighbourWatch:
         desired, unresolved = desired_next_hops(peers, uplinks, senders, routes, neighbours, current, refused)
         self._put(desired)
         unresolved |= {way_of(key).droplet: Reason.NO_ROOM for key in self._no_room}
-        self._unresolved = unresolved
+        self._unresolved = still_silent(self._unresolved, unresolved)
         self._cut_off = still_cut_off(self._cut_off, unresolved)
 
     def _put(self, desired: Mapping[bytes, bytes]) -> None:

@@ -30,6 +30,7 @@ from agent.core.next_hops import (
     key_of,
     next_hops_to_resolve,
     still_cut_off,
+    still_silent,
     way_of,
 )
 from agent.core.uplinks import Uplink
@@ -299,6 +300,15 @@ def test_flushes_in_a_row_are_no_failure_that_lasts(after: Neighbour | None) -> 
         failures.heard(hop(NEAR), Neighbour(NUD_FAILED, NO_MAC))
         assert failures.look({hop(NEAR): Neighbour(NUD_FAILED, NO_MAC)}) == ({}, True)
         failures.heard(hop(NEAR), after)
+
+
+def test_who_did_not_answer_is_silent_while_asked_again_and_forgotten_when_reached() -> None:
+    asked, failed, routeless = ({NEAR: reason} for reason in (Reason.ASKED, Reason.UNRESOLVED, Reason.NO_ROUTE))
+    assert still_silent({}, asked) == asked
+    assert still_silent(failed, asked) == failed
+    assert still_silent(failed, {}) == {}
+    assert still_silent(failed, routeless) == routeless
+    assert still_silent(routeless, asked) == asked
 
 
 def test_who_is_asked_for_again_is_cut_off_until_somebody_answers() -> None:
