@@ -28,7 +28,7 @@ from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
-from agent.reports import acknowledgement, counters, heartbeat, slots
+from agent.reports import acknowledgement, counters, first_lines, heartbeat, slots
 from agent.settings import Settings
 from agent.store import Store
 from agent.substrate import InterfaceReplacedError
@@ -187,7 +187,7 @@ class Daemon:
             self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
 
     def _tell_repair(self, mended: Sequence[str]) -> None:
-        self._publish_event("repaired", tuple(mended))
+        self._publish_event("repaired", first_lines(mended))
 
     def _publish_event(self, kind: str, detail: tuple[str, ...]) -> None:
         host = self._settings.host

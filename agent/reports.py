@@ -15,8 +15,9 @@ from agent.datapath.neighbours import Unresolved
 from agent.datapath.readings import EndpointCounters, Traffic
 from agent.settings import Settings
 from protocol import status
-from protocol.acknowledgements import Acknowledgement, State
+from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.addresses import format_address, parse_address
+from protocol.codec import MAX_ERRORS, limited
 from protocol.documents import Droplet
 from protocol.rpc import PeerPath
 from protocol.status import (
@@ -34,7 +35,10 @@ MOST_ADDRESSES = 100
 
 
 def acknowledgement(verdict: Verdict, now: float, retry_at: float | None) -> Acknowledgement:
-    """Return the answer that a verdict stands for; `retry_at` goes with what the kernel refused."""
+    """Return the answer that a verdict stands for; `retry_at` goes with what the kernel refused.
+
+    Of very many things wrong the first are told, and how many more there are: the bus takes no message of any length.
+    """
     return Acknowledgement(
         document=verdict.name,
         revision=verdict.revision,
@@ -42,11 +46,30 @@ def acknowledgement(verdict: Verdict, now: float, retry_at: float | None) -> Ack
         at=now,
         in_force=verdict.in_force,
         removed=verdict.removed,
-        missing=verdict.missing,
-        errors=verdict.errors,
-        failures=verdict.failures,
+        missing=_first_missing(verdict.missing),
+        errors=tuple(limited(verdict.errors)),
+        failures=_first_failures(verdict.failures),
         retry_at=retry_at if verdict.state is State.FAILED else None,
     )
+
+
+def first_lines(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return as many lines as an event holds, and how many more there are."""
+    more = len(lines) - MAX_ERRORS
+    return (*lines[:MAX_ERRORS], f"and {more} more") if more > 0 else tuple(lines)
+
+
+def _first_missing(missing: tuple[Reference, ...]) -> tuple[Reference, ...]:
+    if len(missing) <= MAX_ERRORS:
+        return missing
+    return (*missing[:MAX_ERRORS], Reference("and", f"{len(missing) - MAX_ERRORS} more"))
+
+
+def _first_failures(failures: tuple[KernelFailure, ...]) -> tuple[KernelFailure, ...]:
+    if len(failures) <= MAX_ERRORS:
+        return failures
+    first, more = failures[MAX_ERRORS], f"{len(failures) - MAX_ERRORS} more"
+    return (*failures[:MAX_ERRORS], KernelFailure(first.errno, first.name, more, "the first ones are named"))
 
 
 def heartbeat(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -60,10 +60,10 @@ def decode_document(body: bytes) -> Document:
     try:
         document = _document_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DocumentError(_limited(_all_mistakes(body, str(error)))) from None
+        raise DocumentError(limited(_all_mistakes(body, str(error)))) from None
     mistakes = check(document)
     if mistakes:
-        raise DocumentError(_limited(mistakes))
+        raise DocumentError(limited(mistakes))
     return document
 
 
@@ -72,9 +72,10 @@ def decode_known(body: bytes) -> Document:
     return _document_decoder.decode(body)
 
 
-def _limited(errors: list[FieldError]) -> list[FieldError]:
+def limited(errors: Sequence[FieldError]) -> list[FieldError]:
+    """Return as many errors as an answer holds, and how many more there are: the bus takes no message of any length."""
     if len(errors) <= MAX_ERRORS:
-        return errors
+        return list(errors)
     more = FieldError("$", ErrorCode.INVALID, f"and {len(errors) - MAX_ERRORS} more wrong fields")
     return [*errors[:MAX_ERRORS], more]
 

@@ -14,7 +14,7 @@ from lab.traffic import pings, unbroken_flow
 from controller_sim.nats_server import MAX_PAYLOAD
 from protocol import codec
 from protocol.acknowledgements import Reference, State
-from protocol.codec import MAX_BODY
+from protocol.codec import MAX_BODY, MAX_ERRORS
 from protocol.documents import Document, Droplet, Endpoint, Network, Vpc
 
 HOST, GOOD = "h1", "endpoint.web-1"
@@ -110,6 +110,24 @@ def test_a_revision_that_is(lab, spoil, errors):
     after = lab.publish_and_wait(HOST, GOOD, good, State.REALIZED)
     assert after.in_force == after.revision
     assert lab.status(HOST).documents.rejected == 0
+
+
+def test_a_document_with_more_wrong_than_an_answer_holds_is_answered_all_the_same(lab):
+    """Told one by one, these would be more than a server takes by default, and it would cut the agent off."""
+    endpoints = tuple(
+        Endpoint(
+            f"astray-{n}",
+            "web",
+            "h2",
+            (f"10.0.{9 + n // 250}.{n % 250 + 1}",),
+            f"02:00:00:01:{n >> 8:02x}:{n & 255:02x}",
+        )
+        for n in range(8000)
+    )
+    answer = lab.publish_and_wait(HOST, "astray", codec.encode(Document(endpoints=endpoints)), State.REJECTED)
+    assert len(answer.errors) == MAX_ERRORS + 1
+    assert answer.errors[-1].message == f"and {8000 - MAX_ERRORS} more wrong fields"
+    removed(lab, "astray")
 
 
 def removed(lab: SystemLab, name: str) -> None:

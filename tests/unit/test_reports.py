@@ -1,10 +1,13 @@
-"""What a host tells of the droplets that it has no way to."""
+"""What a host tells is as long as the bus takes, whatever happens."""
 
 from __future__ import annotations
 
 from agent.core.next_hops import Reason
+from agent.core.registry import Verdict
 from agent.datapath.neighbours import Unresolved
-from agent.reports import MOST_ADDRESSES, unresolved_next_hops
+from agent.reports import MOST_ADDRESSES, acknowledgement, first_lines, unresolved_next_hops
+from protocol.acknowledgements import KernelFailure, Reference, State
+from protocol.errors import ErrorCode, FieldError
 from protocol.status import UnresolvedNextHops
 
 
@@ -25,3 +28,27 @@ def test_of_very_many_the_first_are_named_and_all_are_counted() -> None:
     """A heartbeat of 65,536 addresses would be longer than the bus takes."""
     (found,) = unresolved_next_hops(Unresolved(f"2001:db8::{n:x}", "why") for n in range(65536))
     assert (found.droplets, len(found.addresses)) == (65536, MOST_ADDRESSES)
+
+
+def test_of_very_many_things_wrong_with_a_document_the_first_are_told_and_all_are_counted() -> None:
+    """A document of a mebibyte holds ten thousand endpoints, and each may be wrong in several ways."""
+    verdict = Verdict(
+        *("many", 7, State.FAILED, 6),
+        missing=tuple(Reference("networks", f"n{number}") for number in range(102)),
+        errors=tuple(FieldError(f"endpoints[{number}].mac", ErrorCode.INVALID, "no") for number in range(10_000)),
+        failures=tuple(KernelFailure(12, "ENOMEM", f"endpoint {number}", "no room") for number in range(103)),
+    )
+    told = acknowledgement(verdict, 0.0, None)
+    assert (len(told.missing), told.missing[-1]) == (101, Reference("and", "2 more"))
+    assert (len(told.errors), told.errors[-1].message) == (101, "and 9900 more wrong fields")
+    assert (len(told.failures), told.failures[-1].object) == (101, "3 more")
+
+
+def test_an_acknowledgement_of_few_things_wrong_tells_them_all() -> None:
+    missing = (Reference("networks", "a"), Reference("networks", "b"))
+    assert acknowledgement(Verdict("few", 7, State.PENDING, 0, missing=missing), 0.0, None).missing == missing
+
+
+def test_an_event_tells_as_many_lines_as_it_holds() -> None:
+    assert first_lines(["a", "b"]) == ("a", "b")
+    assert first_lines(["a"] * 102)[-2:] == ("a", "and 2 more")
