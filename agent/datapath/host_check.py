@@ -21,10 +21,13 @@ from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import content_hash, refuse_foreign
 from agent.datapath.kernel import KernelConfig, with_uplinks
+from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.offloads import driver_of
 from agent.datapath.pins import is_bpffs, pinned_program_ids
-from agent.datapath.uplinks import read_uplinks, served_by
-from agent.datapath.xdp import REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
+from agent.datapath.uplinks import kind, read_uplinks, served_by
+from agent.datapath.xdp import PAGE_MTU, REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
+from agent.datapath.xdp_features import NATIVE, xdp_features
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)
@@ -231,23 +234,56 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
         return CheckResult("xdp", False, f"{name} does not exist", "see the interface above")
     (uplink,) = await read_uplinks(netlink, [name])
     link = await netlink.link(index=uplink.carrier)
-    carrier = str(attribute(link, "IFLA_IFNAME")) if link else name
-    attached = attached_program(link) if link else None
+    if link is None:
+        return CheckResult("xdp", False, f"what {name} lies on is gone", "see the interface above")
+    carrier = str(attribute(link, "IFLA_IFNAME"))
+    attached = attached_program(link)
     if attached is not None and attached.program_id not in pinned_program_ids(config.pins):
         remedy = f"detach it (ip link set dev {carrier} xdp off) if nobody needs it, or use another interface"
         detail = f"another owner's program {attached.program_id} is attached to {carrier}"
         return CheckResult("xdp", False, detail, remedy)
     if config.attach_mode is AttachMode.OFFLOAD and (refused := _refused_by_card(link)):
         return CheckResult("xdp", False, refused, REMEDY[AttachMode.OFFLOAD])
-    if attached is None:
-        return CheckResult("xdp", True, f"{carrier} is free")
-    return CheckResult("xdp", True, f"{carrier} carries this agent's program {attached.program_id}, {attached.mode}")
+    if attached is not None and (attached.native or config.attach_mode is not AttachMode.NATIVE):
+        detail = f"{carrier} carries this agent's program {attached.program_id}, {attached.mode}"
+        return CheckResult("xdp", True, detail)
+    if config.attach_mode in (AttachMode.NATIVE, AttachMode.AUTO):
+        return takes_native(link, _features(link, uplink), config.attach_mode)
+    return CheckResult("xdp", True, f"{carrier} is free")
 
 
-def _refused_by_card(link: Message | None) -> str:
+def _features(link: Message, uplink: Uplink) -> int | None:
+    """Return what a driver takes, None when nobody can tell: a bond without members takes what they will take."""
+    if kind(link) == "bond" and len(uplink.arrives) == 1:
+        return None
+    return xdp_features(uplink.carrier)
+
+
+def takes_native(link: Message, features: int | None, mode: AttachMode) -> CheckResult:
+    """Return the answer about a link on whose driver native XDP is to run, by `mode` as a must or if it can.
+
+    `features` is what its driver says, None when the kernel does not tell. Nothing is tried: it would cut the link off.
+    """
+    name, mtu = str(attribute(link, "IFLA_IFNAME")), int(attribute(link, "IFLA_MTU"))
+    if features is None:
+        detail = f"{name} is free; whether its driver takes native XDP shows when the agent attaches"
+        return CheckResult("xdp", True, detail)
+    with open_control_socket() as control:
+        driver = driver_of(control, name)
+    if NATIVE & ~features == 0:
+        doubt = f"; whether with an MTU of {mtu} shows when the agent attaches" if mtu > PAGE_MTU else ""
+        return CheckResult("xdp", True, f"{name} is free, driver {driver} takes native XDP{doubt}")
+    if mode is AttachMode.AUTO:
+        detail = (
+            f"{name} is free, driver {driver} tells of no native XDP: where it has none, the slower generic one runs"
+        )
+        return CheckResult("xdp", True, detail)
+    detail = f"{name}: driver {driver} takes no native XDP, or not as the interface is set up (receive queues)"
+    return CheckResult("xdp", False, detail, f"{REMEDY[mode]}, or choose another interface")
+
+
+def _refused_by_card(link: Message) -> str:
     """Say why a network card takes no program at all, empty when it does: the smallest one is loaded and let go."""
-    if link is None:
-        return ""
     try:
         os.close(bpf.load_program(SMALLEST_PROGRAM, name="check", device=int(link["index"])))
     except OSError as error:
