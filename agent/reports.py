@@ -33,13 +33,13 @@ MOST_ADDRESSES = 100
 """Addresses told for each reason why next hops are unresolved: a heartbeat has to stay well below 1 MiB."""
 
 
-def acknowledgement(verdict: Verdict, now: float, retry_at: float | None) -> Acknowledgement:
-    """Return the answer that a verdict stands for; `retry_at` goes with what the kernel refused."""
+def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Acknowledgement:
+    """Return the answer that a verdict stands for since `at`; `retry_at` goes with what the kernel refused."""
     return Acknowledgement(
         document=verdict.name,
         revision=verdict.revision,
         state=verdict.state,
-        at=now,
+        at=at,
         in_force=verdict.in_force,
         removed=verdict.removed,
         missing=verdict.missing,
