@@ -16,7 +16,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agent.core.features import Features, family_of
 from agent.core.layout import MAX_LOCAL_DROPLETS
+from agent.core.room import SMALLEST, overhead
 from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import content_hash, refuse_foreign
@@ -33,8 +35,6 @@ CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CA
 KERNEL_NEEDED = (5, 18)
 """XDP programs that see whole packets by live test frames; managed neighbours came with 5.16."""
 NEIGHBOUR_LIMITS = {family: Path(f"/proc/sys/net/{family}/neigh/default/gc_thresh3") for family in ("ipv4", "ipv6")}
-ENCAPSULATION_NEEDED = 1280 + 62
-"""The smallest MTU that leaves an endpoint 1280 bytes, IPv6's least."""
 
 SMALLEST_PROGRAM = struct.pack("=BBhiBBhi", 0xB7, 0, 0, bpf.XdpAction.PASS, 0x95, 0, 0, 0)
 """Two instructions: r0 = XDP_PASS; exit."""
@@ -184,7 +184,7 @@ def _cache(config: KernelConfig) -> CheckResult:
 
 async def _interface(config: KernelConfig) -> CheckResult:
     async with Netlink() as netlink:
-        found = [await _one_interface(netlink, name) for name in config.interfaces]
+        found = [await _one_interface(netlink, name, config.features) for name in config.interfaces]
         if all(one.ok for one in found):
             uplinks = await read_uplinks(netlink, config.interfaces)
             places = sum(len(uplink.arrives) for uplink in uplinks)
@@ -194,7 +194,7 @@ async def _interface(config: KernelConfig) -> CheckResult:
     return _together("interface", found)
 
 
-async def _one_interface(netlink: Netlink, name: str) -> CheckResult:
+async def _one_interface(netlink: Netlink, name: str, features: Features) -> CheckResult:
     link = await netlink.link(ifname=name)
     if link is None:
         remedy = "set `interfaces` to the names of the interfaces with substrate addresses (ip -br addr)"
@@ -206,17 +206,23 @@ async def _one_interface(netlink: Netlink, name: str) -> CheckResult:
     bond = served_by(link, await netlink.links()) if not found.addresses else ""
     if bond:
         return CheckResult("interface", False, f"{name} is a member of {bond}", f"name {bond} in `interfaces`")
-    return _fit(found)
+    return _fit(found, features)
 
 
-def _fit(found: Uplink) -> CheckResult:
+def least_mtu(uplink: Uplink, features: Features) -> int:
+    """Return the smallest MTU of an uplink that leaves endpoints what their families need, by its best address."""
+    outer = {family_of(address) for address in uplink.addresses}
+    return max(SMALLEST[family] for family in features.families) + min(overhead(family) for family in outer)
+
+
+def _fit(found: Uplink, features: Features) -> CheckResult:
     name = found.name
     if len(found.mac) != 6:
         return CheckResult("interface", False, f"{name} is not Ethernet", "choose an Ethernet interface")
     if not found.addresses:
         return CheckResult("interface", False, f"{name} has no address", f"ip addr add ... dev {name}")
-    if found.mtu < ENCAPSULATION_NEEDED:
-        remedy = f"raise its MTU to {ENCAPSULATION_NEEDED} at least; 1500 or more is usual"
+    if found.mtu < (least := least_mtu(found, features)):
+        remedy = f"raise its MTU to {least} at least; 1500 or more is usual"
         return CheckResult("interface", False, f"{name} has an MTU of {found.mtu}", remedy)
     vlan = f", VLAN {found.vlan}" if found.vlan else ""
     members = f", {len(found.arrives) - 1} members" if len(found.arrives) > 1 else ""

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.core.features import Family, Features
+from agent.core.uplinks import Uplink
 from agent.datapath import host_check, xdp_features
-from agent.datapath.host_check import CheckResult, check_host, room_for_neighbours, takes_native
+from agent.datapath.host_check import CheckResult, check_host, least_mtu, room_for_neighbours, takes_native
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import AttachMode, attach, detach
@@ -47,6 +49,22 @@ async def test_an_interface_with_a_small_mtu_is_named(world: World, config: Kern
     found = (await answers(config))["interface"]
     assert not found.ok
     assert "1300" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("addresses", "families", "least"),
+    [
+        ((bytes(4),), {"ipv4", "ipv6"}, 1342),
+        ((bytes(16),), {"ipv4", "ipv6"}, 1374),
+        ((bytes(16), bytes(4)), {"ipv4", "ipv6"}, 1342),
+        ((bytes(4),), {"ipv4"}, 638),
+    ],
+)
+def test_the_least_mtu_leaves_endpoints_what_their_families_need(
+    addresses: tuple[bytes, ...], families: set[Family], least: int
+) -> None:
+    uplink = Uplink("eth0", 2, bytes(6), 1500, addresses, (2,), 2, 2)
+    assert least_mtu(uplink, Features(families=frozenset(families))) == least
 
 
 async def test_a_strangers_program_is_named(world: World, config: KernelConfig) -> None:
