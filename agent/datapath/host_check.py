@@ -250,12 +250,13 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
         return CheckResult("xdp", False, detail, remedy)
     if config.attach_mode is AttachMode.OFFLOAD and (refused := _refused_by_card(link)):
         return CheckResult("xdp", False, refused, REMEDY[AttachMode.OFFLOAD])
-    if attached is not None and (attached.native or config.attach_mode is not AttachMode.NATIVE):
-        detail = f"{carrier} carries this agent's program {attached.program_id}, {attached.mode}"
-        return CheckResult("xdp", True, detail)
-    if config.attach_mode in (AttachMode.NATIVE, AttachMode.AUTO):
-        return takes_native(link, _features(link, uplink), config.attach_mode)
-    return CheckResult("xdp", True, f"{carrier} is free")
+    found = f"{carrier} is free"
+    if attached is not None:
+        found = f"{carrier} carries this agent's program {attached.program_id}, {attached.mode}"
+    asked = attached is None or (config.attach_mode is AttachMode.NATIVE and not attached.native)
+    if asked and config.attach_mode in (AttachMode.NATIVE, AttachMode.AUTO):
+        return takes_native(found, link, _features(link, uplink), config.attach_mode)
+    return CheckResult("xdp", True, found)
 
 
 def _features(link: Message, uplink: Uplink) -> int | None:
@@ -265,24 +266,23 @@ def _features(link: Message, uplink: Uplink) -> int | None:
     return xdp_features(uplink.carrier)
 
 
-def takes_native(link: Message, features: int | None, mode: AttachMode) -> CheckResult:
+def takes_native(found: str, link: Message, features: int | None, mode: AttachMode) -> CheckResult:
     """Return the answer about a link on whose driver native XDP is to run, by `mode` as a must or if it can.
 
-    `features` is what its driver says, None when the kernel does not tell. Nothing is tried: it would cut the link off.
+    `found` is how it is now, `features` what its driver says, None when the kernel does not tell. Nothing is
+    tried: that would disturb a link in use.
     """
     name, mtu = str(attribute(link, "IFLA_IFNAME")), int(attribute(link, "IFLA_MTU"))
     if features is None:
-        detail = f"{name} is free; whether its driver takes native XDP shows when the agent attaches"
+        detail = f"{found}; whether its driver takes native XDP shows when the agent attaches"
         return CheckResult("xdp", True, detail)
     with open_control_socket() as control:
         driver = driver_of(control, name)
     if NATIVE & ~features == 0:
         doubt = f"; whether with an MTU of {mtu} shows when the agent attaches" if mtu > PAGE_MTU else ""
-        return CheckResult("xdp", True, f"{name} is free, driver {driver} takes native XDP{doubt}")
+        return CheckResult("xdp", True, f"{found}, driver {driver} takes native XDP{doubt}")
     if mode is AttachMode.AUTO:
-        detail = (
-            f"{name} is free, driver {driver} tells of no native XDP: where it has none, the slower generic one runs"
-        )
+        detail = f"{found}, driver {driver} tells of no native XDP: where it has none, the slower generic one runs"
         return CheckResult("xdp", True, detail)
     detail = f"{name}: driver {driver} takes no native XDP, or not as the interface is set up (receive queues)"
     return CheckResult("xdp", False, detail, f"{REMEDY[mode]}, or choose another interface")
