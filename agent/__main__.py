@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +25,7 @@ from agent.store import FILE, Store, StoreError
 from agent.substrate import InterfaceReplacedError
 
 FAILURE, USAGE, REFUSED = 1, 2, 3
+UNTRIED = BusCheck("bus", False, "no server was tried", "mend the files above first")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,7 +52,8 @@ def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> No
 
     \b
     Exit status: 0 ended as told, 1 failed, 2 wrong usage or settings,
-    3 the host cannot run it (privileges, kernel, bcc, interface).
+    3 the host cannot run it (privileges, kernel, bcc, interface). --check ends
+    with the status that a start would; a bus that is away is a warning alone.
     """
     if check + dry_run + uninstall > 1:
         _end(USAGE, "--check, --dry-run and --uninstall exclude one another")
@@ -62,7 +64,7 @@ def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> No
     if not check and not uninstall:
         _end_unless_readable(settings)
     if check:
-        sys.exit(0 if _check(settings) else REFUSED)
+        sys.exit(_check(settings))
     if uninstall:
         _run(_uninstall(settings))
     elif dry_run:
@@ -97,20 +99,30 @@ def _run(job: Coroutine[Any, Any, None]) -> None:
         _end(FAILURE, f"{where}{error.strerror or error}")
 
 
-def _check(settings: Settings) -> bool:
-    """Print a line per thing that the agent needs; return whether all are there."""
+def _check(settings: Settings) -> int:
+    """Print a line per thing that the agent needs; return the status that a start would end with, 0 for none.
+
+    What the bus lacks is a warning: an agent starts without it, and goes on trying.
+    """
     bus = bus_settings(settings)
-    results: list[CheckResult | BusCheck] = [
-        *asyncio.run(check_host(kernel_config(settings))),
-        *check_files(bus),
-        *asyncio.run(check_servers(settings.host, bus)),
-    ]
+    host = asyncio.run(check_host(kernel_config(settings)))
+    files = check_files(bus)
+    readable = all(found.ok for found in files)
+    servers = asyncio.run(check_servers(settings.host, bus)) if readable else [UNTRIED]
+    _print([*host, *files], "missing", "red")
+    _print(servers, "warning", "yellow")
+    if not readable:
+        return USAGE
+    return 0 if all(found.ok for found in host) else REFUSED
+
+
+def _print(results: Sequence[CheckResult | BusCheck], otherwise: str, colour: str) -> None:
+    """Print each answer under `ok`, or `otherwise` with its colour, with what there is to do."""
     for result in results:
-        mark = click.style("ok     ", fg="green") if result.ok else click.style("missing", fg="red")
+        mark = click.style("ok     ", fg="green") if result.ok else click.style(otherwise, fg=colour)
         click.echo(f"{mark} {result.name}: {result.detail}")
         if result.remedy:
             click.echo(f"        {result.remedy}")
-    return all(result.ok for result in results)
 
 
 def _refuse_unless_fit(settings: Settings) -> None:

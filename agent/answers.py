@@ -106,8 +106,8 @@ class Answers:
 
     def _documents(self, request: DocumentsRequest) -> DocumentsReply:
         names, following = paging.page(self._desired.documents.names(), request.after, request.limit)
-        now = self._now()
-        answers = tuple(acknowledgement(self._desired.verdict(name), now, None) for name in names)
+        now, told_at = self._now(), self._applier.ledger.told_at
+        answers = tuple(acknowledgement(self._desired.verdict(name), told_at(name) or now, None) for name in names)
         return DocumentsReply(answers, next=following)
 
     def _path(self, request: PathRequest) -> PathReply:

@@ -6,6 +6,7 @@ Owns the order of these steps and nothing else. What is decided, `agent.core` de
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from structlog.typing import FilteringBoundLogger
@@ -36,7 +37,8 @@ from agent.store import Kept, Store, StoreError
 from agent.substrate import Substrate, TellPeers, here_of
 from protocol.acknowledgements import KernelFailure
 
-Tell = Callable[[Verdict], None]
+Tell = Callable[[Verdict, float], None]
+"""Takes a verdict and when it came about, in seconds since the epoch."""
 TellRepair = Callable[[Sequence[str]], None]
 
 
@@ -405,8 +407,9 @@ class Applier:
     def _tell_verdicts(self, names: set[str]) -> None:
         documents = self.desired.documents
         told_now = (names - self._postponed) & documents.entries.keys()
+        now = time.time()
         for name in sorted(told_now, key=documents.newest):
             verdict = self.desired.verdict(name)
-            if self.ledger.enter(verdict):
-                self._tell(verdict)
+            if self.ledger.enter(verdict, now):
+                self._tell(verdict, now)
             documents.forget(name)

@@ -178,8 +178,7 @@ class Daemon:
     async def _leave_out_down(self) -> None:
         await self._applier.leave_out(frozenset(self._prober.down_droplets()))
 
-    def _tell(self, verdict: Verdict) -> None:
-        now = time.time()
+    def _tell(self, verdict: Verdict, now: float) -> None:
         self._bus.acknowledge(
             acknowledgement(verdict, now, now + self._settings.interval.retry * self._applier.patience)
         )

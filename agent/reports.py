@@ -34,8 +34,8 @@ MOST_ADDRESSES = 100
 """Addresses told for each reason why next hops are unresolved: a heartbeat has to stay well below 1 MiB."""
 
 
-def acknowledgement(verdict: Verdict, now: float, retry_at: float | None) -> Acknowledgement:
-    """Return the answer that a verdict stands for; `retry_at` goes with what the kernel refused.
+def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Acknowledgement:
+    """Return the answer that a verdict stands for since `at`; `retry_at` goes with what the kernel refused.
 
     Of very many things wrong the first are told, and how many more there are: the bus takes no message of any length.
     """
@@ -43,7 +43,7 @@ def acknowledgement(verdict: Verdict, now: float, retry_at: float | None) -> Ack
         document=verdict.name,
         revision=verdict.revision,
         state=verdict.state,
-        at=now,
+        at=at,
         in_force=verdict.in_force,
         removed=verdict.removed,
         missing=_first_missing(verdict.missing),

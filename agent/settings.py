@@ -1,13 +1,16 @@
-"""The agent's settings: a TOML file, and the environment over it. Every mistake names the key and the way out."""
+"""The agent's settings: a TOML file, and the environment over it. All mistakes are told, with key and way out."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
@@ -22,14 +25,28 @@ LAB = "DROPLET_LAB_"
 INTERFACE_NAME = re.compile(r"[^\s/]{1,15}")
 """What the kernel takes (dev_valid_name); `.` and `..` name nothing that exists."""
 
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
-Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-PortOrOff = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Families = Annotated[tuple[Family, ...], msgspec.Meta(min_length=1)]
-Interfaces = Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_LOCAL_DROPLETS)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400, description="seconds: more than 0, 86400 at the most")]
+Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24, description=f"a whole number from 1 to {1 << 24}")]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535, description="a port from 1 to 65535")]
+PortOrOff = Annotated[int, msgspec.Meta(ge=0, le=65535, description="a port from 1 to 65535, or 0 for none")]
+Misses = Annotated[int, msgspec.Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
+Rate = Annotated[float, msgspec.Meta(ge=1, le=100_000, description="a number from 1 to 100000")]
+Families = Annotated[tuple[Family, ...], msgspec.Meta(min_length=1, description='a list of "ipv4", "ipv6" or both')]
+Interfaces = Annotated[
+    tuple[str, ...],
+    msgspec.Meta(
+        min_length=1,
+        max_length=MAX_LOCAL_DROPLETS,
+        description=f'a list of 1 to {MAX_LOCAL_DROPLETS} names, as in ["eth0"]',
+    ),
+]
+Servers = Annotated[
+    tuple[str, ...],
+    msgspec.Meta(min_length=1, description='a list of one server or more, as in ["tls://HOST:4222"]'),
+]
 LISTS = ("servers", "interfaces", "families", "substrate")
 """Keys that take several values: in the environment with commas between."""
+LONGEST_GIVEN = 60
 
 
 class SettingsError(ValueError):
@@ -39,7 +56,7 @@ class SettingsError(ValueError):
 class BusSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[bus]`: where NATS is, and who this host is there."""
 
-    servers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("nats://127.0.0.1:4222",)
+    servers: Servers = ("nats://127.0.0.1:4222",)
     nkey_seed_file: str = ""
     tls_ca_file: str = ""
 
@@ -74,13 +91,13 @@ class ProbeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[probe]`: whether and how other droplets are probed.
 
     `interval` is in seconds, between two probes of one droplet while there are few; so many `misses` in a row take one
-    down; `per_second` is the most that is sent, with a quarter beside it for long probes.
+    down; `per_second` is the most that is sent, with at most a quarter beside it for long probes.
     """
 
     enabled: bool = True
     interval: Seconds = 1.0
-    misses: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
-    per_second: Annotated[float, msgspec.Meta(ge=1, le=100_000)] = 200.0
+    misses: Misses = 3
+    per_second: Rate = 200.0
 
 
 class DataPlaneSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,39 +147,96 @@ def load_settings(file: Path | None, environment: Mapping[str, str] = os.environ
             raise SettingsError(f"{file}: {error}") from None
     _refuse_unknown(environment)
     overlaid = _overlay(raw, environment)
-    try:
-        settings = msgspec.convert(overlaid, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise SettingsError(_in_words(str(error), file, environment)) from None
-    _check_data_plane(settings)
-    if not is_host(settings.host):
-        raise SettingsError(f"host: {settings.host!r} is no host name: use lower-case letters, digits and dashes")
+    if wrong := list(_mistakes(overlaid, Settings)):
+        raise SettingsError("; ".join(_place(one, file, environment) for one in wrong))
+    settings = msgspec.convert(overlaid, Settings, strict=False)
+    settings = msgspec.structs.replace(settings, instance=settings.instance or settings.host)
+    if broken := list(_broken_rules(settings)):
+        raise SettingsError("; ".join(_place(one, file, environment) for one in broken))
+    return settings
+
+
+class _Mistake(NamedTuple):
+    """A key with its sections, and what is wrong with it; a key that is missing has no place."""
+
+    key: str
+    words: str
+    missing: bool = False
+
+
+def _mistakes(raw: Mapping[str, Any], struct: type[msgspec.Struct], section: str = "") -> Iterator[_Mistake]:
+    """Yield every key that is unknown, missing, or has a value of another type or range than its setting."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    for name in sorted(raw.keys() - fields.keys()):
+        near = difflib.get_close_matches(name, fields, 1)
+        yield _Mistake(f"{section}{name}", "no such setting" + (f"; {section}{near[0]} is one" if near else ""))
+    for name, field in fields.items():
+        key = f"{section}{name}"
+        if name not in raw:
+            if field.required:
+                yield _Mistake(key, "", missing=True)
+        elif _is_section(field.type):
+            if isinstance(raw[name], dict):
+                yield from _mistakes(raw[name], field.type, f"{key}.")
+            else:
+                yield _Mistake(key, f"{_given(key, raw[name])}, wanted is a table, [{key}]")
+        else:
+            try:
+                msgspec.convert(raw[name], field.type, strict=False)
+            except msgspec.ValidationError:
+                yield _Mistake(key, f"{_given(key, raw[name])}, wanted is {_wanted(field.type)}")
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _given(key: str, value: Any) -> str:
+    """Say what a key was given; not of servers, whose URLs may hold passwords."""
+    if key.startswith("bus"):
+        return "wrong"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return f"given is {text if len(text) <= LONGEST_GIVEN else text[:LONGEST_GIVEN] + '...'}"
+
+
+def _wanted(kind: Any) -> str:
+    """Say in words what values a setting takes."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    told = next((one.description for one in get_args(kind)[1:] if isinstance(one, msgspec.Meta)), None)
+    return told or {bool: "true or false", str: "text in quotes"}[kind]
+
+
+def _place(mistake: _Mistake, file: Path | None, environment: Mapping[str, str]) -> str:
+    """Return a mistake with where it was made."""
+    variable = ENVIRONMENT + mistake.key.replace(".", "_").upper()
+    if mistake.missing:
+        return f"{mistake.key} is needed: give --config FILE with it, or set {variable}"
+    where = f"{variable} in the environment" if variable in environment else file or "the environment"
+    return f"{where}: {mistake.key}: {mistake.words}"
+
+
+def _broken_rules(settings: Settings) -> Iterator[_Mistake]:
+    """Yield what types do not say, and what one key alone cannot show."""
+    for key, name in (("host", settings.host), ("instance", settings.instance)):
+        if not is_host(name) and (key == "host" or name != settings.host):
+            yield _Mistake(key, f"{name!r} is no host name: use lower-case letters, digits and dashes")
+    for name, times in Counter(settings.interfaces).items():
+        if times > 1:
+            yield _Mistake("interfaces", f"{name} is named twice: name each interface once")
+        if not INTERFACE_NAME.fullmatch(name):
+            yield _Mistake("interfaces", f"{name!r} is no interface's name: 1 to 15 characters, no space and no /")
     for server in settings.bus.servers:
         try:
             check_server(server)
         except ValueError as error:
-            raise SettingsError(f"bus.servers: {error}") from None
-    if not settings.instance:
-        settings = msgspec.structs.replace(settings, instance=settings.host)
-    if not is_host(settings.instance):
-        raise SettingsError(f"instance: {settings.instance!r}: use lower-case letters, digits and dashes")
-    return settings
-
-
-def _check_data_plane(settings: Settings) -> None:
-    """Hold what one key alone cannot show against the others."""
-    twice = [name for name in settings.interfaces if settings.interfaces.count(name) > 1]
-    if twice:
-        raise SettingsError(f"interfaces: {twice[0]} is named twice: name each interface once")
-    for name in settings.interfaces:
-        if not INTERFACE_NAME.fullmatch(name):
-            raise SettingsError(f"interfaces: {name!r} is no interface's name: 1 to 15 characters, no space and no /")
+            yield _Mistake("bus.servers", str(error))
     ports = settings.data_plane
     if ports.geneve_port == ports.vxlan_port:
-        raise SettingsError(
-            f"data_plane.vxlan_port: {ports.vxlan_port} is data_plane.geneve_port too: give each a port of its own, "
-            "or switch VXLAN off with 0"
+        words = (
+            f"{ports.vxlan_port} is data_plane.geneve_port too: give each a port of its own, or switch VXLAN off with 0"
         )
+        yield _Mistake("data_plane.vxlan_port", words)
 
 
 def _overlay(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -170,7 +244,7 @@ def _overlay(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, A
     result = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
     for field in msgspec.structs.fields(Settings):
         name = ENVIRONMENT + field.encode_name.upper()
-        if not (isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)):
+        if not _is_section(field.type):
             if name in environment:
                 result[field.encode_name] = _from_environment(field.encode_name, environment[name])
             continue
@@ -178,7 +252,8 @@ def _overlay(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, A
             value = environment.get(f"{name}_{inner.encode_name.upper()}")
             if value is not None:
                 section = result.setdefault(field.encode_name, {})
-                section[inner.encode_name] = _from_environment(inner.encode_name, value)
+                if isinstance(section, dict):
+                    section[inner.encode_name] = _from_environment(inner.encode_name, value)
     return result
 
 
@@ -191,7 +266,7 @@ def _names(settings: type[msgspec.Struct], prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(settings):
         name = f"{prefix}{field.encode_name.upper()}"
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+        if _is_section(field.type):
             found |= _names(field.type, f"{name}_")
         else:
             found[name] = field.type
@@ -203,19 +278,3 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
     for name in sorted(environment):
         if name.startswith(ENVIRONMENT) and not name.startswith(LAB) and name not in known:
             raise SettingsError(f"{name} in the environment is no setting: known are {', '.join(known)}")
-
-
-def _in_words(message: str, file: Path | None, environment: Mapping[str, str]) -> str:
-    """Turn msgspec's words into the place of the mistake, what is wrong, and what would be right."""
-    text, _, where = message.partition(" - at `$.")
-    key = where.rstrip("`")
-    missing = re.search(r"missing required field `(\w+)`", text)
-    if missing:
-        return f"{missing[1]} is needed: give --config FILE with it, or set {ENVIRONMENT}{missing[1].upper()}"
-    variable = ENVIRONMENT + key.replace(".", "_").upper()
-    place = (
-        f"{variable} in the environment: {key}" if variable in environment else f"{file or 'the environment'}: {key}"
-    )
-    choices = get_args(_names(Settings, ENVIRONMENT).get(variable))
-    right = f" (one of {', '.join(map(str, choices))})" if "enum" in text else ""
-    return f"{place}: {text}{right}" if key else f"{file or 'the environment'}: {text}"

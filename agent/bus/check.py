@@ -31,9 +31,9 @@ def check_files(settings: BusSettings) -> list[BusCheck]:
     """Read the nkey seed and the CA, if the settings name them."""
     found = []
     if settings.nkey_seed_file:
-        found.append(_check_file("nkey seed", settings.nkey_seed_file, _read_seed))
+        found.append(_check_file("nkey seed", "bus.nkey_seed_file", settings.nkey_seed_file, _read_seed))
     if settings.tls_ca_file:
-        found.append(_check_file("tls ca", settings.tls_ca_file, lambda _: tls_context(settings)))
+        found.append(_check_file("tls ca", "bus.tls_ca_file", settings.tls_ca_file, lambda _: tls_context(settings)))
     return found
 
 
@@ -41,13 +41,15 @@ def _read_seed(file: str) -> None:
     nkeys.from_seed(bytearray(Path(file).read_bytes().strip())).wipe()
 
 
-def _check_file(name: str, file: str, read: Callable[[str], object]) -> BusCheck:
+def _check_file(name: str, key: str, file: str, read: Callable[[str], object]) -> BusCheck:
     try:
         read(file)
     except FileNotFoundError:
-        return BusCheck(name, False, f"no such file: {file}", "put it there, or mend the path in the settings")
+        return BusCheck(name, False, f"no such file: {file}", f"put it there, or mend {key} in the settings")
     except Exception as error:
-        return BusCheck(name, False, f"{file}: {describe(error)}", "replace the file by the right one")
+        words = describe(error)
+        detail = words if file in words else f"{file}: {words}"
+        return BusCheck(name, False, detail, f"replace the file by the right one, or mend {key} in the settings")
     return BusCheck(name, True, file)
 
 

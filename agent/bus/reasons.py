@@ -25,6 +25,8 @@ def describe(error: BaseException) -> str:
         return "the nkey seed file holds no valid seed"
     if isinstance(error, FileNotFoundError):
         return f"no such file: {error.filename}" if error.filename else text
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, errors.TimeoutError | TimeoutError):
         return "no answer in time"
     return text or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 import stat
 from dataclasses import dataclass
@@ -59,5 +60,13 @@ def is_tls(url: str) -> bool:
 
 
 def tls_context(settings: BusSettings) -> ssl.SSLContext:
-    """Return a context that checks the server's certificate and name. Raises OSError when the CA cannot be read."""
-    return ssl.create_default_context(cafile=settings.tls_ca_file)
+    """Return a context that checks the server's certificate and name.
+
+    Raises OSError with the CA's file name when it cannot be read, EINVAL when no certificate is in it.
+    """
+    try:
+        return ssl.create_default_context(cafile=settings.tls_ca_file)
+    except ssl.SSLError:
+        raise OSError(errno.EINVAL, "no certificate in PEM is in it", settings.tls_ca_file) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, settings.tls_ca_file) from None

@@ -27,6 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
+LONGEST = 86_400
+"""Seconds that an option may ask for: a day."""
 
 
 def _output(function: F) -> F:
@@ -79,6 +81,12 @@ def _host(_context: click.Context, _parameter: click.Parameter, value: str | Non
     return value
 
 
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if not 0 < value <= LONGEST:
+        raise click.BadParameter(f"{value:g} is not a number of seconds: more than 0, at most {LONGEST}")
+    return value
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DROPLETCTL"})
 @click.version_option(__version__, prog_name="dropletctl")
 @click.option(
@@ -88,8 +96,16 @@ def _host(_context: click.Context, _parameter: click.Parameter, value: str | Non
 @click.option("--nkey-seed-file", type=click.Path(), help="File with the nkey seed to log in with.")
 @click.option("--tls-ca-file", type=click.Path(), help="The CA that the server's certificate is checked against.")
 @click.option("--netns", help="Connect from this network namespace: a name under /run/netns, or a path.")
-@click.option("--wait", default=1.0, show_default=True, help="Seconds in which hosts may answer a ping.")
-@click.option("--timeout", default=5.0, show_default=True, help="Seconds in which a host may answer a question.")
+@click.option(
+    "--wait", callback=_seconds, default=1.0, show_default=True, help="Seconds in which hosts may answer a ping."
+)
+@click.option(
+    "--timeout",
+    callback=_seconds,
+    default=5.0,
+    show_default=True,
+    help="Seconds in which a host may answer a question.",
+)
 @click.pass_context
 def main(
     context: click.Context,
@@ -105,14 +121,15 @@ def main(
 
     \b
     Examples:
+      dropletctl --config ctl.toml status    the bus, seed and CA from a file
       dropletctl status                      every host that answers
       dropletctl status h1 -o json           one host, for machines
       dropletctl get endpoints --host h1     what is in force on a host
       dropletctl acks --watch                what becomes of documents, live
       dropletctl path h1 web-1 10.0.1.7      which way a packet would go
-      dropletctl --netns lab_fabric status   from inside a lab
+      droplet-lab ctl -- status              the same in a lab, with its file
 
-    Every option can come from the environment: DROPLETCTL_SERVER, DROPLETCTL_NKEY_SEED_FILE and so on.
+    Every option can come from the environment: DROPLETCTL_CONFIG, DROPLETCTL_SERVER, DROPLETCTL_TLS_CA_FILE and so on.
 
     \b
     Exit codes: 0 all went well; 1 a host did not answer, or it is not there;
@@ -208,6 +225,8 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
       dropletctl acks --watch --document tenant-7.endpoints
       dropletctl acks -o json | jq '.[] | select(.state == "failed")'
     """
+    if count is not None and not watch:
+        raise click.UsageError("--count goes with --watch: without it all are shown")
     if document is not None and not subjects.is_document(document):
         raise click.UsageError(f"{document!r} is not a document's name")
     wanted = subjects.ack(host or "*", document or ">")
@@ -294,7 +313,7 @@ def peers(access: Access, host: str | None, output: str) -> None:
 @main.command()
 @click.argument("host", callback=_host)
 @click.option("--watch", is_flag=True, help="Ask again and again, until interrupted.")
-@click.option("--interval", default=2.0, show_default=True, help="With --watch: seconds between.")
+@click.option("--interval", callback=_seconds, default=2.0, show_default=True, help="With --watch: seconds between.")
 @_output
 @click.pass_obj
 def counters(access: Access, host: str, watch: bool, interval: float, output: str) -> None:

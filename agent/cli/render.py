@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +21,8 @@ NO_ANSWER = "no answer"
 PIPED_WIDTH = 120
 """Columns of a table that does not go to a terminal."""
 UNLIMITED = 1 << 16
+LONG_WORD = 40
+"""Longer words are broken where they do not fit; an IPv6 address is not."""
 
 _PLAIN = re.compile(r"^[A-Za-z_][A-Za-z0-9_./@ -]*$")
 _RESERVED = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
@@ -47,9 +50,10 @@ def machine(value: Any, style: str) -> str:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str, wide: bool = False, spare: str = ""
 ) -> None:
-    """Print rows under headings, or say that there are none.
+    """Print rows under headings, or say that there are none; nothing is ever cut.
 
-    What does not fit is folded, never cut; the column `spare` is left out when the table does not fit with it.
+    What does not fit is folded between words. Where that is not enough the column `spare` is left out, and a last line
+    says so; where that is not enough either, each row is a block of lines with all columns.
     """
     rows = [list(row) for row in rows]
     console = Console(highlight=False)
@@ -58,23 +62,72 @@ def table(
     if not rows:
         console.print(escape(empty))
         return
-    grid = _grid(columns, rows)
-    width = console.measure(grid, options=console.options.update(max_width=UNLIMITED)).maximum
     if wide:
-        console.width = max(console.width, width)
-    elif spare in columns and width > console.width:
+        console.width = max(console.width, _width(console, columns, rows))
+    if _print_folded(console, columns, rows):
+        return
+    if spare in columns:
         left_out = columns.index(spare)
-        grid = _grid(_without(columns, left_out), [_without(row, left_out) for row in rows])
-    console.print(grid)
+        if _print_folded(console, _without(columns, left_out), [_without(row, left_out) for row in rows]):
+            console.print(escape(f"not shown: {spare} (use a wider terminal, -o wide or -o json)"))
+            return
+    _print_blocks(console, columns, rows)
 
 
-def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def _print_folded(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Print a table whose cells are folded between words; print nothing and return False when it is too wide."""
+    spans = [_spans(cells) for cells in zip(columns, *rows, strict=True)]
+    between = _width(console, columns, rows) - sum(whole for _, whole in spans)
+    widths = folded_widths(spans, console.width - between)
+    if widths is not None:
+        console.print(_grid(columns, rows, widths))
+    return widths is not None
+
+
+def _spans(cells: Sequence[str]) -> tuple[int, int]:
+    """Return the least width of a column, which breaks no word of its heading, and that which folds nothing."""
+    heading, *others = cells
+    longest = max(cell_len(word) for cell in others or [""] for word in cell.split() or [""])
+    least = max(min(longest, LONG_WORD), *(cell_len(word) for word in heading.split()))
+    return least, max(cell_len(cell) for cell in cells)
+
+
+def folded_widths(spans: Sequence[tuple[int, int]], room: int) -> list[int] | None:
+    """Return widths of columns that fit into `room` together, None when none do. The widest give way first."""
+    widths = [whole for _, whole in spans]
+    while sum(widths) > room:
+        foldable = [index for index, (least, _) in enumerate(spans) if widths[index] > least]
+        if not foldable:
+            return None
+        widths[max(foldable, key=lambda index: widths[index])] -= 1
+    return widths
+
+
+def _width(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
+    """Return the width of a table in which nothing is folded."""
+    return console.measure(_grid(columns, rows), options=console.options.update(max_width=UNLIMITED)).maximum
+
+
+def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int] | None = None) -> Table:
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        grid.add_column(column, overflow="fold")
+    for index, column in enumerate(columns):
+        grid.add_column(column, overflow="fold", width=widths[index] if widths else None)
     for row in rows:
         grid.add_row(*(_marked(cell) for cell in row))
     return grid
+
+
+def _print_blocks(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print each row as lines of a heading and its cell, with an empty line between rows."""
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        block = Table.grid(padding=(0, 1))
+        block.add_column(no_wrap=True)
+        block.add_column(overflow="fold")
+        for column, cell in zip(columns, row, strict=True):
+            block.add_row(f"{column}:", _marked(cell))
+        console.print(block)
 
 
 def _without(cells: Sequence[str], index: int) -> list[str]:

@@ -94,7 +94,9 @@ class Session:
         try:
             answer = await self.connection.request(subjects.rpc(host, verb), body, timeout=self._access.timeout)
         except NoRespondersError:
-            raise NotAnswered(f"{host} does not answer: no such host, or its agent is down") from None
+            raise NotAnswered(
+                f"{host} does not answer: no such host, or its agent is down (a host's name is wanted, not a droplet's)"
+            ) from None
         except NatsTimeoutError:
             raise NotAnswered(f"{host} did not answer within {self._access.timeout:g} seconds") from None
         headers = answer.headers or {}

@@ -15,8 +15,8 @@ from protocol.documents import Droplet, Endpoint, Network, Vpc
 from protocol.rpc import PathReply, PeerPath
 from protocol.status import Counters, Status, Traffic
 
-STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME", "UNRESOLVED")
-TROUBLES = ("DOWN", "NARROW")
+STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME")
+TROUBLES = ("UNRESOLVED", "DOWN", "NARROW")
 """Columns of `status` that are left out as long as no host has anything to say there."""
 FEW_ADDRESSES = 3
 """Addresses told of those that a host has no way to for the same reason; a wide table tells all that the host told."""

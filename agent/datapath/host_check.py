@@ -16,22 +16,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agent.core.features import Features, family_of
 from agent.core.layout import MAX_LOCAL_DROPLETS
+from agent.core.room import SMALLEST, overhead
 from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import content_hash, refuse_foreign
 from agent.datapath.kernel import KernelConfig, with_uplinks
+from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.offloads import driver_of
 from agent.datapath.pins import is_bpffs, pinned_program_ids
-from agent.datapath.uplinks import read_uplinks, served_by
-from agent.datapath.xdp import REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
+from agent.datapath.uplinks import kind, read_uplinks, served_by
+from agent.datapath.xdp import PAGE_MTU, REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
+from agent.datapath.xdp_features import NATIVE, xdp_features
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)
 """XDP programs that see whole packets by live test frames; managed neighbours came with 5.16."""
 NEIGHBOUR_LIMITS = {family: Path(f"/proc/sys/net/{family}/neigh/default/gc_thresh3") for family in ("ipv4", "ipv6")}
-ENCAPSULATION_NEEDED = 1280 + 62
-"""The smallest MTU that leaves an endpoint 1280 bytes, IPv6's least."""
 
 SMALLEST_PROGRAM = struct.pack("=BBhiBBhi", 0xB7, 0, 0, bpf.XdpAction.PASS, 0x95, 0, 0, 0)
 """Two instructions: r0 = XDP_PASS; exit."""
@@ -181,7 +184,7 @@ def _cache(config: KernelConfig) -> CheckResult:
 
 async def _interface(config: KernelConfig) -> CheckResult:
     async with Netlink() as netlink:
-        found = [await _one_interface(netlink, name) for name in config.interfaces]
+        found = [await _one_interface(netlink, name, config.features) for name in config.interfaces]
         if all(one.ok for one in found):
             uplinks = await read_uplinks(netlink, config.interfaces)
             places = sum(len(uplink.arrives) for uplink in uplinks)
@@ -191,7 +194,7 @@ async def _interface(config: KernelConfig) -> CheckResult:
     return _together("interface", found)
 
 
-async def _one_interface(netlink: Netlink, name: str) -> CheckResult:
+async def _one_interface(netlink: Netlink, name: str, features: Features) -> CheckResult:
     link = await netlink.link(ifname=name)
     if link is None:
         remedy = "set `interfaces` to the names of the interfaces with substrate addresses (ip -br addr)"
@@ -203,17 +206,23 @@ async def _one_interface(netlink: Netlink, name: str) -> CheckResult:
     bond = served_by(link, await netlink.links()) if not found.addresses else ""
     if bond:
         return CheckResult("interface", False, f"{name} is a member of {bond}", f"name {bond} in `interfaces`")
-    return _fit(found)
+    return _fit(found, features)
 
 
-def _fit(found: Uplink) -> CheckResult:
+def least_mtu(uplink: Uplink, features: Features) -> int:
+    """Return the smallest MTU of an uplink that leaves endpoints what their families need, by its best address."""
+    outer = {family_of(address) for address in uplink.addresses}
+    return max(SMALLEST[family] for family in features.families) + min(overhead(family) for family in outer)
+
+
+def _fit(found: Uplink, features: Features) -> CheckResult:
     name = found.name
     if len(found.mac) != 6:
         return CheckResult("interface", False, f"{name} is not Ethernet", "choose an Ethernet interface")
     if not found.addresses:
         return CheckResult("interface", False, f"{name} has no address", f"ip addr add ... dev {name}")
-    if found.mtu < ENCAPSULATION_NEEDED:
-        remedy = f"raise its MTU to {ENCAPSULATION_NEEDED} at least; 1500 or more is usual"
+    if found.mtu < (least := least_mtu(found, features)):
+        remedy = f"raise its MTU to {least} at least; 1500 or more is usual"
         return CheckResult("interface", False, f"{name} has an MTU of {found.mtu}", remedy)
     vlan = f", VLAN {found.vlan}" if found.vlan else ""
     members = f", {len(found.arrives) - 1} members" if len(found.arrives) > 1 else ""
@@ -231,23 +240,56 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
         return CheckResult("xdp", False, f"{name} does not exist", "see the interface above")
     (uplink,) = await read_uplinks(netlink, [name])
     link = await netlink.link(index=uplink.carrier)
-    carrier = str(attribute(link, "IFLA_IFNAME")) if link else name
-    attached = attached_program(link) if link else None
+    if link is None:
+        return CheckResult("xdp", False, f"what {name} lies on is gone", "see the interface above")
+    carrier = str(attribute(link, "IFLA_IFNAME"))
+    attached = attached_program(link)
     if attached is not None and attached.program_id not in pinned_program_ids(config.pins):
         remedy = f"detach it (ip link set dev {carrier} xdp off) if nobody needs it, or use another interface"
         detail = f"another owner's program {attached.program_id} is attached to {carrier}"
         return CheckResult("xdp", False, detail, remedy)
     if config.attach_mode is AttachMode.OFFLOAD and (refused := _refused_by_card(link)):
         return CheckResult("xdp", False, refused, REMEDY[AttachMode.OFFLOAD])
-    if attached is None:
-        return CheckResult("xdp", True, f"{carrier} is free")
-    return CheckResult("xdp", True, f"{carrier} carries this agent's program {attached.program_id}, {attached.mode}")
+    found = f"{carrier} is free"
+    if attached is not None:
+        found = f"{carrier} carries this agent's program {attached.program_id}, {attached.mode}"
+    asked = attached is None or (config.attach_mode is AttachMode.NATIVE and not attached.native)
+    if asked and config.attach_mode in (AttachMode.NATIVE, AttachMode.AUTO):
+        return takes_native(found, link, _features(link, uplink), config.attach_mode)
+    return CheckResult("xdp", True, found)
 
 
-def _refused_by_card(link: Message | None) -> str:
+def _features(link: Message, uplink: Uplink) -> int | None:
+    """Return what a driver takes, None when nobody can tell: a bond without members takes what they will take."""
+    if kind(link) == "bond" and len(uplink.arrives) == 1:
+        return None
+    return xdp_features(uplink.carrier)
+
+
+def takes_native(found: str, link: Message, features: int | None, mode: AttachMode) -> CheckResult:
+    """Return the answer about a link on whose driver native XDP is to run, by `mode` as a must or if it can.
+
+    `found` is how it is now, `features` what its driver says, None when the kernel does not tell. Nothing is
+    tried: that would disturb a link in use.
+    """
+    name, mtu = str(attribute(link, "IFLA_IFNAME")), int(attribute(link, "IFLA_MTU"))
+    if features is None:
+        detail = f"{found}; whether its driver takes native XDP shows when the agent attaches"
+        return CheckResult("xdp", True, detail)
+    with open_control_socket() as control:
+        driver = driver_of(control, name)
+    if NATIVE & ~features == 0:
+        doubt = f"; whether with an MTU of {mtu} shows when the agent attaches" if mtu > PAGE_MTU else ""
+        return CheckResult("xdp", True, f"{found}, driver {driver} takes native XDP{doubt}")
+    if mode is AttachMode.AUTO:
+        detail = f"{found}, driver {driver} tells of no native XDP: where it has none, the slower generic one runs"
+        return CheckResult("xdp", True, detail)
+    detail = f"{name}: driver {driver} takes no native XDP, or not as the interface is set up (receive queues)"
+    return CheckResult("xdp", False, detail, f"{REMEDY[mode]}, or choose another interface")
+
+
+def _refused_by_card(link: Message) -> str:
     """Say why a network card takes no program at all, empty when it does: the smallest one is loaded and let go."""
-    if link is None:
-        return ""
     try:
         os.close(bpf.load_program(SMALLEST_PROGRAM, name="check", device=int(link["index"])))
     except OSError as error:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.datapath.host_check import CheckResult, check_host, room_for_neighbours
+from agent.core.features import Family, Features
+from agent.core.uplinks import Uplink
+from agent.datapath import host_check, xdp_features
+from agent.datapath.host_check import CheckResult, check_host, least_mtu, room_for_neighbours, takes_native
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.netlink import Netlink
-from agent.datapath.xdp import AttachMode, attach
+from agent.datapath.xdp import AttachMode, attach, detach
 from tests.netns.conftest import World, ip, run
 from tests.netns.programs import loaded, owning
 
@@ -19,11 +22,16 @@ async def answers(config: KernelConfig) -> dict[str, CheckResult]:
     return {one.name: one for one in await check_host(config)}
 
 
+def bpf_mounts() -> list[str]:
+    """Return what the agent itself could mount; network namespaces of other tests come and go."""
+    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "bpf"]
+
+
 async def test_a_good_host_passes_and_nothing_is_changed(world: World, config: KernelConfig, tmp_path: Path) -> None:
-    before = ip("-d", "link", "show"), run("cat", "/proc/self/mounts")
+    before = ip("-d", "link", "show"), bpf_mounts()
     found = await answers(config)
     assert [one for one in found.values() if not one.ok] == []
-    assert (ip("-d", "link", "show"), run("cat", "/proc/self/mounts")) == before
+    assert (ip("-d", "link", "show"), bpf_mounts()) == before
     assert run("ls", "-A", str(tmp_path)) == ""
 
 
@@ -46,6 +54,22 @@ async def test_an_interface_with_a_small_mtu_is_named(world: World, config: Kern
     found = (await answers(config))["interface"]
     assert not found.ok
     assert "1300" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("addresses", "families", "least"),
+    [
+        ((bytes(4),), {"ipv4", "ipv6"}, 1342),
+        ((bytes(16),), {"ipv4", "ipv6"}, 1374),
+        ((bytes(16), bytes(4)), {"ipv4", "ipv6"}, 1342),
+        ((bytes(4),), {"ipv4"}, 638),
+    ],
+)
+def test_the_least_mtu_leaves_endpoints_what_their_families_need(
+    addresses: tuple[bytes, ...], families: set[Family], least: int
+) -> None:
+    uplink = Uplink("eth0", 2, bytes(6), 1500, addresses, (2,), 2, 2)
+    assert least_mtu(uplink, Features(families=frozenset(families))) == least
 
 
 async def test_a_strangers_program_is_named(world: World, config: KernelConfig) -> None:
@@ -91,6 +115,63 @@ async def test_a_card_that_takes_no_programs_is_told_before_the_start(world: Wor
     assert not found.ok
     assert found.detail.startswith("eth0: driver veth refuses offload XDP")
     assert "native or auto" in found.remedy
+
+
+async def test_native_xdp_is_told_as_the_kernel_will_have_it(world: World, config: KernelConfig) -> None:
+    ip("link", "add", "name", "br9", "type", "bridge")
+    ip("link", "add", "link", "eth0", "name", "mac9", "type", "macvlan")
+    ip("link", "add", "few9", "numrxqueues", "1", "type", "veth", "peer", "name", "many9", "numtxqueues", "4")
+    run("ethtool", "-L", "many9", "tx", "4")
+    for name, driver in (("br9", "bridge"), ("mac9", "macvlan"), ("few9", "veth"), ("eth0", "veth")):
+        asked = replace(config, interfaces=(name,), attach_mode=AttachMode.NATIVE)
+        found = (await answers(asked))["xdp"]
+        with loaded("ours") as program:
+            async with Netlink() as netlink:
+                assert (await netlink.link(ifname=name) or {}).get("index"), "the check attached nothing"
+                try:
+                    attached = await attach(netlink, world.ifindex(name), program, owning(program), AttachMode.NATIVE)
+                    await detach(netlink, world.ifindex(name), owning(program))
+                except OSError:
+                    attached = None
+        assert found.ok == (attached is not None), found
+        assert f"driver {driver} takes {'' if found.ok else 'no '}native XDP" in found.detail
+        assert found.ok or "attach_mode to auto" in found.remedy
+        automatic = (await answers(replace(asked, attach_mode=AttachMode.AUTO)))["xdp"]
+        assert automatic.ok
+        assert found.ok or "generic" in automatic.detail
+
+
+async def test_a_program_of_ours_in_the_stack_is_no_proof_of_native_xdp(
+    world: World, config: KernelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ip("link", "add", "name", "br9", "type", "bridge")
+    asked = replace(config, interfaces=("br9",), attach_mode=AttachMode.NATIVE)
+    with loaded("ours") as program:
+        monkeypatch.setattr(host_check, "pinned_program_ids", lambda pins: {program.program_id})
+        async with Netlink() as netlink:
+            await attach(netlink, world.ifindex("br9"), program, owning(program), AttachMode.GENERIC)
+        assert not (await answers(asked))["xdp"].ok
+        automatic = (await answers(replace(asked, attach_mode=AttachMode.AUTO)))["xdp"]
+    assert automatic.detail == f"br9 carries this agent's program {program.program_id}, generic"
+
+
+async def test_an_older_kernel_that_tells_no_features_is_not_spoken_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xdp_features, "NETDEV", b"nosuchfamily\0")
+    assert xdp_features.xdp_features(world.ifindex("eth0")) is None
+    async with Netlink() as netlink:
+        link = await netlink.link(ifname="eth0")
+    assert link is not None
+    found = takes_native("eth0 is free", link, None, AttachMode.NATIVE)
+    assert found.ok
+    assert found.detail == "eth0 is free; whether its driver takes native XDP shows when the agent attaches"
+
+
+async def test_an_mtu_that_drivers_may_refuse_is_left_open(world: World, config: KernelConfig) -> None:
+    ip("link", "set", "eth0", "mtu", "9000")
+    found = (await answers(replace(config, attach_mode=AttachMode.NATIVE)))["xdp"]
+    assert "whether with an MTU of 9000 shows when the agent attaches" in found.detail
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ class Agent:
     def __init__(self, folder: Path, kernel: FakeKernel | None = None) -> None:
         self.kernel = kernel or FakeKernel()
         self.told: dict[str, Verdict] = {}
+        self.told_at: dict[str, float] = {}
         self.repaired: list[str] = []
         self.known: KnownPaths = {}
         """What the next agent to start is told of paths."""
@@ -55,8 +56,9 @@ class Agent:
             self._store.close()
             self._store = None
 
-    def _tell(self, verdict: Verdict) -> None:
+    def _tell(self, verdict: Verdict, now: float) -> None:
         self.told[verdict.name] = verdict
+        self.told_at[verdict.name] = now
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> None:
         await self.applier.deliver(deliveries)

@@ -220,6 +220,11 @@ async def test_events_are_shown_as_they_happen(server: NatsServer) -> None:
     ("words", "code", "text"),
     [
         (["status", "h9"], 1, "h9 does not answer"),
+        (["peers", "a1"], 1, "a host's name is wanted, not a droplet's"),
+        (["--timeout", "-1", "status"], 2, "Invalid value for '--timeout': -1 is not a number of seconds"),
+        (["--wait", "nan", "status"], 2, "Invalid value for '--wait': nan is not a number of seconds"),
+        (["counters", "h1", "--watch", "--interval", "-3"], 2, "more than 0, at most 86400"),
+        (["acks", "--count", "3"], 2, "--count goes with --watch"),
         (["status"], 1, "no host answers"),
         (["acks"], 1, "no stream DROPLET_ACK"),
         (["get", "routers"], 2, "Invalid value"),

@@ -10,7 +10,9 @@ import pytest
 import structlog
 
 from agent.bus.bus import Bus
-from agent.bus.settings import BusSettings
+from agent.bus.check import check_files
+from agent.bus.reasons import describe
+from agent.bus.settings import BusSettings, tls_context
 
 
 class Nobody:
@@ -40,3 +42,18 @@ async def test_a_seed_that_others_can_read_is_warned_of_at_the_start(tmp_path: P
             await running
     warnings = [one for one in logged if "nkey seed" in one["event"]]
     assert [one["file"] for one in warnings] == ([str(seed)] if warned else [])
+
+
+def test_a_ca_that_cannot_be_used_is_named_with_its_setting(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    settings = BusSettings(("tls://127.0.0.1:1",), tls_ca_file=str(file))
+    with pytest.raises(FileNotFoundError) as missing:
+        tls_context(settings)
+    assert describe(missing.value) == f"no such file: {file}"
+    file.write_text("no certificate")
+    with pytest.raises(OSError, match="no certificate") as wrong:
+        tls_context(settings)
+    assert describe(wrong.value) == f"{file}: no certificate in PEM is in it"
+    (found,) = check_files(settings)
+    assert found.detail == describe(wrong.value)
+    assert "bus.tls_ca_file" in found.remedy

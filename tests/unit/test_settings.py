@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.core.features import Features
 from agent.daemon import kernel_config
-from agent.settings import SettingsError, load_settings
+from agent.settings import Settings, SettingsError, _wanted, load_settings
 
 LEAST = 'host = "h1"\ninterfaces = ["eth0"]\n'
 
@@ -69,6 +70,66 @@ def test_the_environment_alone_is_enough() -> None:
 def test_a_mistake_names_its_key(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('host = "h1"\ninterfaces = []', 'interfaces: given is [], wanted is a list of 1 to 16 names, as in ["eth0"]'),
+        (
+            LEAST + "[interval]\nretry = 0",
+            "interval.retry: given is 0, wanted is seconds: more than 0, 86400 at the most",
+        ),
+        (LEAST + "[sizes]\nvpcs = 1.5", "sizes.vpcs: given is 1.5, wanted is a whole number from 1 to 16777216"),
+        (LEAST + '[probe]\nenabled = "perhaps"', 'probe.enabled: given is "perhaps", wanted is true or false'),
+        (LEAST + "cache = 3", "cache: given is 3, wanted is text in quotes"),
+        (LEAST + "bus = 3", "bus: wrong, wanted is a table, [bus]"),
+        (LEAST + 'log = "x"', 'log: given is "x", wanted is a table, [log]'),
+        (LEAST + "[bus]\nserver = []", "bus.server: no such setting; bus.servers is one"),
+        (LEAST + f"state = [{', '.join(['1'] * 99)}]", "1, 1, 1,..., wanted is text"),
+    ],
+)
+def test_a_mistake_says_what_is_given_and_what_is_wanted(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(SettingsError) as wrong:
+        load(tmp_path, text)
+    assert words in str(wrong.value)
+    assert str(wrong.value).startswith(str(tmp_path))
+
+
+def test_all_mistakes_are_told_at_once_and_each_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as wrong:
+        load(tmp_path, 'interfaces = []\n[log]\nlevel = "loud"\n[data_plane]\ncolour = 1\n', DROPLET_PROBE_MISSES="-1")
+    told = str(wrong.value)
+    for part in ("host is needed", "interfaces: given is []", "log.level: given", "data_plane.colour: no such setting"):
+        assert part in told
+    assert 'DROPLET_PROBE_MISSES in the environment: probe.misses: given is "-1"' in told
+    assert "\n" not in told
+    with pytest.raises(SettingsError) as broken:
+        load(tmp_path, 'host = "A"\ninterfaces = ["a b", "c", "c"]\n[bus]\nservers = ["http://h"]\n')
+    for part in ("host: 'A'", "interfaces: 'a b'", "interfaces: c is named twice", "bus.servers: 'http://h'"):
+        assert part in str(broken.value)
+
+
+def test_every_setting_says_what_it_takes(tmp_path: Path) -> None:
+    for struct in (
+        Settings,
+        *(field.type for field in msgspec.structs.fields(Settings) if "Section" in str(field.type)),
+    ):
+        for field in msgspec.structs.fields(struct):
+            if "Section" not in str(field.type):
+                assert _wanted(field.type)
+
+
+def test_a_section_that_is_none_is_told_beside_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"log: given is 3, wanted is a table, \[log\]"):
+        load(tmp_path, LEAST + "log = 3\n", DROPLET_LOG_LEVEL="info")
+
+
+def test_a_password_in_wrong_servers_is_not_shown(tmp_path: Path) -> None:
+    for text in ('[bus]\nservers = "nats://me:secret@h"', 'bus = "nats://me:secret@h"'):
+        with pytest.raises(SettingsError) as wrong:
+            load(tmp_path, f"{LEAST}{text}\n")
+        assert "secret" not in str(wrong.value)
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -7,10 +7,19 @@ import time
 import pytest
 
 from agent.cli import show
+from agent.cli.render import table
 from agent.core.next_hops import Reason
 from protocol.documents import Droplet, Endpoint, Network
 from protocol.rpc import PathReply, PeerPath
-from protocol.status import AgentState, DocumentCounts, NarrowPath, ObjectCounts, Status, UnresolvedNextHops
+from protocol.status import (
+    AgentState,
+    DocumentCounts,
+    NarrowPath,
+    ObjectCounts,
+    Status,
+    UnresolvedNextHops,
+    UplinkStatus,
+)
 
 ENDPOINT = Endpoint("a", "front", "d1", ("192.168.1.5",), "02:00:00:00:00:05")
 
@@ -101,8 +110,34 @@ def test_the_reasons_fit_a_terminal(capsys, monkeypatch: pytest.MonkeyPatch, col
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= columns
     assert len(lines) < 20
-    joined = " ".join(lines)
-    assert "1,197 more" in " ".join(joined.split())
+    assert "1,197" in " ".join(lines).split()
+
+
+HEADINGS = {word for heading in (*show.STATUS, *show.TROUBLES) for word in heading.split()}
+
+
+@pytest.mark.parametrize("columns", [50, 60, 75, 80, 120, 200])
+def test_no_width_breaks_a_heading_or_hides_a_column_without_a_word(capsys, monkeypatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    narrow = tuple(NarrowPath(f"host-{n}", "10.0.0.2", 1500, 1400, "h1") for n in range(5))
+    uplinks = tuple(UplinkStatus(f"eth{n}", attach_mode="native") for n in range(2))
+    show.statuses([status(narrow_paths=narrow, uplinks=uplinks)], ["h3"], wide=False)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    upper = {word.strip(":") for word in out.split() if word.strip(":").isupper()}
+    assert upper - {"XDP"} == HEADINGS - {"UNRESOLVED", "DOWN", "XDP"}
+    assert ("not shown: XDP (use a wider terminal" in out) == (columns == 75)
+    assert "host-4" in out
+    assert ("native" in out) == (columns != 75)
+    assert "answer" in out.split()
+
+
+def test_a_table_that_does_not_fit_is_told_in_blocks(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    table(("HOST", "NOT REALIZED", "ADDRESSES"), [("h1", "0", "10.0.0.1 10.0.0.2")], "none")
+    assert capsys.readouterr().out == (
+        "HOST:         h1        \nNOT REALIZED: 0         \nADDRESSES:    10.0.0.1  \n              10.0.0.2  \n"
+    )
 
 
 def test_a_path_is_told_in_one_line(capsys) -> None:

@@ -1,0 +1,70 @@
+"""Asks the kernel what of XDP an interface's driver says it takes; nothing is attached for it.
+
+The netdev family of generic netlink (Linux 6.3) tells: Documentation/netlink/specs/netdev.yaml, linux/genetlink.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from enum import IntFlag
+
+from agent.datapath.link_query import ANSWER, ATTRIBUTE, HEADER, NLM_F_REQUEST, NLMSG_ERROR, TIMEOUT, find_attribute
+
+NETLINK_GENERIC, GENL_ID_CTRL = 16, 16
+CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 3, 1, 2
+NETDEV = b"netdev\0"
+NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, NETDEV_A_DEV_XDP_FEATURES = 1, 1, 3
+
+_GENERIC = struct.Struct("=BBxx")
+"""struct genlmsghdr { u8 cmd; u8 version; u16 reserved }."""
+
+
+class XdpFeatures(IntFlag):
+    """enum netdev_xdp_act, as far as it is looked at."""
+
+    BASIC = 1 << 0
+    REDIRECT = 1 << 1
+
+
+NATIVE = XdpFeatures.BASIC | XdpFeatures.REDIRECT
+"""What the programs need of a driver that runs them."""
+
+
+def xdp_features(ifindex: int) -> int | None:
+    """Return what the driver of an interface in this thread's network namespace takes, as a set of `XdpFeatures`.
+
+    None where the kernel does not tell: older than 6.3. Raises OSError (ENODEV: no such interface).
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC) as opened:
+        opened.settimeout(TIMEOUT)
+        try:
+            found = _ask(opened, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, NETDEV)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        family = _number(find_attribute(found, CTRL_ATTR_FAMILY_ID))
+        wanted = ifindex.to_bytes(4, sys.byteorder)
+        answer = _ask(opened, family, NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, wanted)
+        return _number(find_attribute(answer, NETDEV_A_DEV_XDP_FEATURES))
+
+
+def _ask(opened: socket.socket, family: int, command: int, attribute: int, value: bytes) -> bytes:
+    """Return the attributes of the one answer to a question with one attribute."""
+    length = ATTRIBUTE.size + len(value)
+    body = _GENERIC.pack(command, 1) + ATTRIBUTE.pack(length, attribute) + value + bytes(-length % 4)
+    opened.send(HEADER.pack(HEADER.size + len(body), family, NLM_F_REQUEST, 1, 0) + body)
+    answer = opened.recv(ANSWER)
+    length, kind, *_ = HEADER.unpack_from(answer)
+    if kind == NLMSG_ERROR:
+        number = -int.from_bytes(answer[HEADER.size : HEADER.size + 4], sys.byteorder, signed=True)
+        raise OSError(number, os.strerror(number))
+    return answer[HEADER.size + _GENERIC.size : length]
+
+
+def _number(payload: bytes) -> int:
+    return int.from_bytes(payload, sys.byteorder)
