@@ -20,7 +20,7 @@ from agent.core.desired import Desired
 from agent.core.layout import MapName
 from agent.core.ledger import Ledger
 from agent.core.lost_addresses import lost, served_before, served_now, with_served
-from agent.core.narrow_uplinks import standing_cramped, with_standing
+from agent.core.narrow_uplinks import cramped_endpoints, is_narrow
 from agent.core.next_hops import Peer
 from agent.core.observed import Observed
 from agent.core.paths import NOTHING_KNOWN, KnownPaths, down_at_start
@@ -58,7 +58,6 @@ def remembered(here: Here, observed: Observed, kept: Iterable[Kept], known: Know
     """Return what the kept documents ask for on the host as it was observed, where an agent before this one put it."""
     local = observed.maps[MapName.LOCAL_DROPLETS]
     desired = Desired(with_served(here, served_before(local, here.uplinks)), slots_of(observed), places_of(local))
-    desired.set_here(with_standing(desired.world.here, desired.world))
     for name, revision, body in kept:
         desired.documents.restore(name, revision, body)
     desired.settle()
@@ -269,7 +268,7 @@ class Applier:
             documents.touch({owner} if owner is not None else ())
             self._log.warning(now[droplet].message if droplet in now else "its address is back", droplet=droplet)
         self._found = found
-        self.desired.set_here(with_standing(with_served(found, served_now(world)), world))
+        self.desired.set_here(with_served(found, served_now(world)))
         await self._settle(set())
 
     async def _compare(self) -> list[Action]:
@@ -307,6 +306,7 @@ class Applier:
         broken_off, self._under_way = self._under_way, True
         had_droplet = bool(self.desired.world.own_droplets())
         while True:
+            slots = self.desired.world.slots
             change = self.desired.settle(removing=self.in_sync)
             if not change.concerned:
                 break
@@ -314,7 +314,9 @@ class Applier:
             if self._comparing.locked():
                 self._meanwhile |= change.concerned
             for endpoint in change.after.veths.keys() - change.before.veths.keys():
-                self._kernel.clear_endpoint_counters(change.after.veths[endpoint].ifindex - IFINDEX_BASE)
+                slot = change.after.veths[endpoint].ifindex - IFINDEX_BASE
+                if slots.get(endpoint) != slot:  # else its interface is put again, and its counters go on
+                    self._kernel.clear_endpoint_counters(slot)
             actions = self._allowed(plan_change(change.before, change.after), change.concerned)
             failures = await self._kernel.executor.run(actions)
             blamed = blame(filter(is_removal, failures), change.left.items())
@@ -328,6 +330,7 @@ class Applier:
             concerned |= self.desired.documents.entries.keys()
         if concerned:
             await self._prove_attached(concerned)
+            self._note_what_lacks(concerned)
         self._tell_verdicts(concerned)
         self._under_way = False
 
@@ -380,29 +383,28 @@ class Applier:
             self._unkept.clear()
 
     async def _prove_attached(self, names: Iterable[str]) -> None:
-        """See that transit XDP is where the maps are used: where it is not, no document may be told as realized.
-
-        Nor one whose droplet has no address now, or whose endpoint stands on too narrow an interface.
-        """
+        """See that transit XDP is where the maps are used: where it is not, no document may be told as realized."""
         failures = await self.substrate.attach_missing(self.desired.world)
-        documents, concerned = self.desired.documents, set(names)
         if failures:
             in_force = {name for name, _ in self.desired.in_force()}
-            for name in in_force & concerned:
-                documents.fail(name, tuple(told(failure) for failure in failures))
-        for droplet, failure in lost(self._found, self.desired.world).items():
-            owner = documents.claims.owner("droplet", droplet)
-            if owner is not None and owner in concerned:
-                self._fail_also(owner, (failure,))
-        if self.desired.world.here.standing:
-            held = [(name, one) for name, one in self.desired.in_force() if name in concerned]
-            for name, one in held:
-                self._fail_also(name, standing_cramped(one.document(), self.desired.world))
+            for name in in_force.intersection(names):
+                self.desired.documents.fail(name, tuple(told(failure) for failure in failures))
 
-    def _fail_also(self, name: str, failures: tuple[KernelFailure, ...]) -> None:
-        if failures:
-            others = (one for one in self.desired.documents.entries[name].failures if one not in failures)
-            self.desired.documents.fail(name, (*others, *failures))
+    def _note_what_lacks(self, names: Iterable[str]) -> None:
+        """Take in what the interfaces lack for documents in force, an address or room; the kernel refused nothing."""
+        world, documents = self.desired.world, self.desired.documents
+        lost_by: dict[str | None, tuple[KernelFailure, ...]] = {}
+        for droplet, failure in lost(self._found, world).items():
+            owner = documents.claims.owner("droplet", droplet)
+            lost_by[owner] = (*lost_by.get(owner, ()), failure)
+        narrow = is_narrow(world)
+        for name in documents.entries.keys() & set(names):
+            entry, lacking = documents.entries[name], lost_by.get(name, ())
+            if narrow and entry.in_force is not None and entry.in_force.endpoints:
+                lacking += cramped_endpoints(entry.in_force.document(), world)
+            if lacking and lacking != entry.lacking:
+                self._log.warning(lacking[0].message, document=name, lacking=len(lacking))
+            entry.lacking = lacking
 
     def _tell_verdicts(self, names: set[str]) -> None:
         documents = self.desired.documents

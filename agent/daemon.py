@@ -33,6 +33,7 @@ from agent.settings import Settings
 from agent.store import Store
 from agent.substrate import InterfaceReplacedError
 from protocol import codec, subjects
+from protocol.codec import limited
 from protocol.status import AgentState, Counters, Event, Status
 
 COLLECT_AFTER = 100_000
@@ -182,7 +183,7 @@ class Daemon:
         self._bus.acknowledge(
             acknowledgement(verdict, now, now + self._settings.interval.retry * self._applier.patience)
         )
-        for error in verdict.errors:
+        for error in limited(verdict.errors):
             self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
 
     def _tell_repair(self, mended: Sequence[str]) -> None:

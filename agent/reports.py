@@ -48,8 +48,8 @@ def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Ackn
         removed=verdict.removed,
         missing=_first_missing(verdict.missing),
         errors=tuple(limited(verdict.errors)),
-        failures=_first_failures(verdict.failures),
-        retry_at=retry_at if verdict.state is State.FAILED else None,
+        failures=_first_failures(verdict.failures + verdict.lacking),
+        retry_at=retry_at if verdict.state is State.FAILED and not verdict.lacking else None,
     )
 
 

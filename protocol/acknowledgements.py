@@ -23,7 +23,7 @@ class State(StrEnum):
 
 
 class Reference(msgspec.Struct, frozen=True, order=True):
-    """An object that a document needs, by kind (`networks`) and id."""
+    """An object that a document needs, by kind (`networks`) and id. Of very many, the last one is `and`, `57 more`."""
 
     kind: str
     id: str

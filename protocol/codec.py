@@ -17,6 +17,8 @@ MAX_BODY = 1 << 20
 """Bytes of a document: a NATS message's default limit."""
 MAX_ERRORS = 100
 """Wrong fields that one acknowledgement names; the last one then says how many more there are."""
+MAX_TEXT = 1000
+"""Characters of a path or a message: what is wrong may itself be as long as a document."""
 
 _OBJECTS: dict[str, type[msgspec.Struct]] = {
     "droplets": Droplet,
@@ -73,11 +75,20 @@ def decode_known(body: bytes) -> Document:
 
 
 def limited(errors: Sequence[FieldError]) -> list[FieldError]:
-    """Return as many errors as an answer holds, and how many more there are: the bus takes no message of any length."""
-    if len(errors) <= MAX_ERRORS:
-        return list(errors)
+    """Return as many errors as an answer holds, and how many more there are: the bus takes no message of any length.
+
+    What was limited before stays as it is.
+    """
+    if len(errors) <= MAX_ERRORS + 1:
+        return [_shortened(error) for error in errors]
     more = FieldError("$", ErrorCode.INVALID, f"and {len(errors) - MAX_ERRORS} more wrong fields")
-    return [*errors[:MAX_ERRORS], more]
+    return [*(_shortened(error) for error in errors[:MAX_ERRORS]), more]
+
+
+def _shortened(error: FieldError) -> FieldError:
+    """Return an error without most of a name or value that is as long as a document."""
+    path, message = (text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..." for text in (error.path, error.message))
+    return FieldError(path, error.code, message)
 
 
 def _all_mistakes(body: bytes, first: str) -> list[FieldError]:

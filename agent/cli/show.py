@@ -189,7 +189,7 @@ def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
 def _hosts(answer: PathReply) -> list[str]:
     """Name the droplets of a way; an agent of before tells no ids."""
     ids = dict(zip(answer.hosts, answer.droplets, strict=False))
-    named = (f"{ids[host]} ({host})" if host in ids else host for host in answer.hosts)
+    named = (f"{ids[host]} ({host})" if ids.get(host, host) != host else host for host in answer.hosts)
     marks = (", which does not answer" if host in answer.down else "" for host in answer.hosts)
     return [f"{name}{mark}" for name, mark in zip(named, marks, strict=True)]
 

@@ -32,8 +32,11 @@ class Judgement(NamedTuple):
 SOUND = Judgement()
 
 
-def judge(document: Document, needed: frozenset[Reference], world: World) -> Judgement:
-    """Judge a document; `world` holds its own objects already."""
+def judge(document: Document, needed: frozenset[Reference], world: World, *, standing: bool = False) -> Judgement:
+    """Judge a document; `world` holds its own objects already.
+
+    One that is `standing` was in force before: an interface that became narrow under it does not withdraw it.
+    """
     missing = tuple(sorted(reference for reference in needed if not world.has(reference)))
     if missing:
         return Judgement(missing=missing)
@@ -41,7 +44,7 @@ def judge(document: Document, needed: frozenset[Reference], world: World) -> Jud
         *_droplet_errors(document, world),
         *_disabled(document, world),
         *_network_errors(document, world),
-        *_endpoint_errors(document, world),
+        *_endpoint_errors(document, world, standing),
     )
     return Judgement(errors=errors) if errors else SOUND
 
@@ -120,7 +123,7 @@ _NOWHERE = (b"\x01", b"\x00")
 """Bounds that hold no address."""
 
 
-def _endpoint_errors(document: Document, world: World) -> Iterator[FieldError]:
+def _endpoint_errors(document: Document, world: World, standing: bool) -> Iterator[FieldError]:
     if not document.endpoints:
         return
     places = {name: _places(world.networks[name]) for name in {e.network for e in document.endpoints}}
@@ -136,7 +139,7 @@ def _endpoint_errors(document: Document, world: World) -> Iterator[FieldError]:
         if endpoint.attachment is None:
             message = f"endpoint {endpoint.id!r} is on this host: say where its interface appears"
             yield FieldError(f"endpoints[{index}].attachment", ErrorCode.MISSING_FIELD, message)
-        if endpoint.id not in world.here.standing and (wrong := cramped(endpoint, world)) is not None:
+        if not standing and (wrong := cramped(endpoint, world)) is not None:
             yield FieldError(f"endpoints[{index}].droplet", ErrorCode.OUT_OF_RANGE, wrong)
 
 

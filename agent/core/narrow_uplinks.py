@@ -1,27 +1,27 @@
 """Interfaces in the substrate that leave less than an endpoint's family asks for.
 
-A document that comes new with such an endpoint is rejected. An interface that becomes so narrow under endpoints that
-are here takes nothing along, for no document asked for that: they keep their interfaces with the least MTU of their
-family, what fits passes, and their documents say what is wrong (ADR 24).
+A revision that comes new with such an endpoint is rejected. An interface that becomes so narrow under what is in force
+takes nothing along, for no document asked for that: endpoints keep their interfaces with the least MTU of their family,
+what fits passes, and their documents say what is wrong (ADR 24).
 """
 
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 
 from agent.core.features import family_of
 from agent.core.room import SMALLEST, endpoint_mtu, least_mtu, overhead
-from agent.core.world import Here, World
+from agent.core.world import World
 from protocol.acknowledgements import KernelFailure
 from protocol.addresses import parse_address
 from protocol.documents import Document, Endpoint
 
 
-def with_standing(found: Here, world: World) -> Here:
-    """Return the host as it was found, with the endpoints whose interfaces stand where some uplink is narrow."""
-    narrow = any(endpoint_mtu(uplink.mtu, "ipv6") < max(SMALLEST.values()) for uplink in found.uplinks)
-    return replace(found, standing=frozenset(world.slots)) if narrow else found
+def is_narrow(world: World) -> bool:
+    """Say whether some endpoint's family could ask for more than one of the interfaces under own droplets leaves."""
+    own = ((world.uplink_of(droplet), parse_address(droplet.address)) for droplet in world.own_droplets())
+    most = max(SMALLEST.values())
+    return any(uplink is not None and endpoint_mtu(uplink.mtu, family_of(address)) < most for uplink, address in own)
 
 
 def cramped(endpoint: Endpoint, world: World) -> str | None:
@@ -36,11 +36,11 @@ def cramped(endpoint: Endpoint, world: World) -> str | None:
     )
 
 
-def standing_cramped(document: Document, world: World) -> tuple[KernelFailure, ...]:
-    """Return what is to be told of a document in force whose endpoints stand on too narrow an interface."""
-    standing = (one for one in document.endpoints if one.id in world.here.standing and world.is_here(one.droplet))
+def cramped_endpoints(document: Document, world: World) -> tuple[KernelFailure, ...]:
+    """Return what is to be told of a document in force: its endpoints that stand on too narrow an interface."""
+    here = (endpoint for endpoint in document.endpoints if world.is_here(endpoint.droplet))
     return tuple(
         KernelFailure(errno.EMSGSIZE, "EMSGSIZE", f"endpoint {one.id}", f"{message}; what fits passes until then")
-        for one in standing
+        for one in here
         if (message := cramped(one, world)) is not None
     )

@@ -44,6 +44,8 @@ class Verdict:
     missing: tuple[Reference, ...] = ()
     errors: tuple[FieldError, ...] = ()
     failures: tuple[KernelFailure, ...] = ()
+    lacking: tuple[KernelFailure, ...] = ()
+    """As failures, of what the host lacks: trying again is of no use."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Entry:
     `latest` is the newest revision that decodes, `wrong` what is wrong with the newest one when that does not. `good`
     is the last one that the kernel took whole, `in_force` what the kernel is to hold now. `held_back` keeps `latest`
     out until it is tried again. `doubtful`: the kernel refused part of it, so what is in force may not be there.
+    `lacking` is what the host's interfaces lack for what is in force; the kernel refused nothing of that.
     """
 
     newest: int = 0
@@ -65,6 +68,7 @@ class Entry:
     wrong: tuple[FieldError, ...] = ()
     judgement: Judgement = SOUND
     failures: tuple[KernelFailure, ...] = ()
+    lacking: tuple[KernelFailure, ...] = ()
 
     def options(self) -> list[Held]:
         """Return the revisions that may be in force, the best one first."""
@@ -265,7 +269,7 @@ class Registry:
             state = State.REJECTED
         elif judgement.missing:
             state = State.PENDING
-        elif entry.failures or entry.in_force is None or entry.in_force is not entry.latest:
+        elif entry.failures or entry.lacking or entry.in_force is None or entry.in_force is not entry.latest:
             state = State.FAILED
         return Verdict(
             name,
@@ -275,4 +279,5 @@ class Registry:
             missing=judgement.missing,
             errors=judgement.errors,
             failures=entry.failures,
+            lacking=entry.lacking if in_force else (),
         )

@@ -181,7 +181,10 @@ class Settlement:
             if owner is not None:
                 message = f"{conflict.space} {conflict.key} belongs to document {owner!r}"
                 errors.append(FieldError(conflict.path, ErrorCode.CLAIMED, message))
-        return Judgement(errors=tuple(errors)) if errors else judge(document, held.needs, world)
+        if errors:
+            return Judgement(errors=tuple(errors))
+        entry = self._registry.entries[name]
+        return judge(document, held.needs, world, standing=held is entry.in_force or held is entry.good)
 
     def _lets_go(self, elder: str, conflict: Conflict) -> bool:
         """Say whether an elder's chosen revision does not list any more what another document takes over."""

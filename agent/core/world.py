@@ -23,8 +23,6 @@ class Here:
     features: Features = field(default_factory=Features)
     down: frozenset[str] = frozenset()
     """Other hosts' droplets that do not answer any more, by id."""
-    standing: frozenset[str] = frozenset()
-    """Endpoints, by id, that stay although an interface became too narrow for them: see `agent.core.narrow_uplinks`."""
 
     def uplink(self, address: bytes) -> Uplink | None:
         """Return the interface that has a packed address of 4 or 16 bytes."""

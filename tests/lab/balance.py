@@ -78,5 +78,5 @@ def check_crossing(lab: SystemLab) -> None:
 
     try:
         until(look, "all that was sent", 20)
-    except AssertionError:
-        raise AssertionError(f"sent and taken: {sorted(set(seen))}; {lab.all_counters()}") from None
+    except AssertionError as error:
+        raise AssertionError(f"{error}: sent and taken {sorted(set(seen))}; {lab.all_counters()}") from None

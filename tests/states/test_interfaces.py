@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from itertools import permutations
 
@@ -11,9 +12,11 @@ from agent_worlds import FAMILIES, SEVERAL, UNSIGNED, World, changed, droplets, 
 from fake_kernel import BOND0, ETH0
 from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
 
+from agent.core.actions import Action, EnsureVeth
 from agent.core.features import Features
 from agent.core.layout import DROPLET, DROPLET_ZERO_CHECKSUM, LOCAL_DROPLET, MapName
 from agent.core.next_hops import Peer
+from agent.core.realize import IFINDEX_BASE
 from agent.core.uplinks import Uplink
 from protocol.addresses import parse_address
 
@@ -64,7 +67,7 @@ def test_an_interface_that_loses_its_address_takes_nothing_and_is_told(restarts:
         assert agent.kernel.end_watch() == []
         assert agent.kernel.contents() == before
         assert {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"} == {"bond"}
-        (failure,) = agent.told["bond"].failures
+        (failure,) = agent.told["bond"].lacking
         assert (agent.told["bond"].state, failure.name) == ("failed", "EADDRNOTAVAIL")
         assert failure.message.startswith("10.5.0.1 is gone from interface bond0: give it back")
         await agent.applier.retry()
@@ -79,6 +82,10 @@ def test_an_interface_that_loses_its_address_takes_nothing_and_is_told(restarts:
 
 
 NARROW = replace(ETH0, mtu=1300)
+
+
+def is_ensured(action: Action, endpoint: str) -> bool:
+    return isinstance(action, EnsureVeth) and action.veth.endpoint == endpoint
 
 
 def mtus(agent: Agent) -> dict[str, int]:
@@ -105,7 +112,7 @@ def test_an_interface_that_becomes_too_narrow_takes_nothing_and_is_told(restarts
         assert mtus(agent) == {"a": 1238, "c": 1280, "d": 1280}
         verdicts = {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"}
         assert verdicts == {"c", "d"}
-        (failure,) = agent.told["c"].failures
+        (failure,) = agent.told["c"].lacking
         assert (agent.told["c"].state, failure.name, failure.object) == ("failed", "EMSGSIZE", "endpoint c")
         assert failure.message.startswith("interface eth0 has MTU 1300, which leaves 1206 for endpoint 'c'")
         await has_nothing_to_do(agent)
@@ -119,24 +126,97 @@ def test_an_interface_that_becomes_too_narrow_takes_nothing_and_is_told(restarts
     in_a_folder(scenario)
 
 
-def test_on_a_narrow_interface_documents_change_and_go_and_none_comes_that_does_not_fit() -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_endpoint_whose_interface_is_missing_takes_no_other_along_on_a_narrow_interface(restarts: bool) -> None:
+    """1,360 bytes are enough for the agent to start, and too few for IPv6 over IPv6. c2's namespace is gone."""
+
+    async def scenario(agent: Agent) -> None:
+        stream, (both,) = Stream(), on("d1-6", "c2", "fd00:0:0:1::40")
+        (content,) = FAMILIES["c"]
+        await publish(agent, stream, changed(FAMILIES, c=({"endpoints": [*content["endpoints"], *both["endpoints"]]},)))
+        agent.kernel.interfaces = (replace(ETH0, mtu=1360), BOND0)
+        del agent.kernel.veths["c2"]
+        agent.kernel.refuse = lambda action: errno.ENOENT if is_ensured(action, "c2") else 0
+        if restarts:
+            await agent.start()
+            await deliver_whole(agent, stream.replay())
+            await agent.complete()
+        await agent.applier.repair()
+        assert "c" in agent.kernel.veths
+        assert agent.told["c"].state == "failed"
+        assert [failure.name for failure in (*agent.told["c"].failures, *agent.told["c"].lacking)] == [
+            *("ENOENT", "EMSGSIZE", "EMSGSIZE")
+        ]
+
+    in_a_folder(scenario)
+
+
+CRAMPED = {
+    "with another class": {"c": on("d1-6", "c", "192.168.1.20", "fd00:0:0:1::20", dscp=46)},
+    "with an IPv6 address more": {"a": on("d1", "a", "192.168.1.10", "fd00:0:0:1::a")},
+    "new": {"late": on("d1", "late", "fd00:0:0:1::30")},
+    "from a wide interface": {"e": on("d1", "e", "fd00:0:0:1::22")},
+}
+
+
+@pytest.mark.parametrize("revisions", CRAMPED.values(), ids=CRAMPED)
+def test_no_revision_comes_to_an_interface_that_is_too_narrow_for_it(revisions: World) -> None:
+    """Whatever was in force stays, also after another look at the interfaces."""
+
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, FAMILIES)
         agent.kernel.interfaces = (NARROW, BOND0)
         await agent.applier.repair()
-        classes = {"c": on("d1-6", "c", "192.168.1.20", "fd00:0:0:1::20", dscp=46)}
-        late = {"late": on("d1", "late", "fd00:0:0:1::30"), "fits": on("d1", "fits", "192.168.1.31")}
-        await publish(agent, stream, changed(FAMILIES, **classes, **late, d=None))
-        assert (agent.told["c"].state, agent.told["late"].state) == ("failed", "rejected")
-        assert mtus(agent) == {"a": 1238, "c": 1280, "fits": 1238}
+        before, (name,) = agent.kernel.contents(), revisions
+        await publish(agent, stream, changed(FAMILIES, **revisions))
+        for _ in range(2):
+            assert agent.told[name].state == "rejected"
+            assert "eth0 has MTU 1300" in agent.told[name].errors[0].message
+            assert bool(agent.told[name].in_force) is (name in FAMILIES)
+            assert agent.kernel.contents() == before
+            await agent.applier.repair()
+        agent.kernel.interfaces = (ETH0, BOND0)
         await agent.applier.repair()
-        await publish(agent, stream, changed(FAMILIES, **classes, **late))
-        assert agent.told["d"].state == "rejected"
-        await publish(agent, stream, changed(FAMILIES, c=on("d1-6", "c", "192.168.1.20"), d=None))
-        assert agent.told["c"].state == "realized"
-        assert mtus(agent) == {"a": 1238, "c": 1206}
+        assert agent.told[name].state == "realized"
+
+    in_a_folder(scenario)
+
+
+def test_on_a_narrow_interface_what_fits_comes_and_what_does_not_may_go() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, FAMILIES)
+        agent.kernel.interfaces = (NARROW, BOND0)
+        await agent.applier.repair()
+        fits = {"fits": on("d1", "fits", "192.168.1.31"), "c": on("d1-6", "c", "192.168.1.20")}
+        await publish(agent, stream, changed(FAMILIES, **fits, d=None))
+        assert {agent.told[name].state for name in fits} == {"realized"}
+        assert mtus(agent) == {"a": 1238, "c": 1206, "fits": 1238}
         await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_a_narrow_interface_slows_no_other_document_and_hides_no_repair() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, FAMILIES)
+        agent.kernel.interfaces = (NARROW, BOND0)
+        await agent.applier.repair()
+        for _ in range(20):
+            await agent.applier.retry()
+        assert agent.applier.patience == 1
+        agent.kernel.cleared.clear()
+        agent.kernel.refuse = lambda action: errno.ENOENT if is_ensured(action, "late") else 0
+        await publish(agent, stream, changed(FAMILIES, late=on("d1", "late", "192.168.1.50")))
+        agent.kernel.refuse = lambda action: 0
+        await agent.applier.retry()
+        assert "late" in agent.kernel.veths
+        del agent.kernel.veths["c"]
+        await agent.applier.repair()
+        assert len(agent.repaired) == 1
+        assert {*agent.kernel.cleared} == {agent.kernel.veths["late"].ifindex - IFINDEX_BASE}
 
     in_a_folder(scenario)
 

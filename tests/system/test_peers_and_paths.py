@@ -133,7 +133,7 @@ def test_a_restarted_agent_knows_who_answers_no_arp(lab):
         until(lambda: address in unresolved(lab, "h2"), "h4 without a next hop")
         start_again(lab, "h2")
         until(lambda: lab.status("h2").down_droplets == ("h4",), "h4 in the status of the new agent")
-        until(lambda: bouncers(lab, "h2") == {13}, "the other bouncer alone")
+        until(lambda: bouncers(lab, "h1") == bouncers(lab, "h2") == {13}, "the other bouncer alone")
         for source, destination in lab.pairs():
             assert pings(lab, source, destination), f"{source} to {destination}"
     finally:

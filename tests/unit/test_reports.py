@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from agent.core.next_hops import Reason
-from agent.core.registry import Verdict
+from agent.core.registry import Registry, Verdict
 from agent.datapath.neighbours import Unresolved
 from agent.reports import MOST_ADDRESSES, acknowledgement, first_lines, unresolved_next_hops
 from protocol.acknowledgements import KernelFailure, Reference, State
@@ -42,6 +44,21 @@ def test_of_very_many_things_wrong_with_a_document_the_first_are_told_and_all_ar
     assert (len(told.missing), told.missing[-1]) == (101, Reference("and", "2 more"))
     assert (len(told.errors), told.errors[-1].message) == (101, "and 9900 more wrong fields")
     assert (len(told.failures), told.failures[-1].object) == (101, "3 more")
+
+
+def test_what_was_shortened_when_it_was_decoded_is_told_as_it_is() -> None:
+    droplets = [{"id": f"d{number}", "host": "h", "address": "nowhere"} for number in range(5000)]
+    registry = Registry()
+    registry.put("many", 1, msgspec.msgpack.encode({"droplets": droplets}))
+    verdict = registry.verdict("many")
+    assert acknowledgement(verdict, 0.0, None).errors == verdict.errors
+
+
+def test_a_name_as_long_as_a_document_is_told_in_short() -> None:
+    registry = Registry()
+    registry.put("long", 1, msgspec.msgpack.encode({"x" * 900_000: 1}))
+    (error,) = acknowledgement(registry.verdict("long"), 0.0, None).errors
+    assert len(error.path) + len(error.message) < 3000
 
 
 def test_an_acknowledgement_of_few_things_wrong_tells_them_all() -> None:
