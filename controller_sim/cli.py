@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from controller_sim import screen
 from controller_sim.bus import BusError
@@ -136,17 +137,15 @@ def apply(lab: Lab, topology: Path, timeout: float) -> None:
 def status(lab: Lab, as_json: bool) -> None:
     """Show which processes run, what each host says of itself, and what became of its documents.
 
-    Exit code 1 when something is not well; the first line says what.
+    Exit code 1 when something is not well; the first lines say what, the most important first.
     """
     found = read_status(lab)
     if as_json:
         click.echo(json.dumps(screen.status_data(lab, found), indent=2))
     else:
-        if found.reasons:
-            screen.console.print(f"[red]not well: {'; '.join(found.reasons)}[/]", highlight=False, soft_wrap=True)
+        screen.print_reasons(found.reasons)
         screen.console.print(screen.status_table(lab, found))
-        for problem in found.report.problems[:20]:
-            screen.console.print(f"[yellow]{problem}[/]", highlight=False, soft_wrap=True)
+        screen.print_problems(found.report)
     if found.reasons:
         sys.exit(1)
 
@@ -308,6 +307,8 @@ def test_(lab: Lab, as_json: bool) -> None:
         click.echo(json.dumps(found.as_data(), indent=2))
     else:
         screen.console.print(screen.reachability_table(found))
+        for line in found.lines:
+            screen.console.print(f"[red]{escape(line)}[/]", highlight=False, soft_wrap=True)
     failed = [f"{name}: {reason}" for name, reason in found.broken.items()]
     if found.failures:
         failed.append(f"{len(found.failures)} of {found.count} checks failed")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,13 +169,19 @@ def test_logs_show_what_an_agent_said(lab):
 def test_a_changed_topology_is_applied_and_changed_back(lab, tmp_path):
     before = topology_text("one_bouncer")
     more = before + "  - {name: web-3, network: web, droplet: h2}\n"
-    assert "published" in ok("apply", write(tmp_path, more))
+    said = ok("apply", write(tmp_path, more))
+    assert re.match(r"\d+ of \d+ documents published\n", said)
+    assert "p99" in said
     again = run("apply", write(tmp_path, more), name=lab)
     assert again.stdout.startswith("nothing differs")
+    assert "p99" not in again.stdout, "nothing was published that could have taken time"
     assert "agents up" not in again.stderr
     address = ok("exec", "web-3", "--", "ip", "-br", "-4", "address", "show", "eth0").split()[2].partition("/")[0]
     assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", address)
-    ok("apply", write(tmp_path, before))
+    assert ", 1 removed" in ok("apply", write(tmp_path, before))
+    found = status()
+    counts = {host: (one["documents"], one["realized"]) for host, one in found["report"]["hosts"].items()}
+    assert counts == {host: (one["documents"]["realized"],) * 2 for host, one in found["heartbeats"].items()}
     assert run("exec", "web-3", "--", "true").returncode == 1
     assert not list(Path("/run/netns").glob(f"{lab}_endpoint_web-3"))
     assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", "10.0.1.3")
@@ -252,6 +260,19 @@ def test_an_agent_that_cannot_start_ends_the_lab_and_shows_its_log(tmp_path):
     )
     assert "agent of h" in said
     assert str(occupied) in said
+
+
+def test_an_up_whose_documents_are_rejected_ends_at_once_and_says_why(tmp_path, lab_cache):
+    agent = tmp_path / "agent"
+    agent.write_text(f'#!/bin/sh\nDROPLET_DATA_PLANE_FAMILIES=ipv4 exec {PROGRAM.with_name("droplet-agent")} "$@"\n')
+    agent.chmod(0o755)
+    began = time.monotonic()
+    text = topology_text("ipv6_substrate")
+    said = refusal(write(tmp_path, text), name=f"{NAME}-rej", DROPLET_LAB_AGENT=str(agent))
+    assert time.monotonic() - began < 30, "not the whole --timeout of 60 s"
+    assert "not everything was realized:" in said
+    assert "rejected: " in said
+    assert "data_plane.families" in said
 
 
 def test_what_is_not_realized_in_time_ends_the_lab_and_says_so(tmp_path, lab_cache):
