@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
+from agent import __version__
 from controller_sim import screen
 from controller_sim.bus import BusError
 from controller_sim.controller import prepare, read_status, wait_for_answers
@@ -24,8 +23,11 @@ from controller_sim.lab import Lab, beside
 from controller_sim.lab_state import LabError, existing_labs
 from controller_sim.lifecycle import bring_up, publish, why_not
 from controller_sim.namespaces import entered
+from controller_sim.naming import namespace_of
+from controller_sim.parameters import pass_lab, timeout_option, topology_argument
 from controller_sim.publish_command import keys_command, publish_command
 from controller_sim.substrate import SubstrateError
+from controller_sim.talk_commands import ping_command, transfer_command
 from controller_sim.topology_file import TopologyError
 
 EPILOG = """\b
@@ -61,6 +63,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="droplet-lab")
 @click.option(
     "--name", default="lab", show_default=True, envvar="DROPLET_LAB_NAME", help="Which lab; several can be up."
 )
@@ -73,32 +76,17 @@ def main(ctx: click.Context, name: str) -> None:
     """
     # asyncio remarks on every TLS connection that the client library closes first; it means nothing.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    ctx.obj = Lab(name, say=lambda text: Console(stderr=True).print(f"[dim]{text}[/]", highlight=False))
-
-
-def pass_lab(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the lab; all of them enter network namespaces."""
-
-    @functools.wraps(command)
-    def as_root(lab: Lab, *arguments: Any, **options: Any) -> None:
-        if os.geteuid() != 0:
-            raise LabError("droplet-lab needs root")
-        command(lab, *arguments, **options)
-
-    return click.pass_obj(as_root)
-
-
-topology_argument = click.argument("topology", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+    ctx.obj = Lab(name, say=lambda text: Console(stderr=True).print(f"[dim]{escape(text)}[/]", highlight=False))
 
 
 @main.command()
 @topology_argument
-@click.option(
-    "--timeout", default=60.0, show_default=True, help="Seconds until all hosts must have realized everything."
-)
+@timeout_option
 @pass_lab
 def up(lab: Lab, topology: Path, timeout: float) -> None:
-    """Build a lab from TOPOLOGY (a YAML file) and wait until every host has realized its documents.
+    """Build a lab from TOPOLOGY, a YAML file.
+
+    Waits until every host has realized its documents.
 
     When anything fails, or on Ctrl-C, all of it is taken down again, and the reason is shown.
     """
@@ -108,12 +96,12 @@ def up(lab: Lab, topology: Path, timeout: float) -> None:
 
 @main.command()
 @topology_argument
-@click.option(
-    "--timeout", default=60.0, show_default=True, help="Seconds until all hosts must have realized everything."
-)
+@timeout_option
 @pass_lab
 def apply(lab: Lab, topology: Path, timeout: float) -> None:
-    """Make TOPOLOGY the one in force: publish only the documents that differ, and wait until they are realized.
+    """Make TOPOLOGY the one in force.
+
+    Publishes only the documents that differ, and waits until they are realized.
 
     Endpoints, networks, VPCs and roles can be added, removed and moved. Droplets stay as they were at `up`. An endpoint
     that moves to another host keeps its namespace, name, MAC and addresses, and with them its connections.
@@ -134,19 +122,17 @@ def apply(lab: Lab, topology: Path, timeout: float) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_lab
 def status(lab: Lab, as_json: bool) -> None:
-    """Show which processes run, what each host says of itself, and what became of its documents.
+    """Show which processes run, and how hosts and documents are.
 
-    Exit code 1 when something is not well; the first line says what.
+    Exit code 1 when something is not well; the first lines say what, the most important first.
     """
     found = read_status(lab)
     if as_json:
         click.echo(json.dumps(screen.status_data(lab, found), indent=2))
     else:
-        if found.reasons:
-            screen.console.print(f"[red]not well: {'; '.join(found.reasons)}[/]", highlight=False, soft_wrap=True)
+        screen.print_reasons(found.reasons)
         screen.console.print(screen.status_table(lab, found))
-        for problem in found.report.problems[:20]:
-            screen.console.print(f"[yellow]{problem}[/]", highlight=False, soft_wrap=True)
+        screen.print_problems(found.report)
     if found.reasons:
         sys.exit(1)
 
@@ -156,19 +142,13 @@ def status(lab: Lab, as_json: bool) -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_lab
 def exec_(lab: Lab, endpoint: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND in the network namespace of ENDPOINT (or of a host, as droplet:HOST; or router).
+    """Run COMMAND in the network namespace of ENDPOINT.
+
+    Of a host, as droplet:HOST, or of the router, as router, where there are several subnets.
 
     For example: droplet-lab exec web-1 -- ping -c 3 10.0.1.3
     """
-    topology = lab.topology()
-    kind, _, host = endpoint.partition(":")
-    if kind == "droplet" and any(host == droplet.host for droplet in topology.droplets.values()):
-        namespace = lab.names.droplet(host)
-    elif endpoint == "router" and len(topology.substrate.subnets) > 1:
-        namespace = lab.names.router
-    else:
-        lab.address(endpoint)
-        namespace = lab.names.endpoint(endpoint)
+    namespace = namespace_of(lab.topology(), lab.names, endpoint)
     argv = entered(namespace, list(command))
     os.execvp(argv[0], argv)  # noqa: S606 - a command line of the user's own
 
@@ -181,7 +161,10 @@ ENDED = {"stop": "stopped", "kill": "killed"}
 @click.argument("host")
 @pass_lab
 def agent_(lab: Lab, what: str, host: str) -> None:
-    """Stop (SIGTERM), kill (SIGKILL) or start the agent of HOST. Traffic goes on without it."""
+    """Stop, kill or start the agent of HOST.
+
+    Stop sends SIGTERM, kill SIGKILL. Traffic goes on without the agent.
+    """
     lab.check_host(host)
     ran = lab.agent_runs(host)
     if what == "start":
@@ -237,70 +220,24 @@ def logs(lab: Lab, host: str, follow: bool) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @pass_lab
 def ctl(lab: Lab, arguments: tuple[str, ...]) -> None:
-    """Run dropletctl against this lab, as in: droplet-lab ctl -- get endpoints -o yaml."""
+    """Run dropletctl against this lab.
+
+    For example: droplet-lab ctl -- get endpoints -o yaml
+    """
     lab.paths.load()
     command = [beside("dropletctl"), "--config", str(lab.paths.control), *arguments]
     argv = entered(lab.names.fabric, command)
     os.execvp(argv[0], argv)  # noqa: S606 - a command line of the user's own
 
 
-family_option = click.option(
-    "-6", "family", flag_value=6, type=int, default=None, help="Over IPv6; as it is, over the endpoint's first family."
-)
-
-
-@main.command("ping")
-@click.argument("source")
-@click.argument("destination")
-@click.option("-c", "--count", default=3, show_default=True, help="How many.")
-@click.option("-s", "--size", default=56, show_default=True, help="Bytes of payload.")
-@family_option
-@pass_lab
-def ping_(lab: Lab, source: str, destination: str, count: int, size: int, family: int | None) -> None:
-    """Ping endpoint DESTINATION from endpoint SOURCE. Exit code 1 when an answer is missing."""
-    from controller_sim.ping import ping
-
-    lab.address(source)
-    address = lab.address(destination, family)
-    done = ping(lab.names.endpoint(source), address, count, size=size)
-    for number, time_ in sorted(done.times.items()):
-        click.echo(f"{number}: {time_:.0f} us")
-    click.echo(f"{source} to {destination} ({address}): {done.answered} of {done.sent} answered")
-    if done.answered < done.sent:
-        sys.exit(1)
-
-
-@main.command("transfer")
-@click.argument("source")
-@click.argument("destination")
-@click.option("-t", "--seconds", default=2.0, show_default=True, help="For how long.")
-@family_option
-@pass_lab
-def transfer_(lab: Lab, source: str, destination: str, seconds: float, family: int | None) -> None:
-    """Send by TCP from endpoint SOURCE to endpoint DESTINATION, and compare the data. Then datagrams of many sizes."""
-    from controller_sim import datagrams
-    from controller_sim.transfer import transfer
-
-    one, other = lab.names.endpoint(source), lab.names.endpoint(destination)
-    address = lab.address(destination, family)
-    own = lab.address(source, ip_address(address).version)
-    done = transfer(one, other, address, seconds)
-    click.echo(
-        f"TCP to {address}: {done.size / 1e6:.0f} MB, {done.gigabits:.2f} Gbit/s, the data {done.words}, "
-        f"at most {done.silence * 1e3:.0f} ms of silence"
-    )
-    lost = datagrams.exchange(one, other, own, address)
-    sizes, missing = ", ".join(map(str, datagrams.SIZES)), ", ".join(map(str, lost))
-    click.echo(f"UDP of {sizes} bytes: {f'not those of {missing}' if lost else 'all came back right'}")
-    if lost or not done.right or not done.size:
-        sys.exit(1)
-
-
 @main.command("test")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_lab
 def test_(lab: Lab, as_json: bool) -> None:
-    """Let every endpoint talk to every other: who should be reached is, by UDP, TCP and ping, and nobody else is."""
+    """Check who reaches whom: every endpoint talks to every other.
+
+    By UDP, TCP and ping: who should be reached is, and nobody else. Exit code 1 when that is not so.
+    """
     from controller_sim.reachability import check_all
 
     found = check_all(lab)
@@ -308,6 +245,8 @@ def test_(lab: Lab, as_json: bool) -> None:
         click.echo(json.dumps(found.as_data(), indent=2))
     else:
         screen.console.print(screen.reachability_table(found))
+        for line in found.lines:
+            screen.console.print(f"[red]{escape(line)}[/]", highlight=False, soft_wrap=True)
     failed = [f"{name}: {reason}" for name, reason in found.broken.items()]
     if found.failures:
         failed.append(f"{len(found.failures)} of {found.count} checks failed")
@@ -318,7 +257,10 @@ def test_(lab: Lab, as_json: bool) -> None:
 @main.command()
 @pass_lab
 def down(lab: Lab) -> None:
-    """Take the lab down: processes, namespaces, pins and files. No error when there is none."""
+    """Take the lab down, so that nothing is left.
+
+    Processes, namespaces, pins and files. No error when there is no such lab.
+    """
     there = lab.exists
     lab.down()
     click.echo(f"lab {lab.name} is down; nothing is left" if there else f"there is no lab called {lab.name}")
@@ -335,7 +277,10 @@ def list_() -> None:
 @click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the lab up, and say what to try (KEEP=1).")
 @pass_lab
 def demo(lab: Lab, keep: bool) -> None:
-    """Show the whole thing in under a minute: four droplets, two tenants, first packets, direct paths, isolation."""
+    """Show the whole thing in under a minute.
+
+    Four droplets, two tenants, first packets, direct paths, isolation, a move; then the lab is taken down.
+    """
     from controller_sim.demo import run_demo
 
     if not run_demo(lab, keep=keep):
@@ -343,4 +288,6 @@ def demo(lab: Lab, keep: bool) -> None:
 
 
 main.add_command(keys_command)
+main.add_command(ping_command)
 main.add_command(publish_command)
+main.add_command(transfer_command)

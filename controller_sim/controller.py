@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from controller_sim.bus import BusError, ask, connected, ensure_consumers, ensure_streams, read_stream
+from controller_sim.bus import BusError, ask, connected, ensure_consumers, ensure_streams
 from controller_sim.convergence import Report, Watcher, watching
 from controller_sim.lab import Lab
 from controller_sim.lab_state import LabError
 from controller_sim.moves import Move, Moved, in_phases
 from controller_sim.namespaces import run_coroutine_in
 from controller_sim.publisher import Published, publish, read_hosts
-from protocol import codec, streams, subjects
+from protocol import codec, subjects
 from protocol.errors import DocumentError
 from protocol.status import AgentState, Status
 
@@ -33,7 +33,7 @@ class Progress:
     """How far a publication is.
 
     Agents that said that they are there; documents that this publication published, and those that it removed;
-    documents and removals that the stream holds, and how many of them are realized.
+    documents that there are, and how many of them are realized.
     """
 
     agents: int = 0
@@ -93,7 +93,7 @@ class _Publication:
         self.published = 0
         self.removed = 0
         self.moves: tuple[Move, ...] = ()
-        self.released: dict[tuple[str, str], tuple[float, float | None]] = {}
+        self.released: dict[tuple[str, str], tuple[float | None, float | None]] = {}
 
     async def run(self, patience: float, *, agents_first: bool) -> Report:
         deadline = time.monotonic() + patience
@@ -105,7 +105,7 @@ class _Publication:
             self._check_agents()
             self._tell()
         await self._publish()
-        await self.expect_stored()
+        await self.watcher.expect_stored()
         while not await self.watcher.wait(0.2) and time.monotonic() < deadline:
             self._tell()
             self._check_agents()
@@ -115,6 +115,7 @@ class _Publication:
     async def _publish(self) -> None:
         """Publish what differs; what moves is first let go by its old host, and then told to its new one."""
         documents = self.lab.documents()
+        self.watcher.tracker.holds(documents)
         phases = in_phases(documents, await read_hosts(self.client, documents))
         self.moves = phases.moves
         await publish(self.client, phases.before, self._published)
@@ -133,19 +134,9 @@ class _Publication:
         for move in self.moves:
             began, released = self.released[move.source, move.document]
             arrived = self.watcher.tracker.realized_at(move.destination, move.document)
-            seconds = [None if end is None else end - began for end in (released, arrived)]
+            seconds = [None if end is None or began is None else end - began for end in (released, arrived)]
             found.append(Moved(move, *seconds))
         return tuple(found)
-
-    async def expect_stored(self) -> None:
-        """Expect also what was published before this: nothing that the stream holds may be unanswered."""
-        stored = await read_stream(self.client, streams.CONFIG_STREAM, streams.CONFIG_SUBJECTS)
-        now = time.monotonic()
-        for message in stored:
-            target = subjects.parse_config(message.subject)
-            removed = streams.is_delete(message.headers, message.body)
-            self.watcher.tracker.expect(Published(*target, message.sequence, removed, now))
-        await self.watcher.catch_up()
 
     def _published(self, published: Published) -> None:
         self.removed += published.removed
@@ -158,7 +149,7 @@ class _Publication:
 
     def _tell(self) -> None:
         tracker = self.watcher.tracker
-        counts = (len(self.agents), self.published, self.removed, len(tracker.expected), tracker.realized)
+        counts = (len(self.agents), self.published, self.removed, tracker.documents, tracker.realized)
         self.on_progress(Progress(*counts))
 
     def _check_agents(self) -> None:
@@ -179,36 +170,61 @@ class LabStatus:
 
     @property
     def reasons(self) -> list[str]:
-        """What is not well, the most important first; empty when all is."""
+        """What is not well, each thing once, the most important first; empty when all is."""
         stopped = [host for host, runs in self.agents.items() if not runs]
         silent = [host for host, status in self.heartbeats.items() if status is None and host not in stopped]
-        hosts = self.report.hosts.values()
-        left = sum(host.documents - host.realized for host in hosts)
         found = [] if self.server else ["nats-server is stopped"]
-        found += [f"the agent of {host} is stopped" for host in stopped]
+        if stopped:
+            found.append(f"the agent{'s' * (len(stopped) > 1)} of {_listed(stopped)} {_is(len(stopped))} stopped")
         if self.server:
-            found += [f"{host} does not answer" for host in silent]
-            found += [line for host, status in self.heartbeats.items() if status for line in _troubles(host, status)]
-            found += [] if hosts else list(self.report.problems) or ["nothing is published"]
-        if left:
-            found.append(f"{left} of {sum(host.documents for host in hosts)} documents are not realized")
-        return found
+            if silent:
+                found.append(f"{_listed(silent)} {'does' if len(silent) == 1 else 'do'} not answer")
+            found += troubles({host: status for host, status in self.heartbeats.items() if status is not None})
+            found += [] if self.report.hosts else list(self.report.problems) or ["nothing is published"]
+        return [*found, *_unrealized(self.report)]
 
 
-def _troubles(host: str, status: Status) -> list[str]:
-    """Return what a host says is wrong with its ways to others."""
-    found = []
-    found += _without_next_hop(host, status)
+def _unrealized(report: Report) -> list[str]:
+    hosts = report.hosts.values()
+    left, removing = sum(host.documents - host.realized for host in hosts), sum(host.removing for host in hosts)
+    found = [f"{left} of {report.documents} documents {_is(left)} not realized"] if left else []
+    return found + ([f"{removing} removal{'s' * (removing > 1)} {_is(removing)} not realized"] if removing else [])
+
+
+def troubles(statuses: Mapping[str, Status]) -> list[str]:
+    """Return what hosts say is wrong with their ways to others: what several say is one line with all their names."""
+    told: dict[tuple[str, str, str], list[str]] = {}
+    for host, status in statuses.items():
+        for trouble in _troubles(status):
+            told.setdefault(trouble, []).append(host)
+    return [
+        f"{_listed(hosts)} {one if len(hosts) == 1 else several} {rest}" for (one, several, rest), hosts in told.items()
+    ]
+
+
+def _troubles(status: Status) -> Iterator[tuple[str, str, str]]:
+    """Return what one host says, as a verb for one host and for several, and the rest."""
+    for way in _without_next_hop(status):
+        yield "has", "have", way
     if status.unreadable:
-        found.append(f"{host} could not read its kernel: {status.unreadable}")
-    if status.down_droplets:
-        found.append(f"{host} gets no answer from {', '.join(status.down_droplets)}")
-    found += [f"{host} to {path.droplet} carries {path.carries} of {path.configured}" for path in status.narrow_paths]
-    return found
+        yield "could not", "could not", f"read the kernel: {status.unreadable}"
+    for droplet in status.down_droplets:
+        yield "gets", "get", f"no answer from {droplet}"
+    for path in status.narrow_paths:
+        to = f"to {path.droplet}"
+        yield f"{to} carries", f"{to} carry", f"{path.carries} of {path.configured}"
 
 
-def _without_next_hop(host: str, status: Status) -> list[str]:
-    return [f"{host} has no way to {', '.join(one.addresses)}: {one.reason}" for one in status.unresolved_next_hops]
+def _without_next_hop(status: Status) -> list[str]:
+    return [f"no way to {_listed(one.addresses)}: {one.reason}" for one in status.unresolved_next_hops]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def read_status(lab: Lab) -> LabStatus:
@@ -218,8 +234,7 @@ def read_status(lab: Lab) -> LabStatus:
     async def work() -> tuple[dict[str, Status | None], Report]:
         async with connected(access) as client:
             watcher = Watcher(client)
-            publication = _Publication(lab, client, watcher, lambda _: None)
-            await publication.expect_stored()
+            await watcher.expect_stored()
             answers = await asyncio.gather(*(_ask_status(client, host) for host in hosts))
             return dict(zip(hosts, answers, strict=True)), watcher.tracker.report()
 
@@ -271,7 +286,8 @@ def wait_for_next_hops(lab: Lab, timeout: float = ANSWER_TIMEOUT) -> None:
                 answers = await asyncio.gather(*(_ask_status(client, host) for host in hosts))
                 lost = []
                 for host, status in zip(hosts, answers, strict=True):
-                    lost += [f"{host}: no answer"] if status is None else _without_next_hop(host, status)
+                    said = ["no answer"] if status is None else _without_next_hop(status)
+                    lost += [f"{host}: {line}" for line in said]
                 well = 0 if lost else well + 1
                 if lost and time.monotonic() > deadline:
                     raise LabError("\n".join(lost))

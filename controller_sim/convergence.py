@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,21 +20,34 @@ from controller_sim.bus import read_stream
 from controller_sim.moves import Moved
 from controller_sim.publisher import Published
 from protocol import codec, streams, subjects
-from protocol.acknowledgements import Acknowledgement, State
+from protocol.acknowledgements import Acknowledgement, Reference, State
+from protocol.documents import Document
 from protocol.errors import DocumentError
+
+QUIET = 1.0
+"""Seconds without any answer after which what is rejected stays so."""
 
 
 @dataclass(slots=True)
 class _Expected:
     revision: int
-    published: float
+    removed: bool
+    published: float | None
     realized: float | None = None
     answer: Acknowledgement | None = None
+
+    @property
+    def state(self) -> State | None:
+        """What became of it, None before an answer."""
+        return self.answer.state if self.answer is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """One host: documents by what became of their newest revision; seconds from publishing to the realized answer."""
+    """One host: the documents that exist, by what became of their newest revision, and removals that are not realized.
+
+    `p50` and `p99` are seconds from publishing to the realized answer, None where nothing was published just now.
+    """
 
     documents: int
     realized: int
@@ -41,22 +55,36 @@ class HostReport:
     rejected: int
     failed: int
     unanswered: int
+    removing: int
     p50: float | None
     p99: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All hosts, and every answer that is not `realized` in one line each."""
+    """All hosts, and every answer that is not `realized` in one line each. `final`: waiting would change nothing."""
 
     hosts: dict[str, HostReport]
     problems: tuple[str, ...] = ()
     moves: tuple[Moved, ...] = ()
+    final: bool = False
 
     @property
     def converged(self) -> bool:
-        """Whether every document is realized."""
-        return bool(self.hosts) and all(host.realized == host.documents for host in self.hosts.values())
+        """Whether every document is realized, and every removal too."""
+        return bool(self.hosts) and all(
+            host.realized == host.documents and not host.removing for host in self.hosts.values()
+        )
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are."""
+        return sum(host.documents for host in self.hosts.values())
+
+    @property
+    def headline(self) -> str:
+        """What to say above the problems."""
+        return f"not everything was realized{'' if self.final else ' in time'}:"
 
     def as_data(self) -> dict[str, Any]:
         """Return the report as plain data for JSON."""
@@ -69,7 +97,10 @@ class Tracker:
 
     expected: dict[tuple[str, str], _Expected] = field(default_factory=dict)
     answers: dict[tuple[str, str], tuple[Acknowledgement, float]] = field(default_factory=dict)
-    realized: int = 0
+    counts: Counter[tuple[bool, State | None]] = field(default_factory=Counter)
+    """How many are expected, by whether it is a removal and by state."""
+    holders: dict[tuple[str, Reference], str] = field(default_factory=dict)
+    """The document of a host that holds an object, as far as it is known (`holds`)."""
 
     def expect(self, published: Published) -> None:
         """Take in what was published; only the newest revision of a document counts."""
@@ -77,9 +108,10 @@ class Tracker:
         before = self.expected.get(key)
         if before is not None and before.revision >= published.revision:
             return
-        if before is not None and before.realized is not None:
-            self.realized -= 1
-        self.expected[key] = _Expected(published.revision, published.at)
+        if before is not None:
+            self.counts[before.removed, before.state] -= 1
+        self.expected[key] = _Expected(published.revision, published.removed, published.at)
+        self.counts[published.removed, None] += 1
         if key in self.answers:
             self._settle(key, *self.answers[key])
 
@@ -97,20 +129,20 @@ class Tracker:
         expected = self.expected[key]
         if answer.revision < expected.revision:
             return
+        self.counts[expected.removed, expected.state] -= 1
         expected.answer = answer
-        if answer.state is State.REALIZED and expected.realized is None:
-            expected.realized = now
-            self.realized += 1
-        elif answer.state is not State.REALIZED and expected.realized is not None:
+        self.counts[expected.removed, expected.state] += 1
+        if answer.state is not State.REALIZED:
             expected.realized = None
-            self.realized -= 1
+        elif expected.realized is None:
+            expected.realized = now
 
     def realized_at(self, host: str, document: str) -> float | None:
         """Return when a document's newest expected revision was seen to be realized, None when it is not."""
         expected = self.expected.get((host, document))
         return None if expected is None else expected.realized
 
-    def times_of(self, host: str, document: str) -> tuple[float, float | None]:
+    def times_of(self, host: str, document: str) -> tuple[float | None, float | None]:
         """Return when a document was published, and when it was seen to be realized; it must be expected."""
         expected = self.expected[host, document]
         return expected.published, expected.realized
@@ -118,7 +150,47 @@ class Tracker:
     @property
     def converged(self) -> bool:
         """Whether every expected revision is realized."""
-        return self.realized == len(self.expected)
+        return self._in(State.REALIZED) == len(self.expected)
+
+    def holds(self, documents: Mapping[str, Mapping[str, Document]]) -> None:
+        """Remember which document of a host holds which droplets, VPCs and networks: others wait for these."""
+        for host, by_name in documents.items():
+            for name, document in by_name.items():
+                for kind in ("droplets", "vpcs", "networks"):
+                    self.holders |= {(host, Reference(kind, one.id)): name for one in getattr(document, kind)}
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more is to come: every expected revision is realized, rejected, or waits for a rejected one.
+
+        What failed is tried again, and what waits for anything else may still find it.
+        """
+        if self._in(State.FAILED) or self.counts[False, None] + self.counts[True, None]:
+            return False
+        return not self._in(State.PENDING) or all(
+            self._stuck(*key) for key, one in self.expected.items() if one.state is State.PENDING
+        )
+
+    def _stuck(self, host: str, document: str) -> bool:
+        """Say whether a document is rejected, or waits for objects of such documents."""
+        expected = self.expected.get((host, document))
+        if expected is None or expected.answer is None or expected.answer.state is not State.PENDING:
+            return expected is not None and expected.state is State.REJECTED
+        held_by = [self.holders.get((host, reference)) for reference in expected.answer.missing]
+        return any(name is not None and name != document and self._stuck(host, name) for name in held_by)
+
+    @property
+    def documents(self) -> int:
+        """How many documents exist: what was removed is none."""
+        return sum(count for (removed, _), count in self.counts.items() if not removed)
+
+    @property
+    def realized(self) -> int:
+        """How many of them are realized."""
+        return self.counts[False, State.REALIZED]
+
+    def _in(self, state: State) -> int:
+        return self.counts[False, state] + self.counts[True, state]
 
     def report(self) -> Report:
         """Return where every host stands."""
@@ -126,23 +198,27 @@ class Tracker:
         problems: list[str] = []
         for (host, document), expected in sorted(self.expected.items()):
             by_host.setdefault(host, []).append(expected)
+            what = f"{host} {document}: {'its removal, ' if expected.removed else ''}"
             if expected.answer is None:
-                problems.append(f"{host} {document}: revision {expected.revision} is not answered")
+                problems.append(f"{what}revision {expected.revision} is not answered")
             elif expected.answer.state is not State.REALIZED:
-                problems.append(f"{host} {document}: {describe(expected.answer)}")
-        return Report({host: _host_report(items) for host, items in by_host.items()}, tuple(problems))
+                problems.append(f"{what}{describe(expected.answer)}")
+        return Report({host: _host_report(items) for host, items in by_host.items()}, tuple(problems), final=self.final)
 
 
 def _host_report(items: list[_Expected]) -> HostReport:
-    states = [item.answer.state if item.answer is not None else None for item in items]
-    times = sorted(item.realized - item.published for item in items if item.realized is not None)
+    states = [item.state for item in items if not item.removed]
+    times = sorted(
+        item.realized - item.published for item in items if item.realized is not None and item.published is not None
+    )
     return HostReport(
-        documents=len(items),
+        documents=len(states),
         realized=states.count(State.REALIZED),
         pending=states.count(State.PENDING),
         rejected=states.count(State.REJECTED),
         failed=states.count(State.FAILED),
         unanswered=states.count(None),
+        removing=sum(item.removed and item.state is not State.REALIZED for item in items),
         p50=percentile(times, 0.50),
         p99=percentile(times, 0.99),
     )
@@ -173,6 +249,7 @@ class Watcher:
         self.client = client
         self.tracker = Tracker()
         self.changed = asyncio.Event()
+        self.heard_at = time.monotonic()
 
     async def _answer(self, message: Msg) -> None:
         self.take(message.subject, message.data)
@@ -184,21 +261,36 @@ class Watcher:
             answer = codec.decode(body, Acknowledgement)
         except (ValueError, DocumentError):
             return
-        self.tracker.answered(host, answer, time.monotonic())
+        self.heard_at = time.monotonic()
+        self.tracker.answered(host, answer, self.heard_at)
         self.changed.set()
 
-    async def catch_up(self) -> None:
-        """Read the answers that were given before this began."""
+    async def expect_stored(self) -> None:
+        """Expect also what was published before, and read its answers: nothing in the stream may be unanswered."""
+        for stored in await read_stream(self.client, streams.CONFIG_STREAM, streams.CONFIG_SUBJECTS):
+            target = subjects.parse_config(stored.subject)
+            removed = streams.is_delete(stored.headers, stored.body)
+            self.tracker.expect(Published(*target, stored.sequence, removed, None))
         for stored in await read_stream(self.client, streams.ACK_STREAM, streams.ACK_SUBJECTS):
             self.take(stored.subject, stored.body)
 
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to wait for: all is realized, or what is not is rejected and nothing more was heard.
+
+        A rejected document is judged again when another lets go of what both claim, so the last answers are awaited.
+        """
+        quiet = time.monotonic() - self.heard_at >= QUIET
+        return self.tracker.converged or (self.tracker.final and quiet)
+
     async def wait(self, patience: float) -> bool:
-        """Wait until everything is realized; False after `patience` seconds."""
+        """Wait until there is nothing more to wait for; False after `patience` seconds."""
         deadline = time.monotonic() + patience
-        while not self.tracker.converged:
+        while not self.over:
             left = deadline - time.monotonic()
-            if left <= 0 or not await self.heard(left):
+            if left <= 0:
                 return False
+            await self.heard(min(left, QUIET))
         return True
 
     async def heard(self, patience: float) -> bool:

@@ -5,9 +5,10 @@ Sizes are of the payload in bytes. What is larger than the endpoint's MTU goes i
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 from controller_sim.namespaces import call_in
@@ -26,9 +27,18 @@ def exchange(
 
     The receiver answers with the datagram turned round, when it came from the right address with the right hash.
     """
+    return [size for size, back in rounds(source, destination, source_address, destination_address, sizes) if not back]
+
+
+def rounds(
+    source: str, destination: str, source_address: str, destination_address: str, sizes: Sequence[int] = SIZES
+) -> Iterator[tuple[int, bool]]:
+    """Do as `exchange` does, and yield after each size whether it came back. OSError where an address is not usable."""
     with _opened(source, source_address) as one, _opened(destination, destination_address) as other:
-        one.connect(other.getsockname())
-        return [size for size in sizes if not any(_round(one, other, size, attempt) for attempt in range(TRIES))]
+        with contextlib.suppress(OSError):  # without a way there, nothing can be sent either
+            one.connect(other.getsockname())
+        for size in sizes:
+            yield size, any(_round(one, other, size, attempt) for attempt in range(TRIES))
 
 
 def _opened(namespace: str, address: str) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Keeps Ctrl-C and SIGTERM out of what must come to its end."""
+"""Keeps Ctrl-C and SIGTERM out of what must come to its end, or Ctrl-C until then."""
 
 from __future__ import annotations
 
@@ -20,3 +20,19 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupted_afterwards() -> Iterator[None]:
+    """Put off KeyboardInterrupt to the end of a block: a process that is being started is then known to its starter."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt

@@ -28,6 +28,7 @@ from controller_sim.lab_state import (
     agent_settings,
     control_settings,
 )
+from controller_sim.naming import unknown_endpoint, unknown_host
 from controller_sim.placement import Placement, place
 from controller_sim.topology import Topology
 from controller_sim.topology_file import parse_topology
@@ -59,7 +60,7 @@ class Lab:
         """Return an endpoint's overlay addresses, one of each family; LabError when there is no such endpoint."""
         assignments = self.paths.load().assignments
         if endpoint not in assignments:
-            raise LabError(f"no endpoint is called {endpoint!r}; known are {', '.join(sorted(assignments)) or 'none'}")
+            raise LabError(unknown_endpoint(self.topology(), endpoint))
         return assignments[endpoint].addresses
 
     def address(self, endpoint: str, family: int | None = None) -> str:
@@ -204,10 +205,10 @@ class Lab:
         }
 
     def check_host(self, host: str) -> None:
-        """Raise LabError when no droplet is called so."""
-        known = self.topology().hosts
-        if host not in known:
-            raise LabError(f"no host is called {host!r}; known are {', '.join(known)}")
+        """Raise LabError when no host with an agent is called so."""
+        topology = self.topology()
+        if host not in topology.hosts:
+            raise LabError(unknown_host(topology, host))
 
     # Down
 

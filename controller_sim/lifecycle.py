@@ -47,7 +47,7 @@ def publish(lab: Lab, timeout: float, *, agents_first: bool = False) -> tuple[Re
 def why_not(lab: Lab, report: Report) -> str:
     """Return what is not realized, and the end of the first such host's log."""
     more = f"\n... and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
-    lines = ["not everything was realized in time:", *report.problems[:10]]
+    lines = [report.headline, *report.problems[:10]]
     host = report.problems[0].split()[0] if report.problems else ""
     log = lab.paths.log(host)
     if host and log.exists():

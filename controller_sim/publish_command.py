@@ -7,26 +7,23 @@ and the nkey seeds of all its users. Makes no namespaces and starts no processes
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import click
-from nats.aio.client import Client
 
 from controller_sim import nats_server, screen
-from controller_sim.bus import Access, BusError, connected, ensure_consumers, ensure_streams, read_stream
+from controller_sim.bus import Access, BusError, connected, ensure_consumers, ensure_streams
 from controller_sim.compiler import Documents, compile_documents
-from controller_sim.convergence import Report, Watcher, watching
+from controller_sim.convergence import Report, watching
 from controller_sim.ipam import allocate
 from controller_sim.lab_state import NATS_PORT, LabError
 from controller_sim.nats_server import CONTROLLER, ServerFiles
+from controller_sim.parameters import Seconds, timeout_option, topology_argument
 from controller_sim.placement import place
-from controller_sim.publisher import Published, publish_difference
+from controller_sim.publisher import publish_difference
 from controller_sim.topology import Topology
 from controller_sim.topology_file import read_topology
-from protocol import streams, subjects
 
-topology_argument = click.argument("topology", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 keys_option = click.option(
     "--keys",
     "directory",
@@ -40,7 +37,9 @@ keys_option = click.option(
 @topology_argument
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 def keys_command(topology: Path, directory: Path) -> None:
-    """Write into DIRECTORY what a nats-server for TOPOLOGY needs: configuration, certificates, a key for every host.
+    """Write into DIRECTORY what a nats-server for TOPOLOGY needs.
+
+    That is its configuration, certificates, and a key for every host.
 
     Start it with `nats-server --config DIRECTORY/nats-server.json`. What exists is kept, so running this again is safe.
     """
@@ -51,10 +50,18 @@ def keys_command(topology: Path, directory: Path) -> None:
 @click.command("publish")
 @topology_argument
 @keys_option
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds until all hosts must have realized all.")
-@click.option("--retry", default=30.0, show_default=True, help="Seconds in which the server may still be starting.")
+@timeout_option
+@click.option(
+    "--retry",
+    type=Seconds(zero=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds in which the server may still be starting.",
+)
 def publish_command(topology: Path, directory: Path, timeout: float, retry: float) -> None:
-    """Publish TOPOLOGY to hosts that run elsewhere, and wait until they have realized it.
+    """Publish TOPOLOGY to hosts that run elsewhere.
+
+    Waits until they have realized it.
 
     Publishes only the documents that differ from what the server holds. An endpoint's interface appears in the network
     namespace of the endpoint's name on its host: whoever runs the host makes that namespace.
@@ -67,7 +74,7 @@ def publish_command(topology: Path, directory: Path, timeout: float, retry: floa
     report = asyncio.run(publish_topology(known, access, timeout=timeout, retry=retry))
     screen.console.print(screen.report_table(report))
     if not report.converged:
-        raise LabError("not everything was realized in time:\n" + "\n".join(report.problems[:20]))
+        raise LabError("\n".join([report.headline, *report.problems[:20]]))
 
 
 def documents_of(topology: Topology) -> Documents:
@@ -84,20 +91,12 @@ async def publish_topology(topology: Topology, access: Access, *, timeout: float
     async with connected(access) as client, watching(client) as watcher:
         await ensure_streams(client)
         await ensure_consumers(client, topology.hosts)
-        await publish_difference(client, documents_of(topology), watcher.tracker.expect)
-        await _expect_stored(client, watcher)
+        documents = documents_of(topology)
+        watcher.tracker.holds(documents)
+        await publish_difference(client, documents, watcher.tracker.expect)
+        await watcher.expect_stored()
         await watcher.wait(timeout)
         return watcher.tracker.report()
-
-
-async def _expect_stored(client: Client, watcher: Watcher) -> None:
-    """Expect also what was published before, so that a second run reports on everything too."""
-    now = time.monotonic()
-    for stored in await read_stream(client, streams.CONFIG_STREAM, streams.CONFIG_SUBJECTS):
-        target = subjects.parse_config(stored.subject)
-        removed = streams.is_delete(stored.headers, stored.body)
-        watcher.tracker.expect(Published(*target, stored.sequence, removed, now))
-    await watcher.catch_up()
 
 
 async def _answering(access: Access, seconds: float) -> None:

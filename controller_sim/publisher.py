@@ -37,13 +37,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the server has taken in: its revision, and the monotonic time at which it was handed to the socket."""
+    """What the server has taken in: its revision, and the monotonic time at which it was handed to the socket.
+
+    `at` is None for what was published before, at a time that nobody here knows.
+    """
 
     host: str
     document: str
     revision: int
     removed: bool
-    at: float
+    at: float | None
 
 
 def difference(wanted: Mapping[str, Mapping[str, Document]], stored: Iterable[Stored]) -> list[Change]:

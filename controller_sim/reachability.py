@@ -62,15 +62,20 @@ class Reachability:
         """Whether every pair behaved as it should."""
         return not self.failures and not self.broken
 
+    @property
+    def lines(self) -> list[str]:
+        """What went wrong, a line for each pair."""
+        return [f"{pair.source} to {pair.destination}: {', '.join(pair.failures)}" for pair in self.failures]
+
     def cell(self, source: str, destination: str) -> str:
-        """Return one cell of the table."""
+        """Return one cell of the table: a word; what went wrong stands in `lines`."""
         if source != destination and (source in self.broken or destination in self.broken):
             return "[red]not tried[/]"
         pair = self.pairs.get((source, destination))
         if pair is None:
             return ""
         if pair.failures:
-            return f"[red]{'; '.join(pair.failures)}[/]"
+            return "[red]failed[/]" if pair.expected else "[red]heard[/]"
         return "[green]reached[/]" if pair.expected else "[dim]isolated[/]"
 
     def as_data(self) -> dict[str, Any]:

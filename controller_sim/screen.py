@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -49,8 +50,8 @@ def published_text(now: controller.Progress, documents: int) -> str:
     if not now.published and not now.removed:
         return "nothing differs"
     removed = f", {now.removed} removed" if now.removed else ""
-    noun = "document" if now.published == 1 else "documents"
-    return f"{now.published} {noun} published{removed} of {documents + now.removed}"
+    noun = "document" if documents == 1 else "documents"
+    return f"{now.published} of {documents} {noun} published{removed}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -60,15 +61,38 @@ def _duration(seconds: float | None) -> str:
 
 
 def report_table(report: Report) -> Table:
-    """Return the convergence of every host."""
-    caption = "p50, p99: from publishing to realized"
+    """Return the convergence of every host, with times where something was published."""
+    timed = any(found.p50 is not None for found in report.hosts.values())
+    caption = "p50, p99: from publishing to realized" if timed else None
     table = Table(title="Documents by host", title_justify="left", caption=caption, caption_justify="left")
-    for column in ("host", "documents", "realized", "pending", "rejected", "failed", "unanswered", "p50", "p99"):
+    columns = ("host", "documents", "realized", "pending", "rejected", "failed", "unanswered")
+    for column in (*columns, *(("p50", "p99") if timed else ())):
         table.add_column(column, justify="left" if column == "host" else "right")
     for host, found in report.hosts.items():
         counts = (found.documents, found.realized, found.pending, found.rejected, found.failed, found.unanswered)
-        table.add_row(host, *(str(count) for count in counts), _duration(found.p50), _duration(found.p99))
+        times = (_duration(found.p50), _duration(found.p99)) if timed else ()
+        table.add_row(host, *(str(count) for count in counts), *times)
     return table
+
+
+NOT_WELL = "not well: "
+MOST_PROBLEMS = 20
+
+
+def print_reasons(reasons: Sequence[str]) -> None:
+    """Print what is not well, a line for each, the first after the words that say so."""
+    for index, reason in enumerate(reasons):
+        start = NOT_WELL if index == 0 else " " * len(NOT_WELL)
+        console.print(f"[red]{start}{escape(reason)}[/]", highlight=False, soft_wrap=True)
+
+
+def print_problems(report: Report) -> None:
+    """Print what became of the documents that are not realized; where no host is known, `reasons` has said it."""
+    problems = report.problems if report.hosts else ()
+    for problem in problems[:MOST_PROBLEMS]:
+        console.print(f"[yellow]{escape(problem)}[/]", highlight=False, soft_wrap=True)
+    if len(problems) > MOST_PROBLEMS:
+        console.print(f"[yellow]... and {len(problems) - MOST_PROBLEMS} more[/]", highlight=False)
 
 
 def status_table(lab: Lab, found: controller.LabStatus) -> Table:

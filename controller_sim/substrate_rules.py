@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, cast
 
-from controller_sim.topology import Agents, Droplet, Subnet, Substrate, cidr_of, free_server_address
+from controller_sim.mtu import IPV6_LEAST, least_for_agent
+from controller_sim.topology import (
+    GENEVE_PORT,
+    VXLAN_PORT,
+    Agents,
+    Droplet,
+    Network,
+    Subnet,
+    Substrate,
+    cidr_of,
+    free_server_address,
+)
 from controller_sim.topology import gateway_of as router_in
 from controller_sim.topology_fields import (
     NAME,
@@ -21,12 +32,13 @@ from controller_sim.topology_fields import (
     repeats_a_family,
 )
 from controller_sim.topology_reader import Reader
-from protocol.addresses import parse_host_address
+from protocol.addresses import is_edge, parse_address, parse_cidr, parse_host_address
 
-MIN_MTU, MIN_MTU_IPV6, MAX_MTU = 576, 1280, 9000
+MIN_MTU, MAX_MTU = 576, 9000
 MAX_QUEUES = 16
 ATTACH_MODES = ("auto", "native", "generic", "offload")
 FAMILIES = ("ipv4", "ipv6")
+EDGES = "the first or, over IPv4, the last"
 FLAT = "substrate"
 """The name of the only subnet of a substrate that names none."""
 
@@ -105,7 +117,7 @@ def substrate_of(
     root: Reader, droplets: dict[str, Droplet], cidrs: set[str]
 ) -> tuple[Substrate, dict[str, Droplet]] | None:
     """Return the substrate, and the droplets with their subnets; None where a mistake is in the way."""
-    before = len(root.mistakes)
+    misplaced = False
     mtu = 1500
     servers: tuple[str, ...] = ()
     subnets: list[Subnet] = []
@@ -113,8 +125,9 @@ def substrate_of(
         reader = Reader(root.node["substrate"], "substrate", root.line_of("substrate"), root.mistakes)
         if not reader.is_map():
             return None
-        mtu = reader.number("mtu", MIN_MTU, MAX_MTU, 1500)
+        mtu = _mtu(reader, "mtu", 1500)
         servers = _servers(reader)
+        before = len(root.mistakes)
         subnets = _subnets(reader, mtu)
         if reader.has("cidr"):
             flat = cidrs_of(reader, "the droplets' network, one of each family")
@@ -122,9 +135,10 @@ def substrate_of(
                 reader.wrong("subnets have CIDRs of their own", "cidr")
             subnets = [Subnet(FLAT, flat, mtu, mtu)] if flat is not None else []
         reader.take("cidr", object, "the droplets' network", None)
+        misplaced = len(root.mistakes) > before
         reader.finish()
-    if len(root.mistakes) > before:
-        return None
+    if misplaced:
+        return None  # droplets would seem to be in no subnet
     if not subnets and cidrs and not repeats_a_family(cidrs):
         subnets = [Subnet(FLAT, tuple(sorted(cidrs)), mtu, mtu)]
     if not subnets:
@@ -133,6 +147,13 @@ def substrate_of(
             root.wrong(f"droplets are not in one network ({found}): write substrate.cidr", "droplets")
         return None
     return _checked(root, droplets, tuple(subnets), servers)
+
+
+def _mtu(reader: Reader, key: str, default: int) -> int:
+    """Return an MTU, the default where it is wrong: nobody is to complain of it a second time."""
+    before = len(reader.mistakes)
+    found = reader.number(key, MIN_MTU, MAX_MTU, default)
+    return found if len(reader.mistakes) == before else default
 
 
 def _servers(reader: Reader) -> tuple[str, ...]:
@@ -152,8 +173,8 @@ def _subnets(root: Reader, mtu: int) -> list[Subnet]:
             continue
         name = name_of(reader)
         cidrs = cidrs_of(reader, "the subnet's network, one of each family")
-        own = reader.number("mtu", MIN_MTU, MAX_MTU, mtu)
-        subnet = Subnet(name or "", cidrs or (), own, reader.number("router_mtu", MIN_MTU, MAX_MTU, own))
+        own = _mtu(reader, "mtu", mtu)
+        subnet = Subnet(name or "", cidrs or (), own, _mtu(reader, "router_mtu", own))
         reader.finish()
         for other in subnets.values():
             if any(ip_network(a).overlaps(ip_network(b)) for a in subnet.cidrs for b in other.cidrs):
@@ -170,16 +191,20 @@ def _checked(
     taken = {droplet.address for droplet in placed.values()} | routers
     for droplet in placed.values():
         if droplet.address in routers:
-            root.wrong(f"{droplet.name}'s address {droplet.address} is the router's", "droplets")
+            _entry_of(root, droplet).wrong(f"{droplet.address} is the router's", "address")
     where = subnets[0]
     if servers:
         where = next((subnet for subnet in subnets if cidr_of(servers[0], subnet.cidrs)), where)
     for server in servers:
-        if server in taken or cidr_of(server, where.cidrs) is None:
+        cidr = cidr_of(server, where.cidrs)
+        if server in taken or cidr is None:
             text = ", ".join(where.cidrs)
             root.wrong(f"the server's address {server} is a droplet's or the router's, or not in {text}", "substrate")
+        elif is_edge(parse_cidr(cidr), parse_address(server)):
+            root.wrong(f"the server's address {server} is no host's: {EDGES} of {cidr}", "substrate")
     servers = servers or _free_servers(root, where, taken)
     _check_families(root, placed, servers)
+    _check_mtus(root, placed.values(), subnets)
     return Substrate(subnets, servers), placed
 
 
@@ -187,11 +212,35 @@ def _placed(root: Reader, droplet: Droplet, subnets: tuple[Subnet, ...]) -> Drop
     found = next((subnet for subnet in subnets if cidr_of(droplet.address, subnet.cidrs)), None)
     if found is None:
         text = ", ".join(cidr for subnet in subnets for cidr in subnet.cidrs)
-        root.wrong(f"{droplet.name}'s address {droplet.address} is not in the substrate {text}", "droplets")
+        _entry_of(root, droplet).wrong(f"{droplet.address} is not in the substrate {text}", "address")
         return droplet
-    if ip_address(droplet.address).version == 6 and found.mtu < MIN_MTU_IPV6:
-        root.wrong(f"{droplet.name}: IPv6 needs an MTU of {MIN_MTU_IPV6}, not {found.mtu}", "droplets")
+    cidr = cidr_of(droplet.address, found.cidrs) or ""
+    if is_edge(parse_cidr(cidr), parse_address(droplet.address)):
+        _entry_of(root, droplet).wrong(f"{droplet.address} is no host's: {EDGES} of {cidr}", "address")
     return replace(droplet, subnet=found.name)
+
+
+def _entry_of(root: Reader, droplet: Droplet) -> Reader:
+    """Return where a droplet stands in the file."""
+    entries = root.items("droplets")
+    return next(entry for entry in entries if isinstance(entry.node, dict) and entry.node.get("name") == droplet.name)
+
+
+def _check_mtus(root: Reader, droplets: Iterable[Droplet], subnets: Iterable[Subnet]) -> None:
+    """Hold the MTU of hosts' interfaces against what agents and IPv6 need; the router and the wire may carry less."""
+    needed: dict[tuple[str, int], list[str]] = {}
+    for droplet in droplets:
+        version = ip_address(droplet.address).version
+        least = IPV6_LEAST if version == 6 else 0
+        needed.setdefault((droplet.subnet, least if droplet.peer else least_for_agent(version)), []).append(
+            droplet.name
+        )
+    for subnet in subnets:
+        for (name, least), users in needed.items():
+            if name == subnet.name and subnet.mtu < least:
+                where = "" if subnet.name == FLAT else f" of {subnet.name}"
+                text = f"the MTU{where} is {subnet.mtu}, and {', '.join(users)} must have {least} or more"
+                root.wrong(f"{text}, so that endpoints have {IPV6_LEAST}", "substrate")
 
 
 def _free_servers(root: Reader, subnet: Subnet, taken: set[str]) -> tuple[str, ...]:
@@ -215,8 +264,8 @@ def _check_families(root: Reader, droplets: dict[str, Droplet], servers: tuple[s
             root.wrong(f"{host} has no address of the server's family ({', '.join(servers)})", "droplets")
 
 
-def agents_of(root: Reader) -> Agents:
-    """Return what the agents are set to."""
+def agents_of(root: Reader, droplets: Iterable[Droplet], networks: Iterable[Network]) -> Agents:
+    """Return what the agents are set to; it must suit the droplets and networks that there are."""
     if root.take("agents", object, "a map", None) is None:
         return Agents()
     reader = Reader(root.node["agents"], "agents", root.line_of("agents"), root.mistakes)
@@ -225,14 +274,20 @@ def agents_of(root: Reader) -> Agents:
     mode = choice(reader, "attach_mode", ATTACH_MODES)
     section: dict[str, int | tuple[str, ...]] = {}
     if reader.take("data_plane", object, "a map", None) is not None:
-        section = _data_plane(Reader(reader.node["data_plane"], "agents.data_plane", reader.line, root.mistakes))
+        line = reader.line_of("data_plane")
+        section = _data_plane(
+            Reader(reader.node["data_plane"], "agents.data_plane", line, root.mistakes), droplets, networks
+        )
     reader.finish()
     return Agents(mode, tuple(section.items()))
 
 
-def _data_plane(reader: Reader) -> dict[str, int | tuple[str, ...]]:
+def _data_plane(
+    reader: Reader, droplets: Iterable[Droplet], networks: Iterable[Network]
+) -> dict[str, int | tuple[str, ...]]:
     if not reader.is_map():
         return {}
+    before = len(reader.mistakes)
     section: dict[str, int | tuple[str, ...]] = {}
     for key, low in (("geneve_port", 1), ("vxlan_port", 0)):
         if reader.has(key):
@@ -245,4 +300,30 @@ def _data_plane(reader: Reader) -> dict[str, int | tuple[str, ...]]:
                 reader.wrong(f"a list of {' and '.join(FAMILIES)} is wanted", key)
         reader.take(key, list, "a list of families", None)
     reader.finish()
+    if len(reader.mistakes) == before:
+        _check_ports(reader, section, networks)
+        inside = {cidr: f"network {network.name} has {cidr}" for network in networks for cidr in network.cidrs}
+        _check_turned_on(reader, "families", section, inside)
+        outside = {droplet.address: f"{droplet.name} has {droplet.address}" for droplet in droplets}
+        _check_turned_on(reader, "substrate", section, outside)
     return section
+
+
+def _check_ports(reader: Reader, section: Mapping[str, object], networks: Iterable[Network]) -> None:
+    geneve, vxlan = section.get("geneve_port", GENEVE_PORT), section.get("vxlan_port", VXLAN_PORT)
+    key = "vxlan_port" if "vxlan_port" in section else "geneve_port"
+    if geneve == vxlan:
+        reader.wrong(f"{vxlan} is the port of Geneve and of VXLAN: give each its own, or VXLAN 0", key)
+    wanting = [network.name for network in networks if network.encapsulation == "vxlan"]
+    if wanting and not vxlan:
+        reader.wrong(f"0 turns VXLAN off, and {', '.join(wanting)} has `encapsulation: vxlan`", "vxlan_port")
+
+
+def _check_turned_on(reader: Reader, key: str, section: Mapping[str, object], users: Mapping[str, str]) -> None:
+    """Hold a list of families against who needs them, by address or CIDR; one of each missing family is named."""
+    turned_on = section.get(key, FAMILIES)
+    assert isinstance(turned_on, tuple)
+    for version, family in zip((4, 6), FAMILIES, strict=True):
+        needing = [text for user, text in users.items() if ip_network(user).version == version]
+        if needing and family not in turned_on:
+            reader.wrong(f"{family} is missing: {needing[0]}", key)

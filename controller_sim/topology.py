@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Literal, TypeAlias
 
+GENEVE_PORT, VXLAN_PORT = 6081, 4789
+"""UDP ports of tunnels, where the file says nothing of them."""
+
 Members: TypeAlias = int | tuple[str, ...]
 """How many droplets take a role, or which."""
 

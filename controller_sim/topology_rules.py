@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, cast
 
-from controller_sim.substrate_rules import agents_of, droplets_of, substrate_of
+from controller_sim.substrate_rules import EDGES, agents_of, droplets_of, substrate_of
 from controller_sim.topology import Endpoint, Members, Network, Topology, Vpc, cidr_of, gateway_of
 from controller_sim.topology_fields import (
     NAME,
@@ -23,7 +23,7 @@ from controller_sim.topology_fields import (
     repeats_a_family,
 )
 from controller_sim.topology_reader import Reader
-from protocol.addresses import MAX_VNI, parse_host_address, parse_mac
+from protocol.addresses import MAX_VNI, is_edge, parse_address, parse_cidr, parse_host_address, parse_mac
 from protocol.documents import MAX_MEMBERS
 
 _PATTERN = re.compile(r"^[a-z0-9{][a-z0-9{}-]*$")
@@ -35,10 +35,10 @@ def build(root: Reader) -> Topology | None:
     wired = substrate_of(root, droplets, cidrs)
     known = _written(root, "droplets")
     peers = {name for name, droplet in droplets.items() if droplet.peer}
-    vpcs = _vpcs(root, known - peers)
-    networks = _networks(root, vpcs, known - peers)
+    vpcs = _vpcs(root, known - peers, peers)
+    networks = _networks(root, vpcs, known - peers, peers)
     endpoints = _endpoints(root, networks, known, peers)
-    agents = agents_of(root)
+    agents = agents_of(root, droplets.values(), networks.values())
     seed = root.number("seed", 0, 2**63 - 1, 0)
     root.finish()
     if wired is None or root.mistakes:
@@ -58,14 +58,16 @@ def _written_names(items: Iterable[object]) -> set[str]:
     return {str(item["name"]) for item in items if isinstance(item, dict) and "name" in item}
 
 
-def _members(reader: Reader, key: str, hosts: set[str], low: int) -> Members:
+def _members(reader: Reader, key: str, hosts: set[str], peers: set[str], low: int) -> Members:
     """Return how many droplets take a role, or which."""
     if not reader.has(key) or not isinstance(reader.node[key], list):
         high = min(MAX_MEMBERS, max(len(hosts), low))
         return reader.number(key, low, high, min(1, high))
     names = reader.names(key)
     for name in names:
-        if name not in hosts:
+        if name in peers:
+            reader.wrong(f"{name} speaks only VXLAN and takes no role", key)
+        elif name not in hosts:
             reader.wrong(f"no droplet is called {name!r}", key)
     if len(set(names)) != len(names):
         reader.wrong("a droplet stands here twice", key)
@@ -74,7 +76,7 @@ def _members(reader: Reader, key: str, hosts: set[str], low: int) -> Members:
     return tuple(names)
 
 
-def _vpcs(root: Reader, hosts: set[str]) -> dict[str, Vpc]:
+def _vpcs(root: Reader, hosts: set[str], peers: set[str]) -> dict[str, Vpc]:
     vpcs: dict[str, Vpc] = {}
     numbers: dict[int, str] = {}
     for reader in root.items("vpcs", needed=True):
@@ -85,7 +87,7 @@ def _vpcs(root: Reader, hosts: set[str]) -> dict[str, Vpc]:
         vni = reader.number("vni", 1, MAX_VNI)
         sound = len(reader.mistakes) == before
         cidrs = cidrs_of(reader, "a CIDR as 10.0.0.0/16, or one of each family")
-        dividers = _members(reader, "dividers", hosts, 0)
+        dividers = _members(reader, "dividers", hosts, peers, 0)
         reader.finish()
         if sound and vni in numbers:
             reader.wrong(f"{vni} is the VNI of {numbers[vni]} already", "vni")
@@ -96,7 +98,7 @@ def _vpcs(root: Reader, hosts: set[str]) -> dict[str, Vpc]:
     return vpcs
 
 
-def _networks(root: Reader, vpcs: dict[str, Vpc], hosts: set[str]) -> dict[str, Network]:
+def _networks(root: Reader, vpcs: dict[str, Vpc], hosts: set[str], peers: set[str]) -> dict[str, Network]:
     known = _written(root, "vpcs")
     networks: dict[str, Network] = {}
     for reader in root.items("networks", needed=True):
@@ -105,7 +107,7 @@ def _networks(root: Reader, vpcs: dict[str, Vpc], hosts: set[str]) -> dict[str, 
         name = name_of(reader)
         vpc = reader.text("vpc", "a VPC's name")
         cidrs = cidrs_of(reader, "a CIDR as 10.0.1.0/24, or one of each family")
-        bouncers = _members(reader, "bouncers", hosts, 1)
+        bouncers = _members(reader, "bouncers", hosts, peers, 1)
         encapsulation = cast(Any, choice(reader, "encapsulation", ("geneve", "vxlan")))
         routing = cast(Any, choice(reader, "routing", ("direct", "divider")))
         reader.finish()
@@ -201,6 +203,8 @@ def _endpoint_addresses(reader: Reader, network: Network | None, count: int) -> 
             reader.wrong(f"{address} is not in {network.name}'s {', '.join(network.cidrs)}", "address")
         elif address == gateway_of(cidr):
             reader.wrong(f"{address} is the gateway of {network.name}", "address")
+        elif is_edge(parse_cidr(cidr), parse_address(address)):
+            reader.wrong(f"{address} is no endpoint's: {EDGES} of {cidr}", "address")
     return addresses
 
 

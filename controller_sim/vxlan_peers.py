@@ -11,15 +11,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from controller_sim.ipam import Assignment
+from controller_sim.mtu import OVERHEAD, RETURN_TO_SENDER
 from controller_sim.placement import place
 from controller_sim.substrate import Names, batch, command, inside
-from controller_sim.topology import Droplet, Topology, address_in, gateway_of
+from controller_sim.topology import VXLAN_PORT, Droplet, Topology, address_in, gateway_of
 
-VXLAN_PORT = 4789
-OVERHEAD = {4: 50, 6: 70}
-"""Bytes of VXLAN, UDP, IP and the inner Ethernet header, by the family of the substrate (RFC 7348, section 5)."""
-RETURN_TO_SENDER = {4: 12, 6: 24}
-"""Bytes by which our endpoints' MTU is smaller still: a network has one MTU, and the peer is set up for it."""
 DEFAULT_MAC = "00:00:00:00:00:00"
 
 
@@ -71,6 +67,7 @@ def _guest(topology: Topology, assigned: Assignment, droplet: Droplet, name: str
     substrate = next(subnet.mtu for subnet in topology.substrate.subnets if subnet.name == droplet.subnet)
     version = ip_address(droplet.address).version
     wires = substrate - OVERHEAD[version]
+    # A network has one MTU, which our endpoints have: the peer is set up for it.
     return Guest(
         name=name,
         mac=assigned.mac,

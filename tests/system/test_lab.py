@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from lab.waiting import until
 from lifecycle_fixtures import held_back
 
 from controller_sim.lab import Lab
+from controller_sim.substrate import pids_in
 
 PROGRAM = Path(sys.executable).parent / "droplet-lab"
 NAME = f"tool-{os.getpid()}"
@@ -87,6 +90,8 @@ def test_a_command_runs_inside_an_endpoint_with_its_exit_code(lab):
     assert refused.returncode == 1
     assert "web-9" in refused.stderr
     assert "web-1" in refused.stderr, "what there is instead"
+    assert "`exec` takes it as droplet:h1" in run("exec", "h1", "--", "true").stderr
+    assert "there is no router" in run("exec", "router", "--", "true").stderr
 
 
 def test_everyone_reaches_whom_they_should(lab):
@@ -103,6 +108,58 @@ def test_ping_and_transfer_show_round_trips_and_compare_what_arrives(lab):
     refused = run("ping", "-6", "web-1", "web-2")
     assert refused.returncode == 1
     assert "web-2 has no IPv6 address, only 10.0.1.3" in refused.stderr
+    assert "never leaves its namespace" in run("ping", "web-1", "web-1").stderr
+    assert "h1 is a host and no endpoint" in run("ping", "h1", "web-1").stderr
+
+
+def test_a_transfer_that_fails_says_why_in_a_line_each(lab):
+    ok("exec", "web-1", "--", "ip", "route", "add", "unreachable", "10.0.1.3/32")
+    try:
+        done = run("transfer", "web-1", "web-2", "-t", "0.5")
+        assert done.returncode == 1
+        assert done.stdout.splitlines() == [
+            "TCP to 10.0.1.3: no connection: No route to host",
+            "UDP of 1, 100, 1200, 1390, 2000, 8000 bytes: 0 of 6 came back",
+        ]
+        assert done.stderr == ""
+    finally:
+        ok("exec", "web-1", "--", "ip", "route", "delete", "unreachable", "10.0.1.3/32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (
+            ("ping", "web-1", "web-2", "-c", "60000"),
+            r"^1: \d+ us$(.|\n)*^web-1 to web-2 .*: \d+ of \d+ answered$",
+        ),
+        (
+            ("transfer", "web-1", "web-2", "-t", "60"),
+            r"^TCP to 10.0.1.3: [1-9]\d* MB, .* data right, .*; interrupted$",
+        ),
+    ],
+    ids=["ping", "transfer"],
+)
+def test_ctrl_c_prints_what_came_so_far(lab, arguments, wanted):
+    talking = subprocess.Popen(
+        [str(PROGRAM), "--name", lab, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: pids_in(Lab(lab).names.endpoint("web-1")), "the sender")
+        time.sleep(1.0)
+        os.killpg(talking.pid, 2)
+        said, complaints = talking.communicate(timeout=20)
+        assert talking.returncode == 130
+        assert re.search(wanted, said, re.MULTILINE), said
+        assert complaints == ""
+    finally:
+        talking.kill()
+        talking.wait()
+    until(lambda: not pids_in(Lab(lab).names.endpoint("web-1")), "the sender's end")
 
 
 def test_dropletctl_works_in_the_lab(lab):
@@ -169,16 +226,41 @@ def test_logs_show_what_an_agent_said(lab):
 def test_a_changed_topology_is_applied_and_changed_back(lab, tmp_path):
     before = topology_text("one_bouncer")
     more = before + "  - {name: web-3, network: web, droplet: h2}\n"
-    assert "published" in ok("apply", write(tmp_path, more))
+    said = ok("apply", write(tmp_path, more))
+    assert re.match(r"\d+ of \d+ documents published\n", said)
+    assert "p99" in said
     again = run("apply", write(tmp_path, more), name=lab)
     assert again.stdout.startswith("nothing differs")
+    assert "p99" not in again.stdout, "nothing was published that could have taken time"
     assert "agents up" not in again.stderr
     address = ok("exec", "web-3", "--", "ip", "-br", "-4", "address", "show", "eth0").split()[2].partition("/")[0]
     assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", address)
-    ok("apply", write(tmp_path, before))
+    assert ", 1 removed" in ok("apply", write(tmp_path, before))
+    found = status()
+    counts = {host: (one["documents"], one["realized"]) for host, one in found["report"]["hosts"].items()}
+    assert counts == {host: (one["documents"]["realized"],) * 2 for host, one in found["heartbeats"].items()}
     assert run("exec", "web-3", "--", "true").returncode == 1
     assert not list(Path("/run/netns").glob(f"{lab}_endpoint_web-3"))
     assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", "10.0.1.3")
+
+
+def test_an_endpoint_of_another_vpc_is_not_talked_to_though_its_address_answers(lab, tmp_path):
+    before = topology_text("one_bouncer")
+    twins = before.replace("networks:", "  - {name: blue, vni: 2002, cidr: 10.0.0.0/16}\nnetworks:").replace(
+        "endpoints:", "  - {name: shop, vpc: blue, cidr: 10.0.1.0/24}\nendpoints:"
+    )
+    ok("apply", write(tmp_path, twins + "  - {name: shop-1, network: shop, droplet: h2, address: 10.0.1.3}\n"))
+    try:
+        for command in ("ping", "transfer"):
+            refused = run(command, "web-1", "shop-1")
+            assert refused.returncode == 1
+            assert refused.stdout == ""
+            assert refused.stderr == (
+                "Error: web-1 is in VPC red and shop-1 in VPC blue: nothing passes between them; "
+                "in red, 10.0.1.3 is web-2's\n"
+            )
+    finally:
+        ok("apply", write(tmp_path, before))
 
 
 def test_a_topology_with_other_droplets_is_not_applied(lab, tmp_path):
@@ -254,6 +336,20 @@ def test_an_agent_that_cannot_start_ends_the_lab_and_shows_its_log(tmp_path):
     )
     assert "agent of h" in said
     assert str(occupied) in said
+
+
+def test_an_up_whose_documents_are_rejected_ends_at_once_and_says_why(tmp_path, lab_cache):
+    agent = tmp_path / "agent"
+    agent.write_text(f'#!/bin/sh\nDROPLET_DATA_PLANE_FAMILIES=ipv4 exec {PROGRAM.with_name("droplet-agent")} "$@"\n')
+    agent.chmod(0o755)
+    began = time.monotonic()
+    text = topology_text("ipv6_substrate")
+    said = refusal(write(tmp_path, text), name=f"{NAME}-rej", DROPLET_LAB_AGENT=str(agent))
+    assert time.monotonic() - began < 30, "not the whole --timeout of 60 s"
+    assert "not everything was realized:" in said
+    assert "rejected: " in said
+    assert "data_plane.families" in said
+    assert re.search(r"nats-server \[fd18::\d+\]:4222", said), "an address of IPv6 with its port"
 
 
 def test_what_is_not_realized_in_time_ends_the_lab_and_says_so(tmp_path, lab_cache):

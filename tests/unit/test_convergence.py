@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import cast
 
 import pytest
+from msgspec.structs import replace
+from nats.aio.client import Client
 
-from controller_sim.convergence import Tracker, describe, percentile
+from controller_sim import convergence
+from controller_sim.convergence import Tracker, Watcher, describe, percentile
 from controller_sim.publisher import Published
+from protocol import codec, subjects
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
+from protocol.documents import Document, Network
 
 
-def published(revision: int, at: float = 0.0, document: str = "a") -> Published:
-    return Published("h1", document, revision, removed=False, at=at)
+def published(revision: int, at: float | None = 0.0, document: str = "a", *, removed: bool = False) -> Published:
+    return Published("h1", document, revision, removed=removed, at=at)
 
 
 def answer(revision: int, state: State = State.REALIZED, document: str = "a") -> Acknowledgement:
@@ -118,3 +124,73 @@ def test_an_answer_is_described_with_its_reasons():
     assert describe(pending) == "pending: networks web is missing"
     failures = tuple(KernelFailure(28, "ENOSPC", f"endpoints[{n}]", "map is full") for n in range(5))
     assert describe(Acknowledgement("a", 1, State.FAILED, 0.0, failures=failures)).endswith("(and 2 more)")
+
+
+def test_a_removed_document_is_none_and_its_removal_is_waited_for():
+    tracker = Tracker()
+    tracker.expect(published(5))
+    tracker.expect(published(6, document="b"))
+    tracker.answered("h1", answer(5), 1.0)
+    tracker.answered("h1", answer(6, document="b"), 1.0)
+    tracker.expect(published(7, document="b", removed=True))
+    assert (tracker.documents, tracker.realized, tracker.converged) == (1, 1, False)
+    waiting = tracker.report()
+    assert (waiting.hosts["h1"].documents, waiting.hosts["h1"].realized, waiting.hosts["h1"].removing) == (1, 1, 1)
+    assert not waiting.converged
+    assert waiting.problems == ("h1 b: its removal, revision 7 is not answered",)
+    tracker.answered("h1", answer(7, document="b"), 2.0)
+    assert tracker.converged
+    assert tracker.report().converged
+    assert tracker.report().hosts["h1"].documents == 1
+
+
+def test_what_was_published_before_has_no_time():
+    tracker = Tracker()
+    tracker.expect(published(5, at=None))
+    tracker.answered("h1", answer(5), 1.0)
+    assert tracker.report().hosts["h1"].p50 is None
+    tracker.expect(published(6, at=1.0, document="b"))
+    tracker.answered("h1", answer(6, document="b"), 1.5)
+    assert tracker.report().hosts["h1"].p99 == 0.5
+
+
+@pytest.mark.parametrize(
+    ("state", "final"), [(State.REJECTED, True), (State.FAILED, False), (State.PENDING, False), (None, False)]
+)
+def test_only_rejections_leave_nothing_to_wait_for(state, final):
+    tracker = Tracker()
+    tracker.expect(published(5))
+    tracker.answered("h1", answer(5), 1.0)
+    tracker.expect(published(6, document="b"))
+    if state is not None:
+        tracker.answered("h1", answer(6, state, document="b"), 1.0)
+    assert tracker.final is final
+    assert not tracker.converged
+    assert tracker.report().headline == f"not everything was realized{'' if final else ' in time'}:"
+
+
+def test_what_waits_for_a_rejected_document_leaves_nothing_to_wait_for_either():
+    tracker = Tracker()
+    network = Network("web", "red", ("10.0.1.0/24",), ("d1",))
+    tracker.holds({"h1": {"vpc.red": Document(networks=(network,))}})
+    for revision, document in enumerate(("vpc.red", "endpoint.a"), 1):
+        tracker.expect(published(revision, document=document))
+    waits = Acknowledgement("endpoint.a", 2, State.PENDING, 0.0, missing=(Reference("networks", "web"),))
+    tracker.answered("h1", waits, 1.0)
+    assert not tracker.final, "the network may come"
+    tracker.answered("h1", answer(1, State.REJECTED, "vpc.red"), 1.0)
+    assert tracker.final
+    tracker.answered("h1", replace(waits, missing=(Reference("networks", "data"),)), 2.0)
+    assert not tracker.final, "somebody else may publish it"
+
+
+async def test_waiting_ends_when_all_that_is_left_is_rejected_and_no_answer_comes_any_more(monkeypatch):
+    monkeypatch.setattr(convergence, "QUIET", 0.05)
+    watcher = Watcher(cast(Client, None))
+    watcher.tracker.expect(published(5))
+    assert not await watcher.wait(0.1)
+    watcher.take(subjects.ack("h1", "a"), codec.encode(answer(5, State.REJECTED)))
+    assert not watcher.over, "what it claims may be let go in the next answer"
+    assert await watcher.wait(5.0)
+    watcher.take(subjects.ack("h1", "a"), codec.encode(answer(5)))
+    assert watcher.tracker.converged

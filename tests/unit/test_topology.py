@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import controller_sim
+from agent.core.room import SMALLEST, overhead
+from controller_sim.mtu import OVERHEAD, RETURN_TO_SENDER, least_for_agent
 from controller_sim.topology_file import TopologyError, parse_topology, read_topology
 
 SOUND = """\
@@ -190,7 +192,7 @@ networks:
 endpoints:
   - {name: web-1, network: web, droplet: a2, address: ["fd10:0:0:1::9", 10.0.1.9], dscp: 46}
   - {name: bare-1, network: web, droplet: p}
-agents: {attach_mode: generic, data_plane: {geneve_port: 7081, families: [ipv4]}}
+agents: {attach_mode: generic, data_plane: {geneve_port: 7081, families: [ipv4, ipv6]}}
 """
 
 
@@ -211,7 +213,7 @@ def test_subnets_interfaces_peers_and_agents_become_plain_data():
     assert topology.endpoints["web-1"].addresses == ("fd10:0:0:1::9", "10.0.1.9")
     assert topology.endpoints["web-1"].dscp == 46
     assert topology.agents.attach_mode == "generic"
-    assert dict(topology.agents.data_plane) == {"geneve_port": 7081, "families": ("ipv4",)}
+    assert dict(topology.agents.data_plane) == {"geneve_port": 7081, "families": ("ipv4", "ipv6")}
 
 
 def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reaches_it_by_its_own():
@@ -241,20 +243,87 @@ def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reach
         ("queues: 2", "queues: 2, interface: wlan0", "droplets.a2.interface"),
         ("udp_checksum: zero", "udp_checksum: none", "droplets.b.udp_checksum"),
         ("queues: 2", "queues: 2, udp_checksum: zero", "droplets.a2.udp_checksum"),
-        ("address: 172.18.2.11", "address: 172.18.2.1", "droplets"),
-        ("address: 172.18.2.11", "address: 172.18.3.11", "droplets"),
+        ("address: 172.18.2.11", "address: 172.18.2.1", "droplets.a2.address"),
+        ("address: 172.18.2.11", "address: 172.18.3.11", "droplets.a2.address"),
         ("cidr: 172.18.2.0/24,", "cidr: 172.18.1.0/25,", "substrate.subnets.south.cidr"),
         ("router_mtu: 1400", "router_mtu: 14", "substrate.subnets.south.router_mtu"),
         ("  mtu: 1600", "  cidr: 172.18.0.0/16\n  mtu: 1600", "substrate.cidr"),
         ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.1", "substrate"),
         ("  mtu: 1600", "  mtu: 1600\n  server: [172.18.2.100]", "droplets"),
-        ("  mtu: 1600", "  mtu: 1200", "droplets"),
+        ("  mtu: 1600", "  mtu: 1200", "substrate"),
+        ("  mtu: 1600", "  mtu: 1373", "substrate"),
+        ("mtu: 1500, router_mtu: 1400", "mtu: 1341, router_mtu: 1300", "substrate"),
+        ("address: 172.18.2.11", "address: 172.18.2.255", "droplets.a2.address"),
+        ("address: 172.18.2.11", "address: 172.18.2.0", "droplets.a2.address"),
+        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.255", "substrate"),
+        ('"fd10:0:0:1::9", 10.0.1.9', "10.0.1.255", "endpoints[0].address"),
+        ("geneve_port: 7081", "geneve_port: 4789", "agents.data_plane.geneve_port"),
+        ("geneve_port: 7081", "vxlan_port: 6081", "agents.data_plane.vxlan_port"),
+        ("geneve_port: 7081", "vxlan_port: 0", "agents.data_plane.vxlan_port"),
+        ("families: [ipv4, ipv6]", "families: [ipv6]", "agents.data_plane.families"),
+        ("families: [ipv4, ipv6]", "families: [ipv4]", "agents.data_plane.families"),
+        ("families: [ipv4, ipv6]", "substrate: [ipv6]", "agents.data_plane.substrate"),
+        ("families: [ipv4, ipv6]", "substrate: [ipv4]", "agents.data_plane.substrate"),
         ("attach_mode: generic", "attach_mode: fast", "agents.attach_mode"),
         ("geneve_port: 7081", "geneve_port: 0", "agents.data_plane.geneve_port"),
-        ("families: [ipv4]", "families: [ipx]", "agents.data_plane.families"),
+        ("families: [ipv4, ipv6]", "families: [ipx]", "agents.data_plane.families"),
         ("geneve_port: 7081", "port: 7081", "agents.data_plane.port"),
     ],
 )
 def test_a_mistake_in_what_is_wired_or_in_a_family_is_named_by_its_field(old, new, field):
     assert old in ROUTED
     assert field in {found for _, found in mistakes(ROUTED.replace(old, new, 1))}
+
+
+def told(text: str) -> list[str]:
+    with pytest.raises(TopologyError) as raised:
+        parse_topology(text)
+    return [mistake.message for mistake in raised.value.mistakes]
+
+
+def test_the_broadcast_and_the_network_address_are_no_droplets_whether_the_prefix_is_written_or_not():
+    assert (3, "droplets.h2.address") in mistakes(SOUND.replace("172.18.0.12/24", "172.18.0.255/24"))
+    bare = "substrate: {cidr: 172.18.0.0/24}\n" + SOUND.replace("172.18.0.11/24", "172.18.0.0").replace("/24}", "}")
+    assert (3, "droplets.h1.address") in mistakes(bare)
+
+
+def test_the_least_mtu_is_that_of_the_agents():
+    for version, family in ((4, "ipv4"), (6, "ipv6")):
+        assert OVERHEAD[version] + RETURN_TO_SENDER[version] == overhead(family)
+        assert least_for_agent(version) == SMALLEST["ipv6"] + overhead(family)
+
+
+@pytest.mark.parametrize(("cidr", "least"), [("172.18.0.{}/24", 1342), ("fd18::{}/64", 1374)])
+def test_an_mtu_that_agents_can_just_run_on_is_right_and_one_byte_less_is_one_mistake(cidr, least):
+    text = SOUND.replace("172.18.0.11/24", f'"{cidr.format(11)}"').replace("172.18.0.12/24", f'"{cidr.format(12)}"')
+    assert parse_topology(f"substrate: {{mtu: {least}}}\n{text}").substrate.mtu == least
+    (said,) = told(f"substrate: {{mtu: {least - 1}}}\n{text}")
+    assert f"the MTU is {least - 1}, and h1, h2 must have {least} or more" in said
+
+
+def test_a_router_and_a_wire_may_carry_less_than_agents_need():
+    narrow = ROUTED.replace("router_mtu: 1400", "router_mtu: 1300").replace("link_mtu: 1450", "link_mtu: 1300")
+    assert parse_topology(narrow).substrate.subnets[1].router_mtu == 1300
+
+
+def test_a_small_mtu_and_every_other_mistake_of_the_substrate_are_told_at_once():
+    text = ROUTED.replace("  mtu: 1600", "  mtu: 1000\n  speed: 9\n  server: 172.18.7.7").replace("vni: 1001", "vni: 0")
+    fields = {field for _, field in mistakes(text)}
+    assert {"substrate", "substrate.speed", "vpcs[0].vni"} <= fields
+    said = "\n".join(told(text))
+    assert "the MTU of north is 1000, and a1 must have 1342" in said
+    assert "b must have 1374" in said
+    assert "172.18.7.7" in said
+
+
+def test_a_peer_that_is_to_take_a_role_is_told_to_speak_only_vxlan():
+    assert told(ROUTED.replace("bouncers: [b]", "bouncers: [p]")) == ["p speaks only VXLAN and takes no role"]
+    divided = ROUTED.replace('"fd10::/48"]}', '"fd10::/48"], dividers: [p]}')
+    assert told(divided) == ["p speaks only VXLAN and takes no role"]
+
+
+def test_a_family_that_is_turned_off_names_who_needs_it():
+    assert told(ROUTED.replace("families: [ipv4, ipv6]", "families: [ipv6], substrate: [ipv6]")) == [
+        "ipv4 is missing: network web has 10.0.1.0/24",
+        "ipv4 is missing: a1 has 172.18.1.11",
+    ]

@@ -1,0 +1,93 @@
+"""What a name on the lab's command line means, and why two endpoints cannot talk."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller_sim.ipam import allocate
+from controller_sim.lab_state import LabError
+from controller_sim.naming import namespace_of, unknown_endpoint, unknown_host, why_apart
+from controller_sim.substrate import Names
+from controller_sim.topology_file import parse_topology
+
+TEXT = """\
+substrate: {cidr: [172.18.0.0/24, "fd18::/64"]}
+droplets:
+  a1: {host: a, address: 172.18.0.11}
+  a2: {host: a, address: 172.18.0.12}
+  b: {address: 172.18.0.13}
+  p: {address: 172.18.0.14, peer: vxlan}
+vpcs:
+  - {name: red, vni: 1001, cidr: [10.0.0.0/16, "fd10::/48"]}
+  - {name: blue, vni: 2002, cidr: [10.0.0.0/16, "fd10::/48"]}
+networks:
+  - {name: web, vpc: red, cidr: [10.0.1.0/24, "fd10:0:0:1::/64"]}
+  - {name: shop, vpc: blue, cidr: [10.0.0.0/16, "fd10:0:0:1::/64"]}
+endpoints:
+  - {name: web-1, network: web, droplet: a1}
+  - {name: web-2, network: web, droplet: b}
+  - {name: shop-1, network: shop, droplet: b, address: [10.0.1.2, "fd10:0:0:1::9"]}
+  - {name: shop-2, network: shop, droplet: b, address: 10.0.1.1}
+"""
+TOPOLOGY = parse_topology(TEXT)
+ASSIGNED = allocate(TOPOLOGY)
+NAMES = Names("one")
+
+
+def test_endpoints_of_one_vpc_are_not_apart():
+    assert why_apart(TOPOLOGY, ASSIGNED, "web-1", "web-2") is None
+
+
+@pytest.mark.parametrize(
+    ("destination", "family", "holder"),
+    [
+        ("shop-1", None, "in red, 10.0.1.2 is web-1's"),
+        ("shop-1", 6, "in red, fd10:0:0:1::9 is nobody's"),
+        ("shop-2", 4, "in red, 10.0.1.1 is the gateway of web"),
+    ],
+)
+def test_endpoints_of_two_vpcs_are_told_apart_with_whose_the_address_is(destination, family, holder):
+    said = why_apart(TOPOLOGY, ASSIGNED, "web-2", destination, family)
+    assert said == f"web-2 is in VPC red and {destination} in VPC blue: nothing passes between them; {holder}"
+
+
+def test_an_endpoint_does_not_talk_to_itself():
+    assert "never leaves its namespace" in (why_apart(TOPOLOGY, ASSIGNED, "web-1", "web-1") or "")
+
+
+def test_endpoints_and_hosts_have_namespaces():
+    assert namespace_of(TOPOLOGY, NAMES, "web-1") == "one_endpoint_web-1"
+    assert namespace_of(TOPOLOGY, NAMES, "droplet:a") == "one_droplet_a"
+    assert namespace_of(TOPOLOGY, NAMES, "droplet:p") == "one_droplet_p"
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("b", "b is a host and no endpoint: `exec` takes it as droplet:b"),
+        ("a1", "a1 is a droplet of host a and no endpoint: `exec` takes it as droplet:a"),
+        ("droplet:a1", "a1 is a droplet of host a; hosts are a, b, p"),
+        ("droplet:x", "no host is called 'x'; known are a, b, p"),
+        ("router", "there is no router: the substrate has one subnet alone"),
+        ("web-9", "no endpoint is called 'web-9'; endpoints are shop-1, shop-2, web-1, web-2, and hosts a, b, p"),
+    ],
+)
+def test_a_name_that_has_no_namespace_is_told_what_it_is_instead(target, reason):
+    with pytest.raises(LabError, match=f"^{reason}"):
+        namespace_of(TOPOLOGY, NAMES, target)
+
+
+def test_a_host_without_an_agent_is_said_to_have_none():
+    assert unknown_host(TOPOLOGY, "p") == "p has no agent: it speaks VXLAN by its kernel alone; hosts with one are a, b"
+    assert unknown_host(TOPOLOGY, "a2") == "a2 is a droplet of host a; hosts are a, b"
+    assert unknown_host(TOPOLOGY, "x") == "no host is called 'x'; known are a, b"
+
+
+def test_the_router_is_known_where_there_are_several_subnets():
+    routed = parse_topology(
+        TEXT.replace(
+            'cidr: [172.18.0.0/24, "fd18::/64"]', "subnets: {n: {cidr: 172.18.0.0/24}, s: {cidr: 172.19.0.0/24}}"
+        )
+    )
+    assert namespace_of(routed, NAMES, "router") == "one_router"
+    assert unknown_endpoint(routed, "router").startswith("the router is no endpoint: only `exec` takes it")
