@@ -266,7 +266,6 @@ class Applier:
         for droplet in before.keys() ^ now.keys():
             owner = documents.claims.owner("droplet", droplet)
             documents.touch({owner} if owner is not None else ())
-            self._log.warning(now[droplet].message if droplet in now else "its address is back", droplet=droplet)
         self._found = found
         self.desired.set_here(with_served(found, served_now(world)))
         await self._settle(set())
@@ -390,7 +389,7 @@ class Applier:
             for name in in_force.intersection(names):
                 self.desired.documents.fail(name, tuple(told(failure) for failure in failures))
 
-    def _note_what_lacks(self, names: Iterable[str]) -> None:
+    def _note_what_lacks(self, names: set[str]) -> None:
         """Take in what the interfaces lack for documents in force, an address or room; the kernel refused nothing."""
         world, documents = self.desired.world, self.desired.documents
         lost_by: dict[str | None, tuple[KernelFailure, ...]] = {}
@@ -398,12 +397,13 @@ class Applier:
             owner = documents.claims.owner("droplet", droplet)
             lost_by[owner] = (*lost_by.get(owner, ()), failure)
         narrow = is_narrow(world)
-        for name in documents.entries.keys() & set(names):
+        for name in names & documents.entries.keys():
             entry, lacking = documents.entries[name], lost_by.get(name, ())
             if narrow and entry.in_force is not None and entry.in_force.endpoints:
                 lacking += cramped_endpoints(entry.in_force.document(), world)
-            if lacking and lacking != entry.lacking:
-                self._log.warning(lacking[0].message, document=name, lacking=len(lacking))
+            if lacking != entry.lacking:
+                words = lacking[0].message if lacking else "its interfaces lack nothing any more"
+                self._log.warning(words, document=name, lacking=len(lacking))
             entry.lacking = lacking
 
     def _tell_verdicts(self, names: set[str]) -> None:

@@ -23,17 +23,17 @@ from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
 from agent.core.paths import KnownPaths, Rules
 from agent.core.registry import Verdict
+from agent.core.shortening import first_lines
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
-from agent.reports import acknowledgement, counters, first_lines, heartbeat, slots
+from agent.reports import acknowledgement, counters, heartbeat, slots
 from agent.settings import Settings
 from agent.store import Store
 from agent.substrate import InterfaceReplacedError
 from protocol import codec, subjects
-from protocol.codec import limited
 from protocol.status import AgentState, Counters, Event, Status
 
 COLLECT_AFTER = 100_000
@@ -180,10 +180,9 @@ class Daemon:
         await self._applier.leave_out(frozenset(self._prober.down_droplets()))
 
     def _tell(self, verdict: Verdict, now: float) -> None:
-        self._bus.acknowledge(
-            acknowledgement(verdict, now, now + self._settings.interval.retry * self._applier.patience)
-        )
-        for error in limited(verdict.errors):
+        answer = acknowledgement(verdict, now, now + self._settings.interval.retry * self._applier.patience)
+        self._bus.acknowledge(answer)
+        for error in answer.errors:
             self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
 
     def _tell_repair(self, mended: Sequence[str]) -> None:

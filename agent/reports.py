@@ -10,6 +10,7 @@ from agent.applier import Applier
 from agent.core.paths import Counts, View
 from agent.core.realize import IFINDEX_BASE
 from agent.core.registry import Verdict
+from agent.core.shortening import first
 from agent.core.uplinks import Uplink
 from agent.datapath.neighbours import Unresolved
 from agent.datapath.readings import EndpointCounters, Traffic
@@ -17,7 +18,7 @@ from agent.settings import Settings
 from protocol import status
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.addresses import format_address, parse_address
-from protocol.codec import MAX_ERRORS, limited
+from protocol.codec import limited
 from protocol.documents import Droplet
 from protocol.rpc import PeerPath
 from protocol.status import (
@@ -46,30 +47,19 @@ def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Ackn
         at=at,
         in_force=verdict.in_force,
         removed=verdict.removed,
-        missing=_first_missing(verdict.missing),
+        missing=first(verdict.missing, lambda left: Reference("and", f"{left} more")),
         errors=tuple(limited(verdict.errors)),
         failures=_first_failures(verdict.failures + verdict.lacking),
         retry_at=retry_at if verdict.state is State.FAILED and not verdict.lacking else None,
     )
 
 
-def first_lines(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return as many lines as an event holds, and how many more there are."""
-    more = len(lines) - MAX_ERRORS
-    return (*lines[:MAX_ERRORS], f"and {more} more") if more > 0 else tuple(lines)
+def _first_failures(failures: Sequence[KernelFailure]) -> tuple[KernelFailure, ...]:
+    def more(left: int) -> KernelFailure:
+        one = failures[-left]
+        return KernelFailure(one.errno, one.name, f"{left} more", "the first ones are named")
 
-
-def _first_missing(missing: tuple[Reference, ...]) -> tuple[Reference, ...]:
-    if len(missing) <= MAX_ERRORS:
-        return missing
-    return (*missing[:MAX_ERRORS], Reference("and", f"{len(missing) - MAX_ERRORS} more"))
-
-
-def _first_failures(failures: tuple[KernelFailure, ...]) -> tuple[KernelFailure, ...]:
-    if len(failures) <= MAX_ERRORS:
-        return failures
-    first, more = failures[MAX_ERRORS], f"{len(failures) - MAX_ERRORS} more"
-    return (*failures[:MAX_ERRORS], KernelFailure(first.errno, first.name, more, "the first ones are named"))
+    return first(failures, more)
 
 
 def heartbeat(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 
 from agent.core.features import family_of
-from agent.core.room import SMALLEST, endpoint_mtu, least_mtu, overhead
+from agent.core.room import SMALLEST, endpoint_mtu, least_mtu, uplink_mtu
 from agent.core.world import World
 from protocol.acknowledgements import KernelFailure
 from protocol.addresses import parse_address
@@ -32,7 +32,7 @@ def cramped(endpoint: Endpoint, world: World) -> str | None:
         return None
     return (
         f"interface {uplink.name} has MTU {uplink.mtu}, which leaves {left} for endpoint {endpoint.id!r}; its "
-        f"addresses need {least}: give the interface {least + overhead(substrate)} or more"
+        f"addresses need {least}: give the interface {uplink_mtu(least, substrate)} or more"
     )
 
 

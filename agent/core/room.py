@@ -30,7 +30,12 @@ def least_mtu(addresses: Iterable[str]) -> int:
 
 def needed_for_ipv6(droplet: bytes) -> int:
     """Return what a path to a packed address must carry, so that IPv6 packets of endpoints, which never shrink, fit."""
-    return SMALLEST["ipv6"] + overhead(family_of(droplet))
+    return uplink_mtu(SMALLEST["ipv6"], family_of(droplet))
+
+
+def uplink_mtu(endpoint: int, substrate: Family) -> int:
+    """Return the MTU of an uplink that leaves an endpoint one of so many bytes: the inverse of `endpoint_mtu`."""
+    return endpoint + overhead(substrate)
 
 
 def endpoint_mtu(uplink: int, substrate: Family) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agent.core.features import Features, family_of
 from agent.core.layout import MAX_LOCAL_DROPLETS
-from agent.core.room import SMALLEST, overhead
+from agent.core.room import SMALLEST, uplink_mtu
 from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import content_hash, refuse_foreign
@@ -209,10 +209,10 @@ async def _one_interface(netlink: Netlink, name: str, features: Features) -> Che
     return _fit(found, features)
 
 
-def least_mtu(uplink: Uplink, features: Features) -> int:
+def least_uplink_mtu(uplink: Uplink, features: Features) -> int:
     """Return the smallest MTU of an uplink that leaves endpoints what their families need, by its best address."""
-    outer = {family_of(address) for address in uplink.addresses}
-    return max(SMALLEST[family] for family in features.families) + min(overhead(family) for family in outer)
+    least = max(SMALLEST[family] for family in features.families)
+    return min(uplink_mtu(least, family_of(address)) for address in uplink.addresses)
 
 
 def _fit(found: Uplink, features: Features) -> CheckResult:
@@ -221,7 +221,7 @@ def _fit(found: Uplink, features: Features) -> CheckResult:
         return CheckResult("interface", False, f"{name} is not Ethernet", "choose an Ethernet interface")
     if not found.addresses:
         return CheckResult("interface", False, f"{name} has no address", f"ip addr add ... dev {name}")
-    if found.mtu < (least := least_mtu(found, features)):
+    if found.mtu < (least := least_uplink_mtu(found, features)):
         remedy = f"raise its MTU to {least} at least; 1500 or more is usual"
         return CheckResult("interface", False, f"{name} has an MTU of {found.mtu}", remedy)
     vlan = f", VLAN {found.vlan}" if found.vlan else ""

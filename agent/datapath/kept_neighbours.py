@@ -15,6 +15,7 @@ import structlog
 
 from agent.core.next_hops import Hop
 from agent.datapath.netlink import Message, Netlink, attribute
+from protocol.addresses import format_address
 
 NTF_USE = 1
 NTF_EXT_MANAGED = 1
@@ -43,7 +44,7 @@ async def release_all(netlink: Netlink, ifindex: int) -> None:
         hop = managed_by_us(message)
         if hop is not None:
             with contextlib.suppress(FileNotFoundError):
-                await netlink.request("neigh", "del", dst=_text(hop), ifindex=ifindex)
+                await netlink.request("neigh", "del", dst=format_address(hop.address), ifindex=ifindex)
 
 
 class KeptNeighbours:
@@ -107,7 +108,7 @@ class KeptNeighbours:
             await requests.request("neigh", "change", **_options(hop))
         except OSError as error:
             if error.errno not in _GONE:
-                log.warning("neighbour_not_released", address=_text(hop), error=str(error))
+                log.warning("neighbour_not_released", address=format_address(hop.address), error=str(error))
 
     def _tell_refused(self) -> None:
         if self.refused != self._told:
@@ -116,10 +117,6 @@ class KeptNeighbours:
             self._told = dict(self.refused)
 
 
-def _text(hop: Hop) -> str:
-    return str(ipaddress.ip_address(hop.address))
-
-
 def _options(hop: Hop) -> dict[str, object]:
-    options = {"dst": _text(hop), "ifindex": hop.ifindex, "state": NUD_NONE, "flags": NTF_USE}
+    options = {"dst": format_address(hop.address), "ifindex": hop.ifindex, "state": NUD_NONE, "flags": NTF_USE}
     return options | {"protocol": PROTOCOL}

@@ -66,12 +66,17 @@ class LinkQuery:
 
 def _xdp(kind: int, body: bytes) -> LinkXdp:
     if kind == NLMSG_ERROR:
-        number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
-        raise OSError(number, os.strerror(number))
+        raise error_from(body)
     xdp = find_attribute(body[_LINK.size :], IFLA_XDP)
     identity = find_attribute(xdp, IFLA_XDP_PROG_ID)
     attached = find_attribute(xdp, IFLA_XDP_ATTACHED)
     return LinkXdp(int.from_bytes(identity, sys.byteorder), _MODES.get(attached[0] if attached else 0, "none"))
+
+
+def error_from(body: bytes) -> OSError:
+    """Return what the kernel says in an NLMSG_ERROR: struct nlmsgerr begins with the errno, negative."""
+    number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+    return OSError(number, os.strerror(number))
 
 
 def find_attribute(attributes: bytes, wanted: int) -> bytes:

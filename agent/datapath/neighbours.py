@@ -45,6 +45,7 @@ from agent.datapath.namespaces import open_netlink_socket
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.routes import prefix_of, route_to
 from agent.datapath.uplinks import differs
+from protocol.addresses import format_address
 
 RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
@@ -88,10 +89,6 @@ class Unresolved(NamedTuple):
 
     address: str
     reason: str
-
-
-def _text(packed: bytes) -> str:
-    return str(ipaddress.ip_address(packed))
 
 
 def _neighbour(message: Message) -> tuple[Hop, Neighbour] | None:
@@ -166,7 +163,7 @@ class NeighbourWatch:
 
     def unresolved(self) -> list[Unresolved]:
         """Return the droplets that packets cannot be sent to, by address."""
-        return [Unresolved(_text(address), why.value) for address, why in sorted(self._unresolved.items())]
+        return [Unresolved(format_address(address), why.value) for address, why in sorted(self._unresolved.items())]
 
     def cut_off(self) -> frozenset[bytes]:
         """Return the droplets (packed, 4 or 16 bytes) that were asked for and to which nothing leads."""

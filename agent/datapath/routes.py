@@ -9,6 +9,7 @@ import socket
 from agent.core.next_hops import Route
 from agent.core.uplinks import Uplink
 from agent.datapath.netlink import Message, Netlink, attribute
+from protocol.addresses import format_address
 
 RTM_F_LOOKUP_TABLE = 0x1000
 _LENGTHS = {socket.AF_INET: 4, socket.AF_INET6: 16}
@@ -21,10 +22,10 @@ async def route_to(requests: Netlink, droplet: bytes, uplink: Uplink | None = No
     With `uplink`: the route of packets that leave by it with its address, as rules for the source demand. The kernel
     may answer with one by another interface all the same, when it has none by this one.
     """
-    options: dict[str, object] = {"dst": _text(droplet)}
+    options: dict[str, object] = {"dst": format_address(droplet)}
     if uplink is not None:
         source = next(address for address in uplink.addresses if len(address) == len(droplet))
-        options |= {"oif": uplink.ifindex, "src": _text(source), "flags": RTM_F_LOOKUP_TABLE}
+        options |= {"oif": uplink.ifindex, "src": format_address(source), "flags": RTM_F_LOOKUP_TABLE}
     try:
         answers = await requests.request("route", "get", **options)
     except OSError as error:
@@ -52,7 +53,3 @@ def prefix_of(message: Message) -> tuple[bytes, int] | None:
 def _is_assumed(route: Message) -> bool:
     """Whether no table has the route: IPv4 takes any address for on-link when an interface is given (route.c)."""
     return bool(attribute(route, "RTA_TABLE") == 0)
-
-
-def _text(packed: bytes) -> str:
-    return str(ipaddress.ip_address(packed))

@@ -6,13 +6,21 @@ The netdev family of generic netlink (Linux 6.3) tells: Documentation/netlink/sp
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 import sys
 from enum import IntFlag
 
-from agent.datapath.link_query import ANSWER, ATTRIBUTE, HEADER, NLM_F_REQUEST, NLMSG_ERROR, TIMEOUT, find_attribute
+from agent.datapath.link_query import (
+    ANSWER,
+    ATTRIBUTE,
+    HEADER,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    TIMEOUT,
+    error_from,
+    find_attribute,
+)
 
 NETLINK_GENERIC, GENL_ID_CTRL = 16, 16
 CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 3, 1, 2
@@ -61,8 +69,7 @@ def _ask(opened: socket.socket, family: int, command: int, attribute: int, value
     answer = opened.recv(ANSWER)
     length, kind, *_ = HEADER.unpack_from(answer)
     if kind == NLMSG_ERROR:
-        number = -int.from_bytes(answer[HEADER.size : HEADER.size + 4], sys.byteorder, signed=True)
-        raise OSError(number, os.strerror(number))
+        raise error_from(answer[HEADER.size :])
     return answer[HEADER.size + _GENERIC.size : length]
 
 

@@ -10,7 +10,7 @@ import pytest
 from agent.core.features import Family, Features
 from agent.core.uplinks import Uplink
 from agent.datapath import host_check, xdp_features
-from agent.datapath.host_check import CheckResult, check_host, least_mtu, room_for_neighbours, takes_native
+from agent.datapath.host_check import CheckResult, check_host, least_uplink_mtu, room_for_neighbours, takes_native
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import AttachMode, attach, detach
@@ -69,7 +69,7 @@ def test_the_least_mtu_leaves_endpoints_what_their_families_need(
     addresses: tuple[bytes, ...], families: set[Family], least: int
 ) -> None:
     uplink = Uplink("eth0", 2, bytes(6), 1500, addresses, (2,), 2, 2)
-    assert least_mtu(uplink, Features(families=frozenset(families))) == least
+    assert least_uplink_mtu(uplink, Features(families=frozenset(families))) == least
 
 
 async def test_a_strangers_program_is_named(world: World, config: KernelConfig) -> None:

@@ -84,6 +84,15 @@ def test_an_interface_that_loses_its_address_takes_nothing_and_is_told(restarts:
 NARROW = replace(ETH0, mtu=1300)
 
 
+async def narrowed(agent: Agent) -> Stream:
+    """Have both families realized on an interface that becomes too narrow for IPv6 then; return their stream."""
+    stream = Stream()
+    await publish(agent, stream, FAMILIES)
+    agent.kernel.interfaces = (NARROW, BOND0)
+    await agent.applier.repair()
+    return stream
+
+
 def is_ensured(action: Action, endpoint: str) -> bool:
     return isinstance(action, EnsureVeth) and action.veth.endpoint == endpoint
 
@@ -164,10 +173,7 @@ def test_no_revision_comes_to_an_interface_that_is_too_narrow_for_it(revisions: 
     """Whatever was in force stays, also after another look at the interfaces."""
 
     async def scenario(agent: Agent) -> None:
-        stream = Stream()
-        await publish(agent, stream, FAMILIES)
-        agent.kernel.interfaces = (NARROW, BOND0)
-        await agent.applier.repair()
+        stream = await narrowed(agent)
         before, (name,) = agent.kernel.contents(), revisions
         await publish(agent, stream, changed(FAMILIES, **revisions))
         for _ in range(2):
@@ -185,10 +191,7 @@ def test_no_revision_comes_to_an_interface_that_is_too_narrow_for_it(revisions: 
 
 def test_on_a_narrow_interface_what_fits_comes_and_what_does_not_may_go() -> None:
     async def scenario(agent: Agent) -> None:
-        stream = Stream()
-        await publish(agent, stream, FAMILIES)
-        agent.kernel.interfaces = (NARROW, BOND0)
-        await agent.applier.repair()
+        stream = await narrowed(agent)
         fits = {"fits": on("d1", "fits", "192.168.1.31"), "c": on("d1-6", "c", "192.168.1.20")}
         await publish(agent, stream, changed(FAMILIES, **fits, d=None))
         assert {agent.told[name].state for name in fits} == {"realized"}
@@ -200,10 +203,7 @@ def test_on_a_narrow_interface_what_fits_comes_and_what_does_not_may_go() -> Non
 
 def test_a_narrow_interface_slows_no_other_document_and_hides_no_repair() -> None:
     async def scenario(agent: Agent) -> None:
-        stream = Stream()
-        await publish(agent, stream, FAMILIES)
-        agent.kernel.interfaces = (NARROW, BOND0)
-        await agent.applier.repair()
+        stream = await narrowed(agent)
         for _ in range(20):
             await agent.applier.retry()
         assert agent.applier.patience == 1
