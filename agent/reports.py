@@ -50,8 +50,13 @@ def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Ackn
         missing=first(verdict.missing, lambda left: Reference("and", f"{left} more")),
         errors=tuple(limited(verdict.errors)),
         failures=_first_failures(verdict.failures + verdict.lacking),
-        retry_at=retry_at if verdict.state is State.FAILED and not verdict.lacking else None,
+        retry_at=retry_at if _is_retried(verdict) else None,
     )
+
+
+def _is_retried(verdict: Verdict) -> bool:
+    """Say whether a document is tried again by itself: not where all that it lacks is the interfaces' affair."""
+    return verdict.state is State.FAILED and bool(verdict.failures or not verdict.lacking)
 
 
 def _first_failures(failures: Sequence[KernelFailure]) -> tuple[KernelFailure, ...]:

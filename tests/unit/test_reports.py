@@ -70,3 +70,11 @@ def test_an_acknowledgement_of_few_things_wrong_tells_them_all() -> None:
 def test_an_event_tells_as_many_lines_as_it_holds() -> None:
     assert first_lines(["a", "b"]) == ("a", "b")
     assert first_lines(["a"] * 102)[-2:] == ("a", "and 2 more")
+
+
+def test_what_the_kernel_refused_is_tried_again_and_what_an_interface_lacks_is_not() -> None:
+    refused, lacks = KernelFailure(2, "ENOENT", "endpoint a", ""), KernelFailure(90, "EMSGSIZE", "endpoint b", "")
+    both = acknowledgement(Verdict("x", 7, State.FAILED, 6, failures=(refused,), lacking=(lacks,)), 0.0, 5.0)
+    assert (both.failures, both.retry_at) == ((refused, lacks), 5.0)
+    assert acknowledgement(Verdict("x", 7, State.FAILED, 6, lacking=(lacks,)), 0.0, 5.0).retry_at is None
+    assert acknowledgement(Verdict("x", 7, State.REALIZED, 7), 0.0, 5.0).retry_at is None
