@@ -27,6 +27,7 @@ from agent.core.shortening import first_lines
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
+from agent.faults import FaultReporter
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
 from agent.reports import acknowledgement, counters, heartbeat, slots
@@ -97,6 +98,7 @@ class Daemon:
         self._log = log
         self._boot = uuid.uuid4().hex
         self._started = time.monotonic()
+        self._faults = FaultReporter(self._publish_event, log)
         memory, known = PathMemory(store, log), known_paths(store) if settings.probe.enabled else {}
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
         self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
@@ -204,6 +206,7 @@ class Daemon:
             modes=self._kernel.transit_modes(),
             down=self._prober.down_droplets(),
             narrow=self._prober.narrow_paths(),
+            faults=self._faults.standing(),
         )
 
     def _counters(self) -> Counters:

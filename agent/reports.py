@@ -24,6 +24,7 @@ from protocol.rpc import PeerPath
 from protocol.status import (
     AgentState,
     Counters,
+    Fault,
     NarrowPath,
     ObjectCounts,
     Status,
@@ -79,14 +80,16 @@ def heartbeat(
     modes: Mapping[str, str],
     down: tuple[str, ...] = (),
     narrow: tuple[NarrowPath, ...] = (),
+    faults: tuple[Fault, ...] = (),
 ) -> Status:
     """Return the host's status; times in seconds, memory in bytes; `modes`: how transit XDP really runs, by uplink.
 
-    `down` are droplets that do not answer probes any more, `narrow` the paths that carry less than they should.
+    `down` are droplets that do not answer probes any more, `narrow` the paths that carry less than they should,
+    `faults` all other conditions that stand.
     """
     world, counts = applier.desired.world, applier.ledger.counts
     unsettled = counts.pending or counts.rejected or counts.failed
-    trouble = unsettled or unresolved or applier.unreadable or down or narrow
+    trouble = unsettled or unresolved or applier.unreadable or down or narrow or faults
     settled = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
     return Status(
         host=settings.host,
@@ -112,6 +115,7 @@ def heartbeat(
         narrow_paths=narrow,
         repairs=applier.repairs,
         memory_bytes=memory,
+        faults=first(faults, lambda left: Fault("more", f"{left} more", "the first ones are named")),
     )
 
 

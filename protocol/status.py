@@ -15,7 +15,7 @@ class AgentState(StrEnum):
     IN_SYNC = "in_sync"
     DEGRADED = "degraded"
     """In sync, but some documents are pending, rejected or failed, a next hop is unresolved, a droplet does not answer
-    probes any more, a path carries less than its interface, or the kernel could not be read."""
+    probes any more, a path carries less than its interface, the kernel could not be read, or another fault stands."""
     STOPPING = "stopping"
 
 
@@ -75,12 +75,27 @@ class UplinkStatus(msgspec.Struct, frozen=True):
     vlan: int = 0
 
 
+class Fault(msgspec.Struct, frozen=True):
+    """A standing condition that keeps a host from working as its documents ask, or from knowing whether it does.
+
+    `kind` is one of those that docs/operations.md lists, `subject` names what it concerns (an interface, a consumer, a
+    droplet), `detail` says what is wrong and `remedy` what to do. `since` is in seconds since the epoch.
+    """
+
+    kind: str
+    subject: str
+    detail: str
+    remedy: str = ""
+    since: float = 0.0
+
+
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat. Times are seconds since the epoch, `uptime` is in seconds.
 
     `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`);
     `uplinks` are in the order of the settings. `down_droplets` are the ids of those that answered probes and do not any
-    more. `unreadable` says why the kernel could not be compared with what is wanted, empty when it could.
+    more. `unreadable` says why the kernel could not be compared with what is wanted, empty when it could. `faults`
+    are all other standing conditions, sorted by kind and subject.
     """
 
     host: str
@@ -100,6 +115,7 @@ class Status(msgspec.Struct, frozen=True):
     narrow_paths: tuple[NarrowPath, ...] = ()
     repairs: int = 0
     memory_bytes: int = 0
+    faults: tuple[Fault, ...] = ()
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -46,6 +46,8 @@ def _reasons(item: Status, wide: bool) -> Iterator[tuple[str, str]]:
         shown = one.addresses if wide else one.addresses[:FEW_ADDRESSES]
         more = one.droplets - len(shown)
         yield f"no way to {', '.join(shown)}" + (f" and {more:,} more" if more else ""), one.reason
+    for fault in item.faults:
+        yield f"{fault.kind} {fault.subject}", fault.detail + (f"; {fault.remedy}" if fault.remedy else "")
 
 
 def _status_row(item: Status) -> tuple[str, ...]:
