@@ -26,7 +26,7 @@ from agent.core.observed import Observed
 from agent.core.paths import NOTHING_KNOWN, KnownPaths, down_at_start
 from agent.core.peers import senders
 from agent.core.places import places_of
-from agent.core.plan import additions, describe, plan_change
+from agent.core.plan import additions, describe, plan_change, plan_comparison
 from agent.core.realize import IFINDEX_BASE, Realization
 from agent.core.registry import Verdict
 from agent.core.world import Here, World
@@ -273,7 +273,7 @@ class Applier:
     async def _compare(self) -> list[Action]:
         """Return what would make the kernel hold what is wanted, and nothing else of ours; the lock is held."""
         comparison = await compare(self._kernel, self.desired)
-        return plan_change(*comparison.difference())
+        return plan_comparison(comparison)
 
     async def _compare_meanwhile(self) -> Comparison:
         """Compare while documents are settled. What that finds, `_proven` must prove."""
