@@ -1,4 +1,4 @@
-"""What a host goes by when it starts: the last good revision of every document, and what was known of its paths.
+"""What a host goes by when it starts: the last good documents, the processes that they meant, and its paths.
 
 One SQLite file in write-ahead mode. A document is written only after the kernel took it whole; the bus is told only
 then.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from agent.core.bindings import Binding, Process
 
 FILE = "documents.sqlite"
 _SCHEMA_VERSION = 1
@@ -71,6 +73,10 @@ class Store:
             "CREATE TABLE IF NOT EXISTS paths (source BLOB NOT NULL, peer BLOB NOT NULL, "
             "down INTEGER NOT NULL, carries INTEGER, PRIMARY KEY (source, peer)) WITHOUT ROWID"
         )
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS bindings (endpoint TEXT PRIMARY KEY, meant TEXT NOT NULL, boot TEXT NOT NULL, "
+            "started INTEGER NOT NULL, device INTEGER NOT NULL, inode INTEGER NOT NULL) WITHOUT ROWID"
+        )
         self._connection.execute("CREATE TABLE IF NOT EXISTS owner (host TEXT PRIMARY KEY) WITHOUT ROWID")
         owner = self._connection.execute("SELECT host FROM owner").fetchone()
         if owner is not None and owner[0] != host:
@@ -101,6 +107,19 @@ class Store:
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?)", paths)
             connection.executemany("DELETE FROM paths WHERE source = ? AND peer = ?", gone)
+
+    def load_bindings(self) -> dict[str, Binding]:
+        """Return the process that each endpoint was bound to, by endpoint."""
+        rows = self._connection.execute("SELECT endpoint, meant, boot, started, device, inode FROM bindings")
+        return {endpoint: Binding(meant, Process(*process)) for endpoint, meant, *process in rows}
+
+    def keep_bindings(self, bindings: Mapping[str, Binding | None]) -> None:
+        """Write some bindings and drop those that are None, as `keep` does with documents."""
+        bound = [(one, it.meant, *it.process) for one, it in bindings.items() if it is not None and it.process]
+        gone = bindings.keys() - {row[0] for row in bound}
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO bindings VALUES (?, ?, ?, ?, ?, ?)", bound)
+            connection.executemany("DELETE FROM bindings WHERE endpoint = ?", ((one,) for one in gone))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agent.core.bindings import Bindings
 from agent.core.comparison import Suspects
 from agent.core.features import Features
 from agent.core.layout import U32, MapName
@@ -88,7 +89,9 @@ class Kernel(Readings):
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
         mode = AttachMode.AUTO if config.attach_mode is AttachMode.OFFLOAD else config.attach_mode
-        self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, mode))
+        self.bindings = Bindings()
+        """The processes that stand for endpoints' namespaces."""
+        self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, mode), self.bindings)
         descriptors = {name.value: one.descriptor for name, one in maps.items()}
         self.transit = Transit(
             netlink,

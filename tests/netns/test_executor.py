@@ -302,10 +302,14 @@ async def test_without_privileges_the_text_names_them(kernel: Kernel, world: Wor
     assert await kernel.executor.run([EnsureVeth(veth)]) == []
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_a_host_without_descriptors_says_which_limit(kernel: Kernel, world: World) -> None:
     veth = dual(world, kernel)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) - 1, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() - 1, hard))
     try:
         name, message = await refusal(kernel, veth)
     finally:
