@@ -29,10 +29,12 @@ from agent.core.peers import senders
 from agent.core.places import places_of
 from agent.core.plan import additions, describe, plan_all, plan_change, plan_comparison
 from agent.core.realize import IFINDEX_BASE, Realization
+from agent.core.refusals import Step
 from agent.core.registry import Verdict
 from agent.core.world import Here, World
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
+from agent.datapath.told import in_words
 from agent.settings import Settings
 from agent.store import Kept, Store, StoreError
 from agent.substrate import Substrate, TellPeers, here_of
@@ -204,8 +206,11 @@ class Applier:
                 await self._mend(comparison)
 
     def _tell_unreadable(self, error: Exception) -> None:
-        self.unreadable = str(error)
-        self._log.warning("the kernel could not be read; nothing is changed", reason=str(error))
+        if isinstance(error, OSError):
+            self.unreadable = in_words(error, Step.READ, "this host's interfaces")
+        else:
+            self.unreadable = str(error)
+        self._log.warning("the kernel could not be read; nothing is changed", reason=self.unreadable)
 
     async def _mend(self, comparison: Comparison) -> None:
         """Mend what is different still."""

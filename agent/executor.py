@@ -28,7 +28,7 @@ from agent.core.refusals import explain, step_of
 from agent.datapath.links import Links
 from agent.datapath.maps import Map, Refused
 from agent.datapath.threads import in_thread
-from agent.datapath.told import ToldError
+from agent.datapath.told import in_words
 from agent.datapath.transit import Transit
 
 AT_ONCE = 4096
@@ -114,12 +114,8 @@ def object_of(action: Action) -> str:
 
 
 def _failure(action: Action, error: OSError) -> Failure:
-    number = error.errno or errno.EIO
-    detail = error.strerror or str(error)
-    if error.filename is not None:
-        detail = f"{detail}: {error.filename}"
-    message = detail if isinstance(error, ToldError) else explain(step_of(action), number, detail, object_of(action))
-    return Failure(action, number, object_of(action), message)
+    message = in_words(error, step_of(action), object_of(action))
+    return Failure(action, error.errno or errno.EIO, object_of(action), message)
 
 
 def _refused(action: Action, refused: Refused) -> Failure:

@@ -61,7 +61,7 @@ _UNREACHABLE = (
     "the endpoint's namespace has no way to the gateway: see its interface and routing rules there (ip addr, ip rule, "
     f"with nsenter --net=...); {AGAIN}"
 )
-_NO_XDP = "the driver of the interface cannot run it: set attach_mode to auto, or give the droplet another interface"
+_NO_XDP = "the driver of the interface cannot run it: give the droplet another interface, or see attach_mode"
 
 _PRIVILEGES = "the agent may not do this: run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
 
@@ -221,8 +221,8 @@ SPECIFIC: dict[tuple[Step, int], str] = {
 
 
 def errno_name(number: int) -> str:
-    """Return an errno's symbolic name, or its digits where it has none."""
-    return errno.errorcode.get(number, str(number))
+    """Return an errno's symbolic name as the kernel spells it, or its digits where it has none."""
+    return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
 
 
 def way_out(step: Step, number: int) -> str:

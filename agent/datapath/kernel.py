@@ -112,7 +112,7 @@ class Kernel(Readings):
     async def open(cls, config: KernelConfig) -> Kernel:
         """Compile where needed, open or make maps and programs. Attaches nothing, and changes no traffic.
 
-        Raises CompileError, VerifierError, LayoutMismatchError, or OSError (ENODEV: no such interface; EPERM).
+        Raises CompileError, LayoutMismatchError, ToldError (with the verifier's log), or OSError (ENODEV, EPERM).
         """
         ensure_bpffs(config.bpffs)
         with contextlib.ExitStack() as undo:

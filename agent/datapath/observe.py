@@ -17,6 +17,7 @@ from agent.core.comparison import Suspects
 from agent.core.layout import CONFIGURED_MAPS, MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.realize import host_ifname
+from agent.core.refusals import Step
 from agent.datapath.endpoint_side import IFF_UP
 from agent.datapath.interface_query import InterfaceQuery
 from agent.datapath.links import is_unfinished, marked_endpoint
@@ -25,6 +26,7 @@ from agent.datapath.namespaces import open_netlink_socket
 from agent.datapath.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Message, Netlink, attribute
 from agent.datapath.peer_reader import PeerReader
 from agent.datapath.threads import in_thread
+from agent.datapath.told import doing
 from agent.datapath.uplinks import read_uplinks
 from agent.datapath.xdp import attached_program
 
@@ -77,9 +79,10 @@ async def look_up(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
     try:
-        yield
+        with doing(Step.READ, "interfaces, addresses and maps"):
+            yield
     except OSError as error:
-        raise ObservationError(f"the kernel could not be read: {error}") from error
+        raise ObservationError(f"the kernel could not be read: {error.strerror}") from error
 
 
 def _dump_maps(maps: Mapping[MapName, Map]) -> dict[MapName, dict[bytes, bytes]]:

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.core.refusals import Step
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import CompiledObject, CompiledProgram
+from agent.datapath.told import doing
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,10 @@ def _ensure(program: CompiledProgram, maps: Mapping[str, int], path: Path) -> Pr
             return pinned
         os.close(pinned.fd)
         path.unlink()
-    loaded = load(program, maps)
-    bpf.pin(loaded.fd, path)
+    with doing(Step.LOAD_PROGRAM, program.name):
+        loaded = load(program, maps)
+    with doing(Step.PIN, str(path)):
+        bpf.pin(loaded.fd, path)
     return loaded
 
 

@@ -22,5 +22,13 @@ def doing(step: Step, subject: str) -> Iterator[None]:
     except ToldError:
         raise
     except OSError as error:
-        number = error.errno or errno.EIO
-        raise ToldError(number, explain(step, number, error.strerror or os.strerror(number), subject)) from error
+        raise ToldError(error.errno or errno.EIO, in_words(error, step, subject)) from error
+
+
+def in_words(error: OSError, step: Step, subject: str) -> str:
+    """Return an error in whole sentences: as it is where it is told already, else with its cause and what to do."""
+    number = error.errno or errno.EIO
+    detail = error.strerror or os.strerror(number)
+    if error.filename is not None:
+        detail = f"{detail}: {error.filename}"
+    return detail if isinstance(error, ToldError) else explain(step, number, detail, subject)

@@ -95,7 +95,7 @@ def test_a_number_alone_gets_a_way_out() -> None:
 def test_what_is_not_supported_names_no_setting_that_may_be_set_already() -> None:
     assert said(raising(OSError(errno.EOPNOTSUPP, "Operation not supported"))) == (
         "Operation not supported (EOPNOTSUPP) while attaching transit XDP on the interface with ifindex 2: the driver "
-        "of the interface cannot run it: set attach_mode to auto, or give the droplet another interface"
+        "of the interface cannot run it: give the droplet another interface, or see attach_mode"
     )
 
 
