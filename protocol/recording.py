@@ -45,7 +45,7 @@ class Message(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """All of a recording. `cut_at` is the offset in bytes of a last object that is cut short, None when all are whole."""
+    """All of a recording. `cut_at`: the offset in bytes of a last object that is cut short, None when all are whole."""
 
     header: Header
     messages: tuple[Message, ...]
