@@ -103,7 +103,7 @@ class Daemon:
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
         self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
-        self._bus = Bus(settings.host, bus_settings(settings), self, log)
+        self._bus = Bus(settings.host, bus_settings(settings), self, log, self._faults.report, self._boot)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
