@@ -89,6 +89,8 @@ class DocumentLog:
         self._recent: dict[bytes, Seen] = {}
         self._unproven: set[bytes] = set()
         """Subjects of `_recent` whose message has not come again since the reset, nor a newer one."""
+        self._unseen = False
+        """Whether none of `_recent` has come again as it was: then nothing shows that the stream is the same."""
         self._replay = Replay(0)
         self.refused: set[str] = set()
         """Subjects under this host's that name no document, and hold a message."""
@@ -107,7 +109,16 @@ class DocumentLog:
     @property
     def went_back(self) -> bool:
         """Return whether all has come that there is, and a message that was there before has not."""
-        return self._replay.complete and bool(self._unproven)
+        return self._replay.complete and not self._is_proven
+
+    @property
+    def _is_proven(self) -> bool:
+        """Whether the stream is the one that was read before.
+
+        One message that came again as it was shows that the stream is the same up to there. What was handled after it
+        is all in `_recent`, and has to come again too, or something newer in its place.
+        """
+        return not self._unproven and not self._unseen
 
     def begin(self, info: ConsumerInfo) -> bool:
         """Take note of the answer to a reset to `reset_to`; return whether the snapshot begins anew.
@@ -115,7 +126,7 @@ class DocumentLog:
         It does at the agent's start, when the controller made another consumer, and after `void`.
         """
         self._replay = Replay(info.num_pending, drained=info.num_pending == 0)
-        self._unproven = set(self._recent)
+        self._unproven, self._unseen = set(self._recent), bool(self._recent)
         if info.created == self._created:
             return False
         self.void()
@@ -132,6 +143,7 @@ class DocumentLog:
         self._created = ""
         self._recent.clear()
         self._unproven.clear()
+        self._unseen = False
 
     def complete_failed(self) -> None:
         """Have the snapshot completed again on the next connection: the handler could not take it."""
@@ -178,6 +190,7 @@ class DocumentLog:
             if known.time != ack.time:
                 return Trouble.WENT_BACK
             self._unproven.discard(message.subject)
+            self._unseen = False
         return None
 
     def _take(self, message: Message, ack: AckSubject, batch: Batch, new: dict[str, int]) -> None:
@@ -233,7 +246,7 @@ class DocumentLog:
 
     def completed(self) -> bool:
         """Return, once, that the snapshot is complete."""
-        completed = self.in_snapshot and self._replay.complete and not self._unproven
+        completed = self.in_snapshot and self._replay.complete and self._is_proven
         if completed:
             self.in_snapshot = False
         return completed
@@ -245,7 +258,7 @@ class DocumentLog:
         """
         if last_delivery != self._replay.last:
             return Trouble.GAP
-        if self._replay.complete and not self._unproven:
+        if self._replay.complete and self._is_proven:
             for document in self._removed:
                 del self._newest[document]
             self._removed.clear()

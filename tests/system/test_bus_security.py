@@ -148,7 +148,9 @@ async def test_a_seed_file_that_cannot_be_used_is_named(
     if content is not None:
         path.write_bytes(content)
     lines = Lines()
-    async with running(Bus("h1", BusSettings((guarded.url,), nkey_seed_file=str(path)), Recorder(), lines.log, lines.report)):
+    async with running(
+        Bus("h1", BusSettings((guarded.url,), nkey_seed_file=str(path)), Recorder(), lines.log, lines.report)
+    ):
         await until(lambda: any(reason in text for text in lines.texts()))
         assert not any("not a seed" in text for text in lines.texts())
 
