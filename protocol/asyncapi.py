@@ -40,6 +40,7 @@ _ASKED: dict[str, tuple[type | None, type]] = {
     "path": (rpc.PathRequest, rpc.PathReply),
     "peers": (rpc.PeersRequest, rpc.PeersReply),
     "plan": (None, rpc.PlanReply),
+    "sweep": (rpc.SweepRequest, rpc.SweepReply),
 }
 _PARAMETERS = {
     "host": {"description": "A host's name: lower-case letters, digits and dashes, at most 63."},

@@ -114,3 +114,20 @@ class PlanReply(msgspec.Struct, frozen=True):
     """What a comparison with the kernel would change now, one action a line."""
 
     actions: tuple[str, ...]
+
+
+class SweepRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Remove documents that the host keeps though its last complete snapshot did not list them.
+
+    All of `documents` or none: when one of them is not missing from the stream, the answer is an error with code 409.
+    With `objects`, what an earlier agent left in the kernel and no document explains is removed too.
+    """
+
+    documents: tuple[str, ...] = ()
+    objects: bool = False
+
+
+class SweepReply(msgspec.Struct, frozen=True):
+    """The documents that were removed; each is acknowledged as removed, too."""
+
+    documents: tuple[str, ...]
