@@ -149,7 +149,11 @@ class Applier:
             documents = self.desired.documents
             for delivery in batch:
                 self.revision = max(self.revision, delivery.revision)
-                if delivery.body is None:
+                if delivery.refusal is not None:
+                    documents.refuse(delivery.document, delivery.revision, (delivery.refusal,))
+                    if not self.in_sync:
+                        self._listed.add(delivery.document)  # it is not known to be gone
+                elif delivery.body is None:
                     documents.remove(delivery.document, delivery.revision)
                     self._listed.discard(delivery.document)
                 else:

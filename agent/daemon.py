@@ -30,6 +30,7 @@ from agent.datapath.xdp import AttachMode
 from agent.faults import FaultReporter
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
+from agent.publishers import Publishers
 from agent.reports import acknowledgement, counters, heartbeat, slots
 from agent.settings import Settings
 from agent.store import Store
@@ -71,7 +72,9 @@ def kernel_config(settings: Settings) -> KernelConfig:
 def bus_settings(settings: Settings) -> BusSettings:
     """Return the bus's share of the settings."""
     section = settings.bus
-    return BusSettings(section.servers, section.nkey_seed_file or None, section.tls_ca_file or None)
+    return BusSettings(
+        section.servers, section.nkey_seed_file or None, section.tls_ca_file or None, section.trusted_publishers
+    )
 
 
 def _prober(
@@ -103,7 +106,9 @@ class Daemon:
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
         self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
-        self._bus = Bus(settings.host, bus_settings(settings), self, log)
+        self._publishers = Publishers(settings.host, store, self._faults.report)
+        versions = store.load_versions() if settings.bus.trusted_publishers else {}
+        self._bus = Bus(settings.host, bus_settings(settings), self, log, versions)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
@@ -133,14 +138,17 @@ class Daemon:
 
     async def begin_snapshot(self) -> None:
         """Take note that every document comes again."""
+        self._publishers.begin_snapshot()
         await self._applier.begin_snapshot()
 
     async def deliver(self, batch: Sequence[Delivery]) -> None:
         """Take documents in."""
+        self._publishers.take(batch)
         await self._applier.deliver(batch)
 
     async def snapshot_complete(self) -> None:
         """Take note that all documents are here, and tell so at once."""
+        self._publishers.report()
         await self._applier.snapshot_complete()
         await self._send_status()
 

@@ -24,7 +24,7 @@ from agent.datapath import bpf_syscall as bpf
 from bench.hosts import our_pair
 from bench.traffic import Probe
 from controller_sim import substrate
-from controller_sim.bus import connected
+from controller_sim.bus import connected, message_headers
 from controller_sim.compiler import MAX_ENDPOINTS
 from controller_sim.lab import Lab
 from controller_sim.namespaces import run_coroutine_in
@@ -160,7 +160,8 @@ class Bench:
             name = f"one.{endpoint.id}"
             body = codec.encode(Document(endpoints=(endpoint,)))
             began = time.perf_counter()
-            await self._client.publish(subjects.config(HOST, name), body)
+            subject = subjects.config(HOST, name)
+            await self._client.publish(subject, body, headers=message_headers(self._client, subject, body))
             times.append(await self._answers.wait([name]) - began)
             names.append(name)
         await self._remove(names)

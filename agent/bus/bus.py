@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus import rpc
 from agent.bus.acknowledging import Acknowledging
+from agent.bus.admission import Admission
 from agent.bus.client import Connection, connect, publish_command
 from agent.bus.documents import Delivery, DocumentLog
 from agent.bus.outbox import Outbox
@@ -55,12 +56,20 @@ class Handler(Protocol):
 class Bus:
     """The bus as one host sees it. All methods belong to the event loop's thread."""
 
-    def __init__(self, host: str, settings: BusSettings, handler: Handler, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        host: str,
+        settings: BusSettings,
+        handler: Handler,
+        log: FilteringBoundLogger,
+        versions: Mapping[str, int] | None = None,
+    ) -> None:
+        """Connect as the settings say; `versions` are those of signed documents that were taken before."""
         self._host = host
         self._settings = settings
         self._handler = handler
         self._log = log
-        self._documents = DocumentLog(host)
+        self._documents = DocumentLog(host, Admission(settings.trusted_publishers, versions))
         self._outbox = Outbox()
         self._outbox_changed = asyncio.Event()
         self._outbox_empty = asyncio.Event()

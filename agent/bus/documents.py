@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.bus.jetstream import ACK_TERM, parse_ack_subject, parse_headers
-from protocol import streams, subjects
+from agent.bus.admission import Admission
+from agent.bus.jetstream import ACK_TERM, parse_ack_subject
+from protocol import subjects
+from protocol.errors import FieldError
 
 IDLE_HEARTBEATS = 2
 """Heartbeats without a message that prove that nothing is left to deliver."""
@@ -19,11 +21,16 @@ IDLE_HEARTBEATS = 2
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One revision of a document; `body` is None when it removes the document."""
+    """One revision of a document; `body` is None when it removes the document.
+
+    `refusal` says why the message may change nothing; `version` is its signed version, 0 where none was checked.
+    """
 
     document: str
     revision: int
     body: bytes | None
+    refusal: FieldError | None = None
+    version: int = 0
 
 
 class Message(NamedTuple):
@@ -54,7 +61,8 @@ class Batch:
 class DocumentLog:
     """What was delivered of a host's documents since the agent's start."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, admission: Admission | None = None) -> None:
+        self._admission = admission or Admission()
         self._prefix = subjects.config(host, "").encode()
         self._newest: dict[str, int] = {}
         self._removed: set[str] = set()
@@ -110,14 +118,14 @@ class DocumentLog:
                 batch.last = sequence
             batch.caught_up = pending == 0
             document = self._document(message.subject)
-            if document is None or _comes_from_a_stream(message):
+            if document is None:
                 batch.strangers.append(message.subject.decode("utf-8", "replace"))
                 batch.answers.append((message.reply, ACK_TERM))
                 continue
             batch.answers.append((message.reply, b""))
             if sequence > seen.get(document, self._newest.get(document, 0)):
                 seen[document] = sequence
-                batch.deliveries.append(Delivery(document, sequence, _body(message)))
+                batch.deliveries.append(self._delivery(document, sequence, message))
         return batch
 
     def taken(self, batch: Batch) -> bool:
@@ -165,13 +173,7 @@ class DocumentLog:
         document = subject[len(self._prefix) :].decode("utf-8", "replace")
         return document if subjects.is_document(document) else None
 
-
-def _comes_from_a_stream(message: Message) -> bool:
-    """Say whether a server sent it as an answer: whoever asked chose our subject as the place for it."""
-    return b"nats-stream:" in (message.headers or b"").lower()
-
-
-def _body(message: Message) -> bytes | None:
-    if not message.body and streams.is_delete(parse_headers(message.headers).fields, message.body):
-        return None
-    return message.body
+    def _delivery(self, document: str, revision: int, message: Message) -> Delivery:
+        admitted = self._admission.admit(document, message.subject.decode(), message.headers, message.body)
+        body = None if admitted.removes else message.body
+        return Delivery(document, revision, body, admitted.refusal, admitted.version)

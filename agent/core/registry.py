@@ -103,16 +103,27 @@ class Registry:
             return False
         if entry.latest is not None and (entry.latest.revision, entry.latest.body) == (revision, body):
             entry.newest = revision
+            if entry.wrong:  # a newer revision was refused, and the stream is back at this one
+                entry.wrong = ()
+                self._touched.setdefault(name, None)
             return False
         try:
             document = decode_document(body)
         except DocumentError as error:
-            entry.newest, entry.wrong, entry.removed = revision, tuple(error.errors), False
-            self._touched.setdefault(name, None)
+            self.refuse(name, revision, tuple(error.errors))
         else:
             held = Held(revision, body, needs(document), bool(provides(document)), len(document.endpoints))
             self._claim(Claim(name, revision if since is None else since), document, held.needs)
             self._supersede(name, entry, revision, held, document)
+        return True
+
+    def refuse(self, name: str, revision: int, errors: tuple[FieldError, ...]) -> bool:
+        """Take in a revision that cannot be a document's, nor its removal; return whether it is news."""
+        entry = self._entry(name)
+        if revision <= entry.newest:
+            return False
+        entry.newest, entry.wrong, entry.removed = revision, errors, False
+        self._touched.setdefault(name, None)
         return True
 
     def _entry(self, name: str) -> Entry:

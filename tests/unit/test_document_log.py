@@ -6,13 +6,20 @@ import pytest
 
 from agent.bus.documents import Delivery, DocumentLog, Message
 from agent.bus.jetstream import parse_ack_subject, parse_headers, parse_pub_ack, parse_reset_reply
+from protocol import binding
 
 
 def message(
     document: str, sequence: int, pending: int = 0, body: bytes = b"x", headers: bytes | None = None
 ) -> Message:
     reply = f"$JS.ACK.DROPLET_CONFIG.h1.1.{sequence}.{sequence}.1700000000000000000.{pending}"
-    return Message(f"droplet.v1.h1.config.{document}".encode(), reply.encode(), body, headers)
+    subject = f"droplet.v1.h1.config.{document}"
+    return Message(subject.encode(), reply.encode(), body, bound(subject, headers))
+
+
+def bound(subject: str, headers: bytes | None = None) -> bytes:
+    """Return headers with the subject that a message was published for."""
+    return (headers or b"NATS/1.0\r\n\r\n")[:-2] + f"{binding.SUBJECT}: {subject}\r\n\r\n".encode()
 
 
 def test_both_forms_of_ack_subjects_say_the_same() -> None:
