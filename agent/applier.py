@@ -26,7 +26,7 @@ from agent.core.observed import Observed
 from agent.core.paths import NOTHING_KNOWN, KnownPaths, down_at_start
 from agent.core.peers import senders
 from agent.core.places import places_of
-from agent.core.plan import additions, describe, plan_change
+from agent.core.plan import additions, describe, plan_change, removes_veths
 from agent.core.realize import IFINDEX_BASE, Realization
 from agent.core.registry import Verdict
 from agent.core.world import Here, World
@@ -147,6 +147,7 @@ class Applier:
         """Take documents in, have the kernel hold what follows, and tell the verdicts."""
         async with self._lock:
             documents = self.desired.documents
+            documents.retry_blocked()  # what has the names of these may let go of them in this very batch
             for delivery in batch:
                 self.revision = max(self.revision, delivery.revision)
                 if delivery.refusal is not None:
@@ -173,6 +174,7 @@ class Applier:
             self.in_sync = True
             self._inherited = frozenset()
             self.substrate.forget_inherited()
+            self.desired.documents.retry_blocked()  # what is in the way may be removed from here on
             await self._settle(set(swept))
             if self._postponed:
                 await self._execute(await self._compare())
@@ -249,6 +251,11 @@ class Applier:
         if self.desired.documents.failing():
             await self.repair()
 
+    async def retry_now(self) -> None:
+        """Try again at once: what stood in the way of a document is gone, or may be."""
+        self._calls = self.patience = 1
+        await self.retry()
+
     async def leave_out(self, down: frozenset[str]) -> None:
         """Send nothing to bouncers and dividers that are down, where their network or VPC has others."""
         async with self._lock:
@@ -308,6 +315,7 @@ class Applier:
         concerned = set(mentioned)
         broken_off, self._under_way = self._under_way, True
         had_droplet = bool(self.desired.world.own_droplets())
+        retried = False
         while True:
             slots = self.desired.world.slots
             change = self.desired.settle(removing=self.in_sync)
@@ -325,6 +333,9 @@ class Applier:
             blamed = blame(filter(is_removal, failures), change.left.items())
             self._take_in(change.concerned, failures, blamed)
             self._remains.update((name, change.left[name]) for name in blamed)
+            if not retried and removes_veths(actions):
+                retried = True  # once: what is taken back after another refusal is removed too
+                self.desired.documents.retry_blocked()
         if broken_off:
             failures = await self._kernel.executor.run(self._allowed(await self._compare()))
             self._take_in({name for name, _ in self.desired.in_force()}, failures)
@@ -349,6 +360,8 @@ class Applier:
             del self._remains[name]
         names = ({name for name, _ in self.desired.in_force()} | remains.keys()).difference(unknown)
         self._take_in(names, failures, blamed)
+        if removes_veths(actions):
+            self.desired.documents.retry_blocked()
         await self._settle(names)
         return failures
 

@@ -122,6 +122,7 @@ class Daemon:
             asyncio.create_task(self._every(interval.observe, self._applier.repair), name="repair"),
             asyncio.create_task(self._every(interval.retry, self._applier.retry), name="retry"),
             asyncio.create_task(self._follow_uplinks(), name="uplinks"),
+            asyncio.create_task(self._follow_freed_names(), name="freed names"),
         ]
         if self._settings.probe.enabled:
             loops.append(asyncio.create_task(self._prober.run(), name="prober"))
@@ -178,6 +179,14 @@ class Daemon:
             changed.clear()
             await self._try(self._applier.repair)
             await asyncio.sleep(UPLINK_PAUSE)
+
+    async def _follow_freed_names(self) -> None:
+        """Try documents again as soon as an interface gives up the name that an endpoint here is to have."""
+        freed = self._kernel.links.taken.freed
+        while True:
+            await freed.wait()
+            freed.clear()
+            await self._try(self._applier.retry_now)
 
     async def _follow_down(self) -> None:
         """Have bouncers and dividers left out while they are down."""

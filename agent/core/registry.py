@@ -5,6 +5,7 @@ Decides nothing about what is in force: `settlement.py` does.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ from protocol.acknowledgements import KernelFailure, Reference, State
 from protocol.codec import decode_document, decode_known
 from protocol.documents import Document
 from protocol.errors import DocumentError, FieldError
+
+MOST_BLOCKED = 32
+"""Documents that wait for a name and are tried again with every change; more of them wait for the periodic retry, or
+until the name is seen to be free."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +95,8 @@ class Registry:
         self.claims = Claims()
         self._touched: dict[str, Document | None] = {}
         self._interested: dict[Reference, set[str]] = {}
+        self._blocked: set[str] = set()
+        """Documents that are held back because something else has a name of theirs."""
         self._names: list[str] | None = None
         """All names, sorted, until there is another one or one less."""
 
@@ -185,6 +192,7 @@ class Registry:
         """Let revisions that the kernel refused be tried again."""
         for name in names:
             entry = self.entries.get(name)
+            self._blocked.discard(name)
             if entry is not None and entry.held_back:
                 entry.held_back = False
                 self._touched.setdefault(name, None)
@@ -214,8 +222,11 @@ class Registry:
         if entry.in_force is not None and entry.in_force is not entry.good:
             entry.held_back = True
             self._touched.setdefault(name, None)
+            if any(failure.errno == errno.EEXIST for failure in failures):
+                self._blocked.add(name)
 
     def _supersede(self, name: str, entry: Entry, revision: int, held: Held | None, document: Document | None) -> None:
+        self._blocked.discard(name)
         old = entry.latest
         entry.newest, entry.latest, entry.removed = revision, held, False
         entry.held_back, entry.wrong, entry.judgement, entry.failures = False, (), SOUND, ()
@@ -259,6 +270,14 @@ class Registry:
     def failing(self) -> list[str]:
         """Return the documents of which the kernel refused something."""
         return [name for name, entry in self.entries.items() if entry.failures]
+
+    def retry_blocked(self) -> None:
+        """Let revisions be tried again that are held back because something else has a name of theirs.
+
+        Of very many, none: what is not in their way would have them all tried again and again.
+        """
+        if len(self._blocked) <= MOST_BLOCKED:
+            self.retry(set(self._blocked))
 
     def forget(self, name: str) -> None:
         """Drop the memory of a document that is removed and no longer in force."""
