@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus.documents import Delivery
@@ -180,9 +181,8 @@ class Applier:
                 await self._execute(await self._compare())
                 postponed, self._postponed = self._postponed, set()
                 self._tell_verdicts(postponed)
-            self._log.info(
-                "in sync", documents=len(self.desired.documents.names()), swept=len(swept), revision=self.revision
-            )
+            counts = msgspec.structs.asdict(self.ledger.counts)
+            self._log.info("snapshot_applied", revision=self.revision, removed=len(swept), **counts)
 
     async def repair(self) -> None:
         """Compare the kernel with what is wanted and mend what somebody else changed; tell what that was."""
