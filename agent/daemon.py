@@ -30,6 +30,7 @@ from agent.datapath.xdp import AttachMode
 from agent.faults import FaultReporter
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
+from agent.publishers import Publishers
 from agent.reports import acknowledgement, counters, documents_missing, heartbeat, objects_unexplained, slots
 from agent.settings import Settings
 from agent.store import Store
@@ -71,7 +72,9 @@ def kernel_config(settings: Settings) -> KernelConfig:
 def bus_settings(settings: Settings) -> BusSettings:
     """Return the bus's share of the settings."""
     section = settings.bus
-    return BusSettings(section.servers, section.nkey_seed_file or None, section.tls_ca_file or None)
+    return BusSettings(
+        section.servers, section.nkey_seed_file or None, section.tls_ca_file or None, section.trusted_publishers
+    )
 
 
 def _prober(
@@ -103,7 +106,9 @@ class Daemon:
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
         self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
-        self._bus = Bus(settings.host, bus_settings(settings), self, log, self._faults.report, self._boot)
+        self._publishers = Publishers(settings.host, store, self._faults.report)
+        versions = store.load_versions() if settings.bus.trusted_publishers else {}
+        self._bus = Bus(settings.host, bus_settings(settings), self, log, self._faults.report, self._boot, versions)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
@@ -117,6 +122,7 @@ class Daemon:
             asyncio.create_task(self._every(interval.observe, self._applier.repair), name="repair"),
             asyncio.create_task(self._every(interval.retry, self._applier.retry), name="retry"),
             asyncio.create_task(self._follow_uplinks(), name="uplinks"),
+            asyncio.create_task(self._follow_freed_names(), name="freed names"),
         ]
         if self._settings.probe.enabled:
             loops.append(asyncio.create_task(self._prober.run(), name="prober"))
@@ -133,15 +139,18 @@ class Daemon:
 
     async def begin_snapshot(self) -> None:
         """Take note that every document comes again."""
+        self._publishers.begin_snapshot()
         await self._applier.begin_snapshot()
 
     async def deliver(self, batch: Sequence[Delivery]) -> None:
         """Take documents in."""
+        self._publishers.take(batch)
         await self._applier.deliver(batch)
         self._report_absent()
 
     async def snapshot_complete(self) -> None:
         """Take note that all documents are here, and tell so at once."""
+        self._publishers.report()
         await self._applier.snapshot_complete()
         self._report_absent()
         await self._send_status()
@@ -180,6 +189,14 @@ class Daemon:
             changed.clear()
             await self._try(self._applier.repair)
             await asyncio.sleep(UPLINK_PAUSE)
+
+    async def _follow_freed_names(self) -> None:
+        """Try documents again as soon as an interface gives up the name that an endpoint here is to have."""
+        freed = self._kernel.links.taken.freed
+        while True:
+            await freed.wait()
+            freed.clear()
+            await self._try(self._applier.retry_now)
 
     async def _follow_down(self) -> None:
         """Have bouncers and dividers left out while they are down."""

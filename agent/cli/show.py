@@ -168,7 +168,7 @@ def acknowledgement_line(host: str, item: Acknowledgement) -> str:
 def why(item: Acknowledgement) -> str:
     """Return what keeps a document from being realized, empty for nothing."""
     parts = [f"{error.path}: {error.message}" for error in item.errors]
-    parts += [f"{failure.object}: {failure.name}" for failure in item.failures]
+    parts += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
     if item.missing:
         parts.append("needs " + ", ".join(f"{needed.kind} {needed.id}" for needed in item.missing))
     return "; ".join(parts)

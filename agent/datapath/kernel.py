@@ -129,6 +129,7 @@ class Kernel(Readings):
     async def close(self) -> None:
         """Close descriptors and sockets and end the neighbour watch. All that forwards traffic stays."""
         await self.neighbours.close()
+        self.links.taken.close()
         self.transit.close()
         self._netlink.close()
         programs.close(self._loaded)
