@@ -193,6 +193,8 @@ class Recorder:
         self.asked.append((verb, body))
         if body == b"wrong":
             raise RpcError(404, "no such thing")
+        if body == b"two lines":
+            raise RpcError(400, "first line\r\nX-Second: line " + "a" * 100_000)
         if body == b"bug":
             raise KeyError("secret inside")
         return b"answer to " + verb.encode() + b" " + body
