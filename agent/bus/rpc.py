@@ -13,10 +13,9 @@ from nats.micro.service import EndpointConfig, Service, ServiceConfig
 from structlog.typing import FilteringBoundLogger
 
 from agent import __version__
+from protocol import micro as conventions
 from protocol import subjects
 
-SERVICE = "droplet"
-"""The service's name, the same on every host; the host stands in its metadata."""
 MAX_ERROR = 1000
 """Characters of an error's text, which travels in a header: what is wrong may be as long as a message."""
 MAX_WORD = 80
@@ -46,10 +45,10 @@ async def serve(client: Client, host: str, ask: Ask, log: FilteringBoundLogger) 
     the server would hand it some of the requests for the known verbs.
     """
     config = ServiceConfig(
-        name=SERVICE,
+        name=conventions.SERVICE,
         version=__version__,
         description="A host's network agent",
-        metadata={"host": host},
+        metadata=conventions.metadata(host),
         queue_group=host,
     )
     service = await micro.add_service(client, config)
