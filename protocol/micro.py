@@ -41,7 +41,9 @@ def discovery() -> dict[str, dict[str, Any]]:
     """Return the schema of the reply to each verb of `$SRV`."""
     return {
         "PING": _reply("ping", {}),
-        "INFO": _reply("info", {"description": _TEXT, "endpoints": _list(_endpoint({"metadata": {"type": "object"}}))}),
+        "INFO": _reply(
+            "info", {"description": _TEXT, "endpoints": _list(_endpoint({"metadata": {"type": ["object", "null"]}}))}
+        ),
         "STATS": _reply(
             "stats",
             {

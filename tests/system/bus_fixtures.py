@@ -61,8 +61,9 @@ def _quoted(words: Sequence[str]) -> str:
 
 def user_block(user: User, allowed: permissions.Permissions) -> str:
     """Return one user of a server's configuration."""
+    publish = f"allow: {_quoted(allowed.publish)}" if allowed.publish else 'deny: [">"]'
     return (
-        f"{{ nkey: {user.public}, permissions: {{ publish: {{ allow: {_quoted(allowed.publish)} }},"
+        f"{{ nkey: {user.public}, permissions: {{ publish: {{ {publish} }},"
         f" subscribe: {{ allow: {_quoted(allowed.subscribe)} }} }} }}"
     )
 
