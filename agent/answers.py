@@ -1,9 +1,9 @@
-"""Answers what the host is asked: from the desired state, the kernel's maps and the ledger. Changes nothing."""
+"""Answers what the host is asked: from the desired state, the kernel's maps and the ledger. Only `sweep` changes it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -34,6 +34,8 @@ from protocol.rpc import (
     PeersReply,
     PeersRequest,
     PlanReply,
+    SweepReply,
+    SweepRequest,
 )
 from protocol.status import Counters, Status
 
@@ -78,6 +80,8 @@ class Answers:
                 return codec.encode(self._peers(_decode(body, PeersRequest)))
             case "plan":
                 return codec.encode(await self._plan())
+            case "sweep":
+                return codec.encode(await self._sweep(_decode(body, SweepRequest)))
         raise unknown_method(verb)
 
     @property
@@ -177,6 +181,17 @@ class Answers:
             return PlanReply(tuple(await self._applier.plan()))
         except ObservationError as error:
             raise RpcError(500, f"the kernel could not be read: {error}") from None
+
+    async def _sweep(self, request: SweepRequest) -> SweepReply:
+        refused = await self._applier.sweep(request.documents, objects=request.objects)
+        if refused:
+            raise RpcError(409, f"nothing was removed: {_listed(refused)} not among the documents that are missing")
+        return SweepReply(tuple(sorted(set(request.documents))))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{', '.join(names[:10])}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 def _place(path: PeerPath) -> str:

@@ -112,6 +112,12 @@ class Applier:
         self._under_way = False
         self._unkept: set[str] = set()
         self._inherited: frozenset[bytes] = frozenset()
+        self._informed = False
+        """Whether a document was ever known here, kept or told of by a message."""
+        self._removes_rest = False
+        """Whether objects in the kernel that no document explains may be removed."""
+        self.unexplained = 0
+        """How many of them were left where they were."""
         self._known = known
         self._found: Here
         """The host as it was last seen; what is desired goes by it with the addresses that are lost for now."""
@@ -124,6 +130,7 @@ class Applier:
             self._kernel.tend(observed)
             self._inherited = frozenset(observed.maps[MapName.DROPLETS])
             kept = self._store.load()
+            self._informed = bool(kept)
             self._found = here_of(self._settings, observed.uplinks, self._kernel.features)
             self.desired = remembered(self._found, observed, kept, self._known)
             del observed  # the comparison reads all of it anew, and one copy is enough
@@ -147,6 +154,7 @@ class Applier:
         """Take documents in, have the kernel hold what follows, and tell the verdicts."""
         async with self._lock:
             documents = self.desired.documents
+            self._informed = self._informed or bool(batch)
             for delivery in batch:
                 self.revision = max(self.revision, delivery.revision)
                 if delivery.body is None:
@@ -159,24 +167,52 @@ class Applier:
             await self._settle({delivery.document for delivery in batch})
 
     async def snapshot_complete(self) -> None:
-        """Know that every document is listed: from here on, what is not wanted goes.
+        """Know that every document is listed: from here on, what was removed goes.
 
-        Called again after it raised, it goes on: what was listed counts once, or all would be swept.
+        A document that is not listed stays, unless a message removed it: the stream may have lost it (ADR 25). Called
+        again after it raised, it goes on: what was listed counts once, or all would be absent.
         """
         async with self._lock:
-            swept = [] if self.in_sync else self.desired.documents.sweep(self._listed)
+            documents = self.desired.documents
+            if not self.in_sync:
+                documents.end_replay(self._listed)
+                self._removes_rest = self._removes_rest or self._informed or not self._postponed
             self._listed.clear()
             self.in_sync = True
             self._inherited = frozenset()
             self.substrate.forget_inherited()
-            await self._settle(set(swept))
+            await self._settle(set(documents.absent))
             if self._postponed:
-                await self._execute(await self._compare())
+                await self._execute(self._explained(await self._compare()))
                 postponed, self._postponed = self._postponed, set()
                 self._tell_verdicts(postponed)
             self._log.info(
-                "in sync", documents=len(self.desired.documents.names()), swept=len(swept), revision=self.revision
+                "in sync", documents=len(documents.names()), absent=len(documents.absent), revision=self.revision
             )
+
+    async def sweep(self, names: Iterable[str], *, objects: bool = False) -> list[str]:
+        """Remove documents that the stream does not list, and return those that are not among them: then none is.
+
+        With `objects`, what no document explains may be removed from the kernel too.
+        """
+        async with self._lock:
+            documents, wanted = self.desired.documents, set(names)
+            others = sorted(wanted - documents.absent)
+            if others or not self.in_sync:
+                return others or sorted(wanted)
+            documents.sweep(sorted(wanted))
+            await self._settle(wanted)
+            self._log.info("documents_swept", documents=sorted(wanted), objects=objects)
+            if objects:
+                self._removes_rest = True
+                await self._execute(self._explained(await self._compare()))
+        return []
+
+    def _explained(self, actions: list[Action]) -> list[Action]:
+        """Leave out removals where it is not known what explains the objects in the kernel."""
+        kept = actions if self._removes_rest else additions(actions)
+        self.unexplained = len(actions) - len(kept)
+        return kept
 
     async def repair(self) -> None:
         """Compare the kernel with what is wanted and mend what somebody else changed; tell what that was."""
@@ -203,7 +239,7 @@ class Applier:
     async def _mend(self, comparison: Comparison) -> None:
         """Mend what is different still."""
         try:
-            actions = self._allowed(await self._proven(comparison))
+            actions = self._explained(self._allowed(await self._proven(comparison)))
         except ObservationError as error:
             self._tell_unreadable(error)
             return
@@ -322,7 +358,8 @@ class Applier:
             self._take_in(change.concerned, failures, blamed)
             self._remains.update((name, change.left[name]) for name in blamed)
         if broken_off:
-            failures = await self._kernel.executor.run(self._allowed(await self._compare()))
+            actions = self._explained(self._allowed(await self._compare()))
+            failures = await self._kernel.executor.run(actions)
             self._take_in({name for name, _ in self.desired.in_force()}, failures)
         self.substrate.follow(self.desired.world, self._inherited)
         if had_droplet != bool(self.desired.world.own_droplets()):

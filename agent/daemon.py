@@ -30,7 +30,7 @@ from agent.datapath.xdp import AttachMode
 from agent.faults import FaultReporter
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
-from agent.reports import acknowledgement, counters, heartbeat, slots
+from agent.reports import acknowledgement, counters, documents_missing, heartbeat, objects_unexplained, slots
 from agent.settings import Settings
 from agent.store import Store
 from agent.substrate import InterfaceReplacedError
@@ -103,7 +103,7 @@ class Daemon:
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
         self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
-        self._bus = Bus(settings.host, bus_settings(settings), self, log)
+        self._bus = Bus(settings.host, bus_settings(settings), self, log, self._faults.report, self._boot)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
@@ -138,15 +138,25 @@ class Daemon:
     async def deliver(self, batch: Sequence[Delivery]) -> None:
         """Take documents in."""
         await self._applier.deliver(batch)
+        self._report_absent()
 
     async def snapshot_complete(self) -> None:
         """Take note that all documents are here, and tell so at once."""
         await self._applier.snapshot_complete()
+        self._report_absent()
         await self._send_status()
 
     async def ask(self, verb: str, body: bytes) -> bytes:
         """Answer a question."""
-        return await self._answers.ask(verb, body)
+        answer = await self._answers.ask(verb, body)
+        self._report_absent()
+        return answer
+
+    def _report_absent(self) -> None:
+        """Report what is in force here, or in the kernel, and in no message of the stream."""
+        applier, host = self._applier, self._settings.host
+        absent = documents_missing(host, applier.desired.documents.absent)
+        self._faults.report("documents", [*absent, *objects_unexplained(host, applier.unexplained)])
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
         """Do a job again and again; a failure of one turn is logged and does not end the loop."""

@@ -16,7 +16,7 @@ from controller_sim.lab import Lab
 from controller_sim.lab_state import LabError
 from controller_sim.moves import Move, Moved, in_phases
 from controller_sim.namespaces import run_coroutine_in
-from controller_sim.publisher import Published, publish, read_hosts
+from controller_sim.publisher import Published, held_only_by_hosts, publish, read_hosts
 from protocol import codec, subjects
 from protocol.errors import DocumentError
 from protocol.status import AgentState, Status
@@ -116,8 +116,10 @@ class _Publication:
         """Publish what differs; what moves is first let go by its old host, and then told to its new one."""
         documents = self.lab.documents()
         self.watcher.tracker.holds(documents)
-        phases = in_phases(documents, await read_hosts(self.client, documents))
+        stored = await read_hosts(self.client, documents)
+        phases = in_phases(documents, stored)
         self.moves = phases.moves
+        await publish(self.client, await held_only_by_hosts(self.client, documents, stored), self._published)
         await publish(self.client, phases.before, self._published)
         await publish(self.client, phases.release, self._published)
         deadline = time.monotonic() + RELEASE_TIMEOUT
@@ -213,6 +215,8 @@ def _troubles(status: Status) -> Iterator[tuple[str, str, str]]:
     for path in status.narrow_paths:
         to = f"to {path.droplet}"
         yield f"{to} carries", f"{to} carry", f"{path.carries} of {path.configured}"
+    for fault in status.faults:
+        yield "reports", "report", f"{fault.kind} {fault.subject}: {fault.detail}"
 
 
 def _without_next_hop(status: Status) -> list[str]:

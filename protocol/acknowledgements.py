@@ -44,7 +44,8 @@ class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
     """The newest answer for a document. Times are seconds since the epoch.
 
     `in_force` is the revision that forwarding follows now, 0 for none; it differs from `revision` while that is not
-    realized. `removed` says that the revision removed the document.
+    realized. `removed` says that the revision removed the document. `absent` says that the stream holds no message of
+    the document, and none removed it: it stays in force until it is published again or removed.
     """
 
     document: str
@@ -57,3 +58,4 @@ class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
     errors: tuple[FieldError, ...] = ()
     failures: tuple[KernelFailure, ...] = ()
     retry_at: float | None = None
+    absent: bool = False

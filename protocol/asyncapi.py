@@ -61,6 +61,7 @@ _METHODS = {
     "path": "Which way a packet of a local endpoint would go.",
     "peers": "What probes found out about the paths to other droplets, page by page.",
     "plan": "What a comparison with the kernel would change now. Changes nothing.",
+    "sweep": "Removes documents that the host keeps though the stream does not hold them. Nothing else removes those.",
 }
 _DOCUMENT = "One to eight tokens of [a-z0-9][a-z0-9_-]{0,62} with dots between."
 _PARAMETERS: dict[str, dict[str, Any]] = {

@@ -124,6 +124,23 @@ class PlanReply(msgspec.Struct, frozen=True):
     actions: tuple[str, ...]
 
 
+class SweepRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Remove documents that the host keeps though its last complete snapshot did not list them.
+
+    All of `documents` or none: when one of them is not missing from the stream, the answer is an error with code 409.
+    With `objects`, what an earlier agent left in the kernel and no document explains is removed too.
+    """
+
+    documents: tuple[str, ...] = ()
+    objects: bool = False
+
+
+class SweepReply(msgspec.Struct, frozen=True):
+    """The documents that were removed; each is acknowledged as removed, too."""
+
+    documents: tuple[str, ...]
+
+
 class Method(NamedTuple):
     """What one verb is asked with and answered by. `request` is None where nothing is asked for."""
 
@@ -144,12 +161,14 @@ METHODS = {
     "path": Method(PathRequest, PathReply),
     "peers": Method(PeersRequest, PeersReply),
     "plan": Method(None, PlanReply),
+    "sweep": Method(SweepRequest, SweepReply),
 }
 """Every verb of `subjects.RPC_VERBS`."""
 ERRORS = {
     400: "the request is wrong: the text names the field and what it may be",
     403: "the request came out of a stream or on another subject: ask the host directly",
     404: "there is no such method or object",
+    409: "nothing was removed: a document that is to be swept is not missing, or no snapshot is complete yet",
     413: "the answer is larger than a message can be: ask for a smaller page",
     500: "the host could not answer: the text or the host's log says why",
 }

@@ -364,6 +364,39 @@ def plan(access: Access, host: str, output: str) -> None:
 
 
 @main.command()
+@click.argument("host", callback=_host)
+@click.argument("documents", nargs=-1)
+@click.option("--objects", is_flag=True, help="Also what an earlier agent left in the kernel and no document explains.")
+@click.option("--yes", is_flag=True, help="Remove them without asking.")
+@click.pass_obj
+def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, yes: bool) -> None:
+    """Remove documents that HOST keeps though the stream does not hold them: those named, or all of them.
+
+    Only documents that `dropletctl status` lists as missing can be removed so. A controller removes documents by
+    messages instead.
+
+    \b
+    Examples:
+      dropletctl sweep h1
+      dropletctl sweep h1 tenant-7.endpoints --yes
+    """
+
+    async def work(bus: Session) -> None:
+        names = documents or tuple(one.document for one in await bus.documents(host) if one.absent)
+        if not names and not objects:
+            click.echo(f"{host} keeps no document that the stream does not hold")
+            return
+        click.echo("\n".join(names))
+        what = f"these {len(names)} documents and all that they describe"
+        if not yes and not click.confirm(f"Remove {what} from {host}?", err=True):
+            raise click.Abort
+        answer = await bus.ask(host, "sweep", rpc.SweepRequest(names, objects), rpc.SweepReply)
+        click.echo(f"{len(answer.documents)} documents removed")
+
+    _run(access, work)
+
+
+@main.command()
 @click.option("--host", callback=_host, help="Only this host.")
 @click.option("--count", type=click.IntRange(1), help="End after so many.")
 @_output

@@ -46,6 +46,8 @@ class Verdict:
     failures: tuple[KernelFailure, ...] = ()
     lacking: tuple[KernelFailure, ...] = ()
     """As failures, of what the host lacks: trying again is of no use."""
+    absent: bool = False
+    """Whether the last snapshot did not list it, though nothing removed it."""
 
 
 @dataclass(slots=True)
@@ -88,6 +90,8 @@ class Registry:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.claims = Claims()
+        self.absent: set[str] = set()
+        """Documents that the last complete snapshot did not list, and that no message removed."""
         self._touched: dict[str, Document | None] = {}
         self._interested: dict[Reference, set[str]] = {}
         self._names: list[str] | None = None
@@ -101,6 +105,7 @@ class Registry:
         entry = self._entry(name)
         if revision <= entry.newest:
             return False
+        self.absent.discard(name)
         if entry.latest is not None and (entry.latest.revision, entry.latest.body) == (revision, body):
             entry.newest = revision
             return False
@@ -135,6 +140,7 @@ class Registry:
         entry = self._entry(name)
         if revision <= entry.newest:
             return False
+        self.absent.discard(name)
         good, latest, entry.good = entry.good, entry.latest, None
         self._supersede(name, entry, revision, None, None)
         if good is not None and good is not latest:
@@ -148,13 +154,19 @@ class Registry:
         for entry in self.entries.values():
             entry.newest = 0
 
-    def sweep(self, listed: set[str]) -> list[str]:
-        """Remove every document that a complete replay did not list; return their names."""
-        gone = [name for name, entry in self.entries.items() if name not in listed and not entry.removed]
-        for name in gone:
+    def end_replay(self, listed: set[str]) -> set[str]:
+        """Take note of what a complete replay listed; return the documents that it did not list and nothing removed.
+
+        They stay as they are: a stream that was lost or restored lists less than there is (ADR 25).
+        """
+        self.absent = {name for name, entry in self.entries.items() if name not in listed and not entry.removed}
+        return self.absent
+
+    def sweep(self, names: Iterable[str]) -> None:
+        """Remove documents that are absent, each under a revision of its own after those that are known."""
+        for name in names:
             entry = self.entries[name]
-            self.remove(name, 1 + max((held.revision for held in entry.kept()), default=0))
-        return gone
+            self.remove(name, 1 + max(entry.newest, *(held.revision for held in entry.kept()), 0))
 
     def touch_all(self) -> None:
         """Have every document looked at by the next settlement."""
@@ -280,4 +292,5 @@ class Registry:
             errors=judgement.errors,
             failures=entry.failures,
             lacking=entry.lacking if in_force else (),
+            absent=name in self.absent,
         )

@@ -24,7 +24,9 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
 from agent.bus import Bus, BusSettings, Delivery, RpcError
+from agent.faults import FaultReporter
 from protocol import permissions, streams, subjects
+from protocol.status import Fault
 
 
 def server_binary() -> str:
@@ -202,13 +204,25 @@ class Recorder:
 
 
 class Lines:
-    """A structlog logger that keeps its lines."""
+    """A structlog logger that keeps its lines, and the faults of an agent that logs there."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, object]] = []
+        self.events: list[tuple[str, tuple[str, ...]]] = []
         self.log = structlog.wrap_logger(
             structlog.ReturnLogger(), processors=[self._keep], wrapper_class=structlog.make_filtering_bound_logger(0)
         )
+
+        self.faults = FaultReporter(lambda kind, detail: self.events.append((kind, detail)), self.log)
+        self.report = self.faults.report
+
+    def standing(self, kind: str) -> Fault | None:
+        """Return the fault of a kind that stands."""
+        return next((fault for fault in self.faults.standing() if fault.kind == kind), None)
+
+    def began(self, kind: str) -> int:
+        """Return how often a fault of a kind began."""
+        return sum(line["event"] == "fault_began" and line["kind"] == kind for line in self.lines)
 
     def _keep(self, _logger: object, level: str, event: dict[str, object]) -> str:
         self.lines.append({"level": level, **event})
