@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any, NamedTuple
 
-from protocol import acknowledgements, documents, json_schema, micro, rpc, status, streams, subjects
+from protocol import acknowledgements, binding, documents, json_schema, micro, rpc, status, streams, subjects
 
 MSGPACK, JSON, NOTHING = "application/msgpack", "application/json", "application/octet-stream"
 _BINDINGS = {"nats": {"bindingVersion": "0.1.0"}}
@@ -226,14 +226,34 @@ def _bare(text: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def _document_headers() -> dict[str, Any]:
-    return {"type": "object", "properties": _fence()}
+    return {"type": "object", "required": [binding.SUBJECT], "properties": {**_binding(), **_fence()}}
 
 
 def _removal_headers() -> dict[str, Any]:
     ttl = "How long the removal stays in the stream: longer than any host is away."
     constant = {name: {"type": "string", "const": value} for name, value in streams.DELETE_HEADERS.items()}
-    properties = {**constant, "Nats-TTL": {"type": "string", "description": ttl, "examples": ["720h"]}, **_fence()}
-    return {"type": "object", "required": list(streams.DELETE_HEADERS), "properties": properties}
+    lifetime = {"Nats-TTL": {"type": "string", "description": ttl, "examples": ["720h"]}}
+    required = [*streams.DELETE_HEADERS, binding.SUBJECT]
+    return {"type": "object", "required": required, "properties": {**constant, **lifetime, **_binding(), **_fence()}}
+
+
+def _binding() -> dict[str, Any]:
+    """Return the headers that bind a message to its subject and, where a host asks for it, to its publisher."""
+    asked = "Needed where the host's bus.trusted_publishers is set."
+    return {
+        binding.SUBJECT: {"type": "string", "description": "The subject that the message is published for."},
+        binding.VERSION: {
+            "type": "string",
+            "pattern": "^[1-9][0-9]{0,15}$",
+            "description": f"{asked} Greater than all before it for this subject, at most {binding.MOST_VERSION}.",
+        },
+        binding.PUBLISHER: {"type": "string", "pattern": "^U[A-Z2-7]{55}$", "description": f"{asked} A public nkey."},
+        binding.SIGNATURE: {
+            "type": "string",
+            "pattern": "^[A-Za-z0-9_-]{86}$",
+            "description": f"{asked} Ed25519 in base64url, over the bytes that docs/controller.md describes.",
+        },
+    }
 
 
 def _fence() -> dict[str, Any]:

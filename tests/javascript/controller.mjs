@@ -5,6 +5,7 @@ import { decode, encode } from "@msgpack/msgpack";
 import { connect, headers as makeHeaders, nkeyAuthenticator } from "@nats-io/transport-node";
 import { digest } from "./digest.mjs";
 import { checked, checkedHeaders, example, roles, subject } from "./reference.mjs";
+import { Signer } from "./signing.mjs";
 
 const DIFFERENT_CONFIGURATION = 10058;
 const text = new TextDecoder();
@@ -12,17 +13,19 @@ const text = new TextDecoder();
 export class Controller {
   /** Connect as the controller: an address such as tls://127.0.0.1:4222, and the files of the CA and the nkey seed. */
   static async connect({ server, authority, seed, host }) {
+    const key = readFileSync(seed);
     const connection = await connect({
       servers: server,
       tls: { caFile: authority, handshakeFirst: true },
-      authenticator: nkeyAuthenticator(readFileSync(seed)),
+      authenticator: nkeyAuthenticator(key),
       inboxPrefix: roles.controller.inbox_prefix,
     });
-    return new Controller(connection, host);
+    return new Controller(connection, host, new Signer(key));
   }
 
-  constructor(connection, host) {
+  constructor(connection, host, signer) {
     this.connection = connection;
+    this.signer = signer;
     this.host = host;
     this.published = new Map(); // document -> newest revision, of those that should exist
     this.answers = new Map(); // document -> newest acknowledgement
@@ -41,11 +44,21 @@ export class Controller {
       if (reply.error?.err_code === DIFFERENT_CONFIGURATION) await this.mustApi(`STREAM.UPDATE.${stream.name}`, stream);
       else if (reply.error) throw new Error(reply.error.description);
     }
+    await this.makeConsumer();
+    this.connection.subscribe(this.#ack("*").replace("*", ">"), { callback: (_, message) => this.#answered(message) });
+    for (const { subject, body } of await this.stored("DROPLET_ACK", this.#ack(">"))) this.#answered({ subject, data: body });
+  }
+
+  async makeConsumer() {
     const consumer = example("request: consumer", { host: this.host });
     const { name, filter_subject } = consumer.config;
     await this.mustApi(`CONSUMER.CREATE.${consumer.stream_name}.${name}.${filter_subject}`, consumer);
-    this.connection.subscribe(this.#ack("*").replace("*", ">"), { callback: (_, message) => this.#answered(message) });
-    for (const { subject, body } of await this.stored("DROPLET_ACK", this.#ack(">"))) this.#answered({ subject, data: body });
+  }
+
+  /** Have the host read everything anew. */
+  async replaceConsumer() {
+    await this.mustApi(`CONSUMER.DELETE.DROPLET_CONFIG.${this.host}`, {});
+    await this.makeConsumer();
   }
 
   async api(verb, request) {
@@ -61,38 +74,51 @@ export class Controller {
 
   /** Publish a document's objects and return the revision; `expected` is the newest one that is known. */
   async publish(document, objects, expected = undefined) {
-    const revision = await this.#send(document, encode(checked("Document", objects)), {}, "Document", expected);
+    const body = encode(checked("Document", objects));
+    const fence = expected === undefined ? {} : { "Nats-Expected-Last-Subject-Sequence": String(expected) };
+    const revision = await this.#send(document, body, { ...this.#signed(document, body), ...fence });
     this.published.set(document, revision);
     return revision;
   }
 
-  /** Publish a body as it is. */
-  async publishBytes(document, body) {
-    return this.#send(document, body, {}, "Document");
+  /** Publish a document that nobody signed. */
+  async publishUnsigned(document, objects) {
+    return this.#send(document, encode(objects), example("headers: document", { host: this.host, document }));
+  }
+
+  /** Publish an empty body as if it were a document. */
+  async publishNothing(document) {
+    const body = new Uint8Array();
+    return this.#send(document, body, this.#signed(document, body));
   }
 
   /** Remove a document and return the revision of its removal. */
   async remove(document) {
-    const revision = await this.#send(document, new Uint8Array(), example("headers: removal"), "Removal");
+    const body = new Uint8Array();
+    const fields = { ...example("headers: removal"), ...this.#signed(document, body, { removes: true }) };
+    const revision = await this.#send(document, body, checkedHeaders("Removal", fields));
     this.published.delete(document);
     return revision;
   }
 
-  async #send(document, body, fields, message, expected = undefined) {
-    const to = subject("config", { host: this.host, document });
-    const all = { ...fields, ...this.bound(to, body) };
-    if (expected !== undefined) all["Nats-Expected-Last-Subject-Sequence"] = String(expected);
-    checkedHeaders(message, all);
+  /** Lose a document as a mistake would: without removing it. */
+  async purge(document) {
+    this.published.delete(document);
+    return this.mustApi("STREAM.PURGE.DROPLET_CONFIG", { filter: subject("config", { host: this.host, document }) });
+  }
+
+  #signed(document, body, { removes = false } = {}) {
+    const named = example("headers: document", { host: this.host, document });
+    return { ...named, ...this.signer.headers(named["Droplet-Subject"], body, { removes }) };
+  }
+
+  async #send(document, body, fields) {
     const headers = makeHeaders();
-    for (const [name, value] of Object.entries(all)) headers.set(name, value);
+    for (const [name, value] of Object.entries(checkedHeaders("Document", fields))) headers.set(name, value);
+    const to = subject("config", { host: this.host, document });
     const reply = (await this.connection.request(to, body, { headers, timeout: 5000 })).json();
     if (reply.error) throw new Error(`${reply.error.err_code} ${reply.error.description}`);
     return reply.seq;
-  }
-
-  /** The headers that bind a document to its subject. */
-  bound() {
-    return {};
   }
 
   #ack(document) {
@@ -110,18 +136,29 @@ export class Controller {
     const deadline = Date.now() + seconds * 1000;
     for (;;) {
       const newest = this.answers.get(document);
-      if (newest && newest.revision >= revision && states.includes(newest.state)) return newest;
+      if (newest && newest.revision >= revision && !newest.absent && states.includes(newest.state)) return newest;
       if (Date.now() > deadline) throw new Error(`no answer for ${document} ${revision} but ${JSON.stringify(newest)}`);
-      await new Promise((resolve) => {
-        const wake = () => {
-          clearTimeout(timer);
-          this.waiting.delete(wake);
-          resolve();
-        };
-        const timer = setTimeout(wake, 1000);
-        this.waiting.add(wake);
-      });
+      await this.#news();
     }
+  }
+
+  /** Wait until a host says that the stream does not hold a document that it has. */
+  async absent(document) {
+    while (!this.answers.get(document)?.absent) await this.#news();
+    return this.answers.get(document);
+  }
+
+  /** Wait for an acknowledgement of any document, or a second. */
+  #news() {
+    return new Promise((resolve) => {
+      const wake = () => {
+        clearTimeout(timer);
+        this.waiting.delete(wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, 1000);
+      this.waiting.add(wake);
+    });
   }
 
   /** What a stream holds under a filter, by direct get in pages. */
@@ -201,4 +238,5 @@ const REPLIES = {
   path: "PathReply",
   peers: "PeersReply",
   plan: "PlanReply",
+  sweep: "SweepReply",
 };

@@ -101,10 +101,12 @@ class OneHost:
         file = self.folder / "agent.toml"
         cache = os.environ.get("DROPLET_LAB_CACHE", f"{self.folder}/cache")
         reach = self.access(HOST)
+        publisher = nats_server.public_key(self.files.seed(CONTROLLER).read_bytes())
         file.write_text(
             f'host = "{HOST}"\ninstance = "{self.instance}"\ninterfaces = ["eth0"]\n'
             f'state = "{self.folder}/state"\ncache = "{cache}"\n'
             f'[bus]\nservers = ["{reach.server}"]\nnkey_seed_file = "{reach.seed}"\ntls_ca_file = "{reach.authority}"\n'
+            f'trusted_publishers = ["{publisher}"]\n'
             f"[interval]\nheartbeat = 0.5\ntelemetry = 0.5\nobserve = 5.0\n"
         )
         return file

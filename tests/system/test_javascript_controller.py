@@ -1,4 +1,4 @@
-"""A controller in JavaScript, written from docs/ alone, drives a real agent: nkeys, TLS, MessagePack, XDP.
+"""A controller in JavaScript, written from docs/ alone, drives a real agent: nkeys, TLS, signatures, MessagePack, XDP.
 
 What the controller reads of a host is held against docs/asyncapi.yaml on its way in.
 """
@@ -107,11 +107,30 @@ def test_a_removal_takes_the_interface_away_and_its_answer_can_be_cleaned_up(hos
 
 def test_an_empty_body_without_the_headers_removes_nothing(host, controller):
     good = controller.settle("endpoint.web-1", {"endpoints": [endpoint(host, "web-1", 10)]})
-    answer = controller.do(
-        "answer", "endpoint.web-1", controller.do("publishBytes", "endpoint.web-1", ""), ["rejected"]
-    )
+    answer = controller.do("answer", "endpoint.web-1", controller.do("publishNothing", "endpoint.web-1"), ["rejected"])
     assert (answer["in_force"], answer["errors"][0]["code"]) == (good["revision"], "not_messagepack")
     controller.settle("endpoint.web-1", {"endpoints": [endpoint(host, "web-1", 10)]})
+
+
+def test_a_document_that_the_stream_lost_stays_until_the_host_is_told_to_sweep_it(host, controller):
+    controller.settle("endpoint.web-3", {"endpoints": [endpoint(host, "web-3", 30)]})
+    controller.do("purge", "endpoint.web-3")
+    controller.do("replaceConsumer")
+    assert controller.do("absent", "endpoint.web-3")["in_force"] > 0
+    assert "eth0" in run_in(host.inside("web-3"), ["ip", "link", "show"]).stdout
+    assert controller.do("ask", "sweep", {"documents": ["endpoint.web-3", "endpoint.web-1"]})["code"] == "409"
+    assert controller.do("ask", "sweep", {"documents": ["endpoint.web-3"]}) == {"documents": ["endpoint.web-3"]}
+    until(lambda: "eth0" not in run_in(host.inside("web-3"), ["ip", "link", "show"]).stdout, "the end of the interface")
+
+
+def test_a_document_that_nobody_signed_is_rejected_and_the_last_good_one_stays(host, controller):
+    one = {"endpoints": [endpoint(host, "web-1", 10)]}
+    good = controller.settle("endpoint.web-1", one)
+    answer = controller.do(
+        "answer", "endpoint.web-1", controller.do("publishUnsigned", "endpoint.web-1", one), ["rejected"]
+    )
+    assert (answer["in_force"], answer["errors"][0]["code"]) == (good["revision"], "untrusted")
+    controller.settle("endpoint.web-1", one)
 
 
 def test_a_controller_that_is_late_is_refused_by_the_server(host, controller):

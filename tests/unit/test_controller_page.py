@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nkeys
 import pytest
 
 from controller_sim import bus, publisher
-from protocol import codec, digest, streams, subjects
+from protocol import binding, codec, digest, streams, subjects
 from protocol.codec import decode_document
 
 PAGE = (Path(__file__).parents[2] / "docs" / "controller.md").read_text()
@@ -58,13 +59,48 @@ def test_a_digest_of_the_page_is_the_agents(documents: str, value: str) -> None:
 def test_the_digests_of_the_page_come_out_of_the_controller_in_javascript_too() -> None:
     script = "import { digest } from './digest.mjs'; console.log(JSON.parse(process.argv[1]).map(digest).join(' '))"
     sets = [[(name, str(revision)) for name, revision in pairs(text)] for text, _ in DIGESTS]
-    command = [Path(sys.executable).parent / "node", "--input-type=module", "--eval", script, json.dumps(sets)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=JAVASCRIPT, timeout=60, check=True)
-    assert done.stdout.split() == [value.strip("`") for _, value in DIGESTS]
+    assert javascript(script, sets).split() == [value.strip("`") for _, value in DIGESTS]
+
+
+def javascript(script: str, argument: Any) -> str:
+    """Return what a script prints that runs beside the controller in JavaScript."""
+    command = [Path(sys.executable).parent / "node", "--input-type=module", "--eval", script, json.dumps(argument)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=JAVASCRIPT, timeout=60, check=True).stdout
+
+
+@pytest.mark.parametrize("kind", ["put", "remove"])
+def test_the_signatures_of_the_page_are_valid(kind: str) -> None:
+    vectors = block("vectors: signatures")
+    body, version = bytes.fromhex(vectors[kind]["body_hex"]), vectors["version"]
+    signed = binding.signed_bytes(vectors["subject"], version, body, removes=kind == "remove")
+    pair = nkeys.from_seed(bytearray(vectors["seed"].encode()))
+    assert binding.signed(vectors["subject"], version, pair.public_key.decode(), pair.sign(signed)) == {
+        "Droplet-Subject": vectors["subject"],
+        "Droplet-Version": str(version),
+        "Droplet-Publisher": vectors["publisher"],
+        "Droplet-Signature": vectors[kind]["signature"],
+    }
+
+
+def test_the_signatures_of_the_page_come_out_of_the_controller_in_javascript_too() -> None:
+    script = """
+        import { Signer } from "./signing.mjs";
+        const { seed, subject, version, put, remove } = JSON.parse(process.argv[1]);
+        for (const [removes, { body_hex }] of [[false, put], [true, remove]]) {
+          const options = { removes, version };
+          const found = new Signer(Buffer.from(seed)).headers(subject, Buffer.from(body_hex, "hex"), options);
+          console.log(found["Droplet-Publisher"], found["Droplet-Signature"]);
+        }
+    """
+    vectors = block("vectors: signatures")
+    assert javascript(script, vectors).splitlines() == [
+        f"{vectors['publisher']} {vectors[kind]['signature']}" for kind in ("put", "remove")
+    ]
 
 
 def test_the_headers_of_a_removal_are_those_that_the_simulated_controller_sends() -> None:
     headers = block("headers: removal")
+    assert block("headers: document") == binding.bound("droplet.v1.{host}.config.{document}")
     assert headers == {**streams.DELETE_HEADERS, "Nats-TTL": publisher.DELETE_TTL}
     assert streams.is_delete(headers, b"")
 
