@@ -49,7 +49,12 @@ _CHANNELS = {
         ("Acknowledgement",),
         {"stream": streams.ACK_STREAM, "max_msgs_per_subject": streams.MESSAGES_PER_SUBJECT},
     ),
-    "status": Channel("send", "droplet.v1.{host}.status", "The heartbeat, every three seconds.", ("Status",)),
+    "status": Channel(
+        "send",
+        "droplet.v1.{host}.status",
+        "The heartbeat, every three seconds unless the host's settings say otherwise.",
+        ("Status",),
+    ),
     "event": Channel("send", "droplet.v1.{host}.event.{event}", "Something that happened once.", ("Event",)),
     "telemetry": Channel("send", "droplet.v1.{host}.telemetry.counters", "Counters of packets.", ("Counters",)),
 }
