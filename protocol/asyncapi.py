@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 from protocol import acknowledgements, binding, documents, json_schema, micro, rpc, status, streams, subjects
 
 MSGPACK, JSON, NOTHING = "application/msgpack", "application/json", "application/octet-stream"
-_BINDINGS = {"nats": {"bindingVersion": "0.1.0"}}
+_OPERATION = {"nats": {"bindingVersion": "0.1.0"}}
+_PLAIN: dict[str, Any] = {"nats": {}}
+"""The NATS bindings define no properties but an operation's `queue` and the version."""
 _REPLY_TEXT = (
     "The reply subject of the request, which is a field of a NATS message and no header. A host may publish below "
     "`_INBOX_controller.` and `_INBOX_operator.` only: set your client's inbox prefix to one of them."
@@ -122,7 +124,7 @@ def _servers() -> dict[str, Any]:
     common = {
         "protocolVersion": "nats-server 2.14 or newer, with JetStream",
         "security": security,
-        "bindings": _BINDINGS,
+        "bindings": _PLAIN,
     }
     variables = {"address": {"description": "The server's name or address.", "default": "127.0.0.1"}}
     where = {"host": "{address}:4222", "protocol": "nats", "variables": variables}
@@ -159,7 +161,7 @@ def _operation(name: str, action: str, text: str, messages: tuple[str, ...]) -> 
         "summary": text,
         "channel": {"$ref": f"#/channels/{name}"},
         "messages": _of_channel(name, messages),
-        "bindings": _BINDINGS,
+        "bindings": _OPERATION,
     }
 
 
@@ -220,7 +222,7 @@ def _messages() -> dict[str, Any]:
 
 
 def _message(content: str, text: str, payload: dict[str, Any]) -> dict[str, Any]:
-    return {"contentType": content, "summary": text, "payload": payload, "bindings": _BINDINGS}
+    return {"contentType": content, "summary": text, "payload": payload, "bindings": _PLAIN}
 
 
 def _bare(text: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -72,13 +72,25 @@ export class Controller {
     return reply;
   }
 
-  /** Publish a document's objects and return the revision; `expected` is the newest one that is known. */
-  async publish(document, objects, expected = undefined) {
+  /** Publish a document's objects and return the revision. */
+  async publish(document, objects, fence = {}) {
     const body = encode(checked("Document", objects));
-    const fence = expected === undefined ? {} : { "Nats-Expected-Last-Subject-Sequence": String(expected) };
     const revision = await this.#send(document, body, { ...this.#signed(document, body), ...fence });
     this.published.set(document, revision);
     return revision;
+  }
+
+  /** Publish a document unless its newest revision is another one than `expected`. */
+  async publishAfter(document, objects, expected) {
+    return this.publish(document, objects, { "Nats-Expected-Last-Subject-Sequence": String(expected) });
+  }
+
+  /** Publish a document unless the newest revision of all of the host's documents is another one than `expected`. */
+  async publishAfterAll(document, objects, expected) {
+    return this.publish(document, objects, {
+      "Nats-Expected-Last-Subject-Sequence": String(expected),
+      "Nats-Expected-Last-Subject-Sequence-Subject": subject("config", { host: this.host, document: ">" }),
+    });
   }
 
   /** Publish a document that nobody signed. */

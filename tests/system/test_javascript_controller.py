@@ -135,10 +135,20 @@ def test_a_document_that_nobody_signed_is_rejected_and_the_last_good_one_stays(h
 
 def test_a_controller_that_is_late_is_refused_by_the_server(host, controller):
     one = {"endpoints": [endpoint(host, "web-1", 10)]}
-    seen = controller.do("publish", "endpoint.web-1", one, controller.settle("endpoint.web-1", one)["revision"])
+    seen = controller.do("publishAfter", "endpoint.web-1", one, controller.settle("endpoint.web-1", one)["revision"])
     with pytest.raises(ControllerError, match=r"^10071 wrong last sequence"):
-        controller.do("publish", "endpoint.web-1", one, seen - 1)
+        controller.do("publishAfter", "endpoint.web-1", one, seen - 1)
     controller.do("answer", "endpoint.web-1", seen)
+
+
+def test_a_controller_that_has_not_seen_all_documents_of_a_host_is_refused_where_it_asks_for_that(host, controller):
+    one = {"endpoints": [endpoint(host, "web-1", 10)]}
+    seen = controller.settle("endpoint.web-1", one)["revision"]
+    newest = controller.settle("other", {})["revision"]
+    with pytest.raises(ControllerError, match=r"^10071 wrong last sequence"):
+        controller.do("publishAfterAll", "endpoint.web-1", one, seen)
+    controller.do("answer", "endpoint.web-1", controller.do("publishAfterAll", "endpoint.web-1", one, newest))
+    controller.do("answer", "other", controller.do("remove", "other"))
 
 
 def test_the_hosts_digest_is_the_controllers(host, controller):
