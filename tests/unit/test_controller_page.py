@@ -126,5 +126,5 @@ def test_a_stream_of_the_page_is_that_of_the_simulated_controller(name: str, str
 
 
 def test_every_method_stands_on_the_page() -> None:
-    methods = PAGE.partition("## Asking a host")[2].partition("\n## ")[0]
+    methods = PAGE.partition("## Requests to a host")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", methods, re.MULTILINE)) == set(subjects.RPC_VERBS)
