@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
@@ -176,9 +176,8 @@ class Bus:
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for job in jobs:
-                job.cancel()
-            results = await asyncio.gather(*jobs, return_exceptions=True)
+            await _end(jobs)
+        results = await asyncio.gather(*jobs, return_exceptions=True)
         failures = [result for result in results if isinstance(result, Exception)]
         if failures and not connection.lost.is_set():
             self._log.error("the connection is given up", reason=describe(failures[0]), exc_info=failures[0])
@@ -229,3 +228,12 @@ class Bus:
 
     def _report_disconnected(self, reason: str) -> None:
         self._report("bus", [bus_disconnected([shown(server) for server in self._settings.servers], reason)])
+
+
+async def _end(jobs: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel jobs until they have ended: a wait_for() that is just over loses a cancellation (before Python 3.12)."""
+    pending = set(jobs)
+    while pending:
+        for job in pending:
+            job.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)

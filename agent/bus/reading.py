@@ -7,6 +7,7 @@ documents back. None of it removes a document.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -49,7 +50,9 @@ async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[],
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # whoever cancels may do so again
+                await asyncio.wait([task])
         if not task.cancelled() and task.exception() is None and done_late is not None:
             done_late()
         raise
