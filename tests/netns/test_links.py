@@ -184,6 +184,17 @@ async def test_a_changed_address_and_gateway_replace_the_old_ones(world: World) 
         assert_right(moved)
 
 
+async def test_an_address_is_replaced_by_another_one_of_its_subnet(world: World) -> None:
+    """The kernel drops the others of a subnet with its first IPv4 address."""
+    veth = wanted(world.endpoint_namespace())
+    async with open_links() as links:
+        await links.ensure_veth(replace(veth, addresses=("10.1.0.5/24", "fd00::5/64")))
+        moved = replace(veth, addresses=("10.1.0.6/24", "fd00::6/64"))
+        await links.ensure_veth(moved)
+        assert addresses(moved) == {"10.1.0.6/24", "fd00::6/64"}
+        assert_right(moved)
+
+
 async def test_what_the_tenant_added_stays_while_nothing_of_ours_is_missing(world: World) -> None:
     veth = wanted(world.endpoint_namespace())
     async with open_links() as links:

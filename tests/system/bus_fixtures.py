@@ -63,8 +63,9 @@ def _quoted(words: Sequence[str]) -> str:
 
 def user_block(user: User, allowed: permissions.Permissions) -> str:
     """Return one user of a server's configuration."""
+    publish = f"allow: {_quoted(allowed.publish)}" if allowed.publish else 'deny: [">"]'
     return (
-        f"{{ nkey: {user.public}, permissions: {{ publish: {{ allow: {_quoted(allowed.publish)} }},"
+        f"{{ nkey: {user.public}, permissions: {{ publish: {{ {publish} }},"
         f" subscribe: {{ allow: {_quoted(allowed.subscribe)} }} }} }}"
     )
 
@@ -206,6 +207,8 @@ class Recorder:
         self.asked.append((verb, body))
         if body == b"wrong":
             raise RpcError(404, "no such thing")
+        if body == b"two lines":
+            raise RpcError(400, "first line\r\nX-Second: line " + "a" * 100_000)
         if body == b"bug":
             raise KeyError("secret inside")
         return b"answer to " + verb.encode() + b" " + body
