@@ -64,6 +64,9 @@ class Seen(NamedTuple):
     time: int
 
 
+_NOTHING = Seen(0, 0)
+
+
 @dataclass(slots=True)
 class Batch:
     """What became of some messages.
@@ -211,7 +214,7 @@ class DocumentLog:
             batch.answers.append((message.reply, b""))
         if sequence <= self._last and message.subject in self._recent:
             return
-        if sequence > self._last:
+        if sequence > self._last and batch.seen.get(message.subject, _NOTHING).sequence < sequence:
             self._unproven.discard(message.subject)
             batch.seen.pop(message.subject, None)  # the newest message stands last
             batch.seen[message.subject] = Seen(sequence, ack.time)
@@ -237,7 +240,7 @@ class DocumentLog:
 
     def remember(self, batch: Batch) -> None:
         """Take note that the handler took a batch, and leave the snapshot's completion to the next connection."""
-        for subject, seen in batch.seen.items():
+        for subject, seen in list(batch.seen.items())[-RECENT:]:
             self._recent.pop(subject, None)
             self._recent[subject] = seen
             self._last = max(self._last, seen.sequence)

@@ -40,8 +40,8 @@ def parse_ack_subject(reply: bytes) -> AckSubject:
     if not reply.startswith(b"$JS.ACK.") or not (len(tokens) == 9 or len(tokens) >= 11):
         raise ValueError(f"{reply!r} is not an acknowledgement subject")
     first = 2 if len(tokens) == 9 else 4
-    stream, consumer = (token.decode("utf-8", "replace") for token in tokens[first : first + 2])
-    return AckSubject(stream, consumer, *(int(token) for token in tokens[first + 2 : first + 7]))
+    stream, consumer = tokens[first].decode("utf-8", "replace"), tokens[first + 1].decode("utf-8", "replace")
+    return AckSubject(stream, consumer, *map(int, tokens[first + 2 : first + 7]))
 
 
 class Headers(NamedTuple):

@@ -401,12 +401,14 @@ def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, 
         if not names and not objects:
             click.echo(f"{host} keeps no document that the stream does not hold")
             return
-        click.echo("\n".join(names))
-        what = f"these {len(names)} documents and all that they describe"
-        if not yes and not click.confirm(f"Remove {what} from {host}?", err=True):
+        if names:
+            click.echo("\n".join(names))
+        what = [f"{show.counted(len(names), 'document')} and every object listed there"] if names else []
+        what += ["every object that no document explains"] if objects else []
+        if not yes and not click.confirm(f"Remove {' and '.join(what)} from {host}?", err=True):
             raise click.Abort
         answer = await bus.ask(host, "sweep", rpc.SweepRequest(names, objects), rpc.SweepReply)
-        click.echo(f"{len(answer.documents)} documents removed")
+        click.echo(f"{show.counted(len(answer.documents), 'document')} removed")
 
     _run(access, work)
 

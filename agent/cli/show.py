@@ -166,12 +166,19 @@ def acknowledgement_line(host: str, item: Acknowledgement) -> str:
 
 
 def why(item: Acknowledgement) -> str:
-    """Return what keeps a document from being realized, empty for nothing."""
+    """Return what keeps a document from being realized or is missing of it, empty for nothing."""
     parts = [f"{error.path}: {error.message}" for error in item.errors]
     parts += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
     if item.missing:
         parts.append("needs " + ", ".join(f"{needed.kind} {needed.id}" for needed in item.missing))
+    if item.absent:
+        parts.append("not in the stream; kept until it is published again or removed")
     return "; ".join(parts)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things, as in "1 document"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
