@@ -128,6 +128,13 @@ def _why_unknown(device: Device) -> str:
     return f"{device.name}: this kernel, older than 6.3, does not say whether {what} takes redirected frames"
 
 
+def hint_of(device: Device) -> str:
+    """Say what of an uplink may keep frames from arriving though nothing here fails, empty where nothing is known."""
+    if device.kind != "veth" or (device.features is not None and device.features & XdpFeatures.NDO_XMIT):
+        return ""
+    return f"{device.name} is a veth, and the other end has no GRO or does not say so. "
+
+
 def remedy_of(reason: str) -> str:
     """Say what to do about a reason."""
     auto = "set attach_mode to auto, which has the programs run in generic mode"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
-from agent.core.redirects import Decision, Device, decide, remedy_of
+from agent.core.redirects import Decision, Device, decide, hint_of, remedy_of
 from agent.core.uplinks import Uplink
 from agent.datapath.link_query import LinkQuery
 from agent.datapath.namespaces import open_control_socket
@@ -30,11 +30,14 @@ class AttachModes:
     def __init__(self, configured: AttachMode) -> None:
         self.configured = configured
         self.decision = Decision()
+        self.hints: dict[str, str] = {}
+        """What of an interface may keep frames from the other hosts, by its name."""
         self._decided = False
 
     def take(self, devices: Iterable[Device]) -> bool:
         """Decide anew; return whether programs are to run in another mode now."""
-        before, first = self.decision, not self._decided
+        before, first, devices = self.decision, not self._decided, list(devices)
+        self.hints = {device.name: hint for device in devices if (hint := hint_of(device))}
         self.decision = decide(self.configured, devices, None if first else before)
         self._decided = True
         if first or (self.decision.generic, self.decision.reason) != (before.generic, before.reason):
