@@ -56,7 +56,7 @@ class Device(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """How the programs are to run. `reason` says why in generic mode, empty otherwise.
+    """How the programs are to run. `reason` says why in generic mode, empty where the settings ask for it.
 
     `refused` says why the mode that the operator asked for cannot work; `device` is the one that is to blame.
     """
@@ -79,7 +79,7 @@ def decide(configured: str, devices: Iterable[Device], before: Decision | None =
     `before` is the decision that is in force: it says for which reason a program runs in generic mode now.
     """
     if configured == "generic":
-        return Decision(generic=True, reason="attach_mode is generic")
+        return Decision(generic=True)
     given_up = before.given_up if before else frozenset()
     unable = [(device, why) for device in devices if (why := why_unable(device, given_up, before))]
     given_up = frozenset(device.tried for device, _ in unable if _shows_when_tried(device))
@@ -87,7 +87,9 @@ def decide(configured: str, devices: Iterable[Device], before: Decision | None =
         return Decision(given_up=given_up)
     first, why = unable[0]
     if configured == "native":
-        return Decision(False, "", why, first.name, given_up)
+        known = [(device, why) for device, why in unable if device.features is not None]
+        refused = known[0] if known else None  # where nobody knows, the operator's word stands
+        return Decision(False, "", refused[1], refused[0].name, given_up) if refused else Decision()
     return Decision(True, why, "", first.name, given_up)
 
 

@@ -309,7 +309,8 @@ def how_programs_run(mode: AttachMode, devices: Sequence[Device]) -> CheckResult
     if decision.refused:
         return CheckResult("redirects", False, decision.refused, remedy_of(decision.refused))
     if decision.generic:
-        return CheckResult("redirects", True, f"programs will run in generic mode, which is slower: {decision.reason}")
+        why = decision.reason or "attach_mode asks for it"
+        return CheckResult("redirects", True, f"programs will run in generic mode, which is slower: {why}")
     open_question = [device.name for device in devices if shows_when_attached(device)]
     if open_question:
         names = " and ".join(open_question)
