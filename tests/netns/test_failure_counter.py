@@ -6,6 +6,7 @@ Frames go through programs by live test runs, as if they had come in on `in0`, a
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ from agent.datapath import bpf_syscall as bpf
 from agent.datapath import failure_counter
 from agent.datapath.failure_counter import why_not_counted
 from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.netlink import Netlink
+from agent.datapath.xdp import AttachMode, Program, attach, detach
 from tests.netns.conftest import World, enter, ip, ip_json, run
+from tests.netns.programs import owning
 
 FRAME = bytes.fromhex("0200000000010200000000020800") + bytes(86)
 FRAMES = 8
@@ -204,3 +208,28 @@ async def test_a_kernel_that_refuses_programs_on_tracepoints_is_told(
 ) -> None:
     monkeypatch.setattr(failure_counter, "TRACERS", dict.fromkeys(failure_counter.TRACERS, "no_such_tracepoint"))
     assert why_not_counted() == "the kernel has no XDP tracepoints (CONFIG_TRACEPOINTS)"
+
+
+async def test_in_generic_mode_what_a_device_drops_is_in_its_own_statistics_alone(
+    world: World, kernel: Kernel, arrival: int
+) -> None:
+    """The stack's transmission says that it took the frame: no tracepoint of XDP hears of it."""
+    to = peer_down(world)
+    with redirecting(to) as (program, number):
+        kernel.failures.tend([number], [arrival])
+        loaded = Program(program, number, "redirecting")
+        async with Netlink() as netlink:
+            await attach(netlink, arrival, loaded, owning(loaded), AttachMode.GENERIC)
+            before = tx_dropped("eth0")
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+                sender.bind(("in1", 0))
+                for _ in range(FRAMES):
+                    sender.send(FRAME)
+            assert tx_dropped("eth0") - before >= FRAMES
+            await detach(netlink, arrival, owning(loaded))
+    assert kernel.failures.read() == {}
+
+
+def tx_dropped(interface: str) -> int:
+    (link,) = ip_json("-s", "link", "show", interface)
+    return int(link["stats64"]["tx"]["dropped"])

@@ -16,9 +16,12 @@ from lab.substrates import over
 from lab.traffic import exchange_all, ping, unbroken_flow
 from lab.waiting import until
 
+from controller_sim.bus import BusError
+from controller_sim.controller import converge, prepare
 from controller_sim.namespaces import run_in
 from controller_sim.processes import tail
 from controller_sim.substrate import _address_lines, _server_routes, batch
+from protocol.status import Fault
 
 FAMILIES = (4, 6)
 TEXT = """\
@@ -154,4 +157,32 @@ def test_a_mode_that_was_asked_for_and_cannot_work_is_refused_and_never_loses_si
 
 def send_into_the_void(lab: SystemLab, source: str, destination: str) -> None:
     """Have an endpoint ask for another one for a while; no answer can come."""
-    assert ping(lab, source, lab.address(destination), count=200, wait=1) == 0
+    assert ping(lab, source, lab.address(destination), count=50, wait=1) == 0
+
+
+def test_a_host_whose_probes_nobody_ever_answered_says_so_until_somebody_does(lab_cache):
+    """The other hosts are there, and resolve, and no agent runs on them."""
+    lab = SystemLab("unanswered", TEXT)
+    lab.build()
+    try:
+        prepare(lab.lab)
+        lab.lab.start_agent("h1")
+        assert not converge(lab.lab, timeout=1).converged, "two hosts do not answer"
+        (fault,) = until(lambda: faults_of(lab, "h1"), "the fault")
+        address = lab.topology.droplets["h1"].address
+        assert (fault.kind, fault.subject) == ("no_probe_answered", f"eth0 {address}")
+        assert fault.detail.startswith(f"no droplet has ever answered a probe from {address}")
+        assert "UDP port 6081" in fault.remedy
+        assert lab.status("h1").state in ("starting", "degraded")
+        lab.lab.start_agent("h3")
+        until(lambda: not faults_of(lab, "h1"), "its end")
+    finally:
+        lab.down()
+
+
+def faults_of(lab: SystemLab, host: str) -> tuple[Fault, ...]:
+    """Return a host's faults, none while it does not answer yet."""
+    try:
+        return lab.status(host).faults
+    except BusError:
+        return ()
