@@ -21,7 +21,9 @@ from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
+from agent.core.failures import LossWatch, lost_frames
 from agent.core.paths import KnownPaths, Rules
+from agent.core.realize import IFINDEX_BASE
 from agent.core.registry import Verdict
 from agent.core.shortening import first_lines
 from agent.datapath.kernel import Kernel, KernelConfig
@@ -31,7 +33,15 @@ from agent.faults import FaultReporter
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
 from agent.publishers import Publishers
-from agent.reports import acknowledgement, counters, documents_missing, heartbeat, objects_unexplained, slots
+from agent.reports import (
+    DataPlane,
+    acknowledgement,
+    counters,
+    documents_missing,
+    heartbeat,
+    objects_unexplained,
+    slots,
+)
 from agent.settings import Settings
 from agent.store import Store
 from agent.substrate import InterfaceReplacedError
@@ -102,6 +112,7 @@ class Daemon:
         self._boot = uuid.uuid4().hex
         self._started = time.monotonic()
         self._faults = FaultReporter(self._publish_event, log)
+        self._losses = LossWatch()
         memory, known = PathMemory(store, log), known_paths(store) if settings.probe.enabled else {}
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
         self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
@@ -112,7 +123,7 @@ class Daemon:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
-        await self._kernel.neighbours.start()
+        await self._kernel.start()
         await self._applier.start()
         interval = self._settings.interval
         loops = [
@@ -221,7 +232,25 @@ class Daemon:
         host = self._settings.host
         self._bus.publish(subjects.event(host, kind), codec.encode(Event(host, kind, time.time(), detail)))
 
+    def _report_data_plane(self) -> None:
+        """Report what the uplinks cannot do, and what the kernel drops after the programs' verdicts."""
+        self._faults.report("attachment", self._kernel.modes.decision.faults)
+        self._faults.report("probes", self._prober.faults(self._kernel.modes.hints))
+        self._losses.look(self._kernel.failures.read(), time.monotonic())
+        self._faults.report("losses", self._losses.faults(self._name_of))
+
+    def _name_of(self, ifindex: int) -> str:
+        """Return the name of the uplink or endpoint behind an interface's number."""
+        for uplink in self._applier.desired.world.here.uplinks:
+            if ifindex in (uplink.carrier, *uplink.arrives):
+                return uplink.name
+        slot = ifindex - IFINDEX_BASE
+        by_slot = {place: endpoint for endpoint, place in slots(self._applier).items()} if slot >= 0 else {}
+        return by_slot.get(slot, f"interface {ifindex}")
+
     def _status(self) -> Status:
+        self._report_data_plane()
+        modes = self._kernel.modes
         return heartbeat(
             self._settings,
             self._applier,
@@ -234,13 +263,18 @@ class Daemon:
             down=self._prober.down_droplets(),
             narrow=self._prober.narrow_paths(),
             faults=self._faults.standing(),
+            plane=DataPlane(modes.running, modes.decision.reason, self._kernel.failures.unavailable),
         )
 
     def _counters(self) -> Counters:
         places = slots(self._applier)
         endpoints = self._kernel.read_endpoint_counters(places.values())
         outcomes = self._kernel.read_outcomes()
-        return counters(self._settings.host, time.time(), outcomes, endpoints, places, self._prober.counts)
+        lost = lost_frames(self._kernel.failures.read(), self._name_of)
+        unknown = self._kernel.failures.unavailable
+        return counters(
+            self._settings.host, time.time(), outcomes, endpoints, places, self._prober.counts, lost, unknown
+        )
 
     async def _send_status(self) -> None:
         self._bus.publish(subjects.status(self._settings.host), codec.encode(self._status()))

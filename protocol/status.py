@@ -109,7 +109,9 @@ class Status(msgspec.Struct, frozen=True):
     `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`);
     `uplinks` are in the order of the settings. `down_droplets` are the ids of those that answered probes and do not any
     more. `unreadable` says why the kernel could not be compared with what is wanted, empty when it could. `faults`
-    are all other standing conditions, sorted by kind and subject.
+    are all other standing conditions, sorted by kind and subject. `attach_mode` says how the programs of this host's
+    endpoints are to run, and `attach_reason` why in generic mode. `losses_unknown` says why frames that the kernel
+    drops after a program's verdict are not counted on this host, empty where they are.
     """
 
     host: str
@@ -130,6 +132,9 @@ class Status(msgspec.Struct, frozen=True):
     repairs: int = 0
     memory_bytes: int = 0
     faults: tuple[Fault, ...] = ()
+    attach_mode: str = ""
+    attach_reason: str = ""
+    losses_unknown: str = ""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -172,11 +177,29 @@ class Probes(msgspec.Struct, frozen=True):
     icmp_errors: int = 0
 
 
+class LostFrames(msgspec.Struct, frozen=True):
+    """Frames that the kernel dropped after a program had forwarded or answered them, since the maps were made.
+
+    `reason` is one of those that docs/operations.md lists, `interface` the uplink's or endpoint's name where they were
+    to leave.
+    """
+
+    reason: str
+    interface: str
+    frames: int
+
+
 class Counters(msgspec.Struct, frozen=True):
-    """Telemetry of kind `counters`: every outcome of a packet by name, each local endpoint's traffic, and probes."""
+    """Telemetry of kind `counters`: every outcome of a packet by name, each local endpoint's traffic, and probes.
+
+    `lost` are frames that count as forwarded or answered in `outcomes` and were dropped by the kernel afterwards: what
+    really left is the one less the other. `lost_unknown` says why that is not counted on this host, empty where it is.
+    """
 
     host: str
     at: float
     outcomes: dict[str, Traffic]
     endpoints: tuple[EndpointTraffic, ...] = ()
     probes: Probes = Probes()
+    lost: tuple[LostFrames, ...] = ()
+    lost_unknown: str = ""

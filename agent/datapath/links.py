@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from agent.core.actions import Veth
 from agent.core.realize import host_ifname
+from agent.datapath.attach_modes import AttachModes
 from agent.datapath.endpoint_side import IFF_UP, EndpointSide
 from agent.datapath.namespaces import opened_namespace
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.taken_names import TakenNames
 from agent.datapath.told import ToldError
-from agent.datapath.xdp import AttachMode, Ownership, Program, attach
+from agent.datapath.xdp import Ownership, Program, attach, change_mode
 
 NAME_FORM = re.compile(r"dp[0-9a-f]{12}")
 IN6_ADDR_GEN_MODE_NONE = 1
@@ -30,7 +31,7 @@ class TransitAgent:
 
     program: Program
     own: Ownership
-    mode: AttachMode
+    modes: AttachModes
 
 
 def mark_prefix(instance: str) -> str:
@@ -110,6 +111,24 @@ class Links:
             if error.errno != errno.ENODEV:
                 raise
 
+    async def change_mode(self) -> None:
+        """Move the transit agent, wherever it is attached, to the mode in which it should run.
+
+        OSError as `xdp.attach`.
+        """
+        transit = self._transit_agent
+        if transit.modes.decision.refused:
+            return
+        for link in await self._netlink.links():
+            if marked_endpoint(link, self._instance) is not None:
+                try:
+                    await change_mode(
+                        self._netlink, int(link["index"]), transit.program, transit.own, transit.modes.endpoints
+                    )
+                except OSError as error:
+                    if error.errno != errno.ENODEV:  # it was just removed
+                        raise
+
     def _is_ours(self, link: Message, wanted: Veth) -> bool:
         name = attribute(link, "IFLA_IFNAME")
         marked = marked_endpoint(link, self._instance) == wanted.endpoint
@@ -172,7 +191,8 @@ class Links:
         if changes:
             await self._netlink.request("link", "set", index=wanted.ifindex, **changes)
         transit = self._transit_agent
-        await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.mode)
+        transit.modes.refuse()
+        await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.modes.endpoints)
         if not host["flags"] & IFF_UP:
             await self._set_up(wanted.ifindex)
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 
 from agent.core.actions import Veth
+from agent.datapath.attach_modes import AttachModes
 from agent.datapath.links import Links, TransitAgent
 from agent.datapath.namespaces import in_namespace, open_control_socket, opened_namespace
 from agent.datapath.netlink import Netlink
@@ -33,7 +34,7 @@ EXPERIMENTAL = 0x88B5
 async def open_links(mode: AttachMode = AttachMode.NATIVE) -> AsyncIterator[Links]:
     with loaded("transit_agent") as program:
         async with Netlink() as netlink:
-            links = Links(netlink, INSTANCE, TransitAgent(program, owning(program), mode))
+            links = Links(netlink, INSTANCE, TransitAgent(program, owning(program), AttachModes(mode)))
             yield links
             links.taken.close()
 
