@@ -43,7 +43,7 @@ from agent.datapath.kept_neighbours import KeptNeighbours
 from agent.datapath.maps import Refused
 from agent.datapath.namespaces import open_netlink_socket
 from agent.datapath.netlink import Message, Netlink, attribute
-from agent.datapath.routes import prefix_of, route_to
+from agent.datapath.routes import prefix_of, route_by
 from agent.datapath.uplinks import differs
 from protocol.addresses import format_address
 
@@ -335,6 +335,6 @@ class NeighbourWatch:
 
     async def _look_up_routes(self, requests: Netlink, peers: Collection[bytes], uplinks: tuple[Uplink, ...]) -> None:
         self._lookups.tell(peers, uplinks)
-        for way, uplink in self._lookups.missing():
+        for way, uplink, only in self._lookups.missing():
             self._lookups.begin(way)
-            self._lookups.keep(way, await route_to(requests, way.droplet, uplink))
+            self._lookups.keep(way, await route_by(requests, way.droplet, uplink, only=only))

@@ -134,13 +134,13 @@ async def test_an_address_that_another_host_has_is_told_and_does_not_count(world
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The droplets that the kernel is asked for the route to, in turn."""
     found: list[bytes] = []
-    ask = neighbours.route_to
+    ask = neighbours.route_by
 
-    async def counted(requests, droplet, uplink=None):
+    async def counted(requests, droplet, uplink, *, only):
         found.append(droplet)
-        return await ask(requests, droplet, uplink)
+        return await ask(requests, droplet, uplink, only=only)
 
-    monkeypatch.setattr(neighbours, "route_to", counted)
+    monkeypatch.setattr(neighbours, "route_by", counted)
     return found
 
 
@@ -170,9 +170,24 @@ async def test_a_route_that_goes_with_its_link_is_followed(world: World, table: 
     ip("addr", "add", "10.88.0.1/24", "dev", "side")
     ip("link", "set", "side2", "up")
     ip("link", "set", "side", "up")
-    ip("route", "add", "10.99.0.0/16", "via", world.neighbour, "metric", "50")
     ip("route", "add", "10.99.0.0/16", "via", "10.88.0.2")
     tell(watch, peers("10.99.1.1"))
     await until(lambda: reasons(watch) == {"10.99.1.1": Reason.OTHER_INTERFACE.value})
     ip("link", "set", "side", "down")
+    await until(lambda: reasons(watch) == {"10.99.1.1": Reason.NO_ROUTE.value})
+
+
+async def test_a_route_is_looked_up_as_a_packet_of_the_only_uplink_would_be(world: World, table: Map, watch) -> None:
+    """A better route by another interface does not concern it, and a rule for its source address does."""
+    ip("link", "add", "side", "type", "veth", "peer", "name", "side2")
+    ip("addr", "add", "10.88.0.1/24", "dev", "side")
+    ip("link", "set", "side2", "up")
+    ip("link", "set", "side", "up")
+    ip("route", "add", "10.99.0.0/16", "via", world.neighbour, "metric", "50")
+    ip("route", "add", "10.99.0.0/16", "via", "10.88.0.2")
+    tell(watch, peers("10.99.1.1", "10.98.1.1"))
     await until(lambda: table.dump() == dict([entry("10.99.1.1", mac_of(world))]))
+    assert reasons(watch) == {"10.98.1.1": Reason.NO_ROUTE.value}
+    ip("route", "add", "10.98.0.0/16", "via", world.neighbour, "table", "102")
+    ip("rule", "add", "from", world.address, "lookup", "102")
+    await until(lambda: reasons(watch) == {})
