@@ -9,21 +9,24 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from agent import __version__
+from agent.announcer import Announcer
 from agent.answers import Answers
 from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
+from agent.core.next_hops import Peer
 from agent.core.paths import KnownPaths, Rules
 from agent.core.registry import Verdict
 from agent.core.shortening import first_lines
+from agent.core.world import World
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
@@ -86,7 +89,7 @@ def _prober(
     section, ports = settings.probe, (settings.data_plane.geneve_port, settings.data_plane.vxlan_port)
     rules = Rules(interval=section.interval, misses=section.misses, per_second=section.per_second)
     watch = kernel.neighbours
-    return Prober(rules, ports, watch.set_peers, tell, log, watch.cut_off, known, memory.keep)
+    return Prober(rules, ports, watch.set_peers, tell, log, watch.cut_off, known, memory.keep, watch.ask_again)
 
 
 class Daemon:
@@ -101,7 +104,8 @@ class Daemon:
         self._faults = FaultReporter(self._publish_event, log)
         memory, known = PathMemory(store, log), known_paths(store) if settings.probe.enabled else {}
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
-        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
+        self._announcer = Announcer()
+        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._follow, known)
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
         self._bus = Bus(settings.host, bus_settings(settings), self, log)
 
@@ -117,6 +121,7 @@ class Daemon:
             asyncio.create_task(self._every(interval.observe, self._applier.repair), name="repair"),
             asyncio.create_task(self._every(interval.retry, self._applier.retry), name="retry"),
             asyncio.create_task(self._follow_uplinks(), name="uplinks"),
+            asyncio.create_task(self._announcer.run(), name="announcer"),
         ]
         if self._settings.probe.enabled:
             loops.append(asyncio.create_task(self._prober.run(), name="prober"))
@@ -161,6 +166,11 @@ class Daemon:
             raise
         except Exception:
             self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
+
+    def _follow(self, world: World, peers: Mapping[bytes, Peer]) -> None:
+        """Hand on where this host's droplets are now, and which others there are."""
+        self._announcer.follow(world)
+        self._prober.follow(world, peers)
 
     async def _follow_uplinks(self) -> None:
         """Look at once, and not at the next turn, when the kernel tells that an interface is another one now."""

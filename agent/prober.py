@@ -78,11 +78,13 @@ class Prober:
         cut_off: Callable[[], Collection[bytes]] = frozenset,
         known: KnownPaths = NOTHING_KNOWN,
         keep: Keep | None = None,
+        ask_again: Callable[[Collection[Path]], None] = lambda _: None,
     ) -> None:
         """Hand peers to `watch` and events to `tell`; `ports` are the tunnels' UDP ports, Geneve's first.
 
         `cut_off` returns the peers to which nothing leads now, the same object until that changes. `known` is what the
-        agent before this one left, and `keep` leaves it to the next one, before anybody else is told.
+        agent before this one left, and `keep` leaves it to the next one, before anybody else is told. `ask_again` is
+        called with the paths whose next hop may not be what the kernel takes it for.
         """
         self.down_changed = asyncio.Event()
         """Set when other droplets are down than before; whoever waits clears it."""
@@ -95,6 +97,7 @@ class Prober:
         self._cut_off_seen: Collection[bytes] | None = None
         self._known = dict(known)
         self._keep = keep
+        self._ask_again = ask_again
         self._unkept: dict[Path, Known | None] = {}
         self._peers: dict[bytes, Peer] = {}
         self._senders: Senders = {}
@@ -212,6 +215,8 @@ class Prober:
         for opened in self._sockets.values():
             opened.drain()
         self._probing.expire(now)
+        if doubtful := self._probing.take_doubtful():
+            self._ask_again(doubtful)
         if (cut_off := self._cut_off()) is not self._cut_off_seen:
             self._probing.cut_off(cut_off, now)
             self._cut_off_seen = cut_off

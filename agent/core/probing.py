@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from agent.core.doubts import Doubts
 from agent.core.path_mtu import PathMtus
 from agent.core.path_search import Search, floor_of
 from agent.core.paths import (
@@ -93,6 +94,7 @@ class Probing:
         self._deadlines: list[tuple[float, bytes]] = []
         self._turns = Schedule(rules.per_second)
         self._checks = Schedule(rules.per_second * LONG_SHARE)
+        self._doubts = Doubts()
         self._happenings: list[Happening] = []
         self._to_keep: dict[Path, Known | None] = {}
 
@@ -146,6 +148,8 @@ class Probing:
             target = self._targets[path]
             target.small = self._send(target, smallest(path.peer), now, self._rules.deadline)
             probes.append(Probe(path, smallest(path.peer), target.small))
+            if target.life is Life.UP:
+                self._doubts.sent(path, target.small, now + self._patience(target))
         for path in self._checks.take(now):
             target = self._targets[path]
             if target.life is Life.UP:
@@ -157,7 +161,7 @@ class Probing:
         while self._deadlines and self._deadlines[0][1] not in self._sent:
             heapq.heappop(self._deadlines)
         deadline = self._deadlines[0][0] if self._deadlines else None
-        times = (deadline, self._turns.next_at(), self._checks.next_at())
+        times = (deadline, self._doubts.wake_at(), self._turns.next_at(), self._checks.next_at())
         return min((at for at in times if at is not None), default=None)
 
     def answered(self, path: Path, nonce: bytes, now: float) -> bool:
@@ -201,6 +205,7 @@ class Probing:
 
     def expire(self, now: float) -> None:
         """Take in that time has passed. Read all answers that are there before."""
+        self._doubts.expire(now, self._sent.keys())
         while self._deadlines and self._deadlines[0][0] <= now:
             _, nonce = heapq.heappop(self._deadlines)
             if nonce in self._sent:
@@ -226,6 +231,10 @@ class Probing:
         elif target.small is None and now >= target.asked_at + CHALLENGE_PAUSE:
             target.asked_at = now
             self._turns.put(target.path, now)
+
+    def take_doubtful(self) -> frozenset[Path]:
+        """Return the paths whose next hop should be asked for anew: an answer that always came is overdue."""
+        return self._doubts.take()
 
     def take_happenings(self) -> list[Happening]:
         """Return what happened since the last call."""
@@ -262,7 +271,7 @@ class Probing:
         return min(size for size in known if size is not None)
 
     def _patience(self, target: _Target) -> float:
-        """Return how long to wait for a long probe: a search has many to lose, and the round trip is known."""
+        """Return how long to wait for a long probe, of which many are lost, or until a small one is overdue."""
         usual = LEAST_PATIENCE + ROUND_TRIPS * (target.round_trip or 0.0)
         return min(self._rules.deadline, usual)
 
@@ -311,6 +320,8 @@ class Probing:
         if target.small == nonce:
             target.small = None
             target.misses += 1
+            if target.life is not Life.UNKNOWN and not target.cut_off:
+                self._doubts.missed(target.path, target.misses)
             if target.life is Life.UP and target.misses >= self._rules.misses:
                 self._fall(target, now)
             pause = self._rules.deadline if target.life is Life.UP else self._period()

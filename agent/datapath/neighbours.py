@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 import structlog
 from pyroute2 import AsyncIPRoute
 
+from agent.core.doubts import questions
 from agent.core.layout import unmapped
 from agent.core.lookups import Lookups
 from agent.core.next_hops import (
@@ -38,7 +39,9 @@ from agent.core.next_hops import (
     still_silent,
     way_of,
 )
+from agent.core.paths import Path
 from agent.core.uplinks import Uplink
+from agent.datapath.asking import Asker
 from agent.datapath.kept_neighbours import KeptNeighbours
 from agent.datapath.maps import Refused
 from agent.datapath.namespaces import open_netlink_socket
@@ -115,6 +118,8 @@ class NeighbourWatch:
         self._neighbours: dict[Hop, Neighbour] = {}
         self._failures = Failures()
         self._kept = KeptNeighbours()
+        self._asker = Asker()
+        self._doubtful: set[Path] = set()
         self._no_room: set[bytes] = set()
         self._unresolved: dict[bytes, Reason] = {}
         self._cut_off: frozenset[bytes] = frozenset()
@@ -135,6 +140,12 @@ class NeighbourWatch:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+        self._asker.close()
+
+    def ask_again(self, paths: Collection[Path]) -> None:
+        """Have the next hops of paths asked for anew soon: what the kernel knows of them may be wrong."""
+        self._doubtful.update(paths)
+        self._wake()
 
     def set_peers(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
         """Tell all droplets that packets are sent to, by packed address of 4 or 16 bytes, and in whose name.
@@ -315,6 +326,8 @@ class NeighbourWatch:
         unresolved |= {way_of(key).droplet: Reason.NO_ROOM for key in self._no_room}
         self._unresolved = still_silent(self._unresolved, unresolved)
         self._cut_off = still_cut_off(self._cut_off, unresolved)
+        paths, self._doubtful = self._doubtful, set()
+        await self._asker.ask(requests, questions(paths, uplinks, routes, self._neighbours))
 
     def _put(self, desired: Mapping[bytes, bytes]) -> None:
         """Have the map hold what is desired, as far as there is room; OSError when the kernel refuses otherwise."""
