@@ -102,6 +102,7 @@ class Daemon:
         self._boot = uuid.uuid4().hex
         self._started = time.monotonic()
         self._faults = FaultReporter(self._publish_event, log)
+        kernel.neighbours.report = self._faults.report
         memory, known = PathMemory(store, log), known_paths(store) if settings.probe.enabled else {}
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
         self._announcer = Announcer()

@@ -20,7 +20,9 @@ from typing import NamedTuple, Protocol
 import structlog
 from pyroute2 import AsyncIPRoute
 
+from agent.core import next_hop_faults
 from agent.core.doubts import questions
+from agent.core.faults import ReportFaults
 from agent.core.layout import unmapped
 from agent.core.lookups import Lookups
 from agent.core.next_hops import (
@@ -109,6 +111,9 @@ class NeighbourWatch:
     def __init__(self, uplinks: Sequence[Uplink], table: Table) -> None:
         self.uplinks_changed = asyncio.Event()
         """Set when the kernel told that an uplink is not any more what it was said to be; whoever waits clears it."""
+        self.report: ReportFaults = lambda _source, _faults: None
+        """Takes the faults that stand, whenever they may have changed."""
+        self._failed = ""
         self._uplinks = tuple(uplinks)
         self._table = table
         self._peers: dict[bytes, Peer] | None = None
@@ -198,10 +203,24 @@ class NeighbourWatch:
                 await asyncio.sleep(BURST_SECONDS)
                 continue
             except OSError as error:
-                log.warning("neighbour_watch_failed", error=str(error))
-            except Exception:
-                log.exception("neighbour_watch_failed")
+                self._failed = str(error)
+            except Exception as error:
+                failed = f"{type(error).__name__}: {error}"
+                if failed != self._failed:
+                    log.exception("neighbour_watch_failed")
+                self._failed = failed
+            self._report()
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _report(self) -> None:
+        """Report what keeps next hops from being what they should be."""
+        faults = [
+            *next_hop_faults.map_full(len(self._no_room)),
+            *next_hop_faults.refused(self._kept.refused),
+            *next_hop_faults.not_released(self._kept.not_released),
+            *next_hop_faults.not_followed(self._failed),
+        ]
+        self.report("next_hops", faults)
 
     async def _follow(self) -> None:
         """Follow events with one pair of sockets, until one of them fails."""
@@ -226,6 +245,8 @@ class NeighbourWatch:
         while True:
             self._dirty.clear()
             await self._write(requests)
+            self._failed = ""
+            self._report()
             if not self._dirty.is_set():
                 self._settled.set()
             waiting = asyncio.create_task(self._dirty.wait())
@@ -343,7 +364,6 @@ class NeighbourWatch:
                 raise OSError(
                     one.errno, f"{os.strerror(one.errno)} for {len(one.keys)} entries of the map of next hops"
                 )
-            log.warning("next_hops_do_not_fit", count=len(one.keys), error=errno.errorcode[one.errno])
             self._no_room.update(one.keys)
 
     async def _look_up_routes(self, requests: Netlink, peers: Collection[bytes], uplinks: tuple[Uplink, ...]) -> None:
