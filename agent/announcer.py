@@ -18,6 +18,7 @@ from agent.core.world import World
 from agent.datapath.frame_sender import FrameSender
 from agent.datapath.netlink import Netlink
 from agent.datapath.uplinks import confirmed_addresses
+from agent.loop_errors import LoopErrors
 
 log = structlog.get_logger()
 
@@ -25,7 +26,8 @@ log = structlog.get_logger()
 class Announcer:
     """One host's announcements. `follow` may be called before `run`."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop_errors: LoopErrors) -> None:
+        self._loop_errors = loop_errors
         self._announcing = Announcing()
         self._woken = asyncio.Event()
         self._sender = FrameSender()
@@ -41,8 +43,13 @@ class Announcer:
             async with Netlink() as netlink:
                 while True:
                     await self._sleep()
-                    for place in self._announcing.due(time.monotonic()):
-                        await self._announce(netlink, place)
+                    try:
+                        for place in self._announcing.due(time.monotonic()):
+                            await self._announce(netlink, place)
+                    except Exception as error:
+                        self._loop_errors.failed("announcer", error)
+                    else:
+                        self._loop_errors.passed("announcer")
 
     async def _sleep(self) -> None:
         """Wait until something is to be announced."""

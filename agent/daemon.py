@@ -22,6 +22,7 @@ from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
+from agent.core.faults import ReportFaults
 from agent.core.next_hops import Peer
 from agent.core.paths import KnownPaths, Rules
 from agent.core.registry import Verdict
@@ -31,6 +32,7 @@ from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
 from agent.faults import FaultReporter
+from agent.loop_errors import LoopErrors
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
 from agent.reports import acknowledgement, counters, heartbeat, slots
@@ -83,13 +85,14 @@ def _prober(
     memory: PathMemory,
     known: KnownPaths,
     tell: Callable[[str, tuple[str, ...]], None],
+    report: ReportFaults,
     log: FilteringBoundLogger,
 ) -> Prober:
     """Return the prober that the settings ask for. One that does not run tells the peers on as they are."""
     section, ports = settings.probe, (settings.data_plane.geneve_port, settings.data_plane.vxlan_port)
     rules = Rules(interval=section.interval, misses=section.misses, per_second=section.per_second)
     watch = kernel.neighbours
-    return Prober(rules, ports, watch.set_peers, tell, log, watch.cut_off, known, memory.keep, watch.ask_again)
+    return Prober(rules, ports, watch.set_peers, tell, log, watch.cut_off, known, memory.keep, watch.ask_again, report)
 
 
 class Daemon:
@@ -102,10 +105,11 @@ class Daemon:
         self._boot = uuid.uuid4().hex
         self._started = time.monotonic()
         self._faults = FaultReporter(self._publish_event, log)
+        self._loop_errors = LoopErrors(self._faults.report, log)
         kernel.neighbours.report = self._faults.report
         memory, known = PathMemory(store, log), known_paths(store) if settings.probe.enabled else {}
-        self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
-        self._announcer = Announcer()
+        self._prober = _prober(settings, kernel, memory, known, self._publish_event, self._faults.report, log)
+        self._announcer = Announcer(self._loop_errors)
         self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._follow, known)
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
         self._bus = Bus(settings.host, bus_settings(settings), self, log)
@@ -155,18 +159,21 @@ class Daemon:
         return await self._answers.ask(verb, body)
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
-        """Do a job again and again; a failure of one turn is logged and does not end the loop."""
+        """Do a job again and again; a failure of one turn is a fault and does not end the loop."""
         while True:
             await asyncio.sleep(seconds)
             await self._try(job)
 
     async def _try(self, job: Callable[[], Awaitable[None]]) -> None:
+        name = getattr(job, "__name__", str(job)).strip("_")
         try:
             await job()
         except InterfaceReplacedError:
             raise
-        except Exception:
-            self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
+        except Exception as error:
+            self._loop_errors.failed(name, error)
+        else:
+            self._loop_errors.passed(name)
 
     def _follow(self, world: World, peers: Mapping[bytes, Peer]) -> None:
         """Hand on where this host's droplets are now, and which others there are."""

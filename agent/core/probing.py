@@ -68,6 +68,8 @@ class _Target:
     asked_at: float = float("-inf")
     cut_off: bool = False
     """Down for no other reason than that nothing leads there."""
+    unsent: str = ""
+    """Why this host did not send the last probe; empty when it did."""
     small: bytes | None = None
     long: bytes | None = None
 
@@ -146,6 +148,7 @@ class Probing:
         probes = []
         for path in self._turns.take(now):
             target = self._targets[path]
+            target.unsent = ""
             target.small = self._send(target, smallest(path.peer), now, self._rules.deadline)
             probes.append(Probe(path, smallest(path.peer), target.small))
             if target.life is Life.UP:
@@ -186,13 +189,17 @@ class Probing:
         """Take in that this host itself refused a probe as too long for its interface."""
         self._refuse(nonce, None, now)
 
-    def failed(self, nonce: bytes, now: float) -> None:
-        """Take in that a probe cannot reach its peer: there is no route, or an error that quotes it came back."""
+    def failed(self, nonce: bytes, now: float, why: str = "") -> None:
+        """Take in that a probe cannot reach its peer: this host has no way there, `why` says in which regard."""
         if nonce in self._sent:
+            self._sent[nonce].target.unsent = why
             self._miss(nonce, now)
 
     def unsent(self, nonce: bytes, now: float) -> None:
-        """Take in that a probe was not sent, for want of memory: it says nothing, and is tried again soon."""
+        """Take in that a probe was not sent, for want of memory or by a filter of this host.
+
+        It says nothing of the peer: what was known stands, and the probe is tried again soon.
+        """
         sent = self._sent.pop(nonce, None)
         if sent is None:
             return
@@ -427,4 +434,5 @@ class Probing:
             self._to_keep[target.path] = Known(target.life is Life.DOWN, target.carries)
 
     def _tell(self, kind: Happened, target: _Target) -> None:
-        self._happenings.append(Happening(kind, target.path, target.size, target.carries, target.cut_off))
+        unsent = target.unsent if kind is Happened.DOWN else ""
+        self._happenings.append(Happening(kind, target.path, target.size, target.carries, target.cut_off, unsent))

@@ -13,13 +13,14 @@ import pytest
 from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, MapName
 from agent.core.next_hops import Peer
 from agent.core.paths import Path as ProbedPath
+from agent.core.send_errors import Sending
 from agent.core.tunnel_errors import Problem, TunnelError
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.icmp_errors import IcmpErrors
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
-from agent.datapath.probe_socket import ProbeSocket, Sending
+from agent.datapath.probe_socket import ProbeSocket
 from agent.datapath.uplinks import read_uplinks
 from tests.kernels.inside.host import Host, running_host
 from tests.kernels.inside.talk import until
