@@ -24,6 +24,7 @@ from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
 from agent.core.faults import ReportFaults
 from agent.core.next_hops import Peer
+from agent.core.once import Once
 from agent.core.paths import KnownPaths, Rules
 from agent.core.registry import Verdict
 from agent.core.shortening import first_lines
@@ -40,6 +41,7 @@ from agent.settings import Settings
 from agent.store import Store
 from agent.substrate import InterfaceReplacedError
 from protocol import codec, subjects
+from protocol.acknowledgements import Acknowledgement
 from protocol.status import AgentState, Counters, Event, Status
 
 COLLECT_AFTER = 100_000
@@ -105,12 +107,16 @@ class Daemon:
         self._boot = uuid.uuid4().hex
         self._started = time.monotonic()
         self._faults = FaultReporter(self._publish_event, log)
+        self._rejected = Once()
         self._loop_errors = LoopErrors(self._faults.report, log)
         kernel.neighbours.report = self._faults.report
-        memory, known = PathMemory(store, log), known_paths(store) if settings.probe.enabled else {}
+        memory, known = PathMemory(store, self._faults.report), known_paths(store) if settings.probe.enabled else {}
         self._prober = _prober(settings, kernel, memory, known, self._publish_event, self._faults.report, log)
         self._announcer = Announcer(self._loop_errors)
-        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._follow, known)
+        report = self._faults.report
+        self._applier = Applier(
+            settings, kernel, store, self._tell, self._tell_repair, log, self._follow, known, report
+        )
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
         self._bus = Bus(settings.host, bus_settings(settings), self, log)
 
@@ -202,8 +208,14 @@ class Daemon:
     def _tell(self, verdict: Verdict, now: float) -> None:
         answer = acknowledgement(verdict, now, now + self._settings.interval.retry * self._applier.patience)
         self._bus.acknowledge(answer)
+        if not answer.errors:
+            self._rejected.ends(verdict.name)
+        elif self._rejected.begins(verdict.name, str(answer.errors)):
+            self._log_rejected(verdict.name, answer)
+
+    def _log_rejected(self, document: str, answer: Acknowledgement) -> None:
         for error in answer.errors:
-            self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
+            self._log.warning("document rejected", document=document, path=error.path, reason=error.message)
 
     def _tell_repair(self, mended: Sequence[str]) -> None:
         self._publish_event("repaired", first_lines(mended))
