@@ -18,6 +18,7 @@ from agent.core.actions import Action, Failure
 from agent.core.blame import apart_from, blame, is_removal, told
 from agent.core.comparison import Comparison
 from agent.core.desired import Desired
+from agent.core.faults import ReportFaults
 from agent.core.layout import MapName
 from agent.core.ledger import Ledger
 from agent.core.lost_addresses import lost, served_before, served_now, with_served
@@ -34,9 +35,10 @@ from agent.core.world import Here, World
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
 from agent.settings import Settings
-from agent.store import Kept, Store, StoreError
+from agent.store import Kept, Store, StoreError, not_saved
 from agent.substrate import Substrate, TellPeers, here_of
 from protocol.acknowledgements import KernelFailure
+from protocol.status import Fault
 
 Tell = Callable[[Verdict, float], None]
 """Takes a verdict and when it came about, in seconds since the epoch."""
@@ -80,6 +82,7 @@ class Applier:
         log: FilteringBoundLogger,
         tell_peers: TellPeers | None = None,
         known: KnownPaths = NOTHING_KNOWN,
+        report: ReportFaults = lambda _source, _faults: None,
     ) -> None:
         """Tell the peers to `tell_peers`, or without it to the kernel's neighbour watch as they are.
 
@@ -120,6 +123,7 @@ class Applier:
         self.unexplained = 0
         """How many of them were left where they were."""
         self._known = known
+        self._report = report
         self._found: Here
         """The host as it was last seen; what is desired goes by it with the addresses that are lost for now."""
         self.desired: Desired
@@ -240,7 +244,8 @@ class Applier:
 
     def _tell_unreadable(self, error: Exception) -> None:
         self.unreadable = str(error)
-        self._log.warning("the kernel could not be read; nothing is changed", reason=str(error))
+        remedy = "mend what is named; nothing is changed in the kernel until it can be read"
+        self._report("kernel", [Fault("kernel_unreadable", self._settings.host, self.unreadable, remedy)])
 
     async def _mend(self, comparison: Comparison) -> None:
         """Mend what is different still."""
@@ -250,6 +255,7 @@ class Applier:
             self._tell_unreadable(error)
             return
         self.unreadable = ""
+        self._report("kernel", [])
         failing = self._asked_for_by(self.desired.documents.failing())
         if not actions and not self.desired.documents.failing():
             return
@@ -431,8 +437,9 @@ class Applier:
         try:
             self._store.keep(kept, self._unkept - {one.name for one in kept})
         except StoreError as error:
-            self._log.error("documents were not kept on disk; they are tried again", reason=str(error))
+            self._report("store", [not_saved("documents_not_saved", str(error))])
         else:
+            self._report("store", [])
             self._unkept.clear()
 
     async def _prove_attached(self, names: Iterable[str]) -> None:

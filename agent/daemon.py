@@ -9,27 +9,33 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from agent import __version__
+from agent.announcer import Announcer
 from agent.answers import Answers
 from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
 from agent.core.failures import LossWatch, lost_frames
+from agent.core.faults import ReportFaults
+from agent.core.next_hops import Peer
+from agent.core.once import Once
 from agent.core.paths import KnownPaths, Rules
 from agent.core.realize import IFINDEX_BASE
 from agent.core.registry import Verdict
 from agent.core.shortening import first_lines
+from agent.core.world import World
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
 from agent.faults import FaultReporter
+from agent.loop_errors import LoopErrors
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
 from agent.publishers import Publishers
@@ -46,6 +52,7 @@ from agent.settings import Settings
 from agent.store import Store
 from agent.substrate import InterfaceReplacedError
 from protocol import codec, subjects
+from protocol.acknowledgements import Acknowledgement
 from protocol.status import AgentState, Counters, Event, Status
 
 COLLECT_AFTER = 100_000
@@ -93,13 +100,14 @@ def _prober(
     memory: PathMemory,
     known: KnownPaths,
     tell: Callable[[str, tuple[str, ...]], None],
+    report: ReportFaults,
     log: FilteringBoundLogger,
 ) -> Prober:
     """Return the prober that the settings ask for. One that does not run tells the peers on as they are."""
     section, ports = settings.probe, (settings.data_plane.geneve_port, settings.data_plane.vxlan_port)
     rules = Rules(interval=section.interval, misses=section.misses, per_second=section.per_second)
     watch = kernel.neighbours
-    return Prober(rules, ports, watch.set_peers, tell, log, watch.cut_off, known, memory.keep)
+    return Prober(rules, ports, watch.set_peers, tell, log, watch.cut_off, known, memory.keep, watch.ask_again, report)
 
 
 class Daemon:
@@ -113,9 +121,16 @@ class Daemon:
         self._started = time.monotonic()
         self._faults = FaultReporter(self._publish_event, log)
         self._losses = LossWatch()
-        memory, known = PathMemory(store, log), known_paths(store) if settings.probe.enabled else {}
-        self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
-        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
+        self._rejected = Once()
+        self._loop_errors = LoopErrors(self._faults.report, log)
+        kernel.neighbours.report = self._faults.report
+        memory, known = PathMemory(store, self._faults.report), known_paths(store) if settings.probe.enabled else {}
+        self._prober = _prober(settings, kernel, memory, known, self._publish_event, self._faults.report, log)
+        self._announcer = Announcer(self._loop_errors)
+        report = self._faults.report
+        self._applier = Applier(
+            settings, kernel, store, self._tell, self._tell_repair, log, self._follow, known, report
+        )
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
         self._publishers = Publishers(settings.host, store, self._faults.report)
         versions = store.load_versions() if settings.bus.trusted_publishers else {}
@@ -134,6 +149,7 @@ class Daemon:
             asyncio.create_task(self._every(interval.retry, self._applier.retry), name="retry"),
             asyncio.create_task(self._follow_uplinks(), name="uplinks"),
             asyncio.create_task(self._follow_freed_names(), name="freed names"),
+            asyncio.create_task(self._announcer.run(), name="announcer"),
         ]
         if self._settings.probe.enabled:
             loops.append(asyncio.create_task(self._prober.run(), name="prober"))
@@ -179,18 +195,26 @@ class Daemon:
         self._faults.report("documents", [*absent, *objects_unexplained(host, applier.unexplained)])
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
-        """Do a job again and again; a failure of one turn is logged and does not end the loop."""
+        """Do a job again and again; a failure of one turn is a fault and does not end the loop."""
         while True:
             await asyncio.sleep(seconds)
             await self._try(job)
 
     async def _try(self, job: Callable[[], Awaitable[None]]) -> None:
+        name = getattr(job, "__name__", str(job)).strip("_")
         try:
             await job()
         except InterfaceReplacedError:
             raise
-        except Exception:
-            self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
+        except Exception as error:
+            self._loop_errors.failed(name, error)
+        else:
+            self._loop_errors.passed(name)
+
+    def _follow(self, world: World, peers: Mapping[bytes, Peer]) -> None:
+        """Hand on where this host's droplets are now, and which others there are."""
+        self._announcer.follow(world)
+        self._prober.follow(world, peers)
 
     async def _follow_uplinks(self) -> None:
         """Look at once, and not at the next turn, when the kernel tells that an interface is another one now."""
@@ -222,8 +246,14 @@ class Daemon:
     def _tell(self, verdict: Verdict, now: float) -> None:
         answer = acknowledgement(verdict, now, now + self._settings.interval.retry * self._applier.patience)
         self._bus.acknowledge(answer)
+        if not answer.errors:
+            self._rejected.ends(verdict.name)
+        elif self._rejected.begins(verdict.name, str(answer.errors)):
+            self._log_rejected(verdict.name, answer)
+
+    def _log_rejected(self, document: str, answer: Acknowledgement) -> None:
         for error in answer.errors:
-            self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
+            self._log.warning("document rejected", document=document, path=error.path, reason=error.message)
 
     def _tell_repair(self, mended: Sequence[str]) -> None:
         self._publish_event("repaired", first_lines(mended))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agent.bus.documents import Delivery
 from agent.core.faults import ReportFaults
-from agent.core.refusals import Refusals
+from agent.core.refused_messages import RefusedMessages
 from agent.store import Store, StoreError
 from protocol import subjects
 from protocol.status import Fault
@@ -22,18 +22,18 @@ class Publishers:
         self._subject = subjects.config_of(host)
         self._store = store
         self._report = report
-        self._refusals = Refusals()
+        self._refused = RefusedMessages()
         self._unkept: dict[str, tuple[int, bool]] = {}
         self._store_fault: tuple[Fault, ...] = ()
 
     def begin_snapshot(self) -> None:
         """Forget what was refused: every document comes again. What was reported stands until documents come."""
-        self._refusals.clear()
+        self._refused.clear()
 
     def take(self, batch: Sequence[Delivery]) -> None:
         """Take note of a batch. A version is kept before its document is applied: a crash cannot bring it back."""
         for delivery in batch:
-            self._refusals.take(delivery.document, delivery.refusal)
+            self._refused.take(delivery.document, delivery.refusal)
             if delivery.version:
                 self._unkept[delivery.document] = (delivery.version, delivery.body is None)
         self._keep()
@@ -41,7 +41,7 @@ class Publishers:
 
     def report(self) -> None:
         """Report the faults that stand."""
-        self._report(SOURCE, (*self._refusals.faults(self._subject), *self._store_fault))
+        self._report(SOURCE, (*self._refused.faults(self._subject), *self._store_fault))
 
     def _keep(self) -> None:
         if not self._unkept:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from protocol.status import Fault
+
 FILE = "documents.sqlite"
 MOST_REMOVED = 100_000
 """Removed documents whose versions are kept, those with the greatest versions."""
@@ -39,6 +41,12 @@ class KeptPath(NamedTuple):
 
 class StoreError(RuntimeError):
     """The file cannot be used; the message is one line for people."""
+
+
+def not_saved(kind: str, reason: str) -> Fault:
+    """Return the fault of a store that cannot be written: what was to be saved is lost if the agent ends now."""
+    remedy = "free room on its file system, or mend its permissions; the agent tries again by itself"
+    return Fault(kind, "state", f"an agent that starts now would not know the newest: {reason}", remedy)
 
 
 class Store:

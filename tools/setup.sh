@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(python3-bpfcc libc6-dev linux-libc-dev iproute2 ethtool iputils-ping procps python3-venv)
+packages=(python3-bpfcc libc6-dev linux-libc-dev iproute2 ethtool nftables iputils-ping procps python3-venv)
 venv=.venv
 stamp=$venv/.setup
 javascript=tests/javascript

@@ -40,7 +40,7 @@ def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None
 
 def _reasons(item: Status, wide: bool) -> Iterator[tuple[str, str]]:
     """Yield what a host cannot do, and why."""
-    if item.unreadable:
+    if item.unreadable and not any(fault.kind == "kernel_unreadable" for fault in item.faults):
         yield "its kernel could not be read", item.unreadable
     for one in item.unresolved_next_hops:
         shown = one.addresses if wide else one.addresses[:FEW_ADDRESSES]

@@ -1,45 +1,56 @@
-"""The documents whose newest message was refused for where it comes from, and the faults that follow. Pure."""
+"""Tells the refusals of the kernel that are new from those of an earlier try of the same action. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from protocol.errors import ErrorCode, FieldError
-from protocol.status import Fault
+from agent.core.actions import Action, DeleteEntries, Failure, PutEntries
 
-KINDS = {ErrorCode.WRONG_SUBJECT: "wrong_subject", ErrorCode.UNTRUSTED: "untrusted_document"}
-SHOWN = 3
-"""Documents that a fault names; it counts the others."""
-REMEDY = (
-    "what was in force stays in force; publish these documents again (remove those that are none of yours), and find "
-    "out which client stored the messages (docs/operations.md, Faults)"
-)
+MOST_KEYS = 1000
+"""Keys of a map that are remembered of one refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    message: str
+    keys: frozenset[bytes]
 
 
 class Refusals:
-    """By document why its newest message was refused."""
+    """The refusals that stand, by object and errno. One ends when an action on the same object or key succeeds."""
 
     def __init__(self) -> None:
-        self._refused: dict[str, FieldError] = {}
+        self._standing: dict[tuple[str, int], _Refused] = {}
 
-    def clear(self) -> None:
-        """Forget all of them: every document comes again."""
-        self._refused.clear()
+    def done(self, action: Action, name: str, failures: Sequence[Failure]) -> None:
+        """Take in what became of an action on the object with a name in words."""
+        if not self._standing:
+            return
+        refused = {key for failure in failures for key in failure.keys}
+        done = _keys(action) - refused
+        for known, one in list(self._standing.items()):
+            if known[0] == name and (done & one.keys if one.keys else not failures):
+                del self._standing[known]
 
-    def take(self, document: str, refusal: FieldError | None) -> None:
-        """Take note of a document's newest message: why it was refused, None when it was not."""
-        if refusal is None:
-            self._refused.pop(document, None)
-        else:
-            self._refused[document] = refusal
+    def new(self, failures: Iterable[Failure]) -> list[Failure]:
+        """Return the failures that were not told by the last try, and remember all."""
+        found = []
+        for failure in failures:
+            key = failure.object, failure.errno
+            known = self._standing.get(key)
+            keys = frozenset(failure.keys[:MOST_KEYS])
+            if known is None or known.message != failure.message or not known.keys >= keys:
+                found.append(failure)
+                keys |= known.keys if known is not None and len(known.keys) < MOST_KEYS else frozenset()
+                self._standing[key] = _Refused(failure.message, keys)
+        return found
 
-    def faults(self, subject: str) -> Iterator[Fault]:
-        """Yield one fault for each kind of refusal; `subject` is the filter of all documents of the host."""
-        for code, kind in KINDS.items():
-            found = sorted((name, one.message) for name, one in self._refused.items() if one.code is code)
-            if found:
-                shown = "; ".join(f"{name}: {message}" for name, message in found[:SHOWN])
-                more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-                plural = "" if len(found) == 1 else "s"
-                detail = f"the newest message of {len(found)} document{plural} is refused: {shown}{more}"
-                yield Fault(kind, subject, detail, REMEDY)
+
+def _keys(action: Action) -> set[bytes]:
+    match action:
+        case PutEntries(_, entries):
+            return {key for key, _ in entries}
+        case DeleteEntries(_, keys):
+            return set(keys)
+    return set()

@@ -6,7 +6,7 @@ import nkeys
 import pytest
 
 from agent.bus.admission import MOST_REMOVED, Admission
-from agent.core.refusals import Refusals
+from agent.core.refused_messages import RefusedMessages
 from controller_sim.signing import Signer
 from protocol import binding, streams
 from protocol.errors import ErrorCode, FieldError
@@ -178,7 +178,7 @@ def test_the_memory_of_removed_documents_is_bounded(monkeypatch: pytest.MonkeyPa
 
 
 def test_refused_documents_are_one_fault_of_each_kind_until_they_are_replaced() -> None:
-    refusals = Refusals()
+    refusals = RefusedMessages()
     for number in range(5):
         refusals.take(f"d{number}", FieldError("$", ErrorCode.UNTRUSTED, "it is not signed"))
     refusals.take("e", FieldError("$", ErrorCode.WRONG_SUBJECT, "it was published elsewhere"))
