@@ -14,7 +14,7 @@ from agent.core.features import Features
 from agent.core.layout import unmapped
 from agent.core.next_hops import Peer
 from agent.core.peers import peers
-from agent.core.refusals import Step
+from agent.core.remedies import Step
 from agent.core.uplinks import Uplink
 from agent.core.world import Here, World
 from agent.datapath.kernel import Kernel

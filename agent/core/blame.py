@@ -15,7 +15,7 @@ from agent.core.actions import (
     PutEntries,
 )
 from agent.core.realize import Realization
-from agent.core.refusals import errno_name
+from agent.core.remedies import errno_name
 from protocol.acknowledgements import KernelFailure
 
 

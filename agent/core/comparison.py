@@ -133,7 +133,7 @@ def differences(seen: ObservedVeth, wanted: Veth) -> Iterator[str]:
     if not seen.up:
         yield f"{seen.ifname} is down"
     if not seen.transit_agent:
-        yield f"{seen.ifname} does not run the transit agent"
+        yield f"{seen.ifname} does not run the transit agent as it should"
     if (seen.ifname, seen.ifindex) != (wanted.ifname, wanted.ifindex):
         yield f"the host side is {seen.ifname} (ifindex {seen.ifindex})"
     if seen.mtu < max(wanted.mtu, seen.peer.longest if seen.peer else 0):

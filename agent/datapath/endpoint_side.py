@@ -16,7 +16,7 @@ from typing import Self
 from agent.core.actions import Veth
 from agent.core.observed import ObservedPeer
 from agent.core.offloads import Offload
-from agent.core.refusals import Step
+from agent.core.remedies import Step
 from agent.datapath.interface_query import RT_TABLE_MAIN, Address, DefaultRoute, InterfaceQuery
 from agent.datapath.namespaces import open_sockets_in
 from agent.datapath.netlink import Message, Netlink, attribute
@@ -90,16 +90,25 @@ class EndpointSide:
         return tenant_addresses(await self._query.addresses(index))
 
     async def _mend_addresses(self, index: int, found: tuple[str, ...], veth: Veth) -> None:
-        """Add what is missing. Only then does the rest go: it was ours before, or the tenant must add it anew."""
-        wanted = canonical_addresses(veth.addresses)
+        """Add what is missing. Only then does the rest go: it was ours before, or the tenant must add it anew.
+
+        With the first IPv4 address of a subnet the kernel removes all others of that subnet, which may be the new ones:
+        these are added once more (`promote_secondaries` is the tenant's setting).
+        """
+        wanted, where = canonical_addresses(veth.addresses), f"{veth.peer_name} in namespace {veth.namespace}"
         missing = [address for address in wanted if address not in found]
         for address in missing:
-            with doing(Step.ADD_ADDRESS, f"{address} to {veth.peer_name} in namespace {veth.namespace}"):
+            with doing(Step.ADD_ADDRESS, f"{address} to {where}"):
                 await self._change_address("add", index, address)
-        for address in found if missing else ():
-            if address not in wanted:
-                with doing(Step.REMOVE_ADDRESS, f"{address} from {veth.peer_name} in namespace {veth.namespace}"):
-                    await self._change_address("del", index, address)
+        unwanted = [address for address in found if address not in wanted] if missing else []
+        for address in unwanted:
+            with doing(Step.REMOVE_ADDRESS, f"{address} from {where}"):
+                await self._change_address("del", index, address)
+        left = await self._addresses(index) if unwanted else wanted
+        for address in wanted:
+            if address not in left:
+                with doing(Step.ADD_ADDRESS, f"{address} to {where}"):
+                    await self._change_address("add", index, address)
 
     async def _change_address(self, command: str, index: int, text: str) -> None:
         interface = ipaddress.ip_interface(text)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import structlog
 
 from agent.core.layout import MAX_LOCAL_DROPLETS, MapName
-from agent.core.refusals import Step
+from agent.core.remedies import Step
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import MapDefinition
 from agent.datapath.told import doing
@@ -48,6 +48,9 @@ class MapSizes:
     outcomes: int = 128
     endpoint_counters: int = 8192
     programs: int = 8
+    kernel_layouts: int = 1
+    watched: int = 256
+    failures: int = 1024
 
     def of(self, name: MapName) -> int:
         """Return the size of one map."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from agent.core.bindings import Process
-from agent.core.refusals import Step
+from agent.core.remedies import Step
 from agent.datapath.told import ToldError, doing
 
 CLONE_NEWNET = 0x40000000

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from agent.core.comparison import Suspects
 from agent.core.layout import CONFIGURED_MAPS, MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.once import Once
 from agent.core.realize import host_ifname
-from agent.core.refusals import Step
+from agent.core.remedies import Step
+from agent.datapath.attach_modes import fits
 from agent.datapath.endpoint_side import IFF_UP
 from agent.datapath.interface_query import InterfaceQuery
 from agent.datapath.links import is_unfinished, marked_endpoint
@@ -28,7 +30,7 @@ from agent.datapath.peer_reader import PeerReader
 from agent.datapath.threads import in_thread
 from agent.datapath.told import doing
 from agent.datapath.uplinks import read_uplinks
-from agent.datapath.xdp import attached_program
+from agent.datapath.xdp import AttachMode, attached_program
 
 _NOT_THERE = frozenset(
     (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ESRCH, errno.ENOTDIR, errno.EACCES, errno.EPERM)
@@ -51,6 +53,12 @@ class Subject:
     maps: Mapping[MapName, Map]
     transit_xdp: Callable[[], Collection[int]]
     transit_agent: int
+    agent_mode: Callable[[], AttachMode] = lambda: AttachMode.AUTO
+    """How the transit agent is to run."""
+    unknown: Once = field(default_factory=Once)
+    """The endpoints' peers that could not be read when this was looked at last, by endpoint."""
+    unfinished: Once = field(default_factory=Once)
+    """The unfinished pairs that were left alone, by interface."""
 
 
 async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, str]) -> Observed:
@@ -102,12 +110,12 @@ async def _veths(
     try:
         for endpoint, link, complete in _ours(await host.links(DUMP_ATTEMPTS, DUMP_PAUSE), subject, namespaces):
             if only is None or endpoint in only:
-                veths[endpoint] = _veth(link, endpoint, complete, subject.transit_agent)
+                veths[endpoint] = _veth(link, endpoint, complete, subject)
                 if endpoint in namespaces:
                     pairs.setdefault(namespaces[endpoint], []).append({**link, "endpoint": endpoint})
         async for namespace, link, found in PeerReader(host).read(pairs):
             seen = veths[link["endpoint"]]
-            veths[seen.endpoint] = _with_peer(seen, namespace, found)
+            veths[seen.endpoint] = _with_peer(seen, namespace, found, subject.unknown)
     finally:
         host.close()
     return veths
@@ -126,12 +134,13 @@ def _ours(
             name = str(attribute(link, "IFLA_IFNAME"))
             if name in by_name:
                 yield by_name[name], link, False
-            else:
+            elif subject.unfinished.begins(name, name):
                 log.info("unfinished_veth_left_alone", interface=name)
 
 
-def _veth(link: Message, endpoint: str, complete: bool, transit_agent: int) -> ObservedVeth:
+def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> ObservedVeth:
     attached = attached_program(link)
+    current = attached is not None and attached.program_id == subject.transit_agent
     return ObservedVeth(
         endpoint=endpoint,
         ifname=str(attribute(link, "IFLA_IFNAME")),
@@ -139,17 +148,21 @@ def _veth(link: Message, endpoint: str, complete: bool, transit_agent: int) -> O
         complete=complete,
         up=bool(link["flags"] & IFF_UP),
         mtu=int(attribute(link, "IFLA_MTU")),
-        transit_agent=attached is not None and attached.program_id == transit_agent,
+        transit_agent=attached is not None and current and fits(attached.mode, subject.agent_mode()),
         peer=None,
     )
 
 
-def _with_peer(seen: ObservedVeth, namespace: str, found: ObservedPeer | Exception | None) -> ObservedVeth:
+def _with_peer(
+    seen: ObservedVeth, namespace: str, found: ObservedPeer | Exception | None, unknown: Once
+) -> ObservedVeth:
     """Add the other side of a pair, read where it belongs: None when it or the namespace is not there."""
     if not isinstance(found, Exception):
+        unknown.ends(seen.endpoint)
         return replace(seen, peer=found)
     if isinstance(found, OSError) and found.errno in _NOT_THERE:
         return seen
     reason = str(found) if isinstance(found, OSError) else f"{type(found).__name__}: {found}"
-    log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
+    if unknown.begins(seen.endpoint, reason):
+        log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
     return replace(seen, peer_known=False)

@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-from agent.core.refusals import Step, explain
+from agent.core.remedies import Step, explain
 
 
 class ToldError(OSError):

@@ -14,7 +14,7 @@ import pytest
 from agent.core.actions import Action, AttachTransit, EnsureVeth, Veth
 from agent.core.layout import MapName
 from agent.core.offloads import RULES, Offload, wrong_offloads
-from agent.core.refusals import GENERAL, SPECIFIC, Step, errno_name, explain, step_of
+from agent.core.remedies import GENERAL, SPECIFIC, Step, errno_name, explain, step_of
 from agent.datapath import offloads
 from agent.datapath.told import ToldError
 from agent.executor import Executor
