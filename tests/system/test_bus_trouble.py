@@ -111,7 +111,8 @@ async def test_a_paused_consumer_keeps_the_snapshot_open_and_says_what_waits(ser
 async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.bus.reading.CALM_LOOK", 1.0)
+    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+        monkeypatch.setattr(f"agent.bus.reading.{name}", 1.0)
     async with client_of(server) as client:
         await make_streams(client)
         await publish_many(client, "h1", SIX)
@@ -202,7 +203,7 @@ async def test_somebody_who_pulls_by_hand_is_noticed_and_nothing_is_missed(serve
         async with host_of(server) as host:
             await until(lambda: host.recorder.completed == 1)
             for turn in range(3):
-                thief = client.request(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', timeout=5)
+                thief = client.request(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', timeout=1.5)
                 task = asyncio.create_task(thief)
                 await asyncio.sleep(0.05)
                 await publish_many(client, "h1", {f"d{turn}-{number}": b"1" for number in range(10)})
@@ -325,7 +326,8 @@ async def test_a_consumer_that_cannot_be_used_is_told_and_every_revision_is_judg
 async def test_a_consumer_that_is_changed_in_place_is_noticed(
     server: NatsServer, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.bus.reading.CALM_LOOK", 1.0)
+    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+        monkeypatch.setattr(f"agent.bus.reading.{name}", 1.0)
     usual = {"ack_wait": 2, "max_ack_pending": 4096}
     async with client_of(server) as client:
         await make_streams(client)
