@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from agent.applier import Applier
-from agent.bus.rpc import RpcError
+from agent.bus.rpc import MAX_WORD, RpcError, unknown_method
 from agent.core import paging
 from agent.core.desired import Desired
 from agent.core.layout import mapped
@@ -40,6 +40,7 @@ from protocol.rpc import (
 from protocol.status import Counters, Status
 
 _T = TypeVar("_T")
+_Request = TypeVar("_Request", bound=msgspec.Struct)
 
 
 class Answers:
@@ -81,7 +82,7 @@ class Answers:
                 return codec.encode(await self._plan())
             case "sweep":
                 return codec.encode(await self._sweep(_decode(body, SweepRequest)))
-        raise RpcError(404, f"no such question: {verb}")
+        raise unknown_method(verb)
 
     @property
     def _desired(self) -> Desired:
@@ -101,7 +102,7 @@ class Answers:
         if request.kind == "networks":
             networks, following = self._page(world.networks, request)
             return GetReply(networks=networks, next=following)
-        raise RpcError(400, f"no such kind: {request.kind}; known are {', '.join(KINDS)}")
+        raise RpcError(400, f"kind: unknown kind {request.kind[:MAX_WORD]!r}; known kinds are {', '.join(KINDS)}")
 
     def _page(self, objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
         """Return one page of objects by id, and where the next one starts."""
@@ -200,8 +201,16 @@ def _place(path: PeerPath) -> str:
     return f"{path.droplet}/{path.by}"
 
 
-def _decode(body: bytes, into: type[_T]) -> _T:
+def _decode(body: bytes, into: type[_Request]) -> _Request:
+    """Return a request; an empty body is one that leaves every field at its default. RpcError 400 when it is wrong."""
+    fields = msgspec.structs.fields(into)
+    needed = [field.name for field in fields if field.required]
+    if not body and needed:
+        raise RpcError(400, f"the body is empty; send a MessagePack map with {' and '.join(needed)}")
+    if not body:
+        return into()
     try:
         return codec.decode(body, into)
     except DocumentError as error:
-        raise RpcError(400, str(error)) from None
+        known = ", ".join(field.name for field in fields)
+        raise RpcError(400, f"{error}; the request is a MessagePack map, its fields are {known}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from agent import __version__
 from agent.applier import Applier
@@ -25,6 +26,7 @@ from protocol.status import (
     AgentState,
     Counters,
     Fault,
+    LostFrames,
     NarrowPath,
     ObjectCounts,
     Status,
@@ -94,6 +96,17 @@ def _first_failures(failures: Sequence[KernelFailure]) -> tuple[KernelFailure, .
     return first(failures, more)
 
 
+class DataPlane(NamedTuple):
+    """How endpoints' programs run, why in generic mode, and why what the kernel drops after them is not counted."""
+
+    attach_mode: str = ""
+    attach_reason: str = ""
+    losses_unknown: str = ""
+
+
+UNKNOWN_PLANE = DataPlane()
+
+
 def heartbeat(
     settings: Settings,
     applier: Applier,
@@ -107,6 +120,7 @@ def heartbeat(
     down: tuple[str, ...] = (),
     narrow: tuple[NarrowPath, ...] = (),
     faults: tuple[Fault, ...] = (),
+    plane: DataPlane = UNKNOWN_PLANE,
 ) -> Status:
     """Return the host's status; times in seconds, memory in bytes; `modes`: how transit XDP really runs, by uplink.
 
@@ -142,6 +156,9 @@ def heartbeat(
         repairs=applier.repairs,
         memory_bytes=memory,
         faults=first(faults, lambda left: Fault("more", f"{left} more", "the first ones are named")),
+        attach_mode=plane.attach_mode,
+        attach_reason=plane.attach_reason,
+        losses_unknown=plane.losses_unknown,
     )
 
 
@@ -174,6 +191,8 @@ def counters(
     endpoints: Mapping[int, EndpointCounters],
     slots: Mapping[str, int],
     probes: Counts | None = None,
+    lost: tuple[LostFrames, ...] = (),
+    lost_unknown: str = "",
 ) -> Counters:
     """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint."""
     return Counters(
@@ -186,6 +205,8 @@ def counters(
             if slot in endpoints
         ),
         probes=status.Probes(*dataclasses.astuple(probes)) if probes else status.Probes(),
+        lost=lost,
+        lost_unknown=lost_unknown,
     )
 
 

@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from controller_sim.bus import BusError, Stored, ask, read_stream
+from controller_sim.bus import BusError, Stored, ask, message_headers, read_stream
 from protocol import codec, streams, subjects
 from protocol.documents import Document, Endpoint
 from protocol.errors import DocumentError
@@ -149,12 +149,12 @@ class _Pipeline:
         await self.subscription.unsubscribe()
 
     async def send(self, change: Change) -> None:
-        headers = None
+        subject = subjects.config(change.host, change.document)
+        headers = message_headers(self.client, subject, change.body)
         if change.body is None:
-            headers = {**streams.DELETE_HEADERS, "Nats-TTL": DELETE_TTL}
+            headers["Nats-TTL"] = DELETE_TTL
         index = len(self.sent)
         self.sent.append((change, time.monotonic()))
-        subject = subjects.config(change.host, change.document)
         try:
             await self.client.publish(subject, change.body or b"", reply=f"{self.inbox}.{index}", headers=headers)
         except NatsError as error:

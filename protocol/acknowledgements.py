@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
+from protocol.documents import KINDS
 from protocol.errors import FieldError
 
 
@@ -25,7 +27,7 @@ class State(StrEnum):
 class Reference(msgspec.Struct, frozen=True, order=True):
     """An object that a document needs, by kind (`networks`) and id. Of very many, the last one is `and`, `57 more`."""
 
-    kind: str
+    kind: Annotated[str, msgspec.Meta(extra_json_schema={"enum": (*KINDS, "and")})]
     id: str
 
 

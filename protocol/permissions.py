@@ -79,6 +79,22 @@ def of_operator() -> Permissions:
     )
 
 
+def of_monitor() -> Permissions:
+    """Return what a monitoring system needs: to hear what hosts say. It can make nobody do anything.
+
+    Whoever may read a stream can have the server send what it reads to a subject of its choice: so it may not.
+    """
+    return Permissions(
+        publish=(),
+        subscribe=(
+            streams.ACK_SUBJECTS,
+            f"{subjects.PREFIX}.*.status",
+            f"{subjects.PREFIX}.*.event.>",
+            f"{subjects.PREFIX}.*.telemetry.>",
+        ),
+    )
+
+
 def of_controller() -> Permissions:
     """Return what the management plane needs: to publish documents, and to make the streams and consumers."""
     return Permissions(

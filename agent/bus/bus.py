@@ -11,13 +11,14 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus import rpc
 from agent.bus.acknowledging import Acknowledging
+from agent.bus.admission import Admission
 from agent.bus.client import Connection, connect, publish_command
 from agent.bus.consumer import Report, bus_disconnected, permission_violation
 from agent.bus.documents import Delivery, DocumentLog
@@ -67,15 +68,19 @@ class Bus:
         log: FilteringBoundLogger,
         report: Report = lambda _source, _faults: None,
         boot: str = "",
+        versions: Mapping[str, int] | None = None,
     ) -> None:
-        """Report faults to `report`; `boot` tells this agent's status from that of another one of its name."""
+        """Report faults to `report`; `boot` tells this agent's status from that of another one of its name.
+
+        `versions` are those of signed documents that were taken before.
+        """
         self._host = host
         self._settings = settings
         self._handler = handler
         self._log = log
         self._report = report
         self._boot = boot
-        self._shared = Shared(DocumentLog(host), Disturbances())
+        self._shared = Shared(DocumentLog(host, Admission(settings.trusted_publishers, versions)), Disturbances())
         self._outbox = Outbox()
         self._outbox_changed = asyncio.Event()
         self._outbox_empty = asyncio.Event()

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
+from agent.bus.admission import Admission
 from agent.bus.jetstream import ACK_TERM, AckSubject, ConsumerInfo, parse_ack_subject, parse_headers
 from agent.bus.replay import Replay
 from protocol import streams, subjects
+from protocol.errors import FieldError
 
 RECENT = 16
 """Subjects whose newest messages prove that a stream is the one that was read before."""
@@ -34,11 +36,16 @@ class Trouble(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One revision of a document; `body` is None when it removes the document."""
+    """One revision of a document; `body` is None when it removes the document.
+
+    `refusal` says why the message may change nothing; `version` is its signed version, 0 where none was checked.
+    """
 
     document: str
     revision: int
     body: bytes | None
+    refusal: FieldError | None = None
+    version: int = 0
 
 
 class Message(NamedTuple):
@@ -82,8 +89,9 @@ class Batch:
 class DocumentLog:
     """What was delivered of a host's documents since the agent's start."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, admission: Admission | None = None) -> None:
         self._host = host
+        self._admission = admission or Admission()
         self._prefix = subjects.config(host, "").encode()
         self._newest: dict[str, int] = {}
         self._removed: set[str] = set()
@@ -199,7 +207,7 @@ class DocumentLog:
     def _take(self, message: Message, ack: AckSubject, batch: Batch, new: dict[str, int]) -> None:
         """Put one message where it belongs."""
         sequence = ack.stream_sequence
-        document = None if _comes_from_a_stream(message) else self._document(message.subject)
+        document = self._document(message.subject)
         if document is None:
             self._refuse(message, batch)
         else:
@@ -212,15 +220,15 @@ class DocumentLog:
             batch.seen[message.subject] = Seen(sequence, ack.time)
         if document is not None and sequence > new.get(document, self._newest.get(document, 0)):
             new[document] = sequence
-            batch.deliveries.append(Delivery(document, sequence, _body(message)))
+            batch.deliveries.append(self._delivery(document, sequence, message))
 
     def _refuse(self, message: Message, batch: Batch) -> None:
         """Tell the server never to deliver a message again."""
         subject = message.subject.decode("utf-8", "replace")
         batch.answers.append((message.reply, ACK_TERM))
-        if not message.subject.startswith(self._prefix) or _comes_from_a_stream(message):
+        if not message.subject.startswith(self._prefix):
             batch.strangers.append(subject)
-        elif _body(message) is None:
+        elif streams.is_delete(parse_headers(message.headers).fields, message.body):
             batch.released.append(subject)
         else:
             batch.refused.append(subject)
@@ -277,13 +285,7 @@ class DocumentLog:
         document = subject[len(self._prefix) :].decode("utf-8", "replace")
         return document if subjects.is_document(document) else None
 
-
-def _comes_from_a_stream(message: Message) -> bool:
-    """Say whether a server sent it as an answer: whoever asked chose our subject as the place for it."""
-    return b"nats-stream:" in (message.headers or b"").lower()
-
-
-def _body(message: Message) -> bytes | None:
-    if not message.body and streams.is_delete(parse_headers(message.headers).fields, message.body):
-        return None
-    return message.body
+    def _delivery(self, document: str, revision: int, message: Message) -> Delivery:
+        admitted = self._admission.admit(document, message.subject.decode(), message.headers, message.body)
+        body = None if admitted.removes else message.body
+        return Delivery(document, revision, body, admitted.refusal, admitted.version)

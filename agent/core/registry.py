@@ -5,6 +5,7 @@ Decides nothing about what is in force: `settlement.py` does.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ from protocol.acknowledgements import KernelFailure, Reference, State
 from protocol.codec import decode_document, decode_known
 from protocol.documents import Document
 from protocol.errors import DocumentError, FieldError
+
+MOST_BLOCKED = 32
+"""Documents that wait for a name and are tried again with every change; more of them wait for the periodic retry, or
+until the name is seen to be free."""
 
 
 _ONE_STREAM = 1 << 64
@@ -99,6 +104,8 @@ class Registry:
         self._replays = 0
         self._touched: dict[str, Document | None] = {}
         self._interested: dict[Reference, set[str]] = {}
+        self._blocked: set[str] = set()
+        """Documents that are held back because something else has a name of theirs."""
         self._names: list[str] | None = None
         """All names, sorted, until there is another one or one less."""
 
@@ -113,17 +120,28 @@ class Registry:
         self.absent.discard(name)
         if entry.latest is not None and (entry.latest.revision, entry.latest.body) == (revision, body):
             entry.newest = revision
+            if entry.wrong:  # a newer revision was refused, and the stream is back at this one
+                entry.wrong = ()
+                self._touched.setdefault(name, None)
             return False
         try:
             document = decode_document(body)
         except DocumentError as error:
-            entry.newest, entry.wrong, entry.removed = revision, tuple(error.errors), False
-            self._touched.setdefault(name, None)
+            self.refuse(name, revision, tuple(error.errors))
         else:
             held = Held(revision, body, needs(document), bool(provides(document)), len(document.endpoints))
             dated = self._replays * _ONE_STREAM + revision if since is None else since
             self._claim(Claim(name, dated), document, held.needs)
             self._supersede(name, entry, revision, held, document)
+        return True
+
+    def refuse(self, name: str, revision: int, errors: tuple[FieldError, ...]) -> bool:
+        """Take in a revision that cannot be a document's, nor its removal; return whether it is news."""
+        entry = self._entry(name)
+        if revision <= entry.newest:
+            return False
+        entry.newest, entry.wrong, entry.removed = revision, errors, False
+        self._touched.setdefault(name, None)
         return True
 
     def _entry(self, name: str) -> Entry:
@@ -196,6 +214,7 @@ class Registry:
         """Let revisions that the kernel refused be tried again."""
         for name in names:
             entry = self.entries.get(name)
+            self._blocked.discard(name)
             if entry is not None and entry.held_back:
                 entry.held_back = False
                 self._touched.setdefault(name, None)
@@ -225,8 +244,11 @@ class Registry:
         if entry.in_force is not None and entry.in_force is not entry.good:
             entry.held_back = True
             self._touched.setdefault(name, None)
+            if any(failure.errno == errno.EEXIST for failure in failures):
+                self._blocked.add(name)
 
     def _supersede(self, name: str, entry: Entry, revision: int, held: Held | None, document: Document | None) -> None:
+        self._blocked.discard(name)
         old = entry.latest
         entry.newest, entry.latest, entry.removed = revision, held, False
         entry.held_back, entry.wrong, entry.judgement, entry.failures = False, (), SOUND, ()
@@ -270,6 +292,14 @@ class Registry:
     def failing(self) -> list[str]:
         """Return the documents of which the kernel refused something."""
         return [name for name, entry in self.entries.items() if entry.failures]
+
+    def retry_blocked(self) -> None:
+        """Let revisions be tried again that are held back because something else has a name of theirs.
+
+        Of very many, none: what is not in their way would have them all tried again and again.
+        """
+        if len(self._blocked) <= MOST_BLOCKED:
+            self.retry(set(self._blocked))
 
     def forget(self, name: str) -> None:
         """Drop the memory of a document that is removed and no longer in force."""

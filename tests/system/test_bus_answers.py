@@ -121,6 +121,29 @@ async def test_questions_are_answered_as_a_micro_service(server: NatsServer) -> 
         assert (await client.request(subjects.rpc("h1", "status"), timeout=10)).data == b"answer to status "
 
 
+async def test_an_unknown_method_is_refused_with_the_known_ones_and_no_known_one_is_lost(server: NatsServer) -> None:
+    recorder = Recorder()
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):
+        await serving(client, "h1")
+        answer = await client.request(subjects.rpc("h1", "reboot"), b"x", timeout=10)
+        assert answer.headers["Nats-Service-Error-Code"] == "404"
+        assert answer.headers["Nats-Service-Error"] == (
+            f"unknown method 'reboot'; known methods are {', '.join(subjects.RPC_VERBS)}"
+        )
+        for _ in range(20):
+            assert (await client.request(subjects.rpc("h1", "plan"), timeout=10)).data == b"answer to plan "
+        assert recorder.asked == [("plan", b"")] * 20
+
+
+async def test_an_error_is_one_line_of_a_header_whatever_was_asked(server: NatsServer) -> None:
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), Recorder(), Lines().log)):
+        await serving(client, "h1")
+        answer = await client.request(subjects.rpc("h1", "get"), b"two lines", timeout=10)
+        assert answer.headers["Nats-Service-Error"].startswith("first line X-Second: line aaa")
+        assert len(answer.headers["Nats-Service-Error"]) < 2000
+        assert "X-Second" not in answer.headers
+
+
 async def test_a_question_out_of_a_stream_is_refused(server: NatsServer) -> None:
     recorder = Recorder()
     async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):

@@ -12,13 +12,14 @@ from bus_fixtures import (
     make_consumer,
     make_streams,
     publish_many,
+    remove,
     running,
     settings_of,
     until,
 )
 
 from agent.bus import Bus
-from protocol import streams, subjects
+from protocol import streams
 
 
 def make_bus(server: NatsServer, recorder: Recorder, lines: Lines) -> Bus:
@@ -38,8 +39,8 @@ async def test_a_snapshot_of_thousands_is_replayed_in_order_and_only_newest(serv
             revisions = [delivery.revision for delivery in recorder.deliveries]
             assert revisions == sorted(set(revisions))
             assert max(recorder.batches) > 1
-            await client.jetstream().publish(subjects.config("h1", "d7"), b"", headers=streams.DELETE_HEADERS)
-            await client.jetstream().publish(subjects.config("h1", "d8"), b"")
+            await remove(client, "h1", "d7")
+            await publish_many(client, "h1", {"d8": b""})
             await until(lambda: recorder.documents.get("d8") == b"")
             assert "d7" not in recorder.documents
             assert recorder.begun == 1

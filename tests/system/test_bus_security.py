@@ -31,18 +31,19 @@ from protocol.acknowledgements import Acknowledgement, State
 
 @pytest.fixture
 def users(tmp_path: Path) -> dict[str, User]:
-    return {name: make_user(tmp_path, name) for name in ("h1", "h2", "operator", "controller", "stranger")}
+    return {name: make_user(tmp_path, name) for name in ("h1", "h2", "operator", "controller", "monitor", "stranger")}
 
 
 @pytest.fixture
 def guarded(tmp_path: Path, users: dict[str, User]) -> Iterator[NatsServer]:
-    """A server that knows two hosts, an operator and the controller, each with its own permissions."""
+    """A server that knows two hosts, an operator, a monitor and the controller, each with its own permissions."""
     server = NatsServer(tmp_path)
     server.users = [
         user_block(users["h1"], permissions.of_host("h1")),
         user_block(users["h2"], permissions.of_host("h2")),
         user_block(users["operator"], permissions.of_operator()),
         user_block(users["controller"], permissions.of_controller()),
+        user_block(users["monitor"], permissions.of_monitor()),
     ]
     server.start()
     yield server
@@ -123,6 +124,42 @@ async def test_an_operator_cannot_write(guarded: NatsServer, users: dict[str, Us
         await client.publish(subject, b"{}")
         await until(lambda: client.seen)
         assert "permissions violation" in str(client.seen[0])
+
+
+@pytest.mark.parametrize("subject", [subjects.rpc("h1", "status"), subjects.config("h1", "a"), "_INBOX_operator.x"])
+async def test_a_monitor_cannot_publish(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
+    async with client_of(guarded, users["monitor"]) as client:
+        await client.publish(subject, b"{}")
+        await until(lambda: client.seen)
+        assert "permissions violation for publish" in str(client.seen[0])
+
+
+@pytest.mark.parametrize("subject", [">", subjects.config("h1", "a"), "_INBOX_controller.>", "$JS.>"])
+async def test_a_monitor_cannot_subscribe_to(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
+    async with client_of(guarded, users["monitor"]) as client:
+        await client.subscribe(subject)
+        await until(lambda: client.seen)
+        assert "permissions violation for subscription" in str(client.seen[0])
+
+
+async def test_a_monitor_hears_what_hosts_say(guarded: NatsServer, users: dict[str, User]) -> None:
+    said = [
+        subjects.status("h1"),
+        subjects.event("h1", "fault"),
+        subjects.telemetry("h1", "counters"),
+        subjects.ack("h1", "a"),
+    ]
+    async with (
+        client_of(guarded, users["monitor"]) as monitor,
+        client_of(guarded, users["h1"], permissions.inbox("h1")) as host,
+    ):
+        heard = [await monitor.subscribe(subject) for subject in permissions.of_monitor().subscribe]
+        await monitor.flush()
+        for subject in said:
+            await host.publish(subject, b"x")
+        assert {(await one.next_msg(timeout=10)).subject for one in heard} == set(said)
+        assert not monitor.seen
+        assert not host.seen
 
 
 async def test_wrong_credentials_are_logged_once_without_the_seed_and_tried_again(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agent.bus.documents import RECENT, Batch, Delivery, DocumentLog, Message, Trouble
 from agent.bus.jetstream import ConsumerInfo, parse_ack_subject, parse_consumer_info, parse_headers, parse_pub_ack
 from agent.bus.jetstream import Delivered as Position
+from protocol import binding
 
 PURGE = b"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\r\n"
 EPOCH = 1_700_000_000_000_000_000
@@ -57,8 +58,14 @@ class Server:
             self.counted += 1
             self.position = sequence + 1
             reply = f"$JS.ACK.DROPLET_CONFIG.h1.1.{sequence}.{self.counted}.{time}.{len(names) - 1}"
-            found.append(Message(f"droplet.v1.h1.config.{names[0]}".encode(), reply.encode(), body, headers))
+            subject = f"droplet.v1.h1.config.{names[0]}"
+            found.append(Message(subject.encode(), reply.encode(), body, bound(subject, headers)))
         return found
+
+
+def bound(subject: str, headers: bytes | None = None) -> bytes:
+    """Return headers with the subject that a message was published for."""
+    return (headers or b"NATS/1.0\r\n\r\n")[:-2] + f"{binding.SUBJECT}: {subject}\r\n\r\n".encode()
 
 
 def begin(log: DocumentLog, server: Server) -> bool:
