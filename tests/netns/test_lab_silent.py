@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from lab.fixtures import SystemLab, running_lab
@@ -125,6 +127,24 @@ def test_a_host_whose_own_firewall_drops_its_probes_blames_no_peer(broken):
     finally:
         nft(lab, "h1", "delete table inet host")
     until(lambda: lab.status("h1").faults == (), "the end of the fault")
+
+
+def test_the_rules_that_the_documentation_names_let_all_through_that_an_agent_needs(broken):
+    lab = broken
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (rules,) = re.findall(r"```\n(table inet filter \{.*?)```", page, re.DOTALL)
+    nft(lab, "h1", rules)
+    try:
+        lab.ip(lab.names.droplet("h1"), "neigh", "flush", "dev", "eth0")
+        tried, answered = lab.probes("h1").sent, lab.probes("h1").answered
+        until(lambda: lab.probes("h1").sent > tried + 8, "probes")
+        until(lambda: lab.probes("h1").answered > answered + 8, "answers")
+        status = lab.status("h1")
+        assert (status.faults, status.down_droplets, status.unresolved_next_hops) == ((), (), ())
+        lab.restart_agent("h1")
+        until(lambda: is_known(lab, "h1"), "all to answer again")
+    finally:
+        nft(lab, "h1", "delete table inet filter")
 
 
 def test_a_host_that_is_cut_off_altogether_is_reached_again_when_it_is_back(broken):
