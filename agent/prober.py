@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
+from agent.core import unanswered
 from agent.core.faults import ReportFaults
 from agent.core.next_hops import Peer, Senders
 from agent.core.paths import (
@@ -42,7 +43,7 @@ from agent.datapath.icmp_errors import IcmpErrors
 from agent.datapath.probe_socket import ProbeSocket
 from agent.loop_errors import LoopErrors
 from protocol.addresses import format_address, parse_address
-from protocol.status import NarrowPath
+from protocol.status import Fault, NarrowPath
 
 Keep = Callable[[Mapping[Path, Known | None]], bool]
 """Called with what is known of paths now, None for nothing; False when that could not be kept."""
@@ -107,6 +108,7 @@ class Prober:
         self._peers: dict[bytes, Peer] = {}
         self._senders: Senders = {}
         self._names: dict[bytes, str] = {}
+        self._answering: frozenset[bytes] = frozenset()
         self._interfaces: dict[bytes, tuple[str, int]] = {}
         """Name and ifindex: a socket stays bound to an interface that another of its name took the place of."""
         self._sockets: dict[bytes, ProbeSocket] = {}
@@ -131,6 +133,7 @@ class Prober:
         """Take in which droplets there are, by packed address."""
         self._peers, self._senders = dict(peers), senders(world)
         self._names = {parse_address(droplet.address): id_ for id_, droplet in world.droplets.items()}
+        self._answering = unanswered.answering(world)
         interfaces: dict[bytes, tuple[str, int]] = {}
         for droplet in world.own_droplets():
             uplink = world.uplink_of(droplet)
@@ -195,6 +198,13 @@ class Prober:
             for view in narrow
         )
         return tuple(sorted(found, key=lambda path: (path.droplet, path.by)))
+
+    def faults(self, hints: Mapping[str, str]) -> list[Fault]:
+        """Return a fault for each own droplet that nobody has ever answered; `hints` by interface: see `unanswered`."""
+        uplinks = {
+            source: unanswered.Uplink(name, hints.get(name, "")) for source, (name, _) in self._interfaces.items()
+        }
+        return unanswered.faults(self._probing.unanswered(self._answering), uplinks, self._ports[0])
 
     def views(self) -> Iterable[tuple[str, str, View]]:
         """Yield the peer's droplet, the own one, and what is known of each path; times are the event loop's."""

@@ -43,6 +43,8 @@ class Rules:
     interval: float = 1.0
     misses: int = 3
     per_second: float = 200.0
+    unanswered: int = 10
+    """Misses in a row after which it is told that nobody has ever answered."""
     deadline: float = 1.0
     """How long an answer may take."""
     check_every: float = 600.0

@@ -99,6 +99,8 @@ class Probing:
         self._doubts = Doubts()
         self._happenings: list[Happening] = []
         self._to_keep: dict[Path, Known | None] = {}
+        self._answered: set[bytes] = set()
+        """This host's addresses to which any peer has ever answered."""
 
     @property
     def paths(self) -> Collection[Path]:
@@ -119,6 +121,8 @@ class Probing:
 
     def _begin(self, path: Path, size: int, known: Known | None, now: float, first_turn: float) -> None:
         target = self._targets[path] = _Target(path, size, life_of(known), now)
+        if known is not None:
+            self._answered.add(path.source)
         self._turns.put(path, first_turn)
         if known is not None and known.carries is not None and known.carries < size:
             target.carries = known.carries
@@ -256,6 +260,22 @@ class Probing:
         taken, self._to_keep = self._to_keep, {}
         return taken
 
+    def unanswered(self, answering: Collection[bytes]) -> dict[bytes, list[bytes]]:
+        """Return which peers were asked in vain by each of this host's addresses that nobody has ever answered.
+
+        Peers are those that are known for `answering` probes and that something leads to. An address counts from when
+        one of them has missed `unanswered` probes.
+        """
+        asked: dict[bytes, list[_Target]] = {}
+        for path, target in self._targets.items():
+            if path.source not in self._answered and target.life is Life.UNKNOWN and path.peer in answering:
+                asked.setdefault(path.source, []).append(target)
+        return {
+            source: [target.path.peer for target in targets]
+            for source, targets in asked.items()
+            if max(target.misses for target in targets) >= self._rules.unanswered
+        }
+
     def views(self) -> Iterator[View]:
         """Yield what is known of each path."""
         for path, target in self._targets.items():
@@ -308,6 +328,7 @@ class Probing:
             self._tell(Happened.UP, target)
             self._touch()
         target.cut_off, target.life, target.since = False, Life.UP, now
+        self._answered.add(target.path.source)
         self._remember(target)
         self._checks.put(target.path, now)
 

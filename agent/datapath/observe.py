@@ -18,6 +18,7 @@ from agent.core.layout import CONFIGURED_MAPS, MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.once import Once
 from agent.core.realize import host_ifname
+from agent.datapath.attach_modes import fits
 from agent.datapath.endpoint_side import IFF_UP, EndpointSide
 from agent.datapath.links import find_peer, is_unfinished, marked_endpoint
 from agent.datapath.maps import Map
@@ -25,7 +26,7 @@ from agent.datapath.namespaces import opened_namespace
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.threads import in_thread
 from agent.datapath.uplinks import read_uplinks
-from agent.datapath.xdp import attached_program
+from agent.datapath.xdp import AttachMode, attached_program
 
 _NOT_THERE = frozenset(
     (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ESRCH, errno.ENOTDIR, errno.EACCES, errno.EPERM)
@@ -48,6 +49,8 @@ class Subject:
     maps: Mapping[MapName, Map]
     transit_xdp: Callable[[], Collection[int]]
     transit_agent: int
+    agent_mode: Callable[[], AttachMode] = lambda: AttachMode.AUTO
+    """How the transit agent is to run."""
     unknown: Once = field(default_factory=Once)
     """The endpoints' peers that could not be read when this was looked at last, by endpoint."""
     unfinished: Once = field(default_factory=Once)
@@ -107,13 +110,14 @@ async def _veths(
             if endpoint is None and subject.unfinished.begins(name, name):
                 log.info("unfinished_veth_left_alone", interface=name)
         if endpoint is not None and (only is None or endpoint in only):
-            seen = _veth(link, endpoint, complete, subject.transit_agent)
+            seen = _veth(link, endpoint, complete, subject)
             veths[endpoint] = await _with_peer(netlink, link, seen, namespaces.get(endpoint), subject.unknown)
     return veths
 
 
-def _veth(link: Message, endpoint: str, complete: bool, transit_agent: int) -> ObservedVeth:
+def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> ObservedVeth:
     attached = attached_program(link)
+    current = attached is not None and attached.program_id == subject.transit_agent
     return ObservedVeth(
         endpoint=endpoint,
         ifname=str(attribute(link, "IFLA_IFNAME")),
@@ -121,7 +125,7 @@ def _veth(link: Message, endpoint: str, complete: bool, transit_agent: int) -> O
         complete=complete,
         up=bool(link["flags"] & IFF_UP),
         mtu=int(attribute(link, "IFLA_MTU")),
-        transit_agent=attached is not None and attached.program_id == transit_agent,
+        transit_agent=attached is not None and current and fits(attached.mode, subject.agent_mode()),
         peer=None,
     )
 

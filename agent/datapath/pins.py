@@ -41,6 +41,11 @@ class Pins:
         """The programs of the current layout, one folder for each content hash."""
         return self.root / f"v{LAYOUT_VERSION}" / "programs"
 
+    @property
+    def links(self) -> Path:
+        """What keeps programs on tracepoints while no agent runs, one for each tracepoint."""
+        return self.root / f"v{LAYOUT_VERSION}" / "links"
+
     def all_programs(self) -> list[Path]:
         """Return every pinned program of this instance, of older layouts too."""
         return sorted(self.root.glob("v*/programs/*/*"))
