@@ -129,7 +129,8 @@ class Model:
     def _network(network: Network) -> tuple[bytes, bytes]:
         cidr = ip_network(network.cidr)
         key = layout.network_key(network.vni, cidr.network_address.packed, cidr.prefixlen)
-        return key, layout.network_value(network.gateway, network.flags, network.bouncers)
+        broadcast = layout.mapped(cidr.broadcast_address.packed)[12:] if cidr.version == 4 else bytes(4)
+        return key, layout.network_value(network.gateway, network.flags, network.bouncers, broadcast)
 
 
 def make(rng: Random, features: Features) -> Model:

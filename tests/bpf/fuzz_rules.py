@@ -37,7 +37,7 @@ def need(held: object, rule: str) -> None:
 def found(model: Model, frame: bytes) -> Tunnel | None:
     """Return the tunnel packet that a frame is by this world's ports and families."""
     tunnel = read_tunnel(frame, model.features.geneve_port, model.features.vxlan_port)
-    if tunnel and tunnel.vlan is not None and not model.features.vlan_tags:
+    if tunnel and (tunnel.vlan or 0) & 0xFFF and not model.features.vlan_tags:
         return None
     return tunnel
 
