@@ -3,8 +3,8 @@
  * ICMP errors to the senders of inner packets, from their gateway's address: what did not fit (RFC 1191 section 4,
  * RFC 4443 section 3.2), what used up its time to live (RFC 792, RFC 4443 section 3.3), what leads nowhere and what the
  * gateway has no service for (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1). None about an ICMP error, neighbour
- * discovery or a fragment other than the first, none to a sender that is no single host (RFC 1122 section 3.2.2), and
- * none beyond the rate of TOLD_PER_SECOND.
+ * discovery or a fragment other than the first, none about a group's frame or to a sender that is no single host (RFC
+ * 1122 section 3.2.2), and none beyond the rate of TOLD_PER_SECOND.
  */
 #ifndef DROPLET_ICMP_H
 #define DROPLET_ICMP_H
@@ -236,7 +236,7 @@ static __always_inline bool is_told(void *ethernet, void *end, const struct pack
 		return false;
 	if (find_transport(ethernet, end, packet, &transport) != GO_ON)
 		return false;
-	if (transport.later || is_icmp_error(ethernet, end, packet, &transport))
+	if (is_group(ethernet) || transport.later || is_icmp_error(ethernet, end, packet, &transport))
 		return false;
 	network = network_of(&packet->from);
 	if (!network && !complaint->routed)

@@ -37,8 +37,7 @@
 	X(ARP_ANSWERED_REMOTE, "An ARP request through a tunnel, answered to the droplet it came from.")               \
 	X(ND_ANSWERED_REMOTE, "A neighbour solicitation through a tunnel, answered to the droplet it came from.")      \
 	X(TOO_BIG_TOLD_REMOTE, "Came through a tunnel and did not fit further, which an ICMP error told its sender.")  \
-	X(UNREACHABLE_TOLD_REMOTE, "Came through a tunnel and had nowhere to go, which an ICMP error told its "        \
-				   "sender.")
+	X(UNREACHABLE_TOLD_REMOTE, "Came through a tunnel and leads nowhere, which an ICMP error told its sender.")
 
 #define OUTCOMES_DROPPED(X)                                                                                            \
 	X(UNKNOWN_INTERFACE, "Came from an interface that belongs to no endpoint.")                                    \

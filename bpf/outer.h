@@ -139,6 +139,8 @@ static __always_inline enum outcome read_outer(context *ctx, struct outer *outer
 		if ((void *)(tag + 1) > frame_end(ctx))
 			return PASSED;
 		outer->vlan = tag->control & bpf_htons(0x0fff);
+		if (!VLAN_TAGS && outer->vlan)
+			return PASSED;
 		kind = tag->ethertype;
 		at += sizeof(*tag);
 	}

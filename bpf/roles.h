@@ -129,8 +129,6 @@ static __always_inline enum outcome pass_on(const struct local_droplet *local, s
 		copy_address(&tunnel->peer.address, &endpoint->host);
 		return send_on(local, tunnel, endpoint->flags & ENDPOINT_VXLAN, BOUNCED);
 	}
-	if (is_to_many(packet) || is_subnet_broadcast(&packet->to))
-		return MULTICAST;
 	outcome = hand_on(packet, &tunnel->peer.address);
 	if (outcome < FIRST_DROPPED) {
 		if (outcome == HANDED_TO_BOUNCER)

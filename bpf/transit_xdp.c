@@ -64,6 +64,8 @@ static __always_inline enum outcome packet_from_tunnel(context *ctx, const struc
 		return outcome;
 	tunnel->tos = (tunnel->tos & ~ECN_MASK) | (packet->tos & ECN_MASK);
 	endpoint = endpoints.lookup(&packet->to);
+	if (!endpoint && (is_to_many(packet) || is_subnet_broadcast(&packet->to)))
+		return MULTICAST;
 	undivided = is_undivided(tunnel, packet, endpoint);
 	if (VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN) {
 		if (is_group(ethernet->h_dest)) /* a droplet's sender has looked */

@@ -202,7 +202,7 @@ SENTENCES = {
     Outcome.ARP_ANSWERED_REMOTE: "An ARP request through a tunnel, answered to the droplet it came from.",
     Outcome.ND_ANSWERED_REMOTE: "A neighbour solicitation through a tunnel, answered to the droplet it came from.",
     Outcome.TOO_BIG_TOLD_REMOTE: "Came through a tunnel and did not fit further, which an ICMP error told its sender.",
-    Outcome.UNREACHABLE_TOLD_REMOTE: "Came through a tunnel and had nowhere to go, which an ICMP error told its sender.",
+    Outcome.UNREACHABLE_TOLD_REMOTE: "Came through a tunnel and leads nowhere, which an ICMP error told its sender.",
     Outcome.UNKNOWN_INTERFACE: "Came from an interface that belongs to no endpoint.",
     Outcome.SOURCE_MAC: "The endpoint's frame had another Ethernet source than the endpoint's.",
     Outcome.SOURCE_ADDRESS: "The endpoint's packet had another source address than the endpoint's.",
