@@ -403,7 +403,7 @@ static __always_inline enum outcome told_of(enum outcome why)
 	return why == IS_REFUSED ? GATEWAY_REFUSED : UNREACHABLE_TOLD;
 }
 
-/* Tells the endpoint by an ICMP error why its packet did not go, when that is due. */
+/* Tells the endpoint by an ICMP error, or by a reset, why its packet did not go, when that is due. */
 static __always_inline enum outcome tell(context *ctx, const struct departure *departure, enum outcome why)
 {
 	bool ipv6 = INNER_IPV6 && departure->packet.kind == ETH_P_IPV6;
@@ -412,6 +412,12 @@ static __always_inline enum outcome tell(context *ctx, const struct departure *d
 		.routed = is_unreachable(why) && why != NO_ENDPOINT,
 	};
 
+	if (why == IS_REFUSED && departure->transport.protocol == IPPROTO_TCP) {
+		enum outcome outcome = reset_tcp(ctx, &departure->packet, &departure->transport);
+
+		if (outcome != IS_REFUSED)
+			return outcome;
+	}
 	if (why == DOES_NOT_FIT) {
 		if (is_subnet_broadcast(&departure->packet.to))
 			return MULTICAST;

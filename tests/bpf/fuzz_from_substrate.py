@@ -233,14 +233,16 @@ class FromSubstrate(Answers):
     def _told_own(self, step: Step) -> None:
         """Hold an error about a packet that came back to this host."""
         tunnel, _ = data_packet(self.model, step)
-        need(tunnel.option(INVALIDATE) is not None, "only what came back is told to an endpoint of this host")
-        culprit = ip_of(tunnel.inner)
+        culprit, body = ip_of(tunnel.inner), tunnel.option(RTS)
+        round_ = body is not None and origin_of(tunnel) not in self.model.peers
+        back = tunnel.option(INVALIDATE) is not None
+        need(back or round_, "only what came back or round is told to an endpoint of this host")
         sender = self.model.endpoints.get((tunnel.vni, culprit.source))
         need(sender and step.leaves == sender.ifindex, "an ICMP error goes to its sender's interface")
         ip = hold_error(self.model, tunnel.vni, tunnel.inner, step.out)
         head = step.out[ip.transport : ip.transport + 8]
         if step.outcome is Outcome.UNREACHABLE_TOLD:
-            self._hold_unreachable(head, tunnel.vni, culprit, came_back=True)
+            self._hold_unreachable(head, tunnel.vni, culprit, came_back=back)
             return
         self._hold_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
 
