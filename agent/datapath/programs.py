@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,11 @@ def relocate(program: CompiledProgram, maps: Mapping[str, int]) -> bytes:
     return bytes(code)
 
 
-def load(program: CompiledProgram, maps: Mapping[str, int], *, flags: int = 0) -> Program:
+def load(
+    program: CompiledProgram, maps: Mapping[str, int], kind: bpf.ProgramType = bpf.ProgramType.XDP, *, flags: int = 0
+) -> Program:
     """Load a program without pinning it; raises VerifierError with the verifier's log."""
-    fd = bpf.load_program(relocate(program, maps), flags=flags, name=program.name)
+    fd = bpf.load_program(relocate(program, maps), kind, flags=flags, name=program.name)
     return _described(program.name, fd)
 
 
@@ -48,17 +50,27 @@ def load_for_card(program: CompiledProgram, maps: Mapping[str, int], ifindex: in
 
 
 def ensure_programs(compiled: CompiledObject, maps: Mapping[str, int], folder: Path) -> dict[str, Program]:
-    """Open the pinned programs of this content, or load and pin them; `folder` lies in a bpf file system.
+    """Open the pinned XDP programs of this content, or load and pin them; `folder` lies in a bpf file system.
 
     A pin whose program uses other maps than `maps` (someone removed the maps' pins) is replaced. Programs of other
     contents stay pinned: what is attached may still need them, see `Pins.forget_others`.
     """
-    home = folder / compiled.hash
+    return _ensure_all(compiled.programs, maps, folder / compiled.hash, bpf.ProgramType.XDP)
+
+
+def ensure_tracers(compiled: CompiledObject, maps: Mapping[str, int], folder: Path) -> dict[str, Program]:
+    """Open or load and pin the programs for raw tracepoints, otherwise as `ensure_programs`."""
+    return _ensure_all(compiled.tracers, maps, folder / compiled.hash, bpf.ProgramType.RAW_TRACEPOINT)
+
+
+def _ensure_all(
+    programs: Iterable[CompiledProgram], maps: Mapping[str, int], home: Path, kind: bpf.ProgramType
+) -> dict[str, Program]:
     home.mkdir(parents=True, exist_ok=True)
     found: dict[str, Program] = {}
     try:
-        for program in compiled.programs:
-            found[program.name] = _ensure(program, maps, home / program.name)
+        for program in programs:
+            found[program.name] = _ensure(program, maps, home / program.name, kind)
     except BaseException:
         close(found)
         raise
@@ -71,7 +83,7 @@ def close(programs: Mapping[str, Program]) -> None:
         os.close(program.fd)
 
 
-def _ensure(program: CompiledProgram, maps: Mapping[str, int], path: Path) -> Program:
+def _ensure(program: CompiledProgram, maps: Mapping[str, int], path: Path, kind: bpf.ProgramType) -> Program:
     with contextlib.suppress(FileNotFoundError):
         pinned = _described(program.name, bpf.open_pin(path))
         used = {relocation.map for relocation in program.relocations}
@@ -79,7 +91,7 @@ def _ensure(program: CompiledProgram, maps: Mapping[str, int], path: Path) -> Pr
             return pinned
         os.close(pinned.fd)
         path.unlink()
-    loaded = load(program, maps)
+    loaded = load(program, maps, kind)
     bpf.pin(loaded.fd, path)
     return loaded
 
