@@ -456,7 +456,7 @@ int transit_agent(struct xdp_md *ctx)
 			outcome = NO_PROGRAM;
 		}
 		if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
-			outcome = send_out(ctx, sender, &departure, outcome, &leave_by);
+			outcome = forgotten(send_out(ctx, sender, &departure, outcome, &leave_by));
 		if (outcome == DOES_NOT_FIT || outcome == INNER_TTL || outcome == IS_REFUSED ||
 		    is_unreachable(outcome)) {
 			outcome = tell(ctx, &departure, outcome);
