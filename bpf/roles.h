@@ -48,20 +48,32 @@ static __always_inline enum outcome divide(struct tunnel *tunnel, const struct p
 }
 
 /*
+ * Forgets the path to tunnel->peer by which an endpoint of this host sent what came back. Closed: nobody else's path is
+ * forgotten, and another path, or none, stays as it is.
+ */
+static __always_inline bool forget_path(const struct tunnel *tunnel, struct overlay_key *from, struct overlay_key *to)
+{
+	struct endpoint *sender = endpoints.lookup(from);
+	struct direct_path *path = direct.lookup(to);
+
+	if (!sender || !sender->ifindex)
+		return false;
+	if (path && same_address(&path->host, &tunnel->peer.address))
+		direct.delete(to);
+	return true;
+}
+
+/*
  * A packet of an endpoint of this host came back, for its destination has left the droplet that it was sent to: that
  * path is forgotten, and the packet goes as it would have gone without it, from here anew.
  */
 static __always_inline enum outcome take_back(const struct local_droplet *local, struct tunnel *tunnel,
 					      struct packet *packet)
 {
-	struct endpoint *sender = endpoints.lookup(&packet->from);
-	struct direct_path *path = direct.lookup(&packet->to);
 	struct network *network = network_of(&packet->from);
 
-	if (!sender || !sender->ifindex) /* closed: nobody else's path is forgotten, nobody else's packet sent */
+	if (!forget_path(tunnel, &packet->from, &packet->to)) /* closed: nobody else's packet is sent */
 		return NOT_HERE;
-	if (path && same_address(&path->host, &tunnel->peer.address)) /* open: another path, or none, stays as it is */
-		direct.delete(&packet->to);
 	if (!network) /* closed: nobody knows more */
 		return NO_NETWORK;
 	tunnel->rts = network->flags & NETWORK_PINNED ? RTS_PINNED : 0;
@@ -96,13 +108,6 @@ static __always_inline enum outcome give_back(struct tunnel *tunnel)
 	return RETURNED;
 }
 
-static __always_inline bool is_to_many(const struct packet *packet)
-{
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
-		return is_multicast_ipv6(&packet->to.address);
-	return is_multicast(unmapped(&packet->to.address));
-}
-
 /* A VXLAN peer's bridge floods what it has not learnt, also what is for an endpoint of its own: that never returns. */
 static __always_inline bool is_its_own(const struct tunnel *tunnel, const struct endpoint *endpoint)
 {
@@ -124,8 +129,6 @@ static __always_inline enum outcome pass_on(const struct local_droplet *local, s
 		copy_address(&tunnel->peer.address, &endpoint->host);
 		return send_on(local, tunnel, endpoint->flags & ENDPOINT_VXLAN, BOUNCED);
 	}
-	if (is_to_many(packet))
-		return MULTICAST;
 	outcome = hand_on(packet, &tunnel->peer.address);
 	if (outcome < FIRST_DROPPED) {
 		if (outcome == HANDED_TO_BOUNCER)

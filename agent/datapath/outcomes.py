@@ -20,66 +20,69 @@ class Outcome(IntEnum):
     TOO_BIG_TOLD = 6
     TTL_TOLD = 7
     PROBE_REFLECTED = 8
-    DELIVERED = 9
-    DELIVERED_SAME_HOST = 10
-    SENT_DIRECT = 11
-    SENT_TO_BOUNCER = 12
-    SENT_TO_DIVIDER = 13
-    BOUNCED = 14
-    HANDED_TO_BOUNCER = 15
-    HANDED_TO_DIVIDER = 16
-    RETURNED = 17
-    REROUTED = 18
-    ARP_ANSWERED_REMOTE = 19
-    ND_ANSWERED_REMOTE = 20
-    TOO_BIG_TOLD_REMOTE = 21
-    UNKNOWN_INTERFACE = 22
-    SOURCE_MAC = 23
-    SOURCE_ADDRESS = 24
-    SOURCE_ARP = 25
-    SOURCE_ND = 26
-    ARP_OWN_ADDRESS = 27
-    ND_OWN_ADDRESS = 28
-    ARP_OPCODE = 29
-    ND_TYPE = 30
-    MALFORMED_ARP = 31
-    MALFORMED_ND = 32
-    INNER_PROTOCOL = 33
-    MALFORMED_INNER = 34
-    EXTENSION_HEADERS = 35
-    MULTICAST = 36
-    LINK_LOCAL = 37
-    INNER_TTL = 38
-    TOO_BIG = 39
-    TO_GATEWAY = 40
-    NO_PROGRAM = 41
-    NO_LOCAL_DROPLET = 42
-    NO_NETWORK = 43
-    NO_BOUNCER = 44
-    NO_DIVIDER = 45
-    NO_VPC = 46
-    NO_ENDPOINT = 47
-    NOT_HERE = 48
-    NEXT_HOP_UNRESOLVED = 49
-    OTHER_FAMILY = 50
-    NO_HEADROOM = 51
-    OUTER_FRAGMENT = 52
-    OUTER_OPTIONS = 53
-    OUTER_CHECKSUM = 54
-    NO_CHECKSUM = 55
-    OUTER_TTL = 56
-    MALFORMED_OUTER = 57
-    UNKNOWN_DROPLET = 58
-    UNKNOWN_ORIGIN = 59
-    GENEVE_VERSION = 60
-    GENEVE_CONTROL = 61
-    GENEVE_PROTOCOL = 62
-    MALFORMED_GENEVE = 63
-    CRITICAL_OPTION = 64
-    VXLAN_FLAGS = 65
-    TOO_MANY_BOUNCES = 66
-    ECN_NOT_CAPABLE = 67
-    SOURCE_ELSEWHERE = 68
+    UNREACHABLE_TOLD = 9
+    GATEWAY_REFUSED = 10
+    DELIVERED = 11
+    DELIVERED_SAME_HOST = 12
+    SENT_DIRECT = 13
+    SENT_TO_BOUNCER = 14
+    SENT_TO_DIVIDER = 15
+    BOUNCED = 16
+    HANDED_TO_BOUNCER = 17
+    HANDED_TO_DIVIDER = 18
+    RETURNED = 19
+    REROUTED = 20
+    ARP_ANSWERED_REMOTE = 21
+    ND_ANSWERED_REMOTE = 22
+    TOO_BIG_TOLD_REMOTE = 23
+    UNREACHABLE_TOLD_REMOTE = 24
+    UNKNOWN_INTERFACE = 25
+    SOURCE_MAC = 26
+    SOURCE_ADDRESS = 27
+    SOURCE_ARP = 28
+    SOURCE_ND = 29
+    ARP_OWN_ADDRESS = 30
+    ND_OWN_ADDRESS = 31
+    ARP_OPCODE = 32
+    ND_TYPE = 33
+    MALFORMED_ARP = 34
+    MALFORMED_ND = 35
+    INNER_PROTOCOL = 36
+    MALFORMED_INNER = 37
+    EXTENSION_HEADERS = 38
+    MULTICAST = 39
+    LINK_LOCAL = 40
+    INNER_TTL = 41
+    TOO_BIG = 42
+    TO_GATEWAY = 43
+    NO_PROGRAM = 44
+    NO_LOCAL_DROPLET = 45
+    NO_NETWORK = 46
+    NO_BOUNCER = 47
+    NO_DIVIDER = 48
+    NO_VPC = 49
+    NO_ENDPOINT = 50
+    NOT_HERE = 51
+    NEXT_HOP_UNRESOLVED = 52
+    OTHER_FAMILY = 53
+    NO_HEADROOM = 54
+    OUTER_FRAGMENT = 55
+    OUTER_OPTIONS = 56
+    OUTER_CHECKSUM = 57
+    NO_CHECKSUM = 58
+    OUTER_TTL = 59
+    MALFORMED_OUTER = 60
+    UNKNOWN_DROPLET = 61
+    UNKNOWN_ORIGIN = 62
+    GENEVE_VERSION = 63
+    GENEVE_CONTROL = 64
+    GENEVE_PROTOCOL = 65
+    MALFORMED_GENEVE = 66
+    CRITICAL_OPTION = 67
+    VXLAN_FLAGS = 68
+    TOO_MANY_BOUNCES = 69
+    ECN_NOT_CAPABLE = 70
+    SOURCE_ELSEWHERE = 71
 
 
 RECEIVED = frozenset(
@@ -101,6 +104,8 @@ ANSWERED = frozenset(
         Outcome.TOO_BIG_TOLD,
         Outcome.TTL_TOLD,
         Outcome.PROBE_REFLECTED,
+        Outcome.UNREACHABLE_TOLD,
+        Outcome.GATEWAY_REFUSED,
     }
 )
 FORWARDED = frozenset(
@@ -118,6 +123,7 @@ FORWARDED = frozenset(
         Outcome.ARP_ANSWERED_REMOTE,
         Outcome.ND_ANSWERED_REMOTE,
         Outcome.TOO_BIG_TOLD_REMOTE,
+        Outcome.UNREACHABLE_TOLD_REMOTE,
     }
 )
 DROPPED = frozenset(
@@ -181,6 +187,8 @@ SENTENCES = {
     Outcome.TOO_BIG_TOLD: "The endpoint's packet did not fit, which an ICMP error told it.",
     Outcome.TTL_TOLD: "The endpoint's packet used up its time to live, which an ICMP error told it.",
     Outcome.PROBE_REFLECTED: "Another droplet's probe of the path, sent back.",
+    Outcome.UNREACHABLE_TOLD: "Nothing leads to where the endpoint's packet was to go, which an ICMP error told it.",
+    Outcome.GATEWAY_REFUSED: "The endpoint asked its gateway for a service: refused by a TCP reset or an ICMP error.",
     Outcome.DELIVERED: "Came through a tunnel and was handed to its endpoint.",
     Outcome.DELIVERED_SAME_HOST: "Was handed from one endpoint of this droplet to another.",
     Outcome.SENT_DIRECT: "Was sent by an endpoint straight to its destination's droplet.",
@@ -194,6 +202,7 @@ SENTENCES = {
     Outcome.ARP_ANSWERED_REMOTE: "An ARP request through a tunnel, answered to the droplet it came from.",
     Outcome.ND_ANSWERED_REMOTE: "A neighbour solicitation through a tunnel, answered to the droplet it came from.",
     Outcome.TOO_BIG_TOLD_REMOTE: "Came through a tunnel and did not fit further, which an ICMP error told its sender.",
+    Outcome.UNREACHABLE_TOLD_REMOTE: "Came through a tunnel and leads nowhere, which an ICMP error told its sender.",
     Outcome.UNKNOWN_INTERFACE: "Came from an interface that belongs to no endpoint.",
     Outcome.SOURCE_MAC: "The endpoint's frame had another Ethernet source than the endpoint's.",
     Outcome.SOURCE_ADDRESS: "The endpoint's packet had another source address than the endpoint's.",
@@ -208,11 +217,11 @@ SENTENCES = {
     Outcome.INNER_PROTOCOL: "The inner frame was neither IPv4 nor IPv6 nor ARP.",
     Outcome.MALFORMED_INNER: "The inner packet's lengths, version or addresses were wrong.",
     Outcome.EXTENSION_HEADERS: "An endpoint's or VXLAN peer's packet had more extension headers than are looked at.",
-    Outcome.MULTICAST: "The endpoint's packet went to a multicast or broadcast address.",
+    Outcome.MULTICAST: "The packet went to a group's or everybody's IP or Ethernet address.",
     Outcome.LINK_LOCAL: "The endpoint's packet went to a link-local address.",
     Outcome.INNER_TTL: "The packet used up its time to live, and no ICMP error was due.",
     Outcome.TOO_BIG: "The packet did not fit, and no ICMP error was due.",
-    Outcome.TO_GATEWAY: "The endpoint sent its gateway something else than an echo request.",
+    Outcome.TO_GATEWAY: "The endpoint sent its gateway what it neither answers nor refuses, or too many of them.",
     Outcome.NO_PROGRAM: "Transit XDP was not in the program array for delivery on the same host.",
     Outcome.NO_LOCAL_DROPLET: "The endpoint's droplet was not configured yet.",
     Outcome.NO_NETWORK: "No network of the VPC holds the address.",

@@ -108,15 +108,22 @@ def _is_malformed_inner(s: Sight) -> bool:
     return ip.protocol in PORTED and not ip.later and ip.transport + 4 > ip.end
 
 
+def _is_inner_protocol(s: Sight) -> bool:
+    known = (0x0800, ARP, IPV6 if "ipv6" in s.model.features.families else ARP)
+    return s.kind not in known and not (s.from_endpoint and s.inner[0] & 1)
+
+
 def _is_arp(s: Sight) -> bool:
     return len(s.inner) >= 42 and s.inner[14:20] == b"\0\1\x08\0\6\4"
 
 
 def _is_multicast(s: Sight) -> bool:
     to = s.target if not s.is_nd else s.ip.destination if s.ip else ZERO
-    if is_v4(to):
-        return to[12] >> 4 == 14 or to[12:] == b"\xff" * 4
-    return to[0] == 0xFF
+    looked_at = s.from_endpoint or (s.tunnel and s.tunnel.is_vxlan)
+    read = s.kind != IPV6 or "ipv6" in s.model.features.families
+    if looked_at and s.inner[0] & 1 and s.kind != ARP and not (s.is_nd and read):
+        return True
+    return s.model.is_to_many(s.vni, to)
 
 
 def _is_malformed_geneve(s: Sight) -> bool:
@@ -210,7 +217,7 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
     Outcome.ND_TYPE: lambda s: _is_like_nd(s) and (not s.ip or not s.ip.plain or s.inner[54] != 135),
     Outcome.MALFORMED_ARP: lambda s: not _is_arp(s),
     Outcome.MALFORMED_ND: _is_like_nd,
-    Outcome.INNER_PROTOCOL: lambda s: s.kind not in (0x0800, ARP, IPV6 if "ipv6" in s.model.features.families else ARP),
+    Outcome.INNER_PROTOCOL: _is_inner_protocol,
     Outcome.MALFORMED_INNER: _is_malformed_inner,
     Outcome.EXTENSION_HEADERS: lambda s: s.kind == IPV6 and s.ip and s.inner[20] in EXTENSIONS,
     Outcome.MULTICAST: _is_multicast,
