@@ -21,7 +21,7 @@ from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
-from agent.core.failures import LossWatch, lost_frames
+from agent.core.failures import LossWatch, lost_frames, unsent_frames
 from agent.core.paths import KnownPaths, Rules
 from agent.core.realize import IFINDEX_BASE
 from agent.core.registry import Verdict
@@ -235,8 +235,10 @@ class Daemon:
         places = slots(self._applier)
         endpoints = self._kernel.read_endpoint_counters(places.values())
         outcomes = self._kernel.read_outcomes()
-        lost = lost_frames(self._kernel.failures.read(), self._name_of)
         unknown = self._kernel.failures.unavailable
+        lost = lost_frames(self._kernel.failures.read(), self._name_of)
+        if unknown:
+            lost += unsent_frames(self._kernel.read_device_losses())
         return counters(
             self._settings.host, time.time(), outcomes, endpoints, places, self._prober.counts, lost, unknown
         )

@@ -17,8 +17,10 @@ from agent.core.failures import Failure, words_of
 from agent.core.layout import MapName
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import failure_counter
+from agent.datapath.device_statistics import unsent_frames
 from agent.datapath.failure_counter import why_not_counted
 from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import AttachMode, Program, attach, detach
 from tests.netns.conftest import World, enter, ip, ip_json, run
@@ -201,6 +203,23 @@ async def test_a_kernel_without_type_information_is_told_and_no_hindrance(
     kernel.failures.tend([], [])
     assert kernel.failures.unavailable == lacking
     assert kernel.failures.read() == {}
+
+
+async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send(
+    world: World, kernel: Kernel, arrival: int
+) -> None:
+    """Of a veth what did not fit into the queue; what it refused altogether is among its dropped packets alone."""
+    await kernel.uplinks()
+    assert kernel.read_device_losses() == {}
+    run("ip", "netns", "exec", world.substrate, "sh", "-c", "echo 1 > /sys/class/net/sub0/threaded")
+    with redirecting(world.ifindex("eth0")) as (program, number):
+        kernel.failures.tend([number], [arrival])
+        send(program, arrival, frames=200_000)
+    lost = by_reason(kernel.failures.read())["queue_full", world.ifindex("eth0")]
+    assert kernel.read_device_losses() == {"eth0": lost}, "both count the same"
+    assert tx_dropped("eth0") == lost
+    with open_control_socket() as control:
+        assert unsent_frames(control, "lo") == 0, "it has no such statistics"
 
 
 async def test_a_kernel_that_refuses_programs_on_tracepoints_is_told(
