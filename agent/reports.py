@@ -33,7 +33,10 @@ from protocol.status import (
     UnresolvedNextHops,
     UplinkStatus,
 )
+from protocol.subjects import config_of
 
+MOST_NAMES = 10
+"""Documents that one fault names."""
 MOST_ADDRESSES = 100
 """Addresses told for each reason why next hops are unresolved: a heartbeat has to stay well below 1 MiB."""
 
@@ -54,7 +57,30 @@ def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Ackn
         errors=tuple(limited(verdict.errors)),
         failures=_first_failures(verdict.failures + verdict.lacking),
         retry_at=retry_at if _is_retried(verdict) else None,
+        absent=verdict.absent,
     )
+
+
+def documents_missing(host: str, absent: Iterable[str]) -> list[Fault]:
+    """Return the fault of documents that are kept though the stream does not list them, with the first names."""
+    names = sorted(absent)
+    if not names:
+        return []
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    listed = ", ".join(names[:MOST_NAMES]) + more
+    are = "document of this host is" if len(names) == 1 else "documents of this host are"
+    detail = f"{len(names)} {are} not in the stream, and nothing removed them; they stay in force: {listed}"
+    remedy = f"have the controller publish or remove each of them, or run `dropletctl sweep {host}`"
+    return [Fault("documents_missing", config_of(host), detail, remedy)]
+
+
+def objects_unexplained(host: str, count: int) -> list[Fault]:
+    """Return the fault of interfaces and map entries that stay though no document explains them."""
+    if not count:
+        return []
+    detail = f"the stream holds no document of this host, and {count} objects of an earlier agent stay in the kernel"
+    remedy = f"have the controller publish the host's documents, or run `dropletctl sweep {host} --objects`"
+    return [Fault("objects_unexplained", config_of(host), detail, remedy)]
 
 
 def _is_retried(verdict: Verdict) -> bool:

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+
+ATTACHED = ("native", "generic", "offload", "none")
+"""How transit XDP can run for an uplink."""
+EVENTS = {
+    "repaired": "the agent found something in the kernel changed from outside, and put it back",
+    "fault": "a standing fault began, changed or ended",
+    "droplet_down": "another droplet does not answer probes any more, or nothing leads to it",
+    "droplet_up": "that droplet answers again",
+    "narrow_path": "a path carries less than its interface's MTU",
+    "path_restored": "that path carries its interface's MTU again",
+    "stopping": "the agent was told to stop; traffic flows on",
+}
+"""Kinds of event, and what each means."""
 
 
 class AgentState(StrEnum):
@@ -70,7 +84,7 @@ class UplinkStatus(msgspec.Struct, frozen=True):
     interface: str
     droplets: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
-    attach_mode: str = "none"
+    attach_mode: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ATTACHED})] = "none"
     mtu: int = 0
     vlan: int = 0
 
@@ -127,7 +141,7 @@ class Event(msgspec.Struct, frozen=True):
     """Something that happened once: its subject carries the kind, `detail` says what in one line per thing."""
 
     host: str
-    kind: str
+    kind: Annotated[str, msgspec.Meta(extra_json_schema={"enum": tuple(EVENTS)})]
     at: float
     detail: tuple[str, ...] = ()
 

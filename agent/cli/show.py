@@ -40,7 +40,7 @@ def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None
 
 def _reasons(item: Status, wide: bool) -> Iterator[tuple[str, str]]:
     """Yield what a host cannot do, and why."""
-    if item.unreadable:
+    if item.unreadable and not any(fault.kind == "kernel_unreadable" for fault in item.faults):
         yield "its kernel could not be read", item.unreadable
     for one in item.unresolved_next_hops:
         shown = one.addresses if wide else one.addresses[:FEW_ADDRESSES]
@@ -170,12 +170,19 @@ def acknowledgement_line(host: str, item: Acknowledgement) -> str:
 
 
 def why(item: Acknowledgement) -> str:
-    """Return what keeps a document from being realized, empty for nothing."""
+    """Return what keeps a document from being realized or is missing of it, empty for nothing."""
     parts = [f"{error.path}: {error.message}" for error in item.errors]
-    parts += [f"{failure.object}: {failure.name}" for failure in item.failures]
+    parts += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
     if item.missing:
         parts.append("needs " + ", ".join(f"{needed.kind} {needed.id}" for needed in item.missing))
+    if item.absent:
+        parts.append("not in the stream; kept until it is published again or removed")
     return "; ".join(parts)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things, as in "1 document"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def path_line(endpoint: str, destination: str, answer: PathReply) -> str:

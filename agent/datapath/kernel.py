@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import structlog
+
 from agent.core.comparison import Suspects
 from agent.core.features import Features
 from agent.core.layout import U32, MapName
 from agent.core.observed import Observed
+from agent.core.once import Once
 from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import programs
@@ -69,6 +72,9 @@ def with_uplinks(features: Features, uplinks: Sequence[Uplink]) -> Features:
     return replace(features, vlan_tags=any(uplink.vlan for uplink in uplinks))
 
 
+log = structlog.get_logger()
+
+
 class Kernel(Readings):
     """One agent's maps, programs, interfaces and neighbours. Made by `Kernel.open`."""
 
@@ -86,6 +92,7 @@ class Kernel(Readings):
         self._netlink = netlink
         self._loaded = loaded
         self._content = compiled.hash
+        self._old_pins = Once()
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """What the programs are compiled with."""
@@ -154,6 +161,7 @@ class Kernel(Readings):
         if self._feature_events is not None:
             self._feature_events.close()
         await self.neighbours.close()
+        self.links.taken.close()
         self.transit.close()
         self._follower.close()
         self._netlink.close()
@@ -185,7 +193,9 @@ class Kernel(Readings):
             and not outdated
             and all(veth.transit_agent for veth in observed.veths.values())
         ):
-            self.config.pins.forget_others(self._content)
+            kept = self.config.pins.forget_others(self._content)
+            if kept and self._old_pins.begins("pins", str(kept)):
+                log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
 
     async def uplinks(self) -> tuple[Uplink, ...]:
         """Read the uplinks only; OSError (ENODEV) when one is gone."""

@@ -17,6 +17,7 @@ from agent.datapath.attach_modes import AttachModes
 from agent.datapath.endpoint_side import IFF_UP, EndpointSide
 from agent.datapath.namespaces import opened_namespace
 from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.taken_names import TakenNames
 from agent.datapath.told import ToldError
 from agent.datapath.xdp import Ownership, Program, attach, change_mode
 
@@ -67,6 +68,8 @@ class Links:
         self._netlink = netlink
         self._instance = instance
         self._transit_agent = transit_agent
+        self.taken = TakenNames()
+        """Interfaces of others that have the names of our endpoints'."""
 
     async def ensure_veth(self, wanted: Veth) -> None:
         """Make the pair, or mend what differs; OSError with the object in words when the kernel refuses.
@@ -81,7 +84,7 @@ class Links:
                     peer = await find_peer(self._netlink, host, namespace, inside)
                 if host is not None and peer is None:
                     await self._netlink.request("link", "del", index=host["index"])
-                await _refuse_taken_name(inside, peer, wanted)
+                await self._refuse_taken_name(namespace, inside, peer, wanted)
                 if host is None or peer is None:
                     host, peer = await self._create(wanted, namespace, inside)
                 await self._mend_host(host, wanted)
@@ -145,6 +148,23 @@ class Links:
                 raise OSError(errno.EEXIST, f"interface {wanted.ifname} exists and does not carry our mark")
             await self._netlink.request("link", "del", index=by_name["index"])
         return by_index
+
+    async def _refuse_taken_name(
+        self, namespace: int, inside: EndpointSide, peer: Message | None, wanted: Veth
+    ) -> None:
+        """Refuse while another interface has the endpoint's name, and have it watched."""
+        holder = await inside.netlink.link(ifname=wanted.peer_name)
+        if holder is None or (peer is not None and holder["index"] == peer["index"]):
+            return
+        self.taken.watch(namespace, int(holder["index"]), wanted.peer_name)
+        if await inside.netlink.link(ifname=wanted.peer_name) is None:
+            return  # it went before it was watched
+        message = (
+            f"namespace {wanted.namespace} already has an interface {wanted.peer_name} that is not this endpoint's: "
+            f"if the endpoint moves here, have its former host remove it; else remove or rename that interface; "
+            f"the agent takes the name as soon as it is free"
+        )
+        raise ToldError(errno.EEXIST, message)
 
     async def _create(self, wanted: Veth, namespace: int, inside: EndpointSide) -> tuple[Message, Message]:
         peer = {
@@ -218,12 +238,3 @@ async def find_peer(netlink: Netlink, host: Message, namespace: int, inside: End
     if peer is None or not is_veth(peer) or attribute(peer, "IFLA_LINK") != host["index"]:
         return None
     return peer
-
-
-async def _refuse_taken_name(inside: EndpointSide, peer: Message | None, wanted: Veth) -> None:
-    holder = await inside.netlink.link(ifname=wanted.peer_name)
-    if holder is not None and (peer is None or holder["index"] != peer["index"]):
-        raise OSError(
-            errno.EEXIST,
-            f"namespace {wanted.namespace} already has an interface {wanted.peer_name} that is not this endpoint's",
-        )

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from agent.core.comparison import Suspects
 from agent.core.layout import CONFIGURED_MAPS, MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.once import Once
 from agent.core.realize import host_ifname
 from agent.datapath.attach_modes import fits
 from agent.datapath.endpoint_side import IFF_UP, EndpointSide
@@ -50,6 +51,10 @@ class Subject:
     transit_agent: int
     agent_mode: Callable[[], AttachMode] = lambda: AttachMode.AUTO
     """How the transit agent is to run."""
+    unknown: Once = field(default_factory=Once)
+    """The endpoints' peers that could not be read when this was looked at last, by endpoint."""
+    unfinished: Once = field(default_factory=Once)
+    """The unfinished pairs that were left alone, by interface."""
 
 
 async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, str]) -> Observed:
@@ -102,11 +107,11 @@ async def _veths(
         complete = endpoint is not None
         if endpoint is None and is_unfinished(link):
             endpoint = by_name.get(name)
-            if endpoint is None:
+            if endpoint is None and subject.unfinished.begins(name, name):
                 log.info("unfinished_veth_left_alone", interface=name)
         if endpoint is not None and (only is None or endpoint in only):
             seen = _veth(link, endpoint, complete, subject)
-            veths[endpoint] = await _with_peer(netlink, link, seen, namespaces.get(endpoint))
+            veths[endpoint] = await _with_peer(netlink, link, seen, namespaces.get(endpoint), subject.unknown)
     return veths
 
 
@@ -125,19 +130,24 @@ def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> Obs
     )
 
 
-async def _with_peer(netlink: Netlink, host: Message, seen: ObservedVeth, namespace: str | None) -> ObservedVeth:
+async def _with_peer(
+    netlink: Netlink, host: Message, seen: ObservedVeth, namespace: str | None, unknown: Once
+) -> ObservedVeth:
     """Add the other side of a pair, read where it belongs: None when it or the namespace is not there."""
     if namespace is None:
         return seen
     try:
-        return replace(seen, peer=await _peer(netlink, host, namespace))
+        peer = await _peer(netlink, host, namespace)
+        unknown.ends(seen.endpoint)
+        return replace(seen, peer=peer)
     except OSError as error:
         if error.errno in _NOT_THERE:
             return seen
         reason = str(error)
     except Exception as error:  # what a tenant's namespace shows is the tenant's making, whatever it does to a decoder
         reason = f"{type(error).__name__}: {error}"
-    log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
+    if unknown.begins(seen.endpoint, reason):
+        log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
     return replace(seen, peer_known=False)
 
 

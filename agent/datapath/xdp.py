@@ -176,8 +176,8 @@ async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownershi
         reason = refusal(error, link, first)
         if mode is not AttachMode.AUTO or error.errno not in _UNABLE:
             raise reason from error
-        log.warning("xdp_generic_fallback", ifindex=ifindex, program=program.name, reason=reason.strerror)
         await _fall_back(netlink, ifindex, program, own)
+        log.warning("xdp_generic_fallback", ifindex=ifindex, program=program.name, reason=reason.strerror)
     now = attached_program(await _read(netlink, ifindex))
     if now is None or now.program_id != program.program_id:
         raise OSError(errno.EIO, f"the kernel does not show {program.name} on the interface after attaching it")
