@@ -265,7 +265,7 @@ class Daemon:
     def _report_data_plane(self) -> None:
         """Report what the uplinks cannot do, and what the kernel drops after the programs' verdicts."""
         self._faults.report("attachment", self._kernel.modes.decision.faults)
-        self._faults.report("probes", self._prober.faults(self._kernel.modes.hints))
+        self._faults.report("unanswered_probes", self._prober.faults(self._kernel.modes.hints))
         self._losses.look(self._kernel.failures.read(), time.monotonic())
         self._faults.report("losses", self._losses.faults(self._name_of))
 
