@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.core.remedies import Step
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import CompiledObject, CompiledProgram
+from agent.datapath.told import doing
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,10 @@ def _ensure(program: CompiledProgram, maps: Mapping[str, int], path: Path, kind:
             return pinned
         os.close(pinned.fd)
         path.unlink()
-    loaded = load(program, maps, kind)
-    bpf.pin(loaded.fd, path)
+    with doing(Step.LOAD_PROGRAM, program.name):
+        loaded = load(program, maps, kind)
+    with doing(Step.PIN, str(path)):
+        bpf.pin(loaded.fd, path)
     return loaded
 
 
