@@ -52,7 +52,7 @@ def test_the_log_of_a_snapshot_counts_documents_by_state(tmp_path: Path) -> None
         agent.applier._log = log = CapturingLogger()
         await agent.complete()
         (call,) = [call for call in log.calls if call.args == ("snapshot_applied",)]
-        assert call.kwargs == {"revision": 6, "removed": 0, "realized": 4, "pending": 0, "rejected": 2, "failed": 0}
+        assert call.kwargs == {"revision": 6, "absent": 0, "realized": 4, "pending": 0, "rejected": 2, "failed": 0}
         agent.stop()
 
     in_a_folder(scenario)
