@@ -10,6 +10,8 @@ static __always_inline enum outcome find_asked(const struct tunnel *tunnel, cons
 {
 	struct network *network = network_of(asked);
 
+	if (tunnel->flags & TUNNEL_MISDIRECTED) /* closed: questions do not come back, and its origin did not ask */
+		return NOT_HERE;
 	*endpoint = endpoints.lookup(asked);
 	if (*endpoint && (*endpoint)->ifindex)
 		return GO_ON;

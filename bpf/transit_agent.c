@@ -46,7 +46,8 @@ static __always_inline enum outcome ask_bouncer(const struct network *network, s
 {
 	if (network->flags & NETWORK_BOUNCED_HERE)
 		return NO_ENDPOINT;
-	return to_bouncer(network, &departure->packet, &departure->tunnel.peer.address, SENT_TO_BOUNCER);
+	departure->tunnel.attempt = recall_attempt(&departure->packet);
+	return to_bouncer(network, &departure->packet, &departure->tunnel, SENT_TO_BOUNCER);
 }
 
 static __always_inline enum outcome arp_from_endpoint(context *ctx, const struct interface *sender,
@@ -161,7 +162,8 @@ static __always_inline enum outcome by_divider(struct departure *departure)
 		return NO_VPC;
 	if (vpc->flags & VPC_DIVIDED_HERE)
 		return GO_ON;
-	return to_divider(vpc, &departure->packet, &departure->tunnel.peer.address, SENT_TO_DIVIDER);
+	departure->tunnel.attempt = recall_attempt(&departure->packet);
+	return to_divider(vpc, &departure->packet, &departure->tunnel, SENT_TO_DIVIDER);
 }
 
 /* Whether tunnel.peer may be sent to straight: not when it does not answer probes, or nothing leads there. */
@@ -190,9 +192,10 @@ static __always_inline enum outcome find_by_network(struct ethhdr *ethernet, voi
 		return NO_NETWORK;
 	if (same_address(&packet->to.address, &network->gateway))
 		return answer_echo(ethernet, end, packet, &departure->transport);
+	departure->tunnel.attempt = recall_attempt(packet);
 	if (network->flags & NETWORK_BOUNCED_HERE)
-		return hand_on(packet, &departure->tunnel.peer.address);
-	return to_bouncer(network, packet, &departure->tunnel.peer.address, SENT_TO_BOUNCER);
+		return hand_on(packet, &departure->tunnel);
+	return to_bouncer(network, packet, &departure->tunnel, SENT_TO_BOUNCER);
 }
 
 static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void *end, struct departure *departure,

@@ -38,7 +38,7 @@ static __always_inline enum outcome deliver_from_tunnel(context *ctx, struct tun
 							struct ethhdr *ethernet, const struct endpoint *endpoint,
 							bool on_path, __u32 *leave_by)
 {
-	bool known = on_path || tunnel->flags & TUNNEL_INVALIDATES;
+	bool known = on_path || tunnel->flags & TUNNEL_COMES_BACK;
 	enum outcome outcome = known ? GO_ON : learn(tunnel, &packet->from, endpoint);
 
 	if (outcome != GO_ON)
@@ -58,12 +58,16 @@ static __always_inline enum outcome packet_from_tunnel(context *ctx, const struc
 	struct endpoint *endpoint;
 	bool undivided;
 
-	if (outcome == GO_ON && tunnel->flags & TUNNEL_INVALIDATES)
+	endpoint = endpoints.lookup(&packet->to);
+	if (!endpoint && is_own_misdirected(tunnel, packet)) {
+		tunnel->flags = TUNNEL_MISDIRECTED;
+		copy_address(&tunnel->origin, &tunnel->peer.address);
+	}
+	if (outcome == GO_ON && tunnel->flags & TUNNEL_COMES_BACK)
 		outcome = take_back(local, tunnel, packet);
 	if (outcome != GO_ON)
 		return outcome;
 	tunnel->tos = (tunnel->tos & ~ECN_MASK) | (packet->tos & ECN_MASK);
-	endpoint = endpoints.lookup(&packet->to);
 	undivided = is_undivided(tunnel, packet, endpoint);
 	if (VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN) {
 		outcome = check_vxlan_source(ethernet, frame_end(ctx), tunnel, packet,
@@ -154,11 +158,12 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
 		tunnel->rts = (tunnel->rts & ~RTS_VXLAN) | RTS_UNLEARNT;
 	}
 	*leave_by = local->leaves;
-	tunnel->fits = endpoint_mtu(hop, is_over_ipv6(local));
+	/* What is on its way to its sender already has nobody to be told. */
+	tunnel->fits = outcome == MISDIRECTED ? 0 : endpoint_mtu(hop, is_over_ipv6(local));
 	return send(ctx, local, tunnel, hop, 0, outcome);
 }
 
-/* What came back was sent by an endpoint of this host, which is told here. */
+/* What came back was sent by an endpoint of this host: take_back() made this droplet the origin. It is told here. */
 static __always_inline enum outcome tell_own(struct packet *packet, __u32 *leave_by)
 {
 	struct endpoint *sender = endpoints.lookup(&packet->from);
@@ -186,7 +191,7 @@ static __always_inline enum outcome tell_remote(context *ctx, struct local_dropl
 	outcome = complain(ctx, packet, &complaint, TOO_BIG);
 	if (outcome != DOES_NOT_FIT)
 		return outcome;
-	if (came_by & TUNNEL_INVALIDATES)
+	if (same_address(&tunnel->origin, &local->address))
 		return tell_own(packet, leave_by);
 	tunnel->headers = 0;
 	tunnel->length = frame_length(ctx);

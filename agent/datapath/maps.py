@@ -41,6 +41,7 @@ class MapSizes:
     next_hops: int = 65536
     local_droplets: int = MAX_LOCAL_DROPLETS
     direct: int = 65536
+    detours: int = 16384
     fragments: int = 16384
     told: int = 4096
     outcomes: int = 128

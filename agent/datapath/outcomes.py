@@ -33,53 +33,55 @@ class Outcome(IntEnum):
     ARP_ANSWERED_REMOTE = 19
     ND_ANSWERED_REMOTE = 20
     TOO_BIG_TOLD_REMOTE = 21
-    UNKNOWN_INTERFACE = 22
-    SOURCE_MAC = 23
-    SOURCE_ADDRESS = 24
-    SOURCE_ARP = 25
-    SOURCE_ND = 26
-    ARP_OWN_ADDRESS = 27
-    ND_OWN_ADDRESS = 28
-    ARP_OPCODE = 29
-    ND_TYPE = 30
-    MALFORMED_ARP = 31
-    MALFORMED_ND = 32
-    INNER_PROTOCOL = 33
-    MALFORMED_INNER = 34
-    EXTENSION_HEADERS = 35
-    MULTICAST = 36
-    LINK_LOCAL = 37
-    INNER_TTL = 38
-    TOO_BIG = 39
-    TO_GATEWAY = 40
-    NO_PROGRAM = 41
-    NO_LOCAL_DROPLET = 42
-    NO_NETWORK = 43
-    NO_BOUNCER = 44
-    NO_DIVIDER = 45
-    NO_VPC = 46
-    NO_ENDPOINT = 47
-    NOT_HERE = 48
-    NEXT_HOP_UNRESOLVED = 49
-    OTHER_FAMILY = 50
-    NO_HEADROOM = 51
-    OUTER_FRAGMENT = 52
-    OUTER_OPTIONS = 53
-    OUTER_CHECKSUM = 54
-    NO_CHECKSUM = 55
-    OUTER_TTL = 56
-    MALFORMED_OUTER = 57
-    UNKNOWN_DROPLET = 58
-    UNKNOWN_ORIGIN = 59
-    GENEVE_VERSION = 60
-    GENEVE_CONTROL = 61
-    GENEVE_PROTOCOL = 62
-    MALFORMED_GENEVE = 63
-    CRITICAL_OPTION = 64
-    VXLAN_FLAGS = 65
-    TOO_MANY_BOUNCES = 66
-    ECN_NOT_CAPABLE = 67
-    SOURCE_ELSEWHERE = 68
+    MISDIRECTED = 22
+    UNKNOWN_INTERFACE = 23
+    SOURCE_MAC = 24
+    SOURCE_ADDRESS = 25
+    SOURCE_ARP = 26
+    SOURCE_ND = 27
+    ARP_OWN_ADDRESS = 28
+    ND_OWN_ADDRESS = 29
+    ARP_OPCODE = 30
+    ND_TYPE = 31
+    MALFORMED_ARP = 32
+    MALFORMED_ND = 33
+    INNER_PROTOCOL = 34
+    MALFORMED_INNER = 35
+    EXTENSION_HEADERS = 36
+    MULTICAST = 37
+    LINK_LOCAL = 38
+    INNER_TTL = 39
+    TOO_BIG = 40
+    TO_GATEWAY = 41
+    NO_PROGRAM = 42
+    NO_LOCAL_DROPLET = 43
+    NO_NETWORK = 44
+    NO_BOUNCER = 45
+    NO_DIVIDER = 46
+    NO_VPC = 47
+    NO_ENDPOINT = 48
+    NOT_HERE = 49
+    NEXT_HOP_UNRESOLVED = 50
+    OTHER_FAMILY = 51
+    NO_HEADROOM = 52
+    OUTER_FRAGMENT = 53
+    OUTER_OPTIONS = 54
+    OUTER_CHECKSUM = 55
+    NO_CHECKSUM = 56
+    OUTER_TTL = 57
+    MALFORMED_OUTER = 58
+    UNKNOWN_DROPLET = 59
+    UNKNOWN_ORIGIN = 60
+    GENEVE_VERSION = 61
+    GENEVE_CONTROL = 62
+    GENEVE_PROTOCOL = 63
+    MALFORMED_GENEVE = 64
+    CRITICAL_OPTION = 65
+    VXLAN_FLAGS = 66
+    TOO_MANY_BOUNCES = 67
+    ECN_NOT_CAPABLE = 68
+    SOURCE_ELSEWHERE = 69
+    ALL_MISDIRECTED = 70
 
 
 RECEIVED = frozenset(
@@ -118,6 +120,7 @@ FORWARDED = frozenset(
         Outcome.ARP_ANSWERED_REMOTE,
         Outcome.ND_ANSWERED_REMOTE,
         Outcome.TOO_BIG_TOLD_REMOTE,
+        Outcome.MISDIRECTED,
     }
 )
 DROPPED = frozenset(
@@ -169,6 +172,7 @@ DROPPED = frozenset(
         Outcome.TOO_MANY_BOUNCES,
         Outcome.ECN_NOT_CAPABLE,
         Outcome.SOURCE_ELSEWHERE,
+        Outcome.ALL_MISDIRECTED,
     }
 )
 SENTENCES = {
@@ -194,6 +198,7 @@ SENTENCES = {
     Outcome.ARP_ANSWERED_REMOTE: "An ARP request through a tunnel, answered to the droplet it came from.",
     Outcome.ND_ANSWERED_REMOTE: "A neighbour solicitation through a tunnel, answered to the droplet it came from.",
     Outcome.TOO_BIG_TOLD_REMOTE: "Came through a tunnel and did not fit further, which an ICMP error told its sender.",
+    Outcome.MISDIRECTED: "A bouncer or divider with an old map sent it here; returned to its sender's droplet.",
     Outcome.UNKNOWN_INTERFACE: "Came from an interface that belongs to no endpoint.",
     Outcome.SOURCE_MAC: "The endpoint's frame had another Ethernet source than the endpoint's.",
     Outcome.SOURCE_ADDRESS: "The endpoint's packet had another source address than the endpoint's.",
@@ -241,4 +246,5 @@ SENTENCES = {
     Outcome.TOO_MANY_BOUNCES: "The packet went from bouncer to bouncer without an end.",
     Outcome.ECN_NOT_CAPABLE: "Congestion was marked on the tunnel packet of a flow that cannot signal it.",
     Outcome.SOURCE_ELSEWHERE: "The tunnel packet's source is of this host, or not its VXLAN peer's.",
+    Outcome.ALL_MISDIRECTED: "Every bouncer and divider that was tried sent it to a host without its endpoint.",
 }

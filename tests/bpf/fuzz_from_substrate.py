@@ -17,15 +17,19 @@ from fuzz_parse import (
 )
 from fuzz_rules import (
     INVALIDATE,
+    MISDIRECTED,
     PROBE,
     RTS,
     ViolationError,
     accepted,
+    address_in,
+    comes_back,
     data_packet,
     found,
     hold_error,
     hold_same,
     ip_of,
+    is_own_misdirected,
     merged,
     need,
     origin_of,
@@ -87,11 +91,11 @@ class FromSubstrate(Answers):
 
     def _hold_source_elsewhere(self, tunnel: Tunnel, ip: Ip) -> None:
         sender = self.model.endpoints.get((tunnel.vni, ip.source))
-        if sender and sender.ifindex and tunnel.option(INVALIDATE) is None:
+        if sender and sender.ifindex and not comes_back(tunnel):
             need(origin_of(tunnel) == sender.host, "nobody elsewhere speaks for an endpoint of this host")
 
     def _hold_divided(self, tunnel: Tunnel, ip: Ip) -> None:
-        body, back = tunnel.option(RTS), tunnel.option(INVALIDATE) is not None
+        body, back = tunnel.option(RTS), comes_back(tunnel)
         between = self.model.between(tunnel.vni, ip.source, ip.destination)
         if not between or (not back and (body is None or body[1] & 2)):
             return
@@ -147,15 +151,28 @@ class FromSubstrate(Answers):
         need(sent.ip.ttl == (64 if returned else tunnel.ip.ttl - 1) >= 1, "its time to live is counted")
         if returned:
             need(sent.option(INVALIDATE) == b"" and tunnel.option(RTS) is None, "what came straight goes back marked")
+        elif step.outcome is Outcome.MISDIRECTED:
+            self._hold_misdirected(tunnel, sent)
         elif not sent.is_vxlan:
             self._hold_way_on(step, tunnel, sent, uplink)
+
+    @staticmethod
+    def _hold_misdirected(tunnel: Tunnel, sent: Tunnel) -> None:
+        body, after = tunnel.option(RTS), sent.option(MISDIRECTED)
+        if body is None or after is None:
+            raise ViolationError("what came by a bouncer goes back marked as misdirected")
+        need(not body[1] & UNLEARNT, "to no origin that is not the sender's droplet")
+        need(after[0] == after[3] == 0 and after[2] == body[2], "with the attempt that it was")
+        replaced = is_v4(sent.ip.source) and not is_v4(tunnel.ip.source)
+        need(after[1] == (UNLEARNT if replaced else 0), "U says that the name had no room")
+        need(address_in(after) == (sent.ip.source if replaced else tunnel.ip.source), "and by whom")
 
     def _hold_way_on(self, step: Step, tunnel: Tunnel, sent: Tunnel, uplink: Uplink) -> None:
         body, after = tunnel.option(RTS), sent.option(RTS)
         if after is None:
             raise ViolationError("bouncers and dividers are told where to answer")
-        need(after[0] == (body[0] if body else 0) + 1 <= 4, "bounces are counted and few")
-        back = tunnel.option(INVALIDATE) is not None
+        back = comes_back(tunnel) or is_own_misdirected(self.model, tunnel, ip_of(tunnel.inner))
+        need(after[0] == (body[0] if body and not back else 0) + 1 <= 4, "bounces are counted and few")
         origin = uplink.address if back else origin_of(tunnel)
         need(origin_of(sent) == origin or after[1] & UNLEARNT, "the origin stays where the sender is")
         need(back or not body or not body[1] & UNLEARNT or after[1] & UNLEARNT, "what may not be learnt stays so")
@@ -173,13 +190,16 @@ class FromSubstrate(Answers):
         host = {endpoint.host} if endpoint else set()
         if outcome is Outcome.RETURNED:
             return set() if endpoint else {tunnel.ip.source}
+        if outcome is Outcome.MISDIRECTED:
+            return set() if endpoint else {origin_of(tunnel)}
         if outcome is Outcome.BOUNCED:
             return host
         if outcome is Outcome.HANDED_TO_BOUNCER:
             return set(to.bouncers) if to and model.divided_here(vni) else set()
         if outcome is Outcome.HANDED_TO_DIVIDER:
             return set(vpc.members) if vpc else set()
-        need(tunnel.option(INVALIDATE) is not None, "only a packet that came back is sent anew")
+        back = comes_back(tunnel) or is_own_misdirected(model, tunnel, ip)
+        need(back, "only a packet that came back is sent anew")
         need(self._is_local(vni, ip.source), "only a local endpoint's packet comes back here")
         near = set(source.bouncers if source else ()) | set(to.bouncers if to and model.divided_here(vni) else ())
         return host | near | set(vpc.members if vpc else ())
@@ -206,9 +226,10 @@ class FromSubstrate(Answers):
 
     def _told_own(self, step: Step) -> None:
         """Hold an error about a packet that came back to this host."""
-        tunnel, _ = data_packet(self.model, step)
-        need(tunnel.option(INVALIDATE) is not None, "only what came back is told to an endpoint of this host")
+        tunnel, uplink = data_packet(self.model, step)
         culprit = ip_of(tunnel.inner)
+        back = comes_back(tunnel) or is_own_misdirected(self.model, tunnel, culprit)
+        need(back or origin_of(tunnel) == uplink.address, "only what came back is told to an endpoint of this host")
         sender = self.model.endpoints.get((tunnel.vni, culprit.source))
         need(sender and step.leaves == sender.ifindex, "an ICMP error goes to its sender's interface")
         ip = hold_error(self.model, tunnel.vni, tunnel.inner, step.out)

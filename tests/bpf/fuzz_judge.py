@@ -10,9 +10,10 @@ from fuzz_from_substrate import FromSubstrate
 from fuzz_machine import Step
 from fuzz_model import Model
 from fuzz_rules import (
-    INVALIDATE,
+    comes_back,
     data_packet,
     ip_of,
+    is_own_misdirected,
     need,
     origin_of,
 )
@@ -23,7 +24,14 @@ from agent.datapath.bpf_syscall import XdpAction
 from agent.datapath.outcomes import ANSWERED, DROPPED, FORWARDED, PASSED, Outcome
 
 SENT = {Outcome.SENT_DIRECT, Outcome.SENT_TO_BOUNCER, Outcome.SENT_TO_DIVIDER}
-HANDED = {Outcome.BOUNCED, Outcome.HANDED_TO_BOUNCER, Outcome.HANDED_TO_DIVIDER, Outcome.RETURNED, Outcome.REROUTED}
+HANDED = {
+    Outcome.BOUNCED,
+    Outcome.HANDED_TO_BOUNCER,
+    Outcome.HANDED_TO_DIVIDER,
+    Outcome.RETURNED,
+    Outcome.REROUTED,
+    Outcome.MISDIRECTED,
+}
 
 
 class Judge(FromEndpoint, FromSubstrate):
@@ -100,9 +108,10 @@ class Judge(FromEndpoint, FromSubstrate):
             need(not local or (not local.ifindex and local.host == host), "documents know better than packets")
             network = self.model.network_of(tunnel.vni, ip.source)
             need(not network or network.gateway != ip.source, "no path leads to a gateway")
-            need(not tunnel.is_vxlan and tunnel.option(INVALIDATE) is None, "VXLAN and what came back teach nothing")
+            need(not tunnel.is_vxlan and not comes_back(tunnel), "VXLAN and what came back teach nothing")
         if gone:
-            need(tunnel.option(INVALIDATE) is not None, "only a packet that came back makes forget")
+            back = comes_back(tunnel) or is_own_misdirected(self.model, tunnel, ip)
+            need(back, "only a packet that came back makes forget")
             need(
                 gone == {layout.OVERLAY_KEY.pack(tunnel.vni, ip.destination)},
                 "the path to its destination is forgotten",
