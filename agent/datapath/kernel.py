@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import structlog
+
 from agent.core.comparison import Suspects
 from agent.core.features import Features
 from agent.core.layout import U32, MapName
@@ -27,12 +29,15 @@ from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
 from agent.datapath.observe import Subject, look_up, observe
 from agent.datapath.offloads import leave_tags_on
-from agent.datapath.pins import Pins, ensure_bpffs, pinned_program_ids, restore
+from agent.datapath.ownership import find, is_ours, owner_of
+from agent.datapath.pins import Pins, ensure_bpffs, restore
 from agent.datapath.readings import Readings
 from agent.datapath.transit import Transit
 from agent.datapath.uplinks import names_of, read_uplinks
 from agent.datapath.xdp import AttachMode, Ownership, Program
 from agent.executor import Executor
+
+log = structlog.get_logger()
 
 TRANSIT_XDP, TRANSIT_AGENT = "transit_xdp", "transit_agent"
 TRANSIT_SLOT = 0
@@ -84,7 +89,7 @@ class Kernel(Readings):
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """What the programs are compiled with."""
-        own = Ownership(self._owns, bpf.program_by_id)
+        own = Ownership(self._owns, bpf.program_by_id, owner_of)
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
         mode = AttachMode.AUTO if config.attach_mode is AttachMode.OFFLOAD else config.attach_mode
@@ -96,7 +101,7 @@ class Kernel(Readings):
             own,
             config.attach_mode,
             map_ids,
-            lambda ifindex: programs.load_for_card(compiled.program(TRANSIT_XDP), descriptors, ifindex),
+            lambda ifindex: programs.load_for_card(compiled, TRANSIT_XDP, descriptors, ifindex, config.instance),
             self._leave_tags_on,
         )
         self.executor = Executor(maps, self.links, self.transit)
@@ -117,10 +122,13 @@ class Kernel(Readings):
             undo.callback(netlink.close)
             uplinks = await read_uplinks(netlink, config.interfaces)
             compiled = await compile_programs(config.cache, features=with_uplinks(config.features, uplinks))
-            maps = open_maps(config.pins.maps, compiled.maps, config.sizes)
+            left = await find(netlink, config.pins, config.interfaces)
+            maps = open_maps(config.pins.maps, compiled.maps, config.sizes, left.maps)
             undo.callback(close_maps, maps)
             descriptors = {name.value: one.descriptor for name, one in maps.items()}
-            loaded = programs.ensure_programs(compiled, descriptors, config.pins.programs)
+            loaded = programs.ensure_programs(
+                compiled, descriptors, config.pins.programs, config.instance, left.programs
+            )
             undo.callback(programs.close, loaded)
             kernel = cls(config, netlink, maps, loaded, compiled, uplinks)
             undo.pop_all()
@@ -192,8 +200,8 @@ class Kernel(Readings):
         return {uplink.name: self.transit.mode(uplink.carrier) for uplink in self._uplinks}
 
     def _owns(self, program_id: int) -> bool:
-        """Whether an attached program is one of this instance's: pinned by it, or working on its maps."""
-        if program_id in {one.id for one in self._loaded.values()} | pinned_program_ids(self.config.pins):
+        """Whether an attached program is one of this instance's: as `is_ours`, or working on its maps."""
+        if program_id in {one.id for one in self._loaded.values()} or is_ours(program_id, self.config.pins):
             return True
         descriptor = bpf.program_by_id(program_id)
         try:
@@ -204,6 +212,8 @@ class Kernel(Readings):
 
     def _restore_pins(self) -> None:
         pins = self.config.pins
+        if ensure_bpffs(pins.bpffs):
+            log.warning("bpf_file_system_mounted_again", path=str(pins.bpffs))
         wanted = {pins.maps / name.value: one.descriptor for name, one in self.maps.items()}
         wanted |= {pins.programs / self._content / one.name: one.fd for one in self._loaded.values()}
         restore(wanted)
