@@ -27,13 +27,14 @@ from bench import control, forwarding, hosts, machine, report, sections, traffic
 from bench.contestants import fitting
 from bench.lines import GROUPS
 from bench.profile import PARTS as PROFILE
-from bench.report import Section
+from bench.report import Section, Verdict
 from bench.wires import WiresError
 from controller_sim.bus import BusError
 from controller_sim.lab_state import BPFFS, LabError
 from controller_sim.substrate import SubstrateError
 
 PARTS = ("forwarding", "traffic", "control")
+COLOURS = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.UNCLEAR: "yellow", Verdict.NONE: ""}
 BUSY = 0.5
 """Load average for each core above which a run is warned of."""
 ERRORS = (
@@ -60,11 +61,12 @@ class Effort:
     documents: int
     veths: int
     bulks: tuple[int, ...]
+    restarts: int
     million: bool = False
 
 
-FULL = Effort(15, 7, 10_000, 1.5, 300, 60, (10_000, 100_000))
-QUICK = Effort(4, 2, 3_000, 0.5, 50, 10, (10_000,))
+FULL = Effort(15, 7, 10_000, 1.5, 300, 60, (10_000, 100_000), 5)
+QUICK = Effort(4, 2, 3_000, 0.5, 50, 10, (10_000,), 2)
 
 
 def forwarding_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:
@@ -91,9 +93,8 @@ def lab_part(folder: Path, effort: Effort, parts: tuple[str, ...], say: Callable
                 turns = (effort.traffic_rounds, effort.round_trips, effort.stream_seconds)
                 found.append(sections.traffic(traffic.measure(probe, hosts.our_pair(lab), kernel, *turns, say)))
         if "control" in parts:
-            done = control.measure(
-                lab, probe, list(effort.bulks), effort.documents, effort.veths, say, million=effort.million
-            )
+            share = control.Share(effort.bulks, effort.documents, effort.veths, effort.restarts, effort.million)
+            done = control.measure(lab, probe, share, folder / "documents", say)
             found.append(sections.control(done))
     return found
 
@@ -126,7 +127,7 @@ def show(found: list[Section], console: Console) -> None:
         table.add_column(column, justify="right" if column else "left")
     for section in found:
         for comparison in section.comparisons:
-            colour = {True: "green", False: "red", None: ""}[comparison.met]
+            colour = COLOURS[comparison.verdict]
             *cells, verdict = report.comparison_cells(comparison)
             table.add_row(*cells, f"[{colour}]{verdict}[/]" if colour else verdict)
     console.print(table)
@@ -155,7 +156,7 @@ def main(json_file: Path | None, markdown_file: Path | None, only: tuple[str, ..
     state, before = machine.describe(), machine.ticks()
     state["began"] = datetime.now(UTC).isoformat(timespec="seconds")
     if os.getloadavg()[0] > BUSY * len(os.sched_getaffinity(0)):
-        console.print("[yellow]The machine is busy: times of the control plane will be longer than they need be.[/]")
+        console.print("[yellow]The machine is busy: spreads will be wide, and more verdicts `unclear`.[/]")
     try:
         found = run_parts(replace(QUICK if quick else FULL, million=million), only or PARTS, console)
     except ERRORS as error:

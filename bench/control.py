@@ -1,13 +1,16 @@
 """The control plane, measured with a real nats-server and a real agent: latency of one document, bulk, memory, restart.
 
 Plays the management plane for one host of the lab: publishes documents and watches the answers. Times are wall clock
-from handing a document to the client until its acknowledgement has come back.
+from handing a document to the client until its acknowledgement has come back. Each has a yardstick in the same minutes:
+how long the server takes to store a document, and how long a process takes that decodes the same documents and writes
+them into a map (`bench.yardstick`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -21,6 +24,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from agent.datapath import bpf_syscall as bpf
+from bench import yardstick
 from bench.hosts import our_pair
 from bench.traffic import Probe
 from controller_sim import substrate
@@ -39,6 +43,7 @@ FIRST_ADDRESS = int(IPv4Address("10.128.0.16"))
 PATIENCE = 180.0
 MILLION = 1_000_000
 WARM_UP = 5
+YARDSTICK_RUNS = 3
 
 Say = Callable[[str], None]
 
@@ -48,7 +53,10 @@ class NotRealizedError(RuntimeError):
 
 
 class Bulk(NamedTuple):
-    """One bulk: seconds until all were realized and acknowledged, the agent's own CPU time, and memory in bytes."""
+    """One bulk: seconds until all were realized and acknowledged, the agent's own CPU time, and memory in bytes.
+
+    `yardstick` are runs over the same documents, made right after it.
+    """
 
     endpoints: int
     seconds: float
@@ -56,6 +64,7 @@ class Bulk(NamedTuple):
     resident_before: int
     resident_after: int
     kernel_bytes: int
+    yardstick: list[yardstick.Run]
 
 
 class Restart(NamedTuple):
@@ -64,18 +73,25 @@ class Restart(NamedTuple):
     seconds: float
     sent: int
     answered: int
+    yardstick: yardstick.Run
+
+
+class Latency(NamedTuple):
+    """Seconds until the server confirmed a document for no host, and until the agent realized one, in turns."""
+
+    stored: float
+    realized: float
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
     """All that was measured, in seconds. `maps_cpu` is the agent's CPU time for one of the documents of `maps`."""
 
-    stored: list[float]
-    maps: list[float]
+    maps: list[Latency]
     maps_cpu: float
-    veths: list[float]
+    veths: list[Latency]
     bulks: list[Bulk]
-    restart: Restart
+    restarts: list[Restart]
     million: Bulk | None = None
 
 
@@ -137,41 +153,40 @@ class Answers:
 class Bench:
     """The measurements, on one connection."""
 
-    def __init__(self, lab: Lab, client: Client, answers: Answers, say: Say) -> None:
+    def __init__(self, lab: Lab, client: Client, answers: Answers, folder: Path, say: Say) -> None:
+        self._folder = folder
         self._lab = lab
         self._client = client
         self._answers = answers
         self._say = say
         self._kept: list[str] = []
 
-    async def stored(self, count: int) -> list[float]:
-        """Return how long the server takes to confirm one document for nobody: the bus and its disk alone."""
-        times = []
-        for number in range(count):
-            began = time.perf_counter()
-            await publish(self._client, [Change("nobody", f"bench.{number}", b"x" * 120)])
-            times.append(time.perf_counter() - began)
-        return times
+    async def _stored(self, number: int) -> float:
+        """Return how long the server takes to confirm one document for no host: the bus and its disk alone."""
+        began = time.perf_counter()
+        await publish(self._client, [Change("nobody", f"bench.{number}", b"x" * 120)])
+        return time.perf_counter() - began
 
-    async def one_by_one(self, endpoints: list[Endpoint]) -> list[float]:
+    async def one_by_one(self, endpoints: list[Endpoint]) -> list[Latency]:
         """Publish one document for each endpoint, each after the former's answer, and then remove them all."""
         times, names = [], []
-        for endpoint in endpoints:
+        for number, endpoint in enumerate(endpoints):
+            stored = await self._stored(number)
             name = f"one.{endpoint.id}"
             body = codec.encode(Document(endpoints=(endpoint,)))
             began = time.perf_counter()
-            await self._client.publish(subjects.config(HOST, name), body)
-            times.append(await self._answers.wait([name]) - began)
+            await publish(self._client, [Change(HOST, name, body)])
+            times.append(Latency(stored, await self._answers.wait([name]) - began))
             names.append(name)
         await self._remove(names)
         return times[WARM_UP:]
 
-    async def maps(self, count: int) -> list[float]:
+    async def maps(self, count: int) -> list[Latency]:
         """Return the latencies of endpoints on another host: entries of a map."""
         self._say(f"{count} documents one by one: an endpoint elsewhere")
         return await self.one_by_one(remote_endpoints("elsewhere", count + WARM_UP))
 
-    async def veths(self, count: int) -> list[float]:
+    async def veths(self, count: int) -> list[Latency]:
         """Return the latencies of endpoints on this host: a veth pair into a namespace that is there."""
         self._say(f"{count} documents one by one: an endpoint here, with its veth")
         local = []
@@ -195,10 +210,18 @@ class Bench:
         worked = self.cpu_seconds() - worked
         await publishing
         await asyncio.sleep(1.0)  # until the agent has given back what it needed on the way
-        found = Bulk(count, seconds, worked, resident, self._resident(), self._map_bytes() - held)
+        held = self._map_bytes() - held
+        found = Bulk(count, seconds, worked, resident, self._resident(), held, await self._yardstick(changes))
         if not keep:
             await self._remove(names)
         return found
+
+    async def _yardstick(self, changes: list[Change]) -> list[yardstick.Run]:
+        """Run the yardstick over the documents of a bulk, which stay in the folder for the restart."""
+        self._say("the yardstick: decode and write the same documents")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        await asyncio.to_thread(yardstick.keep, self._folder, [change.body or b"" for change in changes])
+        return [await asyncio.to_thread(yardstick.run, self._folder) for _ in range(YARDSTICK_RUNS)]
 
     async def million(self) -> Bulk:
         """Publish a million endpoints, in place of the bulk that was kept."""
@@ -225,7 +248,8 @@ class Bench:
             took = time.perf_counter() - began
             await asyncio.sleep(0.5)
             await subscription.unsubscribe()
-            return Restart(took, *await asyncio.to_thread(finish))
+            answered = await asyncio.to_thread(finish)
+        return Restart(took, *answered, await asyncio.to_thread(yardstick.run, self._folder))
 
     async def _remove(self, names: list[str]) -> None:
         await publish(self._client, [Change(HOST, name, None) for name in names])
@@ -269,10 +293,19 @@ async def _answering(client: Client) -> AsyncIterator[Answers]:
         await subscription.unsubscribe()
 
 
-def measure(
-    lab: Lab, probe: Probe, bulks: list[int], documents: int, veths: int, say: Say, *, million: bool
-) -> Control:
-    """Measure everything; the last bulk stays for the restart, a million comes after it.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How much is measured: endpoints of each bulk, documents one by one, restarts, and whether a bulk of a million."""
+
+    bulks: tuple[int, ...]
+    documents: int
+    veths: int
+    restarts: int
+    million: bool
+
+
+def measure(lab: Lab, probe: Probe, share: Share, folder: Path, say: Say) -> Control:
+    """Measure everything; the last bulk stays for the restarts, a million comes after them. `folder` is a new one.
 
     NotRealizedError when an answer is another one.
     """
@@ -280,14 +313,14 @@ def measure(
 
     async def work() -> Control:
         async with connected(access, "bench") as client, _answering(client) as answers:
-            bench = Bench(lab, client, answers, say)
-            stored = await bench.stored(documents)
+            bench = Bench(lab, client, answers, folder, say)
             worked = bench.cpu_seconds()
-            maps = await bench.maps(documents)
-            maps_cpu = (bench.cpu_seconds() - worked) / (documents + WARM_UP)
-            local = await bench.veths(veths)
-            found = [await bench.bulk(count, keep=count == bulks[-1]) for count in bulks]
-            restart = await bench.restart(probe)
-            return Control(stored, maps, maps_cpu, local, found, restart, await bench.million() if million else None)
+            maps = await bench.maps(share.documents)
+            maps_cpu = (bench.cpu_seconds() - worked) / (share.documents + WARM_UP)
+            local = await bench.veths(share.veths)
+            found = [await bench.bulk(count, keep=count == share.bulks[-1]) for count in share.bulks]
+            restarts = [await bench.restart(probe) for _ in range(share.restarts)]
+            million = await bench.million() if share.million else None
+            return Control(maps, maps_cpu, local, found, restarts, million)
 
     return run_coroutine_in(lab.names.fabric, work)

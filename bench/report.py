@@ -1,13 +1,14 @@
 """What a run found, and how it is told: measures, comparisons with their budgets, tables, Markdown, JSON. Pure.
 
-A time alone is no verdict, for machines differ: what is judged are ratios of one run, and the budgets that the project
-has set itself in absolute terms (rates and sizes of the control plane).
+A time alone is no verdict, for machines differ: budgets are ratios to a yardstick that ran beside ours, and sizes in
+bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from statistics import median
 from typing import Any
 
@@ -25,22 +26,41 @@ class Measure:
     high: float | None = None
 
 
+class Verdict(StrEnum):
+    """What a comparison says of its budget."""
+
+    MET = "met"
+    MISSED = "missed"
+    UNCLEAR = "unclear"
+    """The budget lies within the spread of the samples: another run may say the opposite."""
+    NONE = ""
+    """There is no budget."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One number that is judged: it should be at most, or at least, its budget; without a budget it informs."""
+    """One number that should be at most, or at least, its budget; without a budget it informs.
+
+    `low` and `high` hold half of the samples between them, None where there is a single one.
+    """
 
     name: str
     value: float
     unit: str = "x"
     budget: float | None = None
     at_most: bool = True
+    low: float | None = None
+    high: float | None = None
 
     @property
-    def met(self) -> bool | None:
-        """Whether the budget is kept, None when there is none."""
+    def verdict(self) -> Verdict:
+        """Compare the value, and its spread, with the budget."""
         if self.budget is None:
-            return None
-        return self.value <= self.budget if self.at_most else self.value >= self.budget
+            return Verdict.NONE
+        if self.low is not None and self.high is not None and self.low < self.budget < self.high:
+            return Verdict.UNCLEAR
+        kept = self.value <= self.budget if self.at_most else self.value >= self.budget
+        return Verdict.MET if kept else Verdict.MISSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +101,20 @@ def measure(name: str, samples: Sequence[float], unit: str) -> Measure:
     return Measure(name, median(samples), unit, percentile(samples, 0.25), percentile(samples, 0.75))
 
 
+def ratios(ours: Sequence[float], yardstick: Sequence[float]) -> list[float]:
+    """Return each sample divided by the yardstick's of the same round; ValueError when their numbers differ."""
+    return [a / b for a, b in zip(ours, yardstick, strict=True)]
+
+
 def ratio(rounds: dict[str, list[float]], name: str, yardstick: str) -> float:
     """Return the median over the rounds of one contestant's number divided by another's of the same round."""
-    return median(a / b for a, b in zip(rounds[name], rounds[yardstick], strict=True))
+    return median(ratios(rounds[name], rounds[yardstick]))
+
+
+def compared(name: str, samples: Sequence[float], budget: float | None = None, *, at_most: bool = True) -> Comparison:
+    """Return the comparison of a ratio's samples with its budget: their median, and the bounds of half of them."""
+    one = measure(name, samples, "x")
+    return Comparison(name, one.value, "x", budget, at_most, one.low, one.high)
 
 
 def number(value: float) -> str:
@@ -92,11 +123,6 @@ def number(value: float) -> str:
     if size >= SMALL * 10 or not value:
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= SMALL else f"{value:.2f}"
-
-
-def verdict(comparison: Comparison) -> str:
-    """Return `met`, `missed`, or nothing where there is no budget."""
-    return {True: "met", False: "missed", None: ""}[comparison.met]
 
 
 def budget(comparison: Comparison) -> str:
@@ -114,7 +140,7 @@ def measure_cells(one: Measure) -> tuple[str, str, str]:
 
 def comparison_cells(one: Comparison) -> tuple[str, str, str, str]:
     """Return a comparison's name, value, budget and verdict as text."""
-    return one.name, f"{number(one.value)} {one.unit}", budget(one), verdict(one)
+    return one.name, f"{number(one.value)} {one.unit}", budget(one), one.verdict.value
 
 
 def shown(section: Section) -> Grid:
@@ -125,7 +151,7 @@ def shown(section: Section) -> Grid:
 
 def missed(sections: Iterable[Section]) -> list[Comparison]:
     """Return the comparisons that miss their budgets."""
-    return [one for section in sections for one in section.comparisons if one.met is False]
+    return [one for section in sections for one in section.comparisons if one.verdict is Verdict.MISSED]
 
 
 def as_data(machine: dict[str, Any], sections: Sequence[Section]) -> dict[str, Any]:
@@ -134,7 +160,7 @@ def as_data(machine: dict[str, Any], sections: Sequence[Section]) -> dict[str, A
     for section in sections:
         data = asdict(section)
         for plain, one in zip(data["comparisons"], section.comparisons, strict=True):
-            plain["met"] = one.met
+            plain["verdict"] = one.verdict.value
         found.append(data)
     return {"machine": machine, "sections": found, "missed": [one.name for one in missed(sections)]}
 

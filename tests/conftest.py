@@ -1,11 +1,18 @@
-"""What tests of every kind can have: one cache of compiled programs for all labs of a run."""
+"""What tests of every kind share: signals as a terminal has them, one cache of compiled programs for all labs."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sigint_is_not_ignored() -> None:
+    """Take SIGINT as a terminal's foreground job does: a job in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
