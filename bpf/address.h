@@ -106,6 +106,12 @@ static __always_inline bool is_multicast(__be32 address)
 	return (address & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || address == 0xffffffff;
 }
 
+/* The I/G bit of an Ethernet address: a group's, or everybody's. */
+static __always_inline bool is_group(const __u8 *mac)
+{
+	return *mac & 1;
+}
+
 static __always_inline bool is_gateway(const __u8 *mac)
 {
 	const __u8 gateway[6] = GATEWAY_MAC;

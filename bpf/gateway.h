@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What a network's gateway answers itself: echo requests (RFC 792, RFC 4443 section 4). */
+/*
+ * What a network's gateway answers itself: echo requests (RFC 792, RFC 4443 section 4), fragments of them each by
+ * itself. All else but ICMP it refuses, for it has no services.
+ */
 #ifndef DROPLET_GATEWAY_H
 #define DROPLET_GATEWAY_H
 
@@ -37,7 +40,10 @@ static __always_inline bool turn_round(struct ethhdr *ethernet, void *end, const
 	return true;
 }
 
-/* Turns an echo request to the gateway round. `ethernet` is followed by the whole IP header. */
+/*
+ * Turns an echo request to the gateway round, or IS_REFUSED. Of a fragmented one the first fragment says what it is,
+ * and its checksum, which is of the whole, changes by that. `ethernet` is followed by the whole IP header.
+ */
 static __always_inline enum outcome answer_echo(struct ethhdr *ethernet, void *end, const struct packet *packet,
 						const struct transport *transport)
 {
@@ -45,8 +51,10 @@ static __always_inline enum outcome answer_echo(struct ethhdr *ethernet, void *e
 	bool ipv6 = INNER_IPV6 && packet->kind == ETH_P_IPV6;
 	__u16 before;
 
-	if (transport->protocol != (ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) || transport->fragment)
-		return TO_GATEWAY;
+	if (transport->protocol != (ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return IS_REFUSED;
+	if (transport->later)
+		return turn_round(ethernet, end, packet) ? GATEWAY_ECHO : TO_GATEWAY;
 	if ((void *)(echo + 1) > end || echo->type != (ipv6 ? ECHO_REQUEST_IPV6 : ECHO_REQUEST) || echo->code)
 		return TO_GATEWAY;
 	before = *(__u16 *)echo;

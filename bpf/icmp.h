@@ -1,24 +1,38 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * ICMP errors to the senders of inner packets, from their gateway's address: what did not fit (RFC 1191 section 4,
- * RFC 4443 section 3.2) and what used up its time to live (RFC 792, RFC 4443 section 3.3). None about an ICMP error,
- * about a fragment other than the first, or beyond the rate of TOLD_PER_SECOND.
+ * RFC 4443 section 3.2), what used up its time to live (RFC 792, RFC 4443 section 3.3), what leads nowhere and what the
+ * gateway has no service for (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1). None about an ICMP error, neighbour
+ * discovery or a fragment other than the first, none about a group's frame or to a sender that is no single host (RFC
+ * 1122 section 3.2.2), and none beyond the rate of TOLD_PER_SECOND.
  */
 #ifndef DROPLET_ICMP_H
 #define DROPLET_ICMP_H
 
-#define ICMP_UNREACHABLE   3
-#define ICMP_NEEDS_SMALLER 4 /* code of ICMP_UNREACHABLE */
-#define ICMP_TIME_EXCEEDED 11
-#define ICMPV6_TOO_BIG	   2
-#define ICMPV6_TTL	   3
-#define ICMPV6_FIRST_QUERY 128
+/* Types, and codes of ICMP_UNREACHABLE and ICMPV6_UNREACHABLE. */
+#define ICMP_UNREACHABLE    3
+#define ICMP_NETWORK	    0
+#define ICMP_HOST	    1
+#define ICMP_PROTOCOL	    2
+#define ICMP_PORT	    3
+#define ICMP_NEEDS_SMALLER  4
+#define ICMP_TIME_EXCEEDED  11
+#define ICMPV6_UNREACHABLE  1
+#define ICMPV6_NO_ROUTE	    0
+#define ICMPV6_ADDRESS	    3
+#define ICMPV6_PORT	    4
+#define ICMPV6_TOO_BIG	    2
+#define ICMPV6_TTL	    3
+#define ICMPV6_PARAMETER    4
+#define ICMPV6_UNKNOWN_NEXT 1 /* code of ICMPV6_PARAMETER */
+#define ICMPV6_FIRST_QUERY  128
+#define NEXT_HEADER_AT	    6 /* where IPv6 says what follows it, to which ICMPV6_UNKNOWN_NEXT points */
 
 #define QUOTE_IPV4                                                                                                     \
 	528 /* with the headers in front 576 at most, less 20 for a tunnel's options (RFC 1812 section 4.3.2.3) */
 #define QUOTE_IPV6 1168 /* with the headers in front 1280 at most, less 64 likewise (RFC 4443 section 3.2) */
 
-/* IPv4 and IPv6 alike. `value` holds the MTU, for IPv4 in its lower half. */
+/* IPv4 and IPv6 alike. `value`: see struct complaint. */
 struct icmp_error {
 	__u8 type;
 	__u8 code;
@@ -29,10 +43,54 @@ struct icmp_error {
 /* What is told to the sender of a packet. */
 struct complaint {
 	struct address gateway KEY; /* from whom */
-	__u32 mtu;		    /* that would fit; 0: it is about time to live */
+	__u32 value;		    /* the MTU that would fit, where the packet is wrong, or 0 */
 	__u32 from;		    /* bytes in front of the inner frame, which go */
+	__u16 kind;		    /* the error's type and code */
+	bool routed;		    /* nothing routes there: only the gateway of the sender's own network says so */
 };
 
+#define KIND(type, code) ((type) << 8 | (code))
+
+/* Why a packet leads nowhere, so that its sender is told. */
+static __always_inline bool is_unreachable(enum outcome why)
+{
+	return why == NO_ENDPOINT || why == NO_NETWORK || why == NO_BOUNCER || why == NO_DIVIDER ||
+	       why == ALL_MISDIRECTED;
+}
+
+static __always_inline bool has_ports(__u32 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
+	       protocol == IPPROTO_DCCP || protocol == IPPROTO_UDPLITE;
+}
+
+/* The error about `why`, a drop's reason, DOES_NOT_FIT or IS_REFUSED; `protocol` is of what the gateway refuses. */
+static __always_inline __u16 error_about(enum outcome why, bool ipv6, __u32 protocol)
+{
+	if (why == DOES_NOT_FIT)
+		return ipv6 ? KIND(ICMPV6_TOO_BIG, 0) : KIND(ICMP_UNREACHABLE, ICMP_NEEDS_SMALLER);
+	if (why == INNER_TTL)
+		return ipv6 ? KIND(ICMPV6_TTL, 0) : KIND(ICMP_TIME_EXCEEDED, 0);
+	if (why == NO_ENDPOINT || why == ALL_MISDIRECTED)
+		return ipv6 ? KIND(ICMPV6_UNREACHABLE, ICMPV6_ADDRESS) : KIND(ICMP_UNREACHABLE, ICMP_HOST);
+	if (why != IS_REFUSED)
+		return ipv6 ? KIND(ICMPV6_UNREACHABLE, ICMPV6_NO_ROUTE) : KIND(ICMP_UNREACHABLE, ICMP_NETWORK);
+	if (has_ports(protocol))
+		return ipv6 ? KIND(ICMPV6_UNREACHABLE, ICMPV6_PORT) : KIND(ICMP_UNREACHABLE, ICMP_PORT);
+	return ipv6 ? KIND(ICMPV6_PARAMETER, ICMPV6_UNKNOWN_NEXT) : KIND(ICMP_UNREACHABLE, ICMP_PROTOCOL);
+}
+
+/* Whether an address is a single host's, who can be told anything (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e). */
+static __always_inline bool is_single(const struct address *address)
+{
+	__u8 first = unmapped(address);
+
+	if (INNER_IPV6 && !is_ipv4(address))
+		return !is_unspecified(address) && !is_multicast_ipv6(address);
+	return first && first != 127 && first < 224;
+}
+
+/* Or neighbour discovery, of which a redirect is told nothing either (RFC 4443 section 2.4 e). */
 static __always_inline bool is_icmp_error(void *start, void *end, const struct packet *packet,
 					  const struct transport *transport)
 {
@@ -40,7 +98,8 @@ static __always_inline bool is_icmp_error(void *start, void *end, const struct p
 
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
 		return transport->protocol == IPPROTO_ICMPV6 &&
-		       ((void *)(type + 1) > end || *type < ICMPV6_FIRST_QUERY);
+		       ((void *)(type + 1) > end || *type < ICMPV6_FIRST_QUERY ||
+			(*type >= ND_FIRST && *type <= ND_LAST));
 	return transport->protocol == IPPROTO_ICMP &&
 	       ((void *)(type + 1) > end || (*type != ECHO_REQUEST && *type != ECHO_REPLY));
 }
@@ -55,18 +114,26 @@ static __always_inline bool is_complaint(struct ethhdr *ethernet, void *end, con
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
 		error = (void *)(ipv6 + 1);
 		return (void *)(error + 1) <= end && ipv6->nexthdr == IPPROTO_ICMPV6 &&
-		       (error->type == ICMPV6_TOO_BIG || error->type == ICMPV6_TTL);
+		       (error->type == ICMPV6_TOO_BIG || error->type == ICMPV6_TTL ||
+			(error->type == ICMPV6_UNREACHABLE &&
+			 (error->code == ICMPV6_NO_ROUTE || error->code == ICMPV6_ADDRESS)));
 	}
 	return (void *)(error + 1) <= end && ip->ihl == 5 && ip->protocol == IPPROTO_ICMP &&
 	       !(ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE)) &&
-	       ((error->type == ICMP_UNREACHABLE && error->code == ICMP_NEEDS_SMALLER) ||
+	       ((error->type == ICMP_UNREACHABLE &&
+		 (error->code == ICMP_NEEDS_SMALLER || error->code == ICMP_NETWORK || error->code == ICMP_HOST)) ||
 		error->type == ICMP_TIME_EXCEEDED);
 }
 
-/* Whether one more error may go to this sender in this second. Buckets are shared by chance, and races cost little. */
-static __always_inline bool may_tell(const struct packet *packet)
+/*
+ * Whether one more error may go to this sender in this second: what did not fit, and all else, are counted apart, so
+ * that who tries many addresses is told the MTU of a path all the same. Buckets are shared by chance, and races cost
+ * little.
+ */
+static __always_inline bool may_tell(const struct packet *packet, const struct complaint *complaint)
 {
-	__u32 bucket = hash_pair(address_word(&packet->from.address), packet->from.vni) & (TOLD_BUCKETS - 1);
+	__u64 whom = (__u64)!complaint->value << 32 | packet->from.vni;
+	__u32 bucket = hash_pair(address_word(&packet->from.address), whom) & (TOLD_BUCKETS - 1);
 	struct told *bucket_told = told.lookup(&bucket);
 	__u64 now = bpf_jiffies64();
 
@@ -86,8 +153,7 @@ static __always_inline void write_icmp_ipv4(struct ethhdr *ethernet, void *end, 
 	struct icmp_error *icmp = (void *)(ip + 1);
 	__u32 *word = (__u32 *)ip;
 	__u32 total = sizeof(*ip) + sizeof(*icmp) + quote;
-	__be32 head = complaint->mtu ? bpf_htonl(ICMP_UNREACHABLE << 24 | ICMP_NEEDS_SMALLER << 16)
-				     : bpf_htonl(ICMP_TIME_EXCEEDED << 24);
+	__be32 head = bpf_htonl((__u32)complaint->kind << 16);
 
 	ethernet->h_proto = bpf_htons(ETH_P_IP);
 	word[0] = bpf_htonl(0x45000000 | total);
@@ -97,7 +163,7 @@ static __always_inline void write_icmp_ipv4(struct ethhdr *ethernet, void *end, 
 	word[4] = unmapped(&packet->from.address);
 	ip->check = checksum_fold(sum_words(ip, sizeof(*ip) / 4));
 	*(__be32 *)icmp = head;
-	icmp->value = bpf_htonl(complaint->mtu);
+	icmp->value = bpf_htonl(complaint->value);
 	icmp->check = checksum_fold(sum_bytes(icmp + 1, end, quote, (__u64)head + icmp->value));
 }
 
@@ -108,7 +174,7 @@ static __always_inline void write_icmp_ipv6(struct ethhdr *ethernet, void *end, 
 	struct icmp_error *icmp = (void *)(ip + 1);
 	__u32 *word = (__u32 *)ip;
 	__u32 length = sizeof(*icmp) + quote;
-	__be32 head = bpf_htonl((complaint->mtu ? ICMPV6_TOO_BIG : ICMPV6_TTL) << 24);
+	__be32 head = bpf_htonl((__u32)complaint->kind << 16);
 	__u64 sum;
 
 	ethernet->h_proto = bpf_htons(ETH_P_IPV6);
@@ -117,7 +183,7 @@ static __always_inline void write_icmp_ipv6(struct ethhdr *ethernet, void *end, 
 	copy_address((struct address *)&ip->saddr, &complaint->gateway);
 	copy_words(&ip->daddr, &packet->from.address);
 	*(__be32 *)icmp = head;
-	icmp->value = bpf_htonl(complaint->mtu);
+	icmp->value = bpf_htonl(complaint->value);
 	sum = sum_pseudo_ipv6(ip, length, IPPROTO_ICMPV6) + head + icmp->value;
 	icmp->check = checksum_fold(sum_bytes(icmp + 1, end, quote, sum));
 }
@@ -167,14 +233,18 @@ static __always_inline bool is_told(void *ethernet, void *end, const struct pack
 	struct transport transport = {};
 	struct network *network;
 
-	if (!packet->length) /* not of IP */
+	if (!packet->length || !is_single(&packet->from.address)) /* not of IP, or of nobody */
 		return false;
 	if (find_transport(ethernet, end, packet, &transport) != GO_ON)
 		return false;
-	if (transport.later || is_icmp_error(ethernet, end, packet, &transport))
+	if (is_group(ethernet) || transport.later || is_icmp_error(ethernet, end, packet, &transport))
 		return false;
-	network = network_of(&packet->from) ?: network_of(&packet->to);
-	if (!network || !may_tell(packet)) /* closed: there is nobody to speak for */
+	network = network_of(&packet->from);
+	if (!network && !complaint->routed)
+		network = network_of(&packet->to);
+	if (!network || (network->broadcast && network->broadcast == unmapped(&packet->from.address)))
+		return false;
+	if (!may_tell(packet, complaint)) /* closed: there is nobody to speak for */
 		return false;
 	copy_address(&complaint->gateway, &network->gateway);
 	return true;

@@ -19,7 +19,9 @@
 	X(GATEWAY_ECHO, "An endpoint's echo request to its gateway, answered on the spot.")                            \
 	X(TOO_BIG_TOLD, "The endpoint's packet did not fit, which an ICMP error told it.")                             \
 	X(TTL_TOLD, "The endpoint's packet used up its time to live, which an ICMP error told it.")                    \
-	X(PROBE_REFLECTED, "Another droplet's probe of the path, sent back.")
+	X(PROBE_REFLECTED, "Another droplet's probe of the path, sent back.")                                          \
+	X(UNREACHABLE_TOLD, "Nothing leads to where the endpoint's packet was to go, which an ICMP error told it.")    \
+	X(GATEWAY_REFUSED, "The endpoint's packet asked its gateway for a service, which an ICMP error refused.")
 
 #define OUTCOMES_FORWARDED(X)                                                                                          \
 	X(DELIVERED, "Came through a tunnel and was handed to its endpoint.")                                          \
@@ -35,6 +37,7 @@
 	X(ARP_ANSWERED_REMOTE, "An ARP request through a tunnel, answered to the droplet it came from.")               \
 	X(ND_ANSWERED_REMOTE, "A neighbour solicitation through a tunnel, answered to the droplet it came from.")      \
 	X(TOO_BIG_TOLD_REMOTE, "Came through a tunnel and did not fit further, which an ICMP error told its sender.")  \
+	X(UNREACHABLE_TOLD_REMOTE, "Came through a tunnel and leads nowhere, which an ICMP error told its sender.")    \
 	X(MISDIRECTED, "A bouncer or divider with an old map sent it here; returned to its sender's droplet.")
 
 #define OUTCOMES_DROPPED(X)                                                                                            \
@@ -52,11 +55,11 @@
 	X(INNER_PROTOCOL, "The inner frame was neither IPv4 nor IPv6 nor ARP.")                                        \
 	X(MALFORMED_INNER, "The inner packet's lengths, version or addresses were wrong.")                             \
 	X(EXTENSION_HEADERS, "An endpoint's or VXLAN peer's packet had more extension headers than are looked at.")    \
-	X(MULTICAST, "The endpoint's packet went to a multicast or broadcast address.")                                \
+	X(MULTICAST, "The packet went to a group's or everybody's IP or Ethernet address.")                            \
 	X(LINK_LOCAL, "The endpoint's packet went to a link-local address.")                                           \
 	X(INNER_TTL, "The packet used up its time to live, and no ICMP error was due.")                                \
 	X(TOO_BIG, "The packet did not fit, and no ICMP error was due.")                                               \
-	X(TO_GATEWAY, "The endpoint sent its gateway something else than an echo request.")                            \
+	X(TO_GATEWAY, "The endpoint sent its gateway what it neither answers nor refuses, or too many of them.")       \
 	X(NO_PROGRAM, "Transit XDP was not in the program array for delivery on the same host.")                       \
 	X(NO_LOCAL_DROPLET, "The endpoint's droplet was not configured yet.")                                          \
 	X(NO_NETWORK, "No network of the VPC holds the address.")                                                      \
@@ -99,6 +102,8 @@ enum outcome {
 	OUTCOME_COUNT,
 	GO_ON, /* a step's answer: nothing decided yet */
 	DOES_NOT_FIT, /* a step's answer: tell the sender by ICMP */
+	ASKS, /* a step's answer: a question for an address that is answered elsewhere */
+	IS_REFUSED, /* a step's answer: tell the sender that the gateway has no such service */
 
 	/* where the kinds begin */
 	FIRST_ANSWERED = ARP_ANSWERED,

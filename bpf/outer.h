@@ -135,10 +135,12 @@ static __always_inline enum outcome read_outer(context *ctx, struct outer *outer
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return PASSED;
 	kind = ethertype(ethernet);
-	if (VLAN_TAGS && is_tagged(ethernet)) {
+	if (is_tagged(ethernet)) { /* without VLANs here too: a priority alone is none */
 		if ((void *)(tag + 1) > frame_end(ctx))
 			return PASSED;
 		outer->vlan = tag->control & bpf_htons(0x0fff);
+		if (!VLAN_TAGS && outer->vlan)
+			return PASSED;
 		kind = tag->ethertype;
 		at += sizeof(*tag);
 	}

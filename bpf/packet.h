@@ -73,6 +73,13 @@ static __always_inline enum outcome read_packet(struct ethhdr *ethernet, void *e
 	return INNER_PROTOCOL;
 }
 
+static __always_inline bool is_to_many(const struct packet *packet)
+{
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
+		return is_multicast_ipv6(&packet->to.address);
+	return is_multicast(unmapped(&packet->to.address));
+}
+
 /*
  * As a router, for a packet that its sender gave to the gateway. INNER_TTL when its time to live is used up.
  * `ethernet` is followed by the whole IP header.

@@ -37,7 +37,7 @@ static __always_inline enum outcome reflect(context *ctx, const struct local_dro
 					    const struct tunnel *tunnel)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
-	bool tagged = VLAN_TAGS && (void *)(ethernet + 1) <= frame_end(ctx) && is_tagged(ethernet);
+	bool tagged = (void *)(ethernet + 1) <= frame_end(ctx) && is_tagged(ethernet);
 	void *ip = (void *)(ethernet + 1) + (tagged ? sizeof(struct vlan_tag) : 0);
 	struct probe *probe = frame_start(ctx) + bounded(tunnel->probe, MAX_HEADERS);
 	struct udphdr *udp;

@@ -22,8 +22,18 @@ static __always_inline enum outcome find_asked(const struct tunnel *tunnel, cons
 	return *endpoint ? GO_ON : NO_ENDPOINT;
 }
 
+/* Why a request is not answered here, unless it came straight for an endpoint that has left: then it goes back. */
+static __always_inline enum outcome give_back_asked(struct tunnel *tunnel, enum outcome why)
+{
+	bool straight = !(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN | TUNNEL_COMES_BACK));
+
+	return straight ? give_back(tunnel) : why;
+}
+
+/* GO_ON for a request of an endpoint of this host that came back, with `packet` saying who asked for whom. */
 static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct local_droplet *local,
-						    struct tunnel *tunnel, struct ethhdr *ethernet, __u32 *leave_by)
+						    struct tunnel *tunnel, struct packet *packet,
+						    struct ethhdr *ethernet, __u32 *leave_by)
 {
 	struct arp *arp = (void *)(ethernet + 1);
 	struct overlay_key asked KEY;
@@ -33,10 +43,15 @@ static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct l
 	if (outcome != GO_ON)
 		return outcome;
 	set_key(&asked, tunnel->vni, arp->target);
+	if (arp->operation == bpf_htons(ARP_REQUEST) && tunnel->flags & TUNNEL_INVALIDATES) {
+		set_key(&packet->from, tunnel->vni, arp->sender);
+		forget_path(tunnel, &packet->from, &asked);
+		return NOT_HERE;
+	}
 	if (arp->operation == bpf_htons(ARP_REQUEST)) {
 		outcome = find_asked(tunnel, &asked, &endpoint);
 		if (outcome != GO_ON)
-			return outcome;
+			return give_back_asked(tunnel, outcome);
 		answer_arp(ethernet, arp, endpoint->mac);
 		return to_origin(local, tunnel, ARP_ANSWERED_REMOTE);
 	}
@@ -49,6 +64,7 @@ static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct l
 	return fits(endpoint, tunnel->length) ? deliver(ctx, tunnel, ethernet, endpoint, leave_by) : TOO_BIG;
 }
 
+/* GO_ON as arp_from_tunnel() does. */
 static __always_inline enum outcome nd_from_tunnel(context *ctx, const struct local_droplet *local,
 						   struct tunnel *tunnel, struct packet *packet,
 						   const struct transport *transport, struct ethhdr *ethernet)
@@ -61,9 +77,13 @@ static __always_inline enum outcome nd_from_tunnel(context *ctx, const struct lo
 	if (outcome != GO_ON)
 		return outcome;
 	set_key_ipv6(&target, tunnel->vni, &asked.target);
+	if (tunnel->flags & TUNNEL_INVALIDATES) {
+		forget_path(tunnel, &packet->from, &target);
+		return NOT_HERE;
+	}
 	outcome = find_asked(tunnel, &target, &endpoint);
 	if (outcome != GO_ON)
-		return outcome;
+		return give_back_asked(tunnel, outcome);
 	/* A peer that is no droplet of ours leaves :: as the source; its host may have several. */
 	if (asked.detects && is_same_host(&endpoint->host, &tunnel->origin))
 		return ND_OWN_ADDRESS;

@@ -83,29 +83,43 @@ static __always_inline enum outcome take_detour(struct tunnel *tunnel, const str
 }
 
 /*
+ * Forgets the path to tunnel->peer by which an endpoint of this host sent what came back. Closed: nobody else's path is
+ * forgotten, and another path, or none, stays as it is.
+ */
+static __always_inline bool forget_path(const struct tunnel *tunnel, struct overlay_key *from, struct overlay_key *to)
+{
+	struct endpoint *sender = endpoints.lookup(from);
+	struct direct_path *path = direct.lookup(to);
+
+	if (!sender || !sender->ifindex)
+		return false;
+	if (path && same_address(&path->host, &tunnel->peer.address))
+		direct.delete(to);
+	return true;
+}
+
+/*
  * A packet of an endpoint of this host came back, for its destination is not on the droplet that it was sent to. That
  * path is forgotten, and so is the bouncer that misdirected it; it goes from here anew, as it would have gone then.
  */
 static __always_inline enum outcome take_back(const struct local_droplet *local, struct tunnel *tunnel,
 					      struct packet *packet)
 {
-	struct endpoint *sender = endpoints.lookup(&packet->from);
-	struct direct_path *path = direct.lookup(&packet->to);
 	struct network *network = network_of(&packet->from);
 	enum outcome outcome = GO_ON;
+	struct address by KEY;
 
-	if (!sender || !sender->ifindex) /* closed: nobody else's path is forgotten, nobody else's packet sent */
+	if (!forget_path(tunnel, &packet->from, &packet->to)) /* closed: nobody else's packet is sent */
 		return NOT_HERE;
-	if (path && same_address(&path->host, &tunnel->peer.address)) /* open: another path, or none, stays as it is */
-		direct.delete(&packet->to);
+	copy_address(&by, &tunnel->origin);
+	copy_address(&tunnel->origin, &local->address);
 	if (!network) /* closed: nobody knows more */
 		return NO_NETWORK;
 	if (tunnel->flags & TUNNEL_MISDIRECTED)
-		outcome = take_detour(tunnel, packet, network, &tunnel->origin);
+		outcome = take_detour(tunnel, packet, network, &by);
 	else
 		tunnel->attempt = recall_attempt(packet);
 	tunnel->rts = network->flags & NETWORK_PINNED ? RTS_PINNED : 0;
-	copy_address(&tunnel->origin, &local->address);
 	return outcome;
 }
 
@@ -191,13 +205,6 @@ static __always_inline bool is_own_misdirected(const struct tunnel *tunnel, cons
 	return !(network && network->flags & NETWORK_BOUNCED_HERE) && !(vpc && vpc->flags & VPC_DIVIDED_HERE);
 }
 
-static __always_inline bool is_to_many(const struct packet *packet)
-{
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
-		return is_multicast_ipv6(&packet->to.address);
-	return is_multicast(unmapped(&packet->to.address));
-}
-
 /* A VXLAN peer's bridge floods what it has not learnt, also what is for an endpoint of its own: that never returns. */
 static __always_inline bool is_its_own(const struct tunnel *tunnel, const struct endpoint *endpoint)
 {
@@ -220,8 +227,6 @@ static __always_inline enum outcome pass_on(const struct local_droplet *local, s
 		copy_address(&tunnel->peer.address, &endpoint->host);
 		return send_on(local, tunnel, endpoint->flags & ENDPOINT_VXLAN, BOUNCED);
 	}
-	if (is_to_many(packet))
-		return MULTICAST;
 	copy_address(&came_from, &tunnel->peer.address);
 	outcome = hand_on(packet, tunnel);
 	if (outcome == HANDED_TO_DIVIDER && tunnel->rts & RTS_DIVIDED) { /* from where it came, and would come again */

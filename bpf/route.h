@@ -10,6 +10,20 @@ static __always_inline struct network *network_of(const struct overlay_key *key)
 	return networks.lookup(&longest);
 }
 
+/*
+ * Whether an IPv4 address is the broadcast address of a network that is known here. Two bits tell most others without
+ * a lookup.
+ */
+static __always_inline bool is_subnet_broadcast(const struct overlay_key *key)
+{
+	struct network *network;
+
+	if (!is_ipv4(&key->address) || ~unmapped(&key->address) & bpf_htonl(3))
+		return false;
+	network = network_of(key);
+	return network && network->broadcast == unmapped(&key->address);
+}
+
 /* Whether an address is the gateway's of its network, which every droplet answers for itself. */
 static __always_inline bool is_a_gateway(const struct overlay_key *key)
 {

@@ -64,6 +64,9 @@ struct network {
 	struct address gateway;
 	__u32 flags;
 	__u32 count;
+	__be32 broadcast; /* its IPv4 broadcast address; 0 when it has none: of IPv6, or longer than 30 bits (RFC 3021)
+			   */
+	__u32 pad;
 	struct address bouncers[MAX_SET];
 };
 

@@ -41,15 +41,40 @@ struct departure {
 	__u32 flow;
 };
 
-/* Asks a bouncer of the sender's own network for an address that is not known here. */
-static __always_inline enum outcome ask_bouncer(const struct network *network, struct departure *departure)
+/* Whether tunnel.peer may be sent to straight: not when it does not answer probes, or nothing leads there. */
+static __always_inline bool is_reachable(struct departure *departure)
 {
-	if (network->flags & NETWORK_BOUNCED_HERE)
-		return NO_ENDPOINT;
-	departure->tunnel.attempt = recall_attempt(&departure->packet);
-	return to_bouncer(network, &departure->packet, &departure->tunnel, SENT_TO_BOUNCER);
+	struct local_droplet *local = departure->local;
+	struct next_hop *hop;
+
+	if (!local)
+		return true;
+	hop = find_hop(&departure->tunnel, &local);
+	if (!is_up(hop))
+		return false;
+	departure->hop = hop;
+	departure->local = local;
+	return true;
 }
 
+/*
+ * A path to the destination that was heard on lately: SENT_DIRECT, with tunnel.peer filled, or GO_ON when there is none
+ * that may be taken. `*pinned` becomes true where it shows that only a divider leads to other networks.
+ */
+static __always_inline enum outcome by_path(struct departure *departure, bool *pinned)
+{
+	struct direct_path *path = direct.lookup(&departure->packet.to);
+
+	if (!path || age_of(path) >= DIRECT_LIFETIME) /* open: documents, then a bouncer */
+		return GO_ON;
+	*pinned |= path->flags & PATH_PINNED;
+	copy_address(&departure->tunnel.peer.address, &path->host);
+	if (*pinned && is_between_networks(&departure->packet))
+		return GO_ON;
+	return is_reachable(departure) ? SENT_DIRECT : GO_ON;
+}
+
+/* ASKS for a request that is to be answered elsewhere. */
 static __always_inline enum outcome arp_from_endpoint(context *ctx, const struct interface *sender,
 						      struct departure *departure)
 {
@@ -79,8 +104,11 @@ static __always_inline enum outcome arp_from_endpoint(context *ctx, const struct
 		return ARP_ANSWERED;
 	}
 	endpoint = endpoints.lookup(&packet->to);
-	if (!endpoint) /* open: a bouncer may know it */
-		return ask_bouncer(network, departure);
+	if (!endpoint) { /* open: its own host or a bouncer may know it */
+		if (is_multicast(arp->target) || is_subnet_broadcast(&packet->to))
+			return MULTICAST;
+		return ASKS;
+	}
 	answer_arp(ethernet, arp, endpoint->mac);
 	return ARP_ANSWERED;
 }
@@ -120,6 +148,7 @@ static __always_inline void set_solicitor(struct ethhdr *ethernet, const struct 
 	copy_address((struct address *)&ip->saddr, &sender->ipv6);
 }
 
+/* ASKS as arp_from_endpoint() does. */
 static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct interface *sender,
 						     struct departure *departure)
 {
@@ -144,12 +173,12 @@ static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct 
 		return answer_nd(ctx, 0, packet, &asked, gateway, ND_ANSWERED);
 	set_key_ipv6(&packet->to, sender->vni, &asked.target);
 	endpoint = endpoints.lookup(&packet->to);
-	if (endpoint) /* a miss is open: a bouncer may know it */
+	if (endpoint) /* a miss is open: its own host or a bouncer may know it */
 		return answer_nd(ctx, 0, packet, &asked, endpoint->mac, ND_ANSWERED);
 	set_solicitor(ethernet, sender);
 	departure->tunnel.tos = sender->tos;
 	packet->from = own;
-	return ask_bouncer(network, departure);
+	return ASKS;
 }
 
 /* A packet between networks that only dividers connect. GO_ON when this host is a divider itself. */
@@ -164,22 +193,6 @@ static __always_inline enum outcome by_divider(struct departure *departure)
 		return GO_ON;
 	departure->tunnel.attempt = recall_attempt(&departure->packet);
 	return to_divider(vpc, &departure->packet, &departure->tunnel, SENT_TO_DIVIDER);
-}
-
-/* Whether tunnel.peer may be sent to straight: not when it does not answer probes, or nothing leads there. */
-static __always_inline bool is_reachable(struct departure *departure)
-{
-	struct local_droplet *local = departure->local;
-	struct next_hop *hop;
-
-	if (!local)
-		return true;
-	hop = find_hop(&departure->tunnel, &local);
-	if (!is_up(hop))
-		return false;
-	departure->hop = hop;
-	departure->local = local;
-	return true;
 }
 
 /* Neither this host nor a direct path knows the destination: the own network's bouncers do, maybe this one. */
@@ -206,6 +219,8 @@ static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void 
 	enum outcome outcome = GO_ON;
 
 	if (!endpoint) { /* open: the own network's bouncers may know it */
+		if (is_subnet_broadcast(&departure->packet.to))
+			return MULTICAST;
 		if (pinned && is_between_networks(&departure->packet))
 			outcome = by_divider(departure);
 		return outcome == GO_ON ? find_by_network(ethernet, end, departure) : outcome;
@@ -237,16 +252,31 @@ static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void 
 static __always_inline enum outcome find_way(struct ethhdr *ethernet, void *end, const struct interface *sender,
 					     struct departure *departure)
 {
-	struct direct_path *path = direct.lookup(&departure->packet.to);
 	bool pinned = sender->flags & INTERFACE_PINNED;
 
-	if (path && age_of(path) < DIRECT_LIFETIME) { /* a miss is open: documents, then a bouncer */
-		pinned |= path->flags & PATH_PINNED;
-		copy_address(&departure->tunnel.peer.address, &path->host);
-		if (!(pinned && is_between_networks(&departure->packet)) && is_reachable(departure))
-			return SENT_DIRECT;
-	}
+	if (by_path(departure, &pinned) == SENT_DIRECT)
+		return SENT_DIRECT;
 	return find_endpoint(ethernet, end, departure, pinned);
+}
+
+/*
+ * How a question for an address goes that is not known here: to the host that was heard from lately, which knows it for
+ * certain and answers though every bouncer is down, else to a bouncer of the sender's own network.
+ */
+static __always_inline enum outcome ask(const struct interface *sender, struct departure *departure)
+{
+	bool pinned = sender->flags & INTERFACE_PINNED;
+	struct network *network;
+
+	if (by_path(departure, &pinned) == SENT_DIRECT)
+		return SENT_DIRECT;
+	network = network_of(&departure->packet.from);
+	if (!network) /* closed: it has just gone */
+		return NO_NETWORK;
+	if (network->flags & NETWORK_BOUNCED_HERE)
+		return NO_ENDPOINT;
+	departure->tunnel.attempt = recall_attempt(&departure->packet);
+	return to_bouncer(network, &departure->packet, &departure->tunnel, SENT_TO_BOUNCER);
 }
 
 static __always_inline bool is_own_source(const struct packet *packet, const struct interface *sender)
@@ -256,24 +286,20 @@ static __always_inline bool is_own_source(const struct packet *packet, const str
 	return unmapped(&packet->from.address) == sender->ipv4 && sender->ipv4;
 }
 
-/* What an IPv6 host tells its link's groups without an address of ours: no attempt at another's. */
-static __always_inline bool is_greeting(const struct packet *packet)
+/*
+ * GO_ON for a packet of the sender's own that the overlay carries: to one receiver. What goes to many, by IP or by
+ * Ethernet, goes nowhere, whoever it is from: hosts without an address yet greet their link so.
+ */
+static __always_inline enum outcome check_ends(const struct ethhdr *ethernet, const struct packet *packet,
+					       const struct interface *sender)
 {
-	const struct address *from = &packet->from.address;
-
-	return INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_multicast_ipv6(&packet->to.address) &&
-	       (is_link_local(from) || is_unspecified(from));
-}
-
-/* GO_ON for a packet that the overlay carries: to one receiver. */
-static __always_inline enum outcome check_receiver(const struct packet *packet)
-{
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
-		if (is_multicast_ipv6(&packet->to.address))
-			return MULTICAST;
-		return is_link_local(&packet->to.address) ? LINK_LOCAL : GO_ON;
-	}
-	return is_multicast(unmapped(&packet->to.address)) ? MULTICAST : GO_ON;
+	if (is_group(ethernet->h_dest) || is_to_many(packet))
+		return MULTICAST;
+	if (!is_own_source(packet, sender))
+		return SOURCE_ADDRESS;
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_link_local(&packet->to.address))
+		return LINK_LOCAL;
+	return GO_ON;
 }
 
 static __always_inline enum outcome packet_from_endpoint(context *ctx, const struct interface *sender,
@@ -292,9 +318,7 @@ static __always_inline enum outcome packet_from_endpoint(context *ctx, const str
 		return MALFORMED_INNER;
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_nd(ethernet, end, &departure->transport))
 		return nd_from_endpoint(ctx, sender, departure);
-	if (!is_own_source(packet, sender))
-		return is_greeting(packet) ? MULTICAST : SOURCE_ADDRESS;
-	outcome = check_receiver(packet);
+	outcome = check_ends(ethernet, packet, sender);
 	if (outcome == GO_ON)
 		outcome = hash_flow(ethernet, end, slot, packet, &departure->transport, &departure->flow);
 	if (outcome != GO_ON)
@@ -330,7 +354,7 @@ static __always_inline enum outcome from_endpoint(context *ctx, const struct int
 		departure->tunnel.tos = sender->tos;
 		return arp_from_endpoint(ctx, sender, departure);
 	}
-	return outcome;
+	return outcome == INNER_PROTOCOL && is_group(ethernet->h_dest) ? MULTICAST : outcome;
 }
 
 /* Sends the frame into the tunnel that leads to tunnel.peer. */
@@ -365,20 +389,50 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	return send(ctx, departure->local, tunnel, hop, inner, sent);
 }
 
+/* What is counted when no error is due. */
+static __always_inline enum outcome untold(enum outcome why)
+{
+	if (why == DOES_NOT_FIT)
+		return TOO_BIG;
+	return why == IS_REFUSED ? TO_GATEWAY : why;
+}
+
+static __always_inline enum outcome told_of(enum outcome why)
+{
+	if (why == DOES_NOT_FIT)
+		return TOO_BIG_TOLD;
+	if (why == INNER_TTL)
+		return TTL_TOLD;
+	return why == IS_REFUSED ? GATEWAY_REFUSED : UNREACHABLE_TOLD;
+}
+
 /* Tells the endpoint by an ICMP error why its packet did not go, when that is due. */
 static __always_inline enum outcome tell(context *ctx, const struct departure *departure, enum outcome why)
 {
-	bool too_big = why == DOES_NOT_FIT;
-	enum outcome untold = too_big ? TOO_BIG : INNER_TTL;
-	struct complaint complaint = {.mtu = too_big ? departure->tunnel.fits : 0};
+	bool ipv6 = INNER_IPV6 && departure->packet.kind == ETH_P_IPV6;
+	struct complaint complaint = {
+		.kind = error_about(why, ipv6, departure->transport.protocol),
+		.routed = is_unreachable(why) && why != NO_ENDPOINT,
+	};
 
-	if (too_big && !complaint.mtu)
-		return untold;
+	if (why == DOES_NOT_FIT) {
+		if (is_subnet_broadcast(&departure->packet.to))
+			return MULTICAST;
+		complaint.value = departure->tunnel.fits;
+		if (!complaint.value)
+			return TOO_BIG;
+	}
+	if (complaint.kind == KIND(ICMPV6_PARAMETER, ICMPV6_UNKNOWN_NEXT) && ipv6) {
+		/* Behind extension headers it would point elsewhere, and "no next header" is no mistake. */
+		if (departure->transport.extended || departure->transport.protocol == EXTENSION_NONE)
+			return TO_GATEWAY;
+		complaint.value = NEXT_HEADER_AT;
+	}
 	if (!is_told(frame_start(ctx), frame_end(ctx), &departure->packet, &complaint))
-		return untold;
-	if (complain(ctx, &departure->packet, &complaint, untold) != DOES_NOT_FIT)
-		return untold;
-	return too_big ? TOO_BIG_TOLD : TTL_TOLD;
+		return untold(why);
+	if (complain(ctx, &departure->packet, &complaint, TOO_BIG) != DOES_NOT_FIT)
+		return untold(why);
+	return told_of(why);
 }
 
 int transit_agent(struct xdp_md *ctx)
@@ -392,13 +446,16 @@ int transit_agent(struct xdp_md *ctx)
 		struct departure departure = {.tunnel = {.vni = sender->vni, .length = length}};
 
 		outcome = forgotten(from_endpoint(ctx, sender, &departure));
+		if (outcome == ASKS)
+			outcome = forgotten(ask(sender, &departure));
 		if (outcome == DELIVERED_SAME_HOST) {
 			programs.call(ctx, TRANSIT_XDP); /* which counts; it comes back only when it is not there */
 			outcome = NO_PROGRAM;
 		}
 		if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
 			outcome = send_out(ctx, sender, &departure, outcome, &leave_by);
-		if (outcome == DOES_NOT_FIT || outcome == INNER_TTL) {
+		if (outcome == DOES_NOT_FIT || outcome == INNER_TTL || outcome == IS_REFUSED ||
+		    is_unreachable(outcome)) {
 			outcome = tell(ctx, &departure, outcome);
 			leave_by = arrival;
 		}

@@ -58,18 +58,24 @@ static __always_inline enum outcome packet_from_tunnel(context *ctx, const struc
 	struct endpoint *endpoint;
 	bool undivided;
 
+	if (outcome != GO_ON)
+		return outcome;
 	endpoint = endpoints.lookup(&packet->to);
+	if (!endpoint && (is_to_many(packet) || is_subnet_broadcast(&packet->to)))
+		return MULTICAST;
 	if (!endpoint && is_own_misdirected(tunnel, packet)) {
 		tunnel->flags = TUNNEL_MISDIRECTED;
 		copy_address(&tunnel->origin, &tunnel->peer.address);
 	}
-	if (outcome == GO_ON && tunnel->flags & TUNNEL_COMES_BACK)
+	if (tunnel->flags & TUNNEL_COMES_BACK)
 		outcome = take_back(local, tunnel, packet);
 	if (outcome != GO_ON)
 		return outcome;
 	tunnel->tos = (tunnel->tos & ~ECN_MASK) | (packet->tos & ECN_MASK);
 	undivided = is_undivided(tunnel, packet, endpoint);
 	if (VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN) {
+		if (is_group(ethernet->h_dest)) /* a droplet's sender has looked */
+			return MULTICAST;
 		outcome = check_vxlan_source(ethernet, frame_end(ctx), tunnel, packet,
 					     undivided || !endpoint || !endpoint->ifindex);
 		if (outcome != GO_ON)
@@ -85,9 +91,10 @@ static __always_inline enum outcome packet_from_tunnel(context *ctx, const struc
 	return pass_on(local, tunnel, packet, endpoint);
 }
 
+/* GO_ON for what goes on as a packet, neighbour discovery being looked after. */
 static __always_inline enum outcome ipv6_from_tunnel(context *ctx, const struct local_droplet *local,
 						     struct tunnel *tunnel, struct packet *packet,
-						     struct ethhdr *ethernet, bool on_path, __u32 *leave_by)
+						     struct ethhdr *ethernet)
 {
 	struct transport transport = {};
 	enum outcome outcome = find_transport(ethernet, frame_end(ctx), packet, &transport);
@@ -104,7 +111,7 @@ static __always_inline enum outcome ipv6_from_tunnel(context *ctx, const struct 
 				return outcome;
 		}
 	}
-	return packet_from_tunnel(ctx, local, tunnel, packet, ethernet, on_path, leave_by);
+	return GO_ON;
 }
 
 static __always_inline enum outcome frame_from_tunnel(context *ctx, const struct local_droplet *local,
@@ -122,12 +129,12 @@ static __always_inline enum outcome frame_from_tunnel(context *ctx, const struct
 	if (known != GO_ON)
 		return known;
 	if (outcome == GO_ON && INNER_IPV6 && packet->kind == ETH_P_IPV6)
-		return ipv6_from_tunnel(ctx, local, tunnel, packet, ethernet, on_path, leave_by);
-	if (outcome == GO_ON)
-		return packet_from_tunnel(ctx, local, tunnel, packet, ethernet, on_path, leave_by);
-	if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP))
-		return arp_from_tunnel(ctx, local, tunnel, ethernet, leave_by);
-	return outcome;
+		outcome = ipv6_from_tunnel(ctx, local, tunnel, packet, ethernet);
+	else if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP))
+		outcome = arp_from_tunnel(ctx, local, tunnel, packet, ethernet, leave_by);
+	if (outcome != GO_ON)
+		return outcome;
+	return packet_from_tunnel(ctx, local, tunnel, packet, ethernet, on_path, leave_by);
 }
 
 /* `outcome` is what the outer headers came to: whose they are, is known. */
@@ -164,43 +171,51 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
 }
 
 /* What came back was sent by an endpoint of this host: take_back() made this droplet the origin. It is told here. */
-static __always_inline enum outcome tell_own(struct packet *packet, __u32 *leave_by)
+static __always_inline enum outcome tell_own(struct packet *packet, enum outcome why, __u32 *leave_by)
 {
 	struct endpoint *sender = endpoints.lookup(&packet->from);
 	__u32 ifindex = sender ? ifindex_of(sender) : 0;
 
 	if (!receiver_on(ifindex, packet->from.vni)) /* closed: it has just gone */
-		return TOO_BIG;
+		return why == DOES_NOT_FIT ? TOO_BIG : why;
 	*leave_by = ifindex;
-	return TOO_BIG_TOLD;
+	return why == DOES_NOT_FIT ? TOO_BIG_TOLD : UNREACHABLE_TOLD;
 }
 
 /*
- * Tells the sender of a packet that came through a tunnel what would have fitted. `came_by` is the tunnel's flags as
- * they were read: what the sender's droplet speaks.
+ * Tells the sender of a packet that came through a tunnel why it goes no further: what would have fitted, or that
+ * nothing leads there. `came_by` is the tunnel's flags as they were read: what the sender's droplet speaks.
  */
 static __always_inline enum outcome tell_remote(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
-						struct packet *packet, __u8 came_by, __u32 *leave_by)
+						struct packet *packet, __u8 came_by, enum outcome why, __u32 *leave_by)
 {
-	struct complaint complaint = {.mtu = tunnel->fits, .from = tunnel->headers};
+	bool too_big = why == DOES_NOT_FIT;
+	struct complaint complaint = {
+		.kind = error_about(why, INNER_IPV6 && packet->kind == ETH_P_IPV6, 0),
+		.routed = !too_big && why != NO_ENDPOINT && why != ALL_MISDIRECTED,
+		.value = too_big ? tunnel->fits : 0,
+		.from = tunnel->headers,
+	};
 	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
-	enum outcome outcome;
+	enum outcome outcome, untold = too_big ? TOO_BIG : why;
 
-	if (!complaint.mtu || !is_told(ethernet, frame_end(ctx), packet, &complaint))
-		return TOO_BIG;
-	outcome = complain(ctx, packet, &complaint, TOO_BIG);
+	if (too_big && !complaint.value)
+		return untold;
+	if (!is_told(ethernet, frame_end(ctx), packet, &complaint))
+		return untold;
+	outcome = complain(ctx, packet, &complaint, untold);
 	if (outcome != DOES_NOT_FIT)
 		return outcome;
 	if (same_address(&tunnel->origin, &local->address))
-		return tell_own(packet, leave_by);
+		return tell_own(packet, why, leave_by);
 	tunnel->headers = 0;
 	tunnel->length = frame_length(ctx);
 	tunnel->flags = came_by;
-	outcome = to_origin(local, tunnel, TOO_BIG_TOLD_REMOTE);
+	outcome = to_origin(local, tunnel, too_big ? TOO_BIG_TOLD_REMOTE : UNREACHABLE_TOLD_REMOTE);
 	if (outcome >= FIRST_DROPPED)
 		return outcome;
 	outcome = forward(ctx, local, tunnel, outcome, leave_by);
-	return outcome == DOES_NOT_FIT ? TOO_BIG : outcome;
+	return outcome == DOES_NOT_FIT ? untold : outcome;
 }
 
 static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by)
@@ -218,8 +233,10 @@ static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by
 		return outcome;
 	outcome = forgotten(from_tunnel(ctx, local, &tunnel, &packet, outcome, leave_by));
 	if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
-		outcome = forward(ctx, local, &tunnel, outcome, leave_by);
-	return outcome == DOES_NOT_FIT ? tell_remote(ctx, local, &tunnel, &packet, came_by, leave_by) : outcome;
+		outcome = forgotten(forward(ctx, local, &tunnel, outcome, leave_by));
+	if (outcome == DOES_NOT_FIT || is_unreachable(outcome))
+		outcome = tell_remote(ctx, local, &tunnel, &packet, came_by, outcome, leave_by);
+	return outcome;
 }
 
 /* The transit agent has checked the frame, the source, the length and the time to live. */

@@ -67,8 +67,8 @@ INTERFACE = struct.Struct("=II16s4s6sHHBx")
 """struct interface { u32 vni; u32 droplet; address ipv6; be32 ipv4; u8 mac[6]; u16 flags; u16 mtu; u8 tos; pad }."""
 NETWORK_KEY = struct.Struct("=II16s")
 """struct network_key { u32 prefixlen; u32 vni; address }."""
-NETWORK = struct.Struct(f"=16sII{16 * MAX_SET}s")
-"""struct network { address gateway; u32 flags; u32 count; address bouncers[MAX_SET] }."""
+NETWORK = struct.Struct(f"=16sII4s4x{16 * MAX_SET}s")
+"""struct network { address gateway; u32 flags; u32 count; be32 broadcast; pad; address bouncers[MAX_SET] }."""
 VPC = struct.Struct(f"=II{16 * MAX_SET}s")
 """struct vpc { u32 flags; u32 count; address dividers[MAX_SET] }."""
 DROPLET = struct.Struct("=II")
@@ -168,9 +168,16 @@ def network_key(vni: int, address: bytes, prefix: int) -> bytes:
     return NETWORK_KEY.pack(32 + family_bits + prefix, vni, mapped(address))
 
 
-def network_value(gateway: bytes, flags: int, bouncers: tuple[bytes, ...]) -> bytes:
-    """Pack a network: gateway and bouncers as 16-byte addresses, at most `MAX_SET` of them."""
-    return NETWORK.pack(gateway, flags, len(bouncers), b"".join(bouncers))
+def broadcast_of(address: bytes, prefix: int) -> bytes:
+    """Return the IPv4 broadcast address of a CIDR, packed; zeros where it has none (IPv6; RFC 3021: /31 and /32)."""
+    if len(address) != 4 or prefix > 30:
+        return bytes(4)
+    return (int.from_bytes(address, "big") | 0xFFFFFFFF >> prefix).to_bytes(4, "big")
+
+
+def network_value(gateway: bytes, flags: int, bouncers: tuple[bytes, ...], broadcast: bytes = bytes(4)) -> bytes:
+    """Pack a network: gateway and bouncers (at most `MAX_SET`) of 16 bytes, `broadcast` of 4, zeros for none."""
+    return NETWORK.pack(gateway, flags, len(bouncers), broadcast, b"".join(bouncers))
 
 
 def vpc_value(flags: int, dividers: tuple[bytes, ...]) -> bytes:

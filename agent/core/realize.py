@@ -26,6 +26,7 @@ from agent.core.layout import (
     V4_MAPPED,
     VPC_DIVIDED_HERE,
     MapName,
+    broadcast_of,
     mapped,
     network_key,
     network_value,
@@ -146,7 +147,9 @@ def _realize_network(network: Network, world: World, into: Realization) -> None:
     for text, gateway in zip(network.cidrs, gateways(network), strict=True):
         cidr = parse_cidr(text)
         key = network_key(vni, cidr.address, cidr.prefix)
-        into.map(MapName.NETWORKS)[key] = network_value(mapped(gateway), flags, bouncers)
+        into.map(MapName.NETWORKS)[key] = network_value(
+            mapped(gateway), flags, bouncers, broadcast_of(cidr.address, cidr.prefix)
+        )
 
 
 def _realize_endpoints(endpoints: tuple[Endpoint, ...], world: World, into: Realization) -> None:

@@ -20,68 +20,71 @@ class Outcome(IntEnum):
     TOO_BIG_TOLD = 6
     TTL_TOLD = 7
     PROBE_REFLECTED = 8
-    DELIVERED = 9
-    DELIVERED_SAME_HOST = 10
-    SENT_DIRECT = 11
-    SENT_TO_BOUNCER = 12
-    SENT_TO_DIVIDER = 13
-    BOUNCED = 14
-    HANDED_TO_BOUNCER = 15
-    HANDED_TO_DIVIDER = 16
-    RETURNED = 17
-    REROUTED = 18
-    ARP_ANSWERED_REMOTE = 19
-    ND_ANSWERED_REMOTE = 20
-    TOO_BIG_TOLD_REMOTE = 21
-    MISDIRECTED = 22
-    UNKNOWN_INTERFACE = 23
-    SOURCE_MAC = 24
-    SOURCE_ADDRESS = 25
-    SOURCE_ARP = 26
-    SOURCE_ND = 27
-    ARP_OWN_ADDRESS = 28
-    ND_OWN_ADDRESS = 29
-    ARP_OPCODE = 30
-    ND_TYPE = 31
-    MALFORMED_ARP = 32
-    MALFORMED_ND = 33
-    INNER_PROTOCOL = 34
-    MALFORMED_INNER = 35
-    EXTENSION_HEADERS = 36
-    MULTICAST = 37
-    LINK_LOCAL = 38
-    INNER_TTL = 39
-    TOO_BIG = 40
-    TO_GATEWAY = 41
-    NO_PROGRAM = 42
-    NO_LOCAL_DROPLET = 43
-    NO_NETWORK = 44
-    NO_BOUNCER = 45
-    NO_DIVIDER = 46
-    NO_VPC = 47
-    NO_ENDPOINT = 48
-    NOT_HERE = 49
-    NEXT_HOP_UNRESOLVED = 50
-    OTHER_FAMILY = 51
-    NO_HEADROOM = 52
-    OUTER_FRAGMENT = 53
-    OUTER_OPTIONS = 54
-    OUTER_CHECKSUM = 55
-    NO_CHECKSUM = 56
-    OUTER_TTL = 57
-    MALFORMED_OUTER = 58
-    UNKNOWN_DROPLET = 59
-    UNKNOWN_ORIGIN = 60
-    GENEVE_VERSION = 61
-    GENEVE_CONTROL = 62
-    GENEVE_PROTOCOL = 63
-    MALFORMED_GENEVE = 64
-    CRITICAL_OPTION = 65
-    VXLAN_FLAGS = 66
-    TOO_MANY_BOUNCES = 67
-    ECN_NOT_CAPABLE = 68
-    SOURCE_ELSEWHERE = 69
-    ALL_MISDIRECTED = 70
+    UNREACHABLE_TOLD = 9
+    GATEWAY_REFUSED = 10
+    DELIVERED = 11
+    DELIVERED_SAME_HOST = 12
+    SENT_DIRECT = 13
+    SENT_TO_BOUNCER = 14
+    SENT_TO_DIVIDER = 15
+    BOUNCED = 16
+    HANDED_TO_BOUNCER = 17
+    HANDED_TO_DIVIDER = 18
+    RETURNED = 19
+    REROUTED = 20
+    ARP_ANSWERED_REMOTE = 21
+    ND_ANSWERED_REMOTE = 22
+    TOO_BIG_TOLD_REMOTE = 23
+    UNREACHABLE_TOLD_REMOTE = 24
+    MISDIRECTED = 25
+    UNKNOWN_INTERFACE = 26
+    SOURCE_MAC = 27
+    SOURCE_ADDRESS = 28
+    SOURCE_ARP = 29
+    SOURCE_ND = 30
+    ARP_OWN_ADDRESS = 31
+    ND_OWN_ADDRESS = 32
+    ARP_OPCODE = 33
+    ND_TYPE = 34
+    MALFORMED_ARP = 35
+    MALFORMED_ND = 36
+    INNER_PROTOCOL = 37
+    MALFORMED_INNER = 38
+    EXTENSION_HEADERS = 39
+    MULTICAST = 40
+    LINK_LOCAL = 41
+    INNER_TTL = 42
+    TOO_BIG = 43
+    TO_GATEWAY = 44
+    NO_PROGRAM = 45
+    NO_LOCAL_DROPLET = 46
+    NO_NETWORK = 47
+    NO_BOUNCER = 48
+    NO_DIVIDER = 49
+    NO_VPC = 50
+    NO_ENDPOINT = 51
+    NOT_HERE = 52
+    NEXT_HOP_UNRESOLVED = 53
+    OTHER_FAMILY = 54
+    NO_HEADROOM = 55
+    OUTER_FRAGMENT = 56
+    OUTER_OPTIONS = 57
+    OUTER_CHECKSUM = 58
+    NO_CHECKSUM = 59
+    OUTER_TTL = 60
+    MALFORMED_OUTER = 61
+    UNKNOWN_DROPLET = 62
+    UNKNOWN_ORIGIN = 63
+    GENEVE_VERSION = 64
+    GENEVE_CONTROL = 65
+    GENEVE_PROTOCOL = 66
+    MALFORMED_GENEVE = 67
+    CRITICAL_OPTION = 68
+    VXLAN_FLAGS = 69
+    TOO_MANY_BOUNCES = 70
+    ECN_NOT_CAPABLE = 71
+    SOURCE_ELSEWHERE = 72
+    ALL_MISDIRECTED = 73
 
 
 RECEIVED = frozenset(
@@ -103,6 +106,8 @@ ANSWERED = frozenset(
         Outcome.TOO_BIG_TOLD,
         Outcome.TTL_TOLD,
         Outcome.PROBE_REFLECTED,
+        Outcome.UNREACHABLE_TOLD,
+        Outcome.GATEWAY_REFUSED,
     }
 )
 FORWARDED = frozenset(
@@ -120,6 +125,7 @@ FORWARDED = frozenset(
         Outcome.ARP_ANSWERED_REMOTE,
         Outcome.ND_ANSWERED_REMOTE,
         Outcome.TOO_BIG_TOLD_REMOTE,
+        Outcome.UNREACHABLE_TOLD_REMOTE,
         Outcome.MISDIRECTED,
     }
 )
@@ -185,6 +191,8 @@ SENTENCES = {
     Outcome.TOO_BIG_TOLD: "The endpoint's packet did not fit, which an ICMP error told it.",
     Outcome.TTL_TOLD: "The endpoint's packet used up its time to live, which an ICMP error told it.",
     Outcome.PROBE_REFLECTED: "Another droplet's probe of the path, sent back.",
+    Outcome.UNREACHABLE_TOLD: "Nothing leads to where the endpoint's packet was to go, which an ICMP error told it.",
+    Outcome.GATEWAY_REFUSED: "The endpoint's packet asked its gateway for a service, which an ICMP error refused.",
     Outcome.DELIVERED: "Came through a tunnel and was handed to its endpoint.",
     Outcome.DELIVERED_SAME_HOST: "Was handed from one endpoint of this droplet to another.",
     Outcome.SENT_DIRECT: "Was sent by an endpoint straight to its destination's droplet.",
@@ -198,6 +206,7 @@ SENTENCES = {
     Outcome.ARP_ANSWERED_REMOTE: "An ARP request through a tunnel, answered to the droplet it came from.",
     Outcome.ND_ANSWERED_REMOTE: "A neighbour solicitation through a tunnel, answered to the droplet it came from.",
     Outcome.TOO_BIG_TOLD_REMOTE: "Came through a tunnel and did not fit further, which an ICMP error told its sender.",
+    Outcome.UNREACHABLE_TOLD_REMOTE: "Came through a tunnel and leads nowhere, which an ICMP error told its sender.",
     Outcome.MISDIRECTED: "A bouncer or divider with an old map sent it here; returned to its sender's droplet.",
     Outcome.UNKNOWN_INTERFACE: "Came from an interface that belongs to no endpoint.",
     Outcome.SOURCE_MAC: "The endpoint's frame had another Ethernet source than the endpoint's.",
@@ -213,11 +222,11 @@ SENTENCES = {
     Outcome.INNER_PROTOCOL: "The inner frame was neither IPv4 nor IPv6 nor ARP.",
     Outcome.MALFORMED_INNER: "The inner packet's lengths, version or addresses were wrong.",
     Outcome.EXTENSION_HEADERS: "An endpoint's or VXLAN peer's packet had more extension headers than are looked at.",
-    Outcome.MULTICAST: "The endpoint's packet went to a multicast or broadcast address.",
+    Outcome.MULTICAST: "The packet went to a group's or everybody's IP or Ethernet address.",
     Outcome.LINK_LOCAL: "The endpoint's packet went to a link-local address.",
     Outcome.INNER_TTL: "The packet used up its time to live, and no ICMP error was due.",
     Outcome.TOO_BIG: "The packet did not fit, and no ICMP error was due.",
-    Outcome.TO_GATEWAY: "The endpoint sent its gateway something else than an echo request.",
+    Outcome.TO_GATEWAY: "The endpoint sent its gateway what it neither answers nor refuses, or too many of them.",
     Outcome.NO_PROGRAM: "Transit XDP was not in the program array for delivery on the same host.",
     Outcome.NO_LOCAL_DROPLET: "The endpoint's droplet was not configured yet.",
     Outcome.NO_NETWORK: "No network of the VPC holds the address.",

@@ -136,7 +136,7 @@ class Readings:
         value = self.maps[MapName.NETWORKS].lookup(network_key(vni, address, bits))
         if value is None:
             return None
-        gateway, flags, count, packed = NETWORK.unpack(value)
+        gateway, flags, count, _, packed = NETWORK.unpack(value)
         return NetworkEntry(gateway, AddressSet(flags, split_set(packed, count)))
 
     def lookup_vpc(self, vni: int) -> AddressSet | None:

@@ -141,7 +141,8 @@ class World:
     def network(self, cidr: str, gateway: str, bouncers: tuple[str, ...], flags: int = 0) -> None:
         address, prefix = cidr.split("/")
         members = tuple(mapped(self.droplet(bouncer)) for bouncer in bouncers)
-        value = layout.network_value(mapped(gateway), flags, members)
+        broadcast = layout.broadcast_of(p.ip(address), int(prefix))
+        value = layout.network_value(mapped(gateway), flags, members, broadcast)
         self.put(MapName.NETWORKS, layout.network_key(VNI, p.ip(address), int(prefix)), value)
 
     def own_network(self, bouncers: tuple[str, ...] = (D3,), flags: int = 0) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fuzz_machine import Step
-from fuzz_model import GATEWAY_MAC, ZERO, Model
+from fuzz_model import GATEWAY_MAC, ZERO, Model, is_v4
 from fuzz_parse import (
     ICMPV6,
     MAPPED,
@@ -16,6 +16,7 @@ from fuzz_rules import (
     need,
 )
 
+from agent.core import layout
 from agent.core.realize import IFINDEX_BASE
 
 
@@ -84,6 +85,21 @@ class Answers:
         all_nodes = bytes.fromhex("ff020000000000000000000000000001")
         need(ip.destination == (all_nodes if detects else before.source), "to the one who asked, or to all nodes")
         need(answer[:6] == (b"\x33\x33\0\0\0\1" if detects else asked[6:12]), "to its Ethernet address")
+
+    def _hold_unreachable(self, head: bytes, vni: int, culprit: Ip, *, came_back: bool) -> None:
+        """Hold that nothing leads there, as far as this droplet's roles go, and that the code says which it is."""
+        model, v4 = self.model, is_v4(culprit.source)
+        to, source = model.network_of(vni, culprit.destination), model.network_of(vni, culprit.source)
+        need(not any(head[4:8]), "no word of a number")
+        if head[:2] == (b"\x03\x01" if v4 else b"\x01\x03"):
+            need(to and to.flags & layout.NETWORK_BOUNCED_HERE, "of its endpoints only a network's bouncer knows")
+            need(came_back or (vni, culprit.destination) not in model.endpoints, "and it knows of none")
+            return
+        need(head[:2] == (b"\x03\x00" if v4 else b"\x01\x00"), "it says that no host or no network is there")
+        need(source, "for the sender's own gateway")
+        divides, vpc = model.divided_here(vni), model.vpcs.get(vni)
+        lacking = not to or not to.bouncers if divides else vpc and not vpc.members
+        need(lacking or (source and not source.bouncers), "no network, or no bouncer or divider that leads there")
 
     @staticmethod
     def _hold_too_big(head: bytes, v4: bool, length: int) -> None:

@@ -118,15 +118,21 @@ def _is_malformed_inner(s: Sight) -> bool:
     return ip.protocol in PORTED and not ip.later and ip.transport + 4 > ip.end
 
 
+def _is_inner_protocol(s: Sight) -> bool:
+    known = (0x0800, ARP, IPV6 if "ipv6" in s.model.features.families else ARP)
+    return s.kind not in known and not (s.from_endpoint and s.inner[0] & 1)
+
+
 def _is_arp(s: Sight) -> bool:
     return len(s.inner) >= 42 and s.inner[14:20] == b"\0\1\x08\0\6\4"
 
 
 def _is_multicast(s: Sight) -> bool:
     to = s.target if not s.is_nd else s.ip.destination if s.ip else ZERO
-    if is_v4(to):
-        return to[12] >> 4 == 14 or to[12:] == b"\xff" * 4
-    return to[0] == 0xFF
+    looked_at = s.from_endpoint or (s.tunnel and s.tunnel.is_vxlan)
+    if looked_at and s.inner[0] & 1 and s.kind != ARP and not s.is_nd:
+        return True
+    return s.model.is_to_many(s.vni, to)
 
 
 def _is_malformed_geneve(s: Sight) -> bool:
@@ -199,7 +205,7 @@ def _is_bad_critical(s: Sight) -> bool:
     return False
 
 
-def _is_last_attempt(s: Sight) -> bool:
+def is_last_attempt(s: Sight) -> bool:
     """A packet that came back as often as there are ways: each bouncer twice, unless there is one alone."""
     network = s.model.network_of(s.vni, s.source)
     if not s.tunnel or not s.ip or not network:
@@ -233,7 +239,7 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
     Outcome.ND_TYPE: lambda s: _is_like_nd(s) and (not s.ip or not s.ip.plain or s.inner[54] != 135),
     Outcome.MALFORMED_ARP: lambda s: not _is_arp(s),
     Outcome.MALFORMED_ND: _is_like_nd,
-    Outcome.INNER_PROTOCOL: lambda s: s.kind not in (0x0800, ARP, IPV6 if "ipv6" in s.model.features.families else ARP),
+    Outcome.INNER_PROTOCOL: _is_inner_protocol,
     Outcome.MALFORMED_INNER: _is_malformed_inner,
     Outcome.EXTENSION_HEADERS: lambda s: s.kind == IPV6 and s.ip and s.inner[20] in EXTENSIONS,
     Outcome.MULTICAST: _is_multicast,
@@ -264,7 +270,7 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
     Outcome.TOO_MANY_BOUNCES: lambda s: s.origin and s.origin[0] >= 4,
     Outcome.ECN_NOT_CAPABLE: lambda s: s.ip and s.tunnel and merged(s.ip.tos, s.tunnel.ip.tos) is None,
     Outcome.SOURCE_ELSEWHERE: _is_source_elsewhere,
-    Outcome.ALL_MISDIRECTED: _is_last_attempt,
+    Outcome.ALL_MISDIRECTED: is_last_attempt,
 }  # fmt: skip
 """What must be so where a packet was dropped for a reason; reasons that depend on the whole way are left out."""
 

@@ -33,7 +33,9 @@ WRONG = (0.0, 0.0, 0.01, 0.04, 0.15)
 INNER = {family: tuple(packed(f"{h[family]}{n}") for h in HOMES for n in (1, 2, 3, 4, 77)) for family in (0, 1)}
 GATEWAYS = {0: tuple(packed(c[:-4] + "254") for c in CIDRS[:2]), 1: tuple(packed(c[:-3] + "fe") for c in CIDRS[2:])}
 ODD = {
-    0: tuple(map(packed, ("224.0.0.1", "255.255.255.255", "0.0.0.0", "8.8.8.8", "192.0.2.1", "10.0.1.255"))),
+    0: tuple(
+        map(packed, ("224.0.0.1", "255.255.255.255", "0.0.0.0", "8.8.8.8", "192.0.2.1", "10.0.0.255", "10.0.1.255"))
+    ),
     1: (ZERO, *map(packed, ("ff02::1", "fe80::1", "2001:db8::1", "::1", "ff02::1:ff00:1", "64:ff9b::a00:1"))),
 }
 
@@ -154,7 +156,9 @@ def _from_endpoint(c: Chance, model: Model) -> Frame:
     source = own if c.once(0.96) else _address(c, family, ())
     mac = sender.mac if c.once(0.98) else c.rng.randbytes(6)
     likely = tuple(a for vni, a in model.endpoints if vni == sender.vni and is_v4(a) != bool(family))
-    to = c.rng.choice((GATEWAY_MAC, GATEWAY_MAC, bytes([2, 7, 0, 0, 0, 3]), b"\xff" * 6))
+    to = c.rng.choice((GATEWAY_MAC, GATEWAY_MAC, bytes([2, 7, 0, 0, 0, 3])))
+    if c.once(0.06):
+        to = c.rng.choice((b"\xff" * 6, b"\x33\x33\0\0\0\1", b"\1\0\x5e\0\0\1"))
     return Frame("transit_agent", IFINDEX_BASE + slot, _whole(c, _inner(c, family, source, likely, (to, mac))))
 
 
@@ -250,4 +254,6 @@ def _tunnelled(c: Chance, model: Model, vni: int, peer: bytes) -> bytes:
     source = _address(c, family, near if turned else far)
     mac = bytes([2, vni & 0xFF, 0, 0, 0, 3])
     to = GATEWAY_MAC if c.once(0.4) else bytes([2, vni & 0xFF, 0, 0, 0, 1])
+    if c.once(0.03):
+        to = b"\xff" * 6
     return _inner(c, family, source, far if turned or c.once(0.25) else near, (to, mac))

@@ -48,6 +48,16 @@ class FromEndpoint(Answers):
         need(step.frame[6:12] == sender.mac, "nothing goes on with another Ethernet source than the endpoint's")
         return sender
 
+    def _hold_to_one(self, step: Step, sender: layout.Interface) -> None:
+        """Hold that nothing goes on that is for many, by Ethernet or by IP, but what asks for an address."""
+        kind, ip = read_inner(step.frame)
+        to = MAPPED + step.frame[38:42] if kind == ARP else ip.destination if ip else ZERO
+        asks = kind == ARP or (ip and self._is_solicitation(step.frame, ip))
+        need(asks or not step.frame[0] & 1, "what goes to many by Ethernet goes nowhere")
+        known = (sender.vni, to) in self.model.endpoints
+        solicits = asks and kind != ARP
+        need(known or solicits or not self.model.is_to_many(sender.vni, to), "what goes to many by IP goes nowhere")
+
     def _own(self, sender: layout.Interface, source: bytes) -> bool:
         if is_v4(source):
             return source[12:] == sender.ipv4 != bytes(4)
@@ -55,6 +65,7 @@ class FromEndpoint(Answers):
 
     def _same_host(self, step: Step) -> None:
         sender, ip = self._sender(step), ip_of(step.frame)
+        self._hold_to_one(step, sender)
         need(self._own(sender, ip.source), "nothing is delivered with a source other than its sender's")
         need(not hides_discovery(ip), "no fragment of an endpoint hides neighbour discovery")
         hold_same(step.frame, step.out, ip, ip.tos, hold_routed(step.frame, ip))
@@ -68,13 +79,14 @@ class FromEndpoint(Answers):
 
     def _sent(self, step: Step) -> None:
         sender = self._sender(step)
+        self._hold_to_one(step, sender)
         kind, ip = read_inner(step.frame)
         tunnel, uplink = sent_out(self.model, step, sender.vni, inner_right=inner_sums_right(step.frame))
         need(tunnel.udp.source >= 49152 and tunnel.ip.ttl == 64, "an ephemeral source port, a fresh time to live")
         if kind == ARP:
             need(
-                step.outcome is Outcome.SENT_TO_BOUNCER and tunnel.inner[12:] == step.frame[12:],
-                "a request goes as it is",
+                step.outcome in (Outcome.SENT_TO_BOUNCER, Outcome.SENT_DIRECT) and tunnel.inner[12:] == step.frame[12:],
+                "a request goes as it is, straight or by a bouncer",
             )
             need(step.frame[22:28] == sender.mac and step.frame[28:32] in (sender.ipv4, bytes(4)), "in its own name")
             source, destination, tos = MAPPED + sender.ipv4, MAPPED + step.frame[38:42], 0
@@ -162,12 +174,11 @@ class FromEndpoint(Answers):
         need(self._own(sender, ip.source) and network and ip.destination == network.gateway, "its own gateway answers")
         need((answer.source, answer.destination) == (ip.destination, ip.source), "addresses change places")
         v4 = is_v4(ip.source)
-        need(
-            step.out[answer.transport] == (0 if v4 else 129) and step.frame[ip.transport] == (8 if v4 else 128),
-            "an echo",
-        )
+        kinds = step.frame[ip.transport : ip.transport + 1], step.out[answer.transport : answer.transport + 1]
+        need(ip.later or kinds == ((b"\x08", b"\0") if v4 else (b"\x80", b"\x81")), "an echo")
+        same = 0 if ip.later else 4
         need(step.out[:12] == sender.mac + GATEWAY_MAC and step.leaves == step.arrival, "it goes back")
-        need(step.out[answer.transport + 4 :] == step.frame[ip.transport + 4 :], "with the same content")
+        need(step.out[answer.transport + same :] == step.frame[ip.transport + same :], "with the same content")
         need(answer.summed == ip.summed, "a right IPv4 checksum stays right")
         protocol = ICMP if v4 else ICMPV6
         need(
@@ -183,19 +194,27 @@ class FromEndpoint(Answers):
 
     def _told(self, step: Step) -> None:
         sender, about = self._sender(step), ip_of(step.frame)
-        frame = step.frame
-        if self._is_solicitation(frame, about) and about.source != sender.ipv6:  # it would have gone on in its own name
-            frame = frame[:22] + sender.ipv6 + frame[38:56] + step.out[104:106] + frame[58:]
-        ip = hold_error(self.model, sender.vni, frame, step.out)
+        ip = hold_error(self.model, sender.vni, step.frame, step.out)
         need(step.leaves == step.arrival, "an ICMP error goes back")
-        need(
-            self._own(sender, about.source) or about.source[:2] == b"\xfe\x80" or about.source == ZERO,
-            "only own packets are complained about",
-        )
-        head = step.out[ip.transport : ip.transport + 8]
+        need(self._own(sender, about.source), "only own packets are complained about")
+        head, v4 = step.out[ip.transport : ip.transport + 8], is_v4(ip.source)
         if step.outcome is Outcome.TTL_TOLD:
-            need(
-                head[:2] in (b"\x0b\0", b"\x03\0") and about.ttl <= 1 and not any(head[4:8]), "time to live is used up"
-            )
+            kind = b"\x0b\0" if v4 else b"\x03\0"
+            need(head[:2] == kind and about.ttl <= 1 and not any(head[4:8]), "time to live is used up")
+        elif step.outcome is Outcome.UNREACHABLE_TOLD:
+            self._hold_unreachable(head, sender.vni, about, came_back=False)
+        elif step.outcome is Outcome.GATEWAY_REFUSED:
+            self._hold_refused(step, head, about)
         else:
-            self._hold_too_big(head, is_v4(ip.source), len(step.frame) - 14)
+            self._hold_too_big(head, v4, len(step.frame) - 14)
+
+    def _hold_refused(self, step: Step, head: bytes, about: Ip) -> None:
+        network = self.model.network_of(self._sender(step).vni, about.source)
+        need(network and about.destination == network.gateway, "only its own gateway refuses")
+        v4, has_ports = is_v4(about.source), about.protocol in (6, 17, 33, 132, 136)
+        need(about.protocol != (ICMP if v4 else ICMPV6), "ICMP is answered or left alone")
+        want = (b"\x03\x02", 0) if v4 else (b"\x04\x01", 6)
+        if has_ports:
+            want = (b"\x03\x03" if v4 else b"\x01\x04", 0)
+        need((head[:2], int.from_bytes(head[4:8], "big")) == want, "it has no such port or knows no such protocol")
+        need(want[1] == 0 or step.frame[14 + want[1]] == about.protocol, "the error points to the protocol")

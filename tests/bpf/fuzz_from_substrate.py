@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fuzz_answers import Answers
+from fuzz_drops import Sight, is_last_attempt
 from fuzz_machine import Step
 from fuzz_model import Uplink, host_of, is_v4
 from fuzz_parse import (
@@ -23,6 +24,7 @@ from fuzz_rules import (
     ViolationError,
     accepted,
     address_in,
+    asked_by,
     comes_back,
     data_packet,
     found,
@@ -77,6 +79,8 @@ class FromSubstrate(Answers):
         if not tunnel.is_vxlan:
             return
         need(not hides_discovery(ip), "no fragment of a VXLAN peer hides neighbour discovery")
+        answers = tunnel.inner[12:14] == b"\x86\xdd" and ip.protocol == 58 and tunnel.inner[54:55] == b"\x88"
+        need(answers or not tunnel.inner[0] & 1, "what a VXLAN peer sends to many by Ethernet goes no further")
         source, network = (
             self.model.endpoints.get((tunnel.vni, ip.source)),
             self.model.network_of(tunnel.vni, ip.source),
@@ -85,7 +89,10 @@ class FromSubstrate(Answers):
         here = source is None or host_of(source.host) == host_of(tunnel.ip.source)
         need(here or not goes_on, "what goes on comes from the host that its source is on")
         if network and network.gateway == ip.source:
-            kinds = {1: (b"\x03\x04", b"\x0b"), 58: (b"\x02", b"\x03")}.get(ip.protocol, ())
+            kinds = {
+                1: (b"\x03\x04", b"\x03\x00", b"\x03\x01", b"\x0b"),
+                58: (b"\x02", b"\x03", b"\x01\x00", b"\x01\x03"),
+            }.get(ip.protocol, ())
             error = tunnel.inner[ip.transport :].startswith(kinds) if kinds else False
             need(error, "of a gateway only errors come by VXLAN")
 
@@ -137,7 +144,14 @@ class FromSubstrate(Answers):
 
     def _handed(self, step: Step) -> None:
         tunnel, uplink = data_packet(self.model, step)
+        asked = asked_by(tunnel.inner)
+        if asked:
+            self._asked_in_vain(step, tunnel, asked)
+            return
         ip = ip_of(tunnel.inner)
+        known = (tunnel.vni, ip.destination) in self.model.endpoints
+        back = comes_back(tunnel) or step.outcome is Outcome.RETURNED
+        need(known or back or not self.model.is_to_many(tunnel.vni, ip.destination), "to many nothing is handed on")
         self._hold_vxlan(tunnel, ip, goes_on=True)
         sent, _ = sent_out(self.model, step, tunnel.vni)
         tos = merged(ip.tos, tunnel.ip.tos)
@@ -166,6 +180,19 @@ class FromSubstrate(Answers):
         replaced = is_v4(sent.ip.source) and not is_v4(tunnel.ip.source)
         need(after[1] == (UNLEARNT if replaced else 0), "U says that the name had no room")
         need(address_in(after) == (sent.ip.source if replaced else tunnel.ip.source), "and by whom")
+
+    def _asked_in_vain(self, step: Step, tunnel: Tunnel, asked: tuple[bytes, bytes]) -> None:
+        """Hold a question that came straight for an endpoint that is not here: it goes back whole."""
+        sent, _ = sent_out(self.model, step, tunnel.vni)
+        endpoint = self.model.endpoints.get((tunnel.vni, asked[1]))
+        network = self.model.network_of(tunnel.vni, asked[1])
+        need(step.outcome is Outcome.RETURNED, "a question is answered or goes back")
+        need(not tunnel.is_vxlan and tunnel.option(RTS) is None, "only what came straight goes back")
+        need(tunnel.option(INVALIDATE) is None, "and that once")
+        knows = network and network.flags & layout.NETWORK_BOUNCED_HERE
+        need(not endpoint or (not endpoint.ifindex and not knows), "who knows the endpoint answers")
+        need(sent.ip.destination == tunnel.ip.source and sent.ip.ttl == 64, "to the droplet that it came from")
+        need(sent.option(INVALIDATE) == b"" and sent.inner == tunnel.inner, "marked, and as it came")
 
     def _hold_way_on(self, step: Step, tunnel: Tunnel, sent: Tunnel, uplink: Uplink) -> None:
         body, after = tunnel.option(RTS), sent.option(RTS)
@@ -234,10 +261,19 @@ class FromSubstrate(Answers):
         need(sender and step.leaves == sender.ifindex, "an ICMP error goes to its sender's interface")
         ip = hold_error(self.model, tunnel.vni, tunnel.inner, step.out)
         head = step.out[ip.transport : ip.transport + 8]
+        if is_last_attempt(Sight(self.model, step)):
+            need(head[:2] == (b"\x03\x01" if is_v4(ip.source) else b"\x01\x03"), "no bouncer finds the host")
+            return
+        if step.outcome is Outcome.UNREACHABLE_TOLD:
+            self._hold_unreachable(head, tunnel.vni, culprit, came_back=True)
+            return
         self._hold_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
 
     def _told_remote(self, step: Step) -> None:
         tunnel, sent = self._answer_to(step)
         ip = hold_error(self.model, tunnel.vni, tunnel.inner, sent.inner)
         head = sent.inner[ip.transport : ip.transport + 8]
+        if step.outcome is Outcome.UNREACHABLE_TOLD_REMOTE:
+            self._hold_unreachable(head, tunnel.vni, ip_of(tunnel.inner), came_back=False)
+            return
         self._hold_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)

@@ -9,7 +9,9 @@ from fuzz_from_endpoint import FromEndpoint
 from fuzz_from_substrate import FromSubstrate
 from fuzz_machine import Step
 from fuzz_model import Model
+from fuzz_parse import Tunnel
 from fuzz_rules import (
+    asked_by,
     comes_back,
     data_packet,
     ip_of,
@@ -46,12 +48,15 @@ class Judge(FromEndpoint, FromSubstrate):
             Outcome.ARP_ANSWERED: self._arp_answered,
             Outcome.ND_ANSWERED: self._nd_answered,
             Outcome.GATEWAY_ECHO: self._echo,
-            Outcome.TOO_BIG_TOLD: self._too_big_told,
+            Outcome.TOO_BIG_TOLD: self._told_here,
+            Outcome.UNREACHABLE_TOLD: self._told_here,
             Outcome.TTL_TOLD: self._told,
+            Outcome.GATEWAY_REFUSED: self._told,
             Outcome.PROBE_REFLECTED: self._reflected,
             Outcome.ARP_ANSWERED_REMOTE: self._arp_answered_remote,
             Outcome.ND_ANSWERED_REMOTE: self._nd_answered_remote,
             Outcome.TOO_BIG_TOLD_REMOTE: self._told_remote,
+            Outcome.UNREACHABLE_TOLD_REMOTE: self._told_remote,
             **dict.fromkeys(SENT, self._sent),
             **dict.fromkeys(HANDED, self._handed),
             Outcome.HANDED_TO_BOUNCER: self._by_role,
@@ -93,6 +98,11 @@ class Judge(FromEndpoint, FromSubstrate):
         written = {key: value for key, value in step.after.items() if step.before.get(key) != value}
         gone = step.before.keys() - step.after.keys()
         tunnel, _ = data_packet(self.model, step)
+        asked = asked_by(tunnel.inner)
+        if asked:
+            need(step.outcome is Outcome.NOT_HERE and not written, "a question teaches nothing, and ends here")
+            self._hold_forgotten(step, tunnel, gone, *asked)
+            return
         ip = ip_of(tunnel.inner)
         if written:
             endpoint = self.model.endpoints.get((tunnel.vni, ip.destination))
@@ -110,17 +120,19 @@ class Judge(FromEndpoint, FromSubstrate):
             need(not network or network.gateway != ip.source, "no path leads to a gateway")
             need(not tunnel.is_vxlan and not comes_back(tunnel), "VXLAN and what came back teach nothing")
         if gone:
-            back = comes_back(tunnel) or is_own_misdirected(self.model, tunnel, ip)
-            need(back, "only a packet that came back makes forget")
-            need(
-                gone == {layout.OVERLAY_KEY.pack(tunnel.vni, ip.destination)},
-                "the path to its destination is forgotten",
-            )
-            need(self._is_local(tunnel.vni, ip.source), "only a local endpoint's packet comes back here")
-            (key,) = gone
-            need(layout.DIRECT_PATH.unpack(step.before[key])[0] == tunnel.ip.source, "by the droplet that it led to")
+            self._hold_forgotten(step, tunnel, gone, ip.source, ip.destination)
 
-    def _too_big_told(self, step: Step) -> None:
+    def _hold_forgotten(self, step: Step, tunnel: Tunnel, gone: set[bytes], source: bytes, to: bytes) -> None:
+        back = comes_back(tunnel)
+        if not back and not asked_by(tunnel.inner):
+            back = is_own_misdirected(self.model, tunnel, ip_of(tunnel.inner))
+        need(back, "only a packet that came back makes forget")
+        need(gone == {layout.OVERLAY_KEY.pack(tunnel.vni, to)}, "the path to its destination is forgotten")
+        need(self._is_local(tunnel.vni, source), "only a local endpoint's packet comes back here")
+        (key,) = gone
+        need(layout.DIRECT_PATH.unpack(step.before[key])[0] == tunnel.ip.source, "by the droplet that it led to")
+
+    def _told_here(self, step: Step) -> None:
         (self._told if step.program == "transit_agent" else self._told_own)(step)
 
     def _by_role(self, step: Step) -> None:

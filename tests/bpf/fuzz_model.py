@@ -96,6 +96,14 @@ class Model:
                 return found
         return None
 
+    def is_to_many(self, vni: int, address: bytes) -> bool:
+        """Say whether an address is a group's, everybody's or all of a known network's."""
+        if not is_v4(address):
+            return address[0] == 0xFF
+        network = self.network_of(vni, address)
+        subnet = network and ip_network(network.cidr).broadcast_address.packed == address[12:]
+        return address[12] >> 4 == 14 or address[12:] == b"\xff" * 4 or bool(subnet)
+
     def between(self, vni: int, one: bytes, other: bytes) -> bool:
         return self.network_of(vni, one) is not self.network_of(vni, other)
 
@@ -129,7 +137,8 @@ class Model:
     def _network(network: Network) -> tuple[bytes, bytes]:
         cidr = ip_network(network.cidr)
         key = layout.network_key(network.vni, cidr.network_address.packed, cidr.prefixlen)
-        return key, layout.network_value(network.gateway, network.flags, network.bouncers)
+        broadcast = layout.mapped(cidr.broadcast_address.packed)[12:] if cidr.version == 4 else bytes(4)
+        return key, layout.network_value(network.gateway, network.flags, network.bouncers, broadcast)
 
 
 def make(rng: Random, features: Features) -> Model:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, Model, Uplink, is_v4
 from fuzz_parse import (
+    ARP,
     ICMP,
     ICMPV6,
     IPV4,
+    IPV6,
     MAPPED,
     TCP,
     UDP,
@@ -39,7 +41,7 @@ def need(held: object, rule: str) -> None:
 def found(model: Model, frame: bytes) -> Tunnel | None:
     """Return the tunnel packet that a frame is by this world's ports and families."""
     tunnel = read_tunnel(frame, model.features.geneve_port, model.features.vxlan_port)
-    if tunnel and tunnel.vlan is not None and not model.features.vlan_tags:
+    if tunnel and (tunnel.vlan or 0) & 0xFFF and not model.features.vlan_tags:
         return None
     return tunnel
 
@@ -203,6 +205,16 @@ def inner_sums_right(frame: bytes) -> bool:
     return ip.summed and is_transport_right(frame, ip, ip.protocol)
 
 
+def asked_by(frame: bytes) -> tuple[bytes, bytes] | None:
+    """Return who asks for whose Ethernet address in an inner frame, None where it is no question."""
+    kind, ip = read_inner(frame)
+    if kind == ARP:
+        return (MAPPED + frame[28:32], MAPPED + frame[38:42]) if frame[20:22] == b"\0\1" else None
+    if ip and kind == IPV6 and ip.protocol == ICMPV6 and ip.plain and frame[54:55] == b"\x87":
+        return ip.source, frame[62:78]
+    return None
+
+
 def ip_of(frame: bytes) -> Ip:
     """Return the IP packet of an inner frame, which must be sound."""
     _, ip = read_inner(frame)
@@ -219,7 +231,13 @@ def hold_routed(frame: bytes, ip: Ip) -> int:
     return ip.ttl - 1
 
 
-def hold_error(model: Model, vni: int, about: bytes, error: bytes, *, from_tunnel: bool = False) -> Ip:
+def hold_single(model: Model, vni: int, source: bytes) -> None:
+    """Hold that an address is a single host's (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e)."""
+    single = source[12] not in (0, 127) and source[12] < 224 if is_v4(source) else source != bytes(16)
+    need(single and not model.is_to_many(vni, source), "no ICMP error to a source that is no single host's")
+
+
+def hold_error(model: Model, vni: int, about: bytes, error: bytes) -> Ip:
     """Hold an ICMP error about an inner frame to RFC 792, RFC 1191 and RFC 4443; return the packet that it is about."""
     _, culprit = read_inner(about)
     if culprit is None:
@@ -242,6 +260,10 @@ def hold_error(model: Model, vni: int, about: bytes, error: bytes, *, from_tunne
     if culprit.protocol == (ICMP if v4 else ICMPV6) and culprit.transport < culprit.end:
         kind = about[culprit.transport]
         need(kind in (0, 8) if v4 else kind >= 128, "no ICMP error about an ICMP error")
+        need(v4 or not 133 <= kind <= 137, "nor about neighbour discovery")
+    hold_single(model, vni, culprit.source)
+    need(about[0] & 1 == 0, "no ICMP error about what went to many by Ethernet")
+    need(not model.is_to_many(vni, culprit.destination) or (vni, culprit.destination) in model.endpoints, "nor by IP")
     hold_quote(about, body[8:], culprit)
     return ip
 

@@ -68,7 +68,7 @@ TABLE = [
      Outcome.GATEWAY_ECHO),
     ("an echo reply to the gateway", from_a(p.ipv6(A6, GATEWAY6, p.echo_ipv6(A6, GATEWAY6, 129), protocol=p.ICMPV6),
                                             GW), Outcome.TO_GATEWAY),
-    ("UDP to the gateway", plain(GATEWAY6), Outcome.TO_GATEWAY),
+    ("UDP to the gateway", plain(GATEWAY6), Outcome.GATEWAY_REFUSED),
     ("no next header", from_a(p.ipv6(A6, R6, protocol=p.NO_NEXT)), Outcome.SENT_DIRECT),
     ("an unknown protocol", from_a(p.ipv6(A6, R6, b"x", protocol=253)), Outcome.SENT_DIRECT),
     ("hop-by-hop options", behind(NEXT(p.UDP), p.HOP_BY_HOP), Outcome.SENT_DIRECT),

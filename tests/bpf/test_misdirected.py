@@ -171,14 +171,22 @@ def test_a_packet_ends_when_every_bouncer_misdirected_it_and_the_next_one_begins
         assert run.outcome is Outcome.REROUTED
         tried.add(run.frame[30:34])
     assert tried == ({p.ip(one) for one in bouncers} if last else set())
-    assert world.from_substrate(back(from_a(GONE), last)).outcome is Outcome.ALL_MISDIRECTED
+    run = world.from_substrate(back(from_a(GONE), last))
+    assert (run.outcome, run.frame[:12]) == (Outcome.UNREACHABLE_TOLD, MAC[A] + p.GATEWAY_MAC)
+    assert run.frame[34:36] == bytes([3, 1]), "ICMP: host unreachable, as a router says"
     assert (chosen(world), detours(world)) == (first, {})
 
 
 def test_between_networks_as_many_attempts_are_made_as_a_packet_may_make(world: World) -> None:
     assert world.from_substrate(back(from_a(ELSEWHERE), 14)).outcome is Outcome.REROUTED
-    assert world.from_substrate(back(from_a(ELSEWHERE), 15)).outcome is Outcome.ALL_MISDIRECTED
-    assert world.from_substrate(back(from_a(ELSEWHERE), 255)).outcome is Outcome.ALL_MISDIRECTED
+    assert world.from_substrate(back(from_a(ELSEWHERE), 15)).outcome is Outcome.UNREACHABLE_TOLD
+    assert world.from_substrate(back(from_a(ELSEWHERE), 255)).outcome is Outcome.UNREACHABLE_TOLD
+
+
+def test_a_later_fragment_that_was_misdirected_by_all_is_dropped_without_an_error(world: World) -> None:
+    packet = p.ipv4(A, GONE, b"12345678", fragment=100)
+    run = world.from_substrate(back(p.ethernet(MAC[R], MAC[A], p.IPV4, packet)))
+    assert run.outcome is Outcome.ALL_MISDIRECTED
 
 
 def test_bouncers_and_dividers_on_the_way_make_another_choice_at_each_attempt(world: World) -> None:

@@ -273,11 +273,9 @@ def test_no_option_is_looked_for_farther_than_the_programs_look(world: World, la
 
 
 def test_an_answer_that_does_not_fit_is_dropped_and_no_error_quotes_it(world: World) -> None:
-    """The question came back to its own host, whose path to whoever gave it back carries no answer."""
-    world.own_network((D1,), BOUNCES)
+    """The path to the one who asked carries no answer."""
     world.next_hop(D2, mtu=100)
-    question = p.ethernet(MAC[R], MAC[A], p.IPV6, p.nd(A6, R6, R6, MAC[A]))
-    assert world.from_substrate(tunnelled(question, options=p.INVALIDATE)).outcome is Outcome.TOO_BIG
+    assert world.from_substrate(tunnelled(remote(A6), options=p.rts(D2))).outcome is Outcome.TOO_BIG
 
 
 def test_a_bouncer_answers_no_stranger(world: World) -> None:

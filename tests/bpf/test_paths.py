@@ -166,9 +166,9 @@ def test_no_path_is_learnt_to_a_gateway(world: World, to: str, gateway: str, opt
     assert world.entries(MapName.DIRECT) == {}
 
 
-def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_drops_it(world: World) -> None:
+def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_tells_its_sender(world: World) -> None:
     world.own_network((D1,), BOUNCES)
-    assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.NO_ENDPOINT
+    assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.UNREACHABLE_TOLD
     run = world.from_substrate(invalid(from_a(ELSEWHERE)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D5))
 
@@ -320,7 +320,7 @@ def test_an_endpoint_of_this_host_in_another_pinned_network_is_behind_the_divide
 def test_without_a_divider_a_pinned_network_is_alone(world: World) -> None:
     world.interface(flags=layout.INTERFACE_PINNED)
     world.vpc(())
-    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.NO_DIVIDER
+    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.UNREACHABLE_TOLD
     world.remove(MapName.VPCS, layout.U32.pack(VNI))
     assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.NO_VPC
 
@@ -382,4 +382,4 @@ def test_a_path_knows_whether_its_network_is_pinned(world: World) -> None:
 def test_an_address_of_no_network_between_networks_is_closed(world: World) -> None:
     world.own_network((D1,), BOUNCES)
     world.vpc((D1,), DIVIDES)
-    assert world.from_endpoint(from_a(NOWHERE)).outcome is Outcome.NO_NETWORK
+    assert world.from_endpoint(from_a(NOWHERE)).outcome is Outcome.UNREACHABLE_TOLD

@@ -96,7 +96,7 @@ TABLE = [
     ("an ARP reply for nobody here", tunnelled(asks(UNKNOWN, operation=2), options=RTS), Outcome.NOT_HERE),
     ("an ARP reply for another droplet's endpoint", tunnelled(asks(R, operation=2), options=RTS), Outcome.NOT_HERE),
     ("an ARP question for an endpoint of this droplet", tunnelled(asks(A)), Outcome.ARP_ANSWERED_REMOTE),
-    ("an ARP question, but no role", tunnelled(asks(R)), Outcome.NOT_HERE),
+    ("an ARP question, but no role", tunnelled(asks(R), options=RTS), Outcome.NOT_HERE),
     ("an unknown address, but no role", tunnelled(frame_to(UNKNOWN), options=RTS), Outcome.MISDIRECTED),
     ("an unknown address that came straight", tunnelled(frame_to(UNKNOWN)), Outcome.RETURNED),
     ("another droplet's endpoint", tunnelled(frame_to(R)), Outcome.BOUNCED),
@@ -132,14 +132,14 @@ def test_a_payload_cut_anywhere_under_right_outer_lengths_is_not_delivered(world
 
 BOUNCES, DIVIDES = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE
 ROLES = [
-    ("the bouncer does not know it", UNKNOWN, BOUNCES, 0, (D4,), (D5,), Outcome.NO_ENDPOINT, None),
+    ("the bouncer does not know it", UNKNOWN, BOUNCES, 0, (D4,), (D5,), Outcome.UNREACHABLE_TOLD_REMOTE, None),
     ("the bouncer asks a divider about another network", ELSEWHERE, BOUNCES, 0, (D4,), (D5,),
      Outcome.HANDED_TO_DIVIDER, D5),
-    ("the bouncer has no divider", ELSEWHERE, BOUNCES, 0, (D4,), (), Outcome.NO_DIVIDER, None),
+    ("the bouncer has no divider", ELSEWHERE, BOUNCES, 0, (D4,), (), Outcome.UNREACHABLE_TOLD_REMOTE, None),
     ("the divider knows the network's bouncer", ELSEWHERE, 0, DIVIDES, (D4,), (), Outcome.HANDED_TO_BOUNCER, D4),
     ("bouncer and divider in one", ELSEWHERE, BOUNCES, DIVIDES, (D4,), (), Outcome.HANDED_TO_BOUNCER, D4),
-    ("the network has no bouncer", ELSEWHERE, 0, DIVIDES, (), (), Outcome.NO_BOUNCER, None),
-    ("the divider knows no such network", "10.9.9.9", 0, DIVIDES, (D4,), (), Outcome.NO_NETWORK, None),
+    ("the network has no bouncer", ELSEWHERE, 0, DIVIDES, (), (), Outcome.UNREACHABLE_TOLD_REMOTE, None),
+    ("the divider knows no such network", "10.9.9.9", 0, DIVIDES, (D4,), (), Outcome.UNREACHABLE_TOLD_REMOTE, None),
     ("a bouncer that is said to be this droplet", ELSEWHERE, 0, DIVIDES, (D1,), (), Outcome.NOT_HERE, None),
 ]  # fmt: skip
 
@@ -213,7 +213,7 @@ def test_an_arp_answer_that_is_longer_than_its_receivers_mtu_is_dropped(world: W
 
 def test_a_bouncer_answers_arp_neither_for_the_unknown_nor_to_strangers(world: World) -> None:
     world.own_network((D1,), BOUNCES)
-    assert world.from_substrate(tunnelled(asks(UNKNOWN))).outcome is Outcome.NO_ENDPOINT
+    assert world.from_substrate(tunnelled(asks(UNKNOWN), options=RTS)).outcome is Outcome.NO_ENDPOINT
     run = world.from_substrate(tunnelled(asks(B), options=p.rts(STRANGER)))
     assert run.outcome is Outcome.UNKNOWN_ORIGIN
 

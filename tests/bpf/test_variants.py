@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import bpf_packets as p
 import pytest
 from bpf_tunnels import Outer, frame_to, tunnelled
-from bpf_world import A6, D1, D2, MAC, R6, S1, S2, VNI, A, R, World
+from bpf_world import A6, D1, D2, GATEWAY, GATEWAY6, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, R, World
 
+from agent.core import layout
 from agent.core.features import Family, Features
 from agent.datapath.compiler import compile_programs
 from agent.datapath.outcomes import Outcome
@@ -102,6 +103,55 @@ def test_a_variant_reads_tags_where_a_droplet_has_one(variant: tuple[Features, W
     world.local(int(":" in over[0]), over[1], vlan=5)
     run = world.from_substrate(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=5)))
     assert run.outcome is (Outcome.DELIVERED if features.vlan_tags else Outcome.PASSED)
+
+
+@pytest.mark.parametrize("tag", [0, 0x2000, 0xE000, 0x1000], ids=["priority 0", "priority 1", "priority 7", "may go"])
+def test_every_variant_takes_frames_with_a_priority_alone(variant: tuple[Features, World], tag: int) -> None:
+    """802.1Q's VLAN id 0 is no VLAN: untagged droplets get such frames, with or without VLANs elsewhere on the host."""
+    features, world = variant
+    over = over_of(features)
+    world.fill(over_ipv6=":" in over[0])
+    outer = Outer(*over, port=features.geneve_port, vlan=tag)
+    run = world.from_substrate(tunnelled(outer=outer))
+    assert (run.outcome, run.frame) == (Outcome.DELIVERED, frame_to())
+    asked = outer.wrap(p.geneve(0, b"", options=p.probe(1), flags=0x80))
+    run = world.from_substrate(asked)
+    assert run.outcome is Outcome.PROBE_REFLECTED
+    assert run.frame[12:18] == asked[12:18], "answered with the priority that it came with"
+
+
+@pytest.mark.parametrize("tag", [5, 0xE005], ids=["no priority", "priority 7"])
+def test_no_variant_takes_frames_of_a_vlan_for_an_untagged_droplet(variant: tuple[Features, World], tag: int) -> None:
+    features, world = variant
+    over = over_of(features)
+    world.fill(over_ipv6=":" in over[0])
+    run = world.from_substrate(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=tag)))
+    assert run.outcome is Outcome.PASSED
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_a_variant_tells_what_leads_nowhere_and_sends_nothing_to_many(
+    variant: tuple[Features, World], family: Family
+) -> None:
+    features, world = variant
+    world.fill(over_ipv6=":" in over_of(features)[0])
+    world.forgive()
+    build, kind, source, gateway, unknown, group = (
+        (p.ipv4, p.IPV4, A, GATEWAY, UNKNOWN, "10.0.0.255") if family == "ipv4"
+        else (p.ipv6, p.IPV6, A6, GATEWAY6, UNKNOWN6, "ff02::1")
+    )  # fmt: skip
+    world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    known = family in features.families
+    for to, mac, outcome in (
+        (unknown, MAC[R], Outcome.UNREACHABLE_TOLD),
+        (gateway, p.GATEWAY_MAC, Outcome.GATEWAY_REFUSED),
+        (group, MAC[R], Outcome.MULTICAST),
+    ):
+        run = world.from_endpoint(p.ethernet(mac, MAC[A], kind, build(source, to, p.udp())))
+        assert run.outcome is (outcome if known else Outcome.INNER_PROTOCOL)
+    for mac in (b"\xff" * 6, b"\x33\x33\0\0\0\1"):
+        run = world.from_endpoint(p.ethernet(mac, MAC[A], kind, build(source, gateway, p.udp())))
+        assert run.outcome is Outcome.MULTICAST
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])

@@ -19,7 +19,7 @@ def members(agent: Agent) -> tuple[set[int], set[int]]:
     """Return the last bytes of the bouncers' and the dividers' addresses, as the kernel has them."""
     (network,) = (NETWORK.unpack(value) for value in agent.kernel.maps[MapName.NETWORKS].values())
     (vpc,) = (VPC.unpack(value) for value in agent.kernel.maps[MapName.VPCS].values())
-    return {one[-1] for one in split_set(network[3], network[2])}, {one[-1] for one in split_set(vpc[2], vpc[1])}
+    return {one[-1] for one in split_set(network[4], network[2])}, {one[-1] for one in split_set(vpc[2], vpc[1])}
 
 
 def test_who_is_down_is_left_out_and_comes_back() -> None:

@@ -45,7 +45,7 @@ def start_again(lab: SystemLab, host: str) -> None:
 def bouncers(lab: SystemLab, host: str) -> set[int]:
     """Return the last bytes of the bouncers' addresses that a host would send to."""
     values = [NETWORK.unpack(value) for value in lab.entries(host, "networks").values()]
-    return {member[-1] for value in values for member in split_set(value[3], value[2])}
+    return {member[-1] for value in values for member in split_set(value[4], value[2])}
 
 
 def unresolved(lab: SystemLab, host: str) -> set[str]:

@@ -19,7 +19,7 @@ FIELDS = {
     "endpoint": (layout.ENDPOINT, ["host", "ifindex", "flags", "mtu", "mac"]),
     "interface": (layout.INTERFACE, ["vni", "droplet", "ipv6", "ipv4", "mac", "flags", "mtu", "tos"]),
     "network_key": (layout.NETWORK_KEY, ["prefixlen", "vni", "address"]),
-    "network": (layout.NETWORK, ["gateway", "flags", "count", "bouncers"]),
+    "network": (layout.NETWORK, ["gateway", "flags", "count", "broadcast", "bouncers"]),
     "vpc": (layout.VPC, ["flags", "count", "dividers"]),
     "droplet": (layout.DROPLET, ["flags", "host"]),
     "next_hop_key": (layout.NEXT_HOP_KEY, ["address", "interface"]),

@@ -73,9 +73,10 @@ def test_one_document_becomes_entries_and_an_interface() -> None:
         *(7, 0, parse_address("fd00::5"), bytes([192, 168, 1, 5])),
         *(mac, 0, 1438, 0),
     )
-    gateway, flags, count, bouncers = NETWORK.unpack(
+    gateway, flags, count, broadcast, bouncers = NETWORK.unpack(
         after.entries[MapName.NETWORKS][network_key(7, bytes([192, 168, 1, 0]), 24)]
     )
+    assert broadcast == bytes([192, 168, 1, 255])
     assert (gateway, flags, count, bouncers[:32]) == (mapped(bytes([192, 168, 1, 1])), 1, 2, ONE + TWO)
     assert after.entries[MapName.DROPLETS] == {TWO: DROPLET.pack(0, host_number("h2"))}
     assert after.entries[MapName.LOCAL_DROPLETS] == {U32.pack(0): LOCAL_DROPLET.pack(ONE, 2, 2, 2, MAC, 0, 0)}

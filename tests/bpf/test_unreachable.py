@@ -1,0 +1,331 @@
+"""What leads nowhere is answered by ICMP: RFC 1122 section 3.2.2, RFC 1812 section 5.2.7.1, RFC 4443 section 3.1."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import bpf_packets as p
+import pytest
+from bpf_tunnels import Outer, frame_to, tunnelled
+from bpf_world import (
+    A6,
+    D1,
+    D2,
+    D4,
+    ELSEWHERE,
+    ELSEWHERE6,
+    GATEWAY,
+    GATEWAY6,
+    MAC,
+    NOWHERE,
+    R6,
+    S1,
+    S2,
+    S4,
+    UNKNOWN,
+    UNKNOWN6,
+    VNI,
+    A,
+    R,
+    World,
+)  # fmt: skip
+
+from agent.core import layout
+from agent.core.layout import MapName
+from agent.datapath.outcomes import Outcome
+
+GW = p.GATEWAY_MAC
+NOWHERE6 = "fd99::1"
+BOUNCES, DIVIDES = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE
+HOST, NET, PORT, PROTOCOL = (
+    {4: (3, 1), 6: (1, 3)},
+    {4: (3, 0), 6: (1, 0)},
+    {4: (3, 3), 6: (1, 4)},
+    {4: (3, 2), 6: (4, 1)},
+)
+"""Type and code by family."""
+both_families = pytest.mark.parametrize("family", [4, 6])
+
+
+def packet(source: str, to: str, payload: bytes | None = None, protocol: int = p.TCP, **header: object) -> bytes:
+    build = p.ipv6 if ":" in to else p.ipv4
+    return build(source, to, p.tcp() if payload is None else payload, protocol=protocol, **header)  # type: ignore[operator,no-any-return]
+
+
+def frame(inner: bytes, source_mac: bytes = MAC[A], to_mac: bytes = GW) -> bytes:
+    return p.ethernet(to_mac, source_mac, p.IPV6 if inner[0] >> 4 == 6 else p.IPV4, inner)
+
+
+def from_a(family: int, to: dict[int, str], payload: bytes | None = None, protocol: int = p.TCP) -> bytes:
+    return frame(packet(A6 if family == 6 else A, to[family], payload, protocol))
+
+
+def error(kind: tuple[int, int], quoted: bytes, to: str, to_mac: bytes = MAC[A], value: int = 0) -> bytes:
+    """Return the whole error about an IP packet, from the gateway of A's network."""
+    if ":" in to:
+        head = struct.pack("!BBHI", *kind, 0, value)
+        message = p.summed(GATEWAY6, to, head + quoted[:1168], p.ICMPV6)
+        return p.ethernet(to_mac, GW, p.IPV6, p.ipv6(GATEWAY6, to, message, protocol=p.ICMPV6))
+    head = struct.pack("!BBHI", *kind, 0, value) + quoted[:528]
+    message = head[:2] + struct.pack("!H", p.checksum(head)) + head[4:]
+    return p.ethernet(to_mac, GW, p.IPV4, p.ipv4(GATEWAY, to, message, protocol=p.ICMP, fragment=p.DF))
+
+
+def bounces(world: World) -> None:
+    world.own_network((D1,), BOUNCES)
+
+
+def divides(world: World) -> None:
+    bounces(world)
+    world.vpc((D1,), DIVIDES)
+
+
+def divides_for_a_network_without_bouncers(world: World) -> None:
+    divides(world)
+    world.other_network(())
+
+
+def without_dividers(world: World) -> None:
+    bounces(world)
+    world.vpc(())
+
+
+def pinned_without_dividers(world: World) -> None:
+    world.interface(flags=layout.INTERFACE_PINNED)
+    world.vpc(())
+
+
+def without_bouncers(world: World) -> None:
+    world.own_network(())
+
+
+UNKNOWNS, OUTSIDE, OTHER = {4: UNKNOWN, 6: UNKNOWN6}, {4: NOWHERE, 6: NOWHERE6}, {4: ELSEWHERE, 6: ELSEWHERE6}
+GATEWAYS = {4: GATEWAY, 6: GATEWAY6}
+HERE = [
+    ("its bouncer, which is here, knows no such endpoint", bounces, UNKNOWNS, HOST),
+    ("its divider, which is here, knows no such network", divides, OUTSIDE, NET),
+    ("the other network has no bouncer", divides_for_a_network_without_bouncers, OTHER, NET),
+    ("the VPC has no divider", without_dividers, OTHER, NET),
+    ("the VPC has no divider, for an address of no network", without_dividers, OUTSIDE, NET),
+    ("a pinned network without dividers", pinned_without_dividers, OTHER, NET),
+    ("the own network has no bouncer", without_bouncers, UNKNOWNS, NET),
+]
+
+
+@both_families
+@pytest.mark.parametrize(("sentence", "prepare", "to", "kind"), HERE, ids=[row[0] for row in HERE])
+def test_an_endpoint_is_told_by_its_own_host_what_leads_nowhere(
+    world: World, sentence: str, prepare: Callable[[World], None], to: dict[int, str], kind: dict[int, tuple[int, int]],
+    family: int,
+) -> None:  # fmt: skip
+    prepare(world)
+    sent = from_a(family, to)
+    run = world.from_endpoint(sent)
+    assert run.outcome is Outcome.UNREACHABLE_TOLD, sentence
+    assert run.frame == error(kind[family], sent[14:], A6 if family == 6 else A)
+
+
+REFUSED = [
+    ("TCP", p.TCP, p.tcp(), PORT),
+    ("UDP", p.UDP, p.udp(), PORT),
+    ("SCTP", p.SCTP, bytes(12), PORT),
+    ("DCCP", 33, bytes(12), PORT),
+    ("UDP-Lite", 136, bytes(8), PORT),
+    ("GRE", 47, bytes(8), PROTOCOL),
+]
+
+
+@both_families
+@pytest.mark.parametrize(("sentence", "protocol", "payload", "kind"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_the_gateway_refuses_what_it_has_no_service_for(
+    world: World, sentence: str, protocol: int, payload: bytes, kind: dict[int, tuple[int, int]], family: int
+) -> None:
+    """Nor protocol: over IPv6 the error points to where the packet names it (RFC 4443 section 3.4)."""
+    sent = from_a(family, GATEWAYS, payload, protocol)
+    run = world.from_endpoint(sent)
+    assert run.outcome is Outcome.GATEWAY_REFUSED
+    points_to = 6 if (family, kind) == (6, PROTOCOL) else 0
+    assert run.frame == error(kind[family], sent[14:], A6 if family == 6 else A, value=points_to)
+
+
+def to_gateway6(payload: bytes, protocol: int) -> bytes:
+    return frame(packet(A6, GATEWAY6, payload, protocol))
+
+
+SILENT = [
+    ("an ICMP error", from_a(4, GATEWAYS, p.echo(kind=3), p.ICMP)),
+    ("an echo reply", from_a(4, GATEWAYS, p.echo(kind=0), p.ICMP)),
+    ("an ICMPv6 error", to_gateway6(p.echo_ipv6(A6, GATEWAY6, 1), p.ICMPV6)),
+    ("a later fragment of UDP", frame(p.ipv4(A, GATEWAY, bytes(32), fragment=100))),
+    ("a later fragment of UDP over IPv6", to_gateway6(p.fragment_header(p.UDP, 800) + bytes(32), p.FRAGMENT)),
+    ("no next header", to_gateway6(b"", p.NO_NEXT)),
+    ("an unknown protocol behind options", to_gateway6(p.extension(47) + bytes(8), p.DESTINATION)),
+]
+
+
+@pytest.mark.parametrize(("sentence", "sent"), SILENT, ids=[row[0] for row in SILENT])
+def test_the_gateway_is_silent_where_no_error_is_due(world: World, sentence: str, sent: bytes) -> None:
+    assert world.from_endpoint(sent).outcome is Outcome.TO_GATEWAY, sentence
+
+
+@both_families
+@pytest.mark.parametrize("size", [100, 1300, 4000, 9000])
+def test_the_gateway_answers_an_echo_of_any_size_piece_by_piece(world: World, size: int, family: int) -> None:
+    data = bytes(n % 251 for n in range(size))
+    own, gateway = (A6, GATEWAY6) if family == 6 else (A, GATEWAY)
+    asked = p.echo_ipv6(A6, GATEWAY6, data=data) if family == 6 else p.echo(data)
+    answer = p.echo_ipv6(GATEWAY6, A6, 129, data=data) if family == 6 else p.echo(data, kind=0)
+    for at in range(0, len(asked), 1280):
+        more = at + 1280 < len(asked)
+
+        def part(message: bytes, source: str, to: str, at: int = at, more: bool = more) -> bytes:
+            piece = message[at : at + 1280]
+            if len(asked) <= 1280:
+                return packet(source, to, piece, p.ICMPV6 if family == 6 else p.ICMP)
+            if family == 6:
+                return packet(source, to, p.fragment_header(p.ICMPV6, at, more, 9) + piece, p.FRAGMENT)
+            return packet(source, to, piece, p.ICMP, identity=9, fragment=at // 8 | (p.MF if more else 0))
+
+        run = world.from_endpoint(frame(part(asked, own, gateway)))
+        assert run.outcome is Outcome.GATEWAY_ECHO
+        assert run.frame == p.ethernet(MAC[A], GW, p.IPV6 if family == 6 else p.IPV4, part(answer, gateway, own))
+
+
+REMOTE = [
+    ("a bouncer that knows no such endpoint", bounces, UNKNOWNS, HOST),
+    ("a divider that knows no such network", divides, OUTSIDE, NET),
+    ("a divider, of a network without bouncers", divides_for_a_network_without_bouncers, OTHER, NET),
+    ("a bouncer without dividers", without_dividers, OTHER, NET),
+]
+
+
+@pytest.mark.parametrize("outer", [4, 6])
+@both_families
+@pytest.mark.parametrize(("sentence", "prepare", "to", "kind"), REMOTE, ids=[row[0] for row in REMOTE])
+def test_the_sender_of_a_packet_through_a_tunnel_is_told_by_who_knows(
+    world: World, sentence: str, prepare: Callable[[World], None], to: dict[int, str], kind: dict[int, tuple[int, int]],
+    family: int, outer: int,
+) -> None:  # fmt: skip
+    world.fill(over_ipv6=outer == 6)
+    prepare(world)
+    peer, own, origin = (S2, S1, S4) if outer == 6 else (D2, D1, D4)
+    sender = R6 if family == 6 else R
+    inner = packet(sender, to[family])
+    run = world.from_substrate(tunnelled(frame(inner, MAC[R]), Outer(peer, own, tos=0x28), options=p.rts(origin, 1)))
+    assert run.outcome is Outcome.UNREACHABLE_TOLD_REMOTE, sentence
+    label = int.from_bytes(run.frame[14:18], "big") & 0xFFFFF if outer == 6 else 0
+    expected = Outer(own, origin, fragment=p.DF, label=label, tos=0x28)
+    told = error(kind[family], inner, sender, MAC[R])
+    assert run.frame[14:] == expected.wrap(p.geneve(VNI, told, options=p.rts(own, 0, p.UNLEARNT)))[14:]
+
+
+@both_families
+def test_a_sender_that_speaks_vxlan_is_told_in_that(world: World, family: int) -> None:
+    bounces(world)
+    sender = R6 if family == 6 else R
+    inner = packet(sender, UNKNOWNS[family])
+    run = world.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
+    assert run.outcome is Outcome.UNREACHABLE_TOLD_REMOTE
+    assert run.frame.endswith(p.vxlan(VNI, error(HOST[family], inner, sender, MAC[R])))
+
+
+@both_families
+def test_what_comes_back_for_one_who_is_nowhere_is_told_to_its_sender_here(world: World, family: int) -> None:
+    bounces(world)
+    sent = from_a(family, UNKNOWNS)
+    run = world.from_substrate(tunnelled(sent, options=p.INVALIDATE))
+    assert run.outcome is Outcome.UNREACHABLE_TOLD
+    assert run.frame == error(HOST[family], sent[14:], A6 if family == 6 else A)
+
+
+@both_families
+@pytest.mark.parametrize("by", ["Geneve", "VXLAN"])
+def test_an_error_that_another_droplet_tells_reaches_its_endpoint(world: World, by: str, family: int) -> None:
+    for kind in (HOST, NET):
+        told = error(kind[family], packet(A6 if family == 6 else A, OUTSIDE[family]), A6 if family == 6 else A)
+        if by == "Geneve":
+            run = world.from_substrate(tunnelled(told, options=p.rts(D4, 0, p.UNLEARNT)))
+        else:
+            run = world.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, told)))
+        assert (run.outcome, run.frame) == (Outcome.DELIVERED, told)
+
+
+def icmpv6(kind: int) -> bytes:
+    return frame(packet(A6, UNKNOWN6, p.echo_ipv6(A6, UNKNOWN6, kind), p.ICMPV6))
+
+
+UNTOLD = [
+    ("an ICMP error", from_a(4, UNKNOWNS, p.echo(kind=3), p.ICMP), Outcome.NO_ENDPOINT),
+    ("an ICMPv6 error", icmpv6(1), Outcome.NO_ENDPOINT),
+    ("an unknown ICMPv6 error", icmpv6(127), Outcome.NO_ENDPOINT),
+    ("a later fragment", frame(p.ipv4(A, UNKNOWN, bytes(32), fragment=100)), Outcome.NO_ENDPOINT),
+    ("a later fragment of IPv6", frame(packet(A6, UNKNOWN6, p.fragment_header(p.UDP, 800) + bytes(8), p.FRAGMENT)),
+     Outcome.NO_ENDPOINT),
+    ("an ARP question", p.ethernet(b"\xff" * 6, MAC[A], p.ARP, p.arp(MAC[A], A, UNKNOWN)), Outcome.NO_ENDPOINT),
+    ("a solicitation", frame(p.nd(A6, "ff02::1:ff00:77", UNKNOWN6, MAC[A]), to_mac=b"\x33\x33\xff\0\0\x77"),
+     Outcome.NO_ENDPOINT),
+    ("an echo request", from_a(4, UNKNOWNS, p.echo(), p.ICMP), Outcome.UNREACHABLE_TOLD),
+    ("an ICMPv6 echo request", icmpv6(128), Outcome.UNREACHABLE_TOLD),
+    ("a first fragment", frame(p.ipv4(A, UNKNOWN, p.udp(), fragment=p.MF)), Outcome.UNREACHABLE_TOLD),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "sent", "outcome"), UNTOLD, ids=[row[0] for row in UNTOLD])
+def test_who_is_told_and_what_keeps_its_reason(world: World, sentence: str, sent: bytes, outcome: Outcome) -> None:
+    bounces(world)
+    assert world.from_endpoint(sent).outcome is outcome, sentence
+
+
+NOBODY = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "10.0.0.255", "::", "ff02::1"]
+
+
+@pytest.mark.parametrize("source", NOBODY)
+def test_a_source_that_is_no_single_hosts_is_told_nothing(world: World, source: str) -> None:
+    """As a VXLAN peer may send, which looks at nobody's source."""
+    bounces(world)
+    inner = packet(source, UNKNOWNS[6 if ":" in source else 4])
+    run = world.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
+    assert run.outcome is Outcome.NO_ENDPOINT
+
+
+@both_families
+def test_a_packet_in_a_groups_frame_is_told_nothing_by_whoever_it_came(world: World, family: int) -> None:
+    bounces(world)
+    inner = frame(packet(R6 if family == 6 else R, UNKNOWNS[family]), MAC[R], b"\xff" * 6)
+    assert world.from_substrate(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.NO_ENDPOINT
+
+
+@both_families
+def test_drops_keep_their_reasons_where_no_error_is_due(world: World, family: int) -> None:
+    """An ICMP error is never answered by another one."""
+    kind = p.ICMPV6 if family == 6 else p.ICMP
+    about = p.echo_ipv6(A6, OTHER[6], 1) if family == 6 else p.echo(kind=3)
+    without_dividers(world)
+    assert world.from_endpoint(from_a(family, OTHER, about, kind)).outcome is Outcome.NO_DIVIDER
+    divides_for_a_network_without_bouncers(world)
+    assert world.from_endpoint(from_a(family, OTHER, about, kind)).outcome is Outcome.NO_BOUNCER
+    about = p.echo_ipv6(A6, OUTSIDE[6], 1) if family == 6 else about
+    assert world.from_endpoint(from_a(family, OUTSIDE, about, kind)).outcome is Outcome.NO_NETWORK
+
+
+def test_without_the_senders_network_nobody_says_that_nothing_leads_there(world: World) -> None:
+    """That network is what is missing here; the receiver's gateway has no part in it."""
+    world.remove(MapName.NETWORKS, layout.network_key(VNI, p.ip("10.0.0.0"), 24))
+    assert world.from_endpoint(from_a(4, OTHER)).outcome is Outcome.NO_NETWORK
+
+
+def test_a_packet_that_came_by_a_bouncer_with_an_old_map_is_not_told_to_be_for_nobody(world: World) -> None:
+    """This host does not know where its endpoint is now, and so not that it is nowhere."""
+    assert world.from_substrate(tunnelled(frame_to(UNKNOWN), options=p.rts(D4))).outcome is Outcome.NOT_HERE
+
+
+def test_what_leads_nowhere_is_limited_apart_from_what_does_not_fit(world: World) -> None:
+    bounces(world)
+    outcomes = [world.from_endpoint(from_a(4, UNKNOWNS)).outcome for _ in range(400)]
+    assert set(outcomes[:50]) == {Outcome.UNREACHABLE_TOLD}
+    assert Outcome.NO_ENDPOINT in outcomes
+    refused = [world.from_endpoint(from_a(4, GATEWAYS)).outcome for _ in range(400)]
+    assert Outcome.TO_GATEWAY in refused
+    long = frame(p.ipv4(A, R, p.udp(data=bytes(1450))))
+    assert world.from_endpoint(long).outcome is Outcome.TOO_BIG_TOLD
