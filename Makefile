@@ -30,9 +30,10 @@ lint: setup ## Check style: ruff, clang-format, codespell
 types: setup ## Check types: mypy, strict
 	@.venv/bin/mypy
 
-generated: setup ## Check that generated files are fresh: drop reasons, AsyncAPI
+generated: setup ## Check that generated files are fresh: drop reasons, AsyncAPI, permissions
 	@$(python) tools/generate_outcomes.py --check
 	@$(python) -m protocol.asyncapi | diff -u docs/asyncapi.yaml - || { echo "docs/asyncapi.yaml is stale: make generate"; exit 1; }
+	@$(python) -m protocol.permission_list | diff -u docs/permissions.json - || { echo "docs/permissions.json is stale: make generate"; exit 1; }
 
 unit: setup ## Test the pure parts (no root)
 	@$(pytest) tests/unit
@@ -69,6 +70,7 @@ format: setup ## Write the style that `lint` checks
 generate: setup ## Write the generated files
 	@$(python) tools/generate_outcomes.py
 	@$(python) -m protocol.asyncapi > docs/asyncapi.yaml
+	@$(python) -m protocol.permission_list > docs/permissions.json
 
 lock: setup ## Write the lock files anew from pyproject.toml
 	@$(python) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv
@@ -78,4 +80,4 @@ lock: setup ## Write the lock files anew from pyproject.toml
 		--python-version 3.11 -c requirements.lock -o requirements-agent.lock
 
 clean: ## Remove what was built here
-	@rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv build tests/javascript/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,15 +1,15 @@
-"""Answers what the host is asked: from the desired state, the kernel's maps and the ledger. Changes nothing."""
+"""Answers what the host is asked: from the desired state, the kernel's maps and the ledger. Only `sweep` changes it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from agent.applier import Applier
-from agent.bus.rpc import RpcError
+from agent.bus.rpc import MAX_WORD, RpcError, unknown_method
 from agent.core import paging
 from agent.core.desired import Desired
 from agent.core.layout import mapped
@@ -34,10 +34,13 @@ from protocol.rpc import (
     PeersReply,
     PeersRequest,
     PlanReply,
+    SweepReply,
+    SweepRequest,
 )
 from protocol.status import Counters, Status
 
 _T = TypeVar("_T")
+_Request = TypeVar("_Request", bound=msgspec.Struct)
 
 
 class Answers:
@@ -77,7 +80,9 @@ class Answers:
                 return codec.encode(self._peers(_decode(body, PeersRequest)))
             case "plan":
                 return codec.encode(await self._plan())
-        raise RpcError(404, f"no such question: {verb}")
+            case "sweep":
+                return codec.encode(await self._sweep(_decode(body, SweepRequest)))
+        raise unknown_method(verb)
 
     @property
     def _desired(self) -> Desired:
@@ -97,7 +102,7 @@ class Answers:
         if request.kind == "networks":
             networks, following = self._page(world.networks, request)
             return GetReply(networks=networks, next=following)
-        raise RpcError(400, f"no such kind: {request.kind}; known are {', '.join(KINDS)}")
+        raise RpcError(400, f"kind: unknown kind {request.kind[:MAX_WORD]!r}; known kinds are {', '.join(KINDS)}")
 
     def _page(self, objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
         """Return one page of objects by id, and where the next one starts."""
@@ -177,14 +182,35 @@ class Answers:
         except ObservationError as error:
             raise RpcError(500, f"the kernel could not be read: {error}") from None
 
+    async def _sweep(self, request: SweepRequest) -> SweepReply:
+        if not self._applier.in_sync:
+            raise RpcError(409, "nothing was removed: the snapshot of this host's documents is not complete")
+        refused = await self._applier.sweep(request.documents, objects=request.objects)
+        if refused:
+            raise RpcError(409, f"nothing was removed: {_listed(refused)} not among the documents that are missing")
+        return SweepReply(tuple(sorted(set(request.documents))))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{', '.join(names[:10])}{more} {'is' if len(names) == 1 else 'are'}"
+
 
 def _place(path: PeerPath) -> str:
     """Return where a path stands among the others; droplets' names hold no slash."""
     return f"{path.droplet}/{path.by}"
 
 
-def _decode(body: bytes, into: type[_T]) -> _T:
+def _decode(body: bytes, into: type[_Request]) -> _Request:
+    """Return a request; an empty body is one that leaves every field at its default. RpcError 400 when it is wrong."""
+    fields = msgspec.structs.fields(into)
+    needed = [field.name for field in fields if field.required]
+    if not body and needed:
+        raise RpcError(400, f"the body is empty; send a MessagePack map with {' and '.join(needed)}")
+    if not body:
+        return into()
     try:
         return codec.decode(body, into)
     except DocumentError as error:
-        raise RpcError(400, str(error)) from None
+        known = ", ".join(field.name for field in fields)
+        raise RpcError(400, f"{error}; the request is a MessagePack map, its fields are {known}") from None

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus.documents import Delivery
@@ -17,6 +18,7 @@ from agent.core.actions import Action, Failure
 from agent.core.blame import apart_from, blame, is_removal, told
 from agent.core.comparison import Comparison
 from agent.core.desired import Desired
+from agent.core.faults import ReportFaults
 from agent.core.layout import MapName
 from agent.core.ledger import Ledger
 from agent.core.lost_addresses import lost, served_before, served_now, with_served
@@ -26,16 +28,17 @@ from agent.core.observed import Observed
 from agent.core.paths import NOTHING_KNOWN, KnownPaths, down_at_start
 from agent.core.peers import senders
 from agent.core.places import places_of
-from agent.core.plan import additions, describe, plan_change
+from agent.core.plan import additions, describe, plan_change, removes_veths
 from agent.core.realize import IFINDEX_BASE, Realization
 from agent.core.registry import Verdict
 from agent.core.world import Here, World
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
 from agent.settings import Settings
-from agent.store import Kept, Store, StoreError
+from agent.store import Kept, Store, StoreError, not_saved
 from agent.substrate import Substrate, TellPeers, here_of
 from protocol.acknowledgements import KernelFailure
+from protocol.status import Fault
 
 Tell = Callable[[Verdict, float], None]
 """Takes a verdict and when it came about, in seconds since the epoch."""
@@ -79,6 +82,7 @@ class Applier:
         log: FilteringBoundLogger,
         tell_peers: TellPeers | None = None,
         known: KnownPaths = NOTHING_KNOWN,
+        report: ReportFaults = lambda _source, _faults: None,
     ) -> None:
         """Tell the peers to `tell_peers`, or without it to the kernel's neighbour watch as they are.
 
@@ -112,7 +116,14 @@ class Applier:
         self._under_way = False
         self._unkept: set[str] = set()
         self._inherited: frozenset[bytes] = frozenset()
+        self._informed = False
+        """Whether a document was ever known here, kept or told of by a message."""
+        self._removes_rest = False
+        """Whether objects in the kernel that no document explains may be removed."""
+        self.unexplained = 0
+        """How many of them were left where they were."""
         self._known = known
+        self._report = report
         self._found: Here
         """The host as it was last seen; what is desired goes by it with the addresses that are lost for now."""
         self.desired: Desired
@@ -124,6 +135,7 @@ class Applier:
             self._kernel.tend(observed)
             self._inherited = frozenset(observed.maps[MapName.DROPLETS])
             kept = self._store.load()
+            self._informed = bool(kept)
             self._found = here_of(self._settings, observed.uplinks, self._kernel.features)
             self.desired = remembered(self._found, observed, kept, self._known)
             del observed  # the comparison reads all of it anew, and one copy is enough
@@ -147,9 +159,15 @@ class Applier:
         """Take documents in, have the kernel hold what follows, and tell the verdicts."""
         async with self._lock:
             documents = self.desired.documents
+            self._informed = self._informed or bool(batch)
+            documents.retry_blocked()  # what has the names of these may let go of them in this very batch
             for delivery in batch:
                 self.revision = max(self.revision, delivery.revision)
-                if delivery.body is None:
+                if delivery.refusal is not None:
+                    documents.refuse(delivery.document, delivery.revision, (delivery.refusal,))
+                    if not self.in_sync:
+                        self._listed.add(delivery.document)  # it is not known to be gone
+                elif delivery.body is None:
                     documents.remove(delivery.document, delivery.revision)
                     self._listed.discard(delivery.document)
                 else:
@@ -159,24 +177,52 @@ class Applier:
             await self._settle({delivery.document for delivery in batch})
 
     async def snapshot_complete(self) -> None:
-        """Know that every document is listed: from here on, what is not wanted goes.
+        """Know that every document is listed: from here on, what was removed goes.
 
-        Called again after it raised, it goes on: what was listed counts once, or all would be swept.
+        A document that is not listed stays, unless a message removed it: the stream may have lost it (ADR 25). Called
+        again after it raised, it goes on: what was listed counts once, or all would be absent.
         """
         async with self._lock:
-            swept = [] if self.in_sync else self.desired.documents.sweep(self._listed)
+            documents = self.desired.documents
+            if not self.in_sync:
+                documents.end_replay(self._listed)
+                self._removes_rest = self._removes_rest or self._informed or not self._postponed
             self._listed.clear()
             self.in_sync = True
             self._inherited = frozenset()
             self.substrate.forget_inherited()
-            await self._settle(set(swept))
+            documents.retry_blocked()  # what is in the way may be removed from here on
+            await self._settle(set(documents.absent))
             if self._postponed:
-                await self._execute(await self._compare())
+                await self._execute(self._explained(await self._compare()))
                 postponed, self._postponed = self._postponed, set()
                 self._tell_verdicts(postponed)
-            self._log.info(
-                "in sync", documents=len(self.desired.documents.names()), swept=len(swept), revision=self.revision
-            )
+            counts = msgspec.structs.asdict(self.ledger.counts)
+            self._log.info("snapshot_applied", revision=self.revision, absent=len(documents.absent), **counts)
+
+    async def sweep(self, names: Iterable[str], *, objects: bool = False) -> list[str]:
+        """Remove documents that the stream does not list, and return those that are not among them: then none is.
+
+        With `objects`, what no document explains may be removed from the kernel too.
+        """
+        async with self._lock:
+            documents, wanted = self.desired.documents, set(names)
+            others = sorted(wanted - documents.absent)
+            if others or not self.in_sync:
+                return others or sorted(wanted)
+            documents.sweep(sorted(wanted))
+            await self._settle(wanted)
+            self._log.info("documents_swept", documents=sorted(wanted), objects=objects)
+            if objects:
+                self._removes_rest = True
+                await self._execute(self._explained(await self._compare()))
+        return []
+
+    def _explained(self, actions: list[Action]) -> list[Action]:
+        """Leave out removals where it is not known what explains the objects in the kernel."""
+        kept = actions if self._removes_rest else additions(actions)
+        self.unexplained = len(actions) - len(kept)
+        return kept
 
     async def repair(self) -> None:
         """Compare the kernel with what is wanted and mend what somebody else changed; tell what that was."""
@@ -198,16 +244,18 @@ class Applier:
 
     def _tell_unreadable(self, error: Exception) -> None:
         self.unreadable = str(error)
-        self._log.warning("the kernel could not be read; nothing is changed", reason=str(error))
+        remedy = "mend what is named; nothing is changed in the kernel until it can be read"
+        self._report("kernel", [Fault("kernel_unreadable", self._settings.host, self.unreadable, remedy)])
 
     async def _mend(self, comparison: Comparison) -> None:
         """Mend what is different still."""
         try:
-            actions = self._allowed(await self._proven(comparison))
+            actions = self._explained(self._allowed(await self._proven(comparison)))
         except ObservationError as error:
             self._tell_unreadable(error)
             return
         self.unreadable = ""
+        self._report("kernel", [])
         failing = self._asked_for_by(self.desired.documents.failing())
         if not actions and not self.desired.documents.failing():
             return
@@ -244,6 +292,11 @@ class Applier:
             await self._settle(set())
         if self.desired.documents.failing():
             await self.repair()
+
+    async def retry_now(self) -> None:
+        """Try again at once: what stood in the way of a document is gone, or may be."""
+        self._calls = self.patience = 1
+        await self.retry()
 
     async def leave_out(self, down: frozenset[str]) -> None:
         """Send nothing to bouncers and dividers that are down, where their network or VPC has others."""
@@ -304,6 +357,7 @@ class Applier:
         concerned = set(mentioned)
         broken_off, self._under_way = self._under_way, True
         had_droplet = bool(self.desired.world.own_droplets())
+        retried = False
         while True:
             slots = self.desired.world.slots
             change = self.desired.settle(removing=self.in_sync)
@@ -321,8 +375,12 @@ class Applier:
             blamed = blame(filter(is_removal, failures), change.left.items())
             self._take_in(change.concerned, failures, blamed)
             self._remains.update((name, change.left[name]) for name in blamed)
+            if not retried and removes_veths(actions):
+                retried = True  # once: what is taken back after another refusal is removed too
+                self.desired.documents.retry_blocked()
         if broken_off:
-            failures = await self._kernel.executor.run(self._allowed(await self._compare()))
+            actions = self._explained(self._allowed(await self._compare()))
+            failures = await self._kernel.executor.run(actions)
             self._take_in({name for name, _ in self.desired.in_force()}, failures)
         self.substrate.follow(self.desired.world, self._inherited)
         if had_droplet != bool(self.desired.world.own_droplets()):
@@ -345,6 +403,8 @@ class Applier:
             del self._remains[name]
         names = ({name for name, _ in self.desired.in_force()} | remains.keys()).difference(unknown)
         self._take_in(names, failures, blamed)
+        if removes_veths(actions):
+            self.desired.documents.retry_blocked()
         await self._settle(names)
         return failures
 
@@ -377,8 +437,9 @@ class Applier:
         try:
             self._store.keep(kept, self._unkept - {one.name for one in kept})
         except StoreError as error:
-            self._log.error("documents were not kept on disk; they are tried again", reason=str(error))
+            self._report("store", [not_saved("documents_not_saved", str(error))])
         else:
+            self._report("store", [])
             self._unkept.clear()
 
     async def _prove_attached(self, names: Iterable[str]) -> None:

@@ -9,32 +9,50 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from agent import __version__
+from agent.announcer import Announcer
 from agent.answers import Answers
 from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
+from agent.core.failures import LossWatch, lost_frames
+from agent.core.faults import ReportFaults
+from agent.core.next_hops import Peer
+from agent.core.once import Once
 from agent.core.paths import KnownPaths, Rules
+from agent.core.realize import IFINDEX_BASE
 from agent.core.registry import Verdict
 from agent.core.shortening import first_lines
+from agent.core.world import World
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.xdp import AttachMode
 from agent.faults import FaultReporter
+from agent.loop_errors import LoopErrors
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
-from agent.reports import acknowledgement, counters, heartbeat, slots
+from agent.publishers import Publishers
+from agent.reports import (
+    DataPlane,
+    acknowledgement,
+    counters,
+    documents_missing,
+    heartbeat,
+    objects_unexplained,
+    slots,
+)
 from agent.settings import Settings
 from agent.store import Store
 from agent.substrate import InterfaceReplacedError
 from protocol import codec, subjects
+from protocol.acknowledgements import Acknowledgement
 from protocol.status import AgentState, Counters, Event, Status
 
 COLLECT_AFTER = 100_000
@@ -71,7 +89,9 @@ def kernel_config(settings: Settings) -> KernelConfig:
 def bus_settings(settings: Settings) -> BusSettings:
     """Return the bus's share of the settings."""
     section = settings.bus
-    return BusSettings(section.servers, section.nkey_seed_file or None, section.tls_ca_file or None)
+    return BusSettings(
+        section.servers, section.nkey_seed_file or None, section.tls_ca_file or None, section.trusted_publishers
+    )
 
 
 def _prober(
@@ -80,13 +100,14 @@ def _prober(
     memory: PathMemory,
     known: KnownPaths,
     tell: Callable[[str, tuple[str, ...]], None],
+    report: ReportFaults,
     log: FilteringBoundLogger,
 ) -> Prober:
     """Return the prober that the settings ask for. One that does not run tells the peers on as they are."""
     section, ports = settings.probe, (settings.data_plane.geneve_port, settings.data_plane.vxlan_port)
     rules = Rules(interval=section.interval, misses=section.misses, per_second=section.per_second)
     watch = kernel.neighbours
-    return Prober(rules, ports, watch.set_peers, tell, log, watch.cut_off, known, memory.keep)
+    return Prober(rules, ports, watch.set_peers, tell, log, watch.cut_off, known, memory.keep, watch.ask_again, report)
 
 
 class Daemon:
@@ -99,15 +120,25 @@ class Daemon:
         self._boot = uuid.uuid4().hex
         self._started = time.monotonic()
         self._faults = FaultReporter(self._publish_event, log)
-        memory, known = PathMemory(store, log), known_paths(store) if settings.probe.enabled else {}
-        self._prober = _prober(settings, kernel, memory, known, self._publish_event, log)
-        self._applier = Applier(settings, kernel, store, self._tell, self._tell_repair, log, self._prober.follow, known)
+        self._losses = LossWatch()
+        self._rejected = Once()
+        self._loop_errors = LoopErrors(self._faults.report, log)
+        kernel.neighbours.report = self._faults.report
+        memory, known = PathMemory(store, self._faults.report), known_paths(store) if settings.probe.enabled else {}
+        self._prober = _prober(settings, kernel, memory, known, self._publish_event, self._faults.report, log)
+        self._announcer = Announcer(self._loop_errors)
+        report = self._faults.report
+        self._applier = Applier(
+            settings, kernel, store, self._tell, self._tell_repair, log, self._follow, known, report
+        )
         self._answers = Answers(self._applier, kernel, self._prober, self._status, self._counters, time.time)
-        self._bus = Bus(settings.host, bus_settings(settings), self, log)
+        self._publishers = Publishers(settings.host, store, self._faults.report)
+        versions = store.load_versions() if settings.bus.trusted_publishers else {}
+        self._bus = Bus(settings.host, bus_settings(settings), self, log, self._faults.report, self._boot, versions)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
-        await self._kernel.neighbours.start()
+        await self._kernel.start()
         await self._applier.start()
         interval = self._settings.interval
         loops = [
@@ -117,6 +148,8 @@ class Daemon:
             asyncio.create_task(self._every(interval.observe, self._applier.repair), name="repair"),
             asyncio.create_task(self._every(interval.retry, self._applier.retry), name="retry"),
             asyncio.create_task(self._follow_uplinks(), name="uplinks"),
+            asyncio.create_task(self._follow_freed_names(), name="freed names"),
+            asyncio.create_task(self._announcer.run(), name="announcer"),
         ]
         if self._settings.probe.enabled:
             loops.append(asyncio.create_task(self._prober.run(), name="prober"))
@@ -133,34 +166,55 @@ class Daemon:
 
     async def begin_snapshot(self) -> None:
         """Take note that every document comes again."""
+        self._publishers.begin_snapshot()
         await self._applier.begin_snapshot()
 
     async def deliver(self, batch: Sequence[Delivery]) -> None:
         """Take documents in."""
+        self._publishers.take(batch)
         await self._applier.deliver(batch)
+        self._report_absent()
 
     async def snapshot_complete(self) -> None:
         """Take note that all documents are here, and tell so at once."""
+        self._publishers.report()
         await self._applier.snapshot_complete()
+        self._report_absent()
         await self._send_status()
 
     async def ask(self, verb: str, body: bytes) -> bytes:
         """Answer a question."""
-        return await self._answers.ask(verb, body)
+        answer = await self._answers.ask(verb, body)
+        self._report_absent()
+        return answer
+
+    def _report_absent(self) -> None:
+        """Report what is in force here, or in the kernel, and in no message of the stream."""
+        applier, host = self._applier, self._settings.host
+        absent = documents_missing(host, applier.desired.documents.absent)
+        self._faults.report("documents", [*absent, *objects_unexplained(host, applier.unexplained)])
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
-        """Do a job again and again; a failure of one turn is logged and does not end the loop."""
+        """Do a job again and again; a failure of one turn is a fault and does not end the loop."""
         while True:
             await asyncio.sleep(seconds)
             await self._try(job)
 
     async def _try(self, job: Callable[[], Awaitable[None]]) -> None:
+        name = getattr(job, "__name__", str(job)).strip("_")
         try:
             await job()
         except InterfaceReplacedError:
             raise
-        except Exception:
-            self._log.exception("a periodic job failed", job=getattr(job, "__name__", str(job)))
+        except Exception as error:
+            self._loop_errors.failed(name, error)
+        else:
+            self._loop_errors.passed(name)
+
+    def _follow(self, world: World, peers: Mapping[bytes, Peer]) -> None:
+        """Hand on where this host's droplets are now, and which others there are."""
+        self._announcer.follow(world)
+        self._prober.follow(world, peers)
 
     async def _follow_uplinks(self) -> None:
         """Look at once, and not at the next turn, when the kernel tells that an interface is another one now."""
@@ -170,6 +224,14 @@ class Daemon:
             changed.clear()
             await self._try(self._applier.repair)
             await asyncio.sleep(UPLINK_PAUSE)
+
+    async def _follow_freed_names(self) -> None:
+        """Try documents again as soon as an interface gives up the name that an endpoint here is to have."""
+        freed = self._kernel.links.taken.freed
+        while True:
+            await freed.wait()
+            freed.clear()
+            await self._try(self._applier.retry_now)
 
     async def _follow_down(self) -> None:
         """Have bouncers and dividers left out while they are down."""
@@ -184,8 +246,14 @@ class Daemon:
     def _tell(self, verdict: Verdict, now: float) -> None:
         answer = acknowledgement(verdict, now, now + self._settings.interval.retry * self._applier.patience)
         self._bus.acknowledge(answer)
+        if not answer.errors:
+            self._rejected.ends(verdict.name)
+        elif self._rejected.begins(verdict.name, str(answer.errors)):
+            self._log_rejected(verdict.name, answer)
+
+    def _log_rejected(self, document: str, answer: Acknowledgement) -> None:
         for error in answer.errors:
-            self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
+            self._log.warning("document rejected", document=document, path=error.path, reason=error.message)
 
     def _tell_repair(self, mended: Sequence[str]) -> None:
         self._publish_event("repaired", first_lines(mended))
@@ -194,7 +262,25 @@ class Daemon:
         host = self._settings.host
         self._bus.publish(subjects.event(host, kind), codec.encode(Event(host, kind, time.time(), detail)))
 
+    def _report_data_plane(self) -> None:
+        """Report what the uplinks cannot do, and what the kernel drops after the programs' verdicts."""
+        self._faults.report("attachment", self._kernel.modes.decision.faults)
+        self._faults.report("probes", self._prober.faults(self._kernel.modes.hints))
+        self._losses.look(self._kernel.failures.read(), time.monotonic())
+        self._faults.report("losses", self._losses.faults(self._name_of))
+
+    def _name_of(self, ifindex: int) -> str:
+        """Return the name of the uplink or endpoint behind an interface's number."""
+        for uplink in self._applier.desired.world.here.uplinks:
+            if ifindex in (uplink.carrier, *uplink.arrives):
+                return uplink.name
+        slot = ifindex - IFINDEX_BASE
+        by_slot = {place: endpoint for endpoint, place in slots(self._applier).items()} if slot >= 0 else {}
+        return by_slot.get(slot, f"interface {ifindex}")
+
     def _status(self) -> Status:
+        self._report_data_plane()
+        modes = self._kernel.modes
         return heartbeat(
             self._settings,
             self._applier,
@@ -207,13 +293,18 @@ class Daemon:
             down=self._prober.down_droplets(),
             narrow=self._prober.narrow_paths(),
             faults=self._faults.standing(),
+            plane=DataPlane(modes.running, modes.decision.reason, self._kernel.failures.unavailable),
         )
 
     def _counters(self) -> Counters:
         places = slots(self._applier)
         endpoints = self._kernel.read_endpoint_counters(places.values())
         outcomes = self._kernel.read_outcomes()
-        return counters(self._settings.host, time.time(), outcomes, endpoints, places, self._prober.counts)
+        lost = lost_frames(self._kernel.failures.read(), self._name_of)
+        unknown = self._kernel.failures.unavailable
+        return counters(
+            self._settings.host, time.time(), outcomes, endpoints, places, self._prober.counts, lost, unknown
+        )
 
     async def _send_status(self) -> None:
         self._bus.publish(subjects.status(self._settings.host), codec.encode(self._status()))

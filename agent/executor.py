@@ -1,7 +1,7 @@
 """Carries out a plan: one action after another, and a list of what the kernel refused.
 
-One action's refusal does not stop those that have nothing to do with it. Decides nothing and remembers nothing: what
-the kernel then holds is for the next observation to say.
+One action's refusal does not stop those that have nothing to do with it. Decides nothing, and remembers only which
+refusals it has logged: what the kernel then holds is for the next observation to say.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from agent.core.actions import (
     PutEntries,
 )
 from agent.core.layout import DIRECT_PATH, MapName
+from agent.core.refusals import Refusals
 from agent.datapath.links import Links
 from agent.datapath.maps import Map, Refused
 from agent.datapath.threads import in_thread
@@ -58,19 +59,24 @@ class Executor:
         self._maps = maps
         self._links = links
         self._transit = transit
+        self._refusals = Refusals()
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         """Carry out the actions in their order; return what was refused, empty when all is done."""
         failures: list[Failure] = []
         for action in actions:
+            before = len(failures)
             try:
                 failures += await self._carry_out(action)
             except OSError as error:
                 failures.append(_failure(action, error))
             except Exception as error:  # whatever it was, nobody may take the action for done
-                log.exception("action_failed", object=object_of(action))
-                failures.append(_failure(action, OSError(errno.EIO, f"{type(error).__name__}: {error}")))
-        for failure in failures:
+                failure = _failure(action, OSError(errno.EIO, f"{type(error).__name__}: {error}"))
+                if self._refusals.new([failure]):
+                    log.exception("action_failed", object=failure.object)
+                failures.append(failure)
+            self._refusals.done(action, object_of(action), failures[before:])
+        for failure in self._refusals.new(failures):
             log.warning(
                 "kernel_refused",
                 object=failure.object,

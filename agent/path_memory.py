@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from structlog.typing import FilteringBoundLogger
-
+from agent.core.faults import ReportFaults
 from agent.core.paths import Known, Path
-from agent.store import KeptPath, Store, StoreError
+from agent.store import KeptPath, Store, StoreError, not_saved
 
 
 def known_paths(store: Store) -> dict[Path, Known]:
@@ -18,9 +17,9 @@ def known_paths(store: Store) -> dict[Path, Known]:
 class PathMemory:
     """Leaves it to the agent that starts next. What cannot be written is said, and stops nothing."""
 
-    def __init__(self, store: Store, log: FilteringBoundLogger) -> None:
+    def __init__(self, store: Store, report: ReportFaults) -> None:
         self._store = store
-        self._log = log
+        self._report = report
 
     def keep(self, changes: Mapping[Path, Known | None]) -> bool:
         """Write what changed; None takes a path away. False when that failed."""
@@ -28,6 +27,7 @@ class PathMemory:
         try:
             self._store.keep_paths(kept, [path for path, known in changes.items() if known is None])
         except StoreError as error:
-            self._log.warning("what is known of paths was not kept on disk; it is tried again", reason=str(error))
+            self._report("paths", [not_saved("paths_not_saved", str(error))])
             return False
+        self._report("paths", [])
         return True

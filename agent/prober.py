@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
+from agent.core import unanswered
+from agent.core.faults import ReportFaults
 from agent.core.next_hops import Peer, Senders
 from agent.core.paths import (
     NOTHING_KNOWN,
@@ -34,12 +36,14 @@ from agent.core.peers import senders
 from agent.core.probe_packet import NONCE
 from agent.core.probing import Probing
 from agent.core.room import needed_for_ipv6
+from agent.core.send_errors import SendErrors, Sending, sending_of
 from agent.core.tunnel_errors import TunnelError
 from agent.core.world import World
 from agent.datapath.icmp_errors import IcmpErrors
-from agent.datapath.probe_socket import ProbeSocket, Sending
+from agent.datapath.probe_socket import ProbeSocket
+from agent.loop_errors import LoopErrors
 from protocol.addresses import format_address, parse_address
-from protocol.status import NarrowPath
+from protocol.status import Fault, NarrowPath
 
 Keep = Callable[[Mapping[Path, Known | None]], bool]
 """Called with what is known of paths now, None for nothing; False when that could not be kept."""
@@ -78,11 +82,15 @@ class Prober:
         cut_off: Callable[[], Collection[bytes]] = frozenset,
         known: KnownPaths = NOTHING_KNOWN,
         keep: Keep | None = None,
+        ask_again: Callable[[Collection[Path]], None] = lambda _: None,
+        report: ReportFaults = lambda _source, _faults: None,
     ) -> None:
         """Hand peers to `watch` and events to `tell`; `ports` are the tunnels' UDP ports, Geneve's first.
 
         `cut_off` returns the peers to which nothing leads now, the same object until that changes. `known` is what the
-        agent before this one left, and `keep` leaves it to the next one, before anybody else is told.
+        agent before this one left, and `keep` leaves it to the next one, before anybody else is told. `ask_again` is
+        called with the paths whose next hop may not be what the kernel takes it for, `report` with what keeps probes
+        from being sent.
         """
         self.down_changed = asyncio.Event()
         """Set when other droplets are down than before; whoever waits clears it."""
@@ -95,13 +103,20 @@ class Prober:
         self._cut_off_seen: Collection[bytes] | None = None
         self._known = dict(known)
         self._keep = keep
+        self._ask_again = ask_again
         self._unkept: dict[Path, Known | None] = {}
         self._peers: dict[bytes, Peer] = {}
         self._senders: Senders = {}
         self._names: dict[bytes, str] = {}
+        self._answering: frozenset[bytes] = frozenset()
         self._interfaces: dict[bytes, tuple[str, int]] = {}
         """Name and ifindex: a socket stays bound to an interface that another of its name took the place of."""
         self._sockets: dict[bytes, ProbeSocket] = {}
+        self._unopened: dict[bytes, Sending] = {}
+        self._send_errors = SendErrors()
+        self._report = report
+        self._report_at = 0.0
+        self._loop_errors = LoopErrors(report, log)
         self._errors: IcmpErrors | None = None
         self._open_at = self._watch_at = self._tell_at = self._keep_at = 0.0
         self._told: int | None = None
@@ -118,6 +133,7 @@ class Prober:
         """Take in which droplets there are, by packed address."""
         self._peers, self._senders = dict(peers), senders(world)
         self._names = {parse_address(droplet.address): id_ for id_, droplet in world.droplets.items()}
+        self._answering = unanswered.answering(world)
         interfaces: dict[bytes, tuple[str, int]] = {}
         for droplet in world.own_droplets():
             uplink = world.uplink_of(droplet)
@@ -148,9 +164,11 @@ class Prober:
             while True:
                 try:
                     self._turn(self._now())
-                except Exception:
-                    self._log.exception("probing failed; it goes on")
+                except Exception as error:
+                    self._loop_errors.failed("prober", error)
                     await asyncio.sleep(FAILED_SECONDS)
+                else:
+                    self._loop_errors.passed("prober")
                 await self._sleep()
         finally:
             self._errors.close()
@@ -180,6 +198,13 @@ class Prober:
             for view in narrow
         )
         return tuple(sorted(found, key=lambda path: (path.droplet, path.by)))
+
+    def faults(self, hints: Mapping[str, str]) -> list[Fault]:
+        """Return a fault for each own droplet that nobody has ever answered; `hints` by interface: see `unanswered`."""
+        uplinks = {
+            source: unanswered.Uplink(name, hints.get(name, "")) for source, (name, _) in self._interfaces.items()
+        }
+        return unanswered.faults(self._probing.unanswered(self._answering), uplinks, self._ports[0])
 
     def views(self) -> Iterable[tuple[str, str, View]]:
         """Yield the peer's droplet, the own one, and what is known of each path; times are the event loop's."""
@@ -212,12 +237,15 @@ class Prober:
         for opened in self._sockets.values():
             opened.drain()
         self._probing.expire(now)
+        if doubtful := self._probing.take_doubtful():
+            self._ask_again(doubtful)
         if (cut_off := self._cut_off()) is not self._cut_off_seen:
             self._probing.cut_off(cut_off, now)
             self._cut_off_seen = cut_off
         for probe in self._probing.due(now):
             self._send(probe, now)
         self._leave_known(now)
+        self._report_faults(now)
         if now >= self._watch_at and self._probing.version != self._told:
             self._hand_on()
             self._watch_at = now + REST * (self._now() - now)
@@ -225,13 +253,19 @@ class Prober:
 
     def _send(self, probe: Probe, now: float) -> None:
         opened = self._sockets.get(probe.path.source)
-        sending = opened.send(probe.path.peer, probe.size, probe.nonce) if opened else Sending.IMPOSSIBLE
+        if opened is not None:
+            sending = opened.send(probe.path.peer, probe.size, probe.nonce)
+        else:
+            sending = self._unopened.get(probe.path.source, Sending.NO_INTERFACE)
+        self._send_errors.note(probe.path, sending)
         match sending:
+            case Sending.SENT:
+                pass
             case Sending.TOO_LONG:
                 self._probing.refused(probe.nonce, now)
-            case Sending.IMPOSSIBLE:
-                self._probing.failed(probe.nonce, now)
-            case Sending.BUSY:
+            case _ if sending.tells_of_path:
+                self._probing.failed(probe.nonce, now, sending.value)
+            case _:
                 self._probing.unsent(probe.nonce, now)
 
     def _open_missing(self, now: float) -> None:
@@ -243,8 +277,21 @@ class Prober:
             try:
                 self._sockets[source] = ProbeSocket(source, interface, self._ports[0], self._answered)
             except OSError as error:
-                address = format_address(source)
-                self._log.warning("probes cannot be sent", address=address, interface=interface, reason=str(error))
+                self._unopened[source] = sending_of(error.errno or 0)
+            else:
+                self._unopened.pop(source, None)
+
+    def _report_faults(self, now: float) -> None:
+        if now < self._report_at:
+            return
+        self._report_at = now + EVENT_SECONDS
+        self._send_errors.keep(self._probing.paths)
+        silent = self._errors.not_heard if self._errors is not None else []
+        self._report("probes", [*self._send_errors.faults(self._place, self._ports[0]), *silent])
+
+    def _place(self, source: bytes) -> tuple[str, str]:
+        """Return the interface and the address of an own droplet, as text."""
+        return self._interfaces[source][0] if source in self._interfaces else "", format_address(source)
 
     def _answered(self, path: Path, nonce: bytes) -> None:
         if self._probing.answered(path, nonce, self._now()):
@@ -292,6 +339,8 @@ class Prober:
     def _line(self, happening: Happening) -> str:
         path = happening.path
         words = (_WORDS_CUT_OFF if happening.cut_off else _WORDS)[happening.kind]
+        if happening.unsent:
+            words = f"cannot be sent to: {happening.unsent}"
         words = words.format(carries=happening.carries, size=happening.size)
         if happening.kind is Happened.NARROW and (happening.carries or 0) < (needed := needed_for_ipv6(path.peer)):
             words += f"; endpoints' IPv6 needs {needed}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from agent import __version__
 from agent.applier import Applier
@@ -25,13 +26,17 @@ from protocol.status import (
     AgentState,
     Counters,
     Fault,
+    LostFrames,
     NarrowPath,
     ObjectCounts,
     Status,
     UnresolvedNextHops,
     UplinkStatus,
 )
+from protocol.subjects import config_of
 
+MOST_NAMES = 10
+"""Documents that one fault names."""
 MOST_ADDRESSES = 100
 """Addresses told for each reason why next hops are unresolved: a heartbeat has to stay well below 1 MiB."""
 
@@ -52,7 +57,30 @@ def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Ackn
         errors=tuple(limited(verdict.errors)),
         failures=_first_failures(verdict.failures + verdict.lacking),
         retry_at=retry_at if _is_retried(verdict) else None,
+        absent=verdict.absent,
     )
+
+
+def documents_missing(host: str, absent: Iterable[str]) -> list[Fault]:
+    """Return the fault of documents that are kept though the stream does not list them, with the first names."""
+    names = sorted(absent)
+    if not names:
+        return []
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    listed = ", ".join(names[:MOST_NAMES]) + more
+    are = "document of this host is" if len(names) == 1 else "documents of this host are"
+    detail = f"{len(names)} {are} not in the stream, and nothing removed them; they stay in force: {listed}"
+    remedy = f"have the controller publish or remove each of them, or run `dropletctl sweep {host}`"
+    return [Fault("documents_missing", config_of(host), detail, remedy)]
+
+
+def objects_unexplained(host: str, count: int) -> list[Fault]:
+    """Return the fault of interfaces and map entries that stay though no document explains them."""
+    if not count:
+        return []
+    detail = f"the stream holds no document of this host, and {count} objects of an earlier agent stay in the kernel"
+    remedy = f"have the controller publish the host's documents, or run `dropletctl sweep {host} --objects`"
+    return [Fault("objects_unexplained", config_of(host), detail, remedy)]
 
 
 def _is_retried(verdict: Verdict) -> bool:
@@ -68,6 +96,17 @@ def _first_failures(failures: Sequence[KernelFailure]) -> tuple[KernelFailure, .
     return first(failures, more)
 
 
+class DataPlane(NamedTuple):
+    """How endpoints' programs run, why in generic mode, and why what the kernel drops after them is not counted."""
+
+    attach_mode: str = ""
+    attach_reason: str = ""
+    losses_unknown: str = ""
+
+
+UNKNOWN_PLANE = DataPlane()
+
+
 def heartbeat(
     settings: Settings,
     applier: Applier,
@@ -81,6 +120,7 @@ def heartbeat(
     down: tuple[str, ...] = (),
     narrow: tuple[NarrowPath, ...] = (),
     faults: tuple[Fault, ...] = (),
+    plane: DataPlane = UNKNOWN_PLANE,
 ) -> Status:
     """Return the host's status; times in seconds, memory in bytes; `modes`: how transit XDP really runs, by uplink.
 
@@ -116,6 +156,9 @@ def heartbeat(
         repairs=applier.repairs,
         memory_bytes=memory,
         faults=first(faults, lambda left: Fault("more", f"{left} more", "the first ones are named")),
+        attach_mode=plane.attach_mode,
+        attach_reason=plane.attach_reason,
+        losses_unknown=plane.losses_unknown,
     )
 
 
@@ -148,6 +191,8 @@ def counters(
     endpoints: Mapping[int, EndpointCounters],
     slots: Mapping[str, int],
     probes: Counts | None = None,
+    lost: tuple[LostFrames, ...] = (),
+    lost_unknown: str = "",
 ) -> Counters:
     """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint."""
     return Counters(
@@ -160,6 +205,8 @@ def counters(
             if slot in endpoints
         ),
         probes=status.Probes(*dataclasses.astuple(probes)) if probes else status.Probes(),
+        lost=lost,
+        lost_unknown=lost_unknown,
     )
 
 

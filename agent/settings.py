@@ -17,6 +17,7 @@ import msgspec
 from agent.bus.settings import check_server
 from agent.core.features import Family, Features
 from agent.core.layout import MAX_LOCAL_DROPLETS
+from protocol import binding
 from protocol.subjects import is_host
 
 ENVIRONMENT = "DROPLET_"
@@ -44,7 +45,10 @@ Servers = Annotated[
     tuple[str, ...],
     msgspec.Meta(min_length=1, description='a list of one server or more, as in ["tls://HOST:4222"]'),
 ]
-LISTS = ("servers", "interfaces", "families", "substrate")
+Publishers = Annotated[
+    tuple[str, ...], msgspec.Meta(description='a list of public nkeys, as in ["UDXU4RCS..."]; empty for no signatures')
+]
+LISTS = ("servers", "trusted_publishers", "interfaces", "families", "substrate")
 """Keys that take several values: in the environment with commas between."""
 LONGEST_GIVEN = 60
 
@@ -54,11 +58,15 @@ class SettingsError(ValueError):
 
 
 class BusSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[bus]`: where NATS is, and who this host is there."""
+    """`[bus]`: where NATS is, who this host is there, and whose documents it takes.
+
+    With `trusted_publishers`, public nkeys, documents must be signed by one of them.
+    """
 
     servers: Servers = ("nats://127.0.0.1:4222",)
     nkey_seed_file: str = ""
     tls_ca_file: str = ""
+    trusted_publishers: Publishers = ()
 
 
 class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -226,17 +234,26 @@ def _broken_rules(settings: Settings) -> Iterator[_Mistake]:
             yield _Mistake("interfaces", f"{name} is named twice: name each interface once")
         if not INTERFACE_NAME.fullmatch(name):
             yield _Mistake("interfaces", f"{name!r} is no interface's name: 1 to 15 characters, no space and no /")
-    for server in settings.bus.servers:
-        try:
-            check_server(server)
-        except ValueError as error:
-            yield _Mistake("bus.servers", str(error))
+    yield from _broken_bus(settings.bus)
     ports = settings.data_plane
     if ports.geneve_port == ports.vxlan_port:
         words = (
             f"{ports.vxlan_port} is data_plane.geneve_port too: give each a port of its own, or switch VXLAN off with 0"
         )
         yield _Mistake("data_plane.vxlan_port", words)
+
+
+def _broken_bus(bus: BusSection) -> Iterator[_Mistake]:
+    for server in bus.servers:
+        try:
+            check_server(server)
+        except ValueError as error:
+            yield _Mistake("bus.servers", str(error))
+    for number, publisher in enumerate(bus.trusted_publishers):
+        try:
+            binding.public_key(publisher)
+        except ValueError as error:
+            yield _Mistake("bus.trusted_publishers", f"entry {number + 1} is {error}")
 
 
 def _overlay(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:

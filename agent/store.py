@@ -1,7 +1,9 @@
 """What a host goes by when it starts: the last good revision of every document, and what was known of its paths.
 
 One SQLite file in write-ahead mode. A document is written only after the kernel took it whole; the bus is told only
-then.
+then. Signatures are checked when a message arrives and not again here: the file belongs to root alone, and whoever can
+write it can replace the agent too. The versions of signed documents are here because an older document that is replayed
+after a restart would pass every other check.
 """
 
 from __future__ import annotations
@@ -12,7 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from protocol.status import Fault
+
 FILE = "documents.sqlite"
+MOST_REMOVED = 100_000
+"""Removed documents whose versions are kept, those with the greatest versions."""
 _SCHEMA_VERSION = 1
 
 
@@ -35,6 +41,12 @@ class KeptPath(NamedTuple):
 
 class StoreError(RuntimeError):
     """The file cannot be used; the message is one line for people."""
+
+
+def not_saved(kind: str, reason: str) -> Fault:
+    """Return the fault of a store that cannot be written: what was to be saved is lost if the agent ends now."""
+    remedy = "free room on its file system, or mend its permissions; the agent tries again by itself"
+    return Fault(kind, "state", f"an agent that starts now would not know the newest: {reason}", remedy)
 
 
 class Store:
@@ -71,6 +83,10 @@ class Store:
             "CREATE TABLE IF NOT EXISTS paths (source BLOB NOT NULL, peer BLOB NOT NULL, "
             "down INTEGER NOT NULL, carries INTEGER, PRIMARY KEY (source, peer)) WITHOUT ROWID"
         )
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS versions "
+            "(name TEXT PRIMARY KEY, version INTEGER NOT NULL, removed INTEGER NOT NULL) WITHOUT ROWID"
+        )
         self._connection.execute("CREATE TABLE IF NOT EXISTS owner (host TEXT PRIMARY KEY) WITHOUT ROWID")
         owner = self._connection.execute("SELECT host FROM owner").fetchone()
         if owner is not None and owner[0] != host:
@@ -101,6 +117,21 @@ class Store:
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?)", paths)
             connection.executemany("DELETE FROM paths WHERE source = ? AND peer = ?", gone)
+
+    def load_versions(self) -> dict[str, int]:
+        """Return the version of each signed document that was taken, and of the last ones that were removed."""
+        with self._transaction() as connection:
+            connection.execute(
+                "DELETE FROM versions WHERE removed AND name NOT IN "
+                "(SELECT name FROM versions WHERE removed ORDER BY version DESC LIMIT ?)",
+                (MOST_REMOVED,),
+            )
+        return dict(self._connection.execute("SELECT name, version FROM versions"))
+
+    def keep_versions(self, versions: Iterable[tuple[str, int, bool]]) -> None:
+        """Write name, version, and whether it is removed, of some documents, or raise StoreError."""
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO versions VALUES (?, ?, ?)", versions)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

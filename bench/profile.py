@@ -54,7 +54,7 @@ PARTS = (
     _ingress(
         "endpoint lookup",
         "transit_xdp.c",
-        r"endpoint = endpoints\.lookup\(&packet->to\);(?=\n\tundivided = is_undivided)",
+        r"endpoint = endpoints\.lookup\(&packet->to\);(?=\n\tif \(!endpoint && \(is_to_many)",
         f"{_IS_HERE}\n\tendpoint = &fixed;",
     ),
     _ingress(

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What a network's gateway answers itself: echo requests (RFC 792, RFC 4443 section 4), fragments of them each by
- * itself. All else but ICMP it refuses, for it has no services.
+ * itself. All else but ICMP it refuses, for it has no services: TCP by a reset (RFC 9293 section 3.10.7.1), the rest by
+ * an ICMP error.
  */
 #ifndef DROPLET_GATEWAY_H
 #define DROPLET_GATEWAY_H
@@ -62,6 +63,106 @@ static __always_inline enum outcome answer_echo(struct ethhdr *ethernet, void *e
 	echo->check =
 		checksum_replace(echo->check, before, bpf_htons((__u16)(ipv6 ? ECHO_REPLY_IPV6 : ECHO_REPLY) << 8));
 	return turn_round(ethernet, end, packet) ? GATEWAY_ECHO : TO_GATEWAY;
+}
+
+struct tcp {
+	__be16 source;
+	__be16 destination;
+	__be32 sequence;
+	__be32 acknowledged;
+	__be16 flags; /* the header's length in words in the upper 4 bits */
+	__be16 window;
+	__u16 check;
+	__be16 urgent;
+};
+
+#define TCP_FIN	   0x01
+#define TCP_SYN	   0x02
+#define TCP_RST	   0x04
+#define TCP_ACK	   0x10
+#define TCP_WORDS5 0x5000
+
+/* What a reset says about a segment that begins no connection here. */
+struct reset {
+	__be32 sequence;
+	__be32 acknowledged;
+	__u16 flags;
+};
+
+/* False for a segment that is a reset itself, or none at all. `length`: bytes of the segment. */
+static __always_inline bool reset_about(const struct tcp *tcp, __u32 length, struct reset *reset)
+{
+	__u32 flags = bpf_ntohs(tcp->flags), header = (flags >> 12) * 4;
+
+	if (flags & TCP_RST || header < sizeof(*tcp) || header > length)
+		return false;
+	reset->flags = TCP_WORDS5 | TCP_RST;
+	reset->sequence = tcp->acknowledged;
+	reset->acknowledged = 0;
+	if (!(flags & TCP_ACK)) {
+		reset->flags |= TCP_ACK;
+		reset->sequence = 0;
+		reset->acknowledged = bpf_htonl(bpf_ntohl(tcp->sequence) + length - header + !!(flags & TCP_SYN) +
+						!!(flags & TCP_FIN));
+	}
+	return true;
+}
+
+/* Writes an IP header without options or extensions, from the gateway to who asked, in front of a TCP header. */
+static __always_inline __u64 write_reset_ip(struct ethhdr *ethernet, const struct packet *packet)
+{
+	struct iphdr *ip = (void *)(ethernet + 1);
+	struct ipv6hdr *ipv6 = (void *)ip;
+	__u32 *word = (__u32 *)ip;
+
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
+		word[0] = bpf_htonl(0x60000000);
+		word[1] = bpf_htonl(sizeof(struct tcp) << 16 | IPPROTO_TCP << 8 | NEW_TTL);
+		return sum_pseudo_ipv6(ipv6, sizeof(struct tcp), IPPROTO_TCP);
+	}
+	word[0] = bpf_htonl(0x45000000 | (sizeof(*ip) + sizeof(struct tcp)));
+	word[1] = bpf_htonl(FRAGMENT_NEVER);
+	word[2] = bpf_htonl(NEW_TTL << 24 | IPPROTO_TCP << 16);
+	ip->check = checksum_fold(sum_words(ip, sizeof(*ip) / 4));
+	return sum_pseudo_ipv4(ip, sizeof(struct tcp), IPPROTO_TCP);
+}
+
+/*
+ * Turns a TCP segment for the gateway into a reset: GATEWAY_REFUSED. IS_REFUSED when an ICMP error must do, for a
+ * fragment or behind options or extension headers. All pointers into the frame are void afterwards.
+ */
+static __always_inline enum outcome reset_tcp(context *ctx, const struct packet *packet,
+					      const struct transport *transport)
+{
+	bool ipv6 = INNER_IPV6 && packet->kind == ETH_P_IPV6;
+	__u32 at = sizeof(struct ethhdr) + (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	struct tcp *tcp = frame_start(ctx) + at;
+	struct reset reset = {};
+	struct ethhdr *ethernet;
+	__be16 source, destination;
+
+	if (transport->fragment || transport->at != at || (void *)(tcp + 1) > frame_end(ctx))
+		return IS_REFUSED;
+	if (!reset_about(tcp, packet->length - at, &reset))
+		return TO_GATEWAY;
+	source = tcp->destination;
+	destination = tcp->source;
+	if (set_length(ctx, at + sizeof(*tcp)))
+		return TO_GATEWAY;
+	ethernet = frame_start(ctx);
+	tcp = (void *)ethernet + at;
+	if ((void *)(tcp + 1) > frame_end(ctx) || !turn_round(ethernet, frame_end(ctx), packet))
+		return TO_GATEWAY;
+	tcp->source = source;
+	tcp->destination = destination;
+	tcp->sequence = reset.sequence;
+	tcp->acknowledged = reset.acknowledged;
+	tcp->flags = bpf_htons(reset.flags);
+	tcp->window = 0;
+	tcp->check = 0;
+	tcp->urgent = 0;
+	tcp->check = checksum_fold(write_reset_ip(ethernet, packet) + sum_words(tcp, sizeof(*tcp) / 4));
+	return GATEWAY_REFUSED;
 }
 
 #endif

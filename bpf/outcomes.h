@@ -21,7 +21,7 @@
 	X(TTL_TOLD, "The endpoint's packet used up its time to live, which an ICMP error told it.")                    \
 	X(PROBE_REFLECTED, "Another droplet's probe of the path, sent back.")                                          \
 	X(UNREACHABLE_TOLD, "Nothing leads to where the endpoint's packet was to go, which an ICMP error told it.")    \
-	X(GATEWAY_REFUSED, "The endpoint's packet asked its gateway for a service, which an ICMP error refused.")
+	X(GATEWAY_REFUSED, "The endpoint asked its gateway for a service: refused by a TCP reset or an ICMP error.")
 
 #define OUTCOMES_FORWARDED(X)                                                                                          \
 	X(DELIVERED, "Came through a tunnel and was handed to its endpoint.")                                          \

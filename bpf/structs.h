@@ -184,4 +184,43 @@ struct endpoint_traffic {
 	struct traffic dropped;	  /* sent by the endpoint and dropped */
 };
 
+#define WATCHED_PROGRAM	  1U /* its id is the kernel's of a program of ours */
+#define WATCHED_INTERFACE 2U /* its id is the ifindex of an interface that frames of the underlay come in on */
+
+/* watched: what is ours, for the programs of failures.c. The value says nothing. Written by the agent. */
+struct watched_key {
+	__u32 kind;
+	__u32 id;
+};
+
+struct watched_mark {
+	__u32 present;
+};
+
+/* kernel_layouts: 0 -> offsets in bytes in the running kernel's structs. Absent when net_cookie is 0. By the agent. */
+struct kernel_layout {
+	__u64 cookie;	      /* of the agent's network namespace: SO_NETNS_COOKIE, socket(7) */
+	__u32 device_ifindex; /* in struct net_device */
+	__u32 device_net;     /* likewise: nd_net */
+	__u32 net_cookie;     /* in struct net */
+	__u32 program_aux;    /* in struct bpf_prog */
+	__u32 aux_id;	      /* in struct bpf_prog_aux */
+	__u32 pad;
+};
+
+#define FAILURE_REDIRECT  1U /* the kernel refused to hand the frame to the device */
+#define FAILURE_TRANSMIT  2U /* the device did not take it */
+#define FAILURE_EXCEPTION 3U /* a device did not take it in generic mode, or the verdict was none */
+
+/* failures: what the kernel dropped after our verdict -> per CPU. By programs. */
+struct failure_key {
+	__u32 kind;
+	__u32 error;   /* a positive errno; 0: the device took fewer frames than it got, and said no more */
+	__u32 ifindex; /* where the frame was to leave */
+};
+
+struct failure_count {
+	__u64 frames;
+};
+
 #endif

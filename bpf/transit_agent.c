@@ -406,7 +406,7 @@ static __always_inline enum outcome told_of(enum outcome why)
 	return why == IS_REFUSED ? GATEWAY_REFUSED : UNREACHABLE_TOLD;
 }
 
-/* Tells the endpoint by an ICMP error why its packet did not go, when that is due. */
+/* Tells the endpoint by an ICMP error, or by a reset, why its packet did not go, when that is due. */
 static __always_inline enum outcome tell(context *ctx, const struct departure *departure, enum outcome why)
 {
 	bool ipv6 = INNER_IPV6 && departure->packet.kind == ETH_P_IPV6;
@@ -415,6 +415,12 @@ static __always_inline enum outcome tell(context *ctx, const struct departure *d
 		.routed = is_unreachable(why) && why != NO_ENDPOINT,
 	};
 
+	if (why == IS_REFUSED && departure->transport.protocol == IPPROTO_TCP) {
+		enum outcome outcome = reset_tcp(ctx, &departure->packet, &departure->transport);
+
+		if (outcome != IS_REFUSED)
+			return outcome;
+	}
 	if (why == DOES_NOT_FIT) {
 		if (is_subnet_broadcast(&departure->packet.to))
 			return MULTICAST;
@@ -453,7 +459,7 @@ int transit_agent(struct xdp_md *ctx)
 			outcome = NO_PROGRAM;
 		}
 		if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
-			outcome = send_out(ctx, sender, &departure, outcome, &leave_by);
+			outcome = forgotten(send_out(ctx, sender, &departure, outcome, &leave_by));
 		if (outcome == DOES_NOT_FIT || outcome == INNER_TTL || outcome == IS_REFUSED ||
 		    is_unreachable(outcome)) {
 			outcome = tell(ctx, &departure, outcome);

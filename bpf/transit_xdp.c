@@ -170,7 +170,18 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
 	return send(ctx, local, tunnel, hop, 0, outcome);
 }
 
-/* What came back was sent by an endpoint of this host: take_back() made this droplet the origin. It is told here. */
+/*
+ * Whether an endpoint of this host sent a packet that came round by a bouncer, which gave it to this droplet for one of
+ * its roles. Closed: who sends in its name from another droplet has it told nothing.
+ */
+static __always_inline bool came_round(const struct tunnel *tunnel, struct packet *packet, __u8 came_by)
+{
+	struct endpoint *sender = endpoints.lookup(&packet->from);
+
+	return came_by & TUNNEL_RETURNS && sender && sender->ifindex && !droplets.lookup(&tunnel->origin);
+}
+
+/* What came back, or round, was sent by an endpoint of this host, which is told here. */
 static __always_inline enum outcome tell_own(struct packet *packet, enum outcome why, __u32 *leave_by)
 {
 	struct endpoint *sender = endpoints.lookup(&packet->from);
@@ -206,7 +217,7 @@ static __always_inline enum outcome tell_remote(context *ctx, struct local_dropl
 	outcome = complain(ctx, packet, &complaint, untold);
 	if (outcome != DOES_NOT_FIT)
 		return outcome;
-	if (same_address(&tunnel->origin, &local->address))
+	if (came_by & TUNNEL_COMES_BACK || came_round(tunnel, packet, came_by))
 		return tell_own(packet, why, leave_by);
 	tunnel->headers = 0;
 	tunnel->length = frame_length(ctx);

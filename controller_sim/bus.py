@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
-from protocol import streams, subjects
+from controller_sim.signing import Signer, read_signer
+from protocol import binding, streams, subjects
 from protocol.permissions import CONTROLLER_INBOX
 
 PAGE = 1000
@@ -39,6 +39,24 @@ class Access:
     authority: Path
 
 
+class SigningClient(Client):
+    """A client that signs what it publishes for hosts."""
+
+    signer: Signer
+
+
+def message_headers(client: Client, subject: str, body: bytes | None) -> dict[str, str]:
+    """Return the headers of a message for a host: a document, or its removal where `body` is None.
+
+    They are signed where the client can; hosts without trusted publishers ask for the subject alone.
+    """
+    removes = body is None
+    marks = streams.DELETE_HEADERS if removes else {}
+    if isinstance(client, SigningClient):
+        return {**marks, **client.signer.headers(subject, body or b"", removes=removes)}
+    return {**marks, **binding.bound(subject)}
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """One message of a stream."""
@@ -50,17 +68,19 @@ class Stored:
 
 
 @asynccontextmanager
-async def connected(access: Access, name: str = "controller") -> AsyncIterator[Client]:
+async def connected(access: Access, name: str = "controller") -> AsyncIterator[SigningClient]:
     """Connect once, or raise BusError; a connection that breaks later comes back by itself."""
     errors: list[Exception] = []
 
     async def remember(error: Exception) -> None:
         errors.append(error)
 
+    client = SigningClient()
     context = ssl.create_default_context(cafile=str(access.authority))
     try:
-        client = await asyncio.wait_for(
-            nats.connect(
+        client.signer = read_signer(access.seed)
+        await asyncio.wait_for(
+            client.connect(
                 access.server,
                 name=name,
                 tls=context,

@@ -16,7 +16,7 @@ from controller_sim.lab import Lab
 from controller_sim.lab_state import LabError
 from controller_sim.moves import Move, Moved, in_phases
 from controller_sim.namespaces import run_coroutine_in
-from controller_sim.publisher import Published, publish, read_hosts
+from controller_sim.publisher import Change, Published, held_only_by_hosts, publish, read_hosts
 from protocol import codec, subjects
 from protocol.errors import DocumentError
 from protocol.status import AgentState, Status
@@ -92,8 +92,7 @@ class _Publication:
         self.agents: set[str] = set()
         self.published = 0
         self.removed = 0
-        self.moves: tuple[Move, ...] = ()
-        self.released: dict[tuple[str, str], tuple[float | None, float | None]] = {}
+        self.released: dict[Move, tuple[float | None, float | None]] = {}
 
     async def run(self, patience: float, *, agents_first: bool) -> Report:
         deadline = time.monotonic() + patience
@@ -113,26 +112,37 @@ class _Publication:
         return replace(self.watcher.tracker.report(), moves=self._moved())
 
     async def _publish(self) -> None:
-        """Publish what differs; what moves is first let go by its old host, and then told to its new one."""
+        """Publish what differs; an endpoint that moves is told to its new host when its old one has let go."""
         documents = self.lab.documents()
         self.watcher.tracker.holds(documents)
-        phases = in_phases(documents, await read_hosts(self.client, documents))
-        self.moves = phases.moves
-        await publish(self.client, phases.before, self._published)
-        await publish(self.client, phases.release, self._published)
+        stored = await read_hosts(self.client, documents)
+        phases = in_phases(documents, stored)
+        forgotten = await held_only_by_hosts(self.client, documents, stored)
+        for changes in (forgotten, phases.before, phases.release, phases.rest):
+            await publish(self.client, changes, self._published)
+        await self._publish_arrivals(phases.arrivals)
+
+    async def _publish_arrivals(self, arrivals: Mapping[Move, Sequence[Change]]) -> None:
+        """Publish what new hosts are told, for each move when its own old host has let go, or after a while without."""
         deadline = time.monotonic() + RELEASE_TIMEOUT
-        tracker = self.watcher.tracker
-        left = [(move.source, move.document) for move in self.moves]
-        while not all(tracker.realized_at(*key) for key in left) and time.monotonic() < deadline:
-            await self.watcher.heard(0.2)
-            self._check_agents()
-        self.released = {key: tracker.times_of(*key) for key in left}
-        await publish(self.client, phases.rest, self._published)
+        tracker, waiting, published = self.watcher.tracker, dict(arrivals), set[tuple[str, str]]()
+        while waiting:
+            late = time.monotonic() >= deadline
+            ready = [move for move in waiting if late or tracker.realized_at(move.source, move.document)]
+            changes: list[Change] = []
+            for move in ready:
+                self.released[move] = tracker.times_of(move.source, move.document)
+                fresh = [one for one in waiting.pop(move) if (one.host, one.document) not in published]
+                published |= {(one.host, one.document) for one in fresh}
+                changes += fresh
+            await publish(self.client, changes, self._published)
+            if waiting and not ready:
+                await self.watcher.heard(0.2)
+                self._check_agents()
 
     def _moved(self) -> tuple[Moved, ...]:
         found = []
-        for move in self.moves:
-            began, released = self.released[move.source, move.document]
+        for move, (began, released) in self.released.items():
             arrived = self.watcher.tracker.realized_at(move.destination, move.document)
             seconds = [None if end is None or began is None else end - began for end in (released, arrived)]
             found.append(Moved(move, *seconds))
@@ -213,6 +223,8 @@ def _troubles(status: Status) -> Iterator[tuple[str, str, str]]:
     for path in status.narrow_paths:
         to = f"to {path.droplet}"
         yield f"{to} carries", f"{to} carry", f"{path.carries} of {path.configured}"
+    for fault in status.faults:
+        yield "reports", "report", f"{fault.kind} {fault.subject}: {fault.detail}"
 
 
 def _without_next_hop(status: Status) -> list[str]:

@@ -13,7 +13,7 @@ import msgspec
 
 from controller_sim.bus import Access
 from controller_sim.ipam import Assignment
-from controller_sim.nats_server import CONTROLLER, OPERATOR, ServerFiles, in_url
+from controller_sim.nats_server import CONTROLLER, OPERATOR, ServerFiles, in_url, public_key
 from controller_sim.processes import Process
 from controller_sim.substrate import Names
 from controller_sim.topology import Topology
@@ -130,7 +130,8 @@ cache = "{cache}"
 bpffs = "{BPFFS}"
 
 {data_plane_settings(topology)}
-{bus_settings(reach)}
+{bus_settings(reach)}trusted_publishers = ["{public_key(paths.server.seed(CONTROLLER).read_bytes())}"]
+
 [log]
 format = "human"
 level = "info"

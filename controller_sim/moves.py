@@ -1,8 +1,9 @@
 """Moves of endpoints from one host to another: in which order the hosts are told, and how long it took. Pure.
 
-An endpoint's interface has one name in one namespace: the new host can only put it there when the old host's is gone.
-So first the new host is told what it needs besides the endpoint, and the old host and the bouncers that it left; when
-the old host has answered, the new host is told of the endpoint.
+Hosts take a move in either order. It is shortest when the new host is told last: it can only make the endpoint's
+interface when the old host's is gone. So first the new host is told what it needs besides the endpoint, then the old
+host and the bouncers that it left. Each new host is told of its endpoint when that endpoint's old host has answered; no
+move waits for another one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from controller_sim.bus import Stored
 from controller_sim.publisher import Change, difference
-from protocol import subjects
+from protocol import codec, subjects
 from protocol.documents import Document
 
 ENDPOINT = "endpoint."
@@ -55,12 +56,16 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Phases:
-    """Three rounds of publishing; the third waits until the second one's removals are realized."""
+    """Rounds of publishing: `before`, `release` and `rest` one after the other, without waiting.
+
+    Then, for each move by itself, its `arrivals`, when the removal of its document from the old host is realized. A
+    change may be in the arrivals of several moves: it is published with the first of them.
+    """
 
     before: list[Change]
     release: list[Change]
     rest: list[Change]
-    moves: tuple[Move, ...] = ()
+    arrivals: dict[Move, list[Change]]
 
 
 def in_phases(wanted: Mapping[str, Mapping[str, Document]], stored: Iterable[Stored]) -> Phases:
@@ -69,22 +74,35 @@ def in_phases(wanted: Mapping[str, Mapping[str, Document]], stored: Iterable[Sto
     changes = difference(wanted, stored)
     moves = _moves(changes)
     if not moves:
-        return Phases([], [], changes)
-    held = {subjects.parse_config(message.subject) for message in stored}
+        return Phases([], [], changes, {})
+    held = {subjects.parse_config(message.subject): message.body for message in stored}
     moved = {move.endpoint for move in moves}
     leaving = {(move.source, move.document) for move in moves}
-    arriving = {(move.destination, move.document) for move in moves}
-    rounds: tuple[list[Change], list[Change], list[Change]] = ([], [], [])
+    phases = Phases([], [], [], {move: [] for move in moves})
     for change in changes:
-        key = (change.host, change.document)
-        tells = change.body is not None and any(e.id in moved for e in wanted[key[0]][key[1]].endpoints)
-        if key in leaving or (tells and key not in arriving):
-            rounds[1].append(change)
-        elif change.body is not None and key not in held and key not in arriving:
-            rounds[0].append(change)
+        key = subjects.Target(change.host, change.document)
+        tells = change.body is not None and any(e.id in moved for e in wanted[key.host][key.document].endpoints)
+        arriving = _arriving(change, held.get(key, b""), moves)
+        if arriving:
+            for move in arriving:
+                phases.arrivals[move].append(change)
+        elif key in leaving or tells:
+            phases.release.append(change)
+        elif change.body is not None and key not in held:
+            phases.before.append(change)
         else:
-            rounds[2].append(change)
-    return Phases(*rounds, moves)
+            phases.rest.append(change)
+    return phases
+
+
+def _arriving(change: Change, old: bytes, moves: Iterable[Move]) -> list[Move]:
+    """Return the moves whose new host is told of the endpoint by a change, or has listed it until then as elsewhere."""
+    here = [move for move in moves if move.destination == change.host]
+    own = [move for move in here if move.document == change.document]
+    if own or not here or not old:
+        return own
+    listed = {endpoint.id for endpoint in codec.decode_known(old).endpoints}
+    return [move for move in here if move.endpoint in listed]
 
 
 def _moves(changes: Iterable[Change]) -> tuple[Move, ...]:

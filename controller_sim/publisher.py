@@ -16,12 +16,15 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from controller_sim.bus import BusError, Stored, read_stream
+from controller_sim.bus import BusError, Stored, ask, message_headers, read_stream
 from protocol import codec, streams, subjects
 from protocol.documents import Document, Endpoint
+from protocol.errors import DocumentError
+from protocol.rpc import MAX_PAGE, DocumentsReply, DocumentsRequest
 
 DELETE_TTL = "720h"
-"""How long a removal stays in the stream: longer than any host is away; one that was longer sweeps by its snapshot."""
+"""How long a removal stays in the stream: longer than any host is away. A host that was away longer keeps the document
+and says so; `held_only_by_hosts` finds it, and its removal is published again."""
 ACK_TIMEOUT = 30.0
 """Seconds without any confirmation by the server after which publishing has failed."""
 
@@ -80,6 +83,37 @@ async def read_hosts(client: Client, hosts: Iterable[str]) -> list[Stored]:
     return stored
 
 
+async def held_only_by_hosts(
+    client: Client, wanted: Mapping[str, Mapping[str, Document]], stored: Iterable[Stored]
+) -> list[Change]:
+    """Return the removals of documents that hosts keep, and neither the stream has a message of nor is wanted.
+
+    A host keeps what the stream no longer lists until a message removes it. Hosts that do not answer are left out.
+    """
+    known = {subjects.parse_config(one.subject) for one in stored}
+    changes: list[Change] = []
+    for host, documents in wanted.items():
+        try:
+            held = await _held(client, host)
+        except (BusError, DocumentError):
+            continue
+        changes += [Change(host, name, None) for name in held if name not in documents and (host, name) not in known]
+    return changes
+
+
+async def _held(client: Client, host: str) -> list[str]:
+    """Return the names of the documents that a host has."""
+    names: list[str] = []
+    after = ""
+    while True:
+        answer = await ask(client, host, "documents", codec.encode(DocumentsRequest(after=after, limit=MAX_PAGE)))
+        page = codec.decode(answer, DocumentsReply)
+        names += [one.document for one in page.documents if not one.removed]
+        if not page.next:
+            return names
+        after = page.next
+
+
 async def publish(
     client: Client, changes: Iterable[Change], on_published: Callable[[Published], None] = lambda _: None
 ) -> list[Published]:
@@ -115,12 +149,12 @@ class _Pipeline:
         await self.subscription.unsubscribe()
 
     async def send(self, change: Change) -> None:
-        headers = None
+        subject = subjects.config(change.host, change.document)
+        headers = message_headers(self.client, subject, change.body)
         if change.body is None:
-            headers = {**streams.DELETE_HEADERS, "Nats-TTL": DELETE_TTL}
+            headers["Nats-TTL"] = DELETE_TTL
         index = len(self.sent)
         self.sent.append((change, time.monotonic()))
-        subject = subjects.config(change.host, change.document)
         try:
             await self.client.publish(subject, change.body or b"", reply=f"{self.inbox}.{index}", headers=headers)
         except NatsError as error:

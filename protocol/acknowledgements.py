@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
+from protocol.documents import KINDS
 from protocol.errors import FieldError
 
 
@@ -25,7 +27,7 @@ class State(StrEnum):
 class Reference(msgspec.Struct, frozen=True, order=True):
     """An object that a document needs, by kind (`networks`) and id. Of very many, the last one is `and`, `57 more`."""
 
-    kind: str
+    kind: Annotated[str, msgspec.Meta(extra_json_schema={"enum": (*KINDS, "and")})]
     id: str
 
 
@@ -42,7 +44,8 @@ class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
     """The newest answer for a document. Times are seconds since the epoch.
 
     `in_force` is the revision that forwarding follows now, 0 for none; it differs from `revision` while that is not
-    realized. `removed` says that the revision removed the document.
+    realized. `removed` says that the revision removed the document. `absent` says that the stream holds no message of
+    the document, and none removed it: it stays in force until it is published again or removed.
     """
 
     document: str
@@ -55,3 +58,4 @@ class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
     errors: tuple[FieldError, ...] = ()
     failures: tuple[KernelFailure, ...] = ()
     retry_at: float | None = None
+    absent: bool = False

@@ -98,8 +98,9 @@ class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """A tenant's interface: addresses in a network, on one droplet. `attachment` is needed on that droplet's host.
+    """A tenant's interface in a network, on one droplet, with one address of each family at most.
 
+    `attachment` is needed on that droplet's host.
     `dscp` is its class: the DSCP of the tunnel packets that carry what it sends (RFC 2983, the pipe model).
     """
 

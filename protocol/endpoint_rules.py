@@ -25,6 +25,7 @@ def check_endpoints(endpoints: tuple[Endpoint, ...]) -> list[FieldError]:
         *_each(endpoints, "droplet", parse_reference),
         *_each(endpoints, "mac", parse_mac),
         *_repeated_ids(endpoints),
+        *_repeated_families(endpoints),
         *_wrong_addresses(endpoints),
     ]
 
@@ -46,6 +47,7 @@ def _are_sound(endpoints: tuple[Endpoint, ...]) -> bool:
         and all(1 <= len(reference) <= LONGEST_REFERENCE for reference in references)
         and len(set(ids)) == len(ids)
         and len(set(addresses)) == len(addresses)
+        and not any(map(_is_of_one_family, endpoints))
     )
 
 
@@ -83,6 +85,19 @@ def _repeated_ids(endpoints: tuple[Endpoint, ...]) -> Iterator[FieldError]:
         if first != index:
             message = f"endpoint {endpoint.id!r} stands in endpoints[{first}] already"
             yield FieldError(f"endpoints[{index}].id", ErrorCode.DUPLICATE, message)
+
+
+def _is_of_one_family(endpoint: Endpoint) -> bool:
+    """Say whether an endpoint has two addresses of one family: it could send from the first one only."""
+    addresses = endpoint.addresses
+    return len(set(addresses)) == 2 and (":" in addresses[0]) == (":" in addresses[1])
+
+
+def _repeated_families(endpoints: tuple[Endpoint, ...]) -> Iterator[FieldError]:
+    for index, endpoint in enumerate(endpoints):
+        if _is_of_one_family(endpoint):
+            message = "at most one address of each family: make another endpoint for this one"
+            yield FieldError(f"endpoints[{index}].addresses[1]", ErrorCode.INVALID, message)
 
 
 def _wrong_addresses(endpoints: tuple[Endpoint, ...]) -> Iterator[FieldError]:

@@ -28,6 +28,10 @@ class ErrorCode(StrEnum):
     DISABLED = "disabled"
     """The host's settings turn off what the field asks for; the message names the setting."""
     TOO_LARGE = "too_large"
+    WRONG_SUBJECT = "wrong_subject"
+    """The message names no subject, or another one than that under which the stream holds it."""
+    UNTRUSTED = "untrusted"
+    """The host trusts some publishers only, and the message is not signed by one of them, or is an older one again."""
 
 
 class FieldError(msgspec.Struct, frozen=True):

@@ -35,12 +35,16 @@ def inbox(host: str) -> str:
 
 
 def of_host(host: str) -> Permissions:
-    """Return what a host's agent needs: its own subjects, its own consumer, its own inbox."""
+    """Return what a host's agent needs: its own subjects, its own consumer, its own inbox.
+
+    It hears its own status too: that is how it finds out that another agent has its name.
+    """
     own = f"{subjects.PREFIX}.{host}"
     return Permissions(
         publish=(
             streams.next_subject(host),
             streams.reset_subject(host),
+            streams.info_subject(host),
             f"$JS.ACK.{streams.CONFIG_STREAM}.{host}.>",
             f"$JS.ACK.*.*.{streams.CONFIG_STREAM}.{host}.>",
             f"{own}.ack.>",
@@ -50,7 +54,7 @@ def of_host(host: str) -> Permissions:
             f"{OPERATOR_INBOX}.>",
             f"{CONTROLLER_INBOX}.>",
         ),
-        subscribe=(f"{inbox(host)}.>", f"{own}.rpc.*", *_DISCOVERY),
+        subscribe=(f"{inbox(host)}.>", f"{own}.rpc.*", f"{own}.status", *_DISCOVERY),
     )
 
 
@@ -67,6 +71,22 @@ def of_operator() -> Permissions:
         ),
         subscribe=(
             f"{OPERATOR_INBOX}.>",
+            streams.ACK_SUBJECTS,
+            f"{subjects.PREFIX}.*.status",
+            f"{subjects.PREFIX}.*.event.>",
+            f"{subjects.PREFIX}.*.telemetry.>",
+        ),
+    )
+
+
+def of_monitor() -> Permissions:
+    """Return what a monitoring system needs: to hear what hosts say. It can make nobody do anything.
+
+    Whoever may read a stream can have the server send what it reads to a subject of its choice: so it may not.
+    """
+    return Permissions(
+        publish=(),
+        subscribe=(
             streams.ACK_SUBJECTS,
             f"{subjects.PREFIX}.*.status",
             f"{subjects.PREFIX}.*.event.>",

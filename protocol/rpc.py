@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from protocol.acknowledgements import Acknowledgement
-from protocol.documents import Address, Droplet, Endpoint, Name, Network, Vpc
+from protocol.documents import KINDS, Address, Droplet, Endpoint, Name, Network, Vpc
+from protocol.status import Counters, Status
 
 MAX_PAGE = 1000
+WAYS = ("same_host", "direct", "bouncer", "divider", "gateway", "none")
+PEER_STATES = ("up", "down", "unknown")
+ENCAPSULATIONS = ("geneve", "vxlan", "")
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
+KindName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": KINDS})]
+WayName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": WAYS})]
+PeerState = Annotated[str, msgspec.Meta(extra_json_schema={"enum": PEER_STATES})]
+EncapsulationName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ENCAPSULATIONS})]
 
 
 class GetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,7 +28,7 @@ class GetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     They come by id; endpoints by the names of their documents, then by id.
     """
 
-    kind: str
+    kind: KindName
     after: str = ""
     limit: Limit = 500
 
@@ -67,12 +75,12 @@ class PathReply(msgspec.Struct, frozen=True):
     `hosts` that do not answer now: what is sent there is lost.
     """
 
-    way: str
+    way: WayName
     hosts: tuple[str, ...] = ()
     learnt: bool = False
     age: float | None = None
     reason: str = ""
-    encapsulation: str = ""
+    encapsulation: EncapsulationName = ""
     droplets: tuple[str, ...] = ()
     down: tuple[str, ...] = ()
 
@@ -96,7 +104,7 @@ class PeerPath(msgspec.Struct, frozen=True):
     droplet: str
     address: str
     by: str
-    state: str
+    state: PeerState
     since: float
     configured: int
     carries: int
@@ -114,3 +122,54 @@ class PlanReply(msgspec.Struct, frozen=True):
     """What a comparison with the kernel would change now, one action a line."""
 
     actions: tuple[str, ...]
+
+
+class SweepRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Remove documents that the host keeps though its last complete snapshot did not list them.
+
+    All of `documents` or none: when one of them is not missing from the stream, the answer is an error with code 409.
+    With `objects`, what an earlier agent left in the kernel and no document explains is removed too.
+    """
+
+    documents: tuple[str, ...] = ()
+    objects: bool = False
+
+
+class SweepReply(msgspec.Struct, frozen=True):
+    """The documents that were removed; each is acknowledged as removed, too."""
+
+    documents: tuple[str, ...]
+
+
+class Method(NamedTuple):
+    """What one verb is asked with and answered by. `request` is None where nothing is asked for."""
+
+    request: type[msgspec.Struct] | None
+    reply: type[msgspec.Struct]
+
+    @property
+    def takes_an_empty_body(self) -> bool:
+        """Say whether a request without a body is a complete one."""
+        return self.request is None or not any(field.required for field in msgspec.structs.fields(self.request))
+
+
+METHODS = {
+    "status": Method(None, Status),
+    "get": Method(GetRequest, GetReply),
+    "documents": Method(DocumentsRequest, DocumentsReply),
+    "counters": Method(None, Counters),
+    "path": Method(PathRequest, PathReply),
+    "peers": Method(PeersRequest, PeersReply),
+    "plan": Method(None, PlanReply),
+    "sweep": Method(SweepRequest, SweepReply),
+}
+"""Every verb of `subjects.RPC_VERBS`."""
+ERRORS = {
+    400: "the request is wrong: the text names the field and what it may be",
+    403: "the request came out of a stream or on another subject: ask the host directly",
+    404: "there is no such method or object",
+    409: "nothing was removed: a document that is to be swept is not missing, or no snapshot is complete yet",
+    413: "the answer is larger than a message can be: ask for a smaller page",
+    500: "the host could not answer: the text or the host's log says why",
+}
+"""Codes of `Nats-Service-Error-Code`, and what each means."""

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+
+ATTACHED = ("native", "generic", "offload", "none")
+"""How transit XDP can run for an uplink."""
+EVENTS = {
+    "repaired": "the agent found something in the kernel changed from outside, and put it back",
+    "fault": "a standing fault began, changed or ended",
+    "droplet_down": "another droplet does not answer probes any more, or nothing leads to it",
+    "droplet_up": "that droplet answers again",
+    "narrow_path": "a path carries less than its interface's MTU",
+    "path_restored": "that path carries its interface's MTU again",
+    "stopping": "the agent was told to stop; traffic flows on",
+}
+"""Kinds of event, and what each means."""
 
 
 class AgentState(StrEnum):
@@ -70,7 +84,7 @@ class UplinkStatus(msgspec.Struct, frozen=True):
     interface: str
     droplets: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
-    attach_mode: str = "none"
+    attach_mode: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ATTACHED})] = "none"
     mtu: int = 0
     vlan: int = 0
 
@@ -95,7 +109,9 @@ class Status(msgspec.Struct, frozen=True):
     `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`);
     `uplinks` are in the order of the settings. `down_droplets` are the ids of those that answered probes and do not any
     more. `unreadable` says why the kernel could not be compared with what is wanted, empty when it could. `faults`
-    are all other standing conditions, sorted by kind and subject.
+    are all other standing conditions, sorted by kind and subject. `attach_mode` says how the programs of this host's
+    endpoints are to run, and `attach_reason` why in generic mode. `losses_unknown` says why frames that the kernel
+    drops after a program's verdict are not counted on this host, empty where they are.
     """
 
     host: str
@@ -116,13 +132,16 @@ class Status(msgspec.Struct, frozen=True):
     repairs: int = 0
     memory_bytes: int = 0
     faults: tuple[Fault, ...] = ()
+    attach_mode: str = ""
+    attach_reason: str = ""
+    losses_unknown: str = ""
 
 
 class Event(msgspec.Struct, frozen=True):
     """Something that happened once: its subject carries the kind, `detail` says what in one line per thing."""
 
     host: str
-    kind: str
+    kind: Annotated[str, msgspec.Meta(extra_json_schema={"enum": tuple(EVENTS)})]
     at: float
     detail: tuple[str, ...] = ()
 
@@ -158,11 +177,29 @@ class Probes(msgspec.Struct, frozen=True):
     icmp_errors: int = 0
 
 
+class LostFrames(msgspec.Struct, frozen=True):
+    """Frames that the kernel dropped after a program had forwarded or answered them, since the maps were made.
+
+    `reason` is one of those that docs/operations.md lists, `interface` the uplink's or endpoint's name where they were
+    to leave.
+    """
+
+    reason: str
+    interface: str
+    frames: int
+
+
 class Counters(msgspec.Struct, frozen=True):
-    """Telemetry of kind `counters`: every outcome of a packet by name, each local endpoint's traffic, and probes."""
+    """Telemetry of kind `counters`: every outcome of a packet by name, each local endpoint's traffic, and probes.
+
+    `lost` are frames that count as forwarded or answered in `outcomes` and were dropped by the kernel afterwards: what
+    really left is the one less the other. `lost_unknown` says why that is not counted on this host, empty where it is.
+    """
 
     host: str
     at: float
     outcomes: dict[str, Traffic]
     endpoints: tuple[EndpointTraffic, ...] = ()
     probes: Probes = Probes()
+    lost: tuple[LostFrames, ...] = ()
+    lost_unknown: str = ""

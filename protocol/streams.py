@@ -30,3 +30,8 @@ def next_subject(host: str) -> str:
 def reset_subject(host: str) -> str:
     """Return the API subject by which a host has its snapshot replayed (nats-server 2.14 or newer)."""
     return f"$JS.API.CONSUMER.RESET.{CONFIG_STREAM}.{host}"
+
+
+def info_subject(host: str) -> str:
+    """Return the API subject by which a host asks how its consumer is configured and what it has yet to deliver."""
+    return f"$JS.API.CONSUMER.INFO.{CONFIG_STREAM}.{host}"

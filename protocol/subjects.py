@@ -10,7 +10,7 @@ PREFIX = "droplet.v1"
 _HOST = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _DOCUMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}(\.[a-z0-9][a-z0-9_-]{0,62}){0,7}")
 
-RPC_VERBS = ("status", "get", "documents", "counters", "path", "peers", "plan")
+RPC_VERBS = ("status", "get", "documents", "counters", "path", "peers", "plan", "sweep")
 """What a host can be asked, each on `droplet.v1.<host>.rpc.<verb>`."""
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from structlog.typing import FilteringBoundLogger
-
 from agent.bus.client import Connection, publish_command
+from agent.bus.consumer import Report, acknowledgements_not_stored
 from agent.bus.jetstream import parse_headers, parse_pub_ack
 from agent.bus.outbox import Outbox
 from protocol import subjects
@@ -25,16 +24,15 @@ class Acknowledging:
         outbox: Outbox,
         changed: asyncio.Event,
         empty: asyncio.Event,
-        log: FilteringBoundLogger,
+        report: Report,
     ) -> None:
         self._host = host
         self._connection = connection
         self._outbox = outbox
         self._changed = changed
         self._empty = empty
-        self._log = log
+        self._report = report
         self._inbox = connection.new_inbox()
-        self._complained = False
 
     async def run(self) -> None:
         """Send until cancelled or the connection is lost."""
@@ -62,22 +60,17 @@ class Acknowledging:
             return
         reason = ""
         if headers and parse_headers(headers).status == NO_RESPONDERS:
-            reason = "no stream takes them (the controller makes it)"
+            reason = "no stream takes acknowledgements"
         else:
             answer = parse_pub_ack(body)
             if answer.error is not None:
                 reason = answer.error.description
         if reason:
             self._outbox.refuse(int(token), time.monotonic())
-            self._complain(reason)
+            self._report("acknowledgements", [acknowledgements_not_stored(reason)])
         else:
             self._outbox.confirm(int(token))
-            self._complained = False
+            self._report("acknowledgements", [])
         if not self._outbox:
             self._empty.set()
         self._changed.set()
-
-    def _complain(self, reason: str) -> None:
-        if not self._complained:
-            self._complained = True
-            self._log.warning("acknowledgements are not stored, trying on", reason=reason)

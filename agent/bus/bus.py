@@ -8,36 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus import rpc
 from agent.bus.acknowledging import Acknowledging
+from agent.bus.admission import Admission
 from agent.bus.client import Connection, connect, publish_command
+from agent.bus.consumer import Report, bus_disconnected, permission_violation
 from agent.bus.documents import Delivery, DocumentLog
 from agent.bus.outbox import Outbox
-from agent.bus.reading import Reading
+from agent.bus.reading import Reading, Shared
 from agent.bus.reasons import describe
+from agent.bus.replay import Disturbances
 from agent.bus.settings import BusSettings, is_open_to_others, shown
-from protocol import codec, permissions
+from protocol import codec, permissions, subjects
 from protocol.acknowledgements import Acknowledgement
+from protocol.status import AgentState, Event, Fault, Status
 
 FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 5.0
 """Seconds between attempts to connect, doubling from the first to the last, with up to a half added at random."""
-REPEAT_AFTER = 60.0
-"""Seconds after which the same trouble is logged again."""
+VIOLATION_STANDS = 90.0
+"""Seconds for which a refused publication counts as a fault: what the agent may not publish it tries again sooner."""
 
 
 class Handler(Protocol):
     """Who takes the documents and knows the answers. Called by one task, one call at a time, but for `ask`."""
 
     async def begin_snapshot(self) -> None:
-        """Prepare for a replay of every document: at the agent's start, and when the stream was made anew."""
+        """Prepare for a replay of every document: at the agent's start, and when the stream is another one."""
 
     async def deliver(self, batch: Sequence[Delivery]) -> None:
         """Take documents, in the stream's order, each newer than what was delivered of it before.
@@ -55,18 +60,34 @@ class Handler(Protocol):
 class Bus:
     """The bus as one host sees it. All methods belong to the event loop's thread."""
 
-    def __init__(self, host: str, settings: BusSettings, handler: Handler, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        host: str,
+        settings: BusSettings,
+        handler: Handler,
+        log: FilteringBoundLogger,
+        report: Report = lambda _source, _faults: None,
+        boot: str = "",
+        versions: Mapping[str, int] | None = None,
+    ) -> None:
+        """Report faults to `report`; `boot` tells this agent's status from that of another one of its name.
+
+        `versions` are those of signed documents that were taken before.
+        """
         self._host = host
         self._settings = settings
         self._handler = handler
         self._log = log
-        self._documents = DocumentLog(host)
+        self._report = report
+        self._boot = boot
+        self._shared = Shared(DocumentLog(host, Admission(settings.trusted_publishers, versions)), Disturbances())
         self._outbox = Outbox()
         self._outbox_changed = asyncio.Event()
         self._outbox_empty = asyncio.Event()
         self._outbox_empty.set()
         self._connection: Connection | None = None
-        self._said: dict[str, tuple[str, float]] = {}
+        self._violations: dict[str, tuple[Fault, float]] = {}
+        """What the server did not permit, by subject, and when it said so last."""
 
     @property
     def connected(self) -> bool:
@@ -125,13 +146,17 @@ class Bus:
                 on_error=self._on_error,
             )
         except Exception as error:
-            self._say("connect", "no connection to the bus", server=shown(server), reason=describe(error))
+            self._report_disconnected(describe(error))
             return False
-        self._said.clear()
+        self._violations.clear()
+        self._report("bus", [])
         self._connection = connection
         self._log.info("connected to the bus", server=shown(server))
         try:
-            return await self._serve(connection)
+            worked = await self._serve(connection)
+            lost = connection.lost.is_set()
+            self._report_disconnected("the connection was lost" if lost else "given up after an error; see the log")
+            return worked
         finally:
             self._connection = None
             self._outbox.disconnect()
@@ -140,22 +165,24 @@ class Bus:
 
     async def _serve(self, connection: Connection) -> bool:
         """Run what lives on one connection until it is lost; return whether it ended by that and not by a mistake."""
-        reading = Reading(self._host, connection, self._documents, self._handler, self._log)
+        reading = Reading(
+            self._host, connection, self._shared, self._handler, self._report, self._publish_event, self._log
+        )
         acknowledging = Acknowledging(
-            self._host, connection, self._outbox, self._outbox_changed, self._outbox_empty, self._log
+            self._host, connection, self._outbox, self._outbox_changed, self._outbox_empty, self._report
         )
         jobs = [
             asyncio.create_task(connection.lost.wait()),
             asyncio.create_task(reading.run()),
             asyncio.create_task(acknowledging.run()),
             asyncio.create_task(self._answer_questions(connection)),
+            asyncio.create_task(self._listen_for_twins(connection)),
         ]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for job in jobs:
-                job.cancel()
-            results = await asyncio.gather(*jobs, return_exceptions=True)
+            await _end(jobs)
+        results = await asyncio.gather(*jobs, return_exceptions=True)
         failures = [result for result in results if isinstance(result, Exception)]
         if failures and not connection.lost.is_set():
             self._log.error("the connection is given up", reason=describe(failures[0]), exc_info=failures[0])
@@ -165,17 +192,53 @@ class Bus:
         await rpc.serve(connection, self._host, self._handler.ask, self._log)
         await connection.lost.wait()
 
-    async def _on_error(self, error: Exception) -> None:
-        """Log what the library reports. Never raises: an exception here would end the library's read loop."""
-        with contextlib.suppress(Exception):
-            if self._connection is not None:
-                self._say("bus", "trouble on the bus", reason=describe(error))
+    async def _listen_for_twins(self, connection: Connection) -> None:
+        """Hear the status messages of this host's name: those of another boot come from another agent."""
+        await connection.receive(subjects.status(self._host), self._on_status)
+        while not connection.lost.is_set():
+            self._report_violations()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(connection.lost.wait(), VIOLATION_STANDS / 6)
 
-    def _say(self, topic: str, event: str, **details: str) -> None:
-        """Log a warning, but not the same one again and again."""
-        now = time.monotonic()
-        text = f"{event} {details}"
-        before, at = self._said.get(topic, ("", -REPEAT_AFTER))
-        if text != before or now - at >= REPEAT_AFTER:
-            self._said[topic] = (text, now)
-            self._log.warning(event, **details)
+    def _on_status(self, _subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
+        """Take note of a status. Whatever comes here, nothing is raised: it would end the library's read loop."""
+        with contextlib.suppress(Exception):
+            status = codec.decode(body, Status)
+            if self._boot and status.boot != self._boot and status.state is not AgentState.STOPPING:
+                self._shared.disturbances.heard_twin(time.monotonic())
+
+    def _publish_event(self, kind: str, detail: tuple[str, ...]) -> None:
+        self.publish(subjects.event(self._host, kind), codec.encode(Event(self._host, kind, time.time(), detail)))
+
+    async def _on_error(self, error: Exception) -> None:
+        """Report what the library tells. Never raises: an exception here would end the library's read loop."""
+        with contextlib.suppress(Exception):
+            if self._connection is None:
+                return
+            fault = permission_violation(self._host, str(error))
+            if fault is None:
+                self._log.warning("bus_error", reason=describe(error))
+                return
+            lasting = "subscribe to" in fault.detail
+            self._violations[fault.subject] = (fault, math.inf if lasting else time.monotonic())
+            self._report_violations()
+
+    def _report_violations(self) -> None:
+        """Report what the server does not permit; a refused subscription is not tried again on this connection."""
+        oldest = time.monotonic() - VIOLATION_STANDS
+        for subject, (_, at) in list(self._violations.items()):
+            if at < oldest:
+                del self._violations[subject]
+        self._report("permissions", [fault for fault, _ in self._violations.values()])
+
+    def _report_disconnected(self, reason: str) -> None:
+        self._report("bus", [bus_disconnected([shown(server) for server in self._settings.servers], reason)])
+
+
+async def _end(jobs: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel jobs until they have ended: a wait_for() that is just over loses a cancellation (before Python 3.12)."""
+    pending = set(jobs)
+    while pending:
+        for job in pending:
+            job.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)

@@ -1,18 +1,33 @@
-"""Whether the bus can be used as the settings say: the files that it needs, and a server that lets us in."""
+"""Whether the bus can be used as the settings say: the files that it needs, a server that lets us in, and a consumer.
+
+The consumer is only asked for, neither reset nor read, so an agent that runs meanwhile is not disturbed.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import nkeys
+from nats.errors import Error as NatsError
 
-from agent.bus.client import connect
+from agent.bus.client import Connection, connect
+from agent.bus.consumer import (
+    consumer_missing,
+    consumer_paused,
+    consumer_unusable,
+    documents_waiting,
+    permission_violation,
+    unusable,
+)
+from agent.bus.jetstream import ConsumerInfo, parse_consumer_info
 from agent.bus.reasons import describe
 from agent.bus.settings import BusSettings, shown, tls_context
-from protocol import permissions
+from protocol import permissions, streams
+from protocol.status import Fault
+
+INFO_TIMEOUT = 2.0
 
 OLDEST = (2, 14)
 """The nats-server from which on a consumer can be reset."""
@@ -54,24 +69,57 @@ def _check_file(name: str, key: str, file: str, read: Callable[[str], object]) -
 
 
 async def check_servers(host: str, settings: BusSettings) -> list[BusCheck]:
-    """Connect to each server in turn, as the agent would."""
+    """Connect to each server in turn, as the agent would, and ask for this host's consumer."""
     return [await _check_server(host, server, settings) for server in settings.servers]
 
 
 async def _check_server(host: str, server: str, settings: BusSettings) -> BusCheck:
-    async def ignore(_: Exception) -> None:
-        await asyncio.sleep(0)
+    errors: list[str] = []
+
+    async def keep(error: Exception) -> None:
+        errors.append(str(error))
 
     try:
         connection = await connect(
-            server, settings, name=f"droplet-agent {host}", inbox_prefix=permissions.inbox(host), on_error=ignore
+            server, settings, name=f"droplet-agent {host}", inbox_prefix=permissions.inbox(host), on_error=keep
         )
     except Exception as error:
         remedy = "start it, or mend [bus] in the settings; an agent goes on trying"
         return BusCheck("bus", False, f"{shown(server)}: {describe(error)}", remedy)
-    version = connection.connected_server_version
-    await connection.close()
-    found = f"{shown(server)}, nats-server {version.major}.{version.minor}.{version.patch}"
-    if (version.major, version.minor) < OLDEST:
-        return BusCheck("bus", False, found, f"install {OLDEST[0]}.{OLDEST[1]} or newer: it resets consumers")
-    return BusCheck("bus", True, found)
+    try:
+        version = connection.connected_server_version
+        found = f"{shown(server)}, nats-server {version.major}.{version.minor}.{version.patch}"
+        if (version.major, version.minor) < OLDEST:
+            return BusCheck("bus", False, found, f"install {OLDEST[0]}.{OLDEST[1]} or newer: it resets consumers")
+        return await _check_consumer(host, found, connection, errors)
+    finally:
+        await connection.close()
+
+
+async def _check_consumer(host: str, found: str, connection: Connection, errors: list[str]) -> BusCheck:
+    """Ask what the host's consumer is and whether it delivers. `errors` are those that the server tells meanwhile."""
+    name = f"consumer {host} of stream {streams.CONFIG_STREAM}"
+    try:
+        info = parse_consumer_info((await connection.request(streams.info_subject(host), timeout=INFO_TIMEOUT)).data)
+    except (NatsError, TimeoutError):
+        fault = next(filter(None, (permission_violation(host, error) for error in errors)), None)
+        fault = fault or consumer_missing(host, "the server does not answer for it: has it JetStream?")
+    else:
+        fault = _consumer_fault(host, info)
+    if fault is not None:
+        return BusCheck("bus", False, f"{found}; {name}: {fault.detail}", fault.remedy)
+    waiting = f", {info.num_pending} documents to deliver" if info.num_pending else ""
+    return BusCheck("bus", True, f"{found}; {name}{waiting}")
+
+
+def _consumer_fault(host: str, info: ConsumerInfo) -> Fault | None:
+    """Return why a consumer delivers no documents, None when it does."""
+    if info.error is not None:
+        return consumer_missing(host, info.error.description)
+    if reasons := unusable(info, host):
+        return consumer_unusable(host, reasons)
+    if not info.paused:
+        return None
+    if info.num_pending:
+        return documents_waiting(host, info.num_pending, info.config.pause_until, in_snapshot=True)
+    return consumer_paused(host, info.config.pause_until)

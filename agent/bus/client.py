@@ -37,11 +37,19 @@ class Connection(Client):
         """Set when the connection is of no use any more, whatever the reason."""
         self._receivers: dict[int, Receive] = {}
 
-    async def receive(self, subject: str, receiver: Receive) -> None:
-        """Subscribe with a plain function that is called as messages are read."""
+    async def receive(self, subject: str, receiver: Receive) -> int:
+        """Subscribe with a plain function that is called as messages are read; return what `release` takes."""
         subscription = await self.subscribe(subject)
         sid = next(sid for sid, known in self._subs.items() if known is subscription)
         self._receivers[sid] = receiver
+        return sid
+
+    async def release(self, sid: int) -> None:
+        """End a subscription: what still comes by it is dropped, and the server forgets requests for it."""
+        subscription = self._subs.get(sid)
+        if subscription is not None and self.is_connected:
+            await subscription.unsubscribe()
+        self._receivers.pop(sid, None)
 
     def post(self, commands: Iterable[bytes]) -> bool:
         """Queue complete protocol commands without waiting; say whether they were taken."""

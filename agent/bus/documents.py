@@ -1,29 +1,51 @@
 """The documents of one host as they come from the stream: which are new, and when the snapshot is complete. No I/O.
 
-A connection begins with a consumer reset to the message after the last one handled, so nothing that was lost on the way
-is missed. Redelivered messages are older than, or the same as, what was delivered of their document, and are left out.
+A connection begins with a consumer reset. The first one of a consumer replays every message; later ones begin a few
+messages before the last one handled, and these have to come again as they were (`RECENT`): then it is the stream that
+was read before, and nothing before them needs to be read again. Otherwise the stream went back, as one does that was
+restored from a backup, and a new snapshot begins. See docs/adr/0025.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import NamedTuple
 
-from agent.bus.jetstream import ACK_TERM, parse_ack_subject, parse_headers
+from agent.bus.admission import Admission
+from agent.bus.jetstream import ACK_TERM, AckSubject, ConsumerInfo, parse_ack_subject, parse_headers
+from agent.bus.replay import Replay
 from protocol import streams, subjects
+from protocol.errors import FieldError
 
-IDLE_HEARTBEATS = 2
-"""Heartbeats without a message that prove that nothing is left to deliver."""
+RECENT = 16
+"""Subjects whose newest messages prove that a stream is the one that was read before."""
+
+
+class Trouble(Enum):
+    """Why messages cannot be taken in, and the consumer has to be reset."""
+
+    GAP = auto()
+    """Deliveries are missing, or count from 1 again: somebody else reads or resets the consumer."""
+    WENT_BACK = auto()
+    """The stream is not the one that was read before."""
+    HEADERS_ONLY = auto()
+    """The consumer leaves the bodies out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One revision of a document; `body` is None when it removes the document."""
+    """One revision of a document; `body` is None when it removes the document.
+
+    `refusal` says why the message may change nothing; `version` is its signed version, 0 where none was checked.
+    """
 
     document: str
     revision: int
     body: bytes | None
+    refusal: FieldError | None = None
+    version: int = 0
 
 
 class Message(NamedTuple):
@@ -35,100 +57,197 @@ class Message(NamedTuple):
     headers: bytes | None
 
 
+class Seen(NamedTuple):
+    """A message's place in the stream, and when it was stored there, in nanoseconds since the epoch."""
+
+    sequence: int
+    time: int
+
+
+_NOTHING = Seen(0, 0)
+
+
 @dataclass(slots=True)
 class Batch:
     """What became of some messages.
 
-    `answers` are (reply subject, body) to send once the deliveries were taken, `strangers` the subjects that name no
-    document of this host or come from a stream, `last` the highest stream sequence, `caught_up` that nothing waited
-    behind the last message.
+    `answers` are (reply subject, body) to send once the deliveries were taken, `strangers` the subjects of messages
+    that are no delivery of this host's consumer, `refused` the subjects under this host's that name no document and
+    `released` those of them whose message was removed, `seen` the newest message of each subject. `trouble` says why
+    the messages after those were left out.
     """
 
     deliveries: list[Delivery] = field(default_factory=list)
     answers: list[tuple[bytes, bytes]] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
-    last: int = 0
-    caught_up: bool = False
+    refused: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    seen: dict[bytes, Seen] = field(default_factory=dict)
+    trouble: Trouble | None = None
 
 
 class DocumentLog:
     """What was delivered of a host's documents since the agent's start."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, admission: Admission | None = None) -> None:
+        self._host = host
+        self._admission = admission or Admission()
         self._prefix = subjects.config(host, "").encode()
         self._newest: dict[str, int] = {}
         self._removed: set[str] = set()
         self._created = ""
-        self._idle = 0
         self._last = 0
+        self._recent: dict[bytes, Seen] = {}
+        self._unproven: set[bytes] = set()
+        """Subjects of `_recent` whose message has not come again since the reset, nor a newer one."""
+        self._unseen = False
+        """Whether none of `_recent` has come again as it was: then nothing shows that the stream is the same."""
+        self._replay = Replay(0)
+        self.refused: set[str] = set()
+        """Subjects under this host's that name no document, and hold a message."""
         self.in_snapshot = False
 
     @property
     def reset_to(self) -> int:
         """Return the stream sequence from which the consumer is to deliver."""
-        return self._last + 1
+        return min((seen.sequence for seen in self._recent.values()), default=1)
 
-    def begin(self, created: str) -> bool:
-        """Take note of the consumer that answered a reset; say whether the snapshot begins anew.
+    @property
+    def waiting(self) -> int:
+        """Return how many messages the last reset counted that have not come."""
+        return self._replay.waiting
 
-        It does at the agent's start, and when the controller made another consumer: its stream may be another one too,
-        whose sequences start from 1.
+    @property
+    def went_back(self) -> bool:
+        """Return whether all has come that there is, and a message that was there before has not."""
+        return self._replay.complete and not self._is_proven
+
+    @property
+    def _is_proven(self) -> bool:
+        """Whether the stream is the one that was read before.
+
+        One message that came again as it was shows that the stream is the same up to there. What was handled after it
+        is all in `_recent`, and has to come again too, or something newer in its place.
         """
-        self._idle = 0
-        if created == self._created:
+        return not self._unproven and not self._unseen
+
+    def begin(self, info: ConsumerInfo) -> bool:
+        """Take note of the answer to a reset to `reset_to`; return whether the snapshot begins anew.
+
+        It does at the agent's start, when the controller made another consumer, and after `void`.
+        """
+        self._replay = Replay(info.num_pending, drained=info.num_pending == 0)
+        self._unproven, self._unseen = set(self._recent), bool(self._recent)
+        if info.created == self._created:
             return False
-        self._created = created
+        self.void()
+        self._created = info.created
         self._newest.clear()
         self._removed.clear()
+        self.refused.clear()
         self._last = 0
         self.in_snapshot = True
         return True
 
-    def begin_failed(self) -> None:
-        """Have the snapshot begin again on the next connection: the handler could not begin it."""
+    def void(self) -> None:
+        """Have the next reset read everything again, and begin a new snapshot."""
         self._created = ""
+        self._recent.clear()
+        self._unproven.clear()
+        self._unseen = False
 
     def complete_failed(self) -> None:
         """Have the snapshot completed again on the next connection: the handler could not take it."""
         self.in_snapshot = True
 
     def is_known(self, created: str) -> bool:
-        """Say whether this consumer is the one that the deliveries so far came from."""
+        """Return whether this consumer is the one that the deliveries so far came from."""
         return created == self._created
 
     def sort(self, messages: Sequence[Message]) -> Batch:
-        """Return what is new in some messages, in their order. Nothing is remembered before `taken`."""
-        batch = Batch(last=self._last)
-        seen: dict[str, int] = {}
+        """Return what is new in some messages, in their order. What they deliver is not remembered before `taken`."""
+        batch = Batch()
+        new: dict[str, int] = {}
         for message in messages:
-            try:
-                sequence, pending = parse_ack_subject(message.reply)
-            except ValueError:
+            ack = self._ack(message)
+            if ack is None:
                 batch.strangers.append(message.subject.decode("utf-8", "replace"))
                 continue
-            if sequence > batch.last:
-                batch.last = sequence
-            batch.caught_up = pending == 0
-            document = self._document(message.subject)
-            if document is None or _comes_from_a_stream(message):
-                batch.strangers.append(message.subject.decode("utf-8", "replace"))
-                batch.answers.append((message.reply, ACK_TERM))
-                continue
-            batch.answers.append((message.reply, b""))
-            if sequence > seen.get(document, self._newest.get(document, 0)):
-                seen[document] = sequence
-                batch.deliveries.append(Delivery(document, sequence, _body(message)))
+            batch.trouble = self._trouble(message, ack)
+            if batch.trouble is not None:
+                break
+            self._take(message, ack, batch, new)
         return batch
 
+    def _ack(self, message: Message) -> AckSubject | None:
+        """Return what a delivery of this host's consumer says of itself, None when it is none."""
+        try:
+            ack = parse_ack_subject(message.reply)
+        except ValueError:
+            return None
+        return ack if (ack.stream, ack.consumer) == (streams.CONFIG_STREAM, self._host) else None
+
+    def _trouble(self, message: Message, ack: AckSubject) -> Trouble | None:
+        if not self._replay.arrived(ack):
+            return Trouble.GAP
+        if not message.body and b"nats-msg-size:" in (message.headers or b"").lower():
+            return Trouble.HEADERS_ONLY
+        if ack.stream_sequence > self._last or ack.delivered > 1:
+            return None
+        known = self._recent.get(message.subject)
+        if known is None or known.sequence < ack.stream_sequence:
+            return Trouble.WENT_BACK
+        if known.sequence == ack.stream_sequence:
+            if known.time != ack.time:
+                return Trouble.WENT_BACK
+            self._unproven.discard(message.subject)
+            self._unseen = False
+        return None
+
+    def _take(self, message: Message, ack: AckSubject, batch: Batch, new: dict[str, int]) -> None:
+        """Put one message where it belongs."""
+        sequence = ack.stream_sequence
+        document = self._document(message.subject)
+        if document is None:
+            self._refuse(message, batch)
+        else:
+            batch.answers.append((message.reply, b""))
+        if sequence <= self._last and message.subject in self._recent:
+            return
+        if sequence > self._last and batch.seen.get(message.subject, _NOTHING).sequence < sequence:
+            self._unproven.discard(message.subject)
+            batch.seen.pop(message.subject, None)  # the newest message stands last
+            batch.seen[message.subject] = Seen(sequence, ack.time)
+        if document is not None and sequence > new.get(document, self._newest.get(document, 0)):
+            new[document] = sequence
+            batch.deliveries.append(self._delivery(document, sequence, message))
+
+    def _refuse(self, message: Message, batch: Batch) -> None:
+        """Tell the server never to deliver a message again."""
+        subject = message.subject.decode("utf-8", "replace")
+        batch.answers.append((message.reply, ACK_TERM))
+        if not message.subject.startswith(self._prefix):
+            batch.strangers.append(subject)
+        elif streams.is_delete(parse_headers(message.headers).fields, message.body):
+            batch.released.append(subject)
+        else:
+            batch.refused.append(subject)
+
     def taken(self, batch: Batch) -> bool:
-        """Take note that the handler took a batch; say whether that completed the snapshot."""
+        """Take note that the handler took a batch; return whether that completed the snapshot."""
         self.remember(batch)
-        return self._complete(caught_up=batch.caught_up)
+        return self.completed()
 
     def remember(self, batch: Batch) -> None:
         """Take note that the handler took a batch, and leave the snapshot's completion to the next connection."""
-        self._idle = 0
-        self._last = max(self._last, batch.last)
+        for subject, seen in list(batch.seen.items())[-RECENT:]:
+            self._recent.pop(subject, None)
+            self._recent[subject] = seen
+            self._last = max(self._last, seen.sequence)
+        for subject in list(self._recent)[:-RECENT]:
+            del self._recent[subject]
+        self.refused |= set(batch.refused)
+        self.refused -= set(batch.released)
         for delivery in batch.deliveries:
             self._newest[delivery.document] = delivery.revision
             if delivery.body is None:
@@ -136,28 +255,29 @@ class DocumentLog:
             else:
                 self._removed.discard(delivery.document)
 
-    def nothing_waits(self) -> bool:
-        """Take note that a reset found nothing to deliver; say whether that completed the snapshot."""
-        return self._complete(caught_up=True)
-
-    def idle(self) -> bool:
-        """Take note of an idle heartbeat with nothing unhandled; say whether that completed the snapshot.
-
-        What was removed is forgotten: an older message of it is neither in the stream nor on its way.
-        """
-        self._idle += 1
-        if self._idle < IDLE_HEARTBEATS:
-            return False
-        for document in self._removed:
-            del self._newest[document]
-        self._removed.clear()
-        return self._complete(caught_up=True)
-
-    def _complete(self, *, caught_up: bool) -> bool:
-        completed = self.in_snapshot and caught_up
+    def completed(self) -> bool:
+        """Return, once, that the snapshot is complete."""
+        completed = self.in_snapshot and self._replay.complete and self._is_proven
         if completed:
             self.in_snapshot = False
         return completed
+
+    def idle(self, last_delivery: int) -> Trouble | None:
+        """Take note of an idle heartbeat, with the number of the consumer's last delivery, when nothing is unhandled.
+
+        What was removed is forgotten: an older message of it is neither in the stream nor on its way.
+        """
+        if last_delivery != self._replay.last:
+            return Trouble.GAP
+        if self._replay.complete and self._is_proven:
+            for document in self._removed:
+                del self._newest[document]
+            self._removed.clear()
+        return None
+
+    def take_info(self, info: ConsumerInfo) -> None:
+        """Take note of what the server says of the consumer, when nothing is unhandled."""
+        self._replay.take_info(info)
 
     def _document(self, subject: bytes) -> str | None:
         if not subject.startswith(self._prefix):
@@ -165,13 +285,7 @@ class DocumentLog:
         document = subject[len(self._prefix) :].decode("utf-8", "replace")
         return document if subjects.is_document(document) else None
 
-
-def _comes_from_a_stream(message: Message) -> bool:
-    """Say whether a server sent it as an answer: whoever asked chose our subject as the place for it."""
-    return b"nats-stream:" in (message.headers or b"").lower()
-
-
-def _body(message: Message) -> bytes | None:
-    if not message.body and streams.is_delete(parse_headers(message.headers).fields, message.body):
-        return None
-    return message.body
+    def _delivery(self, document: str, revision: int, message: Message) -> Delivery:
+        admitted = self._admission.admit(document, message.subject.decode(), message.headers, message.body)
+        body = None if admitted.removes else message.body
+        return Delivery(document, revision, body, admitted.refusal, admitted.version)

@@ -13,19 +13,35 @@ ACK_TERM = b"+TERM"
 """The body that tells the server never to deliver a message again."""
 
 
-def parse_ack_subject(reply: bytes) -> tuple[int, int]:
-    """Return a delivered message's sequence in its stream, and how many wait behind it, or raise ValueError.
+class AckSubject(NamedTuple):
+    """What the acknowledgement subject of a delivered message says of it.
+
+    `stream_sequence` is its place in the stream, `consumer_sequence` counts the consumer's deliveries since it was made
+    or reset, `time` is when it was stored in nanoseconds since the epoch, `pending` how many messages the consumer had
+    yet to deliver when it delivered this one.
+    """
+
+    stream: str
+    consumer: str
+    delivered: int
+    stream_sequence: int
+    consumer_sequence: int
+    time: int
+    pending: int
+
+
+def parse_ack_subject(reply: bytes) -> AckSubject:
+    """Return what the reply subject of a delivered message says, or raise ValueError.
 
     Old: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`.
     New: `$JS.ACK.<domain>.<account>.<stream>...<pending>`, with or without one token after it.
     """
     tokens = reply.split(b".")
-    if reply.startswith(b"$JS.ACK."):
-        if len(tokens) == 9:
-            return int(tokens[5]), int(tokens[8])
-        if len(tokens) >= 11:
-            return int(tokens[7]), int(tokens[10])
-    raise ValueError(f"{reply!r} is not an acknowledgement subject")
+    if not reply.startswith(b"$JS.ACK.") or not (len(tokens) == 9 or len(tokens) >= 11):
+        raise ValueError(f"{reply!r} is not an acknowledgement subject")
+    first = 2 if len(tokens) == 9 else 4
+    stream, consumer = tokens[first].decode("utf-8", "replace"), tokens[first + 1].decode("utf-8", "replace")
+    return AckSubject(stream, consumer, *map(int, tokens[first + 2 : first + 7]))
 
 
 class Headers(NamedTuple):
@@ -67,16 +83,39 @@ class PubAck(msgspec.Struct, frozen=True):
     error: ApiError | None = None
 
 
-class ResetReply(msgspec.Struct, frozen=True):
-    """The answer to a consumer reset: when the consumer was made, and how many messages wait."""
+class ConsumerConfig(msgspec.Struct, frozen=True):
+    """What a consumer was made with, as far as reading a host's documents depends on it."""
+
+    deliver_policy: str = "all"
+    ack_policy: str = "explicit"
+    replay_policy: str = "instant"
+    filter_subject: str = ""
+    filter_subjects: tuple[str, ...] = ()
+    headers_only: bool = False
+    deliver_subject: str = ""
+    pause_until: str = ""
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """How far a consumer has come."""
+
+    consumer_seq: int = 0
+    stream_seq: int = 0
+
+
+class ConsumerInfo(msgspec.Struct, frozen=True):
+    """The answer to a question for a consumer, and to its reset: what it is, how far it is, how many messages wait."""
 
     created: str = ""
+    config: ConsumerConfig = ConsumerConfig()
+    delivered: Delivered = Delivered()
     num_pending: int = 0
+    paused: bool = False
     error: ApiError | None = None
 
 
 _pub_ack = msgspec.json.Decoder(PubAck)
-_reset_reply = msgspec.json.Decoder(ResetReply)
+_consumer_info = msgspec.json.Decoder(ConsumerInfo)
 
 
 def parse_pub_ack(body: bytes) -> PubAck:
@@ -90,12 +129,12 @@ def parse_pub_ack(body: bytes) -> PubAck:
     return answer
 
 
-def parse_reset_reply(body: bytes) -> ResetReply:
-    """Return a reset's answer; one that cannot be read is an error."""
+def parse_consumer_info(body: bytes) -> ConsumerInfo:
+    """Return the answer to a question for a consumer or to its reset; one that cannot be read is an error."""
     try:
-        return _reset_reply.decode(body)
+        return _consumer_info.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return ResetReply(error=ApiError(description=str(error)))
+        return ConsumerInfo(error=ApiError(description=str(error)))
 
 
 def reset_request(sequence: int) -> bytes:

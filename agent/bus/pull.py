@@ -7,11 +7,15 @@ they answer, but requests are served in order.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 
 import msgspec
+
+_REFUSAL = re.compile("exceeded max|push based", re.IGNORECASE)
+"""What a server answers to a request that is over a consumer's limits, or to any request to a push consumer."""
 
 BATCH = 256
 MAX_WANTED = BATCH
@@ -36,6 +40,8 @@ class Signal(Enum):
     """There was nothing to deliver for a heartbeat's time."""
     CONSUMER_GONE = auto()
     """The consumer or its stream is not there (any more)."""
+    REFUSED = auto()
+    """The consumer takes no such request, and will take none like it."""
 
 
 @dataclass(slots=True)
@@ -102,6 +108,8 @@ class PullMachine:
         self._requests = deque(request for request in self._requests if request.number != number)
         if status == 503 or (status == 409 and "consumer deleted" in text.lower()):
             return Signal.CONSUMER_GONE
+        if status == 400 or (status == 409 and _REFUSAL.search(text)):
+            return Signal.REFUSED
         return Signal.CARRY_ON
 
 

@@ -6,16 +6,20 @@ from collections.abc import Awaitable, Callable
 
 from nats import micro
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error, MaxPayloadError
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 from structlog.typing import FilteringBoundLogger
 
 from agent import __version__
+from protocol import micro as conventions
 from protocol import subjects
 
-SERVICE = "droplet"
-"""The service's name, the same on every host; the host stands in its metadata."""
+MAX_ERROR = 1000
+"""Characters of an error's text, which travels in a header: what is wrong may be as long as a message."""
+MAX_WORD = 80
+"""Characters of a wrong value that an error repeats."""
 
 Ask = Callable[[str, bytes], Awaitable[bytes]]
 
@@ -29,13 +33,22 @@ class RpcError(Exception):
         self.text = text
 
 
+def unknown_method(verb: str) -> RpcError:
+    """Return the error for a verb that this version does not know; it lists the known ones."""
+    return RpcError(404, f"unknown method {verb[:MAX_WORD]!r}; known methods are {', '.join(subjects.RPC_VERBS)}")
+
+
 async def serve(client: Client, host: str, ask: Ask, log: FilteringBoundLogger) -> Service:
-    """Answer on every verb's subject of a host, as long as the client lives."""
+    """Answer on every verb's subject of a host, as long as the client lives.
+
+    A plain subscription refuses every other verb. It is no endpoint of the service, whose queue group it would share:
+    the server would hand it some of the requests for the known verbs.
+    """
     config = ServiceConfig(
-        name=SERVICE,
+        name=conventions.SERVICE,
         version=__version__,
         description="A host's network agent",
-        metadata={"host": host},
+        metadata=conventions.metadata(host),
         queue_group=host,
     )
     service = await micro.add_service(client, config)
@@ -44,7 +57,23 @@ async def serve(client: Client, host: str, ask: Ask, log: FilteringBoundLogger) 
         await service.add_endpoint(
             EndpointConfig(name=verb, subject=subject, handler=_handler(subject, verb, ask, log))
         )
+    await client.subscribe(subjects.rpc(host, "*"), cb=_refuser(host, log))
     return service
+
+
+def _refuser(host: str, log: FilteringBoundLogger) -> Callable[[Msg], Awaitable[None]]:
+    """Return what answers requests for verbs that are not known, and ignores the others."""
+    known = {subjects.rpc(host, verb) for verb in subjects.RPC_VERBS}
+
+    async def fail(verb: str, _: bytes) -> bytes:
+        raise unknown_method(verb)
+
+    async def handle(message: Msg) -> None:
+        if message.subject not in known:
+            verb = message.subject.rpartition(".")[2]
+            await _handler(subjects.rpc(host, verb), verb, fail, log)(Request(message))
+
+    return handle
 
 
 def _handler(subject: str, verb: str, ask: Ask, log: FilteringBoundLogger) -> Callable[[Request], Awaitable[None]]:
@@ -66,9 +95,15 @@ async def _answer(request: Request, subject: str, verb: str, ask: Ask, log: Filt
         answer = await ask(verb, request.data)
         await request.respond(answer)
     except RpcError as error:
-        await request.respond_error(str(error.code), error.text)
+        await request.respond_error(str(error.code), _one_line(error.text))
     except MaxPayloadError:
         await request.respond_error("413", "the answer is larger than a message can be: ask for a smaller page")
     except Exception:
         log.exception("question failed", verb=verb)
         await request.respond_error("500", "internal error; the host's log says more")
+
+
+def _one_line(text: str) -> str:
+    """Return a text that a header can carry: without line breaks, which would end it, and not too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_ERROR else f"{line[:MAX_ERROR]}..."

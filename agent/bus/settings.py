@@ -9,23 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from protocol import binding
+
 
 @dataclass(frozen=True, slots=True)
 class BusSettings:
     """Servers as URLs (`tls://host:4222` or `nats://host:4222`), and the files with the nkey seed and the CA.
 
-    A `tls://` server has to speak TLS from the first byte: one that begins in clear text is refused.
+    A `tls://` server has to speak TLS from the first byte: one that begins in clear text is refused. With
+    `trusted_publishers`, public nkeys, messages of the configuration stream that none of these signed are refused.
     """
 
     servers: tuple[str, ...]
     nkey_seed_file: str | None = None
     tls_ca_file: str | None = None
+    trusted_publishers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.servers:
             raise ValueError("the bus needs at least one server")
         for server in self.servers:
             check_server(server)
+        for publisher in self.trusted_publishers:
+            binding.public_key(publisher)
 
 
 def is_open_to_others(path: str) -> bool:

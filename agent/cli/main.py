@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 import msgspec
@@ -81,6 +82,20 @@ def _host(_context: click.Context, _parameter: click.Parameter, value: str | Non
     return value
 
 
+def _host_or_option(function: F) -> F:
+    """Take one host as an argument, or as `--host` as the commands that list things do; all hosts without."""
+
+    @functools.wraps(function)
+    def with_one(*arguments: Any, host: str | None, host_option: str | None, **options: Any) -> Any:
+        if host and host_option and host != host_option:
+            raise click.UsageError(f"two hosts are named, {host} and {host_option}: name one")
+        return function(*arguments, host=host or host_option, **options)
+
+    argument = click.argument("host", required=False, callback=_host)
+    option = click.option("--host", "host_option", callback=_host, help="Only this host, as the argument HOST.")
+    return cast(F, argument(option(with_one)))
+
+
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     if not 0 < value <= LONGEST:
         raise click.BadParameter(f"{value:g} is not a number of seconds: more than 0, at most {LONGEST}")
@@ -133,7 +148,7 @@ def main(
 
     \b
     Exit codes: 0 all went well; 1 a host did not answer, or it is not there;
-    2 wrong usage; 3 the bus cannot be reached.
+    2 wrong usage; 3 the bus cannot be reached, or the server refused the request.
     """
     known = read_configuration(config) if config else Configuration()
     servers = server or known.servers
@@ -150,7 +165,7 @@ def main(
 
 
 @main.command()
-@click.argument("host", required=False, callback=_host)
+@_host_or_option
 @_output
 @click.pass_obj
 def status(access: Access, host: str | None, output: str) -> None:
@@ -159,7 +174,7 @@ def status(access: Access, host: str | None, output: str) -> None:
     \b
     Examples:
       dropletctl status
-      dropletctl status h1 -o yaml
+      dropletctl status --host h1 -o yaml
     """
 
     async def work(bus: Session) -> None:
@@ -284,7 +299,7 @@ def path(access: Access, host: str, endpoint: str, destination: str, output: str
 
 
 @main.command()
-@click.argument("host", required=False, callback=_host)
+@_host_or_option
 @_output
 @click.pass_obj
 def peers(access: Access, host: str | None, output: str) -> None:
@@ -359,6 +374,41 @@ def plan(access: Access, host: str, output: str) -> None:
             click.echo(machine(msgspec.to_builtins(answer), output), nl=False)
         else:
             click.echo("\n".join(answer.actions) or "nothing to change")
+
+    _run(access, work)
+
+
+@main.command()
+@click.argument("host", callback=_host)
+@click.argument("documents", nargs=-1)
+@click.option("--objects", is_flag=True, help="Also what an earlier agent left in the kernel and no document explains.")
+@click.option("--yes", is_flag=True, help="Remove them without asking.")
+@click.pass_obj
+def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, yes: bool) -> None:
+    """Remove documents that HOST keeps though the stream does not hold them: those named, or all of them.
+
+    Only documents that `dropletctl status` lists as missing can be removed so. A controller removes documents by
+    messages instead.
+
+    \b
+    Examples:
+      dropletctl sweep h1
+      dropletctl sweep h1 tenant-7.endpoints --yes
+    """
+
+    async def work(bus: Session) -> None:
+        names = documents or tuple(one.document for one in await bus.documents(host) if one.absent)
+        if not names and not objects:
+            click.echo(f"{host} keeps no document that the stream does not hold")
+            return
+        if names:
+            click.echo("\n".join(names))
+        what = [f"{show.counted(len(names), 'document')} and every object listed there"] if names else []
+        what += ["every object that no document explains"] if objects else []
+        if not yes and not click.confirm(f"Remove {' and '.join(what)} from {host}?", err=True):
+            raise click.Abort
+        answer = await bus.ask(host, "sweep", rpc.SweepRequest(names, objects), rpc.SweepReply)
+        click.echo(f"{show.counted(len(answer.documents), 'document')} removed")
 
     _run(access, work)
 

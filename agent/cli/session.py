@@ -20,6 +20,7 @@ from agent.bus.client import Connection, connect, publish_command
 from agent.bus.jetstream import parse_headers
 from agent.bus.reasons import describe
 from agent.bus.settings import BusSettings, shown
+from agent.cli.refusals import Refusals, Refused
 from protocol import codec, permissions, rpc, status, streams, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.errors import DocumentError
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
 NO_ACKS = f"no stream {streams.ACK_STREAM} that allows direct gets: the controller makes it"
+PING = "$SRV.PING.droplet"
 PAGE = 500
 """Acknowledgements that one question to the stream brings."""
 
@@ -84,15 +86,18 @@ class Call:
 class Session:
     """Questions on one connection."""
 
-    def __init__(self, connection: Connection, access: Access) -> None:
+    def __init__(self, connection: Connection, access: Access, refusals: Refusals) -> None:
         self.connection = connection
         self._access = access
+        self._refusals = refusals
 
     async def ask(self, host: str, verb: str, question: msgspec.Struct | None, into: type[T]) -> T:
-        """Return a host's answer, or raise NotAnswered."""
+        """Return a host's answer, or raise NotAnswered, or Refused when the server does not let it pass."""
         body = b"" if question is None else codec.encode(question)
+        subject = subjects.rpc(host, verb)
         try:
-            answer = await self.connection.request(subjects.rpc(host, verb), body, timeout=self._access.timeout)
+            request = self.connection.request(subject, body, timeout=self._access.timeout)
+            answer = await self._refusals.unless(request, subject)
         except NoRespondersError:
             raise NotAnswered(
                 f"{host} does not answer: no such host, or its agent is down (a host's name is wanted, not a droplet's)"
@@ -121,8 +126,8 @@ class Session:
 
         inbox = self.connection.new_inbox()
         await self.connection.receive(inbox, take)
-        self.connection.post([publish_command(b"$SRV.PING.droplet", b"", inbox.encode())])
-        await asyncio.sleep(self._access.wait)
+        self.connection.post([publish_command(PING.encode(), b"", inbox.encode())])
+        await self._refusals.unless(asyncio.sleep(self._access.wait), PING)
         return sorted(found)
 
     async def call(self, host: str | None) -> Call:
@@ -141,7 +146,7 @@ class Session:
         """
         try:
             found = await self.stored_acknowledgements(streams.ACK_SUBJECTS, self._access.wait)
-        except NotAnswered:
+        except (NotAnswered, Refused):  # a monitor need not be allowed to read them
             return set()
         return {host for host, item in found if not item.removed}
 
@@ -218,10 +223,10 @@ class Session:
 
         inbox = self.connection.new_inbox()
         await self.connection.receive(inbox, take)
-        subject = f"$JS.API.DIRECT.GET.{streams.ACK_STREAM}".encode()
-        self.connection.post([publish_command(subject, json.dumps(question).encode(), inbox.encode())])
+        subject = f"$JS.API.DIRECT.GET.{streams.ACK_STREAM}"
+        self.connection.post([publish_command(subject.encode(), json.dumps(question).encode(), inbox.encode())])
         try:
-            code, pending = await asyncio.wait_for(end, patience)
+            code, pending = await self._refusals.unless(asyncio.wait_for(end, patience), subject)
         except TimeoutError:
             raise NotAnswered(NO_ACKS) from None
         if code not in (204, 404):
@@ -266,10 +271,7 @@ async def session(access: Access) -> AsyncIterator[Session]:
     if access.netns:
         enter_netns(access.netns)
     reasons = []
-
-    async def keep(_error: Exception) -> None:
-        return None
-
+    refusals = Refusals(permissions.OPERATOR_INBOX)
     for server in access.settings.servers:
         try:
             connection = await connect(
@@ -277,13 +279,13 @@ async def session(access: Access) -> AsyncIterator[Session]:
                 access.settings,
                 name="dropletctl",
                 inbox_prefix=permissions.OPERATOR_INBOX,
-                on_error=keep,
+                on_error=refusals.take,
             )
         except Exception as error:
             reasons.append(f"{shown(server)}: {describe(error)}")
             continue
         try:
-            yield Session(connection, access)
+            yield Session(connection, access, refusals)
         except Error as error:
             raise Unreachable(f"{shown(server)}: {describe(error)}") from None
         finally:

@@ -40,12 +40,16 @@ def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None
 
 def _reasons(item: Status, wide: bool) -> Iterator[tuple[str, str]]:
     """Yield what a host cannot do, and why."""
-    if item.unreadable:
+    if item.unreadable and not any(fault.kind == "kernel_unreadable" for fault in item.faults):
         yield "its kernel could not be read", item.unreadable
     for one in item.unresolved_next_hops:
         shown = one.addresses if wide else one.addresses[:FEW_ADDRESSES]
         more = one.droplets - len(shown)
         yield f"no way to {', '.join(shown)}" + (f" and {more:,} more" if more else ""), one.reason
+    if item.attach_reason and any(uplink.attach_mode == "generic" for uplink in item.uplinks):
+        yield "programs run in generic mode, which is slower", item.attach_reason
+    if item.losses_unknown:
+        yield "frames that the kernel drops after a program's verdict are not counted", item.losses_unknown
     for fault in item.faults:
         yield f"{fault.kind} {fault.subject}", fault.detail + (f"; {fault.remedy}" if fault.remedy else "")
 
@@ -166,12 +170,19 @@ def acknowledgement_line(host: str, item: Acknowledgement) -> str:
 
 
 def why(item: Acknowledgement) -> str:
-    """Return what keeps a document from being realized, empty for nothing."""
+    """Return what keeps a document from being realized or is missing of it, empty for nothing."""
     parts = [f"{error.path}: {error.message}" for error in item.errors]
-    parts += [f"{failure.object}: {failure.name}" for failure in item.failures]
+    parts += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
     if item.missing:
         parts.append("needs " + ", ".join(f"{needed.kind} {needed.id}" for needed in item.missing))
+    if item.absent:
+        parts.append("not in the stream; kept until it is published again or removed")
     return "; ".join(parts)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things, as in "1 document"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
@@ -210,6 +221,8 @@ def plain_counters(now: Counters) -> dict[str, Any]:
             }
             for item in now.endpoints
         ],
+        "lost": [msgspec.structs.asdict(item) for item in now.lost],
+        "lost_unknown": now.lost_unknown,
     }
 
 
@@ -232,3 +245,14 @@ def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) ->
     if endpoints:
         click.echo()
         table(("ENDPOINT", "SENT", "OF THEM DIRECT", "DELIVERED", "DROPPED"), endpoints, "", wide)
+    _losses(now, wide)
+
+
+def _losses(now: Counters, wide: bool) -> None:
+    """Print what the kernel dropped after the outcomes above, or why that is not known."""
+    if now.lost_unknown:
+        click.echo(f"\nframes that the kernel dropped after these outcomes are not counted: {now.lost_unknown}")
+    elif now.lost:
+        click.echo()
+        rows = [(item.interface, item.reason, f"{item.frames:,}") for item in now.lost]
+        table(("LOST ON THE WAY TO", "REASON", "FRAMES"), rows, "", wide)

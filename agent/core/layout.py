@@ -24,6 +24,11 @@ NEXT_HOP_DOWN = 1
 NEXT_HOP_ZERO_CHECKSUM = 2
 NEXT_HOP_BY_OTHER = 4
 MAX_LOCAL_DROPLETS = 16
+WATCHED_PROGRAM = 1
+WATCHED_INTERFACE = 2
+FAILURE_REDIRECT = 1
+FAILURE_TRANSMIT = 2
+FAILURE_EXCEPTION = 3
 DIRECT_LIFETIME = 10.0
 """Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME in `constants.h`."""
 GATEWAY_MAC = bytes.fromhex("02d201e70001")
@@ -47,6 +52,9 @@ class MapName(StrEnum):
     OUTCOMES = "outcomes"
     ENDPOINT_COUNTERS = "endpoint_counters"
     PROGRAMS = "programs"
+    KERNEL_LAYOUTS = "kernel_layouts"
+    WATCHED = "watched"
+    FAILURES = "failures"
 
 
 CONFIGURED_MAPS = (
@@ -95,6 +103,16 @@ TRAFFIC = struct.Struct("=QQ")
 """struct traffic { u64 packets; u64 bytes }."""
 ENDPOINT_TRAFFIC = struct.Struct("=8Q")
 """struct endpoint_traffic { traffic sent, direct, delivered, dropped }."""
+KERNEL_LAYOUT = struct.Struct("=Q5I4x")
+"""struct kernel_layout { u64 cookie; u32 device_ifindex, device_net, net_cookie, program_aux, aux_id; pad }."""
+WATCHED_KEY = struct.Struct("=II")
+"""struct watched_key { u32 kind; u32 id }."""
+WATCHED_MARK = struct.Struct("=I")
+"""struct watched_mark { u32 present }."""
+FAILURE_KEY = struct.Struct("=III")
+"""struct failure_key { u32 kind; u32 error; u32 ifindex }."""
+FAILURE_COUNT = struct.Struct("=Q")
+"""struct failure_count { u64 frames }."""
 U32 = struct.Struct("=I")
 """A VNI or an array's index as a key."""
 

@@ -22,7 +22,7 @@ class Lookups:
         self._droplets: Collection[bytes] = ()
         self._uplinks: Sequence[Uplink] = ()
         self._ordered: list[tuple[int, bytes]] = []
-        self._wanted: list[tuple[Way, Uplink | None]] = []
+        self._wanted: list[tuple[Way, Uplink, bool]] = []
 
     def tell(self, droplets: Collection[bytes], uplinks: Sequence[Uplink]) -> None:
         """Take in to whom routes are needed, and by what; another object where anything changed."""
@@ -34,15 +34,15 @@ class Lookups:
         self._wanted = []
         for _, droplet in self._ordered:
             ways = list(ways_to(droplet, uplinks))
-            self._wanted += [(way, uplink if len(ways) > 1 else None) for way, uplink in ways]
-        wanted = {way for way, _ in self._wanted}
+            self._wanted += [(way, uplink, len(ways) == 1) for way, uplink in ways]
+        wanted = {way for way, _, _ in self._wanted}
         for way in self.routes.keys() - wanted:
             self.keep(way, None)
         self._asked &= wanted
 
-    def missing(self) -> list[tuple[Way, Uplink | None]]:
-        """Return the ways to ask for, with the uplink where more than one could lead to that droplet."""
-        return [(way, uplink) for way, uplink in self._wanted if way not in self._asked]
+    def missing(self) -> list[tuple[Way, Uplink, bool]]:
+        """Return the ways to ask for, each with its uplink and whether that is the only one of the droplet's family."""
+        return [one for one in self._wanted if one[0] not in self._asked]
 
     def begin(self, way: Way) -> None:
         """Know that a way is being asked for: a change that comes from now on makes the answer doubtful."""

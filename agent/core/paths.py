@@ -43,6 +43,8 @@ class Rules:
     interval: float = 1.0
     misses: int = 3
     per_second: float = 200.0
+    unanswered: int = 10
+    """Misses in a row after which it is told that nobody has ever answered."""
     deadline: float = 1.0
     """How long an answer may take."""
     check_every: float = 600.0
@@ -69,13 +71,17 @@ class Happened(StrEnum):
 
 
 class Happening(NamedTuple):
-    """Something that people want to know; `carries` with NARROW, `cut_off` with DOWN and UP: see `Probing.cut_off`."""
+    """Something that people want to know; `carries` with NARROW, `cut_off` with DOWN and UP: see `Probing.cut_off`.
+
+    `unsent` with DOWN: why this host does not send to the peer, empty where the peer does not answer.
+    """
 
     kind: Happened
     path: Path
     size: int
     carries: int | None = None
     cut_off: bool = False
+    unsent: str = ""
 
 
 class Known(NamedTuple):

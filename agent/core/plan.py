@@ -17,6 +17,7 @@ from agent.core.actions import (
     DetachTransit,
     EnsureVeth,
     PutEntries,
+    Veth,
 )
 from agent.core.comparison import Comparison
 from agent.core.layout import INTERFACE, OVERLAY_KEY, MapName, mapped
@@ -32,16 +33,18 @@ _EMPTY: Mapping[bytes, bytes] = {}
 
 def plan_change(before: Realization, after: Realization) -> list[Action]:
     """Return the way from one realization of some documents to another."""
-    gone = {id_: veth for id_, veth in before.veths.items() if id_ not in after.veths}
+    in_the_way = _in_the_way(before.veths, after.veths)
+    gone = {id_: veth for id_, veth in before.veths.items() if id_ not in after.veths and id_ not in in_the_way}
     changed = [veth for id_, veth in after.veths.items() if before.veths.get(id_) != veth]
     # A veth keeps its ifindex for life: one that gets another is made anew.
     renumbered = [
         DeleteVeth(id_, old.ifindex)
         for id_, old in before.veths.items()
-        if id_ in after.veths and after.veths[id_].ifindex != old.ifindex
+        if id_ in after.veths and after.veths[id_].ifindex != old.ifindex and id_ not in in_the_way
     ]
     return [
         *renumbered,
+        *(DeleteVeth(id_, before.veths[id_].ifindex) for id_ in sorted(in_the_way)),
         *_puts(_BEFORE_VETHS, after.entries, before.entries),
         *_attach(before.transit, after.transit),
         *(EnsureVeth(veth) for veth in sorted(changed, key=lambda veth: veth.endpoint)),
@@ -52,6 +55,22 @@ def plan_change(before: Realization, after: Realization) -> list[Action]:
         *_detach(before.transit, after.transit),
         *_deletes(_BEFORE_VETHS, before.entries, after.entries),
     ]
+
+
+def _in_the_way(before: Mapping[str, Veth], after: Mapping[str, Veth]) -> set[str]:
+    """Return the endpoints whose interface leaves a name in a namespace that another endpoint's takes.
+
+    Such an interface goes first, also where the two exchange their names: an exception to "additions first".
+    """
+    places = {(veth.namespace, veth.peer_name): id_ for id_, veth in after.items()}
+    found = set()
+    for id_, veth in before.items():
+        place = (veth.namespace, veth.peer_name)
+        now = after.get(id_)
+        stays = now is not None and (now.namespace, now.peer_name) == place
+        if not stays and places.get(place, id_) != id_:
+            found.add(id_)
+    return found
 
 
 def plan_all(wanted: Iterable[Realization], observed: Observed) -> list[Action]:
@@ -65,6 +84,11 @@ def plan_all(wanted: Iterable[Realization], observed: Observed) -> list[Action]:
 def additions(actions: Iterable[Action]) -> list[Action]:
     """Return the actions that remove nothing."""
     return [action for action in actions if not _removes(action)]
+
+
+def removes_veths(actions: Iterable[Action]) -> bool:
+    """Say whether any endpoint's interface goes, and with it what may stand in another one's way."""
+    return any(isinstance(action, DeleteVeth) for action in actions)
 
 
 def _removes(action: Action) -> bool:

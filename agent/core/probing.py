@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from agent.core.doubts import Doubts
 from agent.core.path_mtu import PathMtus
 from agent.core.path_search import Search, floor_of
 from agent.core.paths import (
@@ -67,6 +68,8 @@ class _Target:
     asked_at: float = float("-inf")
     cut_off: bool = False
     """Down for no other reason than that nothing leads there."""
+    unsent: str = ""
+    """Why this host did not send the last probe; empty when it did."""
     small: bytes | None = None
     long: bytes | None = None
 
@@ -93,8 +96,11 @@ class Probing:
         self._deadlines: list[tuple[float, bytes]] = []
         self._turns = Schedule(rules.per_second)
         self._checks = Schedule(rules.per_second * LONG_SHARE)
+        self._doubts = Doubts()
         self._happenings: list[Happening] = []
         self._to_keep: dict[Path, Known | None] = {}
+        self._answered: set[bytes] = set()
+        """This host's addresses to which any peer has ever answered."""
 
     @property
     def paths(self) -> Collection[Path]:
@@ -115,6 +121,8 @@ class Probing:
 
     def _begin(self, path: Path, size: int, known: Known | None, now: float, first_turn: float) -> None:
         target = self._targets[path] = _Target(path, size, life_of(known), now)
+        if known is not None:
+            self._answered.add(path.source)
         self._turns.put(path, first_turn)
         if known is not None and known.carries is not None and known.carries < size:
             target.carries = known.carries
@@ -144,8 +152,11 @@ class Probing:
         probes = []
         for path in self._turns.take(now):
             target = self._targets[path]
+            target.unsent = ""
             target.small = self._send(target, smallest(path.peer), now, self._rules.deadline)
             probes.append(Probe(path, smallest(path.peer), target.small))
+            if target.life is Life.UP:
+                self._doubts.sent(path, target.small, now + self._patience(target))
         for path in self._checks.take(now):
             target = self._targets[path]
             if target.life is Life.UP:
@@ -157,7 +168,7 @@ class Probing:
         while self._deadlines and self._deadlines[0][1] not in self._sent:
             heapq.heappop(self._deadlines)
         deadline = self._deadlines[0][0] if self._deadlines else None
-        times = (deadline, self._turns.next_at(), self._checks.next_at())
+        times = (deadline, self._doubts.wake_at(), self._turns.next_at(), self._checks.next_at())
         return min((at for at in times if at is not None), default=None)
 
     def answered(self, path: Path, nonce: bytes, now: float) -> bool:
@@ -182,13 +193,17 @@ class Probing:
         """Take in that this host itself refused a probe as too long for its interface."""
         self._refuse(nonce, None, now)
 
-    def failed(self, nonce: bytes, now: float) -> None:
-        """Take in that a probe cannot reach its peer: there is no route, or an error that quotes it came back."""
+    def failed(self, nonce: bytes, now: float, why: str = "") -> None:
+        """Take in that a probe cannot reach its peer: this host has no way there, `why` says in which regard."""
         if nonce in self._sent:
+            self._sent[nonce].target.unsent = why
             self._miss(nonce, now)
 
     def unsent(self, nonce: bytes, now: float) -> None:
-        """Take in that a probe was not sent, for want of memory: it says nothing, and is tried again soon."""
+        """Take in that a probe was not sent, for want of memory or by a filter of this host.
+
+        It says nothing of the peer: what was known stands, and the probe is tried again soon.
+        """
         sent = self._sent.pop(nonce, None)
         if sent is None:
             return
@@ -201,6 +216,7 @@ class Probing:
 
     def expire(self, now: float) -> None:
         """Take in that time has passed. Read all answers that are there before."""
+        self._doubts.expire(now, self._sent.keys())
         while self._deadlines and self._deadlines[0][0] <= now:
             _, nonce = heapq.heappop(self._deadlines)
             if nonce in self._sent:
@@ -227,6 +243,10 @@ class Probing:
             target.asked_at = now
             self._turns.put(target.path, now)
 
+    def take_doubtful(self) -> frozenset[Path]:
+        """Return the paths whose next hop should be asked for anew: an answer that always came is overdue."""
+        return self._doubts.take()
+
     def take_happenings(self) -> list[Happening]:
         """Return what happened since the last call."""
         taken, self._happenings = self._happenings, []
@@ -239,6 +259,22 @@ class Probing:
         """
         taken, self._to_keep = self._to_keep, {}
         return taken
+
+    def unanswered(self, answering: Collection[bytes]) -> dict[bytes, list[bytes]]:
+        """Return which peers were asked in vain by each of this host's addresses that nobody has ever answered.
+
+        Peers are those that are known for `answering` probes and that something leads to. An address counts from when
+        one of them has missed `unanswered` probes.
+        """
+        asked: dict[bytes, list[_Target]] = {}
+        for path, target in self._targets.items():
+            if path.source not in self._answered and target.life is Life.UNKNOWN and path.peer in answering:
+                asked.setdefault(path.source, []).append(target)
+        return {
+            source: [target.path.peer for target in targets]
+            for source, targets in asked.items()
+            if max(target.misses for target in targets) >= self._rules.unanswered
+        }
 
     def views(self) -> Iterator[View]:
         """Yield what is known of each path."""
@@ -262,7 +298,7 @@ class Probing:
         return min(size for size in known if size is not None)
 
     def _patience(self, target: _Target) -> float:
-        """Return how long to wait for a long probe: a search has many to lose, and the round trip is known."""
+        """Return how long to wait for a long probe, of which many are lost, or until a small one is overdue."""
         usual = LEAST_PATIENCE + ROUND_TRIPS * (target.round_trip or 0.0)
         return min(self._rules.deadline, usual)
 
@@ -292,6 +328,7 @@ class Probing:
             self._tell(Happened.UP, target)
             self._touch()
         target.cut_off, target.life, target.since = False, Life.UP, now
+        self._answered.add(target.path.source)
         self._remember(target)
         self._checks.put(target.path, now)
 
@@ -311,6 +348,8 @@ class Probing:
         if target.small == nonce:
             target.small = None
             target.misses += 1
+            if target.life is not Life.UNKNOWN and not target.cut_off:
+                self._doubts.missed(target.path, target.misses)
             if target.life is Life.UP and target.misses >= self._rules.misses:
                 self._fall(target, now)
             pause = self._rules.deadline if target.life is Life.UP else self._period()
@@ -416,4 +455,5 @@ class Probing:
             self._to_keep[target.path] = Known(target.life is Life.DOWN, target.carries)
 
     def _tell(self, kind: Happened, target: _Target) -> None:
-        self._happenings.append(Happening(kind, target.path, target.size, target.carries, target.cut_off))
+        unsent = target.unsent if kind is Happened.DOWN else ""
+        self._happenings.append(Happening(kind, target.path, target.size, target.carries, target.cut_off, unsent))

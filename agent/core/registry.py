@@ -5,6 +5,7 @@ Decides nothing about what is in force: `settlement.py` does.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ from protocol.acknowledgements import KernelFailure, Reference, State
 from protocol.codec import decode_document, decode_known
 from protocol.documents import Document
 from protocol.errors import DocumentError, FieldError
+
+MOST_BLOCKED = 32
+"""Documents that wait for a name and are tried again with every change; more of them wait for the periodic retry, or
+until the name is seen to be free."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +51,8 @@ class Verdict:
     failures: tuple[KernelFailure, ...] = ()
     lacking: tuple[KernelFailure, ...] = ()
     """As failures, of what the host lacks: trying again is of no use."""
+    absent: bool = False
+    """Whether the last snapshot did not list it, though nothing removed it."""
 
 
 @dataclass(slots=True)
@@ -88,8 +95,12 @@ class Registry:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.claims = Claims()
+        self.absent: set[str] = set()
+        """Documents that the last complete snapshot did not list, and that no message removed."""
         self._touched: dict[str, Document | None] = {}
         self._interested: dict[Reference, set[str]] = {}
+        self._blocked: set[str] = set()
+        """Documents that are held back because something else has a name of theirs."""
         self._names: list[str] | None = None
         """All names, sorted, until there is another one or one less."""
 
@@ -101,18 +112,30 @@ class Registry:
         entry = self._entry(name)
         if revision <= entry.newest:
             return False
+        self.absent.discard(name)
         if entry.latest is not None and (entry.latest.revision, entry.latest.body) == (revision, body):
             entry.newest = revision
+            if entry.wrong:  # a newer revision was refused, and the stream is back at this one
+                entry.wrong = ()
+                self._touched.setdefault(name, None)
             return False
         try:
             document = decode_document(body)
         except DocumentError as error:
-            entry.newest, entry.wrong, entry.removed = revision, tuple(error.errors), False
-            self._touched.setdefault(name, None)
+            self.refuse(name, revision, tuple(error.errors))
         else:
             held = Held(revision, body, needs(document), bool(provides(document)), len(document.endpoints))
             self._claim(Claim(name, revision if since is None else since), document, held.needs)
             self._supersede(name, entry, revision, held, document)
+        return True
+
+    def refuse(self, name: str, revision: int, errors: tuple[FieldError, ...]) -> bool:
+        """Take in a revision that cannot be a document's, nor its removal; return whether it is news."""
+        entry = self._entry(name)
+        if revision <= entry.newest:
+            return False
+        entry.newest, entry.wrong, entry.removed = revision, errors, False
+        self._touched.setdefault(name, None)
         return True
 
     def _entry(self, name: str) -> Entry:
@@ -135,6 +158,7 @@ class Registry:
         entry = self._entry(name)
         if revision <= entry.newest:
             return False
+        self.absent.discard(name)
         good, latest, entry.good = entry.good, entry.latest, None
         self._supersede(name, entry, revision, None, None)
         if good is not None and good is not latest:
@@ -148,13 +172,19 @@ class Registry:
         for entry in self.entries.values():
             entry.newest = 0
 
-    def sweep(self, listed: set[str]) -> list[str]:
-        """Remove every document that a complete replay did not list; return their names."""
-        gone = [name for name, entry in self.entries.items() if name not in listed and not entry.removed]
-        for name in gone:
+    def end_replay(self, listed: set[str]) -> set[str]:
+        """Take note of what a complete replay listed; return the documents that it did not list and nothing removed.
+
+        They stay as they are: a stream that was lost or restored lists less than there is (ADR 25).
+        """
+        self.absent = {name for name, entry in self.entries.items() if name not in listed and not entry.removed}
+        return self.absent
+
+    def sweep(self, names: Iterable[str]) -> None:
+        """Remove documents that are absent, each under a revision of its own after those that are known."""
+        for name in names:
             entry = self.entries[name]
-            self.remove(name, 1 + max((held.revision for held in entry.kept()), default=0))
-        return gone
+            self.remove(name, 1 + max(entry.newest, *(held.revision for held in entry.kept()), 0))
 
     def touch_all(self) -> None:
         """Have every document looked at by the next settlement."""
@@ -174,6 +204,7 @@ class Registry:
         """Let revisions that the kernel refused be tried again."""
         for name in names:
             entry = self.entries.get(name)
+            self._blocked.discard(name)
             if entry is not None and entry.held_back:
                 entry.held_back = False
                 self._touched.setdefault(name, None)
@@ -203,8 +234,11 @@ class Registry:
         if entry.in_force is not None and entry.in_force is not entry.good:
             entry.held_back = True
             self._touched.setdefault(name, None)
+            if any(failure.errno == errno.EEXIST for failure in failures):
+                self._blocked.add(name)
 
     def _supersede(self, name: str, entry: Entry, revision: int, held: Held | None, document: Document | None) -> None:
+        self._blocked.discard(name)
         old = entry.latest
         entry.newest, entry.latest, entry.removed = revision, held, False
         entry.held_back, entry.wrong, entry.judgement, entry.failures = False, (), SOUND, ()
@@ -249,6 +283,14 @@ class Registry:
         """Return the documents of which the kernel refused something."""
         return [name for name, entry in self.entries.items() if entry.failures]
 
+    def retry_blocked(self) -> None:
+        """Let revisions be tried again that are held back because something else has a name of theirs.
+
+        Of very many, none: what is not in their way would have them all tried again and again.
+        """
+        if len(self._blocked) <= MOST_BLOCKED:
+            self.retry(set(self._blocked))
+
     def forget(self, name: str) -> None:
         """Drop the memory of a document that is removed and no longer in force."""
         entry = self.entries.get(name)
@@ -280,4 +322,5 @@ class Registry:
             errors=judgement.errors,
             failures=entry.failures,
             lacking=entry.lacking if in_force else (),
+            absent=name in self.absent,
         )

@@ -48,6 +48,7 @@ class Command(IntEnum):
     PROG_GET_FD_BY_ID = 13
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
+    RAW_TRACEPOINT_OPEN = 17
     MAP_FREEZE = 22
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
@@ -71,6 +72,7 @@ class ProgramType(IntEnum):
     """enum bpf_prog_type, as far as it is used."""
 
     XDP = 6
+    RAW_TRACEPOINT = 17
 
 
 class XdpAction(IntEnum):
@@ -408,16 +410,31 @@ def run_program(
     return verdict, out.raw[:out_size] if out else b"", unpack_from("=I", after, 36)[0]
 
 
+def attach_tracepoint(name: str, fd: int) -> int:
+    """Attach a program of type RAW_TRACEPOINT and return the link: it is attached while that is open or pinned.
+
+    ENOENT where the kernel has no such tracepoint, EINVAL where it was built without BPF on tracepoints, or where the
+    tracepoint has fewer arguments than the program reads.
+    """
+    text = ctypes.create_string_buffer(name.encode())
+    return _call(Command.RAW_TRACEPOINT_OPEN, pack("=QI4x", _address(text), fd))[0]
+
+
+def link_program(fd: int) -> int:
+    """Return the kernel's id of the program that a link attaches: struct bpf_link_info { u32 type, id, prog_id }."""
+    return int(unpack_from("=3I", _info(fd, 16))[2])
+
+
 # Pins and descriptions
 
 
 def pin(fd: int, path: Path) -> None:
-    """Pin a map or a program in a bpf file system; EEXIST when the name is taken."""
+    """Pin a map, a program or a link in a bpf file system; EEXIST when the name is taken."""
     _object(Command.OBJ_PIN, path, fd)
 
 
 def open_pin(path: Path) -> int:
-    """Open what is pinned at `path`: a map's or a program's descriptor."""
+    """Open what is pinned at `path`: a map's, a program's or a link's descriptor."""
     return _object(Command.OBJ_GET, path, 0)
 
 

@@ -34,12 +34,15 @@ SOURCES = Path(__file__).resolve().parents[2] / "bpf"
 EVERYTHING = Features()
 """What is compiled for where nobody chose: all but VLAN tags."""
 PROGRAMS = ("transit_xdp", "transit_agent")
-"""Programs by the name of their function; each has a file of its name."""
+"""XDP programs by the name of their function; each has a file of its name."""
+TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_exception", "on_transmit": "xdp_devmap_xmit"}
+"""Programs of `failures.c` by the name of their function, and the raw tracepoint that each is for."""
+FILES = (*PROGRAMS, "failures")
 
 LOCK_SECONDS = 0.05
 """Between two looks whether another agent has done with the folder."""
 
-_FORMAT = 2
+_FORMAT = 3
 _CLOCK_MONOTONIC_COARSE = 6
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _LD_IMM64 = 0x18
@@ -80,11 +83,15 @@ class CompiledProgram(msgspec.Struct, frozen=True):
 
 
 class CompiledObject(msgspec.Struct, frozen=True):
-    """All programs and maps of one source text; `hash` is the hex digest of all that went into them."""
+    """All programs and maps of one source text; `hash` is the hex digest of all that went into them.
+
+    `programs` are of XDP; `tracers` are for raw tracepoints, and a host that cannot load them works without.
+    """
 
     hash: str
     programs: tuple[CompiledProgram, ...]
     maps: tuple[MapDefinition, ...]
+    tracers: tuple[CompiledProgram, ...] = ()
 
     def program(self, name: str) -> CompiledProgram:
         """Return a program by its name, or raise KeyError."""
@@ -97,7 +104,7 @@ def amalgamate(sources: Path = SOURCES) -> str:
     bcc rewrites `map.lookup()` in the main text alone, never in a header. `#line` keeps clang's messages true.
     """
     seen: set[str] = set()
-    return "\n".join(_inline(sources, f"{name}.c", seen) for name in PROGRAMS)
+    return "\n".join(_inline(sources, f"{name}.c", seen) for name in FILES)
 
 
 def _inline(sources: Path, name: str, seen: set[str]) -> str:
@@ -256,7 +263,8 @@ def compile_here(sources: Path, features: Features) -> CompiledObject:
     module = BPF(text=text.encode(), cflags=flags(sources, features))
     maps, by_fd = _maps(lib, module.module)
     programs = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in PROGRAMS)
-    return CompiledObject(content_hash(sources, features), programs, maps)
+    tracers = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in TRACERS)
+    return CompiledObject(content_hash(sources, features), programs, maps, tracers)
 
 
 def _maps(lib: Any, handle: int) -> tuple[tuple[MapDefinition, ...], dict[int, str]]:

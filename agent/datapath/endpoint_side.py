@@ -90,14 +90,22 @@ class EndpointSide:
         return _in_order(address for address in found if not address.is_link_local)
 
     async def _mend_addresses(self, index: int, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-        """Add what is missing. Only then does the rest go: it was ours before, or the tenant must add it anew."""
+        """Add what is missing. Only then does the rest go: it was ours before, or the tenant must add it anew.
+
+        With the first IPv4 address of a subnet the kernel removes all others of that subnet, which may be the new ones:
+        these are added once more (`promote_secondaries` is the tenant's setting).
+        """
         wanted = canonical_addresses(wanted)
         missing = [address for address in wanted if address not in found]
         for address in missing:
             await self._change_address("add", index, address)
-        for address in found if missing else ():
-            if address not in wanted:
-                await self._change_address("del", index, address)
+        unwanted = [address for address in found if address not in wanted] if missing else []
+        for address in unwanted:
+            await self._change_address("del", index, address)
+        left = await self._addresses(index) if unwanted else wanted
+        for address in wanted:
+            if address not in left:
+                await self._change_address("add", index, address)
 
     async def _change_address(self, command: str, index: int, text: str) -> None:
         interface = ipaddress.ip_interface(text)

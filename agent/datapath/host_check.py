@@ -12,17 +12,21 @@ import platform
 import re
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.core.features import Features, family_of
 from agent.core.layout import MAX_LOCAL_DROPLETS
+from agent.core.redirects import NATIVE, Device, decide, remedy_of, shows_when_attached
 from agent.core.room import SMALLEST, uplink_mtu
 from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
+from agent.datapath.attach_modes import read_devices
 from agent.datapath.compiler import content_hash, refuse_foreign
+from agent.datapath.failure_counter import why_not_counted
 from agent.datapath.kernel import KernelConfig, with_uplinks
+from agent.datapath.link_query import LinkQuery
 from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.offloads import driver_of
@@ -30,7 +34,7 @@ from agent.datapath.ownership import is_ours, owner_of
 from agent.datapath.pins import is_bpffs
 from agent.datapath.uplinks import kind, read_uplinks, served_by
 from agent.datapath.xdp import PAGE_MTU, REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
-from agent.datapath.xdp_features import NATIVE, xdp_features
+from agent.datapath.xdp_features import xdp_features
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)
@@ -289,6 +293,42 @@ def takes_native(found: str, link: Message, features: int | None, mode: AttachMo
     return CheckResult("xdp", False, detail, f"{REMEDY[mode]}, or choose another interface")
 
 
+async def _redirects(config: KernelConfig) -> CheckResult:
+    """Say how the programs will run, by whether the uplinks take redirected frames. Tries nothing."""
+    query = LinkQuery()
+    try:
+        async with Netlink() as netlink:
+            devices = await read_devices(netlink, await read_uplinks(netlink, config.interfaces), query)
+    finally:
+        query.close()
+    return how_programs_run(config.attach_mode, devices)
+
+
+def how_programs_run(mode: AttachMode, devices: Sequence[Device]) -> CheckResult:
+    """Return the answer about what the uplinks' frames leave by. Pure."""
+    decision = decide(mode, devices)
+    if decision.refused:
+        return CheckResult("redirects", False, decision.refused, remedy_of(decision.refused))
+    if decision.generic:
+        why = decision.reason or "attach_mode asks for it"
+        return CheckResult("redirects", True, f"programs will run in generic mode, which is slower: {why}")
+    open_question = [device.name for device in devices if shows_when_attached(device)]
+    if open_question:
+        names = " and ".join(open_question)
+        detail = f"programs will run natively if {names} takes redirected frames, which shows when the agent attaches"
+        return CheckResult("redirects", True, detail)
+    return CheckResult("redirects", True, "the uplinks take redirected frames: programs will run natively")
+
+
+def _losses(_config: KernelConfig) -> CheckResult:
+    """Say whether frames that the kernel drops after a verdict can be counted: an agent works without, too."""
+    lacking = why_not_counted()
+    if not lacking:
+        return CheckResult("losses", True, "frames that the kernel drops after a program's verdict are counted")
+    detail = f"frames that the kernel drops after a program's verdict will not be counted: {lacking}"
+    return CheckResult("losses", True, detail)
+
+
 def _refused_by_card(link: Message) -> str:
     """Say why a network card takes no program at all, empty when it does: the smallest one is loaded and let go."""
     try:
@@ -323,9 +363,11 @@ _HOST_QUESTIONS: dict[str, Callable[[KernelConfig], CheckResult]] = {
     "libc headers": _headers,
     "cache": _cache,
     "neighbours": _neighbours,
+    "losses": _losses,
 }
 _OTHER_QUESTIONS: dict[str, Callable[[KernelConfig], Awaitable[CheckResult]]] = {
     "compiler": _compiler,
     "interface": _interface,
     "xdp": _xdp,
+    "redirects": _redirects,
 }

@@ -5,15 +5,15 @@ What a message means, `agent.core.tunnel_errors` reads.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Callable, Collection, Container
 
-import structlog
-
 from agent.core.paths import Path
 from agent.core.tunnel_errors import TunnelError, parse_icmp, parse_icmpv6
 from agent.datapath.paced_reader import PacedReader
+from protocol.status import Fault
 
 SOL_RAW, ICMP_FILTER = 255, 1
 """raw(7): a mask of 32 bits; the types whose bit is set are kept back."""
@@ -26,7 +26,7 @@ MOST = 2048
 _UNREACHABLE = 3
 _UNREACHABLE_V6, _TOO_BIG_V6 = 1, 2
 
-log = structlog.get_logger()
+_NO_FAMILY = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 TakeError = Callable[[TunnelError], object]
 
@@ -40,11 +40,14 @@ class IcmpErrors:
         self._ports = ports
         self._take = take
         self._readers: list[PacedReader] = []
+        self.not_heard: list[Fault] = []
+        """The faults of families whose errors are not listened to, though the host has them."""
         for open_, read in ((_open_v4, self._read_v4), (_open_v6, self._read_v6)):
             try:
                 opened = open_()
             except OSError as error:
-                log.warning("ICMP errors are not heard", reason=str(error), listener=open_.__name__)
+                if error.errno not in _NO_FAMILY:
+                    self.not_heard.append(_fault(open_ is _open_v6, error))
                 continue
             self._readers.append(PacedReader(opened, _reading(read, opened)))
 
@@ -66,6 +69,12 @@ class IcmpErrors:
     def _tell(self, error: TunnelError | None) -> None:
         if error is not None:
             self._take(error)
+
+
+def _fault(ipv6: bool, error: OSError) -> Fault:
+    name = "ICMPv6" if ipv6 else "ICMP"
+    detail = f"{name} errors about tunnel packets are not heard: {error.strerror or error}"
+    return Fault("icmp_errors_not_heard", name, detail, "give the agent CAP_NET_RAW and start it again")
 
 
 def _reading(read: Callable[[socket.socket], None], opened: socket.socket) -> Callable[[], bool]:

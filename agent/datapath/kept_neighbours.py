@@ -56,12 +56,14 @@ class KeptNeighbours:
         self.refused: dict[Hop, int] = {}
         """The next hops that the kernel would not take since the last look, with its errno."""
         self._kept: set[Hop] = set()
-        self._told: dict[Hop, int] = {}
+        self.not_released: dict[Hop, int] = {}
+        """The next hops that the kernel would not let go since the last look, with its errno."""
 
     def look(self, messages: Iterable[Message]) -> None:
         """Take in all neighbours as they are. What was refused is tried again."""
         self._kept = {hop for hop in map(managed_by_us, messages) if hop is not None}
         self.refused.clear()
+        self.not_released.clear()
 
     def gone(self, hop: Hop) -> None:
         """Know that a neighbour was removed."""
@@ -83,7 +85,6 @@ class KeptNeighbours:
                 self.refused[hop] = error.errno or errno.EIO
             else:
                 self._kept.add(hop)
-        self._tell_refused()
         for hop in sorted(self._kept.difference(wanted)):
             self._kept.discard(hop)
             if self.managed and hop not in configured:
@@ -100,7 +101,7 @@ class KeptNeighbours:
             if error.errno not in _NOT_MANAGED:
                 raise
             await requests.request("neigh", "replace", **options)
-            log.warning("no_managed_neighbours", detail="this kernel is asked again every few seconds")
+            log.info("no_managed_neighbours", detail="this kernel is asked again every few seconds")
             self.managed = False
 
     async def _release(self, requests: Netlink, hop: Hop) -> None:
@@ -108,13 +109,7 @@ class KeptNeighbours:
             await requests.request("neigh", "change", **_options(hop))
         except OSError as error:
             if error.errno not in _GONE:
-                log.warning("neighbour_not_released", address=format_address(hop.address), error=str(error))
-
-    def _tell_refused(self) -> None:
-        if self.refused != self._told:
-            names = sorted({errno.errorcode.get(number, str(number)) for number in self.refused.values()})
-            log.warning("neighbours_refused", count=len(self.refused), errors=names)
-            self._told = dict(self.refused)
+                self.not_released[hop] = error.errno or errno.EIO
 
 
 def _options(hop: Hop) -> dict[str, object]:

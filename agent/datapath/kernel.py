@@ -18,23 +18,28 @@ from agent.core.comparison import Suspects
 from agent.core.features import Features
 from agent.core.layout import U32, MapName
 from agent.core.observed import Observed
+from agent.core.once import Once
 from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import programs
+from agent.datapath.attach_modes import AttachModes
 from agent.datapath.compiler import EVERYTHING, CompiledObject, compile_programs
+from agent.datapath.failure_counter import FailureCounter
 from agent.datapath.links import Links, TransitAgent
 from agent.datapath.maps import Map, MapSizes, close_maps, open_maps
+from agent.datapath.mode_follower import ModeFollower
 from agent.datapath.namespaces import open_control_socket
 from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
 from agent.datapath.observe import Subject, look_up, observe
 from agent.datapath.offloads import leave_tags_on
 from agent.datapath.ownership import find, is_ours, owner_of
-from agent.datapath.pins import Pins, ensure_bpffs, restore
+from agent.datapath.pins import Pins, ensure_bpffs, pinned_program_ids, restore
 from agent.datapath.readings import Readings
 from agent.datapath.transit import Transit
 from agent.datapath.uplinks import names_of, read_uplinks
 from agent.datapath.xdp import AttachMode, Ownership, Program
+from agent.datapath.xdp_features import FeatureEvents
 from agent.executor import Executor
 
 log = structlog.get_logger()
@@ -69,6 +74,9 @@ def with_uplinks(features: Features, uplinks: Sequence[Uplink]) -> Features:
     return replace(features, vlan_tags=any(uplink.vlan for uplink in uplinks))
 
 
+log = structlog.get_logger()
+
+
 class Kernel(Readings):
     """One agent's maps, programs, interfaces and neighbours. Made by `Kernel.open`."""
 
@@ -86,28 +94,40 @@ class Kernel(Readings):
         self._netlink = netlink
         self._loaded = loaded
         self._content = compiled.hash
+        self._old_pins = Once()
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """What the programs are compiled with."""
         own = Ownership(self._owns, bpf.program_by_id, owner_of)
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
-        mode = AttachMode.AUTO if config.attach_mode is AttachMode.OFFLOAD else config.attach_mode
-        self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, mode))
+        self.modes = AttachModes(config.attach_mode)
+        """How the programs are to run, as far as the uplinks can do it."""
+        self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, self.modes))
         descriptors = {name.value: one.descriptor for name, one in maps.items()}
         self.transit = Transit(
             netlink,
             transit_xdp,
             own,
-            config.attach_mode,
+            self.modes,
             map_ids,
             lambda ifindex: programs.load_for_card(compiled, TRANSIT_XDP, descriptors, ifindex, config.instance),
             self._leave_tags_on,
         )
+        self.transit.attached_hook = self.follow_modes
+        self._follower = ModeFollower(netlink, self.modes, self.transit, self.links)
         self.executor = Executor(maps, self.links, self.transit)
         self.neighbours = NeighbourWatch(uplinks, maps[MapName.NEXT_HOPS])
+        self._feature_events: FeatureEvents | None = None
+        self.failures = FailureCounter(compiled, maps, config.pins)
+        """What is dropped after a verdict of the programs."""
         self._subject = Subject(
-            config.interfaces, config.instance, maps, lambda: self.transit.ids, transit_agent.program_id
+            config.interfaces,
+            config.instance,
+            maps,
+            lambda: self.transit.ids,
+            transit_agent.program_id,
+            lambda: self.modes.endpoints,
         )
 
     @classmethod
@@ -131,13 +151,24 @@ class Kernel(Readings):
             )
             undo.callback(programs.close, loaded)
             kernel = cls(config, netlink, maps, loaded, compiled, uplinks)
+            await kernel._follower.look(uplinks)
             undo.pop_all()
             return kernel
 
+    async def start(self) -> None:
+        """Begin to follow neighbours and what uplinks take, and have what is attached run as they allow."""
+        await self.neighbours.start()
+        self._feature_events = FeatureEvents(self.neighbours.uplinks_changed.set)
+        await self.follow_modes()
+
     async def close(self) -> None:
         """Close descriptors and sockets and end the neighbour watch. All that forwards traffic stays."""
+        if self._feature_events is not None:
+            self._feature_events.close()
         await self.neighbours.close()
+        self.links.taken.close()
         self.transit.close()
+        self._follower.close()
         self._netlink.close()
         programs.close(self._loaded)
         close_maps(self.maps)
@@ -159,6 +190,7 @@ class Kernel(Readings):
         self._restore_pins()
         _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded[TRANSIT_XDP])
         self._take(observed.uplinks)
+        self._count_failures()
         self.neighbours.look_again()
         outdated = any(self.transit.is_outdated(uplink.carrier) for uplink in observed.uplinks)
         if (
@@ -166,13 +198,25 @@ class Kernel(Readings):
             and not outdated
             and all(veth.transit_agent for veth in observed.veths.values())
         ):
-            self.config.pins.forget_others(self._content)
+            kept = self.config.pins.forget_others(self._content)
+            if kept and self._old_pins.begins("pins", str(kept)):
+                log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
 
     async def uplinks(self) -> tuple[Uplink, ...]:
         """Read the uplinks only; OSError (ENODEV) when one is gone."""
         found = await read_uplinks(self._netlink, self.config.interfaces, self.transit.ids)
         self._take(found)
+        await self.follow_modes()
         return found
+
+    async def follow_modes(self) -> None:
+        """Have all attached programs run as the uplinks allow now; OSError (ENODEV) when an uplink is gone."""
+        await self._follower.follow(self._uplinks)
+
+    def _count_failures(self) -> None:
+        """Have what the kernel drops after a verdict of this instance's programs counted, of older ones of it too."""
+        own = pinned_program_ids(self.config.pins) | self.transit.ids
+        self.failures.tend(own, {one for uplink in self._uplinks for one in (uplink.carrier, *uplink.arrives)})
 
     def _take(self, uplinks: tuple[Uplink, ...]) -> None:
         self._uplinks = uplinks

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from agent.core.actions import Veth
 from agent.core.realize import host_ifname
+from agent.datapath.attach_modes import AttachModes
 from agent.datapath.endpoint_side import IFF_UP, EndpointSide
 from agent.datapath.namespaces import opened_namespace
 from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.taken_names import TakenNames
 from agent.datapath.told import ToldError
-from agent.datapath.xdp import AttachMode, Ownership, Program, attach
+from agent.datapath.xdp import Ownership, Program, attach, change_mode
 
 NAME_FORM = re.compile(r"dp[0-9a-f]{12}")
 IN6_ADDR_GEN_MODE_NONE = 1
@@ -29,7 +31,7 @@ class TransitAgent:
 
     program: Program
     own: Ownership
-    mode: AttachMode
+    modes: AttachModes
 
 
 def mark_prefix(instance: str) -> str:
@@ -66,6 +68,8 @@ class Links:
         self._netlink = netlink
         self._instance = instance
         self._transit_agent = transit_agent
+        self.taken = TakenNames()
+        """Interfaces of others that have the names of our endpoints'."""
 
     async def ensure_veth(self, wanted: Veth) -> None:
         """Make the pair, or mend what differs; OSError with the object in words when the kernel refuses.
@@ -80,7 +84,7 @@ class Links:
                     peer = await find_peer(self._netlink, host, namespace, inside)
                 if host is not None and peer is None:
                     await self._netlink.request("link", "del", index=host["index"])
-                await _refuse_taken_name(inside, peer, wanted)
+                await self._refuse_taken_name(namespace, inside, peer, wanted)
                 if host is None or peer is None:
                     host, peer = await self._create(wanted, namespace, inside)
                 await self._mend_host(host, wanted)
@@ -107,6 +111,24 @@ class Links:
             if error.errno != errno.ENODEV:
                 raise
 
+    async def change_mode(self) -> None:
+        """Move the transit agent, wherever it is attached, to the mode in which it should run.
+
+        OSError as `xdp.attach`.
+        """
+        transit = self._transit_agent
+        if transit.modes.decision.refused:
+            return
+        for link in await self._netlink.links():
+            if marked_endpoint(link, self._instance) is not None:
+                try:
+                    await change_mode(
+                        self._netlink, int(link["index"]), transit.program, transit.own, transit.modes.endpoints
+                    )
+                except OSError as error:
+                    if error.errno != errno.ENODEV:  # it was just removed
+                        raise
+
     def _is_ours(self, link: Message, wanted: Veth) -> bool:
         name = attribute(link, "IFLA_IFNAME")
         marked = marked_endpoint(link, self._instance) == wanted.endpoint
@@ -126,6 +148,23 @@ class Links:
                 raise OSError(errno.EEXIST, f"interface {wanted.ifname} exists and does not carry our mark")
             await self._netlink.request("link", "del", index=by_name["index"])
         return by_index
+
+    async def _refuse_taken_name(
+        self, namespace: int, inside: EndpointSide, peer: Message | None, wanted: Veth
+    ) -> None:
+        """Refuse while another interface has the endpoint's name, and have it watched."""
+        holder = await inside.netlink.link(ifname=wanted.peer_name)
+        if holder is None or (peer is not None and holder["index"] == peer["index"]):
+            return
+        self.taken.watch(namespace, int(holder["index"]), wanted.peer_name)
+        if await inside.netlink.link(ifname=wanted.peer_name) is None:
+            return  # it went before it was watched
+        message = (
+            f"namespace {wanted.namespace} already has an interface {wanted.peer_name} that is not this endpoint's: "
+            f"if the endpoint moves here, have its former host remove it; else remove or rename that interface; "
+            f"the agent takes the name as soon as it is free"
+        )
+        raise ToldError(errno.EEXIST, message)
 
     async def _create(self, wanted: Veth, namespace: int, inside: EndpointSide) -> tuple[Message, Message]:
         peer = {
@@ -152,7 +191,8 @@ class Links:
         if changes:
             await self._netlink.request("link", "set", index=wanted.ifindex, **changes)
         transit = self._transit_agent
-        await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.mode)
+        transit.modes.refuse()
+        await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.modes.endpoints)
         if not host["flags"] & IFF_UP:
             await self._set_up(wanted.ifindex)
 
@@ -198,12 +238,3 @@ async def find_peer(netlink: Netlink, host: Message, namespace: int, inside: End
     if peer is None or not is_veth(peer) or attribute(peer, "IFLA_LINK") != host["index"]:
         return None
     return peer
-
-
-async def _refuse_taken_name(inside: EndpointSide, peer: Message | None, wanted: Veth) -> None:
-    holder = await inside.netlink.link(ifname=wanted.peer_name)
-    if holder is not None and (peer is None or holder["index"] != peer["index"]):
-        raise OSError(
-            errno.EEXIST,
-            f"namespace {wanted.namespace} already has an interface {wanted.peer_name} that is not this endpoint's",
-        )

@@ -49,6 +49,9 @@ class MapSizes:
     outcomes: int = 128
     endpoint_counters: int = 8192
     programs: int = 8
+    kernel_layouts: int = 1
+    watched: int = 256
+    failures: int = 1024
 
     def of(self, name: MapName) -> int:
         """Return the size of one map."""

@@ -20,6 +20,9 @@ from typing import NamedTuple, Protocol
 import structlog
 from pyroute2 import AsyncIPRoute
 
+from agent.core import next_hop_faults
+from agent.core.doubts import questions
+from agent.core.faults import ReportFaults
 from agent.core.layout import unmapped
 from agent.core.lookups import Lookups
 from agent.core.next_hops import (
@@ -38,12 +41,14 @@ from agent.core.next_hops import (
     still_silent,
     way_of,
 )
+from agent.core.paths import Path
 from agent.core.uplinks import Uplink
+from agent.datapath.asking import Asker
 from agent.datapath.kept_neighbours import KeptNeighbours
 from agent.datapath.maps import Refused
 from agent.datapath.namespaces import open_netlink_socket
 from agent.datapath.netlink import Message, Netlink, attribute
-from agent.datapath.routes import prefix_of, route_to
+from agent.datapath.routes import prefix_of, route_by
 from agent.datapath.uplinks import differs
 from protocol.addresses import format_address
 
@@ -106,6 +111,9 @@ class NeighbourWatch:
     def __init__(self, uplinks: Sequence[Uplink], table: Table) -> None:
         self.uplinks_changed = asyncio.Event()
         """Set when the kernel told that an uplink is not any more what it was said to be; whoever waits clears it."""
+        self.report: ReportFaults = lambda _source, _faults: None
+        """Takes the faults that stand, whenever they may have changed."""
+        self._failed = ""
         self._uplinks = tuple(uplinks)
         self._table = table
         self._peers: dict[bytes, Peer] | None = None
@@ -115,6 +123,8 @@ class NeighbourWatch:
         self._neighbours: dict[Hop, Neighbour] = {}
         self._failures = Failures()
         self._kept = KeptNeighbours()
+        self._asker = Asker()
+        self._doubtful: set[Path] = set()
         self._no_room: set[bytes] = set()
         self._unresolved: dict[bytes, Reason] = {}
         self._cut_off: frozenset[bytes] = frozenset()
@@ -135,6 +145,12 @@ class NeighbourWatch:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+        self._asker.close()
+
+    def ask_again(self, paths: Collection[Path]) -> None:
+        """Have the next hops of paths asked for anew soon: what the kernel knows of them may be wrong."""
+        self._doubtful.update(paths)
+        self._wake()
 
     def set_peers(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
         """Tell all droplets that packets are sent to, by packed address of 4 or 16 bytes, and in whose name.
@@ -187,10 +203,24 @@ class NeighbourWatch:
                 await asyncio.sleep(BURST_SECONDS)
                 continue
             except OSError as error:
-                log.warning("neighbour_watch_failed", error=str(error))
-            except Exception:
-                log.exception("neighbour_watch_failed")
+                self._failed = str(error)
+            except Exception as error:
+                failed = f"{type(error).__name__}: {error}"
+                if failed != self._failed:
+                    log.exception("neighbour_watch_failed")
+                self._failed = failed
+            self._report()
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _report(self) -> None:
+        """Report what keeps next hops from being what they should be."""
+        faults = [
+            *next_hop_faults.map_full(len(self._no_room)),
+            *next_hop_faults.refused(self._kept.refused),
+            *next_hop_faults.not_released(self._kept.not_released),
+            *next_hop_faults.not_followed(self._failed),
+        ]
+        self.report("next_hops", faults)
 
     async def _follow(self) -> None:
         """Follow events with one pair of sockets, until one of them fails."""
@@ -215,6 +245,8 @@ class NeighbourWatch:
         while True:
             self._dirty.clear()
             await self._write(requests)
+            self._failed = ""
+            self._report()
             if not self._dirty.is_set():
                 self._settled.set()
             waiting = asyncio.create_task(self._dirty.wait())
@@ -315,6 +347,8 @@ class NeighbourWatch:
         unresolved |= {way_of(key).droplet: Reason.NO_ROOM for key in self._no_room}
         self._unresolved = still_silent(self._unresolved, unresolved)
         self._cut_off = still_cut_off(self._cut_off, unresolved)
+        paths, self._doubtful = self._doubtful, set()
+        await self._asker.ask(requests, questions(paths, uplinks, routes, self._neighbours))
 
     def _put(self, desired: Mapping[bytes, bytes]) -> None:
         """Have the map hold what is desired, as far as there is room; OSError when the kernel refuses otherwise."""
@@ -330,11 +364,10 @@ class NeighbourWatch:
                 raise OSError(
                     one.errno, f"{os.strerror(one.errno)} for {len(one.keys)} entries of the map of next hops"
                 )
-            log.warning("next_hops_do_not_fit", count=len(one.keys), error=errno.errorcode[one.errno])
             self._no_room.update(one.keys)
 
     async def _look_up_routes(self, requests: Netlink, peers: Collection[bytes], uplinks: tuple[Uplink, ...]) -> None:
         self._lookups.tell(peers, uplinks)
-        for way, uplink in self._lookups.missing():
+        for way, uplink, only in self._lookups.missing():
             self._lookups.begin(way)
-            self._lookups.keep(way, await route_to(requests, way.droplet, uplink))
+            self._lookups.keep(way, await route_by(requests, way.droplet, uplink, only=only))

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from agent.core.comparison import Suspects
 from agent.core.layout import CONFIGURED_MAPS, MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.once import Once
 from agent.core.realize import host_ifname
+from agent.datapath.attach_modes import fits
 from agent.datapath.endpoint_side import IFF_UP, EndpointSide
 from agent.datapath.links import find_peer, is_unfinished, marked_endpoint
 from agent.datapath.maps import Map
@@ -24,7 +26,7 @@ from agent.datapath.namespaces import opened_namespace
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.threads import in_thread
 from agent.datapath.uplinks import read_uplinks
-from agent.datapath.xdp import attached_program
+from agent.datapath.xdp import AttachMode, attached_program
 
 _NOT_THERE = frozenset(
     (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ESRCH, errno.ENOTDIR, errno.EACCES, errno.EPERM)
@@ -47,6 +49,12 @@ class Subject:
     maps: Mapping[MapName, Map]
     transit_xdp: Callable[[], Collection[int]]
     transit_agent: int
+    agent_mode: Callable[[], AttachMode] = lambda: AttachMode.AUTO
+    """How the transit agent is to run."""
+    unknown: Once = field(default_factory=Once)
+    """The endpoints' peers that could not be read when this was looked at last, by endpoint."""
+    unfinished: Once = field(default_factory=Once)
+    """The unfinished pairs that were left alone, by interface."""
 
 
 async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, str]) -> Observed:
@@ -99,16 +107,17 @@ async def _veths(
         complete = endpoint is not None
         if endpoint is None and is_unfinished(link):
             endpoint = by_name.get(name)
-            if endpoint is None:
+            if endpoint is None and subject.unfinished.begins(name, name):
                 log.info("unfinished_veth_left_alone", interface=name)
         if endpoint is not None and (only is None or endpoint in only):
-            seen = _veth(link, endpoint, complete, subject.transit_agent)
-            veths[endpoint] = await _with_peer(netlink, link, seen, namespaces.get(endpoint))
+            seen = _veth(link, endpoint, complete, subject)
+            veths[endpoint] = await _with_peer(netlink, link, seen, namespaces.get(endpoint), subject.unknown)
     return veths
 
 
-def _veth(link: Message, endpoint: str, complete: bool, transit_agent: int) -> ObservedVeth:
+def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> ObservedVeth:
     attached = attached_program(link)
+    current = attached is not None and attached.program_id == subject.transit_agent
     return ObservedVeth(
         endpoint=endpoint,
         ifname=str(attribute(link, "IFLA_IFNAME")),
@@ -116,24 +125,29 @@ def _veth(link: Message, endpoint: str, complete: bool, transit_agent: int) -> O
         complete=complete,
         up=bool(link["flags"] & IFF_UP),
         mtu=int(attribute(link, "IFLA_MTU")),
-        transit_agent=attached is not None and attached.program_id == transit_agent,
+        transit_agent=attached is not None and current and fits(attached.mode, subject.agent_mode()),
         peer=None,
     )
 
 
-async def _with_peer(netlink: Netlink, host: Message, seen: ObservedVeth, namespace: str | None) -> ObservedVeth:
+async def _with_peer(
+    netlink: Netlink, host: Message, seen: ObservedVeth, namespace: str | None, unknown: Once
+) -> ObservedVeth:
     """Add the other side of a pair, read where it belongs: None when it or the namespace is not there."""
     if namespace is None:
         return seen
     try:
-        return replace(seen, peer=await _peer(netlink, host, namespace))
+        peer = await _peer(netlink, host, namespace)
+        unknown.ends(seen.endpoint)
+        return replace(seen, peer=peer)
     except OSError as error:
         if error.errno in _NOT_THERE:
             return seen
         reason = str(error)
     except Exception as error:  # what a tenant's namespace shows is the tenant's making, whatever it does to a decoder
         reason = f"{type(error).__name__}: {error}"
-    log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
+    if unknown.begins(seen.endpoint, reason):
+        log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
     return replace(seen, peer_known=False)
 
 

@@ -192,7 +192,7 @@ SENTENCES = {
     Outcome.TTL_TOLD: "The endpoint's packet used up its time to live, which an ICMP error told it.",
     Outcome.PROBE_REFLECTED: "Another droplet's probe of the path, sent back.",
     Outcome.UNREACHABLE_TOLD: "Nothing leads to where the endpoint's packet was to go, which an ICMP error told it.",
-    Outcome.GATEWAY_REFUSED: "The endpoint's packet asked its gateway for a service, which an ICMP error refused.",
+    Outcome.GATEWAY_REFUSED: "The endpoint asked its gateway for a service: refused by a TCP reset or an ICMP error.",
     Outcome.DELIVERED: "Came through a tunnel and was handed to its endpoint.",
     Outcome.DELIVERED_SAME_HOST: "Was handed from one endpoint of this droplet to another.",
     Outcome.SENT_DIRECT: "Was sent by an endpoint straight to its destination's droplet.",

@@ -26,6 +26,8 @@ class PacedReader:
         self._read_one = read_one
         self._loop = asyncio.get_running_loop()
         self._resume: asyncio.TimerHandle | None = None
+        self._failed = ""
+        """The last mistake: the same one again, perhaps for each message that somebody sends, is logged once."""
         self._loop.add_reader(opened, self._readable)
 
     def close(self) -> None:
@@ -55,6 +57,8 @@ class PacedReader:
         """Read a batch; return whether to pause before the next."""
         try:
             return all(self._read_one() for _ in range(BATCH))
-        except Exception:
-            log.exception("reading failed", socket=str(self._socket))
+        except Exception as error:
+            if (failed := repr(error)) != self._failed:
+                log.exception("reading_failed", socket=str(self._socket))
+            self._failed = failed
             return True

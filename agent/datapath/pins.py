@@ -47,25 +47,33 @@ class Pins:
         names = [one.name for one in folder.iterdir() if one.name != self.instance] if folder.exists() else []
         return [Pins(self.bpffs, name) for name in sorted(names)]
 
+    @property
+    def links(self) -> Path:
+        """What keeps programs on tracepoints while no agent runs, one for each tracepoint."""
+        return self.root / f"v{LAYOUT_VERSION}" / "links"
+
     def all_programs(self) -> list[Path]:
         """Return every pinned program of this instance, of older layouts too."""
         return sorted(self.root.glob("v*/programs/*/*"))
 
-    def forget_others(self, content: str) -> None:
+    def forget_others(self, content: str) -> dict[Path, str]:
         """Remove what older agents of this instance pinned: other layouts, and programs of other contents.
 
-        Call it when nothing is attached that came from them.
+        Call it when nothing is attached that came from them. Return what could not be removed, and why: it only takes
+        room, and the next call tries again.
         """
+        kept: dict[Path, str] = {}
         current = self.programs.parent
         others = [one for one in self.root.glob("v*") if one != current]
         others += [one for one in self.programs.iterdir() if one.name != content]
         for folder in others:
             try:
                 shutil.rmtree(folder)
-            except OSError as error:  # they only take room, and the next call tries again
-                log.warning("old_pins_kept", path=str(folder), reason=str(error))
+            except OSError as error:
+                kept[folder] = str(error)
             else:
                 log.info("old_pins_removed", path=str(folder))
+        return kept
 
     def paths(self) -> frozenset[Path]:
         """Return all that this instance has pinned, with the folders."""

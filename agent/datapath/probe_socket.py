@@ -6,13 +6,12 @@ the kernel's path MTU cache is not asked (IP_PMTUDISC_PROBE, ip(7)): it knows wh
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Callable
-from enum import Enum
 
 from agent.core.paths import Path
 from agent.core.probe_packet import Kind, build, headers, parse
+from agent.core.send_errors import Sending, sending_of
 from agent.datapath.paced_reader import PacedReader
 
 IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3
@@ -24,19 +23,9 @@ FIRST_PART = 16
 """A datagram that is handed over in parts gets its UDP checksum from the kernel at once (net/ipv4/ip_output.c:
 __ip_append_data). Otherwise the interface is to add it, which a veth never does: transit XDP at its other end would see
 a wrong one."""
-_BUSY = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR)
 
 TakeReply = Callable[[Path, bytes], object]
 """Called with the path and the nonce of a reply."""
-
-
-class Sending(Enum):
-    """What became of a probe on this host."""
-
-    SENT = "sent"
-    TOO_LONG = "longer than the interface takes"
-    IMPOSSIBLE = "no way there"
-    BUSY = "no room in the queue"
 
 
 class ProbeSocket:
@@ -67,9 +56,7 @@ class ProbeSocket:
             self._socket.sendto(datagram[:FIRST_PART], socket.MSG_MORE, to)
             self._socket.sendto(datagram[FIRST_PART:], to)
         except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                return Sending.TOO_LONG
-            return Sending.BUSY if error.errno in _BUSY else Sending.IMPOSSIBLE
+            return sending_of(error.errno or 0)
         return Sending.SENT
 
     def _read_one(self) -> bool:

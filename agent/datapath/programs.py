@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +43,11 @@ def relocate(program: CompiledProgram, maps: Mapping[str, int]) -> bytes:
     return bytes(code)
 
 
-def load(program: CompiledProgram, maps: Mapping[str, int], *, flags: int = 0) -> Program:
+def load(
+    program: CompiledProgram, maps: Mapping[str, int], kind: bpf.ProgramType = bpf.ProgramType.XDP, *, flags: int = 0
+) -> Program:
     """Load a program without pinning it; raises VerifierError with the verifier's log."""
-    fd = bpf.load_program(relocate(program, maps), flags=flags, name=program.name)
+    fd = bpf.load_program(relocate(program, maps), kind, flags=flags, name=program.name)
     return _described(program.name, fd)
 
 
@@ -64,20 +66,40 @@ def ensure_programs(
     instance: str,
     left: Mapping[tuple[str, str], int] = NONE_LEFT,
 ) -> dict[str, Program]:
-    """Open the pinned programs of this content, or load, mark and pin them; `folder` lies in a bpf file system.
+    """Open the pinned XDP programs of this content, or load, mark and pin them; `folder` lies in a bpf file system.
 
     `left` are the ids of attached programs by name and content: one of this content without a pin is pinned again.
     A pin whose program uses other maps than `maps` (someone removed the maps' pins) is replaced. Programs of other
     contents stay pinned: what is attached may still need them, see `Pins.forget_others`.
     """
-    home = folder / compiled.hash
+    found = _ensure_all(compiled.programs, maps, folder / compiled.hash, bpf.ProgramType.XDP, left)
+    try:
+        for one in found.values():
+            if read_mark(bpf.program_info(one.fd)) is None:
+                mark(one.fd, instance, compiled.hash)
+    except BaseException:
+        close(found)
+        raise
+    return found
+
+
+def ensure_tracers(compiled: CompiledObject, maps: Mapping[str, int], folder: Path) -> dict[str, Program]:
+    """Open or load and pin the programs for raw tracepoints, otherwise as `ensure_programs`."""
+    return _ensure_all(compiled.tracers, maps, folder / compiled.hash, bpf.ProgramType.RAW_TRACEPOINT)
+
+
+def _ensure_all(
+    programs: Iterable[CompiledProgram],
+    maps: Mapping[str, int],
+    home: Path,
+    kind: bpf.ProgramType,
+    left: Mapping[tuple[str, str], int] = NONE_LEFT,
+) -> dict[str, Program]:
     home.mkdir(parents=True, exist_ok=True)
     found: dict[str, Program] = {}
     try:
-        for program in compiled.programs:
-            found[program.name] = _ensure(program, maps, home / program.name, left.get((program.name, compiled.hash)))
-            if read_mark(bpf.program_info(found[program.name].fd)) is None:
-                mark(found[program.name].fd, instance, compiled.hash)
+        for program in programs:
+            found[program.name] = _ensure(program, maps, home / program.name, kind, left.get((program.name, home.name)))
     except BaseException:
         close(found)
         raise
@@ -90,7 +112,9 @@ def close(programs: Mapping[str, Program]) -> None:
         os.close(program.fd)
 
 
-def _ensure(program: CompiledProgram, maps: Mapping[str, int], path: Path, left: int | None) -> Program:
+def _ensure(
+    program: CompiledProgram, maps: Mapping[str, int], path: Path, kind: bpf.ProgramType, left: int | None
+) -> Program:
     used = {bpf.map_info(maps[relocation.map]).id for relocation in program.relocations}
     with contextlib.suppress(FileNotFoundError):
         pinned = _described(program.name, bpf.open_pin(path))
@@ -98,7 +122,7 @@ def _ensure(program: CompiledProgram, maps: Mapping[str, int], path: Path, left:
             return pinned
         os.close(pinned.fd)
         path.unlink()
-    found = _open_left(program.name, used, left) or load(program, maps)
+    found = _open_left(program.name, used, left) or load(program, maps, kind)
     bpf.pin(found.fd, path)
     return found
 

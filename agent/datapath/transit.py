@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
 from agent.datapath import bpf_syscall
+from agent.datapath.attach_modes import AttachModes, fits
 from agent.datapath.link_query import LinkQuery
 from agent.datapath.marks import read_mark
 from agent.datapath.netlink import Netlink
-from agent.datapath.xdp import TAKES_NONE, Attached, AttachMode, Ownership, Program, attach, detach, refusal
+from agent.datapath.told import ToldError
+from agent.datapath.xdp import (
+    TAKES_NONE,
+    Attached,
+    AttachMode,
+    Ownership,
+    Program,
+    attach,
+    change_mode,
+    detach,
+    refusal,
+)
 
 Load = Callable[[int], int]
 """Loads the program for a network card that is to run it by itself (an ifindex), and returns its descriptor."""
+AttachedHook = Callable[[], Awaitable[None]]
 Prepare = Callable[[int], None]
 """Makes an interface ready for the program, OSError when it cannot be."""
 
@@ -30,7 +43,7 @@ class Transit:
         netlink: Netlink,
         program: Program,
         own: Ownership,
-        mode: AttachMode,
+        modes: AttachModes,
         map_ids: Collection[int],
         load_for_card: Load,
         prepare: Prepare,
@@ -38,11 +51,13 @@ class Transit:
         self._netlink = netlink
         self._program = program
         self._own = own
-        self._mode = mode
+        self._modes = modes
         self._map_ids = frozenset(map_ids)
         self._load_for_card = load_for_card
         self._prepare = prepare
         self._ids = {program.program_id}
+        self.attached_hook: AttachedHook | None = None
+        """Called when the program was attached: only then do some drivers say what they take."""
         self._query = LinkQuery()
 
     @property
@@ -55,8 +70,10 @@ class Transit:
         self._query.close()
 
     def is_attached(self, ifindex: int) -> bool:
-        """Say whether the current program is what runs on an interface now. Raises OSError (ENODEV: it is gone)."""
-        return self._query.xdp(ifindex).program_id in self._ids
+        """Say whether the current program runs on an interface now, and as it should. OSError (ENODEV): it is gone."""
+        found = self._query.xdp(ifindex)
+        right = fits(found.mode, self._modes.transit) and not self._modes.decision.refused
+        return found.program_id in self._ids and right
 
     def is_outdated(self, ifindex: int) -> bool:
         """Say whether an older program of ours runs on an interface now; OSError (ENODEV) when it is gone."""
@@ -72,16 +89,36 @@ class Transit:
         return found.mode if found.program_id in self._ids else "none"
 
     async def attach(self, ifindex: int) -> Attached:
-        """Attach the program or replace an older one of ours; OSError as `xdp.attach`, EIO when it uses other maps."""
+        """Attach the program or replace an older one of ours; OSError as `xdp.attach`, EIO when it uses other maps.
+
+        EOPNOTSUPP where the mode of the settings would lose what is sent: the program is then taken off again.
+        """
+        self._modes.refuse()
         self._prepare(ifindex)
-        if self._mode is AttachMode.OFFLOAD:
+        if self._modes.transit is AttachMode.OFFLOAD:
             attached = await self._attach_to_card(ifindex)
         else:
-            attached = await attach(self._netlink, ifindex, self._program, self._own, self._mode)
+            attached = await attach(self._netlink, ifindex, self._program, self._own, self._modes.transit)
         if not uses_only(self._program.descriptor, self._map_ids):
             raise OSError(errno.EIO, f"{self._program.name} works on maps that are not the pinned ones")
+        await self._take_in_attached(ifindex)
         log.info("transit_attached", ifindex=ifindex, program=attached.program_id, mode=attached.mode)
         return attached
+
+    async def _take_in_attached(self, ifindex: int) -> None:
+        if self.attached_hook is None:
+            return
+        await self.attached_hook()
+        try:
+            self._modes.refuse()
+        except ToldError:
+            await self.detach(ifindex)
+            raise
+
+    async def change_mode(self, ifindex: int) -> None:
+        """Move the program, where it is attached, to the mode in which it should run; OSError as `xdp.attach`."""
+        if self._modes.transit is not AttachMode.OFFLOAD and not self._modes.decision.refused:
+            await change_mode(self._netlink, ifindex, self._program, self._own, self._modes.transit)
 
     async def _attach_to_card(self, ifindex: int) -> Attached:
         """Load the program anew, for this card, and attach that.

@@ -16,6 +16,7 @@ from agent.datapath.xdp import attached_program
 
 ETH_P_8021Q = 0x8100
 IFA_F_DADFAILED = 0x08
+IFA_F_TENTATIVE = 0x40
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 STACKED = ("vlan", "bond")
 """Kinds of interfaces whose frames come in on others, which must be looked at too."""
@@ -100,6 +101,16 @@ def _substrate_addresses(addresses: Iterable[Message]) -> Iterable[bytes]:
             yield address.packed
 
 
+async def confirmed_addresses(netlink: Netlink, ifindex: int) -> set[bytes]:
+    """Return an interface's packed addresses, link-local ones too, that duplicate address detection has let pass.
+
+    OSError when the kernel cannot be asked.
+    """
+    messages = await netlink.dump("get_addr", index=ifindex)
+    unsure = IFA_F_TENTATIVE | IFA_F_DADFAILED
+    return {_address(message).packed for message in messages if not _flags(message) & unsure}
+
+
 def _address(message: Message) -> Address:
     # The own side of a point-to-point link is IFA_LOCAL; elsewhere both are the same, or only one is there.
     return ipaddress.ip_address(attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS"))
@@ -110,9 +121,13 @@ def _is_usable(address: Address, message: Message) -> bool:
 
     Nor one that another host has (RFC 4862, section 5.4.5). One that is still being tried will do: nearly all pass.
     """
+    return not address.is_link_local and not _flags(message) & IFA_F_DADFAILED
+
+
+def _flags(message: Message) -> int:
+    """Return an address's flags (IFA_F_*): all of them, where the kernel gives more than the header holds."""
     wide = attribute(message, "IFA_FLAGS")
-    flags = message.get("flags", 0) if wide is None else wide
-    return not address.is_link_local and not flags & IFA_F_DADFAILED
+    return int(message.get("flags", 0) if wide is None else wide)
 
 
 def differs(uplinks: Iterable[Uplink], message: Message) -> bool:

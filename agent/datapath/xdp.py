@@ -7,6 +7,7 @@ another off: the kernel answers EEXIST. What is attached is read back, never ass
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -179,12 +180,28 @@ async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownershi
         reason = refusal(error, link, first)
         if mode is not AttachMode.AUTO or error.errno not in _UNABLE:
             raise reason from error
-        log.warning("xdp_generic_fallback", ifindex=ifindex, program=program.name, reason=reason.strerror)
         await _fall_back(netlink, ifindex, program, own)
+        log.warning("xdp_generic_fallback", ifindex=ifindex, program=program.name, reason=reason.strerror)
     now = attached_program(await _read(netlink, ifindex))
     if now is None or now.program_id != program.program_id:
         raise OSError(errno.EIO, f"the kernel does not show {program.name} on the interface after attaching it")
     return now
+
+
+async def change_mode(netlink: Netlink, ifindex: int, program: Program, own: Ownership, mode: AttachMode) -> None:
+    """Attach a program of ours, where one runs in another mode, in this one; OSError as `attach`.
+
+    With `auto` it is moved into the driver where that can be had, and stays in the stack otherwise.
+    """
+    found = attached_program(await _read(netlink, ifindex))
+    if found is None or not own.owned(found.program_id):
+        return
+    if mode is not AttachMode.AUTO:
+        if found.mode is not mode:
+            await attach(netlink, ifindex, program, own, mode)
+    elif found.mode is AttachMode.GENERIC:
+        with contextlib.suppress(ToldError):  # the driver cannot
+            await attach(netlink, ifindex, program, own, AttachMode.NATIVE)
 
 
 async def _fall_back(netlink: Netlink, ifindex: int, program: Program, own: Ownership) -> None:

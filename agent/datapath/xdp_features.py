@@ -5,11 +5,12 @@ The netdev family of generic netlink (Linux 6.3) tells: Documentation/netlink/sp
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import struct
 import sys
-from enum import IntFlag
+from collections.abc import Callable, Iterator
 
 from agent.datapath.link_query import (
     ANSWER,
@@ -26,20 +27,12 @@ NETLINK_GENERIC, GENL_ID_CTRL = 16, 16
 CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 3, 1, 2
 NETDEV = b"netdev\0"
 NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, NETDEV_A_DEV_XDP_FEATURES = 1, 1, 3
+CTRL_ATTR_MCAST_GROUPS, CTRL_ATTR_MCAST_GRP_NAME, CTRL_ATTR_MCAST_GRP_ID = 7, 1, 2
+GROUP = b"mgmt\0"
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 
 _GENERIC = struct.Struct("=BBxx")
 """struct genlmsghdr { u8 cmd; u8 version; u16 reserved }."""
-
-
-class XdpFeatures(IntFlag):
-    """enum netdev_xdp_act, as far as it is looked at."""
-
-    BASIC = 1 << 0
-    REDIRECT = 1 << 1
-
-
-NATIVE = XdpFeatures.BASIC | XdpFeatures.REDIRECT
-"""What the programs need of a driver that runs them."""
 
 
 def xdp_features(ifindex: int) -> int | None:
@@ -75,3 +68,62 @@ def _ask(opened: socket.socket, family: int, command: int, attribute: int, value
 
 def _number(payload: bytes) -> int:
     return int.from_bytes(payload, sys.byteorder)
+
+
+class FeatureEvents:
+    """Hears of interfaces of this thread's network namespace whose drivers take something else than before."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        """Call `changed` for each, in the running loop. A kernel that tells no features tells no changes either."""
+        self._changed = changed
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC)
+        try:
+            if (group := _group(self._socket)) is not None:
+                self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+            self._socket.setblocking(False)
+        except BaseException:
+            self._socket.close()
+            raise
+        asyncio.get_running_loop().add_reader(self._socket, self._heard)
+
+    def close(self) -> None:
+        """Close the socket."""
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+
+    def _heard(self) -> None:
+        """Read one message; which interface it tells of does not matter: all are asked then."""
+        try:
+            self._socket.recv(ANSWER)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # more came than the socket holds, so something did change
+                raise
+        self._changed()
+
+
+def _group(opened: socket.socket) -> int | None:
+    """Return the number of the group that hears of changes, None where the kernel has none."""
+    opened.settimeout(TIMEOUT)
+    try:
+        found = _ask(opened, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, NETDEV)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    for group in _nested(find_attribute(found, CTRL_ATTR_MCAST_GROUPS)):
+        if find_attribute(group, CTRL_ATTR_MCAST_GRP_NAME) == GROUP:
+            return _number(find_attribute(group, CTRL_ATTR_MCAST_GRP_ID))
+    return None
+
+
+def _nested(attributes: bytes) -> Iterator[bytes]:
+    """Yield the payloads of a list of attributes."""
+    at = 0
+    while at + ATTRIBUTE.size <= len(attributes):
+        length, _ = ATTRIBUTE.unpack_from(attributes, at)
+        if length < ATTRIBUTE.size:
+            break
+        yield attributes[at + ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3

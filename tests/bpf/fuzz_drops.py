@@ -130,7 +130,8 @@ def _is_arp(s: Sight) -> bool:
 def _is_multicast(s: Sight) -> bool:
     to = s.target if not s.is_nd else s.ip.destination if s.ip else ZERO
     looked_at = s.from_endpoint or (s.tunnel and s.tunnel.is_vxlan)
-    if looked_at and s.inner[0] & 1 and s.kind != ARP and not s.is_nd:
+    read = s.kind != IPV6 or "ipv6" in s.model.features.families
+    if looked_at and s.inner[0] & 1 and s.kind != ARP and not (s.is_nd and read):
         return True
     return s.model.is_to_many(s.vni, to)
 

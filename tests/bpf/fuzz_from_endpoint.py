@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from fuzz_answers import Answers
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, ZERO, Uplink, is_v4
@@ -10,6 +12,7 @@ from fuzz_parse import (
     ICMP,
     ICMPV6,
     MAPPED,
+    TCP,
     Ip,
     Tunnel,
     hides_discovery,
@@ -192,8 +195,26 @@ class FromEndpoint(Answers):
             return is_transport_right(frame, ip, ICMPV6)
         return total_of(frame[ip.transport : ip.end]) == 0xFFFF
 
+    def _hold_reset(self, step: Step, sender: layout.Interface, about: Ip) -> None:
+        """Hold a reset to RFC 9293 section 3.10.7.1."""
+        ip, network = ip_of(step.out), self.model.network_of(sender.vni, about.source)
+        need(network and about.destination == network.gateway == ip.source, "only its own gateway resets")
+        need(self._own(sender, about.source) and ip.destination == about.source, "the one who sent")
+        need(step.out[:12] == sender.mac + GATEWAY_MAC and step.leaves == step.arrival, "it goes back")
+        need(ip.protocol == TCP and ip.plain and ip.summed and ip.end == len(step.out), "a plain packet")
+        need(is_transport_right(step.out, ip, TCP) and ip.end - ip.transport == 20, "a right TCP header alone")
+        was, now = (struct.unpack_from("!HHIIH", f, i.transport) for f, i in ((step.frame, about), (step.out, ip)))
+        need(not was[4] & 4 and now[:2] == (was[1], was[0]), "no reset about a reset; ports change places")
+        length = about.end - about.transport - (was[4] >> 12) * 4 + bool(was[4] & 2) + (was[4] & 1)
+        want = (was[3], 0, 0x5004) if was[4] & 16 else (0, (was[2] + length) & 0xFFFFFFFF, 0x5014)
+        need(now[2:] == want, "sequence, acknowledgement and flags")
+
     def _told(self, step: Step) -> None:
         sender, about = self._sender(step), ip_of(step.frame)
+        answer = ip_of(step.out)
+        if step.outcome is Outcome.GATEWAY_REFUSED and answer.protocol == TCP:
+            self._hold_reset(step, sender, about)
+            return
         ip = hold_error(self.model, sender.vni, step.frame, step.out)
         need(step.leaves == step.arrival, "an ICMP error goes back")
         need(self._own(sender, about.source), "only own packets are complained about")

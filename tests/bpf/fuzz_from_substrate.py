@@ -253,10 +253,11 @@ class FromSubstrate(Answers):
 
     def _told_own(self, step: Step) -> None:
         """Hold an error about a packet that came back to this host."""
-        tunnel, uplink = data_packet(self.model, step)
-        culprit = ip_of(tunnel.inner)
-        back = comes_back(tunnel) or is_own_misdirected(self.model, tunnel, culprit)
-        need(back or origin_of(tunnel) == uplink.address, "only what came back is told to an endpoint of this host")
+        tunnel, _ = data_packet(self.model, step)
+        culprit, body = ip_of(tunnel.inner), tunnel.option(RTS)
+        round_ = body is not None and origin_of(tunnel) not in self.model.peers
+        back = comes_back(tunnel)
+        need(back or round_, "only what came back or round is told to an endpoint of this host")
         sender = self.model.endpoints.get((tunnel.vni, culprit.source))
         need(sender and step.leaves == sender.ifindex, "an ICMP error goes to its sender's interface")
         ip = hold_error(self.model, tunnel.vni, tunnel.inner, step.out)
@@ -265,7 +266,7 @@ class FromSubstrate(Answers):
             need(head[:2] == (b"\x03\x01" if is_v4(ip.source) else b"\x01\x03"), "no bouncer finds the host")
             return
         if step.outcome is Outcome.UNREACHABLE_TOLD:
-            self._hold_unreachable(head, tunnel.vni, culprit, came_back=True)
+            self._hold_unreachable(head, tunnel.vni, culprit, came_back=back)
             return
         self._hold_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
 

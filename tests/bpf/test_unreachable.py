@@ -127,7 +127,6 @@ def test_an_endpoint_is_told_by_its_own_host_what_leads_nowhere(
 
 
 REFUSED = [
-    ("TCP", p.TCP, p.tcp(), PORT),
     ("UDP", p.UDP, p.udp(), PORT),
     ("SCTP", p.SCTP, bytes(12), PORT),
     ("DCCP", 33, bytes(12), PORT),
@@ -147,6 +146,65 @@ def test_the_gateway_refuses_what_it_has_no_service_for(
     assert run.outcome is Outcome.GATEWAY_REFUSED
     points_to = 6 if (family, kind) == (6, PROTOCOL) else 0
     assert run.frame == error(kind[family], sent[14:], A6 if family == 6 else A, value=points_to)
+
+
+SYN, FIN, RST, ACK = 2, 1, 4, 16
+
+
+def segment(
+    flags: int, data: bytes = b"", sequence: int = 0xFFFFFFFF, acknowledged: int = 7, options: int = 0
+) -> bytes:
+    """Return TCP from port 1000 to 2000; `options` in words."""
+    head = struct.pack("!HHIIHHHH", 1000, 2000, sequence, acknowledged, (5 + options) << 12 | flags, 512, 0, 0)
+    return head + b"\1" * 4 * options + data
+
+
+def reset(family: int, sequence: int, acknowledged: int, flags: int) -> bytes:
+    """Return the whole frame from A's gateway to A."""
+    ends = (GATEWAY6, A6) if family == 6 else (GATEWAY, A)
+    head = struct.pack("!HHIIHHHH", 2000, 1000, sequence, acknowledged, 5 << 12 | flags, 0, 0, 0)
+    header = {} if family == 6 else {"fragment": p.DF}
+    return frame(packet(*ends, p.summed(*ends, head, p.TCP), **header), GW, MAC[A])  # type: ignore[arg-type]
+
+
+SEGMENTS = [
+    ("to begin a connection", segment(SYN), (0, 0, RST | ACK)),
+    ("with options", segment(SYN, options=10), (0, 0, RST | ACK)),
+    ("with data", segment(SYN | FIN, b"hello"), (0, 6, RST | ACK)),
+    ("of a connection that is none", segment(ACK, b"hello"), (7, 0, RST)),
+    ("to answer one", segment(SYN | ACK), (7, 0, RST)),
+    ("that is nothing", segment(0, sequence=41), (0, 41, RST | ACK)),
+]
+
+
+@both_families
+@pytest.mark.parametrize(("sentence", "sent", "want"), SEGMENTS, ids=[row[0] for row in SEGMENTS])
+def test_the_gateway_resets_a_segment(
+    world: World, sentence: str, sent: bytes, want: tuple[int, int, int], family: int
+) -> None:
+    """As RFC 9293 section 3.10.7.1 says: a kernel takes it at once, where an ICMP error may be too quick for it."""
+    run = world.from_endpoint(from_a(family, GATEWAYS, sent))
+    assert run.outcome is Outcome.GATEWAY_REFUSED, sentence
+    assert run.frame == reset(family, *want)
+
+
+@both_families
+@pytest.mark.parametrize("sent", [segment(RST), segment(RST | ACK), segment(SYN)[:19], b"\0" * 12 + b"\x40" + bytes(7),
+                                  segment(SYN, options=3)[:28]])  # fmt: skip
+def test_neither_a_reset_nor_half_a_segment_is_reset(world: World, sent: bytes, family: int) -> None:
+    outcome = world.from_endpoint(from_a(family, GATEWAYS, sent)).outcome
+    assert outcome is (Outcome.GATEWAY_REFUSED if len(sent) == 19 else Outcome.TO_GATEWAY)
+
+
+@both_families
+def test_where_the_segment_is_a_fragment_an_error_tells_as_much(world: World, family: int) -> None:
+    if family == 6:
+        sent = frame(packet(A6, GATEWAY6, p.fragment_header(p.TCP, 0, True) + segment(SYN), p.FRAGMENT))
+    else:
+        sent = frame(packet(A, GATEWAY, segment(SYN), fragment=p.MF))
+    run = world.from_endpoint(sent)
+    assert run.outcome is Outcome.GATEWAY_REFUSED
+    assert run.frame == error(PORT[family], sent[14:], A6 if family == 6 else A)
 
 
 def to_gateway6(payload: bytes, protocol: int) -> bytes:
@@ -240,6 +298,18 @@ def test_what_comes_back_for_one_who_is_nowhere_is_told_to_its_sender_here(world
 
 
 @both_families
+def test_what_comes_round_to_its_own_host_is_told_to_its_sender_here(world: World, family: int) -> None:
+    """A bouncer elsewhere knew no more, and gave it to this droplet, which divides or bounces the other network."""
+    world.other_network((D1,), BOUNCES)
+    sent = from_a(family, OTHER)
+    run = world.from_substrate(tunnelled(sent, options=p.rts(D1, 1)))
+    assert run.outcome is Outcome.UNREACHABLE_TOLD
+    assert run.frame == error(HOST[family], sent[14:], A6 if family == 6 else A)
+    run = world.from_substrate(tunnelled(sent, options=p.rts(D4, 1)))
+    assert run.outcome is Outcome.UNREACHABLE_TOLD_REMOTE, "in its name from elsewhere: it is told nothing"
+
+
+@both_families
 @pytest.mark.parametrize("by", ["Geneve", "VXLAN"])
 def test_an_error_that_another_droplet_tells_reaches_its_endpoint(world: World, by: str, family: int) -> None:
     for kind in (HOST, NET):
@@ -325,7 +395,7 @@ def test_what_leads_nowhere_is_limited_apart_from_what_does_not_fit(world: World
     outcomes = [world.from_endpoint(from_a(4, UNKNOWNS)).outcome for _ in range(400)]
     assert set(outcomes[:50]) == {Outcome.UNREACHABLE_TOLD}
     assert Outcome.NO_ENDPOINT in outcomes
-    refused = [world.from_endpoint(from_a(4, GATEWAYS)).outcome for _ in range(400)]
+    refused = [world.from_endpoint(from_a(4, GATEWAYS, p.udp(), p.UDP)).outcome for _ in range(400)]
     assert Outcome.TO_GATEWAY in refused
     long = frame(p.ipv4(A, R, p.udp(data=bytes(1450))))
     assert world.from_endpoint(long).outcome is Outcome.TOO_BIG_TOLD

@@ -28,14 +28,21 @@ def is_even(counters: dict[str, int]) -> bool:
 def crossing(lab: SystemLab) -> tuple[int, int]:
     """Return how many tunnel packets all hosts sent to the substrate, and how many they took from there.
 
+    What the kernel dropped on its way out was not sent: a forwarded packet is one that left, or one that was lost.
     Probes are sent by the agents and not by the programs: what was reflected has no one that counted it as sent.
     """
     sent, taken = lab.handmade, 0
     for host in lab.hosts:
         counters = until(lambda host=host: even_counters(lab, host), f"{host}: counters read between packets", 20)
         sent += sum(counters[outcome.name.lower()] for outcome in FORWARDED - HANDED_OVER)
+        sent -= sum(lost_at_uplinks(lab, host).values())
         taken += counters["received_from_substrate"] - counters["passed"] - counters["probe_reflected"]
     return sent, taken
+
+
+def lost_at_uplinks(lab: SystemLab, host: str) -> dict[tuple[str, str], int]:
+    """Return the frames that were lost on the way from a host's programs to its wires, by reason and interface."""
+    return {place: frames for place, frames in lab.lost(host).items() if place[1] not in lab.endpoints}
 
 
 def even_counters(lab: SystemLab, host: str) -> dict[str, int] | None:
@@ -69,7 +76,9 @@ def check_balance(lab: Lab) -> None:
 
 
 def check_crossing(lab: SystemLab) -> None:
-    """Hold that what one droplet sent to another arrived: nothing is lost between them."""
+    """Hold that what one droplet sent to another arrived: nothing is lost between them, nor on the way out."""
+    lost = {host: found for host in lab.hosts if (found := lost_at_uplinks(lab, host))}
+    assert lost == {}, "frames that programs forwarded and the kernel dropped"
     seen: list[tuple[int, int]] = []
 
     def look() -> bool:

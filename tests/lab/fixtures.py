@@ -191,6 +191,12 @@ class SystemLab:
         found = codec.decode(self.ask(host, "counters"), Counters)
         return {name: traffic.packets for name, traffic in found.outcomes.items()}
 
+    def lost(self, host: str) -> dict[tuple[str, str], int]:
+        """Return the frames that the kernel dropped after a program's verdict, by reason and uplink or endpoint."""
+        found = codec.decode(self.ask(host, "counters"), Counters)
+        assert found.lost_unknown == "", "this kernel can count them"
+        return {(one.reason, one.interface): one.frames for one in found.lost}
+
     def probes(self, host: str) -> Probes:
         """Return what a host's agent has probed, and which ICMP errors it heard."""
         return codec.decode(self.ask(host, "counters"), Counters).probes

@@ -81,6 +81,26 @@ def pings(lab: SystemLab, source: str, destination: str) -> bool:
     return all(ping(lab, source, lab.address(destination, f)) == 3 for f in lab.families(source, destination))
 
 
+def connect_error(lab: SystemLab, source: str, address: str, port: int = 7109, wait: float = 20.0) -> int:
+    """Return the errno with which connecting by TCP fails, 0 when it does not; TimeoutError after `wait` seconds.
+
+    The kernel's own patience is 127 seconds.
+    """
+
+    def connected() -> int:
+        with socket.socket(family_of(address), socket.SOCK_STREAM) as made:
+            made.settimeout(wait)
+            try:
+                made.connect((address, port))
+            except TimeoutError:
+                raise
+            except OSError as error:
+                return error.errno or -1
+            return 0
+
+    return call_in(lab.inside(source), connected)
+
+
 def receive(connection: socket.socket, size: int) -> bytes:
     data = bytearray()
     while len(data) < size and (part := connection.recv(1 << 16)):

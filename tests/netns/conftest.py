@@ -104,6 +104,8 @@ def world() -> Iterator[World]:
         for namespace, interface in ((made.droplet, "eth0"), (made.substrate, "sub0")):
             ip("link", "set", "lo", "up", namespace=namespace)
             ip("link", "set", interface, "up", namespace=namespace)
+        # Without it eth0 would take no redirected frames: see test_lab_redirects.py.
+        run("ip", "netns", "exec", made.substrate, "ethtool", "-K", "sub0", "gro", "on")
         enter(made.droplet)
         yield made
     finally:

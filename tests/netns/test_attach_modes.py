@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from agent.datapath import bpf_syscall as bpf
+from agent.datapath.attach_modes import AttachModes
 from agent.datapath.host_check import SMALLEST_PROGRAM
 from agent.datapath.netlink import Netlink
 from agent.datapath.told import ToldError
@@ -101,7 +102,7 @@ async def test_a_card_that_takes_no_programs_says_so(world: World) -> None:
     with loaded("ours") as program:
         async with Netlink() as netlink:
             own = owning(program)
-            transit = Transit(netlink, program, own, AttachMode.OFFLOAD, (), load, lambda ifindex: None)
+            transit = Transit(netlink, program, own, AttachModes(AttachMode.OFFLOAD), (), load, lambda ifindex: None)
             try:
                 with pytest.raises(OSError, match="eth0: driver veth refuses offload XDP: ") as refused:
                     await transit.attach(world.ifindex("eth0"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -16,7 +17,17 @@ from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.neighbours import keep_neighbours
 from lab.stream import streaming
 from lab.substrates import over
-from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, send_one_way, udp_socket, unbroken_flow
+from lab.traffic import (
+    connect_error,
+    exchange_all,
+    exchange_udp,
+    flow_between,
+    ping,
+    pings,
+    send_one_way,
+    udp_socket,
+    unbroken_flow,
+)
 from lab.waiting import PATIENCE, until
 
 from controller_sim.controller import converge
@@ -152,7 +163,7 @@ def test_two_endpoints_that_change_places_keep_their_connections(lab):
     exchange_all(lab, "web-2", "web-3", 4)
 
 
-def test_what_is_sent_to_an_endpoint_that_is_gone_comes_back_once_and_is_then_dropped_by_the_bouncer(lab):
+def test_what_is_sent_to_an_endpoint_that_is_gone_comes_back_once_and_is_then_told_by_the_bouncer(lab):
     """The first packet goes straight, is given back and sent anew; the bouncer knows no such endpoint."""
     whole = lab.text
     addresses = {family: lab.address("web-2", family) for family in FAMILIES}
@@ -163,24 +174,26 @@ def test_what_is_sent_to_an_endpoint_that_is_gone_comes_back_once_and_is_then_dr
     for number, family in enumerate(FAMILIES, 1):
         with udp_socket(lab.inside("web-1"), lab.address("web-1", family)) as sender:
             sender.sendto(b"first", (addresses[family], PORT))
-            until(lambda number=number: dropped(before, lab.all_counters()) == number, "the first one's drop", 10)
+            until(lambda number=number: dropped(before, lab.all_counters()) == number, "the first one's end", 10)
             after = lab.all_counters()
             assert after["h2"]["returned"] - before["h2"]["returned"] == number
             assert after["h1"]["rerouted"] - before["h1"]["rerouted"] == number
             assert grown(before, after, "bounced", "delivered") == 0
     for count, family in enumerate(FAMILIES, 1):
         assert ping(lab, "web-1", addresses[family], count=5, wait=1) == 0
-        until(lambda count=count: dropped(before, lab.all_counters()) >= 2 + 5 * count, "the others' drops", 10)
+        until(lambda count=count: dropped(before, lab.all_counters()) >= 2 + 5 * count, "the others' end", 10)
     after = lab.all_counters()
     assert grown(before, after, "returned", "rerouted") == 4, "the others went by the bouncer at once"
     assert grown(before, after, "too_many_bounces", "outer_ttl", "not_here") == 0
+    for family in FAMILIES:  # its kernel still knows the Ethernet address, and asks nobody
+        assert connect_error(lab, "web-1", addresses[family]) == errno.EHOSTUNREACH
     adopt(lab, whole)
     assert pings(lab, "web-1", "web-2")
 
 
 def dropped(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> int:
-    """Return how many packets the bouncer has dropped since for want of an endpoint."""
-    return after["h4"]["no_endpoint"] - before["h4"]["no_endpoint"]
+    """Return how many packets the bouncer has stopped since for want of an endpoint, and told their sender."""
+    return after["h4"]["unreachable_told_remote"] - before["h4"]["unreachable_told_remote"]
 
 
 def converse_once(lab: SystemLab, one: str, other: str) -> None:

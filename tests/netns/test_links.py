@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -13,12 +14,14 @@ from dataclasses import replace
 import pytest
 
 from agent.core.actions import Veth
+from agent.datapath.attach_modes import AttachModes
 from agent.datapath.links import Links, TransitAgent
 from agent.datapath.namespaces import in_namespace, open_control_socket, opened_namespace
 from agent.datapath.netlink import Netlink
 from agent.datapath.offloads import ENDPOINT_OFFLOADS, read_offloads
 from agent.datapath.xdp import AttachMode, Ownership, attach, detach
 from tests.netns.conftest import World, ip, ip_json
+from tests.netns.hops import until
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import endpoint_veth
 
@@ -31,7 +34,9 @@ EXPERIMENTAL = 0x88B5
 async def open_links(mode: AttachMode = AttachMode.NATIVE) -> AsyncIterator[Links]:
     with loaded("transit_agent") as program:
         async with Netlink() as netlink:
-            yield Links(netlink, INSTANCE, TransitAgent(program, owning(program), mode))
+            links = Links(netlink, INSTANCE, TransitAgent(program, owning(program), AttachModes(mode)))
+            yield links
+            links.taken.close()
 
 
 def packets() -> socket.socket:
@@ -180,6 +185,17 @@ async def test_a_changed_address_and_gateway_replace_the_old_ones(world: World) 
         assert_right(moved)
 
 
+async def test_an_address_is_replaced_by_another_one_of_its_subnet(world: World) -> None:
+    """The kernel drops the others of a subnet with its first IPv4 address."""
+    veth = wanted(world.endpoint_namespace())
+    async with open_links() as links:
+        await links.ensure_veth(replace(veth, addresses=("10.1.0.5/24", "fd00::5/64")))
+        moved = replace(veth, addresses=("10.1.0.6/24", "fd00::6/64"))
+        await links.ensure_veth(moved)
+        assert addresses(moved) == {"10.1.0.6/24", "fd00::6/64"}
+        assert_right(moved)
+
+
 async def test_what_the_tenant_added_stays_while_nothing_of_ours_is_missing(world: World) -> None:
     veth = wanted(world.endpoint_namespace())
     async with open_links() as links:
@@ -284,6 +300,47 @@ async def test_a_name_that_is_taken_inside_is_refused_and_left_alone(world: Worl
     assert caught.value.errno == errno.EEXIST
     assert peer_side(veth) == before
     assert ip_json("link", "show", "type", "veth", "group", "default")[0]["ifname"] == "eth0"
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed", "moved", "its pair deleted"])
+async def test_a_name_that_becomes_free_is_noticed_at_once(world: World, how: str) -> None:
+    veth, other = wanted(world.endpoint_namespace()), world.endpoint_namespace()
+    ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1", namespace=veth.namespace)
+    async with open_links() as links:
+        for _ in range(2):  # a retry does not watch twice
+            with pytest.raises(OSError, match="already has an interface eth0"):
+                await links.ensure_veth(veth)
+        assert len(links.taken) == 1
+        ip("link", "set", "eth0", "mtu", "1400", namespace=veth.namespace)
+        ip("link", "add", "other", "type", "veth", "peer", "name", "other2", namespace=veth.namespace)
+        ip("link", "del", "other", namespace=veth.namespace)
+        await asyncio.sleep(0)
+        assert not links.taken.freed.is_set()
+        match how:
+            case "deleted":
+                ip("link", "del", "eth0", namespace=veth.namespace)
+            case "renamed":
+                ip("link", "set", "eth0", "name", "eth9", namespace=veth.namespace)
+            case "moved":
+                ip("link", "set", "eth0", "netns", other, namespace=veth.namespace)
+            case _:
+                ip("link", "del", "eth1", namespace=veth.namespace)
+        await asyncio.wait_for(links.taken.freed.wait(), 20)
+        assert len(links.taken) == 0
+        await links.ensure_veth(veth)
+    assert_right(veth)
+
+
+async def test_watches_of_taken_names_are_bounded_and_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.datapath.taken_names.MOST", 1)
+    monkeypatch.setattr("agent.datapath.taken_names.EXPIRES", 0.01)
+    async with open_links() as links:
+        for veth in (wanted(world.endpoint_namespace()), wanted(world.endpoint_namespace(), "db", 6)):
+            ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1", namespace=veth.namespace)
+            with pytest.raises(OSError, match="already has an interface eth0"):
+                await links.ensure_veth(veth)
+            assert len(links.taken) <= 1
+        await until(lambda: len(links.taken) == 0)
 
 
 async def test_an_ifindex_that_is_taken_is_refused_with_its_holder(world: World) -> None:

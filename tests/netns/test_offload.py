@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agent.datapath import bpf_syscall as bpf
+from agent.datapath.attach_modes import AttachModes
 from agent.datapath.host_check import SMALLEST_PROGRAM
 from agent.datapath.told import ToldError
 from agent.datapath.transit import Transit
@@ -67,7 +68,7 @@ async def test_a_card_runs_a_program_that_was_loaded_for_it(world: World, card: 
     with loaded("ours") as program:
         known: set[int] = set()
         own = owning(program)._replace(owned=lambda number: number in known)
-        transit = Transit(card, program, own, AttachMode.OFFLOAD, (), load, lambda ifindex: None)  # type: ignore[arg-type]
+        transit = Transit(card, program, own, AttachModes(AttachMode.OFFLOAD), (), load, lambda ifindex: None)  # type: ignore[arg-type]
         try:
             first = await transit._attach_to_card(INDEX)
             known.add(first.program_id)
@@ -91,7 +92,7 @@ async def test_a_strangers_program_on_a_card_stays(world: World, card: Card) -> 
             card,  # type: ignore[arg-type]
             program,
             owning(program),
-            AttachMode.OFFLOAD,
+            AttachModes(AttachMode.OFFLOAD),
             (),
             lambda ifindex: os.dup(program.descriptor),
             lambda ifindex: None,

@@ -22,19 +22,21 @@ from agent.core.paths import Known, Path, Rules
 from agent.core.places import Arrival
 from agent.core.probe_packet import smallest
 from agent.core.probing import LEAST_CHECK_PERIOD
+from agent.core.send_errors import Sending
 from agent.core.tunnel_errors import Problem, TunnelError
 from agent.core.uplinks import Uplink
 from agent.core.world import Here, World
 from agent.datapath.icmp_errors import IcmpErrors
 from agent.datapath.namespaces import in_namespace, opened_namespace
-from agent.datapath.probe_socket import ProbeSocket, Sending
+from agent.datapath.probe_socket import ProbeSocket
+from agent.faults import FaultReporter
 from agent.prober import Prober
 from protocol import codec
 from protocol.documents import Droplet
 from protocol.rpc import PeersReply, PeersRequest
 from protocol.status import NarrowPath
 
-from .conftest import _libc, enter, ip
+from .conftest import _libc, enter, ip, run
 from .routed import PORT, V4, V6, Addresses, Reflector, Routed, routed
 
 NONCE = b"8 bytes!"
@@ -222,7 +224,10 @@ class Room:
         self.peers: dict[bytes, Peer] = {}
         self.senders: dict[tuple[int, int], int] = {}
         self.events: list[tuple[str, tuple[str, ...]]] = []
-        self.prober = Prober(rules, (PORT, 4789), self._watch, self._tell, structlog.get_logger())
+        self.faults = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
+        self.prober = Prober(
+            rules, (PORT, 4789), self._watch, self._tell, structlog.get_logger(), report=self.faults.report
+        )
         self.task = asyncio.create_task(self.prober.run())
         self.follow()
 
@@ -251,6 +256,14 @@ class Room:
     def state(self) -> tuple[str, int]:
         view = next(view for _, _, view in self.prober.views())
         return view.life.value, view.usable
+
+    def standing(self) -> list[tuple[str, str]]:
+        return [(fault.kind, fault.subject) for fault in self.faults.standing()]
+
+    async def more_probes(self, number: int = 10) -> None:
+        """Wait until so many more have been tried than it takes to lose a peer."""
+        before = self.prober.counts.sent
+        await self.until(lambda: self.prober.counts.sent > before + number)
 
     async def until(self, wanted: Callable[[], bool], seconds: float = 20) -> None:
         async with asyncio.timeout(seconds):
@@ -284,6 +297,79 @@ async def test_a_peer_that_falls_silent_is_told_as_down_and_comes_back(net: Rout
             ("droplet_down", (line + "answers no probes",)),
             ("droplet_up", (line + "answers again",)),
         ]
+    finally:
+        await room.close()
+        reflector.close()
+
+
+@both
+async def test_a_local_firewall_is_named_and_no_peer_is_blamed_for_it(net: Routed, family: Addresses) -> None:
+    reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
+    try:
+        await room.until(lambda: room.state() == ("up", 1500))
+        run("nft", "add table inet host; add chain inet host out { type filter hook output priority 0; policy drop; }")
+        await room.until(lambda: room.standing() == [("local_firewall", f"eth0 {family.near}")])
+        (fault,) = room.faults.standing()
+        assert f"leave eth0 to UDP port {PORT}" in fault.detail
+        assert f"let UDP to port {PORT} out of eth0" in fault.remedy
+        await room.more_probes()
+        assert room.state() == ("up", 1500)
+        assert not room.found.down
+        assert room.prober.down_droplets() == ()
+        run("nft", "delete table inet host")
+        await room.until(lambda: room.standing() == [])
+        reflector.silent = True
+        await room.until(lambda: room.found.down)
+    finally:
+        await room.close()
+        reflector.close()
+
+
+async def test_an_address_that_went_away_is_told_as_the_cause(net: Routed) -> None:
+    """The path does not work for tunnel packets either: the peer is down by it, and the cause is this host's."""
+    reflector, room = Reflector(net, net.far, V4, V4.far), Room(net, V4, QUICK)
+    try:
+        await room.until(lambda: room.state() == ("up", 1500))
+        ip("addr", "add", "10.78.1.3/24", "dev", "eth0")
+        run("sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1")
+        ip("addr", "del", f"{V4.near}/24", "dev", "eth0")
+        ip("route", "replace", "default", "via", V4.near_router)
+        await room.until(lambda: room.found.down)
+        await room.until(lambda: len(room.events) >= 1)
+        line = f"far ({V4.far}) from {V4.near}: cannot be sent to: {Sending.IMPOSSIBLE.value}"
+        assert room.events[0] == ("droplet_down", (line,))
+        ip("addr", "add", f"{V4.near}/24", "dev", "eth0")
+        await room.until(lambda: not room.found.down)
+    finally:
+        await room.close()
+        reflector.close()
+
+
+async def test_a_route_that_went_away_is_told_as_the_cause(net: Routed) -> None:
+    """Over IPv6: without a route, IPv4 takes every address for on-link when an interface is given (route.c)."""
+    reflector, room = Reflector(net, net.far, V6, V6.far), Room(net, V6, QUICK)
+    try:
+        await room.until(lambda: room.state() == ("up", 1500))
+        ip("-6", "route", "del", V6.any)
+        await room.until(lambda: room.found.down)
+        await room.until(lambda: len(room.events) >= 1)
+        line = f"far ({V6.far}) from {V6.near}: cannot be sent to: {Sending.IMPOSSIBLE.value}"
+        assert room.events[0] == ("droplet_down", (line,))
+        assert room.standing() == [], "unresolved next hops tell it"
+    finally:
+        await room.close()
+        reflector.close()
+
+
+@both
+async def test_an_interface_that_is_down_is_told_as_the_cause(net: Routed, family: Addresses) -> None:
+    reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
+    try:
+        await room.until(lambda: room.state() == ("up", 1500))
+        ip("link", "set", "eth0", "down")
+        await room.until(lambda: room.found.down)
+        await room.until(lambda: len(room.events) >= 1)
+        assert "cannot be sent to: " in room.events[0][1][0]
     finally:
         await room.close()
         reflector.close()

@@ -12,11 +12,12 @@ from agent.core.actions import AttachTransit
 from agent.core.layout import DROPLET, LOCAL_DROPLET, U32, MapName, mapped
 from agent.core.paths import Rules
 from agent.core.probe_packet import smallest
+from agent.core.send_errors import Sending
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
 from agent.datapath.namespaces import in_namespace, open_control_socket, opened_namespace
 from agent.datapath.offloads import set_endpoint_offloads
-from agent.datapath.probe_socket import ProbeSocket, Sending
+from agent.datapath.probe_socket import ProbeSocket
 
 from .conftest import _libc, enter, ip, ip_json, run
 from .routed import PORT, V4, V6, Addresses, Routed, routed

@@ -15,12 +15,22 @@ from agent.datapath import bpf_syscall as bpf
 from agent.datapath import neighbours
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch
+from agent.faults import FaultReporter
 from tests.netns.conftest import World, ip, run, uplinks_now
 from tests.netns.hops import entry, mac_of, packed, peers, tell, until
+
+NO_ROOM_FOR_TWO = "no room for 2 entries"
 
 
 def reasons(watch: NeighbourWatch) -> dict[str, str]:
     return {one.address: one.reason for one in watch.unresolved()}
+
+
+def reporting(watch: NeighbourWatch) -> FaultReporter:
+    """Have the faults of a neighbour watch gathered."""
+    made = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
+    watch.report = made.report
+    return made
 
 
 @pytest.fixture
@@ -44,17 +54,16 @@ async def test_a_neighbour_that_the_kernel_refuses_holds_up_no_other(world: Worl
     ip("addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
     ip("route", "add", "10.99.0.0/16", "via", "inet6", "2001:db8::9", "dev", "eth0")
     ip("link", "set", "eth0", "mtu", "1000")
-    with structlog.testing.capture_logs() as logged:
-        tell(watch, peers("10.99.1.1", world.neighbour))
-        await until(lambda: dict([entry(world.neighbour, mac_of(world))]) == table.dump())
-        await until(lambda: reasons(watch) == {"10.99.1.1": Reason.REFUSED.value})
-        await asyncio.wait_for(watch.settled(), 20)
-    events = [one["event"] for one in logged]
-    assert events.count("neighbours_refused") == 1
-    assert not {"neighbour_watch_failed", "neighbour_events_lost", "no_managed_neighbours"}.intersection(events)
+    reporter = reporting(watch)
+    tell(watch, peers("10.99.1.1", world.neighbour))
+    await until(lambda: dict([entry(world.neighbour, mac_of(world))]) == table.dump())
+    await until(lambda: reasons(watch) == {"10.99.1.1": Reason.REFUSED.value})
+    await asyncio.wait_for(watch.settled(), 20)
+    assert [(one.kind, one.subject) for one in reporter.standing()] == [("neighbours_refused", "EINVAL")]
     assert "managed" in ip("neigh", "show", world.neighbour)
     ip("link", "set", "eth0", "mtu", "1500")
     await until(lambda: reasons(watch).get("10.99.1.1") != Reason.REFUSED.value)
+    await until(lambda: reporter.standing() == ())
 
 
 async def test_a_full_map_keeps_what_fits_and_names_what_does_not(world: World, small: Map, cramped) -> None:
@@ -62,25 +71,29 @@ async def test_a_full_map_keeps_what_fits_and_names_what_does_not(world: World, 
     for address in others:
         ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=world.substrate)
     mac = mac_of(world)
-    with structlog.testing.capture_logs() as logged:
-        tell(cramped, peers(*others))
-        await until(lambda: len(small.dump()) == 2)
-        await until(lambda: list(reasons(cramped).values()) == [Reason.NO_ROOM.value] * 2)
-        held = small.dump()
-        assert held.items() <= dict(entry(address, mac) for address in others).items()
-        assert {packed(address) for address in reasons(cramped)} | {way_of(key).droplet for key in held} == {
-            packed(address) for address in others
-        }
-        ip("neigh", "flush", "dev", "eth0")
-        await asyncio.sleep(0.3)
-        assert small.dump() == held
-        assert [one["event"] for one in logged].count("next_hops_do_not_fit") == 1
-        assert "neighbour_watch_failed" not in [one["event"] for one in logged]
+    reporter = reporting(cramped)
+    tell(cramped, peers(*others))
+    await until(lambda: len(small.dump()) == 2)
+    await until(lambda: list(reasons(cramped).values()) == [Reason.NO_ROOM.value] * 2)
+    held = small.dump()
+    assert held.items() <= dict(entry(address, mac) for address in others).items()
+    assert {packed(address) for address in reasons(cramped)} | {way_of(key).droplet for key in held} == {
+        packed(address) for address in others
+    }
+    await until(lambda: [one.detail.split(":")[0] for one in reporter.standing()] == [f"the map has {NO_ROOM_FOR_TWO}"])
+    (full,) = reporter.standing()
+    assert (full.kind, full.subject) == ("map_full", "next_hops")
+    ip("neigh", "flush", "dev", "eth0")
+    cramped.look_again()
+    await asyncio.wait_for(cramped.settled(), 20)
+    assert small.dump() == held
+    assert reporter.standing() == (full,), "the same fault since the same moment"
     kept = sorted(reasons(cramped))
     tell(cramped, peers(*kept))
     cramped.look_again()
     await until(lambda: small.dump() == dict(entry(address, mac) for address in kept))
     await until(lambda: reasons(cramped) == {})
+    await until(lambda: reporter.standing() == ())
 
 
 async def test_what_the_kernel_holds_is_known_after_a_refusal(world: World, small: Map, cramped) -> None:
@@ -134,13 +147,13 @@ async def test_an_address_that_another_host_has_is_told_and_does_not_count(world
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The droplets that the kernel is asked for the route to, in turn."""
     found: list[bytes] = []
-    ask = neighbours.route_to
+    ask = neighbours.route_by
 
-    async def counted(requests, droplet, uplink=None):
+    async def counted(requests, droplet, uplink, *, only):
         found.append(droplet)
-        return await ask(requests, droplet, uplink)
+        return await ask(requests, droplet, uplink, only=only)
 
-    monkeypatch.setattr(neighbours, "route_to", counted)
+    monkeypatch.setattr(neighbours, "route_by", counted)
     return found
 
 
@@ -170,9 +183,24 @@ async def test_a_route_that_goes_with_its_link_is_followed(world: World, table: 
     ip("addr", "add", "10.88.0.1/24", "dev", "side")
     ip("link", "set", "side2", "up")
     ip("link", "set", "side", "up")
-    ip("route", "add", "10.99.0.0/16", "via", world.neighbour, "metric", "50")
     ip("route", "add", "10.99.0.0/16", "via", "10.88.0.2")
     tell(watch, peers("10.99.1.1"))
     await until(lambda: reasons(watch) == {"10.99.1.1": Reason.OTHER_INTERFACE.value})
     ip("link", "set", "side", "down")
+    await until(lambda: reasons(watch) == {"10.99.1.1": Reason.NO_ROUTE.value})
+
+
+async def test_a_route_is_looked_up_as_a_packet_of_the_only_uplink_would_be(world: World, table: Map, watch) -> None:
+    """A better route by another interface does not concern it, and a rule for its source address does."""
+    ip("link", "add", "side", "type", "veth", "peer", "name", "side2")
+    ip("addr", "add", "10.88.0.1/24", "dev", "side")
+    ip("link", "set", "side2", "up")
+    ip("link", "set", "side", "up")
+    ip("route", "add", "10.99.0.0/16", "via", world.neighbour, "metric", "50")
+    ip("route", "add", "10.99.0.0/16", "via", "10.88.0.2")
+    tell(watch, peers("10.99.1.1", "10.98.1.1"))
     await until(lambda: table.dump() == dict([entry("10.99.1.1", mac_of(world))]))
+    assert reasons(watch) == {"10.98.1.1": Reason.NO_ROUTE.value}
+    ip("route", "add", "10.98.0.0/16", "via", world.neighbour, "table", "102")
+    ip("rule", "add", "from", world.address, "lookup", "102")
+    await until(lambda: reasons(watch) == {})

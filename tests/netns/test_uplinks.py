@@ -13,7 +13,7 @@ from agent.core.next_hops import Peer
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.uninstall import remove
 from agent.datapath.xdp import AttachMode
-from tests.netns.conftest import World, ip, ip_json, uplinks_now
+from tests.netns.conftest import World, ip, ip_json, run, uplinks_now
 from tests.netns.hops import tell
 
 
@@ -25,6 +25,7 @@ def two(world: World, config: KernelConfig) -> KernelConfig:
     ip("addr", "add", "2001:db8:78::1/64", "dev", "eth1", "nodad")
     ip("link", "set", "eth1", "mtu", "1400", "up")
     ip("link", "set", "sub1", "up", namespace=world.substrate)
+    run("ip", "netns", "exec", world.substrate, "ethtool", "-K", "sub1", "gro", "on")
     return replace(config, interfaces=("eth0", "eth1"))
 
 

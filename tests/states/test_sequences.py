@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import LAYOUT_WORLDS, WORLDS, World, changed
+from agent_worlds import LAYOUT_WORLDS, WORLDS, World, changed, on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -234,6 +236,58 @@ def split(deliveries: list[Delivery], chance: random.Random) -> list[list[Delive
             batches.append([])
         batches[-1].append(delivery)
     return batches
+
+
+PLACES = {
+    "exchanged": ({"c": "x", "d": "y"}, {"c": "y", "d": "x"}),
+    "rotated": ({"c": "x", "d": "y", "e": "z"}, {"c": "y", "d": "z", "e": "x"}),
+    "moved on": ({"c": "x", "d": "y"}, {"c": "y", "d": "z"}),
+    "taken over": ({"c": "x"}, {"d": "x"}),
+    "taken over by one that was elsewhere": ({"c": "x", "d": "y"}, {"d": "x"}),
+}
+"""In which namespaces endpoints are at first, and in the end."""
+
+
+def placed(places: Mapping[str, str]) -> World:
+    """Return a world with endpoints in namespaces; each is a document of its own."""
+    numbers = {"c": 40, "d": 41, "e": 42}
+    documents = {
+        id_: on("d1", id_, f"192.168.1.{numbers[id_]}", attachment={"namespace": place})
+        for id_, place in places.items()
+    }
+    return changed(WORLDS["one bouncer"], **documents)
+
+
+async def deliver_in_order(agent: Agent, batches: list[list[Delivery]]) -> None:
+    for batch in batches:
+        await agent.deliver(batch)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("how", PLACES)
+def test_interfaces_that_change_places_end_alike_in_every_order(how: str, batched: bool, restarts: bool) -> None:
+    """A name in a namespace is free only when the interface that had it is gone."""
+    before, after = PLACES[how]
+
+    async def scenario(agent: Agent, order: tuple[int, ...]) -> None:
+        stream = Stream()
+        await agent.deliver(stream.lead_to(placed(before)))
+        deliveries = stream.lead_to(placed(after))
+        if restarts:
+            await agent.start()
+            deliveries = [*deliveries, *(one for one in stream.replay() if one not in deliveries)]
+            order = (*order, *range(len(order), len(deliveries)))
+        ordered = [deliveries[index] for index in order]
+        await deliver_in_order(agent, [ordered] if batched else one_by_one(ordered))
+        if restarts:
+            await agent.complete()
+        found = {id_: veth.namespace for id_, veth in agent.kernel.veths.items() if id_ != "a"}
+        assert found == after
+        await has_nothing_to_do(agent)
+
+    for order in itertools.permutations(range(len(before.keys() | after.keys()))):
+        in_a_folder(scenario, order)
 
 
 def test_an_endpoint_passes_from_one_document_to_another_without_a_gap() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from agent_under_test import Agent, Stream, one_by_one
 from agent_worlds import DROPLETS, LOCAL, ONE_BOUNCER, World, body, changed, red
+from structlog.testing import CapturingLogger
 from test_sequences import ends_like, in_a_folder
 
 from agent.bus.documents import Delivery
@@ -37,6 +38,21 @@ def test_a_removal_is_told_when_it_has_happened_and_not_before_the_snapshot_is_c
         await agent.complete()
         assert "a" not in agent.kernel.veths
         assert agent.told["a"].removed
+        agent.stop()
+
+    in_a_folder(scenario)
+
+
+def test_the_log_of_a_snapshot_counts_documents_by_state(tmp_path: Path) -> None:
+    async def scenario(_: Agent) -> None:
+        agent, stream = Agent(tmp_path), Stream()
+        await agent.start()
+        lost, noise = ({"vpcs": [{"id": "x"}]},), (b"\xc1noise",)
+        await publish(agent, stream, changed(ONE_BOUNCER, lost=lost, noise=noise))
+        agent.applier._log = log = CapturingLogger()
+        await agent.complete()
+        (call,) = [call for call in log.calls if call.args == ("snapshot_applied",)]
+        assert call.kwargs == {"revision": 6, "removed": 0, "realized": 4, "pending": 0, "rejected": 2, "failed": 0}
         agent.stop()
 
     in_a_folder(scenario)

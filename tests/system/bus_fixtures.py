@@ -24,7 +24,9 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
 from agent.bus import Bus, BusSettings, Delivery, RpcError
-from protocol import permissions, streams, subjects
+from agent.faults import FaultReporter
+from protocol import binding, permissions, streams, subjects
+from protocol.status import Fault
 
 
 def server_binary() -> str:
@@ -61,8 +63,9 @@ def _quoted(words: Sequence[str]) -> str:
 
 def user_block(user: User, allowed: permissions.Permissions) -> str:
     """Return one user of a server's configuration."""
+    publish = f"allow: {_quoted(allowed.publish)}" if allowed.publish else 'deny: [">"]'
     return (
-        f"{{ nkey: {user.public}, permissions: {{ publish: {{ allow: {_quoted(allowed.publish)} }},"
+        f"{{ nkey: {user.public}, permissions: {{ publish: {{ {publish} }},"
         f" subscribe: {{ allow: {_quoted(allowed.subscribe)} }} }} }}"
     )
 
@@ -153,8 +156,17 @@ async def make_consumer(client: Client, host: str) -> None:
 async def publish_many(client: Client, host: str, bodies: dict[str, bytes]) -> int:
     """Publish documents without awaiting each; return the last one's revision."""
     js = client.jetstream()
-    futures = [await js.publish_async(subjects.config(host, name), body) for name, body in bodies.items()]
+    futures = []
+    for name, body in bodies.items():
+        subject = subjects.config(host, name)
+        futures.append(await js.publish_async(subject, body, headers=binding.bound(subject)))
     return max(ack.seq for ack in await asyncio.gather(*futures))
+
+
+async def remove(client: Client, host: str, name: str) -> None:
+    """Publish the removal of a document."""
+    subject = subjects.config(host, name)
+    await client.jetstream().publish(subject, b"", headers={**streams.DELETE_HEADERS, **binding.bound(subject)})
 
 
 class Recorder:
@@ -180,6 +192,8 @@ class Recorder:
         self.batches.append(len(batch))
         for delivery in batch:
             self.deliveries.append(delivery)
+            if delivery.refusal is not None:
+                continue
             if delivery.body is None:
                 self.documents.pop(delivery.document, None)
             else:
@@ -193,19 +207,33 @@ class Recorder:
         self.asked.append((verb, body))
         if body == b"wrong":
             raise RpcError(404, "no such thing")
+        if body == b"two lines":
+            raise RpcError(400, "first line\r\nX-Second: line " + "a" * 100_000)
         if body == b"bug":
             raise KeyError("secret inside")
         return b"answer to " + verb.encode() + b" " + body
 
 
 class Lines:
-    """A structlog logger that keeps its lines."""
+    """A structlog logger that keeps its lines, and the faults of an agent that logs there."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, object]] = []
+        self.events: list[tuple[str, tuple[str, ...]]] = []
         self.log = structlog.wrap_logger(
             structlog.ReturnLogger(), processors=[self._keep], wrapper_class=structlog.make_filtering_bound_logger(0)
         )
+
+        self.faults = FaultReporter(lambda kind, detail: self.events.append((kind, detail)), self.log)
+        self.report = self.faults.report
+
+    def standing(self, kind: str) -> Fault | None:
+        """Return the fault of a kind that stands."""
+        return next((fault for fault in self.faults.standing() if fault.kind == kind), None)
+
+    def began(self, kind: str) -> int:
+        """Return how often a fault of a kind began."""
+        return sum(line["event"] == "fault_began" and line["kind"] == kind for line in self.lines)
 
     def _keep(self, _logger: object, level: str, event: dict[str, object]) -> str:
         self.lines.append({"level": level, **event})

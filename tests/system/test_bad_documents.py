@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,12 +11,17 @@ import msgspec
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import pings, unbroken_flow
+from lab.waiting import until
 
+from controller_sim.bus import connected
+from controller_sim.lab_state import access
+from controller_sim.namespaces import run_coroutine_in
 from controller_sim.nats_server import MAX_PAYLOAD
-from protocol import codec
-from protocol.acknowledgements import Reference, State
+from protocol import codec, subjects
+from protocol.acknowledgements import Acknowledgement, Reference, State
 from protocol.codec import MAX_BODY, MAX_ERRORS
 from protocol.documents import Document, Droplet, Endpoint, Network, Vpc
+from protocol.errors import ErrorCode
 
 HOST, GOOD = "h1", "endpoint.web-1"
 """The document that holds a talking endpoint, whose newest revision the tests spoil."""
@@ -110,6 +116,60 @@ def test_a_revision_that_is(lab, spoil, errors):
     after = lab.publish_and_wait(HOST, GOOD, good, State.REALIZED)
     assert after.in_force == after.revision
     assert lab.status(HOST).documents.rejected == 0
+
+
+@pytest.fixture(params=["signatures asked for", "no signatures asked for"])
+def trusting(lab: SystemLab, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the agent trust the controller alone, or whoever may publish."""
+    file = lab.lab.paths.settings(HOST)
+    settings = file.read_text()
+    assert "trusted_publishers" in settings
+    if request.param == "no signatures asked for":
+        file.write_text(re.sub("trusted_publishers.*", "", settings))
+        lab.kill_agent(HOST)
+        lab.restart_agent(HOST)
+    yield
+    if file.read_text() != settings:
+        file.write_text(settings)
+        lab.kill_agent(HOST)
+        lab.restart_agent(HOST)
+
+
+def as_host(lab: SystemLab, host: str, subject: str, reply: str) -> None:
+    """Publish with a host's credentials, and name a reply subject."""
+    reach = access(lab.lab.paths, lab.topology, host)
+
+    async def work() -> None:
+        async with connected(reach) as client:
+            await client.publish(subject, b"{}", reply=reply)
+            await client.flush()
+
+    run_coroutine_in(lab.names.fabric, work)
+
+
+def test_another_host_cannot_replace_a_document_by_a_reply_subject(lab, trusting):
+    """The server stores its answer to h2 in place of h1's document. The endpoint stays, also across a restart."""
+    good = lab.body(HOST, GOOD)
+    before = lab.publish_and_wait(HOST, GOOD, good, State.REALIZED)
+    as_host(lab, "h2", subjects.ack("h2", "any"), subjects.config(HOST, GOOD))
+
+    def refused() -> Acknowledgement | None:
+        newest = lab.newest(HOST, GOOD)
+        return newest if newest and newest.state is State.REJECTED else None
+
+    answer = until(refused, "the refusal")
+    assert answer.revision > before.revision
+    assert answer.in_force == before.revision
+    assert [error.code for error in answer.errors] == [ErrorCode.WRONG_SUBJECT]
+    for _ in range(2):
+        (fault,) = lab.status(HOST).faults
+        assert (fault.kind, fault.subject) == ("wrong_subject", subjects.config_of(HOST))
+        assert GOOD in fault.detail
+        lab.kill_agent(HOST)
+        lab.restart_agent(HOST)
+        until(lambda: lab.newest(HOST, GOOD).in_force == before.revision, "the acknowledgement again")
+    lab.publish_and_wait(HOST, GOOD, good, State.REALIZED)
+    until(lambda: lab.status(HOST).faults == (), "the end of the fault")
 
 
 def test_a_document_with_more_wrong_than_an_answer_holds_is_answered_all_the_same(lab):

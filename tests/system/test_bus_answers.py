@@ -44,17 +44,17 @@ async def test_acknowledgements_given_before_the_server_is_there_are_stored_late
         await make_streams(client)
     server.kill()
     lines = Lines()
-    async with running(Bus("h1", settings_of(server), Recorder(), lines.log)) as bus:
+    async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:
         bus.acknowledge(ack("a", 1))
         bus.acknowledge(ack("a", 2))
-        await until(lambda: any("no connection" in text for text in lines.texts()))
+        await until(lambda: lines.standing("bus_disconnected"))
         assert not await bus.drain(0.1)
         assert not bus.connected
         assert not bus.publish(subjects.status("h1"), b"lost")
         server.start()
         assert await bus.drain(20)
     assert await stored(server) == {"a": 2}
-    assert sum("no connection" in text for text in lines.texts()) == 1
+    assert lines.began("bus_disconnected") == 1
 
 
 async def test_the_outbox_outlives_a_server_that_is_killed_under_way(server: NatsServer) -> None:
@@ -79,9 +79,9 @@ async def test_the_outbox_outlives_a_server_that_is_killed_under_way(server: Nat
 
 async def test_a_stream_of_acknowledgements_that_is_not_there_yet_is_waited_for(server: NatsServer) -> None:
     lines = Lines()
-    async with running(Bus("h1", settings_of(server), Recorder(), lines.log)) as bus:
+    async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:
         bus.acknowledge(ack("a", 1))
-        await until(lambda: any("not stored" in text for text in lines.texts()))
+        await until(lambda: lines.standing("acknowledgements_not_stored"))
         async with client_of(server) as client:
             await make_streams(client)
         assert await bus.drain(20)
@@ -102,7 +102,7 @@ async def test_fire_and_forget_messages_arrive_while_connected(server: NatsServe
 
 async def test_questions_are_answered_as_a_micro_service(server: NatsServer) -> None:
     recorder, lines = Recorder(), Lines()
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, lines.log)):
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, lines.log, lines.report)):
         await serving(client, "h1")
         found = json.loads((await client.request("$SRV.PING.droplet", timeout=10)).data)
         assert (found["name"], found["metadata"]) == ("droplet", {"host": "h1"})
@@ -119,6 +119,29 @@ async def test_questions_are_answered_as_a_micro_service(server: NatsServer) -> 
         assert bug.headers["Nats-Service-Error-Code"] == "500"
         assert "secret" not in bug.headers["Nats-Service-Error"]
         assert (await client.request(subjects.rpc("h1", "status"), timeout=10)).data == b"answer to status "
+
+
+async def test_an_unknown_method_is_refused_with_the_known_ones_and_no_known_one_is_lost(server: NatsServer) -> None:
+    recorder = Recorder()
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):
+        await serving(client, "h1")
+        answer = await client.request(subjects.rpc("h1", "reboot"), b"x", timeout=10)
+        assert answer.headers["Nats-Service-Error-Code"] == "404"
+        assert answer.headers["Nats-Service-Error"] == (
+            f"unknown method 'reboot'; known methods are {', '.join(subjects.RPC_VERBS)}"
+        )
+        for _ in range(20):
+            assert (await client.request(subjects.rpc("h1", "plan"), timeout=10)).data == b"answer to plan "
+        assert recorder.asked == [("plan", b"")] * 20
+
+
+async def test_an_error_is_one_line_of_a_header_whatever_was_asked(server: NatsServer) -> None:
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), Recorder(), Lines().log)):
+        await serving(client, "h1")
+        answer = await client.request(subjects.rpc("h1", "get"), b"two lines", timeout=10)
+        assert answer.headers["Nats-Service-Error"].startswith("first line X-Second: line aaa")
+        assert len(answer.headers["Nats-Service-Error"]) < 2000
+        assert "X-Second" not in answer.headers
 
 
 async def test_a_question_out_of_a_stream_is_refused(server: NatsServer) -> None:

@@ -12,17 +12,18 @@ from bus_fixtures import (
     make_consumer,
     make_streams,
     publish_many,
+    remove,
     running,
     settings_of,
     until,
 )
 
 from agent.bus import Bus
-from protocol import streams, subjects
+from protocol import streams
 
 
 def make_bus(server: NatsServer, recorder: Recorder, lines: Lines) -> Bus:
-    return Bus("h1", settings_of(server), recorder, lines.log)
+    return Bus("h1", settings_of(server), recorder, lines.log, lines.report)
 
 
 async def test_a_snapshot_of_thousands_is_replayed_in_order_and_only_newest(server: NatsServer) -> None:
@@ -38,8 +39,8 @@ async def test_a_snapshot_of_thousands_is_replayed_in_order_and_only_newest(serv
             revisions = [delivery.revision for delivery in recorder.deliveries]
             assert revisions == sorted(set(revisions))
             assert max(recorder.batches) > 1
-            await client.jetstream().publish(subjects.config("h1", "d7"), b"", headers=streams.DELETE_HEADERS)
-            await client.jetstream().publish(subjects.config("h1", "d8"), b"")
+            await remove(client, "h1", "d7")
+            await publish_many(client, "h1", {"d8": b""})
             await until(lambda: recorder.documents.get("d8") == b"")
             assert "d7" not in recorder.documents
             assert recorder.begun == 1
@@ -65,17 +66,18 @@ async def test_a_restarted_agent_gets_the_snapshot_again_though_all_was_acknowle
                 assert recorder.documents == {"a": b"1", "b.c": b"2"}
 
 
-async def test_a_consumer_that_is_not_there_yet_is_waited_for_with_one_line(server: NatsServer) -> None:
+async def test_a_consumer_that_is_not_there_yet_is_waited_for_and_told_once(server: NatsServer) -> None:
     recorder, lines = Recorder(), Lines()
     async with client_of(server) as client, running(make_bus(server, recorder, lines)):
-        await until(lambda: any("waiting for this host's consumer" in text for text in lines.texts()))
-        await asyncio.sleep(1.2)
+        await until(lambda: lines.standing("consumer_missing"))
+        assert "stream not found" in lines.standing("consumer_missing").detail
         await make_streams(client, hosts=())
         await publish_many(client, "h1", {"a": b"1"})
         await make_consumer(client, "h1")
         await until(lambda: recorder.completed == 1)
         assert recorder.documents == {"a": b"1"}
-        assert sum("waiting for" in text for text in lines.texts()) == 1
+        assert lines.began("consumer_missing") == 1
+        await until(lambda: not lines.faults.standing())
 
 
 async def test_a_killed_server_that_comes_back_loses_and_repeats_nothing(server: NatsServer) -> None:

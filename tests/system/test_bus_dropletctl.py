@@ -12,13 +12,25 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bus_fixtures import Lines, NatsServer, Recorder, client_of, free_port, make_streams, running, settings_of, until
+from bus_fixtures import (
+    Lines,
+    NatsServer,
+    Recorder,
+    client_of,
+    free_port,
+    make_streams,
+    make_user,
+    running,
+    settings_of,
+    until,
+    user_block,
+)
 from click.testing import CliRunner, Result
 
 from agent.bus import Bus, RpcError
 from agent.cli.main import main
 from agent.cli.render import machine, table
-from protocol import codec, rpc, subjects
+from protocol import codec, permissions, rpc, streams, subjects
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.documents import Attachment, Endpoint
 from protocol.status import (
@@ -128,7 +140,8 @@ async def test_every_command_prints_what_the_hosts_say(server: NatsServer) -> No
         assert max(map(len, result.output.splitlines())) <= 120
         shown = json.loads((await ctl(server, "status", "h1", "-o", "json")).output)
         assert [(item["host"], item["revision"]) for item in shown] == [("h1", 42)]
-        assert yaml.safe_load((await ctl(server, "status", "h1", "-o", "yaml")).output) == shown
+        for one in (["h1"], ["--host", "h1"], ["h1", "--host", "h1"]):
+            assert yaml.safe_load((await ctl(server, "status", *one, "-o", "yaml")).output) == shown
 
         found = json.loads((await ctl(server, "get", "endpoints", "-o", "json")).output)
         assert [(item["host"], item["id"]) for item in found] == [(h, f"e{i}") for h in ("h1", "h2") for i in range(8)]
@@ -179,7 +192,7 @@ async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:
 
 
 async def test_acknowledgements_come_from_the_stream_and_then_live(server: NatsServer) -> None:
-    failure = KernelFailure(16, "EBUSY", "veth of e1", "busy")
+    failure = KernelFailure(16, "EBUSY", "veth of e1", "busy; free it, and the agent tries again")
     async with client_of(server) as client:
         await make_streams(client)
         async with running(bus_of(server, "h1")) as bus:
@@ -203,6 +216,8 @@ async def test_acknowledgements_come_from_the_stream_and_then_live(server: NatsS
                 bus.acknowledge(Acknowledgement("late", 7, State.FAILED, 1.0, failures=(failure,)))
                 await asyncio.sleep(0.1)
             assert json.loads(watching.result().output)["failures"][0]["name"] == "EBUSY"
+            shown = (await ctl(server, "acks", "--document", "late", "-o", "wide")).output
+            assert "veth of e1: EBUSY: busy; free it, and the agent tries again" in shown
 
 
 async def test_events_are_shown_as_they_happen(server: NatsServer) -> None:
@@ -220,6 +235,10 @@ async def test_events_are_shown_as_they_happen(server: NatsServer) -> None:
     ("words", "code", "text"),
     [
         (["status", "h9"], 1, "h9 does not answer"),
+        (["status", "--host", "h9"], 1, "h9 does not answer"),
+        (["peers", "--host", "h9"], 1, "h9 does not answer"),
+        (["status", "h1", "--host", "h2"], 2, "two hosts are named, h1 and h2"),
+        (["status", "--host", "NOT.A.HOST"], 2, "is not a host's name"),
         (["peers", "a1"], 1, "a host's name is wanted, not a droplet's"),
         (["--timeout", "-1", "status"], 2, "Invalid value for '--timeout': -1 is not a number of seconds"),
         (["--wait", "nan", "status"], 2, "Invalid value for '--wait': nan is not a number of seconds"),
@@ -247,6 +266,54 @@ async def test_a_host_that_refuses_a_question_is_quoted(server: NatsServer) -> N
         await answering(server, ["h1"])
         result = await ctl(server, "path", "h1", "e99", "10.0.1.9")
         assert (result.exit_code, result.output) == (1, "Error: h1: no endpoint e99 on this host\n")
+
+
+@pytest.mark.parametrize(
+    ("who", "words", "verb", "subject"),
+    [
+        ("host", ["status"], "publish", "$SRV.PING.droplet"),
+        ("host", ["status", "h1"], "publish", "droplet.v1.h1.rpc.status"),
+        ("host", ["get", "endpoints", "--host", "h1"], "publish", "droplet.v1.h1.rpc.get"),
+        ("host", ["acks"], "publish", f"$JS.API.DIRECT.GET.{streams.ACK_STREAM}"),
+        ("nobody", ["status", "h1"], "subscribe", "_INBOX_operator.>"),
+    ],
+)
+async def test_what_the_server_refuses_is_said_with_its_subject(
+    tmp_path: Path, who: str, words: list[str], verb: str, subject: str
+) -> None:
+    """`--config agent.toml` logs in as the agent, which may ask no host. The answer comes before any timeout."""
+    seen = permissions.of_host("h1").subscribe
+    inbox = f"{permissions.OPERATOR_INBOX}.>"
+    allowed = {
+        "host": permissions.Permissions(permissions.of_host("h1").publish, (*seen, inbox)),
+        "nobody": permissions.Permissions(permissions.of_operator().publish, seen),
+    }[who]
+    user = make_user(tmp_path, who)
+    server = NatsServer(tmp_path, users=[user_block(user, allowed)])
+    server.start()
+    try:
+        config = tmp_path / "agent.toml"
+        config.write_text(f'[bus]\nservers = ["{server.url}"]\nnkey_seed_file = "{user.seed_file}"\n')
+        arguments = ["--config", str(config), "--wait", "600", "--timeout", "600", *words]
+        result = await asyncio.to_thread(CliRunner().invoke, main, arguments)
+    finally:
+        server.stop()
+    assert result.exit_code == 3
+    assert result.stderr.startswith(f"Error: the server refused the request: these credentials may not {verb} to ")
+    assert f" to {subject}; use an operator's nkey" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+async def test_the_credentials_of_an_agent_are_refused_as_they_are(tmp_path: Path) -> None:
+    user = make_user(tmp_path, "h1")
+    server = NatsServer(tmp_path, users=[user_block(user, permissions.of_host("h1"))])
+    server.start()
+    try:
+        options = ["--server", server.url, "--nkey-seed-file", str(user.seed_file), "--wait", "600"]
+        result = await asyncio.to_thread(CliRunner().invoke, main, [*options, "status"])
+    finally:
+        server.stop()
+    assert (result.exit_code, result.stderr.count("the server refused the request")) == (3, 1)
 
 
 def test_a_bus_that_cannot_be_reached_has_its_own_exit_code(tmp_path: Path) -> None:

@@ -31,18 +31,19 @@ from protocol.acknowledgements import Acknowledgement, State
 
 @pytest.fixture
 def users(tmp_path: Path) -> dict[str, User]:
-    return {name: make_user(tmp_path, name) for name in ("h1", "h2", "operator", "controller", "stranger")}
+    return {name: make_user(tmp_path, name) for name in ("h1", "h2", "operator", "controller", "monitor", "stranger")}
 
 
 @pytest.fixture
 def guarded(tmp_path: Path, users: dict[str, User]) -> Iterator[NatsServer]:
-    """A server that knows two hosts, an operator and the controller, each with its own permissions."""
+    """A server that knows two hosts, an operator, a monitor and the controller, each with its own permissions."""
     server = NatsServer(tmp_path)
     server.users = [
         user_block(users["h1"], permissions.of_host("h1")),
         user_block(users["h2"], permissions.of_host("h2")),
         user_block(users["operator"], permissions.of_operator()),
         user_block(users["controller"], permissions.of_controller()),
+        user_block(users["monitor"], permissions.of_monitor()),
     ]
     server.start()
     yield server
@@ -59,7 +60,7 @@ async def test_the_permissions_of_a_host_are_enough_for_all_that_an_agent_does(
         await publish_many(controller, "h2", {"other": b"1"})
         async with (
             client_of(guarded, users["operator"], permissions.OPERATOR_INBOX) as operator,
-            running(Bus("h1", settings_of(guarded, users["h1"]), recorder, lines.log)) as bus,
+            running(Bus("h1", settings_of(guarded, users["h1"]), recorder, lines.log, lines.report)) as bus,
         ):
             await until(lambda: recorder.completed == 1)
             assert len(recorder.documents) == 600
@@ -125,11 +126,47 @@ async def test_an_operator_cannot_write(guarded: NatsServer, users: dict[str, Us
         assert "permissions violation" in str(client.seen[0])
 
 
+@pytest.mark.parametrize("subject", [subjects.rpc("h1", "status"), subjects.config("h1", "a"), "_INBOX_operator.x"])
+async def test_a_monitor_cannot_publish(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
+    async with client_of(guarded, users["monitor"]) as client:
+        await client.publish(subject, b"{}")
+        await until(lambda: client.seen)
+        assert "permissions violation for publish" in str(client.seen[0])
+
+
+@pytest.mark.parametrize("subject", [">", subjects.config("h1", "a"), "_INBOX_controller.>", "$JS.>"])
+async def test_a_monitor_cannot_subscribe_to(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
+    async with client_of(guarded, users["monitor"]) as client:
+        await client.subscribe(subject)
+        await until(lambda: client.seen)
+        assert "permissions violation for subscription" in str(client.seen[0])
+
+
+async def test_a_monitor_hears_what_hosts_say(guarded: NatsServer, users: dict[str, User]) -> None:
+    said = [
+        subjects.status("h1"),
+        subjects.event("h1", "fault"),
+        subjects.telemetry("h1", "counters"),
+        subjects.ack("h1", "a"),
+    ]
+    async with (
+        client_of(guarded, users["monitor"]) as monitor,
+        client_of(guarded, users["h1"], permissions.inbox("h1")) as host,
+    ):
+        heard = [await monitor.subscribe(subject) for subject in permissions.of_monitor().subscribe]
+        await monitor.flush()
+        for subject in said:
+            await host.publish(subject, b"x")
+        assert {(await one.next_msg(timeout=10)).subject for one in heard} == set(said)
+        assert not monitor.seen
+        assert not host.seen
+
+
 async def test_wrong_credentials_are_logged_once_without_the_seed_and_tried_again(
     guarded: NatsServer, users: dict[str, User]
 ) -> None:
     lines = Lines()
-    async with running(Bus("h1", settings_of(guarded, users["stranger"]), Recorder(), lines.log)) as bus:
+    async with running(Bus("h1", settings_of(guarded, users["stranger"]), Recorder(), lines.log, lines.report)) as bus:
         await until(lambda: any("credentials" in text for text in lines.texts()))
         await asyncio.sleep(1.5)
         assert not bus.connected
@@ -148,7 +185,9 @@ async def test_a_seed_file_that_cannot_be_used_is_named(
     if content is not None:
         path.write_bytes(content)
     lines = Lines()
-    async with running(Bus("h1", BusSettings((guarded.url,), nkey_seed_file=str(path)), Recorder(), lines.log)):
+    async with running(
+        Bus("h1", BusSettings((guarded.url,), nkey_seed_file=str(path)), Recorder(), lines.log, lines.report)
+    ):
         await until(lambda: any(reason in text for text in lines.texts()))
         assert not any("not a seed" in text for text in lines.texts())
 
@@ -181,7 +220,7 @@ async def test_a_certificate_of_an_unknown_authority_is_refused(tls: tuple[NatsS
     trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
     lines = Lines()
     settings = BusSettings((server.url,), tls_ca_file=str(tmp_path / "another.pem"))
-    async with running(Bus("h1", settings, Recorder(), lines.log)) as bus:
+    async with running(Bus("h1", settings, Recorder(), lines.log, lines.report)) as bus:
         await until(lambda: any("not trusted" in text for text in lines.texts()))
         assert not bus.connected
 
@@ -200,7 +239,7 @@ async def test_a_tls_url_never_gives_a_clear_text_server_a_password() -> None:
     port = listener.sockets[0].getsockname()[1]
     lines = Lines()
     settings = BusSettings((f"tls://me:password@127.0.0.1:{port}",))
-    async with listener, running(Bus("h1", settings, Recorder(), lines.log)):
+    async with listener, running(Bus("h1", settings, Recorder(), lines.log, lines.report)):
         await until(lambda: any("TLS" in text for text in lines.texts()))
     assert heard[:1] == b"\x16", "a TLS handshake record"
     assert b"CONNECT" not in heard

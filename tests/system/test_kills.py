@@ -130,7 +130,7 @@ def test_an_end_that_is_told_at_any_moment_of_the_start_is_obeyed(lab):
     lab.lab.stop_agent("h1")
     log = lab.lab.paths.log("h1")
     try:
-        for word in ("", "restored", "agent started", "agent started", "agent started", "connected", "snapshot begins"):
+        for word in ("", "restored", "agent started", "agent started", "agent started", "connected", "snapshot_began"):
             said = len(log.read_text())
             child = agent_as_child(lab, "h1")
             try:

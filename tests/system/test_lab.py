@@ -184,9 +184,9 @@ def test_agents_are_killed_started_and_stopped_by_name(lab):
     assert "runs already: " in ok("agent", "start", "h1")
     assert "is stopped" in ok("agent", "stop", "h1")
     assert "did not run" in ok("agent", "stop", "h1")
-    before = ok("logs", "h1").count("in sync")
+    before = ok("logs", "h1").count("snapshot_applied")
     ok("agent", "start", "h1")
-    until(lambda: ok("logs", "h1").count("in sync") > before, "h1 in sync again")
+    until(lambda: ok("logs", "h1").count("snapshot_applied") > before, "h1 has applied its snapshot again")
     refused = run("agent", "stop", "h9")
     assert refused.returncode == 1
     assert "h9" in refused.stderr

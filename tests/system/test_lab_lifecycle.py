@@ -68,7 +68,7 @@ def test_exec_runs_in_the_endpoints_namespace_and_returns_the_commands_exit_code
 
 
 def test_logs_shows_the_agents_log_and_names_what_it_knows(lab):
-    assert "in sync" in run("logs", "h1", name=lab.name).stdout
+    assert "snapshot_applied" in run("logs", "h1", name=lab.name).stdout
     assert "h1, h2 and nats" in run("logs", "h9", name=lab.name).stderr
 
 

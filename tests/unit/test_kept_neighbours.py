@@ -10,8 +10,8 @@ import os
 from typing import Any
 
 import pytest
-import structlog
 
+from agent.core import next_hop_faults
 from agent.core.next_hops import Hop
 from agent.datapath.kept_neighbours import NTF_EXT_MANAGED, KeptNeighbours
 
@@ -99,11 +99,26 @@ async def test_a_kernel_that_knows_no_managed_neighbours_is_asked_plainly() -> N
     assert kept.refused == {FIRST: errno.ENOBUFS}
 
 
-async def test_the_same_refusals_are_told_once() -> None:
+async def test_the_same_refusals_are_the_same_faults() -> None:
     kept, netlink = KeptNeighbours(), FakeNetlink(n2=errno.ENOBUFS, n3=errno.ENOBUFS)
-    with structlog.testing.capture_logs() as logged:
-        for _ in range(3):
-            await keep(kept, netlink, *HOPS)
-            kept.look([])
-    (line,) = [one for one in logged if one["event"] == "neighbours_refused"]
-    assert (line["count"], line["errors"]) == (2, ["ENOBUFS"])
+    found = []
+    for _ in range(3):
+        kept.look([])
+        await keep(kept, netlink, *HOPS)
+        found.append(list(next_hop_faults.refused(kept.refused)))
+    assert found[0] == found[1] == found[2]
+    (fault,) = found[0]
+    assert (fault.kind, fault.subject) == ("neighbours_refused", "ENOBUFS")
+    assert "10.0.0.2, 10.0.0.3" in fault.detail
+    assert "gc_thresh3" in fault.remedy
+
+
+async def test_one_that_is_not_given_back_is_a_fault_until_the_next_look() -> None:
+    kept, netlink = KeptNeighbours(), FakeNetlink()
+    await keep(kept, netlink, *HOPS)
+    netlink.refused["10.0.0.1"] = errno.ENOBUFS
+    await keep(kept, netlink)
+    (fault,) = next_hop_faults.not_released(kept.not_released)
+    assert (fault.kind, fault.subject) == ("neighbours_not_released", "ENOBUFS")
+    kept.look([])
+    assert not list(next_hop_faults.not_released(kept.not_released))

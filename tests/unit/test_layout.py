@@ -33,6 +33,14 @@ FIELDS = {
         layout.ENDPOINT_TRAFFIC,
         [f"{part}.{unit}" for part in ("sent", "direct", "delivered", "dropped") for unit in ("packets", "bytes")],
     ),
+    "kernel_layout": (
+        layout.KERNEL_LAYOUT,
+        ["cookie", "device_ifindex", "device_net", "net_cookie", "program_aux", "aux_id"],
+    ),
+    "watched_key": (layout.WATCHED_KEY, ["kind", "id"]),
+    "watched_mark": (layout.WATCHED_MARK, ["present"]),
+    "failure_key": (layout.FAILURE_KEY, ["kind", "error", "ifindex"]),
+    "failure_count": (layout.FAILURE_COUNT, ["frames"]),
 }
 """Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""
 OF_PROGRAMS = {"fragment_key", "fragment", "told"}
@@ -51,6 +59,11 @@ CONSTANTS_OF_BOTH = (
     "NEXT_HOP_BY_OTHER",
     "NEXT_HOP_DOWN",
     "NEXT_HOP_ZERO_CHECKSUM",
+    "WATCHED_PROGRAM",
+    "WATCHED_INTERFACE",
+    "FAILURE_REDIRECT",
+    "FAILURE_TRANSMIT",
+    "FAILURE_EXCEPTION",
 )
 
 

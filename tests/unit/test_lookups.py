@@ -33,7 +33,7 @@ def settled(uplinks: tuple[Uplink, ...] = ONE, by: int | None = None) -> Lookups
     """Return lookups with every answer there, by the way's own uplink or by one interface."""
     made = Lookups()
     made.tell(DROPLETS, uplinks)
-    for way, _ in made.missing():
+    for way, _, _ in made.missing():
         made.begin(way)
         made.keep(way, Route(by or way.ifindex, way.droplet))
     assert made.missing() == []
@@ -41,7 +41,7 @@ def settled(uplinks: tuple[Uplink, ...] = ONE, by: int | None = None) -> Lookups
 
 
 def doubtful(lookups: Lookups) -> set[str]:
-    return {str(ipaddress.ip_address(way.droplet)) for way, _ in lookups.missing()}
+    return {str(ipaddress.ip_address(way.droplet)) for way, _, _ in lookups.missing()}
 
 
 def texts(droplets: Iterable[bytes]) -> set[str]:
@@ -70,9 +70,9 @@ def test_a_route_makes_the_ways_to_droplets_in_its_destination_doubtful(prefix: 
 def test_each_uplink_is_asked_about_and_named_where_there_are_several() -> None:
     lookups = settled(TWO)
     lookups.forget_within(packed("10.0.0.0"), 24)
-    assert lookups.missing() == [(Way(packed("10.0.0.2"), one.ifindex), one) for one in TWO]
+    assert lookups.missing() == [(Way(packed("10.0.0.2"), one.ifindex), one, False) for one in TWO]
     lookups.forget_within(packed("2001:db8::"), 64)
-    assert lookups.missing()[-1] == (Way(packed("2001:db8::2"), FIRST), None)
+    assert lookups.missing()[-1] == (Way(packed("2001:db8::2"), FIRST), TWO[0], True)
 
 
 def test_rules_make_everything_doubtful_and_take_no_answer_away() -> None:
@@ -97,11 +97,11 @@ def test_an_interface_makes_the_ways_doubtful_that_leave_by_it() -> None:
 def test_a_change_during_the_question_makes_its_answer_doubtful() -> None:
     lookups = settled()
     lookups.forget()
-    (way, _), *_ = lookups.missing()
+    (way, *_), *_ = lookups.missing()
     lookups.begin(way)
     lookups.forget_within(way.droplet, 32)
     lookups.keep(way, Route(FIRST, way.droplet))
-    assert way in [missing for missing, _ in lookups.missing()]
+    assert way in [missing for missing, _, _ in lookups.missing()]
 
 
 def test_who_is_not_told_any_more_is_forgotten_and_who_stays_is_not_asked_about() -> None:

@@ -1,4 +1,4 @@
-"""Moves: the new host is prepared, the old one lets go, and only then is the new one told of the endpoint."""
+"""Moves: the new host is prepared, the old one lets go, and only then is the new one told of its endpoint."""
 
 from __future__ import annotations
 
@@ -30,13 +30,18 @@ def phases(before: str, after: str) -> Phases:
         for name, document in documents.items()
     ]
     found = in_phases(compiled(after), stream)
-    flat = [*found.before, *found.release, *found.rest]
+    arrivals = {str(change): change for changes in found.arrivals.values() for change in changes}
+    flat = [*found.before, *found.release, *found.rest, *arrivals.values()]
     assert sorted(flat, key=str) == sorted(difference(compiled(after), stream), key=str), "nothing is left out"
     return found
 
 
 def names(changes: list[Change]) -> list[tuple[str, str, bool]]:
     return [(change.host, change.document, change.body is None) for change in changes]
+
+
+def arrivals(found: Phases) -> dict[str, list[tuple[str, str, bool]]]:
+    return {move.endpoint: names(changes) for move, changes in found.arrivals.items()}
 
 
 def moved(text: str, name: str, old: str, new: str) -> str:
@@ -47,22 +52,23 @@ def moved(text: str, name: str, old: str, new: str) -> str:
 
 def test_a_change_without_a_move_is_one_round_in_the_usual_order():
     found = phases(LONELY, TEXT)
-    assert (found.before, found.release, found.moves) == ([], [], ())
+    assert (found.before, found.release, found.arrivals) == ([], [], {})
     assert {host for host, _, _ in names(found.rest)} == {"h3", "h4"}
 
 
 def test_the_old_host_lets_go_while_the_bouncer_learns_and_the_new_host_is_told_last():
     found = phases(TEXT, moved(TEXT, "web-2", "h2", "h3"))
-    assert found.moves == (Move("endpoint.web-2", "h2", "h3"),)
+    assert list(found.arrivals) == [Move("endpoint.web-2", "h2", "h3")]
     assert found.before == []
     assert names(found.release) == [("h2", "endpoint.web-2", True), ("h4", "network.web.p", False)]
-    assert names(found.rest) == [("h2", "vpc.red", True), ("h3", "endpoint.web-2", False)]
+    assert names(found.rest) == [("h2", "vpc.red", True)]
+    assert arrivals(found) == {"web-2": [("h3", "endpoint.web-2", False)]}
 
 
 def test_a_host_that_knows_nothing_of_the_vpc_is_prepared_first():
     found = phases(LONELY, moved(LONELY, "web-2", "h2", "h3"))
     assert names(found.before) == [("h3", "vpc.red", False)]
-    assert names(found.rest)[-1] == ("h3", "endpoint.web-2", False)
+    assert arrivals(found) == {"web-2": [("h3", "endpoint.web-2", False)]}
 
 
 def test_an_endpoint_that_leaves_its_bouncers_host_is_let_go_there_before_the_bouncer_lists_it():
@@ -74,11 +80,8 @@ def test_an_endpoint_that_leaves_its_bouncers_host_is_let_go_there_before_the_bo
 def test_an_endpoint_that_comes_to_its_bouncers_host_leaves_the_bouncers_list_just_before():
     text = TEXT.replace("bouncers: [h4]", "bouncers: [h3]")
     found = phases(text, moved(text, "web-2", "h2", "h3"))
-    assert names(found.rest) == [
-        ("h2", "vpc.red", True),
-        ("h3", "network.web.p", False),
-        ("h3", "endpoint.web-2", False),
-    ]
+    assert names(found.rest) == [("h2", "vpc.red", True)]
+    assert arrivals(found) == {"web-2": [("h3", "network.web.p", False), ("h3", "endpoint.web-2", False)]}
 
 
 def test_two_endpoints_that_change_places_are_both_let_go_first():
@@ -87,10 +90,21 @@ def test_two_endpoints_that_change_places_are_both_let_go_first():
         ("h2", "endpoint.web-2"),
         ("h3", "endpoint.web-3"),
     }
-    assert {(host, name) for host, name, _ in names(found.rest)} == {("h3", "endpoint.web-2"), ("h2", "endpoint.web-3")}
+    assert arrivals(found) == {"web-2": [("h3", "endpoint.web-2", False)], "web-3": [("h2", "endpoint.web-3", False)]}
 
 
 def test_a_move_says_for_how_long_the_endpoint_was_away():
     move = Move("endpoint.web-2", "h2", "h3")
     assert str(Moved(move, 0.0534, 0.0701)) == "web-2: h2 -> h3, away for at most 70.1 ms (h2 let go after 53.4 ms)"
     assert str(Moved(move, None, None)) == "web-2: h2 -> h3, not there yet"
+
+
+def test_each_move_waits_for_its_own_hosts_and_a_list_of_several_goes_with_the_first():
+    text = TEXT.replace("bouncers: [h4]", "bouncers: [h3]").replace(
+        "web-3, network: web, droplet: h3", "web-3, network: web, droplet: h1"
+    )
+    found = phases(text, moved(moved(text, "web-2", "h2", "h3"), "web-3", "h1", "h3"))
+    assert arrivals(found) == {
+        "web-2": [("h3", "network.web.p", False), ("h3", "endpoint.web-2", False)],
+        "web-3": [("h3", "network.web.p", False), ("h3", "endpoint.web-3", False)],
+    }

@@ -36,6 +36,14 @@ def test_the_second_of_two_is_named(document: Document, path: str) -> None:
     assert [(error.path, error.code) for error in check(document)] == [(path, ErrorCode.DUPLICATE)]
 
 
+@pytest.mark.parametrize("addresses", [("10.1.1.5", "10.1.1.6"), ("fd00::5", "fd00::6")])
+def test_an_endpoint_has_one_address_of_each_family(addresses: tuple[str, str]) -> None:
+    """It could send from the first one only, and the second would count as realized."""
+    endpoint = Endpoint("a", "front", "d1", addresses, "02:00:00:00:00:05")
+    (error,) = check(Document(endpoints=(endpoint,)))
+    assert (error.path, error.code) == ("endpoints[0].addresses[1]", ErrorCode.INVALID)
+
+
 def test_a_network_that_only_dividers_connect_speaks_geneve() -> None:
     pinned = Network("front", "red", ("10.1.1.0/24",), encapsulation="vxlan", routing="divider")
     (error,) = check(Document(vpcs=(VPC,), networks=(pinned,)))

@@ -46,6 +46,8 @@ def test_the_environment_alone_is_enough() -> None:
         (LEAST + "[bus]\nserver = 1", "server"),
         (LEAST + "[bus]\nservers = []", "bus.servers"),
         (LEAST + "[interval]\nretry = 0", "interval.retry"),
+        (LEAST + '[bus]\ntrusted_publishers = "UDXU"', "bus.trusted_publishers"),
+        (LEAST + '[bus]\ntrusted_publishers = ["UDXU"]', "bus.trusted_publishers: entry 1 is not the public nkey"),
         (LEAST + "[sizes]\nendpoints = -1", "sizes.endpoints"),
         (LEAST + '[log]\nlevel = "loud"', "log.level"),
         (LEAST + 'attach_mode = "maybe"', "attach_mode"),

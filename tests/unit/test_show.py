@@ -13,7 +13,9 @@ from protocol.documents import Droplet, Endpoint, Network
 from protocol.rpc import PathReply, PeerPath
 from protocol.status import (
     AgentState,
+    Counters,
     DocumentCounts,
+    LostFrames,
     NarrowPath,
     ObjectCounts,
     Status,
@@ -53,6 +55,15 @@ def test_a_column_stands_there_when_one_object_is_unusual(capsys, kind, usual, o
     both = printed(capsys, kind, usual, other).splitlines()
     assert column in both[0]
     assert len({len(line.split()) for line in both[2:]}) == 1
+
+
+def test_counters_end_with_what_the_kernel_dropped_afterwards_or_with_why_that_is_not_known(capsys) -> None:
+    now = Counters("h1", 1.0, {}, lost=(LostFrames("no_receiver", "eth0", 1234),))
+    show.counters(now, None, rates=False, wide=False)
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["eth0", "no_receiver", "1,234"]
+    assert show.plain_counters(now)["lost"] == [{"reason": "no_receiver", "interface": "eth0", "frames": 1234}]
+    show.counters(Counters("h1", 1.0, {}, lost_unknown="no BTF"), None, rates=False, wide=False)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("are not counted: no BTF")
 
 
 def test_a_way_is_told_with_its_encapsulation() -> None:

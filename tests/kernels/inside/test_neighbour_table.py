@@ -20,6 +20,7 @@ from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
 from agent.datapath.uplinks import read_uplinks
+from agent.faults import FaultReporter
 from tests.kernels.inside.wires import ip, namespaces, run
 
 THERE = "full-there"
@@ -74,6 +75,8 @@ async def test_a_full_neighbour_table_is_named_and_holds_up_nothing_that_fits(su
     async with Netlink() as netlink:
         watch = NeighbourWatch(await read_uplinks(netlink, ["full0"]), table)
     droplets = {bytes([172, 19, 0, 100 + number]): Peer() for number in range(MANY)}
+    reporter = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
+    watch.report = reporter.report
     with structlog.testing.capture_logs() as logged:
         await watch.start()
         try:
@@ -82,6 +85,7 @@ async def test_a_full_neighbour_table_is_named_and_holds_up_nothing_that_fits(su
             assert known <= FEW
             assert {one.reason for one in watch.unresolved()} == {Reason.TABLE_FULL.value}
             assert len(watch.unresolved()) == MANY - known
+            assert [(one.kind, one.subject) for one in reporter.standing()] == [("neighbours_refused", "ENOBUFS")]
             allow(1024)
             watch.look_again()
             assert await reached(watch, table, MANY) == MANY
@@ -89,5 +93,4 @@ async def test_a_full_neighbour_table_is_named_and_holds_up_nothing_that_fits(su
         finally:
             await watch.close()
     events = [one["event"] for one in logged]
-    assert "neighbours_refused" in events
     assert not {"neighbour_watch_failed", "neighbour_events_lost", "no_managed_neighbours"}.intersection(events)

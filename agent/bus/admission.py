@@ -1,0 +1,140 @@
+"""Which messages of the configuration stream a host takes for its documents. Pure.
+
+Every message names the subject that it was published for; with trusted publishers it is signed by one of them, and not
+older than what was taken of its document before (`protocol.binding`, docs/adr/0026).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
+
+from agent.bus.jetstream import parse_headers
+from protocol import binding, streams
+from protocol.errors import ErrorCode, FieldError
+
+MOST_REMOVED = 100_000
+"""Documents that were removed, of which the version is remembered: the last ones to go."""
+LONGEST_SHOWN = 200
+"""Characters of a header's value in an error: a document's subject has fewer."""
+
+
+class Admitted(NamedTuple):
+    """A message as the headers say it is.
+
+    `removes` says that it removes its document. `refusal` says why it is not taken, None when it is; `version` is its
+    version where it was checked, else 0.
+    """
+
+    removes: bool
+    refusal: FieldError | None = None
+    version: int = 0
+
+
+class Admission:
+    """The rules of one host, and the greatest version that was taken of each document."""
+
+    def __init__(self, trusted_publishers: Sequence[str] = (), versions: Mapping[str, int] | None = None) -> None:
+        """Trust some public nkeys; without any, signatures and versions are not looked at.
+
+        `versions` are those that an agent before this one took. ValueError when an nkey is no user's public nkey.
+        """
+        self._keys = {nkey: VerifyKey(binding.public_key(nkey)) for nkey in trusted_publishers}
+        self._versions = dict(versions or {})
+        self._removed: dict[str, None] = {}
+
+    def admit(self, document: str, subject: str, headers: bytes | None, body: bytes) -> Admitted:
+        """Return what to make of a message that is stored under a document's subject.
+
+        Its version is remembered when it is trusted. The same message may come again.
+        """
+        if not self._keys and body and _names(headers, subject):
+            return Admitted(removes=False)
+        fields = parse_headers(headers).fields
+        removes = streams.is_delete(fields, body)
+        wrong = _wrong_subject(fields, subject)
+        if wrong:
+            return Admitted(removes, FieldError("$", ErrorCode.WRONG_SUBJECT, wrong))
+        if not self._keys:
+            return Admitted(removes)
+        version = binding.version_of(fields)
+        untrusted = self._untrusted(document, subject, fields, version, body, removes)
+        if untrusted:
+            return Admitted(removes, FieldError("$", ErrorCode.UNTRUSTED, untrusted))
+        assert version is not None, "looked at before"
+        self._remember(document, version, removes)
+        return Admitted(removes, version=version)
+
+    def _remember(self, document: str, version: int, removes: bool) -> None:
+        self._versions[document] = version
+        self._removed.pop(document, None)
+        if removes:
+            self._removed[document] = None
+            if len(self._removed) > MOST_REMOVED:
+                oldest = next(iter(self._removed))
+                del self._removed[oldest], self._versions[oldest]
+
+    def _untrusted(
+        self, document: str, subject: str, fields: Mapping[str, str], version: int | None, body: bytes, removes: bool
+    ) -> str:
+        """Say why a message is not trusted, nothing when it is."""
+        publisher, signature = fields.get(binding.PUBLISHER, ""), binding.signature_of(fields)
+        if not publisher or signature is None or version is None:
+            missing = (
+                binding.PUBLISHER if not publisher else binding.SIGNATURE if signature is None else binding.VERSION
+            )
+            return (
+                f"it is not signed (no valid header {missing}), and bus.trusted_publishers of this host asks for it: "
+                f"have the controller sign what it publishes"
+            )
+        key = self._keys.get(publisher)
+        if key is None:
+            return (
+                f"it is signed by {publisher[:LONGEST_SHOWN]}, which is not in bus.trusted_publishers of this host: "
+                f"add it there and restart the agent if it is your controller's public nkey"
+            )
+        try:
+            key.verify(binding.signed_bytes(subject, version, body, removes=removes), signature)
+        except BadSignatureError:
+            return (
+                f"its signature is not that of {publisher} over this subject, version {version} and body: "
+                f"publish the document again, and find out who changed it"
+            )
+        newest = self._versions.get(document, 0)
+        if version < newest:
+            return (
+                f"its {binding.VERSION} {version} is older than {newest}, which this host has taken before: it was "
+                f"replayed, or the publisher's clock went back; publish the document again with a greater version"
+            )
+        return ""
+
+
+def _names(headers: bytes | None, subject: str) -> bool:
+    """Say whether headers name the subject in their usual spelling. A fast way for most messages."""
+    usual = f"\r\n{binding.SUBJECT}: {subject}\r\n".encode()
+    return headers is not None and usual in headers and b"nats-stream:" not in headers.lower()
+
+
+def _wrong_subject(fields: Mapping[str, str], subject: str) -> str:
+    """Say what is wrong with the subject that a message's headers name, nothing when it is right."""
+    stream = next((value for name, value in fields.items() if name.lower() == "nats-stream"), None)
+    if stream is not None:
+        return (
+            f"the server copied it here from stream {stream[:LONGEST_SHOWN]}: a client that may read that stream gave "
+            f"this subject as its reply subject; find that client and publish the document again"
+        )
+    named = fields.get(binding.SUBJECT)
+    if named is None:
+        return (
+            f"it has no header {binding.SUBJECT}: have the controller name the subject that each message is published "
+            f"for ({binding.SUBJECT}: {subject})"
+        )
+    if named != subject:
+        return (
+            f"it was published for {named[:LONGEST_SHOWN]} and stored under {subject}: a client that may read it gave "
+            f"this subject as its reply subject; find that client and publish the document again"
+        )
+    return ""

@@ -1,0 +1,131 @@
+"""Whether a host's consumer can be used for its documents, and the faults of the bus in words. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from agent.bus.jetstream import ConsumerInfo
+from protocol import permissions, streams, subjects
+from protocol.status import Fault
+
+Report = Callable[[str, Iterable[Fault]], None]
+"""Takes a component's name and all faults that it sees now (`agent.core.faults.ReportFaults`)."""
+
+MOST_SUBJECTS = 10
+"""Refused subjects that have a fault each; more are counted in one."""
+
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+
+
+def name(host: str) -> str:
+    """Return the name of a host's consumer with that of its stream, as faults have it."""
+    return f"{streams.CONFIG_STREAM}/{host}"
+
+
+def unusable(info: ConsumerInfo, host: str) -> tuple[str, ...]:
+    """Return what about a consumer keeps documents from this host, a phrase each; none when it can be used."""
+    config, wanted = info.config, subjects.config_of(host)
+    filters = config.filter_subjects or (config.filter_subject,)
+    found = []
+    if config.deliver_policy != "all":
+        found.append(f"deliver_policy is {config.deliver_policy!r} and has to be 'all'")
+    if tuple(filters) != (wanted,):
+        found.append(f"its filter is {', '.join(map(repr, filters))} and has to be {wanted!r}")
+    if config.headers_only:
+        found.append("headers_only is set and must not be: documents have no body then")
+    if config.deliver_subject:
+        found.append("deliver_subject is set and must not be: it has to be a pull consumer")
+    if config.replay_policy != "instant":
+        found.append(f"replay_policy is {config.replay_policy!r} and has to be 'instant'")
+    return tuple(found)
+
+
+def consumer_unusable(host: str, reasons: Sequence[str]) -> Fault:
+    """Return the fault of a consumer that does not deliver this host's documents."""
+    return Fault(
+        "consumer_unusable",
+        name(host),
+        "; ".join(reasons),
+        f"have the controller delete consumer {host} of stream {streams.CONFIG_STREAM} and make it anew",
+    )
+
+
+def consumer_missing(host: str, reason: str) -> Fault:
+    """Return the fault of a consumer that is not there, or does not answer."""
+    return Fault("consumer_missing", name(host), reason, "the controller makes the stream and the consumer; start it")
+
+
+def consumer_shared(host: str, detail: str) -> Fault:
+    """Return the fault of a consumer that somebody else reads too."""
+    remedy = f"find the other agent that has the name {host} or its credentials, and stop it; one host, one name"
+    return Fault("consumer_shared", name(host), detail, remedy)
+
+
+def documents_waiting(host: str, waiting: int, paused_until: str, *, in_snapshot: bool) -> Fault:
+    """Return the fault of documents that the server counted and does not deliver."""
+    count = f"{waiting} {'document is' if waiting == 1 else 'documents are'} pending and not delivered"
+    if paused_until:
+        detail = f"{count}: the consumer is paused until {paused_until}"
+        remedy = f"resume it: `nats consumer resume {streams.CONFIG_STREAM} {host}`"
+    else:
+        detail = f"{count}: is the consumer paused?"
+        remedy = f"see what `nats consumer info {streams.CONFIG_STREAM} {host}` says"
+    return Fault("snapshot_incomplete" if in_snapshot else "documents_waiting", name(host), detail, remedy)
+
+
+def consumer_paused(host: str, paused_until: str) -> Fault:
+    """Return the fault of a consumer that will not deliver what is published next."""
+    return Fault(
+        "consumer_paused",
+        name(host),
+        f"paused until {paused_until}: new documents are not delivered",
+        f"resume it: `nats consumer resume {streams.CONFIG_STREAM} {host}`",
+    )
+
+
+def refused_subjects(subjects_: Iterable[str]) -> list[Fault]:
+    """Return the faults of messages under this host's subjects that name no document."""
+    found = sorted(subjects_)
+    remedy = "publish it under a name of one to eight lower-case tokens, and remove the message from this subject"
+    faults = [Fault("refused_subject", one, "no document can have this name", remedy) for one in found[:MOST_SUBJECTS]]
+    if len(found) > MOST_SUBJECTS:
+        left = len(found) - MOST_SUBJECTS
+        faults.append(Fault("refused_subject", f"{left} more", "no document can have these names", remedy))
+    return faults
+
+
+def bus_disconnected(servers: Sequence[str], reason: str) -> Fault:
+    """Return the fault of a bus that cannot be reached."""
+    remedy = "start the server or mend [bus] in the settings; the agent goes on trying"
+    return Fault("bus_disconnected", ", ".join(servers), reason, remedy)
+
+
+def permission_violation(host: str, error: str) -> Fault | None:
+    """Return the fault that a server's error tells of a missing permission, None where it tells of none.
+
+    The client library turns the server's words to lower case, subjects too.
+    """
+    found = _VIOLATION.search(error)
+    if found is None:
+        return None
+    allowed = permissions.of_host(host)
+    known = {one.lower(): one for one in (*allowed.publish, *allowed.subscribe)}
+    subject = known.get(found[2].lower(), found[2])
+    act = "publish" if found[1].lower() == "publish" else "subscribe"
+    return Fault(
+        "permission_violation",
+        subject,
+        f"the server does not let this host {act} to {subject}",
+        f"give the nkey of host {host} the permissions of docs/operations.md, or use this host's own seed file",
+    )
+
+
+def acknowledgements_not_stored(reason: str) -> Fault:
+    """Return the fault of acknowledgements that no stream takes."""
+    return Fault(
+        "acknowledgements_not_stored",
+        streams.ACK_STREAM,
+        reason,
+        f"the controller makes stream {streams.ACK_STREAM}; the agent goes on trying",
+    )

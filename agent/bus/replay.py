@@ -1,0 +1,102 @@
+"""What a consumer delivers after one reset: whether deliveries are missing, and whether all has come. No I/O.
+
+A consumer counts its deliveries from 1 after each reset, whoever they went to. So the one reader of a consumer sees
+every number; one that is missing went to somebody else. Idle heartbeats say how far the count is. That nothing comes
+says nothing: a paused consumer sends heartbeats too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.bus.jetstream import AckSubject, ConsumerInfo
+
+
+@dataclass(slots=True)
+class Replay:
+    """The deliveries since a reset that counted `promised` messages."""
+
+    promised: int
+    received: int = 0
+    """Messages that were delivered, each counted once."""
+    last: int = 0
+    """The consumer's number of the last delivery."""
+    drained: bool = False
+    """Whether the server had nothing more to deliver at some moment since the reset."""
+
+    def arrived(self, ack: AckSubject) -> bool:
+        """Take note of a delivery; return False, and ignore it, when it does not follow the one before."""
+        if ack.consumer_sequence != self.last + 1:
+            return False
+        self.last = ack.consumer_sequence
+        self.received += ack.delivered == 1
+        self.drained = self.drained or ack.pending == 0
+        return True
+
+    def take_info(self, info: ConsumerInfo) -> None:
+        """Take note of how far the server says that the consumer is.
+
+        Messages may have been deleted after they were counted, so that nothing is left to deliver. Deliveries on their
+        way are counted there already: then this says nothing yet.
+        """
+        if info.error is None and info.num_pending == 0 and info.delivered.consumer_seq == self.last:
+            self.drained = True
+
+    @property
+    def complete(self) -> bool:
+        """Return whether every message that the reset counted has come, or there was none left to deliver.
+
+        Messages come in the stream's order, and newer ones stand behind those that were counted. So when as many have
+        come as were counted, all of those have come that still exist.
+        """
+        return self.drained or self.received >= self.promised
+
+    @property
+    def waiting(self) -> int:
+        """Return how many of the messages that the reset counted have not come."""
+        return 0 if self.complete else self.promised - self.received
+
+
+class Disturbances:
+    """When other readers of the consumer were noticed, and how long to leave it alone. Times are in seconds."""
+
+    FIRST_PAUSE = 0.5
+    LONGEST_PAUSE = 8.0
+    CALM = 15.0
+    """Seconds without a disturbance after which the consumer counts as this agent's own again.
+
+    More than the longest pause with its random part: the other reader may be pausing.
+    """
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._twin: float | None = None
+        self._pause = self.FIRST_PAUSE
+
+    def noticed(self, now: float, chance: float) -> float:
+        """Take note of one; return the seconds to wait before the next reset, with up to a half more by `chance`.
+
+        `chance` is a random number from 0 to 1: two agents that disturb one another must not stay in step.
+        """
+        if not self.stand(now):
+            self._pause = self.FIRST_PAUSE
+        self._last = now
+        pause, self._pause = self._pause, min(self._pause * 2, self.LONGEST_PAUSE)
+        return pause * (1 + chance / 2)
+
+    def heard_twin(self, now: float) -> None:
+        """Take note of a status that another agent published under this host's name."""
+        self._twin = now
+
+    def stand(self, now: float) -> bool:
+        """Return whether somebody else counts as a reader now."""
+        return self._is_recent(self._last, now) or self._is_recent(self._twin, now)
+
+    def detail(self, now: float) -> str:
+        """Return who that is, as far as is known, in words that stay the same for as long as that does."""
+        if self._is_recent(self._twin, now):
+            return "another agent runs under this host's name: its status is on the bus"
+        return "somebody else pulls from this consumer or resets it: deliveries are missing"
+
+    def _is_recent(self, at: float | None, now: float) -> bool:
+        return at is not None and now - at < self.CALM

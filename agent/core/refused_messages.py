@@ -1,0 +1,45 @@
+"""The documents whose newest message was refused for where it comes from, and the faults that follow. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from protocol.errors import ErrorCode, FieldError
+from protocol.status import Fault
+
+KINDS = {ErrorCode.WRONG_SUBJECT: "wrong_subject", ErrorCode.UNTRUSTED: "untrusted_document"}
+SHOWN = 3
+"""Documents that a fault names; it counts the others."""
+REMEDY = (
+    "what was in force stays in force; publish these documents again (remove those that are none of yours), and find "
+    "out which client stored the messages (docs/operations.md, Faults)"
+)
+
+
+class RefusedMessages:
+    """By document why its newest message was refused."""
+
+    def __init__(self) -> None:
+        self._refused: dict[str, FieldError] = {}
+
+    def clear(self) -> None:
+        """Forget all of them: every document comes again."""
+        self._refused.clear()
+
+    def take(self, document: str, refusal: FieldError | None) -> None:
+        """Take note of a document's newest message: why it was refused, None when it was not."""
+        if refusal is None:
+            self._refused.pop(document, None)
+        else:
+            self._refused[document] = refusal
+
+    def faults(self, subject: str) -> Iterator[Fault]:
+        """Yield one fault for each kind of refusal; `subject` is the filter of all documents of the host."""
+        for code, kind in KINDS.items():
+            found = sorted((name, one.message) for name, one in self._refused.items() if one.code is code)
+            if found:
+                shown = "; ".join(f"{name}: {message}" for name, message in found[:SHOWN])
+                more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+                plural = "" if len(found) == 1 else "s"
+                detail = f"the newest message of {len(found)} document{plural} is refused: {shown}{more}"
+                yield Fault(kind, subject, detail, REMEDY)

@@ -1,0 +1,59 @@
+"""Whose documents came: keeps the versions of those that were signed, and reports those that were refused as faults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.bus.documents import Delivery
+from agent.core.faults import ReportFaults
+from agent.core.refused_messages import RefusedMessages
+from agent.store import Store, StoreError
+from protocol import subjects
+from protocol.status import Fault
+
+SOURCE = "publishers"
+"""The component under whose name faults are reported."""
+
+
+class Publishers:
+    """What the daemon notes of each batch before its documents are applied."""
+
+    def __init__(self, host: str, store: Store, report: ReportFaults) -> None:
+        self._subject = subjects.config_of(host)
+        self._store = store
+        self._report = report
+        self._refused = RefusedMessages()
+        self._unkept: dict[str, tuple[int, bool]] = {}
+        self._store_fault: tuple[Fault, ...] = ()
+
+    def begin_snapshot(self) -> None:
+        """Forget what was refused: every document comes again. What was reported stands until documents come."""
+        self._refused.clear()
+
+    def take(self, batch: Sequence[Delivery]) -> None:
+        """Take note of a batch. A version is kept before its document is applied: a crash cannot bring it back."""
+        for delivery in batch:
+            self._refused.take(delivery.document, delivery.refusal)
+            if delivery.version:
+                self._unkept[delivery.document] = (delivery.version, delivery.body is None)
+        self._keep()
+        self.report()
+
+    def report(self) -> None:
+        """Report the faults that stand."""
+        self._report(SOURCE, (*self._refused.faults(self._subject), *self._store_fault))
+
+    def _keep(self) -> None:
+        if not self._unkept:
+            return
+        try:
+            self._store.keep_versions((name, *kept) for name, kept in self._unkept.items())
+        except StoreError as error:
+            detail = f"the versions of {len(self._unkept)} signed documents are not on disk: {error}"
+            remedy = (
+                "make room or mend the disk; until then a restarted agent may take older documents that are replayed"
+            )
+            self._store_fault = (Fault("versions_not_kept", str(self._store.file), detail, remedy),)
+        else:
+            self._unkept.clear()
+            self._store_fault = ()

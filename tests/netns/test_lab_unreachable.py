@@ -1,0 +1,147 @@
+"""What leads nowhere is told to whoever sends there, by real sockets in both families; and the gateway as a host."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+import pytest
+from lab.fixtures import SystemLab, running_lab
+from lab.substrates import over
+from lab.traffic import connect_error, exchange_tcp, ping, udp_socket
+from lab.waiting import until
+
+from controller_sim.namespaces import run_in
+
+TOPOLOGY = """\
+droplets:
+  h1: {address: 172.18.0.11/24}
+  h2: {address: 172.18.0.12/24}
+  h3: {address: 172.18.0.13/24}
+vpcs:
+  - {name: red, vni: 1001, cidr: [10.0.0.0/16, "fd10::/48"], dividers: [h3]}
+networks:
+  - {name: web, vpc: red, cidr: [10.0.1.0/24, "fd10:0:0:1::/64"], bouncers: [h2]}
+  - {name: db, vpc: red, cidr: [10.0.2.0/24, "fd10:0:0:2::/64"], bouncers: [h3]}
+endpoints:
+  - {name: web-1, network: web, droplet: h1}
+  - {name: web-2, network: web, droplet: h2}
+  - {name: web-3, network: web, droplet: h3}
+"""
+SENDERS = {"web-1": "elsewhere", "web-2": "on the bouncer", "web-3": "on the divider"}
+GATEWAYS = {4: "10.0.1.1", 6: "fd10:0:0:1::1"}
+FREE = {4: "10.0.1.200", 6: "fd10:0:0:1::c8"}
+"""An address of the own network that nobody has."""
+NOWHERE = [
+    ("another network's address that nobody has", {4: "10.0.2.200", 6: "fd10:0:0:2::c8"}, errno.EHOSTUNREACH),
+    ("an address of no network", {4: "10.0.9.9", 6: "fd10:0:0:9::9"}, errno.ENETUNREACH),
+    ("an address outside the VPC", {4: "192.0.2.77", 6: "2001:db8:77::1"}, errno.ENETUNREACH),
+]
+both_families = pytest.mark.parametrize("family", [4, 6])
+each_sender = pytest.mark.parametrize("sender", SENDERS, ids=SENDERS.values())
+
+
+@pytest.fixture(scope="module", params=["ipv4", "ipv6"])
+def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
+    with running_lab("nowhere", over(request.param, TOPOLOGY)) as lab:
+        yield lab
+
+
+@both_families
+@each_sender
+@pytest.mark.parametrize(("sentence", "addresses", "error"), NOWHERE, ids=[row[0] for row in NOWHERE])
+def test_a_connection_to_where_nothing_leads_fails_at_once(lab, sentence, addresses, error, sender, family):
+    assert connect_error(lab, sender, addresses[family]) == error, sentence
+
+
+@both_families
+@each_sender
+def test_a_connection_to_one_who_is_gone_fails_at_once_though_its_ethernet_address_is_known(lab, sender, family):
+    mac = "02:00:00:00:00:77"
+    lab.ip(lab.inside(sender), "neigh", "replace", FREE[family], "dev", "eth0", "lladdr", mac, "nud", "permanent")
+    assert connect_error(lab, sender, FREE[family]) == errno.EHOSTUNREACH
+    lab.ip(lab.inside(sender), "neigh", "del", FREE[family], "dev", "eth0")
+
+
+@both_families
+@each_sender
+def test_the_gateway_refuses_connections(lab, sender, family):
+    for port in (22, 80, 179):
+        assert connect_error(lab, sender, GATEWAYS[family], port) == errno.ECONNREFUSED
+
+
+@both_families
+def test_the_gateway_refuses_datagrams(lab, family):
+    with udp_socket(lab.inside("web-1"), lab.address("web-1", family)) as sender:
+        sender.connect((GATEWAYS[family], 53))
+        sender.send(b"who is there?")
+        with pytest.raises(ConnectionRefusedError):
+            sender.recv(100)
+
+
+@both_families
+def test_the_gateway_knows_no_other_protocol(lab, family):
+    """An unconnected raw socket hears of it by its error queue; the kernel counts what it heard in any case."""
+    before = lab.counters("h1")["gateway_refused"]
+    place = socket.AF_INET if family == 4 else socket.AF_INET6
+
+    def opened() -> socket.socket:
+        made = socket.socket(place, socket.SOCK_RAW, 47)
+        made.settimeout(10)
+        made.connect((GATEWAYS[family], 0))
+        return made
+
+    from controller_sim.namespaces import call_in
+
+    with call_in(lab.inside("web-1"), opened) as sender:
+        sender.send(bytes(16))
+        with pytest.raises(OSError, match=r"Protocol|not available") as caught:
+            sender.recv(100)
+        assert caught.value.errno in {errno.ENOPROTOOPT, errno.EPROTO}
+    assert lab.counters("h1")["gateway_refused"] == before + 1
+
+
+@both_families
+@pytest.mark.parametrize("size", [56, 1400, 4000, 9000, 30000])
+def test_the_gateway_answers_echoes_of_any_size(lab, family, size):
+    done = run_in(lab.inside("web-1"), ["ping", "-n", "-q", "-c", "3", "-i", "0.05", "-W", "5", "-s", str(size),
+                                        GATEWAYS[family]])  # fmt: skip
+    assert " 3 received" in done.stdout, done.stdout + done.stderr
+
+
+@both_families
+def test_a_flood_of_such_packets_is_told_a_bounded_number_of_times_and_disturbs_nobody(lab, family):
+    """Every packet ends once, told or dropped with its reason; a connection beside it goes on."""
+    before, kinds = lab.counters("h2"), ("unreachable_told_remote", "no_endpoint")
+    lab.ip(lab.inside("web-1"), "neigh", "replace", FREE[family], "dev", "eth0", "lladdr", "02:00:00:00:00:77",
+           "nud", "permanent")  # fmt: skip
+    with udp_socket(lab.inside("web-1"), lab.address("web-1", family)) as sender:
+        for _ in range(1000):
+            sender.sendto(b"flood", (FREE[family], 7109))
+    exchange_tcp(lab, "web-1", "web-2", 1 << 18, family)
+    until(lambda: sum(lab.counters("h2")[kind] - before[kind] for kind in kinds) >= 1000, "all to end", 10)
+    after = lab.counters("h2")
+    assert 50 <= after["unreachable_told_remote"] - before["unreachable_told_remote"] < 1000
+    assert after["no_endpoint"] > before["no_endpoint"]
+    lab.ip(lab.inside("web-1"), "neigh", "del", FREE[family], "dev", "eth0")
+
+
+def test_what_goes_to_many_never_crosses_the_wire(lab):
+    """A subnet's broadcast address, a group and everybody, by real sockets."""
+    before = lab.all_counters()
+    with udp_socket(lab.inside("web-1"), lab.address("web-1", 4)) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        for to in ("10.0.1.255", "255.255.255.255", "224.0.0.251", "10.0.2.255"):
+            sender.sendto(b"to all", (to, 7109))
+    with udp_socket(lab.inside("web-1"), "::") as sender:
+        index = lab.links(lab.inside("web-1"))["eth0"][0]
+        sender.sendto(b"to all", ("ff02::1", 7109, 0, index))
+    done = run_in(lab.inside("web-1"), ["ping", "-n", "-q", "-b", "-c", "2", "-i", "0.1", "-W", "1", "10.0.1.255"])
+    assert " 0 received" in done.stdout, done.stdout
+    until(lambda: lab.counters("h1")["multicast"] - before["h1"]["multicast"] >= 6, "their end on their own host", 10)
+    for host in ("h1", "h2"):
+        after = lab.counters(host)
+        for way in ("sent_to_bouncer", "sent_to_divider", "sent_direct", "unreachable_told_remote"):
+            assert after[way] - before[host][way] <= 1, f"{host}: {way}"
+    assert ping(lab, "web-1", lab.address("web-2", 4)) == 3

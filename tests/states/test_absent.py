@@ -1,0 +1,170 @@
+"""A document that the stream does not list stays until somebody removes it by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from agent_under_test import Agent, Stream, one_by_one
+from agent_worlds import LOCAL, ONE_BOUNCER, World, body, changed
+from test_sequences import deliver_whole, ends_like, in_a_folder, walk
+
+from agent.bus.documents import Delivery
+
+
+async def snapshot(agent: Agent, stream: Stream, lost: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    """Replay a stream that lost the messages of some documents."""
+    await agent.applier.begin_snapshot()
+    agent.told.clear()
+    for delivery in stream.replay():
+        if delivery.document not in lost:
+            await agent.deliver([delivery])
+    await agent.complete()
+
+
+def absent(agent: Agent) -> set[str]:
+    return set(agent.applier.desired.documents.absent)
+
+
+@pytest.mark.parametrize("lost", [{"a"}, {"b", "red"}, set(ONE_BOUNCER)], ids=["one", "some", "all"])
+def test_documents_that_a_snapshot_does_not_list_stay_and_are_told_as_absent(lost: set[str]) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, ["one bouncer"])
+        before, verdicts = agent.kernel.contents(), agent.verdicts()
+        agent.kernel.actions.clear()
+        await snapshot(agent, stream, lost)
+        assert agent.kernel.actions == []
+        assert agent.kernel.contents() == before
+        assert agent.verdicts() == verdicts
+        assert absent(agent) == lost
+        assert {name for name, verdict in agent.told.items() if verdict.absent} == lost
+        assert agent.told.keys() == verdicts.keys(), "every document is acknowledged again"
+
+    in_a_folder(scenario)
+
+
+def test_an_absent_document_outlives_a_restart_and_is_absent_again(tmp_path: Path) -> None:
+    async def scenario(_: Agent) -> None:
+        agent = Agent(tmp_path)
+        await agent.start()
+        await agent.complete()
+        stream = await walk(agent, ["one bouncer"])
+        before = agent.kernel.contents()
+        for _turn in range(2):
+            await snapshot(agent, stream, {"a"})
+            await agent.start()
+        await snapshot(agent, stream, {"a"})
+        assert agent.kernel.contents() == before
+        assert absent(agent) == {"a"}
+        agent.stop()
+
+    in_a_folder(scenario)
+
+
+def test_a_removal_message_removes_an_absent_document_whatever_its_revision() -> None:
+    """A stream that was made anew counts from 1."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, ["one bouncer"])
+        await snapshot(agent, stream, {"a"})
+        await agent.deliver([Delivery("a", 1, None)])
+        assert absent(agent) == set()
+        assert agent.told["a"].removed
+        assert "a" not in agent.kernel.veths
+        assert "a" not in agent.applier.desired.documents.names()
+
+    in_a_folder(scenario)
+
+
+def test_an_absent_document_that_is_published_again_is_absent_no_more_and_nothing_is_made_anew() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, ["one bouncer"])
+        before = agent.kernel.contents()
+        await snapshot(agent, stream, {"a"})
+        agent.kernel.actions.clear()
+        await deliver_whole(agent, [Delivery("a", 1, body(LOCAL))])
+        assert agent.kernel.actions == []
+        assert agent.kernel.contents() == before
+        assert absent(agent) == set()
+        assert (agent.told["a"].revision, agent.told["a"].absent) == (1, False)
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_a_sweep_removes_the_absent_documents_that_it_names_and_no_others() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, ["one bouncer"])
+        assert await agent.applier.sweep(["a"]) == ["a"], "it is not absent"
+        await snapshot(agent, stream, {"a", "b"})
+        before = agent.kernel.contents()
+        assert await agent.applier.sweep(["a", "red"]) == ["red"]
+        assert agent.kernel.contents() == before, "all or none"
+        assert await agent.applier.sweep(["a"]) == []
+        assert absent(agent) == {"b"}
+        assert agent.told["a"].removed
+        assert "a" not in agent.kernel.veths
+        await agent.applier.begin_snapshot()
+        assert await agent.applier.sweep(["b"]) == ["b"], "not before the snapshot is complete"
+
+    in_a_folder(scenario)
+
+
+def test_a_swept_document_that_is_published_again_comes_back() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, ["one bouncer"])
+        await snapshot(agent, stream, {"a"})
+        await agent.applier.sweep(["a"])
+        await agent.deliver([Delivery("a", stream.sequence + 1, body(LOCAL))])
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_a_snapshot_that_is_void_and_begins_again_lists_only_what_came_since(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, ["one bouncer"])
+        await agent.applier.begin_snapshot()
+        for delivery in stream.replay():
+            await agent.deliver([delivery])
+        await snapshot(agent, stream, {"a"})
+        assert absent(agent) == {"a"}
+
+    in_a_folder(scenario)
+
+
+async def reborn_without_disk(agent: Agent, folder: Path, world: World) -> Agent:
+    """Return an agent that finds another one's kernel, no documents on its disk, and this world in the stream."""
+    reborn, stream = Agent(folder, agent.kernel), Stream()
+    await reborn.start()
+    for batch in one_by_one(stream.lead_to(world)):
+        await reborn.deliver(batch)
+    await reborn.complete()
+    return reborn
+
+
+def test_what_nothing_explains_stays_when_neither_disk_nor_stream_tells_of_any_document(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        await walk(agent, ["one bouncer"])
+        before = agent.kernel.contents()
+        reborn = await reborn_without_disk(agent, tmp_path, {})
+        await reborn.applier.repair()
+        assert reborn.kernel.contents() == before
+        assert reborn.applier.unexplained > 0
+        assert await reborn.applier.sweep([], objects=True) == []
+        assert reborn.applier.unexplained == 0
+        assert reborn.kernel.veths == {}
+        reborn.stop()
+
+    in_a_folder(scenario)
+
+
+def test_what_nothing_explains_goes_when_the_snapshot_lists_documents(tmp_path: Path) -> None:
+    async def scenario(agent: Agent) -> None:
+        await walk(agent, ["one bouncer"])
+        reborn = await reborn_without_disk(agent, tmp_path, changed(ONE_BOUNCER, a=None))
+        assert reborn.applier.unexplained == 0
+        assert "a" not in reborn.kernel.veths
+        reborn.stop()
+
+    in_a_folder(scenario)

@@ -1,0 +1,451 @@
+"""What a real server does to a host's documents: paused, shared, restored, purged and misconfigured consumers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from bus_fixtures import (
+    Lines,
+    NatsServer,
+    Recorder,
+    User,
+    client_of,
+    make_consumer,
+    make_streams,
+    make_user,
+    publish_many,
+    running,
+    settings_of,
+    until,
+    user_block,
+)
+from nats.aio.client import Client
+from nats.js.api import ConsumerConfig, DeliverPolicy, ReplayPolicy
+
+from agent.bus import Bus
+from agent.bus.check import BusCheck, check_servers
+from protocol import codec, permissions, streams, subjects
+from protocol.acknowledgements import Acknowledgement, State
+from protocol.status import AgentState, DocumentCounts, ObjectCounts, Status
+
+NEVER = b'{"pause_until":"2099-01-01T00:00:00Z"}'
+SIX = {f"d{number}": b"1" for number in range(6)}
+PURGE_BY_SUBJECT = f"$JS.API.STREAM.PURGE.{streams.CONFIG_STREAM}"
+
+
+class Host:
+    """One agent's end of the bus, with what it was given and what it reported."""
+
+    def __init__(self, server: NatsServer, user: User | None = None, boot: str = "") -> None:
+        self.recorder, self.lines = Recorder(), Lines()
+        self.bus = Bus("h1", settings_of(server, user), self.recorder, self.lines.log, self.lines.report, boot)
+
+    @property
+    def kinds(self) -> set[str]:
+        return {fault.kind for fault in self.lines.faults.standing()}
+
+
+@contextlib.asynccontextmanager
+async def host_of(server: NatsServer, user: User | None = None, boot: str = "") -> AsyncIterator[Host]:
+    host = Host(server, user, boot)
+    async with running(host.bus):
+        yield host
+
+
+async def pause(client: Client, body: bytes = NEVER) -> None:
+    answer = await client.request(f"$JS.API.CONSUMER.PAUSE.{streams.CONFIG_STREAM}.h1", body, timeout=10)
+    assert "error" not in json.loads(answer.data)
+
+
+async def purge(client: Client, document: str | None) -> None:
+    """Delete messages without a word to anybody: one document's, or all."""
+    wanted = {"filter": subjects.config("h1", document)} if document else {}
+    answer = await client.request(PURGE_BY_SUBJECT, json.dumps(wanted).encode(), timeout=10)
+    assert json.loads(answer.data)["success"]
+
+
+async def replace_consumer(client: Client, config: ConsumerConfig) -> None:
+    await client.jetstream().delete_consumer(streams.CONFIG_STREAM, "h1")
+    await client.jetstream().add_consumer(streams.CONFIG_STREAM, config)
+
+
+def consumer_config(**changes: object) -> ConsumerConfig:
+    return ConsumerConfig(**{"durable_name": "h1", "filter_subject": subjects.config_of("h1"), **changes})
+
+
+async def check(server: NatsServer, user: User | None = None) -> BusCheck:
+    return (await check_servers("h1", settings_of(server, user)))[0]
+
+
+async def test_a_paused_consumer_keeps_the_snapshot_open_and_says_what_waits(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+        await pause(client)
+        async with host_of(server) as host:
+            await until(lambda: host.lines.standing("snapshot_incomplete"))
+            fault = host.lines.standing("snapshot_incomplete")
+            assert fault is not None
+            assert "6 documents are pending and not delivered" in fault.detail
+            assert "paused until 2099" in fault.detail
+            assert fault.subject == "DROPLET_CONFIG/h1"
+            found = await check(server)
+            assert not found.ok
+            assert "6 documents are pending and not delivered: the consumer is paused" in found.detail
+            await asyncio.sleep(5)  # more than two idle heartbeats
+            assert (host.recorder.begun, host.recorder.completed, host.recorder.deliveries) == (1, 0, [])
+            await pause(client, b"{}")
+            await until(lambda: host.recorder.completed == 1)
+            assert host.recorder.documents == SIX
+            await until(lambda: not host.kinds)
+            assert (await check(server)).ok
+
+
+async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.bus.reading.CALM_LOOK", 1.0)
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+        async with host_of(server) as host:
+            await until(lambda: host.recorder.completed == 1)
+            await pause(client)
+            await until(lambda: host.kinds == {"consumer_paused"})
+            await publish_many(client, "h1", {"late": b"1"})
+            await until(lambda: host.kinds == {"documents_waiting"})
+            fault = host.lines.standing("documents_waiting")
+            assert fault is not None
+            assert "1 document is pending and not delivered" in fault.detail
+            await pause(client, b"{}")
+            await until(lambda: host.recorder.documents.get("late") == b"1")
+            await until(lambda: not host.kinds)
+            assert (host.recorder.begun, host.recorder.completed) == (1, 1)
+
+
+async def test_messages_that_are_deleted_or_superseded_during_the_snapshot_do_not_hold_it_up(
+    server: NatsServer,
+) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+        await pause(client)
+        async with host_of(server) as host:
+            await until(lambda: host.lines.standing("snapshot_incomplete"))
+            await purge(client, "d5")
+            await purge(client, "d0")
+            await publish_many(client, "h1", {"d1": b"2"})
+            await pause(client, b"{}")
+            await until(lambda: host.recorder.completed == 1)
+            assert host.recorder.documents == {"d1": b"2", "d2": b"1", "d3": b"1", "d4": b"1"}
+            await purge(client, "d4")
+
+
+async def test_a_snapshot_whose_messages_are_all_deleted_meanwhile_completes(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+        await pause(client)
+        async with host_of(server) as host:
+            await until(lambda: host.lines.standing("snapshot_incomplete"))
+            await purge(client, None)
+            await until(lambda: host.recorder.completed == 1)
+            assert host.recorder.documents == {}
+            await until(lambda: host.kinds == {"consumer_paused"})
+
+
+async def test_two_agents_with_one_name_say_so_lose_nothing_and_recover(server: NatsServer) -> None:
+    """Both read one consumer: what one gets the other one misses, and neither may take that for the whole."""
+    documents = {f"d{number}": b"1" for number in range(50)}
+
+    def status(boot: str) -> bytes:
+        counts = (DocumentCounts(), ObjectCounts())
+        return codec.encode(Status("h1", "1", boot, 0.0, 0.0, AgentState.IN_SYNC, 0, "", *counts))
+
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", documents)
+        async with host_of(server, boot="one") as first:
+            await until(lambda: first.recorder.completed == 1)
+            async with host_of(server, boot="two") as second:
+                newest: dict[str, bytes] = {}
+                for turn in range(20):
+                    newest = {f"d{number}": b"turn %d" % turn for number in range(50)}
+                    await publish_many(client, "h1", newest)
+                    first.bus.publish(subjects.status("h1"), status("one"))
+                    second.bus.publish(subjects.status("h1"), status("two"))
+                    await asyncio.sleep(0.1)
+                for host in (first, second):
+                    await until(lambda host=host: "consumer_shared" in host.kinds)
+            await until(lambda: first.recorder.documents == newest, 40)
+            await publish_many(client, "h1", {"d7": b"after"})
+            await until(lambda: first.recorder.documents["d7"] == b"after", 40)
+            await until(lambda: not first.kinds, 60)
+            assert first.recorder.completed == first.recorder.begun
+            assert all(count == 50 for count in first.recorder.at_complete), "no snapshot was complete without all"
+
+
+async def test_somebody_who_pulls_by_hand_is_noticed_and_nothing_is_missed(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        async with host_of(server) as host:
+            await until(lambda: host.recorder.completed == 1)
+            for turn in range(6):
+                thief = client.request(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', timeout=5)
+                task = asyncio.create_task(thief)
+                await asyncio.sleep(0.05)
+                await publish_many(client, "h1", {f"d{turn}-{number}": b"1" for number in range(10)})
+                await asyncio.gather(task, return_exceptions=True)
+            await until(lambda: host.lines.began("consumer_shared") > 0)
+            await until(lambda: len(host.recorder.documents) == 60)
+            assert (host.recorder.begun, host.recorder.completed) == (1, 1)
+
+
+@contextlib.contextmanager
+def restored_from_a_backup(server: NatsServer, backup: Path) -> Iterator[None]:
+    """Kill the server, put an older store in place of its own, and start it."""
+    server.kill()
+    shutil.rmtree(server.folder / "store")
+    shutil.copytree(backup, server.folder / "store")
+    yield
+    server.start()
+
+
+@pytest.mark.parametrize("published", [0, 2, 5, 8], ids="{} new messages".format)
+async def test_a_server_restored_from_a_backup_begins_a_new_snapshot(
+    server: NatsServer, tmp_path: Path, published: int
+) -> None:
+    """New messages have the sequences of those that were lost, or greater ones."""
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+    async with host_of(server) as host:
+        await until(lambda: host.recorder.completed == 1)
+        server.kill()
+        shutil.copytree(server.folder / "store", tmp_path / "backup")
+        server.start()
+        async with client_of(server) as client:
+            await publish_many(client, "h1", {f"lost{number}": b"1" for number in range(5)})
+        await until(lambda: len(host.recorder.documents) == 11)
+        with restored_from_a_backup(server, tmp_path / "backup"):
+            pass
+        async with client_of(server) as client:
+            bodies = {f"after{number}": b"1" for number in range(published)}
+            if bodies:
+                await publish_many(client, "h1", bodies)
+            await until(lambda: host.recorder.completed == 2)
+            await until(lambda: all(host.recorder.documents.get(name) == b"1" for name in bodies))
+            if bodies:
+                revision = await publish_many(client, "h1", {"d0": b"newer"})
+                await until(lambda: host.recorder.documents["d0"] == b"newer")
+                assert host.recorder.deliveries[-1].revision == revision
+
+
+async def test_a_restart_of_the_server_is_no_new_snapshot(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+    async with host_of(server) as host:
+        await until(lambda: host.recorder.completed == 1)
+        server.kill()
+        server.start()
+        async with client_of(server) as client:
+            await publish_many(client, "h1", {"d5": b"2"})
+            await until(lambda: host.recorder.documents["d5"] == b"2")
+        assert (host.recorder.begun, host.recorder.completed) == (1, 1)
+
+
+async def test_messages_purged_while_the_agent_is_away_are_a_new_snapshot_without_them(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+    async with host_of(server) as host:
+        await until(lambda: host.recorder.completed == 1)
+        server.kill()
+        server.start()
+        async with client_of(server) as client:
+            await purge(client, None)
+        await until(lambda: host.recorder.completed >= 1 and host.bus.connected)
+        server.kill()
+        server.start()
+        await until(lambda: host.recorder.completed == 2)
+        assert len(host.recorder.deliveries) == 6, "nothing was delivered as removed"
+
+
+BROKEN = {
+    "last_per_subject": (consumer_config(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT), "deliver_policy"),
+    "new": (consumer_config(deliver_policy=DeliverPolicy.NEW), "deliver_policy"),
+    "headers_only": (consumer_config(headers_only=True), "headers_only"),
+    "another host's filter": (consumer_config(filter_subject=subjects.config_of("h2")), "its filter is"),
+    "no filter": (consumer_config(filter_subject=None), "its filter is"),
+    "a part of the filter": (consumer_config(filter_subject=subjects.config("h1", "d1")), "its filter is"),
+    "original replay": (consumer_config(replay_policy=ReplayPolicy.ORIGINAL), "replay_policy"),
+    "push": (consumer_config(deliver_subject="somewhere.else"), "deliver_subject"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_a_consumer_that_cannot_be_used_is_told_and_every_revision_is_judged_again(
+    server: NatsServer, kind: str
+) -> None:
+    config, reason = BROKEN[kind]
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+        async with host_of(server) as host:
+            await until(lambda: host.recorder.completed == 1)
+            await replace_consumer(client, config)
+            await until(lambda: host.kinds == {"consumer_unusable"})
+            fault = host.lines.standing("consumer_unusable")
+            assert fault is not None
+            assert reason in fault.detail
+            found = await check(server)
+            assert not found.ok
+            assert reason in found.detail
+            assert len(host.recorder.deliveries) == 6, "nothing came of it"
+            await replace_consumer(client, consumer_config(max_ack_pending=4096))
+            await until(lambda: host.recorder.completed == 2)
+            assert [delivery.revision for delivery in host.recorder.deliveries[6:]] == [1, 2, 3, 4, 5, 6]
+            assert host.recorder.documents == SIX
+            await until(lambda: not host.kinds)
+
+
+@pytest.mark.parametrize("change", [{"headers_only": True}, {"filter_subject": subjects.config_of("h2")}])
+async def test_a_consumer_that_is_changed_in_place_is_noticed(
+    server: NatsServer, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.bus.reading.CALM_LOOK", 1.0)
+    usual = {"ack_wait": 2, "max_ack_pending": 4096}
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+        async with host_of(server) as host:
+            await until(lambda: host.recorder.completed == 1)
+            await client.jetstream().add_consumer(streams.CONFIG_STREAM, consumer_config(**usual, **change))
+            await publish_many(client, "h1", {"d1": b"2"})
+            await until(lambda: host.kinds == {"consumer_unusable"})
+            assert host.recorder.documents == SIX
+            await client.jetstream().add_consumer(streams.CONFIG_STREAM, consumer_config(**usual))
+            await until(lambda: host.recorder.documents["d1"] == b"2")
+            await until(lambda: not host.kinds)
+
+
+async def test_a_consumer_that_takes_no_request_of_this_size_is_unusable(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+        await client.jetstream().delete_consumer(streams.CONFIG_STREAM, "h1")
+        config = {
+            "durable_name": "h1",
+            "filter_subject": subjects.config_of("h1"),
+            "ack_policy": "explicit",
+            "deliver_policy": "all",
+            "max_batch": 10,
+        }
+        body = json.dumps({"stream_name": streams.CONFIG_STREAM, "config": config}).encode()
+        subject = f"$JS.API.CONSUMER.DURABLE.CREATE.{streams.CONFIG_STREAM}.h1"
+        assert "error" not in json.loads((await client.request(subject, body, timeout=10)).data)
+        async with host_of(server) as host:
+            await until(lambda: host.kinds == {"consumer_unusable"})
+            fault = host.lines.standing("consumer_unusable")
+            assert fault is not None
+            assert "Exceeded MaxRequestBatch of 10" in fault.detail
+            assert host.recorder.completed == 0
+            await replace_consumer(client, consumer_config(max_ack_pending=4096))
+            await until(lambda: host.recorder.completed == 1)
+            await until(lambda: not host.kinds)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["consumer", "stream"])
+async def test_a_deleted_consumer_or_stream_removes_nothing_and_is_named(server: NatsServer, stream: bool) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+        async with host_of(server) as host:
+            await until(lambda: host.recorder.completed == 1)
+            if stream:
+                await client.jetstream().delete_stream(streams.CONFIG_STREAM)
+                await client.jetstream().delete_stream(streams.ACK_STREAM)
+            else:
+                await client.jetstream().delete_consumer(streams.CONFIG_STREAM, "h1")
+            await until(lambda: "consumer_missing" in host.kinds)
+            fault = host.lines.standing("consumer_missing")
+            assert fault is not None
+            assert fault.detail == ("stream not found" if stream else "consumer not found")
+            assert not (await check(server)).ok
+            assert fault.detail in (await check(server)).detail
+            if stream:
+                await make_streams(client)
+            else:
+                await make_consumer(client, "h1")
+            await until(lambda: host.recorder.completed == 2)
+            await until(lambda: not host.kinds)
+            assert len(host.recorder.deliveries) == (6 if stream else 12)
+            assert host.recorder.documents == SIX
+
+
+@pytest.mark.parametrize("name", ["UPPER", "a.b.c.d.e.f.g.h.i", "with:colon"])
+async def test_a_subject_that_can_be_no_documents_is_an_event_and_a_fault_while_it_stands(
+    server: NatsServer, name: str
+) -> None:
+    subject = subjects.config("h1", name)
+    async with client_of(server) as client:
+        await make_streams(client)
+        heard = await client.subscribe(subjects.event("h1", "refused_subject"))
+        await publish_many(client, "h1", SIX)
+        async with host_of(server) as host:
+            await until(lambda: host.recorder.completed == 1)
+            await publish_many(client, "h1", {name: b"1", "good": b"1"})
+            await until(lambda: host.recorder.documents.get("good"))
+            await until(lambda: host.kinds == {"refused_subject"})
+            assert host.lines.faults.standing()[0].subject == subject
+            event = codec.decode((await heard.next_msg(timeout=10)).data, dict)
+            assert (event["kind"], event["detail"]) == ("refused_subject", [subject])
+            await client.jetstream().publish(subject, b"", headers=streams.DELETE_HEADERS)
+            await until(lambda: not host.kinds)
+
+
+async def test_a_permission_that_is_missing_is_named_with_its_subject(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    controller, host_user = make_user(tmp_path, "controller"), make_user(tmp_path, "h1")
+    allowed = permissions.of_host("h1")
+    left = tuple(one for one in allowed.publish if ".ack." not in one and one != streams.info_subject("h1"))
+    less = permissions.Permissions(left, allowed.subscribe)
+    server.users = [user_block(controller, permissions.of_controller()), user_block(host_user, less)]
+    server.start()
+    try:
+        async with client_of(server, controller, permissions.CONTROLLER_INBOX) as client:
+            await make_streams(client)
+            found = await check(server, host_user)
+            assert not found.ok
+            assert f"publish to {streams.info_subject('h1')}" in found.detail
+            async with host_of(server, host_user) as host:
+                await until(lambda: host.recorder.completed == 1)
+                host.bus.acknowledge(Acknowledgement("d1", 1, State.REALIZED, 1.0))
+                await until(lambda: host.kinds == {"permission_violation"})
+                fault = host.lines.standing("permission_violation")
+                assert fault is not None
+                assert fault.subject == subjects.ack("h1", "d1")
+                assert f"publish to {subjects.ack('h1', 'd1')}" in fault.detail
+    finally:
+        server.stop()
+
+
+async def test_a_check_disturbs_no_agent_that_runs(server: NatsServer) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        await publish_many(client, "h1", SIX)
+        async with host_of(server) as host:
+            await until(lambda: host.recorder.completed == 1)
+            for turn in range(5):
+                assert (await check(server)).ok
+                await publish_many(client, "h1", {"d1": b"%d" % turn})
+            await until(lambda: host.recorder.documents["d1"] == b"4")
+            assert host.lines.began("consumer_shared") == 0
+            assert not host.kinds
