@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
+from agent.bound_processes import BoundProcesses
 from agent.bus.documents import Delivery
 from agent.comparing import compare, prove
-from agent.core.actions import Action, Failure
+from agent.core.actions import Action, EnsureVeth, Failure
 from agent.core.blame import apart_from, blame, is_removal, told
-from agent.core.comparison import Comparison
+from agent.core.comparison import Comparison, Suspects
 from agent.core.desired import Desired
 from agent.core.faults import ReportFaults
 from agent.core.layout import MapName
@@ -28,12 +29,14 @@ from agent.core.observed import Observed
 from agent.core.paths import NOTHING_KNOWN, KnownPaths, down_at_start
 from agent.core.peers import senders
 from agent.core.places import places_of
-from agent.core.plan import additions, describe, plan_change, removes_veths
+from agent.core.plan import additions, describe, plan_all, plan_change, plan_comparison, removes_veths
 from agent.core.realize import IFINDEX_BASE, Realization
 from agent.core.registry import Verdict
+from agent.core.remedies import Step
 from agent.core.world import Here, World
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
+from agent.datapath.told import in_words
 from agent.settings import Settings
 from agent.store import Kept, Store, StoreError, not_saved
 from agent.substrate import Substrate, TellPeers, here_of
@@ -100,6 +103,7 @@ class Applier:
         self._tell = tell
         self._tell_repair = tell_repair
         self._log = log
+        self._processes = BoundProcesses(kernel.bindings, store, log)
         self._lock = asyncio.Lock()
         self._comparing = asyncio.Lock()
         """Held by a comparison that goes on while documents are settled; it is taken before `_lock`."""
@@ -113,6 +117,10 @@ class Applier:
         self._calls = 0
         self._remains: dict[str, Realization] = {}
         self._postponed: set[str] = set()
+        self._waiting: dict[str, set[str]] = {}
+        """The documents of which the kernel refused an endpoint, by its namespace as they spell it."""
+        self.waiting_changed = asyncio.Event()
+        """Set when `waiting_for` returns something else than before; whoever waits clears it."""
         self._under_way = False
         self._unkept: set[str] = set()
         self._inherited: frozenset[bytes] = frozenset()
@@ -135,6 +143,7 @@ class Applier:
             self._kernel.tend(observed)
             self._inherited = frozenset(observed.maps[MapName.DROPLETS])
             kept = self._store.load()
+            self._processes.restore(kept)
             self._informed = bool(kept)
             self._found = here_of(self._settings, observed.uplinks, self._kernel.features)
             self.desired = remembered(self._found, observed, kept, self._known)
@@ -243,7 +252,10 @@ class Applier:
                 await self._mend(comparison)
 
     def _tell_unreadable(self, error: Exception) -> None:
-        self.unreadable = str(error)
+        if isinstance(error, OSError):
+            self.unreadable = in_words(error, Step.READ, "this host's interfaces")
+        else:
+            self.unreadable = str(error)
         remedy = "mend what is named; nothing is changed in the kernel until it can be read"
         self._report("kernel", [Fault("kernel_unreadable", self._settings.host, self.unreadable, remedy)])
 
@@ -255,6 +267,9 @@ class Applier:
             self._tell_unreadable(error)
             return
         self.unreadable = ""
+        if self.in_sync:
+            claims = self.desired.documents.claims
+            self._processes.forget_unless(lambda endpoint: claims.owner("endpoint", endpoint) is not None)
         self._report("kernel", [])
         failing = self._asked_for_by(self.desired.documents.failing())
         if not actions and not self.desired.documents.failing():
@@ -293,6 +308,33 @@ class Applier:
         if self.desired.documents.failing():
             await self.repair()
 
+    def waiting_for(self) -> set[str]:
+        """Return the namespaces in which the kernel refused an endpoint."""
+        return set(self._waiting)
+
+    def namespaces(self) -> set[str]:
+        """Return the namespaces in which endpoints are wanted."""
+        return {veth.namespace for veth in self.desired.veths.values()}
+
+    async def namespaces_appeared(self, appeared: Collection[str]) -> None:
+        """Try what was refused in some namespaces, and mend what is wanted there: they may be new under their names."""
+        async with self._lock:
+            documents = self.desired.documents
+            documents.retry(set().union(*(self._waiting.get(one, ()) for one in appeared)))
+            await self._settle(set())
+            veths = {id_: veth for id_, veth in self.desired.veths.items() if veth.namespace in appeared}
+            namespaces = {id_: veth.namespace for id_, veth in veths.items()}
+            observed = await self._kernel.look_up(Suspects({}, veths.keys()), namespaces)
+            found = plan_all([Realization(veths=veths)], observed)
+            actions: list[Action] = [action for action in found if isinstance(action, EnsureVeth)]
+            if not actions:
+                return
+            failing = self._asked_for_by(documents.failing())
+            owners = {documents.claims.owner("endpoint", id_) for id_ in veths}
+            failures = await self._execute(actions, unknown=documents.entries.keys() - owners)
+            refused = [failure.action for failure in failures]
+            self._tell_mended([one for one in apart_from(actions, failing) if one not in refused])
+
     async def retry_now(self) -> None:
         """Try again at once: what stood in the way of a document is gone, or may be."""
         self._calls = self.patience = 1
@@ -326,7 +368,7 @@ class Applier:
     async def _compare(self) -> list[Action]:
         """Return what would make the kernel hold what is wanted, and nothing else of ours; the lock is held."""
         comparison = await compare(self._kernel, self.desired)
-        return plan_change(*comparison.difference())
+        return plan_comparison(comparison)
 
     async def _compare_meanwhile(self) -> Comparison:
         """Compare while documents are settled. What that finds, `_proven` must prove."""
@@ -424,12 +466,33 @@ class Applier:
         for name in names & refused.keys():
             documents.fail(name, refused[name])
         self._unkept |= documents.confirm(names - refused.keys())
+        self._note_waiting(failures)
         self._unkept |= {name for name in names if documents.entries[name].removed}
         self._keep()
 
+    def _note_waiting(self, failures: Iterable[Failure]) -> None:
+        """Take in the namespaces in which endpoints were refused, and forget those of documents that fail no more."""
+        before, documents = self.waiting_for(), self.desired.documents
+        for failure in failures:
+            if isinstance(failure.action, EnsureVeth):
+                veth = failure.action.veth
+                owner = documents.claims.owner("endpoint", veth.endpoint)
+                self._waiting.setdefault(veth.namespace, set()).update({owner} if owner is not None else ())
+        still = {one: {name for name in names if self._fails(name)} for one, names in self._waiting.items()}
+        self._waiting = {one: names for one, names in still.items() if names}
+        if self.waiting_for() != before:
+            self.waiting_changed.set()
+
+    def _fails(self, name: str) -> bool:
+        entry = self.desired.documents.entries.get(name)
+        return entry is not None and bool(entry.failures)
+
     def _keep(self) -> None:
-        """Write what is good to the store. A store that cannot be written is told, and stops nothing."""
-        if not self._unkept:
+        """Write what is good to the store. A store that cannot be written is told, and stops nothing.
+
+        A document that is kept without its bindings would be bound to no process after a restart: they come first.
+        """
+        if not self._processes.keep() or not self._unkept:
             return
         entries = self.desired.documents.entries
         good = {name: entries[name].good for name in self._unkept if name in entries}

@@ -10,6 +10,7 @@ import signal
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,7 @@ from agent.core.shortening import first_lines
 from agent.core.world import World
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.maps import MapSizes
+from agent.datapath.namespace_watch import NamespaceWatch
 from agent.datapath.xdp import AttachMode
 from agent.faults import FaultReporter
 from agent.loop_errors import LoopErrors
@@ -148,6 +150,7 @@ class Daemon:
             asyncio.create_task(self._every(interval.observe, self._applier.repair), name="repair"),
             asyncio.create_task(self._every(interval.retry, self._applier.retry), name="retry"),
             asyncio.create_task(self._follow_uplinks(), name="uplinks"),
+            asyncio.create_task(self._follow_namespaces(), name="namespaces"),
             asyncio.create_task(self._follow_freed_names(), name="freed names"),
             asyncio.create_task(self._announcer.run(), name="announcer"),
         ]
@@ -224,6 +227,26 @@ class Daemon:
             changed.clear()
             await self._try(self._applier.repair)
             await asyncio.sleep(UPLINK_PAUSE)
+
+    async def _follow_namespaces(self) -> None:
+        """Try at once, and not at the next turn, what waits for a namespace that appears."""
+        applier = self._applier
+        with contextlib.closing(NamespaceWatch(applier.namespaces)) as watch:
+            waiting = asyncio.create_task(applier.waiting_changed.wait())
+            appeared = asyncio.create_task(watch.wait())
+            try:
+                while True:
+                    await asyncio.wait((waiting, appeared), return_when=asyncio.FIRST_COMPLETED)
+                    if waiting.done():
+                        applier.waiting_changed.clear()
+                        watch.set_waiting(applier.waiting_for())
+                        waiting = asyncio.create_task(applier.waiting_changed.wait())
+                    if appeared.done():
+                        await self._try(partial(applier.namespaces_appeared, appeared.result()))
+                        appeared = asyncio.create_task(watch.wait())
+            finally:
+                waiting.cancel()
+                appeared.cancel()
 
     async def _follow_freed_names(self) -> None:
         """Try documents again as soon as an interface gives up the name that an endpoint here is to have."""

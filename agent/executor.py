@@ -25,10 +25,11 @@ from agent.core.actions import (
 )
 from agent.core.layout import DIRECT_PATH, MapName
 from agent.core.refusals import Refusals
+from agent.core.remedies import explain, step_of
 from agent.datapath.links import Links
 from agent.datapath.maps import Map, Refused
 from agent.datapath.threads import in_thread
-from agent.datapath.told import ToldError
+from agent.datapath.told import in_words
 from agent.datapath.transit import Transit
 
 AT_ONCE = 4096
@@ -37,19 +38,6 @@ AT_ONCE = 4096
 _T = TypeVar("_T")
 
 log = structlog.get_logger()
-
-WAYS_OUT = {
-    errno.E2BIG: "the map is full: raise its size in the settings and start the agent with new maps",
-    errno.ENOSPC: "the map is full: raise its size in the settings and start the agent with new maps",
-    errno.ENOMEM: "the kernel has no memory left for it: free memory on the host",
-    errno.EPERM: "the agent may not do this: it needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN",
-    errno.ENOENT: "it does not exist: create it, and the agent tries again",
-    errno.EINVAL: "the kernel finds the request wrong for this object",
-    errno.EEXIST: "it belongs to someone else: remove or rename it, and the agent tries again",
-    errno.EBUSY: "it is in use by someone else: free it, and the agent tries again",
-    errno.ENODEV: "the interface is not there: bring it back, and the agent tries again",
-    errno.EOPNOTSUPP: "the kernel or the driver of the interface cannot do this",
-}
 
 
 class Executor:
@@ -131,20 +119,12 @@ def object_of(action: Action) -> str:
             return f"transit XDP on the interface with ifindex {ifindex}"
 
 
-def _message(number: int, detail: str) -> str:
-    way_out = WAYS_OUT.get(number)
-    return f"{detail}; {way_out}" if way_out else detail
-
-
 def _failure(action: Action, error: OSError) -> Failure:
-    number = error.errno or errno.EIO
-    detail = error.strerror or str(error)
-    if error.filename is not None:
-        detail = f"{detail}: {error.filename}"
-    message = detail if isinstance(error, ToldError) else _message(number, detail)
-    return Failure(action, number, object_of(action), message)
+    message = in_words(error, step_of(action), object_of(action))
+    return Failure(action, error.errno or errno.EIO, object_of(action), message)
 
 
 def _refused(action: Action, refused: Refused) -> Failure:
     detail = f"{os.strerror(refused.errno)} for {len(refused.keys)} entries"
-    return Failure(action, refused.errno, object_of(action), _message(refused.errno, detail), refused.keys)
+    message = explain(step_of(action), refused.errno, detail, object_of(action))
+    return Failure(action, refused.errno, object_of(action), message, refused.keys)

@@ -1,4 +1,4 @@
-"""What a host goes by when it starts: the last good revision of every document, and what was known of its paths.
+"""What a host goes by when it starts: the last good documents, the processes that they meant, and its paths.
 
 One SQLite file in write-ahead mode. A document is written only after the kernel took it whole; the bus is told only
 then. Signatures are checked when a message arrives and not again here: the file belongs to root alone, and whoever can
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.core.bindings import Binding, Process
 from protocol.status import Fault
 
 FILE = "documents.sqlite"
@@ -84,6 +85,10 @@ class Store:
             "down INTEGER NOT NULL, carries INTEGER, PRIMARY KEY (source, peer)) WITHOUT ROWID"
         )
         self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS bindings (endpoint TEXT PRIMARY KEY, meant TEXT NOT NULL, boot TEXT NOT NULL, "
+            "started INTEGER NOT NULL, device INTEGER NOT NULL, inode INTEGER NOT NULL) WITHOUT ROWID"
+        )
+        self._connection.execute(
             "CREATE TABLE IF NOT EXISTS versions "
             "(name TEXT PRIMARY KEY, version INTEGER NOT NULL, removed INTEGER NOT NULL) WITHOUT ROWID"
         )
@@ -117,6 +122,19 @@ class Store:
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?)", paths)
             connection.executemany("DELETE FROM paths WHERE source = ? AND peer = ?", gone)
+
+    def load_bindings(self) -> dict[str, Binding]:
+        """Return the process that each endpoint was bound to, by endpoint."""
+        rows = self._connection.execute("SELECT endpoint, meant, boot, started, device, inode FROM bindings")
+        return {endpoint: Binding(meant, Process(*process)) for endpoint, meant, *process in rows}
+
+    def keep_bindings(self, bindings: Mapping[str, Binding | None]) -> None:
+        """Write some bindings and drop those that are None, as `keep` does with documents."""
+        bound = [(one, it.meant, *it.process) for one, it in bindings.items() if it is not None and it.process]
+        gone = bindings.keys() - {row[0] for row in bound}
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO bindings VALUES (?, ?, ?, ?, ?, ?)", bound)
+            connection.executemany("DELETE FROM bindings WHERE endpoint = ?", ((one,) for one in gone))
 
     def load_versions(self) -> dict[str, int]:
         """Return the version of each signed document that was taken, and of the last ones that were removed."""

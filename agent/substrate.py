@@ -14,9 +14,11 @@ from agent.core.features import Features
 from agent.core.layout import unmapped
 from agent.core.next_hops import Peer
 from agent.core.peers import peers
+from agent.core.remedies import Step
 from agent.core.uplinks import Uplink
 from agent.core.world import Here, World
 from agent.datapath.kernel import Kernel
+from agent.datapath.told import in_words
 from agent.settings import Settings
 from protocol.documents import Droplet
 
@@ -72,7 +74,8 @@ class Substrate:
                     failures += await self._kernel.executor.run([attach])
             except OSError as error:
                 names = _names(world.here.uplinks, carrier)
-                failures.append(Failure(attach, error.errno or errno.EIO, f"interface {names}", str(error)))
+                message = in_words(error, Step.ATTACH_PROGRAM, f"transit XDP to interface {names}")
+                failures.append(Failure(attach, error.errno or errno.EIO, f"interface {names}", message))
         return failures
 
     def follow(self, world: World, inherited: Iterable[bytes]) -> None:

@@ -37,7 +37,7 @@ class Signal(Enum):
 
     CARRY_ON = auto()
     IDLE = auto()
-    """There was nothing to deliver for a heartbeat's time."""
+    """Nothing was delivered for a heartbeat's time, whether or not there is anything to deliver."""
     CONSUMER_GONE = auto()
     """The consumer or its stream is not there (any more)."""
     REFUSED = auto()

@@ -167,10 +167,11 @@ class Reading:
         """Return the answer of a consumer that can be used, however long it takes until there is one."""
         wait = FIRST_WAIT
         while True:
-            info = await self._ask(
-                streams.reset_subject(self._host), reset_request(self._documents.reset_to), consumer_is_there=False
-            )
-            self._out_of_use = await self._why_out_of_use(info)
+            info = await self._ask(streams.reset_subject(self._host), reset_request(self._documents.reset_to))
+            out_of_use = await self._why_out_of_use(info)
+            if self._connection.lost.is_set():
+                raise ConnectionError("the connection was lost")
+            self._out_of_use = out_of_use
             if info is not None and self._out_of_use is None:
                 if self._documents.is_known(info.created) or self._documents.reset_to == 1:
                     return info
@@ -181,13 +182,11 @@ class Reading:
             await asyncio.sleep(wait)
             wait = min(wait * 2, LONGEST_WAIT)
 
-    async def _ask(self, subject: str, body: bytes = b"", *, consumer_is_there: bool) -> ConsumerInfo | None:
+    async def _ask(self, subject: str, body: bytes = b"") -> ConsumerInfo | None:
         """Ask the server about the consumer; None when nothing answers, as to a reset of one that is not there."""
         try:
             answer = await self._connection.request(subject, body, timeout=API_TIMEOUT)
         except (NatsError, TimeoutError):
-            if consumer_is_there:
-                self._log.warning("consumer_info_unanswered", subject=subject)
             return None
         return parse_consumer_info(answer.data)
 
@@ -199,7 +198,7 @@ class Reading:
             return self._unusable(reasons) if reasons else None
         if info is not None and info.error is not None:
             refusal = info.error.description
-        told = await self._ask(streams.info_subject(self._host), consumer_is_there=False)
+        told = await self._ask(streams.info_subject(self._host))
         if told is None:
             return consumer.consumer_missing(self._host, refusal)
         if told.error is not None:
@@ -295,9 +294,12 @@ class Reading:
 
     async def _look_at_consumer(self) -> None:
         """Ask the server what the consumer is and has to deliver: silence says nothing of that."""
-        info = await self._ask(streams.info_subject(self._host), consumer_is_there=True)
-        if info is None or self._round.messages:
-            self._look.later(time.monotonic(), calm=True)
+        info = await self._ask(streams.info_subject(self._host))
+        if self._round.messages:
+            return
+        if info is None:
+            self._note_pause(ConsumerInfo(), self._documents.waiting, silent=True)
+            self._look.again(time.monotonic(), calm=not self._documents.waiting)
             return
         if info.error is not None:
             self._out_of_use = consumer.consumer_missing(self._host, info.error.description)

@@ -5,7 +5,7 @@ Owns the vocabulary only. `plan.py` writes actions, `agent/executor.py` carries 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from agent.core.layout import MapName
@@ -19,6 +19,7 @@ class Veth:
     decimal digits. Addresses are text with a prefix length; MACs are 6 bytes. `mtu` is that of the endpoint's side.
     The host side's is larger, as large as the tenant could make the endpoint's: the kernel drops a frame that is longer
     than the receiving side's MTU without a word (net/core/dev.c: is_skb_forwardable), and the program is to answer it.
+    `revision` is the document's where a process id names the namespace, which each revision says anew; else 0.
     """
 
     endpoint: str
@@ -30,6 +31,7 @@ class Veth:
     mtu: int
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,13 @@ class DeleteEntries:
 
 @dataclass(frozen=True, slots=True)
 class EnsureVeth:
-    """Create the pair, or mend it where it differs, and attach the transit agent to its host side."""
+    """Create the pair, or mend it where it differs, and attach the transit agent to its host side.
+
+    `differs` says in words what was seen to differ, for people: empty where nothing was looked at.
+    """
 
     veth: Veth
+    differs: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

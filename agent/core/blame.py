@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable
 
 from agent.core.actions import (
@@ -16,6 +15,7 @@ from agent.core.actions import (
     PutEntries,
 )
 from agent.core.realize import Realization
+from agent.core.remedies import errno_name
 from protocol.acknowledgements import KernelFailure
 
 
@@ -72,5 +72,4 @@ def apart_from(actions: Iterable[Action], wanted: Realization) -> list[Action]:
 
 def told(failure: Failure) -> KernelFailure:
     """Return a refusal as an acknowledgement tells it."""
-    name = errno.errorcode.get(failure.errno, str(failure.errno))
-    return KernelFailure(failure.errno, name, failure.object, failure.message)
+    return KernelFailure(failure.errno, errno_name(failure.errno), failure.object, failure.message)

@@ -6,13 +6,15 @@ between two pieces; if that may have changed anything, it looks at the few suspe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from agent.core.actions import Veth
 from agent.core.layout import MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.offloads import in_words, wrong_offloads
 from agent.core.realize import Realization
+from protocol.addresses import format_mac
 
 
 class Suspects(NamedTuple):
@@ -30,6 +32,8 @@ class Comparison:
         self.observed = observed
         self.wanted: dict[str, Realization] = {}
         """What is not in the kernel as it should be, by document."""
+        self.differs: dict[str, tuple[str, ...]] = {}
+        """What of endpoints' interfaces is not as it should be, in words."""
         self._found = Realization()
         """What is in the place of what is wanted."""
         self._strange_veths = dict(observed.veths)
@@ -45,8 +49,10 @@ class Comparison:
                 self._found.map(map_name).update((k, have) for k, _, have in differing if have is not None)
         for id_, veth in part.veths.items():
             seen = self._strange_veths.pop(id_, None)
-            if seen is not None and is_right(seen, veth):
+            differs = tuple(differences(seen, veth)) if seen is not None else ()
+            if seen is not None and not differs:
                 continue
+            self.differs[id_] = differs
             self._of(name).veths[id_] = veth
             if seen is not None:
                 self._found.veths[id_] = _as_planned(seen)
@@ -113,25 +119,45 @@ def _as_planned(seen: ObservedVeth) -> Veth:
 
 
 def is_right(seen: ObservedVeth, wanted: Veth) -> bool:
-    """Say whether a veth needs no mending. What a tenant adds on its own side is the tenant's affair.
+    """Say whether a veth needs no mending: see `differences`."""
+    return next(differences(seen, wanted), None) is None
+
+
+def differences(seen: ObservedVeth, wanted: Veth) -> Iterator[str]:
+    """Yield in words what of a veth is not as it should be. What a tenant adds on its own side is the tenant's affair.
 
     A peer that could not be read is taken for right: an unreadable namespace is no reason to change anything.
     """
-    return (
-        seen.complete
-        and seen.up
-        and seen.transit_agent
-        and (seen.ifname, seen.ifindex) == (wanted.ifname, wanted.ifindex)
-        and seen.mtu >= max(wanted.mtu, seen.peer.longest if seen.peer else 0)
-        and (not seen.peer_known or _is_right_peer(seen.peer, wanted))
-    )
+    if not seen.complete:
+        yield "its mark is missing"
+    if not seen.up:
+        yield f"{seen.ifname} is down"
+    if not seen.transit_agent:
+        yield f"{seen.ifname} does not run the transit agent as it should"
+    if (seen.ifname, seen.ifindex) != (wanted.ifname, wanted.ifindex):
+        yield f"the host side is {seen.ifname} (ifindex {seen.ifindex})"
+    if seen.mtu < max(wanted.mtu, seen.peer.longest if seen.peer else 0):
+        yield f"the MTU of {seen.ifname} is {seen.mtu}"
+    if seen.peer_known:
+        yield from _peer_differences(seen.peer, wanted)
 
 
-def _is_right_peer(peer: ObservedPeer | None, wanted: Veth) -> bool:
-    return (
-        peer is not None
-        and peer.up
-        and (peer.name, peer.mac, peer.mtu) == (wanted.peer_name, wanted.peer_mac, wanted.mtu)
-        and set(wanted.addresses) <= set(peer.addresses)
-        and set(wanted.gateways) <= set(peer.gateways)
-    )
+def _peer_differences(peer: ObservedPeer | None, wanted: Veth) -> Iterator[str]:
+    name = wanted.peer_name
+    if peer is None:
+        yield f"{name} is not in namespace {wanted.namespace}"
+        return
+    if not peer.up:
+        yield f"{name} is down"
+    if peer.name != name:
+        yield f"{name} is named {peer.name}"
+    if peer.mac != wanted.peer_mac:
+        yield f"the Ethernet address of {name} is {format_mac(peer.mac)}"
+    if peer.mtu != wanted.mtu:
+        yield f"the MTU of {name} is {peer.mtu}"
+    if missing := sorted(set(wanted.addresses).difference(peer.addresses)):
+        yield f"{name} lacks address {', '.join(missing)}"
+    if missing := sorted(set(wanted.gateways).difference(peer.gateways)):
+        yield f"{name} lacks the default route by {', '.join(missing)}"
+    for offload, on in wrong_offloads(peer.offloads).items():
+        yield f"{in_words(offload, not on)} at {name}"

@@ -87,12 +87,12 @@ class Desired:
                 part = change.before
                 if held is not before:
                     part = change.left[name] = Realization()
-                realize(settlement.document(before), self.world, part)
+                realize(settlement.document(before), self.world, part, before.revision)
                 change.before.add(part)
                 if self.documents.entries[name].doubtful:
-                    realize(settlement.document(before), self.world, doubtful)
+                    realize(settlement.document(before), self.world, doubtful, before.revision)
             if held is not None:
-                realize(settlement.document(held), settlement.world, change.after)
+                realize(settlement.document(held), settlement.world, change.after, held.revision)
             if held is not before:
                 change.adopted.add(name)
         # Droplets of several documents may lie on one interface: it is theirs together.
@@ -148,13 +148,13 @@ class Desired:
             return
         for piece in pieces(held.document()):
             result = Realization()
-            realize(piece, world, result)
+            realize(piece, world, result, held.revision)
             yield result
 
     def realization(self, held: Held) -> Realization:
         """Return what one document in force asks for."""
         result = Realization()
-        realize(held.document(), self.world, result)
+        realize(held.document(), self.world, result, held.revision)
         return result
 
 

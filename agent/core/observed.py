@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.core.layout import MapName
+from agent.core.offloads import Offload
 from agent.core.uplinks import Uplink
 
 
@@ -35,7 +36,11 @@ class ObservedVeth:
 
 @dataclass(frozen=True, slots=True)
 class ObservedPeer:
-    """The endpoint's side: what the tenant's namespace shows. `longest` is the MTU that the tenant can set there."""
+    """The endpoint's side: what the tenant's namespace shows.
+
+    `longest` is the MTU that the tenant can set there. `offloads` are those that `agent.core.offloads` has a rule for,
+    by the kernel's names.
+    """
 
     name: str
     mac: bytes
@@ -44,6 +49,7 @@ class ObservedPeer:
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
     longest: int = 0
+    offloads: Mapping[str, Offload] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from agent.core.actions import (
     Action,
@@ -31,8 +32,10 @@ _AFTER_VETHS = (MapName.INTERFACES, MapName.ENDPOINTS)
 _EMPTY: Mapping[bytes, bytes] = {}
 
 
-def plan_change(before: Realization, after: Realization) -> list[Action]:
-    """Return the way from one realization of some documents to another."""
+def plan_change(
+    before: Realization, after: Realization, differs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> list[Action]:
+    """Return the way from one realization of some documents to another; `differs`: see `EnsureVeth`, by endpoint."""
     in_the_way = _in_the_way(before.veths, after.veths)
     gone = {id_: veth for id_, veth in before.veths.items() if id_ not in after.veths and id_ not in in_the_way}
     changed = [veth for id_, veth in after.veths.items() if before.veths.get(id_) != veth]
@@ -47,7 +50,7 @@ def plan_change(before: Realization, after: Realization) -> list[Action]:
         *(DeleteVeth(id_, before.veths[id_].ifindex) for id_ in sorted(in_the_way)),
         *_puts(_BEFORE_VETHS, after.entries, before.entries),
         *_attach(before.transit, after.transit),
-        *(EnsureVeth(veth) for veth in sorted(changed, key=lambda veth: veth.endpoint)),
+        *(EnsureVeth(one, differs.get(one.endpoint, ())) for one in sorted(changed, key=lambda veth: veth.endpoint)),
         *_puts(_AFTER_VETHS, after.entries, before.entries),
         *_forget_direct(before, after),
         *_deletes(_AFTER_VETHS, before.entries, after.entries),
@@ -78,7 +81,12 @@ def plan_all(wanted: Iterable[Realization], observed: Observed) -> list[Action]:
     comparison = Comparison(replace(observed, maps={name: dict(entries) for name, entries in observed.maps.items()}))
     for part in wanted:
         comparison.take("", part)
-    return plan_change(*comparison.difference())
+    return plan_comparison(comparison)
+
+
+def plan_comparison(comparison: Comparison) -> list[Action]:
+    """Return what mends all that a comparison found. Nothing may be compared after it."""
+    return plan_change(*comparison.difference(), comparison.differs)
 
 
 def additions(actions: Iterable[Action]) -> list[Action]:
@@ -156,6 +164,8 @@ def describe(action: Action) -> str:
             return f"put {len(entries)} of {name}"
         case DeleteEntries(name, keys):
             return f"delete {len(keys)} of {name}"
+        case EnsureVeth(veth, differs) if differs:
+            return f"mend veth {veth.endpoint}: {'; '.join(differs)}"
         case EnsureVeth(veth):
             mac = format_mac(veth.peer_mac)
             where = f"{veth.peer_name} in {veth.namespace}"

@@ -10,6 +10,7 @@ from hashlib import blake2s
 from msgspec.structs import replace
 
 from agent.core.actions import Veth
+from agent.core.bindings import is_of_process
 from agent.core.features import family_of
 from agent.core.layout import (
     DROPLET,
@@ -81,8 +82,8 @@ def host_number(host: str) -> int:
     return int.from_bytes(blake2s(host.encode(), digest_size=4).digest())
 
 
-def realize(document: Document, world: World, into: Realization) -> None:
-    """Add what one document asks for. Every reference of it must resolve in `world`."""
+def realize(document: Document, world: World, into: Realization, revision: int = 0) -> None:
+    """Add what one revision of a document asks for. Every reference of it must resolve in `world`."""
     for droplet in document.droplets:
         _realize_droplet(droplet, world, into)
     for vpc in document.vpcs:
@@ -90,7 +91,7 @@ def realize(document: Document, world: World, into: Realization) -> None:
     for network in document.networks:
         _realize_network(network, world, into)
     if document.endpoints:
-        _realize_endpoints(document.endpoints, world, into)
+        _realize_endpoints(document.endpoints, world, into, revision)
 
 
 def pieces(document: Document) -> Iterator[Document]:
@@ -152,7 +153,7 @@ def _realize_network(network: Network, world: World, into: Realization) -> None:
         )
 
 
-def _realize_endpoints(endpoints: tuple[Endpoint, ...], world: World, into: Realization) -> None:
+def _realize_endpoints(endpoints: tuple[Endpoint, ...], world: World, into: Realization, revision: int) -> None:
     """Pack the map entries of many endpoints: what it looks up, it looks up once per network and droplet."""
     networks = {id_: world.networks[id_] for id_ in {e.network for e in endpoints}}
     starts = {id_: U32.pack(world.vpcs[network.vpc].vni) for id_, network in networks.items()}
@@ -167,7 +168,7 @@ def _realize_endpoints(endpoints: tuple[Endpoint, ...], world: World, into: Real
         if endpoint.droplet in here:
             ifindex = IFINDEX_BASE + world.slots[endpoint.id]
             mtu = max(here[endpoint.droplet], least_mtu(endpoint.addresses))  # less where it stands on a narrow uplink
-            _realize_local(endpoint, ifindex, mtu, world, into)
+            into.veths[endpoint.id] = _realize_local(endpoint, ifindex, mtu, world, into, revision)
         mac = macs[6 * index : 6 * index + 6]
         value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
         for text in endpoint.addresses:
@@ -185,7 +186,7 @@ def _mtu(droplet: Droplet, world: World) -> int:
     return endpoint_mtu(_uplink(droplet, world).mtu, family_of(parse_address(droplet.address)))
 
 
-def _realize_local(endpoint: Endpoint, ifindex: int, mtu: int, world: World, into: Realization) -> None:
+def _realize_local(endpoint: Endpoint, ifindex: int, mtu: int, world: World, into: Realization, revision: int) -> Veth:
     assert endpoint.attachment is not None, "judged before"
     network = world.networks[endpoint.network]
     packed = [parse_address(text) for text in endpoint.addresses]
@@ -201,7 +202,7 @@ def _realize_local(endpoint: Endpoint, ifindex: int, mtu: int, world: World, int
     )
     prefixes = {len(cidr.address): cidr.prefix for cidr in map(parse_cidr, network.cidrs)}
     families = {len(address) for address in packed}
-    into.veths[endpoint.id] = Veth(
+    return Veth(
         endpoint=endpoint.id,
         ifname=host_ifname(world.here.instance, endpoint.id),
         ifindex=ifindex,
@@ -211,6 +212,7 @@ def _realize_local(endpoint: Endpoint, ifindex: int, mtu: int, world: World, int
         mtu=mtu,
         addresses=tuple(f"{format_address(address)}/{prefixes[len(address)]}" for address in packed),
         gateways=tuple(format_address(gateway) for gateway in gateways(network) if len(gateway) in families),
+        revision=revision if is_of_process(endpoint.attachment.namespace) else 0,
     )
 
 

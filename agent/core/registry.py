@@ -22,6 +22,10 @@ MOST_BLOCKED = 32
 until the name is seen to be free."""
 
 
+_ONE_STREAM = 1 << 64
+"""More than any revision: claims of different streams are dated apart by it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
     """One revision of a document that decodes. The body is kept; its objects are decoded again when they are needed."""
@@ -97,6 +101,7 @@ class Registry:
         self.claims = Claims()
         self.absent: set[str] = set()
         """Documents that the last complete snapshot did not list, and that no message removed."""
+        self._replays = 0
         self._touched: dict[str, Document | None] = {}
         self._interested: dict[Reference, set[str]] = {}
         self._blocked: set[str] = set()
@@ -125,7 +130,8 @@ class Registry:
             self.refuse(name, revision, tuple(error.errors))
         else:
             held = Held(revision, body, needs(document), bool(provides(document)), len(document.endpoints))
-            self._claim(Claim(name, revision if since is None else since), document, held.needs)
+            dated = self._replays * _ONE_STREAM + revision if since is None else since
+            self._claim(Claim(name, dated), document, held.needs)
             self._supersede(name, entry, revision, held, document)
         return True
 
@@ -168,7 +174,11 @@ class Registry:
         return True
 
     def begin_replay(self) -> None:
-        """Prepare for every document to come again, perhaps from a stream that was made anew and counts from 1."""
+        """Prepare for every document to come again, perhaps from a stream that was made anew and counts from 1.
+
+        What is claimed from here on is younger than all claims before, whatever its revision.
+        """
+        self._replays += 1
         for entry in self.entries.values():
             entry.newest = 0
 

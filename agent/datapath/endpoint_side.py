@@ -9,16 +9,19 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
 from agent.core.actions import Veth
 from agent.core.observed import ObservedPeer
+from agent.core.offloads import Offload
+from agent.core.remedies import Step
 from agent.datapath.interface_query import RT_TABLE_MAIN, Address, DefaultRoute, InterfaceQuery
 from agent.datapath.namespaces import open_sockets_in
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.offloads import set_endpoint_offloads
+from agent.datapath.told import doing
 
 IFF_UP = 1
 RTNH_F_ONLINK = 4
@@ -47,23 +50,21 @@ class EndpointSide:
         self._query.close()
         self._control.close()
 
-    async def read(self, link: Message) -> ObservedPeer:
-        """Read what the namespace shows of one link; OSError (ETIMEDOUT) when that takes too long."""
-        index = int(link["index"])
-        gateways = {route.gateway for route in await self._query.default_routes(index)}
-        return _as_observed(link, await self._addresses(index), tuple(sorted(gateways)))
-
     async def mend(self, link: Message, wanted: Veth) -> None:
         """Make the interface as wanted; OSError when the kernel refuses a part."""
-        index = int(link["index"])
+        index, subject = int(link["index"]), f"interface {wanted.peer_name} in namespace {wanted.namespace}"
         if attribute(link, "IFLA_IFNAME") != wanted.peer_name:
-            await self.netlink.request("link", "set", index=index, state="down", ifname=wanted.peer_name)
+            with doing(Step.CHANGE_LINK, subject):
+                await self.netlink.request("link", "set", index=index, state="down", ifname=wanted.peer_name)
             link = await self._present(index)
-        found = await self._addresses(index)
-        await self._mend_link(index, _as_observed(link, found, ()), wanted)
-        set_endpoint_offloads(self._control, wanted.peer_name)
-        await self._mend_addresses(index, found, wanted.addresses)
-        await self._mend_gateways(index, wanted.gateways)
+        with doing(Step.READ, subject):
+            found = await self._addresses(index)
+        with doing(Step.CHANGE_LINK, subject):
+            await self._mend_link(index, as_observed(link, found, (), {}), wanted)
+        with doing(Step.SET_OFFLOADS, subject):
+            set_endpoint_offloads(self._control, wanted.peer_name)
+        await self._mend_addresses(index, found, wanted)
+        await self._mend_gateways(index, wanted)
 
     async def _present(self, index: int) -> Message:
         link = await self.netlink.link(index=index)
@@ -86,26 +87,28 @@ class EndpointSide:
             await self.netlink.request("link", "set", index=1, state="up")
 
     async def _addresses(self, index: int) -> tuple[str, ...]:
-        found = await self._query.addresses(index)
-        return _in_order(address for address in found if not address.is_link_local)
+        return tenant_addresses(await self._query.addresses(index))
 
-    async def _mend_addresses(self, index: int, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    async def _mend_addresses(self, index: int, found: tuple[str, ...], veth: Veth) -> None:
         """Add what is missing. Only then does the rest go: it was ours before, or the tenant must add it anew.
 
         With the first IPv4 address of a subnet the kernel removes all others of that subnet, which may be the new ones:
         these are added once more (`promote_secondaries` is the tenant's setting).
         """
-        wanted = canonical_addresses(wanted)
+        wanted, where = canonical_addresses(veth.addresses), f"{veth.peer_name} in namespace {veth.namespace}"
         missing = [address for address in wanted if address not in found]
         for address in missing:
-            await self._change_address("add", index, address)
+            with doing(Step.ADD_ADDRESS, f"{address} to {where}"):
+                await self._change_address("add", index, address)
         unwanted = [address for address in found if address not in wanted] if missing else []
         for address in unwanted:
-            await self._change_address("del", index, address)
+            with doing(Step.REMOVE_ADDRESS, f"{address} from {where}"):
+                await self._change_address("del", index, address)
         left = await self._addresses(index) if unwanted else wanted
         for address in wanted:
             if address not in left:
-                await self._change_address("add", index, address)
+                with doing(Step.ADD_ADDRESS, f"{address} to {where}"):
+                    await self._change_address("add", index, address)
 
     async def _change_address(self, command: str, index: int, text: str) -> None:
         interface = ipaddress.ip_interface(text)
@@ -118,15 +121,18 @@ class EndpointSide:
             if error.errno != (errno.EEXIST if command == "add" else errno.EADDRNOTAVAIL):
                 raise
 
-    async def _mend_gateways(self, index: int, wanted: tuple[str, ...]) -> None:
-        texts = {str(ipaddress.ip_address(gateway)) for gateway in wanted}
-        found = await self._query.default_routes(index)
+    async def _mend_gateways(self, index: int, veth: Veth) -> None:
+        texts = {str(ipaddress.ip_address(gateway)) for gateway in veth.gateways}
+        with doing(Step.READ, f"the routes of {veth.peer_name} in namespace {veth.namespace}"):
+            found = await self._query.default_routes(index)
         missing = sorted(texts - {route.gateway for route in found})
         for route in found if missing else ():
             if route.gateway not in texts:
-                await self._remove_default(index, route)
+                with doing(Step.REMOVE_ROUTE, f"by {route.gateway} in namespace {veth.namespace}"):
+                    await self._remove_default(index, route)
         for gateway in missing:
-            await self._add_default(index, gateway)
+            with doing(Step.ADD_ROUTE, f"by {gateway} in namespace {veth.namespace}"):
+                await self._add_default(index, gateway)
 
     async def _add_default(self, index: int, gateway: str) -> None:
         options = _default_options(index, gateway)
@@ -146,7 +152,15 @@ class EndpointSide:
                 raise
 
 
-def _as_observed(link: Message, addresses: tuple[str, ...], gateways: tuple[str, ...]) -> ObservedPeer:
+def tenant_addresses(found: Iterable[Address]) -> tuple[str, ...]:
+    """Return an interface's addresses without the link-local ones, which are the kernel's."""
+    return _in_order(address for address in found if not address.is_link_local)
+
+
+def as_observed(
+    link: Message, addresses: tuple[str, ...], gateways: tuple[str, ...], offloads: Mapping[str, Offload]
+) -> ObservedPeer:
+    """Return what messages and answers say of an endpoint's side."""
     return ObservedPeer(
         name=str(attribute(link, "IFLA_IFNAME")),
         mac=bytes.fromhex(str(attribute(link, "IFLA_ADDRESS")).replace(":", "")),
@@ -155,6 +169,7 @@ def _as_observed(link: Message, addresses: tuple[str, ...], gateways: tuple[str,
         addresses=addresses,
         gateways=gateways,
         longest=int(attribute(link, "IFLA_MAX_MTU") or 0),
+        offloads=offloads,
     )
 
 

@@ -1,4 +1,4 @@
-"""Asks one namespace for one interface's addresses and default routes, and takes a limited time over it.
+"""Asks one namespace for its links, one interface's addresses and default routes, and takes a limited time over it.
 
 A tenant may have 100,000 of each: the kernel picks what belongs to the interface (NETLINK_GET_STRICT_CHK, Linux 4.20),
 only the header is looked at of a route that is not wanted, and other tasks run in between. Formats: rtnetlink(7).
@@ -15,12 +15,15 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from agent.datapath.link_query import ATTRIBUTE, HEADER, NLM_F_REQUEST, NLMSG_ERROR, find_attribute
+from agent.datapath.link_messages import decoded_link, link_question
+from agent.datapath.link_query import ATTRIBUTE, HEADER, NLM_F_REQUEST, NLMSG_ERROR, RTM_GETLINK, find_attribute
 from agent.datapath.namespaces import SOL_NETLINK
+from agent.datapath.netlink import Message
 
 NETLINK_GET_STRICT_CHK = 12
 NLM_F_DUMP, NLM_F_DUMP_INTR = 0x300, 0x10
-NLMSG_DONE, RTM_GETADDR, RTM_GETROUTE = 3, 22, 26
+NLMSG_DONE, RTM_GETADDR, RTM_GETROUTE, RTM_GETNSID = 3, 22, 26, 90
+NETNSA_NSID, NETNSA_FD, NO_NSID = 1, 3, (None, -1)
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 4, 5, 6
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
@@ -28,13 +31,18 @@ ATTEMPTS = 3
 SECONDS = 0.5
 """Time for one question; a namespace that has more to tell is not known."""
 CHUNK = 1 << 15
+LONGEST = 1 << 16
+"""Of an answer about one link; the kernel's own limit is less."""
 
 _ADDRESS = struct.Struct("=BBBBI")
 """struct ifaddrmsg { u8 family; u8 prefixlen; u8 flags; u8 scope; u32 index }."""
+_GENERAL = struct.Struct("=B3x")
+"""struct rtgenmsg { u8 family }, padded to where its attributes begin."""
 _ROUTE = struct.Struct("=BBBBBBBBI")
 """struct rtmsg { u8 family, dst_len, src_len, tos, table, protocol, scope, type; u32 flags }."""
 _U32_ATTRIBUTE = struct.Struct("=HHI")
 _U32 = struct.Struct("=I")
+_S32 = struct.Struct("=i")
 _NO_TABLE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
 """What the kernel answers where a family has no main table yet, or the host has no such family."""
 
@@ -78,6 +86,43 @@ class InterfaceQuery:
             found += await self._ask(RTM_GETROUTE, question, _default_route, absent=_NO_TABLE)
         return found
 
+    async def links(self, attempts: int, pause: float) -> list[Message]:
+        """Return all links, as `link_messages` reads them; OSError (EAGAIN) when they changed at every attempt."""
+        for attempt in range(attempts):
+            await asyncio.sleep(attempt * pause)
+            if (found := await self._dump(RTM_GETLINK, link_question(0), decoded_link, ())) is not None:
+                return found
+        raise OSError(errno.EAGAIN, "the kernel's links changed during every attempt to read them")
+
+    async def link(self, index: int) -> Message | None:
+        """Return the link with an index, None when there is none."""
+        try:
+            return decoded_link(await self._one(RTM_GETLINK, link_question(index)))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+
+    async def namespace_id(self, descriptor: int) -> int | None:
+        """Return the id by which this socket's namespace knows another one, as `Netlink.namespace_id` does."""
+        question = _GENERAL.pack(socket.AF_UNSPEC) + _U32_ATTRIBUTE.pack(_U32_ATTRIBUTE.size, NETNSA_FD, descriptor)
+        found = find_attribute((await self._one(RTM_GETNSID, question))[_GENERAL.size :], NETNSA_NSID)
+        number = _S32.unpack(found)[0] if found else None
+        return None if number in NO_NSID else number
+
+    async def _one(self, kind: int, question: bytes) -> bytes:
+        """Return the body of the one answer to a question."""
+        self._send(kind, NLM_F_REQUEST, question)
+        for type_, _, body in _messages(await asyncio.get_running_loop().sock_recv(self._socket, LONGEST)):
+            if type_ == NLMSG_ERROR:
+                _raise_unless((), body)
+            return body
+        raise OSError(errno.EIO, "the kernel's answer is empty")
+
+    def _send(self, kind: int, flags: int, question: bytes) -> None:
+        self._sequence += 1
+        self._socket.send(HEADER.pack(HEADER.size + len(question), kind, flags, self._sequence, 0) + question)
+
     async def _ask(self, kind: int, question: bytes, decode: _Decode[_T], absent: tuple[int, ...] = ()) -> list[_T]:
         try:
             async with asyncio.timeout(SECONDS):
@@ -91,9 +136,7 @@ class InterfaceQuery:
 
     async def _dump(self, kind: int, question: bytes, decode: _Decode[_T], absent: tuple[int, ...]) -> list[_T] | None:
         """Return what the answers' bodies are decoded to, without None; None when the tables changed meanwhile."""
-        self._sequence += 1
-        length = HEADER.size + len(question)
-        self._socket.send(HEADER.pack(length, kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + question)
+        self._send(kind, NLM_F_REQUEST | NLM_F_DUMP, question)
         loop = asyncio.get_running_loop()
         found: list[_T] = []
         interrupted = False

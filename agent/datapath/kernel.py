@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from agent.core.bindings import Bindings
 from agent.core.comparison import Suspects
 from agent.core.features import Features
 from agent.core.layout import U32, MapName
@@ -103,7 +104,9 @@ class Kernel(Readings):
         map_ids = [one.info.id for one in maps.values()]
         self.modes = AttachModes(config.attach_mode)
         """How the programs are to run, as far as the uplinks can do it."""
-        self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, self.modes))
+        self.bindings = Bindings()
+        """The processes that stand for endpoints' namespaces."""
+        self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, self.modes), self.bindings)
         descriptors = {name.value: one.descriptor for name, one in maps.items()}
         self.transit = Transit(
             netlink,
@@ -134,7 +137,7 @@ class Kernel(Readings):
     async def open(cls, config: KernelConfig) -> Kernel:
         """Compile where needed, open or make maps and programs. Attaches nothing, and changes no traffic.
 
-        Raises CompileError, VerifierError, LayoutMismatchError, or OSError (ENODEV: no such interface; EPERM).
+        Raises CompileError, LayoutMismatchError, ToldError (with the verifier's log), or OSError (ENODEV, EPERM).
         """
         ensure_bpffs(config.bpffs)
         with contextlib.ExitStack() as undo:

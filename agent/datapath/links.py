@@ -12,13 +12,15 @@ import re
 from dataclasses import dataclass
 
 from agent.core.actions import Veth
+from agent.core.bindings import Bindings, by_revision
 from agent.core.realize import host_ifname
+from agent.core.remedies import Step
 from agent.datapath.attach_modes import AttachModes
 from agent.datapath.endpoint_side import IFF_UP, EndpointSide
-from agent.datapath.namespaces import opened_namespace
+from agent.datapath.namespaces import Place, opened_place
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.taken_names import TakenNames
-from agent.datapath.told import ToldError
+from agent.datapath.told import ToldError, doing
 from agent.datapath.xdp import Ownership, Program, attach, change_mode
 
 NAME_FORM = re.compile(r"dp[0-9a-f]{12}")
@@ -64,26 +66,32 @@ def is_unfinished(link: Message) -> bool:
 class Links:
     """Makes, mends and removes the pairs of one instance, in the namespace of its netlink socket."""
 
-    def __init__(self, netlink: Netlink, instance: str, transit_agent: TransitAgent) -> None:
+    def __init__(
+        self, netlink: Netlink, instance: str, transit_agent: TransitAgent, bindings: Bindings | None = None
+    ) -> None:
         self._netlink = netlink
         self._instance = instance
         self._transit_agent = transit_agent
+        self._bindings = bindings if bindings is not None else Bindings()
         self.taken = TakenNames()
         """Interfaces of others that have the names of our endpoints'."""
 
     async def ensure_veth(self, wanted: Veth) -> None:
         """Make the pair, or mend what differs; OSError with the object in words when the kernel refuses.
 
-        ENOENT: no such namespace. EEXIST: the ifindex, the name or the peer's name is another's.
+        ENOENT: no such namespace. EEXIST: the ifindex, the name or the peer's name is another's. ESTALE: the process
+        that stands for the namespace is not the one that the document meant.
         """
-        with opened_namespace(wanted.namespace) as namespace:
+        with opened_place(wanted.namespace) as place:
+            namespace = place.descriptor
             async with EndpointSide(namespace) as inside:
+                await self._bind(wanted, place, inside)
                 host = await self._own_side(wanted)
                 peer = None
                 if host is not None:
                     peer = await find_peer(self._netlink, host, namespace, inside)
                 if host is not None and peer is None:
-                    await self._netlink.request("link", "del", index=host["index"])
+                    await self._delete(int(host["index"]), wanted.ifname)
                 await self._refuse_taken_name(namespace, inside, peer, wanted)
                 if host is None or peer is None:
                     host, peer = await self._create(wanted, namespace, inside)
@@ -91,6 +99,35 @@ class Links:
                 await inside.mend(peer, wanted)
                 await self._widen(inside, int(peer["index"]), wanted)
                 await self._finish(host, wanted)
+
+    async def _bind(self, wanted: Veth, place: Place, inside: EndpointSide) -> None:
+        """Remember the process that stands for the namespace; ToldError (ESTALE) when it is not the one that was meant.
+
+        Where an earlier agent left none to remember, the pair itself says so: it is still there, in that namespace.
+        """
+        if place.process is None:
+            return
+        meant = place.link or by_revision(wanted.revision)
+        host = await self._netlink.link(index=wanted.ifindex)
+        trusted = (
+            self._bindings.is_unknown(wanted.endpoint, meant)
+            and host is not None
+            and self._is_ours(host, wanted)
+            and await find_peer(self._netlink, host, place.descriptor, inside) is not None
+        )
+        fault = "" if trusted else self._bindings.fault(wanted.endpoint, meant, place.process)
+        if fault:
+            what = "make the link again" if place.link else "publish the document again, with the process id of now"
+            message = (
+                f"{fault}: nothing was attached. When the container runs, {what}; a named namespace (/run/netns) "
+                "does not have this problem"
+            )
+            raise ToldError(errno.ESTALE, message, wanted.namespace)
+        self._bindings.bind(wanted.endpoint, meant, place.process)
+
+    async def _delete(self, index: int, name: str) -> None:
+        with doing(Step.DELETE_PAIR, f"interface {name}"):
+            await self._netlink.request("link", "del", index=index)
 
     async def delete_veth(self, endpoint: str, ifindex: int) -> None:
         """Remove an endpoint's pair; absence is no error, an interface without our mark is (EPERM).
@@ -106,7 +143,7 @@ class Links:
             message = f"interface {name} does not carry the mark of endpoint {endpoint}: it is left alone"
             raise ToldError(errno.EPERM, message)
         try:
-            await self._netlink.request("link", "del", index=ifindex)
+            await self._delete(ifindex, name)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -139,14 +176,20 @@ class Links:
         by_index = await self._netlink.link(index=wanted.ifindex)
         if by_index is not None and not self._is_ours(by_index, wanted):
             holder = attribute(by_index, "IFLA_IFNAME")
-            raise OSError(
-                errno.EEXIST, f"interface index {wanted.ifindex} is held by {holder}, which is not this endpoint's"
+            message = (
+                f"interface index {wanted.ifindex} is held by {holder}, which is not this endpoint's: remove that "
+                "interface; the agent tries again by itself"
             )
+            raise ToldError(errno.EEXIST, message)
         by_name = await self._netlink.link(ifname=wanted.ifname)
         if by_name is not None and by_name["index"] != wanted.ifindex:
             if not self._is_ours(by_name, wanted):
-                raise OSError(errno.EEXIST, f"interface {wanted.ifname} exists and does not carry our mark")
-            await self._netlink.request("link", "del", index=by_name["index"])
+                message = (
+                    f"interface {wanted.ifname} exists and does not carry our mark: remove or rename it; the agent "
+                    "tries again by itself"
+                )
+                raise ToldError(errno.EEXIST, message)
+            await self._delete(int(by_name["index"]), wanted.ifname)
         return by_index
 
     async def _refuse_taken_name(
@@ -173,9 +216,10 @@ class Links:
             "address": wanted.peer_mac.hex(":"),
             "mtu": wanted.mtu,
         }
-        await self._netlink.request(
-            "link", "add", kind="veth", ifname=wanted.ifname, index=wanted.ifindex, mtu=wanted.mtu, peer=peer
-        )
+        with doing(Step.CREATE_PAIR, f"{wanted.ifname} and {_inside(wanted)}"):
+            await self._netlink.request(
+                "link", "add", kind="veth", ifname=wanted.ifname, index=wanted.ifindex, mtu=wanted.mtu, peer=peer
+            )
         host = await self._netlink.link(index=wanted.ifindex)
         made = await inside.netlink.link(ifname=wanted.peer_name)
         if host is None or made is None or not is_veth(host):
@@ -188,13 +232,16 @@ class Links:
             changes["ifname"] = wanted.ifname
         if attribute(host, "IFLA_MTU") < wanted.mtu:
             changes["mtu"] = wanted.mtu
-        if changes:
-            await self._netlink.request("link", "set", index=wanted.ifindex, **changes)
+        with doing(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
+            if changes:
+                await self._netlink.request("link", "set", index=wanted.ifindex, **changes)
         transit = self._transit_agent
         transit.modes.refuse()
-        await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.modes.endpoints)
+        with doing(Step.ATTACH_PROGRAM, f"the transit agent to interface {wanted.ifname}"):
+            await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.modes.endpoints)
         if not host["flags"] & IFF_UP:
-            await self._set_up(wanted.ifindex)
+            with doing(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
+                await self._set_up(wanted.ifindex)
 
     async def _widen(self, inside: EndpointSide, peer: int, wanted: Veth) -> None:
         """Let the host side receive what the tenant can send, whatever MTU the tenant sets (see `actions.Veth`).
@@ -206,7 +253,8 @@ class Links:
             raise OSError(errno.ENODEV, "the pair went away while it was being set up", wanted.ifname)
         longest = attribute(made, "IFLA_MAX_MTU") or wanted.mtu
         if attribute(host, "IFLA_MTU") < longest:
-            await self._netlink.request("link", "set", index=wanted.ifindex, mtu=longest)
+            with doing(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
+                await self._netlink.request("link", "set", index=wanted.ifindex, mtu=longest)
 
     async def _set_up(self, ifindex: int) -> None:
         """Set the host side up, with the host's own stack kept from greeting the tenant by link-local IPv6."""
@@ -223,10 +271,15 @@ class Links:
         """Set the mark, last of all, and see that all of it stands."""
         mark = mark_prefix(self._instance) + wanted.endpoint
         if attribute(host, "IFLA_IFALIAS") != mark:
-            await self._netlink.request("link", "set", index=wanted.ifindex, ifalias=mark)
+            with doing(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
+                await self._netlink.request("link", "set", index=wanted.ifindex, ifalias=mark)
         link = await self._netlink.link(index=wanted.ifindex)
         if link is None or marked_endpoint(link, self._instance) != wanted.endpoint or not link["flags"] & IFF_UP:
             raise OSError(errno.EIO, "the kernel does not show the pair as it was set up")
+
+
+def _inside(wanted: Veth) -> str:
+    return f"{wanted.peer_name} in namespace {wanted.namespace}"
 
 
 async def find_peer(netlink: Netlink, host: Message, namespace: int, inside: EndpointSide) -> Message | None:

@@ -18,8 +18,10 @@ from typing import NamedTuple
 import structlog
 
 from agent.core.layout import MAX_LOCAL_DROPLETS, MapName
+from agent.core.remedies import Step
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import MapDefinition
+from agent.datapath.told import doing
 
 FEW = 8
 """Up to so many entries go one by one: cheaper than a batch, and each with its own verdict."""
@@ -196,16 +198,18 @@ def _open_or_create(path: Path, definition: MapDefinition, size: int, left: Mapp
         return _open_checked(path, definition, size)
     descriptor = _open_left(definition, left)
     if descriptor is None:
-        descriptor = bpf.create_map(
-            bpf.MapType(definition.type),
-            definition.key_size,
-            definition.value_size,
-            size,
-            definition.flags,
-            definition.name,
-        )
+        with doing(Step.CREATE_MAP, f"{definition.name} of {size} entries"):
+            descriptor = bpf.create_map(
+                bpf.MapType(definition.type),
+                definition.key_size,
+                definition.value_size,
+                size,
+                definition.flags,
+                definition.name,
+            )
     try:
-        bpf.pin(descriptor, path)
+        with doing(Step.PIN, str(path)):
+            bpf.pin(descriptor, path)
     except BaseException:
         os.close(descriptor)
         raise

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import structlog
 
+from agent.core.once import Once
 from agent.core.uplinks import Uplink
 from agent.datapath.attach_modes import AttachModes, read_devices
 from agent.datapath.link_query import LinkQuery
@@ -29,6 +30,7 @@ class ModeFollower:
         self._links = links
         self._query = LinkQuery()
         self._followed = False
+        self._refused = Once()
 
     def close(self) -> None:
         """Close the socket; all that is attached stays so."""
@@ -57,6 +59,8 @@ class ModeFollower:
                 await self._transit.change_mode(carrier)
             await self._links.change_mode()
         except OSError as error:
-            log.warning("attach_mode_not_changed", mode=self._modes.endpoints, reason=error.strerror)
+            if self._refused.begins("mode", f"{self._modes.endpoints} {error.strerror}"):
+                log.warning("attach_mode_not_changed", mode=self._modes.endpoints, reason=error.strerror)
             return False
+        self._refused.ends("mode")
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -18,13 +18,17 @@ from agent.core.layout import CONFIGURED_MAPS, MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.once import Once
 from agent.core.realize import host_ifname
+from agent.core.remedies import Step
 from agent.datapath.attach_modes import fits
-from agent.datapath.endpoint_side import IFF_UP, EndpointSide
-from agent.datapath.links import find_peer, is_unfinished, marked_endpoint
+from agent.datapath.endpoint_side import IFF_UP
+from agent.datapath.interface_query import InterfaceQuery
+from agent.datapath.links import is_unfinished, marked_endpoint
 from agent.datapath.maps import Map
-from agent.datapath.namespaces import opened_namespace
-from agent.datapath.netlink import Message, Netlink, attribute
+from agent.datapath.namespaces import open_netlink_socket
+from agent.datapath.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Message, Netlink, attribute
+from agent.datapath.peer_reader import PeerReader
 from agent.datapath.threads import in_thread
+from agent.datapath.told import doing
 from agent.datapath.uplinks import read_uplinks
 from agent.datapath.xdp import AttachMode, attached_program
 
@@ -66,7 +70,7 @@ async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
     """
     with _reading():
         uplinks = await read_uplinks(netlink, subject.interfaces, subject.transit_xdp())
-        veths = await _veths(netlink, subject, namespaces)
+        veths = await _veths(subject, namespaces)
         maps = await in_thread(_dump_maps, subject.maps)
         return Observed(uplinks=uplinks, veths=veths, maps=maps)
 
@@ -75,7 +79,7 @@ async def look_up(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
     """Look at the uplinks, some entries and some endpoints' pairs only; otherwise as `observe`."""
     with _reading():
         uplinks = await read_uplinks(netlink, subject.interfaces, subject.transit_xdp())
-        veths = await _veths(netlink, subject, namespaces, suspects.endpoints) if suspects.endpoints else {}
+        veths = await _veths(subject, namespaces, suspects.endpoints) if suspects.endpoints else {}
         maps = await in_thread(_find, subject.maps, suspects.keys)
         return Observed(uplinks=uplinks, veths=veths, maps=maps)
 
@@ -83,9 +87,10 @@ async def look_up(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
     try:
-        yield
+        with doing(Step.READ, "interfaces, addresses and maps"):
+            yield
     except OSError as error:
-        raise ObservationError(f"the kernel could not be read: {error}") from error
+        raise ObservationError(f"the kernel could not be read: {error.strerror}") from error
 
 
 def _dump_maps(maps: Mapping[MapName, Map]) -> dict[MapName, dict[bytes, bytes]]:
@@ -97,22 +102,40 @@ def _find(maps: Mapping[MapName, Map], keys: Mapping[MapName, Collection[bytes]]
 
 
 async def _veths(
-    netlink: Netlink, subject: Subject, namespaces: Mapping[str, str], only: Collection[str] | None = None
+    subject: Subject, namespaces: Mapping[str, str], only: Collection[str] | None = None
 ) -> dict[str, ObservedVeth]:
-    by_name = {host_ifname(subject.instance, endpoint): endpoint for endpoint in namespaces}
     veths: dict[str, ObservedVeth] = {}
-    for link in await netlink.links():
-        name = str(attribute(link, "IFLA_IFNAME"))
-        endpoint = marked_endpoint(link, subject.instance)
-        complete = endpoint is not None
-        if endpoint is None and is_unfinished(link):
-            endpoint = by_name.get(name)
-            if endpoint is None and subject.unfinished.begins(name, name):
-                log.info("unfinished_veth_left_alone", interface=name)
-        if endpoint is not None and (only is None or endpoint in only):
-            seen = _veth(link, endpoint, complete, subject)
-            veths[endpoint] = await _with_peer(netlink, link, seen, namespaces.get(endpoint), subject.unknown)
+    pairs: dict[str, list[Message]] = {}
+    host = InterfaceQuery(open_netlink_socket())
+    try:
+        for endpoint, link, complete in _ours(await host.links(DUMP_ATTEMPTS, DUMP_PAUSE), subject, namespaces):
+            if only is None or endpoint in only:
+                veths[endpoint] = _veth(link, endpoint, complete, subject)
+                if endpoint in namespaces:
+                    pairs.setdefault(namespaces[endpoint], []).append({**link, "endpoint": endpoint})
+        async for namespace, link, found in PeerReader(host).read(pairs):
+            seen = veths[link["endpoint"]]
+            veths[seen.endpoint] = _with_peer(seen, namespace, found, subject.unknown)
+    finally:
+        host.close()
     return veths
+
+
+def _ours(
+    links: Iterable[Message], subject: Subject, namespaces: Mapping[str, str]
+) -> Iterator[tuple[str, Message, bool]]:
+    """Yield the endpoint, the host side, and whether its making was finished, of every pair of ours."""
+    by_name = {host_ifname(subject.instance, endpoint): endpoint for endpoint in namespaces}
+    for link in links:
+        endpoint = marked_endpoint(link, subject.instance)
+        if endpoint is not None:
+            yield endpoint, link, True
+        elif is_unfinished(link):
+            name = str(attribute(link, "IFLA_IFNAME"))
+            if name in by_name:
+                yield by_name[name], link, False
+            elif subject.unfinished.begins(name, name):
+                log.info("unfinished_veth_left_alone", interface=name)
 
 
 def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> ObservedVeth:
@@ -130,29 +153,16 @@ def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> Obs
     )
 
 
-async def _with_peer(
-    netlink: Netlink, host: Message, seen: ObservedVeth, namespace: str | None, unknown: Once
+def _with_peer(
+    seen: ObservedVeth, namespace: str, found: ObservedPeer | Exception | None, unknown: Once
 ) -> ObservedVeth:
     """Add the other side of a pair, read where it belongs: None when it or the namespace is not there."""
-    if namespace is None:
-        return seen
-    try:
-        peer = await _peer(netlink, host, namespace)
+    if not isinstance(found, Exception):
         unknown.ends(seen.endpoint)
-        return replace(seen, peer=peer)
-    except OSError as error:
-        if error.errno in _NOT_THERE:
-            return seen
-        reason = str(error)
-    except Exception as error:  # what a tenant's namespace shows is the tenant's making, whatever it does to a decoder
-        reason = f"{type(error).__name__}: {error}"
+        return replace(seen, peer=found)
+    if isinstance(found, OSError) and found.errno in _NOT_THERE:
+        return seen
+    reason = str(found) if isinstance(found, OSError) else f"{type(found).__name__}: {found}"
     if unknown.begins(seen.endpoint, reason):
         log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
     return replace(seen, peer_known=False)
-
-
-async def _peer(netlink: Netlink, host: Message, namespace: str) -> ObservedPeer | None:
-    with opened_namespace(namespace) as descriptor:
-        async with EndpointSide(descriptor) as inside:
-            peer = await find_peer(netlink, host, descriptor, inside)
-            return None if peer is None else await inside.read(peer)

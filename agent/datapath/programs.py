@@ -14,9 +14,11 @@ from pathlib import Path
 
 import structlog
 
+from agent.core.remedies import Step
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import CompiledObject, CompiledProgram
 from agent.datapath.marks import mark, read_mark
+from agent.datapath.told import doing
 
 NONE_LEFT: Mapping[tuple[str, str], int] = {}
 
@@ -122,8 +124,12 @@ def _ensure(
             return pinned
         os.close(pinned.fd)
         path.unlink()
-    found = _open_left(program.name, used, left) or load(program, maps, kind)
-    bpf.pin(found.fd, path)
+    found = _open_left(program.name, used, left)
+    if found is None:
+        with doing(Step.LOAD_PROGRAM, program.name):
+            found = load(program, maps, kind)
+    with doing(Step.PIN, str(path)):
+        bpf.pin(found.fd, path)
     return found
 
 

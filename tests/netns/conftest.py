@@ -73,6 +73,11 @@ class World:
         ip("netns", "add", name)
         return name
 
+    def remake(self, name: str) -> None:
+        """Delete an endpoint's namespace and make another one under its name."""
+        ip("netns", "del", name)
+        ip("netns", "add", name)
+
     def ifindex(self, name: str) -> int:
         return int(ip_json("link", "show", name)[0]["ifindex"])
 

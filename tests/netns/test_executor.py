@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import socket
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,12 +21,13 @@ from agent.core.actions import (
     EnsureVeth,
     PutEntries,
 )
-from agent.core.layout import DIRECT_PATH, ENDPOINT, OVERLAY_KEY, U32, MapName, mapped
+from agent.core.layout import DIRECT_PATH, ENDPOINT, OVERLAY_KEY, U32, MapName, mapped, network_key
 from agent.datapath.kernel import Kernel
 from agent.datapath.namespaces import in_namespace, opened_namespace
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import AttachMode, attach
 from agent.executor import AT_ONCE
+from tests.netns.capabilities import CAP_NET_ADMIN, without_capability
 from tests.netns.conftest import World, ip, ip_json, run
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import endpoint_actions, endpoint_veth, host_actions
@@ -206,3 +209,109 @@ async def test_a_cancelled_change_of_many_entries_ends_before_its_caller(kernel:
         may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+def sysctl(namespace: str, *settings: str) -> None:
+    run("nsenter", f"--net=/run/netns/{namespace}", "sysctl", "-qw", *settings)
+
+
+def dual(world: World, kernel: Kernel, slot: int = 10):
+    veth = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), f"e{slot}", slot)
+    return replace(veth, addresses=(*veth.addresses, f"fd00::{slot}/64"), gateways=("10.1.0.1", "fd00::1"))
+
+
+async def refusal(kernel: Kernel, veth) -> tuple[str, str]:
+    """Return the errno's name and the text of the one failure, which is never the kernel's words alone."""
+    (failure,) = await kernel.executor.run([EnsureVeth(veth)])
+    name = errno.errorcode[failure.errno]
+    assert failure.message != os.strerror(failure.errno)
+    assert failure.message.count(f"({name})") <= 1
+    return name, failure.message
+
+
+async def test_a_namespace_without_ipv6_says_how_to_enable_it(kernel: Kernel, world: World) -> None:
+    """Before the pair is made, and while it is in use. What the text says to do helps."""
+    veth = dual(world, kernel)
+    off, on = ([f"net.ipv6.conf.{scope}.disable_ipv6={n}" for scope in ("all", "default")] for n in (1, 0))
+    for _ in range(2):
+        sysctl(veth.namespace, *off)
+        name, message = await refusal(kernel, veth)
+        assert name == "EACCES"
+        assert f" (EACCES) while adding address fd00::10/64 to eth0 in namespace {veth.namespace}: IPv6 is " in message
+        assert "disabled for the interface in its namespace: enable it there" in message
+        assert " ".join(on) in message
+        sysctl(veth.namespace, *on)
+        assert await kernel.executor.run([EnsureVeth(veth)]) == []
+
+
+async def test_an_mtu_that_ipv6_cannot_have_says_so(kernel: Kernel, world: World) -> None:
+    name, message = await refusal(kernel, replace(dual(world, kernel), mtu=1000))
+    assert name == "EINVAL"
+    assert "while adding address fd00::10/64" in message
+    assert "MTU below 1280" in message
+
+
+async def test_an_interface_that_a_bond_or_a_bridge_holds_says_what_to_do(kernel: Kernel, world: World) -> None:
+    """A stranger's pair is in the place of the endpoint's name, or its number."""
+    veth = dual(world, kernel)
+    ip("link", "add", "eth0", "type", "bridge", namespace=veth.namespace)
+    name, message = await refusal(kernel, veth)
+    assert (name, "rename that interface" in message) == ("EEXIST", True)
+    ip("link", "add", "theirs", "index", str(veth.ifindex), "type", "veth", "peer", "name", "theirs2")
+    name, message = await refusal(kernel, veth)
+    assert (name, "held by theirs" in message and "remove that interface" in message) == ("EEXIST", True)
+
+
+async def test_an_ethernet_address_that_the_kernel_does_not_take_says_so(kernel: Kernel, world: World) -> None:
+    name, message = await refusal(kernel, replace(dual(world, kernel), peer_mac=bytes.fromhex("010000000001")))
+    assert name in ("EADDRNOTAVAIL", "EINVAL")
+    assert "Ethernet address" in message
+    assert "the document" in message
+
+
+async def test_a_gateway_that_cannot_be_one_says_so(kernel: Kernel, world: World) -> None:
+    """The namespace's own address: the kernel calls that an invalid gateway."""
+    veth = dual(world, kernel)
+    name, message = await refusal(kernel, replace(veth, gateways=("10.1.0.10",)))
+    assert name in ("EINVAL", "ENETUNREACH", "EHOSTUNREACH")
+    assert f"while adding the default route by 10.1.0.10 in namespace {veth.namespace}: " in message
+    assert "gateway" in message
+
+
+async def test_a_process_of_nobody_says_that_it_is_gone(kernel: Kernel, world: World) -> None:
+    name, message = await refusal(kernel, replace(dual(world, kernel), namespace="4194303"))
+    assert (name, "there is no such namespace" in message) == ("ENOENT", True)
+
+
+async def test_a_prefix_map_that_is_full_says_how_to_enlarge_it(kernel: Kernel) -> None:
+    size = kernel.maps[MapName.NETWORKS].info.max_entries
+    value = bytes(kernel.maps[MapName.NETWORKS].info.value_size)
+    entries = tuple((network_key(n, bytes(4), 0), value) for n in range(size + 1))
+    (failure,) = await kernel.executor.run([PutEntries(MapName.NETWORKS, entries)])
+    assert failure.errno == errno.ENOSPC
+    assert "while writing to map networks: the map is full: raise its size" in failure.message
+
+
+async def test_without_privileges_the_text_names_them(kernel: Kernel, world: World) -> None:
+    """The kernel's own EPERM: the thread gives up what it may do with networks."""
+    veth = dual(world, kernel)
+    with without_capability(CAP_NET_ADMIN):
+        name, message = await refusal(kernel, veth)
+    assert name == "EPERM"
+    assert "CAP_NET_ADMIN" in message
+    assert await kernel.executor.run([EnsureVeth(veth)]) == []
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_host_without_descriptors_says_which_limit(kernel: Kernel, world: World) -> None:
+    veth = dual(world, kernel)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() - 1, hard))
+    try:
+        name, message = await refusal(kernel, veth)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (name, "LimitNOFILE" in message) == ("EMFILE", True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from lab.fixtures import SystemLab, running_lab
@@ -11,6 +13,7 @@ from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, send_one_way
 from lab.waiting import until
 
+from controller_sim.namespaces import run_in
 from protocol import codec
 from protocol.rpc import PeersReply, PeersRequest
 
@@ -96,6 +99,52 @@ def test_a_peer_that_falls_silent_is_left_for_the_bouncer_and_comes_back(broken)
         assert any("h2" in line for event in until(up, "the event", 10) for line in event.detail)
     for family in FAMILIES:
         exchange_all(lab, "web-1", "web-2", family)
+
+
+def nft(lab: SystemLab, host: str, *rules: str) -> None:
+    done = run_in(lab.names.droplet(host), ["nft", "; ".join(rules)])
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_host_whose_own_firewall_drops_its_probes_blames_no_peer(broken):
+    """What endpoints send passes no packet filter of the host: direct paths go on."""
+    lab = broken
+    for family in FAMILIES:
+        exchange_udp(lab, "web-1", "web-2", [100, 100], family)
+    chain = "add chain inet host out { type filter hook output priority 0; }"
+    nft(lab, "h1", "add table inet host", chain, "add rule inet host out udp dport 6081 drop")
+    try:
+        until(lambda: [fault.kind for fault in lab.status("h1").faults] == ["local_firewall"], "the fault")
+        (fault,) = lab.status("h1").faults
+        assert "leave eth0 to UDP port 6081" in fault.detail
+        assert fault.subject == f"eth0 {lab.topology.droplets['h1'].address}"
+        tried = lab.probes("h1").sent
+        until(lambda: lab.probes("h1").sent > tried + 8, "more probes than it takes to lose both peers")
+        assert lab.status("h1").down_droplets == ()
+        for family in FAMILIES:
+            exchange_udp(lab, "web-1", "web-2", [100, 100], family)
+            assert lab.path("web-1", "web-2", family).way == "direct"
+    finally:
+        nft(lab, "h1", "delete table inet host")
+    until(lambda: lab.status("h1").faults == (), "the end of the fault")
+
+
+def test_the_rules_that_the_documentation_names_let_all_through_that_an_agent_needs(broken):
+    lab = broken
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (rules,) = re.findall(r"```\n(table inet filter \{.*?)```", page, re.DOTALL)
+    nft(lab, "h1", rules)
+    try:
+        lab.ip(lab.names.droplet("h1"), "neigh", "flush", "dev", "eth0")
+        tried, answered = lab.probes("h1").sent, lab.probes("h1").answered
+        until(lambda: lab.probes("h1").sent > tried + 8, "probes")
+        until(lambda: lab.probes("h1").answered > answered + 8, "answers")
+        status = lab.status("h1")
+        assert (status.faults, status.down_droplets, status.unresolved_next_hops) == ((), (), ())
+        lab.restart_agent("h1")
+        until(lambda: is_known(lab, "h1"), "all to answer again")
+    finally:
+        nft(lab, "h1", "delete table inet filter")
 
 
 def test_a_host_that_is_cut_off_altogether_is_reached_again_when_it_is_back(broken):

@@ -12,7 +12,7 @@ from lab.substrates import over
 from lab.traffic import connect_error, exchange_tcp, ping, udp_socket
 from lab.waiting import until
 
-from controller_sim.namespaces import run_in
+from controller_sim.namespaces import call_in, run_in
 
 TOPOLOGY = """\
 droplets:
@@ -91,8 +91,6 @@ def test_the_gateway_knows_no_other_protocol(lab, family):
         made.settimeout(10)
         made.connect((GATEWAYS[family], 0))
         return made
-
-    from controller_sim.namespaces import call_in
 
     with call_in(lab.inside("web-1"), opened) as sender:
         sender.send(bytes(16))

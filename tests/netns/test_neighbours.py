@@ -9,11 +9,12 @@ import structlog
 
 from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, mapped
 from agent.core.next_hops import Found, Peer
+from agent.core.paths import Path
 from agent.datapath.kept_neighbours import release_all
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
-from tests.netns.conftest import World, ip, ip_json, uplinks_now
+from tests.netns.conftest import World, ip, ip_json, run, uplinks_now
 from tests.netns.hops import entry, mac_of, packed, peers, tell, until
 
 
@@ -82,6 +83,25 @@ async def test_a_neighbour_that_moves_its_mac_is_followed(world: World, table: M
     ip("neigh", "flush", "dev", "eth0")
     key, value = entry(world.neighbour, bytes.fromhex("020000000077"))
     await until(lambda: table.lookup(key) == value)
+
+
+async def test_a_neighbour_that_moves_its_mac_without_a_word_is_asked_for_anew(world: World, table: Map, watch) -> None:
+    """The kernel is sure of what it knows, and tunnel packets give it no reason to doubt."""
+    run("sysctl", "-qw", "net.ipv4.neigh.eth0.base_reachable_time_ms=3600000")
+    tell(watch, peers(world.neighbour))
+    key, old = entry(world.neighbour, mac_of(world))
+    await until(lambda: table.lookup(key) == old)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=world.substrate)
+    watch.look_again()
+    await asyncio.wait_for(watch.settled(), 20)
+    assert table.lookup(key) == old
+    new = entry(world.neighbour, bytes.fromhex("02000000007a"))[1]
+
+    def asked_and_answered() -> bool:
+        watch.ask_again([Path(packed(world.address), packed(world.neighbour))])
+        return table.lookup(key) == new
+
+    await until(asked_and_answered)
 
 
 async def test_a_flushed_neighbour_table_takes_no_entry_away(world: World, table: Map, watch) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 
 import pytest
 
+from agent.core.paths import Path
 from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch
-from tests.netns.conftest import World, ip, ip_json, uplinks_now
-from tests.netns.hops import entry, mac_of, peers, tell, until
+from tests.netns.conftest import World, ip, ip_json, run, uplinks_now
+from tests.netns.hops import entry, mac_of, packed, peers, tell, until
 
 HERE, THERE, FAR = "2001:db8::1", "2001:db8::2", "2001:db8:9::1"
 OTHER_ROUTER = "2001:db8::3"
@@ -69,6 +71,25 @@ async def test_a_neighbour_that_moves_its_mac_is_followed(world: World, table: M
     ip("neigh", "flush", "dev", "eth0")
     key, value = entry(THERE, bytes.fromhex("020000000077"))
     await until(lambda: table.lookup(key) == value)
+
+
+async def test_a_neighbour_that_moves_its_mac_without_a_word_is_asked_for_anew(world: World, table: Map, watch) -> None:
+    """The kernel is sure of what it knows, and tunnel packets give it no reason to doubt."""
+    run("sysctl", "-qw", "net.ipv6.neigh.eth0.base_reachable_time_ms=3600000")
+    tell(watch, peers(THERE))
+    key, old = entry(THERE, mac_of(world))
+    await until(lambda: table.lookup(key) == old)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=world.substrate)
+    watch.look_again()
+    await asyncio.wait_for(watch.settled(), 20)
+    assert table.lookup(key) == old
+    new = entry(THERE, bytes.fromhex("02000000007a"))[1]
+
+    def asked_and_answered() -> bool:
+        watch.ask_again([Path(packed(HERE), packed(THERE))])
+        return table.lookup(key) == new
+
+    await until(asked_and_answered)
 
 
 async def test_a_neighbour_that_no_longer_answers_loses_its_entry(world: World, table: Map, watch) -> None:

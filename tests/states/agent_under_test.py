@@ -14,6 +14,7 @@ from agent.applier import Applier
 from agent.bus.documents import Delivery
 from agent.core.paths import KnownPaths
 from agent.core.registry import Verdict
+from agent.faults import FaultReporter
 from agent.settings import Settings
 from agent.store import Store
 
@@ -39,6 +40,7 @@ class Agent:
         self.stop()
         self._store = Store(self._folder, "h1")
         quiet = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+        self.faults = FaultReporter(lambda _kind, _lines: None, quiet)  # type: ignore[arg-type]
         self.applier = Applier(
             SETTINGS,
             self.kernel,
@@ -47,6 +49,7 @@ class Agent:
             self.repaired.extend,
             quiet,  # type: ignore[arg-type]
             known=self.known,
+            report=self.faults.report,
         )
         await self.applier.start()
         await self.applier.begin_snapshot()

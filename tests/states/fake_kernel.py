@@ -22,6 +22,7 @@ from agent.core.actions import (
     PutEntries,
     Veth,
 )
+from agent.core.bindings import Bindings
 from agent.core.comparison import Suspects
 from agent.core.features import Features
 from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
@@ -68,6 +69,7 @@ class FakeKernel:
         self.cleared: list[int] = []
         self.tended = 0
         self.executor = self.neighbours = self
+        self.bindings = Bindings()
         self.peers: dict[bytes, Peer] = {}
         self.senders: dict[tuple[int, int], int] = {}
         self._sizes = sizes or {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import LOCAL, ONE_BOUNCER, World, body, changed
+from agent_worlds import LOCAL, MANY, ONE_BOUNCER, World, body, changed
 from test_sequences import deliver_whole, ends_like, in_a_folder, walk
 
 from agent.bus.documents import Delivery
@@ -166,5 +166,25 @@ def test_what_nothing_explains_goes_when_the_snapshot_lists_documents(tmp_path: 
         assert reborn.applier.unexplained == 0
         assert "a" not in reborn.kernel.veths
         reborn.stop()
+
+    in_a_folder(scenario)
+
+
+def test_a_new_stream_counts_from_1_and_what_it_publishes_is_younger_than_what_is_kept() -> None:
+    """Otherwise one endpoint that is published under another document's name would take all its neighbours along."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        for batch in one_by_one(stream.lead_to(changed(ONE_BOUNCER, many=(MANY,)))):
+            await agent.deliver(batch)
+        before = agent.kernel.contents()
+        await snapshot(agent, Stream())
+        thief = {"endpoints": [MANY["endpoints"][0]]}  # type: ignore[index]
+        await agent.deliver([Delivery("thief", 1, body(thief))])
+        assert agent.told["thief"].state.value == "rejected"
+        assert "many" in agent.told["thief"].errors[0].message
+        assert agent.kernel.contents() == before
+        await agent.deliver([Delivery("many", 2, None)])
+        assert agent.told["thief"].state.value == "realized"
 
     in_a_folder(scenario)

@@ -60,9 +60,14 @@ def test_one_that_has_no_address_yet_changes_nothing() -> None:
         assert agent.kernel.contents() == before
         assert "eth0" in agent.applier.unreadable
         assert states(agent) == {"realized"}
+        (fault,) = agent.faults.standing()
+        assert (fault.kind, fault.detail) == ("kernel_unreadable", agent.applier.unreadable)
+        await agent.applier.repair()
+        assert agent.faults.standing() == (fault,), "the same one since the same moment"
         agent.kernel.interfaces = (ANOTHER, BOND0)
         await agent.applier.repair()
         assert not agent.applier.unreadable
+        assert agent.faults.standing() == ()
         assert agent.kernel.transit == {12}
 
     in_a_folder(scenario)

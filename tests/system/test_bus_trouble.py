@@ -30,6 +30,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy, ReplayPolicy
 
 from agent.bus import Bus
 from agent.bus.check import BusCheck, check_servers
+from agent.bus.replay import Disturbances
 from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.status import AgentState, DocumentCounts, ObjectCounts, Status
@@ -110,7 +111,8 @@ async def test_a_paused_consumer_keeps_the_snapshot_open_and_says_what_waits(ser
 async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.bus.reading.CALM_LOOK", 1.0)
+    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+        monkeypatch.setattr(f"agent.bus.reading.{name}", 1.0)
     async with client_of(server) as client:
         await make_streams(client)
         await publish_many(client, "h1", SIX)
@@ -160,8 +162,12 @@ async def test_a_snapshot_whose_messages_are_all_deleted_meanwhile_completes(ser
             await until(lambda: host.kinds == {"consumer_paused"})
 
 
-async def test_two_agents_with_one_name_say_so_lose_nothing_and_recover(server: NatsServer) -> None:
+async def test_two_agents_with_one_name_say_so_lose_nothing_and_recover(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both read one consumer: what one gets the other one misses, and neither may take that for the whole."""
+    monkeypatch.setattr(Disturbances, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(Disturbances, "CALM", 4.0)
     documents = {f"d{number}": b"1" for number in range(50)}
 
     def status(boot: str) -> bytes:
@@ -196,14 +202,14 @@ async def test_somebody_who_pulls_by_hand_is_noticed_and_nothing_is_missed(serve
         await make_streams(client)
         async with host_of(server) as host:
             await until(lambda: host.recorder.completed == 1)
-            for turn in range(6):
-                thief = client.request(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', timeout=5)
+            for turn in range(3):
+                thief = client.request(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', timeout=1.5)
                 task = asyncio.create_task(thief)
                 await asyncio.sleep(0.05)
                 await publish_many(client, "h1", {f"d{turn}-{number}": b"1" for number in range(10)})
                 await asyncio.gather(task, return_exceptions=True)
             await until(lambda: host.lines.began("consumer_shared") > 0)
-            await until(lambda: len(host.recorder.documents) == 60)
+            await until(lambda: len(host.recorder.documents) == 30)
             assert (host.recorder.begun, host.recorder.completed) == (1, 1)
 
 
@@ -320,7 +326,8 @@ async def test_a_consumer_that_cannot_be_used_is_told_and_every_revision_is_judg
 async def test_a_consumer_that_is_changed_in_place_is_noticed(
     server: NatsServer, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.bus.reading.CALM_LOOK", 1.0)
+    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+        monkeypatch.setattr(f"agent.bus.reading.{name}", 1.0)
     usual = {"ack_wait": 2, "max_ack_pending": 4096}
     async with client_of(server) as client:
         await make_streams(client)

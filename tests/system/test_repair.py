@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
@@ -14,6 +16,7 @@ from lab.waiting import until
 from agent.core.layout import CONFIGURED_MAPS, DROPLET, ENDPOINT, OVERLAY_KEY, mapped
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.maps import Map
+from controller_sim.namespaces import run_in
 from controller_sim.substrate import add_endpoint, remove
 from protocol import codec
 from protocol.acknowledgements import State
@@ -109,6 +112,22 @@ def on_host_side(*arguments: str) -> Callable[[SystemLab], None]:
     return damage
 
 
+def offload(name: str, state: str) -> Callable[[SystemLab], None]:
+    def damage(lab: SystemLab) -> None:
+        assert run_in(lab.inside(NAME), ["ethtool", "-K", "eth0", name, state]).returncode == 0
+
+    return damage
+
+
+OFFLOADS = {
+    "generic receive offload (rx-gro) is off at eth0": offload("gro", "off"),
+    "transmit checksum offload (tx-checksum-ip-generic) is on at eth0": offload("tx-checksum-ip-generic", "on"),
+    "transmit checksum offload (tx-checksum-sctp) is on at eth0": offload("tx-checksum-sctp", "on"),
+    "VLAN tag insertion offload (tx-vlan-hw-insert) is on at eth0": offload("txvlan", "on"),
+    "VLAN tag insertion offload (tx-vlan-stag-hw-insert) is on at eth0": offload("tx-vlan-stag-hw-insert", "on"),
+}
+"""What the repair says, and the damage."""
+
 DAMAGES = {
     "the endpoint's pair is deleted from inside": inside("link", "delete", "eth0"),
     "the endpoint's pair is deleted on the host": lambda lab: lab.ip(
@@ -134,6 +153,31 @@ def test_it_is_repaired_when(lab, damage):
     assert (lab.links(lab.inside(NAME))["eth0"][2], lab.host_links(HOST)["eth0"]) == before
     assert lab.host_links(HOST)[lab.host_side(NAME)][3], "the transit agent is attached"
     exchange_tcp(lab, "web-1", "web-2", 100_000)
+
+
+@pytest.mark.parametrize("said", OFFLOADS)
+def test_an_offload_that_the_data_plane_needs_is_put_right_and_told(lab, said):
+    """Without GRO, an endpoint receives nothing from a native redirect; a checksum that waits for hardware is wrong."""
+    assert repaired_after(lab, lambda: OFFLOADS[said](lab)) == f"mend veth {NAME}: {said}"
+    exchange_tcp(lab, "web-1", "web-2", 100_000)
+    exchange_tcp(lab, "web-2", "web-1", 100_000)
+
+
+def test_offloads_that_changed_while_no_agent_ran_are_in_the_plan_and_put_right_by_the_next(lab):
+    lab.kill_agent(HOST)
+    for damage in OFFLOADS.values():
+        damage(lab)
+    lab.lossy = "nothing reaches an endpoint without GRO"
+    settings = str(lab.lab.paths.settings(HOST))
+    agent = [str(Path(sys.executable).with_name("droplet-agent")), "--config", settings, "--dry-run"]
+    dry = run_in(lab.names.droplet(HOST), agent)
+    assert dry.returncode == 0, dry.stderr
+    (line,) = [line for line in dry.stdout.splitlines() if "veth" in line]
+    assert all(said in line for said in OFFLOADS), line
+    lab.restart_agent(HOST)
+    assert lab.plan(HOST) == ()
+    exchange_tcp(lab, "web-1", "web-2", 100_000)
+    exchange_tcp(lab, "web-2", "web-1", 100_000)
 
 
 def test_pins_that_somebody_removed_come_back(lab):

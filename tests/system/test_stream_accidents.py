@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,7 +22,7 @@ from agent.bus import Bus, BusSettings
 from controller_sim.bus import BusError
 from controller_sim.controller import converge, prepare
 from controller_sim.lab_state import access
-from controller_sim.namespaces import run_coroutine_in
+from controller_sim.namespaces import run_coroutine_in, run_in
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import State
 from protocol.documents import Document, Endpoint
@@ -96,6 +98,12 @@ def pause(lab: SystemLab, body: bytes) -> None:
     assert b"error" not in request(lab, f"$JS.API.CONSUMER.PAUSE.{streams.CONFIG_STREAM}.{HOST}", body)
 
 
+def check(lab: SystemLab) -> str:
+    """Return what `droplet-agent --check` prints on h1."""
+    command = [str(Path(sys.executable).parent / "droplet-agent"), "--config", str(lab.lab.paths.settings(HOST))]
+    return run_in(lab.names.droplet(HOST), [*command, "--check"]).stdout
+
+
 def test_an_agent_that_starts_with_its_consumer_paused_waits_and_sweeps_nothing(lab):
     before = well(lab)
     with nothing_swept(lab):
@@ -107,12 +115,16 @@ def test_an_agent_that_starts_with_its_consumer_paused_waits_and_sweeps_nothing(
             count = before.documents.realized
             assert f"{count} documents are pending and not delivered" in found.detail
             assert lab.status(HOST).state is AgentState.STARTING
+            checked = check(lab)
+            assert "warning bus: tls://172.18.0.1:4222, nats-server 2." in checked
+            assert f"{count} documents are pending and not delivered: the consumer is paused until 2099" in checked
             beats = lab.status(HOST).uptime
             until(lambda: lab.status(HOST).uptime > beats + 5, "more than two idle heartbeats")
             assert lab.status(HOST).state is AgentState.STARTING
         finally:
             pause(lab, b"{}")
         assert well(lab).digest == before.digest
+        assert "ok      bus: tls://" in check(lab)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from agent.core.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries
 from agent.core.comparison import Comparison, Suspects
 from agent.core.layout import MapName
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.offloads import Offload
 from agent.core.plan import additions, describe, plan_all, plan_change
 from agent.core.realize import Realization
 from agent.core.uplinks import Uplink
@@ -101,3 +102,21 @@ def test_a_kernel_that_holds_what_is_wanted_leaves_nothing_to_look_at() -> None:
     comparison.take("a", Realization({MapName.VPCS: {b"1": b"x"}}))
     assert comparison.finds_nothing
     assert comparison.observed.maps == {MapName.VPCS: {}}, "taken out, not copied"
+
+
+def test_a_veth_that_is_mended_says_what_differs() -> None:
+    """An offload for one: it is in the plan as any other difference is."""
+    peer = ObservedPeer("eth0", bytes(6), 1280, True, (), ("10.0.0.1",), offloads={"rx-gro": Offload(False, True)})
+    (action,) = plan_all([OLD], seen(peer))
+    assert action == EnsureVeth(VETH)
+    assert describe(action) == (
+        "mend veth a: the MTU of eth0 is 1280; eth0 lacks address 10.0.0.5/24; "
+        "generic receive offload (rx-gro) is off at eth0"
+    )
+
+
+def test_offloads_as_they_should_be_and_unknown_ones_are_nothing_to_do() -> None:
+    offloads = {"rx-gro": Offload(True, True), "tx-checksum-ip-generic": Offload(False, True)}
+    for found in (offloads, {}, {"tx-vlan-hw-insert": Offload(True, False)}):
+        peer = ObservedPeer("eth0", bytes(6), VETH.mtu, True, VETH.addresses, VETH.gateways, offloads=found)
+        assert plan_all([OLD], seen(peer)) == []

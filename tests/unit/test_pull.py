@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.bus.pull import BATCH, MAX_SILENCES, MAX_WAITING, SILENCE, PullMachine, Signal
 
 
@@ -43,7 +45,7 @@ def test_a_status_of_a_forgotten_request_changes_nothing() -> None:
     assert machine.wanted == BATCH
 
 
-def test_heartbeats_keep_a_request_alive_and_say_that_nothing_waits() -> None:
+def test_heartbeats_keep_a_request_alive() -> None:
     machine = PullMachine(0.0)
     ask(machine)
     for second in range(2, 30, 2):
@@ -70,3 +72,21 @@ def test_a_missing_consumer_is_told_apart() -> None:
     assert machine.on_status(1, 503, "No Responders", 0.0) is Signal.CONSUMER_GONE
     assert machine.on_status(1, 409, "Consumer Deleted", 0.0) is Signal.CONSUMER_GONE
     assert machine.on_status(1, 409, "Leadership Change", 0.0) is Signal.CARRY_ON
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "signal"),
+    [
+        (409, "Exceeded MaxRequestBatch of 10", Signal.REFUSED),
+        (409, "Exceeded MaxRequestExpires of 1s", Signal.REFUSED),
+        (409, "Exceeded MaxWaiting", Signal.REFUSED),
+        (409, "Consumer is push based", Signal.REFUSED),
+        (400, "Bad Request - heartbeat value too large", Signal.REFUSED),
+        (409, "Message Size Exceeds MaxBytes", Signal.CARRY_ON),
+        (404, "No Messages", Signal.CARRY_ON),
+    ],
+)
+def test_a_request_that_is_refused_is_not_sent_again_and_again(status: int, text: str, signal: Signal) -> None:
+    machine = PullMachine(0.0)
+    machine.next_request(0.0, 0)
+    assert machine.on_status(1, status, text, 0.0) is signal

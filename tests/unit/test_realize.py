@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 import pytest
 
+from agent.core.actions import EnsureVeth
 from agent.core.desired import Desired
 from agent.core.layout import (
     DROPLET,
@@ -28,6 +29,7 @@ from agent.core.layout import (
 )
 from agent.core.next_hops import Peer
 from agent.core.peers import peers
+from agent.core.plan import plan_change
 from agent.core.realize import IFINDEX_BASE, Realization, host_ifname, host_number
 from agent.core.room import endpoint_mtu
 from agent.core.uplinks import Uplink
@@ -195,3 +197,24 @@ def test_a_document_realized_in_parts_asks_for_the_same(monkeypatch: pytest.Monk
         whole.add(desired.realization(held))
     assert together == whole
     assert list(desired.parts("unknown")) == []
+
+
+def with_namespace(namespace: str) -> bytes:
+    (first, *others) = DOCUMENT.endpoints
+    there = msgspec.structs.replace(first, attachment=Attachment(namespace))
+    return codec.encode(msgspec.structs.replace(DOCUMENT, endpoints=(there, *others)))
+
+
+@pytest.mark.parametrize(("namespace", "again"), [("a", False), ("/run/netns/4", False), ("4711", True)])
+def test_a_new_revision_says_anew_which_process_is_meant_and_changes_nothing_else(namespace: str, again: bool) -> None:
+    """Else a process id would stay bound to who had it when the first of many equal revisions came."""
+    desired = Desired(HERE)
+    desired.documents.put("all", 1, with_namespace(namespace))
+    desired.settle()
+    desired.documents.confirm({"all"})
+    desired.documents.put("all", 2, with_namespace(namespace))
+    change = desired.settle()
+    actions = plan_change(change.before, change.after)
+    assert actions == ([EnsureVeth(change.after.veths["a"])] if again else [])
+    assert change.after.veths["a"].revision == (2 if again else 0)
+    assert desired.veths["a"] == change.after.veths["a"]

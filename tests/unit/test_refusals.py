@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_args
 
 import pytest
 
-from agent.core.actions import AttachTransit, EnsureVeth, Veth
+from agent.core.actions import Action, AttachTransit, EnsureVeth, Veth
+from agent.core.layout import MapName
+from agent.core.offloads import RULES, Offload, wrong_offloads
+from agent.core.remedies import GENERAL, SPECIFIC, Step, errno_name, explain, step_of
 from agent.datapath import offloads
 from agent.datapath.told import ToldError
 from agent.executor import Executor
@@ -44,27 +49,53 @@ def raising(error: OSError) -> Any:
 
 
 class StubbornInterface:
-    """An interface that takes every request and keeps its offloads, by the answers of its driver."""
+    """An interface whose offloads stay as they are, though it may say that it lets them be changed."""
 
-    def __init__(self, **answers: int) -> None:
-        self._answers = {getattr(offloads, f"ETHTOOL_{name}"): value for name, value in answers.items()}
+    def __init__(self, *on: str, changeable: bool = True, flags: int = 0) -> None:
+        self._names = sorted(RULES)
+        self._on = sum(1 << self._names.index(name) for name in on)
+        self._changeable = (1 << len(self._names)) - 1 if changeable else 0
+        self._flags = flags
+        self.asked: list[int] = []
 
     def ioctl(self, control: socket.socket, ifname: str, question: bytes) -> bytes:
         command = int.from_bytes(question[:4], "little")
-        if command == offloads.ETHTOOL_GDRVINFO:
-            return offloads._DRIVER.pack(command, b"mlx4")
-        return offloads._VALUE.pack(command, self._answers.get(command, 0))
+        self.asked.append(command)
+        match command:
+            case offloads.ETHTOOL_GDRVINFO:
+                return offloads._DRIVER.pack(command, b"mlx4")
+            case offloads.ETHTOOL_GSSET_INFO:
+                return offloads._SET_INFO.pack(command, 1 << offloads.ETH_SS_FEATURES, len(self._names))
+            case offloads.ETHTOOL_GSTRINGS:
+                return question[:12] + b"".join(name.encode().ljust(offloads.NAME, b"\0") for name in self._names)
+            case offloads.ETHTOOL_GFEATURES:
+                return question[:8] + offloads._GOT.pack(self._changeable, 0, self._on, 0)
+        return offloads._VALUE.pack(command, self._flags)
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put an interface in the place of the kernel's."""
+
+    def put(interface: StubbornInterface) -> StubbornInterface:
+        monkeypatch.setattr(offloads, "_ioctl", interface.ioctl)
+        monkeypatch.setattr(offloads, "_layouts", [])
+        return interface
+
+    return put
 
 
 def test_a_number_alone_gets_a_way_out() -> None:
     assert said(raising(OSError(errno.ENODEV, "no such interface", "7"))) == (
-        "no such interface: 7; the interface is not there: bring it back, and the agent tries again"
+        "no such interface: 7 (ENODEV) while attaching transit XDP on the interface with ifindex 2: the interface is "
+        "gone: bring it back; the agent tries again by itself"
     )
 
 
 def test_what_is_not_supported_names_no_setting_that_may_be_set_already() -> None:
     assert said(raising(OSError(errno.EOPNOTSUPP, "Operation not supported"))) == (
-        "Operation not supported; the kernel or the driver of the interface cannot do this"
+        "Operation not supported (EOPNOTSUPP) while attaching transit XDP on the interface with ifindex 2: the driver "
+        "of the interface cannot run it: give the droplet another interface, or see attach_mode"
     )
 
 
@@ -73,8 +104,8 @@ def test_a_whole_text_is_left_as_it_is(number: int) -> None:
     assert said(raising(ToldError(number, "it cannot be. Do this"))) == "it cannot be. Do this"
 
 
-def test_a_driver_that_takes_tags_off_is_named_with_what_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offloads, "_ioctl", StubbornInterface(GFLAGS=offloads.ETH_FLAG_RXVLAN).ioctl)
+def test_a_driver_that_takes_tags_off_is_named_with_what_can_be_done(plug: Any) -> None:
+    plug(StubbornInterface(flags=offloads.ETH_FLAG_RXVLAN))
     with socket.socket() as control:
         assert said(lambda: offloads.leave_tags_on(control, "eth7")) == (
             "eth7: driver mlx4 takes VLAN tags off received frames and does not stop when told to. Give the droplet an "
@@ -82,10 +113,60 @@ def test_a_driver_that_takes_tags_off_is_named_with_what_can_be_done(monkeypatch
         )
 
 
-def test_an_endpoint_that_keeps_its_offloads_says_what_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offloads, "_ioctl", StubbornInterface(GTXCSUM=1).ioctl)
+def test_an_endpoint_that_keeps_its_offloads_says_what_is_lost(plug: Any) -> None:
+    plug(StubbornInterface("tx-checksum-ip-generic"))
     with socket.socket() as control:
         assert said(lambda: offloads.set_endpoint_offloads(control, "eth0"), EnsureVeth(VETH)) == (
-            "eth0 does not turn receiving by NAPI (GRO) on and transmit checksums off, without which its packets are "
-            "lost; the agent tries again"
+            "eth0: generic receive offload (rx-gro) is off; transmit checksum offload (tx-checksum-ip-generic) is on, "
+            "and driver mlx4 does not change that, so the endpoint's packets would be lost or altered: update the "
+            "kernel, and see ethtool -k"
         )
+
+
+def test_an_offload_that_the_driver_holds_and_that_loses_nothing_is_not_asked_for_again_and_again(plug: Any) -> None:
+    """Else every comparison would find it wrong, and mend it in vain."""
+    interface = plug(StubbornInterface("rx-gro", "tx-vlan-hw-insert", changeable=False))
+    with socket.socket() as control:
+        assert wrong_offloads(offloads.read_offloads(control, "eth0")) == {}
+        assert not offloads.set_endpoint_offloads(control, "eth0")
+    assert offloads.ETHTOOL_SFEATURES not in interface.asked
+
+
+def test_an_offload_that_the_driver_holds_and_that_loses_packets_is_a_refusal(plug: Any) -> None:
+    plug(StubbornInterface("tx-checksum-sctp", "rx-gro", changeable=False))
+    with socket.socket() as control:
+        assert wrong_offloads(offloads.read_offloads(control, "eth0")) == {"tx-checksum-sctp": False}
+        assert "tx-checksum-sctp" in said(lambda: offloads.set_endpoint_offloads(control, "eth0"), EnsureVeth(VETH))
+
+
+def test_an_offload_that_the_kernel_does_not_have_is_no_difference(plug: Any) -> None:
+    assert wrong_offloads({"rx-gro": Offload(True, True)}) == {}
+    assert wrong_offloads({}) == {}
+
+
+EVERY_ERRNO = sorted(errno.errorcode)
+
+
+@pytest.mark.parametrize("step", Step)
+def test_every_errno_of_every_step_has_a_text_that_says_what_to_do(step: Step) -> None:
+    for number in [*EVERY_ERRNO, 524, 4095]:  # 524: ENOTSUPP, which the kernel lets out at times, and no libc names
+        text = explain(step, number, os.strerror(number), "the thing")
+        said, _, remedy = text.partition(f" while {step.value} the thing: ")
+        assert said in (f"{os.strerror(number)} ({errno_name(number)})", f"Unknown error {number}")
+        assert len(remedy) > 30, text
+
+
+@pytest.mark.parametrize("kind", get_args(Action))
+def test_every_action_has_a_step(kind: type) -> None:
+    """An action without one would be refused in the errno's words alone."""
+    values = [VETH if field.type == "Veth" else MapName.VPCS for field in fields(kind)]
+    assert isinstance(step_of(kind(*values)), Step)
+
+
+def test_what_a_step_says_of_its_own_is_more_than_the_errno_alone_does() -> None:
+    for (step, number), text in SPECIFIC.items():
+        assert text != GENERAL.get(number), (step, number)
+
+
+def test_a_text_names_the_errno_once() -> None:
+    assert explain(Step.READ, errno.EPERM, "refused (EPERM)", "x").startswith("refused (EPERM) while reading x: ")

@@ -1,0 +1,126 @@
+"""Namespaces that appear are noticed without anybody asking for them again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from lab.processes import living_in
+
+from agent.datapath.namespace_watch import NamespaceWatch
+from tests.netns.conftest import ip, run
+
+NAME = f"knw{os.getpid()}"
+
+
+@pytest.fixture
+def names() -> Iterator[list[str]]:
+    """Names of namespaces, which are removed afterwards."""
+    made = [f"{NAME}{number}" for number in range(3)]
+    yield made
+    for name in made:
+        ip("netns", "del", name, check=False)
+
+
+@pytest.fixture
+async def used() -> set[str]:
+    return set()
+
+
+@pytest.fixture
+async def watch(used: set[str]) -> AsyncIterator[NamespaceWatch]:
+    made = NamespaceWatch(lambda: used)
+    yield made
+    made.close()
+
+
+async def appeared(watch: NamespaceWatch, wanted: set[str]) -> None:
+    """Wait until the watch tells of some namespaces, and of no others."""
+    found: set[str] = set()
+    async with asyncio.timeout(20):
+        while found != wanted:
+            found |= await watch.wait()
+            assert found <= wanted
+
+
+async def add(name: str) -> None:
+    await asyncio.to_thread(ip, "netns", "add", name)
+
+
+async def test_a_namespace_that_is_waited_for_is_told_when_it_is_one(names: list[str], watch: NamespaceWatch) -> None:
+    """Its file is there before the namespace is mounted on it."""
+    first, second, other = names
+    watch.set_waiting({first, f"/run/netns/{second}", f"/var/run/netns/{NAME}never"})
+    await add(other)
+    await add(first)
+    await appeared(watch, {first})
+    await add(second)
+    await appeared(watch, {f"/run/netns/{second}"})
+
+
+async def test_one_that_came_before_it_was_waited_for_is_told(names: list[str], watch: NamespaceWatch) -> None:
+    await add(names[0])
+    watch.set_waiting({names[0]})
+    await appeared(watch, {names[0]})
+
+
+async def test_one_that_is_made_again_under_its_name_is_told_to_who_uses_it(
+    names: list[str], used: set[str], watch: NamespaceWatch
+) -> None:
+    await add(names[0])
+    used.add(names[0])
+    await asyncio.to_thread(ip, "netns", "del", names[0])
+    await add(names[0])
+    await appeared(watch, {names[0]})
+
+
+async def test_a_folder_that_is_not_there_yet_is_waited_for(
+    names: list[str], watch: NamespaceWatch, tmp_path: Path
+) -> None:
+    """As /run/netns is not before the first namespace of a host."""
+    path = tmp_path / "not" / "yet" / "tenant"
+    watch.set_waiting({str(path)})
+    await add(names[0])
+    await asyncio.to_thread(make_at, path, names[0])
+    try:
+        await appeared(watch, {str(path)})
+        await asyncio.to_thread(remove_at, path)
+        watch.set_waiting(set())
+        watch.set_waiting({str(path)})
+        await asyncio.to_thread(make_at, path, names[0])
+        await appeared(watch, {str(path)})
+    finally:
+        run("umount", str(path), check=False)
+
+
+def make_at(path: Path, name: str) -> None:
+    path.parent.mkdir(parents=True)
+    path.touch()
+    run("mount", "--bind", f"/run/netns/{name}", str(path))
+
+
+def remove_at(path: Path) -> None:
+    run("umount", str(path))
+    path.unlink()
+    path.parent.rmdir()
+
+
+async def test_a_process_is_looked_for_a_few_times_and_no_longer(names: list[str], watch: NamespaceWatch) -> None:
+    """Its document may come before it has a namespace of its own."""
+    await add(names[0])
+    with living_in(names[0]) as pid:
+        free = 4_194_303
+        watch.set_waiting({str(pid), str(free), f"/proc/{free}/ns/net"})
+        await appeared(watch, {str(pid)})
+        await asyncio.to_thread(lambda: None)
+
+
+async def test_what_does_not_concern_anybody_wakes_nobody(names: list[str], watch: NamespaceWatch) -> None:
+    watch.set_waiting({names[0]})
+    for name in names[1:]:
+        await add(name)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(watch.wait(), 0.3)
