@@ -37,6 +37,9 @@
 #define DIRECT_LIFETIME (10LL * TICKS_PER_SECOND)
 #define DIRECT_RENEW	(1LL * TICKS_PER_SECOND) /* a path in use is written once in this time, not at every packet */
 
+#define DETOUR_LIFETIME (30LL * TICKS_PER_SECOND) /* a bouncer that misdirected a packet is tried again after it */
+#define MAX_ATTEMPTS	16 /* ways that are tried for one packet, each with a turn back to the sender's droplet */
+
 #define EPHEMERAL_FIRST 49152 /* source ports of tunnels: 49152 to 65535 (RFC 8926 section 3.3, RFC 6335) */
 #define EPHEMERAL_MASK	16383
 

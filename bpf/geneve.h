@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Geneve (RFC 8926): its header and its options. Ours are return-to-sender (RTS), invalidate and probe. */
+/* Geneve (RFC 8926): its header and its options. Ours are return-to-sender (RTS), invalidate, misdirected and probe. */
 #ifndef DROPLET_GENEVE_H
 #define DROPLET_GENEVE_H
 
@@ -17,14 +17,16 @@ struct geneve_option {
 };
 
 /*
- * Travels on packets to and between bouncers and dividers: where to answer, and how often it was sent on. The origin
- * is a droplet's address of 4 or of 16 bytes.
+ * Travels on packets to and between bouncers and dividers: where to answer, how often it was sent on, and which choice
+ * of every set of bouncers or dividers it takes. The origin is a droplet's address of 4 or of 16 bytes. The option
+ * misdirected has the same form; its origin is the bouncer or divider that misdirected the packet.
  */
 struct return_to_sender {
 	struct geneve_option option;
 	__u8 bounces;
 	__u8 flags;
-	__u8 zero[2];
+	__u8 attempt;
+	__u8 zero;
 	__be32 origin[4];
 };
 
@@ -49,6 +51,7 @@ struct probe {
 #define OPTION_RTS	     0x01
 #define OPTION_INVALIDATE    0x82 /* critical: no body; the inner packet's destination is not here */
 #define OPTION_PROBE	     0x03
+#define OPTION_MISDIRECTED   0x84 /* critical: a bouncer sent the packet to a host that does not have its destination */
 #define OPTION_CRITICAL	     0x80
 #define MAX_OPTIONS	     63 /* of 4 bytes each, the most that fit */
 
@@ -60,7 +63,7 @@ struct options {
 	__u16 nothing;
 	__u16 rts;
 	__u16 probe;
-	__u16 invalidate;
+	__u16 back; /* invalidate or misdirected */
 } __attribute__((aligned(8)));
 
 static __always_inline enum outcome find_option(const struct geneve_option *option, __u32 at, struct options *found)
@@ -70,8 +73,8 @@ static __always_inline enum outcome find_option(const struct geneve_option *opti
 			found->rts = at;
 		if (option->type == OPTION_PROBE)
 			found->probe = at;
-		if (option->type == OPTION_INVALIDATE) {
-			found->invalidate = at;
+		if (option->type == OPTION_INVALIDATE || option->type == OPTION_MISDIRECTED) {
+			found->back = at;
 			return GO_ON;
 		}
 	}
@@ -107,7 +110,8 @@ static __always_inline __u32 option_size(const struct geneve_option *option)
 	return sizeof(*option) + (option->length & 0x1f) * 4;
 }
 
-static __always_inline enum outcome read_rts(void *start, void *end, __u32 at, struct tunnel *tunnel)
+/* `returns` is the tunnel's flag for the option. */
+static __always_inline enum outcome read_rts(void *start, void *end, __u32 at, struct tunnel *tunnel, __u8 returns)
 {
 	struct return_to_sender *rts = start + bounded(at, MAX_HEADERS);
 
@@ -119,9 +123,10 @@ static __always_inline enum outcome read_rts(void *start, void *end, __u32 at, s
 		copy_address(&tunnel->origin, rts->origin);
 	else
 		return MALFORMED_GENEVE;
-	tunnel->flags |= TUNNEL_RETURNS;
+	tunnel->flags |= returns;
 	tunnel->bounces = rts->bounces;
 	tunnel->rts = rts->flags;
+	tunnel->attempt = rts->attempt;
 	return GO_ON;
 }
 
@@ -137,11 +142,16 @@ static __always_inline enum outcome read_probe(void *start, void *end, __u32 at,
 	return GO_ON;
 }
 
-static __always_inline enum outcome read_invalidate(void *start, void *end, __u32 at, struct tunnel *tunnel)
+/* Invalidate or misdirected, and the one that stands last. */
+static __always_inline enum outcome read_back(void *start, void *end, __u32 at, struct tunnel *tunnel)
 {
 	struct geneve_option *option = start + bounded(at, MAX_HEADERS);
 
-	if ((void *)(option + 1) > end || option_size(option) != sizeof(*option))
+	if ((void *)(option + 1) > end)
+		return MALFORMED_GENEVE;
+	if (option->type == OPTION_MISDIRECTED)
+		return read_rts(start, end, at, tunnel, TUNNEL_MISDIRECTED);
+	if (option_size(option) != sizeof(*option))
 		return MALFORMED_GENEVE;
 	tunnel->flags |= TUNNEL_INVALIDATES;
 	return GO_ON;
@@ -157,11 +167,11 @@ static __always_inline enum outcome parse_options(void *start, void *end, __u32 
 	outcome = find_options(start, end, at, at + length, &found);
 	asm volatile("" : : : "memory");
 	if (outcome == GO_ON && found.rts)
-		outcome = read_rts(start, end, found.rts, tunnel);
+		outcome = read_rts(start, end, found.rts, tunnel, TUNNEL_RETURNS);
 	if (outcome == GO_ON && found.probe)
 		outcome = read_probe(start, end, found.probe, tunnel);
-	if (outcome == GO_ON && found.invalidate)
-		outcome = read_invalidate(start, end, found.invalidate, tunnel);
+	if (outcome == GO_ON && found.back)
+		outcome = read_back(start, end, found.back, tunnel);
 	return outcome;
 }
 
@@ -193,7 +203,7 @@ static __always_inline enum outcome parse_geneve(void *start, void *end, __u32 a
 
 static __always_inline __u32 option_bytes(const struct tunnel *tunnel, bool ipv6)
 {
-	if (tunnel->flags & TUNNEL_RETURNS)
+	if (tunnel->flags & (TUNNEL_RETURNS | TUNNEL_MISDIRECTED))
 		return ipv6 ? RTS_IPV6 : RTS_IPV4;
 	return tunnel->flags & TUNNEL_INVALIDATES ? sizeof(struct geneve_option) : 0;
 }
@@ -201,13 +211,14 @@ static __always_inline __u32 option_bytes(const struct tunnel *tunnel, bool ipv6
 static __always_inline void write_option(struct return_to_sender *rts, const struct tunnel *tunnel, bool ipv6)
 {
 	__be32 *word = (__be32 *)rts;
+	__u32 type = tunnel->flags & TUNNEL_MISDIRECTED ? OPTION_MISDIRECTED : OPTION_RTS;
 
-	if (!(tunnel->flags & TUNNEL_RETURNS)) {
+	if (tunnel->flags & TUNNEL_INVALIDATES) {
 		word[0] = bpf_htonl(OPTION_CLASS << 16 | OPTION_INVALIDATE << 8);
 		return;
 	}
-	word[0] = bpf_htonl(OPTION_CLASS << 16 | OPTION_RTS << 8 | ((ipv6 ? RTS_IPV6 : RTS_IPV4) / 4 - 1));
-	word[1] = bpf_htonl((__u32)tunnel->bounces << 24 | (__u32)tunnel->rts << 16);
+	word[0] = bpf_htonl(OPTION_CLASS << 16 | type << 8 | ((ipv6 ? RTS_IPV6 : RTS_IPV4) / 4 - 1));
+	word[1] = bpf_htonl((__u32)tunnel->bounces << 24 | (__u32)tunnel->rts << 16 | (__u32)tunnel->attempt << 8);
 	if (ipv6)
 		copy_address((struct address *)rts->origin, &tunnel->origin);
 	else
@@ -217,7 +228,7 @@ static __always_inline void write_option(struct return_to_sender *rts, const str
 /* `options` is their length in bytes; there is room for the longest. */
 static __always_inline void write_geneve(struct geneve *geneve, const struct tunnel *tunnel, __u32 options, bool ipv6)
 {
-	__u32 critical = tunnel->flags & TUNNEL_INVALIDATES ? GENEVE_CRITICAL_FLAG : 0;
+	__u32 critical = tunnel->flags & TUNNEL_COMES_BACK ? GENEVE_CRITICAL_FLAG : 0;
 	__be32 *word = (__be32 *)geneve;
 
 	word[0] = bpf_htonl((options / 4) << 24 | critical << 16 | GENEVE_ETHERNET);

@@ -54,7 +54,8 @@ struct complaint {
 /* Why a packet leads nowhere, so that its sender is told. */
 static __always_inline bool is_unreachable(enum outcome why)
 {
-	return why == NO_ENDPOINT || why == NO_NETWORK || why == NO_BOUNCER || why == NO_DIVIDER;
+	return why == NO_ENDPOINT || why == NO_NETWORK || why == NO_BOUNCER || why == NO_DIVIDER ||
+	       why == ALL_MISDIRECTED;
 }
 
 static __always_inline bool has_ports(__u32 protocol)
@@ -70,7 +71,7 @@ static __always_inline __u16 error_about(enum outcome why, bool ipv6, __u32 prot
 		return ipv6 ? KIND(ICMPV6_TOO_BIG, 0) : KIND(ICMP_UNREACHABLE, ICMP_NEEDS_SMALLER);
 	if (why == INNER_TTL)
 		return ipv6 ? KIND(ICMPV6_TTL, 0) : KIND(ICMP_TIME_EXCEEDED, 0);
-	if (why == NO_ENDPOINT)
+	if (why == NO_ENDPOINT || why == ALL_MISDIRECTED)
 		return ipv6 ? KIND(ICMPV6_UNREACHABLE, ICMPV6_ADDRESS) : KIND(ICMP_UNREACHABLE, ICMP_HOST);
 	if (why != IS_REFUSED)
 		return ipv6 ? KIND(ICMPV6_UNREACHABLE, ICMPV6_NO_ROUTE) : KIND(ICMP_UNREACHABLE, ICMP_NETWORK);

@@ -37,7 +37,8 @@
 	X(ARP_ANSWERED_REMOTE, "An ARP request through a tunnel, answered to the droplet it came from.")               \
 	X(ND_ANSWERED_REMOTE, "A neighbour solicitation through a tunnel, answered to the droplet it came from.")      \
 	X(TOO_BIG_TOLD_REMOTE, "Came through a tunnel and did not fit further, which an ICMP error told its sender.")  \
-	X(UNREACHABLE_TOLD_REMOTE, "Came through a tunnel and leads nowhere, which an ICMP error told its sender.")
+	X(UNREACHABLE_TOLD_REMOTE, "Came through a tunnel and leads nowhere, which an ICMP error told its sender.")    \
+	X(MISDIRECTED, "A bouncer or divider with an old map sent it here; returned to its sender's droplet.")
 
 #define OUTCOMES_DROPPED(X)                                                                                            \
 	X(UNKNOWN_INTERFACE, "Came from an interface that belongs to no endpoint.")                                    \
@@ -86,7 +87,8 @@
 	X(VXLAN_FLAGS, "The VXLAN packet was not marked as having a VNI.")                                             \
 	X(TOO_MANY_BOUNCES, "The packet went from bouncer to bouncer without an end.")                                 \
 	X(ECN_NOT_CAPABLE, "Congestion was marked on the tunnel packet of a flow that cannot signal it.")              \
-	X(SOURCE_ELSEWHERE, "The tunnel packet's source is of this host, or not its VXLAN peer's.")
+	X(SOURCE_ELSEWHERE, "The tunnel packet's source is of this host, or not its VXLAN peer's.")                    \
+	X(ALL_MISDIRECTED, "Every bouncer and divider that was tried sent it to a host without its endpoint.")
 
 #define ENUMERATOR(name, sentence) name,
 

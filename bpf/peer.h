@@ -68,6 +68,7 @@ static __always_inline enum outcome to_origin(const struct local_droplet *local,
 	vxlan = VXLAN_PORT && (tunnel->flags & TUNNEL_VXLAN || tunnel->rts & RTS_VXLAN);
 	tunnel->flags = vxlan ? TUNNEL_VXLAN : TUNNEL_RETURNS;
 	tunnel->rts = RTS_UNLEARNT;
+	tunnel->attempt = 0;
 	tunnel->bounces = 0;
 	tunnel->tos &= ~ECN_MASK;
 	tunnel->ttl = NEW_TTL;

@@ -10,6 +10,8 @@ static __always_inline enum outcome find_asked(const struct tunnel *tunnel, cons
 {
 	struct network *network = network_of(asked);
 
+	if (tunnel->flags & TUNNEL_MISDIRECTED) /* closed: questions do not come back, and its origin did not ask */
+		return NOT_HERE;
 	*endpoint = endpoints.lookup(asked);
 	if (*endpoint && (*endpoint)->ifindex)
 		return GO_ON;
@@ -23,7 +25,7 @@ static __always_inline enum outcome find_asked(const struct tunnel *tunnel, cons
 /* Why a request is not answered here, unless it came straight for an endpoint that has left: then it goes back. */
 static __always_inline enum outcome give_back_asked(struct tunnel *tunnel, enum outcome why)
 {
-	bool straight = !(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN | TUNNEL_INVALIDATES));
+	bool straight = !(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN | TUNNEL_COMES_BACK));
 
 	return straight ? give_back(tunnel) : why;
 }

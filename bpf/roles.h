@@ -9,6 +9,8 @@ static __always_inline enum outcome send_on(const struct local_droplet *local, s
 {
 	if (same_address(&tunnel->peer.address, &local->address))
 		return NOT_HERE;
+	if (tunnel->flags & TUNNEL_COMES_BACK)
+		tunnel->bounces = 0; /* counted anew from here */
 	if (tunnel->bounces >= MAX_BOUNCES)
 		return TOO_MANY_BOUNCES;
 	if (tunnel->ttl <= 1)
@@ -25,7 +27,7 @@ static __always_inline enum outcome send_on(const struct local_droplet *local, s
 static __always_inline bool is_undivided(const struct tunnel *tunnel, const struct packet *packet,
 					 const struct endpoint *endpoint)
 {
-	if (!(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN | TUNNEL_INVALIDATES)) || tunnel->rts & RTS_DIVIDED)
+	if (!(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN | TUNNEL_COMES_BACK)) || tunnel->rts & RTS_DIVIDED)
 		return false;
 	if (!(tunnel->rts & RTS_PINNED) && !(endpoint && endpoint->flags & ENDPOINT_PINNED))
 		return false;
@@ -44,7 +46,40 @@ static __always_inline enum outcome divide(struct tunnel *tunnel, const struct p
 	if (vpc->flags & VPC_DIVIDED_HERE)
 		return GO_ON;
 	tunnel->rts &= ~RTS_DIVIDED;
-	return to_divider(vpc, packet, &tunnel->peer.address, HANDED_TO_DIVIDER);
+	return to_divider(vpc, packet, tunnel, HANDED_TO_DIVIDER);
+}
+
+/* How many ways are worth trying for a packet: each bouncer twice, so that it does not matter which was the first. */
+static __always_inline __u32 ways_of(const struct network *network, const struct packet *packet)
+{
+	__u32 ways = network->count * 2;
+
+	if (is_between_networks(packet)) /* by sets that this droplet does not know */
+		return MAX_ATTEMPTS;
+	if (network->count == 1)
+		return 1;
+	return ways < MAX_ATTEMPTS ? ways : MAX_ATTEMPTS;
+}
+
+/*
+ * Has packets between two addresses take the next choice of every set from now on. `by`: who misdirected this one.
+ * When there is no other choice, the packet ends here, and the next one begins with the first again.
+ */
+static __always_inline enum outcome take_detour(struct tunnel *tunnel, const struct packet *packet,
+						const struct network *network, const struct address *by)
+{
+	struct detour detour = {.misdirected_by = *by, .tick = bpf_jiffies64()};
+	struct detour_key key KEY;
+
+	key_of_detour(&key, packet);
+	if (tunnel->attempt + 1U >= ways_of(network, packet)) {
+		detours.delete(&key);
+		return ALL_MISDIRECTED;
+	}
+	tunnel->attempt++;
+	detour.attempt = tunnel->attempt;
+	detours.update(&key, &detour);
+	return GO_ON;
 }
 
 /*
@@ -64,21 +99,41 @@ static __always_inline bool forget_path(const struct tunnel *tunnel, struct over
 }
 
 /*
- * A packet of an endpoint of this host came back, for its destination has left the droplet that it was sent to: that
- * path is forgotten, and the packet goes as it would have gone without it, from here anew.
+ * A packet of an endpoint of this host came back, for its destination is not on the droplet that it was sent to. That
+ * path is forgotten, and so is the bouncer that misdirected it; it goes from here anew, as it would have gone then.
  */
 static __always_inline enum outcome take_back(const struct local_droplet *local, struct tunnel *tunnel,
 					      struct packet *packet)
 {
 	struct network *network = network_of(&packet->from);
+	enum outcome outcome = GO_ON;
+	struct address by KEY;
 
 	if (!forget_path(tunnel, &packet->from, &packet->to)) /* closed: nobody else's packet is sent */
 		return NOT_HERE;
+	copy_address(&by, &tunnel->origin);
+	copy_address(&tunnel->origin, &local->address);
 	if (!network) /* closed: nobody knows more */
 		return NO_NETWORK;
+	if (tunnel->flags & TUNNEL_MISDIRECTED)
+		outcome = take_detour(tunnel, packet, network, &by);
+	else
+		tunnel->attempt = recall_attempt(packet);
 	tunnel->rts = network->flags & NETWORK_PINNED ? RTS_PINNED : 0;
-	copy_address(&tunnel->origin, &local->address);
-	return GO_ON;
+	return outcome;
+}
+
+/* To a bouncer of the sender's network on another host: this one's own map may have led the packet astray. */
+static __always_inline enum outcome to_other_bouncer(const struct network *network, const struct packet *packet,
+						     struct tunnel *tunnel)
+{
+	enum outcome outcome = to_bouncer(network, packet, tunnel, REROUTED);
+
+	if (outcome != REROUTED || droplets.lookup(&tunnel->peer.address))
+		return outcome;
+	tunnel->attempt++;
+	to_bouncer(network, packet, tunnel, REROUTED);
+	return droplets.lookup(&tunnel->peer.address) ? REROUTED : NO_ENDPOINT;
 }
 
 static __always_inline enum outcome reroute(const struct local_droplet *local, struct tunnel *tunnel,
@@ -93,10 +148,11 @@ static __always_inline enum outcome reroute(const struct local_droplet *local, s
 		copy_address(&tunnel->peer.address, &destination->host);
 		return send_on(local, tunnel, destination->flags & ENDPOINT_VXLAN, REROUTED);
 	}
+	outcome = NO_ENDPOINT;
 	if (network->flags & NETWORK_BOUNCED_HERE)
-		outcome = hand_on(packet, &tunnel->peer.address);
-	else
-		outcome = to_bouncer(network, packet, &tunnel->peer.address, REROUTED);
+		outcome = hand_on(packet, tunnel);
+	if (outcome == NO_ENDPOINT)
+		outcome = to_other_bouncer(network, packet, tunnel);
 	return outcome < FIRST_DROPPED ? send_on(local, tunnel, false, REROUTED) : outcome;
 }
 
@@ -106,6 +162,47 @@ static __always_inline enum outcome give_back(struct tunnel *tunnel)
 	tunnel->flags = TUNNEL_INVALIDATES;
 	tunnel->ttl = NEW_TTL;
 	return RETURNED;
+}
+
+/*
+ * A packet that a bouncer or divider with an old map sent here goes back to its sender's droplet, which tries the next
+ * one. Its time to live is counted on, so that it ends also where droplets do not know of attempts.
+ */
+static __always_inline enum outcome return_misdirected(struct tunnel *tunnel, enum outcome otherwise)
+{
+	struct address by KEY;
+
+	/* Closed: where the origin is a stranger or not the sender's droplet, nobody could send it anew. */
+	if (!(tunnel->flags & TUNNEL_RETURNS) || tunnel->rts & RTS_UNLEARNT || !droplets.lookup(&tunnel->origin))
+		return otherwise;
+	if (tunnel->ttl <= 1)
+		return OUTER_TTL;
+	copy_address(&by, &tunnel->peer.address);
+	copy_address(&tunnel->peer.address, &tunnel->origin);
+	copy_address(&tunnel->origin, &by);
+	tunnel->flags = TUNNEL_MISDIRECTED;
+	tunnel->bounces = 0;
+	tunnel->rts = 0;
+	tunnel->ttl--;
+	return MISDIRECTED;
+}
+
+/*
+ * Whether a packet without an endpoint here was sent by one of this host, and a bouncer or divider with an old map sent
+ * it back to this very host, which has no role for it: its sender's droplet has it already.
+ */
+static __always_inline bool is_own_misdirected(const struct tunnel *tunnel, const struct packet *packet)
+{
+	struct endpoint *sender = endpoints.lookup(&packet->from);
+	__u32 vni = packet->to.vni;
+	struct network *network;
+	struct vpc *vpc;
+
+	if (!(tunnel->flags & TUNNEL_RETURNS) || !sender || !sender->ifindex || droplets.lookup(&tunnel->origin))
+		return false;
+	network = network_of(&packet->to);
+	vpc = vpcs.lookup(&vni);
+	return !(network && network->flags & NETWORK_BOUNCED_HERE) && !(vpc && vpc->flags & VPC_DIVIDED_HERE);
 }
 
 /* A VXLAN peer's bridge floods what it has not learnt, also what is for an endpoint of its own: that never returns. */
@@ -119,9 +216,10 @@ static __always_inline enum outcome pass_on(const struct local_droplet *local, s
 					    struct packet *packet, const struct endpoint *endpoint)
 {
 	bool direct_hit = !(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN));
-	enum outcome outcome = BOUNCED;
+	struct address came_from KEY;
+	enum outcome outcome;
 
-	if (tunnel->flags & TUNNEL_INVALIDATES)
+	if (tunnel->flags & TUNNEL_COMES_BACK)
 		return reroute(local, tunnel, packet, endpoint);
 	if (endpoint) {
 		if (is_its_own(tunnel, endpoint))
@@ -129,13 +227,20 @@ static __always_inline enum outcome pass_on(const struct local_droplet *local, s
 		copy_address(&tunnel->peer.address, &endpoint->host);
 		return send_on(local, tunnel, endpoint->flags & ENDPOINT_VXLAN, BOUNCED);
 	}
-	outcome = hand_on(packet, &tunnel->peer.address);
+	copy_address(&came_from, &tunnel->peer.address);
+	outcome = hand_on(packet, tunnel);
+	if (outcome == HANDED_TO_DIVIDER && tunnel->rts & RTS_DIVIDED) { /* from where it came, and would come again */
+		copy_address(&tunnel->peer.address, &came_from);
+		outcome = NOT_HERE;
+	}
 	if (outcome < FIRST_DROPPED) {
 		if (outcome == HANDED_TO_BOUNCER)
 			tunnel->rts |= RTS_DIVIDED;
 		return send_on(local, tunnel, false, outcome);
 	}
-	return direct_hit ? give_back(tunnel) : outcome;
+	if (direct_hit)
+		return give_back(tunnel);
+	return outcome == NOT_HERE || outcome == NO_VPC ? return_misdirected(tunnel, outcome) : outcome;
 }
 
 #endif

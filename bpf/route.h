@@ -41,39 +41,61 @@ static __always_inline bool is_between_networks(const struct packet *packet)
 	return network_of(&packet->from) != network_of(&packet->to);
 }
 
-/* One of a set, the same for all packets between two addresses. `count` is not 0. */
-static __always_inline void pick(const struct address *set, __u32 count, const struct packet *packet,
-				 struct address *target)
+static __always_inline void key_of_detour(struct detour_key *key, const struct packet *packet)
+{
+	copy_words(&key->from, &packet->from.address);
+	set_key_ipv6(&key->to, packet->to.vni, &packet->to.address);
+}
+
+/* Which choice packets of a local endpoint take: 0, the first, unless that misdirected one to this address lately. */
+static __always_inline __u8 recall_attempt(const struct packet *packet)
+{
+	struct detour_key key KEY;
+	struct detour *detour;
+
+	key_of_detour(&key, packet);
+	detour = detours.lookup(&key);
+	/* Open: the first choice is tried again. */
+	return detour && (__s64)(bpf_jiffies64() - detour->tick) < DETOUR_LIFETIME ? detour->attempt : 0;
+}
+
+/*
+ * One of a set for tunnel->peer: the same for all packets between two addresses, and another one `turn` places on.
+ * `count` is not 0.
+ */
+static __always_inline void pick(const struct address *set, __u32 count, const struct packet *packet, __u32 turn,
+				 struct tunnel *tunnel)
 {
 	__u64 addresses = (__u64)address_word(&packet->from.address) << 32 | address_word(&packet->to.address);
 	__u32 hash = hash_pair(addresses, packet->from.vni);
 
-	copy_address(target, &set[(hash % count) & (MAX_SET - 1)]);
+	copy_address(&tunnel->peer.address, &set[((hash % count + turn) % count) & (MAX_SET - 1)]);
 }
 
 static __always_inline enum outcome to_bouncer(const struct network *network, const struct packet *packet,
-					       struct address *target, enum outcome sent)
+					       struct tunnel *tunnel, enum outcome sent)
 {
 	if (!network->count)
 		return NO_BOUNCER;
-	pick(network->bouncers, network->count, packet, target);
+	pick(network->bouncers, network->count, packet, tunnel->attempt, tunnel);
 	return sent;
 }
 
+/* Dividers turn at another pace than bouncers, so that attempts meet each pair of two small sets. */
 static __always_inline enum outcome to_divider(const struct vpc *vpc, const struct packet *packet,
-					       struct address *target, enum outcome sent)
+					       struct tunnel *tunnel, enum outcome sent)
 {
 	if (!vpc->count)
 		return NO_DIVIDER;
-	pick(vpc->dividers, vpc->count, packet, target);
+	pick(vpc->dividers, vpc->count, packet, tunnel->attempt + tunnel->attempt / 2, tunnel);
 	return sent;
 }
 
 /*
  * As bouncer or divider for an address that is not in `endpoints`: who knows more. Every miss fails closed: it drops.
- * Answers HANDED_TO_BOUNCER or HANDED_TO_DIVIDER with `target` filled, or a drop.
+ * Answers HANDED_TO_BOUNCER or HANDED_TO_DIVIDER with tunnel->peer filled, or a drop.
  */
-static __always_inline enum outcome hand_on(const struct packet *packet, struct address *target)
+static __always_inline enum outcome hand_on(const struct packet *packet, struct tunnel *tunnel)
 {
 	__u32 vni = packet->to.vni;
 	struct vpc *vpc = vpcs.lookup(&vni);
@@ -85,11 +107,11 @@ static __always_inline enum outcome hand_on(const struct packet *packet, struct 
 	if (network && network->flags & NETWORK_BOUNCED_HERE)
 		return NO_ENDPOINT;
 	if (vpc->flags & VPC_DIVIDED_HERE)
-		return network ? to_bouncer(network, packet, target, HANDED_TO_BOUNCER) : NO_NETWORK;
+		return network ? to_bouncer(network, packet, tunnel, HANDED_TO_BOUNCER) : NO_NETWORK;
 	network = network_of(&packet->from);
 	if (!network || !(network->flags & NETWORK_BOUNCED_HERE))
 		return NOT_HERE;
-	return to_divider(vpc, packet, target, HANDED_TO_DIVIDER);
+	return to_divider(vpc, packet, tunnel, HANDED_TO_DIVIDER);
 }
 
 #endif

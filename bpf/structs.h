@@ -135,6 +135,22 @@ struct direct_path {
 	__u64 confirmed_tick; /* the kernel's tick then, by which the programs tell its age */
 };
 
+/* A local endpoint and the address that it sends to: what pick() in route.h chooses by. */
+struct detour_key {
+	struct address from;
+	struct overlay_key to;
+};
+
+/*
+ * detours: detour_key -> which of its bouncers and dividers packets take instead of the first choice, because that one
+ * sent them to a host that does not have their destination. By programs.
+ */
+struct detour {
+	struct address misdirected_by; /* the droplet that sent the last returned packet there, for people */
+	__u64 attempt;		       /* added to the hash in pick() */
+	__u64 tick;		       /* the kernel's when a packet was last returned */
+};
+
 /* A fragmented packet of a local endpoint: its identity and direction. */
 struct fragment_key {
 	__u32 slot;

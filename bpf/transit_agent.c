@@ -191,7 +191,8 @@ static __always_inline enum outcome by_divider(struct departure *departure)
 		return NO_VPC;
 	if (vpc->flags & VPC_DIVIDED_HERE)
 		return GO_ON;
-	return to_divider(vpc, &departure->packet, &departure->tunnel.peer.address, SENT_TO_DIVIDER);
+	departure->tunnel.attempt = recall_attempt(&departure->packet);
+	return to_divider(vpc, &departure->packet, &departure->tunnel, SENT_TO_DIVIDER);
 }
 
 /* Neither this host nor a direct path knows the destination: the own network's bouncers do, maybe this one. */
@@ -204,9 +205,10 @@ static __always_inline enum outcome find_by_network(struct ethhdr *ethernet, voi
 		return NO_NETWORK;
 	if (same_address(&packet->to.address, &network->gateway))
 		return answer_echo(ethernet, end, packet, &departure->transport);
+	departure->tunnel.attempt = recall_attempt(packet);
 	if (network->flags & NETWORK_BOUNCED_HERE)
-		return hand_on(packet, &departure->tunnel.peer.address);
-	return to_bouncer(network, packet, &departure->tunnel.peer.address, SENT_TO_BOUNCER);
+		return hand_on(packet, &departure->tunnel);
+	return to_bouncer(network, packet, &departure->tunnel, SENT_TO_BOUNCER);
 }
 
 static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void *end, struct departure *departure,
@@ -273,7 +275,8 @@ static __always_inline enum outcome ask(const struct interface *sender, struct d
 		return NO_NETWORK;
 	if (network->flags & NETWORK_BOUNCED_HERE)
 		return NO_ENDPOINT;
-	return to_bouncer(network, &departure->packet, &departure->tunnel.peer.address, SENT_TO_BOUNCER);
+	departure->tunnel.attempt = recall_attempt(&departure->packet);
+	return to_bouncer(network, &departure->packet, &departure->tunnel, SENT_TO_BOUNCER);
 }
 
 static __always_inline bool is_own_source(const struct packet *packet, const struct interface *sender)

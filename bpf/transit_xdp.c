@@ -38,7 +38,7 @@ static __always_inline enum outcome deliver_from_tunnel(context *ctx, struct tun
 							struct ethhdr *ethernet, const struct endpoint *endpoint,
 							bool on_path, __u32 *leave_by)
 {
-	bool known = on_path || tunnel->flags & TUNNEL_INVALIDATES;
+	bool known = on_path || tunnel->flags & TUNNEL_COMES_BACK;
 	enum outcome outcome = known ? GO_ON : learn(tunnel, &packet->from, endpoint);
 
 	if (outcome != GO_ON)
@@ -58,14 +58,20 @@ static __always_inline enum outcome packet_from_tunnel(context *ctx, const struc
 	struct endpoint *endpoint;
 	bool undivided;
 
-	if (outcome == GO_ON && tunnel->flags & TUNNEL_INVALIDATES)
+	if (outcome != GO_ON)
+		return outcome;
+	endpoint = endpoints.lookup(&packet->to);
+	if (!endpoint && (is_to_many(packet) || is_subnet_broadcast(&packet->to)))
+		return MULTICAST;
+	if (!endpoint && is_own_misdirected(tunnel, packet)) {
+		tunnel->flags = TUNNEL_MISDIRECTED;
+		copy_address(&tunnel->origin, &tunnel->peer.address);
+	}
+	if (tunnel->flags & TUNNEL_COMES_BACK)
 		outcome = take_back(local, tunnel, packet);
 	if (outcome != GO_ON)
 		return outcome;
 	tunnel->tos = (tunnel->tos & ~ECN_MASK) | (packet->tos & ECN_MASK);
-	endpoint = endpoints.lookup(&packet->to);
-	if (!endpoint && (is_to_many(packet) || is_subnet_broadcast(&packet->to)))
-		return MULTICAST;
 	undivided = is_undivided(tunnel, packet, endpoint);
 	if (VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN) {
 		if (is_group(ethernet->h_dest)) /* a droplet's sender has looked */
@@ -159,7 +165,8 @@ static __always_inline enum outcome forward(context *ctx, struct local_droplet *
 		tunnel->rts = (tunnel->rts & ~RTS_VXLAN) | RTS_UNLEARNT;
 	}
 	*leave_by = local->leaves;
-	tunnel->fits = endpoint_mtu(hop, is_over_ipv6(local));
+	/* What is on its way to its sender already has nobody to be told. */
+	tunnel->fits = outcome == MISDIRECTED ? 0 : endpoint_mtu(hop, is_over_ipv6(local));
 	return send(ctx, local, tunnel, hop, 0, outcome);
 }
 
@@ -196,7 +203,7 @@ static __always_inline enum outcome tell_remote(context *ctx, struct local_dropl
 	bool too_big = why == DOES_NOT_FIT;
 	struct complaint complaint = {
 		.kind = error_about(why, INNER_IPV6 && packet->kind == ETH_P_IPV6, 0),
-		.routed = !too_big && why != NO_ENDPOINT,
+		.routed = !too_big && why != NO_ENDPOINT && why != ALL_MISDIRECTED,
 		.value = too_big ? tunnel->fits : 0,
 		.from = tunnel->headers,
 	};
@@ -210,7 +217,7 @@ static __always_inline enum outcome tell_remote(context *ctx, struct local_dropl
 	outcome = complain(ctx, packet, &complaint, untold);
 	if (outcome != DOES_NOT_FIT)
 		return outcome;
-	if (came_by & TUNNEL_INVALIDATES || came_round(tunnel, packet, came_by))
+	if (came_by & TUNNEL_COMES_BACK || came_round(tunnel, packet, came_by))
 		return tell_own(packet, why, leave_by);
 	tunnel->headers = 0;
 	tunnel->length = frame_length(ctx);

@@ -10,6 +10,10 @@
 #define TUNNEL_PROBE	   16U /* with a probe to be answered */
 #define TUNNEL_UNSUMMED	   32U /* came without a UDP checksum over IPv6 */
 
+#define TUNNEL_MISDIRECTED 64U /* has a misdirected option: a bouncer sent it to a host without its endpoint */
+
+#define TUNNEL_COMES_BACK (TUNNEL_INVALIDATES | TUNNEL_MISDIRECTED) /* to the droplet of its sender */
+
 /* Of the RTS option. */
 #define RTS_PINNED   1U /* the sender's network reaches others through a divider only */
 #define RTS_DIVIDED  2U /* and one was passed */
@@ -23,7 +27,7 @@
 struct tunnel {
 	struct next_hop_key peer; /* received: the other droplet; to be sent: where to, and by which interface */
 	__u32 vni;
-	struct address origin; /* where the sender is: by RTS, else the peer */
+	struct address origin; /* where the sender is: by RTS, else the peer; misdirected: who misdirected it */
 	__u16 headers;	       /* bytes in front of the inner frame, as received; 0 when there are none */
 	__u16 length;	       /* bytes of the inner frame */
 	__u16 probe;	       /* where the probe option begins, by bytes from the frame's start */
@@ -33,8 +37,8 @@ struct tunnel {
 	__u8 ttl;
 	__u8 bounces;
 	__u8 flags;
-	__u8 rts; /* flags of the RTS option */
-	__u8 pad;
+	__u8 rts;     /* flags of the RTS option */
+	__u8 attempt; /* which choice of every set it takes: see pick() */
 } __attribute__((aligned(8)));
 
 /* A mask above the longest headers: 18 of Ethernet, 40 of IPv6, 8 of UDP, 8 of Geneve, 252 of options. */

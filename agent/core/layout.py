@@ -46,6 +46,7 @@ class MapName(StrEnum):
     NEXT_HOPS = "next_hops"
     LOCAL_DROPLETS = "local_droplets"
     DIRECT = "direct"
+    DETOURS = "detours"
     FRAGMENTS = "fragments"
     TOLD = "told"
     OUTCOMES = "outcomes"
@@ -88,6 +89,10 @@ LOCAL_DROPLET = struct.Struct("=16sIII6sHI")
 """struct local_droplet { address; u32 interface, arrives, leaves; u8 mac[6]; be16 vlan; u32 flags }, vlan by htons."""
 DIRECT_PATH = struct.Struct("=16sQQQ")
 """struct direct_path { address host; u64 flags; u64 confirmed_ns; u64 confirmed_tick }."""
+DETOUR_KEY = struct.Struct("=16sI16s")
+"""struct detour_key { address from; overlay_key to }."""
+DETOUR = struct.Struct("=16sQQ")
+"""struct detour { address misdirected_by; u64 attempt; u64 tick }."""
 FRAGMENT_KEY = struct.Struct("=I4s16sI")
 """struct fragment_key { u32 slot; be32 identity; address to; u32 protocol }."""
 FRAGMENT = struct.Struct("=I")

@@ -49,9 +49,11 @@ class Command(IntEnum):
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
     RAW_TRACEPOINT_OPEN = 17
+    MAP_FREEZE = 22
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
+    PROG_BIND_MAP = 35
 
 
 class MapType(IntEnum):
@@ -444,6 +446,16 @@ def _object(command: Command, path: Path, fd: int) -> int:
 def map_by_id(number: int) -> int:
     """Open a map by the kernel's id; ENOENT when there is none."""
     return _call(Command.MAP_GET_FD_BY_ID, pack("=III", number, 0, 0))[0]
+
+
+def freeze_map(fd: int) -> None:
+    """Let nobody change a map from user space any more; since Linux 5.2."""
+    _call(Command.MAP_FREEZE, pack("=I", fd))
+
+
+def bind_map(program: int, fd: int) -> None:
+    """Have a program hold a map that its code does not use, so that it shows among its maps; since Linux 5.10."""
+    _call(Command.PROG_BIND_MAP, pack("=III", program, fd, 0))
 
 
 def program_by_id(number: int) -> int:

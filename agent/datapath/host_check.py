@@ -30,7 +30,8 @@ from agent.datapath.link_query import LinkQuery
 from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.offloads import driver_of
-from agent.datapath.pins import is_bpffs, pinned_program_ids
+from agent.datapath.ownership import is_ours, owner_of
+from agent.datapath.pins import is_bpffs
 from agent.datapath.uplinks import kind, read_uplinks, served_by
 from agent.datapath.xdp import PAGE_MTU, REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
 from agent.datapath.xdp_features import xdp_features
@@ -248,9 +249,9 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
         return CheckResult("xdp", False, f"what {name} lies on is gone", "see the interface above")
     carrier = str(attribute(link, "IFLA_IFNAME"))
     attached = attached_program(link)
-    if attached is not None and attached.program_id not in pinned_program_ids(config.pins):
+    if attached is not None and not is_ours(attached.program_id, config.pins):
         remedy = f"detach it (ip link set dev {carrier} xdp off) if nobody needs it, or use another interface"
-        detail = f"another owner's program {attached.program_id} is attached to {carrier}"
+        detail = f"{owner_of(attached.program_id)}'s program {attached.program_id} is attached to {carrier}"
         return CheckResult("xdp", False, detail, remedy)
     if config.attach_mode is AttachMode.OFFLOAD and (refused := _refused_by_card(link)):
         return CheckResult("xdp", False, refused, REMEDY[AttachMode.OFFLOAD])

@@ -35,6 +35,7 @@ from agent.datapath.neighbours import NeighbourWatch
 from agent.datapath.netlink import Netlink
 from agent.datapath.observe import Subject, look_up, observe
 from agent.datapath.offloads import leave_tags_on
+from agent.datapath.ownership import find, is_ours, owner_of
 from agent.datapath.pins import Pins, ensure_bpffs, pinned_program_ids, restore
 from agent.datapath.readings import Readings
 from agent.datapath.transit import Transit
@@ -42,6 +43,8 @@ from agent.datapath.uplinks import names_of, read_uplinks
 from agent.datapath.xdp import AttachMode, Ownership, Program
 from agent.datapath.xdp_features import FeatureEvents
 from agent.executor import Executor
+
+log = structlog.get_logger()
 
 TRANSIT_XDP, TRANSIT_AGENT = "transit_xdp", "transit_agent"
 TRANSIT_SLOT = 0
@@ -97,7 +100,7 @@ class Kernel(Readings):
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """What the programs are compiled with."""
-        own = Ownership(self._owns, bpf.program_by_id)
+        own = Ownership(self._owns, bpf.program_by_id, owner_of)
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
         self.modes = AttachModes(config.attach_mode)
@@ -112,7 +115,7 @@ class Kernel(Readings):
             own,
             self.modes,
             map_ids,
-            lambda ifindex: programs.load_for_card(compiled.program(TRANSIT_XDP), descriptors, ifindex),
+            lambda ifindex: programs.load_for_card(compiled, TRANSIT_XDP, descriptors, ifindex, config.instance),
             self._leave_tags_on,
         )
         self.transit.attached_hook = self.follow_modes
@@ -143,10 +146,13 @@ class Kernel(Readings):
             undo.callback(netlink.close)
             uplinks = await read_uplinks(netlink, config.interfaces)
             compiled = await compile_programs(config.cache, features=with_uplinks(config.features, uplinks))
-            maps = open_maps(config.pins.maps, compiled.maps, config.sizes)
+            left = await find(netlink, config.pins, config.interfaces)
+            maps = open_maps(config.pins.maps, compiled.maps, config.sizes, left.maps)
             undo.callback(close_maps, maps)
             descriptors = {name.value: one.descriptor for name, one in maps.items()}
-            loaded = programs.ensure_programs(compiled, descriptors, config.pins.programs)
+            loaded = programs.ensure_programs(
+                compiled, descriptors, config.pins.programs, config.instance, left.programs
+            )
             undo.callback(programs.close, loaded)
             kernel = cls(config, netlink, maps, loaded, compiled, uplinks)
             await kernel._follower.look(uplinks)
@@ -253,8 +259,8 @@ class Kernel(Readings):
         return {uplink.name: self.transit.mode(uplink.carrier) for uplink in self._uplinks}
 
     def _owns(self, program_id: int) -> bool:
-        """Whether an attached program is one of this instance's: pinned by it, or working on its maps."""
-        if program_id in {one.id for one in self._loaded.values()} | pinned_program_ids(self.config.pins):
+        """Whether an attached program is one of this instance's: as `is_ours`, or working on its maps."""
+        if program_id in {one.id for one in self._loaded.values()} or is_ours(program_id, self.config.pins):
             return True
         descriptor = bpf.program_by_id(program_id)
         try:
@@ -265,6 +271,8 @@ class Kernel(Readings):
 
     def _restore_pins(self) -> None:
         pins = self.config.pins
+        if ensure_bpffs(pins.bpffs):
+            log.warning("bpf_file_system_mounted_again", path=str(pins.bpffs))
         wanted = {pins.maps / name.value: one.descriptor for name, one in self.maps.items()}
         wanted |= {pins.programs / self._content / one.name: one.fd for one in self._loaded.values()}
         restore(wanted)

@@ -28,6 +28,8 @@ FEW = 8
 MANY = 10_000
 """From so many entries on, the whole map is read faster than one entry after the other."""
 
+NONE_LEFT: Mapping[str, int] = {}
+
 log = structlog.get_logger()
 
 
@@ -43,6 +45,7 @@ class MapSizes:
     next_hops: int = 65536
     local_droplets: int = MAX_LOCAL_DROPLETS
     direct: int = 65536
+    detours: int = 16384
     fragments: int = 16384
     told: int = 4096
     outcomes: int = 128
@@ -162,9 +165,13 @@ def _as_refused(refused: Mapping[int, Sequence[bytes]]) -> list[Refused]:
     return [Refused(number, tuple(keys)) for number, keys in refused.items()]
 
 
-def open_maps(folder: Path, definitions: Iterable[MapDefinition], sizes: MapSizes) -> dict[MapName, Map]:
+def open_maps(
+    folder: Path, definitions: Iterable[MapDefinition], sizes: MapSizes, left: Mapping[str, int] = NONE_LEFT
+) -> dict[MapName, Map]:
     """Open the pinned maps, or create and pin those that are not there yet; `folder` lies in a bpf file system.
 
+    `left` are the ids of maps without a pin that our attached programs work on, by the kernel's names for them (15
+    characters): those are pinned again, with what they hold.
     Raises LayoutMismatchError for a pin of another layout, OSError when the kernel refuses to create one.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +180,7 @@ def open_maps(folder: Path, definitions: Iterable[MapDefinition], sizes: MapSize
         for definition in definitions:
             name = MapName(definition.name)
             size = max(sizes.of(name), definition.max_entries)
-            opened[name] = Map(name, _open_or_create(folder / name.value, definition, size))
+            opened[name] = Map(name, _open_or_create(folder / name.value, definition, size, left))
     except BaseException:
         close_maps(opened)
         raise
@@ -186,18 +193,20 @@ def close_maps(maps: Mapping[MapName, Map]) -> None:
         one.close()
 
 
-def _open_or_create(path: Path, definition: MapDefinition, size: int) -> int:
+def _open_or_create(path: Path, definition: MapDefinition, size: int, left: Mapping[str, int]) -> int:
     with contextlib.suppress(FileNotFoundError):
         return _open_checked(path, definition, size)
-    with doing(Step.CREATE_MAP, f"{definition.name} of {size} entries"):
-        descriptor = bpf.create_map(
-            bpf.MapType(definition.type),
-            definition.key_size,
-            definition.value_size,
-            size,
-            definition.flags,
-            definition.name,
-        )
+    descriptor = _open_left(definition, left)
+    if descriptor is None:
+        with doing(Step.CREATE_MAP, f"{definition.name} of {size} entries"):
+            descriptor = bpf.create_map(
+                bpf.MapType(definition.type),
+                definition.key_size,
+                definition.value_size,
+                size,
+                definition.flags,
+                definition.name,
+            )
     try:
         with doing(Step.PIN, str(path)):
             bpf.pin(descriptor, path)
@@ -207,16 +216,35 @@ def _open_or_create(path: Path, definition: MapDefinition, size: int) -> int:
     return descriptor
 
 
-def _open_checked(path: Path, definition: MapDefinition, size: int) -> int:
-    descriptor = bpf.open_pin(path)
-    found = bpf.map_info(descriptor)
-    same = (found.type, found.key_size, found.value_size, found.flags) == (
+def _open_left(definition: MapDefinition, left: Mapping[str, int]) -> int | None:
+    """Open the map of this name that lost its pin, None when there is none or it has another layout."""
+    number = left.get(definition.name[:15])
+    if number is None:
+        return None
+    try:
+        descriptor = bpf.map_by_id(number)
+    except FileNotFoundError:
+        return None
+    if not _is_of(bpf.map_info(descriptor), definition):
+        os.close(descriptor)
+        return None
+    log.warning("map_recovered", map=definition.name, id=number)
+    return descriptor
+
+
+def _is_of(found: bpf.MapInfo, definition: MapDefinition) -> bool:
+    return (found.type, found.key_size, found.value_size, found.flags) == (
         definition.type,
         definition.key_size,
         definition.value_size,
         definition.flags,
     )
-    if not same:
+
+
+def _open_checked(path: Path, definition: MapDefinition, size: int) -> int:
+    descriptor = bpf.open_pin(path)
+    found = bpf.map_info(descriptor)
+    if not _is_of(found, definition):
         os.close(descriptor)
         raise LayoutMismatchError(path, found, definition)
     if found.max_entries != size:

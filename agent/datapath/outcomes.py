@@ -36,53 +36,55 @@ class Outcome(IntEnum):
     ND_ANSWERED_REMOTE = 22
     TOO_BIG_TOLD_REMOTE = 23
     UNREACHABLE_TOLD_REMOTE = 24
-    UNKNOWN_INTERFACE = 25
-    SOURCE_MAC = 26
-    SOURCE_ADDRESS = 27
-    SOURCE_ARP = 28
-    SOURCE_ND = 29
-    ARP_OWN_ADDRESS = 30
-    ND_OWN_ADDRESS = 31
-    ARP_OPCODE = 32
-    ND_TYPE = 33
-    MALFORMED_ARP = 34
-    MALFORMED_ND = 35
-    INNER_PROTOCOL = 36
-    MALFORMED_INNER = 37
-    EXTENSION_HEADERS = 38
-    MULTICAST = 39
-    LINK_LOCAL = 40
-    INNER_TTL = 41
-    TOO_BIG = 42
-    TO_GATEWAY = 43
-    NO_PROGRAM = 44
-    NO_LOCAL_DROPLET = 45
-    NO_NETWORK = 46
-    NO_BOUNCER = 47
-    NO_DIVIDER = 48
-    NO_VPC = 49
-    NO_ENDPOINT = 50
-    NOT_HERE = 51
-    NEXT_HOP_UNRESOLVED = 52
-    OTHER_FAMILY = 53
-    NO_HEADROOM = 54
-    OUTER_FRAGMENT = 55
-    OUTER_OPTIONS = 56
-    OUTER_CHECKSUM = 57
-    NO_CHECKSUM = 58
-    OUTER_TTL = 59
-    MALFORMED_OUTER = 60
-    UNKNOWN_DROPLET = 61
-    UNKNOWN_ORIGIN = 62
-    GENEVE_VERSION = 63
-    GENEVE_CONTROL = 64
-    GENEVE_PROTOCOL = 65
-    MALFORMED_GENEVE = 66
-    CRITICAL_OPTION = 67
-    VXLAN_FLAGS = 68
-    TOO_MANY_BOUNCES = 69
-    ECN_NOT_CAPABLE = 70
-    SOURCE_ELSEWHERE = 71
+    MISDIRECTED = 25
+    UNKNOWN_INTERFACE = 26
+    SOURCE_MAC = 27
+    SOURCE_ADDRESS = 28
+    SOURCE_ARP = 29
+    SOURCE_ND = 30
+    ARP_OWN_ADDRESS = 31
+    ND_OWN_ADDRESS = 32
+    ARP_OPCODE = 33
+    ND_TYPE = 34
+    MALFORMED_ARP = 35
+    MALFORMED_ND = 36
+    INNER_PROTOCOL = 37
+    MALFORMED_INNER = 38
+    EXTENSION_HEADERS = 39
+    MULTICAST = 40
+    LINK_LOCAL = 41
+    INNER_TTL = 42
+    TOO_BIG = 43
+    TO_GATEWAY = 44
+    NO_PROGRAM = 45
+    NO_LOCAL_DROPLET = 46
+    NO_NETWORK = 47
+    NO_BOUNCER = 48
+    NO_DIVIDER = 49
+    NO_VPC = 50
+    NO_ENDPOINT = 51
+    NOT_HERE = 52
+    NEXT_HOP_UNRESOLVED = 53
+    OTHER_FAMILY = 54
+    NO_HEADROOM = 55
+    OUTER_FRAGMENT = 56
+    OUTER_OPTIONS = 57
+    OUTER_CHECKSUM = 58
+    NO_CHECKSUM = 59
+    OUTER_TTL = 60
+    MALFORMED_OUTER = 61
+    UNKNOWN_DROPLET = 62
+    UNKNOWN_ORIGIN = 63
+    GENEVE_VERSION = 64
+    GENEVE_CONTROL = 65
+    GENEVE_PROTOCOL = 66
+    MALFORMED_GENEVE = 67
+    CRITICAL_OPTION = 68
+    VXLAN_FLAGS = 69
+    TOO_MANY_BOUNCES = 70
+    ECN_NOT_CAPABLE = 71
+    SOURCE_ELSEWHERE = 72
+    ALL_MISDIRECTED = 73
 
 
 RECEIVED = frozenset(
@@ -124,6 +126,7 @@ FORWARDED = frozenset(
         Outcome.ND_ANSWERED_REMOTE,
         Outcome.TOO_BIG_TOLD_REMOTE,
         Outcome.UNREACHABLE_TOLD_REMOTE,
+        Outcome.MISDIRECTED,
     }
 )
 DROPPED = frozenset(
@@ -175,6 +178,7 @@ DROPPED = frozenset(
         Outcome.TOO_MANY_BOUNCES,
         Outcome.ECN_NOT_CAPABLE,
         Outcome.SOURCE_ELSEWHERE,
+        Outcome.ALL_MISDIRECTED,
     }
 )
 SENTENCES = {
@@ -203,6 +207,7 @@ SENTENCES = {
     Outcome.ND_ANSWERED_REMOTE: "A neighbour solicitation through a tunnel, answered to the droplet it came from.",
     Outcome.TOO_BIG_TOLD_REMOTE: "Came through a tunnel and did not fit further, which an ICMP error told its sender.",
     Outcome.UNREACHABLE_TOLD_REMOTE: "Came through a tunnel and leads nowhere, which an ICMP error told its sender.",
+    Outcome.MISDIRECTED: "A bouncer or divider with an old map sent it here; returned to its sender's droplet.",
     Outcome.UNKNOWN_INTERFACE: "Came from an interface that belongs to no endpoint.",
     Outcome.SOURCE_MAC: "The endpoint's frame had another Ethernet source than the endpoint's.",
     Outcome.SOURCE_ADDRESS: "The endpoint's packet had another source address than the endpoint's.",
@@ -250,4 +255,5 @@ SENTENCES = {
     Outcome.TOO_MANY_BOUNCES: "The packet went from bouncer to bouncer without an end.",
     Outcome.ECN_NOT_CAPABLE: "Congestion was marked on the tunnel packet of a flow that cannot signal it.",
     Outcome.SOURCE_ELSEWHERE: "The tunnel packet's source is of this host, or not its VXLAN peer's.",
+    Outcome.ALL_MISDIRECTED: "Every bouncer and divider that was tried sent it to a host without its endpoint.",
 }

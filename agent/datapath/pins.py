@@ -41,6 +41,12 @@ class Pins:
         """The programs of the current layout, one folder for each content hash."""
         return self.root / f"v{LAYOUT_VERSION}" / "programs"
 
+    def others(self) -> list[Pins]:
+        """Return the other instances that have pins in this file system."""
+        folder = self.root.parent
+        names = [one.name for one in folder.iterdir() if one.name != self.instance] if folder.exists() else []
+        return [Pins(self.bpffs, name) for name in sorted(names)]
+
     @property
     def links(self) -> Path:
         """What keeps programs on tracepoints while no agent runs, one for each tracepoint."""

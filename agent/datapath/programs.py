@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from agent.core.remedies import Step
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import CompiledObject, CompiledProgram
+from agent.datapath.marks import mark, read_mark
 from agent.datapath.told import doing
+
+NONE_LEFT: Mapping[tuple[str, str], int] = {}
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A loaded program: `fd` is open and the caller's to close; `id` and `map_ids` are the kernel's."""
+    """A loaded program: `fd` is open and the caller's to close; `map_ids` are the kernel's, without the mark's."""
 
     name: str
     fd: int
@@ -46,18 +53,36 @@ def load(
     return _described(program.name, fd)
 
 
-def load_for_card(program: CompiledProgram, maps: Mapping[str, int], ifindex: int) -> int:
+def load_for_card(compiled: CompiledObject, name: str, maps: Mapping[str, int], ifindex: int, instance: str) -> int:
     """Load a program for a network card that is to run it by itself; return its descriptor, VerifierError as `load`."""
-    return bpf.load_program(relocate(program, maps), name=program.name, device=ifindex)
+    program = compiled.program(name)
+    descriptor = bpf.load_program(relocate(program, maps), name=program.name, device=ifindex)
+    mark(descriptor, instance, compiled.hash)
+    return descriptor
 
 
-def ensure_programs(compiled: CompiledObject, maps: Mapping[str, int], folder: Path) -> dict[str, Program]:
-    """Open the pinned XDP programs of this content, or load and pin them; `folder` lies in a bpf file system.
+def ensure_programs(
+    compiled: CompiledObject,
+    maps: Mapping[str, int],
+    folder: Path,
+    instance: str,
+    left: Mapping[tuple[str, str], int] = NONE_LEFT,
+) -> dict[str, Program]:
+    """Open the pinned XDP programs of this content, or load, mark and pin them; `folder` lies in a bpf file system.
 
+    `left` are the ids of attached programs by name and content: one of this content without a pin is pinned again.
     A pin whose program uses other maps than `maps` (someone removed the maps' pins) is replaced. Programs of other
     contents stay pinned: what is attached may still need them, see `Pins.forget_others`.
     """
-    return _ensure_all(compiled.programs, maps, folder / compiled.hash, bpf.ProgramType.XDP)
+    found = _ensure_all(compiled.programs, maps, folder / compiled.hash, bpf.ProgramType.XDP, left)
+    try:
+        for one in found.values():
+            if read_mark(bpf.program_info(one.fd)) is None:
+                mark(one.fd, instance, compiled.hash)
+    except BaseException:
+        close(found)
+        raise
+    return found
 
 
 def ensure_tracers(compiled: CompiledObject, maps: Mapping[str, int], folder: Path) -> dict[str, Program]:
@@ -66,13 +91,17 @@ def ensure_tracers(compiled: CompiledObject, maps: Mapping[str, int], folder: Pa
 
 
 def _ensure_all(
-    programs: Iterable[CompiledProgram], maps: Mapping[str, int], home: Path, kind: bpf.ProgramType
+    programs: Iterable[CompiledProgram],
+    maps: Mapping[str, int],
+    home: Path,
+    kind: bpf.ProgramType,
+    left: Mapping[tuple[str, str], int] = NONE_LEFT,
 ) -> dict[str, Program]:
     home.mkdir(parents=True, exist_ok=True)
     found: dict[str, Program] = {}
     try:
         for program in programs:
-            found[program.name] = _ensure(program, maps, home / program.name, kind)
+            found[program.name] = _ensure(program, maps, home / program.name, kind, left.get((program.name, home.name)))
     except BaseException:
         close(found)
         raise
@@ -85,21 +114,41 @@ def close(programs: Mapping[str, Program]) -> None:
         os.close(program.fd)
 
 
-def _ensure(program: CompiledProgram, maps: Mapping[str, int], path: Path, kind: bpf.ProgramType) -> Program:
+def _ensure(
+    program: CompiledProgram, maps: Mapping[str, int], path: Path, kind: bpf.ProgramType, left: int | None
+) -> Program:
+    used = {bpf.map_info(maps[relocation.map]).id for relocation in program.relocations}
     with contextlib.suppress(FileNotFoundError):
         pinned = _described(program.name, bpf.open_pin(path))
-        used = {relocation.map for relocation in program.relocations}
-        if pinned.map_ids == {bpf.map_info(maps[name]).id for name in used}:
+        if pinned.map_ids == used:
             return pinned
         os.close(pinned.fd)
         path.unlink()
-    with doing(Step.LOAD_PROGRAM, program.name):
-        loaded = load(program, maps, kind)
+    found = _open_left(program.name, used, left)
+    if found is None:
+        with doing(Step.LOAD_PROGRAM, program.name):
+            found = load(program, maps, kind)
     with doing(Step.PIN, str(path)):
-        bpf.pin(loaded.fd, path)
-    return loaded
+        bpf.pin(found.fd, path)
+    return found
+
+
+def _open_left(name: str, used: Collection[int], left: int | None) -> Program | None:
+    """Open an attached program that lost its pin, None when it has gone or works on other maps."""
+    if left is None:
+        return None
+    try:
+        found = _described(name, bpf.program_by_id(left))
+    except FileNotFoundError:
+        return None
+    if found.map_ids != used:
+        os.close(found.fd)
+        return None
+    log.warning("program_recovered", program=name, id=left)
+    return found
 
 
 def _described(name: str, fd: int) -> Program:
     info = bpf.program_info(fd)
-    return Program(name, fd, info.id, frozenset(info.map_ids))
+    marked = read_mark(info)
+    return Program(name, fd, info.id, frozenset(info.map_ids) - ({marked[0]} if marked else set()))

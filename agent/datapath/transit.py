@@ -11,6 +11,7 @@ import structlog
 from agent.datapath import bpf_syscall
 from agent.datapath.attach_modes import AttachModes, fits
 from agent.datapath.link_query import LinkQuery
+from agent.datapath.marks import read_mark
 from agent.datapath.netlink import Netlink
 from agent.datapath.told import ToldError
 from agent.datapath.xdp import (
@@ -152,6 +153,11 @@ class Transit:
 
 
 def uses_only(program: int, map_ids: Collection[int]) -> bool:
-    """Whether a program uses maps, and only those with the given ids: entries written there are what it sees."""
-    used = bpf_syscall.program_info(program).map_ids
-    return bool(used) and set(used) <= set(map_ids)
+    """Whether a program uses maps, and only those with the given ids: entries written there are what it sees.
+
+    Its mark does not count.
+    """
+    info = bpf_syscall.program_info(program)
+    marked = read_mark(info)
+    used = set(info.map_ids) - ({marked[0]} if marked else set())
+    return bool(used) and used <= set(map_ids)

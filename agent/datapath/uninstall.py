@@ -13,7 +13,7 @@ from agent.datapath.kept_neighbours import release_all
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.links import is_unfinished, marked_endpoint
 from agent.datapath.netlink import Netlink, attribute
-from agent.datapath.pins import pinned_program_ids
+from agent.datapath.ownership import is_ours
 from agent.datapath.uplinks import read_uplinks
 from agent.datapath.xdp import Ownership, attached_program, detach
 
@@ -34,8 +34,7 @@ async def remove(config: KernelConfig) -> Removed:
     Needs neither compiler nor agent; what is not there is no error, what is another's stays. So does a pair whose
     making was cut short before it was marked: it may be another instance's.
     """
-    own_ids = pinned_program_ids(config.pins)
-    own = Ownership(own_ids.__contains__, bpf.program_by_id)
+    own = Ownership(lambda number: is_ours(number, config.pins), bpf.program_by_id)
     interfaces, transit = 0, False
     async with Netlink() as netlink:
         for link in await netlink.links():
@@ -60,6 +59,7 @@ async def _leave(netlink: Netlink, name: str, own: Ownership) -> bool:
     (uplink,) = await read_uplinks(netlink, [name])
     carrier = await netlink.link(index=uplink.carrier)
     found = attached_program(carrier) if carrier is not None else None
+    ours = found is not None and own.owned(found.program_id)
     try:
         await detach(netlink, uplink.carrier, own)
     except OSError as error:
@@ -67,4 +67,4 @@ async def _leave(netlink: Netlink, name: str, own: Ownership) -> bool:
             raise
         log.warning("foreign_program_kept", interface=name)
     await release_all(netlink, uplink.ifindex)
-    return found is not None and own.owned(found.program_id)
+    return ours

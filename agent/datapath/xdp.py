@@ -80,10 +80,14 @@ class Program(NamedTuple):
 
 
 class Ownership(NamedTuple):
-    """How the attaching code tells its own programs: by id, and how it opens one (the caller closes it)."""
+    """How the attaching code tells its own programs: by id, and how it opens one (the caller closes it).
+
+    `name_owner` names the owner of one that is not its own.
+    """
 
     owned: Callable[[int], bool]
     open_program: Callable[[int], int]
+    name_owner: Callable[[int], str] = lambda _: "another owner"
 
 
 def attached_program(link: Message) -> Attached | None:
@@ -121,10 +125,10 @@ async def _read(netlink: Netlink, ifindex: int) -> Message:
     return link
 
 
-def _refuse_stranger(found: Attached) -> None:
+def _refuse_stranger(found: Attached, own: Ownership) -> None:
     raise ToldError(
         errno.EEXIST,
-        f"another owner's XDP program (id {found.program_id}) is attached; "
+        f"{own.name_owner(found.program_id)}'s XDP program (id {found.program_id}) is attached; "
         "detach it (ip link set dev ... xdp off) or give the droplet another interface",
     )
 
@@ -168,7 +172,7 @@ async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownershi
     if found is not None and found.program_id == program.program_id and _mode_fits(found, mode):
         return found
     if found is not None and not own.owned(found.program_id):
-        _refuse_stranger(found)
+        _refuse_stranger(found, own)
     first = AttachMode.NATIVE if mode is AttachMode.AUTO else mode
     try:
         await _replace(netlink, ifindex, program.descriptor, found, own, first)
@@ -241,7 +245,7 @@ async def detach(netlink: Netlink, ifindex: int, own: Ownership) -> bool:
     if found is None:
         return False
     if not own.owned(found.program_id):
-        _refuse_stranger(found)
+        _refuse_stranger(found, own)
     expected = own.open_program(found.program_id)
     try:
         await _change(netlink, ifindex, DETACHED, expected, found.mode)

@@ -9,7 +9,7 @@ IPV4, ARP, IPV6, VLAN = 0x0800, 0x0806, 0x86DD, 0x8100
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, NO_NEXT, DESTINATION = 0, 43, 44, 51, 59, 60
 OPTION_CLASS = 0xFF4D
-RTS_TYPE, INVALIDATE_TYPE, PROBE_TYPE = 0x01, 0x82, 0x03
+RTS_TYPE, INVALIDATE_TYPE, PROBE_TYPE, MISDIRECTED_TYPE = 0x01, 0x82, 0x03, 0x84
 PINNED, DIVIDED, UNLEARNT, SPEAKS_VXLAN = 1, 2, 4, 8
 """Flags of return-to-sender."""
 GATEWAY_MAC = bytes.fromhex("02d201e70001")
@@ -161,8 +161,12 @@ def option(class_: int, kind: int, body: bytes = b"", reserved: int = 0) -> byte
     return struct.pack("!HBB", class_, kind, reserved << 5 | len(body) // 4) + body
 
 
-def rts(origin: str, bounces: int = 0, flags: int = 0) -> bytes:
-    return option(OPTION_CLASS, RTS_TYPE, bytes([bounces, flags, 0, 0]) + ip(origin))
+def rts(origin: str, bounces: int = 0, flags: int = 0, attempt: int = 0) -> bytes:
+    return option(OPTION_CLASS, RTS_TYPE, bytes([bounces, flags, attempt, 0]) + ip(origin))
+
+
+def misdirected(by: str, attempt: int = 0, flags: int = 0) -> bytes:
+    return option(OPTION_CLASS, MISDIRECTED_TYPE, bytes([0, flags, attempt, 0]) + ip(by))
 
 
 def probe(kind: int = 1, nonce: int = 0x0123456789ABCDEF) -> bytes:

@@ -39,7 +39,7 @@ DROPLET_MAC = {
 SIZES = {MapName.ENDPOINT_COUNTERS: 8, MapName.DIRECT: 1024}
 DECLARED = {"outcomes", "programs", "local_droplets", "told"}
 """Maps of the size that the programs say."""
-ARRAYS = {"outcomes", "told", "local_droplets", "interfaces", "endpoint_counters"}
+ARRAYS = {"outcomes", "told", "local_droplets", "interfaces", "endpoint_counters", "kernel_layouts"}
 """Maps whose entries are always there."""
 SLOT, UNCOUNTED_SLOT = 1, 200
 """A's place in `interfaces` and `endpoint_counters`, and one that only `interfaces` has."""

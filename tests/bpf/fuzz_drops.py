@@ -8,7 +8,17 @@ from functools import cached_property
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, ZERO, Model, host_of, is_v4
 from fuzz_parse import ARP, EXTENSIONS, ICMPV6, IPV6, MAPPED, UNFOUND, VLAN, Ip, Tunnel, read_inner, read_ip
-from fuzz_rules import INVALIDATE, PROBE, RTS, found, merged, origin_of
+from fuzz_rules import (
+    INVALIDATE,
+    MISDIRECTED,
+    PROBE,
+    RTS,
+    comes_back,
+    found,
+    is_own_misdirected,
+    merged,
+    origin_of,
+)
 
 from agent.core import layout
 from agent.core.realize import IFINDEX_BASE
@@ -130,7 +140,7 @@ def _is_malformed_geneve(s: Sight) -> bool:
     t = s.tunnel
     if t is None or (len(t.inner) < 14 and not t.flags & 0x80):
         return True
-    sizes = {RTS: (8, 20), PROBE: (12,), INVALIDATE: (0,)}
+    sizes = {RTS: (8, 20), PROBE: (12,), INVALIDATE: (0,), MISDIRECTED: (8, 20)}
     return any(class_ == 0xFF4D and len(body) not in sizes.get(kind, (len(body),)) for class_, kind, body in t.options)
 
 
@@ -149,7 +159,7 @@ def _is_like_nd(s: Sight) -> bool:
 def _is_unknown(s: Sight) -> bool:
     """No endpoint, or one that has left the droplet where documents put it."""
     endpoint = s.model.endpoints.get((s.vni, s.target))
-    return endpoint is None or bool(s.tunnel and s.tunnel.option(INVALIDATE) is not None)
+    return endpoint is None or bool(s.tunnel and comes_back(s.tunnel))
 
 
 def _is_source_arp(s: Sight) -> bool:
@@ -190,10 +200,23 @@ def _is_bad_critical(s: Sight) -> bool:
     head = s.payload
     at, limit = 8, min(8 + (head[0] & 63) * 4, len(head))
     while at + 4 <= limit:
-        if head[at + 2] & 0x80 and head[at : at + 3] != b"\xff\x4d\x82":
+        if head[at + 2] & 0x80 and head[at : at + 3] not in (b"\xff\x4d\x82", b"\xff\x4d\x84"):
             return True
         at += 4 + (head[at + 3] & 31) * 4
     return False
+
+
+def is_last_attempt(s: Sight) -> bool:
+    """A packet that came back as often as there are ways: each bouncer twice, unless there is one alone."""
+    network = s.model.network_of(s.vni, s.source)
+    if not s.tunnel or not s.ip or not network:
+        return False
+    body = s.tunnel.option(MISDIRECTED)
+    if body is None and is_own_misdirected(s.model, s.tunnel, s.ip):
+        body = s.tunnel.option(RTS)
+    count = len(network.bouncers)
+    ways = 16 if s.model.between(s.vni, s.source, s.target) else 1 if count == 1 else min(2 * count, 16)
+    return body is not None and body[2] + 1 >= ways
 
 
 def _has_no(s: Sight, outcome: Outcome) -> bool:
@@ -248,6 +271,7 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
     Outcome.TOO_MANY_BOUNCES: lambda s: s.origin and s.origin[0] >= 4,
     Outcome.ECN_NOT_CAPABLE: lambda s: s.ip and s.tunnel and merged(s.ip.tos, s.tunnel.ip.tos) is None,
     Outcome.SOURCE_ELSEWHERE: _is_source_elsewhere,
+    Outcome.ALL_MISDIRECTED: is_last_attempt,
 }  # fmt: skip
 """What must be so where a packet was dropped for a reason; reasons that depend on the whole way are left out."""
 

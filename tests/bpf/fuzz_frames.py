@@ -222,17 +222,27 @@ def _options(c: Chance, model: Model) -> tuple[bytes, bool]:
     parts: list[bytes] = []
     critical = c.once(0.1)
     if critical:
-        parts.append(layer.option(c, layer.OURS, 0x82, bytes(4) if c.once(0.05) else b""))
+        if c.once(0.5):
+            parts.append(layer.option(c, layer.OURS, 0x82, bytes(4) if c.once(0.05) else b""))
+        else:
+            parts.append(layer.option(c, layer.OURS, 0x84, _droplet_and_attempt(c, model)))
     elif c.once(0.5):
-        origin = c.rng.choice(list(model.peers)) if c.once(0.93) else c.rng.choice((STRANGER, STRANGER6))
-        body = origin[12:] if is_v4(origin) and c.once(0.9) else origin
-        flags = c.of(0, 0, 1, 2, 3, 4, 7, 12, 255)
-        parts.append(layer.option(c, layer.OURS, 1, bytes([c.of(0, 0, 1, 3, 4, 255), flags, 0, 0]) + body))
+        parts.append(layer.option(c, layer.OURS, 1, _droplet_and_attempt(c, model)))
     for _ in range(c.of(0, 0, 0, 1, 2, 9) if c.once(0.3) else 0):
         kind = c.rng.randrange(128) | (0x80 if c.once(0.08) else 0)
         parts.append(layer.option(c, c.of(0x0102, 0xFF4D, 0), kind, bytes(c.of(0, 4, 8, 20))))
     c.rng.shuffle(parts)
     return b"".join(parts)[:252], critical
+
+
+def _droplet_and_attempt(c: Chance, model: Model) -> bytes:
+    """Return the body of return-to-sender or misdirected; now and then with a droplet of this host."""
+    origin = c.rng.choice(list(model.peers)) if c.once(0.93) else c.rng.choice((STRANGER, STRANGER6))
+    if c.once(0.05):
+        origin = c.rng.choice(list(model.uplinks.values())).address
+    body = origin[12:] if is_v4(origin) and c.once(0.9) else origin
+    flags = c.of(0, 0, 1, 2, 3, 4, 7, 12, 255)
+    return bytes([c.of(0, 0, 1, 3, 4, 255), flags, c.of(0, 0, 0, 1, 3, 15, 255), 0]) + body
 
 
 def _tunnelled(c: Chance, model: Model, vni: int, peer: bytes) -> bytes:

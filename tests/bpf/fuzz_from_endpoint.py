@@ -155,7 +155,7 @@ class FromEndpoint(Answers):
         body = tunnel.option(RTS)
         if body is None:
             raise ViolationError("bouncers and dividers are told where to answer")
-        need(body[0] == bounces and body[1] == flags and body[2:4] == b"\0\0", "bounces and flags are true")
+        need(body[0] == bounces and body[1] == flags and body[2] < 16 and body[3] == 0, "bounces and flags are true")
         need(len(body) == (8 if is_v4(tunnel.ip.source) else 20), "the origin is of the substrate's family")
         need(origin_of(tunnel) == origin, "the origin is where the sender is")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fuzz_answers import Answers
+from fuzz_drops import Sight, is_last_attempt
 from fuzz_machine import Step
 from fuzz_model import Uplink, host_of, is_v4
 from fuzz_parse import (
@@ -17,16 +18,20 @@ from fuzz_parse import (
 )
 from fuzz_rules import (
     INVALIDATE,
+    MISDIRECTED,
     PROBE,
     RTS,
     ViolationError,
     accepted,
+    address_in,
     asked_by,
+    comes_back,
     data_packet,
     found,
     hold_error,
     hold_same,
     ip_of,
+    is_own_misdirected,
     merged,
     need,
     origin_of,
@@ -93,11 +98,11 @@ class FromSubstrate(Answers):
 
     def _hold_source_elsewhere(self, tunnel: Tunnel, ip: Ip) -> None:
         sender = self.model.endpoints.get((tunnel.vni, ip.source))
-        if sender and sender.ifindex and tunnel.option(INVALIDATE) is None:
+        if sender and sender.ifindex and not comes_back(tunnel):
             need(origin_of(tunnel) == sender.host, "nobody elsewhere speaks for an endpoint of this host")
 
     def _hold_divided(self, tunnel: Tunnel, ip: Ip) -> None:
-        body, back = tunnel.option(RTS), tunnel.option(INVALIDATE) is not None
+        body, back = tunnel.option(RTS), comes_back(tunnel)
         between = self.model.between(tunnel.vni, ip.source, ip.destination)
         if not between or (not back and (body is None or body[1] & 2)):
             return
@@ -145,7 +150,7 @@ class FromSubstrate(Answers):
             return
         ip = ip_of(tunnel.inner)
         known = (tunnel.vni, ip.destination) in self.model.endpoints
-        back = tunnel.option(INVALIDATE) is not None or step.outcome is Outcome.RETURNED
+        back = comes_back(tunnel) or step.outcome is Outcome.RETURNED
         need(known or back or not self.model.is_to_many(tunnel.vni, ip.destination), "to many nothing is handed on")
         self._hold_vxlan(tunnel, ip, goes_on=True)
         sent, _ = sent_out(self.model, step, tunnel.vni)
@@ -160,8 +165,21 @@ class FromSubstrate(Answers):
         need(sent.ip.ttl == (64 if returned else tunnel.ip.ttl - 1) >= 1, "its time to live is counted")
         if returned:
             need(sent.option(INVALIDATE) == b"" and tunnel.option(RTS) is None, "what came straight goes back marked")
+        elif step.outcome is Outcome.MISDIRECTED:
+            self._hold_misdirected(tunnel, sent)
         elif not sent.is_vxlan:
             self._hold_way_on(step, tunnel, sent, uplink)
+
+    @staticmethod
+    def _hold_misdirected(tunnel: Tunnel, sent: Tunnel) -> None:
+        body, after = tunnel.option(RTS), sent.option(MISDIRECTED)
+        if body is None or after is None:
+            raise ViolationError("what came by a bouncer goes back marked as misdirected")
+        need(not body[1] & UNLEARNT, "to no origin that is not the sender's droplet")
+        need(after[0] == after[3] == 0 and after[2] == body[2], "with the attempt that it was")
+        replaced = is_v4(sent.ip.source) and not is_v4(tunnel.ip.source)
+        need(after[1] == (UNLEARNT if replaced else 0), "U says that the name had no room")
+        need(address_in(after) == (sent.ip.source if replaced else tunnel.ip.source), "and by whom")
 
     def _asked_in_vain(self, step: Step, tunnel: Tunnel, asked: tuple[bytes, bytes]) -> None:
         """Hold a question that came straight for an endpoint that is not here: it goes back whole."""
@@ -180,8 +198,8 @@ class FromSubstrate(Answers):
         body, after = tunnel.option(RTS), sent.option(RTS)
         if after is None:
             raise ViolationError("bouncers and dividers are told where to answer")
-        need(after[0] == (body[0] if body else 0) + 1 <= 4, "bounces are counted and few")
-        back = tunnel.option(INVALIDATE) is not None
+        back = comes_back(tunnel) or is_own_misdirected(self.model, tunnel, ip_of(tunnel.inner))
+        need(after[0] == (body[0] if body and not back else 0) + 1 <= 4, "bounces are counted and few")
         origin = uplink.address if back else origin_of(tunnel)
         need(origin_of(sent) == origin or after[1] & UNLEARNT, "the origin stays where the sender is")
         need(back or not body or not body[1] & UNLEARNT or after[1] & UNLEARNT, "what may not be learnt stays so")
@@ -199,13 +217,16 @@ class FromSubstrate(Answers):
         host = {endpoint.host} if endpoint else set()
         if outcome is Outcome.RETURNED:
             return set() if endpoint else {tunnel.ip.source}
+        if outcome is Outcome.MISDIRECTED:
+            return set() if endpoint else {origin_of(tunnel)}
         if outcome is Outcome.BOUNCED:
             return host
         if outcome is Outcome.HANDED_TO_BOUNCER:
             return set(to.bouncers) if to and model.divided_here(vni) else set()
         if outcome is Outcome.HANDED_TO_DIVIDER:
             return set(vpc.members) if vpc else set()
-        need(tunnel.option(INVALIDATE) is not None, "only a packet that came back is sent anew")
+        back = comes_back(tunnel) or is_own_misdirected(model, tunnel, ip)
+        need(back, "only a packet that came back is sent anew")
         need(self._is_local(vni, ip.source), "only a local endpoint's packet comes back here")
         near = set(source.bouncers if source else ()) | set(to.bouncers if to and model.divided_here(vni) else ())
         return host | near | set(vpc.members if vpc else ())
@@ -235,12 +256,15 @@ class FromSubstrate(Answers):
         tunnel, _ = data_packet(self.model, step)
         culprit, body = ip_of(tunnel.inner), tunnel.option(RTS)
         round_ = body is not None and origin_of(tunnel) not in self.model.peers
-        back = tunnel.option(INVALIDATE) is not None
+        back = comes_back(tunnel)
         need(back or round_, "only what came back or round is told to an endpoint of this host")
         sender = self.model.endpoints.get((tunnel.vni, culprit.source))
         need(sender and step.leaves == sender.ifindex, "an ICMP error goes to its sender's interface")
         ip = hold_error(self.model, tunnel.vni, tunnel.inner, step.out)
         head = step.out[ip.transport : ip.transport + 8]
+        if is_last_attempt(Sight(self.model, step)):
+            need(head[:2] == (b"\x03\x01" if is_v4(ip.source) else b"\x01\x03"), "no bouncer finds the host")
+            return
         if step.outcome is Outcome.UNREACHABLE_TOLD:
             self._hold_unreachable(head, tunnel.vni, culprit, came_back=back)
             return

@@ -11,10 +11,11 @@ from fuzz_machine import Step
 from fuzz_model import Model
 from fuzz_parse import Tunnel
 from fuzz_rules import (
-    INVALIDATE,
     asked_by,
+    comes_back,
     data_packet,
     ip_of,
+    is_own_misdirected,
     need,
     origin_of,
 )
@@ -25,7 +26,14 @@ from agent.datapath.bpf_syscall import XdpAction
 from agent.datapath.outcomes import ANSWERED, DROPPED, FORWARDED, PASSED, Outcome
 
 SENT = {Outcome.SENT_DIRECT, Outcome.SENT_TO_BOUNCER, Outcome.SENT_TO_DIVIDER}
-HANDED = {Outcome.BOUNCED, Outcome.HANDED_TO_BOUNCER, Outcome.HANDED_TO_DIVIDER, Outcome.RETURNED, Outcome.REROUTED}
+HANDED = {
+    Outcome.BOUNCED,
+    Outcome.HANDED_TO_BOUNCER,
+    Outcome.HANDED_TO_DIVIDER,
+    Outcome.RETURNED,
+    Outcome.REROUTED,
+    Outcome.MISDIRECTED,
+}
 
 
 class Judge(FromEndpoint, FromSubstrate):
@@ -110,12 +118,15 @@ class Judge(FromEndpoint, FromSubstrate):
             need(not local or (not local.ifindex and local.host == host), "documents know better than packets")
             network = self.model.network_of(tunnel.vni, ip.source)
             need(not network or network.gateway != ip.source, "no path leads to a gateway")
-            need(not tunnel.is_vxlan and tunnel.option(INVALIDATE) is None, "VXLAN and what came back teach nothing")
+            need(not tunnel.is_vxlan and not comes_back(tunnel), "VXLAN and what came back teach nothing")
         if gone:
             self._hold_forgotten(step, tunnel, gone, ip.source, ip.destination)
 
     def _hold_forgotten(self, step: Step, tunnel: Tunnel, gone: set[bytes], source: bytes, to: bytes) -> None:
-        need(tunnel.option(INVALIDATE) is not None, "only a packet that came back makes forget")
+        back = comes_back(tunnel)
+        if not back and not asked_by(tunnel.inner):
+            back = is_own_misdirected(self.model, tunnel, ip_of(tunnel.inner))
+        need(back, "only a packet that came back makes forget")
         need(gone == {layout.OVERLAY_KEY.pack(tunnel.vni, to)}, "the path to its destination is forgotten")
         need(self._is_local(tunnel.vni, source), "only a local endpoint's packet comes back here")
         (key,) = gone

@@ -29,7 +29,13 @@ CLONE_NEWNET = 0x40000000
 MMAPABLE = 1 << 10
 REDIRECT, JIFFIES = 23, 118
 ARRAYS = (MapName.OUTCOMES, MapName.ENDPOINT_COUNTERS, MapName.INTERFACES, MapName.LOCAL_DROPLETS, MapName.TOLD)
-SIZES = {MapName.ENDPOINT_COUNTERS: SLOTS, MapName.INTERFACES: SLOTS, MapName.DIRECT: 2048, MapName.FRAGMENTS: 512}
+SIZES = {
+    MapName.ENDPOINT_COUNTERS: SLOTS,
+    MapName.INTERFACES: SLOTS,
+    MapName.DIRECT: 2048,
+    MapName.FRAGMENTS: 512,
+    MapName.DETOURS: 512,
+}
 CONFIGURED = (MapName.LOCAL_DROPLETS, MapName.DROPLETS, MapName.VPCS, MapName.NETWORKS, MapName.ENDPOINTS,
               MapName.INTERFACES, MapName.NEXT_HOPS)  # fmt: skip
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -127,7 +133,7 @@ class Machine:
 
     def fill(self, model: Model) -> None:
         """Make the maps say what the model says, and nothing else."""
-        for name in (MapName.FRAGMENTS, MapName.DIRECT, *CONFIGURED):
+        for name in (MapName.FRAGMENTS, MapName.DETOURS, MapName.DIRECT, *CONFIGURED):
             if name in ARRAYS:
                 self.memory[name][:] = bytes(len(self.memory[name]))
             else:

@@ -23,7 +23,9 @@ from fuzz_parse import (
 
 from agent.core import layout
 
-INVALIDATE, RTS, PROBE = 0x82, 1, 3
+INVALIDATE, MISDIRECTED, RTS, PROBE = 0x82, 0x84, 1, 3
+BACK = ((0xFF4D, INVALIDATE), (0xFF4D, MISDIRECTED))
+"""Options of a packet that comes back to the droplet of its sender."""
 
 
 class ViolationError(AssertionError):
@@ -69,7 +71,7 @@ def accepted(model: Model, step: Step) -> tuple[Tunnel, Uplink]:
     need(is_v4(uplink.address) or tunnel.udp.check or zero, "no UDP checksum over IPv6 but from those that may")
     need(tunnel.protocol == 0x6558, "the payload is Ethernet")
     critical = [o for o in tunnel.options if o[1] & 0x80]
-    need(all(o[:2] == (0xFF4D, INVALIDATE) for o in critical), "an unknown critical option drops the packet")
+    need(all(o[:2] in BACK for o in critical), "an unknown critical option drops the packet")
     return tunnel, uplink
 
 
@@ -84,9 +86,27 @@ def data_packet(model: Model, step: Step) -> tuple[Tunnel, Uplink]:
 def origin_of(tunnel: Tunnel) -> bytes:
     """Return the droplet that a packet's sender is on: by RTS, else where it came from."""
     body = tunnel.option(RTS)
-    if body is None:
+    if body is None or tunnel.option(MISDIRECTED) is not None:
         return tunnel.ip.source
+    return address_in(body)
+
+
+def address_in(body: bytes) -> bytes:
+    """Return the address in the body of return-to-sender or misdirected."""
     return MAPPED + body[4:8] if len(body) == 8 else body[4:20]
+
+
+def comes_back(tunnel: Tunnel) -> bool:
+    """Return whether a packet is marked as coming back to the droplet of its sender."""
+    return any(tunnel.option(kind) is not None for kind in (INVALIDATE, MISDIRECTED))
+
+
+def is_own_misdirected(model: Model, tunnel: Tunnel, ip: Ip) -> bool:
+    """Return whether an endpoint of this host sent a packet that bouncers sent to this very host, in vain."""
+    sender, to = model.endpoints.get((tunnel.vni, ip.source)), model.network_of(tunnel.vni, ip.destination)
+    here = bool(sender and sender.ifindex) and tunnel.option(RTS) is not None and origin_of(tunnel) not in model.peers
+    role = bool(to and to.flags & layout.NETWORK_BOUNCED_HERE) or model.divided_here(tunnel.vni)
+    return here and not role and (tunnel.vni, ip.destination) not in model.endpoints
 
 
 def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) -> tuple[Tunnel, Uplink]:
@@ -139,8 +159,8 @@ def _hold_header(tunnel: Tunnel, frame: bytes) -> None:
         need(head[:4] == b"\x08\0\0\0", "VXLAN's flags are the VNI's alone")
         return
     kinds = [option[:2] for option in tunnel.options]
-    need(kinds in ([], [(0xFF4D, RTS)], [(0xFF4D, INVALIDATE)]), "at most one option, ours")
-    critical = 0x40 if kinds == [(0xFF4D, INVALIDATE)] else 0
+    need(kinds in ([], [(0xFF4D, RTS)], *([one] for one in BACK)), "at most one option, ours")
+    critical = 0x40 if kinds and kinds[0] in BACK else 0
     need(tunnel.flags == critical and tunnel.protocol == 0x6558, "C says whether an option is critical; O is not set")
 
 

@@ -90,8 +90,8 @@ def test_a_program_that_the_verifier_refuses_comes_with_its_log() -> None:
 def test_a_pinned_program_is_opened_and_not_loaded_again(
     compiled: CompiledObject, one_world: World, bpffs: Path
 ) -> None:
-    first = programs.ensure_programs(compiled, one_world.fds, bpffs)
-    second = programs.ensure_programs(compiled, one_world.fds, bpffs)
+    first = programs.ensure_programs(compiled, one_world.fds, bpffs, "test")
+    second = programs.ensure_programs(compiled, one_world.fds, bpffs, "test")
     assert {name: p.id for name, p in first.items()} == {name: p.id for name, p in second.items()}
     assert sorted(path.name for path in (bpffs / compiled.hash).iterdir()) == sorted(compiler.PROGRAMS)
     programs.close(first)
@@ -100,8 +100,8 @@ def test_a_pinned_program_is_opened_and_not_loaded_again(
 
 def test_a_pinned_program_with_other_maps_is_replaced(compiled: CompiledObject, one_world: World, bpffs: Path) -> None:
     other = World(compiled)
-    first = programs.ensure_programs(compiled, other.fds, bpffs)
-    second = programs.ensure_programs(compiled, one_world.fds, bpffs)
+    first = programs.ensure_programs(compiled, other.fds, bpffs, "test")
+    second = programs.ensure_programs(compiled, one_world.fds, bpffs, "test")
     assert all(first[name].id != second[name].id for name in first)
     assert all(second[name].map_ids == one_world.programs[name].map_ids for name in second)
     programs.close(first)

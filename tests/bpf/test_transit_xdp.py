@@ -97,7 +97,7 @@ TABLE = [
     ("an ARP reply for another droplet's endpoint", tunnelled(asks(R, operation=2), options=RTS), Outcome.NOT_HERE),
     ("an ARP question for an endpoint of this droplet", tunnelled(asks(A)), Outcome.ARP_ANSWERED_REMOTE),
     ("an ARP question, but no role", tunnelled(asks(R), options=RTS), Outcome.NOT_HERE),
-    ("an unknown address, but no role", tunnelled(frame_to(UNKNOWN), options=RTS), Outcome.NOT_HERE),
+    ("an unknown address, but no role", tunnelled(frame_to(UNKNOWN), options=RTS), Outcome.MISDIRECTED),
     ("an unknown address that came straight", tunnelled(frame_to(UNKNOWN)), Outcome.RETURNED),
     ("another droplet's endpoint", tunnelled(frame_to(R)), Outcome.BOUNCED),
     ("too many bounces", tunnelled(frame_to(R), options=p.rts(D4, 4)), Outcome.TOO_MANY_BOUNCES),
@@ -170,7 +170,7 @@ def test_a_role_for_an_unknown_address(
 
 
 def test_a_vpc_that_is_not_known_here(world: World) -> None:
-    run = world.from_substrate(Outer().wrap(p.geneve(VNI + 1, frame_to(), options=RTS)))
+    run = world.from_substrate(Outer().wrap(p.geneve(VNI + 1, frame_to(), options=p.rts(D4, 1, p.UNLEARNT))))
     assert run.outcome is Outcome.NO_VPC
 
 

@@ -317,22 +317,6 @@ async def test_some_entries_and_pairs_are_looked_up_again(kernel: Kernel, world:
         await kernel.look_up(suspects, namespaces)
 
 
-async def test_an_agent_without_its_pins_says_that_the_interface_is_anothers(
-    config: KernelConfig, world: World
-) -> None:
-    """The program that is attached works on maps which no path leads to any more: it is not taken for ours."""
-    first = await Kernel.open(config)
-    assert await first.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
-    await first.close()
-    config.pins.remove()
-    second = await Kernel.open(config)
-    try:
-        (failure,) = await second.executor.run([AttachTransit(world.ifindex("eth0"))])
-        assert "another owner" in failure.message
-    finally:
-        await second.close()
-
-
 async def test_lookups_answer_for_one_path(kernel: Kernel, world: World) -> None:
     veth = await realized(kernel, world)
     address = bytes([10, 1, 0, 10])

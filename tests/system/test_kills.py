@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,20 @@ def test_killing_and_restarting_the_agent_loses_no_packet_and_makes_nothing_anew
         until(lambda: len(flow.back) > again, "packets after the start")
     assert (status.state, status.revision, status.repairs) == (AgentState.IN_SYNC, revision, 0)
     assert status.boot != boot
+
+
+@pytest.mark.parametrize("lost", ["", "maps", "programs"], ids=["all pins", "the maps' pins", "the programs' pins"])
+def test_an_agent_that_starts_without_its_pins_takes_over_what_runs_and_loses_no_packet(lab, lost):
+    """As in a container whose bpf file system went with it: programs and maps are found by the interfaces."""
+    before = lab.made("h1")
+    with unbroken_flow(lab, "web-1", "web-2") as flow:
+        lab.kill_agent("h1")
+        shutil.rmtree(lab.pins("h1") / lost)
+        lab.restart_agent("h1")
+        again = flow.sent
+        until(lambda: len(flow.back) > again, "packets after the start")
+    assert lab.made("h1") == before
+    assert lab.plan("h1") == ()
 
 
 def test_a_new_conversation_begins_while_every_agent_is_dead(lab):

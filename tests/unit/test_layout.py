@@ -26,6 +26,8 @@ FIELDS = {
     "next_hop": (layout.NEXT_HOP, ["mac", "mtu", "flags", "droplet"]),
     "local_droplet": (layout.LOCAL_DROPLET, ["address", "interface", "arrives", "leaves", "mac", "vlan", "flags"]),
     "direct_path": (layout.DIRECT_PATH, ["host", "flags", "confirmed_ns", "confirmed_tick"]),
+    "detour_key": (layout.DETOUR_KEY, ["from", "to.vni", "to.address"]),
+    "detour": (layout.DETOUR, ["misdirected_by", "attempt", "tick"]),
     "traffic": (layout.TRAFFIC, ["packets", "bytes"]),
     "endpoint_traffic": (
         layout.ENDPOINT_TRAFFIC,

@@ -1,0 +1,266 @@
+"""Pins that are lost while their programs run: what is this instance's is found, taken over, and pinned again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.core.actions import AttachTransit
+from agent.core.layout import DIRECT_PATH, OVERLAY_KEY, U32, MapName, mapped
+from agent.datapath import bpf_syscall as bpf
+from agent.datapath import host_check, marks, programs
+from agent.datapath.compiler import compile_programs
+from agent.datapath.kernel import TRANSIT_XDP, Kernel, KernelConfig
+from agent.datapath.maps import MapSizes, close_maps, open_maps
+from agent.datapath.netlink import Netlink
+from agent.datapath.pins import ensure_bpffs
+from agent.datapath.uninstall import remove
+from agent.datapath.xdp import AttachMode, Program, attach, attached_program
+from tests.netns.conftest import World, ip, ip_json, run
+from tests.netns.programs import loaded, owning
+from tests.netns.tenants import VNI, endpoint_actions, endpoint_veth, host_actions
+
+COUNTING = {MapName.KERNEL_LAYOUTS, MapName.WATCHED, MapName.FAILURES}
+"""Maps of the programs on tracepoints, which hang on pins: they begin anew."""
+LEARNT = OVERLAY_KEY.pack(VNI, mapped(bytes([10, 1, 0, 99])))
+
+
+def unmounted(config: KernelConfig) -> None:
+    run("umount", str(config.bpffs))
+
+
+def gone(*names: str) -> Callable[[KernelConfig], None]:
+    def unlink(config: KernelConfig) -> None:
+        for name in names:
+            for path in config.pins.root.glob(f"v*/{name}"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return unlink
+
+
+LOSSES = {
+    "the bpf file system is unmounted": unmounted,
+    "all pins": gone("maps", "programs"),
+    "the maps' pins alone": gone("maps"),
+    "the programs' pins alone": gone("programs"),
+    "one map's pin": gone("maps/endpoints"),
+    "the program array's pin": gone("maps/programs"),
+    "transit XDP's pin": gone("programs/*/transit_xdp"),
+    "the transit agent's pin": gone("programs/*/transit_agent"),
+}
+
+
+@asynccontextmanager
+async def opened(config: KernelConfig) -> AsyncIterator[Kernel]:
+    kernel = await Kernel.open(config)
+    try:
+        yield kernel
+    finally:
+        await kernel.close()
+
+
+async def put_in_place(kernel: Kernel, world: World) -> None:
+    """Have the kernel hold two endpoints and a path that was learnt, as a whole agent would."""
+    kernel.tend(await kernel.observe({}))
+    actions = host_actions((await kernel.uplinks())[0])
+    for slot in (10, 11):
+        actions += endpoint_actions(
+            endpoint_veth(kernel.config.instance, world.endpoint_namespace(), f"e{slot - 10}", slot)
+        )
+    assert await kernel.executor.run(actions) == []
+    bpf.update(kernel.maps[MapName.DIRECT].descriptor, LEARNT, DIRECT_PATH.pack(mapped(bytes(4)), 0, 0, 0))
+
+
+def ids_of(kernel: Kernel) -> dict[MapName, int]:
+    """Return the ids of the maps that the attached programs work on."""
+    return {name: one.info.id for name, one in kernel.maps.items() if name not in COUNTING}
+
+
+def pins_of(config: KernelConfig) -> set[str]:
+    """Return the names of all maps and XDP programs that are pinned."""
+    return {path.name for path in (*config.pins.maps.iterdir(), *config.pins.root.glob("v*/programs/*/transit_*"))}
+
+
+def attached_ids() -> dict[str, int]:
+    return {link["ifname"]: link["xdp"]["prog"]["id"] for link in ip_json("link", "show") if "xdp" in link}
+
+
+@contextmanager
+def pinging(world: World) -> Iterator[None]:
+    """Have one endpoint ping the other one all along; not one answer may be missing."""
+    command = ["ip", "netns", "exec", world.endpoints[0], "ping", "-i", "0.01", "-c", "100000", "10.1.0.11"]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, preexec_fn=heed_interrupts)
+        try:
+            yield
+            process.send_signal(signal.SIGINT)
+            process.wait(10)
+        finally:
+            process.kill()
+            process.wait(10)
+        output.seek(0)
+        said = output.read()
+    assert ", 0% packet loss" in said, said[-500:]
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell's background job passes on: SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
+async def test_an_agent_that_starts_without_pins_takes_over_what_runs_and_what_it_holds(
+    config: KernelConfig, world: World, lose: Callable[[KernelConfig], None]
+) -> None:
+    """The very same maps and programs, so that nothing is switched, and nothing forgotten."""
+    async with opened(config) as first:
+        await put_in_place(first, world)
+        maps = ids_of(first)
+        spaces = {f"e{n}": namespace for n, namespace in enumerate(world.endpoints)}
+        before, running = await first.observe(spaces), attached_ids()
+        held = first.maps[MapName.DIRECT].dump()
+        pinned = pins_of(config)
+    lose(config)
+    async with opened(config) as second:
+        assert ids_of(second) == maps
+        observed = await second.observe(spaces)
+        assert observed == before
+        second.tend(observed)
+        assert second.maps[MapName.DIRECT].dump() == held
+        assert LEARNT in held
+        assert second.maps[MapName.PROGRAMS].lookup(U32.pack(0)) == U32.pack(running["eth0"])
+        assert attached_ids() == running
+        assert second.is_transit_attached(world.ifindex("eth0"))
+    assert pins_of(config) == pinned
+    run("ip", "netns", "exec", world.endpoints[0], "ping", "-c", "2", "-i", "0.1", "-W", "2", "10.1.0.11")
+
+
+@pytest.mark.parametrize("lose", [unmounted, gone("maps", "programs")], ids=["unmounted", "removed"])
+async def test_a_running_agent_pins_again_what_it_holds_under_traffic(
+    config: KernelConfig, world: World, lose: Callable[[KernelConfig], None]
+) -> None:
+    async with opened(config) as kernel:
+        await put_in_place(kernel, world)
+        pinned = pins_of(config)
+        with pinging(world):
+            lose(config)
+            kernel.tend(await kernel.observe({}))
+            assert pins_of(config) == pinned
+
+
+async def test_programs_of_another_content_are_replaced_and_their_maps_kept(config: KernelConfig, world: World) -> None:
+    """As at an upgrade, which finds no pins: what runs is ours by its mark, not by its content."""
+    async with opened(config) as first:
+        await put_in_place(first, world)
+        maps, running = ids_of(first), attached_ids()
+    unmounted(config)
+    newer = replace(config, features=replace(config.features, geneve_port=6099))
+    async with opened(newer) as second:
+        second.tend(await second.observe({}))
+        with pinging(world):
+            assert ids_of(second) == maps
+            assert not second.is_transit_attached(world.ifindex("eth0"))
+            assert second.transit.is_outdated(world.ifindex("eth0"))
+            assert await second.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
+            for number, namespace in enumerate(world.endpoints):
+                veth = endpoint_veth(config.instance, namespace, f"e{number}", 10 + number)
+                assert await second.executor.run(endpoint_actions(veth)) == []
+            second.tend(await second.observe({}))
+    assert set(attached_ids()) == set(running)
+    assert not set(attached_ids().values()) & set(running.values())
+
+
+async def test_a_program_of_an_agent_from_before_there_were_marks_is_taken_over(
+    config: KernelConfig, world: World
+) -> None:
+    ensure_bpffs(config.bpffs)
+    compiled = await compile_programs(config.cache, features=config.features)
+    maps = open_maps(config.bpffs / "old", [one for one in compiled.maps if one.name != "detours"], MapSizes())
+    maps |= open_maps(config.bpffs / "new", [one for one in compiled.maps if one.name == "detours"], MapSizes())
+    old_maps = {name.value: one.descriptor for name, one in maps.items()}
+    code = compiled.program(TRANSIT_XDP)
+    # What stands in for the old code: it did not use the map that is new.
+    old = programs.load(code, old_maps | {"detours": old_maps["direct"]})
+    async with Netlink() as netlink:
+        await attach(netlink, world.ifindex("eth0"), Program(old.fd, old.id, old.name), owning(), AttachMode.NATIVE)
+    os.close(old.fd)
+    close_maps(maps)
+    unmounted(config)
+    async with opened(config) as kernel:
+        assert await kernel.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
+        assert kernel.is_transit_attached(world.ifindex("eth0"))
+    assert old.id not in attached_ids().values()
+
+
+async def test_what_another_instance_runs_is_left_to_it_and_named(config: KernelConfig, world: World) -> None:
+    async with opened(replace(config, instance="theirs")) as theirs:
+        assert await theirs.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
+        running = attached_ids()
+    unmounted(config)
+    async with opened(config) as kernel:
+        (failure,) = await kernel.executor.run([AttachTransit(world.ifindex("eth0"))])
+        assert "the droplet instance theirs's XDP program" in failure.message
+        found = {one.name: one for one in await host_check.check_host(config)}["xdp"]
+        assert not found.ok
+        assert "theirs" in found.detail
+    assert not (await remove(config)).transit
+    assert attached_ids() == running
+
+
+@pytest.mark.parametrize("name", ["transit_xdp", "transit_agent", "theirs"])
+async def test_a_strangers_program_stays_whatever_its_name(config: KernelConfig, world: World, name: str) -> None:
+    with loaded(name) as stranger:
+        async with Netlink() as netlink:
+            await attach(netlink, world.ifindex("eth0"), stranger, owning(), AttachMode.NATIVE)
+        async with opened(config) as kernel:
+            (failure,) = await kernel.executor.run([AttachTransit(world.ifindex("eth0"))])
+            assert "another owner's XDP program" in failure.message
+        assert not (await remove(config)).transit
+        assert attached_ids() == {"eth0": stranger.program_id}
+
+
+async def test_a_map_with_a_marks_name_and_another_content_marks_nothing(world: World) -> None:
+    with loaded("transit_xdp") as stranger:
+        fake = bpf.create_map(bpf.MapType.ARRAY, 4, 144, 1, name=marks.MAP_NAME)
+        bpf.bind_map(stranger.descriptor, fake)
+        os.close(fake)
+        info = bpf.program_info(stranger.descriptor)
+        assert len(info.map_ids) == 1
+        assert marks.read_mark(info) is None
+
+
+async def test_a_mark_says_whose_a_program_is_and_cannot_be_changed(world: World) -> None:
+    with loaded("transit_xdp") as program:
+        marks.mark(program.descriptor, "here", "c0ffee")
+        found = marks.read_mark(bpf.program_info(program.descriptor))
+        assert found is not None
+        assert (found[1].instance, found[1].content) == ("here", "c0ffee")
+        descriptor = bpf.map_by_id(found[0])
+        with pytest.raises(PermissionError):
+            bpf.update(descriptor, bytes(4), bytes(144))
+        os.close(descriptor)
+
+
+async def test_without_pins_a_check_and_a_removal_know_the_agents_own_program(
+    config: KernelConfig, world: World, tmp_path: Path
+) -> None:
+    async with opened(config) as kernel:
+        await put_in_place(kernel, world)
+    unmounted(config)
+    found = {one.name: one for one in await host_check.check_host(config)}["xdp"]
+    assert found.ok
+    assert "this agent's program" in found.detail
+    assert (await remove(config)).transit
+    async with Netlink() as netlink:
+        links = await netlink.links()
+    assert [link for link in links if attached_program(link)] == []
+    ip("link", "show", "eth0")
