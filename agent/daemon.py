@@ -180,7 +180,7 @@ class Daemon:
 
     async def snapshot_complete(self) -> None:
         """Take note that all documents are here, and tell so at once."""
-        self._publishers.report()
+        self._publishers.snapshot_complete()
         await self._applier.snapshot_complete()
         self._report_absent()
         await self._send_status()

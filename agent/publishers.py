@@ -25,9 +25,11 @@ class Publishers:
         self._refused = RefusedMessages()
         self._unkept: dict[str, tuple[int, bool]] = {}
         self._store_fault: tuple[Fault, ...] = ()
+        self._in_snapshot = False
 
     def begin_snapshot(self) -> None:
-        """Forget what was refused: every document comes again. What was reported stands until documents come."""
+        """Forget what was refused: every document comes again. What was reported stands until all have come."""
+        self._in_snapshot = True
         self._refused.clear()
 
     def take(self, batch: Sequence[Delivery]) -> None:
@@ -37,10 +39,15 @@ class Publishers:
             if delivery.version:
                 self._unkept[delivery.document] = (delivery.version, delivery.body is None)
         self._keep()
-        self.report()
+        if not self._in_snapshot:
+            self._report_all()
 
-    def report(self) -> None:
-        """Report the faults that stand."""
+    def snapshot_complete(self) -> None:
+        """Know that all documents have come, and report the faults that stand."""
+        self._in_snapshot = False
+        self._report_all()
+
+    def _report_all(self) -> None:
         self._report(SOURCE, (*self._refused.faults(self._subject), *self._store_fault))
 
     def _keep(self) -> None:
