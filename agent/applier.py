@@ -125,7 +125,7 @@ class Applier:
         self._unkept: set[str] = set()
         self._inherited: frozenset[bytes] = frozenset()
         self._informed = False
-        """Whether a document was ever known here, kept or told of by a message."""
+        """Whether documents were kept here, so that what an earlier agent put in place is known."""
         self._removes_rest = False
         """Whether objects in the kernel that no document explains may be removed."""
         self.unexplained = 0
@@ -168,7 +168,6 @@ class Applier:
         """Take documents in, have the kernel hold what follows, and tell the verdicts."""
         async with self._lock:
             documents = self.desired.documents
-            self._informed = self._informed or bool(batch)
             documents.retry_blocked()  # what has the names of these may let go of them in this very batch
             for delivery in batch:
                 self.revision = max(self.revision, delivery.revision)
@@ -231,6 +230,7 @@ class Applier:
         """Leave out removals where it is not known what explains the objects in the kernel."""
         kept = actions if self._removes_rest else additions(actions)
         self.unexplained = len(actions) - len(kept)
+        self._removes_rest = self._removes_rest or (self.in_sync and not self.unexplained)
         return kept
 
     async def repair(self) -> None:

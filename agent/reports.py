@@ -78,7 +78,8 @@ def objects_unexplained(host: str, count: int) -> list[Fault]:
     """Return the fault of interfaces and map entries that stay though no document explains them."""
     if not count:
         return []
-    detail = f"the stream holds no document of this host, and {count} objects of an earlier agent stay in the kernel"
+    objects = "1 object of an earlier agent stays" if count == 1 else f"{count} objects of an earlier agent stay"
+    detail = f"{objects} in the kernel: no documents were kept here, and none in the stream explains them"
     remedy = f"have the controller publish the host's documents, or run `dropletctl sweep {host} --objects`"
     return [Fault("objects_unexplained", config_of(host), detail, remedy)]
 

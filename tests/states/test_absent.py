@@ -10,6 +10,7 @@ from agent_worlds import LOCAL, MANY, ONE_BOUNCER, World, body, changed
 from test_sequences import deliver_whole, ends_like, in_a_folder, walk
 
 from agent.bus.documents import Delivery
+from agent.core.layout import MapName
 
 
 async def snapshot(agent: Agent, stream: Stream, lost: set[str] = frozenset()) -> None:  # type: ignore[assignment]
@@ -159,12 +160,33 @@ def test_what_nothing_explains_stays_when_neither_disk_nor_stream_tells_of_any_d
     in_a_folder(scenario)
 
 
-def test_what_nothing_explains_goes_when_the_snapshot_lists_documents(tmp_path: Path) -> None:
+def test_what_the_snapshot_does_not_explain_stays_when_the_disk_was_lost(tmp_path: Path) -> None:
+    """The stream may have been restored in part; what its documents explain is taken over as it is."""
+
     async def scenario(agent: Agent) -> None:
         await walk(agent, ["one bouncer"])
         reborn = await reborn_without_disk(agent, tmp_path, changed(ONE_BOUNCER, a=None))
+        assert reborn.applier.unexplained > 0
+        assert "a" in reborn.kernel.veths
+        assert await reborn.applier.sweep([], objects=True) == []
         assert reborn.applier.unexplained == 0
         assert "a" not in reborn.kernel.veths
+        reborn.stop()
+
+    in_a_folder(scenario)
+
+
+def test_what_the_snapshot_explains_is_no_fault_when_the_disk_was_lost(tmp_path: Path) -> None:
+    """From then on, what others add is removed as always."""
+
+    async def scenario(agent: Agent) -> None:
+        await walk(agent, ["one bouncer"])
+        reborn = await reborn_without_disk(agent, tmp_path, ONE_BOUNCER)
+        assert reborn.applier.unexplained == 0
+        before = reborn.kernel.contents()
+        reborn.kernel.maps[MapName.DROPLETS][bytes(16)] = bytes(8)
+        await reborn.applier.repair()
+        assert reborn.kernel.contents() == before
         reborn.stop()
 
     in_a_folder(scenario)
