@@ -23,7 +23,7 @@ from agent.applier import Applier
 from agent.bus.bus import Bus
 from agent.bus.documents import Delivery
 from agent.bus.settings import BusSettings
-from agent.core.failures import LossWatch, lost_frames
+from agent.core.failures import LossWatch, lost_frames, unsent_frames
 from agent.core.faults import ReportFaults
 from agent.core.next_hops import Peer
 from agent.core.once import Once
@@ -288,7 +288,7 @@ class Daemon:
     def _report_data_plane(self) -> None:
         """Report what the uplinks cannot do, and what the kernel drops after the programs' verdicts."""
         self._faults.report("attachment", self._kernel.modes.decision.faults)
-        self._faults.report("probes", self._prober.faults(self._kernel.modes.hints))
+        self._faults.report("unanswered_probes", self._prober.faults(self._kernel.modes.hints))
         self._losses.look(self._kernel.failures.read(), time.monotonic())
         self._faults.report("losses", self._losses.faults(self._name_of))
 
@@ -323,8 +323,10 @@ class Daemon:
         places = slots(self._applier)
         endpoints = self._kernel.read_endpoint_counters(places.values())
         outcomes = self._kernel.read_outcomes()
-        lost = lost_frames(self._kernel.failures.read(), self._name_of)
         unknown = self._kernel.failures.unavailable
+        lost = lost_frames(self._kernel.failures.read(), self._name_of)
+        if unknown:
+            lost += unsent_frames(self._kernel.read_device_losses())
         return counters(
             self._settings.host, time.time(), outcomes, endpoints, places, self._prober.counts, lost, unknown
         )

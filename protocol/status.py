@@ -193,7 +193,8 @@ class Counters(msgspec.Struct, frozen=True):
     """Telemetry of kind `counters`: every outcome of a packet by name, each local endpoint's traffic, and probes.
 
     `lost` are frames that count as forwarded or answered in `outcomes` and were dropped by the kernel afterwards: what
-    really left is the one less the other. `lost_unknown` says why that is not counted on this host, empty where it is.
+    really left is the one less the other. `lost_unknown` says why that is not counted on this host, empty where it is;
+    `lost` has then what the uplinks' drivers tell, which is not all, and not only of the agent's programs.
     """
 
     host: str

@@ -252,7 +252,7 @@ def _losses(now: Counters, wide: bool) -> None:
     """Print what the kernel dropped after the outcomes above, or why that is not known."""
     if now.lost_unknown:
         click.echo(f"\nframes that the kernel dropped after these outcomes are not counted: {now.lost_unknown}")
-    elif now.lost:
+    if now.lost:
         click.echo()
         rows = [(item.interface, item.reason, f"{item.frames:,}") for item in now.lost]
         table(("LOST ON THE WAY TO", "REASON", "FRAMES"), rows, "", wide)

@@ -95,6 +95,11 @@ def lost_frames(counts: Mapping[Failure, int], name: Callable[[int], str]) -> tu
     return tuple(LostFrames(reason, interface, frames) for (reason, interface), frames in sorted(by_place.items()))
 
 
+def unsent_frames(by_uplink: Mapping[str, int]) -> tuple[LostFrames, ...]:
+    """Return what drivers say that they did not send, as telemetry: where nothing better can be had."""
+    return tuple(LostFrames("driver_statistics", uplink, frames) for uplink, frames in sorted(by_uplink.items()))
+
+
 class LossWatch:
     """Remembers which counts grew of late, and how often: a fault is what goes on, not one frame at a removal."""
 

@@ -25,6 +25,7 @@ from agent.datapath import bpf_syscall as bpf
 from agent.datapath import programs
 from agent.datapath.attach_modes import AttachModes
 from agent.datapath.compiler import EVERYTHING, CompiledObject, compile_programs
+from agent.datapath.device_statistics import unsent_frames
 from agent.datapath.failure_counter import FailureCounter
 from agent.datapath.links import Links, TransitAgent
 from agent.datapath.maps import Map, MapSizes, close_maps, open_maps
@@ -215,6 +216,17 @@ class Kernel(Readings):
     async def follow_modes(self) -> None:
         """Have all attached programs run as the uplinks allow now; OSError (ENODEV) when an uplink is gone."""
         await self._follower.follow(self._uplinks)
+
+    def read_device_losses(self) -> dict[str, int]:
+        """Return how many redirected frames the uplinks' drivers say that they did not send, by uplink, where any."""
+        found = {}
+        with open_control_socket() as control:
+            for uplink in self._uplinks:
+                with contextlib.suppress(OSError):  # it is gone
+                    (name,) = names_of([uplink.leaves])
+                    if frames := unsent_frames(control, name):
+                        found[uplink.name] = frames
+        return found
 
     def _count_failures(self) -> None:
         """Have what the kernel drops after a verdict of this instance's programs counted, of older ones of it too."""

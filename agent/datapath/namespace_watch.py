@@ -14,6 +14,7 @@ from agent.core.bindings import is_of_process
 from agent.datapath.inotify import Inotify
 from agent.datapath.namespaces import NAMED, namespace_path
 
+_NAMED = NAMED.resolve()
 LOOKS = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 """Seconds before each look at what appeared and is no tenant's namespace yet."""
 PROCESS_LOOKS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -30,6 +31,8 @@ class NamespaceWatch:
         self._missing: set[Path] = set()
         """Folders that are not there yet."""
         self._found: set[str] = set()
+        self._looks: dict[str, asyncio.TimerHandle] = {}
+        """The next look at each name that appeared, one at a time."""
         self._changed = asyncio.Event()
         self._inotify = Inotify()
         self._loop = asyncio.get_running_loop()
@@ -38,6 +41,8 @@ class NamespaceWatch:
 
     def close(self) -> None:
         """End all watches."""
+        for look in self._looks.values():
+            look.cancel()
         self._loop.remove_reader(self._inotify.fileno())
         self._inotify.close()
 
@@ -57,10 +62,13 @@ class NamespaceWatch:
         return found
 
     def _look(self, name: str, pauses: tuple[float, ...]) -> None:
+        if name in self._looks:
+            self._looks.pop(name).cancel()
         if pauses:
-            self._loop.call_later(pauses[0], self._look_now, name, pauses[1:])
+            self._looks[name] = self._loop.call_later(pauses[0], self._look_now, name, pauses[1:])
 
     def _look_now(self, name: str, left: tuple[float, ...]) -> None:
+        del self._looks[name]
         if _is_tenants(_path(name)):
             self._found.add(name)
             self._changed.set()
@@ -76,8 +84,8 @@ class NamespaceWatch:
                 anew = True
             elif path in self._waiting:
                 names.add(self._waiting[path])
-            elif folder == NAMED:
-                names.update(one for one in self._used() if _path(one) == path)
+            elif folder == _NAMED:
+                names.update(one for one in self._used() if one.endswith(name) and _path(one) == path)
         if anew:
             self._set_watches()
             names.update(self._waiting.values(), self._used())
@@ -87,7 +95,7 @@ class NamespaceWatch:
     def _set_watches(self) -> None:
         """Watch every folder, or what is there of the way to it."""
         self._missing = set()
-        for folder in {NAMED, *(path.parent for path, name in self._waiting.items() if not is_of_process(name))}:
+        for folder in {_NAMED, *(path.parent for path, name in self._waiting.items() if not is_of_process(name))}:
             while not self._inotify.watch(folder):
                 self._missing.add(folder)
                 above = next((one for one in folder.parents if self._inotify.watch(one)), None)
@@ -96,10 +104,12 @@ class NamespaceWatch:
 
 
 def _path(namespace: str) -> Path:
+    """Return where a namespace appears: one folder has one path, for the kernel watches it once."""
     try:
-        return namespace_path(namespace)
+        path = namespace_path(namespace)
     except OSError:
-        return NAMED
+        return _NAMED
+    return path if is_of_process(namespace) else path.parent.resolve() / path.name
 
 
 def _is_tenants(path: Path) -> bool:

@@ -14,11 +14,13 @@ from contextlib import contextmanager
 import pytest
 
 from agent.core.failures import Failure, words_of
-from agent.core.layout import MapName
+from agent.core.layout import FAILURE_COUNT, FAILURE_EXCEPTION, FAILURE_KEY, MapName
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import failure_counter
+from agent.datapath.device_statistics import unsent_frames
 from agent.datapath.failure_counter import why_not_counted
 from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Netlink
 from agent.datapath.xdp import AttachMode, Program, attach, detach
 from tests.netns.conftest import World, enter, ip, ip_json, run
@@ -177,15 +179,14 @@ async def test_counting_goes_on_while_no_agent_runs_and_over_its_next_start(
 
 
 async def test_what_finds_no_room_is_counted_together(world: World, kernel: Kernel, arrival: int) -> None:
-    room = kernel.maps[MapName.FAILURES].info.max_entries
-    with redirecting(1) as (_, own):
-        for index in range(2000, 2000 + room + 10):
-            with redirecting(index) as (program, number):
-                kernel.failures.tend([own, number], [arrival])
-                send(program, arrival, frames=1)
-    found = kernel.failures.read()
-    assert sum(found.values()) == room + 10
-    assert words_of(next(one for one in found if one.kind == 0)).reason == "other"
+    failures = kernel.maps[MapName.FAILURES]
+    nothing = bytes(bpf.percpu_stride(FAILURE_COUNT.size) * bpf.possible_cpus())
+    with redirecting(no_driver(world)) as (program, number):
+        kernel.failures.tend([number], [arrival])
+        for index in range(failures.info.max_entries - 1):  # one is there already: that of what finds no room
+            bpf.update(failures.descriptor, FAILURE_KEY.pack(FAILURE_EXCEPTION, 0, index), nothing)
+        send(program, arrival)
+    assert by_reason(kernel.failures.read()) == {("other", 0): FRAMES}
 
 
 async def test_a_kernel_without_type_information_is_told_and_no_hindrance(
@@ -201,6 +202,23 @@ async def test_a_kernel_without_type_information_is_told_and_no_hindrance(
     kernel.failures.tend([], [])
     assert kernel.failures.unavailable == lacking
     assert kernel.failures.read() == {}
+
+
+async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send(
+    world: World, kernel: Kernel, arrival: int
+) -> None:
+    """Of a veth what did not fit into the queue; what it refused altogether is among its dropped packets alone."""
+    await kernel.uplinks()
+    assert kernel.read_device_losses() == {}
+    run("ip", "netns", "exec", world.substrate, "sh", "-c", "echo 1 > /sys/class/net/sub0/threaded")
+    with redirecting(world.ifindex("eth0")) as (program, number):
+        kernel.failures.tend([number], [arrival])
+        send(program, arrival, frames=200_000)
+    lost = by_reason(kernel.failures.read())["queue_full", world.ifindex("eth0")]
+    assert kernel.read_device_losses() == {"eth0": lost}, "both count the same"
+    assert tx_dropped("eth0") == lost
+    with open_control_socket() as control:
+        assert unsent_frames(control, "lo") == 0, "it has no such statistics"
 
 
 async def test_a_kernel_that_refuses_programs_on_tracepoints_is_told(

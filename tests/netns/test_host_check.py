@@ -188,3 +188,34 @@ def test_a_neighbour_table_that_may_be_small_is_no_hindrance_but_a_hint(limits, 
     assert found.ok
     assert detail in found.detail
     assert [one for one in ("ipv4", "ipv6") if f"net.{one}.neigh.default.gc_thresh3" in found.remedy] == named
+
+
+async def test_how_programs_will_run_is_told_before_the_start_and_why(world: World, config: KernelConfig) -> None:
+    ip("link", "add", "link", "eth0", "name", "mac9", "type", "macvlan")
+    ip("link", "add", "name", "br9", "type", "bridge")
+    found = (await answers(config))["redirects"]
+    assert (found.ok, found.detail) == (True, "the uplinks take redirected frames: programs will run natively")
+    for name, driver in (("mac9", "macvlan"), ("br9", "bridge")):
+        automatic = (await answers(replace(config, interfaces=("eth0", name))))["redirects"]
+        assert automatic.ok
+        assert f"generic mode, which is slower: {name}: driver {driver} takes no redirected" in automatic.detail
+    run("ip", "netns", "exec", world.substrate, "ethtool", "-K", "sub0", "gro", "off")
+    automatic = (await answers(config))["redirects"]
+    assert automatic.ok
+    assert "eth0: the other end of this veth has neither GRO nor XDP" in automatic.detail
+    forced = (await answers(replace(config, attach_mode=AttachMode.NATIVE)))["redirects"]
+    assert not forced.ok
+    assert "ethtool -K <peer> gro on" in forced.remedy
+    asked = (await answers(replace(config, attach_mode=AttachMode.GENERIC)))["redirects"]
+    assert asked.detail == "programs will run in generic mode, which is slower: attach_mode asks for it"
+
+
+async def test_whether_losses_will_be_counted_is_told_and_no_hindrance(
+    world: World, config: KernelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (await answers(config))["losses"]
+    assert found.detail == "frames that the kernel drops after a program's verdict are counted"
+    monkeypatch.setattr(host_check, "why_not_counted", lambda: "the kernel has no BTF")
+    found = (await answers(config))["losses"]
+    assert found.ok
+    assert found.detail.endswith("will not be counted: the kernel has no BTF")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import SystemLab, running_lab
+from lab.frames import GENEVE_PORT, IPV4, IPV6, checksum, ethernet, geneve, ipv4, udp
 from lab.substrates import over
-from lab.traffic import connect_error, exchange_tcp, ping, udp_socket
+from lab.traffic import connect_error, exchange_tcp, ping, raw_socket, udp_socket
 from lab.waiting import until
 
 from controller_sim.namespaces import call_in, run_in
@@ -38,6 +41,7 @@ NOWHERE = [
     ("an address of no network", {4: "10.0.9.9", 6: "fd10:0:0:9::9"}, errno.ENETUNREACH),
     ("an address outside the VPC", {4: "192.0.2.77", 6: "2001:db8:77::1"}, errno.ENETUNREACH),
 ]
+TAGGED_PORT = 7110
 both_families = pytest.mark.parametrize("family", [4, 6])
 each_sender = pytest.mark.parametrize("sender", SENDERS, ids=SENDERS.values())
 
@@ -143,3 +147,38 @@ def test_what_goes_to_many_never_crosses_the_wire(lab):
         for way in ("sent_to_bouncer", "sent_to_divider", "sent_direct", "unreachable_told_remote"):
             assert after[way] - before[host][way] <= 1, f"{host}: {way}"
     assert ping(lab, "web-1", lab.address("web-2", 4)) == 3
+
+
+def priority_tagged(lab: SystemLab, payload: bytes) -> bytes:
+    """Return h2's tunnel frame to h1 with web-2's datagram for web-1, behind an 802.1Q tag of priority 5 and VLAN 0."""
+    own, to = (lab.topology.droplets[name].address for name in ("h2", "h1"))
+    inner = ethernet(lab.mac("web-1"), lab.mac("web-2"), IPV4,
+                     ipv4(lab.address("web-2", 4), lab.address("web-1", 4), udp(TAGGED_PORT, payload)))  # fmt: skip
+    datagram = udp(GENEVE_PORT, geneve(1001, inner), 50000)
+    if ":" in own:
+        ends = b"".join(socket.inet_pton(socket.AF_INET6, one) for one in (own, to))
+        pseudo = ends + struct.pack("!II", len(datagram), socket.IPPROTO_UDP)
+        sum_ = checksum(pseudo + datagram + bytes(len(datagram) % 2)) or 0xFFFF
+        datagram = datagram[:6] + struct.pack("!H", sum_) + datagram[8:]
+        kind, packet = IPV6, struct.pack("!IHBB", 6 << 28, len(datagram), socket.IPPROTO_UDP, 64) + ends + datagram
+    else:
+        kind, packet = IPV4, ipv4(own, to, datagram)
+    macs = [json.loads(lab.ip(lab.names.droplet(host), "-j", "link", "show", "eth0"))[0]["address"]
+            for host in ("h1", "h2")]  # fmt: skip
+    head = b"".join(bytes.fromhex(mac.replace(":", "")) for mac in macs)
+    return head + struct.pack("!HHH", 0x8100, 5 << 13, kind) + packet
+
+
+def test_a_priority_tagged_frame_from_the_substrate_is_delivered(lab):
+    """With the tag in the frame's bytes: the substrate's port leaves none to its hardware."""
+    port = lab.ports()["h1", "eth0"]
+    done = run_in(lab.names.fabric, ["ethtool", "-K", port, "txvlan", "off"])
+    assert done.returncode == 0, done.stderr
+    with (
+        udp_socket(lab.inside("web-1"), lab.address("web-1", 4), TAGGED_PORT) as receiver,
+        raw_socket(lab.names.droplet("h2")) as sender,
+    ):
+        for number in range(3):
+            sender.send(priority_tagged(lab, b"tagged %d" % number))
+            lab.handmade += 1
+            assert receiver.recv(100) == b"tagged %d" % number

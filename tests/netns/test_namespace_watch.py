@@ -61,6 +61,19 @@ async def test_a_namespace_that_is_waited_for_is_told_when_it_is_one(names: list
     await appeared(watch, {f"/run/netns/{second}"})
 
 
+async def test_one_folder_may_have_several_paths(names: list[str], watch: NamespaceWatch, tmp_path: Path) -> None:
+    """As /var/run/netns and /run/netns."""
+    first, second, _ = names
+    alias = tmp_path / "alias"
+    alias.symlink_to("/run/netns")
+    watch.set_waiting({first, f"{alias}/{second}"})
+    await add(first)
+    await appeared(watch, {first})
+    watch.set_waiting({f"{alias}/{second}"})
+    await add(second)
+    await appeared(watch, {f"{alias}/{second}"})
+
+
 async def test_one_that_came_before_it_was_waited_for_is_told(names: list[str], watch: NamespaceWatch) -> None:
     await add(names[0])
     watch.set_waiting({names[0]})
