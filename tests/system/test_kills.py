@@ -70,15 +70,22 @@ def test_killing_and_restarting_the_agent_loses_no_packet_and_makes_nothing_anew
 @pytest.mark.parametrize("lost", ["", "maps", "programs"], ids=["all pins", "the maps' pins", "the programs' pins"])
 def test_an_agent_that_starts_without_its_pins_takes_over_what_runs_and_loses_no_packet(lab, lost):
     """As in a container whose bpf file system went with it: programs and maps are found by the interfaces."""
-    before = lab.made("h1")
+    before = made_but_counting(lab)
     with unbroken_flow(lab, "web-1", "web-2") as flow:
         lab.kill_agent("h1")
         shutil.rmtree(lab.pins("h1") / lost)
         lab.restart_agent("h1")
         again = flow.sent
         until(lambda: len(flow.back) > again, "packets after the start")
-    assert lab.made("h1") == before
+    assert made_but_counting(lab) == before
     assert lab.plan("h1") == ()
+
+
+def made_but_counting(lab: SystemLab) -> dict[str, object]:
+    """Return what h1's agent made, without the maps of the programs on tracepoints: those hang on pins."""
+    made = lab.made("h1")
+    kept = {name: id_ for name, id_ in made["maps"].items() if name not in ("kernel_layouts", "watched", "failures")}
+    return made | {"maps": kept}
 
 
 def test_a_new_conversation_begins_while_every_agent_is_dead(lab):
