@@ -385,7 +385,7 @@ def test_without_the_senders_network_nobody_says_that_nothing_leads_there(world:
     assert world.from_endpoint(from_a(4, OTHER)).outcome is Outcome.NO_NETWORK
 
 
-def test_a_packet_that_came_by_a_bouncer_with_an_old_map_is_not_told_to_be_for_nobody(world: World) -> None:
+def test_a_packet_that_came_by_a_bouncer_with_an_old_map_goes_back_and_is_not_answered(world: World) -> None:
     """This host does not know where its endpoint is now, and so not that it is nowhere."""
     assert world.from_substrate(tunnelled(frame_to(UNKNOWN), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
 
