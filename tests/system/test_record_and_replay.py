@@ -20,13 +20,11 @@ from controller_sim.lab import agent_program
 from controller_sim.namespaces import entered
 from protocol import binding, codec, subjects
 from protocol.acknowledgements import State
-from protocol.documents import Document, Droplet
+from protocol.documents import Document, Vpc
 from protocol.recording import Header, Message, Recording, pack_header, pack_message, unpack
 
 PROGRAM = str(Path(sys.executable).parent / "droplet-agent")
-FIRST, SECOND = (
-    codec.encode(Document(droplets=(Droplet("d9", "h9", (address,)),))) for address in ("172.18.0.18", "172.18.0.19")
-)
+FIRST, SECOND = (codec.encode(Document(vpcs=(Vpc("green", vni, ("10.9.0.0/16",), ("h1",)),))) for vni in (2001, 2002))
 
 
 def start_recording(lab: SystemLab, file: Path) -> None:
@@ -190,3 +188,23 @@ def test_a_recording_of_a_host_that_the_lab_lacks_goes_where_it_is_told_to(lab, 
     assert found is not None
     assert found.state is State.REALIZED
     lab.publish_and_wait("h2", "extra", None, State.REALIZED)
+
+
+def test_an_agent_whose_recording_fills_the_disk_works_on_and_says_so(lab, tmp_path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        lab.kill_agent("h1")
+        start_recording(lab, tmp_path / "small")
+        lab.publish_and_wait("h1", "large", b"\xc1" * 100_000, State.REJECTED)
+        lab.publish_and_wait("h1", "large", None, State.REALIZED)
+        assert ("recording_ended", str(tmp_path / "small")) in [
+            (fault.kind, fault.subject) for fault in lab.status("h1").faults
+        ]
+        found = read(tmp_path / "small")
+        assert found.messages
+        assert found.cut_at is None
+        assert not [one for one in found.messages if one.subject.endswith(".large")]
+    finally:
+        lab.kill_agent("h1")
+        subprocess.run(["umount", str(tmp_path)], check=True)
+        lab.restart_agent("h1")
