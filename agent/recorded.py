@@ -30,7 +30,7 @@ def replay(recording: Recording, desired: Desired, admission: Admission) -> list
     A document falls back to its last good revision, as on the host: all that was in force counts as taken by the
     kernel. A sequence that does not grow begins a replay of the stream, as a reset of the consumer does.
     """
-    last, refused = 0, dict[str, None]()
+    last, refused, taken = 0, dict[str, None](), set[str]()
     for message in recording.messages:
         if message.sequence <= last:
             desired.documents.begin_replay()
@@ -41,12 +41,22 @@ def replay(recording: Recording, desired: Desired, admission: Admission) -> list
             if streams.is_delete(dict(message.headers), message.body):
                 del refused[message.subject]
             continue
+        if name in taken:  # the revision before this one counts; all at once what no other revision replaces
+            _settle(desired, taken)
         _take(name, message, desired, admission)
+        taken.add(name)
+    _settle(desired, taken)
+    return [*_unrealized(desired), *(Unrealized(one, "refused", ("it names no document",)) for one in refused)]
+
+
+def _settle(desired: Desired, taken: set[str]) -> None:
+    """Have what was taken decided, and take it that the kernel holds what is in force; `taken` is empty afterwards."""
+    for _ in range(2):  # the first one may make room for what found none
         change = desired.settle(removing=True)
         desired.documents.confirm(change.adopted & desired.documents.entries.keys())
+    for name in taken:
         desired.documents.forget(name)
-    desired.settle(removing=True)
-    return [*_unrealized(desired), *(Unrealized(one, "refused", ("it names no document",)) for one in refused)]
+    taken.clear()
 
 
 def _document(host: str, subject: str) -> str | None:

@@ -96,3 +96,9 @@ def test_a_newer_revision_of_a_document_is_a_step_of_its_own() -> None:
     one, two, newer = Change("h1", "a", b"1"), Change("h1", "b", b"1"), Change("h1", "a", b"2")
     assert list(in_steps([one, two, newer])) == [[one, two], [newer]]
     assert list(in_steps([])) == []
+
+
+def test_a_revision_that_waits_leaves_the_one_before_it_in_force() -> None:
+    forces, (waiting,) = in_force(recorded(sent("all", 1, ALL), sent("all", 2, codec.encode(REST))))
+    assert forces == {"all": 1}
+    assert (waiting.name, waiting.state, waiting.reasons[-1]) == ("all", "pending", "revision 1 stays in force")
