@@ -20,9 +20,11 @@ from agent.datapath.observe import ObservationError
 from agent.datapath.uninstall import remove
 from agent.dry_run import print_plan
 from agent.logs import configure_logs
+from agent.recorder import Recorder
 from agent.settings import Settings, SettingsError, load_settings
 from agent.store import FILE, Store, StoreError
 from agent.substrate import InterfaceReplacedError
+from protocol.recording import Recording, RecordingError, unpack
 
 FAILURE, USAGE, REFUSED = 1, 2, 3
 UNTRIED = BusCheck("bus", False, "no server was tried", "mend the files above first")
@@ -37,8 +39,23 @@ UNTRIED = BusCheck("bus", False, "no server was tried", "mend the files above fi
 @click.option("--check", is_flag=True, help="Test whether this host can run the agent. Changes nothing.")
 @click.option("--dry-run", is_flag=True, help="Print what a start would change in the kernel, and end.")
 @click.option("--uninstall", is_flag=True, help="Take everything that the agent made off this host.")
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run, and write all that comes from the bus to a new FILE (FILE.1 where that is a recording already, and so "
+    "on). It grows with every message and is never cut or removed: see to its room.",
+)
+@click.option(
+    "--replay",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --dry-run: plan from the recording FILE, for its host, with this machine's interfaces and kernel.",
+)
 @click.version_option(__version__, prog_name="droplet-agent")
-def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> None:
+def main(
+    config: Path | None, check: bool, dry_run: bool, uninstall: bool, record: Path | None, replay: Path | None
+) -> None:
     """Run the network agent of this host.
 
     It takes its configuration from NATS, forwards tenants' packets by XDP, and answers for every document. SIGTERM ends
@@ -49,6 +66,8 @@ def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> No
       droplet-agent --config /etc/droplet/agent.toml --check
       droplet-agent --config /etc/droplet/agent.toml
       DROPLET_LOG_FORMAT=human droplet-agent --config agent.toml
+      droplet-agent --config agent.toml --record /var/tmp/h1.recording
+      droplet-agent --config agent.toml --replay h1.recording --dry-run
 
     \b
     Exit status: 0 ended as told, 1 failed, 2 wrong usage or settings,
@@ -57,6 +76,11 @@ def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> No
     """
     if check + dry_run + uninstall > 1:
         _end(USAGE, "--check, --dry-run and --uninstall exclude one another")
+    if record is not None and (check or dry_run or uninstall):
+        _end(USAGE, "--record is for an agent that runs: leave out --check, --dry-run, --uninstall and --replay")
+    if replay is not None and not dry_run:
+        _end(USAGE, "--replay only prints a plan: give --dry-run with it")
+    recording = _read_recording(replay) if replay is not None else None
     try:
         settings = load_settings(config)
     except SettingsError as error:
@@ -70,10 +94,35 @@ def main(config: Path | None, check: bool, dry_run: bool, uninstall: bool) -> No
     elif dry_run:
         _refuse_unless_fit(settings)
         configure_logs("human", "warning")
-        _run(print_plan(settings))
+        _run(print_plan(settings, recording))
     else:
         _refuse_unless_fit(settings)
-        _run(serve(settings, configure_logs(settings.log.format, settings.log.level)))
+        with contextlib.ExitStack() as held:
+            recorder = held.enter_context(contextlib.closing(_recorder(record, settings))) if record else None
+            _run(serve(settings, configure_logs(settings.log.format, settings.log.level), recorder))
+
+
+def _read_recording(path: Path) -> Recording:
+    """Return a recording; a last object that is cut short is a warning, and what is no recording ends this program."""
+    try:
+        with path.open("rb") as file:
+            found = unpack(iter(lambda: file.read(1 << 16), b""))
+    except OSError as error:
+        _end(USAGE, f"{path}: {error.strerror}")
+    except RecordingError as error:
+        _end(USAGE, f"{path}: {error}")
+    if found.cut_at is not None:
+        click.echo(
+            f"droplet-agent: {path}: its last object, at byte {found.cut_at:,}, is cut short: left out", err=True
+        )
+    return found
+
+
+def _recorder(path: Path, settings: Settings) -> Recorder:
+    try:
+        return Recorder(path, settings.host)
+    except OSError as error:
+        _end(USAGE, f"--record {error.filename or path}: {error.strerror}")
 
 
 async def _uninstall(settings: Settings) -> None:

@@ -41,6 +41,7 @@ from agent.loop_errors import LoopErrors
 from agent.path_memory import PathMemory, known_paths
 from agent.prober import Prober
 from agent.publishers import Publishers
+from agent.recorder import Recorder
 from agent.reports import (
     DataPlane,
     acknowledgement,
@@ -115,7 +116,14 @@ def _prober(
 class Daemon:
     """One agent at work. It is the bus's handler: documents and questions come here."""
 
-    def __init__(self, settings: Settings, kernel: Kernel, store: Store, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        kernel: Kernel,
+        store: Store,
+        log: FilteringBoundLogger,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._settings = settings
         self._kernel = kernel
         self._log = log
@@ -137,6 +145,9 @@ class Daemon:
         self._publishers = Publishers(settings.host, store, self._faults.report)
         versions = store.load_versions() if settings.bus.trusted_publishers else {}
         self._bus = Bus(settings.host, bus_settings(settings), self, log, self._faults.report, self._boot, versions)
+        if recorder is not None:
+            recorder.report = self._faults.report
+            self._bus.record = recorder
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
@@ -366,8 +377,10 @@ async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def serve(settings: Settings, log: FilteringBoundLogger) -> None:
+async def serve(settings: Settings, log: FilteringBoundLogger, recorder: Recorder | None = None) -> None:
     """Run an agent until SIGTERM or SIGINT."""
+    if recorder is not None:
+        log.info("recording_began", file=str(recorder.path))
     gc.set_threshold(COLLECT_AFTER)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -377,6 +390,6 @@ async def serve(settings: Settings, log: FilteringBoundLogger) -> None:
     with contextlib.closing(store):
         kernel = await Kernel.open(kernel_config(settings))
         try:
-            await Daemon(settings, kernel, store, log).run(stop)
+            await Daemon(settings, kernel, store, log, recorder).run(stop)
         finally:
             await kernel.close()

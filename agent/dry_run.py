@@ -1,41 +1,70 @@
-"""`--dry-run`: what the last good documents would change in the kernel now, line by line, and nothing done."""
+"""`--dry-run`: what the last good documents would change in the kernel now, line by line, and nothing done.
+
+With `--replay`, the same of the documents that a recording leaves in force.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import msgspec
 
 from agent.applier import remembered
+from agent.bus.admission import Admission
+from agent.core.desired import Desired
 from agent.core.paths import NOTHING_KNOWN, KnownPaths
 from agent.core.plan import describe, plan_all
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.path_memory import known_paths
+from agent.recorded import Unrealized, replay
 from agent.settings import Settings
 from agent.store import FILE, Kept, Store
 from agent.substrate import here_of
+from protocol.recording import Recording
 
 
-async def print_plan(settings: Settings) -> None:
-    """Print the plan from the kept documents to the kernel as it is."""
+async def print_plan(settings: Settings, recording: Recording | None = None) -> None:
+    """Print the plan to the kernel as it is: from the kept documents, or from a recording and its host instead."""
+    if recording is not None:
+        settings = msgspec.structs.replace(settings, host=recording.header.host)
     config = kernel_config(settings)
     pinned = config.pins.paths()
-    kept, known = _kept(settings)
+    kept, known = _kept(settings) if recording is None else ([], NOTHING_KNOWN)
+    unrealized: list[Unrealized] = []
     async with contextlib.AsyncExitStack() as undo:
         undo.callback(config.pins.remove_all_but, pinned)
         kernel = await Kernel.open(config)
         undo.push_async_callback(kernel.close)
         first = await kernel.observe({})
         desired = remembered(here_of(settings, first.uplinks, kernel.features), first, kept, known)
+        if recording is not None:
+            unrealized = replay(recording, desired, Admission(settings.bus.trusted_publishers))
         observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})
         actions = plan_all((desired.realization(held) for _, held in desired.in_force()), observed)
     for action in actions:
         click.echo(describe(action))
-    if not kept:
+    if recording is not None:
+        _print_replayed(recording, desired, unrealized)
+    elif not kept:
         click.echo("no documents are kept here yet: a start would wait for the bus")
     click.echo(f"{len(actions)} actions; nothing was changed")
+
+
+def _print_replayed(recording: Recording, desired: Desired, unrealized: Sequence[Unrealized]) -> None:
+    """Print what is not in force, with the reasons, and the count of what is."""
+    for one in unrealized:
+        click.echo(f"{one.state} {one.name}: {'; '.join(one.reasons)}")
+    header, in_force = recording.header, len(list(desired.in_force()))
+    when = datetime.fromtimestamp(header.at, UTC).isoformat(timespec="seconds")
+    click.echo(
+        f"recorded on host {header.host} by droplet-agent {header.agent} from {when} on: "
+        f"{len(recording.messages)} messages, {in_force} documents in force, {len(unrealized)} not as published"
+    )
 
 
 def _kept(settings: Settings) -> tuple[list[Kept], KnownPaths]:

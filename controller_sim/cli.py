@@ -26,6 +26,7 @@ from controller_sim.namespaces import entered
 from controller_sim.naming import namespace_of
 from controller_sim.parameters import pass_lab, timeout_option, topology_argument
 from controller_sim.publish_command import keys_command, publish_command
+from controller_sim.replay_command import replay_command
 from controller_sim.substrate import SubstrateError
 from controller_sim.talk_commands import ping_command, transfer_command
 from controller_sim.topology_file import TopologyError
@@ -290,4 +291,5 @@ def demo(lab: Lab, keep: bool) -> None:
 main.add_command(keys_command)
 main.add_command(ping_command)
 main.add_command(publish_command)
+main.add_command(replay_command)
 main.add_command(transfer_command)

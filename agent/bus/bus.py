@@ -23,7 +23,7 @@ from agent.bus.client import Connection, connect, publish_command
 from agent.bus.consumer import Report, bus_disconnected, permission_violation
 from agent.bus.documents import Delivery, DocumentLog
 from agent.bus.outbox import Outbox
-from agent.bus.reading import Reading, Shared
+from agent.bus.reading import Reading, Record, Shared, record_nothing
 from agent.bus.reasons import describe
 from agent.bus.replay import Disturbances
 from agent.bus.settings import BusSettings, is_open_to_others, shown
@@ -81,6 +81,8 @@ class Bus:
         self._report = report
         self._boot = boot
         self._shared = Shared(DocumentLog(host, Admission(settings.trusted_publishers, versions)), Disturbances())
+        self.record: Record = record_nothing
+        """Gets all messages that are read, before the handler does."""
         self._outbox = Outbox()
         self._outbox_changed = asyncio.Event()
         self._outbox_empty = asyncio.Event()
@@ -166,7 +168,14 @@ class Bus:
     async def _serve(self, connection: Connection) -> bool:
         """Run what lives on one connection until it is lost; return whether it ended by that and not by a mistake."""
         reading = Reading(
-            self._host, connection, self._shared, self._handler, self._report, self._publish_event, self._log
+            self._host,
+            connection,
+            self._shared,
+            self._handler,
+            self._report,
+            self._publish_event,
+            self._log,
+            self.record,
         )
         acknowledging = Acknowledging(
             self._host, connection, self._outbox, self._outbox_changed, self._outbox_empty, self._report

@@ -39,6 +39,12 @@ MAX_DELIVERIES = 1024
 
 TellEvent = Callable[[str, tuple[str, ...]], None]
 """Takes an event's kind and lines."""
+Record = Callable[[Sequence[Message]], None]
+"""Takes messages as they were delivered."""
+
+
+def record_nothing(_messages: Sequence[Message]) -> None:
+    """Take messages of an agent that records nothing."""
 
 
 async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[], None] | None = None) -> None:
@@ -98,6 +104,7 @@ class Reading:
         report: Report,
         tell_event: TellEvent,
         log: FilteringBoundLogger,
+        record: Record = record_nothing,
     ) -> None:
         self._host = host
         self._connection = connection
@@ -106,6 +113,7 @@ class Reading:
         self._report = report
         self._tell_event = tell_event
         self._log = log
+        self._record = record
         self._round = _Round(connection.new_inbox(), time.monotonic())
         self._look = _Look(time.monotonic())
         self._next = streams.next_subject(host).encode()
@@ -246,6 +254,7 @@ class Reading:
     async def _hand_over(self) -> None:
         waiting = self._round.messages
         batch = self._documents.sort(waiting[:MAX_DELIVERIES])
+        self._record(waiting[:MAX_DELIVERIES])
         del waiting[:MAX_DELIVERIES]
         self._ask_for_more()
         if batch.deliveries:
