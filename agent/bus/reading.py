@@ -275,7 +275,7 @@ class Reading:
             raise Restart(pause)
         self._log.warning("snapshot_void", reason=trouble.name.lower())
         self._documents.void()
-        raise Restart(FIRST_WAIT if trouble is Trouble.HEADERS_ONLY else 0.0)
+        raise Restart(0.0 if trouble is Trouble.WENT_BACK else FIRST_WAIT)
 
     def _heed_statuses(self) -> None:
         """Act on what the server said of requests; of the deliveries only when all that came are handled."""
@@ -327,6 +327,8 @@ class Reading:
         """Have the snapshot completed when it is, and begin it anew when the stream turns out to be another one."""
         if self._documents.went_back:
             self._heed(Trouble.WENT_BACK)
+        if self._documents.is_short:
+            self._heed(Trouble.SHORT)
         if self._documents.completed():
             self._log.info("snapshot_complete")
             try:
