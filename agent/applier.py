@@ -208,16 +208,19 @@ class Applier:
             counts = msgspec.structs.asdict(self.ledger.counts)
             self._log.info("snapshot_applied", revision=self.revision, absent=len(documents.absent), **counts)
 
-    async def sweep(self, names: Iterable[str], *, objects: bool = False) -> list[str]:
+    async def sweep(self, names: Iterable[str], *, objects: bool = False) -> list[str] | None:
         """Remove documents that the stream does not list, and return those that are not among them: then none is.
 
-        With `objects`, what no document explains may be removed from the kernel too.
+        None, and nothing is removed, while the snapshot is not complete. With `objects`, what no document explains may
+        be removed from the kernel too.
         """
         async with self._lock:
+            if not self.in_sync:
+                return None
             documents, wanted = self.desired.documents, set(names)
             others = sorted(wanted - documents.absent)
-            if others or not self.in_sync:
-                return others or sorted(wanted)
+            if others:
+                return others
             documents.sweep(sorted(wanted))
             await self._settle(wanted)
             self._log.info("documents_swept", documents=sorted(wanted), objects=objects)
