@@ -124,10 +124,9 @@ class Applier:
         self._under_way = False
         self._unkept: set[str] = set()
         self._inherited: frozenset[bytes] = frozenset()
-        self._informed = False
-        """Whether documents were kept here, so that what an earlier agent put in place is known."""
         self._removes_rest = False
-        """Whether objects in the kernel that no document explains may be removed."""
+        """Whether objects in the kernel that no document explains may be removed: not where this agent found some and
+        no documents were kept, so that it is not known what an earlier one put in place."""
         self.unexplained = 0
         """How many of them were left where they were."""
         self._known = known
@@ -144,11 +143,11 @@ class Applier:
             self._inherited = frozenset(observed.maps[MapName.DROPLETS])
             kept = self._store.load()
             self._processes.restore(kept)
-            self._informed = bool(kept)
             self._found = here_of(self._settings, observed.uplinks, self._kernel.features)
             self.desired = remembered(self._found, observed, kept, self._known)
             del observed  # the comparison reads all of it anew, and one copy is enough
             actions = self._allowed(await self._compare())
+            self._removes_rest = bool(kept) or not self._postponed
             await self._execute(actions)
             self._log.info("last good documents restored", documents=len(kept), actions=len(actions))
 
@@ -194,7 +193,6 @@ class Applier:
             documents = self.desired.documents
             if not self.in_sync:
                 documents.end_replay(self._listed)
-                self._removes_rest = self._removes_rest or self._informed or not self._postponed
             self._listed.clear()
             self.in_sync = True
             self._inherited = frozenset()
