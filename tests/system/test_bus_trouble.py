@@ -112,7 +112,7 @@ async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
-        monkeypatch.setattr(f"agent.bus.reading.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
     async with client_of(server) as client:
         await make_streams(client)
         await publish_many(client, "h1", SIX)
@@ -354,7 +354,7 @@ async def test_a_consumer_that_is_changed_in_place_is_noticed(
     server: NatsServer, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
-        monkeypatch.setattr(f"agent.bus.reading.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
     usual = {"ack_wait": 2, "max_ack_pending": 4096}
     async with client_of(server) as client:
         await make_streams(client)
