@@ -183,9 +183,9 @@ class Answers:
             raise RpcError(500, f"the kernel could not be read: {error}") from None
 
     async def _sweep(self, request: SweepRequest) -> SweepReply:
-        if not self._applier.in_sync:
-            raise RpcError(409, "nothing was removed: the snapshot of this host's documents is not complete")
         refused = await self._applier.sweep(request.documents, objects=request.objects)
+        if refused is None:
+            raise RpcError(409, "nothing was removed: the snapshot of this host's documents is not complete")
         if refused:
             raise RpcError(409, f"nothing was removed: {_listed(refused)} not among the documents that are missing")
         return SweepReply(tuple(sorted(set(request.documents))))

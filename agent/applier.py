@@ -124,10 +124,9 @@ class Applier:
         self._under_way = False
         self._unkept: set[str] = set()
         self._inherited: frozenset[bytes] = frozenset()
-        self._informed = False
-        """Whether documents were kept here, so that what an earlier agent put in place is known."""
         self._removes_rest = False
-        """Whether objects in the kernel that no document explains may be removed."""
+        """Whether objects in the kernel that no document explains may be removed: not where this agent found some and
+        no documents were kept, so that it is not known what an earlier one put in place."""
         self.unexplained = 0
         """How many of them were left where they were."""
         self._known = known
@@ -144,11 +143,11 @@ class Applier:
             self._inherited = frozenset(observed.maps[MapName.DROPLETS])
             kept = self._store.load()
             self._processes.restore(kept)
-            self._informed = bool(kept)
             self._found = here_of(self._settings, observed.uplinks, self._kernel.features)
             self.desired = remembered(self._found, observed, kept, self._known)
             del observed  # the comparison reads all of it anew, and one copy is enough
             actions = self._allowed(await self._compare())
+            self._removes_rest = bool(kept) or not self._postponed
             await self._execute(actions)
             self._log.info("last good documents restored", documents=len(kept), actions=len(actions))
 
@@ -194,7 +193,6 @@ class Applier:
             documents = self.desired.documents
             if not self.in_sync:
                 documents.end_replay(self._listed)
-                self._removes_rest = self._removes_rest or self._informed or not self._postponed
             self._listed.clear()
             self.in_sync = True
             self._inherited = frozenset()
@@ -208,16 +206,19 @@ class Applier:
             counts = msgspec.structs.asdict(self.ledger.counts)
             self._log.info("snapshot_applied", revision=self.revision, absent=len(documents.absent), **counts)
 
-    async def sweep(self, names: Iterable[str], *, objects: bool = False) -> list[str]:
+    async def sweep(self, names: Iterable[str], *, objects: bool = False) -> list[str] | None:
         """Remove documents that the stream does not list, and return those that are not among them: then none is.
 
-        With `objects`, what no document explains may be removed from the kernel too.
+        None, and nothing is removed, while the snapshot is not complete. With `objects`, what no document explains may
+        be removed from the kernel too.
         """
         async with self._lock:
+            if not self.in_sync:
+                return None
             documents, wanted = self.desired.documents, set(names)
             others = sorted(wanted - documents.absent)
-            if others or not self.in_sync:
-                return others or sorted(wanted)
+            if others:
+                return others
             documents.sweep(sorted(wanted))
             await self._settle(wanted)
             self._log.info("documents_swept", documents=sorted(wanted), objects=objects)

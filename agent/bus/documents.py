@@ -30,6 +30,8 @@ class Trouble(Enum):
     """Deliveries are missing, or count from 1 again: somebody else reads or resets the consumer."""
     WENT_BACK = auto()
     """The stream is not the one that was read before."""
+    SHORT = auto()
+    """The consumer delivered fewer messages than the reset counted, perhaps from where somebody else reset it to."""
     HEADERS_ONLY = auto()
     """The consumer leaves the bodies out."""
 
@@ -121,6 +123,11 @@ class DocumentLog:
     def went_back(self) -> bool:
         """Return whether all has come that there is, and a message that was there before has not."""
         return self._replay.complete and not self._is_proven
+
+    @property
+    def is_short(self) -> bool:
+        """Return whether all has come that there is, and it may not be all that the reset counted."""
+        return self._replay.is_short
 
     @property
     def _is_proven(self) -> bool:

@@ -21,6 +21,7 @@ from agent.bus.client import Connection, publish_command
 from agent.bus.consumer import Report
 from agent.bus.documents import Delivery, DocumentLog, Message, Trouble
 from agent.bus.jetstream import ConsumerInfo, parse_consumer_info, parse_headers, reset_request
+from agent.bus.look import Look
 from agent.bus.pull import PullMachine, Signal, request_body
 from agent.bus.replay import Disturbances
 from protocol import streams
@@ -29,11 +30,6 @@ from protocol.status import Fault
 API_TIMEOUT = 2.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0
 """Seconds between attempts to reset a consumer that is missing or unusable, doubling from the first to the longest."""
-FIRST_LOOK, LONGEST_LOOK = 3.0, 10.0
-"""Seconds of silence after which the server is asked for the consumer while messages are missing or a fault stands,
-doubling from the first to the longest."""
-CALM_LOOK = 30.0
-"""The same while all is well: a consumer that is paused or given another filter later shows in nothing else."""
 MAX_DELIVERIES = 1024
 """Messages that the handler gets at a time."""
 
@@ -115,7 +111,7 @@ class Reading:
         self._log = log
         self._record = record
         self._round = _Round(connection.new_inbox(), time.monotonic())
-        self._look = _Look(time.monotonic())
+        self._look = Look(time.monotonic())
         self._next = streams.next_subject(host).encode()
         self._request = request_body()
         self._out_of_use: Fault | None = None
@@ -284,7 +280,7 @@ class Reading:
             raise Restart(pause)
         self._log.warning("snapshot_void", reason=trouble.name.lower())
         self._documents.void()
-        raise Restart(FIRST_WAIT if trouble is Trouble.HEADERS_ONLY else 0.0)
+        raise Restart(0.0 if trouble is Trouble.WENT_BACK else FIRST_WAIT)
 
     def _heed_statuses(self) -> None:
         """Act on what the server said of requests; of the deliveries only when all that came are handled."""
@@ -336,6 +332,8 @@ class Reading:
         """Have the snapshot completed when it is, and begin it anew when the stream turns out to be another one."""
         if self._documents.went_back:
             self._heed(Trouble.WENT_BACK)
+        if self._documents.is_short:
+            self._heed(Trouble.SHORT)
         if self._documents.completed():
             self._log.info("snapshot_complete")
             try:
@@ -383,33 +381,3 @@ class _Round:
             self.refusal = parsed.text
         elif signal is Signal.IDLE and last.isdigit() and not self.messages:
             self.last_delivery = int(last)
-
-
-class _Look:
-    """When to ask the server for the consumer."""
-
-    def __init__(self, now: float) -> None:
-        self._pause = FIRST_LOOK
-        self._at = now + FIRST_LOOK
-        self._pending = 0
-
-    def due(self, now: float) -> bool:
-        return now >= self._at
-
-    def wake_in(self, now: float) -> float:
-        return max(0.05, self._at - now)
-
-    def later(self, now: float, *, calm: bool) -> None:
-        """Put it off: something came."""
-        self._pending, self._pause = 0, FIRST_LOOK
-        self._at = now + (CALM_LOOK if calm else FIRST_LOOK)
-
-    def again(self, now: float, *, calm: bool) -> None:
-        """Have it asked again."""
-        self._at = now + (CALM_LOOK if calm else self._pause)
-        self._pause = min(self._pause * 2, LONGEST_LOOK)
-
-    def stuck(self, pending: int) -> int:
-        """Return how many messages waited at the last look already and still do; one look says nothing."""
-        before, self._pending = self._pending, pending
-        return min(before, pending)

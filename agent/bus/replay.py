@@ -23,11 +23,15 @@ class Replay:
     """The consumer's number of the last delivery."""
     drained: bool = False
     """Whether the server had nothing more to deliver at some moment since the reset."""
+    whole: bool = False
+    """Whether the first delivery had at least as many behind it as were counted: it follows from this reset."""
 
     def arrived(self, ack: AckSubject) -> bool:
         """Take note of a delivery; return False, and ignore it, when it does not follow the one before."""
         if ack.consumer_sequence != self.last + 1:
             return False
+        if self.last == 0:
+            self.whole = ack.pending + 1 >= self.promised
         self.last = ack.consumer_sequence
         self.received += ack.delivered == 1
         self.drained = self.drained or ack.pending == 0
@@ -47,9 +51,19 @@ class Replay:
         """Return whether every message that the reset counted has come, or there was none left to deliver.
 
         Messages come in the stream's order, and newer ones stand behind those that were counted. So when as many have
-        come as were counted, all of those have come that still exist.
+        come as were counted, all of those have come that still exist. Fewer will do only where the deliveries are known
+        to follow from this reset and not from a later one of somebody else.
         """
-        return self.drained or self.received >= self.promised
+        return self.received >= self.promised or (self.drained and self.whole)
+
+    @property
+    def is_short(self) -> bool:
+        """Return whether nothing is left to deliver, and it is not known whether what was counted still exists.
+
+        Messages were deleted before the first delivery, or somebody else reset the consumer to a later place by then:
+        its numbers begin with 1 in either case.
+        """
+        return self.drained and not self.complete
 
     @property
     def waiting(self) -> int:

@@ -87,8 +87,12 @@ def _handler(subject: str, verb: str, ask: Ask, log: FilteringBoundLogger) -> Ca
 
 
 async def _answer(request: Request, subject: str, verb: str, ask: Ask, log: FilteringBoundLogger) -> None:
-    if request.subject != subject or any(name.lower() == "nats-stream" for name in request.headers or {}):
-        log.warning("question refused: it came from a stream or on another subject", subject=request.subject)
+    if request.subject != subject:
+        # A consumer's delivery to a reply subject that another host chose: its reply would go to that consumer.
+        log.warning("request_refused", subject=request.subject, reason="a consumer delivered it")
+        return
+    if any(name.lower() == "nats-stream" for name in request.headers or {}):
+        log.warning("request_refused", subject=request.subject, reason="a stream copied it")
         await request.respond_error("403", "a question comes straight from whoever asks")
         return
     try:

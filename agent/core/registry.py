@@ -80,6 +80,8 @@ class Entry:
     judgement: Judgement = SOUND
     failures: tuple[KernelFailure, ...] = ()
     lacking: tuple[KernelFailure, ...] = ()
+    swept: int = 0
+    """The revision under which a sweep removed it, which is no message's; 0 when a message did."""
 
     def options(self) -> list[Held]:
         """Return the revisions that may be in force, the best one first."""
@@ -191,10 +193,15 @@ class Registry:
         return self.absent
 
     def sweep(self, names: Iterable[str]) -> None:
-        """Remove documents that are absent, each under a revision of its own after those that are known."""
+        """Remove documents that are absent, each under a revision of its own after those that are known.
+
+        Any message of the stream is newer: a stream that was made anew counts from 1.
+        """
         for name in names:
             entry = self.entries[name]
-            self.remove(name, 1 + max(entry.newest, *(held.revision for held in entry.kept()), 0))
+            newest, swept = entry.newest, 1 + max(entry.newest, *(held.revision for held in entry.kept()), 0)
+            self.remove(name, swept)
+            entry.newest, entry.swept = newest, swept
 
     def touch_all(self) -> None:
         """Have every document looked at by the next settlement."""
@@ -250,7 +257,7 @@ class Registry:
     def _supersede(self, name: str, entry: Entry, revision: int, held: Held | None, document: Document | None) -> None:
         self._blocked.discard(name)
         old = entry.latest
-        entry.newest, entry.latest, entry.removed = revision, held, False
+        entry.newest, entry.latest, entry.removed, entry.swept = revision, held, False, 0
         entry.held_back, entry.wrong, entry.judgement, entry.failures = False, (), SOUND, ()
         if old is not None and old is not entry.good:
             self._drop_claims(name, old.document(), [kept.document() for kept in entry.kept()])
@@ -315,7 +322,8 @@ class Registry:
         judgement = Judgement(errors=entry.wrong) if entry.wrong else entry.judgement
         if entry.removed and not in_force:
             state = State.FAILED if entry.failures else State.REALIZED
-            return Verdict(name, entry.newest, state, 0, removed=True, failures=entry.failures)
+            revision = entry.swept or entry.newest
+            return Verdict(name, revision, state, 0, removed=True, failures=entry.failures)
         state = State.REALIZED
         if judgement.errors:
             state = State.REJECTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from agent_worlds import LOCAL, MANY, ONE_BOUNCER, World, body, changed
 from test_sequences import deliver_whole, ends_like, in_a_folder, walk
 
 from agent.bus.documents import Delivery
+from agent.core.actions import DeleteVeth
 from agent.core.layout import MapName
 
 
@@ -106,7 +108,8 @@ def test_a_sweep_removes_the_absent_documents_that_it_names_and_no_others() -> N
         assert agent.told["a"].removed
         assert "a" not in agent.kernel.veths
         await agent.applier.begin_snapshot()
-        assert await agent.applier.sweep(["b"]) == ["b"], "not before the snapshot is complete"
+        assert await agent.applier.sweep(["b"]) is None, "not before the snapshot is complete"
+        assert await agent.applier.sweep([], objects=True) is None
 
     in_a_folder(scenario)
 
@@ -117,6 +120,23 @@ def test_a_swept_document_that_is_published_again_comes_back() -> None:
         await snapshot(agent, stream, {"a"})
         await agent.applier.sweep(["a"])
         await agent.deliver([Delivery("a", stream.sequence + 1, body(LOCAL))])
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_a_swept_document_that_the_kernel_did_not_let_go_of_comes_back_at_any_revision() -> None:
+    """A stream that was made anew counts from 1, and a sweep is no message of it."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = await walk(agent, ["one bouncer"])
+        await snapshot(agent, stream, {"a"})
+        agent.kernel.refuse = lambda action: errno.EBUSY if isinstance(action, DeleteVeth) else 0
+        await agent.applier.sweep(["a"])
+        assert agent.told["a"].failures
+        agent.kernel.refuse = lambda action: 0
+        await deliver_whole(agent, [Delivery("a", 1, body(LOCAL))])
+        assert (agent.told["a"].revision, agent.told["a"].removed) == (1, False)
         await ends_like(agent, "one bouncer")
 
     in_a_folder(scenario)

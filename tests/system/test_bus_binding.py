@@ -231,3 +231,27 @@ async def test_an_older_signed_document_that_is_published_again_is_refused(
 async def test_settings_with_a_wrong_key_are_refused(server: NatsServer) -> None:
     with pytest.raises(ValueError, match="public nkey"):
         BusSettings(settings_of(server).servers, trusted_publishers=("SUAM",))
+
+
+async def test_a_host_that_has_its_documents_delivered_as_a_request_brings_no_fault_on_the_other(
+    guarded: NatsServer, users: dict[str, User]
+) -> None:
+    """The reply subject of a delivery is one of the attacker's consumer, where the other host may not publish."""
+    recorder, lines = Recorder(), Lines()
+    async with (
+        client_of(guarded, users["controller"], permissions.CONTROLLER_INBOX) as controller,
+        client_of(guarded, users["h1"], permissions.inbox("h1")) as attacker,
+    ):
+        await make_streams(controller, ["h1", "h2"])
+        await publish(controller, subjects.config("h1", "endpoints"), b"of h1")
+        bus = Bus("h2", settings_of(guarded, users["h2"]), recorder, lines.log, lines.report)
+        async with running(bus):
+            await until(lambda: recorder.completed == 1)
+            sweep = subjects.rpc("h2", "sweep")
+            while not any(line["event"] == "request_refused" for line in lines.lines):
+                await attacker.publish(streams.next_subject("h1"), b'{"batch":1,"no_wait":true}', reply=sweep)
+                await asyncio.sleep(0.1)
+            await publish(controller, H2, b"of h2")
+            await until(lambda: recorder.documents == {"endpoints": b"of h2"})
+            assert not lines.faults.standing()
+            assert all(body == b"" for _, body in recorder.asked), "only the server's own word that nothing is left"

@@ -112,7 +112,7 @@ async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
-        monkeypatch.setattr(f"agent.bus.reading.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
     async with client_of(server) as client:
         await make_streams(client)
         await publish_many(client, "h1", SIX)
@@ -129,6 +129,33 @@ async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
             await until(lambda: host.recorder.documents.get("late") == b"1")
             await until(lambda: not host.kinds)
             assert (host.recorder.begun, host.recorder.completed) == (1, 1)
+
+
+class ResetByAnother(Recorder):
+    """A host whose consumer another agent of its name resets, once, before this one pulls for the first time."""
+
+    def __init__(self, client: Client, sequence: int) -> None:
+        super().__init__()
+        self._client, self._sequence = client, sequence
+
+    async def begin_snapshot(self) -> None:
+        await super().begin_snapshot()
+        if self.begun == 1:
+            body = json.dumps({"seq": self._sequence}).encode()
+            answer = await self._client.request(streams.reset_subject("h1"), body, timeout=10)
+            assert "error" not in json.loads(answer.data)
+
+
+async def test_a_snapshot_is_not_complete_when_another_agent_resets_the_consumer_before_the_first_delivery(
+    server: NatsServer,
+) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+        last = await publish_many(client, "h1", SIX)
+        recorder = ResetByAnother(client, last - 1)
+        async with running(Bus("h1", settings_of(server), recorder, Lines().log)):
+            await until(lambda: recorder.completed)
+            assert recorder.at_complete == [len(SIX)]
 
 
 async def test_messages_that_are_deleted_or_superseded_during_the_snapshot_do_not_hold_it_up(
@@ -327,7 +354,7 @@ async def test_a_consumer_that_is_changed_in_place_is_noticed(
     server: NatsServer, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
-        monkeypatch.setattr(f"agent.bus.reading.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
     usual = {"ack_wait": 2, "max_ack_pending": 4096}
     async with client_of(server) as client:
         await make_streams(client)

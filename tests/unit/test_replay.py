@@ -27,8 +27,25 @@ def test_a_replay_is_complete_when_all_counted_messages_came_though_newer_ones_w
 
 def test_a_replay_is_complete_when_nothing_waits_though_counted_messages_were_deleted() -> None:
     replay = Replay(9)
-    assert replay.arrived(delivery(1, pending=0))
-    assert replay.complete
+    assert replay.arrived(delivery(1, pending=8))
+    assert not replay.complete
+    assert replay.arrived(delivery(2, pending=0))
+    assert (replay.complete, replay.is_short) == (True, False)
+
+
+def test_a_replay_that_begins_with_fewer_messages_than_were_counted_is_short_and_not_complete() -> None:
+    """Another agent reset the consumer to message 5 of 6 before the first delivery, or four messages were deleted."""
+    replay = Replay(6)
+    assert replay.arrived(delivery(1, pending=1))
+    assert (replay.complete, replay.is_short) == (False, False)
+    assert replay.arrived(delivery(2, pending=0))
+    assert (replay.complete, replay.is_short, replay.waiting) == (False, True, 4)
+
+
+def test_a_replay_of_which_nothing_came_is_short_when_nothing_waits() -> None:
+    replay = Replay(3)
+    replay.take_info(told(0, pending=0))
+    assert (replay.complete, replay.is_short) == (False, True)
 
 
 def test_a_message_that_comes_again_is_counted_once() -> None:
@@ -85,7 +102,7 @@ def test_a_replay_is_complete_exactly_when_no_counted_message_is_left(steps: lis
         if replay.complete:
             assert True not in stream
     replay.take_info(told(number, pending=0))
-    assert replay.complete
+    assert replay.complete or replay.is_short
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))

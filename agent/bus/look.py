@@ -1,0 +1,41 @@
+"""When to ask the server for a consumer from which nothing comes. No I/O; times are in seconds."""
+
+from __future__ import annotations
+
+FIRST_LOOK, LONGEST_LOOK = 3.0, 10.0
+"""Seconds of silence after which the server is asked for the consumer while messages are missing or a fault stands,
+doubling from the first to the longest."""
+CALM_LOOK = 30.0
+"""The same while all is well: a consumer that is paused or given another filter later shows in nothing else."""
+
+
+class Look:
+    """When to ask the server for the consumer."""
+
+    def __init__(self, now: float) -> None:
+        self._pause = FIRST_LOOK
+        self._at = now + FIRST_LOOK
+        self._pending = 0
+
+    def due(self, now: float) -> bool:
+        """Say whether the server is to be asked now."""
+        return now >= self._at
+
+    def wake_in(self, now: float) -> float:
+        """Return the seconds after which `due` is to be asked again."""
+        return max(0.05, self._at - now)
+
+    def later(self, now: float, *, calm: bool) -> None:
+        """Put it off: something came."""
+        self._pending, self._pause = 0, FIRST_LOOK
+        self._at = now + (CALM_LOOK if calm else FIRST_LOOK)
+
+    def again(self, now: float, *, calm: bool) -> None:
+        """Have it asked again."""
+        self._at = now + (CALM_LOOK if calm else self._pause)
+        self._pause = min(self._pause * 2, LONGEST_LOOK)
+
+    def stuck(self, pending: int) -> int:
+        """Return how many messages waited at the last look already and still do; one look says nothing."""
+        before, self._pending = self._pending, pending
+        return min(before, pending)
