@@ -68,9 +68,15 @@ def documents_missing(host: str, absent: Iterable[str]) -> list[Fault]:
         return []
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     listed = ", ".join(names[:MOST_NAMES]) + more
-    are = "document of this host is" if len(names) == 1 else "documents of this host are"
-    detail = f"{len(names)} {are} not in the stream, and nothing removed them; they stay in force: {listed}"
-    remedy = f"have the controller publish or remove each of them, or run `dropletctl sweep {host}`"
+    if len(names) == 1:
+        detail = f"1 document of this host is not in the stream, and nothing removed it; it stays in force: {listed}"
+        remedy = f"have the controller publish or remove it, or run `dropletctl sweep {host}`"
+    else:
+        detail = (
+            f"{len(names)} documents of this host are not in the stream, and nothing removed them; "
+            f"they stay in force: {listed}"
+        )
+        remedy = f"have the controller publish or remove each of them, or run `dropletctl sweep {host}`"
     return [Fault("documents_missing", config_of(host), detail, remedy)]
 
 

@@ -155,9 +155,8 @@ class Bus:
         self._connection = connection
         self._log.info("connected to the bus", server=shown(server))
         try:
-            worked = await self._serve(connection)
-            lost = connection.lost.is_set()
-            self._report_disconnected("the connection was lost" if lost else "given up after an error; see the log")
+            worked, reason = await self._serve(connection)
+            self._report_disconnected(reason)
             return worked
         finally:
             self._connection = None
@@ -165,8 +164,8 @@ class Bus:
             await connection.close()
             self._log.info("connection to the bus closed", server=shown(server))
 
-    async def _serve(self, connection: Connection) -> bool:
-        """Run what lives on one connection until it is lost; return whether it ended by that and not by a mistake."""
+    async def _serve(self, connection: Connection) -> tuple[bool, str]:
+        """Run what lives on one connection until it ends; return whether it came to work at all, and why it ended."""
         reading = Reading(
             self._host,
             connection,
@@ -194,8 +193,10 @@ class Bus:
         results = await asyncio.gather(*jobs, return_exceptions=True)
         failures = [result for result in results if isinstance(result, Exception)]
         if failures and not connection.lost.is_set():
-            self._log.error("the connection is given up", reason=describe(failures[0]), exc_info=failures[0])
-        return reading.progressed
+            reason = describe(failures[0])
+            self._log.error("the connection is given up", reason=reason, exc_info=failures[0])
+            return reading.progressed, reason
+        return reading.progressed, "the connection was lost"
 
     async def _answer_questions(self, connection: Connection) -> None:
         await rpc.serve(connection, self._host, self._handler.ask, self._log)

@@ -84,7 +84,10 @@ async def _check_server(host: str, server: str, settings: BusSettings) -> BusChe
             server, settings, name=f"droplet-agent {host}", inbox_prefix=permissions.inbox(host), on_error=keep
         )
     except Exception as error:
-        remedy = "start it, or mend [bus] in the settings; an agent goes on trying"
+        remedy = (
+            "start it, let TCP to its port through packet filters, or correct [bus] in the settings; "
+            "an agent goes on trying"
+        )
         return BusCheck("bus", False, f"{shown(server)}: {describe(error)}", remedy)
     try:
         version = connection.connected_server_version

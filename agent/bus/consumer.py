@@ -53,7 +53,7 @@ def consumer_unusable(host: str, reasons: Sequence[str]) -> Fault:
 
 def consumer_missing(host: str, reason: str) -> Fault:
     """Return the fault of a consumer that is not there, or does not answer."""
-    return Fault("consumer_missing", name(host), reason, "the controller makes the stream and the consumer; start it")
+    return Fault("consumer_missing", name(host), reason, "start the controller: it creates the stream and the consumer")
 
 
 def consumer_shared(host: str, detail: str) -> Fault:
@@ -97,7 +97,10 @@ def refused_subjects(subjects_: Iterable[str]) -> list[Fault]:
 
 def bus_disconnected(servers: Sequence[str], reason: str) -> Fault:
     """Return the fault of a bus that cannot be reached."""
-    remedy = "start the server or mend [bus] in the settings; the agent goes on trying"
+    remedy = (
+        "start the server, let TCP to its port through packet filters, or correct [bus] in the settings; "
+        "the agent goes on trying"
+    )
     return Fault("bus_disconnected", ", ".join(servers), reason, remedy)
 
 

@@ -230,6 +230,7 @@ class Reading:
             if self._look.due(time.monotonic()):
                 await self._look_at_consumer()
             await self._conclude()
+            self._heed_twin()
 
     def _ask_for_more(self) -> None:
         now, machine = time.monotonic(), self._round.machine
@@ -281,6 +282,16 @@ class Reading:
         self._log.warning("snapshot_void", reason=trouble.name.lower())
         self._documents.void()
         raise Restart(0.0 if trouble is Trouble.WENT_BACK else FIRST_WAIT)
+
+    def _heed_twin(self) -> None:
+        """Read everything anew once another agent of this host's name has gone.
+
+        The stored acknowledgements may be the other agent's; after a snapshot each document is acknowledged again.
+        """
+        if self._disturbances.twin_left(time.monotonic()):
+            self._log.info("other_agent_gone", consumer=self._host)
+            self._documents.void()
+            raise Restart(0.0)
 
     def _heed_statuses(self) -> None:
         """Act on what the server said of requests; of the deliveries only when all that came are handled."""

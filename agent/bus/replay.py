@@ -106,6 +106,13 @@ class Disturbances:
         """Return whether somebody else counts as a reader now."""
         return self._is_recent(self._last, now) or self._is_recent(self._twin, now)
 
+    def twin_left(self, now: float) -> bool:
+        """Return whether another agent of this host's name was heard and has gone; true once for each."""
+        if self._twin is None or self.stand(now):
+            return False
+        self._twin = None
+        return True
+
     def detail(self, now: float) -> str:
         """Return who that is, as far as is known, in words that stay the same for as long as that does."""
         if self._is_recent(self._twin, now):

@@ -8,8 +8,15 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from agent.core.layout import FAILURE_EXCEPTION, FAILURE_REDIRECT, FAILURE_TRANSMIT
+from agent.core.realize import IFINDEX_BASE
 from protocol.status import Fault, LostFrames
 
+ENDPOINT_REMEDY = (
+    "nothing at first: the agent repairs an endpoint's interface with its next comparison, and this fault ends a "
+    "minute after the last loss; if it stays, read `failures` in the acknowledgement of the endpoint's document"
+)
+"""What to do about losses at an endpoint whose cause the agent repairs itself."""
+_REPAIRED_AT_ENDPOINTS = frozenset({"no_redirects", "no_receiver", "interface_down"})
 QUIET_SECONDS = 60.0
 """A fault ends when nothing was lost for so long."""
 LEAST_LOOKS = 2
@@ -119,11 +126,19 @@ class LossWatch:
     def faults(self, name: Callable[[int], str]) -> list[Fault]:
         """Return a fault for each interface and reason for which frames are lost again and again; `name`: see above."""
         places = {
-            (name(failure.ifindex), words_of(failure))
+            (name(failure.ifindex), _words_at(failure))
             for failure, (_, looks) in self._grew.items()
             if looks >= LEAST_LOOKS and words_of(failure) is not _CONGESTED
         }
         return [_fault(interface, words) for interface, words in sorted(places)]
+
+
+def _words_at(failure: Failure) -> Words:
+    """Return a reason in words, with the remedy for an endpoint's interface where it is one."""
+    words = words_of(failure)
+    if failure.ifindex >= IFINDEX_BASE and words.reason in _REPAIRED_AT_ENDPOINTS:
+        return words._replace(remedy=ENDPOINT_REMEDY)
+    return words
 
 
 def _fault(interface: str, words: Words) -> Fault:

@@ -6,9 +6,10 @@ import asyncio
 import json
 
 import msgspec
+import pytest
 from bus_fixtures import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
-from agent.bus import Bus
+from agent.bus import Bus, pull
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 
@@ -165,3 +166,20 @@ async def test_a_question_without_a_reply_subject_does_no_harm(server: NatsServe
 
 def test_acknowledgements_on_the_wire_are_messagepack_maps() -> None:
     assert msgspec.msgpack.decode(codec.encode(ack("a", 1)))["state"] == "realized"
+
+
+async def test_the_fault_says_why_a_connection_was_given_up(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client_of(server) as client:
+        await make_streams(client)
+    monkeypatch.setattr(pull, "MAX_SILENCES", 1)
+    lines = Lines()
+    async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:
+        await until(lambda: not lines.standing("consumer_missing") and bus.connected)
+        await until(lambda: any("snapshot_complete" in text for text in lines.texts()))
+        server.freeze()
+        await until(lambda: lines.began("bus_disconnected"), 60)
+        server.kill()
+    (began,) = [line for line in lines.lines if line["event"] == "fault_began" and line["kind"] == "bus_disconnected"]
+    assert began["detail"] == "the server has gone silent"

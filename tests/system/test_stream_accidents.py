@@ -24,7 +24,7 @@ from controller_sim.controller import converge, prepare
 from controller_sim.lab_state import access
 from controller_sim.namespaces import run_coroutine_in, run_in
 from protocol import codec, streams, subjects
-from protocol.acknowledgements import State
+from protocol.acknowledgements import Acknowledgement, State
 from protocol.documents import Document, Endpoint
 from protocol.errors import DocumentError
 from protocol.rpc import SweepReply, SweepRequest
@@ -127,6 +127,17 @@ def test_an_agent_that_starts_with_its_consumer_paused_waits_and_sweeps_nothing(
         assert "ok      bus: tls://" in check(lab)
 
 
+def stored_acknowledgement(lab: SystemLab, document: str) -> Acknowledgement:
+    """Return the newest acknowledgement of one of h1's documents, as the server stores it."""
+
+    async def read(client: Client) -> bytes:
+        message = await client.jetstream().get_last_msg(streams.ACK_STREAM, subjects.ack(HOST, document))
+        assert message.data is not None
+        return message.data
+
+    return codec.decode(lab.with_client(read), Acknowledgement)
+
+
 @contextlib.contextmanager
 def a_twin(lab: SystemLab) -> Iterator[Lines]:
     """Run the bus's end of another agent with h1's name and credentials, as on a machine that was cloned."""
@@ -139,6 +150,7 @@ def a_twin(lab: SystemLab) -> Iterator[Lines]:
         task = asyncio.create_task(bus.run())
         while not stop.is_set():
             bus.publish(subjects.status(HOST), said)
+            bus.acknowledge(Acknowledgement("substrate", 1, State.PENDING, 1.0))
             await asyncio.sleep(0.3)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -164,7 +176,14 @@ def test_two_agents_with_one_name_sweep_nothing_and_the_host_recovers_when_one_i
             found = fault(lab, "consumer_shared")
             assert "another agent runs under this host's name" in found.detail
             assert any("consumer_shared" in line for event in events() for line in event.detail)
+            until(
+                lambda: stored_acknowledgement(lab, "substrate").state is State.PENDING, "the clone's acknowledgement"
+            )
         assert well(lab).digest == before.digest
+        until(
+            lambda: stored_acknowledgement(lab, "substrate").state is State.REALIZED,
+            "the host's own acknowledgement in the place of the clone's",
+        )
 
 
 def test_a_stream_that_is_deleted_and_made_anew_sweeps_nothing_until_somebody_removes_it_by_name(lab):

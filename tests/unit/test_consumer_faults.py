@@ -89,6 +89,8 @@ def test_many_refused_subjects_are_few_faults() -> None:
 def test_missing_documents_are_counted_and_the_first_ones_named() -> None:
     (few,) = documents_missing("h1", {"b", "a"})
     assert few.detail.endswith("they stay in force: a, b")
+    (one,) = documents_missing("h1", {"a"})
+    assert one.detail.startswith("1 document of this host is not in the stream, and nothing removed it; it stays")
     (many,) = documents_missing("h1", {f"d{number:02}" for number in range(12)})
     assert many.detail.startswith("12 documents")
     assert many.detail.endswith("d09 and 2 more")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import errno
 
-from agent.core.failures import QUIET_SECONDS, Failure, FailureKind, LossWatch, lost_frames, words_of
+from agent.core.failures import (
+    ENDPOINT_REMEDY,
+    QUIET_SECONDS,
+    Failure,
+    FailureKind,
+    LossWatch,
+    lost_frames,
+    words_of,
+)
+from agent.core.realize import IFINDEX_BASE
 from protocol.status import LostFrames
 
 LOST = Failure(FailureKind.REDIRECT, errno.EOPNOTSUPP, 2)
@@ -52,3 +61,13 @@ def test_a_reason_that_is_new_counts_from_nothing_and_a_full_queue_is_no_fault()
     for second in range(1, 4):
         watch.look({LOST: second, FULL: 1000 * second}, float(second))
     assert [fault.subject for fault in watch.faults(name)] == ["eth0 (no_redirects)"]
+
+
+def test_losses_at_an_endpoint_are_not_blamed_on_the_attach_mode_since_the_agent_repairs_them() -> None:
+    watch = LossWatch()
+    endpoint = LOST._replace(ifindex=IFINDEX_BASE + 3)
+    for second in range(3):
+        watch.look({LOST: second, endpoint: second}, float(second))
+    remedies = {fault.subject: fault.remedy for fault in watch.faults(name)}
+    assert remedies[f"interface {IFINDEX_BASE + 3} (no_redirects)"] == ENDPOINT_REMEDY
+    assert "attach_mode" in remedies["eth0 (no_redirects)"]

@@ -127,3 +127,14 @@ def test_another_agents_status_is_a_disturbance_while_it_is_heard() -> None:
     assert disturbances.stand(11.0)
     assert "another agent" in disturbances.detail(11.0)
     assert not disturbances.stand(10.0 + Disturbances.CALM)
+
+
+def test_another_agent_that_was_heard_leaves_once_when_the_consumer_is_calm() -> None:
+    disturbances = Disturbances()
+    disturbances.noticed(0.0, 0.0)
+    assert not disturbances.twin_left(Disturbances.CALM), "somebody pulled, and no other agent was heard"
+    disturbances.heard_twin(10.0)
+    disturbances.noticed(12.0, 0.0)
+    assert not disturbances.twin_left(10.0 + Disturbances.CALM)
+    assert disturbances.twin_left(12.0 + Disturbances.CALM)
+    assert not disturbances.twin_left(13.0 + Disturbances.CALM)
