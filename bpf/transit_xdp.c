@@ -243,6 +243,10 @@ static __always_inline enum outcome send_further(context *ctx, struct local_drop
 	struct next_hop *hop = 0;
 	enum outcome why;
 
+	if (!is_to_be_sent(outcome) && outcome != DOES_NOT_FIT && !is_unreachable(outcome))
+		return outcome;
+	forget_words(ctx, tunnel, sizeof(*tunnel));
+	forget_words(ctx, packet, sizeof(*packet));
 	if (is_to_be_sent(outcome))
 		outcome = forgotten(find_way_out(tunnel, &local, &hop, outcome));
 	if (outcome == DOES_NOT_FIT || is_unreachable(outcome)) {
