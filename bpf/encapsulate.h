@@ -100,6 +100,12 @@ static __always_inline __u32 endpoint_mtu(const struct next_hop *hop, bool ipv6)
 	return hop->mtu > headers ? hop->mtu - headers : 0;
 }
 
+/* Whether an inner frame fits through a path with the headers that it gets. */
+static __always_inline bool fits_through(const struct tunnel *tunnel, const struct next_hop *hop, bool ipv6)
+{
+	return overhead(tunnel, ipv6) + tunnel->length <= hop->mtu;
+}
+
 static __always_inline bool is_over_ipv6(const struct local_droplet *local)
 {
 	return OUTER_IPV6 && (!OUTER_IPV4 || !is_ipv4(&local->address));
@@ -145,8 +151,8 @@ static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const str
 }
 
 /*
- * Sends the inner frame to tunnel->peer by `hop`, which leads there. `sent` is the outcome when nothing is in the way;
- * DOES_NOT_FIT leaves the frame as it is. `inner` is the sum of the inner frame when that is known already, else 0.
+ * Sends the inner frame to tunnel->peer by `hop`, which leads there, and through which it fits. `sent` is the outcome
+ * when there is room for the headers. `inner` is the sum of the inner frame when that is known already, else 0.
  */
 static __always_inline enum outcome send(context *ctx, const struct local_droplet *local, const struct tunnel *tunnel,
 					 const struct next_hop *hop, __u64 inner, enum outcome sent)
@@ -156,8 +162,6 @@ static __always_inline enum outcome send(context *ctx, const struct local_drople
 	__u32 first = sizeof(struct ethhdr) + (VLAN_TAGS && local->vlan ? sizeof(struct vlan_tag) : 0);
 	__u32 udp_length = sizeof(struct udphdr) + sizeof(struct geneve) + options + tunnel->length;
 
-	if (headers + tunnel->length > hop->mtu)
-		return DOES_NOT_FIT;
 	if (move_start(ctx, (int)tunnel->headers - (int)(first + headers)))
 		return NO_HEADROOM;
 	if (ipv6)

@@ -58,6 +58,14 @@ static __always_inline bool is_unreachable(enum outcome why)
 	       why == ALL_MISDIRECTED;
 }
 
+/* What is counted when no error is due. */
+static __always_inline enum outcome untold(enum outcome why)
+{
+	if (why == DOES_NOT_FIT)
+		return TOO_BIG;
+	return why == IS_REFUSED ? TO_GATEWAY : why;
+}
+
 static __always_inline bool has_ports(__u32 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
@@ -226,18 +234,18 @@ static __always_inline enum outcome complain(context *ctx, const struct packet *
 /*
  * Whether the sender of a packet may be told an error about it, with the gateway's address that it then comes from: its
  * own network's, or, where that is not known, as at the droplet of a receiver in another network, the receiver's.
- * `ethernet` is where the packet's Ethernet header is.
+ * `ethernet` is where the packet's Ethernet header is, `transport` what find_transport() found.
  */
-static __always_inline bool is_told(void *ethernet, void *end, const struct packet *packet, struct complaint *complaint)
+static __always_inline bool is_told(void *ethernet, void *end, const struct packet *packet,
+				    const struct transport *transport, struct complaint *complaint)
 {
-	struct transport transport = {};
 	struct network *network;
 
 	if (!packet->length || !is_single(&packet->from.address)) /* not of IP, or of nobody */
 		return false;
-	if (find_transport(ethernet, end, packet, &transport) != GO_ON)
+	if (ethernet + sizeof(struct ethhdr) > end || is_group(ethernet))
 		return false;
-	if (is_group(ethernet) || transport.later || is_icmp_error(ethernet, end, packet, &transport))
+	if (transport->later || is_icmp_error(ethernet, end, packet, transport))
 		return false;
 	network = network_of(&packet->from);
 	if (!network && !complaint->routed)

@@ -382,19 +382,13 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 		copy_address(&tunnel->origin, &departure->local->address);
 	}
 	tunnel->fits = endpoint_mtu(hop, ipv6);
+	if (!fits_through(tunnel, hop, ipv6))
+		return DOES_NOT_FIT;
 	*leave_by = departure->local->leaves;
 	if (ipv6 && !is_unsummed(departure->local, hop))
 		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, &departure->packet,
 				  &departure->transport);
 	return send(ctx, departure->local, tunnel, hop, inner, sent);
-}
-
-/* What is counted when no error is due. */
-static __always_inline enum outcome untold(enum outcome why)
-{
-	if (why == DOES_NOT_FIT)
-		return TOO_BIG;
-	return why == IS_REFUSED ? TO_GATEWAY : why;
 }
 
 static __always_inline enum outcome told_of(enum outcome why)
@@ -434,7 +428,7 @@ static __always_inline enum outcome tell(context *ctx, const struct departure *d
 			return TO_GATEWAY;
 		complaint.value = NEXT_HEADER_AT;
 	}
-	if (!is_told(frame_start(ctx), frame_end(ctx), &departure->packet, &complaint))
+	if (!is_told(frame_start(ctx), frame_end(ctx), &departure->packet, &departure->transport, &complaint))
 		return untold(why);
 	if (complain(ctx, &departure->packet, &complaint, TOO_BIG) != DOES_NOT_FIT)
 		return untold(why);

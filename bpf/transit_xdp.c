@@ -129,7 +129,7 @@ static __always_inline enum outcome frame_from_tunnel(context *ctx, const struct
 	if (known != GO_ON)
 		return known;
 	if (outcome == GO_ON && INNER_IPV6 && packet->kind == ETH_P_IPV6)
-		outcome = ipv6_from_tunnel(ctx, local, tunnel, packet, ethernet);
+		outcome = forgotten(ipv6_from_tunnel(ctx, local, tunnel, packet, ethernet));
 	else if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP))
 		outcome = arp_from_tunnel(ctx, local, tunnel, packet, ethernet, leave_by);
 	if (outcome != GO_ON)
@@ -151,23 +151,24 @@ static __always_inline enum outcome from_tunnel(context *ctx, const struct local
 	return tunnel->flags & TUNNEL_PROBE ? reflect(ctx, local, tunnel) : GENEVE_CONTROL;
 }
 
-static __always_inline enum outcome forward(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
-					    enum outcome outcome, __u32 *leave_by)
+/*
+ * Finds the hop that leads to tunnel->peer, and what the sender of a packet through it can be told. Answers `sent` when
+ * the packet fits through there.
+ */
+static __always_inline enum outcome find_way_out(struct tunnel *tunnel, struct local_droplet **local,
+						 struct next_hop **hop, enum outcome sent)
 {
-	struct next_hop *hop = find_hop(tunnel, &local);
-
-	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
-		return why_no_hop(tunnel, local);
+	*hop = find_hop(tunnel, local);
+	if (!*hop) /* closed: without the neighbour's address there is nowhere to send */
+		return why_no_hop(tunnel, *local);
 	/* An IPv4 packet has no room for an IPv6 origin: answers take the way back by this droplet. */
-	if (OUTER_IPV4 && !is_over_ipv6(local) && !is_ipv4(&tunnel->origin) &&
-	    overhead(tunnel, false) + tunnel->length <= hop->mtu) {
-		copy_address(&tunnel->origin, &local->address);
+	if (OUTER_IPV4 && !is_over_ipv6(*local) && !is_ipv4(&tunnel->origin) && fits_through(tunnel, *hop, false)) {
+		copy_address(&tunnel->origin, &(*local)->address);
 		tunnel->rts = (tunnel->rts & ~RTS_VXLAN) | RTS_UNLEARNT;
 	}
-	*leave_by = local->leaves;
 	/* What is on its way to its sender already has nobody to be told. */
-	tunnel->fits = outcome == MISDIRECTED ? 0 : endpoint_mtu(hop, is_over_ipv6(local));
-	return send(ctx, local, tunnel, hop, 0, outcome);
+	tunnel->fits = sent == MISDIRECTED ? 0 : endpoint_mtu(*hop, is_over_ipv6(*local));
+	return fits_through(tunnel, *hop, is_over_ipv6(*local)) ? sent : DOES_NOT_FIT;
 }
 
 /*
@@ -194,10 +195,11 @@ static __always_inline enum outcome tell_own(struct packet *packet, enum outcome
 }
 
 /*
- * Tells the sender of a packet that came through a tunnel why it goes no further: what would have fitted, or that
- * nothing leads there. `came_by` is the tunnel's flags as they were read: what the sender's droplet speaks.
+ * Makes a packet that came through a tunnel into an error that tells its sender why it goes no further: what would have
+ * fitted, or that nothing leads there. `came_by` is the tunnel's flags as they were read: what the sender's droplet
+ * speaks. An error to a remote sender is still to be sent to tunnel->peer.
  */
-static __always_inline enum outcome tell_remote(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
+static __always_inline enum outcome tell_sender(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
 						struct packet *packet, __u8 came_by, enum outcome why, __u32 *leave_by)
 {
 	bool too_big = why == DOES_NOT_FIT;
@@ -207,14 +209,17 @@ static __always_inline enum outcome tell_remote(context *ctx, struct local_dropl
 		.value = too_big ? tunnel->fits : 0,
 		.from = tunnel->headers,
 	};
+	struct transport transport = {};
 	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
-	enum outcome outcome, untold = too_big ? TOO_BIG : why;
+	enum outcome outcome;
 
 	if (too_big && !complaint.value)
-		return untold;
-	if (!is_told(ethernet, frame_end(ctx), packet, &complaint))
-		return untold;
-	outcome = complain(ctx, packet, &complaint, untold);
+		return TOO_BIG;
+	if (find_transport(ethernet, frame_end(ctx), packet, &transport) != GO_ON)
+		return untold(why);
+	if (!is_told(ethernet, frame_end(ctx), packet, &transport, &complaint))
+		return untold(why);
+	outcome = complain(ctx, packet, &complaint, untold(why));
 	if (outcome != DOES_NOT_FIT)
 		return outcome;
 	if (came_by & TUNNEL_COMES_BACK || came_round(tunnel, packet, came_by))
@@ -222,11 +227,42 @@ static __always_inline enum outcome tell_remote(context *ctx, struct local_dropl
 	tunnel->headers = 0;
 	tunnel->length = frame_length(ctx);
 	tunnel->flags = came_by;
-	outcome = to_origin(local, tunnel, too_big ? TOO_BIG_TOLD_REMOTE : UNREACHABLE_TOLD_REMOTE);
-	if (outcome >= FIRST_DROPPED)
+	return to_origin(local, tunnel, too_big ? TOO_BIG_TOLD_REMOTE : UNREACHABLE_TOLD_REMOTE);
+}
+
+static __always_inline bool is_to_be_sent(enum outcome outcome)
+{
+	return outcome >= FIRST_SENT && outcome < FIRST_DROPPED;
+}
+
+/* What becomes of a tunnel packet whose outer headers are right, as far as `outcome`: on, back, or nowhere. */
+static __always_inline enum outcome send_further(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
+						 struct packet *packet, __u8 came_by, enum outcome outcome,
+						 __u32 *leave_by)
+{
+	struct next_hop *hop = 0;
+	enum outcome why;
+
+	if (!is_to_be_sent(outcome) && outcome != DOES_NOT_FIT && !is_unreachable(outcome))
 		return outcome;
-	outcome = forward(ctx, local, tunnel, outcome, leave_by);
-	return outcome == DOES_NOT_FIT ? untold : outcome;
+	forget_words(ctx, tunnel, sizeof(*tunnel));
+	forget_words(ctx, packet, sizeof(*packet));
+	if (is_to_be_sent(outcome))
+		outcome = forgotten(find_way_out(tunnel, &local, &hop, outcome));
+	if (outcome == DOES_NOT_FIT || is_unreachable(outcome)) {
+		why = outcome;
+		outcome = forgotten(tell_sender(ctx, local, tunnel, packet, came_by, why, leave_by));
+		if (is_to_be_sent(outcome))
+			outcome = forgotten(find_way_out(tunnel, &local, &hop, outcome));
+		if (outcome == DOES_NOT_FIT)
+			outcome = untold(why);
+	}
+	if (!is_to_be_sent(outcome))
+		return outcome;
+	if (!hop) /* the verifier does not know that a way out was found */
+		return NEXT_HOP_UNRESOLVED;
+	*leave_by = local->leaves;
+	return send(ctx, local, tunnel, hop, 0, outcome);
 }
 
 static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by)
@@ -243,11 +279,7 @@ static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by
 	    outcome == OUTER_CHECKSUM)
 		return outcome;
 	outcome = forgotten(from_tunnel(ctx, local, &tunnel, &packet, outcome, leave_by));
-	if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
-		outcome = forgotten(forward(ctx, local, &tunnel, outcome, leave_by));
-	if (outcome == DOES_NOT_FIT || is_unreachable(outcome))
-		outcome = tell_remote(ctx, local, &tunnel, &packet, came_by, outcome, leave_by);
-	return outcome;
+	return send_further(ctx, local, &tunnel, &packet, came_by, outcome, leave_by);
 }
 
 /* The transit agent has checked the frame, the source, the length and the time to live. */
