@@ -140,7 +140,9 @@ static __always_inline bool is_complaint(struct ethhdr *ethernet, void *end, con
  */
 static __always_inline bool may_tell(const struct packet *packet, const struct complaint *complaint)
 {
-	__u64 whom = (__u64)!complaint->value << 32 | packet->from.vni;
+	bool too_big = complaint->kind == KIND(ICMP_UNREACHABLE, ICMP_NEEDS_SMALLER) ||
+		       complaint->kind == KIND(ICMPV6_TOO_BIG, 0);
+	__u64 whom = (__u64)!too_big << 32 | packet->from.vni;
 	__u32 bucket = hash_pair(address_word(&packet->from.address), whom) & (TOLD_BUCKETS - 1);
 	struct told *bucket_told = told.lookup(&bucket);
 	__u64 now = bpf_jiffies64();

@@ -123,9 +123,12 @@ static __always_inline enum outcome take_back(const struct local_droplet *local,
 	return outcome;
 }
 
-/* To a bouncer of the sender's network on another host: this one's own map may have led the packet astray. */
+/*
+ * To a bouncer of the sender's network on another host: this one's own map may have led the packet astray. `otherwise`
+ * is why it ends here when there is none.
+ */
 static __always_inline enum outcome to_other_bouncer(const struct network *network, const struct packet *packet,
-						     struct tunnel *tunnel)
+						     struct tunnel *tunnel, enum outcome otherwise)
 {
 	enum outcome outcome = to_bouncer(network, packet, tunnel, REROUTED);
 
@@ -133,7 +136,7 @@ static __always_inline enum outcome to_other_bouncer(const struct network *netwo
 		return outcome;
 	tunnel->attempt++;
 	to_bouncer(network, packet, tunnel, REROUTED);
-	return droplets.lookup(&tunnel->peer.address) ? REROUTED : NO_ENDPOINT;
+	return droplets.lookup(&tunnel->peer.address) ? REROUTED : otherwise;
 }
 
 static __always_inline enum outcome reroute(const struct local_droplet *local, struct tunnel *tunnel,
@@ -141,6 +144,7 @@ static __always_inline enum outcome reroute(const struct local_droplet *local, s
 {
 	struct network *network = network_of(&packet->from);
 	enum outcome outcome;
+	bool bounces;
 
 	if (!network) /* closed, as in take_back() */
 		return NO_NETWORK;
@@ -148,11 +152,14 @@ static __always_inline enum outcome reroute(const struct local_droplet *local, s
 		copy_address(&tunnel->peer.address, &destination->host);
 		return send_on(local, tunnel, destination->flags & ENDPOINT_VXLAN, REROUTED);
 	}
-	outcome = NO_ENDPOINT;
+	/* Only a bouncer of the network knows that there is no such endpoint: others are not the right one to say so.
+	 */
 	if (network->flags & NETWORK_BOUNCED_HERE)
 		outcome = hand_on(packet, tunnel);
+	else
+		outcome = to_other_bouncer(network, packet, tunnel, NOT_HERE);
 	if (outcome == NO_ENDPOINT)
-		outcome = to_other_bouncer(network, packet, tunnel);
+		outcome = to_other_bouncer(network, packet, tunnel, NO_ENDPOINT);
 	return outcome < FIRST_DROPPED ? send_on(local, tunnel, false, REROUTED) : outcome;
 }
 

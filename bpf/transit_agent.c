@@ -410,8 +410,11 @@ static __always_inline enum outcome tell(context *ctx, const struct departure *d
 	};
 
 	if (why == IS_REFUSED && departure->transport.protocol == IPPROTO_TCP) {
-		enum outcome outcome = reset_tcp(ctx, &departure->packet, &departure->transport);
+		enum outcome outcome;
 
+		if (!may_tell(&departure->packet, &complaint))
+			return untold(why);
+		outcome = reset_tcp(ctx, &departure->packet, &departure->transport);
 		if (outcome != IS_REFUSED)
 			return outcome;
 	}

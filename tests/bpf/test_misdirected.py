@@ -30,7 +30,7 @@ from bpf_world import (
     R,
     World,
 )
-from test_paths import from_a, outer_label
+from test_paths import from_a, invalid, outer_label
 
 from agent.core import layout
 from agent.core.layout import MapName
@@ -299,3 +299,14 @@ def test_an_ipv6_bouncers_name_has_no_room_over_ipv4(world: World) -> None:
     run = world.from_substrate(tunnelled(frame_to(GONE), Outer(S3, S1), options=p.rts(D4)))
     assert (run.outcome, run.frame[26:34]) == (Outcome.MISDIRECTED, p.ip(D1) + p.ip(D4))
     assert run.frame[50:62] == p.misdirected(D1, flags=p.UNLEARNT)
+
+
+@pytest.mark.parametrize("gone", [GONE, GONE6], ids=["IPv4 inside", "IPv6 inside"])
+def test_a_host_that_finds_no_bouncer_for_what_came_back_does_not_call_its_endpoint_unreachable(
+    world: World, gone: str
+) -> None:
+    """It does not bounce the network, so it does not know that there is no such endpoint."""
+    world.own_network((STRANGER,))
+    assert world.from_substrate(invalid(from_a(gone))).outcome is Outcome.NOT_HERE
+    world.own_network((STRANGER,), BOUNCES)
+    assert world.from_substrate(invalid(from_a(gone))).outcome is Outcome.UNREACHABLE_TOLD

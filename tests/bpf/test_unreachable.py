@@ -390,6 +390,21 @@ def test_a_packet_that_came_by_a_bouncer_with_an_old_map_goes_back_and_is_not_an
     assert world.from_substrate(tunnelled(frame_to(UNKNOWN), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
 
 
+@both_families
+def test_the_gateway_resets_as_many_connections_as_it_tells_errors(world: World, family: int) -> None:
+    outcomes = [world.from_endpoint(from_a(family, GATEWAYS, p.tcp(), p.TCP)).outcome for _ in range(400)]
+    assert set(outcomes[:50]) == {Outcome.GATEWAY_REFUSED}
+    assert Outcome.TO_GATEWAY in outcomes
+
+
+def test_unknown_protocols_leave_room_for_what_does_not_fit(world: World) -> None:
+    """Over IPv6 their errors carry a value too."""
+    refused = [world.from_endpoint(from_a(6, GATEWAYS, bytes(8), 47)).outcome for _ in range(400)]
+    assert Outcome.TO_GATEWAY in refused
+    long = frame(p.ipv6(A6, R6, p.udp(data=bytes(1450))))
+    assert world.from_endpoint(long).outcome is Outcome.TOO_BIG_TOLD
+
+
 def test_what_leads_nowhere_is_limited_apart_from_what_does_not_fit(world: World) -> None:
     bounces(world)
     outcomes = [world.from_endpoint(from_a(4, UNKNOWNS)).outcome for _ in range(400)]
