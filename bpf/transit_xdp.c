@@ -275,6 +275,7 @@ static __always_inline enum outcome from_substrate(context *ctx, __u32 *leave_by
 
 	if (!local)
 		return PASSED;
+	forget_words(ctx, &tunnel, sizeof(tunnel));
 	if (outcome == OUTER_FRAGMENT || outcome == OUTER_OPTIONS || outcome == MALFORMED_OUTER ||
 	    outcome == OUTER_CHECKSUM)
 		return outcome;
