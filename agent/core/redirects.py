@@ -26,9 +26,12 @@ NATIVE = XdpFeatures.BASIC | XdpFeatures.REDIRECT
 """What the programs need of a driver that runs them."""
 
 KNOWN_DRIVERS = frozenset(
-    {"bnxt_en", "ena", "i40e", "ice", "igb", "igc", "ixgbe", "mlx5_core", "qede", "sfc", "tun", "virtio_net"}
+    {"bnxt_en", "ena", "i40e", "ice", "igb", "igc", "ixgbe", "mlx5_core", "qede", "sfc", "tun", "veth", "virtio_net"}
 )
-"""Drivers that take redirected frames wherever they run XDP natively, for kernels that do not say so themselves."""
+"""Drivers that take redirected frames wherever they run XDP natively, for kernels that do not say so themselves.
+
+A veth does as long as its other end has GRO or XDP, which cannot be seen there: probes show whether it has.
+"""
 GivenUp = tuple[int, int]
 """An interface's index and MTU: the driver was tried so, and takes no redirects."""
 FAULT_KIND = "redirects_refused"
