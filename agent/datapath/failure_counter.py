@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -42,6 +43,10 @@ FIELDS = {
     "bpf_prog_aux": ("id",),
 }
 """What `struct kernel_layout` says of the kernel's structs, in its order."""
+OLDEST = (6, 18)
+"""The oldest Linux that these programs are attached on. On 6.1 they locked up the machine when a link failed
+(`make kernels`, a bond whose member fails); versions between were not tried.
+"""
 OVERFLOW = FAILURE_KEY.pack(0, 0, 0)
 """Where frames count that found no room for a key of their own."""
 WHY = {
@@ -69,6 +74,9 @@ class FailureCounter:
 
         Whatever the kernel refuses is kept in `unavailable`, logged when it changes, and tried again by the next call.
         """
+        if too_old := why_too_old(os.uname().release):
+            self._note(too_old)
+            return
         try:
             self._configure()
             self._watch(program_ids, interfaces)
@@ -159,8 +167,18 @@ def reason_of(error: OSError | ValueError) -> str:
     return str(error).partition("\n")[0]
 
 
+def why_too_old(release: str) -> str:
+    """Say that a kernel of this release (uname(2)) is older than those on which counting is safe, empty otherwise."""
+    version = tuple(map(int, re.findall(r"\d+", release)[:2]))
+    if version >= OLDEST:
+        return ""
+    return f"Linux {release} is older than {OLDEST[0]}.{OLDEST[1]}, from which on the agent attaches to XDP tracepoints"
+
+
 def why_not_counted() -> str:
     """Say what this kernel lacks for counting, empty when a program that does nothing can be attached; it is let go."""
+    if too_old := why_too_old(os.uname().release):
+        return too_old
     try:
         field_offsets(FIELDS)
         program = bpf.load_program(NOTHING, bpf.ProgramType.RAW_TRACEPOINT, name="check")

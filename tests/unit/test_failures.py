@@ -14,6 +14,7 @@ from agent.core.failures import (
     words_of,
 )
 from agent.core.realize import IFINDEX_BASE
+from agent.datapath.failure_counter import why_too_old
 from protocol.status import LostFrames
 
 LOST = Failure(FailureKind.REDIRECT, errno.EOPNOTSUPP, 2)
@@ -71,3 +72,10 @@ def test_losses_at_an_endpoint_are_not_blamed_on_the_attach_mode_since_the_agent
     remedies = {fault.subject: fault.remedy for fault in watch.faults(name)}
     assert remedies[f"interface {IFINDEX_BASE + 3} (no_redirects)"] == ENDPOINT_REMEDY
     assert "attach_mode" in remedies["eth0 (no_redirects)"]
+
+
+def test_losses_are_counted_only_on_kernels_on_which_that_was_tried() -> None:
+    assert why_too_old("6.18.0") == why_too_old("6.18.44-cloud") == why_too_old("7.0-rc1") == ""
+    assert "Linux 6.1.0-56-amd64 is older than 6.18" in why_too_old("6.1.0-56-amd64")
+    assert why_too_old("5.18.0")
+    assert why_too_old("6.17.9")
