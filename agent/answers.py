@@ -43,6 +43,10 @@ _T = TypeVar("_T")
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 
 
+class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request without fields: an empty body or an empty map."""
+
+
 class Answers:
     """One method per verb, behind `ask`."""
 
@@ -67,8 +71,10 @@ class Answers:
         """Return the answer to a question as MessagePack, or raise RpcError."""
         match verb:
             case "status":
+                _decode(body, _Nothing)
                 return codec.encode(self._status())
             case "counters":
+                _decode(body, _Nothing)
                 return codec.encode(self._counters())
             case "get":
                 return codec.encode(self._get(_decode(body, GetRequest)))
@@ -79,6 +85,7 @@ class Answers:
             case "peers":
                 return codec.encode(self._peers(_decode(body, PeersRequest)))
             case "plan":
+                _decode(body, _Nothing)
                 return codec.encode(await self._plan())
             case "sweep":
                 return codec.encode(await self._sweep(_decode(body, SweepRequest)))
@@ -183,6 +190,10 @@ class Answers:
             raise RpcError(500, f"the kernel could not be read: {error}") from None
 
     async def _sweep(self, request: SweepRequest) -> SweepReply:
+        if not request.documents and not request.objects:
+            raise RpcError(
+                400, "nothing was removed: name the documents to remove in `documents`, or set `objects` to true"
+            )
         refused = await self._applier.sweep(request.documents, objects=request.objects)
         if refused is None:
             raise RpcError(409, "nothing was removed: the snapshot of this host's documents is not complete")
@@ -213,4 +224,5 @@ def _decode(body: bytes, into: type[_Request]) -> _Request:
         return codec.decode(body, into)
     except DocumentError as error:
         known = ", ".join(field.name for field in fields)
-        raise RpcError(400, f"{error}; the request is a MessagePack map, its fields are {known}") from None
+        takes = f"a MessagePack map, its fields are {known}" if known else "without fields: send an empty body"
+        raise RpcError(400, f"{error}; the request is {takes}") from None

@@ -128,7 +128,8 @@ class SweepRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Remove documents that the host keeps though its last complete snapshot did not list them.
 
     All of `documents` or none: when one of them is not missing from the stream, the answer is an error with code 409.
-    With `objects`, what an earlier agent left in the kernel and no document explains is removed too.
+    With `objects`, what an earlier agent left in the kernel and no document explains is removed too. A request with
+    neither is an error with code 400.
     """
 
     documents: tuple[str, ...] = ()
@@ -142,15 +143,21 @@ class SweepReply(msgspec.Struct, frozen=True):
 
 
 class Method(NamedTuple):
-    """What one verb is asked with and answered by. `request` is None where nothing is asked for."""
+    """What one verb is asked with and answered by.
+
+    `request` is None where nothing is asked for. At least one of the fields `needs` must be given and not be empty.
+    """
 
     request: type[msgspec.Struct] | None
     reply: type[msgspec.Struct]
+    needs: tuple[str, ...] = ()
 
     @property
     def takes_an_empty_body(self) -> bool:
         """Say whether a request without a body is a complete one."""
-        return self.request is None or not any(field.required for field in msgspec.structs.fields(self.request))
+        if self.request is None:
+            return True
+        return not self.needs and not any(field.required for field in msgspec.structs.fields(self.request))
 
 
 METHODS = {
@@ -161,7 +168,7 @@ METHODS = {
     "path": Method(PathRequest, PathReply),
     "peers": Method(PeersRequest, PeersReply),
     "plan": Method(None, PlanReply),
-    "sweep": Method(SweepRequest, SweepReply),
+    "sweep": Method(SweepRequest, SweepReply, needs=("documents", "objects")),
 }
 """Every verb of `subjects.RPC_VERBS`."""
 ERRORS = {

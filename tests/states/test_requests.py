@@ -8,13 +8,14 @@ import msgspec
 import pytest
 from agent_under_test import Agent, Stream
 from agent_worlds import ONE_BOUNCER
-from test_sequences import in_a_folder
+from test_absent import absent, snapshot
+from test_sequences import in_a_folder, walk
 
 from agent.answers import Answers
 from agent.bus.rpc import RpcError
 from protocol import codec
 from protocol.documents import KINDS
-from protocol.rpc import DocumentsReply
+from protocol.rpc import METHODS, DocumentsReply
 from protocol.subjects import RPC_VERBS
 
 
@@ -74,3 +75,35 @@ def test_a_request_with_a_wrong_field_is_refused_with_the_fields_that_there_are(
     assert error.code == 400
     assert word in error.text
     assert error.text.endswith("its fields are kind, after, limit")
+
+
+@pytest.mark.parametrize("verb", RPC_VERBS)
+@pytest.mark.parametrize("body", [b"x", b"\xc1", msgspec.msgpack.encode([]), msgspec.msgpack.encode({"page": 1})])
+def test_no_method_takes_a_body_that_is_no_map_or_has_an_unknown_field(verb: str, body: bytes) -> None:
+    assert refusal(verb, body).code == 400
+
+
+@pytest.mark.parametrize("verb", [verb for verb in RPC_VERBS if not METHODS[verb].takes_an_empty_body])
+@pytest.mark.parametrize("body", [b"", msgspec.msgpack.encode({})])
+def test_a_method_that_needs_a_field_refuses_a_request_without_one(verb: str, body: bytes) -> None:
+    assert refusal(verb, body).code == 400
+
+
+SWEEPS_NOTHING = [{}, {"documents": []}, {"objects": False}, {"documents": [], "objects": False}]
+WRONG_SWEEPS = [{"documents": "a"}, {"documents": [1]}, {"objects": 1}, {"document": ["a"]}]
+
+
+@pytest.mark.parametrize("body", [b"", *map(msgspec.msgpack.encode, SWEEPS_NOTHING + WRONG_SWEEPS)])
+def test_a_sweep_that_names_nothing_is_refused_and_changes_nothing(body: bytes) -> None:
+    async def scenario(agent: Agent) -> None:
+        await snapshot(agent, await walk(agent, ["one bouncer"]), set(ONE_BOUNCER))
+        before = agent.kernel.contents()
+        with pytest.raises(RpcError) as caught:
+            await ask(agent, "sweep", body)
+        assert caught.value.code == 400
+        assert "documents" in caught.value.text
+        assert "objects" in caught.value.text
+        assert absent(agent) == set(ONE_BOUNCER)
+        assert agent.kernel.contents() == before
+
+    in_a_folder(scenario)

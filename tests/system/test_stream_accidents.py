@@ -209,6 +209,18 @@ def test_a_stream_that_is_deleted_and_made_anew_sweeps_nothing_until_somebody_re
         lab.wait_in_sync(host)
 
 
+def test_a_request_to_sweep_that_names_nothing_is_refused_and_leaves_no_line_that_says_otherwise(lab):
+    well(lab)
+    log = lab.lab.paths.log(HOST)
+    before, logged = lab.made(HOST), log.stat().st_size
+    for body in (b"", codec.encode(SweepRequest()), codec.encode({"document": ["far"]}), codec.encode(["far"])):
+        with pytest.raises(BusError, match=r"documents.*objects"):
+            lab.ask(HOST, "sweep", body)
+    assert "swept" not in log.read_bytes()[logged:].decode()
+    assert lab.made(HOST) == before
+    well(lab)
+
+
 def test_the_controller_removes_what_only_a_host_holds(lab):
     """A host that was away for longer than removals last finds neither the document nor its removal."""
     lab.answer(HOST, "far", lab.publish(HOST, "far", FAR), State.REALIZED)
