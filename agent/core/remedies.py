@@ -184,10 +184,12 @@ SPECIFIC: dict[tuple[Step, int], str] = {
     (Step.ATTACH_PROGRAM, errno.ERANGE): f"{_NO_XDP}, or lower its MTU",
     (Step.ATTACH_PROGRAM, errno.EMSGSIZE): f"{_NO_XDP}, or lower its MTU",
     (Step.ATTACH_PROGRAM, errno.EEXIST): (
-        f"another owner's XDP program is attached: detach it (ip link set dev ... xdp off); {AGAIN}"
+        "another program was attached meanwhile: see whose it is (`bpftool net`; `droplet-agent --check` names another "
+        f"instance of the agent), and detach it only if nothing needs it; {AGAIN}"
     ),
     (Step.ATTACH_PROGRAM, errno.EBUSY): (
-        f"another owner's XDP program is attached, in another mode or by a link: detach it (bpftool net); {AGAIN}"
+        "another program is attached, in another mode or by a link: see whose it is (`bpftool net`), and detach it "
+        f"only if nothing needs it; {AGAIN}"
     ),
     (Step.DETACH_PROGRAM, errno.EEXIST): "another owner's XDP program is attached: it is left alone",
     (Step.DETACH_PROGRAM, errno.EBUSY): "another owner's XDP program is attached: it is left alone",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from agent.core.features import Features, family_of
 from agent.core.layout import MAX_LOCAL_DROPLETS
+from agent.core.program_owners import advice, possessive
 from agent.core.redirects import NATIVE, Device, decide, remedy_of, shows_when_attached
 from agent.core.room import SMALLEST, uplink_mtu
 from agent.core.uplinks import Uplink
@@ -250,9 +251,9 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
     carrier = str(attribute(link, "IFLA_IFNAME"))
     attached = attached_program(link)
     if attached is not None and not is_ours(attached.program_id, config.pins):
-        remedy = f"detach it (ip link set dev {carrier} xdp off) if nobody needs it, or use another interface"
-        detail = f"{owner_of(attached.program_id)}'s program {attached.program_id} is attached to {carrier}"
-        return CheckResult("xdp", False, detail, remedy)
+        owner = owner_of(attached.program_id, config.pins)
+        detail = f"{possessive(owner)} program {attached.program_id} is attached to {carrier}"
+        return CheckResult("xdp", False, detail, advice(owner, carrier))
     if config.attach_mode is AttachMode.OFFLOAD and (refused := _refused_by_card(link)):
         return CheckResult("xdp", False, refused, REMEDY[AttachMode.OFFLOAD])
     found = f"{carrier} is free"

@@ -100,7 +100,7 @@ class Kernel(Readings):
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """What the programs are compiled with."""
-        own = Ownership(self._owns, bpf.program_by_id, owner_of)
+        own = Ownership(self._owns, bpf.program_by_id, lambda number: owner_of(number, config.pins))
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
         self.modes = AttachModes(config.attach_mode)

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 import structlog
 
 from agent.core.layout import LAYOUT_VERSION
+from agent.core.program_owners import Owner
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.links import marked_endpoint
 from agent.datapath.marks import is_like_ours, read_mark
 from agent.datapath.netlink import Message, Netlink
 from agent.datapath.pins import Pins, pinned_program_ids
+from agent.datapath.program_holders import holder_of
 from agent.datapath.uplinks import read_uplinks
 from agent.datapath.xdp import attached_program
 
@@ -52,11 +54,15 @@ def is_ours(program_id: int, pins: Pins) -> bool:
     return is_like_ours(info) and not any(program_id in pinned_program_ids(other) for other in pins.others())
 
 
-def owner_of(program_id: int) -> str:
-    """Name the owner of a program that is not this instance's, as an error does."""
+def owner_of(program_id: int, pins: Pins) -> Owner:
+    """Return whose a program is that is not this instance's, and the process that holds it now, if one is seen to."""
     info = _program_info(program_id)
     marked = read_mark(info) if info is not None else None
-    return f"the droplet instance {marked[1].instance}" if marked is not None else "another owner"
+    if marked is not None:
+        instance = marked[1].instance
+    else:
+        instance = next((one.instance for one in pins.others() if program_id in pinned_program_ids(one)), "")
+    return Owner(instance, holder_of(program_id))
 
 
 async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> Found:

@@ -12,10 +12,11 @@ import errno
 import os
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import structlog
 
+from agent.core.program_owners import STRANGER, Owner, advice, possessive
 from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.offloads import driver_of
@@ -82,12 +83,12 @@ class Program(NamedTuple):
 class Ownership(NamedTuple):
     """How the attaching code tells its own programs: by id, and how it opens one (the caller closes it).
 
-    `name_owner` names the owner of one that is not its own.
+    `find_owner` tells whose one is that is not its own.
     """
 
     owned: Callable[[int], bool]
     open_program: Callable[[int], int]
-    name_owner: Callable[[int], str] = lambda _: "another owner"
+    find_owner: Callable[[int], Owner] = lambda _: STRANGER
 
 
 def attached_program(link: Message) -> Attached | None:
@@ -125,12 +126,10 @@ async def _read(netlink: Netlink, ifindex: int) -> Message:
     return link
 
 
-def _refuse_stranger(found: Attached, own: Ownership) -> None:
-    raise ToldError(
-        errno.EEXIST,
-        f"{own.name_owner(found.program_id)}'s XDP program (id {found.program_id}) is attached; "
-        "detach it (ip link set dev ... xdp off) or give the droplet another interface",
-    )
+def _refuse_stranger(found: Attached, link: Message, own: Ownership) -> NoReturn:
+    owner, interface = own.find_owner(found.program_id), str(attribute(link, "IFLA_IFNAME"))
+    what = f"{possessive(owner)} XDP program (id {found.program_id}) is attached to {interface}"
+    raise ToldError(errno.EEXIST, f"{what}: {advice(owner, interface)}")
 
 
 async def _replace(
@@ -172,7 +171,7 @@ async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownershi
     if found is not None and found.program_id == program.program_id and _mode_fits(found, mode):
         return found
     if found is not None and not own.owned(found.program_id):
-        _refuse_stranger(found, own)
+        _refuse_stranger(found, link, own)
     first = AttachMode.NATIVE if mode is AttachMode.AUTO else mode
     try:
         await _replace(netlink, ifindex, program.descriptor, found, own, first)
@@ -241,11 +240,12 @@ def _mode_fits(found: Attached, mode: AttachMode) -> bool:
 
 async def detach(netlink: Netlink, ifindex: int, own: Ownership) -> bool:
     """Take our program off; return whether there was one. A stranger's stays: OSError (EEXIST)."""
-    found = attached_program(await _read(netlink, ifindex))
+    link = await _read(netlink, ifindex)
+    found = attached_program(link)
     if found is None:
         return False
     if not own.owned(found.program_id):
-        _refuse_stranger(found, own)
+        _refuse_stranger(found, link, own)
     expected = own.open_program(found.program_id)
     try:
         await _change(netlink, ifindex, DETACHED, expected, found.mode)

@@ -209,6 +209,8 @@ async def test_what_another_instance_runs_is_left_to_it_and_named(config: Kernel
     async with opened(config) as kernel:
         (failure,) = await kernel.executor.run([AttachTransit(world.ifindex("eth0"))])
         assert "the droplet instance theirs's XDP program" in failure.message
+        assert "--uninstall" in failure.message
+        assert "xdp off" not in failure.message
         found = {one.name: one for one in await host_check.check_host(config)}["xdp"]
         assert not found.ok
         assert "theirs" in found.detail

@@ -19,7 +19,7 @@ from lab.traffic import pings, unbroken_flow
 from lab.waiting import PATIENCE, until
 
 from controller_sim.controller import converge, prepare
-from controller_sim.namespaces import entered
+from controller_sim.namespaces import entered, run_in
 from protocol import codec, subjects
 from protocol.acknowledgements import State
 from protocol.documents import Document, Endpoint
@@ -65,6 +65,28 @@ def test_killing_and_restarting_the_agent_loses_no_packet_and_makes_nothing_anew
         until(lambda: len(flow.back) > again, "packets after the start")
     assert (status.state, status.revision, status.repairs) == (AgentState.IN_SYNC, revision, 0)
     assert status.boot != boot
+
+
+def test_another_instances_program_is_named_and_a_running_agent_is_never_to_be_cut_off(lab, tmp_path):
+    """A second agent is to use h1's interface: it is refused, whether h1's agent runs or not."""
+    text, own = lab.lab.paths.settings("h1").read_text(), lab.lab.paths.instance("h1")
+    settings = tmp_path / "agent.toml"
+    text = text.replace(f'instance = "{own}"', f'instance = "{own}-b"').replace('state = "', f'state = "{tmp_path}')
+    settings.write_text(text)
+    command = [str(Path(sys.executable).parent / "droplet-agent"), "--config", str(settings), "--check"]
+
+    def check() -> str:
+        return run_in(lab.names.droplet("h1"), command).stdout
+
+    found = check()
+    assert f"missing xdp: the droplet instance {own}'s program" in found
+    assert f"the agent of instance {own} is running (process {lab.pid('h1')}, droplet-agent)" in found
+    lab.kill_agent("h1")
+    left = check()
+    assert f"the droplet instance {own}'s program" in left
+    assert "droplet-agent --uninstall" in left
+    lab.restart_agent("h1")
+    assert "xdp off" not in found + left
 
 
 @pytest.mark.parametrize("lost", ["", "maps", "programs"], ids=["all pins", "the maps' pins", "the programs' pins"])

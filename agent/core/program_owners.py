@@ -1,0 +1,51 @@
+"""Whose an XDP program is that stands in the way, and what an operator may do about it. Pure.
+
+The advice never cuts off a running agent: a program is called free to detach only when no process is seen to hold it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Holder(NamedTuple):
+    """A process that has a program open."""
+
+    pid: int
+    name: str
+
+
+class Owner(NamedTuple):
+    """Whose a program is: an instance of the agent, or another owner (`instance` is empty); and who holds it now."""
+
+    instance: str = ""
+    holder: Holder | None = None
+
+
+STRANGER = Owner()
+
+
+def possessive(owner: Owner) -> str:
+    """Return the owner's name, in the genitive."""
+    return f"the droplet instance {owner.instance}'s" if owner.instance else "another owner's"
+
+
+def advice(owner: Owner, interface: str) -> str:
+    """Return what to do about a program on an interface that this agent needs."""
+    holder = owner.holder
+    if owner.instance and holder is not None:
+        return (
+            f"the agent of instance {owner.instance} is running (process {holder.pid}, {holder.name}): leave the "
+            "program alone, and give each agent an interface of its own"
+        )
+    if owner.instance:
+        return (
+            "no process is seen to hold it: if that instance is gone for good, remove what it left by `droplet-agent "
+            "--uninstall` with its settings, which refuses while its agent runs; otherwise use another interface"
+        )
+    if holder is not None:
+        return (
+            f"process {holder.pid} ({holder.name}) has it open: leave the program alone and use another interface, or "
+            "have that process give the interface up"
+        )
+    return f"detach it (ip link set dev {interface} xdp off) if nothing needs it, or use another interface"
