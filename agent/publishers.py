@@ -9,6 +9,7 @@ from agent.core.faults import ReportFaults
 from agent.core.refused_messages import RefusedMessages
 from agent.store import Store, StoreError
 from protocol import subjects
+from protocol.signed_versions import UNSIGNED, SignedVersion
 from protocol.status import Fault
 
 SOURCE = "publishers"
@@ -23,7 +24,7 @@ class Publishers:
         self._store = store
         self._report = report
         self._refused = RefusedMessages()
-        self._unkept: dict[str, tuple[int, bool]] = {}
+        self._unkept: dict[str, tuple[SignedVersion, bool]] = {}
         self._store_fault: tuple[Fault, ...] = ()
         self._in_snapshot = False
 
@@ -36,7 +37,7 @@ class Publishers:
         """Take note of a batch. A version is kept before its document is applied: a crash cannot bring it back."""
         for delivery in batch:
             self._refused.take(delivery.document, delivery.refusal)
-            if delivery.version:
+            if delivery.version != UNSIGNED:
                 self._unkept[delivery.document] = (delivery.version, delivery.body is None)
         self._keep()
         if not self._in_snapshot:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.core.bindings import Binding, Process
+from protocol.signed_versions import SignedVersion
 from protocol.status import Fault
 
 FILE = "documents.sqlite"
@@ -92,6 +93,10 @@ class Store:
             "CREATE TABLE IF NOT EXISTS versions "
             "(name TEXT PRIMARY KEY, version INTEGER NOT NULL, removed INTEGER NOT NULL) WITHOUT ROWID"
         )
+        self._connection.execute(  # apart from `versions`: agents from before it write that one without it
+            "CREATE TABLE IF NOT EXISTS version_contents "
+            "(name TEXT PRIMARY KEY, version INTEGER NOT NULL, content BLOB NOT NULL) WITHOUT ROWID"
+        )
         self._connection.execute("CREATE TABLE IF NOT EXISTS owner (host TEXT PRIMARY KEY) WITHOUT ROWID")
         owner = self._connection.execute("SELECT host FROM owner").fetchone()
         if owner is not None and owner[0] != host:
@@ -136,7 +141,7 @@ class Store:
             connection.executemany("INSERT OR REPLACE INTO bindings VALUES (?, ?, ?, ?, ?, ?)", bound)
             connection.executemany("DELETE FROM bindings WHERE endpoint = ?", ((one,) for one in gone))
 
-    def load_versions(self) -> dict[str, int]:
+    def load_versions(self) -> dict[str, SignedVersion]:
         """Return the version of each signed document that was taken, and of the last ones that were removed."""
         with self._transaction() as connection:
             connection.execute(
@@ -144,12 +149,24 @@ class Store:
                 "(SELECT name FROM versions WHERE removed ORDER BY version DESC LIMIT ?)",
                 (MOST_REMOVED,),
             )
-        return dict(self._connection.execute("SELECT name, version FROM versions"))
+            connection.execute("DELETE FROM version_contents WHERE name NOT IN (SELECT name FROM versions)")
+        rows = self._connection.execute(
+            "SELECT name, version, content FROM versions LEFT JOIN version_contents USING (name, version)"
+        )
+        return {name: SignedVersion(number, content or b"") for name, number, content in rows}
 
-    def keep_versions(self, versions: Iterable[tuple[str, int, bool]]) -> None:
+    def keep_versions(self, versions: Iterable[tuple[str, SignedVersion, bool]]) -> None:
         """Write name, version, and whether it is removed, of some documents, or raise StoreError."""
+        rows = list(versions)
         with self._transaction() as connection:
-            connection.executemany("INSERT OR REPLACE INTO versions VALUES (?, ?, ?)", versions)
+            connection.executemany(
+                "INSERT OR REPLACE INTO versions VALUES (?, ?, ?)",
+                ((name, version.number, removed) for name, version, removed in rows),
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO version_contents VALUES (?, ?, ?)",
+                ((name, *version) for name, version, _ in rows),
+            )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -1,7 +1,7 @@
 """Which messages of the configuration stream a host takes for its documents. Pure.
 
-Every message names the subject that it was published for; with trusted publishers it is signed by one of them, and not
-older than what was taken of its document before (`protocol.binding`, docs/adr/0026).
+Every message names the subject that it was published for; with trusted publishers it is signed by one of them, and may
+follow what was taken of its document before (`protocol.signed_versions`, docs/adr/0026).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from nacl.signing import VerifyKey
 from agent.bus.jetstream import parse_headers
 from protocol import binding, streams
 from protocol.errors import ErrorCode, FieldError
+from protocol.signed_versions import UNSIGNED, SignedVersion, objection, version_of
 
 MOST_REMOVED = 100_000
 """Documents that were removed, of which the version is remembered: the last ones to go."""
@@ -26,18 +27,20 @@ class Admitted(NamedTuple):
     """A message as the headers say it is.
 
     `removes` says that it removes its document. `refusal` says why it is not taken, None when it is; `version` is its
-    version where it was checked, else 0.
+    version where it was checked, else `UNSIGNED`.
     """
 
     removes: bool
     refusal: FieldError | None = None
-    version: int = 0
+    version: SignedVersion = UNSIGNED
 
 
 class Admission:
     """The rules of one host, and the greatest version that was taken of each document."""
 
-    def __init__(self, trusted_publishers: Sequence[str] = (), versions: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, trusted_publishers: Sequence[str] = (), versions: Mapping[str, SignedVersion] | None = None
+    ) -> None:
         """Trust some public nkeys; without any, signatures and versions are not looked at.
 
         `versions` are those that an agent before this one took. ValueError when an nkey is no user's public nkey.
@@ -60,15 +63,25 @@ class Admission:
             return Admitted(removes, FieldError("$", ErrorCode.WRONG_SUBJECT, wrong))
         if not self._keys:
             return Admitted(removes)
-        version = binding.version_of(fields)
-        untrusted = self._untrusted(document, subject, fields, version, body, removes)
+        number = binding.version_of(fields)
+        missing = _missing(fields, number)
+        if number is None or missing:
+            untrusted = (
+                f"it is not signed (no valid header {missing}), and bus.trusted_publishers of this host asks for it: "
+                f"have the controller sign what it publishes"
+            )
+            return Admitted(removes, FieldError("$", ErrorCode.UNTRUSTED, untrusted))
+        signed = binding.signed_bytes(subject, number, body, removes=removes)
+        version = version_of(signed, number)
+        untrusted = self._wrong_signature(fields, signed, number) or objection(
+            version, self._versions.get(document, UNSIGNED)
+        )
         if untrusted:
             return Admitted(removes, FieldError("$", ErrorCode.UNTRUSTED, untrusted))
-        assert version is not None, "looked at before"
         self._remember(document, version, removes)
         return Admitted(removes, version=version)
 
-    def _remember(self, document: str, version: int, removes: bool) -> None:
+    def _remember(self, document: str, version: SignedVersion, removes: bool) -> None:
         self._versions[document] = version
         self._removed.pop(document, None)
         if removes:
@@ -77,19 +90,9 @@ class Admission:
                 oldest = next(iter(self._removed))
                 del self._removed[oldest], self._versions[oldest]
 
-    def _untrusted(
-        self, document: str, subject: str, fields: Mapping[str, str], version: int | None, body: bytes, removes: bool
-    ) -> str:
-        """Say why a message is not trusted, nothing when it is."""
-        publisher, signature = fields.get(binding.PUBLISHER, ""), binding.signature_of(fields)
-        if not publisher or signature is None or version is None:
-            missing = (
-                binding.PUBLISHER if not publisher else binding.SIGNATURE if signature is None else binding.VERSION
-            )
-            return (
-                f"it is not signed (no valid header {missing}), and bus.trusted_publishers of this host asks for it: "
-                f"have the controller sign what it publishes"
-            )
+    def _wrong_signature(self, fields: Mapping[str, str], signed: bytes, number: int) -> str:
+        """Say what is wrong with a complete signature over some bytes, nothing when it is a trusted publisher's."""
+        publisher, signature = fields[binding.PUBLISHER], binding.signature_of(fields) or b""
         key = self._keys.get(publisher)
         if key is None:
             return (
@@ -97,19 +100,22 @@ class Admission:
                 f"add it there and restart the agent if it is your controller's public nkey"
             )
         try:
-            key.verify(binding.signed_bytes(subject, version, body, removes=removes), signature)
+            key.verify(signed, signature)
         except BadSignatureError:
             return (
-                f"its signature is not that of {publisher} over this subject, version {version} and body: "
+                f"its signature is not that of {publisher} over this subject, version {number} and body: "
                 f"publish the document again, and find out who changed it"
             )
-        newest = self._versions.get(document, 0)
-        if version < newest:
-            return (
-                f"its {binding.VERSION} {version} is older than {newest}, which this host has taken before: it was "
-                f"replayed, or the publisher's clock went back; publish the document again with a greater version"
-            )
         return ""
+
+
+def _missing(fields: Mapping[str, str], number: int | None) -> str:
+    """Return the header that a signed message needs and this one lacks, nothing when all are there."""
+    if not fields.get(binding.PUBLISHER):
+        return binding.PUBLISHER
+    if binding.signature_of(fields) is None:
+        return binding.SIGNATURE
+    return "" if number is not None else binding.VERSION
 
 
 def _names(headers: bytes | None, subject: str) -> bool:

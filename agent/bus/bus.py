@@ -29,6 +29,7 @@ from agent.bus.replay import Disturbances
 from agent.bus.settings import BusSettings, is_open_to_others, shown
 from protocol import codec, permissions, subjects
 from protocol.acknowledgements import Acknowledgement
+from protocol.signed_versions import SignedVersion
 from protocol.status import AgentState, Event, Fault, Status
 
 FIRST_BACKOFF = 0.1
@@ -68,7 +69,7 @@ class Bus:
         log: FilteringBoundLogger,
         report: Report = lambda _source, _faults: None,
         boot: str = "",
-        versions: Mapping[str, int] | None = None,
+        versions: Mapping[str, SignedVersion] | None = None,
     ) -> None:
         """Report faults to `report`; `boot` tells this agent's status from that of another one of its name.
 

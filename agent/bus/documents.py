@@ -18,6 +18,7 @@ from agent.bus.jetstream import ACK_TERM, AckSubject, ConsumerInfo, parse_ack_su
 from agent.bus.replay import Replay
 from protocol import streams, subjects
 from protocol.errors import FieldError
+from protocol.signed_versions import UNSIGNED, SignedVersion
 
 RECENT = 16
 """Subjects whose newest messages prove that a stream is the one that was read before."""
@@ -40,14 +41,15 @@ class Trouble(Enum):
 class Delivery:
     """One revision of a document; `body` is None when it removes the document.
 
-    `refusal` says why the message may change nothing; `version` is its signed version, 0 where none was checked.
+    `refusal` says why the message may change nothing; `version` is its signed version, `UNSIGNED` where none was
+    checked.
     """
 
     document: str
     revision: int
     body: bytes | None
     refusal: FieldError | None = None
-    version: int = 0
+    version: SignedVersion = UNSIGNED
 
 
 class Message(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ from agent.bus import Bus, BusSettings, Delivery
 from controller_sim.signing import Signer, read_signer
 from protocol import binding, permissions, streams, subjects
 from protocol.errors import ErrorCode
+from protocol.signed_versions import SignedVersion
 
 H2 = subjects.config("h2", "endpoints")
 
@@ -66,9 +67,15 @@ async def publish(
     return (await client.jetstream().publish(subject, body or b"", headers=headers)).seq, headers
 
 
-def bus_of(server: NatsServer, user: User, recorder: Recorder, trusted: tuple[str, ...] = ()) -> Bus:
+def bus_of(
+    server: NatsServer,
+    user: User,
+    recorder: Recorder,
+    trusted: tuple[str, ...] = (),
+    versions: Mapping[str, SignedVersion] | None = None,
+) -> Bus:
     settings = BusSettings((server.url,), nkey_seed_file=str(user.seed_file), trusted_publishers=trusted)
-    return Bus("h2", settings, recorder, Lines().log)
+    return Bus("h2", settings, recorder, Lines().log, versions=versions)
 
 
 class Attack:
@@ -226,6 +233,34 @@ async def test_an_older_signed_document_that_is_published_again_is_refused(
             await until(lambda: recorder.deliveries[-1].revision > forged.revision)
             assert recorder.deliveries[-1].refusal is None, "the same document once more changes nothing"
             assert recorder.documents == {"endpoints": b"new"}
+
+
+async def test_two_signed_messages_of_one_version_are_not_both_taken(
+    guarded: NatsServer, users: dict[str, User]
+) -> None:
+    """Two controllers share a key and a clock: the first message counts, also for an agent that starts again."""
+    seed = users["controller"].seed_file.read_bytes().strip()
+    one, two, later = (Signer(seed, lambda at=at: at) for at in (5_000, 5_000, 6_000))
+    recorder, again = Recorder(), Recorder()
+    trusted = (users["controller"].public,)
+    async with client_of(guarded, users["controller"], permissions.CONTROLLER_INBOX) as controller:
+        await make_streams(controller, ["h1", "h2"])
+        await publish(controller, H2, b"one", one)
+        bus = bus_of(guarded, users["h2"], recorder, trusted)
+        async with running(bus):
+            await until(lambda: recorder.documents == {"endpoints": b"one"})
+            last, _ = await publish(controller, H2, b"two", two)
+            await until(lambda: recorder.deliveries[-1].revision == last)
+        first, second = recorder.deliveries
+        assert second.refusal is not None
+        assert second.refusal.code is ErrorCode.UNTRUSTED
+        assert "another message with its Droplet-Version 5, with other content" in second.refusal.message
+        assert recorder.documents == {"endpoints": b"one"}
+        async with running(bus_of(guarded, users["h2"], again, trusted, {"endpoints": first.version})):
+            await until(lambda: again.completed == 1)
+            assert [item.refusal for item in again.deliveries] == [second.refusal]
+            await publish(controller, H2, b"three", later)
+            await until(lambda: again.documents == {"endpoints": b"three"})
 
 
 async def test_settings_with_a_wrong_key_are_refused(server: NatsServer) -> None:

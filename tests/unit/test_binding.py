@@ -10,6 +10,7 @@ from agent.core.refused_messages import RefusedMessages
 from controller_sim.signing import Signer
 from protocol import binding, streams
 from protocol.errors import ErrorCode, FieldError
+from protocol.signed_versions import UNSIGNED, SignedVersion
 
 RAW_SEED = bytes(range(32))
 SEED = nkeys.encode_seed(RAW_SEED, nkeys.PREFIX_BYTE_USER)
@@ -112,14 +113,15 @@ def test_a_message_of_another_subject_or_of_none_is_refused(headers, words: str,
 @pytest.mark.parametrize("spelling", ["Droplet-Subject: {}", "Droplet-Subject:{}", "Droplet-Subject:  {} "])
 def test_without_trusted_publishers_the_subject_is_enough(spelling: str) -> None:
     headers = f"NATS/1.0\r\n{spelling.format(SUBJECT)}\r\n\r\n".encode()
-    assert Admission().admit("endpoints", SUBJECT, headers, BODY) == (False, None, 0)
+    assert Admission().admit("endpoints", SUBJECT, headers, BODY) == (False, None, UNSIGNED)
     removal = raw({**streams.DELETE_HEADERS, **binding.bound(SUBJECT)})
-    assert Admission().admit("endpoints", SUBJECT, removal, b"") == (True, None, 0)
+    assert Admission().admit("endpoints", SUBJECT, removal, b"") == (True, None, UNSIGNED)
 
 
 @pytest.mark.parametrize("body", [BODY, b"", None])
 def test_a_trusted_publishers_signature_is_taken(body: bytes | None) -> None:
-    assert Admission([PUBLISHER]).admit("endpoints", SUBJECT, *message(body)) == (body is None, None, VERSION)
+    admitted = Admission([PUBLISHER]).admit("endpoints", SUBJECT, *message(body))
+    assert (admitted.removes, admitted.refusal, admitted.version.number) == (body is None, None, VERSION)
 
 
 def refused(headers: bytes, body: bytes, trusted: str = PUBLISHER) -> str:
@@ -163,8 +165,35 @@ def test_an_older_document_that_comes_again_is_refused_and_the_same_one_is_not()
     assert "10 is older than 20" in replayed.message
     assert admission.admit("endpoints", SUBJECT, *gone).refusal is None
     assert admission.admit("endpoints", SUBJECT, *new).refusal is not None, "a removed document stays removed"
-    assert Admission([PUBLISHER], {"endpoints": 20}).admit("endpoints", SUBJECT, *old).refusal is not None
-    assert Admission([PUBLISHER], {"other": 20}).admit("endpoints", SUBJECT, *old).refusal is None
+    assert (
+        Admission([PUBLISHER], {"endpoints": SignedVersion(20)}).admit("endpoints", SUBJECT, *old).refusal is not None
+    )
+    assert Admission([PUBLISHER], {"other": SignedVersion(20)}).admit("endpoints", SUBJECT, *old).refusal is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(BODY, BODY + b"x"), (BODY, None), (None, BODY)], ids=["changed", "removed", "published"]
+)
+def test_a_version_that_is_used_twice_is_refused_with_the_way_out_and_the_first_message_still_counts(
+    first: bytes | None, second: bytes | None
+) -> None:
+    admission = Admission([PUBLISHER])
+    kept = admission.admit("endpoints", SUBJECT, *message(first, at=20)).version
+    for reader in (admission, Admission([PUBLISHER], {"endpoints": kept})):
+        refusal = reader.admit("endpoints", SUBJECT, *message(second, at=20)).refusal
+        assert refusal is not None
+        assert refusal.code is ErrorCode.UNTRUSTED
+        assert "another message with its Droplet-Version 20" in refusal.message
+        assert "publish the document again with a version greater than 20" in refusal.message
+        assert reader.admit("endpoints", SUBJECT, *message(first, at=20)).refusal is None
+        assert reader.admit("endpoints", SUBJECT, *message(second, at=21)).refusal is None
+
+
+def test_a_version_of_unknown_content_is_no_reason_to_refuse_another_message() -> None:
+    """An agent from before contents were kept left the number alone."""
+    admission = Admission([PUBLISHER], {"endpoints": SignedVersion(20)})
+    assert admission.admit("endpoints", SUBJECT, *message(at=20)).refusal is None
+    assert admission.admit("endpoints", SUBJECT, *message(None, at=20)).refusal is not None
 
 
 def test_the_memory_of_removed_documents_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
