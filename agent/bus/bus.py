@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from nats.errors import Error as NatsError
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus import rpc
@@ -89,6 +90,8 @@ class Bus:
         self._outbox_empty = asyncio.Event()
         self._outbox_empty.set()
         self._connection: Connection | None = None
+        self._unreachable: dict[str, str] = {}
+        """Why each server could not be reached when it was tried last, since the last connection."""
         self._violations: dict[str, tuple[Fault, float]] = {}
         """What the server did not permit, by subject, and when it said so last."""
 
@@ -149,15 +152,16 @@ class Bus:
                 on_error=self._on_error,
             )
         except Exception as error:
-            self._report_disconnected(describe(error))
+            self._report_disconnected(server, describe(error))
             return False
         self._violations.clear()
+        self._unreachable.clear()
         self._report("bus", [])
         self._connection = connection
         self._log.info("connected to the bus", server=shown(server))
         try:
-            worked, reason = await self._serve(connection)
-            self._report_disconnected(reason)
+            worked, reason = await self._serve(server, connection)
+            self._report_disconnected(server, reason)
             return worked
         finally:
             self._connection = None
@@ -165,7 +169,7 @@ class Bus:
             await connection.close()
             self._log.info("connection to the bus closed", server=shown(server))
 
-    async def _serve(self, connection: Connection) -> tuple[bool, str]:
+    async def _serve(self, server: str, connection: Connection) -> tuple[bool, str]:
         """Run what lives on one connection until it ends; return whether it came to work at all, and why it ended."""
         reading = Reading(
             self._host,
@@ -195,7 +199,8 @@ class Bus:
         failures = [result for result in results if isinstance(result, Exception)]
         if failures and not connection.lost.is_set():
             reason = describe(failures[0])
-            self._log.error("the connection is given up", reason=reason, exc_info=failures[0])
+            if not isinstance(failures[0], ConnectionError | NatsError):
+                self._log.error("bus_connection_failed", server=shown(server), reason=reason, exc_info=failures[0])
             return reading.progressed, reason
         return reading.progressed, "the connection was lost"
 
@@ -242,8 +247,10 @@ class Bus:
                 del self._violations[subject]
         self._report("permissions", [fault for fault, _ in self._violations.values()])
 
-    def _report_disconnected(self, reason: str) -> None:
-        self._report("bus", [bus_disconnected([shown(server) for server in self._settings.servers], reason)])
+    def _report_disconnected(self, server: str, reason: str) -> None:
+        """Report why each server that was tried cannot be reached: one fault, which the next try does not change."""
+        self._unreachable[shown(server)] = reason
+        self._report("bus", [bus_disconnected([shown(one) for one in self._settings.servers], self._unreachable)])
 
 
 async def _end(jobs: Sequence[asyncio.Task[Any]]) -> None:

@@ -136,8 +136,8 @@ async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix
         dialling.result()
     except TimeoutError:
         await connection.close()
-        hint = "; a tls:// server has to begin with TLS" if is_tls(server) else ""
-        raise ConnectionError(f"no answer in time{hint}") from None
+        hint = "; a tls:// server has to begin with TLS" if is_tls(server) else "; if it expects TLS, write tls://"
+        raise ConnectionError(f"no answer within {CONNECT_TIMEOUT} seconds{hint}") from None
     except BaseException:
         dialling.cancel()
         await asyncio.wait([dialling], timeout=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from agent.bus.jetstream import ConsumerInfo
 from protocol import permissions, streams, subjects
@@ -95,13 +95,14 @@ def refused_subjects(subjects_: Iterable[str]) -> list[Fault]:
     return faults
 
 
-def bus_disconnected(servers: Sequence[str], reason: str) -> Fault:
-    """Return the fault of a bus that cannot be reached."""
+def bus_disconnected(servers: Sequence[str], reasons: Mapping[str, str]) -> Fault:
+    """Return the fault of a bus that cannot be reached; `reasons` says why of each server that was tried."""
     remedy = (
-        "start the server, let TCP to its port through packet filters, or correct [bus] in the settings; "
-        "the agent goes on trying"
+        "start the server (or restart it where it hangs), let TCP to its port through packet filters, or correct [bus] "
+        "in the settings; the agent goes on trying"
     )
-    return Fault("bus_disconnected", ", ".join(servers), reason, remedy)
+    told = [one if len(servers) == 1 else f"{server}: {one}" for server, one in reasons.items()]
+    return Fault("bus_disconnected", ", ".join(servers), "; ".join(told), remedy)
 
 
 def permission_violation(host: str, error: str) -> Fault | None:

@@ -22,7 +22,7 @@ from agent.bus.consumer import Report
 from agent.bus.documents import Delivery, DocumentLog, Message, Trouble
 from agent.bus.jetstream import ConsumerInfo, parse_consumer_info, parse_headers, reset_request
 from agent.bus.look import Look
-from agent.bus.pull import PullMachine, Signal, request_body
+from agent.bus.pull import MAX_SILENCES, SILENCE, PullMachine, Signal, request_body
 from agent.bus.replay import Disturbances
 from protocol import streams
 from protocol.status import Fault
@@ -245,7 +245,8 @@ class Reading:
             await asyncio.wait_for(self._round.arrived.wait(), patience)
         except TimeoutError:
             if self._round.machine.is_dead:
-                raise ConnectionError("the server has gone silent") from None
+                silence = (MAX_SILENCES + 1) * SILENCE
+                raise ConnectionError(f"the server has said nothing for {silence:g} seconds") from None
         self._round.arrived.clear()
 
     async def _hand_over(self) -> None:

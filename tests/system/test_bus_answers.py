@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from bus_fixtures import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
-from agent.bus import Bus, pull
+from agent.bus import Bus, pull, reading
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 
@@ -173,7 +173,8 @@ async def test_the_fault_says_why_a_connection_was_given_up(
 ) -> None:
     async with client_of(server) as client:
         await make_streams(client)
-    monkeypatch.setattr(pull, "MAX_SILENCES", 1)
+    for module in (pull, reading):
+        monkeypatch.setattr(module, "MAX_SILENCES", 1)
     lines = Lines()
     async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:
         await until(lambda: not lines.standing("consumer_missing") and bus.connected)
@@ -182,4 +183,4 @@ async def test_the_fault_says_why_a_connection_was_given_up(
         await until(lambda: lines.began("bus_disconnected"), 60)
         server.kill()
     (began,) = [line for line in lines.lines if line["event"] == "fault_began" and line["kind"] == "bus_disconnected"]
-    assert began["detail"] == "the server has gone silent"
+    assert began["detail"] == "the server has said nothing for 9 seconds"
