@@ -37,7 +37,8 @@ def inbox(host: str) -> str:
 def of_host(host: str) -> Permissions:
     """Return what a host's agent needs: its own subjects, its own consumer, its own inbox.
 
-    It hears its own status too: that is how it finds out that another agent has its name.
+    It hears its own status too: that is how it finds out that another agent has its name. It can do without the
+    advisories about its own consumer, by which it notices a pause at once.
     """
     own = f"{subjects.PREFIX}.{host}"
     return Permissions(
@@ -54,7 +55,7 @@ def of_host(host: str) -> Permissions:
             f"{OPERATOR_INBOX}.>",
             f"{CONTROLLER_INBOX}.>",
         ),
-        subscribe=(f"{inbox(host)}.>", f"{own}.rpc.*", f"{own}.status", *_DISCOVERY),
+        subscribe=(f"{inbox(host)}.>", f"{own}.rpc.*", f"{own}.status", streams.pause_subject(host), *_DISCOVERY),
     )
 
 

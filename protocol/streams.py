@@ -35,3 +35,8 @@ def reset_subject(host: str) -> str:
 def info_subject(host: str) -> str:
     """Return the API subject by which a host asks how its consumer is configured and what it has yet to deliver."""
     return f"$JS.API.CONSUMER.INFO.{CONFIG_STREAM}.{host}"
+
+
+def pause_subject(host: str) -> str:
+    """Return the subject on which the server tells that a host's consumer was paused or resumed."""
+    return f"$JS.EVENT.ADVISORY.CONSUMER.PAUSE.{CONFIG_STREAM}.{host}"

@@ -28,7 +28,7 @@ from agent.bus.reading import Reading, Record, Shared, record_nothing
 from agent.bus.reasons import describe
 from agent.bus.replay import Disturbances
 from agent.bus.settings import BusSettings, is_open_to_others, shown
-from protocol import codec, permissions, subjects
+from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.signed_versions import SignedVersion
 from protocol.status import AgentState, Event, Fault, Status
@@ -234,6 +234,9 @@ class Bus:
             fault = permission_violation(self._host, str(error))
             if fault is None:
                 self._log.warning("bus_error", reason=describe(error))
+                return
+            if fault.subject == streams.pause_subject(self._host):
+                self._log.info("pause_advisories_not_permitted", subject=fault.subject)
                 return
             lasting = "subscribe to" in fault.detail
             self._violations[fault.subject] = (fault, math.inf if lasting else time.monotonic())

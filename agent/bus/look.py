@@ -6,7 +6,10 @@ FIRST_LOOK, LONGEST_LOOK = 3.0, 10.0
 """Seconds of silence after which the server is asked for the consumer while messages are missing or a fault stands,
 doubling from the first to the longest."""
 CALM_LOOK = 30.0
-"""The same while all is well: a consumer that is paused or given another filter later shows in nothing else."""
+"""The same while all is well: a consumer that is given another filter later shows in nothing else, nor does a pause
+where the server does not let the host hear of it."""
+LEAST_APART = 1.0
+"""Seconds between looks at the least, however many advisories come: others can have messages sent there."""
 
 
 class Look:
@@ -16,6 +19,11 @@ class Look:
         self._pause = FIRST_LOOK
         self._at = now + FIRST_LOOK
         self._pending = 0
+        self._last = now - LEAST_APART
+
+    def soon(self, now: float) -> None:
+        """Have it asked as soon as it may be: the server told that something happened to the consumer."""
+        self._at = min(self._at, max(now, self._last + LEAST_APART))
 
     def due(self, now: float) -> bool:
         """Say whether the server is to be asked now."""
@@ -31,7 +39,8 @@ class Look:
         self._at = now + (CALM_LOOK if calm else FIRST_LOOK)
 
     def again(self, now: float, *, calm: bool) -> None:
-        """Have it asked again."""
+        """Have it asked again: it was asked now."""
+        self._last = now
         self._at = now + (CALM_LOOK if calm else self._pause)
         self._pause = min(self._pause * 2, LONGEST_LOOK)
 

@@ -125,6 +125,7 @@ class Reading:
 
     async def run(self) -> None:
         """Read until cancelled, the connection is lost, or the handler raises."""
+        await self._connection.receive(streams.pause_subject(self._host), self._on_advisory)
         while not self._connection.lost.is_set():
             try:
                 await self._begin()
@@ -134,6 +135,11 @@ class Reading:
                 await self._end_round()
                 self._tell_faults()
                 await asyncio.sleep(restart.pause)
+
+    def _on_advisory(self, *_message: object) -> None:
+        """Ask for the consumer, whatever the message says: it may be anybody's."""
+        self._look.soon(time.monotonic())
+        self._round.arrived.set()
 
     def _tell_faults(self) -> None:
         faults = [fault for fault in (self._out_of_use or self._refused, self._held_back) if fault is not None]

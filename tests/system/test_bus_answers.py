@@ -7,7 +7,7 @@ import json
 
 import msgspec
 import pytest
-from bus_fixtures import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
+from lab.bus import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
 from agent.bus import Bus, pull, reading
 from protocol import codec, streams, subjects

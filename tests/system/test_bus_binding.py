@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
-from bus_fixtures import (
+from lab.bus import (
     Lines,
     NatsServer,
     Recorder,
     User,
     client_of,
     make_streams,
-    make_user,
     running,
     settings_of,
     until,
-    user_block,
 )
 from nats.aio.client import Client
 
@@ -34,27 +31,6 @@ from protocol.errors import ErrorCode
 from protocol.signed_versions import SignedVersion
 
 H2 = subjects.config("h2", "endpoints")
-
-
-@pytest.fixture
-def users(tmp_path: Path) -> dict[str, User]:
-    return {name: make_user(tmp_path, name) for name in ("h1", "h2", "operator", "controller", "stranger")}
-
-
-@pytest.fixture
-def guarded(tmp_path: Path, users: dict[str, User]) -> Iterator[NatsServer]:
-    """A server with two hosts, an operator, the controller, and a stranger who may publish all that it may."""
-    server = NatsServer(tmp_path)
-    server.users = [
-        user_block(users["h1"], permissions.of_host("h1")),
-        user_block(users["h2"], permissions.of_host("h2")),
-        user_block(users["operator"], permissions.of_operator()),
-        user_block(users["controller"], permissions.of_controller()),
-        user_block(users["stranger"], permissions.of_controller()),
-    ]
-    server.start()
-    yield server
-    server.stop()
 
 
 async def publish(
@@ -184,12 +160,12 @@ async def test_another_hosts_message_changes_nothing_whoever_copied_it(
 
 
 async def test_who_may_publish_but_is_not_trusted_changes_nothing(guarded: NatsServer, users: dict[str, User]) -> None:
-    """A stranger with a controller's permissions publishes unsigned, in its own name, and in a borrowed one."""
-    signer, own = (read_signer(users[name].seed_file) for name in ("controller", "stranger"))
+    """A rogue with a controller's permissions publishes unsigned, in its own name, and in a borrowed one."""
+    signer, own = (read_signer(users[name].seed_file) for name in ("controller", "rogue"))
     recorder = Recorder()
     async with (
         client_of(guarded, users["controller"], permissions.CONTROLLER_INBOX) as controller,
-        client_of(guarded, users["stranger"], permissions.CONTROLLER_INBOX) as stranger,
+        client_of(guarded, users["rogue"], permissions.CONTROLLER_INBOX) as rogue,
     ):
         await make_streams(controller, ["h1", "h2"])
         last, headers = await publish(controller, H2, b"of h2", signer)
@@ -198,12 +174,12 @@ async def test_who_may_publish_but_is_not_trusted_changes_nothing(guarded: NatsS
             for body, mine, more in (
                 (b"unsigned", None, {}),
                 (None, None, {}),
-                (b"signed by the stranger", own, {}),
+                (b"signed by the rogue", own, {}),
                 (None, own, {}),
                 (b"with the signature of another body", None, headers),
                 (b"in the controller's name", own, {binding.PUBLISHER: signer.publisher}),
             ):
-                await publish(stranger, H2, body, mine, **more)
+                await publish(rogue, H2, body, mine, **more)
                 forged = await refused(recorder, last)
                 assert forged.refusal.code is ErrorCode.UNTRUSTED
                 last = forged.revision
@@ -218,7 +194,7 @@ async def test_an_older_signed_document_that_is_published_again_is_refused(
     signer, recorder = read_signer(users["controller"].seed_file), Recorder()
     async with (
         client_of(guarded, users["controller"], permissions.CONTROLLER_INBOX) as controller,
-        client_of(guarded, users["stranger"], permissions.CONTROLLER_INBOX) as stranger,
+        client_of(guarded, users["rogue"], permissions.CONTROLLER_INBOX) as rogue,
     ):
         await make_streams(controller, ["h1", "h2"])
         _, old = await publish(controller, H2, b"old", signer)
@@ -226,10 +202,10 @@ async def test_an_older_signed_document_that_is_published_again_is_refused(
             await until(lambda: recorder.documents == {"endpoints": b"old"})
             last, new = await publish(controller, H2, b"new", signer)
             await until(lambda: recorder.documents == {"endpoints": b"new"})
-            await publish(stranger, H2, b"old", **old)
+            await publish(rogue, H2, b"old", **old)
             forged = await refused(recorder, last)
             assert "replayed" in forged.refusal.message
-            await publish(stranger, H2, b"new", **new)
+            await publish(rogue, H2, b"new", **new)
             await until(lambda: recorder.deliveries[-1].revision > forged.revision)
             assert recorder.deliveries[-1].refusal is None, "the same document once more changes nothing"
             assert recorder.documents == {"endpoints": b"new"}

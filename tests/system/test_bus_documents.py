@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from bus_fixtures import (
+from lab.bus import (
     Lines,
     NatsServer,
     Recorder,

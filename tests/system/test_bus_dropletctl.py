@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bus_fixtures import (
+from click.testing import CliRunner, Result
+from lab.bus import (
     Lines,
     NatsServer,
     Recorder,
@@ -25,7 +26,6 @@ from bus_fixtures import (
     until,
     user_block,
 )
-from click.testing import CliRunner, Result
 
 from agent.bus import Bus, RpcError
 from agent.cli.main import main

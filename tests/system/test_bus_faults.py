@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import trustme
-from bus_fixtures import (
+from lab.bus import (
     Lines,
     NatsServer,
     Recorder,

@@ -8,46 +8,23 @@ from pathlib import Path
 
 import pytest
 import trustme
-from bus_fixtures import (
+from lab.bus import (
     Lines,
     NatsServer,
     Recorder,
     User,
     client_of,
     make_streams,
-    make_user,
     publish_many,
     running,
     serving,
     settings_of,
     until,
-    user_block,
 )
 
 from agent.bus import Bus, BusSettings
 from protocol import permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
-
-
-@pytest.fixture
-def users(tmp_path: Path) -> dict[str, User]:
-    return {name: make_user(tmp_path, name) for name in ("h1", "h2", "operator", "controller", "monitor", "stranger")}
-
-
-@pytest.fixture
-def guarded(tmp_path: Path, users: dict[str, User]) -> Iterator[NatsServer]:
-    """A server that knows two hosts, an operator, a monitor and the controller, each with its own permissions."""
-    server = NatsServer(tmp_path)
-    server.users = [
-        user_block(users["h1"], permissions.of_host("h1")),
-        user_block(users["h2"], permissions.of_host("h2")),
-        user_block(users["operator"], permissions.of_operator()),
-        user_block(users["controller"], permissions.of_controller()),
-        user_block(users["monitor"], permissions.of_monitor()),
-    ]
-    server.start()
-    yield server
-    server.stop()
 
 
 async def test_the_permissions_of_a_host_are_enough_for_all_that_an_agent_does(
@@ -109,7 +86,18 @@ async def test_a_host_cannot_publish_to(guarded: NatsServer, users: dict[str, Us
 
 @pytest.mark.parametrize(
     "subject",
-    [">", "droplet.v1.h2.>", "droplet.v1.*.ack.>", "_INBOX_host_h2.>", "_INBOX.>", "$JS.>", "droplet.v1.h1.>"],
+    [
+        ">",
+        "droplet.v1.h2.>",
+        "droplet.v1.*.ack.>",
+        "_INBOX_host_h2.>",
+        "_INBOX.>",
+        "$JS.>",
+        "droplet.v1.h1.>",
+        streams.pause_subject("h2"),
+        streams.pause_subject("*"),
+        "$JS.EVENT.>",
+    ],
 )
 async def test_a_host_cannot_subscribe_to(guarded: NatsServer, users: dict[str, User], subject: str) -> None:
     async with client_of(guarded, users["h1"], permissions.inbox("h1")) as client:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from bus_fixtures import Lines, NatsServer, Recorder, client_of, running, serving, settings_of
 from click.testing import CliRunner, Result
+from lab.bus import Lines, NatsServer, Recorder, client_of, running, serving, settings_of
 
 from agent.bus import Bus, RpcError
 from agent.cli.main import main

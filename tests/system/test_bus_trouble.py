@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bus_fixtures import (
+from lab.bus import (
     Lines,
     NatsServer,
     Recorder,
@@ -25,69 +25,29 @@ from bus_fixtures import (
     until,
     user_block,
 )
+from lab.bus_hosts import (
+    SIX,
+    check,
+    consumer_config,
+    host_in_sync,
+    host_of,
+    pause,
+    purge,
+    replace_consumer,
+    six_documents,
+)
 from nats.aio.client import Client
-from nats.js.api import ConsumerConfig, DeliverPolicy, ReplayPolicy
+from nats.js.api import DeliverPolicy, ReplayPolicy
 
 from agent.bus import Bus
-from agent.bus.check import BusCheck, check_servers
 from agent.bus.replay import Disturbances
 from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.status import AgentState, DocumentCounts, ObjectCounts, Status
 
-NEVER = b'{"pause_until":"2099-01-01T00:00:00Z"}'
-SIX = {f"d{number}": b"1" for number in range(6)}
-PURGE_BY_SUBJECT = f"$JS.API.STREAM.PURGE.{streams.CONFIG_STREAM}"
-
-
-class Host:
-    """One agent's end of the bus, with what it was given and what it reported."""
-
-    def __init__(self, server: NatsServer, user: User | None = None, boot: str = "") -> None:
-        self.recorder, self.lines = Recorder(), Lines()
-        self.bus = Bus("h1", settings_of(server, user), self.recorder, self.lines.log, self.lines.report, boot)
-
-    @property
-    def kinds(self) -> set[str]:
-        return {fault.kind for fault in self.lines.faults.standing()}
-
-
-@contextlib.asynccontextmanager
-async def host_of(server: NatsServer, user: User | None = None, boot: str = "") -> AsyncIterator[Host]:
-    host = Host(server, user, boot)
-    async with running(host.bus):
-        yield host
-
-
-async def pause(client: Client, body: bytes = NEVER) -> None:
-    answer = await client.request(f"$JS.API.CONSUMER.PAUSE.{streams.CONFIG_STREAM}.h1", body, timeout=10)
-    assert "error" not in json.loads(answer.data)
-
-
-async def purge(client: Client, document: str | None) -> None:
-    """Delete messages without a word to anybody: one document's, or all."""
-    wanted = {"filter": subjects.config("h1", document)} if document else {}
-    answer = await client.request(PURGE_BY_SUBJECT, json.dumps(wanted).encode(), timeout=10)
-    assert json.loads(answer.data)["success"]
-
-
-async def replace_consumer(client: Client, config: ConsumerConfig) -> None:
-    await client.jetstream().delete_consumer(streams.CONFIG_STREAM, "h1")
-    await client.jetstream().add_consumer(streams.CONFIG_STREAM, config)
-
-
-def consumer_config(**changes: object) -> ConsumerConfig:
-    return ConsumerConfig(**{"durable_name": "h1", "filter_subject": subjects.config_of("h1"), **changes})
-
-
-async def check(server: NatsServer, user: User | None = None) -> BusCheck:
-    return (await check_servers("h1", settings_of(server, user)))[0]
-
 
 async def test_a_paused_consumer_keeps_the_snapshot_open_and_says_what_waits(server: NatsServer) -> None:
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
+    async with six_documents(server) as client:
         await pause(client)
         async with host_of(server) as host:
             await until(lambda: host.lines.standing("snapshot_incomplete"))
@@ -113,22 +73,62 @@ async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
 ) -> None:
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
         monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
-        async with host_of(server) as host:
+    async with host_in_sync(server) as (client, host):
+        await pause(client)
+        await until(lambda: host.kinds == {"consumer_paused"})
+        await publish_many(client, "h1", {"late": b"1"})
+        await until(lambda: host.kinds == {"documents_waiting"})
+        fault = host.lines.standing("documents_waiting")
+        assert fault is not None
+        assert "1 document is pending and not delivered" in fault.detail
+        await pause(client, b"{}")
+        await until(lambda: host.recorder.documents.get("late") == b"1")
+        await until(lambda: not host.kinds)
+        assert (host.recorder.begun, host.recorder.completed) == (1, 1)
+
+
+async def test_a_pause_and_its_end_are_noticed_when_the_server_tells_of_them(
+    guarded: NatsServer, users: dict[str, User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is asked for by itself, and the host's own permissions are enough."""
+    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+        monkeypatch.setattr(f"agent.bus.look.{name}", 86_400.0)
+    async with client_of(guarded, users["controller"], permissions.CONTROLLER_INBOX) as client:
+        await make_streams(client, ["h1", "h2"])
+        async with host_of(guarded, users["h1"]) as host:
             await until(lambda: host.recorder.completed == 1)
             await pause(client)
             await until(lambda: host.kinds == {"consumer_paused"})
-            await publish_many(client, "h1", {"late": b"1"})
-            await until(lambda: host.kinds == {"documents_waiting"})
-            fault = host.lines.standing("documents_waiting")
-            assert fault is not None
-            assert "1 document is pending and not delivered" in fault.detail
             await pause(client, b"{}")
-            await until(lambda: host.recorder.documents.get("late") == b"1")
             await until(lambda: not host.kinds)
-            assert (host.recorder.begun, host.recorder.completed) == (1, 1)
+            assert host.lines.began("permission_violation") == 0
+
+
+async def test_a_host_that_may_not_hear_of_pauses_asks_by_itself_and_has_no_fault_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+        monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
+    server = NatsServer(tmp_path)
+    controller, host_user = make_user(tmp_path, "controller"), make_user(tmp_path, "h1")
+    allowed = permissions.of_host("h1")
+    left = tuple(one for one in allowed.subscribe if one != streams.pause_subject("h1"))
+    less = permissions.Permissions(allowed.publish, left)
+    server.users = [user_block(controller, permissions.of_controller()), user_block(host_user, less)]
+    server.start()
+    try:
+        async with client_of(server, controller, permissions.CONTROLLER_INBOX) as client:
+            await make_streams(client)
+            async with host_of(server, host_user) as host:
+                await until(lambda: any(one["event"] == "pause_advisories_not_permitted" for one in host.lines.lines))
+                await until(lambda: host.recorder.completed == 1)
+                await pause(client)
+                await until(lambda: host.kinds == {"consumer_paused"})
+                await pause(client, b"{}")
+                await until(lambda: not host.kinds)
+                assert host.lines.began("permission_violation") == 0
+    finally:
+        server.stop()
 
 
 class ResetByAnother(Recorder):
@@ -161,9 +161,7 @@ async def test_a_snapshot_is_not_complete_when_another_agent_resets_the_consumer
 async def test_messages_that_are_deleted_or_superseded_during_the_snapshot_do_not_hold_it_up(
     server: NatsServer,
 ) -> None:
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
+    async with six_documents(server) as client:
         await pause(client)
         async with host_of(server) as host:
             await until(lambda: host.lines.standing("snapshot_incomplete"))
@@ -177,9 +175,7 @@ async def test_messages_that_are_deleted_or_superseded_during_the_snapshot_do_no
 
 
 async def test_a_snapshot_whose_messages_are_all_deleted_meanwhile_completes(server: NatsServer) -> None:
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
+    async with six_documents(server) as client:
         await pause(client)
         async with host_of(server) as host:
             await until(lambda: host.lines.standing("snapshot_incomplete"))
@@ -255,11 +251,7 @@ async def test_a_server_restored_from_a_backup_begins_a_new_snapshot(
     server: NatsServer, tmp_path: Path, published: int
 ) -> None:
     """New messages have the sequences of those that were lost, or greater ones."""
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
-    async with host_of(server) as host:
-        await until(lambda: host.recorder.completed == 1)
+    async with host_in_sync(server) as (_, host):
         server.kill()
         shutil.copytree(server.folder / "store", tmp_path / "backup")
         server.start()
@@ -281,11 +273,7 @@ async def test_a_server_restored_from_a_backup_begins_a_new_snapshot(
 
 
 async def test_a_restart_of_the_server_is_no_new_snapshot(server: NatsServer) -> None:
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
-    async with host_of(server) as host:
-        await until(lambda: host.recorder.completed == 1)
+    async with host_in_sync(server) as (_, host):
         server.kill()
         server.start()
         async with client_of(server) as client:
@@ -295,11 +283,7 @@ async def test_a_restart_of_the_server_is_no_new_snapshot(server: NatsServer) ->
 
 
 async def test_messages_purged_while_the_agent_is_away_are_a_new_snapshot_without_them(server: NatsServer) -> None:
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
-    async with host_of(server) as host:
-        await until(lambda: host.recorder.completed == 1)
+    async with host_in_sync(server) as (_, host):
         server.kill()
         server.start()
         async with client_of(server) as client:
@@ -328,25 +312,21 @@ async def test_a_consumer_that_cannot_be_used_is_told_and_every_revision_is_judg
     server: NatsServer, kind: str
 ) -> None:
     config, reason = BROKEN[kind]
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
-        async with host_of(server) as host:
-            await until(lambda: host.recorder.completed == 1)
-            await replace_consumer(client, config)
-            await until(lambda: host.kinds == {"consumer_unusable"})
-            fault = host.lines.standing("consumer_unusable")
-            assert fault is not None
-            assert reason in fault.detail
-            found = await check(server)
-            assert not found.ok
-            assert reason in found.detail
-            assert len(host.recorder.deliveries) == 6, "nothing came of it"
-            await replace_consumer(client, consumer_config(max_ack_pending=4096))
-            await until(lambda: host.recorder.completed == 2)
-            assert [delivery.revision for delivery in host.recorder.deliveries[6:]] == [1, 2, 3, 4, 5, 6]
-            assert host.recorder.documents == SIX
-            await until(lambda: not host.kinds)
+    async with host_in_sync(server) as (client, host):
+        await replace_consumer(client, config)
+        await until(lambda: host.kinds == {"consumer_unusable"})
+        fault = host.lines.standing("consumer_unusable")
+        assert fault is not None
+        assert reason in fault.detail
+        found = await check(server)
+        assert not found.ok
+        assert reason in found.detail
+        assert len(host.recorder.deliveries) == 6, "nothing came of it"
+        await replace_consumer(client, consumer_config(max_ack_pending=4096))
+        await until(lambda: host.recorder.completed == 2)
+        assert [delivery.revision for delivery in host.recorder.deliveries[6:]] == [1, 2, 3, 4, 5, 6]
+        assert host.recorder.documents == SIX
+        await until(lambda: not host.kinds)
 
 
 @pytest.mark.parametrize("change", [{"headers_only": True}, {"filter_subject": subjects.config_of("h2")}])
@@ -356,24 +336,18 @@ async def test_a_consumer_that_is_changed_in_place_is_noticed(
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
         monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
     usual = {"ack_wait": 2, "max_ack_pending": 4096}
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
-        async with host_of(server) as host:
-            await until(lambda: host.recorder.completed == 1)
-            await client.jetstream().add_consumer(streams.CONFIG_STREAM, consumer_config(**usual, **change))
-            await publish_many(client, "h1", {"d1": b"2"})
-            await until(lambda: host.kinds == {"consumer_unusable"})
-            assert host.recorder.documents == SIX
-            await client.jetstream().add_consumer(streams.CONFIG_STREAM, consumer_config(**usual))
-            await until(lambda: host.recorder.documents["d1"] == b"2")
-            await until(lambda: not host.kinds)
+    async with host_in_sync(server) as (client, host):
+        await client.jetstream().add_consumer(streams.CONFIG_STREAM, consumer_config(**usual, **change))
+        await publish_many(client, "h1", {"d1": b"2"})
+        await until(lambda: host.kinds == {"consumer_unusable"})
+        assert host.recorder.documents == SIX
+        await client.jetstream().add_consumer(streams.CONFIG_STREAM, consumer_config(**usual))
+        await until(lambda: host.recorder.documents["d1"] == b"2")
+        await until(lambda: not host.kinds)
 
 
 async def test_a_consumer_that_takes_no_request_of_this_size_is_unusable(server: NatsServer) -> None:
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
+    async with six_documents(server) as client:
         await client.jetstream().delete_consumer(streams.CONFIG_STREAM, "h1")
         config = {
             "durable_name": "h1",
@@ -398,30 +372,26 @@ async def test_a_consumer_that_takes_no_request_of_this_size_is_unusable(server:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["consumer", "stream"])
 async def test_a_deleted_consumer_or_stream_removes_nothing_and_is_named(server: NatsServer, stream: bool) -> None:
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
-        async with host_of(server) as host:
-            await until(lambda: host.recorder.completed == 1)
-            if stream:
-                await client.jetstream().delete_stream(streams.CONFIG_STREAM)
-                await client.jetstream().delete_stream(streams.ACK_STREAM)
-            else:
-                await client.jetstream().delete_consumer(streams.CONFIG_STREAM, "h1")
-            await until(lambda: "consumer_missing" in host.kinds)
-            fault = host.lines.standing("consumer_missing")
-            assert fault is not None
-            assert fault.detail == ("stream not found" if stream else "consumer not found")
-            assert not (await check(server)).ok
-            assert fault.detail in (await check(server)).detail
-            if stream:
-                await make_streams(client)
-            else:
-                await make_consumer(client, "h1")
-            await until(lambda: host.recorder.completed == 2)
-            await until(lambda: not host.kinds)
-            assert len(host.recorder.deliveries) == (6 if stream else 12)
-            assert host.recorder.documents == SIX
+    async with host_in_sync(server) as (client, host):
+        if stream:
+            await client.jetstream().delete_stream(streams.CONFIG_STREAM)
+            await client.jetstream().delete_stream(streams.ACK_STREAM)
+        else:
+            await client.jetstream().delete_consumer(streams.CONFIG_STREAM, "h1")
+        await until(lambda: "consumer_missing" in host.kinds)
+        fault = host.lines.standing("consumer_missing")
+        assert fault is not None
+        assert fault.detail == ("stream not found" if stream else "consumer not found")
+        assert not (await check(server)).ok
+        assert fault.detail in (await check(server)).detail
+        if stream:
+            await make_streams(client)
+        else:
+            await make_consumer(client, "h1")
+        await until(lambda: host.recorder.completed == 2)
+        await until(lambda: not host.kinds)
+        assert len(host.recorder.deliveries) == (6 if stream else 12)
+        assert host.recorder.documents == SIX
 
 
 @pytest.mark.parametrize("name", ["UPPER", "a.b.c.d.e.f.g.h.i", "with:colon"])
@@ -472,14 +442,10 @@ async def test_a_permission_that_is_missing_is_named_with_its_subject(tmp_path: 
 
 
 async def test_a_check_disturbs_no_agent_that_runs(server: NatsServer) -> None:
-    async with client_of(server) as client:
-        await make_streams(client)
-        await publish_many(client, "h1", SIX)
-        async with host_of(server) as host:
-            await until(lambda: host.recorder.completed == 1)
-            for turn in range(5):
-                assert (await check(server)).ok
-                await publish_many(client, "h1", {"d1": b"%d" % turn})
-            await until(lambda: host.recorder.documents["d1"] == b"4")
-            assert host.lines.began("consumer_shared") == 0
-            assert not host.kinds
+    async with host_in_sync(server) as (client, host):
+        for turn in range(5):
+            assert (await check(server)).ok
+            await publish_many(client, "h1", {"d1": b"%d" % turn})
+        await until(lambda: host.recorder.documents["d1"] == b"4")
+        assert host.lines.began("consumer_shared") == 0
+        assert not host.kinds

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bus_fixtures import free_port
 from click.testing import CliRunner
+from lab.bus import free_port
 
 from controller_sim import nats_server
 from controller_sim.bus import Access, BusError, connected, read_stream

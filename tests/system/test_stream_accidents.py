@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from bus_fixtures import Lines, Recorder
+from lab.bus import Lines, Recorder
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import unbroken_flow
 from lab.waiting import until

@@ -121,6 +121,28 @@ class NatsServer:
             self.process = None
 
 
+def make_users(folder: Path) -> dict[str, User]:
+    """Make all that `guarded_server` knows, and a stranger."""
+    names = ("h1", "h2", "operator", "controller", "monitor", "rogue", "stranger")
+    return {name: make_user(folder, name) for name in names}
+
+
+def guarded_server(folder: Path, users: dict[str, User]) -> NatsServer:
+    """Return a server of two hosts, an operator, a monitor, the controller, and a rogue.
+
+    The rogue may publish whatever the controller may; nothing that it signs is trusted.
+    """
+    allowed = {
+        "h1": permissions.of_host("h1"),
+        "h2": permissions.of_host("h2"),
+        "operator": permissions.of_operator(),
+        "controller": permissions.of_controller(),
+        "monitor": permissions.of_monitor(),
+        "rogue": permissions.of_controller(),
+    }
+    return NatsServer(folder, users=[user_block(users[name], may) for name, may in allowed.items()])
+
+
 async def make_streams(client: Client, hosts: Sequence[str] = ("h1",)) -> None:
     """Make what the controller makes: both streams, and a consumer per host."""
     js = client.jetstream()
