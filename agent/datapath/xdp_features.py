@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from agent.datapath.link_query import (
     ANSWER,
@@ -41,17 +42,36 @@ def xdp_features(ifindex: int) -> int | None:
     None where the kernel does not tell: older than 6.3. Raises OSError (ENODEV: no such interface).
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC) as opened:
-        opened.settimeout(TIMEOUT)
-        try:
-            found = _ask(opened, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, NETDEV)
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return None
-            raise
-        family = _number(find_attribute(found, CTRL_ATTR_FAMILY_ID))
+        family = _family(opened)
+        if family is None:
+            return None
         wanted = ifindex.to_bytes(4, sys.byteorder)
-        answer = _ask(opened, family, NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, wanted)
+        answer = _ask(opened, family.number, NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, wanted)
         return _number(find_attribute(answer, NETDEV_A_DEV_XDP_FEATURES))
+
+
+class _Family(NamedTuple):
+    """The netdev family as this kernel numbers it, and the group that hears of changes (None: there is none)."""
+
+    number: int
+    group: int | None
+
+
+def _family(opened: socket.socket) -> _Family | None:
+    """Ask for the netdev family; None where the kernel has none: older than 6.3."""
+    opened.settimeout(TIMEOUT)
+    try:
+        found = _ask(opened, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, NETDEV)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    groups = (
+        _number(find_attribute(group, CTRL_ATTR_MCAST_GRP_ID))
+        for group in _nested(find_attribute(found, CTRL_ATTR_MCAST_GROUPS))
+        if find_attribute(group, CTRL_ATTR_MCAST_GRP_NAME) == GROUP
+    )
+    return _Family(_number(find_attribute(found, CTRL_ATTR_FAMILY_ID)), next(groups, None))
 
 
 def _ask(opened: socket.socket, family: int, command: int, attribute: int, value: bytes) -> bytes:
@@ -78,8 +98,9 @@ class FeatureEvents:
         self._changed = changed
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC)
         try:
-            if (group := _group(self._socket)) is not None:
-                self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+            family = _family(self._socket)
+            if family is not None and family.group is not None:
+                self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, family.group)
             self._socket.setblocking(False)
         except BaseException:
             self._socket.close()
@@ -101,21 +122,6 @@ class FeatureEvents:
             if error.errno != errno.ENOBUFS:  # more came than the socket holds, so something did change
                 raise
         self._changed()
-
-
-def _group(opened: socket.socket) -> int | None:
-    """Return the number of the group that hears of changes, None where the kernel has none."""
-    opened.settimeout(TIMEOUT)
-    try:
-        found = _ask(opened, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, NETDEV)
-    except OSError as error:
-        if error.errno == errno.ENOENT:
-            return None
-        raise
-    for group in _nested(find_attribute(found, CTRL_ATTR_MCAST_GROUPS)):
-        if find_attribute(group, CTRL_ATTR_MCAST_GRP_NAME) == GROUP:
-            return _number(find_attribute(group, CTRL_ATTR_MCAST_GRP_ID))
-    return None
 
 
 def _nested(attributes: bytes) -> Iterator[bytes]:
