@@ -202,7 +202,9 @@ class Reading:
 
     async def _why_out_of_use(self, info: ConsumerInfo | None) -> Fault | None:
         """Return why a consumer that answered a reset so cannot be used, None when it can."""
-        refusal = "a reset gets no answer: the server is older than 2.14, or has no JetStream"
+        refusal = (
+            "a reset gets no answer: a cluster without a leader, a server older than 2.14, or one without JetStream"
+        )
         if info is not None and info.error is None:
             reasons = consumer.unusable(info, self._host)
             return self._unusable(reasons) if reasons else None

@@ -79,6 +79,8 @@ class NatsServer:
     users: list[str] = field(default_factory=list)
     tls: str = ""
     sync: str = "always"
+    cluster: str = ""
+    """The server's name and its block `cluster`, where it is one of several."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -90,7 +92,8 @@ class NatsServer:
         users = f"authorization {{ users: [ {', '.join(self.users)} ] }}" if self.users else ""
         config.write_text(
             f'listen: "127.0.0.1:{self.port}"\n'
-            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: {self.sync} }}\n{users}\n{self.tls}\n'
+            f'jetstream {{ store_dir: "{self.folder}/store", sync_interval: {self.sync} }}\n'
+            f"{users}\n{self.tls}\n{self.cluster}\n"
         )
         log = (self.folder / "server.log").open("ab")
         self.process = subprocess.Popen([server_binary(), "-c", str(config)], stdout=log, stderr=log)
@@ -143,7 +146,19 @@ def guarded_server(folder: Path, users: dict[str, User]) -> NatsServer:
     return NatsServer(folder, users=[user_block(users[name], may) for name, may in allowed.items()])
 
 
-async def make_streams(client: Client, hosts: Sequence[str] = ("h1",)) -> None:
+def make_cluster(folder: Path, size: int = 3) -> dict[str, NatsServer]:
+    """Return servers, by name, that will form a cluster once they are started."""
+    ports = {f"n{number}": free_port() for number in range(1, size + 1)}
+    routes = _quoted([f"nats://127.0.0.1:{port}" for port in ports.values()])
+    made = {}
+    for name, port in ports.items():
+        (folder / name).mkdir()
+        block = f'server_name: {name}\ncluster {{ name: lab, listen: "127.0.0.1:{port}", routes: {routes} }}'
+        made[name] = NatsServer(folder / name, cluster=block)
+    return made
+
+
+async def make_streams(client: Client, hosts: Sequence[str] = ("h1",), replicas: int = 1) -> None:
     """Make what the controller makes: both streams, and a consumer per host."""
     js = client.jetstream()
     await js.add_stream(
@@ -152,6 +167,7 @@ async def make_streams(client: Client, hosts: Sequence[str] = ("h1",)) -> None:
             subjects=[streams.CONFIG_SUBJECTS],
             max_msgs_per_subject=1,
             storage=StorageType.FILE,
+            num_replicas=replicas,
             allow_rollup_hdrs=True,
         )
     )
@@ -161,6 +177,7 @@ async def make_streams(client: Client, hosts: Sequence[str] = ("h1",)) -> None:
             subjects=[streams.ACK_SUBJECTS],
             max_msgs_per_subject=1,
             storage=StorageType.FILE,
+            num_replicas=replicas,
             allow_direct=True,
         )
     )
