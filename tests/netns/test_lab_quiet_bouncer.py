@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.peers import knows
 from lab.substrates import over
 from lab.traffic import flow_between
 from lab.waiting import until
@@ -31,6 +32,7 @@ def neighbour(lab: SystemLab, asker: str, address: str) -> str:
 def test_a_flow_lives_on_for_good_when_its_only_bouncers_host_is_down(lab):
     """Its kernels ask for the addresses again: the one that they hold, and all when they hold none."""
     port = lab.ports()["h4", "eth0"]
+    until(lambda: knows(lab, "h1"), "every droplet to answer h1")
     with ExitStack() as stack:
         flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]
         for family in FAMILIES:

@@ -1,0 +1,170 @@
+"""Whatever happens to the probes of a path, in whatever order, it goes on being probed and its silence is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.paths import Known, Life, Path, Probe, Rules, View
+from agent.core.probe_packet import smallest
+from agent.core.probing import Probing
+from agent.core.tunnel_errors import Problem, TunnelError
+
+PATHS = tuple(Path(bytes([10, 0, 0, 1]), bytes([10, 0, 1, last])) for last in (1, 2))
+SIZE, NARROW = 1500, 1400
+RULES = Rules(check_every=20, narrow_every=20)
+LEAST_SLEEP = 0.01
+LONGEST = 120.0
+"""Seconds within which every path is checked again, whatever was found at the last check."""
+PAUSES = (0.0, 0.005, 0.25, 0.9, 1.0, 1.1, 4.0, 30.0)
+
+EVENTS = (
+    *("answer", "answer late", "refuse", "fail", "do not send"),
+    *("quoted unreachable", "quoted too large", "unreachable", "too large"),
+    *("cut off", "restored", "forget", "follow", "follow as up", "follow as down", "resize", "expire"),
+)
+histories = st.lists(
+    st.tuples(st.sampled_from(EVENTS), st.integers(0, len(PATHS) - 1), st.sampled_from(PAUSES)), max_size=40
+)
+"""What happens to which path, and how many seconds pass after it."""
+
+
+class Host:
+    """A host whose probes are answered, refused, lost or doubted as a test says, in virtual time."""
+
+    def __init__(self) -> None:
+        serial = count(1)
+        self.now = 100.0
+        self.probing = Probing(RULES, lambda: next(serial).to_bytes(8, "big"))
+        self.sizes = dict.fromkeys(PATHS, SIZE)
+        self.cut: set[bytes] = set()
+        self.waiting: list[Probe] = []
+        """Probes that nothing has happened to yet."""
+        self.probing.set_paths(self.sizes, self.now)
+
+    def happen(self, event: str, path: Path, pause: float) -> None:
+        """Send what is due, have one thing happen to a path, and let time pass."""
+        self.waiting += self.probing.due(self.now)
+        probe = next((one for one in reversed(self.waiting) if one.path == path), None)
+        if probe is not None and self._happens_to(event, probe):
+            self.waiting.remove(probe)
+        self._happens_to_path(event, path)
+        self.now += pause
+
+    def _happens_to(self, event: str, probe: Probe) -> bool:
+        """Have something happen to a probe; say whether it did."""
+        probing, nonce = self.probing, probe.nonce
+        match event:
+            case "answer":
+                probing.answered(probe.path, nonce, self.now)
+            case "answer late":
+                probing.expire(self.now)
+                probing.answered(probe.path, nonce, self.now)
+            case "refuse":
+                probing.refused(nonce, self.now)
+            case "fail":
+                probing.failed(nonce, self.now, "no route")
+            case "do not send":
+                probing.unsent(nonce, self.now)
+            case "quoted unreachable":
+                probing.heard(TunnelError(probe.path, Problem.UNREACHABLE, None, nonce), self.now)
+            case "quoted too large":
+                probing.heard(TunnelError(probe.path, Problem.TOO_LARGE, NARROW, nonce), self.now)
+            case _:
+                return False
+        return True
+
+    def _happens_to_path(self, event: str, path: Path) -> None:
+        known = {"follow as up": Known(), "follow as down": Known(down=True)}
+        match event:
+            case "unreachable":
+                self.probing.heard(TunnelError(path, Problem.UNREACHABLE), self.now)
+            case "too large":
+                self.probing.heard(TunnelError(path, Problem.TOO_LARGE, NARROW), self.now)
+            case "cut off" | "restored":
+                (self.cut.add if event == "cut off" else self.cut.discard)(path.peer)
+                self.probing.cut_off(frozenset(self.cut), self.now)
+            case "forget":
+                self.sizes.pop(path, None)
+                self.probing.set_paths(self.sizes, self.now)
+            case "follow" | "follow as up" | "follow as down":
+                self.sizes.setdefault(path, SIZE)
+                self.probing.set_paths(self.sizes, self.now, {path: known[event]} if event in known else {})
+            case "resize":
+                self.sizes[path] = SIZE if self.sizes.get(path) != SIZE else 9000
+                self.probing.set_paths(self.sizes, self.now)
+            case "expire":
+                self.probing.expire(self.now)
+
+    def settle(self, carried: int, until: Callable[[View], bool]) -> None:
+        """Let only what wakes the agent happen until a condition holds for each path; probes up to a size are answered.
+
+        AssertionError when nothing will happen any more, or when it takes longer than two checks of a path may.
+        """
+        latest = self.now + LONGEST
+        while not all(map(until, self.views())):
+            at = self.probing.wake_at()
+            assert at is not None, f"nothing will ever happen again: {self.views()}"
+            self.now = max(self.now + LEAST_SLEEP, at)
+            assert self.now < latest, f"still {self.views()}"
+            self.probing.expire(self.now)
+            for probe in self.probing.due(self.now):
+                if probe.size <= carried:
+                    self.probing.answered(probe.path, probe.nonce, self.now)
+
+    def views(self) -> list[View]:
+        return list(self.probing.views())
+
+
+def after(history: list[tuple[str, int, float]]) -> Host:
+    """Return a host to which all that happened, whose uplinks and routes are in the end as they were at first."""
+    host = Host()
+    for event, index, pause in history:
+        host.happen(event, PATHS[index], pause)
+    host.probing.set_paths(dict.fromkeys(PATHS, SIZE), host.now)
+    host.probing.cut_off(frozenset(), host.now)
+    return host
+
+
+@given(histories)
+def test_whatever_happened_a_peer_that_falls_silent_is_down_after_a_while(
+    history: list[tuple[str, int, float]],
+) -> None:
+    host = after(history)
+    up = {view.path for view in host.views() if view.life is Life.UP}
+    host.settle(0, lambda view: view.life is not Life.UP)
+    assert up == {view.path for view in host.views() if view.life is Life.DOWN and view.path in up}
+
+
+@given(histories)
+def test_whatever_happened_a_peer_that_answers_is_up_after_a_while(history: list[tuple[str, int, float]]) -> None:
+    after(history).settle(SIZE, lambda view: view.life is Life.UP and view.usable == SIZE)
+
+
+@given(histories)
+def test_whatever_happened_what_a_path_carries_is_found_after_a_while(history: list[tuple[str, int, float]]) -> None:
+    after(history).settle(NARROW, lambda view: view.life is Life.UP and view.carries == NARROW == view.usable)
+
+
+@given(histories)
+def test_whatever_happened_paths_are_probed_and_a_probe_is_never_sent_twice_at_once(
+    history: list[tuple[str, int, float]],
+) -> None:
+    """At any time each path waits for the answer to one small probe, or for its turn."""
+    host = after(history)
+    smallest_size = smallest(PATHS[0].peer)
+    last: dict[Path, float] = dict.fromkeys(PATHS, host.now)
+    end = host.now + 30
+    while host.now < end:
+        at = host.probing.wake_at()
+        assert at is not None
+        host.now = max(host.now + LEAST_SLEEP, at)
+        host.probing.expire(host.now)
+        for probe in host.probing.due(host.now):
+            if probe.size == smallest_size:
+                assert host.now - last[probe.path] <= RULES.interval + RULES.deadline
+                last[probe.path] = host.now
+    assert min(last.values()) > end - 3 * RULES.deadline
