@@ -23,6 +23,8 @@ from agent.datapath.compiler import EVERYTHING, SOURCES, CompiledObject, compile
 from agent.datapath.maps import MapSizes
 
 FOLDER = Path(__file__).parent / "programs"
+EMPTY = "empty"
+"""The overlay whose programs drop every frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ def stage(contestant: Contestant, folder: Path) -> Path:
     home = folder / re.sub(r"[^a-z0-9]+", "-", contestant.name.lower())
     shutil.copytree(SOURCES, home, ignore=shutil.ignore_patterns("__pycache__", "*.py"))
     if contestant.overlay is not None:
-        shutil.copytree(FOLDER / contestant.overlay, home, dirs_exist_ok=True)
+        for overlay in (EMPTY, contestant.overlay):  # programs that it does not have are empty
+            shutil.copytree(FOLDER / overlay, home, dirs_exist_ok=True)
     for edit in contestant.edits:
         path = home / edit.file
         text, count = re.subn(edit.pattern, edit.by, path.read_text(encoding="utf-8"))

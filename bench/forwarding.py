@@ -183,7 +183,8 @@ class Track:
         bare = "bare_paths" in loaded.maps
         loaded.fill(bare_entries(host.place, world.crowd) if bare else world.entries(host.place))
         if not bare:
-            loaded.put("programs", layout.U32.pack(0), layout.U32.pack(loaded.programs["transit_xdp"]))
+            for slot, program in layout.CALLED_PROGRAMS.items():
+                loaded.put("programs", layout.U32.pack(slot), layout.U32.pack(loaded.programs[program]))
         return loaded
 
     def _line(self, name: str, line: Line) -> None:

@@ -75,13 +75,13 @@ PARTS = (
         "direct path lookup",
         (
             "transit_agent.c",
-            r"struct direct_path \*path = direct\.lookup\(&departure->packet\.to\);",
+            r"struct direct_path \*path = direct\.lookup\(&departure->packet->to\);",
             f"struct direct_path fixed = {{.host = {_PEER}, .confirmed_tick = bpf_jiffies64()}}, *path = &fixed;",
         ),
     ),
     _egress(
         "next hop lookup",
-        ("transit_agent.c", r"(?<=\t__u32 flow;)(?=\n};)", "\n\tstruct next_hop fixed;"),
+        ("transit_agent.c", r"(?<=\t__u32 flow;)(?=\n)", "\n\tstruct next_hop fixed;"),
         (
             "transit_agent.c",
             r"\bhop = find_hop\([^;]*;(?=\n\tif \(!is_up)",

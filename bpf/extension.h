@@ -16,16 +16,6 @@
 #define EXTENSION_HIP	      139
 #define EXTENSION_SHIM6	      140
 
-/* The transport of a packet: what it is, where it begins, and whether it is a part of a fragmented one. */
-struct transport {
-	__u32 at; /* bytes from the Ethernet header on */
-	__u32 protocol;
-	__be32 identity; /* of the packet that this is a fragment of */
-	bool fragment;	 /* of whatever place */
-	bool later;	 /* a fragment other than the first: it has no ports */
-	bool extended;	 /* behind extension headers */
-};
-
 struct extension {
 	__u8 next;
 	__u8 length;   /* beyond the first 8 bytes, in units of 8 bytes; of AUTH beyond the first 8, in units of 4 */
@@ -42,8 +32,8 @@ static __always_inline bool is_extension(__u32 protocol)
 
 static __always_inline void take_fragment(const struct extension *extension, struct transport *transport)
 {
-	transport->fragment = extension->offset & bpf_htons(0xfff9);
-	transport->later = extension->offset & bpf_htons(0xfff8);
+	transport->fragment = !!(extension->offset & bpf_htons(0xfff9));
+	transport->later = !!(extension->offset & bpf_htons(0xfff8));
 	transport->identity = extension->identity;
 }
 
@@ -103,8 +93,8 @@ static __always_inline enum outcome find_transport(void *start, void *end, const
 	transport->at = sizeof(struct ethhdr) + ip->ihl * 4;
 	transport->protocol = ip->protocol;
 	transport->identity = ip->id;
-	transport->fragment = ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE);
-	transport->later = ip->frag_off & bpf_htons(FRAGMENT_OFFSET);
+	transport->fragment = !!(ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE));
+	transport->later = !!(ip->frag_off & bpf_htons(FRAGMENT_OFFSET));
 	return GO_ON;
 }
 

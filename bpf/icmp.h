@@ -58,6 +58,12 @@ static __always_inline bool is_unreachable(enum outcome why)
 	       why == ALL_MISDIRECTED;
 }
 
+/* Whether transit errors has a say in what ends so. */
+static __always_inline bool is_to_be_told(enum outcome why)
+{
+	return why == DOES_NOT_FIT || why == INNER_TTL || why == IS_REFUSED || is_unreachable(why);
+}
+
 /* What is counted when no error is due. */
 static __always_inline enum outcome untold(enum outcome why)
 {

@@ -20,10 +20,13 @@ BPF_TABLE("array", __u32, struct told, told, TOLD_BUCKETS);
 BPF_TABLE("percpu_array", __u32, struct traffic, outcomes, OUTCOME_COUNT);
 BPF_TABLE("percpu_array", __u32, struct endpoint_traffic, endpoint_counters, 1);
 BPF_TABLE("prog", __u32, __u32, programs, 8);
+BPF_TABLE("percpu_array", __u32, struct frame_state, frame_states, 1);
 BPF_TABLE("array", __u32, struct kernel_layout, kernel_layouts, 1);
 BPF_TABLE("hash", struct watched_key, struct watched_mark, watched, 1);
 BPF_TABLE("percpu_hash", struct failure_key, struct failure_count, failures, 1);
 
-#define TRANSIT_XDP 0 /* slot in programs */
+/* Slots in programs. */
+#define TRANSIT_XDP    0
+#define TRANSIT_ERRORS 1
 
 #endif

@@ -9,8 +9,11 @@
 #ifndef DROPLET_OUTER_H
 #define DROPLET_OUTER_H
 
-/* The droplet of this host that frames with this address come in for, NULL when it has none. */
-static __always_inline struct local_droplet *find_local(__u32 arrival, __be16 vlan, const struct address *address)
+/*
+ * The droplet of this host that frames with this address come in for, NULL when it has none. `*place`: its index.
+ */
+static __always_inline struct local_droplet *find_local(__u32 arrival, __be16 vlan, const struct address *address,
+							__u16 *place)
 {
 	struct local_droplet *local;
 
@@ -21,8 +24,10 @@ static __always_inline struct local_droplet *find_local(__u32 arrival, __be16 vl
 		if (!local)
 			return 0;
 		if (local->interface && local->arrives == arrival && local->vlan == vlan &&
-		    same_address(&local->address, address))
+		    same_address(&local->address, address)) {
+			*place = i;
 			return local;
+		}
 	}
 	return 0;
 }
@@ -176,14 +181,15 @@ static __always_inline enum outcome parse_udp(context *ctx, const struct outer *
 }
 
 /* `*local` is the droplet that the packet came in for. Once that is known, an outcome is a drop or GO_ON. */
-static __always_inline enum outcome parse_outer(context *ctx, struct tunnel *tunnel, struct local_droplet **local)
+static __always_inline enum outcome parse_outer(context *ctx, struct frame_state *state, struct local_droplet **local)
 {
+	struct tunnel *tunnel = &state->tunnel;
 	struct outer outer = {};
 	enum outcome outcome = read_outer(ctx, &outer, tunnel);
 
 	if (outcome == PASSED)
 		return PASSED;
-	*local = find_local(arrived_on(ctx), outer.vlan, &outer.to);
+	*local = find_local(arrived_on(ctx), outer.vlan, &outer.to, &state->local);
 	if (!*local) /* open: what is not for us is the host's stack's */
 		return PASSED;
 	return outcome == GO_ON ? parse_udp(ctx, &outer, tunnel) : outcome;

@@ -3,16 +3,6 @@
 #ifndef DROPLET_PACKET_H
 #define DROPLET_PACKET_H
 
-/* Of an inner packet, what the way of it depends on. */
-struct packet {
-	struct overlay_key from KEY;
-	struct overlay_key to KEY;
-	__u16 length; /* from its Ethernet header to the end of what IP says, without padding */
-	__u16 kind;   /* ETH_P_IP or ETH_P_IPV6 in host order */
-	__u8 tos;
-	__u8 ttl;
-};
-
 /* The system's struct ethhdr is packed, for which clang would read single bytes; frames are aligned to 2. */
 static __always_inline __be16 ethertype(const struct ethhdr *ethernet)
 {

@@ -184,6 +184,66 @@ struct endpoint_traffic {
 	struct traffic dropped;	  /* sent by the endpoint and dropped */
 };
 
+/* Of an inner packet, what its way depends on. */
+struct packet {
+	struct overlay_key from __attribute__((aligned(8)));
+	struct overlay_key to __attribute__((aligned(8)));
+	__u16 length; /* from its Ethernet header to the end of what IP says, without padding */
+	__u16 kind;   /* ETH_P_IP or ETH_P_IPV6 in host order; 0 when it is neither */
+	__u8 tos;
+	__u8 ttl;
+	__u8 pad[6];
+};
+
+/* A tunnel packet's headers: read from one that came in, or for one to be sent. */
+struct tunnel {
+	struct next_hop_key peer; /* received: the other droplet; to be sent: where to, and by which interface */
+	__u32 vni;
+	struct address origin; /* where the sender is: by RTS, else the peer; misdirected: who misdirected it */
+	__u16 headers;	       /* bytes in front of the inner frame, as received; 0 when there are none */
+	__u16 length;	       /* bytes of the inner frame */
+	__u16 probe;	       /* where the probe option begins, by bytes from the frame's start */
+	__u16 fits;	       /* the endpoint's MTU that would fit, when it does not fit */
+	__be16 source_port;
+	__u8 tos;
+	__u8 ttl;
+	__u8 bounces;
+	__u8 flags;   /* TUNNEL_*, tunnel.h */
+	__u8 rts;     /* flags of the RTS option */
+	__u8 attempt; /* which choice of every set it takes: see pick() */
+} __attribute__((aligned(8)));
+
+/* The transport of a packet: what it is, where it begins, and whether it is a part of a fragmented one. */
+struct transport {
+	__u32 at; /* bytes from the Ethernet header on */
+	__u32 protocol;
+	__be32 identity; /* of the packet that this is a fragment of */
+	__u8 fragment;	 /* 1: of whatever place */
+	__u8 later;	 /* 1: a fragment other than the first; it has no ports */
+	__u8 extended;	 /* 1: behind extension headers */
+	__u8 pad;
+};
+
+/*
+ * frame_states: 0 -> what is known of the frame that this CPU handles; per CPU. By programs.
+ *
+ * The program that a frame enters by clears it, fills it while it reads the frame, and names in `called` the program
+ * that it calls. That one takes the name out before it uses the rest, so that nothing is ever used twice, or for
+ * another frame: a CPU runs a frame's programs to their end before it begins with the next one.
+ */
+struct frame_state {
+	struct packet packet;
+	struct tunnel tunnel;
+	struct transport transport;
+	__u32 called;	/* 1 + the slot of the program that is called; 0: none is */
+	__u32 length;	/* bytes of the frame as it came in, which are counted */
+	__u32 why;	/* transit errors: what its sender is to be told; an enum outcome */
+	__u32 receiver; /* transit XDP: the interface of the endpoint of this host that gets it */
+	__u16 local;	/* from a tunnel: index of the droplet that it came in for */
+	__u8 came_by;	/* from a tunnel: its flags as they were read */
+	__u8 pad[5];
+};
+
 #define WATCHED_PROGRAM	  1U /* its id is the kernel's of a program of ours */
 #define WATCHED_INTERFACE 2U /* its id is the ifindex of an interface that frames of the underlay come in on */
 

@@ -10,6 +10,7 @@
 #include "context.h"
 #include "maps.h"
 #include "count.h"
+#include "state.h"
 #include "sender.h"
 #include "address.h"
 #include "checksum.h"
@@ -33,12 +34,13 @@
 
 /* What is known of a packet on its way out. */
 struct departure {
-	struct packet packet;
-	struct tunnel tunnel;
-	struct transport transport;
+	struct packet *packet;
+	struct tunnel *tunnel;
+	struct transport *transport;
 	struct local_droplet *local; /* by which it leaves; NULL when it is not configured yet */
 	struct next_hop *hop;	     /* that leads to tunnel.peer; NULL when it is to be found yet */
 	__u32 flow;
+	__u32 receiver; /* the interface of an endpoint of this host that gets it */
 };
 
 /* Whether tunnel.peer may be sent to straight: not when it does not answer probes, or nothing leads there. */
@@ -49,7 +51,7 @@ static __always_inline bool is_reachable(struct departure *departure)
 
 	if (!local)
 		return true;
-	hop = find_hop(&departure->tunnel, &local);
+	hop = find_hop(departure->tunnel, &local);
 	if (!is_up(hop))
 		return false;
 	departure->hop = hop;
@@ -63,13 +65,13 @@ static __always_inline bool is_reachable(struct departure *departure)
  */
 static __always_inline enum outcome by_path(struct departure *departure, bool *pinned)
 {
-	struct direct_path *path = direct.lookup(&departure->packet.to);
+	struct direct_path *path = direct.lookup(&departure->packet->to);
 
 	if (!path || age_of(path) >= DIRECT_LIFETIME) /* open: documents, then a bouncer */
 		return GO_ON;
 	*pinned |= path->flags & PATH_PINNED;
-	copy_address(&departure->tunnel.peer.address, &path->host);
-	if (*pinned && is_between_networks(&departure->packet))
+	copy_address(&departure->tunnel->peer.address, &path->host);
+	if (*pinned && is_between_networks(departure->packet))
 		return GO_ON;
 	return is_reachable(departure) ? SENT_DIRECT : GO_ON;
 }
@@ -80,11 +82,11 @@ static __always_inline enum outcome arp_from_endpoint(context *ctx, const struct
 {
 	struct ethhdr *ethernet = frame_start(ctx);
 	struct arp *arp = (void *)(ethernet + 1);
-	struct packet *packet = &departure->packet;
+	struct packet *packet = departure->packet;
 	const __u8 gateway[6] = GATEWAY_MAC;
 	struct endpoint *endpoint;
 	struct network *network;
-	enum outcome outcome = check_arp(ethernet, frame_end(ctx), departure->tunnel.length);
+	enum outcome outcome = check_arp(ethernet, frame_end(ctx), departure->tunnel->length);
 
 	if (outcome != GO_ON)
 		return outcome;
@@ -153,13 +155,13 @@ static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct 
 						     struct departure *departure)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
-	struct packet *packet = &departure->packet;
+	struct packet *packet = departure->packet;
 	const __u8 gateway[6] = GATEWAY_MAC;
 	struct solicitation asked = {};
 	struct overlay_key own KEY;
 	struct endpoint *endpoint;
 	struct network *network;
-	enum outcome outcome = check_nd(ethernet, frame_end(ctx), packet, &departure->transport, &asked);
+	enum outcome outcome = check_nd(ethernet, frame_end(ctx), packet, departure->transport, &asked);
 
 	if (outcome == GO_ON)
 		outcome = check_solicitor(ethernet, frame_end(ctx), sender, packet, &asked);
@@ -176,7 +178,7 @@ static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct 
 	if (endpoint) /* a miss is open: its own host or a bouncer may know it */
 		return answer_nd(ctx, 0, packet, &asked, endpoint->mac, ND_ANSWERED);
 	set_solicitor(ethernet, sender);
-	departure->tunnel.tos = sender->tos;
+	departure->tunnel->tos = sender->tos;
 	packet->from = own;
 	return ASKS;
 }
@@ -184,53 +186,54 @@ static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct 
 /* A packet between networks that only dividers connect. GO_ON when this host is a divider itself. */
 static __always_inline enum outcome by_divider(struct departure *departure)
 {
-	__u32 vni = departure->packet.to.vni;
+	__u32 vni = departure->packet->to.vni;
 	struct vpc *vpc = vpcs.lookup(&vni);
 
 	if (!vpc) /* closed: past a divider there is no other way */
 		return NO_VPC;
 	if (vpc->flags & VPC_DIVIDED_HERE)
 		return GO_ON;
-	departure->tunnel.attempt = recall_attempt(&departure->packet);
-	return to_divider(vpc, &departure->packet, &departure->tunnel, SENT_TO_DIVIDER);
+	departure->tunnel->attempt = recall_attempt(departure->packet);
+	return to_divider(vpc, departure->packet, departure->tunnel, SENT_TO_DIVIDER);
 }
 
 /* Neither this host nor a direct path knows the destination: the own network's bouncers do, maybe this one. */
 static __always_inline enum outcome find_by_network(struct ethhdr *ethernet, void *end, struct departure *departure)
 {
-	struct packet *packet = &departure->packet;
+	struct packet *packet = departure->packet;
 	struct network *network = network_of(&packet->from);
 
 	if (!network) /* closed: nobody is known who knows more */
 		return NO_NETWORK;
 	if (same_address(&packet->to.address, &network->gateway))
-		return answer_echo(ethernet, end, packet, &departure->transport);
-	departure->tunnel.attempt = recall_attempt(packet);
+		return answer_echo(ethernet, end, packet, departure->transport);
+	departure->tunnel->attempt = recall_attempt(packet);
 	if (network->flags & NETWORK_BOUNCED_HERE)
-		return hand_on(packet, &departure->tunnel);
-	return to_bouncer(network, packet, &departure->tunnel, SENT_TO_BOUNCER);
+		return hand_on(packet, departure->tunnel);
+	return to_bouncer(network, packet, departure->tunnel, SENT_TO_BOUNCER);
 }
 
 static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void *end, struct departure *departure,
 						  bool pinned)
 {
-	struct tunnel *tunnel = &departure->tunnel;
-	struct endpoint *endpoint = endpoints.lookup(&departure->packet.to);
+	struct tunnel *tunnel = departure->tunnel;
+	struct endpoint *endpoint = endpoints.lookup(&departure->packet->to);
 	enum outcome outcome = GO_ON;
 
 	if (!endpoint) { /* open: the own network's bouncers may know it */
-		if (is_subnet_broadcast(&departure->packet.to))
+		if (is_subnet_broadcast(&departure->packet->to))
 			return MULTICAST;
-		if (pinned && is_between_networks(&departure->packet))
+		if (pinned && is_between_networks(departure->packet))
 			outcome = by_divider(departure);
 		return outcome == GO_ON ? find_by_network(ethernet, end, departure) : outcome;
 	}
-	if ((pinned || endpoint->flags & ENDPOINT_PINNED) && is_between_networks(&departure->packet))
+	if ((pinned || endpoint->flags & ENDPOINT_PINNED) && is_between_networks(departure->packet))
 		outcome = by_divider(departure);
 	if (outcome != GO_ON)
 		return outcome;
 	if (endpoint->ifindex) {
 		tunnel->fits = endpoint->mtu;
+		departure->receiver = ifindex_of(endpoint);
 		return fits(endpoint, tunnel->length) ? DELIVERED_SAME_HOST : DOES_NOT_FIT;
 	}
 	copy_address(&tunnel->peer.address, &endpoint->host);
@@ -270,13 +273,13 @@ static __always_inline enum outcome ask(const struct interface *sender, struct d
 
 	if (by_path(departure, &pinned) == SENT_DIRECT)
 		return SENT_DIRECT;
-	network = network_of(&departure->packet.from);
+	network = network_of(&departure->packet->from);
 	if (!network) /* closed: it has just gone */
 		return NO_NETWORK;
 	if (network->flags & NETWORK_BOUNCED_HERE)
 		return NO_ENDPOINT;
-	departure->tunnel.attempt = recall_attempt(&departure->packet);
-	return to_bouncer(network, &departure->packet, &departure->tunnel, SENT_TO_BOUNCER);
+	departure->tunnel->attempt = recall_attempt(departure->packet);
+	return to_bouncer(network, departure->packet, departure->tunnel, SENT_TO_BOUNCER);
 }
 
 static __always_inline bool is_own_source(const struct packet *packet, const struct interface *sender)
@@ -307,20 +310,20 @@ static __always_inline enum outcome packet_from_endpoint(context *ctx, const str
 {
 	void *end = frame_end(ctx);
 	struct ethhdr *ethernet = frame_start(ctx);
-	struct packet *packet = &departure->packet;
-	struct tunnel *tunnel = &departure->tunnel;
+	struct packet *packet = departure->packet;
+	struct tunnel *tunnel = departure->tunnel;
 	__u32 slot = slot_of(arrived_on(ctx));
-	enum outcome outcome = find_transport(ethernet, end, packet, &departure->transport);
+	enum outcome outcome = find_transport(ethernet, end, packet, departure->transport);
 
 	if (outcome != GO_ON)
 		return outcome;
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && hides_nd(ethernet, end, packet, &departure->transport))
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && hides_nd(ethernet, end, packet, departure->transport))
 		return MALFORMED_INNER;
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_nd(ethernet, end, &departure->transport))
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_nd(ethernet, end, departure->transport))
 		return nd_from_endpoint(ctx, sender, departure);
 	outcome = check_ends(ethernet, packet, sender);
 	if (outcome == GO_ON)
-		outcome = hash_flow(ethernet, end, slot, packet, &departure->transport, &departure->flow);
+		outcome = hash_flow(ethernet, end, slot, packet, departure->transport, &departure->flow);
 	if (outcome != GO_ON)
 		return outcome;
 	tunnel->fits = sender->mtu;
@@ -347,11 +350,11 @@ static __always_inline enum outcome from_endpoint(context *ctx, const struct int
 	departure->local = local_droplets.lookup(&index); /* closed where it is needed: NO_LOCAL_DROPLET */
 	if (departure->local && !departure->local->interface)
 		departure->local = 0;
-	outcome = read_packet(ethernet, frame_end(ctx), frame_length(ctx), sender->vni, &departure->packet);
+	outcome = read_packet(ethernet, frame_end(ctx), frame_length(ctx), sender->vni, departure->packet);
 	if (outcome == GO_ON)
 		return packet_from_endpoint(ctx, sender, departure);
 	if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP)) {
-		departure->tunnel.tos = sender->tos;
+		departure->tunnel->tos = sender->tos;
 		return arp_from_endpoint(ctx, sender, departure);
 	}
 	return outcome == INNER_PROTOCOL && is_group(ethernet->h_dest) ? MULTICAST : outcome;
@@ -361,7 +364,7 @@ static __always_inline enum outcome from_endpoint(context *ctx, const struct int
 static __always_inline enum outcome send_out(context *ctx, const struct interface *sender, struct departure *departure,
 					     enum outcome sent, __u32 *leave_by)
 {
-	struct tunnel *tunnel = &departure->tunnel;
+	struct tunnel *tunnel = departure->tunnel;
 	struct next_hop *hop = departure->hop;
 	__u64 inner = 0;
 	bool ipv6;
@@ -386,82 +389,35 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 		return DOES_NOT_FIT;
 	*leave_by = departure->local->leaves;
 	if (ipv6 && !is_unsummed(departure->local, hop))
-		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, &departure->packet,
-				  &departure->transport);
+		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, departure->packet,
+				  departure->transport);
 	return send(ctx, departure->local, tunnel, hop, inner, sent);
-}
-
-static __always_inline enum outcome told_of(enum outcome why)
-{
-	if (why == DOES_NOT_FIT)
-		return TOO_BIG_TOLD;
-	if (why == INNER_TTL)
-		return TTL_TOLD;
-	return why == IS_REFUSED ? GATEWAY_REFUSED : UNREACHABLE_TOLD;
-}
-
-/* Tells the endpoint by an ICMP error, or by a reset, why its packet did not go, when that is due. */
-static __always_inline enum outcome tell(context *ctx, const struct departure *departure, enum outcome why)
-{
-	bool ipv6 = INNER_IPV6 && departure->packet.kind == ETH_P_IPV6;
-	struct complaint complaint = {
-		.kind = error_about(why, ipv6, departure->transport.protocol),
-		.routed = is_unreachable(why) && why != NO_ENDPOINT,
-	};
-
-	if (why == IS_REFUSED && departure->transport.protocol == IPPROTO_TCP) {
-		enum outcome outcome;
-
-		if (!may_tell(&departure->packet, &complaint))
-			return untold(why);
-		outcome = reset_tcp(ctx, &departure->packet, &departure->transport);
-		if (outcome != IS_REFUSED)
-			return outcome;
-	}
-	if (why == DOES_NOT_FIT) {
-		if (is_subnet_broadcast(&departure->packet.to))
-			return MULTICAST;
-		complaint.value = departure->tunnel.fits;
-		if (!complaint.value)
-			return TOO_BIG;
-	}
-	if (complaint.kind == KIND(ICMPV6_PARAMETER, ICMPV6_UNKNOWN_NEXT) && ipv6) {
-		/* Behind extension headers it would point elsewhere, and "no next header" is no mistake. */
-		if (departure->transport.extended || departure->transport.protocol == EXTENSION_NONE)
-			return TO_GATEWAY;
-		complaint.value = NEXT_HEADER_AT;
-	}
-	if (!is_told(frame_start(ctx), frame_end(ctx), &departure->packet, &departure->transport, &complaint))
-		return untold(why);
-	if (complain(ctx, &departure->packet, &complaint, TOO_BIG) != DOES_NOT_FIT)
-		return untold(why);
-	return told_of(why);
 }
 
 int transit_agent(struct xdp_md *ctx)
 {
 	__u32 arrival = arrived_on(ctx), length = frame_length(ctx), leave_by = arrival;
+	struct frame_state *state = new_state(length);
 	struct interface *sender = sender_on(arrival);
 	enum outcome outcome = UNKNOWN_INTERFACE;
 
 	count(RECEIVED_FROM_ENDPOINT, length);
-	if (sender) {
-		struct departure departure = {.tunnel = {.vni = sender->vni, .length = length}};
+	if (sender && state) {
+		struct departure departure = {&state->packet, &state->tunnel, &state->transport};
 
+		departure.tunnel->vni = sender->vni;
+		departure.tunnel->length = length;
 		outcome = forgotten(from_endpoint(ctx, sender, &departure));
 		if (outcome == ASKS)
 			outcome = forgotten(ask(sender, &departure));
 		if (outcome == DELIVERED_SAME_HOST) {
-			programs.call(ctx, TRANSIT_XDP); /* which counts; it comes back only when it is not there */
-			outcome = NO_PROGRAM;
+			state->receiver = departure.receiver;
+			outcome = go_on_in(ctx, state, TRANSIT_XDP);
 		}
 		if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
 			outcome = forgotten(send_out(ctx, sender, &departure, outcome, &leave_by));
-		if (outcome == DOES_NOT_FIT || outcome == INNER_TTL || outcome == IS_REFUSED ||
-		    is_unreachable(outcome)) {
-			outcome = tell(ctx, &departure, outcome);
-			leave_by = arrival;
-		}
+		if (is_to_be_told(outcome))
+			outcome = go_on_in_errors(ctx, state, outcome);
 		count_sender(slot_of(arrival), outcome, length);
 	}
 	count(outcome, length);

@@ -20,27 +20,6 @@
 #define RTS_UNLEARNT 4U /* no direct path leads to the sender: it is a gateway, or its droplet speaks VXLAN */
 #define RTS_VXLAN    8U /* the origin speaks VXLAN alone: what is for it goes by that */
 
-/*
- * Lengths are narrow so that the verifier forgets their values when they are stored: what follows is the same for all
- * of them, and it looks at it once.
- */
-struct tunnel {
-	struct next_hop_key peer; /* received: the other droplet; to be sent: where to, and by which interface */
-	__u32 vni;
-	struct address origin; /* where the sender is: by RTS, else the peer; misdirected: who misdirected it */
-	__u16 headers;	       /* bytes in front of the inner frame, as received; 0 when there are none */
-	__u16 length;	       /* bytes of the inner frame */
-	__u16 probe;	       /* where the probe option begins, by bytes from the frame's start */
-	__u16 fits;	       /* the endpoint's MTU that would fit, when it does not fit */
-	__be16 source_port;
-	__u8 tos;
-	__u8 ttl;
-	__u8 bounces;
-	__u8 flags;
-	__u8 rts;     /* flags of the RTS option */
-	__u8 attempt; /* which choice of every set it takes: see pick() */
-} __attribute__((aligned(8)));
-
 /* A mask above the longest headers: 18 of Ethernet, 40 of IPv6, 8 of UDP, 8 of Geneve, 252 of options. */
 #define MAX_HEADERS   0x1ff
 #define FIRST_HEADERS 0x7f /* above those in front of UDP */

@@ -10,7 +10,7 @@ import struct
 from enum import StrEnum
 from typing import NamedTuple
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 MAX_SET = 16
 NETWORK_BOUNCED_HERE = 1
 NETWORK_PINNED = 2
@@ -52,10 +52,14 @@ class MapName(StrEnum):
     OUTCOMES = "outcomes"
     ENDPOINT_COUNTERS = "endpoint_counters"
     PROGRAMS = "programs"
+    FRAME_STATES = "frame_states"
     KERNEL_LAYOUTS = "kernel_layouts"
     WATCHED = "watched"
     FAILURES = "failures"
 
+
+CALLED_PROGRAMS = {0: "transit_xdp", 1: "transit_errors"}
+"""The programs that others reach by tail call, by their slots in the map `programs`: TRANSIT_* in `bpf/maps.h`."""
 
 CONFIGURED_MAPS = (
     MapName.LOCAL_DROPLETS,
@@ -103,6 +107,16 @@ TRAFFIC = struct.Struct("=QQ")
 """struct traffic { u64 packets; u64 bytes }."""
 ENDPOINT_TRAFFIC = struct.Struct("=8Q")
 """struct endpoint_traffic { traffic sent, direct, delivered, dropped }."""
+PACKET = struct.Struct("=I16s4xI16sHHBB6x")
+"""struct packet { overlay_key from; pad; overlay_key to; u16 length; u16 kind; u8 tos; u8 ttl; pad[6] }."""
+TUNNEL = struct.Struct("=16sII16sHHHHHBBBBBB")
+"""struct tunnel { next_hop_key peer; u32 vni; address origin; u16 headers, length, probe, fits; be16 source_port;
+u8 tos, ttl, bounces, flags, rts, attempt }."""
+TRANSPORT = struct.Struct("=II4sBBBx")
+"""struct transport { u32 at; u32 protocol; be32 identity; u8 fragment, later, extended; pad }."""
+FRAME_STATE = struct.Struct(f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB5x")
+"""struct frame_state { packet; tunnel; transport; u32 called, length, why, receiver; u16 local; u8 came_by; pad[5] }.
+The agent neither reads nor writes it."""
 KERNEL_LAYOUT = struct.Struct("=Q5I4x")
 """struct kernel_layout { u64 cookie; u32 device_ifindex, device_net, net_cookie, program_aux, aux_id; pad }."""
 WATCHED_KEY = struct.Struct("=II")

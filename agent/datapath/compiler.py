@@ -33,7 +33,7 @@ from agent.datapath.bpf_syscall import PSEUDO_MAP_FD
 SOURCES = Path(__file__).resolve().parents[2] / "bpf"
 EVERYTHING = Features()
 """What is compiled for where nobody chose: all but VLAN tags."""
-PROGRAMS = ("transit_xdp", "transit_agent")
+PROGRAMS = ("transit_xdp", "transit_agent", "transit_errors")
 """XDP programs by the name of their function; each has a file of its name."""
 TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_exception", "on_transmit": "xdp_devmap_xmit"}
 """Programs of `failures.c` by the name of their function, and the raw tracepoint that each is for."""

@@ -17,7 +17,7 @@ import structlog
 from agent.core.bindings import Bindings
 from agent.core.comparison import Suspects
 from agent.core.features import Features
-from agent.core.layout import U32, MapName
+from agent.core.layout import CALLED_PROGRAMS, U32, MapName
 from agent.core.observed import Observed
 from agent.core.once import Once
 from agent.core.uplinks import Uplink
@@ -47,8 +47,6 @@ from agent.executor import Executor
 log = structlog.get_logger()
 
 TRANSIT_XDP, TRANSIT_AGENT = "transit_xdp", "transit_agent"
-TRANSIT_SLOT = 0
-"""Where the transit agent's tail call finds transit XDP in the map `programs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +187,10 @@ class Kernel(Readings):
         """Keep in order what no document asks for; `observed` is the kernel as it was just seen. Raises OSError.
 
         Pins that somebody removed come back, and those of older programs go once the current ones run everywhere.
-        Transit XDP stands where the tail call finds it. Next hops are looked at anew.
+        The programs that others call stand where tail calls find them. Next hops are looked at anew.
         """
         self._restore_pins()
-        _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded[TRANSIT_XDP])
+        _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded)
         self._take(observed.uplinks)
         self._count_failures()
         self.neighbours.look_again()
@@ -282,8 +280,9 @@ def _program(loaded: programs.Program) -> Program:
     return Program(loaded.fd, loaded.id, loaded.name)
 
 
-def _fill_program_array(array: Map, transit_xdp: programs.Program) -> None:
-    """Put transit XDP where the transit agent's tail call looks; reading such a map gives a program's id."""
-    key = U32.pack(TRANSIT_SLOT)
-    if array.lookup(key) != U32.pack(transit_xdp.id):
-        bpf.update(array.descriptor, key, U32.pack(transit_xdp.fd))
+def _fill_program_array(array: Map, loaded: Mapping[str, programs.Program]) -> None:
+    """Put the programs where tail calls look for them; reading such a map gives a program's id."""
+    for slot, name in CALLED_PROGRAMS.items():
+        key = U32.pack(slot)
+        if array.lookup(key) != U32.pack(loaded[name].id):
+            bpf.update(array.descriptor, key, U32.pack(loaded[name].fd))

@@ -51,6 +51,7 @@ class MapSizes:
     outcomes: int = 128
     endpoint_counters: int = 8192
     programs: int = 8
+    frame_states: int = 1
     kernel_layouts: int = 1
     watched: int = 256
     failures: int = 1024

@@ -8,6 +8,7 @@ droplets are S1 to S5 instead.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -37,9 +38,9 @@ DROPLET_MAC = {
     name: bytes([6, 0, 0, 0, 0, n]) for n, names in enumerate(OVER_IPV6.items(), 1) for name in names if n <= 5
 }
 SIZES = {MapName.ENDPOINT_COUNTERS: 8, MapName.DIRECT: 1024}
-DECLARED = {"outcomes", "programs", "local_droplets", "told"}
+DECLARED = {"outcomes", "programs", "frame_states", "local_droplets", "told"}
 """Maps of the size that the programs say."""
-ARRAYS = {"outcomes", "told", "local_droplets", "interfaces", "endpoint_counters", "kernel_layouts"}
+ARRAYS = {"outcomes", "frame_states", "told", "local_droplets", "interfaces", "endpoint_counters", "kernel_layouts"}
 """Maps whose entries are always there."""
 SLOT, UNCOUNTED_SLOT = 1, 200
 """A's place in `interfaces` and `endpoint_counters`, and one that only `interfaces` has."""
@@ -50,6 +51,11 @@ UPLINK, SECOND_UPLINK = 71, 72
 LOOPBACK = 1
 MTU, PATH_MTU = 1406, 1500
 """Of endpoints, which fit with every header on every path; of every path."""
+
+
+def _unpacked(form: struct.Struct) -> tuple[int | bytes, ...]:
+    """Return the values of a struct of zeros."""
+    return form.unpack(bytes(form.size))
 
 
 def mapped(text: str) -> bytes:
@@ -208,7 +214,8 @@ class World:
         self.over_ipv6 = over_ipv6
         for name in set(self.fds) - ARRAYS - {"programs"}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
-        self.put(MapName.PROGRAMS, layout.U32.pack(0), layout.U32.pack(self.programs["transit_xdp"].fd))
+        for slot, name in layout.CALLED_PROGRAMS.items():
+            self.put(MapName.PROGRAMS, layout.U32.pack(slot), layout.U32.pack(self.programs[name].fd))
         for index in range(2, layout.MAX_LOCAL_DROPLETS):
             self.local(index, "::", 0)
         self.local(0, D1)
@@ -247,9 +254,15 @@ class World:
     def from_endpoint(self, frame: bytes, metadata: int = 0, arrival: int = ARRIVAL) -> Run:
         return self._run("transit_agent", frame, arrival, metadata)
 
-    def after_tail_call(self, frame: bytes) -> Run:
-        """Run transit XDP on what the transit agent leaves to it, which has counted it as received already."""
-        return self._run("transit_xdp", frame, ARRIVAL, 0, received=0)
+    def leave_state(self, called: int, receiver: int = 0) -> None:
+        """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
+        fields = [*_unpacked(layout.PACKET), *_unpacked(layout.TUNNEL), *_unpacked(layout.TRANSPORT)]
+        value = layout.FRAME_STATE.pack(*fields, called, 0, 0, receiver, 0, 0)
+        self.put(MapName.FRAME_STATES, layout.U32.pack(0), value * bpf.possible_cpus())
+
+    def after_tail_call(self, frame: bytes, program: str = "transit_xdp", arrival: int = ARRIVAL) -> Run:
+        """Run a program as if another one had called it, which has counted the frame as received already."""
+        return self._run(program, frame, arrival, 0, received=0)
 
     def _run(self, program: str, frame: bytes, arrival: int, metadata: int, received: int = 1) -> Run:
         """Run one frame and hold the books: counted once as received, once under its outcome, all bytes."""

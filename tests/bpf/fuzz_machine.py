@@ -142,7 +142,8 @@ class Machine:
         for name, entries in model.entries(self.tick(), ticks_per_second()).items():
             for key, value in entries.items():
                 bpf.update(self.fds[name], key, value)
-        bpf.update(self.fds["programs"], bytes(4), layout.U32.pack(self.programs["transit_xdp"]))
+        for slot, name in layout.CALLED_PROGRAMS.items():
+            bpf.update(self.fds["programs"], layout.U32.pack(slot), layout.U32.pack(self.programs[name]))
         if not model.delivers:
             bpf.delete(self.fds["programs"], bytes(4))
         self.memory[MapName.ENDPOINT_COUNTERS][: len(self._traffic)] = self._traffic

@@ -343,18 +343,3 @@ def test_delivery_counts_for_the_endpoint(world: World) -> None:
 def test_before_the_droplet_is_configured_all_passes(world: World) -> None:
     world.local(0, D1, 0)
     assert world.from_substrate(tunnelled()).outcome is Outcome.PASSED
-
-
-def test_an_interface_of_nobody_is_closed(world: World) -> None:
-    world.remove(MapName.INTERFACES, layout.U32.pack(SLOT))
-    """One that was removed while its packet was on its way: the transit agent has counted it as received."""
-    assert world.after_tail_call(tunnelled()).outcome is Outcome.UNKNOWN_INTERFACE
-
-
-@pytest.mark.parametrize(
-    ("frame", "outcome"),
-    [(frame_to(UNKNOWN), Outcome.NOT_HERE), (frame_to(R), Outcome.NOT_HERE),
-     (frame_to()[:30], Outcome.MALFORMED_INNER)],
-)  # fmt: skip
-def test_after_the_tail_call_the_destination_is_looked_at_again(world: World, frame: bytes, outcome: Outcome) -> None:
-    assert world.after_tail_call(frame).outcome is outcome

@@ -33,6 +33,18 @@ FIELDS = {
         layout.ENDPOINT_TRAFFIC,
         [f"{part}.{unit}" for part in ("sent", "direct", "delivered", "dropped") for unit in ("packets", "bytes")],
     ),
+    "packet": (
+        layout.PACKET,
+        ["from.vni", "from.address", "to.vni", "to.address", "length", "kind", "tos", "ttl"],
+    ),
+    "tunnel": (
+        layout.TUNNEL,
+        [
+            *("peer.address", "peer.interface", "vni", "origin", "headers", "length", "probe", "fits", "source_port"),
+            *("tos", "ttl", "bounces", "flags", "rts", "attempt"),
+        ],
+    ),
+    "transport": (layout.TRANSPORT, ["at", "protocol", "identity", "fragment", "later", "extended"]),
     "kernel_layout": (
         layout.KERNEL_LAYOUT,
         ["cookie", "device_ifindex", "device_net", "net_cookie", "program_aux", "aux_id"],
@@ -42,6 +54,13 @@ FIELDS = {
     "failure_key": (layout.FAILURE_KEY, ["kind", "error", "ifindex"]),
     "failure_count": (layout.FAILURE_COUNT, ["frames"]),
 }
+FIELDS["frame_state"] = (
+    layout.FRAME_STATE,
+    [
+        *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
+        *("called", "length", "why", "receiver", "local", "came_by"),
+    ],
+)
 """Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""
 OF_PROGRAMS = {"fragment_key", "fragment", "told"}
 """Those that the agent never reads or writes."""
@@ -107,6 +126,11 @@ def test_a_struct_has_the_size_and_the_offsets_of_its_format(c_layout: dict[str,
 def test_no_struct_of_the_header_is_left_out() -> None:
     defined = set(re.findall(r"^struct (\w+) \{", HEADER.read_text(encoding="utf-8"), re.MULTILINE))
     assert defined == set(FIELDS) | {"address"} | OF_PROGRAMS
+
+
+def test_the_called_programs_have_the_slots_that_the_programs_call() -> None:
+    slots = re.findall(r"#define (TRANSIT_\w+)\s+(\d+)", HEADER.with_name("maps.h").read_text(encoding="utf-8"))
+    assert {int(slot): name.lower() for name, slot in slots} == layout.CALLED_PROGRAMS
 
 
 @pytest.mark.parametrize("name", CONSTANTS_OF_BOTH)

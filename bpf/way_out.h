@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What came through a tunnel and is to be sent on, back, or as an answer: through where. */
+#ifndef DROPLET_WAY_OUT_H
+#define DROPLET_WAY_OUT_H
+
+/*
+ * Finds the hop that leads to tunnel->peer, and what the sender of a packet through it can be told. Answers `sent` when
+ * the packet fits through there.
+ */
+static __always_inline enum outcome find_way_out(struct tunnel *tunnel, struct local_droplet **local,
+						 struct next_hop **hop, enum outcome sent)
+{
+	*hop = find_hop(tunnel, local);
+	if (!*hop) /* closed: without the neighbour's address there is nowhere to send */
+		return why_no_hop(tunnel, *local);
+	/* An IPv4 packet has no room for an IPv6 origin: answers take the way back by this droplet. */
+	if (OUTER_IPV4 && !is_over_ipv6(*local) && !is_ipv4(&tunnel->origin) && fits_through(tunnel, *hop, false)) {
+		copy_address(&tunnel->origin, &(*local)->address);
+		tunnel->rts = (tunnel->rts & ~RTS_VXLAN) | RTS_UNLEARNT;
+	}
+	/* What is on its way to its sender already has nobody to be told. */
+	tunnel->fits = sent == MISDIRECTED ? 0 : endpoint_mtu(*hop, is_over_ipv6(*local));
+	return fits_through(tunnel, *hop, is_over_ipv6(*local)) ? sent : DOES_NOT_FIT;
+}
+
+static __always_inline bool is_to_be_sent(enum outcome outcome)
+{
+	return outcome >= FIRST_SENT && outcome < FIRST_DROPPED;
+}
+
+/* Sends a tunnel packet on, or back, for which that is the outcome so far; DOES_NOT_FIT when it cannot go there. */
+static __always_inline enum outcome send_further(context *ctx, struct local_droplet *local, struct tunnel *tunnel,
+						 enum outcome outcome, __u32 *leave_by)
+{
+	struct next_hop *hop = 0;
+
+	outcome = forgotten(find_way_out(tunnel, &local, &hop, outcome));
+	if (!is_to_be_sent(outcome))
+		return outcome;
+	if (!hop) /* the verifier does not know that a way out was found */
+		return NEXT_HOP_UNRESOLVED;
+	*leave_by = local->leaves;
+	return send(ctx, local, tunnel, hop, 0, outcome);
+}
+
+#endif
