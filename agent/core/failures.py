@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from agent.core.layout import FAILURE_EXCEPTION, FAILURE_REDIRECT, FAILURE_TRANSMIT
 from agent.core.realize import IFINDEX_BASE
+from agent.core.remedies import errno_name
 from protocol.status import Fault, LostFrames
 
 ENDPOINT_REMEDY = (
@@ -88,7 +89,7 @@ def words_of(failure: Failure) -> Words:
     known = _WORDS.get((failure.kind, failure.errno))
     if known is not None:
         return known
-    name = errno.errorcode.get(failure.errno, str(failure.errno))
+    name = errno_name(failure.errno)
     what = "redirect" if failure.kind is FailureKind.REDIRECT else "transmit"
     return Words(f"{what}_{name.lower()}", f"the kernel refuses it with {name}", "")
 

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator, Mapping
 
 from agent.core.next_hops import Hop
+from agent.core.remedies import errno_name
 from protocol.addresses import format_address
 from protocol.status import Fault
 
@@ -54,4 +55,4 @@ def _by_errno(next_hops: Mapping[Hop, int]) -> Iterator[tuple[str, int, str]]:
     for number in sorted(set(next_hops.values())):
         texts = [format_address(hop.address) for hop, one in sorted(next_hops.items()) if one == number]
         more = [f"{len(texts) - NAMED} more"] if len(texts) > NAMED else []
-        yield errno.errorcode.get(number, str(number)), number, ", ".join(texts[:NAMED] + more)
+        yield errno_name(number), number, ", ".join(texts[:NAMED] + more)

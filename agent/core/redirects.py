@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from enum import IntFlag
 from typing import NamedTuple
 
+from agent.core.linux_version import Version
 from protocol.status import Fault
 
 
@@ -25,12 +26,20 @@ class XdpFeatures(IntFlag):
 NATIVE = XdpFeatures.BASIC | XdpFeatures.REDIRECT
 """What the programs need of a driver that runs them."""
 
-KNOWN_DRIVERS = frozenset(
-    {"bnxt_en", "ena", "i40e", "ice", "igb", "igc", "ixgbe", "mlx5_core", "qede", "sfc", "tun", "veth", "virtio_net"}
-)
+SINCE_6_1 = frozenset({"atlantic", "bnxt_en", "hv_netvsc", "mana", "mtk_soc_eth", "sfc_siena"})
+"""Those of `KNOWN_DRIVERS` that were new shortly before Linux 6.1, or ran XDP then without taking redirects."""
+KNOWN_DRIVERS = SINCE_6_1 | {
+    *("ena", "fsl_dpa", "fsl_dpaa2_eth", "fsl_enetc", "funeth", "i40e", "ice", "igb", "igc", "ixgbe", "mlx5_core"),
+    *("mvneta", "mvpp2", "netsec", "qede", "rvu-nicpf", "sfc", "st_gmac", "st_xgmac", "tun", "veth", "vif"),
+    "virtio_net",
+}
 """Drivers that take redirected frames wherever they run XDP natively, for kernels that do not say so themselves.
 
-A veth does as long as its other end has GRO or XDP, which cannot be seen there: probes show whether it has.
+These are the drivers with ndo_xdp_xmit in Linux 6.1 (drivers/net), by the names that they give to ethtool(8); `vif` is
+xen-netfront. Left out are bonding, which does as its members do, and cpsw and cpsw-switch, which drop each redirected
+frame below 60 bytes. nicvf, ixgbevf, mlx4_en and nfp run XDP there without it; vmxnet3, gve and fec run none. Kernels
+from 6.3 on speak for their own drivers. A veth takes redirects as long as its other end has GRO or XDP, which cannot be
+seen there: probes show whether it has.
 """
 GivenUp = tuple[int, int]
 """An interface's index and MTU: the driver was tried so, and takes no redirects."""
@@ -51,6 +60,7 @@ class Device(NamedTuple):
     drivers: tuple[str, ...]
     features: int | None
     runs: str
+    kernel: Version
 
     @property
     def tried(self) -> GivenUp:
@@ -126,7 +136,8 @@ def _shows_when_tried(device: Device) -> bool:
 
 def _why_unknown(device: Device) -> str:
     """Say why an uplink is not trusted on a kernel that does not tell."""
-    unknown = [driver for driver in device.drivers if driver not in KNOWN_DRIVERS]
+    known = KNOWN_DRIVERS if device.kernel >= (6, 1) else KNOWN_DRIVERS - SINCE_6_1
+    unknown = [driver for driver in device.drivers if driver not in known]
     if not unknown and device.runs != "generic":
         return ""
     what = f"driver {', '.join(unknown)}" if unknown else "a driver that runs XDP in generic mode"

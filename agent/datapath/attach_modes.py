@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable, Sequence
 
 import structlog
 
+from agent.core.linux_version import version_of
 from agent.core.redirects import Decision, Device, decide, hint_of, remedy_of
 from agent.core.uplinks import Uplink
 from agent.datapath.link_query import LinkQuery
@@ -94,4 +96,5 @@ def _device(link: Message, uplink: Uplink, runs: str) -> Device:
     with open_control_socket() as control:
         names = names_of(members) if what == "bond" else [name]
         drivers = tuple(dict.fromkeys(driver_of(control, one) for one in names))
-    return Device(name, index, int(attribute(link, "IFLA_MTU")), what, drivers, xdp_features(index), runs)
+    mtu = int(attribute(link, "IFLA_MTU"))
+    return Device(name, index, mtu, what, drivers, xdp_features(index), runs, version_of(os.uname().release))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from agent.core.layout import (
     WATCHED_PROGRAM,
     MapName,
 )
+from agent.core.linux_version import version_of
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import programs
 from agent.datapath.compiler import TRACERS, CompiledObject
@@ -169,8 +169,7 @@ def reason_of(error: OSError | ValueError) -> str:
 
 def why_too_old(release: str) -> str:
     """Say that a kernel of this release (uname(2)) is older than those on which counting is safe, empty otherwise."""
-    version = tuple(map(int, re.findall(r"\d+", release)[:2]))
-    if version >= OLDEST:
+    if version_of(release) >= OLDEST:
         return ""
     return f"Linux {release} is older than {OLDEST[0]}.{OLDEST[1]}, from which on the agent attaches to XDP tracepoints"
 

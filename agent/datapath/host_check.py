@@ -18,6 +18,7 @@ from pathlib import Path
 
 from agent.core.features import Features, family_of
 from agent.core.layout import MAX_LOCAL_DROPLETS
+from agent.core.linux_version import version_of
 from agent.core.program_owners import advice, possessive
 from agent.core.redirects import NATIVE, Device, decide, remedy_of, shows_when_attached
 from agent.core.room import SMALLEST, uplink_mtu
@@ -93,10 +94,8 @@ def _capabilities(_config: KernelConfig) -> CheckResult:
 
 def _kernel(_config: KernelConfig) -> CheckResult:
     release = platform.release()
-    found = re.match(r"(\d+)\.(\d+)", release)
-    version = (int(found[1]), int(found[2])) if found else (0, 0)
     needed = ".".join(map(str, KERNEL_NEEDED))
-    ok = version >= KERNEL_NEEDED
+    ok = version_of(release) >= KERNEL_NEEDED
     return CheckResult("kernel", ok, release, "" if ok else f"install a kernel of version {needed} or newer")
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, NoReturn
 import structlog
 
 from agent.core.program_owners import STRANGER, Owner, advice, possessive
+from agent.core.remedies import errno_name
 from agent.datapath.namespaces import open_control_socket
 from agent.datapath.netlink import Message, Netlink, attribute
 from agent.datapath.offloads import driver_of
@@ -224,8 +225,7 @@ def why_refused(error: OSError, link: Message, mode: AttachMode) -> str:
     name, mtu = str(attribute(link, "IFLA_IFNAME")), int(attribute(link, "IFLA_MTU"))
     with open_control_socket() as control:
         driver = driver_of(control, name)
-    number = errno.errorcode.get(error.errno or 0, str(error.errno))
-    words = f"{name}: driver {driver} refuses {mode} XDP: {error.strerror} ({number})"
+    words = f"{name}: driver {driver} refuses {mode} XDP: {error.strerror} ({errno_name(error.errno or 0)})"
     if error.errno == errno.ERANGE or mtu > PAGE_MTU:
         words += (
             f"; its MTU is {mtu}, and a frame must fit into a page of memory: up to {PAGE_MTU} every driver can, on "

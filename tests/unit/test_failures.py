@@ -37,6 +37,7 @@ def test_counts_of_one_reason_and_place_are_one() -> None:
 def test_an_error_that_nobody_knows_is_named_by_its_number() -> None:
     assert words_of(Failure(FailureKind.TRANSMIT, errno.EIO, 2)).reason == "transmit_eio"
     assert words_of(Failure(FailureKind.REDIRECT, 4711, 2)).reason == "redirect_4711"
+    assert words_of(Failure(FailureKind.EXCEPTION, errno.EOPNOTSUPP, 2)).reason == "transmit_eopnotsupp"
 
 
 def test_what_goes_on_is_a_fault_until_it_has_been_quiet_for_a_minute() -> None:
