@@ -43,10 +43,8 @@ FIELDS = {
     "bpf_prog_aux": ("id",),
 }
 """What `struct kernel_layout` says of the kernel's structs, in its order."""
-OLDEST = (6, 18)
-"""The oldest Linux that these programs are attached on. On 6.1 they locked up the machine when a link failed
-(`make kernels`, a bond whose member fails); versions between were not tried.
-"""
+OLDEST = (6, 1)
+"""The oldest Linux that these programs are attached on, as the oldest on which they were tried (ADR 30)."""
 OVERFLOW = FAILURE_KEY.pack(0, 0, 0)
 """Where frames count that found no room for a key of their own."""
 WHY = {

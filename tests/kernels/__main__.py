@@ -69,12 +69,21 @@ def boot(arguments: list[str]) -> int:
         script = machine.script(command, PROJECT, environment)
         try:
             status = machine.run(kernel.image, archive, results, script, limit=LIMIT)
+        except machine.MachineError:
+            _keep_console(results)
+            raise
         finally:
             for name in ("junit.xml", "console.log"):
                 if (results / name).exists():
                     shutil.copy(results / name, BUILD / name)
     print(f"kernels: {time.monotonic() - started:.0f} s in all; {BUILD}/junit.xml and console.log tell more")
     return status
+
+
+def _keep_console(results: Path) -> None:
+    """Keep what the kernel of a run without a result said: the next run writes over `console.log`."""
+    if (results / "console.log").exists():
+        shutil.copy(results / "console.log", BUILD / f"console-{time.strftime('%Y%m%d-%H%M%S')}.log")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ def received(member: str) -> int:
     return int(link["stats64"]["rx"]["packets"])
 
 
+def test_losses_after_the_verdict_are_counted_here_too(host: Host) -> None:
+    """All that follows happens with the programs on XDP's tracepoints attached."""
+    assert host.status().losses_unknown == ""
+
+
 def test_endpoints_converse_through_a_bond(host: Host) -> None:
     before = host.counters()
     TENANT.talk()
