@@ -5,6 +5,11 @@ c_files = $(wildcard bpf/*.c bpf/*.h bench/programs/*.c bench/programs/*.h bench
 python_rooms := protocol agent controller_sim bench tests tools
 pytest := $(python) -m pytest
 
+# Labs, also of `make demo`, find here what was compiled before, by the hash of all that went into it.
+export DROPLET_LAB_CACHE ?= $(CURDIR)/build/programs
+# Tests start hundreds of agents: without bytecode, each of them would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quality lint types generated unit states bpf fuzz netns system kernels nightly bench format generate lock clean
 

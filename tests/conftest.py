@@ -1,13 +1,15 @@
-"""What tests of every kind share: signals as a terminal has them, one cache of compiled programs for all labs."""
+"""What tests of every kind share: signals as a terminal has them, one cache of compiled programs."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+PROGRAMS = Path(__file__).resolve().parents[1] / "build" / "programs"
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
@@ -20,10 +22,10 @@ def sigint_is_not_ignored() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def lab_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let all labs of a run share one cache of compiled programs: DROPLET_LAB_CACHE, or one for this run."""
-    with pytest.MonkeyPatch.context() as patch:
-        if "DROPLET_LAB_CACHE" not in os.environ:
-            patch.setenv("DROPLET_LAB_CACHE", str(tmp_path_factory.mktemp("programs")))
-        yield
+@pytest.fixture(scope="session", autouse=True)
+def lab_cache() -> Path:
+    """Return the folder of compiled programs that all tests and their labs share: DROPLET_LAB_CACHE, or the checkout's.
+
+    It outlives the run: an object's name is the hash of all that went into it, so nothing is compiled twice.
+    """
+    return Path(os.environ.setdefault("DROPLET_LAB_CACHE", str(PROGRAMS)))
