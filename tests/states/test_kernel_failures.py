@@ -1,0 +1,224 @@
+"""What the kernel refuses is told, undone, tried again, and takes nothing else with it."""
+
+from __future__ import annotations
+
+import errno
+import random
+
+import pytest
+from agent_under_test import Agent, Stream, one_by_one
+from agent_worlds import LOCAL, ONE_BOUNCER, RED, REMOTE, WORLDS, World, changed, endpoint, red
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
+
+from agent.core.layout import MapName
+from agent.store import StoreError
+
+
+async def publish(agent: Agent, stream: Stream, world: World) -> None:
+    for batch in one_by_one(stream.lead_to(world)):
+        await agent.deliver(batch)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(sorted(PLAIN)), st.sampled_from(sorted(PLAIN)), st.randoms(use_true_random=False))
+def test_a_kernel_that_refuses_at_random_is_brought_to_the_end_by_retries(
+    start: str, end: str, chance: random.Random
+) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, WORLDS[start])
+        agent.kernel.refuse = lambda action: errno.ENOMEM if chance.random() < 0.2 else 0
+        await publish(agent, stream, WORLDS[end])
+        agent.kernel.refuse = lambda action: 0
+        await agent.applier.retry()
+        await agent.applier.repair()
+        agent.applier.patience = 1
+        await agent.applier.retry()  # whoever got the number of an interface whose removal was refused until now
+        await ends_like(agent, end)
+
+    in_a_folder(scenario)
+
+
+def test_a_missing_namespace_fails_its_document_alone_and_is_made_good_by_a_retry() -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.kernel.namespaces = {"other"}
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        verdict = agent.told["a"]
+        assert (verdict.state.value, verdict.in_force) == ("failed", 0)
+        assert [failure.name for failure in verdict.failures] == ["ENOENT"]
+        assert agent.verdicts()["b"] == ("realized", 4, 4)
+        assert agent.kernel.portrait() == (await directly(changed(ONE_BOUNCER, a=None))).kernel.portrait()
+        agent.kernel.namespaces.add("a")
+        await agent.applier.retry()
+        assert agent.told["a"].failures == ()
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_a_newer_revision_that_fails_leaves_the_good_one_in_force() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        before = agent.kernel.contents()
+        agent.kernel.namespaces = {"a"}
+        more = {"endpoints": [*LOCAL["endpoints"], endpoint("c", "front", "d1", "192.168.1.77")]}
+        agent.kernel.begin_watch()
+        await publish(agent, stream, changed(ONE_BOUNCER, a=(more,)))
+        assert agent.kernel.end_watch() == []
+        assert agent.verdicts()["a"] == ("failed", 5, 3)
+        assert agent.kernel.contents() == before
+
+    in_a_folder(scenario)
+
+
+def test_a_full_map_fails_the_document_that_did_not_fit() -> None:
+    async def scenario(agent: Agent) -> None:
+        agent.kernel._sizes = {MapName.ENDPOINTS: 2}
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        before = agent.kernel.contents()
+        c = {"endpoints": [endpoint(f"c{n}", "front", "d2", f"192.168.1.{n}") for n in (70, 71)]}
+        await publish(agent, stream, changed(ONE_BOUNCER, c=(c,)))
+        assert agent.verdicts()["c"][0] == "failed"
+        assert agent.told["c"].failures[0].name == "E2BIG"
+        assert agent.kernel.contents() == before
+        await publish(agent, stream, changed(ONE_BOUNCER, b=None, c=(c,)))
+        agent.kernel._sizes = {}
+        await agent.applier.retry()
+        assert agent.verdicts()["c"][0] == "realized"
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_what_somebody_else_changed_is_repaired_and_told() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), ONE_BOUNCER)
+        kernel = agent.kernel
+        kernel.maps[MapName.ENDPOINTS].clear()
+        kernel.maps[MapName.VPCS][b"\x63\0\0\0"] = bytes(264)
+        kernel.veths.clear()
+        kernel.transit.clear()
+        await agent.applier.repair()
+        assert agent.repaired
+        await ends_like(agent, "one bouncer")
+        agent.repaired.clear()
+        await agent.applier.repair()
+        assert agent.repaired == []
+
+    in_a_folder(scenario)
+
+
+def test_a_refused_document_takes_no_dependent_out_of_force() -> None:
+    """A revision that drops a network and is wrong by itself must not have that network's endpoints removed."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        before = agent.kernel.contents()
+        agent.kernel.actions.clear()
+        wrong = {"vpcs": RED["vpcs"], "networks": [{"id": "bad", "vpc": "red", "cidrs": ["172.16.0.0/24"]}]}
+        await publish(agent, stream, changed(ONE_BOUNCER, red=(wrong,)))
+        assert {name: verdict[0] for name, verdict in agent.verdicts().items()} == {
+            "substrate": "realized",
+            "red": "rejected",
+            "a": "realized",
+            "b": "realized",
+        }
+        assert agent.kernel.actions == []
+        assert agent.kernel.contents() == before
+
+    in_a_folder(scenario)
+
+
+def test_a_revision_that_was_never_in_force_can_be_removed() -> None:
+    """Its claims and those of the last good revision are the same, and are given up once."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, ONE_BOUNCER)
+        await publish(agent, stream, changed(ONE_BOUNCER, red=(red("d9"),)))
+        assert agent.verdicts()["red"] == ("pending", 5, 2)
+        await publish(agent, stream, changed(ONE_BOUNCER, red=None))
+        await ends_like(agent, "network document removed")
+
+    in_a_folder(scenario)
+
+
+@pytest.mark.parametrize("updated", [REMOTE, {"endpoints": [endpoint("b", "front", "d2", "192.168.1.12")]}])
+def test_a_restart_gives_nothing_to_a_document_that_claimed_it_second(updated) -> None:
+    """The owner may have a newer revision than the rival: what the kernel took before was first."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        rival = ({"endpoints": [endpoint("b", "front", "d3", "192.168.1.55")]},)
+        await publish(agent, stream, changed(ONE_BOUNCER, rival=rival))
+        await publish(agent, stream, changed(ONE_BOUNCER, rival=rival, b=(updated, updated | {"vpcs": []})))
+        before, verdicts = agent.kernel.contents(), agent.verdicts()
+        assert verdicts["rival"][0] == "rejected"
+        agent.kernel.actions.clear()
+        await agent.start()
+        await agent.deliver(stream.replay())
+        await agent.complete()
+        assert agent.kernel.actions == []
+        assert (agent.kernel.contents(), agent.verdicts()) == (before, verdicts)
+
+    in_a_folder(scenario)
+
+
+def test_a_step_that_breaks_off_is_taken_up_by_the_next_one() -> None:
+    """Whatever raises, and wherever: nothing is told as realized that is not, and the next message mends it."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        deliveries = stream.lead_to(ONE_BOUNCER)
+
+        def break_off(action: object) -> int:
+            raise RuntimeError("a defect")
+
+        agent.kernel.refuse = break_off
+        with pytest.raises(RuntimeError):
+            await agent.deliver(deliveries)
+        assert agent.told == {}
+        agent.kernel.refuse = lambda action: 0
+        await agent.deliver(deliveries)
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_a_settlement_that_breaks_off_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        deliveries = stream.lead_to(ONE_BOUNCER)
+        with monkeypatch.context() as patch:
+            patch.setattr("agent.core.desired.realize", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await agent.deliver(deliveries)
+        assert all(state != "realized" for state, _, _ in agent.verdicts().values())
+        await agent.deliver(deliveries)
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)
+
+
+def test_a_full_disk_stops_nothing_and_is_made_good_later() -> None:
+    async def scenario(agent: Agent) -> None:
+        store = agent.applier._store
+        real, store.keep = store.keep, raising  # type: ignore[method-assign]
+        await publish(agent, Stream(), ONE_BOUNCER)
+        assert {name for name, verdict in agent.told.items() if verdict.state.value == "realized"} == set(ONE_BOUNCER)
+        assert store.load() == []
+        store.keep = real  # type: ignore[method-assign]
+        agent.applier.desired.documents.touch(["a"])
+        await agent.applier.deliver([])
+        assert {kept.name for kept in store.load()} == set(ONE_BOUNCER)
+
+    def raising(*_: object) -> None:
+        raise StoreError("database or disk is full")
+
+    in_a_folder(scenario)
