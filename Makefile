@@ -26,7 +26,8 @@ demo: setup ## Show the whole thing on this machine: four droplets, two tenants 
 test: quality ## Set up, check and test everything (needs root; JOBS=2 processes share the tests)
 	@$(shared) tests/unit tests/states tests/bpf tests/netns tests/system
 
-quality: lint types generated ## Check style, types and generated files
+quality: setup ## Check style, types and generated files
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint types generated
 
 lint: setup ## Check style: ruff, clang-format, codespell
 	@.venv/bin/ruff check .
