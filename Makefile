@@ -4,6 +4,12 @@ python := .venv/bin/python
 c_files = $(wildcard bpf/*.c bpf/*.h bench/programs/*.c bench/programs/*.h bench/programs/*/*.c bench/programs/*/*.h)
 python_rooms := protocol agent controller_sim bench tests tools
 pytest := $(python) -m pytest
+shared := $(pytest) -n $(or $(JOBS),auto)
+
+# Labs, also of `make demo`, find here what was compiled before, by the hash of all that went into it.
+export DROPLET_LAB_CACHE ?= $(CURDIR)/build/programs
+# Tests start hundreds of agents: without bytecode, each of them would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quality lint types generated unit states bpf fuzz netns system kernels nightly bench format generate lock clean
@@ -17,9 +23,11 @@ setup: ## Install what is needed: system packages, a locked virtualenv (asks not
 demo: setup ## Show the whole thing on this machine: four droplets, two tenants (KEEP=1 leaves it up)
 	@.venv/bin/droplet-lab demo
 
-test: quality unit states bpf netns system ## Set up, check and test everything (needs root)
+test: quality ## Set up, check and test everything (needs root; JOBS=2 processes share the tests)
+	@$(shared) tests/unit tests/states tests/bpf tests/netns tests/system
 
-quality: lint types generated ## Check style, types and generated files
+quality: setup ## Check style, types and generated files
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint types generated
 
 lint: setup ## Check style: ruff, clang-format, codespell
 	@.venv/bin/ruff check .
@@ -39,7 +47,7 @@ unit: setup ## Test the pure parts (no root)
 	@$(pytest) tests/unit
 
 states: setup ## Test whole-world states in every order (no root)
-	@$(pytest) tests/states
+	@$(shared) tests/states
 
 bpf: setup ## Test the compiled programs packet by packet (root)
 	@$(pytest) tests/bpf
@@ -48,10 +56,10 @@ fuzz: setup ## Run millions of random frames through the programs (root; FRAMES=
 	@$(python) tests/bpf/fuzz_run.py --frames $(or $(FRAMES),5000000) --seed $(or $(SEED),1) --variant $(or $(VARIANT),all)
 
 netns: setup ## Test the kernel's edge in network namespaces (root)
-	@$(pytest) tests/netns
+	@$(shared) tests/netns
 
 system: setup ## Test agents, controller and nats-server together (root)
-	@$(pytest) tests/system
+	@$(shared) tests/system
 
 kernels: setup ## Test on Debian's own kernel under emulation: Geneve, VLANs, bonds (KERNELS="PYTEST ARGUMENTS")
 	@$(python) -m tests.kernels $(KERNELS)

@@ -100,8 +100,7 @@ class Lab:
 
     def _build(self, topology: Topology, text: str) -> None:
         assignments = allocate(topology)
-        for directory in ("logs", "agents", "hosts", "cache"):
-            (self.paths.directory / directory).mkdir(parents=True, mode=0o700)
+        self._make_directories()
         self.paths.save(State(text, assignments))
         self.say(f"substrate {', '.join(topology.substrate.cidrs)}, {len(topology.droplets)} droplets")
         substrate.build(self.names, topology)
@@ -112,6 +111,14 @@ class Lab:
         for host in topology.hosts:
             nats_server.write_private(self.paths.settings(host), agent_settings(self.paths, topology, host).encode())
         self.start_server()
+
+    def _make_directories(self) -> None:
+        """Make the lab's directories, also while another lab that goes down removes the empty one for all labs."""
+        while not self.paths.directory.exists():
+            with contextlib.suppress(FileNotFoundError):
+                self.paths.directory.mkdir(parents=True, mode=0o700)
+        for directory in ("logs", "agents", "hosts", "cache"):
+            (self.paths.directory / directory).mkdir(mode=0o700)
 
     def add_endpoint_namespaces(self, topology: Topology) -> None:
         """Make the namespaces of all endpoints that have none yet."""

@@ -165,6 +165,8 @@ async def compile_programs(folder: Path, sources: Path = SOURCES, features: Feat
     wanted = content_hash(sources, features)
     path = folder / f"{wanted}.object"
     await asyncio.to_thread(_own, folder)
+    if found := _read(path, wanted):
+        return found
     async with _alone(folder):
         return _read(path, wanted) or await _compile(path, wanted, sources, features)
 

@@ -21,6 +21,7 @@ from agent.core.layout import MAX_LOCAL_DROPLETS, MapName
 from agent.core.remedies import Step
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import MapDefinition
+from agent.datapath.pins import make_folder
 from agent.datapath.told import doing
 
 FEW = 8
@@ -175,7 +176,7 @@ def open_maps(
     characters): those are pinned again, with what they hold.
     Raises LayoutMismatchError for a pin of another layout, OSError when the kernel refuses to create one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     opened: dict[MapName, Map] = {}
     try:
         for definition in definitions:

@@ -15,6 +15,9 @@ import structlog
 from agent.core.layout import LAYOUT_VERSION
 from agent.datapath import bpf_syscall as bpf
 
+MOST_ATTEMPTS = 100
+"""Times that a folder is made anew when a parent was removed meanwhile."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 log = structlog.get_logger()
 
@@ -94,11 +97,19 @@ class Pins:
             self.root.parent.rmdir()
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, also while another agent's uninstall removes a parent that was still empty."""
+    for _ in range(MOST_ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return path.mkdir(parents=True, exist_ok=True)
+    return path.mkdir(parents=True, exist_ok=True)
+
+
 def restore(wanted: Mapping[Path, int]) -> None:
     """Pin again what somebody unpinned: without its pin, a restarted agent would begin with empty maps."""
     for path, descriptor in wanted.items():
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             bpf.pin(descriptor, path)
             log.warning("pin_restored", path=str(path))
 

@@ -55,10 +55,10 @@ def interfaces() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> CompiledObject:
+def compiled(lab_cache: Path) -> CompiledObject:
     if os.geteuid():
         pytest.skip("loading programs needs root")
-    return asyncio.run(compile_programs(tmp_path_factory.mktemp("objects"), features=Features(vlan_tags=True)))
+    return asyncio.run(compile_programs(lab_cache, features=Features(vlan_tags=True)))
 
 
 @pytest.fixture(scope="session")

@@ -46,9 +46,10 @@ def test_a_program_uses_the_maps_that_it_was_given(compiled: CompiledObject, one
 
 
 def test_an_unchanged_text_is_not_compiled_again(
-    compiled: CompiledObject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = asyncio.run(compile_programs(tmp_path))
+    first = asyncio.run(compile_programs(lab_cache))
+    shutil.copy(lab_cache / f"{first.hash}.object", tmp_path)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert asyncio.run(compile_programs(tmp_path)) == first
     assert [path.name for path in tmp_path.iterdir()] == [f"{first.hash}.object"]

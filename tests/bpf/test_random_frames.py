@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import fuzz_model
@@ -37,9 +38,9 @@ def variant(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def machine(variant: str, compiled: CompiledObject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def machine(variant: str, compiled: CompiledObject, lab_cache: Path) -> Iterator[Machine]:
     if variant != "everything":
-        compiled = asyncio.run(compile_programs(tmp_path_factory.mktemp("variant"), features=VARIANTS[variant]))
+        compiled = asyncio.run(compile_programs(lab_cache, features=VARIANTS[variant]))
     machine = Machine(compiled)
     yield machine
     machine.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import bpf_packets as p
 import pytest
@@ -35,11 +36,9 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def variant(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Features, World]]:
+def variant(request: pytest.FixtureRequest, lab_cache: Path) -> Iterator[tuple[Features, World]]:
     features = VARIANTS[request.param]
-    compiled = asyncio.run(compile_programs(tmp_path_factory.mktemp("objects"), features=features))
+    compiled = asyncio.run(compile_programs(lab_cache, features=features))
     world = World(compiled)
     yield features, world
     for fd in [program.fd for program in world.programs.values()] + list(world.fds.values()):

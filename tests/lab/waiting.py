@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PATIENCE = 40.0
-"""Seconds after which what is waited for counts as never coming; a sound run waits far less."""
+PATIENCE = 120.0
+"""Seconds after which what is waited for counts as never coming. A sound run waits far less, but four labs may start at
+once beside what else keeps the machine busy, and each of their agents takes seconds of CPU time to load programs."""
 
 T = TypeVar("T")
 

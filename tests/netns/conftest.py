@@ -120,17 +120,11 @@ def world() -> Iterator[World]:
             ip("netns", "del", name, check=False)
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs are compiled once for all tests of this folder."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def config(world: World, tmp_path: Path, cache: Path) -> Iterator[KernelConfig]:
+def config(world: World, tmp_path: Path, lab_cache: Path) -> Iterator[KernelConfig]:
     """An agent's settings with small maps and a bpf file system of its own."""
     bpffs = tmp_path / "bpf"
-    yield KernelConfig("here", f"{world.prefix}i", ("eth0",), cache, bpffs, sizes=MapSizes(endpoints=1000))
+    yield KernelConfig("here", f"{world.prefix}i", ("eth0",), lab_cache, bpffs, sizes=MapSizes(endpoints=1000))
     run("umount", str(bpffs), check=False)
 
 

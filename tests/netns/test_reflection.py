@@ -78,11 +78,11 @@ async def _open(net: Routed, namespace: str, name: str, cache: File, folder: Fil
 
 
 @pytest.fixture
-async def far(net: Routed, cache: File, tmp_path: File) -> AsyncIterator[Host]:
+async def far(net: Routed, lab_cache: File, tmp_path: File) -> AsyncIterator[Host]:
     """The far host with its programs; the near one has its own too, and the test is there."""
-    far = await _open(net, net.far, "far", cache, tmp_path)
+    far = await _open(net, net.far, "far", lab_cache, tmp_path)
     await far.install((V4.far, V6.far), (V4.near, V6.near))
-    near = await _open(net, net.near, "near", cache, tmp_path)
+    near = await _open(net, net.near, "near", lab_cache, tmp_path)
     await near.install((V4.near, V6.near), (V4.far, V6.far))
     yield far
     for host, name in ((far, "far"), (near, "near")):

@@ -190,9 +190,9 @@ def test_options_that_exclude_one_another_are_refused(host, settings):
     assert run(host, settings, "--no-such-option").returncode == USAGE
 
 
-def test_a_dry_run_on_a_fresh_host_changes_nothing(host, settings):
+def test_a_dry_run_on_a_fresh_host_changes_nothing(host, settings, lab_cache):
     before = shown(host)
-    done = run(host, settings, "--dry-run")
+    done = run(host, settings, "--dry-run", DROPLET_CACHE=str(lab_cache))
     assert done.returncode == OK, done.stderr
     assert "nothing was changed" in done.stdout
     assert shown(host) == before

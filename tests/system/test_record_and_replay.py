@@ -82,7 +82,7 @@ def plan(machine: str, folder: Path, file: Path, *more: str) -> subprocess.Compl
     settings = folder / "agent.toml"
     settings.write_text(
         f'host = "support"\ninstance = "{machine}"\ninterfaces = ["eth0"]\n'
-        f'state = "{folder}/state"\ncache = "{folder}/cache"\n'
+        f'state = "{folder}/state"\ncache = "{os.environ["DROPLET_LAB_CACHE"]}"\n'
     )
     command = [PROGRAM, "--config", str(settings), "--replay", str(file), *more]
     return subprocess.run(entered(machine, command), capture_output=True, text=True, timeout=60)

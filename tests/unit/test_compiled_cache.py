@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -86,6 +87,16 @@ def test_agents_that_start_together_compile_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(compiler, "_run_child", leave)
     assert asyncio.run(start_three()) == [made] * 3
     assert len(runs) == 1
+
+
+def test_what_is_in_the_cache_does_not_wait_for_a_compilation(compiled: CompiledObject, tmp_path: Path) -> None:
+    asyncio.run(compile_programs(tmp_path))
+    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another agent does that compiles other features
+        assert asyncio.run(asyncio.wait_for(compile_programs(tmp_path), 60)) == compiled
+    finally:
+        os.close(descriptor)
 
 
 def test_a_compilation_that_fails_lets_the_next_one_try(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
