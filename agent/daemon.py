@@ -77,6 +77,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
         cache=Path(settings.cache),
         bpffs=Path(settings.bpffs),
         attach_mode=AttachMode(settings.attach_mode),
+        count_lost_frames=settings.count_lost_frames,
         sizes=MapSizes(
             endpoints=sizes.endpoints,
             direct=sizes.direct,

@@ -132,6 +132,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interfaces: Interfaces
     instance: str = ""
     attach_mode: Literal["auto", "native", "generic", "offload"] = "auto"
+    count_lost_frames: bool = True
     state: str = "/var/lib/droplet"
     cache: str = "/var/cache/droplet"
     bpffs: str = "/sys/fs/bpf"

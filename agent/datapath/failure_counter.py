@@ -45,6 +45,7 @@ FIELDS = {
 """What `struct kernel_layout` says of the kernel's structs, in its order."""
 OLDEST = (6, 1)
 """The oldest Linux that these programs are attached on, as the oldest on which they were tried (ADR 30)."""
+SWITCHED_OFF = "the setting count_lost_frames is false"
 OVERFLOW = FAILURE_KEY.pack(0, 0, 0)
 """Where frames count that found no room for a key of their own."""
 WHY = {
@@ -59,12 +60,14 @@ log = structlog.get_logger()
 class FailureCounter:
     """The programs on tracepoints of one agent, and what they counted."""
 
-    def __init__(self, compiled: CompiledObject, maps: Mapping[MapName, Map], pins: Pins) -> None:
+    def __init__(self, compiled: CompiledObject, maps: Mapping[MapName, Map], pins: Pins, enabled: bool = True) -> None:
+        """Count with these maps; one that is not `enabled` detaches what an agent before it attached."""
         self.unavailable = "nothing was attached yet"
         """Why frames that are dropped after the verdict are not counted, empty where they are."""
         self._compiled = compiled
         self._maps = maps
         self._pins = pins
+        self._enabled = enabled
         self._layout: bytes | None = None
 
     def tend(self, program_ids: Collection[int], interfaces: Collection[int]) -> None:
@@ -72,8 +75,9 @@ class FailureCounter:
 
         Whatever the kernel refuses is kept in `unavailable`, logged when it changes, and tried again by the next call.
         """
-        if too_old := why_too_old(os.uname().release):
-            self._note(too_old)
+        if not self._enabled or (too_old := why_too_old(os.uname().release)):
+            self._detach()
+            self._note(too_old if self._enabled else SWITCHED_OFF)
             return
         try:
             self._configure()
@@ -132,6 +136,11 @@ class FailureCounter:
                 _ensure_link(self._pins.links / TRACERS[name], TRACERS[name], program)
         finally:
             programs.close(loaded)
+
+    def _detach(self) -> None:
+        """End the counting of an agent that ran before on other settings."""
+        for tracepoint in TRACERS.values():
+            (self._pins.links / tracepoint).unlink(missing_ok=True)
 
 
 def _ensure_link(path: Path, tracepoint: str, program: programs.Program) -> None:

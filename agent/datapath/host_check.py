@@ -26,7 +26,7 @@ from agent.core.uplinks import Uplink
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath.attach_modes import read_devices
 from agent.datapath.compiler import content_hash, refuse_foreign
-from agent.datapath.failure_counter import why_not_counted
+from agent.datapath.failure_counter import SWITCHED_OFF, why_not_counted
 from agent.datapath.kernel import KernelConfig, with_uplinks
 from agent.datapath.link_query import LinkQuery
 from agent.datapath.namespaces import open_control_socket
@@ -320,9 +320,9 @@ def how_programs_run(mode: AttachMode, devices: Sequence[Device]) -> CheckResult
     return CheckResult("redirects", True, "the uplinks take redirected frames: programs will run natively")
 
 
-def _losses(_config: KernelConfig) -> CheckResult:
+def _losses(config: KernelConfig) -> CheckResult:
     """Say whether frames that the kernel drops after a verdict can be counted: an agent works without, too."""
-    lacking = why_not_counted()
+    lacking = why_not_counted() if config.count_lost_frames else SWITCHED_OFF
     if not lacking:
         return CheckResult("losses", True, "frames that the kernel drops after a program's verdict are counted")
     detail = f"frames that the kernel drops after a program's verdict will not be counted: {lacking}"

@@ -59,6 +59,7 @@ class KernelConfig:
     cache: Path
     bpffs: Path = Path("/sys/fs/bpf")
     attach_mode: AttachMode = AttachMode.AUTO
+    count_lost_frames: bool = True
     sizes: MapSizes = field(default_factory=MapSizes)
     features: Features = EVERYTHING
     """Without what the uplinks decide: see `with_uplinks`."""
@@ -121,7 +122,7 @@ class Kernel(Readings):
         self.executor = Executor(maps, self.links, self.transit)
         self.neighbours = NeighbourWatch(uplinks, maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None
-        self.failures = FailureCounter(compiled, maps, config.pins)
+        self.failures = FailureCounter(compiled, maps, config.pins, config.count_lost_frames)
         """What is dropped after a verdict of the programs."""
         self._subject = Subject(
             config.interfaces,

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -174,6 +175,24 @@ async def test_counting_goes_on_while_no_agent_runs_and_over_its_next_start(
             second.failures.tend([number], [arrival])
             send(program, arrival)
             assert by_reason(second.failures.read()) == {("no_redirects", to): 3 * FRAMES}
+        finally:
+            await second.close()
+
+
+async def test_an_agent_that_is_told_not_to_count_detaches_what_one_before_it_attached(
+    world: World, config: KernelConfig, arrival: int
+) -> None:
+    with redirecting(no_driver(world)) as (program, number):
+        first = await Kernel.open(config)
+        first.failures.tend([number], [arrival])
+        await first.close()
+        second = await Kernel.open(replace(config, count_lost_frames=False))
+        try:
+            second.failures.tend([number], [arrival])
+            assert second.failures.unavailable == "the setting count_lost_frames is false"
+            assert not list(config.pins.links.iterdir()), "links without a pin are closed by the kernel"
+            send(program, arrival)
+            assert second.failures.read() == {}
         finally:
             await second.close()
 
