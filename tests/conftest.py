@@ -40,6 +40,13 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def tables_are_wide() -> None:
+    """Have commands print for 120 columns in a process that shares the tests: without a terminal it would be 80."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["COLUMNS"] = "120"
+
+
+@pytest.fixture(scope="session", autouse=True)
 def lab_cache() -> Path:
     """Return the folder of compiled programs that all tests and their labs share: DROPLET_LAB_CACHE, or the checkout's.
 
