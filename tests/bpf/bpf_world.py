@@ -214,6 +214,7 @@ class World:
         self.over_ipv6 = over_ipv6
         for name in set(self.fds) - ARRAYS - {"programs"}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
+        self.put(MapName.FRAME_STATES, layout.U32.pack(0), bytes(layout.FRAME_STATE.size * bpf.possible_cpus()))
         for slot, name in layout.CALLED_PROGRAMS.items():
             self.put(MapName.PROGRAMS, layout.U32.pack(slot), layout.U32.pack(self.programs[name].fd))
         for index in range(2, layout.MAX_LOCAL_DROPLETS):
