@@ -68,23 +68,6 @@ static __always_inline __u32 forgotten(__u32 value)
 }
 
 /*
- * Has the verifier forget what it knows of a structure on the stack, of whole words of 8 bytes: of an IPv4 address it
- * knows words, and it would look at what follows once for each combination of such addresses. What it does not know,
- * the difference of two loads, is added to each word: 0.
- */
-static __always_inline void forget_words(context *ctx, void *start, __u32 size)
-{
-	__u64 nothing = ctx->ingress_ifindex;
-	volatile __u64 *word = start;
-
-	asm volatile("" : "+r"(nothing));
-	nothing -= ctx->ingress_ifindex;
-#pragma unroll
-	for (__u32 i = 0; i < size / sizeof(*word); i++)
-		word[i] += nothing;
-}
-
-/*
  * The hook's verdict for an outcome; `ifindex` is where an answered or forwarded frame leaves. Answers are redirected
  * to where they came from, since veth does not wake the receiver of an XDP_TX that has no XDP program
  * (veth_xdp_flush()).

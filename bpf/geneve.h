@@ -55,17 +55,6 @@ struct probe {
 #define OPTION_CRITICAL	     0x80
 #define MAX_OPTIONS	     63 /* of 4 bytes each, the most that fit */
 
-/*
- * Where our options are, by bytes from the frame's start; 0 for those that are not there. The verifier keeps track of
- * what is at multiples of 8 on the stack, and would look at all places where an option can be.
- */
-struct options {
-	__u16 nothing;
-	__u16 rts;
-	__u16 probe;
-	__u16 back; /* invalidate or misdirected */
-} __attribute__((aligned(8)));
-
 static __always_inline enum outcome find_option(const struct geneve_option *option, __u32 at, struct options *found)
 {
 	if (option->class == bpf_htons(OPTION_CLASS)) {
@@ -158,20 +147,23 @@ static __always_inline enum outcome read_back(void *start, void *end, __u32 at, 
 }
 
 /* `at` is where the options begin, by bytes from the frame's start; `length` is theirs. */
-static __always_inline enum outcome parse_options(void *start, void *end, __u32 at, __u32 length, struct tunnel *tunnel)
+static __always_inline enum outcome parse_options(void *start, void *end, __u32 at, __u32 length, struct tunnel *tunnel,
+						  struct options *found)
 {
-	struct options found = {};
 	enum outcome outcome;
 
-	asm volatile("" : : "r"(&found) : "memory"); /* else clang would keep it in registers */
-	outcome = find_options(start, end, at, at + length, &found);
+	found->rts = 0;
+	found->probe = 0;
+	found->back = 0;
+	asm volatile("" : : : "memory"); /* else clang would keep it in registers */
+	outcome = find_options(start, end, at, at + length, found);
 	asm volatile("" : : : "memory");
-	if (outcome == GO_ON && found.rts)
-		outcome = read_rts(start, end, found.rts, tunnel, TUNNEL_RETURNS);
-	if (outcome == GO_ON && found.probe)
-		outcome = read_probe(start, end, found.probe, tunnel);
-	if (outcome == GO_ON && found.back)
-		outcome = read_back(start, end, found.back, tunnel);
+	if (outcome == GO_ON && found->rts)
+		outcome = read_rts(start, end, found->rts, tunnel, TUNNEL_RETURNS);
+	if (outcome == GO_ON && found->probe)
+		outcome = read_probe(start, end, found->probe, tunnel);
+	if (outcome == GO_ON && found->back)
+		outcome = read_back(start, end, found->back, tunnel);
 	return outcome;
 }
 
@@ -179,7 +171,8 @@ static __always_inline enum outcome parse_options(void *start, void *end, __u32 
  * `at` is where the Geneve header begins, by bytes from the frame's start; `payload` is what UDP says to follow it.
  * A control packet needs no inner frame.
  */
-static __always_inline enum outcome parse_geneve(void *start, void *end, __u32 at, __u32 payload, struct tunnel *tunnel)
+static __always_inline enum outcome parse_geneve(void *start, void *end, __u32 at, __u32 payload, struct tunnel *tunnel,
+						 struct options *found)
 {
 	struct geneve *geneve = start + at;
 	__u32 options;
@@ -198,7 +191,7 @@ static __always_inline enum outcome parse_geneve(void *start, void *end, __u32 a
 	tunnel->vni = bpf_ntohl(geneve->vni) >> 8;
 	tunnel->headers = at + sizeof(*geneve) + options;
 	tunnel->length = payload - options;
-	return options ? parse_options(start, end, at + sizeof(*geneve), options, tunnel) : GO_ON;
+	return options ? parse_options(start, end, at + sizeof(*geneve), options, tunnel, found) : GO_ON;
 }
 
 static __always_inline __u32 option_bytes(const struct tunnel *tunnel, bool ipv6)

@@ -60,7 +60,7 @@
 	X(INNER_TTL, "The packet used up its time to live, and no ICMP error was due.")                                \
 	X(TOO_BIG, "The packet did not fit, and no ICMP error was due.")                                               \
 	X(TO_GATEWAY, "The endpoint sent its gateway what it neither answers nor refuses, or too many of them.")       \
-	X(NO_PROGRAM, "Transit XDP was not in the program array for delivery on the same host.")                       \
+	X(NO_PROGRAM, "A program to be called was not in the program array, or was left no state.")                    \
 	X(NO_LOCAL_DROPLET, "The endpoint's droplet was not configured yet.")                                          \
 	X(NO_NETWORK, "No network of the VPC holds the address.")                                                      \
 	X(NO_BOUNCER, "The network has no bouncer.")                                                                   \

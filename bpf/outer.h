@@ -42,15 +42,6 @@ static __always_inline bool is_tunnel(void *udp, void *end)
 	return udp + sizeof(struct udphdr) <= end && is_tunnel_port(((struct udphdr *)udp)->dest);
 }
 
-/* What the outer IP header says, of whichever family. Narrow for the verifier as struct tunnel is. */
-struct outer {
-	struct address to KEY;
-	__u64 pseudo; /* the sum of what UDP counts in besides itself, but for the length */
-	__u16 udp;    /* where the UDP header begins, by bytes from the frame's start */
-	__u16 room;   /* bytes from there on */
-	__be16 vlan;
-};
-
 /* `at` is where the IPv4 header begins. */
 static __always_inline enum outcome read_outer_ipv4(context *ctx, __u32 at, struct outer *outer, struct tunnel *tunnel)
 {
@@ -137,6 +128,7 @@ static __always_inline enum outcome read_outer(context *ctx, struct outer *outer
 	__u32 at = sizeof(*ethernet);
 	__be16 kind;
 
+	outer->vlan = 0;
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return PASSED;
 	kind = ethertype(ethernet);
@@ -156,7 +148,8 @@ static __always_inline enum outcome read_outer(context *ctx, struct outer *outer
 	return PASSED;
 }
 
-static __always_inline enum outcome parse_udp(context *ctx, const struct outer *outer, struct tunnel *tunnel)
+static __always_inline enum outcome parse_udp(context *ctx, const struct outer *outer, struct tunnel *tunnel,
+					      struct options *options)
 {
 	void *start = frame_start(ctx), *end = frame_end(ctx);
 	__u32 at = bounded(outer->udp, FIRST_HEADERS), length, payload;
@@ -177,22 +170,22 @@ static __always_inline enum outcome parse_udp(context *ctx, const struct outer *
 	payload = length - sizeof(*udp) - sizeof(struct geneve);
 	if (VXLAN_PORT && udp->dest == bpf_htons(VXLAN_PORT))
 		return parse_vxlan(start, end, at + sizeof(*udp), payload, tunnel);
-	return parse_geneve(start, end, at + sizeof(*udp), payload, tunnel);
+	return parse_geneve(start, end, at + sizeof(*udp), payload, tunnel, options);
 }
 
 /* `*local` is the droplet that the packet came in for. Once that is known, an outcome is a drop or GO_ON. */
 static __always_inline enum outcome parse_outer(context *ctx, struct frame_state *state, struct local_droplet **local)
 {
 	struct tunnel *tunnel = &state->tunnel;
-	struct outer outer = {};
-	enum outcome outcome = read_outer(ctx, &outer, tunnel);
+	struct outer *outer = &state->outer;
+	enum outcome outcome = forgotten(read_outer(ctx, outer, tunnel));
 
 	if (outcome == PASSED)
 		return PASSED;
-	*local = find_local(arrived_on(ctx), outer.vlan, &outer.to, &state->local);
+	*local = find_local(arrived_on(ctx), outer->vlan, &outer->to, &state->local);
 	if (!*local) /* open: what is not for us is the host's stack's */
 		return PASSED;
-	return outcome == GO_ON ? parse_udp(ctx, &outer, tunnel) : outcome;
+	return outcome == GO_ON ? parse_udp(ctx, outer, tunnel, &state->options) : outcome;
 }
 
 #endif

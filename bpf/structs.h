@@ -224,6 +224,24 @@ struct transport {
 	__u8 pad;
 };
 
+/* What the outer IP header says, of whichever family. */
+struct outer {
+	struct address to __attribute__((aligned(8)));
+	__u64 pseudo; /* the sum of what UDP counts in besides itself, but for the length */
+	__u16 udp;    /* where the UDP header begins, by bytes from the frame's start */
+	__u16 room;   /* bytes from there on */
+	__be16 vlan;
+	__u8 pad[2];
+};
+
+/* Where our Geneve options are, by bytes from the frame's start; 0 for those that are not there. */
+struct options {
+	__u16 rts;
+	__u16 probe;
+	__u16 back; /* invalidate or misdirected */
+	__u8 pad[2];
+};
+
 /*
  * frame_states: 0 -> what is known of the frame that this CPU handles; per CPU. By programs.
  *
@@ -242,6 +260,10 @@ struct frame_state {
 	__u16 local;	/* from a tunnel: index of the droplet that it came in for */
 	__u8 came_by;	/* from a tunnel: its flags as they were read */
 	__u8 pad[5];
+
+	/* Written before they are read while a frame is parsed, and of no use afterwards: never cleared. */
+	struct outer outer;
+	struct options options;
 };
 
 #define WATCHED_PROGRAM	  1U /* its id is the kernel's of a program of ours */

@@ -410,10 +410,8 @@ int transit_agent(struct xdp_md *ctx)
 		outcome = forgotten(from_endpoint(ctx, sender, &departure));
 		if (outcome == ASKS)
 			outcome = forgotten(ask(sender, &departure));
-		if (outcome == DELIVERED_SAME_HOST) {
-			state->receiver = departure.receiver;
-			outcome = go_on_in(ctx, state, TRANSIT_XDP);
-		}
+		if (outcome == DELIVERED_SAME_HOST)
+			outcome = go_on_in_xdp(ctx, state, departure.receiver);
 		if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
 			outcome = forgotten(send_out(ctx, sender, &departure, outcome, &leave_by));
 		if (is_to_be_told(outcome))

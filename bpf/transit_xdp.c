@@ -125,7 +125,7 @@ static __always_inline enum outcome frame_from_tunnel(context *ctx, const struct
 	bool on_path = false;
 
 	if ((void *)(ethernet + 1) <= frame_end(ctx))
-		outcome = read_packet(ethernet, frame_end(ctx), tunnel->length, tunnel->vni, packet);
+		outcome = forgotten(read_packet(ethernet, frame_end(ctx), tunnel->length, tunnel->vni, packet));
 	if (outcome == GO_ON && !tunnel->flags)
 		on_path = confirmed_lately(&packet->from, &tunnel->peer.address);
 	known = check_peer(local, tunnel, on_path);

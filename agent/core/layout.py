@@ -114,9 +114,15 @@ TUNNEL = struct.Struct("=16sII16sHHHHHBBBBBB")
 u8 tos, ttl, bounces, flags, rts, attempt }."""
 TRANSPORT = struct.Struct("=II4sBBBx")
 """struct transport { u32 at; u32 protocol; be32 identity; u8 fragment, later, extended; pad }."""
-FRAME_STATE = struct.Struct(f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB5x")
-"""struct frame_state { packet; tunnel; transport; u32 called, length, why, receiver; u16 local; u8 came_by; pad[5] }.
-The agent neither reads nor writes it."""
+OUTER = struct.Struct("=16sQHH2s2x")
+"""struct outer { address to; u64 pseudo; u16 udp; u16 room; be16 vlan; pad[2] }."""
+OPTIONS = struct.Struct("=HHH2x")
+"""struct options { u16 rts; u16 probe; u16 back; pad[2] }."""
+FRAME_STATE = struct.Struct(
+    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB5x{OUTER.format[1:]}{OPTIONS.format[1:]}"
+)
+"""struct frame_state { packet; tunnel; transport; u32 called, length, why, receiver; u16 local; u8 came_by; pad[5];
+outer; options }. The agent neither reads nor writes it."""
 KERNEL_LAYOUT = struct.Struct("=Q5I4x")
 """struct kernel_layout { u64 cookie; u32 device_ifindex, device_net, net_cookie, program_aux, aux_id; pad }."""
 WATCHED_KEY = struct.Struct("=II")

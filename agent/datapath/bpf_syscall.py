@@ -477,6 +477,8 @@ def map_info(fd: int) -> MapInfo:
 
 
 _PROGRAM_INFO = Struct("=II8sIIQQQIIQ16s")
+_VERIFIED, _VERIFIED_AT = Struct("=I"), 216
+"""The field `verified_insns` of struct bpf_prog_info, and where it is."""
 
 
 def program_info(fd: int) -> ProgramInfo:
@@ -486,3 +488,12 @@ def program_info(fd: int) -> ProgramInfo:
     seed = _PROGRAM_INFO.pack(0, 0, bytes(8), 0, 0, 0, 0, 0, 0, count, ctypes.addressof(ids), bytes(16))
     fields = _PROGRAM_INFO.unpack(_info(fd, _PROGRAM_INFO.size, seed))
     return ProgramInfo(fields[0], fields[1], fields[2], tuple(ids)[:count], fields[11].rstrip(b"\0").decode())
+
+
+def verified_instructions(fd: int) -> int:
+    """Return how many instructions the verifier looked at before it took a program; it looks at 1,000,000 at most.
+
+    Since Linux 5.16 (`verified_insns` of struct bpf_prog_info); 0 before.
+    """
+    found: int = _VERIFIED.unpack_from(_info(fd, _VERIFIED_AT + _VERIFIED.size), _VERIFIED_AT)[0]
+    return found

@@ -227,7 +227,7 @@ SENTENCES = {
     Outcome.INNER_TTL: "The packet used up its time to live, and no ICMP error was due.",
     Outcome.TOO_BIG: "The packet did not fit, and no ICMP error was due.",
     Outcome.TO_GATEWAY: "The endpoint sent its gateway what it neither answers nor refuses, or too many of them.",
-    Outcome.NO_PROGRAM: "Transit XDP was not in the program array for delivery on the same host.",
+    Outcome.NO_PROGRAM: "A program to be called was not in the program array, or was left no state.",
     Outcome.NO_LOCAL_DROPLET: "The endpoint's droplet was not configured yet.",
     Outcome.NO_NETWORK: "No network of the VPC holds the address.",
     Outcome.NO_BOUNCER: "The network has no bouncer.",

@@ -214,6 +214,7 @@ class World:
         self.over_ipv6 = over_ipv6
         for name in set(self.fds) - ARRAYS - {"programs"}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
+        self.put(MapName.FRAME_STATES, layout.U32.pack(0), bytes(layout.FRAME_STATE.size * bpf.possible_cpus()))
         for slot, name in layout.CALLED_PROGRAMS.items():
             self.put(MapName.PROGRAMS, layout.U32.pack(slot), layout.U32.pack(self.programs[name].fd))
         for index in range(2, layout.MAX_LOCAL_DROPLETS):
@@ -257,7 +258,8 @@ class World:
     def leave_state(self, called: int, receiver: int = 0) -> None:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
         fields = [*_unpacked(layout.PACKET), *_unpacked(layout.TUNNEL), *_unpacked(layout.TRANSPORT)]
-        value = layout.FRAME_STATE.pack(*fields, called, 0, 0, receiver, 0, 0)
+        rest = [*_unpacked(layout.OUTER), *_unpacked(layout.OPTIONS)]
+        value = layout.FRAME_STATE.pack(*fields, called, 0, 0, receiver, 0, 0, *rest)
         self.put(MapName.FRAME_STATES, layout.U32.pack(0), value * bpf.possible_cpus())
 
     def after_tail_call(self, frame: bytes, program: str = "transit_xdp", arrival: int = ARRIVAL) -> Run:

@@ -17,6 +17,7 @@ from bpf_world import A6, D1, D2, GATEWAY, GATEWAY6, MAC, R6, S1, S2, UNKNOWN, U
 
 from agent.core import layout
 from agent.core.features import Family, Features
+from agent.datapath import bpf_syscall as bpf
 from agent.datapath.compiler import compile_programs
 from agent.datapath.outcomes import Outcome
 
@@ -71,6 +72,16 @@ def test_a_variant_carries_its_families_alone(variant: tuple[Features, World], i
     assert sent.frame.endswith(p.geneve(VNI, INNER[inner][1]))
     at = 36 if outer == "ipv4" else 56
     assert sent.frame[at : at + 2] == features.geneve_port.to_bytes(2, "big")
+
+
+VERIFIER_CEILING = 300_000
+"""Instructions; the verifier gives up after 1,000,000. That of Linux 6.1 looks at up to twice as many as later ones."""
+
+
+def test_a_variant_leaves_the_verifier_room_for_the_next_feature(variant: tuple[Features, World]) -> None:
+    for program in variant[1].programs.values():
+        looked_at = bpf.verified_instructions(program.fd)
+        assert 0 < looked_at < VERIFIER_CEILING, program.name
 
 
 def over_of(features: Features) -> tuple[str, str]:

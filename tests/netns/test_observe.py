@@ -13,7 +13,7 @@ import pytest
 
 from agent.core.actions import AttachTransit, EnsureVeth
 from agent.core.comparison import Suspects, is_right
-from agent.core.layout import U32, MapName
+from agent.core.layout import CALLED_PROGRAMS, U32, MapName
 from agent.core.next_hops import Peer
 from agent.datapath import bpf_syscall as bpf
 from agent.datapath import interface_query
@@ -282,16 +282,17 @@ async def test_a_look_changes_nothing_that_is_not_right(
 ) -> None:
     """Questions and dry runs look, too."""
     await realized(kernel, world)
-    first = U32.pack(0)
+    array, slots = kernel.maps[MapName.PROGRAMS], [U32.pack(slot) for slot in CALLED_PROGRAMS]
     config.pins.remove()
-    bpf.delete(kernel.maps[MapName.PROGRAMS].descriptor, first)
+    for slot in slots:
+        bpf.delete(array.descriptor, slot)
     looks: list[None] = []
     monkeypatch.setattr(kernel.neighbours, "look_again", lambda: looks.append(None))
     observed = await kernel.observe({})
     await kernel.look_up(Suspects({MapName.VPCS: {U32.pack(VNI)}}, {"e0"}), {})
-    assert (config.pins.paths(), kernel.maps[MapName.PROGRAMS].lookup(first), looks) == (frozenset(), None, [])
+    assert (config.pins.paths(), [array.lookup(slot) for slot in slots], looks) == (frozenset(), [None, None], [])
     kernel.tend(observed)
-    assert kernel.maps[MapName.PROGRAMS].lookup(first) is not None
+    assert None not in [array.lookup(slot) for slot in slots]
     assert (config.pins.maps / "programs").exists()
     assert looks
 

@@ -44,6 +44,8 @@ FIELDS = {
             *("tos", "ttl", "bounces", "flags", "rts", "attempt"),
         ],
     ),
+    "outer": (layout.OUTER, ["to", "pseudo", "udp", "room", "vlan"]),
+    "options": (layout.OPTIONS, ["rts", "probe", "back"]),
     "transport": (layout.TRANSPORT, ["at", "protocol", "identity", "fragment", "later", "extended"]),
     "kernel_layout": (
         layout.KERNEL_LAYOUT,
@@ -59,6 +61,7 @@ FIELDS["frame_state"] = (
     [
         *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
         *("called", "length", "why", "receiver", "local", "came_by"),
+        *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
     ],
 )
 """Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""

@@ -14,6 +14,9 @@ from agent.datapath import programs
 from agent.datapath.compiler import PROGRAMS, MapDefinition, compile_programs
 from tests.kernels.programs import FEATURES
 
+ROOM = 700_000
+"""Instructions that the verifier may look at in a program; it gives up after 1,000,000."""
+
 
 def described(choice: Features) -> str:
     return " ".join(flag.removeprefix("-D") for flag in choice.flags()[1:])
@@ -33,6 +36,7 @@ def test_the_programs_pass_the_verifier(choice: Features, cache: Path) -> None:
         for name in PROGRAMS:
             loaded = programs.load(compiled.program(name), maps)
             assert loaded.map_ids
+            assert bpf.verified_instructions(loaded.fd) < ROOM
             os.close(loaded.fd)
     finally:
         for descriptor in maps.values():
