@@ -38,6 +38,8 @@ from protocol.rpc import PathReply, PathRequest, PlanReply
 from protocol.status import AgentState, Counters, Event, Probes, Status
 
 INTERVALS = {"heartbeat": 0.5, "observe": 0.5, "telemetry": 2.0, "retry": 0.5}
+STARTING = 3 * PATIENCE
+"""Seconds until all documents of a new lab count as never realized: its agents may compile programs first."""
 T = TypeVar("T")
 
 
@@ -66,7 +68,7 @@ class SystemLab:
             prepare(self.lab)
             for host in self.hosts:
                 self.lab.start_agent(host)
-            report = converge(self.lab, timeout=PATIENCE)
+            report = converge(self.lab, timeout=STARTING)
             assert report.converged, report.problems
             for host in self.hosts:
                 self.wait_in_sync(host)

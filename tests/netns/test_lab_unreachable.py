@@ -122,7 +122,7 @@ def test_a_flood_of_such_packets_is_told_a_bounded_number_of_times_and_disturbs_
         for _ in range(1000):
             sender.sendto(b"flood", (FREE[family], 7109))
     exchange_tcp(lab, "web-1", "web-2", 1 << 18, family)
-    until(lambda: sum(lab.counters("h2")[kind] - before[kind] for kind in kinds) >= 1000, "all to end", 10)
+    until(lambda: sum(lab.counters("h2")[kind] - before[kind] for kind in kinds) >= 1000, "all to end")
     after = lab.counters("h2")
     assert 50 <= after["unreachable_told_remote"] - before["unreachable_told_remote"] < 1000
     assert after["no_endpoint"] > before["no_endpoint"]
@@ -141,7 +141,7 @@ def test_what_goes_to_many_never_crosses_the_wire(lab):
         sender.sendto(b"to all", ("ff02::1", 7109, 0, index))
     done = run_in(lab.inside("web-1"), ["ping", "-n", "-q", "-b", "-c", "2", "-i", "0.1", "-W", "1", "10.0.1.255"])
     assert " 0 received" in done.stdout, done.stdout
-    until(lambda: lab.counters("h1")["multicast"] - before["h1"]["multicast"] >= 6, "their end on their own host", 10)
+    until(lambda: lab.counters("h1")["multicast"] - before["h1"]["multicast"] >= 6, "their end on their own host")
     for host in ("h1", "h2"):
         after = lab.counters(host)
         for way in ("sent_to_bouncer", "sent_to_divider", "sent_direct", "unreachable_told_remote"):

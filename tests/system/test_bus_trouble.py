@@ -26,6 +26,7 @@ from bus_fixtures import (
     user_block,
 )
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig, DeliverPolicy, ReplayPolicy
 
 from agent.bus import Bus
@@ -64,6 +65,18 @@ async def pause(client: Client, body: bytes = NEVER) -> None:
     assert "error" not in json.loads(answer.data)
 
 
+async def heartbeats(client: Client) -> list[Msg]:
+    """Return a list to which every heartbeat is added that the server sends to anybody from now on."""
+    heard: list[Msg] = []
+
+    async def keep(message: Msg) -> None:
+        if (message.headers or {}).get("Description") == "Idle Heartbeat":
+            heard.append(message)
+
+    await client.subscribe(">", cb=keep)
+    return heard
+
+
 async def purge(client: Client, document: str | None) -> None:
     """Delete messages without a word to anybody: one document's, or all."""
     wanted = {"filter": subjects.config("h1", document)} if document else {}
@@ -99,7 +112,8 @@ async def test_a_paused_consumer_keeps_the_snapshot_open_and_says_what_waits(ser
             found = await check(server)
             assert not found.ok
             assert "6 documents are pending and not delivered: the consumer is paused" in found.detail
-            await asyncio.sleep(5)  # more than two idle heartbeats
+            beats = await heartbeats(client)
+            await until(lambda: len(beats) > 2)
             assert (host.recorder.begun, host.recorder.completed, host.recorder.deliveries) == (1, 0, [])
             await pause(client, b"{}")
             await until(lambda: host.recorder.completed == 1)
