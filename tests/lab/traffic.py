@@ -278,5 +278,5 @@ def learnt_mtu(lab: SystemLab, source: str, address: str) -> int | None:
 def ping_whole(lab: SystemLab, source: str, address: str, size: int, count: int = 1) -> str:
     """Send echo requests that must not be fragmented, of `size` bytes with the IP header; return what ping(8) says."""
     payload = size - (48 if ":" in address else 28)
-    options = ["-n", "-M", "do", "-c", str(count), "-i", "0.02", "-W", "1", "-s", str(payload), address]
+    options = ["-n", "-M", "do", "-c", str(count), "-i", "0.02", "-W", "3", "-s", str(payload), address]
     return run_in(lab.inside(source), ["ping", *options]).stdout

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from lab.echoes import answered
 from lab.fixtures import SystemLab, running_lab
 from lab.frames import GENEVE_PORT, IPV4, IPV6, checksum, ethernet, geneve, ipv4, udp
 from lab.substrates import over
@@ -107,9 +108,7 @@ def test_the_gateway_knows_no_other_protocol(lab, family):
 @both_families
 @pytest.mark.parametrize("size", [56, 1400, 4000, 9000, 30000])
 def test_the_gateway_answers_echoes_of_any_size(lab, family, size):
-    done = run_in(lab.inside("web-1"), ["ping", "-n", "-q", "-c", "3", "-i", "0.05", "-W", "5", "-s", str(size),
-                                        GATEWAYS[family]])  # fmt: skip
-    assert " 3 received" in done.stdout, done.stdout + done.stderr
+    assert answered(lab.inside("web-1"), GATEWAYS[family], 3, 5, size) == 3
 
 
 @both_families
