@@ -1,12 +1,14 @@
-"""What tests of every kind share: signals as a terminal has them, and one cache of compiled programs."""
+"""What tests of every kind share: the settings that processes inherit, one cache of compiled programs, processes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import resource
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,23 +29,39 @@ settings.load_profile("untimed")
 """No test asserts how long something took: on a busy machine an example may take any time."""
 
 
+ENDING = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+OURS = ("DROPLET_", "NATS_", "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "LC_", "LANG", "TZ", "PYTHONUNBUFFERED")
+"""How names of variables begin that programs under test read."""
+
+
 @pytest.fixture(scope="session", autouse=True)
-def sigint_is_not_ignored() -> None:
-    """Take SIGINT as a terminal's foreground job does: a job in the background ignores it, and so do its children."""
+def inherited_settings() -> Iterator[None]:
+    """Give tests, and the processes that they start, what a terminal's foreground job has, whatever the parent had.
+
+    A job in the background ignores SIGINT, nohup SIGHUP; a service has another umask, directory and limit of files.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, interrupt_once if "PYTEST_XDIST_WORKER" in os.environ else signal.default_int_handler)
+    for one in ENDING:
+        if signal.getsignal(one) is signal.SIG_IGN:
+            signal.signal(one, signal.SIG_DFL)
+    os.umask(0o022)
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(4096, most)), most))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parents[1])
+        for name in [name for name in os.environ if name.startswith(OURS) and name != "DROPLET_LAB_CACHE"]:
+            patch.delenv(name)
+        patch.setenv("LC_ALL", "C.UTF-8")
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            patch.setenv("COLUMNS", "120")  # without a terminal, tables would be 80 wide
+        yield
 
 
 def interrupt_once(number: int, frame: FrameType | None) -> None:
     """Interrupt the tests, but not what then takes labs down: execnet sends its processes another SIGINT after 5 s."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="session", autouse=True)
-def tables_are_wide() -> None:
-    """Have commands print for 120 columns in a process that shares the tests: without a terminal it would be 80."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ["COLUMNS"] = "120"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,8 @@ WINDOW = 4096
 """Publishes that may be under way."""
 CONFIRM_WITHIN = 5.0
 """Seconds after which an unconfirmed publish is sent again."""
+LONGEST_CONFIRM_WITHIN = 80.0
+"""The same while the server confirms nothing in time: what is sent again adds to a queue that it works off slowly."""
 RETRY_AFTER = 1.0
 """Seconds to wait after the server refused one."""
 
@@ -38,6 +40,10 @@ class Outbox:
         self._waiting: dict[str, bytes] = {}
         self._sent: dict[int, _Sent] = {}
         self._newest_sent: dict[str, int] = {}
+        self._late: dict[int, str] = {}
+        """Publishes that are to be sent again, by token: the server may yet confirm them. None is out of date."""
+        self._late_of: dict[str, list[int]] = {}
+        self._confirm_within = CONFIRM_WITHIN
         self._token = 0
         self._not_before = 0.0
 
@@ -52,6 +58,7 @@ class Outbox:
     def put(self, document: str, body: bytes) -> None:
         """Hold a document's newest acknowledgement; an older one that is not confirmed is forgotten."""
         self._waiting[document] = body
+        self._forget_late(document)
 
     def take(self, now: float) -> list[Parcel]:
         """Return what is to be published now, and hold it as under way."""
@@ -73,14 +80,25 @@ class Outbox:
             return self._not_before - now
         if self._sent:
             oldest = next(iter(self._sent.values()))
-            return max(0.0, oldest.at + CONFIRM_WITHIN - now)
+            return max(0.0, oldest.at + self._confirm_within - now)
         return None
 
     def confirm(self, token: int) -> None:
-        """Forget a publish that the server has stored."""
+        """Forget a publish that the server has stored, also when the confirmation comes after it was sent again."""
         sent = self._sent.pop(token, None)
-        if sent and self._newest_sent.get(sent.parcel.document) == token:
-            del self._newest_sent[sent.parcel.document]
+        document = self._late.get(token)
+        if sent:
+            self._confirm_within = CONFIRM_WITHIN
+            if self._newest_sent.get(sent.parcel.document) == token:
+                del self._newest_sent[sent.parcel.document]
+        elif document is not None:
+            self._forget_late(document)
+            self._waiting.pop(document, None)
+            self._newest_sent.pop(document, None)
+
+    def _forget_late(self, document: str) -> None:
+        for token in self._late_of.pop(document, ()):
+            del self._late[token]
 
     def refuse(self, token: int, now: float) -> None:
         """Hold a publish that the server did not store, to send it again a little later."""
@@ -91,12 +109,21 @@ class Outbox:
         """Take back all that was under way: its answer would have come on a connection that is gone."""
         for token in list(self._sent):
             self._give_back(token)
+        self._late.clear()
+        self._late_of.clear()
+        self._confirm_within = CONFIRM_WITHIN
         self._not_before = 0.0
 
     def _expire(self, now: float) -> None:
+        within = self._confirm_within
         for token, sent in list(self._sent.items()):
-            if now - sent.at < CONFIRM_WITHIN:
+            if now - sent.at < within:
                 break
+            self._confirm_within = min(2 * within, LONGEST_CONFIRM_WITHIN)
+            document = sent.parcel.document
+            if self._newest_sent.get(document) == token and document not in self._waiting:
+                self._late[token] = document
+                self._late_of.setdefault(document, []).append(token)
             self._give_back(token)
 
     def _give_back(self, token: int) -> bool:

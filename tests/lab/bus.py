@@ -26,6 +26,7 @@ from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
 from agent.bus import Bus, BusSettings, Delivery, RpcError
 from agent.faults import FaultReporter
+from lab.waiting import PATIENCE
 from protocol import binding, permissions, streams, subjects
 from protocol.status import Fault
 
@@ -102,7 +103,7 @@ class NatsServer:
         log = (self.folder / "server.log").open("ab")
         self.process = subprocess.Popen([server_binary(), "-c", str(config)], stdout=log, stderr=log)
         log.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
                 return
@@ -286,7 +287,7 @@ class Lines:
         return [" ".join(str(value) for value in line.values()) for line in self.lines]
 
 
-async def until(condition: object, seconds: float = 20.0) -> None:
+async def until(condition: object, seconds: float = PATIENCE) -> None:
     """Wait until a function says yes; fail after many seconds, which only bounds a broken run."""
     assert callable(condition)
     deadline = time.monotonic() + seconds
@@ -299,7 +300,7 @@ async def serving(client: Client, host: str) -> None:
     """Wait until the one agent's end of the bus that runs answers all questions: it connects before it listens."""
     wanted = {subjects.rpc(host, verb) for verb in subjects.RPC_VERBS}
     found: set[str] = set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while found != wanted:
         assert time.monotonic() < deadline, f"only {found} are answered"
         with contextlib.suppress(NatsError):

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
 from agent.bus import Bus
@@ -69,6 +70,18 @@ async def host_in_sync(server: NatsServer) -> AsyncIterator[tuple[Client, Host]]
 async def pause(client: Client, body: bytes = NEVER) -> None:
     answer = await client.request(f"$JS.API.CONSUMER.PAUSE.{streams.CONFIG_STREAM}.h1", body, timeout=10)
     assert "error" not in json.loads(answer.data)
+
+
+async def heartbeats(client: Client) -> list[Msg]:
+    """Return a list to which every heartbeat is added that the server sends to anybody from now on."""
+    heard: list[Msg] = []
+
+    async def keep(message: Msg) -> None:
+        if (message.headers or {}).get("Description") == "Idle Heartbeat":
+            heard.append(message)
+
+    await client.subscribe(">", cb=keep)
+    return heard
 
 
 async def purge(client: Client, document: str | None) -> None:

@@ -39,6 +39,8 @@ from protocol.status import AgentState, Counters, Event, Probes, Status
 
 INTERVALS = {"heartbeat": 0.5, "observe": 1.0, "telemetry": 2.0, "retry": 0.5}
 """Seconds. A look at the kernel is most of what an idle agent does: 1.7 % of a CPU for each time in a second."""
+STARTING = 3 * PATIENCE
+"""Seconds until all documents of a new lab count as never realized: its agents may compile programs first."""
 T = TypeVar("T")
 
 
@@ -67,7 +69,7 @@ class SystemLab:
             prepare(self.lab)
             for host in self.hosts:
                 self.lab.start_agent(host)
-            report = converge(self.lab, timeout=PATIENCE)
+            report = converge(self.lab, timeout=STARTING)
             assert report.converged, report.problems
             for host in self.hosts:
                 self.wait_in_sync(host)

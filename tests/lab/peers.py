@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller_sim.bus import BusError
 from lab.fixtures import SystemLab
 from protocol import codec
 from protocol.rpc import PeerPath, PeersReply, PeersRequest
@@ -19,5 +20,8 @@ def knows(lab: SystemLab, host: str) -> bool:
     doubts a neighbour that it has resolved only after up to a minute. A lab is up without it: a host may send its
     first probe before the other one's program is attached, and the next one a second later.
     """
-    found = peers(lab, host)
+    try:
+        found = peers(lab, host)
+    except BusError:  # its own way to the bus is not back yet
+        return False
     return bool(found) and all(peer.state == "up" for peer in found)

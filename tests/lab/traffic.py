@@ -16,6 +16,7 @@ from ipaddress import ip_address
 
 from controller_sim.namespaces import call_in, run_in
 from controller_sim.transfer import family_of
+from lab.echoes import answered
 from lab.fixtures import SystemLab
 from lab.frames import GENEVE_PORT
 from lab.waiting import PATIENCE, until
@@ -69,11 +70,9 @@ def raw_socket(namespace: str, interface: str = "eth0") -> socket.socket:
     return call_in(namespace, opened)
 
 
-def ping(lab: SystemLab, source: str, address: str, count: int = 3, wait: int = 2) -> int:
-    """Return how many of some echo requests were answered."""
-    done = run_in(lab.inside(source), ["ping", "-n", "-q", "-c", str(count), "-i", "0.02", "-W", str(wait), address])
-    head, found, _ = done.stdout.partition(" received")
-    return int(head.rpartition(" ")[2]) if found else 0  # without a route ping(8) sends nothing
+def ping(lab: SystemLab, source: str, address: str, count: int = 3, wait: float = 5) -> int:
+    """Return how many of some echo requests were answered, as soon as all are, or `wait` seconds after the last."""
+    return answered(lab.inside(source), address, count, wait)
 
 
 def pings(lab: SystemLab, source: str, destination: str) -> bool:
@@ -279,5 +278,5 @@ def learnt_mtu(lab: SystemLab, source: str, address: str) -> int | None:
 def ping_whole(lab: SystemLab, source: str, address: str, size: int, count: int = 1) -> str:
     """Send echo requests that must not be fragmented, of `size` bytes with the IP header; return what ping(8) says."""
     payload = size - (48 if ":" in address else 28)
-    options = ["-n", "-M", "do", "-c", str(count), "-i", "0.02", "-W", "1", "-s", str(payload), address]
+    options = ["-n", "-M", "do", "-c", str(count), "-i", "0.02", "-W", "3", "-s", str(payload), address]
     return run_in(lab.inside(source), ["ping", *options]).stdout

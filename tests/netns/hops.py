@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import Callable, Mapping
 
 from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, mapped
-from agent.core.next_hops import Found, Peer
+from agent.core.next_hops import Found, Hop, Peer
 from agent.datapath.neighbours import NeighbourWatch
-from tests.netns.conftest import World, ip_json
+from tests.netns.conftest import World, ip, ip_json
 
 SETTLING = 1200
 
@@ -26,6 +27,20 @@ def tell(watch: NeighbourWatch, told: Mapping[bytes, Peer]) -> None:
     """Tell peers, and that each uplink has one droplet, whose place is the uplink's."""
     own = enumerate(watch._uplinks)
     watch.set_peers(told, {(uplink.ifindex, len(one)): place for place, uplink in own for one in uplink.addresses})
+
+
+async def heard_all(watch: NeighbourWatch) -> None:
+    """Wait until a watch has taken in all that the kernel has told so far, and acted on it.
+
+    One socket has the events in order: those of a neighbour that comes and goes are the last.
+    """
+    address, link = "10.77.0.250", socket.if_nametoindex("eth0")
+    hop = Hop(packed(address), link)
+    ip("neigh", "replace", address, "lladdr", "02:00:00:00:00:fa", "dev", "eth0", "nud", "permanent")
+    await until(lambda: hop in watch._neighbours)
+    ip("neigh", "del", address, "dev", "eth0")
+    await until(lambda: hop not in watch._neighbours)
+    await watch.settled()
 
 
 async def until(condition: Callable[[], bool]) -> None:

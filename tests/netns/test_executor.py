@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lab.echoes import answered
 
 from agent.core.actions import (
     AttachTransit,
@@ -70,7 +71,7 @@ async def two_endpoints(kernel: Kernel, world: World) -> tuple[str, str]:
 async def test_two_endpoints_of_one_droplet_reach_one_another_and_their_gateway(kernel: Kernel, world: World) -> None:
     left, right = await two_endpoints(kernel, world)
     for namespace, target in ((left, "10.1.0.11"), (right, "10.1.0.10"), (left, "10.1.0.1")):
-        run("ip", "netns", "exec", namespace, "ping", "-c", "2", "-i", "0.1", "-W", "2", target)
+        assert answered(namespace, target, 2, 5) == 2
     outcomes = kernel.read_outcomes()
     assert outcomes["delivered_same_host"].packets >= 8
     counters = kernel.read_endpoint_counters([10, 11])

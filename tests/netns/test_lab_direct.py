@@ -89,7 +89,7 @@ def test_an_endpoint_moves_under_tcp_connections_which_go_on(lab, ends):
                 stream.goes_on()
             way = ("same_host", ()) if host == "h1" else ("direct", (lab.topology.droplets[host].address,))
             for family in FAMILIES:
-                until(lambda family=family, way=way: way_to(lab, family) == way, f"{way} over IPv{family}", 20)
+                until(lambda family=family, way=way: way_to(lab, family) == way, f"{way} over IPv{family}")
     assert lab.lab.paths.load().assignments["web-2"] == assigned
     for family in FAMILIES:
         exchange_all(lab, "web-1", "web-2", family)
@@ -124,14 +124,14 @@ def test_a_sender_with_a_direct_path_is_told_that_the_endpoint_left_and_learns_a
     with ExitStack() as stack:
         flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]
         for family in FAMILIES:
-            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path", 10)
+            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path")
         before = lab.all_counters()
         move(lab, "h3")
         done = [flow.sent for flow in flows]
         to = (lab.topology.droplets["h3"].address,)
         for flow, family, again in zip(flows, FAMILIES, done, strict=True):
-            until(lambda flow=flow, again=again: any(number > again for number in flow.back), "answers", 20)
-            until(lambda family=family: lab.path("web-1", "web-2", family).hosts == to, "the new direct path", 20)
+            until(lambda flow=flow, again=again: any(number > again for number in flow.back), "answers")
+            until(lambda family=family: lab.path("web-1", "web-2", family).hosts == to, "the new direct path")
         after = lab.all_counters()
     for host, name in (("h2", "returned"), ("h1", "rerouted")):
         assert after[host][name] - before[host][name] >= 2, "a packet of each family"
@@ -174,7 +174,7 @@ def test_what_is_sent_to_an_endpoint_that_is_gone_comes_back_once_and_is_then_to
     for number, family in enumerate(FAMILIES, 1):
         with udp_socket(lab.inside("web-1"), lab.address("web-1", family)) as sender:
             sender.sendto(b"first", (addresses[family], PORT))
-            until(lambda number=number: dropped(before, lab.all_counters()) == number, "the first one's end", 10)
+            until(lambda number=number: dropped(before, lab.all_counters()) == number, "the first one's end")
             after = lab.all_counters()
             assert after["h2"]["returned"] - before["h2"]["returned"] == number
             assert after["h1"]["rerouted"] - before["h1"]["rerouted"] == number
@@ -182,7 +182,7 @@ def test_what_is_sent_to_an_endpoint_that_is_gone_comes_back_once_and_is_then_to
             assert all(after[host]["delivered"] == before[host]["delivered"] for host in ("h2", "h3", "h4"))
     for count, family in enumerate(FAMILIES, 1):
         assert ping(lab, "web-1", addresses[family], count=5, wait=1) == 0
-        until(lambda count=count: dropped(before, lab.all_counters()) >= 2 + 5 * count, "the others' end", 10)
+        until(lambda count=count: dropped(before, lab.all_counters()) >= 2 + 5 * count, "the others' end")
     after = lab.all_counters()
     assert grown(before, after, "returned", "rerouted") == 4, "the others went by the bouncer at once"
     assert grown(before, after, "too_many_bounces", "outer_ttl", "not_here") == 0
@@ -213,11 +213,11 @@ def test_a_path_is_forgotten_when_nothing_confirms_it_and_kept_all_along_when_so
     with ExitStack() as stack:
         flows = [stack.enter_context(unbroken_flow(lab, "web-1", "web-2", family)) for family in FAMILIES]
         for family in FAMILIES:
-            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path", 10)
+            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path")
         converse_once(lab, "web-1", "web-3")
         assert lab.path("web-1", "web-3").way == "direct"
         before, began = lab.all_counters(), [flow.sent for flow in flows]
-        until(lambda: lab.path("web-1", "web-3").way == "bouncer", "the end of the path that nothing confirms", 30)
+        until(lambda: lab.path("web-1", "web-3").way == "bouncer", "the end of the path that nothing confirms")
         went_on = lambda: all(flow.sent > start + 1000 for flow, start in zip(flows, began, strict=True))  # noqa: E731
         until(went_on, "packets all that while")
         assert grown(before, lab.all_counters(), *DETOURS) == 0

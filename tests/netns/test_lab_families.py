@@ -94,7 +94,7 @@ def test_duplicate_address_detection_of_an_endpoint_that_sets_its_address_anew_f
         assert not any(one.get("dadfailed") for one in found)
         return bool(found) and not any(one.get("tentative") for one in found)
 
-    until(settled, "the end of duplicate address detection", 10)
+    until(settled, "the end of duplicate address detection")
     exchange_udp(lab, "web-1", "web-2", [100], 6)
 
 
@@ -108,7 +108,7 @@ def is_free(lab: SystemLab, endpoint: str, address: str) -> bool:
         return one if one.get("dadfailed") or not one.get("tentative") else None
 
     try:
-        return not until(found, "the end of duplicate address detection", 10).get("dadfailed")
+        return not until(found, "the end of duplicate address detection").get("dadfailed")
     finally:
         lab.ip(inside, "address", "del", text, "dev", "eth0")
 
@@ -172,7 +172,7 @@ def test_a_tunnel_packet_without_checksum_from_who_must_send_one_is_dropped_with
     before = lab.counters("h2")["no_checksum"]
     for host in ("h3", "h1"):
         send_tunnelled(lab, host, "h2", geneve(1001, inner), sum=0)
-    until(lambda: lab.counters("h2")["no_checksum"] > before, "the drop", 10)
+    until(lambda: lab.counters("h2")["no_checksum"] > before, "the drop")
     assert lab.counters("h2")["no_checksum"] == before + 1
 
 
@@ -184,7 +184,7 @@ def test_a_tunnel_packet_with_an_extension_header_outside_is_dropped_with_a_reas
         sender.setsockopt(socket.IPPROTO_IPV6, IPV6_DSTOPTS, PADDING)
         sender.sendto(geneve(1001, inner), (lab.topology.droplets["h2"].address, 6081))
     lab.handmade += 1
-    until(lambda: lab.counters("h2")["outer_options"] == before + 1, "the drop", 10)
+    until(lambda: lab.counters("h2")["outer_options"] == before + 1, "the drop")
 
 
 def test_an_endpoint_cannot_send_as_another_over_ipv6(lab):
@@ -200,7 +200,7 @@ def test_an_endpoint_cannot_send_as_another_over_ipv6(lab):
             raw.send(ethernet(lab.mac("web-2"), lab.mac("web-1"), IPV6, packet))
 
     call_in(lab.inside("web-1"), send)
-    until(lambda: lab.counters("h1")["source_address"] == before + 1, "the drop", 10)
+    until(lambda: lab.counters("h1")["source_address"] == before + 1, "the drop")
 
 
 def test_everyone_reaches_everyone_by_the_labs_own_check(lab):

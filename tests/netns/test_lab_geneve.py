@@ -163,7 +163,7 @@ def test_a_mark_made_on_the_way_reaches_the_endpoint_or_drops_what_cannot_signal
                 send_tunnelled(lab, "h3", station, marked(lab, inner), port=GENEVE_PORT, tos=outer)
                 if delivered is DROPPED:
                     drops += 1
-                    until(lambda n=drops: lab.counters(station)["ecn_not_capable"] == n, f"{inner, outer}", 10)
+                    until(lambda n=drops: lab.counters(station)["ecn_not_capable"] == n, f"{inner, outer}")
                 else:
                     assert received_tos(receiver) == delivered, (inner, outer)
         assert lab.counters(station)["ecn_not_capable"] == drops, "and no others"
@@ -183,7 +183,7 @@ def test_unknown_options_are_skipped_and_unknown_critical_ones_drop_the_packet(l
             send_tunnelled(lab, "h3", "h2", header + options + frame, port=GENEVE_PORT)
         for _ in range(2):
             assert receiver.recv(100) == b"spoofed"
-        until(lambda: lab.counters("h2")["critical_option"] == before + 2, "both drops", 10)
+        until(lambda: lab.counters("h2")["critical_option"] == before + 2, "both drops")
         receiver.setblocking(False)
         with pytest.raises(BlockingIOError):
             receiver.recv(100)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import checksum
+from lab.peers import peers
 from lab.substrates import over
 from lab.traffic import (
     exchange_all,
@@ -28,8 +29,6 @@ from lab.waiting import until
 from controller_sim.controller import read_status
 from controller_sim.reachability import check_all
 from controller_sim.topology import gateway_of
-from protocol import codec
-from protocol.rpc import PeersReply, PeersRequest
 
 OVER_IPV4, OVER_IPV6 = 62, 94
 NARROW = 1400
@@ -91,8 +90,8 @@ def test_all_that_endpoints_send_arrives_also_right_after_the_start_while_paths_
 def found(lab: SystemLab) -> SystemLab:
     """The same, once every agent has found out."""
     narrow = {"h1": {"h2"}, "h2": {"h1", "h3"}, "h3": {"h2"}}
-    for host, peers in narrow.items():
-        until(lambda host=host, peers=peers: narrow_paths(lab, host).keys() >= peers, f"{host} to find out", FOUND)
+    for host, ends in narrow.items():
+        until(lambda host=host, ends=ends: narrow_paths(lab, host).keys() >= ends, f"{host} to find out", FOUND)
     for endpoint in lab.endpoints:
         forget_mtus(lab, endpoint)
     return lab
@@ -133,8 +132,7 @@ def test_an_icmp_error_from_the_substrate_is_acted_on(lab_cache, substrate):
         assert after["h1"]["too_big_told"] > counted["h1"]["too_big_told"]
         assert after["h3"]["too_big_told_remote"] == counted["h3"]["too_big_told_remote"], "nor has the bouncer told it"
         assert narrow_paths(lab, "h1") == {"h2": NARROW}
-        peers = codec.decode(lab.ask("h1", "peers", codec.encode(PeersRequest())), PeersReply).peers
-        assert {peer.droplet: peer.state for peer in peers}["h2"] == "unknown", "all that while"
+        assert {peer.droplet: peer.state for peer in peers(lab, "h1")}["h2"] == "unknown", "all that while"
         exchange_tcp(lab, "web-1", "web-2", 1 << 20, 4)
 
 
@@ -173,7 +171,7 @@ def test_a_wire_that_swallows_long_frames_without_a_word_is_found_by_probes_and_
         until(lambda: narrow_paths(lab, "h1").get("h2") == NARROW, "h1 to find out", FOUND)
         until(lambda: narrow_paths(lab, "h2").get("h1") == NARROW, "h2 to find out", FOUND)
         named = re.compile(rf"h1\b.* to h2 carr(ies|y) {NARROW} of 1500")
-        until(lambda: any(map(named.fullmatch, read_status(lab.lab).reasons)), "the lab to name it", 20)
+        until(lambda: any(map(named.fullmatch, read_status(lab.lab).reasons)), "the lab to name it")
         assert "h3" not in narrow_paths(lab, "h1")
         for family in (4, 6):
             exchange_tcp(lab, "web-1", "web-2", 4 << 20, family)
@@ -190,7 +188,7 @@ def test_what_does_not_fit_is_told_with_size_source_and_quote(found, family):
     forget_mtus(lab, "web-1")
     with raw_socket(lab.inside("web-1")) as tap:
         said = ping_whole(lab, "web-1", address, mtu_of(lab, "web-1"))
-        error = until(lambda: next(filter(None, [icmp_error(tap.recv(1 << 16), family)]), None), "the error", 10)
+        error = until(lambda: next(filter(None, [icmp_error(tap.recv(1 << 16), family)]), None), "the error")
     source, destination, mtu, quote = error
     assert (source, destination) == (gateway, lab.address("web-1", family))
     assert mtu == fitting(lab)
@@ -269,7 +267,7 @@ def test_errors_are_limited_to_a_rate_and_what_is_not_told_is_counted(found, fam
         began = time.monotonic()
         for _ in range(count):
             sender.sendto(data, (lab.address("web-2", family), PORT))
-        until(lambda: grew("too_big_told") + grew("too_big") >= count, "all of them counted", 10)
+        until(lambda: grew("too_big_told") + grew("too_big") >= count, "all of them counted")
         seconds = time.monotonic() - began
     told, silent = grew("too_big_told"), grew("too_big")
     assert told + silent == count
@@ -302,15 +300,15 @@ def test_an_ipv4_packet_without_df_whose_sender_heeds_no_icmp_is_told_and_counte
             sent += 1
             return unfit("too_big_told") > 0
 
-        until(told, "an error", 10)
-        source, destination, mtu, quote = until(lambda: icmp_error(tap.recv(1 << 16), 4), "it to arrive", 10)
+        until(told, "an error")
+        source, destination, mtu, quote = until(lambda: icmp_error(tap.recv(1 << 16), 4), "it to arrive")
         assert (source, destination) == (gateway_of("10.0.1.0/24"), lab.address("web-1", 4))
         assert mtu == fitting(lab)
         assert not quote[6] & 0x40, "it is about a packet without DF"
         for _ in range(10):
             sender.sendto(data, (address, PORT))
             sent += 1
-        until(lambda: unfit("too_big_told", "too_big") == sent, "all of them counted", 10)
+        until(lambda: unfit("too_big_told", "too_big") == sent, "all of them counted")
         sender.sendto(b"fits", (address, PORT))
         assert receiver.recv(1 << 16) == b"fits", "nothing of the others has arrived"
 

@@ -45,7 +45,7 @@ def pinned(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLa
 def test_fragments_that_are_never_answered_reach_their_endpoint_by_bouncers_and_dividers(pinned, family):
     """Before anything is learnt; `WAYS` are these."""
     for ends, stations in WAYS.items():
-        until(lambda ends=ends: pinned.path(*ends, family).way in ("bouncer", "divider"), "no learnt path", 30)
+        until(lambda ends=ends: pinned.path(*ends, family).way in ("bouncer", "divider"), "no learnt path")
         before = pinned.all_counters()
         send_one_way(pinned, *ends, 4000, family)
         after = pinned.all_counters()

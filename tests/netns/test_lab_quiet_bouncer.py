@@ -37,7 +37,7 @@ def test_a_flow_lives_on_for_good_when_its_only_bouncers_host_is_down(lab):
         flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]
         for family in FAMILIES:
             for one, other in TALK:
-                until(lambda f=family, a=one, b=other: lab.path(a, b, f).way == "direct", "the direct path", 20)
+                until(lambda f=family, a=one, b=other: lab.path(a, b, f).way == "direct", "the direct path")
         lab.ip(lab.names.fabric, "link", "set", port, "down")
         stack.callback(lab.ip, lab.names.fabric, "link", "set", port, "up")
         until(lambda: "h4" in lab.status("h1").down_droplets, "h1 to see that h4 is down")
@@ -47,17 +47,17 @@ def test_a_flow_lives_on_for_good_when_its_only_bouncers_host_is_down(lab):
                 ask_anew(lab, one, lab.address(other, family))
         for flow, family, since in zip(flows, FAMILIES, cut, strict=True):
             now = flow.sent
-            until(lambda flow=flow, now=now: any(n > now + 50 for n in flow.back), "the flow to go on", 20)
+            until(lambda flow=flow, now=now: any(n > now + 50 for n in flow.back), "the flow to go on")
             lost = [n for n in range(since, now) if n not in flow.back]
-            until(lambda flow=flow, lost=lost: not [n for n in lost if n not in flow.back], f"all over IPv{family}", 10)
+            until(lambda flow=flow, lost=lost: not [n for n in lost if n not in flow.back], f"all over IPv{family}")
 
 
 def ask_anew(lab: SystemLab, asker: str, address: str) -> None:
     """Have a kernel doubt what it knows of a neighbour, and then forget it; each time it must learn it anew."""
     until(lambda: neighbour(lab, asker, address) != "", "an entry")
     lab.ip(lab.inside(asker), "neigh", "change", address, "dev", "eth0", "nud", "probe")
-    until(lambda: neighbour(lab, asker, address) not in ("PROBE", "DELAY", "STALE"), "the end of the doubt", 20)
+    until(lambda: neighbour(lab, asker, address) not in ("PROBE", "DELAY", "STALE"), "the end of the doubt")
     assert neighbour(lab, asker, address) == "REACHABLE", "the one who was asked has answered"
     lab.ip(lab.inside(asker), "neigh", "del", address, "dev", "eth0")
-    until(lambda: neighbour(lab, asker, address) not in ("", "INCOMPLETE"), "an answer to who asks all", 20)
+    until(lambda: neighbour(lab, asker, address) not in ("", "INCOMPLETE"), "an answer to who asks all")
     assert neighbour(lab, asker, address) == "REACHABLE"

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from lab.fixtures import SystemLab, running_lab
+from lab.peers import knows
 from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, send_one_way
 from lab.waiting import until
 
 from controller_sim.namespaces import run_in
-from protocol import codec
-from protocol.rpc import PeersReply, PeersRequest
 
 FAMILIES = (4, 6)
 BROKEN = """\
@@ -38,16 +37,10 @@ endpoints:
 """Between h1 and h2 stands a router, which can be told to drop what they send each other; h3 reaches both."""
 
 
-def is_known(lab: SystemLab, host: str) -> bool:
-    """Say whether every other droplet has answered a host once: only such a one can be found to be silent."""
-    reply = codec.decode(lab.ask(host, "peers", codec.encode(PeersRequest())), PeersReply)
-    return all(peer.state == "up" for peer in reply.peers)
-
-
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def broken(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
     with running_lab("silent", over(request.param, BROKEN), lossy="a router drops packets, and a wire is cut") as lab:
-        until(lambda: all(is_known(lab, host) for host in lab.hosts), "all to answer all")
+        until(lambda: all(knows(lab, host) for host in lab.hosts), "all to answer all")
         yield lab
 
 
@@ -62,7 +55,7 @@ def cut(lab: SystemLab, what: str) -> None:
 
 def test_fragments_that_are_never_answered_reach_their_endpoint_by_the_bouncer(broken):
     for family in FAMILIES:
-        until(lambda family=family: broken.path("web-1", "web-2", family).way == "bouncer", "no path", 30)
+        until(lambda family=family: broken.path("web-1", "web-2", family).way == "bouncer", "no path")
         before = broken.counters("h3")["bounced"]
         send_one_way(broken, "web-1", "web-2", 4000, family)
         assert broken.counters("h3")["bounced"] - before >= 9, "three fragments each"
@@ -86,17 +79,17 @@ def test_a_peer_that_falls_silent_is_left_for_the_bouncer_and_comes_back(broken)
             until(lambda family=family: lab.path("web-2", "web-1", family).way == "bouncer", "the way back")
         for flow in flows:
             detour = flow.sent
-            until(lambda flow=flow, at=detour: len([n for n in flow.back if n > at]) > 100, "answers by it", 20)
+            until(lambda flow=flow, at=detour: len([n for n in flow.back if n > at]) > 100, "answers by it")
         for family in FAMILIES:
             send_one_way(lab, "web-1", "web-2", 4000, family)
             send_one_way(lab, "web-2", "web-1", 4000, family)
-        assert any("h2" in line for event in until(down, "the event", 10) for line in event.detail)
+        assert any("h2" in line for event in until(down, "the event") for line in event.detail)
         assert lab.status("h1").down_droplets == ("h2",), "all that while"
         cut(lab, "del")
         until(lambda: lab.status("h1").down_droplets == () == lab.status("h2").down_droplets, "them to come back")
         for family in FAMILIES:
-            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path", 20)
-        assert any("h2" in line for event in until(up, "the event", 10) for line in event.detail)
+            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path")
+        assert any("h2" in line for event in until(up, "the event") for line in event.detail)
     for family in FAMILIES:
         exchange_all(lab, "web-1", "web-2", family)
 
@@ -142,7 +135,7 @@ def test_the_rules_that_the_documentation_names_let_all_through_that_an_agent_ne
         status = lab.status("h1")
         assert (status.faults, status.down_droplets, status.unresolved_next_hops) == ((), (), ())
         lab.restart_agent("h1")
-        until(lambda: is_known(lab, "h1"), "all to answer again")
+        until(lambda: knows(lab, "h1"), "all to answer again")
     finally:
         nft(lab, "h1", "delete table inet filter")
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 from lab.filters import let_all_in, let_only_its_own_address_in
 from lab.fixtures import SystemLab, running_lab
+from lab.peers import knows
 from lab.substrates import over
 from lab.traffic import exchange_all, flow_between
 from lab.waiting import until
@@ -16,9 +17,7 @@ from lab.wire import tapped
 
 from agent.core.neighbour_frames import announcement
 from controller_sim.namespaces import run_in
-from protocol import codec
 from protocol.addresses import parse_address
-from protocol.rpc import PeersReply, PeersRequest
 
 HOUR = 3_600_000
 FAMILIES = (4, 6)
@@ -65,11 +64,6 @@ def change_mac(lab: SystemLab, host: str, new: str) -> None:
     lab.ip(lab.names.droplet(host), "link", "set", "eth0", "address", new)
 
 
-def is_up(lab: SystemLab, host: str) -> bool:
-    reply = codec.decode(lab.ask(host, "peers", codec.encode(PeersRequest())), PeersReply)
-    return all(peer.state == "up" for peer in reply.peers)
-
-
 def announced(frames: list[bytes], lab: SystemLab, host: str, mac: str) -> bool:
     address = parse_address(lab.topology.droplets[host].address)
     return announcement(bytes.fromhex(mac.replace(":", "")), address) in frames
@@ -101,7 +95,7 @@ def test_an_agent_announces_its_droplets_when_their_ethernet_address_changes(lab
 
 def test_traffic_comes_back_to_a_changed_ethernet_address_that_nobody_announces(lab: SystemLab) -> None:
     """The other host's agent is dead, and this host's kernel is sure of what it knows: the agent asks anew."""
-    until(lambda: is_up(lab, "h1"), "h2 to answer probes")
+    until(lambda: knows(lab, "h1"), "h2 to answer probes")
     with ExitStack() as stack:
         flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]
         lab.kill_agent("h2")

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from lab.echoes import answered
 from lab.fixtures import SystemLab, running_lab
 from lab.frames import GENEVE_PORT, IPV4, IPV6, checksum, ethernet, geneve, ipv4, udp
 from lab.substrates import over
@@ -107,9 +108,7 @@ def test_the_gateway_knows_no_other_protocol(lab, family):
 @both_families
 @pytest.mark.parametrize("size", [56, 1400, 4000, 9000, 30000])
 def test_the_gateway_answers_echoes_of_any_size(lab, family, size):
-    done = run_in(lab.inside("web-1"), ["ping", "-n", "-q", "-c", "3", "-i", "0.05", "-W", "5", "-s", str(size),
-                                        GATEWAYS[family]])  # fmt: skip
-    assert " 3 received" in done.stdout, done.stdout + done.stderr
+    assert answered(lab.inside("web-1"), GATEWAYS[family], 3, 5, size) == 3
 
 
 @both_families
@@ -122,7 +121,7 @@ def test_a_flood_of_such_packets_is_told_a_bounded_number_of_times_and_disturbs_
         for _ in range(1000):
             sender.sendto(b"flood", (FREE[family], 7109))
     exchange_tcp(lab, "web-1", "web-2", 1 << 18, family)
-    until(lambda: sum(lab.counters("h2")[kind] - before[kind] for kind in kinds) >= 1000, "all to end", 10)
+    until(lambda: sum(lab.counters("h2")[kind] - before[kind] for kind in kinds) >= 1000, "all to end")
     after = lab.counters("h2")
     assert 50 <= after["unreachable_told_remote"] - before["unreachable_told_remote"] < 1000
     assert after["no_endpoint"] > before["no_endpoint"]
@@ -141,7 +140,7 @@ def test_what_goes_to_many_never_crosses_the_wire(lab):
         sender.sendto(b"to all", ("ff02::1", 7109, 0, index))
     done = run_in(lab.inside("web-1"), ["ping", "-n", "-q", "-b", "-c", "2", "-i", "0.1", "-W", "1", "10.0.1.255"])
     assert " 0 received" in done.stdout, done.stdout
-    until(lambda: lab.counters("h1")["multicast"] - before["h1"]["multicast"] >= 6, "their end on their own host", 10)
+    until(lambda: lab.counters("h1")["multicast"] - before["h1"]["multicast"] >= 6, "their end on their own host")
     for host in ("h1", "h2"):
         after = lab.counters(host)
         for way in ("sent_to_bouncer", "sent_to_divider", "sent_direct", "unreachable_told_remote"):

@@ -125,7 +125,7 @@ def test_a_packet_with_the_vni_not_marked_as_there_is_dropped_with_a_reason(lab)
     before = lab.counters("h1")["vxlan_flags"]
     frame = called_by_peer(lab, lab.address("old-1", 4))
     send_tunnelled(lab, PEER, "h1", from_peer(RED, frame, flags=0), port=VXLAN)
-    until(lambda: lab.counters("h1")["vxlan_flags"] == before + 1, "the drop", 10)
+    until(lambda: lab.counters("h1")["vxlan_flags"] == before + 1, "the drop")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_same_packet_under_another_vni_does_not_reach_the_endpoint(lab, stat
         assert receiver.recv(100) == b"spoofed", "under its own VNI it arrives"
         before = lab.counters(station)
         send_tunnelled(lab, PEER, station, from_peer(vni, frame), port=VXLAN)
-        until(lambda: lab.counters(station)[reason] == before[reason] + 1, "the drop", 10)
+        until(lambda: lab.counters(station)[reason] == before[reason] + 1, "the drop")
         assert lab.counters(station)["delivered"] == before["delivered"]
         receiver.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -169,13 +169,13 @@ def test_a_peer_that_sends_more_than_our_endpoints_take_is_told_the_size(lab, fa
     lab.ip(lab.inside("bare-1"), "link", "set", "eth0", "mtu", str(mtu_of(lab, "bare-1") + 12))
     address, fits = lab.address("old-1", family), mtu_of(lab, "old-1")
     try:
-        until(lambda: "1 received" in ping_whole(lab, "bare-1", address, fits), "an answer", 10)
+        until(lambda: "1 received" in ping_whole(lab, "bare-1", address, fits), "an answer")
 
         def told() -> bool:
             ping_whole(lab, "bare-1", address, fits + 12)
             return learnt_mtu(lab, "bare-1", address) == fits
 
-        until(told, "the size", 10)
+        until(told, "the size")
         exchange_tcp(lab, "bare-1", "old-1", 1 << 20, family)
     finally:
         lab.ip(lab.inside("bare-1"), "link", "set", "eth0", "mtu", str(fits))

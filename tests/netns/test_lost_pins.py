@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lab.echoes import answered, unbroken
 
 from agent.core.actions import AttachTransit
 from agent.core.layout import DIRECT_PATH, OVERLAY_KEY, U32, MapName, mapped
@@ -94,29 +92,6 @@ def attached_ids() -> dict[str, int]:
     return {link["ifname"]: link["xdp"]["prog"]["id"] for link in ip_json("link", "show") if "xdp" in link}
 
 
-@contextmanager
-def pinging(world: World) -> Iterator[None]:
-    """Have one endpoint ping the other one all along; not one answer may be missing."""
-    command = ["ip", "netns", "exec", world.endpoints[0], "ping", "-i", "0.01", "-c", "100000", "10.1.0.11"]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, preexec_fn=heed_interrupts)
-        try:
-            yield
-            process.send_signal(signal.SIGINT)
-            process.wait(10)
-        finally:
-            process.kill()
-            process.wait(10)
-        output.seek(0)
-        said = output.read()
-    assert ", 0% packet loss" in said, said[-500:]
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell's background job passes on: SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
 async def test_an_agent_that_starts_without_pins_takes_over_what_runs_and_what_it_holds(
     config: KernelConfig, world: World, lose: Callable[[KernelConfig], None]
@@ -141,7 +116,7 @@ async def test_an_agent_that_starts_without_pins_takes_over_what_runs_and_what_i
         assert attached_ids() == running
         assert second.is_transit_attached(world.ifindex("eth0"))
     assert pins_of(config) == pinned
-    run("ip", "netns", "exec", world.endpoints[0], "ping", "-c", "2", "-i", "0.1", "-W", "2", "10.1.0.11")
+    assert answered(world.endpoints[0], "10.1.0.11", 2, 5) == 2
 
 
 @pytest.mark.parametrize("lose", [unmounted, gone("maps", "programs")], ids=["unmounted", "removed"])
@@ -151,7 +126,7 @@ async def test_a_running_agent_pins_again_what_it_holds_under_traffic(
     async with opened(config) as kernel:
         await put_in_place(kernel, world)
         pinned = pins_of(config)
-        with pinging(world):
+        with unbroken(world.endpoints[0], "10.1.0.11"):
             lose(config)
             kernel.tend(await kernel.observe({}))
             assert pins_of(config) == pinned
@@ -166,7 +141,7 @@ async def test_programs_of_another_content_are_replaced_and_their_maps_kept(conf
     newer = replace(config, features=replace(config.features, geneve_port=6099))
     async with opened(newer) as second:
         second.tend(await second.observe({}))
-        with pinging(world):
+        with unbroken(world.endpoints[0], "10.1.0.11"):
             assert ids_of(second) == maps
             assert not second.is_transit_attached(world.ifindex("eth0"))
             assert second.transit.is_outdated(world.ifindex("eth0"))

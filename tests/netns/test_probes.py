@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import structlog
+from lab.waiting import PATIENCE
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
@@ -21,7 +22,6 @@ from agent.core.next_hops import Found, Peer, Senders
 from agent.core.paths import Known, Path, Rules
 from agent.core.places import Arrival
 from agent.core.probe_packet import smallest
-from agent.core.probing import LEAST_CHECK_PERIOD
 from agent.core.send_errors import Sending
 from agent.core.tunnel_errors import Problem, TunnelError
 from agent.core.uplinks import Uplink
@@ -40,8 +40,6 @@ from .conftest import _libc, enter, ip, run
 from .routed import PORT, V4, V6, Addresses, Reflector, Routed, routed
 
 NONCE = b"8 bytes!"
-BEFORE_NEXT_CHECK = LEAST_CHECK_PERIOD - 2
-"""Seconds in which no path that was just found to be well is checked again by itself."""
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ class Heard(list[object]):
         self._more.set()
 
     async def come(self, number: int = 1) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while len(self) < number:
                 self._more.clear()
                 await self._more.wait()
@@ -265,7 +263,7 @@ class Room:
         before = self.prober.counts.sent
         await self.until(lambda: self.prober.counts.sent > before + number)
 
-    async def until(self, wanted: Callable[[], bool], seconds: float = 20) -> None:
+    async def until(self, wanted: Callable[[], bool], seconds: float = PATIENCE) -> None:
         async with asyncio.timeout(seconds):
             while not wanted():  # noqa: ASYNC110 -- another task's state changes at no known moment
                 await asyncio.sleep(0.01)
@@ -273,6 +271,12 @@ class Room:
     async def close(self) -> None:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+
+
+@pytest.fixture
+def seldom_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no path checked again for longer than any test waits: what is found is found for another reason."""
+    monkeypatch.setattr("agent.core.probing.LEAST_CHECK_PERIOD", 600.0)
 
 
 QUICK = Rules(interval=0.1, deadline=0.2, check_every=1.0, narrow_every=0.5)
@@ -291,7 +295,7 @@ async def test_a_peer_that_falls_silent_is_told_as_down_and_comes_back(net: Rout
         assert room.prober.down_changed.is_set()
         reflector.silent = False
         await room.until(lambda: not room.found.down)
-        await room.until(lambda: len(room.events) == 2)
+        await room.until(lambda: len(room.events) >= 2)
         line = f"far ({family.far}) from {family.near}: "
         assert room.events == [
             ("droplet_down", (line + "answers no probes",)),
@@ -386,7 +390,7 @@ async def test_a_narrow_link_behind_a_router_is_found_by_what_the_router_says(ne
         assert room.prober.counts.refused >= 2
         net.narrow(1500)
         await room.until(lambda: room.state() == ("up", 1500))
-        await room.until(lambda: len(room.events) == 2)
+        await room.until(lambda: len(room.events) >= 2)
         assert [kind for kind, _ in room.events] == ["narrow_path", "path_restored"]
         assert room.events[0][1][0].endswith("carries 1400 of 1500 bytes")
     finally:
@@ -399,7 +403,7 @@ async def test_a_link_that_is_too_narrow_for_endpoints_of_ipv6_is_told_so(net: R
     net.narrow(1300)
     reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, QUICK)
     try:
-        await room.until(lambda: len(room.events) == 1)
+        await room.until(lambda: len(room.events) >= 1)
         needed = 1342 if family is V4 else 1374
         assert room.events[0][1][0].endswith(f"carries 1300 of 1500 bytes; endpoints' IPv6 needs {needed}")
     finally:
@@ -421,7 +425,9 @@ async def test_a_link_that_swallows_what_is_too_long_is_found_too(net: Routed, f
 
 
 @both
-async def test_an_error_about_a_tunnel_packet_is_acted_on_before_the_next_check(net: Routed, family: Addresses) -> None:
+async def test_an_error_about_a_tunnel_packet_is_acted_on_before_the_next_check(
+    net: Routed, family: Addresses, seldom_checked: None
+) -> None:
     rules = Rules(interval=0.1, deadline=0.2, check_every=600)
     reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, rules)
     tunnel = socket.socket(family.family, socket.SOCK_DGRAM)
@@ -431,7 +437,7 @@ async def test_an_error_about_a_tunnel_packet_is_acted_on_before_the_next_check(
         discover = (socket.IPPROTO_IP, 10) if family is V4 else (socket.IPPROTO_IPV6, 23)
         tunnel.setsockopt(*discover, 3)  # IP_PMTUDISC_PROBE
         tunnel.sendto(bytes(1500 - (28 if family is V4 else 48)), (family.far, PORT))
-        await room.until(lambda: room.found.mtu == 1400, BEFORE_NEXT_CHECK)
+        await room.until(lambda: room.found.mtu == 1400)
         await room.until(lambda: len(room.prober.narrow_paths()) == 1)
     finally:
         tunnel.close()
@@ -440,7 +446,7 @@ async def test_an_error_about_a_tunnel_packet_is_acted_on_before_the_next_check(
 
 
 @both
-async def test_a_forged_error_is_healed_by_probes(net: Routed, family: Addresses) -> None:
+async def test_a_forged_error_is_healed_by_probes(net: Routed, family: Addresses, seldom_checked: None) -> None:
     rules = Rules(interval=0.1, deadline=0.2, check_every=600)
     reflector, room = Reflector(net, net.far, family, family.far), Room(net, family, rules)
     try:
@@ -455,12 +461,13 @@ async def test_a_forged_error_is_healed_by_probes(net: Routed, family: Addresses
         room.prober._watch = watching
         forge(net, family, 1300)
         await room.until(lambda: room.prober.counts.claims == 1)
-        await room.until(lambda: room.state() == ("up", 1500), BEFORE_NEXT_CHECK)
+        await room.until(lambda: room.state() == ("up", 1500))
         forge(net, family, 1290)
         await room.until(lambda: room.prober.counts.claims == 2)
-        await asyncio.sleep(0.3)
-        assert seen in ([1300, None], [None], []), "believed once at the most"
-        assert room.events == []
+        await room.more_probes()
+        assert 1290 not in seen
+        assert seen.count(1300) <= 1, "believed once at the most"
+        assert "narrow_path" not in [kind for kind, _ in room.events]
     finally:
         await room.close()
         reflector.close()
@@ -470,7 +477,7 @@ async def test_an_address_that_comes_later_is_probed_from_then_on(net: Routed) -
     ip("addr", "del", f"{V4.near}/24", "dev", "eth0")
     reflector, room = Reflector(net, net.far, V4, V4.far), Room(net, V4, QUICK)
     try:
-        await asyncio.sleep(0.5)
+        await room.more_probes(2)
         assert room.state() == ("unknown", 1500)
         ip("addr", "add", f"{V4.near}/24", "dev", "eth0")
         ip("route", "replace", "default", "via", V4.near_router)
@@ -481,6 +488,7 @@ async def test_an_address_that_comes_later_is_probed_from_then_on(net: Routed) -
 
 
 async def test_what_is_known_of_the_paths_is_told_page_by_page(net: Routed) -> None:
+    began = time.time()
     reflector, room = Reflector(net, net.far, V4, V4.far), Room(net, V4, QUICK)
     silent = {f"silent-{n}": Droplet(f"silent-{n}", f"h{n}", f"10.78.2.{n}") for n in (8, 9)}
     try:
@@ -500,7 +508,7 @@ async def test_what_is_known_of_the_paths_is_told_page_by_page(net: Routed) -> N
             ("silent-9", "near", "unknown"),
         ]
         assert (found[0].address, found[0].configured, found[0].carries) == (V4.far, 1500, 1500)
-        assert time.time() - 10 < found[0].since <= time.time()
+        assert began <= found[0].since <= time.time()
         assert found[0].round_trip is not None
     finally:
         await room.close()

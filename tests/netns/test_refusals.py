@@ -17,7 +17,7 @@ from agent.datapath.maps import Map
 from agent.datapath.neighbours import NeighbourWatch
 from agent.faults import FaultReporter
 from tests.netns.conftest import World, ip, run, uplinks_now
-from tests.netns.hops import entry, mac_of, packed, peers, tell, until
+from tests.netns.hops import entry, heard_all, mac_of, packed, peers, tell, until
 
 NO_ROOM_FOR_TWO = "no room for 2 entries"
 
@@ -122,7 +122,7 @@ async def test_an_address_that_goes_is_told(world: World, watch) -> None:
     watch.uplinks_changed.clear()
     ip("addr", "add", "fe80::7/64", "dev", "eth0", "nodad")
     ip("addr", "del", "fe80::7/64", "dev", "eth0")
-    await asyncio.sleep(0.3)
+    await heard_all(watch)
     assert not watch.uplinks_changed.is_set()
 
 
@@ -160,13 +160,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 async def test_a_foreign_route_is_no_reason_to_ask_for_all(world: World, table: Map, watch, asked) -> None:
     tell(watch, peers(world.neighbour, "10.77.0.3", "10.99.1.1"))
     await until(lambda: len(table.dump()) == 1)
-    await asyncio.sleep(0.3)
+    await heard_all(watch)
     asked.clear()
     ip("link", "add", "side", "type", "veth", "peer", "name", "side2")
     ip("link", "set", "side", "up")
     ip("addr", "add", "10.88.0.1/24", "dev", "side")
     ip("route", "add", "203.0.113.0/24", "via", world.neighbour)
-    await asyncio.sleep(0.3)
+    await heard_all(watch)
     assert asked == []
     ip("route", "add", "10.99.0.0/16", "via", world.neighbour)
     await until(lambda: len(table.dump()) == 2)

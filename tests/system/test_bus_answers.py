@@ -65,7 +65,9 @@ async def test_the_outbox_outlives_a_server_that_is_killed_under_way(server: Nat
         await until(lambda: bus.connected)
         for number in range(3000):
             bus.acknowledge(ack(f"d{number}", number + 1))
-        await asyncio.sleep(0.05)
+        async with client_of(server) as client:
+            while (await client.jetstream().stream_info(streams.ACK_STREAM)).state.messages == 0:  # noqa: ASYNC110 -- the server tells of no change
+                await asyncio.sleep(0.01)
         server.freeze()
         for number in range(3000):
             bus.acknowledge(ack(f"d{number}", number + 2))

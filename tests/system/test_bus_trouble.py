@@ -29,6 +29,7 @@ from lab.bus_hosts import (
     SIX,
     check,
     consumer_config,
+    heartbeats,
     host_in_sync,
     host_of,
     pause,
@@ -59,7 +60,8 @@ async def test_a_paused_consumer_keeps_the_snapshot_open_and_says_what_waits(ser
             found = await check(server)
             assert not found.ok
             assert "6 documents are pending and not delivered: the consumer is paused" in found.detail
-            await asyncio.sleep(5)  # more than two idle heartbeats
+            beats = await heartbeats(client)
+            await until(lambda: len(beats) > 2)
             assert (host.recorder.begun, host.recorder.completed, host.recorder.deliveries) == (1, 0, [])
             await pause(client, b"{}")
             await until(lambda: host.recorder.completed == 1)

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lab.waiting import until
 from lifecycle_fixtures import held_back
 
 from controller_sim.lab import Lab
+from controller_sim.namespaces import run_in
 from controller_sim.substrate import pids_in
 
 PROGRAM = Path(sys.executable).parent / "droplet-lab"
@@ -126,21 +126,32 @@ def test_a_transfer_that_fails_says_why_in_a_line_each(lab):
         ok("exec", "web-1", "--", "ip", "route", "delete", "unreachable", "10.0.1.3/32")
 
 
+def carried(lab: str, endpoint: str) -> int:
+    """Return how many bytes have left an endpoint, or come to it."""
+    done = run_in(Lab(lab).names.endpoint(endpoint), ["ip", "-j", "-s", "link", "show", "eth0"])
+    (link,) = json.loads(done.stdout)
+    return sum(link["stats64"][way]["bytes"] for way in ("rx", "tx"))
+
+
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "wanted", "much"),
     [
         (
             ("ping", "web-1", "web-2", "-c", "60000"),
             r"^1: \d+ us$(.|\n)*^web-1 to web-2 .*: \d+ of \d+ answered$",
+            10_000,
         ),
         (
             ("transfer", "web-1", "web-2", "-t", "60"),
             r"^TCP to 10.0.1.3: [1-9]\d* MB, .* data right, .*; interrupted$",
+            30_000_000,
         ),
     ],
     ids=["ping", "transfer"],
 )
-def test_ctrl_c_prints_what_came_so_far(lab, arguments, wanted):
+def test_ctrl_c_prints_what_came_so_far(lab, arguments, wanted, much):
+    """It is interrupted once so many bytes have left and come to the endpoint."""
+    before = carried(lab, "web-1")
     talking = subprocess.Popen(
         [str(PROGRAM), "--name", lab, *arguments],
         stdout=subprocess.PIPE,
@@ -150,9 +161,9 @@ def test_ctrl_c_prints_what_came_so_far(lab, arguments, wanted):
     )
     try:
         until(lambda: pids_in(Lab(lab).names.endpoint("web-1")), "the sender")
-        time.sleep(1.0)
+        until(lambda: carried(lab, "web-1") > before + much, "traffic")
         os.killpg(talking.pid, 2)
-        said, complaints = talking.communicate(timeout=20)
+        said, complaints = talking.communicate(timeout=60)
         assert talking.returncode == 130
         assert re.search(wanted, said, re.MULTILINE), said
         assert complaints == ""
@@ -342,10 +353,9 @@ def test_an_up_whose_documents_are_rejected_ends_at_once_and_says_why(tmp_path, 
     agent = tmp_path / "agent"
     agent.write_text(f'#!/bin/sh\nDROPLET_DATA_PLANE_FAMILIES=ipv4 exec {PROGRAM.with_name("droplet-agent")} "$@"\n')
     agent.chmod(0o755)
-    began = time.monotonic()
     text = topology_text("ipv6_substrate")
-    said = refusal(write(tmp_path, text), name=f"{NAME}-rej", DROPLET_LAB_AGENT=str(agent))
-    assert time.monotonic() - began < 30, "not the whole --timeout of 60 s"
+    patient = ("--timeout", "3600")  # and `run` waits for two minutes
+    said = refusal(write(tmp_path, text), *patient, name=f"{NAME}-rej", DROPLET_LAB_AGENT=str(agent))
     assert "not everything was realized:" in said
     assert "rejected: " in said
     assert "data_plane.families" in said

@@ -111,7 +111,7 @@ def test_an_endpoint_that_sends(lab, victim, reason, frame):
     with raw_socket(lab.inside("web-1")) as sender:
         for _ in range(TIMES):
             sender.send(data)
-    until(lambda: lab.counters("h1")[reason] - before >= TIMES, f"{TIMES} of {reason}", 10)
+    until(lambda: lab.counters("h1")[reason] - before >= TIMES, f"{TIMES} of {reason}")
     assert lab.counters("h1")[reason] - before == TIMES
     victim.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -137,7 +137,7 @@ def test_an_address_that_nobody_has_ends_at_a_bouncer_or_divider_with_a_reason(l
     counted = ("no_endpoint", "no_network", "unreachable_told_remote")
     before = lab.counters("h3")
     assert ping(lab, "web-1", destination, count=1, wait=1) == 0
-    until(lambda: sum(lab.counters("h3")[one] - before[one] for one in counted) > 0, "a reason", 10)
+    until(lambda: sum(lab.counters("h3")[one] - before[one] for one in counted) > 0, "a reason")
 
 
 def tunnel_packet(lab: SystemLab, source: str = "10.0.1.77") -> bytes:
@@ -158,7 +158,7 @@ def test_tunnel_packets_from_a_stranger_are_dropped(lab, stranger, victim):
         for _ in range(TIMES):
             sender.sendto(tunnel_packet(lab), ("172.18.0.12", GENEVE_PORT))
             lab.handmade += 1
-    until(lambda: lab.counters("h2")["unknown_droplet"] - before == TIMES, "every drop", 10)
+    until(lambda: lab.counters("h2")["unknown_droplet"] - before == TIMES, "every drop")
     victim.setblocking(False)
     with pytest.raises(BlockingIOError):
         victim.recv(100)
@@ -171,7 +171,7 @@ def test_a_known_droplet_cannot_pretend_to_be_an_endpoint_of_the_receiving_host(
         for _ in range(TIMES):
             sender.sendto(tunnel_packet(lab, lab.address("web-2")), ("172.18.0.12", GENEVE_PORT))
             lab.handmade += 1
-    until(lambda: lab.counters("h2")["source_elsewhere"] - before == TIMES, "every drop", 10)
+    until(lambda: lab.counters("h2")["source_elsewhere"] - before == TIMES, "every drop")
     victim.setblocking(False)
     with pytest.raises(BlockingIOError):
         victim.recv(100)
@@ -196,7 +196,7 @@ def test_a_malformed_tunnel_packet_of_a_known_droplet(lab, victim, reason, heade
             packet = header + (1001 << 8).to_bytes(4, "big") + options + body
             sender.sendto(packet[:200], ("172.18.0.12", GENEVE_PORT))
             lab.handmade += 1
-    until(lambda: lab.counters("h2")[reason] - before == TIMES, "every drop", 10)
+    until(lambda: lab.counters("h2")[reason] - before == TIMES, "every drop")
     victim.setblocking(False)
     with pytest.raises(BlockingIOError):
         victim.recv(100)

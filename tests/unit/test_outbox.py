@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.bus.outbox import CONFIRM_WITHIN, RETRY_AFTER, WINDOW, Outbox
+from agent.bus.outbox import CONFIRM_WITHIN, LONGEST_CONFIRM_WITHIN, RETRY_AFTER, WINDOW, Outbox, Parcel
 
 
 def test_only_the_newest_of_a_document_is_sent() -> None:
@@ -53,6 +53,41 @@ def test_silence_and_refusal_both_lead_to_another_attempt_later() -> None:
     assert len(outbox.take(10.0 + RETRY_AFTER)) == 1
 
 
+def test_a_server_that_is_slow_confirms_what_was_sent_again_meanwhile() -> None:
+    """It stores all that came before it confirms any of it: sent again and again, nothing would ever be confirmed."""
+    outbox, now, queue = Outbox(), 0.0, list[Parcel]()
+    for number in range(3):
+        outbox.put(f"d{number}", b"")
+    for _ in range(20):
+        queue += outbox.take(now)
+        now += 7 * CONFIRM_WITHIN
+        stored, queue = queue, outbox.take(now)
+        for parcel in stored:
+            outbox.confirm(parcel.token)
+    assert len(outbox) == 0
+    assert queue == []
+
+
+def test_a_confirmation_of_what_was_sent_again_does_not_drop_a_newer_one() -> None:
+    outbox = Outbox()
+    outbox.put("a", b"1")
+    (old,) = outbox.take(0.0)
+    (again,) = outbox.take(CONFIRM_WITHIN)
+    outbox.put("a", b"2")
+    outbox.confirm(old.token)
+    outbox.confirm(again.token)
+    assert [p.body for p in outbox.take(CONFIRM_WITHIN)] == [b"2"]
+    assert len(outbox) == 1
+
+
+def test_what_nobody_confirms_is_sent_again_more_and_more_seldom() -> None:
+    outbox, times = Outbox(), []
+    outbox.put("a", b"1")
+    for second in range(400):
+        times += [second for _ in outbox.take(float(second))]
+    assert times == [0, 5, 15, 35, 75, 155, 235, 315, 395]
+
+
 def test_no_more_than_the_window_is_under_way() -> None:
     outbox = Outbox()
     for number in range(WINDOW + 5):
@@ -64,7 +99,7 @@ def test_no_more_than_the_window_is_under_way() -> None:
     assert len(outbox) == WINDOW + 4
 
 
-@given(st.lists(st.tuples(st.sampled_from(["put", "take", "confirm", "refuse", "lose"]), st.integers(0, 3))))
+@given(st.lists(st.tuples(st.sampled_from(["put", "take", "confirm", "refuse", "lose", "wait"]), st.integers(0, 3))))
 def test_whatever_happens_the_last_word_of_every_document_is_stored_in_the_end(steps: list[tuple[str, int]]) -> None:
     outbox, now, under_way = Outbox(), 0.0, {}
     said: dict[str, bytes] = {}
@@ -76,6 +111,8 @@ def test_whatever_happens_the_last_word_of_every_document_is_stored_in_the_end(s
             outbox.put(f"d{which}", body)
         elif step == "take":
             under_way.update({parcel.token: parcel for parcel in outbox.take(now)})
+        elif step == "wait":
+            now += CONFIRM_WITHIN
         elif step == "lose":
             outbox.disconnect()
             under_way.clear()
@@ -89,7 +126,7 @@ def test_whatever_happens_the_last_word_of_every_document_is_stored_in_the_end(s
     for parcel in under_way.values():
         stored[parcel.document] = parcel.body
         outbox.confirm(parcel.token)
-    for parcel in outbox.take(now + CONFIRM_WITHIN + RETRY_AFTER):
+    for parcel in outbox.take(now + LONGEST_CONFIRM_WITHIN + RETRY_AFTER):
         stored[parcel.document] = parcel.body
         outbox.confirm(parcel.token)
     assert stored == said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.paths import Known, Life, Path, Probe, Rules, View
@@ -22,7 +22,8 @@ LONGEST = 120.0
 PAUSES = (0.0, 0.005, 0.25, 0.9, 1.0, 1.1, 4.0, 30.0)
 
 EVENTS = (
-    *("answer", "answer late", "refuse", "fail", "do not send"),
+    *("answer",) * 4,
+    *("answer late", "refuse", "fail", "do not send"),
     *("quoted unreachable", "quoted too large", "unreachable", "too large"),
     *("cut off", "restored", "forget", "follow", "follow as up", "follow as down", "resize", "expire"),
 )
@@ -43,16 +44,28 @@ class Host:
         self.cut: set[bytes] = set()
         self.waiting: list[Probe] = []
         """Probes that nothing has happened to yet."""
+        self.asked: dict[Path, tuple[bytes, float]] = {}
+        """The nonce of the small probe that each path waits for, and when its time is up."""
         self.probing.set_paths(self.sizes, self.now)
 
     def happen(self, event: str, path: Path, pause: float) -> None:
         """Send what is due, have one thing happen to a path, and let time pass."""
-        self.waiting += self.probing.due(self.now)
+        self.waiting += self.due()
         probe = next((one for one in reversed(self.waiting) if one.path == path), None)
         if probe is not None and self._happens_to(event, probe):
             self.waiting.remove(probe)
         self._happens_to_path(event, path)
         self.now += pause
+
+    def due(self) -> list[Probe]:
+        """Return the probes to be sent now; a path is asked anew only when it does not wait for an answer any more."""
+        probes = self.probing.due(self.now)
+        for probe in probes:
+            if probe.size == smallest(probe.path.peer):
+                _, until = self.asked.get(probe.path, (b"", self.now))
+                assert self.now >= until, "it is asked already"
+                self.asked[probe.path] = probe.nonce, self.now + RULES.deadline
+        return probes
 
     def _happens_to(self, event: str, probe: Probe) -> bool:
         """Have something happen to a probe; say whether it did."""
@@ -75,6 +88,8 @@ class Host:
                 probing.heard(TunnelError(probe.path, Problem.TOO_LARGE, NARROW, nonce), self.now)
             case _:
                 return False
+        if self.asked.get(probe.path, (b"", 0.0))[0] == nonce and event not in ("refuse", "quoted too large"):
+            del self.asked[probe.path]
         return True
 
     def _happens_to_path(self, event: str, path: Path) -> None:
@@ -89,6 +104,7 @@ class Host:
                 self.probing.cut_off(frozenset(self.cut), self.now)
             case "forget":
                 self.sizes.pop(path, None)
+                self.asked.pop(path, None)
                 self.probing.set_paths(self.sizes, self.now)
             case "follow" | "follow as up" | "follow as down":
                 self.sizes.setdefault(path, SIZE)
@@ -111,8 +127,9 @@ class Host:
             self.now = max(self.now + LEAST_SLEEP, at)
             assert self.now < latest, f"still {self.views()}"
             self.probing.expire(self.now)
-            for probe in self.probing.due(self.now):
+            for probe in self.due():
                 if probe.size <= carried:
+                    self.asked.pop(probe.path, None)
                     self.probing.answered(probe.path, probe.nonce, self.now)
 
     def views(self) -> list[View]:
@@ -129,6 +146,7 @@ def after(history: list[tuple[str, int, float]]) -> Host:
     return host
 
 
+@settings(max_examples=200)
 @given(histories)
 def test_whatever_happened_a_peer_that_falls_silent_is_down_after_a_while(
     history: list[tuple[str, int, float]],
@@ -139,21 +157,24 @@ def test_whatever_happened_a_peer_that_falls_silent_is_down_after_a_while(
     assert up == {view.path for view in host.views() if view.life is Life.DOWN and view.path in up}
 
 
+@settings(max_examples=200)
 @given(histories)
 def test_whatever_happened_a_peer_that_answers_is_up_after_a_while(history: list[tuple[str, int, float]]) -> None:
     after(history).settle(SIZE, lambda view: view.life is Life.UP and view.usable == SIZE)
 
 
+@settings(max_examples=200)
 @given(histories)
 def test_whatever_happened_what_a_path_carries_is_found_after_a_while(history: list[tuple[str, int, float]]) -> None:
     after(history).settle(NARROW, lambda view: view.life is Life.UP and view.carries == NARROW == view.usable)
 
 
+@settings(max_examples=200)
 @given(histories)
-def test_whatever_happened_paths_are_probed_and_a_probe_is_never_sent_twice_at_once(
+def test_whatever_happened_every_path_is_probed_about_once_a_second(
     history: list[tuple[str, int, float]],
 ) -> None:
-    """At any time each path waits for the answer to one small probe, or for its turn."""
+    """And never while it waits for an answer: see `Host.due`."""
     host = after(history)
     smallest_size = smallest(PATHS[0].peer)
     last: dict[Path, float] = dict.fromkeys(PATHS, host.now)
@@ -163,7 +184,7 @@ def test_whatever_happened_paths_are_probed_and_a_probe_is_never_sent_twice_at_o
         assert at is not None
         host.now = max(host.now + LEAST_SLEEP, at)
         host.probing.expire(host.now)
-        for probe in host.probing.due(host.now):
+        for probe in host.due():
             if probe.size == smallest_size:
                 assert host.now - last[probe.path] <= RULES.interval + RULES.deadline
                 last[probe.path] = host.now
