@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from lab.echoes import answered, unbroken
 
@@ -162,7 +163,7 @@ async def test_a_program_of_an_agent_from_before_there_were_marks_is_taken_over(
     new = {"detours", "frame_states"}
     maps = open_maps(config.bpffs / "old", [one for one in compiled.maps if one.name not in new], MapSizes())
     (states,) = [one for one in compiled.maps if one.name == "frame_states"]
-    stand_in = open_maps(config.bpffs / "new", [replace(states, name="outcomes")], MapSizes())
+    stand_in = open_maps(config.bpffs / "new", [msgspec.structs.replace(states, name="outcomes")], MapSizes())
     old_maps = {name.value: one.descriptor for name, one in maps.items()}
     code = compiled.program(TRANSIT_XDP)
     # What stands in for the old code, whose maps had none of the new names.
