@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from agent.core.desired import Desired
 from agent.core.ledger import Ledger
 from agent.core.once import Once
-from agent.core.registry import Entry, Verdict
+from agent.core.registry import Registry, Verdict
 from agent.core.shortening import first
 from agent.reconcile.retry import Retries
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
@@ -39,20 +39,20 @@ class Acknowledgements:
         """
         documents, now = desired.documents, time.time()
         known = documents.entries.keys() & set(names)
-        for name in known:
-            self._schedule(name, documents.entries[name])
+        self._schedule(documents, known)
         for name in sorted(known.difference(postponed), key=documents.newest):
             verdict = desired.verdict(name)
             if self.tracker.enter(verdict, now):
                 self._acknowledge(verdict, now)
             documents.forget(name)
 
-    def _schedule(self, name: str, entry: Entry) -> None:
-        """Have a document that the kernel refuses tried again."""
-        if entry.failures:
-            self._retries.failed(name, entry.latest.revision if entry.latest else 0)
-        else:
-            self._retries.succeeded(name)
+    def _schedule(self, documents: Registry, names: set[str]) -> None:
+        """Have those of some documents tried again of which the kernel refuses something."""
+        failing = {name for name in names if documents.entries[name].failures}
+        for name in failing:
+            latest = documents.entries[name].latest
+            self._retries.failed(name, latest.revision if latest else 0)
+        self._retries.succeeded(names - failing)
 
     def _acknowledge(self, verdict: Verdict, now: float) -> None:
         remaining = self._retries.remaining(verdict.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 
 LONGEST = 6
@@ -38,9 +38,10 @@ class RetryQueue:
         if known is None or known.revision != revision:
             self._waiting[name] = _Waiting(revision, 0, now + self._first)
 
-    def succeeded(self, name: str) -> None:
-        """Take in that the kernel refuses nothing of a document any more, or that it is gone."""
-        self._waiting.pop(name, None)
+    def succeeded(self, names: Collection[str]) -> None:
+        """Take in that the kernel refuses nothing of some documents any more, or that they are gone."""
+        for name in [name for name in self._waiting if name in names]:
+            del self._waiting[name]
 
     def take_due(self, now: float) -> list[str]:
         """Return the documents whose turn it is, by name; each that fails again waits twice as long from now on."""
@@ -84,9 +85,9 @@ class Retries:
         self._queue.failed(name, revision, self._now())
         self._changed.set()
 
-    def succeeded(self, name: str) -> None:
+    def succeeded(self, names: Collection[str]) -> None:
         """See `RetryQueue.succeeded`."""
-        self._queue.succeeded(name)
+        self._queue.succeeded(names)
 
     def hurry(self, names: Iterable[str]) -> None:
         """See `RetryQueue.hurry`."""

@@ -49,13 +49,11 @@ def local(name: str, number: int) -> dict[str, Any]:
 
 
 def remote(number: int) -> dict[str, Any]:
-    return {
-        "id": f"r{number}",
-        "network": "front",
-        "droplet": "there",
-        "addresses": [f"192.168.{8 + number // 250}.{1 + number % 250}"],
-        "mac": f"02:00:00:02:{number:04x}"[:14],
-    }
+    address, mac = (
+        f"192.168.{8 + number // 250}.{1 + number % 250}",
+        f"02:00:00:02:{number >> 8:02x}:{number & 255:02x}",
+    )
+    return {"id": f"r{number}", "network": "front", "droplet": "there", "addresses": [address], "mac": mac}
 
 
 class Agent:

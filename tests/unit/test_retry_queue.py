@@ -59,8 +59,7 @@ def test_a_document_that_succeeded_is_not_tried_and_begins_anew_when_it_fails_ag
     queue = RetryQueue(FIRST)
     queue.failed("a", 1, 0.0)
     turns(queue, "a", 100.0)
-    queue.succeeded("a")
-    queue.succeeded("never failed")
+    queue.succeeded({"a", "never failed"})
     assert (len(queue), queue.next_at(), queue.at("a")) == (0, None, None)
     queue.failed("a", 1, 200.0)
     assert queue.at("a") == 205.0
@@ -97,7 +96,7 @@ def test_a_document_never_waits_longer_than_the_longest_pause_and_always_waits_w
             queue.failed(name, 1, now)
             failing.add(name)
         elif step == "succeeded":
-            queue.succeeded(name)
+            queue.succeeded({name})
             failing.discard(name)
         elif step == "hurry":
             queue.hurry([name], now)
