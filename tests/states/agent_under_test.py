@@ -65,8 +65,9 @@ class Agent:
         kernel, report = self.kernel, self.faults.report
         processes = BoundProcesses(kernel.bindings, self._store, quiet)
         restored = await restore(SETTINGS, kernel, self._store, processes, self.known)
-        underlay = Underlay(SETTINGS, kernel, restored.found, restored.inherited)
-        underlay.droplets.subscribe("peers", kernel.take_droplets, LoopErrors(report, quiet))
+        self.underlay = underlay = Underlay(SETTINGS, kernel, restored.found, restored.inherited)
+        self.errors = LoopErrors(report, quiet)
+        underlay.droplets.subscribe("peers", kernel.take_droplets, self.errors)
         self.retries = Retries(FIRST_RETRY, lambda: self.now)
         results = KernelResults(restored.desired, LastGood(self._store, processes, report))
         acknowledgements = Acknowledgements(self._tell, self.retries, quiet)

@@ -307,3 +307,29 @@ def test_a_plan_tends_nothing_and_a_repair_does() -> None:
         assert agent.kernel.tended == before + 1
 
     in_a_folder(scenario)
+
+
+def test_a_comparison_that_begins_in_the_middle_of_a_step_finds_nothing_of_its_documents() -> None:
+    async def scenario(agent: Agent) -> None:
+        kernel, begun, go_on = agent.kernel, asyncio.Event(), asyncio.Event()
+        run = kernel.run
+
+        async def hold(actions):
+            begun.set()
+            await go_on.wait()
+            return await run(actions)
+
+        kernel.run = hold  # type: ignore[method-assign]
+        settling = asyncio.create_task(publish(agent, Stream(), ONE_BOUNCER))
+        await begun.wait()
+        planning = asyncio.create_task(agent.resync.plan())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        with agent.reconciler.settled_meanwhile() as names:
+            assert names == {"substrate"}
+        go_on.set()
+        assert await planning == []
+        await settling
+        await ends_like(agent, "one bouncer")
+
+    in_a_folder(scenario)

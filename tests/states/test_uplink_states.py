@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.actions import AttachTransit
 from agent.core.layout import LOCAL_DROPLET, MapName
+from agent.core.peers import Droplets
 from agent.datapath.neighbours import Unresolved
 from agent.reconcile.underlay import InterfaceReplacedError
 from agent.reports import heartbeat
@@ -69,6 +71,34 @@ def test_one_that_has_no_address_yet_changes_nothing() -> None:
         assert not agent.resync.unreadable
         assert agent.faults.standing() == ()
         assert agent.kernel.transit == {12}
+
+    in_a_folder(scenario)
+
+
+def test_a_part_that_fails_on_the_droplets_in_force_keeps_no_document_from_being_realized(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent.subscription.RETRY_SECONDS", 0.01)
+
+    async def scenario(agent: Agent) -> None:
+        taken: list[set[str]] = []
+        broken = True
+
+        def take(droplets: Droplets) -> None:
+            if broken:
+                raise ValueError("a defect")
+            taken.append(set(droplets.world.droplets))
+
+        agent.underlay.droplets.subscribe("broken", take, agent.errors)
+        await publish(agent, ONE_BOUNCER)
+        assert states(agent) == {"realized"}
+        assert [fault.kind for fault in agent.faults.standing()] == ["internal_error"]
+        broken = False
+        async with asyncio.timeout(20):
+            while not taken:  # noqa: ASYNC110 -- another task's state changes at no known moment
+                await asyncio.sleep(0.001)
+        assert taken == [set(agent.reconciler.desired.world.droplets)]
+        assert agent.faults.standing() == ()
 
     in_a_folder(scenario)
 
