@@ -1,4 +1,4 @@
-"""The newest value of one thing, for whoever follows it: the publisher knows none of its subscribers.
+"""Observables: the newest value of one thing, and those that follow it. The publisher knows none of its subscribers.
 
 A subscriber that raises or is slow harms neither the publisher nor the other subscribers, and always gets the newest
 value in the end; values in between may be skipped. All of this belongs to the event loop's thread.

@@ -20,9 +20,9 @@ from agent.core.probing import Probing
 from agent.core.send_errors import Sending
 from agent.core.tunnel_errors import TunnelError
 from agent.loop_errors import LoopErrors
-from agent.probe.judged_peers import JudgedPeers
 from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory
+from agent.probe.peer_states import PeerStates
 from agent.probe.sockets import ProbeSockets
 from agent.subscription import Observable
 from protocol.addresses import format_address
@@ -52,7 +52,7 @@ class Prober:
         """
         self.doubtful = Observable[Collection[Path]]()
         """The paths whose next hop may not be what the kernel takes it for; each value stands for itself."""
-        self._judged = JudgedPeers()
+        self._states = PeerStates()
         self._probing = Probing(rules, lambda: secrets.token_bytes(NONCE))
         self._sockets = ProbeSockets(tuple(port for port in ports if port), self._answered, self._heard)
         self._cut_off = cut_off
@@ -66,13 +66,13 @@ class Prober:
 
     def follow(self, droplets: Droplets) -> None:
         """Take in which droplets there are, and publish the peers at once."""
-        self._judged.follow(droplets)
+        self._states.follow(droplets)
         self._sockets.follow(droplets.world)
         self._cut_off_seen = None
         paths = paths_of(droplets.world, droplets.peers)
         self._probing.set_paths(paths, time.monotonic(), self._memory.known)
-        self._memory.probed(paths, self._judged.addresses)
-        self._judged.publish(self._views(), self._sockets.ifindexes(), self._probing.version)
+        self._memory.probed(paths, self._states.addresses)
+        self._states.publish(self._views(), self._sockets.ifindexes(), self._probing.version)
         self._woken.set()
 
     async def run(self) -> None:
@@ -96,20 +96,20 @@ class Prober:
     @property
     def peers(self) -> Observable[PeersToReach]:
         """The peers with what probes found of them."""
-        return self._judged.peers
+        return self._states.peers
 
     @property
     def down(self) -> Observable[frozenset[str]]:
         """The ids of the droplets that are down; there is no value before the first one is."""
-        return self._judged.down
+        return self._states.down
 
     def name(self, address: bytes) -> str:
         """Return the id of the droplet with a packed address, or the address as text where no document names it."""
-        return self._judged.name(address)
+        return self._states.name(address)
 
     def is_down(self, address: bytes) -> bool:
         """Say whether another host's droplet, by its packed address, does not answer any more."""
-        return self._judged.is_down(address)
+        return self._states.is_down(address)
 
     @property
     def counts(self) -> Counts:
@@ -136,12 +136,12 @@ class Prober:
         return tuple(sorted(found, key=lambda path: (path.droplet, path.by)))
 
     def faults(self, hints: Mapping[str, str]) -> list[Fault]:
-        """Return a fault for each own droplet that nobody has ever answered; `hints` by interface: see `unanswered`."""
+        """Return a fault for each own droplet none of whose probes was answered; `hints` by interface: see `unanswered`."""
         uplinks = {
             source: unanswered.Uplink(name, hints.get(name, ""))
             for source, (name, _) in self._sockets.interfaces.items()
         }
-        return unanswered.faults(self._probing.unanswered(self._judged.answering), uplinks, self._sockets.ports[0])
+        return unanswered.faults(self._probing.unanswered(self._states.answering), uplinks, self._sockets.ports[0])
 
     def views(self) -> Iterable[tuple[str, str, View]]:
         """Yield the peer's droplet, the own one, and what is known of each path; times are the event loop's."""
@@ -178,7 +178,7 @@ class Prober:
         if now >= self._report_at:
             self._report_at = now + REPORT_SECONDS
             self._report("probes", self._sockets.faults(self._probing.paths))
-        self._judged.publish_changed(self._views, self._sockets.ifindexes(), self._probing.version)
+        self._states.publish_changed(self._views, self._sockets.ifindexes(), self._probing.version)
         self._events.take(self._probing.take_happenings(), self.name, now)
 
     def _send(self, probe: Probe, now: float) -> None:

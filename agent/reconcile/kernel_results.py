@@ -24,7 +24,7 @@ class KernelResults:
         self._waiting: dict[str, set[str]] = {}
         """The documents of which the kernel refused an endpoint, by its namespace as they spell it."""
         self.waiting_changed = asyncio.Event()
-        """Set when `waiting_for` returns something else than before; whoever waits clears it."""
+        """Set when `waiting_for` returns something else than before; the waiting loop clears it."""
 
     def take_change(self, change: Change, failures: Sequence[Failure]) -> None:
         """Take in what became of a settled change's actions."""

@@ -262,7 +262,7 @@ class Reconciler:
     async def _settle(self, mentioned: Collection[str]) -> None:
         """Decide, do and take in the outcome until nothing changes any more; then acknowledge.
 
-        When the last settling broke off by an exception, nobody knows how far it came: the kernel is read first.
+        When an exception broke off the last settlement, it is unknown how far that came: the kernel is compared first.
         """
         broken_off, concerned = self._settling is not None, {*mentioned, *(self._settling or ())}
         self._settling = concerned
@@ -307,7 +307,7 @@ class Reconciler:
             recording |= found
 
     async def _prove_attached(self, names: Iterable[str]) -> None:
-        """See that transit XDP is where the maps are used: where it is not, no document may be told as realized."""
+        """Attach transit XDP where it is missing; where that fails, no document may be acknowledged as realized."""
         failures = await self._underlay.attach_missing(self.desired.world)
         if failures:
             in_force = {name for name, _ in self.desired.in_force()}

@@ -16,7 +16,7 @@ REST = 10
 """Publishing the peers anew takes one part in so many of the time at the most."""
 
 
-class JudgedPeers:
+class PeerStates:
     """Other hosts' droplets, by packed address."""
 
     def __init__(self) -> None:
