@@ -136,7 +136,7 @@ class Prober:
         return tuple(sorted(found, key=lambda path: (path.droplet, path.by)))
 
     def faults(self, hints: Mapping[str, str]) -> list[Fault]:
-        """Return a fault for each own droplet none of whose probes was answered; `hints` by interface: see `unanswered`."""
+        """Return a fault for each own droplet none of whose probes was answered; `hints` by interface."""
         uplinks = {
             source: unanswered.Uplink(name, hints.get(name, ""))
             for source, (name, _) in self._sockets.interfaces.items()
