@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import msgspec
 
-from agent.applier import Applier
 from agent.bus.rpc import MAX_WORD, RpcError, unknown_method
 from agent.core import paging
 from agent.core.desired import Desired
@@ -17,8 +16,11 @@ from agent.core.paging import Order
 from agent.core.ways import Lookups, way
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
-from agent.prober import Prober
-from agent.reports import acknowledgement, peer_path
+from agent.probe.prober import Prober
+from agent.reconcile.acknowledgements import acknowledgement
+from agent.reconcile.reconciler import Reconciler
+from agent.reconcile.resync import Resync
+from agent.reports import peer_path
 from protocol import codec
 from protocol.addresses import contains, parse_address, parse_cidr
 from protocol.documents import KINDS, Endpoint
@@ -52,14 +54,16 @@ class Answers:
 
     def __init__(
         self,
-        applier: Applier,
+        reconciler: Reconciler,
+        resync: Resync,
         kernel: Kernel,
         prober: Prober,
         status: Callable[[], Status],
         counters: Callable[[], Counters],
         now: Callable[[], float],
     ) -> None:
-        self._applier = applier
+        self._reconciler = reconciler
+        self._resync = resync
         self._kernel = kernel
         self._prober = prober
         self._status = status
@@ -93,7 +97,7 @@ class Answers:
 
     @property
     def _desired(self) -> Desired:
-        return self._applier.desired
+        return self._reconciler.desired
 
     def _get(self, request: GetRequest) -> GetReply:
         world = self._desired.world
@@ -118,7 +122,7 @@ class Answers:
 
     def _documents(self, request: DocumentsRequest) -> DocumentsReply:
         names, following = paging.page(self._desired.documents.names(), request.after, request.limit)
-        now, told_at = self._now(), self._applier.ledger.told_at
+        now, told_at = self._now(), self._reconciler.acknowledgements.tracker.told_at
         answers = tuple(acknowledgement(self._desired.verdict(name), told_at(name) or now, None) for name in names)
         return DocumentsReply(answers, next=following)
 
@@ -185,7 +189,7 @@ class Answers:
 
     async def _plan(self) -> PlanReply:
         try:
-            return PlanReply(tuple(await self._applier.plan()))
+            return PlanReply(tuple(await self._resync.plan()))
         except ObservationError as error:
             raise RpcError(500, f"the kernel could not be read: {error}") from None
 
@@ -194,7 +198,7 @@ class Answers:
             raise RpcError(
                 400, "nothing was removed: name the documents to remove in `documents`, or set `objects` to true"
             )
-        refused = await self._applier.sweep(request.documents, objects=request.objects)
+        refused = await self._reconciler.sweep(request.documents, objects=request.objects)
         if refused is None:
             raise RpcError(409, "nothing was removed: the snapshot of this host's documents is not complete")
         if refused:

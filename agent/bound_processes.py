@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from structlog.typing import FilteringBoundLogger
 
 from agent.core.bindings import Bindings, is_of_process
-from agent.store import Kept, Store, StoreError
+from agent.reconcile.store import Kept, Store, StoreError
 from protocol.codec import decode_known
 
 

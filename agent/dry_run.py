@@ -13,18 +13,18 @@ from pathlib import Path
 import click
 import msgspec
 
-from agent.applier import remembered
 from agent.bus.admission import Admission
 from agent.core.desired import Desired
 from agent.core.paths import NOTHING_KNOWN, KnownPaths
 from agent.core.plan import describe, plan_all
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
-from agent.path_memory import known_paths
+from agent.probe.path_memory import known_paths
+from agent.reconcile.restore import remembered
+from agent.reconcile.store import FILE, Kept, Store
+from agent.reconcile.underlay import here_of
 from agent.recorded import Unrealized, replay
 from agent.settings import Settings
-from agent.store import FILE, Kept, Store
-from agent.substrate import here_of
 from protocol.recording import Recording
 
 

@@ -1,4 +1,4 @@
-"""Puts what the agent knows into the words of the bus: acknowledgements, heartbeat, counters. Pure."""
+"""Puts what the agent knows into the messages of the bus: heartbeat, counters, paths, faults of documents. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent import __version__
-from agent.applier import Applier
+from agent.core.desired import Desired
 from agent.core.paths import Counts, View
 from agent.core.realize import IFINDEX_BASE
-from agent.core.registry import Verdict
 from agent.core.shortening import first
 from agent.core.uplinks import Uplink
 from agent.datapath.neighbours import Unresolved
 from agent.datapath.readings import EndpointCounters, Traffic
+from agent.reconcile.reconciler import Reconciler
+from agent.reconcile.resync import Resync
 from agent.settings import Settings
 from protocol import status
-from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.addresses import format_address, parse_address
-from protocol.codec import limited
 from protocol.documents import Droplet
 from protocol.rpc import PeerPath
 from protocol.status import (
@@ -39,26 +38,6 @@ MOST_NAMES = 10
 """Documents that one fault names."""
 MOST_ADDRESSES = 100
 """Addresses told for each reason why next hops are unresolved: a heartbeat has to stay well below 1 MiB."""
-
-
-def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Acknowledgement:
-    """Return the answer that a verdict stands for since `at`; `retry_at` goes with what the kernel refused.
-
-    Of very many things wrong the first are told, and how many more there are: the bus takes no message of any length.
-    """
-    return Acknowledgement(
-        document=verdict.name,
-        revision=verdict.revision,
-        state=verdict.state,
-        at=at,
-        in_force=verdict.in_force,
-        removed=verdict.removed,
-        missing=first(verdict.missing, lambda left: Reference("and", f"{left} more")),
-        errors=tuple(limited(verdict.errors)),
-        failures=_first_failures(verdict.failures + verdict.lacking),
-        retry_at=retry_at if _is_retried(verdict) else None,
-        absent=verdict.absent,
-    )
 
 
 def documents_missing(host: str, absent: Iterable[str]) -> list[Fault]:
@@ -90,19 +69,6 @@ def objects_unexplained(host: str, count: int) -> list[Fault]:
     return [Fault("objects_unexplained", config_of(host), detail, remedy)]
 
 
-def _is_retried(verdict: Verdict) -> bool:
-    """Say whether a document is tried again by itself: not where all that it lacks is the interfaces' affair."""
-    return verdict.state is State.FAILED and bool(verdict.failures or not verdict.lacking)
-
-
-def _first_failures(failures: Sequence[KernelFailure]) -> tuple[KernelFailure, ...]:
-    def more(left: int) -> KernelFailure:
-        one = failures[-left]
-        return KernelFailure(one.errno, one.name, f"{left} more", "the first ones are named")
-
-    return first(failures, more)
-
-
 class DataPlane(NamedTuple):
     """How endpoints' programs run, why in generic mode, and why what the kernel drops after them is not counted."""
 
@@ -116,7 +82,8 @@ UNKNOWN_PLANE = DataPlane()
 
 def heartbeat(
     settings: Settings,
-    applier: Applier,
+    reconciler: Reconciler,
+    resync: Resync,
     unresolved: Sequence[Unresolved],
     *,
     boot: str,
@@ -134,9 +101,10 @@ def heartbeat(
     `down` are droplets that do not answer probes any more, `narrow` the paths that carry less than they should,
     `faults` all other conditions that stand.
     """
-    world, counts = applier.desired.world, applier.ledger.counts
+    desired, tracker = reconciler.desired, reconciler.acknowledgements.tracker
+    world, counts = desired.world, tracker.counts
     unsettled = counts.pending or counts.rejected or counts.failed
-    trouble = unsettled or unresolved or applier.unreadable or down or narrow or faults
+    trouble = unsettled or unresolved or resync.unreadable or down or narrow or faults
     settled = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
     return Status(
         host=settings.host,
@@ -144,23 +112,23 @@ def heartbeat(
         boot=boot,
         at=now,
         uptime=uptime,
-        state=settled if applier.in_sync else AgentState.STARTING,
-        revision=applier.revision,
-        digest=applier.ledger.digest,
+        state=settled if reconciler.in_sync else AgentState.STARTING,
+        revision=reconciler.revision,
+        digest=tracker.digest,
         documents=counts,
         objects=ObjectCounts(
             droplets=len(world.droplets),
             vpcs=len(world.vpcs),
             networks=len(world.networks),
-            endpoints=applier.desired.endpoints,
-            local_endpoints=len(applier.desired.veths),
+            endpoints=desired.endpoints,
+            local_endpoints=len(desired.veths),
         ),
         uplinks=tuple(_uplink(uplink, world.own_droplets(), modes) for uplink in world.here.uplinks),
         unresolved_next_hops=unresolved_next_hops(unresolved),
-        unreadable=applier.unreadable,
+        unreadable=resync.unreadable,
         down_droplets=down,
         narrow_paths=narrow,
-        repairs=applier.repairs,
+        repairs=resync.repairs,
         memory_bytes=memory,
         faults=first(faults, lambda left: Fault("more", f"{left} more", "the first ones are named")),
         attach_mode=plane.attach_mode,
@@ -231,6 +199,6 @@ def peer_path(droplet: str, by: str, view: View, elapsed: float) -> PeerPath:
     )
 
 
-def slots(applier: Applier) -> dict[str, int]:
+def slots(desired: Desired) -> dict[str, int]:
     """Return the counters' place of each endpoint that lives here."""
-    return {id_: veth.ifindex - IFINDEX_BASE for id_, veth in applier.desired.veths.items()}
+    return {id_: veth.ifindex - IFINDEX_BASE for id_, veth in desired.veths.items()}

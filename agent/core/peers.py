@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from agent.core.layout import mapped
 from agent.core.next_hops import Peer, Senders
 from agent.core.places import Arrival
 from agent.core.world import World
 from protocol.addresses import parse_address
+
+
+class Droplets(NamedTuple):
+    """The state in force, and the droplets of other hosts that follow from it, by packed address (4 or 16 bytes)."""
+
+    world: World
+    peers: Mapping[bytes, Peer]
+
+
+class PeersToReach(NamedTuple):
+    """What next hops are kept for: peers with what probes found of them, and the own droplets that packets leave by."""
+
+    peers: Mapping[bytes, Peer]
+    senders: Senders
 
 
 def peers(world: World) -> dict[bytes, Peer]:

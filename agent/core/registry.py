@@ -251,7 +251,7 @@ class Registry:
         if entry.in_force is not None and entry.in_force is not entry.good:
             entry.held_back = True
             self._touched.setdefault(name, None)
-            if any(failure.errno == errno.EEXIST for failure in failures):
+            if _lacks_name(failures):
                 self._blocked.add(name)
 
     def _supersede(self, name: str, entry: Entry, revision: int, held: Held | None, document: Document | None) -> None:
@@ -300,6 +300,10 @@ class Registry:
         """Return the documents of which the kernel refused something."""
         return [name for name, entry in self.entries.items() if entry.failures]
 
+    def blocked_by_names(self) -> list[str]:
+        """Return the failing documents for which something else has a name of theirs."""
+        return [name for name in self.failing() if _lacks_name(self.entries[name].failures)]
+
     def retry_blocked(self) -> None:
         """Let revisions be tried again that are held back because something else has a name of theirs.
 
@@ -342,3 +346,7 @@ class Registry:
             lacking=entry.lacking if in_force else (),
             absent=name in self.absent,
         )
+
+
+def _lacks_name(failures: Iterable[KernelFailure]) -> bool:
+    return any(failure.errno == errno.EEXIST for failure in failures)

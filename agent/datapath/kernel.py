@@ -234,7 +234,6 @@ class Kernel(Readings):
 
     def _take(self, uplinks: tuple[Uplink, ...]) -> None:
         self._uplinks = uplinks
-        self.neighbours.set_uplinks([replace(uplink, transit=False) for uplink in uplinks])
         for carrier in {uplink.carrier for uplink in uplinks if uplink.transit}:
             with contextlib.suppress(OSError):  # attaching told already
                 self._leave_tags_on(carrier)

@@ -17,9 +17,11 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from agent.answers import Answers
+from agent.core.faults import ReportFaults
 from agent.core.layout import mapped
 from agent.core.next_hops import Found, Peer, Senders
 from agent.core.paths import Known, Path, Rules
+from agent.core.peers import Droplets
 from agent.core.places import Arrival
 from agent.core.probe_packet import smallest
 from agent.core.send_errors import Sending
@@ -30,7 +32,10 @@ from agent.datapath.icmp_errors import IcmpErrors
 from agent.datapath.namespaces import in_namespace, opened_namespace
 from agent.datapath.probe_socket import ProbeSocket
 from agent.faults import FaultReporter
-from agent.prober import Prober
+from agent.loop_errors import LoopErrors
+from agent.probe.path_events import PathEvents
+from agent.probe.path_memory import PathMemory
+from agent.probe.prober import Prober
 from protocol import codec
 from protocol.documents import Droplet
 from protocol.rpc import PeersReply, PeersRequest
@@ -210,6 +215,21 @@ def forge(net: Routed, family: Addresses, mtu: int) -> None:
 # The whole prober
 
 
+def errors(report: ReportFaults = lambda _source, _faults: None) -> LoopErrors:
+    return LoopErrors(report, structlog.get_logger())
+
+
+def prober(
+    rules: Rules,
+    ports: tuple[int, ...],
+    tell: Callable[[str, tuple[str, ...]], None] = lambda _kind, _lines: None,
+    report: ReportFaults = lambda _source, _faults: None,
+    memory: PathMemory | None = None,
+) -> Prober:
+    events = PathEvents(tell, structlog.get_logger())
+    return Prober(rules, ports, frozenset, memory or PathMemory(), events, errors(report), report)
+
+
 class Room:
     """A prober with all that it hands on: peers for the neighbour watch, events for the bus."""
 
@@ -223,9 +243,8 @@ class Room:
         self.senders: dict[tuple[int, int], int] = {}
         self.events: list[tuple[str, tuple[str, ...]]] = []
         self.faults = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
-        self.prober = Prober(
-            rules, (PORT, 4789), self._watch, self._tell, structlog.get_logger(), report=self.faults.report
-        )
+        self.prober = prober(rules, (PORT, 4789), self._tell, self.faults.report)
+        self.prober.peers.subscribe("watch", lambda found: self.watch(*found), errors(self.faults.report))
         self.task = asyncio.create_task(self.prober.run())
         self.follow()
 
@@ -239,9 +258,9 @@ class Room:
         places = {Arrival(mapped(self.uplink.addresses[0]), self.uplink.ifindex): 2}
         world = World(Here("h1", "h1", (self.uplink,)), droplets=droplets, own=own, places=places)
         peers = {self.family.packed(one.address): Peer() for one in droplets.values() if one.host != "h1"}
-        self.prober.follow(world, peers)
+        self.prober.follow(Droplets(world, peers))
 
-    def _watch(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
+    def watch(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
         self.peers, self.senders = dict(peers), dict(senders)
 
     def _tell(self, kind: str, lines: tuple[str, ...]) -> None:
@@ -292,7 +311,7 @@ async def test_a_peer_that_falls_silent_is_told_as_down_and_comes_back(net: Rout
         reflector.silent = True
         await room.until(lambda: room.found.down)
         assert room.prober.down_droplets() == ("far",)
-        assert room.prober.down_changed.is_set()
+        assert room.prober.down.value == {"far"}
         reflector.silent = False
         await room.until(lambda: not room.found.down)
         await room.until(lambda: len(room.events) >= 2)
@@ -452,13 +471,13 @@ async def test_a_forged_error_is_healed_by_probes(net: Routed, family: Addresses
     try:
         await room.until(lambda: room.state() == ("up", 1500))
         seen: list[int | None] = []
-        watch = room._watch
+        watch = room.watch
 
         def watching(peers: Mapping[bytes, Peer], senders: Senders) -> None:
             seen.append(peers[room.far].by.get(room.uplink.ifindex, Found()).mtu)
             watch(peers, senders)
 
-        room.prober._watch = watching
+        room.watch = watching  # type: ignore[method-assign]
         forge(net, family, 1300)
         await room.until(lambda: room.prober.counts.claims == 1)
         await room.until(lambda: room.state() == ("up", 1500))
@@ -494,7 +513,7 @@ async def test_what_is_known_of_the_paths_is_told_page_by_page(net: Routed) -> N
     try:
         room.follow(**silent)
         await room.until(lambda: ("up", 1500) in [(view.life.value, view.usable) for _, _, view in room.prober.views()])
-        answers = Answers(None, None, room.prober, None, None, time.time)  # type: ignore[arg-type]
+        answers = Answers(None, None, None, room.prober, None, None, time.time)  # type: ignore[arg-type]
         after, found = "", []
         while True:
             page = codec.decode(await answers.ask("peers", codec.encode(PeersRequest(after, 2))), PeersReply)
@@ -517,9 +536,10 @@ async def test_what_is_known_of_the_paths_is_told_page_by_page(net: Routed) -> N
 
 async def test_probes_that_do_not_run_hand_the_peers_on(net: Routed) -> None:
     told: list[tuple[Mapping[bytes, Peer], Senders]] = []
-    prober = Prober(QUICK, (PORT, 0), lambda *what: told.append(what), lambda kind, lines: None, structlog.get_logger())
+    made = prober(QUICK, (PORT, 0))
+    made.peers.subscribe("told", lambda found: told.append(tuple(found)), errors())  # type: ignore[arg-type]
     peer = V4.packed(V4.far)
-    prober.follow(World(Here("h1", "h1", ())), {peer: Peer(zero_checksum=True)})
+    made.follow(Droplets(World(Here("h1", "h1", ())), {peer: Peer(zero_checksum=True)}))
     assert told == [({peer: Peer(zero_checksum=True)}, {})]
 
 
@@ -527,18 +547,14 @@ async def test_what_was_known_of_droplets_that_no_document_names_is_forgotten(ne
     """The own droplet has another address than the agent before had: only what may come back is kept."""
     near, far, before = (V4.packed(address) for address in (V4.near, V4.far, "10.78.1.77"))
     kept: dict[Path, Known | None] = {}
-    prober = Prober(
-        QUICK,
-        (PORT, 0),
-        lambda *_: None,
-        lambda *_: None,
-        structlog.get_logger(),
-        known={Path(near, far): Known(), Path(before, far): Known(down=True), Path(near, before): Known()},
-        keep=lambda changes: not kept.update(changes),
+    memory = PathMemory(
+        {Path(near, far): Known(), Path(before, far): Known(down=True), Path(near, before): Known()},
+        lambda changes: not kept.update(changes),
     )
+    made = prober(QUICK, (PORT, 0), memory=memory)
     droplets = {"near": Droplet("near", "h1", V4.near), "far": Droplet("far", "h2", V4.far)}
-    prober.follow(World(Here("h1", "h1", ()), droplets=droplets), {far: Peer()})
-    running = asyncio.create_task(prober.run())
+    made.follow(Droplets(World(Here("h1", "h1", ()), droplets=droplets), {far: Peer()}))
+    running = asyncio.create_task(made.run())
     try:
         async with asyncio.timeout(20):
             while not kept:  # noqa: ASYNC110 -- another task's state changes at no known moment

@@ -1,4 +1,4 @@
-"""The real applier and the real store over the fake kernel, and the ways to send documents to them."""
+"""The real reconciler and the real store over the fake kernel, and the ways to send documents to them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,26 @@ import structlog
 from agent_worlds import World, body
 from fake_kernel import FakeKernel
 
-from agent.applier import Applier
+from agent.bound_processes import BoundProcesses
 from agent.bus.documents import Delivery
 from agent.core.paths import KnownPaths
 from agent.core.registry import Verdict
 from agent.faults import FaultReporter
+from agent.loop_errors import LoopErrors
+from agent.reconcile.acknowledgements import Acknowledgements
+from agent.reconcile.kernel_results import KernelResults
+from agent.reconcile.last_good import LastGood
+from agent.reconcile.reconciler import Reconciler
+from agent.reconcile.restore import restore
+from agent.reconcile.resync import Resync
+from agent.reconcile.retry import Retries
+from agent.reconcile.store import Store
+from agent.reconcile.underlay import Underlay
 from agent.settings import Settings
-from agent.store import Store
+from protocol.acknowledgements import Acknowledgement
 
 SETTINGS = Settings(host="h1", interfaces=("eth0", "bond0"), instance="test")
+FIRST_RETRY = 5.0
 
 
 class Agent:
@@ -26,14 +37,24 @@ class Agent:
 
     def __init__(self, folder: Path, kernel: FakeKernel | None = None) -> None:
         self.kernel = kernel or FakeKernel()
+        self.answers: dict[str, Acknowledgement] = {}
         self.told: dict[str, Verdict] = {}
         self.told_at: dict[str, float] = {}
         self.repaired: list[str] = []
         self.known: KnownPaths = {}
         """What the next agent to start is told of paths."""
+        self.now = 0.0
+        """The clock by which documents are tried again."""
         self._folder = folder
         self._store: Store | None = None
-        self.applier: Applier
+        self.reconciler: Reconciler
+        self.resync: Resync
+        self.retries: Retries
+
+    @property
+    def store(self) -> Store:
+        assert self._store is not None
+        return self._store
 
     async def start(self) -> None:
         """Start, or die without a word and start again."""
@@ -41,38 +62,45 @@ class Agent:
         self._store = Store(self._folder, "h1")
         quiet = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         self.faults = FaultReporter(lambda _kind, _lines: None, quiet)  # type: ignore[arg-type]
-        self.applier = Applier(
-            SETTINGS,
-            self.kernel,
-            self._store,
-            self._tell,
-            self.repaired.extend,
-            quiet,  # type: ignore[arg-type]
-            known=self.known,
-            report=self.faults.report,
-        )
-        await self.applier.start()
-        await self.applier.begin_snapshot()
+        kernel, report = self.kernel, self.faults.report
+        processes = BoundProcesses(kernel.bindings, self._store, quiet)
+        restored = await restore(SETTINGS, kernel, self._store, processes, self.known)
+        self.underlay = underlay = Underlay(SETTINGS, kernel, restored.found, restored.inherited)
+        self.errors = LoopErrors(report, quiet)
+        underlay.droplets.subscribe("peers", kernel.take_droplets, self.errors)
+        self.retries = Retries(FIRST_RETRY, lambda: self.now)
+        results = KernelResults(restored.desired, LastGood(self._store, processes, report))
+        acknowledgements = Acknowledgements(self._tell, self.retries, quiet)
+        self.reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements, quiet)
+        self.resync = Resync(self.reconciler, kernel, processes, self.repaired.extend, report, quiet)
+        await self.reconciler.start()
+        await self.reconciler.begin_snapshot()
+
+    async def retry(self, seconds: float = 1e6) -> None:
+        """Let time pass, by default until it is every failed document's turn, and try those whose turn it is."""
+        self.now += seconds
+        await self.retries.try_due(self.resync.retry)
 
     def stop(self) -> None:
         if self._store is not None:
             self._store.close()
             self._store = None
 
-    def _tell(self, verdict: Verdict, now: float) -> None:
-        self.told[verdict.name] = verdict
-        self.told_at[verdict.name] = now
+    def _tell(self, answer: Acknowledgement) -> None:
+        self.answers[answer.document] = answer
+        self.told[answer.document] = self.reconciler.desired.verdict(answer.document)
+        self.told_at[answer.document] = answer.at
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> None:
-        await self.applier.deliver(deliveries)
+        await self.reconciler.deliver(deliveries)
 
     async def complete(self) -> None:
-        await self.applier.snapshot_complete()
+        await self.reconciler.snapshot_complete()
 
     def verdicts(self) -> dict[str, tuple[str, int, int]]:
         """Return what stands for each document: the state, its revision, and the one in force."""
-        documents = self.applier.desired.documents
-        found = (self.applier.desired.verdict(name) for name in documents.names())
+        documents = self.reconciler.desired.documents
+        found = (self.reconciler.desired.verdict(name) for name in documents.names())
         return {v.name: (v.state.value, v.revision, v.in_force) for v in found}
 
 

@@ -26,8 +26,9 @@ from agent.core.bindings import Bindings
 from agent.core.comparison import Suspects
 from agent.core.features import Features
 from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
-from agent.core.next_hops import Peer, Senders
+from agent.core.next_hops import Peer
 from agent.core.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.peers import Droplets, senders
 from agent.core.realize import IFINDEX_BASE
 from agent.core.uplinks import Uplink
 from protocol.addresses import parse_address
@@ -53,7 +54,7 @@ Refuse = Callable[[Action], int]
 
 
 class FakeKernel:
-    """What `agent.applier` uses of `agent.datapath.kernel.Kernel`, and the state behind it."""
+    """What `agent.reconcile` uses of `agent.datapath.kernel.Kernel`, and the state behind it."""
 
     def __init__(self, sizes: Mapping[MapName, int] | None = None) -> None:
         self.maps: dict[MapName, dict[bytes, bytes]] = {name: {} for name in (*CONFIGURED_MAPS, MapName.DIRECT)}
@@ -75,7 +76,7 @@ class FakeKernel:
         self._sizes = sizes or {}
         self._seen: list[dict[Any, Any]] | None = None
 
-    # What the applier calls.
+    # What the reconciler calls.
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         failures: list[Failure] = []
@@ -110,8 +111,8 @@ class FakeKernel:
     def clear_endpoint_counters(self, slot: int) -> None:
         self.cleared.append(slot)
 
-    def set_peers(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
-        self.peers, self.senders = dict(peers), dict(senders)
+    def take_droplets(self, droplets: Droplets) -> None:
+        self.peers, self.senders = dict(droplets.peers), dict(senders(droplets.world))
 
     # The rules.
 

@@ -17,7 +17,7 @@ from agent.core.layout import MapName
 
 async def snapshot(agent: Agent, stream: Stream, lost: set[str] = frozenset()) -> None:  # type: ignore[assignment]
     """Replay a stream that lost the messages of some documents."""
-    await agent.applier.begin_snapshot()
+    await agent.reconciler.begin_snapshot()
     agent.told.clear()
     for delivery in stream.replay():
         if delivery.document not in lost:
@@ -26,7 +26,7 @@ async def snapshot(agent: Agent, stream: Stream, lost: set[str] = frozenset()) -
 
 
 def absent(agent: Agent) -> set[str]:
-    return set(agent.applier.desired.documents.absent)
+    return set(agent.reconciler.desired.documents.absent)
 
 
 @pytest.mark.parametrize("lost", [{"a"}, {"b", "red"}, set(ONE_BOUNCER)], ids=["one", "some", "all"])
@@ -74,7 +74,7 @@ def test_a_removal_message_removes_an_absent_document_whatever_its_revision() ->
         assert absent(agent) == set()
         assert agent.told["a"].removed
         assert "a" not in agent.kernel.veths
-        assert "a" not in agent.applier.desired.documents.names()
+        assert "a" not in agent.reconciler.desired.documents.names()
 
     in_a_folder(scenario)
 
@@ -98,18 +98,18 @@ def test_an_absent_document_that_is_published_again_is_absent_no_more_and_nothin
 def test_a_sweep_removes_the_absent_documents_that_it_names_and_no_others() -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
-        assert await agent.applier.sweep(["a"]) == ["a"], "it is not absent"
+        assert await agent.reconciler.sweep(["a"]) == ["a"], "it is not absent"
         await snapshot(agent, stream, {"a", "b"})
         before = agent.kernel.contents()
-        assert await agent.applier.sweep(["a", "red"]) == ["red"]
+        assert await agent.reconciler.sweep(["a", "red"]) == ["red"]
         assert agent.kernel.contents() == before, "all or none"
-        assert await agent.applier.sweep(["a"]) == []
+        assert await agent.reconciler.sweep(["a"]) == []
         assert absent(agent) == {"b"}
         assert agent.told["a"].removed
         assert "a" not in agent.kernel.veths
-        await agent.applier.begin_snapshot()
-        assert await agent.applier.sweep(["b"]) is None, "not before the snapshot is complete"
-        assert await agent.applier.sweep([], objects=True) is None
+        await agent.reconciler.begin_snapshot()
+        assert await agent.reconciler.sweep(["b"]) is None, "not before the snapshot is complete"
+        assert await agent.reconciler.sweep([], objects=True) is None
 
     in_a_folder(scenario)
 
@@ -118,7 +118,7 @@ def test_a_swept_document_that_is_published_again_comes_back() -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
         await snapshot(agent, stream, {"a"})
-        await agent.applier.sweep(["a"])
+        await agent.reconciler.sweep(["a"])
         await agent.deliver([Delivery("a", stream.sequence + 1, body(LOCAL))])
         await ends_like(agent, "one bouncer")
 
@@ -132,7 +132,7 @@ def test_a_swept_document_that_the_kernel_did_not_let_go_of_comes_back_at_any_re
         stream = await walk(agent, ["one bouncer"])
         await snapshot(agent, stream, {"a"})
         agent.kernel.refuse = lambda action: errno.EBUSY if isinstance(action, DeleteVeth) else 0
-        await agent.applier.sweep(["a"])
+        await agent.reconciler.sweep(["a"])
         assert agent.told["a"].failures
         agent.kernel.refuse = lambda action: 0
         await deliver_whole(agent, [Delivery("a", 1, body(LOCAL))])
@@ -145,7 +145,7 @@ def test_a_swept_document_that_the_kernel_did_not_let_go_of_comes_back_at_any_re
 def test_a_snapshot_that_is_void_and_begins_again_lists_only_what_came_since(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
-        await agent.applier.begin_snapshot()
+        await agent.reconciler.begin_snapshot()
         for delivery in stream.replay():
             await agent.deliver([delivery])
         await snapshot(agent, stream, {"a"})
@@ -169,11 +169,11 @@ def test_what_nothing_explains_stays_when_neither_disk_nor_stream_tells_of_any_d
         await walk(agent, ["one bouncer"])
         before = agent.kernel.contents()
         reborn = await reborn_without_disk(agent, tmp_path, {})
-        await reborn.applier.repair()
+        await reborn.resync.repair()
         assert reborn.kernel.contents() == before
-        assert reborn.applier.unexplained > 0
-        assert await reborn.applier.sweep([], objects=True) == []
-        assert reborn.applier.unexplained == 0
+        assert reborn.reconciler.removals.unexplained > 0
+        assert await reborn.reconciler.sweep([], objects=True) == []
+        assert reborn.reconciler.removals.unexplained == 0
         assert reborn.kernel.veths == {}
         reborn.stop()
 
@@ -186,10 +186,10 @@ def test_what_the_snapshot_does_not_explain_stays_when_the_disk_was_lost(tmp_pat
     async def scenario(agent: Agent) -> None:
         await walk(agent, ["one bouncer"])
         reborn = await reborn_without_disk(agent, tmp_path, changed(ONE_BOUNCER, a=None))
-        assert reborn.applier.unexplained > 0
+        assert reborn.reconciler.removals.unexplained > 0
         assert "a" in reborn.kernel.veths
-        assert await reborn.applier.sweep([], objects=True) == []
-        assert reborn.applier.unexplained == 0
+        assert await reborn.reconciler.sweep([], objects=True) == []
+        assert reborn.reconciler.removals.unexplained == 0
         assert "a" not in reborn.kernel.veths
         reborn.stop()
 
@@ -202,10 +202,10 @@ def test_what_the_snapshot_explains_is_no_fault_when_the_disk_was_lost(tmp_path:
     async def scenario(agent: Agent) -> None:
         await walk(agent, ["one bouncer"])
         reborn = await reborn_without_disk(agent, tmp_path, ONE_BOUNCER)
-        assert reborn.applier.unexplained == 0
+        assert reborn.reconciler.removals.unexplained == 0
         before = reborn.kernel.contents()
         reborn.kernel.maps[MapName.DROPLETS][bytes(16)] = bytes(8)
-        await reborn.applier.repair()
+        await reborn.resync.repair()
         assert reborn.kernel.contents() == before
         reborn.stop()
 

@@ -63,17 +63,17 @@ def test_an_interface_that_loses_its_address_takes_nothing_and_is_told(restarts:
             await deliver_whole(agent, stream.replay())
             await agent.complete()
         agent.kernel.begin_watch()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.kernel.end_watch() == []
         assert agent.kernel.contents() == before
         assert {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"} == {"bond"}
         (failure,) = agent.told["bond"].lacking
         assert (agent.told["bond"].state, failure.name) == ("failed", "EADDRNOTAVAIL")
         assert failure.message.startswith("10.5.0.1 is gone from interface bond0: give it back")
-        await agent.applier.retry()
+        await agent.retry()
         assert agent.told["bond"].state == "failed"
         agent.kernel.interfaces = (ETH0, BOND0)
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.told["bond"].state == "realized"
         assert agent.kernel.contents() == before
         await ends_like(agent, "several droplets")
@@ -89,7 +89,7 @@ async def narrowed(agent: Agent) -> Stream:
     stream = Stream()
     await publish(agent, stream, FAMILIES)
     agent.kernel.interfaces = (NARROW, BOND0)
-    await agent.applier.repair()
+    await agent.resync.repair()
     return stream
 
 
@@ -115,7 +115,7 @@ def test_an_interface_that_becomes_too_narrow_takes_nothing_and_is_told(restarts
             await deliver_whole(agent, stream.replay())
             await agent.complete()
         agent.kernel.begin_watch()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.kernel.end_watch() == []
         assert agent.kernel.contents().keys() == before.keys()
         assert mtus(agent) == {"a": 1238, "c": 1280, "d": 1280}
@@ -125,10 +125,10 @@ def test_an_interface_that_becomes_too_narrow_takes_nothing_and_is_told(restarts
         assert (agent.told["c"].state, failure.name, failure.object) == ("failed", "EMSGSIZE", "endpoint c")
         assert failure.message.startswith("interface eth0 has MTU 1300, which leaves 1206 for endpoint 'c'")
         await has_nothing_to_do(agent)
-        await agent.applier.retry()
+        await agent.retry()
         assert agent.told["c"].state == "failed"
         agent.kernel.interfaces = (ETH0, BOND0)
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.kernel.contents() == before
         await ends_like(agent, "both families")
 
@@ -150,7 +150,7 @@ def test_an_endpoint_whose_interface_is_missing_takes_no_other_along_on_a_narrow
             await agent.start()
             await deliver_whole(agent, stream.replay())
             await agent.complete()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert "c" in agent.kernel.veths
         assert agent.told["c"].state == "failed"
         assert [failure.name for failure in (*agent.told["c"].failures, *agent.told["c"].lacking)] == [
@@ -181,9 +181,9 @@ def test_no_revision_comes_to_an_interface_that_is_too_narrow_for_it(revisions: 
             assert "eth0 has MTU 1300" in agent.told[name].errors[0].message
             assert bool(agent.told[name].in_force) is (name in FAMILIES)
             assert agent.kernel.contents() == before
-            await agent.applier.repair()
+            await agent.resync.repair()
         agent.kernel.interfaces = (ETH0, BOND0)
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.told[name].state == "realized"
 
     in_a_folder(scenario)
@@ -205,16 +205,16 @@ def test_a_narrow_interface_slows_no_other_document_and_hides_no_repair() -> Non
     async def scenario(agent: Agent) -> None:
         stream = await narrowed(agent)
         for _ in range(20):
-            await agent.applier.retry()
-        assert agent.applier.patience == 1
+            await agent.retry()
+        assert len(agent.retries) == 0
         agent.kernel.cleared.clear()
         agent.kernel.refuse = lambda action: errno.ENOENT if is_ensured(action, "late") else 0
         await publish(agent, stream, changed(FAMILIES, late=on("d1", "late", "192.168.1.50")))
         agent.kernel.refuse = lambda action: 0
-        await agent.applier.retry()
+        await agent.retry()
         assert "late" in agent.kernel.veths
         del agent.kernel.veths["c"]
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert len(agent.repaired) == 1
         assert {*agent.kernel.cleared} == {agent.kernel.veths["late"].ifindex - IFINDEX_BASE}
 
@@ -228,14 +228,14 @@ def test_a_droplet_that_moves_to_another_address_of_its_interface_is_followed() 
         stream, new = Stream(), bytes([10, 0, 1, 77])
         await publish(agent, stream, SEVERAL)
         agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=()))
-        await agent.applier.repair()
+        await agent.resync.repair()
         (content,) = SEVERAL["bond"]
         moved = {**content, "droplets": [{**one, "address": "10.0.1.77"} for one in content["droplets"]]}
         await publish(agent, stream, changed(SEVERAL, bond=(content, moved)))
         assert agent.told["bond"].state == "rejected"
         assert agent.told["bond"].in_force > 0
         agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=(new,)))
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.told["bond"].state == "realized"
         assert new in {
             LOCAL_DROPLET.unpack(value)[0][12:] for value in agent.kernel.maps[MapName.LOCAL_DROPLETS].values()
@@ -252,7 +252,7 @@ def test_a_bonds_members_come_and_go_without_a_gap(members: tuple[int, ...]) -> 
         for now in (replace(BOND0, arrives=members), BOND0):
             agent.kernel.begin_watch()
             agent.kernel.interfaces = (ETH0, now)
-            await agent.applier.repair()
+            await agent.resync.repair()
             assert agent.kernel.end_watch() == []
             assert arrivals(agent, now) == set(now.arrives)
             await has_nothing_to_do(agent)
@@ -269,7 +269,7 @@ def test_an_interface_with_another_address_and_tag_is_followed_in_place() -> Non
         await publish(agent, Stream(), SEVERAL)
         agent.kernel.begin_watch()
         agent.kernel.interfaces = (replace(ETH0, mac=bytes.fromhex("0200000001aa"), vlan=7, leaves=9), BOND0)
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.kernel.end_watch() == []
         await has_nothing_to_do(agent)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
 
 from agent.core.layout import MapName
-from agent.store import StoreError
+from agent.reconcile.store import StoreError
 
 
 async def publish(agent: Agent, stream: Stream, world: World) -> None:
@@ -32,10 +32,9 @@ def test_a_kernel_that_refuses_at_random_is_brought_to_the_end_by_retries(
         agent.kernel.refuse = lambda action: errno.ENOMEM if chance.random() < 0.2 else 0
         await publish(agent, stream, WORLDS[end])
         agent.kernel.refuse = lambda action: 0
-        await agent.applier.retry()
-        await agent.applier.repair()
-        agent.applier.patience = 1
-        await agent.applier.retry()  # whoever got the number of an interface whose removal was refused until now
+        await agent.retry()
+        await agent.resync.repair()
+        await agent.retry()  # whoever got the number of an interface whose removal was refused until now
         await ends_like(agent, end)
 
     in_a_folder(scenario)
@@ -52,7 +51,7 @@ def test_a_missing_namespace_fails_its_document_alone_and_is_made_good_by_a_retr
         assert agent.verdicts()["b"] == ("realized", 4, 4)
         assert agent.kernel.portrait() == (await directly(changed(ONE_BOUNCER, a=None))).kernel.portrait()
         agent.kernel.namespaces.add("a")
-        await agent.applier.retry()
+        await agent.retry()
         assert agent.told["a"].failures == ()
         await ends_like(agent, "one bouncer")
 
@@ -88,7 +87,7 @@ def test_a_full_map_fails_the_document_that_did_not_fit() -> None:
         assert agent.kernel.contents() == before
         await publish(agent, stream, changed(ONE_BOUNCER, b=None, c=(c,)))
         agent.kernel._sizes = {}
-        await agent.applier.retry()
+        await agent.retry()
         assert agent.verdicts()["c"][0] == "realized"
         await has_nothing_to_do(agent)
 
@@ -103,11 +102,11 @@ def test_what_somebody_else_changed_is_repaired_and_told() -> None:
         kernel.maps[MapName.VPCS][b"\x63\0\0\0"] = bytes(264)
         kernel.veths.clear()
         kernel.transit.clear()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.repaired
         await ends_like(agent, "one bouncer")
         agent.repaired.clear()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.repaired == []
 
     in_a_folder(scenario)
@@ -208,14 +207,14 @@ def test_a_settlement_that_breaks_off_leaves_all_as_it_was(monkeypatch: pytest.M
 
 def test_a_full_disk_stops_nothing_and_is_made_good_later() -> None:
     async def scenario(agent: Agent) -> None:
-        store = agent.applier._store
+        store = agent.store
         real, store.keep = store.keep, raising  # type: ignore[method-assign]
         await publish(agent, Stream(), ONE_BOUNCER)
         assert {name for name, verdict in agent.told.items() if verdict.state.value == "realized"} == set(ONE_BOUNCER)
         assert store.load() == []
         store.keep = real  # type: ignore[method-assign]
-        agent.applier.desired.documents.touch(["a"])
-        await agent.applier.deliver([])
+        agent.reconciler.desired.documents.touch(["a"])
+        await agent.reconciler.deliver([])
         assert {kept.name for kept in store.load()} == set(ONE_BOUNCER)
 
     def raising(*_: object) -> None:

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_sequences import ends_like, few, has_nothing_to_do, in_a_folder, names
 
-from agent import comparing
 from agent.core.actions import AttachTransit, DeleteEntries, DeleteVeth, PutEntries
 from agent.core.layout import OVERLAY_KEY, MapName, mapped
+from agent.reconcile import kernel_diff
 from protocol.addresses import parse_address
 
 STRANGE = b"\x63\0\0\0"
@@ -26,7 +26,7 @@ STRANGE = b"\x63\0\0\0"
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others go on after every part of a document."""
-    monkeypatch.setattr(comparing, "SLICE", 1)
+    monkeypatch.setattr(kernel_diff, "SLICE", 1)
     monkeypatch.setattr("agent.core.realize.PIECE", 7)
 
 
@@ -51,7 +51,7 @@ def once_the_kernel_was_read(agent: Agent, act: Callable[[], Awaitable[None]]) -
 
 def once_compared(agent: Agent, document: str, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
     """Have something happen when a document has been compared and the one after it has not."""
-    desired, seen = agent.applier.desired, asyncio.Event()
+    desired, seen = agent.reconciler.desired, asyncio.Event()
     parts = desired.parts
 
     def watched(name: str):
@@ -79,7 +79,7 @@ def test_what_documents_did_after_the_kernel_was_read_is_not_taken_for_a_strange
         stream = Stream()
         await publish(agent, stream, WORLDS[start])
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, WORLDS[end]))
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.repaired == []
         await ends_like(agent, end)
 
@@ -99,7 +99,7 @@ def test_documents_may_come_at_any_moment_of_a_comparison(start: str, end: str, 
                     await asyncio.sleep(0)
                 await agent.deliver(batch)
 
-        await asyncio.gather(agent.applier.repair(), now_and_then())
+        await asyncio.gather(agent.resync.repair(), now_and_then())
         assert agent.repaired == []
         await ends_like(agent, end)
 
@@ -119,9 +119,9 @@ def test_a_strangers_doing_is_mended_though_documents_come(start: str, end: str)
         kernel.veths.clear()
         kernel.transit.clear()
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, WORLDS[end]))
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert STRANGE not in kernel.maps[MapName.VPCS]
-        await agent.applier.repair()
+        await agent.resync.repair()
         await ends_like(agent, end)
 
     in_a_folder(scenario)
@@ -134,7 +134,7 @@ def test_only_the_documents_that_did_not_change_are_mended_and_told() -> None:
         del entries[key_of("192.168.1.11")]
         moved = changed(ONE_BOUNCER, a=({"endpoints": [endpoint("a", "front", "d1", "192.168.1.12")]},))
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, moved))
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.repaired == ["put 1 of endpoints"]
         assert entries.keys() == {key_of("192.168.1.11"), key_of("192.168.1.12")}
         await has_nothing_to_do(agent)
@@ -151,7 +151,7 @@ def test_what_passes_to_a_document_that_was_compared_already_is_not_taken_for_no
         passed = once_compared(
             agent, "a", lambda: agent.deliver(stream.lead_to(changed(ONE_BOUNCER, a=(both,), b=None)))
         )
-        await agent.applier.repair()
+        await agent.resync.repair()
         await passed
         assert agent.repaired == []
         assert key_of("192.168.1.11") in agent.kernel.maps[MapName.ENDPOINTS]
@@ -168,7 +168,7 @@ def test_what_a_document_gave_up_after_it_was_compared_is_not_put_back() -> None
         del entries[key_of("192.168.1.11")]
         other = ({"endpoints": [endpoint("b", "front", "d2", "192.168.1.12")]},)
         moved = once_compared(agent, "b", lambda: publish(agent, stream, changed(ONE_BOUNCER, b=other)))
-        await agent.applier.repair()
+        await agent.resync.repair()
         await moved
         assert agent.repaired == []
         assert entries.keys() == {key_of("192.168.1.10"), key_of("192.168.1.12")}
@@ -189,7 +189,7 @@ def test_what_was_wrong_when_the_kernel_was_read_and_is_not_any_more_is_no_repai
 
         once_the_kernel_was_read(agent, put_back)
         agent.kernel.actions.clear()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert (agent.repaired, agent.kernel.actions) == ([], [])
 
     in_a_folder(scenario)
@@ -205,10 +205,10 @@ def test_a_document_that_fails_meanwhile_is_not_told_as_realized() -> None:
         )
         moved = ({"endpoints": [endpoint("a", "front", "d1", "192.168.1.12")]},)
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, changed(ONE_BOUNCER, a=moved)))
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.told["a"].state.value == "failed"
         kernel.refuse = lambda action: 0
-        await agent.applier.retry()
+        await agent.retry()
         await ends_like(agent, "endpoint with another address")
 
     in_a_folder(scenario)
@@ -222,13 +222,13 @@ def test_an_old_failure_stands_when_its_document_is_settled_meanwhile() -> None:
         await publish(agent, stream, ONE_BOUNCER)
         del agent.kernel.veths["a"]
         agent.kernel.namespaces = set()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.told["a"].state.value == "failed"
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, changed(ONE_BOUNCER, red=(red("d3"),))))
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.told["a"].state.value == "failed"
         agent.kernel.namespaces.add("a")
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.told["a"].state.value == "realized"
         await ends_like(agent, "bouncer replaced")
 
@@ -242,13 +242,13 @@ def test_a_removal_that_is_refused_meanwhile_is_not_told_as_done() -> None:
         kernel.refuse = lambda action: errno.EPERM if isinstance(action, DeleteVeth) else 0
         last = once_compared(agent, "b", lambda: publish(agent, stream, changed(ONE_BOUNCER, a=None)))
         kernel.maps[MapName.VPCS][STRANGE] = bytes(264)
-        await agent.applier.repair()
+        await agent.resync.repair()
         await last
         assert (agent.told["a"].removed, agent.told["a"].state.value) == (True, "failed")
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.told["a"].state.value == "failed"
         kernel.refuse = lambda action: 0
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.told["a"].state.value == "realized"
         await ends_like(agent, "an endpoint's document removed")
 
@@ -261,7 +261,7 @@ def test_transit_xdp_that_a_document_needs_meanwhile_stays() -> None:
         others = ({"droplets": DROPLETS["droplets"][1:]},)  # type: ignore[index]
         await publish(agent, stream, changed(ONE_BOUNCER, substrate=others))
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, ONE_BOUNCER))
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.repaired == []
         assert [one for one in agent.kernel.actions if isinstance(one, AttachTransit)] == [AttachTransit(2)]
         await ends_like(agent, "one bouncer")
@@ -273,7 +273,7 @@ def test_two_comparisons_at_once_find_the_same_and_mend_it_once() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), ONE_BOUNCER)
         agent.kernel.maps[MapName.ENDPOINTS].clear()
-        plan, *_ = await asyncio.gather(agent.applier.plan(), agent.applier.repair(), agent.applier.repair())
+        plan, *_ = await asyncio.gather(agent.resync.plan(), agent.resync.repair(), agent.resync.repair())
         assert plan == agent.repaired == ["put 2 of endpoints"]
 
     in_a_folder(scenario)
@@ -291,7 +291,7 @@ def test_others_go_on_during_a_comparison() -> None:
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(heartbeat())
-        await agent.applier.repair()
+        await agent.resync.repair()
         task.cancel()
         assert turns >= len(WORLDS["bouncer here"]) + 40 // 7
 
@@ -301,9 +301,35 @@ def test_others_go_on_during_a_comparison() -> None:
 def test_a_plan_tends_nothing_and_a_repair_does() -> None:
     async def scenario(agent: Agent) -> None:
         before = agent.kernel.tended
-        await agent.applier.plan()
+        await agent.resync.plan()
         assert agent.kernel.tended == before == 1
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.kernel.tended == before + 1
+
+    in_a_folder(scenario)
+
+
+def test_a_comparison_that_begins_in_the_middle_of_a_step_finds_nothing_of_its_documents() -> None:
+    async def scenario(agent: Agent) -> None:
+        kernel, begun, go_on = agent.kernel, asyncio.Event(), asyncio.Event()
+        run = kernel.run
+
+        async def hold(actions):
+            begun.set()
+            await go_on.wait()
+            return await run(actions)
+
+        kernel.run = hold  # type: ignore[method-assign]
+        settling = asyncio.create_task(publish(agent, Stream(), ONE_BOUNCER))
+        await begun.wait()
+        planning = asyncio.create_task(agent.resync.plan())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        with agent.reconciler.settled_meanwhile() as names:
+            assert names == {"substrate"}
+        go_on.set()
+        assert await planning == []
+        await settling
+        await ends_like(agent, "one bouncer")
 
     in_a_folder(scenario)

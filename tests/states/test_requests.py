@@ -20,7 +20,7 @@ from protocol.subjects import RPC_VERBS
 
 
 async def ask(agent: Agent, verb: str, body: bytes) -> bytes:
-    return await Answers(agent.applier, None, None, None, None, time.time).ask(verb, body)  # type: ignore[arg-type]
+    return await Answers(agent.reconciler, agent.resync, None, None, None, None, time.time).ask(verb, body)  # type: ignore[arg-type]
 
 
 def refusal(verb: str, body: bytes) -> RpcError:

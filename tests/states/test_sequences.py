@@ -58,7 +58,7 @@ _reached: dict[str, Any] = {}
 
 
 async def has_nothing_to_do(agent: Agent) -> None:
-    desired = agent.applier.desired
+    desired = agent.reconciler.desired
     wanted = [desired.realization(held) for _, held in desired.in_force()]
     assert plan_all(wanted, await agent.kernel.observe({})) == []
     told = {v.name: (v.state.value, v.revision, v.in_force) for v in agent.told.values() if not v.removed}
@@ -213,7 +213,7 @@ def test_a_host_that_lost_its_disk_keeps_its_traffic(start: str, end: str) -> No
                 assert before <= reborn.kernel.contents().keys()
             await reborn.complete()
             assert before <= reborn.kernel.contents().keys()
-            assert await reborn.applier.sweep([], objects=True) == []
+            assert await reborn.reconciler.sweep([], objects=True) == []
             await ends_like(reborn, end)
             reborn.stop()
 

@@ -16,7 +16,7 @@ LATER = time.time() + 1e6
 
 
 async def times(agent: Agent) -> dict[str, float]:
-    answers = Answers(agent.applier, None, None, None, None, lambda: LATER)  # type: ignore[arg-type]
+    answers = Answers(agent.reconciler, agent.resync, None, None, None, None, lambda: LATER)  # type: ignore[arg-type]
     reply = codec.decode(await answers.ask("documents", codec.encode(DocumentsRequest())), DocumentsReply)
     return {item.document: item.at for item in reply.documents}
 

@@ -49,7 +49,7 @@ def test_the_log_of_a_snapshot_counts_documents_by_state(tmp_path: Path) -> None
         await agent.start()
         lost, noise = ({"vpcs": [{"id": "x"}]},), (b"\xc1noise",)
         await publish(agent, stream, changed(ONE_BOUNCER, lost=lost, noise=noise))
-        agent.applier._log = log = CapturingLogger()
+        agent.reconciler._log = log = CapturingLogger()
         await agent.complete()
         (call,) = [call for call in log.calls if call.args == ("snapshot_applied",)]
         assert call.kwargs == {"revision": 6, "absent": 0, "realized": 4, "pending": 0, "rejected": 2, "failed": 0}
@@ -67,12 +67,10 @@ def test_a_removal_that_the_kernel_refused_is_failed_until_it_is_done() -> None:
         assert state_of(agent, "a") == "failed"
         assert agent.told["a"].removed
         assert [failure.name for failure in agent.told["a"].failures] == ["EPERM"]
-        agent.applier.patience = 1
-        await agent.applier.retry()
+        await agent.retry()
         assert state_of(agent, "a") == "failed"
         agent.kernel.refuse = lambda action: 0
-        agent.applier.patience = 1
-        await agent.applier.retry()
+        await agent.retry()
         assert state_of(agent, "a") == "realized"
         assert "a" not in agent.kernel.veths
 
@@ -89,8 +87,7 @@ def test_a_strangers_program_in_place_of_ours_fails_every_document_that_comes() 
         assert state_of(agent, "a") == "failed"
         assert agent.told["a"].failures[0].name == "EEXIST"
         agent.kernel.refuse = lambda action: 0
-        agent.applier.patience = 1
-        await agent.applier.retry()
+        await agent.retry()
         await ends_like(agent, "one bouncer")
 
     in_a_folder(scenario)
@@ -115,7 +112,7 @@ def test_the_same_body_again_does_not_hide_a_failure() -> None:
         await publish(agent, stream, ONE_BOUNCER)
         del agent.kernel.veths["a"]
         agent.kernel.namespaces = set()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert state_of(agent, "a") == "failed"
         stream.sequence += 1
         await agent.deliver([Delivery("a", stream.sequence, body(LOCAL))])
@@ -131,14 +128,14 @@ def test_a_repair_is_told_though_another_document_is_failing() -> None:
         await publish(agent, Stream(), ONE_BOUNCER)
         del agent.kernel.veths["a"]
         agent.kernel.namespaces = set()
-        await agent.applier.repair()
+        await agent.resync.repair()
         agent.repaired.clear()
         agent.kernel.maps[MapName.DROPLETS].clear()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert any("droplets" in line for line in agent.repaired)
         assert not any("veth" in line for line in agent.repaired)
         agent.repaired.clear()
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.repaired == []
 
     in_a_folder(scenario)
@@ -162,7 +159,7 @@ def test_a_snapshot_whose_end_broke_off_sweeps_nothing_that_was_listed() -> None
             await agent.complete()
         agent.kernel.observe = observe  # type: ignore[method-assign]
         await agent.complete()
-        assert set(agent.applier.desired.documents.names()) == set(ONE_BOUNCER) - {"b"}
+        assert set(agent.reconciler.desired.documents.names()) == set(ONE_BOUNCER) - {"b"}
         assert agent.kernel.transit
 
     in_a_folder(scenario)
@@ -173,7 +170,7 @@ def test_a_plan_that_is_asked_for_changes_nothing() -> None:
         await publish(agent, Stream(), ONE_BOUNCER)
         agent.kernel.veths.clear()
         before = agent.kernel.contents()
-        assert any("veth" in line for line in await agent.applier.plan())
+        assert any("veth" in line for line in await agent.resync.plan())
         assert agent.kernel.contents() == before
 
     in_a_folder(scenario)

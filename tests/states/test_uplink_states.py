@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from dataclasses import replace
 
@@ -13,9 +14,10 @@ from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.actions import AttachTransit
 from agent.core.layout import LOCAL_DROPLET, MapName
+from agent.core.peers import Droplets
 from agent.datapath.neighbours import Unresolved
+from agent.reconcile.underlay import InterfaceReplacedError
 from agent.reports import heartbeat
-from agent.substrate import InterfaceReplacedError
 from protocol.status import AgentState, Status, UnresolvedNextHops
 
 ANOTHER = replace(ETH0, ifindex=12, carrier=12, leaves=12, arrives=(12,), mac=bytes.fromhex("020000000112"))
@@ -41,7 +43,7 @@ def test_an_interface_in_the_place_of_another_is_taken_in() -> None:
         await publish(agent, ONE_BOUNCER)
         veths = dict(agent.kernel.veths)
         agent.kernel.interfaces = (ANOTHER, BOND0)
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert local_droplets(agent) == {(12, 12, 12, ANOTHER.mac)}
         assert agent.kernel.transit == {12}
         assert agent.kernel.veths == veths
@@ -56,19 +58,47 @@ def test_one_that_has_no_address_yet_changes_nothing() -> None:
         await publish(agent, ONE_BOUNCER)
         before = agent.kernel.contents()
         agent.kernel.interfaces = (replace(ANOTHER, addresses=()), BOND0)
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert agent.kernel.contents() == before
-        assert "eth0" in agent.applier.unreadable
+        assert "eth0" in agent.resync.unreadable
         assert states(agent) == {"realized"}
         (fault,) = agent.faults.standing()
-        assert (fault.kind, fault.detail) == ("kernel_unreadable", agent.applier.unreadable)
-        await agent.applier.repair()
+        assert (fault.kind, fault.detail) == ("kernel_unreadable", agent.resync.unreadable)
+        await agent.resync.repair()
         assert agent.faults.standing() == (fault,), "the same one since the same moment"
         agent.kernel.interfaces = (ANOTHER, BOND0)
-        await agent.applier.repair()
-        assert not agent.applier.unreadable
+        await agent.resync.repair()
+        assert not agent.resync.unreadable
         assert agent.faults.standing() == ()
         assert agent.kernel.transit == {12}
+
+    in_a_folder(scenario)
+
+
+def test_a_part_that_fails_on_the_droplets_in_force_keeps_no_document_from_being_realized(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent.subscription.RETRY_SECONDS", 0.01)
+
+    async def scenario(agent: Agent) -> None:
+        taken: list[set[str]] = []
+        broken = True
+
+        def take(droplets: Droplets) -> None:
+            if broken:
+                raise ValueError("a defect")
+            taken.append(set(droplets.world.droplets))
+
+        agent.underlay.droplets.subscribe("broken", take, agent.errors)
+        await publish(agent, ONE_BOUNCER)
+        assert states(agent) == {"realized"}
+        assert [fault.kind for fault in agent.faults.standing()] == ["internal_error"]
+        broken = False
+        async with asyncio.timeout(20):
+            while not taken:  # noqa: ASYNC110 -- another task's state changes at no known moment
+                await asyncio.sleep(0.001)
+        assert taken == [set(agent.reconciler.desired.world.droplets)]
+        assert agent.faults.standing() == ()
 
     in_a_folder(scenario)
 
@@ -76,7 +106,7 @@ def test_one_that_has_no_address_yet_changes_nothing() -> None:
 def test_the_heartbeat_says_why_the_host_is_degraded() -> None:
     def told(agent: Agent, *unresolved: Unresolved) -> Status:
         more = {"boot": "b", "now": 1.0, "uptime": 1.0, "memory": 1, "modes": {}}
-        return heartbeat(SETTINGS, agent.applier, unresolved, **more)
+        return heartbeat(SETTINGS, agent.reconciler, agent.resync, unresolved, **more)
 
     async def scenario(agent: Agent) -> None:
         await publish(agent, ONE_BOUNCER)
@@ -88,7 +118,7 @@ def test_the_heartbeat_says_why_the_host_is_degraded() -> None:
             (UnresolvedNextHops("why", 1, ("10.0.0.9",)),),
         )
         agent.kernel.interfaces = (replace(ANOTHER, addresses=()), BOND0)
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert told(agent).state is AgentState.DEGRADED
         assert "has no address yet" in told(agent).unreadable
 
@@ -99,7 +129,7 @@ def test_a_bonds_new_member_is_served() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, SEVERAL)
         agent.kernel.interfaces = (ETH0, replace(BOND0, arrives=(5, 3, 4, 6)))
-        await agent.applier.repair()
+        await agent.resync.repair()
         assert {arrives for interface, arrives, *_ in local_droplets(agent) if interface == 5} == {3, 4, 5, 6}
         assert agent.kernel.transit == {2, 5}
 
@@ -111,7 +141,7 @@ def test_what_needs_other_programs_ends_the_agent() -> None:
         await publish(agent, ONE_BOUNCER)
         agent.kernel.interfaces = (replace(ETH0, ifindex=12, vlan=100), BOND0)
         with pytest.raises(InterfaceReplacedError, match="eth0 is a VLAN now"):
-            await agent.applier.repair()
+            await agent.resync.repair()
 
     in_a_folder(scenario)
 
@@ -123,8 +153,7 @@ def test_one_interface_that_refuses_the_program_is_named_and_retried() -> None:
         assert "failed" in states(agent)
         assert agent.kernel.transit == {2}
         agent.kernel.refuse = lambda action: 0
-        agent.applier.patience = 1
-        await agent.applier.retry()
+        await agent.retry()
         assert agent.kernel.transit == {2, 5}
         assert states(agent) == {"realized"}
 

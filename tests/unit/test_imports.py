@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "agent.cli": ("protocol", "agent.cli", "agent.bus", "agent.settings"),
     "agent.datapath": ("protocol", "agent.core", "agent.datapath", "agent.executor", "bpf"),
     "agent.settings": ("protocol", "agent.core", "agent.bus.settings"),
-    "agent.store": ("protocol", "agent.core.bindings"),
+    "agent.reconcile.store": ("protocol", "agent.core.bindings"),
     "controller_sim": ("protocol", "controller_sim"),
 }
 """Package or module -> what of ours it may import."""

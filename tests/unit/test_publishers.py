@@ -11,7 +11,7 @@ import pytest
 
 from agent.bus.documents import Delivery
 from agent.publishers import Publishers
-from agent.store import FILE, Store, StoreError
+from agent.reconcile.store import FILE, Store, StoreError
 from protocol.errors import ErrorCode, FieldError
 from protocol.signed_versions import SignedVersion
 from protocol.status import Fault
@@ -59,7 +59,7 @@ def test_the_versions_of_what_was_taken_are_there_for_the_next_agent(store: Stor
 
 
 def test_of_removed_documents_the_last_versions_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.store.MOST_REMOVED", 2)
+    monkeypatch.setattr("agent.reconcile.store.MOST_REMOVED", 2)
     store.keep_versions(
         [("old", SignedVersion(1), False), *((f"gone-{n}", SignedVersion(n), True) for n in range(2, 9))]
     )

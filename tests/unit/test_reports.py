@@ -8,7 +8,8 @@ from agent.core.next_hops import Reason
 from agent.core.registry import Registry, Verdict
 from agent.core.shortening import first_lines
 from agent.datapath.neighbours import Unresolved
-from agent.reports import MOST_ADDRESSES, acknowledgement, unresolved_next_hops
+from agent.reconcile.acknowledgements import acknowledgement
+from agent.reports import MOST_ADDRESSES, unresolved_next_hops
 from protocol.acknowledgements import KernelFailure, Reference, State
 from protocol.errors import ErrorCode, FieldError
 from protocol.status import UnresolvedNextHops

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.store import Kept, KeptPath, Store, StoreError
+from agent.reconcile.store import Kept, KeptPath, Store, StoreError
 
 
 def test_what_was_kept_is_there_after_a_restart_in_order_of_revision(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Collection, Iterable
 
 from agent.core.actions import Action
-from agent.core.comparison import Comparison
+from agent.core.comparison import Comparison, Suspects
 from agent.core.desired import Desired
 from agent.core.plan import plan_all
 from agent.core.realize import Realization
@@ -41,6 +41,17 @@ async def prove(kernel: Kernel, desired: Desired, comparison: Comparison, meanwh
     observed = await kernel.look_up(comparison.suspects(), _namespaces(desired))
     attached = Realization(transit=desired.world.carriers())
     return plan_all([*comparison.wanted.values(), attached], observed)
+
+
+async def missing(kernel: Kernel, desired: Desired, wanted: Realization) -> list[Action]:
+    """Return what of some entries and interfaces is not in the kernel as it is wanted; only these are looked at.
+
+    Nothing may be settled during this. Raises ObservationError.
+    """
+    keys = {name: entries.keys() for name, entries in wanted.entries.items()}
+    namespaces = {id_: veth.namespace for id_, veth in wanted.veths.items()}
+    observed = await kernel.look_up(Suspects(keys, wanted.veths.keys()), namespaces)
+    return plan_all([wanted, Realization(transit=desired.world.carriers())], observed)
 
 
 async def _take(comparison: Comparison, desired: Desired, names: Iterable[str]) -> None:

@@ -1,29 +1,27 @@
-"""The host in the substrate: its uplinks as they are, transit XDP on them, and the next hops to its peers.
+"""The host in the underlay: its uplinks as they are, transit XDP on them, and which peers there are.
 
-Owns what follows from the uplinks and from the droplets in force; documents are `agent.applier`'s affair.
+Knows what follows from the uplinks and from the droplets in force; the reconciler knows the documents.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from agent.core.actions import AttachTransit, Failure
 from agent.core.features import Features
 from agent.core.layout import unmapped
 from agent.core.next_hops import Peer
-from agent.core.peers import peers
+from agent.core.peers import Droplets, peers
 from agent.core.remedies import Step
 from agent.core.uplinks import Uplink
 from agent.core.world import Here, World
 from agent.datapath.kernel import Kernel
 from agent.datapath.told import in_words
 from agent.settings import Settings
+from agent.subscription import Observable
 from protocol.documents import Droplet
-
-TellPeers = Callable[[World, Mapping[bytes, Peer]], None]
-"""Called with the world in force and the peers by packed address."""
 
 
 class InterfaceReplacedError(RuntimeError):
@@ -36,33 +34,43 @@ def here_of(settings: Settings, uplinks: Iterable[Uplink], features: Features) -
     return Here(settings.host, settings.instance, plain, features)
 
 
-class Substrate:
-    """One agent's uplinks, and what is told to the kernel of them."""
+class Underlay:
+    """One agent's uplinks, and what others have to know of them."""
 
-    def __init__(self, settings: Settings, kernel: Kernel, tell: TellPeers) -> None:
-        """Tell this host's peers to `tell` whenever they or the uplinks change."""
+    def __init__(self, settings: Settings, kernel: Kernel, found: Here, inherited: Iterable[bytes] = ()) -> None:
+        """Begin with the host as it was `found`; `inherited` are droplets (16 bytes) known from before the start."""
+        self.found = found
+        """The host as it was last seen; what is desired goes by it with the addresses that are lost for now."""
+        self.uplinks = Observable[Sequence[Uplink]]()
+        """The uplinks as they were last read."""
+        self.droplets = Observable[Droplets]()
+        """This host's droplets and its peers, whenever they or the uplinks change."""
         self._settings = settings
         self._kernel = kernel
-        self._tell = tell
+        self._inherited = frozenset(inherited)
         self._known: Mapping[str, Droplet] | None = None
         self._here: Here | None = None
+        self.uplinks.publish(found.uplinks)
 
     async def look(self, before: Here) -> Here:
-        """Return the host as it is now.
+        """Return the host as it is now, which is `found` from here on; `before`: as the state in force has it.
 
         An interface of the same name in the place of another one is taken in, as soon as it has an address: OSError
         (EADDRNOTAVAIL) until then, ENODEV while there is none. InterfaceReplacedError: see there.
         """
-        found = await self._kernel.uplinks()
+        uplinks = await self._kernel.uplinks()
+        found = here_of(self._settings, uplinks, self._kernel.features)
+        self.uplinks.publish(found.uplinks)
         known = {uplink.name: uplink for uplink in before.uplinks}
-        for uplink in found:
+        for uplink in uplinks:
             old = known[uplink.name]
             if uplink.vlan and not self._kernel.features.vlan_tags:
                 raise InterfaceReplacedError(f"interface {uplink.name} is a VLAN now: start the agent again")
             if uplink.ifindex != old.ifindex and not uplink.addresses:
                 reason = "the interface was replaced by another of its name, which has no address yet"
                 raise OSError(errno.EADDRNOTAVAIL, reason, uplink.name)
-        return here_of(self._settings, found, self._kernel.features)
+        self.found = found
+        return found
 
     async def attach_missing(self, world: World) -> list[Failure]:
         """See that transit XDP is on every interface that this host's droplets need; return what was refused."""
@@ -78,14 +86,16 @@ class Substrate:
                 failures.append(Failure(attach, error.errno or errno.EIO, f"interface {names}", message))
         return failures
 
-    def follow(self, world: World, inherited: Iterable[bytes]) -> None:
-        """Have the next hops of all peers followed; `inherited` are droplets (16 bytes) known from before the start."""
+    def follow(self, world: World) -> None:
+        """Publish the droplets of the state in force where it has other ones, or other uplinks, than before."""
         if world.droplets is not self._known or world.here is not self._here:
             self._known, self._here = world.droplets, world.here
-            self._tell(world, {unmapped(address): Peer() for address in inherited} | peers(world))
+            inherited = {unmapped(address): Peer() for address in self._inherited}
+            self.droplets.publish(Droplets(world, inherited | peers(world)))
 
     def forget_inherited(self) -> None:
-        """Follow from the next `follow` on only what documents name."""
+        """Publish from the next `follow` on only the droplets that documents name."""
+        self._inherited = frozenset()
         self._known = None
 
 

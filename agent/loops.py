@@ -1,0 +1,90 @@
+"""The agent's loops: each waits for a time, an event or a namespace, does one job, and survives what that raises."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from agent.datapath.namespace_watch import NamespaceWatch
+from agent.loop_errors import LoopErrors
+from agent.reconcile.reconciler import Reconciler
+from agent.reconcile.resync import Resync
+from agent.reconcile.retry import Retries
+from agent.reconcile.underlay import InterfaceReplacedError
+
+Job = Callable[[], Awaitable[None]]
+
+
+class Loops:
+    """Jobs that are done again and again. A failure of one turn is a fault and ends no loop.
+
+    InterfaceReplacedError does: only a new start can serve the interface.
+    """
+
+    def __init__(self, errors: LoopErrors) -> None:
+        self._errors = errors
+
+    async def every(self, seconds: float, job: Job) -> None:
+        """Do a job in regular intervals."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self.attempt(job)
+
+    async def on_event(self, event: asyncio.Event, job: Job, pause: float = 0.0) -> None:
+        """Do a job when an event is set, which is cleared first, and no sooner again than after a pause."""
+        while True:
+            await event.wait()
+            event.clear()
+            await self.attempt(job)
+            await asyncio.sleep(pause)
+
+    async def on_retry(self, retries: Retries, resync: Resync) -> None:
+        """Try each document again that the kernel refused, when it is its turn."""
+        while True:
+            await retries.wait()
+            await self.attempt(partial(retries.try_due, resync.retry), "retry")
+
+    async def on_namespaces(self, reconciler: Reconciler, resync: Resync) -> None:
+        """Mend what is wanted in a namespace as soon as it appears, whether it is waited for or made anew."""
+        waiting_changed = reconciler.results.waiting_changed
+        with contextlib.closing(NamespaceWatch(reconciler.namespaces)) as watch:
+            waiting = asyncio.create_task(waiting_changed.wait())
+            appeared = asyncio.create_task(watch.wait())
+            try:
+                while True:
+                    await asyncio.wait((waiting, appeared), return_when=asyncio.FIRST_COMPLETED)
+                    if waiting.done():
+                        waiting_changed.clear()
+                        watch.set_waiting(reconciler.results.waiting_for())
+                        waiting = asyncio.create_task(waiting_changed.wait())
+                    if appeared.done():
+                        await self.attempt(partial(resync.namespaces_appeared, appeared.result()), "namespaces")
+                        appeared = asyncio.create_task(watch.wait())
+            finally:
+                waiting.cancel()
+                appeared.cancel()
+
+    async def attempt(self, job: Job, name: str = "") -> None:
+        """Do a job once; what it raises is a fault under its name."""
+        name = name or getattr(job, "__name__", str(job)).strip("_")
+        try:
+            await job()
+        except InterfaceReplacedError:
+            raise
+        except Exception as error:
+            self._errors.failed(name, error)
+        else:
+            self._errors.passed(name)
+
+
+async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended: a wait_for() that is just over loses a cancellation (before Python 3.12)."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,70 @@
+"""Publishes the peers with what probes found of them, and which droplets are down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from agent.core import unanswered
+from agent.core.next_hops import Peer, Senders
+from agent.core.paths import View, down_peers, judged
+from agent.core.peers import Droplets, PeersToReach, senders
+from agent.subscription import Observable
+from protocol.addresses import format_address, parse_address
+
+REST = 10
+"""Publishing the peers anew takes one part in so many of the time at the most."""
+
+
+class PeerStates:
+    """Other hosts' droplets, by packed address."""
+
+    def __init__(self) -> None:
+        self.peers = Observable[PeersToReach]()
+        self.down = Observable[frozenset[str]]()
+        """The ids of the droplets that do not answer; there is no value before the first one is."""
+        self.answering: frozenset[bytes] = frozenset()
+        """The droplets that answer probes if all is well."""
+        self._down: frozenset[bytes] = frozenset()
+        self._droplets: Mapping[bytes, Peer] = {}
+        self._senders: Senders = {}
+        self._names: dict[bytes, str] = {}
+        self._version: int | None = None
+        self._publish_at = 0.0
+
+    @property
+    def addresses(self) -> frozenset[bytes]:
+        """Return the addresses of all droplets that documents name, those of this host included."""
+        return frozenset(self._names)
+
+    def follow(self, droplets: Droplets) -> None:
+        """Take in which droplets there are."""
+        self._droplets, self._senders = dict(droplets.peers), senders(droplets.world)
+        self.answering = unanswered.answering(droplets.world)
+        self._names = {parse_address(droplet.address): id_ for id_, droplet in droplets.world.droplets.items()}
+
+    def name(self, address: bytes) -> str:
+        """Return the id of a droplet, or the address as text where no document names it."""
+        return self._names.get(address) or format_address(address)
+
+    def is_down(self, address: bytes) -> bool:
+        """Say whether a droplet does not answer any more."""
+        return address in self._down
+
+    def publish(self, views: Sequence[View], ifindexes: Mapping[bytes, int], version: int) -> None:
+        """Publish the peers with what is known of the paths to them; `version` counts what is known."""
+        self._version = version
+        self.peers.publish(PeersToReach(judged(self._droplets, views, ifindexes), self._senders))
+        self._down = down_peers((view.path, view.life) for view in views)
+        names = frozenset(map(self.name, self._down))
+        if names != (self.down.value or frozenset()):
+            self.down.publish(names)
+
+    def publish_changed(
+        self, views: Callable[[], Sequence[View]], ifindexes: Mapping[bytes, int], version: int
+    ) -> None:
+        """As `publish`, if something is known anew and the last time is long enough ago for what it took."""
+        now = time.monotonic()
+        if now >= self._publish_at and version != self._version:
+            self.publish(views(), ifindexes, version)
+            self._publish_at = now + REST * (time.monotonic() - now)

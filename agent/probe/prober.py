@@ -1,0 +1,211 @@
+"""Probes the other hosts' droplets: drives `agent.core.probing`, and publishes what follows.
+
+Follows the droplets in force. Its own findings have subscribers that it does not know: the neighbour watch follows the
+peers, and the reconciler the droplets that are down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from agent.core import unanswered
+from agent.core.faults import ReportFaults
+from agent.core.paths import Counts, Life, Path, Probe, Rules, View, paths_of
+from agent.core.peers import Droplets, PeersToReach
+from agent.core.probe_packet import NONCE
+from agent.core.probing import Probing
+from agent.core.send_errors import Sending
+from agent.core.tunnel_errors import TunnelError
+from agent.loop_errors import LoopErrors
+from agent.probe.path_events import PathEvents
+from agent.probe.path_memory import PathMemory
+from agent.probe.peer_states import PeerStates
+from agent.probe.sockets import ProbeSockets
+from agent.subscription import Observable
+from protocol.addresses import format_address
+from protocol.status import Fault, NarrowPath
+
+LEAST_SLEEP, MOST_SLEEP = 0.01, 0.5
+REPORT_SECONDS = 1.0
+FAILED_SECONDS = 1.0
+
+
+class Prober:
+    """One host's probes. Without `run`, peers are published as they come."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        ports: tuple[int, ...],
+        cut_off: Callable[[], Collection[bytes]],
+        memory: PathMemory,
+        events: PathEvents,
+        errors: LoopErrors,
+        report: ReportFaults,
+    ) -> None:
+        """`ports` are the tunnels' UDP ports, Geneve's first.
+
+        `cut_off` returns the peers to which nothing leads now, the same object until that changes.
+        """
+        self.doubtful = Observable[Collection[Path]]()
+        """The paths whose next hop may not be what the kernel takes it for; each value stands for itself."""
+        self._states = PeerStates()
+        self._probing = Probing(rules, lambda: secrets.token_bytes(NONCE))
+        self._sockets = ProbeSockets(tuple(port for port in ports if port), self._answered, self._heard)
+        self._cut_off = cut_off
+        self._cut_off_seen: Collection[bytes] | None = None
+        self._memory = memory
+        self._events = events
+        self._errors = errors
+        self._report = report
+        self._report_at = 0.0
+        self._woken = asyncio.Event()
+
+    def follow(self, droplets: Droplets) -> None:
+        """Take in which droplets there are, and publish the peers at once."""
+        self._states.follow(droplets)
+        self._sockets.follow(droplets.world)
+        self._cut_off_seen = None
+        paths = paths_of(droplets.world, droplets.peers)
+        self._probing.set_paths(paths, time.monotonic(), self._memory.known)
+        self._memory.probed(paths, self._states.addresses)
+        self._states.publish(self._views(), self._sockets.ifindexes(), self._probing.version)
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        self._sockets.listen(self._probing.paths)
+        try:
+            while True:
+                try:
+                    self._turn(time.monotonic())
+                except Exception as error:
+                    self._errors.failed("prober", error)
+                    await asyncio.sleep(FAILED_SECONDS)
+                else:
+                    self._errors.passed("prober")
+                await self._sleep()
+        finally:
+            self._sockets.close()
+
+    # What others follow and ask
+
+    @property
+    def peers(self) -> Observable[PeersToReach]:
+        """The peers with what probes found of them."""
+        return self._states.peers
+
+    @property
+    def down(self) -> Observable[frozenset[str]]:
+        """The ids of the droplets that are down; there is no value before the first one is."""
+        return self._states.down
+
+    def name(self, address: bytes) -> str:
+        """Return the id of the droplet with a packed address, or the address as text where no document names it."""
+        return self._states.name(address)
+
+    def is_down(self, address: bytes) -> bool:
+        """Say whether another host's droplet, by its packed address, does not answer any more."""
+        return self._states.is_down(address)
+
+    @property
+    def counts(self) -> Counts:
+        """Probes since the start."""
+        return self._probing.counts
+
+    def down_droplets(self) -> tuple[str, ...]:
+        """Return the ids of the droplets that are down."""
+        return tuple(sorted(self.down.value or ()))
+
+    def narrow_paths(self) -> tuple[NarrowPath, ...]:
+        """Return the paths that carry less than they should."""
+        narrow = (view for view in self._probing.views() if _is_narrow(view))
+        found = (
+            NarrowPath(
+                droplet=self.name(view.path.peer),
+                address=format_address(view.path.peer),
+                configured=view.size,
+                carries=view.usable,
+                by=self.name(view.path.source),
+            )
+            for view in narrow
+        )
+        return tuple(sorted(found, key=lambda path: (path.droplet, path.by)))
+
+    def faults(self, hints: Mapping[str, str]) -> list[Fault]:
+        """Return a fault for each own droplet none of whose probes was answered; `hints` by interface."""
+        uplinks = {
+            source: unanswered.Uplink(name, hints.get(name, ""))
+            for source, (name, _) in self._sockets.interfaces.items()
+        }
+        return unanswered.faults(self._probing.unanswered(self._states.answering), uplinks, self._sockets.ports[0])
+
+    def views(self) -> Iterable[tuple[str, str, View]]:
+        """Yield the peer's droplet, the own one, and what is known of each path; times are the event loop's."""
+        for view in self._probing.views():
+            yield self.name(view.path.peer), self.name(view.path.source), view
+
+    # The loop
+
+    async def _sleep(self) -> None:
+        """Wait until there is something to do. Answers that come in numbers are taken in together."""
+        await asyncio.sleep(LEAST_SLEEP)
+        at = self._probing.wake_at()
+        rest = MOST_SLEEP if at is None else min(MOST_SLEEP, at - time.monotonic())
+        if rest > 0 and not self._woken.is_set():
+            try:
+                async with asyncio.timeout(rest):
+                    await self._woken.wait()
+            except TimeoutError:
+                return
+        self._woken.clear()
+
+    def _turn(self, now: float) -> None:
+        """Take in what came and what did not, and send what is due."""
+        self._sockets.turn(now)
+        self._probing.expire(now)
+        if doubtful := self._probing.take_doubtful():
+            self.doubtful.publish(doubtful)
+        if (cut_off := self._cut_off()) is not self._cut_off_seen:
+            self._probing.cut_off(cut_off, now)
+            self._cut_off_seen = cut_off
+        for probe in self._probing.due(now):
+            self._send(probe, now)
+        self._memory.save(self._probing.take_to_keep(), now)  # before anybody else knows
+        if now >= self._report_at:
+            self._report_at = now + REPORT_SECONDS
+            self._report("probes", self._sockets.faults(self._probing.paths))
+        self._states.publish_changed(self._views, self._sockets.ifindexes(), self._probing.version)
+        self._events.take(self._probing.take_happenings(), self.name, now)
+
+    def _send(self, probe: Probe, now: float) -> None:
+        match sending := self._sockets.send(probe):
+            case Sending.SENT:
+                pass
+            case Sending.TOO_LONG:
+                self._probing.refused(probe.nonce, now)
+            case _ if sending.tells_of_path:
+                self._probing.failed(probe.nonce, now, sending.value)
+            case _:
+                self._probing.unsent(probe.nonce, now)
+
+    def _answered(self, path: Path, nonce: bytes) -> None:
+        if self._probing.answered(path, nonce, time.monotonic()):
+            self._woken.set()
+
+    def _heard(self, error: TunnelError) -> None:
+        self._probing.heard(error, time.monotonic())
+        self._woken.set()
+
+    def _views(self) -> list[View]:
+        return list(self._probing.views())
+
+
+def _is_narrow(view: View) -> bool:
+    """Whether probes found so, or, where nobody answers probes, a router said so."""
+    return view.usable < view.size and (
+        view.life is Life.UNKNOWN or (view.life is Life.UP and view.carries is not None)
+    )

@@ -1,0 +1,104 @@
+"""The sockets of a host's probes: one for each own droplet, and those on which ICMP errors are heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from agent.core.paths import Path, Probe
+from agent.core.send_errors import SendErrors, Sending, sending_of
+from agent.core.tunnel_errors import TunnelError
+from agent.core.world import World
+from agent.datapath.icmp_errors import IcmpErrors
+from agent.datapath.probe_socket import ProbeSocket
+from protocol.addresses import format_address, parse_address
+from protocol.status import Fault
+
+OPEN_SECONDS = 2.0
+"""Between two tries to open what could not be opened."""
+
+
+class ProbeSockets:
+    """Sends probes by the own droplets' interfaces, and knows why some cannot be sent."""
+
+    def __init__(
+        self,
+        ports: tuple[int, ...],
+        answered: Callable[[Path, bytes], None],
+        heard: Callable[[TunnelError], None],
+    ) -> None:
+        """`ports` are the tunnels' UDP ports, Geneve's first; `answered` gets a path and the nonce that came back."""
+        self.ports = ports
+        self.interfaces: dict[bytes, tuple[str, int]] = {}
+        """Name and ifindex by own address: a socket stays bound to an interface that another of its name replaced."""
+        self._answered = answered
+        self._heard = heard
+        self._sockets: dict[bytes, ProbeSocket] = {}
+        self._unopened: dict[bytes, Sending] = {}
+        self._send_errors = SendErrors()
+        self._icmp: IcmpErrors | None = None
+        self._open_at = 0.0
+
+    def listen(self, paths: Collection[Path]) -> None:
+        """Begin to hear ICMP errors about some paths (a live view)."""
+        self._icmp = IcmpErrors(paths, self.ports, self._heard)
+
+    def close(self) -> None:
+        """Close all sockets."""
+        if self._icmp is not None:
+            self._icmp.close()
+        for opened in self._sockets.values():
+            opened.close()
+        self._sockets.clear()
+
+    def follow(self, world: World) -> None:
+        """Take in where this host's droplets are: sockets on other interfaces are closed, and opened in their place."""
+        interfaces: dict[bytes, tuple[str, int]] = {}
+        for droplet in world.own_droplets():
+            uplink = world.uplink_of(droplet)
+            if uplink is not None:
+                interfaces[parse_address(droplet.address)] = uplink.name, uplink.ifindex
+        for source in [one for one in self._sockets if interfaces.get(one) != self.interfaces.get(one)]:
+            self._sockets.pop(source).close()
+        self.interfaces, self._open_at = interfaces, 0.0
+
+    def turn(self, now: float) -> None:
+        """Open what is missing, and read all answers."""
+        if now >= self._open_at:
+            self._open_at = now + OPEN_SECONDS
+            self._open_missing()
+        for opened in self._sockets.values():
+            opened.drain()
+
+    def send(self, probe: Probe) -> Sending:
+        """Send a probe; return what became of it."""
+        opened = self._sockets.get(probe.path.source)
+        if opened is not None:
+            sending = opened.send(probe.path.peer, probe.size, probe.nonce)
+        else:
+            sending = self._unopened.get(probe.path.source, Sending.NO_INTERFACE)
+        self._send_errors.note(probe.path, sending)
+        return sending
+
+    def faults(self, paths: Collection[Path]) -> list[Fault]:
+        """Return what keeps probes on some paths from being sent, and ICMP errors from being heard."""
+        self._send_errors.keep(paths)
+        silent = self._icmp.not_heard if self._icmp is not None else []
+        return [*self._send_errors.faults(self._place, self.ports[0]), *silent]
+
+    def ifindexes(self) -> Mapping[bytes, int]:
+        """Return the interface of each own address."""
+        return {source: ifindex for source, (_, ifindex) in self.interfaces.items()}
+
+    def _open_missing(self) -> None:
+        for source in self.interfaces.keys() - self._sockets.keys():
+            interface, _ = self.interfaces[source]
+            try:
+                self._sockets[source] = ProbeSocket(source, interface, self.ports[0], self._answered)
+            except OSError as error:
+                self._unopened[source] = sending_of(error.errno or 0)
+            else:
+                self._unopened.pop(source, None)
+
+    def _place(self, source: bytes) -> tuple[str, str]:
+        """Return the interface and the address of an own droplet, as text."""
+        return self.interfaces[source][0] if source in self.interfaces else "", format_address(source)

@@ -1,0 +1,98 @@
+"""Acknowledges each revision once the kernel holds it, and says why where it does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from agent.core.desired import Desired
+from agent.core.ledger import Ledger
+from agent.core.once import Once
+from agent.core.registry import Registry, Verdict
+from agent.core.shortening import first
+from agent.reconcile.retry import Retries
+from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
+from protocol.codec import limited
+
+
+class Acknowledgements:
+    """The verdicts of one host's documents on their way to the bus: those that are news are sent."""
+
+    def __init__(self, send: Callable[[Acknowledgement], None], retries: Retries, log: FilteringBoundLogger) -> None:
+        self.tracker = Ledger()
+        """What was last sent of each document."""
+        self._send = send
+        self._retries = retries
+        self._log = log
+        self._rejected = Once()
+
+    def forget(self) -> None:
+        """Have every document acknowledged again: the acknowledgements' stream may be another one."""
+        self.tracker.forget()
+
+    def send(self, desired: Desired, names: Iterable[str], postponed: Collection[str] = ()) -> None:
+        """Acknowledge those of some documents whose verdict is another one than before, the oldest revision first.
+
+        Those that are `postponed` are not acknowledged yet.
+        """
+        documents, now = desired.documents, time.time()
+        known = documents.entries.keys() & set(names)
+        self._schedule(documents, known)
+        for name in sorted(known.difference(postponed), key=documents.newest):
+            verdict = desired.verdict(name)
+            if self.tracker.enter(verdict, now):
+                self._acknowledge(verdict, now)
+            documents.forget(name)
+
+    def _schedule(self, documents: Registry, names: set[str]) -> None:
+        """Have those of some documents tried again of which the kernel refuses something."""
+        failing = {name for name in names if documents.entries[name].failures}
+        for name in failing:
+            latest = documents.entries[name].latest
+            self._retries.failed(name, latest.revision if latest else 0)
+        self._retries.succeeded(names - failing)
+
+    def _acknowledge(self, verdict: Verdict, now: float) -> None:
+        remaining = self._retries.remaining(verdict.name)
+        answer = acknowledgement(verdict, now, None if remaining is None else now + remaining)
+        self._send(answer)
+        if not answer.errors:
+            self._rejected.ends(verdict.name)
+        elif self._rejected.begins(verdict.name, str(answer.errors)):
+            for error in answer.errors:
+                self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
+
+
+def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Acknowledgement:
+    """Return the acknowledgement of a verdict since `at`; `retry_at` goes with what the kernel refused.
+
+    Long lists are cut, and say how many more there are: a message on the bus has a limited length.
+    """
+    return Acknowledgement(
+        document=verdict.name,
+        revision=verdict.revision,
+        state=verdict.state,
+        at=at,
+        in_force=verdict.in_force,
+        removed=verdict.removed,
+        missing=first(verdict.missing, lambda left: Reference("and", f"{left} more")),
+        errors=tuple(limited(verdict.errors)),
+        failures=_first_failures(verdict.failures + verdict.lacking),
+        retry_at=retry_at if _is_retried(verdict) else None,
+        absent=verdict.absent,
+    )
+
+
+def _is_retried(verdict: Verdict) -> bool:
+    """Say whether a document is tried again by itself: not where it lacks only what the interfaces have to give."""
+    return verdict.state is State.FAILED and bool(verdict.failures or not verdict.lacking)
+
+
+def _first_failures(failures: Sequence[KernelFailure]) -> tuple[KernelFailure, ...]:
+    def more(left: int) -> KernelFailure:
+        one = failures[-left]
+        return KernelFailure(one.errno, one.name, f"{left} more", "the first ones are named")
+
+    return first(failures, more)

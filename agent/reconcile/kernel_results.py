@@ -1,0 +1,88 @@
+"""Takes in what the kernel made of documents: confirms those that it holds whole, fails those that it refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from agent.core.actions import EnsureVeth, Failure
+from agent.core.blame import blame, is_removal
+from agent.core.desired import Change, Desired
+from agent.core.realize import Realization
+from agent.reconcile.last_good import LastGood
+from protocol.acknowledgements import KernelFailure
+
+
+class KernelResults:
+    """The documents' failures, the removals that the kernel refused, and the namespaces that are waited for."""
+
+    def __init__(self, desired: Desired, last_good: LastGood) -> None:
+        self._desired = desired
+        self._last_good = last_good
+        self.remains: dict[str, Realization] = {}
+        """What documents asked for before, by document, where the kernel refused to remove some of it."""
+        self._waiting: dict[str, set[str]] = {}
+        """The documents of which the kernel refused an endpoint, by its namespace as they spell it."""
+        self.waiting_changed = asyncio.Event()
+        """Set when `waiting_for` returns something else than before; the waiting loop clears it."""
+
+    def take_change(self, change: Change, failures: Sequence[Failure]) -> None:
+        """Take in what became of a settled change's actions."""
+        blamed = blame(filter(is_removal, failures), change.left.items())
+        self.take(change.concerned, failures, blamed)
+        self.remains.update((name, change.left[name]) for name in blamed)
+
+    def take_repair(self, names: Collection[str], failures: Sequence[Failure]) -> None:
+        """Take in what became of the actions of a comparison that looked at these documents, and at their remains."""
+        remains = {name: self.remains[name] for name in names & self.remains.keys()}
+        blamed = blame(failures, remains.items())
+        for name in remains.keys() - blamed.keys():
+            del self.remains[name]
+        self.take(names, failures, blamed)
+
+    def take(
+        self, names: Iterable[str], failures: Sequence[Failure], blamed: Mapping[str, tuple[KernelFailure, ...]] = {}
+    ) -> None:
+        """Confirm or fail some documents, and save those that the kernel took whole.
+
+        `blamed` are those that answer for what was not removed. A document with remains is not confirmed: only a
+        comparison that looked for them may do that.
+        """
+        documents = self._desired.documents
+        names = {name for name in names if name in documents.entries}
+        refused = dict(blamed)
+        if failures:
+            held = ((name, held) for name, held in self._desired.in_force() if name in names)
+            refused |= blame(failures, ((name, self._desired.realization(one)) for name, one in held))
+        for name in names & refused.keys():
+            documents.fail(name, refused[name])
+        self._last_good.changed(documents.confirm(names - refused.keys() - self.remains.keys()))
+        self._note_waiting(failures)
+        self._last_good.changed(name for name in names if documents.entries[name].removed)
+        self._last_good.save(documents.entries)
+
+    def waiting_for(self) -> set[str]:
+        """Return the namespaces in which the kernel refused an endpoint."""
+        return set(self._waiting)
+
+    def waiting_in(self, namespaces: Iterable[str]) -> set[str]:
+        """Return the documents that wait for some namespaces."""
+        return set().union(*(self._waiting.get(one, ()) for one in namespaces))
+
+    def _note_waiting(self, failures: Iterable[Failure]) -> None:
+        """Take in the namespaces in which endpoints were refused, and forget those of documents that fail no more."""
+        before, documents = self.waiting_for(), self._desired.documents
+        for failure in failures:
+            if isinstance(failure.action, EnsureVeth):
+                veth = failure.action.veth
+                owner = documents.claims.owner("endpoint", veth.endpoint)
+                self._waiting.setdefault(veth.namespace, set()).update({owner} if owner is not None else ())
+        still = {one: {name for name in names if self.fails(name)} for one, names in self._waiting.items()}
+        self._waiting = {one: names for one, names in still.items() if names}
+        if self.waiting_for() != before:
+            self.waiting_changed.set()
+
+    def fails(self, name: str) -> bool:
+        """Say whether the kernel refused something of a document."""
+        entry = self._desired.documents.entries.get(name)
+        return entry is not None and bool(entry.failures)

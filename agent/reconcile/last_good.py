@@ -1,0 +1,41 @@
+"""Saves the documents that the kernel took whole: a restarted agent begins with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.bound_processes import BoundProcesses
+from agent.core.faults import ReportFaults
+from agent.core.registry import Entry
+from agent.reconcile.store import Kept, Store, StoreError, not_saved
+
+
+class LastGood:
+    """The good revisions that are not on disk yet, and the store."""
+
+    def __init__(self, store: Store, processes: BoundProcesses, report: ReportFaults) -> None:
+        self._store = store
+        self._processes = processes
+        self._report = report
+        self._unsaved: set[str] = set()
+
+    def changed(self, names: Iterable[str]) -> None:
+        """Take in that these documents have another good revision than before, or none any more."""
+        self._unsaved.update(names)
+
+    def save(self, entries: Mapping[str, Entry]) -> None:
+        """Write what changed. A store that cannot be written is a fault, and stops nothing: it is tried again.
+
+        A document that is saved without its bindings would be bound to no process after a restart: they come first.
+        """
+        if not self._processes.keep() or not self._unsaved:
+            return
+        good = {name: entries[name].good for name in self._unsaved if name in entries}
+        kept = [Kept(name, held.revision, held.body) for name, held in good.items() if held is not None]
+        try:
+            self._store.keep(kept, self._unsaved - {one.name for one in kept})
+        except StoreError as error:
+            self._report("store", [not_saved("documents_not_saved", str(error))])
+        else:
+            self._report("store", [])
+            self._unsaved.clear()

@@ -1,0 +1,315 @@
+"""Brings the kernel to what the documents ask for: settles, plans, executes and acknowledges, one step at a time.
+
+What is decided, `agent.core` decides; what is done, the kernel does. The comparison with the whole kernel is the
+resync's, which hands its findings in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+import msgspec
+from structlog.typing import FilteringBoundLogger
+
+from agent.bus.documents import Delivery
+from agent.core.actions import Action, EnsureVeth, Failure
+from agent.core.blame import apart_from, told
+from agent.core.comparison import Comparison
+from agent.core.desired import Desired
+from agent.core.lost_addresses import served_now, with_served
+from agent.core.plan import plan_change, plan_comparison, removes_veths
+from agent.core.realize import IFINDEX_BASE, Realization
+from agent.datapath.kernel import Kernel
+from agent.reconcile.acknowledgements import Acknowledgements
+from agent.reconcile.kernel_diff import compare, missing, prove
+from agent.reconcile.kernel_results import KernelResults
+from agent.reconcile.removals import RemovalGuard
+from agent.reconcile.shortfalls import note_shortfalls, owners_of_lost
+from agent.reconcile.underlay import Underlay
+
+
+class Reconciler:
+    """The documents of one agent on their way to the kernel. `start` comes first."""
+
+    def __init__(
+        self,
+        desired: Desired,
+        kernel: Kernel,
+        underlay: Underlay,
+        results: KernelResults,
+        acknowledgements: Acknowledgements,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.desired = desired
+        self.revision = 0
+        """The newest stream sequence that was taken in."""
+        self.removals = RemovalGuard()
+        self.results = results
+        self.acknowledgements = acknowledgements
+        self._kernel = kernel
+        self._underlay = underlay
+        self._log = log
+        self._step = asyncio.Lock()
+        """Held by one step at a time. No other lock is taken while it is held, and it while no other one is."""
+        self._listed: set[str] = set()
+        self._settling: set[str] | None = None
+        """The documents of the settlement under way, or of one that an exception broke off."""
+        self._recordings: list[set[str]] = []
+
+    @property
+    def in_sync(self) -> bool:
+        """Say whether the snapshot is complete."""
+        return self.removals.in_sync
+
+    async def start(self) -> None:
+        """Put in place what is missing of the last good documents. Nothing is removed."""
+        async with self._step:
+            documents = len(self.desired.documents.entries)
+            actions = self.removals.allowed(plan_comparison(await compare(self._kernel, self.desired)))
+            self.removals.started(has_documents=bool(documents))
+            await self._execute(actions, self._answerable())
+            self._log.info("last good documents restored", documents=documents, actions=len(actions))
+
+    def namespaces(self) -> set[str]:
+        """Return the namespaces in which endpoints are wanted."""
+        return {veth.namespace for veth in self.desired.veths.values()}
+
+    # Documents
+
+    async def begin_snapshot(self) -> None:
+        """Prepare for every document to come again."""
+        async with self._step:
+            self.removals.begin_snapshot()
+            self.revision = 0  # a stream that was made anew counts from 1
+            self._listed.clear()
+            self.desired.documents.begin_replay()
+            self.acknowledgements.forget()
+
+    async def deliver(self, batch: Sequence[Delivery]) -> None:
+        """Take documents in, have the kernel hold what follows, and acknowledge them."""
+        async with self._step:
+            self.desired.documents.retry_blocked()  # what has the names of these may let go of them in this very batch
+            for delivery in batch:
+                self._take(delivery)
+            await self._settle({delivery.document for delivery in batch})
+
+    def _take(self, delivery: Delivery) -> None:
+        documents, name, revision = self.desired.documents, delivery.document, delivery.revision
+        self.revision = max(self.revision, revision)
+        if delivery.refusal is not None:
+            documents.refuse(name, revision, (delivery.refusal,))
+        elif delivery.body is None:
+            documents.remove(name, revision)
+            self._listed.discard(name)
+            return
+        else:
+            documents.put(name, revision, delivery.body)
+        if not self.in_sync:
+            self._listed.add(name)  # one that was refused is not known to be gone either
+
+    async def snapshot_complete(self) -> None:
+        """Know that every document is listed: from here on, what was removed goes.
+
+        A document that is not listed stays, unless a message removed it: the stream may have lost it (ADR 25). Called
+        again after it raised, it goes on: what was listed counts once, or all would be absent.
+        """
+        async with self._step:
+            documents = self.desired.documents
+            if not self.in_sync:
+                documents.end_replay(self._listed)
+            self._listed.clear()
+            self.removals.complete_snapshot()
+            self._underlay.forget_inherited()
+            documents.retry_blocked()  # what is in the way may be removed from here on
+            await self._settle(set(documents.absent))
+            if self.removals.postponed:
+                await self._repair_all()
+                self.acknowledgements.send(self.desired, self.removals.take_postponed())
+            counts = msgspec.structs.asdict(self.acknowledgements.tracker.counts)
+            self._log.info("snapshot_applied", revision=self.revision, absent=len(documents.absent), **counts)
+
+    async def sweep(self, names: Iterable[str], *, objects: bool = False) -> list[str] | None:
+        """Remove documents that the stream does not list, and return those that are not among them: then none is.
+
+        None, and nothing is removed, while the snapshot is not complete. With `objects`, what no document explains may
+        be removed from the kernel too.
+        """
+        async with self._step:
+            if not self.in_sync:
+                return None
+            documents, wanted = self.desired.documents, set(names)
+            others = sorted(wanted - documents.absent)
+            if others:
+                return others
+            documents.sweep(sorted(wanted))
+            await self._settle(wanted)
+            self._log.info("documents_swept", documents=sorted(wanted), objects=objects)
+            if objects:
+                self.removals.remove_unexplained()
+                await self._repair_all()
+        return []
+
+    # The host
+
+    async def look_at_uplinks(self) -> None:
+        """Take in what the uplinks look like now, and what follows from that. Raises OSError: see `Underlay.look`."""
+        async with self._step:
+            world, before = self.desired.world, self._underlay.found
+            found = await self._underlay.look(world.here)
+            self.desired.documents.touch(owners_of_lost(self.desired, before, found))
+            self.desired.set_here(with_served(found, served_now(world)))
+            await self._settle(set())
+
+    async def leave_out(self, down: frozenset[str]) -> None:
+        """Send nothing to bouncers and dividers that are down, where their network or VPC has others."""
+        async with self._step:
+            self.desired.set_down(down)
+            await self._settle(set())
+
+    # The kernel
+
+    @contextlib.contextmanager
+    def settled_meanwhile(self) -> Iterator[set[str]]:
+        """Gather the documents that are settled from now on, or are just being settled."""
+        names = set(self._settling or ())
+        self._recordings.append(names)
+        try:
+            yield names
+        finally:
+            self._recordings = [one for one in self._recordings if one is not names]
+
+    async def prove(self, comparison: Comparison, meanwhile: Collection[str]) -> list[Action]:
+        """Return what of a comparison is different still; `meanwhile`: see `settled_meanwhile`. Changes nothing."""
+        async with self._step:
+            return await prove(self._kernel, self.desired, comparison, meanwhile)
+
+    async def mend(self, comparison: Comparison, meanwhile: Collection[str]) -> list[Action]:
+        """Mend what of a comparison is different still; return what was mended of documents that did not fail before.
+
+        Raises ObservationError when it cannot be looked at again: then nothing is changed.
+        """
+        async with self._step:
+            unknown = frozenset(meanwhile)
+            found = await prove(self._kernel, self.desired, comparison, unknown)
+            actions = self.removals.explained(self.removals.allowed(found))
+            if not actions and not self.desired.documents.failing():
+                return []
+            return await self._mend(actions, self._answerable() - unknown)
+
+    async def mend_namespaces(self, namespaces: Collection[str]) -> list[Action]:
+        """Try what was refused in some namespaces, and mend what is wanted there: they may be new under their names."""
+        async with self._step:
+            documents = self.desired.documents
+            documents.retry(self.results.waiting_in(namespaces))
+            await self._settle(set())
+            veths = {id_: veth for id_, veth in self.desired.veths.items() if veth.namespace in namespaces}
+            found = await missing(self._kernel, self.desired, Realization(veths=veths))
+            actions = [action for action in found if isinstance(action, EnsureVeth)]
+            owners = {owner for id_ in veths if (owner := documents.claims.owner("endpoint", id_)) is not None}
+            return await self._mend(actions, owners - self.results.remains.keys()) if actions else []
+
+    async def retry(self, names: Collection[str]) -> bool:
+        """Try again what the kernel refused of some documents. False: a comparison with all of it has to do the rest.
+
+        Raises ObservationError when the kernel cannot be looked at.
+        """
+        async with self._step:
+            documents = self.desired.documents
+            documents.retry(names)
+            await self._settle(set())
+            wanted, failing = Realization(), set()
+            for name in names:
+                entry = documents.entries.get(name)
+                if entry is not None and entry.failures and entry.in_force is not None:
+                    wanted.add(self.desired.realization(entry.in_force))
+                    failing.add(name)
+            if failing:
+                actions = self.removals.allowed(await missing(self._kernel, self.desired, wanted))
+                await self._execute(actions, failing - self.results.remains.keys())
+            return self.results.remains.keys().isdisjoint(names)
+
+    async def _repair_all(self) -> None:
+        """Compare with the whole kernel and mend it while no document is settled; the step is held."""
+        actions = plan_comparison(await compare(self._kernel, self.desired))
+        await self._execute(self.removals.explained(actions), self._answerable())
+
+    async def _mend(self, actions: Sequence[Action], names: Collection[str]) -> list[Action]:
+        failing = Realization()
+        for name in self.desired.documents.failing():
+            held = self.desired.documents.entries[name].in_force
+            if held is not None:
+                failing.add(self.desired.realization(held))
+        failures = await self._execute(actions, names)
+        refused = [failure.action for failure in failures]
+        return [action for action in apart_from(actions, failing) if action not in refused]
+
+    def _answerable(self) -> set[str]:
+        """Return the documents that answer for what the kernel refuses: those in force, and those not wholly gone."""
+        return {name for name, _ in self.desired.in_force()} | self.results.remains.keys()
+
+    async def _execute(self, actions: Sequence[Action], names: Collection[str]) -> list[Failure]:
+        """Carry out a comparison's actions; the documents named are those that it looked at."""
+        failures = await self._kernel.executor.run(actions)
+        self.results.take_repair(names, failures)
+        self._record(name for name in names if self.results.fails(name))
+        if removes_veths(actions):
+            self.desired.documents.retry_blocked()
+        await self._settle(names)
+        return failures
+
+    async def _settle(self, mentioned: Collection[str]) -> None:
+        """Decide, do and take in the outcome until nothing changes any more; then acknowledge.
+
+        When an exception broke off the last settlement, it is unknown how far that came: the kernel is compared first.
+        """
+        broken_off, concerned = self._settling is not None, {*mentioned, *(self._settling or ())}
+        self._settling = concerned
+        had_droplet = bool(self.desired.world.own_droplets())
+        await self._settle_changes(concerned)
+        if broken_off:
+            found = plan_comparison(await compare(self._kernel, self.desired))
+            failures = await self._kernel.executor.run(self.removals.explained(self.removals.allowed(found)))
+            self.results.take({name for name, _ in self.desired.in_force()}, failures)
+        self._underlay.follow(self.desired.world)
+        if had_droplet != bool(self.desired.world.own_droplets()):
+            concerned |= self.desired.documents.entries.keys()
+        if concerned:
+            await self._prove_attached(concerned)
+            note_shortfalls(self.desired, self._underlay.found, concerned, self._log)
+        self.acknowledgements.send(self.desired, concerned, self.removals.postponed)
+        self._settling = None
+
+    async def _settle_changes(self, concerned: set[str]) -> None:
+        """Settle and execute until nothing changes any more; `concerned` takes in the documents that were looked at."""
+        retried = False
+        while True:
+            slots = self.desired.world.slots
+            change = self.desired.settle(removing=self.in_sync)
+            if not change.concerned:
+                return
+            concerned |= change.concerned
+            self._record(change.concerned)
+            for endpoint in change.after.veths.keys() - change.before.veths.keys():
+                slot = change.after.veths[endpoint].ifindex - IFINDEX_BASE
+                if slots.get(endpoint) != slot:  # else its interface is put again, and its counters go on
+                    self._kernel.clear_endpoint_counters(slot)
+            actions = self.removals.allowed(plan_change(change.before, change.after), change.concerned)
+            self.results.take_change(change, await self._kernel.executor.run(actions))
+            if not retried and removes_veths(actions):
+                retried = True  # once: what is taken back after another refusal is removed too
+                self.desired.documents.retry_blocked()
+
+    def _record(self, names: Iterable[str]) -> None:
+        found = set(names)
+        for recording in self._recordings:
+            recording |= found
+
+    async def _prove_attached(self, names: Iterable[str]) -> None:
+        """Attach transit XDP where it is missing; where that fails, no document may be acknowledged as realized."""
+        failures = await self._underlay.attach_missing(self.desired.world)
+        if failures:
+            in_force = {name for name, _ in self.desired.in_force()}
+            for name in in_force.intersection(names):
+                self.desired.documents.fail(name, tuple(told(failure) for failure in failures))

@@ -1,0 +1,62 @@
+"""What an agent begins with: the kernel as an earlier one left it, and the last good documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from agent.bound_processes import BoundProcesses
+from agent.core.desired import Desired
+from agent.core.layout import MapName
+from agent.core.lost_addresses import served_before, with_served
+from agent.core.observed import Observed
+from agent.core.paths import NOTHING_KNOWN, KnownPaths, down_at_start
+from agent.core.places import places_of
+from agent.core.realize import IFINDEX_BASE
+from agent.core.world import Here
+from agent.datapath.kernel import Kernel
+from agent.reconcile.store import Kept, Store
+from agent.reconcile.underlay import here_of
+from agent.settings import Settings
+
+
+class Restored(NamedTuple):
+    """The desired state of the saved documents, the host, and the droplets (16 bytes) in the kernel's map."""
+
+    desired: Desired
+    found: Here
+    inherited: frozenset[bytes]
+
+
+async def restore(
+    settings: Settings, kernel: Kernel, store: Store, processes: BoundProcesses, known: KnownPaths = NOTHING_KNOWN
+) -> Restored:
+    """Read the kernel and the last good documents; nothing is changed. `known`: paths as the agent before knew them.
+
+    Raises ObservationError or OSError.
+    """
+    observed = await kernel.observe({})
+    kernel.tend(observed)
+    kept = store.load()
+    processes.restore(kept)
+    found = here_of(settings, observed.uplinks, kernel.features)
+    inherited = frozenset(observed.maps[MapName.DROPLETS])
+    return Restored(remembered(found, observed, kept, known), found, inherited)
+
+
+def remembered(here: Here, observed: Observed, kept: Iterable[Kept], known: KnownPaths = NOTHING_KNOWN) -> Desired:
+    """Return what the saved documents ask for on the host as it was observed, where an earlier agent put it."""
+    local = observed.maps[MapName.LOCAL_DROPLETS]
+    desired = Desired(with_served(here, served_before(local, here.uplinks)), _slots_of(observed), places_of(local))
+    for name, revision, body in kept:
+        desired.documents.restore(name, revision, body)
+    desired.settle()
+    desired.set_down(down_at_start(desired.world, known))
+    desired.settle()
+    return desired
+
+
+def _slots_of(observed: Observed) -> dict[str, int]:
+    """Return the numbers of the endpoints whose interfaces were seen."""
+    veths = observed.veths.items()
+    return {id_: seen.ifindex - IFINDEX_BASE for id_, seen in veths if seen.ifindex >= IFINDEX_BASE}

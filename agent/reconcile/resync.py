@@ -1,0 +1,114 @@
+"""Compares the kernel with the documents while these go on being settled, and mends what somebody else changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from agent.bound_processes import BoundProcesses
+from agent.core.actions import Action
+from agent.core.comparison import Comparison
+from agent.core.faults import ReportFaults
+from agent.core.plan import describe
+from agent.core.remedies import Step
+from agent.datapath.kernel import Kernel
+from agent.datapath.observe import ObservationError
+from agent.datapath.told import in_words
+from agent.reconcile.kernel_diff import compare
+from agent.reconcile.reconciler import Reconciler
+from protocol.status import Fault
+
+
+class Resync:
+    """Comparisons with the kernel, one at a time. What cannot be read is a fault, and nothing is changed."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        kernel: Kernel,
+        processes: BoundProcesses,
+        publish_repair: Callable[[Sequence[str]], None],
+        report: ReportFaults,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Hand lines that say what was mended to `publish_repair`."""
+        self.unreadable = ""
+        """Why the last look at the kernel failed, empty when it did not."""
+        self.repairs = 0
+        """How often something was mended that somebody else changed."""
+        self._reconciler = reconciler
+        self._kernel = kernel
+        self._processes = processes
+        self._publish_repair = publish_repair
+        self._report = report
+        self._log = log
+        self._comparing = asyncio.Lock()
+        """Held while the kernel is compared, so that it is in memory once. No step of the reconciler waits for it."""
+
+    async def repair(self) -> None:
+        """Look at the uplinks, compare the kernel with what is wanted, and mend what differs."""
+        try:
+            await self._reconciler.look_at_uplinks()
+            with self._reconciler.settled_meanwhile() as meanwhile:
+                comparison = await self._compare(tend=True)
+                mended = await self._reconciler.mend(comparison, meanwhile)
+        except (ObservationError, OSError) as error:
+            self._report_unreadable(error)
+            return
+        self.unreadable = ""
+        self._report("kernel", [])
+        self._forget_processes()
+        self._report_mended(mended)
+
+    async def plan(self) -> list[str]:
+        """Return what `repair` would change now, one action a line. Changes nothing. Raises ObservationError."""
+        with self._reconciler.settled_meanwhile() as meanwhile:
+            comparison = await self._compare(tend=False)
+            return [describe(action) for action in await self._reconciler.prove(comparison, meanwhile)]
+
+    async def retry(self, names: Collection[str]) -> None:
+        """Try again what the kernel refused of some documents, removals with a comparison."""
+        try:
+            complete = await self._reconciler.retry(names)
+        except (ObservationError, OSError) as error:
+            self._report_unreadable(error)
+            return
+        if not complete:
+            await self.repair()
+
+    async def namespaces_appeared(self, appeared: Collection[str]) -> None:
+        """Mend what is wanted in namespaces that are new, or new under their names."""
+        self._report_mended(await self._reconciler.mend_namespaces(appeared))
+
+    async def _compare(self, *, tend: bool) -> Comparison:
+        """Compare while documents are settled: what that finds is proven by the reconciler."""
+        async with self._comparing:
+            comparison = await compare(self._kernel, self._reconciler.desired)
+            if tend:
+                self._kernel.tend(comparison.observed)
+            return comparison
+
+    def _forget_processes(self) -> None:
+        """Forget the processes behind endpoints' namespaces that no document names any more."""
+        if self._reconciler.in_sync:
+            claims = self._reconciler.desired.documents.claims
+            self._processes.forget_unless(lambda endpoint: claims.owner("endpoint", endpoint) is not None)
+
+    def _report_unreadable(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self.unreadable = in_words(error, Step.READ, "this host's interfaces")
+        else:
+            self.unreadable = str(error)
+        remedy = "mend what is named; nothing is changed in the kernel until it can be read"
+        host = self._reconciler.desired.world.here.host
+        self._report("kernel", [Fault("kernel_unreadable", host, self.unreadable, remedy)])
+
+    def _report_mended(self, actions: Sequence[Action]) -> None:
+        if not actions:
+            return
+        mended = [describe(action) for action in actions]
+        self.repairs += 1
+        self._log.warning("repaired what was changed from outside", actions=mended)
+        self._publish_repair(mended)

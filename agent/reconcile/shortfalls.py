@@ -1,0 +1,39 @@
+"""Notes what the host's interfaces lack for documents in force, an address or room; the kernel refused nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from structlog.typing import FilteringBoundLogger
+
+from agent.core.desired import Desired
+from agent.core.lost_addresses import lost
+from agent.core.narrow_uplinks import cramped_endpoints, is_narrow
+from agent.core.world import Here
+from protocol.acknowledgements import KernelFailure
+
+
+def note_shortfalls(desired: Desired, found: Here, names: Iterable[str], log: FilteringBoundLogger) -> None:
+    """Set `lacking` of some documents as the host was found, and log where that is another than before."""
+    world, documents = desired.world, desired.documents
+    lost_by: dict[str | None, tuple[KernelFailure, ...]] = {}
+    for droplet, failure in lost(found, world).items():
+        owner = documents.claims.owner("droplet", droplet)
+        lost_by[owner] = (*lost_by.get(owner, ()), failure)
+    narrow = is_narrow(world)
+    for name in documents.entries.keys() & set(names):
+        entry, lacking = documents.entries[name], lost_by.get(name, ())
+        if narrow and entry.in_force is not None and entry.in_force.endpoints:
+            lacking += cramped_endpoints(entry.in_force.document(), world)
+        if lacking != entry.lacking:
+            words = lacking[0].message if lacking else "its interfaces lack nothing any more"
+            log.warning(words, document=name, lacking=len(lacking))
+        entry.lacking = lacking
+
+
+def owners_of_lost(desired: Desired, before: Here, now: Here) -> set[str]:
+    """Return the documents whose droplets lost their address between two looks at the host, or got it back."""
+    world, claims = desired.world, desired.documents.claims
+    changed = lost(before, world).keys() ^ lost(now, world).keys()
+    owners = (claims.owner("droplet", droplet) for droplet in changed)
+    return {owner for owner in owners if owner is not None}

@@ -1,0 +1,1 @@
+"""What the agent sends over the bus about itself."""

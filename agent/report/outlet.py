@@ -1,0 +1,57 @@
+"""What the agent sends over the bus: acknowledgements until they are stored, everything else as it may be lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from agent.bus.bus import Bus
+from agent.core.shortening import first_lines
+from protocol import codec, subjects
+from protocol.acknowledgements import Acknowledgement
+from protocol.status import Counters, Event, Status
+
+
+class Outlet:
+    """One host's messages by subject. They go nowhere before there is a bus."""
+
+    def __init__(self, host: str) -> None:
+        self.bus: Bus | None = None
+        """Set once: the bus and what answers it need each other's parts."""
+        self._host = host
+
+    @property
+    def connected(self) -> bool:
+        """Say whether there is a connection now."""
+        return self.bus is not None and self.bus.connected
+
+    def acknowledge(self, acknowledgement: Acknowledgement) -> None:
+        """Send an acknowledgement until the server has stored it, or a newer one of the document replaces it."""
+        if self.bus is not None:
+            self.bus.acknowledge(acknowledgement)
+
+    def event(self, kind: str, detail: Sequence[str]) -> None:
+        """Publish an event with lines of detail."""
+        event = Event(self._host, kind, time.time(), tuple(detail))
+        self._publish(subjects.event(self._host, kind), codec.encode(event))
+
+    def repair(self, mended: Sequence[str]) -> None:
+        """Publish what was mended, one action a line, as far as there is room."""
+        self.event("repaired", first_lines(mended))
+
+    def status(self, status: Status) -> None:
+        """Publish a status message."""
+        self._publish(subjects.status(self._host), codec.encode(status))
+
+    def counters(self, counters: Counters) -> None:
+        """Publish counters."""
+        self._publish(subjects.telemetry(self._host, "counters"), codec.encode(counters))
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the server has stored every acknowledgement, so many seconds at most."""
+        if self.bus is not None:
+            await self.bus.drain(seconds)
+
+    def _publish(self, subject: str, payload: bytes) -> None:
+        if self.bus is not None:
+            self.bus.publish(subject, payload)

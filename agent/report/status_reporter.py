@@ -1,0 +1,120 @@
+"""Composes the agent's status and counters from what its parts know, and sends them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from agent import __version__
+from agent.core.failures import LossWatch, lost_frames, unsent_frames
+from agent.core.realize import IFINDEX_BASE
+from agent.datapath.kernel import Kernel
+from agent.faults import FaultReporter
+from agent.probe.prober import Prober
+from agent.reconcile.reconciler import Reconciler
+from agent.reconcile.resync import Resync
+from agent.report.outlet import Outlet
+from agent.reports import DataPlane, counters, heartbeat, slots
+from agent.settings import Settings
+from protocol.status import AgentState, Counters, Status
+
+DRAIN = 5.0
+"""Seconds that the end waits for acknowledgements to be stored."""
+
+
+class StatusReporter:
+    """One agent's status messages and counters."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        boot: str,
+        reconciler: Reconciler,
+        resync: Resync,
+        kernel: Kernel,
+        prober: Prober,
+        faults: FaultReporter,
+        outlet: Outlet,
+    ) -> None:
+        """`boot` tells this agent's messages from those of another one of its name."""
+        self._settings = settings
+        self._boot = boot
+        self._started = time.monotonic()
+        self._reconciler = reconciler
+        self._resync = resync
+        self._kernel = kernel
+        self._prober = prober
+        self._faults = faults
+        self._outlet = outlet
+        self._losses = LossWatch()
+
+    def status(self) -> Status:
+        """Return the host's status now."""
+        self._report_data_plane()
+        modes = self._kernel.modes
+        return heartbeat(
+            self._settings,
+            self._reconciler,
+            self._resync,
+            self._kernel.neighbours.unresolved(),
+            boot=self._boot,
+            now=time.time(),
+            uptime=time.monotonic() - self._started,
+            memory=_resident_bytes(),
+            modes=self._kernel.transit_modes(),
+            down=self._prober.down_droplets(),
+            narrow=self._prober.narrow_paths(),
+            faults=self._faults.standing(),
+            plane=DataPlane(modes.running, modes.decision.reason, self._kernel.failures.unavailable),
+        )
+
+    def counters(self) -> Counters:
+        """Return the host's counters now."""
+        kernel, places = self._kernel, slots(self._reconciler.desired)
+        endpoints, outcomes = kernel.read_endpoint_counters(places.values()), kernel.read_outcomes()
+        unknown = kernel.failures.unavailable
+        lost = lost_frames(kernel.failures.read(), self._name_of)
+        if unknown:
+            lost += unsent_frames(kernel.read_device_losses())
+        host, now = self._settings.host, time.time()
+        return counters(host, now, outcomes, endpoints, places, self._prober.counts, lost, unknown)
+
+    async def send_status(self) -> None:
+        """Publish the status."""
+        self._outlet.status(self.status())
+
+    async def send_counters(self) -> None:
+        """Publish the counters."""
+        self._outlet.counters(self.counters())
+
+    async def say_goodbye(self) -> None:
+        """Publish that the agent stops, and wait until its acknowledgements are stored."""
+        if self._outlet.connected:
+            self._outlet.event("stopping", (__version__,))
+            self._outlet.status(msgspec.structs.replace(self.status(), state=AgentState.STOPPING))
+            await self._outlet.drain(DRAIN)
+
+    def _report_data_plane(self) -> None:
+        """Report what the uplinks cannot do, and what the kernel drops after the programs' verdicts."""
+        self._faults.report("attachment", self._kernel.modes.decision.faults)
+        self._faults.report("unanswered_probes", self._prober.faults(self._kernel.modes.hints))
+        self._losses.look(self._kernel.failures.read(), time.monotonic())
+        self._faults.report("losses", self._losses.faults(self._name_of))
+
+    def _name_of(self, ifindex: int) -> str:
+        """Return the name of the uplink or endpoint behind an interface's number."""
+        desired = self._reconciler.desired
+        for uplink in desired.world.here.uplinks:
+            if ifindex in (uplink.carrier, *uplink.arrives):
+                return uplink.name
+        slot = ifindex - IFINDEX_BASE
+        by_slot = {place: endpoint for endpoint, place in slots(desired).items()} if slot >= 0 else {}
+        return by_slot.get(slot, f"interface {ifindex}")
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,145 @@
+"""What the kernel refused of one document is tried again by that document's own backoff."""
+
+from __future__ import annotations
+
+from agent_under_test import FIRST_RETRY, Agent, Stream
+from agent_worlds import ONE_BOUNCER, World, changed, on
+from test_sequences import has_nothing_to_do, in_a_folder
+
+from agent.core.actions import EnsureVeth
+from agent.core.comparison import Suspects
+from agent.core.layout import MapName
+from agent.datapath.observe import ObservationError
+from agent.reconcile.retry import LONGEST
+
+GONE: World = changed(ONE_BOUNCER, gone=on("d1", "gone", "192.168.1.50"))
+LATE: World = changed(GONE, late=on("d1", "late", "192.168.1.51"))
+LONG = FIRST_RETRY * LONGEST
+
+
+def tried(agent: Agent) -> set[str]:
+    """Return the endpoints whose interfaces were tried since the actions were cleared."""
+    return {action.veth.endpoint for action in agent.kernel.actions if isinstance(action, EnsureVeth)}
+
+
+async def failing_for_good(agent: Agent, stream: Stream) -> None:
+    """Have a document fail for so long that it is tried as seldom as can be."""
+    agent.kernel.namespaces = {"a"}
+    await agent.deliver(stream.lead_to(GONE))
+    for _ in range(10):
+        await agent.retry(LONG)
+    assert agent.told["gone"].state.value == "failed"
+
+
+def test_a_document_that_fails_for_good_slows_no_retry_of_one_that_would_succeed() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await failing_for_good(agent, stream)
+        await agent.deliver(stream.lead_to(LATE))
+        assert agent.told["late"].state.value == "failed"
+        agent.kernel.namespaces = {"a", "late"}
+        agent.kernel.actions.clear()
+        await agent.retry(FIRST_RETRY)
+        assert agent.told["late"].state.value == "realized"
+        assert tried(agent) == {"late"}
+        agent.kernel.namespaces = None
+        await agent.retry(LONG)
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_a_newer_revision_of_a_document_that_failed_for_good_begins_with_the_first_pause() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await failing_for_good(agent, stream)
+        moved = on("d1", "gone", "192.168.1.52")
+        await agent.deliver(stream.lead_to(changed(GONE, gone=moved)))
+        assert agent.told["gone"].state.value == "failed"
+        agent.kernel.namespaces = None
+        await agent.retry(FIRST_RETRY)
+        assert agent.told["gone"].state.value == "realized"
+
+    in_a_folder(scenario)
+
+
+def test_one_that_was_in_force_and_fails_is_put_again_though_the_whole_kernel_cannot_be_read() -> None:
+    """Only what the document asks for is looked at: the rest of a large host costs its retry nothing."""
+
+    async def scenario(agent: Agent) -> None:
+        stream, kernel = Stream(), agent.kernel
+        await agent.deliver(stream.lead_to(GONE))
+        del kernel.veths["a"]
+        kernel.namespaces = {"gone"}
+        await agent.resync.repair()
+        assert agent.told["a"].state.value == "failed"
+        kernel.namespaces = None
+
+        observe, look_up = kernel.observe, kernel.look_up
+        looked_at: list[Suspects] = []
+
+        async def blind(_: object) -> None:
+            raise ObservationError("EAGAIN")
+
+        async def look(suspects, namespaces):
+            looked_at.append(suspects)
+            kernel.observe = observe  # type: ignore[method-assign]
+            return await look_up(suspects, namespaces)
+
+        kernel.observe, kernel.look_up = blind, look  # type: ignore[assignment,method-assign]
+        kernel.actions.clear()
+        await agent.retry(FIRST_RETRY)
+        assert agent.told["a"].state.value == "realized"
+        assert tried(agent) == {"a"}
+        assert [set(one.endpoints) for one in looked_at] == [{"a"}]
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_a_kernel_that_cannot_be_looked_at_leaves_what_failed_for_the_next_turn() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, kernel = Stream(), agent.kernel
+        await agent.deliver(stream.lead_to(GONE))
+        del kernel.veths["a"]
+        kernel.namespaces = {"gone"}
+        await agent.resync.repair()
+        kernel.namespaces = None
+
+        async def blind(*_: object) -> None:
+            raise ObservationError("EAGAIN")
+
+        look_up, kernel.look_up = kernel.look_up, blind  # type: ignore[assignment,method-assign]
+        await agent.retry(FIRST_RETRY)
+        assert agent.told["a"].state.value == "failed"
+        assert [fault.kind for fault in agent.faults.standing()] == ["kernel_unreadable"]
+        kernel.look_up = look_up  # type: ignore[method-assign]
+        await agent.retry(2 * FIRST_RETRY)
+        assert agent.told["a"].state.value == "realized"
+        await agent.resync.repair()
+        assert agent.faults.standing() == ()
+
+    in_a_folder(scenario)
+
+
+def test_what_failed_and_is_removed_waits_for_no_retry() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await failing_for_good(agent, stream)
+        assert len(agent.retries) == 1
+        await agent.deliver(stream.lead_to(ONE_BOUNCER))
+        assert len(agent.retries) == 0
+        assert agent.kernel.maps[MapName.ENDPOINTS]
+
+    in_a_folder(scenario)
+
+
+def test_the_acknowledgement_says_when_its_own_document_is_tried_again() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await failing_for_good(agent, stream)
+        await agent.deliver(stream.lead_to(LATE))
+        late = agent.answers["late"]
+        assert late.retry_at == late.at + FIRST_RETRY
+
+    in_a_folder(scenario)
