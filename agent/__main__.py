@@ -14,7 +14,7 @@ import click
 from agent import __version__
 from agent.bus.check import BusCheck, check_files, check_servers
 from agent.daemon import bus_settings, kernel_config, serve
-from agent.datapath.compiler import CompileError
+from agent.datapath.bpf.compiler import CompileError
 from agent.datapath.host_check import CheckResult, check_host
 from agent.datapath.observe import ObservationError
 from agent.datapath.uninstall import remove
@@ -22,7 +22,7 @@ from agent.dry_run import print_plan
 from agent.logs import configure_logs
 from agent.reconcile.store import FILE, Store, StoreError
 from agent.reconcile.underlay import InterfaceReplacedError
-from agent.recorder import Recorder
+from agent.recording.recorder import Recorder
 from agent.settings import Settings, SettingsError, load_settings
 from protocol.recording import Recording, RecordingError, unpack
 

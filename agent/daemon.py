@@ -19,36 +19,36 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from agent.announcer import Announcer
-from agent.answers import Answers
-from agent.bound_processes import BoundProcesses
 from agent.bus.bus import Bus
 from agent.bus.settings import BusSettings
-from agent.core.paths import NOTHING_KNOWN, Rules
+from agent.core.probe.paths import NOTHING_KNOWN, Rules
+from agent.datapath.attach.xdp import AttachMode
+from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.kernel import Kernel, KernelConfig
-from agent.datapath.maps import MapSizes
-from agent.datapath.xdp import AttachMode
-from agent.faults import FaultReporter
 from agent.intake import Intake
-from agent.loop_errors import LoopErrors
 from agent.loops import Loops, end
 from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory, known_paths, saver
 from agent.probe.prober import Prober
-from agent.publishers import Publishers
 from agent.reconcile.acknowledgements import Acknowledgements
+from agent.reconcile.announcer import Announcer
 from agent.reconcile.kernel_results import KernelResults
 from agent.reconcile.last_good import LastGood
+from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.restore import restore
 from agent.reconcile.resync import Resync
 from agent.reconcile.retry import Retries
+from agent.reconcile.signed_documents import Publishers
 from agent.reconcile.store import Store
 from agent.reconcile.underlay import Underlay
-from agent.recorder import Recorder
+from agent.recording.recorder import Recorder
 from agent.report.outlet import Outlet
+from agent.report.queries import Answers
 from agent.report.status_reporter import StatusReporter
 from agent.settings import Settings
+from agent.telemetry.fault_reporter import FaultReporter
+from agent.telemetry.loop_errors import LoopErrors
 
 COLLECT_AFTER = 100_000
 """Containers made before the garbage collector looks at the young ones. Documents bring objects by the ten thousand,

@@ -14,16 +14,16 @@ import click
 import msgspec
 
 from agent.bus.admission import Admission
-from agent.core.desired import Desired
-from agent.core.paths import NOTHING_KNOWN, KnownPaths
-from agent.core.plan import describe, plan_all
+from agent.core.config.desired_state import Desired
+from agent.core.plan.planner import describe, plan_all
+from agent.core.probe.paths import NOTHING_KNOWN, KnownPaths
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.probe.path_memory import known_paths
 from agent.reconcile.restore import remembered
 from agent.reconcile.store import FILE, Kept, Store
 from agent.reconcile.underlay import here_of
-from agent.recorded import Unrealized, replay
+from agent.recording.replay import Unrealized, replay
 from agent.settings import Settings
 from protocol.recording import Recording
 

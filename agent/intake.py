@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.answers import Answers
 from agent.bus.documents import Delivery
-from agent.core.faults import ReportFaults
-from agent.publishers import Publishers
+from agent.core.faults.tracker import ReportFaults
 from agent.reconcile.reconciler import Reconciler
+from agent.reconcile.signed_documents import Publishers
+from agent.report.queries import Answers
+from agent.report.status_messages import documents_missing, objects_unexplained
 from agent.report.status_reporter import StatusReporter
-from agent.reports import documents_missing, objects_unexplained
 
 
 class Intake:

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from agent.datapath.namespace_watch import NamespaceWatch
-from agent.loop_errors import LoopErrors
+from agent.datapath.net.namespace_watch import NamespaceWatch
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.resync import Resync
 from agent.reconcile.retry import Retries
 from agent.reconcile.underlay import InterfaceReplacedError
+from agent.telemetry.loop_errors import LoopErrors
 
 Job = Callable[[], Awaitable[None]]
 

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from agent.loop_errors import LoopErrors
+from agent.telemetry.loop_errors import LoopErrors
 
 RETRY_SECONDS = 1.0
 """From a subscriber's failure until the newest value is handed to it again."""

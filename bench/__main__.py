@@ -21,17 +21,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from agent.datapath.compiler import CompileError
-from agent.datapath.pins import ensure_bpffs
+from agent.datapath.bpf.compiler import CompileError
+from agent.datapath.bpf.pins import ensure_bpffs
 from bench import control, forwarding, hosts, machine, report, sections, traffic
 from bench.contestants import fitting
 from bench.lines import GROUPS
 from bench.profile import PARTS as PROFILE
 from bench.report import Section, Verdict
 from bench.wires import WiresError
-from controller_sim.bus import BusError
-from controller_sim.lab_state import BPFFS, LabError
-from controller_sim.substrate import SubstrateError
+from controller_sim.control.bus import BusError
+from controller_sim.lab.state import BPFFS, LabError
+from controller_sim.lab.underlay import SubstrateError
 
 PARTS = ("forwarding", "traffic", "control")
 COLOURS = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.UNCLEAR: "yellow", Verdict.NONE: ""}

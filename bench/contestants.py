@@ -15,12 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.core.features import Features
-from agent.core.layout import MapName
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import programs
-from agent.datapath.compiler import EVERYTHING, SOURCES, CompiledObject, compile_programs
-from agent.datapath.maps import MapSizes
+from agent.core.model.features import Features
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf import programs
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import EVERYTHING, SOURCES, CompiledObject, compile_programs
+from agent.datapath.bpf.maps import MapSizes
 
 FOLDER = Path(__file__).parent / "programs"
 EMPTY = "empty"

@@ -23,16 +23,16 @@ from typing import NamedTuple
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from agent.datapath import bpf_syscall as bpf
+from agent.datapath.bpf import syscall as bpf
 from bench import yardstick
 from bench.hosts import our_pair
 from bench.traffic import Probe
-from controller_sim import substrate
-from controller_sim.bus import connected
-from controller_sim.compiler import MAX_ENDPOINTS
-from controller_sim.lab import Lab
-from controller_sim.namespaces import run_coroutine_in
-from controller_sim.publisher import Change, bulk_changes, publish
+from controller_sim.control.bus import connected
+from controller_sim.control.compiler import MAX_ENDPOINTS
+from controller_sim.control.publisher import Change, bulk_changes, publish
+from controller_sim.lab import underlay
+from controller_sim.lab.lab import Lab
+from controller_sim.lab.namespaces import run_coroutine_in
 from protocol import codec, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.documents import Attachment, Document, Endpoint
@@ -191,7 +191,7 @@ class Bench:
         self._say(f"{count} documents one by one: an endpoint here, with its veth")
         local = []
         for n in range(count + WARM_UP):
-            substrate.add_endpoint(self._lab.names, f"here-{n}")
+            underlay.add_endpoint(self._lab.names, f"here-{n}")
             place = Attachment(self._lab.names.endpoint(f"here-{n}"))
             address = str(IPv4Address(FIRST_ADDRESS + n))
             local.append(Endpoint(f"here-{n}", NETWORK, HOST, (address,), _mac(n), place))

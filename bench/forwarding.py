@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.core import layout
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import Outcome
 from bench import frames as f
 from bench import lines
 from bench.contestants import Contestant, Loaded, compile_all
@@ -27,7 +27,7 @@ from bench.lines import EGRESS, INGRESS, OURS, Group, Line
 from bench.profile import Part
 from bench.wires import TAP, WIRE, Host, Received
 from bench.worlds import CROWD_FIRST, Crowd, Entries, Place, World
-from controller_sim.namespaces import call_in
+from controller_sim.lab.namespaces import call_in
 
 EMPTY, REDIRECT, BARE, KERNEL = "empty", "redirect", "bare", "kernel VXLAN + bridge"
 OURS_TO_STACK = "ours, far end's stack"
@@ -115,11 +115,11 @@ def bare_entries(place: Place, crowd: Crowd | None = None) -> Entries:
 
 def counter(loaded: Loaded, outcome: Outcome) -> Callable[[], int]:
     """Return a function that tells how many packets have ended so."""
-    fd, key = loaded.maps["outcomes"], layout.U32.pack(outcome)
+    fd, key = loaded.maps["outcomes"], map_layout.U32.pack(outcome)
 
     def packets() -> int:
-        values = bpf.lookup_percpu(fd, key, layout.TRAFFIC.size)
-        return sum(layout.TRAFFIC.unpack(value)[0] for value in values)
+        values = bpf.lookup_percpu(fd, key, map_layout.TRAFFIC.size)
+        return sum(map_layout.TRAFFIC.unpack(value)[0] for value in values)
 
     return packets
 
@@ -157,7 +157,7 @@ class Track:
         bare.fill(bare_entries(hosts.xdp.place))
         self._pair(BARE, hosts.xdp, bare)
         for slot, name in enumerate((TAP, WIRE)):
-            redirect.put("leave_by", layout.U32.pack(slot), layout.U32.pack(hosts.xdp.ifindex[name]))
+            redirect.put("leave_by", map_layout.U32.pack(slot), map_layout.U32.pack(hosts.xdp.ifindex[name]))
         self._pair(REDIRECT, hosts.xdp, redirect)
         self._pair(EMPTY, hosts.xdp, load(EMPTY))
         self._pair(KERNEL, hosts.kernel, load("pass"))
@@ -183,8 +183,8 @@ class Track:
         bare = "bare_paths" in loaded.maps
         loaded.fill(bare_entries(host.place, world.crowd) if bare else world.entries(host.place))
         if not bare:
-            for slot, program in layout.CALLED_PROGRAMS.items():
-                loaded.put("programs", layout.U32.pack(slot), layout.U32.pack(loaded.programs[program]))
+            for slot, program in map_layout.CALLED_PROGRAMS.items():
+                loaded.put("programs", map_layout.U32.pack(slot), map_layout.U32.pack(loaded.programs[program]))
         return loaded
 
     def _line(self, name: str, line: Line) -> None:
@@ -194,7 +194,7 @@ class Track:
         restore = line.restore.packed(frame) if line.restore else NOTHING
 
         def before() -> None:
-            self._far_end.put("restores", layout.U32.pack(0), restore)
+            self._far_end.put("restores", map_layout.U32.pack(0), restore)
             if taught:
                 show(loaded, host, taught)
 
@@ -213,7 +213,7 @@ class Track:
         outer = f.in_vxlan(host.mac) if kernel else f.in_geneve(host.mac)
 
         def before() -> None:
-            self._far_end.put("restores", layout.U32.pack(0), NOTHING)
+            self._far_end.put("restores", map_layout.U32.pack(0), NOTHING)
             if ours:
                 show(loaded, host, outer)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.wires import command, ethtool
-from controller_sim import substrate
-from controller_sim.controller import converge, prepare
-from controller_sim.lab import Lab
-from controller_sim.lab_state import LabError
-from controller_sim.topology import Topology
-from controller_sim.topology_file import parse_topology
+from controller_sim.lab import underlay
+from controller_sim.lab.controller import converge, prepare
+from controller_sim.lab.lab import Lab
+from controller_sim.lab.state import LabError
+from controller_sim.topology.file import parse_topology
+from controller_sim.topology.model import Topology
 
 TOPOLOGY = Path(__file__).parent / "two_hosts.yaml"
 ENDPOINTS = {"a": "h1", "b": "h2"}
@@ -69,21 +69,21 @@ def our_pair(lab: Lab) -> Pair:
 @contextmanager
 def kernel_hosts() -> Iterator[Pair]:
     """Build the same two hosts with kernel VXLAN and a bridge on each, without agents; remove them at the end."""
-    names = substrate.Names(f"benchk{os.getpid()}")
+    names = underlay.Names(f"benchk{os.getpid()}")
     topology = parse_topology(TOPOLOGY.read_text(encoding="utf-8"), str(TOPOLOGY))
     try:
-        substrate.build(names, topology)
+        underlay.build(names, topology)
         for endpoint, host in ENDPOINTS.items():
             _add_endpoint(names, topology, endpoint, host)
         yield Pair(KERNEL_PAIR, names.endpoint("a"), names.endpoint("b"), ADDRESS["b"])
     finally:
         for namespace in names.existing():
-            substrate.remove(namespace)
+            underlay.remove(namespace)
 
 
-def _add_endpoint(names: substrate.Names, topology: Topology, endpoint: str, host: str) -> None:
+def _add_endpoint(names: underlay.Names, topology: Topology, endpoint: str, host: str) -> None:
     """Make an endpoint's namespace and lead it into VXLAN to the only other host."""
-    substrate.add_endpoint(names, endpoint)
+    underlay.add_endpoint(names, endpoint)
     inside, droplet = names.endpoint(endpoint), names.droplet(host)
     own = topology.droplets[host].address
     other = next(d.address for d in topology.droplets.values() if d.name != host)

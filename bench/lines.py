@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from agent.core.features import Features
-from agent.datapath.outcomes import Outcome
+from agent.core.model.features import Features
+from agent.datapath.bpf.outcomes import Outcome
 from bench import frames as f
 from bench.contestants import Contestant, Edit
 from bench.far_end import Restore

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from controller_sim.nats_server import server_program
+from controller_sim.lab.nats_server import server_program
 
 
 def _read(path: str, default: str = "not shown by this kernel") -> str:

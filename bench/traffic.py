@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench.hosts import Pair, set_segmentation
 from bench.wires import command
-from controller_sim.namespaces import entered
+from controller_sim.lab.namespaces import entered
 
 SOURCE = Path(__file__).parent / "programs" / "probe.c"
 WARM_UP = 200

@@ -13,13 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent.core.realize import IFINDEX_BASE
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.netlink import Netlink
-from agent.datapath.xdp import AttachMode, Ownership, Program, attach
+from agent.core.plan.render import IFINDEX_BASE
+from agent.datapath.attach.xdp import AttachMode, Ownership, Program, attach
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.net.netlink import Netlink
 from bench.frames import HERE_MAC, OVER_IPV4, PEER_MAC, THERE_MAC, VNI, VXLAN_PORT
 from bench.worlds import SLOT, Place
-from controller_sim.namespaces import NAMED, call_in, run_coroutine_in, run_in
+from controller_sim.lab.namespaces import NAMED, call_in, run_coroutine_in, run_in
 
 WIRE, TAP, FAR = "wire", "tap", "far"
 """On the host: towards the substrate, and towards the endpoint. In the namespaces around it: the other ends."""

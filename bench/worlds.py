@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from agent.core import layout
-from agent.core.features import family_of
-from agent.core.layout import MapName
-from agent.core.room import endpoint_mtu
+from agent.core.model import map_layout
+from agent.core.model.features import family_of
+from agent.core.model.map_layout import MapName
+from agent.core.model.overhead import endpoint_mtu
 from bench import frames as f
 from bench.frames import INSIDE_IPV4, INSIDE_IPV6, OVER_IPV4, Substrate
 
@@ -56,21 +56,21 @@ class World:
         """Return what all maps hold on a host with these interfaces."""
         own, peer, third = (_mapped(text) for text in (self.over.own, self.over.peer, self.over.third))
         vlan = int.from_bytes(self.vlan.to_bytes(2, "big"), sys.byteorder)
-        local = layout.LOCAL_DROPLET.pack(own, *[place.wire] * 3, place.mac, vlan, 0)
-        droplet = layout.DROPLET.pack(layout.DROPLET_ZERO_CHECKSUM if self.zero_checksum else 0, 0)
-        unsummed = layout.NEXT_HOP_ZERO_CHECKSUM if self.zero_checksum else 0
-        hop = layout.NEXT_HOP.pack(f.PEER_MAC, SUBSTRATE_MTU, unsummed, 0)
+        local = map_layout.LOCAL_DROPLET.pack(own, *[place.wire] * 3, place.mac, vlan, 0)
+        droplet = map_layout.DROPLET.pack(map_layout.DROPLET_ZERO_CHECKSUM if self.zero_checksum else 0, 0)
+        unsummed = map_layout.NEXT_HOP_ZERO_CHECKSUM if self.zero_checksum else 0
+        hop = map_layout.NEXT_HOP.pack(f.PEER_MAC, SUBSTRATE_MTU, unsummed, 0)
         return {
-            MapName.LOCAL_DROPLETS: {layout.U32.pack(0): local},
+            MapName.LOCAL_DROPLETS: {map_layout.U32.pack(0): local},
             MapName.DROPLETS: {peer: droplet, third: droplet},
-            MapName.NEXT_HOPS: {layout.NEXT_HOP_KEY.pack(other, place.wire): hop for other in (peer, third)},
+            MapName.NEXT_HOPS: {map_layout.NEXT_HOP_KEY.pack(other, place.wire): hop for other in (peer, third)},
             MapName.VPCS: {
-                layout.U32.pack(f.VNI): layout.vpc_value(0, (peer,)),
-                layout.U32.pack(f.DIVIDED_VNI): layout.vpc_value(layout.VPC_DIVIDED_HERE, (own,)),
+                map_layout.U32.pack(f.VNI): map_layout.vpc_value(0, (peer,)),
+                map_layout.U32.pack(f.DIVIDED_VNI): map_layout.vpc_value(map_layout.VPC_DIVIDED_HERE, (own,)),
             },
             MapName.NETWORKS: _networks(f.VNI, peer) | _networks(f.DIVIDED_VNI, third),
             MapName.ENDPOINTS: self._endpoints(place),
-            MapName.INTERFACES: {layout.U32.pack(SLOT): self._interface()},
+            MapName.INTERFACES: {map_layout.U32.pack(SLOT): self._interface()},
         }
 
     def _mtu(self) -> int:
@@ -78,40 +78,42 @@ class World:
 
     def _interface(self) -> bytes:
         addresses = f.packed(INSIDE_IPV6.here), f.packed(INSIDE_IPV4.here)
-        return layout.INTERFACE.pack(f.VNI, 0, *addresses, f.HERE_MAC, 0, self._mtu(), 0)
+        return map_layout.INTERFACE.pack(f.VNI, 0, *addresses, f.HERE_MAC, 0, self._mtu(), 0)
 
     def _endpoints(self, place: Place) -> dict[bytes, bytes]:
         own, peer, third = (_mapped(text) for text in (self.over.own, self.over.peer, self.over.third))
-        here = layout.ENDPOINT.pack(own, place.tap, 0, self._mtu(), f.HERE_MAC)
-        elsewhere = layout.ENDPOINT.pack(third, 0, 0, 0, f.THERE_MAC)
+        here = map_layout.ENDPOINT.pack(own, place.tap, 0, self._mtu(), f.HERE_MAC)
+        elsewhere = map_layout.ENDPOINT.pack(third, 0, 0, 0, f.THERE_MAC)
         if self.crowd is not None:
             return _crowd(self.crowd.count, here if self.crowd.here else elsewhere)
         found = _crowd(SILENT, elsewhere)
         for inside in (INSIDE_IPV4, INSIDE_IPV6):
             found[_key(inside.here)] = found[_key(inside.beside)] = here
             found[_key(inside.told)] = elsewhere
-            found[_key(inside.vxlan)] = layout.ENDPOINT.pack(peer, 0, layout.ENDPOINT_VXLAN, 0, f.THERE_MAC)
+            found[_key(inside.vxlan)] = map_layout.ENDPOINT.pack(peer, 0, map_layout.ENDPOINT_VXLAN, 0, f.THERE_MAC)
         return found
 
 
 def _mapped(address: str) -> bytes:
-    return layout.mapped(f.packed(address))
+    return map_layout.mapped(f.packed(address))
 
 
 def _key(address: str) -> bytes:
-    return layout.OVERLAY_KEY.pack(f.VNI, _mapped(address))
+    return map_layout.OVERLAY_KEY.pack(f.VNI, _mapped(address))
 
 
 def _networks(vni: int, bouncer: bytes) -> dict[bytes, bytes]:
     """Return a network of each family with one bouncer."""
     return {
-        layout.network_key(vni, f.packed("10.0.0.0"), 8): layout.network_value(
+        map_layout.network_key(vni, f.packed("10.0.0.0"), 8): map_layout.network_value(
             _mapped("10.255.255.254"), 0, (bouncer,)
         ),
-        layout.network_key(vni, f.packed("fd00::"), 64): layout.network_value(_mapped("fd00::ffff"), 0, (bouncer,)),
+        map_layout.network_key(vni, f.packed("fd00::"), 64): map_layout.network_value(
+            _mapped("fd00::ffff"), 0, (bouncer,)
+        ),
     }
 
 
 def _crowd(count: int, value: bytes) -> dict[bytes, bytes]:
-    first, head = int(CROWD_FIRST), layout.U32.pack(f.VNI) + layout.V4_MAPPED
+    first, head = int(CROWD_FIRST), map_layout.U32.pack(f.VNI) + map_layout.V4_MAPPED
     return {head + (first + number).to_bytes(4, "big"): value for number in range(count)}

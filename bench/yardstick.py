@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.core import layout
-from agent.datapath import bpf_syscall as bpf
-from controller_sim.compiler import MAX_ENDPOINTS
+from agent.core.model import map_layout
+from agent.datapath.bpf import syscall as bpf
+from controller_sim.control.compiler import MAX_ENDPOINTS
 from protocol.documents import Document
 
 VNI = 1001
-HOST = layout.V4_MAPPED + socket.inet_aton("172.18.0.12")
+HOST = map_layout.V4_MAPPED + socket.inet_aton("172.18.0.12")
 """Where the entries say that their endpoints are: any droplet will do."""
 
 
@@ -42,9 +42,9 @@ def entries(bodies: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     decoder = msgspec.msgpack.Decoder(Document)
     for body in bodies:
         for endpoint in decoder.decode(body).endpoints:
-            address = layout.V4_MAPPED + socket.inet_aton(endpoint.addresses[0])
+            address = map_layout.V4_MAPPED + socket.inet_aton(endpoint.addresses[0])
             mac = bytes.fromhex(endpoint.mac.replace(":", ""))
-            yield layout.OVERLAY_KEY.pack(VNI, address), layout.ENDPOINT.pack(HOST, 0, 0, 0, mac)
+            yield map_layout.OVERLAY_KEY.pack(VNI, address), map_layout.ENDPOINT.pack(HOST, 0, 0, 0, mac)
 
 
 def keep(folder: Path, bodies: Iterable[bytes]) -> None:
@@ -66,7 +66,7 @@ def run(folder: Path) -> Run:
 def _work(folder: Path) -> dict[str, float]:
     bodies = [path.read_bytes() for path in sorted(folder.iterdir())]
     room = MAX_ENDPOINTS * max(1, len(bodies))
-    fd = bpf.create_map(bpf.MapType.HASH, layout.OVERLAY_KEY.size, layout.ENDPOINT.size, room)
+    fd = bpf.create_map(bpf.MapType.HASH, map_layout.OVERLAY_KEY.size, map_layout.ENDPOINT.size, room)
     try:
         began = time.process_time()
         count = bpf.update_batch(fd, entries(bodies))

@@ -3,8 +3,8 @@
 #define DROPLET_CONSTANTS_H
 
 /*
- * What the programs are compiled for: agent/core/features.py gives these, and what a host does not use costs nothing
- * there. The defaults are everything.
+ * What the programs are compiled for: agent/core/model/features.py gives these, and what a host does not use costs
+ * nothing there. The defaults are everything.
  */
 #ifndef GENEVE_PORT
 #define GENEVE_PORT 6081
@@ -25,15 +25,15 @@
 #define VLAN_TAGS 1
 #endif
 
-#define GATEWAY_MAC {0x02, 0xd2, 0x01, 0xe7, 0x00, 0x01} /* the same on every host; agent/core/layout.py */
+#define GATEWAY_MAC {0x02, 0xd2, 0x01, 0xe7, 0x00, 0x01} /* the same on every host; agent/core/model/map_layout.py */
 
-/* Interfaces of endpoints are numbered from here, by slot; agent/core/realize.py */
+/* Interfaces of endpoints are numbered from here, by slot; agent/core/plan/render.py */
 #define IFINDEX_BASE 0x40000000U
 
 #define NEW_TTL	    64
 #define MAX_BOUNCES 4 /* ends a loop between bouncers whose maps disagree */
 
-/* In the kernel's ticks, of which agent/datapath/compiler.py says how many are in a second. */
+/* In the kernel's ticks, of which agent/datapath/bpf/compiler.py says how many are in a second. */
 #define DIRECT_LIFETIME (10LL * TICKS_PER_SECOND)
 #define DIRECT_RENEW	(1LL * TICKS_PER_SECOND) /* a path in use is written once in this time, not at every packet */
 

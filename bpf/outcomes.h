@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * How a packet's way through our programs can end: the one enum, which doubles as index into the map `outcomes`.
- * tools/generate_outcomes.py writes agent/datapath/outcomes.py from it. Every packet is counted once under RECEIVED
+ * tools/generate_outcomes.py writes agent/datapath/bpf/outcomes.py from it. Every packet is counted once under RECEIVED
  * and once under one of the others, so the sums are equal.
  */
 #ifndef DROPLET_OUTCOMES_H

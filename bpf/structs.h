@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The keys and values of every map that C and Python share: the one source.
- * agent/core/layout.py packs them; tests/unit/test_layout.py holds every offset against this file.
- * Padding is explicit. Change a layout, and LAYOUT_VERSION in agent/core/layout.py goes up.
+ * agent/core/model/map_layout.py packs them; tests/unit/test_map_layout.py holds every offset against this file.
+ * Padding is explicit. Change a layout, and LAYOUT_VERSION in agent/core/model/map_layout.py goes up.
  *
  * Includes nothing, so that a plain C compiler can print its offsets: the includer brings <linux/types.h>.
  */

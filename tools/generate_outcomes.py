@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = ROOT / "bpf" / "outcomes.h"
-TARGET = ROOT / "agent" / "datapath" / "outcomes.py"
+TARGET = ROOT / "agent" / "datapath" / "bpf" / "outcomes.py"
 TABLE = ROOT / "docs" / "outcomes.md"
 _LIST = re.compile(r"#define OUTCOMES_(\w+)\(X\)((?:.*\\\n)*.*)")
 _ENTRY = re.compile(r'X\((\w+),[\s\\]*((?:"[^"]*"[\s\\]*)+)\)')

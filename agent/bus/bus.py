@@ -18,16 +18,16 @@ from nats.errors import Error as NatsError
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus import rpc
-from agent.bus.acknowledging import Acknowledging
+from agent.bus.ack_publisher import Acknowledging
 from agent.bus.admission import Admission
 from agent.bus.client import Connection, connect, publish_command
+from agent.bus.connection_errors import describe
 from agent.bus.consumer import Report, bus_disconnected, permission_violation
 from agent.bus.documents import Delivery, DocumentLog
 from agent.bus.outbox import Outbox
-from agent.bus.reading import Reading, Record, Shared, record_nothing
-from agent.bus.reasons import describe
-from agent.bus.replay import Disturbances
+from agent.bus.reader import Reading, Record, Shared, record_nothing
 from agent.bus.settings import BusSettings, is_open_to_others, shown
+from agent.bus.snapshot import Disturbances
 from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.signed_versions import SignedVersion

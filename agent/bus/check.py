@@ -13,6 +13,7 @@ import nkeys
 from nats.errors import Error as NatsError
 
 from agent.bus.client import Connection, connect
+from agent.bus.connection_errors import describe
 from agent.bus.consumer import (
     consumer_missing,
     consumer_paused,
@@ -22,7 +23,6 @@ from agent.bus.consumer import (
     unusable,
 )
 from agent.bus.jetstream import ConsumerInfo, parse_consumer_info
-from agent.bus.reasons import describe
 from agent.bus.settings import BusSettings, shown, tls_context
 from protocol import permissions, streams
 from protocol.status import Fault

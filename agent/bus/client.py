@@ -107,7 +107,7 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
 
 
 async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix: str, on_error: OnError) -> Connection:
-    """Return a connection to one server, or raise what went wrong (`agent.bus.reasons.describe` says it)."""
+    """Return a connection to one server, or raise what went wrong (`agent.bus.connection_errors.describe` says it)."""
     options: dict[str, Any] = {}
     if is_tls(server):
         options["tls_handshake_first"] = True

@@ -10,7 +10,7 @@ from protocol import permissions, streams, subjects
 from protocol.status import Fault
 
 Report = Callable[[str, Iterable[Fault]], None]
-"""Takes a component's name and all faults that it sees now (`agent.core.faults.ReportFaults`)."""
+"""Takes a component's name and all faults that it sees now (`agent.core.faults.tracker.ReportFaults`)."""
 
 MOST_SUBJECTS = 10
 """Refused subjects that have a fault each; more are counted in one."""

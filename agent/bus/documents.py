@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from agent.bus.admission import Admission
 from agent.bus.jetstream import ACK_TERM, AckSubject, ConsumerInfo, parse_ack_subject, parse_headers
-from agent.bus.replay import Replay
+from agent.bus.snapshot import Replay
 from protocol import streams, subjects
 from protocol.errors import FieldError
 from protocol.signed_versions import UNSIGNED, SignedVersion

@@ -15,9 +15,9 @@ import msgspec
 
 from agent import __version__
 from agent.bus.settings import BusSettings
-from agent.cli import show
+from agent.cli import tables
 from agent.cli.configuration import Configuration, read_configuration
-from agent.cli.render import FORMATS, TABLES, machine
+from agent.cli.output import FORMATS, TABLES, machine
 from agent.cli.session import Access, NotAnswered, Session, read_acknowledgement, session
 from protocol import codec, rpc, subjects
 from protocol.documents import KINDS
@@ -184,7 +184,7 @@ def status(access: Access, host: str | None, output: str) -> None:
         if output not in TABLES:
             click.echo(machine(msgspec.to_builtins(list(found.values())), output), nl=False)
         elif found or host is None:
-            show.statuses(list(found.values()), [name for name in names if name not in found], output == "wide")
+            tables.statuses(list(found.values()), [name for name in names if name not in found], output == "wide")
         _count(len(found), len(names))
 
     _run(access, work)
@@ -213,12 +213,12 @@ def get(access: Access, kind: str, host: str | None, output: str) -> None:
         found = await _of_all(call.present, ask)
         rows = [(name, item) for name, items in found.items() for item in items]
         if output not in TABLES:
-            plain = [{"host": name, **show.without_host(msgspec.to_builtins(item))} for name, item in rows]
+            plain = [{"host": name, **tables.without_host(msgspec.to_builtins(item))} for name, item in rows]
             click.echo(machine(plain, output), nl=False)
         elif found and kind == "documents":
-            show.acknowledgements(rows, output == "wide")
+            tables.acknowledgements(rows, output == "wide")
         elif found:
-            show.objects(kind, rows, output == "wide")
+            tables.objects(kind, rows, output == "wide")
         _count(len(found), len(call.present) + len(call.absent))
 
     _run(access, work)
@@ -252,7 +252,7 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
         if not found and not watch and (host or document):
             raise NotAnswered(f"no acknowledgement of {' for '.join(filter(None, (host, document)))}")
         if output in TABLES:
-            show.acknowledgements(found, output == "wide")
+            tables.acknowledgements(found, output == "wide")
         elif not watch:
             plain = [{"host": name, **msgspec.to_builtins(item)} for name, item in found]
             click.echo(machine(plain, output), nl=False)
@@ -263,7 +263,7 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
             if known is None:
                 continue
             if output in TABLES:
-                click.echo(show.acknowledgement_line(*known))
+                click.echo(tables.acknowledgement_line(*known))
             else:
                 click.echo(json.dumps({"host": known[0], **msgspec.to_builtins(known[1])}))
             left = None if left is None else left - 1
@@ -291,7 +291,7 @@ def path(access: Access, host: str, endpoint: str, destination: str, output: str
             question = {"host": host, "endpoint": endpoint, "destination": destination}
             click.echo(machine({**question, **msgspec.to_builtins(answer)}, output), nl=False)
         else:
-            click.echo(show.path_line(endpoint, destination, answer))
+            click.echo(tables.path_line(endpoint, destination, answer))
         if answer.way == "none":
             raise click.exceptions.Exit(1)
 
@@ -319,7 +319,7 @@ def peers(access: Access, host: str | None, output: str) -> None:
             plain = [{"host": name, **msgspec.to_builtins(item)} for name, item in rows]
             click.echo(machine(plain, output), nl=False)
         elif found:
-            show.peers(rows, output == "wide")
+            tables.peers(rows, output == "wide")
         _count(len(found), len(call.present) + len(call.absent))
 
     _run(access, work)
@@ -345,9 +345,9 @@ def counters(access: Access, host: str, watch: bool, interval: float, output: st
         while True:
             now = await bus.ask(host, "counters", None, Counters)
             if output not in TABLES:
-                click.echo(machine(show.plain_counters(now), output), nl=False)
+                click.echo(machine(tables.plain_counters(now), output), nl=False)
             else:
-                show.counters(now, before, watch, output == "wide")
+                tables.counters(now, before, watch, output == "wide")
             if not watch:
                 return
             before = now
@@ -403,12 +403,12 @@ def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, 
             return
         if names:
             click.echo("\n".join(names))
-        what = [f"{show.counted(len(names), 'document')} and every object listed there"] if names else []
+        what = [f"{tables.counted(len(names), 'document')} and every object listed there"] if names else []
         what += ["every object that no document explains"] if objects else []
         if not yes and not click.confirm(f"Remove {' and '.join(what)} from {host}?", err=True):
             raise click.Abort
         answer = await bus.ask(host, "sweep", rpc.SweepRequest(names, objects), rpc.SweepReply)
-        click.echo(f"{show.counted(len(answer.documents), 'document')} removed")
+        click.echo(f"{tables.counted(len(answer.documents), 'document')} removed")
 
     _run(access, work)
 

@@ -17,10 +17,10 @@ from nats.errors import Error, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from agent.bus.client import Connection, connect, publish_command
+from agent.bus.connection_errors import describe
 from agent.bus.jetstream import parse_headers
-from agent.bus.reasons import describe
 from agent.bus.settings import BusSettings, shown
-from agent.cli.refusals import Refusals, Refused
+from agent.cli.permission_errors import Refusals, Refused
 from protocol import codec, permissions, rpc, status, streams, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.errors import DocumentError

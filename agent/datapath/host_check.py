@@ -16,27 +16,27 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.core.features import Features, family_of
-from agent.core.layout import MAX_LOCAL_DROPLETS
-from agent.core.linux_version import version_of
-from agent.core.program_owners import advice, possessive
-from agent.core.redirects import NATIVE, Device, decide, remedy_of, shows_when_attached
-from agent.core.room import SMALLEST, uplink_mtu
-from agent.core.uplinks import Uplink
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.attach_modes import read_devices
-from agent.datapath.compiler import content_hash, refuse_foreign
-from agent.datapath.failure_counter import SWITCHED_OFF, why_not_counted
+from agent.core.model.features import Features, family_of
+from agent.core.model.linux_version import version_of
+from agent.core.model.map_layout import MAX_LOCAL_DROPLETS
+from agent.core.model.overhead import SMALLEST, uplink_mtu
+from agent.core.model.uplinks import Uplink
+from agent.core.uplinks.program_owners import advice, possessive
+from agent.core.uplinks.xdp_mode import NATIVE, Device, decide, remedy_of, shows_when_attached
+from agent.datapath.attach.attach_modes import read_devices
+from agent.datapath.attach.uplinks import kind, read_uplinks, served_by
+from agent.datapath.attach.xdp import PAGE_MTU, REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
+from agent.datapath.attach.xdp_features import xdp_features
+from agent.datapath.attached_programs import is_ours, owner_of
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import content_hash, refuse_foreign
+from agent.datapath.bpf.lost_frame_counter import SWITCHED_OFF, why_not_counted
+from agent.datapath.bpf.pins import is_bpffs
 from agent.datapath.kernel import KernelConfig, with_uplinks
-from agent.datapath.link_query import LinkQuery
-from agent.datapath.namespaces import open_control_socket
-from agent.datapath.netlink import Message, Netlink, attribute
-from agent.datapath.offloads import driver_of
-from agent.datapath.ownership import is_ours, owner_of
-from agent.datapath.pins import is_bpffs
-from agent.datapath.uplinks import kind, read_uplinks, served_by
-from agent.datapath.xdp import PAGE_MTU, REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
-from agent.datapath.xdp_features import xdp_features
+from agent.datapath.net.ethtool import driver_of
+from agent.datapath.net.link_query import LinkQuery
+from agent.datapath.net.namespaces import open_control_socket
+from agent.datapath.net.netlink import Message, Netlink, attribute
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)

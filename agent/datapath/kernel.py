@@ -14,35 +14,35 @@ from pathlib import Path
 
 import structlog
 
-from agent.core.bindings import Bindings
-from agent.core.comparison import Suspects
-from agent.core.features import Features
-from agent.core.layout import CALLED_PROGRAMS, U32, MapName
-from agent.core.observed import Observed
-from agent.core.once import Once
-from agent.core.uplinks import Uplink
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import programs
-from agent.datapath.attach_modes import AttachModes
-from agent.datapath.compiler import EVERYTHING, CompiledObject, compile_programs
-from agent.datapath.device_statistics import unsent_frames
-from agent.datapath.failure_counter import FailureCounter
-from agent.datapath.links import Links, TransitAgent
-from agent.datapath.maps import Map, MapSizes, close_maps, open_maps
+from agent.core.faults.log_once import Once
+from agent.core.model.features import Features
+from agent.core.model.map_layout import CALLED_PROGRAMS, U32, MapName
+from agent.core.model.process_bindings import Bindings
+from agent.core.model.uplinks import Uplink
+from agent.core.plan.diff import Suspects
+from agent.core.plan.observed import Observed
+from agent.datapath.attach.attach_modes import AttachModes
+from agent.datapath.attach.transit import Transit
+from agent.datapath.attach.uplinks import names_of, read_uplinks
+from agent.datapath.attach.xdp import AttachMode, Ownership, Program
+from agent.datapath.attach.xdp_features import FeatureEvents
+from agent.datapath.attached_programs import find, is_ours, owner_of
+from agent.datapath.bpf import programs
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import EVERYTHING, CompiledObject, compile_programs
+from agent.datapath.bpf.lost_frame_counter import FailureCounter
+from agent.datapath.bpf.map_queries import Readings
+from agent.datapath.bpf.maps import Map, MapSizes, close_maps, open_maps
+from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids, restore
+from agent.datapath.executor import Executor
 from agent.datapath.mode_follower import ModeFollower
-from agent.datapath.namespaces import open_control_socket
-from agent.datapath.neighbours import NeighbourWatch
-from agent.datapath.netlink import Netlink
+from agent.datapath.net.device_statistics import unsent_frames
+from agent.datapath.net.ethtool import leave_tags_on
+from agent.datapath.net.namespaces import open_control_socket
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.nexthop.neighbours import NeighbourWatch
 from agent.datapath.observe import Subject, look_up, observe
-from agent.datapath.offloads import leave_tags_on
-from agent.datapath.ownership import find, is_ours, owner_of
-from agent.datapath.pins import Pins, ensure_bpffs, pinned_program_ids, restore
-from agent.datapath.readings import Readings
-from agent.datapath.transit import Transit
-from agent.datapath.uplinks import names_of, read_uplinks
-from agent.datapath.xdp import AttachMode, Ownership, Program
-from agent.datapath.xdp_features import FeatureEvents
-from agent.executor import Executor
+from agent.datapath.veth.pairs import Links, TransitAgent
 
 log = structlog.get_logger()
 

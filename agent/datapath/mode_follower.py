@@ -6,13 +6,13 @@ from collections.abc import Collection
 
 import structlog
 
-from agent.core.once import Once
-from agent.core.uplinks import Uplink
-from agent.datapath.attach_modes import AttachModes, read_devices
-from agent.datapath.link_query import LinkQuery
-from agent.datapath.links import Links
-from agent.datapath.netlink import Netlink
-from agent.datapath.transit import Transit
+from agent.core.faults.log_once import Once
+from agent.core.model.uplinks import Uplink
+from agent.datapath.attach.attach_modes import AttachModes, read_devices
+from agent.datapath.attach.transit import Transit
+from agent.datapath.net.link_query import LinkQuery
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.veth.pairs import Links
 
 MOST_TURNS = 3
 """Some drivers say only once they run a program whether they take redirects: what follows may change once more."""

@@ -13,24 +13,24 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from agent.core.comparison import Suspects
-from agent.core.layout import CONFIGURED_MAPS, MapName
-from agent.core.observed import Observed, ObservedPeer, ObservedVeth
-from agent.core.once import Once
-from agent.core.realize import host_ifname
-from agent.core.remedies import Step
-from agent.datapath.attach_modes import fits
-from agent.datapath.endpoint_side import IFF_UP
-from agent.datapath.interface_query import InterfaceQuery
-from agent.datapath.links import is_unfinished, marked_endpoint
-from agent.datapath.maps import Map
-from agent.datapath.namespaces import open_netlink_socket
-from agent.datapath.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Message, Netlink, attribute
-from agent.datapath.peer_reader import PeerReader
-from agent.datapath.threads import in_thread
-from agent.datapath.told import doing
-from agent.datapath.uplinks import read_uplinks
-from agent.datapath.xdp import AttachMode, attached_program
+from agent.core.faults.log_once import Once
+from agent.core.model.map_layout import CONFIGURED_MAPS, MapName
+from agent.core.plan.diff import Suspects
+from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.plan.remedies import Step
+from agent.core.plan.render import host_ifname
+from agent.datapath.attach.attach_modes import fits
+from agent.datapath.attach.uplinks import read_uplinks
+from agent.datapath.attach.xdp import AttachMode, attached_program
+from agent.datapath.bpf.maps import Map
+from agent.datapath.net.interface_query import InterfaceQuery
+from agent.datapath.net.namespaces import open_netlink_socket
+from agent.datapath.net.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Message, Netlink, attribute
+from agent.datapath.net.threads import in_thread
+from agent.datapath.veth.endpoint_reader import PeerReader
+from agent.datapath.veth.endpoint_side import IFF_UP
+from agent.datapath.veth.pairs import is_unfinished, marked_endpoint
+from agent.errors import doing
 
 _NOT_THERE = frozenset(
     (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ESRCH, errno.ENOTDIR, errno.EACCES, errno.EPERM)

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import structlog
 
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.kept_neighbours import release_all
+from agent.datapath.attach.uplinks import read_uplinks
+from agent.datapath.attach.xdp import Ownership, attached_program, detach
+from agent.datapath.attached_programs import is_ours
+from agent.datapath.bpf import syscall as bpf
 from agent.datapath.kernel import KernelConfig
-from agent.datapath.links import is_unfinished, marked_endpoint
-from agent.datapath.netlink import Netlink, attribute
-from agent.datapath.ownership import is_ours
-from agent.datapath.uplinks import read_uplinks
-from agent.datapath.xdp import Ownership, attached_program, detach
+from agent.datapath.net.netlink import Netlink, attribute
+from agent.datapath.nexthop.managed_neighbours import release_all
+from agent.datapath.veth.pairs import is_unfinished, marked_endpoint
 
 log = structlog.get_logger()
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from structlog.typing import FilteringBoundLogger
 
-from agent.core.paths import Happened, Happening
-from agent.core.room import needed_for_ipv6
+from agent.core.model.overhead import needed_for_ipv6
+from agent.core.probe.paths import Happened, Happening
 from protocol.addresses import format_address
 
 EVENT_SECONDS = 1.0

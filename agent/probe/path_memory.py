@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from agent.core.faults import ReportFaults
-from agent.core.paths import NOTHING_KNOWN, Known, KnownPaths, Path
+from agent.core.faults.tracker import ReportFaults
+from agent.core.probe.paths import NOTHING_KNOWN, Known, KnownPaths, Path
 from agent.reconcile.store import KeptPath, Store, StoreError, not_saved
 
 Save = Callable[[Mapping[Path, Known | None]], bool]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from agent.core import unanswered
-from agent.core.next_hops import Peer, Senders
-from agent.core.paths import View, down_peers, judged
-from agent.core.peers import Droplets, PeersToReach, senders
+from agent.core.nexthop.next_hops import Peer, Senders
+from agent.core.nexthop.peers import Droplets, PeersToReach, senders
+from agent.core.probe import unanswered
+from agent.core.probe.paths import View, down_peers, judged
 from agent.subscription import Observable
 from protocol.addresses import format_address, parse_address
 

@@ -1,4 +1,4 @@
-"""Probes the other hosts' droplets: drives `agent.core.probing`, and publishes what follows.
+"""Probes the other hosts' droplets: drives `agent.core.probe.probing`, and publishes what follows.
 
 Follows the droplets in force. Its own findings have subscribers that it does not know: the neighbour watch follows the
 peers, and the reconciler the droplets that are down.
@@ -11,20 +11,20 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from agent.core import unanswered
-from agent.core.faults import ReportFaults
-from agent.core.paths import Counts, Life, Path, Probe, Rules, View, paths_of
-from agent.core.peers import Droplets, PeersToReach
-from agent.core.probe_packet import NONCE
-from agent.core.probing import Probing
-from agent.core.send_errors import Sending
-from agent.core.tunnel_errors import TunnelError
-from agent.loop_errors import LoopErrors
+from agent.core.faults.tracker import ReportFaults
+from agent.core.nexthop.peers import Droplets, PeersToReach
+from agent.core.probe import unanswered
+from agent.core.probe.icmp_errors import TunnelError
+from agent.core.probe.paths import Counts, Life, Path, Probe, Rules, View, paths_of
+from agent.core.probe.probe_packet import NONCE
+from agent.core.probe.probing import Probing
+from agent.core.probe.send_errors import Sending
 from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory
 from agent.probe.peer_states import PeerStates
 from agent.probe.sockets import ProbeSockets
 from agent.subscription import Observable
+from agent.telemetry.loop_errors import LoopErrors
 from protocol.addresses import format_address
 from protocol.status import Fault, NarrowPath
 

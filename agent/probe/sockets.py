@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from agent.core.paths import Path, Probe
-from agent.core.send_errors import SendErrors, Sending, sending_of
-from agent.core.tunnel_errors import TunnelError
-from agent.core.world import World
-from agent.datapath.icmp_errors import IcmpErrors
-from agent.datapath.probe_socket import ProbeSocket
+from agent.core.model.resolved_state import World
+from agent.core.probe.icmp_errors import TunnelError
+from agent.core.probe.paths import Path, Probe
+from agent.core.probe.send_errors import SendErrors, Sending, sending_of
+from agent.probe.icmp_listener import IcmpErrors
+from agent.probe.probe_socket import ProbeSocket
 from protocol.addresses import format_address, parse_address
 from protocol.status import Fault
 

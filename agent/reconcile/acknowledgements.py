@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from agent.core.desired import Desired
-from agent.core.ledger import Ledger
-from agent.core.once import Once
-from agent.core.registry import Registry, Verdict
-from agent.core.shortening import first
+from agent.core.config.ack_tracker import Ledger
+from agent.core.config.desired_state import Desired
+from agent.core.config.registry import Registry, Verdict
+from agent.core.config.truncation import first
+from agent.core.faults.log_once import Once
 from agent.reconcile.retry import Retries
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.codec import limited

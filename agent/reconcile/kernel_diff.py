@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 
-from agent.core.actions import Action
-from agent.core.comparison import Comparison, Suspects
-from agent.core.desired import Desired
-from agent.core.plan import plan_all
-from agent.core.realize import Realization
+from agent.core.config.desired_state import Desired
+from agent.core.plan.actions import Action
+from agent.core.plan.diff import Comparison, Suspects
+from agent.core.plan.planner import plan_all
+from agent.core.plan.render import Realization
 from agent.datapath.kernel import Kernel
 
 SLICE = 1000

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from agent.core.actions import EnsureVeth, Failure
-from agent.core.blame import blame, is_removal
-from agent.core.desired import Change, Desired
-from agent.core.realize import Realization
+from agent.core.config.desired_state import Change, Desired
+from agent.core.plan.actions import EnsureVeth, Failure
+from agent.core.plan.attribution import blame, is_removal
+from agent.core.plan.render import Realization
 from agent.reconcile.last_good import LastGood
 from protocol.acknowledgements import KernelFailure
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.bound_processes import BoundProcesses
-from agent.core.faults import ReportFaults
-from agent.core.registry import Entry
+from agent.core.config.registry import Entry
+from agent.core.faults.tracker import ReportFaults
+from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.store import Kept, Store, StoreError, not_saved
 
 

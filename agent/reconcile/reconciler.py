@@ -14,13 +14,13 @@ import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus.documents import Delivery
-from agent.core.actions import Action, EnsureVeth, Failure
-from agent.core.blame import apart_from, told
-from agent.core.comparison import Comparison
-from agent.core.desired import Desired
-from agent.core.lost_addresses import served_now, with_served
-from agent.core.plan import plan_change, plan_comparison, removes_veths
-from agent.core.realize import IFINDEX_BASE, Realization
+from agent.core.config.desired_state import Desired
+from agent.core.plan.actions import Action, EnsureVeth, Failure
+from agent.core.plan.attribution import apart_from, told
+from agent.core.plan.diff import Comparison
+from agent.core.plan.planner import plan_change, plan_comparison, removes_veths
+from agent.core.plan.render import IFINDEX_BASE, Realization
+from agent.core.uplinks.lost_addresses import served_now, with_served
 from agent.datapath.kernel import Kernel
 from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.kernel_diff import compare, missing, prove

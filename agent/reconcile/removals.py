@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.core.actions import Action
-from agent.core.plan import additions
+from agent.core.plan.actions import Action
+from agent.core.plan.planner import additions
 
 OBJECTS_OF_NO_DOCUMENT = ""
 """Stands among the documents that wait when something is to be removed that belongs to no document."""

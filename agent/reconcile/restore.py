@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agent.bound_processes import BoundProcesses
-from agent.core.desired import Desired
-from agent.core.layout import MapName
-from agent.core.lost_addresses import served_before, with_served
-from agent.core.observed import Observed
-from agent.core.paths import NOTHING_KNOWN, KnownPaths, down_at_start
-from agent.core.places import places_of
-from agent.core.realize import IFINDEX_BASE
-from agent.core.world import Here
+from agent.core.config.desired_state import Desired
+from agent.core.model.local_droplets import places_of
+from agent.core.model.map_layout import MapName
+from agent.core.model.resolved_state import Here
+from agent.core.plan.observed import Observed
+from agent.core.plan.render import IFINDEX_BASE
+from agent.core.probe.paths import NOTHING_KNOWN, KnownPaths, down_at_start
+from agent.core.uplinks.lost_addresses import served_before, with_served
 from agent.datapath.kernel import Kernel
+from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.store import Kept, Store
 from agent.reconcile.underlay import here_of
 from agent.settings import Settings

@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from agent.bound_processes import BoundProcesses
-from agent.core.actions import Action
-from agent.core.comparison import Comparison
-from agent.core.faults import ReportFaults
-from agent.core.plan import describe
-from agent.core.remedies import Step
+from agent.core.faults.tracker import ReportFaults
+from agent.core.plan.actions import Action
+from agent.core.plan.diff import Comparison
+from agent.core.plan.planner import describe
+from agent.core.plan.remedies import Step
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
-from agent.datapath.told import in_words
+from agent.errors import in_words
 from agent.reconcile.kernel_diff import compare
+from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
 from protocol.status import Fault
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from structlog.typing import FilteringBoundLogger
 
-from agent.core.desired import Desired
-from agent.core.lost_addresses import lost
-from agent.core.narrow_uplinks import cramped_endpoints, is_narrow
-from agent.core.world import Here
+from agent.core.config.desired_state import Desired
+from agent.core.model.resolved_state import Here
+from agent.core.uplinks.lost_addresses import lost
+from agent.core.uplinks.narrow_uplinks import cramped_endpoints, is_narrow
 from protocol.acknowledgements import KernelFailure
 
 

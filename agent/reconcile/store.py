@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.core.bindings import Binding, Process
+from agent.core.model.process_bindings import Binding, Process
 from protocol.signed_versions import SignedVersion
 from protocol.status import Fault
 

@@ -9,16 +9,16 @@ import errno
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from agent.core.actions import AttachTransit, Failure
-from agent.core.features import Features
-from agent.core.layout import unmapped
-from agent.core.next_hops import Peer
-from agent.core.peers import Droplets, peers
-from agent.core.remedies import Step
-from agent.core.uplinks import Uplink
-from agent.core.world import Here, World
+from agent.core.model.features import Features
+from agent.core.model.map_layout import unmapped
+from agent.core.model.resolved_state import Here, World
+from agent.core.model.uplinks import Uplink
+from agent.core.nexthop.next_hops import Peer
+from agent.core.nexthop.peers import Droplets, peers
+from agent.core.plan.actions import AttachTransit, Failure
+from agent.core.plan.remedies import Step
 from agent.datapath.kernel import Kernel
-from agent.datapath.told import in_words
+from agent.errors import in_words
 from agent.settings import Settings
 from agent.subscription import Observable
 from protocol.documents import Droplet

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from agent.bus.bus import Bus
-from agent.core.shortening import first_lines
+from agent.core.config.truncation import first_lines
 from protocol import codec, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.status import Counters, Event, Status

@@ -9,16 +9,16 @@ from pathlib import Path
 import msgspec
 
 from agent import __version__
-from agent.core.failures import LossWatch, lost_frames, unsent_frames
-from agent.core.realize import IFINDEX_BASE
+from agent.core.faults.lost_frames import LossWatch, lost_frames, unsent_frames
+from agent.core.plan.render import IFINDEX_BASE
 from agent.datapath.kernel import Kernel
-from agent.faults import FaultReporter
 from agent.probe.prober import Prober
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.resync import Resync
 from agent.report.outlet import Outlet
-from agent.reports import DataPlane, counters, heartbeat, slots
+from agent.report.status_messages import DataPlane, counters, heartbeat, slots
 from agent.settings import Settings
+from agent.telemetry.fault_reporter import FaultReporter
 from protocol.status import AgentState, Counters, Status
 
 DRAIN = 5.0

@@ -16,14 +16,14 @@ from socket import htons
 
 import bpf_packets as p
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.core.realize import IFINDEX_BASE
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import programs
-from agent.datapath.bpf_syscall import XdpAction
-from agent.datapath.compiler import CompiledObject
-from agent.datapath.outcomes import ANSWERED, FORWARDED, PASSED, RECEIVED, Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.core.plan.render import IFINDEX_BASE
+from agent.datapath.bpf import programs
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import CompiledObject
+from agent.datapath.bpf.outcomes import ANSWERED, FORWARDED, PASSED, RECEIVED, Outcome
+from agent.datapath.bpf.syscall import XdpAction
 
 VNI = 7
 D1, D2, D3, D4, D5, STRANGER = (f"192.0.2.{n}" for n in (1, 2, 3, 4, 5, 99))
@@ -59,11 +59,11 @@ def _unpacked(form: struct.Struct) -> tuple[int | bytes, ...]:
 
 
 def mapped(text: str) -> bytes:
-    return layout.mapped(p.ip(text))
+    return map_layout.mapped(p.ip(text))
 
 
 def key(address: str, vni: int = VNI) -> bytes:
-    return layout.OVERLAY_KEY.pack(vni, mapped(address))
+    return map_layout.OVERLAY_KEY.pack(vni, mapped(address))
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class World:
 
     def remove(self, name: MapName, key: bytes) -> None:
         if name is MapName.INTERFACES:
-            self.put(name, key, bytes(layout.INTERFACE.size))
+            self.put(name, key, bytes(map_layout.INTERFACE.size))
         else:
             bpf.delete(self.fds[name], key)
 
@@ -118,15 +118,15 @@ class World:
     def endpoint(self, address: str, host: str, slot: int | None = None, flags: int = 0, mtu: int = MTU) -> None:
         """Say where an endpoint is: on this host when it has a slot, which is said to be its own but for A's."""
         ifindex = 0 if slot is None else IFINDEX_BASE + slot
-        value = layout.ENDPOINT.pack(mapped(self.droplet(host)), ifindex, flags, mtu, MAC[address])
+        value = map_layout.ENDPOINT.pack(mapped(self.droplet(host)), ifindex, flags, mtu, MAC[address])
         self.put(MapName.ENDPOINTS, key(address), value)
         if slot not in (None, SLOT):
             self.receiver(slot, MAC[address])
 
     def receiver(self, slot: int, mac: bytes, vni: int = VNI) -> None:
         """Say whose Ethernet address is on an interface from which nobody sends."""
-        receiver = layout.INTERFACE.pack(vni, 0, bytes(16), bytes(4), mac, 0, MTU, 0)
-        self.put(MapName.INTERFACES, layout.U32.pack(slot), receiver)
+        receiver = map_layout.INTERFACE.pack(vni, 0, bytes(16), bytes(4), mac, 0, MTU, 0)
+        self.put(MapName.INTERFACES, map_layout.U32.pack(slot), receiver)
 
     def interface(
         self,
@@ -141,15 +141,15 @@ class World:
     ) -> None:
         """Say who sends on an interface, by the droplet of the world's substrate."""
         addresses = (p.ip(ipv6 or "::"), p.ip(ipv4 or "0.0.0.0"))
-        sender = layout.INTERFACE.pack(vni, int(self.over_ipv6), *addresses, MAC[A], flags, mtu, dscp << 2)
-        self.put(MapName.INTERFACES, layout.U32.pack(slot), sender)
+        sender = map_layout.INTERFACE.pack(vni, int(self.over_ipv6), *addresses, MAC[A], flags, mtu, dscp << 2)
+        self.put(MapName.INTERFACES, map_layout.U32.pack(slot), sender)
 
     def network(self, cidr: str, gateway: str, bouncers: tuple[str, ...], flags: int = 0) -> None:
         address, prefix = cidr.split("/")
         members = tuple(mapped(self.droplet(bouncer)) for bouncer in bouncers)
-        broadcast = layout.broadcast_of(p.ip(address), int(prefix))
-        value = layout.network_value(mapped(gateway), flags, members, broadcast)
-        self.put(MapName.NETWORKS, layout.network_key(VNI, p.ip(address), int(prefix)), value)
+        broadcast = map_layout.broadcast_of(p.ip(address), int(prefix))
+        value = map_layout.network_value(mapped(gateway), flags, members, broadcast)
+        self.put(MapName.NETWORKS, map_layout.network_key(VNI, p.ip(address), int(prefix)), value)
 
     def own_network(self, bouncers: tuple[str, ...] = (D3,), flags: int = 0) -> None:
         """Say what is known of A's network, in both families."""
@@ -162,62 +162,64 @@ class World:
 
     def vpc(self, dividers: tuple[str, ...] = (D5,), flags: int = 0) -> None:
         members = tuple(mapped(self.droplet(divider)) for divider in dividers)
-        self.put(MapName.VPCS, layout.U32.pack(VNI), layout.vpc_value(flags, members))
+        self.put(MapName.VPCS, map_layout.U32.pack(VNI), map_layout.vpc_value(flags, members))
 
     def local(
         self, index: int, address: str, uplink: int = UPLINK, vlan: int = 0, leaves: int | None = None, flags: int = 0
     ) -> None:
         """Put one of this host's droplets; `uplink` 0 for none in this place."""
-        value = layout.LOCAL_DROPLET.pack(
+        value = map_layout.LOCAL_DROPLET.pack(
             mapped(address), uplink, uplink, uplink if leaves is None else leaves, DROPLET_MAC[D1], htons(vlan), flags
         )
-        self.put(MapName.LOCAL_DROPLETS, layout.U32.pack(index), value)
+        self.put(MapName.LOCAL_DROPLETS, map_layout.U32.pack(index), value)
 
     def known(self, name: str, flags: int = 0, host: int | None = None) -> None:
         """Put another host's droplet; by itself it is the only one of its host."""
         number = DROPLET_MAC[name][-1] if host is None else host
-        self.put(MapName.DROPLETS, mapped(self.droplet(name)), layout.DROPLET.pack(flags, number))
+        self.put(MapName.DROPLETS, mapped(self.droplet(name)), map_layout.DROPLET.pack(flags, number))
 
     def next_hop(
         self, name: str, mtu: int = PATH_MTU, flags: int = 0, uplink: int = UPLINK, by: int | None = None
     ) -> None:
         """Put what leads to a droplet from an uplink; `by` another of this host's droplets when it is an index."""
-        key = layout.NEXT_HOP_KEY.pack(mapped(self.droplet(name)), uplink)
-        flags |= 0 if by is None else layout.NEXT_HOP_BY_OTHER
-        self.put(MapName.NEXT_HOPS, key, layout.NEXT_HOP.pack(DROPLET_MAC[name], mtu, flags, by or 0))
+        key = map_layout.NEXT_HOP_KEY.pack(mapped(self.droplet(name)), uplink)
+        flags |= 0 if by is None else map_layout.NEXT_HOP_BY_OTHER
+        self.put(MapName.NEXT_HOPS, key, map_layout.NEXT_HOP.pack(DROPLET_MAC[name], mtu, flags, by or 0))
 
     def no_next_hop(self, name: str, uplink: int = UPLINK) -> None:
-        self.remove(MapName.NEXT_HOPS, layout.NEXT_HOP_KEY.pack(mapped(self.droplet(name)), uplink))
+        self.remove(MapName.NEXT_HOPS, map_layout.NEXT_HOP_KEY.pack(mapped(self.droplet(name)), uplink))
 
     def direct(self, address: str) -> tuple[str, int, int] | None:
         """Return the droplet's address of the path learnt for an address, and when: nanoseconds and tick."""
         found = self.entries(MapName.DIRECT).get(key(address))
         if found is None:
             return None
-        host, _, *confirmed = layout.DIRECT_PATH.unpack(found)
-        return str(ip_address(layout.unmapped(host))), *confirmed
+        host, _, *confirmed = map_layout.DIRECT_PATH.unpack(found)
+        return str(ip_address(map_layout.unmapped(host))), *confirmed
 
     def path_flags(self, address: str) -> int:
-        return int(layout.DIRECT_PATH.unpack(self.entries(MapName.DIRECT)[key(address)])[1])
+        return int(map_layout.DIRECT_PATH.unpack(self.entries(MapName.DIRECT)[key(address)])[1])
 
     def path(self, address: str, host: str, tick: int, flags: int = 0) -> None:
         """Put a direct path that was confirmed at a tick."""
-        self.put(MapName.DIRECT, key(address), layout.DIRECT_PATH.pack(mapped(self.droplet(host)), flags, 0, tick))
+        self.put(MapName.DIRECT, key(address), map_layout.DIRECT_PATH.pack(mapped(self.droplet(host)), flags, 0, tick))
 
     def forgive(self) -> None:
         """Forget which ICMP errors were told."""
         buckets = bpf.map_info(self.fds["told"]).max_entries
-        bpf.update_batch(self.fds["told"], [(layout.U32.pack(n), bytes(layout.TOLD.size)) for n in range(buckets)])
+        bpf.update_batch(
+            self.fds["told"], [(map_layout.U32.pack(n), bytes(map_layout.TOLD.size)) for n in range(buckets)]
+        )
 
     def fill(self, over_ipv6: bool = False) -> None:
         """Empty every map and make the world that the module describes."""
         self.over_ipv6 = over_ipv6
         for name in set(self.fds) - ARRAYS - {"programs"}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
-        self.put(MapName.FRAME_STATES, layout.U32.pack(0), bytes(layout.FRAME_STATE.size * bpf.possible_cpus()))
-        for slot, name in layout.CALLED_PROGRAMS.items():
-            self.put(MapName.PROGRAMS, layout.U32.pack(slot), layout.U32.pack(self.programs[name].fd))
-        for index in range(2, layout.MAX_LOCAL_DROPLETS):
+        self.put(MapName.FRAME_STATES, map_layout.U32.pack(0), bytes(map_layout.FRAME_STATE.size * bpf.possible_cpus()))
+        for slot, name in map_layout.CALLED_PROGRAMS.items():
+            self.put(MapName.PROGRAMS, map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name].fd))
+        for index in range(2, map_layout.MAX_LOCAL_DROPLETS):
             self.local(index, "::", 0)
         self.local(0, D1)
         self.local(1, S1)
@@ -230,7 +232,7 @@ class World:
         self.other_network()
         self.vpc()
         self.interface()
-        self.remove(MapName.INTERFACES, layout.U32.pack(UNCOUNTED_SLOT))
+        self.remove(MapName.INTERFACES, map_layout.U32.pack(UNCOUNTED_SLOT))
         for name in (D2, D3, D4, D5):
             self.known(name)
             self.next_hop(name)
@@ -239,14 +241,16 @@ class World:
         """Return packets and bytes of every outcome, summed over the CPUs."""
         found = {}
         for k, values in bpf.entries(self.fds["outcomes"]):
-            numbers = [layout.TRAFFIC.unpack_from(values, at) for at in range(0, len(values), 16)]
-            found[Outcome(layout.U32.unpack(k)[0])] = (sum(n[0] for n in numbers), sum(n[1] for n in numbers))
+            numbers = [map_layout.TRAFFIC.unpack_from(values, at) for at in range(0, len(values), 16)]
+            found[Outcome(map_layout.U32.unpack(k)[0])] = (sum(n[0] for n in numbers), sum(n[1] for n in numbers))
         return found
 
     def endpoint_traffic(self, slot: int) -> tuple[int, ...]:
         """Return the packets of one slot: sent, direct, delivered, dropped."""
-        values = bpf.lookup_percpu(self.fds["endpoint_counters"], layout.U32.pack(slot), layout.ENDPOINT_TRAFFIC.size)
-        cpus = [layout.ENDPOINT_TRAFFIC.unpack(value)[::2] for value in values]
+        values = bpf.lookup_percpu(
+            self.fds["endpoint_counters"], map_layout.U32.pack(slot), map_layout.ENDPOINT_TRAFFIC.size
+        )
+        cpus = [map_layout.ENDPOINT_TRAFFIC.unpack(value)[::2] for value in values]
         return tuple(map(sum, zip(*cpus, strict=True)))
 
     def from_substrate(self, frame: bytes, metadata: int = 0, uplink: int = UPLINK) -> Run:
@@ -257,10 +261,10 @@ class World:
 
     def leave_state(self, called: int, receiver: int = 0) -> None:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
-        fields = [*_unpacked(layout.PACKET), *_unpacked(layout.TUNNEL), *_unpacked(layout.TRANSPORT)]
-        rest = [*_unpacked(layout.OUTER), *_unpacked(layout.OPTIONS)]
-        value = layout.FRAME_STATE.pack(*fields, called, 0, 0, receiver, 0, 0, *rest)
-        self.put(MapName.FRAME_STATES, layout.U32.pack(0), value * bpf.possible_cpus())
+        fields = [*_unpacked(map_layout.PACKET), *_unpacked(map_layout.TUNNEL), *_unpacked(map_layout.TRANSPORT)]
+        rest = [*_unpacked(map_layout.OUTER), *_unpacked(map_layout.OPTIONS)]
+        value = map_layout.FRAME_STATE.pack(*fields, called, 0, 0, receiver, 0, 0, *rest)
+        self.put(MapName.FRAME_STATES, map_layout.U32.pack(0), value * bpf.possible_cpus())
 
     def after_tail_call(self, frame: bytes, program: str = "transit_xdp", arrival: int = ARRIVAL) -> Run:
         """Run a program as if another one had called it, which has counted the frame as received already."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from bpf_world import ARRIVAL, SECOND_UPLINK, UNCOUNTED, UPLINK, World
 
-from agent.core.features import Features
-from agent.datapath.compiler import CompiledObject, compile_programs
+from agent.core.model.features import Features
+from agent.datapath.bpf.compiler import CompiledObject, compile_programs
 
 HERE = Path(__file__).parent
 CLONE_NEWNET = 0x40000000

@@ -20,9 +20,9 @@ from fuzz_rules import (
     origin_of,
 )
 
-from agent.core import layout
-from agent.core.realize import IFINDEX_BASE
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.plan.render import IFINDEX_BASE
+from agent.datapath.bpf.outcomes import Outcome
 
 SOLICITATION = b"\x87"
 PORTED = (6, 17, 132)
@@ -39,7 +39,7 @@ class Sight:
         self.from_endpoint = step.program == "transit_agent"
 
     @cached_property
-    def sender(self) -> layout.Interface:
+    def sender(self) -> map_layout.Interface:
         return self.model.interfaces[self.arrival - IFINDEX_BASE]
 
     @cached_property

@@ -25,8 +25,8 @@ from fuzz_model import (
     packed,
 )
 
-from agent.core import layout
-from agent.core.realize import IFINDEX_BASE
+from agent.core.model import map_layout
+from agent.core.plan.render import IFINDEX_BASE
 
 WRONG = (0.0, 0.0, 0.01, 0.04, 0.15)
 """How often a field of one frame is wrong: many frames are right, and reach the deepest."""
@@ -84,7 +84,7 @@ def _address(c: Chance, family: int, likely: tuple[bytes, ...]) -> bytes:
         return c.rng.choice(GATEWAYS[family])
     if odd < 0.95:
         return c.rng.choice(ODD[family])
-    return c.rng.randbytes(16) if family else layout.V4_MAPPED + c.rng.randbytes(4)
+    return c.rng.randbytes(16) if family else map_layout.V4_MAPPED + c.rng.randbytes(4)
 
 
 def _payload(c: Chance) -> bytes:
@@ -152,7 +152,7 @@ def _from_endpoint(c: Chance, model: Model) -> Frame:
     family = int(sender.ipv6 != ZERO and (sender.ipv4 == bytes(4) or c.once(0.5)))
     if c.once(0.01):
         family = 1 - family
-    own = sender.ipv6 if family else layout.mapped(sender.ipv4)
+    own = sender.ipv6 if family else map_layout.mapped(sender.ipv4)
     source = own if c.once(0.96) else _address(c, family, ())
     mac = sender.mac if c.once(0.98) else c.rng.randbytes(6)
     likely = tuple(a for vni, a in model.endpoints if vni == sender.vni and is_v4(a) != bool(family))
@@ -184,7 +184,7 @@ def _arrival(c: Chance, uplink: Uplink) -> int:
 def _outer(c: Chance, uplink: Uplink, peer: bytes, datagram: bytes) -> bytes:
     to = uplink.address
     if c.once(0.02):
-        to = layout.V4_MAPPED + c.rng.randbytes(4) if is_v4(to) else c.rng.randbytes(16)
+        to = map_layout.V4_MAPPED + c.rng.randbytes(4) if is_v4(to) else c.rng.randbytes(16)
     protocol = layer.UDP
     if not is_v4(peer) and c.rng.random() < max(c.wrong, 0.01):
         protocol, datagram = layer.extensions(c, protocol, datagram)

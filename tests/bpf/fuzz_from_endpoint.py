@@ -33,9 +33,9 @@ from fuzz_rules import (
     sent_out,
 )
 
-from agent.core import layout
-from agent.core.realize import IFINDEX_BASE
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.plan.render import IFINDEX_BASE
+from agent.datapath.bpf.outcomes import Outcome
 
 DIVIDED = 2
 
@@ -43,7 +43,7 @@ DIVIDED = 2
 class FromEndpoint(Answers):
     """One method an outcome."""
 
-    def _sender(self, step: Step) -> layout.Interface:
+    def _sender(self, step: Step) -> map_layout.Interface:
         need(step.program == "transit_agent", "only the transit agent ends so")
         sender = self.model.interfaces.get(step.arrival - IFINDEX_BASE)
         if sender is None:
@@ -51,7 +51,7 @@ class FromEndpoint(Answers):
         need(step.frame[6:12] == sender.mac, "nothing goes on with another Ethernet source than the endpoint's")
         return sender
 
-    def _hold_to_one(self, step: Step, sender: layout.Interface) -> None:
+    def _hold_to_one(self, step: Step, sender: map_layout.Interface) -> None:
         """Hold that nothing goes on that is for many, by Ethernet or by IP, but what asks for an address."""
         kind, ip = read_inner(step.frame)
         to = MAPPED + step.frame[38:42] if kind == ARP else ip.destination if ip else ZERO
@@ -61,7 +61,7 @@ class FromEndpoint(Answers):
         solicits = asks and kind != ARP
         need(known or solicits or not self.model.is_to_many(sender.vni, to), "what goes to many by IP goes nowhere")
 
-    def _own(self, sender: layout.Interface, source: bytes) -> bool:
+    def _own(self, sender: map_layout.Interface, source: bytes) -> bool:
         if is_v4(source):
             return source[12:] == sender.ipv4 != bytes(4)
         return source == sender.ipv6 != ZERO
@@ -74,7 +74,7 @@ class FromEndpoint(Answers):
         hold_same(step.frame, step.out, ip, ip.tos, hold_routed(step.frame, ip))
         self._hold_endpoint(step, sender.vni, ip.destination, len(step.frame), step.frame)
         endpoint = self.model.endpoints[(sender.vni, ip.destination)]
-        pinned = sender.flags & layout.INTERFACE_PINNED or endpoint.flags & layout.ENDPOINT_PINNED
+        pinned = sender.flags & map_layout.INTERFACE_PINNED or endpoint.flags & map_layout.ENDPOINT_PINNED
         between = self.model.between(sender.vni, ip.source, ip.destination)
         need(
             not pinned or not between or self.model.divided_here(sender.vni), "pinned networks: through a divider only"
@@ -101,7 +101,7 @@ class FromEndpoint(Answers):
         need(tunnel.ip.tos == sender.tos & 0xFC | tos, "the class is the endpoint's, the congestion mark the packet's")
         self._hold_way(step, sender, tunnel, uplink, source, destination)
 
-    def _hold_inner(self, step: Step, sender: layout.Interface, tunnel: Tunnel, ip: Ip) -> bytes:
+    def _hold_inner(self, step: Step, sender: map_layout.Interface, tunnel: Tunnel, ip: Ip) -> bytes:
         """Hold the inner frame to the sender's; return the source that it goes on with."""
         before = step.frame
         if self._is_solicitation(before, ip) and ip.source != sender.ipv6:
@@ -122,24 +122,24 @@ class FromEndpoint(Answers):
         return ip.source
 
     def _hold_way(
-        self, step: Step, sender: layout.Interface, tunnel: Tunnel, uplink: Uplink, source: bytes, to: bytes
+        self, step: Step, sender: map_layout.Interface, tunnel: Tunnel, uplink: Uplink, source: bytes, to: bytes
     ) -> None:
         model, vni, peer = self.model, sender.vni, tunnel.ip.destination
         endpoint, network = model.endpoints.get((vni, to)), model.network_of(vni, source)
-        path = step.before.get(layout.OVERLAY_KEY.pack(vni, to))
+        path = step.before.get(map_layout.OVERLAY_KEY.pack(vni, to))
         if step.outcome is Outcome.SENT_DIRECT:
-            ways = {(endpoint.host, endpoint.flags & layout.ENDPOINT_PINNED)} if endpoint else set()
+            ways = {(endpoint.host, endpoint.flags & map_layout.ENDPOINT_PINNED)} if endpoint else set()
             if path:
-                ways.add((path[:16], path[16] & layout.PATH_PINNED))
+                ways.add((path[:16], path[16] & map_layout.PATH_PINNED))
             free = not model.between(vni, source, to) or model.divided_here(vni)
             need(peer in dict(ways), "directly to where documents or packets said it is")
-            pinned = sender.flags & layout.INTERFACE_PINNED or all(flags for host, flags in ways if host == peer)
+            pinned = sender.flags & map_layout.INTERFACE_PINNED or all(flags for host, flags in ways if host == peer)
             need(not pinned or free, "pinned: never directly")
-            down = model.hops[(peer, model.uplinks[sender.droplet].interface)].flags & layout.NEXT_HOP_DOWN
-            bouncer = network and network.flags & layout.NETWORK_BOUNCED_HERE  # which knows no other way
+            down = model.hops[(peer, model.uplinks[sender.droplet].interface)].flags & map_layout.NEXT_HOP_DOWN
+            bouncer = network and network.flags & map_layout.NETWORK_BOUNCED_HERE  # which knows no other way
             need(not down or bouncer, "never directly to one that is down, but by its bouncer")
             need(not tunnel.options, "a direct packet carries no options")
-            vxlan = endpoint and endpoint.flags & layout.ENDPOINT_VXLAN
+            vxlan = endpoint and endpoint.flags & map_layout.ENDPOINT_VXLAN
             need(not tunnel.is_vxlan or vxlan, "VXLAN only to endpoints that speak it")
             return
         vpc, other = model.vpcs.get(vni), model.network_of(vni, to)
@@ -149,7 +149,7 @@ class FromEndpoint(Answers):
         }.get(step.outcome, vpc.members if vpc else ())
         need(peer in allowed, "to a bouncer of its network, or a divider of its VPC")
         divided = DIVIDED if step.outcome is Outcome.HANDED_TO_BOUNCER else 0
-        self._hold_rts(tunnel, uplink.address, 0, sender.flags & layout.INTERFACE_PINNED | divided)
+        self._hold_rts(tunnel, uplink.address, 0, sender.flags & map_layout.INTERFACE_PINNED | divided)
 
     def _hold_rts(self, tunnel: Tunnel, origin: bytes, bounces: int, flags: int) -> None:
         body = tunnel.option(RTS)
@@ -195,7 +195,7 @@ class FromEndpoint(Answers):
             return is_transport_right(frame, ip, ICMPV6)
         return total_of(frame[ip.transport : ip.end]) == 0xFFFF
 
-    def _hold_reset(self, step: Step, sender: layout.Interface, about: Ip) -> None:
+    def _hold_reset(self, step: Step, sender: map_layout.Interface, about: Ip) -> None:
         """Hold a reset to RFC 9293 section 3.10.7.1."""
         ip, network = ip_of(step.out), self.model.network_of(sender.vni, about.source)
         need(network and about.destination == network.gateway == ip.source, "only its own gateway resets")

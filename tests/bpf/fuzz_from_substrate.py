@@ -39,8 +39,8 @@ from fuzz_rules import (
     uplink_of,
 )
 
-from agent.core import layout
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.datapath.bpf.outcomes import Outcome
 
 UNLEARNT, SPEAKS_VXLAN = 4, 8
 
@@ -108,8 +108,8 @@ class FromSubstrate(Answers):
             return
         endpoint = self.model.endpoints.get((tunnel.vni, ip.destination))
         network = self.model.network_of(tunnel.vni, ip.source)
-        sender = network and network.flags & layout.NETWORK_PINNED if back else body and body[1] & 1
-        pinned = sender or (endpoint and endpoint.flags & layout.ENDPOINT_PINNED)
+        sender = network and network.flags & map_layout.NETWORK_PINNED if back else body and body[1] & 1
+        pinned = sender or (endpoint and endpoint.flags & map_layout.ENDPOINT_PINNED)
         need(not pinned or self.model.divided_here(tunnel.vni), "between pinned networks a divider is passed")
 
     def _reflected(self, step: Step) -> None:
@@ -189,7 +189,7 @@ class FromSubstrate(Answers):
         need(step.outcome is Outcome.RETURNED, "a question is answered or goes back")
         need(not tunnel.is_vxlan and tunnel.option(RTS) is None, "only what came straight goes back")
         need(tunnel.option(INVALIDATE) is None, "and that once")
-        knows = network and network.flags & layout.NETWORK_BOUNCED_HERE
+        knows = network and network.flags & map_layout.NETWORK_BOUNCED_HERE
         need(not endpoint or (not endpoint.ifindex and not knows), "who knows the endpoint answers")
         need(sent.ip.destination == tunnel.ip.source and sent.ip.ttl == 64, "to the droplet that it came from")
         need(sent.option(INVALIDATE) == b"" and sent.inner == tunnel.inner, "marked, and as it came")

@@ -20,10 +20,10 @@ from fuzz_rules import (
     origin_of,
 )
 
-from agent.core import layout
-from agent.core.realize import IFINDEX_BASE
-from agent.datapath.bpf_syscall import XdpAction
-from agent.datapath.outcomes import ANSWERED, DROPPED, FORWARDED, PASSED, Outcome
+from agent.core.model import map_layout
+from agent.core.plan.render import IFINDEX_BASE
+from agent.datapath.bpf.outcomes import ANSWERED, DROPPED, FORWARDED, PASSED, Outcome
+from agent.datapath.bpf.syscall import XdpAction
 
 SENT = {Outcome.SENT_DIRECT, Outcome.SENT_TO_BOUNCER, Outcome.SENT_TO_DIVIDER}
 HANDED = {
@@ -110,8 +110,8 @@ class Judge(FromEndpoint, FromSubstrate):
             reached = step.outcome is Outcome.DELIVERED or (endpoint and len(tunnel.inner) > 14 + endpoint.mtu)
             need(reached and len(written) == 1 and not gone, "only what reached its endpoint's droplet teaches a path")
             (key, value), *_ = written.items()
-            need(layout.OVERLAY_KEY.unpack(key) == (tunnel.vni, ip.source), "a path is to the sender, in its VPC")
-            host = layout.DIRECT_PATH.unpack(value)[0]
+            need(map_layout.OVERLAY_KEY.unpack(key) == (tunnel.vni, ip.source), "a path is to the sender, in its VPC")
+            host = map_layout.DIRECT_PATH.unpack(value)[0]
             need(host in self.model.peers, "a path leads to a known droplet")
             need(host == origin_of(tunnel), "a path leads to where the sender is")
             local = self.model.endpoints.get((tunnel.vni, ip.source))
@@ -127,10 +127,10 @@ class Judge(FromEndpoint, FromSubstrate):
         if not back and not asked_by(tunnel.inner):
             back = is_own_misdirected(self.model, tunnel, ip_of(tunnel.inner))
         need(back, "only a packet that came back makes forget")
-        need(gone == {layout.OVERLAY_KEY.pack(tunnel.vni, to)}, "the path to its destination is forgotten")
+        need(gone == {map_layout.OVERLAY_KEY.pack(tunnel.vni, to)}, "the path to its destination is forgotten")
         need(self._is_local(tunnel.vni, source), "only a local endpoint's packet comes back here")
         (key,) = gone
-        need(layout.DIRECT_PATH.unpack(step.before[key])[0] == tunnel.ip.source, "by the droplet that it led to")
+        need(map_layout.DIRECT_PATH.unpack(step.before[key])[0] == tunnel.ip.source, "by the droplet that it led to")
 
     def _told_here(self, step: Step) -> None:
         (self._told if step.program == "transit_agent" else self._told_own)(step)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from fuzz_frames import Frame
 from fuzz_model import SLOTS, UPLINKS, Model
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.core.realize import IFINDEX_BASE
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import programs
-from agent.datapath.compiler import CompiledObject, CompiledProgram, ticks_per_second
-from agent.datapath.outcomes import RECEIVED, Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.core.plan.render import IFINDEX_BASE
+from agent.datapath.bpf import programs
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import CompiledObject, CompiledProgram, ticks_per_second
+from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 
 CLONE_NEWNET = 0x40000000
 MMAPABLE = 1 << 10
@@ -107,7 +107,7 @@ class Machine:
         self._clock = bpf.load_program(clock + bytes.fromhex("95000000 00000000"), name="clock")
         self._outcomes = struct.Struct(f"={2 * len(Outcome)}Q")
         self._clean = bytes(self._outcomes.size)
-        self._traffic = bytes(SLOTS * layout.ENDPOINT_TRAFFIC.size)
+        self._traffic = bytes(SLOTS * map_layout.ENDPOINT_TRAFFIC.size)
 
     def _create(self, name: str, kind: int, key_size: int, value_size: int, entries: int, flags: int) -> int:
         if name in ARRAYS:
@@ -142,8 +142,8 @@ class Machine:
         for name, entries in model.entries(self.tick(), ticks_per_second()).items():
             for key, value in entries.items():
                 bpf.update(self.fds[name], key, value)
-        for slot, name in layout.CALLED_PROGRAMS.items():
-            bpf.update(self.fds["programs"], layout.U32.pack(slot), layout.U32.pack(self.programs[name]))
+        for slot, name in map_layout.CALLED_PROGRAMS.items():
+            bpf.update(self.fds["programs"], map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name]))
         if not model.delivers:
             bpf.delete(self.fds["programs"], bytes(4))
         self.memory[MapName.ENDPOINT_COUNTERS][: len(self._traffic)] = self._traffic
@@ -160,7 +160,7 @@ class Machine:
 
     def fragment_slots(self) -> set[int]:
         """Return the slots whose fragments are remembered."""
-        return {layout.FRAGMENT_KEY.unpack(key)[0] for key in self._dump(MapName.FRAGMENTS)}
+        return {map_layout.FRAGMENT_KEY.unpack(key)[0] for key in self._dump(MapName.FRAGMENTS)}
 
     def paths(self) -> dict[bytes, bytes]:
         return self._dump(MapName.DIRECT)
@@ -197,5 +197,5 @@ class Machine:
         if found == self._traffic:
             return {}
         memory[: len(self._traffic)] = self._traffic
-        rows = enumerate(layout.ENDPOINT_TRAFFIC.iter_unpack(found))
+        rows = enumerate(map_layout.ENDPOINT_TRAFFIC.iter_unpack(found))
         return {slot: row for slot, row in rows if any(row)}

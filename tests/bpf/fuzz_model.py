@@ -10,10 +10,10 @@ from ipaddress import ip_address, ip_network
 from random import Random
 from socket import htons
 
-from agent.core import layout
-from agent.core.features import Features
-from agent.core.layout import MapName
-from agent.core.realize import IFINDEX_BASE
+from agent.core.model import map_layout
+from agent.core.model.features import Features
+from agent.core.model.map_layout import MapName
+from agent.core.plan.render import IFINDEX_BASE
 
 UPLINKS = (11, 12, 13)
 """Interfaces that frames from the substrate arrive on."""
@@ -30,11 +30,11 @@ HOMES = (("10.0.0.", "fd00::"), ("10.0.1.", "fd00:0:0:1::"))
 
 def packed(text: str) -> bytes:
     """Return an address as 16 bytes."""
-    return layout.mapped(ip_address(text).packed)
+    return map_layout.mapped(ip_address(text).packed)
 
 
 def is_v4(address: bytes) -> bool:
-    return address[:12] == layout.V4_MAPPED
+    return address[:12] == map_layout.V4_MAPPED
 
 
 def host_of(peer: bytes) -> int:
@@ -81,18 +81,18 @@ class Model:
     """Transit XDP is in the program array, for delivery on the same host."""
     uplinks: dict[int, Uplink] = field(default_factory=dict)
     peers: dict[bytes, int] = field(default_factory=dict)
-    hops: dict[tuple[bytes, int], layout.NextHop] = field(default_factory=dict)
+    hops: dict[tuple[bytes, int], map_layout.NextHop] = field(default_factory=dict)
     networks: dict[tuple[int, str], Network] = field(default_factory=dict)
-    vpcs: dict[int, layout.AddressSet] = field(default_factory=dict)
-    endpoints: dict[tuple[int, bytes], layout.Endpoint] = field(default_factory=dict)
-    interfaces: dict[int, layout.Interface] = field(default_factory=dict)
+    vpcs: dict[int, map_layout.AddressSet] = field(default_factory=dict)
+    endpoints: dict[tuple[int, bytes], map_layout.Endpoint] = field(default_factory=dict)
+    interfaces: dict[int, map_layout.Interface] = field(default_factory=dict)
     paths: dict[tuple[int, bytes], tuple[bytes, int, int]] = field(default_factory=dict)
     """VNI and address -> host, flags, age in tenths of a second."""
 
     def network_of(self, vni: int, address: bytes) -> Network | None:
         for cidr in CIDRS:
             found = self.networks.get((vni, cidr))
-            if found and ip_address(layout.unmapped(address)) in ip_network(cidr):
+            if found and ip_address(map_layout.unmapped(address)) in ip_network(cidr):
                 return found
         return None
 
@@ -108,37 +108,47 @@ class Model:
         return self.network_of(vni, one) is not self.network_of(vni, other)
 
     def divided_here(self, vni: int) -> bool:
-        return vni in self.vpcs and bool(self.vpcs[vni].flags & layout.VPC_DIVIDED_HERE)
+        return vni in self.vpcs and bool(self.vpcs[vni].flags & map_layout.VPC_DIVIDED_HERE)
 
     def entries(self, tick: int, per_second: int) -> dict[MapName, dict[bytes, bytes]]:
         """Return what belongs into every map."""
         return {
             MapName.LOCAL_DROPLETS: {
-                layout.U32.pack(index): layout.LOCAL_DROPLET.pack(
+                map_layout.U32.pack(index): map_layout.LOCAL_DROPLET.pack(
                     u.address, u.interface, u.arrives, u.leaves, u.mac, htons(u.vlan), u.flags
                 )
                 for index, u in self.uplinks.items()
             },
-            MapName.DROPLETS: {peer: layout.DROPLET.pack(flags, host_of(peer)) for peer, flags in self.peers.items()},
-            MapName.NEXT_HOPS: {layout.NEXT_HOP_KEY.pack(*k): layout.NEXT_HOP.pack(*h) for k, h in self.hops.items()},
-            MapName.VPCS: {layout.U32.pack(vni): layout.vpc_value(v.flags, v.members) for vni, v in self.vpcs.items()},
+            MapName.DROPLETS: {
+                peer: map_layout.DROPLET.pack(flags, host_of(peer)) for peer, flags in self.peers.items()
+            },
+            MapName.NEXT_HOPS: {
+                map_layout.NEXT_HOP_KEY.pack(*k): map_layout.NEXT_HOP.pack(*h) for k, h in self.hops.items()
+            },
+            MapName.VPCS: {
+                map_layout.U32.pack(vni): map_layout.vpc_value(v.flags, v.members) for vni, v in self.vpcs.items()
+            },
             MapName.NETWORKS: dict(self._network(n) for n in self.networks.values()),
             MapName.ENDPOINTS: {
-                layout.OVERLAY_KEY.pack(*k): layout.ENDPOINT.pack(*e) for k, e in self.endpoints.items()
+                map_layout.OVERLAY_KEY.pack(*k): map_layout.ENDPOINT.pack(*e) for k, e in self.endpoints.items()
             },
-            MapName.INTERFACES: {layout.U32.pack(s): layout.INTERFACE.pack(*i) for s, i in self.interfaces.items()},
+            MapName.INTERFACES: {
+                map_layout.U32.pack(s): map_layout.INTERFACE.pack(*i) for s, i in self.interfaces.items()
+            },
             MapName.DIRECT: {
-                layout.OVERLAY_KEY.pack(*k): layout.DIRECT_PATH.pack(host, flags, 0, tick - age * per_second // 10)
+                map_layout.OVERLAY_KEY.pack(*k): map_layout.DIRECT_PATH.pack(
+                    host, flags, 0, tick - age * per_second // 10
+                )
                 for k, (host, flags, age) in self.paths.items()
             },
-        }  # fmt: skip
+        }
 
     @staticmethod
     def _network(network: Network) -> tuple[bytes, bytes]:
         cidr = ip_network(network.cidr)
-        key = layout.network_key(network.vni, cidr.network_address.packed, cidr.prefixlen)
-        broadcast = layout.mapped(cidr.broadcast_address.packed)[12:] if cidr.version == 4 else bytes(4)
-        return key, layout.network_value(network.gateway, network.flags, network.bouncers, broadcast)
+        key = map_layout.network_key(network.vni, cidr.network_address.packed, cidr.prefixlen)
+        broadcast = map_layout.mapped(cidr.broadcast_address.packed)[12:] if cidr.version == 4 else bytes(4)
+        return key, map_layout.network_value(network.gateway, network.flags, network.bouncers, broadcast)
 
 
 def make(rng: Random, features: Features) -> Model:
@@ -174,24 +184,24 @@ def _add_peers(rng: Random, model: Model) -> None:
     for number, peer in enumerate(PEERS):
         if ("ipv4" if is_v4(peer) else "ipv6") not in model.features.substrate:
             continue
-        model.peers[peer] = layout.DROPLET_ZERO_CHECKSUM if rng.random() < 0.3 else 0
+        model.peers[peer] = map_layout.DROPLET_ZERO_CHECKSUM if rng.random() < 0.3 else 0
         for uplink in model.uplinks.values():
             if rng.random() < 0.85:
                 model.hops[(peer, uplink.interface)] = _some_hop(rng, model, peer, number, uplink)
 
 
-def _some_hop(rng: Random, model: Model, peer: bytes, number: int, uplink: Uplink) -> layout.NextHop:
+def _some_hop(rng: Random, model: Model, peer: bytes, number: int, uplink: Uplink) -> map_layout.NextHop:
     """Make an entry as an agent would, and now and then one that leads by a droplet which is not there any more."""
-    flags = layout.NEXT_HOP_DOWN if rng.random() < 0.2 else 0
-    flags |= layout.NEXT_HOP_ZERO_CHECKSUM if rng.random() < 0.2 else 0
+    flags = map_layout.NEXT_HOP_DOWN if rng.random() < 0.2 else 0
+    flags |= map_layout.NEXT_HOP_ZERO_CHECKSUM if rng.random() < 0.2 else 0
     own = [index for index, one in model.uplinks.items() if one.interface == uplink.interface]
     by = rng.choice([*model.uplinks] if rng.random() < 0.3 else own)
     if rng.random() < 0.05:
-        by = layout.MAX_LOCAL_DROPLETS - 1
+        by = map_layout.MAX_LOCAL_DROPLETS - 1
     if by not in own or rng.random() < 0.1:
-        flags |= layout.NEXT_HOP_BY_OTHER
+        flags |= map_layout.NEXT_HOP_BY_OTHER
     mtu = rng.choice((1500, 1500, 1500, 9000, 1400, 1280, 600, 150))
-    return layout.NextHop(bytes([6, 0, 0, 0, 2 + number, uplink.interface]), mtu, flags, by)
+    return map_layout.NextHop(bytes([6, 0, 0, 0, 2 + number, uplink.interface]), mtu, flags, by)
 
 
 def _some_peers(rng: Random, model: Model, most: int = 3) -> tuple[bytes, ...]:
@@ -201,13 +211,13 @@ def _some_peers(rng: Random, model: Model, most: int = 3) -> tuple[bytes, ...]:
 
 def _add_vpc(rng: Random, model: Model, vni: int) -> None:
     if rng.random() < 0.9:
-        model.vpcs[vni] = layout.AddressSet(int(rng.random() < 0.35), _some_peers(rng, model))
+        model.vpcs[vni] = map_layout.AddressSet(int(rng.random() < 0.35), _some_peers(rng, model))
     pinned = {at: rng.random() < 0.3 for at in (0, 1)}
     for at, cidr in enumerate(CIDRS):
         if rng.random() < 0.93:
-            flags = layout.NETWORK_BOUNCED_HERE if rng.random() < 0.35 else 0
-            flags |= layout.NETWORK_PINNED if pinned[at % 2] else 0
-            gateway = layout.mapped(ip_network(cidr)[254].packed)
+            flags = map_layout.NETWORK_BOUNCED_HERE if rng.random() < 0.35 else 0
+            flags |= map_layout.NETWORK_PINNED if pinned[at % 2] else 0
+            gateway = map_layout.mapped(ip_network(cidr)[254].packed)
             model.networks[(vni, cidr)] = Network(vni, cidr, gateway, flags, _some_peers(rng, model))
     for home in (0, 1):
         for number in (1, 2, 3, 4):
@@ -218,8 +228,8 @@ def _add_vpc(rng: Random, model: Model, vni: int) -> None:
 def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, pinned: bool) -> None:
     """Numbers 1 and 2 are local, the others elsewhere; most have both families."""
     mac = bytes([2, vni & 0xFF, 0, 0, home, number])
-    flags = layout.ENDPOINT_PINNED if pinned else 0
-    flags |= layout.ENDPOINT_VXLAN if vni == 10 and model.features.vxlan_port else 0
+    flags = map_layout.ENDPOINT_PINNED if pinned else 0
+    flags |= map_layout.ENDPOINT_VXLAN if vni == 10 and model.features.vxlan_port else 0
     mtu = rng.choice((1406, 1438, 1438, 1280, 576, 100))
     v4, v6 = (packed(f"{start}{number}") for start in HOMES[home])
     families = rng.choice((3, 3, 3, 1, 2)) if "ipv6" in model.features.families else 1
@@ -228,19 +238,19 @@ def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, p
     host = uplink.address if number <= 2 else rng.choice(list(model.peers))
     if number <= 2:
         ifindex = IFINDEX_BASE + slot
-        model.interfaces[slot] = layout.Interface(
+        model.interfaces[slot] = map_layout.Interface(
             vni,
             index if rng.random() < 0.95 else 15,
             v6 if families & 2 else ZERO,
             v4[12:] if families & 1 else bytes(4),
             mac,
-            layout.INTERFACE_PINNED if pinned else 0,
+            map_layout.INTERFACE_PINNED if pinned else 0,
             mtu,
             rng.choice((0, 0, 0x2E << 2, 63 << 2)),
         )
     for bit, address in ((1, v4), (2, v6)):
         if families & bit:
-            model.endpoints[(vni, address)] = layout.Endpoint(host, ifindex, flags, mtu if ifindex else 0, mac)
+            model.endpoints[(vni, address)] = map_layout.Endpoint(host, ifindex, flags, mtu if ifindex else 0, mac)
 
 
 def _add_paths(rng: Random, model: Model) -> None:
@@ -250,6 +260,6 @@ def _add_paths(rng: Random, model: Model) -> None:
             for number in (3, 4, 77):
                 for start in HOMES[home]:
                     if rng.random() < 0.25:
-                        flags = layout.PATH_PINNED if rng.random() < 0.3 else 0
+                        flags = map_layout.PATH_PINNED if rng.random() < 0.3 else 0
                         path = rng.choice(list(model.peers)), flags, rng.choice((0, 5, 20, 50, 120))
                         model.paths[(vni, packed(f"{start}{number}"))] = path

@@ -21,7 +21,7 @@ from fuzz_parse import (
     total_of,
 )
 
-from agent.core import layout
+from agent.core.model import map_layout
 
 INVALIDATE, MISDIRECTED, RTS, PROBE = 0x82, 0x84, 1, 3
 BACK = ((0xFF4D, INVALIDATE), (0xFF4D, MISDIRECTED))
@@ -67,7 +67,7 @@ def accepted(model: Model, step: Step) -> tuple[Tunnel, Uplink]:
     need(tunnel.ip.summed, "the outer IPv4 checksum is verified")
     need(tunnel.udp.check is not False, "an outer UDP checksum is verified")
     need(tunnel.ip.source in model.peers, "only known droplets are listened to")
-    zero = (model.peers[tunnel.ip.source] | uplink.flags) & layout.DROPLET_ZERO_CHECKSUM
+    zero = (model.peers[tunnel.ip.source] | uplink.flags) & map_layout.DROPLET_ZERO_CHECKSUM
     need(is_v4(uplink.address) or tunnel.udp.check or zero, "no UDP checksum over IPv6 but from those that may")
     need(tunnel.protocol == 0x6558, "the payload is Ethernet")
     critical = [o for o in tunnel.options if o[1] & 0x80]
@@ -105,7 +105,7 @@ def is_own_misdirected(model: Model, tunnel: Tunnel, ip: Ip) -> bool:
     """Return whether an endpoint of this host sent a packet that bouncers sent to this very host, in vain."""
     sender, to = model.endpoints.get((tunnel.vni, ip.source)), model.network_of(tunnel.vni, ip.destination)
     here = bool(sender and sender.ifindex) and tunnel.option(RTS) is not None and origin_of(tunnel) not in model.peers
-    role = bool(to and to.flags & layout.NETWORK_BOUNCED_HERE) or model.divided_here(tunnel.vni)
+    role = bool(to and to.flags & map_layout.NETWORK_BOUNCED_HERE) or model.divided_here(tunnel.vni)
     return here and not role and (tunnel.vni, ip.destination) not in model.endpoints
 
 
@@ -132,20 +132,20 @@ def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) ->
     return tunnel, leaving[0]
 
 
-def _hops(model: Model, to: bytes, leaving: list[Uplink]) -> list[layout.NextHop]:
+def _hops(model: Model, to: bytes, leaving: list[Uplink]) -> list[map_layout.NextHop]:
     """Return the entries that lead to a droplet in the name of one of this host's."""
     found = []
     for (peer, interface), hop in model.hops.items():
-        own = interface in (uplink.interface for uplink in leaving) and not hop.flags & layout.NEXT_HOP_BY_OTHER
+        own = interface in (uplink.interface for uplink in leaving) and not hop.flags & map_layout.NEXT_HOP_BY_OTHER
         if peer == to and (own or model.uplinks.get(hop.droplet) in leaving):
             found.append(hop)
     return found
 
 
-def _hold_checksum(tunnel: Tunnel, uplink: Uplink, hop: layout.NextHop, inner_right: bool) -> None:
+def _hold_checksum(tunnel: Tunnel, uplink: Uplink, hop: map_layout.NextHop, inner_right: bool) -> None:
     if is_v4(tunnel.ip.source):
         need(tunnel.ip.summed and tunnel.udp.check is None, "right IPv4 checksum, no UDP checksum")
-    elif hop.flags & layout.NEXT_HOP_ZERO_CHECKSUM or uplink.flags & layout.DROPLET_ZERO_CHECKSUM:
+    elif hop.flags & map_layout.NEXT_HOP_ZERO_CHECKSUM or uplink.flags & map_layout.DROPLET_ZERO_CHECKSUM:
         need(tunnel.udp.check is None, "no UDP checksum where either end wants none")
     else:
         need(tunnel.udp.check is not None, "a UDP checksum over IPv6")

@@ -21,9 +21,9 @@ from fuzz_frames import Frame, frame
 from fuzz_judge import Judge
 from fuzz_machine import CONFIGURED, Machine, enter_namespace
 
-from agent.core.features import Features
-from agent.datapath.compiler import compile_programs, ticks_per_second
-from agent.datapath.outcomes import Outcome
+from agent.core.model.features import Features
+from agent.datapath.bpf.compiler import compile_programs, ticks_per_second
+from agent.datapath.bpf.outcomes import Outcome
 
 EPISODE = 200
 """Frames in one world."""

@@ -25,8 +25,8 @@ from bpf_world import (
     World,
 )  # fmt: skip
 
-from agent.core import layout
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.datapath.bpf.outcomes import Outcome
 
 GENEVE, VXLAN = 6081, 4789
 TAG_IN, TAG_OUT = 5, 6
@@ -52,7 +52,7 @@ def two_uplinks(world: World, came: int, goes: int, tags: tuple[int, int], flags
 def test_every_byte_of_a_bounced_packet(
     world: World, inner: int, came: int, goes: int, kinds: tuple[int, int], tags: tuple[int, int]
 ) -> None:
-    two_uplinks(world, came, goes, tags, layout.ENDPOINT_VXLAN if kinds[1] == VXLAN else 0)
+    two_uplinks(world, came, goes, tags, map_layout.ENDPOINT_VXLAN if kinds[1] == VXLAN else 0)
     frame = frame_to(R6 if inner == 6 else R, UNKNOWN6 if inner == 6 else UNKNOWN, tos=0x02)
     peer, own, origin = (S2, S1, S4) if came == 6 else (D2, D1, D4)
     rts = p.rts(origin, 1) + p.option(0x0102, 5, bytes(8))

@@ -10,11 +10,11 @@ import pytest
 from bpf_tunnels import frame_to, tunnelled
 from bpf_world import D2, MAC, SIZES, A, R, World, key
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.compiler import CompiledObject
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import CompiledObject
+from agent.datapath.bpf.outcomes import Outcome
 
 PLACES = 64
 TIMES = 4
@@ -59,5 +59,5 @@ def test_more_fragmented_packets_than_places_are_sent_and_the_last_one_goes_toge
         assert first.frame[34:36] == later.frame[34:36]
     found = small.entries(MapName.FRAGMENTS)
     assert 0 < len(found) <= bpf.map_info(small.fds[MapName.FRAGMENTS]).max_entries
-    assert {layout.FRAGMENT_KEY.unpack(one)[0] for one in found} == {1}
+    assert {map_layout.FRAGMENT_KEY.unpack(one)[0] for one in found} == {1}
     assert small.from_endpoint(part(0, later=True)).outcome is Outcome.SENT_DIRECT, "though its first is forgotten"

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.bpf_syscall import MapType
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.syscall import MapType
 
 MakeMap = Callable[..., int]
 

@@ -7,8 +7,8 @@ import pytest
 from bpf_tunnels import Outer, asks, frame_to, tunnelled
 from bpf_world import A6, D1, D2, D3, D4, ELSEWHERE, ELSEWHERE6, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, R, World
 
-from agent.core import layout
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.datapath.bpf.outcomes import Outcome
 
 NOT_ECT, ECT1, ECT0, CE = 0, 1, 2, 3
 DECAPSULATION = [  # RFC 6040 section 4.2, figure 4: inner, outer, result
@@ -63,9 +63,9 @@ def test_marks_survive_a_dividers_hop(
     there = ELSEWHERE6 if ":" in receiver else ELSEWHERE
     world.fill(over_ipv6=":" in source)
     if role is Outcome.HANDED_TO_BOUNCER:
-        world.vpc((D1,), layout.VPC_DIVIDED_HERE)
+        world.vpc((D1,), map_layout.VPC_DIVIDED_HERE)
     else:
-        world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+        world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     frame = frame_to(there, sender, tos=DSCP_INSIDE | inner)
     run = world.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
     if result is None:
@@ -103,7 +103,7 @@ def outer_tos(frame: bytes) -> int:
 
 @pytest.mark.parametrize("ecn", [NOT_ECT, ECT1, ECT0, CE])
 def test_a_bouncers_answer_to_arp_starts_without_marks(world: World, ecn: int) -> None:
-    world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     run = world.from_substrate(tunnelled(asks(R), Outer(tos=DSCP_OUTSIDE | ecn), options=p.rts(D4)))
     assert run.outcome is Outcome.ARP_ANSWERED_REMOTE
     assert outer_tos(run.frame) == DSCP_OUTSIDE

@@ -9,7 +9,7 @@ import pytest
 from bpf_tunnels import Outer, frame_to, tunnelled
 from bpf_world import A6, D1, D2, D4, MAC, R6, S1, S2, S4, VNI, World
 
-from agent.datapath.outcomes import Outcome
+from agent.datapath.bpf.outcomes import Outcome
 
 SKIPPED = p.option(0x0102, 0x05, bytes(4))
 CRITICAL = p.option(0x0102, 0x85, bytes(4))

@@ -27,8 +27,8 @@ from bpf_world import (
     World,
 )  # fmt: skip
 
-from agent.core import layout
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.datapath.bpf.outcomes import Outcome
 
 GENEVE_PORT = 6081
 FAMILIES = [(inner, outer) for outer in (4, 6) for inner in (4, 6)]
@@ -114,9 +114,9 @@ def test_a_pair_of_which_either_is_configured_so_has_no_checksum_over_ipv6(
     world: World, own: str, peer: str, to: str
 ) -> None:
     world.fill(over_ipv6=True)
-    world.local(1, S1, flags=layout.DROPLET_ZERO_CHECKSUM if own == "zero" else 0)
+    world.local(1, S1, flags=map_layout.DROPLET_ZERO_CHECKSUM if own == "zero" else 0)
     for name in (D2, D3):
-        world.next_hop(name, flags=layout.NEXT_HOP_ZERO_CHECKSUM if peer == "zero" else 0)
+        world.next_hop(name, flags=map_layout.NEXT_HOP_ZERO_CHECKSUM if peer == "zero" else 0)
     run = world.from_endpoint(from_a(4, to))
     if "zero" in (own, peer):
         assert run.frame[60:62] == b"\0\0"
@@ -126,7 +126,7 @@ def test_a_pair_of_which_either_is_configured_so_has_no_checksum_over_ipv6(
 
 def test_the_droplet_that_a_packet_leaves_by_counts_not_another_of_this_host(world: World) -> None:
     world.fill(over_ipv6=True)
-    world.local(1, S1, flags=layout.DROPLET_ZERO_CHECKSUM)
+    world.local(1, S1, flags=map_layout.DROPLET_ZERO_CHECKSUM)
     world.local(2, "2001:db8::6", SECOND_UPLINK)
     world.next_hop(D2, by=2)
     run = world.from_endpoint(from_a(4, R))

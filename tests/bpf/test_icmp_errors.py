@@ -36,9 +36,9 @@ from bpf_world import (
     World,
 )  # fmt: skip
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
 OVERHEAD = {4: 62, 6: 94}
@@ -169,7 +169,7 @@ def test_who_is_told_and_who_is_not(world: World, sentence: str, frame: bytes, o
 
 
 def test_nobody_is_told_without_a_network_to_speak_for(world: World) -> None:
-    world.remove(MapName.NETWORKS, layout.network_key(VNI, p.ip("10.0.0.0"), 24))
+    world.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
     assert world.from_endpoint(long(4, R, 1500)).outcome is Outcome.TOO_BIG
 
 
@@ -224,7 +224,7 @@ def test_a_sender_in_a_network_that_is_not_known_here_is_told_by_the_receivers_g
     """A droplet knows the networks of its own endpoints; without a word the sender would try for ever."""
     sender, receiver, gateway = (ELSEWHERE6, A6, GATEWAY6) if family == 6 else (ELSEWHERE, A, GATEWAY)
     cidr, prefix = ("fd00:1::", 64) if family == 6 else ("10.0.1.0", 24)
-    world.remove(MapName.NETWORKS, layout.network_key(VNI, p.ip(cidr), prefix))
+    world.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip(cidr), prefix))
     world.endpoint(receiver, D1, SLOT, mtu=1200)
     packet = (p.ipv6 if family == 6 else p.ipv4)(sender, receiver, p.udp(data=bytes(1250)))
     inner = p.ethernet(MAC[A], MAC[R], p.IPV6 if family == 6 else p.IPV4, packet)
@@ -238,7 +238,7 @@ def test_a_strangers_packet_is_told_to_nobody(world: World) -> None:
     world.endpoint(R, D3)
     inner = p.ethernet(MAC[R], MAC[B], p.IPV4, p.ipv4("10.0.0.44", R, p.udp(data=bytes(400))))
     assert world.from_substrate(tunnelled(inner, options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
-    world.endpoint(R, D3, flags=layout.ENDPOINT_VXLAN)
+    world.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN)
     assert world.from_substrate(tunnelled(inner, options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
 
 

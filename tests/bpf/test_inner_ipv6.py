@@ -26,9 +26,9 @@ from bpf_world import (
     key,
 )  # fmt: skip
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
 NEXT = p.extension
@@ -199,11 +199,11 @@ def test_fragments_inside_reach_their_endpoint_on_every_path(world: World, way: 
     to, own, far = addresses[family == 6], (A, A6)[family == 6], (R, R6)[family == 6]
     kind = p.IPV6 if family == 6 else p.IPV4
     if outcome is Outcome.HANDED_TO_BOUNCER:
-        world.vpc((D1,), layout.VPC_DIVIDED_HERE)
+        world.vpc((D1,), map_layout.VPC_DIVIDED_HERE)
     if outcome is Outcome.HANDED_TO_DIVIDER:
-        world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+        world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     if outcome is Outcome.SENT_TO_DIVIDER:
-        world.interface(flags=layout.INTERFACE_PINNED)
+        world.interface(flags=map_layout.INTERFACE_PINNED)
     if outcome in (Outcome.SENT_DIRECT, Outcome.DELIVERED_SAME_HOST, Outcome.SENT_TO_BOUNCER, Outcome.SENT_TO_DIVIDER):
         frame = p.ethernet(MAC[B], MAC[A], kind, fragment(own, to, later=later))
         run = world.from_endpoint(frame)
@@ -252,7 +252,7 @@ def test_the_same_ipv6_address_in_another_vpc_is_another_address(world: World) -
 
 
 def test_a_bouncer_bounces_ipv6(world: World) -> None:
-    world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     world.endpoint(R6, "192.0.2.3")
     run = world.from_substrate(tunnelled(frame_to(R6, A6), options=p.rts("192.0.2.4")))
     assert run.outcome is Outcome.BOUNCED

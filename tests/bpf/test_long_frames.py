@@ -29,10 +29,10 @@ from bpf_world import (
     World,
 )
 
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.netlink import Netlink
-from agent.datapath.outcomes import RECEIVED, Outcome
-from agent.datapath.xdp import AttachMode, Ownership, Program, attach
+from agent.datapath.attach.xdp import AttachMode, Ownership, Program, attach
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import RECEIVED, Outcome
+from agent.datapath.net.netlink import Netlink
 
 MTU = 9000
 PATIENCE = 50_000

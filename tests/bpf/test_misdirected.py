@@ -32,12 +32,12 @@ from bpf_world import (
 )
 from test_paths import from_a, invalid, outer_label
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.compiler import ticks_per_second
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.compiler import ticks_per_second
+from agent.datapath.bpf.outcomes import Outcome
 
-BOUNCES, DIVIDES, PINNED = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE, layout.NETWORK_PINNED
+BOUNCES, DIVIDES, PINNED = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE, map_layout.NETWORK_PINNED
 GONE, GONE6 = UNKNOWN, UNKNOWN6
 INSIDE = [pytest.param((R, GONE), id="IPv4 inside"), pytest.param((R6, GONE6), id="IPv6 inside")]
 OVER = [pytest.param(False, id="over IPv4"), pytest.param(True, id="over IPv6")]
@@ -52,10 +52,10 @@ def detours(world: World) -> dict[tuple[bytes, bytes], tuple[bytes, int]]:
     """Return who misdirected packets, and the attempt that is remembered, by source and destination."""
     found = {}
     for key, value in world.entries(MapName.DETOURS).items():
-        source, vni, destination = layout.DETOUR_KEY.unpack(key)
+        source, vni, destination = map_layout.DETOUR_KEY.unpack(key)
         assert vni == VNI
-        by, attempt, _ = layout.DETOUR.unpack(value)
-        found[layout.unmapped(source), layout.unmapped(destination)] = layout.unmapped(by), attempt
+        by, attempt, _ = map_layout.DETOUR.unpack(value)
+        found[map_layout.unmapped(source), map_layout.unmapped(destination)] = map_layout.unmapped(by), attempt
     return found
 
 
@@ -83,7 +83,7 @@ def test_what_a_bouncer_sent_here_in_vain_goes_back_whole_to_its_senders_droplet
 
 
 def test_a_host_that_does_not_know_the_vpc_any_more_returns_it_too(world: World) -> None:
-    world.remove(MapName.VPCS, layout.U32.pack(VNI))
+    world.remove(MapName.VPCS, map_layout.U32.pack(VNI))
     assert world.from_substrate(tunnelled(frame_to(GONE), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
 
 
@@ -152,10 +152,10 @@ def test_a_detour_ends(world: World) -> None:
     first = chosen(world)
     world.from_substrate(back(from_a(GONE)))
     ((key, value),) = world.entries(MapName.DETOURS).items()
-    by, attempt, tick = layout.DETOUR.unpack(value)
-    world.put(MapName.DETOURS, key, layout.DETOUR.pack(by, attempt, tick - 29 * ticks_per_second()))
+    by, attempt, tick = map_layout.DETOUR.unpack(value)
+    world.put(MapName.DETOURS, key, map_layout.DETOUR.pack(by, attempt, tick - 29 * ticks_per_second()))
     assert chosen(world) != first
-    world.put(MapName.DETOURS, key, layout.DETOUR.pack(by, attempt, tick - 30 * ticks_per_second()))
+    world.put(MapName.DETOURS, key, map_layout.DETOUR.pack(by, attempt, tick - 30 * ticks_per_second()))
     assert chosen(world) == first
 
 
@@ -209,7 +209,7 @@ def test_bouncers_and_dividers_on_the_way_make_another_choice_at_each_attempt(wo
 
 
 def test_a_pinned_packet_goes_by_another_divider(world: World) -> None:
-    world.interface(flags=layout.INTERFACE_PINNED)
+    world.interface(flags=map_layout.INTERFACE_PINNED)
     world.own_network(flags=PINNED)
     world.vpc((D2, D5))
     inner = from_a(ELSEWHERE, p.GATEWAY_MAC, ttl=9)

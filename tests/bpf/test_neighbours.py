@@ -27,14 +27,14 @@ from bpf_world import (
     World,
 )  # fmt: skip
 
-from agent.core import layout
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.datapath.bpf.outcomes import Outcome
 
 GROUP = "ff02::1:ff00:3"
 GROUP_MAC = b"\x33\x33\xff\0\0\3"
 LINK_LOCAL = "fe80::1"
 ROUTER, SOLICITED, OVERRIDE = 0x80000000, 0x40000000, 0x20000000
-BOUNCES = layout.NETWORK_BOUNCED_HERE
+BOUNCES = map_layout.NETWORK_BOUNCED_HERE
 
 
 def asks(target: str, source: str = A6, to: str = GROUP, mac: bytes | None = MAC[A], **fields: object) -> bytes:

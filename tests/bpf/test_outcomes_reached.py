@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bpf_world import World
 
-from agent.datapath.outcomes import RECEIVED, Outcome
+from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 
 
 @pytest.mark.after_all

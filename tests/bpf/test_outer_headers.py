@@ -27,9 +27,9 @@ from bpf_world import (
     mapped,
 )  # fmt: skip
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.outcomes import Outcome
 
 PAYLOAD = p.geneve(VNI, frame_to())
 DATAGRAM = Outer(S2, S1).datagram(PAYLOAD)
@@ -147,7 +147,7 @@ def test_checksums_are_verified_at_every_length(world: World, size: int, over: t
 
 def test_a_droplet_may_send_without_a_checksum_over_ipv6_where_that_is_configured(world: World) -> None:
     world.fill(over_ipv6=True)
-    world.known(D2, layout.DROPLET_ZERO_CHECKSUM)
+    world.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
     unsummed = tunnelled(outer=Outer(S2, S1, udp_check=0))
     assert world.from_substrate(unsummed).outcome is Outcome.DELIVERED
     assert world.from_substrate(unsummed).outcome is Outcome.DELIVERED, "over a path that was just learnt"
@@ -162,16 +162,16 @@ def test_without_a_checksum_over_ipv6_only_a_pair_is_listened_to_of_which_either
     world: World, own: str, peer: str
 ) -> None:
     world.fill(over_ipv6=True)
-    world.known(D2, layout.DROPLET_ZERO_CHECKSUM if peer == "zero" else 0)
-    world.local(1, S1, flags=layout.DROPLET_ZERO_CHECKSUM if own == "zero" else 0)
-    world.local(2, "2001:db8::6", flags=0 if own == "zero" else layout.DROPLET_ZERO_CHECKSUM)
+    world.known(D2, map_layout.DROPLET_ZERO_CHECKSUM if peer == "zero" else 0)
+    world.local(1, S1, flags=map_layout.DROPLET_ZERO_CHECKSUM if own == "zero" else 0)
+    world.local(2, "2001:db8::6", flags=0 if own == "zero" else map_layout.DROPLET_ZERO_CHECKSUM)
     run = world.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0)))
     assert run.outcome is (Outcome.DELIVERED if "zero" in (own, peer) else Outcome.NO_CHECKSUM)
 
 
 def test_without_a_checksum_a_path_in_use_is_renewed_once_a_second_too(world: World) -> None:
     world.fill(over_ipv6=True)
-    world.known(D2, layout.DROPLET_ZERO_CHECKSUM)
+    world.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
     world.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0)))
     learnt = world.direct(R)
     world.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0)))

@@ -34,12 +34,12 @@ from bpf_world import (
     key,
 )  # fmt: skip
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.compiler import ticks_per_second
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.compiler import ticks_per_second
+from agent.datapath.bpf.outcomes import Outcome
 
-BOUNCES, DIVIDES, PINNED = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE, layout.NETWORK_PINNED
+BOUNCES, DIVIDES, PINNED = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE, map_layout.NETWORK_PINNED
 GONE, GONE6 = UNKNOWN, UNKNOWN6
 SECOND = "192.0.2.6"
 """This host's droplet on its second uplink."""
@@ -140,7 +140,7 @@ def test_what_came_back_from_one_who_goes_meanwhile_is_told_to_nobody(world: Wor
 def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(
     world: World, pinned: str, divides: int
 ) -> None:
-    world.endpoint(ELSEWHERE, D1, 3, flags=layout.ENDPOINT_PINNED if "receiver" in pinned else 0)
+    world.endpoint(ELSEWHERE, D1, 3, flags=map_layout.ENDPOINT_PINNED if "receiver" in pinned else 0)
     world.own_network(flags=PINNED if "sender" in pinned else 0)
     world.vpc((D5,), divides)
     run = world.from_substrate(invalid(from_a(ELSEWHERE)))
@@ -152,7 +152,7 @@ def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(
 
 
 def test_what_came_back_to_a_sender_whose_network_is_gone_ends(world: World) -> None:
-    world.remove(MapName.NETWORKS, layout.network_key(VNI, p.ip("10.0.0.0"), 24))
+    world.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
     world.path(GONE, D2, 0)
     assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.NO_NETWORK
     assert world.direct(GONE) is None
@@ -211,7 +211,7 @@ def test_the_whole_way_of_an_endpoint_that_moves(world: World) -> None:
 def test_no_direct_path_leads_to_a_droplet_that_is_down_and_one_does_again_when_it_is_up(world: World, to: str) -> None:
     if to == GONE:
         world.path(GONE, D2, fresh(world))
-    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN)
+    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
     run = world.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D3))
     world.next_hop(D2)
@@ -221,7 +221,7 @@ def test_no_direct_path_leads_to_a_droplet_that_is_down_and_one_does_again_when_
 def test_a_bouncer_sends_its_own_endpoints_packets_straight_to_a_droplet_that_is_down(world: World) -> None:
     """It knows no other way: nobody knows more than a network's bouncer."""
     world.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)
-    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN)
+    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
     run = world.from_endpoint(from_a(R))
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(D2))
 
@@ -234,7 +234,7 @@ def test_another_of_this_hosts_droplets_leads_where_the_agent_says_so(world: Wor
     world.next_hop(D2, by=3)
     run = world.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(SECOND), p.ip(D2))
-    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN, by=3)
+    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN, by=3)
     run = world.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D1), p.ip(D3))
 
@@ -288,29 +288,29 @@ def test_a_next_hop_of_the_other_family_is_no_way(world: World) -> None:
 def test_an_endpoint_of_a_pinned_network_reaches_others_by_a_divider(world: World, to: str, known: bool) -> None:
     if known:
         world.endpoint(to, D2)
-    world.interface(flags=layout.INTERFACE_PINNED)
+    world.interface(flags=map_layout.INTERFACE_PINNED)
     run = world.from_endpoint(from_a(to, p.GATEWAY_MAC, ttl=9))
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_TO_DIVIDER, p.ip(D5))
     assert run.frame[50:62] == p.rts(D1, 0, p.PINNED)
 
 
 def test_within_a_pinned_network_packets_go_direct(world: World) -> None:
-    world.interface(flags=layout.INTERFACE_PINNED)
+    world.interface(flags=map_layout.INTERFACE_PINNED)
     assert world.from_endpoint(from_a(R)).outcome is Outcome.SENT_DIRECT
 
 
 def test_an_endpoint_reaches_a_pinned_network_by_a_divider_too(world: World) -> None:
-    world.endpoint(ELSEWHERE, D2, flags=layout.ENDPOINT_PINNED)
+    world.endpoint(ELSEWHERE, D2, flags=map_layout.ENDPOINT_PINNED)
     assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
     world.remove(MapName.ENDPOINTS, key(ELSEWHERE))
-    world.path(ELSEWHERE, D2, fresh(world), layout.PATH_PINNED)
+    world.path(ELSEWHERE, D2, fresh(world), map_layout.PATH_PINNED)
     assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
     world.path(ELSEWHERE, D2, fresh(world))
     assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_DIRECT
 
 
 def test_an_endpoint_of_this_host_in_another_pinned_network_is_behind_the_divider(world: World) -> None:
-    world.endpoint(ELSEWHERE, D1, 3, flags=layout.ENDPOINT_PINNED)
+    world.endpoint(ELSEWHERE, D1, 3, flags=map_layout.ENDPOINT_PINNED)
     assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
     back = tunnelled(p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, ELSEWHERE, p.udp())), Outer("192.0.2.4"),
                      options=p.rts(D1, 2, p.PINNED | p.DIVIDED))  # fmt: skip
@@ -318,15 +318,15 @@ def test_an_endpoint_of_this_host_in_another_pinned_network_is_behind_the_divide
 
 
 def test_without_a_divider_a_pinned_network_is_alone(world: World) -> None:
-    world.interface(flags=layout.INTERFACE_PINNED)
+    world.interface(flags=map_layout.INTERFACE_PINNED)
     world.vpc(())
     assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.UNREACHABLE_TOLD
-    world.remove(MapName.VPCS, layout.U32.pack(VNI))
+    world.remove(MapName.VPCS, map_layout.U32.pack(VNI))
     assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.NO_VPC
 
 
 def test_a_dividers_own_endpoint_has_passed_the_divider(world: World) -> None:
-    world.interface(flags=layout.INTERFACE_PINNED)
+    world.interface(flags=map_layout.INTERFACE_PINNED)
     world.own_network((D1,), BOUNCES | PINNED)
     world.vpc((D1,), DIVIDES)
     run = world.from_endpoint(from_a(ELSEWHERE))
@@ -355,7 +355,7 @@ def test_a_bouncer_sends_what_is_pinned_by_a_divider_first(
 
 
 @pytest.mark.parametrize(
-    ("flags", "outcome"), [(0, Outcome.DELIVERED), (layout.ENDPOINT_PINNED, Outcome.HANDED_TO_DIVIDER)]
+    ("flags", "outcome"), [(0, Outcome.DELIVERED), (map_layout.ENDPOINT_PINNED, Outcome.HANDED_TO_DIVIDER)]
 )
 def test_at_its_end_too_a_packet_to_a_pinned_network_passes_a_divider(
     world: World, flags: int, outcome: Outcome
@@ -365,7 +365,7 @@ def test_at_its_end_too_a_packet_to_a_pinned_network_passes_a_divider(
 
 
 def test_what_comes_by_vxlan_for_a_pinned_network_passes_a_divider_too(world: World) -> None:
-    world.endpoint(A, D1, 1, flags=layout.ENDPOINT_PINNED)
+    world.endpoint(A, D1, 1, flags=map_layout.ENDPOINT_PINNED)
     frame = Outer(port=4789).wrap(p.vxlan(VNI, frame_to(A, ELSEWHERE)))
     assert world.from_substrate(frame).outcome is Outcome.HANDED_TO_DIVIDER
 
@@ -373,10 +373,10 @@ def test_what_comes_by_vxlan_for_a_pinned_network_passes_a_divider_too(world: Wo
 def test_a_path_knows_whether_its_network_is_pinned(world: World) -> None:
     for source, flags in (("10.0.0.41", 0), ("10.0.0.42", p.PINNED | p.DIVIDED)):
         world.from_substrate(tunnelled(frame_to(A, source), options=p.rts(D4, 1, flags)))
-        assert world.path_flags(source) == (layout.PATH_PINNED if flags else 0)
-    world.endpoint(A, D1, 1, flags=layout.ENDPOINT_PINNED)
+        assert world.path_flags(source) == (map_layout.PATH_PINNED if flags else 0)
+    world.endpoint(A, D1, 1, flags=map_layout.ENDPOINT_PINNED)
     world.from_substrate(tunnelled(frame_to(A, "10.0.0.43")))
-    assert world.path_flags("10.0.0.43") == layout.PATH_PINNED, "straight, so from the same network"
+    assert world.path_flags("10.0.0.43") == map_layout.PATH_PINNED, "straight, so from the same network"
 
 
 def test_an_address_of_no_network_between_networks_is_closed(world: World) -> None:

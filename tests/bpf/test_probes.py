@@ -7,8 +7,8 @@ import pytest
 from bpf_tunnels import Outer
 from bpf_world import D1, D2, S1, S2, STRANGER, World
 
-from agent.core import layout
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.datapath.bpf.outcomes import Outcome
 
 CONTROL = 0x80
 REQUEST, REPLY = 1, 2
@@ -89,7 +89,7 @@ def test_a_probe_without_a_checksum_over_ipv6_needs_to_be_allowed_as_other_packe
     world.fill(over_ipv6=True)
     frame = Outer(S2, S1, udp_check=0).wrap(probe(REQUEST))
     assert world.from_substrate(frame).outcome is Outcome.NO_CHECKSUM
-    world.known(D2, layout.DROPLET_ZERO_CHECKSUM)
+    world.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
     run = world.from_substrate(frame)
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert run.frame[60:62] == b"\0\0"

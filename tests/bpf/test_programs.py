@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from bpf_world import World
 
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import compiler, programs
-from agent.datapath.compiler import CompiledObject, CompileError, compile_programs
+from agent.datapath.bpf import compiler, programs
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import CompiledObject, CompileError, compile_programs
 
 
 @pytest.fixture

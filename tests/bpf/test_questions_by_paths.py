@@ -7,15 +7,15 @@ import pytest
 from bpf_tunnels import Outer, tunnelled
 from bpf_world import A6, D1, D2, D3, D4, ELSEWHERE, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, R, World, key
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.compiler import ticks_per_second
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.compiler import ticks_per_second
+from agent.datapath.bpf.outcomes import Outcome
 
 HELD = bytes([2, 9, 9, 9, 9, 9])
 """The Ethernet address that A holds for who it asks."""
 ALL, GROUP6 = b"\xff" * 6, bytes.fromhex("3333ff000077")
-PINNED, BOUNCES = layout.INTERFACE_PINNED, layout.NETWORK_BOUNCED_HERE
+PINNED, BOUNCES = map_layout.INTERFACE_PINNED, map_layout.NETWORK_BOUNCED_HERE
 QUESTIONS = {
     "ARP to the one": p.ethernet(HELD, MAC[A], p.ARP, p.arp(MAC[A], A, UNKNOWN)),
     "ARP to all": p.ethernet(ALL, MAC[A], p.ARP, p.arp(MAC[A], A, UNKNOWN)),
@@ -73,7 +73,7 @@ def test_it_goes_to_a_bouncer_where_no_path_may_be_taken(world: World, question:
     heard(world, seconds=10)
     assert world.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER, "too old"
     heard(world)
-    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN)
+    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
     run = world.from_endpoint(question)
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D3)), "down"
     world.no_next_hop(D2)
@@ -91,7 +91,7 @@ def test_no_question_between_pinned_networks_goes_straight(world: World) -> None
 def test_documents_answer_before_any_path(world: World, question: bytes) -> None:
     heard(world)
     for address, mac in ((UNKNOWN, MAC[R]), (UNKNOWN6, MAC[R])):
-        value = layout.ENDPOINT.pack(layout.mapped(p.ip(D4)), 0, 0, 1400, mac)
+        value = map_layout.ENDPOINT.pack(map_layout.mapped(p.ip(D4)), 0, 0, 1400, mac)
         world.put(MapName.ENDPOINTS, key(address), value)
     assert world.from_endpoint(question).outcome in {Outcome.ARP_ANSWERED, Outcome.ND_ANSWERED}
 

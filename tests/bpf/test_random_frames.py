@@ -17,11 +17,11 @@ from fuzz_machine import Machine, Step, enter_namespace, tapped
 from fuzz_rules import ViolationError
 from fuzz_run import EPISODE, VARIANTS, run
 
-from agent.core.realize import IFINDEX_BASE
-from agent.datapath import programs
-from agent.datapath.bpf_syscall import XdpAction
-from agent.datapath.compiler import CompiledObject, compile_programs
-from agent.datapath.outcomes import RECEIVED, Outcome
+from agent.core.plan.render import IFINDEX_BASE
+from agent.datapath.bpf import programs
+from agent.datapath.bpf.compiler import CompiledObject, compile_programs
+from agent.datapath.bpf.outcomes import RECEIVED, Outcome
+from agent.datapath.bpf.syscall import XdpAction
 
 FRAMES = {"everything": 20_000, "plain": 10_000}
 

@@ -11,11 +11,11 @@ import pytest
 from bpf_tunnels import frame_to, tunnelled
 from bpf_world import ARRIVAL, MAC, MTU, SLOT, VNI, A, B, World, key, mapped
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.core.realize import IFINDEX_BASE
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.core.plan.render import IFINDEX_BASE
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import Outcome
 
 STRANGE_SLOT, STRANGE_VNI = 5, VNI + 1
 STRANGE = "10.0.0.9"
@@ -24,7 +24,7 @@ ROUNDS, ENTRIES, FRAMES = 400, 8000, 50_000
 
 
 def here(slot: int) -> bytes:
-    return layout.ENDPOINT.pack(mapped("192.0.2.1"), IFINDEX_BASE + slot, 0, MTU, MAC[A])
+    return map_layout.ENDPOINT.pack(mapped("192.0.2.1"), IFINDEX_BASE + slot, 0, MTU, MAC[A])
 
 
 def test_what_is_for_an_endpoint_of_one_vpc_reaches_none_of_another_while_both_are_written(world: World) -> None:

@@ -7,10 +7,10 @@ import pytest
 from bpf_tunnels import frame_to, tunnelled
 from bpf_world import ARRIVAL, D2, MAC, MTU, SLOT, UNKNOWN, UPLINK, A, B, R, World
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.core.realize import IFINDEX_BASE
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.core.plan.render import IFINDEX_BASE
+from agent.datapath.bpf.outcomes import Outcome
 
 TRANSIT_XDP, TRANSIT_ERRORS = 0, 1
 EMPTY_SLOT, FOREIGN_SLOT = 5, 6
@@ -29,7 +29,7 @@ def test_an_endpoint_of_the_same_host_gets_what_the_agent_left_for_it(world: Wor
 def test_after_the_tail_call_an_interface_of_nobody_is_closed(world: World) -> None:
     """One that was removed while its packet was on its way."""
     world.leave_state(1 + TRANSIT_XDP, receiver=IFINDEX_BASE + 2)
-    world.remove(MapName.INTERFACES, layout.U32.pack(SLOT))
+    world.remove(MapName.INTERFACES, map_layout.U32.pack(SLOT))
     assert world.after_tail_call(TO_B).outcome is Outcome.UNKNOWN_INTERFACE
 
 
@@ -64,7 +64,7 @@ def test_what_was_left_is_not_used_for_the_next_frame(world: World) -> None:
 
 
 def test_without_transit_errors_an_endpoints_packet_is_dropped_and_counted(world: World) -> None:
-    world.remove(MapName.PROGRAMS, layout.U32.pack(TRANSIT_ERRORS))
+    world.remove(MapName.PROGRAMS, map_layout.U32.pack(TRANSIT_ERRORS))
     before = world.endpoint_traffic(SLOT)
     assert world.from_endpoint(TOO_LONG).outcome is Outcome.NO_PROGRAM
     after = world.endpoint_traffic(SLOT)
@@ -73,7 +73,7 @@ def test_without_transit_errors_an_endpoints_packet_is_dropped_and_counted(world
 
 
 def test_without_transit_errors_a_packet_through_a_tunnel_is_dropped(world: World) -> None:
-    world.own_network(flags=layout.NETWORK_BOUNCED_HERE)
+    world.own_network(flags=map_layout.NETWORK_BOUNCED_HERE)
     assert world.from_substrate(UNREACHABLE).outcome is Outcome.UNREACHABLE_TOLD_REMOTE
-    world.remove(MapName.PROGRAMS, layout.U32.pack(TRANSIT_ERRORS))
+    world.remove(MapName.PROGRAMS, map_layout.U32.pack(TRANSIT_ERRORS))
     assert world.from_substrate(UNREACHABLE).outcome is Outcome.NO_PROGRAM

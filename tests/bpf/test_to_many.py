@@ -7,13 +7,13 @@ import pytest
 from bpf_tunnels import Outer, frame_to, tunnelled
 from bpf_world import A6, D1, D4, ELSEWHERE, GATEWAY, MAC, R6, UNKNOWN, VNI, A, B, R, World
 
-from agent.core import layout
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.datapath.bpf.outcomes import Outcome
 
 GW, ALL = p.GATEWAY_MAC, b"\xff" * 6
 GROUP4, GROUP6 = bytes.fromhex("01005e0000fb"), bytes.fromhex("333300000001")
 SUBNET, OTHER_SUBNET = "10.0.0.255", "10.0.1.255"
-BOUNCES, DIVIDES = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE
+BOUNCES, DIVIDES = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE
 
 
 def ipv4(to: str, mac: bytes, source: str = A, payload: bytes | None = None) -> bytes:
@@ -61,7 +61,7 @@ def test_what_goes_to_many_ends_on_the_senders_host(world: World, sentence: str,
 
 
 def test_a_pinned_networks_packet_to_another_subnet_passes_no_divider(world: World) -> None:
-    world.interface(flags=layout.INTERFACE_PINNED)
+    world.interface(flags=map_layout.INTERFACE_PINNED)
     assert world.from_endpoint(ipv4(OTHER_SUBNET, GW)).outcome is Outcome.MULTICAST
 
 

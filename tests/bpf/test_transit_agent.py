@@ -26,10 +26,10 @@ from bpf_world import (
     World,
 )
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.compiler import ticks_per_second
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.compiler import ticks_per_second
+from agent.datapath.bpf.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
 ROUTED = "10.0.1.9"
@@ -126,7 +126,7 @@ def test_nothing_leaves_before_the_droplet_is_configured(world: World) -> None:
 
 
 def test_without_transit_xdp_nothing_is_delivered_on_the_same_host(world: World) -> None:
-    world.remove(MapName.PROGRAMS, layout.U32.pack(0))
+    world.remove(MapName.PROGRAMS, map_layout.U32.pack(0))
     run = world.from_endpoint(from_a(p.ipv4(A, B, p.udp())))
     assert run.outcome is Outcome.NO_PROGRAM
 
@@ -144,7 +144,7 @@ def test_a_frame_without_head_room_is_dropped(world: World) -> None:
 
 @pytest.mark.parametrize("frame", [from_a(p.ipv4(A, UNKNOWN, p.udp())), asks(R)], ids=["IPv4", "ARP"])
 def test_without_its_network_an_endpoint_reaches_no_bouncer(world: World, frame: bytes) -> None:
-    world.remove(MapName.NETWORKS, layout.network_key(VNI, p.ip("10.0.0.0"), 24))
+    world.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
     run = world.from_endpoint(frame)
     assert run.outcome is Outcome.NO_NETWORK
 
@@ -167,14 +167,14 @@ ROLES = [
 def test_a_droplet_that_bounces_its_endpoints_network(
     world: World, sentence: str, to: str, divides: int, bouncers: tuple[str, ...], outcome: Outcome
 ) -> None:
-    world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     world.other_network(bouncers)
-    world.vpc((D1,) if divides else (D5,), divides * layout.VPC_DIVIDED_HERE)
+    world.vpc((D1,) if divides else (D5,), divides * map_layout.VPC_DIVIDED_HERE)
     assert world.from_endpoint(from_a(p.ipv4(A, to, p.udp()), GW)).outcome is outcome, sentence
 
 
 def test_the_bouncer_itself_does_not_ask_another_bouncer(world: World) -> None:
-    world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     assert world.from_endpoint(asks(UNKNOWN)).outcome is Outcome.NO_ENDPOINT
 
 

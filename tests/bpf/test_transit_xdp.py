@@ -28,10 +28,10 @@ from bpf_world import (
     mapped,
 )
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.compiler import ticks_per_second
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.compiler import ticks_per_second
+from agent.datapath.bpf.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
 UNHEARD = "10.0.0.44"
@@ -130,7 +130,7 @@ def test_a_payload_cut_anywhere_under_right_outer_lengths_is_not_delivered(world
     assert outcome in {Outcome.MALFORMED_OUTER, Outcome.MALFORMED_GENEVE, Outcome.MALFORMED_INNER}
 
 
-BOUNCES, DIVIDES = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE
+BOUNCES, DIVIDES = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE
 ROLES = [
     ("the bouncer does not know it", UNKNOWN, BOUNCES, 0, (D4,), (D5,), Outcome.UNREACHABLE_TOLD_REMOTE, None),
     ("the bouncer asks a divider about another network", ELSEWHERE, BOUNCES, 0, (D4,), (D5,),
@@ -272,7 +272,7 @@ def tick_now(world: World) -> int:
 )
 def test_a_fresh_path_is_not_written_again(world: World, over_ipv6: bool, frame: bytes) -> None:
     world.fill(over_ipv6=over_ipv6)
-    world.known(D2, layout.DROPLET_ZERO_CHECKSUM)
+    world.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
     world.from_substrate(frame)
     learnt = world.direct(R)
     assert learnt is not None

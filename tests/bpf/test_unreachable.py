@@ -31,13 +31,13 @@ from bpf_world import (
     World,
 )  # fmt: skip
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
 NOWHERE6 = "fd99::1"
-BOUNCES, DIVIDES = layout.NETWORK_BOUNCED_HERE, layout.VPC_DIVIDED_HERE
+BOUNCES, DIVIDES = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE
 HOST, NET, PORT, PROTOCOL = (
     {4: (3, 1), 6: (1, 3)},
     {4: (3, 0), 6: (1, 0)},
@@ -92,7 +92,7 @@ def without_dividers(world: World) -> None:
 
 
 def pinned_without_dividers(world: World) -> None:
-    world.interface(flags=layout.INTERFACE_PINNED)
+    world.interface(flags=map_layout.INTERFACE_PINNED)
     world.vpc(())
 
 
@@ -381,7 +381,7 @@ def test_drops_keep_their_reasons_where_no_error_is_due(world: World, family: in
 
 def test_without_the_senders_network_nobody_says_that_nothing_leads_there(world: World) -> None:
     """That network is what is missing here; the receiver's gateway has no part in it."""
-    world.remove(MapName.NETWORKS, layout.network_key(VNI, p.ip("10.0.0.0"), 24))
+    world.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
     assert world.from_endpoint(from_a(4, OTHER)).outcome is Outcome.NO_NETWORK
 
 

@@ -15,11 +15,11 @@ import pytest
 from bpf_tunnels import Outer, frame_to, tunnelled
 from bpf_world import A6, D1, D2, GATEWAY, GATEWAY6, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, R, World
 
-from agent.core import layout
-from agent.core.features import Family, Features
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.compiler import compile_programs
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.features import Family, Features
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import compile_programs
+from agent.datapath.bpf.outcomes import Outcome
 
 IPV4: frozenset[Family] = frozenset({"ipv4"})
 IPV6: frozenset[Family] = frozenset({"ipv6"})
@@ -150,7 +150,7 @@ def test_a_variant_tells_what_leads_nowhere_and_sends_nothing_to_many(
         (p.ipv4, p.IPV4, A, GATEWAY, UNKNOWN, "10.0.0.255") if family == "ipv4"
         else (p.ipv6, p.IPV6, A6, GATEWAY6, UNKNOWN6, "ff02::1")
     )  # fmt: skip
-    world.own_network((D1,), layout.NETWORK_BOUNCED_HERE)
+    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     known = family in features.families
     for to, mac, outcome in (
         (unknown, MAC[R], Outcome.UNREACHABLE_TOLD),

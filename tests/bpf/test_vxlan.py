@@ -30,9 +30,9 @@ from bpf_world import (
     mapped,
 )  # fmt: skip
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.outcomes import Outcome
 
 PORT = 4789
 FAR, BESIDE = "10.0.0.45", "10.0.0.46"
@@ -93,7 +93,7 @@ def test_every_byte_in_front_of_the_inner_frame(
 ) -> None:
     six = ":" in over[0]
     world.fill(over_ipv6=six)
-    world.endpoint(addresses[1], D2, flags=layout.ENDPOINT_VXLAN)
+    world.endpoint(addresses[1], D2, flags=map_layout.ENDPOINT_VXLAN)
     build, kind = (p.ipv6, p.IPV6) if ":" in addresses[0] else (p.ipv4, p.IPV4)
     inner = p.ethernet(MAC[R], MAC[A], kind, build(*addresses, p.udp()))
     run = world.from_endpoint(inner)
@@ -110,7 +110,7 @@ def test_every_byte_in_front_of_the_inner_frame(
 
 
 def test_a_bouncers_last_hop_to_a_vxlan_endpoint_is_vxlan(world: World) -> None:
-    world.endpoint(R, D3, flags=layout.ENDPOINT_VXLAN)
+    world.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN)
     run = world.from_substrate(tunnelled(frame_to(R), options=p.rts(D4, 1)))
     assert run.outcome is Outcome.BOUNCED
     assert run.frame[36:38] == PORT.to_bytes(2, "big")
@@ -118,8 +118,8 @@ def test_a_bouncers_last_hop_to_a_vxlan_endpoint_is_vxlan(world: World) -> None:
 
 
 def test_a_bouncer_is_reached_by_geneve_even_for_a_vxlan_endpoint(world: World) -> None:
-    world.endpoint(R, D2, flags=layout.ENDPOINT_VXLAN)
-    world.next_hop(D2, flags=layout.NEXT_HOP_DOWN)
+    world.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
+    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
     run = world.from_endpoint(p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp())))
     assert run.outcome is Outcome.SENT_TO_BOUNCER
     assert run.frame[36:38] == (6081).to_bytes(2, "big")
@@ -195,13 +195,13 @@ def test_in_whose_name_a_vxlan_peer_may_speak(world: World, sentence: str, inner
     """FAR and ELSEWHERE are on D4, which is of another host than D2; BESIDE is on D3, of D2's."""
     world.known(D3, host=2)
     for address, droplet in ((FAR, D4), (ELSEWHERE, D4), (BESIDE, D3)):
-        world.put(MapName.ENDPOINTS, key(address), layout.ENDPOINT.pack(mapped(droplet), 0, 0, 0, MAC[R]))
+        world.put(MapName.ENDPOINTS, key(address), map_layout.ENDPOINT.pack(mapped(droplet), 0, 0, 0, MAC[R]))
     assert world.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is outcome
 
 
 def test_what_goes_from_one_vxlan_peer_to_another_ends_with_its_time_to_live(world: World) -> None:
     """VXLAN has no room to count bounces; a loop of two ends at once, as nothing goes back to where it came from."""
-    world.endpoint(R, D4, flags=layout.ENDPOINT_VXLAN)
+    world.endpoint(R, D4, flags=map_layout.ENDPOINT_VXLAN)
     inner = frame_to(R, UNHEARD)
     run = world.from_substrate(Outer(port=PORT, ttl=9).wrap(p.vxlan(VNI, inner)))
     assert (run.outcome, run.frame[22], run.frame[36:38]) == (Outcome.BOUNCED, 8, PORT.to_bytes(2, "big"))
@@ -211,7 +211,7 @@ def test_what_goes_from_one_vxlan_peer_to_another_ends_with_its_time_to_live(wor
 
 def test_what_a_peer_floods_for_an_endpoint_of_its_own_never_returns_to_it(world: World) -> None:
     """Its bridge would learn that the endpoint, or the one that asks, is behind the tunnel."""
-    world.endpoint(R, D2, flags=layout.ENDPOINT_VXLAN)
+    world.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
     for inner in (frame_to(R), asks(R)):
         assert world.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is Outcome.NOT_HERE
 
@@ -237,7 +237,7 @@ def test_what_does_not_fit_further_is_told_in_what_its_sender_speaks(
 ) -> None:
     """The way on is of the other kind each time."""
     inner = p.ethernet(MAC[R], MAC[R], p.IPV4, p.ipv4("10.0.0.44", R, p.udp(data=bytes(1200))))
-    world.endpoint(R, D3, flags=layout.ENDPOINT_VXLAN if sender_speaks == "Geneve" else 0)
+    world.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN if sender_speaks == "Geneve" else 0)
     world.next_hop(D3, mtu=1000)
     payload = p.vxlan(VNI, inner) if sender_speaks == "VXLAN" else p.geneve(VNI, inner)
     run = world.from_substrate(Outer(port=port).wrap(payload))

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from agent.datapath.compiler import CompileError
+from agent.datapath.bpf.compiler import CompileError
 from tests.kernels import debian, initramfs, machine, programs
 
 HERE = Path(__file__).resolve().parent

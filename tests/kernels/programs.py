@@ -1,7 +1,7 @@
 """The programs for another kernel, compiled on this machine: under emulation that takes fifty times as long.
 
-An agent finds them by the hash of all that went into them (see `agent.datapath.compiler`); where it differs from what
-the agent itself would compile, it compiles anew.
+An agent finds them by the hash of all that went into them (see `agent.datapath.bpf.compiler`); where it differs from
+what the agent itself would compile, it compiles anew.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.core.features import BOTH, Family, Features
-from agent.datapath import compiler
+from agent.core.model.features import BOTH, Family, Features
+from agent.datapath.bpf import compiler
 
 FAMILIES: tuple[frozenset[Family], ...] = (frozenset({"ipv4"}), frozenset({"ipv6"}), BOTH)
 _CHOICES = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.datapath.outcomes import FORWARDED, RECEIVED, Outcome
-from controller_sim.balance import settled_balances
-from controller_sim.lab import Lab
+from agent.datapath.bpf.outcomes import FORWARDED, RECEIVED, Outcome
+from controller_sim.lab.lab import Lab
+from controller_sim.lab.packet_balance import settled_balances
 from lab.waiting import until
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-from controller_sim.namespaces import call_in
-from controller_sim.transfer import family_of
+from controller_sim.lab.namespaces import call_in
+from controller_sim.talk.transfer import family_of
 from lab.frames import checksum
 
 ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}

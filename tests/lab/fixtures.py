@@ -19,17 +19,17 @@ from typing import Any, TypeVar
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from agent.core.layout import LAYOUT_VERSION, MapName, mapped
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.maps import Map
-from controller_sim.bus import BusError, ask, connected, read_stream
-from controller_sim.controller import converge, prepare
-from controller_sim.lab import Lab
-from controller_sim.namespaces import run_coroutine_in, run_in
-from controller_sim.publisher import Change, publish
-from controller_sim.substrate import ports_of
-from controller_sim.topology import Topology
-from controller_sim.topology_file import parse_topology
+from agent.core.model.map_layout import LAYOUT_VERSION, MapName, mapped
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.maps import Map
+from controller_sim.control.bus import BusError, ask, connected, read_stream
+from controller_sim.control.publisher import Change, publish
+from controller_sim.lab.controller import converge, prepare
+from controller_sim.lab.lab import Lab
+from controller_sim.lab.namespaces import run_coroutine_in, run_in
+from controller_sim.lab.underlay import ports_of
+from controller_sim.topology.file import parse_topology
+from controller_sim.topology.model import Topology
 from lab.balance import check_balance, check_crossing, taken_unsent
 from lab.waiting import PATIENCE, until
 from protocol import codec, streams, subjects

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller_sim.controller import converge
+from controller_sim.lab.controller import converge
 from lab.fixtures import SystemLab
 from lab.waiting import until
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller_sim.namespaces import run_in
+from controller_sim.lab.namespaces import run_in
 from lab.fixtures import SystemLab
 
 HOUR = 3_600_000

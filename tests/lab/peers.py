@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller_sim.bus import BusError
+from controller_sim.control.bus import BusError
 from lab.fixtures import SystemLab
 from protocol import codec
 from protocol.rpc import PeerPath, PeersReply, PeersRequest

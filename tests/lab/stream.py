@@ -8,8 +8,8 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from controller_sim.namespaces import call_in
-from controller_sim.transfer import family_of
+from controller_sim.lab.namespaces import call_in
+from controller_sim.talk.transfer import family_of
 from lab.fixtures import SystemLab
 from lab.waiting import PATIENCE, until
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
-from controller_sim.namespaces import call_in, run_in
-from controller_sim.transfer import family_of
+from controller_sim.lab.namespaces import call_in, run_in
+from controller_sim.talk.transfer import family_of
 from lab.echoes import answered
 from lab.fixtures import SystemLab
 from lab.frames import GENEVE_PORT

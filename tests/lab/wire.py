@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from controller_sim.namespaces import call_in
+from controller_sim.lab.namespaces import call_in
 from lab.fixtures import SystemLab
 
 GENEVE, VXLAN = 6081, 4789

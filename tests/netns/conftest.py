@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, MapName
-from agent.core.uplinks import Uplink
-from agent.datapath import bpf_syscall as bpf
+from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
+from agent.core.model.uplinks import Uplink
+from agent.datapath.attach.uplinks import read_uplinks
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.maps import Map, MapSizes
 from agent.datapath.kernel import Kernel, KernelConfig
-from agent.datapath.maps import Map, MapSizes
-from agent.datapath.neighbours import NeighbourWatch
-from agent.datapath.netlink import Netlink
-from agent.datapath.uplinks import read_uplinks
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.nexthop.neighbours import NeighbourWatch
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -7,9 +7,9 @@ import ipaddress
 import socket
 from collections.abc import Callable, Mapping
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, mapped
-from agent.core.next_hops import Found, Hop, Peer
-from agent.datapath.neighbours import NeighbourWatch
+from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, mapped
+from agent.core.nexthop.next_hops import Found, Hop, Peer
+from agent.datapath.nexthop.neighbours import NeighbourWatch
 from tests.netns.conftest import World, ip, ip_json
 
 SETTLING = 1200

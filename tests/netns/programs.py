@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.xdp import Ownership, Program
+from agent.datapath.attach.xdp import Ownership, Program
+from agent.datapath.bpf import syscall as bpf
 
 XDP_PASS = 2
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from agent.core.probe_packet import Kind, build, parse
-from agent.datapath.namespaces import in_namespace, opened_namespace
+from agent.core.probe.probe_packet import Kind, build, parse
+from agent.datapath.net.namespaces import in_namespace, opened_namespace
 
 from .conftest import ip, run
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from agent.core.actions import Action, AttachTransit, EnsureVeth, PutEntries, Veth
-from agent.core.layout import (
+from agent.core.model.map_layout import (
     DROPLET,
     ENDPOINT,
     INTERFACE,
@@ -19,8 +18,9 @@ from agent.core.layout import (
     network_value,
     vpc_value,
 )
-from agent.core.realize import IFINDEX_BASE, host_ifname
-from agent.core.uplinks import Uplink
+from agent.core.model.uplinks import Uplink
+from agent.core.plan.actions import Action, AttachTransit, EnsureVeth, PutEntries, Veth
+from agent.core.plan.render import IFINDEX_BASE, host_ifname
 
 VNI = 77
 HERE = mapped(ipaddress.ip_address("10.77.0.1").packed)

@@ -6,13 +6,13 @@ import errno
 
 import pytest
 
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.attach_modes import AttachModes
+from agent.datapath.attach.attach_modes import AttachModes
+from agent.datapath.attach.transit import Transit
+from agent.datapath.attach.xdp import AttachMode, attach, attached_program
+from agent.datapath.bpf import syscall as bpf
 from agent.datapath.host_check import SMALLEST_PROGRAM
-from agent.datapath.netlink import Netlink
-from agent.datapath.told import ToldError
-from agent.datapath.transit import Transit
-from agent.datapath.xdp import AttachMode, attach, attached_program
+from agent.datapath.net.netlink import Netlink
+from agent.errors import ToldError
 from tests.netns.conftest import World, ip, run
 from tests.netns.programs import loaded, owning
 

@@ -10,7 +10,7 @@ from lab import echoes
 from lab.frames import checksum
 from lab.waiting import until
 
-from controller_sim.namespaces import call_in, run_in
+from controller_sim.lab.namespaces import call_in, run_in
 
 from .conftest import World, ip
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from lab.echoes import answered
 
-from agent.core.actions import (
+from agent.core.model.map_layout import DIRECT_PATH, ENDPOINT, OVERLAY_KEY, U32, MapName, mapped, network_key
+from agent.core.plan.actions import (
     AttachTransit,
     DeleteEntries,
     DeleteVeth,
@@ -22,12 +23,11 @@ from agent.core.actions import (
     EnsureVeth,
     PutEntries,
 )
-from agent.core.layout import DIRECT_PATH, ENDPOINT, OVERLAY_KEY, U32, MapName, mapped, network_key
+from agent.datapath.attach.xdp import AttachMode, attach
+from agent.datapath.executor import AT_ONCE
 from agent.datapath.kernel import Kernel
-from agent.datapath.namespaces import in_namespace, opened_namespace
-from agent.datapath.netlink import Netlink
-from agent.datapath.xdp import AttachMode, attach
-from agent.executor import AT_ONCE
+from agent.datapath.net.namespaces import in_namespace, opened_namespace
+from agent.datapath.net.netlink import Netlink
 from tests.netns.capabilities import CAP_NET_ADMIN, without_capability
 from tests.netns.conftest import World, ip, ip_json, run
 from tests.netns.programs import loaded, owning

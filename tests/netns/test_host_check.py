@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.features import Family, Features
-from agent.core.uplinks import Uplink
-from agent.datapath import host_check, xdp_features
+from agent.core.model.features import Family, Features
+from agent.core.model.uplinks import Uplink
+from agent.datapath import host_check
+from agent.datapath.attach import xdp_features
+from agent.datapath.attach.xdp import AttachMode, attach, detach
 from agent.datapath.host_check import CheckResult, check_host, least_uplink_mtu, room_for_neighbours, takes_native
 from agent.datapath.kernel import KernelConfig
-from agent.datapath.netlink import Netlink
-from agent.datapath.xdp import AttachMode, attach, detach
+from agent.datapath.net.netlink import Netlink
 from tests.netns.conftest import World, ip, run
 from tests.netns.programs import loaded, owning
 

@@ -7,8 +7,8 @@ from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import exchange_all
 from lab.waiting import PATIENCE, until
 
-from controller_sim.controller import prepare
-from controller_sim.processes import tail
+from controller_sim.lab.controller import prepare
+from controller_sim.lab.processes import tail
 
 XDP_MODES = {"native": "xdp", "generic": "xdpgeneric"}
 

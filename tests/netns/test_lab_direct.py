@@ -30,8 +30,8 @@ from lab.traffic import (
 )
 from lab.waiting import PATIENCE, until
 
-from controller_sim.controller import converge
-from controller_sim.convergence import Report
+from controller_sim.control.convergence import Report
+from controller_sim.lab.controller import converge
 
 PORT = 7114
 FAMILIES = (4, 6)

@@ -15,9 +15,9 @@ from lab.traffic import exchange_all, exchange_udp, ping, send_tunnelled, udp_so
 from lab.waiting import until
 from lab.wire import tapped
 
-from controller_sim.namespaces import call_in
-from controller_sim.reachability import check_all
-from controller_sim.topology import gateway_of
+from controller_sim.lab.namespaces import call_in
+from controller_sim.talk.reachability import check_all
+from controller_sim.topology.model import gateway_of
 
 PORT = 7110
 IPV6_DSTOPTS = 59

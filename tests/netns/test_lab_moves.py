@@ -15,9 +15,9 @@ from lab.stream import streaming
 from lab.traffic import exchange_all
 from lab.waiting import PATIENCE, until
 
-from controller_sim import controller
-from controller_sim.bus import read_stream
-from controller_sim.convergence import Report
+from controller_sim.control.bus import read_stream
+from controller_sim.control.convergence import Report
+from controller_sim.lab import controller
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import State
 

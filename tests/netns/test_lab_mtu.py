@@ -26,9 +26,9 @@ from lab.traffic import (
 )
 from lab.waiting import until
 
-from controller_sim.controller import read_status
-from controller_sim.reachability import check_all
-from controller_sim.topology import gateway_of
+from controller_sim.lab.controller import read_status
+from controller_sim.talk.reachability import check_all
+from controller_sim.topology.model import gateway_of
 
 OVER_IPV4, OVER_IPV6 = 62, 94
 NARROW = 1400

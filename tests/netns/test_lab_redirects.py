@@ -16,11 +16,11 @@ from lab.substrates import over
 from lab.traffic import exchange_all, ping, unbroken_flow
 from lab.waiting import until
 
-from controller_sim.bus import BusError
-from controller_sim.controller import converge, prepare
-from controller_sim.namespaces import run_in
-from controller_sim.processes import tail
-from controller_sim.substrate import _address_lines, _server_routes, batch
+from controller_sim.control.bus import BusError
+from controller_sim.lab.controller import converge, prepare
+from controller_sim.lab.namespaces import run_in
+from controller_sim.lab.processes import tail
+from controller_sim.lab.underlay import _address_lines, _server_routes, batch
 from protocol.status import Fault
 
 FAMILIES = (4, 6)

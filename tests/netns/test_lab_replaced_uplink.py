@@ -10,7 +10,7 @@ from lab.substrates import over
 from lab.traffic import exchange_all, flow_between, pings
 from lab.waiting import until
 
-from controller_sim.substrate import _add_interface
+from controller_sim.lab.underlay import _add_interface
 
 RARELY = 60.0
 """Seconds between an agent's own looks at its kernel: what is noticed sooner, netlink's events told."""

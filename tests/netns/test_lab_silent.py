@@ -14,7 +14,7 @@ from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, send_one_way
 from lab.waiting import until
 
-from controller_sim.namespaces import run_in
+from controller_sim.lab.namespaces import run_in
 
 FAMILIES = (4, 6)
 BROKEN = """\

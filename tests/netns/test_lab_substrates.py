@@ -15,8 +15,8 @@ from lab.traffic import exchange_all, exchange_tcp, exchange_udp, flow_between, 
 from lab.waiting import until
 from lab.wire import tapped
 
-from agent.core.layout import mapped
-from controller_sim.namespaces import run_in
+from agent.core.model.map_layout import mapped
+from controller_sim.lab.namespaces import run_in
 from protocol.addresses import parse_address
 
 PORT = 7115

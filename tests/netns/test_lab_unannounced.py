@@ -15,8 +15,8 @@ from lab.traffic import exchange_all, flow_between
 from lab.waiting import until
 from lab.wire import tapped
 
-from agent.core.neighbour_frames import announcement
-from controller_sim.namespaces import run_in
+from agent.core.nexthop.neighbour_frames import announcement
+from controller_sim.lab.namespaces import run_in
 from protocol.addresses import parse_address
 
 HOUR = 3_600_000

@@ -13,7 +13,7 @@ from lab.substrates import over
 from lab.traffic import exchange_all, flow_between, send_one_way, udp_socket
 from lab.waiting import until
 
-from controller_sim.controller import converge
+from controller_sim.lab.controller import converge
 
 FAMILIES = (4, 6)
 MOVING = ("web-2", "vx-2")

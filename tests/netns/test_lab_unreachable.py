@@ -16,7 +16,7 @@ from lab.substrates import over
 from lab.traffic import connect_error, exchange_tcp, ping, raw_socket, udp_socket
 from lab.waiting import until
 
-from controller_sim.namespaces import call_in, run_in
+from controller_sim.lab.namespaces import call_in, run_in
 
 TOPOLOGY = """\
 droplets:

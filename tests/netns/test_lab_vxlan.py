@@ -25,7 +25,7 @@ from lab.traffic import (
 from lab.waiting import until
 from lab.wire import GENEVE, VXLAN, tapped
 
-from controller_sim.reachability import check_all
+from controller_sim.talk.reachability import check_all
 
 PORT = 7112
 PEER = "p"

@@ -13,17 +13,18 @@ import msgspec
 import pytest
 from lab.echoes import answered, unbroken
 
-from agent.core.actions import AttachTransit
-from agent.core.layout import DIRECT_PATH, OVERLAY_KEY, U32, MapName, mapped
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import host_check, marks, programs
-from agent.datapath.compiler import compile_programs
+from agent.core.model.map_layout import DIRECT_PATH, OVERLAY_KEY, U32, MapName, mapped
+from agent.core.plan.actions import AttachTransit
+from agent.datapath import host_check
+from agent.datapath.attach.xdp import AttachMode, Program, attach, attached_program
+from agent.datapath.bpf import marks, programs
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import compile_programs
+from agent.datapath.bpf.maps import MapSizes, close_maps, open_maps
+from agent.datapath.bpf.pins import ensure_bpffs
 from agent.datapath.kernel import TRANSIT_XDP, Kernel, KernelConfig
-from agent.datapath.maps import MapSizes, close_maps, open_maps
-from agent.datapath.netlink import Netlink
-from agent.datapath.pins import ensure_bpffs
+from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
-from agent.datapath.xdp import AttachMode, Program, attach, attached_program
 from tests.netns.conftest import World, ip, ip_json, run
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import VNI, endpoint_actions, endpoint_veth, host_actions

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.layout import NETWORK, OVERLAY_KEY, U32, MapName, network_key
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import maps
-from agent.datapath.compiler import MapDefinition
-from agent.datapath.maps import LayoutMismatchError, Map, MapSizes, close_maps, open_maps
-from agent.datapath.pins import Pins, ensure_bpffs, is_bpffs
+from agent.core.model.map_layout import NETWORK, OVERLAY_KEY, U32, MapName, network_key
+from agent.datapath.bpf import maps
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import MapDefinition
+from agent.datapath.bpf.maps import LayoutMismatchError, Map, MapSizes, close_maps, open_maps
+from agent.datapath.bpf.pins import Pins, ensure_bpffs, is_bpffs
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

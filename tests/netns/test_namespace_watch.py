@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lab.processes import living_in
 
-from agent.datapath.namespace_watch import NamespaceWatch
+from agent.datapath.net.namespace_watch import NamespaceWatch
 from tests.netns.conftest import ip, run
 
 NAME = f"knw{os.getpid()}"

@@ -7,13 +7,13 @@ import socket
 
 import structlog
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_DOWN, mapped
-from agent.core.next_hops import Found, Peer
-from agent.core.paths import Path
-from agent.datapath.kept_neighbours import release_all
-from agent.datapath.maps import Map
-from agent.datapath.neighbours import NeighbourWatch
-from agent.datapath.netlink import Netlink
+from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_DOWN, mapped
+from agent.core.nexthop.next_hops import Found, Peer
+from agent.core.probe.paths import Path
+from agent.datapath.bpf.maps import Map
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.nexthop.managed_neighbours import release_all
+from agent.datapath.nexthop.neighbours import NeighbourWatch
 from tests.netns.conftest import World, ip, ip_json, run, uplinks_now
 from tests.netns.hops import entry, mac_of, packed, peers, tell, until
 

@@ -7,9 +7,9 @@ import ipaddress
 
 import pytest
 
-from agent.core.paths import Path
-from agent.datapath.maps import Map
-from agent.datapath.neighbours import NeighbourWatch
+from agent.core.probe.paths import Path
+from agent.datapath.bpf.maps import Map
+from agent.datapath.nexthop.neighbours import NeighbourWatch
 from tests.netns.conftest import World, ip, ip_json, run, uplinks_now
 from tests.netns.hops import entry, mac_of, packed, peers, tell, until
 

@@ -6,10 +6,10 @@ import socket
 
 import pytest
 
-from agent.core.layout import NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN
-from agent.core.next_hops import Found
-from agent.datapath.maps import Map
-from agent.datapath.neighbours import NeighbourWatch
+from agent.core.model.map_layout import NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN
+from agent.core.nexthop.next_hops import Found
+from agent.datapath.bpf.maps import Map
+from agent.datapath.nexthop.neighbours import NeighbourWatch
 from tests.netns.conftest import World, ip, uplinks_now
 from tests.netns.hops import entry, mac_of, peers, tell, until
 

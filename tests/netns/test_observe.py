@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.actions import AttachTransit, EnsureVeth
-from agent.core.comparison import Suspects, is_right
-from agent.core.layout import CALLED_PROGRAMS, U32, MapName
-from agent.core.next_hops import Peer
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import interface_query
+from agent.core.model.map_layout import CALLED_PROGRAMS, U32, MapName
+from agent.core.nexthop.next_hops import Peer
+from agent.core.plan.actions import AttachTransit, EnsureVeth
+from agent.core.plan.diff import Suspects, is_right
 from agent.datapath import kernel as datapath_kernel
-from agent.datapath.compiler import SOURCES, compile_programs, content_hash
+from agent.datapath.attach.xdp import AttachMode, attach
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import SOURCES, compile_programs, content_hash
 from agent.datapath.kernel import Kernel, KernelConfig
-from agent.datapath.netlink import Netlink
+from agent.datapath.net import interface_query
+from agent.datapath.net.netlink import Netlink
 from agent.datapath.observe import ObservationError
 from agent.datapath.uninstall import remove
-from agent.datapath.xdp import AttachMode, attach
 from tests.netns.conftest import World, ip, ip_json, run
 from tests.netns.hops import tell
 from tests.netns.programs import loaded, owning

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.attach_modes import AttachModes
+from agent.datapath.attach.attach_modes import AttachModes
+from agent.datapath.attach.transit import Transit
+from agent.datapath.attach.xdp import NONE_EXPECTED, XDP_FLAGS_HW_MODE, XDP_FLAGS_REPLACE, AttachMode
+from agent.datapath.bpf import syscall as bpf
 from agent.datapath.host_check import SMALLEST_PROGRAM
-from agent.datapath.told import ToldError
-from agent.datapath.transit import Transit
-from agent.datapath.xdp import NONE_EXPECTED, XDP_FLAGS_HW_MODE, XDP_FLAGS_REPLACE, AttachMode
+from agent.errors import ToldError
 from tests.netns.conftest import World
 from tests.netns.programs import loaded, owning
 

@@ -16,26 +16,26 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from agent.answers import Answers
-from agent.core.faults import ReportFaults
-from agent.core.layout import mapped
-from agent.core.next_hops import Found, Peer, Senders
-from agent.core.paths import Known, Path, Rules
-from agent.core.peers import Droplets
-from agent.core.places import Arrival
-from agent.core.probe_packet import smallest
-from agent.core.send_errors import Sending
-from agent.core.tunnel_errors import Problem, TunnelError
-from agent.core.uplinks import Uplink
-from agent.core.world import Here, World
-from agent.datapath.icmp_errors import IcmpErrors
-from agent.datapath.namespaces import in_namespace, opened_namespace
-from agent.datapath.probe_socket import ProbeSocket
-from agent.faults import FaultReporter
-from agent.loop_errors import LoopErrors
+from agent.core.faults.tracker import ReportFaults
+from agent.core.model.local_droplets import Arrival
+from agent.core.model.map_layout import mapped
+from agent.core.model.resolved_state import Here, World
+from agent.core.model.uplinks import Uplink
+from agent.core.nexthop.next_hops import Found, Peer, Senders
+from agent.core.nexthop.peers import Droplets
+from agent.core.probe.icmp_errors import Problem, TunnelError
+from agent.core.probe.paths import Known, Path, Rules
+from agent.core.probe.probe_packet import smallest
+from agent.core.probe.send_errors import Sending
+from agent.datapath.net.namespaces import in_namespace, opened_namespace
+from agent.probe.icmp_listener import IcmpErrors
 from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory
+from agent.probe.probe_socket import ProbeSocket
 from agent.probe.prober import Prober
+from agent.report.queries import Answers
+from agent.telemetry.fault_reporter import FaultReporter
+from agent.telemetry.loop_errors import LoopErrors
 from protocol import codec
 from protocol.documents import Droplet
 from protocol.rpc import PeersReply, PeersRequest
@@ -295,7 +295,7 @@ class Room:
 @pytest.fixture
 def seldom_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no path checked again for longer than any test waits: what is found is found for another reason."""
-    monkeypatch.setattr("agent.core.probing.LEAST_CHECK_PERIOD", 600.0)
+    monkeypatch.setattr("agent.core.probe.probing.LEAST_CHECK_PERIOD", 600.0)
 
 
 QUICK = Rules(interval=0.1, deadline=0.2, check_every=1.0, narrow_every=0.5)

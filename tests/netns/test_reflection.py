@@ -8,16 +8,16 @@ from pathlib import Path as File
 
 import pytest
 
-from agent.core.actions import AttachTransit
-from agent.core.layout import DROPLET, LOCAL_DROPLET, U32, MapName, mapped
-from agent.core.paths import Rules
-from agent.core.probe_packet import smallest
-from agent.core.send_errors import Sending
+from agent.core.model.map_layout import DROPLET, LOCAL_DROPLET, U32, MapName, mapped
+from agent.core.plan.actions import AttachTransit
+from agent.core.probe.paths import Rules
+from agent.core.probe.probe_packet import smallest
+from agent.core.probe.send_errors import Sending
+from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.kernel import Kernel, KernelConfig
-from agent.datapath.maps import MapSizes
-from agent.datapath.namespaces import in_namespace, open_control_socket, opened_namespace
-from agent.datapath.offloads import set_endpoint_offloads
-from agent.datapath.probe_socket import ProbeSocket
+from agent.datapath.net.ethtool import set_endpoint_offloads
+from agent.datapath.net.namespaces import in_namespace, open_control_socket, opened_namespace
+from agent.probe.probe_socket import ProbeSocket
 
 from .conftest import _libc, enter, ip, ip_json, run
 from .routed import PORT, V4, V6, Addresses, Routed, routed

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, MapName
-from agent.core.next_hops import Reason, way_of
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import neighbours
-from agent.datapath.maps import Map
-from agent.datapath.neighbours import NeighbourWatch
-from agent.faults import FaultReporter
+from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
+from agent.core.nexthop.next_hops import Reason, way_of
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.maps import Map
+from agent.datapath.nexthop import neighbours
+from agent.datapath.nexthop.neighbours import NeighbourWatch
+from agent.telemetry.fault_reporter import FaultReporter
 from tests.netns.conftest import World, ip, run, uplinks_now
 from tests.netns.hops import entry, heard_all, mac_of, packed, peers, tell, until
 

@@ -15,14 +15,14 @@ from dataclasses import replace
 
 import pytest
 
-from agent.core.actions import AttachTransit, DetachTransit, EnsureVeth
-from agent.core.layout import MapName
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.compiler import MapDefinition
+from agent.core.model.map_layout import MapName
+from agent.core.plan.actions import AttachTransit, DetachTransit, EnsureVeth
+from agent.datapath.attach.xdp import XDP_FLAGS_SKB_MODE, AttachMode
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import MapDefinition
+from agent.datapath.bpf.maps import MapSizes, open_maps
 from agent.datapath.kernel import Kernel, KernelConfig
-from agent.datapath.maps import MapSizes, open_maps
-from agent.datapath.told import ToldError
-from agent.datapath.xdp import XDP_FLAGS_SKB_MODE, AttachMode
+from agent.errors import ToldError
 from tests.netns.conftest import World, ip, ip_json
 from tests.netns.tenants import endpoint_veth
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from agent.core.actions import AttachTransit, DetachTransit
-from agent.core.next_hops import Peer
+from agent.core.nexthop.next_hops import Peer
+from agent.core.plan.actions import AttachTransit, DetachTransit
+from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.uninstall import remove
-from agent.datapath.xdp import AttachMode
 from tests.netns.conftest import World, ip, ip_json, run, uplinks_now
 from tests.netns.hops import tell
 

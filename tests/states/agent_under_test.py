@@ -10,15 +10,13 @@ import structlog
 from agent_worlds import World, body
 from fake_kernel import FakeKernel
 
-from agent.bound_processes import BoundProcesses
 from agent.bus.documents import Delivery
-from agent.core.paths import KnownPaths
-from agent.core.registry import Verdict
-from agent.faults import FaultReporter
-from agent.loop_errors import LoopErrors
+from agent.core.config.registry import Verdict
+from agent.core.probe.paths import KnownPaths
 from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.kernel_results import KernelResults
 from agent.reconcile.last_good import LastGood
+from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.restore import restore
 from agent.reconcile.resync import Resync
@@ -26,6 +24,8 @@ from agent.reconcile.retry import Retries
 from agent.reconcile.store import Store
 from agent.reconcile.underlay import Underlay
 from agent.settings import Settings
+from agent.telemetry.fault_reporter import FaultReporter
+from agent.telemetry.loop_errors import LoopErrors
 from protocol.acknowledgements import Acknowledgement
 
 SETTINGS = Settings(host="h1", interfaces=("eth0", "bond0"), instance="test")

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from agent.core.actions import (
+from agent.core.model.features import Features
+from agent.core.model.map_layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
+from agent.core.model.process_bindings import Bindings
+from agent.core.model.uplinks import Uplink
+from agent.core.nexthop.next_hops import Peer
+from agent.core.nexthop.peers import Droplets, senders
+from agent.core.plan.actions import (
     Action,
     AttachTransit,
     DeleteEntries,
@@ -22,15 +28,9 @@ from agent.core.actions import (
     PutEntries,
     Veth,
 )
-from agent.core.bindings import Bindings
-from agent.core.comparison import Suspects
-from agent.core.features import Features
-from agent.core.layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
-from agent.core.next_hops import Peer
-from agent.core.observed import Observed, ObservedPeer, ObservedVeth
-from agent.core.peers import Droplets, senders
-from agent.core.realize import IFINDEX_BASE
-from agent.core.uplinks import Uplink
+from agent.core.plan.diff import Suspects
+from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.plan.render import IFINDEX_BASE
 from protocol.addresses import parse_address
 
 OWN_ADDRESS = bytes([10, 0, 0, 1])

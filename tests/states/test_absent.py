@@ -11,8 +11,8 @@ from agent_worlds import LOCAL, MANY, ONE_BOUNCER, World, body, changed
 from test_sequences import deliver_whole, ends_like, in_a_folder, walk
 
 from agent.bus.documents import Delivery
-from agent.core.actions import DeleteVeth
-from agent.core.layout import MapName
+from agent.core.model.map_layout import MapName
+from agent.core.plan.actions import DeleteVeth
 
 
 async def snapshot(agent: Agent, stream: Stream, lost: set[str] = frozenset()) -> None:  # type: ignore[assignment]

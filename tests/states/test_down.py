@@ -9,8 +9,8 @@ from agent_under_test import Agent, Stream
 from agent_worlds import DROPLETS, LOCAL, World, red
 from test_sequences import has_nothing_to_do, in_a_folder
 
-from agent.core.layout import NETWORK, VPC, MapName, split_set
-from agent.core.paths import Known, Path
+from agent.core.model.map_layout import NETWORK, VPC, MapName, split_set
+from agent.core.probe.paths import Known, Path
 
 TWO_OF_EACH: World = {"substrate": (DROPLETS,), "red": (red("d2", "d3", dividers=("d3", "d4")),), "a": (LOCAL,)}
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
 
-from agent.core.layout import MapName
+from agent.core.model.map_layout import MapName
 from agent.reconcile.store import StoreError
 
 
@@ -195,7 +195,7 @@ def test_a_settlement_that_breaks_off_leaves_all_as_it_was(monkeypatch: pytest.M
         stream = Stream()
         deliveries = stream.lead_to(ONE_BOUNCER)
         with monkeypatch.context() as patch:
-            patch.setattr("agent.core.desired.realize", lambda *_: 1 / 0)
+            patch.setattr("agent.core.config.desired_state.realize", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 await agent.deliver(deliveries)
         assert all(state != "realized" for state, _, _ in agent.verdicts().values())

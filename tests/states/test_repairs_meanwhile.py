@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_sequences import ends_like, few, has_nothing_to_do, in_a_folder, names
 
-from agent.core.actions import AttachTransit, DeleteEntries, DeleteVeth, PutEntries
-from agent.core.layout import OVERLAY_KEY, MapName, mapped
+from agent.core.model.map_layout import OVERLAY_KEY, MapName, mapped
+from agent.core.plan.actions import AttachTransit, DeleteEntries, DeleteVeth, PutEntries
 from agent.reconcile import kernel_diff
 from protocol.addresses import parse_address
 
@@ -27,7 +27,7 @@ STRANGE = b"\x63\0\0\0"
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others go on after every part of a document."""
     monkeypatch.setattr(kernel_diff, "SLICE", 1)
-    monkeypatch.setattr("agent.core.realize.PIECE", 7)
+    monkeypatch.setattr("agent.core.plan.render.PIECE", 7)
 
 
 async def publish(agent: Agent, stream: Stream, world: World) -> None:

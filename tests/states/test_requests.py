@@ -11,8 +11,8 @@ from agent_worlds import ONE_BOUNCER
 from test_absent import absent, snapshot
 from test_sequences import in_a_folder, walk
 
-from agent.answers import Answers
 from agent.bus.rpc import RpcError
+from agent.report.queries import Answers
 from protocol import codec
 from protocol.documents import KINDS
 from protocol.rpc import METHODS, DocumentsReply

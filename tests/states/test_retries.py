@@ -6,9 +6,9 @@ from agent_under_test import FIRST_RETRY, Agent, Stream
 from agent_worlds import ONE_BOUNCER, World, changed, on
 from test_sequences import has_nothing_to_do, in_a_folder
 
-from agent.core.actions import EnsureVeth
-from agent.core.comparison import Suspects
-from agent.core.layout import MapName
+from agent.core.model.map_layout import MapName
+from agent.core.plan.actions import EnsureVeth
+from agent.core.plan.diff import Suspects
 from agent.datapath.observe import ObservationError
 from agent.reconcile.retry import LONGEST
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.bus.documents import Delivery
-from agent.core.plan import plan_all
+from agent.core.plan.planner import plan_all
 
 PLAIN = {name: world for name, world in WORLDS.items() if all(len(contents) == 1 for contents in world.values())}
 """Worlds whose documents have no history: the order among documents does not matter to them."""

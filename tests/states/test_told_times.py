@@ -8,7 +8,7 @@ from agent_under_test import Agent, Stream, one_by_one
 from agent_worlds import ONE_BOUNCER, changed
 from test_sequences import in_a_folder
 
-from agent.answers import Answers
+from agent.report.queries import Answers
 from protocol import codec
 from protocol.rpc import DocumentsReply, DocumentsRequest
 

@@ -12,8 +12,8 @@ from structlog.testing import CapturingLogger
 from test_sequences import ends_like, in_a_folder
 
 from agent.bus.documents import Delivery
-from agent.core.actions import AttachTransit, DeleteVeth
-from agent.core.layout import MapName
+from agent.core.model.map_layout import MapName
+from agent.core.plan.actions import AttachTransit, DeleteVeth
 from agent.datapath.observe import ObservationError
 
 

@@ -12,12 +12,12 @@ from agent_worlds import ONE_BOUNCER, SEVERAL, World
 from fake_kernel import BOND0, ETH0
 from test_sequences import has_nothing_to_do, in_a_folder
 
-from agent.core.actions import AttachTransit
-from agent.core.layout import LOCAL_DROPLET, MapName
-from agent.core.peers import Droplets
-from agent.datapath.neighbours import Unresolved
+from agent.core.model.map_layout import LOCAL_DROPLET, MapName
+from agent.core.nexthop.peers import Droplets
+from agent.core.plan.actions import AttachTransit
+from agent.datapath.nexthop.neighbours import Unresolved
 from agent.reconcile.underlay import InterfaceReplacedError
-from agent.reports import heartbeat
+from agent.report.status_messages import heartbeat
 from protocol.status import AgentState, Status, UnresolvedNextHops
 
 ANOTHER = replace(ETH0, ifindex=12, carrier=12, leaves=12, arrives=(12,), mac=bytes.fromhex("020000000112"))

@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from controller_sim import nats_server, processes
-from controller_sim.bus import Access
-from controller_sim.lab import agent_program
-from controller_sim.lab_state import BPFFS
-from controller_sim.namespaces import entered, run_in
-from controller_sim.nats_server import CONTROLLER, ServerFiles
+from controller_sim.control.bus import Access
+from controller_sim.lab import nats_server, processes
+from controller_sim.lab.lab import agent_program
+from controller_sim.lab.namespaces import entered, run_in
+from controller_sim.lab.nats_server import CONTROLLER, ServerFiles
+from controller_sim.lab.state import BPFFS
 
 HOST = "h1"
 ADDRESS, PORT = "192.0.2.1", 4222

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from lab.balance import check_balance
 
-from controller_sim.controller import converge, prepare
-from controller_sim.convergence import Report
-from controller_sim.lab import Lab
-from controller_sim.lab_state import BPFFS
-from controller_sim.lifecycle import bring_up
+from controller_sim.cli.lifecycle import bring_up
+from controller_sim.control.convergence import Report
+from controller_sim.lab.controller import converge, prepare
+from controller_sim.lab.lab import Lab
+from controller_sim.lab.state import BPFFS
 
 
 def text_of(name: str) -> str:

@@ -12,8 +12,8 @@ import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import pings
 
-from agent.datapath import bpf_syscall as bpf
-from controller_sim.namespaces import entered, run_in
+from agent.datapath.bpf import syscall as bpf
+from controller_sim.lab.namespaces import entered, run_in
 
 PROGRAM = str(Path(sys.executable).parent / "droplet-agent")
 INSTANCE = f"command-{os.getpid()}"

@@ -13,10 +13,10 @@ from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import pings, unbroken_flow
 from lab.waiting import until
 
-from controller_sim.bus import connected
-from controller_sim.lab_state import access
-from controller_sim.namespaces import run_coroutine_in
-from controller_sim.nats_server import MAX_PAYLOAD
+from controller_sim.control.bus import connected
+from controller_sim.lab.namespaces import run_coroutine_in
+from controller_sim.lab.nats_server import MAX_PAYLOAD
+from controller_sim.lab.state import access
 from protocol import codec, subjects
 from protocol.acknowledgements import Acknowledgement, Reference, State
 from protocol.codec import MAX_BODY, MAX_ERRORS

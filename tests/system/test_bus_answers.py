@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from lab.bus import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
-from agent.bus import Bus, pull, reading
+from agent.bus import Bus, pull, reader
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 
@@ -175,7 +175,7 @@ async def test_the_fault_says_why_a_connection_was_given_up(
 ) -> None:
     async with client_of(server) as client:
         await make_streams(client)
-    for module in (pull, reading):
+    for module in (pull, reader):
         monkeypatch.setattr(module, "MAX_SILENCES", 1)
     lines = Lines()
     async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:

@@ -25,7 +25,7 @@ from lab.bus import (
 from nats.aio.client import Client
 
 from agent.bus import Bus, BusSettings, Delivery
-from controller_sim.signing import Signer, read_signer
+from controller_sim.control.signing import Signer, read_signer
 from protocol import binding, permissions, streams, subjects
 from protocol.errors import ErrorCode
 from protocol.signed_versions import SignedVersion

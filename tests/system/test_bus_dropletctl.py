@@ -29,7 +29,7 @@ from lab.bus import (
 
 from agent.bus import Bus, RpcError
 from agent.cli.main import main
-from agent.cli.render import machine, table
+from agent.cli.output import machine, table
 from protocol import codec, permissions, rpc, streams, subjects
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.documents import Attachment, Endpoint

@@ -26,8 +26,8 @@ from lab.bus import (
     user_block,
 )
 
-from agent.bus import Bus, BusSettings, client, pull, reading
-from agent.bus.reasons import describe
+from agent.bus import Bus, BusSettings, client, pull, reader
+from agent.bus.connection_errors import describe
 from protocol import permissions
 
 
@@ -148,7 +148,7 @@ async def test_a_bus_that_cannot_be_used_is_a_fault_with_server_reason_and_remed
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(client, "CONNECT_TIMEOUT", 2)
-    for module in (pull, reading):
+    for module in (pull, reader):
         monkeypatch.setattr(module, "MAX_SILENCES", 1)
     lines = Lines()
     async with case(tmp_path) as (settings, then):

@@ -41,7 +41,7 @@ from nats.aio.client import Client
 from nats.js.api import DeliverPolicy, ReplayPolicy
 
 from agent.bus import Bus
-from agent.bus.replay import Disturbances
+from agent.bus.snapshot import Disturbances
 from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.status import AgentState, DocumentCounts, ObjectCounts, Status
@@ -74,7 +74,7 @@ async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
-        monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 1.0)
     async with host_in_sync(server) as (client, host):
         await pause(client)
         await until(lambda: host.kinds == {"consumer_paused"})
@@ -94,7 +94,7 @@ async def test_a_pause_and_its_end_are_noticed_when_the_server_tells_of_them(
 ) -> None:
     """Nothing is asked for by itself, and the host's own permissions are enough."""
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
-        monkeypatch.setattr(f"agent.bus.look.{name}", 86_400.0)
+        monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 86_400.0)
     async with client_of(guarded, users["controller"], permissions.CONTROLLER_INBOX) as client:
         await make_streams(client, ["h1", "h2"])
         async with host_of(guarded, users["h1"]) as host:
@@ -110,7 +110,7 @@ async def test_a_host_that_may_not_hear_of_pauses_asks_by_itself_and_has_no_faul
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
-        monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 1.0)
     server = NatsServer(tmp_path)
     controller, host_user = make_user(tmp_path, "controller"), make_user(tmp_path, "h1")
     allowed = permissions.of_host("h1")
@@ -336,7 +336,7 @@ async def test_a_consumer_that_is_changed_in_place_is_noticed(
     server: NatsServer, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
-        monkeypatch.setattr(f"agent.bus.look.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 1.0)
     usual = {"ack_wait": 2, "max_ack_pending": 4096}
     async with host_in_sync(server) as (client, host):
         await client.jetstream().add_consumer(streams.CONFIG_STREAM, consumer_config(**usual, **change))

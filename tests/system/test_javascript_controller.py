@@ -13,8 +13,8 @@ import pytest
 from javascript_fixtures import HOST, ControllerError, JavaScriptController, OneHost, answers_pings, one_host
 from lab.waiting import until
 
-from controller_sim.bus import connected, ensure_consumers, ensure_streams
-from controller_sim.namespaces import run_coroutine_in, run_in
+from controller_sim.control.bus import connected, ensure_consumers, ensure_streams
+from controller_sim.lab.namespaces import run_coroutine_in, run_in
 from protocol import streams
 
 

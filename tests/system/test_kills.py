@@ -18,8 +18,8 @@ from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import pings, unbroken_flow
 from lab.waiting import PATIENCE, until
 
-from controller_sim.controller import converge, prepare
-from controller_sim.namespaces import entered, run_in
+from controller_sim.lab.controller import converge, prepare
+from controller_sim.lab.namespaces import entered, run_in
 from protocol import codec, subjects
 from protocol.acknowledgements import State
 from protocol.documents import Document, Endpoint

@@ -17,9 +17,9 @@ from lab.fixtures import leftovers, topology_text
 from lab.waiting import until
 from lifecycle_fixtures import held_back
 
-from controller_sim.lab import Lab
-from controller_sim.namespaces import run_in
-from controller_sim.substrate import pids_in
+from controller_sim.lab.lab import Lab
+from controller_sim.lab.namespaces import run_in
+from controller_sim.lab.underlay import pids_in
 
 PROGRAM = Path(sys.executable).parent / "droplet-lab"
 NAME = f"tool-{os.getpid()}"

@@ -14,12 +14,12 @@ from lab.echoes import answered, unbroken
 from lab.waiting import until
 from lifecycle_fixtures import apply, held_back, leftovers, living_lab, text_of
 
-from controller_sim.controller import converge, read_status
-from controller_sim.lab import Lab
-from controller_sim.lab_state import LabError
-from controller_sim.namespaces import run_in
-from controller_sim.reachability import check_all
-from controller_sim.topology_file import TopologyError
+from controller_sim.lab.controller import converge, read_status
+from controller_sim.lab.lab import Lab
+from controller_sim.lab.namespaces import run_in
+from controller_sim.lab.state import LabError
+from controller_sim.talk.reachability import check_all
+from controller_sim.topology.file import TopologyError
 from protocol.status import AgentState
 
 PROGRAM = str(Path(sys.executable).parent / "droplet-lab")

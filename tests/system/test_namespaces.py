@@ -14,7 +14,7 @@ from lab.processes import end, living_in, reuse, start_in
 from lab.traffic import pings
 from lab.waiting import until
 
-from controller_sim.substrate import add_endpoint, remove
+from controller_sim.lab.underlay import add_endpoint, remove
 from protocol import codec
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.documents import Attachment, Document, Endpoint

@@ -18,11 +18,11 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from controller_sim import nats_server
-from controller_sim.bus import Access, BusError, connected, ensure_consumers, ensure_streams, read_stream
-from controller_sim.convergence import watching
-from controller_sim.nats_server import CONTROLLER, OPERATOR, ServerFiles
-from controller_sim.publisher import Change, publish, publish_difference
+from controller_sim.control.bus import Access, BusError, connected, ensure_consumers, ensure_streams, read_stream
+from controller_sim.control.convergence import watching
+from controller_sim.control.publisher import Change, publish, publish_difference
+from controller_sim.lab import nats_server
+from controller_sim.lab.nats_server import CONTROLLER, OPERATOR, ServerFiles
 from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.documents import Document, Droplet

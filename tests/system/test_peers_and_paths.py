@@ -10,9 +10,9 @@ from lab.peers import knows, peers
 from lab.traffic import pings
 from lab.waiting import until
 
-from agent.core.layout import NETWORK, NEXT_HOP, NEXT_HOP_DOWN, split_set
-from agent.core.next_hops import way_of
-from controller_sim.bus import BusError
+from agent.core.model.map_layout import NETWORK, NEXT_HOP, NEXT_HOP_DOWN, split_set
+from agent.core.nexthop.next_hops import way_of
+from controller_sim.control.bus import BusError
 from protocol import codec
 from protocol.rpc import PathReply, PathRequest, PeerPath
 from protocol.status import AgentState, NarrowPath

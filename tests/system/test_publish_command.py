@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 from lab.bus import free_port
 
-from controller_sim import nats_server
-from controller_sim.bus import Access, BusError, connected, read_stream
-from controller_sim.cli import main
-from controller_sim.nats_server import CONTROLLER, ServerFiles
-from controller_sim.publish_command import documents_of, publish_topology
-from controller_sim.topology import Topology
-from controller_sim.topology_file import read_topology
+from controller_sim.cli.droplet_lab import main
+from controller_sim.cli.publish import documents_of, publish_topology
+from controller_sim.control.bus import Access, BusError, connected, read_stream
+from controller_sim.lab import nats_server
+from controller_sim.lab.nats_server import CONTROLLER, ServerFiles
+from controller_sim.topology.file import read_topology
+from controller_sim.topology.model import Topology
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 

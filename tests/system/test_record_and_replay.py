@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.waiting import until
 
-from controller_sim import processes
-from controller_sim.cli import main
-from controller_sim.lab import agent_program
-from controller_sim.namespaces import entered
+from controller_sim.cli.droplet_lab import main
+from controller_sim.lab import processes
+from controller_sim.lab.lab import agent_program
+from controller_sim.lab.namespaces import entered
 from protocol import binding, codec, subjects
 from protocol.acknowledgements import State
 from protocol.documents import Document, Vpc

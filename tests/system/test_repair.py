@@ -13,11 +13,11 @@ from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import exchange_tcp, pings, unbroken_flow
 from lab.waiting import until
 
-from agent.core.layout import CONFIGURED_MAPS, DROPLET, ENDPOINT, OVERLAY_KEY, mapped
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.maps import Map
-from controller_sim.namespaces import run_in
-from controller_sim.substrate import add_endpoint, remove
+from agent.core.model.map_layout import CONFIGURED_MAPS, DROPLET, ENDPOINT, OVERLAY_KEY, mapped
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.maps import Map
+from controller_sim.lab.namespaces import run_in
+from controller_sim.lab.underlay import add_endpoint, remove
 from protocol import codec
 from protocol.acknowledgements import State
 from protocol.documents import Attachment, Document, Endpoint

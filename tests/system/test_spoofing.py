@@ -13,8 +13,8 @@ from lab.frames import ARP, BROADCAST, GENEVE_PORT, IPV4, IPV6, arp, ethernet, g
 from lab.traffic import ping, pings, raw_socket, udp_socket
 from lab.waiting import until
 
-from controller_sim.namespaces import call_in
-from controller_sim.substrate import remove
+from controller_sim.lab.namespaces import call_in
+from controller_sim.lab.underlay import remove
 
 TIMES = 7
 SO_NO_CHECK = 11

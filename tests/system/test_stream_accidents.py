@@ -19,10 +19,10 @@ from lab.waiting import until
 from nats.aio.client import Client
 
 from agent.bus import Bus, BusSettings
-from controller_sim.bus import BusError
-from controller_sim.controller import converge, prepare
-from controller_sim.lab_state import access
-from controller_sim.namespaces import run_coroutine_in, run_in
+from controller_sim.control.bus import BusError
+from controller_sim.lab.controller import converge, prepare
+from controller_sim.lab.namespaces import run_coroutine_in, run_in
+from controller_sim.lab.state import access
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.documents import Document, Endpoint

@@ -11,7 +11,7 @@ from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import datagram_sizes, exchange_tcp, exchange_udp, ping, pings, udp_socket
 from lab.waiting import until
 
-from controller_sim.topology import gateway_of
+from controller_sim.topology.model import gateway_of
 
 TOPOLOGIES = [
     "one_bouncer",

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from agent.core.paths import Happening, Known, Path, Probe, Rules, View
-from agent.core.probing import Probing
-from agent.core.tunnel_errors import Problem, TunnelError
+from agent.core.probe.icmp_errors import Problem, TunnelError
+from agent.core.probe.paths import Happening, Known, Path, Probe, Rules, View
+from agent.core.probe.probing import Probing
 
 TICK = 0.01
 

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 import yaml
 
-from agent.core.paths import Happened, Life
-from agent.datapath.xdp import AttachMode
+from agent.core.probe.paths import Happened, Life
+from agent.datapath.attach.xdp import AttachMode
 from protocol import asyncapi, rpc, status, subjects
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_a_field_with_a_few_values_lists_them(schema: str, field: str, word: str
 
 
 def test_ways_are_those_that_the_agents_source_names() -> None:
-    source = (ROOT / "agent" / "core" / "ways.py").read_text()
+    source = (ROOT / "agent" / "report" / "trace.py").read_text()
     assert all(f'"{way}"' in source for way in rpc.WAYS)
     assert msgspec.structs.fields(rpc.PathReply)[0].name == "way"
 

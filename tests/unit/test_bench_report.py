@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core import layout
+from agent.core.model import map_layout
 from bench import lines, profile, sections
 from bench.contestants import Contestant, Edit, StaleEditError, fitting, stage
 from bench.control import Bulk, Control, Latency, Restart, remote_endpoints
@@ -30,7 +30,7 @@ from bench.report import (
     ratio,
 )
 from bench.yardstick import Run, entries
-from controller_sim.publisher import bulk_changes
+from controller_sim.control.publisher import bulk_changes
 
 AT_MOST = Comparison("time", 1.4, "x", 1.5)
 AT_LEAST = Comparison("rate", 90_000, "/s", 200_000, at_most=False)
@@ -226,4 +226,4 @@ def test_the_yardstick_writes_an_entry_as_the_agent_would() -> None:
     assert body is not None
     found = list(entries([body]))
     assert len({key for key, _ in found}) == 3
-    assert {(len(key), len(value)) for key, value in found} == {(layout.OVERLAY_KEY.size, layout.ENDPOINT.size)}
+    assert {(len(key), len(value)) for key, value in found} == {(map_layout.OVERLAY_KEY.size, map_layout.ENDPOINT.size)}

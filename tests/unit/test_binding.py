@@ -6,8 +6,8 @@ import nkeys
 import pytest
 
 from agent.bus.admission import MOST_REMOVED, Admission
-from agent.core.refused_messages import RefusedMessages
-from controller_sim.signing import Signer
+from agent.core.config.refused_messages import RefusedMessages
+from controller_sim.control.signing import Signer
 from protocol import binding, streams
 from protocol.errors import ErrorCode, FieldError
 from protocol.signed_versions import UNSIGNED, SignedVersion

@@ -11,7 +11,7 @@ import structlog
 
 from agent.bus.bus import Bus
 from agent.bus.check import check_files
-from agent.bus.reasons import describe
+from agent.bus.connection_errors import describe
 from agent.bus.settings import BusSettings, tls_context
 
 

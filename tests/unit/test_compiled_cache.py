@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.core.features import Features
-from agent.datapath import compiler
-from agent.datapath.compiler import CompiledObject, compile_programs, content_hash, refuse_foreign
+from agent.core.model.features import Features
+from agent.datapath.bpf import compiler
+from agent.datapath.bpf.compiler import CompiledObject, compile_programs, content_hash, refuse_foreign
 
 
 @pytest.fixture

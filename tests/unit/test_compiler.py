@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import controller_sim
-from controller_sim.bus import Stored
-from controller_sim.compiler import Documents, compile_documents, cut
-from controller_sim.ipam import allocate
-from controller_sim.placement import place
-from controller_sim.publisher import Change, bulk_changes, difference
-from controller_sim.topology_file import parse_topology, read_topology
+from controller_sim.control.bus import Stored
+from controller_sim.control.compiler import Documents, compile_documents, cut
+from controller_sim.control.publisher import Change, bulk_changes, difference
+from controller_sim.topology.file import parse_topology, read_topology
+from controller_sim.topology.ipam import allocate
+from controller_sim.topology.placement import place
 from protocol import codec, subjects
 from protocol.documents import Document, Endpoint
 from protocol.streams import DELETE_HEADERS

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from agent.settings import load_settings
-from controller_sim.publish_command import documents_of
-from controller_sim.topology import Topology
-from controller_sim.topology_file import read_topology
+from controller_sim.cli.publish import documents_of
+from controller_sim.topology.file import read_topology
+from controller_sim.topology.model import Topology
 
 FOLDER = Path(__file__).parents[2] / "docker"
 

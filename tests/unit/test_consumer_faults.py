@@ -6,7 +6,7 @@ import pytest
 
 from agent.bus import consumer
 from agent.bus.jetstream import ConsumerConfig, ConsumerInfo, parse_consumer_info
-from agent.reports import documents_missing, objects_unexplained
+from agent.report.status_messages import documents_missing, objects_unexplained
 
 GOOD = {"filter_subject": "droplet.v1.h1.config.>"}
 

@@ -12,7 +12,7 @@ from typing import Any
 import nkeys
 import pytest
 
-from controller_sim import bus, publisher
+from controller_sim.control import bus, publisher
 from protocol import binding, codec, digest, streams, subjects
 from protocol.codec import decode_document
 

@@ -9,9 +9,9 @@ import pytest
 from msgspec.structs import replace
 from nats.aio.client import Client
 
-from controller_sim import convergence
-from controller_sim.convergence import Tracker, Watcher, describe, percentile
-from controller_sim.publisher import Published
+from controller_sim.control import convergence
+from controller_sim.control.convergence import Tracker, Watcher, describe, percentile
+from controller_sim.control.publisher import Published
 from protocol import codec, subjects
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.documents import Document, Network

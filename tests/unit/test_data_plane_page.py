@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.core import layout
-from agent.core.layout import MapName
-from agent.datapath.maps import MapSizes
-from agent.datapath.outcomes import Outcome
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf.maps import MapSizes
+from agent.datapath.bpf.outcomes import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "data-plane.md").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def size_of(c_type: str) -> int:
         return 4
     if c_type == "struct address":
         return 16
-    form = getattr(layout, c_type.removeprefix("struct ").upper())
+    form = getattr(map_layout, c_type.removeprefix("struct ").upper())
     assert isinstance(form, struct.Struct)
     return form.size
 

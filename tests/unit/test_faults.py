@@ -5,9 +5,9 @@ from __future__ import annotations
 import structlog
 from structlog.testing import capture_logs
 
-from agent.cli import show
-from agent.core.faults import Changes, FaultTable
-from agent.faults import FaultReporter
+from agent.cli import tables
+from agent.core.faults.tracker import Changes, FaultTable
+from agent.telemetry.fault_reporter import FaultReporter
 from protocol.acknowledgements import State
 from protocol.status import AgentState, DocumentCounts, Fault, ObjectCounts, Status
 
@@ -56,5 +56,5 @@ def test_each_change_is_logged_and_published_once() -> None:
 def test_the_status_table_shows_a_fault_with_its_remedy(capsys) -> None:
     counts = DocumentCounts(**{State.REALIZED.value: 1}), ObjectCounts()
     found = Status("h1", "1", "b", 0.0, 60.0, AgentState.DEGRADED, 1, "", *counts, faults=(FULL,))
-    show.statuses([found], [], wide=True)
+    tables.statuses([found], [], wide=True)
     assert "3 droplets do not fit; raise sizes.droplets" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.core.features import Features, family_of
+from agent.core.model.features import Features, family_of
 
 
 def test_by_default_everything_is_compiled_in_but_tags() -> None:

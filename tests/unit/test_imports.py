@@ -1,26 +1,66 @@
-"""Imports run one way: protocol, the pure core, its edges, the daemon. Read from the sources of the whole tree."""
+"""Imports run one way: protocol, the pure core, its edges, the daemon. Read from the sources of the whole tree.
+
+A package is a folder. Modules directly in `agent/` and `agent/datapath/` put packages together, or are used by all of
+them, so each counts as a package of its own.
+"""
 
 from __future__ import annotations
 
 import ast
+import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 OURS = ("protocol", "agent", "controller_sim", "bench", "bpf")
+COMPOSING = ("agent", "agent.datapath", "controller_sim", "bench")
+"""Folders whose modules count one by one."""
+MOST_MODULES = 12
+"""Modules of one package of the core: about ten of one subject. One that grows beyond that holds two subjects."""
 
-MAY_IMPORT = {
-    "protocol": ("protocol",),
-    "agent.core": ("protocol", "agent.core"),
-    "agent.bus": ("protocol", "agent.bus"),
-    "agent.cli": ("protocol", "agent.cli", "agent.bus", "agent.settings"),
-    "agent.datapath": ("protocol", "agent.core", "agent.datapath", "agent.executor", "bpf"),
-    "agent.settings": ("protocol", "agent.core", "agent.bus.settings"),
-    "agent.reconcile.store": ("protocol", "agent.core.bindings"),
-    "controller_sim": ("protocol", "controller_sim"),
+BELOW_THE_EDGES = ("protocol", "agent.core", "agent.errors", "agent.telemetry", "agent.subscription")
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "protocol": (),
+    "agent.core.model": ("protocol",),
+    "agent.core.uplinks": ("protocol", "agent.core.model"),
+    "agent.core.nexthop": ("protocol", "agent.core.model"),
+    "agent.core.plan": ("protocol", "agent.core.model"),
+    "agent.core.config": ("protocol", "agent.core.model", "agent.core.uplinks", "agent.core.plan"),
+    "agent.core.probe": ("protocol", "agent.core.model", "agent.core.nexthop"),
+    "agent.core.faults": ("protocol", "agent.core.model", "agent.core.plan"),
+    "agent.errors": ("protocol", "agent.core"),
+    "agent.bus": ("protocol",),
+    "agent.telemetry": ("protocol", "agent.core"),
+    "agent.subscription": ("protocol", "agent.core", "agent.telemetry"),
+    "agent.datapath.bpf": (*BELOW_THE_EDGES, "bpf"),
+    "agent.datapath.net": BELOW_THE_EDGES,
+    "agent.datapath.attach": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net"),
+    "agent.datapath.veth": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "agent.datapath.attach"),
+    "agent.datapath.nexthop": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "agent.datapath.attach"),
+    "agent.datapath": (*BELOW_THE_EDGES, "agent.datapath", "bpf"),
+    "agent.logs": (),
+    "agent.settings": ("protocol", "agent.core.model", "agent.bus.settings"),
+    "agent.cli": ("protocol", "agent.bus", "agent.settings"),
+    "agent.recording": ("protocol", "agent.core", "agent.bus"),
+    "agent.reconcile": (*BELOW_THE_EDGES, "agent.bus", "agent.datapath", "agent.settings"),
+    "agent.probe": (*BELOW_THE_EDGES, "agent.datapath", "agent.settings", "agent.reconcile.store"),
+    "agent.report": (
+        *BELOW_THE_EDGES,
+        *("agent.bus", "agent.datapath", "agent.settings", "agent.reconcile", "agent.probe"),
+    ),
+    "controller_sim.topology": ("protocol",),
+    "controller_sim.control": ("protocol", "controller_sim.topology"),
+    "controller_sim.lab": ("protocol", "controller_sim.topology", "controller_sim.control"),
+    "controller_sim.talk": ("protocol", "controller_sim.topology", "controller_sim.control", "controller_sim.lab"),
+    "controller_sim.cli": ("protocol", "controller_sim"),
 }
-"""Package or module -> what of ours it may import."""
+"""Package or module -> what of ours it may import besides itself. The longest entry that fits a module is its rule."""
+
+ENTRY_POINTS = ("agent.intake", "agent.loops", "agent.daemon", "agent.dry_run", "agent.__main__")
+"""The daemon and its parts: they import whatever they put together."""
+PURE = ("protocol", "agent.core", "agent.report.trace", "agent.report.status_messages")
 
 
 def modules() -> dict[str, Path]:
@@ -33,6 +73,7 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+FOLDERS = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
 def imported(name: str) -> set[str]:
@@ -52,62 +93,113 @@ def imported(name: str) -> set[str]:
 IMPORTS = {name: imported(name) for name in MODULES}
 
 
-def inside(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
+def inside(name: str, packages: Iterable[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def test_the_tree_is_seen() -> None:
-    assert "agent.core.plan" in MODULES
-    assert "protocol.documents" in IMPORTS["agent.core.claims"]
+def package_of(name: str) -> str:
+    if name in FOLDERS:
+        return name
+    folder = name.rpartition(".")[0]
+    return name if folder in COMPOSING else folder
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_a_room_imports_only_what_stands_before_it(package: str) -> None:
-    allowed = MAY_IMPORT[package]
-    for name in filter(lambda one: inside(one, package), MODULES):
-        ours = {other for other in IMPORTS[name] if other.split(".")[0] in OURS}
-        ours.discard("agent")  # the package itself holds the version only
-        wrong = {other for other in ours if not any(inside(other, room) for room in allowed)}
-        assert not wrong, f"{name} imports {sorted(wrong)}"
+def rule_for(name: str) -> str | None:
+    """Return the longest entry of `MAY_IMPORT` that a module falls under."""
+    return max(filter(lambda rule: inside(name, [rule]), MAY_IMPORT), key=len, default=None)
 
 
-@pytest.mark.parametrize(
-    ("library", "room"),
-    [("pyroute2", "agent.datapath"), ("bcc", "agent.datapath.compiler"), ("nats", "agent.bus")],
-)
-def test_a_library_is_imported_in_its_room_alone(library: str, room: str) -> None:
-    users = {name for name in MODULES if any(inside(other, library) for other in IMPORTS[name])}
-    wrong = {name for name in users if inside(name, "agent") and not inside(name, room)}
-    assert not {name for name in wrong if not (library == "nats" and inside(name, "agent.cli"))}
+def ours(name: str) -> set[str]:
+    """Return what a module imports of ours. `agent` and `controller_sim` themselves hold no more than the version."""
+    return {other for other in IMPORTS[name] if inside(other, OURS)} - {"agent", "controller_sim"}
 
 
-def test_only_the_datapath_makes_system_calls_by_hand() -> None:
-    users = {name for name in MODULES if "ctypes" in IMPORTS[name] and inside(name, "agent")}
-    beside = {"agent.cli.session"}  # enters a network namespace for an operator: setns(2), no bpf(2)
-    assert {name for name in users if not inside(name, "agent.datapath")} <= beside
-
-
-def test_the_core_reads_no_clock_and_does_no_input_or_output() -> None:
-    impure = {"time", "datetime", "asyncio", "socket", "os", "subprocess", "pathlib", "random", "secrets", "threading"}
-    for name in filter(lambda one: inside(one, "agent.core") or inside(one, "protocol"), MODULES):
-        found = {other for other in IMPORTS[name] if other in impure}
-        assert not found - ({"socket"} if name == "protocol.addresses" else set()), name  # inet_pton only computes
-
-
-def test_nobody_but_the_entry_point_imports_the_daemon() -> None:
-    users = {name for name in MODULES if "agent.daemon" in IMPORTS[name]}
-    assert users <= {"agent.__main__", "agent.dry_run"}, "the entry point's own modes alone"
-
-
-def test_there_are_no_import_cycles() -> None:
+def assert_acyclic(graph: Mapping[str, Iterable[str]]) -> None:
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
         assert name not in way, " -> ".join([*way[way.index(name) :], name])
         if name not in done:
-            for other in sorted(IMPORTS[name] & MODULES.keys() - {name}):
+            for other in sorted(set(graph[name]) - {name}):
                 visit(other, (*way, name))
             done.add(name)
 
-    for name in MODULES:
+    for name in graph:
         visit(name, ())
+
+
+def test_the_tree_is_seen() -> None:
+    assert "agent.core.plan.planner" in MODULES
+    assert "protocol.documents" in IMPORTS["agent.core.config.ownership"]
+
+
+def test_every_package_of_the_agent_and_the_controller_has_a_rule() -> None:
+    without = {
+        name
+        for name in MODULES.keys() - FOLDERS
+        if inside(name, ("agent", "controller_sim")) and name not in ENTRY_POINTS and rule_for(name) is None
+    }
+    assert not without, f"no import rule in MAY_IMPORT covers {sorted(without)}"
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(name for name in FOLDERS if not inside(name, ["bench"]))
+
+
+@pytest.mark.parametrize("rule", MAY_IMPORT)
+def test_a_package_imports_only_what_its_rule_allows(rule: str) -> None:
+    for name in filter(lambda one: rule_for(one) == rule, MODULES):
+        wrong = {other for other in ours(name) if not inside(other, (rule, *MAY_IMPORT[rule]))}
+        assert not wrong, f"{name} imports {sorted(wrong)}"
+
+
+def test_no_package_imports_another_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for name in MODULES:
+        found = {package_of(other) for other in ours(name) & MODULES.keys()} - FOLDERS.intersection(COMPOSING)
+        graph.setdefault(package_of(name), set()).update(found)
+        for other in found:
+            graph.setdefault(other, set())
+    assert_acyclic(graph)
+
+
+def test_no_module_imports_another_in_a_circle() -> None:
+    assert_acyclic({name: IMPORTS[name] & MODULES.keys() for name in MODULES})
+
+
+def test_the_core_is_packages_of_one_subject_and_of_a_size_to_survey() -> None:
+    sizes: dict[str, int] = {}
+    for name in MODULES.keys() - FOLDERS:
+        if inside(name, ["agent.core"]):
+            sizes[package_of(name)] = sizes.get(package_of(name), 0) + 1
+    assert "agent.core" not in sizes, "every module of the core belongs to one of its packages"
+    assert {package: size for package, size in sizes.items() if size > MOST_MODULES} == {}
+
+
+@pytest.mark.parametrize(
+    ("library", "package"),
+    [("pyroute2", "agent.datapath"), ("bcc", "agent.datapath.bpf.compiler"), ("nats", "agent.bus")],
+)
+def test_a_library_is_imported_in_one_package_alone(library: str, package: str) -> None:
+    users = {name for name in MODULES if any(inside(other, [library]) for other in IMPORTS[name])}
+    wrong = {name for name in users if inside(name, ["agent"]) and not inside(name, [package])}
+    assert not {name for name in wrong if not (library == "nats" and inside(name, ["agent.cli"]))}
+
+
+def test_only_the_datapath_makes_system_calls_by_ctypes() -> None:
+    users = {name for name in MODULES if "ctypes" in IMPORTS[name] and inside(name, ["agent"])}
+    beside = {"agent.cli.session"}  # enters a network namespace for an operator: setns(2), no bpf(2)
+    assert {name for name in users if not inside(name, ["agent.datapath"])} <= beside
+
+
+def test_the_core_reads_no_clock_and_does_no_input_or_output() -> None:
+    impure = {"time", "datetime", "asyncio", "socket", "os", "subprocess", "pathlib", "random", "secrets", "threading"}
+    for name in filter(lambda one: inside(one, PURE), MODULES):
+        found = {other for other in IMPORTS[name] if other in impure}
+        assert not found - ({"socket"} if name == "protocol.addresses" else set()), name  # inet_pton only computes
+
+
+def test_only_the_entry_points_import_the_daemon() -> None:
+    users = {name for name in MODULES if "agent.daemon" in IMPORTS[name]}
+    assert users <= {"agent.__main__", "agent.dry_run"}

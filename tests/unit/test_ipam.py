@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller_sim.ipam import ExhaustedError, allocate, mac_of
-from controller_sim.topology import Droplet, Endpoint, Network, Subnet, Substrate, Topology, Vpc, gateway_of
+from controller_sim.topology.ipam import ExhaustedError, allocate, mac_of
+from controller_sim.topology.model import Droplet, Endpoint, Network, Subnet, Substrate, Topology, Vpc, gateway_of
 from protocol.addresses import parse_mac
 
 

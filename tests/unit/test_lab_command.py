@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from agent import __version__
-from controller_sim.cli import main
-from controller_sim.talk_commands import datagrams_text
-from controller_sim.transfer import Transfer, reason_of
+from controller_sim.cli.droplet_lab import main
+from controller_sim.cli.talk import datagrams_text
+from controller_sim.talk.transfer import Transfer, reason_of
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
@@ -70,7 +70,7 @@ def test_why_there_is_no_connection_is_said_in_words():
 
 
 def transfer_process(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "controller_sim.transfer", *arguments]
+    command = [sys.executable, "-m", "controller_sim.talk.transfer", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

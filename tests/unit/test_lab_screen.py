@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from controller_sim import screen
-from controller_sim.controller import LabStatus, Progress, troubles
-from controller_sim.convergence import HostReport, Report
-from controller_sim.reachability import Pair, Reachability
+from controller_sim.cli import screen
+from controller_sim.control.convergence import HostReport, Report
+from controller_sim.lab.controller import LabStatus, Progress, troubles
+from controller_sim.talk.reachability import Pair, Reachability
 from protocol.status import AgentState, DocumentCounts, NarrowPath, ObjectCounts, Status, UnresolvedNextHops
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import structlog
 from structlog.testing import capture_logs
 
-from agent.faults import FaultReporter
-from agent.loop_errors import LoopErrors
+from agent.telemetry.fault_reporter import FaultReporter
+from agent.telemetry.loop_errors import LoopErrors
 
 
 def test_an_exception_is_logged_once_for_as_long_as_it_is_the_same() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import controller_sim
-from controller_sim.bus import Stored
-from controller_sim.compiler import Documents, compile_documents
-from controller_sim.ipam import allocate
-from controller_sim.moves import Move, Moved, Phases, in_phases
-from controller_sim.placement import place
-from controller_sim.publisher import Change, difference
-from controller_sim.topology_file import parse_topology
+from controller_sim.control.bus import Stored
+from controller_sim.control.compiler import Documents, compile_documents
+from controller_sim.control.moves import Move, Moved, Phases, in_phases
+from controller_sim.control.publisher import Change, difference
+from controller_sim.topology.file import parse_topology
+from controller_sim.topology.ipam import allocate
+from controller_sim.topology.placement import place
 from protocol import codec, subjects
 
 TEXT = (Path(controller_sim.__file__).parent / "topologies" / "moving.yaml").read_text()

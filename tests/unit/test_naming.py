@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from controller_sim.ipam import allocate
-from controller_sim.lab_state import LabError
-from controller_sim.naming import namespace_of, unknown_endpoint, unknown_host, why_apart
-from controller_sim.substrate import Names
-from controller_sim.topology_file import parse_topology
+from controller_sim.lab.naming import namespace_of, unknown_endpoint, unknown_host, why_apart
+from controller_sim.lab.state import LabError
+from controller_sim.lab.underlay import Names
+from controller_sim.topology.file import parse_topology
+from controller_sim.topology.ipam import allocate
 
 TEXT = """\
 substrate: {cidr: [172.18.0.0/24, "fd18::/64"]}

@@ -13,7 +13,7 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Ether
 
-from agent.core.neighbour_frames import announcement, question
+from agent.core.nexthop.neighbour_frames import announcement, question
 
 MAC = bytes.fromhex("020000000018")
 TEXT = "02:00:00:00:00:18"

@@ -10,7 +10,7 @@ import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from agent.datapath.netlink import error_from
+from agent.datapath.net.netlink import error_from
 
 NLMSG_ERROR = 2
 

@@ -6,8 +6,9 @@ import errno
 
 import pytest
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN, NEXT_HOP_ZERO_CHECKSUM
-from agent.core.next_hops import (
+from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_BY_OTHER, NEXT_HOP_DOWN, NEXT_HOP_ZERO_CHECKSUM
+from agent.core.model.uplinks import Uplink
+from agent.core.nexthop.next_hops import (
     NO_MAC,
     NUD_FAILED,
     NUD_INCOMPLETE,
@@ -33,7 +34,6 @@ from agent.core.next_hops import (
     still_silent,
     way_of,
 )
-from agent.core.uplinks import Uplink
 
 HERE, SECOND = 7, 9
 PLACES = {HERE: 3, SECOND: 5}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent.datapath.outcomes import ANSWERED, DROPPED, FORWARDED, PASSED, RECEIVED, SENTENCES, Outcome
+from agent.datapath.bpf.outcomes import ANSWERED, DROPPED, FORWARDED, PASSED, RECEIVED, SENTENCES, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from test_realize import DOCUMENT, HERE
+from test_render import DOCUMENT, HERE
 
-from agent.core.desired import Desired
-from agent.core.paging import Order, endpoints
+from agent.core.config.desired_state import Desired
+from agent.core.config.paging import Order, endpoints
 from protocol import codec
 from protocol.documents import Document, Endpoint
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_realize import DOCUMENT, HERE
+from test_render import DOCUMENT, HERE
 
-from agent.core.desired import Desired
-from agent.core.next_hops import Found, Peer
-from agent.core.paths import Known, Life, Path, View, down_at_start, down_peers, judged, paths_of
+from agent.core.config.desired_state import Desired
+from agent.core.nexthop.next_hops import Found, Peer
+from agent.core.probe.paths import Known, Life, Path, View, down_at_start, down_peers, judged, paths_of
 from protocol import codec
 from protocol.addresses import parse_address
 from protocol.documents import Droplet

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from controller_sim.placement import place
-from controller_sim.topology import Droplet, Network, Subnet, Substrate, Topology, Vpc
+from controller_sim.topology.model import Droplet, Network, Subnet, Substrate, Topology, Vpc
+from controller_sim.topology.placement import place
 
 
 def cloud(droplets: int = 6, bouncers: int | tuple[str, ...] = 2, networks: int = 1, seed: int = 1) -> Topology:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from agent.core.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries, Veth
-from agent.core.comparison import Comparison, Suspects
-from agent.core.layout import MapName
-from agent.core.observed import Observed, ObservedPeer, ObservedVeth
-from agent.core.offloads import Offload
-from agent.core.plan import additions, describe, plan_all, plan_change
-from agent.core.realize import Realization
-from agent.core.uplinks import Uplink
+from agent.core.model.map_layout import MapName
+from agent.core.model.offloads import Offload
+from agent.core.model.uplinks import Uplink
+from agent.core.plan.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries, Veth
+from agent.core.plan.diff import Comparison, Suspects
+from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.plan.planner import additions, describe, plan_all, plan_change
+from agent.core.plan.render import Realization
 
 VETH = Veth("a", "dp0", 0x40000000, "a", "eth0", bytes(6), 1438, ("10.0.0.5/24",), ("10.0.0.1",))
 OLD = Realization({MapName.VPCS: {b"1": b"x"}, MapName.ENDPOINTS: {b"k": b"v"}}, {"a": VETH}, frozenset({2}))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.probe_packet import Kind, ProbePacket, build, headers, parse, smallest
+from agent.core.probe.probe_packet import Kind, ProbePacket, build, headers, parse, smallest
 
 NONCE = bytes.fromhex("0102030405060708")
 

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from substrate_model import Model
 
-from agent.core.paths import Known, Life, Rules
-from agent.core.probing import Probing
-from agent.core.tunnel_errors import Problem, TunnelError
+from agent.core.probe.icmp_errors import Problem, TunnelError
+from agent.core.probe.paths import Known, Life, Rules
+from agent.core.probe.probing import Probing
 
 SMALL = 66
 

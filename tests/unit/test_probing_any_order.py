@@ -8,10 +8,10 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.paths import Known, Life, Path, Probe, Rules, View
-from agent.core.probe_packet import smallest
-from agent.core.probing import Probing
-from agent.core.tunnel_errors import Problem, TunnelError
+from agent.core.probe.icmp_errors import Problem, TunnelError
+from agent.core.probe.paths import Known, Life, Path, Probe, Rules, View
+from agent.core.probe.probe_packet import smallest
+from agent.core.probe.probing import Probing
 
 PATHS = tuple(Path(bytes([10, 0, 0, 1]), bytes([10, 0, 1, last])) for last in (1, 2))
 SIZE, NARROW = 1500, 1400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.core.program_owners import STRANGER, Holder, Owner, advice, possessive
+from agent.core.uplinks.program_owners import STRANGER, Holder, Owner, advice, possessive
 
 AGENT, OTHER = Holder(812, "droplet-agent"), Holder(77, "cilium-agent")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.bus.documents import Message
-from agent.recorder import Recorder
+from agent.recording.recorder import Recorder
 from protocol.recording import unpack
 from protocol.status import Fault
 

@@ -11,13 +11,14 @@ from typing import Any, get_args
 
 import pytest
 
-from agent.core.actions import Action, AttachTransit, EnsureVeth, Veth
-from agent.core.layout import MapName
-from agent.core.offloads import RULES, Offload, wrong_offloads
-from agent.core.remedies import GENERAL, SPECIFIC, Step, errno_name, explain, step_of
-from agent.datapath import offloads
-from agent.datapath.told import ToldError
-from agent.executor import Executor
+from agent.core.model.errno_names import errno_name
+from agent.core.model.map_layout import MapName
+from agent.core.model.offloads import RULES, Offload, wrong_offloads
+from agent.core.plan.actions import Action, AttachTransit, EnsureVeth, Veth
+from agent.core.plan.remedies import GENERAL, SPECIFIC, Step, explain, step_of
+from agent.datapath.executor import Executor
+from agent.datapath.net import ethtool
+from agent.errors import ToldError
 
 VETH = Veth("a", "dp0", 0x40000000, "a", "eth0", bytes(6), 1438, ("10.0.0.5/24",), ("10.0.0.1",))
 
@@ -62,15 +63,15 @@ class StubbornInterface:
         command = int.from_bytes(question[:4], "little")
         self.asked.append(command)
         match command:
-            case offloads.ETHTOOL_GDRVINFO:
-                return offloads._DRIVER.pack(command, b"mlx4")
-            case offloads.ETHTOOL_GSSET_INFO:
-                return offloads._SET_INFO.pack(command, 1 << offloads.ETH_SS_FEATURES, len(self._names))
-            case offloads.ETHTOOL_GSTRINGS:
-                return question[:12] + b"".join(name.encode().ljust(offloads.NAME, b"\0") for name in self._names)
-            case offloads.ETHTOOL_GFEATURES:
-                return question[:8] + offloads._GOT.pack(self._changeable, 0, self._on, 0)
-        return offloads._VALUE.pack(command, self._flags)
+            case ethtool.ETHTOOL_GDRVINFO:
+                return ethtool._DRIVER.pack(command, b"mlx4")
+            case ethtool.ETHTOOL_GSSET_INFO:
+                return ethtool._SET_INFO.pack(command, 1 << ethtool.ETH_SS_FEATURES, len(self._names))
+            case ethtool.ETHTOOL_GSTRINGS:
+                return question[:12] + b"".join(name.encode().ljust(ethtool.NAME, b"\0") for name in self._names)
+            case ethtool.ETHTOOL_GFEATURES:
+                return question[:8] + ethtool._GOT.pack(self._changeable, 0, self._on, 0)
+        return ethtool._VALUE.pack(command, self._flags)
 
 
 @pytest.fixture
@@ -78,8 +79,8 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put an interface in the place of the kernel's."""
 
     def put(interface: StubbornInterface) -> StubbornInterface:
-        monkeypatch.setattr(offloads, "_ioctl", interface.ioctl)
-        monkeypatch.setattr(offloads, "_layouts", [])
+        monkeypatch.setattr(ethtool, "_ioctl", interface.ioctl)
+        monkeypatch.setattr(ethtool, "_layouts", [])
         return interface
 
     return put
@@ -105,9 +106,9 @@ def test_a_whole_text_is_left_as_it_is(number: int) -> None:
 
 
 def test_a_driver_that_takes_tags_off_is_named_with_what_can_be_done(plug: Any) -> None:
-    plug(StubbornInterface(flags=offloads.ETH_FLAG_RXVLAN))
+    plug(StubbornInterface(flags=ethtool.ETH_FLAG_RXVLAN))
     with socket.socket() as control:
-        assert said(lambda: offloads.leave_tags_on(control, "eth7")) == (
+        assert said(lambda: ethtool.leave_tags_on(control, "eth7")) == (
             "eth7: driver mlx4 takes VLAN tags off received frames and does not stop when told to. Give the droplet an "
             "interface without VLAN, or one of another driver"
         )
@@ -116,7 +117,7 @@ def test_a_driver_that_takes_tags_off_is_named_with_what_can_be_done(plug: Any) 
 def test_an_endpoint_that_keeps_its_offloads_says_what_is_lost(plug: Any) -> None:
     plug(StubbornInterface("tx-checksum-ip-generic"))
     with socket.socket() as control:
-        assert said(lambda: offloads.set_endpoint_offloads(control, "eth0"), EnsureVeth(VETH)) == (
+        assert said(lambda: ethtool.set_endpoint_offloads(control, "eth0"), EnsureVeth(VETH)) == (
             "eth0: generic receive offload (rx-gro) is off; transmit checksum offload (tx-checksum-ip-generic) is on, "
             "and driver mlx4 does not change that, so the endpoint's packets would be lost or altered: update the "
             "kernel, and see ethtool -k"
@@ -127,16 +128,16 @@ def test_an_offload_that_the_driver_holds_and_that_loses_nothing_is_not_asked_fo
     """Else every comparison would find it wrong, and mend it in vain."""
     interface = plug(StubbornInterface("rx-gro", "tx-vlan-hw-insert", changeable=False))
     with socket.socket() as control:
-        assert wrong_offloads(offloads.read_offloads(control, "eth0")) == {}
-        assert not offloads.set_endpoint_offloads(control, "eth0")
-    assert offloads.ETHTOOL_SFEATURES not in interface.asked
+        assert wrong_offloads(ethtool.read_offloads(control, "eth0")) == {}
+        assert not ethtool.set_endpoint_offloads(control, "eth0")
+    assert ethtool.ETHTOOL_SFEATURES not in interface.asked
 
 
 def test_an_offload_that_the_driver_holds_and_that_loses_packets_is_a_refusal(plug: Any) -> None:
     plug(StubbornInterface("tx-checksum-sctp", "rx-gro", changeable=False))
     with socket.socket() as control:
-        assert wrong_offloads(offloads.read_offloads(control, "eth0")) == {"tx-checksum-sctp": False}
-        assert "tx-checksum-sctp" in said(lambda: offloads.set_endpoint_offloads(control, "eth0"), EnsureVeth(VETH))
+        assert wrong_offloads(ethtool.read_offloads(control, "eth0")) == {"tx-checksum-sctp": False}
+        assert "tx-checksum-sctp" in said(lambda: ethtool.set_endpoint_offloads(control, "eth0"), EnsureVeth(VETH))
 
 
 def test_an_offload_that_the_kernel_does_not_have_is_no_difference(plug: Any) -> None:

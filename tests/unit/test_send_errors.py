@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from agent.core.paths import Path
-from agent.core.send_errors import BUSY_TIMES, SendErrors, Sending, sending_of
+from agent.core.probe.paths import Path
+from agent.core.probe.send_errors import BUSY_TIMES, SendErrors, Sending, sending_of
 
 HERE, PEER, OTHER = (bytes((10, 0, 0, place)) for place in range(3))
 PATH = Path(HERE, PEER)

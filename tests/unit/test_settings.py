@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.core.features import Features
+from agent.core.model.features import Features
 from agent.daemon import kernel_config
 from agent.settings import Settings, SettingsError, _wanted, load_settings
 

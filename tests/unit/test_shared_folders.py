@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.datapath.pins import make_folder
-from controller_sim import lab_state
-from controller_sim.lab import Lab
+from agent.datapath.bpf.pins import make_folder
+from controller_sim.lab import state
+from controller_sim.lab.lab import Lab
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_folder_for_pins_is_made_though_its_parent_is_removed_meanwhile(remove
 def test_a_labs_folders_are_made_though_another_lab_removes_the_one_for_all(
     removed_meanwhile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab_state, "ROOT", removed_meanwhile)
+    monkeypatch.setattr(state, "ROOT", removed_meanwhile)
     Lab("one")._make_directories()
     assert {path.name for path in (removed_meanwhile / "one").iterdir()} == {"logs", "agents", "hosts", "cache"}
 

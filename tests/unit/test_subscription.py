@@ -9,9 +9,9 @@ import pytest
 import structlog
 
 from agent import subscription
-from agent.faults import FaultReporter
-from agent.loop_errors import LoopErrors
 from agent.subscription import Observable
+from agent.telemetry.fault_reporter import FaultReporter
+from agent.telemetry.loop_errors import LoopErrors
 
 
 @pytest.fixture(autouse=True)

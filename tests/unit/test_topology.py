@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import controller_sim
-from agent.core.room import SMALLEST, overhead
-from controller_sim.mtu import OVERHEAD, RETURN_TO_SENDER, least_for_agent
-from controller_sim.topology_file import TopologyError, parse_topology, read_topology
+from agent.core.model.overhead import SMALLEST, overhead
+from controller_sim.topology.file import TopologyError, parse_topology, read_topology
+from controller_sim.topology.overhead import OVERHEAD, RETURN_TO_SENDER, least_for_agent
 
 SOUND = """\
 droplets:

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from substrate_model import Model
 
-from agent.core import unanswered
-from agent.core.paths import Known, Path, Rules
-from agent.core.probing import Probing
-from agent.core.unanswered import answering
-from agent.core.world import Here, World
+from agent.core.model.resolved_state import Here, World
+from agent.core.probe import unanswered
+from agent.core.probe.paths import Known, Path, Rules
+from agent.core.probe.probing import Probing
+from agent.core.probe.unanswered import answering
 from protocol.addresses import parse_address
 from protocol.documents import Droplet, Network, Vpc
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agent.core.uplinks import Uplink
-from agent.datapath.uplinks import differs, served_by, uplink_from
+from agent.core.model.uplinks import Uplink
+from agent.datapath.attach.uplinks import differs, served_by, uplink_from
 
 MAC = "02:00:00:00:00:07"
 ATTACHED = 44

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import nats
 from nats.aio.client import Client
 
-from controller_sim.bus import BusError, ask, ensure_consumers, ensure_streams, read_stream
-from controller_sim.namespaces import call_in, entered, run_coroutine_in
-from controller_sim.nats_server import server_program
-from controller_sim.publisher import publish_difference
+from controller_sim.control.bus import BusError, ask, ensure_consumers, ensure_streams, read_stream
+from controller_sim.control.publisher import publish_difference
+from controller_sim.lab.namespaces import call_in, entered, run_coroutine_in
+from controller_sim.lab.nats_server import server_program
 from protocol import codec, streams
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.documents import Document

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from controller_sim.namespaces import call_in, run_in
+from controller_sim.lab.namespaces import call_in, run_in
 
 PATIENCE = 240.0
 """Seconds after which what is waited for counts as never coming: emulation is slow."""

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, MapName
-from agent.core.next_hops import Peer, Reason
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.maps import Map
-from agent.datapath.neighbours import NeighbourWatch
-from agent.datapath.netlink import Netlink
-from agent.datapath.uplinks import read_uplinks
-from agent.faults import FaultReporter
+from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
+from agent.core.nexthop.next_hops import Peer, Reason
+from agent.datapath.attach.uplinks import read_uplinks
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.maps import Map
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.nexthop.neighbours import NeighbourWatch
+from agent.telemetry.fault_reporter import FaultReporter
 from tests.kernels.inside.wires import ip, namespaces, run
 
 THERE = "full-there"

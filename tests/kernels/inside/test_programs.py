@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.features import Features
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath import programs
-from agent.datapath.compiler import PROGRAMS, MapDefinition, compile_programs
+from agent.core.model.features import Features
+from agent.datapath.bpf import programs
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import PROGRAMS, MapDefinition, compile_programs
 from tests.kernels.programs import FEATURES
 
 ROOM = 700_000

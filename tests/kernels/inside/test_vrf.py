@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.layout import NEXT_HOP, NEXT_HOP_KEY, MapName
-from agent.core.next_hops import Peer
-from agent.core.paths import Path as ProbedPath
-from agent.core.send_errors import Sending
-from agent.core.tunnel_errors import Problem, TunnelError
-from agent.datapath import bpf_syscall as bpf
-from agent.datapath.icmp_errors import IcmpErrors
-from agent.datapath.maps import Map
-from agent.datapath.neighbours import NeighbourWatch
-from agent.datapath.netlink import Netlink
-from agent.datapath.probe_socket import ProbeSocket
-from agent.datapath.uplinks import read_uplinks
+from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
+from agent.core.nexthop.next_hops import Peer
+from agent.core.probe.icmp_errors import Problem, TunnelError
+from agent.core.probe.paths import Path as ProbedPath
+from agent.core.probe.send_errors import Sending
+from agent.datapath.attach.uplinks import read_uplinks
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.maps import Map
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.nexthop.neighbours import NeighbourWatch
+from agent.probe.icmp_listener import IcmpErrors
+from agent.probe.probe_socket import ProbeSocket
 from tests.kernels.inside.host import Host, running_host
 from tests.kernels.inside.talk import until
 from tests.kernels.inside.tenants import MANY, Tenant, documents, grown

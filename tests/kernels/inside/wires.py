@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 
-from controller_sim.namespaces import entered
+from controller_sim.lab.namespaces import entered
 
 
 def run(*command: str, namespace: str | None = None) -> str:

@@ -1,0 +1,403 @@
+"""Reads a host's documents on one connection: resets the consumer, pulls, hands over, acknowledges to the stream.
+
+What stands in the way is a fault: a consumer that is missing, cannot be used, is read by somebody else, or keeps
+documents back. None of it removes a document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from nats.errors import Error as NatsError
+from structlog.typing import FilteringBoundLogger
+
+from agent.bus import consumer
+from agent.bus.client import Connection, publish_command
+from agent.bus.consumer import Report
+from agent.bus.consumer_polling import Look
+from agent.bus.documents import Delivery, DocumentLog, Message, Trouble
+from agent.bus.jetstream import ConsumerInfo, parse_consumer_info, parse_headers, reset_request
+from agent.bus.pull import MAX_SILENCES, SILENCE, PullMachine, Signal, request_body
+from agent.bus.snapshot import Disturbances
+from protocol import streams
+from protocol.status import Fault
+
+API_TIMEOUT = 2.0
+FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0
+"""Seconds between attempts to reset a consumer that is missing or unusable, doubling from the first to the longest."""
+MAX_DELIVERIES = 1024
+"""Messages that the handler gets at a time."""
+
+TellEvent = Callable[[str, tuple[str, ...]], None]
+"""Takes an event's kind and lines."""
+Record = Callable[[Sequence[Message]], None]
+"""Takes messages as they were delivered."""
+
+
+def record_nothing(_messages: Sequence[Message]) -> None:
+    """Take messages of an agent that records nothing."""
+
+
+async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[], None] | None = None) -> None:
+    """Await a call of the handler to its end, also when the connection is lost meanwhile: nothing is half applied.
+
+    `done_late` is called when the call ended well after it was to be cancelled.
+    """
+    task = asyncio.create_task(call)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # whoever cancels may do so again
+                await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None and done_late is not None:
+            done_late()
+        raise
+
+
+class Taker(Protocol):
+    """What is needed of a handler here."""
+
+    async def begin_snapshot(self) -> None:
+        """See `agent.bus.bus.Handler`."""
+
+    async def deliver(self, batch: Sequence[Delivery]) -> None:
+        """See `agent.bus.bus.Handler`."""
+
+    async def snapshot_complete(self) -> None:
+        """See `agent.bus.bus.Handler`."""
+
+
+class Restart(Exception):  # noqa: N818  not an error: the consumer is reset and reading goes on
+    """The consumer has to be reset, after a pause in seconds."""
+
+    def __init__(self, pause: float = 0.0) -> None:
+        super().__init__(pause)
+        self.pause = pause
+
+
+class Shared(NamedTuple):
+    """What all connections of one agent share: what was delivered, and who else reads."""
+
+    documents: DocumentLog
+    disturbances: Disturbances
+
+
+class Reading:
+    """The pull loop of one connection."""
+
+    def __init__(
+        self,
+        host: str,
+        connection: Connection,
+        shared: Shared,
+        taker: Taker,
+        report: Report,
+        tell_event: TellEvent,
+        log: FilteringBoundLogger,
+        record: Record = record_nothing,
+    ) -> None:
+        self._host = host
+        self._connection = connection
+        self._documents, self._disturbances = shared
+        self._taker = taker
+        self._report = report
+        self._tell_event = tell_event
+        self._log = log
+        self._record = record
+        self._round = _Round(connection.new_inbox(), time.monotonic())
+        self._look = Look(time.monotonic())
+        self._next = streams.next_subject(host).encode()
+        self._request = request_body()
+        self._out_of_use: Fault | None = None
+        """Why the consumer cannot be read."""
+        self._refused: Fault | None = None
+        """Why it took no request, until it takes one."""
+        self._held_back: Fault | None = None
+        """Why it delivers nothing, or will not."""
+        self.progressed = False
+        """Whether the consumer answered at least once."""
+
+    async def run(self) -> None:
+        """Read until cancelled, the connection is lost, or the handler raises."""
+        await self._connection.receive(streams.pause_subject(self._host), self._on_advisory)
+        while not self._connection.lost.is_set():
+            try:
+                await self._begin()
+                self.progressed = True
+                await self._pull()
+            except Restart as restart:
+                await self._end_round()
+                self._tell_faults()
+                await asyncio.sleep(restart.pause)
+
+    def _on_advisory(self, *_message: object) -> None:
+        """Ask for the consumer, whatever the message says: it may be anybody's."""
+        self._look.soon(time.monotonic())
+        self._round.arrived.set()
+
+    def _tell_faults(self) -> None:
+        faults = [fault for fault in (self._out_of_use or self._refused, self._held_back) if fault is not None]
+        now = time.monotonic()
+        if self._disturbances.stand(now):
+            faults.append(consumer.consumer_shared(self._host, self._disturbances.detail(now)))
+        self._report("consumer", [*faults, *consumer.refused_subjects(self._documents.refused)])
+
+    # The beginning of a round
+
+    async def _begin(self) -> None:
+        """Have the consumer deliver what was not handled yet, or all of it when it is a consumer not seen before."""
+        info = await self._reset()
+        self._out_of_use = None
+        self._round = _Round(self._connection.new_inbox(), time.monotonic())
+        self._round.sid = await self._connection.receive(f"{self._round.inbox}.*", self._round.on_message)
+        if self._documents.begin(info):
+            self._log.info("snapshot_began", messages=info.num_pending)
+            try:
+                await uninterrupted(self._taker.begin_snapshot())
+            except Exception:
+                self._documents.void()
+                raise
+        self._note_pause(info, self._documents.waiting)
+        self._look.later(time.monotonic(), calm=not self._documents.waiting and self._held_back is None)
+        await self._conclude()
+
+    async def _end_round(self) -> None:
+        """Take nothing more of this round: requests that wait at the server must not take messages from others."""
+        if self._round.sid is not None:
+            await self._connection.release(self._round.sid)
+            self._round.sid = None
+
+    async def _reset(self) -> ConsumerInfo:
+        """Return the answer of a consumer that can be used, however long it takes until there is one."""
+        wait = FIRST_WAIT
+        while True:
+            info = await self._ask(streams.reset_subject(self._host), reset_request(self._documents.reset_to))
+            out_of_use = await self._why_out_of_use(info)
+            if self._connection.lost.is_set():
+                raise ConnectionError("the connection was lost")
+            self._out_of_use = out_of_use
+            if info is not None and self._out_of_use is None:
+                if self._documents.is_known(info.created) or self._documents.reset_to == 1:
+                    return info
+                self._log.warning("consumer_made_anew", consumer=self._host, created=info.created)
+                self._documents.void()
+                continue
+            self._tell_faults()
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, LONGEST_WAIT)
+
+    async def _ask(self, subject: str, body: bytes = b"") -> ConsumerInfo | None:
+        """Ask the server about the consumer; None when nothing answers, as to a reset of one that is not there."""
+        try:
+            answer = await self._connection.request(subject, body, timeout=API_TIMEOUT)
+        except (NatsError, TimeoutError):
+            return None
+        return parse_consumer_info(answer.data)
+
+    async def _why_out_of_use(self, info: ConsumerInfo | None) -> Fault | None:
+        """Return why a consumer that answered a reset so cannot be used, None when it can."""
+        refusal = (
+            "a reset gets no answer: a cluster without a leader, a server older than 2.14, or one without JetStream"
+        )
+        if info is not None and info.error is None:
+            reasons = consumer.unusable(info, self._host)
+            return self._unusable(reasons) if reasons else None
+        if info is not None and info.error is not None:
+            refusal = info.error.description
+        told = await self._ask(streams.info_subject(self._host))
+        if told is None:
+            return consumer.consumer_missing(self._host, refusal)
+        if told.error is not None:
+            return consumer.consumer_missing(self._host, told.error.description)
+        reasons = consumer.unusable(told, self._host)
+        if info is None and not reasons:
+            return consumer.consumer_missing(self._host, refusal)
+        return self._unusable(reasons or (f"it refuses a reset: {refusal}",))
+
+    def _unusable(self, reasons: Sequence[str]) -> Fault:
+        """Return the fault; whatever was read by such a consumer is read again by the next one."""
+        self._documents.void()
+        return consumer.consumer_unusable(self._host, reasons)
+
+    # A round
+
+    async def _pull(self) -> None:
+        """Pull until the consumer has to be reset."""
+        while True:
+            self._ask_for_more()
+            await self._wait()
+            while self._round.messages:
+                await self._hand_over()
+            self._heed_statuses()
+            if self._look.due(time.monotonic()):
+                await self._look_at_consumer()
+            await self._conclude()
+            self._heed_twin()
+
+    def _ask_for_more(self) -> None:
+        now, machine = time.monotonic(), self._round.machine
+        while (number := machine.next_request(now, len(self._round.messages))) is not None:
+            reply = f"{self._round.inbox}.{number}".encode()
+            self._connection.post([publish_command(self._next, self._request, reply)])
+
+    async def _wait(self) -> None:
+        now = time.monotonic()
+        patience = min(self._round.machine.wake_in(now), self._look.wake_in(now))
+        try:
+            await asyncio.wait_for(self._round.arrived.wait(), patience)
+        except TimeoutError:
+            if self._round.machine.is_dead:
+                silence = (MAX_SILENCES + 1) * SILENCE
+                raise ConnectionError(f"the server has said nothing for {silence:g} seconds") from None
+        self._round.arrived.clear()
+
+    async def _hand_over(self) -> None:
+        waiting = self._round.messages
+        batch = self._documents.sort(waiting[:MAX_DELIVERIES])
+        self._record(waiting[:MAX_DELIVERIES])
+        del waiting[:MAX_DELIVERIES]
+        self._ask_for_more()
+        if batch.deliveries:
+            await uninterrupted(self._taker.deliver(batch.deliveries), lambda: self._documents.remember(batch))
+        self._connection.post(publish_command(reply, body) for reply, body in batch.answers)
+        self._tell_refused(batch.strangers, batch.refused)
+        self._documents.remember(batch)
+        self._held_back = self._refused = None
+        self._round.last_delivery = None
+        self._look.later(time.monotonic(), calm=not self._documents.waiting)
+        if batch.trouble is not None:
+            self._heed(batch.trouble)
+
+    def _tell_refused(self, strangers: Sequence[str], refused: Sequence[str]) -> None:
+        """Log messages that are no document, and publish an event where a controller may look for an answer."""
+        for subject in strangers:
+            self._log.warning("message_refused", subject=subject, reason="it was not delivered by this host's consumer")
+        new = tuple(subject for subject in refused if subject not in self._documents.refused)
+        if new:
+            self._tell_event("refused_subject", new)
+
+    def _heed(self, trouble: Trouble) -> None:
+        """Have the consumer reset."""
+        if trouble is Trouble.GAP:
+            pause = self._disturbances.noticed(time.monotonic(), random.random())  # noqa: S311  jitter is no secret
+            self._log.warning("consumer_sequence_gap", consumer=self._host, pause=round(pause, 1))
+            raise Restart(pause)
+        self._log.warning("snapshot_void", reason=trouble.name.lower())
+        self._documents.void()
+        raise Restart(0.0 if trouble is Trouble.WENT_BACK else FIRST_WAIT)
+
+    def _heed_twin(self) -> None:
+        """Read everything anew once another agent of this host's name has gone.
+
+        The stored acknowledgements may be the other agent's; after a snapshot each document is acknowledged again.
+        """
+        if self._disturbances.twin_left(time.monotonic()):
+            self._log.info("other_agent_gone", consumer=self._host)
+            self._documents.void()
+            raise Restart(0.0)
+
+    def _heed_statuses(self) -> None:
+        """Act on what the server said of requests; of the deliveries only when all that came are handled."""
+        if self._round.gone:
+            self._log.warning("consumer_gone", consumer=self._host)
+            raise Restart(FIRST_WAIT)
+        if self._round.refusal:
+            self._refused = self._unusable((f"it refuses requests: {self._round.refusal}",))
+            raise Restart(LONGEST_WAIT)
+        last, self._round.last_delivery = self._round.last_delivery, None
+        self._refused = None if last is not None else self._refused
+        if last is not None and not self._round.messages:
+            trouble = self._documents.idle(last)
+            if trouble is not None:
+                self._heed(trouble)
+
+    async def _look_at_consumer(self) -> None:
+        """Ask the server what the consumer is and has to deliver: silence says nothing of that."""
+        info = await self._ask(streams.info_subject(self._host))
+        if self._round.messages:
+            return
+        if info is None:
+            self._note_pause(ConsumerInfo(), self._documents.waiting, silent=True)
+            self._look.again(time.monotonic(), calm=not self._documents.waiting)
+            return
+        if info.error is not None:
+            self._out_of_use = consumer.consumer_missing(self._host, info.error.description)
+            raise Restart(FIRST_WAIT)
+        reasons = consumer.unusable(info, self._host)
+        if reasons:
+            self._out_of_use = self._unusable(reasons)
+            raise Restart(FIRST_WAIT)
+        self._documents.take_info(info)
+        self._note_pause(info, self._documents.waiting or self._look.stuck(info.num_pending), silent=True)
+        calm = self._held_back is None and not self._documents.waiting and not info.num_pending
+        self._look.again(time.monotonic(), calm=calm)
+
+    def _note_pause(self, info: ConsumerInfo, waiting: int, *, silent: bool = False) -> None:
+        """Take note of why documents wait; without a pause they do only after they were waited for in vain."""
+        until = info.config.pause_until if info.paused else ""
+        self._held_back = None
+        if waiting and (until or silent):
+            in_snapshot = self._documents.in_snapshot
+            self._held_back = consumer.documents_waiting(self._host, waiting, until, in_snapshot=in_snapshot)
+        elif until:
+            self._held_back = consumer.consumer_paused(self._host, until)
+
+    async def _conclude(self) -> None:
+        """Have the snapshot completed when it is, and begin it anew when the stream turns out to be another one."""
+        if self._documents.went_back:
+            self._heed(Trouble.WENT_BACK)
+        if self._documents.is_short:
+            self._heed(Trouble.SHORT)
+        if self._documents.completed():
+            self._log.info("snapshot_complete")
+            try:
+                await uninterrupted(self._taker.snapshot_complete())
+            except Exception:
+                self._documents.complete_failed()
+                raise
+        self._tell_faults()
+
+
+class _Round:
+    """What is read between one reset and the next. Each has an inbox of its own: an older request brings nothing."""
+
+    def __init__(self, inbox: str, now: float) -> None:
+        self.inbox = inbox
+        self.sid: int | None = None
+        self.machine = PullMachine(now)
+        self.messages: list[Message] = []
+        self.arrived = asyncio.Event()
+        self.gone = False
+        self.refusal = ""
+        self.last_delivery: int | None = None
+        """The number of the consumer's last delivery, as the last idle heartbeat has it."""
+
+    def on_message(self, subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> None:
+        """Take what comes to the inbox."""
+        now = time.monotonic()
+        if reply.startswith(b"$JS.ACK."):
+            self.machine.on_message(now)
+            self.messages.append(Message(subject, reply, body, headers))
+        else:
+            self._on_status(subject, headers, now)
+        self.arrived.set()
+
+    def _on_status(self, subject: bytes, headers: bytes | None, now: float) -> None:
+        number = subject.rpartition(b".")[2]
+        if not number.isdigit():
+            return
+        parsed = parse_headers(headers)
+        signal = self.machine.on_status(int(number), parsed.status, parsed.text, now)
+        last = parsed.fields.get("Nats-Last-Consumer", "")
+        if signal is Signal.CONSUMER_GONE:
+            self.gone = True
+        elif signal is Signal.REFUSED:
+            self.refusal = parsed.text
+        elif signal is Signal.IDLE and last.isdigit() and not self.messages:
+            self.last_delivery = int(last)

@@ -1,0 +1,258 @@
+"""What the hosts' answers look like in a table of 80 to 120 columns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from agent.cli.output import NO_ANSWER, duration, table
+from protocol.acknowledgements import Acknowledgement
+from protocol.documents import Droplet, Endpoint, Network, Vpc
+from protocol.rpc import PathReply, PeerPath
+from protocol.status import Counters, Status, Traffic
+
+STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME")
+TROUBLES = ("UNRESOLVED", "DOWN", "NARROW")
+"""Columns of `status` that are left out as long as no host has anything to say there."""
+FEW_ADDRESSES = 3
+"""Addresses told of those that a host has no way to for the same reason; a wide table tells all that the host told."""
+
+
+def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None:
+    """Print one line per host, also for those that did not answer, and why a host cannot do what it should."""
+    rows = [_status_row(item) for item in found]
+    rows += [(host, NO_ANSWER, *("-" for _ in (*STATUS[2:], *TROUBLES))) for host in absent]
+    rows = sorted(rows)
+    columns = (*STATUS, *TROUBLES)
+    shown = [i for i, name in enumerate(columns) if name not in TROUBLES or any(row[i] != "-" for row in rows)]
+    cells = [[row[i] for i in shown] for row in rows]
+    table([columns[i] for i in shown], cells, "no host answers", wide, spare="XDP")
+    by_host = sorted(found, key=lambda item: item.host)
+    reasons = [(item.host, *reason) for item in by_host for reason in _reasons(item, wide)]
+    if reasons:
+        click.echo()
+        table(("HOST", "TROUBLE", "WHY"), reasons, "", wide)
+
+
+def _reasons(item: Status, wide: bool) -> Iterator[tuple[str, str]]:
+    """Yield what a host cannot do, and why."""
+    if item.unreadable and not any(fault.kind == "kernel_unreadable" for fault in item.faults):
+        yield "its kernel could not be read", item.unreadable
+    for one in item.unresolved_next_hops:
+        shown = one.addresses if wide else one.addresses[:FEW_ADDRESSES]
+        more = one.droplets - len(shown)
+        yield f"no way to {', '.join(shown)}" + (f" and {more:,} more" if more else ""), one.reason
+    if item.attach_reason and any(uplink.attach_mode == "generic" for uplink in item.uplinks):
+        yield "programs run in generic mode, which is slower", item.attach_reason
+    if item.losses_unknown:
+        yield "frames that the kernel drops after a program's verdict are not counted", item.losses_unknown
+    for fault in item.faults:
+        yield f"{fault.kind} {fault.subject}", fault.detail + (f"; {fault.remedy}" if fault.remedy else "")
+
+
+def _status_row(item: Status) -> tuple[str, ...]:
+    documents = item.documents
+    troubled = [
+        f"{number} {state}"
+        for state, number in (
+            ("pending", documents.pending),
+            ("rejected", documents.rejected),
+            ("failed", documents.failed),
+        )
+        if number
+    ]
+    return (
+        item.host,
+        str(item.state),
+        str(documents.realized),
+        ", ".join(troubled) or "0",
+        ", ".join(f"{uplink.interface} {uplink.attach_mode}" for uplink in item.uplinks) or "-",
+        f"{item.objects.local_endpoints} of {item.objects.endpoints}",
+        str(item.revision),
+        duration(item.uptime),
+        str(sum(one.droplets for one in item.unresolved_next_hops) or "-"),
+        ", ".join(item.down_droplets) or "-",
+        ", ".join(f"{path.droplet} {path.carries} of {path.configured}" for path in item.narrow_paths) or "-",
+    )
+
+
+def peers(rows: Sequence[tuple[str, PeerPath]], wide: bool) -> None:
+    """Print one line per host and path."""
+    now = time.time()
+    lines = [
+        (
+            host,
+            path.by,
+            path.droplet,
+            path.address,
+            path.state,
+            "-" if path.round_trip is None else f"{path.round_trip * 1000:.1f} ms",
+            str(path.carries) if path.carries == path.configured else f"{path.carries} of {path.configured}",
+            duration(max(0.0, now - path.since)),
+        )
+        for host, path in rows
+    ]
+    columns = ("HOST", "FROM", "DROPLET", "ADDRESS", "STATE", "ROUND TRIP", "PATH SIZE", "SINCE")
+    table(columns, sorted(lines), "no peers", wide, spare="FROM")
+
+
+USUAL = {"UDP CHECKSUM": "full", "ENCAPSULATION": "geneve", "ROUTING": "direct", "DSCP": "0"}
+"""Columns that are left out as long as every object has what is usual."""
+
+
+def objects(kind: str, rows: Sequence[tuple[str, Any]], wide: bool) -> None:
+    """Print one line per object and host."""
+    columns = {
+        "droplets": ("DROPLET", "OF HOST", "ADDRESS", "UDP CHECKSUM"),
+        "vpcs": ("VPC", "VNI", "CIDRS", "DIVIDERS"),
+        "networks": ("NETWORK", "VPC", "CIDRS", "BOUNCERS", "ENCAPSULATION", "ROUTING"),
+        "endpoints": ("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "MAC", "ATTACHED", "DSCP"),
+    }[kind]
+    columns = ("HOST", *columns)
+    lines = [(host, *_cells(item)) for host, item in rows]
+    shown = [i for i, name in enumerate(columns) if name not in USUAL or any(line[i] != USUAL[name] for line in lines)]
+    cells = [[line[i] for i in shown] for line in lines]
+    table([columns[i] for i in shown], cells, f"no {kind}", wide, spare="MAC")
+
+
+def _cells(item: Any) -> tuple[str, ...]:
+    match item:
+        case Droplet():
+            return (item.id, item.host, item.address, item.udp_checksum)
+        case Vpc():
+            return (item.id, str(item.vni), " ".join(item.cidrs), " ".join(item.dividers) or "-")
+        case Network():
+            bouncers = " ".join(item.bouncers) or "-"
+            return (item.id, item.vpc, " ".join(item.cidrs), bouncers, item.encapsulation, item.routing)
+        case Endpoint():
+            attached = item.attachment
+            where = f"{attached.namespace}:{attached.interface}" if attached else "-"
+            addresses = " ".join(item.addresses)
+            return (item.id, item.network, item.droplet, addresses, item.mac, where, str(item.dscp))
+    raise TypeError(type(item).__name__)
+
+
+def without_host(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return an object's fields, with a droplet's own `host` under `droplet_host`: `host` says who answered."""
+    return {("droplet_host" if name == "host" else name): value for name, value in plain.items()}
+
+
+def acknowledgements(rows: Sequence[tuple[str, Acknowledgement]], wide: bool) -> None:
+    """Print one line per document and host."""
+    table(
+        ("HOST", "DOCUMENT", "STATE", "REVISION", "IN FORCE", "AGE", "WHY"),
+        [
+            (
+                host,
+                item.document,
+                str(item.state),
+                str(item.revision),
+                "removed" if item.removed else str(item.in_force),
+                duration(max(0.0, time.time() - item.at)),
+                why(item),
+            )
+            for host, item in rows
+        ],
+        "no acknowledgements",
+        wide,
+    )
+
+
+def acknowledgement_line(host: str, item: Acknowledgement) -> str:
+    """Return one acknowledgement in one line."""
+    at = time.strftime("%H:%M:%S", time.localtime(item.at))
+    state = f"{item.state} (removed)" if item.removed else str(item.state)
+    return f"{at}  {host}  {item.document}  {item.revision}  {state}  {why(item)}".rstrip()
+
+
+def why(item: Acknowledgement) -> str:
+    """Return what keeps a document from being realized or is missing of it, empty for nothing."""
+    parts = [f"{error.path}: {error.message}" for error in item.errors]
+    parts += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
+    if item.missing:
+        parts.append("needs " + ", ".join(f"{needed.kind} {needed.id}" for needed in item.missing))
+    if item.absent:
+        parts.append("not in the stream; kept until it is published again or removed")
+    return "; ".join(parts)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things, as in "1 document"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
+    """Return the way of a packet in one line."""
+    if answer.way == "none":
+        return f"{endpoint} -> {destination}: no way: {answer.reason}"
+    parts = [answer.way.replace("_", " ")]
+    if answer.hosts:
+        parts.append("to " + " or ".join(_hosts(answer)))
+    if answer.encapsulation:
+        parts.append(f"by {answer.encapsulation}")
+    if answer.learnt:
+        parts.append("learnt" if answer.age is None else f"learnt, confirmed {answer.age:.1f} s ago")
+    return f"{endpoint} -> {destination}: {', '.join(parts)}"
+
+
+def _hosts(answer: PathReply) -> list[str]:
+    """Name the droplets of a way; an agent of before tells no ids."""
+    ids = dict(zip(answer.hosts, answer.droplets, strict=False))
+    named = (f"{ids[host]} ({host})" if ids.get(host, host) != host else host for host in answer.hosts)
+    marks = (", which does not answer" if host in answer.down else "" for host in answer.hosts)
+    return [f"{name}{mark}" for name, mark in zip(named, marks, strict=True)]
+
+
+def plain_counters(now: Counters) -> dict[str, Any]:
+    """Return counters as plain data, with packets and bytes by name: on the bus they are pairs, to be small."""
+    traffic = ("sent", "direct", "delivered", "dropped")
+    return {
+        "host": now.host,
+        "at": now.at,
+        "outcomes": {name: msgspec.structs.asdict(item) for name, item in now.outcomes.items()},
+        "endpoints": [
+            {
+                "endpoint": item.endpoint,
+                **{name: msgspec.structs.asdict(getattr(item, name)) for name in traffic},
+            }
+            for item in now.endpoints
+        ],
+        "lost": [msgspec.structs.asdict(item) for item in now.lost],
+        "lost_unknown": now.lost_unknown,
+    }
+
+
+def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) -> None:
+    """Print the outcomes that occurred, with their rate since `before` if wanted, and each endpoint's packets."""
+    span = now.at - before.at if before else 0.0
+    if before:
+        click.echo()
+    rows = []
+    for name, traffic in now.outcomes.items():
+        if traffic.packets:
+            earlier = before.outcomes.get(name, Traffic(0, 0)) if before else traffic
+            rate = f"{(traffic.packets - earlier.packets) / span:,.0f}/s" if span > 0 else "-"
+            rows.append((name, f"{traffic.packets:,}", f"{traffic.bytes:,}", *([rate] if rates else [])))
+    table(("OUTCOME", "PACKETS", "BYTES", *(["RATE"] if rates else [])), rows, "no packets yet", wide)
+    endpoints = [
+        (item.endpoint, *(f"{t.packets:,}" for t in (item.sent, item.direct, item.delivered, item.dropped)))
+        for item in now.endpoints
+    ]
+    if endpoints:
+        click.echo()
+        table(("ENDPOINT", "SENT", "OF THEM DIRECT", "DELIVERED", "DROPPED"), endpoints, "", wide)
+    _losses(now, wide)
+
+
+def _losses(now: Counters, wide: bool) -> None:
+    """Print what the kernel dropped after the outcomes above, or why that is not known."""
+    if now.lost_unknown:
+        click.echo(f"\nframes that the kernel dropped after these outcomes are not counted: {now.lost_unknown}")
+    if now.lost:
+        click.echo()
+        rows = [(item.interface, item.reason, f"{item.frames:,}") for item in now.lost]
+        table(("LOST ON THE WAY TO", "REASON", "FRAMES"), rows, "", wide)

@@ -1,0 +1,59 @@
+"""Pages of what is in force: each costs what it holds, not what there is.
+
+Objects that others refer to come by id; endpoints by document and then by id, as only documents hold them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+
+from agent.core.config.registry import Registry
+from protocol.documents import Endpoint
+
+
+class Order:
+    """Ids of a mapping that is a value, sorted once for all its pages."""
+
+    def __init__(self) -> None:
+        self._of: Mapping[str, object] = {}
+        self._ids: list[str] = []
+
+    def page(self, objects: Mapping[str, object], after: str, limit: int) -> tuple[list[str], str]:
+        """Return the first `limit` ids behind `after`, and where the next page starts: empty at the end."""
+        if objects is not self._of:
+            self._of, self._ids = objects, sorted(objects)
+        return page(self._ids, after, limit)
+
+
+def page(ids: list[str], after: str, limit: int) -> tuple[list[str], str]:
+    """Return the first `limit` of sorted ids behind `after`, and where the next page starts: empty at the end."""
+    start = bisect_right(ids, after)
+    found = ids[start : start + limit]
+    return found, found[-1] if start + limit < len(ids) else ""
+
+
+def endpoints(documents: Registry, after: str, limit: int) -> tuple[list[Endpoint], str]:
+    """Return the first `limit` endpoints in force behind `after`, and where the next page starts: empty at the end.
+
+    Where a page starts is told by a document's name and an endpoint's id, with a space between.
+    """
+    first, _, last = after.partition(" ")
+    names = documents.names()
+    found: list[Endpoint] = []
+    following = ""
+    for name in names[bisect_left(names, first) :]:
+        held = documents.entries[name].in_force
+        if held is None or not held.endpoints:
+            continue
+        if len(found) == limit:
+            return found, following
+        behind = last if name == first else ""
+        rest = sorted((e for e in held.document().endpoints if e.id > behind), key=lambda endpoint: endpoint.id)
+        taken = rest[: limit - len(found)]
+        found += taken
+        if taken:
+            following = f"{name} {taken[-1].id}"
+        if len(taken) < len(rest):
+            return found, following
+    return found, ""

@@ -1,0 +1,1 @@
+"""Standing faults: when one begins, changes and ends."""

@@ -1,0 +1,228 @@
+"""Packs and unpacks the keys and values of the BPF maps, byte for byte as `bpf/structs.h` lays them out.
+
+Owns nothing but the layout: no map is opened here. `tests/unit/test_map_layout.py` compiles the C header and holds
+every size and offset against this file. Addresses travel as 16 bytes, IPv4 mapped into IPv6 (RFC 4291, 2.5.5.2).
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+from typing import NamedTuple
+
+LAYOUT_VERSION = 5
+MAX_SET = 16
+NETWORK_BOUNCED_HERE = 1
+NETWORK_PINNED = 2
+VPC_DIVIDED_HERE = 1
+ENDPOINT_VXLAN = 1
+ENDPOINT_PINNED = 2
+INTERFACE_PINNED = 1
+PATH_PINNED = 1
+DROPLET_ZERO_CHECKSUM = 1
+NEXT_HOP_DOWN = 1
+NEXT_HOP_ZERO_CHECKSUM = 2
+NEXT_HOP_BY_OTHER = 4
+MAX_LOCAL_DROPLETS = 16
+WATCHED_PROGRAM = 1
+WATCHED_INTERFACE = 2
+FAILURE_REDIRECT = 1
+FAILURE_TRANSMIT = 2
+FAILURE_EXCEPTION = 3
+DIRECT_LIFETIME = 10.0
+"""Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME in `constants.h`."""
+GATEWAY_MAC = bytes.fromhex("02d201e70001")
+"""The Ethernet address of every network's gateway: the same on every host, so that an endpoint can move."""
+
+
+class MapName(StrEnum):
+    """The BPF maps, by their names in `bpf/maps.h`."""
+
+    ENDPOINTS = "endpoints"
+    INTERFACES = "interfaces"
+    NETWORKS = "networks"
+    VPCS = "vpcs"
+    DROPLETS = "droplets"
+    NEXT_HOPS = "next_hops"
+    LOCAL_DROPLETS = "local_droplets"
+    DIRECT = "direct"
+    DETOURS = "detours"
+    FRAGMENTS = "fragments"
+    TOLD = "told"
+    OUTCOMES = "outcomes"
+    ENDPOINT_COUNTERS = "endpoint_counters"
+    PROGRAMS = "programs"
+    FRAME_STATES = "frame_states"
+    KERNEL_LAYOUTS = "kernel_layouts"
+    WATCHED = "watched"
+    FAILURES = "failures"
+
+
+CALLED_PROGRAMS = {0: "transit_xdp", 1: "transit_errors"}
+"""The programs that others reach by tail call, by their slots in the map `programs`: TRANSIT_* in `bpf/maps.h`."""
+
+CONFIGURED_MAPS = (
+    MapName.LOCAL_DROPLETS,
+    MapName.DROPLETS,
+    MapName.VPCS,
+    MapName.NETWORKS,
+    MapName.ENDPOINTS,
+    MapName.INTERFACES,
+)
+"""The maps that documents fill, in the order in which entries may depend on one another."""
+
+OVERLAY_KEY = struct.Struct("=I16s")
+"""struct overlay_key { u32 vni; address }."""
+ENDPOINT = struct.Struct("=16sIHH6s2x")
+"""struct endpoint { address host; u32 ifindex; u16 flags; u16 mtu; u8 mac[6]; pad[2] }."""
+INTERFACE = struct.Struct("=II16s4s6sHHBx")
+"""struct interface { u32 vni; u32 droplet; address ipv6; be32 ipv4; u8 mac[6]; u16 flags; u16 mtu; u8 tos; pad }."""
+NETWORK_KEY = struct.Struct("=II16s")
+"""struct network_key { u32 prefixlen; u32 vni; address }."""
+NETWORK = struct.Struct(f"=16sII4s4x{16 * MAX_SET}s")
+"""struct network { address gateway; u32 flags; u32 count; be32 broadcast; pad; address bouncers[MAX_SET] }."""
+VPC = struct.Struct(f"=II{16 * MAX_SET}s")
+"""struct vpc { u32 flags; u32 count; address dividers[MAX_SET] }."""
+DROPLET = struct.Struct("=II")
+"""struct droplet { u32 flags; u32 host }."""
+NEXT_HOP_KEY = struct.Struct("=16sI")
+"""struct next_hop_key { address; u32 interface }."""
+NEXT_HOP = struct.Struct("=6sHHH")
+"""struct next_hop { u8 mac[6]; u16 mtu; u16 flags; u16 droplet }."""
+LOCAL_DROPLET = struct.Struct("=16sIII6sHI")
+"""struct local_droplet { address; u32 interface, arrives, leaves; u8 mac[6]; be16 vlan; u32 flags }, vlan by htons."""
+DIRECT_PATH = struct.Struct("=16sQQQ")
+"""struct direct_path { address host; u64 flags; u64 confirmed_ns; u64 confirmed_tick }."""
+DETOUR_KEY = struct.Struct("=16sI16s")
+"""struct detour_key { address from; overlay_key to }."""
+DETOUR = struct.Struct("=16sQQ")
+"""struct detour { address misdirected_by; u64 attempt; u64 tick }."""
+FRAGMENT_KEY = struct.Struct("=I4s16sI")
+"""struct fragment_key { u32 slot; be32 identity; address to; u32 protocol }."""
+FRAGMENT = struct.Struct("=I")
+"""struct fragment { u32 flow }."""
+TOLD = struct.Struct("=QQ")
+"""struct told { u64 tick; u64 count }."""
+TRAFFIC = struct.Struct("=QQ")
+"""struct traffic { u64 packets; u64 bytes }."""
+ENDPOINT_TRAFFIC = struct.Struct("=8Q")
+"""struct endpoint_traffic { traffic sent, direct, delivered, dropped }."""
+PACKET = struct.Struct("=I16s4xI16sHHBB6x")
+"""struct packet { overlay_key from; pad; overlay_key to; u16 length; u16 kind; u8 tos; u8 ttl; pad[6] }."""
+TUNNEL = struct.Struct("=16sII16sHHHHHBBBBBB")
+"""struct tunnel { next_hop_key peer; u32 vni; address origin; u16 headers, length, probe, fits; be16 source_port;
+u8 tos, ttl, bounces, flags, rts, attempt }."""
+TRANSPORT = struct.Struct("=II4sBBBx")
+"""struct transport { u32 at; u32 protocol; be32 identity; u8 fragment, later, extended; pad }."""
+OUTER = struct.Struct("=16sQHH2s2x")
+"""struct outer { address to; u64 pseudo; u16 udp; u16 room; be16 vlan; pad[2] }."""
+OPTIONS = struct.Struct("=HHH2x")
+"""struct options { u16 rts; u16 probe; u16 back; pad[2] }."""
+FRAME_STATE = struct.Struct(
+    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB5x{OUTER.format[1:]}{OPTIONS.format[1:]}"
+)
+"""struct frame_state { packet; tunnel; transport; u32 called, length, why, receiver; u16 local; u8 came_by; pad[5];
+outer; options }. The agent neither reads nor writes it."""
+KERNEL_LAYOUT = struct.Struct("=Q5I4x")
+"""struct kernel_layout { u64 cookie; u32 device_ifindex, device_net, net_cookie, program_aux, aux_id; pad }."""
+WATCHED_KEY = struct.Struct("=II")
+"""struct watched_key { u32 kind; u32 id }."""
+WATCHED_MARK = struct.Struct("=I")
+"""struct watched_mark { u32 present }."""
+FAILURE_KEY = struct.Struct("=III")
+"""struct failure_key { u32 kind; u32 error; u32 ifindex }."""
+FAILURE_COUNT = struct.Struct("=Q")
+"""struct failure_count { u64 frames }."""
+U32 = struct.Struct("=I")
+"""A VNI or an array's index as a key."""
+
+V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class Endpoint(NamedTuple):
+    """One value of the map `endpoints`, unpacked."""
+
+    host: bytes
+    ifindex: int
+    flags: int
+    mtu: int
+    mac: bytes
+
+
+class Interface(NamedTuple):
+    """One value of the map `interfaces`, unpacked."""
+
+    vni: int
+    droplet: int
+    ipv6: bytes
+    ipv4: bytes
+    mac: bytes
+    flags: int
+    mtu: int
+    tos: int
+
+
+class LocalDroplet(NamedTuple):
+    """One value of the map `local_droplets`, unpacked; `vlan` as it stands there."""
+
+    address: bytes
+    interface: int
+    arrives: int
+    leaves: int
+    mac: bytes
+    vlan: int
+    flags: int
+
+
+class NextHop(NamedTuple):
+    """One value of the map `next_hops`, unpacked."""
+
+    mac: bytes
+    mtu: int
+    flags: int
+    droplet: int
+
+
+class AddressSet(NamedTuple):
+    """Bouncers or dividers as a map value holds them."""
+
+    flags: int
+    members: tuple[bytes, ...]
+
+
+def mapped(packed: bytes) -> bytes:
+    """Return 16 bytes for a packed address of 4 or 16 bytes."""
+    return V4_MAPPED + packed if len(packed) == 4 else packed
+
+
+def unmapped(address: bytes) -> bytes:
+    """Return the packed address of 4 or 16 bytes that `mapped` came from."""
+    return address[12:] if address[:12] == V4_MAPPED else address
+
+
+def network_key(vni: int, address: bytes, prefix: int) -> bytes:
+    """Pack a CIDR of one VPC: `address` of 4 or 16 bytes, `prefix` in bits of that address."""
+    family_bits = 96 if len(address) == 4 else 0
+    return NETWORK_KEY.pack(32 + family_bits + prefix, vni, mapped(address))
+
+
+def broadcast_of(address: bytes, prefix: int) -> bytes:
+    """Return the IPv4 broadcast address of a CIDR, packed; zeros where it has none (IPv6; RFC 3021: /31 and /32)."""
+    if len(address) != 4 or prefix > 30:
+        return bytes(4)
+    return (int.from_bytes(address, "big") | 0xFFFFFFFF >> prefix).to_bytes(4, "big")
+
+
+def network_value(gateway: bytes, flags: int, bouncers: tuple[bytes, ...], broadcast: bytes = bytes(4)) -> bytes:
+    """Pack a network: gateway and bouncers (at most `MAX_SET`) of 16 bytes, `broadcast` of 4, zeros for none."""
+    return NETWORK.pack(gateway, flags, len(bouncers), broadcast, b"".join(bouncers))
+
+
+def vpc_value(flags: int, dividers: tuple[bytes, ...]) -> bytes:
+    """Pack a VPC: dividers as 16-byte addresses, at most `MAX_SET` of them."""
+    return VPC.pack(flags, len(dividers), b"".join(dividers))
+
+
+def split_set(packed: bytes, count: int) -> tuple[bytes, ...]:
+    """Return the first `count` addresses of a packed set."""
+    return tuple(packed[i * 16 : i * 16 + 16] for i in range(count))

@@ -1,0 +1,140 @@
+"""The objects that others refer to, as they are in force: droplets, VPCs, networks. Endpoints stay in documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from agent.core.model.features import Features
+from agent.core.model.local_droplets import Arrival, Places, arrivals
+from agent.core.model.uplinks import Uplink
+from protocol.acknowledgements import Reference
+from protocol.addresses import parse_address
+from protocol.documents import Document, Droplet, Network, Vpc
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The host that the agent runs on: its name, its interfaces as the kernel shows them, what its programs can do."""
+
+    host: str
+    instance: str
+    uplinks: tuple[Uplink, ...]
+    features: Features = field(default_factory=Features)
+    down: frozenset[str] = frozenset()
+    """Other hosts' droplets that do not answer any more, by id."""
+
+    def uplink(self, address: bytes) -> Uplink | None:
+        """Return the interface that has a packed address of 4 or 16 bytes."""
+        return next((uplink for uplink in self.uplinks if address in uplink.addresses), None)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What references resolve to. A value: a change makes a new one."""
+
+    here: Here
+    droplets: Mapping[str, Droplet] = field(default_factory=dict)
+    vpcs: Mapping[str, Vpc] = field(default_factory=dict)
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    ages: Mapping[str, int] = field(default_factory=dict)
+    """The revision from which on each network was claimed: of two that overlap, the younger one is wrong."""
+    slots: Mapping[str, int] = field(default_factory=dict)
+    """The number of each endpoint that lives here: it chooses the interface's index and the counters' place."""
+    left: frozenset[str] = frozenset()
+    """Endpoints that are not wanted here any more and whose interfaces still stand: they keep their numbers."""
+    places: Places = field(default_factory=dict)
+    """The index in `local_droplets` of each address of this host, on each interface that its frames come in on."""
+    own: Mapping[str, Droplet] = field(default_factory=dict)
+    """This host's droplets, by id and in its order."""
+
+    def has(self, reference: Reference) -> bool:
+        """Say whether an object is in force."""
+        known: Mapping[str, object] = getattr(self, reference.kind)
+        return reference.id in known
+
+    def serving(self, droplets: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of some bouncers or dividers that are not down, or all when all are."""
+        return tuple(id_ for id_ in droplets if id_ not in self.here.down) or droplets
+
+    def is_here(self, droplet: str) -> bool:
+        """Say whether a droplet is this host's own."""
+        return droplet in self.own
+
+    def own_droplets(self) -> list[Droplet]:
+        """Return this host's droplets, by id."""
+        return list(self.own.values())
+
+    def uplink_of(self, droplet: Droplet) -> Uplink | None:
+        """Return the interface that has an own droplet's address, None when none has."""
+        return self.here.uplink(parse_address(droplet.address))
+
+    def arrivals(self, droplet: Droplet) -> list[Arrival]:
+        """Return the places in `local_droplets` that an own droplet needs, the one that it sends by first."""
+        uplink = self.uplink_of(droplet)
+        return arrivals(parse_address(droplet.address), uplink.arrives) if uplink else []
+
+    def carriers(self) -> frozenset[int]:
+        """Return the interfaces that transit XDP belongs on, by ifindex."""
+        uplinks = (self.uplink_of(droplet) for droplet in self.own.values())
+        return frozenset(uplink.carrier for uplink in uplinks if uplink)
+
+    def exchanged(self, old: Iterable[Document], new: Iterable[Document]) -> World:
+        """Return the world without the objects of `old` and with those of `new`."""
+        droplets, vpcs, networks = dict(self.droplets), dict(self.vpcs), dict(self.networks)
+        own = dict(self.own)
+        for document in old:
+            for droplet in document.droplets:
+                droplets.pop(droplet.id, None)
+                own.pop(droplet.id, None)
+            for vpc in document.vpcs:
+                vpcs.pop(vpc.id, None)
+            for network in document.networks:
+                networks.pop(network.id, None)
+        for document in new:
+            droplets.update((droplet.id, droplet) for droplet in document.droplets)
+            own.update((droplet.id, droplet) for droplet in document.droplets if droplet.host == self.here.host)
+            vpcs.update((vpc.id, vpc) for vpc in document.vpcs)
+            networks.update((network.id, network) for network in document.networks)
+        return replace(self, droplets=droplets, vpcs=vpcs, networks=networks, own=dict(sorted(own.items())))
+
+
+def provides(document: Document) -> set[Reference]:
+    """Return the objects of a document that others may refer to."""
+    return {
+        *(Reference("droplets", droplet.id) for droplet in document.droplets),
+        *(Reference("vpcs", vpc.id) for vpc in document.vpcs),
+        *(Reference("networks", network.id) for network in document.networks),
+    }
+
+
+def needs(document: Document) -> frozenset[Reference]:
+    """Return the objects that a document refers to, its own included."""
+    droplets: set[str] = {endpoint.droplet for endpoint in document.endpoints}
+    networks = {endpoint.network for endpoint in document.endpoints}
+    for vpc in document.vpcs:
+        droplets.update(vpc.dividers)
+    for network in document.networks:
+        droplets.update(network.bouncers)
+    return frozenset(
+        [
+            *(Reference("droplets", id_) for id_ in droplets),
+            *(Reference("networks", id_) for id_ in networks),
+            *(Reference("vpcs", network.vpc) for network in document.networks),
+        ]
+    )
+
+
+def differing(old: Document | None, new: Document | None) -> set[Reference]:
+    """Return the referable objects that come, go or change between two contents of one document."""
+    before = _objects(old) if old else {}
+    after = _objects(new) if new else {}
+    return {reference for reference in before.keys() | after.keys() if before.get(reference) != after.get(reference)}
+
+
+def _objects(document: Document) -> dict[Reference, object]:
+    return {
+        **{Reference("droplets", droplet.id): droplet for droplet in document.droplets},
+        **{Reference("vpcs", vpc.id): vpc for vpc in document.vpcs},
+        **{Reference("networks", network.id): network for network in document.networks},
+    }

@@ -1,0 +1,1 @@
+"""Next hops: routes, neighbours and peers."""

@@ -1,0 +1,97 @@
+"""What the plan is made of: plain data that says what to change in the kernel, and that can be printed.
+
+Owns the vocabulary only. `planner.py` writes actions, `agent/datapath/executor.py` carries them out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from agent.core.model.map_layout import MapName
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """One endpoint's pair of interfaces, as it should be.
+
+    `ifindex` is chosen by the plan (host side). `namespace` is a name under /run/netns, an absolute path, or a pid in
+    decimal digits. Addresses are text with a prefix length; MACs are 6 bytes. `mtu` is that of the endpoint's side.
+    The host side's is larger, as large as the tenant could make the endpoint's: the kernel drops a frame that is longer
+    than the receiving side's MTU without a word (net/core/dev.c: is_skb_forwardable), and the program is to answer it.
+    `revision` is the document's where a process id names the namespace, which each revision says anew; else 0.
+    """
+
+    endpoint: str
+    ifname: str
+    ifindex: int
+    namespace: str
+    peer_name: str
+    peer_mac: bytes
+    mtu: int
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...]
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PutEntries:
+    """Create or replace entries of one map."""
+
+    map: MapName
+    entries: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteEntries:
+    """Remove entries of one map; one that is not there is no error."""
+
+    map: MapName
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureVeth:
+    """Create the pair, or mend it where it differs, and attach the transit agent to its host side.
+
+    `differs` says in words what was seen to differ, for people: empty where nothing was looked at.
+    """
+
+    veth: Veth
+    differs: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteVeth:
+    """Remove the pair of an endpoint by its host side."""
+
+    endpoint: str
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttachTransit:
+    """Attach transit XDP to an interface that droplets' frames come in on, or replace an older version of it."""
+
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class DetachTransit:
+    """Take transit XDP off such an interface."""
+
+    ifindex: int
+
+
+Action: TypeAlias = PutEntries | DeleteEntries | EnsureVeth | DeleteVeth | AttachTransit | DetachTransit
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the kernel refused: a positive errno, the object in words, and the keys or endpoint that it concerns."""
+
+    action: Action
+    errno: int
+    object: str
+    message: str
+    keys: tuple[bytes, ...] = ()

@@ -1,0 +1,163 @@
+"""Compares the kernel with what is wanted, piece by piece: what differs, what nobody wants, and of which document.
+
+Pure, and the one place where entries and interfaces are held against one another. Whoever calls decides what happens
+between two pieces; if that may have changed anything, it looks at the few suspects again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from agent.core.model.map_layout import MapName
+from agent.core.model.offloads import in_words, wrong_offloads
+from agent.core.plan.actions import Veth
+from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.plan.render import Realization
+from protocol.addresses import format_mac
+
+
+class Suspects(NamedTuple):
+    """Entries by map and key, and endpoints whose interfaces may not be as they should."""
+
+    keys: Mapping[MapName, Collection[bytes]]
+    endpoints: Collection[str]
+
+
+class Comparison:
+    """One look at the kernel, and what was wrong there so far."""
+
+    def __init__(self, observed: Observed) -> None:
+        """Take the observed maps over: what turns out to be wanted is taken out of them, so that nothing is copied."""
+        self.observed = observed
+        self.wanted: dict[str, Realization] = {}
+        """What is not in the kernel as it should be, by document."""
+        self.differs: dict[str, tuple[str, ...]] = {}
+        """What of endpoints' interfaces is not as it should be, in words."""
+        self._found = Realization()
+        """What is in the place of what is wanted."""
+        self._strange_veths = dict(observed.veths)
+        self._transit: frozenset[int] = frozenset()
+
+    def take(self, name: str, part: Realization) -> None:
+        """Hold a part of what a document wants against what was observed. Each thing is wanted once."""
+        for map_name, entries in part.entries.items():
+            take_out = self.observed.maps.get(map_name, {}).pop
+            differing = [(k, v, have) for k, v in entries.items() if (have := take_out(k, None)) != v]
+            if differing:
+                self._of(name).map(map_name).update((k, v) for k, v, _ in differing)
+                self._found.map(map_name).update((k, have) for k, _, have in differing if have is not None)
+        for id_, veth in part.veths.items():
+            seen = self._strange_veths.pop(id_, None)
+            differs = tuple(differences(seen, veth)) if seen is not None else ()
+            if seen is not None and not differs:
+                continue
+            self.differs[id_] = differs
+            self._of(name).veths[id_] = veth
+            if seen is not None:
+                self._found.veths[id_] = _as_planned(seen)
+        self._transit |= part.transit
+
+    def _of(self, name: str) -> Realization:
+        return self.wanted.setdefault(name, Realization())
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Forget what is wrong with some documents."""
+        for name in names:
+            self.wanted.pop(name, None)
+
+    @property
+    def has_strangers(self) -> bool:
+        """Whether anything was observed that nobody wants, so far."""
+        return bool(self._strange_veths) or any(self.observed.maps.values())
+
+    @property
+    def finds_nothing(self) -> bool:
+        """Whether the kernel holds what is wanted, and nothing else of ours."""
+        return not self.wanted and not self.has_strangers and self._transit == _attached(self.observed)
+
+    def suspects(self) -> Suspects:
+        """Return all that was found, to be looked at again."""
+        keys: dict[MapName, set[bytes]] = {name: set(entries) for name, entries in self.observed.maps.items()}
+        endpoints = set(self._strange_veths)
+        for part in self.wanted.values():
+            endpoints |= part.veths.keys()
+            for name, entries in part.entries.items():
+                keys.setdefault(name, set()).update(entries)
+        return Suspects({name: found for name, found in keys.items() if found}, endpoints)
+
+    def difference(self) -> tuple[Realization, Realization]:
+        """Return the kernel as it is and as it should be, without all that is right. Nothing may be taken after it."""
+        before, after = self._found, Realization(transit=self._transit)
+        for name, entries in self.observed.maps.items():
+            before.map(name).update(entries)
+        before.veths.update((id_, _as_planned(seen)) for id_, seen in self._strange_veths.items())
+        before.transit = _attached(self.observed)
+        for _, part in sorted(self.wanted.items()):
+            after.add(part)
+        return before, after
+
+
+def _attached(observed: Observed) -> frozenset[int]:
+    return frozenset(uplink.carrier for uplink in observed.uplinks if uplink.transit)
+
+
+def _as_planned(seen: ObservedVeth) -> Veth:
+    """Return a veth that was seen and is not right, in the terms of the plan: equal to none that is wanted."""
+    peer = seen.peer
+    return Veth(
+        endpoint=seen.endpoint,
+        ifname=seen.ifname,
+        ifindex=seen.ifindex,
+        namespace="",
+        peer_name=peer.name if peer else "",
+        peer_mac=peer.mac if peer else b"",
+        mtu=seen.mtu,
+        addresses=peer.addresses if peer else (),
+        gateways=peer.gateways if peer else (),
+    )
+
+
+def is_right(seen: ObservedVeth, wanted: Veth) -> bool:
+    """Say whether a veth needs no mending: see `differences`."""
+    return next(differences(seen, wanted), None) is None
+
+
+def differences(seen: ObservedVeth, wanted: Veth) -> Iterator[str]:
+    """Yield in words what of a veth is not as it should be. What a tenant adds on its own side is the tenant's affair.
+
+    A peer that could not be read is taken for right: an unreadable namespace is no reason to change anything.
+    """
+    if not seen.complete:
+        yield "its mark is missing"
+    if not seen.up:
+        yield f"{seen.ifname} is down"
+    if not seen.transit_agent:
+        yield f"{seen.ifname} does not run the transit agent as it should"
+    if (seen.ifname, seen.ifindex) != (wanted.ifname, wanted.ifindex):
+        yield f"the host side is {seen.ifname} (ifindex {seen.ifindex})"
+    if seen.mtu < max(wanted.mtu, seen.peer.longest if seen.peer else 0):
+        yield f"the MTU of {seen.ifname} is {seen.mtu}"
+    if seen.peer_known:
+        yield from _peer_differences(seen.peer, wanted)
+
+
+def _peer_differences(peer: ObservedPeer | None, wanted: Veth) -> Iterator[str]:
+    name = wanted.peer_name
+    if peer is None:
+        yield f"{name} is not in namespace {wanted.namespace}"
+        return
+    if not peer.up:
+        yield f"{name} is down"
+    if peer.name != name:
+        yield f"{name} is named {peer.name}"
+    if peer.mac != wanted.peer_mac:
+        yield f"the Ethernet address of {name} is {format_mac(peer.mac)}"
+    if peer.mtu != wanted.mtu:
+        yield f"the MTU of {name} is {peer.mtu}"
+    if missing := sorted(set(wanted.addresses).difference(peer.addresses)):
+        yield f"{name} lacks address {', '.join(missing)}"
+    if missing := sorted(set(wanted.gateways).difference(peer.gateways)):
+        yield f"{name} lacks the default route by {', '.join(missing)}"
+    for offload, on in wrong_offloads(peer.offloads).items():
+        yield f"{in_words(offload, not on)} at {name}"

@@ -1,0 +1,178 @@
+"""The plan: what to do so that the kernel holds what is wanted. Pure, sorted, printable.
+
+Additions come in the order in which one needs another, removals in reverse and after them, so that traffic which both
+the old and the new configuration allow is never without its entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from agent.core.model.map_layout import INTERFACE, OVERLAY_KEY, MapName, mapped
+from agent.core.plan.actions import (
+    Action,
+    AttachTransit,
+    DeleteEntries,
+    DeleteVeth,
+    DetachTransit,
+    EnsureVeth,
+    PutEntries,
+    Veth,
+)
+from agent.core.plan.diff import Comparison
+from agent.core.plan.observed import Observed
+from agent.core.plan.render import Entries, Realization
+from protocol.addresses import format_mac
+
+_BEFORE_VETHS = (MapName.LOCAL_DROPLETS, MapName.DROPLETS, MapName.VPCS, MapName.NETWORKS)
+_AFTER_VETHS = (MapName.INTERFACES, MapName.ENDPOINTS)
+
+_EMPTY: Mapping[bytes, bytes] = {}
+
+
+def plan_change(
+    before: Realization, after: Realization, differs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> list[Action]:
+    """Return the way from one realization of some documents to another; `differs`: see `EnsureVeth`, by endpoint."""
+    in_the_way = _in_the_way(before.veths, after.veths)
+    gone = {id_: veth for id_, veth in before.veths.items() if id_ not in after.veths and id_ not in in_the_way}
+    changed = [veth for id_, veth in after.veths.items() if before.veths.get(id_) != veth]
+    # A veth keeps its ifindex for life: one that gets another is made anew.
+    renumbered = [
+        DeleteVeth(id_, old.ifindex)
+        for id_, old in before.veths.items()
+        if id_ in after.veths and after.veths[id_].ifindex != old.ifindex and id_ not in in_the_way
+    ]
+    return [
+        *renumbered,
+        *(DeleteVeth(id_, before.veths[id_].ifindex) for id_ in sorted(in_the_way)),
+        *_puts(_BEFORE_VETHS, after.entries, before.entries),
+        *_attach(before.transit, after.transit),
+        *(EnsureVeth(one, differs.get(one.endpoint, ())) for one in sorted(changed, key=lambda veth: veth.endpoint)),
+        *_puts(_AFTER_VETHS, after.entries, before.entries),
+        *_forget_direct(before, after),
+        *_deletes(_AFTER_VETHS, before.entries, after.entries),
+        *(DeleteVeth(id_, gone[id_].ifindex) for id_ in sorted(gone)),
+        *_detach(before.transit, after.transit),
+        *_deletes(_BEFORE_VETHS, before.entries, after.entries),
+    ]
+
+
+def _in_the_way(before: Mapping[str, Veth], after: Mapping[str, Veth]) -> set[str]:
+    """Return the endpoints whose interface leaves a name in a namespace that another endpoint's takes.
+
+    Such an interface goes first, also where the two exchange their names: an exception to "additions first".
+    """
+    places = {(veth.namespace, veth.peer_name): id_ for id_, veth in after.items()}
+    found = set()
+    for id_, veth in before.items():
+        place = (veth.namespace, veth.peer_name)
+        now = after.get(id_)
+        stays = now is not None and (now.namespace, now.peer_name) == place
+        if not stays and places.get(place, id_) != id_:
+            found.add(id_)
+    return found
+
+
+def plan_all(wanted: Iterable[Realization], observed: Observed) -> list[Action]:
+    """Return the way from what was observed to all that is wanted."""
+    comparison = Comparison(replace(observed, maps={name: dict(entries) for name, entries in observed.maps.items()}))
+    for part in wanted:
+        comparison.take("", part)
+    return plan_comparison(comparison)
+
+
+def plan_comparison(comparison: Comparison) -> list[Action]:
+    """Return what mends all that a comparison found. Nothing may be compared after it."""
+    return plan_change(*comparison.difference(), comparison.differs)
+
+
+def additions(actions: Iterable[Action]) -> list[Action]:
+    """Return the actions that remove nothing."""
+    return [action for action in actions if not _removes(action)]
+
+
+def removes_veths(actions: Iterable[Action]) -> bool:
+    """Say whether any endpoint's interface goes, and with it what may stand in another one's way."""
+    return any(isinstance(action, DeleteVeth) for action in actions)
+
+
+def _removes(action: Action) -> bool:
+    match action:
+        case DeleteEntries(MapName.DIRECT, _):
+            return False
+        case DeleteEntries() | DeleteVeth() | DetachTransit():
+            return True
+        case _:
+            return False
+
+
+def _puts(maps: Iterable[MapName], wanted: Entries, present: Entries) -> list[Action]:
+    actions: list[Action] = []
+    for name in maps:
+        have = present.get(name, _EMPTY)
+        entries = tuple((k, v) for k, v in wanted.get(name, _EMPTY).items() if have.get(k) != v)
+        if entries:
+            actions.append(PutEntries(name, entries))
+    return actions
+
+
+def _deletes(maps: Iterable[MapName], present: Entries, wanted: Entries) -> list[Action]:
+    actions: list[Action] = []
+    for name in reversed(tuple(maps)):
+        want = wanted.get(name, _EMPTY)
+        keys = tuple(key for key in present.get(name, _EMPTY) if key not in want)
+        if keys:
+            actions.append(DeleteEntries(name, keys))
+    return actions
+
+
+def _forget_direct(before: Realization, after: Realization) -> list[Action]:
+    """Return the removal of learnt paths to endpoints that moved, went, or are on this host from now on."""
+    had, have = before.entries.get(MapName.ENDPOINTS, _EMPTY), after.entries.get(MapName.ENDPOINTS, _EMPTY)
+    moved = {key for key, value in had.items() if have.get(key) != value}
+    arrived = {
+        address
+        for key, value in after.entries.get(MapName.INTERFACES, _EMPTY).items()
+        if key not in before.entries.get(MapName.INTERFACES, _EMPTY)
+        for address in _addresses_of(value)
+    }
+    keys = tuple(sorted(moved | arrived))
+    return [DeleteEntries(MapName.DIRECT, keys)] if keys else []
+
+
+def _addresses_of(interface: bytes) -> list[bytes]:
+    """Return an interface's addresses as keys of `direct`."""
+    vni, _, ipv6, ipv4, *_ = INTERFACE.unpack(interface)
+    return [OVERLAY_KEY.pack(vni, mapped(address)) for address in (ipv6, ipv4) if any(address)]
+
+
+def _attach(before: frozenset[int], after: frozenset[int]) -> list[Action]:
+    return [AttachTransit(ifindex) for ifindex in sorted(after - before)]
+
+
+def _detach(before: frozenset[int], after: frozenset[int]) -> list[Action]:
+    return [DetachTransit(ifindex) for ifindex in sorted(before - after)]
+
+
+def describe(action: Action) -> str:
+    """Return one line for people: what `--dry-run` prints and a repair event tells."""
+    match action:
+        case PutEntries(name, entries):
+            return f"put {len(entries)} of {name}"
+        case DeleteEntries(name, keys):
+            return f"delete {len(keys)} of {name}"
+        case EnsureVeth(veth, differs) if differs:
+            return f"mend veth {veth.endpoint}: {'; '.join(differs)}"
+        case EnsureVeth(veth):
+            mac = format_mac(veth.peer_mac)
+            where = f"{veth.peer_name} in {veth.namespace}"
+            return f"veth {veth.endpoint}: {veth.ifname} to {where}, {', '.join(veth.addresses)}, {mac}, MTU {veth.mtu}"
+        case DeleteVeth(endpoint, ifindex):
+            return f"delete veth {endpoint} (ifindex {ifindex})"
+        case AttachTransit(ifindex):
+            return f"attach transit XDP to ifindex {ifindex}"
+        case DetachTransit(ifindex):
+            return f"detach transit XDP from ifindex {ifindex}"

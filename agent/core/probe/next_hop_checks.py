@@ -1,0 +1,107 @@
+"""Notices the paths whose next hop should be asked for anew, because an answer is overdue. Pure: times in seconds.
+
+The kernel believes a neighbour's Ethernet address for half a minute and longer, and tunnel packets give it no reason to
+doubt. A probe that is not answered is one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from agent.core.model.uplinks import Uplink
+from agent.core.nexthop.next_hops import Hop, Neighbour, Route, Way
+from agent.core.probe.paths import Path
+
+MISSES = 3
+"""Each of the first misses in a row is a reason to ask for the next hop,"""
+LATER = 10
+"""and then every so many of them."""
+HOP_PAUSE = 0.5
+"""Seconds between two questions for one next hop."""
+PER_SECOND = 50
+"""Questions a second, at the most: they are broadcast."""
+
+
+class Doubts:
+    """The paths whose answer is overdue. A probe is known by its nonce."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[float, bytes, Path]] = []
+        self._found: set[Path] = set()
+
+    def sent(self, path: Path, nonce: bytes, overdue_at: float) -> None:
+        """Take in that a probe was sent, whose answer is overdue from a time on."""
+        heapq.heappush(self._waiting, (overdue_at, nonce, path))
+
+    def missed(self, path: Path, misses: int) -> None:
+        """Take in how many probes in a row were not answered."""
+        if misses <= MISSES or misses % LATER == 0:
+            self._found.add(path)
+
+    def expire(self, now: float, unanswered: Collection[bytes]) -> None:
+        """Take in that time has passed; `unanswered` are the nonces of the probes that wait for their answer."""
+        while self._waiting and self._waiting[0][0] <= now:
+            _, nonce, path = heapq.heappop(self._waiting)
+            if nonce in unanswered:
+                self._found.add(path)
+
+    def wake_at(self) -> float | None:
+        """Return when an answer may be overdue next."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def take(self) -> frozenset[Path]:
+        """Return the paths that were found since the last call."""
+        taken, self._found = frozenset(self._found), set()
+        return taken
+
+
+class Question(NamedTuple):
+    """A next hop to ask for by an uplink; `source` is an own address of its family, None when none is known."""
+
+    hop: Hop
+    uplink: Uplink
+    source: bytes | None
+
+
+def questions(
+    paths: Iterable[Path],
+    uplinks: Iterable[Uplink],
+    routes: Mapping[Way, Route],
+    neighbours: Mapping[Hop, Neighbour],
+) -> Iterator[Question]:
+    """Yield the next hops of paths, each once: not those that an operator configured, nor without a route."""
+    by_address = {address: uplink for uplink in uplinks for address in uplink.addresses}
+    seen: set[Hop] = set()
+    for path in sorted(paths):
+        uplink = by_address.get(path.source)
+        route = routes.get(Way(path.peer, uplink.ifindex)) if uplink is not None else None
+        if uplink is None or route is None or route.ifindex != uplink.ifindex or len(uplink.mac) != 6:
+            continue
+        hop = Hop(route.next_hop, uplink.ifindex)
+        known = neighbours.get(hop)
+        if hop in seen or (known is not None and known.configured):
+            continue
+        seen.add(hop)
+        own = (path.source, *uplink.addresses)
+        yield Question(hop, uplink, next((one for one in own if len(one) == len(hop.address)), None))
+
+
+class Pace:
+    """Keeps questions rare: for one next hop, and in all."""
+
+    def __init__(self) -> None:
+        self._asked: dict[Hop, float] = {}
+        self._allowance = float(PER_SECOND)
+        self._counted_at = float("-inf")
+
+    def allows(self, hop: Hop, now: float) -> bool:
+        """Say whether a next hop may be asked for now; if so, it counts as asked for."""
+        self._allowance = min(float(PER_SECOND), self._allowance + (now - self._counted_at) * PER_SECOND)
+        self._counted_at = now
+        if self._allowance < 1 or now < self._asked.get(hop, float("-inf")) + HOP_PAUSE:
+            return False
+        self._allowance -= 1
+        self._asked = {one: at for one, at in self._asked.items() if now < at + HOP_PAUSE} | {hop: now}
+        return True

@@ -1,0 +1,115 @@
+"""What it means that the host's own kernel does not send a probe, and which standing faults follow. Pure.
+
+An errno of sendto(2) says something of this host and nothing of the peer. Where packets have no way out at all (no
+route, no address, no interface) the path does not work, and the peer counts as down by it. Where only the agent's own
+packets are refused (a packet filter, no buffers) tunnel packets may well pass: nothing is known of the peer, and what
+was known stays.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Iterator
+from enum import Enum
+
+from agent.core.probe.paths import Path
+from protocol.status import Fault
+
+_DOCUMENT = 'docs/operations.md, "Packets that the agent itself needs"'
+
+
+class Sending(Enum):
+    """What became of a probe on this host; the values say why it was not sent."""
+
+    SENT = "sent"
+    TOO_LONG = "longer than the interface takes"
+    BUSY = "the kernel has no buffers or descriptors for it"
+    FILTERED = "this host's packet filter drops it"
+    NO_ADDRESS = "the kernel does not send from the droplet's address, or its route is a blackhole"
+    NO_INTERFACE = "the interface is down or gone"
+    PROHIBITED = "a route or rule of this host prohibits it"
+    IMPOSSIBLE = "this host has no route to it from the droplet's address"
+
+    @property
+    def tells_of_path(self) -> bool:
+        """Whether tunnel packets cannot take the path either."""
+        return self in (Sending.NO_ADDRESS, Sending.NO_INTERFACE, Sending.PROHIBITED, Sending.IMPOSSIBLE)
+
+
+_BY_ERRNO = {
+    errno.EMSGSIZE: Sending.TOO_LONG,
+    **dict.fromkeys((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR), Sending.BUSY),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), Sending.BUSY),
+    # net/netfilter/core.c: nf_hook_slow; BPF programs of a control group give the same.
+    errno.EPERM: Sending.FILTERED,
+    # net/ipv4/route.c: a source address that no interface has, and a route of type blackhole.
+    errno.EINVAL: Sending.NO_ADDRESS,
+    errno.EADDRNOTAVAIL: Sending.NO_ADDRESS,
+    **dict.fromkeys((errno.ENETDOWN, errno.ENODEV, errno.ENXIO), Sending.NO_INTERFACE),
+    errno.EACCES: Sending.PROHIBITED,
+}
+_REMEDIES = {
+    Sending.FILTERED: "let UDP to port {port} out of {interface}: see " + _DOCUMENT,
+    Sending.BUSY: "look at the queue of {interface} (tc -s qdisc), the host's memory and the agent's open files",
+    Sending.NO_ADDRESS: "give {interface} the address {address}, or remove the blackhole route",
+    Sending.NO_INTERFACE: "set {interface} up",
+    Sending.PROHIBITED: "look for prohibit in `ip rule` and `ip route`",
+}
+BUSY_TIMES = 3
+"""So many times in a row the kernel has no buffers for a path's probes before that is a fault."""
+
+
+def sending_of(number: int) -> Sending:
+    """Return what an errno of sendto(2), socket(2), setsockopt(2) or bind(2) means; any unknown one is `IMPOSSIBLE`."""
+    return _BY_ERRNO.get(number, Sending.IMPOSSIBLE)
+
+
+class SendErrors:
+    """Of each path, whether its last probe was sent, and why not."""
+
+    def __init__(self) -> None:
+        self._last: dict[Path, Sending] = {}
+        self._busy: dict[Path, int] = {}
+
+    def keep(self, paths: Collection[Path]) -> None:
+        """Forget all other paths."""
+        for path in self._last.keys() - set(paths):
+            del self._last[path]
+            self._busy.pop(path, None)
+
+    def note(self, path: Path, sending: Sending) -> None:
+        """Take in what became of a path's probe. One that is too long was at least not refused otherwise."""
+        if sending in (Sending.SENT, Sending.TOO_LONG):
+            self._last.pop(path, None)
+            self._busy.pop(path, None)
+            return
+        if sending is Sending.BUSY:
+            self._busy[path] = self._busy.get(path, 0) + 1
+        self._last[path] = sending
+
+    def faults(self, name_of: Callable[[bytes], tuple[str, str]], port: int) -> Iterator[Fault]:
+        """Yield the faults that stand; `name_of` returns the interface and the address, as text, of a path's source.
+
+        A missing route is none: the status tells it as an unresolved next hop.
+        """
+        standing = {(path.source, sending) for path, sending in self._last.items() if self._stands(path, sending)}
+        for source, sending in sorted(standing, key=lambda one: (one[0], one[1].name)):
+            interface, address = name_of(source)
+            remedy = _REMEDIES[sending].format(interface=interface, address=address, port=port)
+            yield _fault(sending, interface, address, port, remedy)
+
+    def _stands(self, path: Path, sending: Sending) -> bool:
+        if sending is Sending.BUSY:
+            return self._busy[path] >= BUSY_TIMES
+        return sending is not Sending.IMPOSSIBLE
+
+
+def _fault(sending: Sending, interface: str, address: str, port: int, remedy: str) -> Fault:
+    subject = f"{interface} {address}"
+    if sending is Sending.FILTERED:
+        detail = (
+            f"this host's packet filter (nftables, iptables or BPF) drops probes that leave {interface} to UDP port "
+            f"{port} (EPERM): peers that fail are not noticed"
+        )
+        return Fault("local_firewall", subject, detail, remedy)
+    return Fault("probes_not_sent", subject, f"probes to UDP port {port} are not sent: {sending.value}", remedy)

@@ -1,0 +1,69 @@
+"""Addresses that this host's droplets have and its interfaces lack for now: what they carry stays until they are back.
+
+A DHCP lease that lapses, a network manager that starts anew or a link that goes down (which flushes IPv6 addresses)
+takes addresses away for a moment. No document asked for that, so nothing is removed; the documents that own the
+droplets say what is wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from agent.core.model.map_layout import LOCAL_DROPLET, unmapped
+from agent.core.model.resolved_state import Here, World
+from agent.core.model.uplinks import Uplink
+from protocol.acknowledgements import KernelFailure
+from protocol.addresses import format_address, parse_address
+
+
+class Served(NamedTuple):
+    """An address at which tunnels are taken, and the name of the interface that it was on."""
+
+    interface: str
+    address: bytes
+
+
+def served_now(world: World) -> list[Served]:
+    """Return the addresses of this host's droplets in force."""
+    own = [(parse_address(droplet.address), world.uplink_of(droplet)) for droplet in world.own_droplets()]
+    return [Served(uplink.name, address) for address, uplink in own if uplink is not None]
+
+
+def served_before(local_droplets: Mapping[bytes, bytes], uplinks: Iterable[Uplink]) -> list[Served]:
+    """Return the addresses that the entries of `local_droplets` hold: those of an agent before this one."""
+    names = {uplink.ifindex: uplink.name for uplink in uplinks}
+    entries = (LOCAL_DROPLET.unpack(value) for value in local_droplets.values())
+    return [Served(names[interface], unmapped(address)) for address, interface, *_ in entries if interface in names]
+
+
+def with_served(found: Here, served: Iterable[Served]) -> Here:
+    """Return the host as it was found, with the addresses served that no interface has now."""
+    present = {address for uplink in found.uplinks for address in uplink.addresses}
+    lost: dict[str, dict[bytes, None]] = {}
+    for interface, address in served:
+        if address not in present:
+            lost.setdefault(interface, {})[address] = None
+    kept = (replace(one, addresses=(*one.addresses, *lost.get(one.name, ()))) for one in found.uplinks)
+    return replace(found, uplinks=tuple(kept)) if lost else found
+
+
+def lost(found: Here, world: World) -> dict[str, KernelFailure]:
+    """Return this host's droplets in force whose address no interface has now, by id, and what to say of each."""
+    present = {address for uplink in found.uplinks for address in uplink.addresses}
+    return {
+        droplet.id: _failure(droplet.id, address, world)
+        for droplet in world.own_droplets()
+        if (address := parse_address(droplet.address)) not in present
+    }
+
+
+def _failure(droplet: str, address: bytes, world: World) -> KernelFailure:
+    uplink = world.here.uplink(address)
+    where = f"interface {uplink.name}" if uplink else "this host"
+    message = (
+        f"{format_address(address)} is gone from {where}: give it back; all that it carries stays in place until then"
+    )
+    return KernelFailure(errno.EADDRNOTAVAIL, "EADDRNOTAVAIL", f"droplet {droplet}", message)

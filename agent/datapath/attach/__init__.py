@@ -1,0 +1,1 @@
+"""XDP attachment to the uplinks: hooks, modes, and transit XDP."""

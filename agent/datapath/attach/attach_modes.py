@@ -1,0 +1,100 @@
+"""How this host's programs are to be attached: the mode of the settings, as far as the uplinks can do it.
+
+`agent.core.uplinks.xdp_mode` decides; this asks the kernel what the uplinks take, and attaches nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from agent.core.model.linux_version import version_of
+from agent.core.model.uplinks import Uplink
+from agent.core.uplinks.xdp_mode import Decision, Device, decide, hint_of, remedy_of
+from agent.datapath.attach.uplinks import kind, names_of
+from agent.datapath.attach.xdp import AttachMode
+from agent.datapath.attach.xdp_features import xdp_features
+from agent.datapath.net.ethtool import driver_of
+from agent.datapath.net.link_query import LinkQuery
+from agent.datapath.net.namespaces import open_control_socket
+from agent.datapath.net.netlink import Message, Netlink, attribute
+from agent.errors import ToldError
+
+log = structlog.get_logger()
+
+
+class AttachModes:
+    """The attach mode of the settings, and what of it can be had with the uplinks as they are."""
+
+    def __init__(self, configured: AttachMode) -> None:
+        self.configured = configured
+        self.decision = Decision()
+        self.hints: dict[str, str] = {}
+        """What of an interface may keep frames from the other hosts, by its name."""
+        self._decided = False
+
+    def take(self, devices: Iterable[Device]) -> bool:
+        """Decide anew; return whether programs are to run in another mode now."""
+        before, first, devices = self.decision, not self._decided, list(devices)
+        self.hints = {device.name: hint for device in devices if (hint := hint_of(device))}
+        self.decision = decide(self.configured, devices, None if first else before)
+        self._decided = True
+        if first or (self.decision.generic, self.decision.reason) != (before.generic, before.reason):
+            log.info("attach_mode_chosen", mode=self.endpoints, reason=self.decision.reason)
+        return first or self.decision.generic != before.generic
+
+    @property
+    def transit(self) -> AttachMode:
+        """How transit XDP is to be attached to uplinks."""
+        if self.configured is AttachMode.OFFLOAD:
+            return self.configured
+        return AttachMode.GENERIC if self.decision.generic else self.configured
+
+    @property
+    def endpoints(self) -> AttachMode:
+        """How the transit agent is to be attached to endpoints' interfaces."""
+        mode = self.transit
+        if mode is AttachMode.OFFLOAD:
+            return AttachMode.GENERIC if self.decision.generic else AttachMode.AUTO
+        return mode
+
+    @property
+    def running(self) -> str:
+        """Say how endpoints' programs run, as far as it is decided: `native` or `generic`."""
+        return AttachMode.GENERIC if self.decision.generic else AttachMode.NATIVE
+
+    def refuse(self) -> None:
+        """Raise ToldError (EOPNOTSUPP) where the mode that was asked for cannot work."""
+        if self.decision.refused:
+            reason = self.decision.refused
+            raise ToldError(errno.EOPNOTSUPP, f"attach_mode {self.configured}: {reason}; {remedy_of(reason)}")
+
+
+def fits(found: AttachMode | str, wanted: AttachMode) -> bool:
+    """Say whether a program that runs in a mode runs as it should: with `auto` it may have fallen back."""
+    return wanted is AttachMode.AUTO or found == wanted
+
+
+async def read_devices(netlink: Netlink, uplinks: Sequence[Uplink], query: LinkQuery) -> list[Device]:
+    """Return what the uplinks' frames leave by, each once. OSError: ENODEV when one is gone."""
+    by_index = {uplink.leaves: uplink for uplink in uplinks}
+    found = []
+    for index, uplink in by_index.items():
+        link = await netlink.link(index=index)
+        if link is None:
+            raise OSError(errno.ENODEV, "no such interface", uplink.name)
+        found.append(_device(link, uplink, query.xdp(index).mode))
+    return found
+
+
+def _device(link: Message, uplink: Uplink, runs: str) -> Device:
+    name, index, what = str(attribute(link, "IFLA_IFNAME")), int(link["index"]), kind(link)
+    members = uplink.arrives[1:] if what == "bond" else ()
+    with open_control_socket() as control:
+        names = names_of(members) if what == "bond" else [name]
+        drivers = tuple(dict.fromkeys(driver_of(control, one) for one in names))
+    mtu = int(attribute(link, "IFLA_MTU"))
+    return Device(name, index, mtu, what, drivers, xdp_features(index), runs, version_of(os.uname().release))

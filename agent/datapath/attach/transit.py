@@ -1,0 +1,163 @@
+"""Transit XDP on the substrate's interfaces: attaches the current program, takes it off, proves what it works on."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Awaitable, Callable, Collection
+
+import structlog
+
+from agent.datapath.attach.attach_modes import AttachModes, fits
+from agent.datapath.attach.xdp import (
+    TAKES_NONE,
+    Attached,
+    AttachMode,
+    Ownership,
+    Program,
+    attach,
+    change_mode,
+    detach,
+    refusal,
+)
+from agent.datapath.bpf import syscall
+from agent.datapath.bpf.marks import read_mark
+from agent.datapath.net.link_query import LinkQuery
+from agent.datapath.net.netlink import Netlink
+from agent.errors import ToldError
+
+Load = Callable[[int], int]
+"""Loads the program for a network card that is to run it by itself (an ifindex), and returns its descriptor."""
+AttachedHook = Callable[[], Awaitable[None]]
+Prepare = Callable[[int], None]
+"""Makes an interface ready for the program, OSError when it cannot be."""
+
+log = structlog.get_logger()
+
+
+class Transit:
+    """The program for the substrate's interfaces, how it is attached, and the ids of the maps that it must work on."""
+
+    def __init__(
+        self,
+        netlink: Netlink,
+        program: Program,
+        own: Ownership,
+        modes: AttachModes,
+        map_ids: Collection[int],
+        load_for_card: Load,
+        prepare: Prepare,
+    ) -> None:
+        self._netlink = netlink
+        self._program = program
+        self._own = own
+        self._modes = modes
+        self._map_ids = frozenset(map_ids)
+        self._load_for_card = load_for_card
+        self._prepare = prepare
+        self._ids = {program.program_id}
+        self.attached_hook: AttachedHook | None = None
+        """Called when the program was attached: only then do some drivers say what they take."""
+        self._query = LinkQuery()
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """The kernel's ids of the current program: the one that is shared, and those loaded for a card."""
+        return frozenset(self._ids)
+
+    def close(self) -> None:
+        """Close the socket; the program stays attached."""
+        self._query.close()
+
+    def is_attached(self, ifindex: int) -> bool:
+        """Say whether the current program runs on an interface now, and as it should. OSError (ENODEV): it is gone."""
+        found = self._query.xdp(ifindex)
+        right = fits(found.mode, self._modes.transit) and not self._modes.decision.refused
+        return found.program_id in self._ids and right
+
+    def is_outdated(self, ifindex: int) -> bool:
+        """Say whether an older program of ours runs on an interface now; OSError (ENODEV) when it is gone."""
+        found = self._query.xdp(ifindex).program_id
+        return bool(found) and found not in self._ids and self._own.owned(found)
+
+    def mode(self, ifindex: int) -> str:
+        """Say how the current program runs on an interface now: an `AttachMode`, or `none` when it does not."""
+        try:
+            found = self._query.xdp(ifindex)
+        except OSError:
+            return "none"
+        return found.mode if found.program_id in self._ids else "none"
+
+    async def attach(self, ifindex: int) -> Attached:
+        """Attach the program or replace an older one of ours; OSError as `xdp.attach`, EIO when it uses other maps.
+
+        EOPNOTSUPP where the mode of the settings would lose what is sent: the program is then taken off again.
+        """
+        self._modes.refuse()
+        self._prepare(ifindex)
+        if self._modes.transit is AttachMode.OFFLOAD:
+            attached = await self._attach_to_card(ifindex)
+        else:
+            attached = await attach(self._netlink, ifindex, self._program, self._own, self._modes.transit)
+        if not uses_only(self._program.descriptor, self._map_ids):
+            raise OSError(errno.EIO, f"{self._program.name} works on maps that are not the pinned ones")
+        await self._take_in_attached(ifindex)
+        log.info("transit_attached", ifindex=ifindex, program=attached.program_id, mode=attached.mode)
+        return attached
+
+    async def _take_in_attached(self, ifindex: int) -> None:
+        if self.attached_hook is None:
+            return
+        await self.attached_hook()
+        try:
+            self._modes.refuse()
+        except ToldError:
+            await self.detach(ifindex)
+            raise
+
+    async def change_mode(self, ifindex: int) -> None:
+        """Move the program, where it is attached, to the mode in which it should run; OSError as `xdp.attach`."""
+        if self._modes.transit is not AttachMode.OFFLOAD and not self._modes.decision.refused:
+            await change_mode(self._netlink, ifindex, self._program, self._own, self._modes.transit)
+
+    async def _attach_to_card(self, ifindex: int) -> Attached:
+        """Load the program anew, for this card, and attach that.
+
+        Its maps are the host's, which the transit agent shares: a card that can work on maps of its own alone says so.
+        """
+        link = await self._netlink.link(index=ifindex)
+        if link is None:
+            raise OSError(errno.ENODEV, "no such interface", str(ifindex))
+        try:
+            descriptor = self._load_for_card(ifindex)
+        except syscall.VerifierError as error:
+            lines = error.log.strip().splitlines()
+            said = f"{os.strerror(error.errno or 0)}: {lines[-1] if lines else TAKES_NONE}"
+            raise refusal(OSError(error.errno, said), link, AttachMode.OFFLOAD) from error
+        try:
+            number = syscall.program_info(descriptor).id
+            program = Program(descriptor, number, self._program.name)
+            attached = await attach(self._netlink, ifindex, program, self._own, AttachMode.OFFLOAD)
+        finally:
+            os.close(descriptor)
+        self._ids.add(number)
+        return attached
+
+    async def detach(self, ifindex: int) -> None:
+        """Take our program off; absence of the program or of the interface is no error."""
+        try:
+            await detach(self._netlink, ifindex, self._own)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
+
+def uses_only(program: int, map_ids: Collection[int]) -> bool:
+    """Whether a program uses maps, and only those with the given ids: entries written there are what it sees.
+
+    Its mark does not count.
+    """
+    info = syscall.program_info(program)
+    marked = read_mark(info)
+    used = set(info.map_ids) - ({marked[0]} if marked else set())
+    return bool(used) and used <= set(map_ids)

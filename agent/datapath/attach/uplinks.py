@@ -1,0 +1,186 @@
+"""Reads this host's interfaces in the substrate: plain ones, VLANs, bonds, and VLANs upon bonds.
+
+Which interfaces frames really come in on and leave by is decided here, from netlink's messages alone; changes nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Collection, Iterable, Sequence
+
+from agent.core.model.uplinks import Uplink
+from agent.datapath.attach.xdp import attached_program
+from agent.datapath.net.netlink import Message, Netlink, attribute
+
+ETH_P_8021Q = 0x8100
+IFA_F_DADFAILED = 0x08
+IFA_F_TENTATIVE = 0x40
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+STACKED = ("vlan", "bond")
+"""Kinds of interfaces whose frames come in on others, which must be looked at too."""
+
+
+async def read_uplinks(netlink: Netlink, names: Iterable[str], transit_xdp: Collection[int] = ()) -> tuple[Uplink, ...]:
+    """Return the uplinks by these names, in their order; `transit_xdp`: the ids of our current program.
+
+    Raises OSError: ENODEV when there is no such interface, EINVAL when it is none that XDP can serve.
+    """
+    links = [await _link(netlink, name) for name in names]
+    others = await netlink.links() if any(kind(link) in STACKED for link in links) else links
+    found = []
+    for link in links:
+        addresses = await netlink.dump("get_addr", index=link["index"])
+        found.append(uplink_from(link, others, addresses, transit_xdp))
+    return tuple(found)
+
+
+async def _link(netlink: Netlink, name: str) -> Message:
+    link = await netlink.link(ifname=name)
+    if link is None:
+        raise OSError(errno.ENODEV, "no such interface", name)
+    return link
+
+
+def kind(link: Message) -> str:
+    """Return an interface's kind (`vlan`, `bond`, `veth`, ...), empty for a physical one."""
+    info = attribute(link, "IFLA_LINKINFO")
+    return str(attribute(info, "IFLA_INFO_KIND") or "") if info is not None else ""
+
+
+def uplink_from(
+    link: Message, links: Sequence[Message], addresses: Iterable[Message], transit_xdp: Collection[int] = ()
+) -> Uplink:
+    """Return the uplink that messages of RTM_GETLINK and RTM_GETADDR (rtnetlink(7)) tell of. Pure.
+
+    `links` holds at least what a VLAN lies on and a bond's members. OSError (EINVAL) names what XDP cannot serve.
+    """
+    carrier, vlan = (_below(link, links), _vlan_id(link)) if kind(link) == "vlan" else (link, 0)
+    index = int(carrier["index"])
+    members = [int(one["index"]) for one in links if attribute(one, "IFLA_MASTER") == index]
+    attached = attached_program(carrier)
+    return Uplink(
+        name=str(attribute(link, "IFLA_IFNAME")),
+        ifindex=int(link["index"]),
+        mac=_mac(link),
+        mtu=int(attribute(link, "IFLA_MTU")),
+        addresses=tuple(_substrate_addresses(addresses)),
+        arrives=(index, *sorted(members)) if kind(carrier) == "bond" else (index,),
+        leaves=index,
+        carrier=index,
+        vlan=vlan,
+        transit=attached is not None and attached.program_id in transit_xdp,
+    )
+
+
+def _below(link: Message, links: Sequence[Message]) -> Message:
+    """Return what a VLAN lies on."""
+    name, index = attribute(link, "IFLA_IFNAME"), attribute(link, "IFLA_LINK")
+    found = next((one for one in links if one["index"] == index), None)
+    if found is None or attribute(link, "IFLA_LINK_NETNSID") is not None:
+        raise OSError(errno.EINVAL, "the VLAN lies on an interface of another network namespace", name)
+    if kind(found) == "vlan":
+        raise OSError(errno.EINVAL, "the VLAN lies on another VLAN: frames with two tags are not served", name)
+    return found
+
+
+def _vlan_id(link: Message) -> int:
+    data = attribute(attribute(link, "IFLA_LINKINFO"), "IFLA_INFO_DATA") or {}
+    if attribute(data, "IFLA_VLAN_PROTOCOL") not in (None, ETH_P_8021Q):
+        name = attribute(link, "IFLA_IFNAME")
+        raise OSError(errno.EINVAL, "the VLAN is of 802.1ad: 802.1Q tags alone are served", name)
+    return int(attribute(data, "IFLA_VLAN_ID"))
+
+
+def _substrate_addresses(addresses: Iterable[Message]) -> Iterable[bytes]:
+    """Yield packed addresses, of 4 or 16 bytes, that a droplet may have."""
+    for message in addresses:
+        address = _address(message)
+        if _is_usable(address, message):
+            yield address.packed
+
+
+async def confirmed_addresses(netlink: Netlink, ifindex: int) -> set[bytes]:
+    """Return an interface's packed addresses, link-local ones too, that duplicate address detection has let pass.
+
+    OSError when the kernel cannot be asked.
+    """
+    messages = await netlink.dump("get_addr", index=ifindex)
+    unsure = IFA_F_TENTATIVE | IFA_F_DADFAILED
+    return {_address(message).packed for message in messages if not _flags(message) & unsure}
+
+
+def _address(message: Message) -> Address:
+    # The own side of a point-to-point link is IFA_LOCAL; elsewhere both are the same, or only one is there.
+    return ipaddress.ip_address(attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS"))
+
+
+def _is_usable(address: Address, message: Message) -> bool:
+    """Say whether a droplet may have an address: a link-local one means nothing beyond a link.
+
+    Nor one that another host has (RFC 4862, section 5.4.5). One that is still being tried will do: nearly all pass.
+    """
+    return not address.is_link_local and not _flags(message) & IFA_F_DADFAILED
+
+
+def _flags(message: Message) -> int:
+    """Return an address's flags (IFA_F_*): all of them, where the kernel gives more than the header holds."""
+    wide = attribute(message, "IFA_FLAGS")
+    return int(message.get("flags", 0) if wide is None else wide)
+
+
+def differs(uplinks: Iterable[Uplink], message: Message) -> bool:
+    """Say whether an event about a link or an address tells anything else of the uplinks than is known. Pure."""
+    match message.get("event"):
+        case "RTM_NEWADDR":
+            return _address_differs(uplinks, message, there=True)
+        case "RTM_DELADDR":
+            return _address_differs(uplinks, message, there=False)
+        # Other families tell of a bridge's ports.
+        case "RTM_NEWLINK" if message["family"] == socket.AF_UNSPEC:
+            return any(_link_differs(uplink, message) for uplink in uplinks)
+        case "RTM_DELLINK" if message["family"] == socket.AF_UNSPEC:
+            return any(message["index"] in uplink.arrives[1:] for uplink in uplinks)
+    return False
+
+
+def _address_differs(uplinks: Iterable[Uplink], message: Message, *, there: bool) -> bool:
+    own = [uplink for uplink in uplinks if uplink.ifindex == message["index"]]
+    if not own:
+        return False
+    address = _address(message)
+    usable = there and _is_usable(address, message)
+    return any((address.packed in uplink.addresses) != usable for uplink in own)
+
+
+def _link_differs(uplink: Uplink, message: Message) -> bool:
+    index = int(message["index"])
+    if attribute(message, "IFLA_IFNAME") == uplink.name:
+        mac = _mac(message)
+        if (uplink.ifindex, uplink.mac, uplink.mtu) != (index, mac, attribute(message, "IFLA_MTU")):
+            return True
+    return (index in uplink.arrives[1:]) != (_bond_of(message) == uplink.carrier)
+
+
+def _bond_of(link: Message) -> int:
+    """Return the index of the bond that an interface is a member of, 0 when of none."""
+    info = attribute(link, "IFLA_LINKINFO") or {}
+    is_member = attribute(info, "IFLA_INFO_SLAVE_KIND") == "bond"
+    return int(attribute(link, "IFLA_MASTER") or 0) if is_member else 0
+
+
+def _mac(link: Message) -> bytes:
+    return bytes.fromhex(str(attribute(link, "IFLA_ADDRESS") or "").replace(":", ""))
+
+
+def served_by(link: Message, links: Iterable[Message]) -> str:
+    """Return the name of the bond that an interface is a member of, empty when of none: frames are the bond's then."""
+    master = attribute(link, "IFLA_MASTER")
+    found = next((one for one in links if one["index"] == master and kind(one) == "bond"), None)
+    return str(attribute(found, "IFLA_IFNAME")) if found is not None else ""
+
+
+def names_of(ifindexes: Iterable[int]) -> list[str]:
+    """Return interfaces' names in this thread's network namespace; OSError (ENXIO) when one is gone."""
+    return [socket.if_indextoname(index) for index in ifindexes]

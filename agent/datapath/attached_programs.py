@@ -1,0 +1,119 @@
+"""Whose an attached program is, and what of this instance the kernel still holds when pins were lost.
+
+Pins go when the bpf file system does: it is unmounted, or the container that it belonged to starts again. Programs stay
+attached, and with them the maps that they work on. So both are found by the interfaces, and pinned again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from agent.core.model.map_layout import LAYOUT_VERSION
+from agent.core.uplinks.program_owners import Owner
+from agent.datapath.attach.uplinks import read_uplinks
+from agent.datapath.attach.xdp import attached_program
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.marks import is_like_ours, read_mark
+from agent.datapath.bpf.pins import Pins, pinned_program_ids
+from agent.datapath.bpf.program_holders import holder_of
+from agent.datapath.net.netlink import Message, Netlink
+from agent.datapath.veth.pairs import marked_endpoint
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What programs of this instance and of the current layout, attached or pinned, still hold in the kernel."""
+
+    maps: Mapping[str, int] = field(default_factory=dict)
+    """Map ids by name; names as the kernel has them, of 15 characters at most."""
+    programs: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Program ids by name and content hash."""
+
+
+def is_ours(program_id: int, pins: Pins) -> bool:
+    """Say whether a program is this instance's: pinned by it, or marked with its name.
+
+    One from before there were marks is this instance's when no other instance has it pinned. A program that is gone is
+    nobody's.
+    """
+    if program_id in pinned_program_ids(pins):
+        return True
+    info = _program_info(program_id)
+    if info is None:
+        return False
+    marked = read_mark(info)
+    if marked is not None:
+        return marked[1].instance == pins.instance
+    return is_like_ours(info) and not any(program_id in pinned_program_ids(other) for other in pins.others())
+
+
+def owner_of(program_id: int, pins: Pins) -> Owner:
+    """Return whose a program is that is not this instance's, and the process that holds it now, if one is seen to."""
+    info = _program_info(program_id)
+    marked = read_mark(info) if info is not None else None
+    if marked is not None:
+        instance = marked[1].instance
+    else:
+        instance = next((one.instance for one in pins.others() if program_id in pinned_program_ids(one)), "")
+    return Owner(instance, holder_of(program_id))
+
+
+async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> Found:
+    """Look at the programs on the uplinks, on endpoints' interfaces and in pins, in this order.
+
+    What the uplinks run wins: of several generations of maps, it is the one that traffic comes in by.
+    """
+    uplinks = await read_uplinks(netlink, interfaces)
+    links = await netlink.links()
+    carriers = {uplink.carrier for uplink in uplinks}
+    on_uplinks = [link for link in links if link["index"] in carriers]
+    on_endpoints = [link for link in links if marked_endpoint(link, pins.instance) is not None]
+    numbers = [*_attached_to(on_uplinks), *sorted(set(_attached_to(on_endpoints)), reverse=True)]
+    maps: dict[str, int] = {}
+    programs: dict[tuple[str, str], int] = {}
+    for number in dict.fromkeys([*numbers, *sorted(pinned_program_ids(pins), reverse=True)]):
+        info = _program_info(number)
+        marked = read_mark(info) if info is not None else None
+        if info is None or marked is None or marked[1][:2] != (pins.instance, LAYOUT_VERSION):
+            continue
+        programs.setdefault((info.name, marked[1].content), number)
+        for name, map_id in _maps_of(info, but=marked[0]):
+            maps.setdefault(name, map_id)
+    return Found(maps, programs)
+
+
+def _attached_to(links: Sequence[Message]) -> Iterator[int]:
+    for link in links:
+        attached = attached_program(link)
+        if attached is not None:
+            yield attached.program_id
+
+
+def _maps_of(info: bpf.ProgramInfo, *, but: int) -> Iterator[tuple[str, int]]:
+    for number in info.map_ids:
+        if number != but:
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = bpf.map_by_id(number)
+                try:
+                    yield bpf.map_info(descriptor).name, number
+                finally:
+                    os.close(descriptor)
+
+
+def _program_info(number: int) -> bpf.ProgramInfo | None:
+    """Describe a program by its id, None when it has gone."""
+    try:
+        descriptor = bpf.program_by_id(number)
+    except FileNotFoundError:
+        return None
+    try:
+        return bpf.program_info(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,153 @@
+"""What can be read from one agent's maps while traffic flows: counters, and where an address leads."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from agent.core.model.map_layout import (
+    DIRECT_PATH,
+    ENDPOINT,
+    ENDPOINT_TRAFFIC,
+    INTERFACE,
+    LOCAL_DROPLET,
+    NETWORK,
+    NEXT_HOP,
+    NEXT_HOP_BY_OTHER,
+    NEXT_HOP_KEY,
+    OVERLAY_KEY,
+    TRAFFIC,
+    U32,
+    VPC,
+    AddressSet,
+    Endpoint,
+    Interface,
+    LocalDroplet,
+    MapName,
+    NextHop,
+    mapped,
+    network_key,
+    split_set,
+    unmapped,
+)
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.maps import Map
+from agent.datapath.bpf.outcomes import Outcome
+
+
+class Traffic(NamedTuple):
+    """Packets and bytes, of all CPUs."""
+
+    packets: int
+    bytes: int
+
+
+class EndpointCounters(NamedTuple):
+    """One endpoint's counters, of all CPUs; bytes are those of inner Ethernet frames."""
+
+    sent: Traffic
+    direct: Traffic
+    delivered: Traffic
+    dropped: Traffic
+
+
+class NetworkEntry(NamedTuple):
+    """The network that an address falls into: its gateway, and its flags and bouncers (16-byte addresses)."""
+
+    gateway: bytes
+    bouncers: AddressSet
+
+
+class DirectPath(NamedTuple):
+    """Where an address was last heard from directly (16 bytes), its flags, and how long ago in seconds."""
+
+    host: bytes
+    flags: int
+    age: float
+
+
+class Readings:
+    """The open maps of one agent, and the questions that they answer."""
+
+    def __init__(self, maps: dict[MapName, Map]) -> None:
+        self.maps = maps
+
+    def read_outcomes(self) -> dict[str, Traffic]:
+        """Return every outcome's packets and bytes, by its name."""
+        outcomes = self.maps[MapName.OUTCOMES]
+        return {one.name.lower(): _traffic(outcomes.lookup_percpu(U32.pack(one.value))) for one in Outcome}
+
+    def read_endpoint_counters(self, slots: Iterable[int]) -> dict[int, EndpointCounters]:
+        """Return the counters of endpoints by their slots; a slot beyond the map's end is left out."""
+        counters = self.maps[MapName.ENDPOINT_COUNTERS]
+        found: dict[int, EndpointCounters] = {}
+        for slot in slots:
+            values = [ENDPOINT_TRAFFIC.unpack(value) for value in counters.lookup_percpu(U32.pack(slot))]
+            if values:
+                total = [sum(column) for column in zip(*values, strict=True)]
+                found[slot] = EndpointCounters(*(Traffic(*total[at : at + 2]) for at in range(0, 8, 2)))
+        return found
+
+    def clear_endpoint_counters(self, slot: int) -> None:
+        """Set one slot's counters to zero: for a slot that passes to another endpoint."""
+        zero = bytes(bpf.percpu_stride(ENDPOINT_TRAFFIC.size) * bpf.possible_cpus())
+        bpf.update(self.maps[MapName.ENDPOINT_COUNTERS].descriptor, U32.pack(slot), zero)
+
+    def lookup_endpoint(self, vni: int, address: bytes) -> Endpoint | None:
+        """Return where an overlay address is (packed, 4 or 16 bytes), None when this droplet does not know."""
+        value = self.maps[MapName.ENDPOINTS].lookup(OVERLAY_KEY.pack(vni, mapped(address)))
+        return None if value is None else Endpoint(*ENDPOINT.unpack(value))
+
+    def lookup_interface(self, slot: int) -> Interface | None:
+        """Return who sends on the interface of a slot, None when nobody does."""
+        value = self.maps[MapName.INTERFACES].lookup(U32.pack(slot))
+        found = None if value is None else Interface(*INTERFACE.unpack(value))
+        return found if found and found.vni else None
+
+    def lookup_next_hop(self, droplet: int, host: bytes) -> NextHop | None:
+        """Return what leads to a host (16 bytes) from one of `local_droplets`: find_hop() in bpf/next_hop.h."""
+        local = self._lookup_local(droplet)
+        found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, local.interface)) if local else None
+        if local is None or found is None:
+            return None
+        hop = NextHop(*NEXT_HOP.unpack(found))
+        if hop.flags & NEXT_HOP_BY_OTHER or len(unmapped(local.address)) != len(unmapped(host)):
+            local = self._lookup_local(hop.droplet)
+        return hop if local and len(unmapped(local.address)) == len(unmapped(host)) else None
+
+    def _lookup_local(self, index: int) -> LocalDroplet | None:
+        value = self.maps[MapName.LOCAL_DROPLETS].lookup(U32.pack(index))
+        found = LocalDroplet(*LOCAL_DROPLET.unpack(value)) if value is not None else None
+        return found if found and found.interface else None
+
+    def lookup_direct(self, vni: int, address: bytes) -> DirectPath | None:
+        """Return the direct path to an overlay address, fresh or not, None when none was learnt."""
+        value = self.maps[MapName.DIRECT].lookup(OVERLAY_KEY.pack(vni, mapped(address)))
+        if value is None:
+            return None
+        host, flags, confirmed, _ = DIRECT_PATH.unpack(value)
+        return DirectPath(host, flags, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9)
+
+    def lookup_network(self, vni: int, address: bytes) -> NetworkEntry | None:
+        """Return the network of a VPC that an overlay address falls into."""
+        bits = ipaddress.ip_address(address).max_prefixlen
+        value = self.maps[MapName.NETWORKS].lookup(network_key(vni, address, bits))
+        if value is None:
+            return None
+        gateway, flags, count, _, packed = NETWORK.unpack(value)
+        return NetworkEntry(gateway, AddressSet(flags, split_set(packed, count)))
+
+    def lookup_vpc(self, vni: int) -> AddressSet | None:
+        """Return a VPC's flags and dividers."""
+        value = self.maps[MapName.VPCS].lookup(U32.pack(vni))
+        if value is None:
+            return None
+        flags, count, packed = VPC.unpack(value)
+        return AddressSet(flags, split_set(packed, count))
+
+
+def _traffic(values: Iterable[bytes]) -> Traffic:
+    pairs = [TRAFFIC.unpack(value) for value in values]
+    return Traffic(sum(packets for packets, _ in pairs), sum(size for _, size in pairs))

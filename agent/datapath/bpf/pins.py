@@ -1,0 +1,150 @@
+"""Where one agent's maps and programs are pinned: the paths, the bpf file system under them, and their removal."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from agent.core.model.map_layout import LAYOUT_VERSION
+from agent.datapath.bpf import syscall as bpf
+
+MOST_ATTEMPTS = 100
+"""Times that a folder is made anew when a parent was removed meanwhile."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """The pins of one instance in one bpf file system."""
+
+    bpffs: Path
+    instance: str
+
+    @property
+    def root(self) -> Path:
+        """All that this instance has pinned, of every layout."""
+        return self.bpffs / "droplet" / self.instance
+
+    @property
+    def maps(self) -> Path:
+        """The maps of the current layout."""
+        return self.root / f"v{LAYOUT_VERSION}" / "maps"
+
+    @property
+    def programs(self) -> Path:
+        """The programs of the current layout, one folder for each content hash."""
+        return self.root / f"v{LAYOUT_VERSION}" / "programs"
+
+    def others(self) -> list[Pins]:
+        """Return the other instances that have pins in this file system."""
+        folder = self.root.parent
+        names = [one.name for one in folder.iterdir() if one.name != self.instance] if folder.exists() else []
+        return [Pins(self.bpffs, name) for name in sorted(names)]
+
+    @property
+    def links(self) -> Path:
+        """What keeps programs on tracepoints while no agent runs, one for each tracepoint."""
+        return self.root / f"v{LAYOUT_VERSION}" / "links"
+
+    def all_programs(self) -> list[Path]:
+        """Return every pinned program of this instance, of older layouts too."""
+        return sorted(self.root.glob("v*/programs/*/*"))
+
+    def forget_others(self, content: str) -> dict[Path, str]:
+        """Remove what older agents of this instance pinned: other layouts, and programs of other contents.
+
+        Call it when nothing is attached that came from them. Return what could not be removed, and why: it only takes
+        room, and the next call tries again.
+        """
+        kept: dict[Path, str] = {}
+        current = self.programs.parent
+        others = [one for one in self.root.glob("v*") if one != current]
+        others += [one for one in self.programs.iterdir() if one.name != content]
+        for folder in others:
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                kept[folder] = str(error)
+            else:
+                log.info("old_pins_removed", path=str(folder))
+        return kept
+
+    def paths(self) -> frozenset[Path]:
+        """Return all that this instance has pinned, with the folders."""
+        return frozenset((self.root, *self.root.rglob("*"))) if self.root.exists() else frozenset()
+
+    def remove_all_but(self, kept: Collection[Path]) -> None:
+        """Remove what was pinned since `paths` returned what is kept."""
+        for path in sorted(self.paths().difference(kept), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        with contextlib.suppress(OSError):
+            self.root.parent.rmdir()
+
+    def remove(self) -> None:
+        """Remove all pins of this instance; what is attached lives on until it is detached."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.root)
+        with contextlib.suppress(OSError):
+            self.root.parent.rmdir()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, also while another agent's uninstall removes a parent that was still empty."""
+    for _ in range(MOST_ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return path.mkdir(parents=True, exist_ok=True)
+    return path.mkdir(parents=True, exist_ok=True)
+
+
+def restore(wanted: Mapping[Path, int]) -> None:
+    """Pin again what somebody unpinned: without its pin, a restarted agent would begin with empty maps."""
+    for path, descriptor in wanted.items():
+        if not path.exists():
+            make_folder(path.parent)
+            bpf.pin(descriptor, path)
+            log.warning("pin_restored", path=str(path))
+
+
+def pinned_program_ids(pins: Pins) -> set[int]:
+    """Return the ids of all programs that this instance has pinned."""
+    found = set()
+    for path in pins.all_programs():
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = bpf.open_pin(path)
+            try:
+                found.add(bpf.program_info(descriptor).id)
+            finally:
+                os.close(descriptor)
+    return found
+
+
+def is_bpffs(path: Path) -> bool:
+    """Whether a path lies in a bpf file system, by the mount that it is under."""
+    resolved = path.resolve()
+    best, kind = Path("/"), ""
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        _, point, found, *_ = line.split(" ")
+        mounted = Path(point.encode().decode("unicode_escape"))
+        if resolved.is_relative_to(mounted) and len(mounted.parts) >= len(best.parts):
+            best, kind = mounted, found
+    return kind == "bpf"
+
+
+def ensure_bpffs(path: Path) -> bool:
+    """Mount a bpf file system where none is; return whether it had to. OSError (EPERM) when that is not allowed."""
+    if is_bpffs(path):
+        return False
+    path.mkdir(parents=True, exist_ok=True)
+    if _libc.mount(b"bpf", os.fsencode(path), b"bpf", 0, b"mode=0700") != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot mount a bpf file system: {os.strerror(number)}", str(path))
+    return True

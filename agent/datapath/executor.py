@@ -1,0 +1,130 @@
+"""Carries out a plan: one action after another, and a list of what the kernel refused.
+
+One action's refusal does not stop those that have nothing to do with it. Decides nothing, and remembers only which
+refusals it has logged: what the kernel then holds is for the next observation to say.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from agent.core.model.map_layout import DIRECT_PATH, MapName
+from agent.core.plan.actions import (
+    Action,
+    AttachTransit,
+    DeleteEntries,
+    DeleteVeth,
+    DetachTransit,
+    EnsureVeth,
+    Failure,
+    PutEntries,
+)
+from agent.core.plan.recurring_failures import Refusals
+from agent.core.plan.remedies import explain, step_of
+from agent.datapath.attach.transit import Transit
+from agent.datapath.bpf.maps import Map, Refused
+from agent.datapath.net.threads import in_thread
+from agent.datapath.veth.pairs import Links
+from agent.errors import in_words
+
+AT_ONCE = 4096
+"""Entries that are changed without leaving the event loop: a few milliseconds at most."""
+
+_T = TypeVar("_T")
+
+log = structlog.get_logger()
+
+
+class Executor:
+    """The one place where actions become kernel calls."""
+
+    def __init__(self, maps: dict[MapName, Map], links: Links, transit: Transit) -> None:
+        self._maps = maps
+        self._links = links
+        self._transit = transit
+        self._refusals = Refusals()
+
+    async def run(self, actions: Iterable[Action]) -> list[Failure]:
+        """Carry out the actions in their order; return what was refused, empty when all is done."""
+        failures: list[Failure] = []
+        for action in actions:
+            before = len(failures)
+            try:
+                failures += await self._carry_out(action)
+            except OSError as error:
+                failures.append(_failure(action, error))
+            except Exception as error:  # whatever it was, nobody may take the action for done
+                failure = _failure(action, OSError(errno.EIO, f"{type(error).__name__}: {error}"))
+                if self._refusals.new([failure]):
+                    log.exception("action_failed", object=failure.object)
+                failures.append(failure)
+            self._refusals.done(action, object_of(action), failures[before:])
+        for failure in self._refusals.new(failures):
+            log.warning(
+                "kernel_refused",
+                object=failure.object,
+                errno=failure.errno,
+                message=failure.message,
+                keys=len(failure.keys),
+            )
+        return failures
+
+    async def _carry_out(self, action: Action) -> list[Failure]:
+        match action:
+            case PutEntries(name, entries):
+                refused = await _apply(self._maps[name].put, entries)
+                return [_refused(action, one) for one in refused]
+            case DeleteEntries(name, keys):
+                refused = await _apply(self._maps[name].delete, keys)
+                if name is MapName.DROPLETS:
+                    await self._forget_paths_to(set(keys))
+                return [_refused(action, one) for one in refused]
+            case EnsureVeth(veth):
+                await self._links.ensure_veth(veth)
+            case DeleteVeth(endpoint, ifindex):
+                await self._links.delete_veth(endpoint, ifindex)
+            case AttachTransit(ifindex):
+                await self._transit.attach(ifindex)
+            case DetachTransit(ifindex):
+                await self._transit.detach(ifindex)
+        return []
+
+    async def _forget_paths_to(self, hosts: set[bytes]) -> None:
+        """Remove the direct paths to droplets that are not known any more: a fresh path stands for a known droplet."""
+        direct = self._maps[MapName.DIRECT]
+        paths = await in_thread(direct.dump)
+        await _apply(direct.delete, [key for key, value in paths.items() if DIRECT_PATH.unpack(value)[0] in hosts])
+
+
+async def _apply(change: Callable[[Sequence[_T]], list[Refused]], items: Sequence[_T]) -> list[Refused]:
+    """Change a map here, or in a thread when it takes so long that heartbeats would wait; see it end in any case."""
+    return change(items) if len(items) <= AT_ONCE else await in_thread(change, items)
+
+
+def object_of(action: Action) -> str:
+    """Name what an action is about, in words for people."""
+    match action:
+        case PutEntries(name, _) | DeleteEntries(name, _):
+            return f"map {name}"
+        case EnsureVeth(veth):
+            return f"interface {veth.peer_name} of endpoint {veth.endpoint} in namespace {veth.namespace}"
+        case DeleteVeth(endpoint, ifindex):
+            return f"interface of endpoint {endpoint} (ifindex {ifindex})"
+        case AttachTransit(ifindex) | DetachTransit(ifindex):
+            return f"transit XDP on the interface with ifindex {ifindex}"
+
+
+def _failure(action: Action, error: OSError) -> Failure:
+    message = in_words(error, step_of(action), object_of(action))
+    return Failure(action, error.errno or errno.EIO, object_of(action), message)
+
+
+def _refused(action: Action, refused: Refused) -> Failure:
+    detail = f"{os.strerror(refused.errno)} for {len(refused.keys)} entries"
+    message = explain(step_of(action), refused.errno, detail, object_of(action))
+    return Failure(action, refused.errno, object_of(action), message, refused.keys)

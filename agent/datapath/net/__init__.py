@@ -1,0 +1,1 @@
+"""Network namespaces, rtnetlink and ethtool: the parts that know nothing of XDP or BPF."""

@@ -1,0 +1,187 @@
+"""Asks one namespace for its links, one interface's addresses and default routes, and takes a limited time over it.
+
+A tenant may have 100,000 of each: the kernel picks what belongs to the interface (NETLINK_GET_STRICT_CHK, Linux 4.20),
+only the header is looked at of a route that is not wanted, and other tasks run in between. Formats: rtnetlink(7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+from agent.datapath.net.link_messages import decoded_link, link_question
+from agent.datapath.net.link_query import ATTRIBUTE, HEADER, NLM_F_REQUEST, NLMSG_ERROR, RTM_GETLINK, find_attribute
+from agent.datapath.net.namespaces import SOL_NETLINK
+from agent.datapath.net.netlink import Message
+
+NETLINK_GET_STRICT_CHK = 12
+NLM_F_DUMP, NLM_F_DUMP_INTR = 0x300, 0x10
+NLMSG_DONE, RTM_GETADDR, RTM_GETROUTE, RTM_GETNSID = 3, 22, 26, 90
+NETNSA_NSID, NETNSA_FD, NO_NSID = 1, 3, (None, -1)
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 4, 5, 6
+RT_TABLE_MAIN, RTN_UNICAST = 254, 1
+ATTEMPTS = 3
+SECONDS = 0.5
+"""Time for one question; a namespace that has more to tell is not known."""
+CHUNK = 1 << 15
+LONGEST = 1 << 16
+"""Of an answer about one link; the kernel's own limit is less."""
+
+_ADDRESS = struct.Struct("=BBBBI")
+"""struct ifaddrmsg { u8 family; u8 prefixlen; u8 flags; u8 scope; u32 index }."""
+_GENERAL = struct.Struct("=B3x")
+"""struct rtgenmsg { u8 family }, padded to where its attributes begin."""
+_ROUTE = struct.Struct("=BBBBBBBBI")
+"""struct rtmsg { u8 family, dst_len, src_len, tos, table, protocol, scope, type; u32 flags }."""
+_U32_ATTRIBUTE = struct.Struct("=HHI")
+_U32 = struct.Struct("=I")
+_S32 = struct.Struct("=i")
+_NO_TABLE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+"""What the kernel answers where a family has no main table yet, or the host has no such family."""
+
+
+_T = TypeVar("_T")
+_Decode = Callable[[bytes], _T | None]
+Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+class DefaultRoute(NamedTuple):
+    """A default route by one interface: its gateway and metric."""
+
+    gateway: str
+    metric: int
+
+
+class InterfaceQuery:
+    """Questions on a netlink socket that belongs to a namespace; it owns the socket. After an error: close it."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        opened.setblocking(False)
+        opened.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        self._socket = opened
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    async def addresses(self, index: int) -> list[Address]:
+        """Return an interface's addresses. OSError: ENODEV, ETIMEDOUT (too many), EAGAIN (they keep changing)."""
+        question = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, index)
+        return await self._ask(RTM_GETADDR, question, _address)
+
+    async def default_routes(self, index: int) -> list[DefaultRoute]:
+        """Return the main table's default routes with a gateway by an interface; OSError as `addresses`."""
+        found: list[DefaultRoute] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            question = _ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0)
+            question += _U32_ATTRIBUTE.pack(_U32_ATTRIBUTE.size, RTA_OIF, index)
+            found += await self._ask(RTM_GETROUTE, question, _default_route, absent=_NO_TABLE)
+        return found
+
+    async def links(self, attempts: int, pause: float) -> list[Message]:
+        """Return all links, as `link_messages` reads them; OSError (EAGAIN) when they changed at every attempt."""
+        for attempt in range(attempts):
+            await asyncio.sleep(attempt * pause)
+            if (found := await self._dump(RTM_GETLINK, link_question(0), decoded_link, ())) is not None:
+                return found
+        raise OSError(errno.EAGAIN, "the kernel's links changed during every attempt to read them")
+
+    async def link(self, index: int) -> Message | None:
+        """Return the link with an index, None when there is none."""
+        try:
+            return decoded_link(await self._one(RTM_GETLINK, link_question(index)))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+
+    async def namespace_id(self, descriptor: int) -> int | None:
+        """Return the id by which this socket's namespace knows another one, as `Netlink.namespace_id` does."""
+        question = _GENERAL.pack(socket.AF_UNSPEC) + _U32_ATTRIBUTE.pack(_U32_ATTRIBUTE.size, NETNSA_FD, descriptor)
+        found = find_attribute((await self._one(RTM_GETNSID, question))[_GENERAL.size :], NETNSA_NSID)
+        number = _S32.unpack(found)[0] if found else None
+        return None if number in NO_NSID else number
+
+    async def _one(self, kind: int, question: bytes) -> bytes:
+        """Return the body of the one answer to a question."""
+        self._send(kind, NLM_F_REQUEST, question)
+        for type_, _, body in _messages(await asyncio.get_running_loop().sock_recv(self._socket, LONGEST)):
+            if type_ == NLMSG_ERROR:
+                _raise_unless((), body)
+            return body
+        raise OSError(errno.EIO, "the kernel's answer is empty")
+
+    def _send(self, kind: int, flags: int, question: bytes) -> None:
+        self._sequence += 1
+        self._socket.send(HEADER.pack(HEADER.size + len(question), kind, flags, self._sequence, 0) + question)
+
+    async def _ask(self, kind: int, question: bytes, decode: _Decode[_T], absent: tuple[int, ...] = ()) -> list[_T]:
+        try:
+            async with asyncio.timeout(SECONDS):
+                for _ in range(ATTEMPTS):
+                    if (found := await self._dump(kind, question, decode, absent)) is not None:
+                        return found
+        except TimeoutError:
+            detail = f"the endpoint's namespace has more addresses or routes than can be read in {SECONDS} s"
+            raise OSError(errno.ETIMEDOUT, detail) from None
+        raise OSError(errno.EAGAIN, "the addresses or routes changed during every attempt to read them")
+
+    async def _dump(self, kind: int, question: bytes, decode: _Decode[_T], absent: tuple[int, ...]) -> list[_T] | None:
+        """Return what the answers' bodies are decoded to, without None; None when the tables changed meanwhile."""
+        self._send(kind, NLM_F_REQUEST | NLM_F_DUMP, question)
+        loop = asyncio.get_running_loop()
+        found: list[_T] = []
+        interrupted = False
+        while True:
+            chunk = await loop.sock_recv(self._socket, CHUNK)
+            for type_, flags, body in _messages(chunk):
+                interrupted |= bool(flags & NLM_F_DUMP_INTR)
+                if type_ in (NLMSG_DONE, NLMSG_ERROR):
+                    _raise_unless(absent, body)
+                    return None if interrupted else found
+                if (decoded := decode(body)) is not None:
+                    found.append(decoded)
+            await asyncio.sleep(0)  # a netlink dump never makes its reader wait
+
+
+def _address(body: bytes) -> Address:
+    attributes = body[_ADDRESS.size :]
+    # The own side of a point-to-point link is IFA_LOCAL; elsewhere both are the same, or only one is there.
+    own = find_attribute(attributes, IFA_LOCAL) or find_attribute(attributes, IFA_ADDRESS)
+    return ipaddress.ip_interface((own, body[1]))  # ifa_prefixlen
+
+
+def _default_route(body: bytes) -> DefaultRoute | None:
+    if body[1]:  # rtm_dst_len
+        return None
+    attributes = body[_ROUTE.size :]
+    gateway, metric = find_attribute(attributes, RTA_GATEWAY), find_attribute(attributes, RTA_PRIORITY)
+    if not gateway:
+        return None
+    return DefaultRoute(str(ipaddress.ip_address(gateway)), _U32.unpack(metric)[0] if metric else 0)
+
+
+def _messages(chunk: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield type, flags and body of each message of a chunk."""
+    at = 0
+    while at + HEADER.size <= len(chunk):
+        length, kind, flags, _, _ = HEADER.unpack_from(chunk, at)
+        if length < HEADER.size:
+            return
+        yield kind, flags, chunk[at + HEADER.size : at + length]
+        at += (length + ATTRIBUTE.size - 1) & ~(ATTRIBUTE.size - 1)
+
+
+def _raise_unless(absent: tuple[int, ...], body: bytes) -> None:
+    """Raise the error that ends a dump, unless it says that there is nothing."""
+    number = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
+    if number and number not in absent:
+        raise OSError(number, os.strerror(number))

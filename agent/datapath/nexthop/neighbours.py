@@ -1,0 +1,373 @@
+"""Keeps the map `next_hops` true: what leads to each droplet by each uplink, as the kernel resolves it.
+
+The kernel does the resolving: each next hop becomes a *managed* neighbour (NTF_EXT_MANAGED, Linux 5.16), which it
+resolves at once and keeps fresh by itself; an older kernel is asked again at every look (NTF_USE). Netlink events
+carry every change into the map. When events are lost (ENOBUFS), or now and then in any case, everything is read anew.
+Nothing is written or removed before the peers have been told for the first time. What the kernel refuses, a neighbour
+or an entry of the map, holds up nothing else: it is a reason, and tried again when everything is read anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import structlog
+from pyroute2 import AsyncIPRoute
+
+from agent.core.faults.tracker import ReportFaults
+from agent.core.model.map_layout import unmapped
+from agent.core.model.uplinks import Uplink
+from agent.core.nexthop import next_hop_faults
+from agent.core.nexthop.next_hops import (
+    NO_MAC,
+    Failures,
+    Hop,
+    Neighbour,
+    Peer,
+    Reason,
+    Senders,
+    after,
+    changes,
+    desired_next_hops,
+    next_hops_to_resolve,
+    still_cut_off,
+    still_silent,
+    way_of,
+)
+from agent.core.nexthop.route_cache import Lookups
+from agent.core.probe.next_hop_checks import questions
+from agent.core.probe.paths import Path
+from agent.datapath.attach.uplinks import differs
+from agent.datapath.bpf.maps import Refused
+from agent.datapath.net.namespaces import open_netlink_socket
+from agent.datapath.net.netlink import Message, Netlink, attribute
+from agent.datapath.nexthop.managed_neighbours import KeptNeighbours
+from agent.datapath.nexthop.routes import prefix_of, route_by
+from agent.datapath.nexthop.solicitation import Asker
+from protocol.addresses import format_address
+
+RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
+RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
+RTMGRP_IPV4_RULE, RTMGRP_IPV6_RULE = 0x80, 0x40000
+EVENT_GROUPS = (
+    (RTMGRP_LINK | RTMGRP_NEIGH)
+    | (RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV4_IFADDR)
+    | (RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE | RTMGRP_IPV6_IFADDR)
+)
+FULL_LOOK_SECONDS = 30.0
+UNMANAGED_LOOK_SECONDS = 5.0
+BURST_SECONDS = 0.02
+RETRY_SECONDS = 1.0
+_NO_ROOM = (errno.E2BIG, errno.ENOMEM)
+
+log = structlog.get_logger()
+
+
+class Table(Protocol):
+    """The map `next_hops`: keys as `layout.NEXT_HOP_KEY` packs them, values as `layout.NEXT_HOP`."""
+
+    def dump(self) -> dict[bytes, bytes]:
+        """Return all entries."""
+        ...
+
+    def put(self, entries: Sequence[tuple[bytes, bytes]]) -> list[Refused]:
+        """Put entries; return the keys that the kernel refused."""
+        ...
+
+    def delete(self, keys: Sequence[bytes]) -> list[Refused]:
+        """Delete entries; return the keys that the kernel refused."""
+        ...
+
+
+class _EventsLostError(Exception):
+    """The kernel told more than the event socket holds."""
+
+
+class Unresolved(NamedTuple):
+    """A droplet that packets cannot be sent to now: its address as text, and why."""
+
+    address: str
+    reason: str
+
+
+def _neighbour(message: Message) -> tuple[Hop, Neighbour] | None:
+    address = attribute(message, "NDA_DST")
+    if address is None:
+        return None
+    mac = attribute(message, "NDA_LLADDR")
+    hop = Hop(ipaddress.ip_address(address).packed, int(message["ifindex"]))
+    return hop, Neighbour(int(message["state"]), bytes.fromhex(mac.replace(":", "")) if mac else NO_MAC)
+
+
+class NeighbourWatch:
+    """Follows the neighbours of this host's uplinks and writes the map; one background task, supervised."""
+
+    def __init__(self, uplinks: Sequence[Uplink], table: Table) -> None:
+        self.uplinks_changed = asyncio.Event()
+        """Set when the kernel told that an uplink is not any more what it was said to be; whoever waits clears it."""
+        self.report: ReportFaults = lambda _source, _faults: None
+        """Takes the faults that stand, whenever they may have changed."""
+        self._failed = ""
+        self._uplinks = tuple(uplinks)
+        self._table = table
+        self._peers: dict[bytes, Peer] | None = None
+        self._senders: Senders = {}
+        self._current: dict[bytes, bytes] = {}
+        self._lookups = Lookups()
+        self._neighbours: dict[Hop, Neighbour] = {}
+        self._failures = Failures()
+        self._kept = KeptNeighbours()
+        self._asker = Asker()
+        self._doubtful: set[Path] = set()
+        self._no_room: set[bytes] = set()
+        self._unresolved: dict[bytes, Reason] = {}
+        self._cut_off: frozenset[bytes] = frozenset()
+        self._stale = False
+        self._dirty = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to follow; returns at once."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._supervise(), name="neighbour-watch")
+
+    async def close(self) -> None:
+        """End the task. The map and the kernel's neighbours stay as they are, so that traffic flows on."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        self._asker.close()
+
+    def ask_again(self, paths: Collection[Path]) -> None:
+        """Have the next hops of paths asked for anew soon: what the kernel knows of them may be wrong."""
+        self._doubtful.update(paths)
+        self._wake()
+
+    def set_peers(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
+        """Tell all droplets that packets are sent to, by packed address of 4 or 16 bytes, and in whose name.
+
+        One that nothing leads to yet is unresolved from this moment on.
+        """
+        told = {unmapped(address): peer for address, peer in peers.items()}
+        if told == self._peers and senders == self._senders:
+            return
+        self._peers, self._senders = told, senders
+        reached = {way_of(key).droplet for key in self._current}
+        known = self._unresolved
+        self._unresolved = {one: known.get(one, Reason.ASKED) for one in told if one not in reached}
+        self._wake()
+
+    def set_uplinks(self, uplinks: Sequence[Uplink]) -> None:
+        """Tell what the uplinks are now: other interfaces, addresses or MTUs."""
+        if tuple(uplinks) != self._uplinks:
+            self._uplinks = tuple(uplinks)
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Have everything read anew soon: somebody else may have changed the map, which no event tells."""
+        self._stale = True
+        self._wake()
+
+    def unresolved(self) -> list[Unresolved]:
+        """Return the droplets that packets cannot be sent to, by address."""
+        return [Unresolved(format_address(address), why.value) for address, why in sorted(self._unresolved.items())]
+
+    def cut_off(self) -> frozenset[bytes]:
+        """Return the droplets (packed, 4 or 16 bytes) that were asked for and to which nothing leads."""
+        return self._cut_off
+
+    async def settled(self) -> None:
+        """Wait until everything told and heard so far is in the map."""
+        await self._settled.wait()
+
+    def _wake(self) -> None:
+        self._settled.clear()
+        self._dirty.set()
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except _EventsLostError:
+                log.info("neighbour_events_lost")
+                self.uplinks_changed.set()  # perhaps: what was lost may have told it
+                await asyncio.sleep(BURST_SECONDS)
+                continue
+            except OSError as error:
+                self._failed = str(error)
+            except Exception as error:
+                failed = f"{type(error).__name__}: {error}"
+                if failed != self._failed:
+                    log.exception("neighbour_watch_failed")
+                self._failed = failed
+            self._report()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _report(self) -> None:
+        """Report what keeps next hops from being what they should be."""
+        faults = [
+            *next_hop_faults.map_full(len(self._no_room)),
+            *next_hop_faults.refused(self._kept.refused),
+            *next_hop_faults.not_released(self._kept.not_released),
+            *next_hop_faults.not_followed(self._failed),
+        ]
+        self.report("next_hops", faults)
+
+    async def _follow(self) -> None:
+        """Follow events with one pair of sockets, until one of them fails."""
+        events = AsyncIPRoute(use_socket=open_netlink_socket())
+        reader: asyncio.Task[None] | None = None
+        try:
+            async with Netlink() as requests:
+                await events.bind(groups=EVENT_GROUPS)
+                reader = asyncio.create_task(self._read_events(events), name="neighbour-events")
+                while True:
+                    await self._look_anew(requests)
+                    await self._follow_until_next_look(requests, reader)
+        finally:
+            if reader is not None:
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+            events.close()
+
+    async def _follow_until_next_look(self, requests: Netlink, reader: asyncio.Task[None]) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (FULL_LOOK_SECONDS if self._kept.managed else UNMANAGED_LOOK_SECONDS)
+        while True:
+            self._dirty.clear()
+            await self._write(requests)
+            self._failed = ""
+            self._report()
+            if not self._dirty.is_set():
+                self._settled.set()
+            waiting = asyncio.create_task(self._dirty.wait())
+            try:
+                await asyncio.wait((waiting, reader), timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+            if reader.done():
+                reader.result()
+                raise OSError(errno.ECONNRESET, "the kernel closed the event socket")
+            if self._stale or loop.time() >= until:
+                return
+            await asyncio.sleep(BURST_SECONDS)
+
+    async def _read_events(self, events: AsyncIPRoute) -> None:
+        try:
+            while True:
+                async for message in events.get():
+                    self._take(message)
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                raise _EventsLostError from error
+            raise
+
+    def _take(self, message: Message) -> None:
+        event = message.get("event")
+        if event in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
+            self._take_neighbour(message, new=event == "RTM_NEWNEIGH")
+        elif event in ("RTM_NEWROUTE", "RTM_DELROUTE"):
+            self._take_route(message)
+        elif event in ("RTM_NEWRULE", "RTM_DELRULE"):
+            self._lookups.forget()
+            self._wake()
+        elif event in ("RTM_NEWLINK", "RTM_DELLINK"):
+            self._take_link(message)
+        elif event == "RTM_DELADDR" and self._lookups.forget_by(int(message["index"])):
+            self._wake()  # the kernel tells of few of the routes that go with an interface's last address
+        if differs(self._uplinks, message):
+            self.uplinks_changed.set()
+
+    def _take_neighbour(self, message: Message, *, new: bool) -> None:
+        found = _neighbour(message) if self._is_ours(message["ifindex"]) else None
+        if found is None:
+            return
+        hop, neighbour = found
+        self._failures.heard(hop, neighbour if new else None)
+        if new:
+            self._neighbours[hop] = neighbour
+        else:
+            self._neighbours.pop(hop, None)
+            self._kept.gone(hop)
+        self._wake()
+
+    def _take_route(self, message: Message) -> None:
+        prefix = prefix_of(message)
+        if prefix is not None and self._lookups.forget_within(*prefix):
+            self._wake()
+
+    def _take_link(self, message: Message) -> None:
+        """Take in a change of a link. The kernel removes IPv4 routes with their link and tells of none of them."""
+        index = int(message["index"])
+        if self._is_ours(index):
+            self._lookups.forget()
+            self._kept.forget(index)
+            self._wake()
+        elif self._lookups.forget_by(index):
+            self._wake()
+
+    def _is_ours(self, ifindex: int) -> bool:
+        return any(uplink.ifindex == ifindex for uplink in self._uplinks)
+
+    async def _look_anew(self, requests: Netlink) -> None:
+        self._stale = False
+        messages = [one for one in await requests.dump("neigh", "dump") if self._is_ours(one["ifindex"])]
+        found = (_neighbour(message) for message in messages)
+        self._neighbours = dict(one for one in found if one is not None)
+        self._lookups.forget()
+        self._kept.look(messages)
+        self._no_room.clear()
+        self._current = self._table.dump()
+
+    async def _write(self, requests: Netlink) -> None:
+        """Bring routes, managed neighbours and the map up to date with what is known."""
+        peers, senders, uplinks = self._peers, self._senders, self._uplinks
+        if peers is None:
+            return
+        await self._look_up_routes(requests, peers, uplinks)
+        routes, configured = self._lookups.routes, {hop for hop, one in self._neighbours.items() if one.configured}
+        await self._kept.keep(requests, next_hops_to_resolve(routes, self._neighbours), configured)
+        if peers is not self._peers or uplinks is not self._uplinks:
+            return  # told anew meanwhile, and woken for it
+        neighbours, doubtful = self._failures.look(self._neighbours)
+        if doubtful:
+            self._wake()
+        current, refused = self._current, self._kept.refused
+        desired, unresolved = desired_next_hops(peers, uplinks, senders, routes, neighbours, current, refused)
+        self._put(desired)
+        unresolved |= {way_of(key).droplet: Reason.NO_ROOM for key in self._no_room}
+        self._unresolved = still_silent(self._unresolved, unresolved)
+        self._cut_off = still_cut_off(self._cut_off, unresolved)
+        paths, self._doubtful = self._doubtful, set()
+        await self._asker.ask(requests, questions(paths, uplinks, routes, self._neighbours))
+
+    def _put(self, desired: Mapping[bytes, bytes]) -> None:
+        """Have the map hold what is desired, as far as there is room; OSError when the kernel refuses otherwise."""
+        self._no_room &= desired.keys()
+        change = changes(self._current, desired).without(self._no_room)
+        if not change.put and not change.delete:
+            return
+        refused = self._table.delete(change.delete) + self._table.put(list(change.put.items()))
+        self._current = after(self._current, change.without({key for one in refused for key in one.keys}))
+        log.debug("next_hops_changed", put=len(change.put), deleted=len(change.delete))
+        for one in refused:
+            if one.errno not in _NO_ROOM:
+                raise OSError(
+                    one.errno, f"{os.strerror(one.errno)} for {len(one.keys)} entries of the map of next hops"
+                )
+            self._no_room.update(one.keys)
+
+    async def _look_up_routes(self, requests: Netlink, peers: Collection[bytes], uplinks: tuple[Uplink, ...]) -> None:
+        self._lookups.tell(peers, uplinks)
+        for way, uplink, only in self._lookups.missing():
+            self._lookups.begin(way)
+            self._lookups.keep(way, await route_by(requests, way.droplet, uplink, only=only))

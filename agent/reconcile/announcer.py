@@ -1,0 +1,74 @@
+"""Announces this host's droplets to their neighbours: at the start, and after a change of their place.
+
+A place changes with the address, the interface or the interface's Ethernet address. Without an announcement, others
+would send to the old one until their kernels ask again by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import structlog
+
+from agent.core.model.resolved_state import World
+from agent.core.nexthop.neighbour_frames import announcement
+from agent.core.uplinks.announcements import Announcing, Place, places
+from agent.datapath.attach.uplinks import confirmed_addresses
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.nexthop.frame_sender import FrameSender
+from agent.telemetry.loop_errors import LoopErrors
+
+log = structlog.get_logger()
+
+
+class Announcer:
+    """One host's announcements. `follow` may be called before `run`."""
+
+    def __init__(self, loop_errors: LoopErrors) -> None:
+        self._loop_errors = loop_errors
+        self._announcing = Announcing()
+        self._woken = asyncio.Event()
+        self._sender = FrameSender()
+
+    def follow(self, world: World) -> None:
+        """Take in where this host's droplets are."""
+        if self._announcing.follow(places(world)):
+            self._woken.set()
+
+    async def run(self) -> None:
+        """Announce until cancelled."""
+        with contextlib.closing(self._sender):
+            async with Netlink() as netlink:
+                while True:
+                    await self._sleep()
+                    try:
+                        for place in self._announcing.due(time.monotonic()):
+                            await self._announce(netlink, place)
+                    except Exception as error:
+                        self._loop_errors.failed("announcer", error)
+                    else:
+                        self._loop_errors.passed("announcer")
+
+    async def _sleep(self) -> None:
+        """Wait until something is to be announced."""
+        at = self._announcing.wake_at()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):
+                await self._woken.wait()
+        self._woken.clear()
+
+    async def _announce(self, netlink: Netlink, place: Place) -> None:
+        """Announce an address, unless the interface or the address is gone, which the next `follow` takes in.
+
+        One that duplicate address detection is still trying is not announced before it has passed (RFC 4862, 5.4).
+        """
+        try:
+            there = place.address in await confirmed_addresses(netlink, place.ifindex)
+            sent = there and self._sender.send(place.interface, announcement(place.mac, place.address))
+        except OSError as error:
+            log.debug("announcement_not_sent", interface=place.interface, reason=str(error))
+            sent = False
+        if not sent:
+            self._announcing.postponed(place)

@@ -1,0 +1,67 @@
+"""Whose documents came: keeps the versions of those that were signed, and reports those that were refused as faults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.bus.documents import Delivery
+from agent.core.config.refused_messages import RefusedMessages
+from agent.core.faults.tracker import ReportFaults
+from agent.reconcile.store import Store, StoreError
+from protocol import subjects
+from protocol.signed_versions import UNSIGNED, SignedVersion
+from protocol.status import Fault
+
+SOURCE = "publishers"
+"""The component under whose name faults are reported."""
+
+
+class Publishers:
+    """What the daemon notes of each batch before its documents are applied."""
+
+    def __init__(self, host: str, store: Store, report: ReportFaults) -> None:
+        self._subject = subjects.config_of(host)
+        self._store = store
+        self._report = report
+        self._refused = RefusedMessages()
+        self._unkept: dict[str, tuple[SignedVersion, bool]] = {}
+        self._store_fault: tuple[Fault, ...] = ()
+        self._in_snapshot = False
+
+    def begin_snapshot(self) -> None:
+        """Forget what was refused: every document comes again. What was reported stands until all have come."""
+        self._in_snapshot = True
+        self._refused.clear()
+
+    def take(self, batch: Sequence[Delivery]) -> None:
+        """Take note of a batch. A version is kept before its document is applied: a crash cannot bring it back."""
+        for delivery in batch:
+            self._refused.take(delivery.document, delivery.refusal)
+            if delivery.version != UNSIGNED:
+                self._unkept[delivery.document] = (delivery.version, delivery.body is None)
+        self._keep()
+        if not self._in_snapshot:
+            self._report_all()
+
+    def snapshot_complete(self) -> None:
+        """Know that all documents have come, and report the faults that stand."""
+        self._in_snapshot = False
+        self._report_all()
+
+    def _report_all(self) -> None:
+        self._report(SOURCE, (*self._refused.faults(self._subject), *self._store_fault))
+
+    def _keep(self) -> None:
+        if not self._unkept:
+            return
+        try:
+            self._store.keep_versions((name, *kept) for name, kept in self._unkept.items())
+        except StoreError as error:
+            detail = f"the versions of {len(self._unkept)} signed documents are not on disk: {error}"
+            remedy = (
+                "make room or mend the disk; until then a restarted agent may take older documents that are replayed"
+            )
+            self._store_fault = (Fault("versions_not_kept", str(self._store.file), detail, remedy),)
+        else:
+            self._unkept.clear()
+            self._store_fault = ()

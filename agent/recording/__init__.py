@@ -1,0 +1,1 @@
+"""Records what a host receives, and replays such a recording."""

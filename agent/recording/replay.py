@@ -1,0 +1,96 @@
+"""What a recording leaves in force on a host, if its kernel takes everything. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from agent.bus.admission import Admission
+from agent.core.config.desired_state import Desired
+from agent.core.config.registry import Verdict
+from protocol import streams, subjects
+from protocol.acknowledgements import State
+from protocol.recording import Message, Recording
+
+MOST_SHOWN = 10
+"""Reasons of one document that are printed."""
+
+
+class Unrealized(NamedTuple):
+    """A document whose newest revision is not in force, or a subject that names no document, and the reasons."""
+
+    name: str
+    state: str
+    reasons: tuple[str, ...]
+
+
+def replay(recording: Recording, desired: Desired, admission: Admission) -> list[Unrealized]:
+    """Take a recording into a desired state without documents; return what is not in force after it.
+
+    A document falls back to its last good revision, as on the host: all that was in force counts as taken by the
+    kernel. A sequence that does not grow begins a replay of the stream, as a reset of the consumer does.
+    """
+    last, refused, taken = 0, dict[str, None](), set[str]()
+    for message in recording.messages:
+        if message.sequence <= last:
+            desired.documents.begin_replay()
+        last = message.sequence
+        name = _document(recording.header.host, message.subject)
+        if name is None:
+            refused[message.subject] = None
+            if streams.is_delete(dict(message.headers), message.body):
+                del refused[message.subject]
+            continue
+        if name in taken:  # the revision before this one counts; all at once what no other revision replaces
+            _settle(desired, taken)
+        _take(name, message, desired, admission)
+        taken.add(name)
+    _settle(desired, taken)
+    return [*_unrealized(desired), *(Unrealized(one, "refused", ("it names no document",)) for one in refused)]
+
+
+def _settle(desired: Desired, taken: set[str]) -> None:
+    """Have what was taken decided, and take it that the kernel holds what is in force; `taken` is empty afterwards."""
+    for _ in range(2):  # the first one may make room for what found none
+        change = desired.settle(removing=True)
+        desired.documents.confirm(change.adopted & desired.documents.entries.keys())
+    for name in taken:
+        desired.documents.forget(name)
+    taken.clear()
+
+
+def _document(host: str, subject: str) -> str | None:
+    prefix = subjects.config(host, "")
+    name = subject.removeprefix(prefix)
+    return name if subject.startswith(prefix) and subjects.is_document(name) else None
+
+
+def _take(name: str, message: Message, desired: Desired, admission: Admission) -> None:
+    admitted = admission.admit(name, message.subject, _header_block(message), message.body)
+    if admitted.refusal is not None:
+        desired.documents.refuse(name, message.sequence, (admitted.refusal,))
+    elif admitted.removes:
+        desired.documents.remove(name, message.sequence)
+    else:
+        desired.documents.put(name, message.sequence, message.body)
+
+
+def _header_block(message: Message) -> bytes:
+    """Return a message's headers as they come over the wire (ADR-4 of NATS)."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in message.headers.items())
+    return f"NATS/1.0\r\n{lines}\r\n".encode()
+
+
+def _unrealized(desired: Desired) -> Iterator[Unrealized]:
+    for name in desired.documents.names():
+        verdict = desired.verdict(name)
+        if verdict.state is not State.REALIZED:
+            yield Unrealized(name, str(verdict.state), _reasons(verdict))
+
+
+def _reasons(verdict: Verdict) -> tuple[str, ...]:
+    missing = [f"{reference.kind} {reference.id} is missing" for reference in verdict.missing]
+    found = [*missing, *(f"{error.path}: {error.message}" for error in verdict.errors)]
+    more = [f"and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
+    kept = [f"revision {verdict.in_force} stays in force"] if verdict.in_force else []
+    return (*found[:MOST_SHOWN], *more, *kept)

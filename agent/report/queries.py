@@ -1,0 +1,232 @@
+"""Answers what the host is asked: from the desired state, the kernel's maps and the ledger. Only `sweep` changes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from agent.bus.rpc import MAX_WORD, RpcError, unknown_method
+from agent.core.config import paging
+from agent.core.config.desired_state import Desired
+from agent.core.config.paging import Order
+from agent.core.model.map_layout import mapped
+from agent.datapath.kernel import Kernel
+from agent.datapath.observe import ObservationError
+from agent.probe.prober import Prober
+from agent.reconcile.acknowledgements import acknowledgement
+from agent.reconcile.reconciler import Reconciler
+from agent.reconcile.resync import Resync
+from agent.report.status_messages import peer_path
+from agent.report.trace import Lookups, way
+from protocol import codec
+from protocol.addresses import contains, parse_address, parse_cidr
+from protocol.documents import KINDS, Endpoint
+from protocol.errors import DocumentError
+from protocol.rpc import (
+    DocumentsReply,
+    DocumentsRequest,
+    GetReply,
+    GetRequest,
+    PathReply,
+    PathRequest,
+    PeerPath,
+    PeersReply,
+    PeersRequest,
+    PlanReply,
+    SweepReply,
+    SweepRequest,
+)
+from protocol.status import Counters, Status
+
+_T = TypeVar("_T")
+_Request = TypeVar("_Request", bound=msgspec.Struct)
+
+
+class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request without fields: an empty body or an empty map."""
+
+
+class Answers:
+    """One method per verb, behind `ask`."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        resync: Resync,
+        kernel: Kernel,
+        prober: Prober,
+        status: Callable[[], Status],
+        counters: Callable[[], Counters],
+        now: Callable[[], float],
+    ) -> None:
+        self._reconciler = reconciler
+        self._resync = resync
+        self._kernel = kernel
+        self._prober = prober
+        self._status = status
+        self._counters = counters
+        self._now = now
+        self._orders = {kind: Order() for kind in KINDS}
+
+    async def ask(self, verb: str, body: bytes) -> bytes:
+        """Return the answer to a question as MessagePack, or raise RpcError."""
+        match verb:
+            case "status":
+                _decode(body, _Nothing)
+                return codec.encode(self._status())
+            case "counters":
+                _decode(body, _Nothing)
+                return codec.encode(self._counters())
+            case "get":
+                return codec.encode(self._get(_decode(body, GetRequest)))
+            case "documents":
+                return codec.encode(self._documents(_decode(body, DocumentsRequest)))
+            case "path":
+                return codec.encode(self._path(_decode(body, PathRequest)))
+            case "peers":
+                return codec.encode(self._peers(_decode(body, PeersRequest)))
+            case "plan":
+                _decode(body, _Nothing)
+                return codec.encode(await self._plan())
+            case "sweep":
+                return codec.encode(await self._sweep(_decode(body, SweepRequest)))
+        raise unknown_method(verb)
+
+    @property
+    def _desired(self) -> Desired:
+        return self._reconciler.desired
+
+    def _get(self, request: GetRequest) -> GetReply:
+        world = self._desired.world
+        if request.kind == "endpoints":
+            endpoints, following = paging.endpoints(self._desired.documents, request.after, request.limit)
+            return GetReply(endpoints=tuple(endpoints), next=following)
+        if request.kind == "droplets":
+            droplets, following = self._page(world.droplets, request)
+            return GetReply(droplets=droplets, next=following)
+        if request.kind == "vpcs":
+            vpcs, following = self._page(world.vpcs, request)
+            return GetReply(vpcs=vpcs, next=following)
+        if request.kind == "networks":
+            networks, following = self._page(world.networks, request)
+            return GetReply(networks=networks, next=following)
+        raise RpcError(400, f"kind: unknown kind {request.kind[:MAX_WORD]!r}; known kinds are {', '.join(KINDS)}")
+
+    def _page(self, objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
+        """Return one page of objects by id, and where the next one starts."""
+        ids, following = self._orders[request.kind].page(objects, request.after, request.limit)
+        return tuple(objects[id_] for id_ in ids), following
+
+    def _documents(self, request: DocumentsRequest) -> DocumentsReply:
+        names, following = paging.page(self._desired.documents.names(), request.after, request.limit)
+        now, told_at = self._now(), self._reconciler.acknowledgements.tracker.told_at
+        answers = tuple(acknowledgement(self._desired.verdict(name), told_at(name) or now, None) for name in names)
+        return DocumentsReply(answers, next=following)
+
+    def _path(self, request: PathRequest) -> PathReply:
+        try:
+            destination = parse_address(request.destination)
+        except ValueError as error:
+            raise RpcError(400, f"destination: {error}") from None
+        source = self._local_endpoint(request.endpoint)
+        world = self._desired.world
+        vpc = world.vpcs[world.networks[source.network].vpc]
+        if not any(contains(parse_cidr(text), destination) for text in vpc.cidrs):
+            return PathReply("none", reason="outside_vpc")
+        own = (parse_address(text) for text in source.addresses)
+        address = next((one for one in own if len(one) == len(destination)), None)
+        if address is None:
+            return PathReply("none", reason="no_address")
+        return self._with_names(way(self._lookups(source.id, vpc.vni, address, destination)))
+
+    def _with_names(self, answer: PathReply) -> PathReply:
+        """Add which droplets a packet is sent to, and which of them do not answer."""
+        addresses = {text: parse_address(text) for text in answer.hosts}
+        return msgspec.structs.replace(
+            answer,
+            droplets=tuple(self._prober.name(address) for address in addresses.values()),
+            down=tuple(text for text, address in addresses.items() if self._prober.is_down(address)),
+        )
+
+    def _lookups(self, source: str, vni: int, address: bytes, destination: bytes) -> Lookups:
+        """Ask the maps what they say of a packet from one address to another."""
+        kernel = self._kernel
+        sender = kernel.lookup_interface(self._desired.world.slots[source])
+        if sender is None:
+            raise RpcError(500, f"endpoint {source!r} is not in the map of interfaces: see what the host's plan says")
+        direct, endpoint = kernel.lookup_direct(vni, destination), kernel.lookup_endpoint(vni, destination)
+        learnt_hop = kernel.lookup_next_hop(sender.droplet, direct.host) if direct else None
+        host_hop = kernel.lookup_next_hop(sender.droplet, endpoint.host) if endpoint else None
+        return Lookups(
+            to=mapped(destination),
+            sender=sender.flags,
+            direct=direct,
+            learnt_hop=learnt_hop.flags if learnt_hop else None,
+            destination=endpoint,
+            host_hop=host_hop.flags if host_hop else None,
+            source_network=kernel.lookup_network(vni, address),
+            destination_network=kernel.lookup_network(vni, destination),
+            vpc=kernel.lookup_vpc(vni),
+        )
+
+    def _local_endpoint(self, id_: str) -> Endpoint:
+        documents = self._desired.documents
+        owner = documents.claims.owner("endpoint", id_)
+        held = documents.entries[owner].in_force if owner else None
+        if held is None or id_ not in self._desired.veths:
+            raise RpcError(404, f"endpoint {id_!r} does not live on this host")
+        return next(endpoint for endpoint in held.document().endpoints if endpoint.id == id_)
+
+    def _peers(self, request: PeersRequest) -> PeersReply:
+        elapsed = self._now() - time.monotonic()
+        paths = (peer_path(droplet, by, view, elapsed) for droplet, by, view in self._prober.views())
+        found = sorted(((_place(path), path) for path in paths if _place(path) > request.after), key=lambda one: one[0])
+        page = found[: request.limit]
+        return PeersReply(tuple(path for _, path in page), next=page[-1][0] if len(found) > len(page) else "")
+
+    async def _plan(self) -> PlanReply:
+        try:
+            return PlanReply(tuple(await self._resync.plan()))
+        except ObservationError as error:
+            raise RpcError(500, f"the kernel could not be read: {error}") from None
+
+    async def _sweep(self, request: SweepRequest) -> SweepReply:
+        if not request.documents and not request.objects:
+            raise RpcError(
+                400, "nothing was removed: name the documents to remove in `documents`, or set `objects` to true"
+            )
+        refused = await self._reconciler.sweep(request.documents, objects=request.objects)
+        if refused is None:
+            raise RpcError(409, "nothing was removed: the snapshot of this host's documents is not complete")
+        if refused:
+            raise RpcError(409, f"nothing was removed: {_listed(refused)} not among the documents that are missing")
+        return SweepReply(tuple(sorted(set(request.documents))))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{', '.join(names[:10])}{more} {'is' if len(names) == 1 else 'are'}"
+
+
+def _place(path: PeerPath) -> str:
+    """Return where a path stands among the others; droplets' names hold no slash."""
+    return f"{path.droplet}/{path.by}"
+
+
+def _decode(body: bytes, into: type[_Request]) -> _Request:
+    """Return a request; an empty body is one that leaves every field at its default. RpcError 400 when it is wrong."""
+    fields = msgspec.structs.fields(into)
+    needed = [field.name for field in fields if field.required]
+    if not body and needed:
+        raise RpcError(400, f"the body is empty; send a MessagePack map with {' and '.join(needed)}")
+    if not body:
+        return into()
+    try:
+        return codec.decode(body, into)
+    except DocumentError as error:
+        known = ", ".join(field.name for field in fields)
+        takes = f"a MessagePack map, its fields are {known}" if known else "without fields: send an empty body"
+        raise RpcError(400, f"{error}; the request is {takes}") from None

@@ -1,0 +1,204 @@
+"""Puts what the agent knows into the messages of the bus: heartbeat, counters, paths, faults of documents. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from agent import __version__
+from agent.core.config.desired_state import Desired
+from agent.core.config.truncation import first
+from agent.core.model.uplinks import Uplink
+from agent.core.plan.render import IFINDEX_BASE
+from agent.core.probe.paths import Counts, View
+from agent.datapath.bpf.map_queries import EndpointCounters, Traffic
+from agent.datapath.nexthop.neighbours import Unresolved
+from agent.reconcile.reconciler import Reconciler
+from agent.reconcile.resync import Resync
+from agent.settings import Settings
+from protocol import status
+from protocol.addresses import format_address, parse_address
+from protocol.documents import Droplet
+from protocol.rpc import PeerPath
+from protocol.status import (
+    AgentState,
+    Counters,
+    Fault,
+    LostFrames,
+    NarrowPath,
+    ObjectCounts,
+    Status,
+    UnresolvedNextHops,
+    UplinkStatus,
+)
+from protocol.subjects import config_of
+
+MOST_NAMES = 10
+"""Documents that one fault names."""
+MOST_ADDRESSES = 100
+"""Addresses told for each reason why next hops are unresolved: a heartbeat has to stay well below 1 MiB."""
+
+
+def documents_missing(host: str, absent: Iterable[str]) -> list[Fault]:
+    """Return the fault of documents that are kept though the stream does not list them, with the first names."""
+    names = sorted(absent)
+    if not names:
+        return []
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    listed = ", ".join(names[:MOST_NAMES]) + more
+    if len(names) == 1:
+        detail = f"1 document of this host is not in the stream, and nothing removed it; it stays in force: {listed}"
+        remedy = f"have the controller publish or remove it, or run `dropletctl sweep {host}`"
+    else:
+        detail = (
+            f"{len(names)} documents of this host are not in the stream, and nothing removed them; "
+            f"they stay in force: {listed}"
+        )
+        remedy = f"have the controller publish or remove each of them, or run `dropletctl sweep {host}`"
+    return [Fault("documents_missing", config_of(host), detail, remedy)]
+
+
+def objects_unexplained(host: str, count: int) -> list[Fault]:
+    """Return the fault of interfaces and map entries that stay though no document explains them."""
+    if not count:
+        return []
+    objects = "1 object of an earlier agent stays" if count == 1 else f"{count} objects of an earlier agent stay"
+    detail = f"{objects} in the kernel: no documents were kept here, and none in the stream explains them"
+    remedy = f"have the controller publish the host's documents, or run `dropletctl sweep {host} --objects`"
+    return [Fault("objects_unexplained", config_of(host), detail, remedy)]
+
+
+class DataPlane(NamedTuple):
+    """How endpoints' programs run, why in generic mode, and why what the kernel drops after them is not counted."""
+
+    attach_mode: str = ""
+    attach_reason: str = ""
+    losses_unknown: str = ""
+
+
+UNKNOWN_PLANE = DataPlane()
+
+
+def heartbeat(
+    settings: Settings,
+    reconciler: Reconciler,
+    resync: Resync,
+    unresolved: Sequence[Unresolved],
+    *,
+    boot: str,
+    now: float,
+    uptime: float,
+    memory: int,
+    modes: Mapping[str, str],
+    down: tuple[str, ...] = (),
+    narrow: tuple[NarrowPath, ...] = (),
+    faults: tuple[Fault, ...] = (),
+    plane: DataPlane = UNKNOWN_PLANE,
+) -> Status:
+    """Return the host's status; times in seconds, memory in bytes; `modes`: how transit XDP really runs, by uplink.
+
+    `down` are droplets that do not answer probes any more, `narrow` the paths that carry less than they should,
+    `faults` all other conditions that stand.
+    """
+    desired, tracker = reconciler.desired, reconciler.acknowledgements.tracker
+    world, counts = desired.world, tracker.counts
+    unsettled = counts.pending or counts.rejected or counts.failed
+    trouble = unsettled or unresolved or resync.unreadable or down or narrow or faults
+    settled = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
+    return Status(
+        host=settings.host,
+        version=__version__,
+        boot=boot,
+        at=now,
+        uptime=uptime,
+        state=settled if reconciler.in_sync else AgentState.STARTING,
+        revision=reconciler.revision,
+        digest=tracker.digest,
+        documents=counts,
+        objects=ObjectCounts(
+            droplets=len(world.droplets),
+            vpcs=len(world.vpcs),
+            networks=len(world.networks),
+            endpoints=desired.endpoints,
+            local_endpoints=len(desired.veths),
+        ),
+        uplinks=tuple(_uplink(uplink, world.own_droplets(), modes) for uplink in world.here.uplinks),
+        unresolved_next_hops=unresolved_next_hops(unresolved),
+        unreadable=resync.unreadable,
+        down_droplets=down,
+        narrow_paths=narrow,
+        repairs=resync.repairs,
+        memory_bytes=memory,
+        faults=first(faults, lambda left: Fault("more", f"{left} more", "the first ones are named")),
+        attach_mode=plane.attach_mode,
+        attach_reason=plane.attach_reason,
+        losses_unknown=plane.losses_unknown,
+    )
+
+
+def unresolved_next_hops(unresolved: Iterable[Unresolved]) -> tuple[UnresolvedNextHops, ...]:
+    """Return what is told of droplets that nothing leads to, the reason that most of them have first."""
+    by_reason: dict[str, list[str]] = {}
+    for one in unresolved:
+        by_reason.setdefault(one.reason, []).append(one.address)
+    found = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(UnresolvedNextHops(why, len(all_), tuple(all_[:MOST_ADDRESSES])) for why, all_ in found)
+
+
+def _uplink(uplink: Uplink, own: Iterable[Droplet], modes: Mapping[str, str]) -> UplinkStatus:
+    """Return what is told of one uplink; without droplets here, its addresses are those that the kernel shows."""
+    droplets = [one for one in own if parse_address(one.address) in uplink.addresses]
+    return UplinkStatus(
+        interface=uplink.name,
+        droplets=tuple(one.id for one in droplets),
+        addresses=tuple(one.address for one in droplets) or tuple(map(format_address, uplink.addresses)),
+        attach_mode=modes.get(uplink.name, "none"),
+        mtu=uplink.mtu,
+        vlan=uplink.vlan,
+    )
+
+
+def counters(
+    host: str,
+    now: float,
+    outcomes: Mapping[str, Traffic],
+    endpoints: Mapping[int, EndpointCounters],
+    slots: Mapping[str, int],
+    probes: Counts | None = None,
+    lost: tuple[LostFrames, ...] = (),
+    lost_unknown: str = "",
+) -> Counters:
+    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint."""
+    return Counters(
+        host=host,
+        at=now,
+        outcomes={name: status.Traffic(*traffic) for name, traffic in outcomes.items()},
+        endpoints=tuple(
+            status.EndpointTraffic(id_, *(status.Traffic(*traffic) for traffic in endpoints[slot]))
+            for id_, slot in sorted(slots.items())
+            if slot in endpoints
+        ),
+        probes=status.Probes(*dataclasses.astuple(probes)) if probes else status.Probes(),
+        lost=lost,
+        lost_unknown=lost_unknown,
+    )
+
+
+def peer_path(droplet: str, by: str, view: View, elapsed: float) -> PeerPath:
+    """Return what is told of one path; `elapsed` is what to add to the prober's times for seconds since the epoch."""
+    return PeerPath(
+        droplet=droplet,
+        address=format_address(view.path.peer),
+        by=by,
+        state=view.life.value,
+        since=view.since + elapsed,
+        configured=view.size,
+        carries=view.usable,
+        round_trip=view.round_trip,
+    )
+
+
+def slots(desired: Desired) -> dict[str, int]:
+    """Return the counters' place of each endpoint that lives here."""
+    return {id_: veth.ifindex - IFINDEX_BASE for id_, veth in desired.veths.items()}

@@ -1,0 +1,156 @@
+"""Which way a packet of a local endpoint would go: the transit agent's decision, followed over the same maps' entries.
+
+Pure: the caller hands in the lookups. `bpf/transit_agent.c` and `bpf/route.h` are what it follows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from agent.core.model.map_layout import (
+    DIRECT_LIFETIME,
+    ENDPOINT_PINNED,
+    ENDPOINT_VXLAN,
+    INTERFACE_PINNED,
+    NETWORK_BOUNCED_HERE,
+    NEXT_HOP_DOWN,
+    PATH_PINNED,
+    VPC_DIVIDED_HERE,
+    AddressSet,
+    Endpoint,
+    unmapped,
+)
+from protocol.addresses import format_address
+from protocol.rpc import PathReply
+
+GENEVE, VXLAN = "geneve", "vxlan"
+
+
+class Learnt(Protocol):
+    """A direct path as the map holds it: `host` of 16 bytes, `age` in seconds."""
+
+    @property
+    def host(self) -> bytes:
+        """Return the droplet's address."""
+
+    @property
+    def age(self) -> float:
+        """Return the seconds since it was confirmed."""
+
+    @property
+    def flags(self) -> int:
+        """Return the entry's flags."""
+
+
+class Known(Protocol):
+    """A network as the map holds it."""
+
+    @property
+    def gateway(self) -> bytes:
+        """Return the gateway's address, of 16 bytes: no two networks of a VPC share it."""
+
+    @property
+    def bouncers(self) -> AddressSet:
+        """Return its flags and bouncers."""
+
+
+class Lookups(NamedTuple):
+    """What the maps say of one source and one destination (16 bytes) in one VPC.
+
+    `sender` are the source's flags in `interfaces`. `learnt_hop` and `host_hop` are the flags of the next hops to the
+    host of `direct` and to that of `destination`; None where no interface leads there.
+    """
+
+    to: bytes
+    sender: int
+    direct: Learnt | None
+    learnt_hop: int | None
+    destination: Endpoint | None
+    host_hop: int | None
+    source_network: Known | None
+    destination_network: Known | None
+    vpc: AddressSet | None
+
+
+def way(found: Lookups) -> PathReply:
+    """Return the way, or why there is none."""
+    learnt = found.direct if found.direct is not None and found.direct.age < DIRECT_LIFETIME else None
+    pinned = _passes_between_networks(found) and _is_pinned(found, learnt)
+    if learnt is not None and not pinned and not _is_cut_off(found.learnt_hop):
+        return _direct(learnt.host, found.learnt_hop, GENEVE, learnt)
+    if pinned and not (found.vpc and found.vpc.flags & VPC_DIVIDED_HERE):
+        return _by_divider(found.vpc)
+    if found.destination is None:
+        return _by_network(found)
+    if found.destination.ifindex:
+        return PathReply("same_host")
+    around = _by_network(found) if _is_cut_off(found.host_hop) else None
+    if around is not None and around.reason != "no_endpoint":
+        return around
+    encapsulation = VXLAN if found.destination.flags & ENDPOINT_VXLAN else GENEVE
+    return _direct(found.destination.host, found.host_hop, encapsulation)
+
+
+def _direct(host: bytes, hop: int | None, encapsulation: str, learnt: Learnt | None = None) -> PathReply:
+    if hop is None:
+        return PathReply("none", _hosts((host,)), learnt is not None, reason="next_hop_unresolved")
+    age = round(learnt.age, 3) if learnt else None
+    return PathReply("direct", _hosts((host,)), learnt is not None, age, encapsulation=encapsulation)
+
+
+def _passes_between_networks(found: Lookups) -> bool:
+    own, other = found.source_network, found.destination_network
+    return (own.gateway if own else None) != (other.gateway if other else None)
+
+
+def _is_pinned(found: Lookups, learnt: Learnt | None) -> bool:
+    """Say whether one of the networks is reached through a divider only, as far as this host knows."""
+    destination = found.destination is not None and bool(found.destination.flags & ENDPOINT_PINNED)
+    return destination or bool(found.sender & INTERFACE_PINNED) or bool(learnt and learnt.flags & PATH_PINNED)
+
+
+def _is_cut_off(hop: int | None) -> bool:
+    """Say whether nothing leads to a host, or it does not answer."""
+    return hop is None or bool(hop & NEXT_HOP_DOWN)
+
+
+def _by_network(found: Lookups) -> PathReply:
+    """Go on without a direct path: the source's own network knows more."""
+    if found.source_network is None:
+        return PathReply("none", reason="no_network")
+    if found.to == found.source_network.gateway:
+        return PathReply("gateway")
+    if found.source_network.bouncers.flags & NETWORK_BOUNCED_HERE:
+        return _as_bouncer(found)
+    return _by_bouncer(found.source_network)
+
+
+def _as_bouncer(found: Lookups) -> PathReply:
+    """Go on as the source's own bouncer, which this host is."""
+    if found.vpc is None:
+        return PathReply("none", reason="no_vpc")
+    network = found.destination_network
+    if network is not None and network.bouncers.flags & NETWORK_BOUNCED_HERE:
+        return PathReply("none", reason="no_endpoint")
+    if found.vpc.flags & VPC_DIVIDED_HERE:
+        return PathReply("none", reason="no_network") if network is None else _by_bouncer(network)
+    return _by_divider(found.vpc)
+
+
+def _by_bouncer(network: Known) -> PathReply:
+    members = network.bouncers.members
+    if not members:
+        return PathReply("none", reason="no_bouncer")
+    return PathReply("bouncer", _hosts(members), encapsulation=GENEVE)
+
+
+def _by_divider(vpc: AddressSet | None) -> PathReply:
+    if vpc is None:
+        return PathReply("none", reason="no_vpc")
+    if not vpc.members:
+        return PathReply("none", reason="no_divider")
+    return PathReply("divider", _hosts(vpc.members), encapsulation=GENEVE)
+
+
+def _hosts(addresses: tuple[bytes, ...]) -> tuple[str, ...]:
+    return tuple(format_address(unmapped(address)) for address in addresses)

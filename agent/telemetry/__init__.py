@@ -1,0 +1,1 @@
+"""Publishes standing faults as log lines, events and status."""

@@ -1,0 +1,33 @@
+"""Exceptions that a loop survives: logged once for as long as the same one recurs, and a fault while it stands."""
+
+from __future__ import annotations
+
+from structlog.typing import FilteringBoundLogger
+
+from agent.core.faults.tracker import ReportFaults
+from protocol.status import Fault
+
+
+class LoopErrors:
+    """The unexpected exceptions of some loops, by name. For use in an `except` block: the trace is logged."""
+
+    def __init__(self, report: ReportFaults, log: FilteringBoundLogger) -> None:
+        self._report = report
+        self._log = log
+        self._standing: dict[str, str] = {}
+
+    def failed(self, loop: str, error: Exception) -> None:
+        """Take in that a turn of a loop ended by an exception."""
+        text = f"{type(error).__name__}: {error}"
+        if self._standing.get(loop) == text:
+            return
+        self._standing[loop] = text
+        self._log.exception("loop_failed", loop=loop)
+        detail = f"a turn of this loop failed, and the next one is tried: {text}"
+        remedy = "report it as a bug, with the trace that the log has beside `loop_failed`"
+        self._report(f"loop {loop}", [Fault("internal_error", loop, detail, remedy)])
+
+    def passed(self, loop: str) -> None:
+        """Take in that a turn of a loop went well."""
+        if self._standing.pop(loop, None) is not None:
+            self._report(f"loop {loop}", [])

@@ -1,0 +1,1 @@
+"""droplet-lab: commands, options and what they print."""

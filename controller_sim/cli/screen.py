@@ -1,0 +1,140 @@
+"""What the lab shows: tables and live progress by rich, and the same as plain data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from controller_sim.control.convergence import Report
+from controller_sim.lab import controller
+from controller_sim.lab.lab import Lab
+
+if TYPE_CHECKING:
+    from controller_sim.talk.reachability import Reachability
+
+console = Console(width=None if sys.stdout.isatty() else 100)
+STATUS_CAPTION = "documents: realized of all; endpoints: here of all that the host knows"
+
+
+@contextmanager
+def progress(hosts: int | None) -> Iterator[Callable[[controller.Progress], None]]:
+    """Show bars while a publication goes on; what is yielded is told how far it is. No `hosts`: none are awaited."""
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bars:
+        agents = None if hosts is None else bars.add_task("agents up", total=hosts)
+        realized = bars.add_task("documents realized", total=None)
+
+        def show(now: controller.Progress) -> None:
+            if agents is not None:
+                bars.update(agents, completed=now.agents)
+            bars.update(realized, completed=now.realized, total=now.documents)
+
+        yield show
+
+
+def published_text(now: controller.Progress, documents: int) -> str:
+    """Return in one line what was published, of how many documents in all."""
+    if not now.published and not now.removed:
+        return "nothing differs"
+    removed = f", {now.removed} removed" if now.removed else ""
+    noun = "document" if documents == 1 else "documents"
+    return f"{now.published} of {documents} {noun} published{removed}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def report_table(report: Report) -> Table:
+    """Return the convergence of every host, with times where something was published."""
+    timed = any(found.p50 is not None for found in report.hosts.values())
+    caption = "p50, p99: from publishing to realized" if timed else None
+    table = Table(title="Documents by host", title_justify="left", caption=caption, caption_justify="left")
+    columns = ("host", "documents", "realized", "pending", "rejected", "failed", "unanswered")
+    for column in (*columns, *(("p50", "p99") if timed else ())):
+        table.add_column(column, justify="left" if column == "host" else "right")
+    for host, found in report.hosts.items():
+        counts = (found.documents, found.realized, found.pending, found.rejected, found.failed, found.unanswered)
+        times = (_duration(found.p50), _duration(found.p99)) if timed else ()
+        table.add_row(host, *(str(count) for count in counts), *times)
+    return table
+
+
+NOT_WELL = "not well: "
+MOST_PROBLEMS = 20
+
+
+def print_reasons(reasons: Sequence[str]) -> None:
+    """Print what is not well, a line for each, the first after the words that say so."""
+    for index, reason in enumerate(reasons):
+        start = NOT_WELL if index == 0 else " " * len(NOT_WELL)
+        console.print(f"[red]{start}{escape(reason)}[/]", highlight=False, soft_wrap=True)
+
+
+def print_problems(report: Report) -> None:
+    """Print what became of the documents that are not realized; where no host is known, `reasons` has said it."""
+    problems = report.problems if report.hosts else ()
+    for problem in problems[:MOST_PROBLEMS]:
+        console.print(f"[yellow]{escape(problem)}[/]", highlight=False, soft_wrap=True)
+    if len(problems) > MOST_PROBLEMS:
+        console.print(f"[yellow]... and {len(problems) - MOST_PROBLEMS} more[/]", highlight=False)
+
+
+def status_table(lab: Lab, found: controller.LabStatus) -> Table:
+    """Return the state of every host."""
+    table = Table(title=f"Lab {lab.name}", title_justify="left", caption=STATUS_CAPTION, caption_justify="left")
+    for column in ("host", "agent", "state", "address", "documents", "endpoints", "memory"):
+        table.add_column(column)
+    for host, runs in found.agents.items():
+        status, documents = found.heartbeats[host], found.report.hosts.get(host)
+        realized = f"{documents.realized} of {documents.documents}" if documents else "-"
+        agent = "[green]runs[/]" if runs else "[red]stopped[/]"
+        if status is None:
+            table.add_row(host, agent, "[red]no answer[/]", "-", realized, "-", "-")
+            continue
+        local = f"{status.objects.local_endpoints} of {status.objects.endpoints}"
+        memory = f"{status.memory_bytes / 2**20:.0f} MiB"
+        addresses = "\n".join(address for uplink in status.uplinks for address in uplink.addresses)
+        table.add_row(host, agent, str(status.state), addresses, realized, local, memory)
+    return table
+
+
+def status_data(lab: Lab, found: controller.LabStatus) -> dict[str, Any]:
+    """Return the state of every host as plain data."""
+    return {
+        "lab": lab.name,
+        "reasons": found.reasons,
+        "server": found.server,
+        "agents": found.agents,
+        "heartbeats": {
+            host: None if status is None else msgspec.to_builtins(status) for host, status in found.heartbeats.items()
+        },
+        "report": found.report.as_data(),
+    }
+
+
+def reachability_table(found: Reachability) -> Table:
+    """Return one row per source, one column per destination."""
+    table = Table(title="Who reaches whom (row sends)", title_justify="left")
+    table.add_column("")
+    for name in found.endpoints:
+        table.add_column(f"[red]{name}[/]" if name in found.broken else name, justify="center")
+    for source in found.endpoints:
+        name = f"[red]{source}[/]" if source in found.broken else source
+        table.add_row(name, *(found.cell(source, destination) for destination in found.endpoints))
+    return table

@@ -1,0 +1,319 @@
+"""Tracks whether every host has realized what was published for it, and how long that took.
+
+The tracker itself is pure: revisions and acknowledgements in with the time at which they were seen, a report out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from controller_sim.control.bus import read_stream
+from controller_sim.control.moves import Moved
+from controller_sim.control.publisher import Published
+from protocol import codec, streams, subjects
+from protocol.acknowledgements import Acknowledgement, Reference, State
+from protocol.documents import Document
+from protocol.errors import DocumentError
+
+QUIET = 1.0
+"""Seconds without any answer after which what is rejected stays so."""
+
+
+@dataclass(slots=True)
+class _Expected:
+    revision: int
+    removed: bool
+    published: float | None
+    realized: float | None = None
+    answer: Acknowledgement | None = None
+
+    @property
+    def state(self) -> State | None:
+        """What became of it, None before an answer."""
+        return self.answer.state if self.answer is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """One host: the documents that exist, by what became of their newest revision, and removals that are not realized.
+
+    `p50` and `p99` are seconds from publishing to the realized answer, None where nothing was published just now.
+    """
+
+    documents: int
+    realized: int
+    pending: int
+    rejected: int
+    failed: int
+    unanswered: int
+    removing: int
+    p50: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All hosts, and every answer that is not `realized` in one line each. `final`: waiting would change nothing."""
+
+    hosts: dict[str, HostReport]
+    problems: tuple[str, ...] = ()
+    moves: tuple[Moved, ...] = ()
+    final: bool = False
+
+    @property
+    def converged(self) -> bool:
+        """Whether every document is realized, and every removal too."""
+        return bool(self.hosts) and all(
+            host.realized == host.documents and not host.removing for host in self.hosts.values()
+        )
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are."""
+        return sum(host.documents for host in self.hosts.values())
+
+    @property
+    def headline(self) -> str:
+        """What to say above the problems."""
+        return f"not everything was realized{'' if self.final else ' in time'}:"
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the report as plain data for JSON."""
+        return {"converged": self.converged, **asdict(self)}
+
+
+@dataclass(slots=True)
+class Tracker:
+    """Expected revisions against answers. Answers may come before the revision is known, and in any order."""
+
+    expected: dict[tuple[str, str], _Expected] = field(default_factory=dict)
+    answers: dict[tuple[str, str], tuple[Acknowledgement, float]] = field(default_factory=dict)
+    counts: Counter[tuple[bool, State | None]] = field(default_factory=Counter)
+    """How many are expected, by whether it is a removal and by state."""
+    holders: dict[tuple[str, Reference], str] = field(default_factory=dict)
+    """The document of a host that holds an object, as far as it is known (`holds`)."""
+
+    def expect(self, published: Published) -> None:
+        """Take in what was published; only the newest revision of a document counts."""
+        key = (published.host, published.document)
+        before = self.expected.get(key)
+        if before is not None and before.revision >= published.revision:
+            return
+        if before is not None:
+            self.counts[before.removed, before.state] -= 1
+        self.expected[key] = _Expected(published.revision, published.removed, published.at)
+        self.counts[published.removed, None] += 1
+        if key in self.answers:
+            self._settle(key, *self.answers[key])
+
+    def answered(self, host: str, answer: Acknowledgement, now: float) -> None:
+        """Take in an answer that was seen at `now` (the clock of `Published.at`)."""
+        key = (host, answer.document)
+        newest = self.answers.get(key)
+        if newest is not None and newest[0].revision > answer.revision:
+            return
+        self.answers[key] = (answer, now)
+        if key in self.expected:
+            self._settle(key, answer, now)
+
+    def _settle(self, key: tuple[str, str], answer: Acknowledgement, now: float) -> None:
+        expected = self.expected[key]
+        if answer.revision < expected.revision:
+            return
+        self.counts[expected.removed, expected.state] -= 1
+        expected.answer = answer
+        self.counts[expected.removed, expected.state] += 1
+        if answer.state is not State.REALIZED:
+            expected.realized = None
+        elif expected.realized is None:
+            expected.realized = now
+
+    def realized_at(self, host: str, document: str) -> float | None:
+        """Return when a document's newest expected revision was seen to be realized, None when it is not."""
+        expected = self.expected.get((host, document))
+        return None if expected is None else expected.realized
+
+    def times_of(self, host: str, document: str) -> tuple[float | None, float | None]:
+        """Return when a document was published, and when it was seen to be realized; it must be expected."""
+        expected = self.expected[host, document]
+        return expected.published, expected.realized
+
+    @property
+    def converged(self) -> bool:
+        """Whether every expected revision is realized."""
+        return self._in(State.REALIZED) == len(self.expected)
+
+    def holds(self, documents: Mapping[str, Mapping[str, Document]]) -> None:
+        """Remember which document of a host holds which droplets, VPCs and networks: others wait for these."""
+        for host, by_name in documents.items():
+            for name, document in by_name.items():
+                for kind in ("droplets", "vpcs", "networks"):
+                    self.holders |= {(host, Reference(kind, one.id)): name for one in getattr(document, kind)}
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more is to come: every expected revision is realized, rejected, or waits for a rejected one.
+
+        What failed is tried again, and what waits for anything else may still find it.
+        """
+        if self._in(State.FAILED) or self.counts[False, None] + self.counts[True, None]:
+            return False
+        return not self._in(State.PENDING) or all(
+            self._stuck(*key) for key, one in self.expected.items() if one.state is State.PENDING
+        )
+
+    def _stuck(self, host: str, document: str) -> bool:
+        """Say whether a document is rejected, or waits for objects of such documents."""
+        expected = self.expected.get((host, document))
+        if expected is None or expected.answer is None or expected.answer.state is not State.PENDING:
+            return expected is not None and expected.state is State.REJECTED
+        held_by = [self.holders.get((host, reference)) for reference in expected.answer.missing]
+        return any(name is not None and name != document and self._stuck(host, name) for name in held_by)
+
+    @property
+    def documents(self) -> int:
+        """How many documents exist: what was removed is none."""
+        return sum(count for (removed, _), count in self.counts.items() if not removed)
+
+    @property
+    def realized(self) -> int:
+        """How many of them are realized."""
+        return self.counts[False, State.REALIZED]
+
+    def _in(self, state: State) -> int:
+        return self.counts[False, state] + self.counts[True, state]
+
+    def report(self) -> Report:
+        """Return where every host stands."""
+        by_host: dict[str, list[_Expected]] = {}
+        problems: list[str] = []
+        for (host, document), expected in sorted(self.expected.items()):
+            by_host.setdefault(host, []).append(expected)
+            what = f"{host} {document}: {'its removal, ' if expected.removed else ''}"
+            if expected.answer is None:
+                problems.append(f"{what}revision {expected.revision} is not answered")
+            elif expected.answer.state is not State.REALIZED:
+                problems.append(f"{what}{describe(expected.answer)}")
+        return Report({host: _host_report(items) for host, items in by_host.items()}, tuple(problems), final=self.final)
+
+
+def _host_report(items: list[_Expected]) -> HostReport:
+    states = [item.state for item in items if not item.removed]
+    times = sorted(
+        item.realized - item.published for item in items if item.realized is not None and item.published is not None
+    )
+    return HostReport(
+        documents=len(states),
+        realized=states.count(State.REALIZED),
+        pending=states.count(State.PENDING),
+        rejected=states.count(State.REJECTED),
+        failed=states.count(State.FAILED),
+        unanswered=states.count(None),
+        removing=sum(item.removed and item.state is not State.REALIZED for item in items),
+        p50=percentile(times, 0.50),
+        p99=percentile(times, 0.99),
+    )
+
+
+def percentile(sorted_times: list[float], part: float) -> float | None:
+    """Return the smallest value that at least `part` of them do not exceed; None of nothing."""
+    if not sorted_times:
+        return None
+    return sorted_times[min(len(sorted_times) - 1, max(0, -(-int(part * 100) * len(sorted_times) // 100) - 1))]
+
+
+def describe(answer: Acknowledgement) -> str:
+    """Return an answer's state and its reasons in one line."""
+    reasons = [
+        *(f"{reference.kind} {reference.id} is missing" for reference in answer.missing),
+        *(f"{error.path}: {error.message}" for error in answer.errors),
+        *(f"{failure.object}: {failure.name} {failure.message}" for failure in answer.failures),
+    ]
+    more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+    return f"{answer.state}: {'; '.join(reasons[:3])}{more}" if reasons else str(answer.state)
+
+
+class Watcher:
+    """Feeds a tracker from the hosts' answers, as they come and as the stream holds them."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.tracker = Tracker()
+        self.changed = asyncio.Event()
+        self.heard_at = time.monotonic()
+
+    async def _answer(self, message: Msg) -> None:
+        self.take(message.subject, message.data)
+
+    def take(self, subject: str, body: bytes) -> None:
+        """Take in one answer; what is no answer is left alone, since hosts write these subjects."""
+        try:
+            host = subjects.parse_ack(subject).host
+            answer = codec.decode(body, Acknowledgement)
+        except (ValueError, DocumentError):
+            return
+        self.heard_at = time.monotonic()
+        self.tracker.answered(host, answer, self.heard_at)
+        self.changed.set()
+
+    async def expect_stored(self) -> None:
+        """Expect also what was published before, and read its answers: nothing in the stream may be unanswered."""
+        for stored in await read_stream(self.client, streams.CONFIG_STREAM, streams.CONFIG_SUBJECTS):
+            target = subjects.parse_config(stored.subject)
+            removed = streams.is_delete(stored.headers, stored.body)
+            self.tracker.expect(Published(*target, stored.sequence, removed, None))
+        for stored in await read_stream(self.client, streams.ACK_STREAM, streams.ACK_SUBJECTS):
+            self.take(stored.subject, stored.body)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to wait for: all is realized, or what is not is rejected and nothing more was heard.
+
+        A rejected document is judged again when another lets go of what both claim, so the last answers are awaited.
+        """
+        quiet = time.monotonic() - self.heard_at >= QUIET
+        return self.tracker.converged or (self.tracker.final and quiet)
+
+    async def wait(self, patience: float) -> bool:
+        """Wait until there is nothing more to wait for; False after `patience` seconds."""
+        deadline = time.monotonic() + patience
+        while not self.over:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            await self.heard(min(left, QUIET))
+        return True
+
+    async def heard(self, patience: float) -> bool:
+        """Wait for the next answer; False after `patience` seconds."""
+        self.changed.clear()
+        try:
+            await asyncio.wait_for(self.changed.wait(), patience)
+        except TimeoutError:
+            return False
+        return True
+
+
+@asynccontextmanager
+async def watching(client: Client) -> AsyncIterator[Watcher]:
+    """Watch answers from now on."""
+    watcher = Watcher(client)
+    subscription = await client.subscribe(
+        streams.ACK_SUBJECTS,
+        cb=watcher._answer,  # noqa: SLF001 - the callback is this module's own
+        pending_msgs_limit=-1,
+        pending_bytes_limit=-1,
+    )
+    try:
+        yield watcher
+    finally:
+        await subscription.unsubscribe()

@@ -1,0 +1,221 @@
+"""The lab's wires: network namespaces, a bridge for each subnet, and a veth from it to each interface of a host.
+
+Everything is in namespaces whose names begin with the lab's: `<lab>_fabric` holds the bridges `br0`, `br1` and so on
+and, on its addresses, the NATS server; `<lab>_droplet_<host>` has `eth0` and so on, each on its subnet's bridge;
+`<lab>_router` is there when there are several subnets, and forwards between them; `<lab>_endpoint_<name>` belongs to
+a tenant and is empty until the agent puts an interface there. A lab's name has no underscore, so that no lab's names
+begin another's. Nothing is made in the root namespace.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+from controller_sim.lab.namespaces import NAMED, run_in
+from controller_sim.topology.model import Droplet, Substrate, Topology, address_in, gateway_of
+
+ROUTER_SETTINGS = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+SERVER_MTU = 1280
+"""Bytes, of what goes to the server: what IPv6 must always carry."""
+SEVERAL_INTERFACES = ("net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2")
+"""A host answers ARP only on the interface that has the address, as it does with several interfaces in one subnet."""
+
+
+class SubstrateError(RuntimeError):
+    """A command refused to build or take down the lab's wires; the text is the command and what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of a lab's namespaces."""
+
+    lab: str
+
+    @property
+    def fabric(self) -> str:
+        """The namespace of the bridges and the NATS server."""
+        return f"{self.lab}_fabric"
+
+    @property
+    def router(self) -> str:
+        """The namespace of the router between subnets."""
+        return f"{self.lab}_router"
+
+    def droplet(self, host: str) -> str:
+        """Return the namespace of a host."""
+        return f"{self.lab}_droplet_{host}"
+
+    def endpoint(self, endpoint: str) -> str:
+        """Return the namespace of a tenant's endpoint."""
+        return f"{self.lab}_endpoint_{endpoint}"
+
+    def existing(self) -> list[str]:
+        """Return the lab's namespaces that exist."""
+        if not NAMED.is_dir():
+            return []
+        return sorted(entry.name for entry in NAMED.iterdir() if entry.name.startswith(f"{self.lab}_"))
+
+
+def command(*argv: str, stdin: str | None = None) -> str:
+    """Run a command and return its output, or raise SubstrateError with what it said."""
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SubstrateError(f"{' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def batch(namespace: str, *lines: str) -> None:
+    """Run lines of ip(8) in a namespace, or raise SubstrateError."""
+    command("ip", "-n", namespace, "-batch", "-", stdin="".join(f"{line}\n" for line in lines))
+
+
+def inside(namespace: str, *argv: str) -> None:
+    """Run a command inside a namespace, or raise SubstrateError."""
+    done = run_in(namespace, list(argv))
+    if done.returncode != 0:
+        raise SubstrateError(f"{namespace}: {' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
+
+
+def build(names: Names, topology: Topology) -> None:
+    """Make the fabric, the router and every host's namespace; SubstrateError when something is refused."""
+    substrate = topology.substrate
+    command("ip", "netns", "add", names.fabric)
+    batch(names.fabric, "link set lo up")
+    for index, subnet in enumerate(substrate.subnets):
+        batch(
+            names.fabric,
+            f"link add name br{index} mtu {subnet.mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"link set br{index} up",
+        )
+    _add_server(names, substrate)
+    if len(substrate.subnets) > 1:
+        _add_router(names, substrate)
+    ports = ports_of(topology)
+    for host in dict.fromkeys(host for host, _ in ports):
+        _add_host(names, substrate, topology.droplets_of(host), ports)
+
+
+def ports_of(topology: Topology) -> dict[tuple[str, str], str]:
+    """Return the fabric's end of every wire by host and interface."""
+    interfaces = dict.fromkeys((droplet.host, droplet.interface) for droplet in topology.droplets.values())
+    return {where: f"port{index}" for index, where in enumerate(interfaces)}
+
+
+def _add_server(names: Names, substrate: Substrate) -> None:
+    where = _subnet_of(substrate, substrate.server)
+    addresses = (f"{server}/{substrate.prefix_of(server)}" for server in substrate.servers)
+    batch(names.fabric, *_address_lines(addresses, f"br{where}"))
+    if len(substrate.subnets) > 1:
+        cidrs = substrate.subnets[where].cidrs
+        batch(names.fabric, *(f"route add default via {gateway_of(cidr)} dev br{where} onlink" for cidr in cidrs))
+
+
+def _add_router(names: Names, substrate: Substrate) -> None:
+    command("ip", "netns", "add", names.router)
+    batch(names.router, "link set lo up")
+    inside(names.router, "sysctl", "-qw", *ROUTER_SETTINGS)
+    for index, subnet in enumerate(substrate.subnets):
+        _add_wire(names, f"router{index}", index, subnet.mtu, names.router, f"eth{index}")
+        addresses = (f"{gateway_of(cidr)}/{ip_network(cidr).prefixlen}" for cidr in subnet.cidrs)
+        lines = _address_lines(addresses, f"eth{index}")
+        batch(names.router, f"link set eth{index} mtu {subnet.router_mtu}", *lines, f"link set eth{index} up")
+
+
+def _add_host(
+    names: Names, substrate: Substrate, droplets: list[Droplet], ports: Mapping[tuple[str, str], str]
+) -> None:
+    host = droplets[0].host
+    namespace = names.droplet(host)
+    command("ip", "netns", "add", namespace)
+    batch(namespace, "link set lo up")
+    interfaces = dict.fromkeys(droplet.interface for droplet in droplets)
+    if len(interfaces) > 1:
+        inside(namespace, "sysctl", "-qw", *SEVERAL_INTERFACES)
+    for interface in interfaces:
+        own = [droplet for droplet in droplets if droplet.interface == interface]
+        _add_interface(names, substrate, own, ports[host, interface])
+
+
+def _add_interface(names: Names, substrate: Substrate, droplets: list[Droplet], port: str) -> None:
+    """Make one interface with the addresses of its droplets, which all lie in one subnet."""
+    first = droplets[0]
+    namespace, interface = names.droplet(first.host), first.interface
+    index = _subnet_of(substrate, first.address)
+    mtu = substrate.subnets[index].mtu
+    _add_wire(names, port, index, mtu, namespace, interface, first.queues)
+    if first.link_mtu is not None:
+        batch(names.fabric, f"link set {port} mtu {first.link_mtu}")
+    addresses = (f"{one.address}/{substrate.prefix_of(one.address)}" for one in droplets)
+    batch(namespace, *_address_lines(addresses, interface), f"link set {interface} up")
+    if len(substrate.subnets) > 1:
+        batch(namespace, *_default_routes(substrate, droplets, interface))
+    if interface == "eth0":
+        batch(namespace, *_server_routes(substrate, droplets))
+
+
+def _default_routes(substrate: Substrate, droplets: Iterable[Droplet], interface: str) -> list[str]:
+    """Return a default route by each interface: the first one's is used, the others by what is bound to them."""
+    metric = 100 + int(interface[3:])
+    cidrs = [cidr for one in droplets for cidr in substrate.cidrs if address_in(one.address, cidr)]
+    return [f"route add default via {gateway_of(cidr)} dev {interface} metric {metric} onlink" for cidr in cidrs]
+
+
+def _server_routes(substrate: Substrate, droplets: Iterable[Droplet]) -> list[str]:
+    """Return routes to the server by the first interface with so small an MTU that no narrow wire stops the bus."""
+    routes = []
+    for one in droplets:
+        own = next(cidr for cidr in substrate.cidrs if address_in(one.address, cidr))
+        for server in substrate.servers:
+            if ip_address(server).version == ip_address(one.address).version:
+                via = "" if address_in(server, own) else f"via {gateway_of(own)} "
+                routes.append(f"route add {server} {via}dev eth0 mtu {SERVER_MTU}")
+    return routes
+
+
+def _subnet_of(substrate: Substrate, address: str) -> int:
+    return next(i for i, s in enumerate(substrate.subnets) if any(address_in(address, cidr) for cidr in s.cidrs))
+
+
+def _address_lines(addresses: Iterable[str], device: str) -> list[str]:
+    """Return the lines that give a device its addresses, at once usable: nobody else here has them."""
+    return [
+        f"address add {text} dev {device}{' nodad' if ip_address(text.partition('/')[0]).version == 6 else ''}"
+        for text in addresses
+    ]
+
+
+def _add_wire(names: Names, port: str, bridge: int, mtu: int, namespace: str, interface: str, queues: int = 1) -> None:
+    """Make a veth from a bridge to an interface of a namespace, with as many queues each way."""
+    each = f"numtxqueues {queues} numrxqueues {queues}"
+    batch(
+        names.fabric,
+        f"link add name {port} mtu {mtu} {each} type veth peer name {interface} mtu {mtu} {each} netns {namespace}",
+        f"link set {port} master br{bridge} up",
+    )
+    # A redirect to the interface comes out of the port, which must receive by NAPI: GRO on.
+    inside(names.fabric, "ethtool", "-K", port, "gro", "on")
+
+
+def add_endpoint(names: Names, endpoint: str) -> None:
+    """Make a tenant's namespace with loopback up; one that exists is kept."""
+    namespace = names.endpoint(endpoint)
+    if (NAMED / namespace).exists():
+        return
+    command("ip", "netns", "add", namespace)
+    batch(namespace, "link set lo up")
+
+
+def remove(namespace: str) -> None:
+    """Remove a namespace with its interfaces; absence is no error."""
+    if (NAMED / namespace).exists():
+        command("ip", "netns", "delete", namespace)
+
+
+def pids_in(namespace: str) -> list[int]:
+    """Return the processes inside a namespace."""
+    if not (NAMED / namespace).exists():
+        return []
+    return [int(pid) for pid in command("ip", "netns", "pids", namespace).split()]

@@ -1,0 +1,1 @@
+"""Traffic between endpoints of a lab, with the data compared."""

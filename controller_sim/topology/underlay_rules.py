@@ -1,0 +1,329 @@
+"""The rules of a topology file for what is wired: substrate, droplets, and what the agents are set to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any, cast
+
+from controller_sim.topology.fields import (
+    NAME,
+    add,
+    choice,
+    cidrs_of,
+    name_of,
+    one_or_list,
+    optional,
+    parsed,
+    repeats_a_family,
+)
+from controller_sim.topology.model import (
+    GENEVE_PORT,
+    VXLAN_PORT,
+    Agents,
+    Droplet,
+    Network,
+    Subnet,
+    Substrate,
+    cidr_of,
+    free_server_address,
+)
+from controller_sim.topology.model import gateway_of as router_in
+from controller_sim.topology.overhead import IPV6_LEAST, least_for_agent
+from controller_sim.topology.reader import Reader
+from protocol.addresses import is_edge, parse_address, parse_cidr, parse_host_address
+
+MIN_MTU, MAX_MTU = 576, 9000
+MAX_QUEUES = 16
+ATTACH_MODES = ("auto", "native", "generic", "offload")
+FAMILIES = ("ipv4", "ipv6")
+EDGES = "the first or, over IPv4, the last"
+FLAT = "substrate"
+"""The name of the only subnet of a substrate that names none."""
+
+
+def droplets_of(root: Reader) -> tuple[dict[str, Droplet], set[str]]:
+    """Return the droplets, without their subnets, and the CIDRs that are written with their addresses."""
+    droplets: dict[str, Droplet] = {}
+    addresses: dict[str, str] = {}
+    cidrs: set[str] = set()
+    for reader in root.items("droplets", needed=True):
+        if not reader.is_map():
+            continue
+        name = name_of(reader)
+        text = parsed(reader, "address", ip_interface, "a substrate address as 172.18.0.11/24")
+        droplet = _droplet(reader, name or "", text, droplets)
+        reader.finish()
+        if text is None:
+            continue
+        if "/" in text:
+            cidrs.add(str(ip_interface(text).network))
+        if droplet.address in addresses:
+            reader.wrong(f"{droplet.address} is the address of {addresses[droplet.address]} already", "address")
+        if name is not None:
+            addresses[droplet.address] = name
+        add(reader, droplets, name, droplet)
+    return droplets, cidrs
+
+
+def _droplet(reader: Reader, name: str, text: str | None, before: dict[str, Droplet]) -> Droplet:
+    host = optional(reader, "host", _host, "a host's name") or name
+    others = [droplet for droplet in before.values() if droplet.host == host]
+    free = f"eth{len({droplet.interface for droplet in others})}"
+    droplet = Droplet(
+        name=name,
+        address=str(ip_interface(text).ip) if text is not None else "",
+        host=host,
+        interface=optional(reader, "interface", _interface, "eth0, eth1 and so on") or free,
+        queues=reader.number("queues", 1, MAX_QUEUES, 1),
+        link_mtu=reader.number("link_mtu", MIN_MTU, MAX_MTU) if reader.has("link_mtu") else None,
+        udp_checksum=cast(Any, choice(reader, "udp_checksum", ("full", "zero"))),
+        peer=reader.text("peer", "vxlan", None) is not None,
+    )
+    reader.take("link_mtu", int, "bytes", None)
+    if droplet.udp_checksum == "zero" and "." in droplet.address:
+        reader.wrong("zero is for droplets with an IPv6 address: over IPv4 there is no checksum", "udp_checksum")
+    if droplet.peer and reader.node["peer"] != "vxlan":
+        reader.wrong(f"{reader.node['peer']!r} is no kind of peer; known is vxlan", "peer")
+    if others and (droplet.peer or any(other.peer for other in others)):
+        reader.wrong("a peer's host has one droplet alone", "peer" if droplet.peer else "host")
+    _check_sharing(reader, droplet, others)
+    return droplet
+
+
+def _host(text: str) -> None:
+    if not NAME.match(text):
+        raise ValueError(f"{text!r} is no name: lower-case letters, digits and dashes")
+
+
+def _interface(text: str) -> None:
+    if not (text.startswith("eth") and text[3:].isascii() and text[3:].isdigit() and len(text) <= 5):
+        raise ValueError(f"{text!r} is no interface: eth0, eth1 and so on")
+
+
+def _check_sharing(reader: Reader, droplet: Droplet, others: Iterable[Droplet]) -> None:
+    """Two droplets may be one interface's when they are of different families, and of the same wire."""
+    for other in others:
+        if other.interface != droplet.interface or not droplet.address or not other.address:
+            continue
+        if repeats_a_family((droplet.address, other.address)):
+            reader.wrong(f"{droplet.interface} of {droplet.host} is {other.name}'s, of the same family", "interface")
+        if (droplet.queues, droplet.link_mtu) != (other.queues, other.link_mtu):
+            reader.wrong(f"{other.name} is on the same interface and must say the same of its wire", "interface")
+
+
+def substrate_of(
+    root: Reader, droplets: dict[str, Droplet], cidrs: set[str]
+) -> tuple[Substrate, dict[str, Droplet]] | None:
+    """Return the substrate, and the droplets with their subnets; None where a mistake is in the way."""
+    misplaced = False
+    mtu = 1500
+    servers: tuple[str, ...] = ()
+    subnets: list[Subnet] = []
+    if root.take("substrate", object, "a map", None) is not None:
+        reader = Reader(root.node["substrate"], "substrate", root.line_of("substrate"), root.mistakes)
+        if not reader.is_map():
+            return None
+        mtu = _mtu(reader, "mtu", 1500)
+        servers = _servers(reader)
+        before = len(root.mistakes)
+        subnets = _subnets(reader, mtu)
+        if reader.has("cidr"):
+            flat = cidrs_of(reader, "the droplets' network, one of each family")
+            if subnets:
+                reader.wrong("subnets have CIDRs of their own", "cidr")
+            subnets = [Subnet(FLAT, flat, mtu, mtu)] if flat is not None else []
+        reader.take("cidr", object, "the droplets' network", None)
+        misplaced = len(root.mistakes) > before
+        reader.finish()
+    if misplaced:
+        return None  # droplets would seem to be in no subnet
+    if not subnets and cidrs and not repeats_a_family(cidrs):
+        subnets = [Subnet(FLAT, tuple(sorted(cidrs)), mtu, mtu)]
+    if not subnets:
+        if droplets:
+            found = ", ".join(sorted(cidrs)) or "none has a prefix length"
+            root.wrong(f"droplets are not in one network ({found}): write substrate.cidr", "droplets")
+        return None
+    return _checked(root, droplets, tuple(subnets), servers)
+
+
+def _mtu(reader: Reader, key: str, default: int) -> int:
+    """Return an MTU, the default where it is wrong: nobody is to complain of it a second time."""
+    before = len(reader.mistakes)
+    found = reader.number(key, MIN_MTU, MAX_MTU, default)
+    return found if len(reader.mistakes) == before else default
+
+
+def _servers(reader: Reader) -> tuple[str, ...]:
+    if not reader.has("server"):
+        reader.take("server", object, "the NATS server's address", None)
+        return ()
+    found = one_or_list(reader, "server", parse_host_address, "the NATS server's address") or ()
+    if repeats_a_family(found):
+        reader.wrong("at most one address of each family", "server")
+    return found
+
+
+def _subnets(root: Reader, mtu: int) -> list[Subnet]:
+    subnets: dict[str, Subnet] = {}
+    for reader in root.items("subnets"):
+        if not reader.is_map():
+            continue
+        name = name_of(reader)
+        cidrs = cidrs_of(reader, "the subnet's network, one of each family")
+        own = _mtu(reader, "mtu", mtu)
+        subnet = Subnet(name or "", cidrs or (), own, _mtu(reader, "router_mtu", own))
+        reader.finish()
+        for other in subnets.values():
+            if any(ip_network(a).overlaps(ip_network(b)) for a in subnet.cidrs for b in other.cidrs):
+                reader.wrong(f"it overlaps {other.name}", "cidr")
+        add(reader, subnets, name, subnet)
+    return list(subnets.values())
+
+
+def _checked(
+    root: Reader, droplets: dict[str, Droplet], subnets: tuple[Subnet, ...], servers: tuple[str, ...]
+) -> tuple[Substrate, dict[str, Droplet]]:
+    placed = {name: _placed(root, droplet, subnets) for name, droplet in droplets.items()}
+    routers = {router_in(cidr) for subnet in subnets for cidr in subnet.cidrs} if len(subnets) > 1 else set()
+    taken = {droplet.address for droplet in placed.values()} | routers
+    for droplet in placed.values():
+        if droplet.address in routers:
+            _entry_of(root, droplet).wrong(f"{droplet.address} is the router's", "address")
+    where = subnets[0]
+    if servers:
+        where = next((subnet for subnet in subnets if cidr_of(servers[0], subnet.cidrs)), where)
+    for server in servers:
+        cidr = cidr_of(server, where.cidrs)
+        if server in taken or cidr is None:
+            text = ", ".join(where.cidrs)
+            root.wrong(f"the server's address {server} is a droplet's or the router's, or not in {text}", "substrate")
+        elif is_edge(parse_cidr(cidr), parse_address(server)):
+            root.wrong(f"the server's address {server} is no host's: {EDGES} of {cidr}", "substrate")
+    servers = servers or _free_servers(root, where, taken)
+    _check_families(root, placed, servers)
+    _check_mtus(root, placed.values(), subnets)
+    return Substrate(subnets, servers), placed
+
+
+def _placed(root: Reader, droplet: Droplet, subnets: tuple[Subnet, ...]) -> Droplet:
+    found = next((subnet for subnet in subnets if cidr_of(droplet.address, subnet.cidrs)), None)
+    if found is None:
+        text = ", ".join(cidr for subnet in subnets for cidr in subnet.cidrs)
+        _entry_of(root, droplet).wrong(f"{droplet.address} is not in the substrate {text}", "address")
+        return droplet
+    cidr = cidr_of(droplet.address, found.cidrs) or ""
+    if is_edge(parse_cidr(cidr), parse_address(droplet.address)):
+        _entry_of(root, droplet).wrong(f"{droplet.address} is no host's: {EDGES} of {cidr}", "address")
+    return replace(droplet, subnet=found.name)
+
+
+def _entry_of(root: Reader, droplet: Droplet) -> Reader:
+    """Return where a droplet stands in the file."""
+    entries = root.items("droplets")
+    return next(entry for entry in entries if isinstance(entry.node, dict) and entry.node.get("name") == droplet.name)
+
+
+def _check_mtus(root: Reader, droplets: Iterable[Droplet], subnets: Iterable[Subnet]) -> None:
+    """Hold the MTU of hosts' interfaces against what agents and IPv6 need; the router and the wire may carry less."""
+    needed: dict[tuple[str, int], list[str]] = {}
+    for droplet in droplets:
+        version = ip_address(droplet.address).version
+        least = IPV6_LEAST if version == 6 else 0
+        needed.setdefault((droplet.subnet, least if droplet.peer else least_for_agent(version)), []).append(
+            droplet.name
+        )
+    for subnet in subnets:
+        for (name, least), users in needed.items():
+            if name == subnet.name and subnet.mtu < least:
+                where = "" if subnet.name == FLAT else f" of {subnet.name}"
+                text = f"the MTU{where} is {subnet.mtu}, and {', '.join(users)} must have {least} or more"
+                root.wrong(f"{text}, so that endpoints have {IPV6_LEAST}", "substrate")
+
+
+def _free_servers(root: Reader, subnet: Subnet, taken: set[str]) -> tuple[str, ...]:
+    found = []
+    for cidr in subnet.cidrs:
+        try:
+            found.append(free_server_address(cidr, taken))
+        except ValueError as error:
+            root.wrong(str(error), "substrate")
+    return tuple(found)
+
+
+def _check_families(root: Reader, droplets: dict[str, Droplet], servers: tuple[str, ...]) -> None:
+    served = {ip_address(server).version for server in servers}
+    versions: dict[str, set[int]] = {}
+    for droplet in droplets.values():
+        if not droplet.peer and droplet.address:
+            versions.setdefault(droplet.host, set()).add(ip_address(droplet.address).version)
+    for host, own in versions.items():
+        if not own & served:
+            root.wrong(f"{host} has no address of the server's family ({', '.join(servers)})", "droplets")
+
+
+def agents_of(root: Reader, droplets: Iterable[Droplet], networks: Iterable[Network]) -> Agents:
+    """Return what the agents are set to; it must suit the droplets and networks that there are."""
+    if root.take("agents", object, "a map", None) is None:
+        return Agents()
+    reader = Reader(root.node["agents"], "agents", root.line_of("agents"), root.mistakes)
+    if not reader.is_map():
+        return Agents()
+    mode = choice(reader, "attach_mode", ATTACH_MODES)
+    section: dict[str, int | tuple[str, ...]] = {}
+    if reader.take("data_plane", object, "a map", None) is not None:
+        line = reader.line_of("data_plane")
+        section = _data_plane(
+            Reader(reader.node["data_plane"], "agents.data_plane", line, root.mistakes), droplets, networks
+        )
+    reader.finish()
+    return Agents(mode, tuple(section.items()))
+
+
+def _data_plane(
+    reader: Reader, droplets: Iterable[Droplet], networks: Iterable[Network]
+) -> dict[str, int | tuple[str, ...]]:
+    if not reader.is_map():
+        return {}
+    before = len(reader.mistakes)
+    section: dict[str, int | tuple[str, ...]] = {}
+    for key, low in (("geneve_port", 1), ("vxlan_port", 0)):
+        if reader.has(key):
+            section[key] = reader.number(key, low, 65535)
+        reader.take(key, int, "a UDP port", None)
+    for key in ("families", "substrate"):
+        if reader.has(key) and isinstance(reader.node[key], list):
+            section[key] = tuple(reader.names(key))
+            if not section[key] or set(section[key]) - set(FAMILIES):  # type: ignore[arg-type]
+                reader.wrong(f"a list of {' and '.join(FAMILIES)} is wanted", key)
+        reader.take(key, list, "a list of families", None)
+    reader.finish()
+    if len(reader.mistakes) == before:
+        _check_ports(reader, section, networks)
+        inside = {cidr: f"network {network.name} has {cidr}" for network in networks for cidr in network.cidrs}
+        _check_turned_on(reader, "families", section, inside)
+        outside = {droplet.address: f"{droplet.name} has {droplet.address}" for droplet in droplets}
+        _check_turned_on(reader, "substrate", section, outside)
+    return section
+
+
+def _check_ports(reader: Reader, section: Mapping[str, object], networks: Iterable[Network]) -> None:
+    geneve, vxlan = section.get("geneve_port", GENEVE_PORT), section.get("vxlan_port", VXLAN_PORT)
+    key = "vxlan_port" if "vxlan_port" in section else "geneve_port"
+    if geneve == vxlan:
+        reader.wrong(f"{vxlan} is the port of Geneve and of VXLAN: give each its own, or VXLAN 0", key)
+    wanting = [network.name for network in networks if network.encapsulation == "vxlan"]
+    if wanting and not vxlan:
+        reader.wrong(f"0 turns VXLAN off, and {', '.join(wanting)} has `encapsulation: vxlan`", "vxlan_port")
+
+
+def _check_turned_on(reader: Reader, key: str, section: Mapping[str, object], users: Mapping[str, str]) -> None:
+    """Hold a list of families against who needs them, by address or CIDR; one of each missing family is named."""
+    turned_on = section.get(key, FAMILIES)
+    assert isinstance(turned_on, tuple)
+    for version, family in zip((4, 6), FAMILIES, strict=True):
+        needing = [text for user, text in users.items() if ip_network(user).version == version]
+        if needing and family not in turned_on:
+            reader.wrong(f"{family} is missing: {needing[0]}", key)

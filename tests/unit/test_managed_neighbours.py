@@ -1,0 +1,124 @@
+"""One neighbour that the kernel refuses holds up no other one. The kernel's edge is a fake.
+
+`tests/netns/test_neighbours.py` and `tests/kernels/inside/test_neighbour_table.py` show the refusals of the real one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import pytest
+
+from agent.core.nexthop import next_hop_faults
+from agent.core.nexthop.next_hops import Hop
+from agent.datapath.nexthop.managed_neighbours import NTF_EXT_MANAGED, KeptNeighbours
+
+HOPS = tuple(Hop(bytes([10, 0, 0, number]), 7) for number in range(1, 5))
+FIRST, SECOND, *REST = HOPS
+
+
+class FakeNetlink:
+    """Takes neighbours but those to be refused, by number and with errno; not `managed` is a kernel before 5.16."""
+
+    def __init__(self, managed: bool = True, **refused: int) -> None:
+        self.asked: list[str] = []
+        self.released: list[str] = []
+        self.refused = {f"10.0.0.{name[-1]}": number for name, number in refused.items()}
+        self._managed = managed
+
+    async def request(self, _method: str, verb: str, *, dst: str, flags_ext: int = 0, **_options: Any) -> list[Any]:
+        number = self.refused.get(dst, 0)
+        if flags_ext == NTF_EXT_MANAGED and not self._managed:
+            number = errno.EINVAL
+        if number:
+            raise OSError(number, os.strerror(number))
+        (self.released if verb == "change" else self.asked).append(dst)
+        return []
+
+
+async def keep(kept: KeptNeighbours, netlink: FakeNetlink, *hops: Hop) -> None:
+    await kept.keep(netlink, hops, ())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP])
+async def test_a_refused_one_is_remembered_and_the_others_are_kept(number: int) -> None:
+    kept, netlink = KeptNeighbours(), FakeNetlink(n2=number)
+    await keep(kept, netlink, *HOPS)
+    assert netlink.asked == ["10.0.0.1", "10.0.0.3", "10.0.0.4"]
+    assert kept.refused == {SECOND: number}
+    assert kept.managed
+
+
+async def test_a_refused_one_is_tried_again_after_the_next_look_and_not_before() -> None:
+    kept, netlink = KeptNeighbours(), FakeNetlink(n2=errno.ENOBUFS)
+    await keep(kept, netlink, *HOPS)
+    netlink.refused.clear()
+    await keep(kept, netlink, *HOPS)
+    assert "10.0.0.2" not in netlink.asked
+    kept.look([])
+    await keep(kept, netlink, *HOPS)
+    assert "10.0.0.2" in netlink.asked
+    assert kept.refused == {}
+
+
+async def test_a_refused_one_is_tried_again_when_its_interface_changes() -> None:
+    kept, netlink = KeptNeighbours(), FakeNetlink(n2=errno.ENODEV)
+    await keep(kept, netlink, *HOPS)
+    netlink.refused.clear()
+    kept.forget(8)
+    await keep(kept, netlink, *HOPS)
+    assert "10.0.0.2" not in netlink.asked
+    kept.forget(7)
+    await keep(kept, netlink, *HOPS)
+    assert "10.0.0.2" in netlink.asked
+
+
+async def test_one_that_is_not_wanted_any_more_is_not_refused_any_more() -> None:
+    kept, netlink = KeptNeighbours(), FakeNetlink(n2=errno.ENOBUFS)
+    await keep(kept, netlink, *HOPS)
+    await keep(kept, netlink, FIRST)
+    assert kept.refused == {}
+    assert netlink.released == ["10.0.0.3", "10.0.0.4"]
+
+
+async def test_one_that_is_not_given_back_holds_up_no_other() -> None:
+    kept, netlink = KeptNeighbours(), FakeNetlink()
+    await keep(kept, netlink, *HOPS)
+    netlink.refused["10.0.0.1"] = errno.ENOBUFS
+    await keep(kept, netlink)
+    assert netlink.released == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+
+
+async def test_a_kernel_that_knows_no_managed_neighbours_is_asked_plainly() -> None:
+    kept, netlink = KeptNeighbours(), FakeNetlink(managed=False, n1=errno.ENOBUFS)
+    await keep(kept, netlink, *HOPS)
+    assert not kept.managed
+    assert netlink.asked == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    assert kept.refused == {FIRST: errno.ENOBUFS}
+
+
+async def test_the_same_refusals_are_the_same_faults() -> None:
+    kept, netlink = KeptNeighbours(), FakeNetlink(n2=errno.ENOBUFS, n3=errno.ENOBUFS)
+    found = []
+    for _ in range(3):
+        kept.look([])
+        await keep(kept, netlink, *HOPS)
+        found.append(list(next_hop_faults.refused(kept.refused)))
+    assert found[0] == found[1] == found[2]
+    (fault,) = found[0]
+    assert (fault.kind, fault.subject) == ("neighbours_refused", "ENOBUFS")
+    assert "10.0.0.2, 10.0.0.3" in fault.detail
+    assert "gc_thresh3" in fault.remedy
+
+
+async def test_one_that_is_not_given_back_is_a_fault_until_the_next_look() -> None:
+    kept, netlink = KeptNeighbours(), FakeNetlink()
+    await keep(kept, netlink, *HOPS)
+    netlink.refused["10.0.0.1"] = errno.ENOBUFS
+    await keep(kept, netlink)
+    (fault,) = next_hop_faults.not_released(kept.not_released)
+    assert (fault.kind, fault.subject) == ("neighbours_not_released", "ENOBUFS")
+    kept.look([])
+    assert not list(next_hop_faults.not_released(kept.not_released))

@@ -1,0 +1,161 @@
+"""The layout that Python packs is the one that C reads: sizes, offsets and constants of bpf/structs.h."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.core.model import map_layout
+from agent.core.plan.render import IFINDEX_BASE
+
+HEADER = Path(__file__).resolve().parents[2] / "bpf" / "structs.h"
+CONSTANTS = HEADER.with_name("constants.h")
+FIELDS = {
+    "overlay_key": (map_layout.OVERLAY_KEY, ["vni", "address"]),
+    "endpoint": (map_layout.ENDPOINT, ["host", "ifindex", "flags", "mtu", "mac"]),
+    "interface": (map_layout.INTERFACE, ["vni", "droplet", "ipv6", "ipv4", "mac", "flags", "mtu", "tos"]),
+    "network_key": (map_layout.NETWORK_KEY, ["prefixlen", "vni", "address"]),
+    "network": (map_layout.NETWORK, ["gateway", "flags", "count", "broadcast", "bouncers"]),
+    "vpc": (map_layout.VPC, ["flags", "count", "dividers"]),
+    "droplet": (map_layout.DROPLET, ["flags", "host"]),
+    "next_hop_key": (map_layout.NEXT_HOP_KEY, ["address", "interface"]),
+    "next_hop": (map_layout.NEXT_HOP, ["mac", "mtu", "flags", "droplet"]),
+    "local_droplet": (map_layout.LOCAL_DROPLET, ["address", "interface", "arrives", "leaves", "mac", "vlan", "flags"]),
+    "direct_path": (map_layout.DIRECT_PATH, ["host", "flags", "confirmed_ns", "confirmed_tick"]),
+    "detour_key": (map_layout.DETOUR_KEY, ["from", "to.vni", "to.address"]),
+    "detour": (map_layout.DETOUR, ["misdirected_by", "attempt", "tick"]),
+    "traffic": (map_layout.TRAFFIC, ["packets", "bytes"]),
+    "endpoint_traffic": (
+        map_layout.ENDPOINT_TRAFFIC,
+        [f"{part}.{unit}" for part in ("sent", "direct", "delivered", "dropped") for unit in ("packets", "bytes")],
+    ),
+    "packet": (
+        map_layout.PACKET,
+        ["from.vni", "from.address", "to.vni", "to.address", "length", "kind", "tos", "ttl"],
+    ),
+    "tunnel": (
+        map_layout.TUNNEL,
+        [
+            *("peer.address", "peer.interface", "vni", "origin", "headers", "length", "probe", "fits", "source_port"),
+            *("tos", "ttl", "bounces", "flags", "rts", "attempt"),
+        ],
+    ),
+    "outer": (map_layout.OUTER, ["to", "pseudo", "udp", "room", "vlan"]),
+    "options": (map_layout.OPTIONS, ["rts", "probe", "back"]),
+    "transport": (map_layout.TRANSPORT, ["at", "protocol", "identity", "fragment", "later", "extended"]),
+    "kernel_layout": (
+        map_layout.KERNEL_LAYOUT,
+        ["cookie", "device_ifindex", "device_net", "net_cookie", "program_aux", "aux_id"],
+    ),
+    "watched_key": (map_layout.WATCHED_KEY, ["kind", "id"]),
+    "watched_mark": (map_layout.WATCHED_MARK, ["present"]),
+    "failure_key": (map_layout.FAILURE_KEY, ["kind", "error", "ifindex"]),
+    "failure_count": (map_layout.FAILURE_COUNT, ["frames"]),
+}
+FIELDS["frame_state"] = (
+    map_layout.FRAME_STATE,
+    [
+        *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
+        *("called", "length", "why", "receiver", "local", "came_by"),
+        *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
+    ],
+)
+"""Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""
+OF_PROGRAMS = {"fragment_key", "fragment", "told"}
+"""Those that the agent never reads or writes."""
+CONSTANTS_OF_BOTH = (
+    "MAX_SET",
+    "MAX_LOCAL_DROPLETS",
+    "NETWORK_BOUNCED_HERE",
+    "NETWORK_PINNED",
+    "PATH_PINNED",
+    "VPC_DIVIDED_HERE",
+    "ENDPOINT_VXLAN",
+    "ENDPOINT_PINNED",
+    "INTERFACE_PINNED",
+    "DROPLET_ZERO_CHECKSUM",
+    "NEXT_HOP_BY_OTHER",
+    "NEXT_HOP_DOWN",
+    "NEXT_HOP_ZERO_CHECKSUM",
+    "WATCHED_PROGRAM",
+    "WATCHED_INTERFACE",
+    "FAILURE_REDIRECT",
+    "FAILURE_TRANSMIT",
+    "FAILURE_EXCEPTION",
+)
+
+
+@pytest.fixture(scope="module")
+def c_layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Sizes and offsets as a C compiler of this machine sees them."""
+    folder = tmp_path_factory.mktemp("layout")
+    lines = [f'printf("{name} %zu\\n", sizeof(struct {name}));' for name in FIELDS]
+    for name, (_, fields) in FIELDS.items():
+        lines += [f'printf("{name}.{f} %zu\\n", offsetof(struct {name}, {f}));' for f in fields]
+    source = folder / "layout.c"
+    source.write_text(
+        f'#include <linux/types.h>\n#include <stddef.h>\n#include <stdio.h>\n#include "{HEADER}"\n'
+        f"int main(void) {{ {' '.join(lines)} return 0; }}\n"
+    )
+    subprocess.run(["gcc", "-Wall", "-Werror", "-o", folder / "layout", source], check=True)
+    output = subprocess.run([folder / "layout"], check=True, capture_output=True, text=True).stdout
+    return {name: int(number) for name, number in (line.split() for line in output.splitlines())}
+
+
+def offsets(form: struct.Struct) -> list[int]:
+    """Return the offset of each value of a format without implicit padding."""
+    at, found = 0, []
+    for count, code in re.findall(r"(\d*)([a-zA-Z])", form.format):
+        repeated = 1 if code in "sx" else int(count or 1)
+        for _ in range(repeated):
+            if code != "x":
+                found.append(at)
+            at += struct.calcsize(f"={count}{code}") if code in "sx" else struct.calcsize(f"={code}")
+    return found
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_struct_has_the_size_and_the_offsets_of_its_format(c_layout: dict[str, int], name: str) -> None:
+    form, fields = FIELDS[name]
+    assert form.format.startswith("=")
+    assert form.size == c_layout[name]
+    assert offsets(form) == [c_layout[f"{name}.{field}"] for field in fields]
+
+
+def test_no_struct_of_the_header_is_left_out() -> None:
+    defined = set(re.findall(r"^struct (\w+) \{", HEADER.read_text(encoding="utf-8"), re.MULTILINE))
+    assert defined == set(FIELDS) | {"address"} | OF_PROGRAMS
+
+
+def test_the_called_programs_have_the_slots_that_the_programs_call() -> None:
+    slots = re.findall(r"#define (TRANSIT_\w+)\s+(\d+)", HEADER.with_name("maps.h").read_text(encoding="utf-8"))
+    assert {int(slot): name.lower() for name, slot in slots} == map_layout.CALLED_PROGRAMS
+
+
+@pytest.mark.parametrize("name", CONSTANTS_OF_BOTH)
+def test_a_constant_has_one_value(name: str) -> None:
+    found = re.search(rf"#define {name}\s+(\d+)", HEADER.read_text(encoding="utf-8"))
+    assert found is not None
+    assert int(found[1]) == getattr(map_layout, name)
+
+
+def test_the_gateways_address_is_the_same_in_both() -> None:
+    found = re.search(r"#define GATEWAY_MAC\s+\\?\s*\{([^}]*)\}", CONSTANTS.read_text(encoding="utf-8"))
+    assert found is not None
+    assert bytes(int(part, 16) for part in found[1].split(",")) == map_layout.GATEWAY_MAC
+
+
+def test_the_interfaces_of_endpoints_are_numbered_from_the_same_number() -> None:
+    found = re.search(r"#define IFINDEX_BASE\s+(\w+)U\n", CONSTANTS.read_text(encoding="utf-8"))
+    assert found is not None
+    assert int(found[1], 16) == IFINDEX_BASE
+
+
+def test_the_maps_of_python_are_the_maps_of_c() -> None:
+    text = HEADER.with_name("maps.h").read_text(encoding="utf-8")
+    declared = re.findall(r'BPF_(?:F_)?TABLE\("\w+", [\w ]+, [\w ]+, (\w+),', text)
+    assert sorted(declared) == sorted(map_layout.MapName)

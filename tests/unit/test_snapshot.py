@@ -1,0 +1,140 @@
+"""What a reset's deliveries prove: completeness, gaps, and how long to leave a consumer to its other reader."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.bus.jetstream import AckSubject, ConsumerInfo, Delivered
+from agent.bus.snapshot import Disturbances, Replay
+
+
+def delivery(number: int, pending: int, delivered: int = 1) -> AckSubject:
+    return AckSubject("DROPLET_CONFIG", "h1", delivered, number, number, 1, pending)
+
+
+def told(consumer_sequence: int, pending: int) -> ConsumerInfo:
+    return ConsumerInfo(created="made", delivered=Delivered(consumer_sequence, 9), num_pending=pending)
+
+
+def test_a_replay_is_complete_when_all_counted_messages_came_though_newer_ones_wait() -> None:
+    replay = Replay(2)
+    assert replay.arrived(delivery(1, pending=5))
+    assert (replay.complete, replay.waiting) == (False, 1)
+    assert replay.arrived(delivery(2, pending=4))
+    assert (replay.complete, replay.waiting) == (True, 0)
+
+
+def test_a_replay_is_complete_when_nothing_waits_though_counted_messages_were_deleted() -> None:
+    replay = Replay(9)
+    assert replay.arrived(delivery(1, pending=8))
+    assert not replay.complete
+    assert replay.arrived(delivery(2, pending=0))
+    assert (replay.complete, replay.is_short) == (True, False)
+
+
+def test_a_replay_that_begins_with_fewer_messages_than_were_counted_is_short_and_not_complete() -> None:
+    """Another agent reset the consumer to message 5 of 6 before the first delivery, or four messages were deleted."""
+    replay = Replay(6)
+    assert replay.arrived(delivery(1, pending=1))
+    assert (replay.complete, replay.is_short) == (False, False)
+    assert replay.arrived(delivery(2, pending=0))
+    assert (replay.complete, replay.is_short, replay.waiting) == (False, True, 4)
+
+
+def test_a_replay_of_which_nothing_came_is_short_when_nothing_waits() -> None:
+    replay = Replay(3)
+    replay.take_info(told(0, pending=0))
+    assert (replay.complete, replay.is_short) == (False, True)
+
+
+def test_a_message_that_comes_again_is_counted_once() -> None:
+    replay = Replay(2)
+    assert replay.arrived(delivery(1, pending=1))
+    assert replay.arrived(delivery(2, pending=1, delivered=2))
+    assert not replay.complete
+
+
+def test_the_server_completes_a_replay_only_for_deliveries_that_have_arrived() -> None:
+    """What it says of deliveries on their way is no proof: they may go to somebody else."""
+    replay = Replay(3)
+    replay.arrived(delivery(1, pending=2))
+    replay.take_info(told(3, pending=0))
+    assert not replay.complete
+    replay.take_info(told(1, pending=2))
+    assert not replay.complete
+    replay.take_info(told(1, pending=0))
+    assert replay.complete
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.data())
+def test_no_replay_is_complete_while_any_delivery_went_to_somebody_else(taken: list[bool], data: st.DataObject) -> None:
+    """`taken`: which of the consumer's deliveries another reader gets, of which this one never hears."""
+    replay = Replay(len(taken))
+    in_order = True
+    for number, lost in enumerate(taken, start=1):
+        if not lost:
+            assert replay.arrived(delivery(number, pending=len(taken) - number)) is in_order
+        in_order = in_order and not lost
+        assert not (replay.complete and True in taken[:number])
+        if data.draw(st.booleans()):
+            replay.take_info(told(number, pending=len(taken) - number))
+    assert replay.complete is not (True in taken)
+
+
+@given(st.lists(st.sampled_from(["deliver", "delete", "publish", "ask"]), max_size=40), st.integers(0, 8))
+def test_a_replay_is_complete_exactly_when_no_counted_message_is_left(steps: list[str], counted: int) -> None:
+    """A stream as the server has it: counted messages first, newer ones behind them; any may be deleted meanwhile."""
+    stream = [True] * counted
+    replay = Replay(counted, drained=counted == 0)
+    number = 0
+    for step in steps:
+        if step == "deliver" and stream:
+            number += 1
+            stream.pop(0)
+            assert replay.arrived(delivery(number, pending=len(stream)))
+        elif step == "delete" and stream:
+            stream.pop()
+        elif step == "publish":
+            stream.append(False)
+        elif step == "ask":
+            replay.take_info(told(number, pending=len(stream)))
+        if replay.complete:
+            assert True not in stream
+    replay.take_info(told(number, pending=0))
+    assert replay.complete or replay.is_short
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_pauses_grow_to_a_limit_below_the_calm_that_ends_the_fault(chances: list[float]) -> None:
+    disturbances, now = Disturbances(), 100.0
+    assert not disturbances.stand(now)
+    before = 0.0
+    for chance in chances:
+        pause = disturbances.noticed(now, chance)
+        assert Disturbances.FIRST_PAUSE <= pause < Disturbances.CALM
+        assert pause >= min(before, Disturbances.LONGEST_PAUSE)
+        before = pause / (1 + chance / 2)
+        now += pause
+        assert disturbances.stand(now)
+    assert not disturbances.stand(now + Disturbances.CALM)
+    assert disturbances.noticed(now + Disturbances.CALM, 0.0) == Disturbances.FIRST_PAUSE
+
+
+def test_another_agents_status_is_a_disturbance_while_it_is_heard() -> None:
+    disturbances = Disturbances()
+    disturbances.heard_twin(10.0)
+    assert disturbances.stand(11.0)
+    assert "another agent" in disturbances.detail(11.0)
+    assert not disturbances.stand(10.0 + Disturbances.CALM)
+
+
+def test_another_agent_that_was_heard_leaves_once_when_the_consumer_is_calm() -> None:
+    disturbances = Disturbances()
+    disturbances.noticed(0.0, 0.0)
+    assert not disturbances.twin_left(Disturbances.CALM), "somebody pulled, and no other agent was heard"
+    disturbances.heard_twin(10.0)
+    disturbances.noticed(12.0, 0.0)
+    assert not disturbances.twin_left(10.0 + Disturbances.CALM)
+    assert disturbances.twin_left(12.0 + Disturbances.CALM)
+    assert not disturbances.twin_left(13.0 + Disturbances.CALM)
