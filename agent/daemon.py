@@ -21,14 +21,14 @@ from structlog.typing import FilteringBoundLogger
 
 from agent.bus.bus import Bus
 from agent.bus.settings import BusSettings
-from agent.core.probe.paths import NOTHING_KNOWN, Rules
+from agent.core.probe.paths import NO_PATH_RECORDS, Rules
 from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.intake import Intake
 from agent.loops import Loops, end
 from agent.probe.path_events import PathEvents
-from agent.probe.path_memory import PathMemory, known_paths, saver
+from agent.probe.path_memory import PathMemory, load_path_records, saver
 from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.announcer import Announcer
@@ -44,7 +44,7 @@ from agent.reconcile.store import Store
 from agent.reconcile.underlay import Underlay
 from agent.recording.recorder import Recorder
 from agent.report.outlet import Outlet
-from agent.report.queries import Answers
+from agent.report.queries import Queries
 from agent.report.status_reporter import StatusReporter
 from agent.settings import Settings
 from agent.telemetry.fault_reporter import FaultReporter
@@ -121,7 +121,7 @@ async def compose(
     faults = FaultReporter(outlet.event, log)
     report, errors = faults.report, LoopErrors(faults.report, log)
     kernel.neighbours.report = report
-    known = known_paths(store) if settings.probe.enabled else NOTHING_KNOWN
+    known = load_path_records(store) if settings.probe.enabled else NO_PATH_RECORDS
     versions = store.load_versions() if settings.bus.trusted_publishers else {}
     # What is in force, and what the kernel makes of it.
     processes = BoundProcesses(kernel.bindings, store, log)
@@ -137,10 +137,10 @@ async def compose(
     memory = PathMemory(known, saver(store, report))
     ports = settings.data_plane.geneve_port, settings.data_plane.vxlan_port
     events = PathEvents(outlet.event, log)
-    prober = Prober(_probe_rules(settings), ports, kernel.neighbours.cut_off, memory, events, errors, report)
+    prober = Prober(_probe_rules(settings), ports, kernel.neighbours.unreachable, memory, events, errors, report)
     # What comes from the bus and goes there.
     status = StatusReporter(settings, boot, reconciler, resync, kernel, prober, faults, outlet)
-    answers = Answers(reconciler, resync, kernel, prober, status.status, status.counters, time.time)
+    answers = Queries(reconciler, resync, kernel, prober, status.status, status.counters, time.time)
     intake = Intake(settings.host, Publishers(settings.host, store, report), reconciler, status, answers, report)
     bus = Bus(settings.host, bus_settings(settings), intake, log, report, boot, versions)
     if recorder is not None:
@@ -154,10 +154,10 @@ def connect(parts: Parts) -> None:
     """Say who follows whom. Each value goes one way, and no part knows who takes what it publishes."""
     neighbours, errors = parts.kernel.neighbours, parts.errors
     parts.underlay.uplinks.subscribe("neighbours", neighbours.set_uplinks, errors)
-    parts.underlay.droplets.subscribe("announcer", lambda droplets: parts.announcer.follow(droplets.world), errors)
+    parts.underlay.droplets.subscribe("announcer", lambda droplets: parts.announcer.follow(droplets.resolved), errors)
     parts.underlay.droplets.subscribe("prober", parts.prober.follow, errors)
     parts.prober.peers.subscribe("next hops", lambda peers: neighbours.set_peers(*peers), errors)
-    parts.prober.doubtful.subscribe("doubtful next hops", neighbours.ask_again, errors)
+    parts.prober.doubtful.subscribe("doubtful next hops", neighbours.revalidate, errors)
 
 
 def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, None]]:
@@ -176,12 +176,12 @@ def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, Non
         "retry": run.on_retry(retries, resync),
         "uplinks": run.on_event(kernel.neighbours.uplinks_changed, resync.repair, UPLINK_PAUSE),
         "namespaces": run.on_namespaces(reconciler, resync),
-        "freed names": run.on_event(kernel.links.taken.freed, names_freed),
+        "freed names": run.on_event(kernel.links.name_watch.freed, names_freed),
         "announcer": parts.announcer.run(),
     }
     if settings.probe.enabled:
         found["prober"] = parts.prober.run()
-        found["down"] = parts.prober.down.follow("down", reconciler.leave_out, parts.errors)
+        found["down"] = parts.prober.down.follow("down", reconciler.exclude_down, parts.errors)
     return found
 
 

@@ -16,13 +16,13 @@ import msgspec
 from agent.bus.admission import Admission
 from agent.core.config.desired_state import Desired
 from agent.core.plan.planner import describe, plan_all
-from agent.core.probe.paths import NOTHING_KNOWN, KnownPaths
+from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
-from agent.probe.path_memory import known_paths
-from agent.reconcile.restore import remembered
-from agent.reconcile.store import FILE, Kept, Store
-from agent.reconcile.underlay import here_of
+from agent.probe.path_memory import load_path_records
+from agent.reconcile.restore import restored_state
+from agent.reconcile.store import FILE, Store, StoredDocument
+from agent.reconcile.underlay import host_state_of
 from agent.recording.replay import Unrealized, replay
 from agent.settings import Settings
 from protocol.recording import Recording
@@ -34,18 +34,18 @@ async def print_plan(settings: Settings, recording: Recording | None = None) -> 
         settings = msgspec.structs.replace(settings, host=recording.header.host)
     config = kernel_config(settings)
     pinned = config.pins.paths()
-    kept, known = _kept(settings) if recording is None else ([], NOTHING_KNOWN)
+    kept, known = _kept(settings) if recording is None else ([], NO_PATH_RECORDS)
     unrealized: list[Unrealized] = []
     async with contextlib.AsyncExitStack() as undo:
         undo.callback(config.pins.remove_all_but, pinned)
         kernel = await Kernel.open(config)
         undo.push_async_callback(kernel.close)
         first = await kernel.observe({})
-        desired = remembered(here_of(settings, first.uplinks, kernel.features), first, kept, known)
+        desired = restored_state(host_state_of(settings, first.uplinks, kernel.features), first, kept, known)
         if recording is not None:
             unrealized = replay(recording, desired, Admission(settings.bus.trusted_publishers))
         observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})
-        actions = plan_all((desired.realization(held) for _, held in desired.in_force()), observed)
+        actions = plan_all((desired.desired_entries(held) for _, held in desired.in_force()), observed)
     for action in actions:
         click.echo(describe(action))
     if recording is not None:
@@ -67,10 +67,10 @@ def _print_replayed(recording: Recording, desired: Desired, unrealized: Sequence
     )
 
 
-def _kept(settings: Settings) -> tuple[list[Kept], KnownPaths]:
+def _kept(settings: Settings) -> tuple[list[StoredDocument], PathRecords]:
     """Return the kept documents and what is known of paths, without making a place for them where there is none."""
     folder = Path(settings.state)
     if not (folder / FILE).exists():
-        return [], NOTHING_KNOWN
+        return [], NO_PATH_RECORDS
     with contextlib.closing(Store(folder, settings.host)) as store:
-        return store.load(), known_paths(store) if settings.probe.enabled else NOTHING_KNOWN
+        return store.load(), load_path_records(store) if settings.probe.enabled else NO_PATH_RECORDS

@@ -1,4 +1,4 @@
-"""Refusals in whole sentences: nobody needs to add what the number alone would suggest."""
+"""Errors for operators: what failed, where, why, and what to do."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from collections.abc import Iterator
 from agent.core.plan.remedies import Step, explain
 
 
-class ToldError(OSError):
-    """What the kernel, a driver or we ourselves refused; the text says why, and what to do about it."""
+class OperatorError(OSError):
+    """An error whose text says what failed, why, and what to do."""
 
 
 @contextlib.contextmanager
-def doing(step: Step, subject: str) -> Iterator[None]:
-    """Turn an OSError of the block into a ToldError that says what was being done to which object, and what to do."""
+def kernel_step(step: Step, subject: str) -> Iterator[None]:
+    """Turn an OSError of the block into an OperatorError that names the step, the object and the remedy."""
     try:
         yield
-    except ToldError:
+    except OperatorError:
         raise
     except OSError as error:
-        raise ToldError(error.errno or errno.EIO, in_words(error, step, subject)) from error
+        raise OperatorError(error.errno or errno.EIO, explain_error(error, step, subject)) from error
 
 
-def in_words(error: OSError, step: Step, subject: str) -> str:
-    """Return an error in whole sentences: as it is where it is told already, else with its cause and what to do."""
+def explain_error(error: OSError, step: Step, subject: str) -> str:
+    """Return the text of an OperatorError as it is, and of any other OSError with its cause and remedy."""
     number = error.errno or errno.EIO
     detail = error.strerror or os.strerror(number)
     if error.filename is not None:
         detail = f"{detail}: {error.filename}"
-    return detail if isinstance(error, ToldError) else explain(step, number, detail, subject)
+    return detail if isinstance(error, OperatorError) else explain(step, number, detail, subject)

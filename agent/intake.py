@@ -8,7 +8,7 @@ from agent.bus.documents import Delivery
 from agent.core.faults.tracker import ReportFaults
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.signed_documents import Publishers
-from agent.report.queries import Answers
+from agent.report.queries import Queries
 from agent.report.status_messages import documents_missing, objects_unexplained
 from agent.report.status_reporter import StatusReporter
 
@@ -22,14 +22,14 @@ class Intake:
         publishers: Publishers,
         reconciler: Reconciler,
         status: StatusReporter,
-        answers: Answers,
+        answers: Queries,
         report: ReportFaults,
     ) -> None:
         self._host = host
         self._publishers = publishers
         self._reconciler = reconciler
         self._status = status
-        self._answers = answers
+        self._queries = answers
         self._report = report
 
     async def begin_snapshot(self) -> None:
@@ -52,7 +52,7 @@ class Intake:
 
     async def ask(self, verb: str, body: bytes) -> bytes:
         """Answer a question."""
-        answer = await self._answers.ask(verb, body)
+        answer = await self._queries.ask(verb, body)
         self._report_absent()
         return answer
 

@@ -212,8 +212,8 @@ def _wanted(kind: Any) -> str:
     """Say in words what values a setting takes."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
-    told = next((one.description for one in get_args(kind)[1:] if isinstance(one, msgspec.Meta)), None)
-    return told or {bool: "true or false", str: "text in quotes"}[kind]
+    description = next((one.description for one in get_args(kind)[1:] if isinstance(one, msgspec.Meta)), None)
+    return description or {bool: "true or false", str: "text in quotes"}[kind]
 
 
 def _place(mistake: _Mistake, file: Path | None, environment: Mapping[str, str]) -> str:

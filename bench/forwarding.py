@@ -26,7 +26,7 @@ from bench.frames import INSIDE_IPV4, OVER_IPV4
 from bench.lines import EGRESS, INGRESS, OURS, Group, Line
 from bench.profile import Part
 from bench.wires import TAP, WIRE, Host, Received
-from bench.worlds import CROWD_FIRST, Crowd, Entries, Place, World
+from bench.worlds import SCALE_FIRST, Entries, MapContents, Place, Scale
 from controller_sim.lab.namespaces import call_in
 
 EMPTY, REDIRECT, BARE, KERNEL = "empty", "redirect", "bare", "kernel VXLAN + bridge"
@@ -97,19 +97,19 @@ class Entry:
         return max(0, missing)
 
 
-def bare_entries(place: Place, crowd: Crowd | None = None) -> Entries:
+def bare_entries(place: Place, scale: Scale | None = None) -> Entries:
     """Return the entries of the bare programs' maps: of one address each, or of a crowd."""
     vni = struct.pack("!I", f.VNI << 8)
     endpoint = BARE_ENDPOINT.pack(place.tap, f.HERE_MAC)
     path = BARE_PATH.pack(f.packed(OVER_IPV4.own), f.packed(OVER_IPV4.peer), place.wire, place.mac, f.PEER_MAC)
-    if crowd is None:
+    if scale is None:
         return {
             "bare_endpoints": {vni + f.packed(INSIDE_IPV4.here): endpoint},
             "bare_paths": {vni + f.packed(INSIDE_IPV4.there): path},
         }
-    keys = [vni + (CROWD_FIRST + number).packed for number in range(crowd.count)]
+    keys = [vni + (SCALE_FIRST + number).packed for number in range(scale.count)]
     return (
-        {"bare_endpoints": dict.fromkeys(keys, endpoint)} if crowd.here else {"bare_paths": dict.fromkeys(keys, path)}
+        {"bare_endpoints": dict.fromkeys(keys, endpoint)} if scale.here else {"bare_paths": dict.fromkeys(keys, path)}
     )
 
 
@@ -146,13 +146,13 @@ class Track:
         self._hosts = hosts
         self._far_end = far_end
         self._load = load
-        self._worlds: dict[tuple[str, World], Loaded] = {}
+        self._contents: dict[tuple[str, MapContents], Loaded] = {}
 
     def add_basics(self) -> None:
         """Add the yardsticks and our programs, on a small packet in IPv4 over IPv4."""
         hosts, load = self._hosts, self._load
-        self._pair(OURS, hosts.xdp, self._loaded(OURS, World()))
-        self._pair(OURS_TO_STACK, hosts.stack, self._filled(OURS, World(), hosts.stack))
+        self._pair(OURS, hosts.xdp, self._loaded(OURS, MapContents()))
+        self._pair(OURS_TO_STACK, hosts.stack, self._filled(OURS, MapContents(), hosts.stack))
         bare, redirect = load(BARE), load(REDIRECT)
         bare.fill(bare_entries(hosts.xdp.place))
         self._pair(BARE, hosts.xdp, bare)
@@ -165,30 +165,30 @@ class Track:
     def add_part(self, part: Part) -> None:
         """Add our programs without one part."""
         name = part.contestant.name
-        self._pair(name, self._hosts.xdp, self._loaded(name, World()), part.directions)
+        self._pair(name, self._hosts.xdp, self._loaded(name, MapContents()), part.directions)
 
     def add_group(self, group: Group) -> None:
         """Add the lines of a group, named after both."""
         for line in group.lines:
             self._line(qualified(group, line.name), line)
 
-    def _loaded(self, name: str, world: World) -> Loaded:
+    def _loaded(self, name: str, contents: MapContents) -> Loaded:
         """Return a contestant whose maps hold a world, the same for all lines that ask for it."""
-        if (name, world) not in self._worlds:
-            self._worlds[name, world] = self._filled(name, world, self._hosts.xdp)
-        return self._worlds[name, world]
+        if (name, contents) not in self._contents:
+            self._contents[name, contents] = self._filled(name, contents, self._hosts.xdp)
+        return self._contents[name, contents]
 
-    def _filled(self, name: str, world: World, host: Host) -> Loaded:
+    def _filled(self, name: str, contents: MapContents, host: Host) -> Loaded:
         loaded = self._load(name)
         bare = "bare_paths" in loaded.maps
-        loaded.fill(bare_entries(host.place, world.crowd) if bare else world.entries(host.place))
+        loaded.fill(bare_entries(host.place, contents.scale) if bare else contents.entries(host.place))
         if not bare:
             for slot, program in map_layout.CALLED_PROGRAMS.items():
                 loaded.put("programs", map_layout.U32.pack(slot), map_layout.U32.pack(loaded.programs[program]))
         return loaded
 
     def _line(self, name: str, line: Line) -> None:
-        host, loaded = self._hosts.xdp, self._loaded(line.contestant, line.world)
+        host, loaded = self._hosts.xdp, self._loaded(line.contestant, line.contents)
         frame = line.frame(host.mac)
         taught = line.taught(host.mac) if line.taught else None
         restore = line.restore.packed(frame) if line.restore else NOTHING

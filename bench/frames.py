@@ -42,14 +42,14 @@ OVER_IPV6 = Substrate("2001:db8::1", "2001:db8::2", "2001:db8::3")
 class Overlay:
     """Addresses of one family in the overlay.
 
-    `here` is on the measured host, as is `beside`; of the others, `there` is reached by a direct path, `told` is known
-    from documents, `vxlan` is of a network that speaks VXLAN, `unknown` is known to bouncers only.
+    `here` is on the measured host, as is `beside`; of the others, `there` is reached by a direct path, `known_there` is
+    known from documents, `vxlan` is of a network that speaks VXLAN, `unknown` is known to bouncers only.
     """
 
     here: str
     there: str
     beside: str
-    told: str
+    known_there: str
     vxlan: str
     unknown: str
 

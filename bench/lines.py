@@ -15,7 +15,7 @@ from bench import frames as f
 from bench.contestants import Contestant, Edit
 from bench.far_end import Restore
 from bench.frames import INSIDE_IPV4, INSIDE_IPV6, OVER_IPV6, Overlay
-from bench.worlds import CROWD_FIRST, Crowd, World
+from bench.worlds import SCALE_FIRST, MapContents, Scale
 
 OURS = "ours"
 INGRESS, EGRESS = "ingress", "egress"
@@ -32,7 +32,7 @@ IPV4_ALONE = Contestant(
 )
 TELLS_ALL = Contestant("without the limit of errors", edits=(Edit("constants.h", r"\b50 /\*", "0xffffffffU /*"),))
 """Else nearly all packets that are too big would be dropped in silence."""
-CROWDED_BARE = Contestant(
+SCALED_BARE = Contestant(
     "bare, a large map",
     "bare",
     edits=tuple(
@@ -40,9 +40,9 @@ CROWDED_BARE = Contestant(
         for name in ("transit_xdp", "transit_agent")
     ),
 )
-CONTESTANTS = (TAGGED, IPV4_ALONE, TELLS_ALL, CROWDED_BARE)
+CONTESTANTS = (TAGGED, IPV4_ALONE, TELLS_ALL, SCALED_BARE)
 
-PLAIN = World()
+PLAIN = MapContents()
 """A conversation in IPv4 over IPv4."""
 MakeFrame = Callable[[bytes], bytes]
 """Makes a frame for a host whose interface has this Ethernet address."""
@@ -62,7 +62,7 @@ class Line:
     outcome: Outcome | None
     to_endpoint: bool
     contestant: str = OURS
-    world: World = PLAIN
+    contents: MapContents = PLAIN
     taught: MakeFrame | None = None
     restore: Restore | None = None
 
@@ -87,30 +87,32 @@ def sent(name: str, packet: bytes, outcome: Outcome = Outcome.SENT_DIRECT, **mor
     return Line(name, EGRESS, lambda _: f.sent_by_endpoint(packet), outcome, False, **more)  # type: ignore[arg-type]
 
 
-def _both(name: str, inside: Overlay, world: World, *, full: bool = False, contestant: str = OURS) -> tuple[Line, Line]:
+def _both(
+    name: str, inside: Overlay, contents: MapContents, *, full: bool = False, contestant: str = OURS
+) -> tuple[Line, Line]:
     """Return a conversation's lines in both directions."""
     make = f.full_tcp if full else f.small_udp
-    incoming = partial(_incoming, make(inside.there, inside.here), world)
+    incoming = partial(_incoming, make(inside.there, inside.here), contents)
     return (
-        received(name, incoming, world=world, contestant=contestant),
-        sent(name, make(inside.here, inside.there), world=world, contestant=contestant, taught=incoming),
+        received(name, incoming, contents=contents, contestant=contestant),
+        sent(name, make(inside.here, inside.there), contents=contents, contestant=contestant, taught=incoming),
     )
 
 
-def _incoming(packet: bytes, world: World, mac: bytes) -> bytes:
+def _incoming(packet: bytes, contents: MapContents, mac: bytes) -> bytes:
     """Return a packet for the endpoint as it arrives in this world: direct, with a checksum over IPv6."""
-    summed = world.over is OVER_IPV6 and not world.zero_checksum
-    return f.in_geneve(mac, f.for_endpoint(packet), over=world.over, summed=summed, vlan=world.vlan)
+    summed = contents.over is OVER_IPV6 and not contents.zero_checksum
+    return f.in_geneve(mac, f.for_endpoint(packet), over=contents.over, summed=summed, vlan=contents.vlan)
 
 
 def _with_options(options: bytes) -> MakeFrame:
     return lambda mac: f.in_geneve(mac, options=options)
 
 
-V6, V6_ZERO = World(OVER_IPV6), World(OVER_IPV6, zero_checksum=True)
-FAMILIES: tuple[tuple[str, Overlay, World], ...] = (
-    ("4in4", INSIDE_IPV4, World()),
-    ("6in4", INSIDE_IPV6, World()),
+V6, V6_ZERO = MapContents(OVER_IPV6), MapContents(OVER_IPV6, zero_checksum=True)
+FAMILIES: tuple[tuple[str, Overlay, MapContents], ...] = (
+    ("4in4", INSIDE_IPV4, MapContents()),
+    ("6in4", INSIDE_IPV6, MapContents()),
     ("4in6, UDP checksum", INSIDE_IPV4, V6),
     ("4in6, checksum 0", INSIDE_IPV4, V6_ZERO),
     ("6in6, UDP checksum", INSIDE_IPV6, V6),
@@ -118,7 +120,7 @@ FAMILIES: tuple[tuple[str, Overlay, World], ...] = (
 )
 TO_VXLAN, TO_TOLD, TO_UNKNOWN, TO_BESIDE = (
     f.small_udp(INSIDE_IPV4.here, to)
-    for to in (INSIDE_IPV4.vxlan, INSIDE_IPV4.told, INSIDE_IPV4.unknown, INSIDE_IPV4.beside)
+    for to in (INSIDE_IPV4.vxlan, INSIDE_IPV4.known_there, INSIDE_IPV4.unknown, INSIDE_IPV4.beside)
 )
 FROM_VXLAN = f.for_endpoint(f.small_udp(INSIDE_IPV4.vxlan, INSIDE_IPV4.here))
 
@@ -129,7 +131,7 @@ FEATURES = Group(
     (
         *(line for family in FAMILIES[1:] for line in _both(*family)),
         received("UDP checksum over IPv4", lambda mac: f.in_geneve(mac, summed=True)),
-        *_both("VLAN tag", INSIDE_IPV4, World(vlan=100), contestant=TAGGED.name),
+        *_both("VLAN tag", INSIDE_IPV4, MapContents(vlan=100), contestant=TAGGED.name),
         received("VXLAN", lambda mac: f.in_vxlan(mac, FROM_VXLAN)),
         sent("VXLAN", TO_VXLAN),
         received("RTS option: after a hop", _with_options(f.rts_option(f.OVER_IPV4.third))),
@@ -144,8 +146,8 @@ FEATURES = Group(
             Outcome.DELIVERED_SAME_HOST,
             True,
         ),
-        *_both("4in4, compiled for IPv4 alone, no VXLAN", INSIDE_IPV4, World(), contestant=IPV4_ALONE.name),
-        *_both("4in4, compiled for all and VLAN tags", INSIDE_IPV4, World(), contestant=TAGGED.name),
+        *_both("4in4, compiled for IPv4 alone, no VXLAN", INSIDE_IPV4, MapContents(), contestant=IPV4_ALONE.name),
+        *_both("4in4, compiled for all and VLAN tags", INSIDE_IPV4, MapContents(), contestant=TAGGED.name),
     ),
 )
 FULL = Group(
@@ -153,7 +155,7 @@ FULL = Group(
     f"TCP of {f.FULL:,} bytes inside. A UDP checksum over IPv6 is read on arrival; on sending, the inner packet's own "
     "checksum stands for it.",
     "4in4",
-    tuple(line for name, inside, world in FAMILIES for line in _both(name, inside, world, full=True)),
+    tuple(line for name, inside, contents in FAMILIES for line in _both(name, inside, contents, full=True)),
 )
 
 
@@ -166,7 +168,7 @@ def _reached_from_far(name: str, vni: int, to: str, outcome: Outcome) -> Line:
 
 
 FRESH_IN, FRESH_OUT = Restore(-OVERHEAD), Restore(OVERHEAD)
-PLAIN_IN, PLAIN_OUT = _both("4in4", INSIDE_IPV4, World())
+PLAIN_IN, PLAIN_OUT = _both("4in4", INSIDE_IPV4, MapContents())
 HOPS = Group(
     "Hops and answers",
     "The far end puts these frames back in order, which their yardstick has done too. Errors run without their limit.",
@@ -174,8 +176,8 @@ HOPS = Group(
     (
         received("4in4", PLAIN_IN.frame, restore=FRESH_IN),
         sent("4in4", f.small_udp(INSIDE_IPV4.here, INSIDE_IPV4.there), restore=FRESH_OUT, taught=PLAIN_IN.frame),
-        _reached_from_far("bouncer's hop", f.VNI, INSIDE_IPV4.told, Outcome.BOUNCED),
-        _reached_from_far("divider's hop", f.DIVIDED_VNI, INSIDE_IPV4.told, Outcome.HANDED_TO_BOUNCER),
+        _reached_from_far("bouncer's hop", f.VNI, INSIDE_IPV4.known_there, Outcome.BOUNCED),
+        _reached_from_far("divider's hop", f.DIVIDED_VNI, INSIDE_IPV4.known_there, Outcome.HANDED_TO_BOUNCER),
         Line(
             "too big, told by ICMP",
             EGRESS,
@@ -191,20 +193,20 @@ HOPS = Group(
 MANY, SOME = 1_000_000, 1_000
 
 
-def _crowded(name: str, count: int, spread: int, contestant: str = OURS) -> tuple[Line, Line]:
+def _scaled(name: str, count: int, spread: int, contestant: str = OURS) -> tuple[Line, Line]:
     """Return lines with so many endpoints in the map and packets to `spread` of them, in both directions."""
-    first = str(CROWD_FIRST)
+    first = str(SCALE_FIRST)
     inner = f.for_endpoint(f.small_udp(INSIDE_IPV4.there, first))
     counted = contestant == OURS
     place = ETHERNET + TO_IPV4
-    arriving = Restore(-OVERHEAD, OVERHEAD + place, spread, CROWD_FIRST)
-    leaving = Restore(OVERHEAD, place, spread, CROWD_FIRST)
+    arriving = Restore(-OVERHEAD, OVERHEAD + place, spread, SCALE_FIRST)
+    leaving = Restore(OVERHEAD, place, spread, SCALE_FIRST)
     packet = f.small_udp(INSIDE_IPV4.here, first)
     return (
         Line(name, INGRESS, lambda mac: f.in_geneve(mac, inner), Outcome.DELIVERED if counted else None, True,
-             contestant, World(crowd=Crowd(count, here=True)), restore=arriving),
+             contestant, MapContents(scale=Scale(count, here=True)), restore=arriving),
         Line(name, EGRESS, lambda _: f.sent_by_endpoint(packet), Outcome.SENT_DIRECT if counted else None, False,
-             contestant, World(crowd=Crowd(count, here=False)), restore=leaving),
+             contestant, MapContents(scale=Scale(count, here=False)), restore=leaving),
     )  # fmt: skip
 
 
@@ -221,13 +223,13 @@ SCALE = Group(
     "also where there is but one. `bare` has as many in its own map.",
     ONE,
     (
-        *_crowded(ONE, 1, 1),
-        *_crowded(f"{SOME:,}, to 1", SOME, 1),
-        *_crowded(f"{SOME:,}, to all", SOME, SOME),
-        *_crowded(MILLION_TO_ONE, MANY, 1),
-        *_crowded(MILLION_TO_SOME, MANY, SOME),
-        *_crowded(MILLION_TO_ALL, MANY, MANY),
-        *_crowded(BARE_MILLION_TO_ALL, MANY, MANY, CROWDED_BARE.name),
+        *_scaled(ONE, 1, 1),
+        *_scaled(f"{SOME:,}, to 1", SOME, 1),
+        *_scaled(f"{SOME:,}, to all", SOME, SOME),
+        *_scaled(MILLION_TO_ONE, MANY, 1),
+        *_scaled(MILLION_TO_SOME, MANY, SOME),
+        *_scaled(MILLION_TO_ALL, MANY, MANY),
+        *_scaled(BARE_MILLION_TO_ALL, MANY, MANY, SCALED_BARE.name),
     ),
 )
 GROUPS = (FEATURES, FULL, HOPS, SCALE)

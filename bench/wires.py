@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from agent.core.plan.render import IFINDEX_BASE
-from agent.datapath.attach.xdp import AttachMode, Ownership, Program, attach
+from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership, attach
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.net.netlink import Netlink
 from bench.frames import HERE_MAC, OVER_IPV4, PEER_MAC, THERE_MAC, VNI, VXLAN_PORT
@@ -163,6 +163,6 @@ async def _attach(ifname: str, program: int) -> None:
         link = await netlink.link(ifname=ifname)
         if link is None:
             raise WiresError(f"no interface {ifname}")
-        description = Program(program, bpf.program_info(program).id, "far end")
-        own = Ownership(lambda _: False, bpf.program_by_id)
+        description = AttachableProgram(program, bpf.program_info(program).id, "far end")
+        own = ProgramOwnership(lambda _: False, bpf.program_by_id)
         await attach(netlink, int(link["index"]), description, own, AttachMode.NATIVE)

@@ -20,7 +20,7 @@ from bench.frames import INSIDE_IPV4, INSIDE_IPV6, OVER_IPV4, Substrate
 SUBSTRATE_MTU = 1500
 SLOT = 1
 """The endpoint's, which the number of its interface holds."""
-CROWD_FIRST = IPv4Address("10.128.0.0")
+SCALE_FIRST = IPv4Address("10.128.0.0")
 """The address of the first silent endpoint."""
 SILENT = 10_000
 
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class Scale:
     """So many endpoints and no others in the map, on this host or elsewhere; those here share one interface."""
 
     count: int
@@ -44,13 +44,13 @@ class Crowd:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class MapContents:
     """One content of the maps. `zero_checksum`: droplets send and take UDP without a checksum over IPv6."""
 
     over: Substrate = OVER_IPV4
     zero_checksum: bool = False
     vlan: int = 0
-    crowd: Crowd | None = None
+    scale: Scale | None = None
 
     def entries(self, place: Place) -> Entries:
         """Return what all maps hold on a host with these interfaces."""
@@ -84,12 +84,12 @@ class World:
         own, peer, third = (_mapped(text) for text in (self.over.own, self.over.peer, self.over.third))
         here = map_layout.ENDPOINT.pack(own, place.tap, 0, self._mtu(), f.HERE_MAC)
         elsewhere = map_layout.ENDPOINT.pack(third, 0, 0, 0, f.THERE_MAC)
-        if self.crowd is not None:
-            return _crowd(self.crowd.count, here if self.crowd.here else elsewhere)
-        found = _crowd(SILENT, elsewhere)
+        if self.scale is not None:
+            return _scale_entries(self.scale.count, here if self.scale.here else elsewhere)
+        found = _scale_entries(SILENT, elsewhere)
         for inside in (INSIDE_IPV4, INSIDE_IPV6):
             found[_key(inside.here)] = found[_key(inside.beside)] = here
-            found[_key(inside.told)] = elsewhere
+            found[_key(inside.known_there)] = elsewhere
             found[_key(inside.vxlan)] = map_layout.ENDPOINT.pack(peer, 0, map_layout.ENDPOINT_VXLAN, 0, f.THERE_MAC)
         return found
 
@@ -114,6 +114,6 @@ def _networks(vni: int, bouncer: bytes) -> dict[bytes, bytes]:
     }
 
 
-def _crowd(count: int, value: bytes) -> dict[bytes, bytes]:
-    first, head = int(CROWD_FIRST), map_layout.U32.pack(f.VNI) + map_layout.V4_MAPPED
+def _scale_entries(count: int, value: bytes) -> dict[bytes, bytes]:
+    first, head = int(SCALE_FIRST), map_layout.U32.pack(f.VNI) + map_layout.V4_MAPPED
     return {head + (first + number).to_bytes(4, "big"): value for number in range(count)}

@@ -14,7 +14,7 @@ from protocol import subjects
 NO_RESPONDERS = 503
 
 
-class Acknowledging:
+class AckPublisher:
     """The outbox's way out on one connection."""
 
     def __init__(
@@ -46,12 +46,12 @@ class Acknowledging:
                 continue
 
     def _send(self) -> None:
-        parcels = self._outbox.take(time.monotonic())
-        if parcels:
+        acks = self._outbox.take(time.monotonic())
+        if acks:
             prefix = subjects.ack(self._host, "")
             self._connection.post(
                 publish_command(f"{prefix}{p.document}".encode(), p.body, f"{self._inbox}.{p.token}".encode())
-                for p in parcels
+                for p in acks
             )
 
     def _on_answer(self, subject: bytes, _reply: bytes, body: bytes, headers: bytes | None) -> None:

@@ -18,16 +18,16 @@ from nats.errors import Error as NatsError
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus import rpc
-from agent.bus.ack_publisher import Acknowledging
+from agent.bus.ack_publisher import AckPublisher
 from agent.bus.admission import Admission
 from agent.bus.client import Connection, connect, publish_command
 from agent.bus.connection_errors import describe
 from agent.bus.consumer import Report, bus_disconnected, permission_violation
 from agent.bus.documents import Delivery, DocumentLog
 from agent.bus.outbox import Outbox
-from agent.bus.reader import Reading, Record, Shared, record_nothing
+from agent.bus.reader import ConsumerReader, Record, Shared, record_nothing
 from agent.bus.settings import BusSettings, is_open_to_others, shown
-from agent.bus.snapshot import Disturbances
+from agent.bus.snapshot import ConsumerConflicts
 from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.signed_versions import SignedVersion
@@ -82,7 +82,7 @@ class Bus:
         self._log = log
         self._report = report
         self._boot = boot
-        self._shared = Shared(DocumentLog(host, Admission(settings.trusted_publishers, versions)), Disturbances())
+        self._shared = Shared(DocumentLog(host, Admission(settings.trusted_publishers, versions)), ConsumerConflicts())
         self.record: Record = record_nothing
         """Gets all messages that are read, before the handler does."""
         self._outbox = Outbox()
@@ -171,7 +171,7 @@ class Bus:
 
     async def _serve(self, server: str, connection: Connection) -> tuple[bool, str]:
         """Run what lives on one connection until it ends; return whether it came to work at all, and why it ended."""
-        reading = Reading(
+        reader = ConsumerReader(
             self._host,
             connection,
             self._shared,
@@ -181,15 +181,15 @@ class Bus:
             self._log,
             self.record,
         )
-        acknowledging = Acknowledging(
+        ack_publisher = AckPublisher(
             self._host, connection, self._outbox, self._outbox_changed, self._outbox_empty, self._report
         )
         jobs = [
             asyncio.create_task(connection.lost.wait()),
-            asyncio.create_task(reading.run()),
-            asyncio.create_task(acknowledging.run()),
+            asyncio.create_task(reader.run()),
+            asyncio.create_task(ack_publisher.run()),
             asyncio.create_task(self._answer_questions(connection)),
-            asyncio.create_task(self._listen_for_twins(connection)),
+            asyncio.create_task(self._watch_for_duplicates(connection)),
         ]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
@@ -201,14 +201,14 @@ class Bus:
             reason = describe(failures[0])
             if not isinstance(failures[0], ConnectionError | NatsError):
                 self._log.error("bus_connection_failed", server=shown(server), reason=reason, exc_info=failures[0])
-            return reading.progressed, reason
-        return reading.progressed, "the connection was lost"
+            return reader.progressed, reason
+        return reader.progressed, "the connection was lost"
 
     async def _answer_questions(self, connection: Connection) -> None:
         await rpc.serve(connection, self._host, self._handler.ask, self._log)
         await connection.lost.wait()
 
-    async def _listen_for_twins(self, connection: Connection) -> None:
+    async def _watch_for_duplicates(self, connection: Connection) -> None:
         """Hear the status messages of this host's name: those of another boot come from another agent."""
         await connection.receive(subjects.status(self._host), self._on_status)
         while not connection.lost.is_set():
@@ -221,7 +221,7 @@ class Bus:
         with contextlib.suppress(Exception):
             status = codec.decode(body, Status)
             if self._boot and status.boot != self._boot and status.state is not AgentState.STOPPING:
-                self._shared.disturbances.heard_twin(time.monotonic())
+                self._shared.conflicts.saw_duplicate(time.monotonic())
 
     def _publish_event(self, kind: str, detail: tuple[str, ...]) -> None:
         self.publish(subjects.event(self._host, kind), codec.encode(Event(self._host, kind, time.time(), detail)))

@@ -24,7 +24,7 @@ RECENT = 16
 """Subjects whose newest messages prove that a stream is the one that was read before."""
 
 
-class Trouble(Enum):
+class ResetReason(Enum):
     """Why messages cannot be taken in, and the consumer has to be reset."""
 
     GAP = auto()
@@ -61,14 +61,14 @@ class Message(NamedTuple):
     headers: bytes | None
 
 
-class Seen(NamedTuple):
+class StreamPosition(NamedTuple):
     """A message's place in the stream, and when it was stored there, in nanoseconds since the epoch."""
 
     sequence: int
     time: int
 
 
-_NOTHING = Seen(0, 0)
+_NOTHING = StreamPosition(0, 0)
 
 
 @dataclass(slots=True)
@@ -77,8 +77,8 @@ class Batch:
 
     `answers` are (reply subject, body) to send once the deliveries were taken, `strangers` the subjects of messages
     that are no delivery of this host's consumer, `refused` the subjects under this host's that name no document and
-    `released` those of them whose message was removed, `seen` the newest message of each subject. `trouble` says why
-    the messages after those were left out.
+    `released` those of them whose message was removed, `seen` the newest message of each subject. `reset_reason` says
+    why the messages after those were left out.
     """
 
     deliveries: list[Delivery] = field(default_factory=list)
@@ -86,8 +86,8 @@ class Batch:
     strangers: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
-    seen: dict[bytes, Seen] = field(default_factory=dict)
-    trouble: Trouble | None = None
+    seen: dict[bytes, StreamPosition] = field(default_factory=dict)
+    reset_reason: ResetReason | None = None
 
 
 class DocumentLog:
@@ -101,7 +101,7 @@ class DocumentLog:
         self._removed: set[str] = set()
         self._created = ""
         self._last = 0
-        self._recent: dict[bytes, Seen] = {}
+        self._recent: dict[bytes, StreamPosition] = {}
         self._unproven: set[bytes] = set()
         """Subjects of `_recent` whose message has not come again since the reset, nor a newer one."""
         self._unseen = False
@@ -182,8 +182,8 @@ class DocumentLog:
             if ack is None:
                 batch.strangers.append(message.subject.decode("utf-8", "replace"))
                 continue
-            batch.trouble = self._trouble(message, ack)
-            if batch.trouble is not None:
+            batch.reset_reason = self._reset_reason(message, ack)
+            if batch.reset_reason is not None:
                 break
             self._take(message, ack, batch, new)
         return batch
@@ -196,19 +196,19 @@ class DocumentLog:
             return None
         return ack if (ack.stream, ack.consumer) == (streams.CONFIG_STREAM, self._host) else None
 
-    def _trouble(self, message: Message, ack: AckSubject) -> Trouble | None:
+    def _reset_reason(self, message: Message, ack: AckSubject) -> ResetReason | None:
         if not self._replay.arrived(ack):
-            return Trouble.GAP
+            return ResetReason.GAP
         if not message.body and b"nats-msg-size:" in (message.headers or b"").lower():
-            return Trouble.HEADERS_ONLY
+            return ResetReason.HEADERS_ONLY
         if ack.stream_sequence > self._last or ack.delivered > 1:
             return None
         known = self._recent.get(message.subject)
         if known is None or known.sequence < ack.stream_sequence:
-            return Trouble.WENT_BACK
+            return ResetReason.WENT_BACK
         if known.sequence == ack.stream_sequence:
             if known.time != ack.time:
-                return Trouble.WENT_BACK
+                return ResetReason.WENT_BACK
             self._unproven.discard(message.subject)
             self._unseen = False
         return None
@@ -226,7 +226,7 @@ class DocumentLog:
         if sequence > self._last and batch.seen.get(message.subject, _NOTHING).sequence < sequence:
             self._unproven.discard(message.subject)
             batch.seen.pop(message.subject, None)  # the newest message stands last
-            batch.seen[message.subject] = Seen(sequence, ack.time)
+            batch.seen[message.subject] = StreamPosition(sequence, ack.time)
         if document is not None and sequence > new.get(document, self._newest.get(document, 0)):
             new[document] = sequence
             batch.deliveries.append(self._delivery(document, sequence, message))
@@ -271,13 +271,13 @@ class DocumentLog:
             self.in_snapshot = False
         return completed
 
-    def idle(self, last_delivery: int) -> Trouble | None:
+    def idle(self, last_delivery: int) -> ResetReason | None:
         """Take note of an idle heartbeat, with the number of the consumer's last delivery, when nothing is unhandled.
 
         What was removed is forgotten: an older message of it is neither in the stream nor on its way.
         """
         if last_delivery != self._replay.last:
-            return Trouble.GAP
+            return ResetReason.GAP
         if self._replay.complete and self._is_proven:
             for document in self._removed:
                 del self._newest[document]

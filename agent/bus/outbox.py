@@ -19,7 +19,7 @@ RETRY_AFTER = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class PendingAck:
     """One acknowledgement to publish. `token` comes back with the server's answer."""
 
     token: int
@@ -29,7 +29,7 @@ class Parcel:
 
 @dataclass(slots=True)
 class _Sent:
-    parcel: Parcel
+    ack: PendingAck
     at: float
 
 
@@ -60,19 +60,19 @@ class Outbox:
         self._waiting[document] = body
         self._forget_late(document)
 
-    def take(self, now: float) -> list[Parcel]:
+    def take(self, now: float) -> list[PendingAck]:
         """Return what is to be published now, and hold it as under way."""
         if now < self._not_before:
             return []
         self._expire(now)
-        parcels = []
+        acks = []
         for document in list(self._waiting)[: max(0, WINDOW - len(self._sent))]:
             self._token += 1
-            parcel = Parcel(self._token, document, self._waiting.pop(document))
-            self._sent[parcel.token] = _Sent(parcel, now)
-            self._newest_sent[document] = parcel.token
-            parcels.append(parcel)
-        return parcels
+            ack = PendingAck(self._token, document, self._waiting.pop(document))
+            self._sent[ack.token] = _Sent(ack, now)
+            self._newest_sent[document] = ack.token
+            acks.append(ack)
+        return acks
 
     def wake_in(self, now: float) -> float | None:
         """Return the seconds until `take` may have something though nothing happens, None for never."""
@@ -89,8 +89,8 @@ class Outbox:
         document = self._late.get(token)
         if sent:
             self._confirm_within = CONFIRM_WITHIN
-            if self._newest_sent.get(sent.parcel.document) == token:
-                del self._newest_sent[sent.parcel.document]
+            if self._newest_sent.get(sent.ack.document) == token:
+                del self._newest_sent[sent.ack.document]
         elif document is not None:
             self._forget_late(document)
             self._waiting.pop(document, None)
@@ -102,13 +102,13 @@ class Outbox:
 
     def refuse(self, token: int, now: float) -> None:
         """Hold a publish that the server did not store, to send it again a little later."""
-        if self._give_back(token):
+        if self._requeue(token):
             self._not_before = now + RETRY_AFTER
 
     def disconnect(self) -> None:
         """Take back all that was under way: its answer would have come on a connection that is gone."""
         for token in list(self._sent):
-            self._give_back(token)
+            self._requeue(token)
         self._late.clear()
         self._late_of.clear()
         self._confirm_within = CONFIRM_WITHIN
@@ -120,18 +120,18 @@ class Outbox:
             if now - sent.at < within:
                 break
             self._confirm_within = min(2 * within, LONGEST_CONFIRM_WITHIN)
-            document = sent.parcel.document
+            document = sent.ack.document
             if self._newest_sent.get(document) == token and document not in self._waiting:
                 self._late[token] = document
                 self._late_of.setdefault(document, []).append(token)
-            self._give_back(token)
+            self._requeue(token)
 
-    def _give_back(self, token: int) -> bool:
+    def _requeue(self, token: int) -> bool:
         sent = self._sent.pop(token, None)
         if sent is None:
             return False
-        document = sent.parcel.document
+        document = sent.ack.document
         if self._newest_sent.get(document) == token:
             del self._newest_sent[document]
-            self._waiting.setdefault(document, sent.parcel.body)
+            self._waiting.setdefault(document, sent.ack.body)
         return True

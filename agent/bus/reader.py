@@ -19,11 +19,11 @@ from structlog.typing import FilteringBoundLogger
 from agent.bus import consumer
 from agent.bus.client import Connection, publish_command
 from agent.bus.consumer import Report
-from agent.bus.consumer_polling import Look
-from agent.bus.documents import Delivery, DocumentLog, Message, Trouble
+from agent.bus.consumer_polling import PollTimer
+from agent.bus.documents import Delivery, DocumentLog, Message, ResetReason
 from agent.bus.jetstream import ConsumerInfo, parse_consumer_info, parse_headers, reset_request
 from agent.bus.pull import MAX_SILENCES, SILENCE, PullMachine, Signal, request_body
-from agent.bus.snapshot import Disturbances
+from agent.bus.snapshot import ConsumerConflicts
 from protocol import streams
 from protocol.status import Fault
 
@@ -33,7 +33,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0
 MAX_DELIVERIES = 1024
 """Messages that the handler gets at a time."""
 
-TellEvent = Callable[[str, tuple[str, ...]], None]
+PublishEvent = Callable[[str, tuple[str, ...]], None]
 """Takes an event's kind and lines."""
 Record = Callable[[Sequence[Message]], None]
 """Takes messages as they were delivered."""
@@ -60,7 +60,7 @@ async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[],
         raise
 
 
-class Taker(Protocol):
+class SnapshotHandler(Protocol):
     """What is needed of a handler here."""
 
     async def begin_snapshot(self) -> None:
@@ -85,10 +85,10 @@ class Shared(NamedTuple):
     """What all connections of one agent share: what was delivered, and who else reads."""
 
     documents: DocumentLog
-    disturbances: Disturbances
+    conflicts: ConsumerConflicts
 
 
-class Reading:
+class ConsumerReader:
     """The pull loop of one connection."""
 
     def __init__(
@@ -96,29 +96,29 @@ class Reading:
         host: str,
         connection: Connection,
         shared: Shared,
-        taker: Taker,
+        handler: SnapshotHandler,
         report: Report,
-        tell_event: TellEvent,
+        publish_event: PublishEvent,
         log: FilteringBoundLogger,
         record: Record = record_nothing,
     ) -> None:
         self._host = host
         self._connection = connection
-        self._documents, self._disturbances = shared
-        self._taker = taker
+        self._documents, self._conflicts = shared
+        self._handler = handler
         self._report = report
-        self._tell_event = tell_event
+        self._publish_event = publish_event
         self._log = log
         self._record = record
-        self._round = _Round(connection.new_inbox(), time.monotonic())
-        self._look = Look(time.monotonic())
+        self._session = _PullSession(connection.new_inbox(), time.monotonic())
+        self._poll = PollTimer(time.monotonic())
         self._next = streams.next_subject(host).encode()
         self._request = request_body()
-        self._out_of_use: Fault | None = None
+        self._unusable_fault: Fault | None = None
         """Why the consumer cannot be read."""
         self._refused: Fault | None = None
         """Why it took no request, until it takes one."""
-        self._held_back: Fault | None = None
+        self._withheld: Fault | None = None
         """Why it delivers nothing, or will not."""
         self.progressed = False
         """Whether the consumer answered at least once."""
@@ -132,20 +132,20 @@ class Reading:
                 self.progressed = True
                 await self._pull()
             except Restart as restart:
-                await self._end_round()
-                self._tell_faults()
+                await self._end_session()
+                self._report_faults()
                 await asyncio.sleep(restart.pause)
 
     def _on_advisory(self, *_message: object) -> None:
         """Ask for the consumer, whatever the message says: it may be anybody's."""
-        self._look.soon(time.monotonic())
-        self._round.arrived.set()
+        self._poll.soon(time.monotonic())
+        self._session.arrived.set()
 
-    def _tell_faults(self) -> None:
-        faults = [fault for fault in (self._out_of_use or self._refused, self._held_back) if fault is not None]
+    def _report_faults(self) -> None:
+        faults = [fault for fault in (self._unusable_fault or self._refused, self._withheld) if fault is not None]
         now = time.monotonic()
-        if self._disturbances.stand(now):
-            faults.append(consumer.consumer_shared(self._host, self._disturbances.detail(now)))
+        if self._conflicts.active(now):
+            faults.append(consumer.consumer_shared(self._host, self._conflicts.detail(now)))
         self._report("consumer", [*faults, *consumer.refused_subjects(self._documents.refused)])
 
     # The beginning of a round
@@ -153,42 +153,42 @@ class Reading:
     async def _begin(self) -> None:
         """Have the consumer deliver what was not handled yet, or all of it when it is a consumer not seen before."""
         info = await self._reset()
-        self._out_of_use = None
-        self._round = _Round(self._connection.new_inbox(), time.monotonic())
-        self._round.sid = await self._connection.receive(f"{self._round.inbox}.*", self._round.on_message)
+        self._unusable_fault = None
+        self._session = _PullSession(self._connection.new_inbox(), time.monotonic())
+        self._session.sid = await self._connection.receive(f"{self._session.inbox}.*", self._session.on_message)
         if self._documents.begin(info):
             self._log.info("snapshot_began", messages=info.num_pending)
             try:
-                await uninterrupted(self._taker.begin_snapshot())
+                await uninterrupted(self._handler.begin_snapshot())
             except Exception:
                 self._documents.void()
                 raise
         self._note_pause(info, self._documents.waiting)
-        self._look.later(time.monotonic(), calm=not self._documents.waiting and self._held_back is None)
+        self._poll.later(time.monotonic(), calm=not self._documents.waiting and self._withheld is None)
         await self._conclude()
 
-    async def _end_round(self) -> None:
+    async def _end_session(self) -> None:
         """Take nothing more of this round: requests that wait at the server must not take messages from others."""
-        if self._round.sid is not None:
-            await self._connection.release(self._round.sid)
-            self._round.sid = None
+        if self._session.sid is not None:
+            await self._connection.release(self._session.sid)
+            self._session.sid = None
 
     async def _reset(self) -> ConsumerInfo:
         """Return the answer of a consumer that can be used, however long it takes until there is one."""
         wait = FIRST_WAIT
         while True:
             info = await self._ask(streams.reset_subject(self._host), reset_request(self._documents.reset_to))
-            out_of_use = await self._why_out_of_use(info)
+            unusable_fault = await self._why_unusable(info)
             if self._connection.lost.is_set():
                 raise ConnectionError("the connection was lost")
-            self._out_of_use = out_of_use
-            if info is not None and self._out_of_use is None:
+            self._unusable_fault = unusable_fault
+            if info is not None and self._unusable_fault is None:
                 if self._documents.is_known(info.created) or self._documents.reset_to == 1:
                     return info
                 self._log.warning("consumer_made_anew", consumer=self._host, created=info.created)
                 self._documents.void()
                 continue
-            self._tell_faults()
+            self._report_faults()
             await asyncio.sleep(wait)
             wait = min(wait * 2, LONGEST_WAIT)
 
@@ -200,7 +200,7 @@ class Reading:
             return None
         return parse_consumer_info(answer.data)
 
-    async def _why_out_of_use(self, info: ConsumerInfo | None) -> Fault | None:
+    async def _why_unusable(self, info: ConsumerInfo | None) -> Fault | None:
         """Return why a consumer that answered a reset so cannot be used, None when it can."""
         refusal = (
             "a reset gets no answer: a cluster without a leader, a server older than 2.14, or one without JetStream"
@@ -210,12 +210,12 @@ class Reading:
             return self._unusable(reasons) if reasons else None
         if info is not None and info.error is not None:
             refusal = info.error.description
-        told = await self._ask(streams.info_subject(self._host))
-        if told is None:
+        found = await self._ask(streams.info_subject(self._host))
+        if found is None:
             return consumer.consumer_missing(self._host, refusal)
-        if told.error is not None:
-            return consumer.consumer_missing(self._host, told.error.description)
-        reasons = consumer.unusable(told, self._host)
+        if found.error is not None:
+            return consumer.consumer_missing(self._host, found.error.description)
+        reasons = consumer.unusable(found, self._host)
         if info is None and not reasons:
             return consumer.consumer_missing(self._host, refusal)
         return self._unusable(reasons or (f"it refuses a reset: {refusal}",))
@@ -232,139 +232,139 @@ class Reading:
         while True:
             self._ask_for_more()
             await self._wait()
-            while self._round.messages:
+            while self._session.messages:
                 await self._hand_over()
-            self._heed_statuses()
-            if self._look.due(time.monotonic()):
-                await self._look_at_consumer()
+            self._handle_statuses()
+            if self._poll.due(time.monotonic()):
+                await self._poll_consumer()
             await self._conclude()
-            self._heed_twin()
+            self._check_duplicate()
 
     def _ask_for_more(self) -> None:
-        now, machine = time.monotonic(), self._round.machine
-        while (number := machine.next_request(now, len(self._round.messages))) is not None:
-            reply = f"{self._round.inbox}.{number}".encode()
+        now, machine = time.monotonic(), self._session.machine
+        while (number := machine.next_request(now, len(self._session.messages))) is not None:
+            reply = f"{self._session.inbox}.{number}".encode()
             self._connection.post([publish_command(self._next, self._request, reply)])
 
     async def _wait(self) -> None:
         now = time.monotonic()
-        patience = min(self._round.machine.wake_in(now), self._look.wake_in(now))
+        patience = min(self._session.machine.wake_in(now), self._poll.wake_in(now))
         try:
-            await asyncio.wait_for(self._round.arrived.wait(), patience)
+            await asyncio.wait_for(self._session.arrived.wait(), patience)
         except TimeoutError:
-            if self._round.machine.is_dead:
+            if self._session.machine.is_dead:
                 silence = (MAX_SILENCES + 1) * SILENCE
                 raise ConnectionError(f"the server has said nothing for {silence:g} seconds") from None
-        self._round.arrived.clear()
+        self._session.arrived.clear()
 
     async def _hand_over(self) -> None:
-        waiting = self._round.messages
+        waiting = self._session.messages
         batch = self._documents.sort(waiting[:MAX_DELIVERIES])
         self._record(waiting[:MAX_DELIVERIES])
         del waiting[:MAX_DELIVERIES]
         self._ask_for_more()
         if batch.deliveries:
-            await uninterrupted(self._taker.deliver(batch.deliveries), lambda: self._documents.remember(batch))
+            await uninterrupted(self._handler.deliver(batch.deliveries), lambda: self._documents.remember(batch))
         self._connection.post(publish_command(reply, body) for reply, body in batch.answers)
-        self._tell_refused(batch.strangers, batch.refused)
+        self._report_refused(batch.strangers, batch.refused)
         self._documents.remember(batch)
-        self._held_back = self._refused = None
-        self._round.last_delivery = None
-        self._look.later(time.monotonic(), calm=not self._documents.waiting)
-        if batch.trouble is not None:
-            self._heed(batch.trouble)
+        self._withheld = self._refused = None
+        self._session.last_delivery = None
+        self._poll.later(time.monotonic(), calm=not self._documents.waiting)
+        if batch.reset_reason is not None:
+            self._reset_for(batch.reset_reason)
 
-    def _tell_refused(self, strangers: Sequence[str], refused: Sequence[str]) -> None:
+    def _report_refused(self, strangers: Sequence[str], refused: Sequence[str]) -> None:
         """Log messages that are no document, and publish an event where a controller may look for an answer."""
         for subject in strangers:
             self._log.warning("message_refused", subject=subject, reason="it was not delivered by this host's consumer")
         new = tuple(subject for subject in refused if subject not in self._documents.refused)
         if new:
-            self._tell_event("refused_subject", new)
+            self._publish_event("refused_subject", new)
 
-    def _heed(self, trouble: Trouble) -> None:
+    def _reset_for(self, reset_reason: ResetReason) -> None:
         """Have the consumer reset."""
-        if trouble is Trouble.GAP:
-            pause = self._disturbances.noticed(time.monotonic(), random.random())  # noqa: S311  jitter is no secret
+        if reset_reason is ResetReason.GAP:
+            pause = self._conflicts.record(time.monotonic(), random.random())  # noqa: S311  jitter is no secret
             self._log.warning("consumer_sequence_gap", consumer=self._host, pause=round(pause, 1))
             raise Restart(pause)
-        self._log.warning("snapshot_void", reason=trouble.name.lower())
+        self._log.warning("snapshot_void", reason=reset_reason.name.lower())
         self._documents.void()
-        raise Restart(0.0 if trouble is Trouble.WENT_BACK else FIRST_WAIT)
+        raise Restart(0.0 if reset_reason is ResetReason.WENT_BACK else FIRST_WAIT)
 
-    def _heed_twin(self) -> None:
+    def _check_duplicate(self) -> None:
         """Read everything anew once another agent of this host's name has gone.
 
         The stored acknowledgements may be the other agent's; after a snapshot each document is acknowledged again.
         """
-        if self._disturbances.twin_left(time.monotonic()):
+        if self._conflicts.duplicate_left(time.monotonic()):
             self._log.info("other_agent_gone", consumer=self._host)
             self._documents.void()
             raise Restart(0.0)
 
-    def _heed_statuses(self) -> None:
+    def _handle_statuses(self) -> None:
         """Act on what the server said of requests; of the deliveries only when all that came are handled."""
-        if self._round.gone:
+        if self._session.gone:
             self._log.warning("consumer_gone", consumer=self._host)
             raise Restart(FIRST_WAIT)
-        if self._round.refusal:
-            self._refused = self._unusable((f"it refuses requests: {self._round.refusal}",))
+        if self._session.refusal:
+            self._refused = self._unusable((f"it refuses requests: {self._session.refusal}",))
             raise Restart(LONGEST_WAIT)
-        last, self._round.last_delivery = self._round.last_delivery, None
+        last, self._session.last_delivery = self._session.last_delivery, None
         self._refused = None if last is not None else self._refused
-        if last is not None and not self._round.messages:
-            trouble = self._documents.idle(last)
-            if trouble is not None:
-                self._heed(trouble)
+        if last is not None and not self._session.messages:
+            reset_reason = self._documents.idle(last)
+            if reset_reason is not None:
+                self._reset_for(reset_reason)
 
-    async def _look_at_consumer(self) -> None:
+    async def _poll_consumer(self) -> None:
         """Ask the server what the consumer is and has to deliver: silence says nothing of that."""
         info = await self._ask(streams.info_subject(self._host))
-        if self._round.messages:
+        if self._session.messages:
             return
         if info is None:
             self._note_pause(ConsumerInfo(), self._documents.waiting, silent=True)
-            self._look.again(time.monotonic(), calm=not self._documents.waiting)
+            self._poll.again(time.monotonic(), calm=not self._documents.waiting)
             return
         if info.error is not None:
-            self._out_of_use = consumer.consumer_missing(self._host, info.error.description)
+            self._unusable_fault = consumer.consumer_missing(self._host, info.error.description)
             raise Restart(FIRST_WAIT)
         reasons = consumer.unusable(info, self._host)
         if reasons:
-            self._out_of_use = self._unusable(reasons)
+            self._unusable_fault = self._unusable(reasons)
             raise Restart(FIRST_WAIT)
         self._documents.take_info(info)
-        self._note_pause(info, self._documents.waiting or self._look.stuck(info.num_pending), silent=True)
-        calm = self._held_back is None and not self._documents.waiting and not info.num_pending
-        self._look.again(time.monotonic(), calm=calm)
+        self._note_pause(info, self._documents.waiting or self._poll.stuck(info.num_pending), silent=True)
+        calm = self._withheld is None and not self._documents.waiting and not info.num_pending
+        self._poll.again(time.monotonic(), calm=calm)
 
     def _note_pause(self, info: ConsumerInfo, waiting: int, *, silent: bool = False) -> None:
         """Take note of why documents wait; without a pause they do only after they were waited for in vain."""
         until = info.config.pause_until if info.paused else ""
-        self._held_back = None
+        self._withheld = None
         if waiting and (until or silent):
             in_snapshot = self._documents.in_snapshot
-            self._held_back = consumer.documents_waiting(self._host, waiting, until, in_snapshot=in_snapshot)
+            self._withheld = consumer.documents_waiting(self._host, waiting, until, in_snapshot=in_snapshot)
         elif until:
-            self._held_back = consumer.consumer_paused(self._host, until)
+            self._withheld = consumer.consumer_paused(self._host, until)
 
     async def _conclude(self) -> None:
         """Have the snapshot completed when it is, and begin it anew when the stream turns out to be another one."""
         if self._documents.went_back:
-            self._heed(Trouble.WENT_BACK)
+            self._reset_for(ResetReason.WENT_BACK)
         if self._documents.is_short:
-            self._heed(Trouble.SHORT)
+            self._reset_for(ResetReason.SHORT)
         if self._documents.completed():
             self._log.info("snapshot_complete")
             try:
-                await uninterrupted(self._taker.snapshot_complete())
+                await uninterrupted(self._handler.snapshot_complete())
             except Exception:
                 self._documents.complete_failed()
                 raise
-        self._tell_faults()
+        self._report_faults()
 
 
-class _Round:
+class _PullSession:
     """What is read between one reset and the next. Each has an inbox of its own: an older request brings nothing."""
 
     def __init__(self, inbox: str, now: float) -> None:

@@ -71,7 +71,7 @@ class Replay:
         return 0 if self.complete else self.promised - self.received
 
 
-class Disturbances:
+class ConsumerConflicts:
     """When other readers of the consumer were noticed, and how long to leave it alone. Times are in seconds."""
 
     FIRST_PAUSE = 0.5
@@ -84,38 +84,38 @@ class Disturbances:
 
     def __init__(self) -> None:
         self._last: float | None = None
-        self._twin: float | None = None
+        self._duplicate: float | None = None
         self._pause = self.FIRST_PAUSE
 
-    def noticed(self, now: float, chance: float) -> float:
+    def record(self, now: float, chance: float) -> float:
         """Take note of one; return the seconds to wait before the next reset, with up to a half more by `chance`.
 
         `chance` is a random number from 0 to 1: two agents that disturb one another must not stay in step.
         """
-        if not self.stand(now):
+        if not self.active(now):
             self._pause = self.FIRST_PAUSE
         self._last = now
         pause, self._pause = self._pause, min(self._pause * 2, self.LONGEST_PAUSE)
         return pause * (1 + chance / 2)
 
-    def heard_twin(self, now: float) -> None:
+    def saw_duplicate(self, now: float) -> None:
         """Take note of a status that another agent published under this host's name."""
-        self._twin = now
+        self._duplicate = now
 
-    def stand(self, now: float) -> bool:
+    def active(self, now: float) -> bool:
         """Return whether somebody else counts as a reader now."""
-        return self._is_recent(self._last, now) or self._is_recent(self._twin, now)
+        return self._is_recent(self._last, now) or self._is_recent(self._duplicate, now)
 
-    def twin_left(self, now: float) -> bool:
+    def duplicate_left(self, now: float) -> bool:
         """Return whether another agent of this host's name was heard and has gone; true once for each."""
-        if self._twin is None or self.stand(now):
+        if self._duplicate is None or self.active(now):
             return False
-        self._twin = None
+        self._duplicate = None
         return True
 
     def detail(self, now: float) -> str:
         """Return who that is, as far as is known, in words that stay the same for as long as that does."""
-        if self._is_recent(self._twin, now):
+        if self._is_recent(self._duplicate, now):
             return "another agent runs under this host's name: its status is on the bus"
         return "somebody else pulls from this consumer or resets it: deliveries are missing"
 

@@ -92,10 +92,10 @@ def _spans(cells: Sequence[str]) -> tuple[int, int]:
     return least, max(cell_len(cell) for cell in cells)
 
 
-def folded_widths(spans: Sequence[tuple[int, int]], room: int) -> list[int] | None:
-    """Return widths of columns that fit into `room` together, None when none do. The widest give way first."""
+def folded_widths(spans: Sequence[tuple[int, int]], width: int) -> list[int] | None:
+    """Return widths of columns that fit into `width` together, None when none do. The widest give way first."""
     widths = [whole for _, whole in spans]
-    while sum(widths) > room:
+    while sum(widths) > width:
         foldable = [index for index, (least, _) in enumerate(spans) if widths[index] > least]
         if not foldable:
             return None

@@ -14,13 +14,13 @@ T = TypeVar("T")
 _VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"?([^\s\"]+)", re.IGNORECASE)
 
 
-class Refused(click.ClickException):
+class PermissionDenied(click.ClickException):
     """The server refused what was asked for."""
 
     exit_code = 3
 
 
-class Refusals:
+class PermissionErrors:
     """The subjects that the server refused on one connection, in lower case as the library reports them."""
 
     def __init__(self, inbox_prefix: str) -> None:
@@ -50,9 +50,9 @@ class Refusals:
     def _raise_for(self, subject: str) -> None:
         for refused, verb in self._found.items():
             if verb == "publish" and refused == subject.lower():
-                raise Refused(_words(verb, subject))
+                raise PermissionDenied(_words(verb, subject))
             if verb == "subscribe" and refused.startswith(self._inbox_prefix.lower()):
-                raise Refused(_words(verb, f"{self._inbox_prefix}.>"))
+                raise PermissionDenied(_words(verb, f"{self._inbox_prefix}.>"))
 
 
 def _words(verb: str, subject: str) -> str:

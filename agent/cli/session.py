@@ -20,7 +20,7 @@ from agent.bus.client import Connection, connect, publish_command
 from agent.bus.connection_errors import describe
 from agent.bus.jetstream import parse_headers
 from agent.bus.settings import BusSettings, shown
-from agent.cli.permission_errors import Refusals, Refused
+from agent.cli.permission_errors import PermissionDenied, PermissionErrors
 from protocol import codec, permissions, rpc, status, streams, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.errors import DocumentError
@@ -86,10 +86,10 @@ class Call:
 class Session:
     """Questions on one connection."""
 
-    def __init__(self, connection: Connection, access: Access, refusals: Refusals) -> None:
+    def __init__(self, connection: Connection, access: Access, permission_errors: PermissionErrors) -> None:
         self.connection = connection
         self._access = access
-        self._refusals = refusals
+        self._permission_errors = permission_errors
 
     async def ask(self, host: str, verb: str, question: msgspec.Struct | None, into: type[T]) -> T:
         """Return a host's answer, or raise NotAnswered, or Refused when the server does not let it pass."""
@@ -97,7 +97,7 @@ class Session:
         subject = subjects.rpc(host, verb)
         try:
             request = self.connection.request(subject, body, timeout=self._access.timeout)
-            answer = await self._refusals.unless(request, subject)
+            answer = await self._permission_errors.unless(request, subject)
         except NoRespondersError:
             raise NotAnswered(
                 f"{host} does not answer: no such host, or its agent is down (a host's name is wanted, not a droplet's)"
@@ -127,7 +127,7 @@ class Session:
         inbox = self.connection.new_inbox()
         await self.connection.receive(inbox, take)
         self.connection.post([publish_command(PING.encode(), b"", inbox.encode())])
-        await self._refusals.unless(asyncio.sleep(self._access.wait), PING)
+        await self._permission_errors.unless(asyncio.sleep(self._access.wait), PING)
         return sorted(found)
 
     async def call(self, host: str | None) -> Call:
@@ -146,7 +146,7 @@ class Session:
         """
         try:
             found = await self.stored_acknowledgements(streams.ACK_SUBJECTS, self._access.wait)
-        except (NotAnswered, Refused):  # a monitor need not be allowed to read them
+        except (NotAnswered, PermissionDenied):  # a monitor need not be allowed to read them
             return set()
         return {host for host, item in found if not item.removed}
 
@@ -226,7 +226,7 @@ class Session:
         subject = f"$JS.API.DIRECT.GET.{streams.ACK_STREAM}"
         self.connection.post([publish_command(subject.encode(), json.dumps(question).encode(), inbox.encode())])
         try:
-            code, pending = await self._refusals.unless(asyncio.wait_for(end, patience), subject)
+            code, pending = await self._permission_errors.unless(asyncio.wait_for(end, patience), subject)
         except TimeoutError:
             raise NotAnswered(NO_ACKS) from None
         if code not in (204, 404):
@@ -271,7 +271,7 @@ async def session(access: Access) -> AsyncIterator[Session]:
     if access.netns:
         enter_netns(access.netns)
     reasons = []
-    refusals = Refusals(permissions.OPERATOR_INBOX)
+    permission_errors = PermissionErrors(permissions.OPERATOR_INBOX)
     for server in access.settings.servers:
         try:
             connection = await connect(
@@ -279,13 +279,13 @@ async def session(access: Access) -> AsyncIterator[Session]:
                 access.settings,
                 name="dropletctl",
                 inbox_prefix=permissions.OPERATOR_INBOX,
-                on_error=refusals.take,
+                on_error=permission_errors.take,
             )
         except Exception as error:
             reasons.append(f"{shown(server)}: {describe(error)}")
             continue
         try:
-            yield Session(connection, access, refusals)
+            yield Session(connection, access, permission_errors)
         except Error as error:
             raise Unreachable(f"{shown(server)}: {describe(error)}") from None
         finally:

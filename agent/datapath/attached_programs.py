@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class OwnedObjects:
     """What programs of this instance and of the current layout, attached or pinned, still hold in the kernel."""
 
     maps: Mapping[str, int] = field(default_factory=dict)
@@ -65,7 +65,7 @@ def owner_of(program_id: int, pins: Pins) -> Owner:
     return Owner(instance, holder_of(program_id))
 
 
-async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> Found:
+async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> OwnedObjects:
     """Look at the programs on the uplinks, on endpoints' interfaces and in pins, in this order.
 
     What the uplinks run wins: of several generations of maps, it is the one that traffic comes in by.
@@ -86,7 +86,7 @@ async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> Found
         programs.setdefault((info.name, marked[1].content), number)
         for name, map_id in _maps_of(info, but=marked[0]):
             maps.setdefault(name, map_id)
-    return Found(maps, programs)
+    return OwnedObjects(maps, programs)
 
 
 def _attached_to(links: Sequence[Message]) -> Iterator[int]:

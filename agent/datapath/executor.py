@@ -24,13 +24,13 @@ from agent.core.plan.actions import (
     Failure,
     PutEntries,
 )
-from agent.core.plan.recurring_failures import Refusals
+from agent.core.plan.recurring_failures import RecurringFailures
 from agent.core.plan.remedies import explain, step_of
 from agent.datapath.attach.transit import Transit
 from agent.datapath.bpf.maps import Map, Refused
 from agent.datapath.net.threads import in_thread
 from agent.datapath.veth.pairs import Links
-from agent.errors import in_words
+from agent.errors import explain_error
 
 AT_ONCE = 4096
 """Entries that are changed without leaving the event loop: a few milliseconds at most."""
@@ -47,7 +47,7 @@ class Executor:
         self._maps = maps
         self._links = links
         self._transit = transit
-        self._refusals = Refusals()
+        self._recurring = RecurringFailures()
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         """Carry out the actions in their order; return what was refused, empty when all is done."""
@@ -60,11 +60,11 @@ class Executor:
                 failures.append(_failure(action, error))
             except Exception as error:  # whatever it was, nobody may take the action for done
                 failure = _failure(action, OSError(errno.EIO, f"{type(error).__name__}: {error}"))
-                if self._refusals.new([failure]):
+                if self._recurring.new([failure]):
                     log.exception("action_failed", object=failure.object)
                 failures.append(failure)
-            self._refusals.done(action, object_of(action), failures[before:])
-        for failure in self._refusals.new(failures):
+            self._recurring.done(action, object_of(action), failures[before:])
+        for failure in self._recurring.new(failures):
             log.warning(
                 "kernel_refused",
                 object=failure.object,
@@ -120,7 +120,7 @@ def object_of(action: Action) -> str:
 
 
 def _failure(action: Action, error: OSError) -> Failure:
-    message = in_words(error, step_of(action), object_of(action))
+    message = explain_error(error, step_of(action), object_of(action))
     return Failure(action, error.errno or errno.EIO, object_of(action), message)
 
 

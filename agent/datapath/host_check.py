@@ -19,7 +19,7 @@ from pathlib import Path
 from agent.core.model.features import Features, family_of
 from agent.core.model.linux_version import version_of
 from agent.core.model.map_layout import MAX_LOCAL_DROPLETS
-from agent.core.model.overhead import SMALLEST, uplink_mtu
+from agent.core.model.overhead import MIN_MTU, uplink_mtu
 from agent.core.model.uplinks import Uplink
 from agent.core.uplinks.program_owners import advice, possessive
 from agent.core.uplinks.xdp_mode import NATIVE, Device, decide, remedy_of, shows_when_attached
@@ -128,10 +128,10 @@ def _neighbours(config: KernelConfig) -> CheckResult:
     for family, path in NEIGHBOUR_LIMITS.items():
         with contextlib.suppress(FileNotFoundError):  # shown in the first network namespace alone
             limits[family] = int(path.read_text(encoding="ascii"))
-    return room_for_neighbours(limits, config.sizes.droplets)
+    return neighbour_capacity(limits, config.sizes.droplets)
 
 
-def room_for_neighbours(limits: Mapping[str, int], droplets: int) -> CheckResult:
+def neighbour_capacity(limits: Mapping[str, int], droplets: int) -> CheckResult:
     """Return the answer about limits by family (`ipv4`, `ipv6`) of a host with a map of so many droplets. Pure."""
     if not limits:
         return CheckResult("neighbours", True, "their limit is not shown in this network namespace")
@@ -192,7 +192,7 @@ async def _interface(config: KernelConfig) -> CheckResult:
         found = [await _one_interface(netlink, name, config.features) for name in config.interfaces]
         if all(one.ok for one in found):
             uplinks = await read_uplinks(netlink, config.interfaces)
-            places = sum(len(uplink.arrives) for uplink in uplinks)
+            places = sum(len(uplink.ingress) for uplink in uplinks)
             if places > MAX_LOCAL_DROPLETS:
                 remedy = f"name fewer interfaces, or give the bond fewer members: {MAX_LOCAL_DROPLETS} in all"
                 return CheckResult("interface", False, f"frames would come in on {places} interfaces", remedy)
@@ -214,9 +214,9 @@ async def _one_interface(netlink: Netlink, name: str, features: Features) -> Che
     return _fit(found, features)
 
 
-def least_uplink_mtu(uplink: Uplink, features: Features) -> int:
+def min_uplink_mtu(uplink: Uplink, features: Features) -> int:
     """Return the smallest MTU of an uplink that leaves endpoints what their families need, by its best address."""
-    least = max(SMALLEST[family] for family in features.families)
+    least = max(MIN_MTU[family] for family in features.families)
     return min(uplink_mtu(least, family_of(address)) for address in uplink.addresses)
 
 
@@ -226,11 +226,11 @@ def _fit(found: Uplink, features: Features) -> CheckResult:
         return CheckResult("interface", False, f"{name} is not Ethernet", "choose an Ethernet interface")
     if not found.addresses:
         return CheckResult("interface", False, f"{name} has no address", f"ip addr add ... dev {name}")
-    if found.mtu < (least := least_uplink_mtu(found, features)):
+    if found.mtu < (least := min_uplink_mtu(found, features)):
         remedy = f"raise its MTU to {least} at least; 1500 or more is usual"
         return CheckResult("interface", False, f"{name} has an MTU of {found.mtu}", remedy)
     vlan = f", VLAN {found.vlan}" if found.vlan else ""
-    members = f", {len(found.arrives) - 1} members" if len(found.arrives) > 1 else ""
+    members = f", {len(found.ingress) - 1} members" if len(found.ingress) > 1 else ""
     detail = f"{name}: {len(found.addresses)} addresses, MTU {found.mtu}{vlan}{members}"
     return CheckResult("interface", True, detail)
 
@@ -266,7 +266,7 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
 
 def _features(link: Message, uplink: Uplink) -> int | None:
     """Return what a driver takes, None when nobody can tell: a bond without members takes what they will take."""
-    if kind(link) == "bond" and len(uplink.arrives) == 1:
+    if kind(link) == "bond" and len(uplink.ingress) == 1:
         return None
     return xdp_features(uplink.carrier)
 
@@ -341,9 +341,9 @@ def _refused_by_card(link: Message) -> str:
 
 def _together(name: str, found: list[CheckResult]) -> CheckResult:
     """Return one answer for several interfaces: of those that are not good, if there are any."""
-    told = [one for one in found if not one.ok] or found
-    remedies = list(dict.fromkeys(one.remedy for one in told if one.remedy))
-    return CheckResult(name, all(one.ok for one in found), "; ".join(one.detail for one in told), "; ".join(remedies))
+    shown = [one for one in found if not one.ok] or found
+    remedies = list(dict.fromkeys(one.remedy for one in shown if one.remedy))
+    return CheckResult(name, all(one.ok for one in found), "; ".join(one.detail for one in shown), "; ".join(remedies))
 
 
 async def _with_uplinks(config: KernelConfig) -> KernelConfig:

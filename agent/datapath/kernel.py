@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.core.faults.log_once import Once
+from agent.core.faults.log_once import LogOnce
 from agent.core.model.features import Features
 from agent.core.model.map_layout import CALLED_PROGRAMS, U32, MapName
 from agent.core.model.process_bindings import Bindings
@@ -24,13 +24,13 @@ from agent.core.plan.observed import Observed
 from agent.datapath.attach.attach_modes import AttachModes
 from agent.datapath.attach.transit import Transit
 from agent.datapath.attach.uplinks import names_of, read_uplinks
-from agent.datapath.attach.xdp import AttachMode, Ownership, Program
+from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership
 from agent.datapath.attach.xdp_features import FeatureEvents
 from agent.datapath.attached_programs import find, is_ours, owner_of
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import EVERYTHING, CompiledObject, compile_programs
-from agent.datapath.bpf.lost_frame_counter import FailureCounter
+from agent.datapath.bpf.lost_frame_counter import LostFrameCounter
 from agent.datapath.bpf.map_queries import Readings
 from agent.datapath.bpf.maps import Map, MapSizes, close_maps, open_maps
 from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids, restore
@@ -41,7 +41,7 @@ from agent.datapath.net.ethtool import leave_tags_on
 from agent.datapath.net.namespaces import open_control_socket
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
-from agent.datapath.observe import Subject, look_up, observe
+from agent.datapath.observe import Subject, observe, observe_some
 from agent.datapath.veth.pairs import Links, TransitAgent
 
 log = structlog.get_logger()
@@ -86,7 +86,7 @@ class Kernel(Readings):
         config: KernelConfig,
         netlink: Netlink,
         maps: dict[MapName, Map],
-        loaded: dict[str, programs.Program],
+        loaded: dict[str, programs.LoadedProgram],
         compiled: CompiledObject,
         uplinks: tuple[Uplink, ...],
     ) -> None:
@@ -95,11 +95,11 @@ class Kernel(Readings):
         self._netlink = netlink
         self._loaded = loaded
         self._content = compiled.hash
-        self._old_pins = Once()
+        self._old_pins = LogOnce()
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """What the programs are compiled with."""
-        own = Ownership(self._owns, bpf.program_by_id, lambda number: owner_of(number, config.pins))
+        own = ProgramOwnership(self._owns, bpf.program_by_id, lambda number: owner_of(number, config.pins))
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
         self.modes = AttachModes(config.attach_mode)
@@ -122,7 +122,7 @@ class Kernel(Readings):
         self.executor = Executor(maps, self.links, self.transit)
         self.neighbours = NeighbourWatch(uplinks, maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None
-        self.failures = FailureCounter(compiled, maps, config.pins, config.count_lost_frames)
+        self.failures = LostFrameCounter(compiled, maps, config.pins, config.count_lost_frames)
         """What is dropped after a verdict of the programs."""
         self._subject = Subject(
             config.interfaces,
@@ -169,7 +169,7 @@ class Kernel(Readings):
         if self._feature_events is not None:
             self._feature_events.close()
         await self.neighbours.close()
-        self.links.taken.close()
+        self.links.name_watch.close()
         self.transit.close()
         self._follower.close()
         self._netlink.close()
@@ -180,9 +180,9 @@ class Kernel(Readings):
         """Read everything back, and change nothing; `namespaces`: endpoint id -> its own. Raises ObservationError."""
         return await observe(self._netlink, self._subject, namespaces)
 
-    async def look_up(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
+    async def observe_some(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
         """Read a few things back, and the uplinks; otherwise as `observe`."""
-        return await look_up(self._netlink, self._subject, namespaces, suspects)
+        return await observe_some(self._netlink, self._subject, namespaces, suspects)
 
     def tend(self, observed: Observed) -> None:
         """Keep in order what no document asks for; `observed` is the kernel as it was just seen. Raises OSError.
@@ -194,7 +194,7 @@ class Kernel(Readings):
         _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded)
         self._take(observed.uplinks)
         self._count_failures()
-        self.neighbours.look_again()
+        self.neighbours.rescan()
         outdated = any(self.transit.is_outdated(uplink.carrier) for uplink in observed.uplinks)
         if (
             any(one.transit for one in observed.uplinks)
@@ -202,7 +202,7 @@ class Kernel(Readings):
             and all(veth.transit_agent for veth in observed.veths.values())
         ):
             kept = self.config.pins.forget_others(self._content)
-            if kept and self._old_pins.begins("pins", str(kept)):
+            if kept and self._old_pins.is_new("pins", str(kept)):
                 log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
 
     async def uplinks(self) -> tuple[Uplink, ...]:
@@ -222,7 +222,7 @@ class Kernel(Readings):
         with open_control_socket() as control:
             for uplink in self._uplinks:
                 with contextlib.suppress(OSError):  # it is gone
-                    (name,) = names_of([uplink.leaves])
+                    (name,) = names_of([uplink.egress])
                     if frames := unsent_frames(control, name):
                         found[uplink.name] = frames
         return found
@@ -230,7 +230,7 @@ class Kernel(Readings):
     def _count_failures(self) -> None:
         """Have what the kernel drops after a verdict of this instance's programs counted, of older ones of it too."""
         own = pinned_program_ids(self.config.pins) | self.transit.ids
-        self.failures.tend(own, {one for uplink in self._uplinks for one in (uplink.carrier, *uplink.arrives)})
+        self.failures.tend(own, {one for uplink in self._uplinks for one in (uplink.carrier, *uplink.ingress)})
 
     def _take(self, uplinks: tuple[Uplink, ...]) -> None:
         self._uplinks = uplinks
@@ -241,7 +241,7 @@ class Kernel(Readings):
     def _leave_tags_on(self, carrier: int) -> None:
         """Have the hardware leave VLAN tags where the program looks for them, if anything of a VLAN comes in there."""
         indexes = {
-            one for uplink in self._uplinks if uplink.vlan and uplink.carrier == carrier for one in uplink.arrives
+            one for uplink in self._uplinks if uplink.vlan and uplink.carrier == carrier for one in uplink.ingress
         }
         if indexes:
             with open_control_socket() as control:
@@ -276,11 +276,11 @@ class Kernel(Readings):
         restore(wanted)
 
 
-def _program(loaded: programs.Program) -> Program:
-    return Program(loaded.fd, loaded.id, loaded.name)
+def _program(loaded: programs.LoadedProgram) -> AttachableProgram:
+    return AttachableProgram(loaded.fd, loaded.id, loaded.name)
 
 
-def _fill_program_array(array: Map, loaded: Mapping[str, programs.Program]) -> None:
+def _fill_program_array(array: Map, loaded: Mapping[str, programs.LoadedProgram]) -> None:
     """Put the programs where tail calls look for them; reading such a map gives a program's id."""
     for slot, name in CALLED_PROGRAMS.items():
         key = U32.pack(slot)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import structlog
 
-from agent.core.faults.log_once import Once
+from agent.core.faults.log_once import LogOnce
 from agent.core.model.uplinks import Uplink
 from agent.datapath.attach.attach_modes import AttachModes, read_devices
 from agent.datapath.attach.transit import Transit
@@ -30,7 +30,7 @@ class ModeFollower:
         self._links = links
         self._query = LinkQuery()
         self._followed = False
-        self._refused = Once()
+        self._refused = LogOnce()
 
     def close(self) -> None:
         """Close the socket; all that is attached stays so."""
@@ -59,8 +59,8 @@ class ModeFollower:
                 await self._transit.change_mode(carrier)
             await self._links.change_mode()
         except OSError as error:
-            if self._refused.begins("mode", f"{self._modes.endpoints} {error.strerror}"):
+            if self._refused.is_new("mode", f"{self._modes.endpoints} {error.strerror}"):
                 log.warning("attach_mode_not_changed", mode=self._modes.endpoints, reason=error.strerror)
             return False
-        self._refused.ends("mode")
+        self._refused.clear("mode")
         return True

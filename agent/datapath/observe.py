@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from agent.core.faults.log_once import Once
+from agent.core.faults.log_once import LogOnce
 from agent.core.model.map_layout import CONFIGURED_MAPS, MapName
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
@@ -30,7 +30,7 @@ from agent.datapath.net.threads import in_thread
 from agent.datapath.veth.endpoint_reader import PeerReader
 from agent.datapath.veth.endpoint_side import IFF_UP
 from agent.datapath.veth.pairs import is_unfinished, marked_endpoint
-from agent.errors import doing
+from agent.errors import kernel_step
 
 _NOT_THERE = frozenset(
     (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ESRCH, errno.ENOTDIR, errno.EACCES, errno.EPERM)
@@ -55,9 +55,9 @@ class Subject:
     transit_agent: int
     agent_mode: Callable[[], AttachMode] = lambda: AttachMode.AUTO
     """How the transit agent is to run."""
-    unknown: Once = field(default_factory=Once)
+    unknown: LogOnce = field(default_factory=LogOnce)
     """The endpoints' peers that could not be read when this was looked at last, by endpoint."""
-    unfinished: Once = field(default_factory=Once)
+    unfinished: LogOnce = field(default_factory=LogOnce)
     """The unfinished pairs that were left alone, by interface."""
 
 
@@ -75,7 +75,9 @@ async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
         return Observed(uplinks=uplinks, veths=veths, maps=maps)
 
 
-async def look_up(netlink: Netlink, subject: Subject, namespaces: Mapping[str, str], suspects: Suspects) -> Observed:
+async def observe_some(
+    netlink: Netlink, subject: Subject, namespaces: Mapping[str, str], suspects: Suspects
+) -> Observed:
     """Look at the uplinks, some entries and some endpoints' pairs only; otherwise as `observe`."""
     with _reading():
         uplinks = await read_uplinks(netlink, subject.interfaces, subject.transit_xdp())
@@ -87,7 +89,7 @@ async def look_up(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
     try:
-        with doing(Step.READ, "interfaces, addresses and maps"):
+        with kernel_step(Step.READ, "interfaces, addresses and maps"):
             yield
     except OSError as error:
         raise ObservationError(f"the kernel could not be read: {error.strerror}") from error
@@ -134,7 +136,7 @@ def _ours(
             name = str(attribute(link, "IFLA_IFNAME"))
             if name in by_name:
                 yield by_name[name], link, False
-            elif subject.unfinished.begins(name, name):
+            elif subject.unfinished.is_new(name, name):
                 log.info("unfinished_veth_left_alone", interface=name)
 
 
@@ -154,15 +156,15 @@ def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> Obs
 
 
 def _with_peer(
-    seen: ObservedVeth, namespace: str, found: ObservedPeer | Exception | None, unknown: Once
+    seen: ObservedVeth, namespace: str, found: ObservedPeer | Exception | None, unknown: LogOnce
 ) -> ObservedVeth:
     """Add the other side of a pair, read where it belongs: None when it or the namespace is not there."""
     if not isinstance(found, Exception):
-        unknown.ends(seen.endpoint)
+        unknown.clear(seen.endpoint)
         return replace(seen, peer=found)
     if isinstance(found, OSError) and found.errno in _NOT_THERE:
         return seen
     reason = str(found) if isinstance(found, OSError) else f"{type(found).__name__}: {found}"
-    if unknown.begins(seen.endpoint, reason):
+    if unknown.is_new(seen.endpoint, reason):
         log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
     return replace(seen, peer_known=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from agent.datapath.attach.uplinks import read_uplinks
-from agent.datapath.attach.xdp import Ownership, attached_program, detach
+from agent.datapath.attach.xdp import ProgramOwnership, attached_program, detach
 from agent.datapath.attached_programs import is_ours
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.kernel import KernelConfig
@@ -34,7 +34,7 @@ async def remove(config: KernelConfig) -> Removed:
     Needs neither compiler nor agent; what is not there is no error, what is another's stays. So does a pair whose
     making was cut short before it was marked: it may be another instance's.
     """
-    own = Ownership(lambda number: is_ours(number, config.pins), bpf.program_by_id)
+    own = ProgramOwnership(lambda number: is_ours(number, config.pins), bpf.program_by_id)
     interfaces, transit = 0, False
     async with Netlink() as netlink:
         for link in await netlink.links():
@@ -51,7 +51,7 @@ async def remove(config: KernelConfig) -> Removed:
     return Removed(interfaces, transit, pins)
 
 
-async def _leave(netlink: Netlink, name: str, own: Ownership) -> bool:
+async def _leave(netlink: Netlink, name: str, own: ProgramOwnership) -> bool:
     """Take our program and neighbours off an uplink; return whether there was a program."""
     link = await netlink.link(ifname=name)
     if link is None:

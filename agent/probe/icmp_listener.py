@@ -28,26 +28,26 @@ _UNREACHABLE_V6, _TOO_BIG_V6 = 1, 2
 
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
-TakeError = Callable[[TunnelError], object]
+OnIcmpError = Callable[[TunnelError], object]
 
 
 class IcmpErrors:
     """Both families' errors; a family that the host does not have is left out."""
 
-    def __init__(self, paths: Container[Path], ports: Collection[int], take: TakeError) -> None:
+    def __init__(self, paths: Container[Path], ports: Collection[int], take: OnIcmpError) -> None:
         """Listen in the running loop for errors about tunnels on `paths` (a live view) to UDP `ports`."""
         self._paths = paths
         self._ports = ports
         self._take = take
         self._readers: list[PacedReader] = []
-        self.not_heard: list[Fault] = []
+        self.faults: list[Fault] = []
         """The faults of families whose errors are not listened to, though the host has them."""
         for open_, read in ((_open_v4, self._read_v4), (_open_v6, self._read_v6)):
             try:
                 opened = open_()
             except OSError as error:
                 if error.errno not in _NO_FAMILY:
-                    self.not_heard.append(_fault(open_ is _open_v6, error))
+                    self.faults.append(_fault(open_ is _open_v6, error))
                 continue
             self._readers.append(PacedReader(opened, _reading(read, opened)))
 
@@ -58,15 +58,15 @@ class IcmpErrors:
         self._readers.clear()
 
     def _read_v4(self, opened: socket.socket) -> None:
-        self._tell(parse_icmp(opened.recv(MOST), self._paths, self._ports))
+        self._deliver(parse_icmp(opened.recv(MOST), self._paths, self._ports))
 
     def _read_v6(self, opened: socket.socket) -> None:
         message, ancillary, _, sender = opened.recvmsg(MOST, socket.CMSG_SPACE(20))
         destination = next((data[:16] for _, kind, data in ancillary if kind == IPV6_PKTINFO), b"")
         source = socket.inet_pton(socket.AF_INET6, sender[0].partition("%")[0])
-        self._tell(parse_icmpv6(message, source, destination, self._paths, self._ports))
+        self._deliver(parse_icmpv6(message, source, destination, self._paths, self._ports))
 
-    def _tell(self, error: TunnelError | None) -> None:
+    def _deliver(self, error: TunnelError | None) -> None:
         if error is not None:
             self._take(error)
 

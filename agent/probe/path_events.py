@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from structlog.typing import FilteringBoundLogger
 
-from agent.core.model.overhead import needed_for_ipv6
-from agent.core.probe.paths import Happened, Happening
+from agent.core.model.overhead import path_mtu_for_ipv6
+from agent.core.probe.paths import PathEvent, PathEventKind
 from protocol.addresses import format_address
 
 EVENT_SECONDS = 1.0
@@ -15,12 +15,12 @@ EVENT_SECONDS = 1.0
 EVENT_LINES = 50
 
 _WORDS = {
-    Happened.DOWN: "answers no probes",
-    Happened.UP: "answers again",
-    Happened.NARROW: "carries {carries} of {size} bytes",
-    Happened.RESTORED: "carries {size} bytes again",
+    PathEventKind.DOWN: "answers no probes",
+    PathEventKind.UP: "answers again",
+    PathEventKind.NARROW: "carries {carries} of {size} bytes",
+    PathEventKind.RESTORED: "carries {size} bytes again",
 }
-_WORDS_CUT_OFF = {Happened.DOWN: "nothing leads there", Happened.UP: "can be reached again"}
+_WORDS_UNREACHABLE = {PathEventKind.DOWN: "nothing leads there", PathEventKind.UP: "can be reached again"}
 
 
 class PathEvents:
@@ -30,31 +30,31 @@ class PathEvents:
         """Hand each event to `publish` as its kind and lines."""
         self._publish = publish
         self._log = log
-        self._waiting: dict[Happened, list[Happening]] = {}
+        self._waiting: dict[PathEventKind, list[PathEvent]] = {}
         self._next_at = 0.0
 
-    def take(self, happenings: Iterable[Happening], name: Callable[[bytes], str], now: float) -> None:
+    def take(self, events: Iterable[PathEvent], name: Callable[[bytes], str], now: float) -> None:
         """Take in what happened, and publish what waits; `name` returns a peer's droplet."""
-        for happening in happenings:
-            self._waiting.setdefault(happening.kind, []).append(happening)
+        for event in events:
+            self._waiting.setdefault(event.kind, []).append(event)
         if now < self._next_at or not self._waiting:
             return
         self._next_at = now + EVENT_SECONDS
         waiting, self._waiting = self._waiting, {}
         for kind, all_ in waiting.items():
-            lines = [_line(happening, name) for happening in all_[:EVENT_LINES]]
+            lines = [_line(event, name) for event in all_[:EVENT_LINES]]
             if len(all_) > EVENT_LINES:
                 lines.append(f"and {len(all_) - EVENT_LINES} more")
             self._log.warning(kind.value, detail=lines)
             self._publish(kind.value, tuple(lines))
 
 
-def _line(happening: Happening, name: Callable[[bytes], str]) -> str:
-    path = happening.path
-    words = (_WORDS_CUT_OFF if happening.cut_off else _WORDS)[happening.kind]
-    if happening.unsent:
-        words = f"cannot be sent to: {happening.unsent}"
-    words = words.format(carries=happening.carries, size=happening.size)
-    if happening.kind is Happened.NARROW and (happening.carries or 0) < (needed := needed_for_ipv6(path.peer)):
+def _line(event: PathEvent, name: Callable[[bytes], str]) -> str:
+    path = event.path
+    words = (_WORDS_UNREACHABLE if event.unreachable else _WORDS)[event.kind]
+    if event.not_sent:
+        words = f"cannot be sent to: {event.not_sent}"
+    words = words.format(carries=event.carries, size=event.size)
+    if event.kind is PathEventKind.NARROW and (event.carries or 0) < (needed := path_mtu_for_ipv6(path.peer)):
         words += f"; endpoints' IPv6 needs {needed}"
     return f"{name(path.peer)} ({format_address(path.peer)}) from {format_address(path.source)}: {words}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from agent.core.nexthop.next_hops import Peer, Senders
 from agent.core.nexthop.peers import Droplets, PeersToReach, senders
 from agent.core.probe import unanswered
-from agent.core.probe.paths import View, down_peers, judged
+from agent.core.probe.paths import View, down_peers, with_path_state
 from agent.subscription import Observable
 from protocol.addresses import format_address, parse_address
 
@@ -39,9 +39,9 @@ class PeerStates:
 
     def follow(self, droplets: Droplets) -> None:
         """Take in which droplets there are."""
-        self._droplets, self._senders = dict(droplets.peers), senders(droplets.world)
-        self.answering = unanswered.answering(droplets.world)
-        self._names = {parse_address(droplet.address): id_ for id_, droplet in droplets.world.droplets.items()}
+        self._droplets, self._senders = dict(droplets.peers), senders(droplets.resolved)
+        self.answering = unanswered.answering(droplets.resolved)
+        self._names = {parse_address(droplet.address): id_ for id_, droplet in droplets.resolved.droplets.items()}
 
     def name(self, address: bytes) -> str:
         """Return the id of a droplet, or the address as text where no document names it."""
@@ -54,8 +54,8 @@ class PeerStates:
     def publish(self, views: Sequence[View], ifindexes: Mapping[bytes, int], version: int) -> None:
         """Publish the peers with what is known of the paths to them; `version` counts what is known."""
         self._version = version
-        self.peers.publish(PeersToReach(judged(self._droplets, views, ifindexes), self._senders))
-        self._down = down_peers((view.path, view.life) for view in views)
+        self.peers.publish(PeersToReach(with_path_state(self._droplets, views, ifindexes), self._senders))
+        self._down = down_peers((view.path, view.liveness) for view in views)
         names = frozenset(map(self.name, self._down))
         if names != (self.down.value or frozenset()):
             self.down.publish(names)

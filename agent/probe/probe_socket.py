@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from agent.core.probe.paths import Path
 from agent.core.probe.probe_packet import Kind, build, headers, parse
-from agent.core.probe.send_errors import Sending, sending_of
+from agent.core.probe.send_errors import SendResult, send_result
 from agent.probe.paced_reader import PacedReader
 
 IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3
@@ -24,14 +24,14 @@ FIRST_PART = 16
 __ip_append_data). Otherwise the interface is to add it, which a veth never does: transit XDP at its other end would see
 a wrong one."""
 
-TakeReply = Callable[[Path, bytes], object]
+OnReply = Callable[[Path, bytes], object]
 """Called with the path and the nonce of a reply."""
 
 
 class ProbeSocket:
     """The probes of one droplet of this host."""
 
-    def __init__(self, source: bytes, interface: str, port: int, take: TakeReply) -> None:
+    def __init__(self, source: bytes, interface: str, port: int, take: OnReply) -> None:
         """Open it in the running loop; `port` is Geneve's. OSError: EADDRNOTAVAIL, ENODEV, EPERM."""
         self._source = source
         self._family = socket.AF_INET if len(source) == 4 else socket.AF_INET6
@@ -48,7 +48,7 @@ class ProbeSocket:
         """Take in the replies that are there."""
         self._reader.drain()
 
-    def send(self, peer: bytes, size: int, nonce: bytes) -> Sending:
+    def send(self, peer: bytes, size: int, nonce: bytes) -> SendResult:
         """Send a request of `size` bytes, IP header included, to a packed address."""
         datagram = build(Kind.REQUEST, nonce, size - headers(peer))
         to = (socket.inet_ntop(self._family, peer), self._port)
@@ -56,8 +56,8 @@ class ProbeSocket:
             self._socket.sendto(datagram[:FIRST_PART], socket.MSG_MORE, to)
             self._socket.sendto(datagram[FIRST_PART:], to)
         except OSError as error:
-            return sending_of(error.errno or 0)
-        return Sending.SENT
+            return send_result(error.errno or 0)
+        return SendResult.SENT
 
     def _read_one(self) -> bool:
         try:

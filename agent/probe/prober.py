@@ -15,10 +15,10 @@ from agent.core.faults.tracker import ReportFaults
 from agent.core.nexthop.peers import Droplets, PeersToReach
 from agent.core.probe import unanswered
 from agent.core.probe.icmp_errors import TunnelError
-from agent.core.probe.paths import Counts, Life, Path, Probe, Rules, View, paths_of
+from agent.core.probe.paths import Counts, Liveness, Path, Probe, Rules, View, paths_of
 from agent.core.probe.probe_packet import NONCE
 from agent.core.probe.probing import Probing
-from agent.core.probe.send_errors import Sending
+from agent.core.probe.send_errors import SendResult
 from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory
 from agent.probe.peer_states import PeerStates
@@ -40,7 +40,7 @@ class Prober:
         self,
         rules: Rules,
         ports: tuple[int, ...],
-        cut_off: Callable[[], Collection[bytes]],
+        unreachable: Callable[[], Collection[bytes]],
         memory: PathMemory,
         events: PathEvents,
         errors: LoopErrors,
@@ -48,15 +48,15 @@ class Prober:
     ) -> None:
         """`ports` are the tunnels' UDP ports, Geneve's first.
 
-        `cut_off` returns the peers to which nothing leads now, the same object until that changes.
+        `unreachable` returns the peers to which nothing leads now, the same object until that changes.
         """
         self.doubtful = Observable[Collection[Path]]()
         """The paths whose next hop may not be what the kernel takes it for; each value stands for itself."""
         self._states = PeerStates()
         self._probing = Probing(rules, lambda: secrets.token_bytes(NONCE))
-        self._sockets = ProbeSockets(tuple(port for port in ports if port), self._answered, self._heard)
-        self._cut_off = cut_off
-        self._cut_off_seen: Collection[bytes] | None = None
+        self._sockets = ProbeSockets(tuple(port for port in ports if port), self._answered, self._on_icmp_error)
+        self._unreachable = unreachable
+        self._unreachable_seen: Collection[bytes] | None = None
         self._memory = memory
         self._events = events
         self._errors = errors
@@ -67,9 +67,9 @@ class Prober:
     def follow(self, droplets: Droplets) -> None:
         """Take in which droplets there are, and publish the peers at once."""
         self._states.follow(droplets)
-        self._sockets.follow(droplets.world)
-        self._cut_off_seen = None
-        paths = paths_of(droplets.world, droplets.peers)
+        self._sockets.follow(droplets.resolved)
+        self._unreachable_seen = None
+        paths = paths_of(droplets.resolved, droplets.peers)
         self._probing.set_paths(paths, time.monotonic(), self._memory.known)
         self._memory.probed(paths, self._states.addresses)
         self._states.publish(self._views(), self._sockets.ifindexes(), self._probing.version)
@@ -81,7 +81,7 @@ class Prober:
         try:
             while True:
                 try:
-                    self._turn(time.monotonic())
+                    self._run_once(time.monotonic())
                 except Exception as error:
                     self._errors.failed("prober", error)
                     await asyncio.sleep(FAILED_SECONDS)
@@ -163,41 +163,41 @@ class Prober:
                 return
         self._woken.clear()
 
-    def _turn(self, now: float) -> None:
+    def _run_once(self, now: float) -> None:
         """Take in what came and what did not, and send what is due."""
         self._sockets.turn(now)
         self._probing.expire(now)
-        if doubtful := self._probing.take_doubtful():
+        if doubtful := self._probing.take_overdue():
             self.doubtful.publish(doubtful)
-        if (cut_off := self._cut_off()) is not self._cut_off_seen:
-            self._probing.cut_off(cut_off, now)
-            self._cut_off_seen = cut_off
+        if (unreachable := self._unreachable()) is not self._unreachable_seen:
+            self._probing.unreachable(unreachable, now)
+            self._unreachable_seen = unreachable
         for probe in self._probing.due(now):
             self._send(probe, now)
-        self._memory.save(self._probing.take_to_keep(), now)  # before anybody else knows
+        self._memory.save(self._probing.take_unsaved(), now)  # before anybody else knows
         if now >= self._report_at:
             self._report_at = now + REPORT_SECONDS
             self._report("probes", self._sockets.faults(self._probing.paths))
         self._states.publish_changed(self._views, self._sockets.ifindexes(), self._probing.version)
-        self._events.take(self._probing.take_happenings(), self.name, now)
+        self._events.take(self._probing.take_events(), self.name, now)
 
     def _send(self, probe: Probe, now: float) -> None:
-        match sending := self._sockets.send(probe):
-            case Sending.SENT:
+        match result := self._sockets.send(probe):
+            case SendResult.SENT:
                 pass
-            case Sending.TOO_LONG:
-                self._probing.refused(probe.nonce, now)
-            case _ if sending.tells_of_path:
-                self._probing.failed(probe.nonce, now, sending.value)
+            case SendResult.TOO_LONG:
+                self._probing.too_long(probe.nonce, now)
+            case _ if result.path_is_broken:
+                self._probing.unroutable(probe.nonce, now, result.value)
             case _:
-                self._probing.unsent(probe.nonce, now)
+                self._probing.not_sent(probe.nonce, now)
 
     def _answered(self, path: Path, nonce: bytes) -> None:
         if self._probing.answered(path, nonce, time.monotonic()):
             self._woken.set()
 
-    def _heard(self, error: TunnelError) -> None:
-        self._probing.heard(error, time.monotonic())
+    def _on_icmp_error(self, error: TunnelError) -> None:
+        self._probing.on_icmp_error(error, time.monotonic())
         self._woken.set()
 
     def _views(self) -> list[View]:
@@ -207,5 +207,5 @@ class Prober:
 def _is_narrow(view: View) -> bool:
     """Whether probes found so, or, where nobody answers probes, a router said so."""
     return view.usable < view.size and (
-        view.life is Life.UNKNOWN or (view.life is Life.UP and view.carries is not None)
+        view.liveness is Liveness.UNKNOWN or (view.liveness is Liveness.UP and view.carries is not None)
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from agent.core.model.resolved_state import World
+from agent.core.model.resolved_state import ResolvedState
 from agent.core.probe.icmp_errors import TunnelError
 from agent.core.probe.paths import Path, Probe
-from agent.core.probe.send_errors import SendErrors, Sending, sending_of
+from agent.core.probe.send_errors import SendErrors, SendResult, send_result
 from agent.probe.icmp_listener import IcmpErrors
 from agent.probe.probe_socket import ProbeSocket
 from protocol.addresses import format_address, parse_address
@@ -33,7 +33,7 @@ class ProbeSockets:
         self._answered = answered
         self._heard = heard
         self._sockets: dict[bytes, ProbeSocket] = {}
-        self._unopened: dict[bytes, Sending] = {}
+        self._unopened: dict[bytes, SendResult] = {}
         self._send_errors = SendErrors()
         self._icmp: IcmpErrors | None = None
         self._open_at = 0.0
@@ -50,11 +50,11 @@ class ProbeSockets:
             opened.close()
         self._sockets.clear()
 
-    def follow(self, world: World) -> None:
+    def follow(self, resolved: ResolvedState) -> None:
         """Take in where this host's droplets are: sockets on other interfaces are closed, and opened in their place."""
         interfaces: dict[bytes, tuple[str, int]] = {}
-        for droplet in world.own_droplets():
-            uplink = world.uplink_of(droplet)
+        for droplet in resolved.own_droplets():
+            uplink = resolved.uplink_of(droplet)
             if uplink is not None:
                 interfaces[parse_address(droplet.address)] = uplink.name, uplink.ifindex
         for source in [one for one in self._sockets if interfaces.get(one) != self.interfaces.get(one)]:
@@ -69,20 +69,20 @@ class ProbeSockets:
         for opened in self._sockets.values():
             opened.drain()
 
-    def send(self, probe: Probe) -> Sending:
+    def send(self, probe: Probe) -> SendResult:
         """Send a probe; return what became of it."""
         opened = self._sockets.get(probe.path.source)
         if opened is not None:
             sending = opened.send(probe.path.peer, probe.size, probe.nonce)
         else:
-            sending = self._unopened.get(probe.path.source, Sending.NO_INTERFACE)
+            sending = self._unopened.get(probe.path.source, SendResult.NO_INTERFACE)
         self._send_errors.note(probe.path, sending)
         return sending
 
     def faults(self, paths: Collection[Path]) -> list[Fault]:
         """Return what keeps probes on some paths from being sent, and ICMP errors from being heard."""
-        self._send_errors.keep(paths)
-        silent = self._icmp.not_heard if self._icmp is not None else []
+        self._send_errors.retain(paths)
+        silent = self._icmp.faults if self._icmp is not None else []
         return [*self._send_errors.faults(self._place, self.ports[0]), *silent]
 
     def ifindexes(self) -> Mapping[bytes, int]:
@@ -95,7 +95,7 @@ class ProbeSockets:
             try:
                 self._sockets[source] = ProbeSocket(source, interface, self.ports[0], self._answered)
             except OSError as error:
-                self._unopened[source] = sending_of(error.errno or 0)
+                self._unopened[source] = send_result(error.errno or 0)
             else:
                 self._unopened.pop(source, None)
 

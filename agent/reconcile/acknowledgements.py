@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from agent.core.config.ack_tracker import Ledger
+from agent.core.config.ack_tracker import AckTracker
 from agent.core.config.desired_state import Desired
 from agent.core.config.registry import Registry, Verdict
 from agent.core.config.truncation import first
-from agent.core.faults.log_once import Once
+from agent.core.faults.log_once import LogOnce
 from agent.reconcile.retry import Retries
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.codec import limited
@@ -21,16 +21,16 @@ class Acknowledgements:
     """The verdicts of one host's documents on their way to the bus: those that are news are sent."""
 
     def __init__(self, send: Callable[[Acknowledgement], None], retries: Retries, log: FilteringBoundLogger) -> None:
-        self.tracker = Ledger()
+        self.tracker = AckTracker()
         """What was last sent of each document."""
         self._send = send
         self._retries = retries
         self._log = log
-        self._rejected = Once()
+        self._rejected = LogOnce()
 
     def forget(self) -> None:
         """Have every document acknowledged again: the acknowledgements' stream may be another one."""
-        self.tracker.forget()
+        self.tracker.resend_all()
 
     def send(self, desired: Desired, names: Iterable[str], postponed: Collection[str] = ()) -> None:
         """Acknowledge those of some documents whose verdict is another one than before, the oldest revision first.
@@ -42,7 +42,7 @@ class Acknowledgements:
         self._schedule(documents, known)
         for name in sorted(known.difference(postponed), key=documents.newest):
             verdict = desired.verdict(name)
-            if self.tracker.enter(verdict, now):
+            if self.tracker.record(verdict, now):
                 self._acknowledge(verdict, now)
             documents.forget(name)
 
@@ -59,8 +59,8 @@ class Acknowledgements:
         answer = acknowledgement(verdict, now, None if remaining is None else now + remaining)
         self._send(answer)
         if not answer.errors:
-            self._rejected.ends(verdict.name)
-        elif self._rejected.begins(verdict.name, str(answer.errors)):
+            self._rejected.clear(verdict.name)
+        elif self._rejected.is_new(verdict.name, str(answer.errors)):
             for error in answer.errors:
                 self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
 

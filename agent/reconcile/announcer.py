@@ -12,9 +12,9 @@ import time
 
 import structlog
 
-from agent.core.model.resolved_state import World
+from agent.core.model.resolved_state import ResolvedState
 from agent.core.nexthop.neighbour_frames import announcement
-from agent.core.uplinks.announcements import Announcing, Place, places
+from agent.core.uplinks.announcements import AnnouncedAddress, AnnouncementSchedule, announced_addresses
 from agent.datapath.attach.uplinks import confirmed_addresses
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.nexthop.frame_sender import FrameSender
@@ -28,13 +28,13 @@ class Announcer:
 
     def __init__(self, loop_errors: LoopErrors) -> None:
         self._loop_errors = loop_errors
-        self._announcing = Announcing()
+        self._schedule = AnnouncementSchedule()
         self._woken = asyncio.Event()
         self._sender = FrameSender()
 
-    def follow(self, world: World) -> None:
+    def follow(self, resolved: ResolvedState) -> None:
         """Take in where this host's droplets are."""
-        if self._announcing.follow(places(world)):
+        if self._schedule.follow(announced_addresses(resolved)):
             self._woken.set()
 
     async def run(self) -> None:
@@ -44,7 +44,7 @@ class Announcer:
                 while True:
                     await self._sleep()
                     try:
-                        for place in self._announcing.due(time.monotonic()):
+                        for place in self._schedule.due(time.monotonic()):
                             await self._announce(netlink, place)
                     except Exception as error:
                         self._loop_errors.failed("announcer", error)
@@ -53,13 +53,13 @@ class Announcer:
 
     async def _sleep(self) -> None:
         """Wait until something is to be announced."""
-        at = self._announcing.wake_at()
+        at = self._schedule.wake_at()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _announce(self, netlink: Netlink, place: Place) -> None:
+    async def _announce(self, netlink: Netlink, place: AnnouncedAddress) -> None:
         """Announce an address, unless the interface or the address is gone, which the next `follow` takes in.
 
         One that duplicate address detection is still trying is not announced before it has passed (RFC 4862, 5.4).
@@ -71,4 +71,4 @@ class Announcer:
             log.debug("announcement_not_sent", interface=place.interface, reason=str(error))
             sent = False
         if not sent:
-            self._announcing.postponed(place)
+            self._schedule.postponed(place)

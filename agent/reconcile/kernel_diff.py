@@ -11,54 +11,54 @@ from collections.abc import Collection, Iterable
 
 from agent.core.config.desired_state import Desired
 from agent.core.plan.actions import Action
-from agent.core.plan.diff import Comparison, Suspects
+from agent.core.plan.diff import KernelDiff, Suspects
 from agent.core.plan.planner import plan_all
-from agent.core.plan.render import Realization
+from agent.core.plan.render import DesiredEntries
 from agent.datapath.kernel import Kernel
 
 SLICE = 1000
 """Entries that are looked at before others go on: a few milliseconds."""
 
 
-async def compare(kernel: Kernel, desired: Desired) -> Comparison:
+async def diff_kernel(kernel: Kernel, desired: Desired) -> KernelDiff:
     """Hold all documents in force against the kernel. Raises ObservationError."""
-    comparison = Comparison(await kernel.observe(_namespaces(desired)))
-    await _take(comparison, desired, list(desired.documents.entries))
-    return comparison
+    diff = KernelDiff(await kernel.observe(_namespaces(desired)))
+    await _take(diff, desired, list(desired.documents.entries))
+    return diff
 
 
-async def prove(kernel: Kernel, desired: Desired, comparison: Comparison, meanwhile: Collection[str]) -> list[Action]:
-    """Return what of a comparison is different still, and nothing of the documents that were settled meanwhile.
+async def recheck(kernel: Kernel, desired: Desired, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
+    """Return what of a diff is still different, and nothing of the documents that were settled meanwhile.
 
     Nothing may be settled during this. It looks at the suspects alone, and mostly there are none. What nobody wanted
     when it was looked at may have passed to another document since. Raises ObservationError.
     """
-    if comparison.has_strangers:
-        await _take(comparison, desired, meanwhile)
-    comparison.leave_out(meanwhile)
-    if comparison.finds_nothing:
+    if diff.has_unexpected:
+        await _take(diff, desired, meanwhile)
+    diff.discard(meanwhile)
+    if diff.is_empty:
         return []
-    observed = await kernel.look_up(comparison.suspects(), _namespaces(desired))
-    attached = Realization(transit=desired.world.carriers())
-    return plan_all([*comparison.wanted.values(), attached], observed)
+    observed = await kernel.observe_some(diff.suspects(), _namespaces(desired))
+    attached = DesiredEntries(transit=desired.resolved.carriers())
+    return plan_all([*diff.wanted.values(), attached], observed)
 
 
-async def missing(kernel: Kernel, desired: Desired, wanted: Realization) -> list[Action]:
+async def missing(kernel: Kernel, desired: Desired, wanted: DesiredEntries) -> list[Action]:
     """Return what of some entries and interfaces is not in the kernel as it is wanted; only these are looked at.
 
     Nothing may be settled during this. Raises ObservationError.
     """
     keys = {name: entries.keys() for name, entries in wanted.entries.items()}
     namespaces = {id_: veth.namespace for id_, veth in wanted.veths.items()}
-    observed = await kernel.look_up(Suspects(keys, wanted.veths.keys()), namespaces)
-    return plan_all([wanted, Realization(transit=desired.world.carriers())], observed)
+    observed = await kernel.observe_some(Suspects(keys, wanted.veths.keys()), namespaces)
+    return plan_all([wanted, DesiredEntries(transit=desired.resolved.carriers())], observed)
 
 
-async def _take(comparison: Comparison, desired: Desired, names: Iterable[str]) -> None:
+async def _take(diff: KernelDiff, desired: Desired, names: Iterable[str]) -> None:
     done = 0
     for name in names:
         for part in desired.parts(name):
-            comparison.take(name, part)
+            diff.add(name, part)
             done = await _pause(done + sum(map(len, part.entries.values())))
         done = await _pause(done + 1)
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from agent.core.config.desired_state import Change, Desired
 from agent.core.plan.actions import EnsureVeth, Failure
-from agent.core.plan.attribution import blame, is_removal
-from agent.core.plan.render import Realization
+from agent.core.plan.attribution import attribute_failures, is_removal
+from agent.core.plan.render import DesiredEntries
 from agent.reconcile.last_good import LastGood
 from protocol.acknowledgements import KernelFailure
 
@@ -19,7 +19,7 @@ class KernelResults:
     def __init__(self, desired: Desired, last_good: LastGood) -> None:
         self._desired = desired
         self._last_good = last_good
-        self.remains: dict[str, Realization] = {}
+        self.remains: dict[str, DesiredEntries] = {}
         """What documents asked for before, by document, where the kernel refused to remove some of it."""
         self._waiting: dict[str, set[str]] = {}
         """The documents of which the kernel refused an endpoint, by its namespace as they spell it."""
@@ -28,32 +28,35 @@ class KernelResults:
 
     def take_change(self, change: Change, failures: Sequence[Failure]) -> None:
         """Take in what became of a settled change's actions."""
-        blamed = blame(filter(is_removal, failures), change.left.items())
-        self.take(change.concerned, failures, blamed)
-        self.remains.update((name, change.left[name]) for name in blamed)
+        attributed = attribute_failures(filter(is_removal, failures), change.withdrawn.items())
+        self.take(change.affected, failures, attributed)
+        self.remains.update((name, change.withdrawn[name]) for name in attributed)
 
     def take_repair(self, names: Collection[str], failures: Sequence[Failure]) -> None:
-        """Take in what became of the actions of a comparison that looked at these documents, and at their remains."""
+        """Take in what became of the actions of a resync that looked at these documents, and at their remains."""
         remains = {name: self.remains[name] for name in names & self.remains.keys()}
-        blamed = blame(failures, remains.items())
-        for name in remains.keys() - blamed.keys():
+        attributed = attribute_failures(failures, remains.items())
+        for name in remains.keys() - attributed.keys():
             del self.remains[name]
-        self.take(names, failures, blamed)
+        self.take(names, failures, attributed)
 
     def take(
-        self, names: Iterable[str], failures: Sequence[Failure], blamed: Mapping[str, tuple[KernelFailure, ...]] = {}
+        self,
+        names: Iterable[str],
+        failures: Sequence[Failure],
+        attributed: Mapping[str, tuple[KernelFailure, ...]] = {},
     ) -> None:
         """Confirm or fail some documents, and save those that the kernel took whole.
 
-        `blamed` are those that answer for what was not removed. A document with remains is not confirmed: only a
+        `attributed` are those that answer for what was not removed. A document with remains is not confirmed: only a
         comparison that looked for them may do that.
         """
         documents = self._desired.documents
         names = {name for name in names if name in documents.entries}
-        refused = dict(blamed)
+        refused = dict(attributed)
         if failures:
             held = ((name, held) for name, held in self._desired.in_force() if name in names)
-            refused |= blame(failures, ((name, self._desired.realization(one)) for name, one in held))
+            refused |= attribute_failures(failures, ((name, self._desired.desired_entries(one)) for name, one in held))
         for name in names & refused.keys():
             documents.fail(name, refused[name])
         self._last_good.changed(documents.confirm(names - refused.keys() - self.remains.keys()))
@@ -75,7 +78,7 @@ class KernelResults:
         for failure in failures:
             if isinstance(failure.action, EnsureVeth):
                 veth = failure.action.veth
-                owner = documents.claims.owner("endpoint", veth.endpoint)
+                owner = documents.ownership.owner("endpoint", veth.endpoint)
                 self._waiting.setdefault(veth.namespace, set()).update({owner} if owner is not None else ())
         still = {one: {name for name in names if self.fails(name)} for one, names in self._waiting.items()}
         self._waiting = {one: names for one, names in still.items() if names}

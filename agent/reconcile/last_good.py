@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from agent.core.config.registry import Entry
 from agent.core.faults.tracker import ReportFaults
 from agent.reconcile.process_bindings import BoundProcesses
-from agent.reconcile.store import Kept, Store, StoreError, not_saved
+from agent.reconcile.store import Store, StoredDocument, StoreError, not_saved
 
 
 class LastGood:
@@ -28,12 +28,12 @@ class LastGood:
 
         A document that is saved without its bindings would be bound to no process after a restart: they come first.
         """
-        if not self._processes.keep() or not self._unsaved:
+        if not self._processes.save() or not self._unsaved:
             return
         good = {name: entries[name].good for name in self._unsaved if name in entries}
-        kept = [Kept(name, held.revision, held.body) for name, held in good.items() if held is not None]
+        kept = [StoredDocument(name, held.revision, held.body) for name, held in good.items() if held is not None]
         try:
-            self._store.keep(kept, self._unsaved - {one.name for one in kept})
+            self._store.save(kept, self._unsaved - {one.name for one in kept})
         except StoreError as error:
             self._report("store", [not_saved("documents_not_saved", str(error))])
         else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from structlog.typing import FilteringBoundLogger
 
 from agent.core.model.process_bindings import Bindings, is_of_process
-from agent.reconcile.store import Kept, Store, StoreError
+from agent.reconcile.store import Store, StoredDocument, StoreError
 from protocol.codec import decode_known
 
 
@@ -19,16 +19,16 @@ class BoundProcesses:
         self._store = store
         self._log = log
 
-    def restore(self, kept: Iterable[Kept]) -> None:
+    def restore(self, kept: Iterable[StoredDocument]) -> None:
         """Take in what was written, for the documents that were kept with it."""
         self._bindings.restore(self._store.load_bindings(), _attachments(kept))
 
-    def keep(self) -> bool:
+    def save(self) -> bool:
         """Write what changed. False: it could not be written, and is tried again at the next call."""
         changed = self._bindings.take_changed()
         if changed:
             try:
-                self._store.keep_bindings(changed)
+                self._store.save_bindings(changed)
             except StoreError as error:
                 self._bindings.put_back(changed)
                 self._log.error("bindings_not_kept", reason=str(error))
@@ -38,10 +38,10 @@ class BoundProcesses:
     def forget_unless(self, wanted: Callable[[str], bool]) -> None:
         """Forget the processes of endpoints that are not wanted any more."""
         self._bindings.forget_unless(wanted)
-        self.keep()
+        self.save()
 
 
-def _attachments(kept: Iterable[Kept]) -> dict[str, int]:
+def _attachments(kept: Iterable[StoredDocument]) -> dict[str, int]:
     """Return the revision of each endpoint whose namespace some kept documents name by a process id."""
     return {
         endpoint.id: revision

@@ -16,14 +16,14 @@ from structlog.typing import FilteringBoundLogger
 from agent.bus.documents import Delivery
 from agent.core.config.desired_state import Desired
 from agent.core.plan.actions import Action, EnsureVeth, Failure
-from agent.core.plan.attribution import apart_from, told
-from agent.core.plan.diff import Comparison
-from agent.core.plan.planner import plan_change, plan_comparison, removes_veths
-from agent.core.plan.render import IFINDEX_BASE, Realization
+from agent.core.plan.attribution import excluding, kernel_failure
+from agent.core.plan.diff import KernelDiff
+from agent.core.plan.planner import plan_change, plan_diff, removes_veths
+from agent.core.plan.render import IFINDEX_BASE, DesiredEntries
 from agent.core.uplinks.lost_addresses import served_now, with_served
 from agent.datapath.kernel import Kernel
 from agent.reconcile.acknowledgements import Acknowledgements
-from agent.reconcile.kernel_diff import compare, missing, prove
+from agent.reconcile.kernel_diff import diff_kernel, missing, recheck
 from agent.reconcile.kernel_results import KernelResults
 from agent.reconcile.removals import RemovalGuard
 from agent.reconcile.shortfalls import note_shortfalls, owners_of_lost
@@ -55,7 +55,7 @@ class Reconciler:
         """Held by one step at a time. No other lock is taken while it is held, and it while no other one is."""
         self._listed: set[str] = set()
         self._settling: set[str] | None = None
-        """The documents of the settlement under way, or of one that an exception broke off."""
+        """The documents being reconciled, also after an exception ended that early."""
         self._recordings: list[set[str]] = []
 
     @property
@@ -67,7 +67,7 @@ class Reconciler:
         """Put in place what is missing of the last good documents. Nothing is removed."""
         async with self._step:
             documents = len(self.desired.documents.entries)
-            actions = self.removals.allowed(plan_comparison(await compare(self._kernel, self.desired)))
+            actions = self.removals.allowed(plan_diff(await diff_kernel(self._kernel, self.desired)))
             self.removals.started(has_documents=bool(documents))
             await self._execute(actions, self._answerable())
             self._log.info("last good documents restored", documents=documents, actions=len(actions))
@@ -93,7 +93,7 @@ class Reconciler:
             self.desired.documents.retry_blocked()  # what has the names of these may let go of them in this very batch
             for delivery in batch:
                 self._take(delivery)
-            await self._settle({delivery.document for delivery in batch})
+            await self._reconcile({delivery.document for delivery in batch})
 
     def _take(self, delivery: Delivery) -> None:
         documents, name, revision = self.desired.documents, delivery.document, delivery.revision
@@ -123,7 +123,7 @@ class Reconciler:
             self.removals.complete_snapshot()
             self._underlay.forget_inherited()
             documents.retry_blocked()  # what is in the way may be removed from here on
-            await self._settle(set(documents.absent))
+            await self._reconcile(set(documents.absent))
             if self.removals.postponed:
                 await self._repair_all()
                 self.acknowledgements.send(self.desired, self.removals.take_postponed())
@@ -144,7 +144,7 @@ class Reconciler:
             if others:
                 return others
             documents.sweep(sorted(wanted))
-            await self._settle(wanted)
+            await self._reconcile(wanted)
             self._log.info("documents_swept", documents=sorted(wanted), objects=objects)
             if objects:
                 self.removals.remove_unexplained()
@@ -156,17 +156,17 @@ class Reconciler:
     async def look_at_uplinks(self) -> None:
         """Take in what the uplinks look like now, and what follows from that. Raises OSError: see `Underlay.look`."""
         async with self._step:
-            world, before = self.desired.world, self._underlay.found
-            found = await self._underlay.look(world.here)
+            resolved, before = self.desired.resolved, self._underlay.found
+            found = await self._underlay.refresh(resolved.host_state)
             self.desired.documents.touch(owners_of_lost(self.desired, before, found))
-            self.desired.set_here(with_served(found, served_now(world)))
-            await self._settle(set())
+            self.desired.set_host_state(with_served(found, served_now(resolved)))
+            await self._reconcile(set())
 
-    async def leave_out(self, down: frozenset[str]) -> None:
+    async def exclude_down(self, down: frozenset[str]) -> None:
         """Send nothing to bouncers and dividers that are down, where their network or VPC has others."""
         async with self._step:
             self.desired.set_down(down)
-            await self._settle(set())
+            await self._reconcile(set())
 
     # The kernel
 
@@ -180,50 +180,50 @@ class Reconciler:
         finally:
             self._recordings = [one for one in self._recordings if one is not names]
 
-    async def prove(self, comparison: Comparison, meanwhile: Collection[str]) -> list[Action]:
-        """Return what of a comparison is different still; `meanwhile`: see `settled_meanwhile`. Changes nothing."""
+    async def recheck(self, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
+        """Return what of a diff is still different; `meanwhile`: see `settled_meanwhile`. Changes nothing."""
         async with self._step:
-            return await prove(self._kernel, self.desired, comparison, meanwhile)
+            return await recheck(self._kernel, self.desired, diff, meanwhile)
 
-    async def mend(self, comparison: Comparison, meanwhile: Collection[str]) -> list[Action]:
-        """Mend what of a comparison is different still; return what was mended of documents that did not fail before.
+    async def repair(self, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
+        """Repair what is still different; return what was repaired of documents that did not fail before.
 
         Raises ObservationError when it cannot be looked at again: then nothing is changed.
         """
         async with self._step:
             unknown = frozenset(meanwhile)
-            found = await prove(self._kernel, self.desired, comparison, unknown)
+            found = await recheck(self._kernel, self.desired, diff, unknown)
             actions = self.removals.explained(self.removals.allowed(found))
             if not actions and not self.desired.documents.failing():
                 return []
-            return await self._mend(actions, self._answerable() - unknown)
+            return await self._apply_diff(actions, self._answerable() - unknown)
 
     async def mend_namespaces(self, namespaces: Collection[str]) -> list[Action]:
         """Try what was refused in some namespaces, and mend what is wanted there: they may be new under their names."""
         async with self._step:
             documents = self.desired.documents
             documents.retry(self.results.waiting_in(namespaces))
-            await self._settle(set())
+            await self._reconcile(set())
             veths = {id_: veth for id_, veth in self.desired.veths.items() if veth.namespace in namespaces}
-            found = await missing(self._kernel, self.desired, Realization(veths=veths))
+            found = await missing(self._kernel, self.desired, DesiredEntries(veths=veths))
             actions = [action for action in found if isinstance(action, EnsureVeth)]
-            owners = {owner for id_ in veths if (owner := documents.claims.owner("endpoint", id_)) is not None}
-            return await self._mend(actions, owners - self.results.remains.keys()) if actions else []
+            owners = {owner for id_ in veths if (owner := documents.ownership.owner("endpoint", id_)) is not None}
+            return await self._apply_diff(actions, owners - self.results.remains.keys()) if actions else []
 
     async def retry(self, names: Collection[str]) -> bool:
-        """Try again what the kernel refused of some documents. False: a comparison with all of it has to do the rest.
+        """Try again what the kernel refused of some documents. False: a resync with all of it has to do the rest.
 
         Raises ObservationError when the kernel cannot be looked at.
         """
         async with self._step:
             documents = self.desired.documents
             documents.retry(names)
-            await self._settle(set())
-            wanted, failing = Realization(), set()
+            await self._reconcile(set())
+            wanted, failing = DesiredEntries(), set()
             for name in names:
                 entry = documents.entries.get(name)
                 if entry is not None and entry.failures and entry.in_force is not None:
-                    wanted.add(self.desired.realization(entry.in_force))
+                    wanted.add(self.desired.desired_entries(entry.in_force))
                     failing.add(name)
             if failing:
                 actions = self.removals.allowed(await missing(self._kernel, self.desired, wanted))
@@ -232,70 +232,70 @@ class Reconciler:
 
     async def _repair_all(self) -> None:
         """Compare with the whole kernel and mend it while no document is settled; the step is held."""
-        actions = plan_comparison(await compare(self._kernel, self.desired))
+        actions = plan_diff(await diff_kernel(self._kernel, self.desired))
         await self._execute(self.removals.explained(actions), self._answerable())
 
-    async def _mend(self, actions: Sequence[Action], names: Collection[str]) -> list[Action]:
-        failing = Realization()
+    async def _apply_diff(self, actions: Sequence[Action], names: Collection[str]) -> list[Action]:
+        failing = DesiredEntries()
         for name in self.desired.documents.failing():
             held = self.desired.documents.entries[name].in_force
             if held is not None:
-                failing.add(self.desired.realization(held))
+                failing.add(self.desired.desired_entries(held))
         failures = await self._execute(actions, names)
         refused = [failure.action for failure in failures]
-        return [action for action in apart_from(actions, failing) if action not in refused]
+        return [action for action in excluding(actions, failing) if action not in refused]
 
     def _answerable(self) -> set[str]:
         """Return the documents that answer for what the kernel refuses: those in force, and those not wholly gone."""
         return {name for name, _ in self.desired.in_force()} | self.results.remains.keys()
 
     async def _execute(self, actions: Sequence[Action], names: Collection[str]) -> list[Failure]:
-        """Carry out a comparison's actions; the documents named are those that it looked at."""
+        """Carry out a resync's actions; the documents named are those that it looked at."""
         failures = await self._kernel.executor.run(actions)
         self.results.take_repair(names, failures)
         self._record(name for name in names if self.results.fails(name))
         if removes_veths(actions):
             self.desired.documents.retry_blocked()
-        await self._settle(names)
+        await self._reconcile(names)
         return failures
 
-    async def _settle(self, mentioned: Collection[str]) -> None:
+    async def _reconcile(self, mentioned: Collection[str]) -> None:
         """Decide, do and take in the outcome until nothing changes any more; then acknowledge.
 
-        When an exception broke off the last settlement, it is unknown how far that came: the kernel is compared first.
+        When an exception ended the last one early, it is unknown how far it came: the kernel is compared first.
         """
-        broken_off, concerned = self._settling is not None, {*mentioned, *(self._settling or ())}
-        self._settling = concerned
-        had_droplet = bool(self.desired.world.own_droplets())
-        await self._settle_changes(concerned)
-        if broken_off:
-            found = plan_comparison(await compare(self._kernel, self.desired))
+        interrupted, affected = self._settling is not None, {*mentioned, *(self._settling or ())}
+        self._settling = affected
+        had_droplet = bool(self.desired.resolved.own_droplets())
+        await self._settle_changes(affected)
+        if interrupted:
+            found = plan_diff(await diff_kernel(self._kernel, self.desired))
             failures = await self._kernel.executor.run(self.removals.explained(self.removals.allowed(found)))
             self.results.take({name for name, _ in self.desired.in_force()}, failures)
-        self._underlay.follow(self.desired.world)
-        if had_droplet != bool(self.desired.world.own_droplets()):
-            concerned |= self.desired.documents.entries.keys()
-        if concerned:
-            await self._prove_attached(concerned)
-            note_shortfalls(self.desired, self._underlay.found, concerned, self._log)
-        self.acknowledgements.send(self.desired, concerned, self.removals.postponed)
+        self._underlay.follow(self.desired.resolved)
+        if had_droplet != bool(self.desired.resolved.own_droplets()):
+            affected |= self.desired.documents.entries.keys()
+        if affected:
+            await self._verify_attached(affected)
+            note_shortfalls(self.desired, self._underlay.found, affected, self._log)
+        self.acknowledgements.send(self.desired, affected, self.removals.postponed)
         self._settling = None
 
     async def _settle_changes(self, concerned: set[str]) -> None:
         """Settle and execute until nothing changes any more; `concerned` takes in the documents that were looked at."""
         retried = False
         while True:
-            slots = self.desired.world.slots
-            change = self.desired.settle(removing=self.in_sync)
-            if not change.concerned:
+            slots = self.desired.resolved.slots
+            change = self.desired.resolve(removing=self.in_sync)
+            if not change.affected:
                 return
-            concerned |= change.concerned
-            self._record(change.concerned)
+            concerned |= change.affected
+            self._record(change.affected)
             for endpoint in change.after.veths.keys() - change.before.veths.keys():
                 slot = change.after.veths[endpoint].ifindex - IFINDEX_BASE
                 if slots.get(endpoint) != slot:  # else its interface is put again, and its counters go on
                     self._kernel.clear_endpoint_counters(slot)
-            actions = self.removals.allowed(plan_change(change.before, change.after), change.concerned)
+            actions = self.removals.allowed(plan_change(change.before, change.after), change.affected)
             self.results.take_change(change, await self._kernel.executor.run(actions))
             if not retried and removes_veths(actions):
                 retried = True  # once: what is taken back after another refusal is removed too
@@ -306,10 +306,10 @@ class Reconciler:
         for recording in self._recordings:
             recording |= found
 
-    async def _prove_attached(self, names: Iterable[str]) -> None:
+    async def _verify_attached(self, names: Iterable[str]) -> None:
         """Attach transit XDP where it is missing; where that fails, no document may be acknowledged as realized."""
-        failures = await self._underlay.attach_missing(self.desired.world)
+        failures = await self._underlay.attach_missing(self.desired.resolved)
         if failures:
             in_force = {name for name, _ in self.desired.in_force()}
             for name in in_force.intersection(names):
-                self.desired.documents.fail(name, tuple(told(failure) for failure in failures))
+                self.desired.documents.fail(name, tuple(kernel_failure(failure) for failure in failures))

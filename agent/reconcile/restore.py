@@ -6,17 +6,17 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.core.config.desired_state import Desired
-from agent.core.model.local_droplets import places_of
+from agent.core.model.local_droplets import indexes_of
 from agent.core.model.map_layout import MapName
-from agent.core.model.resolved_state import Here
+from agent.core.model.resolved_state import HostState
 from agent.core.plan.observed import Observed
 from agent.core.plan.render import IFINDEX_BASE
-from agent.core.probe.paths import NOTHING_KNOWN, KnownPaths, down_at_start
+from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords, down_at_start
 from agent.core.uplinks.lost_addresses import served_before, with_served
 from agent.datapath.kernel import Kernel
 from agent.reconcile.process_bindings import BoundProcesses
-from agent.reconcile.store import Kept, Store
-from agent.reconcile.underlay import here_of
+from agent.reconcile.store import Store, StoredDocument
+from agent.reconcile.underlay import host_state_of
 from agent.settings import Settings
 
 
@@ -24,12 +24,12 @@ class Restored(NamedTuple):
     """The desired state of the saved documents, the host, and the droplets (16 bytes) in the kernel's map."""
 
     desired: Desired
-    found: Here
+    found: HostState
     inherited: frozenset[bytes]
 
 
 async def restore(
-    settings: Settings, kernel: Kernel, store: Store, processes: BoundProcesses, known: KnownPaths = NOTHING_KNOWN
+    settings: Settings, kernel: Kernel, store: Store, processes: BoundProcesses, known: PathRecords = NO_PATH_RECORDS
 ) -> Restored:
     """Read the kernel and the last good documents; nothing is changed. `known`: paths as the agent before knew them.
 
@@ -39,20 +39,24 @@ async def restore(
     kernel.tend(observed)
     kept = store.load()
     processes.restore(kept)
-    found = here_of(settings, observed.uplinks, kernel.features)
+    found = host_state_of(settings, observed.uplinks, kernel.features)
     inherited = frozenset(observed.maps[MapName.DROPLETS])
-    return Restored(remembered(found, observed, kept, known), found, inherited)
+    return Restored(restored_state(found, observed, kept, known), found, inherited)
 
 
-def remembered(here: Here, observed: Observed, kept: Iterable[Kept], known: KnownPaths = NOTHING_KNOWN) -> Desired:
+def restored_state(
+    host_state: HostState, observed: Observed, kept: Iterable[StoredDocument], known: PathRecords = NO_PATH_RECORDS
+) -> Desired:
     """Return what the saved documents ask for on the host as it was observed, where an earlier agent put it."""
     local = observed.maps[MapName.LOCAL_DROPLETS]
-    desired = Desired(with_served(here, served_before(local, here.uplinks)), _slots_of(observed), places_of(local))
+    desired = Desired(
+        with_served(host_state, served_before(local, host_state.uplinks)), _slots_of(observed), indexes_of(local)
+    )
     for name, revision, body in kept:
         desired.documents.restore(name, revision, body)
-    desired.settle()
-    desired.set_down(down_at_start(desired.world, known))
-    desired.settle()
+    desired.resolve()
+    desired.set_down(down_at_start(desired.resolved, known))
+    desired.resolve()
     return desired
 
 

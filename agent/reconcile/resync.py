@@ -9,13 +9,13 @@ from structlog.typing import FilteringBoundLogger
 
 from agent.core.faults.tracker import ReportFaults
 from agent.core.plan.actions import Action
-from agent.core.plan.diff import Comparison
+from agent.core.plan.diff import KernelDiff
 from agent.core.plan.planner import describe
 from agent.core.plan.remedies import Step
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
-from agent.errors import in_words
-from agent.reconcile.kernel_diff import compare
+from agent.errors import explain_error
+from agent.reconcile.kernel_diff import diff_kernel
 from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
 from protocol.status import Fault
@@ -52,8 +52,8 @@ class Resync:
         try:
             await self._reconciler.look_at_uplinks()
             with self._reconciler.settled_meanwhile() as meanwhile:
-                comparison = await self._compare(tend=True)
-                mended = await self._reconciler.mend(comparison, meanwhile)
+                diff = await self._compare(tend=True)
+                mended = await self._reconciler.repair(diff, meanwhile)
         except (ObservationError, OSError) as error:
             self._report_unreadable(error)
             return
@@ -65,11 +65,11 @@ class Resync:
     async def plan(self) -> list[str]:
         """Return what `repair` would change now, one action a line. Changes nothing. Raises ObservationError."""
         with self._reconciler.settled_meanwhile() as meanwhile:
-            comparison = await self._compare(tend=False)
-            return [describe(action) for action in await self._reconciler.prove(comparison, meanwhile)]
+            diff = await self._compare(tend=False)
+            return [describe(action) for action in await self._reconciler.recheck(diff, meanwhile)]
 
     async def retry(self, names: Collection[str]) -> None:
-        """Try again what the kernel refused of some documents, removals with a comparison."""
+        """Try again what the kernel refused of some documents, removals with a resync."""
         try:
             complete = await self._reconciler.retry(names)
         except (ObservationError, OSError) as error:
@@ -82,27 +82,27 @@ class Resync:
         """Mend what is wanted in namespaces that are new, or new under their names."""
         self._report_mended(await self._reconciler.mend_namespaces(appeared))
 
-    async def _compare(self, *, tend: bool) -> Comparison:
+    async def _compare(self, *, tend: bool) -> KernelDiff:
         """Compare while documents are settled: what that finds is proven by the reconciler."""
         async with self._comparing:
-            comparison = await compare(self._kernel, self._reconciler.desired)
+            diff = await diff_kernel(self._kernel, self._reconciler.desired)
             if tend:
-                self._kernel.tend(comparison.observed)
-            return comparison
+                self._kernel.tend(diff.observed)
+            return diff
 
     def _forget_processes(self) -> None:
         """Forget the processes behind endpoints' namespaces that no document names any more."""
         if self._reconciler.in_sync:
-            claims = self._reconciler.desired.documents.claims
+            claims = self._reconciler.desired.documents.ownership
             self._processes.forget_unless(lambda endpoint: claims.owner("endpoint", endpoint) is not None)
 
     def _report_unreadable(self, error: Exception) -> None:
         if isinstance(error, OSError):
-            self.unreadable = in_words(error, Step.READ, "this host's interfaces")
+            self.unreadable = explain_error(error, Step.READ, "this host's interfaces")
         else:
             self.unreadable = str(error)
         remedy = "mend what is named; nothing is changed in the kernel until it can be read"
-        host = self._reconciler.desired.world.here.host
+        host = self._reconciler.desired.resolved.host_state.host
         self._report("kernel", [Fault("kernel_unreadable", host, self.unreadable, remedy)])
 
     def _report_mended(self, actions: Sequence[Action]) -> None:

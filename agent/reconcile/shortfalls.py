@@ -7,33 +7,33 @@ from collections.abc import Iterable
 from structlog.typing import FilteringBoundLogger
 
 from agent.core.config.desired_state import Desired
-from agent.core.model.resolved_state import Here
+from agent.core.model.resolved_state import HostState
 from agent.core.uplinks.lost_addresses import lost
-from agent.core.uplinks.narrow_uplinks import cramped_endpoints, is_narrow
+from agent.core.uplinks.narrow_uplinks import endpoints_short_of_mtu, is_narrow
 from protocol.acknowledgements import KernelFailure
 
 
-def note_shortfalls(desired: Desired, found: Here, names: Iterable[str], log: FilteringBoundLogger) -> None:
+def note_shortfalls(desired: Desired, found: HostState, names: Iterable[str], log: FilteringBoundLogger) -> None:
     """Set `lacking` of some documents as the host was found, and log where that is another than before."""
-    world, documents = desired.world, desired.documents
+    resolved, documents = desired.resolved, desired.documents
     lost_by: dict[str | None, tuple[KernelFailure, ...]] = {}
-    for droplet, failure in lost(found, world).items():
-        owner = documents.claims.owner("droplet", droplet)
+    for droplet, failure in lost(found, resolved).items():
+        owner = documents.ownership.owner("droplet", droplet)
         lost_by[owner] = (*lost_by.get(owner, ()), failure)
-    narrow = is_narrow(world)
+    narrow = is_narrow(resolved)
     for name in documents.entries.keys() & set(names):
         entry, lacking = documents.entries[name], lost_by.get(name, ())
         if narrow and entry.in_force is not None and entry.in_force.endpoints:
-            lacking += cramped_endpoints(entry.in_force.document(), world)
+            lacking += endpoints_short_of_mtu(entry.in_force.document(), resolved)
         if lacking != entry.lacking:
             words = lacking[0].message if lacking else "its interfaces lack nothing any more"
             log.warning(words, document=name, lacking=len(lacking))
         entry.lacking = lacking
 
 
-def owners_of_lost(desired: Desired, before: Here, now: Here) -> set[str]:
+def owners_of_lost(desired: Desired, before: HostState, now: HostState) -> set[str]:
     """Return the documents whose droplets lost their address between two looks at the host, or got it back."""
-    world, claims = desired.world, desired.documents.claims
-    changed = lost(before, world).keys() ^ lost(now, world).keys()
+    resolved, claims = desired.resolved, desired.documents.ownership
+    changed = lost(before, resolved).keys() ^ lost(now, resolved).keys()
     owners = (claims.owner("droplet", droplet) for droplet in changed)
     return {owner for owner in owners if owner is not None}

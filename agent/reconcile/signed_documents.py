@@ -24,7 +24,7 @@ class Publishers:
         self._store = store
         self._report = report
         self._refused = RefusedMessages()
-        self._unkept: dict[str, tuple[SignedVersion, bool]] = {}
+        self._unsaved: dict[str, tuple[SignedVersion, bool]] = {}
         self._store_fault: tuple[Fault, ...] = ()
         self._in_snapshot = False
 
@@ -38,8 +38,8 @@ class Publishers:
         for delivery in batch:
             self._refused.take(delivery.document, delivery.refusal)
             if delivery.version != UNSIGNED:
-                self._unkept[delivery.document] = (delivery.version, delivery.body is None)
-        self._keep()
+                self._unsaved[delivery.document] = (delivery.version, delivery.body is None)
+        self._save()
         if not self._in_snapshot:
             self._report_all()
 
@@ -51,17 +51,17 @@ class Publishers:
     def _report_all(self) -> None:
         self._report(SOURCE, (*self._refused.faults(self._subject), *self._store_fault))
 
-    def _keep(self) -> None:
-        if not self._unkept:
+    def _save(self) -> None:
+        if not self._unsaved:
             return
         try:
-            self._store.keep_versions((name, *kept) for name, kept in self._unkept.items())
+            self._store.save_versions((name, *kept) for name, kept in self._unsaved.items())
         except StoreError as error:
-            detail = f"the versions of {len(self._unkept)} signed documents are not on disk: {error}"
+            detail = f"the versions of {len(self._unsaved)} signed documents are not on disk: {error}"
             remedy = (
                 "make room or mend the disk; until then a restarted agent may take older documents that are replayed"
             )
             self._store_fault = (Fault("versions_not_kept", str(self._store.file), detail, remedy),)
         else:
-            self._unkept.clear()
+            self._unsaved.clear()
             self._store_fault = ()

@@ -24,7 +24,7 @@ MOST_REMOVED = 100_000
 _SCHEMA_VERSION = 1
 
 
-class Kept(NamedTuple):
+class StoredDocument(NamedTuple):
     """One document that the kernel took whole."""
 
     name: str
@@ -32,7 +32,7 @@ class Kept(NamedTuple):
     body: bytes
 
 
-class KeptPath(NamedTuple):
+class StoredPath(NamedTuple):
     """A path whose other end has answered a probe: packed addresses, and what it carries when less than it should."""
 
     source: bytes
@@ -106,24 +106,24 @@ class Store:
         self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         self._connection.execute("COMMIT")
 
-    def load(self) -> list[Kept]:
+    def load(self) -> list[StoredDocument]:
         """Return all documents, oldest revision first, as they were taken in."""
         rows = self._connection.execute("SELECT name, revision, body FROM documents ORDER BY revision")
-        return [Kept(*row) for row in rows]
+        return [StoredDocument(*row) for row in rows]
 
-    def keep(self, documents: Iterable[Kept], gone: Iterable[str] = ()) -> None:
+    def save(self, documents: Iterable[StoredDocument], gone: Iterable[str] = ()) -> None:
         """Write some documents and drop others in one transaction, or raise StoreError and leave all as it was."""
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", documents)
             connection.executemany("DELETE FROM documents WHERE name = ?", ((name,) for name in gone))
 
-    def load_paths(self) -> list[KeptPath]:
+    def load_paths(self) -> list[StoredPath]:
         """Return what was known of all paths."""
         rows = self._connection.execute("SELECT source, peer, down, carries FROM paths")
-        return [KeptPath(source, peer, bool(down), carries) for source, peer, down, carries in rows]
+        return [StoredPath(source, peer, bool(down), carries) for source, peer, down, carries in rows]
 
-    def keep_paths(self, paths: Iterable[KeptPath], gone: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Write some paths and drop others, by source and peer, as `keep` does with documents."""
+    def save_paths(self, paths: Iterable[StoredPath], gone: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Write some paths and drop others, by source and peer, as `save` does with documents."""
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?)", paths)
             connection.executemany("DELETE FROM paths WHERE source = ? AND peer = ?", gone)
@@ -133,8 +133,8 @@ class Store:
         rows = self._connection.execute("SELECT endpoint, meant, boot, started, device, inode FROM bindings")
         return {endpoint: Binding(meant, Process(*process)) for endpoint, meant, *process in rows}
 
-    def keep_bindings(self, bindings: Mapping[str, Binding | None]) -> None:
-        """Write some bindings and drop those that are None, as `keep` does with documents."""
+    def save_bindings(self, bindings: Mapping[str, Binding | None]) -> None:
+        """Write some bindings and drop those that are None, as `save` does with documents."""
         bound = [(one, it.meant, *it.process) for one, it in bindings.items() if it is not None and it.process]
         gone = bindings.keys() - {row[0] for row in bound}
         with self._transaction() as connection:
@@ -155,7 +155,7 @@ class Store:
         )
         return {name: SignedVersion(number, content or b"") for name, number, content in rows}
 
-    def keep_versions(self, versions: Iterable[tuple[str, SignedVersion, bool]]) -> None:
+    def save_versions(self, versions: Iterable[tuple[str, SignedVersion, bool]]) -> None:
         """Write name, version, and whether it is removed, of some documents, or raise StoreError."""
         rows = list(versions)
         with self._transaction() as connection:

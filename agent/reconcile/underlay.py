@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from agent.core.model.features import Features
 from agent.core.model.map_layout import unmapped
-from agent.core.model.resolved_state import Here, World
+from agent.core.model.resolved_state import HostState, ResolvedState
 from agent.core.model.uplinks import Uplink
 from agent.core.nexthop.next_hops import Peer
 from agent.core.nexthop.peers import Droplets, peers
 from agent.core.plan.actions import AttachTransit, Failure
 from agent.core.plan.remedies import Step
 from agent.datapath.kernel import Kernel
-from agent.errors import in_words
+from agent.errors import explain_error
 from agent.settings import Settings
 from agent.subscription import Observable
 from protocol.documents import Droplet
@@ -28,16 +28,16 @@ class InterfaceReplacedError(RuntimeError):
     """An interface became one that the programs were not compiled for: only a new start can serve it."""
 
 
-def here_of(settings: Settings, uplinks: Iterable[Uplink], features: Features) -> Here:
+def host_state_of(settings: Settings, uplinks: Iterable[Uplink], features: Features) -> HostState:
     """Return the host as the core sees it: what is attached where is none of its concern."""
     plain = tuple(replace(uplink, transit=False) for uplink in uplinks)
-    return Here(settings.host, settings.instance, plain, features)
+    return HostState(settings.host, settings.instance, plain, features)
 
 
 class Underlay:
     """One agent's uplinks, and what others have to know of them."""
 
-    def __init__(self, settings: Settings, kernel: Kernel, found: Here, inherited: Iterable[bytes] = ()) -> None:
+    def __init__(self, settings: Settings, kernel: Kernel, found: HostState, inherited: Iterable[bytes] = ()) -> None:
         """Begin with the host as it was `found`; `inherited` are droplets (16 bytes) known from before the start."""
         self.found = found
         """The host as it was last seen; what is desired goes by it with the addresses that are lost for now."""
@@ -48,18 +48,18 @@ class Underlay:
         self._settings = settings
         self._kernel = kernel
         self._inherited = frozenset(inherited)
-        self._known: Mapping[str, Droplet] | None = None
-        self._here: Here | None = None
+        self._droplets: Mapping[str, Droplet] | None = None
+        self._host_state: HostState | None = None
         self.uplinks.publish(found.uplinks)
 
-    async def look(self, before: Here) -> Here:
+    async def refresh(self, before: HostState) -> HostState:
         """Return the host as it is now, which is `found` from here on; `before`: as the state in force has it.
 
         An interface of the same name in the place of another one is taken in, as soon as it has an address: OSError
         (EADDRNOTAVAIL) until then, ENODEV while there is none. InterfaceReplacedError: see there.
         """
         uplinks = await self._kernel.uplinks()
-        found = here_of(self._settings, uplinks, self._kernel.features)
+        found = host_state_of(self._settings, uplinks, self._kernel.features)
         self.uplinks.publish(found.uplinks)
         known = {uplink.name: uplink for uplink in before.uplinks}
         for uplink in uplinks:
@@ -72,31 +72,31 @@ class Underlay:
         self.found = found
         return found
 
-    async def attach_missing(self, world: World) -> list[Failure]:
+    async def attach_missing(self, resolved: ResolvedState) -> list[Failure]:
         """See that transit XDP is on every interface that this host's droplets need; return what was refused."""
         failures: list[Failure] = []
-        for carrier in sorted(world.carriers()):
+        for carrier in sorted(resolved.carriers()):
             attach = AttachTransit(carrier)
             try:
                 if not self._kernel.is_transit_attached(carrier):
                     failures += await self._kernel.executor.run([attach])
             except OSError as error:
-                names = _names(world.here.uplinks, carrier)
-                message = in_words(error, Step.ATTACH_PROGRAM, f"transit XDP to interface {names}")
+                names = _names(resolved.host_state.uplinks, carrier)
+                message = explain_error(error, Step.ATTACH_PROGRAM, f"transit XDP to interface {names}")
                 failures.append(Failure(attach, error.errno or errno.EIO, f"interface {names}", message))
         return failures
 
-    def follow(self, world: World) -> None:
+    def follow(self, resolved: ResolvedState) -> None:
         """Publish the droplets of the state in force where it has other ones, or other uplinks, than before."""
-        if world.droplets is not self._known or world.here is not self._here:
-            self._known, self._here = world.droplets, world.here
+        if resolved.droplets is not self._droplets or resolved.host_state is not self._host_state:
+            self._droplets, self._host_state = resolved.droplets, resolved.host_state
             inherited = {unmapped(address): Peer() for address in self._inherited}
-            self.droplets.publish(Droplets(world, inherited | peers(world)))
+            self.droplets.publish(Droplets(resolved, inherited | peers(resolved)))
 
     def forget_inherited(self) -> None:
         """Publish from the next `follow` on only the droplets that documents name."""
         self._inherited = frozenset()
-        self._known = None
+        self._droplets = None
 
 
 def _names(uplinks: Sequence[Uplink], carrier: int) -> str:

@@ -42,18 +42,18 @@ def replay(recording: Recording, desired: Desired, admission: Admission) -> list
                 del refused[message.subject]
             continue
         if name in taken:  # the revision before this one counts; all at once what no other revision replaces
-            _settle(desired, taken)
+            _resolve(desired, taken)
         _take(name, message, desired, admission)
         taken.add(name)
-    _settle(desired, taken)
+    _resolve(desired, taken)
     return [*_unrealized(desired), *(Unrealized(one, "refused", ("it names no document",)) for one in refused)]
 
 
-def _settle(desired: Desired, taken: set[str]) -> None:
+def _resolve(desired: Desired, taken: set[str]) -> None:
     """Have what was taken decided, and take it that the kernel holds what is in force; `taken` is empty afterwards."""
     for _ in range(2):  # the first one may make room for what found none
-        change = desired.settle(removing=True)
-        desired.documents.confirm(change.adopted & desired.documents.entries.keys())
+        change = desired.resolve(removing=True)
+        desired.documents.confirm(change.changed_documents & desired.documents.entries.keys())
     for name in taken:
         desired.documents.forget(name)
     taken.clear()

@@ -1,4 +1,4 @@
-"""Answers what the host is asked: from the desired state, the kernel's maps and the ledger. Only `sweep` changes it."""
+"""Answers queries from the desired state, the kernel's maps and the ack tracker. Only `sweep` changes anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.reconcile.acknowledgements import acknowledgement
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.resync import Resync
 from agent.report.status_messages import peer_path
-from agent.report.trace import Lookups, way
+from agent.report.trace import TraceInput, trace
 from protocol import codec
 from protocol.addresses import contains, parse_address, parse_cidr
 from protocol.documents import KINDS, Endpoint
@@ -49,7 +49,7 @@ class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request without fields: an empty body or an empty map."""
 
 
-class Answers:
+class Queries:
     """One method per verb, behind `ask`."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Answers:
         self._status = status
         self._counters = counters
         self._now = now
-        self._orders = {kind: Order() for kind in KINDS}
+        self._pages = {kind: Order() for kind in KINDS}
 
     async def ask(self, verb: str, body: bytes) -> bytes:
         """Return the answer to a question as MessagePack, or raise RpcError."""
@@ -100,30 +100,32 @@ class Answers:
         return self._reconciler.desired
 
     def _get(self, request: GetRequest) -> GetReply:
-        world = self._desired.world
+        resolved = self._desired.resolved
         if request.kind == "endpoints":
             endpoints, following = paging.endpoints(self._desired.documents, request.after, request.limit)
             return GetReply(endpoints=tuple(endpoints), next=following)
         if request.kind == "droplets":
-            droplets, following = self._page(world.droplets, request)
+            droplets, following = self._page(resolved.droplets, request)
             return GetReply(droplets=droplets, next=following)
         if request.kind == "vpcs":
-            vpcs, following = self._page(world.vpcs, request)
+            vpcs, following = self._page(resolved.vpcs, request)
             return GetReply(vpcs=vpcs, next=following)
         if request.kind == "networks":
-            networks, following = self._page(world.networks, request)
+            networks, following = self._page(resolved.networks, request)
             return GetReply(networks=networks, next=following)
         raise RpcError(400, f"kind: unknown kind {request.kind[:MAX_WORD]!r}; known kinds are {', '.join(KINDS)}")
 
     def _page(self, objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
         """Return one page of objects by id, and where the next one starts."""
-        ids, following = self._orders[request.kind].page(objects, request.after, request.limit)
+        ids, following = self._pages[request.kind].page(objects, request.after, request.limit)
         return tuple(objects[id_] for id_ in ids), following
 
     def _documents(self, request: DocumentsRequest) -> DocumentsReply:
         names, following = paging.page(self._desired.documents.names(), request.after, request.limit)
-        now, told_at = self._now(), self._reconciler.acknowledgements.tracker.told_at
-        answers = tuple(acknowledgement(self._desired.verdict(name), told_at(name) or now, None) for name in names)
+        now, acknowledged_at = self._now(), self._reconciler.acknowledgements.tracker.acknowledged_at
+        answers = tuple(
+            acknowledgement(self._desired.verdict(name), acknowledged_at(name) or now, None) for name in names
+        )
         return DocumentsReply(answers, next=following)
 
     def _path(self, request: PathRequest) -> PathReply:
@@ -132,15 +134,15 @@ class Answers:
         except ValueError as error:
             raise RpcError(400, f"destination: {error}") from None
         source = self._local_endpoint(request.endpoint)
-        world = self._desired.world
-        vpc = world.vpcs[world.networks[source.network].vpc]
+        resolved = self._desired.resolved
+        vpc = resolved.vpcs[resolved.networks[source.network].vpc]
         if not any(contains(parse_cidr(text), destination) for text in vpc.cidrs):
             return PathReply("none", reason="outside_vpc")
         own = (parse_address(text) for text in source.addresses)
         address = next((one for one in own if len(one) == len(destination)), None)
         if address is None:
             return PathReply("none", reason="no_address")
-        return self._with_names(way(self._lookups(source.id, vpc.vni, address, destination)))
+        return self._with_names(trace(self._trace_input(source.id, vpc.vni, address, destination)))
 
     def _with_names(self, answer: PathReply) -> PathReply:
         """Add which droplets a packet is sent to, and which of them do not answer."""
@@ -151,16 +153,16 @@ class Answers:
             down=tuple(text for text, address in addresses.items() if self._prober.is_down(address)),
         )
 
-    def _lookups(self, source: str, vni: int, address: bytes, destination: bytes) -> Lookups:
+    def _trace_input(self, source: str, vni: int, address: bytes, destination: bytes) -> TraceInput:
         """Ask the maps what they say of a packet from one address to another."""
         kernel = self._kernel
-        sender = kernel.lookup_interface(self._desired.world.slots[source])
+        sender = kernel.lookup_interface(self._desired.resolved.slots[source])
         if sender is None:
             raise RpcError(500, f"endpoint {source!r} is not in the map of interfaces: see what the host's plan says")
         direct, endpoint = kernel.lookup_direct(vni, destination), kernel.lookup_endpoint(vni, destination)
         learnt_hop = kernel.lookup_next_hop(sender.droplet, direct.host) if direct else None
         host_hop = kernel.lookup_next_hop(sender.droplet, endpoint.host) if endpoint else None
-        return Lookups(
+        return TraceInput(
             to=mapped(destination),
             sender=sender.flags,
             direct=direct,
@@ -174,7 +176,7 @@ class Answers:
 
     def _local_endpoint(self, id_: str) -> Endpoint:
         documents = self._desired.documents
-        owner = documents.claims.owner("endpoint", id_)
+        owner = documents.ownership.owner("endpoint", id_)
         held = documents.entries[owner].in_force if owner else None
         if held is None or id_ not in self._desired.veths:
             raise RpcError(404, f"endpoint {id_!r} does not live on this host")

@@ -102,7 +102,7 @@ def heartbeat(
     `faults` all other conditions that stand.
     """
     desired, tracker = reconciler.desired, reconciler.acknowledgements.tracker
-    world, counts = desired.world, tracker.counts
+    resolved, counts = desired.resolved, tracker.counts
     unsettled = counts.pending or counts.rejected or counts.failed
     trouble = unsettled or unresolved or resync.unreadable or down or narrow or faults
     settled = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
@@ -117,13 +117,13 @@ def heartbeat(
         digest=tracker.digest,
         documents=counts,
         objects=ObjectCounts(
-            droplets=len(world.droplets),
-            vpcs=len(world.vpcs),
-            networks=len(world.networks),
+            droplets=len(resolved.droplets),
+            vpcs=len(resolved.vpcs),
+            networks=len(resolved.networks),
             endpoints=desired.endpoints,
             local_endpoints=len(desired.veths),
         ),
-        uplinks=tuple(_uplink(uplink, world.own_droplets(), modes) for uplink in world.here.uplinks),
+        uplinks=tuple(_uplink(uplink, resolved.own_droplets(), modes) for uplink in resolved.host_state.uplinks),
         unresolved_next_hops=unresolved_next_hops(unresolved),
         unreadable=resync.unreadable,
         down_droplets=down,
@@ -191,7 +191,7 @@ def peer_path(droplet: str, by: str, view: View, elapsed: float) -> PeerPath:
         droplet=droplet,
         address=format_address(view.path.peer),
         by=by,
-        state=view.life.value,
+        state=view.liveness.value,
         since=view.since + elapsed,
         configured=view.size,
         carries=view.usable,

@@ -107,8 +107,8 @@ class StatusReporter:
     def _name_of(self, ifindex: int) -> str:
         """Return the name of the uplink or endpoint behind an interface's number."""
         desired = self._reconciler.desired
-        for uplink in desired.world.here.uplinks:
-            if ifindex in (uplink.carrier, *uplink.arrives):
+        for uplink in desired.resolved.host_state.uplinks:
+            if ifindex in (uplink.carrier, *uplink.ingress):
                 return uplink.name
         slot = ifindex - IFINDEX_BASE
         by_slot = {place: endpoint for endpoint, place in slots(desired).items()} if slot >= 0 else {}

@@ -26,7 +26,7 @@ from protocol.rpc import PathReply
 GENEVE, VXLAN = "geneve", "vxlan"
 
 
-class Learnt(Protocol):
+class LearntPath(Protocol):
     """A direct path as the map holds it: `host` of 16 bytes, `age` in seconds."""
 
     @property
@@ -42,7 +42,7 @@ class Learnt(Protocol):
         """Return the entry's flags."""
 
 
-class Known(Protocol):
+class TracedNetwork(Protocol):
     """A network as the map holds it."""
 
     @property
@@ -54,7 +54,7 @@ class Known(Protocol):
         """Return its flags and bouncers."""
 
 
-class Lookups(NamedTuple):
+class TraceInput(NamedTuple):
     """What the maps say of one source and one destination (16 bytes) in one VPC.
 
     `sender` are the source's flags in `interfaces`. `learnt_hop` and `host_hop` are the flags of the next hops to the
@@ -63,20 +63,20 @@ class Lookups(NamedTuple):
 
     to: bytes
     sender: int
-    direct: Learnt | None
+    direct: LearntPath | None
     learnt_hop: int | None
     destination: Endpoint | None
     host_hop: int | None
-    source_network: Known | None
-    destination_network: Known | None
+    source_network: TracedNetwork | None
+    destination_network: TracedNetwork | None
     vpc: AddressSet | None
 
 
-def way(found: Lookups) -> PathReply:
+def trace(found: TraceInput) -> PathReply:
     """Return the way, or why there is none."""
     learnt = found.direct if found.direct is not None and found.direct.age < DIRECT_LIFETIME else None
     pinned = _passes_between_networks(found) and _is_pinned(found, learnt)
-    if learnt is not None and not pinned and not _is_cut_off(found.learnt_hop):
+    if learnt is not None and not pinned and not _is_unreachable(found.learnt_hop):
         return _direct(learnt.host, found.learnt_hop, GENEVE, learnt)
     if pinned and not (found.vpc and found.vpc.flags & VPC_DIVIDED_HERE):
         return _by_divider(found.vpc)
@@ -84,37 +84,37 @@ def way(found: Lookups) -> PathReply:
         return _by_network(found)
     if found.destination.ifindex:
         return PathReply("same_host")
-    around = _by_network(found) if _is_cut_off(found.host_hop) else None
+    around = _by_network(found) if _is_unreachable(found.host_hop) else None
     if around is not None and around.reason != "no_endpoint":
         return around
     encapsulation = VXLAN if found.destination.flags & ENDPOINT_VXLAN else GENEVE
     return _direct(found.destination.host, found.host_hop, encapsulation)
 
 
-def _direct(host: bytes, hop: int | None, encapsulation: str, learnt: Learnt | None = None) -> PathReply:
+def _direct(host: bytes, hop: int | None, encapsulation: str, learnt: LearntPath | None = None) -> PathReply:
     if hop is None:
         return PathReply("none", _hosts((host,)), learnt is not None, reason="next_hop_unresolved")
     age = round(learnt.age, 3) if learnt else None
     return PathReply("direct", _hosts((host,)), learnt is not None, age, encapsulation=encapsulation)
 
 
-def _passes_between_networks(found: Lookups) -> bool:
+def _passes_between_networks(found: TraceInput) -> bool:
     own, other = found.source_network, found.destination_network
     return (own.gateway if own else None) != (other.gateway if other else None)
 
 
-def _is_pinned(found: Lookups, learnt: Learnt | None) -> bool:
+def _is_pinned(found: TraceInput, learnt: LearntPath | None) -> bool:
     """Say whether one of the networks is reached through a divider only, as far as this host knows."""
     destination = found.destination is not None and bool(found.destination.flags & ENDPOINT_PINNED)
     return destination or bool(found.sender & INTERFACE_PINNED) or bool(learnt and learnt.flags & PATH_PINNED)
 
 
-def _is_cut_off(hop: int | None) -> bool:
+def _is_unreachable(hop: int | None) -> bool:
     """Say whether nothing leads to a host, or it does not answer."""
     return hop is None or bool(hop & NEXT_HOP_DOWN)
 
 
-def _by_network(found: Lookups) -> PathReply:
+def _by_network(found: TraceInput) -> PathReply:
     """Go on without a direct path: the source's own network knows more."""
     if found.source_network is None:
         return PathReply("none", reason="no_network")
@@ -125,7 +125,7 @@ def _by_network(found: Lookups) -> PathReply:
     return _by_bouncer(found.source_network)
 
 
-def _as_bouncer(found: Lookups) -> PathReply:
+def _as_bouncer(found: TraceInput) -> PathReply:
     """Go on as the source's own bouncer, which this host is."""
     if found.vpc is None:
         return PathReply("none", reason="no_vpc")
@@ -137,7 +137,7 @@ def _as_bouncer(found: Lookups) -> PathReply:
     return _by_divider(found.vpc)
 
 
-def _by_bouncer(network: Known) -> PathReply:
+def _by_bouncer(network: TracedNetwork) -> PathReply:
     members = network.bouncers.members
     if not members:
         return PathReply("none", reason="no_bouncer")

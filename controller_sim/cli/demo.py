@@ -282,7 +282,7 @@ def run_demo(lab: Lab, *, keep: bool) -> bool:
         lab.abandon(error)
         raise
     if keep:
-        _say_what_to_try(lab)
+        _print_suggestions(lab)
     else:
         with uninterrupted():
             lab.down()
@@ -293,7 +293,7 @@ def run_demo(lab: Lab, *, keep: bool) -> bool:
     return not demo.failures
 
 
-def _say_what_to_try(lab: Lab) -> None:
+def _print_suggestions(lab: Lab) -> None:
     command = "droplet-lab" if lab.name == "lab" else f"droplet-lab --name {lab.name}"
     screen.console.print("\n[bold]The lab is up. Try (in .venv/bin):[/]", highlight=False)
     for line, what in (

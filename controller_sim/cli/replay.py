@@ -166,7 +166,7 @@ async def _answered(watcher: Watcher, deadline: float) -> None:
         if left <= 0:
             waiting = [name for (_, name), one in watcher.tracker.expected.items() if one.answer is None]
             raise LabError(f"the host has not answered for {', '.join(waiting[:5])}: the rest was not published")
-        await watcher.heard(min(left, 0.2))
+        await watcher.wait_for_acks(min(left, 0.2))
 
 
 def rows_of(tracker: Tracker) -> list[Row]:

@@ -113,7 +113,7 @@ class Tracker:
         self.expected[key] = _Expected(published.revision, published.removed, published.at)
         self.counts[published.removed, None] += 1
         if key in self.answers:
-            self._settle(key, *self.answers[key])
+            self._record(key, *self.answers[key])
 
     def answered(self, host: str, answer: Acknowledgement, now: float) -> None:
         """Take in an answer that was seen at `now` (the clock of `Published.at`)."""
@@ -123,9 +123,9 @@ class Tracker:
             return
         self.answers[key] = (answer, now)
         if key in self.expected:
-            self._settle(key, answer, now)
+            self._record(key, answer, now)
 
-    def _settle(self, key: tuple[str, str], answer: Acknowledgement, now: float) -> None:
+    def _record(self, key: tuple[str, str], answer: Acknowledgement, now: float) -> None:
         expected = self.expected[key]
         if answer.revision < expected.revision:
             return
@@ -290,10 +290,10 @@ class Watcher:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            await self.heard(min(left, QUIET))
+            await self.wait_for_acks(min(left, QUIET))
         return True
 
-    async def heard(self, patience: float) -> bool:
+    async def wait_for_acks(self, patience: float) -> bool:
         """Wait for the next answer; False after `patience` seconds."""
         self.changed.clear()
         try:

@@ -102,13 +102,13 @@ class _Publication:
         while agents_first and self.agents != self.hosts and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
             self._check_agents()
-            self._tell()
+            self._report_progress()
         await self._publish()
         await self.watcher.expect_stored()
         while not await self.watcher.wait(0.2) and time.monotonic() < deadline:
-            self._tell()
+            self._report_progress()
             self._check_agents()
-        self._tell()
+        self._report_progress()
         return replace(self.watcher.tracker.report(), moves=self._moved())
 
     async def _publish(self) -> None:
@@ -137,7 +137,7 @@ class _Publication:
                 changes += fresh
             await publish(self.client, changes, self._published)
             if waiting and not ready:
-                await self.watcher.heard(0.2)
+                await self.watcher.wait_for_acks(0.2)
                 self._check_agents()
 
     def _moved(self) -> tuple[Moved, ...]:
@@ -152,12 +152,12 @@ class _Publication:
         self.removed += published.removed
         self.published += not published.removed
         self.watcher.tracker.expect(published)
-        self._tell()
+        self._report_progress()
 
     async def _heartbeat(self, message: Msg) -> None:
         self.agents.add(message.subject.split(".")[2])
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         tracker = self.watcher.tracker
         counts = (len(self.agents), self.published, self.removed, tracker.documents, tracker.realized)
         self.on_progress(Progress(*counts))
@@ -203,12 +203,13 @@ def _unrealized(report: Report) -> list[str]:
 
 def troubles(statuses: Mapping[str, Status]) -> list[str]:
     """Return what hosts say is wrong with their ways to others: what several say is one line with all their names."""
-    told: dict[tuple[str, str, str], list[str]] = {}
+    hosts_by_trouble: dict[tuple[str, str, str], list[str]] = {}
     for host, status in statuses.items():
         for trouble in _troubles(status):
-            told.setdefault(trouble, []).append(host)
+            hosts_by_trouble.setdefault(trouble, []).append(host)
     return [
-        f"{_listed(hosts)} {one if len(hosts) == 1 else several} {rest}" for (one, several, rest), hosts in told.items()
+        f"{_listed(hosts)} {one if len(hosts) == 1 else several} {rest}"
+        for (one, several, rest), hosts in hosts_by_trouble.items()
     ]
 
 

@@ -14,7 +14,7 @@ from controller_sim.lab.namespaces import run_coroutine_in
 from protocol import codec
 from protocol.status import Counters
 
-CAME = "received_"
+RECEIVED = "received_"
 """What the outcomes of packets that came in begin with; all others are ends."""
 PAUSE = 0.05
 
@@ -34,7 +34,7 @@ class Balance:
 
 def balance_of(counters: Counters) -> Balance:
     """Return one host's balance."""
-    came = sum(traffic.packets for name, traffic in counters.outcomes.items() if name.startswith(CAME))
+    came = sum(traffic.packets for name, traffic in counters.outcomes.items() if name.startswith(RECEIVED))
     return Balance(came, sum(traffic.packets for traffic in counters.outcomes.values()) - came)
 
 

@@ -158,7 +158,7 @@ def check_all(lab: Lab) -> Reachability:
                     broken[name] = f"{address} cannot be used in its namespace: {error.strerror}"
         endpoints = [endpoint for endpoint in opened if endpoint.name not in broken]
         _exchange(endpoints)
-        return Reachability(tuple(topology.endpoints), _judge(endpoints), broken)
+        return Reachability(tuple(topology.endpoints), _results(endpoints), broken)
     finally:
         for endpoint in opened:
             endpoint.close()
@@ -187,7 +187,7 @@ def _exchange(endpoints: list[_Endpoint]) -> None:
                     key.data.read()
 
 
-def _judge(endpoints: list[_Endpoint]) -> dict[tuple[str, str], Pair]:
+def _results(endpoints: list[_Endpoint]) -> dict[tuple[str, str], Pair]:
     failures: dict[tuple[str, str], list[str]] = {}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         jobs = [(a, b, pool.submit(_failures, a, b)) for a, b in _pairs(endpoints)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import bpf_packets as p
-from bpf_world import D1, D2, DROPLET_MAC, MAC, OVER_IPV6, VNI, A, R
+from bpf_dut import D1, D2, DROPLET_MAC, MAC, OVER_IPV6, VNI, A, R
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bpf_world import ARRIVAL, SECOND_UPLINK, UNCOUNTED, UPLINK, World
+from bpf_dut import ARRIVAL, SECOND_UPLINK, UNCOUNTED, UPLINK, Dut
 
 from agent.core.model.features import Features
 from agent.datapath.bpf.compiler import CompiledObject, compile_programs
@@ -62,17 +62,17 @@ def compiled(lab_cache: Path) -> CompiledObject:
 
 
 @pytest.fixture(scope="session")
-def one_world(compiled: CompiledObject) -> Iterator[World]:
-    world = World(compiled)
-    yield world
-    for program in world.programs.values():
+def shared_dut(compiled: CompiledObject) -> Iterator[Dut]:
+    dut = Dut(compiled)
+    yield dut
+    for program in dut.programs.values():
         os.close(program.fd)
-    for fd in world.fds.values():
+    for fd in dut.fds.values():
         os.close(fd)
 
 
 @pytest.fixture
-def world(one_world: World) -> World:
-    one_world.fill()
-    one_world.forgive()
-    return one_world
+def dut(shared_dut: Dut) -> Dut:
+    shared_dut.fill()
+    shared_dut.reset_icmp_ratelimit()
+    return shared_dut

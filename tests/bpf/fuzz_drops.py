@@ -29,7 +29,7 @@ PORTED = (6, 17, 132)
 """TCP, UDP and SCTP: their ports stand first."""
 
 
-class Sight:
+class PacketView:
     """A dropped frame as far as it can be read."""
 
     def __init__(self, model: Model, step: Step) -> None:
@@ -102,7 +102,7 @@ class Sight:
         return self.tunnel.option(RTS) if self.tunnel else None
 
 
-def _is_malformed_inner(s: Sight) -> bool:
+def _is_malformed_inner(s: PacketView) -> bool:
     ip = s.ip
     if ip is None or ip.transport > ip.end:
         return True
@@ -118,16 +118,16 @@ def _is_malformed_inner(s: Sight) -> bool:
     return ip.protocol in PORTED and not ip.later and ip.transport + 4 > ip.end
 
 
-def _is_inner_protocol(s: Sight) -> bool:
+def _is_inner_protocol(s: PacketView) -> bool:
     known = (0x0800, ARP, IPV6 if "ipv6" in s.model.features.families else ARP)
     return s.kind not in known and not (s.from_endpoint and s.inner[0] & 1)
 
 
-def _is_arp(s: Sight) -> bool:
+def _is_arp(s: PacketView) -> bool:
     return len(s.inner) >= 42 and s.inner[14:20] == b"\0\1\x08\0\6\4"
 
 
-def _is_multicast(s: Sight) -> bool:
+def _is_multicast(s: PacketView) -> bool:
     to = s.target if not s.is_nd else s.ip.destination if s.ip else ZERO
     looked_at = s.from_endpoint or (s.tunnel and s.tunnel.is_vxlan)
     read = s.kind != IPV6 or "ipv6" in s.model.features.families
@@ -136,7 +136,7 @@ def _is_multicast(s: Sight) -> bool:
     return s.model.is_to_many(s.vni, to)
 
 
-def _is_malformed_geneve(s: Sight) -> bool:
+def _is_malformed_geneve(s: PacketView) -> bool:
     t = s.tunnel
     if t is None or (len(t.inner) < 14 and not t.flags & 0x80):
         return True
@@ -144,37 +144,37 @@ def _is_malformed_geneve(s: Sight) -> bool:
     return any(class_ == 0xFF4D and len(body) not in sizes.get(kind, (len(body),)) for class_, kind, body in t.options)
 
 
-def _is_unsummed(s: Sight) -> bool:
+def _is_unsummed(s: PacketView) -> bool:
     outer = s.outer
     if not outer or is_v4(outer.source) or s.model.peers.get(outer.source, 0):
         return False
     return s.frame[outer.transport + 6 : outer.transport + 8] == b"\0\0"
 
 
-def _is_like_nd(s: Sight) -> bool:
+def _is_like_nd(s: PacketView) -> bool:
     """Neighbour discovery, or what would be if the packet were as long as its frame."""
     return s.kind == IPV6 and (s.is_nd or _is_malformed_inner(s))
 
 
-def _is_unknown(s: Sight) -> bool:
+def _is_unknown(s: PacketView) -> bool:
     """No endpoint, or one that has left the droplet where documents put it."""
     endpoint = s.model.endpoints.get((s.vni, s.target))
     return endpoint is None or bool(s.tunnel and comes_back(s.tunnel))
 
 
-def _is_source_arp(s: Sight) -> bool:
+def _is_source_arp(s: PacketView) -> bool:
     own = (s.sender.ipv4, bytes(4))
     return s.sender.ipv4 == bytes(4) or s.frame[22:28] != s.sender.mac or s.frame[28:32] not in own
 
 
-def _is_own_source(s: Sight) -> bool:
+def _is_own_source(s: PacketView) -> bool:
     if not s.ip:
         return False
     own = MAPPED + s.sender.ipv4 if is_v4(s.ip.source) else s.sender.ipv6
     return s.ip.source == own and any(own[12:] if is_v4(own) else own)
 
 
-def _is_own_solicitation(s: Sight) -> bool:
+def _is_own_solicitation(s: PacketView) -> bool:
     """Asked about the asker's own address or a link-local one."""
     if s.from_endpoint:
         return s.target == s.sender.ipv6 or (s.target[0] == 0xFE and s.target[1] >> 6 == 2)
@@ -184,7 +184,7 @@ def _is_own_solicitation(s: Sight) -> bool:
     return host_of(endpoint.host) == host_of(origin_of(s.tunnel))
 
 
-def _is_source_elsewhere(s: Sight) -> bool:
+def _is_source_elsewhere(s: PacketView) -> bool:
     """An endpoint's of this host, or one that a VXLAN peer does not speak for."""
     endpoint, network = s.model.endpoints.get((s.vni, s.source)), s.model.network_of(s.vni, s.source)
     if endpoint and endpoint.ifindex:
@@ -195,7 +195,7 @@ def _is_source_elsewhere(s: Sight) -> bool:
     return elsewhere or bool(network and network.gateway == s.source)
 
 
-def _is_bad_critical(s: Sight) -> bool:
+def _is_bad_critical(s: PacketView) -> bool:
     """An unknown critical option, maybe in front of one whose length is wrong."""
     head = s.payload
     at, limit = 8, min(8 + (head[0] & 63) * 4, len(head))
@@ -206,7 +206,7 @@ def _is_bad_critical(s: Sight) -> bool:
     return False
 
 
-def is_last_attempt(s: Sight) -> bool:
+def is_last_attempt(s: PacketView) -> bool:
     """A packet that came back as often as there are ways: each bouncer twice, unless there is one alone."""
     network = s.model.network_of(s.vni, s.source)
     if not s.tunnel or not s.ip or not network:
@@ -219,7 +219,7 @@ def is_last_attempt(s: Sight) -> bool:
     return body is not None and body[2] + 1 >= ways
 
 
-def _has_no(s: Sight, outcome: Outcome) -> bool:
+def _has_no(s: PacketView, outcome: Outcome) -> bool:
     """Some network or VPC that the packet may go by has nobody to hand it to."""
     model = s.model
     if outcome is Outcome.NO_DIVIDER:
@@ -228,7 +228,7 @@ def _has_no(s: Sight, outcome: Outcome) -> bool:
     return any(n and not n.bouncers for n in networks)
 
 
-REASONS: dict[Outcome, Callable[[Sight], object]] = {
+REASONS: dict[Outcome, Callable[[PacketView], object]] = {
     Outcome.UNKNOWN_INTERFACE: lambda s: s.arrival - IFINDEX_BASE not in s.model.interfaces,
     Outcome.SOURCE_MAC: lambda s: s.frame[6:12] != s.sender.mac,
     Outcome.SOURCE_ADDRESS: lambda s: not _is_own_source(s),
@@ -279,4 +279,4 @@ REASONS: dict[Outcome, Callable[[Sight], object]] = {
 def is_true(model: Model, step: Step) -> bool:
     """Return whether the reason for which a frame was dropped is a true one."""
     rule = REASONS.get(step.outcome)
-    return rule is None or bool(rule(Sight(model, step)))
+    return rule is None or bool(rule(PacketView(model, step)))

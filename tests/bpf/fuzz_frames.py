@@ -6,7 +6,7 @@ from random import Random
 from typing import NamedTuple
 
 import fuzz_layers as layer
-from fuzz_layers import IPV4, IPV6, Chance
+from fuzz_layers import IPV4, IPV6, RandomSource
 from fuzz_model import (
     CIDRS,
     GATEWAY_MAC,
@@ -52,7 +52,7 @@ class Frame(NamedTuple):
 
 def frame(rng: Random, model: Model) -> Frame:
     """Return one frame for a world; the same from the same generator's state."""
-    c = Chance(rng, rng.choice(WRONG))
+    c = RandomSource(rng, rng.choice(WRONG))
     kind = rng.random()
     if kind < 0.02:
         noise = rng.randbytes(rng.randrange(14, 300))
@@ -63,7 +63,7 @@ def frame(rng: Random, model: Model) -> Frame:
     return made._replace(metadata=4 * rng.randrange(54)) if c.once(0.01) else made
 
 
-def _whole(c: Chance, data: bytes) -> bytes:
+def _whole(c: RandomSource, data: bytes) -> bytes:
     """Mangle a whole frame, pad it now and then, and keep it as long as a frame may be."""
     data = c.mangle(data)
     if c.once(0.03):
@@ -74,7 +74,7 @@ def _whole(c: Chance, data: bytes) -> bytes:
 # Inner frames
 
 
-def _address(c: Chance, family: int, likely: tuple[bytes, ...]) -> bytes:
+def _address(c: RandomSource, family: int, likely: tuple[bytes, ...]) -> bytes:
     if likely and c.rng.random() < 0.75:
         return c.rng.choice(likely)
     odd = c.rng.random()
@@ -87,12 +87,12 @@ def _address(c: Chance, family: int, likely: tuple[bytes, ...]) -> bytes:
     return c.rng.randbytes(16) if family else map_layout.V4_MAPPED + c.rng.randbytes(4)
 
 
-def _payload(c: Chance) -> bytes:
+def _payload(c: RandomSource) -> bytes:
     size = c.rng.choice((0, 1, 18, 19, 64, 100)) if c.once(0.85) else c.rng.choice((500, 1200, 1400, 1420, 1500, 2000))
     return c.rng.randbytes(min(size, 32)) + bytes(max(size - 32, 0))
 
 
-def _transport(c: Chance, source: bytes, destination: bytes) -> tuple[int, bytes]:
+def _transport(c: RandomSource, source: bytes, destination: bytes) -> tuple[int, bytes]:
     kind, data = c.rng.random(), _payload(c)
     if kind < 0.4:
         ports = c.of(1, 6081, 50000), c.of(2, 53, 5, 4789) if c.once(0.9) else c.of(6081, 7000)
@@ -104,7 +104,7 @@ def _transport(c: Chance, source: bytes, destination: bytes) -> tuple[int, bytes
     return c.of(layer.SCTP, 47, 4, 41, 59, 0, 255), data
 
 
-def _ip(c: Chance, source: bytes, destination: bytes) -> tuple[int, bytes]:
+def _ip(c: RandomSource, source: bytes, destination: bytes) -> tuple[int, bytes]:
     protocol, payload = _transport(c, source, destination)
     payload = c.mangle(payload)
     if not is_v4(source) and c.once(0.2):
@@ -118,7 +118,7 @@ def _ip(c: Chance, source: bytes, destination: bytes) -> tuple[int, bytes]:
     return kind, c.mangle(data)
 
 
-def _solicitation(c: Chance, source: bytes, target: bytes, mac: bytes) -> tuple[int, bytes]:
+def _solicitation(c: RandomSource, source: bytes, target: bytes, mac: bytes) -> tuple[int, bytes]:
     if c.once(0.15):
         source = c.rng.choice((ZERO, packed("fe80::1")))
     destination = packed("ff02::1:ff00:0")[:13] + target[13:] if c.once(0.7) else target
@@ -128,7 +128,7 @@ def _solicitation(c: Chance, source: bytes, target: bytes, mac: bytes) -> tuple[
     return layer.ip(c, source, destination, protocol, data, ttl=255 if c.once(0.95) else 64)
 
 
-def _inner(c: Chance, family: int, source: bytes, likely: tuple[bytes, ...], macs: tuple[bytes, bytes]) -> bytes:
+def _inner(c: RandomSource, family: int, source: bytes, likely: tuple[bytes, ...], macs: tuple[bytes, bytes]) -> bytes:
     """Return an Ethernet frame; `macs`: destination and source."""
     destination = _address(c, family, likely)
     kind = c.rng.random()
@@ -146,7 +146,7 @@ def _inner(c: Chance, family: int, source: bytes, likely: tuple[bytes, ...], mac
 # From endpoints
 
 
-def _from_endpoint(c: Chance, model: Model) -> Frame:
+def _from_endpoint(c: RandomSource, model: Model) -> Frame:
     slot = c.rng.choice(list(model.interfaces)) if c.once(0.98) else c.rng.randrange(SLOTS)
     sender = model.interfaces.get(slot) or next(iter(model.interfaces.values()))
     family = int(sender.ipv6 != ZERO and (sender.ipv4 == bytes(4) or c.once(0.5)))
@@ -165,7 +165,7 @@ def _from_endpoint(c: Chance, model: Model) -> Frame:
 # From the substrate
 
 
-def _from_substrate(c: Chance, model: Model) -> Frame:
+def _from_substrate(c: RandomSource, model: Model) -> Frame:
     uplink = c.rng.choice(list(model.uplinks.values()))
     v4 = is_v4(uplink.address)
     peers = [peer for peer in PEERS if is_v4(peer) == v4]
@@ -177,11 +177,11 @@ def _from_substrate(c: Chance, model: Model) -> Frame:
     return Frame("transit_xdp", _arrival(c, uplink), _whole(c, _outer(c, uplink, peer, datagram)))
 
 
-def _arrival(c: Chance, uplink: Uplink) -> int:
+def _arrival(c: RandomSource, uplink: Uplink) -> int:
     return uplink.arrives if c.once(0.99) else c.rng.choice(UPLINKS)
 
 
-def _outer(c: Chance, uplink: Uplink, peer: bytes, datagram: bytes) -> bytes:
+def _outer(c: RandomSource, uplink: Uplink, peer: bytes, datagram: bytes) -> bytes:
     to = uplink.address
     if c.once(0.02):
         to = map_layout.V4_MAPPED + c.rng.randbytes(4) if is_v4(to) else c.rng.randbytes(16)
@@ -198,7 +198,7 @@ def _outer(c: Chance, uplink: Uplink, peer: bytes, datagram: bytes) -> bytes:
     return layer.tagged(uplink.mac, b"\6\0\0\0\0\1", vlan, c.number(kind, 65535), c.mangle(data))
 
 
-def _tunnel(c: Chance, model: Model, peer: bytes) -> tuple[tuple[int, int], bytes]:
+def _tunnel(c: RandomSource, model: Model, peer: bytes) -> tuple[tuple[int, int], bytes]:
     """Return UDP ports and payload: Geneve, VXLAN, a probe, or a packet that is no tunnel's."""
     kind = c.rng.random()
     vni = c.rng.choice(VNIS) if c.once(0.96) else c.rng.choice(STRANGE_VNIS)
@@ -217,7 +217,7 @@ def _tunnel(c: Chance, model: Model, peer: bytes) -> tuple[tuple[int, int], byte
     return (source_port, geneve), layer.geneve(c, vni, options, inner, control=c.once(0.01), critical=critical)
 
 
-def _options(c: Chance, model: Model) -> tuple[bytes, bool]:
+def _options(c: RandomSource, model: Model) -> tuple[bytes, bool]:
     """Return options in any order, and whether one that is known is critical."""
     parts: list[bytes] = []
     critical = c.once(0.1)
@@ -235,7 +235,7 @@ def _options(c: Chance, model: Model) -> tuple[bytes, bool]:
     return b"".join(parts)[:252], critical
 
 
-def _droplet_and_attempt(c: Chance, model: Model) -> bytes:
+def _droplet_and_attempt(c: RandomSource, model: Model) -> bytes:
     """Return the body of return-to-sender or misdirected; now and then with a droplet of this host."""
     origin = c.rng.choice(list(model.peers)) if c.once(0.93) else c.rng.choice((STRANGER, STRANGER6))
     if c.once(0.05):
@@ -245,7 +245,7 @@ def _droplet_and_attempt(c: Chance, model: Model) -> bytes:
     return bytes([c.of(0, 0, 1, 3, 4, 255), flags, c.of(0, 0, 0, 1, 3, 15, 255), 0]) + body
 
 
-def _tunnelled(c: Chance, model: Model, vni: int, peer: bytes) -> bytes:
+def _tunnelled(c: RandomSource, model: Model, vni: int, peer: bytes) -> bytes:
     """Return an inner frame as a droplet sends it: from an endpoint elsewhere, or one from here that comes back."""
     family = int("ipv6" in model.features.families and c.once(0.5))
     near = tuple(a for (v, a), e in model.endpoints.items() if v == vni and e.ifindex and is_v4(a) != bool(family))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 
-from fuzz_answers import Answers
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, ZERO, Uplink, is_v4
 from fuzz_parse import (
@@ -20,12 +19,13 @@ from fuzz_parse import (
     read_inner,
     total_of,
 )
+from fuzz_replies import Replies
 from fuzz_rules import (
     RTS,
     ViolationError,
-    hold_error,
-    hold_routed,
-    hold_same,
+    check_error,
+    check_routed,
+    check_same,
     inner_sums_right,
     ip_of,
     need,
@@ -40,7 +40,7 @@ from agent.datapath.bpf.outcomes import Outcome
 DIVIDED = 2
 
 
-class FromEndpoint(Answers):
+class FromEndpoint(Replies):
     """One method an outcome."""
 
     def _sender(self, step: Step) -> map_layout.Interface:
@@ -51,7 +51,7 @@ class FromEndpoint(Answers):
         need(step.frame[6:12] == sender.mac, "nothing goes on with another Ethernet source than the endpoint's")
         return sender
 
-    def _hold_to_one(self, step: Step, sender: map_layout.Interface) -> None:
+    def _check_single_output(self, step: Step, sender: map_layout.Interface) -> None:
         """Hold that nothing goes on that is for many, by Ethernet or by IP, but what asks for an address."""
         kind, ip = read_inner(step.frame)
         to = MAPPED + step.frame[38:42] if kind == ARP else ip.destination if ip else ZERO
@@ -68,11 +68,11 @@ class FromEndpoint(Answers):
 
     def _same_host(self, step: Step) -> None:
         sender, ip = self._sender(step), ip_of(step.frame)
-        self._hold_to_one(step, sender)
+        self._check_single_output(step, sender)
         need(self._own(sender, ip.source), "nothing is delivered with a source other than its sender's")
         need(not hides_discovery(ip), "no fragment of an endpoint hides neighbour discovery")
-        hold_same(step.frame, step.out, ip, ip.tos, hold_routed(step.frame, ip))
-        self._hold_endpoint(step, sender.vni, ip.destination, len(step.frame), step.frame)
+        check_same(step.frame, step.out, ip, ip.tos, check_routed(step.frame, ip))
+        self._check_endpoint(step, sender.vni, ip.destination, len(step.frame), step.frame)
         endpoint = self.model.endpoints[(sender.vni, ip.destination)]
         pinned = sender.flags & map_layout.INTERFACE_PINNED or endpoint.flags & map_layout.ENDPOINT_PINNED
         between = self.model.between(sender.vni, ip.source, ip.destination)
@@ -82,7 +82,7 @@ class FromEndpoint(Answers):
 
     def _sent(self, step: Step) -> None:
         sender = self._sender(step)
-        self._hold_to_one(step, sender)
+        self._check_single_output(step, sender)
         kind, ip = read_inner(step.frame)
         tunnel, uplink = sent_out(self.model, step, sender.vni, inner_right=inner_sums_right(step.frame))
         need(tunnel.udp.source >= 49152 and tunnel.ip.ttl == 64, "an ephemeral source port, a fresh time to live")
@@ -95,13 +95,13 @@ class FromEndpoint(Answers):
             source, destination, tos = MAPPED + sender.ipv4, MAPPED + step.frame[38:42], 0
         else:
             ip = ip_of(step.frame)
-            source, destination, tos = self._hold_inner(step, sender, tunnel, ip), ip.destination, ip.tos & 3
+            source, destination, tos = self._check_inner(step, sender, tunnel, ip), ip.destination, ip.tos & 3
             if self._is_solicitation(step.frame, ip):
                 destination, tos = step.frame[62:78], tunnel.ip.tos & 3
         need(tunnel.ip.tos == sender.tos & 0xFC | tos, "the class is the endpoint's, the congestion mark the packet's")
-        self._hold_way(step, sender, tunnel, uplink, source, destination)
+        self._check_next_hop(step, sender, tunnel, uplink, source, destination)
 
-    def _hold_inner(self, step: Step, sender: map_layout.Interface, tunnel: Tunnel, ip: Ip) -> bytes:
+    def _check_inner(self, step: Step, sender: map_layout.Interface, tunnel: Tunnel, ip: Ip) -> bytes:
         """Hold the inner frame to the sender's; return the source that it goes on with."""
         before = step.frame
         if self._is_solicitation(before, ip) and ip.source != sender.ipv6:
@@ -117,11 +117,11 @@ class FromEndpoint(Answers):
         need(self._own(sender, ip.source), "nothing leaves with a source other than its sender's")
         need(not hides_discovery(ip), "no fragment of an endpoint hides neighbour discovery")
         solicits = self._is_solicitation(before, ip)
-        ttl = ip.ttl if solicits else hold_routed(before, ip)
-        hold_same(before, tunnel.inner, ip, ip.tos, ttl)
+        ttl = ip.ttl if solicits else check_routed(before, ip)
+        check_same(before, tunnel.inner, ip, ip.tos, ttl)
         return ip.source
 
-    def _hold_way(
+    def _check_next_hop(
         self, step: Step, sender: map_layout.Interface, tunnel: Tunnel, uplink: Uplink, source: bytes, to: bytes
     ) -> None:
         model, vni, peer = self.model, sender.vni, tunnel.ip.destination
@@ -149,9 +149,9 @@ class FromEndpoint(Answers):
         }.get(step.outcome, vpc.members if vpc else ())
         need(peer in allowed, "to a bouncer of its network, or a divider of its VPC")
         divided = DIVIDED if step.outcome is Outcome.HANDED_TO_BOUNCER else 0
-        self._hold_rts(tunnel, uplink.address, 0, sender.flags & map_layout.INTERFACE_PINNED | divided)
+        self._check_rts(tunnel, uplink.address, 0, sender.flags & map_layout.INTERFACE_PINNED | divided)
 
-    def _hold_rts(self, tunnel: Tunnel, origin: bytes, bounces: int, flags: int) -> None:
+    def _check_rts(self, tunnel: Tunnel, origin: bytes, bounces: int, flags: int) -> None:
         body = tunnel.option(RTS)
         if body is None:
             raise ViolationError("bouncers and dividers are told where to answer")
@@ -162,13 +162,13 @@ class FromEndpoint(Answers):
     def _arp_answered(self, step: Step) -> None:
         sender = self._sender(step)
         need(step.frame[22:28] == sender.mac and step.frame[28:32] in (sender.ipv4, bytes(4)), "only its own requests")
-        self._hold_arp(step, sender.vni, step.frame, step.out)
+        self._check_arp(step, sender.vni, step.frame, step.out)
         need(step.leaves == step.arrival, "an answer goes back")
 
     def _nd_answered(self, step: Step) -> None:
         sender = self._sender(step)
         need(sender.ipv6 != ZERO, "only who has an IPv6 address asks for others")
-        self._hold_advertisement(step, sender.vni, step.frame, step.out)
+        self._check_advertisement(step, sender.vni, step.frame, step.out)
         need(step.leaves == step.arrival, "an answer goes back")
 
     def _echo(self, step: Step) -> None:
@@ -195,7 +195,7 @@ class FromEndpoint(Answers):
             return is_transport_right(frame, ip, ICMPV6)
         return total_of(frame[ip.transport : ip.end]) == 0xFFFF
 
-    def _hold_reset(self, step: Step, sender: map_layout.Interface, about: Ip) -> None:
+    def _check_reset(self, step: Step, sender: map_layout.Interface, about: Ip) -> None:
         """Hold a reset to RFC 9293 section 3.10.7.1."""
         ip, network = ip_of(step.out), self.model.network_of(sender.vni, about.source)
         need(network and about.destination == network.gateway == ip.source, "only its own gateway resets")
@@ -209,13 +209,13 @@ class FromEndpoint(Answers):
         want = (was[3], 0, 0x5004) if was[4] & 16 else (0, (was[2] + length) & 0xFFFFFFFF, 0x5014)
         need(now[2:] == want, "sequence, acknowledgement and flags")
 
-    def _told(self, step: Step) -> None:
+    def _icmp_answered(self, step: Step) -> None:
         sender, about = self._sender(step), ip_of(step.frame)
         answer = ip_of(step.out)
         if step.outcome is Outcome.GATEWAY_REFUSED and answer.protocol == TCP:
-            self._hold_reset(step, sender, about)
+            self._check_reset(step, sender, about)
             return
-        ip = hold_error(self.model, sender.vni, step.frame, step.out)
+        ip = check_error(self.model, sender.vni, step.frame, step.out)
         need(step.leaves == step.arrival, "an ICMP error goes back")
         need(self._own(sender, about.source), "only own packets are complained about")
         head, v4 = step.out[ip.transport : ip.transport + 8], is_v4(ip.source)
@@ -223,13 +223,13 @@ class FromEndpoint(Answers):
             kind = b"\x0b\0" if v4 else b"\x03\0"
             need(head[:2] == kind and about.ttl <= 1 and not any(head[4:8]), "time to live is used up")
         elif step.outcome is Outcome.UNREACHABLE_TOLD:
-            self._hold_unreachable(head, sender.vni, about, came_back=False)
+            self._check_unreachable(head, sender.vni, about, came_back=False)
         elif step.outcome is Outcome.GATEWAY_REFUSED:
-            self._hold_refused(step, head, about)
+            self._check_refused(step, head, about)
         else:
-            self._hold_too_big(head, v4, len(step.frame) - 14)
+            self._check_too_big(head, v4, len(step.frame) - 14)
 
-    def _hold_refused(self, step: Step, head: bytes, about: Ip) -> None:
+    def _check_refused(self, step: Step, head: bytes, about: Ip) -> None:
         network = self.model.network_of(self._sender(step).vni, about.source)
         need(network and about.destination == network.gateway, "only its own gateway refuses")
         v4, has_ports = is_v4(about.source), about.protocol in (6, 17, 33, 132, 136)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fuzz_answers import Answers
-from fuzz_drops import Sight, is_last_attempt
+from fuzz_drops import PacketView, is_last_attempt
 from fuzz_machine import Step
 from fuzz_model import Uplink, host_of, is_v4
 from fuzz_parse import (
@@ -16,6 +15,7 @@ from fuzz_parse import (
     read_inner,
     read_tunnel,
 )
+from fuzz_replies import Replies
 from fuzz_rules import (
     INVALIDATE,
     MISDIRECTED,
@@ -25,11 +25,11 @@ from fuzz_rules import (
     accepted,
     address_in,
     asked_by,
+    check_error,
+    check_same,
     comes_back,
     data_packet,
     found,
-    hold_error,
-    hold_same,
     ip_of,
     is_own_misdirected,
     merged,
@@ -45,7 +45,7 @@ from agent.datapath.bpf.outcomes import Outcome
 UNLEARNT, SPEAKS_VXLAN = 4, 8
 
 
-class FromSubstrate(Answers):
+class FromSubstrate(Replies):
     """One method an outcome."""
 
     def _passed(self, step: Step) -> None:
@@ -68,13 +68,13 @@ class FromSubstrate(Answers):
             tos = merged(ip.tos, tunnel.ip.tos)
             if tos is None:
                 raise ViolationError("congestion of a flow that cannot signal it drops")
-            hold_same(after, step.out, ip, tos, ip.ttl)
-            self._hold_vxlan(tunnel, ip, goes_on=False)
-            self._hold_source_elsewhere(tunnel, ip)
-            self._hold_divided(tunnel, ip)
-        self._hold_endpoint(step, tunnel.vni, destination, len(tunnel.inner), tunnel.inner)
+            check_same(after, step.out, ip, tos, ip.ttl)
+            self._check_vxlan(tunnel, ip, goes_on=False)
+            self._check_source_elsewhere(tunnel, ip)
+            self._check_divided(tunnel, ip)
+        self._check_endpoint(step, tunnel.vni, destination, len(tunnel.inner), tunnel.inner)
 
-    def _hold_vxlan(self, tunnel: Tunnel, ip: Ip, *, goes_on: bool) -> None:
+    def _check_vxlan(self, tunnel: Tunnel, ip: Ip, *, goes_on: bool) -> None:
         """Hold what came from a peer that looks at nothing to what droplets look at."""
         if not tunnel.is_vxlan:
             return
@@ -96,12 +96,12 @@ class FromSubstrate(Answers):
             error = tunnel.inner[ip.transport :].startswith(kinds) if kinds else False
             need(error, "of a gateway only errors come by VXLAN")
 
-    def _hold_source_elsewhere(self, tunnel: Tunnel, ip: Ip) -> None:
+    def _check_source_elsewhere(self, tunnel: Tunnel, ip: Ip) -> None:
         sender = self.model.endpoints.get((tunnel.vni, ip.source))
         if sender and sender.ifindex and not comes_back(tunnel):
             need(origin_of(tunnel) == sender.host, "nobody elsewhere speaks for an endpoint of this host")
 
-    def _hold_divided(self, tunnel: Tunnel, ip: Ip) -> None:
+    def _check_divided(self, tunnel: Tunnel, ip: Ip) -> None:
         body, back = tunnel.option(RTS), comes_back(tunnel)
         between = self.model.between(tunnel.vni, ip.source, ip.destination)
         if not between or (not back and (body is None or body[1] & 2)):
@@ -146,18 +146,18 @@ class FromSubstrate(Answers):
         tunnel, uplink = data_packet(self.model, step)
         asked = asked_by(tunnel.inner)
         if asked:
-            self._asked_in_vain(step, tunnel, asked)
+            self._request_unanswered(step, tunnel, asked)
             return
         ip = ip_of(tunnel.inner)
         known = (tunnel.vni, ip.destination) in self.model.endpoints
         back = comes_back(tunnel) or step.outcome is Outcome.RETURNED
         need(known or back or not self.model.is_to_many(tunnel.vni, ip.destination), "to many nothing is handed on")
-        self._hold_vxlan(tunnel, ip, goes_on=True)
+        self._check_vxlan(tunnel, ip, goes_on=True)
         sent, _ = sent_out(self.model, step, tunnel.vni)
         tos = merged(ip.tos, tunnel.ip.tos)
         if tos is None:
             raise ViolationError("congestion of a flow that cannot signal it drops")
-        hold_same(tunnel.inner, sent.inner, ip, tos, ip.ttl)
+        check_same(tunnel.inner, sent.inner, ip, tos, ip.ttl)
         need(sent.ip.tos == tunnel.ip.tos & 0xFC | tos & 3, "the class and the congestion mark travel on")
         need(sent.udp.source == tunnel.udp.source, "a flow keeps its source port")
         need(sent.ip.destination in self._next(step, tunnel, ip), "it goes on by this droplet's roles")
@@ -166,12 +166,12 @@ class FromSubstrate(Answers):
         if returned:
             need(sent.option(INVALIDATE) == b"" and tunnel.option(RTS) is None, "what came straight goes back marked")
         elif step.outcome is Outcome.MISDIRECTED:
-            self._hold_misdirected(tunnel, sent)
+            self._check_misdirected(tunnel, sent)
         elif not sent.is_vxlan:
-            self._hold_way_on(step, tunnel, sent, uplink)
+            self._check_forwarding(step, tunnel, sent, uplink)
 
     @staticmethod
-    def _hold_misdirected(tunnel: Tunnel, sent: Tunnel) -> None:
+    def _check_misdirected(tunnel: Tunnel, sent: Tunnel) -> None:
         body, after = tunnel.option(RTS), sent.option(MISDIRECTED)
         if body is None or after is None:
             raise ViolationError("what came by a bouncer goes back marked as misdirected")
@@ -181,7 +181,7 @@ class FromSubstrate(Answers):
         need(after[1] == (UNLEARNT if replaced else 0), "U says that the name had no room")
         need(address_in(after) == (sent.ip.source if replaced else tunnel.ip.source), "and by whom")
 
-    def _asked_in_vain(self, step: Step, tunnel: Tunnel, asked: tuple[bytes, bytes]) -> None:
+    def _request_unanswered(self, step: Step, tunnel: Tunnel, asked: tuple[bytes, bytes]) -> None:
         """Hold a question that came straight for an endpoint that is not here: it goes back whole."""
         sent, _ = sent_out(self.model, step, tunnel.vni)
         endpoint = self.model.endpoints.get((tunnel.vni, asked[1]))
@@ -194,7 +194,7 @@ class FromSubstrate(Answers):
         need(sent.ip.destination == tunnel.ip.source and sent.ip.ttl == 64, "to the droplet that it came from")
         need(sent.option(INVALIDATE) == b"" and sent.inner == tunnel.inner, "marked, and as it came")
 
-    def _hold_way_on(self, step: Step, tunnel: Tunnel, sent: Tunnel, uplink: Uplink) -> None:
+    def _check_forwarding(self, step: Step, tunnel: Tunnel, sent: Tunnel, uplink: Uplink) -> None:
         body, after = tunnel.option(RTS), sent.option(RTS)
         if after is None:
             raise ViolationError("bouncers and dividers are told where to answer")
@@ -244,14 +244,14 @@ class FromSubstrate(Answers):
 
     def _arp_answered_remote(self, step: Step) -> None:
         tunnel, sent = self._answer_to(step)
-        self._hold_arp(step, tunnel.vni, tunnel.inner, sent.inner)
+        self._check_arp(step, tunnel.vni, tunnel.inner, sent.inner)
 
     def _nd_answered_remote(self, step: Step) -> None:
         tunnel, sent = self._answer_to(step)
         need(int.from_bytes(tunnel.inner[12:14], "big") == IPV6, "of neighbour discovery")
-        self._hold_advertisement(step, tunnel.vni, tunnel.inner, sent.inner)
+        self._check_advertisement(step, tunnel.vni, tunnel.inner, sent.inner)
 
-    def _told_own(self, step: Step) -> None:
+    def _icmp_answered_own(self, step: Step) -> None:
         """Hold an error about a packet that came back to this host."""
         tunnel, _ = data_packet(self.model, step)
         culprit, body = ip_of(tunnel.inner), tunnel.option(RTS)
@@ -260,21 +260,21 @@ class FromSubstrate(Answers):
         need(back or round_, "only what came back or round is told to an endpoint of this host")
         sender = self.model.endpoints.get((tunnel.vni, culprit.source))
         need(sender and step.leaves == sender.ifindex, "an ICMP error goes to its sender's interface")
-        ip = hold_error(self.model, tunnel.vni, tunnel.inner, step.out)
+        ip = check_error(self.model, tunnel.vni, tunnel.inner, step.out)
         head = step.out[ip.transport : ip.transport + 8]
-        if is_last_attempt(Sight(self.model, step)):
+        if is_last_attempt(PacketView(self.model, step)):
             need(head[:2] == (b"\x03\x01" if is_v4(ip.source) else b"\x01\x03"), "no bouncer finds the host")
             return
         if step.outcome is Outcome.UNREACHABLE_TOLD:
-            self._hold_unreachable(head, tunnel.vni, culprit, came_back=back)
+            self._check_unreachable(head, tunnel.vni, culprit, came_back=back)
             return
-        self._hold_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
+        self._check_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
 
-    def _told_remote(self, step: Step) -> None:
+    def _icmp_answered_remote(self, step: Step) -> None:
         tunnel, sent = self._answer_to(step)
-        ip = hold_error(self.model, tunnel.vni, tunnel.inner, sent.inner)
+        ip = check_error(self.model, tunnel.vni, tunnel.inner, sent.inner)
         head = sent.inner[ip.transport : ip.transport + 8]
         if step.outcome is Outcome.UNREACHABLE_TOLD_REMOTE:
-            self._hold_unreachable(head, tunnel.vni, ip_of(tunnel.inner), came_back=False)
+            self._check_unreachable(head, tunnel.vni, ip_of(tunnel.inner), came_back=False)
             return
-        self._hold_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
+        self._check_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)

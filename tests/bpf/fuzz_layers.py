@@ -1,7 +1,7 @@
 """Layers of a frame, built from the inside out: right by default, and now and then wrong in one place.
 
-`Chance.wrong` is how often a field is wrong. Each layer's sums are taken over what is inside as it is, so that a wrong
-inner layer is reached through right outer ones. Shares no code with what is tested, nor with the judge's parser.
+`RandomSource.wrong` is how often a field is wrong. Each layer's sums are taken over what is inside as it is, so that a
+wrong inner layer is reached through right outer ones. Shares no code with what is tested, nor with the judge's parser.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def fold(data: bytes, start: int = 0) -> int:
 
 
 @dataclass
-class Chance:
+class RandomSource:
     """A generator of random numbers with the questions that layers ask."""
 
     rng: Random
@@ -81,7 +81,7 @@ def tagged(destination: bytes, source: bytes, vlan: int, kind: int, payload: byt
 
 
 def ip(
-    c: Chance, source: bytes, destination: bytes, protocol: int, payload: bytes, *, tos: int = 0, ttl: int = 64
+    c: RandomSource, source: bytes, destination: bytes, protocol: int, payload: bytes, *, tos: int = 0, ttl: int = 64
 ) -> tuple[int, bytes]:
     """Return the Ethernet protocol and the packet, of the family of `source`: 16 bytes, mapped for IPv4."""
     if source[:12] != bytes(10) + b"\xff\xff":
@@ -109,24 +109,26 @@ def pseudo(source: bytes, destination: bytes, length: int, protocol: int) -> byt
     return source + destination + struct.pack("!II", length, protocol)
 
 
-def _sealed(c: Chance, data: bytes, at: int, head: bytes) -> bytes:
+def _sealed(c: RandomSource, data: bytes, at: int, head: bytes) -> bytes:
     """Return a transport's bytes with the checksum at `at`, mostly right."""
     check = fold(head + data) if c.rng.random() >= c.wrong / 2 else c.rng.randrange(65536)
     return data[:at] + (check or 0xFFFF).to_bytes(2, "big") + data[at + 2 :]
 
 
-def udp(c: Chance, source: bytes, destination: bytes, ports: tuple[int, int], payload: bytes, *, summed: bool) -> bytes:
+def udp(
+    c: RandomSource, source: bytes, destination: bytes, ports: tuple[int, int], payload: bytes, *, summed: bool
+) -> bytes:
     length = c.length(8 + len(payload))
     data = struct.pack("!4H", *ports, length, 0) + payload
     return _sealed(c, data, 6, pseudo(source, destination, 8 + len(payload), UDP)) if summed else data
 
 
-def tcp(c: Chance, source: bytes, destination: bytes, payload: bytes) -> bytes:
+def tcp(c: RandomSource, source: bytes, destination: bytes, payload: bytes) -> bytes:
     data = struct.pack("!HHIIHHHH", c.of(80, 6081, 5001), c.of(443, 6081, 5002), 1, 2, 0x5010, 1024, 0, 0) + payload
     return _sealed(c, data, 16, pseudo(source, destination, len(data), TCP))
 
 
-def icmp(c: Chance, source: bytes, destination: bytes, payload: bytes) -> tuple[int, bytes]:
+def icmp(c: RandomSource, source: bytes, destination: bytes, payload: bytes) -> tuple[int, bytes]:
     """Return protocol and message: echoes, their answers, errors, and others that are not neighbour discovery."""
     if source[:12] == bytes(10) + b"\xff\xff":
         data = struct.pack("!BBHHH", c.of(8, 8, 0, 3, 11, 13), c.number(0, 255), 0, 7, 1) + payload
@@ -135,7 +137,7 @@ def icmp(c: Chance, source: bytes, destination: bytes, payload: bytes) -> tuple[
     return ICMPV6, _sealed(c, data, 2, pseudo(source, destination, len(data), ICMPV6))
 
 
-def extensions(c: Chance, protocol: int, payload: bytes, most: int = 4) -> tuple[int, bytes]:
+def extensions(c: RandomSource, protocol: int, payload: bytes, most: int = 4) -> tuple[int, bytes]:
     """Return the first header's number and the headers with the payload behind them."""
     for _ in range(c.rng.randrange(1, most)):
         kind = c.of(0, 43, FRAGMENT, FRAGMENT, 51, 60, 60, 135, 139, 140, 59 if c.once(c.wrong) else 60)
@@ -151,13 +153,13 @@ def extensions(c: Chance, protocol: int, payload: bytes, most: int = 4) -> tuple
     return protocol, payload
 
 
-def arp(c: Chance, mac: bytes, sender: bytes, target: bytes) -> bytes:
+def arp(c: RandomSource, mac: bytes, sender: bytes, target: bytes) -> bytes:
     head = struct.pack("!HHBBH", c.number(1, 65535), c.number(0x800, 65535), c.number(6, 255), c.number(4, 255),
                        c.of(1, 1, 1, 2, 3) if c.once(0.3) else 1)  # fmt: skip
     return head + mac + sender[12:] + c.rng.choice((bytes(6), mac)) + target[12:]
 
 
-def neighbour(c: Chance, source: bytes, destination: bytes, target: bytes, mac: bytes) -> bytes:
+def neighbour(c: RandomSource, source: bytes, destination: bytes, target: bytes, mac: bytes) -> bytes:
     """Return a solicitation, and now and then another message of neighbour discovery."""
     kind = 135 if c.rng.random() >= 0.2 else c.of(133, 134, 136, 137)
     option = c.rng.choice(
@@ -167,18 +169,18 @@ def neighbour(c: Chance, source: bytes, destination: bytes, target: bytes, mac: 
     return _sealed(c, data, 2, pseudo(source, destination, len(data), ICMPV6))
 
 
-def option(c: Chance, class_: int, kind: int, body: bytes) -> bytes:
+def option(c: RandomSource, class_: int, kind: int, body: bytes) -> bytes:
     words = c.length(len(body) // 4, 31)
     return struct.pack("!HBB", class_, kind, c.number(0, 7) << 5 | words) + body
 
 
 def geneve(
-    c: Chance, vni: int, options: bytes, inner: bytes, *, control: bool = False, critical: bool = False
+    c: RandomSource, vni: int, options: bytes, inner: bytes, *, control: bool = False, critical: bool = False
 ) -> bytes:
     first = c.number(0, 3) << 6 | c.length(len(options) // 4, 63)
     flags = 0x80 * control | 0x40 * critical | c.number(0, 255)
     return struct.pack("!BBHI", first, flags, c.number(0x6558, 65535), vni << 8 | c.number(0, 255)) + options + inner
 
 
-def vxlan(c: Chance, vni: int, inner: bytes) -> bytes:
+def vxlan(c: RandomSource, vni: int, inner: bytes) -> bytes:
     return struct.pack("!II", c.number(8, 255) << 24, vni << 8 | c.number(0, 255)) + inner

@@ -71,7 +71,7 @@ class Step:
     """Direct paths."""
 
 
-class BooksError(AssertionError):
+class AccountingError(AssertionError):
     """A frame was counted wrong."""
 
 
@@ -171,12 +171,12 @@ class Machine:
         program, arrival, frame, metadata = one
         data = bytes(metadata) + frame
         verdict, out, _ = bpf.run_program(self.programs[program], data, ifindex=arrival, metadata=metadata)
-        outcome = self._books(program, len(frame))
+        outcome = self._account(program, len(frame))
         leaves = int.from_bytes(self.memory["leaves"][:4], "little")
         out = out[metadata:]
         return Step(program, arrival, frame, verdict, out, outcome, leaves, self._endpoints(), before, self.paths())
 
-    def _books(self, program: str, length: int) -> Outcome:
+    def _account(self, program: str, length: int) -> Outcome:
         memory = self.memory[MapName.OUTCOMES]
         numbers = self._outcomes.unpack_from(memory)
         memory[: len(self._clean)] = self._clean
@@ -188,7 +188,7 @@ class Machine:
             or moved[1][1:] != (1, length)
             or moved[1][0] in RECEIVED
         ):
-            raise BooksError(f"counted {moved}, but {length} bytes came in once")
+            raise AccountingError(f"counted {moved}, but {length} bytes came in once")
         return moved[1][0]
 
     def _endpoints(self) -> dict[int, tuple[int, ...]]:

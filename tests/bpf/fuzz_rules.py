@@ -127,8 +127,8 @@ def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) ->
     need(ip.end - ip.at <= hop.mtu, "it is no longer than the path carries")
     need(ip.plain and not ip.fragment and ip.never, "no options, no fragments, DF set")
     need(tunnel.vni == vni, "it stays in its VPC")
-    _hold_checksum(tunnel, leaving[0], hop, inner_right)
-    _hold_header(tunnel, step.out)
+    _check_checksum(tunnel, leaving[0], hop, inner_right)
+    _check_header(tunnel, step.out)
     return tunnel, leaving[0]
 
 
@@ -142,7 +142,7 @@ def _hops(model: Model, to: bytes, leaving: list[Uplink]) -> list[map_layout.Nex
     return found
 
 
-def _hold_checksum(tunnel: Tunnel, uplink: Uplink, hop: map_layout.NextHop, inner_right: bool) -> None:
+def _check_checksum(tunnel: Tunnel, uplink: Uplink, hop: map_layout.NextHop, inner_right: bool) -> None:
     if is_v4(tunnel.ip.source):
         need(tunnel.ip.summed and tunnel.udp.check is None, "right IPv4 checksum, no UDP checksum")
     elif hop.flags & map_layout.NEXT_HOP_ZERO_CHECKSUM or uplink.flags & map_layout.DROPLET_ZERO_CHECKSUM:
@@ -152,7 +152,7 @@ def _hold_checksum(tunnel: Tunnel, uplink: Uplink, hop: map_layout.NextHop, inne
         need(tunnel.udp.check or not inner_right, "the UDP checksum is right")
 
 
-def _hold_header(tunnel: Tunnel, frame: bytes) -> None:
+def _check_header(tunnel: Tunnel, frame: bytes) -> None:
     head = frame[tunnel.udp.at + 8 : tunnel.udp.at + 16]
     need(head[7] == 0, "reserved bits are zero")
     if tunnel.is_vxlan:
@@ -176,7 +176,7 @@ def merged(inner: int, outer: int) -> int | None:
     return None if ecn is None else inner & 0xFC | ecn
 
 
-def hold_same(before: bytes, after: bytes, ip: Ip, tos: int, ttl: int) -> None:
+def check_same(before: bytes, after: bytes, ip: Ip, tos: int, ttl: int) -> None:
     """Hold that an inner frame is what it was, from its ethertype on, but for TOS, time to live and IPv4's checksum."""
     need(len(before) == len(after), "an inner frame keeps its length")
     want, have = bytearray(before), bytearray(after)
@@ -223,7 +223,7 @@ def ip_of(frame: bytes) -> Ip:
     return ip
 
 
-def hold_routed(frame: bytes, ip: Ip) -> int:
+def check_routed(frame: bytes, ip: Ip) -> int:
     """Return the time to live behind a gateway, when the frame was given to one."""
     if frame[:6] != GATEWAY_MAC:
         return ip.ttl
@@ -231,13 +231,13 @@ def hold_routed(frame: bytes, ip: Ip) -> int:
     return ip.ttl - 1
 
 
-def hold_single(model: Model, vni: int, source: bytes) -> None:
+def check_single(model: Model, vni: int, source: bytes) -> None:
     """Hold that an address is a single host's (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e)."""
     single = source[12] not in (0, 127) and source[12] < 224 if is_v4(source) else source != bytes(16)
     need(single and not model.is_to_many(vni, source), "no ICMP error to a source that is no single host's")
 
 
-def hold_error(model: Model, vni: int, about: bytes, error: bytes) -> Ip:
+def check_error(model: Model, vni: int, about: bytes, error: bytes) -> Ip:
     """Hold an ICMP error about an inner frame to RFC 792, RFC 1191 and RFC 4443; return the packet that it is about."""
     _, culprit = read_inner(about)
     if culprit is None:
@@ -261,14 +261,14 @@ def hold_error(model: Model, vni: int, about: bytes, error: bytes) -> Ip:
         kind = about[culprit.transport]
         need(kind in (0, 8) if v4 else kind >= 128, "no ICMP error about an ICMP error")
         need(v4 or not 133 <= kind <= 137, "nor about neighbour discovery")
-    hold_single(model, vni, culprit.source)
+    check_single(model, vni, culprit.source)
     need(about[0] & 1 == 0, "no ICMP error about what went to many by Ethernet")
     need(not model.is_to_many(vni, culprit.destination) or (vni, culprit.destination) in model.endpoints, "nor by IP")
-    hold_quote(about, body[8:], culprit)
+    check_quote(about, body[8:], culprit)
     return ip
 
 
-def hold_quote(about: bytes, quote: bytes, culprit: Ip) -> None:
+def check_quote(about: bytes, quote: bytes, culprit: Ip) -> None:
     """Hold that an ICMP error quotes the packet from its start on, with its time to live counted or not."""
     whole = about[14 : culprit.end]
     need(len(quote) == len(whole) or len(quote) >= 500, "it quotes the packet whole or as far as it may")

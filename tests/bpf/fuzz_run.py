@@ -18,8 +18,8 @@ from random import Random
 
 import fuzz_model
 from fuzz_frames import Frame, frame
-from fuzz_judge import Judge
 from fuzz_machine import CONFIGURED, Machine, enter_namespace
+from fuzz_oracle import Oracle
 
 from agent.core.model.features import Features
 from agent.datapath.bpf.compiler import compile_programs, ticks_per_second
@@ -51,7 +51,7 @@ def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]
     rng = Random(seed)
     model = fuzz_model.make(rng, VARIANTS[variant])
     machine.fill(model)
-    judge, paths = Judge(model), machine.paths()
+    check, paths = Oracle(model), machine.paths()
     want = model.entries(0x100000000, ticks_per_second())
     for number in range(EPISODE):
         one = frame(rng, model)
@@ -60,7 +60,7 @@ def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]
             step = machine.run(one, paths)
             outcome = step.outcome.name
             reached[step.outcome] += 1
-            judge.judge(step)
+            check.check(step)
         except (AssertionError, OSError) as error:
             raise FoundError(variant, seed, number, one, str(error), outcome) from error
         paths = step.after
@@ -73,12 +73,12 @@ def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]
 def run(machine: Machine, variant: str, seed: int, frames: int, every: float = 0.0) -> Counter[Outcome]:
     """Run at least `frames` frames from `seed` on; print progress each `every` seconds, unless 0. Raises FoundError."""
     reached: Counter[Outcome] = Counter()
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
     for number in range(-(-frames // EPISODE)):
         episode(machine, variant, seed + number, reached)
         now = time.monotonic()
-        if every and now - told >= every:
-            told, done = now, (number + 1) * EPISODE
+        if every and now - reported >= every:
+            reported, done = now, (number + 1) * EPISODE
             print(
                 f"{variant}, seed {seed + number}: {done:,} frames, {done / (now - began) * 60:,.0f} a minute",
                 flush=True,

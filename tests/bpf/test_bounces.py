@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import Outer, frame_to
-from bpf_world import (
+from bpf_dut import (
     D1,
     D2,
     D3,
@@ -21,9 +20,10 @@ from bpf_world import (
     UNKNOWN6,
     UPLINK,
     VNI,
+    Dut,
     R,
-    World,
 )  # fmt: skip
+from bpf_tunnels import Outer, frame_to
 
 from agent.core.model import map_layout
 from agent.datapath.bpf.outcomes import Outcome
@@ -32,17 +32,17 @@ GENEVE, VXLAN = 6081, 4789
 TAG_IN, TAG_OUT = 5, 6
 
 
-def two_uplinks(world: World, came: int, goes: int, tags: tuple[int, int], flags: int) -> None:
+def two_uplinks(dut: Dut, came: int, goes: int, tags: tuple[int, int], flags: int) -> None:
     """Give this host a droplet on each of two uplinks; frames come in on the first, and R is behind the second."""
-    world.fill(over_ipv6=came == 6)
-    world.local(0, S1 if came == 6 else D1, vlan=tags[0])
-    world.local(1, S1 if goes == 6 else D1, SECOND_UPLINK, vlan=tags[1])
+    dut.fill(over_ipv6=came == 6)
+    dut.local(0, S1 if came == 6 else D1, vlan=tags[0])
+    dut.local(1, S1 if goes == 6 else D1, SECOND_UPLINK, vlan=tags[1])
     for name in (D2, D3, D4):
-        world.no_next_hop(name)
-    world.over_ipv6 = goes == 6
+        dut.no_next_hop(name)
+    dut.over_ipv6 = goes == 6
     for receiver in (R, R6):
-        world.endpoint(receiver, D3, flags=flags)
-    world.next_hop(D3, by=1)
+        dut.endpoint(receiver, D3, flags=flags)
+    dut.next_hop(D3, by=1)
 
 
 @pytest.mark.parametrize("tags", [(0, 0), (TAG_IN, 0), (0, TAG_OUT), (TAG_IN, TAG_OUT)], ids=str)
@@ -50,14 +50,14 @@ def two_uplinks(world: World, came: int, goes: int, tags: tuple[int, int], flags
 @pytest.mark.parametrize(("came", "goes"), [(4, 4), (4, 6), (6, 4), (6, 6)])
 @pytest.mark.parametrize("inner", [4, 6])
 def test_every_byte_of_a_bounced_packet(
-    world: World, inner: int, came: int, goes: int, kinds: tuple[int, int], tags: tuple[int, int]
+    dut: Dut, inner: int, came: int, goes: int, kinds: tuple[int, int], tags: tuple[int, int]
 ) -> None:
-    two_uplinks(world, came, goes, tags, map_layout.ENDPOINT_VXLAN if kinds[1] == VXLAN else 0)
+    two_uplinks(dut, came, goes, tags, map_layout.ENDPOINT_VXLAN if kinds[1] == VXLAN else 0)
     frame = frame_to(R6 if inner == 6 else R, UNKNOWN6 if inner == 6 else UNKNOWN, tos=0x02)
     peer, own, origin = (S2, S1, S4) if came == 6 else (D2, D1, D4)
     rts = p.rts(origin, 1) + p.option(0x0102, 5, bytes(8))
     payload = p.geneve(VNI, frame, options=rts) if kinds[0] == GENEVE else p.vxlan(VNI, frame)
-    run = world.from_substrate(
+    run = dut.from_substrate(
         Outer(peer, own, port=kinds[0], ttl=9, tos=0xBA, source_port=60001, vlan=tags[0] or None).wrap(payload)
     )
     assert run.outcome is Outcome.BOUNCED
@@ -85,10 +85,10 @@ def expected(found: bytes, frame: bytes, came: int, goes: int, kinds: tuple[int,
     return outer.wrap(p.geneve(VNI, frame, options=p.rts(origin, bounces, flags)))
 
 
-def test_both_ends_of_a_bounce_are_on_one_uplink_of_two_vlans(world: World) -> None:
-    world.local(0, D1, UPLINK, vlan=TAG_IN)
-    world.local(1, "192.0.2.6", UPLINK, vlan=TAG_OUT)
-    world.endpoint(R, D2)
-    run = world.from_substrate(Outer(vlan=TAG_IN).wrap(p.geneve(VNI, frame_to(R), options=p.rts(D4))))
+def test_both_ends_of_a_bounce_are_on_one_uplink_of_two_vlans(dut: Dut) -> None:
+    dut.local(0, D1, UPLINK, vlan=TAG_IN)
+    dut.local(1, "192.0.2.6", UPLINK, vlan=TAG_OUT)
+    dut.endpoint(R, D2)
+    run = dut.from_substrate(Outer(vlan=TAG_IN).wrap(p.geneve(VNI, frame_to(R), options=p.rts(D4))))
     assert run.outcome is Outcome.BOUNCED
     assert run.frame[12:16] == b"\x81\x00" + TAG_IN.to_bytes(2, "big"), "the droplet that it came for reaches the next"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import bpf_packets as p
 import pytest
+from bpf_dut import D2, MAC, SIZES, A, Dut, R, key
 from bpf_tunnels import frame_to, tunnelled
-from bpf_world import D2, MAC, SIZES, A, R, World, key
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
@@ -21,20 +21,20 @@ TIMES = 4
 
 
 @pytest.fixture(scope="module")
-def made(interfaces: None, compiled: CompiledObject) -> Iterator[World]:
-    world = World(compiled, {**SIZES, MapName.DIRECT: PLACES, MapName.FRAGMENTS: PLACES})
-    yield world
-    for fd in [*world.fds.values(), *(program.fd for program in world.programs.values())]:
+def made(interfaces: None, compiled: CompiledObject) -> Iterator[Dut]:
+    dut = Dut(compiled, {**SIZES, MapName.DIRECT: PLACES, MapName.FRAGMENTS: PLACES})
+    yield dut
+    for fd in [*dut.fds.values(), *(program.fd for program in dut.programs.values())]:
         os.close(fd)
 
 
 @pytest.fixture
-def small(made: World) -> World:
+def small(made: Dut) -> Dut:
     made.fill()
     return made
 
 
-def test_more_senders_than_places_are_heard_and_the_last_one_is_known(small: World) -> None:
+def test_more_senders_than_places_are_heard_and_the_last_one_is_known(small: Dut) -> None:
     senders = [f"10.0.{n // 200}.{n % 200 + 20}" for n in range(TIMES * PLACES)]
     for sender in senders:
         assert small.from_substrate(tunnelled(frame_to(A, sender))).outcome is Outcome.DELIVERED
@@ -52,7 +52,7 @@ def part(identity: int, *, later: bool) -> bytes:
     )  # fmt: skip
 
 
-def test_more_fragmented_packets_than_places_are_sent_and_the_last_one_goes_together(small: World) -> None:
+def test_more_fragmented_packets_than_places_are_sent_and_the_last_one_goes_together(small: Dut) -> None:
     for identity in range(TIMES * PLACES):
         first, later = (small.from_endpoint(part(identity, later=later)) for later in (False, True))
         assert (first.outcome, later.outcome) == (Outcome.SENT_DIRECT, Outcome.SENT_DIRECT)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
+from bpf_dut import A6, D1, D2, D3, D4, ELSEWHERE, ELSEWHERE6, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, Dut, R
 from bpf_tunnels import Outer, asks, frame_to, tunnelled
-from bpf_world import A6, D1, D2, D3, D4, ELSEWHERE, ELSEWHERE6, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, R, World
 
 from agent.core.model import map_layout
 from agent.datapath.bpf.outcomes import Outcome
@@ -24,11 +24,11 @@ DSCP_INSIDE, DSCP_OUTSIDE = 0xB8, 0x28
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize(("inner", "outer", "result"), DECAPSULATION)
-def test_marks_merge_at_the_tunnels_end(world: World, inner: int, outer: int, result: int | None, over: str) -> None:
+def test_marks_merge_at_the_tunnels_end(dut: Dut, inner: int, outer: int, result: int | None, over: str) -> None:
     receiver, sender, source, destination = OVER[over]
-    world.fill(over_ipv6=":" in source)
+    dut.fill(over_ipv6=":" in source)
     frame = frame_to(receiver, sender, tos=DSCP_INSIDE | inner)
-    run = world.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
+    run = dut.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
     if result is None:
         assert run.outcome is Outcome.ECN_NOT_CAPABLE
     else:
@@ -37,13 +37,13 @@ def test_marks_merge_at_the_tunnels_end(world: World, inner: int, outer: int, re
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize(("inner", "outer", "result"), DECAPSULATION)
-def test_marks_survive_the_bounce(world: World, inner: int, outer: int, result: int | None, over: str) -> None:
+def test_marks_survive_the_bounce(dut: Dut, inner: int, outer: int, result: int | None, over: str) -> None:
     """A bouncer ends one tunnel and begins another: the mark is inside and outside of what it sends on."""
     receiver, sender, source, destination = OVER[over]
-    world.fill(over_ipv6=":" in source)
-    world.endpoint(sender, D3)
+    dut.fill(over_ipv6=":" in source)
+    dut.endpoint(sender, D3)
     frame = frame_to(sender, receiver, tos=DSCP_INSIDE | inner)
-    run = world.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
+    run = dut.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
     if result is None:
         assert run.outcome is Outcome.ECN_NOT_CAPABLE
         return
@@ -56,18 +56,18 @@ def test_marks_survive_the_bounce(world: World, inner: int, outer: int, result: 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize(("inner", "outer", "result"), DECAPSULATION)
 def test_marks_survive_a_dividers_hop(
-    world: World, inner: int, outer: int, result: int | None, over: str, role: Outcome
+    dut: Dut, inner: int, outer: int, result: int | None, over: str, role: Outcome
 ) -> None:
     """To the divider from the bouncer, and on from the divider."""
     receiver, sender, source, destination = OVER[over]
     there = ELSEWHERE6 if ":" in receiver else ELSEWHERE
-    world.fill(over_ipv6=":" in source)
+    dut.fill(over_ipv6=":" in source)
     if role is Outcome.HANDED_TO_BOUNCER:
-        world.vpc((D1,), map_layout.VPC_DIVIDED_HERE)
+        dut.vpc((D1,), map_layout.VPC_DIVIDED_HERE)
     else:
-        world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+        dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     frame = frame_to(there, sender, tos=DSCP_INSIDE | inner)
-    run = world.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
+    run = dut.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
     if result is None:
         assert run.outcome is Outcome.ECN_NOT_CAPABLE
         return
@@ -79,17 +79,17 @@ def test_marks_survive_a_dividers_hop(
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("to", ["an endpoint on a known droplet", "an unknown one"])
 @pytest.mark.parametrize("ecn", [NOT_ECT, ECT1, ECT0, CE])
-def test_a_tunnel_begins_in_normal_mode(world: World, ecn: int, to: str, over: str) -> None:
+def test_a_tunnel_begins_in_normal_mode(dut: Dut, ecn: int, to: str, over: str) -> None:
     """RFC 6040 section 4.1: the outer field is the inner one; DSCP is the endpoint's class."""
-    world.fill(over_ipv6=over.endswith("6"))
-    world.interface(dscp=0x12)
+    dut.fill(over_ipv6=over.endswith("6"))
+    dut.interface(dscp=0x12)
     sender, known, _, _ = OVER[over]
     unknown = UNKNOWN6 if over.startswith("6") else UNKNOWN
     receiver = known if "known droplet" in to else unknown
     inner = p.ipv6 if over.startswith("6") else p.ipv4
     kind = p.IPV6 if over.startswith("6") else p.IPV4
     packet = inner(sender, receiver, p.udp(), tos=DSCP_INSIDE | ecn)
-    run = world.from_endpoint(p.ethernet(MAC[R], MAC[A], kind, packet))
+    run = dut.from_endpoint(p.ethernet(MAC[R], MAC[A], kind, packet))
     assert outer_tos(run.frame) == 0x12 << 2 | ecn
     assert run.frame.endswith(packet), "nothing inside has changed"
 
@@ -102,18 +102,18 @@ def outer_tos(frame: bytes) -> int:
 
 
 @pytest.mark.parametrize("ecn", [NOT_ECT, ECT1, ECT0, CE])
-def test_a_bouncers_answer_to_arp_starts_without_marks(world: World, ecn: int) -> None:
-    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
-    run = world.from_substrate(tunnelled(asks(R), Outer(tos=DSCP_OUTSIDE | ecn), options=p.rts(D4)))
+def test_a_bouncers_answer_to_arp_starts_without_marks(dut: Dut, ecn: int) -> None:
+    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+    run = dut.from_substrate(tunnelled(asks(R), Outer(tos=DSCP_OUTSIDE | ecn), options=p.rts(D4)))
     assert run.outcome is Outcome.ARP_ANSWERED_REMOTE
     assert outer_tos(run.frame) == DSCP_OUTSIDE
 
 
-def test_marks_merge_out_of_vxlan_too(world: World) -> None:
+def test_marks_merge_out_of_vxlan_too(dut: Dut) -> None:
     frame = frame_to(tos=ECT0)
-    assert world.from_substrate(Outer(port=4789, tos=CE).wrap(p.vxlan(VNI, frame))).frame == frame_to(tos=CE)
+    assert dut.from_substrate(Outer(port=4789, tos=CE).wrap(p.vxlan(VNI, frame))).frame == frame_to(tos=CE)
 
 
-def test_a_mark_that_is_merged_leaves_a_right_checksum(world: World) -> None:
-    run = world.from_substrate(tunnelled(frame_to(tos=ECT0), Outer(tos=CE)))
+def test_a_mark_that_is_merged_leaves_a_right_checksum(dut: Dut) -> None:
+    run = dut.from_substrate(tunnelled(frame_to(tos=ECT0), Outer(tos=CE)))
     assert p.checksum(run.frame[14:34]) == 0

@@ -6,8 +6,8 @@ import itertools
 
 import bpf_packets as p
 import pytest
+from bpf_dut import A6, D1, D2, D4, MAC, R6, S1, S2, S4, VNI, Dut
 from bpf_tunnels import Outer, frame_to, tunnelled
-from bpf_world import A6, D1, D2, D4, MAC, R6, S1, S2, S4, VNI, World
 
 from agent.datapath.bpf.outcomes import Outcome
 
@@ -45,10 +45,10 @@ DROPPED: dict[str, tuple[dict[str, object], Outcome]] = {
 
 @pytest.mark.parametrize(("outer", "rts"), BOTH)
 @pytest.mark.parametrize("sentence", DROPPED)
-def test_what_a_tunnel_endpoint_must_drop(world: World, sentence: str, outer: Outer, rts: bytes) -> None:
-    world.fill(over_ipv6=":" in outer.source)
+def test_what_a_tunnel_endpoint_must_drop(dut: Dut, sentence: str, outer: Outer, rts: bytes) -> None:
+    dut.fill(over_ipv6=":" in outer.source)
     header, outcome = DROPPED[sentence]
-    assert world.from_substrate(tunnelled(None, outer, **header)).outcome is outcome
+    assert dut.from_substrate(tunnelled(None, outer, **header)).outcome is outcome
 
 
 ACCEPTED: dict[str, dict[str, object]] = {
@@ -69,58 +69,56 @@ ACCEPTED: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("inner", [frame_to(), frame_to(A6, R6)], ids=["IPv4 inside", "IPv6 inside"])
 @pytest.mark.parametrize(("outer", "rts"), BOTH)
 @pytest.mark.parametrize("sentence", ACCEPTED)
-def test_what_a_tunnel_endpoint_must_accept(
-    world: World, sentence: str, outer: Outer, rts: bytes, inner: bytes
-) -> None:
-    world.fill(over_ipv6=":" in outer.source)
-    run = world.from_substrate(tunnelled(inner, outer, **ACCEPTED[sentence]))
+def test_what_a_tunnel_endpoint_must_accept(dut: Dut, sentence: str, outer: Outer, rts: bytes, inner: bytes) -> None:
+    dut.fill(over_ipv6=":" in outer.source)
+    run = dut.from_substrate(tunnelled(inner, outer, **ACCEPTED[sentence]))
     assert run.outcome is Outcome.DELIVERED
     assert run.frame == inner
 
 
 @pytest.mark.parametrize(("outer", "rts"), BOTH)
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_options_are_understood_in_any_order(world: World, order: tuple[int, ...], outer: Outer, rts: bytes) -> None:
-    world.fill(over_ipv6=":" in outer.source)
+def test_options_are_understood_in_any_order(dut: Dut, order: tuple[int, ...], outer: Outer, rts: bytes) -> None:
+    dut.fill(over_ipv6=":" in outer.source)
     options = [rts, SKIPPED, p.option(0x0103, 0x06, bytes(20))]
-    run = world.from_substrate(tunnelled(FROM_AFAR, outer, options=b"".join(options[n] for n in order)))
+    run = dut.from_substrate(tunnelled(FROM_AFAR, outer, options=b"".join(options[n] for n in order)))
     assert run.outcome is Outcome.DELIVERED
-    assert (world.direct(AFAR) or ("",))[0] == world.droplet(D4)
+    assert (dut.direct(AFAR) or ("",))[0] == dut.droplet(D4)
 
 
 @pytest.mark.parametrize("other", [SKIPPED, p.rts(D4)])
-def test_a_critical_option_is_found_in_any_order(world: World, other: bytes) -> None:
+def test_a_critical_option_is_found_in_any_order(dut: Dut, other: bytes) -> None:
     for options in (other + CRITICAL, CRITICAL + other, other + CRITICAL + other):
-        assert world.from_substrate(tunnelled(options=options)).outcome is Outcome.CRITICAL_OPTION
+        assert dut.from_substrate(tunnelled(options=options)).outcome is Outcome.CRITICAL_OPTION
 
 
 @pytest.mark.parametrize(("outer", "rts"), BOTH)
-def test_the_last_of_two_options_of_a_kind_counts(world: World, outer: Outer, rts: bytes) -> None:
-    world.fill(over_ipv6=":" in outer.source)
-    first = p.rts(world.droplet("192.0.2.5"))
-    assert world.from_substrate(tunnelled(FROM_AFAR, outer, options=first + rts)).outcome is Outcome.DELIVERED
-    assert (world.direct(AFAR) or ("",))[0] == world.droplet(D4)
+def test_the_last_of_two_options_of_a_kind_counts(dut: Dut, outer: Outer, rts: bytes) -> None:
+    dut.fill(over_ipv6=":" in outer.source)
+    first = p.rts(dut.droplet("192.0.2.5"))
+    assert dut.from_substrate(tunnelled(FROM_AFAR, outer, options=first + rts)).outcome is Outcome.DELIVERED
+    assert (dut.direct(AFAR) or ("",))[0] == dut.droplet(D4)
 
 
-def test_a_vni_is_another_vpc_in_all_of_its_24_bits(world: World) -> None:
+def test_a_vni_is_another_vpc_in_all_of_its_24_bits(dut: Dut) -> None:
     for bit in range(24):
-        run = world.from_substrate(Outer().wrap(p.geneve(VNI ^ 1 << bit, frame_to(), options=p.rts(D4))))
+        run = dut.from_substrate(Outer().wrap(p.geneve(VNI ^ 1 << bit, frame_to(), options=p.rts(D4))))
         assert run.outcome is Outcome.MISDIRECTED, "another one, that this host does not know"
 
 
 @pytest.mark.parametrize("over", [(D2, D1), (S2, S1)], ids=["over IPv4", "over IPv6"])
 @pytest.mark.parametrize("length", range(len(p.geneve(VNI, frame_to(), options=p.rts(D4) + SKIPPED))))
-def test_a_datagram_cut_anywhere_is_not_delivered(world: World, length: int, over: tuple[str, str]) -> None:
+def test_a_datagram_cut_anywhere_is_not_delivered(dut: Dut, length: int, over: tuple[str, str]) -> None:
     """The outer lengths are right for what is left: the parsers find the end by themselves."""
-    world.fill(over_ipv6=":" in over[0])
-    whole = p.geneve(VNI, frame_to(), options=p.rts(world.droplet(D4)) + SKIPPED)
-    assert world.from_substrate(Outer(*over).wrap(whole[:length])).outcome in {
+    dut.fill(over_ipv6=":" in over[0])
+    whole = p.geneve(VNI, frame_to(), options=p.rts(dut.droplet(D4)) + SKIPPED)
+    assert dut.from_substrate(Outer(*over).wrap(whole[:length])).outcome in {
         Outcome.MALFORMED_OUTER, Outcome.MALFORMED_GENEVE, Outcome.MALFORMED_INNER,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("length", [0xFFFF, 65500, 65482, 65481, 65535 - 40, 13, 12])
-def test_an_inner_length_of_ipv6_beyond_the_frame_is_malformed(world: World, length: int) -> None:
+def test_an_inner_length_of_ipv6_beyond_the_frame_is_malformed(dut: Dut, length: int) -> None:
     inner = p.ethernet(MAC[A6], MAC[R6], p.IPV6, p.ipv6(R6, A6, p.udp(), length=length))
-    outcome = world.from_substrate(tunnelled(inner)).outcome
+    outcome = dut.from_substrate(tunnelled(inner)).outcome
     assert outcome is (Outcome.DELIVERED if length <= 12 else Outcome.MALFORMED_INNER)

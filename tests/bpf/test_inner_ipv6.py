@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import frame_to, tunnelled
-from bpf_world import (
+from bpf_dut import (
     A6,
     B6,
     D1,
@@ -21,10 +20,11 @@ from bpf_world import (
     VNI,
     A,
     B,
+    Dut,
     R,
-    World,
     key,
 )  # fmt: skip
+from bpf_tunnels import frame_to, tunnelled
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
@@ -91,13 +91,13 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
-def test_ipv6_from_an_endpoint(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
-    assert world.from_endpoint(frame).outcome is outcome
+def test_ipv6_from_an_endpoint(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    assert dut.from_endpoint(frame).outcome is outcome
 
 
 @pytest.mark.parametrize("length", range(14, len(plain())))
-def test_an_ipv6_frame_cut_anywhere_is_dropped(world: World, length: int) -> None:
-    assert world.from_endpoint(plain()[:length]).outcome is Outcome.MALFORMED_INNER
+def test_an_ipv6_frame_cut_anywhere_is_dropped(dut: Dut, length: int) -> None:
+    assert dut.from_endpoint(plain()[:length]).outcome is Outcome.MALFORMED_INNER
 
 
 EXTENDED = {
@@ -110,17 +110,17 @@ EXTENDED = {
 
 
 @pytest.mark.parametrize("sentence", EXTENDED)
-def test_extension_headers_inside_are_carried_unchanged(world: World, sentence: str) -> None:
+def test_extension_headers_inside_are_carried_unchanged(dut: Dut, sentence: str) -> None:
     first, headers = EXTENDED[sentence]
     frame = p.ethernet(MAC[A], MAC[R], p.IPV6, p.ipv6(R6, A6, headers + p.udp(), protocol=first))
-    assert world.from_substrate(tunnelled(frame)).frame == frame
+    assert dut.from_substrate(tunnelled(frame)).frame == frame
     if "more than" not in sentence:
         out = behind(headers, first)
-        assert world.from_endpoint(out).frame[50:] == out
+        assert dut.from_endpoint(out).frame[50:] == out
 
 
-def source_port(world: World, frame: bytes) -> bytes:
-    run = world.from_endpoint(frame)
+def source_port(dut: Dut, frame: bytes) -> bytes:
+    run = dut.from_endpoint(frame)
     assert run.outcome is Outcome.SENT_DIRECT
     return run.frame[34:36]
 
@@ -137,34 +137,34 @@ def fragments(identity: int, ports: int, headers: bytes = b"", following: int = 
 @pytest.mark.parametrize(
     ("headers", "following"), [(b"", p.UDP), (NEXT(p.UDP), p.DESTINATION)], ids=["UDP", "UDP behind options"]
 )
-def test_all_fragments_of_a_packet_have_its_flows_source_port(world: World, headers: bytes, following: int) -> None:
-    whole = {n: source_port(world, from_a(p.ipv6(A6, R6, p.udp(n)))) for n in range(1000, 1008)}
+def test_all_fragments_of_a_packet_have_its_flows_source_port(dut: Dut, headers: bytes, following: int) -> None:
+    whole = {n: source_port(dut, from_a(p.ipv6(A6, R6, p.udp(n)))) for n in range(1000, 1008)}
     assert len(set(whole.values())) > 5
     for n, port in whole.items():
-        assert {source_port(world, frame) for frame in fragments(n, n, headers, following)} == {port}
+        assert {source_port(dut, frame) for frame in fragments(n, n, headers, following)} == {port}
 
 
-def test_all_fragments_of_an_ipv4_packet_have_its_flows_source_port(world: World) -> None:
+def test_all_fragments_of_an_ipv4_packet_have_its_flows_source_port(dut: Dut) -> None:
     for n in range(1000, 1008):
         whole = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(n)))
         parts = [(p.MF, p.udp(n)), (p.MF | 100, b"middle.."), (200, b"last")]
         frames = [p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, part, identity=n, fragment=at)) for at, part in parts]
-        assert {source_port(world, frame) for frame in frames} == {source_port(world, whole)}
+        assert {source_port(dut, frame) for frame in frames} == {source_port(dut, whole)}
 
 
-def test_packets_of_one_identity_and_other_receivers_are_told_apart(world: World) -> None:
-    world.endpoint("10.0.0.3", D2)
+def test_packets_of_one_identity_and_other_receivers_are_told_apart(dut: Dut) -> None:
+    dut.endpoint("10.0.0.3", D2)
     first = [p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, to, p.udp(n), identity=1, fragment=p.MF))
              for n, to in ((5, R), (6, UNKNOWN))]  # fmt: skip
-    ports = [world.from_endpoint(frame).frame[34:36] for frame in first]
+    ports = [dut.from_endpoint(frame).frame[34:36] for frame in first]
     later = [p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, to, b"later", identity=1, fragment=100))
              for to in (R, UNKNOWN)]  # fmt: skip
-    assert [world.from_endpoint(frame).frame[34:36] for frame in later] == ports
+    assert [dut.from_endpoint(frame).frame[34:36] for frame in later] == ports
 
 
-def test_a_fragment_that_overtook_the_first_goes_too(world: World) -> None:
+def test_a_fragment_that_overtook_the_first_goes_too(dut: Dut) -> None:
     later = fragments(7777, 5)[1]
-    assert world.from_endpoint(later).outcome is Outcome.SENT_DIRECT
+    assert dut.from_endpoint(later).outcome is Outcome.SENT_DIRECT
 
 
 def fragment(source: str, to: str, *, later: bool) -> bytes:
@@ -194,66 +194,66 @@ WAYS = {
 @pytest.mark.parametrize("later", [False, True], ids=["the first", "a later one"])
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("way", WAYS)
-def test_fragments_inside_reach_their_endpoint_on_every_path(world: World, way: str, family: int, later: bool) -> None:
+def test_fragments_inside_reach_their_endpoint_on_every_path(dut: Dut, way: str, family: int, later: bool) -> None:
     *addresses, outcome = WAYS[way]
     to, own, far = addresses[family == 6], (A, A6)[family == 6], (R, R6)[family == 6]
     kind = p.IPV6 if family == 6 else p.IPV4
     if outcome is Outcome.HANDED_TO_BOUNCER:
-        world.vpc((D1,), map_layout.VPC_DIVIDED_HERE)
+        dut.vpc((D1,), map_layout.VPC_DIVIDED_HERE)
     if outcome is Outcome.HANDED_TO_DIVIDER:
-        world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+        dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     if outcome is Outcome.SENT_TO_DIVIDER:
-        world.interface(flags=map_layout.INTERFACE_PINNED)
+        dut.interface(flags=map_layout.INTERFACE_PINNED)
     if outcome in (Outcome.SENT_DIRECT, Outcome.DELIVERED_SAME_HOST, Outcome.SENT_TO_BOUNCER, Outcome.SENT_TO_DIVIDER):
         frame = p.ethernet(MAC[B], MAC[A], kind, fragment(own, to, later=later))
-        run = world.from_endpoint(frame)
+        run = dut.from_endpoint(frame)
     elif outcome is Outcome.REROUTED:
         frame = p.ethernet(MAC[R], MAC[A], kind, fragment(own, to, later=later))
-        run = world.from_substrate(tunnelled(frame, options=p.INVALIDATE, flags=0x40))
+        run = dut.from_substrate(tunnelled(frame, options=p.INVALIDATE, flags=0x40))
     else:
         options = b"" if outcome is Outcome.RETURNED else p.rts(D4, 1)
         source = ("10.0.0.44", "fd00::44")[family == 6] if to == far else far
         frame = p.ethernet(MAC[A], MAC[R], kind, fragment(source, to, later=later))
-        run = world.from_substrate(tunnelled(frame, options=options))
+        run = dut.from_substrate(tunnelled(frame, options=options))
     assert run.outcome is outcome
     assert run.frame.endswith(frame)
 
 
-def test_a_routed_packet_loses_one_hop(world: World) -> None:
-    run = world.from_endpoint(from_a(p.ipv6(A6, R6, p.udp(), ttl=9), GW))
+def test_a_routed_packet_loses_one_hop(dut: Dut) -> None:
+    run = dut.from_endpoint(from_a(p.ipv6(A6, R6, p.udp(), ttl=9), GW))
     assert run.frame[50:] == from_a(p.ipv6(A6, R6, p.udp(), ttl=8), GW)
 
 
-def test_on_the_same_host_a_frame_reaches_the_endpoints_address(world: World) -> None:
-    run = world.from_endpoint(from_a(p.ipv6(A6, B6, p.udp(), ttl=9), GW))
+def test_on_the_same_host_a_frame_reaches_the_endpoints_address(dut: Dut) -> None:
+    run = dut.from_endpoint(from_a(p.ipv6(A6, B6, p.udp(), ttl=9), GW))
     assert run.frame == p.ethernet(MAC[B], GW, p.IPV6, p.ipv6(A6, B6, p.udp(), ttl=8))
 
 
-def test_the_gateways_echo_reply_is_whole(world: World) -> None:
-    run = world.from_endpoint(from_a(p.ipv6(A6, GATEWAY6, p.echo_ipv6(A6, GATEWAY6), protocol=p.ICMPV6), GW))
+def test_the_gateways_echo_reply_is_whole(dut: Dut) -> None:
+    run = dut.from_endpoint(from_a(p.ipv6(A6, GATEWAY6, p.echo_ipv6(A6, GATEWAY6), protocol=p.ICMPV6), GW))
     reply = p.ipv6(GATEWAY6, A6, p.echo_ipv6(GATEWAY6, A6, 129), protocol=p.ICMPV6)
     assert run.frame == p.ethernet(MAC[A], GW, p.IPV6, reply)
 
 
-def test_a_path_is_learnt_for_ipv6_too(world: World) -> None:
-    world.remove(MapName.ENDPOINTS, key(R6))
-    assert world.from_substrate(tunnelled(frame_to(A6, R6))).outcome is Outcome.DELIVERED
-    assert (world.direct(R6) or ("",))[0] == D2
-    assert world.from_endpoint(plain()).outcome is Outcome.SENT_DIRECT
+def test_a_path_is_learnt_for_ipv6_too(dut: Dut) -> None:
+    dut.remove(MapName.ENDPOINTS, key(R6))
+    assert dut.from_substrate(tunnelled(frame_to(A6, R6))).outcome is Outcome.DELIVERED
+    assert (dut.direct(R6) or ("",))[0] == D2
+    assert dut.from_endpoint(plain()).outcome is Outcome.SENT_DIRECT
 
 
-def test_the_source_of_an_ipv6_endpoint_of_ours_comes_from_nowhere_else(world: World) -> None:
-    assert world.from_substrate(tunnelled(frame_to(A6, B6))).outcome is Outcome.SOURCE_ELSEWHERE
+def test_the_source_of_an_ipv6_endpoint_of_ours_comes_from_nowhere_else(dut: Dut) -> None:
+    assert dut.from_substrate(tunnelled(frame_to(A6, B6))).outcome is Outcome.SOURCE_ELSEWHERE
 
 
-def test_the_same_ipv6_address_in_another_vpc_is_another_address(world: World) -> None:
-    world.interface(vni=VNI + 1)
-    assert world.from_endpoint(plain()).outcome is Outcome.NO_NETWORK
+def test_the_same_ipv6_address_in_another_vpc_is_another_address(dut: Dut) -> None:
+    dut.interface(vni=VNI + 1)
+    assert dut.from_endpoint(plain()).outcome is Outcome.NO_NETWORK
 
 
-def test_a_bouncer_bounces_ipv6(world: World) -> None:
-    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
-    world.endpoint(R6, "192.0.2.3")
-    run = world.from_substrate(tunnelled(frame_to(R6, A6), options=p.rts("192.0.2.4")))
+def test_a_bouncer_bounces_ipv6(dut: Dut) -> None:
+    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+    dut.endpoint(R6, "192.0.2.3")
+    run = dut.from_substrate(tunnelled(frame_to(R6, A6), options=p.rts("192.0.2.4")))
     assert run.outcome is Outcome.BOUNCED
     assert run.frame[42:] == p.geneve(VNI, frame_to(R6, A6), options=p.rts("192.0.2.4", 1))

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import Outer, tunnelled
-from bpf_world import (
+from bpf_dut import (
     A6,
     ARRIVAL,
     D1,
@@ -25,11 +24,12 @@ from bpf_world import (
     UNCOUNTED,
     UPLINK,
     A,
+    Dut,
     R,
-    World,
 )
+from bpf_tunnels import Outer, tunnelled
 
-from agent.datapath.attach.xdp import AttachMode, Ownership, Program, attach
+from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership, attach
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 from agent.datapath.net.netlink import Netlink
@@ -43,7 +43,7 @@ LENGTHS = [3900, 4000, 4053, 4095, 4096, 4097, 5000, 6143, 6144, 8000, 8191, 819
 
 
 @pytest.fixture(scope="module", autouse=True)
-def attached(interfaces: None, one_world: World) -> None:
+def attached(interfaces: None, shared_dut: Dut) -> None:
     """The programs are on interfaces with long frames."""
     for number in (ARRIVAL, UNCOUNTED, UPLINK, SECOND_UPLINK):
         subprocess.run(f"ip link set v{number} mtu {MTU} up".split(), check=True)
@@ -51,22 +51,22 @@ def attached(interfaces: None, one_world: World) -> None:
     async def attach_both() -> None:
         async with Netlink() as netlink:
             for name, interface in (("transit_xdp", UPLINK), ("transit_agent", ARRIVAL)):
-                fd = one_world.programs[name].fd
-                program = Program(fd, bpf.program_info(fd).id, name)
-                own = Ownership(lambda _: False, bpf.program_by_id)
+                fd = shared_dut.programs[name].fd
+                program = AttachableProgram(fd, bpf.program_info(fd).id, name)
+                own = ProgramOwnership(lambda _: False, bpf.program_by_id)
                 await attach(netlink, interface, program, own, AttachMode.GENERIC)
 
     asyncio.run(attach_both())
 
 
 @pytest.fixture
-def long_world(world: World) -> Iterator[World]:
-    world.fill(over_ipv6=True)
+def dut_for_long_frames(dut: Dut) -> Iterator[Dut]:
+    dut.fill(over_ipv6=True)
     for address in (A, A6):
-        world.endpoint(address, D1, SLOT, mtu=INNER)
-    world.interface(mtu=INNER)
-    world.next_hop(D2, mtu=MTU)
-    return world
+        dut.endpoint(address, D1, SLOT, mtu=INNER)
+    dut.interface(mtu=INNER)
+    dut.next_hop(D2, mtu=MTU)
+    return dut
 
 
 def on(interface: int) -> socket.socket:
@@ -76,13 +76,13 @@ def on(interface: int) -> socket.socket:
     return raw
 
 
-def sent(world: World, interface: int, frame: bytes) -> Outcome:
+def sent(dut: Dut, interface: int, frame: bytes) -> Outcome:
     """Send a frame and return what became of it; the kernel's own frames on the interface have none of its length."""
-    before = world.counters()
+    before = dut.counters()
     with on(interface) as raw:
         raw.send(frame)
         for _ in range(PATIENCE):
-            after = world.counters()
+            after = dut.counters()
             moved = [one for one, now in after.items() if one not in RECEIVED and
                      now[1] - before[one][1] >= len(frame)]  # fmt: skip
             if moved:
@@ -99,20 +99,20 @@ def packet(family: int, length: int) -> bytes:
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_long_tunnel_packets_checksum_is_verified(long_world: World, family: int, length: int) -> None:
+def test_a_long_tunnel_packets_checksum_is_verified(dut_for_long_frames: Dut, family: int, length: int) -> None:
     inner = p.ethernet(MAC[A], MAC[R], p.IPV6 if family == 6 else p.IPV4, packet(family, length))
     frame = tunnelled(inner, Outer(S2, S1))
-    assert sent(long_world, SECOND_UPLINK, frame) is Outcome.DELIVERED
+    assert sent(dut_for_long_frames, SECOND_UPLINK, frame) is Outcome.DELIVERED
     for damaged in (frame[:-1] + bytes([frame[-1] ^ 1]), frame[:200] + bytes([frame[200] ^ 1]) + frame[201:]):
-        assert sent(long_world, SECOND_UPLINK, damaged) is Outcome.OUTER_CHECKSUM
+        assert sent(dut_for_long_frames, SECOND_UPLINK, damaged) is Outcome.OUTER_CHECKSUM
 
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_long_packet_leaves_with_a_right_checksum(long_world: World, family: int, length: int) -> None:
+def test_a_long_packet_leaves_with_a_right_checksum(dut_for_long_frames: Dut, family: int, length: int) -> None:
     frame = p.ethernet(MAC[R], MAC[A], p.IPV6 if family == 6 else p.IPV4, packet(-family, length))
     with on(SECOND_UPLINK) as wire:
-        assert sent(long_world, UNCOUNTED, frame) is Outcome.SENT_DIRECT
+        assert sent(dut_for_long_frames, UNCOUNTED, frame) is Outcome.SENT_DIRECT
         out = b""
         while len(out) < length:
             out = wire.recv(1 << 14)

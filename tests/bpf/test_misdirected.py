@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import Outer, asks, frame_to, tunnelled
-from bpf_world import (
+from bpf_dut import (
     A6,
     D1,
     D2,
@@ -27,9 +26,10 @@ from bpf_world import (
     UNKNOWN6,
     VNI,
     A,
+    Dut,
     R,
-    World,
 )
+from bpf_tunnels import Outer, asks, frame_to, tunnelled
 from test_paths import from_a, invalid, outer_label
 
 from agent.core.model import map_layout
@@ -48,10 +48,10 @@ def back(inner: bytes, attempt: int = 0, by: str = D3, over: tuple[str, str] = (
     return tunnelled(inner, Outer(*over), options=p.misdirected(by, attempt), flags=0x40)
 
 
-def detours(world: World) -> dict[tuple[bytes, bytes], tuple[bytes, int]]:
+def detours(dut: Dut) -> dict[tuple[bytes, bytes], tuple[bytes, int]]:
     """Return who misdirected packets, and the attempt that is remembered, by source and destination."""
     found = {}
-    for key, value in world.entries(MapName.DETOURS).items():
+    for key, value in dut.entries(MapName.DETOURS).items():
         source, vni, destination = map_layout.DETOUR_KEY.unpack(key)
         assert vni == VNI
         by, attempt, _ = map_layout.DETOUR.unpack(value)
@@ -59,9 +59,9 @@ def detours(world: World) -> dict[tuple[bytes, bytes], tuple[bytes, int]]:
     return found
 
 
-def chosen(world: World, to: str = GONE) -> bytes:
+def chosen(dut: Dut, to: str = GONE) -> bytes:
     """Return the bouncer that this host's endpoint A sends to."""
-    run = world.from_endpoint(from_a(to))
+    run = dut.from_endpoint(from_a(to))
     assert run.outcome is Outcome.SENT_TO_BOUNCER
     return run.frame[30:34]
 
@@ -69,29 +69,29 @@ def chosen(world: World, to: str = GONE) -> bytes:
 @pytest.mark.parametrize("over_ipv6", OVER)
 @pytest.mark.parametrize("pair", INSIDE)
 def test_what_a_bouncer_sent_here_in_vain_goes_back_whole_to_its_senders_droplet(
-    world: World, pair: tuple[str, str], over_ipv6: bool
+    dut: Dut, pair: tuple[str, str], over_ipv6: bool
 ) -> None:
-    world.fill(over_ipv6=over_ipv6)
+    dut.fill(over_ipv6=over_ipv6)
     here, bouncer, origin = (S1, S3, S4) if over_ipv6 else (D1, D3, D4)
     inner = frame_to(pair[1], pair[0])
     options = p.rts(origin, 1, p.PINNED, attempt=2)
-    run = world.from_substrate(tunnelled(inner, Outer(bouncer, here, ttl=60, tos=0x28), options=options))
+    run = dut.from_substrate(tunnelled(inner, Outer(bouncer, here, ttl=60, tos=0x28), options=options))
     assert run.outcome is Outcome.MISDIRECTED
     expected = Outer(here, origin, fragment=p.DF, ttl=59, tos=0x28, label=outer_label(run.frame))
     packet = p.geneve(VNI, inner, options=p.misdirected(bouncer, 2), flags=0x40)
     assert run.frame[14:] == expected.wrap(packet)[14:], "a critical option, so the header says that there is one"
 
 
-def test_a_host_that_does_not_know_the_vpc_any_more_returns_it_too(world: World) -> None:
-    world.remove(MapName.VPCS, map_layout.U32.pack(VNI))
-    assert world.from_substrate(tunnelled(frame_to(GONE), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
+def test_a_host_that_does_not_know_the_vpc_any_more_returns_it_too(dut: Dut) -> None:
+    dut.remove(MapName.VPCS, map_layout.U32.pack(VNI))
+    assert dut.from_substrate(tunnelled(frame_to(GONE), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
 
 
-def test_what_was_divided_and_came_to_the_wrong_bouncer_does_not_go_round_again(world: World) -> None:
-    world.own_network((D1,), BOUNCES)
+def test_what_was_divided_and_came_to_the_wrong_bouncer_does_not_go_round_again(dut: Dut) -> None:
+    dut.own_network((D1,), BOUNCES)
     inner = frame_to(ELSEWHERE, R)
-    assert world.from_substrate(tunnelled(inner, options=p.rts(D4, 1))).outcome is Outcome.HANDED_TO_DIVIDER
-    run = world.from_substrate(tunnelled(inner, Outer(D5), options=p.rts(D4, 2, p.DIVIDED)))
+    assert dut.from_substrate(tunnelled(inner, options=p.rts(D4, 1))).outcome is Outcome.HANDED_TO_DIVIDER
+    run = dut.from_substrate(tunnelled(inner, Outer(D5), options=p.rts(D4, 2, p.DIVIDED)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.MISDIRECTED, p.ip(D4))
     assert run.frame[50:62] == p.misdirected(D5), "which the divider sent here"
 
@@ -108,159 +108,159 @@ def test_what_was_divided_and_came_to_the_wrong_bouncer_does_not_go_round_again(
     ],
     ids=["of a stranger", "of an unlearnt origin", "of nobody of ours", "back already", "too old", "by VXLAN"],
 )
-def test_what_is_not_returned(world: World, frame: bytes, outcome: Outcome) -> None:
-    assert world.from_substrate(frame).outcome is outcome
+def test_what_is_not_returned(dut: Dut, frame: bytes, outcome: Outcome) -> None:
+    assert dut.from_substrate(frame).outcome is outcome
 
 
-def test_what_does_not_fit_the_way_back_is_dropped(world: World) -> None:
-    world.next_hop(D4, mtu=1200)
+def test_what_does_not_fit_the_way_back_is_dropped(dut: Dut) -> None:
+    dut.next_hop(D4, mtu=1200)
     inner = p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, GONE, p.udp(data=bytes(1250))))
-    assert world.from_substrate(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.TOO_BIG
+    assert dut.from_substrate(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.TOO_BIG
 
 
 @pytest.mark.parametrize("over_ipv6", OVER)
 @pytest.mark.parametrize("pair", [(A, GONE), (A6, GONE6)], ids=["IPv4 inside", "IPv6 inside"])
 def test_what_came_back_misdirected_goes_by_the_next_bouncer_and_so_do_its_followers(
-    world: World, pair: tuple[str, str], over_ipv6: bool
+    dut: Dut, pair: tuple[str, str], over_ipv6: bool
 ) -> None:
-    world.fill(over_ipv6=over_ipv6)
-    world.own_network((D3, D4))
+    dut.fill(over_ipv6=over_ipv6)
+    dut.own_network((D3, D4))
     here, other, bouncers = (S1, "2001:db8::2", {S3, S4}) if over_ipv6 else (D1, D2, {D3, D4})
     inner = from_a(pair[1])
     at = slice(38, 54) if over_ipv6 else slice(30, 34)
-    first = world.from_endpoint(inner).frame[at]
+    first = dut.from_endpoint(inner).frame[at]
     by, right = sorted(bouncers, key=lambda one: p.ip(one) != first)
-    run = world.from_substrate(back(inner, by=by, over=(other, here)))
+    run = dut.from_substrate(back(inner, by=by, over=(other, here)))
     assert run.outcome is Outcome.REROUTED
     expected = Outer(here, right, fragment=p.DF, ttl=63, label=outer_label(run.frame))
     packet = p.geneve(VNI, inner, options=p.rts(here, 1, attempt=1))
     assert run.frame[14:] == expected.wrap(packet)[14:]
-    assert world.from_endpoint(inner).frame[at] == p.ip(right), "the next packet goes there at once"
-    assert detours(world) == {(p.ip(pair[0]), p.ip(pair[1])): (p.ip(by), 1)}
+    assert dut.from_endpoint(inner).frame[at] == p.ip(right), "the next packet goes there at once"
+    assert detours(dut) == {(p.ip(pair[0]), p.ip(pair[1])): (p.ip(by), 1)}
 
 
-def test_a_detour_is_of_one_pair_of_addresses_alone(world: World) -> None:
-    world.own_network((D3, D4))
-    before = {to: chosen(world, to) for to in ("10.0.0.81", "10.0.0.82", "10.0.0.83", GONE)}
-    world.from_substrate(back(from_a(GONE)))
-    after = {to: chosen(world, to) for to in before}
+def test_a_detour_is_of_one_pair_of_addresses_alone(dut: Dut) -> None:
+    dut.own_network((D3, D4))
+    before = {to: chosen(dut, to) for to in ("10.0.0.81", "10.0.0.82", "10.0.0.83", GONE)}
+    dut.from_substrate(back(from_a(GONE)))
+    after = {to: chosen(dut, to) for to in before}
     assert {to for to in before if before[to] != after[to]} == {GONE}
 
 
-def test_a_detour_ends(world: World) -> None:
-    world.own_network((D3, D4))
-    first = chosen(world)
-    world.from_substrate(back(from_a(GONE)))
-    ((key, value),) = world.entries(MapName.DETOURS).items()
+def test_a_detour_ends(dut: Dut) -> None:
+    dut.own_network((D3, D4))
+    first = chosen(dut)
+    dut.from_substrate(back(from_a(GONE)))
+    ((key, value),) = dut.entries(MapName.DETOURS).items()
     by, attempt, tick = map_layout.DETOUR.unpack(value)
-    world.put(MapName.DETOURS, key, map_layout.DETOUR.pack(by, attempt, tick - 29 * ticks_per_second()))
-    assert chosen(world) != first
-    world.put(MapName.DETOURS, key, map_layout.DETOUR.pack(by, attempt, tick - 30 * ticks_per_second()))
-    assert chosen(world) == first
+    dut.put(MapName.DETOURS, key, map_layout.DETOUR.pack(by, attempt, tick - 29 * ticks_per_second()))
+    assert chosen(dut) != first
+    dut.put(MapName.DETOURS, key, map_layout.DETOUR.pack(by, attempt, tick - 30 * ticks_per_second()))
+    assert chosen(dut) == first
 
 
 @pytest.mark.parametrize(("bouncers", "last"), [((D3,), 0), ((D3, D4), 3), ((D3, D4, D5), 5)])
 def test_a_packet_ends_when_every_bouncer_misdirected_it_and_the_next_one_begins_anew(
-    world: World, bouncers: tuple[str, ...], last: int
+    dut: Dut, bouncers: tuple[str, ...], last: int
 ) -> None:
     """Each is tried twice, so that it does not matter with which one began; a single one is not asked again."""
-    world.own_network(bouncers)
-    first, tried = chosen(world), set()
+    dut.own_network(bouncers)
+    first, tried = chosen(dut), set()
     for attempt in range(last):
-        run = world.from_substrate(back(from_a(GONE), attempt))
+        run = dut.from_substrate(back(from_a(GONE), attempt))
         assert run.outcome is Outcome.REROUTED
         tried.add(run.frame[30:34])
     assert tried == ({p.ip(one) for one in bouncers} if last else set())
-    run = world.from_substrate(back(from_a(GONE), last))
+    run = dut.from_substrate(back(from_a(GONE), last))
     assert (run.outcome, run.frame[:12]) == (Outcome.UNREACHABLE_TOLD, MAC[A] + p.GATEWAY_MAC)
     assert run.frame[34:36] == bytes([3, 1]), "ICMP: host unreachable, as a router says"
-    assert (chosen(world), detours(world)) == (first, {})
+    assert (chosen(dut), detours(dut)) == (first, {})
 
 
-def test_between_networks_as_many_attempts_are_made_as_a_packet_may_make(world: World) -> None:
-    assert world.from_substrate(back(from_a(ELSEWHERE), 14)).outcome is Outcome.REROUTED
-    assert world.from_substrate(back(from_a(ELSEWHERE), 15)).outcome is Outcome.UNREACHABLE_TOLD
-    assert world.from_substrate(back(from_a(ELSEWHERE), 255)).outcome is Outcome.UNREACHABLE_TOLD
+def test_between_networks_as_many_attempts_are_made_as_a_packet_may_make(dut: Dut) -> None:
+    assert dut.from_substrate(back(from_a(ELSEWHERE), 14)).outcome is Outcome.REROUTED
+    assert dut.from_substrate(back(from_a(ELSEWHERE), 15)).outcome is Outcome.UNREACHABLE_TOLD
+    assert dut.from_substrate(back(from_a(ELSEWHERE), 255)).outcome is Outcome.UNREACHABLE_TOLD
 
 
-def test_a_later_fragment_that_was_misdirected_by_all_is_dropped_without_an_error(world: World) -> None:
+def test_a_later_fragment_that_was_misdirected_by_all_is_dropped_without_an_error(dut: Dut) -> None:
     packet = p.ipv4(A, GONE, b"12345678", fragment=100)
-    run = world.from_substrate(back(p.ethernet(MAC[R], MAC[A], p.IPV4, packet)))
+    run = dut.from_substrate(back(p.ethernet(MAC[R], MAC[A], p.IPV4, packet)))
     assert run.outcome is Outcome.ALL_MISDIRECTED
 
 
-def test_bouncers_and_dividers_on_the_way_make_another_choice_at_each_attempt(world: World) -> None:
+def test_bouncers_and_dividers_on_the_way_make_another_choice_at_each_attempt(dut: Dut) -> None:
     """Also in every combination of a divider and a bouncer behind it."""
-    world.vpc((D2, D5))
+    dut.vpc((D2, D5))
     inner, ways = frame_to(ELSEWHERE, R), set()
     for attempt in range(4):
-        world.own_network((D1,), BOUNCES)
-        world.vpc((D2, D5))
-        divider = world.from_substrate(tunnelled(inner, options=p.rts(D4, 0, attempt=attempt)))
+        dut.own_network((D1,), BOUNCES)
+        dut.vpc((D2, D5))
+        divider = dut.from_substrate(tunnelled(inner, options=p.rts(D4, 0, attempt=attempt)))
         assert divider.outcome is Outcome.HANDED_TO_DIVIDER
         assert divider.frame[50:62] == p.rts(D4, 1, attempt=attempt), "which goes on with the packet"
-        world.own_network()
-        world.vpc((D1,), DIVIDES)
-        world.other_network((D3, D4))
-        bouncer = world.from_substrate(tunnelled(inner, options=p.rts(D4, 1, attempt=attempt)))
+        dut.own_network()
+        dut.vpc((D1,), DIVIDES)
+        dut.other_network((D3, D4))
+        bouncer = dut.from_substrate(tunnelled(inner, options=p.rts(D4, 1, attempt=attempt)))
         assert bouncer.outcome is Outcome.HANDED_TO_BOUNCER
         ways.add((divider.frame[30:34], bouncer.frame[30:34]))
     assert len(ways) == 4
 
 
-def test_a_pinned_packet_goes_by_another_divider(world: World) -> None:
-    world.interface(flags=map_layout.INTERFACE_PINNED)
-    world.own_network(flags=PINNED)
-    world.vpc((D2, D5))
+def test_a_pinned_packet_goes_by_another_divider(dut: Dut) -> None:
+    dut.interface(flags=map_layout.INTERFACE_PINNED)
+    dut.own_network(flags=PINNED)
+    dut.vpc((D2, D5))
     inner = from_a(ELSEWHERE, p.GATEWAY_MAC, ttl=9)
-    first = world.from_endpoint(inner)
+    first = dut.from_endpoint(inner)
     assert first.outcome is Outcome.SENT_TO_DIVIDER
-    run = world.from_substrate(back(first.frame[62:], by=D5))
+    run = dut.from_substrate(back(first.frame[62:], by=D5))
     assert (run.outcome, run.frame[50:62]) == (Outcome.HANDED_TO_DIVIDER, p.rts(D1, 1, p.PINNED, attempt=1))
     assert run.frame[30:34] != first.frame[30:34]
-    assert world.from_endpoint(inner).frame[30:34] == run.frame[30:34]
+    assert dut.from_endpoint(inner).frame[30:34] == run.frame[30:34]
 
 
-def test_a_question_about_an_address_takes_the_detour_too(world: World) -> None:
-    world.own_network((D3, D4))
-    first = chosen(world)
-    world.from_substrate(back(from_a(GONE)))
+def test_a_question_about_an_address_takes_the_detour_too(dut: Dut) -> None:
+    dut.own_network((D3, D4))
+    first = chosen(dut)
+    dut.from_substrate(back(from_a(GONE)))
     question = p.ethernet(b"\xff" * 6, MAC[A], p.ARP, p.arp(MAC[A], A, GONE))
-    run = world.from_endpoint(question)
+    run = dut.from_endpoint(question)
     assert run.outcome is Outcome.SENT_TO_BOUNCER
     assert run.frame[30:34] in {p.ip(D3), p.ip(D4)} - {first}
 
 
-def test_a_bouncer_whose_own_map_misled_its_endpoint_asks_another_one(world: World) -> None:
+def test_a_bouncer_whose_own_map_misled_its_endpoint_asks_another_one(dut: Dut) -> None:
     """The agent of this host is dead, and the endpoint has left the host where its map says that it is."""
-    world.own_network((D1, D3), BOUNCES)
+    dut.own_network((D1, D3), BOUNCES)
     for inner in (from_a(R), from_a(R6)):
         invalid = tunnelled(inner, Outer(D2), options=p.INVALIDATE, flags=0x40)
-        run = world.from_substrate(invalid)
+        run = dut.from_substrate(invalid)
         assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D3))
 
 
 @pytest.mark.parametrize("pinned", [0, PINNED])
-def test_what_was_sent_from_here_and_came_here_in_vain_is_sent_anew_at_once(world: World, pinned: int) -> None:
+def test_what_was_sent_from_here_and_came_here_in_vain_is_sent_anew_at_once(dut: Dut, pinned: int) -> None:
     """The endpoint was on this host, too, and has left it: this is its sender's droplet already."""
     to = ELSEWHERE if pinned else GONE
-    world.own_network((D3, D4), pinned)
-    world.vpc((D2, D5))
+    dut.own_network((D3, D4), pinned)
+    dut.vpc((D2, D5))
     flags = p.PINNED | p.DIVIDED if pinned else 0
-    run = world.from_substrate(tunnelled(from_a(to), Outer(D3), options=p.rts(D1, 3, flags)))
+    run = dut.from_substrate(tunnelled(from_a(to), Outer(D3), options=p.rts(D1, 3, flags)))
     assert run.outcome is (Outcome.HANDED_TO_DIVIDER if pinned else Outcome.REROUTED)
     assert run.frame[50:62] == p.rts(D1, 1, p.PINNED if pinned else 0, attempt=1)
-    assert detours(world) == {(p.ip(A), p.ip(to)): (p.ip(D3), 1)}
+    assert detours(dut) == {(p.ip(A), p.ip(to)): (p.ip(D3), 1)}
 
 
-def test_what_comes_here_in_vain_and_does_not_fit_its_new_way_is_told_to_its_sender_here(world: World) -> None:
+def test_what_comes_here_in_vain_and_does_not_fit_its_new_way_is_told_to_its_sender_here(dut: Dut) -> None:
     for one in (D3, D4):
-        world.next_hop(one, mtu=1300)
-    world.own_network((D3, D4))
+        dut.next_hop(one, mtu=1300)
+    dut.own_network((D3, D4))
     packet = p.ipv4(A, GONE, p.udp(data=bytes(1250)))
     inner = p.ethernet(MAC[R], MAC[A], p.IPV4, packet)
     for frame in (tunnelled(inner, Outer(D3), options=p.rts(D1, 1)), back(inner)):
-        run = world.from_substrate(frame)
+        run = dut.from_substrate(frame)
         assert run.outcome is Outcome.TOO_BIG_TOLD
         assert run.frame[:12] == MAC[A] + p.GATEWAY_MAC
         assert run.frame[26:30] == p.ip(GATEWAY)
@@ -277,36 +277,36 @@ def test_what_comes_here_in_vain_and_does_not_fit_its_new_way_is_told_to_its_sen
     ],
     ids=["for no endpoint of ours", "by a stranger", "without a body", "a question"],
 )
-def test_nobody_else_makes_this_host_avoid_a_bouncer(world: World, frame: bytes, outcome: Outcome) -> None:
-    world.own_network((D3, D4))
-    assert world.from_substrate(frame).outcome is outcome
-    assert detours(world) == {}
+def test_nobody_else_makes_this_host_avoid_a_bouncer(dut: Dut, frame: bytes, outcome: Outcome) -> None:
+    dut.own_network((D3, D4))
+    assert dut.from_substrate(frame).outcome is outcome
+    assert detours(dut) == {}
 
 
-def test_a_droplet_that_gives_a_packet_back_ends_the_path_that_leads_to_it(world: World) -> None:
-    world.path(GONE, D2, 0)
-    world.own_network((D3, D4))
-    assert world.from_substrate(back(from_a(GONE), over=(D4, D1))).outcome is Outcome.REROUTED
-    assert world.direct(GONE) is not None
-    assert world.from_substrate(back(from_a(GONE))).outcome is Outcome.REROUTED
-    assert world.direct(GONE) is None
+def test_a_droplet_that_gives_a_packet_back_ends_the_path_that_leads_to_it(dut: Dut) -> None:
+    dut.path(GONE, D2, 0)
+    dut.own_network((D3, D4))
+    assert dut.from_substrate(back(from_a(GONE), over=(D4, D1))).outcome is Outcome.REROUTED
+    assert dut.direct(GONE) is not None
+    assert dut.from_substrate(back(from_a(GONE))).outcome is Outcome.REROUTED
+    assert dut.direct(GONE) is None
 
 
-def test_an_ipv6_bouncers_name_has_no_room_over_ipv4(world: World) -> None:
+def test_an_ipv6_bouncers_name_has_no_room_over_ipv4(dut: Dut) -> None:
     """U says so; the packet goes back all the same."""
-    world.known(S3)
-    world.next_hop(D4, by=0)
-    run = world.from_substrate(tunnelled(frame_to(GONE), Outer(S3, S1), options=p.rts(D4)))
+    dut.known(S3)
+    dut.next_hop(D4, by=0)
+    run = dut.from_substrate(tunnelled(frame_to(GONE), Outer(S3, S1), options=p.rts(D4)))
     assert (run.outcome, run.frame[26:34]) == (Outcome.MISDIRECTED, p.ip(D1) + p.ip(D4))
     assert run.frame[50:62] == p.misdirected(D1, flags=p.UNLEARNT)
 
 
 @pytest.mark.parametrize("gone", [GONE, GONE6], ids=["IPv4 inside", "IPv6 inside"])
 def test_a_host_that_finds_no_bouncer_for_what_came_back_does_not_call_its_endpoint_unreachable(
-    world: World, gone: str
+    dut: Dut, gone: str
 ) -> None:
     """It does not bounce the network, so it does not know that there is no such endpoint."""
-    world.own_network((STRANGER,))
-    assert world.from_substrate(invalid(from_a(gone))).outcome is Outcome.NOT_HERE
-    world.own_network((STRANGER,), BOUNCES)
-    assert world.from_substrate(invalid(from_a(gone))).outcome is Outcome.UNREACHABLE_TOLD
+    dut.own_network((STRANGER,))
+    assert dut.from_substrate(invalid(from_a(gone))).outcome is Outcome.NOT_HERE
+    dut.own_network((STRANGER,), BOUNCES)
+    assert dut.from_substrate(invalid(from_a(gone))).outcome is Outcome.UNREACHABLE_TOLD

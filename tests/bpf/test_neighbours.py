@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import Outer, tunnelled
-from bpf_world import (
+from bpf_dut import (
     A6,
     B6,
     D1,
@@ -23,9 +22,10 @@ from bpf_world import (
     VNI,
     A,
     B,
+    Dut,
     R,
-    World,
 )  # fmt: skip
+from bpf_tunnels import Outer, tunnelled
 
 from agent.core.model import map_layout
 from agent.datapath.bpf.outcomes import Outcome
@@ -121,47 +121,47 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
-def test_neighbour_discovery_from_an_endpoint(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
-    assert world.from_endpoint(frame).outcome is outcome
+def test_neighbour_discovery_from_an_endpoint(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    assert dut.from_endpoint(frame).outcome is outcome
 
 
-def test_an_endpoint_without_an_ipv6_address_asks_nobody(world: World) -> None:
-    world.interface(ipv6=None)
-    assert world.from_endpoint(asks(R6)).outcome is Outcome.SOURCE_ND
-    assert world.from_endpoint(asks(R6, "::", mac=None)).outcome is Outcome.SOURCE_ND
+def test_an_endpoint_without_an_ipv6_address_asks_nobody(dut: Dut) -> None:
+    dut.interface(ipv6=None)
+    assert dut.from_endpoint(asks(R6)).outcome is Outcome.SOURCE_ND
+    assert dut.from_endpoint(asks(R6, "::", mac=None)).outcome is Outcome.SOURCE_ND
 
 
-def test_an_endpoint_without_an_ipv4_address_asks_nobody(world: World) -> None:
-    world.interface(ipv4=None)
+def test_an_endpoint_without_an_ipv4_address_asks_nobody(dut: Dut) -> None:
+    dut.interface(ipv4=None)
     frame = p.ethernet(b"\xff" * 6, MAC[A], p.ARP, p.arp(MAC[A], "0.0.0.0", R))
-    assert world.from_endpoint(frame).outcome is Outcome.SOURCE_ARP
+    assert dut.from_endpoint(frame).outcome is Outcome.SOURCE_ARP
 
 
 @pytest.mark.parametrize(
     ("target", "mac", "router"), [(B6, MAC[B], 0), (R6, MAC[R], 0), (GATEWAY6, p.GATEWAY_MAC, ROUTER)]
 )
-def test_the_answer_is_a_whole_advertisement_to_the_asker(world: World, target: str, mac: bytes, router: int) -> None:
+def test_the_answer_is_a_whole_advertisement_to_the_asker(dut: Dut, target: str, mac: bytes, router: int) -> None:
     """RFC 4861 section 4.4, checksum included; only the gateway is a router."""
-    run = world.from_endpoint(asks(target))
+    run = dut.from_endpoint(asks(target))
     answer = p.nd(target, A6, target, mac, kind=136, flags=router | SOLICITED | OVERRIDE, option=2)
     assert run.frame == p.ethernet(MAC[A], mac, p.IPV6, answer)
 
 
-def test_the_answer_to_a_question_without_an_option_has_one(world: World) -> None:
-    run = world.from_endpoint(asks(R6, mac=None))
+def test_the_answer_to_a_question_without_an_option_has_one(dut: Dut) -> None:
+    run = dut.from_endpoint(asks(R6, mac=None))
     answer = p.nd(R6, A6, R6, MAC[R], kind=136, flags=SOLICITED | OVERRIDE, option=2)
     assert run.frame == p.ethernet(MAC[A], MAC[R], p.IPV6, answer)
 
 
-def test_the_answer_to_a_link_local_address_goes_there(world: World) -> None:
-    run = world.from_endpoint(asks(R6, LINK_LOCAL))
+def test_the_answer_to_a_link_local_address_goes_there(dut: Dut) -> None:
+    run = dut.from_endpoint(asks(R6, LINK_LOCAL))
     answer = p.nd(R6, LINK_LOCAL, R6, MAC[R], kind=136, flags=SOLICITED | OVERRIDE, option=2)
     assert run.frame == p.ethernet(MAC[A], MAC[R], p.IPV6, answer)
 
 
-def test_a_duplicate_is_told_to_all_nodes_unsolicited(world: World) -> None:
+def test_a_duplicate_is_told_to_all_nodes_unsolicited(dut: Dut) -> None:
     """RFC 4861 section 7.2.4: the asker has no address yet."""
-    run = world.from_endpoint(asks(R6, "::", mac=None))
+    run = dut.from_endpoint(asks(R6, "::", mac=None))
     answer = p.nd(R6, "ff02::1", R6, MAC[R], kind=136, flags=OVERRIDE, option=2)
     assert run.frame == p.ethernet(b"\x33\x33\0\0\0\1", MAC[R], p.IPV6, answer)
 
@@ -169,28 +169,28 @@ def test_a_duplicate_is_told_to_all_nodes_unsolicited(world: World) -> None:
 @pytest.mark.parametrize(
     ("source", "mac"), [(A6, MAC[A]), (LINK_LOCAL, MAC[A]), ("::", None)], ids=["its own", "link-local", "none yet"]
 )
-def test_a_bouncer_is_asked_in_the_endpoints_own_name(world: World, source: str, mac: bytes | None) -> None:
+def test_a_bouncer_is_asked_in_the_endpoints_own_name(dut: Dut, source: str, mac: bytes | None) -> None:
     """So that its answer finds back, and that a bouncer knows who probes for duplicates; the checksum follows."""
-    run = world.from_endpoint(asks(UNKNOWN6, source, mac=mac))
+    run = dut.from_endpoint(asks(UNKNOWN6, source, mac=mac))
     assert run.outcome is Outcome.SENT_TO_BOUNCER
     assert run.frame[30:34] == p.ip(D3)
     assert run.frame[42:] == p.geneve(VNI, asks(UNKNOWN6, mac=mac), options=p.rts(D1))
 
 
-def test_the_own_bouncer_is_silent_about_an_address_that_nobody_has(world: World) -> None:
-    world.own_network((D1,), BOUNCES)
-    assert world.from_endpoint(asks(UNKNOWN6, "::", mac=None)).outcome is Outcome.NO_ENDPOINT
+def test_the_own_bouncer_is_silent_about_an_address_that_nobody_has(dut: Dut) -> None:
+    dut.own_network((D1,), BOUNCES)
+    assert dut.from_endpoint(asks(UNKNOWN6, "::", mac=None)).outcome is Outcome.NO_ENDPOINT
 
 
-def test_a_bouncers_answer_to_a_probe_for_duplicates_reaches_the_one_who_probes(world: World) -> None:
+def test_a_bouncers_answer_to_a_probe_for_duplicates_reaches_the_one_who_probes(dut: Dut) -> None:
     """The whole way round: its host asks, the bouncer answers, the advertisement of the target ends the probe."""
-    world.own_network((D1,), BOUNCES)
+    dut.own_network((D1,), BOUNCES)
     probe = p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.nd("fd00::44", GROUP, R6, None))
-    answered = world.from_substrate(tunnelled(probe, options=p.rts(D4)))
+    answered = dut.from_substrate(tunnelled(probe, options=p.rts(D4)))
     assert answered.outcome is Outcome.ND_ANSWERED_REMOTE
     answer = p.nd(R6, A6, R6, MAC[R], kind=136, flags=SOLICITED | OVERRIDE, option=2)
     frame = p.ethernet(MAC[A], MAC[R], p.IPV6, answer)
-    delivered = world.from_substrate(tunnelled(frame, Outer(D3), options=p.rts(D3, 0, p.UNLEARNT)))
+    delivered = dut.from_substrate(tunnelled(frame, Outer(D3), options=p.rts(D3, 0, p.UNLEARNT)))
     assert (delivered.outcome, delivered.frame) == (Outcome.DELIVERED, frame)
 
 
@@ -225,23 +225,23 @@ REMOTE = [
 
 @pytest.mark.parametrize(("sentence", "frame", "flags", "outcome"), REMOTE, ids=[row[0] for row in REMOTE])
 def test_neighbour_discovery_through_a_tunnel(
-    world: World, sentence: str, frame: bytes, flags: int, outcome: Outcome
+    dut: Dut, sentence: str, frame: bytes, flags: int, outcome: Outcome
 ) -> None:
-    world.own_network((D1,), flags)
+    dut.own_network((D1,), flags)
     origin = D2 if "the own address" in sentence else D4
-    assert world.from_substrate(tunnelled(frame, options=p.rts(origin))).outcome is outcome
+    assert dut.from_substrate(tunnelled(frame, options=p.rts(origin))).outcome is outcome
 
 
 @pytest.mark.parametrize("option", [MAC[R], None], ids=["as long as its question", "longer than its question"])
 @pytest.mark.parametrize("over", [(D2, D1, D4), (S2, S1, S4)], ids=["over IPv4", "over IPv6"])
 def test_a_bouncer_answers_the_origin_with_a_whole_advertisement(
-    world: World, over: tuple[str, str, str], option: bytes | None
+    dut: Dut, over: tuple[str, str, str], option: bytes | None
 ) -> None:
     peer, own, origin = over
-    world.fill(over_ipv6=":" in peer)
-    world.own_network((D1,), BOUNCES)
+    dut.fill(over_ipv6=":" in peer)
+    dut.own_network((D1,), BOUNCES)
     question = p.ethernet(GROUP_MAC, MAC[R], p.IPV6, p.nd("fd00::44", GROUP, R6, option))
-    run = world.from_substrate(tunnelled(question, Outer(peer, own), options=p.rts(origin)))
+    run = dut.from_substrate(tunnelled(question, Outer(peer, own), options=p.rts(origin)))
     assert run.outcome is Outcome.ND_ANSWERED_REMOTE
     answer = p.nd(R6, "fd00::44", R6, MAC[R], kind=136, flags=SOLICITED | OVERRIDE, option=2)
     inner = p.ethernet(MAC[R], MAC[R], p.IPV6, answer)
@@ -252,48 +252,48 @@ def test_a_bouncer_answers_the_origin_with_a_whole_advertisement(
 
 @pytest.mark.parametrize(("host", "outcome"), [(1, Outcome.ND_OWN_ADDRESS), (2, Outcome.ND_ANSWERED_REMOTE)])
 def test_a_probe_for_duplicates_is_the_own_one_where_it_comes_from_the_address_own_host(
-    world: World, host: int, outcome: Outcome
+    dut: Dut, host: int, outcome: Outcome
 ) -> None:
     """R is on D2; the probe comes from D4, which is of the same host or of another."""
-    world.own_network((D1,), BOUNCES)
-    world.known(D2, host=1)
-    world.known(D4, host=host)
-    assert world.from_substrate(tunnelled(probes(R6), options=p.rts(D4))).outcome is outcome
+    dut.own_network((D1,), BOUNCES)
+    dut.known(D2, host=1)
+    dut.known(D4, host=host)
+    assert dut.from_substrate(tunnelled(probes(R6), options=p.rts(D4))).outcome is outcome
 
 
 @pytest.mark.parametrize(("last", "outcome"), [(246, Outcome.NO_ENDPOINT), (255, Outcome.MALFORMED_ND)])
-def test_no_option_is_looked_for_farther_than_the_programs_look(world: World, last: int, outcome: Outcome) -> None:
+def test_no_option_is_looked_for_farther_than_the_programs_look(dut: Dut, last: int, outcome: Outcome) -> None:
     """The second option begins 2,118 bytes from the frame's start, or before 2,048; it is a well-formed one."""
-    world.own_network((D1,), BOUNCES)
+    dut.own_network((D1,), BOUNCES)
     options = bytes([14, last, *bytes(last * 8 - 2), 14, 1, *bytes(6)])
     message = bytes([135, *bytes(7)]) + p.ip("fd00::101:101:0:3") + options
     packet = p.ipv6(R6, GROUP, p.summed(R6, GROUP, message, p.ICMPV6), protocol=p.ICMPV6, ttl=255)
     frame = p.ethernet(GROUP_MAC, MAC[R], p.IPV6, packet)
-    assert world.from_substrate(tunnelled(frame, options=p.rts(D4))).outcome is outcome
+    assert dut.from_substrate(tunnelled(frame, options=p.rts(D4))).outcome is outcome
 
 
-def test_an_answer_that_does_not_fit_is_dropped_and_no_error_quotes_it(world: World) -> None:
+def test_an_answer_that_does_not_fit_is_dropped_and_no_error_quotes_it(dut: Dut) -> None:
     """The path to the one who asked carries no answer."""
-    world.next_hop(D2, mtu=100)
-    assert world.from_substrate(tunnelled(remote(A6), options=p.rts(D2))).outcome is Outcome.TOO_BIG
+    dut.next_hop(D2, mtu=100)
+    assert dut.from_substrate(tunnelled(remote(A6), options=p.rts(D2))).outcome is Outcome.TOO_BIG
 
 
-def test_a_bouncer_answers_no_stranger(world: World) -> None:
-    assert world.from_substrate(tunnelled(remote(A6), options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
+def test_a_bouncer_answers_no_stranger(dut: Dut) -> None:
+    assert dut.from_substrate(tunnelled(remote(A6), options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
 
 
-def test_nothing_is_learnt_from_a_bouncers_answer(world: World) -> None:
+def test_nothing_is_learnt_from_a_bouncers_answer(dut: Dut) -> None:
     answer = p.ethernet(MAC[A], MAC[R], p.IPV6, p.nd("fd00::44", A6, "fd00::44", MAC[R], kind=136))
-    run = world.from_substrate(tunnelled(answer, options=p.rts(D2, 0, p.UNLEARNT)))
+    run = dut.from_substrate(tunnelled(answer, options=p.rts(D2, 0, p.UNLEARNT)))
     assert run.outcome is Outcome.DELIVERED
-    assert world.direct("fd00::44") is None
+    assert dut.direct("fd00::44") is None
 
 
-def test_duplicate_address_detection_is_undisturbed(world: World) -> None:
+def test_duplicate_address_detection_is_undisturbed(dut: Dut) -> None:
     """Every message of an endpoint that configures its own two addresses ends in silence."""
     for address in (A6, LINK_LOCAL):
-        run = world.from_endpoint(asks(address, "::", to="ff02::1:ff00:1", mac=None))
+        run = dut.from_endpoint(asks(address, "::", to="ff02::1:ff00:1", mac=None))
         assert run.outcome is Outcome.ND_OWN_ADDRESS
-    assert world.from_endpoint(p.ethernet(b"\xff" * 6, MAC[A], p.ARP, p.arp(MAC[A], "0.0.0.0", A))).outcome is (
+    assert dut.from_endpoint(p.ethernet(b"\xff" * 6, MAC[A], p.ARP, p.arp(MAC[A], "0.0.0.0", A))).outcome is (
         Outcome.ARP_OWN_ADDRESS
     )

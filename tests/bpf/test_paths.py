@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import Outer, frame_to, tunnelled
-from bpf_world import (
+from bpf_dut import (
     A6,
     D1,
     D2,
@@ -29,10 +28,11 @@ from bpf_world import (
     VNI,
     A,
     B,
+    Dut,
     R,
-    World,
     key,
 )  # fmt: skip
+from bpf_tunnels import Outer, frame_to, tunnelled
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
@@ -60,11 +60,11 @@ def from_a(to: str, mac: bytes = MAC[R], **header: object) -> bytes:
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_packet_that_came_straight_for_one_who_left_goes_back_whole(
-    world: World, pair: tuple[str, str], over: tuple[str, str]
+    dut: Dut, pair: tuple[str, str], over: tuple[str, str]
 ) -> None:
-    world.fill(over_ipv6=":" in over[0])
+    dut.fill(over_ipv6=":" in over[0])
     inner = frame_to(pair[1], pair[0])
-    run = world.from_substrate(tunnelled(inner, Outer(*over, ttl=5, tos=0x28)))
+    run = dut.from_substrate(tunnelled(inner, Outer(*over, ttl=5, tos=0x28)))
     assert run.outcome is Outcome.RETURNED
     expected = Outer(over[1], over[0], fragment=p.DF, tos=0x28, label=outer_label(run.frame))
     assert run.frame[14:] == expected.wrap(p.geneve(VNI, inner, options=p.INVALIDATE, flags=0x40))[14:], (
@@ -72,8 +72,8 @@ def test_a_packet_that_came_straight_for_one_who_left_goes_back_whole(
     )
 
 
-def test_what_came_back_does_not_go_back_again(world: World) -> None:
-    run = world.from_substrate(tunnelled(frame_to(GONE), options=p.INVALIDATE))
+def test_what_came_back_does_not_go_back_again(dut: Dut) -> None:
+    run = dut.from_substrate(tunnelled(frame_to(GONE), options=p.INVALIDATE))
     assert run.outcome is Outcome.NOT_HERE
 
 
@@ -84,43 +84,43 @@ def invalid(inner: bytes, over: tuple[str, str] = (D2, D1)) -> bytes:
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("gone", [GONE, GONE6], ids=["IPv4 inside", "IPv6 inside"])
 def test_a_packet_that_came_back_ends_its_path_and_goes_by_a_bouncer(
-    world: World, gone: str, over: tuple[str, str]
+    dut: Dut, gone: str, over: tuple[str, str]
 ) -> None:
-    world.fill(over_ipv6=":" in over[0])
-    world.path(gone, D2, 0)
+    dut.fill(over_ipv6=":" in over[0])
+    dut.path(gone, D2, 0)
     inner = from_a(gone)
-    run = world.from_substrate(invalid(inner, over))
+    run = dut.from_substrate(invalid(inner, over))
     assert run.outcome is Outcome.REROUTED
-    assert world.direct(gone) is None
+    assert dut.direct(gone) is None
     bouncer = S3 if ":" in over[0] else D3
     expected = Outer(over[1], bouncer, fragment=p.DF, ttl=63, label=outer_label(run.frame))
     packet = p.geneve(VNI, inner, options=p.rts(over[1], 1))
     assert run.frame[14:] == expected.wrap(packet)[14:]
 
 
-def test_a_packet_that_came_back_goes_where_documents_say_meanwhile(world: World) -> None:
-    world.endpoint(R, D4)
-    run = world.from_substrate(invalid(from_a(R)))
+def test_a_packet_that_came_back_goes_where_documents_say_meanwhile(dut: Dut) -> None:
+    dut.endpoint(R, D4)
+    run = dut.from_substrate(invalid(from_a(R)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D4))
 
 
-def test_a_packet_that_came_back_from_where_documents_say_goes_by_a_bouncer(world: World) -> None:
-    run = world.from_substrate(invalid(from_a(R)))
+def test_a_packet_that_came_back_from_where_documents_say_goes_by_a_bouncer(dut: Dut) -> None:
+    run = dut.from_substrate(invalid(from_a(R)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D3))
 
 
-def test_a_packet_that_came_back_is_delivered_where_its_endpoint_is_here_now(world: World) -> None:
-    run = world.from_substrate(invalid(from_a(B)))
+def test_a_packet_that_came_back_is_delivered_where_its_endpoint_is_here_now(dut: Dut) -> None:
+    run = dut.from_substrate(invalid(from_a(B)))
     assert run.outcome is Outcome.DELIVERED
     assert run.frame[:6] == MAC[B]
 
 
 @pytest.mark.parametrize("to", [GONE, GONE6], ids=["IPv4 inside", "IPv6 inside"])
-def test_what_came_back_and_does_not_fit_on_the_new_way_is_told_to_its_sender_here(world: World, to: str) -> None:
-    world.next_hop(D3, mtu=1300)
+def test_what_came_back_and_does_not_fit_on_the_new_way_is_told_to_its_sender_here(dut: Dut, to: str) -> None:
+    dut.next_hop(D3, mtu=1300)
     data = p.udp(data=bytes(1250))
     packet = p.ipv6(A6, to, data) if ":" in to else p.ipv4(A, to, data)
-    run = world.from_substrate(invalid(p.ethernet(MAC[R], MAC[A], p.IPV6 if ":" in to else p.IPV4, packet)))
+    run = dut.from_substrate(invalid(p.ethernet(MAC[R], MAC[A], p.IPV6 if ":" in to else p.IPV4, packet)))
     assert run.outcome is Outcome.TOO_BIG_TOLD
     assert run.frame[:12] == MAC[A] + p.GATEWAY_MAC
     at = 62 if ":" in to else 42
@@ -128,22 +128,20 @@ def test_what_came_back_and_does_not_fit_on_the_new_way_is_told_to_its_sender_he
     assert run.frame[at:] == packet[: len(run.frame) - at]
 
 
-def test_what_came_back_from_one_who_goes_meanwhile_is_told_to_nobody(world: World) -> None:
-    world.next_hop(D3, mtu=1300)
-    world.receiver(1, MAC[A], VNI + 1)
+def test_what_came_back_from_one_who_goes_meanwhile_is_told_to_nobody(dut: Dut) -> None:
+    dut.next_hop(D3, mtu=1300)
+    dut.receiver(1, MAC[A], VNI + 1)
     packet = p.ipv4(A, GONE, p.udp(data=bytes(1250)))
-    assert world.from_substrate(invalid(p.ethernet(MAC[R], MAC[A], p.IPV4, packet))).outcome is Outcome.TOO_BIG
+    assert dut.from_substrate(invalid(p.ethernet(MAC[R], MAC[A], p.IPV4, packet))).outcome is Outcome.TOO_BIG
 
 
 @pytest.mark.parametrize("pinned", ["the sender's network", "the receiver's"])
 @pytest.mark.parametrize("divides", [0, DIVIDES])
-def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(
-    world: World, pinned: str, divides: int
-) -> None:
-    world.endpoint(ELSEWHERE, D1, 3, flags=map_layout.ENDPOINT_PINNED if "receiver" in pinned else 0)
-    world.own_network(flags=PINNED if "sender" in pinned else 0)
-    world.vpc((D5,), divides)
-    run = world.from_substrate(invalid(from_a(ELSEWHERE)))
+def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(dut: Dut, pinned: str, divides: int) -> None:
+    dut.endpoint(ELSEWHERE, D1, 3, flags=map_layout.ENDPOINT_PINNED if "receiver" in pinned else 0)
+    dut.own_network(flags=PINNED if "sender" in pinned else 0)
+    dut.vpc((D5,), divides)
+    run = dut.from_substrate(invalid(from_a(ELSEWHERE)))
     if divides:
         assert run.outcome is Outcome.DELIVERED
         return
@@ -151,25 +149,25 @@ def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(
     assert run.frame[50:62] == p.rts(D1, 1, p.PINNED if "sender" in pinned else 0)
 
 
-def test_what_came_back_to_a_sender_whose_network_is_gone_ends(world: World) -> None:
-    world.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
-    world.path(GONE, D2, 0)
-    assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.NO_NETWORK
-    assert world.direct(GONE) is None
+def test_what_came_back_to_a_sender_whose_network_is_gone_ends(dut: Dut) -> None:
+    dut.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
+    dut.path(GONE, D2, 0)
+    assert dut.from_substrate(invalid(from_a(GONE))).outcome is Outcome.NO_NETWORK
+    assert dut.direct(GONE) is None
 
 
 @pytest.mark.parametrize("options", [b"", p.rts(D4)], ids=["straight", "by a bouncer"])
 @pytest.mark.parametrize(("to", "gateway"), [(A, GATEWAY), (A6, GATEWAY6)])
-def test_no_path_is_learnt_to_a_gateway(world: World, to: str, gateway: str, options: bytes) -> None:
+def test_no_path_is_learnt_to_a_gateway(dut: Dut, to: str, gateway: str, options: bytes) -> None:
     """Every droplet answers for it: a path would lead its endpoints' packets to it away."""
-    assert world.from_substrate(tunnelled(frame_to(to, gateway), options=options)).outcome is Outcome.DELIVERED
-    assert world.entries(MapName.DIRECT) == {}
+    assert dut.from_substrate(tunnelled(frame_to(to, gateway), options=options)).outcome is Outcome.DELIVERED
+    assert dut.entries(MapName.DIRECT) == {}
 
 
-def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_tells_its_sender(world: World) -> None:
-    world.own_network((D1,), BOUNCES)
-    assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.UNREACHABLE_TOLD
-    run = world.from_substrate(invalid(from_a(ELSEWHERE)))
+def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_tells_its_sender(dut: Dut) -> None:
+    dut.own_network((D1,), BOUNCES)
+    assert dut.from_substrate(invalid(from_a(GONE))).outcome is Outcome.UNREACHABLE_TOLD
+    run = dut.from_substrate(invalid(from_a(ELSEWHERE)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D5))
 
 
@@ -182,154 +180,154 @@ def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_tells_its_sender(w
     ],
     ids=["of no endpoint of ours", "from a stranger", "from another droplet than the path's"],
 )
-def test_nobody_else_ends_a_path(world: World, frame: bytes, outcome: Outcome) -> None:
-    world.path(GONE, D2, 0)
-    assert world.from_substrate(frame).outcome is outcome
-    assert world.direct(GONE) is not None
+def test_nobody_else_ends_a_path(dut: Dut, frame: bytes, outcome: Outcome) -> None:
+    dut.path(GONE, D2, 0)
+    assert dut.from_substrate(frame).outcome is outcome
+    assert dut.direct(GONE) is not None
 
 
-def fresh(world: World) -> int:
+def fresh(dut: Dut) -> int:
     """Return a tick of just now."""
-    world.from_substrate(tunnelled(frame_to(source="10.0.0.44")))
-    learnt = world.direct("10.0.0.44")
+    dut.from_substrate(tunnelled(frame_to(source="10.0.0.44")))
+    learnt = dut.direct("10.0.0.44")
     assert learnt is not None
     return learnt[2]
 
 
-def test_the_whole_way_of_an_endpoint_that_moves(world: World) -> None:
+def test_the_whole_way_of_an_endpoint_that_moves(dut: Dut) -> None:
     """Direct, back, by the bouncer, and direct to the new droplet as soon as it answers."""
-    world.path(GONE, D2, fresh(world))
-    assert world.from_endpoint(from_a(GONE)).frame[30:34] == p.ip(D2)
-    assert world.from_substrate(invalid(from_a(GONE))).outcome is Outcome.REROUTED
-    assert world.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_TO_BOUNCER
-    assert world.from_substrate(tunnelled(frame_to(A, GONE), Outer("192.0.2.4"))).outcome is Outcome.DELIVERED
-    run = world.from_endpoint(from_a(GONE))
+    dut.path(GONE, D2, fresh(dut))
+    assert dut.from_endpoint(from_a(GONE)).frame[30:34] == p.ip(D2)
+    assert dut.from_substrate(invalid(from_a(GONE))).outcome is Outcome.REROUTED
+    assert dut.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_TO_BOUNCER
+    assert dut.from_substrate(tunnelled(frame_to(A, GONE), Outer("192.0.2.4"))).outcome is Outcome.DELIVERED
+    run = dut.from_endpoint(from_a(GONE))
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(D4))
 
 
 @pytest.mark.parametrize("to", [R, R6, GONE])
-def test_no_direct_path_leads_to_a_droplet_that_is_down_and_one_does_again_when_it_is_up(world: World, to: str) -> None:
+def test_no_direct_path_leads_to_a_droplet_that_is_down_and_one_does_again_when_it_is_up(dut: Dut, to: str) -> None:
     if to == GONE:
-        world.path(GONE, D2, fresh(world))
-    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
-    run = world.from_endpoint(from_a(to))
+        dut.path(GONE, D2, fresh(dut))
+    dut.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
+    run = dut.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D3))
-    world.next_hop(D2)
-    assert world.from_endpoint(from_a(to)).outcome is Outcome.SENT_DIRECT
+    dut.next_hop(D2)
+    assert dut.from_endpoint(from_a(to)).outcome is Outcome.SENT_DIRECT
 
 
-def test_a_bouncer_sends_its_own_endpoints_packets_straight_to_a_droplet_that_is_down(world: World) -> None:
+def test_a_bouncer_sends_its_own_endpoints_packets_straight_to_a_droplet_that_is_down(dut: Dut) -> None:
     """It knows no other way: nobody knows more than a network's bouncer."""
-    world.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)
-    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
-    run = world.from_endpoint(from_a(R))
+    dut.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)
+    dut.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
+    run = dut.from_endpoint(from_a(R))
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(D2))
 
 
 @pytest.mark.parametrize("to", [R, GONE])
-def test_another_of_this_hosts_droplets_leads_where_the_agent_says_so(world: World, to: str) -> None:
+def test_another_of_this_hosts_droplets_leads_where_the_agent_says_so(dut: Dut, to: str) -> None:
     if to == GONE:
-        world.path(GONE, D2, fresh(world))
-    world.local(3, SECOND, SECOND_UPLINK)
-    world.next_hop(D2, by=3)
-    run = world.from_endpoint(from_a(to))
+        dut.path(GONE, D2, fresh(dut))
+    dut.local(3, SECOND, SECOND_UPLINK)
+    dut.next_hop(D2, by=3)
+    run = dut.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(SECOND), p.ip(D2))
-    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN, by=3)
-    run = world.from_endpoint(from_a(to))
+    dut.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN, by=3)
+    run = dut.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D1), p.ip(D3))
 
 
 @pytest.mark.parametrize("to", [R, GONE])
-def test_what_no_uplink_leads_to_goes_by_the_bouncer(world: World, to: str) -> None:
+def test_what_no_uplink_leads_to_goes_by_the_bouncer(dut: Dut, to: str) -> None:
     """Also on a host with several droplets."""
     if to == GONE:
-        world.path(GONE, D2, fresh(world))
-    world.local(3, SECOND, SECOND_UPLINK)
-    world.no_next_hop(D2)
-    run = world.from_endpoint(from_a(to))
+        dut.path(GONE, D2, fresh(dut))
+    dut.local(3, SECOND, SECOND_UPLINK)
+    dut.no_next_hop(D2)
+    run = dut.from_endpoint(from_a(to))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D1), p.ip(D3))
 
 
-def test_a_bouncer_is_reached_by_another_droplet_and_told_of_that_one(world: World) -> None:
-    world.local(3, SECOND, SECOND_UPLINK)
-    world.next_hop(D3, by=3)
-    run = world.from_endpoint(from_a(UNKNOWN))
+def test_a_bouncer_is_reached_by_another_droplet_and_told_of_that_one(dut: Dut) -> None:
+    dut.local(3, SECOND, SECOND_UPLINK)
+    dut.next_hop(D3, by=3)
+    run = dut.from_endpoint(from_a(UNKNOWN))
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(SECOND), p.ip(D3))
     assert run.frame[50:62] == p.rts(SECOND, 0)
 
 
-def test_an_entry_whose_droplet_is_gone_leads_nowhere(world: World) -> None:
-    world.next_hop(D3, by=3)
-    assert world.from_endpoint(from_a(UNKNOWN)).outcome is Outcome.NEXT_HOP_UNRESOLVED
-    world.local(3, S1, SECOND_UPLINK)
-    assert world.from_endpoint(from_a(UNKNOWN)).outcome is Outcome.NEXT_HOP_UNRESOLVED, "of the other family"
+def test_an_entry_whose_droplet_is_gone_leads_nowhere(dut: Dut) -> None:
+    dut.next_hop(D3, by=3)
+    assert dut.from_endpoint(from_a(UNKNOWN)).outcome is Outcome.NEXT_HOP_UNRESOLVED
+    dut.local(3, S1, SECOND_UPLINK)
+    assert dut.from_endpoint(from_a(UNKNOWN)).outcome is Outcome.NEXT_HOP_UNRESOLVED, "of the other family"
 
 
-def test_a_path_ages(world: World) -> None:
-    now = fresh(world)
-    world.path(GONE, D2, now - 9 * ticks_per_second())
-    assert world.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_DIRECT
-    world.path(GONE, D2, now - 10 * ticks_per_second())
-    assert world.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_TO_BOUNCER
+def test_a_path_ages(dut: Dut) -> None:
+    now = fresh(dut)
+    dut.path(GONE, D2, now - 9 * ticks_per_second())
+    assert dut.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_DIRECT
+    dut.path(GONE, D2, now - 10 * ticks_per_second())
+    assert dut.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_TO_BOUNCER
 
 
-def test_a_next_hop_of_the_other_family_is_no_way(world: World) -> None:
-    world.over_ipv6 = True
-    world.endpoint(R, D2)
-    world.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)  # so that there is no other way than straight
-    assert world.from_endpoint(from_a(R)).outcome is Outcome.OTHER_FAMILY
-    world.local(1, S1, 0)
-    world.next_hop(D2)
-    assert world.from_endpoint(from_a(R)).outcome is Outcome.OTHER_FAMILY, "though somebody wrote that there is one"
+def test_a_next_hop_of_the_other_family_is_no_way(dut: Dut) -> None:
+    dut.over_ipv6 = True
+    dut.endpoint(R, D2)
+    dut.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)  # so that there is no other way than straight
+    assert dut.from_endpoint(from_a(R)).outcome is Outcome.OTHER_FAMILY
+    dut.local(1, S1, 0)
+    dut.next_hop(D2)
+    assert dut.from_endpoint(from_a(R)).outcome is Outcome.OTHER_FAMILY, "though somebody wrote that there is one"
 
 
 @pytest.mark.parametrize("to", [ELSEWHERE, ELSEWHERE6])
 @pytest.mark.parametrize("known", [False, True])
-def test_an_endpoint_of_a_pinned_network_reaches_others_by_a_divider(world: World, to: str, known: bool) -> None:
+def test_an_endpoint_of_a_pinned_network_reaches_others_by_a_divider(dut: Dut, to: str, known: bool) -> None:
     if known:
-        world.endpoint(to, D2)
-    world.interface(flags=map_layout.INTERFACE_PINNED)
-    run = world.from_endpoint(from_a(to, p.GATEWAY_MAC, ttl=9))
+        dut.endpoint(to, D2)
+    dut.interface(flags=map_layout.INTERFACE_PINNED)
+    run = dut.from_endpoint(from_a(to, p.GATEWAY_MAC, ttl=9))
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_TO_DIVIDER, p.ip(D5))
     assert run.frame[50:62] == p.rts(D1, 0, p.PINNED)
 
 
-def test_within_a_pinned_network_packets_go_direct(world: World) -> None:
-    world.interface(flags=map_layout.INTERFACE_PINNED)
-    assert world.from_endpoint(from_a(R)).outcome is Outcome.SENT_DIRECT
+def test_within_a_pinned_network_packets_go_direct(dut: Dut) -> None:
+    dut.interface(flags=map_layout.INTERFACE_PINNED)
+    assert dut.from_endpoint(from_a(R)).outcome is Outcome.SENT_DIRECT
 
 
-def test_an_endpoint_reaches_a_pinned_network_by_a_divider_too(world: World) -> None:
-    world.endpoint(ELSEWHERE, D2, flags=map_layout.ENDPOINT_PINNED)
-    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
-    world.remove(MapName.ENDPOINTS, key(ELSEWHERE))
-    world.path(ELSEWHERE, D2, fresh(world), map_layout.PATH_PINNED)
-    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
-    world.path(ELSEWHERE, D2, fresh(world))
-    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_DIRECT
+def test_an_endpoint_reaches_a_pinned_network_by_a_divider_too(dut: Dut) -> None:
+    dut.endpoint(ELSEWHERE, D2, flags=map_layout.ENDPOINT_PINNED)
+    assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
+    dut.remove(MapName.ENDPOINTS, key(ELSEWHERE))
+    dut.path(ELSEWHERE, D2, fresh(dut), map_layout.PATH_PINNED)
+    assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
+    dut.path(ELSEWHERE, D2, fresh(dut))
+    assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_DIRECT
 
 
-def test_an_endpoint_of_this_host_in_another_pinned_network_is_behind_the_divider(world: World) -> None:
-    world.endpoint(ELSEWHERE, D1, 3, flags=map_layout.ENDPOINT_PINNED)
-    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
+def test_an_endpoint_of_this_host_in_another_pinned_network_is_behind_the_divider(dut: Dut) -> None:
+    dut.endpoint(ELSEWHERE, D1, 3, flags=map_layout.ENDPOINT_PINNED)
+    assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
     back = tunnelled(p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, ELSEWHERE, p.udp())), Outer("192.0.2.4"),
                      options=p.rts(D1, 2, p.PINNED | p.DIVIDED))  # fmt: skip
-    assert world.from_substrate(back).outcome is Outcome.DELIVERED, "its own source, which the divider sent back"
+    assert dut.from_substrate(back).outcome is Outcome.DELIVERED, "its own source, which the divider sent back"
 
 
-def test_without_a_divider_a_pinned_network_is_alone(world: World) -> None:
-    world.interface(flags=map_layout.INTERFACE_PINNED)
-    world.vpc(())
-    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.UNREACHABLE_TOLD
-    world.remove(MapName.VPCS, map_layout.U32.pack(VNI))
-    assert world.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.NO_VPC
+def test_without_a_divider_a_pinned_network_is_alone(dut: Dut) -> None:
+    dut.interface(flags=map_layout.INTERFACE_PINNED)
+    dut.vpc(())
+    assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.UNREACHABLE_TOLD
+    dut.remove(MapName.VPCS, map_layout.U32.pack(VNI))
+    assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.NO_VPC
 
 
-def test_a_dividers_own_endpoint_has_passed_the_divider(world: World) -> None:
-    world.interface(flags=map_layout.INTERFACE_PINNED)
-    world.own_network((D1,), BOUNCES | PINNED)
-    world.vpc((D1,), DIVIDES)
-    run = world.from_endpoint(from_a(ELSEWHERE))
+def test_a_dividers_own_endpoint_has_passed_the_divider(dut: Dut) -> None:
+    dut.interface(flags=map_layout.INTERFACE_PINNED)
+    dut.own_network((D1,), BOUNCES | PINNED)
+    dut.vpc((D1,), DIVIDES)
+    run = dut.from_endpoint(from_a(ELSEWHERE))
     assert (run.outcome, run.frame[30:34]) == (Outcome.HANDED_TO_BOUNCER, p.ip(D4))
     assert run.frame[50:62] == p.rts(D1, 0, p.PINNED | p.DIVIDED)
 
@@ -344,11 +342,11 @@ def test_a_dividers_own_endpoint_has_passed_the_divider(world: World) -> None:
     ],
 )
 def test_a_bouncer_sends_what_is_pinned_by_a_divider_first(
-    world: World, flags: int, divides: int, outcome: Outcome, to: str
+    dut: Dut, flags: int, divides: int, outcome: Outcome, to: str
 ) -> None:
-    world.endpoint(R, D2)
-    world.vpc((D5,), divides)
-    run = world.from_substrate(tunnelled(frame_to(R, ELSEWHERE), options=p.rts(D4, 0, flags)))
+    dut.endpoint(R, D2)
+    dut.vpc((D5,), divides)
+    run = dut.from_substrate(tunnelled(frame_to(R, ELSEWHERE), options=p.rts(D4, 0, flags)))
     assert (run.outcome, run.frame[30:34]) == (outcome, p.ip(to))
     divided = p.DIVIDED if divides or flags & p.DIVIDED else 0
     assert run.frame[50:62] == p.rts(D4, 1, flags | divided)
@@ -357,29 +355,27 @@ def test_a_bouncer_sends_what_is_pinned_by_a_divider_first(
 @pytest.mark.parametrize(
     ("flags", "outcome"), [(0, Outcome.DELIVERED), (map_layout.ENDPOINT_PINNED, Outcome.HANDED_TO_DIVIDER)]
 )
-def test_at_its_end_too_a_packet_to_a_pinned_network_passes_a_divider(
-    world: World, flags: int, outcome: Outcome
-) -> None:
-    world.endpoint(A, D1, 1, flags=flags)
-    assert world.from_substrate(tunnelled(frame_to(A, ELSEWHERE), options=p.rts(D4))).outcome is outcome
+def test_at_its_end_too_a_packet_to_a_pinned_network_passes_a_divider(dut: Dut, flags: int, outcome: Outcome) -> None:
+    dut.endpoint(A, D1, 1, flags=flags)
+    assert dut.from_substrate(tunnelled(frame_to(A, ELSEWHERE), options=p.rts(D4))).outcome is outcome
 
 
-def test_what_comes_by_vxlan_for_a_pinned_network_passes_a_divider_too(world: World) -> None:
-    world.endpoint(A, D1, 1, flags=map_layout.ENDPOINT_PINNED)
+def test_what_comes_by_vxlan_for_a_pinned_network_passes_a_divider_too(dut: Dut) -> None:
+    dut.endpoint(A, D1, 1, flags=map_layout.ENDPOINT_PINNED)
     frame = Outer(port=4789).wrap(p.vxlan(VNI, frame_to(A, ELSEWHERE)))
-    assert world.from_substrate(frame).outcome is Outcome.HANDED_TO_DIVIDER
+    assert dut.from_substrate(frame).outcome is Outcome.HANDED_TO_DIVIDER
 
 
-def test_a_path_knows_whether_its_network_is_pinned(world: World) -> None:
+def test_a_path_knows_whether_its_network_is_pinned(dut: Dut) -> None:
     for source, flags in (("10.0.0.41", 0), ("10.0.0.42", p.PINNED | p.DIVIDED)):
-        world.from_substrate(tunnelled(frame_to(A, source), options=p.rts(D4, 1, flags)))
-        assert world.path_flags(source) == (map_layout.PATH_PINNED if flags else 0)
-    world.endpoint(A, D1, 1, flags=map_layout.ENDPOINT_PINNED)
-    world.from_substrate(tunnelled(frame_to(A, "10.0.0.43")))
-    assert world.path_flags("10.0.0.43") == map_layout.PATH_PINNED, "straight, so from the same network"
+        dut.from_substrate(tunnelled(frame_to(A, source), options=p.rts(D4, 1, flags)))
+        assert dut.path_flags(source) == (map_layout.PATH_PINNED if flags else 0)
+    dut.endpoint(A, D1, 1, flags=map_layout.ENDPOINT_PINNED)
+    dut.from_substrate(tunnelled(frame_to(A, "10.0.0.43")))
+    assert dut.path_flags("10.0.0.43") == map_layout.PATH_PINNED, "straight, so from the same network"
 
 
-def test_an_address_of_no_network_between_networks_is_closed(world: World) -> None:
-    world.own_network((D1,), BOUNCES)
-    world.vpc((D1,), DIVIDES)
-    assert world.from_endpoint(from_a(NOWHERE)).outcome is Outcome.UNREACHABLE_TOLD
+def test_an_address_of_no_network_between_networks_is_closed(dut: Dut) -> None:
+    dut.own_network((D1,), BOUNCES)
+    dut.vpc((D1,), DIVIDES)
+    assert dut.from_endpoint(from_a(NOWHERE)).outcome is Outcome.UNREACHABLE_TOLD

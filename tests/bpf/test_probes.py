@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
+from bpf_dut import D1, D2, S1, S2, STRANGER, Dut
 from bpf_tunnels import Outer
-from bpf_world import D1, D2, S1, S2, STRANGER, World
 
 from agent.core.model import map_layout
 from agent.datapath.bpf.outcomes import Outcome
@@ -29,17 +29,17 @@ def turned(over: tuple[str, str], payload: bytes, **fields: object) -> bytes:
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("padding", [0, 1, 14, 500, 1400, 1446])
-def test_a_request_comes_back_as_long_as_it_came(world: World, over: tuple[str, str], padding: int) -> None:
-    world.fill(over_ipv6=":" in over[0])
-    run = world.from_substrate(Outer(*over, ttl=9, tos=0x28, fragment=p.DF).wrap(probe(REQUEST, padding)))
+def test_a_request_comes_back_as_long_as_it_came(dut: Dut, over: tuple[str, str], padding: int) -> None:
+    dut.fill(over_ipv6=":" in over[0])
+    run = dut.from_substrate(Outer(*over, ttl=9, tos=0x28, fragment=p.DF).wrap(probe(REQUEST, padding)))
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert run.frame == turned(over, probe(REPLY, padding), tos=0x28, fragment=p.DF)
 
 
-def test_a_right_checksum_stays_right_over_ipv4_too(world: World) -> None:
+def test_a_right_checksum_stays_right_over_ipv4_too(dut: Dut) -> None:
     payload = probe(REQUEST, 33)
     check = p.summed(D2, D1, Outer().datagram(payload))[6:8]
-    run = world.from_substrate(Outer(udp_check=int.from_bytes(check, "big")).wrap(payload))
+    run = dut.from_substrate(Outer(udp_check=int.from_bytes(check, "big")).wrap(payload))
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert p.checksum(run.frame[14:34]) == 0
     assert p.checksum(p.pseudo(D1, D2, len(run.frame) - 34, p.UDP) + run.frame[34:]) == 0
@@ -47,18 +47,18 @@ def test_a_right_checksum_stays_right_over_ipv4_too(world: World) -> None:
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("vlan", [5, 0xA005, 0xE000])
-def test_a_tag_comes_back_too(world: World, vlan: int, over: tuple[str, str]) -> None:
+def test_a_tag_comes_back_too(dut: Dut, vlan: int, over: tuple[str, str]) -> None:
     """Also one with a priority alone, for a droplet that is in no VLAN."""
-    world.fill(over_ipv6=":" in over[0])
-    world.local(int(":" in over[0]), over[1], vlan=vlan & 0xFFF)
-    run = world.from_substrate(Outer(*over, vlan=vlan).wrap(probe(REQUEST, 20)))
+    dut.fill(over_ipv6=":" in over[0])
+    dut.local(int(":" in over[0]), over[1], vlan=vlan & 0xFFF)
+    run = dut.from_substrate(Outer(*over, vlan=vlan).wrap(probe(REQUEST, 20)))
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert run.frame == turned(over, probe(REPLY, 20), vlan=vlan)
 
 
-def test_other_options_beside_a_probe_are_skipped(world: World) -> None:
+def test_other_options_beside_a_probe_are_skipped(dut: Dut) -> None:
     skipped = p.option(0x0102, 5, bytes(8))
-    run = world.from_substrate(Outer().wrap(probe(REQUEST, 20, skipped)))
+    run = dut.from_substrate(Outer().wrap(probe(REQUEST, 20, skipped)))
     assert run.frame == turned((D2, D1), probe(REPLY, 20, skipped))
 
 
@@ -81,15 +81,15 @@ def test_other_options_beside_a_probe_are_skipped(world: World) -> None:
         ("a wrong checksum", Outer(udp_check=7).wrap(probe(REQUEST)), Outcome.OUTER_CHECKSUM),
     ],
 )  # fmt: skip
-def test_what_is_not_reflected(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
-    assert world.from_substrate(frame).outcome is outcome
+def test_what_is_not_reflected(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    assert dut.from_substrate(frame).outcome is outcome
 
 
-def test_a_probe_without_a_checksum_over_ipv6_needs_to_be_allowed_as_other_packets(world: World) -> None:
-    world.fill(over_ipv6=True)
+def test_a_probe_without_a_checksum_over_ipv6_needs_to_be_allowed_as_other_packets(dut: Dut) -> None:
+    dut.fill(over_ipv6=True)
     frame = Outer(S2, S1, udp_check=0).wrap(probe(REQUEST))
-    assert world.from_substrate(frame).outcome is Outcome.NO_CHECKSUM
-    world.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
-    run = world.from_substrate(frame)
+    assert dut.from_substrate(frame).outcome is Outcome.NO_CHECKSUM
+    dut.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
+    run = dut.from_substrate(frame)
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert run.frame[60:62] == b"\0\0"

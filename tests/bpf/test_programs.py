@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bpf_world import World
+from bpf_dut import Dut
 
 from agent.datapath.bpf import compiler, programs
 from agent.datapath.bpf import syscall as bpf
@@ -34,14 +34,14 @@ def sources(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", compiler.PROGRAMS)
-def test_every_program_passes_the_verifier(compiled: CompiledObject, one_world: World, name: str) -> None:
-    program = programs.load(compiled.program(name), one_world.fds)
+def test_every_program_passes_the_verifier(compiled: CompiledObject, shared_dut: Dut, name: str) -> None:
+    program = programs.load(compiled.program(name), shared_dut.fds)
     os.close(program.fd)
 
 
-def test_a_program_uses_the_maps_that_it_was_given(compiled: CompiledObject, one_world: World) -> None:
-    ids = {bpf.map_info(fd).id for fd in one_world.fds.values()}
-    for program in one_world.programs.values():
+def test_a_program_uses_the_maps_that_it_was_given(compiled: CompiledObject, shared_dut: Dut) -> None:
+    ids = {bpf.map_info(fd).id for fd in shared_dut.fds.values()}
+    for program in shared_dut.programs.values():
         assert program.map_ids <= ids
 
 
@@ -89,22 +89,22 @@ def test_a_program_that_the_verifier_refuses_comes_with_its_log() -> None:
 
 
 def test_a_pinned_program_is_opened_and_not_loaded_again(
-    compiled: CompiledObject, one_world: World, bpffs: Path
+    compiled: CompiledObject, shared_dut: Dut, bpffs: Path
 ) -> None:
-    first = programs.ensure_programs(compiled, one_world.fds, bpffs, "test")
-    second = programs.ensure_programs(compiled, one_world.fds, bpffs, "test")
+    first = programs.ensure_programs(compiled, shared_dut.fds, bpffs, "test")
+    second = programs.ensure_programs(compiled, shared_dut.fds, bpffs, "test")
     assert {name: p.id for name, p in first.items()} == {name: p.id for name, p in second.items()}
     assert sorted(path.name for path in (bpffs / compiled.hash).iterdir()) == sorted(compiler.PROGRAMS)
     programs.close(first)
     programs.close(second)
 
 
-def test_a_pinned_program_with_other_maps_is_replaced(compiled: CompiledObject, one_world: World, bpffs: Path) -> None:
-    other = World(compiled)
+def test_a_pinned_program_with_other_maps_is_replaced(compiled: CompiledObject, shared_dut: Dut, bpffs: Path) -> None:
+    other = Dut(compiled)
     first = programs.ensure_programs(compiled, other.fds, bpffs, "test")
-    second = programs.ensure_programs(compiled, one_world.fds, bpffs, "test")
+    second = programs.ensure_programs(compiled, shared_dut.fds, bpffs, "test")
     assert all(first[name].id != second[name].id for name in first)
-    assert all(second[name].map_ids == one_world.programs[name].map_ids for name in second)
+    assert all(second[name].map_ids == shared_dut.programs[name].map_ids for name in second)
     programs.close(first)
     programs.close(second)
     programs.close(other.programs)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
+from bpf_dut import A6, D1, D2, D3, D4, ELSEWHERE, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, Dut, R, key
 from bpf_tunnels import Outer, tunnelled
-from bpf_world import A6, D1, D2, D3, D4, ELSEWHERE, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, R, World, key
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
@@ -28,27 +28,27 @@ ARP = [("ARP", QUESTIONS["ARP to the one"], UNKNOWN, A), ("ND", QUESTIONS["a sol
 each_kind = pytest.mark.parametrize(("kind", "question", "target", "asker"), ARP, ids=[row[0] for row in ARP])
 
 
-def now(world: World) -> int:
+def now(dut: Dut) -> int:
     """Return the kernel's tick."""
-    world.from_substrate(tunnelled())
-    learnt = world.direct(R)
+    dut.from_substrate(tunnelled())
+    learnt = dut.direct(R)
     assert learnt is not None
     return learnt[2]
 
 
-def heard(world: World, host: str = D2, seconds: float = 5, flags: int = 0) -> None:
+def heard(dut: Dut, host: str = D2, seconds: float = 5, flags: int = 0) -> None:
     """Have both of A's unknown addresses heard from on a host."""
-    world.remove(MapName.DIRECT, key(R)) if world.direct(R) else None
-    tick = now_over(world) - int(seconds * ticks_per_second())
+    dut.remove(MapName.DIRECT, key(R)) if dut.direct(R) else None
+    tick = now_over(dut) - int(seconds * ticks_per_second())
     for address in (UNKNOWN, UNKNOWN6):
-        world.path(address, host, tick, flags)
+        dut.path(address, host, tick, flags)
 
 
-def now_over(world: World) -> int:
-    if not world.over_ipv6:
-        return now(world)
-    world.from_substrate(tunnelled(outer=Outer(S2, S1)))
-    learnt = world.direct(R)
+def now_over(dut: Dut) -> int:
+    if not dut.over_ipv6:
+        return now(dut)
+    dut.from_substrate(tunnelled(outer=Outer(S2, S1)))
+    learnt = dut.direct(R)
     assert learnt is not None
     return learnt[2]
 
@@ -56,78 +56,76 @@ def now_over(world: World) -> int:
 @over_either
 @each_question
 def test_a_question_for_one_who_was_heard_lately_goes_straight_there(
-    world: World, question: bytes, over: tuple[str, str]
+    dut: Dut, question: bytes, over: tuple[str, str]
 ) -> None:
     """Whole, with no option: that host answers it as it is, as any that was asked through a tunnel."""
-    world.fill(over_ipv6=":" in over[0])
-    heard(world)
-    run = world.from_endpoint(question)
+    dut.fill(over_ipv6=":" in over[0])
+    heard(dut)
+    run = dut.from_endpoint(question)
     assert run.outcome is Outcome.SENT_DIRECT
-    outer = 14 + (40 if world.over_ipv6 else 20) + 8
+    outer = 14 + (40 if dut.over_ipv6 else 20) + 8
     assert run.frame[outer:] == p.geneve(VNI, question)
     assert p.ip(over[1]) in run.frame[:outer]
 
 
 @each_question
-def test_it_goes_to_a_bouncer_where_no_path_may_be_taken(world: World, question: bytes) -> None:
-    heard(world, seconds=10)
-    assert world.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER, "too old"
-    heard(world)
-    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
-    run = world.from_endpoint(question)
+def test_it_goes_to_a_bouncer_where_no_path_may_be_taken(dut: Dut, question: bytes) -> None:
+    heard(dut, seconds=10)
+    assert dut.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER, "too old"
+    heard(dut)
+    dut.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
+    run = dut.from_endpoint(question)
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D3)), "down"
-    world.no_next_hop(D2)
-    assert world.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER, "nothing leads there"
+    dut.no_next_hop(D2)
+    assert dut.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER, "nothing leads there"
 
 
-def test_no_question_between_pinned_networks_goes_straight(world: World) -> None:
-    world.interface(flags=PINNED)
-    world.path(ELSEWHERE, D2, now(world))
+def test_no_question_between_pinned_networks_goes_straight(dut: Dut) -> None:
+    dut.interface(flags=PINNED)
+    dut.path(ELSEWHERE, D2, now(dut))
     asks = p.ethernet(ALL, MAC[A], p.ARP, p.arp(MAC[A], A, ELSEWHERE))
-    assert world.from_endpoint(asks).outcome is Outcome.SENT_TO_BOUNCER
+    assert dut.from_endpoint(asks).outcome is Outcome.SENT_TO_BOUNCER
 
 
 @each_question
-def test_documents_answer_before_any_path(world: World, question: bytes) -> None:
-    heard(world)
+def test_documents_answer_before_any_path(dut: Dut, question: bytes) -> None:
+    heard(dut)
     for address, mac in ((UNKNOWN, MAC[R]), (UNKNOWN6, MAC[R])):
         value = map_layout.ENDPOINT.pack(map_layout.mapped(p.ip(D4)), 0, 0, 1400, mac)
-        world.put(MapName.ENDPOINTS, key(address), value)
-    assert world.from_endpoint(question).outcome in {Outcome.ARP_ANSWERED, Outcome.ND_ANSWERED}
+        dut.put(MapName.ENDPOINTS, key(address), value)
+    assert dut.from_endpoint(question).outcome in {Outcome.ARP_ANSWERED, Outcome.ND_ANSWERED}
 
 
 @over_either
 @each_kind
 def test_the_host_that_an_endpoint_left_gives_the_question_back(
-    world: World, kind: str, question: bytes, target: str, asker: str, over: tuple[str, str]
+    dut: Dut, kind: str, question: bytes, target: str, asker: str, over: tuple[str, str]
 ) -> None:
     """As it does with packets. What came by a bouncer, or back, goes no further."""
-    world.fill(over_ipv6=":" in over[0])
+    dut.fill(over_ipv6=":" in over[0])
     own, peer = over
-    run = world.from_substrate(tunnelled(question, Outer(peer, own)))
+    run = dut.from_substrate(tunnelled(question, Outer(peer, own)))
     assert run.outcome is Outcome.RETURNED
     assert run.frame.endswith(p.geneve(VNI, question, options=p.INVALIDATE, flags=0x40))
-    assert world.from_substrate(tunnelled(question, Outer(peer, own), options=p.rts(peer))).outcome is Outcome.NOT_HERE
+    assert dut.from_substrate(tunnelled(question, Outer(peer, own), options=p.rts(peer))).outcome is Outcome.NOT_HERE
 
 
 @each_kind
 def test_the_host_that_asked_forgets_the_path_and_asks_a_bouncer_the_next_time(
-    world: World, kind: str, question: bytes, target: str, asker: str
+    dut: Dut, kind: str, question: bytes, target: str, asker: str
 ) -> None:
-    heard(world)
-    assert world.from_substrate(tunnelled(question, options=p.INVALIDATE)).outcome is Outcome.NOT_HERE
-    assert world.direct(target) is None
-    assert world.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER
+    heard(dut)
+    assert dut.from_substrate(tunnelled(question, options=p.INVALIDATE)).outcome is Outcome.NOT_HERE
+    assert dut.direct(target) is None
+    assert dut.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER
 
 
 @each_kind
-def test_nobody_else_ends_a_path_with_a_question(
-    world: World, kind: str, question: bytes, target: str, asker: str
-) -> None:
-    heard(world)
-    world.from_substrate(tunnelled(question, Outer(D4), options=p.INVALIDATE))
-    assert world.direct(target) is not None, "another droplet than the path's"
+def test_nobody_else_ends_a_path_with_a_question(dut: Dut, kind: str, question: bytes, target: str, asker: str) -> None:
+    heard(dut)
+    dut.from_substrate(tunnelled(question, Outer(D4), options=p.INVALIDATE))
+    assert dut.direct(target) is not None, "another droplet than the path's"
     foreign = {"ARP": p.ethernet(HELD, MAC[R], p.ARP, p.arp(MAC[R], R, UNKNOWN)),
                "ND": p.ethernet(HELD, MAC[R], p.IPV6, p.nd(R6, UNKNOWN6, UNKNOWN6, MAC[R]))}[kind]  # fmt: skip
-    world.from_substrate(tunnelled(foreign, options=p.INVALIDATE))
-    assert world.direct(target) is not None, "a question that is of no endpoint here"
+    dut.from_substrate(tunnelled(foreign, options=p.INVALIDATE))
+    assert dut.direct(target) is not None, "a question that is of no endpoint here"

@@ -12,8 +12,8 @@ from random import Random
 import fuzz_model
 import pytest
 from fuzz_frames import frame
-from fuzz_judge import Judge
 from fuzz_machine import Machine, Step, enter_namespace, tapped
+from fuzz_oracle import Oracle
 from fuzz_rules import ViolationError
 from fuzz_run import EPISODE, VARIANTS, run
 
@@ -51,18 +51,18 @@ def reached(machine: Machine, variant: str) -> Counter[Outcome]:
     return run(machine, variant, 1, FRAMES[variant])
 
 
-def step_to(machine: Machine, variant: str, outcome: Outcome) -> tuple[Judge, Step]:
+def step_to(machine: Machine, variant: str, outcome: Outcome) -> tuple[Oracle, Step]:
     """Return some frame's step that ended so, and its judge, who found nothing wrong."""
     for seed in range(1000):
         rng = Random(seed)
         model = fuzz_model.make(rng, VARIANTS[variant])
         machine.fill(model)
-        judge, paths = Judge(model), machine.paths()
+        check, paths = Oracle(model), machine.paths()
         for _ in range(EPISODE):
             step = machine.run(frame(rng, model), paths)
             if step.outcome is outcome:
-                judge.judge(step)
-                return judge, step
+                check.check(step)
+                return check, step
             paths = step.after
     raise AssertionError(f"{outcome.name} was never reached")
 
@@ -112,6 +112,6 @@ def test_the_programs_under_test_differ_from_the_real_ones_by_the_detour_alone(
 )  # fmt: skip
 def test_the_judge_sees_what_is_wrong(machine: Machine, variant: str, outcome: Outcome, wrong: object) -> None:
     assert callable(wrong)
-    judge, step = step_to(machine, variant, outcome)
+    check, step = step_to(machine, variant, outcome)
     with pytest.raises(ViolationError):
-        judge.judge(replace(step, **wrong(step)))
+        check.check(replace(step, **wrong(step)))

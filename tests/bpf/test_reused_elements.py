@@ -8,8 +8,8 @@ from threading import Thread
 
 import bpf_packets as p
 import pytest
+from bpf_dut import ARRIVAL, MAC, MTU, SLOT, VNI, A, B, Dut, key, mapped
 from bpf_tunnels import frame_to, tunnelled
-from bpf_world import ARRIVAL, MAC, MTU, SLOT, VNI, A, B, World, key, mapped
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
@@ -27,41 +27,39 @@ def here(slot: int) -> bytes:
     return map_layout.ENDPOINT.pack(mapped("192.0.2.1"), IFINDEX_BASE + slot, 0, MTU, MAC[A])
 
 
-def test_what_is_for_an_endpoint_of_one_vpc_reaches_none_of_another_while_both_are_written(world: World) -> None:
+def test_what_is_for_an_endpoint_of_one_vpc_reaches_none_of_another_while_both_are_written(dut: Dut) -> None:
     """Without the last word of `interfaces` a dozen packets in the ten millions of this test go astray."""
-    world.receiver(STRANGE_SLOT, MAC[B], STRANGE_VNI)
+    dut.receiver(STRANGE_SLOT, MAC[B], STRANGE_VNI)
     strange = [(key(STRANGE, STRANGE_VNI + n), here(STRANGE_SLOT)) for n in range(3)]
     entries = [(key(A), here(SLOT)), *strange] * (ENTRIES // 4)
     cpus = sorted(os.sched_getaffinity(0))
-    before = [world.endpoint_traffic(slot)[2] for slot in (SLOT, STRANGE_SLOT)]
+    before = [dut.endpoint_traffic(slot)[2] for slot in (SLOT, STRANGE_SLOT)]
 
     def write() -> None:
         os.sched_setaffinity(0, cpus[:1])
         for _ in range(ROUNDS):
-            bpf.update_batch(world.fds[MapName.ENDPOINTS], entries)
+            bpf.update_batch(dut.fds[MapName.ENDPOINTS], entries)
 
     writer = Thread(target=write)
     try:
         os.sched_setaffinity(0, cpus[-1:])
         writer.start()
         while writer.is_alive():
-            bpf.run_program(world.programs["transit_xdp"].fd, TO_A, repeat=FRAMES, ifindex=ARRIVAL)
+            bpf.run_program(dut.programs["transit_xdp"].fd, TO_A, repeat=FRAMES, ifindex=ARRIVAL)
         writer.join()
     finally:
         os.sched_setaffinity(0, cpus)
-    own, strange_one = (
-        world.endpoint_traffic(slot)[2] - n for slot, n in zip((SLOT, STRANGE_SLOT), before, strict=True)
-    )
+    own, strange_one = (dut.endpoint_traffic(slot)[2] - n for slot, n in zip((SLOT, STRANGE_SLOT), before, strict=True))
     assert own > 0
     assert strange_one == 0
 
 
 @pytest.mark.parametrize("vni", [0, STRANGE_VNI], ids=["of nobody", "of another VPC"])
-def test_an_interface_that_is_not_of_the_endpoints_vpc_is_not_delivered_to(world: World, vni: int) -> None:
+def test_an_interface_that_is_not_of_the_endpoints_vpc_is_not_delivered_to(dut: Dut, vni: int) -> None:
     """What a packet would find that reads such an element."""
-    world.receiver(SLOT, MAC[A], vni)
-    assert world.from_substrate(tunnelled(frame_to(A))).outcome is Outcome.NOT_HERE
-    world.interface()
-    world.receiver(2, MAC[B], vni)
+    dut.receiver(SLOT, MAC[A], vni)
+    assert dut.from_substrate(tunnelled(frame_to(A))).outcome is Outcome.NOT_HERE
+    dut.interface()
+    dut.receiver(2, MAC[B], vni)
     to_b = p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, B, p.udp()))
-    assert world.from_endpoint(to_b).outcome is Outcome.NOT_HERE
+    assert dut.from_endpoint(to_b).outcome is Outcome.NOT_HERE

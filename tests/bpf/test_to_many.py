@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
+from bpf_dut import A6, D1, D4, ELSEWHERE, GATEWAY, MAC, R6, UNKNOWN, VNI, A, B, Dut, R
 from bpf_tunnels import Outer, frame_to, tunnelled
-from bpf_world import A6, D1, D4, ELSEWHERE, GATEWAY, MAC, R6, UNKNOWN, VNI, A, B, R, World
 
 from agent.core.model import map_layout
 from agent.datapath.bpf.outcomes import Outcome
@@ -53,37 +53,37 @@ FRAMES = [
 
 @pytest.mark.parametrize("bounces", [False, True], ids=["", "on its bouncer"])
 @pytest.mark.parametrize(("sentence", "frame"), FRAMES, ids=[row[0] for row in FRAMES])
-def test_what_goes_to_many_ends_on_the_senders_host(world: World, sentence: str, frame: bytes, bounces: bool) -> None:
+def test_what_goes_to_many_ends_on_the_senders_host(dut: Dut, sentence: str, frame: bytes, bounces: bool) -> None:
     """No ICMP error tells of it either (RFC 1122 section 3.2.2)."""
     if bounces:
-        world.own_network((D1,), BOUNCES)
-    assert world.from_endpoint(frame).outcome is Outcome.MULTICAST, sentence
+        dut.own_network((D1,), BOUNCES)
+    assert dut.from_endpoint(frame).outcome is Outcome.MULTICAST, sentence
 
 
-def test_a_pinned_networks_packet_to_another_subnet_passes_no_divider(world: World) -> None:
-    world.interface(flags=map_layout.INTERFACE_PINNED)
-    assert world.from_endpoint(ipv4(OTHER_SUBNET, GW)).outcome is Outcome.MULTICAST
+def test_a_pinned_networks_packet_to_another_subnet_passes_no_divider(dut: Dut) -> None:
+    dut.interface(flags=map_layout.INTERFACE_PINNED)
+    assert dut.from_endpoint(ipv4(OTHER_SUBNET, GW)).outcome is Outcome.MULTICAST
 
 
 @pytest.mark.parametrize("prefix", [31, 32])
-def test_a_network_of_one_or_two_addresses_has_no_broadcast_address(world: World, prefix: int) -> None:
+def test_a_network_of_one_or_two_addresses_has_no_broadcast_address(dut: Dut, prefix: int) -> None:
     """RFC 3021: both are hosts'."""
-    world.network(f"10.0.7.255/{prefix}" if prefix == 32 else "10.0.7.254/31", "10.0.7.254", (D4,))
-    assert world.from_endpoint(ipv4("10.0.7.255", GW)).outcome is Outcome.SENT_TO_BOUNCER
+    dut.network(f"10.0.7.255/{prefix}" if prefix == 32 else "10.0.7.254/31", "10.0.7.254", (D4,))
+    assert dut.from_endpoint(ipv4("10.0.7.255", GW)).outcome is Outcome.SENT_TO_BOUNCER
 
 
 @pytest.mark.parametrize("frame", [ipv4(ELSEWHERE, GW), ipv4("10.0.0.3", MAC[R]), ipv4("10.9.9.255", GW),
                                    ipv6("fd00::ff", MAC[R])])  # fmt: skip
-def test_other_addresses_go_on_as_ever(world: World, frame: bytes) -> None:
-    assert world.from_endpoint(frame).outcome in {Outcome.SENT_DIRECT, Outcome.SENT_TO_BOUNCER}
+def test_other_addresses_go_on_as_ever(dut: Dut, frame: bytes) -> None:
+    assert dut.from_endpoint(frame).outcome in {Outcome.SENT_DIRECT, Outcome.SENT_TO_BOUNCER}
 
 
 @pytest.mark.parametrize("to", [ALL, GROUP4, GROUP6])
-def test_questions_for_addresses_go_to_groups_and_are_answered(world: World, to: bytes) -> None:
+def test_questions_for_addresses_go_to_groups_and_are_answered(dut: Dut, to: bytes) -> None:
     asks = p.ethernet(to, MAC[A], p.ARP, p.arp(MAC[A], A, UNKNOWN))
-    assert world.from_endpoint(asks).outcome is Outcome.SENT_TO_BOUNCER
+    assert dut.from_endpoint(asks).outcome is Outcome.SENT_TO_BOUNCER
     solicits = p.ethernet(to, MAC[A], p.IPV6, p.nd(A6, "ff02::1:ff00:3", R6, MAC[A]))
-    assert world.from_endpoint(solicits).outcome is Outcome.ND_ANSWERED
+    assert dut.from_endpoint(solicits).outcome is Outcome.ND_ANSWERED
 
 
 FLOODED = [
@@ -95,13 +95,13 @@ FLOODED = [
 
 
 @pytest.mark.parametrize(("sentence", "frame"), FLOODED, ids=[row[0] for row in FLOODED])
-def test_what_a_vxlan_peer_floods_goes_no_further(world: World, sentence: str, frame: bytes) -> None:
+def test_what_a_vxlan_peer_floods_goes_no_further(dut: Dut, sentence: str, frame: bytes) -> None:
     """Which may send what an agent's host would not."""
-    world.own_network((D1,), BOUNCES)
-    assert world.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame))).outcome is Outcome.MULTICAST, sentence
+    dut.own_network((D1,), BOUNCES)
+    assert dut.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame))).outcome is Outcome.MULTICAST, sentence
 
 
-def test_a_subnet_of_which_its_senders_host_knows_nothing_ends_at_the_divider(world: World) -> None:
-    world.vpc((D1,), DIVIDES)
-    run = world.from_substrate(tunnelled(frame_to(OTHER_SUBNET), options=p.rts(D4)))
+def test_a_subnet_of_which_its_senders_host_knows_nothing_ends_at_the_divider(dut: Dut) -> None:
+    dut.vpc((D1,), DIVIDES)
+    run = dut.from_substrate(tunnelled(frame_to(OTHER_SUBNET), options=p.rts(D4)))
     assert run.outcome is Outcome.MULTICAST

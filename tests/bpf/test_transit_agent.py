@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import tunnelled
-from bpf_world import (
+from bpf_dut import (
     D1,
     D2,
     D3,
@@ -22,9 +21,10 @@ from bpf_world import (
     VNI,
     A,
     B,
+    Dut,
     R,
-    World,
 )
+from bpf_tunnels import tunnelled
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
@@ -100,58 +100,58 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
-def test_a_frame_from_an_endpoint(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
-    run = world.from_endpoint(frame)
+def test_a_frame_from_an_endpoint(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    run = dut.from_endpoint(frame)
     assert run.outcome is outcome, sentence
 
 
 @pytest.mark.parametrize("length", range(14, 42))
-def test_a_frame_cut_anywhere_is_dropped(world: World, length: int) -> None:
+def test_a_frame_cut_anywhere_is_dropped(dut: Dut, length: int) -> None:
     frame = from_a(p.ipv4(A, R, p.udp()))
     expected = Outcome.MALFORMED_INNER
-    assert world.from_endpoint(frame[:length]).outcome is expected
+    assert dut.from_endpoint(frame[:length]).outcome is expected
 
 
 @pytest.mark.parametrize("arrival", [UNCOUNTED, LOOPBACK])
-def test_an_interface_of_no_endpoint_reaches_nothing(world: World, arrival: int) -> None:
+def test_an_interface_of_no_endpoint_reaches_nothing(dut: Dut, arrival: int) -> None:
     """Neither one of a slot that is not taken, nor one below all slots."""
-    run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())), arrival=arrival)
+    run = dut.from_endpoint(from_a(p.ipv4(A, R, p.udp())), arrival=arrival)
     assert run.outcome is Outcome.UNKNOWN_INTERFACE
 
 
-def test_nothing_leaves_before_the_droplet_is_configured(world: World) -> None:
-    world.local(0, D1, 0)
-    run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())))
+def test_nothing_leaves_before_the_droplet_is_configured(dut: Dut) -> None:
+    dut.local(0, D1, 0)
+    run = dut.from_endpoint(from_a(p.ipv4(A, R, p.udp())))
     assert run.outcome is Outcome.NO_LOCAL_DROPLET
 
 
-def test_without_transit_xdp_nothing_is_delivered_on_the_same_host(world: World) -> None:
-    world.remove(MapName.PROGRAMS, map_layout.U32.pack(0))
-    run = world.from_endpoint(from_a(p.ipv4(A, B, p.udp())))
+def test_without_transit_xdp_nothing_is_delivered_on_the_same_host(dut: Dut) -> None:
+    dut.remove(MapName.PROGRAMS, map_layout.U32.pack(0))
+    run = dut.from_endpoint(from_a(p.ipv4(A, B, p.udp())))
     assert run.outcome is Outcome.NO_PROGRAM
 
 
-def test_a_droplet_without_a_neighbour_entry_is_not_sent_to(world: World) -> None:
-    world.no_next_hop(D3)
-    run = world.from_endpoint(from_a(p.ipv4(A, UNKNOWN, p.udp())))
+def test_a_droplet_without_a_neighbour_entry_is_not_sent_to(dut: Dut) -> None:
+    dut.no_next_hop(D3)
+    run = dut.from_endpoint(from_a(p.ipv4(A, UNKNOWN, p.udp())))
     assert run.outcome is Outcome.NEXT_HOP_UNRESOLVED
 
 
-def test_a_frame_without_head_room_is_dropped(world: World) -> None:
-    run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp())), metadata=200)
+def test_a_frame_without_head_room_is_dropped(dut: Dut) -> None:
+    run = dut.from_endpoint(from_a(p.ipv4(A, R, p.udp())), metadata=200)
     assert run.outcome is Outcome.NO_HEADROOM
 
 
 @pytest.mark.parametrize("frame", [from_a(p.ipv4(A, UNKNOWN, p.udp())), asks(R)], ids=["IPv4", "ARP"])
-def test_without_its_network_an_endpoint_reaches_no_bouncer(world: World, frame: bytes) -> None:
-    world.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
-    run = world.from_endpoint(frame)
+def test_without_its_network_an_endpoint_reaches_no_bouncer(dut: Dut, frame: bytes) -> None:
+    dut.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
+    run = dut.from_endpoint(frame)
     assert run.outcome is Outcome.NO_NETWORK
 
 
-def test_a_network_without_bouncers_is_a_reason_of_its_own(world: World) -> None:
-    world.own_network(())
-    assert world.from_endpoint(asks(UNKNOWN)).outcome is Outcome.NO_BOUNCER
+def test_a_network_without_bouncers_is_a_reason_of_its_own(dut: Dut) -> None:
+    dut.own_network(())
+    assert dut.from_endpoint(asks(UNKNOWN)).outcome is Outcome.NO_BOUNCER
 
 
 ROLES = [
@@ -165,36 +165,36 @@ ROLES = [
 
 @pytest.mark.parametrize(("sentence", "to", "divides", "bouncers", "outcome"), ROLES, ids=[r[0] for r in ROLES])
 def test_a_droplet_that_bounces_its_endpoints_network(
-    world: World, sentence: str, to: str, divides: int, bouncers: tuple[str, ...], outcome: Outcome
+    dut: Dut, sentence: str, to: str, divides: int, bouncers: tuple[str, ...], outcome: Outcome
 ) -> None:
-    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
-    world.other_network(bouncers)
-    world.vpc((D1,) if divides else (D5,), divides * map_layout.VPC_DIVIDED_HERE)
-    assert world.from_endpoint(from_a(p.ipv4(A, to, p.udp()), GW)).outcome is outcome, sentence
+    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+    dut.other_network(bouncers)
+    dut.vpc((D1,) if divides else (D5,), divides * map_layout.VPC_DIVIDED_HERE)
+    assert dut.from_endpoint(from_a(p.ipv4(A, to, p.udp()), GW)).outcome is outcome, sentence
 
 
-def test_the_bouncer_itself_does_not_ask_another_bouncer(world: World) -> None:
-    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
-    assert world.from_endpoint(asks(UNKNOWN)).outcome is Outcome.NO_ENDPOINT
+def test_the_bouncer_itself_does_not_ask_another_bouncer(dut: Dut) -> None:
+    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+    assert dut.from_endpoint(asks(UNKNOWN)).outcome is Outcome.NO_ENDPOINT
 
 
-def test_a_fresh_direct_path_wins_over_the_bouncer_and_a_stale_one_does_not(world: World) -> None:
+def test_a_fresh_direct_path_wins_over_the_bouncer_and_a_stale_one_does_not(dut: Dut) -> None:
     frame = from_a(p.ipv4(A, UNKNOWN, p.udp()))
-    world.from_substrate(tunnelled())
-    learnt = world.direct(R)
+    dut.from_substrate(tunnelled())
+    learnt = dut.direct(R)
     assert learnt is not None
-    world.path(UNKNOWN, D4, learnt[2] - 5 * ticks_per_second())
-    run = world.from_endpoint(frame)
+    dut.path(UNKNOWN, D4, learnt[2] - 5 * ticks_per_second())
+    run = dut.from_endpoint(frame)
     assert run.outcome is Outcome.SENT_DIRECT
     assert run.frame[30:34] == p.ip(D4)
-    world.path(UNKNOWN, D4, learnt[2] - 10 * ticks_per_second())
-    assert world.from_endpoint(frame).outcome is Outcome.SENT_TO_BOUNCER
+    dut.path(UNKNOWN, D4, learnt[2] - 10 * ticks_per_second())
+    assert dut.from_endpoint(frame).outcome is Outcome.SENT_TO_BOUNCER
 
 
-def test_a_direct_packet_carries_no_option_and_every_outer_field_is_right(world: World) -> None:
+def test_a_direct_packet_carries_no_option_and_every_outer_field_is_right(dut: Dut) -> None:
     inner = from_a(p.ipv4(A, R, p.udp(), tos=0xB9))
-    world.interface(dscp=0x0A)
-    run = world.from_endpoint(inner)
+    dut.interface(dscp=0x0A)
+    run = dut.from_endpoint(inner)
     head, rest = run.frame[:34], run.frame[34:]
     assert head[:14] == p.ethernet(DROPLET_MAC[D2], DROPLET_MAC[D1])
     assert head[14:] == p.ipv4(D1, D2, length=36 + len(inner), tos=0x29, fragment=p.DF), (
@@ -205,41 +205,41 @@ def test_a_direct_packet_carries_no_option_and_every_outer_field_is_right(world:
     assert rest[8:] == p.geneve(VNI, inner)
 
 
-def test_a_packet_to_a_bouncer_carries_return_to_sender(world: World) -> None:
+def test_a_packet_to_a_bouncer_carries_return_to_sender(dut: Dut) -> None:
     inner = from_a(p.ipv4(A, UNKNOWN, p.udp()))
-    run = world.from_endpoint(inner)
+    run = dut.from_endpoint(inner)
     assert run.frame[30:34] == p.ip(D3)
     assert run.frame[42:] == p.geneve(VNI, inner, options=p.rts(D1))
 
 
-def test_a_routed_packet_loses_one_hop_and_keeps_a_right_checksum(world: World) -> None:
-    run = world.from_endpoint(from_a(p.ipv4(A, R, p.udp(), ttl=9), GW))
+def test_a_routed_packet_loses_one_hop_and_keeps_a_right_checksum(dut: Dut) -> None:
+    run = dut.from_endpoint(from_a(p.ipv4(A, R, p.udp(), ttl=9), GW))
     assert run.frame[50:] == from_a(p.ipv4(A, R, p.udp(), ttl=8), GW)
 
 
-def test_on_the_same_host_the_frame_reaches_the_endpoints_address_without_a_tunnel(world: World) -> None:
-    assert world.from_endpoint(from_a(p.ipv4(A, B, p.udp()), MAC[R])).frame == p.ethernet(
+def test_on_the_same_host_the_frame_reaches_the_endpoints_address_without_a_tunnel(dut: Dut) -> None:
+    assert dut.from_endpoint(from_a(p.ipv4(A, B, p.udp()), MAC[R])).frame == p.ethernet(
         MAC[B], MAC[A], p.IPV4, p.ipv4(A, B, p.udp())
     )
-    assert world.from_endpoint(from_a(p.ipv4(A, B, p.udp(), ttl=9), GW)).frame == p.ethernet(
+    assert dut.from_endpoint(from_a(p.ipv4(A, B, p.udp(), ttl=9), GW)).frame == p.ethernet(
         MAC[B], GW, p.IPV4, p.ipv4(A, B, p.udp(), ttl=8)
     )
 
 
 @pytest.mark.parametrize(("target", "mac"), [(B, MAC[B]), (R, MAC[R]), (GATEWAY, GW)])
-def test_an_arp_answer_names_the_target_to_the_asker(world: World, target: str, mac: bytes) -> None:
-    run = world.from_endpoint(asks(target))
+def test_an_arp_answer_names_the_target_to_the_asker(dut: Dut, target: str, mac: bytes) -> None:
+    run = dut.from_endpoint(asks(target))
     assert run.frame == p.ethernet(MAC[A], mac, p.ARP, p.arp(mac, target, A, operation=2, target_mac=MAC[A]))
 
 
-def test_the_gateways_echo_reply_is_whole(world: World) -> None:
-    run = world.from_endpoint(from_a(p.ipv4(A, GATEWAY, p.echo(), protocol=p.ICMP), GW))
+def test_the_gateways_echo_reply_is_whole(dut: Dut) -> None:
+    run = dut.from_endpoint(from_a(p.ipv4(A, GATEWAY, p.echo(), protocol=p.ICMP), GW))
     assert run.frame == p.ethernet(MAC[A], GW, p.IPV4, p.ipv4(GATEWAY, A, p.echo(kind=0), protocol=p.ICMP))
 
 
-def test_the_source_port_is_the_flows_and_one_for_all_fragments(world: World) -> None:
+def test_the_source_port_is_the_flows_and_one_for_all_fragments(dut: Dut) -> None:
     def port(packet: bytes) -> bytes:
-        return world.from_endpoint(from_a(packet)).frame[34:36]
+        return dut.from_endpoint(from_a(packet)).frame[34:36]
 
     flows = {port(p.ipv4(A, R, p.udp(source))) for source in range(1000, 1064)}
     assert len(flows) > 50
@@ -248,23 +248,23 @@ def test_the_source_port_is_the_flows_and_one_for_all_fragments(world: World) ->
     assert port(first) == port(later)
 
 
-def test_the_endpoints_counters_follow_its_frames(world: World) -> None:
-    before = world.endpoint_traffic(1)
-    world.from_endpoint(from_a(p.ipv4(A, R, p.udp())))
-    world.from_endpoint(from_a(p.ipv4(A, B, p.udp())))
-    world.from_endpoint(from_a(p.ipv4(A, UNKNOWN, p.udp())))
-    world.from_endpoint(from_a(p.ipv4(B, R, p.udp())))
-    world.from_endpoint(asks(B))
-    after = world.endpoint_traffic(1)
+def test_the_endpoints_counters_follow_its_frames(dut: Dut) -> None:
+    before = dut.endpoint_traffic(1)
+    dut.from_endpoint(from_a(p.ipv4(A, R, p.udp())))
+    dut.from_endpoint(from_a(p.ipv4(A, B, p.udp())))
+    dut.from_endpoint(from_a(p.ipv4(A, UNKNOWN, p.udp())))
+    dut.from_endpoint(from_a(p.ipv4(B, R, p.udp())))
+    dut.from_endpoint(asks(B))
+    after = dut.endpoint_traffic(1)
     assert tuple(b - a for a, b in zip(before, after, strict=True)) == (3, 2, 0, 1)
 
 
-def test_a_slot_without_a_counter_changes_no_verdict(world: World) -> None:
-    world.interface(slot=UNCOUNTED_SLOT)
-    assert world.from_endpoint(from_a(p.ipv4(A, R, p.udp())), arrival=UNCOUNTED).outcome is Outcome.SENT_DIRECT
+def test_a_slot_without_a_counter_changes_no_verdict(dut: Dut) -> None:
+    dut.interface(slot=UNCOUNTED_SLOT)
+    assert dut.from_endpoint(from_a(p.ipv4(A, R, p.udp())), arrival=UNCOUNTED).outcome is Outcome.SENT_DIRECT
 
 
-def test_the_same_address_in_another_vpc_is_another_address(world: World) -> None:
-    world.interface(vni=VNI + 1)
-    assert world.from_endpoint(from_a(p.ipv4(A, R, p.udp()))).outcome is Outcome.NO_NETWORK
-    assert world.from_endpoint(asks(B)).outcome is Outcome.NO_NETWORK
+def test_the_same_address_in_another_vpc_is_another_address(dut: Dut) -> None:
+    dut.interface(vni=VNI + 1)
+    assert dut.from_endpoint(from_a(p.ipv4(A, R, p.udp()))).outcome is Outcome.NO_NETWORK
+    assert dut.from_endpoint(asks(B)).outcome is Outcome.NO_NETWORK

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import Outer, frame_to, tunnelled
-from bpf_world import (
+from bpf_dut import (
     A6,
     D1,
     D2,
@@ -27,9 +26,10 @@ from bpf_world import (
     UNKNOWN6,
     VNI,
     A,
+    Dut,
     R,
-    World,
 )  # fmt: skip
+from bpf_tunnels import Outer, frame_to, tunnelled
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
@@ -72,32 +72,32 @@ def error(kind: tuple[int, int], quoted: bytes, to: str, to_mac: bytes = MAC[A],
     return p.ethernet(to_mac, GW, p.IPV4, p.ipv4(GATEWAY, to, message, protocol=p.ICMP, fragment=p.DF))
 
 
-def bounces(world: World) -> None:
-    world.own_network((D1,), BOUNCES)
+def bounces(dut: Dut) -> None:
+    dut.own_network((D1,), BOUNCES)
 
 
-def divides(world: World) -> None:
-    bounces(world)
-    world.vpc((D1,), DIVIDES)
+def divides(dut: Dut) -> None:
+    bounces(dut)
+    dut.vpc((D1,), DIVIDES)
 
 
-def divides_for_a_network_without_bouncers(world: World) -> None:
-    divides(world)
-    world.other_network(())
+def divides_for_a_network_without_bouncers(dut: Dut) -> None:
+    divides(dut)
+    dut.other_network(())
 
 
-def without_dividers(world: World) -> None:
-    bounces(world)
-    world.vpc(())
+def without_dividers(dut: Dut) -> None:
+    bounces(dut)
+    dut.vpc(())
 
 
-def pinned_without_dividers(world: World) -> None:
-    world.interface(flags=map_layout.INTERFACE_PINNED)
-    world.vpc(())
+def pinned_without_dividers(dut: Dut) -> None:
+    dut.interface(flags=map_layout.INTERFACE_PINNED)
+    dut.vpc(())
 
 
-def without_bouncers(world: World) -> None:
-    world.own_network(())
+def without_bouncers(dut: Dut) -> None:
+    dut.own_network(())
 
 
 UNKNOWNS, OUTSIDE, OTHER = {4: UNKNOWN, 6: UNKNOWN6}, {4: NOWHERE, 6: NOWHERE6}, {4: ELSEWHERE, 6: ELSEWHERE6}
@@ -116,12 +116,12 @@ HERE = [
 @both_families
 @pytest.mark.parametrize(("sentence", "prepare", "to", "kind"), HERE, ids=[row[0] for row in HERE])
 def test_an_endpoint_is_told_by_its_own_host_what_leads_nowhere(
-    world: World, sentence: str, prepare: Callable[[World], None], to: dict[int, str], kind: dict[int, tuple[int, int]],
+    dut: Dut, sentence: str, prepare: Callable[[Dut], None], to: dict[int, str], kind: dict[int, tuple[int, int]],
     family: int,
 ) -> None:  # fmt: skip
-    prepare(world)
+    prepare(dut)
     sent = from_a(family, to)
-    run = world.from_endpoint(sent)
+    run = dut.from_endpoint(sent)
     assert run.outcome is Outcome.UNREACHABLE_TOLD, sentence
     assert run.frame == error(kind[family], sent[14:], A6 if family == 6 else A)
 
@@ -138,11 +138,11 @@ REFUSED = [
 @both_families
 @pytest.mark.parametrize(("sentence", "protocol", "payload", "kind"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_the_gateway_refuses_what_it_has_no_service_for(
-    world: World, sentence: str, protocol: int, payload: bytes, kind: dict[int, tuple[int, int]], family: int
+    dut: Dut, sentence: str, protocol: int, payload: bytes, kind: dict[int, tuple[int, int]], family: int
 ) -> None:
     """Nor protocol: over IPv6 the error points to where the packet names it (RFC 4443 section 3.4)."""
     sent = from_a(family, GATEWAYS, payload, protocol)
-    run = world.from_endpoint(sent)
+    run = dut.from_endpoint(sent)
     assert run.outcome is Outcome.GATEWAY_REFUSED
     points_to = 6 if (family, kind) == (6, PROTOCOL) else 0
     assert run.frame == error(kind[family], sent[14:], A6 if family == 6 else A, value=points_to)
@@ -180,10 +180,10 @@ SEGMENTS = [
 @both_families
 @pytest.mark.parametrize(("sentence", "sent", "want"), SEGMENTS, ids=[row[0] for row in SEGMENTS])
 def test_the_gateway_resets_a_segment(
-    world: World, sentence: str, sent: bytes, want: tuple[int, int, int], family: int
+    dut: Dut, sentence: str, sent: bytes, want: tuple[int, int, int], family: int
 ) -> None:
     """As RFC 9293 section 3.10.7.1 says: a kernel takes it at once, where an ICMP error may be too quick for it."""
-    run = world.from_endpoint(from_a(family, GATEWAYS, sent))
+    run = dut.from_endpoint(from_a(family, GATEWAYS, sent))
     assert run.outcome is Outcome.GATEWAY_REFUSED, sentence
     assert run.frame == reset(family, *want)
 
@@ -191,18 +191,18 @@ def test_the_gateway_resets_a_segment(
 @both_families
 @pytest.mark.parametrize("sent", [segment(RST), segment(RST | ACK), segment(SYN)[:19], b"\0" * 12 + b"\x40" + bytes(7),
                                   segment(SYN, options=3)[:28]])  # fmt: skip
-def test_neither_a_reset_nor_half_a_segment_is_reset(world: World, sent: bytes, family: int) -> None:
-    outcome = world.from_endpoint(from_a(family, GATEWAYS, sent)).outcome
+def test_neither_a_reset_nor_half_a_segment_is_reset(dut: Dut, sent: bytes, family: int) -> None:
+    outcome = dut.from_endpoint(from_a(family, GATEWAYS, sent)).outcome
     assert outcome is (Outcome.GATEWAY_REFUSED if len(sent) == 19 else Outcome.TO_GATEWAY)
 
 
 @both_families
-def test_where_the_segment_is_a_fragment_an_error_tells_as_much(world: World, family: int) -> None:
+def test_where_the_segment_is_a_fragment_an_error_tells_as_much(dut: Dut, family: int) -> None:
     if family == 6:
         sent = frame(packet(A6, GATEWAY6, p.fragment_header(p.TCP, 0, True) + segment(SYN), p.FRAGMENT))
     else:
         sent = frame(packet(A, GATEWAY, segment(SYN), fragment=p.MF))
-    run = world.from_endpoint(sent)
+    run = dut.from_endpoint(sent)
     assert run.outcome is Outcome.GATEWAY_REFUSED
     assert run.frame == error(PORT[family], sent[14:], A6 if family == 6 else A)
 
@@ -223,13 +223,13 @@ SILENT = [
 
 
 @pytest.mark.parametrize(("sentence", "sent"), SILENT, ids=[row[0] for row in SILENT])
-def test_the_gateway_is_silent_where_no_error_is_due(world: World, sentence: str, sent: bytes) -> None:
-    assert world.from_endpoint(sent).outcome is Outcome.TO_GATEWAY, sentence
+def test_the_gateway_is_silent_where_no_error_is_due(dut: Dut, sentence: str, sent: bytes) -> None:
+    assert dut.from_endpoint(sent).outcome is Outcome.TO_GATEWAY, sentence
 
 
 @both_families
 @pytest.mark.parametrize("size", [100, 1300, 4000, 9000])
-def test_the_gateway_answers_an_echo_of_any_size_piece_by_piece(world: World, size: int, family: int) -> None:
+def test_the_gateway_answers_an_echo_of_any_size_piece_by_piece(dut: Dut, size: int, family: int) -> None:
     data = bytes(n % 251 for n in range(size))
     own, gateway = (A6, GATEWAY6) if family == 6 else (A, GATEWAY)
     asked = p.echo_ipv6(A6, GATEWAY6, data=data) if family == 6 else p.echo(data)
@@ -245,7 +245,7 @@ def test_the_gateway_answers_an_echo_of_any_size_piece_by_piece(world: World, si
                 return packet(source, to, p.fragment_header(p.ICMPV6, at, more, 9) + piece, p.FRAGMENT)
             return packet(source, to, piece, p.ICMP, identity=9, fragment=at // 8 | (p.MF if more else 0))
 
-        run = world.from_endpoint(frame(part(asked, own, gateway)))
+        run = dut.from_endpoint(frame(part(asked, own, gateway)))
         assert run.outcome is Outcome.GATEWAY_ECHO
         assert run.frame == p.ethernet(MAC[A], GW, p.IPV6 if family == 6 else p.IPV4, part(answer, gateway, own))
 
@@ -262,63 +262,63 @@ REMOTE = [
 @both_families
 @pytest.mark.parametrize(("sentence", "prepare", "to", "kind"), REMOTE, ids=[row[0] for row in REMOTE])
 def test_the_sender_of_a_packet_through_a_tunnel_is_told_by_who_knows(
-    world: World, sentence: str, prepare: Callable[[World], None], to: dict[int, str], kind: dict[int, tuple[int, int]],
+    dut: Dut, sentence: str, prepare: Callable[[Dut], None], to: dict[int, str], kind: dict[int, tuple[int, int]],
     family: int, outer: int,
 ) -> None:  # fmt: skip
-    world.fill(over_ipv6=outer == 6)
-    prepare(world)
+    dut.fill(over_ipv6=outer == 6)
+    prepare(dut)
     peer, own, origin = (S2, S1, S4) if outer == 6 else (D2, D1, D4)
     sender = R6 if family == 6 else R
     inner = packet(sender, to[family])
-    run = world.from_substrate(tunnelled(frame(inner, MAC[R]), Outer(peer, own, tos=0x28), options=p.rts(origin, 1)))
+    run = dut.from_substrate(tunnelled(frame(inner, MAC[R]), Outer(peer, own, tos=0x28), options=p.rts(origin, 1)))
     assert run.outcome is Outcome.UNREACHABLE_TOLD_REMOTE, sentence
     label = int.from_bytes(run.frame[14:18], "big") & 0xFFFFF if outer == 6 else 0
     expected = Outer(own, origin, fragment=p.DF, label=label, tos=0x28)
-    told = error(kind[family], inner, sender, MAC[R])
-    assert run.frame[14:] == expected.wrap(p.geneve(VNI, told, options=p.rts(own, 0, p.UNLEARNT)))[14:]
+    error_frame = error(kind[family], inner, sender, MAC[R])
+    assert run.frame[14:] == expected.wrap(p.geneve(VNI, error_frame, options=p.rts(own, 0, p.UNLEARNT)))[14:]
 
 
 @both_families
-def test_a_sender_that_speaks_vxlan_is_told_in_that(world: World, family: int) -> None:
-    bounces(world)
+def test_a_sender_that_speaks_vxlan_is_told_in_that(dut: Dut, family: int) -> None:
+    bounces(dut)
     sender = R6 if family == 6 else R
     inner = packet(sender, UNKNOWNS[family])
-    run = world.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
+    run = dut.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
     assert run.outcome is Outcome.UNREACHABLE_TOLD_REMOTE
     assert run.frame.endswith(p.vxlan(VNI, error(HOST[family], inner, sender, MAC[R])))
 
 
 @both_families
-def test_what_comes_back_for_one_who_is_nowhere_is_told_to_its_sender_here(world: World, family: int) -> None:
-    bounces(world)
+def test_what_comes_back_for_one_who_is_nowhere_is_told_to_its_sender_here(dut: Dut, family: int) -> None:
+    bounces(dut)
     sent = from_a(family, UNKNOWNS)
-    run = world.from_substrate(tunnelled(sent, options=p.INVALIDATE))
+    run = dut.from_substrate(tunnelled(sent, options=p.INVALIDATE))
     assert run.outcome is Outcome.UNREACHABLE_TOLD
     assert run.frame == error(HOST[family], sent[14:], A6 if family == 6 else A)
 
 
 @both_families
-def test_what_comes_round_to_its_own_host_is_told_to_its_sender_here(world: World, family: int) -> None:
+def test_what_comes_round_to_its_own_host_is_told_to_its_sender_here(dut: Dut, family: int) -> None:
     """A bouncer elsewhere knew no more, and gave it to this droplet, which divides or bounces the other network."""
-    world.other_network((D1,), BOUNCES)
+    dut.other_network((D1,), BOUNCES)
     sent = from_a(family, OTHER)
-    run = world.from_substrate(tunnelled(sent, options=p.rts(D1, 1)))
+    run = dut.from_substrate(tunnelled(sent, options=p.rts(D1, 1)))
     assert run.outcome is Outcome.UNREACHABLE_TOLD
     assert run.frame == error(HOST[family], sent[14:], A6 if family == 6 else A)
-    run = world.from_substrate(tunnelled(sent, options=p.rts(D4, 1)))
+    run = dut.from_substrate(tunnelled(sent, options=p.rts(D4, 1)))
     assert run.outcome is Outcome.UNREACHABLE_TOLD_REMOTE, "in its name from elsewhere: it is told nothing"
 
 
 @both_families
 @pytest.mark.parametrize("by", ["Geneve", "VXLAN"])
-def test_an_error_that_another_droplet_tells_reaches_its_endpoint(world: World, by: str, family: int) -> None:
+def test_an_error_that_another_droplet_tells_reaches_its_endpoint(dut: Dut, by: str, family: int) -> None:
     for kind in (HOST, NET):
-        told = error(kind[family], packet(A6 if family == 6 else A, OUTSIDE[family]), A6 if family == 6 else A)
+        error_frame = error(kind[family], packet(A6 if family == 6 else A, OUTSIDE[family]), A6 if family == 6 else A)
         if by == "Geneve":
-            run = world.from_substrate(tunnelled(told, options=p.rts(D4, 0, p.UNLEARNT)))
+            run = dut.from_substrate(tunnelled(error_frame, options=p.rts(D4, 0, p.UNLEARNT)))
         else:
-            run = world.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, told)))
-        assert (run.outcome, run.frame) == (Outcome.DELIVERED, told)
+            run = dut.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, error_frame)))
+        assert (run.outcome, run.frame) == (Outcome.DELIVERED, error_frame)
 
 
 def icmpv6(kind: int) -> bytes:
@@ -342,75 +342,75 @@ UNTOLD = [
 
 
 @pytest.mark.parametrize(("sentence", "sent", "outcome"), UNTOLD, ids=[row[0] for row in UNTOLD])
-def test_who_is_told_and_what_keeps_its_reason(world: World, sentence: str, sent: bytes, outcome: Outcome) -> None:
-    bounces(world)
-    assert world.from_endpoint(sent).outcome is outcome, sentence
+def test_who_is_told_and_what_keeps_its_reason(dut: Dut, sentence: str, sent: bytes, outcome: Outcome) -> None:
+    bounces(dut)
+    assert dut.from_endpoint(sent).outcome is outcome, sentence
 
 
 NOBODY = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "10.0.0.255", "::", "ff02::1"]
 
 
 @pytest.mark.parametrize("source", NOBODY)
-def test_a_source_that_is_no_single_hosts_is_told_nothing(world: World, source: str) -> None:
+def test_a_source_that_is_no_single_hosts_is_told_nothing(dut: Dut, source: str) -> None:
     """As a VXLAN peer may send, which looks at nobody's source."""
-    bounces(world)
+    bounces(dut)
     inner = packet(source, UNKNOWNS[6 if ":" in source else 4])
-    run = world.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
+    run = dut.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
     assert run.outcome is Outcome.NO_ENDPOINT
 
 
 @both_families
-def test_a_packet_in_a_groups_frame_is_told_nothing_by_whoever_it_came(world: World, family: int) -> None:
-    bounces(world)
+def test_a_packet_in_a_groups_frame_is_told_nothing_by_whoever_it_came(dut: Dut, family: int) -> None:
+    bounces(dut)
     inner = frame(packet(R6 if family == 6 else R, UNKNOWNS[family]), MAC[R], b"\xff" * 6)
-    assert world.from_substrate(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.NO_ENDPOINT
+    assert dut.from_substrate(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.NO_ENDPOINT
 
 
 @both_families
-def test_drops_keep_their_reasons_where_no_error_is_due(world: World, family: int) -> None:
+def test_drops_keep_their_reasons_where_no_error_is_due(dut: Dut, family: int) -> None:
     """An ICMP error is never answered by another one."""
     kind = p.ICMPV6 if family == 6 else p.ICMP
     about = p.echo_ipv6(A6, OTHER[6], 1) if family == 6 else p.echo(kind=3)
-    without_dividers(world)
-    assert world.from_endpoint(from_a(family, OTHER, about, kind)).outcome is Outcome.NO_DIVIDER
-    divides_for_a_network_without_bouncers(world)
-    assert world.from_endpoint(from_a(family, OTHER, about, kind)).outcome is Outcome.NO_BOUNCER
+    without_dividers(dut)
+    assert dut.from_endpoint(from_a(family, OTHER, about, kind)).outcome is Outcome.NO_DIVIDER
+    divides_for_a_network_without_bouncers(dut)
+    assert dut.from_endpoint(from_a(family, OTHER, about, kind)).outcome is Outcome.NO_BOUNCER
     about = p.echo_ipv6(A6, OUTSIDE[6], 1) if family == 6 else about
-    assert world.from_endpoint(from_a(family, OUTSIDE, about, kind)).outcome is Outcome.NO_NETWORK
+    assert dut.from_endpoint(from_a(family, OUTSIDE, about, kind)).outcome is Outcome.NO_NETWORK
 
 
-def test_without_the_senders_network_nobody_says_that_nothing_leads_there(world: World) -> None:
+def test_without_the_senders_network_nobody_says_that_nothing_leads_there(dut: Dut) -> None:
     """That network is what is missing here; the receiver's gateway has no part in it."""
-    world.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
-    assert world.from_endpoint(from_a(4, OTHER)).outcome is Outcome.NO_NETWORK
+    dut.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
+    assert dut.from_endpoint(from_a(4, OTHER)).outcome is Outcome.NO_NETWORK
 
 
-def test_a_packet_that_came_by_a_bouncer_with_an_old_map_goes_back_and_is_not_answered(world: World) -> None:
+def test_a_packet_that_came_by_a_bouncer_with_an_old_map_goes_back_and_is_not_answered(dut: Dut) -> None:
     """This host does not know where its endpoint is now, and so not that it is nowhere."""
-    assert world.from_substrate(tunnelled(frame_to(UNKNOWN), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
+    assert dut.from_substrate(tunnelled(frame_to(UNKNOWN), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
 
 
 @both_families
-def test_the_gateway_resets_as_many_connections_as_it_tells_errors(world: World, family: int) -> None:
-    outcomes = [world.from_endpoint(from_a(family, GATEWAYS, p.tcp(), p.TCP)).outcome for _ in range(400)]
+def test_the_gateway_resets_as_many_connections_as_it_tells_errors(dut: Dut, family: int) -> None:
+    outcomes = [dut.from_endpoint(from_a(family, GATEWAYS, p.tcp(), p.TCP)).outcome for _ in range(400)]
     assert set(outcomes[:50]) == {Outcome.GATEWAY_REFUSED}
     assert Outcome.TO_GATEWAY in outcomes
 
 
-def test_unknown_protocols_leave_room_for_what_does_not_fit(world: World) -> None:
+def test_unknown_protocols_leave_room_for_what_does_not_fit(dut: Dut) -> None:
     """Over IPv6 their errors carry a value too."""
-    refused = [world.from_endpoint(from_a(6, GATEWAYS, bytes(8), 47)).outcome for _ in range(400)]
+    refused = [dut.from_endpoint(from_a(6, GATEWAYS, bytes(8), 47)).outcome for _ in range(400)]
     assert Outcome.TO_GATEWAY in refused
     long = frame(p.ipv6(A6, R6, p.udp(data=bytes(1450))))
-    assert world.from_endpoint(long).outcome is Outcome.TOO_BIG_TOLD
+    assert dut.from_endpoint(long).outcome is Outcome.TOO_BIG_TOLD
 
 
-def test_what_leads_nowhere_is_limited_apart_from_what_does_not_fit(world: World) -> None:
-    bounces(world)
-    outcomes = [world.from_endpoint(from_a(4, UNKNOWNS)).outcome for _ in range(400)]
+def test_what_leads_nowhere_is_limited_apart_from_what_does_not_fit(dut: Dut) -> None:
+    bounces(dut)
+    outcomes = [dut.from_endpoint(from_a(4, UNKNOWNS)).outcome for _ in range(400)]
     assert set(outcomes[:50]) == {Outcome.UNREACHABLE_TOLD}
     assert Outcome.NO_ENDPOINT in outcomes
-    refused = [world.from_endpoint(from_a(4, GATEWAYS, p.udp(), p.UDP)).outcome for _ in range(400)]
+    refused = [dut.from_endpoint(from_a(4, GATEWAYS, p.udp(), p.UDP)).outcome for _ in range(400)]
     assert Outcome.TO_GATEWAY in refused
     long = frame(p.ipv4(A, R, p.udp(data=bytes(1450))))
-    assert world.from_endpoint(long).outcome is Outcome.TOO_BIG_TOLD
+    assert dut.from_endpoint(long).outcome is Outcome.TOO_BIG_TOLD

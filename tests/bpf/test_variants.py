@@ -12,8 +12,8 @@ from pathlib import Path
 
 import bpf_packets as p
 import pytest
+from bpf_dut import A6, D1, D2, GATEWAY, GATEWAY6, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, Dut, R
 from bpf_tunnels import Outer, frame_to, tunnelled
-from bpf_world import A6, D1, D2, GATEWAY, GATEWAY6, MAC, R6, S1, S2, UNKNOWN, UNKNOWN6, VNI, A, R, World
 
 from agent.core.model import map_layout
 from agent.core.model.features import Family, Features
@@ -37,12 +37,12 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def variant(request: pytest.FixtureRequest, lab_cache: Path) -> Iterator[tuple[Features, World]]:
+def variant(request: pytest.FixtureRequest, lab_cache: Path) -> Iterator[tuple[Features, Dut]]:
     features = VARIANTS[request.param]
     compiled = asyncio.run(compile_programs(lab_cache, features=features))
-    world = World(compiled)
-    yield features, world
-    for fd in [program.fd for program in world.programs.values()] + list(world.fds.values()):
+    dut = Dut(compiled)
+    yield features, dut
+    for fd in [program.fd for program in dut.programs.values()] + list(dut.fds.values()):
         os.close(fd)
 
 
@@ -56,14 +56,14 @@ OVER: dict[Family, tuple[str, str]] = {"ipv4": (D2, D1), "ipv6": (S2, S1)}
 
 @pytest.mark.parametrize("outer", ["ipv4", "ipv6"])
 @pytest.mark.parametrize("inner", ["ipv4", "ipv6"])
-def test_a_variant_carries_its_families_alone(variant: tuple[Features, World], inner: Family, outer: Family) -> None:
-    features, world = variant
-    world.fill(over_ipv6=outer == "ipv6")
-    received = world.from_substrate(tunnelled(INNER[inner][0], Outer(*OVER[outer], port=features.geneve_port)))
+def test_a_variant_carries_its_families_alone(variant: tuple[Features, Dut], inner: Family, outer: Family) -> None:
+    features, dut = variant
+    dut.fill(over_ipv6=outer == "ipv6")
+    received = dut.from_substrate(tunnelled(INNER[inner][0], Outer(*OVER[outer], port=features.geneve_port)))
     if outer not in features.substrate:
         assert received.outcome is Outcome.PASSED, "as everything of a family that no droplet has"
         return
-    sent = world.from_endpoint(INNER[inner][1])
+    sent = dut.from_endpoint(INNER[inner][1])
     if inner not in features.families:
         assert (received.outcome, sent.outcome) == (Outcome.INNER_PROTOCOL, Outcome.INNER_PROTOCOL)
         return
@@ -78,7 +78,7 @@ VERIFIER_CEILING = 300_000
 """Instructions; the verifier gives up after 1,000,000. That of Linux 6.1 looks at up to twice as many as later ones."""
 
 
-def test_a_variant_leaves_the_verifier_room_for_the_next_feature(variant: tuple[Features, World]) -> None:
+def test_a_variant_leaves_the_verifier_room_for_the_next_feature(variant: tuple[Features, Dut]) -> None:
     for program in variant[1].programs.values():
         looked_at = bpf.verified_instructions(program.fd)
         assert 0 < looked_at < VERIFIER_CEILING, program.name
@@ -88,87 +88,87 @@ def over_of(features: Features) -> tuple[str, str]:
     return OVER["ipv4" if "ipv4" in features.substrate else "ipv6"]
 
 
-def test_a_variant_takes_vxlan_at_its_port_or_leaves_it_to_the_hosts_stack(variant: tuple[Features, World]) -> None:
-    features, world = variant
+def test_a_variant_takes_vxlan_at_its_port_or_leaves_it_to_the_hosts_stack(variant: tuple[Features, Dut]) -> None:
+    features, dut = variant
     over = over_of(features)
-    world.fill(over_ipv6=":" in over[0])
+    dut.fill(over_ipv6=":" in over[0])
     for port in (4789, 8472):
-        run = world.from_substrate(Outer(*over, port=port).wrap(p.vxlan(VNI, frame_to())))
+        run = dut.from_substrate(Outer(*over, port=port).wrap(p.vxlan(VNI, frame_to())))
         assert run.outcome is (Outcome.DELIVERED if port == features.vxlan_port else Outcome.PASSED)
 
 
-def test_a_variant_takes_geneve_at_its_port_alone(variant: tuple[Features, World]) -> None:
-    features, world = variant
+def test_a_variant_takes_geneve_at_its_port_alone(variant: tuple[Features, Dut]) -> None:
+    features, dut = variant
     over = over_of(features)
-    world.fill(over_ipv6=":" in over[0])
+    dut.fill(over_ipv6=":" in over[0])
     for port in (6081, 16081):
-        run = world.from_substrate(tunnelled(outer=Outer(*over, port=port)))
+        run = dut.from_substrate(tunnelled(outer=Outer(*over, port=port)))
         assert run.outcome is (Outcome.DELIVERED if port == features.geneve_port else Outcome.PASSED)
 
 
-def test_a_variant_reads_tags_where_a_droplet_has_one(variant: tuple[Features, World]) -> None:
-    features, world = variant
+def test_a_variant_reads_tags_where_a_droplet_has_one(variant: tuple[Features, Dut]) -> None:
+    features, dut = variant
     over = over_of(features)
-    world.fill(over_ipv6=":" in over[0])
-    world.local(int(":" in over[0]), over[1], vlan=5)
-    run = world.from_substrate(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=5)))
+    dut.fill(over_ipv6=":" in over[0])
+    dut.local(int(":" in over[0]), over[1], vlan=5)
+    run = dut.from_substrate(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=5)))
     assert run.outcome is (Outcome.DELIVERED if features.vlan_tags else Outcome.PASSED)
 
 
 @pytest.mark.parametrize("tag", [0, 0x2000, 0xE000, 0x1000], ids=["priority 0", "priority 1", "priority 7", "may go"])
-def test_every_variant_takes_frames_with_a_priority_alone(variant: tuple[Features, World], tag: int) -> None:
+def test_every_variant_takes_frames_with_a_priority_alone(variant: tuple[Features, Dut], tag: int) -> None:
     """802.1Q's VLAN id 0 is no VLAN: untagged droplets get such frames, with or without VLANs elsewhere on the host."""
-    features, world = variant
+    features, dut = variant
     over = over_of(features)
-    world.fill(over_ipv6=":" in over[0])
+    dut.fill(over_ipv6=":" in over[0])
     outer = Outer(*over, port=features.geneve_port, vlan=tag)
-    run = world.from_substrate(tunnelled(outer=outer))
+    run = dut.from_substrate(tunnelled(outer=outer))
     assert (run.outcome, run.frame) == (Outcome.DELIVERED, frame_to())
     asked = outer.wrap(p.geneve(0, b"", options=p.probe(1), flags=0x80))
-    run = world.from_substrate(asked)
+    run = dut.from_substrate(asked)
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert run.frame[12:18] == asked[12:18], "answered with the priority that it came with"
 
 
 @pytest.mark.parametrize("tag", [5, 0xE005], ids=["no priority", "priority 7"])
-def test_no_variant_takes_frames_of_a_vlan_for_an_untagged_droplet(variant: tuple[Features, World], tag: int) -> None:
-    features, world = variant
+def test_no_variant_takes_frames_of_a_vlan_for_an_untagged_droplet(variant: tuple[Features, Dut], tag: int) -> None:
+    features, dut = variant
     over = over_of(features)
-    world.fill(over_ipv6=":" in over[0])
-    run = world.from_substrate(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=tag)))
+    dut.fill(over_ipv6=":" in over[0])
+    run = dut.from_substrate(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=tag)))
     assert run.outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 def test_a_variant_tells_what_leads_nowhere_and_sends_nothing_to_many(
-    variant: tuple[Features, World], family: Family
+    variant: tuple[Features, Dut], family: Family
 ) -> None:
-    features, world = variant
-    world.fill(over_ipv6=":" in over_of(features)[0])
-    world.forgive()
+    features, dut = variant
+    dut.fill(over_ipv6=":" in over_of(features)[0])
+    dut.reset_icmp_ratelimit()
     build, kind, source, gateway, unknown, group = (
         (p.ipv4, p.IPV4, A, GATEWAY, UNKNOWN, "10.0.0.255") if family == "ipv4"
         else (p.ipv6, p.IPV6, A6, GATEWAY6, UNKNOWN6, "ff02::1")
     )  # fmt: skip
-    world.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
     known = family in features.families
     for to, mac, outcome in (
         (unknown, MAC[R], Outcome.UNREACHABLE_TOLD),
         (gateway, p.GATEWAY_MAC, Outcome.GATEWAY_REFUSED),
         (group, MAC[R], Outcome.MULTICAST),
     ):
-        run = world.from_endpoint(p.ethernet(mac, MAC[A], kind, build(source, to, p.udp())))
+        run = dut.from_endpoint(p.ethernet(mac, MAC[A], kind, build(source, to, p.udp())))
         assert run.outcome is (outcome if known else Outcome.INNER_PROTOCOL)
     for mac in (b"\xff" * 6, b"\x33\x33\0\0\0\1"):
-        run = world.from_endpoint(p.ethernet(mac, MAC[A], kind, build(source, gateway, p.udp())))
+        run = dut.from_endpoint(p.ethernet(mac, MAC[A], kind, build(source, gateway, p.udp())))
         assert run.outcome is Outcome.MULTICAST
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_a_variant_tells_what_does_not_fit(variant: tuple[Features, World], family: Family) -> None:
-    features, world = variant
-    world.fill(over_ipv6=":" in over_of(features)[0])
-    world.forgive()
+def test_a_variant_tells_what_does_not_fit(variant: tuple[Features, Dut], family: Family) -> None:
+    features, dut = variant
+    dut.fill(over_ipv6=":" in over_of(features)[0])
+    dut.reset_icmp_ratelimit()
     build, kind, ends = (p.ipv4, p.IPV4, (A, R)) if family == "ipv4" else (p.ipv6, p.IPV6, (A6, R6))
-    run = world.from_endpoint(p.ethernet(MAC[R], MAC[A], kind, build(*ends, p.udp(data=bytes(1450)))))
+    run = dut.from_endpoint(p.ethernet(MAC[R], MAC[A], kind, build(*ends, p.udp(data=bytes(1450)))))
     assert run.outcome is (Outcome.TOO_BIG_TOLD if family in features.families else Outcome.INNER_PROTOCOL)

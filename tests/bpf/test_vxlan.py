@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bpf_packets as p
 import pytest
-from bpf_tunnels import Outer, asks, frame_to, tunnelled
-from bpf_world import (
+from bpf_dut import (
     A6,
     D1,
     D2,
@@ -24,11 +23,12 @@ from bpf_world import (
     VNI,
     A,
     B,
+    Dut,
     R,
-    World,
     key,
     mapped,
 )  # fmt: skip
+from bpf_tunnels import Outer, asks, frame_to, tunnelled
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
@@ -75,28 +75,26 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
-def test_a_vxlan_packet(world: World, sentence: str, frame: bytes, outcome: Outcome) -> None:
-    world.fill(over_ipv6="IPv6" in sentence and "inside" not in sentence)
-    assert world.from_substrate(frame).outcome is outcome
+def test_a_vxlan_packet(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+    dut.fill(over_ipv6="IPv6" in sentence and "inside" not in sentence)
+    assert dut.from_substrate(frame).outcome is outcome
 
 
-def test_a_vxlan_packet_is_delivered_whole_and_nothing_is_learnt_from_it(world: World) -> None:
-    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, frame_to(source="10.0.0.44"))))
+def test_a_vxlan_packet_is_delivered_whole_and_nothing_is_learnt_from_it(dut: Dut) -> None:
+    run = dut.from_substrate(OUTER.wrap(p.vxlan(VNI, frame_to(source="10.0.0.44"))))
     assert run.frame == frame_to(source="10.0.0.44")
-    assert world.entries(MapName.DIRECT) == {}
+    assert dut.entries(MapName.DIRECT) == {}
 
 
 @pytest.mark.parametrize("over", [(D1, D2), (S1, S2)], ids=["over IPv4", "over IPv6"])
 @pytest.mark.parametrize("addresses", [(A, R), (A6, R6)], ids=["IPv4 inside", "IPv6 inside"])
-def test_every_byte_in_front_of_the_inner_frame(
-    world: World, addresses: tuple[str, str], over: tuple[str, str]
-) -> None:
+def test_every_byte_in_front_of_the_inner_frame(dut: Dut, addresses: tuple[str, str], over: tuple[str, str]) -> None:
     six = ":" in over[0]
-    world.fill(over_ipv6=six)
-    world.endpoint(addresses[1], D2, flags=map_layout.ENDPOINT_VXLAN)
+    dut.fill(over_ipv6=six)
+    dut.endpoint(addresses[1], D2, flags=map_layout.ENDPOINT_VXLAN)
     build, kind = (p.ipv6, p.IPV6) if ":" in addresses[0] else (p.ipv4, p.IPV4)
     inner = p.ethernet(MAC[R], MAC[A], kind, build(*addresses, p.udp()))
-    run = world.from_endpoint(inner)
+    run = dut.from_endpoint(inner)
     assert run.outcome is Outcome.SENT_DIRECT
     at = 54 if six else 34
     port = int.from_bytes(run.frame[at : at + 2], "big")
@@ -109,18 +107,18 @@ def test_every_byte_in_front_of_the_inner_frame(
     assert run.frame == expected.wrap(p.vxlan(VNI, inner))
 
 
-def test_a_bouncers_last_hop_to_a_vxlan_endpoint_is_vxlan(world: World) -> None:
-    world.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN)
-    run = world.from_substrate(tunnelled(frame_to(R), options=p.rts(D4, 1)))
+def test_a_bouncers_last_hop_to_a_vxlan_endpoint_is_vxlan(dut: Dut) -> None:
+    dut.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN)
+    run = dut.from_substrate(tunnelled(frame_to(R), options=p.rts(D4, 1)))
     assert run.outcome is Outcome.BOUNCED
     assert run.frame[36:38] == PORT.to_bytes(2, "big")
     assert run.frame[42:] == p.vxlan(VNI, frame_to(R))
 
 
-def test_a_bouncer_is_reached_by_geneve_even_for_a_vxlan_endpoint(world: World) -> None:
-    world.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
-    world.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
-    run = world.from_endpoint(p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp())))
+def test_a_bouncer_is_reached_by_geneve_even_for_a_vxlan_endpoint(dut: Dut) -> None:
+    dut.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
+    dut.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
+    run = dut.from_endpoint(p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp())))
     assert run.outcome is Outcome.SENT_TO_BOUNCER
     assert run.frame[36:38] == (6081).to_bytes(2, "big")
 
@@ -130,41 +128,41 @@ UNHEARD = "10.0.0.44"
 SPEAKS = p.UNLEARNT | p.SPEAKS_VXLAN
 
 
-def test_a_vxlan_packet_bounced_into_geneve_says_that_no_path_leads_back_and_what_its_peer_speaks(world: World) -> None:
-    world.endpoint(R, D3)
+def test_a_vxlan_packet_bounced_into_geneve_says_that_no_path_leads_back_and_what_its_peer_speaks(dut: Dut) -> None:
+    dut.endpoint(R, D3)
     inner = frame_to(R, UNHEARD)
-    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, inner)))
+    run = dut.from_substrate(OUTER.wrap(p.vxlan(VNI, inner)))
     assert run.frame[42:] == p.geneve(VNI, inner, options=p.rts(D2, 1, SPEAKS))
 
 
 @pytest.mark.parametrize(
     ("flags", "port"), [(SPEAKS, PORT), (p.UNLEARNT, 6081)], ids=["an origin of VXLAN", "an origin of Geneve"]
 )
-def test_a_second_bouncer_tells_an_origin_in_what_that_speaks(world: World, flags: int, port: int) -> None:
-    world.endpoint(R, D4)
-    world.next_hop(D4, mtu=1000)
+def test_a_second_bouncer_tells_an_origin_in_what_that_speaks(dut: Dut, flags: int, port: int) -> None:
+    dut.endpoint(R, D4)
+    dut.next_hop(D4, mtu=1000)
     inner = p.ethernet(MAC[R], MAC[R], p.IPV4, p.ipv4(UNHEARD, R, p.udp(data=bytes(1100))))
-    run = world.from_substrate(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, flags)))
+    run = dut.from_substrate(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, flags)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.TOO_BIG_TOLD_REMOTE, p.ip(D2))
     assert run.frame[36:38] == port.to_bytes(2, "big")
     assert run.frame[42:50] == (p.vxlan(VNI, b"") if port == PORT else p.geneve(VNI, b"", option_words=3))
 
 
-def test_what_an_origin_of_vxlan_speaks_travels_on(world: World) -> None:
-    world.endpoint(R, D4)
+def test_what_an_origin_of_vxlan_speaks_travels_on(dut: Dut) -> None:
+    dut.endpoint(R, D4)
     inner = frame_to(R, UNHEARD)
-    run = world.from_substrate(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, SPEAKS)))
+    run = dut.from_substrate(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, SPEAKS)))
     assert run.frame[42:] == p.geneve(VNI, inner, options=p.rts(D2, 2, SPEAKS))
 
 
-def told(mtu: int = 1200, kind: int = 3, code: int = 4) -> bytes:
+def icmp_error(mtu: int = 1200, kind: int = 3, code: int = 4) -> bytes:
     """Return an ICMP error from the gateway to A."""
     head = bytes([kind, code, 0, 0, 0, 0, *mtu.to_bytes(2, "big")]) + p.ipv4(A, R, p.udp())
     packet = p.ipv4(GATEWAY, A, head[:2] + p.checksum(head).to_bytes(2, "big") + head[4:], protocol=p.ICMP)
     return p.ethernet(MAC[A], p.GATEWAY_MAC, p.IPV4, packet)
 
 
-def told_ipv6(kind: int = 2) -> bytes:
+def icmpv6_error(kind: int = 2) -> bytes:
     message = p.summed(GATEWAY6, A6, bytes([kind, *bytes(7)]) + p.ipv6(A6, R6, p.udp()), p.ICMPV6)
     return p.ethernet(MAC[A], p.GATEWAY_MAC, p.IPV6, p.ipv6(GATEWAY6, A6, message, protocol=p.ICMPV6))
 
@@ -176,11 +174,11 @@ SOURCES = [
     ("for an endpoint here, of nobody that is known", frame_to(A, UNHEARD), Outcome.DELIVERED),
     ("for an endpoint here, of the gateway", frame_to(A, GATEWAY), Outcome.SOURCE_ELSEWHERE),
     ("for an endpoint here, of the gateway over IPv6", frame_to(A6, GATEWAY6), Outcome.SOURCE_ELSEWHERE),
-    ("an error of the gateway", told(), Outcome.DELIVERED),
-    ("a used up time to live, told by the gateway", told(0, 11, 0), Outcome.DELIVERED),
-    ("an error of the gateway over IPv6", told_ipv6(), Outcome.DELIVERED),
-    ("a redirection by the gateway", told(0, 5, 1), Outcome.SOURCE_ELSEWHERE),
-    ("an echo request of the gateway over IPv6", told_ipv6(128), Outcome.SOURCE_ELSEWHERE),
+    ("an error of the gateway", icmp_error(), Outcome.DELIVERED),
+    ("a used up time to live, told by the gateway", icmp_error(0, 11, 0), Outcome.DELIVERED),
+    ("an error of the gateway over IPv6", icmpv6_error(), Outcome.DELIVERED),
+    ("a redirection by the gateway", icmp_error(0, 5, 1), Outcome.SOURCE_ELSEWHERE),
+    ("an echo request of the gateway over IPv6", icmpv6_error(128), Outcome.SOURCE_ELSEWHERE),
     ("to go on, of an endpoint of the peer", frame_to(FAR, R), Outcome.BOUNCED),
     ("to go on, of an endpoint on another droplet of the peer's host", frame_to(FAR, BESIDE), Outcome.BOUNCED),
     ("to go on, of one that is elsewhere by the documents", frame_to(FAR, ELSEWHERE), Outcome.SOURCE_ELSEWHERE),
@@ -191,56 +189,54 @@ SOURCES = [
 
 
 @pytest.mark.parametrize(("sentence", "inner", "outcome"), SOURCES, ids=[row[0] for row in SOURCES])
-def test_in_whose_name_a_vxlan_peer_may_speak(world: World, sentence: str, inner: bytes, outcome: Outcome) -> None:
+def test_in_whose_name_a_vxlan_peer_may_speak(dut: Dut, sentence: str, inner: bytes, outcome: Outcome) -> None:
     """FAR and ELSEWHERE are on D4, which is of another host than D2; BESIDE is on D3, of D2's."""
-    world.known(D3, host=2)
+    dut.known(D3, host=2)
     for address, droplet in ((FAR, D4), (ELSEWHERE, D4), (BESIDE, D3)):
-        world.put(MapName.ENDPOINTS, key(address), map_layout.ENDPOINT.pack(mapped(droplet), 0, 0, 0, MAC[R]))
-    assert world.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is outcome
+        dut.put(MapName.ENDPOINTS, key(address), map_layout.ENDPOINT.pack(mapped(droplet), 0, 0, 0, MAC[R]))
+    assert dut.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is outcome
 
 
-def test_what_goes_from_one_vxlan_peer_to_another_ends_with_its_time_to_live(world: World) -> None:
+def test_what_goes_from_one_vxlan_peer_to_another_ends_with_its_time_to_live(dut: Dut) -> None:
     """VXLAN has no room to count bounces; a loop of two ends at once, as nothing goes back to where it came from."""
-    world.endpoint(R, D4, flags=map_layout.ENDPOINT_VXLAN)
+    dut.endpoint(R, D4, flags=map_layout.ENDPOINT_VXLAN)
     inner = frame_to(R, UNHEARD)
-    run = world.from_substrate(Outer(port=PORT, ttl=9).wrap(p.vxlan(VNI, inner)))
+    run = dut.from_substrate(Outer(port=PORT, ttl=9).wrap(p.vxlan(VNI, inner)))
     assert (run.outcome, run.frame[22], run.frame[36:38]) == (Outcome.BOUNCED, 8, PORT.to_bytes(2, "big"))
-    assert world.from_substrate(Outer(port=PORT, ttl=1).wrap(p.vxlan(VNI, inner))).outcome is Outcome.OUTER_TTL
-    assert world.from_substrate(Outer(D4, port=PORT).wrap(p.vxlan(VNI, inner))).outcome is Outcome.NOT_HERE
+    assert dut.from_substrate(Outer(port=PORT, ttl=1).wrap(p.vxlan(VNI, inner))).outcome is Outcome.OUTER_TTL
+    assert dut.from_substrate(Outer(D4, port=PORT).wrap(p.vxlan(VNI, inner))).outcome is Outcome.NOT_HERE
 
 
-def test_what_a_peer_floods_for_an_endpoint_of_its_own_never_returns_to_it(world: World) -> None:
+def test_what_a_peer_floods_for_an_endpoint_of_its_own_never_returns_to_it(dut: Dut) -> None:
     """Its bridge would learn that the endpoint, or the one that asks, is behind the tunnel."""
-    world.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
+    dut.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
     for inner in (frame_to(R), asks(R)):
-        assert world.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is Outcome.NOT_HERE
+        assert dut.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is Outcome.NOT_HERE
 
 
-def test_an_arp_answer_goes_back_by_vxlan(world: World) -> None:
-    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, asks(A))))
+def test_an_arp_answer_goes_back_by_vxlan(dut: Dut) -> None:
+    run = dut.from_substrate(OUTER.wrap(p.vxlan(VNI, asks(A))))
     reply = p.ethernet(MAC[R], MAC[A], p.ARP, p.arp(MAC[A], A, R, operation=2, target_mac=MAC[R]))
     assert run.frame[36:38] == PORT.to_bytes(2, "big")
     assert run.frame[42:] == p.vxlan(VNI, reply)
 
 
-def test_a_neighbour_advertisement_goes_back_by_vxlan(world: World) -> None:
+def test_a_neighbour_advertisement_goes_back_by_vxlan(dut: Dut) -> None:
     question = p.ethernet(b"\x33\x33\xff\0\0\1", MAC[R], p.IPV6, p.nd(R6, "ff02::1:ff00:1", A6, MAC[R]))
-    run = world.from_substrate(OUTER.wrap(p.vxlan(VNI, question)))
+    run = dut.from_substrate(OUTER.wrap(p.vxlan(VNI, question)))
     assert run.outcome is Outcome.ND_ANSWERED_REMOTE
     answer = p.nd(A6, R6, A6, MAC[A], kind=136, flags=0x60000000, option=2)
     assert run.frame[42:] == p.vxlan(VNI, p.ethernet(MAC[R], MAC[A], p.IPV6, answer))
 
 
 @pytest.mark.parametrize(("sender_speaks", "port"), [("VXLAN", PORT), ("Geneve", 6081)])
-def test_what_does_not_fit_further_is_told_in_what_its_sender_speaks(
-    world: World, sender_speaks: str, port: int
-) -> None:
+def test_what_does_not_fit_further_is_told_in_what_its_sender_speaks(dut: Dut, sender_speaks: str, port: int) -> None:
     """The way on is of the other kind each time."""
     inner = p.ethernet(MAC[R], MAC[R], p.IPV4, p.ipv4("10.0.0.44", R, p.udp(data=bytes(1200))))
-    world.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN if sender_speaks == "Geneve" else 0)
-    world.next_hop(D3, mtu=1000)
+    dut.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN if sender_speaks == "Geneve" else 0)
+    dut.next_hop(D3, mtu=1000)
     payload = p.vxlan(VNI, inner) if sender_speaks == "VXLAN" else p.geneve(VNI, inner)
-    run = world.from_substrate(Outer(port=port).wrap(payload))
+    run = dut.from_substrate(Outer(port=port).wrap(payload))
     assert run.outcome is Outcome.TOO_BIG_TOLD_REMOTE
     assert run.frame[30:34] == p.ip(D2)
     assert run.frame[36:38] == port.to_bytes(2, "big")

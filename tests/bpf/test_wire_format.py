@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import bpf_packets as p
-from bpf_world import D1, D2, D3, DROPLET_MAC, MAC, VNI, A, R, World
+from bpf_dut import D1, D2, D3, DROPLET_MAC, MAC, VNI, A, Dut, R
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # scapy's own, about its dependencies
@@ -18,9 +18,9 @@ def text(mac: bytes) -> str:
     return mac.hex(":")
 
 
-def test_scapy_reads_a_direct_packet_as_it_was_meant(world: World) -> None:
+def test_scapy_reads_a_direct_packet_as_it_was_meant(dut: Dut) -> None:
     inner = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(), tos=0x2E << 2 | 2))
-    frame = Ether(world.from_endpoint(inner).frame)
+    frame = Ether(dut.from_endpoint(inner).frame)
     assert (frame.src, frame.dst) == (text(DROPLET_MAC[D1]), text(DROPLET_MAC[D2]))
     assert (frame[IP].src, frame[IP].dst, frame[IP].ttl, frame[IP].flags) == (D1, D2, 64, "DF")
     assert frame[IP].tos == 2, "ECN is the inner one, DSCP the endpoint's class"
@@ -31,17 +31,17 @@ def test_scapy_reads_a_direct_packet_as_it_was_meant(world: World) -> None:
     assert bytes(geneve.payload) == inner
 
 
-def test_scapy_finds_the_outer_checksum_right(world: World) -> None:
+def test_scapy_finds_the_outer_checksum_right(dut: Dut) -> None:
     inner = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp()))
-    frame = Ether(world.from_endpoint(inner).frame)
+    frame = Ether(dut.from_endpoint(inner).frame)
     sent = frame[IP].chksum
     del frame[IP].chksum
     assert Ether(bytes(frame))[IP].chksum == sent
 
 
-def test_scapy_reads_the_return_to_sender_option(world: World) -> None:
+def test_scapy_reads_the_return_to_sender_option(dut: Dut) -> None:
     inner = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, "10.0.0.77", p.udp()))
-    frame = Ether(world.from_endpoint(inner).frame)
+    frame = Ether(dut.from_endpoint(inner).frame)
     assert frame[IP].dst == D3
     geneve = frame[GENEVE]
     assert (geneve.optionlen, geneve.critical) == (3, 0)
@@ -51,9 +51,9 @@ def test_scapy_reads_the_return_to_sender_option(world: World) -> None:
     assert bytes(geneve.payload) == inner
 
 
-def test_a_packet_that_scapy_builds_is_delivered(world: World) -> None:
+def test_a_packet_that_scapy_builds_is_delivered(dut: Dut) -> None:
     inner = p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp()))
     outer = Ether(src=text(DROPLET_MAC[D2]), dst=text(DROPLET_MAC[D1])) / IP(src=D2, dst=D1)
     frame = bytes(outer / UDP(sport=50000, dport=6081) / GENEVE(vni=VNI, proto=0x6558) / Ether(inner))
     assert frame[40:42] != b"\0\0", "with a UDP checksum, which is verified"
-    assert world.from_substrate(frame).frame == inner
+    assert dut.from_substrate(frame).frame == inner

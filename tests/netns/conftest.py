@@ -56,7 +56,7 @@ def ip_json(*arguments: str, namespace: str | None = None) -> list[dict[str, Any
 
 
 @dataclass
-class World:
+class Topo:
     """A droplet and its substrate: names of namespaces, addresses as text."""
 
     droplet: str
@@ -83,9 +83,9 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def topo() -> Iterator[Topo]:
     prefix = f"kn{os.getpid()}"
-    made = World(droplet=f"{prefix}d", substrate=f"{prefix}s", prefix=prefix)
+    made = Topo(droplet=f"{prefix}d", substrate=f"{prefix}s", prefix=prefix)
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         for name in (made.droplet, made.substrate):
@@ -121,10 +121,10 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture
-def config(world: World, tmp_path: Path, lab_cache: Path) -> Iterator[KernelConfig]:
+def config(topo: Topo, tmp_path: Path, lab_cache: Path) -> Iterator[KernelConfig]:
     """An agent's settings with small maps and a bpf file system of its own."""
     bpffs = tmp_path / "bpf"
-    yield KernelConfig("here", f"{world.prefix}i", ("eth0",), lab_cache, bpffs, sizes=MapSizes(endpoints=1000))
+    yield KernelConfig("here", f"{topo.prefix}i", ("eth0",), lab_cache, bpffs, sizes=MapSizes(endpoints=1000))
     run("umount", str(bpffs), check=False)
 
 
@@ -142,8 +142,8 @@ async def uplinks_now(*interfaces: str) -> tuple[Uplink, ...]:
 
 
 @pytest.fixture
-async def uplinks(world: World) -> tuple[Uplink, ...]:
-    return await uplinks_now(world.interface)
+async def uplinks(topo: Topo) -> tuple[Uplink, ...]:
+    return await uplinks_now(topo.interface)
 
 
 @pytest.fixture

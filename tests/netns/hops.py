@@ -8,9 +8,9 @@ import socket
 from collections.abc import Callable, Mapping
 
 from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, mapped
-from agent.core.nexthop.next_hops import Found, Hop, Peer
+from agent.core.nexthop.next_hops import Hop, PathFindings, Peer
 from agent.datapath.nexthop.neighbours import NeighbourWatch
-from tests.netns.conftest import World, ip, ip_json
+from tests.netns.conftest import Topo, ip, ip_json
 
 SETTLING = 1200
 
@@ -19,14 +19,16 @@ def packed(text: str) -> bytes:
     return ipaddress.ip_address(text).packed
 
 
-def peers(*addresses: str, by: Mapping[int, Found] = {}) -> dict[bytes, Peer]:
+def peers(*addresses: str, by: Mapping[int, PathFindings] = {}) -> dict[bytes, Peer]:
     return {packed(address): Peer(by=by) for address in addresses}
 
 
-def tell(watch: NeighbourWatch, told: Mapping[bytes, Peer]) -> None:
+def set_peers(watch: NeighbourWatch, peers_by_address: Mapping[bytes, Peer]) -> None:
     """Tell peers, and that each uplink has one droplet, whose place is the uplink's."""
     own = enumerate(watch._uplinks)
-    watch.set_peers(told, {(uplink.ifindex, len(one)): place for place, uplink in own for one in uplink.addresses})
+    watch.set_peers(
+        peers_by_address, {(uplink.ifindex, len(one)): place for place, uplink in own for one in uplink.addresses}
+    )
 
 
 async def heard_all(watch: NeighbourWatch) -> None:
@@ -51,8 +53,8 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("did not come about")
 
 
-def mac_of(world: World, interface: str = "sub0") -> bytes:
-    (link,) = ip_json("link", "show", interface, namespace=world.substrate)
+def mac_of(topo: Topo, interface: str = "sub0") -> bytes:
+    (link,) = ip_json("link", "show", interface, namespace=topo.substrate)
     return bytes.fromhex(link["address"].replace(":", ""))
 
 

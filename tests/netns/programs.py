@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from agent.datapath.attach.xdp import Ownership, Program
+from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership
 from agent.datapath.bpf import syscall as bpf
 
 XDP_PASS = 2
@@ -18,14 +18,14 @@ def _verdict(value: int) -> bytes:
 
 
 @contextmanager
-def loaded(name: str, verdict: int = XDP_PASS) -> Iterator[Program]:
+def loaded(name: str, verdict: int = XDP_PASS) -> Iterator[AttachableProgram]:
     descriptor = bpf.load_program(_verdict(verdict), name=name)
     try:
-        yield Program(descriptor, bpf.program_info(descriptor).id, name)
+        yield AttachableProgram(descriptor, bpf.program_info(descriptor).id, name)
     finally:
         os.close(descriptor)
 
 
-def owning(*programs: Program) -> Ownership:
+def owning(*programs: AttachableProgram) -> ProgramOwnership:
     ids = {program.program_id for program in programs}
-    return Ownership(ids.__contains__, bpf.program_by_id)
+    return ProgramOwnership(ids.__contains__, bpf.program_by_id)

@@ -42,7 +42,7 @@ def endpoint_veth(instance: str, namespace: str, endpoint: str, slot: int) -> Ve
 
 
 def host_actions(uplink: Uplink) -> list[Action]:
-    local = LOCAL_DROPLET.pack(HERE, uplink.ifindex, uplink.arrives[0], uplink.leaves, uplink.mac, 0, 0)
+    local = LOCAL_DROPLET.pack(HERE, uplink.ifindex, uplink.ingress[0], uplink.egress, uplink.mac, 0, 0)
     network = network_value(GATEWAY, NETWORK_BOUNCED_HERE, (HERE,))
     return [
         PutEntries(MapName.LOCAL_DROPLETS, ((U32.pack(0), local),)),

@@ -12,8 +12,8 @@ from agent.datapath.attach.xdp import AttachMode, attach, attached_program
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.host_check import SMALLEST_PROGRAM
 from agent.datapath.net.netlink import Netlink
-from agent.errors import ToldError
-from tests.netns.conftest import World, ip, run
+from agent.errors import OperatorError
+from tests.netns.conftest import Topo, ip, run
 from tests.netns.programs import loaded, owning
 
 
@@ -32,19 +32,19 @@ async def modes(interface: str) -> AttachMode | None:
         (AttachMode.AUTO, AttachMode.NATIVE),
     ],
 )
-async def test_a_driver_that_can_does_as_asked(world: World, asked: AttachMode, runs: AttachMode) -> None:
+async def test_a_driver_that_can_does_as_asked(topo: Topo, asked: AttachMode, runs: AttachMode) -> None:
     with loaded("ours") as program:
         async with Netlink() as netlink:
-            attached = await attach(netlink, world.ifindex("eth0"), program, owning(program), asked)
+            attached = await attach(netlink, topo.ifindex("eth0"), program, owning(program), asked)
         assert attached == (program.program_id, runs)
         assert await modes("eth0") is runs
 
 
-async def test_a_driver_that_has_no_xdp_is_named_and_auto_takes_the_stack(world: World) -> None:
+async def test_a_driver_that_has_no_xdp_is_named_and_auto_takes_the_stack(topo: Topo) -> None:
     ip("link", "add", "name", "br0", "type", "bridge")
     with loaded("ours") as program:
         async with Netlink() as netlink:
-            index, own = world.ifindex("br0"), owning(program)
+            index, own = topo.ifindex("br0"), owning(program)
             with pytest.raises(OSError, match="br0: driver bridge refuses native XDP") as refused:
                 await attach(netlink, index, program, own, AttachMode.NATIVE)
             assert refused.value.errno == errno.EOPNOTSUPP
@@ -52,12 +52,12 @@ async def test_a_driver_that_has_no_xdp_is_named_and_auto_takes_the_stack(world:
             assert (await attach(netlink, index, program, own, AttachMode.AUTO)).mode is AttachMode.GENERIC
 
 
-async def test_an_mtu_that_is_too_large_is_named_with_its_limit(world: World) -> None:
+async def test_an_mtu_that_is_too_large_is_named_with_its_limit(topo: Topo) -> None:
     ip("link", "set", "eth0", "mtu", "9000")
-    ip("link", "set", "sub0", "mtu", "9000", namespace=world.substrate)
+    ip("link", "set", "sub0", "mtu", "9000", namespace=topo.substrate)
     with loaded("ours") as program:
         async with Netlink() as netlink:
-            index, own = world.ifindex("eth0"), owning(program)
+            index, own = topo.ifindex("eth0"), owning(program)
             with pytest.raises(OSError, match="MTU is 9000, and a frame must fit into a page") as refused:
                 await attach(netlink, index, program, own, AttachMode.NATIVE)
             assert refused.value.errno == errno.ERANGE
@@ -65,7 +65,7 @@ async def test_an_mtu_that_is_too_large_is_named_with_its_limit(world: World) ->
             assert (await attach(netlink, index, program, own, AttachMode.AUTO)).mode is AttachMode.GENERIC
 
 
-async def test_several_receive_queues_are_served_and_too_few_are_named(world: World) -> None:
+async def test_several_receive_queues_are_served_and_too_few_are_named(topo: Topo) -> None:
     for name, queues in (("many", "4"), ("few", "1")):
         peer = ["peer", "name", f"{name}0", "numtxqueues", "4"]
         ip("link", "add", name, "numrxqueues", queues, "type", "veth", *peer)
@@ -74,19 +74,19 @@ async def test_several_receive_queues_are_served_and_too_few_are_named(world: Wo
     with loaded("ours") as program:
         own = owning(program)
         async with Netlink() as netlink:
-            many, few = world.ifindex("many"), world.ifindex("few")
+            many, few = topo.ifindex("many"), topo.ifindex("few")
             assert (await attach(netlink, many, program, own, AttachMode.NATIVE)).native
-            with pytest.raises(ToldError, match="number of rx queues") as refused:
+            with pytest.raises(OperatorError, match="number of rx queues") as refused:
                 await attach(netlink, few, program, own, AttachMode.NATIVE)
             assert refused.value.errno == errno.ENOSPC
             assert (await attach(netlink, few, program, own, AttachMode.AUTO)).mode is AttachMode.GENERIC
 
 
-async def test_a_mode_that_is_refused_leaves_what_ran_before(world: World) -> None:
+async def test_a_mode_that_is_refused_leaves_what_ran_before(topo: Topo) -> None:
     with loaded("ours") as old, loaded("ours") as new:
         own = owning(old, new)
         async with Netlink() as netlink:
-            index = world.ifindex("eth0")
+            index = topo.ifindex("eth0")
             await attach(netlink, index, old, own, AttachMode.NATIVE)
             with pytest.raises(OSError, match="refuses offload XDP"):
                 await attach(netlink, index, new, own, AttachMode.OFFLOAD)
@@ -95,7 +95,7 @@ async def test_a_mode_that_is_refused_leaves_what_ran_before(world: World) -> No
             assert attached_program(link) == (old.program_id, AttachMode.NATIVE)
 
 
-async def test_a_card_that_takes_no_programs_says_so(world: World) -> None:
+async def test_a_card_that_takes_no_programs_says_so(topo: Topo) -> None:
     def load(ifindex: int) -> int:
         return bpf.load_program(SMALLEST_PROGRAM, name="ours", device=ifindex)
 
@@ -105,19 +105,19 @@ async def test_a_card_that_takes_no_programs_says_so(world: World) -> None:
             transit = Transit(netlink, program, own, AttachModes(AttachMode.OFFLOAD), (), load, lambda ifindex: None)
             try:
                 with pytest.raises(OSError, match="eth0: driver veth refuses offload XDP: ") as refused:
-                    await transit.attach(world.ifindex("eth0"))
+                    await transit.attach(topo.ifindex("eth0"))
                 assert "takes no programs to run on the card (EINVAL). Set attach_mode to native or auto" in str(
                     refused.value
                 )
-                assert transit.mode(world.ifindex("eth0")) == "none"
+                assert transit.mode(topo.ifindex("eth0")) == "none"
             finally:
                 transit.close()
 
 
-async def test_a_program_for_another_owner_is_no_reason_to_fall_back(world: World) -> None:
+async def test_a_program_for_another_owner_is_no_reason_to_fall_back(topo: Topo) -> None:
     with loaded("stranger") as stranger, loaded("ours") as program:
         async with Netlink() as netlink:
-            index = world.ifindex("eth0")
+            index = topo.ifindex("eth0")
             await attach(netlink, index, stranger, owning(stranger), AttachMode.NATIVE)
-            with pytest.raises(ToldError, match="another owner"):
+            with pytest.raises(OperatorError, match="another owner"):
                 await attach(netlink, index, program, owning(program), AttachMode.AUTO)

@@ -12,19 +12,19 @@ from lab.waiting import until
 
 from controller_sim.lab.namespaces import call_in, run_in
 
-from .conftest import World, ip
+from .conftest import Topo, ip
 
 V6 = "2001:db8:77::2"
 
 
 @pytest.fixture
-def far(world: World) -> World:
+def far(topo: Topo) -> Topo:
     """A neighbour of both families, whose kernel answers no echo requests."""
     ip("addr", "add", "2001:db8:77::1/64", "dev", "eth0", "nodad")
-    ip("addr", "add", f"{V6}/64", "dev", "sub0", "nodad", namespace=world.substrate)
+    ip("addr", "add", f"{V6}/64", "dev", "sub0", "nodad", namespace=topo.substrate)
     quiet = ["net.ipv4.icmp_echo_ignore_all=1", "net.ipv6.icmp.echo_ignore_all=1"]
-    assert run_in(world.substrate, ["sysctl", "-qw", *quiet]).returncode == 0
-    return world
+    assert run_in(topo.substrate, ["sysctl", "-qw", *quiet]).returncode == 0
+    return topo
 
 
 def answer(opened: socket.socket, late: int, go_on: threading.Event) -> None:
@@ -47,7 +47,7 @@ def answer(opened: socket.socket, late: int, go_on: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("address", ["10.77.0.2", V6], ids=["ipv4", "ipv6"])
-def test_an_answer_that_comes_long_after_the_others_counts(far: World, address: str) -> None:
+def test_an_answer_that_comes_long_after_the_others_counts(far: Topo, address: str) -> None:
     """Later than twice the longest round trip, after which ping(8) reports it as lost."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     protocol = socket.IPPROTO_ICMPV6 if ":" in address else socket.IPPROTO_ICMP
@@ -67,7 +67,7 @@ def test_an_answer_that_comes_long_after_the_others_counts(far: World, address: 
     assert found == [3]
 
 
-def test_what_nobody_answers_and_what_cannot_be_sent_is_not_answered(far: World) -> None:
+def test_what_nobody_answers_and_what_cannot_be_sent_is_not_answered(far: Topo) -> None:
     assert echoes.answered(far.droplet, "10.77.0.2", 3, 0.1) == 0
     assert echoes.answered(far.droplet, "203.0.113.1", 3, 0.1) == 0
     assert echoes.answered(far.droplet, "10.77.0.1", 3, 5) == 3, "its own"

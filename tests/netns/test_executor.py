@@ -29,7 +29,7 @@ from agent.datapath.kernel import Kernel
 from agent.datapath.net.namespaces import in_namespace, opened_namespace
 from agent.datapath.net.netlink import Netlink
 from tests.netns.capabilities import CAP_NET_ADMIN, without_capability
-from tests.netns.conftest import World, ip, ip_json, run
+from tests.netns.conftest import Topo, ip, ip_json, run
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import endpoint_actions, endpoint_veth, host_actions
 
@@ -58,8 +58,8 @@ async def transfer(sender: str, receiver: str, address: str, data: bytes) -> byt
     return bytes(arrived)
 
 
-async def two_endpoints(kernel: Kernel, world: World) -> tuple[str, str]:
-    spaces = world.endpoint_namespace(), world.endpoint_namespace()
+async def two_endpoints(kernel: Kernel, topo: Topo) -> tuple[str, str]:
+    spaces = topo.endpoint_namespace(), topo.endpoint_namespace()
     actions = host_actions((await kernel.uplinks())[0])
     for number, namespace in enumerate(spaces):
         veth = endpoint_veth(kernel.config.instance, namespace, f"e{number}", 10 + number)
@@ -68,8 +68,8 @@ async def two_endpoints(kernel: Kernel, world: World) -> tuple[str, str]:
     return spaces
 
 
-async def test_two_endpoints_of_one_droplet_reach_one_another_and_their_gateway(kernel: Kernel, world: World) -> None:
-    left, right = await two_endpoints(kernel, world)
+async def test_two_endpoints_of_one_droplet_reach_one_another_and_their_gateway(kernel: Kernel, topo: Topo) -> None:
+    left, right = await two_endpoints(kernel, topo)
     for namespace, target in ((left, "10.1.0.11"), (right, "10.1.0.10"), (left, "10.1.0.1")):
         assert answered(namespace, target, 2, 5) == 2
     outcomes = kernel.read_outcomes()
@@ -81,16 +81,16 @@ async def test_two_endpoints_of_one_droplet_reach_one_another_and_their_gateway(
     assert kernel.read_endpoint_counters([10])[10].delivered.packets == 0
 
 
-async def test_a_tcp_transfer_between_them_arrives_whole(kernel: Kernel, world: World) -> None:
-    left, right = await two_endpoints(kernel, world)
+async def test_a_tcp_transfer_between_them_arrives_whole(kernel: Kernel, topo: Topo) -> None:
+    left, right = await two_endpoints(kernel, topo)
     data = os.urandom(5_000_000)
     async with asyncio.timeout(30):
         assert await transfer(left, right, "10.1.0.11", data) == data
         assert await transfer(right, left, "10.1.0.10", data) == data
 
 
-async def test_a_refused_endpoint_stops_no_other_and_says_what_to_do(kernel: Kernel, world: World) -> None:
-    good = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), "good", 10)
+async def test_a_refused_endpoint_stops_no_other_and_says_what_to_do(kernel: Kernel, topo: Topo) -> None:
+    good = endpoint_veth(kernel.config.instance, topo.endpoint_namespace(), "good", 10)
     bad = endpoint_veth(kernel.config.instance, "no-such-namespace", "bad", 11)
     actions = [*host_actions((await kernel.uplinks())[0]), *endpoint_actions(bad), *endpoint_actions(good)]
     (failure,) = await kernel.executor.run(actions)
@@ -136,8 +136,8 @@ async def test_deleting_what_is_not_there_is_no_failure(kernel: Kernel) -> None:
     assert await kernel.executor.run(actions) == []
 
 
-async def test_removals_leave_nothing(kernel: Kernel, world: World) -> None:
-    left, _ = await two_endpoints(kernel, world)
+async def test_removals_leave_nothing(kernel: Kernel, topo: Topo) -> None:
+    left, _ = await two_endpoints(kernel, topo)
     (uplink,) = await kernel.uplinks()
     before = await kernel.observe({})
     actions = [DeleteEntries(name, tuple(before.maps[name])) for name in (MapName.ENDPOINTS, MapName.INTERFACES)]
@@ -151,17 +151,17 @@ async def test_removals_leave_nothing(kernel: Kernel, world: World) -> None:
     assert [link["ifname"] for link in ip_json("link", "show", namespace=left)] == ["lo"]
 
 
-async def test_a_strangers_program_on_the_interface_is_a_failure_and_stays(kernel: Kernel, world: World) -> None:
-    index = world.ifindex("eth0")
+async def test_a_strangers_program_on_the_interface_is_a_failure_and_stays(kernel: Kernel, topo: Topo) -> None:
+    index = topo.ifindex("eth0")
     with loaded("stranger") as stranger:
         async with Netlink() as netlink:
             await attach(netlink, index, stranger, owning(stranger), AttachMode.NATIVE)
         (failure,) = await kernel.executor.run([AttachTransit(index)])
         (kept,) = await kernel.executor.run([DetachTransit(index)])
         assert failure.errno == kept.errno == errno.EEXIST
-        told = f"another owner's XDP program (id {stranger.program_id}) is attached to eth0: detach it "
-        told += "(ip link set dev eth0 xdp off) if nothing needs it, or use another interface"
-        assert failure.message == kept.message == told
+        expected = f"another owner's XDP program (id {stranger.program_id}) is attached to eth0: detach it "
+        expected += "(ip link set dev eth0 xdp off) if nothing needs it, or use another interface"
+        assert failure.message == kept.message == expected
         assert ip_json("link", "show", "eth0")[0]["xdp"]["prog"]["name"] == "stranger"
 
 
@@ -180,8 +180,8 @@ async def test_a_missing_interface_is_a_failure(kernel: Kernel) -> None:
     assert failure.errno == errno.ENODEV
 
 
-async def test_an_invalid_name_is_a_failure(kernel: Kernel, world: World) -> None:
-    veth = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), "e0", 10)
+async def test_an_invalid_name_is_a_failure(kernel: Kernel, topo: Topo) -> None:
+    veth = endpoint_veth(kernel.config.instance, topo.endpoint_namespace(), "e0", 10)
     for bad in (replace(veth, peer_name="no/slash"), replace(veth, mtu=20), replace(veth, namespace="../x")):
         (failure,) = await kernel.executor.run([EnsureVeth(bad)])
         assert failure.errno in (errno.EINVAL, errno.ENODEV, errno.ERANGE)
@@ -216,8 +216,8 @@ def sysctl(namespace: str, *settings: str) -> None:
     run("nsenter", f"--net=/run/netns/{namespace}", "sysctl", "-qw", *settings)
 
 
-def dual(world: World, kernel: Kernel, slot: int = 10):
-    veth = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), f"e{slot}", slot)
+def dual(topo: Topo, kernel: Kernel, slot: int = 10):
+    veth = endpoint_veth(kernel.config.instance, topo.endpoint_namespace(), f"e{slot}", slot)
     return replace(veth, addresses=(*veth.addresses, f"fd00::{slot}/64"), gateways=("10.1.0.1", "fd00::1"))
 
 
@@ -230,9 +230,9 @@ async def refusal(kernel: Kernel, veth) -> tuple[str, str]:
     return name, failure.message
 
 
-async def test_a_namespace_without_ipv6_says_how_to_enable_it(kernel: Kernel, world: World) -> None:
+async def test_a_namespace_without_ipv6_says_how_to_enable_it(kernel: Kernel, topo: Topo) -> None:
     """Before the pair is made, and while it is in use. What the text says to do helps."""
-    veth = dual(world, kernel)
+    veth = dual(topo, kernel)
     off, on = ([f"net.ipv6.conf.{scope}.disable_ipv6={n}" for scope in ("all", "default")] for n in (1, 0))
     for _ in range(2):
         sysctl(veth.namespace, *off)
@@ -245,16 +245,16 @@ async def test_a_namespace_without_ipv6_says_how_to_enable_it(kernel: Kernel, wo
         assert await kernel.executor.run([EnsureVeth(veth)]) == []
 
 
-async def test_an_mtu_that_ipv6_cannot_have_says_so(kernel: Kernel, world: World) -> None:
-    name, message = await refusal(kernel, replace(dual(world, kernel), mtu=1000))
+async def test_an_mtu_that_ipv6_cannot_have_says_so(kernel: Kernel, topo: Topo) -> None:
+    name, message = await refusal(kernel, replace(dual(topo, kernel), mtu=1000))
     assert name == "EINVAL"
     assert "while adding address fd00::10/64" in message
     assert "MTU below 1280" in message
 
 
-async def test_an_interface_that_a_bond_or_a_bridge_holds_says_what_to_do(kernel: Kernel, world: World) -> None:
+async def test_an_interface_that_a_bond_or_a_bridge_holds_says_what_to_do(kernel: Kernel, topo: Topo) -> None:
     """A stranger's pair is in the place of the endpoint's name, or its number."""
-    veth = dual(world, kernel)
+    veth = dual(topo, kernel)
     ip("link", "add", "eth0", "type", "bridge", namespace=veth.namespace)
     name, message = await refusal(kernel, veth)
     assert (name, "rename that interface" in message) == ("EEXIST", True)
@@ -263,24 +263,24 @@ async def test_an_interface_that_a_bond_or_a_bridge_holds_says_what_to_do(kernel
     assert (name, "held by theirs" in message and "remove that interface" in message) == ("EEXIST", True)
 
 
-async def test_an_ethernet_address_that_the_kernel_does_not_take_says_so(kernel: Kernel, world: World) -> None:
-    name, message = await refusal(kernel, replace(dual(world, kernel), peer_mac=bytes.fromhex("010000000001")))
+async def test_an_ethernet_address_that_the_kernel_does_not_take_says_so(kernel: Kernel, topo: Topo) -> None:
+    name, message = await refusal(kernel, replace(dual(topo, kernel), peer_mac=bytes.fromhex("010000000001")))
     assert name in ("EADDRNOTAVAIL", "EINVAL")
     assert "Ethernet address" in message
     assert "the document" in message
 
 
-async def test_a_gateway_that_cannot_be_one_says_so(kernel: Kernel, world: World) -> None:
+async def test_a_gateway_that_cannot_be_one_says_so(kernel: Kernel, topo: Topo) -> None:
     """The namespace's own address: the kernel calls that an invalid gateway."""
-    veth = dual(world, kernel)
+    veth = dual(topo, kernel)
     name, message = await refusal(kernel, replace(veth, gateways=("10.1.0.10",)))
     assert name in ("EINVAL", "ENETUNREACH", "EHOSTUNREACH")
     assert f"while adding the default route by 10.1.0.10 in namespace {veth.namespace}: " in message
     assert "gateway" in message
 
 
-async def test_a_process_of_nobody_says_that_it_is_gone(kernel: Kernel, world: World) -> None:
-    name, message = await refusal(kernel, replace(dual(world, kernel), namespace="4194303"))
+async def test_a_process_of_nobody_says_that_it_is_gone(kernel: Kernel, topo: Topo) -> None:
+    name, message = await refusal(kernel, replace(dual(topo, kernel), namespace="4194303"))
     assert (name, "there is no such namespace" in message) == ("ENOENT", True)
 
 
@@ -293,9 +293,9 @@ async def test_a_prefix_map_that_is_full_says_how_to_enlarge_it(kernel: Kernel) 
     assert "while writing to map networks: the map is full: raise its size" in failure.message
 
 
-async def test_without_privileges_the_text_names_them(kernel: Kernel, world: World) -> None:
+async def test_without_privileges_the_text_names_them(kernel: Kernel, topo: Topo) -> None:
     """The kernel's own EPERM: the thread gives up what it may do with networks."""
-    veth = dual(world, kernel)
+    veth = dual(topo, kernel)
     with without_capability(CAP_NET_ADMIN):
         name, message = await refusal(kernel, veth)
     assert name == "EPERM"
@@ -307,8 +307,8 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_a_host_without_descriptors_says_which_limit(kernel: Kernel, world: World) -> None:
-    veth = dual(world, kernel)
+async def test_a_host_without_descriptors_says_which_limit(kernel: Kernel, topo: Topo) -> None:
+    veth = dual(topo, kernel)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() - 1, hard))
     try:

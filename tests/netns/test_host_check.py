@@ -12,10 +12,10 @@ from agent.core.model.uplinks import Uplink
 from agent.datapath import host_check
 from agent.datapath.attach import xdp_features
 from agent.datapath.attach.xdp import AttachMode, attach, detach
-from agent.datapath.host_check import CheckResult, check_host, least_uplink_mtu, room_for_neighbours, takes_native
+from agent.datapath.host_check import CheckResult, check_host, min_uplink_mtu, neighbour_capacity, takes_native
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.net.netlink import Netlink
-from tests.netns.conftest import World, ip, run
+from tests.netns.conftest import Topo, ip, run
 from tests.netns.programs import loaded, owning
 
 
@@ -28,7 +28,7 @@ def bpf_mounts() -> list[str]:
     return [line for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "bpf"]
 
 
-async def test_a_good_host_passes_and_nothing_is_changed(world: World, config: KernelConfig, tmp_path: Path) -> None:
+async def test_a_good_host_passes_and_nothing_is_changed(topo: Topo, config: KernelConfig, tmp_path: Path) -> None:
     before = ip("-d", "link", "show"), bpf_mounts()
     found = await answers(config)
     assert [one for one in found.values() if not one.ok] == []
@@ -36,7 +36,7 @@ async def test_a_good_host_passes_and_nothing_is_changed(world: World, config: K
     assert run("ls", "-A", str(tmp_path)) == ""
 
 
-async def test_a_missing_interface_is_named(world: World, config: KernelConfig) -> None:
+async def test_a_missing_interface_is_named(topo: Topo, config: KernelConfig) -> None:
     ip("link", "del", "eth0")
     found = await answers(config)
     assert not found["interface"].ok
@@ -45,12 +45,12 @@ async def test_a_missing_interface_is_named(world: World, config: KernelConfig) 
     assert not found["xdp"].ok
 
 
-async def test_an_interface_without_an_address_is_named(world: World, config: KernelConfig) -> None:
+async def test_an_interface_without_an_address_is_named(topo: Topo, config: KernelConfig) -> None:
     ip("addr", "flush", "dev", "eth0")
     assert "no address" in (await answers(config))["interface"].detail
 
 
-async def test_an_interface_with_a_small_mtu_is_named(world: World, config: KernelConfig) -> None:
+async def test_an_interface_with_a_small_mtu_is_named(topo: Topo, config: KernelConfig) -> None:
     ip("link", "set", "eth0", "mtu", "1300")
     found = (await answers(config))["interface"]
     assert not found.ok
@@ -70,26 +70,26 @@ def test_the_least_mtu_leaves_endpoints_what_their_families_need(
     addresses: tuple[bytes, ...], families: set[Family], least: int
 ) -> None:
     uplink = Uplink("eth0", 2, bytes(6), 1500, addresses, (2,), 2, 2)
-    assert least_uplink_mtu(uplink, Features(families=frozenset(families))) == least
+    assert min_uplink_mtu(uplink, Features(families=frozenset(families))) == least
 
 
-async def test_a_strangers_program_is_named(world: World, config: KernelConfig) -> None:
+async def test_a_strangers_program_is_named(topo: Topo, config: KernelConfig) -> None:
     with loaded("stranger") as stranger:
         async with Netlink() as netlink:
-            await attach(netlink, world.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
+            await attach(netlink, topo.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
         found = (await answers(config))["xdp"]
     assert not found.ok
     assert "another owner" in found.detail
 
 
-async def test_a_cache_that_cannot_be_written_is_named(world: World, config: KernelConfig, tmp_path: Path) -> None:
+async def test_a_cache_that_cannot_be_written_is_named(topo: Topo, config: KernelConfig, tmp_path: Path) -> None:
     taken = tmp_path / "file"
     taken.touch()
     found = await answers(replace(config, cache=taken / "cache"))
     assert not found["cache"].ok
 
 
-async def test_a_cache_that_others_can_write_is_named(world: World, config: KernelConfig, tmp_path: Path) -> None:
+async def test_a_cache_that_others_can_write_is_named(topo: Topo, config: KernelConfig, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(0o777)
@@ -98,7 +98,7 @@ async def test_a_cache_that_others_can_write_is_named(world: World, config: Kern
     assert "others may write" in found["cache"].detail
 
 
-async def test_each_interface_is_asked_and_those_that_do_not_fit_are_told(world: World, config: KernelConfig) -> None:
+async def test_each_interface_is_asked_and_those_that_do_not_fit_are_told(topo: Topo, config: KernelConfig) -> None:
     ip("link", "add", "eth1", "mtu", "1300", "type", "veth", "peer", "name", "eth2")
     both = replace(config, interfaces=("eth0", "eth1", "eth7"))
     found = (await answers(both))["interface"]
@@ -111,14 +111,14 @@ async def test_each_interface_is_asked_and_those_that_do_not_fit_are_told(world:
     assert found.detail == "eth0: 1 addresses, MTU 1500; eth1: 1 addresses, MTU 1500"
 
 
-async def test_a_card_that_takes_no_programs_is_told_before_the_start(world: World, config: KernelConfig) -> None:
+async def test_a_card_that_takes_no_programs_is_told_before_the_start(topo: Topo, config: KernelConfig) -> None:
     found = (await answers(replace(config, attach_mode=AttachMode.OFFLOAD)))["xdp"]
     assert not found.ok
     assert found.detail.startswith("eth0: driver veth refuses offload XDP")
     assert "native or auto" in found.remedy
 
 
-async def test_native_xdp_is_told_as_the_kernel_will_have_it(world: World, config: KernelConfig) -> None:
+async def test_native_xdp_is_told_as_the_kernel_will_have_it(topo: Topo, config: KernelConfig) -> None:
     ip("link", "add", "name", "br9", "type", "bridge")
     ip("link", "add", "link", "eth0", "name", "mac9", "type", "macvlan")
     ip("link", "add", "few9", "numrxqueues", "1", "type", "veth", "peer", "name", "many9", "numtxqueues", "4")
@@ -130,8 +130,8 @@ async def test_native_xdp_is_told_as_the_kernel_will_have_it(world: World, confi
             async with Netlink() as netlink:
                 assert (await netlink.link(ifname=name) or {}).get("index"), "the check attached nothing"
                 try:
-                    attached = await attach(netlink, world.ifindex(name), program, owning(program), AttachMode.NATIVE)
-                    await detach(netlink, world.ifindex(name), owning(program))
+                    attached = await attach(netlink, topo.ifindex(name), program, owning(program), AttachMode.NATIVE)
+                    await detach(netlink, topo.ifindex(name), owning(program))
                 except OSError:
                     attached = None
         assert found.ok == (attached is not None), found
@@ -143,24 +143,24 @@ async def test_native_xdp_is_told_as_the_kernel_will_have_it(world: World, confi
 
 
 async def test_a_program_of_ours_in_the_stack_is_no_proof_of_native_xdp(
-    world: World, config: KernelConfig, monkeypatch: pytest.MonkeyPatch
+    topo: Topo, config: KernelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ip("link", "add", "name", "br9", "type", "bridge")
     asked = replace(config, interfaces=("br9",), attach_mode=AttachMode.NATIVE)
     with loaded("ours") as program:
         monkeypatch.setattr(host_check, "is_ours", lambda number, pins: number == program.program_id)
         async with Netlink() as netlink:
-            await attach(netlink, world.ifindex("br9"), program, owning(program), AttachMode.GENERIC)
+            await attach(netlink, topo.ifindex("br9"), program, owning(program), AttachMode.GENERIC)
         assert not (await answers(asked))["xdp"].ok
         automatic = (await answers(replace(asked, attach_mode=AttachMode.AUTO)))["xdp"]
     assert automatic.detail == f"br9 carries this agent's program {program.program_id}, generic"
 
 
 async def test_an_older_kernel_that_tells_no_features_is_not_spoken_for(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    topo: Topo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(xdp_features, "NETDEV", b"nosuchfamily\0")
-    assert xdp_features.xdp_features(world.ifindex("eth0")) is None
+    assert xdp_features.xdp_features(topo.ifindex("eth0")) is None
     async with Netlink() as netlink:
         link = await netlink.link(ifname="eth0")
     assert link is not None
@@ -169,7 +169,7 @@ async def test_an_older_kernel_that_tells_no_features_is_not_spoken_for(
     assert found.detail == "eth0 is free; whether its driver takes native XDP shows when the agent attaches"
 
 
-async def test_an_mtu_that_drivers_may_refuse_is_left_open(world: World, config: KernelConfig) -> None:
+async def test_an_mtu_that_drivers_may_refuse_is_left_open(topo: Topo, config: KernelConfig) -> None:
     ip("link", "set", "eth0", "mtu", "9000")
     found = (await answers(replace(config, attach_mode=AttachMode.NATIVE)))["xdp"]
     assert "whether with an MTU of 9000 shows when the agent attaches" in found.detail
@@ -185,13 +185,13 @@ async def test_an_mtu_that_drivers_may_refuse_is_left_open(world: World, config:
     ],
 )
 def test_a_neighbour_table_that_may_be_small_is_no_hindrance_but_a_hint(limits, detail: str, named: list[str]) -> None:
-    found = room_for_neighbours(limits, 65536)
+    found = neighbour_capacity(limits, 65536)
     assert found.ok
     assert detail in found.detail
     assert [one for one in ("ipv4", "ipv6") if f"net.{one}.neigh.default.gc_thresh3" in found.remedy] == named
 
 
-async def test_how_programs_will_run_is_told_before_the_start_and_why(world: World, config: KernelConfig) -> None:
+async def test_how_programs_will_run_is_told_before_the_start_and_why(topo: Topo, config: KernelConfig) -> None:
     ip("link", "add", "link", "eth0", "name", "mac9", "type", "macvlan")
     ip("link", "add", "name", "br9", "type", "bridge")
     found = (await answers(config))["redirects"]
@@ -200,7 +200,7 @@ async def test_how_programs_will_run_is_told_before_the_start_and_why(world: Wor
         automatic = (await answers(replace(config, interfaces=("eth0", name))))["redirects"]
         assert automatic.ok
         assert f"generic mode, which is slower: {name}: driver {driver} takes no redirected" in automatic.detail
-    run("ip", "netns", "exec", world.substrate, "ethtool", "-K", "sub0", "gro", "off")
+    run("ip", "netns", "exec", topo.substrate, "ethtool", "-K", "sub0", "gro", "off")
     automatic = (await answers(config))["redirects"]
     assert automatic.ok
     assert "eth0: the other end of this veth has neither GRO nor XDP" in automatic.detail
@@ -212,7 +212,7 @@ async def test_how_programs_will_run_is_told_before_the_start_and_why(world: Wor
 
 
 async def test_whether_losses_will_be_counted_is_told_and_no_hindrance(
-    world: World, config: KernelConfig, monkeypatch: pytest.MonkeyPatch
+    topo: Topo, config: KernelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = (await answers(config))["losses"]
     assert found.detail == "frames that the kernel drops after a program's verdict are counted"

@@ -269,9 +269,9 @@ def test_errors_are_limited_to_a_rate_and_what_is_not_told_is_counted(found, fam
             sender.sendto(data, (lab.address("web-2", family), PORT))
         until(lambda: grew("too_big_told") + grew("too_big") >= count, "all of them counted")
         seconds = time.monotonic() - began
-    told, silent = grew("too_big_told"), grew("too_big")
-    assert told + silent == count
-    assert 0 < told <= TOLD_PER_SECOND * (seconds + 2)
+    icmp_sent, silent = grew("too_big_told"), grew("too_big")
+    assert icmp_sent + silent == count
+    assert 0 < icmp_sent <= TOLD_PER_SECOND * (seconds + 2)
 
 
 @pytest.mark.parametrize("discovery", HEEDLESS.values(), ids=HEEDLESS)
@@ -294,13 +294,13 @@ def test_an_ipv4_packet_without_df_whose_sender_heeds_no_icmp_is_told_and_counte
             after = lab.counters("h1")
             return sum(after[name] - before[name] for name in names)
 
-        def told() -> bool:  # others may have been told in this second, up to its limit
+        def icmp_sent() -> bool:  # others may have been told in this second, up to its limit
             nonlocal sent
             sender.sendto(data, (address, PORT))
             sent += 1
             return unfit("too_big_told") > 0
 
-        until(told, "an error")
+        until(icmp_sent, "an error")
         source, destination, mtu, quote = until(lambda: icmp_error(tap.recv(1 << 16), 4), "it to arrive")
         assert (source, destination) == (gateway_of("10.0.1.0/24"), lab.address("web-1", 4))
         assert mtu == fitting(lab)

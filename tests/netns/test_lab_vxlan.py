@@ -171,11 +171,11 @@ def test_a_peer_that_sends_more_than_our_endpoints_take_is_told_the_size(lab, fa
     try:
         until(lambda: "1 received" in ping_whole(lab, "bare-1", address, fits), "an answer")
 
-        def told() -> bool:
+        def icmp_sent() -> bool:
             ping_whole(lab, "bare-1", address, fits + 12)
             return learnt_mtu(lab, "bare-1", address) == fits
 
-        until(told, "the size")
+        until(icmp_sent, "the size")
         exchange_tcp(lab, "bare-1", "old-1", 1 << 20, family)
     finally:
         lab.ip(lab.inside("bare-1"), "link", "set", "eth0", "mtu", str(fits))

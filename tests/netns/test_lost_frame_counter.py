@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import pytest
 
-from agent.core.faults.lost_frames import Failure, words_of
+from agent.core.faults.lost_frames import FrameLoss, loss_reason_of
 from agent.core.model.map_layout import FAILURE_COUNT, FAILURE_EXCEPTION, FAILURE_KEY, MapName
-from agent.datapath.attach.xdp import AttachMode, Program, attach, detach
+from agent.datapath.attach.xdp import AttachableProgram, AttachMode, attach, detach
 from agent.datapath.bpf import lost_frame_counter
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.lost_frame_counter import why_not_counted
@@ -24,7 +24,7 @@ from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.net.device_statistics import unsent_frames
 from agent.datapath.net.namespaces import open_control_socket
 from agent.datapath.net.netlink import Netlink
-from tests.netns.conftest import World, enter, ip, ip_json, run
+from tests.netns.conftest import Topo, enter, ip, ip_json, run
 from tests.netns.programs import owning
 
 FRAME = bytes.fromhex("0200000000010200000000020800") + bytes(86)
@@ -50,43 +50,43 @@ def send(program: int, arrival: int, size: int = len(FRAME), frames: int = FRAME
     bpf.run_program(program, frame, repeat=frames, ifindex=arrival, flags=bpf.BPF_F_TEST_XDP_LIVE_FRAMES)
 
 
-def by_reason(counts: dict[Failure, int]) -> dict[tuple[str, int], int]:
-    return {(words_of(failure).reason, failure.ifindex): frames for failure, frames in counts.items()}
+def by_reason(counts: dict[FrameLoss, int]) -> dict[tuple[str, int], int]:
+    return {(loss_reason_of(failure).reason, failure.ifindex): frames for failure, frames in counts.items()}
 
 
 @pytest.fixture
-def arrival(world: World) -> int:
+def arrival(topo: Topo) -> int:
     """An interface with its XDP program's memory, which live frames need to come in on."""
     ip("link", "add", "in0", "type", "veth", "peer", "name", "in1")
     ip("link", "set", "in0", "up")
     ip("link", "set", "in1", "up")
-    return world.ifindex("in0")
+    return topo.ifindex("in0")
 
 
-def no_driver(world: World) -> int:
+def no_driver(topo: Topo) -> int:
     ip("link", "add", "link", "eth0", "name", "mac0", "type", "macvlan", "mode", "bridge")
     ip("link", "set", "mac0", "up")
-    return world.ifindex("mac0")
+    return topo.ifindex("mac0")
 
 
-def no_gro(world: World) -> int:
-    run("ip", "netns", "exec", world.substrate, "ethtool", "-K", "sub0", "gro", "off")
-    return world.ifindex("eth0")
+def no_gro(topo: Topo) -> int:
+    run("ip", "netns", "exec", topo.substrate, "ethtool", "-K", "sub0", "gro", "off")
+    return topo.ifindex("eth0")
 
 
-def peer_down(world: World) -> int:
-    ip("link", "set", "sub0", "down", namespace=world.substrate)
-    return world.ifindex("eth0")
+def peer_down(topo: Topo) -> int:
+    ip("link", "set", "sub0", "down", namespace=topo.substrate)
+    return topo.ifindex("eth0")
 
 
-def down(world: World) -> int:
+def down(topo: Topo) -> int:
     ip("link", "set", "eth0", "down")
-    return world.ifindex("eth0")
+    return topo.ifindex("eth0")
 
 
-def narrow(world: World) -> int:
+def narrow(topo: Topo) -> int:
     ip("link", "set", "eth0", "mtu", "600")
-    return world.ifindex("eth0")
+    return topo.ifindex("eth0")
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def narrow(world: World) -> int:
         (peer_down, "no_receiver"),
         (down, "interface_down"),
         (narrow, "too_long"),
-        (lambda world: 4711, "no_interface"),
+        (lambda topo: 4711, "no_interface"),
     ],
     ids=["no driver", "no GRO", "peer down", "down", "too long", "gone"],
 )
 async def test_every_frame_that_the_kernel_drops_is_counted_by_reason_and_interface(
-    world: World, kernel: Kernel, arrival: int, broken, reason: str
+    topo: Topo, kernel: Kernel, arrival: int, broken, reason: str
 ) -> None:
-    to = broken(world)
+    to = broken(topo)
     with redirecting(to) as (program, number):
         kernel.failures.tend([number], [arrival])
         assert kernel.failures.unavailable == ""
@@ -112,24 +112,24 @@ async def test_every_frame_that_the_kernel_drops_is_counted_by_reason_and_interf
     assert by_reason(kernel.failures.read()) == {(reason, to): FRAMES}
 
 
-async def test_frames_that_leave_are_not_counted(world: World, kernel: Kernel, arrival: int) -> None:
-    with redirecting(world.ifindex("eth0")) as (program, number):
+async def test_frames_that_leave_are_not_counted(topo: Topo, kernel: Kernel, arrival: int) -> None:
+    with redirecting(topo.ifindex("eth0")) as (program, number):
         kernel.failures.tend([number], [arrival])
         send(program, arrival)
     assert kernel.failures.read() == {}
 
 
 async def test_a_queue_that_is_full_is_told_by_the_device_without_an_error(
-    world: World, kernel: Kernel, arrival: int
+    topo: Topo, kernel: Kernel, arrival: int
 ) -> None:
     """A veth's queue holds 256 frames; a thread of its own reads them here, more slowly than they come."""
     command = "echo 1 > /sys/class/net/sub0/threaded"
-    run("ip", "netns", "exec", world.substrate, "sh", "-c", command)
-    with redirecting(world.ifindex("eth0")) as (program, number):
+    run("ip", "netns", "exec", topo.substrate, "sh", "-c", command)
+    with redirecting(topo.ifindex("eth0")) as (program, number):
         kernel.failures.tend([number], [arrival])
         send(program, arrival, frames=200_000)
     found = by_reason(kernel.failures.read())
-    assert set(found) == {("queue_full", world.ifindex("eth0"))}
+    assert set(found) == {("queue_full", topo.ifindex("eth0"))}
 
 
 def pair(name: str, peer: str, namespace: str, *options: str) -> int:
@@ -142,27 +142,27 @@ def pair(name: str, peer: str, namespace: str, *options: str) -> int:
     return int(ip_json("link", "show", name, namespace=namespace)[0]["ifindex"])
 
 
-async def test_strangers_failures_are_theirs(world: World, kernel: Kernel, arrival: int) -> None:
+async def test_strangers_failures_are_theirs(topo: Topo, kernel: Kernel, arrival: int) -> None:
     """Another owner's program, another interface, and an interface of the same number in another namespace."""
     kernel.failures.tend([1 << 30], [arrival])
-    with redirecting(no_driver(world)) as (program, _):
+    with redirecting(no_driver(topo)) as (program, _):
         send(program, arrival)
-    with redirecting(pair("x0", "x1", world.droplet)) as (program, _):
-        send(program, world.ifindex("eth0"))
-    assert pair("y0", "y1", world.substrate, "index", str(arrival)) == arrival
-    with redirecting(pair("y2", "y3", world.substrate)) as (program, _):
-        enter(world.substrate)
+    with redirecting(pair("x0", "x1", topo.droplet)) as (program, _):
+        send(program, topo.ifindex("eth0"))
+    assert pair("y0", "y1", topo.substrate, "index", str(arrival)) == arrival
+    with redirecting(pair("y2", "y3", topo.substrate)) as (program, _):
+        enter(topo.substrate)
         try:
             send(program, arrival)
         finally:
-            enter(world.droplet)
+            enter(topo.droplet)
     assert kernel.failures.read() == {}
 
 
 async def test_counting_goes_on_while_no_agent_runs_and_over_its_next_start(
-    world: World, config: KernelConfig, arrival: int
+    topo: Topo, config: KernelConfig, arrival: int
 ) -> None:
-    to = no_driver(world)
+    to = no_driver(topo)
     with redirecting(to) as (program, number):
         first = await Kernel.open(config)
         first.failures.tend([number], [arrival])
@@ -180,9 +180,9 @@ async def test_counting_goes_on_while_no_agent_runs_and_over_its_next_start(
 
 
 async def test_an_agent_that_is_told_not_to_count_detaches_what_one_before_it_attached(
-    world: World, config: KernelConfig, arrival: int
+    topo: Topo, config: KernelConfig, arrival: int
 ) -> None:
-    with redirecting(no_driver(world)) as (program, number):
+    with redirecting(no_driver(topo)) as (program, number):
         first = await Kernel.open(config)
         first.failures.tend([number], [arrival])
         await first.close()
@@ -197,10 +197,10 @@ async def test_an_agent_that_is_told_not_to_count_detaches_what_one_before_it_at
             await second.close()
 
 
-async def test_what_finds_no_room_is_counted_together(world: World, kernel: Kernel, arrival: int) -> None:
+async def test_what_finds_no_room_is_counted_together(topo: Topo, kernel: Kernel, arrival: int) -> None:
     failures = kernel.maps[MapName.FAILURES]
     nothing = bytes(bpf.percpu_stride(FAILURE_COUNT.size) * bpf.possible_cpus())
-    with redirecting(no_driver(world)) as (program, number):
+    with redirecting(no_driver(topo)) as (program, number):
         kernel.failures.tend([number], [arrival])
         for index in range(failures.info.max_entries - 1):  # one is there already: that of what finds no room
             bpf.update(failures.descriptor, FAILURE_KEY.pack(FAILURE_EXCEPTION, 0, index), nothing)
@@ -209,7 +209,7 @@ async def test_what_finds_no_room_is_counted_together(world: World, kernel: Kern
 
 
 async def test_a_kernel_without_type_information_is_told_and_no_hindrance(
-    world: World, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path
+    topo: Topo, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     assert why_not_counted() == ""
     read = lost_frame_counter.field_offsets
@@ -224,16 +224,16 @@ async def test_a_kernel_without_type_information_is_told_and_no_hindrance(
 
 
 async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send(
-    world: World, kernel: Kernel, arrival: int
+    topo: Topo, kernel: Kernel, arrival: int
 ) -> None:
     """Of a veth what did not fit into the queue; what it refused altogether is among its dropped packets alone."""
     await kernel.uplinks()
     assert kernel.read_device_losses() == {}
-    run("ip", "netns", "exec", world.substrate, "sh", "-c", "echo 1 > /sys/class/net/sub0/threaded")
-    with redirecting(world.ifindex("eth0")) as (program, number):
+    run("ip", "netns", "exec", topo.substrate, "sh", "-c", "echo 1 > /sys/class/net/sub0/threaded")
+    with redirecting(topo.ifindex("eth0")) as (program, number):
         kernel.failures.tend([number], [arrival])
         send(program, arrival, frames=200_000)
-    lost = by_reason(kernel.failures.read())["queue_full", world.ifindex("eth0")]
+    lost = by_reason(kernel.failures.read())["queue_full", topo.ifindex("eth0")]
     assert kernel.read_device_losses() == {"eth0": lost}, "both count the same"
     assert tx_dropped("eth0") == lost
     with open_control_socket() as control:
@@ -241,20 +241,20 @@ async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send
 
 
 async def test_a_kernel_that_refuses_programs_on_tracepoints_is_told(
-    world: World, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+    topo: Topo, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lost_frame_counter, "TRACERS", dict.fromkeys(lost_frame_counter.TRACERS, "no_such_tracepoint"))
     assert why_not_counted() == "the kernel has no XDP tracepoints (CONFIG_TRACEPOINTS)"
 
 
 async def test_in_generic_mode_what_a_device_drops_is_in_its_own_statistics_alone(
-    world: World, kernel: Kernel, arrival: int
+    topo: Topo, kernel: Kernel, arrival: int
 ) -> None:
     """The stack's transmission says that it took the frame: no tracepoint of XDP hears of it."""
-    to = peer_down(world)
+    to = peer_down(topo)
     with redirecting(to) as (program, number):
         kernel.failures.tend([number], [arrival])
-        loaded = Program(program, number, "redirecting")
+        loaded = AttachableProgram(program, number, "redirecting")
         async with Netlink() as netlink:
             await attach(netlink, arrival, loaded, owning(loaded), AttachMode.GENERIC)
             before = tx_dropped("eth0")

@@ -16,7 +16,7 @@ from lab.echoes import answered, unbroken
 from agent.core.model.map_layout import DIRECT_PATH, OVERLAY_KEY, U32, MapName, mapped
 from agent.core.plan.actions import AttachTransit
 from agent.datapath import host_check
-from agent.datapath.attach.xdp import AttachMode, Program, attach, attached_program
+from agent.datapath.attach.xdp import AttachableProgram, AttachMode, attach, attached_program
 from agent.datapath.bpf import marks, programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import compile_programs
@@ -25,7 +25,7 @@ from agent.datapath.bpf.pins import ensure_bpffs
 from agent.datapath.kernel import TRANSIT_XDP, Kernel, KernelConfig
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
-from tests.netns.conftest import World, ip, ip_json, run
+from tests.netns.conftest import Topo, ip, ip_json, run
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import VNI, endpoint_actions, endpoint_veth, host_actions
 
@@ -68,13 +68,13 @@ async def opened(config: KernelConfig) -> AsyncIterator[Kernel]:
         await kernel.close()
 
 
-async def put_in_place(kernel: Kernel, world: World) -> None:
+async def put_in_place(kernel: Kernel, topo: Topo) -> None:
     """Have the kernel hold two endpoints and a path that was learnt, as a whole agent would."""
     kernel.tend(await kernel.observe({}))
     actions = host_actions((await kernel.uplinks())[0])
     for slot in (10, 11):
         actions += endpoint_actions(
-            endpoint_veth(kernel.config.instance, world.endpoint_namespace(), f"e{slot - 10}", slot)
+            endpoint_veth(kernel.config.instance, topo.endpoint_namespace(), f"e{slot - 10}", slot)
         )
     assert await kernel.executor.run(actions) == []
     bpf.update(kernel.maps[MapName.DIRECT].descriptor, LEARNT, DIRECT_PATH.pack(mapped(bytes(4)), 0, 0, 0))
@@ -96,13 +96,13 @@ def attached_ids() -> dict[str, int]:
 
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
 async def test_an_agent_that_starts_without_pins_takes_over_what_runs_and_what_it_holds(
-    config: KernelConfig, world: World, lose: Callable[[KernelConfig], None]
+    config: KernelConfig, topo: Topo, lose: Callable[[KernelConfig], None]
 ) -> None:
     """The very same maps and programs, so that nothing is switched, and nothing forgotten."""
     async with opened(config) as first:
-        await put_in_place(first, world)
+        await put_in_place(first, topo)
         maps = ids_of(first)
-        spaces = {f"e{n}": namespace for n, namespace in enumerate(world.endpoints)}
+        spaces = {f"e{n}": namespace for n, namespace in enumerate(topo.endpoints)}
         before, running = await first.observe(spaces), attached_ids()
         held = first.maps[MapName.DIRECT].dump()
         pinned = pins_of(config)
@@ -116,39 +116,39 @@ async def test_an_agent_that_starts_without_pins_takes_over_what_runs_and_what_i
         assert LEARNT in held
         assert second.maps[MapName.PROGRAMS].lookup(U32.pack(0)) == U32.pack(running["eth0"])
         assert attached_ids() == running
-        assert second.is_transit_attached(world.ifindex("eth0"))
+        assert second.is_transit_attached(topo.ifindex("eth0"))
     assert pins_of(config) == pinned
-    assert answered(world.endpoints[0], "10.1.0.11", 2, 5) == 2
+    assert answered(topo.endpoints[0], "10.1.0.11", 2, 5) == 2
 
 
 @pytest.mark.parametrize("lose", [unmounted, gone("maps", "programs")], ids=["unmounted", "removed"])
 async def test_a_running_agent_pins_again_what_it_holds_under_traffic(
-    config: KernelConfig, world: World, lose: Callable[[KernelConfig], None]
+    config: KernelConfig, topo: Topo, lose: Callable[[KernelConfig], None]
 ) -> None:
     async with opened(config) as kernel:
-        await put_in_place(kernel, world)
+        await put_in_place(kernel, topo)
         pinned = pins_of(config)
-        with unbroken(world.endpoints[0], "10.1.0.11"):
+        with unbroken(topo.endpoints[0], "10.1.0.11"):
             lose(config)
             kernel.tend(await kernel.observe({}))
             assert pins_of(config) == pinned
 
 
-async def test_programs_of_another_content_are_replaced_and_their_maps_kept(config: KernelConfig, world: World) -> None:
+async def test_programs_of_another_content_are_replaced_and_their_maps_kept(config: KernelConfig, topo: Topo) -> None:
     """As at an upgrade, which finds no pins: what runs is ours by its mark, not by its content."""
     async with opened(config) as first:
-        await put_in_place(first, world)
+        await put_in_place(first, topo)
         maps, running = ids_of(first), attached_ids()
     unmounted(config)
     newer = replace(config, features=replace(config.features, geneve_port=6099))
     async with opened(newer) as second:
         second.tend(await second.observe({}))
-        with unbroken(world.endpoints[0], "10.1.0.11"):
+        with unbroken(topo.endpoints[0], "10.1.0.11"):
             assert ids_of(second) == maps
-            assert not second.is_transit_attached(world.ifindex("eth0"))
-            assert second.transit.is_outdated(world.ifindex("eth0"))
-            assert await second.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
-            for number, namespace in enumerate(world.endpoints):
+            assert not second.is_transit_attached(topo.ifindex("eth0"))
+            assert second.transit.is_outdated(topo.ifindex("eth0"))
+            assert await second.executor.run([AttachTransit(topo.ifindex("eth0"))]) == []
+            for number, namespace in enumerate(topo.endpoints):
                 veth = endpoint_veth(config.instance, namespace, f"e{number}", 10 + number)
                 assert await second.executor.run(endpoint_actions(veth)) == []
             second.tend(await second.observe({}))
@@ -157,7 +157,7 @@ async def test_programs_of_another_content_are_replaced_and_their_maps_kept(conf
 
 
 async def test_a_program_of_an_agent_from_before_there_were_marks_is_taken_over(
-    config: KernelConfig, world: World
+    config: KernelConfig, topo: Topo
 ) -> None:
     ensure_bpffs(config.bpffs)
     compiled = await compile_programs(config.cache, features=config.features)
@@ -172,24 +172,26 @@ async def test_a_program_of_an_agent_from_before_there_were_marks_is_taken_over(
         code, old_maps | {"detours": old_maps["direct"], "frame_states": stand_in[MapName.OUTCOMES].descriptor}
     )
     async with Netlink() as netlink:
-        await attach(netlink, world.ifindex("eth0"), Program(old.fd, old.id, old.name), owning(), AttachMode.NATIVE)
+        await attach(
+            netlink, topo.ifindex("eth0"), AttachableProgram(old.fd, old.id, old.name), owning(), AttachMode.NATIVE
+        )
     os.close(old.fd)
     close_maps(maps)
     close_maps(stand_in)
     unmounted(config)
     async with opened(config) as kernel:
-        assert await kernel.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
-        assert kernel.is_transit_attached(world.ifindex("eth0"))
+        assert await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))]) == []
+        assert kernel.is_transit_attached(topo.ifindex("eth0"))
     assert old.id not in attached_ids().values()
 
 
-async def test_what_another_instance_runs_is_left_to_it_and_named(config: KernelConfig, world: World) -> None:
+async def test_what_another_instance_runs_is_left_to_it_and_named(config: KernelConfig, topo: Topo) -> None:
     async with opened(replace(config, instance="theirs")) as theirs:
-        assert await theirs.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
+        assert await theirs.executor.run([AttachTransit(topo.ifindex("eth0"))]) == []
         running = attached_ids()
     unmounted(config)
     async with opened(config) as kernel:
-        (failure,) = await kernel.executor.run([AttachTransit(world.ifindex("eth0"))])
+        (failure,) = await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))])
         assert "the droplet instance theirs's XDP program" in failure.message
         assert "--uninstall" in failure.message
         assert "xdp off" not in failure.message
@@ -201,18 +203,18 @@ async def test_what_another_instance_runs_is_left_to_it_and_named(config: Kernel
 
 
 @pytest.mark.parametrize("name", ["transit_xdp", "transit_agent", "theirs"])
-async def test_a_strangers_program_stays_whatever_its_name(config: KernelConfig, world: World, name: str) -> None:
+async def test_a_strangers_program_stays_whatever_its_name(config: KernelConfig, topo: Topo, name: str) -> None:
     with loaded(name) as stranger:
         async with Netlink() as netlink:
-            await attach(netlink, world.ifindex("eth0"), stranger, owning(), AttachMode.NATIVE)
+            await attach(netlink, topo.ifindex("eth0"), stranger, owning(), AttachMode.NATIVE)
         async with opened(config) as kernel:
-            (failure,) = await kernel.executor.run([AttachTransit(world.ifindex("eth0"))])
+            (failure,) = await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))])
             assert "another owner's XDP program" in failure.message
         assert not (await remove(config)).transit
         assert attached_ids() == {"eth0": stranger.program_id}
 
 
-async def test_a_map_with_a_marks_name_and_another_content_marks_nothing(world: World) -> None:
+async def test_a_map_with_a_marks_name_and_another_content_marks_nothing(topo: Topo) -> None:
     with loaded("transit_xdp") as stranger:
         fake = bpf.create_map(bpf.MapType.ARRAY, 4, 144, 1, name=marks.MAP_NAME)
         bpf.bind_map(stranger.descriptor, fake)
@@ -222,7 +224,7 @@ async def test_a_map_with_a_marks_name_and_another_content_marks_nothing(world: 
         assert marks.read_mark(info) is None
 
 
-async def test_a_mark_says_whose_a_program_is_and_cannot_be_changed(world: World) -> None:
+async def test_a_mark_says_whose_a_program_is_and_cannot_be_changed(topo: Topo) -> None:
     with loaded("transit_xdp") as program:
         marks.mark(program.descriptor, "here", "c0ffee")
         found = marks.read_mark(bpf.program_info(program.descriptor))
@@ -235,10 +237,10 @@ async def test_a_mark_says_whose_a_program_is_and_cannot_be_changed(world: World
 
 
 async def test_without_pins_a_check_and_a_removal_know_the_agents_own_program(
-    config: KernelConfig, world: World, tmp_path: Path
+    config: KernelConfig, topo: Topo, tmp_path: Path
 ) -> None:
     async with opened(config) as kernel:
-        await put_in_place(kernel, world)
+        await put_in_place(kernel, topo)
     unmounted(config)
     found = {one.name: one for one in await host_check.check_host(config)}["xdp"]
     assert found.ok

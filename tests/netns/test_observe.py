@@ -24,21 +24,21 @@ from agent.datapath.net import interface_query
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.observe import ObservationError
 from agent.datapath.uninstall import remove
-from tests.netns.conftest import World, ip, ip_json, run
-from tests.netns.hops import tell
+from tests.netns.conftest import Topo, ip, ip_json, run
+from tests.netns.hops import set_peers
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import GATEWAY, HERE, VNI, endpoint_actions, endpoint_veth, host_actions
 
 
-async def realized(kernel: Kernel, world: World, endpoint: str = "e0", slot: int = 10):
-    veth = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), endpoint, slot)
+async def realized(kernel: Kernel, topo: Topo, endpoint: str = "e0", slot: int = 10):
+    veth = endpoint_veth(kernel.config.instance, topo.endpoint_namespace(), endpoint, slot)
     actions = [*host_actions((await kernel.uplinks())[0]), *endpoint_actions(veth)]
     assert await kernel.executor.run(actions) == []
     return veth
 
 
-async def test_all_that_was_made_is_seen(kernel: Kernel, world: World) -> None:
-    veth = await realized(kernel, world)
+async def test_all_that_was_made_is_seen(kernel: Kernel, topo: Topo) -> None:
+    veth = await realized(kernel, topo)
     observed = await kernel.observe({"e0": veth.namespace})
     assert observed.uplinks[0].name == "eth0"
     assert observed.uplinks[0].addresses == (bytes([10, 77, 0, 1]),)
@@ -60,8 +60,8 @@ async def test_all_that_was_made_is_seen(kernel: Kernel, world: World) -> None:
     }
 
 
-async def test_an_unfinished_pair_is_seen_as_such(kernel: Kernel, world: World) -> None:
-    veth = endpoint_veth(kernel.config.instance, world.endpoint_namespace(), "e0", 10)
+async def test_an_unfinished_pair_is_seen_as_such(kernel: Kernel, topo: Topo) -> None:
+    veth = endpoint_veth(kernel.config.instance, topo.endpoint_namespace(), "e0", 10)
     pair = ["add", veth.ifname, "index", str(veth.ifindex), "type", "veth", "peer", "name", "eth0"]
     ip("link", *pair, "netns", veth.namespace)
     known = (await kernel.observe({"e0": veth.namespace})).veths["e0"]
@@ -69,9 +69,9 @@ async def test_an_unfinished_pair_is_seen_as_such(kernel: Kernel, world: World) 
     assert known.peer is not None
 
 
-async def test_an_unfinished_pair_of_an_unknown_endpoint_is_left_alone(kernel: Kernel, world: World) -> None:
+async def test_an_unfinished_pair_of_an_unknown_endpoint_is_left_alone(kernel: Kernel, topo: Topo) -> None:
     """It may be one that another instance is making at this moment: the name does not tell the instance."""
-    theirs = endpoint_veth("another", world.endpoint_namespace(), "e0", 10)
+    theirs = endpoint_veth("another", topo.endpoint_namespace(), "e0", 10)
     pair = ["add", theirs.ifname, "index", str(theirs.ifindex), "type", "veth", "peer", "name", "eth0"]
     ip("link", *pair, "netns", theirs.namespace)
     assert (await kernel.observe({"e0": theirs.namespace})).veths == {}
@@ -86,9 +86,9 @@ async def test_interfaces_of_others_are_not_seen(kernel: Kernel) -> None:
     assert (await kernel.observe({})).veths == {}
 
 
-async def test_a_peer_is_looked_for_where_it_belongs(kernel: Kernel, world: World) -> None:
-    veth = await realized(kernel, world)
-    other = world.endpoint_namespace()
+async def test_a_peer_is_looked_for_where_it_belongs(kernel: Kernel, topo: Topo) -> None:
+    veth = await realized(kernel, topo)
+    other = topo.endpoint_namespace()
     for namespaces in ({}, {"e0": other}, {"e0": "no-such-namespace"}):
         seen = (await kernel.observe(namespaces)).veths["e0"]
         assert (seen.complete, seen.peer) == (True, None)
@@ -100,9 +100,9 @@ async def test_a_peer_is_looked_for_where_it_belongs(kernel: Kernel, world: Worl
 
 
 async def test_a_namespace_that_cannot_be_read_leaves_its_peer_unknown_and_the_rest_seen(
-    kernel: Kernel, world: World, tmp_path: Path
+    kernel: Kernel, topo: Topo, tmp_path: Path
 ) -> None:
-    good, bad = await realized(kernel, world), await realized(kernel, world, "e1", 11)
+    good, bad = await realized(kernel, topo), await realized(kernel, topo, "e1", 11)
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     veths = (await kernel.observe({"e0": good.namespace, "e1": str(loop)})).veths
@@ -115,9 +115,9 @@ async def test_a_namespace_that_cannot_be_read_leaves_its_peer_unknown_and_the_r
 
 
 async def test_a_namespace_that_takes_too_long_is_not_known(
-    kernel: Kernel, world: World, monkeypatch, tmp_path: Path
+    kernel: Kernel, topo: Topo, monkeypatch, tmp_path: Path
 ) -> None:
-    veth = await realized(kernel, world)
+    veth = await realized(kernel, topo)
     batch = tmp_path / "batch"
     batch.write_text("\n".join(f"addr add 172.16.{n // 250}.{1 + n % 250}/32 dev eth0" for n in range(1000)))
     ip("-batch", str(batch), namespace=veth.namespace)
@@ -131,9 +131,9 @@ async def test_a_namespace_that_takes_too_long_is_not_known(
 
 
 async def test_what_a_tenant_has_on_other_interfaces_is_not_even_read(
-    kernel: Kernel, world: World, monkeypatch, tmp_path: Path
+    kernel: Kernel, topo: Topo, monkeypatch, tmp_path: Path
 ) -> None:
-    veth = await realized(kernel, world)
+    veth = await realized(kernel, topo)
     batch = tmp_path / "batch"
     numbers = [f"{n // 250}.{1 + n % 250}" for n in range(3000)]
     lines = [f"addr add 172.16.{n}/32 dev lo" for n in numbers]
@@ -154,8 +154,8 @@ async def test_what_a_tenant_has_on_other_interfaces_is_not_even_read(
     assert 3 < len(read) < 20
 
 
-async def test_the_main_tables_default_routes_are_found_among_many(kernel: Kernel, world: World, tmp_path) -> None:
-    veth = await realized(kernel, world)
+async def test_the_main_tables_default_routes_are_found_among_many(kernel: Kernel, topo: Topo, tmp_path) -> None:
+    veth = await realized(kernel, topo)
     batch = tmp_path / "batch"
     lines = [f"route add 172.20.{n // 250}.{1 + n % 250}/32 dev eth0" for n in range(3000)]
     lines += ["route add default via 10.1.0.2 dev eth0 metric 7", "route add default via 10.1.0.3 dev eth0 table 99"]
@@ -170,16 +170,16 @@ async def test_the_main_tables_default_routes_are_found_among_many(kernel: Kerne
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
-async def test_how_transit_xdp_runs_is_read_from_the_interface(config: KernelConfig, world: World, mode: str) -> None:
+async def test_how_transit_xdp_runs_is_read_from_the_interface(config: KernelConfig, topo: Topo, mode: str) -> None:
     kernel = await Kernel.open(replace(config, attach_mode=AttachMode(mode)))
     try:
         assert kernel.transit_modes() == {"eth0": "none"}
-        assert await kernel.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
+        assert await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))]) == []
         assert kernel.transit_modes() == {"eth0": mode}
         ip("link", "set", "eth0", "xdp" if mode == "native" else "xdpgeneric", "off")
         with loaded("stranger") as stranger:
             async with Netlink() as netlink:
-                await attach(netlink, world.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
+                await attach(netlink, topo.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
             assert kernel.transit_modes() == {"eth0": "none"}
         ip("link", "del", "eth0")
         assert kernel.transit_modes() == {"eth0": "none"}
@@ -188,7 +188,7 @@ async def test_how_transit_xdp_runs_is_read_from_the_interface(config: KernelCon
 
 
 async def test_what_an_older_agent_pinned_goes_once_nothing_of_it_runs(
-    config: KernelConfig, world: World, tmp_path: Path, monkeypatch
+    config: KernelConfig, topo: Topo, tmp_path: Path, monkeypatch
 ) -> None:
     sources = Path(shutil.copytree(SOURCES, tmp_path / "sources"))
     program = sources / "transit_xdp.c"
@@ -196,7 +196,7 @@ async def test_what_an_older_agent_pinned_goes_once_nothing_of_it_runs(
     with monkeypatch.context() as patch:
         patch.setattr(datapath_kernel, "compile_programs", partial(compile_programs, sources=sources))
         old = await Kernel.open(config)
-    veth = await realized(old, world)
+    veth = await realized(old, topo)
     older = config.pins.root / "v0" / "maps"
     older.mkdir(parents=True)
     bpf.pin(old.maps[MapName.VPCS].descriptor, older / "vpcs")
@@ -208,7 +208,7 @@ async def test_what_an_older_agent_pinned_goes_once_nothing_of_it_runs(
     try:
         new.tend(await new.observe({}))
         assert old_home.exists(), "its programs are attached"
-        assert await new.executor.run([AttachTransit(world.ifindex("eth0"))]) == []
+        assert await new.executor.run([AttachTransit(topo.ifindex("eth0"))]) == []
         new.tend(await new.observe({}))
         assert old_home.exists(), "one of its programs is attached"
         assert await new.executor.run([EnsureVeth(veth)]) == []
@@ -219,8 +219,8 @@ async def test_what_an_older_agent_pinned_goes_once_nothing_of_it_runs(
         await new.close()
 
 
-async def test_a_detached_or_foreign_program_is_not_ours(kernel: Kernel, world: World) -> None:
-    veth = await realized(kernel, world)
+async def test_a_detached_or_foreign_program_is_not_ours(kernel: Kernel, topo: Topo) -> None:
+    veth = await realized(kernel, topo)
     ip("link", "set", veth.ifname, "xdp", "off")
     ip("link", "set", "eth0", "xdp", "off")
     observed = await kernel.observe({})
@@ -228,7 +228,7 @@ async def test_a_detached_or_foreign_program_is_not_ours(kernel: Kernel, world: 
     assert not observed.veths["e0"].transit_agent
     with loaded("stranger") as stranger:
         async with Netlink() as netlink:
-            await attach(netlink, world.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
+            await attach(netlink, topo.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
         assert not (await kernel.observe({})).uplinks[0].transit
 
 
@@ -250,10 +250,10 @@ async def test_a_map_that_cannot_be_read_is_an_error(kernel: Kernel) -> None:
 
 
 async def test_an_agent_that_starts_again_finds_everything_and_changes_nothing(
-    config: KernelConfig, world: World
+    config: KernelConfig, topo: Topo
 ) -> None:
     first = await Kernel.open(config)
-    veth = await realized(first, world)
+    veth = await realized(first, topo)
     before = await first.observe({"e0": veth.namespace})
     links = ip_json("link", "show", veth.ifname), ip_json("link", "show", "eth0")
     await first.close()
@@ -265,8 +265,8 @@ async def test_an_agent_that_starts_again_finds_everything_and_changes_nothing(
         await second.close()
 
 
-async def test_pins_that_somebody_removed_are_restored(config: KernelConfig, kernel: Kernel, world: World) -> None:
-    veth = await realized(kernel, world)
+async def test_pins_that_somebody_removed_are_restored(config: KernelConfig, kernel: Kernel, topo: Topo) -> None:
+    veth = await realized(kernel, topo)
     before = await kernel.observe({"e0": veth.namespace})
     config.pins.remove()
     kernel.tend(await kernel.observe({}))
@@ -278,18 +278,18 @@ async def test_pins_that_somebody_removed_are_restored(config: KernelConfig, ker
 
 
 async def test_a_look_changes_nothing_that_is_not_right(
-    config: KernelConfig, kernel: Kernel, world: World, monkeypatch
+    config: KernelConfig, kernel: Kernel, topo: Topo, monkeypatch
 ) -> None:
     """Questions and dry runs look, too."""
-    await realized(kernel, world)
+    await realized(kernel, topo)
     array, slots = kernel.maps[MapName.PROGRAMS], [U32.pack(slot) for slot in CALLED_PROGRAMS]
     config.pins.remove()
     for slot in slots:
         bpf.delete(array.descriptor, slot)
     looks: list[None] = []
-    monkeypatch.setattr(kernel.neighbours, "look_again", lambda: looks.append(None))
+    monkeypatch.setattr(kernel.neighbours, "rescan", lambda: looks.append(None))
     observed = await kernel.observe({})
-    await kernel.look_up(Suspects({MapName.VPCS: {U32.pack(VNI)}}, {"e0"}), {})
+    await kernel.observe_some(Suspects({MapName.VPCS: {U32.pack(VNI)}}, {"e0"}), {})
     assert (config.pins.paths(), [array.lookup(slot) for slot in slots], looks) == (frozenset(), [None, None], [])
     kernel.tend(observed)
     assert None not in [array.lookup(slot) for slot in slots]
@@ -304,22 +304,22 @@ async def test_opening_leaves_the_tail_call_to_the_program_that_runs(config: Ker
     assert kernel.maps[MapName.PROGRAMS].lookup(U32.pack(0)) is None
 
 
-async def test_some_entries_and_pairs_are_looked_up_again(kernel: Kernel, world: World) -> None:
-    one, other = await realized(kernel, world), await realized(kernel, world, "e1", 11)
+async def test_some_entries_and_pairs_are_looked_up_again(kernel: Kernel, topo: Topo) -> None:
+    one, other = await realized(kernel, topo), await realized(kernel, topo, "e1", 11)
     namespaces = {"e0": one.namespace, "e1": other.namespace}
     whole = await kernel.observe(namespaces)
     key = next(iter(whole.maps[MapName.ENDPOINTS]))
     suspects = Suspects({MapName.ENDPOINTS: {key}, MapName.VPCS: {U32.pack(VNI + 1)}}, {"e1", "gone"})
-    found = await kernel.look_up(suspects, namespaces)
+    found = await kernel.observe_some(suspects, namespaces)
     assert (found.uplinks, found.veths) == (whole.uplinks, {"e1": whole.veths["e1"]})
     assert found.maps == {MapName.ENDPOINTS: {key: whole.maps[MapName.ENDPOINTS][key]}, MapName.VPCS: {}}
     ip("link", "del", "eth0")
     with pytest.raises(ObservationError, match="no such interface"):
-        await kernel.look_up(suspects, namespaces)
+        await kernel.observe_some(suspects, namespaces)
 
 
-async def test_lookups_answer_for_one_path(kernel: Kernel, world: World) -> None:
-    veth = await realized(kernel, world)
+async def test_lookups_answer_for_one_path(kernel: Kernel, topo: Topo) -> None:
+    veth = await realized(kernel, topo)
     address = bytes([10, 1, 0, 10])
     found = kernel.lookup_endpoint(VNI, address)
     assert found is not None
@@ -334,11 +334,11 @@ async def test_lookups_answer_for_one_path(kernel: Kernel, world: World) -> None
     assert kernel.lookup_vpc(VNI + 1) is None
 
 
-async def test_removing_leaves_nothing_of_ours_and_all_of_others(config: KernelConfig, world: World) -> None:
+async def test_removing_leaves_nothing_of_ours_and_all_of_others(config: KernelConfig, topo: Topo) -> None:
     kernel = await Kernel.open(config)
-    await realized(kernel, world)
+    await realized(kernel, topo)
     await kernel.neighbours.start()
-    tell(kernel.neighbours, {bytes([10, 77, 0, 2]): Peer()})
+    set_peers(kernel.neighbours, {bytes([10, 77, 0, 2]): Peer()})
     await kernel.neighbours.settled()
     await kernel.close()
     ip("link", "add", "theirs", "type", "veth", "peer", "name", "theirs2")

@@ -16,8 +16,8 @@ from agent.datapath.attach.transit import Transit
 from agent.datapath.attach.xdp import NONE_EXPECTED, XDP_FLAGS_HW_MODE, XDP_FLAGS_REPLACE, AttachMode
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.host_check import SMALLEST_PROGRAM
-from agent.errors import ToldError
-from tests.netns.conftest import World
+from agent.errors import OperatorError
+from tests.netns.conftest import Topo
 from tests.netns.programs import loaded, owning
 
 INDEX = 4711
@@ -43,12 +43,12 @@ class Card:
 
     async def request(self, kind: str, command: str, *, index: int, xdp: dict[str, Any]) -> None:
         assert (kind, command, index) == ("link", "set", INDEX)
-        told = dict(xdp["attrs"])
-        expected = told["IFLA_XDP_EXPECTED_FD"]
+        attributes = dict(xdp["attrs"])
+        expected = attributes["IFLA_XDP_EXPECTED_FD"]
         assert (0 if expected == NONE_EXPECTED else bpf.program_info(expected).id) == self.program
-        self._held.append(os.dup(told["IFLA_XDP_FD"]))  # as a card does: the program lives with it
+        self._held.append(os.dup(attributes["IFLA_XDP_FD"]))  # as a card does: the program lives with it
         self.program = bpf.program_info(self._held[-1]).id
-        self.asked.append((self.program, told["IFLA_XDP_FLAGS"]))
+        self.asked.append((self.program, attributes["IFLA_XDP_FLAGS"]))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def card() -> Iterator[Card]:
     made.close()
 
 
-async def test_a_card_runs_a_program_that_was_loaded_for_it(world: World, card: Card) -> None:
+async def test_a_card_runs_a_program_that_was_loaded_for_it(topo: Topo, card: Card) -> None:
     loads: list[int] = []
 
     def load(ifindex: int) -> int:
@@ -85,7 +85,7 @@ async def test_a_card_runs_a_program_that_was_loaded_for_it(world: World, card: 
             transit.close()
 
 
-async def test_a_strangers_program_on_a_card_stays(world: World, card: Card) -> None:
+async def test_a_strangers_program_on_a_card_stays(topo: Topo, card: Card) -> None:
     with loaded("stranger") as stranger, loaded("ours") as program:
         card.program = stranger.program_id
         transit = Transit(
@@ -98,7 +98,7 @@ async def test_a_strangers_program_on_a_card_stays(world: World, card: Card) -> 
             lambda ifindex: None,
         )
         try:
-            with pytest.raises(ToldError, match="another owner"):
+            with pytest.raises(OperatorError, match="another owner"):
                 await transit._attach_to_card(INDEX)
             assert card.program == stranger.program_id
         finally:

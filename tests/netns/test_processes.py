@@ -13,7 +13,7 @@ from lab.waiting import until
 from agent.core.model.process_bindings import Binding, Process
 from agent.core.plan.actions import DeleteVeth, EnsureVeth, Veth
 from agent.datapath.kernel import Kernel
-from tests.netns.conftest import World, ip_json
+from tests.netns.conftest import Topo, ip_json
 from tests.netns.tenants import endpoint_veth
 
 PROCESS = ["{pid}", "/proc/{pid}/ns/net", "/proc/{pid}/task/{pid}/ns/net", "/proc/./{pid}/ns/net"]
@@ -37,9 +37,9 @@ async def ensure(kernel: Kernel, veth: Veth) -> str:
 
 @pytest.mark.parametrize("spelling", PROCESS)
 async def test_a_process_id_that_was_given_out_again_gets_nothing_of_the_first(
-    kernel: Kernel, world: World, spelling: str
+    kernel: Kernel, topo: Topo, spelling: str
 ) -> None:
-    first, second = world.endpoint_namespace(), world.endpoint_namespace()
+    first, second = topo.endpoint_namespace(), topo.endpoint_namespace()
     with living_in(first) as pid:
         veth = veth_in(kernel, spelling.format(pid=pid))
         assert await ensure(kernel, veth) == ""
@@ -61,8 +61,8 @@ async def test_a_process_id_that_was_given_out_again_gets_nothing_of_the_first(
                 end(again)
 
 
-async def test_a_process_that_ended_is_named_with_what_to_do(kernel: Kernel, world: World) -> None:
-    with living_in(world.endpoint_namespace()) as pid:
+async def test_a_process_that_ended_is_named_with_what_to_do(kernel: Kernel, topo: Topo) -> None:
+    with living_in(topo.endpoint_namespace()) as pid:
         veth = veth_in(kernel, str(pid))
         assert await ensure(kernel, veth) == ""
         end(pid)
@@ -70,12 +70,12 @@ async def test_a_process_that_ended_is_named_with_what_to_do(kernel: Kernel, wor
 
 
 async def test_a_process_that_moved_to_another_namespace_gets_nothing_there(
-    kernel: Kernel, world: World, tmp_path: Path
+    kernel: Kernel, topo: Topo, tmp_path: Path
 ) -> None:
     """It makes one for itself when it is told to, as the same process."""
     go = tmp_path / "go"
     moving = ("sh", "-c", f"while [ ! -e {go} ]; do sleep 0.05; done; exec unshare --net sleep 600")
-    with living_in(world.endpoint_namespace(), 0, *moving) as pid:
+    with living_in(topo.endpoint_namespace(), 0, *moving) as pid:
         veth = veth_in(kernel, str(pid))
         assert await ensure(kernel, veth) == ""
         before = namespace_of(pid)
@@ -84,8 +84,8 @@ async def test_a_process_that_moved_to_another_namespace_gets_nothing_there(
         assert "in another network namespace" in await ensure(kernel, veth)
 
 
-async def test_nothing_of_before_a_reboot_is_trusted(kernel: Kernel, world: World) -> None:
-    with living_in(world.endpoint_namespace()) as pid:
+async def test_nothing_of_before_a_reboot_is_trusted(kernel: Kernel, topo: Topo) -> None:
+    with living_in(topo.endpoint_namespace()) as pid:
         veth = veth_in(kernel, str(pid))
         assert await ensure(kernel, veth) == ""
         (kept,) = kernel.bindings.take_changed().values()
@@ -104,18 +104,18 @@ def as_shown(pid: int) -> Process:
     return Process(boot, int(fields[19]), shown.st_dev, shown.st_ino)
 
 
-async def test_what_is_remembered_says_which_process_it_was(kernel: Kernel, world: World) -> None:
-    name = world.endpoint_namespace()
+async def test_what_is_remembered_says_which_process_it_was(kernel: Kernel, topo: Topo) -> None:
+    name = topo.endpoint_namespace()
     with living_in(name) as pid:
         assert await ensure(kernel, veth_in(kernel, str(pid))) == ""
         assert kernel.bindings.take_changed() == {"web": Binding("revision 7", as_shown(pid))}
 
 
 async def test_a_pair_of_which_nobody_remembers_the_process_is_kept_and_never_made_elsewhere(
-    kernel: Kernel, world: World
+    kernel: Kernel, topo: Topo
 ) -> None:
     """An agent before this one made it, and remembered nothing: the pair itself says where it belongs."""
-    with living_in(world.endpoint_namespace()) as pid:
+    with living_in(topo.endpoint_namespace()) as pid:
         veth = veth_in(kernel, str(pid))
         assert await ensure(kernel, veth) == ""
         kernel.bindings.restore({}, {"web": 8})
@@ -127,10 +127,10 @@ async def test_a_pair_of_which_nobody_remembers_the_process_is_kept_and_never_ma
         assert "nothing says which process was meant" in await ensure(kernel, veth)
 
 
-async def test_a_link_to_a_process_means_that_process_until_it_is_made_again(kernel: Kernel, world: World) -> None:
+async def test_a_link_to_a_process_means_that_process_until_it_is_made_again(kernel: Kernel, topo: Topo) -> None:
     """As in `ln -s /proc/PID/ns/net /run/netns/NAME`, which many scripts do for containers."""
-    first, second = world.endpoint_namespace(), world.endpoint_namespace()
-    name = f"{world.prefix}link"
+    first, second = topo.endpoint_namespace(), topo.endpoint_namespace()
+    name = f"{topo.prefix}link"
     with living_in(first) as pid, linked(name, pid) as make_link_again:
         veth = veth_in(kernel, name, revision=0)
         assert await ensure(kernel, veth) == ""
@@ -145,11 +145,11 @@ async def test_a_link_to_a_process_means_that_process_until_it_is_made_again(ker
             end(again)
 
 
-async def test_a_namespace_made_again_under_its_name_is_what_was_meant(kernel: Kernel, world: World) -> None:
-    name = world.endpoint_namespace()
+async def test_a_namespace_made_again_under_its_name_is_what_was_meant(kernel: Kernel, topo: Topo) -> None:
+    name = topo.endpoint_namespace()
     veth = veth_in(kernel, name, revision=0)
     assert await ensure(kernel, veth) == ""
-    world.remake(name)
+    topo.remake(name)
     until(lambda: not ip_json("link", "show", "type", "veth", "group", "default")[1:], "the end of the old pair")
     assert await ensure(kernel, veth) == ""
     assert interfaces(name) == ["lo", "eth0"]

@@ -12,7 +12,7 @@ from agent.core.model.map_layout import DROPLET, LOCAL_DROPLET, U32, MapName, ma
 from agent.core.plan.actions import AttachTransit
 from agent.core.probe.paths import Rules
 from agent.core.probe.probe_packet import smallest
-from agent.core.probe.send_errors import Sending
+from agent.core.probe.send_errors import SendResult
 from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.net.ethtool import set_endpoint_offloads
@@ -21,7 +21,7 @@ from agent.probe.probe_socket import ProbeSocket
 
 from .conftest import _libc, enter, ip, ip_json, run
 from .routed import PORT, V4, V6, Addresses, Routed, routed
-from .test_probes import NONCE, Heard, Room, path_of
+from .test_probes import NONCE, Heard, ProbeSetup, path_of
 
 both = pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
 QUICK = Rules(interval=0.1, deadline=0.3, check_every=1.0, narrow_every=0.5)
@@ -97,7 +97,7 @@ async def test_transit_xdp_sends_a_probe_of_every_size_back(net: Routed, far: Ho
     before = far.outcome("probe_reflected")
     try:
         for number, size in enumerate((smallest(path.peer), 1280, 1499, 1500), 1):
-            assert prober.send(path.peer, size, NONCE) is Sending.SENT
+            assert prober.send(path.peer, size, NONCE) is SendResult.SENT
             await heard.come(number)
         assert heard == [(path, NONCE)] * 4
         assert far.outcome("probe_reflected") == before + 4
@@ -108,35 +108,35 @@ async def test_transit_xdp_sends_a_probe_of_every_size_back(net: Routed, far: Ho
 @both
 async def test_a_host_that_does_not_know_this_one_does_not_answer(net: Routed, far: Host, family: Addresses) -> None:
     far.forget(family.packed(family.near))
-    room = Room(net, family, QUICK)
+    setup = ProbeSetup(net, family, QUICK)
     try:
-        await room.until(lambda: room.prober.counts.lost >= 3)
-        assert room.state() == ("unknown", 1500)
+        await setup.until(lambda: setup.prober.counts.lost >= 3)
+        assert setup.state() == ("unknown", 1500)
         assert far.outcome("unknown_droplet") >= 3
     finally:
-        await room.close()
+        await setup.close()
 
 
 @both
 async def test_a_host_that_goes_is_down_and_comes_back(net: Routed, far: Host, family: Addresses) -> None:
-    room = Room(net, family, QUICK)
+    setup = ProbeSetup(net, family, QUICK)
     try:
-        await room.until(lambda: room.state() == ("up", 1500))
+        await setup.until(lambda: setup.state() == ("up", 1500))
         ip("link", "set", "eth0", "down", namespace=net.far)
-        await room.until(lambda: room.found.down)
+        await setup.until(lambda: setup.found.down)
         ip("link", "set", "eth0", "up", namespace=net.far)
-        await room.until(lambda: not room.found.down)
+        await setup.until(lambda: not setup.found.down)
     finally:
-        await room.close()
+        await setup.close()
 
 
 @both
 async def test_the_narrowest_link_on_the_way_is_found(net: Routed, far: Host, family: Addresses) -> None:
     net.narrow(1400)
-    room = Room(net, family, QUICK)
+    setup = ProbeSetup(net, family, QUICK)
     try:
-        await room.until(lambda: room.found.mtu == 1400)
+        await setup.until(lambda: setup.found.mtu == 1400)
         net.narrow(1500)
-        await room.until(lambda: room.found.mtu is None)
+        await setup.until(lambda: setup.found.mtu is None)
     finally:
-        await room.close()
+        await setup.close()

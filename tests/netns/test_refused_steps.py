@@ -22,8 +22,8 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import MapDefinition
 from agent.datapath.bpf.maps import MapSizes, open_maps
 from agent.datapath.kernel import Kernel, KernelConfig
-from agent.errors import ToldError
-from tests.netns.conftest import World, ip, ip_json
+from agent.errors import OperatorError
+from tests.netns.conftest import Topo, ip, ip_json
 from tests.netns.tenants import endpoint_veth
 
 BPF_LINK_CREATE = 28
@@ -58,9 +58,9 @@ def linked(program_id: int, ifindex: int) -> Iterator[None]:
 
 
 async def test_a_program_that_a_link_holds_is_busy_and_the_text_says_how_to_detach_it(
-    native: Kernel, world: World
+    native: Kernel, topo: Topo
 ) -> None:
-    index = world.ifindex("eth0")
+    index = topo.ifindex("eth0")
     assert await native.executor.run([AttachTransit(index)]) == []
     number = attached("eth0")
     assert await native.executor.run([DetachTransit(index)]) == []
@@ -76,18 +76,16 @@ async def test_a_program_that_a_link_holds_is_busy_and_the_text_says_how_to_deta
     assert await native.executor.run([AttachTransit(index)]) == []
 
 
-async def test_an_interface_that_has_no_xdp_in_its_driver_says_which_mode_to_choose(
-    native: Kernel, world: World
-) -> None:
+async def test_an_interface_that_has_no_xdp_in_its_driver_says_which_mode_to_choose(native: Kernel, topo: Topo) -> None:
     ip("link", "add", "name", "br0", "type", "bridge")
-    (refused,) = await native.executor.run([AttachTransit(world.ifindex("br0"))])
+    (refused,) = await native.executor.run([AttachTransit(topo.ifindex("br0"))])
     assert refused.errno == errno.EOPNOTSUPP
     assert "br0: driver bridge refuses native XDP: " in refused.message
     assert refused.message.endswith("(EOPNOTSUPP). Set attach_mode to auto")
 
 
-async def test_an_interface_that_is_gone_says_to_bring_it_back(kernel: Kernel, world: World) -> None:
-    index = world.ifindex("eth0")
+async def test_an_interface_that_is_gone_says_to_bring_it_back(kernel: Kernel, topo: Topo) -> None:
+    index = topo.ifindex("eth0")
     ip("link", "del", "eth0")
     (refused,) = await kernel.executor.run([AttachTransit(index)])
     assert refused.errno == errno.ENODEV
@@ -108,7 +106,7 @@ async def test_an_endpoints_interface_cannot_be_made_up_of_what_is_no_namespace(
 async def test_a_map_that_no_host_has_memory_for_says_to_lower_its_size(kernel: Kernel, config: KernelConfig) -> None:
     """16 TiB: the kernel refuses more than the host has at once, and takes nothing (__vmalloc_node_range)."""
     huge = MapDefinition(MapName.ENDPOINTS.value, bpf.MapType.ARRAY, 4, MIB, 1, 0)
-    with pytest.raises(ToldError) as refused:
+    with pytest.raises(OperatorError) as refused:
         open_maps(config.pins.maps.with_name("huge"), [huge], MapSizes(endpoints=16 * MIB))
     assert refused.value.errno == errno.ENOMEM
     assert str(refused.value.strerror).endswith(

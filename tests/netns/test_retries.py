@@ -19,17 +19,17 @@ from agent.reconcile.store import Store
 from agent.settings import Settings
 from protocol.acknowledgements import State
 
-from .conftest import World, ip
+from .conftest import Topo, ip
 
 FIRST = 5.0
 NETWORK = {"id": "front", "vpc": "red", "cidrs": ["192.168.0.0/20"], "bouncers": ["there"]}
 
 
-def base(world: World) -> dict[str, Any]:
+def base(topo: Topo) -> dict[str, Any]:
     return {
         "droplets": [
-            {"id": "here", "host": "here", "address": world.address},
-            {"id": "there", "host": "there", "address": world.neighbour},
+            {"id": "here", "host": "here", "address": topo.address},
+            {"id": "there", "host": "there", "address": topo.neighbour},
         ],
         "vpcs": [{"id": "red", "vni": 7, "cidrs": ["192.168.0.0/16"], "dividers": ["there"]}],
         "networks": [NETWORK],
@@ -77,7 +77,7 @@ class Agent:
 
 
 @pytest.fixture
-async def agent(world: World, kernel: Kernel, tmp_path: Path) -> AsyncIterator[Agent]:
+async def agent(topo: Topo, kernel: Kernel, tmp_path: Path) -> AsyncIterator[Agent]:
     settings = Settings(host="here", interfaces=("eth0",), instance=kernel.config.instance)
     made = Agent()
     with contextlib.closing(Store(tmp_path / "state", "here")) as store:
@@ -85,54 +85,54 @@ async def agent(world: World, kernel: Kernel, tmp_path: Path) -> AsyncIterator[A
         connect(made.parts)
         await made.parts.reconciler.start()
         await made.parts.reconciler.begin_snapshot()
-        await made.publish("base", **base(world))
+        await made.publish("base", **base(topo))
         await made.parts.reconciler.snapshot_complete()
         assert made.state("base") is State.REALIZED
         yield made
 
 
-def appears(world: World, namespace: str) -> None:
-    if namespace not in world.endpoints:
-        world.endpoints.append(namespace)
+def appears(topo: Topo, namespace: str) -> None:
+    if namespace not in topo.endpoints:
+        topo.endpoints.append(namespace)
     ip("netns", "add", namespace)
 
 
 FOR_GOOD = {
-    "no namespace": lambda world: [local(f"{world.prefix}gone", 50)],
+    "no namespace": lambda topo: [local(f"{topo.prefix}gone", 50)],
     "no room in the map": lambda _: [remote(number) for number in range(1500)],
 }
 
 
 @pytest.mark.parametrize("endpoints", FOR_GOOD.values(), ids=FOR_GOOD)
 async def test_a_document_that_fails_for_good_slows_no_retry_of_one_that_would_succeed(
-    world: World, agent: Agent, endpoints
+    topo: Topo, agent: Agent, endpoints
 ) -> None:
-    await agent.publish("for-good", endpoints=endpoints(world))
+    await agent.publish("for-good", endpoints=endpoints(topo))
     for _ in range(8):
         assert agent.state("for-good") is State.FAILED
         await agent.after(FIRST * LONGEST)
-    late = f"{world.prefix}late"
+    late = f"{topo.prefix}late"
     await agent.publish("late", endpoints=[local(late, 51)])
     assert agent.state("late") is State.FAILED
-    appears(world, late)
+    appears(topo, late)
     await agent.after(FIRST)
     assert (agent.state("late"), agent.state("for-good")) == (State.REALIZED, State.FAILED)
     assert await agent.parts.resync.plan() == []
 
 
 async def test_an_endpoint_in_force_whose_namespace_was_away_is_put_again_by_its_own_retry(
-    world: World, agent: Agent
+    topo: Topo, agent: Agent
 ) -> None:
-    name, other = f"{world.prefix}late", f"{world.prefix}other"
+    name, other = f"{topo.prefix}late", f"{topo.prefix}other"
     for one in (name, other):
-        appears(world, one)
+        appears(topo, one)
     await agent.publish("late", endpoints=[local(name, 51)])
     await agent.publish("other", endpoints=[local(other, 52)])
     assert (agent.state("late"), agent.state("other")) == (State.REALIZED, State.REALIZED)
     ip("netns", "del", name)
     await agent.parts.resync.repair()
     assert (agent.state("late"), agent.state("other")) == (State.FAILED, State.REALIZED)
-    appears(world, name)
+    appears(topo, name)
     await agent.after(FIRST)
     assert agent.state("late") is State.REALIZED
     assert "192.168.1.51" in ip("addr", "show", "dev", "eth0", namespace=name)

@@ -13,46 +13,46 @@ from agent.core.plan.actions import AttachTransit, DetachTransit
 from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.uninstall import remove
-from tests.netns.conftest import World, ip, ip_json, run, uplinks_now
-from tests.netns.hops import tell
+from tests.netns.conftest import Topo, ip, ip_json, run, uplinks_now
+from tests.netns.hops import set_peers
 
 
 @pytest.fixture
-def two(world: World, config: KernelConfig) -> KernelConfig:
+def two(topo: Topo, config: KernelConfig) -> KernelConfig:
     """The settings of a host with two interfaces, the second one with addresses of both families."""
-    ip("link", "add", "eth1", "type", "veth", "peer", "name", "sub1", "netns", world.substrate)
+    ip("link", "add", "eth1", "type", "veth", "peer", "name", "sub1", "netns", topo.substrate)
     ip("addr", "add", "10.78.0.1/24", "dev", "eth1")
     ip("addr", "add", "2001:db8:78::1/64", "dev", "eth1", "nodad")
     ip("link", "set", "eth1", "mtu", "1400", "up")
-    ip("link", "set", "sub1", "up", namespace=world.substrate)
-    run("ip", "netns", "exec", world.substrate, "ethtool", "-K", "sub1", "gro", "on")
+    ip("link", "set", "sub1", "up", namespace=topo.substrate)
+    run("ip", "netns", "exec", topo.substrate, "ethtool", "-K", "sub1", "gro", "on")
     return replace(config, interfaces=("eth0", "eth1"))
 
 
-async def test_interfaces_are_read_in_the_order_of_the_settings(world: World, two: KernelConfig) -> None:
+async def test_interfaces_are_read_in_the_order_of_the_settings(topo: Topo, two: KernelConfig) -> None:
     second, first = await uplinks_now("eth1", "eth0")
     assert [first.name, second.name] == ["eth0", "eth1"]
-    assert (first.ifindex, first.mtu, first.vlan) == (world.ifindex("eth0"), 1500, 0)
+    assert (first.ifindex, first.mtu, first.vlan) == (topo.ifindex("eth0"), 1500, 0)
     assert second.mtu == 1400
     assert {str(ipaddress.ip_address(one)) for one in second.addresses} == {"10.78.0.1", "2001:db8:78::1"}
-    assert (second.arrives, second.leaves, second.carrier) == ((second.ifindex,), second.ifindex, second.ifindex)
+    assert (second.ingress, second.egress, second.carrier) == ((second.ifindex,), second.ifindex, second.ifindex)
     assert second.mac.hex(":") == ip_json("link", "show", "eth1")[0]["address"]
 
 
-async def test_one_that_is_missing_is_named(world: World) -> None:
+async def test_one_that_is_missing_is_named(topo: Topo) -> None:
     with pytest.raises(OSError, match="no such interface") as refused:
         await uplinks_now("eth0", "eth7")
     assert (refused.value.errno, refused.value.filename) == (errno.ENODEV, "eth7")
 
 
-async def test_a_members_master_that_is_no_bond_changes_nothing(world: World) -> None:
+async def test_a_members_master_that_is_no_bond_changes_nothing(topo: Topo) -> None:
     ip("link", "add", "name", "br0", "type", "bridge")
     ip("link", "set", "eth0", "master", "br0")
     found = await uplinks_now("eth0", "br0")
-    assert [one.arrives for one in found] == [(one.ifindex,) for one in found]
+    assert [one.ingress for one in found] == [(one.ifindex,) for one in found]
 
 
-async def test_the_program_runs_on_each_interface_and_leaves_each(world: World, two: KernelConfig) -> None:
+async def test_the_program_runs_on_each_interface_and_leaves_each(topo: Topo, two: KernelConfig) -> None:
     kernel = await Kernel.open(two)
     try:
         first, second = (one.carrier for one in await kernel.uplinks())
@@ -63,7 +63,7 @@ async def test_the_program_runs_on_each_interface_and_leaves_each(world: World, 
         assert [one.transit for one in await kernel.uplinks()] == [False, True]
         assert kernel.transit_modes() == {"eth0": "none", "eth1": "native"}
         await kernel.neighbours.start()
-        tell(kernel.neighbours, {bytes([10, 77, 0, 2]): Peer(), bytes([10, 78, 0, 2]): Peer()})
+        set_peers(kernel.neighbours, {bytes([10, 77, 0, 2]): Peer(), bytes([10, 78, 0, 2]): Peer()})
         await kernel.neighbours.settled()
     finally:
         await kernel.close()
@@ -72,8 +72,8 @@ async def test_the_program_runs_on_each_interface_and_leaves_each(world: World, 
     assert "managed" not in ip("neigh", "show")
 
 
-async def test_an_interface_that_cannot_is_a_failure_of_its_own(world: World, two: KernelConfig) -> None:
-    ip("link", "set", "sub1", "mtu", "9000", namespace=world.substrate)
+async def test_an_interface_that_cannot_is_a_failure_of_its_own(topo: Topo, two: KernelConfig) -> None:
+    ip("link", "set", "sub1", "mtu", "9000", namespace=topo.substrate)
     kernel = await Kernel.open(replace(two, attach_mode=AttachMode.NATIVE))
     try:
         first, second = (one.carrier for one in await kernel.uplinks())
@@ -86,10 +86,10 @@ async def test_an_interface_that_cannot_is_a_failure_of_its_own(world: World, tw
         await kernel.close()
 
 
-async def test_a_program_for_the_card_is_refused_in_words_that_help(world: World, config: KernelConfig) -> None:
+async def test_a_program_for_the_card_is_refused_in_words_that_help(topo: Topo, config: KernelConfig) -> None:
     kernel = await Kernel.open(replace(config, attach_mode=AttachMode.OFFLOAD))
     try:
-        (failure,) = await kernel.executor.run([AttachTransit(world.ifindex("eth0"))])
+        (failure,) = await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))])
         assert failure.message.startswith("eth0: driver veth refuses offload XDP: ")
         assert failure.message.endswith("(EINVAL). Set attach_mode to native or auto")
         assert kernel.transit_modes() == {"eth0": "none"}

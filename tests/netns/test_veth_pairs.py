@@ -16,12 +16,12 @@ import pytest
 from agent.core.model.offloads import wrong_offloads
 from agent.core.plan.actions import Veth
 from agent.datapath.attach.attach_modes import AttachModes
-from agent.datapath.attach.xdp import AttachMode, Ownership, attach, detach
+from agent.datapath.attach.xdp import AttachMode, ProgramOwnership, attach, detach
 from agent.datapath.net.ethtool import read_offloads
 from agent.datapath.net.namespaces import in_namespace, open_control_socket, opened_namespace
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.veth.pairs import Links, TransitAgent
-from tests.netns.conftest import World, ip, ip_json, run
+from tests.netns.conftest import Topo, ip, ip_json, run
 from tests.netns.hops import until
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import endpoint_veth
@@ -37,7 +37,7 @@ async def open_links(mode: AttachMode = AttachMode.NATIVE) -> AsyncIterator[Link
         async with Netlink() as netlink:
             links = Links(netlink, INSTANCE, TransitAgent(program, owning(program), AttachModes(mode)))
             yield links
-            links.taken.close()
+            links.name_watch.close()
 
 
 def packets() -> socket.socket:
@@ -87,15 +87,15 @@ def assert_right(veth: Veth) -> None:
     assert wrong_offloads(found) == {}
 
 
-async def test_a_pair_is_made_as_wanted(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_a_pair_is_made_as_wanted(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         assert_right(veth)
 
 
-async def test_making_a_pair_twice_changes_nothing(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_making_a_pair_twice_changes_nothing(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         before = host_side(veth), peer_side(veth)
@@ -104,9 +104,9 @@ async def test_making_a_pair_twice_changes_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("mode", [AttachMode.NATIVE, AttachMode.GENERIC])
-async def test_the_longest_frame_that_a_tenant_can_send_reaches_the_program(world: World, mode: AttachMode) -> None:
+async def test_the_longest_frame_that_a_tenant_can_send_reaches_the_program(topo: Topo, mode: AttachMode) -> None:
     """The program lets it pass, to a socket behind it. Without room there, the kernel drops it without a word."""
-    veth = wanted(world.endpoint_namespace())
+    veth = wanted(topo.endpoint_namespace())
     async with open_links(mode) as links:
         await links.ensure_veth(veth)
         longest = min(int(peer_side(veth)["max_mtu"]), 9000)
@@ -122,22 +122,22 @@ async def test_the_longest_frame_that_a_tenant_can_send_reaches_the_program(worl
                     assert behind.recv(1 << 16) == frame
 
 
-async def test_the_host_side_grows_with_what_the_tenant_may_set(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_the_host_side_grows_with_what_the_tenant_may_set(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         assert veth.mtu < host_side(veth)["mtu"] < 4096, "native XDP wants a frame to fit into a page"
 
 
-async def test_a_gateway_outside_the_prefix_is_reached_on_link(world: World) -> None:
-    veth = replace(wanted(world.endpoint_namespace()), addresses=("10.1.0.5/32",), gateways=("169.254.1.1",))
+async def test_a_gateway_outside_the_prefix_is_reached_on_link(topo: Topo) -> None:
+    veth = replace(wanted(topo.endpoint_namespace()), addresses=("10.1.0.5/32",), gateways=("169.254.1.1",))
     async with open_links() as links:
         await links.ensure_veth(veth)
         assert_right(veth)
 
 
-async def test_an_endpoint_may_have_both_families(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_an_endpoint_may_have_both_families(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     veth = replace(veth, addresses=(*veth.addresses, "fd00::5/64"), gateways=("10.1.0.1", "fd00::1"))
     async with open_links() as links:
         await links.ensure_veth(veth)
@@ -177,8 +177,8 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-async def test_a_pair_is_mended_when(world: World, damage: str) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_a_pair_is_mended_when(topo: Topo, damage: str) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         DAMAGE[damage](veth)
@@ -186,8 +186,8 @@ async def test_a_pair_is_mended_when(world: World, damage: str) -> None:
         assert_right(veth)
 
 
-async def test_a_changed_address_and_gateway_replace_the_old_ones(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_a_changed_address_and_gateway_replace_the_old_ones(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         moved = replace(veth, addresses=("10.2.0.9/24",), gateways=("10.2.0.1",))
@@ -196,9 +196,9 @@ async def test_a_changed_address_and_gateway_replace_the_old_ones(world: World) 
         assert_right(moved)
 
 
-async def test_an_address_is_replaced_by_another_one_of_its_subnet(world: World) -> None:
+async def test_an_address_is_replaced_by_another_one_of_its_subnet(topo: Topo) -> None:
     """The kernel drops the others of a subnet with its first IPv4 address."""
-    veth = wanted(world.endpoint_namespace())
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(replace(veth, addresses=("10.1.0.5/24", "fd00::5/64")))
         moved = replace(veth, addresses=("10.1.0.6/24", "fd00::6/64"))
@@ -207,8 +207,8 @@ async def test_an_address_is_replaced_by_another_one_of_its_subnet(world: World)
         assert_right(moved)
 
 
-async def test_what_the_tenant_added_stays_while_nothing_of_ours_is_missing(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_what_the_tenant_added_stays_while_nothing_of_ours_is_missing(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         ip("addr", "add", "10.1.0.200/24", "dev", "eth0", namespace=veth.namespace)
@@ -217,17 +217,17 @@ async def test_what_the_tenant_added_stays_while_nothing_of_ours_is_missing(worl
         assert addresses(veth) == {*veth.addresses, "10.1.0.200/24"}
 
 
-async def test_a_pair_whose_making_was_cut_short_is_finished(world: World) -> None:
+async def test_a_pair_whose_making_was_cut_short_is_finished(topo: Topo) -> None:
     """Killed right after the kernel made the pair: no mark, nothing set."""
-    veth = wanted(world.endpoint_namespace())
+    veth = wanted(topo.endpoint_namespace())
     make_unfinished(veth, veth.namespace)
     async with open_links() as links:
         await links.ensure_veth(veth)
         assert_right(veth)
 
 
-async def test_an_unfinished_pair_in_another_namespace_is_made_anew(world: World) -> None:
-    veth, elsewhere = wanted(world.endpoint_namespace()), world.endpoint_namespace()
+async def test_an_unfinished_pair_in_another_namespace_is_made_anew(topo: Topo) -> None:
+    veth, elsewhere = wanted(topo.endpoint_namespace()), topo.endpoint_namespace()
     make_unfinished(veth, elsewhere)
     async with open_links() as links:
         await links.ensure_veth(veth)
@@ -239,7 +239,7 @@ class Killed(BaseException):
     """Not an Exception, so that no code under test catches it."""
 
 
-async def test_a_pair_is_finished_wherever_its_making_was_cut_short(world: World, monkeypatch) -> None:
+async def test_a_pair_is_finished_wherever_its_making_was_cut_short(topo: Topo, monkeypatch) -> None:
     """Killed before each request to the kernel in turn, and started again."""
     request, left = Netlink.request, 0
 
@@ -253,7 +253,7 @@ async def test_a_pair_is_finished_wherever_its_making_was_cut_short(world: World
     monkeypatch.setattr(Netlink, "request", request_or_die)
     killed = 0
     for slot in range(40):
-        veth = wanted(world.endpoint_namespace(), endpoint=f"e{slot}", slot=slot + 5)
+        veth = wanted(topo.endpoint_namespace(), endpoint=f"e{slot}", slot=slot + 5)
         async with open_links() as links:
             left = slot
             try:
@@ -266,18 +266,18 @@ async def test_a_pair_is_finished_wherever_its_making_was_cut_short(world: World
     assert 10 < killed < 40
 
 
-async def test_an_endpoint_that_moves_takes_its_pair_along(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_an_endpoint_that_moves_takes_its_pair_along(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
-        moved = replace(veth, namespace=world.endpoint_namespace())
+        moved = replace(veth, namespace=topo.endpoint_namespace())
         await links.ensure_veth(moved)
         assert_right(moved)
         assert [link["ifname"] for link in ip_json("link", "show", namespace=veth.namespace)] == ["lo"]
 
 
-async def test_a_pair_of_ours_with_another_ifindex_makes_way(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_a_pair_of_ours_with_another_ifindex_makes_way(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         renumbered = replace(veth, ifindex=veth.ifindex + 9)
@@ -285,14 +285,14 @@ async def test_a_pair_of_ours_with_another_ifindex_makes_way(world: World) -> No
         assert_right(renumbered)
 
 
-async def test_a_missing_namespace_is_refused(world: World) -> None:
+async def test_a_missing_namespace_is_refused(topo: Topo) -> None:
     async with open_links() as links:
         with pytest.raises(OSError) as caught:
             await links.ensure_veth(wanted("no-such-namespace"))
         assert caught.value.errno == errno.ENOENT
 
 
-async def test_a_file_that_is_no_namespace_is_refused(world: World, tmp_path) -> None:
+async def test_a_file_that_is_no_namespace_is_refused(topo: Topo, tmp_path) -> None:
     path = tmp_path / "file"
     path.touch()
     async with open_links() as links:
@@ -301,8 +301,8 @@ async def test_a_file_that_is_no_namespace_is_refused(world: World, tmp_path) ->
         assert caught.value.errno == errno.EINVAL
 
 
-async def test_a_name_that_is_taken_inside_is_refused_and_left_alone(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_a_name_that_is_taken_inside_is_refused_and_left_alone(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1", namespace=veth.namespace)
     before = peer_side(veth)
     async with open_links() as links:
@@ -314,19 +314,19 @@ async def test_a_name_that_is_taken_inside_is_refused_and_left_alone(world: Worl
 
 
 @pytest.mark.parametrize("how", ["deleted", "renamed", "moved", "its pair deleted"])
-async def test_a_name_that_becomes_free_is_noticed_at_once(world: World, how: str) -> None:
-    veth, other = wanted(world.endpoint_namespace()), world.endpoint_namespace()
+async def test_a_name_that_becomes_free_is_noticed_at_once(topo: Topo, how: str) -> None:
+    veth, other = wanted(topo.endpoint_namespace()), topo.endpoint_namespace()
     ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1", namespace=veth.namespace)
     async with open_links() as links:
         for _ in range(2):  # a retry does not watch twice
             with pytest.raises(OSError, match="already has an interface eth0"):
                 await links.ensure_veth(veth)
-        assert len(links.taken) == 1
+        assert len(links.name_watch) == 1
         ip("link", "set", "eth0", "mtu", "1400", namespace=veth.namespace)
         ip("link", "add", "other", "type", "veth", "peer", "name", "other2", namespace=veth.namespace)
         ip("link", "del", "other", namespace=veth.namespace)
         await asyncio.sleep(0)
-        assert not links.taken.freed.is_set()
+        assert not links.name_watch.freed.is_set()
         match how:
             case "deleted":
                 ip("link", "del", "eth0", namespace=veth.namespace)
@@ -336,26 +336,26 @@ async def test_a_name_that_becomes_free_is_noticed_at_once(world: World, how: st
                 ip("link", "set", "eth0", "netns", other, namespace=veth.namespace)
             case _:
                 ip("link", "del", "eth1", namespace=veth.namespace)
-        await asyncio.wait_for(links.taken.freed.wait(), 20)
-        assert len(links.taken) == 0
+        await asyncio.wait_for(links.name_watch.freed.wait(), 20)
+        assert len(links.name_watch) == 0
         await links.ensure_veth(veth)
     assert_right(veth)
 
 
-async def test_watches_of_taken_names_are_bounded_and_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_watches_of_taken_names_are_bounded_and_end(topo: Topo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.datapath.veth.name_watch.MOST", 1)
     monkeypatch.setattr("agent.datapath.veth.name_watch.EXPIRES", 0.01)
     async with open_links() as links:
-        for veth in (wanted(world.endpoint_namespace()), wanted(world.endpoint_namespace(), "db", 6)):
+        for veth in (wanted(topo.endpoint_namespace()), wanted(topo.endpoint_namespace(), "db", 6)):
             ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1", namespace=veth.namespace)
             with pytest.raises(OSError, match="already has an interface eth0"):
                 await links.ensure_veth(veth)
-            assert len(links.taken) <= 1
-        await until(lambda: len(links.taken) == 0)
+            assert len(links.name_watch) <= 1
+        await until(lambda: len(links.name_watch) == 0)
 
 
-async def test_an_ifindex_that_is_taken_is_refused_with_its_holder(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_an_ifindex_that_is_taken_is_refused_with_its_holder(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     ip("link", "add", "theirs", "index", str(veth.ifindex), "type", "veth", "peer", "name", "theirs2")
     async with open_links() as links:
         with pytest.raises(OSError, match="held by theirs") as caught:
@@ -364,8 +364,8 @@ async def test_an_ifindex_that_is_taken_is_refused_with_its_holder(world: World)
     assert ip_json("link", "show", "theirs")
 
 
-async def test_a_host_side_name_that_is_anothers_is_refused(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_a_host_side_name_that_is_anothers_is_refused(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     ip("link", "add", veth.ifname, "type", "veth", "peer", "name", "theirs2")
     ip("link", "set", veth.ifname, "alias", "theirs")
     async with open_links() as links:
@@ -374,8 +374,8 @@ async def test_a_host_side_name_that_is_anothers_is_refused(world: World) -> Non
     assert caught.value.errno == errno.EEXIST
 
 
-async def test_a_default_route_of_another_interface_is_not_displaced(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_a_default_route_of_another_interface_is_not_displaced(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     ip("link", "add", "mgmt", "type", "veth", "peer", "name", "mgmt2", namespace=veth.namespace)
     ip("addr", "add", "192.0.2.2/24", "dev", "mgmt", namespace=veth.namespace)
     ip("link", "set", "mgmt", "up", namespace=veth.namespace)
@@ -391,9 +391,9 @@ async def test_a_default_route_of_another_interface_is_not_displaced(world: Worl
 
 
 @pytest.fixture
-def sleeper(world: World) -> Iterator[tuple[str, int]]:
+def sleeper(topo: Topo) -> Iterator[tuple[str, int]]:
     """A process that lives in an endpoint's namespace: the namespace's name, and the pid."""
-    name = world.endpoint_namespace()
+    name = topo.endpoint_namespace()
     with opened_namespace(name) as namespace:
         process = in_namespace(namespace, lambda: subprocess.Popen(["sleep", "60"]))
     yield name, process.pid
@@ -410,8 +410,8 @@ async def test_a_namespace_may_be_named_by_pid_or_path(sleeper: tuple[str, int])
             assert_right(replace(veth, namespace=name))
 
 
-async def test_deleting_removes_both_sides_and_tolerates_absence(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_deleting_removes_both_sides_and_tolerates_absence(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         await links.delete_veth(veth.endpoint, veth.ifindex)
@@ -419,8 +419,8 @@ async def test_deleting_removes_both_sides_and_tolerates_absence(world: World) -
     assert [link["ifname"] for link in ip_json("link", "show", namespace=veth.namespace)] == ["lo"]
 
 
-async def test_an_unfinished_pair_is_deleted_by_its_endpoints_name_alone(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_an_unfinished_pair_is_deleted_by_its_endpoints_name_alone(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     ip("link", "add", veth.ifname, "index", str(veth.ifindex), "type", "veth", "peer", "name", "x")
     async with open_links() as links:
         for another in ("other", veth.ifname):
@@ -430,7 +430,7 @@ async def test_an_unfinished_pair_is_deleted_by_its_endpoints_name_alone(world: 
     assert veth.ifname not in ip("link", "show")
 
 
-async def test_an_interface_without_our_mark_is_never_deleted(world: World) -> None:
+async def test_an_interface_without_our_mark_is_never_deleted(topo: Topo) -> None:
     ip("link", "add", "theirs", "index", "1073741999", "type", "veth", "peer", "name", "theirs2")
     async with open_links() as links:
         with pytest.raises(OSError, match="does not carry the mark") as caught:
@@ -441,8 +441,8 @@ async def test_an_interface_without_our_mark_is_never_deleted(world: World) -> N
     assert "theirs" in ip("link", "show")
 
 
-async def test_another_endpoints_pair_is_never_deleted(world: World) -> None:
-    veth = wanted(world.endpoint_namespace())
+async def test_another_endpoints_pair_is_never_deleted(topo: Topo) -> None:
+    veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         with pytest.raises(OSError):
@@ -450,10 +450,10 @@ async def test_another_endpoints_pair_is_never_deleted(world: World) -> None:
         assert_right(veth)
 
 
-async def test_a_strangers_program_is_neither_replaced_nor_detached(world: World) -> None:
+async def test_a_strangers_program_is_neither_replaced_nor_detached(topo: Topo) -> None:
     with loaded("stranger") as stranger, loaded("ours") as ours:
         async with Netlink() as netlink:
-            index = world.ifindex("eth0")
+            index = topo.ifindex("eth0")
             await attach(netlink, index, stranger, owning(stranger), AttachMode.NATIVE)
             with pytest.raises(OSError, match="another owner's XDP program") as caught:
                 await attach(netlink, index, ours, owning(ours), AttachMode.AUTO)
@@ -463,24 +463,24 @@ async def test_a_strangers_program_is_neither_replaced_nor_detached(world: World
             assert ip_json("link", "show", "eth0")[0]["xdp"]["prog"]["name"] == "stranger"
 
 
-async def test_the_kernel_itself_refuses_when_the_owner_changes_in_between(world: World) -> None:
+async def test_the_kernel_itself_refuses_when_the_owner_changes_in_between(topo: Topo) -> None:
     """Two owners race: the one that looked before the other attached must not win."""
     with loaded("ours") as old, loaded("stranger") as stranger, loaded("ours") as new:
         async with Netlink() as netlink:
-            index = world.ifindex("eth0")
+            index = topo.ifindex("eth0")
             await attach(netlink, index, old, owning(old), AttachMode.NATIVE)
-            wrong = Ownership(lambda _: True, lambda _: os.dup(stranger.descriptor))
+            wrong = ProgramOwnership(lambda _: True, lambda _: os.dup(stranger.descriptor))
             with pytest.raises(OSError) as caught:
                 await attach(netlink, index, new, wrong, AttachMode.NATIVE)
             assert caught.value.errno == errno.EEXIST
 
 
 @pytest.mark.parametrize("mode", [AttachMode.NATIVE, AttachMode.GENERIC])
-async def test_an_older_program_of_ours_is_replaced_in_either_mode(world: World, mode: AttachMode) -> None:
+async def test_an_older_program_of_ours_is_replaced_in_either_mode(topo: Topo, mode: AttachMode) -> None:
     with loaded("ours") as old, loaded("ours") as new:
         own = owning(old, new)
         async with Netlink() as netlink:
-            index = world.ifindex("eth0")
+            index = topo.ifindex("eth0")
             assert (await attach(netlink, index, old, own, mode)).native == (mode is AttachMode.NATIVE)
             attached = await attach(netlink, index, new, own, mode)
             assert attached == (new.program_id, mode)
@@ -489,16 +489,16 @@ async def test_an_older_program_of_ours_is_replaced_in_either_mode(world: World,
             assert "xdp" not in ip_json("link", "show", "eth0")[0]
 
 
-async def test_a_generic_program_of_ours_becomes_native_when_that_is_asked(world: World) -> None:
+async def test_a_generic_program_of_ours_becomes_native_when_that_is_asked(topo: Topo) -> None:
     with loaded("ours") as program:
         async with Netlink() as netlink:
-            index = world.ifindex("eth0")
+            index = topo.ifindex("eth0")
             await attach(netlink, index, program, owning(program), AttachMode.GENERIC)
             attached = await attach(netlink, index, program, owning(program), AttachMode.NATIVE)
             assert attached.native
 
 
-async def test_automatic_attachment_falls_back_to_generic_where_the_driver_cannot(world: World) -> None:
+async def test_automatic_attachment_falls_back_to_generic_where_the_driver_cannot(topo: Topo) -> None:
     """The loopback interface has no XDP of its own."""
     with loaded("ours") as program:
         async with Netlink() as netlink:

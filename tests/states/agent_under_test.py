@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import structlog
-from agent_worlds import World, body
+from agent_configurations import Configuration, body
 from fake_kernel import FakeKernel
 
 from agent.bus.documents import Delivery
 from agent.core.config.registry import Verdict
-from agent.core.probe.paths import KnownPaths
+from agent.core.probe.paths import PathRecords
 from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.kernel_results import KernelResults
 from agent.reconcile.last_good import LastGood
@@ -38,10 +38,10 @@ class Agent:
     def __init__(self, folder: Path, kernel: FakeKernel | None = None) -> None:
         self.kernel = kernel or FakeKernel()
         self.answers: dict[str, Acknowledgement] = {}
-        self.told: dict[str, Verdict] = {}
-        self.told_at: dict[str, float] = {}
+        self.acknowledged: dict[str, Verdict] = {}
+        self.acknowledged_at: dict[str, float] = {}
         self.repaired: list[str] = []
-        self.known: KnownPaths = {}
+        self.known: PathRecords = {}
         """What the next agent to start is told of paths."""
         self.now = 0.0
         """The clock by which documents are tried again."""
@@ -70,7 +70,7 @@ class Agent:
         underlay.droplets.subscribe("peers", kernel.take_droplets, self.errors)
         self.retries = Retries(FIRST_RETRY, lambda: self.now)
         results = KernelResults(restored.desired, LastGood(self._store, processes, report))
-        acknowledgements = Acknowledgements(self._tell, self.retries, quiet)
+        acknowledgements = Acknowledgements(self._on_verdict, self.retries, quiet)
         self.reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements, quiet)
         self.resync = Resync(self.reconciler, kernel, processes, self.repaired.extend, report, quiet)
         await self.reconciler.start()
@@ -86,10 +86,10 @@ class Agent:
             self._store.close()
             self._store = None
 
-    def _tell(self, answer: Acknowledgement) -> None:
+    def _on_verdict(self, answer: Acknowledgement) -> None:
         self.answers[answer.document] = answer
-        self.told[answer.document] = self.reconciler.desired.verdict(answer.document)
-        self.told_at[answer.document] = answer.at
+        self.acknowledged[answer.document] = self.reconciler.desired.verdict(answer.document)
+        self.acknowledged_at[answer.document] = answer.at
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> None:
         await self.reconciler.deliver(deliveries)
@@ -113,13 +113,13 @@ class Stream:
         self.newest: dict[str, Delivery] = {}
         """The stream's content, for a replay: removals stay in it as markers."""
 
-    def lead_to(self, world: World) -> list[Delivery]:
-        """Return the messages that lead from the world as it was published to another one."""
+    def lead_to(self, configuration: Configuration) -> list[Delivery]:
+        """Return the messages that lead from the resolved state as it was published to another one."""
         deliveries: list[Delivery] = []
-        for name in [name for name in self.now if name not in world]:
+        for name in [name for name in self.now if name not in configuration]:
             deliveries.append(self._publish(name, None))
             del self.now[name]
-        known_first = sorted(world.items(), key=lambda item: (len(item[1]) > 1, item[0] not in self.now))
+        known_first = sorted(configuration.items(), key=lambda item: (len(item[1]) > 1, item[0] not in self.now))
         for name, contents in known_first:
             bodies = tuple(body(content) for content in contents)
             have = self.now.get(name, ())

@@ -37,15 +37,15 @@ OWN_ADDRESS = bytes([10, 0, 0, 1])
 ETH0 = Uplink(
     *("eth0", 2, bytes.fromhex("020000000101"), 1500),
     addresses=(OWN_ADDRESS, bytes([10, 0, 0, 101]), parse_address("2001:db8::1")),
-    arrives=(2,),
-    leaves=2,
+    ingress=(2,),
+    egress=2,
     carrier=2,
 )
 BOND0 = Uplink(
     *("bond0", 5, bytes.fromhex("020000000105"), 9000),
     addresses=(bytes([10, 5, 0, 1]),),
-    arrives=(5, 3, 4),
-    leaves=5,
+    ingress=(5, 3, 4),
+    egress=5,
     carrier=5,
 )
 
@@ -93,7 +93,7 @@ class FakeKernel:
         veths = {id_: self._as_observed(veth) for id_, veth in self.veths.items()}
         return Observed(await self.uplinks(), veths, {name: dict(self.maps[name]) for name in CONFIGURED_MAPS})
 
-    async def look_up(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
+    async def observe_some(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
         whole = await self.observe(namespaces)
         veths = {id_: veth for id_, veth in whole.veths.items() if id_ in suspects.endpoints}
         maps = {name: {k: v for k, v in whole.maps[name].items() if k in keys} for name, keys in suspects.keys.items()}
@@ -112,7 +112,7 @@ class FakeKernel:
         self.cleared.append(slot)
 
     def take_droplets(self, droplets: Droplets) -> None:
-        self.peers, self.senders = dict(droplets.peers), dict(senders(droplets.world))
+        self.peers, self.senders = dict(droplets.peers), dict(senders(droplets.resolved))
 
     # The rules.
 

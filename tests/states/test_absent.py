@@ -6,8 +6,8 @@ import errno
 from pathlib import Path
 
 import pytest
+from agent_configurations import LOCAL, MANY, ONE_BOUNCER, Configuration, body, changed
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import LOCAL, MANY, ONE_BOUNCER, World, body, changed
 from test_sequences import deliver_whole, ends_like, in_a_folder, walk
 
 from agent.bus.documents import Delivery
@@ -18,7 +18,7 @@ from agent.core.plan.actions import DeleteVeth
 async def snapshot(agent: Agent, stream: Stream, lost: set[str] = frozenset()) -> None:  # type: ignore[assignment]
     """Replay a stream that lost the messages of some documents."""
     await agent.reconciler.begin_snapshot()
-    agent.told.clear()
+    agent.acknowledged.clear()
     for delivery in stream.replay():
         if delivery.document not in lost:
             await agent.deliver([delivery])
@@ -40,8 +40,8 @@ def test_documents_that_a_snapshot_does_not_list_stay_and_are_told_as_absent(los
         assert agent.kernel.contents() == before
         assert agent.verdicts() == verdicts
         assert absent(agent) == lost
-        assert {name for name, verdict in agent.told.items() if verdict.absent} == lost
-        assert agent.told.keys() == verdicts.keys(), "every document is acknowledged again"
+        assert {name for name, verdict in agent.acknowledged.items() if verdict.absent} == lost
+        assert agent.acknowledged.keys() == verdicts.keys(), "every document is acknowledged again"
 
     in_a_folder(scenario)
 
@@ -72,7 +72,7 @@ def test_a_removal_message_removes_an_absent_document_whatever_its_revision() ->
         await snapshot(agent, stream, {"a"})
         await agent.deliver([Delivery("a", 1, None)])
         assert absent(agent) == set()
-        assert agent.told["a"].removed
+        assert agent.acknowledged["a"].removed
         assert "a" not in agent.kernel.veths
         assert "a" not in agent.reconciler.desired.documents.names()
 
@@ -89,7 +89,7 @@ def test_an_absent_document_that_is_published_again_is_absent_no_more_and_nothin
         assert agent.kernel.actions == []
         assert agent.kernel.contents() == before
         assert absent(agent) == set()
-        assert (agent.told["a"].revision, agent.told["a"].absent) == (1, False)
+        assert (agent.acknowledged["a"].revision, agent.acknowledged["a"].absent) == (1, False)
         await ends_like(agent, "one bouncer")
 
     in_a_folder(scenario)
@@ -105,7 +105,7 @@ def test_a_sweep_removes_the_absent_documents_that_it_names_and_no_others() -> N
         assert agent.kernel.contents() == before, "all or none"
         assert await agent.reconciler.sweep(["a"]) == []
         assert absent(agent) == {"b"}
-        assert agent.told["a"].removed
+        assert agent.acknowledged["a"].removed
         assert "a" not in agent.kernel.veths
         await agent.reconciler.begin_snapshot()
         assert await agent.reconciler.sweep(["b"]) is None, "not before the snapshot is complete"
@@ -133,10 +133,10 @@ def test_a_swept_document_that_the_kernel_did_not_let_go_of_comes_back_at_any_re
         await snapshot(agent, stream, {"a"})
         agent.kernel.refuse = lambda action: errno.EBUSY if isinstance(action, DeleteVeth) else 0
         await agent.reconciler.sweep(["a"])
-        assert agent.told["a"].failures
+        assert agent.acknowledged["a"].failures
         agent.kernel.refuse = lambda action: 0
         await deliver_whole(agent, [Delivery("a", 1, body(LOCAL))])
-        assert (agent.told["a"].revision, agent.told["a"].removed) == (1, False)
+        assert (agent.acknowledged["a"].revision, agent.acknowledged["a"].removed) == (1, False)
         await ends_like(agent, "one bouncer")
 
     in_a_folder(scenario)
@@ -154,11 +154,11 @@ def test_a_snapshot_that_is_void_and_begins_again_lists_only_what_came_since(tmp
     in_a_folder(scenario)
 
 
-async def reborn_without_disk(agent: Agent, folder: Path, world: World) -> Agent:
+async def reborn_without_disk(agent: Agent, folder: Path, configuration: Configuration) -> Agent:
     """Return an agent that finds another one's kernel, no documents on its disk, and this world in the stream."""
     reborn, stream = Agent(folder, agent.kernel), Stream()
     await reborn.start()
-    for batch in one_by_one(stream.lead_to(world)):
+    for batch in one_by_one(stream.lead_to(configuration)):
         await reborn.deliver(batch)
     await reborn.complete()
     return reborn
@@ -223,10 +223,10 @@ def test_a_new_stream_counts_from_1_and_what_it_publishes_is_younger_than_what_i
         await snapshot(agent, Stream())
         thief = {"endpoints": [MANY["endpoints"][0]]}  # type: ignore[index]
         await agent.deliver([Delivery("thief", 1, body(thief))])
-        assert agent.told["thief"].state.value == "rejected"
-        assert "many" in agent.told["thief"].errors[0].message
+        assert agent.acknowledged["thief"].state.value == "rejected"
+        assert "many" in agent.acknowledged["thief"].errors[0].message
         assert agent.kernel.contents() == before
         await agent.deliver([Delivery("many", 2, None)])
-        assert agent.told["thief"].state.value == "realized"
+        assert agent.acknowledged["thief"].state.value == "realized"
 
     in_a_folder(scenario)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+from agent_configurations import DROPLETS, LOCAL, Configuration, red
 from agent_under_test import Agent, Stream
-from agent_worlds import DROPLETS, LOCAL, World, red
 from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.model.map_layout import NETWORK, VPC, MapName, split_set
-from agent.core.probe.paths import Known, Path
+from agent.core.probe.paths import Path, PathRecord
 
-TWO_OF_EACH: World = {"substrate": (DROPLETS,), "red": (red("d2", "d3", dividers=("d3", "d4")),), "a": (LOCAL,)}
+TWO_OF_EACH: Configuration = {"substrate": (DROPLETS,), "red": (red("d2", "d3", dividers=("d3", "d4")),), "a": (LOCAL,)}
 
 
 def members(agent: Agent) -> tuple[set[int], set[int]]:
@@ -27,15 +27,15 @@ def test_who_is_down_is_left_out_and_comes_back() -> None:
         await agent.deliver(Stream().lead_to(TWO_OF_EACH))
         await agent.complete()
         assert members(agent) == ({2, 3}, {3, 4})
-        told = dict(agent.told)
-        await agent.reconciler.leave_out(frozenset({"d3"}))
+        before = dict(agent.acknowledged)
+        await agent.reconciler.exclude_down(frozenset({"d3"}))
         assert members(agent) == ({2}, {4})
         await has_nothing_to_do(agent)
         await agent.resync.repair()
         assert agent.repaired == [], "a comparison wants the same"
-        await agent.reconciler.leave_out(frozenset())
+        await agent.reconciler.exclude_down(frozenset())
         assert members(agent) == ({2, 3}, {3, 4})
-        assert agent.told == told, "documents are no less realized for it"
+        assert agent.acknowledged == before, "documents are no less realized for it"
 
     in_a_folder(scenario)
 
@@ -44,7 +44,7 @@ def test_when_all_are_down_all_stay() -> None:
     async def scenario(agent: Agent) -> None:
         await agent.deliver(Stream().lead_to(TWO_OF_EACH))
         await agent.complete()
-        await agent.reconciler.leave_out(frozenset({"d2", "d3"}))
+        await agent.reconciler.exclude_down(frozenset({"d2", "d3"}))
         assert members(agent) == ({2, 3}, {4})
 
     in_a_folder(scenario)
@@ -54,9 +54,9 @@ def test_the_end_does_not_depend_on_what_came_first() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         for down in itertools.product((frozenset(), frozenset({"d3"}), frozenset({"d4", "unheard-of"})), repeat=2):
-            await agent.reconciler.leave_out(down[0])
+            await agent.reconciler.exclude_down(down[0])
             await agent.deliver(stream.lead_to(TWO_OF_EACH))
-            await agent.reconciler.leave_out(down[1])
+            await agent.reconciler.exclude_down(down[1])
             await agent.complete()
             gone = {int(one[1]) for one in down[1] if one[1:].isdigit()}
             assert members(agent) == ({2, 3} - gone, {3, 4} - gone)
@@ -69,7 +69,7 @@ def test_what_an_interface_looks_like_does_not_bring_anybody_up() -> None:
     async def scenario(agent: Agent) -> None:
         await agent.deliver(Stream().lead_to(TWO_OF_EACH))
         await agent.complete()
-        await agent.reconciler.leave_out(frozenset({"d3"}))
+        await agent.reconciler.exclude_down(frozenset({"d3"}))
         eth0, *others = agent.kernel.interfaces
         agent.kernel.interfaces = (replace(eth0, mtu=9000), *others)
         await agent.resync.repair()
@@ -83,16 +83,16 @@ def test_an_agent_that_starts_sends_nothing_to_who_was_down_not_even_at_first() 
         stream = Stream()
         await agent.deliver(stream.lead_to(TWO_OF_EACH))
         await agent.complete()
-        await agent.reconciler.leave_out(frozenset({"d3"}))
+        await agent.reconciler.exclude_down(frozenset({"d3"}))
         before = agent.kernel.contents()
-        agent.known = {Path(bytes([10, 0, 0, 1]), bytes([10, 0, 0, 3])): Known(down=True)}
+        agent.known = {Path(bytes([10, 0, 0, 1]), bytes([10, 0, 0, 3])): PathRecord(down=True)}
         agent.kernel.actions.clear()
         await agent.start()
         assert agent.kernel.actions == []
         await agent.deliver(stream.replay())
         await agent.complete()
         assert agent.kernel.contents() == before
-        await agent.reconciler.leave_out(frozenset())
+        await agent.reconciler.exclude_down(frozenset())
         assert members(agent) == ({2, 3}, {3, 4})
 
     in_a_folder(scenario)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
+from agent_configurations import FAMILIES, SEVERAL, UNSIGNED, Configuration, changed, droplets, on
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import FAMILIES, SEVERAL, UNSIGNED, World, changed, droplets, on
 from fake_kernel import BOND0, ETH0
 from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
 
@@ -21,12 +21,12 @@ from agent.core.plan.render import IFINDEX_BASE
 from protocol.addresses import parse_address
 
 
-async def publish(agent: Agent, stream: Stream, world: World) -> None:
-    for batch in one_by_one(stream.lead_to(world)):
+async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
+    for batch in one_by_one(stream.lead_to(configuration)):
         await agent.deliver(batch)
 
 
-def arrivals(agent: Agent, uplink: Uplink) -> set[int]:
+def ingress_addresses(agent: Agent, uplink: Uplink) -> set[int]:
     """Return the interfaces on which frames for an uplink's droplets are taken."""
     values = map(LOCAL_DROPLET.unpack, agent.kernel.maps[MapName.LOCAL_DROPLETS].values())
     return {value[2] for value in values if value[1] == uplink.ifindex}
@@ -35,15 +35,15 @@ def arrivals(agent: Agent, uplink: Uplink) -> set[int]:
 @pytest.mark.parametrize("order", list(permutations(("substrate", "second", "bond", "c", "f"))))
 def test_droplets_and_their_endpoints_come_and_go_in_every_order(order: tuple[str, ...]) -> None:
     async def scenario(agent: Agent) -> None:
-        stream, world = Stream(), {name: SEVERAL[name] for name in SEVERAL.keys() - set(order)}
-        await publish(agent, stream, world)
+        stream, configuration = Stream(), {name: SEVERAL[name] for name in SEVERAL.keys() - set(order)}
+        await publish(agent, stream, configuration)
         for name in order:
-            world = {**world, name: SEVERAL[name]}
-            await deliver_whole(agent, stream.lead_to(world))
+            configuration = {**configuration, name: SEVERAL[name]}
+            await deliver_whole(agent, stream.lead_to(configuration))
         await ends_like(agent, "several droplets")
         for name in order:
-            del world[name]
-            await deliver_whole(agent, stream.lead_to(world))
+            del configuration[name]
+            await deliver_whole(agent, stream.lead_to(configuration))
             await has_nothing_to_do(agent)
 
     in_a_folder(scenario)
@@ -67,14 +67,14 @@ def test_an_interface_that_loses_its_address_takes_nothing_and_is_told(restarts:
         assert agent.kernel.end_watch() == []
         assert agent.kernel.contents() == before
         assert {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"} == {"bond"}
-        (failure,) = agent.told["bond"].lacking
-        assert (agent.told["bond"].state, failure.name) == ("failed", "EADDRNOTAVAIL")
+        (failure,) = agent.acknowledged["bond"].lacking
+        assert (agent.acknowledged["bond"].state, failure.name) == ("failed", "EADDRNOTAVAIL")
         assert failure.message.startswith("10.5.0.1 is gone from interface bond0: give it back")
         await agent.retry()
-        assert agent.told["bond"].state == "failed"
+        assert agent.acknowledged["bond"].state == "failed"
         agent.kernel.interfaces = (ETH0, BOND0)
         await agent.resync.repair()
-        assert agent.told["bond"].state == "realized"
+        assert agent.acknowledged["bond"].state == "realized"
         assert agent.kernel.contents() == before
         await ends_like(agent, "several droplets")
 
@@ -121,12 +121,12 @@ def test_an_interface_that_becomes_too_narrow_takes_nothing_and_is_told(restarts
         assert mtus(agent) == {"a": 1238, "c": 1280, "d": 1280}
         verdicts = {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"}
         assert verdicts == {"c", "d"}
-        (failure,) = agent.told["c"].lacking
-        assert (agent.told["c"].state, failure.name, failure.object) == ("failed", "EMSGSIZE", "endpoint c")
+        (failure,) = agent.acknowledged["c"].lacking
+        assert (agent.acknowledged["c"].state, failure.name, failure.object) == ("failed", "EMSGSIZE", "endpoint c")
         assert failure.message.startswith("interface eth0 has MTU 1300, which leaves 1206 for endpoint 'c'")
         await has_nothing_to_do(agent)
         await agent.retry()
-        assert agent.told["c"].state == "failed"
+        assert agent.acknowledged["c"].state == "failed"
         agent.kernel.interfaces = (ETH0, BOND0)
         await agent.resync.repair()
         assert agent.kernel.contents() == before
@@ -152,8 +152,8 @@ def test_an_endpoint_whose_interface_is_missing_takes_no_other_along_on_a_narrow
             await agent.complete()
         await agent.resync.repair()
         assert "c" in agent.kernel.veths
-        assert agent.told["c"].state == "failed"
-        assert [failure.name for failure in (*agent.told["c"].failures, *agent.told["c"].lacking)] == [
+        assert agent.acknowledged["c"].state == "failed"
+        assert [failure.name for failure in (*agent.acknowledged["c"].failures, *agent.acknowledged["c"].lacking)] == [
             *("ENOENT", "EMSGSIZE", "EMSGSIZE")
         ]
 
@@ -169,7 +169,7 @@ CRAMPED = {
 
 
 @pytest.mark.parametrize("revisions", CRAMPED.values(), ids=CRAMPED)
-def test_no_revision_comes_to_an_interface_that_is_too_narrow_for_it(revisions: World) -> None:
+def test_no_revision_comes_to_an_interface_that_is_too_narrow_for_it(revisions: Configuration) -> None:
     """Whatever was in force stays, also after another look at the interfaces."""
 
     async def scenario(agent: Agent) -> None:
@@ -177,14 +177,14 @@ def test_no_revision_comes_to_an_interface_that_is_too_narrow_for_it(revisions: 
         before, (name,) = agent.kernel.contents(), revisions
         await publish(agent, stream, changed(FAMILIES, **revisions))
         for _ in range(2):
-            assert agent.told[name].state == "rejected"
-            assert "eth0 has MTU 1300" in agent.told[name].errors[0].message
-            assert bool(agent.told[name].in_force) is (name in FAMILIES)
+            assert agent.acknowledged[name].state == "rejected"
+            assert "eth0 has MTU 1300" in agent.acknowledged[name].errors[0].message
+            assert bool(agent.acknowledged[name].in_force) is (name in FAMILIES)
             assert agent.kernel.contents() == before
             await agent.resync.repair()
         agent.kernel.interfaces = (ETH0, BOND0)
         await agent.resync.repair()
-        assert agent.told[name].state == "realized"
+        assert agent.acknowledged[name].state == "realized"
 
     in_a_folder(scenario)
 
@@ -194,7 +194,7 @@ def test_on_a_narrow_interface_what_fits_comes_and_what_does_not_may_go() -> Non
         stream = await narrowed(agent)
         fits = {"fits": on("d1", "fits", "192.168.1.31"), "c": on("d1-6", "c", "192.168.1.20")}
         await publish(agent, stream, changed(FAMILIES, **fits, d=None))
-        assert {agent.told[name].state for name in fits} == {"realized"}
+        assert {agent.acknowledged[name].state for name in fits} == {"realized"}
         assert mtus(agent) == {"a": 1238, "c": 1206, "fits": 1238}
         await has_nothing_to_do(agent)
 
@@ -232,11 +232,11 @@ def test_a_droplet_that_moves_to_another_address_of_its_interface_is_followed() 
         (content,) = SEVERAL["bond"]
         moved = {**content, "droplets": [{**one, "address": "10.0.1.77"} for one in content["droplets"]]}
         await publish(agent, stream, changed(SEVERAL, bond=(content, moved)))
-        assert agent.told["bond"].state == "rejected"
-        assert agent.told["bond"].in_force > 0
+        assert agent.acknowledged["bond"].state == "rejected"
+        assert agent.acknowledged["bond"].in_force > 0
         agent.kernel.interfaces = (ETH0, replace(BOND0, addresses=(new,)))
         await agent.resync.repair()
-        assert agent.told["bond"].state == "realized"
+        assert agent.acknowledged["bond"].state == "realized"
         assert new in {
             LOCAL_DROPLET.unpack(value)[0][12:] for value in agent.kernel.maps[MapName.LOCAL_DROPLETS].values()
         }
@@ -249,12 +249,12 @@ def test_a_droplet_that_moves_to_another_address_of_its_interface_is_followed() 
 def test_a_bonds_members_come_and_go_without_a_gap(members: tuple[int, ...]) -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), SEVERAL)
-        for now in (replace(BOND0, arrives=members), BOND0):
+        for now in (replace(BOND0, ingress=members), BOND0):
             agent.kernel.begin_watch()
             agent.kernel.interfaces = (ETH0, now)
             await agent.resync.repair()
             assert agent.kernel.end_watch() == []
-            assert arrivals(agent, now) == set(now.arrives)
+            assert ingress_addresses(agent, now) == set(now.ingress)
             await has_nothing_to_do(agent)
         await ends_like(agent, "several droplets")
 
@@ -268,7 +268,7 @@ def test_an_interface_with_another_address_and_tag_is_followed_in_place() -> Non
         await agent.complete()
         await publish(agent, Stream(), SEVERAL)
         agent.kernel.begin_watch()
-        agent.kernel.interfaces = (replace(ETH0, mac=bytes.fromhex("0200000001aa"), vlan=7, leaves=9), BOND0)
+        agent.kernel.interfaces = (replace(ETH0, mac=bytes.fromhex("0200000001aa"), vlan=7, egress=9), BOND0)
         await agent.resync.repair()
         assert agent.kernel.end_watch() == []
         await has_nothing_to_do(agent)
@@ -281,9 +281,9 @@ def test_a_droplet_that_wants_no_checksums_says_so_of_itself_and_of_no_peer() ->
         stream, far = Stream(), parse_address("2001:db8::2")
         apart = changed(FAMILIES, substrate=droplets(), own=({"droplets": [UNSIGNED]},))
         signed = changed(apart, own=({"droplets": [{**UNSIGNED, "udp_checksum": "full"}]},))
-        peer: World = {"far": ({"droplets": [{"id": "far", "host": "h9", "address": "2001:db8::2"}]},)}
-        for world, unsigned in ((signed, 0), (apart, DROPLET_ZERO_CHECKSUM), (signed, 0)):
-            await publish(agent, stream, {**world, **peer})
+        peer: Configuration = {"far": ({"droplets": [{"id": "far", "host": "h9", "address": "2001:db8::2"}]},)}
+        for configuration, unsigned in ((signed, 0), (apart, DROPLET_ZERO_CHECKSUM), (signed, 0)):
+            await publish(agent, stream, {**configuration, **peer})
             own = map(LOCAL_DROPLET.unpack, agent.kernel.maps[MapName.LOCAL_DROPLETS].values())
             assert {value[-1] for value in own if value[0] == parse_address(str(UNSIGNED["address"]))} == {unsigned}
             assert DROPLET.unpack(agent.kernel.maps[MapName.DROPLETS][far])[0] == 0
@@ -299,7 +299,7 @@ def test_what_a_hosts_programs_cannot_do_is_refused_and_the_rest_is_realized() -
         await agent.start()
         await agent.complete()
         await publish(agent, Stream(), {**SEVERAL, "x": ({"networks": [VXLAN]},)})
-        assert agent.told["x"].errors[0].path == "networks[0].encapsulation"
+        assert agent.acknowledged["x"].errors[0].path == "networks[0].encapsulation"
         others = {state for name, (state, _, _) in agent.verdicts().items() if name != "x"}
         assert others == {"realized"}
 

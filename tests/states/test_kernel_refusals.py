@@ -6,8 +6,8 @@ import errno
 import random
 
 import pytest
+from agent_configurations import CONFIGURATIONS, LOCAL, ONE_BOUNCER, RED, REMOTE, Configuration, changed, endpoint, red
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import LOCAL, ONE_BOUNCER, RED, REMOTE, WORLDS, World, changed, endpoint, red
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
@@ -16,8 +16,8 @@ from agent.core.model.map_layout import MapName
 from agent.reconcile.store import StoreError
 
 
-async def publish(agent: Agent, stream: Stream, world: World) -> None:
-    for batch in one_by_one(stream.lead_to(world)):
+async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
+    for batch in one_by_one(stream.lead_to(configuration)):
         await agent.deliver(batch)
 
 
@@ -28,9 +28,9 @@ def test_a_kernel_that_refuses_at_random_is_brought_to_the_end_by_retries(
 ) -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        await publish(agent, stream, WORLDS[start])
+        await publish(agent, stream, CONFIGURATIONS[start])
         agent.kernel.refuse = lambda action: errno.ENOMEM if chance.random() < 0.2 else 0
-        await publish(agent, stream, WORLDS[end])
+        await publish(agent, stream, CONFIGURATIONS[end])
         agent.kernel.refuse = lambda action: 0
         await agent.retry()
         await agent.resync.repair()
@@ -45,14 +45,14 @@ def test_a_missing_namespace_fails_its_document_alone_and_is_made_good_by_a_retr
         agent.kernel.namespaces = {"other"}
         stream = Stream()
         await publish(agent, stream, ONE_BOUNCER)
-        verdict = agent.told["a"]
+        verdict = agent.acknowledged["a"]
         assert (verdict.state.value, verdict.in_force) == ("failed", 0)
         assert [failure.name for failure in verdict.failures] == ["ENOENT"]
         assert agent.verdicts()["b"] == ("realized", 4, 4)
         assert agent.kernel.portrait() == (await directly(changed(ONE_BOUNCER, a=None))).kernel.portrait()
         agent.kernel.namespaces.add("a")
         await agent.retry()
-        assert agent.told["a"].failures == ()
+        assert agent.acknowledged["a"].failures == ()
         await ends_like(agent, "one bouncer")
 
     in_a_folder(scenario)
@@ -83,7 +83,7 @@ def test_a_full_map_fails_the_document_that_did_not_fit() -> None:
         c = {"endpoints": [endpoint(f"c{n}", "front", "d2", f"192.168.1.{n}") for n in (70, 71)]}
         await publish(agent, stream, changed(ONE_BOUNCER, c=(c,)))
         assert agent.verdicts()["c"][0] == "failed"
-        assert agent.told["c"].failures[0].name == "E2BIG"
+        assert agent.acknowledged["c"].failures[0].name == "E2BIG"
         assert agent.kernel.contents() == before
         await publish(agent, stream, changed(ONE_BOUNCER, b=None, c=(c,)))
         agent.kernel._sizes = {}
@@ -182,7 +182,7 @@ def test_a_step_that_breaks_off_is_taken_up_by_the_next_one() -> None:
         agent.kernel.refuse = break_off
         with pytest.raises(RuntimeError):
             await agent.deliver(deliveries)
-        assert agent.told == {}
+        assert agent.acknowledged == {}
         agent.kernel.refuse = lambda action: 0
         await agent.deliver(deliveries)
         await ends_like(agent, "one bouncer")
@@ -195,7 +195,7 @@ def test_a_settlement_that_breaks_off_leaves_all_as_it_was(monkeypatch: pytest.M
         stream = Stream()
         deliveries = stream.lead_to(ONE_BOUNCER)
         with monkeypatch.context() as patch:
-            patch.setattr("agent.core.config.desired_state.realize", lambda *_: 1 / 0)
+            patch.setattr("agent.core.config.desired_state.render", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 await agent.deliver(deliveries)
         assert all(state != "realized" for state, _, _ in agent.verdicts().values())
@@ -208,11 +208,13 @@ def test_a_settlement_that_breaks_off_leaves_all_as_it_was(monkeypatch: pytest.M
 def test_a_full_disk_stops_nothing_and_is_made_good_later() -> None:
     async def scenario(agent: Agent) -> None:
         store = agent.store
-        real, store.keep = store.keep, raising  # type: ignore[method-assign]
+        real, store.save = store.save, raising  # type: ignore[method-assign]
         await publish(agent, Stream(), ONE_BOUNCER)
-        assert {name for name, verdict in agent.told.items() if verdict.state.value == "realized"} == set(ONE_BOUNCER)
+        assert {name for name, verdict in agent.acknowledged.items() if verdict.state.value == "realized"} == set(
+            ONE_BOUNCER
+        )
         assert store.load() == []
-        store.keep = real  # type: ignore[method-assign]
+        store.save = real  # type: ignore[method-assign]
         agent.reconciler.desired.documents.touch(["a"])
         await agent.reconciler.deliver([])
         assert {kept.name for kept in store.load()} == set(ONE_BOUNCER)

@@ -1,4 +1,4 @@
-"""A comparison with the kernel while documents go on: it undoes nothing of theirs, and mends what a stranger did."""
+"""A resync with the kernel while documents go on: it undoes nothing of theirs, and mends what a stranger did."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ import random
 from collections.abc import Awaitable, Callable
 
 import pytest
+from agent_configurations import (
+    CONFIGURATIONS,
+    DROPLETS,
+    LOCAL,
+    ONE_BOUNCER,
+    REMOTE,
+    Configuration,
+    changed,
+    endpoint,
+    red,
+)
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import DROPLETS, LOCAL, ONE_BOUNCER, REMOTE, WORLDS, World, changed, endpoint, red
 from hypothesis import given
 from hypothesis import strategies as st
 from test_sequences import ends_like, few, has_nothing_to_do, in_a_folder, names
@@ -30,8 +40,8 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.core.plan.render.PIECE", 7)
 
 
-async def publish(agent: Agent, stream: Stream, world: World) -> None:
-    for batch in one_by_one(stream.lead_to(world)):
+async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
+    for batch in one_by_one(stream.lead_to(configuration)):
         await agent.deliver(batch)
 
 
@@ -49,7 +59,7 @@ def once_the_kernel_was_read(agent: Agent, act: Callable[[], Awaitable[None]]) -
     agent.kernel.observe = and_then  # type: ignore[method-assign]
 
 
-def once_compared(agent: Agent, document: str, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+def once_diffed(agent: Agent, document: str, act: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
     """Have something happen when a document has been compared and the one after it has not."""
     desired, seen = agent.reconciler.desired, asyncio.Event()
     parts = desired.parts
@@ -77,8 +87,8 @@ def key_of(address: str) -> bytes:
 def test_what_documents_did_after_the_kernel_was_read_is_not_taken_for_a_strangers_doing(start: str, end: str) -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        await publish(agent, stream, WORLDS[start])
-        once_the_kernel_was_read(agent, lambda: publish(agent, stream, WORLDS[end]))
+        await publish(agent, stream, CONFIGURATIONS[start])
+        once_the_kernel_was_read(agent, lambda: publish(agent, stream, CONFIGURATIONS[end]))
         await agent.resync.repair()
         assert agent.repaired == []
         await ends_like(agent, end)
@@ -91,10 +101,10 @@ def test_what_documents_did_after_the_kernel_was_read_is_not_taken_for_a_strange
 def test_documents_may_come_at_any_moment_of_a_comparison(start: str, end: str, chance: random.Random) -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        await publish(agent, stream, WORLDS[start])
+        await publish(agent, stream, CONFIGURATIONS[start])
 
         async def now_and_then() -> None:
-            for batch in one_by_one(stream.lead_to(WORLDS[end])):
+            for batch in one_by_one(stream.lead_to(CONFIGURATIONS[end])):
                 for _ in range(chance.randrange(4)):
                     await asyncio.sleep(0)
                 await agent.deliver(batch)
@@ -113,12 +123,12 @@ def test_a_strangers_doing_is_mended_though_documents_come(start: str, end: str)
 
     async def scenario(agent: Agent) -> None:
         stream, kernel = Stream(), agent.kernel
-        await publish(agent, stream, WORLDS[start])
+        await publish(agent, stream, CONFIGURATIONS[start])
         kernel.maps[MapName.ENDPOINTS].clear()
         kernel.maps[MapName.VPCS][STRANGE] = bytes(264)
         kernel.veths.clear()
         kernel.transit.clear()
-        once_the_kernel_was_read(agent, lambda: publish(agent, stream, WORLDS[end]))
+        once_the_kernel_was_read(agent, lambda: publish(agent, stream, CONFIGURATIONS[end]))
         await agent.resync.repair()
         assert STRANGE not in kernel.maps[MapName.VPCS]
         await agent.resync.repair()
@@ -148,9 +158,7 @@ def test_what_passes_to_a_document_that_was_compared_already_is_not_taken_for_no
         await publish(agent, stream, ONE_BOUNCER)
         agent.kernel.actions.clear()
         both = {"endpoints": [*LOCAL["endpoints"], *REMOTE["endpoints"]]}  # type: ignore[index]
-        passed = once_compared(
-            agent, "a", lambda: agent.deliver(stream.lead_to(changed(ONE_BOUNCER, a=(both,), b=None)))
-        )
+        passed = once_diffed(agent, "a", lambda: agent.deliver(stream.lead_to(changed(ONE_BOUNCER, a=(both,), b=None))))
         await agent.resync.repair()
         await passed
         assert agent.repaired == []
@@ -167,7 +175,7 @@ def test_what_a_document_gave_up_after_it_was_compared_is_not_put_back() -> None
         await publish(agent, stream, ONE_BOUNCER)
         del entries[key_of("192.168.1.11")]
         other = ({"endpoints": [endpoint("b", "front", "d2", "192.168.1.12")]},)
-        moved = once_compared(agent, "b", lambda: publish(agent, stream, changed(ONE_BOUNCER, b=other)))
+        moved = once_diffed(agent, "b", lambda: publish(agent, stream, changed(ONE_BOUNCER, b=other)))
         await agent.resync.repair()
         await moved
         assert agent.repaired == []
@@ -206,7 +214,7 @@ def test_a_document_that_fails_meanwhile_is_not_told_as_realized() -> None:
         moved = ({"endpoints": [endpoint("a", "front", "d1", "192.168.1.12")]},)
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, changed(ONE_BOUNCER, a=moved)))
         await agent.resync.repair()
-        assert agent.told["a"].state.value == "failed"
+        assert agent.acknowledged["a"].state.value == "failed"
         kernel.refuse = lambda action: 0
         await agent.retry()
         await ends_like(agent, "endpoint with another address")
@@ -223,13 +231,13 @@ def test_an_old_failure_stands_when_its_document_is_settled_meanwhile() -> None:
         del agent.kernel.veths["a"]
         agent.kernel.namespaces = set()
         await agent.resync.repair()
-        assert agent.told["a"].state.value == "failed"
+        assert agent.acknowledged["a"].state.value == "failed"
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, changed(ONE_BOUNCER, red=(red("d3"),))))
         await agent.resync.repair()
-        assert agent.told["a"].state.value == "failed"
+        assert agent.acknowledged["a"].state.value == "failed"
         agent.kernel.namespaces.add("a")
         await agent.resync.repair()
-        assert agent.told["a"].state.value == "realized"
+        assert agent.acknowledged["a"].state.value == "realized"
         await ends_like(agent, "bouncer replaced")
 
     in_a_folder(scenario)
@@ -240,16 +248,16 @@ def test_a_removal_that_is_refused_meanwhile_is_not_told_as_done() -> None:
         stream, kernel = Stream(), agent.kernel
         await publish(agent, stream, ONE_BOUNCER)
         kernel.refuse = lambda action: errno.EPERM if isinstance(action, DeleteVeth) else 0
-        last = once_compared(agent, "b", lambda: publish(agent, stream, changed(ONE_BOUNCER, a=None)))
+        last = once_diffed(agent, "b", lambda: publish(agent, stream, changed(ONE_BOUNCER, a=None)))
         kernel.maps[MapName.VPCS][STRANGE] = bytes(264)
         await agent.resync.repair()
         await last
-        assert (agent.told["a"].removed, agent.told["a"].state.value) == (True, "failed")
+        assert (agent.acknowledged["a"].removed, agent.acknowledged["a"].state.value) == (True, "failed")
         await agent.resync.repair()
-        assert agent.told["a"].state.value == "failed"
+        assert agent.acknowledged["a"].state.value == "failed"
         kernel.refuse = lambda action: 0
         await agent.resync.repair()
-        assert agent.told["a"].state.value == "realized"
+        assert agent.acknowledged["a"].state.value == "realized"
         await ends_like(agent, "an endpoint's document removed")
 
     in_a_folder(scenario)
@@ -281,7 +289,7 @@ def test_two_comparisons_at_once_find_the_same_and_mend_it_once() -> None:
 
 def test_others_go_on_during_a_comparison() -> None:
     async def scenario(agent: Agent) -> None:
-        await publish(agent, Stream(), WORLDS["bouncer here"])
+        await publish(agent, Stream(), CONFIGURATIONS["bouncer here"])
         turns = 0
 
         async def heartbeat() -> None:
@@ -293,7 +301,7 @@ def test_others_go_on_during_a_comparison() -> None:
         task = asyncio.create_task(heartbeat())
         await agent.resync.repair()
         task.cancel()
-        assert turns >= len(WORLDS["bouncer here"]) + 40 // 7
+        assert turns >= len(CONFIGURATIONS["bouncer here"]) + 40 // 7
 
     in_a_folder(scenario)
 

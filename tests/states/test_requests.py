@@ -6,13 +6,13 @@ import time
 
 import msgspec
 import pytest
+from agent_configurations import ONE_BOUNCER
 from agent_under_test import Agent, Stream
-from agent_worlds import ONE_BOUNCER
 from test_absent import absent, snapshot
 from test_sequences import in_a_folder, walk
 
 from agent.bus.rpc import RpcError
-from agent.report.queries import Answers
+from agent.report.queries import Queries
 from protocol import codec
 from protocol.documents import KINDS
 from protocol.rpc import METHODS, DocumentsReply
@@ -20,7 +20,7 @@ from protocol.subjects import RPC_VERBS
 
 
 async def ask(agent: Agent, verb: str, body: bytes) -> bytes:
-    return await Answers(agent.reconciler, agent.resync, None, None, None, None, time.time).ask(verb, body)  # type: ignore[arg-type]
+    return await Queries(agent.reconciler, agent.resync, None, None, None, None, time.time).ask(verb, body)  # type: ignore[arg-type]
 
 
 def refusal(verb: str, body: bytes) -> RpcError:

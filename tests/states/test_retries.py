@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from agent_configurations import ONE_BOUNCER, Configuration, changed, on
 from agent_under_test import FIRST_RETRY, Agent, Stream
-from agent_worlds import ONE_BOUNCER, World, changed, on
 from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.model.map_layout import MapName
@@ -12,8 +12,8 @@ from agent.core.plan.diff import Suspects
 from agent.datapath.observe import ObservationError
 from agent.reconcile.retry import LONGEST
 
-GONE: World = changed(ONE_BOUNCER, gone=on("d1", "gone", "192.168.1.50"))
-LATE: World = changed(GONE, late=on("d1", "late", "192.168.1.51"))
+GONE: Configuration = changed(ONE_BOUNCER, gone=on("d1", "gone", "192.168.1.50"))
+LATE: Configuration = changed(GONE, late=on("d1", "late", "192.168.1.51"))
 LONG = FIRST_RETRY * LONGEST
 
 
@@ -28,7 +28,7 @@ async def failing_for_good(agent: Agent, stream: Stream) -> None:
     await agent.deliver(stream.lead_to(GONE))
     for _ in range(10):
         await agent.retry(LONG)
-    assert agent.told["gone"].state.value == "failed"
+    assert agent.acknowledged["gone"].state.value == "failed"
 
 
 def test_a_document_that_fails_for_good_slows_no_retry_of_one_that_would_succeed() -> None:
@@ -36,11 +36,11 @@ def test_a_document_that_fails_for_good_slows_no_retry_of_one_that_would_succeed
         stream = Stream()
         await failing_for_good(agent, stream)
         await agent.deliver(stream.lead_to(LATE))
-        assert agent.told["late"].state.value == "failed"
+        assert agent.acknowledged["late"].state.value == "failed"
         agent.kernel.namespaces = {"a", "late"}
         agent.kernel.actions.clear()
         await agent.retry(FIRST_RETRY)
-        assert agent.told["late"].state.value == "realized"
+        assert agent.acknowledged["late"].state.value == "realized"
         assert tried(agent) == {"late"}
         agent.kernel.namespaces = None
         await agent.retry(LONG)
@@ -55,10 +55,10 @@ def test_a_newer_revision_of_a_document_that_failed_for_good_begins_with_the_fir
         await failing_for_good(agent, stream)
         moved = on("d1", "gone", "192.168.1.52")
         await agent.deliver(stream.lead_to(changed(GONE, gone=moved)))
-        assert agent.told["gone"].state.value == "failed"
+        assert agent.acknowledged["gone"].state.value == "failed"
         agent.kernel.namespaces = None
         await agent.retry(FIRST_RETRY)
-        assert agent.told["gone"].state.value == "realized"
+        assert agent.acknowledged["gone"].state.value == "realized"
 
     in_a_folder(scenario)
 
@@ -72,10 +72,10 @@ def test_one_that_was_in_force_and_fails_is_put_again_though_the_whole_kernel_ca
         del kernel.veths["a"]
         kernel.namespaces = {"gone"}
         await agent.resync.repair()
-        assert agent.told["a"].state.value == "failed"
+        assert agent.acknowledged["a"].state.value == "failed"
         kernel.namespaces = None
 
-        observe, look_up = kernel.observe, kernel.look_up
+        observe, observe_some = kernel.observe, kernel.observe_some
         looked_at: list[Suspects] = []
 
         async def blind(_: object) -> None:
@@ -84,12 +84,12 @@ def test_one_that_was_in_force_and_fails_is_put_again_though_the_whole_kernel_ca
         async def look(suspects, namespaces):
             looked_at.append(suspects)
             kernel.observe = observe  # type: ignore[method-assign]
-            return await look_up(suspects, namespaces)
+            return await observe_some(suspects, namespaces)
 
-        kernel.observe, kernel.look_up = blind, look  # type: ignore[assignment,method-assign]
+        kernel.observe, kernel.observe_some = blind, look  # type: ignore[assignment,method-assign]
         kernel.actions.clear()
         await agent.retry(FIRST_RETRY)
-        assert agent.told["a"].state.value == "realized"
+        assert agent.acknowledged["a"].state.value == "realized"
         assert tried(agent) == {"a"}
         assert [set(one.endpoints) for one in looked_at] == [{"a"}]
         await has_nothing_to_do(agent)
@@ -109,13 +109,13 @@ def test_a_kernel_that_cannot_be_looked_at_leaves_what_failed_for_the_next_turn(
         async def blind(*_: object) -> None:
             raise ObservationError("EAGAIN")
 
-        look_up, kernel.look_up = kernel.look_up, blind  # type: ignore[assignment,method-assign]
+        observe_some, kernel.observe_some = kernel.observe_some, blind  # type: ignore[assignment,method-assign]
         await agent.retry(FIRST_RETRY)
-        assert agent.told["a"].state.value == "failed"
+        assert agent.acknowledged["a"].state.value == "failed"
         assert [fault.kind for fault in agent.faults.standing()] == ["kernel_unreadable"]
-        kernel.look_up = look_up  # type: ignore[method-assign]
+        kernel.observe_some = observe_some  # type: ignore[method-assign]
         await agent.retry(2 * FIRST_RETRY)
-        assert agent.told["a"].state.value == "realized"
+        assert agent.acknowledged["a"].state.value == "realized"
         await agent.resync.repair()
         assert agent.faults.standing() == ()
 

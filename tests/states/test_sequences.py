@@ -1,4 +1,4 @@
-"""Every way through the states of the world ends in the same kernel as going there directly."""
+"""Every way through the states of the resolved state ends in the same kernel as going there directly."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_configurations import CONFIGURATIONS, LAYOUT_CONFIGURATIONS, Configuration, changed, on
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import LAYOUT_WORLDS, WORLDS, World, changed, on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.bus.documents import Delivery
 from agent.core.plan.planner import plan_all
 
-PLAIN = {name: world for name, world in WORLDS.items() if all(len(contents) == 1 for contents in world.values())}
+PLAIN = {
+    name: configuration
+    for name, configuration in CONFIGURATIONS.items()
+    if all(len(contents) == 1 for contents in configuration.values())
+}
 """Worlds whose documents have no history: the order among documents does not matter to them."""
 
-names = st.sampled_from(sorted(WORLDS))
+names = st.sampled_from(sorted(CONFIGURATIONS))
 plain_names = st.sampled_from(sorted(PLAIN))
 few = settings(max_examples=60, deadline=None)
 
 
-async def directly(world: World) -> Agent:
+async def directly(configuration: Configuration) -> Agent:
     """Return an agent that knew nothing before."""
     with tempfile.TemporaryDirectory() as folder:
         agent = Agent(Path(folder))
         await agent.start()
-        for batch in one_by_one(Stream().lead_to(world)):
+        for batch in one_by_one(Stream().lead_to(configuration)):
             await agent.deliver(batch)
         await agent.complete()
         agent.stop()
@@ -47,7 +51,7 @@ def states_of(agent: Agent) -> dict[str, tuple[bool, bool]]:
 async def ends_like(agent: Agent, name: str) -> None:
     """Check that an agent in sync has the kernel and the verdicts of one that came directly, and no more to do."""
     if name not in _reached:
-        other = await directly(WORLDS[name])
+        other = await directly(CONFIGURATIONS[name])
         _reached[name] = other.kernel.portrait(), states_of(other)
     assert (agent.kernel.portrait(), states_of(agent)) == _reached[name]
     await has_nothing_to_do(agent)
@@ -59,10 +63,12 @@ _reached: dict[str, Any] = {}
 
 async def has_nothing_to_do(agent: Agent) -> None:
     desired = agent.reconciler.desired
-    wanted = [desired.realization(held) for _, held in desired.in_force()]
+    wanted = [desired.desired_entries(held) for _, held in desired.in_force()]
     assert plan_all(wanted, await agent.kernel.observe({})) == []
-    told = {v.name: (v.state.value, v.revision, v.in_force) for v in agent.told.values() if not v.removed}
-    assert told == agent.verdicts()
+    acknowledged = {
+        v.name: (v.state.value, v.revision, v.in_force) for v in agent.acknowledged.values() if not v.removed
+    }
+    assert acknowledged == agent.verdicts()
 
 
 async def deliver_whole(agent: Agent, batch: list[Delivery]) -> None:
@@ -91,7 +97,7 @@ def in_a_folder(scenario, *arguments) -> None:
 async def walk(agent: Agent, way: list[str], *, one_batch: bool = False) -> Stream:
     stream = Stream()
     for name in way:
-        deliveries = stream.lead_to(WORLDS[name])
+        deliveries = stream.lead_to(CONFIGURATIONS[name])
         for batch in [deliveries] if one_batch else one_by_one(deliveries):
             await deliver_whole(agent, batch)
         await ends_like(agent, name)
@@ -100,9 +106,10 @@ async def walk(agent: Agent, way: list[str], *, one_batch: bool = False) -> Stre
 
 PAIRS = [
     (start, end)
-    for start in WORLDS
-    for end in WORLDS
-    if (start in LAYOUT_WORLDS) == (end in LAYOUT_WORLDS) or {start, end} & {"nothing", "one bouncer", "bouncer here"}
+    for start in CONFIGURATIONS
+    for end in CONFIGURATIONS
+    if (start in LAYOUT_CONFIGURATIONS) == (end in LAYOUT_CONFIGURATIONS)
+    or {start, end} & {"nothing", "one bouncer", "bouncer here"}
 ]
 """Steps from one state to another. Those between what the second layout brought and the rest are left to chance."""
 
@@ -131,9 +138,9 @@ def test_long_ways_end_where_the_last_step_leads(way: list[str]) -> None:
 def test_the_order_among_documents_does_not_matter(start: str, end: str, chance: random.Random) -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        for batch in one_by_one(stream.lead_to(WORLDS[start])):
+        for batch in one_by_one(stream.lead_to(CONFIGURATIONS[start])):
             await agent.deliver(batch)
-        for batch in split(shuffled(stream.lead_to(WORLDS[end]), chance), chance):
+        for batch in split(shuffled(stream.lead_to(CONFIGURATIONS[end]), chance), chance):
             await agent.deliver(batch)
         await ends_like(agent, end)
 
@@ -146,7 +153,7 @@ def test_a_message_that_comes_again_changes_nothing(way: list[str], chance: rand
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         for name in way:
-            for delivery in stream.lead_to(WORLDS[name]):
+            for delivery in stream.lead_to(CONFIGURATIONS[name]):
                 await agent.deliver([delivery])
                 await agent.deliver([delivery, delivery] if chance.random() < 0.3 else [delivery])
         before = agent.kernel.contents()
@@ -184,7 +191,7 @@ def test_a_restart_changes_nothing_in_the_kernel(way: list[str], chance: random.
 def test_what_changed_while_the_agent_was_away_is_made_up_for(start: str, end: str, chance: random.Random) -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, [start])
-        stream.lead_to(WORLDS[end])
+        stream.lead_to(CONFIGURATIONS[end])
         agent.kernel.begin_watch()
         await agent.start()
         for batch in split(stream.replay(), chance):
@@ -207,7 +214,7 @@ def test_a_host_that_lost_its_disk_keeps_its_traffic(start: str, end: str) -> No
         with tempfile.TemporaryDirectory() as folder:
             reborn = Agent(Path(folder), agent.kernel)
             await reborn.start()
-            stream.lead_to(WORLDS[end])
+            stream.lead_to(CONFIGURATIONS[end])
             for batch in one_by_one(stream.replay()):
                 await reborn.deliver(batch)
                 assert before <= reborn.kernel.contents().keys()
@@ -250,14 +257,14 @@ PLACES = {
 """In which namespaces endpoints are at first, and in the end."""
 
 
-def placed(places: Mapping[str, str]) -> World:
+def placed(places: Mapping[str, str]) -> Configuration:
     """Return a world with endpoints in namespaces; each is a document of its own."""
     numbers = {"c": 40, "d": 41, "e": 42}
     documents = {
         id_: on("d1", id_, f"192.168.1.{numbers[id_]}", attachment={"namespace": place})
         for id_, place in places.items()
     }
-    return changed(WORLDS["one bouncer"], **documents)
+    return changed(CONFIGURATIONS["one bouncer"], **documents)
 
 
 async def deliver_in_order(agent: Agent, batches: list[list[Delivery]]) -> None:
@@ -297,10 +304,10 @@ def test_an_endpoint_passes_from_one_document_to_another_without_a_gap() -> None
 
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
-        taken = changed(WORLDS["one bouncer"], b=WORLDS["endpoint in another document"]["b"])
+        taken = changed(CONFIGURATIONS["one bouncer"], b=CONFIGURATIONS["endpoint in another document"]["b"])
         await deliver_whole(agent, stream.lead_to(taken))
         assert agent.verdicts()["b"][0] == "rejected"
-        await deliver_whole(agent, stream.lead_to(WORLDS["endpoint in another document"]))
+        await deliver_whole(agent, stream.lead_to(CONFIGURATIONS["endpoint in another document"]))
         assert agent.verdicts()["b"][0] == "realized"
 
     in_a_folder(scenario)

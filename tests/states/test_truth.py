@@ -6,8 +6,8 @@ import errno
 from pathlib import Path
 
 import pytest
+from agent_configurations import DROPLETS, LOCAL, ONE_BOUNCER, Configuration, body, changed, red
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import DROPLETS, LOCAL, ONE_BOUNCER, World, body, changed, red
 from structlog.testing import CapturingLogger
 from test_sequences import ends_like, in_a_folder
 
@@ -17,13 +17,13 @@ from agent.core.plan.actions import AttachTransit, DeleteVeth
 from agent.datapath.observe import ObservationError
 
 
-async def publish(agent: Agent, stream: Stream, world: World) -> None:
-    for batch in one_by_one(stream.lead_to(world)):
+async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
+    for batch in one_by_one(stream.lead_to(configuration)):
         await agent.deliver(batch)
 
 
 def state_of(agent: Agent, name: str) -> str:
-    return agent.told[name].state.value
+    return agent.acknowledged[name].state.value
 
 
 def test_a_removal_is_told_when_it_has_happened_and_not_before_the_snapshot_is_complete(tmp_path: Path) -> None:
@@ -31,13 +31,13 @@ def test_a_removal_is_told_when_it_has_happened_and_not_before_the_snapshot_is_c
         agent, stream = Agent(tmp_path), Stream()
         await agent.start()
         await publish(agent, stream, ONE_BOUNCER)
-        agent.told.clear()
+        agent.acknowledged.clear()
         await publish(agent, stream, changed(ONE_BOUNCER, a=None))
         assert "a" in agent.kernel.veths
-        assert "a" not in agent.told
+        assert "a" not in agent.acknowledged
         await agent.complete()
         assert "a" not in agent.kernel.veths
-        assert agent.told["a"].removed
+        assert agent.acknowledged["a"].removed
         agent.stop()
 
     in_a_folder(scenario)
@@ -65,8 +65,8 @@ def test_a_removal_that_the_kernel_refused_is_failed_until_it_is_done() -> None:
         agent.kernel.refuse = lambda action: errno.EPERM if isinstance(action, DeleteVeth) else 0
         await publish(agent, stream, changed(ONE_BOUNCER, a=None))
         assert state_of(agent, "a") == "failed"
-        assert agent.told["a"].removed
-        assert [failure.name for failure in agent.told["a"].failures] == ["EPERM"]
+        assert agent.acknowledged["a"].removed
+        assert [failure.name for failure in agent.acknowledged["a"].failures] == ["EPERM"]
         await agent.retry()
         assert state_of(agent, "a") == "failed"
         agent.kernel.refuse = lambda action: 0
@@ -85,7 +85,7 @@ def test_a_strangers_program_in_place_of_ours_fails_every_document_that_comes() 
         agent.kernel.refuse = lambda action: errno.EEXIST if isinstance(action, AttachTransit) else 0
         await publish(agent, stream, ONE_BOUNCER)
         assert state_of(agent, "a") == "failed"
-        assert agent.told["a"].failures[0].name == "EEXIST"
+        assert agent.acknowledged["a"].failures[0].name == "EEXIST"
         agent.kernel.refuse = lambda action: 0
         await agent.retry()
         await ends_like(agent, "one bouncer")
@@ -99,7 +99,7 @@ def test_without_a_droplet_of_this_host_everything_waits_for_it() -> None:
         stream = Stream()
         await publish(agent, stream, {"substrate": (others,)})
         assert state_of(agent, "substrate") == "pending"
-        assert agent.told["substrate"].missing[0].id == "of host h1"
+        assert agent.acknowledged["substrate"].missing[0].id == "of host h1"
         await publish(agent, stream, {"substrate": (DROPLETS,)})
         assert state_of(agent, "substrate") == "realized"
 

@@ -7,8 +7,8 @@ import errno
 from dataclasses import replace
 
 import pytest
+from agent_configurations import ONE_BOUNCER, SEVERAL, Configuration
 from agent_under_test import SETTINGS, Agent, Stream, one_by_one
-from agent_worlds import ONE_BOUNCER, SEVERAL, World
 from fake_kernel import BOND0, ETH0
 from test_sequences import has_nothing_to_do, in_a_folder
 
@@ -20,16 +20,16 @@ from agent.reconcile.underlay import InterfaceReplacedError
 from agent.report.status_messages import heartbeat
 from protocol.status import AgentState, Status, UnresolvedNextHops
 
-ANOTHER = replace(ETH0, ifindex=12, carrier=12, leaves=12, arrives=(12,), mac=bytes.fromhex("020000000112"))
+ANOTHER = replace(ETH0, ifindex=12, carrier=12, egress=12, ingress=(12,), mac=bytes.fromhex("020000000112"))
 
 
-async def publish(agent: Agent, world: World) -> None:
-    for batch in one_by_one(Stream().lead_to(world)):
+async def publish(agent: Agent, configuration: Configuration) -> None:
+    for batch in one_by_one(Stream().lead_to(configuration)):
         await agent.deliver(batch)
 
 
 def states(agent: Agent) -> set[str]:
-    return {verdict.state.value for verdict in agent.told.values()}
+    return {verdict.state.value for verdict in agent.acknowledged.values()}
 
 
 def local_droplets(agent: Agent) -> set[tuple[int, int, int, bytes]]:
@@ -87,7 +87,7 @@ def test_a_part_that_fails_on_the_droplets_in_force_keeps_no_document_from_being
         def take(droplets: Droplets) -> None:
             if broken:
                 raise ValueError("a defect")
-            taken.append(set(droplets.world.droplets))
+            taken.append(set(droplets.resolved.droplets))
 
         agent.underlay.droplets.subscribe("broken", take, agent.errors)
         await publish(agent, ONE_BOUNCER)
@@ -97,30 +97,30 @@ def test_a_part_that_fails_on_the_droplets_in_force_keeps_no_document_from_being
         async with asyncio.timeout(20):
             while not taken:  # noqa: ASYNC110 -- another task's state changes at no known moment
                 await asyncio.sleep(0.001)
-        assert taken == [set(agent.reconciler.desired.world.droplets)]
+        assert taken == [set(agent.reconciler.desired.resolved.droplets)]
         assert agent.faults.standing() == ()
 
     in_a_folder(scenario)
 
 
 def test_the_heartbeat_says_why_the_host_is_degraded() -> None:
-    def told(agent: Agent, *unresolved: Unresolved) -> Status:
+    def status_of(agent: Agent, *unresolved: Unresolved) -> Status:
         more = {"boot": "b", "now": 1.0, "uptime": 1.0, "memory": 1, "modes": {}}
         return heartbeat(SETTINGS, agent.reconciler, agent.resync, unresolved, **more)
 
     async def scenario(agent: Agent) -> None:
         await publish(agent, ONE_BOUNCER)
         await agent.complete()
-        assert (told(agent).state, told(agent).unreadable) == (AgentState.IN_SYNC, "")
-        found = told(agent, Unresolved("10.0.0.9", "why"))
+        assert (status_of(agent).state, status_of(agent).unreadable) == (AgentState.IN_SYNC, "")
+        found = status_of(agent, Unresolved("10.0.0.9", "why"))
         assert (found.state, found.unresolved_next_hops) == (
             AgentState.DEGRADED,
             (UnresolvedNextHops("why", 1, ("10.0.0.9",)),),
         )
         agent.kernel.interfaces = (replace(ANOTHER, addresses=()), BOND0)
         await agent.resync.repair()
-        assert told(agent).state is AgentState.DEGRADED
-        assert "has no address yet" in told(agent).unreadable
+        assert status_of(agent).state is AgentState.DEGRADED
+        assert "has no address yet" in status_of(agent).unreadable
 
     in_a_folder(scenario)
 
@@ -128,7 +128,7 @@ def test_the_heartbeat_says_why_the_host_is_degraded() -> None:
 def test_a_bonds_new_member_is_served() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, SEVERAL)
-        agent.kernel.interfaces = (ETH0, replace(BOND0, arrives=(5, 3, 4, 6)))
+        agent.kernel.interfaces = (ETH0, replace(BOND0, ingress=(5, 3, 4, 6)))
         await agent.resync.repair()
         assert {arrives for interface, arrives, *_ in local_droplets(agent) if interface == 5} == {3, 4, 5, 6}
         assert agent.kernel.transit == {2, 5}

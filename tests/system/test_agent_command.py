@@ -81,8 +81,8 @@ def test_a_fit_host_passes_the_check_and_is_not_changed(host, settings, tmp_path
     before = shown(host)
     done = run(host, settings, "--check")
     assert done.returncode == OK, done.stdout + done.stderr
-    (told,) = [line for line in done.stdout.splitlines() if not line.startswith(("ok ", "        "))]
-    assert told.startswith("warning bus: "), "no server runs here; in a lab it does"
+    (printed,) = [line for line in done.stdout.splitlines() if not line.startswith(("ok ", "        "))]
+    assert printed.startswith("warning bus: "), "no server runs here; in a lab it does"
     for name in ("capabilities", "kernel", "bpf", "compiler", "interface", "xdp"):
         assert name in done.stdout
     assert shown(host) == before

@@ -195,17 +195,17 @@ async def test_a_delivery_under_way_when_the_connection_is_lost_is_finished_once
 
 async def test_a_handler_that_fails_at_the_snapshots_ends_is_told_again(server: NatsServer) -> None:
     recorder = Recorder()
-    begin, complete, trouble = recorder.begin_snapshot, recorder.snapshot_complete, [1, 1]
+    begin, complete, reset_reason = recorder.begin_snapshot, recorder.snapshot_complete, [1, 1]
 
     async def failing_begin() -> None:
-        if trouble[0]:
-            trouble[0] -= 1
+        if reset_reason[0]:
+            reset_reason[0] -= 1
             raise RuntimeError("cannot begin")
         await begin()
 
     async def failing_complete() -> None:
-        if trouble[1]:
-            trouble[1] -= 1
+        if reset_reason[1]:
+            reset_reason[1] -= 1
             raise RuntimeError("cannot complete")
         await complete()
 

@@ -41,7 +41,7 @@ from nats.aio.client import Client
 from nats.js.api import DeliverPolicy, ReplayPolicy
 
 from agent.bus import Bus
-from agent.bus.snapshot import Disturbances
+from agent.bus.snapshot import ConsumerConflicts
 from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.status import AgentState, DocumentCounts, ObjectCounts, Status
@@ -73,7 +73,7 @@ async def test_a_paused_consumer_keeps_the_snapshot_open_and_says_what_waits(ser
 async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+    for name in ("FIRST_POLL", "LONGEST_POLL", "IDLE_POLL"):
         monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 1.0)
     async with host_in_sync(server) as (client, host):
         await pause(client)
@@ -93,7 +93,7 @@ async def test_a_pause_and_its_end_are_noticed_when_the_server_tells_of_them(
     guarded: NatsServer, users: dict[str, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is asked for by itself, and the host's own permissions are enough."""
-    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+    for name in ("FIRST_POLL", "LONGEST_POLL", "IDLE_POLL"):
         monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 86_400.0)
     async with client_of(guarded, users["controller"], permissions.CONTROLLER_INBOX) as client:
         await make_streams(client, ["h1", "h2"])
@@ -109,7 +109,7 @@ async def test_a_pause_and_its_end_are_noticed_when_the_server_tells_of_them(
 async def test_a_host_that_may_not_hear_of_pauses_asks_by_itself_and_has_no_fault_for_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+    for name in ("FIRST_POLL", "LONGEST_POLL", "IDLE_POLL"):
         monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 1.0)
     server = NatsServer(tmp_path)
     controller, host_user = make_user(tmp_path, "controller"), make_user(tmp_path, "h1")
@@ -191,8 +191,8 @@ async def test_two_agents_with_one_name_say_so_lose_nothing_and_recover(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both read one consumer: what one gets the other one misses, and neither may take that for the whole."""
-    monkeypatch.setattr(Disturbances, "LONGEST_PAUSE", 1.0)
-    monkeypatch.setattr(Disturbances, "CALM", 4.0)
+    monkeypatch.setattr(ConsumerConflicts, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(ConsumerConflicts, "CALM", 4.0)
     documents = {f"d{number}": b"1" for number in range(50)}
 
     def status(boot: str) -> bytes:
@@ -335,7 +335,7 @@ async def test_a_consumer_that_cannot_be_used_is_told_and_every_revision_is_judg
 async def test_a_consumer_that_is_changed_in_place_is_noticed(
     server: NatsServer, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("FIRST_LOOK", "LONGEST_LOOK", "CALM_LOOK"):
+    for name in ("FIRST_POLL", "LONGEST_POLL", "IDLE_POLL"):
         monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 1.0)
     usual = {"ack_wait": 2, "max_ack_pending": 4096}
     async with host_in_sync(server) as (client, host):

@@ -132,11 +132,11 @@ def test_a_network_gets_another_bouncer_and_everyone_still_talks(lab):
 def revisions(lab: Lab) -> dict[str, int]:
     """Return the newest revision that each host has; one that takes its time is asked again."""
 
-    def told() -> dict[str, int] | None:
+    def answered() -> dict[str, int] | None:
         found = read_status(lab).heartbeats
         return {host: status.revision for host, status in found.items() if status} if all(found.values()) else None
 
-    return until(told, "an answer of every host") or {}
+    return until(answered, "an answer of every host") or {}
 
 
 def test_applying_the_same_topology_publishes_nothing(lab):

@@ -116,9 +116,9 @@ def test_a_process_id_that_was_given_out_again_gets_nothing_from_an_agent_that_s
         try:
             remove(first)
             log = Path(lab.lab.paths.log(HOST))
-            told = log.read_text(errors="replace").count("another one has its id now")
+            before = log.read_text(errors="replace").count("another one has its id now")
             lab.lab.start_agent(HOST)
-            until(lambda: log.read_text(errors="replace").count("another one has its id now") > told, "the refusal")
+            until(lambda: log.read_text(errors="replace").count("another one has its id now") > before, "the refusal")
             assert list(lab.links(second)) == ["lo"]
             lab.lab.start_server()
             lab.wait_in_sync(HOST)

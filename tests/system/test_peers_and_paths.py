@@ -11,7 +11,7 @@ from lab.traffic import pings
 from lab.waiting import until
 
 from agent.core.model.map_layout import NETWORK, NEXT_HOP, NEXT_HOP_DOWN, split_set
-from agent.core.nexthop.next_hops import way_of
+from agent.core.nexthop.next_hops import unpack_key
 from controller_sim.control.bus import BusError
 from protocol import codec
 from protocol.rpc import PathReply, PathRequest, PeerPath
@@ -65,7 +65,7 @@ def up_next_hops(lab: SystemLab, host: str) -> set[int]:
     """
     entries = lab.entries(host, "next_hops").items()
     up = (key for key, value in entries if not NEXT_HOP.unpack(value)[2] & NEXT_HOP_DOWN)
-    return {way_of(key).droplet[-1] for key in up}
+    return {unpack_key(key).droplet[-1] for key in up}
 
 
 def test_every_droplet_is_up_and_every_path_carries_what_it_should(lab):

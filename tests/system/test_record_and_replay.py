@@ -112,8 +112,8 @@ def test_the_plan_of_a_recording_is_printed_on_another_machine_with_what_is_reje
     assert done.returncode == 0, done.stderr
     assert "attach transit XDP" in done.stdout
     assert "of endpoints" in done.stdout
-    (told,) = [line for line in done.stdout.splitlines() if line.startswith(("rejected", "pending", "refused"))]
-    assert told.startswith("rejected broken: $")
+    (printed,) = [line for line in done.stdout.splitlines() if line.startswith(("rejected", "pending", "refused"))]
+    assert printed.startswith("rejected broken: $")
     assert "recorded on host h1" in done.stdout
     assert done.stdout.endswith("nothing was changed\n")
     assert list(Path("/sys/fs/bpf/droplet").glob(f"{machine}*")) == []

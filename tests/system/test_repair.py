@@ -259,10 +259,10 @@ def test_an_address_that_goes_away_for_a_moment_takes_nothing_along(lab):
     address = f"{lab.topology.droplets[HOST].address}/24"
     wanted, links = {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS}, lab.host_links(HOST)
     lab.lossy = "packets that came while the address was away are gone"
-    told = log_of(lab).count("is gone from interface eth0")
+    before = log_of(lab).count("is gone from interface eth0")
     lab.ip(lab.names.droplet(HOST), "address", "delete", address, "dev", "eth0")
     try:
-        until(lambda: log_of(lab).count("is gone from interface eth0") > told, "the agent to see it")
+        until(lambda: log_of(lab).count("is gone from interface eth0") > before, "the agent to see it")
         assert {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS} == wanted
         lab.kill_agent(HOST)
         lab.lab.start_agent(HOST)

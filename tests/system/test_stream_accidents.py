@@ -139,7 +139,7 @@ def stored_acknowledgement(lab: SystemLab, document: str) -> Acknowledgement:
 
 
 @contextlib.contextmanager
-def a_twin(lab: SystemLab) -> Iterator[Lines]:
+def duplicate_agent(lab: SystemLab) -> Iterator[Lines]:
     """Run the bus's end of another agent with h1's name and credentials, as on a machine that was cloned."""
     way = access(lab.lab.paths, lab.topology, HOST)
     settings = BusSettings((way.server,), nkey_seed_file=str(way.seed), tls_ca_file=str(way.authority))
@@ -168,7 +168,7 @@ def a_twin(lab: SystemLab) -> Iterator[Lines]:
 def test_two_agents_with_one_name_sweep_nothing_and_the_host_recovers_when_one_is_gone(lab):
     before = well(lab)
     with nothing_swept(lab):
-        with a_twin(lab) as lines, lab.events(HOST, "fault") as events:
+        with duplicate_agent(lab) as lines, lab.events(HOST, "fault") as events:
             fault(lab, "consumer_shared")
             until(lambda: lines.standing("consumer_shared"), "the clone's own word")
             lab.kill_agent(HOST)

@@ -65,7 +65,7 @@ def test_the_neighbours_of_link_local_are_taken(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "way_out"),
+    ("text", "remedy_for"),
     [
         ("10.0.0.0", "write ADDRESS/PREFIX"),
         ("10.0.0.0/", "write ADDRESS/PREFIX"),
@@ -76,8 +76,8 @@ def test_the_neighbours_of_link_local_are_taken(text: str) -> None:
         ("10.0.0.1/24", "write 10.0.0.0/24"),
     ],
 )
-def test_a_wrong_cidr_is_told_with_the_way_out(text: str, way_out: str) -> None:
-    with pytest.raises(ValueError, match=way_out):
+def test_a_wrong_cidr_is_told_with_the_way_out(text: str, remedy_for: str) -> None:
+    with pytest.raises(ValueError, match=remedy_for):
         addresses.parse_cidr(text)
 
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import yaml
 
-from agent.core.probe.paths import Happened, Life
+from agent.core.probe.paths import Liveness, PathEventKind
 from agent.datapath.attach.xdp import AttachMode
 from protocol import asyncapi, rpc, status, subjects
 
@@ -89,9 +89,9 @@ def test_no_schema_uses_words_that_its_dialect_does_not_know() -> None:
 
 
 def test_words_that_are_listed_are_those_that_the_agent_says() -> None:
-    assert set(rpc.PEER_STATES) == {one.value for one in Life}
+    assert set(rpc.PEER_STATES) == {one.value for one in Liveness}
     assert set(status.ATTACHED) == {one.value for one in AttachMode} - {"auto"} | {"none"}
-    assert {one.value for one in Happened} <= set(status.EVENTS)
+    assert {one.value for one in PathEventKind} <= set(status.EVENTS)
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_a_way_is_told_with_its_encapsulation() -> None:
     answer = PathReply("bouncer", ("10.0.0.2", "10.0.0.3"), encapsulation="geneve")
     assert tables.path_line("a", "fd00::7", answer) == "a -> fd00::7: bouncer, to 10.0.0.2 or 10.0.0.3, by geneve"
     named = PathReply("divider", ("10.0.0.2", "10.0.0.3"), droplets=("d2", "d3"), down=("10.0.0.3",))
-    told = "a -> fd00::7: divider, to d2 (10.0.0.2) or d3 (10.0.0.3), which does not answer"
-    assert tables.path_line("a", "fd00::7", named) == told
+    line = "a -> fd00::7: divider, to d2 (10.0.0.2) or d3 (10.0.0.3), which does not answer"
+    assert tables.path_line("a", "fd00::7", named) == line
     assert tables.path_line("a", "8.8.8.8", PathReply("none", reason="outside_vpc")).endswith("no way: outside_vpc")
 
 

@@ -17,27 +17,27 @@ SUBSTRATE, REST = Document(droplets=DOCUMENT.droplets), Document((), *(DOCUMENT.
 def test_a_document_waits_for_what_it_refers_to_and_names_it() -> None:
     desired = Desired(HERE)
     desired.documents.put("rest", 1, codec.encode(REST))
-    assert desired.settle().after.entries == {}
+    assert desired.resolve().after.entries == {}
     verdict = desired.documents.verdict("rest")
     assert verdict.state is State.PENDING
     assert [(missing.kind, missing.id) for missing in verdict.missing] == [("droplets", "d1"), ("droplets", "d2")]
     desired.documents.put("substrate", 2, codec.encode(SUBSTRATE))
-    assert desired.settle().adopted == {"rest", "substrate"}
+    assert desired.resolve().changed_documents == {"rest", "substrate"}
 
 
 def test_a_revision_that_the_kernel_refused_gives_way_until_it_is_tried_again() -> None:
     desired = Desired(HERE)
     documents = desired.documents
     documents.put("all", 1, codec.encode(DOCUMENT))
-    desired.settle()
+    desired.resolve()
     documents.confirm(["all"])
     documents.put("all", 2, codec.encode(SUBSTRATE))
-    desired.settle()
+    desired.resolve()
     documents.fail("all", (KernelFailure(12, "ENOMEM", "x", "y"),))
-    desired.settle()
+    desired.resolve()
     assert (documents.verdict("all").state, documents.verdict("all").in_force) == (State.FAILED, 1)
     documents.retry(["all"])
-    desired.settle()
+    desired.resolve()
     documents.confirm(["all"])
     assert (documents.verdict("all").state, documents.verdict("all").in_force) == (State.REALIZED, 2)
 
@@ -56,19 +56,19 @@ def test_a_document_without_room_is_tried_again_when_there_is_some(monkeypatch: 
     for n in range(4):
         attached = Endpoint(f"e{n}", "front", "d1", (f"192.168.1.{n + 9}",), "02:00:00:00:00:05", Attachment("a"))
         desired.documents.put(f"of-{n}", n + 2, codec.encode(Document(endpoints=(attached,))))
-        desired.settle(removing=True)
+        desired.resolve(removing=True)
     assert [desired.documents.verdict(f"of-{n}").errors[0].code for n in (2, 3)] == [ErrorCode.TOO_LARGE] * 2
     desired.documents.remove("of-0", 9)
-    desired.settle(removing=True)
-    assert desired.settle(removing=True).adopted == {"of-2"}
+    desired.resolve(removing=True)
+    assert desired.resolve(removing=True).changed_documents == {"of-2"}
     assert desired.documents.verdict("of-3").errors != ()
-    assert desired.settle(removing=True).concerned == set()
+    assert desired.resolve(removing=True).affected == set()
 
 
 def test_the_number_of_an_interface_that_still_stands_is_not_given_to_another() -> None:
     desired = Desired(HERE, slots={"gone": 0})
     desired.documents.put("all", 1, codec.encode(DOCUMENT))
-    desired.settle()
-    assert desired.world.slots == {"gone": 0, "a": 1}
-    desired.settle(removing=True)
-    assert desired.world.slots == {"a": 1}
+    desired.resolve()
+    assert desired.resolved.slots == {"gone": 0, "a": 1}
+    desired.resolve(removing=True)
+    assert desired.resolved.slots == {"a": 1}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.bus.documents import RECENT, Batch, Delivery, DocumentLog, Message, Trouble
+from agent.bus.documents import RECENT, Batch, Delivery, DocumentLog, Message, ResetReason
 from agent.bus.jetstream import ConsumerInfo, parse_ack_subject, parse_consumer_info, parse_headers, parse_pub_ack
 from agent.bus.jetstream import Delivered as Position
 from protocol import binding
@@ -132,7 +132,7 @@ def test_a_message_that_the_server_sends_again_is_no_news() -> None:
     log, _ = in_sync("a", "b")
     again = b"$JS.ACK.DROPLET_CONFIG.h1.2.1.3.%d.0" % EPOCH
     batch = log.sort([Message(b"droplet.v1.h1.config.a", again, b"x", None)])
-    assert (batch.trouble, batch.deliveries, batch.answers) == (None, [], [(again, b"")])
+    assert (batch.reset_reason, batch.deliveries, batch.answers) == (None, [], [(again, b"")])
 
 
 def test_what_the_handler_did_not_take_comes_again() -> None:
@@ -202,21 +202,21 @@ def test_a_delivery_that_does_not_follow_the_last_one_is_left_out_with_all_after
     log, _ = in_sync("a", "b")
     reply = b"$JS.ACK.DROPLET_CONFIG.h1.1.9.%d.%d.0" % (seen, EPOCH)
     batch = log.sort([Message(b"droplet.v1.h1.config.c", reply, b"x", None)])
-    assert (batch.trouble, batch.deliveries) == (Trouble.GAP, [])
+    assert (batch.reset_reason, batch.deliveries) == (ResetReason.GAP, [])
 
 
 @pytest.mark.parametrize("last", [0, 1, 3])
 def test_a_heartbeat_with_another_count_than_ours_is_a_gap(last: int) -> None:
     log, _ = in_sync("a", "b")
     assert log.idle(2) is None
-    assert log.idle(last) is Trouble.GAP
+    assert log.idle(last) is ResetReason.GAP
 
 
 def test_messages_without_their_bodies_are_no_documents() -> None:
     log, server = in_sync()
     server.publish("a", b"", b"NATS/1.0\r\nNats-Msg-Size: 30\r\n\r\n")
     batch = log.sort(server.deliver())
-    assert (batch.trouble, batch.deliveries) == (Trouble.HEADERS_ONLY, [])
+    assert (batch.reset_reason, batch.deliveries) == (ResetReason.HEADERS_ONLY, [])
 
 
 def test_a_reconnection_goes_on_where_the_last_messages_come_again_as_they_were() -> None:
@@ -250,7 +250,7 @@ def test_a_stream_that_went_back_is_noticed_however_many_messages_follow(lost: i
         server.publish(f"after{number}")
     assert not begin(log, server)
     batch = take(log, server)
-    assert batch.trouble is Trouble.WENT_BACK or log.went_back
+    assert batch.reset_reason is ResetReason.WENT_BACK or log.went_back
     log.void()
     assert begin(log, server)
     names = {delivery.document for delivery in take(log, server).deliveries}
@@ -291,7 +291,7 @@ def reconnect_to_a_stream_of(history: list[tuple[str, bool]], backed_up: int, la
         server.publish(document, b"later %d" % number)
     begin(log, server)
     batch = take(log, server)
-    if batch.trouble is Trouble.WENT_BACK or log.went_back:
+    if batch.reset_reason is ResetReason.WENT_BACK or log.went_back:
         log.void()
         assert begin(log, server)
         known.clear()
@@ -326,7 +326,7 @@ def test_a_message_of_another_host_or_another_consumer_is_a_stranger() -> None:
             Message(b"droplet.v1.h2.config.d", ours, b"x", None),
         ]
     )
-    assert (batch.trouble, batch.deliveries) == (None, [])
+    assert (batch.reset_reason, batch.deliveries) == (None, [])
     assert batch.strangers == ["droplet.v1.h1.config.b", "droplet.v1.h1.config.c", "droplet.v1.h2.config.d"]
     assert batch.answers == [(ours, b"+TERM")]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 
-from agent.core.faults.log_once import Once
+from agent.core.faults.log_once import LogOnce
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import DeleteVeth, Failure, PutEntries
-from agent.core.plan.recurring_failures import Refusals
+from agent.core.plan.recurring_failures import RecurringFailures
 
 PUT = PutEntries(MapName.ENDPOINTS, ((b"1", b"a"), (b"2", b"b")))
 FULL = Failure(PUT, errno.E2BIG, "map endpoints", "the map is full", (b"2",))
@@ -16,36 +16,36 @@ BUSY = Failure(VETH, errno.EBUSY, "interface web-1", "in use")
 
 
 def test_what_stands_is_said_once_and_a_change_of_it_again() -> None:
-    once = Once()
-    assert [once.begins("web-1", text) for text in ("a", "a", "b", "b")] == [True, False, True, False]
-    assert once.begins("web-2", "b")
-    assert [once.ends("web-1"), once.ends("web-1")] == [True, False]
-    assert once.begins("web-1", "b")
+    once = LogOnce()
+    assert [once.is_new("web-1", text) for text in ("a", "a", "b", "b")] == [True, False, True, False]
+    assert once.is_new("web-2", "b")
+    assert [once.clear("web-1"), once.clear("web-1")] == [True, False]
+    assert once.is_new("web-1", "b")
 
 
 def test_a_refusal_of_each_retry_is_new_once() -> None:
-    refusals = Refusals()
+    recurring = RecurringFailures()
     found = []
     for _ in range(3):
-        refusals.done(PUT, "map endpoints", [FULL])
-        found.append(refusals.new([FULL, BUSY]))
+        recurring.done(PUT, "map endpoints", [FULL])
+        found.append(recurring.new([FULL, BUSY]))
     assert found == [[FULL, BUSY], [], []]
 
 
 def test_a_refusal_ends_when_the_same_key_or_object_succeeds() -> None:
-    refusals = Refusals()
-    refusals.new([FULL, BUSY])
+    recurring = RecurringFailures()
+    recurring.new([FULL, BUSY])
     others = PutEntries(MapName.ENDPOINTS, ((b"1", b"a"),))
-    refusals.done(others, "map endpoints", [])
-    assert refusals.new([FULL]) == [], "other entries of the map say nothing of these"
-    refusals.done(PUT, "map endpoints", [])
-    refusals.done(VETH, "interface web-1", [])
-    assert refusals.new([FULL, BUSY]) == [FULL, BUSY]
+    recurring.done(others, "map endpoints", [])
+    assert recurring.new([FULL]) == [], "other entries of the map say nothing of these"
+    recurring.done(PUT, "map endpoints", [])
+    recurring.done(VETH, "interface web-1", [])
+    assert recurring.new([FULL, BUSY]) == [FULL, BUSY]
 
 
 def test_more_entries_that_are_refused_are_new() -> None:
-    refusals = Refusals()
-    refusals.new([FULL])
+    recurring = RecurringFailures()
+    recurring.new([FULL])
     more = Failure(PUT, errno.E2BIG, "map endpoints", "the map is full", (b"1", b"2"))
-    assert refusals.new([more]) == [more]
-    assert refusals.new([FULL]) == []
+    assert recurring.new([more]) == [more]
+    assert recurring.new([FULL]) == []

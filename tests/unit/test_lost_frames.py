@@ -7,18 +7,18 @@ import errno
 from agent.core.faults.lost_frames import (
     ENDPOINT_REMEDY,
     QUIET_SECONDS,
-    Failure,
     FailureKind,
+    FrameLoss,
     LossWatch,
+    loss_reason_of,
     lost_frames,
-    words_of,
 )
 from agent.core.plan.render import IFINDEX_BASE
 from agent.datapath.bpf.lost_frame_counter import why_too_old
 from protocol.status import LostFrames
 
-LOST = Failure(FailureKind.REDIRECT, errno.EOPNOTSUPP, 2)
-FULL = Failure(FailureKind.TRANSMIT, 0, 2)
+LOST = FrameLoss(FailureKind.REDIRECT, errno.EOPNOTSUPP, 2)
+FULL = FrameLoss(FailureKind.TRANSMIT, 0, 2)
 
 
 def name(ifindex: int) -> str:
@@ -26,8 +26,8 @@ def name(ifindex: int) -> str:
 
 
 def test_counts_of_one_reason_and_place_are_one() -> None:
-    other = Failure(FailureKind.TRANSMIT, errno.EOPNOTSUPP, 2)
-    gone = Failure(FailureKind.REDIRECT, errno.EINVAL, 7)
+    other = FrameLoss(FailureKind.TRANSMIT, errno.EOPNOTSUPP, 2)
+    gone = FrameLoss(FailureKind.REDIRECT, errno.EINVAL, 7)
     assert lost_frames({LOST: 3, other: 4, gone: 1}, name) == (
         LostFrames("no_interface", "interface 7", 1),
         LostFrames("no_redirects", "eth0", 7),
@@ -35,9 +35,9 @@ def test_counts_of_one_reason_and_place_are_one() -> None:
 
 
 def test_an_error_that_nobody_knows_is_named_by_its_number() -> None:
-    assert words_of(Failure(FailureKind.TRANSMIT, errno.EIO, 2)).reason == "transmit_eio"
-    assert words_of(Failure(FailureKind.REDIRECT, 4711, 2)).reason == "redirect_4711"
-    assert words_of(Failure(FailureKind.EXCEPTION, errno.EOPNOTSUPP, 2)).reason == "transmit_eopnotsupp"
+    assert loss_reason_of(FrameLoss(FailureKind.TRANSMIT, errno.EIO, 2)).reason == "transmit_eio"
+    assert loss_reason_of(FrameLoss(FailureKind.REDIRECT, 4711, 2)).reason == "redirect_4711"
+    assert loss_reason_of(FrameLoss(FailureKind.EXCEPTION, errno.EOPNOTSUPP, 2)).reason == "transmit_eopnotsupp"
 
 
 def test_what_goes_on_is_a_fault_until_it_has_been_quiet_for_a_minute() -> None:

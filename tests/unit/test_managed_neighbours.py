@@ -13,7 +13,7 @@ import pytest
 
 from agent.core.nexthop import next_hop_faults
 from agent.core.nexthop.next_hops import Hop
-from agent.datapath.nexthop.managed_neighbours import NTF_EXT_MANAGED, KeptNeighbours
+from agent.datapath.nexthop.managed_neighbours import NTF_EXT_MANAGED, ManagedNeighbours
 
 HOPS = tuple(Hop(bytes([10, 0, 0, number]), 7) for number in range(1, 5))
 FIRST, SECOND, *REST = HOPS
@@ -38,74 +38,74 @@ class FakeNetlink:
         return []
 
 
-async def keep(kept: KeptNeighbours, netlink: FakeNetlink, *hops: Hop) -> None:
-    await kept.keep(netlink, hops, ())  # type: ignore[arg-type]
+async def keep(managed: ManagedNeighbours, netlink: FakeNetlink, *hops: Hop) -> None:
+    await managed.update(netlink, hops, ())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("number", [errno.ENOBUFS, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP])
 async def test_a_refused_one_is_remembered_and_the_others_are_kept(number: int) -> None:
-    kept, netlink = KeptNeighbours(), FakeNetlink(n2=number)
-    await keep(kept, netlink, *HOPS)
+    managed, netlink = ManagedNeighbours(), FakeNetlink(n2=number)
+    await keep(managed, netlink, *HOPS)
     assert netlink.asked == ["10.0.0.1", "10.0.0.3", "10.0.0.4"]
-    assert kept.refused == {SECOND: number}
-    assert kept.managed
+    assert managed.refused == {SECOND: number}
+    assert managed.managed
 
 
 async def test_a_refused_one_is_tried_again_after_the_next_look_and_not_before() -> None:
-    kept, netlink = KeptNeighbours(), FakeNetlink(n2=errno.ENOBUFS)
-    await keep(kept, netlink, *HOPS)
+    managed, netlink = ManagedNeighbours(), FakeNetlink(n2=errno.ENOBUFS)
+    await keep(managed, netlink, *HOPS)
     netlink.refused.clear()
-    await keep(kept, netlink, *HOPS)
+    await keep(managed, netlink, *HOPS)
     assert "10.0.0.2" not in netlink.asked
-    kept.look([])
-    await keep(kept, netlink, *HOPS)
+    managed.read([])
+    await keep(managed, netlink, *HOPS)
     assert "10.0.0.2" in netlink.asked
-    assert kept.refused == {}
+    assert managed.refused == {}
 
 
 async def test_a_refused_one_is_tried_again_when_its_interface_changes() -> None:
-    kept, netlink = KeptNeighbours(), FakeNetlink(n2=errno.ENODEV)
-    await keep(kept, netlink, *HOPS)
+    managed, netlink = ManagedNeighbours(), FakeNetlink(n2=errno.ENODEV)
+    await keep(managed, netlink, *HOPS)
     netlink.refused.clear()
-    kept.forget(8)
-    await keep(kept, netlink, *HOPS)
+    managed.forget(8)
+    await keep(managed, netlink, *HOPS)
     assert "10.0.0.2" not in netlink.asked
-    kept.forget(7)
-    await keep(kept, netlink, *HOPS)
+    managed.forget(7)
+    await keep(managed, netlink, *HOPS)
     assert "10.0.0.2" in netlink.asked
 
 
 async def test_one_that_is_not_wanted_any_more_is_not_refused_any_more() -> None:
-    kept, netlink = KeptNeighbours(), FakeNetlink(n2=errno.ENOBUFS)
-    await keep(kept, netlink, *HOPS)
-    await keep(kept, netlink, FIRST)
-    assert kept.refused == {}
+    managed, netlink = ManagedNeighbours(), FakeNetlink(n2=errno.ENOBUFS)
+    await keep(managed, netlink, *HOPS)
+    await keep(managed, netlink, FIRST)
+    assert managed.refused == {}
     assert netlink.released == ["10.0.0.3", "10.0.0.4"]
 
 
 async def test_one_that_is_not_given_back_holds_up_no_other() -> None:
-    kept, netlink = KeptNeighbours(), FakeNetlink()
-    await keep(kept, netlink, *HOPS)
+    managed, netlink = ManagedNeighbours(), FakeNetlink()
+    await keep(managed, netlink, *HOPS)
     netlink.refused["10.0.0.1"] = errno.ENOBUFS
-    await keep(kept, netlink)
+    await keep(managed, netlink)
     assert netlink.released == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
 
 
 async def test_a_kernel_that_knows_no_managed_neighbours_is_asked_plainly() -> None:
-    kept, netlink = KeptNeighbours(), FakeNetlink(managed=False, n1=errno.ENOBUFS)
-    await keep(kept, netlink, *HOPS)
-    assert not kept.managed
+    managed, netlink = ManagedNeighbours(), FakeNetlink(managed=False, n1=errno.ENOBUFS)
+    await keep(managed, netlink, *HOPS)
+    assert not managed.managed
     assert netlink.asked == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
-    assert kept.refused == {FIRST: errno.ENOBUFS}
+    assert managed.refused == {FIRST: errno.ENOBUFS}
 
 
 async def test_the_same_refusals_are_the_same_faults() -> None:
-    kept, netlink = KeptNeighbours(), FakeNetlink(n2=errno.ENOBUFS, n3=errno.ENOBUFS)
+    managed, netlink = ManagedNeighbours(), FakeNetlink(n2=errno.ENOBUFS, n3=errno.ENOBUFS)
     found = []
     for _ in range(3):
-        kept.look([])
-        await keep(kept, netlink, *HOPS)
-        found.append(list(next_hop_faults.refused(kept.refused)))
+        managed.read([])
+        await keep(managed, netlink, *HOPS)
+        found.append(list(next_hop_faults.refused(managed.refused)))
     assert found[0] == found[1] == found[2]
     (fault,) = found[0]
     assert (fault.kind, fault.subject) == ("neighbours_refused", "ENOBUFS")
@@ -114,11 +114,11 @@ async def test_the_same_refusals_are_the_same_faults() -> None:
 
 
 async def test_one_that_is_not_given_back_is_a_fault_until_the_next_look() -> None:
-    kept, netlink = KeptNeighbours(), FakeNetlink()
-    await keep(kept, netlink, *HOPS)
+    managed, netlink = ManagedNeighbours(), FakeNetlink()
+    await keep(managed, netlink, *HOPS)
     netlink.refused["10.0.0.1"] = errno.ENOBUFS
-    await keep(kept, netlink)
-    (fault,) = next_hop_faults.not_released(kept.not_released)
+    await keep(managed, netlink)
+    (fault,) = next_hop_faults.not_released(managed.not_released)
     assert (fault.kind, fault.subject) == ("neighbours_not_released", "ENOBUFS")
-    kept.look([])
-    assert not list(next_hop_faults.not_released(kept.not_released))
+    managed.read([])
+    assert not list(next_hop_faults.not_released(managed.not_released))

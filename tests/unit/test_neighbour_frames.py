@@ -13,7 +13,7 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Ether
 
-from agent.core.nexthop.neighbour_frames import announcement, question
+from agent.core.nexthop.neighbour_frames import announcement, solicitation
 
 MAC = bytes.fromhex("020000000018")
 TEXT = "02:00:00:00:00:18"
@@ -38,7 +38,7 @@ def test_an_ipv4_address_is_announced_by_a_request_for_itself() -> None:
 
 
 def test_an_ipv4_next_hop_is_asked_for_by_broadcast() -> None:
-    frame = Ether(question(MAC, packed("10.0.0.1"), packed("10.0.0.2")))
+    frame = Ether(solicitation(MAC, packed("10.0.0.1"), packed("10.0.0.2")))
     assert (frame.dst, frame[ARP].psrc, frame[ARP].pdst) == ("ff:ff:ff:ff:ff:ff", "10.0.0.1", "10.0.0.2")
 
 
@@ -51,14 +51,14 @@ def test_an_ipv6_address_is_announced_to_all_nodes_with_the_override_flag() -> N
         "fd18::1",
         255,
     )
-    told = frame[ICMPv6ND_NA]
-    assert (told.R, told.S, told.O, told.tgt) == (0, 0, 1, "fd18::1")
+    found = frame[ICMPv6ND_NA]
+    assert (found.R, found.S, found.O, found.tgt) == (0, 0, 1, "fd18::1")
     assert frame[ICMPv6NDOptDstLLAddr].lladdr == TEXT
     assert has_right_checksum(raw)
 
 
 def test_an_ipv6_next_hop_is_asked_for_at_its_solicited_node_address() -> None:
-    raw = question(MAC, packed("fd18::1"), packed("fe80::aa:bbcc:ddee"))
+    raw = solicitation(MAC, packed("fd18::1"), packed("fe80::aa:bbcc:ddee"))
     frame = Ether(raw)
     assert (frame.dst, frame[IPv6].dst, frame[IPv6].hlim) == ("33:33:ff:cc:dd:ee", "ff02::1:ffcc:ddee", 255)
     assert frame[ICMPv6ND_NS].tgt == "fe80::aa:bbcc:ddee"

@@ -17,22 +17,22 @@ from agent.core.nexthop.next_hops import (
     NUD_REACHABLE,
     NUD_STALE,
     Changes,
-    Failures,
-    Found,
+    FailedNeighbours,
     Hop,
     Neighbour,
+    NextHopKey,
+    PathFindings,
     Peer,
     Reason,
     Route,
-    Way,
     after,
     changes,
     desired_next_hops,
-    key_of,
     next_hops_to_resolve,
-    still_cut_off,
+    pack_key,
     still_silent,
-    way_of,
+    still_unreachable,
+    unpack_key,
 )
 
 HERE, SECOND = 7, 9
@@ -57,18 +57,18 @@ def hop(address: bytes, ifindex: int = HERE) -> Hop:
     return Hop(address, ifindex)
 
 
-def way(droplet: bytes, ifindex: int = HERE) -> Way:
-    return Way(droplet, ifindex)
+def hop_key(droplet: bytes, ifindex: int = HERE) -> NextHopKey:
+    return NextHopKey(droplet, ifindex)
 
 
-def table(*entries: tuple[Way, bytes], mtu: int = MTU, flags: int = 0) -> dict[bytes, bytes]:
+def table(*entries: tuple[NextHopKey, bytes], mtu: int = MTU, flags: int = 0) -> dict[bytes, bytes]:
     """Return entries by which each uplink leads by itself."""
-    return {key_of(one): NEXT_HOP.pack(mac, mtu, flags, PLACES[one.ifindex]) for one, mac in entries}
+    return {pack_key(one): NEXT_HOP.pack(mac, mtu, flags, PLACES[one.ifindex]) for one, mac in entries}
 
 
-def by_other(one: Way, mac: bytes, ifindex: int, flags: int = 0, mtu: int = MTU) -> dict[bytes, bytes]:
+def by_other(one: NextHopKey, mac: bytes, ifindex: int, flags: int = 0, mtu: int = MTU) -> dict[bytes, bytes]:
     """Return an entry by which another uplink leads."""
-    return {key_of(one): NEXT_HOP.pack(mac, mtu, NEXT_HOP_BY_OTHER | flags, PLACES[ifindex])}
+    return {pack_key(one): NEXT_HOP.pack(mac, mtu, NEXT_HOP_BY_OTHER | flags, PLACES[ifindex])}
 
 
 def senders(uplinks) -> dict[tuple[int, int], int]:
@@ -79,66 +79,66 @@ ONLY = (uplink(),)
 
 
 def decide(neighbours, current=None, routes=None, peers=(NEAR,), uplinks=ONLY, refused=None):
-    routes = routes if routes is not None else {way(NEAR): Route(HERE, NEAR)}
-    told = peers if isinstance(peers, dict) else dict.fromkeys(peers, Peer())
-    return desired_next_hops(told, uplinks, senders(uplinks), routes, neighbours, current or {}, refused or {})
+    routes = routes if routes is not None else {hop_key(NEAR): Route(HERE, NEAR)}
+    wanted = peers if isinstance(peers, dict) else dict.fromkeys(peers, Peer())
+    return desired_next_hops(wanted, uplinks, senders(uplinks), routes, neighbours, current or {}, refused or {})
 
 
 def test_an_on_link_droplet_gets_its_own_ethernet_address() -> None:
-    assert decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}) == (table((way(NEAR), NEW)), {})
+    assert decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}) == (table((hop_key(NEAR), NEW)), {})
 
 
 def test_a_droplet_behind_a_gateway_gets_the_gateways_ethernet_address() -> None:
-    routes = {way(FAR): Route(HERE, GATEWAY), way(NEAR): Route(HERE, NEAR)}
+    routes = {hop_key(FAR): Route(HERE, GATEWAY), hop_key(NEAR): Route(HERE, NEAR)}
     neighbours = {hop(GATEWAY): Neighbour(NUD_STALE, OLD), hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}
-    expected = table((way(FAR), OLD), (way(NEAR), NEW))
+    expected = table((hop_key(FAR), OLD), (hop_key(NEAR), NEW))
     assert decide(neighbours, routes=routes, peers=(FAR, NEAR)) == (expected, {})
 
 
 def test_a_neighbour_that_moved_replaces_the_old_address() -> None:
-    found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, table((way(NEAR), OLD)))
-    assert found == table((way(NEAR), NEW))
+    found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, table((hop_key(NEAR), OLD)))
+    assert found == table((hop_key(NEAR), NEW))
 
 
 @pytest.mark.parametrize("neighbours", [{}, {hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}])
 def test_a_neighbour_that_is_being_asked_again_keeps_its_address(neighbours) -> None:
-    assert decide(neighbours, table((way(NEAR), OLD))) == (table((way(NEAR), OLD)), {})
+    assert decide(neighbours, table((hop_key(NEAR), OLD))) == (table((hop_key(NEAR), OLD)), {})
 
 
 @pytest.mark.parametrize("neighbours", [{}, {hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}])
 def test_a_neighbour_that_never_answered_has_none(neighbours) -> None:
-    assert decide(neighbours) == ({}, {NEAR: Reason.ASKED})
+    assert decide(neighbours) == ({}, {NEAR: Reason.RESOLVING})
 
 
-@pytest.mark.parametrize("current", [{}, table((way(NEAR), OLD))])
+@pytest.mark.parametrize("current", [{}, table((hop_key(NEAR), OLD))])
 def test_a_failed_neighbour_loses_its_address(current) -> None:
     assert decide({hop(NEAR): Neighbour(NUD_FAILED, OLD)}, current) == ({}, {NEAR: Reason.UNRESOLVED})
 
 
 @pytest.mark.parametrize(("number", "reason"), [(errno.ENOBUFS, Reason.TABLE_FULL), (errno.EINVAL, Reason.REFUSED)])
 def test_a_next_hop_that_the_kernel_does_not_keep_is_named_with_the_reason(number: int, reason: Reason) -> None:
-    routes = {way(FAR): Route(HERE, GATEWAY), way(NEAR): Route(HERE, NEAR)}
+    routes = {hop_key(FAR): Route(HERE, GATEWAY), hop_key(NEAR): Route(HERE, NEAR)}
     neighbours = {hop(GATEWAY): Neighbour(NUD_REACHABLE, NEW)}
     found = decide(neighbours, routes=routes, peers=(FAR, NEAR), refused={hop(NEAR): number})
-    assert found == (table((way(FAR), NEW)), {NEAR: reason})
+    assert found == (table((hop_key(FAR), NEW)), {NEAR: reason})
 
 
 def test_a_next_hop_that_the_kernel_does_not_keep_is_used_as_long_as_its_address_is_known() -> None:
     refused = {hop(NEAR): errno.ENOBUFS}
-    assert decide({hop(NEAR): Neighbour(NUD_STALE, NEW)}, refused=refused) == (table((way(NEAR), NEW)), {})
-    assert decide({}, table((way(NEAR), OLD)), refused=refused) == (table((way(NEAR), OLD)), {})
+    assert decide({hop(NEAR): Neighbour(NUD_STALE, NEW)}, refused=refused) == (table((hop_key(NEAR), NEW)), {})
+    assert decide({}, table((hop_key(NEAR), OLD)), refused=refused) == (table((hop_key(NEAR), OLD)), {})
 
 
 def test_a_valid_neighbour_without_an_ethernet_address_is_not_used() -> None:
-    assert decide({hop(NEAR): Neighbour(NUD_NOARP, NO_MAC)}) == ({}, {NEAR: Reason.ASKED})
+    assert decide({hop(NEAR): Neighbour(NUD_NOARP, NO_MAC)}) == ({}, {NEAR: Reason.RESOLVING})
 
 
 def test_a_droplet_without_a_route_is_named_with_its_reason() -> None:
-    assert decide({}, table((way(NEAR), OLD)), routes={}) == ({}, {NEAR: Reason.NO_ROUTE})
+    assert decide({}, table((hop_key(NEAR), OLD)), routes={}) == ({}, {NEAR: Reason.NO_ROUTE})
 
 
 def test_a_droplet_routed_by_another_interface_is_named_with_its_reason() -> None:
-    found = decide({}, routes={way(NEAR): Route(HERE + 1, NEAR)})
+    found = decide({}, routes={hop_key(NEAR): Route(HERE + 1, NEAR)})
     assert found == ({}, {NEAR: Reason.OTHER_INTERFACE})
 
 
@@ -147,65 +147,65 @@ def test_a_droplet_of_a_family_that_no_interface_has_is_named_with_its_reason() 
 
 
 def test_each_uplink_has_an_entry_of_its_own() -> None:
-    routes = {way(NEAR): Route(HERE, NEAR), way(NEAR, SECOND): Route(SECOND, GATEWAY)}
+    routes = {hop_key(NEAR): Route(HERE, NEAR), hop_key(NEAR, SECOND): Route(SECOND, GATEWAY)}
     neighbours = {
         hop(NEAR): Neighbour(NUD_REACHABLE, OLD),
         hop(NEAR, SECOND): Neighbour(NUD_FAILED, OLD),
         hop(GATEWAY, SECOND): Neighbour(NUD_REACHABLE, NEW),
     }
     found = decide(neighbours, routes=routes, uplinks=(uplink(), uplink(SECOND, mtu=9000)))
-    assert found == (table((way(NEAR), OLD)) | table((way(NEAR, SECOND), NEW), mtu=9000), {})
+    assert found == (table((hop_key(NEAR), OLD)) | table((hop_key(NEAR, SECOND), NEW), mtu=9000), {})
 
 
 @pytest.mark.parametrize(("ifindex", "other"), [(HERE, SECOND), (SECOND, HERE)])
 def test_a_droplet_that_one_of_two_uplinks_reaches_is_reached_by_it_from_both(ifindex: int, other: int) -> None:
-    routes = {way(NEAR): Route(ifindex, NEAR), way(NEAR, SECOND): Route(ifindex, NEAR)}
+    routes = {hop_key(NEAR): Route(ifindex, NEAR), hop_key(NEAR, SECOND): Route(ifindex, NEAR)}
     neighbours = {hop(NEAR, ifindex): Neighbour(NUD_REACHABLE, NEW)}
     found = decide(neighbours, routes=routes, uplinks=(uplink(), uplink(SECOND)))
-    assert found == (table((way(NEAR, ifindex), NEW)) | by_other(way(NEAR, other), NEW, ifindex), {})
+    assert found == (table((hop_key(NEAR, ifindex), NEW)) | by_other(hop_key(NEAR, other), NEW, ifindex), {})
 
 
 TWO = (uplink(), uplink(SECOND, mtu=9000))
 BOTH_LEAD = {
-    "routes": {way(NEAR): Route(HERE, NEAR), way(NEAR, SECOND): Route(SECOND, NEAR)},
+    "routes": {hop_key(NEAR): Route(HERE, NEAR), hop_key(NEAR, SECOND): Route(SECOND, NEAR)},
     "neighbours": {hop(NEAR): Neighbour(NUD_REACHABLE, OLD), hop(NEAR, SECOND): Neighbour(NUD_REACHABLE, NEW)},
     "uplinks": TWO,
 }
-SILENT = Found(down=True, mtu=1400)
+SILENT = PathFindings(down=True, mtu=1400)
 
 
 def test_a_droplet_that_is_silent_by_one_uplink_is_reached_by_the_other() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT})})
-    assert found == by_other(way(NEAR), NEW, SECOND, mtu=9000) | table((way(NEAR, SECOND), NEW), mtu=9000)
+    assert found == by_other(hop_key(NEAR), NEW, SECOND, mtu=9000) | table((hop_key(NEAR, SECOND), NEW), mtu=9000)
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={SECOND: SILENT})})
-    assert found == table((way(NEAR), OLD)) | by_other(way(NEAR, SECOND), OLD, HERE)
+    assert found == table((hop_key(NEAR), OLD)) | by_other(hop_key(NEAR, SECOND), OLD, HERE)
 
 
 def test_a_droplet_that_is_silent_by_all_uplinks_is_down_and_keeps_its_ways() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT, SECOND: SILENT})})
     flags = NEXT_HOP_DOWN
-    assert found == table((way(NEAR), OLD), mtu=1400, flags=flags) | table(
-        (way(NEAR, SECOND), NEW), mtu=1400, flags=flags
+    assert found == table((hop_key(NEAR), OLD), mtu=1400, flags=flags) | table(
+        (hop_key(NEAR, SECOND), NEW), mtu=1400, flags=flags
     )
 
 
 def test_what_another_uplink_lent_is_no_address_of_ones_own() -> None:
     """While a next hop is asked again, it keeps its own Ethernet address only."""
-    lent = by_other(way(NEAR), NEW, SECOND)
-    assert decide({hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}, lent) == ({}, {NEAR: Reason.ASKED})
+    lent = by_other(hop_key(NEAR), NEW, SECOND)
+    assert decide({hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}, lent) == ({}, {NEAR: Reason.RESOLVING})
 
 
 def test_an_uplink_without_a_droplet_of_this_host_leads_nowhere() -> None:
     own = (uplink(SECOND),)
-    told = {NEAR: Peer()}
+    wanted = {NEAR: Peer()}
     routes, neighbours = BOTH_LEAD["routes"], BOTH_LEAD["neighbours"]
-    found = desired_next_hops(told, TWO, senders(own), routes, neighbours, {})
-    assert found == (table((way(NEAR, SECOND), NEW), mtu=9000), {})
-    assert desired_next_hops(told, TWO, {}, routes, neighbours, {}) == ({}, {NEAR: Reason.NO_SENDER})
+    found = desired_next_hops(wanted, TWO, senders(own), routes, neighbours, {})
+    assert found == (table((hop_key(NEAR, SECOND), NEW), mtu=9000), {})
+    assert desired_next_hops(wanted, TWO, {}, routes, neighbours, {}) == ({}, {NEAR: Reason.NO_SENDER})
 
 
 def test_of_two_uplinks_reasons_the_one_that_came_furthest_is_told() -> None:
-    routes = {way(NEAR, SECOND): Route(SECOND, NEAR)}
+    routes = {hop_key(NEAR, SECOND): Route(SECOND, NEAR)}
     neighbours = {hop(NEAR, SECOND): Neighbour(NUD_FAILED, NO_MAC)}
     for uplinks in ((uplink(), uplink(SECOND)), (uplink(SECOND), uplink())):
         assert decide(neighbours, routes=routes, uplinks=uplinks) == ({}, {NEAR: Reason.UNRESOLVED})
@@ -213,44 +213,47 @@ def test_of_two_uplinks_reasons_the_one_that_came_furthest_is_told() -> None:
 
 def test_an_uplink_serves_the_families_of_its_addresses() -> None:
     both = (uplink(), uplink(SECOND, NEAR6[:-1] + b"\x01"))
-    routes = {way(NEAR): Route(HERE, NEAR), way(NEAR6, SECOND): Route(SECOND, ROUTER6)}
+    routes = {hop_key(NEAR): Route(HERE, NEAR), hop_key(NEAR6, SECOND): Route(SECOND, ROUTER6)}
     neighbours = {hop(NEAR): Neighbour(NUD_REACHABLE, OLD), hop(ROUTER6, SECOND): Neighbour(NUD_REACHABLE, NEW)}
     found = decide(neighbours, routes=routes, peers=(NEAR, NEAR6), uplinks=both)
-    own = table((way(NEAR), OLD), (way(NEAR6, SECOND), NEW))
-    assert found == (own | by_other(way(NEAR, SECOND), OLD, HERE) | by_other(way(NEAR6), NEW, SECOND), {})
+    own = table((hop_key(NEAR), OLD), (hop_key(NEAR6, SECOND), NEW))
+    assert found == (own | by_other(hop_key(NEAR, SECOND), OLD, HERE) | by_other(hop_key(NEAR6), NEW, SECOND), {})
 
 
 def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
     both = (uplink(HERE, NEAR6[:-1] + b"\x01"), uplink(SECOND, NEAR6[:-1] + b"\x02"))
-    routes = {way(NEAR6, ifindex): Route(ifindex, ROUTER6) for ifindex in (HERE, SECOND)}
+    routes = {hop_key(NEAR6, ifindex): Route(ifindex, ROUTER6) for ifindex in (HERE, SECOND)}
     neighbours = {hop(ROUTER6): Neighbour(NUD_REACHABLE, OLD), hop(ROUTER6, SECOND): Neighbour(NUD_REACHABLE, NEW)}
     found = decide(neighbours, routes=routes, peers=(NEAR6,), uplinks=both)
-    assert found == (table((way(NEAR6), OLD), (way(NEAR6, SECOND), NEW)), {})
+    assert found == (table((hop_key(NEAR6), OLD), (hop_key(NEAR6, SECOND), NEW)), {})
 
 
 @pytest.mark.parametrize(
     ("peer", "mtu", "flags"),
     [
         (Peer(), MTU, 0),
-        (Peer(by={HERE: Found(mtu=1400)}), 1400, 0),
-        (Peer(by={HERE: Found(mtu=9000)}), MTU, 0),
-        (Peer(by={HERE: Found(down=True)}), MTU, NEXT_HOP_DOWN),
-        (Peer(True, {HERE: Found(True, 1280)}), 1280, NEXT_HOP_DOWN | NEXT_HOP_ZERO_CHECKSUM),
-        (Peer(by={SECOND: Found(True, 1280)}), MTU, 0),
+        (Peer(by={HERE: PathFindings(mtu=1400)}), 1400, 0),
+        (Peer(by={HERE: PathFindings(mtu=9000)}), MTU, 0),
+        (Peer(by={HERE: PathFindings(down=True)}), MTU, NEXT_HOP_DOWN),
+        (Peer(True, {HERE: PathFindings(True, 1280)}), 1280, NEXT_HOP_DOWN | NEXT_HOP_ZERO_CHECKSUM),
+        (Peer(by={SECOND: PathFindings(True, 1280)}), MTU, 0),
     ],
 )
 def test_what_is_known_of_a_peer_stands_in_its_entries(peer: Peer, mtu: int, flags: int) -> None:
     found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, peers={NEAR: peer})
-    assert found == table((way(NEAR), NEW), mtu=mtu, flags=flags)
+    assert found == table((hop_key(NEAR), NEW), mtu=mtu, flags=flags)
 
 
 def test_an_interface_longer_than_an_entry_can_say_is_cut_to_it() -> None:
     found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, uplinks=(uplink(mtu=65536),))
-    assert found == table((way(NEAR), NEW), mtu=65535)
+    assert found == table((hop_key(NEAR), NEW), mtu=65535)
 
 
 def test_a_key_tells_its_way() -> None:
-    assert [way_of(key_of(one)) for one in (way(NEAR), way(NEAR6, SECOND))] == [way(NEAR), way(NEAR6, SECOND)]
+    assert [unpack_key(pack_key(one)) for one in (hop_key(NEAR), hop_key(NEAR6, SECOND))] == [
+        hop_key(NEAR),
+        hop_key(NEAR6, SECOND),
+    ]
 
 
 def test_changes_put_what_differs_and_delete_what_is_not_wanted() -> None:
@@ -275,10 +278,10 @@ def test_a_map_holds_what_was_changed_but_for_what_was_refused() -> None:
 def test_each_next_hop_is_resolved_once_and_an_operators_is_left_alone() -> None:
     elsewhere = b"\x0a\x01\x00\x01"
     routes = {
-        way(FAR): Route(HERE, GATEWAY),
-        way(NEAR): Route(HERE, GATEWAY),
-        way(NEAR, SECOND): Route(SECOND, GATEWAY),
-        way(elsewhere): Route(HERE + 1, NEAR),
+        hop_key(FAR): Route(HERE, GATEWAY),
+        hop_key(NEAR): Route(HERE, GATEWAY),
+        hop_key(NEAR, SECOND): Route(SECOND, GATEWAY),
+        hop_key(elsewhere): Route(HERE + 1, NEAR),
     }
     assert next_hops_to_resolve(routes, {}) == {hop(GATEWAY), hop(GATEWAY, SECOND)}
     permanent = {hop(GATEWAY): Neighbour(NUD_PERMANENT, OLD)}
@@ -286,24 +289,27 @@ def test_each_next_hop_is_resolved_once_and_an_operators_is_left_alone() -> None
 
 
 def test_a_failure_counts_when_it_is_still_there_at_the_next_look() -> None:
-    failures, neighbours = Failures(), {hop(NEAR): Neighbour(NUD_FAILED, NO_MAC), hop(FAR): Neighbour(NUD_STALE, OLD)}
-    assert failures.look(neighbours) == ({hop(FAR): neighbours[hop(FAR)]}, True)
-    assert failures.look(neighbours) == (neighbours, False)
-    assert failures.look(neighbours) == (neighbours, False)
+    failures, neighbours = (
+        FailedNeighbours(),
+        {hop(NEAR): Neighbour(NUD_FAILED, NO_MAC), hop(FAR): Neighbour(NUD_STALE, OLD)},
+    )
+    assert failures.confirmed(neighbours) == ({hop(FAR): neighbours[hop(FAR)]}, True)
+    assert failures.confirmed(neighbours) == (neighbours, False)
+    assert failures.confirmed(neighbours) == (neighbours, False)
 
 
 @pytest.mark.parametrize("after", [None, Neighbour(NUD_INCOMPLETE, NO_MAC), Neighbour(NUD_REACHABLE, NEW)])
 def test_flushes_in_a_row_are_no_failure_that_lasts(after: Neighbour | None) -> None:
     """The kernel tells FAILED and then the removal; each of the looks here falls between the two."""
-    failures = Failures()
+    failures = FailedNeighbours()
     for _ in range(3):
-        failures.heard(hop(NEAR), Neighbour(NUD_FAILED, NO_MAC))
-        assert failures.look({hop(NEAR): Neighbour(NUD_FAILED, NO_MAC)}) == ({}, True)
-        failures.heard(hop(NEAR), after)
+        failures.update(hop(NEAR), Neighbour(NUD_FAILED, NO_MAC))
+        assert failures.confirmed({hop(NEAR): Neighbour(NUD_FAILED, NO_MAC)}) == ({}, True)
+        failures.update(hop(NEAR), after)
 
 
 def test_who_did_not_answer_is_silent_while_asked_again_and_forgotten_when_reached() -> None:
-    asked, failed, routeless = ({NEAR: reason} for reason in (Reason.ASKED, Reason.UNRESOLVED, Reason.NO_ROUTE))
+    asked, failed, routeless = ({NEAR: reason} for reason in (Reason.RESOLVING, Reason.UNRESOLVED, Reason.NO_ROUTE))
     assert still_silent({}, asked) == asked
     assert still_silent(failed, asked) == failed
     assert still_silent(failed, {}) == {}
@@ -313,10 +319,10 @@ def test_who_did_not_answer_is_silent_while_asked_again_and_forgotten_when_reach
 
 def test_who_is_asked_for_again_is_cut_off_until_somebody_answers() -> None:
     """A dead neighbour is asked for every few seconds: FAILED, INCOMPLETE, FAILED, and so on."""
-    asked, failed = {NEAR: Reason.ASKED}, {NEAR: Reason.UNRESOLVED}
-    assert still_cut_off(frozenset(), asked) == frozenset()
-    cut_off = still_cut_off(frozenset(), failed)
-    assert cut_off == {NEAR}
+    asked, failed = {NEAR: Reason.RESOLVING}, {NEAR: Reason.UNRESOLVED}
+    assert still_unreachable(frozenset(), asked) == frozenset()
+    unreachable = still_unreachable(frozenset(), failed)
+    assert unreachable == {NEAR}
     for unresolved in (asked, failed, asked):
-        assert still_cut_off(cut_off, unresolved) is cut_off
-    assert still_cut_off(cut_off, {}) == frozenset()
+        assert still_unreachable(unreachable, unresolved) is unreachable
+    assert still_unreachable(unreachable, {}) == frozenset()

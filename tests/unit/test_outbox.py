@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.bus.outbox import CONFIRM_WITHIN, LONGEST_CONFIRM_WITHIN, RETRY_AFTER, WINDOW, Outbox, Parcel
+from agent.bus.outbox import CONFIRM_WITHIN, LONGEST_CONFIRM_WITHIN, RETRY_AFTER, WINDOW, Outbox, PendingAck
 
 
 def test_only_the_newest_of_a_document_is_sent() -> None:
@@ -55,15 +55,15 @@ def test_silence_and_refusal_both_lead_to_another_attempt_later() -> None:
 
 def test_a_server_that_is_slow_confirms_what_was_sent_again_meanwhile() -> None:
     """It stores all that came before it confirms any of it: sent again and again, nothing would ever be confirmed."""
-    outbox, now, queue = Outbox(), 0.0, list[Parcel]()
+    outbox, now, queue = Outbox(), 0.0, list[PendingAck]()
     for number in range(3):
         outbox.put(f"d{number}", b"")
     for _ in range(20):
         queue += outbox.take(now)
         now += 7 * CONFIRM_WITHIN
         stored, queue = queue, outbox.take(now)
-        for parcel in stored:
-            outbox.confirm(parcel.token)
+        for ack in stored:
+            outbox.confirm(ack.token)
     assert len(outbox) == 0
     assert queue == []
 
@@ -110,24 +110,24 @@ def test_whatever_happens_the_last_word_of_every_document_is_stored_in_the_end(s
             said[f"d{which}"] = body = b"%d" % count
             outbox.put(f"d{which}", body)
         elif step == "take":
-            under_way.update({parcel.token: parcel for parcel in outbox.take(now)})
+            under_way.update({ack.token: ack for ack in outbox.take(now)})
         elif step == "wait":
             now += CONFIRM_WITHIN
         elif step == "lose":
             outbox.disconnect()
             under_way.clear()
         elif under_way:
-            parcel = under_way.pop(min(under_way))
+            ack = under_way.pop(min(under_way))
             if step == "confirm":
-                stored[parcel.document] = parcel.body
-                outbox.confirm(parcel.token)
+                stored[ack.document] = ack.body
+                outbox.confirm(ack.token)
             else:
-                outbox.refuse(parcel.token, now)
-    for parcel in under_way.values():
-        stored[parcel.document] = parcel.body
-        outbox.confirm(parcel.token)
-    for parcel in outbox.take(now + LONGEST_CONFIRM_WITHIN + RETRY_AFTER):
-        stored[parcel.document] = parcel.body
-        outbox.confirm(parcel.token)
+                outbox.refuse(ack.token, now)
+    for ack in under_way.values():
+        stored[ack.document] = ack.body
+        outbox.confirm(ack.token)
+    for ack in outbox.take(now + LONGEST_CONFIRM_WITHIN + RETRY_AFTER):
+        stored[ack.document] = ack.body
+        outbox.confirm(ack.token)
     assert stored == said
     assert len(outbox) == 0

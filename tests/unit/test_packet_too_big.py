@@ -13,28 +13,28 @@ OTHER = Path(bytes(4), b"\1\1\1\1")
 def test_no_claim_goes_under_the_floor() -> None:
     mtus = PathMtus()
     for path in (V4, V6):
-        mtus.believe(path, 100, 0, in_proof=False)
+        mtus.accept(path, 100, 0, unverified=False)
     assert (mtus.get(V4), mtus.get(V6), mtus.get(OTHER)) == (576, 1280, None)
 
 
 def test_claims_end_after_ten_minutes_the_oldest_first() -> None:
     mtus = PathMtus()
-    mtus.believe(V4, 1400, 0, in_proof=True)
-    mtus.believe(V6, 1400, 1, in_proof=True)
-    mtus.believe(V4, 1300, 2, in_proof=True)
-    assert mtus.in_proof == 2
+    mtus.accept(V4, 1400, 0, unverified=True)
+    mtus.accept(V6, 1400, 1, unverified=True)
+    mtus.accept(V4, 1300, 2, unverified=True)
+    assert mtus.unverified == 2
     assert mtus.expire(EXPIRES + 1) == [V6]
-    assert (mtus.get(V4), mtus.in_proof) == (1300, 1)
+    assert (mtus.get(V4), mtus.unverified) == (1300, 1)
     assert mtus.expire(EXPIRES + 2) == [V4]
-    assert mtus.in_proof == 0
+    assert mtus.unverified == 0
 
 
 def test_who_was_refuted_is_distrusted_for_a_while() -> None:
     mtus = PathMtus()
-    assert not mtus.refute(V4, 0)
-    mtus.believe(V4, 1400, 0, in_proof=True)
-    assert mtus.refute(V4, 5)
-    assert (mtus.get(V4), mtus.trusts(V4), mtus.trusts(V6), mtus.in_proof) == (None, False, True, 0)
+    assert not mtus.reject(V4, 0)
+    mtus.accept(V4, 1400, 0, unverified=True)
+    assert mtus.reject(V4, 5)
+    assert (mtus.get(V4), mtus.trusts(V4), mtus.trusts(V6), mtus.unverified) == (None, False, True, 0)
     mtus.expire(5 + DISTRUST - 1)
     assert not mtus.trusts(V4)
     mtus.expire(5 + DISTRUST)
@@ -43,9 +43,9 @@ def test_who_was_refuted_is_distrusted_for_a_while() -> None:
 
 def test_what_is_forgotten_is_trusted_again() -> None:
     mtus = PathMtus()
-    mtus.believe(V4, 1400, 0, in_proof=True)
-    mtus.refute(V4, 1)
-    mtus.believe(V6, 1400, 2, in_proof=False)
+    mtus.accept(V4, 1400, 0, unverified=True)
+    mtus.reject(V4, 1)
+    mtus.accept(V6, 1400, 2, unverified=False)
     mtus.forget([V4, V6])
     assert mtus.trusts(V4)
     assert mtus.get(V6) is None

@@ -20,7 +20,7 @@ def desired_with(*sizes: int) -> Desired:
             for n in reversed(range(size))
         )
         desired.documents.put(f"of-{9 - at}", at + 2, codec.encode(Document(endpoints=found)))
-    desired.settle()
+    desired.resolve()
     return desired
 
 
@@ -44,7 +44,7 @@ def test_a_page_goes_on_where_its_document_was_when_that_is_gone() -> None:
     desired = desired_with(4, 4)
     page, after = endpoints(desired.documents, "", 2)
     desired.documents.remove("of-8", 9)
-    desired.settle()
+    desired.resolve()
     rest, _ = endpoints(desired.documents, after, 100)
     assert [e.id for e in (*page, *rest)] == ["e000-1", "e001-1", *(f"e00{n}-0" for n in range(4))]
 
@@ -62,6 +62,6 @@ def test_names_follow_documents_that_come_and_go() -> None:
     documents.put("another", 5, b"\xc1")
     assert documents.names() == ["another", "base", "of-9"]
     documents.remove("another", 6)
-    desired.settle()
+    desired.resolve()
     documents.forget("another")
     assert documents.names() == ["base", "of-9"]

@@ -6,14 +6,14 @@ from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import Offload
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries, Veth
-from agent.core.plan.diff import Comparison, Suspects
+from agent.core.plan.diff import KernelDiff, Suspects
 from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.plan.planner import additions, describe, plan_all, plan_change
-from agent.core.plan.render import Realization
+from agent.core.plan.render import DesiredEntries
 
 VETH = Veth("a", "dp0", 0x40000000, "a", "eth0", bytes(6), 1438, ("10.0.0.5/24",), ("10.0.0.1",))
-OLD = Realization({MapName.VPCS: {b"1": b"x"}, MapName.ENDPOINTS: {b"k": b"v"}}, {"a": VETH}, frozenset({2}))
-NEW = Realization({MapName.VPCS: {b"2": b"x"}, MapName.ENDPOINTS: {b"k": b"w"}}, {}, frozenset({2}))
+OLD = DesiredEntries({MapName.VPCS: {b"1": b"x"}, MapName.ENDPOINTS: {b"k": b"v"}}, {"a": VETH}, frozenset({2}))
+NEW = DesiredEntries({MapName.VPCS: {b"2": b"x"}, MapName.ENDPOINTS: {b"k": b"w"}}, {}, frozenset({2}))
 
 
 def test_the_same_twice_is_nothing_to_do() -> None:
@@ -37,8 +37,10 @@ def test_what_only_adds_removes_nothing() -> None:
 
 
 def test_an_interface_with_another_index_is_made_anew() -> None:
-    other = Realization(veths={"a": Veth(**{**{n: getattr(VETH, n) for n in VETH.__slots__}, "ifindex": 0x40000001})})
-    actions = plan_change(Realization(veths={"a": VETH}), other)
+    other = DesiredEntries(
+        veths={"a": Veth(**{**{n: getattr(VETH, n) for n in VETH.__slots__}, "ifindex": 0x40000001})}
+    )
+    actions = plan_change(DesiredEntries(veths={"a": VETH}), other)
     assert [type(action) for action in actions] == [DeleteVeth, EnsureVeth]
 
 
@@ -56,7 +58,7 @@ def test_a_peer_that_is_not_there_is_made_anew() -> None:
 
 
 def test_every_action_is_one_line_for_people() -> None:
-    lines = [describe(action) for action in (*plan_change(Realization(), OLD), *plan_change(OLD, Realization()))]
+    lines = [describe(action) for action in (*plan_change(DesiredEntries(), OLD), *plan_change(OLD, DesiredEntries()))]
     assert all(line and "\n" not in line for line in lines)
 
 
@@ -66,42 +68,42 @@ def kernel(**maps: dict[bytes, bytes]) -> Observed:
 
 def test_planning_leaves_the_observation_as_it_was() -> None:
     observed = kernel(vpcs={b"1": b"x", b"9": b"x"})
-    assert plan_all([Realization({MapName.VPCS: {b"1": b"x"}})], observed) == [DeleteEntries(MapName.VPCS, (b"9",))]
+    assert plan_all([DesiredEntries({MapName.VPCS: {b"1": b"x"}})], observed) == [DeleteEntries(MapName.VPCS, (b"9",))]
     assert observed == kernel(vpcs={b"1": b"x", b"9": b"x"})
 
 
 def test_a_comparison_piece_by_piece_finds_what_the_plan_for_all_does() -> None:
-    parts = [OLD, Realization({MapName.ENDPOINTS: {b"l": b"v"}}), Realization({MapName.VPCS: {b"3": b"y"}})]
+    parts = [OLD, DesiredEntries({MapName.ENDPOINTS: {b"l": b"v"}}), DesiredEntries({MapName.VPCS: {b"3": b"y"}})]
     observed = seen(None)
-    comparison = Comparison(Observed(observed.uplinks, observed.veths, {MapName.VPCS: {b"1": b"x", b"9": b"x"}}))
+    diff = KernelDiff(Observed(observed.uplinks, observed.veths, {MapName.VPCS: {b"1": b"x", b"9": b"x"}}))
     for number, part in enumerate(parts):
-        comparison.take(f"document {number}", part)
-    assert {name: set(part.entries) for name, part in comparison.wanted.items()} == {
+        diff.add(f"document {number}", part)
+    assert {name: set(part.entries) for name, part in diff.wanted.items()} == {
         "document 0": {MapName.ENDPOINTS},
         "document 1": {MapName.ENDPOINTS},
         "document 2": {MapName.VPCS},
     }
     whole = Observed(observed.uplinks, observed.veths, {MapName.VPCS: {b"1": b"x", b"9": b"x"}})
-    assert plan_change(*comparison.difference()) == plan_all(parts, whole)
+    assert plan_change(*diff.before_and_after()) == plan_all(parts, whole)
 
 
 def test_what_is_right_is_no_suspect() -> None:
-    comparison = Comparison(kernel(vpcs={b"1": b"x", b"2": b"old", b"9": b"x"}, droplets={}))
-    comparison.take("a", Realization({MapName.VPCS: {b"1": b"x"}}))
-    assert comparison.wanted == {}
-    comparison.take("b", Realization({MapName.VPCS: {b"2": b"new"}}, {"a": VETH}))
-    assert comparison.has_strangers
-    assert comparison.suspects() == Suspects({MapName.VPCS: {b"2", b"9"}}, {"a"})
-    comparison.leave_out({"b"})
-    assert comparison.suspects() == Suspects({MapName.VPCS: {b"9"}}, set())
-    assert not comparison.finds_nothing
+    diff = KernelDiff(kernel(vpcs={b"1": b"x", b"2": b"old", b"9": b"x"}, droplets={}))
+    diff.add("a", DesiredEntries({MapName.VPCS: {b"1": b"x"}}))
+    assert diff.wanted == {}
+    diff.add("b", DesiredEntries({MapName.VPCS: {b"2": b"new"}}, {"a": VETH}))
+    assert diff.has_unexpected
+    assert diff.suspects() == Suspects({MapName.VPCS: {b"2", b"9"}}, {"a"})
+    diff.discard({"b"})
+    assert diff.suspects() == Suspects({MapName.VPCS: {b"9"}}, set())
+    assert not diff.is_empty
 
 
 def test_a_kernel_that_holds_what_is_wanted_leaves_nothing_to_look_at() -> None:
-    comparison = Comparison(kernel(vpcs={b"1": b"x"}))
-    comparison.take("a", Realization({MapName.VPCS: {b"1": b"x"}}))
-    assert comparison.finds_nothing
-    assert comparison.observed.maps == {MapName.VPCS: {}}, "taken out, not copied"
+    diff = KernelDiff(kernel(vpcs={b"1": b"x"}))
+    diff.add("a", DesiredEntries({MapName.VPCS: {b"1": b"x"}}))
+    assert diff.is_empty
+    assert diff.observed.maps == {MapName.VPCS: {}}, "taken out, not copied"
 
 
 def test_a_veth_that_is_mended_says_what_differs() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from substrate_model import Model
+from underlay_model import Model
 
 from agent.core.probe.icmp_errors import Problem, TunnelError
-from agent.core.probe.paths import Known, Life, Rules
+from agent.core.probe.paths import Liveness, PathRecord, Rules
 from agent.core.probe.probing import Probing
 
 SMALL = 66
@@ -19,9 +19,9 @@ def test_a_peer_that_answers_is_up_and_its_round_trip_is_known() -> None:
     (path,) = model.add(delay=0.2)
     model.run(2)
     view = model.view(path)
-    assert (view.life, view.carries, view.usable) == (Life.UP, None, 1500)
+    assert (view.liveness, view.carries, view.usable) == (Liveness.UP, None, 1500)
     assert view.round_trip == pytest.approx(0.2, abs=0.02)
-    assert model.happened == []
+    assert model.events == []
 
 
 def test_each_peer_is_probed_once_a_second_while_there_are_few() -> None:
@@ -59,12 +59,12 @@ def test_a_peer_that_falls_silent_is_down_after_three_misses_and_up_with_its_fir
     fell = model.now
     model.run(6)
     assert model.kinds() == ["droplet_down"]
-    assert 3.0 <= model.happened[0][0] - fell <= 4.2
-    assert model.view(path).life is Life.DOWN
+    assert 3.0 <= model.events[0][0] - fell <= 4.2
+    assert model.view(path).liveness is Liveness.DOWN
     model.far[path].silent = False
     model.run(2.1)
     assert model.kinds() == ["droplet_down", "droplet_up"]
-    assert model.view(path).life is Life.UP
+    assert model.view(path).liveness is Liveness.UP
 
 
 def test_two_misses_in_a_row_are_forgiven() -> None:
@@ -76,7 +76,7 @@ def test_two_misses_in_a_row_are_forgiven() -> None:
         model.run(1.9)
         model.far[path].silent = False
         model.run(2)
-    assert model.happened == []
+    assert model.events == []
 
 
 def test_some_loss_takes_nobody_down() -> None:
@@ -90,14 +90,14 @@ def test_a_peer_that_never_answered_is_unknown_for_ever_and_nothing_is_made_of_i
     model = Model()
     (path,) = model.add(silent=True)
     model.run(60)
-    assert model.view(path).life is Life.UNKNOWN
-    assert model.happened == []
+    assert model.view(path).liveness is Liveness.UNKNOWN
+    assert model.events == []
     assert {probe.size for _, probe in model.sent} == {SMALL}, "no long probes to whom nobody knows"
 
 
 def start_anew(model: Model) -> None:
     """Have another agent begin with what this one left."""
-    model.left |= model.probing.take_to_keep()
+    model.left |= model.probing.take_unsaved()
     sizes = {view.path: view.size for view in model.probing.views()}
     model.probing = Probing(model.rules, lambda: next(model.serial).to_bytes(8, "big"))
     known = {path: known for path, known in model.left.items() if known is not None}
@@ -111,12 +111,12 @@ def test_a_peer_that_was_down_before_a_restart_is_down_until_it_answers() -> Non
     model.far[path].silent = True
     model.run(6)
     start_anew(model)
-    assert model.view(path).life is Life.DOWN
+    assert model.view(path).liveness is Liveness.DOWN
     model.run(5)
-    assert model.view(path).life is Life.DOWN
+    assert model.view(path).liveness is Liveness.DOWN
     model.far[path].silent = False
     model.run(2)
-    assert model.view(path).life is Life.UP
+    assert model.view(path).liveness is Liveness.UP
     assert model.kinds() == ["droplet_down", "droplet_up"]
 
 
@@ -128,13 +128,13 @@ def test_a_peer_that_dies_while_the_agent_starts_anew_is_found() -> None:
     model.far[path].silent = True
     start_anew(model)
     model.run(6)
-    assert model.view(path).life is Life.DOWN
+    assert model.view(path).liveness is Liveness.DOWN
     assert model.kinds() == ["droplet_down"]
 
 
 def test_what_a_narrow_path_carries_is_held_to_by_the_next_agent() -> None:
     model = Model()
-    (path,) = model.add(mtu=1400, tells=True)
+    (path,) = model.add(mtu=1400, reports_mtu=True)
     model.run(5)
     start_anew(model)
     assert (model.view(path).usable, model.view(path).carries) == (1400, 1400)
@@ -153,51 +153,51 @@ def test_who_never_answered_leaves_nothing_and_who_is_gone_neither() -> None:
     (silent,) = model.add(silent=True)
     (known,) = model.add()
     model.run(3)
-    model.probing.cut_off([silent.peer], model.now)
-    assert model.probing.take_to_keep() == {known: Known()}
-    assert model.probing.take_to_keep() == {}
+    model.probing.unreachable([silent.peer], model.now)
+    assert model.probing.take_unsaved() == {known: PathRecord()}
+    assert model.probing.take_unsaved() == {}
     model.probing.set_paths({}, model.now)
-    assert model.probing.take_to_keep() == {silent: None, known: None}
+    assert model.probing.take_unsaved() == {silent: None, known: None}
 
 
 def test_a_peer_to_which_nothing_leads_is_down_until_something_does() -> None:
     model = Model()
     (path,) = model.add(silent=True)
     model.run(3)
-    model.probing.cut_off([path.peer], model.now)
+    model.probing.unreachable([path.peer], model.now)
     model.run(3)
-    assert model.view(path).life is Life.DOWN
-    model.probing.cut_off([path.peer], model.now)
-    model.probing.cut_off([], model.now)
+    assert model.view(path).liveness is Liveness.DOWN
+    model.probing.unreachable([path.peer], model.now)
+    model.probing.unreachable([], model.now)
     model.run(3)
-    assert model.view(path).life is Life.UNKNOWN
+    assert model.view(path).liveness is Liveness.UNKNOWN
     assert model.kinds() == ["droplet_down", "droplet_up"]
-    assert [one.cut_off for _, one in model.happened] == [True, True]
+    assert [one.unreachable for _, one in model.events] == [True, True]
 
 
 def test_a_peer_that_was_cut_off_and_answers_is_up_as_others_are() -> None:
     model = Model()
     (path,) = model.add(silent=True)
-    model.probing.cut_off([path.peer], model.now)
+    model.probing.unreachable([path.peer], model.now)
     model.far[path].silent = False
     model.run(3)
-    assert model.view(path).life is Life.UP
-    model.probing.cut_off([], model.now)
-    assert model.view(path).life is Life.UP
+    assert model.view(path).liveness is Liveness.UP
+    model.probing.unreachable([], model.now)
+    assert model.view(path).liveness is Liveness.UP
     assert model.kinds() == ["droplet_down", "droplet_up"]
     model.far[path].silent = True
     model.run(6)
-    assert not model.happened[-1][1].cut_off
+    assert not model.events[-1][1].unreachable
 
 
 def test_a_small_probe_that_is_open_when_a_cut_ends_answers_for_no_long_one() -> None:
     model = Model()
     (path,) = model.add(silent=True)
     model.run(3)
-    model.probing.cut_off([path.peer], model.now)
+    model.probing.unreachable([path.peer], model.now)
     model.run(1.5)
     small = model.sent[-1][1].nonce
-    model.probing.cut_off([], model.now)
+    model.probing.unreachable([], model.now)
     assert model.probing.due(model.now) == [], "it is asked already"
     model.probing.answered(path, small, model.now)
     (long,) = model.probing.due(model.now + 0.1)
@@ -210,21 +210,21 @@ def test_a_peer_that_answers_is_judged_by_its_answers_alone() -> None:
     model = Model()
     (path,) = model.add()
     model.run(3)
-    model.probing.cut_off([path.peer], model.now)
+    model.probing.unreachable([path.peer], model.now)
     model.run(3)
-    assert model.view(path).life is Life.UP
-    assert model.happened == []
+    assert model.view(path).liveness is Liveness.UP
+    assert model.events == []
 
 
-@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("reports_mtu", [True, False])
 @pytest.mark.parametrize("mtu", [576, 1280, 1400, 1499])
-def test_a_narrow_path_is_found_told_and_restored(tells: bool, mtu: int) -> None:
+def test_a_narrow_path_is_found_told_and_restored(reports_mtu: bool, mtu: int) -> None:
     model = Model()
-    (path,) = model.add(mtu=mtu, tells=tells)
-    model.run(2 if tells else 60)
+    (path,) = model.add(mtu=mtu, reports_mtu=reports_mtu)
+    model.run(2 if reports_mtu else 60)
     assert model.kinds() == ["narrow_path"]
-    told = model.happened[0][1]
-    assert (told.path, told.size, told.carries) == (path, 1500, mtu)
+    found = model.events[0][1]
+    assert (found.path, found.size, found.carries) == (path, 1500, mtu)
     assert model.view(path).usable == mtu
     model.run(200)
     assert model.kinds() == ["narrow_path"], "the same again is no news"
@@ -311,7 +311,7 @@ def test_a_smaller_interface_than_thought_is_an_answer() -> None:
         model.now += 0.01
         for probe in model.probing.due(model.now):
             if probe.size > 1450:
-                model.probing.refused(probe.nonce, model.now)
+                model.probing.too_long(probe.nonce, model.now)
             else:
                 model.probing.answered(path, probe.nonce, model.now)
     assert model.view(path).carries == 1450
@@ -329,7 +329,7 @@ def test_a_true_claim_is_believed_at_once_and_confirmed() -> None:
     (path,) = model.add()
     model.run(5)
     model.far[path].mtu = 1400
-    model.probing.heard(claim(path, 1400), model.now)
+    model.probing.on_icmp_error(claim(path, 1400), model.now)
     assert model.view(path).usable == 1400
     model.run(10)
     assert (model.view(path).carries, model.kinds()) == (1400, ["narrow_path"])
@@ -339,22 +339,22 @@ def test_a_forged_claim_is_healed_within_a_second_and_not_believed_again() -> No
     model = Model()
     (path,) = model.add()
     model.run(5)
-    model.probing.heard(claim(path, 100), model.now)
+    model.probing.on_icmp_error(claim(path, 100), model.now)
     assert model.view(path).usable == 576, "the floor holds"
     model.run(1)
     assert model.view(path).usable == 1500
     for _ in range(50):
-        model.probing.heard(claim(path, 600), model.now)
+        model.probing.on_icmp_error(claim(path, 600), model.now)
         assert model.view(path).usable == 1500
         model.run(0.1)
-    assert model.happened == []
+    assert model.events == []
 
 
 def test_a_forged_claim_is_healed_on_a_narrow_path_too() -> None:
     model = Model()
-    (path,) = model.add(mtu=1400, tells=True)
+    (path,) = model.add(mtu=1400, reports_mtu=True)
     model.run(5)
-    model.probing.heard(claim(path, 700), model.now)
+    model.probing.on_icmp_error(claim(path, 700), model.now)
     assert model.view(path).usable == 700
     model.run(1)
     assert model.view(path).usable == 1400
@@ -363,13 +363,13 @@ def test_a_forged_claim_is_healed_on_a_narrow_path_too() -> None:
 
 def test_a_false_claim_right_after_a_true_one_is_looked_into_as_soon_as_may_be() -> None:
     model = Model()
-    (path,) = model.add(tells=True)
+    (path,) = model.add(reports_mtu=True)
     model.run(5)
     model.far[path].mtu = 1400
-    model.probing.heard(claim(path, 1400), model.now)
+    model.probing.on_icmp_error(claim(path, 1400), model.now)
     model.run(0.3)
     assert model.view(path).carries == 1400
-    model.probing.heard(claim(path, 700), model.now)
+    model.probing.on_icmp_error(claim(path, 700), model.now)
     model.run(1.1)
     assert model.view(path).usable == 1400
     assert model.kinds() == ["narrow_path"]
@@ -377,22 +377,22 @@ def test_a_false_claim_right_after_a_true_one_is_looked_into_as_soon_as_may_be()
 
 def test_a_true_claim_counts_also_after_a_false_one() -> None:
     model = Model()
-    (path,) = model.add(tells=True)
+    (path,) = model.add(reports_mtu=True)
     model.run(5)
-    model.probing.heard(claim(path, 700), model.now)
+    model.probing.on_icmp_error(claim(path, 700), model.now)
     model.run(15)
     model.far[path].mtu = 1400
-    model.probing.heard(claim(path, 1400), model.now)
+    model.probing.on_icmp_error(claim(path, 1400), model.now)
     model.run(1)
     assert model.view(path).usable == 1400
 
 
 def test_no_claim_raises_anything() -> None:
     model = Model()
-    (path,) = model.add(mtu=1400, tells=True)
+    (path,) = model.add(mtu=1400, reports_mtu=True)
     model.run(5)
     for mtu in (1400, 1450, 1500, 65535):
-        model.probing.heard(claim(path, mtu), model.now)
+        model.probing.on_icmp_error(claim(path, mtu), model.now)
         assert model.view(path).usable == 1400
 
 
@@ -400,7 +400,7 @@ def test_a_claim_about_a_peer_that_answers_no_probes_lasts_ten_minutes() -> None
     model = Model()
     (path,) = model.add(silent=True)
     model.run(3)
-    model.probing.heard(claim(path, 1400), model.now)
+    model.probing.on_icmp_error(claim(path, 1400), model.now)
     model.run(590)
     assert model.view(path).usable == 1400
     model.run(12)
@@ -412,7 +412,7 @@ def test_more_claims_than_can_be_looked_into_are_not_believed() -> None:
     paths = model.add(100)
     model.run(40)
     for path in paths:
-        model.probing.heard(claim(path, 576), model.now)
+        model.probing.on_icmp_error(claim(path, 576), model.now)
     assert len([1 for view in model.probing.views() if view.usable == 576]) <= 10
     model.run(15)
     assert all(view.usable == 1500 for view in model.probing.views())
@@ -425,7 +425,7 @@ def test_a_flood_of_claims_costs_a_bounded_number_of_probes() -> None:
     before = len(model.sent)
     for number in range(1000):
         for path in paths:
-            model.probing.heard(claim(path, 576 + number % 900), model.now)
+            model.probing.on_icmp_error(claim(path, 576 + number % 900), model.now)
         model.run(0.01)
     assert len(model.sent) - before <= 5 * 10 + 5 * 4
 
@@ -435,7 +435,7 @@ def test_an_error_with_a_nonce_that_nobody_asked_with_says_nothing() -> None:
     (path,) = model.add()
     model.run(5)
     for problem in Problem:
-        model.probing.heard(TunnelError(path, problem, 576, b"guessed!"), model.now)
+        model.probing.on_icmp_error(TunnelError(path, problem, 576, b"guessed!"), model.now)
     model.run(1)
     assert model.view(path).usable == 1500
 
@@ -445,10 +445,10 @@ def test_unreachable_about_a_tunnel_packet_asks_the_peer_at_once_and_believes_no
     (path,) = model.add()
     model.run(5)
     before = len(model.sent)
-    model.probing.heard(TunnelError(path, Problem.UNREACHABLE), model.now)
+    model.probing.on_icmp_error(TunnelError(path, Problem.UNREACHABLE), model.now)
     model.run(0.1)
     assert len(model.sent) == before + 1
-    assert model.view(path).life is Life.UP
+    assert model.view(path).liveness is Liveness.UP
 
 
 def test_unreachable_about_a_probe_is_a_miss() -> None:
@@ -457,7 +457,7 @@ def test_unreachable_about_a_probe_is_a_miss() -> None:
     model.run(1.3)
     open_probe = model.sent[-1][1]
     lost = model.probing.counts.lost
-    model.probing.heard(TunnelError(path, Problem.UNREACHABLE, None, open_probe.nonce), model.now)
+    model.probing.on_icmp_error(TunnelError(path, Problem.UNREACHABLE, None, open_probe.nonce), model.now)
     assert model.probing.counts.lost == lost + 1
 
 
@@ -479,7 +479,7 @@ def test_an_answer_after_its_deadline_is_none() -> None:
     model = Model()
     (path,) = model.add(delay=1.5)
     model.run(10)
-    assert model.view(path).life is Life.UNKNOWN
+    assert model.view(path).liveness is Liveness.UNKNOWN
     assert model.probing.counts.answered == 0
 
 
@@ -507,7 +507,7 @@ def test_the_next_wake_is_never_late() -> None:
 def test_nothing_is_handed_on_while_nothing_changes() -> None:
     model = Model(Rules(check_every=2, narrow_every=2))
     model.add(5)
-    model.add(2, mtu=1400, tells=True)
+    model.add(2, mtu=1400, reports_mtu=True)
     model.run(3)
     before = model.probing.version
     model.run(20)
@@ -517,7 +517,7 @@ def test_nothing_is_handed_on_while_nothing_changes() -> None:
 def test_every_probe_is_counted_once() -> None:
     model = Model()
     model.add(10, loss=0.3)
-    model.add(3, mtu=1400, tells=True)
+    model.add(3, mtu=1400, reports_mtu=True)
     model.run(50)
     counts = model.probing.counts
     still_open = counts.sent - counts.answered - counts.lost - counts.refused
@@ -533,4 +533,4 @@ def test_one_silent_peer_among_many_is_found_after_one_round_more() -> None:
     fell = model.now
     model.run(15)
     assert model.kinds() == ["droplet_down"]
-    assert model.happened[0][0] - fell < 5 + 3 + 2
+    assert model.events[0][0] - fell < 5 + 3 + 2

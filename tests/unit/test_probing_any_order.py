@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.probe.icmp_errors import Problem, TunnelError
-from agent.core.probe.paths import Known, Life, Path, Probe, Rules, View
+from agent.core.probe.paths import Liveness, Path, PathRecord, Probe, Rules, View
 from agent.core.probe.probe_packet import smallest
 from agent.core.probe.probing import Probing
 
@@ -77,15 +77,15 @@ class Host:
                 probing.expire(self.now)
                 probing.answered(probe.path, nonce, self.now)
             case "refuse":
-                probing.refused(nonce, self.now)
+                probing.too_long(nonce, self.now)
             case "fail":
-                probing.failed(nonce, self.now, "no route")
+                probing.unroutable(nonce, self.now, "no route")
             case "do not send":
-                probing.unsent(nonce, self.now)
+                probing.not_sent(nonce, self.now)
             case "quoted unreachable":
-                probing.heard(TunnelError(probe.path, Problem.UNREACHABLE, None, nonce), self.now)
+                probing.on_icmp_error(TunnelError(probe.path, Problem.UNREACHABLE, None, nonce), self.now)
             case "quoted too large":
-                probing.heard(TunnelError(probe.path, Problem.TOO_LARGE, NARROW, nonce), self.now)
+                probing.on_icmp_error(TunnelError(probe.path, Problem.TOO_LARGE, NARROW, nonce), self.now)
             case _:
                 return False
         if self.asked.get(probe.path, (b"", 0.0))[0] == nonce and event not in ("refuse", "quoted too large"):
@@ -93,15 +93,15 @@ class Host:
         return True
 
     def _happens_to_path(self, event: str, path: Path) -> None:
-        known = {"follow as up": Known(), "follow as down": Known(down=True)}
+        known = {"follow as up": PathRecord(), "follow as down": PathRecord(down=True)}
         match event:
             case "unreachable":
-                self.probing.heard(TunnelError(path, Problem.UNREACHABLE), self.now)
+                self.probing.on_icmp_error(TunnelError(path, Problem.UNREACHABLE), self.now)
             case "too large":
-                self.probing.heard(TunnelError(path, Problem.TOO_LARGE, NARROW), self.now)
+                self.probing.on_icmp_error(TunnelError(path, Problem.TOO_LARGE, NARROW), self.now)
             case "cut off" | "restored":
                 (self.cut.add if event == "cut off" else self.cut.discard)(path.peer)
-                self.probing.cut_off(frozenset(self.cut), self.now)
+                self.probing.unreachable(frozenset(self.cut), self.now)
             case "forget":
                 self.sizes.pop(path, None)
                 self.asked.pop(path, None)
@@ -142,7 +142,7 @@ def after(history: list[tuple[str, int, float]]) -> Host:
     for event, index, pause in history:
         host.happen(event, PATHS[index], pause)
     host.probing.set_paths(dict.fromkeys(PATHS, SIZE), host.now)
-    host.probing.cut_off(frozenset(), host.now)
+    host.probing.unreachable(frozenset(), host.now)
     return host
 
 
@@ -152,21 +152,21 @@ def test_whatever_happened_a_peer_that_falls_silent_is_down_after_a_while(
     history: list[tuple[str, int, float]],
 ) -> None:
     host = after(history)
-    up = {view.path for view in host.views() if view.life is Life.UP}
-    host.settle(0, lambda view: view.life is not Life.UP)
-    assert up == {view.path for view in host.views() if view.life is Life.DOWN and view.path in up}
+    up = {view.path for view in host.views() if view.liveness is Liveness.UP}
+    host.settle(0, lambda view: view.liveness is not Liveness.UP)
+    assert up == {view.path for view in host.views() if view.liveness is Liveness.DOWN and view.path in up}
 
 
 @settings(max_examples=200)
 @given(histories)
 def test_whatever_happened_a_peer_that_answers_is_up_after_a_while(history: list[tuple[str, int, float]]) -> None:
-    after(history).settle(SIZE, lambda view: view.life is Life.UP and view.usable == SIZE)
+    after(history).settle(SIZE, lambda view: view.liveness is Liveness.UP and view.usable == SIZE)
 
 
 @settings(max_examples=200)
 @given(histories)
 def test_whatever_happened_what_a_path_carries_is_found_after_a_while(history: list[tuple[str, int, float]]) -> None:
-    after(history).settle(NARROW, lambda view: view.life is Life.UP and view.carries == NARROW == view.usable)
+    after(history).settle(NARROW, lambda view: view.liveness is Liveness.UP and view.carries == NARROW == view.usable)
 
 
 @settings(max_examples=200)

@@ -71,9 +71,9 @@ def test_what_is_not_wanted_any_more_is_forgotten_also_on_disk(tmp_path: Path) -
     bindings = bound()
     bindings.bind("db", MEANT, FIRST._replace(started=5))
     store = Store(tmp_path, "h1")
-    store.keep_bindings(bindings.take_changed())
+    store.save_bindings(bindings.take_changed())
     bindings.forget_unless(lambda endpoint: endpoint == "db")
-    store.keep_bindings(bindings.take_changed())
+    store.save_bindings(bindings.take_changed())
     store.close()
     again = Store(tmp_path, "h1")
     assert again.load_bindings() == {"db": Binding(MEANT, FIRST._replace(started=5))}
@@ -85,7 +85,7 @@ def test_what_could_not_be_written_is_written_at_the_next_call(tmp_path: Path) -
     store = Store(tmp_path, "h1")
     changed = bindings.take_changed()
     with pytest.raises(StoreError):
-        store.keep_bindings({"web": Binding(None, FIRST)})  # type: ignore[arg-type]
+        store.save_bindings({"web": Binding(None, FIRST)})  # type: ignore[arg-type]
     bindings.put_back(changed)
     assert bindings.take_changed() == changed
     store.close()

@@ -60,13 +60,13 @@ def test_what_waits_or_is_refused_is_told_with_its_reasons_and_its_good_revision
         )
     )
     assert forces == {"all": 2}
-    told = {one.name: (one.state, " ".join(one.reasons)) for one in unrealized}
-    assert told["all"][0] == "rejected"
-    assert "revision 2 stays in force" in told["all"][1]
-    assert told["other"][0] == "rejected"
-    assert SUBJECT in told["other"][1]
-    assert told[subjects.config(HOST, "no document")][0] == "refused"
-    assert len(told) == 3
+    found = {one.name: (one.state, " ".join(one.reasons)) for one in unrealized}
+    assert found["all"][0] == "rejected"
+    assert "revision 2 stays in force" in found["all"][1]
+    assert found["other"][0] == "rejected"
+    assert SUBJECT in found["other"][1]
+    assert found[subjects.config(HOST, "no document")][0] == "refused"
+    assert len(found) == 3
 
 
 def test_a_document_that_waits_names_what_is_missing() -> None:

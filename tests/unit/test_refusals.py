@@ -18,7 +18,7 @@ from agent.core.plan.actions import Action, AttachTransit, EnsureVeth, Veth
 from agent.core.plan.remedies import GENERAL, SPECIFIC, Step, explain, step_of
 from agent.datapath.executor import Executor
 from agent.datapath.net import ethtool
-from agent.errors import ToldError
+from agent.errors import OperatorError
 
 VETH = Veth("a", "dp0", 0x40000000, "a", "eth0", bytes(6), 1438, ("10.0.0.5/24",), ("10.0.0.1",))
 
@@ -102,7 +102,7 @@ def test_what_is_not_supported_names_no_setting_that_may_be_set_already() -> Non
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EEXIST, errno.EPERM])
 def test_a_whole_text_is_left_as_it_is(number: int) -> None:
-    assert said(raising(ToldError(number, "it cannot be. Do this"))) == "it cannot be. Do this"
+    assert said(raising(OperatorError(number, "it cannot be. Do this"))) == "it cannot be. Do this"
 
 
 def test_a_driver_that_takes_tags_off_is_named_with_what_can_be_done(plug: Any) -> None:
@@ -125,7 +125,7 @@ def test_an_endpoint_that_keeps_its_offloads_says_what_is_lost(plug: Any) -> Non
 
 
 def test_an_offload_that_the_driver_holds_and_that_loses_nothing_is_not_asked_for_again_and_again(plug: Any) -> None:
-    """Else every comparison would find it wrong, and mend it in vain."""
+    """Else every resync would find it wrong, and mend it in vain."""
     interface = plug(StubbornInterface("rx-gro", "tx-vlan-hw-insert", changeable=False))
     with socket.socket() as control:
         assert wrong_offloads(ethtool.read_offloads(control, "eth0")) == {}

@@ -27,13 +27,13 @@ from agent.core.model.map_layout import (
     network_key,
 )
 from agent.core.model.overhead import endpoint_mtu
-from agent.core.model.resolved_state import Here
+from agent.core.model.resolved_state import HostState
 from agent.core.model.uplinks import Uplink
 from agent.core.nexthop.next_hops import Peer
 from agent.core.nexthop.peers import peers
 from agent.core.plan.actions import EnsureVeth
 from agent.core.plan.planner import plan_change
-from agent.core.plan.render import IFINDEX_BASE, Realization, host_ifname, host_number
+from agent.core.plan.render import IFINDEX_BASE, DesiredEntries, host_ifname, host_number
 from protocol import codec
 from protocol.addresses import parse_address
 from protocol.documents import Attachment, Document, Droplet, Endpoint, Network, Vpc
@@ -41,7 +41,7 @@ from protocol.documents import Attachment, Document, Droplet, Endpoint, Network,
 Checksum = Literal["full", "zero"]
 MAC = bytes.fromhex("020000000101")
 ETH0 = Uplink("eth0", 2, MAC, 1500, (bytes([10, 0, 0, 1]), parse_address("2001:db8::1")), (2,), 2, 2)
-HERE = Here("h1", "lab-h1", (ETH0,))
+HERE = HostState("h1", "lab-h1", (ETH0,))
 DOCUMENT = Document(
     (Droplet("d1", "h1", "10.0.0.1"), Droplet("d2", "h2", "10.0.0.2")),
     (Vpc("red", 7, ("192.168.0.0/16", "fd00::/48")),),
@@ -55,16 +55,16 @@ ONE, TWO = (mapped(bytes([10, 0, 0, n])) for n in (1, 2))
 LOCAL, REMOTE = (OVERLAY_KEY.pack(7, mapped(bytes([192, 168, 1, n]))) for n in (5, 6))
 
 
-def realized(document: Document, here: Here = HERE) -> Realization:
-    desired = Desired(here)
+def rendered(document: Document, host_state: HostState = HERE) -> DesiredEntries:
+    desired = Desired(host_state)
     desired.documents.put("all", 1, codec.encode(document))
-    after = desired.settle().after
+    after = desired.resolve().after
     assert desired.documents.verdict("all").errors == ()
     return after
 
 
 def test_one_document_becomes_entries_and_an_interface() -> None:
-    after = realized(DOCUMENT)
+    after = rendered(DOCUMENT)
     mac = bytes.fromhex("020000000005")
     endpoints = after.entries[MapName.ENDPOINTS]
     assert ENDPOINT.unpack(endpoints[LOCAL]) == (ONE, IFINDEX_BASE, 0, 1438, mac)
@@ -89,8 +89,8 @@ def test_one_document_becomes_entries_and_an_interface() -> None:
 
 
 def test_a_droplet_on_a_bond_behind_a_tag_has_one_entry_for_each_member_its_own_first() -> None:
-    bond = replace(ETH0, ifindex=9, arrives=(8, 3, 4), leaves=8, carrier=8, vlan=301)
-    entries = realized(DOCUMENT, replace(HERE, uplinks=(bond,))).entries[MapName.LOCAL_DROPLETS]
+    bond = replace(ETH0, ifindex=9, ingress=(8, 3, 4), egress=8, carrier=8, vlan=301)
+    entries = rendered(DOCUMENT, replace(HERE, uplinks=(bond,))).entries[MapName.LOCAL_DROPLETS]
     assert entries == {
         U32.pack(index): LOCAL_DROPLET.pack(ONE, 9, arrives, 8, MAC, htons(301), 0)
         for index, arrives in enumerate((8, 3, 4))
@@ -106,7 +106,7 @@ def test_two_droplets_on_one_interface_give_each_endpoint_its_own_and_the_mtu_of
             Endpoint("c", "front", "d1-6", ("192.168.1.7",), "02:00:00:00:00:07", Attachment("c")),
         ),
     )
-    after = realized(both)
+    after = rendered(both)
     assert {LOCAL_DROPLET.unpack(value)[0] for value in after.entries[MapName.LOCAL_DROPLETS].values()} == {
         ONE,
         parse_address("2001:db8::1"),
@@ -128,7 +128,7 @@ def test_a_network_of_vxlan_and_a_pinned_one_mark_their_endpoints_everywhere_and
     change: dict[str, str], endpoint: int, interface: int
 ) -> None:
     network = msgspec.structs.replace(DOCUMENT.networks[0], **change)
-    after = realized(msgspec.structs.replace(DOCUMENT, networks=(network,)))
+    after = rendered(msgspec.structs.replace(DOCUMENT, networks=(network,)))
     flags = [ENDPOINT.unpack(value)[2] for value in after.entries[MapName.ENDPOINTS].values()]
     assert flags == [endpoint] * 3
     assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[5] == interface
@@ -136,7 +136,7 @@ def test_a_network_of_vxlan_and_a_pinned_one_mark_their_endpoints_everywhere_and
 
 def test_an_endpoints_class_stands_in_the_upper_six_bits() -> None:
     endpoints = tuple(msgspec.structs.replace(endpoint, dscp=46) for endpoint in DOCUMENT.endpoints)
-    after = realized(msgspec.structs.replace(DOCUMENT, endpoints=endpoints))
+    after = rendered(msgspec.structs.replace(DOCUMENT, endpoints=endpoints))
     assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[7] == 0xB8
 
 
@@ -148,21 +148,21 @@ def test_each_droplets_wish_for_no_checksums_stands_in_its_own_entries(own: Chec
     uplink = replace(ETH0, addresses=(parse_address(near.address),))
     desired = Desired(replace(HERE, uplinks=(uplink,)))
     desired.documents.put("all", 1, codec.encode(Document((near, far))))
-    desired.settle()
-    realization = Realization()
+    desired.resolve()
+    realization = DesiredEntries()
     for _, held in desired.in_force():
-        realization.add(desired.realization(held))
+        realization.add(desired.desired_entries(held))
     unsigned = {"full": 0, "zero": DROPLET_ZERO_CHECKSUM}
     address = parse_address(far.address)
     assert realization.entries[MapName.DROPLETS] == {address: DROPLET.pack(unsigned[other], host_number("h2"))}
     (value,) = realization.entries[MapName.LOCAL_DROPLETS].values()
     assert LOCAL_DROPLET.unpack(value)[-1] == unsigned[own]
-    assert peers(desired.world) == {address: Peer(zero_checksum=other == "zero")}
+    assert peers(desired.resolved) == {address: Peer(zero_checksum=other == "zero")}
 
 
 def test_droplets_of_one_host_have_its_number_and_no_other() -> None:
     droplets = (*DOCUMENT.droplets, Droplet("d2-second", "h2", "10.0.0.22"), Droplet("d3", "h3", "10.0.0.3"))
-    entries = realized(msgspec.structs.replace(DOCUMENT, droplets=droplets)).entries[MapName.DROPLETS]
+    entries = rendered(msgspec.structs.replace(DOCUMENT, droplets=droplets)).entries[MapName.DROPLETS]
     hosts = [DROPLET.unpack(value)[1] for value in entries.values()]
     assert len(hosts) == 3
     assert len(set(hosts)) == 2
@@ -187,14 +187,14 @@ def test_a_document_realized_in_parts_asks_for_the_same(monkeypatch: pytest.Monk
     desired.documents.put(
         "all", 1, codec.encode(msgspec.structs.replace(DOCUMENT, endpoints=(*DOCUMENT.endpoints, *more)))
     )
-    desired.settle()
+    desired.resolve()
     parts = list(desired.parts("all"))
     assert [sum(map(len, part.entries.values())) > 0 for part in parts] == [True] * -(-7 // size)
-    whole, together = Realization(), Realization()
+    whole, together = DesiredEntries(), DesiredEntries()
     for part in parts:
         together.add(part)
     for _, held in desired.in_force():
-        whole.add(desired.realization(held))
+        whole.add(desired.desired_entries(held))
     assert together == whole
     assert list(desired.parts("unknown")) == []
 
@@ -210,10 +210,10 @@ def test_a_new_revision_says_anew_which_process_is_meant_and_changes_nothing_els
     """Else a process id would stay bound to who had it when the first of many equal revisions came."""
     desired = Desired(HERE)
     desired.documents.put("all", 1, with_namespace(namespace))
-    desired.settle()
+    desired.resolve()
     desired.documents.confirm({"all"})
     desired.documents.put("all", 2, with_namespace(namespace))
-    change = desired.settle()
+    change = desired.resolve()
     actions = plan_change(change.before, change.after)
     assert actions == ([EnsureVeth(change.after.veths["a"])] if again else [])
     assert change.after.veths["a"].revision == (2 if again else 0)

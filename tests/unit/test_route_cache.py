@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import pytest
 
 from agent.core.model.uplinks import Uplink
-from agent.core.nexthop.next_hops import Route, Way
-from agent.core.nexthop.route_cache import Lookups
+from agent.core.nexthop.next_hops import NextHopKey, Route
+from agent.core.nexthop.route_cache import RouteCache
 
 FIRST, SECOND, OTHER = 7, 9, 11
 
@@ -29,19 +29,19 @@ DROPLETS = tuple(
 )
 
 
-def settled(uplinks: tuple[Uplink, ...] = ONE, by: int | None = None) -> Lookups:
+def settled(uplinks: tuple[Uplink, ...] = ONE, by: int | None = None) -> RouteCache:
     """Return lookups with every answer there, by the way's own uplink or by one interface."""
-    made = Lookups()
-    made.tell(DROPLETS, uplinks)
-    for way, _, _ in made.missing():
-        made.begin(way)
-        made.keep(way, Route(by or way.ifindex, way.droplet))
+    made = RouteCache()
+    made.set_wanted(DROPLETS, uplinks)
+    for hop_key, _, _ in made.missing():
+        made.mark_requested(hop_key)
+        made.store(hop_key, Route(by or hop_key.ifindex, hop_key.droplet))
     assert made.missing() == []
     return made
 
 
-def doubtful(lookups: Lookups) -> set[str]:
-    return {str(ipaddress.ip_address(way.droplet)) for way, _, _ in lookups.missing()}
+def stale(cache: RouteCache) -> set[str]:
+    return {str(ipaddress.ip_address(hop_key.droplet)) for hop_key, _, _ in cache.missing()}
 
 
 def texts(droplets: Iterable[bytes]) -> set[str]:
@@ -62,58 +62,58 @@ def texts(droplets: Iterable[bytes]) -> set[str]:
     ],
 )
 def test_a_route_makes_the_ways_to_droplets_in_its_destination_doubtful(prefix: str, expected: set[str]) -> None:
-    lookups, network = settled(), ipaddress.ip_network(prefix)
-    assert lookups.forget_within(network.network_address.packed, network.prefixlen) is bool(expected)
-    assert doubtful(lookups) == expected
+    cache, network = settled(), ipaddress.ip_network(prefix)
+    assert cache.invalidate_prefix(network.network_address.packed, network.prefixlen) is bool(expected)
+    assert stale(cache) == expected
 
 
 def test_each_uplink_is_asked_about_and_named_where_there_are_several() -> None:
-    lookups = settled(TWO)
-    lookups.forget_within(packed("10.0.0.0"), 24)
-    assert lookups.missing() == [(Way(packed("10.0.0.2"), one.ifindex), one, False) for one in TWO]
-    lookups.forget_within(packed("2001:db8::"), 64)
-    assert lookups.missing()[-1] == (Way(packed("2001:db8::2"), FIRST), TWO[0], True)
+    cache = settled(TWO)
+    cache.invalidate_prefix(packed("10.0.0.0"), 24)
+    assert cache.missing() == [(NextHopKey(packed("10.0.0.2"), one.ifindex), one, False) for one in TWO]
+    cache.invalidate_prefix(packed("2001:db8::"), 64)
+    assert cache.missing()[-1] == (NextHopKey(packed("2001:db8::2"), FIRST), TWO[0], True)
 
 
 def test_rules_make_everything_doubtful_and_take_no_answer_away() -> None:
-    lookups = settled()
-    lookups.forget()
-    assert doubtful(lookups) == texts(DROPLETS)
-    assert len(lookups.routes) == len(DROPLETS)
+    cache = settled()
+    cache.invalidate_all()
+    assert stale(cache) == texts(DROPLETS)
+    assert len(cache.routes) == len(DROPLETS)
 
 
 def test_an_interface_makes_the_ways_doubtful_that_leave_by_it() -> None:
-    lookups = settled()
-    way = Way(packed("10.0.2.0"), FIRST)
-    lookups.keep(way, Route(OTHER, way.droplet))
-    assert not lookups.forget_by(OTHER + 1)
-    assert lookups.forget_by(OTHER)
-    assert doubtful(lookups) == {"10.0.2.0"}
-    lookups.begin(way)
-    lookups.keep(way, Route(FIRST, way.droplet))
-    assert not lookups.forget_by(OTHER)
+    cache = settled()
+    hop_key = NextHopKey(packed("10.0.2.0"), FIRST)
+    cache.store(hop_key, Route(OTHER, hop_key.droplet))
+    assert not cache.invalidate_interface(OTHER + 1)
+    assert cache.invalidate_interface(OTHER)
+    assert stale(cache) == {"10.0.2.0"}
+    cache.mark_requested(hop_key)
+    cache.store(hop_key, Route(FIRST, hop_key.droplet))
+    assert not cache.invalidate_interface(OTHER)
 
 
 def test_a_change_during_the_question_makes_its_answer_doubtful() -> None:
-    lookups = settled()
-    lookups.forget()
-    (way, *_), *_ = lookups.missing()
-    lookups.begin(way)
-    lookups.forget_within(way.droplet, 32)
-    lookups.keep(way, Route(FIRST, way.droplet))
-    assert way in [missing for missing, _, _ in lookups.missing()]
+    cache = settled()
+    cache.invalidate_all()
+    (hop_key, *_), *_ = cache.missing()
+    cache.mark_requested(hop_key)
+    cache.invalidate_prefix(hop_key.droplet, 32)
+    cache.store(hop_key, Route(FIRST, hop_key.droplet))
+    assert hop_key in [missing for missing, _, _ in cache.missing()]
 
 
 def test_who_is_not_told_any_more_is_forgotten_and_who_stays_is_not_asked_about() -> None:
-    lookups = settled()
-    lookups.tell((*DROPLETS[1:], packed("10.0.3.3")), ONE)
-    assert doubtful(lookups) == {"10.0.3.3"}
-    assert lookups.routes.keys() == {Way(one, FIRST) for one in DROPLETS[1:]}
+    cache = settled()
+    cache.set_wanted((*DROPLETS[1:], packed("10.0.3.3")), ONE)
+    assert stale(cache) == {"10.0.3.3"}
+    assert cache.routes.keys() == {NextHopKey(one, FIRST) for one in DROPLETS[1:]}
 
 
 def test_no_route_is_an_answer() -> None:
-    lookups = settled()
-    way = Way(DROPLETS[0], FIRST)
-    lookups.keep(way, None)
-    assert way not in lookups.routes
-    assert lookups.missing() == []
+    cache = settled()
+    hop_key = NextHopKey(DROPLETS[0], FIRST)
+    cache.store(hop_key, None)
+    assert hop_key not in cache.routes
+    assert cache.missing() == []

@@ -50,14 +50,14 @@ def test_a_network_that_only_dividers_connect_speaks_geneve() -> None:
     assert (error.path, error.code) == ("networks[0].routing", ErrorCode.INVALID)
 
 
-def told(document: Document) -> list[tuple[str, str, str]]:
+def errors_of(document: Document) -> list[tuple[str, str, str]]:
     return [(error.path, error.code.value, error.message) for error in check(document)]
 
 
 def test_wrong_gateways_are_told_together_with_what_else_is_wrong() -> None:
     cidrs, gateways = ("10.1.1.0/24", "fd00::/64"), ("10.9.9.9", "fd09::1")
     wrong = Network("front", "red", cidrs, ("d1", "d1"), gateways, encapsulation="vxlan", routing="divider")
-    assert [path for path, _, _ in told(Document(networks=(wrong,)))] == [
+    assert [path for path, _, _ in errors_of(Document(networks=(wrong,)))] == [
         "networks[0].bouncers[1]",
         "networks[0].routing",
         "networks[0].gateways[0]",
@@ -67,7 +67,7 @@ def test_wrong_gateways_are_told_together_with_what_else_is_wrong() -> None:
 
 def test_a_gateway_beside_one_that_is_no_address_is_checked_all_the_same() -> None:
     wrong = Network("front", "red", ("10.1.1.0/24", "fd00::/64"), gateways=("10.1.1.300", "fd09::1"))
-    assert [path for path, _, _ in told(Document(networks=(wrong,)))] == [
+    assert [path for path, _, _ in errors_of(Document(networks=(wrong,)))] == [
         "networks[0].gateways[0]",
         "networks[0].gateways[1]",
     ]
@@ -75,7 +75,7 @@ def test_a_gateway_beside_one_that_is_no_address_is_checked_all_the_same() -> No
 
 def test_too_few_gateways_are_told_together_with_what_else_is_wrong() -> None:
     wrong = Network("front", "red", ("10.1.1.0/24", "fd00::/64"), ("d1", "d1"), ("10.1.1.1",))
-    assert [path for path, _, _ in told(Document(networks=(wrong,)))] == [
+    assert [path for path, _, _ in errors_of(Document(networks=(wrong,)))] == [
         "networks[0].bouncers[1]",
         "networks[0].gateways",
     ]
@@ -88,7 +88,7 @@ def test_too_few_gateways_are_told_together_with_what_else_is_wrong() -> None:
 def test_a_gateway_at_the_edge_of_its_network_is_refused(cidr: str, gateway: str) -> None:
     message = f"{gateway} is no interface's address, but the first or last of {cidr}"
     wrong = Document(networks=(Network("front", "red", (cidr,), gateways=(gateway,)),))
-    assert told(wrong) == [("networks[0].gateways[0]", "out_of_range", message)]
+    assert errors_of(wrong) == [("networks[0].gateways[0]", "out_of_range", message)]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_gateway_at_the_edge_of_its_network_is_refused(cidr: str, gateway: str
     ],
 )
 def test_a_gateway_that_an_interface_can_have_is_taken(cidr: str, gateway: str) -> None:
-    assert told(Document(networks=(Network("front", "red", (cidr,), gateways=(gateway,)),))) == []
+    assert errors_of(Document(networks=(Network("front", "red", (cidr,), gateways=(gateway,)),))) == []
 
 
 def test_a_droplet_over_ipv4_cannot_ask_for_what_it_has_in_any_case() -> None:
@@ -107,4 +107,4 @@ def test_a_droplet_over_ipv4_cannot_ask_for_what_it_has_in_any_case() -> None:
     unsigned = Document(
         droplets=(DROPLET, Droplet("d2", "h2", "10.0.0.2", "zero"), Droplet("d3", "h3", "fd::3", "zero"))
     )
-    assert told(unsigned) == [("droplets[1].udp_checksum", "invalid", message)]
+    assert errors_of(unsigned) == [("droplets[1].udp_checksum", "invalid", message)]

@@ -101,11 +101,11 @@ def test_a_mistake_says_what_is_given_and_what_is_wanted(tmp_path: Path, text: s
 def test_all_mistakes_are_told_at_once_and_each_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as wrong:
         load(tmp_path, 'interfaces = []\n[log]\nlevel = "loud"\n[data_plane]\ncolour = 1\n', DROPLET_PROBE_MISSES="-1")
-    told = str(wrong.value)
+    message = str(wrong.value)
     for part in ("host is needed", "interfaces: given is []", "log.level: given", "data_plane.colour: no such setting"):
-        assert part in told
-    assert 'DROPLET_PROBE_MISSES in the environment: probe.misses: given is "-1"' in told
-    assert "\n" not in told
+        assert part in message
+    assert 'DROPLET_PROBE_MISSES in the environment: probe.misses: given is "-1"' in message
+    assert "\n" not in message
     with pytest.raises(SettingsError) as broken:
         load(tmp_path, 'host = "A"\ninterfaces = ["a b", "c", "c"]\n[bus]\nservers = ["http://h"]\n')
     for part in ("host: 'A'", "interfaces: 'a b'", "interfaces: c is named twice", "bus.servers: 'http://h'"):

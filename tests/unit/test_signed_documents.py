@@ -60,7 +60,7 @@ def test_the_versions_of_what_was_taken_are_there_for_the_next_agent(store: Stor
 
 def test_of_removed_documents_the_last_versions_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.reconcile.store.MOST_REMOVED", 2)
-    store.keep_versions(
+    store.save_versions(
         [("old", SignedVersion(1), False), *((f"gone-{n}", SignedVersion(n), True) for n in range(2, 9))]
     )
     assert store.load_versions() == {"old": (1, b""), "gone-7": (7, b""), "gone-8": (8, b"")}
@@ -68,7 +68,7 @@ def test_of_removed_documents_the_last_versions_are_kept(store: Store, monkeypat
 
 def test_a_version_that_an_older_agent_kept_has_no_content(store: Store, tmp_path: Path) -> None:
     """It keeps numbers alone, and leaves what is known of the content of an earlier version as it is."""
-    store.keep_versions([("a", SignedVersion(1, b"one"), False), ("b", SignedVersion(1, b"one"), False)])
+    store.save_versions([("a", SignedVersion(1, b"one"), False), ("b", SignedVersion(1, b"one"), False)])
     store.close()
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as older, older:
         older.execute("INSERT OR REPLACE INTO versions VALUES ('a', 2, 0)")
@@ -85,7 +85,7 @@ def test_versions_that_cannot_be_kept_are_a_fault_until_they_are(store: Store, m
         def refuse(_versions: object) -> None:
             raise StoreError("no space left on device")
 
-        broken.setattr(store, "keep_versions", refuse)
+        broken.setattr(store, "save_versions", refuse)
         publishers.take([Delivery("a", 1, b"x", version=SignedVersion(10, b"ten"))])
         assert faults.kinds == ["versions_not_kept"]
         assert "no space left" in faults.standing[0].detail

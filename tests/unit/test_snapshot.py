@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.bus.jetstream import AckSubject, ConsumerInfo, Delivered
-from agent.bus.snapshot import Disturbances, Replay
+from agent.bus.snapshot import ConsumerConflicts, Replay
 
 
 def delivery(number: int, pending: int, delivered: int = 1) -> AckSubject:
     return AckSubject("DROPLET_CONFIG", "h1", delivered, number, number, 1, pending)
 
 
-def told(consumer_sequence: int, pending: int) -> ConsumerInfo:
+def consumer_info(consumer_sequence: int, pending: int) -> ConsumerInfo:
     return ConsumerInfo(created="made", delivered=Delivered(consumer_sequence, 9), num_pending=pending)
 
 
@@ -44,7 +44,7 @@ def test_a_replay_that_begins_with_fewer_messages_than_were_counted_is_short_and
 
 def test_a_replay_of_which_nothing_came_is_short_when_nothing_waits() -> None:
     replay = Replay(3)
-    replay.take_info(told(0, pending=0))
+    replay.take_info(consumer_info(0, pending=0))
     assert (replay.complete, replay.is_short) == (False, True)
 
 
@@ -59,11 +59,11 @@ def test_the_server_completes_a_replay_only_for_deliveries_that_have_arrived() -
     """What it says of deliveries on their way is no proof: they may go to somebody else."""
     replay = Replay(3)
     replay.arrived(delivery(1, pending=2))
-    replay.take_info(told(3, pending=0))
+    replay.take_info(consumer_info(3, pending=0))
     assert not replay.complete
-    replay.take_info(told(1, pending=2))
+    replay.take_info(consumer_info(1, pending=2))
     assert not replay.complete
-    replay.take_info(told(1, pending=0))
+    replay.take_info(consumer_info(1, pending=0))
     assert replay.complete
 
 
@@ -78,7 +78,7 @@ def test_no_replay_is_complete_while_any_delivery_went_to_somebody_else(taken: l
         in_order = in_order and not lost
         assert not (replay.complete and True in taken[:number])
         if data.draw(st.booleans()):
-            replay.take_info(told(number, pending=len(taken) - number))
+            replay.take_info(consumer_info(number, pending=len(taken) - number))
     assert replay.complete is not (True in taken)
 
 
@@ -98,43 +98,43 @@ def test_a_replay_is_complete_exactly_when_no_counted_message_is_left(steps: lis
         elif step == "publish":
             stream.append(False)
         elif step == "ask":
-            replay.take_info(told(number, pending=len(stream)))
+            replay.take_info(consumer_info(number, pending=len(stream)))
         if replay.complete:
             assert True not in stream
-    replay.take_info(told(number, pending=0))
+    replay.take_info(consumer_info(number, pending=0))
     assert replay.complete or replay.is_short
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_pauses_grow_to_a_limit_below_the_calm_that_ends_the_fault(chances: list[float]) -> None:
-    disturbances, now = Disturbances(), 100.0
-    assert not disturbances.stand(now)
+    conflicts, now = ConsumerConflicts(), 100.0
+    assert not conflicts.active(now)
     before = 0.0
     for chance in chances:
-        pause = disturbances.noticed(now, chance)
-        assert Disturbances.FIRST_PAUSE <= pause < Disturbances.CALM
-        assert pause >= min(before, Disturbances.LONGEST_PAUSE)
+        pause = conflicts.record(now, chance)
+        assert ConsumerConflicts.FIRST_PAUSE <= pause < ConsumerConflicts.CALM
+        assert pause >= min(before, ConsumerConflicts.LONGEST_PAUSE)
         before = pause / (1 + chance / 2)
         now += pause
-        assert disturbances.stand(now)
-    assert not disturbances.stand(now + Disturbances.CALM)
-    assert disturbances.noticed(now + Disturbances.CALM, 0.0) == Disturbances.FIRST_PAUSE
+        assert conflicts.active(now)
+    assert not conflicts.active(now + ConsumerConflicts.CALM)
+    assert conflicts.record(now + ConsumerConflicts.CALM, 0.0) == ConsumerConflicts.FIRST_PAUSE
 
 
 def test_another_agents_status_is_a_disturbance_while_it_is_heard() -> None:
-    disturbances = Disturbances()
-    disturbances.heard_twin(10.0)
-    assert disturbances.stand(11.0)
-    assert "another agent" in disturbances.detail(11.0)
-    assert not disturbances.stand(10.0 + Disturbances.CALM)
+    conflicts = ConsumerConflicts()
+    conflicts.saw_duplicate(10.0)
+    assert conflicts.active(11.0)
+    assert "another agent" in conflicts.detail(11.0)
+    assert not conflicts.active(10.0 + ConsumerConflicts.CALM)
 
 
 def test_another_agent_that_was_heard_leaves_once_when_the_consumer_is_calm() -> None:
-    disturbances = Disturbances()
-    disturbances.noticed(0.0, 0.0)
-    assert not disturbances.twin_left(Disturbances.CALM), "somebody pulled, and no other agent was heard"
-    disturbances.heard_twin(10.0)
-    disturbances.noticed(12.0, 0.0)
-    assert not disturbances.twin_left(10.0 + Disturbances.CALM)
-    assert disturbances.twin_left(12.0 + Disturbances.CALM)
-    assert not disturbances.twin_left(13.0 + Disturbances.CALM)
+    conflicts = ConsumerConflicts()
+    conflicts.record(0.0, 0.0)
+    assert not conflicts.duplicate_left(ConsumerConflicts.CALM), "somebody pulled, and no other agent was heard"
+    conflicts.saw_duplicate(10.0)
+    conflicts.record(12.0, 0.0)
+    assert not conflicts.duplicate_left(10.0 + ConsumerConflicts.CALM)
+    assert conflicts.duplicate_left(12.0 + ConsumerConflicts.CALM)
+    assert not conflicts.duplicate_left(13.0 + ConsumerConflicts.CALM)

@@ -42,10 +42,10 @@ def test_of_very_many_things_wrong_with_a_document_the_first_are_told_and_all_ar
         errors=tuple(FieldError(f"endpoints[{number}].mac", ErrorCode.INVALID, "no") for number in range(10_000)),
         failures=tuple(KernelFailure(12, "ENOMEM", f"endpoint {number}", "no room") for number in range(103)),
     )
-    told = acknowledgement(verdict, 0.0, None)
-    assert (len(told.missing), told.missing[-1]) == (101, Reference("and", "2 more"))
-    assert (len(told.errors), told.errors[-1].message) == (101, "and 9900 more wrong fields")
-    assert (len(told.failures), told.failures[-1].object) == (101, "3 more")
+    found = acknowledgement(verdict, 0.0, None)
+    assert (len(found.missing), found.missing[-1]) == (101, Reference("and", "2 more"))
+    assert (len(found.errors), found.errors[-1].message) == (101, "and 9900 more wrong fields")
+    assert (len(found.failures), found.failures[-1].object) == (101, "3 more")
 
 
 def test_what_was_shortened_when_it_was_decoded_is_told_as_it_is() -> None:

@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from agent.reconcile.store import Kept, KeptPath, Store, StoreError
+from agent.reconcile.store import Store, StoredDocument, StoredPath, StoreError
 
 
 def test_what_was_kept_is_there_after_a_restart_in_order_of_revision(tmp_path: Path) -> None:
     store = Store(tmp_path / "new", "h1")
-    store.keep([Kept("b", 2, b"two"), Kept("a", 3, b"three"), Kept("c", 1, b"one")])
-    store.keep([Kept("b", 4, b"four")], gone=["c", "never"])
+    store.save([StoredDocument("b", 2, b"two"), StoredDocument("a", 3, b"three"), StoredDocument("c", 1, b"one")])
+    store.save([StoredDocument("b", 4, b"four")], gone=["c", "never"])
     store.close()
     again = Store(tmp_path / "new", "h1")
-    assert again.load() == [Kept("a", 3, b"three"), Kept("b", 4, b"four")]
+    assert again.load() == [StoredDocument("a", 3, b"three"), StoredDocument("b", 4, b"four")]
     again.close()
 
 
 def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path, "h1")
-    store.keep([Kept("a", 1, b"one")])
+    store.save([StoredDocument("a", 1, b"one")])
     with pytest.raises(StoreError):
-        store.keep([Kept("b", 2, b"two"), Kept("c", None, b"three")])  # type: ignore[arg-type]
-    assert store.load() == [Kept("a", 1, b"one")]
+        store.save([StoredDocument("b", 2, b"two"), StoredDocument("c", None, b"three")])  # type: ignore[arg-type]
+    assert store.load() == [StoredDocument("a", 1, b"one")]
     store.close()
 
 
@@ -51,25 +51,25 @@ def test_the_documents_of_another_host_are_not_taken_for_ones_own(tmp_path: Path
 
 def test_what_is_known_of_paths_is_there_after_a_restart(tmp_path: Path) -> None:
     store = Store(tmp_path, "h1")
-    first, second = KeptPath(b"\1" * 4, b"\2" * 4, True, None), KeptPath(b"\1" * 16, b"\2" * 16, False, 1400)
-    store.keep_paths([first, second])
-    store.keep_paths([first._replace(down=False)], [(second.source, second.peer), (b"never", b"known")])
+    first, second = StoredPath(b"\1" * 4, b"\2" * 4, True, None), StoredPath(b"\1" * 16, b"\2" * 16, False, 1400)
+    store.save_paths([first, second])
+    store.save_paths([first._replace(down=False)], [(second.source, second.peer), (b"never", b"known")])
     store.close()
     again = Store(tmp_path, "h1")
     assert again.load_paths() == [first._replace(down=False)]
     with pytest.raises(StoreError):
-        again.keep_paths([second, KeptPath(None, b"", False, None)])  # type: ignore[arg-type]
+        again.save_paths([second, StoredPath(None, b"", False, None)])  # type: ignore[arg-type]
     assert again.load_paths() == [first._replace(down=False)]
     again.close()
 
 
 def test_a_file_from_before_paths_were_kept_is_taken_over(tmp_path: Path) -> None:
     store = Store(tmp_path, "h1")
-    store.keep([Kept("a", 1, b"one")])
+    store.save([StoredDocument("a", 1, b"one")])
     store.close()
     with sqlite3.connect(tmp_path / "documents.sqlite") as connection:
         connection.execute("DROP TABLE paths")
     connection.close()
     again = Store(tmp_path, "h1")
-    assert (again.load(), again.load_paths()) == ([Kept("a", 1, b"one")], [])
+    assert (again.load(), again.load_paths()) == ([StoredDocument("a", 1, b"one")], [])
     again.close()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import controller_sim
-from agent.core.model.overhead import SMALLEST, overhead
+from agent.core.model.overhead import MIN_MTU, overhead
 from controller_sim.topology.file import TopologyError, parse_topology, read_topology
 from controller_sim.topology.overhead import OVERHEAD, RETURN_TO_SENDER, least_for_agent
 
-SOUND = """\
+VALID = """\
 droplets:
   h1: {address: 172.18.0.11/24}
   h2: {address: 172.18.0.12/24}
@@ -35,7 +35,7 @@ def mistakes(text: str) -> list[tuple[int, str]]:
 
 
 def test_a_sound_file_becomes_plain_data():
-    topology = parse_topology(SOUND)
+    topology = parse_topology(VALID)
     assert topology.substrate.cidrs == ("172.18.0.0/24",)
     assert topology.substrate.server == "172.18.0.1"
     assert topology.networks["web"].bouncers == ("h1", "h2")
@@ -48,12 +48,12 @@ def test_a_sound_file_becomes_plain_data():
 
 
 def test_droplets_may_be_a_list_or_a_map_of_addresses():
-    as_list = SOUND.replace(
+    as_list = VALID.replace(
         "  h1: {address: 172.18.0.11/24}\n  h2: {address: 172.18.0.12/24}",
         "  - {name: h1, address: 172.18.0.11/24}\n  - {name: h2, address: 172.18.0.12/24}",
     )
-    short = SOUND.replace("{address: 172.18.0.11/24}", "172.18.0.11/24")
-    assert parse_topology(as_list) == parse_topology(short) == parse_topology(SOUND)
+    short = VALID.replace("{address: 172.18.0.11/24}", "172.18.0.11/24")
+    assert parse_topology(as_list) == parse_topology(short) == parse_topology(VALID)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -89,8 +89,8 @@ def test_every_shipped_topology_is_sound(path):
     ],
 )
 def test_a_mistake_is_named_by_line_and_field(old, new, line, field):
-    assert old in SOUND
-    assert (line, field) in mistakes(SOUND.replace(old, new))
+    assert old in VALID
+    assert (line, field) in mistakes(VALID.replace(old, new))
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_a_mistake_is_named_by_line_and_field(old, new, line, field):
     ],
 )
 def test_an_endpoint_gets_no_address_that_is_not_its_to_have(entry, field):
-    text = SOUND + f"  - {{name: a, network: web, droplet: h1, {entry}}}\n"
+    text = VALID + f"  - {{name: a, network: web, droplet: h1, {entry}}}\n"
     if field == "endpoints[2].address":
         text += f"  - {{name: b, network: web, droplet: h1, {entry}}}\n"
     assert field in [found for _, found in mistakes(text)]
 
 
 def test_several_mistakes_are_reported_at_once_in_order_of_lines():
-    text = SOUND.replace("vni: 1001", "vni: 0").replace("network: web", "network: no").replace("/24}", "/99}")
+    text = VALID.replace("vni: 1001", "vni: 0").replace("network: web", "network: no").replace("/24}", "/99}")
     found = mistakes(text)
     assert [line for line, _ in found] == sorted(line for line, _ in found)
     assert {"vpcs[0].vni", "endpoints[0].network", "droplets.h1.address", "droplets.h2.address"} <= {
@@ -121,11 +121,11 @@ def test_several_mistakes_are_reported_at_once_in_order_of_lines():
 
 def test_a_mistake_is_one_line_with_file_line_field_and_reason():
     with pytest.raises(TopologyError, match=r"^cloud\.yaml: line 5: vpcs\[0\]\.vni: 0 is not from 1 to 16777215$"):
-        parse_topology(SOUND.replace("vni: 1001", "vni: 0"), "cloud.yaml")
+        parse_topology(VALID.replace("vni: 1001", "vni: 0"), "cloud.yaml")
 
 
 def test_a_name_used_twice_is_named():
-    text = SOUND + "  - {name: web-2, network: web, droplet: h1}\n"
+    text = VALID + "  - {name: web-2, network: web, droplet: h1}\n"
     assert mistakes(text) == [(13, "endpoints[1].name")]
 
 
@@ -135,7 +135,7 @@ def test_what_is_no_topology_at_all_is_refused_with_a_line(text):
 
 
 def test_two_overlapping_networks_of_a_vpc_are_refused():
-    text = SOUND.replace("endpoints:", "  - {name: wide, vpc: red, cidr: 10.0.0.0/20}\nendpoints:")
+    text = VALID.replace("endpoints:", "  - {name: wide, vpc: red, cidr: 10.0.0.0/20}\nendpoints:")
     assert (11, "networks[1].cidr") in mistakes(text)
 
 
@@ -163,11 +163,11 @@ def test_the_example_of_the_reference_is_sound():
     ],
 )
 def test_what_refers_to_a_wrong_object_is_no_second_mistake(old, new, only):
-    assert mistakes(SOUND.replace(old, new, 1)) == [only]
+    assert mistakes(VALID.replace(old, new, 1)) == [only]
 
 
 def test_two_wrong_vnis_are_two_mistakes_and_not_the_same_number():
-    text = SOUND.replace("vni: 1001", "vni: 0").replace(
+    text = VALID.replace("vni: 1001", "vni: 0").replace(
         "networks:", "  - {name: blue, vni: 0, cidr: 10.0.0.0/16}\nnetworks:"
     )
     assert mistakes(text) == [(5, "vpcs[0].vni"), (6, "vpcs[1].vni")]
@@ -275,29 +275,29 @@ def test_a_mistake_in_what_is_wired_or_in_a_family_is_named_by_its_field(old, ne
     assert field in {found for _, found in mistakes(ROUTED.replace(old, new, 1))}
 
 
-def told(text: str) -> list[str]:
+def messages_of(text: str) -> list[str]:
     with pytest.raises(TopologyError) as raised:
         parse_topology(text)
     return [mistake.message for mistake in raised.value.mistakes]
 
 
 def test_the_broadcast_and_the_network_address_are_no_droplets_whether_the_prefix_is_written_or_not():
-    assert (3, "droplets.h2.address") in mistakes(SOUND.replace("172.18.0.12/24", "172.18.0.255/24"))
-    bare = "substrate: {cidr: 172.18.0.0/24}\n" + SOUND.replace("172.18.0.11/24", "172.18.0.0").replace("/24}", "}")
+    assert (3, "droplets.h2.address") in mistakes(VALID.replace("172.18.0.12/24", "172.18.0.255/24"))
+    bare = "substrate: {cidr: 172.18.0.0/24}\n" + VALID.replace("172.18.0.11/24", "172.18.0.0").replace("/24}", "}")
     assert (3, "droplets.h1.address") in mistakes(bare)
 
 
 def test_the_least_mtu_is_that_of_the_agents():
     for version, family in ((4, "ipv4"), (6, "ipv6")):
         assert OVERHEAD[version] + RETURN_TO_SENDER[version] == overhead(family)
-        assert least_for_agent(version) == SMALLEST["ipv6"] + overhead(family)
+        assert least_for_agent(version) == MIN_MTU["ipv6"] + overhead(family)
 
 
 @pytest.mark.parametrize(("cidr", "least"), [("172.18.0.{}/24", 1342), ("fd18::{}/64", 1374)])
 def test_an_mtu_that_agents_can_just_run_on_is_right_and_one_byte_less_is_one_mistake(cidr, least):
-    text = SOUND.replace("172.18.0.11/24", f'"{cidr.format(11)}"').replace("172.18.0.12/24", f'"{cidr.format(12)}"')
+    text = VALID.replace("172.18.0.11/24", f'"{cidr.format(11)}"').replace("172.18.0.12/24", f'"{cidr.format(12)}"')
     assert parse_topology(f"substrate: {{mtu: {least}}}\n{text}").substrate.mtu == least
-    (said,) = told(f"substrate: {{mtu: {least - 1}}}\n{text}")
+    (said,) = messages_of(f"substrate: {{mtu: {least - 1}}}\n{text}")
     assert f"the MTU is {least - 1}, and h1, h2 must have {least} or more" in said
 
 
@@ -310,20 +310,20 @@ def test_a_small_mtu_and_every_other_mistake_of_the_substrate_are_told_at_once()
     text = ROUTED.replace("  mtu: 1600", "  mtu: 1000\n  speed: 9\n  server: 172.18.7.7").replace("vni: 1001", "vni: 0")
     fields = {field for _, field in mistakes(text)}
     assert {"substrate", "substrate.speed", "vpcs[0].vni"} <= fields
-    said = "\n".join(told(text))
+    said = "\n".join(messages_of(text))
     assert "the MTU of north is 1000, and a1 must have 1342" in said
     assert "b must have 1374" in said
     assert "172.18.7.7" in said
 
 
 def test_a_peer_that_is_to_take_a_role_is_told_to_speak_only_vxlan():
-    assert told(ROUTED.replace("bouncers: [b]", "bouncers: [p]")) == ["p speaks only VXLAN and takes no role"]
+    assert messages_of(ROUTED.replace("bouncers: [b]", "bouncers: [p]")) == ["p speaks only VXLAN and takes no role"]
     divided = ROUTED.replace('"fd10::/48"]}', '"fd10::/48"], dividers: [p]}')
-    assert told(divided) == ["p speaks only VXLAN and takes no role"]
+    assert messages_of(divided) == ["p speaks only VXLAN and takes no role"]
 
 
 def test_a_family_that_is_turned_off_names_who_needs_it():
-    assert told(ROUTED.replace("families: [ipv4, ipv6]", "families: [ipv6], substrate: [ipv6]")) == [
+    assert messages_of(ROUTED.replace("families: [ipv4, ipv6]", "families: [ipv6], substrate: [ipv6]")) == [
         "ipv4 is missing: network web has 10.0.1.0/24",
         "ipv4 is missing: a1 has 172.18.1.11",
     ]

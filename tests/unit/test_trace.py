@@ -20,7 +20,7 @@ from agent.core.model.map_layout import (
     Endpoint,
     mapped,
 )
-from agent.report.trace import Lookups, way
+from agent.report.trace import TraceInput, trace
 from protocol.addresses import parse_address
 from protocol.rpc import PathReply
 
@@ -59,7 +59,7 @@ FRONT = front(0, "10.0.0.2", "10.0.0.3")
 HERE = front(NETWORK_BOUNCED_HERE, "10.0.0.1")
 DIVIDED = AddressSet(0, (at("10.0.0.4"),))
 DIVIDED_HERE = AddressSet(VPC_DIVIDED_HERE, (at("10.0.0.1"),))
-KNOWN = Lookups(at("192.168.1.7"), 0, None, None, None, None, FRONT, FRONT, DIVIDED)
+KNOWN = TraceInput(at("192.168.1.7"), 0, None, None, None, None, FRONT, FRONT, DIVIDED)
 
 DIRECT = PathReply("direct", ("2001:db8::2",), encapsulation="geneve")
 BOUNCER = PathReply("bouncer", ("10.0.0.2", "10.0.0.3"), encapsulation="geneve")
@@ -184,4 +184,4 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_way_follows_what_the_maps_hold(name: str) -> None:
     changes, expected = CASES[name]
-    assert way(KNOWN._replace(**changes)) == expected
+    assert trace(KNOWN._replace(**changes)) == expected

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from substrate_model import Model
+from underlay_model import Model
 
-from agent.core.model.resolved_state import Here, World
+from agent.core.model.resolved_state import HostState, ResolvedState
 from agent.core.probe import unanswered
-from agent.core.probe.paths import Known, Path, Rules
+from agent.core.probe.paths import Path, PathRecord, Rules
 from agent.core.probe.probing import Probing
 from agent.core.probe.unanswered import answering
 from protocol.addresses import parse_address
@@ -55,31 +55,31 @@ def test_peers_that_need_not_answer_and_those_that_nothing_leads_to_do_not_count
     model.run(15)
     assert model.probing.unanswered({one.peer}) == {OWN: [one.peer]}
     assert model.probing.unanswered(()) == {}
-    model.probing.cut_off({one.peer, other.peer}, model.now)
+    model.probing.unreachable({one.peer, other.peer}, model.now)
     assert asked(model) == {}
 
 
 def test_who_answered_an_agent_before_this_one_has_answered() -> None:
     path = Path(OWN, bytes([10, 0, 0, 2]))
     probing = Probing(Rules(unanswered=0), lambda: bytes(8))
-    probing.set_paths({path: 1500}, 0.0, {path: Known(down=True)})
+    probing.set_paths({path: 1500}, 0.0, {path: PathRecord(down=True)})
     assert probing.unanswered({path.peer}) == {}
 
 
 def test_where_a_network_is_of_vxlan_only_bouncers_and_dividers_must_answer() -> None:
     droplets = {id_: Droplet(id_, id_, f"10.0.0.{number}") for number, id_ in enumerate(("own", "b", "d", "other"), 1)}
     web = Network("web", "red", ("10.1.0.0/24",), bouncers=("b", "own"))
-    world = World(
-        Here("own", "own", ()),
+    resolved = ResolvedState(
+        HostState("own", "own", ()),
         droplets=droplets,
         own={"own": droplets["own"]},
         networks={"web": web},
         vpcs={"red": Vpc("red", 7, ("10.1.0.0/16",), dividers=("d",))},
     )
     addresses = {id_: parse_address(one.address) for id_, one in droplets.items()}
-    assert answering(world) == {addresses["b"], addresses["d"], addresses["other"]}
+    assert answering(resolved) == {addresses["b"], addresses["d"], addresses["other"]}
     vxlan = Network("old", "red", ("10.1.1.0/24",), bouncers=("b",), encapsulation="vxlan")
-    with_peers = replace(world, networks={"web": web, "old": vxlan})
+    with_peers = replace(resolved, networks={"web": web, "old": vxlan})
     assert answering(with_peers) == {addresses["b"], addresses["d"]}
 
 

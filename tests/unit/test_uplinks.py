@@ -39,7 +39,7 @@ def read(which: dict[str, Any], *others: dict[str, Any], addresses: Any = ADDRES
 
 
 def shape(found: Uplink) -> tuple[tuple[int, ...], int, int, int]:
-    return found.arrives, found.leaves, found.carrier, found.vlan
+    return found.ingress, found.egress, found.carrier, found.vlan
 
 
 def test_a_plain_interface_is_what_it_is() -> None:
@@ -158,7 +158,7 @@ def test_an_address_that_comes_or_goes_is_another_uplink(message: Any, expected:
     assert differs([read(link(2, "eth0"))], message) is expected
 
 
-def told(message: Any, event: str = "RTM_NEWLINK", family: int = 0) -> Any:
+def event(message: Any, event: str = "RTM_NEWLINK", family: int = 0) -> Any:
     return {**message, "event": event, "family": family}
 
 
@@ -178,13 +178,13 @@ BRIDGE = read(link(8, "br0", "bridge"))
 @pytest.mark.parametrize(
     ("uplink", "message", "expected"),
     [
-        (PLAIN, told(link(2, "eth0")), False),
-        (PLAIN, told(link(5, "eth0")), True),
-        (PLAIN, told(link(5, "eth5")), False),
-        (PLAIN, told(link(5, "eth5"), "RTM_DELLINK"), False),
-        (replace(PLAIN, mtu=1400), told(link(2, "eth0")), True),
-        (replace(PLAIN, mac=bytes(6)), told(link(2, "eth0")), True),
-        (PLAIN, told(link(2, "eth0", master=8), family=7), False),
+        (PLAIN, event(link(2, "eth0")), False),
+        (PLAIN, event(link(5, "eth0")), True),
+        (PLAIN, event(link(5, "eth5")), False),
+        (PLAIN, event(link(5, "eth5"), "RTM_DELLINK"), False),
+        (replace(PLAIN, mtu=1400), event(link(2, "eth0")), True),
+        (replace(PLAIN, mac=bytes(6)), event(link(2, "eth0")), True),
+        (PLAIN, event(link(2, "eth0", master=8), family=7), False),
     ],
 )
 def test_an_interface_that_is_another_one_is_another_uplink(uplink: Uplink, message: Any, expected: bool) -> None:
@@ -195,15 +195,15 @@ def test_an_interface_that_is_another_one_is_another_uplink(uplink: Uplink, mess
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        (told(link(7, "bond0", "bond")), False),
-        (told(slave(3, 7)), False),
-        (told(slave(6, 7)), True),
-        (told(slave(3, 8)), True),
-        (told(link(4, "eth4")), True),
-        (told(link(4, "eth4"), "RTM_DELLINK"), True),
-        (told(slave(6, 7), "RTM_DELLINK"), False),
-        (told(link(6, "eth6"), "RTM_DELLINK"), False),
-        (told(slave(6, 8)), False),
+        (event(link(7, "bond0", "bond")), False),
+        (event(slave(3, 7)), False),
+        (event(slave(6, 7)), True),
+        (event(slave(3, 8)), True),
+        (event(link(4, "eth4")), True),
+        (event(link(4, "eth4"), "RTM_DELLINK"), True),
+        (event(slave(6, 7), "RTM_DELLINK"), False),
+        (event(link(6, "eth6"), "RTM_DELLINK"), False),
+        (event(slave(6, 8)), False),
     ],
 )
 def test_a_member_that_comes_or_goes_makes_another_uplink(uplink: Uplink, message: Any, expected: bool) -> None:
@@ -212,6 +212,6 @@ def test_a_member_that_comes_or_goes_makes_another_uplink(uplink: Uplink, messag
 
 
 def test_the_first_member_makes_another_uplink_and_a_bridges_port_does_not() -> None:
-    assert differs([EMPTY_BOND], told(slave(3, 7)))
-    assert not differs([BRIDGE], told(slave(3, 8, "bridge")))
-    assert not differs([BRIDGE], told(slave(3, 8, "bridge"), "RTM_DELLINK", family=7))
+    assert differs([EMPTY_BOND], event(slave(3, 7)))
+    assert not differs([BRIDGE], event(slave(3, 8, "bridge")))
+    assert not differs([BRIDGE], event(slave(3, 8, "bridge"), "RTM_DELLINK", family=7))

@@ -10,19 +10,19 @@ from test_render import DOCUMENT, ETH0, HERE
 
 from agent.core.config.desired_state import Desired
 from agent.core.model.features import Features
-from agent.core.model.resolved_state import Here
+from agent.core.model.resolved_state import HostState
 from protocol import codec
 from protocol.addresses import parse_address
 from protocol.documents import Document, Droplet, Network, Vpc
 from protocol.errors import ErrorCode, FieldError
 
-ETH1 = replace(ETH0, name="eth1", ifindex=3, addresses=(bytes([10, 9, 0, 1]),), arrives=(3,), leaves=3, carrier=3)
+ETH1 = replace(ETH0, name="eth1", ifindex=3, addresses=(bytes([10, 9, 0, 1]),), ingress=(3,), egress=3, carrier=3)
 
 
-def refused(document: Document, here: Here = HERE) -> list[FieldError]:
-    desired = Desired(here)
+def refused(document: Document, host_state: HostState = HERE) -> list[FieldError]:
+    desired = Desired(host_state)
     desired.documents.put("all", 1, codec.encode(document))
-    desired.settle()
+    desired.resolve()
     return list(desired.documents.verdict("all").errors)
 
 
@@ -92,15 +92,15 @@ def test_the_seventeenth_droplet_is_refused_by_name_and_taken_when_another_one_g
     desired = Desired(replace(HERE, uplinks=(replace(ETH0, addresses=addresses),)))
     for n in range(1, 18):
         desired.documents.put(f"of-{n}", n, codec.encode(Document(droplets=(Droplet(f"d{n}", "h1", f"10.0.0.{n}"),))))
-        desired.settle()
+        desired.resolve()
     (error,) = desired.documents.verdict("of-17").errors
     assert (error.path, error.code) == ("droplets[0].id", ErrorCode.OUT_OF_RANGE)
     assert "'d17'" in error.message
-    before = dict(desired.world.places)
+    before = dict(desired.resolved.local_indexes)
     desired.documents.remove("of-5", 18)
-    desired.settle(removing=True)
-    assert desired.settle(removing=True).adopted == {"of-17"}
+    desired.resolve(removing=True)
+    assert desired.resolve(removing=True).changed_documents == {"of-17"}
     assert desired.documents.verdict("of-17").errors == ()
-    kept = before.items() & desired.world.places.items()
+    kept = before.items() & desired.resolved.local_indexes.items()
     assert len(kept) == 15
-    assert desired.settle(removing=True).concerned == set()
+    assert desired.resolve(removing=True).affected == set()

@@ -1,4 +1,4 @@
-"""What was last told of each document and when: which verdicts are news, how many are in which state, the digest."""
+"""Tracks acknowledgements: what was last sent for each document and when, counts per state, the digest."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from protocol.acknowledgements import State
 from protocol.status import DocumentCounts
 
 
-class Ledger:
-    """Starts empty: after a restart every verdict is told again."""
+class AckTracker:
+    """Starts empty: after a restart every document is acknowledged again."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[int, State, int, float]] = {}
+        self._last_sent: dict[str, tuple[int, State, int, float]] = {}
         self._counts: Counter[State] = Counter()
         self._digest = 0
 
-    def enter(self, verdict: Verdict, now: float) -> bool:
-        """Take in a verdict; return whether it is news, which is then told at `now`, in seconds since the epoch."""
+    def record(self, verdict: Verdict, now: float) -> bool:
+        """Record a verdict; return whether it is new and has to be sent. `now` is in seconds since the epoch."""
         mark = hash(verdict)
-        before = self._told.get(verdict.name)
+        before = self._last_sent.get(verdict.name)
         if before is not None and before[0] == mark:
             return False
         self._take_out(verdict.name, before)
         if verdict.removed:
-            self._told.pop(verdict.name, None)
+            self._last_sent.pop(verdict.name, None)
             return True
         realized = verdict.in_force if verdict.state is State.REALIZED else 0
         if realized:
             self._digest = digest.add(self._digest, verdict.name, realized)
         self._counts[verdict.state] += 1
-        self._told[verdict.name] = (mark, verdict.state, realized, now)
+        self._last_sent[verdict.name] = (mark, verdict.state, realized, now)
         return True
 
     def _take_out(self, name: str, before: tuple[int, State, int, float] | None) -> None:
@@ -43,14 +43,14 @@ class Ledger:
         if realized:
             self._digest = digest.remove(self._digest, name, realized)
 
-    def forget(self) -> None:
-        """Have every verdict told again, the same ones too: the acknowledgements' stream may be another one."""
-        self._told = {name: (0, state, realized, at) for name, (_, state, realized, at) in self._told.items()}
+    def resend_all(self) -> None:
+        """Send every acknowledgement again, also unchanged ones: the acknowledgements' stream may be another one."""
+        self._last_sent = {name: (0, state, realized, at) for name, (_, state, realized, at) in self._last_sent.items()}
 
-    def told_at(self, name: str) -> float | None:
-        """Return when a document's verdict was told, None when none was yet."""
-        told = self._told.get(name)
-        return None if told is None else told[3]
+    def acknowledged_at(self, name: str) -> float | None:
+        """Return when a document was last acknowledged, None when it was not."""
+        last = self._last_sent.get(name)
+        return None if last is None else last[3]
 
     @property
     def digest(self) -> str:

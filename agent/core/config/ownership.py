@@ -1,4 +1,4 @@
-"""Who owns an object: the document that was the first to claim it, for as long as it goes on claiming it."""
+"""Who owns an object: the document that has claimed it for longest without a break."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Conflict(NamedTuple):
     path: str
     space: str
     key: str
-    elders: tuple[str, ...]
+    claimants_before: tuple[str, ...]
 
 
 def keys(document: Document) -> Iterator[tuple[str, str, str]]:
@@ -44,7 +44,7 @@ def keys(document: Document) -> Iterator[tuple[str, str, str]]:
             yield f"endpoints[{index}].addresses[{position}]", "address", f"{endpoint.network} {address}"
 
 
-class Claims:
+class OwnershipIndex:
     """All claims, by space and key. A contested key has further claimants, in the order in which they came."""
 
     def __init__(self) -> None:
@@ -66,18 +66,18 @@ class Claims:
 
         What the same document has claimed before keeps its older date.
         """
-        displaced: set[str] = set()
+        losing: set[str] = set()
         for space, wanted in _by_space(document).items():
             owners = self._owners.setdefault(space, {})
             for key in wanted:
                 owner = owners.setdefault(key, claim)
                 if owner is not claim and owner.document != claim.document:
-                    self._contend(space, key, owner, claim)
+                    self._add_contender(space, key, owner, claim)
                     if owners[key] is not owner:
-                        displaced.add(owner.document)
-        return displaced
+                        losing.add(owner.document)
+        return losing
 
-    def _contend(self, space: str, key: str, owner: Claim, claim: Claim) -> None:
+    def _add_contender(self, space: str, key: str, owner: Claim, claim: Claim) -> None:
         contenders = self._contenders.setdefault((space, key), [])
         if any(other.document == claim.document for other in contenders):
             return
@@ -88,13 +88,13 @@ class Claims:
     def drop(self, name: str, dropped: Document, kept: Iterable[Document]) -> set[str]:
         """Give up what `dropped` lists and `kept` does not; return the documents that may own something now."""
         still = [_by_space(document) for document in kept]
-        heirs: set[str] = set()
+        successors: set[str] = set()
         for space, given in _by_space(dropped).items():
             remaining = set().union(*(spaces.get(space, ()) for spaces in still)) if still else set()
             for key in given:
                 if key not in remaining:
-                    heirs |= self._release(space, key, name)
-        return heirs
+                    successors |= self._release(space, key, name)
+        return successors
 
     def _release(self, space: str, key: str, name: str) -> set[str]:
         owners = self._owners[space]
@@ -115,7 +115,7 @@ class Claims:
         """Say whether a document lists something."""
         return key in _by_space(document).get(space, ())
 
-    def rivals(self, names: set[str]) -> set[str]:
+    def competing(self, names: set[str]) -> set[str]:
         """Return the documents that claim something which one of some documents claims too."""
         found: set[str] = set()
         for space, key in self._contenders:
@@ -130,9 +130,9 @@ class Claims:
             return []
         found = []
         for path, space, key in keys(document):
-            elders = tuple(takewhile(lambda claimant: claimant != name, self._claimants(space, key)))
-            if elders:
-                found.append(Conflict(path, space, key, elders))
+            claimants_before = tuple(takewhile(lambda claimant: claimant != name, self._claimants(space, key)))
+            if claimants_before:
+                found.append(Conflict(path, space, key, claimants_before))
         return found
 
     def _claimants(self, space: str, key: str) -> Iterator[str]:

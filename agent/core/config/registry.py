@@ -9,8 +9,8 @@ import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent.core.config.ownership import Claim, Claims
-from agent.core.config.validation import SOUND, Judgement
+from agent.core.config.ownership import Claim, OwnershipIndex
+from agent.core.config.validation import VALID, Validation
 from agent.core.model.resolved_state import needs, provides
 from protocol.acknowledgements import KernelFailure, Reference, State
 from protocol.codec import decode_document, decode_known
@@ -65,7 +65,7 @@ class Entry:
 
     `latest` is the newest revision that decodes, `wrong` what is wrong with the newest one when that does not. `good`
     is the last one that the kernel took whole, `in_force` what the kernel is to hold now. `held_back` keeps `latest`
-    out until it is tried again. `doubtful`: the kernel refused part of it, so what is in force may not be there.
+    out until it is tried again. `partly_applied`: the kernel refused part of it, so what is in force may not be there.
     `lacking` is what the host's interfaces lack for what is in force; the kernel refused nothing of that.
     """
 
@@ -74,10 +74,10 @@ class Entry:
     good: Held | None = None
     in_force: Held | None = None
     held_back: bool = False
-    doubtful: bool = False
+    partly_applied: bool = False
     removed: bool = False
     wrong: tuple[FieldError, ...] = ()
-    judgement: Judgement = SOUND
+    validation: Validation = VALID
     failures: tuple[KernelFailure, ...] = ()
     lacking: tuple[KernelFailure, ...] = ()
     swept: int = 0
@@ -100,12 +100,12 @@ class Registry:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self.claims = Claims()
+        self.ownership = OwnershipIndex()
         self.absent: set[str] = set()
         """Documents that the last complete snapshot did not list, and that no message removed."""
         self._replays = 0
         self._touched: dict[str, Document | None] = {}
-        self._interested: dict[Reference, set[str]] = {}
+        self._referrers: dict[Reference, set[str]] = {}
         self._blocked: set[str] = set()
         """Documents that are held back because something else has a name of theirs."""
         self._names: list[str] | None = None
@@ -171,7 +171,7 @@ class Registry:
         self._supersede(name, entry, revision, None, None)
         if good is not None and good is not latest:
             self._drop_claims(name, good.document(), ())
-            self._lose_interest(name, good.needs, entry)
+            self._drop_references(name, good.needs, entry)
         entry.removed = True
         return True
 
@@ -204,11 +204,11 @@ class Registry:
             entry.newest, entry.swept = newest, swept
 
     def touch_all(self) -> None:
-        """Have every document looked at by the next settlement."""
+        """Have every document looked at by the next resolve."""
         self.touch(self.entries)
 
     def touch(self, names: Iterable[str]) -> None:
-        """Have some documents looked at by the next settlement."""
+        """Have some documents looked at by the next resolve."""
         for name in names:
             self._touched.setdefault(name, None)
 
@@ -233,7 +233,7 @@ class Registry:
             entry = self.entries[name]
             if entry.held_back:
                 continue
-            entry.failures, entry.doubtful = (), False
+            entry.failures, entry.partly_applied = (), False
             good, held = entry.good, entry.in_force
             if held is None or held is good:
                 continue
@@ -241,13 +241,13 @@ class Registry:
             changed.add(name)
             if good is not None:
                 self._drop_claims(name, good.document(), [kept.document() for kept in entry.kept()])
-                self._lose_interest(name, good.needs, entry)
+                self._drop_references(name, good.needs, entry)
         return changed
 
     def fail(self, name: str, failures: tuple[KernelFailure, ...]) -> None:
         """Take in that the kernel refused part of a document: a new revision is held back, an old one stays."""
         entry = self.entries[name]
-        entry.failures, entry.doubtful = failures, True
+        entry.failures, entry.partly_applied = failures, True
         if entry.in_force is not None and entry.in_force is not entry.good:
             entry.held_back = True
             self._touched.setdefault(name, None)
@@ -258,32 +258,32 @@ class Registry:
         self._blocked.discard(name)
         old = entry.latest
         entry.newest, entry.latest, entry.removed, entry.swept = revision, held, False, 0
-        entry.held_back, entry.wrong, entry.judgement, entry.failures = False, (), SOUND, ()
+        entry.held_back, entry.wrong, entry.validation, entry.failures = False, (), VALID, ()
         if old is not None and old is not entry.good:
             self._drop_claims(name, old.document(), [kept.document() for kept in entry.kept()])
-            self._lose_interest(name, old.needs, entry)
+            self._drop_references(name, old.needs, entry)
         self._touched[name] = document
 
     def _claim(self, claim: Claim, document: Document, needed: Iterable[Reference]) -> None:
-        for loser in self.claims.add(claim, document):
+        for loser in self.ownership.add(claim, document):
             self._touched.setdefault(loser, None)
         for reference in needed:
-            self._interested.setdefault(reference, set()).add(claim.document)
+            self._referrers.setdefault(reference, set()).add(claim.document)
 
     def _drop_claims(self, name: str, dropped: Document, kept: Iterable[Document]) -> None:
-        for heir in self.claims.drop(name, dropped, kept):
-            self._touched.setdefault(heir, None)
+        for successor in self.ownership.drop(name, dropped, kept):
+            self._touched.setdefault(successor, None)
 
-    def _lose_interest(self, name: str, old: frozenset[Reference], entry: Entry) -> None:
+    def _drop_references(self, name: str, old: frozenset[Reference], entry: Entry) -> None:
         for reference in old.difference(*(held.needs for held in entry.kept())):
-            documents = self._interested.get(reference, set())
+            documents = self._referrers.get(reference, set())
             documents.discard(name)
             if not documents:
-                self._interested.pop(reference, None)
+                self._referrers.pop(reference, None)
 
-    def interested(self, references: Iterable[Reference]) -> set[str]:
+    def referrers(self, references: Iterable[Reference]) -> set[str]:
         """Return the documents that refer to any of some objects."""
-        return set().union(*(self._interested.get(reference, ()) for reference in references))
+        return set().union(*(self._referrers.get(reference, ()) for reference in references))
 
     def names(self) -> list[str]:
         """Return the names of all documents that are known and not removed, sorted."""
@@ -323,15 +323,15 @@ class Registry:
         """Return what stands for a document."""
         entry = self.entries[name]
         in_force = entry.in_force.revision if entry.in_force else 0
-        judgement = Judgement(errors=entry.wrong) if entry.wrong else entry.judgement
+        validation = Validation(errors=entry.wrong) if entry.wrong else entry.validation
         if entry.removed and not in_force:
             state = State.FAILED if entry.failures else State.REALIZED
             revision = entry.swept or entry.newest
             return Verdict(name, revision, state, 0, removed=True, failures=entry.failures)
         state = State.REALIZED
-        if judgement.errors:
+        if validation.errors:
             state = State.REJECTED
-        elif judgement.missing:
+        elif validation.missing:
             state = State.PENDING
         elif entry.failures or entry.lacking or entry.in_force is None or entry.in_force is not entry.latest:
             state = State.FAILED
@@ -340,8 +340,8 @@ class Registry:
             entry.newest or in_force,  # 0 while a replay has not come to it yet
             state,
             in_force,
-            missing=judgement.missing,
-            errors=judgement.errors,
+            missing=validation.missing,
+            errors=validation.errors,
             failures=entry.failures,
             lacking=entry.lacking if in_force else (),
             absent=name in self.absent,

@@ -1,4 +1,4 @@
-"""Judges one document against the world that it would be part of: what it lacks, and what in it cannot be."""
+"""Validates one document against the resolved state: missing references and conflicts."""
 
 from __future__ import annotations
 
@@ -8,53 +8,55 @@ from typing import NamedTuple
 
 from agent.core.model.features import Family, family_of
 from agent.core.model.networks import gateways
-from agent.core.model.resolved_state import World
+from agent.core.model.resolved_state import ResolvedState
 from agent.core.model.uplinks import Uplink
-from agent.core.uplinks.narrow_uplinks import cramped
+from agent.core.uplinks.narrow_uplinks import mtu_shortfall
 from protocol.acknowledgements import Reference
 from protocol.addresses import Cidr, format_address, is_edge, last_of, parse_address, parse_cidr, within
 from protocol.documents import Document, Network
 from protocol.errors import ErrorCode, FieldError
 
 
-class Judgement(NamedTuple):
+class Validation(NamedTuple):
     """Nothing missing and no errors: the document can be in force."""
 
     missing: tuple[Reference, ...] = ()
     errors: tuple[FieldError, ...] = ()
 
     @property
-    def sound(self) -> bool:
+    def valid(self) -> bool:
         """Say whether the document can be in force."""
         return not self.missing and not self.errors
 
 
-SOUND = Judgement()
+VALID = Validation()
 
 
-def judge(document: Document, needed: frozenset[Reference], world: World, *, standing: bool = False) -> Judgement:
-    """Judge a document; `world` holds its own objects already.
+def validate(
+    document: Document, needed: frozenset[Reference], resolved: ResolvedState, *, was_in_force: bool = False
+) -> Validation:
+    """Validate a document; `resolved` holds its own objects already.
 
-    One that is `standing` was in force before: an interface that became narrow under it does not withdraw it.
+    With `was_in_force`, an interface that became narrow meanwhile does not withdraw it.
     """
-    missing = tuple(sorted(reference for reference in needed if not world.has(reference)))
+    missing = tuple(sorted(reference for reference in needed if not resolved.has(reference)))
     if missing:
-        return Judgement(missing=missing)
+        return Validation(missing=missing)
     errors = (
-        *_droplet_errors(document, world),
-        *_disabled(document, world),
-        *_network_errors(document, world),
-        *_endpoint_errors(document, world, standing),
+        *_droplet_errors(document, resolved),
+        *_disabled(document, resolved),
+        *_network_errors(document, resolved),
+        *_endpoint_errors(document, resolved, was_in_force),
     )
-    return Judgement(errors=errors) if errors else SOUND
+    return Validation(errors=errors) if errors else VALID
 
 
-def _droplet_errors(document: Document, world: World) -> Iterator[FieldError]:
+def _droplet_errors(document: Document, resolved: ResolvedState) -> Iterator[FieldError]:
     for index, droplet in enumerate(document.droplets):
-        if droplet.host == world.here.host and world.uplink_of(droplet) is None:
+        if droplet.host == resolved.host_state.host and resolved.uplink_of(droplet) is None:
             message = (
-                f"no interface of this host has {droplet.address} ({_described(world.here.uplinks)}): add it to one, "
-                f"name its interface in interfaces, or mend the document"
+                f"no interface of this host has {droplet.address} ({_described(resolved.host_state.uplinks)}): "
+                f"add it to one, name its interface in interfaces, or mend the document"
             )
             yield FieldError(f"droplets[{index}].address", ErrorCode.OUT_OF_RANGE, message)
 
@@ -67,9 +69,9 @@ def _described(uplinks: tuple[Uplink, ...]) -> str:
     return "; ".join(with_addresses) or "it has no interface in the substrate"
 
 
-def _disabled(document: Document, world: World) -> Iterator[FieldError]:
+def _disabled(document: Document, resolved: ResolvedState) -> Iterator[FieldError]:
     """Yield what the programs of this host are not compiled for."""
-    features = world.here.features
+    features = resolved.host_state.features
     for index, droplet in enumerate(document.droplets):
         family = family_of(parse_address(droplet.address))
         if family not in features.substrate:
@@ -94,15 +96,19 @@ def _off(family: Family, setting: str) -> str:
     return f"{name} is off on this host: add {family} to {setting} in the settings, and start the agent again"
 
 
-def _network_errors(document: Document, world: World) -> Iterator[FieldError]:
+def _network_errors(document: Document, resolved: ResolvedState) -> Iterator[FieldError]:
     for index, network in enumerate(document.networks):
-        vpc_cidrs = [parse_cidr(text) for text in world.vpcs[network.vpc].cidrs]
-        older = [n for n in world.networks.values() if n.vpc == network.vpc and _age(n, world) < _age(network, world)]
+        vpc_cidrs = [parse_cidr(text) for text in resolved.vpcs[network.vpc].cidrs]
+        older = [
+            n
+            for n in resolved.networks.values()
+            if n.vpc == network.vpc and _age(n, resolved) < _age(network, resolved)
+        ]
         for position, text in enumerate(network.cidrs):
             path = f"networks[{index}].cidrs[{position}]"
             cidr = parse_cidr(text)
             if not any(within(cidr, outer) for outer in vpc_cidrs):
-                message = f"{text} is not inside VPC {network.vpc!r} ({', '.join(world.vpcs[network.vpc].cidrs)})"
+                message = f"{text} is not inside VPC {network.vpc!r} ({', '.join(resolved.vpcs[network.vpc].cidrs)})"
                 yield FieldError(path, ErrorCode.OUT_OF_RANGE, message)
             other = next((n for n in older if _overlaps(cidr, n)), None)
             if other is not None:
@@ -110,8 +116,8 @@ def _network_errors(document: Document, world: World) -> Iterator[FieldError]:
                 yield FieldError(path, ErrorCode.DUPLICATE, message)
 
 
-def _age(network: Network, world: World) -> tuple[int, str]:
-    return world.ages.get(network.id, 0), network.id
+def _age(network: Network, resolved: ResolvedState) -> tuple[int, str]:
+    return resolved.ages.get(network.id, 0), network.id
 
 
 def _overlaps(cidr: Cidr, network: Network) -> bool:
@@ -123,23 +129,23 @@ _NOWHERE = (b"\x01", b"\x00")
 """Bounds that hold no address."""
 
 
-def _endpoint_errors(document: Document, world: World, standing: bool) -> Iterator[FieldError]:
+def _endpoint_errors(document: Document, resolved: ResolvedState, was_in_force: bool) -> Iterator[FieldError]:
     if not document.endpoints:
         return
-    places = {name: _places(world.networks[name]) for name in {e.network for e in document.endpoints}}
+    places = {name: _places(resolved.networks[name]) for name in {e.network for e in document.endpoints}}
     for index, endpoint in enumerate(document.endpoints):
         bounds, reserved = places[endpoint.network]
         for position, text in enumerate(endpoint.addresses):
             address = parse_address(text)
             low, high = bounds.get(len(address), _NOWHERE)
             if not low <= address <= high or address in reserved:
-                yield _misplaced(f"endpoints[{index}].addresses[{position}]", text, world.networks[endpoint.network])
-        if not world.is_here(endpoint.droplet):
+                yield _misplaced(f"endpoints[{index}].addresses[{position}]", text, resolved.networks[endpoint.network])
+        if not resolved.is_here(endpoint.droplet):
             continue
         if endpoint.attachment is None:
             message = f"endpoint {endpoint.id!r} is on this host: say where its interface appears"
             yield FieldError(f"endpoints[{index}].attachment", ErrorCode.MISSING_FIELD, message)
-        if not standing and (wrong := cramped(endpoint, world)) is not None:
+        if not was_in_force and (wrong := mtu_shortfall(endpoint, resolved)) is not None:
             yield FieldError(f"endpoints[{index}].droplet", ErrorCode.OUT_OF_RANGE, wrong)
 
 

@@ -35,7 +35,7 @@ class FailureKind(IntEnum):
     EXCEPTION = FAILURE_EXCEPTION
 
 
-class Failure(NamedTuple):
+class FrameLoss(NamedTuple):
     """Why frames were dropped: the kernel's errno, 0 for none, and the ifindex of where they were to leave."""
 
     kind: FailureKind
@@ -43,7 +43,7 @@ class Failure(NamedTuple):
     ifindex: int
 
 
-class Words(NamedTuple):
+class LossReason(NamedTuple):
     """A reason: its name for machines, what it means, and what to do."""
 
     reason: str
@@ -51,54 +51,54 @@ class Words(NamedTuple):
     remedy: str
 
 
-_TAKES_NONE = Words(
+_TAKES_NONE = LossReason(
     "no_redirects",
     "the interface takes no redirected frames",
     "attach_mode auto has programs run in generic mode there; with veth, `ethtool -K <peer> gro on`",
 )
-_NO_RECEIVER = Words(
+_NO_RECEIVER = LossReason(
     "no_receiver",
     "the other end of the interface does not receive redirected frames, or is down",
     "set the other end up, and with veth turn its GRO on: ethtool -K <peer> gro on",
 )
-_CONGESTED = Words(
+_CONGESTED = LossReason(
     "queue_full", "the interface's queue was full", "the receiver takes less than what is sent: find out what sends"
 )
-_WORDS = {
+_LOSS_REASONS = {
     (FailureKind.REDIRECT, errno.EOPNOTSUPP): _TAKES_NONE,
     (FailureKind.TRANSMIT, errno.EOPNOTSUPP): _TAKES_NONE,
     (FailureKind.TRANSMIT, errno.ENXIO): _NO_RECEIVER,
-    (FailureKind.REDIRECT, errno.ENETDOWN): Words("interface_down", "the interface is down", "set it up"),
-    (FailureKind.TRANSMIT, errno.ENETDOWN): Words("interface_down", "the interface is down", "set it up"),
-    (FailureKind.REDIRECT, errno.EMSGSIZE): Words(
+    (FailureKind.REDIRECT, errno.ENETDOWN): LossReason("interface_down", "the interface is down", "set it up"),
+    (FailureKind.TRANSMIT, errno.ENETDOWN): LossReason("interface_down", "the interface is down", "set it up"),
+    (FailureKind.REDIRECT, errno.EMSGSIZE): LossReason(
         "too_long", "the frames are longer than the interface's MTU", "give both ends of the wire the same MTU"
     ),
-    (FailureKind.REDIRECT, errno.EINVAL): Words(
+    (FailureKind.REDIRECT, errno.EINVAL): LossReason(
         "no_interface", "there is no such interface any more", "nothing, if it was just removed"
     ),
     (FailureKind.TRANSMIT, 0): _CONGESTED,
-    (FailureKind.EXCEPTION, 0): Words(
+    (FailureKind.EXCEPTION, 0): LossReason(
         "not_transmitted", "the interface did not take the frames in generic mode", "look at its statistics: ip -s link"
     ),
-    (FailureKind.OVERFLOW, 0): Words("other", "they found no room for a counter of their own", ""),
+    (FailureKind.OVERFLOW, 0): LossReason("other", "they found no room for a counter of their own", ""),
 }
 
 
-def words_of(failure: Failure) -> Words:
+def loss_reason_of(failure: FrameLoss) -> LossReason:
     """Return a reason in words; one that is not known is named by its errno."""
-    known = _WORDS.get((failure.kind, failure.errno))
+    known = _LOSS_REASONS.get((failure.kind, failure.errno))
     if known is not None:
         return known
     name = errno_name(failure.errno)
     what = "redirect" if failure.kind is FailureKind.REDIRECT else "transmit"
-    return Words(f"{what}_{name.lower()}", f"the kernel refuses it with {name}", "")
+    return LossReason(f"{what}_{name.lower()}", f"the kernel refuses it with {name}", "")
 
 
-def lost_frames(counts: Mapping[Failure, int], name: Callable[[int], str]) -> tuple[LostFrames, ...]:
+def lost_frames(counts: Mapping[FrameLoss, int], name: Callable[[int], str]) -> tuple[LostFrames, ...]:
     """Return the counts as telemetry; `name` gives an interface's or endpoint's name by ifindex."""
     by_place: dict[tuple[str, str], int] = {}
     for failure, frames in counts.items():
-        place = (words_of(failure).reason, name(failure.ifindex))
+        place = (loss_reason_of(failure).reason, name(failure.ifindex))
         by_place[place] = by_place.get(place, 0) + frames
     return tuple(LostFrames(reason, interface, frames) for (reason, interface), frames in sorted(by_place.items()))
 
@@ -112,11 +112,11 @@ class LossWatch:
     """Remembers which counts grew of late, and how often: a fault is what goes on, not one frame at a removal."""
 
     def __init__(self) -> None:
-        self._counts: dict[Failure, int] | None = None
-        self._grew: dict[Failure, tuple[float, int]] = {}
+        self._counts: dict[FrameLoss, int] | None = None
+        self._grew: dict[FrameLoss, tuple[float, int]] = {}
         """When a count last grew, and in how many looks."""
 
-    def look(self, counts: Mapping[Failure, int], now: float) -> None:
+    def look(self, counts: Mapping[FrameLoss, int], now: float) -> None:
         """Take in the counts of now, in seconds. What was lost before the first call is history."""
         before, self._counts = self._counts, dict(counts)
         for failure, frames in counts.items():
@@ -127,21 +127,21 @@ class LossWatch:
     def faults(self, name: Callable[[int], str]) -> list[Fault]:
         """Return a fault for each interface and reason for which frames are lost again and again; `name`: see above."""
         places = {
-            (name(failure.ifindex), _words_at(failure))
+            (name(failure.ifindex), _loss_reason_at(failure))
             for failure, (_, looks) in self._grew.items()
-            if looks >= LEAST_LOOKS and words_of(failure) is not _CONGESTED
+            if looks >= LEAST_LOOKS and loss_reason_of(failure) is not _CONGESTED
         }
         return [_fault(interface, words) for interface, words in sorted(places)]
 
 
-def _words_at(failure: Failure) -> Words:
+def _loss_reason_at(failure: FrameLoss) -> LossReason:
     """Return a reason in words, with the remedy for an endpoint's interface where it is one."""
-    words = words_of(failure)
+    words = loss_reason_of(failure)
     if failure.ifindex >= IFINDEX_BASE and words.reason in _REPAIRED_AT_ENDPOINTS:
         return words._replace(remedy=ENDPOINT_REMEDY)
     return words
 
 
-def _fault(interface: str, words: Words) -> Fault:
+def _fault(interface: str, words: LossReason) -> Fault:
     detail = f"the kernel drops what is sent there: {words.meaning}"
     return Fault(KIND, f"{interface} ({words.reason})", detail, words.remedy)

@@ -12,28 +12,30 @@ from typing import NamedTuple, TypeAlias
 from agent.core.model.map_layout import LOCAL_DROPLET, MAX_LOCAL_DROPLETS, U32, mapped
 
 
-class Arrival(NamedTuple):
+class IngressAddress(NamedTuple):
     """An address of this host (16 bytes), and the ifindex of an interface on which its frames come in."""
 
     address: bytes
     ifindex: int
 
 
-Places: TypeAlias = Mapping[Arrival, int]
+LocalIndexes: TypeAlias = Mapping[IngressAddress, int]
 
 
-def arrivals(address: bytes, ifindexes: Collection[int]) -> list[Arrival]:
+def ingress_addresses(address: bytes, ifindexes: Collection[int]) -> list[IngressAddress]:
     """Return the places that a droplet needs; `address` of 4 or 16 bytes. The first is the one that it sends by."""
-    return [Arrival(mapped(address), ifindex) for ifindex in ifindexes]
+    return [IngressAddress(mapped(address), ifindex) for ifindex in ifindexes]
 
 
-def arrange(places: Places, wanted: Collection[Arrival], *, keep: bool) -> tuple[Places, list[Arrival]]:
+def assign_indexes(
+    indexes: LocalIndexes, wanted: Collection[IngressAddress], *, keep: bool
+) -> tuple[LocalIndexes, list[IngressAddress]]:
     """Return the places after some arrivals came and others went, and those for which there was none.
 
     With `keep`, those that went keep theirs: what refers to it has not been removed yet.
     """
-    taken = set(places.values())
-    result = dict(places) if keep else {one: places[one] for one in wanted if one in places}
+    taken = set(indexes.values())
+    result = dict(indexes) if keep else {one: indexes[one] for one in wanted if one in indexes}
     free = iter([index for index in range(MAX_LOCAL_DROPLETS) if index not in taken])
     left_out = []
     for one in wanted:
@@ -46,17 +48,17 @@ def arrange(places: Places, wanted: Collection[Arrival], *, keep: bool) -> tuple
     return result, left_out
 
 
-def places_of(entries: Mapping[bytes, bytes]) -> Places:
+def indexes_of(entries: Mapping[bytes, bytes]) -> LocalIndexes:
     """Return the places that the entries of `local_droplets` show."""
-    found: dict[Arrival, int] = {}
+    found: dict[IngressAddress, int] = {}
     for key, value in sorted(entries.items()):
-        address, interface, arrives, *_ = LOCAL_DROPLET.unpack(value)
+        address, interface, ingress, *_ = LOCAL_DROPLET.unpack(value)
         if interface:
-            found[Arrival(address, arrives)] = U32.unpack(key)[0]
+            found[IngressAddress(address, ingress)] = U32.unpack(key)[0]
     return found
 
 
-def no_room(droplet: str) -> str:
+def no_free_index(droplet: str) -> str:
     """Say why a droplet of this host is refused."""
     return (
         f"no room for droplet {droplet!r}: this host has {MAX_LOCAL_DROPLETS} places, one for each droplet and each "

@@ -167,8 +167,8 @@ class LocalDroplet(NamedTuple):
 
     address: bytes
     interface: int
-    arrives: int
-    leaves: int
+    ingress: int
+    egress: int
     mac: bytes
     vlan: int
     flags: int

@@ -47,6 +47,6 @@ def wrong_offloads(found: Mapping[str, Offload]) -> dict[str, bool]:
     }
 
 
-def in_words(name: str, on: bool) -> str:
+def describe_offload(name: str, on: bool) -> str:
     """Return one offload in words: its purpose, the kernel's name, and its state."""
     return f"{RULES[name].words} ({name}) is {'on' if on else 'off'}"

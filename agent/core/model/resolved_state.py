@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.core.model.features import Features
-from agent.core.model.local_droplets import Arrival, Places, arrivals
+from agent.core.model.local_droplets import IngressAddress, LocalIndexes, ingress_addresses
 from agent.core.model.uplinks import Uplink
 from protocol.acknowledgements import Reference
 from protocol.addresses import parse_address
@@ -14,7 +14,7 @@ from protocol.documents import Document, Droplet, Network, Vpc
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
+class HostState:
     """The host that the agent runs on: its name, its interfaces as the kernel shows them, what its programs can do."""
 
     host: str
@@ -30,10 +30,10 @@ class Here:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """What references resolve to. A value: a change makes a new one."""
+class ResolvedState:
+    """The droplets, VPCs and networks in force, to which references resolve. Immutable: a change makes a new one."""
 
-    here: Here
+    host_state: HostState
     droplets: Mapping[str, Droplet] = field(default_factory=dict)
     vpcs: Mapping[str, Vpc] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
@@ -41,9 +41,9 @@ class World:
     """The revision from which on each network was claimed: of two that overlap, the younger one is wrong."""
     slots: Mapping[str, int] = field(default_factory=dict)
     """The number of each endpoint that lives here: it chooses the interface's index and the counters' place."""
-    left: frozenset[str] = frozenset()
+    departed: frozenset[str] = frozenset()
     """Endpoints that are not wanted here any more and whose interfaces still stand: they keep their numbers."""
-    places: Places = field(default_factory=dict)
+    local_indexes: LocalIndexes = field(default_factory=dict)
     """The index in `local_droplets` of each address of this host, on each interface that its frames come in on."""
     own: Mapping[str, Droplet] = field(default_factory=dict)
     """This host's droplets, by id and in its order."""
@@ -55,7 +55,7 @@ class World:
 
     def serving(self, droplets: tuple[str, ...]) -> tuple[str, ...]:
         """Return those of some bouncers or dividers that are not down, or all when all are."""
-        return tuple(id_ for id_ in droplets if id_ not in self.here.down) or droplets
+        return tuple(id_ for id_ in droplets if id_ not in self.host_state.down) or droplets
 
     def is_here(self, droplet: str) -> bool:
         """Say whether a droplet is this host's own."""
@@ -67,20 +67,20 @@ class World:
 
     def uplink_of(self, droplet: Droplet) -> Uplink | None:
         """Return the interface that has an own droplet's address, None when none has."""
-        return self.here.uplink(parse_address(droplet.address))
+        return self.host_state.uplink(parse_address(droplet.address))
 
-    def arrivals(self, droplet: Droplet) -> list[Arrival]:
+    def ingress_addresses(self, droplet: Droplet) -> list[IngressAddress]:
         """Return the places in `local_droplets` that an own droplet needs, the one that it sends by first."""
         uplink = self.uplink_of(droplet)
-        return arrivals(parse_address(droplet.address), uplink.arrives) if uplink else []
+        return ingress_addresses(parse_address(droplet.address), uplink.ingress) if uplink else []
 
     def carriers(self) -> frozenset[int]:
         """Return the interfaces that transit XDP belongs on, by ifindex."""
         uplinks = (self.uplink_of(droplet) for droplet in self.own.values())
         return frozenset(uplink.carrier for uplink in uplinks if uplink)
 
-    def exchanged(self, old: Iterable[Document], new: Iterable[Document]) -> World:
-        """Return the world without the objects of `old` and with those of `new`."""
+    def with_documents(self, old: Iterable[Document], new: Iterable[Document]) -> ResolvedState:
+        """Return the state without the objects of `old` and with those of `new`."""
         droplets, vpcs, networks = dict(self.droplets), dict(self.vpcs), dict(self.networks)
         own = dict(self.own)
         for document in old:
@@ -93,7 +93,7 @@ class World:
                 networks.pop(network.id, None)
         for document in new:
             droplets.update((droplet.id, droplet) for droplet in document.droplets)
-            own.update((droplet.id, droplet) for droplet in document.droplets if droplet.host == self.here.host)
+            own.update((droplet.id, droplet) for droplet in document.droplets if droplet.host == self.host_state.host)
             vpcs.update((vpc.id, vpc) for vpc in document.vpcs)
             networks.update((network.id, network) for network in document.networks)
         return replace(self, droplets=droplets, vpcs=vpcs, networks=networks, own=dict(sorted(own.items())))
@@ -125,7 +125,7 @@ def needs(document: Document) -> frozenset[Reference]:
     )
 
 
-def differing(old: Document | None, new: Document | None) -> set[Reference]:
+def changed_objects(old: Document | None, new: Document | None) -> set[Reference]:
     """Return the referable objects that come, go or change between two contents of one document."""
     before = _objects(old) if old else {}
     after = _objects(new) if new else {}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Uplink:
     """One interface with addresses in the substrate: physical, or a VLAN or a bond upon physical ones.
 
-    `addresses` are packed, 4 or 16 bytes each. Frames come in on `arrives` (a bond's members, after the bond itself)
-    and leave by `leaves`, with an 802.1Q tag when `vlan` is not 0. Transit XDP belongs on `carrier`: the interface
+    `addresses` are packed, 4 or 16 bytes each. Frames come in on `ingress` (a bond's members, after the bond itself)
+    and leave by `egress`, with an 802.1Q tag when `vlan` is not 0. Transit XDP belongs on `carrier`: the interface
     itself, or what a VLAN lies on. `transit` is true when our current program is attached there.
     """
 
@@ -19,8 +19,8 @@ class Uplink:
     mac: bytes
     mtu: int
     addresses: tuple[bytes, ...]
-    arrives: tuple[int, ...]
-    leaves: int
+    ingress: tuple[int, ...]
+    egress: int
     carrier: int
     vlan: int = 0
     transit: bool = False

@@ -33,7 +33,7 @@ def announcement(mac: bytes, address: bytes) -> bytes:
     return _icmpv6(mac, address, ALL_NODES, NEIGHBOUR_ADVERTISEMENT, body)
 
 
-def question(mac: bytes, source: bytes, target: bytes) -> bytes:
+def solicitation(mac: bytes, source: bytes, target: bytes) -> bytes:
     """Return the frame that asks everybody for the Ethernet address of `target`, of the same family as `source`.
 
     An ARP request, or a neighbour solicitation to the solicited-node multicast address (RFC 4861, section 7.2.2).

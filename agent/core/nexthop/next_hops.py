@@ -46,19 +46,19 @@ class Reason(Enum):
     NO_SENDER = "no droplet of this host is on an interface of its family"
     NO_ROUTE = "the kernel has no route to it"
     OTHER_INTERFACE = "its route leaves by another interface than the droplet's"
-    ASKED = "its next hop is not known yet"
+    RESOLVING = "its next hop is not known yet"
     UNRESOLVED = "its next hop does not answer ARP or neighbour discovery"
     REFUSED = "the kernel refuses to keep its next hop as a neighbour"
     TABLE_FULL = (
         "the kernel's neighbour table is full: raise gc_thresh3 in net.ipv4.neigh.default or net.ipv6.neigh.default"
     )
-    NO_ROOM = "the map of next hops is full: raise sizes.droplets"
+    MAP_FULL = "the map of next hops is full: raise sizes.droplets"
 
 
 _WEIGHT = {reason: weight for weight, reason in enumerate(Reason)}
 
 
-class Found(NamedTuple):
+class PathFindings(NamedTuple):
     """What was found out about the paths to a droplet by one uplink.
 
     `mtu` is what they carry (outer IP header and all behind it), None when nobody found out.
@@ -68,7 +68,7 @@ class Found(NamedTuple):
     mtu: int | None = None
 
 
-NOTHING_FOUND = Found()
+NO_FINDINGS = PathFindings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,14 @@ class Peer:
     """What is known of a droplet of another host besides its address; `by` the ifindexes of uplinks."""
 
     zero_checksum: bool = False
-    by: Mapping[int, Found] = field(default_factory=dict)
+    by: Mapping[int, PathFindings] = field(default_factory=dict)
 
 
 Senders: TypeAlias = Mapping[tuple[int, int], int]
 """Whose name packets leave an uplink in: (ifindex, length of an address: 4 or 16) -> index in `local_droplets`."""
 
 
-class Way(NamedTuple):
+class NextHopKey(NamedTuple):
     """A droplet's packed address (4 or 16 bytes) and the ifindex of one of this host's uplinks."""
 
     droplet: bytes
@@ -128,7 +128,7 @@ class Neighbour:
         return bool(self.state & (NUD_PERMANENT | NUD_NOARP))
 
 
-class Failures:
+class FailedNeighbours:
     """Believes a FAILED only when it is still there at the next look.
 
     Whoever flushes or deletes a neighbour makes the kernel tell FAILED first and the removal right after it
@@ -138,12 +138,12 @@ class Failures:
     def __init__(self) -> None:
         self._seen: set[Hop] = set()
 
-    def heard(self, hop: Hop, neighbour: Neighbour | None) -> None:
+    def update(self, hop: Hop, neighbour: Neighbour | None) -> None:
         """Take in that a neighbour changed, None when it was removed."""
         if neighbour is None or not neighbour.failed:
             self._seen.discard(hop)
 
-    def look(self, neighbours: Mapping[Hop, Neighbour]) -> tuple[dict[Hop, Neighbour], bool]:
+    def confirmed(self, neighbours: Mapping[Hop, Neighbour]) -> tuple[dict[Hop, Neighbour], bool]:
         """Return the neighbours without the failures that are new, and whether there were any: look again then."""
         failed = {hop for hop, neighbour in neighbours.items() if neighbour.failed}
         new, self._seen = failed - self._seen, failed
@@ -163,29 +163,29 @@ class Changes:
         return Changes(put, tuple(key for key in self.delete if key not in keys))
 
 
-def key_of(way: Way) -> bytes:
+def pack_key(hop_key: NextHopKey) -> bytes:
     """Return the map's key of a way."""
-    return NEXT_HOP_KEY.pack(mapped(way.droplet), way.ifindex)
+    return NEXT_HOP_KEY.pack(mapped(hop_key.droplet), hop_key.ifindex)
 
 
-def way_of(key: bytes) -> Way:
+def unpack_key(key: bytes) -> NextHopKey:
     """Return the way that a key of the map stands for."""
     address, ifindex = NEXT_HOP_KEY.unpack(key)
-    return Way(unmapped(address), ifindex)
+    return NextHopKey(unmapped(address), ifindex)
 
 
-def ways_to(droplet: bytes, uplinks: Sequence[Uplink]) -> Iterator[tuple[Way, Uplink]]:
+def next_hop_keys(droplet: bytes, uplinks: Sequence[Uplink]) -> Iterator[tuple[NextHopKey, Uplink]]:
     """Yield the ways that could lead to a droplet: one for each uplink with an address of its family."""
     for uplink in uplinks:
         if any(len(address) == len(droplet) for address in uplink.addresses):
-            yield Way(droplet, uplink.ifindex), uplink
+            yield NextHopKey(droplet, uplink.ifindex), uplink
 
 
 def desired_next_hops(
     peers: Mapping[bytes, Peer],
     uplinks: Sequence[Uplink],
     senders: Senders,
-    routes: Mapping[Way, Route],
+    routes: Mapping[NextHopKey, Route],
     neighbours: Mapping[Hop, Neighbour],
     current: Mapping[bytes, bytes],
     refused: Mapping[Hop, int] = {},
@@ -202,15 +202,15 @@ def desired_next_hops(
     sending = [uplink for uplink in uplinks if any(ifindex == uplink.ifindex for ifindex, _ in senders)]
     for droplet, peer in peers.items():
         reasons, leading = [Reason.NO_FAMILY], []
-        for way, uplink in ways_to(droplet, uplinks):
+        for hop_key, uplink in next_hop_keys(droplet, uplinks):
             sender = senders.get((uplink.ifindex, len(droplet)))
-            found = _mac_by(uplink, routes.get(way), neighbours, current.get(key_of(way)), refused)
+            found = _mac_by(uplink, routes.get(hop_key), neighbours, current.get(pack_key(hop_key)), refused)
             if sender is None:
                 reasons.append(Reason.NO_SENDER)
             elif isinstance(found, Reason):
                 reasons.append(found)
             else:
-                leading.append(_Leading(uplink, found, sender, peer.by.get(uplink.ifindex, NOTHING_FOUND)))
+                leading.append(_Leading(uplink, found, sender, peer.by.get(uplink.ifindex, NO_FINDINGS)))
         if leading:
             desired.update(_entries(droplet, peer, leading, sending))
         else:
@@ -224,7 +224,7 @@ class _Leading(NamedTuple):
     uplink: Uplink
     mac: bytes
     sender: int
-    found: Found
+    found: PathFindings
 
 
 def _entries(
@@ -239,7 +239,7 @@ def _entries(
         if chosen.uplink is not uplink:
             flags |= NEXT_HOP_BY_OTHER
         mtus = (chosen.uplink.mtu, MOST, chosen.found.mtu or MOST)
-        yield key_of(Way(droplet, uplink.ifindex)), NEXT_HOP.pack(chosen.mac, min(mtus), flags, chosen.sender)
+        yield pack_key(NextHopKey(droplet, uplink.ifindex)), NEXT_HOP.pack(chosen.mac, min(mtus), flags, chosen.sender)
 
 
 def _mac_by(
@@ -262,7 +262,7 @@ def _mac_by(
     known = NextHop(*NEXT_HOP.unpack(current)) if current is not None else None
     if known is not None and not known.flags & NEXT_HOP_BY_OTHER:
         return known.mac
-    return _why_refused(refused[hop]) if hop in refused else Reason.ASKED
+    return _why_refused(refused[hop]) if hop in refused else Reason.RESOLVING
 
 
 def _why_refused(number: int) -> Reason:
@@ -289,24 +289,26 @@ def still_silent(before: Mapping[bytes, Reason], unresolved: Mapping[bytes, Reas
     The kernel asks again and again, and each time for seconds nobody knows whether there is an answer.
     """
     silent = {one for one, reason in before.items() if reason is Reason.UNRESOLVED}
-    asked_again = (one for one, reason in unresolved.items() if reason is Reason.ASKED and one in silent)
+    asked_again = (one for one, reason in unresolved.items() if reason is Reason.RESOLVING and one in silent)
     return {**unresolved, **dict.fromkeys(asked_again, Reason.UNRESOLVED)}
 
 
-def still_cut_off(before: frozenset[bytes], unresolved: Mapping[bytes, Reason]) -> frozenset[bytes]:
+def still_unreachable(before: frozenset[bytes], unresolved: Mapping[bytes, Reason]) -> frozenset[bytes]:
     """Return the droplets to which nothing leads; the same object when they are those of before.
 
     One whose next hop is asked for again and again is cut off until somebody answers, not while nobody asks.
     """
-    found = (one for one, reason in unresolved.items() if reason is not Reason.ASKED or one in before)
+    found = (one for one, reason in unresolved.items() if reason is not Reason.RESOLVING or one in before)
     now = frozenset(found)
     return before if now == before else now
 
 
-def next_hops_to_resolve(routes: Mapping[Way, Route], neighbours: Mapping[Hop, Neighbour]) -> set[Hop]:
+def next_hops_to_resolve(routes: Mapping[NextHopKey, Route], neighbours: Mapping[Hop, Neighbour]) -> set[Hop]:
     """Return the next hops that the kernel shall keep resolved: all in use but those that an operator configured.
 
     A route by another interface than its way's is not in use.
     """
-    found = {Hop(route.next_hop, way.ifindex) for way, route in routes.items() if route.ifindex == way.ifindex}
+    found = {
+        Hop(route.next_hop, hop_key.ifindex) for hop_key, route in routes.items() if route.ifindex == hop_key.ifindex
+    }
     return {hop for hop in found if not (hop in neighbours and neighbours[hop].configured)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from agent.core.model.local_droplets import Arrival
+from agent.core.model.local_droplets import IngressAddress
 from agent.core.model.map_layout import mapped
-from agent.core.model.resolved_state import World
+from agent.core.model.resolved_state import ResolvedState
 from agent.core.nexthop.next_hops import Peer, Senders
 from protocol.addresses import parse_address
 
@@ -15,7 +15,7 @@ from protocol.addresses import parse_address
 class Droplets(NamedTuple):
     """The state in force, and the droplets of other hosts that follow from it, by packed address (4 or 16 bytes)."""
 
-    world: World
+    resolved: ResolvedState
     peers: Mapping[bytes, Peer]
 
 
@@ -26,7 +26,7 @@ class PeersToReach(NamedTuple):
     senders: Senders
 
 
-def peers(world: World) -> dict[bytes, Peer]:
+def peers(resolved: ResolvedState) -> dict[bytes, Peer]:
     """Return the droplets of other hosts by their packed addresses (4 or 16 bytes).
 
     Tunnels over IPv6 go without a UDP checksum when the document of the peer's droplet says so, or that of the own one
@@ -34,17 +34,17 @@ def peers(world: World) -> dict[bytes, Peer]:
     """
     return {
         parse_address(droplet.address): Peer(zero_checksum=droplet.udp_checksum == "zero")
-        for droplet in world.droplets.values()
-        if not world.is_here(droplet.id)
+        for droplet in resolved.droplets.values()
+        if not resolved.is_here(droplet.id)
     }
 
 
-def senders(world: World) -> Senders:
+def senders(resolved: ResolvedState) -> Senders:
     """Return the droplet of this host that packets leave each uplink by: of several of one family, the first."""
     found: dict[tuple[int, int], int] = {}
-    for uplink in world.here.uplinks:
+    for uplink in resolved.host_state.uplinks:
         for address in uplink.addresses:
-            place = world.places.get(Arrival(mapped(address), uplink.arrives[0]))
+            place = resolved.local_indexes.get(IngressAddress(mapped(address), uplink.ingress[0]))
             known = found.get((uplink.ifindex, len(address)))
             if place is not None and (known is None or place < known):
                 found[uplink.ifindex, len(address)] = place

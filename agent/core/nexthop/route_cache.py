@@ -9,22 +9,22 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 
 from agent.core.model.uplinks import Uplink
-from agent.core.nexthop.next_hops import Route, Way, ways_to
+from agent.core.nexthop.next_hops import NextHopKey, Route, next_hop_keys
 
 
-class Lookups:
+class RouteCache:
     """The routes to all droplets by all uplinks that could lead there."""
 
     def __init__(self) -> None:
-        self.routes: dict[Way, Route] = {}
-        self._asked: set[Way] = set()
-        self._leaving: dict[int, set[Way]] = {}
+        self.routes: dict[NextHopKey, Route] = {}
+        self._requested: set[NextHopKey] = set()
+        self._leaving: dict[int, set[NextHopKey]] = {}
         self._droplets: Collection[bytes] = ()
         self._uplinks: Sequence[Uplink] = ()
         self._ordered: list[tuple[int, bytes]] = []
-        self._wanted: list[tuple[Way, Uplink, bool]] = []
+        self._wanted: list[tuple[NextHopKey, Uplink, bool]] = []
 
-    def tell(self, droplets: Collection[bytes], uplinks: Sequence[Uplink]) -> None:
+    def set_wanted(self, droplets: Collection[bytes], uplinks: Sequence[Uplink]) -> None:
         """Take in to whom routes are needed, and by what; another object where anything changed."""
         if droplets is self._droplets and uplinks is self._uplinks:
             return
@@ -33,47 +33,49 @@ class Lookups:
         self._ordered = sorted((len(droplet), droplet) for droplet in droplets)
         self._wanted = []
         for _, droplet in self._ordered:
-            ways = list(ways_to(droplet, uplinks))
-            self._wanted += [(way, uplink, len(ways) == 1) for way, uplink in ways]
-        wanted = {way for way, _, _ in self._wanted}
-        for way in self.routes.keys() - wanted:
-            self.keep(way, None)
-        self._asked &= wanted
+            hop_keys = list(next_hop_keys(droplet, uplinks))
+            self._wanted += [(hop_key, uplink, len(hop_keys) == 1) for hop_key, uplink in hop_keys]
+        wanted = {hop_key for hop_key, _, _ in self._wanted}
+        for hop_key in self.routes.keys() - wanted:
+            self.store(hop_key, None)
+        self._requested &= wanted
 
-    def missing(self) -> list[tuple[Way, Uplink, bool]]:
+    def missing(self) -> list[tuple[NextHopKey, Uplink, bool]]:
         """Return the ways to ask for, each with its uplink and whether that is the only one of the droplet's family."""
-        return [one for one in self._wanted if one[0] not in self._asked]
+        return [one for one in self._wanted if one[0] not in self._requested]
 
-    def begin(self, way: Way) -> None:
+    def mark_requested(self, hop_key: NextHopKey) -> None:
         """Know that a way is being asked for: a change that comes from now on makes the answer doubtful."""
-        self._asked.add(way)
+        self._requested.add(hop_key)
 
-    def keep(self, way: Way, route: Route | None) -> None:
+    def store(self, hop_key: NextHopKey, route: Route | None) -> None:
         """Keep an answer, None when the kernel has no route."""
-        old = self.routes.pop(way, None)
+        old = self.routes.pop(hop_key, None)
         if old is not None:
-            self._leaving[old.ifindex].discard(way)
+            self._leaving[old.ifindex].discard(hop_key)
         if route is not None:
-            self.routes[way] = route
-            self._leaving.setdefault(route.ifindex, set()).add(way)
+            self.routes[hop_key] = route
+            self._leaving.setdefault(route.ifindex, set()).add(hop_key)
 
-    def forget(self) -> None:
+    def invalidate_all(self) -> None:
         """Have everything asked for again."""
-        self._asked.clear()
+        self._requested.clear()
 
-    def forget_within(self, prefix: bytes, bits: int) -> bool:
+    def invalidate_prefix(self, prefix: bytes, bits: int) -> bool:
         """Have the ways to the droplets in a prefix (4 or 16 bytes) asked for again; say whether there are any."""
         host = (1 << len(prefix) * 8 - bits) - 1
         first = int.from_bytes(prefix) & ~host
         low, high = ((len(prefix), end.to_bytes(len(prefix))) for end in (first, first | host))
         droplets = self._ordered[bisect_left(self._ordered, low) : bisect_right(self._ordered, high)]
-        return self._forget(Way(droplet, uplink.ifindex) for _, droplet in droplets for uplink in self._uplinks)
+        return self._invalidate(
+            NextHopKey(droplet, uplink.ifindex) for _, droplet in droplets for uplink in self._uplinks
+        )
 
-    def forget_by(self, ifindex: int) -> bool:
+    def invalidate_interface(self, ifindex: int) -> bool:
         """Have the ways asked for again whose routes leave by an interface; say whether there are any."""
-        return self._forget(self._leaving.get(ifindex, ()))
+        return self._invalidate(self._leaving.get(ifindex, ()))
 
-    def _forget(self, ways: Iterable[Way]) -> bool:
-        doubtful = self._asked.intersection(ways)
-        self._asked -= doubtful
-        return bool(doubtful)
+    def _invalidate(self, hop_keys: Iterable[NextHopKey]) -> bool:
+        stale = self._requested.intersection(hop_keys)
+        self._requested -= stale
+        return bool(stale)

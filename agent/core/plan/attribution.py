@@ -1,4 +1,4 @@
-"""Finds the documents behind what the kernel refused."""
+"""Attributes failed actions to the documents that asked for them."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from agent.core.plan.actions import (
     Failure,
     PutEntries,
 )
-from agent.core.plan.render import Realization
+from agent.core.plan.render import DesiredEntries
 from protocol.acknowledgements import KernelFailure
 
 
-def blame(
-    failures: Iterable[Failure], documents: Iterable[tuple[str, Realization]]
+def attribute_failures(
+    failures: Iterable[Failure], documents: Iterable[tuple[str, DesiredEntries]]
 ) -> dict[str, tuple[KernelFailure, ...]]:
-    """Return, for each document that asks for something that was refused, what that was.
+    """Return, for each document that asks for something that failed, the failures.
 
     For a removal, hand in what the documents asked for before.
     """
     failures = list(failures)
     found: dict[str, tuple[KernelFailure, ...]] = {}
-    for name, realization in documents:
-        own = tuple(told(failure) for failure in failures if _concerns(failure, realization))
+    for name, entries in documents:
+        own = tuple(kernel_failure(failure) for failure in failures if _concerns(failure, entries))
         if own:
             found[name] = own
     return found
 
 
-def _concerns(failure: Failure, realization: Realization) -> bool:
+def _concerns(failure: Failure, entries: DesiredEntries) -> bool:
     match failure.action:
         case EnsureVeth(veth):
-            return veth.endpoint in realization.veths
+            return veth.endpoint in entries.veths
         case DeleteVeth(endpoint, _):
-            return endpoint in realization.veths
+            return endpoint in entries.veths
         case AttachTransit(ifindex) | DetachTransit(ifindex):
-            return ifindex in realization.transit
+            return ifindex in entries.transit
         case PutEntries(name, _) | DeleteEntries(name, _):
-            return any(key in realization.entries.get(name, ()) for key in failure.keys)
+            return any(key in entries.entries.get(name, ()) for key in failure.keys)
 
 
 def is_removal(failure: Failure) -> bool:
@@ -52,7 +52,7 @@ def is_removal(failure: Failure) -> bool:
     return isinstance(failure.action, DeleteEntries | DeleteVeth | DetachTransit)
 
 
-def apart_from(actions: Iterable[Action], wanted: Realization) -> list[Action]:
+def excluding(actions: Iterable[Action], wanted: DesiredEntries) -> list[Action]:
     """Return the actions, or the parts of them, that do not put in place what some documents want."""
     rest: list[Action] = []
     for action in actions:
@@ -70,6 +70,6 @@ def apart_from(actions: Iterable[Action], wanted: Realization) -> list[Action]:
     return rest
 
 
-def told(failure: Failure) -> KernelFailure:
-    """Return a refusal as an acknowledgement tells it."""
+def kernel_failure(failure: Failure) -> KernelFailure:
+    """Return a failure as acknowledgements report it."""
     return KernelFailure(failure.errno, errno_name(failure.errno), failure.object, failure.message)

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from agent.core.model.map_layout import MapName
-from agent.core.model.offloads import in_words, wrong_offloads
+from agent.core.model.offloads import describe_offload, wrong_offloads
 from agent.core.plan.actions import Veth
 from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
-from agent.core.plan.render import Realization
+from agent.core.plan.render import DesiredEntries
 from protocol.addresses import format_mac
 
 
@@ -24,74 +24,74 @@ class Suspects(NamedTuple):
     endpoints: Collection[str]
 
 
-class Comparison:
+class KernelDiff:
     """One look at the kernel, and what was wrong there so far."""
 
     def __init__(self, observed: Observed) -> None:
         """Take the observed maps over: what turns out to be wanted is taken out of them, so that nothing is copied."""
         self.observed = observed
-        self.wanted: dict[str, Realization] = {}
+        self.wanted: dict[str, DesiredEntries] = {}
         """What is not in the kernel as it should be, by document."""
         self.differs: dict[str, tuple[str, ...]] = {}
         """What of endpoints' interfaces is not as it should be, in words."""
-        self._found = Realization()
+        self._found = DesiredEntries()
         """What is in the place of what is wanted."""
-        self._strange_veths = dict(observed.veths)
+        self._unexpected_veths = dict(observed.veths)
         self._transit: frozenset[int] = frozenset()
 
-    def take(self, name: str, part: Realization) -> None:
+    def add(self, name: str, part: DesiredEntries) -> None:
         """Hold a part of what a document wants against what was observed. Each thing is wanted once."""
         for map_name, entries in part.entries.items():
             take_out = self.observed.maps.get(map_name, {}).pop
             differing = [(k, v, have) for k, v in entries.items() if (have := take_out(k, None)) != v]
             if differing:
-                self._of(name).map(map_name).update((k, v) for k, v, _ in differing)
+                self._wanted_by(name).map(map_name).update((k, v) for k, v, _ in differing)
                 self._found.map(map_name).update((k, have) for k, _, have in differing if have is not None)
         for id_, veth in part.veths.items():
-            seen = self._strange_veths.pop(id_, None)
+            seen = self._unexpected_veths.pop(id_, None)
             differs = tuple(differences(seen, veth)) if seen is not None else ()
             if seen is not None and not differs:
                 continue
             self.differs[id_] = differs
-            self._of(name).veths[id_] = veth
+            self._wanted_by(name).veths[id_] = veth
             if seen is not None:
                 self._found.veths[id_] = _as_planned(seen)
         self._transit |= part.transit
 
-    def _of(self, name: str) -> Realization:
-        return self.wanted.setdefault(name, Realization())
+    def _wanted_by(self, name: str) -> DesiredEntries:
+        return self.wanted.setdefault(name, DesiredEntries())
 
-    def leave_out(self, names: Collection[str]) -> None:
+    def discard(self, names: Collection[str]) -> None:
         """Forget what is wrong with some documents."""
         for name in names:
             self.wanted.pop(name, None)
 
     @property
-    def has_strangers(self) -> bool:
+    def has_unexpected(self) -> bool:
         """Whether anything was observed that nobody wants, so far."""
-        return bool(self._strange_veths) or any(self.observed.maps.values())
+        return bool(self._unexpected_veths) or any(self.observed.maps.values())
 
     @property
-    def finds_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether the kernel holds what is wanted, and nothing else of ours."""
-        return not self.wanted and not self.has_strangers and self._transit == _attached(self.observed)
+        return not self.wanted and not self.has_unexpected and self._transit == _attached(self.observed)
 
     def suspects(self) -> Suspects:
         """Return all that was found, to be looked at again."""
         keys: dict[MapName, set[bytes]] = {name: set(entries) for name, entries in self.observed.maps.items()}
-        endpoints = set(self._strange_veths)
+        endpoints = set(self._unexpected_veths)
         for part in self.wanted.values():
             endpoints |= part.veths.keys()
             for name, entries in part.entries.items():
                 keys.setdefault(name, set()).update(entries)
         return Suspects({name: found for name, found in keys.items() if found}, endpoints)
 
-    def difference(self) -> tuple[Realization, Realization]:
+    def before_and_after(self) -> tuple[DesiredEntries, DesiredEntries]:
         """Return the kernel as it is and as it should be, without all that is right. Nothing may be taken after it."""
-        before, after = self._found, Realization(transit=self._transit)
+        before, after = self._found, DesiredEntries(transit=self._transit)
         for name, entries in self.observed.maps.items():
             before.map(name).update(entries)
-        before.veths.update((id_, _as_planned(seen)) for id_, seen in self._strange_veths.items())
+        before.veths.update((id_, _as_planned(seen)) for id_, seen in self._unexpected_veths.items())
         before.transit = _attached(self.observed)
         for _, part in sorted(self.wanted.items()):
             after.add(part)
@@ -160,4 +160,4 @@ def _peer_differences(peer: ObservedPeer | None, wanted: Veth) -> Iterator[str]:
     if missing := sorted(set(wanted.gateways).difference(peer.gateways)):
         yield f"{name} lacks the default route by {', '.join(missing)}"
     for offload, on in wrong_offloads(peer.offloads).items():
-        yield f"{in_words(offload, not on)} at {name}"
+        yield f"{describe_offload(offload, not on)} at {name}"

@@ -21,9 +21,9 @@ from agent.core.plan.actions import (
     PutEntries,
     Veth,
 )
-from agent.core.plan.diff import Comparison
+from agent.core.plan.diff import KernelDiff
 from agent.core.plan.observed import Observed
-from agent.core.plan.render import Entries, Realization
+from agent.core.plan.render import DesiredEntries, Entries
 from protocol.addresses import format_mac
 
 _BEFORE_VETHS = (MapName.LOCAL_DROPLETS, MapName.DROPLETS, MapName.VPCS, MapName.NETWORKS)
@@ -33,9 +33,9 @@ _EMPTY: Mapping[bytes, bytes] = {}
 
 
 def plan_change(
-    before: Realization, after: Realization, differs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    before: DesiredEntries, after: DesiredEntries, differs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 ) -> list[Action]:
-    """Return the way from one realization of some documents to another; `differs`: see `EnsureVeth`, by endpoint."""
+    """Return what turns `before` into `after`; `differs`: see `EnsureVeth`, by endpoint."""
     in_the_way = _in_the_way(before.veths, after.veths)
     gone = {id_: veth for id_, veth in before.veths.items() if id_ not in after.veths and id_ not in in_the_way}
     changed = [veth for id_, veth in after.veths.items() if before.veths.get(id_) != veth]
@@ -76,17 +76,17 @@ def _in_the_way(before: Mapping[str, Veth], after: Mapping[str, Veth]) -> set[st
     return found
 
 
-def plan_all(wanted: Iterable[Realization], observed: Observed) -> list[Action]:
+def plan_all(wanted: Iterable[DesiredEntries], observed: Observed) -> list[Action]:
     """Return the way from what was observed to all that is wanted."""
-    comparison = Comparison(replace(observed, maps={name: dict(entries) for name, entries in observed.maps.items()}))
+    diff = KernelDiff(replace(observed, maps={name: dict(entries) for name, entries in observed.maps.items()}))
     for part in wanted:
-        comparison.take("", part)
-    return plan_comparison(comparison)
+        diff.add("", part)
+    return plan_diff(diff)
 
 
-def plan_comparison(comparison: Comparison) -> list[Action]:
-    """Return what mends all that a comparison found. Nothing may be compared after it."""
-    return plan_change(*comparison.difference(), comparison.differs)
+def plan_diff(diff: KernelDiff) -> list[Action]:
+    """Return what mends all that a resync found. Nothing may be compared after it."""
+    return plan_change(*diff.before_and_after(), diff.differs)
 
 
 def additions(actions: Iterable[Action]) -> list[Action]:
@@ -129,7 +129,7 @@ def _deletes(maps: Iterable[MapName], present: Entries, wanted: Entries) -> list
     return actions
 
 
-def _forget_direct(before: Realization, after: Realization) -> list[Action]:
+def _forget_direct(before: DesiredEntries, after: DesiredEntries) -> list[Action]:
     """Return the removal of learnt paths to endpoints that moved, went, or are on this host from now on."""
     had, have = before.entries.get(MapName.ENDPOINTS, _EMPTY), after.entries.get(MapName.ENDPOINTS, _EMPTY)
     moved = {key for key, value in had.items() if have.get(key) != value}

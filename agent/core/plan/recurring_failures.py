@@ -17,7 +17,7 @@ class _Refused:
     keys: frozenset[bytes]
 
 
-class Refusals:
+class RecurringFailures:
     """The refusals that stand, by object and errno. One ends when an action on the same object or key succeeds."""
 
     def __init__(self) -> None:

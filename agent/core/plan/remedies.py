@@ -231,7 +231,7 @@ SPECIFIC: dict[tuple[Step, int], str] = {
 """Where a step says more than the errno alone."""
 
 
-def way_out(step: Step, number: int) -> str:
+def remedy_for(step: Step, number: int) -> str:
     """Return the likely cause and what to do, for any step and any errno."""
     return SPECIFIC.get((step, number)) or GENERAL.get(number) or f"the agent knows no cause of this: {LOOK}"
 
@@ -239,7 +239,7 @@ def way_out(step: Step, number: int) -> str:
 def explain(step: Step, number: int, detail: str, subject: str) -> str:
     """Return a refusal in whole sentences; `detail` is what the kernel said, `subject` the object's name."""
     said = detail if errno_name(number) in detail else f"{detail} ({errno_name(number)})"
-    return f"{said} while {step.value} {subject}: {way_out(step, number)}"
+    return f"{said} while {step.value} {subject}: {remedy_for(step, number)}"
 
 
 def step_of(action: Action) -> Step:

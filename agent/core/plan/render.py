@@ -32,9 +32,9 @@ from agent.core.model.map_layout import (
     vpc_value,
 )
 from agent.core.model.networks import gateways
-from agent.core.model.overhead import endpoint_mtu, least_mtu
+from agent.core.model.overhead import endpoint_mtu, min_mtu
 from agent.core.model.process_bindings import is_of_process
-from agent.core.model.resolved_state import World
+from agent.core.model.resolved_state import ResolvedState
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.actions import Veth
 from protocol.addresses import format_address, parse_address, parse_cidr, parse_mac
@@ -50,16 +50,16 @@ Entries = dict[MapName, dict[bytes, bytes]]
 
 
 @dataclass(slots=True)
-class Realization:
-    """What the kernel should hold for some documents. Keys and values as `layout` packs them."""
+class DesiredEntries:
+    """The map entries and veths that some documents ask for. Keys and values as `map_layout` packs them."""
 
     entries: Entries = field(default_factory=dict)
     veths: dict[str, Veth] = field(default_factory=dict)
     transit: frozenset[int] = frozenset()
     """The interfaces that transit XDP belongs on, by ifindex."""
 
-    def add(self, other: Realization) -> None:
-        """Take in what another realization asks for."""
+    def add(self, other: DesiredEntries) -> None:
+        """Add what other documents ask for."""
         if other is self:
             return
         for name, entries in other.entries.items():
@@ -82,16 +82,16 @@ def host_number(host: str) -> int:
     return int.from_bytes(blake2s(host.encode(), digest_size=4).digest())
 
 
-def realize(document: Document, world: World, into: Realization, revision: int = 0) -> None:
-    """Add what one revision of a document asks for. Every reference of it must resolve in `world`."""
+def render(document: Document, resolved: ResolvedState, into: DesiredEntries, revision: int = 0) -> None:
+    """Add what one revision of a document asks for. Every reference of it must resolve in `resolved`."""
     for droplet in document.droplets:
-        _realize_droplet(droplet, world, into)
+        _render_droplet(droplet, resolved, into)
     for vpc in document.vpcs:
-        _realize_vpc(vpc, world, into)
+        _render_vpc(vpc, resolved, into)
     for network in document.networks:
-        _realize_network(network, world, into)
+        _render_network(network, resolved, into)
     if document.endpoints:
-        _realize_endpoints(document.endpoints, world, into, revision)
+        _render_endpoints(document.endpoints, resolved, into, revision)
 
 
 def pieces(document: Document) -> Iterator[Document]:
@@ -102,9 +102,9 @@ def pieces(document: Document) -> Iterator[Document]:
         yield Document(endpoints=rest[start : start + PIECE])
 
 
-def _realize_droplet(droplet: Droplet, world: World, into: Realization) -> None:
-    if world.is_here(droplet.id):
-        _realize_own(droplet, world, into)
+def _render_droplet(droplet: Droplet, resolved: ResolvedState, into: DesiredEntries) -> None:
+    if resolved.is_here(droplet.id):
+        _render_own(droplet, resolved, into)
         return
     value = DROPLET.pack(_droplet_flags(droplet), host_number(droplet.host))
     into.map(MapName.DROPLETS)[mapped(parse_address(droplet.address))] = value
@@ -114,37 +114,37 @@ def _droplet_flags(droplet: Droplet) -> int:
     return DROPLET_ZERO_CHECKSUM if droplet.udp_checksum == "zero" else 0
 
 
-def _realize_own(droplet: Droplet, world: World, into: Realization) -> None:
+def _render_own(droplet: Droplet, resolved: ResolvedState, into: DesiredEntries) -> None:
     """Put one entry for each interface on which the droplet's frames come in."""
-    uplink = _uplink(droplet, world)
+    uplink = _uplink(droplet, resolved)
     vlan = int.from_bytes(uplink.vlan.to_bytes(2, "big"), sys.byteorder)
-    for arrival in world.arrivals(droplet):
-        into.map(MapName.LOCAL_DROPLETS)[U32.pack(world.places[arrival])] = LOCAL_DROPLET.pack(
-            arrival.address, uplink.ifindex, arrival.ifindex, uplink.leaves, uplink.mac, vlan, _droplet_flags(droplet)
+    for arrival in resolved.ingress_addresses(droplet):
+        into.map(MapName.LOCAL_DROPLETS)[U32.pack(resolved.local_indexes[arrival])] = LOCAL_DROPLET.pack(
+            arrival.address, uplink.ifindex, arrival.ifindex, uplink.egress, uplink.mac, vlan, _droplet_flags(droplet)
         )
     into.transit |= {uplink.carrier}
 
 
-def _uplink(droplet: Droplet, world: World) -> Uplink:
-    uplink = world.uplink_of(droplet)
-    assert uplink is not None, "judged before"
+def _uplink(droplet: Droplet, resolved: ResolvedState) -> Uplink:
+    uplink = resolved.uplink_of(droplet)
+    assert uplink is not None, "validated before"
     return uplink
 
 
-def _members(ids: tuple[str, ...], world: World) -> tuple[bytes, ...]:
-    return tuple(mapped(parse_address(world.droplets[id_].address)) for id_ in world.serving(ids))
+def _members(ids: tuple[str, ...], resolved: ResolvedState) -> tuple[bytes, ...]:
+    return tuple(mapped(parse_address(resolved.droplets[id_].address)) for id_ in resolved.serving(ids))
 
 
-def _realize_vpc(vpc: Vpc, world: World, into: Realization) -> None:
-    flags = VPC_DIVIDED_HERE if any(world.is_here(id_) for id_ in vpc.dividers) else 0
-    into.map(MapName.VPCS)[U32.pack(vpc.vni)] = vpc_value(flags, _members(vpc.dividers, world))
+def _render_vpc(vpc: Vpc, resolved: ResolvedState, into: DesiredEntries) -> None:
+    flags = VPC_DIVIDED_HERE if any(resolved.is_here(id_) for id_ in vpc.dividers) else 0
+    into.map(MapName.VPCS)[U32.pack(vpc.vni)] = vpc_value(flags, _members(vpc.dividers, resolved))
 
 
-def _realize_network(network: Network, world: World, into: Realization) -> None:
-    vni = world.vpcs[network.vpc].vni
-    flags = NETWORK_BOUNCED_HERE if any(world.is_here(id_) for id_ in network.bouncers) else 0
+def _render_network(network: Network, resolved: ResolvedState, into: DesiredEntries) -> None:
+    vni = resolved.vpcs[network.vpc].vni
+    flags = NETWORK_BOUNCED_HERE if any(resolved.is_here(id_) for id_ in network.bouncers) else 0
     flags |= NETWORK_PINNED if network.routing == "divider" else 0
-    bouncers = _members(network.bouncers, world)
+    bouncers = _members(network.bouncers, resolved)
     for text, gateway in zip(network.cidrs, gateways(network), strict=True):
         cidr = parse_cidr(text)
         key = network_key(vni, cidr.address, cidr.prefix)
@@ -153,22 +153,24 @@ def _realize_network(network: Network, world: World, into: Realization) -> None:
         )
 
 
-def _realize_endpoints(endpoints: tuple[Endpoint, ...], world: World, into: Realization, revision: int) -> None:
+def _render_endpoints(
+    endpoints: tuple[Endpoint, ...], resolved: ResolvedState, into: DesiredEntries, revision: int
+) -> None:
     """Pack the map entries of many endpoints: what it looks up, it looks up once per network and droplet."""
-    networks = {id_: world.networks[id_] for id_ in {e.network for e in endpoints}}
-    starts = {id_: U32.pack(world.vpcs[network.vpc].vni) for id_, network in networks.items()}
+    networks = {id_: resolved.networks[id_] for id_ in {e.network for e in endpoints}}
+    starts = {id_: U32.pack(resolved.vpcs[network.vpc].vni) for id_, network in networks.items()}
     starts_v4 = {id_: start + V4_MAPPED for id_, start in starts.items()}
     flags = {id_: _endpoint_flags(network) for id_, network in networks.items()}
-    hosts = {id_: mapped(parse_address(world.droplets[id_].address)) for id_ in {e.droplet for e in endpoints}}
-    here = {id_: _mtu(world.droplets[id_], world) for id_ in hosts if world.is_here(id_)}
+    hosts = {id_: mapped(parse_address(resolved.droplets[id_].address)) for id_ in {e.droplet for e in endpoints}}
+    here = {id_: _mtu(resolved.droplets[id_], resolved) for id_ in hosts if resolved.is_here(id_)}
     macs = bytes.fromhex("".join([e.mac for e in endpoints]).replace(":", ""))
     entries = into.map(MapName.ENDPOINTS)
     for index, endpoint in enumerate(endpoints):
         ifindex = mtu = 0
         if endpoint.droplet in here:
-            ifindex = IFINDEX_BASE + world.slots[endpoint.id]
-            mtu = max(here[endpoint.droplet], least_mtu(endpoint.addresses))  # less where it stands on a narrow uplink
-            into.veths[endpoint.id] = _realize_local(endpoint, ifindex, mtu, world, into, revision)
+            ifindex = IFINDEX_BASE + resolved.slots[endpoint.id]
+            mtu = max(here[endpoint.droplet], min_mtu(endpoint.addresses))  # less where it stands on a narrow uplink
+            into.veths[endpoint.id] = _render_local(endpoint, ifindex, mtu, resolved, into, revision)
         mac = macs[6 * index : 6 * index + 6]
         value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
         for text in endpoint.addresses:
@@ -182,17 +184,19 @@ def _endpoint_flags(network: Network) -> int:
     return vxlan | (ENDPOINT_PINNED if network.routing == "divider" else 0)
 
 
-def _mtu(droplet: Droplet, world: World) -> int:
-    return endpoint_mtu(_uplink(droplet, world).mtu, family_of(parse_address(droplet.address)))
+def _mtu(droplet: Droplet, resolved: ResolvedState) -> int:
+    return endpoint_mtu(_uplink(droplet, resolved).mtu, family_of(parse_address(droplet.address)))
 
 
-def _realize_local(endpoint: Endpoint, ifindex: int, mtu: int, world: World, into: Realization, revision: int) -> Veth:
-    assert endpoint.attachment is not None, "judged before"
-    network = world.networks[endpoint.network]
+def _render_local(
+    endpoint: Endpoint, ifindex: int, mtu: int, resolved: ResolvedState, into: DesiredEntries, revision: int
+) -> Veth:
+    assert endpoint.attachment is not None, "validated before"
+    network = resolved.networks[endpoint.network]
     packed = [parse_address(text) for text in endpoint.addresses]
     into.map(MapName.INTERFACES)[U32.pack(ifindex - IFINDEX_BASE)] = INTERFACE.pack(
-        world.vpcs[network.vpc].vni,
-        world.places[world.arrivals(world.droplets[endpoint.droplet])[0]],
+        resolved.vpcs[network.vpc].vni,
+        resolved.local_indexes[resolved.ingress_addresses(resolved.droplets[endpoint.droplet])[0]],
         next((address for address in packed if len(address) == 16), bytes(16)),
         next((address for address in packed if len(address) == 4), bytes(4)),
         parse_mac(endpoint.mac),
@@ -204,7 +208,7 @@ def _realize_local(endpoint: Endpoint, ifindex: int, mtu: int, world: World, int
     families = {len(address) for address in packed}
     return Veth(
         endpoint=endpoint.id,
-        ifname=host_ifname(world.here.instance, endpoint.id),
+        ifname=host_ifname(resolved.host_state.instance, endpoint.id),
         ifindex=ifindex,
         namespace=endpoint.attachment.namespace,
         peer_name=endpoint.attachment.interface,

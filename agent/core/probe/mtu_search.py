@@ -34,10 +34,10 @@ class Search:
         self._answered = False
         self._floor_tried = False
         self._hints = deque((*first, size))
-        self._edge = True
-        self._is_told = False
+        self._tries_next_size = True
+        self._is_ptb = False
         """Somebody who knows said that `_high` does not fit."""
-        self._doubted = False
+        self._retried = False
         self._current: int | None = None
         self._losses = 0
         self._probes = 0
@@ -72,7 +72,7 @@ class Search:
         if size >= self._high:  # it was lost before, and fits after all: so may what is longer
             self._high = self._size + 1
             self._hints.append(self._size)
-        if self._edge and self._low + 1 < self._high:
+        if self._tries_next_size and self._low + 1 < self._high:
             self._hints.appendleft(self._low + 1)  # a hint that is right ends the search with one size more
         self._count()
         self._choose()
@@ -82,7 +82,7 @@ class Search:
         self._losses += 1
         self._count()
         if self._losses >= TRIES:
-            self._give_up_size(is_told=False)
+            self._give_up_size(is_ptb=False)
         elif self._probes >= MOST_PROBES:
             self._current = None
 
@@ -91,14 +91,14 @@ class Search:
         self._count()
         if mtu is not None:
             self._hints.appendleft(mtu)
-        self._give_up_size(is_told=True)
+        self._give_up_size(is_ptb=True)
 
     def _count(self) -> None:
         self._probes += 1
 
-    def _give_up_size(self, *, is_told: bool) -> None:
+    def _give_up_size(self, *, is_ptb: bool) -> None:
         if self._low < self.next_size <= self._high:
-            self._high, self._is_told = self.next_size, is_told
+            self._high, self._is_ptb = self.next_size, is_ptb
         self._choose()
 
     def _choose(self) -> None:
@@ -110,20 +110,20 @@ class Search:
         while self._hints:
             hint = self._hints.popleft()
             if self._low < hint < self._high or (hint == self._low and not self._answered):
-                self._edge = hint != self._low + 1 or not self._answered
+                self._tries_next_size = hint != self._low + 1 or not self._answered
                 self._floor_tried |= hint == self._low
                 return hint
-        self._edge = False
+        self._tries_next_size = False
         if not self._answered:
             if self._floor_tried:
                 return None
             self._floor_tried = True
             return self._low
-        return (self._low + self._high) // 2 if self._low + 1 < self._high else self._in_doubt()
+        return (self._low + self._high) // 2 if self._low + 1 < self._high else self._retry_unanswered()
 
-    def _in_doubt(self) -> int | None:
+    def _retry_unanswered(self) -> int | None:
         """Return the size above the result once more when silence alone speaks against it: the silence may be over."""
-        if self._doubted or self._is_told or self._high > self._size:
+        if self._retried or self._is_ptb or self._high > self._size:
             return None
-        self._doubted = True
+        self._retried = True
         return self._high

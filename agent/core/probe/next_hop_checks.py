@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from agent.core.model.uplinks import Uplink
-from agent.core.nexthop.next_hops import Hop, Neighbour, Route, Way
+from agent.core.nexthop.next_hops import Hop, Neighbour, NextHopKey, Route
 from agent.core.probe.paths import Path
 
 MISSES = 3
@@ -24,7 +24,7 @@ PER_SECOND = 50
 """Questions a second, at the most: they are broadcast."""
 
 
-class Doubts:
+class OverdueProbes:
     """The paths whose answer is overdue. A probe is known by its nonce."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Doubts:
         return taken
 
 
-class Question(NamedTuple):
+class Solicitation(NamedTuple):
     """A next hop to ask for by an uplink; `source` is an own address of its family, None when none is known."""
 
     hop: Hop
@@ -65,18 +65,18 @@ class Question(NamedTuple):
     source: bytes | None
 
 
-def questions(
+def solicitations(
     paths: Iterable[Path],
     uplinks: Iterable[Uplink],
-    routes: Mapping[Way, Route],
+    routes: Mapping[NextHopKey, Route],
     neighbours: Mapping[Hop, Neighbour],
-) -> Iterator[Question]:
+) -> Iterator[Solicitation]:
     """Yield the next hops of paths, each once: not those that an operator configured, nor without a route."""
     by_address = {address: uplink for uplink in uplinks for address in uplink.addresses}
     seen: set[Hop] = set()
     for path in sorted(paths):
         uplink = by_address.get(path.source)
-        route = routes.get(Way(path.peer, uplink.ifindex)) if uplink is not None else None
+        route = routes.get(NextHopKey(path.peer, uplink.ifindex)) if uplink is not None else None
         if uplink is None or route is None or route.ifindex != uplink.ifindex or len(uplink.mac) != 6:
             continue
         hop = Hop(route.next_hop, uplink.ifindex)
@@ -85,10 +85,10 @@ def questions(
             continue
         seen.add(hop)
         own = (path.source, *uplink.addresses)
-        yield Question(hop, uplink, next((one for one in own if len(one) == len(hop.address)), None))
+        yield Solicitation(hop, uplink, next((one for one in own if len(one) == len(hop.address)), None))
 
 
-class Pace:
+class SolicitationLimit:
     """Keeps questions rare: for one next hop, and in all."""
 
     def __init__(self) -> None:

@@ -23,41 +23,41 @@ class PathMtus:
     """The claims in force, by path, and the paths on which one was refuted lately."""
 
     def __init__(self) -> None:
-        self._claims: dict[Path, int] = {}
+        self._ptb_mtus: dict[Path, int] = {}
         self._ends: dict[Path, float] = {}
         self._distrusted: dict[Path, float] = {}
-        self._in_proof: set[Path] = set()
+        self._unverified: set[Path] = set()
 
     @property
-    def in_proof(self) -> int:
+    def unverified(self) -> int:
         """How many claims are believed until a probe says more."""
-        return len(self._in_proof)
+        return len(self._unverified)
 
     def get(self, path: Path) -> int | None:
         """Return what is claimed of a path."""
-        return self._claims.get(path)
+        return self._ptb_mtus.get(path)
 
-    def believe(self, path: Path, mtu: int, now: float, *, in_proof: bool) -> None:
-        """Take in a claim that is below what was known; `in_proof`: probes will say soon whether it is true."""
-        self.supersede(path)  # the oldest stand in front
-        self._claims[path] = max(mtu, floor_of(path.peer))
+    def accept(self, path: Path, mtu: int, now: float, *, unverified: bool) -> None:
+        """Take in a claim that is below what was known; `unverified`: probes will say soon whether it is true."""
+        self.drop(path)  # the oldest stand in front
+        self._ptb_mtus[path] = max(mtu, floor_of(path.peer))
         self._ends[path] = now + EXPIRES
-        if in_proof:
-            self._in_proof.add(path)
+        if unverified:
+            self._unverified.add(path)
 
-    def refute(self, path: Path, now: float) -> bool:
+    def reject(self, path: Path, now: float) -> bool:
         """Drop a claim that was shown to be false, and distrust the next ones; False when there was none."""
-        if path not in self._claims:
+        if path not in self._ptb_mtus:
             return False
         self.forget((path,))
         self._distrusted[path] = now + DISTRUST
         return True
 
-    def supersede(self, path: Path) -> None:
+    def drop(self, path: Path) -> None:
         """Drop a claim, since something newer is known."""
-        self._claims.pop(path, None)
+        self._ptb_mtus.pop(path, None)
         self._ends.pop(path, None)
-        self._in_proof.discard(path)
+        self._unverified.discard(path)
 
     def trusts(self, path: Path) -> bool:
         """Whether the next claim is to be believed before it is looked into."""
@@ -67,7 +67,7 @@ class PathMtus:
         """Forget what is too old, and return the paths whose claims that were."""
         old = list(_until(self._ends, now))
         for path in old:
-            self.supersede(path)
+            self.drop(path)
         for path in list(_until(self._distrusted, now)):
             del self._distrusted[path]
         return old
@@ -75,7 +75,7 @@ class PathMtus:
     def forget(self, paths: Iterable[Path]) -> None:
         """Forget all about some paths."""
         for path in paths:
-            self.supersede(path)
+            self.drop(path)
             self._distrusted.pop(path, None)
 
 

@@ -11,8 +11,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
-from agent.core.model.resolved_state import World
-from agent.core.nexthop.next_hops import Found, Peer, Way
+from agent.core.model.resolved_state import ResolvedState
+from agent.core.nexthop.next_hops import NextHopKey, PathFindings, Peer
 from protocol.addresses import parse_address
 
 MOST_SIZE = 65535
@@ -26,7 +26,7 @@ class Path(NamedTuple):
     peer: bytes
 
 
-class Life(StrEnum):
+class Liveness(StrEnum):
     """What is known of a peer."""
 
     UNKNOWN = "unknown"
@@ -61,7 +61,7 @@ class Probe(NamedTuple):
     nonce: bytes
 
 
-class Happened(StrEnum):
+class PathEventKind(StrEnum):
     """Named as the events on the bus are."""
 
     DOWN = "droplet_down"
@@ -70,36 +70,36 @@ class Happened(StrEnum):
     RESTORED = "path_restored"
 
 
-class Happening(NamedTuple):
-    """Something that people want to know; `carries` with NARROW, `cut_off` with DOWN and UP: see `Probing.cut_off`.
+class PathEvent(NamedTuple):
+    """A change of a path. `carries` is set with NARROW, `unreachable` with DOWN and UP (`Probing.unreachable`).
 
-    `unsent` with DOWN: why this host does not send to the peer, empty where the peer does not answer.
+    `not_sent` with DOWN: why this host does not send to the peer, empty where the peer does not answer.
     """
 
-    kind: Happened
+    kind: PathEventKind
     path: Path
     size: int
     carries: int | None = None
-    cut_off: bool = False
-    unsent: str = ""
+    unreachable: bool = False
+    not_sent: str = ""
 
 
-class Known(NamedTuple):
+class PathRecord(NamedTuple):
     """What an agent leaves to the one that starts next, of a path whose other end has answered a probe."""
 
     down: bool = False
     carries: int | None = None
 
 
-KnownPaths: TypeAlias = Mapping[Path, Known]
-NOTHING_KNOWN: KnownPaths = MappingProxyType({})
+PathRecords: TypeAlias = Mapping[Path, PathRecord]
+NO_PATH_RECORDS: PathRecords = MappingProxyType({})
 
 
 class View(NamedTuple):
     """What is known of one path. `usable` is what packets are held to now, `carries` what probes found, when less."""
 
     path: Path
-    life: Life
+    liveness: Liveness
     since: float
     round_trip: float | None
     size: int
@@ -115,13 +115,13 @@ class Counts:
     answered: int = 0
     lost: int = 0
     refused: int = 0
-    claims: int = 0
+    icmp_errors: int = 0
     """ICMP errors that quote our packets."""
 
 
-def paths_of(world: World, peers: Iterable[bytes]) -> dict[Path, int]:
+def paths_of(resolved: ResolvedState, peers: Iterable[bytes]) -> dict[Path, int]:
     """Return the paths from this host's droplets to peers' packed addresses of their family, with the uplinks' MTUs."""
-    own = [(parse_address(droplet.address), world.uplink_of(droplet)) for droplet in world.own_droplets()]
+    own = [(parse_address(droplet.address), resolved.uplink_of(droplet)) for droplet in resolved.own_droplets()]
     return {
         Path(source, peer): min(uplink.mtu, MOST_SIZE)
         for source, uplink in own
@@ -131,49 +131,51 @@ def paths_of(world: World, peers: Iterable[bytes]) -> dict[Path, int]:
     }
 
 
-def judged(peers: Mapping[bytes, Peer], views: Iterable[View], ifindexes: Mapping[bytes, int]) -> dict[bytes, Peer]:
+def with_path_state(
+    peers: Mapping[bytes, Peer], views: Iterable[View], ifindexes: Mapping[bytes, int]
+) -> dict[bytes, Peer]:
     """Return the peers with what is known of the paths to them by each uplink; `ifindexes` by their own end's address.
 
     A peer is down by an uplink when none of its paths there is up and one of them is down. The least that a path
     carries counts for all of that uplink.
     """
-    lives: dict[Way, list[Life]] = {}
-    sizes: dict[Way, int] = {}
+    by_peer: dict[NextHopKey, list[Liveness]] = {}
+    sizes: dict[NextHopKey, int] = {}
     for view in views:
         if view.path.source not in ifindexes:
             continue
-        way = Way(view.path.peer, ifindexes[view.path.source])
-        lives.setdefault(way, []).append(view.life)
+        hop_key = NextHopKey(view.path.peer, ifindexes[view.path.source])
+        by_peer.setdefault(hop_key, []).append(view.liveness)
         if view.usable < view.size:
-            sizes[way] = min(view.usable, sizes.get(way, view.usable))
-    found: dict[bytes, dict[int, Found]] = {}
-    for way, known in lives.items():
-        if _is_down(known) or way in sizes:
-            found.setdefault(way.droplet, {})[way.ifindex] = Found(_is_down(known), sizes.get(way))
+            sizes[hop_key] = min(view.usable, sizes.get(hop_key, view.usable))
+    found: dict[bytes, dict[int, PathFindings]] = {}
+    for hop_key, known in by_peer.items():
+        if _is_down(known) or hop_key in sizes:
+            found.setdefault(hop_key.droplet, {})[hop_key.ifindex] = PathFindings(_is_down(known), sizes.get(hop_key))
     return {address: replace(peer, by=found[address]) if address in found else peer for address, peer in peers.items()}
 
 
-def down_peers(paths: Iterable[tuple[Path, Life]]) -> frozenset[bytes]:
+def down_peers(paths: Iterable[tuple[Path, Liveness]]) -> frozenset[bytes]:
     """Return the peers to which no path is up and at least one is down."""
-    lives: dict[bytes, list[Life]] = {}
-    for path, life in paths:
-        lives.setdefault(path.peer, []).append(life)
-    return frozenset(peer for peer, known in lives.items() if _is_down(known))
+    by_peer: dict[bytes, list[Liveness]] = {}
+    for path, liveness in paths:
+        by_peer.setdefault(path.peer, []).append(liveness)
+    return frozenset(peer for peer, known in by_peer.items() if _is_down(known))
 
 
-def life_of(known: Known | None) -> Life:
+def liveness_of(known: PathRecord | None) -> Liveness:
     """Return what an agent that starts takes a path's other end for."""
     if known is None:
-        return Life.UNKNOWN
-    return Life.DOWN if known.down else Life.UP
+        return Liveness.UNKNOWN
+    return Liveness.DOWN if known.down else Liveness.UP
 
 
-def down_at_start(world: World, known: KnownPaths) -> frozenset[str]:
+def down_at_start(resolved: ResolvedState, known: PathRecords) -> frozenset[str]:
     """Return the ids of other hosts' droplets that were down when the agent before this one stopped."""
-    ids = {parse_address(one.address): one.id for one in world.droplets.values() if not world.is_here(one.id)}
-    down = down_peers((path, life_of(known.get(path))) for path in paths_of(world, ids))
+    ids = {parse_address(one.address): one.id for one in resolved.droplets.values() if not resolved.is_here(one.id)}
+    down = down_peers((path, liveness_of(known.get(path))) for path in paths_of(resolved, ids))
     return frozenset(ids[peer] for peer in down)
 
 
-def _is_down(lives: Collection[Life]) -> bool:
-    return Life.DOWN in lives and Life.UP not in lives
+def _is_down(found: Collection[Liveness]) -> bool:
+    return Liveness.DOWN in found and Liveness.UP not in found

@@ -2,7 +2,7 @@
 
 Two questions are asked of each path. *Is the peer there?* is asked in turn, by small probes: a peer that has answered
 at least once and then misses several in a row is down, and its next answer brings it up. One that never answered may
-speak no such thing; it stays unknown, and nothing follows, unless nothing leads there at all (`cut_off`). *Does the
+speak no such thing; it stays unknown, and nothing follows, unless nothing leads there at all (`unreachable`). *Does the
 path carry what it should?* is asked now and then, by probes as long as the uplink's MTU, and where it does not, a
 search (`path_search`) finds what it carries.
 
@@ -18,34 +18,34 @@ from typing import NamedTuple
 
 from agent.core.probe.icmp_errors import Problem, TunnelError
 from agent.core.probe.mtu_search import Search, floor_of
-from agent.core.probe.next_hop_checks import Doubts
+from agent.core.probe.next_hop_checks import OverdueProbes
 from agent.core.probe.packet_too_big import PathMtus
 from agent.core.probe.paths import (
-    NOTHING_KNOWN,
+    NO_PATH_RECORDS,
     Counts,
-    Happened,
-    Happening,
-    Known,
-    KnownPaths,
-    Life,
+    Liveness,
     Path,
+    PathEvent,
+    PathEventKind,
+    PathRecord,
+    PathRecords,
     Probe,
     Rules,
     View,
-    life_of,
+    liveness_of,
 )
 from agent.core.probe.probe_packet import smallest
 from agent.core.probe.schedule import Schedule
 
-CHALLENGE_PAUSE = 1.0
+VERIFY_PAUSE = 1.0
 """Seconds between two checks of one path that ICMP asks for."""
 DISTRUST_PAUSE = 10.0
 """The same on a path on which a claim turned out to be false lately."""
 LONG_SHARE = 0.25
-CHECK_SHARE, LEAST_CHECK_PERIOD = 0.25, 10.0
+CHECK_SHARE, MIN_CHECK_PERIOD = 0.25, 10.0
 """Paths that carry what they should are checked again by one part in so many of the long probes, and not more often
 than every so many seconds."""
-LEAST_PATIENCE = 0.2
+MIN_TIMEOUT = 0.2
 ROUND_TRIPS = 4
 """A long probe is waited for that many seconds, and so many round trips, but not longer than a small one."""
 
@@ -56,7 +56,7 @@ class _Target:
 
     path: Path
     size: int
-    life: Life
+    liveness: Liveness
     since: float
     misses: int = 0
     round_trip: float | None = None
@@ -64,11 +64,11 @@ class _Target:
     carries: int | None = None
     search: Search | None = None
     search_from: float = 0.0
-    challenged_at: float = float("-inf")
+    verified_at: float = float("-inf")
     asked_at: float = float("-inf")
-    cut_off: bool = False
+    unreachable: bool = False
     """Down for no other reason than that nothing leads there."""
-    unsent: str = ""
+    not_sent: str = ""
     """Why this host did not send the last probe; empty when it did."""
     small: bytes | None = None
     long: bytes | None = None
@@ -94,11 +94,11 @@ class Probing:
         self._mtus = PathMtus()
         self._sent: dict[bytes, _Sent] = {}
         self._deadlines: list[tuple[float, bytes]] = []
-        self._turns = Schedule(rules.per_second)
-        self._checks = Schedule(rules.per_second * LONG_SHARE)
-        self._doubts = Doubts()
-        self._happenings: list[Happening] = []
-        self._to_keep: dict[Path, Known | None] = {}
+        self._liveness_schedule = Schedule(rules.per_second)
+        self._mtu_schedule = Schedule(rules.per_second * LONG_SHARE)
+        self._overdue = OverdueProbes()
+        self._events: list[PathEvent] = []
+        self._unsaved: dict[Path, PathRecord | None] = {}
         self._answered: set[bytes] = set()
         """This host's addresses to which any peer has ever answered."""
 
@@ -107,7 +107,7 @@ class Probing:
         """All that are probed."""
         return self._targets.keys()
 
-    def set_paths(self, sizes: Mapping[Path, int], now: float, known: KnownPaths = NOTHING_KNOWN) -> None:
+    def set_paths(self, sizes: Mapping[Path, int], now: float, known: PathRecords = NO_PATH_RECORDS) -> None:
         """Tell all paths with their uplinks' MTUs; new ones begin as they are `known` from an agent before this one."""
         for path in [path for path in self._targets if path not in sizes]:
             self._forget(path)
@@ -119,47 +119,47 @@ class Probing:
             if target.size != size:
                 self._resize(target, size, now)
 
-    def _begin(self, path: Path, size: int, known: Known | None, now: float, first_turn: float) -> None:
-        target = self._targets[path] = _Target(path, size, life_of(known), now)
+    def _begin(self, path: Path, size: int, known: PathRecord | None, now: float, first_turn: float) -> None:
+        target = self._targets[path] = _Target(path, size, liveness_of(known), now)
         if known is not None:
             self._answered.add(path.source)
-        self._turns.put(path, first_turn)
+        self._liveness_schedule.put(path, first_turn)
         if known is not None and known.carries is not None and known.carries < size:
             target.carries = known.carries
-        if target.life is Life.UP:
-            self._checks.put(path, first_turn)
-        self._touch(target.life is Life.DOWN or target.carries is not None)
+        if target.liveness is Liveness.UP:
+            self._mtu_schedule.put(path, first_turn)
+        self._changed(target.liveness is Liveness.DOWN or target.carries is not None)
 
-    def cut_off(self, peers: Collection[bytes], now: float) -> None:
+    def unreachable(self, peers: Collection[bytes], now: float) -> None:
         """Take in to which peers nothing leads: no route, or nobody answers ARP or neighbour discovery.
 
         Whoever never answered a probe is down for as long. The others' silence tells.
         """
         for target in self._targets.values():
-            is_cut_off = target.path.peer in peers
-            if is_cut_off and target.life is Life.UNKNOWN:
-                target.cut_off = True
-                self._fall(target, now)
-            elif target.cut_off and not is_cut_off:
-                self._tell(Happened.UP, target)
-                target.cut_off, target.life, target.since = False, Life.UNKNOWN, now
+            is_unreachable = target.path.peer in peers
+            if is_unreachable and target.liveness is Liveness.UNKNOWN:
+                target.unreachable = True
+                self._mark_down(target, now)
+            elif target.unreachable and not is_unreachable:
+                self._emit(PathEventKind.UP, target)
+                target.unreachable, target.liveness, target.since = False, Liveness.UNKNOWN, now
                 if target.small is None:
-                    self._turns.put(target.path, now)
-                self._touch()
+                    self._liveness_schedule.put(target.path, now)
+                self._changed()
 
     def due(self, now: float) -> list[Probe]:
-        """Return the probes to be sent now. Each must be sent, or told by `refused`, `failed` or `unsent`."""
+        """Return the probes to be sent now. Each must be sent, or told by `too_long`, `unroutable` or `not_sent`."""
         probes = []
-        for path in self._turns.take(now):
+        for path in self._liveness_schedule.take(now):
             target = self._targets[path]
-            target.unsent = ""
+            target.not_sent = ""
             target.small = self._send(target, smallest(path.peer), now, self._rules.deadline)
             probes.append(Probe(path, smallest(path.peer), target.small))
-            if target.life is Life.UP:
-                self._doubts.sent(path, target.small, now + self._patience(target))
-        for path in self._checks.take(now):
+            if target.liveness is Liveness.UP:
+                self._overdue.sent(path, target.small, now + self._timeout(target))
+        for path in self._mtu_schedule.take(now):
             target = self._targets[path]
-            if target.life is Life.UP:
+            if target.liveness is Liveness.UP:
                 probes.append(self._check(target, now))
         return probes
 
@@ -168,7 +168,7 @@ class Probing:
         while self._deadlines and self._deadlines[0][1] not in self._sent:
             heapq.heappop(self._deadlines)
         deadline = self._deadlines[0][0] if self._deadlines else None
-        times = (deadline, self._doubts.wake_at(), self._turns.next_at(), self._checks.next_at())
+        times = (deadline, self._overdue.wake_at(), self._liveness_schedule.next_at(), self._mtu_schedule.next_at())
         return min((at for at in times if at is not None), default=None)
 
     def answered(self, path: Path, nonce: bytes, now: float) -> bool:
@@ -180,26 +180,26 @@ class Probing:
         self.counts.answered += 1
         target = sent.target
         target.round_trip, target.heard_at, target.misses = now - sent.at, now, 0
-        if target.life is not Life.UP:
-            self._rise(target, now)
+        if target.liveness is not Liveness.UP:
+            self._mark_up(target, now)
         if target.small == nonce:
             target.small = None
-            self._turns.put(path, max(now, sent.at + self._period()))
+            self._liveness_schedule.put(path, max(now, sent.at + self._period()))
         elif target.search is not None and target.long == nonce:
-            self._carried(target, target.search, sent.size, now)
+            self._on_carried(target, target.search, sent.size, now)
         return True
 
-    def refused(self, nonce: bytes, now: float) -> None:
+    def too_long(self, nonce: bytes, now: float) -> None:
         """Take in that this host itself refused a probe as too long for its interface."""
-        self._refuse(nonce, None, now)
+        self._on_too_long(nonce, None, now)
 
-    def failed(self, nonce: bytes, now: float, why: str = "") -> None:
+    def unroutable(self, nonce: bytes, now: float, why: str = "") -> None:
         """Take in that a probe cannot reach its peer: this host has no way there, `why` says in which regard."""
         if nonce in self._sent:
-            self._sent[nonce].target.unsent = why
+            self._sent[nonce].target.not_sent = why
             self._miss(nonce, now)
 
-    def unsent(self, nonce: bytes, now: float) -> None:
+    def not_sent(self, nonce: bytes, now: float) -> None:
         """Take in that a probe was not sent, for want of memory or by a filter of this host.
 
         It says nothing of the peer: what was known stands, and the probe is tried again soon.
@@ -209,55 +209,55 @@ class Probing:
             return
         if sent.target.small == nonce:
             sent.target.small = None
-            self._turns.put(sent.target.path, now + self._rules.interval)
+            self._liveness_schedule.put(sent.target.path, now + self._rules.interval)
         else:
             sent.target.long = None
-            self._checks.put(sent.target.path, now + self._rules.interval)
+            self._mtu_schedule.put(sent.target.path, now + self._rules.interval)
 
     def expire(self, now: float) -> None:
         """Take in that time has passed. Read all answers that are there before."""
-        self._doubts.expire(now, self._sent.keys())
+        self._overdue.expire(now, self._sent.keys())
         while self._deadlines and self._deadlines[0][0] <= now:
             _, nonce = heapq.heappop(self._deadlines)
             if nonce in self._sent:
                 self._miss(nonce, now)
-        self._touch(bool(self._mtus.expire(now)))
+        self._changed(bool(self._mtus.expire(now)))
 
-    def heard(self, error: TunnelError, now: float) -> None:
+    def on_icmp_error(self, error: TunnelError, now: float) -> None:
         """Take in an ICMP error about one of the paths. Only one that quotes an open probe's nonce is beyond doubt."""
         target = self._targets.get(error.path)
         if target is None:
             return
-        self.counts.claims += 1
+        self.counts.icmp_errors += 1
         if error.nonce is not None:
             sent = self._sent.get(error.nonce)
             if sent is None or sent.target is not target:
                 return
             if error.problem is Problem.TOO_LARGE:
-                self._refuse(error.nonce, error.mtu, now)
+                self._on_too_long(error.nonce, error.mtu, now)
             else:
                 self._miss(error.nonce, now)
         elif error.problem is Problem.TOO_LARGE:
-            self._challenge(target, error.mtu or 0, now)
-        elif target.small is None and now >= target.asked_at + CHALLENGE_PAUSE:
+            self._on_packet_too_big(target, error.mtu or 0, now)
+        elif target.small is None and now >= target.asked_at + VERIFY_PAUSE:
             target.asked_at = now
-            self._turns.put(target.path, now)
+            self._liveness_schedule.put(target.path, now)
 
-    def take_doubtful(self) -> frozenset[Path]:
+    def take_overdue(self) -> frozenset[Path]:
         """Return the paths whose next hop should be asked for anew: an answer that always came is overdue."""
-        return self._doubts.take()
+        return self._overdue.take()
 
-    def take_happenings(self) -> list[Happening]:
+    def take_events(self) -> list[PathEvent]:
         """Return what happened since the last call."""
-        taken, self._happenings = self._happenings, []
+        taken, self._events = self._events, []
         return taken
 
-    def take_to_keep(self) -> dict[Path, Known | None]:
+    def take_unsaved(self) -> dict[Path, PathRecord | None]:
         """Return what the agent that starts next should know, as far as it changed since the last call; None: nothing.
 
         Who never answered is not known, also when nothing leads there.
         """
-        taken, self._to_keep = self._to_keep, {}
+        taken, self._unsaved = self._unsaved, {}
         return taken
 
     def unanswered(self, answering: Collection[bytes]) -> dict[bytes, list[bytes]]:
@@ -268,7 +268,7 @@ class Probing:
         """
         asked: dict[bytes, list[_Target]] = {}
         for path, target in self._targets.items():
-            if path.source not in self._answered and target.life is Life.UNKNOWN and path.peer in answering:
+            if path.source not in self._answered and target.liveness is Liveness.UNKNOWN and path.peer in answering:
                 asked.setdefault(path.source, []).append(target)
         return {
             source: [target.path.peer for target in targets]
@@ -280,7 +280,7 @@ class Probing:
         """Yield what is known of each path."""
         for path, target in self._targets.items():
             usable = self._usable(target)
-            yield View(path, target.life, target.since, target.round_trip, target.size, target.carries, usable)
+            yield View(path, target.liveness, target.since, target.round_trip, target.size, target.carries, usable)
 
     def _period(self) -> float:
         return max(self._rules.interval, len(self._targets) / self._rules.per_second)
@@ -288,24 +288,24 @@ class Probing:
     def _check_period(self) -> float:
         """Return how long a path that is well is not checked: a link that swallows what is too long tells nobody."""
         share = self._rules.per_second * LONG_SHARE * CHECK_SHARE
-        return min(self._rules.check_every, max(LEAST_CHECK_PERIOD, len(self._targets) / share))
+        return min(self._rules.check_every, max(MIN_CHECK_PERIOD, len(self._targets) / share))
 
-    def _touch(self, changed: bool = True) -> None:
+    def _changed(self, changed: bool = True) -> None:
         self.version += changed
 
     def _usable(self, target: _Target) -> int:
         known = (target.size, target.carries, self._mtus.get(target.path))
         return min(size for size in known if size is not None)
 
-    def _patience(self, target: _Target) -> float:
+    def _timeout(self, target: _Target) -> float:
         """Return how long to wait for a long probe, of which many are lost, or until a small one is overdue."""
-        usual = LEAST_PATIENCE + ROUND_TRIPS * (target.round_trip or 0.0)
+        usual = MIN_TIMEOUT + ROUND_TRIPS * (target.round_trip or 0.0)
         return min(self._rules.deadline, usual)
 
-    def _send(self, target: _Target, size: int, now: float, patience: float) -> bytes:
+    def _send(self, target: _Target, size: int, now: float, timeout: float) -> bytes:
         nonce = self._new_nonce()
         self._sent[nonce] = _Sent(target, size, now)
-        heapq.heappush(self._deadlines, (now + patience, nonce))
+        heapq.heappush(self._deadlines, (now + timeout, nonce))
         self.counts.sent += 1
         return nonce
 
@@ -319,26 +319,26 @@ class Probing:
             if hint is not None:
                 target.search.hint(hint)
         size = target.search.next_size
-        target.long = self._send(target, size, now, self._patience(target))
+        target.long = self._send(target, size, now, self._timeout(target))
         return Probe(target.path, size, target.long)
 
-    def _rise(self, target: _Target, now: float) -> None:
+    def _mark_up(self, target: _Target, now: float) -> None:
         """Take in that a peer answers that did not before."""
-        if target.life is Life.DOWN:
-            self._tell(Happened.UP, target)
-            self._touch()
-        target.cut_off, target.life, target.since = False, Life.UP, now
+        if target.liveness is Liveness.DOWN:
+            self._emit(PathEventKind.UP, target)
+            self._changed()
+        target.unreachable, target.liveness, target.since = False, Liveness.UP, now
         self._answered.add(target.path.source)
-        self._remember(target)
-        self._checks.put(target.path, now)
+        self._record(target)
+        self._mtu_schedule.put(target.path, now)
 
-    def _fall(self, target: _Target, now: float) -> None:
-        target.life, target.since, target.round_trip = Life.DOWN, now, None
+    def _mark_down(self, target: _Target, now: float) -> None:
+        target.liveness, target.since, target.round_trip = Liveness.DOWN, now, None
         self._drop_search(target)
-        self._mtus.supersede(target.path)
-        self._remember(target)
-        self._tell(Happened.DOWN, target)
-        self._touch()
+        self._mtus.drop(target.path)
+        self._record(target)
+        self._emit(PathEventKind.DOWN, target)
+        self._changed()
 
     def _miss(self, nonce: bytes, now: float) -> None:
         """Take in that an open probe will not be answered."""
@@ -348,18 +348,18 @@ class Probing:
         if target.small == nonce:
             target.small = None
             target.misses += 1
-            if target.life is not Life.UNKNOWN and not target.cut_off:
-                self._doubts.missed(target.path, target.misses)
-            if target.life is Life.UP and target.misses >= self._rules.misses:
-                self._fall(target, now)
-            pause = self._rules.deadline if target.life is Life.UP else self._period()
-            self._turns.put(target.path, max(now, sent.at + pause))
+            if target.liveness is not Liveness.UNKNOWN and not target.unreachable:
+                self._overdue.missed(target.path, target.misses)
+            if target.liveness is Liveness.UP and target.misses >= self._rules.misses:
+                self._mark_down(target, now)
+            pause = self._rules.deadline if target.liveness is Liveness.UP else self._period()
+            self._liveness_schedule.put(target.path, max(now, sent.at + pause))
         elif target.search is not None and target.long == nonce:
             target.long = None
             target.search.lost()
-            self._go_on(target, target.search, now)
+            self._continue_search(target, target.search, now)
 
-    def _refuse(self, nonce: bytes, mtu: int | None, now: float) -> None:
+    def _on_too_long(self, nonce: bytes, mtu: int | None, now: float) -> None:
         sent = self._sent.get(nonce)
         if sent is None or sent.target.search is None or sent.target.long != nonce:
             return
@@ -368,60 +368,60 @@ class Probing:
         target = sent.target
         target.long = None
         sent.target.search.refused(mtu)
-        self._go_on(target, sent.target.search, now)
+        self._continue_search(target, sent.target.search, now)
 
-    def _carried(self, target: _Target, search: Search, size: int, now: float) -> None:
+    def _on_carried(self, target: _Target, search: Search, size: int, now: float) -> None:
         target.long = None
-        claim = self._mtus.get(target.path)
-        if claim is not None and size > claim:
-            self._touch(self._mtus.refute(target.path, now))
+        ptb_mtu = self._mtus.get(target.path)
+        if ptb_mtu is not None and size > ptb_mtu:
+            self._changed(self._mtus.reject(target.path, now))
         search.carried()
-        self._go_on(target, search, now)
+        self._continue_search(target, search, now)
 
-    def _go_on(self, target: _Target, search: Search, now: float) -> None:
+    def _continue_search(self, target: _Target, search: Search, now: float) -> None:
         """Have the next size tried, or take in the result."""
         if not search.done:
-            self._checks.put(target.path, now)
+            self._mtu_schedule.put(target.path, now)
             return
         result = search.result
         if result is None and target.heard_at > target.search_from:
             result = floor_of(target.path.peer)  # it answers small probes, and nothing that an endpoint could use
         target.search, before = None, self._usable(target)
         if result is not None:
-            self._mtus.supersede(target.path)
+            self._mtus.drop(target.path)
             self._take_result(target, result if result < target.size else None)
-        self._touch(self._usable(target) != before)
+        self._changed(self._usable(target) != before)
         well = result == target.size
-        self._checks.put(target.path, now + (self._check_period() if well else self._rules.narrow_every))
+        self._mtu_schedule.put(target.path, now + (self._check_period() if well else self._rules.narrow_every))
 
     def _take_result(self, target: _Target, carries: int | None) -> None:
         before, target.carries = target.carries, carries
         if carries != before:
-            self._remember(target)
-            self._tell(Happened.RESTORED if carries is None else Happened.NARROW, target)
+            self._record(target)
+            self._emit(PathEventKind.RESTORED if carries is None else PathEventKind.NARROW, target)
 
-    def _challenge(self, target: _Target, mtu: int, now: float) -> None:
+    def _on_packet_too_big(self, target: _Target, mtu: int, now: float) -> None:
         """Believe a claim of a stranger where that is safe, and have it looked into."""
         mtu = max(mtu, floor_of(target.path.peer))
         if mtu >= self._usable(target):
             return
-        up = target.life is Life.UP
-        proof = self._mtus.in_proof < self._rules.per_second * LONG_SHARE
-        if not up or (self._mtus.trusts(target.path) and proof):
-            self._mtus.believe(target.path, mtu, now, in_proof=up)
-            self._touch()
-        if up and target.search is None and (at := self._challenge_at(target, now)) is not None:
-            self._checks.put(target.path, at)
+        up = target.liveness is Liveness.UP
+        can_verify = self._mtus.unverified < self._rules.per_second * LONG_SHARE
+        if not up or (self._mtus.trusts(target.path) and can_verify):
+            self._mtus.accept(target.path, mtu, now, unverified=up)
+            self._changed()
+        if up and target.search is None and (at := self._verify_at(target, now)) is not None:
+            self._mtu_schedule.put(target.path, at)
         elif up and target.search is not None:
             target.search.hint(mtu)
 
-    def _challenge_at(self, target: _Target, now: float) -> float | None:
+    def _verify_at(self, target: _Target, now: float) -> float | None:
         """Return when to look into what a stranger says, None when that is about to happen."""
-        if target.challenged_at > now:
+        if target.verified_at > now:
             return None
-        pause = CHALLENGE_PAUSE if self._mtus.trusts(target.path) else DISTRUST_PAUSE
-        target.challenged_at = max(now, target.challenged_at + pause)
-        return target.challenged_at
+        pause = VERIFY_PAUSE if self._mtus.trusts(target.path) else DISTRUST_PAUSE
+        target.verified_at = max(now, target.verified_at + pause)
+        return target.verified_at
 
     def _resize(self, target: _Target, size: int, now: float) -> None:
         """Take in that the uplink has another MTU now."""
@@ -429,31 +429,31 @@ class Probing:
         if target.carries is not None and target.carries >= size:
             self._take_result(target, None)
         self._drop_search(target)
-        self._touch()
-        if target.life is Life.UP:
-            self._checks.put(target.path, now)
+        self._changed()
+        if target.liveness is Liveness.UP:
+            self._mtu_schedule.put(target.path, now)
 
     def _drop_search(self, target: _Target) -> None:
         target.search = None
         if target.long is not None:
             self._sent.pop(target.long, None)
             target.long = None
-        self._checks.drop(target.path)
+        self._mtu_schedule.drop(target.path)
 
     def _forget(self, path: Path) -> None:
         target = self._targets.pop(path)
         self._drop_search(target)
         if target.small is not None:
             self._sent.pop(target.small, None)
-        self._turns.drop(path)
-        self._to_keep[path] = None
+        self._liveness_schedule.drop(path)
+        self._unsaved[path] = None
         self._mtus.forget((path,))
-        self._touch()
+        self._changed()
 
-    def _remember(self, target: _Target) -> None:
-        if target.life is not Life.UNKNOWN and not target.cut_off:
-            self._to_keep[target.path] = Known(target.life is Life.DOWN, target.carries)
+    def _record(self, target: _Target) -> None:
+        if target.liveness is not Liveness.UNKNOWN and not target.unreachable:
+            self._unsaved[target.path] = PathRecord(target.liveness is Liveness.DOWN, target.carries)
 
-    def _tell(self, kind: Happened, target: _Target) -> None:
-        unsent = target.unsent if kind is Happened.DOWN else ""
-        self._happenings.append(Happening(kind, target.path, target.size, target.carries, target.cut_off, unsent))
+    def _emit(self, kind: PathEventKind, target: _Target) -> None:
+        not_sent = target.not_sent if kind is PathEventKind.DOWN else ""
+        self._events.append(PathEvent(kind, target.path, target.size, target.carries, target.unreachable, not_sent))

@@ -18,7 +18,7 @@ from protocol.status import Fault
 _DOCUMENT = 'docs/operations.md, "Packets that the agent itself needs"'
 
 
-class Sending(Enum):
+class SendResult(Enum):
     """What became of a probe on this host; the values say why it was not sent."""
 
     SENT = "sent"
@@ -31,82 +31,82 @@ class Sending(Enum):
     IMPOSSIBLE = "this host has no route to it from the droplet's address"
 
     @property
-    def tells_of_path(self) -> bool:
+    def path_is_broken(self) -> bool:
         """Whether tunnel packets cannot take the path either."""
-        return self in (Sending.NO_ADDRESS, Sending.NO_INTERFACE, Sending.PROHIBITED, Sending.IMPOSSIBLE)
+        return self in (SendResult.NO_ADDRESS, SendResult.NO_INTERFACE, SendResult.PROHIBITED, SendResult.IMPOSSIBLE)
 
 
 _BY_ERRNO = {
-    errno.EMSGSIZE: Sending.TOO_LONG,
-    **dict.fromkeys((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR), Sending.BUSY),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), Sending.BUSY),
+    errno.EMSGSIZE: SendResult.TOO_LONG,
+    **dict.fromkeys((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR), SendResult.BUSY),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), SendResult.BUSY),
     # net/netfilter/core.c: nf_hook_slow; BPF programs of a control group give the same.
-    errno.EPERM: Sending.FILTERED,
+    errno.EPERM: SendResult.FILTERED,
     # net/ipv4/route.c: a source address that no interface has, and a route of type blackhole.
-    errno.EINVAL: Sending.NO_ADDRESS,
-    errno.EADDRNOTAVAIL: Sending.NO_ADDRESS,
-    **dict.fromkeys((errno.ENETDOWN, errno.ENODEV, errno.ENXIO), Sending.NO_INTERFACE),
-    errno.EACCES: Sending.PROHIBITED,
+    errno.EINVAL: SendResult.NO_ADDRESS,
+    errno.EADDRNOTAVAIL: SendResult.NO_ADDRESS,
+    **dict.fromkeys((errno.ENETDOWN, errno.ENODEV, errno.ENXIO), SendResult.NO_INTERFACE),
+    errno.EACCES: SendResult.PROHIBITED,
 }
 _REMEDIES = {
-    Sending.FILTERED: "let UDP to port {port} out of {interface}: see " + _DOCUMENT,
-    Sending.BUSY: "look at the queue of {interface} (tc -s qdisc), the host's memory and the agent's open files",
-    Sending.NO_ADDRESS: "give {interface} the address {address}, or remove the blackhole route",
-    Sending.NO_INTERFACE: "set {interface} up",
-    Sending.PROHIBITED: "look for prohibit in `ip rule` and `ip route`",
+    SendResult.FILTERED: "let UDP to port {port} out of {interface}: see " + _DOCUMENT,
+    SendResult.BUSY: "look at the queue of {interface} (tc -s qdisc), the host's memory and the agent's open files",
+    SendResult.NO_ADDRESS: "give {interface} the address {address}, or remove the blackhole route",
+    SendResult.NO_INTERFACE: "set {interface} up",
+    SendResult.PROHIBITED: "look for prohibit in `ip rule` and `ip route`",
 }
 BUSY_TIMES = 3
 """So many times in a row the kernel has no buffers for a path's probes before that is a fault."""
 
 
-def sending_of(number: int) -> Sending:
+def send_result(number: int) -> SendResult:
     """Return what an errno of sendto(2), socket(2), setsockopt(2) or bind(2) means; any unknown one is `IMPOSSIBLE`."""
-    return _BY_ERRNO.get(number, Sending.IMPOSSIBLE)
+    return _BY_ERRNO.get(number, SendResult.IMPOSSIBLE)
 
 
 class SendErrors:
     """Of each path, whether its last probe was sent, and why not."""
 
     def __init__(self) -> None:
-        self._last: dict[Path, Sending] = {}
+        self._last: dict[Path, SendResult] = {}
         self._busy: dict[Path, int] = {}
 
-    def keep(self, paths: Collection[Path]) -> None:
+    def retain(self, paths: Collection[Path]) -> None:
         """Forget all other paths."""
         for path in self._last.keys() - set(paths):
             del self._last[path]
             self._busy.pop(path, None)
 
-    def note(self, path: Path, sending: Sending) -> None:
+    def note(self, path: Path, result: SendResult) -> None:
         """Take in what became of a path's probe. One that is too long was at least not refused otherwise."""
-        if sending in (Sending.SENT, Sending.TOO_LONG):
+        if result in (SendResult.SENT, SendResult.TOO_LONG):
             self._last.pop(path, None)
             self._busy.pop(path, None)
             return
-        if sending is Sending.BUSY:
+        if result is SendResult.BUSY:
             self._busy[path] = self._busy.get(path, 0) + 1
-        self._last[path] = sending
+        self._last[path] = result
 
     def faults(self, name_of: Callable[[bytes], tuple[str, str]], port: int) -> Iterator[Fault]:
         """Yield the faults that stand; `name_of` returns the interface and the address, as text, of a path's source.
 
         A missing route is none: the status tells it as an unresolved next hop.
         """
-        standing = {(path.source, sending) for path, sending in self._last.items() if self._stands(path, sending)}
-        for source, sending in sorted(standing, key=lambda one: (one[0], one[1].name)):
+        standing = {(path.source, result) for path, result in self._last.items() if self._stands(path, result)}
+        for source, result in sorted(standing, key=lambda one: (one[0], one[1].name)):
             interface, address = name_of(source)
-            remedy = _REMEDIES[sending].format(interface=interface, address=address, port=port)
-            yield _fault(sending, interface, address, port, remedy)
+            remedy = _REMEDIES[result].format(interface=interface, address=address, port=port)
+            yield _fault(result, interface, address, port, remedy)
 
-    def _stands(self, path: Path, sending: Sending) -> bool:
-        if sending is Sending.BUSY:
+    def _stands(self, path: Path, result: SendResult) -> bool:
+        if result is SendResult.BUSY:
             return self._busy[path] >= BUSY_TIMES
-        return sending is not Sending.IMPOSSIBLE
+        return result is not SendResult.IMPOSSIBLE
 
 
-def _fault(sending: Sending, interface: str, address: str, port: int, remedy: str) -> Fault:
+def _fault(sending: SendResult, interface: str, address: str, port: int, remedy: str) -> Fault:
     subject = f"{interface} {address}"
-    if sending is Sending.FILTERED:
+    if sending is SendResult.FILTERED:
         detail = (
             f"this host's packet filter (nftables, iptables or BPF) drops probes that leave {interface} to UDP port "
             f"{port} (EPERM): peers that fail are not noticed"

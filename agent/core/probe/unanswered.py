@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from agent.core.model.resolved_state import World
+from agent.core.model.resolved_state import ResolvedState
 from protocol.addresses import format_address, parse_address
 from protocol.status import Fault
 
@@ -19,16 +19,16 @@ class Uplink(NamedTuple):
     hint: str = ""
 
 
-def answering(world: World) -> frozenset[bytes]:
+def answering(resolved: ResolvedState) -> frozenset[bytes]:
     """Return the packed addresses of other hosts' droplets that speak Geneve, and therefore answer probes.
 
     Only an agent can bounce or divide. Where a network is of VXLAN, any other droplet may be a peer that speaks only
     that, and is silent for good.
     """
-    others = {id_: one for id_, one in world.droplets.items() if not world.is_here(id_)}
-    if any(network.encapsulation == "vxlan" for network in world.networks.values()):
-        serving = {id_ for network in world.networks.values() for id_ in network.bouncers}
-        serving |= {id_ for vpc in world.vpcs.values() for id_ in vpc.dividers}
+    others = {id_: one for id_, one in resolved.droplets.items() if not resolved.is_here(id_)}
+    if any(network.encapsulation == "vxlan" for network in resolved.networks.values()):
+        serving = {id_ for network in resolved.networks.values() for id_ in network.bouncers}
+        serving |= {id_ for vpc in resolved.vpcs.values() for id_ in vpc.dividers}
         others = {id_: one for id_, one in others.items() if id_ in serving}
     return frozenset(parse_address(one.address) for one in others.values())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agent.core.model.resolved_state import World
+from agent.core.model.resolved_state import ResolvedState
 from protocol.addresses import parse_address
 
 TIMES = 3
@@ -16,7 +16,7 @@ PER_TURN = 50
 """Announcements sent at once, at the most."""
 
 
-class Place(NamedTuple):
+class AnnouncedAddress(NamedTuple):
     """A droplet's packed address and where its neighbours find it: the interface by name and ifindex, and its MAC."""
 
     address: bytes
@@ -25,26 +25,26 @@ class Place(NamedTuple):
     mac: bytes
 
 
-def places(world: World) -> frozenset[Place]:
+def announced_addresses(resolved: ResolvedState) -> frozenset[AnnouncedAddress]:
     """Return where this host's droplets are: those whose uplink is there and has Ethernet addresses."""
-    found = ((droplet, world.uplink_of(droplet)) for droplet in world.own_droplets())
+    found = ((droplet, resolved.uplink_of(droplet)) for droplet in resolved.own_droplets())
     return frozenset(
-        Place(parse_address(droplet.address), uplink.name, uplink.ifindex, uplink.mac)
+        AnnouncedAddress(parse_address(droplet.address), uplink.name, uplink.ifindex, uplink.mac)
         for droplet, uplink in found
         if uplink is not None and len(uplink.mac) == 6
     )
 
 
-class Announcing:
+class AnnouncementSchedule:
     """What is still to be announced. After a change of its place an address is announced `TIMES` times anew."""
 
     def __init__(self) -> None:
-        self._known: frozenset[Place] = frozenset()
-        self._left: dict[Place, int] = {}
+        self._known: frozenset[AnnouncedAddress] = frozenset()
+        self._left: dict[AnnouncedAddress, int] = {}
         self._next: dict[tuple[bytes, int], float] = {}
         """The earliest time of the next announcement, by address and ifindex."""
 
-    def follow(self, now_there: Iterable[Place]) -> bool:
+    def follow(self, now_there: Iterable[AnnouncedAddress]) -> bool:
         """Take in where the droplets are now; say whether there is something to announce."""
         there = frozenset(now_there)
         for place in self._left.keys() - there:
@@ -53,7 +53,7 @@ class Announcing:
         self._known = there
         return bool(self._left)
 
-    def due(self, now: float) -> list[Place]:
+    def due(self, now: float) -> list[AnnouncedAddress]:
         """Return what is announced now. Each must be sent, or told by `postponed`."""
         ready = sorted(place for place in self._left if self._at(place) <= now)[:PER_TURN]
         for place in ready:
@@ -63,7 +63,7 @@ class Announcing:
                 del self._left[place]
         return ready
 
-    def postponed(self, place: Place) -> None:
+    def postponed(self, place: AnnouncedAddress) -> None:
         """Take in that an address could not be announced yet: it is tried again after the usual pause."""
         if place in self._known:
             self._left[place] = min(TIMES, self._left.get(place, 0) + 1)
@@ -72,5 +72,5 @@ class Announcing:
         """Return when something is to be announced, None when nothing is."""
         return min(map(self._at, self._left), default=None)
 
-    def _at(self, place: Place) -> float:
+    def _at(self, place: AnnouncedAddress) -> float:
         return self._next.get((place.address, place.ifindex), float("-inf"))

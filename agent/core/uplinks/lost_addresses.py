@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from agent.core.model.map_layout import LOCAL_DROPLET, unmapped
-from agent.core.model.resolved_state import Here, World
+from agent.core.model.resolved_state import HostState, ResolvedState
 from agent.core.model.uplinks import Uplink
 from protocol.acknowledgements import KernelFailure
 from protocol.addresses import format_address, parse_address
@@ -26,9 +26,9 @@ class Served(NamedTuple):
     address: bytes
 
 
-def served_now(world: World) -> list[Served]:
+def served_now(resolved: ResolvedState) -> list[Served]:
     """Return the addresses of this host's droplets in force."""
-    own = [(parse_address(droplet.address), world.uplink_of(droplet)) for droplet in world.own_droplets()]
+    own = [(parse_address(droplet.address), resolved.uplink_of(droplet)) for droplet in resolved.own_droplets()]
     return [Served(uplink.name, address) for address, uplink in own if uplink is not None]
 
 
@@ -39,7 +39,7 @@ def served_before(local_droplets: Mapping[bytes, bytes], uplinks: Iterable[Uplin
     return [Served(names[interface], unmapped(address)) for address, interface, *_ in entries if interface in names]
 
 
-def with_served(found: Here, served: Iterable[Served]) -> Here:
+def with_served(found: HostState, served: Iterable[Served]) -> HostState:
     """Return the host as it was found, with the addresses served that no interface has now."""
     present = {address for uplink in found.uplinks for address in uplink.addresses}
     lost: dict[str, dict[bytes, None]] = {}
@@ -50,18 +50,18 @@ def with_served(found: Here, served: Iterable[Served]) -> Here:
     return replace(found, uplinks=tuple(kept)) if lost else found
 
 
-def lost(found: Here, world: World) -> dict[str, KernelFailure]:
+def lost(found: HostState, resolved: ResolvedState) -> dict[str, KernelFailure]:
     """Return this host's droplets in force whose address no interface has now, by id, and what to say of each."""
     present = {address for uplink in found.uplinks for address in uplink.addresses}
     return {
-        droplet.id: _failure(droplet.id, address, world)
-        for droplet in world.own_droplets()
+        droplet.id: _failure(droplet.id, address, resolved)
+        for droplet in resolved.own_droplets()
         if (address := parse_address(droplet.address)) not in present
     }
 
 
-def _failure(droplet: str, address: bytes, world: World) -> KernelFailure:
-    uplink = world.here.uplink(address)
+def _failure(droplet: str, address: bytes, resolved: ResolvedState) -> KernelFailure:
+    uplink = resolved.host_state.uplink(address)
     where = f"interface {uplink.name}" if uplink else "this host"
     message = (
         f"{format_address(address)} is gone from {where}: give it back; all that it carries stays in place until then"

@@ -10,24 +10,24 @@ from __future__ import annotations
 import errno
 
 from agent.core.model.features import family_of
-from agent.core.model.overhead import SMALLEST, endpoint_mtu, least_mtu, uplink_mtu
-from agent.core.model.resolved_state import World
+from agent.core.model.overhead import MIN_MTU, endpoint_mtu, min_mtu, uplink_mtu
+from agent.core.model.resolved_state import ResolvedState
 from protocol.acknowledgements import KernelFailure
 from protocol.addresses import parse_address
 from protocol.documents import Document, Endpoint
 
 
-def is_narrow(world: World) -> bool:
+def is_narrow(resolved: ResolvedState) -> bool:
     """Say whether some endpoint's family could ask for more than one of the interfaces under own droplets leaves."""
-    own = ((world.uplink_of(droplet), parse_address(droplet.address)) for droplet in world.own_droplets())
-    most = max(SMALLEST.values())
+    own = ((resolved.uplink_of(droplet), parse_address(droplet.address)) for droplet in resolved.own_droplets())
+    most = max(MIN_MTU.values())
     return any(uplink is not None and endpoint_mtu(uplink.mtu, family_of(address)) < most for uplink, address in own)
 
 
-def cramped(endpoint: Endpoint, world: World) -> str | None:
+def mtu_shortfall(endpoint: Endpoint, resolved: ResolvedState) -> str | None:
     """Return what is wrong with the MTU of the interface under an endpoint of this host; None for nothing."""
-    address = parse_address(world.droplets[endpoint.droplet].address)
-    uplink, substrate, least = world.here.uplink(address), family_of(address), least_mtu(endpoint.addresses)
+    address = parse_address(resolved.droplets[endpoint.droplet].address)
+    uplink, substrate, least = resolved.host_state.uplink(address), family_of(address), min_mtu(endpoint.addresses)
     if uplink is None or (left := endpoint_mtu(uplink.mtu, substrate)) >= least:
         return None
     return (
@@ -36,11 +36,11 @@ def cramped(endpoint: Endpoint, world: World) -> str | None:
     )
 
 
-def cramped_endpoints(document: Document, world: World) -> tuple[KernelFailure, ...]:
+def endpoints_short_of_mtu(document: Document, resolved: ResolvedState) -> tuple[KernelFailure, ...]:
     """Return what is to be told of a document in force: its endpoints that stand on too narrow an interface."""
-    here = (endpoint for endpoint in document.endpoints if world.is_here(endpoint.droplet))
+    here = (endpoint for endpoint in document.endpoints if resolved.is_here(endpoint.droplet))
     return tuple(
         KernelFailure(errno.EMSGSIZE, "EMSGSIZE", f"endpoint {one.id}", f"{message}; what fits passes until then")
         for one in here
-        if (message := cramped(one, world)) is not None
+        if (message := mtu_shortfall(one, resolved)) is not None
     )

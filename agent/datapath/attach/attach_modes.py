@@ -21,7 +21,7 @@ from agent.datapath.net.ethtool import driver_of
 from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.namespaces import open_control_socket
 from agent.datapath.net.netlink import Message, Netlink, attribute
-from agent.errors import ToldError
+from agent.errors import OperatorError
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class AttachModes:
         """Raise ToldError (EOPNOTSUPP) where the mode that was asked for cannot work."""
         if self.decision.refused:
             reason = self.decision.refused
-            raise ToldError(errno.EOPNOTSUPP, f"attach_mode {self.configured}: {reason}; {remedy_of(reason)}")
+            raise OperatorError(errno.EOPNOTSUPP, f"attach_mode {self.configured}: {reason}; {remedy_of(reason)}")
 
 
 def fits(found: AttachMode | str, wanted: AttachMode) -> bool:
@@ -80,7 +80,7 @@ def fits(found: AttachMode | str, wanted: AttachMode) -> bool:
 
 async def read_devices(netlink: Netlink, uplinks: Sequence[Uplink], query: LinkQuery) -> list[Device]:
     """Return what the uplinks' frames leave by, each once. OSError: ENODEV when one is gone."""
-    by_index = {uplink.leaves: uplink for uplink in uplinks}
+    by_index = {uplink.egress: uplink for uplink in uplinks}
     found = []
     for index, uplink in by_index.items():
         link = await netlink.link(index=index)
@@ -92,7 +92,7 @@ async def read_devices(netlink: Netlink, uplinks: Sequence[Uplink], query: LinkQ
 
 def _device(link: Message, uplink: Uplink, runs: str) -> Device:
     name, index, what = str(attribute(link, "IFLA_IFNAME")), int(link["index"]), kind(link)
-    members = uplink.arrives[1:] if what == "bond" else ()
+    members = uplink.ingress[1:] if what == "bond" else ()
     with open_control_socket() as control:
         names = names_of(members) if what == "bond" else [name]
         drivers = tuple(dict.fromkeys(driver_of(control, one) for one in names))

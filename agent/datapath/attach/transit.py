@@ -11,10 +11,10 @@ import structlog
 from agent.datapath.attach.attach_modes import AttachModes, fits
 from agent.datapath.attach.xdp import (
     TAKES_NONE,
+    AttachableProgram,
     Attached,
     AttachMode,
-    Ownership,
-    Program,
+    ProgramOwnership,
     attach,
     change_mode,
     detach,
@@ -24,7 +24,7 @@ from agent.datapath.bpf import syscall
 from agent.datapath.bpf.marks import read_mark
 from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Netlink
-from agent.errors import ToldError
+from agent.errors import OperatorError
 
 Load = Callable[[int], int]
 """Loads the program for a network card that is to run it by itself (an ifindex), and returns its descriptor."""
@@ -41,8 +41,8 @@ class Transit:
     def __init__(
         self,
         netlink: Netlink,
-        program: Program,
-        own: Ownership,
+        program: AttachableProgram,
+        own: ProgramOwnership,
         modes: AttachModes,
         map_ids: Collection[int],
         load_for_card: Load,
@@ -111,7 +111,7 @@ class Transit:
         await self.attached_hook()
         try:
             self._modes.refuse()
-        except ToldError:
+        except OperatorError:
             await self.detach(ifindex)
             raise
 
@@ -136,7 +136,7 @@ class Transit:
             raise refusal(OSError(error.errno, said), link, AttachMode.OFFLOAD) from error
         try:
             number = syscall.program_info(descriptor).id
-            program = Program(descriptor, number, self._program.name)
+            program = AttachableProgram(descriptor, number, self._program.name)
             attached = await attach(self._netlink, ifindex, program, self._own, AttachMode.OFFLOAD)
         finally:
             os.close(descriptor)

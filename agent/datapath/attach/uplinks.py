@@ -66,8 +66,8 @@ def uplink_from(
         mac=_mac(link),
         mtu=int(attribute(link, "IFLA_MTU")),
         addresses=tuple(_substrate_addresses(addresses)),
-        arrives=(index, *sorted(members)) if kind(carrier) == "bond" else (index,),
-        leaves=index,
+        ingress=(index, *sorted(members)) if kind(carrier) == "bond" else (index,),
+        egress=index,
         carrier=index,
         vlan=vlan,
         transit=attached is not None and attached.program_id in transit_xdp,
@@ -141,7 +141,7 @@ def differs(uplinks: Iterable[Uplink], message: Message) -> bool:
         case "RTM_NEWLINK" if message["family"] == socket.AF_UNSPEC:
             return any(_link_differs(uplink, message) for uplink in uplinks)
         case "RTM_DELLINK" if message["family"] == socket.AF_UNSPEC:
-            return any(message["index"] in uplink.arrives[1:] for uplink in uplinks)
+            return any(message["index"] in uplink.ingress[1:] for uplink in uplinks)
     return False
 
 
@@ -160,7 +160,7 @@ def _link_differs(uplink: Uplink, message: Message) -> bool:
         mac = _mac(message)
         if (uplink.ifindex, uplink.mac, uplink.mtu) != (index, mac, attribute(message, "IFLA_MTU")):
             return True
-    return (index in uplink.arrives[1:]) != (_bond_of(message) == uplink.carrier)
+    return (index in uplink.ingress[1:]) != (_bond_of(message) == uplink.carrier)
 
 
 def _bond_of(link: Message) -> int:

@@ -21,7 +21,7 @@ from agent.core.uplinks.program_owners import STRANGER, Owner, advice, possessiv
 from agent.datapath.net.ethtool import driver_of
 from agent.datapath.net.namespaces import open_control_socket
 from agent.datapath.net.netlink import Message, Netlink, attribute
-from agent.errors import ToldError
+from agent.errors import OperatorError
 
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
@@ -73,7 +73,7 @@ class Attached(NamedTuple):
         return self.mode is AttachMode.NATIVE
 
 
-class Program(NamedTuple):
+class AttachableProgram(NamedTuple):
     """A loaded program: its file descriptor, the kernel's id, and its name for messages."""
 
     descriptor: int
@@ -81,7 +81,7 @@ class Program(NamedTuple):
     name: str
 
 
-class Ownership(NamedTuple):
+class ProgramOwnership(NamedTuple):
     """How the attaching code tells its own programs: by id, and how it opens one (the caller closes it).
 
     `find_owner` tells whose one is that is not its own.
@@ -127,14 +127,14 @@ async def _read(netlink: Netlink, ifindex: int) -> Message:
     return link
 
 
-def _refuse_stranger(found: Attached, link: Message, own: Ownership) -> NoReturn:
+def _refuse_stranger(found: Attached, link: Message, own: ProgramOwnership) -> NoReturn:
     owner, interface = own.find_owner(found.program_id), str(attribute(link, "IFLA_IFNAME"))
     what = f"{possessive(owner)} XDP program (id {found.program_id}) is attached to {interface}"
-    raise ToldError(errno.EEXIST, f"{what}: {advice(owner, interface)}")
+    raise OperatorError(errno.EEXIST, f"{what}: {advice(owner, interface)}")
 
 
 async def _replace(
-    netlink: Netlink, ifindex: int, program: int, found: Attached | None, own: Ownership, mode: AttachMode
+    netlink: Netlink, ifindex: int, program: int, found: Attached | None, own: ProgramOwnership, mode: AttachMode
 ) -> None:
     if found is None:
         await _change(netlink, ifindex, program, NONE_EXPECTED, mode)
@@ -161,7 +161,9 @@ async def _change_mode(
         raise
 
 
-async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownership, mode: AttachMode) -> Attached:
+async def attach(
+    netlink: Netlink, ifindex: int, program: AttachableProgram, own: ProgramOwnership, mode: AttachMode
+) -> Attached:
     """Attach the program, or put it in the place of an older one of ours; return what is then attached.
 
     Raises OSError: EEXIST when a stranger's program is there, ENODEV when the interface is not, EIO when the kernel
@@ -188,7 +190,9 @@ async def attach(netlink: Netlink, ifindex: int, program: Program, own: Ownershi
     return now
 
 
-async def change_mode(netlink: Netlink, ifindex: int, program: Program, own: Ownership, mode: AttachMode) -> None:
+async def change_mode(
+    netlink: Netlink, ifindex: int, program: AttachableProgram, own: ProgramOwnership, mode: AttachMode
+) -> None:
     """Attach a program of ours, where one runs in another mode, in this one; OSError as `attach`.
 
     With `auto` it is moved into the driver where that can be had, and stays in the stack otherwise.
@@ -200,11 +204,11 @@ async def change_mode(netlink: Netlink, ifindex: int, program: Program, own: Own
         if found.mode is not mode:
             await attach(netlink, ifindex, program, own, mode)
     elif found.mode is AttachMode.GENERIC:
-        with contextlib.suppress(ToldError):  # the driver cannot
+        with contextlib.suppress(OperatorError):  # the driver cannot
             await attach(netlink, ifindex, program, own, AttachMode.NATIVE)
 
 
-async def _fall_back(netlink: Netlink, ifindex: int, program: Program, own: Ownership) -> None:
+async def _fall_back(netlink: Netlink, ifindex: int, program: AttachableProgram, own: ProgramOwnership) -> None:
     """Have the stack run what the driver cannot."""
     link = await _read(netlink, ifindex)
     try:
@@ -217,7 +221,7 @@ def refusal(error: OSError, link: Message, mode: AttachMode) -> OSError:
     """Return a driver's refusal in words: why, and what to do."""
     if error.errno not in _UNABLE:
         return error
-    return ToldError(error.errno, f"{why_refused(error, link, mode)}. {REMEDY[mode]}")
+    return OperatorError(error.errno, f"{why_refused(error, link, mode)}. {REMEDY[mode]}")
 
 
 def why_refused(error: OSError, link: Message, mode: AttachMode) -> str:
@@ -238,7 +242,7 @@ def _mode_fits(found: Attached, mode: AttachMode) -> bool:
     return mode is AttachMode.AUTO or found.mode is mode
 
 
-async def detach(netlink: Netlink, ifindex: int, own: Ownership) -> bool:
+async def detach(netlink: Netlink, ifindex: int, own: ProgramOwnership) -> bool:
     """Take our program off; return whether there was one. A stranger's stays: OSError (EEXIST)."""
     link = await _read(netlink, ifindex)
     found = attached_program(link)

@@ -105,14 +105,14 @@ class FeatureEvents:
         except BaseException:
             self._socket.close()
             raise
-        asyncio.get_running_loop().add_reader(self._socket, self._heard)
+        asyncio.get_running_loop().add_reader(self._socket, self._on_event)
 
     def close(self) -> None:
         """Close the socket."""
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
 
-    def _heard(self) -> None:
+    def _on_event(self) -> None:
         """Read one message; which interface it tells of does not matter: all are asked then."""
         try:
             self._socket.recv(ANSWER)

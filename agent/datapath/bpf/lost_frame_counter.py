@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.core.faults.lost_frames import Failure, FailureKind
+from agent.core.faults.lost_frames import FailureKind, FrameLoss
 from agent.core.model.linux_version import version_of
 from agent.core.model.map_layout import (
     FAILURE_COUNT,
@@ -57,7 +57,7 @@ WHY = {
 log = structlog.get_logger()
 
 
-class FailureCounter:
+class LostFrameCounter:
     """The programs on tracepoints of one agent, and what they counted."""
 
     def __init__(self, compiled: CompiledObject, maps: Mapping[MapName, Map], pins: Pins, enabled: bool = True) -> None:
@@ -93,7 +93,7 @@ class FailureCounter:
             log.info("failures_counted" if not unavailable else "failures_not_counted", reason=unavailable)
         self.unavailable = unavailable
 
-    def read(self) -> dict[Failure, int]:
+    def read(self) -> dict[FrameLoss, int]:
         """Return the frames that were dropped since the maps were made, by why and where they were to leave."""
         found = {}
         stride = bpf.percpu_stride(FAILURE_COUNT.size)
@@ -101,7 +101,7 @@ class FailureCounter:
             kind, number, ifindex = FAILURE_KEY.unpack(key)
             frames = sum(FAILURE_COUNT.unpack_from(values, at)[0] for at in range(0, len(values), stride))
             if frames:
-                found[Failure(FailureKind(kind), number, ifindex)] = frames
+                found[FrameLoss(FailureKind(kind), number, ifindex)] = frames
         return found
 
     def _configure(self) -> None:
@@ -143,7 +143,7 @@ class FailureCounter:
             (self._pins.links / tracepoint).unlink(missing_ok=True)
 
 
-def _ensure_link(path: Path, tracepoint: str, program: programs.Program) -> None:
+def _ensure_link(path: Path, tracepoint: str, program: programs.LoadedProgram) -> None:
     with contextlib.suppress(FileNotFoundError):
         descriptor = bpf.open_pin(path)
         try:

@@ -22,7 +22,7 @@ from agent.core.plan.remedies import Step
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import MapDefinition
 from agent.datapath.bpf.pins import make_folder
-from agent.errors import doing
+from agent.errors import kernel_step
 
 FEW = 8
 """Up to so many entries go one by one: cheaper than a batch, and each with its own verdict."""
@@ -200,7 +200,7 @@ def _open_or_create(path: Path, definition: MapDefinition, size: int, left: Mapp
         return _open_checked(path, definition, size)
     descriptor = _open_left(definition, left)
     if descriptor is None:
-        with doing(Step.CREATE_MAP, f"{definition.name} of {size} entries"):
+        with kernel_step(Step.CREATE_MAP, f"{definition.name} of {size} entries"):
             descriptor = bpf.create_map(
                 bpf.MapType(definition.type),
                 definition.key_size,
@@ -210,7 +210,7 @@ def _open_or_create(path: Path, definition: MapDefinition, size: int, left: Mapp
                 definition.name,
             )
     try:
-        with doing(Step.PIN, str(path)):
+        with kernel_step(Step.PIN, str(path)):
             bpf.pin(descriptor, path)
     except BaseException:
         os.close(descriptor)

@@ -18,7 +18,7 @@ from agent.core.plan.remedies import Step
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject, CompiledProgram
 from agent.datapath.bpf.marks import mark, read_mark
-from agent.errors import doing
+from agent.errors import kernel_step
 
 NONE_LEFT: Mapping[tuple[str, str], int] = {}
 
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class LoadedProgram:
     """A loaded program: `fd` is open and the caller's to close; `map_ids` are the kernel's, without the mark's."""
 
     name: str
@@ -47,7 +47,7 @@ def relocate(program: CompiledProgram, maps: Mapping[str, int]) -> bytes:
 
 def load(
     program: CompiledProgram, maps: Mapping[str, int], kind: bpf.ProgramType = bpf.ProgramType.XDP, *, flags: int = 0
-) -> Program:
+) -> LoadedProgram:
     """Load a program without pinning it; raises VerifierError with the verifier's log."""
     fd = bpf.load_program(relocate(program, maps), kind, flags=flags, name=program.name)
     return _described(program.name, fd)
@@ -67,7 +67,7 @@ def ensure_programs(
     folder: Path,
     instance: str,
     left: Mapping[tuple[str, str], int] = NONE_LEFT,
-) -> dict[str, Program]:
+) -> dict[str, LoadedProgram]:
     """Open the pinned XDP programs of this content, or load, mark and pin them; `folder` lies in a bpf file system.
 
     `left` are the ids of attached programs by name and content: one of this content without a pin is pinned again.
@@ -85,7 +85,7 @@ def ensure_programs(
     return found
 
 
-def ensure_tracers(compiled: CompiledObject, maps: Mapping[str, int], folder: Path) -> dict[str, Program]:
+def ensure_tracers(compiled: CompiledObject, maps: Mapping[str, int], folder: Path) -> dict[str, LoadedProgram]:
     """Open or load and pin the programs for raw tracepoints, otherwise as `ensure_programs`."""
     return _ensure_all(compiled.tracers, maps, folder / compiled.hash, bpf.ProgramType.RAW_TRACEPOINT)
 
@@ -96,9 +96,9 @@ def _ensure_all(
     home: Path,
     kind: bpf.ProgramType,
     left: Mapping[tuple[str, str], int] = NONE_LEFT,
-) -> dict[str, Program]:
+) -> dict[str, LoadedProgram]:
     home.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Program] = {}
+    found: dict[str, LoadedProgram] = {}
     try:
         for program in programs:
             found[program.name] = _ensure(program, maps, home / program.name, kind, left.get((program.name, home.name)))
@@ -108,7 +108,7 @@ def _ensure_all(
     return found
 
 
-def close(programs: Mapping[str, Program]) -> None:
+def close(programs: Mapping[str, LoadedProgram]) -> None:
     """Close the descriptors; pins and attachments keep the programs."""
     for program in programs.values():
         os.close(program.fd)
@@ -116,7 +116,7 @@ def close(programs: Mapping[str, Program]) -> None:
 
 def _ensure(
     program: CompiledProgram, maps: Mapping[str, int], path: Path, kind: bpf.ProgramType, left: int | None
-) -> Program:
+) -> LoadedProgram:
     used = {bpf.map_info(maps[relocation.map]).id for relocation in program.relocations}
     with contextlib.suppress(FileNotFoundError):
         pinned = _described(program.name, bpf.open_pin(path))
@@ -126,14 +126,14 @@ def _ensure(
         path.unlink()
     found = _open_left(program.name, used, left)
     if found is None:
-        with doing(Step.LOAD_PROGRAM, program.name):
+        with kernel_step(Step.LOAD_PROGRAM, program.name):
             found = load(program, maps, kind)
-    with doing(Step.PIN, str(path)):
+    with kernel_step(Step.PIN, str(path)):
         bpf.pin(found.fd, path)
     return found
 
 
-def _open_left(name: str, used: Collection[int], left: int | None) -> Program | None:
+def _open_left(name: str, used: Collection[int], left: int | None) -> LoadedProgram | None:
     """Open an attached program that lost its pin, None when it has gone or works on other maps."""
     if left is None:
         return None
@@ -148,7 +148,7 @@ def _open_left(name: str, used: Collection[int], left: int | None) -> Program | 
     return found
 
 
-def _described(name: str, fd: int) -> Program:
+def _described(name: str, fd: int) -> LoadedProgram:
     info = bpf.program_info(fd)
     marked = read_mark(info)
-    return Program(name, fd, info.id, frozenset(info.map_ids) - ({marked[0]} if marked else set()))
+    return LoadedProgram(name, fd, info.id, frozenset(info.map_ids) - ({marked[0]} if marked else set()))

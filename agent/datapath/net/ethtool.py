@@ -14,8 +14,8 @@ import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from agent.core.model.offloads import RULES, Offload, in_words, wrong_offloads
-from agent.errors import ToldError
+from agent.core.model.offloads import RULES, Offload, describe_offload, wrong_offloads
+from agent.errors import OperatorError
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_GSTRINGS, ETHTOOL_GSSET_INFO, ETH_SS_FEATURES, NAME = 0x1B, 0x37, 4, 32
@@ -97,11 +97,11 @@ def set_endpoint_offloads(control: socket.socket, ifname: str) -> bool:
     _change(control, ifname, wrong)
     if still := wrong_offloads(read_offloads(control, ifname)):
         message = (
-            f"{ifname}: {'; '.join(in_words(name, not on) for name, on in still.items())}, and driver "
+            f"{ifname}: {'; '.join(describe_offload(name, not on) for name, on in still.items())}, and driver "
             f"{driver_of(control, ifname)} does not change that, so the endpoint's packets would be lost or altered: "
             "update the kernel, and see ethtool -k"
         )
-        raise ToldError(errno.EOPNOTSUPP, message)
+        raise OperatorError(errno.EOPNOTSUPP, message)
     return True
 
 
@@ -144,5 +144,5 @@ def leave_tags_on(control: socket.socket, ifname: str) -> bool:
             f"{ifname}: driver {driver_of(control, ifname)} takes VLAN tags off received frames and does not stop when "
             "told to. Give the droplet an interface without VLAN, or one of another driver"
         )
-        raise ToldError(errno.EOPNOTSUPP, message)
+        raise OperatorError(errno.EOPNOTSUPP, message)
     return True

@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 
 from agent.core.model.process_bindings import Process
 from agent.core.plan.remedies import Step
-from agent.errors import ToldError, doing
+from agent.errors import OperatorError, kernel_step
 
 CLONE_NEWNET = 0x40000000
 NAMED = Path("/run/netns")
@@ -62,7 +62,7 @@ def namespace_path(namespace: str) -> Path:
     return NAMED / namespace
 
 
-class Place(NamedTuple):
+class OpenedNamespace(NamedTuple):
     """An open namespace. Where a process stands for it: that process, and which symbolic link named it, if any."""
 
     descriptor: int
@@ -77,7 +77,7 @@ def opened_namespace(namespace: str) -> Iterator[int]:
     EINVAL: no namespace, EPERM: the agent's own, which belongs to no tenant. The path is a document's, so
     that nothing is opened before it is known to be a namespace: a FIFO would block, a device would do what it does.
     """
-    with doing(Step.ENTER_NAMESPACE, namespace):
+    with kernel_step(Step.ENTER_NAMESPACE, namespace):
         descriptor = _open(namespace_path(namespace), namespace)
     try:
         yield descriptor
@@ -86,24 +86,24 @@ def opened_namespace(namespace: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def opened_place(namespace: str) -> Iterator[Place]:
+def opened_with_process(namespace: str) -> Iterator[OpenedNamespace]:
     """Yield the namespace as `opened_namespace` does, with the process that stands for it, if one does.
 
     Both are of the same process: its folder in /proc is opened once, and shows nothing of a later one with its id.
     """
-    with doing(Step.ENTER_NAMESPACE, namespace):
-        place = _open_place(namespace)
+    with kernel_step(Step.ENTER_NAMESPACE, namespace):
+        opened = _open_with_process(namespace)
     try:
-        yield place
+        yield opened
     finally:
-        os.close(place.descriptor)
+        os.close(opened.descriptor)
 
 
-def _open_place(namespace: str) -> Place:
+def _open_with_process(namespace: str) -> OpenedNamespace:
     path = namespace_path(namespace)
     of_process = _OF_PROCESS.fullmatch(os.path.realpath(path))
     if of_process is None:
-        return Place(_open(path, namespace))
+        return OpenedNamespace(_open(path, namespace))
     folder = os.open(of_process["process"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         started = _start_of(folder)
@@ -112,7 +112,7 @@ def _open_place(namespace: str) -> Place:
         os.close(folder)
     found = os.fstat(descriptor)
     process = Process(BOOT_ID.read_text().strip(), started, found.st_dev, found.st_ino)
-    return Place(descriptor, process, _link_at(path))
+    return OpenedNamespace(descriptor, process, _link_at(path))
 
 
 def _start_of(folder: int) -> int:
@@ -139,7 +139,7 @@ def _open(path: Path | str, namespace: str, folder: int | None = None) -> int:
             raise OSError(errno.EINVAL, "this file is not a namespace")
         if found.st_ino == own.st_ino:
             message = "this is the host's own network namespace: an endpoint needs one of its tenant's"
-            raise ToldError(errno.EPERM, message, namespace)
+            raise OperatorError(errno.EPERM, message, namespace)
         return os.open(f"/proc/self/fd/{name}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(name)

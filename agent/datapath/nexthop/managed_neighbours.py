@@ -47,7 +47,7 @@ async def release_all(netlink: Netlink, ifindex: int) -> None:
                 await netlink.request("neigh", "del", dst=format_address(hop.address), ifindex=ifindex)
 
 
-class KeptNeighbours:
+class ManagedNeighbours:
     """The next hops that the kernel keeps resolved for one agent."""
 
     def __init__(self) -> None:
@@ -55,38 +55,38 @@ class KeptNeighbours:
         """Whether the kernel knows managed neighbours; one that does not has to be asked again now and then."""
         self.refused: dict[Hop, int] = {}
         """The next hops that the kernel would not take since the last look, with its errno."""
-        self._kept: set[Hop] = set()
+        self._requested: set[Hop] = set()
         self.not_released: dict[Hop, int] = {}
         """The next hops that the kernel would not let go since the last look, with its errno."""
 
-    def look(self, messages: Iterable[Message]) -> None:
+    def read(self, messages: Iterable[Message]) -> None:
         """Take in all neighbours as they are. What was refused is tried again."""
-        self._kept = {hop for hop in map(managed_by_us, messages) if hop is not None}
+        self._requested = {hop for hop in map(managed_by_us, messages) if hop is not None}
         self.refused.clear()
         self.not_released.clear()
 
-    def gone(self, hop: Hop) -> None:
+    def removed(self, hop: Hop) -> None:
         """Know that a neighbour was removed."""
-        self._kept.discard(hop)
+        self._requested.discard(hop)
 
     def forget(self, ifindex: int) -> None:
         """Ask anew for all on an interface, which changed."""
-        self._kept = {hop for hop in self._kept if hop.ifindex != ifindex}
+        self._requested = {hop for hop in self._requested if hop.ifindex != ifindex}
         self.refused = {hop: number for hop, number in self.refused.items() if hop.ifindex != ifindex}
 
-    async def keep(self, requests: Netlink, wanted: Collection[Hop], configured: Collection[Hop]) -> None:
+    async def update(self, requests: Netlink, wanted: Collection[Hop], configured: Collection[Hop]) -> None:
         """Ask for what is wanted and give back what is not; `configured` are an operator's, which nobody touches."""
-        for gone in self.refused.keys() - set(wanted):
-            del self.refused[gone]
-        for hop in sorted(set(wanted) - self._kept - self.refused.keys()):
+        for removed in self.refused.keys() - set(wanted):
+            del self.refused[removed]
+        for hop in sorted(set(wanted) - self._requested - self.refused.keys()):
             try:
                 await self._ask(requests, hop)
             except OSError as error:
                 self.refused[hop] = error.errno or errno.EIO
             else:
-                self._kept.add(hop)
-        for hop in sorted(self._kept.difference(wanted)):
-            self._kept.discard(hop)
+                self._requested.add(hop)
+        for hop in sorted(self._requested.difference(wanted)):
+            self._requested.discard(hop)
             if self.managed and hop not in configured:
                 await self._release(requests, hop)
 

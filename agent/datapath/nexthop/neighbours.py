@@ -26,7 +26,7 @@ from agent.core.model.uplinks import Uplink
 from agent.core.nexthop import next_hop_faults
 from agent.core.nexthop.next_hops import (
     NO_MAC,
-    Failures,
+    FailedNeighbours,
     Hop,
     Neighbour,
     Peer,
@@ -36,20 +36,20 @@ from agent.core.nexthop.next_hops import (
     changes,
     desired_next_hops,
     next_hops_to_resolve,
-    still_cut_off,
     still_silent,
-    way_of,
+    still_unreachable,
+    unpack_key,
 )
-from agent.core.nexthop.route_cache import Lookups
-from agent.core.probe.next_hop_checks import questions
+from agent.core.nexthop.route_cache import RouteCache
+from agent.core.probe.next_hop_checks import solicitations
 from agent.core.probe.paths import Path
 from agent.datapath.attach.uplinks import differs
 from agent.datapath.bpf.maps import Refused
 from agent.datapath.net.namespaces import open_netlink_socket
 from agent.datapath.net.netlink import Message, Netlink, attribute
-from agent.datapath.nexthop.managed_neighbours import KeptNeighbours
+from agent.datapath.nexthop.managed_neighbours import ManagedNeighbours
 from agent.datapath.nexthop.routes import prefix_of, route_by
-from agent.datapath.nexthop.solicitation import Asker
+from agent.datapath.nexthop.solicitation import NeighbourSolicitor
 from protocol.addresses import format_address
 
 RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
@@ -64,7 +64,7 @@ FULL_LOOK_SECONDS = 30.0
 UNMANAGED_LOOK_SECONDS = 5.0
 BURST_SECONDS = 0.02
 RETRY_SECONDS = 1.0
-_NO_ROOM = (errno.E2BIG, errno.ENOMEM)
+_MAP_FULL = (errno.E2BIG, errno.ENOMEM)
 
 log = structlog.get_logger()
 
@@ -119,15 +119,15 @@ class NeighbourWatch:
         self._peers: dict[bytes, Peer] | None = None
         self._senders: Senders = {}
         self._current: dict[bytes, bytes] = {}
-        self._lookups = Lookups()
+        self._routes = RouteCache()
         self._neighbours: dict[Hop, Neighbour] = {}
-        self._failures = Failures()
-        self._kept = KeptNeighbours()
-        self._asker = Asker()
-        self._doubtful: set[Path] = set()
-        self._no_room: set[bytes] = set()
+        self._failures = FailedNeighbours()
+        self._managed = ManagedNeighbours()
+        self._solicitor = NeighbourSolicitor()
+        self._suspect_paths: set[Path] = set()
+        self._not_in_map: set[bytes] = set()
         self._unresolved: dict[bytes, Reason] = {}
-        self._cut_off: frozenset[bytes] = frozenset()
+        self._unreachable: frozenset[bytes] = frozenset()
         self._stale = False
         self._dirty = asyncio.Event()
         self._settled = asyncio.Event()
@@ -145,11 +145,11 @@ class NeighbourWatch:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        self._asker.close()
+        self._solicitor.close()
 
-    def ask_again(self, paths: Collection[Path]) -> None:
+    def revalidate(self, paths: Collection[Path]) -> None:
         """Have the next hops of paths asked for anew soon: what the kernel knows of them may be wrong."""
-        self._doubtful.update(paths)
+        self._suspect_paths.update(paths)
         self._wake()
 
     def set_peers(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
@@ -157,22 +157,22 @@ class NeighbourWatch:
 
         One that nothing leads to yet is unresolved from this moment on.
         """
-        told = {unmapped(address): peer for address, peer in peers.items()}
-        if told == self._peers and senders == self._senders:
+        wanted = {unmapped(address): peer for address, peer in peers.items()}
+        if wanted == self._peers and senders == self._senders:
             return
-        self._peers, self._senders = told, senders
-        reached = {way_of(key).droplet for key in self._current}
+        self._peers, self._senders = wanted, senders
+        reached = {unpack_key(key).droplet for key in self._current}
         known = self._unresolved
-        self._unresolved = {one: known.get(one, Reason.ASKED) for one in told if one not in reached}
+        self._unresolved = {one: known.get(one, Reason.RESOLVING) for one in wanted if one not in reached}
         self._wake()
 
     def set_uplinks(self, uplinks: Sequence[Uplink]) -> None:
         """Tell what the uplinks are now: other interfaces, addresses or MTUs."""
         if tuple(uplinks) != self._uplinks:
             self._uplinks = tuple(uplinks)
-            self.look_again()
+            self.rescan()
 
-    def look_again(self) -> None:
+    def rescan(self) -> None:
         """Have everything read anew soon: somebody else may have changed the map, which no event tells."""
         self._stale = True
         self._wake()
@@ -181,9 +181,9 @@ class NeighbourWatch:
         """Return the droplets that packets cannot be sent to, by address."""
         return [Unresolved(format_address(address), why.value) for address, why in sorted(self._unresolved.items())]
 
-    def cut_off(self) -> frozenset[bytes]:
+    def unreachable(self) -> frozenset[bytes]:
         """Return the droplets (packed, 4 or 16 bytes) that were asked for and to which nothing leads."""
-        return self._cut_off
+        return self._unreachable
 
     async def settled(self) -> None:
         """Wait until everything told and heard so far is in the map."""
@@ -215,9 +215,9 @@ class NeighbourWatch:
     def _report(self) -> None:
         """Report what keeps next hops from being what they should be."""
         faults = [
-            *next_hop_faults.map_full(len(self._no_room)),
-            *next_hop_faults.refused(self._kept.refused),
-            *next_hop_faults.not_released(self._kept.not_released),
+            *next_hop_faults.map_full(len(self._not_in_map)),
+            *next_hop_faults.refused(self._managed.refused),
+            *next_hop_faults.not_released(self._managed.not_released),
             *next_hop_faults.not_followed(self._failed),
         ]
         self.report("next_hops", faults)
@@ -231,7 +231,7 @@ class NeighbourWatch:
                 await events.bind(groups=EVENT_GROUPS)
                 reader = asyncio.create_task(self._read_events(events), name="neighbour-events")
                 while True:
-                    await self._look_anew(requests)
+                    await self._rescan(requests)
                     await self._follow_until_next_look(requests, reader)
         finally:
             if reader is not None:
@@ -241,7 +241,7 @@ class NeighbourWatch:
 
     async def _follow_until_next_look(self, requests: Netlink, reader: asyncio.Task[None]) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + (FULL_LOOK_SECONDS if self._kept.managed else UNMANAGED_LOOK_SECONDS)
+        until = loop.time() + (FULL_LOOK_SECONDS if self._managed.managed else UNMANAGED_LOOK_SECONDS)
         while True:
             self._dirty.clear()
             await self._write(requests)
@@ -278,11 +278,11 @@ class NeighbourWatch:
         elif event in ("RTM_NEWROUTE", "RTM_DELROUTE"):
             self._take_route(message)
         elif event in ("RTM_NEWRULE", "RTM_DELRULE"):
-            self._lookups.forget()
+            self._routes.invalidate_all()
             self._wake()
         elif event in ("RTM_NEWLINK", "RTM_DELLINK"):
             self._take_link(message)
-        elif event == "RTM_DELADDR" and self._lookups.forget_by(int(message["index"])):
+        elif event == "RTM_DELADDR" and self._routes.invalidate_interface(int(message["index"])):
             self._wake()  # the kernel tells of few of the routes that go with an interface's last address
         if differs(self._uplinks, message):
             self.uplinks_changed.set()
@@ -292,40 +292,40 @@ class NeighbourWatch:
         if found is None:
             return
         hop, neighbour = found
-        self._failures.heard(hop, neighbour if new else None)
+        self._failures.update(hop, neighbour if new else None)
         if new:
             self._neighbours[hop] = neighbour
         else:
             self._neighbours.pop(hop, None)
-            self._kept.gone(hop)
+            self._managed.removed(hop)
         self._wake()
 
     def _take_route(self, message: Message) -> None:
         prefix = prefix_of(message)
-        if prefix is not None and self._lookups.forget_within(*prefix):
+        if prefix is not None and self._routes.invalidate_prefix(*prefix):
             self._wake()
 
     def _take_link(self, message: Message) -> None:
         """Take in a change of a link. The kernel removes IPv4 routes with their link and tells of none of them."""
         index = int(message["index"])
         if self._is_ours(index):
-            self._lookups.forget()
-            self._kept.forget(index)
+            self._routes.invalidate_all()
+            self._managed.forget(index)
             self._wake()
-        elif self._lookups.forget_by(index):
+        elif self._routes.invalidate_interface(index):
             self._wake()
 
     def _is_ours(self, ifindex: int) -> bool:
         return any(uplink.ifindex == ifindex for uplink in self._uplinks)
 
-    async def _look_anew(self, requests: Netlink) -> None:
+    async def _rescan(self, requests: Netlink) -> None:
         self._stale = False
         messages = [one for one in await requests.dump("neigh", "dump") if self._is_ours(one["ifindex"])]
         found = (_neighbour(message) for message in messages)
         self._neighbours = dict(one for one in found if one is not None)
-        self._lookups.forget()
-        self._kept.look(messages)
-        self._no_room.clear()
+        self._routes.invalidate_all()
+        self._managed.read(messages)
+        self._not_in_map.clear()
         self._current = self._table.dump()
 
     async def _write(self, requests: Netlink) -> None:
@@ -333,41 +333,41 @@ class NeighbourWatch:
         peers, senders, uplinks = self._peers, self._senders, self._uplinks
         if peers is None:
             return
-        await self._look_up_routes(requests, peers, uplinks)
-        routes, configured = self._lookups.routes, {hop for hop, one in self._neighbours.items() if one.configured}
-        await self._kept.keep(requests, next_hops_to_resolve(routes, self._neighbours), configured)
+        await self._query_routes(requests, peers, uplinks)
+        routes, configured = self._routes.routes, {hop for hop, one in self._neighbours.items() if one.configured}
+        await self._managed.update(requests, next_hops_to_resolve(routes, self._neighbours), configured)
         if peers is not self._peers or uplinks is not self._uplinks:
             return  # told anew meanwhile, and woken for it
-        neighbours, doubtful = self._failures.look(self._neighbours)
+        neighbours, doubtful = self._failures.confirmed(self._neighbours)
         if doubtful:
             self._wake()
-        current, refused = self._current, self._kept.refused
+        current, refused = self._current, self._managed.refused
         desired, unresolved = desired_next_hops(peers, uplinks, senders, routes, neighbours, current, refused)
         self._put(desired)
-        unresolved |= {way_of(key).droplet: Reason.NO_ROOM for key in self._no_room}
+        unresolved |= {unpack_key(key).droplet: Reason.MAP_FULL for key in self._not_in_map}
         self._unresolved = still_silent(self._unresolved, unresolved)
-        self._cut_off = still_cut_off(self._cut_off, unresolved)
-        paths, self._doubtful = self._doubtful, set()
-        await self._asker.ask(requests, questions(paths, uplinks, routes, self._neighbours))
+        self._unreachable = still_unreachable(self._unreachable, unresolved)
+        paths, self._suspect_paths = self._suspect_paths, set()
+        await self._solicitor.send(requests, solicitations(paths, uplinks, routes, self._neighbours))
 
     def _put(self, desired: Mapping[bytes, bytes]) -> None:
         """Have the map hold what is desired, as far as there is room; OSError when the kernel refuses otherwise."""
-        self._no_room &= desired.keys()
-        change = changes(self._current, desired).without(self._no_room)
+        self._not_in_map &= desired.keys()
+        change = changes(self._current, desired).without(self._not_in_map)
         if not change.put and not change.delete:
             return
         refused = self._table.delete(change.delete) + self._table.put(list(change.put.items()))
         self._current = after(self._current, change.without({key for one in refused for key in one.keys}))
         log.debug("next_hops_changed", put=len(change.put), deleted=len(change.delete))
         for one in refused:
-            if one.errno not in _NO_ROOM:
+            if one.errno not in _MAP_FULL:
                 raise OSError(
                     one.errno, f"{os.strerror(one.errno)} for {len(one.keys)} entries of the map of next hops"
                 )
-            self._no_room.update(one.keys)
+            self._not_in_map.update(one.keys)
 
-    async def _look_up_routes(self, requests: Netlink, peers: Collection[bytes], uplinks: tuple[Uplink, ...]) -> None:
-        self._lookups.tell(peers, uplinks)
-        for way, uplink, only in self._lookups.missing():
-            self._lookups.begin(way)
-            self._lookups.keep(way, await route_by(requests, way.droplet, uplink, only=only))
+    async def _query_routes(self, requests: Netlink, peers: Collection[bytes], uplinks: tuple[Uplink, ...]) -> None:
+        self._routes.set_wanted(peers, uplinks)
+        for hop_key, uplink, only in self._routes.missing():
+            self._routes.mark_requested(hop_key)
+            self._routes.store(hop_key, await route_by(requests, hop_key.droplet, uplink, only=only))

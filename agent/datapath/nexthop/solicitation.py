@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import structlog
 
-from agent.core.nexthop.neighbour_frames import question
-from agent.core.probe.next_hop_checks import Pace, Question
+from agent.core.nexthop.neighbour_frames import solicitation
+from agent.core.probe.next_hop_checks import Solicitation, SolicitationLimit
 from agent.datapath.attach.uplinks import confirmed_addresses
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.nexthop.frame_sender import FrameSender
@@ -22,22 +22,22 @@ from agent.datapath.nexthop.frame_sender import FrameSender
 log = structlog.get_logger()
 
 
-class Asker:
-    """Asks for next hops, no more often than `Pace` allows."""
+class NeighbourSolicitor:
+    """Asks for next hops, no more often than `SolicitationLimit` allows."""
 
     def __init__(self) -> None:
         self._sender = FrameSender()
-        self._pace = Pace()
+        self._limit = SolicitationLimit()
 
-    async def ask(self, requests: Netlink, asked: Iterable[Question]) -> None:
+    async def send(self, requests: Netlink, asked: Iterable[Solicitation]) -> None:
         """Send the questions. One that cannot be sent is left out: its path's next miss asks again."""
         for one in asked:
-            if not self._pace.allows(one.hop, time.monotonic()):
+            if not self._limit.allows(one.hop, time.monotonic()):
                 continue
             try:
                 source = one.source or await _source(requests, one)
                 if source is not None:
-                    self._sender.send(one.uplink.name, question(one.uplink.mac, source, one.hop.address))
+                    self._sender.send(one.uplink.name, solicitation(one.uplink.mac, source, one.hop.address))
             except OSError as error:
                 log.debug("next_hop_not_asked_for", interface=one.uplink.name, reason=str(error))
 
@@ -46,7 +46,7 @@ class Asker:
         self._sender.close()
 
 
-async def _source(requests: Netlink, asked: Question) -> bytes | None:
+async def _source(requests: Netlink, asked: Solicitation) -> bytes | None:
     """Return an address of the uplink of the next hop's family: for an IPv6 router of an IPv4 droplet, link-local."""
     found = await confirmed_addresses(requests, asked.hop.ifindex)
     return next((one for one in sorted(found) if len(one) == len(asked.hop.address)), None)

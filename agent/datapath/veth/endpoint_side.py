@@ -21,7 +21,7 @@ from agent.datapath.net.ethtool import set_endpoint_offloads
 from agent.datapath.net.interface_query import RT_TABLE_MAIN, Address, DefaultRoute, InterfaceQuery
 from agent.datapath.net.namespaces import open_sockets_in
 from agent.datapath.net.netlink import Message, Netlink, attribute
-from agent.errors import doing
+from agent.errors import kernel_step
 
 IFF_UP = 1
 RTNH_F_ONLINK = 4
@@ -50,21 +50,21 @@ class EndpointSide:
         self._query.close()
         self._control.close()
 
-    async def mend(self, link: Message, wanted: Veth) -> None:
+    async def configure(self, link: Message, wanted: Veth) -> None:
         """Make the interface as wanted; OSError when the kernel refuses a part."""
         index, subject = int(link["index"]), f"interface {wanted.peer_name} in namespace {wanted.namespace}"
         if attribute(link, "IFLA_IFNAME") != wanted.peer_name:
-            with doing(Step.CHANGE_LINK, subject):
+            with kernel_step(Step.CHANGE_LINK, subject):
                 await self.netlink.request("link", "set", index=index, state="down", ifname=wanted.peer_name)
             link = await self._present(index)
-        with doing(Step.READ, subject):
+        with kernel_step(Step.READ, subject):
             found = await self._addresses(index)
-        with doing(Step.CHANGE_LINK, subject):
-            await self._mend_link(index, as_observed(link, found, (), {}), wanted)
-        with doing(Step.SET_OFFLOADS, subject):
+        with kernel_step(Step.CHANGE_LINK, subject):
+            await self._configure_link(index, as_observed(link, found, (), {}), wanted)
+        with kernel_step(Step.SET_OFFLOADS, subject):
             set_endpoint_offloads(self._control, wanted.peer_name)
-        await self._mend_addresses(index, found, wanted)
-        await self._mend_gateways(index, wanted)
+        await self._configure_addresses(index, found, wanted)
+        await self._configure_gateways(index, wanted)
 
     async def _present(self, index: int) -> Message:
         link = await self.netlink.link(index=index)
@@ -72,7 +72,7 @@ class EndpointSide:
             raise OSError(errno.ENODEV, "the endpoint's interface went away while it was being set up")
         return link
 
-    async def _mend_link(self, index: int, found: ObservedPeer, wanted: Veth) -> None:
+    async def _configure_link(self, index: int, found: ObservedPeer, wanted: Veth) -> None:
         changes: dict[str, object] = {}
         if found.mtu != wanted.mtu:
             changes["mtu"] = wanted.mtu
@@ -89,7 +89,7 @@ class EndpointSide:
     async def _addresses(self, index: int) -> tuple[str, ...]:
         return tenant_addresses(await self._query.addresses(index))
 
-    async def _mend_addresses(self, index: int, found: tuple[str, ...], veth: Veth) -> None:
+    async def _configure_addresses(self, index: int, found: tuple[str, ...], veth: Veth) -> None:
         """Add what is missing. Only then does the rest go: it was ours before, or the tenant must add it anew.
 
         With the first IPv4 address of a subnet the kernel removes all others of that subnet, which may be the new ones:
@@ -98,16 +98,16 @@ class EndpointSide:
         wanted, where = canonical_addresses(veth.addresses), f"{veth.peer_name} in namespace {veth.namespace}"
         missing = [address for address in wanted if address not in found]
         for address in missing:
-            with doing(Step.ADD_ADDRESS, f"{address} to {where}"):
+            with kernel_step(Step.ADD_ADDRESS, f"{address} to {where}"):
                 await self._change_address("add", index, address)
         unwanted = [address for address in found if address not in wanted] if missing else []
         for address in unwanted:
-            with doing(Step.REMOVE_ADDRESS, f"{address} from {where}"):
+            with kernel_step(Step.REMOVE_ADDRESS, f"{address} from {where}"):
                 await self._change_address("del", index, address)
         left = await self._addresses(index) if unwanted else wanted
         for address in wanted:
             if address not in left:
-                with doing(Step.ADD_ADDRESS, f"{address} to {where}"):
+                with kernel_step(Step.ADD_ADDRESS, f"{address} to {where}"):
                     await self._change_address("add", index, address)
 
     async def _change_address(self, command: str, index: int, text: str) -> None:
@@ -121,17 +121,17 @@ class EndpointSide:
             if error.errno != (errno.EEXIST if command == "add" else errno.EADDRNOTAVAIL):
                 raise
 
-    async def _mend_gateways(self, index: int, veth: Veth) -> None:
+    async def _configure_gateways(self, index: int, veth: Veth) -> None:
         texts = {str(ipaddress.ip_address(gateway)) for gateway in veth.gateways}
-        with doing(Step.READ, f"the routes of {veth.peer_name} in namespace {veth.namespace}"):
+        with kernel_step(Step.READ, f"the routes of {veth.peer_name} in namespace {veth.namespace}"):
             found = await self._query.default_routes(index)
         missing = sorted(texts - {route.gateway for route in found})
         for route in found if missing else ():
             if route.gateway not in texts:
-                with doing(Step.REMOVE_ROUTE, f"by {route.gateway} in namespace {veth.namespace}"):
+                with kernel_step(Step.REMOVE_ROUTE, f"by {route.gateway} in namespace {veth.namespace}"):
                     await self._remove_default(index, route)
         for gateway in missing:
-            with doing(Step.ADD_ROUTE, f"by {gateway} in namespace {veth.namespace}"):
+            with kernel_step(Step.ADD_ROUTE, f"by {gateway} in namespace {veth.namespace}"):
                 await self._add_default(index, gateway)
 
     async def _add_default(self, index: int, gateway: str) -> None:

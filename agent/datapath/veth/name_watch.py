@@ -36,7 +36,7 @@ class _Watch:
     expiry: asyncio.TimerHandle
 
 
-class TakenNames:
+class NameWatch:
     """The interfaces that stand in the way of endpoints. All methods belong to the event loop's thread."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class TakenNames:
         except OSError:  # events were lost: perhaps that one
             gone = True
         else:
-            gone = gives_up(data, index, name)
+            gone = frees_name(data, index, name)
         if gone:
             self._end(key)
             self.freed.set()
@@ -99,7 +99,7 @@ def _open_events() -> socket.socket:
         return opened
 
 
-def gives_up(data: bytes, index: int, name: str) -> bool:
+def frees_name(data: bytes, index: int, name: str) -> bool:
     """Say whether one of some link messages (rtnetlink(7)) says that an interface is gone or has another name."""
     for kind, payload in _messages(data):
         _, _, found, _, _ = _INFO.unpack_from(payload)

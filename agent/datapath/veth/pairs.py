@@ -16,12 +16,12 @@ from agent.core.plan.actions import Veth
 from agent.core.plan.remedies import Step
 from agent.core.plan.render import host_ifname
 from agent.datapath.attach.attach_modes import AttachModes
-from agent.datapath.attach.xdp import Ownership, Program, attach, change_mode
-from agent.datapath.net.namespaces import Place, opened_place
+from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership, attach, change_mode
+from agent.datapath.net.namespaces import OpenedNamespace, opened_with_process
 from agent.datapath.net.netlink import Message, Netlink, attribute
 from agent.datapath.veth.endpoint_side import IFF_UP, EndpointSide
-from agent.datapath.veth.name_watch import TakenNames
-from agent.errors import ToldError, doing
+from agent.datapath.veth.name_watch import NameWatch
+from agent.errors import OperatorError, kernel_step
 
 NAME_FORM = re.compile(r"dp[0-9a-f]{12}")
 IN6_ADDR_GEN_MODE_NONE = 1
@@ -31,8 +31,8 @@ IN6_ADDR_GEN_MODE_NONE = 1
 class TransitAgent:
     """The program for the host side of every pair, and how it is attached."""
 
-    program: Program
-    own: Ownership
+    program: AttachableProgram
+    own: ProgramOwnership
     modes: AttachModes
 
 
@@ -73,7 +73,7 @@ class Links:
         self._instance = instance
         self._transit_agent = transit_agent
         self._bindings = bindings if bindings is not None else Bindings()
-        self.taken = TakenNames()
+        self.name_watch = NameWatch()
         """Interfaces of others that have the names of our endpoints'."""
 
     async def ensure_veth(self, wanted: Veth) -> None:
@@ -82,7 +82,7 @@ class Links:
         ENOENT: no such namespace. EEXIST: the ifindex, the name or the peer's name is another's. ESTALE: the process
         that stands for the namespace is not the one that the document meant.
         """
-        with opened_place(wanted.namespace) as place:
+        with opened_with_process(wanted.namespace) as place:
             namespace = place.descriptor
             async with EndpointSide(namespace) as inside:
                 await self._bind(wanted, place, inside)
@@ -95,12 +95,12 @@ class Links:
                 await self._refuse_taken_name(namespace, inside, peer, wanted)
                 if host is None or peer is None:
                     host, peer = await self._create(wanted, namespace, inside)
-                await self._mend_host(host, wanted)
-                await inside.mend(peer, wanted)
+                await self._configure_host_side(host, wanted)
+                await inside.configure(peer, wanted)
                 await self._widen(inside, int(peer["index"]), wanted)
                 await self._finish(host, wanted)
 
-    async def _bind(self, wanted: Veth, place: Place, inside: EndpointSide) -> None:
+    async def _bind(self, wanted: Veth, place: OpenedNamespace, inside: EndpointSide) -> None:
         """Remember the process that stands for the namespace; ToldError (ESTALE) when it is not the one that was meant.
 
         Where an earlier agent left none to remember, the pair itself says so: it is still there, in that namespace.
@@ -122,11 +122,11 @@ class Links:
                 f"{fault}: nothing was attached. When the container runs, {what}; a named namespace (/run/netns) "
                 "does not have this problem"
             )
-            raise ToldError(errno.ESTALE, message, wanted.namespace)
+            raise OperatorError(errno.ESTALE, message, wanted.namespace)
         self._bindings.bind(wanted.endpoint, meant, place.process)
 
     async def _delete(self, index: int, name: str) -> None:
-        with doing(Step.DELETE_PAIR, f"interface {name}"):
+        with kernel_step(Step.DELETE_PAIR, f"interface {name}"):
             await self._netlink.request("link", "del", index=index)
 
     async def delete_veth(self, endpoint: str, ifindex: int) -> None:
@@ -141,7 +141,7 @@ class Links:
         unfinished = is_unfinished(link) and name == host_ifname(self._instance, endpoint)
         if marked_endpoint(link, self._instance) != endpoint and not unfinished:
             message = f"interface {name} does not carry the mark of endpoint {endpoint}: it is left alone"
-            raise ToldError(errno.EPERM, message)
+            raise OperatorError(errno.EPERM, message)
         try:
             await self._delete(ifindex, name)
         except OSError as error:
@@ -180,7 +180,7 @@ class Links:
                 f"interface index {wanted.ifindex} is held by {holder}, which is not this endpoint's: remove that "
                 "interface; the agent tries again by itself"
             )
-            raise ToldError(errno.EEXIST, message)
+            raise OperatorError(errno.EEXIST, message)
         by_name = await self._netlink.link(ifname=wanted.ifname)
         if by_name is not None and by_name["index"] != wanted.ifindex:
             if not self._is_ours(by_name, wanted):
@@ -188,7 +188,7 @@ class Links:
                     f"interface {wanted.ifname} exists and does not carry our mark: remove or rename it; the agent "
                     "tries again by itself"
                 )
-                raise ToldError(errno.EEXIST, message)
+                raise OperatorError(errno.EEXIST, message)
             await self._delete(int(by_name["index"]), wanted.ifname)
         return by_index
 
@@ -199,7 +199,7 @@ class Links:
         holder = await inside.netlink.link(ifname=wanted.peer_name)
         if holder is None or (peer is not None and holder["index"] == peer["index"]):
             return
-        self.taken.watch(namespace, int(holder["index"]), wanted.peer_name)
+        self.name_watch.watch(namespace, int(holder["index"]), wanted.peer_name)
         if await inside.netlink.link(ifname=wanted.peer_name) is None:
             return  # it went before it was watched
         message = (
@@ -207,7 +207,7 @@ class Links:
             f"if the endpoint moves here, have its former host remove it; else remove or rename that interface; "
             f"the agent takes the name as soon as it is free"
         )
-        raise ToldError(errno.EEXIST, message)
+        raise OperatorError(errno.EEXIST, message)
 
     async def _create(self, wanted: Veth, namespace: int, inside: EndpointSide) -> tuple[Message, Message]:
         peer = {
@@ -216,7 +216,7 @@ class Links:
             "address": wanted.peer_mac.hex(":"),
             "mtu": wanted.mtu,
         }
-        with doing(Step.CREATE_PAIR, f"{wanted.ifname} and {_inside(wanted)}"):
+        with kernel_step(Step.CREATE_PAIR, f"{wanted.ifname} and {_inside(wanted)}"):
             await self._netlink.request(
                 "link", "add", kind="veth", ifname=wanted.ifname, index=wanted.ifindex, mtu=wanted.mtu, peer=peer
             )
@@ -226,21 +226,21 @@ class Links:
             raise OSError(errno.EIO, "the kernel does not show the pair that it has just made")
         return host, made
 
-    async def _mend_host(self, host: Message, wanted: Veth) -> None:
+    async def _configure_host_side(self, host: Message, wanted: Veth) -> None:
         changes: dict[str, object] = {}
         if attribute(host, "IFLA_IFNAME") != wanted.ifname:
             changes["ifname"] = wanted.ifname
         if attribute(host, "IFLA_MTU") < wanted.mtu:
             changes["mtu"] = wanted.mtu
-        with doing(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
+        with kernel_step(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
             if changes:
                 await self._netlink.request("link", "set", index=wanted.ifindex, **changes)
         transit = self._transit_agent
         transit.modes.refuse()
-        with doing(Step.ATTACH_PROGRAM, f"the transit agent to interface {wanted.ifname}"):
+        with kernel_step(Step.ATTACH_PROGRAM, f"the transit agent to interface {wanted.ifname}"):
             await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.modes.endpoints)
         if not host["flags"] & IFF_UP:
-            with doing(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
+            with kernel_step(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
                 await self._set_up(wanted.ifindex)
 
     async def _widen(self, inside: EndpointSide, peer: int, wanted: Veth) -> None:
@@ -253,7 +253,7 @@ class Links:
             raise OSError(errno.ENODEV, "the pair went away while it was being set up", wanted.ifname)
         longest = attribute(made, "IFLA_MAX_MTU") or wanted.mtu
         if attribute(host, "IFLA_MTU") < longest:
-            with doing(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
+            with kernel_step(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
                 await self._netlink.request("link", "set", index=wanted.ifindex, mtu=longest)
 
     async def _set_up(self, ifindex: int) -> None:
@@ -271,7 +271,7 @@ class Links:
         """Set the mark, last of all, and see that all of it stands."""
         mark = mark_prefix(self._instance) + wanted.endpoint
         if attribute(host, "IFLA_IFALIAS") != mark:
-            with doing(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
+            with kernel_step(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
                 await self._netlink.request("link", "set", index=wanted.ifindex, ifalias=mark)
         link = await self._netlink.link(index=wanted.ifindex)
         if link is None or marked_endpoint(link, self._instance) != wanted.endpoint or not link["flags"] & IFF_UP:

@@ -63,7 +63,7 @@ def table() -> Iterator[Map]:
 async def reached(watch: NeighbourWatch, table: Map, wanted: int) -> int:
     """Wait until so many droplets are reached and the others have a reason that lasts; return how many are reached."""
     for _ in range(PATIENCE * 10):
-        known, waiting = len(table.dump()), [one for one in watch.unresolved() if one.reason == Reason.ASKED.value]
+        known, waiting = len(table.dump()), [one for one in watch.unresolved() if one.reason == Reason.RESOLVING.value]
         if known >= wanted and not waiting:
             return known
         await asyncio.sleep(0.1)
@@ -87,7 +87,7 @@ async def test_a_full_neighbour_table_is_named_and_holds_up_nothing_that_fits(su
             assert len(watch.unresolved()) == MANY - known
             assert [(one.kind, one.subject) for one in reporter.standing()] == [("neighbours_refused", "ENOBUFS")]
             allow(1024)
-            watch.look_again()
+            watch.rescan()
             assert await reached(watch, table, MANY) == MANY
             assert watch.unresolved() == []
         finally:

@@ -14,7 +14,7 @@ from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
 from agent.core.nexthop.next_hops import Peer
 from agent.core.probe.icmp_errors import Problem, TunnelError
 from agent.core.probe.paths import Path as ProbedPath
-from agent.core.probe.send_errors import Sending
+from agent.core.probe.send_errors import SendResult
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.maps import Map
@@ -107,7 +107,7 @@ async def test_probes_leave_by_the_vrf_and_errors_about_them_are_heard(in_vrf: N
     prober = ProbeSocket(path.source, "vrf0", PORT, lambda *_: None)
     try:
         for _ in range(PATIENCE * 10):
-            assert prober.send(path.peer, 200, b"8 bytes!") is Sending.SENT
+            assert prober.send(path.peer, 200, b"8 bytes!") is SendResult.SENT
             if heard:
                 break
             await asyncio.sleep(0.1)

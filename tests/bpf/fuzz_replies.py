@@ -20,7 +20,7 @@ from agent.core.model import map_layout
 from agent.core.plan.render import IFINDEX_BASE
 
 
-class Answers:
+class Replies:
     """Rules that need the world."""
 
     def __init__(self, model: Model) -> None:
@@ -34,7 +34,7 @@ class Answers:
     def _is_solicitation(frame: bytes, ip: Ip) -> bool:
         return frame[12:14] == b"\x86\xdd" and ip.protocol == ICMPV6 and ip.plain and frame[54:55] == b"\x87"
 
-    def _hold_endpoint(self, step: Step, vni: int, destination: bytes, length: int, before: bytes) -> None:
+    def _check_endpoint(self, step: Step, vni: int, destination: bytes, length: int, before: bytes) -> None:
         endpoint = self.model.endpoints.get((vni, destination))
         if endpoint is None:
             raise ViolationError("what is delivered is for an endpoint of the VPC that the tunnel named")
@@ -45,7 +45,7 @@ class Answers:
         need(step.out[6:12] == source, "its Ethernet source is the sender's, or the gateway's")
         need(length <= 14 + endpoint.mtu, "it fits the endpoint's MTU")
 
-    def _hold_arp(self, step: Step, vni: int, asked: bytes, answer: bytes) -> None:
+    def _check_arp(self, step: Step, vni: int, asked: bytes, answer: bytes) -> None:
         target = MAPPED + asked[38:42]
         endpoint, network = self.model.endpoints.get((vni, target)), self.model.network_of(vni, target)
         macs = {endpoint.mac} if endpoint else set()
@@ -58,7 +58,7 @@ class Answers:
         need(answer[28:32] == asked[38:42] and answer[38:42] == asked[28:32], "by the addresses of the request")
         need(answer[12:20] == asked[12:20] and answer[42:] == asked[42:], "all else stays")
 
-    def _hold_advertisement(self, step: Step, vni: int, asked: bytes, answer: bytes) -> None:
+    def _check_advertisement(self, step: Step, vni: int, asked: bytes, answer: bytes) -> None:
         before, ip = ip_of(asked), ip_of(answer)
         need(
             self._is_solicitation(asked, before) and before.ttl == 255 and asked[55] == 0,
@@ -86,7 +86,7 @@ class Answers:
         need(ip.destination == (all_nodes if detects else before.source), "to the one who asked, or to all nodes")
         need(answer[:6] == (b"\x33\x33\0\0\0\1" if detects else asked[6:12]), "to its Ethernet address")
 
-    def _hold_unreachable(self, head: bytes, vni: int, culprit: Ip, *, came_back: bool) -> None:
+    def _check_unreachable(self, head: bytes, vni: int, culprit: Ip, *, came_back: bool) -> None:
         """Hold that nothing leads there, as far as this droplet's roles go, and that the code says which it is."""
         model, v4 = self.model, is_v4(culprit.source)
         to, source = model.network_of(vni, culprit.destination), model.network_of(vni, culprit.source)
@@ -102,6 +102,6 @@ class Answers:
         need(lacking or (source and not source.bouncers), "no network, or no bouncer or divider that leads there")
 
     @staticmethod
-    def _hold_too_big(head: bytes, v4: bool, length: int) -> None:
+    def _check_too_big(head: bytes, v4: bool, length: int) -> None:
         need(head[:2] == (b"\x03\x04" if v4 else b"\x02\x00"), "it says that the packet was too big")
         need(0 < int.from_bytes(head[4:8], "big") < length, "and what would have fitted")

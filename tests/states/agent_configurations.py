@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 Content = dict[str, Any] | bytes
-World = dict[str, tuple[Content, ...]]
+Configuration = dict[str, tuple[Content, ...]]
 
 DROPLETS: Content = {"droplets": [{"id": f"d{n}", "host": f"h{n}", "address": f"10.0.0.{n}"} for n in range(1, 5)]}
 MOVED_DROPLETS: Content = {
@@ -42,12 +42,12 @@ LOCAL: Content = {"endpoints": [endpoint("a", "front", "d1", "192.168.1.10")]}
 REMOTE: Content = {"endpoints": [endpoint("b", "front", "d2", "192.168.1.11")]}
 MANY: Content = {"endpoints": [endpoint(f"m{n}", "front", "d3", f"192.168.1.{n}") for n in range(20, 60)]}
 
-ONE_BOUNCER: World = {"substrate": (DROPLETS,), "red": (RED,), "a": (LOCAL,), "b": (REMOTE,)}
+ONE_BOUNCER: Configuration = {"substrate": (DROPLETS,), "red": (RED,), "a": (LOCAL,), "b": (REMOTE,)}
 
 
-def changed(world: World, **documents: tuple[Content, ...] | None) -> World:
+def changed(configuration: Configuration, **documents: tuple[Content, ...] | None) -> Configuration:
     """Return a world with some documents replaced, added, or (None) taken away."""
-    result = {**world, **{name: contents for name, contents in documents.items() if contents is not None}}
+    result = {**configuration, **{name: contents for name, contents in documents.items() if contents is not None}}
     return {name: contents for name, contents in result.items() if documents.get(name, ()) is not None}
 
 
@@ -104,7 +104,7 @@ FAMILIES = changed(
     e=({"endpoints": [{**on("d2-6", "e", "fd00:0:0:1::22")[0]["endpoints"][0]}]},),  # type: ignore[index]
 )
 
-LAYOUT_WORLDS: dict[str, World] = {
+LAYOUT_CONFIGURATIONS: dict[str, Configuration] = {
     "several droplets": SEVERAL,
     "the first droplet went": changed(SEVERAL, substrate=({"droplets": OTHERS},), a=None),
     "the second droplet went": changed(SEVERAL, second=None),
@@ -153,8 +153,8 @@ LAYOUT_WORLDS: dict[str, World] = {
 }
 """What the second layout brought: several droplets on this host, both families, VXLAN and pinned networks."""
 
-WORLDS: dict[str, World] = {
-    **LAYOUT_WORLDS,
+CONFIGURATIONS: dict[str, Configuration] = {
+    **LAYOUT_CONFIGURATIONS,
     "nothing": {},
     "substrate only": {"substrate": (DROPLETS,)},
     "substrate of other hosts only": {"substrate": ({"droplets": DROPLETS["droplets"][1:]},)},  # type: ignore[index]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from agent.core.probe.icmp_errors import Problem, TunnelError
-from agent.core.probe.paths import Happening, Known, Path, Probe, Rules, View
+from agent.core.probe.paths import Path, PathEvent, PathRecord, Probe, Rules, View
 from agent.core.probe.probing import Probing
 
 TICK = 0.01
@@ -23,7 +23,7 @@ class Far:
     delay: float = 0.001
     loss: float = 0.0
     silent: bool = False
-    tells: bool = False
+    reports_mtu: bool = False
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Model:
     now: float = 100.0
     far: dict[Path, Far] = field(default_factory=dict)
     sent: list[tuple[float, Probe]] = field(default_factory=list)
-    happened: list[tuple[float, Happening]] = field(default_factory=list)
-    left: dict[Path, Known | None] = field(default_factory=dict)
+    events: list[tuple[float, PathEvent]] = field(default_factory=list)
+    left: dict[Path, PathRecord | None] = field(default_factory=dict)
     """What agents left to those that started after them."""
 
     def __post_init__(self) -> None:
@@ -63,16 +63,16 @@ class Model:
             for probe in self.probing.due(self.now):
                 self.sent.append((self.now, probe))
                 self._carry(probe)
-            self.happened += [(self.now, one) for one in self.probing.take_happenings()]
+            self.events += [(self.now, one) for one in self.probing.take_events()]
 
     def _carry(self, probe: Probe) -> None:
         far = self.far[probe.path]
         if self.random.random() < far.loss:
             return
         if probe.size > far.mtu:
-            if far.tells:
+            if far.reports_mtu:
                 error = TunnelError(probe.path, Problem.TOO_LARGE, far.mtu, probe.nonce)
-                self._later(far.delay, lambda: self.probing.heard(error, self.now))
+                self._later(far.delay, lambda: self.probing.on_icmp_error(error, self.now))
         elif not far.silent:
             self._later(far.delay, lambda: self.probing.answered(probe.path, probe.nonce, self.now))
 
@@ -83,4 +83,4 @@ class Model:
         return next(view for view in self.probing.views() if view.path == path)
 
     def kinds(self) -> list[str]:
-        return [one.kind.value for _, one in self.happened]
+        return [one.kind.value for _, one in self.events]

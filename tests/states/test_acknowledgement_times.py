@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
+from agent_configurations import ONE_BOUNCER, changed
 from agent_under_test import Agent, Stream, one_by_one
-from agent_worlds import ONE_BOUNCER, changed
 from test_sequences import in_a_folder
 
-from agent.report.queries import Answers
+from agent.report.queries import Queries
 from protocol import codec
 from protocol.rpc import DocumentsReply, DocumentsRequest
 
@@ -16,7 +16,7 @@ LATER = time.time() + 1e6
 
 
 async def times(agent: Agent) -> dict[str, float]:
-    answers = Answers(agent.reconciler, agent.resync, None, None, None, None, lambda: LATER)  # type: ignore[arg-type]
+    answers = Queries(agent.reconciler, agent.resync, None, None, None, None, lambda: LATER)  # type: ignore[arg-type]
     reply = codec.decode(await answers.ask("documents", codec.encode(DocumentsRequest())), DocumentsReply)
     return {item.document: item.at for item in reply.documents}
 
@@ -29,7 +29,7 @@ def test_a_document_is_as_old_as_its_state() -> None:
         await agent.complete()
         first = await times(agent)
         assert all(began <= at <= time.time() for at in first.values())
-        assert first == agent.told_at
+        assert first == agent.acknowledged_at
         for batch in one_by_one(stream.lead_to(changed(ONE_BOUNCER, a=None))):
             await agent.deliver(batch)
         second = await times(agent)

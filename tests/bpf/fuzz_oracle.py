@@ -36,7 +36,7 @@ HANDED = {
 }
 
 
-class Judge(FromEndpoint, FromSubstrate):
+class Oracle(FromEndpoint, FromSubstrate):
     """The judge of one world."""
 
     def __init__(self, model: Model) -> None:
@@ -48,35 +48,35 @@ class Judge(FromEndpoint, FromSubstrate):
             Outcome.ARP_ANSWERED: self._arp_answered,
             Outcome.ND_ANSWERED: self._nd_answered,
             Outcome.GATEWAY_ECHO: self._echo,
-            Outcome.TOO_BIG_TOLD: self._told_here,
-            Outcome.UNREACHABLE_TOLD: self._told_here,
-            Outcome.TTL_TOLD: self._told,
-            Outcome.GATEWAY_REFUSED: self._told,
+            Outcome.TOO_BIG_TOLD: self._icmp_sent_here,
+            Outcome.UNREACHABLE_TOLD: self._icmp_sent_here,
+            Outcome.TTL_TOLD: self._icmp_answered,
+            Outcome.GATEWAY_REFUSED: self._icmp_answered,
             Outcome.PROBE_REFLECTED: self._reflected,
             Outcome.ARP_ANSWERED_REMOTE: self._arp_answered_remote,
             Outcome.ND_ANSWERED_REMOTE: self._nd_answered_remote,
-            Outcome.TOO_BIG_TOLD_REMOTE: self._told_remote,
-            Outcome.UNREACHABLE_TOLD_REMOTE: self._told_remote,
+            Outcome.TOO_BIG_TOLD_REMOTE: self._icmp_answered_remote,
+            Outcome.UNREACHABLE_TOLD_REMOTE: self._icmp_answered_remote,
             **dict.fromkeys(SENT, self._sent),
             **dict.fromkeys(HANDED, self._handed),
             Outcome.HANDED_TO_BOUNCER: self._by_role,
             Outcome.HANDED_TO_DIVIDER: self._by_role,
         }
 
-    def judge(self, step: Step) -> None:
+    def check(self, step: Step) -> None:
         """Raise ViolationError, naming the rule that was broken."""
         outcome = step.outcome
         verdict = XdpAction.PASS if outcome in PASSED else XdpAction.REDIRECT
         need(step.verdict == (XdpAction.DROP if outcome in DROPPED else verdict), "the verdict is the outcome's")
         need(bool(step.leaves) == (step.verdict == XdpAction.REDIRECT), "only what goes on is redirected")
-        self._hold_traffic(step)
-        self._hold_paths(step)
+        self._check_traffic(step)
+        self._check_paths(step)
         if outcome in DROPPED:
             need(is_true(self.model, step), "what is dropped is dropped for a true reason")
         else:
             self._rules[outcome](step)
 
-    def _hold_traffic(self, step: Step) -> None:
+    def _check_traffic(self, step: Step) -> None:
         want: dict[int, list[int]] = {}
         length, outcome = len(step.frame), step.outcome
         slot = step.arrival - IFINDEX_BASE
@@ -91,7 +91,7 @@ class Judge(FromEndpoint, FromSubstrate):
             want.setdefault(step.leaves - IFINDEX_BASE, [0] * 8)[4:6] = (1, length)
         need(step.traffic == {slot: tuple(row) for slot, row in want.items()}, "endpoints' counters say what happened")
 
-    def _hold_paths(self, step: Step) -> None:
+    def _check_paths(self, step: Step) -> None:
         """Only delivery teaches, of droplets that are known; only a packet that came back makes forget."""
         if step.before == step.after:
             return
@@ -101,7 +101,7 @@ class Judge(FromEndpoint, FromSubstrate):
         asked = asked_by(tunnel.inner)
         if asked:
             need(step.outcome is Outcome.NOT_HERE and not written, "a question teaches nothing, and ends here")
-            self._hold_forgotten(step, tunnel, gone, *asked)
+            self._check_forgotten(step, tunnel, gone, *asked)
             return
         ip = ip_of(tunnel.inner)
         if written:
@@ -120,9 +120,9 @@ class Judge(FromEndpoint, FromSubstrate):
             need(not network or network.gateway != ip.source, "no path leads to a gateway")
             need(not tunnel.is_vxlan and not comes_back(tunnel), "VXLAN and what came back teach nothing")
         if gone:
-            self._hold_forgotten(step, tunnel, gone, ip.source, ip.destination)
+            self._check_forgotten(step, tunnel, gone, ip.source, ip.destination)
 
-    def _hold_forgotten(self, step: Step, tunnel: Tunnel, gone: set[bytes], source: bytes, to: bytes) -> None:
+    def _check_forgotten(self, step: Step, tunnel: Tunnel, gone: set[bytes], source: bytes, to: bytes) -> None:
         back = comes_back(tunnel)
         if not back and not asked_by(tunnel.inner):
             back = is_own_misdirected(self.model, tunnel, ip_of(tunnel.inner))
@@ -132,8 +132,8 @@ class Judge(FromEndpoint, FromSubstrate):
         (key,) = gone
         need(map_layout.DIRECT_PATH.unpack(step.before[key])[0] == tunnel.ip.source, "by the droplet that it led to")
 
-    def _told_here(self, step: Step) -> None:
-        (self._told if step.program == "transit_agent" else self._told_own)(step)
+    def _icmp_sent_here(self, step: Step) -> None:
+        (self._icmp_answered if step.program == "transit_agent" else self._icmp_answered_own)(step)
 
     def _by_role(self, step: Step) -> None:
         """An endpoint's packet too goes by the roles of its droplet, when that bounces its network."""

@@ -81,7 +81,7 @@ def expected_verdict(outcome: Outcome) -> XdpAction:
     return XdpAction.REDIRECT if outcome in ANSWERED | FORWARDED else XdpAction.DROP
 
 
-class World:
+class Dut:
     """Maps and programs of one host."""
 
     def __init__(self, compiled: CompiledObject, sizes: Mapping[MapName, int] = SIZES) -> None:
@@ -204,7 +204,7 @@ class World:
         """Put a direct path that was confirmed at a tick."""
         self.put(MapName.DIRECT, key(address), map_layout.DIRECT_PATH.pack(mapped(self.droplet(host)), flags, 0, tick))
 
-    def forgive(self) -> None:
+    def reset_icmp_ratelimit(self) -> None:
         """Forget which ICMP errors were told."""
         buckets = bpf.map_info(self.fds["told"]).max_entries
         bpf.update_batch(
