@@ -23,7 +23,7 @@ from agent.core.layout import mapped
 from agent.core.next_hops import Found, Peer, Senders
 from agent.core.paths import Known, Path, Rules
 from agent.core.places import Arrival
-from agent.core.probe_packet import headers, smallest
+from agent.core.probe_packet import UDP_HEADER, headers, smallest
 from agent.core.send_errors import Sending
 from agent.core.tunnel_errors import Problem, TunnelError
 from agent.core.uplinks import Uplink
@@ -114,7 +114,7 @@ async def test_a_probe_leaves_with_a_right_udp_checksum_though_the_interface_off
             while (UDP not in (frame := Ether(await asyncio.to_thread(wire.recv, 2000)))) or frame[UDP].dport != PORT:
                 pass
             assert len(frame) == size + 14
-            datagram = bytes(frame)[-(size - headers(path.peer)) :]
+            datagram = bytes(frame)[-(size - headers(path.peer) + UDP_HEADER) :]
             pseudo = path.source + path.peer + struct.pack("!II", len(datagram), socket.IPPROTO_UDP)
             assert checksum(pseudo + datagram) == 0, "the sum of what is right is zero (RFC 768, RFC 8200 section 8.1)"
     finally:

@@ -25,6 +25,8 @@ from protocol.acknowledgements import State
 from protocol.documents import Document, Endpoint
 from protocol.status import AgentState, Status
 
+NOT_ATTACHED = ("kernel_layouts", "watched", "failures", "told")
+
 
 @pytest.fixture(scope="module")
 def lab(lab_cache: None) -> Iterator[SystemLab]:
@@ -104,11 +106,9 @@ def test_an_agent_that_starts_without_its_pins_takes_over_what_runs_and_loses_no
 
 
 def made_and_attached(lab: SystemLab) -> dict[str, object]:
-    """Return what h1's agent made, without the maps of programs that are attached to no interface: only pins keep those."""
+    """Return what h1's agent made, without maps of programs that are attached to no interface: only pins keep those."""
     made = lab.made("h1")
-    kept = {
-        name: id_ for name, id_ in made["maps"].items() if name not in ("kernel_layouts", "watched", "failures", "told")
-    }
+    kept = {name: id_ for name, id_ in made["maps"].items() if name not in NOT_ATTACHED}
     return made | {"maps": kept}
 
 
