@@ -190,12 +190,12 @@ async def work(parts: Parts, settings: Settings, stop: asyncio.Event, log: Filte
     await parts.reconciler.start()
     tasks = [asyncio.create_task(loop, name=name) for name, loop in loops(parts, settings).items()]
     waiting = asyncio.create_task(stop.wait(), name="stop")
-    log.info("agent started", host=settings.host, interfaces=settings.interfaces)
+    log.info("agent_started", host=settings.host, interfaces=settings.interfaces)
     try:
         done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiting}:
             task.result()
-        log.info("agent stops; traffic flows on")
+        log.info("agent_stopping")
         await parts.status.say_goodbye()
     finally:
         await end([waiting, *tasks])

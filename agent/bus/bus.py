@@ -121,7 +121,7 @@ class Bus:
         try:
             await asyncio.wait_for(self._outbox_empty.wait(), timeout)
         except TimeoutError:
-            self._log.warning("acknowledgements left unconfirmed", documents=len(self._outbox))
+            self._log.warning("acknowledgements_unconfirmed", documents=len(self._outbox))
             return False
         return True
 
@@ -129,7 +129,7 @@ class Bus:
         """Stay connected until cancelled."""
         seed = self._settings.nkey_seed_file
         if seed is not None and is_open_to_others(seed):
-            self._log.warning("others can read the nkey seed; chmod 0600 it", file=seed)
+            self._log.warning("nkey_seed_readable_by_others", file=seed, remedy="chmod 0600")
         backoff = FIRST_BACKOFF
         turn = 0
         while True:
@@ -158,7 +158,7 @@ class Bus:
         self._unreachable.clear()
         self._report("bus", [])
         self._connection = connection
-        self._log.info("connected to the bus", server=shown(server))
+        self._log.info("bus_connected", server=shown(server))
         try:
             worked, reason = await self._serve(server, connection)
             self._report_disconnected(server, reason)
@@ -167,7 +167,7 @@ class Bus:
             self._connection = None
             self._outbox.disconnect()
             await connection.close()
-            self._log.info("connection to the bus closed", server=shown(server))
+            self._log.info("bus_connection_closed", server=shown(server))
 
     async def _serve(self, server: str, connection: Connection) -> tuple[bool, str]:
         """Run what lives on one connection until it ends; return whether it came to work at all, and why it ended."""

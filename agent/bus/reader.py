@@ -185,7 +185,7 @@ class ConsumerReader:
             if info is not None and self._unusable_fault is None:
                 if self._documents.is_known(info.created) or self._documents.reset_to == 1:
                     return info
-                self._log.warning("consumer_made_anew", consumer=self._host, created=info.created)
+                self._log.warning("consumer_recreated", consumer=self._host, created=info.created)
                 self._documents.void()
                 continue
             self._report_faults()
@@ -288,7 +288,7 @@ class ConsumerReader:
             pause = self._conflicts.record(time.monotonic(), random.random())  # noqa: S311  jitter is no secret
             self._log.warning("consumer_sequence_gap", consumer=self._host, pause=round(pause, 1))
             raise Restart(pause)
-        self._log.warning("snapshot_void", reason=reset_reason.name.lower())
+        self._log.warning("snapshot_voided", reason=reset_reason.name.lower())
         self._documents.void()
         raise Restart(0.0 if reset_reason is ResetReason.WENT_BACK else FIRST_WAIT)
 
@@ -298,7 +298,7 @@ class ConsumerReader:
         The stored acknowledgements may be the other agent's; after a snapshot each document is acknowledged again.
         """
         if self._conflicts.duplicate_left(time.monotonic()):
-            self._log.info("other_agent_gone", consumer=self._host)
+            self._log.info("duplicate_agent_gone", consumer=self._host)
             self._documents.void()
             raise Restart(0.0)
 

@@ -81,7 +81,7 @@ def _handler(subject: str, verb: str, ask: Ask, log: FilteringBoundLogger) -> Ca
         try:
             await _answer(request, subject, verb, ask, log)
         except (Error, ValueError) as error:
-            log.warning("answer not sent", verb=verb, reason=str(error) or type(error).__name__)
+            log.warning("reply_not_sent", verb=verb, reason=str(error) or type(error).__name__)
 
     return handle
 
@@ -103,7 +103,7 @@ async def _answer(request: Request, subject: str, verb: str, ask: Ask, log: Filt
     except MaxPayloadError:
         await request.respond_error("413", "the answer is larger than a message can be: ask for a smaller page")
     except Exception:
-        log.exception("question failed", verb=verb)
+        log.exception("request_failed", verb=verb)
         await request.respond_error("500", "internal error; the host's log says more")
 
 

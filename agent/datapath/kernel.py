@@ -270,7 +270,7 @@ class Kernel(Readings):
     def _restore_pins(self) -> None:
         pins = self.config.pins
         if ensure_bpffs(pins.bpffs):
-            log.warning("bpf_file_system_mounted_again", path=str(pins.bpffs))
+            log.warning("bpf_file_system_remounted", path=str(pins.bpffs))
         wanted = {pins.maps / name.value: one.descriptor for name, one in self.maps.items()}
         wanted |= {pins.programs / self._content / one.name: one.fd for one in self._loaded.values()}
         restore(wanted)

@@ -137,7 +137,7 @@ def _ours(
             if name in by_name:
                 yield by_name[name], link, False
             elif subject.unfinished.is_new(name, name):
-                log.info("unfinished_veth_left_alone", interface=name)
+                log.info("unfinished_veth_ignored", interface=name)
 
 
 def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> ObservedVeth:
@@ -166,5 +166,5 @@ def _with_peer(
         return seen
     reason = str(found) if isinstance(found, OSError) else f"{type(found).__name__}: {found}"
     if unknown.is_new(seen.endpoint, reason):
-        log.warning("peer_unknown", endpoint=seen.endpoint, namespace=namespace, reason=reason)
+        log.warning("peer_unreadable", endpoint=seen.endpoint, namespace=namespace, reason=reason)
     return replace(seen, peer_known=False)

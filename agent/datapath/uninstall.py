@@ -43,7 +43,7 @@ async def remove(config: KernelConfig) -> Removed:
                     await netlink.request("link", "del", index=link["index"])
                     interfaces += 1
             elif is_unfinished(link):
-                log.warning("unfinished_veth_left_alone", interface=attribute(link, "IFLA_IFNAME"))
+                log.warning("unfinished_veth_ignored", interface=attribute(link, "IFLA_IFNAME"))
         for name in config.interfaces:
             transit |= await _leave(netlink, name, own)
     pins = sum(1 for path in config.pins.root.rglob("*") if path.is_file()) if config.pins.root.exists() else 0

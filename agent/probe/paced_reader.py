@@ -59,6 +59,6 @@ class PacedReader:
             return all(self._read_one() for _ in range(BATCH))
         except Exception as error:
             if (failed := repr(error)) != self._failed:
-                log.exception("reading_failed", socket=str(self._socket))
+                log.exception("socket_read_failed", socket=str(self._socket))
             self._failed = failed
             return True

@@ -45,7 +45,7 @@ class PathEvents:
             lines = [_line(event, name) for event in all_[:EVENT_LINES]]
             if len(all_) > EVENT_LINES:
                 lines.append(f"and {len(all_) - EVENT_LINES} more")
-            self._log.warning(kind.value, detail=lines)
+            self._log.warning("paths_changed", kind=kind.value, detail=lines)
             self._publish(kind.value, tuple(lines))
 
 

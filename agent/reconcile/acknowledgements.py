@@ -62,7 +62,7 @@ class Acknowledgements:
             self._rejected.clear(verdict.name)
         elif self._rejected.is_new(verdict.name, str(answer.errors)):
             for error in answer.errors:
-                self._log.warning("document rejected", document=verdict.name, path=error.path, reason=error.message)
+                self._log.warning("document_rejected", document=verdict.name, path=error.path, reason=error.message)
 
 
 def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Acknowledgement:

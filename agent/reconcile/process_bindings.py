@@ -31,7 +31,7 @@ class BoundProcesses:
                 self._store.save_bindings(changed)
             except StoreError as error:
                 self._bindings.put_back(changed)
-                self._log.error("bindings_not_kept", reason=str(error))
+                self._log.error("bindings_not_saved", reason=str(error))
                 return False
         return True
 

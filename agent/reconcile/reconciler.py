@@ -70,7 +70,7 @@ class Reconciler:
             actions = self.removals.allowed(plan_diff(await diff_kernel(self._kernel, self.desired)))
             self.removals.started(has_documents=bool(documents))
             await self._execute(actions, self._answerable())
-            self._log.info("last good documents restored", documents=documents, actions=len(actions))
+            self._log.info("documents_restored", documents=documents, actions=len(actions))
 
     def namespaces(self) -> set[str]:
         """Return the namespaces in which endpoints are wanted."""

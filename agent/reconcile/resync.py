@@ -110,5 +110,5 @@ class Resync:
             return
         mended = [describe(action) for action in actions]
         self.repairs += 1
-        self._log.warning("repaired what was changed from outside", actions=mended)
+        self._log.warning("kernel_repaired", actions=mended)
         self._publish_repair(mended)

@@ -26,8 +26,8 @@ def note_shortfalls(desired: Desired, found: HostState, names: Iterable[str], lo
         if narrow and entry.in_force is not None and entry.in_force.endpoints:
             lacking += endpoints_short_of_mtu(entry.in_force.document(), resolved)
         if lacking != entry.lacking:
-            words = lacking[0].message if lacking else "its interfaces lack nothing any more"
-            log.warning(words, document=name, lacking=len(lacking))
+            reason = lacking[0].message if lacking else ""
+            log.warning("host_shortfall_changed", document=name, lacking=len(lacking), reason=reason)
         entry.lacking = lacking
 
 

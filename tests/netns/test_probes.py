@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import structlog
+from lab.frames import checksum
 from lab.waiting import PATIENCE
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
@@ -25,7 +27,7 @@ from agent.core.nexthop.next_hops import PathFindings, Peer, Senders
 from agent.core.nexthop.peers import Droplets
 from agent.core.probe.icmp_errors import Problem, TunnelError
 from agent.core.probe.paths import Path, PathRecord, Rules
-from agent.core.probe.probe_packet import smallest
+from agent.core.probe.probe_packet import UDP_HEADER, headers, smallest
 from agent.core.probe.send_errors import SendResult
 from agent.datapath.net.namespaces import in_namespace, opened_namespace
 from agent.probe.icmp_listener import IcmpErrors
@@ -116,10 +118,10 @@ async def test_a_probe_leaves_with_a_right_udp_checksum_though_the_interface_off
             assert prober.send(path.peer, size, NONCE) is SendResult.SENT
             while (UDP not in (frame := Ether(await asyncio.to_thread(wire.recv, 2000)))) or frame[UDP].dport != PORT:
                 pass
-            sent = frame[UDP].chksum
-            del frame[UDP].chksum
-            assert Ether(bytes(frame))[UDP].chksum == sent
             assert len(frame) == size + 14
+            datagram = bytes(frame)[-(size - headers(path.peer) + UDP_HEADER) :]
+            pseudo = path.source + path.peer + struct.pack("!II", len(datagram), socket.IPPROTO_UDP)
+            assert checksum(pseudo + datagram) == 0, "the sum of what is right is zero (RFC 768, RFC 8200 section 8.1)"
     finally:
         prober.close()
         wire.close()
@@ -295,7 +297,7 @@ class ProbeSetup:
 @pytest.fixture
 def seldom_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no path checked again for longer than any test waits: what is found is found for another reason."""
-    monkeypatch.setattr("agent.core.probe.probing.LEAST_CHECK_PERIOD", 600.0)
+    monkeypatch.setattr("agent.core.probe.probing.MIN_CHECK_PERIOD", 600.0)
 
 
 QUICK = Rules(interval=0.1, deadline=0.2, check_every=1.0, narrow_every=0.5)

@@ -229,7 +229,7 @@ def test_an_endpoint_without_its_address_is_named_and_the_others_are_tried(lab):
 
 
 def test_logs_show_what_an_agent_said(lab):
-    assert "agent started" in ok("logs", "h2")
+    assert "agent_started" in ok("logs", "h2")
     assert "Server is ready" in ok("logs", "nats")
     assert run("logs", "h9").returncode == 1
 

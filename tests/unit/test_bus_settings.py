@@ -40,7 +40,7 @@ async def test_a_seed_that_others_can_read_is_warned_of_at_the_start(tmp_path: P
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
-    warnings = [one for one in logged if "nkey seed" in one["event"]]
+    warnings = [one for one in logged if "nkey_seed" in one["event"]]
     assert [one["file"] for one in warnings] == ([str(seed)] if warned else [])
 
 

@@ -90,7 +90,7 @@ class LostFrameCounter:
 
     def _note(self, unavailable: str) -> None:
         if unavailable != self.unavailable:
-            log.info("failures_counted" if not unavailable else "failures_not_counted", reason=unavailable)
+            log.info("loss_counting_changed", counted=not unavailable, reason=unavailable)
         self.unavailable = unavailable
 
     def read(self) -> dict[FrameLoss, int]:

@@ -39,7 +39,7 @@ class NeighbourSolicitor:
                 if source is not None:
                     self._sender.send(one.uplink.name, solicitation(one.uplink.mac, source, one.hop.address))
             except OSError as error:
-                log.debug("next_hop_not_asked_for", interface=one.uplink.name, reason=str(error))
+                log.debug("solicitation_not_sent", interface=one.uplink.name, reason=str(error))
 
     def close(self) -> None:
         """Close the socket."""
