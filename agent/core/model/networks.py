@@ -1,4 +1,4 @@
-"""What a network's document implies: its gateways."""
+"""The gateways of a network, which follow from its CIDRs."""
 
 from __future__ import annotations
 
