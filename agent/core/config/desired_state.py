@@ -128,7 +128,7 @@ class Desired:
         return bool(self._over_capacity and left)
 
     def verdict(self, name: str) -> Verdict:
-        """Return a document's verdict. Nothing is realized until a droplet of this host is in force and programs run."""
+        """Return a document's verdict; not realized until a droplet of this host is in force, as no program runs."""
         verdict = self.documents.verdict(name)
         if verdict.state is not State.REALIZED or verdict.removed or self.resolved.own_droplets():
             return verdict
