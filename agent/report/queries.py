@@ -50,7 +50,7 @@ class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Queries:
-    """One method per verb, behind `ask`."""
+    """Answers queries: `ask` dispatches to one method per verb."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Queries:
         self._pages = {kind: Order() for kind in KINDS}
 
     async def ask(self, verb: str, body: bytes) -> bytes:
-        """Return the answer to a question as MessagePack, or raise RpcError."""
+        """Return the answer to a query as MessagePack, or raise RpcError."""
         match verb:
             case "status":
                 _decode(body, _Nothing)
@@ -116,7 +116,7 @@ class Queries:
         raise RpcError(400, f"kind: unknown kind {request.kind[:MAX_WORD]!r}; known kinds are {', '.join(KINDS)}")
 
     def _page(self, objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
-        """Return one page of objects by id, and where the next one starts."""
+        """Return one page of objects by id, and the cursor of the next one."""
         ids, following = self._pages[request.kind].page(objects, request.after, request.limit)
         return tuple(objects[id_] for id_ in ids), following
 
@@ -145,7 +145,7 @@ class Queries:
         return self._with_names(trace(self._trace_input(source.id, vpc.vni, address, destination)))
 
     def _with_names(self, answer: PathReply) -> PathReply:
-        """Add which droplets a packet is sent to, and which of them do not answer."""
+        """Add the droplets that a packet is sent to, and which of them do not answer."""
         addresses = {text: parse_address(text) for text in answer.hosts}
         return msgspec.structs.replace(
             answer,
@@ -154,7 +154,7 @@ class Queries:
         )
 
     def _trace_input(self, source: str, vni: int, address: bytes, destination: bytes) -> TraceInput:
-        """Ask the maps what they say of a packet from one address to another."""
+        """Look up the map entries that concern a packet from one address to another."""
         kernel = self._kernel
         sender = kernel.lookup_interface(self._desired.resolved.slots[source])
         if sender is None:
@@ -214,12 +214,12 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _place(path: PeerPath) -> str:
-    """Return where a path stands among the others; droplets' names hold no slash."""
+    """Return the sort key and cursor of a path; droplets' names contain no slash."""
     return f"{path.droplet}/{path.by}"
 
 
 def _decode(body: bytes, into: type[_Request]) -> _Request:
-    """Return a request; an empty body is one that leaves every field at its default. RpcError 400 when it is wrong."""
+    """Return a request; an empty body leaves every field at its default. Raises RpcError 400 if the body is invalid."""
     fields = msgspec.structs.fields(into)
     needed = [field.name for field in fields if field.required]
     if not body and needed:
