@@ -73,7 +73,7 @@ class IcmpErrors:
 
 def _fault(ipv6: bool, error: OSError) -> Fault:
     name = "ICMPv6" if ipv6 else "ICMP"
-    detail = f"{name} errors about tunnel packets are not heard: {error.strerror or error}"
+    detail = f"{name} errors about tunnel packets are not received: {error.strerror or error}"
     return Fault("icmp_errors_not_heard", name, detail, "give the agent CAP_NET_RAW and start it again")
 
 

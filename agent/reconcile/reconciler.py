@@ -1,7 +1,7 @@
 """Applies documents to the kernel: resolves, plans, executes and acknowledges, one step at a time.
 
-What is decided, `agent.core` decides; what is done, the kernel does. The comparison with the whole kernel is the
-resync's, which hands its findings in.
+Decisions are made in `agent.core`, actions are executed by `agent.datapath`. The resync compares the whole kernel and
+passes its findings in.
 """
 
 from __future__ import annotations

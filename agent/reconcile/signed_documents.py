@@ -58,9 +58,7 @@ class Publishers:
             self._store.save_versions((name, *kept) for name, kept in self._unsaved.items())
         except StoreError as error:
             detail = f"the versions of {len(self._unsaved)} signed documents are not on disk: {error}"
-            remedy = (
-                "make room or mend the disk; until then a restarted agent may take older documents that are replayed"
-            )
+            remedy = "free space or repair the disk; until then a restarted agent may accept replayed older documents"
             self._store_fault = (Fault("versions_not_kept", str(self._store.file), detail, remedy),)
         else:
             self._unsaved.clear()

@@ -107,6 +107,6 @@ def _packed(message: Message, at: float) -> bytes:
 
 
 def _incomplete(path: Path, error: OSError) -> Fault:
-    detail = f"nothing is recorded any more: {error.strerror}; what was recorded before can be replayed"
-    remedy = "free room on its file system, and start the agent again to begin another recording"
+    detail = f"recording has stopped: {error.strerror}; the messages recorded before can be replayed"
+    remedy = "free space on its file system, and restart the agent to begin another recording"
     return Fault("recording_ended", str(path), detail, remedy)

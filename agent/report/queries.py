@@ -158,7 +158,7 @@ class Queries:
         kernel = self._kernel
         sender = kernel.lookup_interface(self._desired.resolved.slots[source])
         if sender is None:
-            raise RpcError(500, f"endpoint {source!r} is not in the map of interfaces: see what the host's plan says")
+            raise RpcError(500, f"endpoint {source!r} is not in the map of interfaces: see the host's plan")
         direct, endpoint = kernel.lookup_direct(vni, destination), kernel.lookup_endpoint(vni, destination)
         learnt_hop = kernel.lookup_next_hop(sender.droplet, direct.host) if direct else None
         host_hop = kernel.lookup_next_hop(sender.droplet, endpoint.host) if endpoint else None
@@ -179,7 +179,7 @@ class Queries:
         owner = documents.ownership.owner("endpoint", id_)
         held = documents.entries[owner].in_force if owner else None
         if held is None or id_ not in self._desired.veths:
-            raise RpcError(404, f"endpoint {id_!r} does not live on this host")
+            raise RpcError(404, f"endpoint {id_!r} is not on this host")
         return next(endpoint for endpoint in held.document().endpoints if endpoint.id == id_)
 
     def _peers(self, request: PeersRequest) -> PeersReply:

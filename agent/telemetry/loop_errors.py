@@ -23,7 +23,7 @@ class LoopErrors:
             return
         self._standing[loop] = text
         self._log.exception("loop_failed", loop=loop)
-        detail = f"a turn of this loop failed, and the next one is tried: {text}"
+        detail = f"a turn of this loop failed; the loop continues: {text}"
         remedy = "report it as a bug, with the trace that the log has beside `loop_failed`"
         self._report(f"loop {loop}", [Fault("internal_error", loop, detail, remedy)])
 

@@ -11,7 +11,7 @@ KINDS = {ErrorCode.WRONG_SUBJECT: "wrong_subject", ErrorCode.UNTRUSTED: "untrust
 SHOWN = 3
 """Documents that a fault names; the others are only counted."""
 REMEDY = (
-    "what was in force stays in force; publish these documents again (remove those that are none of yours), and find "
+    "what was in force stays in force; publish these documents again (remove those that are not yours), and find "
     "out which client stored the messages (docs/operations.md, Faults)"
 )
 

@@ -56,7 +56,7 @@ def _droplet_errors(document: Document, resolved: ResolvedState) -> Iterator[Fie
         if droplet.host == resolved.host_state.host and resolved.uplink_of(droplet) is None:
             message = (
                 f"no interface of this host has {droplet.address} ({_described(resolved.host_state.uplinks)}): "
-                f"add it to one, name its interface in interfaces, or mend the document"
+                f"add it to one, name its interface in interfaces, or correct the document"
             )
             yield FieldError(f"droplets[{index}].address", ErrorCode.OUT_OF_RANGE, message)
 
@@ -66,7 +66,7 @@ def _described(uplinks: tuple[Uplink, ...]) -> str:
     with_addresses = (
         f"{uplink.name} has {', '.join(map(format_address, uplink.addresses)) or 'none'}" for uplink in uplinks
     )
-    return "; ".join(with_addresses) or "it has no interface in the substrate"
+    return "; ".join(with_addresses) or "it has no uplink"
 
 
 def _disabled(document: Document, resolved: ResolvedState) -> Iterator[FieldError]:
@@ -143,7 +143,7 @@ def _endpoint_errors(document: Document, resolved: ResolvedState, was_in_force: 
         if not resolved.is_here(endpoint.droplet):
             continue
         if endpoint.attachment is None:
-            message = f"endpoint {endpoint.id!r} is on this host: say where its interface appears"
+            message = f"endpoint {endpoint.id!r} is on this host: set where its interface appears"
             yield FieldError(f"endpoints[{index}].attachment", ErrorCode.MISSING_FIELD, message)
         if not was_in_force and (wrong := mtu_shortfall(endpoint, resolved)) is not None:
             yield FieldError(f"endpoints[{index}].droplet", ErrorCode.OUT_OF_RANGE, wrong)

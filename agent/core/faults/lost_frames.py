@@ -62,7 +62,7 @@ _NO_RECEIVER = LossReason(
     "set the other end up, and with veth turn its GRO on: ethtool -K <peer> gro on",
 )
 _CONGESTED = LossReason(
-    "queue_full", "the interface's queue was full", "the receiver takes less than what is sent: find out what sends"
+    "queue_full", "the interface's queue was full", "more is sent than the receiver accepts: find out what sends"
 )
 _LOSS_REASONS = {
     (FailureKind.REDIRECT, errno.EOPNOTSUPP): _TAKES_NONE,
@@ -80,7 +80,7 @@ _LOSS_REASONS = {
     (FailureKind.EXCEPTION, 0): LossReason(
         "not_transmitted", "the interface did not take the frames in generic mode", "look at its statistics: ip -s link"
     ),
-    (FailureKind.OVERFLOW, 0): LossReason("other", "they found no room for a counter of their own", ""),
+    (FailureKind.OVERFLOW, 0): LossReason("other", "there was no room for a separate counter", ""),
 }
 
 

@@ -71,7 +71,7 @@ class Bindings:
         if known.process is None:
             return "an earlier agent realized this revision, and nothing says which process was meant"
         if known.process.boot != found.boot:
-            return "the host was started again since this revision was realized, and process ids were given out anew"
+            return "the host was started again since this revision was realized, and process ids were assigned anew"
         if known.process.started != found.started:
             return "the process that this revision meant has ended, and another one has its id now"
         if known.process != found:

@@ -147,7 +147,7 @@ SPECIFIC: dict[tuple[Step, int], str] = {
     (
         Step.CREATE_PAIR,
         errno.EADDRNOTAVAIL,
-    ): "the kernel does not accept the Ethernet address: mend `mac` in the document",
+    ): "the kernel does not accept the Ethernet address: correct `mac` in the document",
     (Step.CREATE_PAIR, errno.ERANGE): (
         f"the kernel does not accept the MTU: correct the MTU of the droplet's interface, which sets it; {AGAIN}"
     ),
@@ -161,7 +161,7 @@ SPECIFIC: dict[tuple[Step, int], str] = {
     (
         Step.CHANGE_LINK,
         errno.EADDRNOTAVAIL,
-    ): "the kernel does not accept the Ethernet address: mend `mac` in the document",
+    ): "the kernel does not accept the Ethernet address: correct `mac` in the document",
     (Step.CHANGE_LINK, errno.EEXIST): (
         f"the namespace has another interface of that name: rename it, or correct `interface` in the document; {AGAIN}"
     ),

@@ -64,6 +64,6 @@ def _failure(droplet: str, address: bytes, resolved: ResolvedState) -> KernelFai
     uplink = resolved.host_state.uplink(address)
     where = f"interface {uplink.name}" if uplink else "this host"
     message = (
-        f"{format_address(address)} is gone from {where}: give it back; all that it carries stays in place until then"
+        f"{format_address(address)} is gone from {where}: give it back; all that uses it stays in place until then"
     )
     return KernelFailure(errno.EADDRNOTAVAIL, "EADDRNOTAVAIL", f"droplet {droplet}", message)
