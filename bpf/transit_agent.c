@@ -416,6 +416,8 @@ static __always_inline enum outcome outcome_of(context *ctx, const struct interf
 		outcome = go_on_in_xdp(ctx, state, departure.receiver);
 	if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
 		outcome = forgotten(send_out(ctx, sender, &departure, outcome, leave_by));
+	if (outcome < FIRST_DROPPED) /* most end here: by one comparison */
+		return outcome;
 	return is_to_be_told(outcome) ? go_on_in_errors(ctx, state, outcome) : outcome;
 }
 
