@@ -181,7 +181,7 @@ class Machine:
 
     def run(self, one: Frame, before: dict[bytes, bytes]) -> Step:
         """Run one frame; `before` are the direct paths. BooksError when it is not counted once with all its bytes."""
-        size = layout.FRAME_STATE.size
+        size = map_layout.FRAME_STATE.size
         self.memory["leaves"][:8] = bytes(8)
         state = bytes(size) if self.garbage is None else garbage(self.garbage, size)
         self.memory[MapName.FRAME_STATES][:size] = state
