@@ -79,7 +79,7 @@ def main(
     if record is not None and (check or dry_run or uninstall):
         _end(USAGE, "--record is for an agent that runs: leave out --check, --dry-run, --uninstall and --replay")
     if replay is not None and not dry_run:
-        _end(USAGE, "--replay only prints a plan: add --dry-run")
+        _end(USAGE, "--replay only prints a plan: give --dry-run with it")
     recording = _read_recording(replay) if replay is not None else None
     try:
         settings = load_settings(config)

@@ -46,7 +46,7 @@ async def recheck(kernel: Kernel, desired: Desired, diff: KernelDiff, meanwhile:
 async def missing(kernel: Kernel, desired: Desired, wanted: DesiredEntries) -> list[Action]:
     """Return the actions for those of the `wanted` entries and interfaces that differ in the kernel; reads only these.
 
-    Nothing may be settled during this. Raises ObservationError.
+    No document may be applied during the call. Raises ObservationError.
     """
     keys = {name: entries.keys() for name, entries in wanted.entries.items()}
     namespaces = {id_: veth.namespace for id_, veth in wanted.veths.items()}

@@ -1,4 +1,4 @@
-"""Tracks acknowledgements: what was last sent for each document and when, counts per state, the digest."""
+"""Tracks acknowledgements: the last one sent for each document and its time, counts per state, the digest."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class FaultTable:
     def report(self, source: str, faults: Iterable[Fault], now: float) -> Changes:
         """Replace what `source` reported before; `now` is in seconds since the epoch.
 
-        A fault keeps the time at which it began, for as long as it is reported without a break.
+        A fault keeps the time at which it began as long as it is reported continuously.
         """
         before = self._by_source.get(source, {})
         after: dict[Key, Fault] = {}

@@ -62,5 +62,5 @@ def no_free_index(droplet: str) -> str:
     """Return why a droplet of this host is rejected."""
     return (
         f"no room for droplet {droplet!r}: this host has {MAX_LOCAL_DROPLETS} places, one for each droplet and each "
-        f"interface that its frames come in on; take another droplet from this host first"
+        f"interface on which its frames arrive; remove another droplet from this host first"
     )

@@ -85,7 +85,7 @@ class Bindings:
             self._changed.add(endpoint)
 
     def forget_unless(self, wanted: Callable[[str], bool]) -> None:
-        """Forget the endpoints that are not wanted any more."""
+        """Forget the endpoints that are no longer wanted."""
         for endpoint in [one for one in self._bindings if not wanted(one)]:
             del self._bindings[endpoint]
             self._changed.add(endpoint)

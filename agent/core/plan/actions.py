@@ -88,7 +88,7 @@ Action: TypeAlias = PutEntries | DeleteEntries | EnsureVeth | DeleteVeth | Attac
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What the kernel refused: a positive errno, the object in words, and the keys or endpoint that it concerns."""
+    """A refusal by the kernel: a positive errno, the object in words, and the keys or endpoint that it concerns."""
 
     action: Action
     errno: int

@@ -98,7 +98,7 @@ GENERAL: dict[int, str] = {
     errno.ENFILE: f"the host has too many open files: raise fs.file-max; {AGAIN}",
     errno.EAGAIN: f"the kernel's tables changed during use; {AGAIN}; if this persists, find out what changes them",
     errno.EINTR: f"the call was interrupted; {AGAIN}",
-    errno.ETIMEDOUT: f"the kernel did not answer in time: find out what loads the host; {AGAIN}",
+    errno.ETIMEDOUT: f"the kernel did not answer in time: check the load of the host; {AGAIN}",
     errno.ENETUNREACH: f"no route leads there: see the host's routes (ip route); {AGAIN}",
     errno.EHOSTUNREACH: f"no route leads there: see the host's routes (ip route); {AGAIN}",
     errno.ENETDOWN: f"the interface is down: set it up (ip link set dev ... up); {AGAIN}",

@@ -6,7 +6,7 @@ not support probes; it stays unknown, without consequences, unless it is `unreac
 time to time, by probes as long as the uplink's MTU; if they are lost, a search (`mtu_search`) finds the size that the
 path does carry.
 
-Small probes are sent at `per_second` at the most, long ones at a quarter of that.
+At most `per_second` small probes are sent, and a quarter as many long ones.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def endpoints_short_of_mtu(document: Document, resolved: ResolvedState) -> tuple
     """Return the failures to report for a document in force: its endpoints on uplinks with too small an MTU."""
     here = (endpoint for endpoint in document.endpoints if resolved.is_here(endpoint.droplet))
     return tuple(
-        KernelFailure(errno.EMSGSIZE, "EMSGSIZE", f"endpoint {one.id}", f"{message}; shorter packets still pass")
+        KernelFailure(errno.EMSGSIZE, "EMSGSIZE", f"endpoint {one.id}", f"{message}; what fits passes until then")
         for one in here
         if (message := mtu_shortfall(one, resolved)) is not None
     )
