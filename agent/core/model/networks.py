@@ -1,4 +1,4 @@
-"""The gateways of a network, which follow from its CIDRs."""
+"""The gateways of a network: those of its document, or the first host address of each CIDR."""
 
 from __future__ import annotations
 
