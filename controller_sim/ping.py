@@ -55,7 +55,10 @@ class PingInterrupted(KeyboardInterrupt):
 def ping(
     namespace: str, address: str, count: int = 3, interval: float = 0.02, wait: float = 1.0, size: int = 56
 ) -> Pinged:
-    """Send `count` echo requests, `interval` seconds apart, and wait `wait` seconds for the last answer.
+    """Send `count` echo requests, `interval` seconds apart; an answer that comes late counts as lost.
+
+    ping(8) waits `wait` seconds for the last answer only while there is none at all, otherwise twice the longest round
+    trip, and one interval at the least.
 
     `size` is that of the ICMP payload in bytes. The family is the address's. Ctrl-C raises PingInterrupted.
     """

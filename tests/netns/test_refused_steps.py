@@ -68,7 +68,7 @@ async def test_a_program_that_a_link_holds_is_busy_and_the_text_says_how_to_deta
         (refused,) = await native.executor.run([AttachTransit(index)])
         assert refused.errno == errno.EBUSY
         assert "(EBUSY) while attaching transit XDP on the interface with ifindex" in refused.message
-        assert "in another mode or by a link: detach it (bpftool net)" in refused.message
+        assert "in another mode or by a link: see whose it is (`bpftool net`)" in refused.message
         (kept,) = await native.executor.run([DetachTransit(index)])
         assert kept.errno == errno.EBUSY
         assert kept.message.endswith("another owner's XDP program is attached: it is left alone")

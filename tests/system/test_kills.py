@@ -25,6 +25,8 @@ from protocol.acknowledgements import State
 from protocol.documents import Document, Endpoint
 from protocol.status import AgentState, Status
 
+NOT_ATTACHED = ("kernel_layouts", "watched", "failures", "told")
+
 
 @pytest.fixture(scope="module")
 def lab(lab_cache: None) -> Iterator[SystemLab]:
@@ -92,21 +94,21 @@ def test_another_instances_program_is_named_and_a_running_agent_is_never_to_be_c
 @pytest.mark.parametrize("lost", ["", "maps", "programs"], ids=["all pins", "the maps' pins", "the programs' pins"])
 def test_an_agent_that_starts_without_its_pins_takes_over_what_runs_and_loses_no_packet(lab, lost):
     """As in a container whose bpf file system went with it: programs and maps are found by the interfaces."""
-    before = made_but_counting(lab)
+    before = made_and_attached(lab)
     with unbroken_flow(lab, "web-1", "web-2") as flow:
         lab.kill_agent("h1")
         shutil.rmtree(lab.pins("h1") / lost)
         lab.restart_agent("h1")
         again = flow.sent
         until(lambda: len(flow.back) > again, "packets after the start")
-    assert made_but_counting(lab) == before
+    assert made_and_attached(lab) == before
     assert lab.plan("h1") == ()
 
 
-def made_but_counting(lab: SystemLab) -> dict[str, object]:
-    """Return what h1's agent made, without the maps of the programs on tracepoints: those hang on pins."""
+def made_and_attached(lab: SystemLab) -> dict[str, object]:
+    """Return what h1's agent made, without maps of programs that are attached to no interface: only pins keep those."""
     made = lab.made("h1")
-    kept = {name: id_ for name, id_ in made["maps"].items() if name not in ("kernel_layouts", "watched", "failures")}
+    kept = {name: id_ for name, id_ in made["maps"].items() if name not in NOT_ATTACHED}
     return made | {"maps": kept}
 
 
