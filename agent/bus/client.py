@@ -1,4 +1,4 @@
-"""One connection to a NATS server: it lives once, tells when it is lost, and is then replaced by a new one.
+"""One connection to a NATS server. It is used once, signals when it is lost, and is then replaced by a new one.
 
 The library's own reconnection is not used: it gives up on most server errors, and can go on with a dead read loop.
 Messages of an inbox go to a plain function without a task switch each, and commands are queued without awaiting.
@@ -19,12 +19,12 @@ from agent.bus.settings import BusSettings, is_tls, tls_context
 CONNECT_TIMEOUT = 5
 """Seconds for each step of connecting."""
 PING_INTERVAL = 10
-"""Seconds between pings; after two without an answer the connection is given up."""
+"""Seconds between pings; after two without an answer the connection is closed."""
 MAX_UNSENT = 32 << 20
 """Bytes that may wait for the socket before fire-and-forget messages are dropped."""
 
 Receive = Callable[[bytes, bytes, bytes, bytes | None], None]
-"""Takes subject, reply subject, body and raw headers (None without) of a message. It must not raise."""
+"""Called with subject, reply subject, body and raw headers (None if there are none) of a message. It must not raise."""
 OnError = Callable[[Exception], Awaitable[None]]
 
 
@@ -34,7 +34,7 @@ class Connection(Client):
     def __init__(self) -> None:
         super().__init__()
         self.lost = asyncio.Event()
-        """Set when the connection is of no use any more, whatever the reason."""
+        """Set when the connection is no longer usable, for whatever reason."""
         self._receivers: dict[int, Receive] = {}
 
     async def receive(self, subject: str, receiver: Receive) -> int:
@@ -45,14 +45,14 @@ class Connection(Client):
         return sid
 
     async def release(self, sid: int) -> None:
-        """End a subscription: what still comes by it is dropped, and the server forgets requests for it."""
+        """End a subscription: messages that still arrive are dropped, and the server forgets requests for it."""
         subscription = self._subs.get(sid)
         if subscription is not None and self.is_connected:
             await subscription.unsubscribe()
         self._receivers.pop(sid, None)
 
     def post(self, commands: Iterable[bytes]) -> bool:
-        """Queue complete protocol commands without waiting; say whether they were taken."""
+        """Queue complete protocol commands without waiting; return whether they were queued."""
         if self.lost.is_set() or not self.is_connected or self._pending_data_size > MAX_UNSENT:
             return False
         data = b"".join(commands)
@@ -63,7 +63,7 @@ class Connection(Client):
         return True
 
     async def close(self) -> None:
-        """Send what is queued and close; never raises, and takes two seconds at most."""
+        """Send queued data and close. Never raises, and takes at most two seconds."""
         self.lost.set()
         with contextlib.suppress(Exception):
             await asyncio.wait_for(super().close(), 2)
@@ -76,7 +76,7 @@ class Connection(Client):
             receiver(subject, reply, data, headers)
 
     async def _select_next_server(self) -> None:
-        """Try the one server once: the library would go round for ever, or hide the reason."""
+        """Try the one server once: the library would retry for ever, or hide the reason."""
         server = self._server_pool[0]
         await self._connect_to_server(server)
         self._current_server = server
@@ -102,12 +102,12 @@ def publish_command(subject: bytes, body: bytes, reply: bytes = b"") -> bytes:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Leave out what asyncio remarks on how the library ends a TLS stream: nothing follows from it."""
+    """Drop asyncio's harmless warning about how the library closes a TLS stream."""
     return "eof_received" not in record.getMessage()
 
 
 async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix: str, on_error: OnError) -> Connection:
-    """Return a connection to one server, or raise what went wrong (`agent.bus.connection_errors.describe` says it)."""
+    """Return a connection to one server, or raise the error (`agent.bus.connection_errors.describe` explains it)."""
     options: dict[str, Any] = {}
     if is_tls(server):
         options["tls_handshake_first"] = True

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 LONGEST = 86_400
-"""Seconds that an option may ask for: a day."""
+"""The most seconds that an option accepts: a day."""
 
 
 def _output(function: F) -> F:
@@ -39,7 +39,7 @@ def _output(function: F) -> F:
         type=click.Choice(FORMATS),
         default="table",
         show_default=True,
-        help="How to print; wide has every column and folds nothing.",
+        help="Output format; wide has every column and folds nothing.",
     )(function)
 
 
@@ -55,7 +55,7 @@ def _run(access: Access, work: Callable[[Session], Coroutine[Any, Any, None]]) -
 
 
 async def _of_all(names: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> dict[str, T]:
-    """Return the hosts' answers; on standard error, say of each host without one why."""
+    """Return the hosts' answers; for each host without one, print the reason to standard error."""
     answers = await asyncio.gather(*(ask(name) for name in names), return_exceptions=True)
     found: dict[str, T] = {}
     for name, answer in zip(names, answers, strict=True):
@@ -69,7 +69,7 @@ async def _of_all(names: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> d
 
 
 def _count(answered: int, asked: int) -> None:
-    """Fail when not all hosts answered; say how many did when there are several."""
+    """Fail unless all hosts answered; with several hosts, print how many did."""
     if answered < asked:
         if asked > 1:
             click.echo(f"{answered} of {asked} hosts answered", err=True)
@@ -83,7 +83,7 @@ def _host(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 def _host_or_option(function: F) -> F:
-    """Take one host as an argument, or as `--host` as the commands that list things do; all hosts without."""
+    """Accept one host as an argument or as `--host`, as the commands that list things do; otherwise all hosts."""
 
     @functools.wraps(function)
     def with_one(*arguments: Any, host: str | None, host_option: str | None, **options: Any) -> Any:
