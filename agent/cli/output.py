@@ -52,8 +52,8 @@ def table(
 ) -> None:
     """Print rows under headings, or that there are none; nothing is ever truncated.
 
-    Cells that do not fit are folded between words. If that is not enough the column `spare` is left out, and a last line
-    says so; if that is not enough either, each row becomes a block of lines with all columns.
+    Cells that do not fit are folded between words. If that is not enough the column `spare` is left out, and a last
+    line says so; if that is not enough either, each row becomes a block of lines with all columns.
     """
     rows = [list(row) for row in rows]
     console = Console(highlight=False)

@@ -1,4 +1,4 @@
-"""Detects requests that the server refuses: it reports the refusal apart from the request, which then gets no answer."""
+"""Detects requests that the server refuses: it reports that separately, and the request gets no answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PermissionErrors:
             self._changed.set()
 
     async def unless(self, work: Coroutine[Any, Any, T], subject: str) -> T:
-        """Await a task that publishes to a subject and waits for answers; raise Refused as soon as the server refuses it."""
+        """Await work that publishes to a subject and waits for answers; raise Refused once the server refuses it."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
