@@ -1,4 +1,4 @@
-"""Asks the kernel what of XDP an interface's driver says it takes; nothing is attached for it.
+"""Reads from the kernel which XDP features an interface's driver supports, without attaching anything.
 
 The netdev family of generic netlink (Linux 6.3) tells: Documentation/netlink/specs/netdev.yaml, linux/genetlink.h.
 """
@@ -37,9 +37,9 @@ _GENERIC = struct.Struct("=BBxx")
 
 
 def xdp_features(ifindex: int) -> int | None:
-    """Return what the driver of an interface in this thread's network namespace takes, as a set of `XdpFeatures`.
+    """Return the `XdpFeatures` that the driver of an interface in this thread's network namespace supports.
 
-    None where the kernel does not tell: older than 6.3. Raises OSError (ENODEV: no such interface).
+    None if the kernel does not report them: older than 6.3. Raises OSError (ENODEV: no such interface).
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC) as opened:
         family = _family(opened)
@@ -51,14 +51,14 @@ def xdp_features(ifindex: int) -> int | None:
 
 
 class _Family(NamedTuple):
-    """The netdev family as this kernel numbers it, and the group that hears of changes (None: there is none)."""
+    """The kernel's number of the netdev family, and the multicast group for changes (None: there is none)."""
 
     number: int
     group: int | None
 
 
 def _family(opened: socket.socket) -> _Family | None:
-    """Ask for the netdev family; None where the kernel has none: older than 6.3."""
+    """Look up the netdev family; None if the kernel has none: older than 6.3."""
     opened.settimeout(TIMEOUT)
     try:
         found = _ask(opened, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, NETDEV)
@@ -75,7 +75,7 @@ def _family(opened: socket.socket) -> _Family | None:
 
 
 def _ask(opened: socket.socket, family: int, command: int, attribute: int, value: bytes) -> bytes:
-    """Return the attributes of the one answer to a question with one attribute."""
+    """Return the attributes of the single reply to a request with one attribute."""
     length = ATTRIBUTE.size + len(value)
     body = _GENERIC.pack(command, 1) + ATTRIBUTE.pack(length, attribute) + value + bytes(-length % 4)
     opened.send(HEADER.pack(HEADER.size + len(body), family, NLM_F_REQUEST, 1, 0) + body)
@@ -91,10 +91,10 @@ def _number(payload: bytes) -> int:
 
 
 class FeatureEvents:
-    """Hears of interfaces of this thread's network namespace whose drivers take something else than before."""
+    """Watches this thread's network namespace for changes of the drivers' XDP features."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        """Call `changed` for each, in the running loop. A kernel that tells no features tells no changes either."""
+        """Call `changed` for each, in the running loop. A kernel that reports no features reports no changes either."""
         self._changed = changed
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC)
         try:
@@ -113,13 +113,13 @@ class FeatureEvents:
         self._socket.close()
 
     def _on_event(self) -> None:
-        """Read one message; which interface it tells of does not matter: all are asked then."""
+        """Read one message. Its interface does not matter: all are queried again."""
         try:
             self._socket.recv(ANSWER)
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # more came than the socket holds, so something did change
+            if error.errno != errno.ENOBUFS:  # the socket overflowed, so something did change
                 raise
         self._changed()
 

@@ -1,7 +1,7 @@
 """Reads from an interface's own statistics how many redirected frames its driver did not send (linux/ethtool.h).
 
-A makeshift for kernels that take no programs on tracepoints: names differ by driver, all programs' frames are in it,
-and what the kernel refuses before it asks the driver is not.
+A fallback for kernels without programs on tracepoints: names differ by driver, the counts include the frames of all
+programs, and frames that the kernel refuses before it calls the driver are missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ETH_SS_STATS = 1
 NAME = 32
 """ETH_GSTRING_LEN: bytes of a statistic's name."""
 UNSENT = re.compile(r"xdp.*(err|full|fail)")
-"""What drivers call frames of XDP that they did not take: `tx_queue_0_xdp_xmit_errors`, `tx_xdp_full`."""
+"""Drivers' names for XDP frames that they did not accept: `tx_queue_0_xdp_xmit_errors`, `tx_xdp_full`."""
 
 _DRIVER = struct.Struct("=I176xI12x")
 """struct ethtool_drvinfo { u32 cmd; ...; u32 n_stats; ... }, 196 bytes."""
@@ -31,7 +31,7 @@ _REQUEST = struct.Struct("@16sP16x")
 
 
 def unsent_frames(control: socket.socket, ifname: str) -> int:
-    """Return how many redirected frames a driver did not send, 0 where it does not say.
+    """Return how many redirected frames a driver did not send, 0 if it does not report that.
 
     The interface is one of the namespace of `control`.
     """

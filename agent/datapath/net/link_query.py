@@ -1,7 +1,7 @@
-"""Asks the kernel one question on a netlink socket of its own: which XDP program runs on a link, and how.
+"""Reads which XDP program runs on a link, and in which mode, on a netlink socket of its own.
 
-Every acknowledgement stands on the answer, so it is asked often: two system calls and a few bytes, where a library's
-decoding of a whole link message takes a millisecond. Formats: rtnetlink(7), include/uapi/linux/if_link.h.
+Every acknowledgement depends on the answer, so it is read often: two system calls and a few bytes, while a library
+takes a millisecond to decode a whole link message. Formats: rtnetlink(7), include/uapi/linux/if_link.h.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MASK = struct.Struct("=HHI")
 
 
 class LinkXdp(NamedTuple):
-    """What runs on a link: the program's id, 0 for none, and where: `native`, `generic`, `offload` or `none`."""
+    """A link's program: its id, 0 for none, and its mode: `native`, `generic`, `offload` or `none`."""
 
     program_id: int
     mode: str
@@ -51,7 +51,7 @@ class LinkQuery:
         self._socket.close()
 
     def xdp(self, ifindex: int) -> LinkXdp:
-        """Return what runs on a link. Raises OSError (ENODEV: no such link)."""
+        """Return the program on a link. Raises OSError (ENODEV: no such link)."""
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         body = _LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)
         body += _MASK.pack(_MASK.size, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
@@ -60,7 +60,7 @@ class LinkQuery:
         while True:
             answer = self._socket.recv(ANSWER)
             length, kind, _, sequence, _ = HEADER.unpack_from(answer)
-            if sequence == self._sequence:  # else the late answer to a question that timed out
+            if sequence == self._sequence:  # else the late answer to a query that timed out
                 return _xdp(kind, answer[HEADER.size : length])
 
 
@@ -74,7 +74,7 @@ def _xdp(kind: int, body: bytes) -> LinkXdp:
 
 
 def error_from(body: bytes) -> OSError:
-    """Return what the kernel says in an NLMSG_ERROR: struct nlmsgerr begins with the errno, negative."""
+    """Return the error in an NLMSG_ERROR: struct nlmsgerr begins with the negative errno."""
     number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
     return OSError(number, os.strerror(number))
 
