@@ -1,3 +1,3 @@
-"""The transit daemon: NATS on one side, XDP and netlink on the other."""
+"""The agent: receives configuration from NATS and applies it through XDP programs, BPF maps and netlink."""
 
 __version__ = "0.1.0"

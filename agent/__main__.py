@@ -27,24 +27,24 @@ from agent.settings import Settings, SettingsError, load_settings
 from protocol.recording import Recording, RecordingError, unpack
 
 FAILURE, USAGE, REFUSED = 1, 2, 3
-UNTRIED = BusCheck("bus", False, "no server was tried", "mend the files above first")
+UNTRIED = BusCheck("bus", False, "no server was tried", "correct the files above first")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The settings, a TOML file. DROPLET_HOST, DROPLET_BUS_SERVERS and so on come over it.",
+    help="The settings, a TOML file. Environment variables (DROPLET_HOST, DROPLET_BUS_SERVERS, ...) override it.",
 )
 @click.option("--check", is_flag=True, help="Test whether this host can run the agent. Changes nothing.")
-@click.option("--dry-run", is_flag=True, help="Print what a start would change in the kernel, and end.")
-@click.option("--uninstall", is_flag=True, help="Take everything that the agent made off this host.")
+@click.option("--dry-run", is_flag=True, help="Print what a start would change in the kernel, and exit.")
+@click.option("--uninstall", is_flag=True, help="Remove everything that the agent created on this host.")
 @click.option(
     "--record",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Run, and write all that comes from the bus to a new FILE (FILE.1 where that is a recording already, and so "
-    "on). It grows with every message and is never cut or removed: see to its room.",
+    help="Run, and write all messages from the bus to a new FILE (FILE.1 if that is already a recording, and so on). "
+    "It grows with every message and is never truncated or removed: watch the disk space.",
 )
 @click.option(
     "--replay",
@@ -58,8 +58,8 @@ def main(
 ) -> None:
     """Run the network agent of this host.
 
-    It takes its configuration from NATS, forwards tenants' packets by XDP, and answers for every document. SIGTERM ends
-    it and leaves traffic flowing; a start takes over what is there.
+    It receives its configuration from NATS, forwards tenants' packets with XDP, and acknowledges every document.
+    SIGTERM stops it and leaves traffic flowing; a new start takes over the existing kernel objects.
 
     \b
     Examples:
@@ -70,9 +70,9 @@ def main(
       droplet-agent --config agent.toml --replay h1.recording --dry-run
 
     \b
-    Exit status: 0 ended as told, 1 failed, 2 wrong usage or settings,
-    3 the host cannot run it (privileges, kernel, bcc, interface). --check ends
-    with the status that a start would; a bus that is away is a warning alone.
+    Exit status: 0 success, 1 failure, 2 wrong usage or settings, 3 the host
+    cannot run it (privileges, kernel, bcc, interface). --check exits with the
+    status that a start would; an unreachable bus is only a warning.
     """
     if check + dry_run + uninstall > 1:
         _end(USAGE, "--check, --dry-run and --uninstall exclude one another")
@@ -103,7 +103,7 @@ def main(
 
 
 def _read_recording(path: Path) -> Recording:
-    """Return a recording; a last object that is cut short is a warning, and what is no recording ends this program."""
+    """Return a recording. Warn if its last object is truncated; exit if the file is not a recording."""
     try:
         with path.open("rb") as file:
             found = unpack(iter(lambda: file.read(1 << 16), b""))
@@ -126,7 +126,7 @@ def _recorder(path: Path, settings: Settings) -> Recorder:
 
 
 async def _uninstall(settings: Settings) -> None:
-    """Take all off, unless an agent runs that would put it back."""
+    """Remove everything, unless a running agent would create it again."""
     folder = Path(settings.state)
     with contextlib.ExitStack() as held:
         if (folder / FILE).exists():
@@ -138,7 +138,7 @@ async def _uninstall(settings: Settings) -> None:
 
 
 def _run(job: Coroutine[Any, Any, None]) -> None:
-    """Run to the end; an error that the host or its operator can mend is one line."""
+    """Run a job to its end; report an error that an operator can fix as one line."""
     try:
         asyncio.run(job)
     except (StoreError, ObservationError, CompileError, InterfaceReplacedError) as error:
@@ -149,9 +149,9 @@ def _run(job: Coroutine[Any, Any, None]) -> None:
 
 
 def _check(settings: Settings) -> int:
-    """Print a line per thing that the agent needs; return the status that a start would end with, 0 for none.
+    """Print a line for each requirement of the agent; return the status with which a start would fail, 0 for none.
 
-    What the bus lacks is a warning: an agent starts without it, and goes on trying.
+    Problems of the bus are warnings: an agent starts without it and keeps trying to connect.
     """
     bus = bus_settings(settings)
     host = asyncio.run(check_host(kernel_config(settings)))
@@ -166,7 +166,7 @@ def _check(settings: Settings) -> int:
 
 
 def _print(results: Sequence[CheckResult | BusCheck], otherwise: str, colour: str) -> None:
-    """Print each answer under `ok`, or `otherwise` with its colour, with what there is to do."""
+    """Print each result as `ok`, or as `otherwise` in a colour, with its remedy."""
     for result in results:
         mark = click.style("ok     ", fg="green") if result.ok else click.style(otherwise, fg=colour)
         click.echo(f"{mark} {result.name}: {result.detail}")
@@ -182,7 +182,7 @@ def _refuse_unless_fit(settings: Settings) -> None:
 
 
 def _end_unless_readable(settings: Settings) -> None:
-    """End where a file that the settings name cannot be used: it will not mend itself."""
+    """Exit if a file that the settings name cannot be used: waiting would not help."""
     for found in check_files(bus_settings(settings)):
         if not found.ok:
             _end(USAGE, f"{found.name}: {found.detail} ({found.remedy})")

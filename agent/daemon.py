@@ -1,7 +1,7 @@
-"""The transit daemon: makes the parts, says who follows whom, and keeps their loops running until told to stop.
+"""The agent's main program: creates the parts, connects them, and runs their loops until a signal arrives.
 
-`compose` reads in the direction of a document: from the kernel as it was left and the store, by the reconciler, to what
-follows the droplets in force, and to the bus at last.
+`compose` lists the parts from the kernel and the store, over the reconciler and the followers of the droplets in
+force, to the bus.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from agent.telemetry.fault_reporter import FaultReporter
 from agent.telemetry.loop_errors import LoopErrors
 
 COLLECT_AFTER = 100_000
-"""Containers made before the garbage collector looks at the young ones. Documents bring objects by the ten thousand,
-none of them in a cycle; at the usual 700, the collector took a fifth of the time of a bulk update."""
+"""Allocations of containers between two collections of the young generation. Documents bring tens of thousands of
+objects, none of them in a cycle; with the default of 700, the collector took a fifth of the time of a bulk update."""
 UPLINK_PAUSE = 1.0
-"""Seconds between two looks at uplinks that keep changing."""
+"""Seconds between two readings of uplinks that keep changing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,9 @@ async def compose(
     recorder: Recorder | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Parts:
-    """Make the parts of an agent, with the last good documents on the kernel as it is. Nothing is changed yet.
+    """Create the parts of an agent, from the last good documents and the kernel as it is. Nothing is changed yet.
 
-    What the kernel refused is tried again by `clock`, in seconds.
+    `clock` times the retries of what the kernel refused, in seconds.
     """
     boot = uuid.uuid4().hex
     outlet = Outlet(settings.host)
@@ -123,7 +123,7 @@ async def compose(
     kernel.neighbours.report = report
     known = load_path_records(store) if settings.probe.enabled else NO_PATH_RECORDS
     versions = store.load_versions() if settings.bus.trusted_publishers else {}
-    # What is in force, and what the kernel makes of it.
+    # The documents in force, and the results from the kernel.
     processes = BoundProcesses(kernel.bindings, store, log)
     restored = await restore(settings, kernel, store, processes, known)
     underlay = Underlay(settings, kernel, restored.found, restored.inherited)
@@ -132,13 +132,13 @@ async def compose(
     results = KernelResults(restored.desired, LastGood(store, processes, report))
     reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements, log)
     resync = Resync(reconciler, kernel, processes, outlet.repair, report, log)
-    # What follows the droplets in force.
+    # Followers of the droplets in force.
     announcer = Announcer(errors)
     memory = PathMemory(known, saver(store, report))
     ports = settings.data_plane.geneve_port, settings.data_plane.vxlan_port
     events = PathEvents(outlet.event, log)
     prober = Prober(_probe_rules(settings), ports, kernel.neighbours.unreachable, memory, events, errors, report)
-    # What comes from the bus and goes there.
+    # Messages from and to the bus.
     status = StatusReporter(settings, boot, reconciler, resync, kernel, prober, faults, outlet)
     answers = Queries(reconciler, resync, kernel, prober, status.status, status.counters, time.time)
     intake = Intake(settings.host, Publishers(settings.host, store, report), reconciler, status, answers, report)
@@ -151,7 +151,7 @@ async def compose(
 
 
 def connect(parts: Parts) -> None:
-    """Say who follows whom. Each value goes one way, and no part knows who takes what it publishes."""
+    """Connect publishers and subscribers. Values flow in one direction; no publisher knows its subscribers."""
     neighbours, errors = parts.kernel.neighbours, parts.errors
     parts.underlay.uplinks.subscribe("neighbours", neighbours.set_uplinks, errors)
     parts.underlay.droplets.subscribe("announcer", lambda droplets: parts.announcer.follow(droplets.resolved), errors)
@@ -161,7 +161,7 @@ def connect(parts: Parts) -> None:
 
 
 def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, None]]:
-    """Return what runs for as long as the agent, by name."""
+    """Return the loops that run as long as the agent, by name."""
     reconciler, resync, retries, status = parts.reconciler, parts.resync, parts.retries, parts.status
     kernel, interval, run = parts.kernel, settings.interval, Loops(parts.errors)
 
@@ -186,7 +186,7 @@ def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, Non
 
 
 async def work(parts: Parts, settings: Settings, stop: asyncio.Event, log: FilteringBoundLogger) -> None:
-    """Work until `stop` is set; then say goodbye and leave all that forwards traffic as it is."""
+    """Work until `stop` is set; then publish the end and leave everything that forwards traffic in place."""
     await parts.reconciler.start()
     tasks = [asyncio.create_task(loop, name=name) for name, loop in loops(parts, settings).items()]
     waiting = asyncio.create_task(stop.wait(), name="stop")

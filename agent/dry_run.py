@@ -1,6 +1,6 @@
-"""`--dry-run`: what the last good documents would change in the kernel now, line by line, and nothing done.
+"""`--dry-run`: prints what the last good documents would change in the kernel now, and changes nothing.
 
-With `--replay`, the same of the documents that a recording leaves in force.
+With `--replay`, it uses the documents that a recording leaves in force instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from protocol.recording import Recording
 
 
 async def print_plan(settings: Settings, recording: Recording | None = None) -> None:
-    """Print the plan to the kernel as it is: from the kept documents, or from a recording and its host instead."""
+    """Print the plan for the kernel as it is, from the stored documents, or from a recording and its host."""
     if recording is not None:
         settings = msgspec.structs.replace(settings, host=recording.header.host)
     config = kernel_config(settings)
@@ -51,12 +51,12 @@ async def print_plan(settings: Settings, recording: Recording | None = None) -> 
     if recording is not None:
         _print_replayed(recording, desired, unrealized)
     elif not kept:
-        click.echo("no documents are kept here yet: a start would wait for the bus")
+        click.echo("no documents are stored here yet: a start would wait for the bus")
     click.echo(f"{len(actions)} actions; nothing was changed")
 
 
 def _print_replayed(recording: Recording, desired: Desired, unrealized: Sequence[Unrealized]) -> None:
-    """Print what is not in force, with the reasons, and the count of what is."""
+    """Print the documents that are not in force, with the reasons, and the number of those in force."""
     for one in unrealized:
         click.echo(f"{one.state} {one.name}: {'; '.join(one.reasons)}")
     header, in_force = recording.header, len(list(desired.in_force()))
@@ -68,7 +68,7 @@ def _print_replayed(recording: Recording, desired: Desired, unrealized: Sequence
 
 
 def _kept(settings: Settings) -> tuple[list[StoredDocument], PathRecords]:
-    """Return the kept documents and what is known of paths, without making a place for them where there is none."""
+    """Return the stored documents and path records, without creating a store if there is none."""
     folder = Path(settings.state)
     if not (folder / FILE).exists():
         return [], NO_PATH_RECORDS

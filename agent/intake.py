@@ -1,4 +1,4 @@
-"""The bus's handler: hands documents to the parts that take them, and questions to the one that answers."""
+"""The handler of the bus: passes documents and queries on to the parts that process them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.report.status_reporter import StatusReporter
 
 
 class Intake:
-    """What comes from the bus, in the order in which the parts have to see it."""
+    """Passes everything from the bus on to the parts, in the required order."""
 
     def __init__(
         self,
@@ -33,31 +33,31 @@ class Intake:
         self._report = report
 
     async def begin_snapshot(self) -> None:
-        """Take note that every document comes again."""
+        """Prepare for a new delivery of every document."""
         self._publishers.begin_snapshot()
         await self._reconciler.begin_snapshot()
 
     async def deliver(self, batch: Sequence[Delivery]) -> None:
-        """Take documents in."""
+        """Process a batch of documents."""
         self._publishers.take(batch)
         await self._reconciler.deliver(batch)
         self._report_absent()
 
     async def snapshot_complete(self) -> None:
-        """Take note that all documents are here, and send the status at once."""
+        """Record that all documents have been delivered, and send the status at once."""
         self._publishers.snapshot_complete()
         await self._reconciler.snapshot_complete()
         self._report_absent()
         await self._status.send_status()
 
     async def ask(self, verb: str, body: bytes) -> bytes:
-        """Answer a question."""
+        """Answer a query."""
         answer = await self._queries.ask(verb, body)
         self._report_absent()
         return answer
 
     def _report_absent(self) -> None:
-        """Report what is in force here, or in the kernel, and in no message of the stream."""
+        """Report documents in force, and objects in the kernel, that no message of the stream explains."""
         missing = documents_missing(self._host, self._reconciler.desired.documents.absent)
         unexplained = objects_unexplained(self._host, self._reconciler.removals.unexplained)
         self._report("documents", [*missing, *unexplained])

@@ -1,4 +1,4 @@
-"""Sets up structlog: JSON lines for machines, aligned text for people. Secrets are kept out by not handing them in."""
+"""Sets up structlog: JSON lines for machines, aligned text for people. Callers never log secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 
 def configure_logs(style: str, level: str) -> FilteringBoundLogger:
-    """Make structlog write `json` or `human` lines of a level and above to standard error; return a logger."""
+    """Configure structlog to write `json` or `human` lines from `level` upwards to standard error; return a logger."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

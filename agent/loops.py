@@ -1,4 +1,4 @@
-"""The agent's loops: each waits for a time, an event or a namespace, does one job, and survives what that raises."""
+"""The agent's loops: each waits for a time, an event or a namespace, does one job, and survives its exceptions."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Job = Callable[[], Awaitable[None]]
 
 
 class Loops:
-    """Jobs that are done again and again. A failure of one turn is a fault and ends no loop.
+    """Runs jobs repeatedly. A failed turn becomes a fault and does not end the loop.
 
-    InterfaceReplacedError does: only a new start can serve the interface.
+    InterfaceReplacedError does end it: only a restarted agent can use the interface.
     """
 
     def __init__(self, errors: LoopErrors) -> None:
         self._errors = errors
 
     async def every(self, seconds: float, job: Job) -> None:
-        """Do a job in regular intervals."""
+        """Do a job at regular intervals."""
         while True:
             await asyncio.sleep(seconds)
             await self.attempt(job)
 
     async def on_event(self, event: asyncio.Event, job: Job, pause: float = 0.0) -> None:
-        """Do a job when an event is set, which is cleared first, and no sooner again than after a pause."""
+        """Do a job whenever an event is set, with a pause in between; the event is cleared before the job starts."""
         while True:
             await event.wait()
             event.clear()
@@ -42,13 +42,13 @@ class Loops:
             await asyncio.sleep(pause)
 
     async def on_retry(self, retries: Retries, resync: Resync) -> None:
-        """Try each document again that the kernel refused, when it is its turn."""
+        """Retry each document that the kernel refused when its backoff is over."""
         while True:
             await retries.wait()
             await self.attempt(partial(retries.try_due, resync.retry), "retry")
 
     async def on_namespaces(self, reconciler: Reconciler, resync: Resync) -> None:
-        """Mend what is wanted in a namespace as soon as it appears, whether it is waited for or made anew."""
+        """Repair a namespace's endpoints as soon as it appears, for the first time or again."""
         waiting_changed = reconciler.results.waiting_changed
         with contextlib.closing(NamespaceWatch(reconciler.namespaces)) as watch:
             waiting = asyncio.create_task(waiting_changed.wait())
@@ -68,7 +68,7 @@ class Loops:
                 appeared.cancel()
 
     async def attempt(self, job: Job, name: str = "") -> None:
-        """Do a job once; what it raises is a fault under its name."""
+        """Do a job once; an exception becomes a fault under its name."""
         name = name or getattr(job, "__name__", str(job)).strip("_")
         try:
             await job()
@@ -81,7 +81,7 @@ class Loops:
 
 
 async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended: a wait_for() that is just over loses a cancellation (before Python 3.12)."""
+    """Cancel tasks until they have ended: before Python 3.12, a wait_for() that just completed loses a cancellation."""
     pending = set(tasks)
     while pending:
         for task in pending:

@@ -1,4 +1,4 @@
-"""The agent's settings: a TOML file, and the environment over it. All mistakes are told, with key and way out."""
+"""The agent's settings: a TOML file, overridden by the environment. All errors are reported, with key and remedy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from protocol.subjects import is_host
 
 ENVIRONMENT = "DROPLET_"
 LAB = "DROPLET_LAB_"
-"""`DROPLET_HOST` sets `host`, `DROPLET_BUS_SERVERS` sets `servers` of `[bus]` (commas between)."""
+"""`DROPLET_HOST` sets `host`, `DROPLET_BUS_SERVERS` sets `servers` of `[bus]` (comma-separated)."""
 INTERFACE_NAME = re.compile(r"[^\s/]{1,15}")
-"""What the kernel takes (dev_valid_name); `.` and `..` name nothing that exists."""
+"""The names that the kernel accepts (dev_valid_name), and `.` and `..`, which no interface has."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400, description="seconds: more than 0, 86400 at the most")]
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24, description=f"a whole number from 1 to {1 << 24}")]
@@ -49,7 +49,7 @@ Publishers = Annotated[
     tuple[str, ...], msgspec.Meta(description='a list of public nkeys, as in ["UDXU4RCS..."]; empty for no signatures')
 ]
 LISTS = ("servers", "trusted_publishers", "interfaces", "families", "substrate")
-"""Keys that take several values: in the environment with commas between."""
+"""Keys that take several values: comma-separated in the environment."""
 LONGEST_GIVEN = 60
 
 
@@ -58,7 +58,7 @@ class SettingsError(ValueError):
 
 
 class BusSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[bus]`: where NATS is, who this host is there, and whose documents it takes.
+    """`[bus]`: the NATS servers, this host's credentials, and the trusted publishers.
 
     With `trusted_publishers`, public nkeys, documents must be signed by one of them.
     """
@@ -77,7 +77,7 @@ class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IntervalSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[interval]`: seconds between heartbeats, looks at the kernel, telemetry, and retries."""
+    """`[interval]`: seconds between heartbeats, resyncs (`observe`), telemetry messages, and retries."""
 
     heartbeat: Seconds = 3.0
     observe: Seconds = 30.0
@@ -86,7 +86,7 @@ class IntervalSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SizesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[sizes]`: the most entries that a map holds."""
+    """`[sizes]`: the maximum number of entries of each map."""
 
     endpoints: Size = 2_000_000
     direct: Size = 65536
@@ -96,10 +96,10 @@ class SizesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProbeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[probe]`: whether and how other droplets are probed.
+    """`[probe]`: whether and how other hosts' droplets are probed.
 
-    `interval` is in seconds, between two probes of one droplet while there are few; so many `misses` in a row take one
-    down; `per_second` is the most that is sent, with at most a quarter beside it for long probes.
+    `interval`: seconds between two probes of one droplet, if `per_second` allows it. `misses`: unanswered probes in a
+    row after which a droplet is down. `per_second`: limit of small probes; a quarter of it is added for long ones.
     """
 
     enabled: bool = True
@@ -109,10 +109,10 @@ class ProbeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DataPlaneSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[data_plane]`: what the programs are compiled for. UDP ports, `vxlan_port` 0 for no VXLAN at all.
+    """`[data_plane]`: the features that the programs are compiled with; `vxlan_port` 0 disables VXLAN.
 
-    `families` are those inside the overlay, `substrate` those of the droplets' addresses; what a host leaves out costs
-    its packets nothing.
+    `families` are the address families of the overlay, `substrate` those of the droplets' addresses. Features that are
+    off cost nothing per packet.
     """
 
     geneve_port: Port = 6081
@@ -121,7 +121,7 @@ class DataPlaneSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     substrate: Families = ("ipv4", "ipv6")
 
     def features(self) -> Features:
-        """Return the section as the programs' features, without what the interfaces decide."""
+        """Return the section as the programs' features, except those that depend on the interfaces."""
         return Features(self.geneve_port, self.vxlan_port, frozenset(self.families), frozenset(self.substrate))
 
 
@@ -166,7 +166,7 @@ def load_settings(file: Path | None, environment: Mapping[str, str] = os.environ
 
 
 class _Mistake(NamedTuple):
-    """A key with its sections, and what is wrong with it; a key that is missing has no place."""
+    """An invalid key with its sections, and the error."""
 
     key: str
     words: str
@@ -174,7 +174,7 @@ class _Mistake(NamedTuple):
 
 
 def _mistakes(raw: Mapping[str, Any], struct: type[msgspec.Struct], section: str = "") -> Iterator[_Mistake]:
-    """Yield every key that is unknown, missing, or has a value of another type or range than its setting."""
+    """Yield every key that is unknown or missing, or whose value has the wrong type or range."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     for name in sorted(raw.keys() - fields.keys()):
         near = difflib.get_close_matches(name, fields, 1)
@@ -201,7 +201,7 @@ def _is_section(kind: Any) -> bool:
 
 
 def _given(key: str, value: Any) -> str:
-    """Say what a key was given; not of servers, whose URLs may hold passwords."""
+    """Return the given value in words, except for servers: their URLs may contain passwords."""
     if key.startswith("bus"):
         return "wrong"
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -209,7 +209,7 @@ def _given(key: str, value: Any) -> str:
 
 
 def _wanted(kind: Any) -> str:
-    """Say in words what values a setting takes."""
+    """Return in words which values a setting accepts."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     description = next((one.description for one in get_args(kind)[1:] if isinstance(one, msgspec.Meta)), None)
@@ -217,7 +217,7 @@ def _wanted(kind: Any) -> str:
 
 
 def _place(mistake: _Mistake, file: Path | None, environment: Mapping[str, str]) -> str:
-    """Return a mistake with where it was made."""
+    """Return an error with the place of the invalid value."""
     variable = ENVIRONMENT + mistake.key.replace(".", "_").upper()
     if mistake.missing:
         return f"{mistake.key} is needed: give --config FILE with it, or set {variable}"
@@ -226,21 +226,19 @@ def _place(mistake: _Mistake, file: Path | None, environment: Mapping[str, str])
 
 
 def _broken_rules(settings: Settings) -> Iterator[_Mistake]:
-    """Yield what types do not say, and what one key alone cannot show."""
+    """Yield violations of rules that types cannot express or that concern several keys."""
     for key, name in (("host", settings.host), ("instance", settings.instance)):
         if not is_host(name) and (key == "host" or name != settings.host):
-            yield _Mistake(key, f"{name!r} is no host name: use lower-case letters, digits and dashes")
+            yield _Mistake(key, f"{name!r} is not a host name: use lower-case letters, digits and dashes")
     for name, times in Counter(settings.interfaces).items():
         if times > 1:
             yield _Mistake("interfaces", f"{name} is named twice: name each interface once")
         if not INTERFACE_NAME.fullmatch(name):
-            yield _Mistake("interfaces", f"{name!r} is no interface's name: 1 to 15 characters, no space and no /")
+            yield _Mistake("interfaces", f"{name!r} is not an interface name: use 1 to 15 characters, no space or /")
     yield from _broken_bus(settings.bus)
     ports = settings.data_plane
     if ports.geneve_port == ports.vxlan_port:
-        words = (
-            f"{ports.vxlan_port} is data_plane.geneve_port too: give each a port of its own, or switch VXLAN off with 0"
-        )
+        words = f"{ports.vxlan_port} is also data_plane.geneve_port: use two different ports, or disable VXLAN with 0"
         yield _Mistake("data_plane.vxlan_port", words)
 
 
@@ -258,7 +256,7 @@ def _broken_bus(bus: BusSection) -> Iterator[_Mistake]:
 
 
 def _overlay(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the file's values with the environment's over them."""
+    """Return the file's values, overridden by the environment's."""
     result = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
     for field in msgspec.structs.fields(Settings):
         name = ENVIRONMENT + field.encode_name.upper()
@@ -280,7 +278,7 @@ def _from_environment(key: str, value: str) -> str | list[str]:
 
 
 def _names(settings: type[msgspec.Struct], prefix: str) -> dict[str, Any]:
-    """Return the environment's name of every setting, with the setting's type."""
+    """Return the environment variable of every setting, with the setting's type."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(settings):
         name = f"{prefix}{field.encode_name.upper()}"

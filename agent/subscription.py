@@ -1,7 +1,7 @@
-"""Observables: the newest value of one thing, and those that follow it. The publisher knows none of its subscribers.
+"""Observables: a value with its subscribers. The publisher does not know the subscribers.
 
 A subscriber that raises or is slow harms neither the publisher nor the other subscribers, and always gets the newest
-value in the end; values in between may be skipped. All of this belongs to the event loop's thread.
+value in the end; intermediate values may be skipped. Use it only in the event loop's thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from agent.telemetry.loop_errors import LoopErrors
 
 RETRY_SECONDS = 1.0
-"""From a subscriber's failure until the newest value is handed to it again."""
+"""Seconds from a subscriber's failure to the next delivery of the newest value."""
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Observable(Generic[T]):
 
     def __init__(self) -> None:
         self.version = 0
-        """How often a value was published; 0: there is none yet."""
+        """The number of values published so far; 0: there is no value yet."""
         self._newest: T | None = None
         self._subscriptions: list[Subscription[T]] = []
 
@@ -34,16 +34,16 @@ class Observable(Generic[T]):
         return self._newest
 
     def publish(self, value: T) -> None:
-        """Make a value the newest one and hand it to all subscribers. Never raises what a subscriber raises."""
+        """Publish a value to all subscribers. Exceptions of subscribers do not reach the caller."""
         self._newest = value
         self.version += 1
         for subscription in tuple(self._subscriptions):
             subscription.deliver()
 
     def subscribe(self, name: str, take: Callable[[T], None], errors: LoopErrors) -> Subscription[T]:
-        """Have each new value handed to `take`, and the present one at once. `take` has to return quickly.
+        """Call `take` with the current value at once and then with each new one. `take` must return quickly.
 
-        An exception is reported to `errors` under the subscriber's name, and the newest value is handed over again.
+        An exception is reported to `errors` under the subscriber's name, and the newest value is delivered again.
         """
         subscription = Subscription(self, name, take, errors)
         self._subscriptions.append(subscription)
@@ -51,15 +51,15 @@ class Observable(Generic[T]):
         return subscription
 
     def unsubscribe(self, subscription: Subscription[T]) -> None:
-        """Hand nothing to a subscription any more."""
+        """Stop delivering to a subscription."""
         with contextlib.suppress(ValueError):
             self._subscriptions.remove(subscription)
 
     async def follow(self, name: str, act: Callable[[T], Awaitable[None]], errors: LoopErrors) -> None:
         """Act on the newest value, one at a time, until cancelled: for subscribers that take long.
 
-        A value that comes meanwhile waits, and replaces one that waits. After an exception the newest value is acted
-        on again.
+        A value that is published meanwhile waits, and replaces one that is waiting. After an exception, `act` is called
+        again with the newest value.
         """
         published = asyncio.Event()
         subscription = self.subscribe(name, lambda _: published.set(), errors)
@@ -91,7 +91,7 @@ class Subscription(Generic[T]):
         self._retry: asyncio.TimerHandle | None = None
 
     def deliver(self) -> None:
-        """Hand the newest value over unless the subscriber has it; after an exception, again in a moment."""
+        """Deliver the newest value unless the subscriber has it; after an exception, try again later."""
         version, value = self._source.version, self._source.value
         if version <= self._taken:
             return

@@ -154,9 +154,10 @@ static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const str
  * Sends the inner frame to tunnel->peer by `hop`, which leads there, and through which it fits. `sent` is the outcome
  * when there is room for the headers. `inner` is the sum of the inner frame when that is known already, else 0.
  */
-static __always_inline enum outcome send(context *ctx, const struct local_droplet *local, const struct tunnel *tunnel,
+static __always_inline enum outcome send(context *ctx, const struct local_droplet *local, const struct tunnel *known,
 					 const struct next_hop *hop, __u64 inner, enum outcome sent)
 {
+	const struct tunnel copy = *known, *tunnel = &copy;
 	bool ipv6 = is_over_ipv6(local);
 	__u32 options = option_bytes(tunnel, ipv6), headers = overhead(tunnel, ipv6);
 	__u32 first = sizeof(struct ethhdr) + (VLAN_TAGS && local->vlan ? sizeof(struct vlan_tag) : 0);

@@ -69,7 +69,10 @@ static __always_inline enum outcome skip_extensions(void *start, void *end, stru
 	return is_extension(transport->protocol) ? EXTENSION_HEADERS : GO_ON;
 }
 
-/* `start` is an Ethernet header, `packet` what read_packet() found behind it. */
+/*
+ * `start` is an Ethernet header, `packet` what read_packet() found behind it. Fills all of `transport`, but for
+ * MALFORMED_INNER.
+ */
 static __always_inline enum outcome find_transport(void *start, void *end, const struct packet *packet,
 						   struct transport *transport)
 {
@@ -80,6 +83,7 @@ static __always_inline enum outcome find_transport(void *start, void *end, const
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
 		if ((void *)(ipv6 + 1) > end)
 			return MALFORMED_INNER;
+		__builtin_memset(transport, 0, sizeof(*transport));
 		transport->at = sizeof(struct ethhdr) + sizeof(*ipv6);
 		transport->protocol = ipv6->nexthdr;
 		if (!is_extension(transport->protocol))
@@ -95,6 +99,7 @@ static __always_inline enum outcome find_transport(void *start, void *end, const
 	transport->identity = ip->id;
 	transport->fragment = !!(ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE));
 	transport->later = !!(ip->frag_off & bpf_htons(FRAGMENT_OFFSET));
+	transport->extended = 0;
 	return GO_ON;
 }
 

@@ -32,7 +32,8 @@ static __always_inline enum outcome learn_new(const struct tunnel *tunnel, struc
 	/* Closed for the path, open for the packet: it came from a known droplet, which may know more than we do. */
 	if (tunnel->flags & TUNNEL_RETURNS && !droplets.lookup(&path.host))
 		return GO_ON;
-	if (is_a_gateway(from)) /* it is on every droplet; closed: a path would lead its own packets away */
+	/* Closed: a gateway is on every droplet, and a broadcast address on none; a path would lead packets there. */
+	if (is_a_gateway(from) || is_subnet_broadcast(from))
 		return GO_ON;
 	direct.update(from, &path);
 	return GO_ON;

@@ -245,9 +245,23 @@ struct options {
 /*
  * frame_states: 0 -> what is known of the frame that this CPU handles; per CPU. By programs.
  *
- * The program that a frame enters by clears it, fills it while it reads the frame, and names in `called` the program
- * that it calls. That one takes the name out before it uses the rest, so that nothing is ever used twice, or for
- * another frame: a CPU runs a frame's programs to their end before it begins with the next one.
+ * The program that a frame enters by fills it while it reads the frame, and names in `called` the program that it
+ * calls. That one takes the name out before it uses the rest, so that nothing is ever used twice, or for another frame:
+ * a CPU runs a frame's programs to their end before it begins with the next one.
+ *
+ * new_state() in state.h sets `called` and `length`, and clears what some paths read without having written it:
+ * packet.length and packet.kind, by which it is known whether there is an IP packet at all, and all of `tunnel` from
+ * `headers` on. The rest keeps what the frame before left, and is written before it is read on every path:
+ *
+ * - packet.from, to, tos and ttl by read_packet(), when it answers GO_ON; from and to by arp_from_endpoint() too;
+ * - tunnel.peer.address, vni and origin by read_outer() and parse_udp() for a frame from the substrate, of which those
+ *   that they refuse end at once; for a frame of an endpoint peer.address by whoever says where it goes, vni at the
+ *   start, and origin when it gets the option that holds it; peer.interface by find_hop();
+ * - transport by find_transport(), which all that use it call first;
+ * - why and receiver by the caller, local and came_by in transit XDP as soon as the droplet is known;
+ * - outer and options while a frame from the substrate is parsed.
+ *
+ * tests/bpf/test_tail_calls.py and the random frames fill it with garbage before each frame.
  */
 struct frame_state {
 	struct packet packet;
@@ -260,8 +274,6 @@ struct frame_state {
 	__u16 local;	/* from a tunnel: index of the droplet that it came in for */
 	__u8 came_by;	/* from a tunnel: its flags as they were read */
 	__u8 pad[5];
-
-	/* Written before they are read while a frame is parsed, and of no use afterwards: never cleared. */
 	struct outer outer;
 	struct options options;
 };

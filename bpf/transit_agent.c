@@ -394,28 +394,42 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	return send(ctx, departure->local, tunnel, hop, inner, sent);
 }
 
+/* What becomes of a frame that an endpoint sent. */
+static __always_inline enum outcome outcome_of(context *ctx, const struct interface *sender, __u32 length,
+					       __u32 *leave_by)
+{
+	struct frame_state *state = new_state(length);
+	struct departure departure = {};
+	enum outcome outcome;
+
+	if (!state)
+		return NO_PROGRAM;
+	departure.packet = &state->packet;
+	departure.tunnel = &state->tunnel;
+	departure.transport = &state->transport;
+	departure.tunnel->vni = sender->vni;
+	departure.tunnel->length = length;
+	outcome = forgotten(from_endpoint(ctx, sender, &departure));
+	if (outcome == ASKS)
+		outcome = forgotten(ask(sender, &departure));
+	if (outcome == DELIVERED_SAME_HOST)
+		outcome = go_on_in_xdp(ctx, state, departure.receiver);
+	if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
+		outcome = forgotten(send_out(ctx, sender, &departure, outcome, leave_by));
+	if (outcome < FIRST_DROPPED) /* most end here: by one comparison */
+		return outcome;
+	return is_to_be_told(outcome) ? go_on_in_errors(ctx, state, outcome) : outcome;
+}
+
 int transit_agent(struct xdp_md *ctx)
 {
 	__u32 arrival = arrived_on(ctx), length = frame_length(ctx), leave_by = arrival;
-	struct frame_state *state = new_state(length);
 	struct interface *sender = sender_on(arrival);
 	enum outcome outcome = UNKNOWN_INTERFACE;
 
 	count(RECEIVED_FROM_ENDPOINT, length);
-	if (sender && state) {
-		struct departure departure = {&state->packet, &state->tunnel, &state->transport};
-
-		departure.tunnel->vni = sender->vni;
-		departure.tunnel->length = length;
-		outcome = forgotten(from_endpoint(ctx, sender, &departure));
-		if (outcome == ASKS)
-			outcome = forgotten(ask(sender, &departure));
-		if (outcome == DELIVERED_SAME_HOST)
-			outcome = go_on_in_xdp(ctx, state, departure.receiver);
-		if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
-			outcome = forgotten(send_out(ctx, sender, &departure, outcome, &leave_by));
-		if (is_to_be_told(outcome))
-			outcome = go_on_in_errors(ctx, state, outcome);
+	if (sender) {
+		outcome = outcome_of(ctx, sender, length, &leave_by);
 		count_sender(slot_of(arrival), outcome, length);
 	}
 	count(outcome, length);

@@ -12,8 +12,14 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from nats.aio.client import Client
-
+from agent.bus.nats_internals import (
+    ObservedClient,
+    Receive,
+    queue_commands,
+    subscription_id,
+    subscription_of,
+    unsent_bytes,
+)
 from agent.bus.settings import BusSettings, is_tls, tls_context
 
 CONNECT_TIMEOUT = 5
@@ -23,43 +29,30 @@ PING_INTERVAL = 10
 MAX_UNSENT = 32 << 20
 """Bytes that may wait for the socket before fire-and-forget messages are dropped."""
 
-Receive = Callable[[bytes, bytes, bytes, bytes | None], None]
-"""Called with subject, reply subject, body and raw headers (None if there are none) of a message. It must not raise."""
 OnError = Callable[[Exception], Awaitable[None]]
 
 
-class Connection(Client):
+class Connection(ObservedClient):
     """A client of one server, for one connection."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lost = asyncio.Event()
-        """Set when the connection is no longer usable, for whatever reason."""
-        self._receivers: dict[int, Receive] = {}
 
     async def receive(self, subject: str, receiver: Receive) -> int:
         """Subscribe with a plain function that is called as messages are read; return what `release` takes."""
-        subscription = await self.subscribe(subject)
-        sid = next(sid for sid, known in self._subs.items() if known is subscription)
-        self._receivers[sid] = receiver
+        sid = subscription_id(self, await self.subscribe(subject))
+        self.receivers[sid] = receiver
         return sid
 
     async def release(self, sid: int) -> None:
-        """End a subscription: messages that still arrive are dropped, and the server forgets requests for it."""
-        subscription = self._subs.get(sid)
+        """End a subscription: what still comes by it is dropped, and the server forgets requests for it."""
+        subscription = subscription_of(self, sid)
         if subscription is not None and self.is_connected:
             await subscription.unsubscribe()
-        self._receivers.pop(sid, None)
+        self.receivers.pop(sid, None)
 
     def post(self, commands: Iterable[bytes]) -> bool:
-        """Queue complete protocol commands without waiting; return whether they were queued."""
-        if self.lost.is_set() or not self.is_connected or self._pending_data_size > MAX_UNSENT:
+        """Queue complete protocol commands without waiting; say whether they were taken."""
+        if self.lost.is_set() or not self.is_connected or unsent_bytes(self) > MAX_UNSENT:
             return False
-        data = b"".join(commands)
-        self._pending.append(data)
-        self._pending_data_size += len(data)
-        if self._flush_queue is not None and self._flush_queue.empty():
-            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+        queue_commands(self, b"".join(commands))
         return True
 
     async def close(self) -> None:
@@ -67,31 +60,6 @@ class Connection(Client):
         self.lost.set()
         with contextlib.suppress(Exception):
             await asyncio.wait_for(super().close(), 2)
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        receiver = self._receivers.get(sid)
-        if receiver is None:
-            await super()._process_msg(sid, subject, reply, data, headers or b"")
-        else:
-            receiver(subject, reply, data, headers)
-
-    async def _select_next_server(self) -> None:
-        """Try the one server once: the library would retry for ever, or hide the reason."""
-        server = self._server_pool[0]
-        await self._connect_to_server(server)
-        self._current_server = server
-
-    async def _read_loop(self) -> None:
-        try:
-            await super()._read_loop()
-        finally:
-            self.lost.set()
-
-    async def _flusher(self) -> None:
-        try:
-            await super()._flusher()
-        finally:
-            self.lost.set()
 
 
 def publish_command(subject: bytes, body: bytes, reply: bytes = b"") -> bytes:

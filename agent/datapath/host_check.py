@@ -260,15 +260,15 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
         found = f"{carrier} carries this agent's program {attached.program_id}, {attached.mode}"
     asked = attached is None or (config.attach_mode is AttachMode.NATIVE and not attached.native)
     if asked and config.attach_mode in (AttachMode.NATIVE, AttachMode.AUTO):
-        return takes_native(found, link, _features(link, uplink), config.attach_mode)
+        return takes_native(found, link, await _features(link, uplink), config.attach_mode)
     return CheckResult("xdp", True, found)
 
 
-def _features(link: Message, uplink: Uplink) -> int | None:
-    """Return a driver's XDP features, None if unknown: those of a bond without members depend on future members."""
+async def _features(link: Message, uplink: Uplink) -> int | None:
+    """Return what a driver takes, None when nobody can tell: a bond without members takes what they will take."""
     if kind(link) == "bond" and len(uplink.ingress) == 1:
         return None
-    return xdp_features(uplink.carrier)
+    return await xdp_features(uplink.carrier)
 
 
 def takes_native(found: str, link: Message, features: int | None, mode: AttachMode) -> CheckResult:

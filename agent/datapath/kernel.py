@@ -161,7 +161,7 @@ class Kernel(Readings):
     async def start(self) -> None:
         """Begin to follow neighbours and the uplinks' XDP features, and move programs to the mode that they allow."""
         await self.neighbours.start()
-        self._feature_events = FeatureEvents(self.neighbours.uplinks_changed.set)
+        self._feature_events = await FeatureEvents.start(self.neighbours.uplinks_changed.set)
         await self.follow_modes()
 
     async def close(self) -> None:
@@ -219,12 +219,11 @@ class Kernel(Readings):
     def read_device_losses(self) -> dict[str, int]:
         """Return how many redirected frames the uplinks' drivers report as not sent, by uplink, if any."""
         found = {}
-        with open_control_socket() as control:
-            for uplink in self._uplinks:
-                with contextlib.suppress(OSError):  # it is gone
-                    (name,) = names_of([uplink.egress])
-                    if frames := unsent_frames(control, name):
-                        found[uplink.name] = frames
+        for uplink in self._uplinks:
+            with contextlib.suppress(OSError):  # it is gone
+                (name,) = names_of([uplink.egress])
+                if frames := unsent_frames(name):
+                    found[uplink.name] = frames
         return found
 
     def _count_failures(self) -> None:

@@ -1,1 +1,1 @@
-"""Probes of the paths to other hosts: sockets, events, what is remembered from one agent to the next."""
+"""Probes of the paths to other hosts: sockets, events, and the path records that outlive the agent."""

@@ -1,6 +1,6 @@
-"""Listens to ICMP and ICMPv6 errors about our tunnels: raw sockets on which the kernel lets through errors alone.
+"""Receives ICMP and ICMPv6 errors about our tunnels, on raw sockets that let only errors through.
 
-What a message means, `agent.core.probe.icmp_errors` reads.
+`agent.core.probe.icmp_errors` parses the messages.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from agent.probe.paced_reader import PacedReader
 from protocol.status import Fault
 
 SOL_RAW, ICMP_FILTER = 255, 1
-"""raw(7): a mask of 32 bits; the types whose bit is set are kept back."""
+"""raw(7): a mask of 32 bits; types whose bit is set are blocked."""
 ICMPV6_FILTER = 1
 """icmpv6(7) on IPPROTO_ICMPV6: 8 masks of 32 bits, set bits likewise."""
 IPV6_RECVPKTINFO, IPV6_PKTINFO = 49, 50
 MOST = 2048
-"""Bytes that are read of a message. An error quotes at most 576 bytes, or 1280 over IPv6."""
+"""Bytes of a message that are read. An error has at most 576 bytes, or 1280 over IPv6."""
 
 _UNREACHABLE = 3
 _UNREACHABLE_V6, _TOO_BIG_V6 = 1, 2
@@ -32,7 +32,7 @@ OnIcmpError = Callable[[TunnelError], object]
 
 
 class IcmpErrors:
-    """Both families' errors; a family that the host does not have is left out."""
+    """The errors of both families; a family that the host does not support is left out."""
 
     def __init__(self, paths: Container[Path], ports: Collection[int], take: OnIcmpError) -> None:
         """Listen in the running loop for errors about tunnels on `paths` (a live view) to UDP `ports`."""
@@ -41,7 +41,7 @@ class IcmpErrors:
         self._take = take
         self._readers: list[PacedReader] = []
         self.faults: list[Fault] = []
-        """The faults of families whose errors are not listened to, though the host has them."""
+        """The faults of families that the host supports but whose errors cannot be received."""
         for open_, read in ((_open_v4, self._read_v4), (_open_v6, self._read_v6)):
             try:
                 opened = open_()
@@ -73,7 +73,7 @@ class IcmpErrors:
 
 def _fault(ipv6: bool, error: OSError) -> Fault:
     name = "ICMPv6" if ipv6 else "ICMP"
-    detail = f"{name} errors about tunnel packets are not heard: {error.strerror or error}"
+    detail = f"{name} errors about tunnel packets are not received: {error.strerror or error}"
     return Fault("icmp_errors_not_heard", name, detail, "give the agent CAP_NET_RAW and start it again")
 
 
@@ -84,7 +84,7 @@ def _reading(read: Callable[[socket.socket], None], opened: socket.socket) -> Ca
         except BlockingIOError:
             return False
         except OSError:
-            return True  # the socket's own late error: taken off by being read
+            return True  # a pending error of the socket; reading clears it
         return True
 
     return read_one
@@ -104,7 +104,7 @@ def _open_v6() -> socket.socket:
 
 
 def _open(family: int, protocol: int, level: int, option: int, filter_: bytes) -> socket.socket:
-    """Open a raw socket that lets through what the filter does not name."""
+    """Open a raw socket that blocks the types in the filter."""
     opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
     try:
         opened.setsockopt(level, option, filter_)

@@ -1,4 +1,4 @@
-"""Reads a socket in the event loop without ever letting a flood take the loop over, or a mistake end it."""
+"""Reads a socket in the event loop so that neither a flood can occupy the loop nor an exception end the reading."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable
 import structlog
 
 BATCH = 64
-"""Messages that are read at one time."""
+"""Messages that are read in one go."""
 MOST_BATCHES = 16
 PAUSE = 0.05
-"""Seconds until the next ones, when there were so many."""
+"""Seconds until the next batch, if a batch was full."""
 
 log = structlog.get_logger()
 
 
 class PacedReader:
-    """Calls `read_one` while there is something to read; that returns False when there is nothing. Owns the socket."""
+    """Calls `read_one` as long as it returns True; False means that nothing is left to read. Owns the socket."""
 
     def __init__(self, opened: socket.socket, read_one: Callable[[], bool]) -> None:
         """Begin to read in the running loop."""
@@ -27,7 +27,7 @@ class PacedReader:
         self._loop = asyncio.get_running_loop()
         self._resume: asyncio.TimerHandle | None = None
         self._failed = ""
-        """The last mistake: the same one again, perhaps for each message that somebody sends, is logged once."""
+        """The last exception. If it recurs, perhaps for each message that someone sends, it is logged only once."""
         self._loop.add_reader(opened, self._readable)
 
     def close(self) -> None:
@@ -39,7 +39,7 @@ class PacedReader:
         self._socket.close()
 
     def drain(self) -> None:
-        """Read what is there now, within bounds: before somebody concludes that nothing came."""
+        """Read the available messages, up to a limit, before the caller concludes that none arrived."""
         for _ in range(MOST_BATCHES):
             if not self._read():
                 return

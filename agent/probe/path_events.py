@@ -1,4 +1,4 @@
-"""Publishes and logs what happens to paths: at most one event of a kind in a second, with a line for each path."""
+"""Publishes and logs path events: at most one event of a kind per second, with a line for each path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.core.probe.paths import PathEvent, PathEventKind
 from protocol.addresses import format_address
 
 EVENT_SECONDS = 1.0
-"""Between two events of one kind: what happens meanwhile comes in one of them."""
+"""Seconds between two events of one kind; changes in between are combined in one event."""
 EVENT_LINES = 50
 
 _WORDS = {
@@ -24,17 +24,17 @@ _WORDS_UNREACHABLE = {PathEventKind.DOWN: "nothing leads there", PathEventKind.U
 
 
 class PathEvents:
-    """What happened and was not published yet."""
+    """The path events that are not published yet."""
 
     def __init__(self, publish: Callable[[str, tuple[str, ...]], None], log: FilteringBoundLogger) -> None:
-        """Hand each event to `publish` as its kind and lines."""
+        """Call `publish` with the kind and the lines of each event."""
         self._publish = publish
         self._log = log
         self._waiting: dict[PathEventKind, list[PathEvent]] = {}
         self._next_at = 0.0
 
     def take(self, events: Iterable[PathEvent], name: Callable[[bytes], str], now: float) -> None:
-        """Take in what happened, and publish what waits; `name` returns a peer's droplet."""
+        """Add events, and publish those that are due; `name` returns a peer's droplet."""
         for event in events:
             self._waiting.setdefault(event.kind, []).append(event)
         if now < self._next_at or not self._waiting:

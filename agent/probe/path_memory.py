@@ -1,4 +1,4 @@
-"""What is known of paths, from one agent to the next: the store on one side, the core's plain data on the other."""
+"""Loads path records from the store and saves them there, for the agent that starts next."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from agent.core.probe.paths import NO_PATH_RECORDS, Path, PathRecord, PathRecord
 from agent.reconcile.store import Store, StoredPath, StoreError, not_saved
 
 Save = Callable[[Mapping[Path, PathRecord | None]], bool]
-"""Called with what is known of paths now, None for nothing; False when that could not be saved."""
+"""Called with changed path records, None for those to drop; returns False if they could not be saved."""
 SAVE_SECONDS = 10.0
-"""Between two tries to save what could not be saved."""
+"""Seconds between two attempts to save records."""
 
 
 def load_path_records(store: Store) -> dict[Path, PathRecord]:
-    """Return what the agent before this one left."""
+    """Return the path records that the earlier agent saved."""
     return {Path(one.source, one.peer): PathRecord(one.down, one.carries) for one in store.load_paths()}
 
 
 def saver(store: Store, report: ReportFaults) -> Save:
-    """Return what writes changes to the store. What cannot be written is a fault, and stops nothing."""
+    """Return a function that writes changes to the store. A failure is a fault, and probing continues."""
 
     def save(changes: Mapping[Path, PathRecord | None]) -> bool:
         kept = [StoredPath(*path, *known) for path, known in changes.items() if known is not None]
@@ -36,10 +36,10 @@ def saver(store: Store, report: ReportFaults) -> Save:
 
 
 class PathMemory:
-    """What an earlier agent knew of paths that are not probed yet, and what the next one is to know."""
+    """The records of an earlier agent for paths that are not probed yet, and the records for the next agent."""
 
     def __init__(self, known: PathRecords = NO_PATH_RECORDS, save: Save | None = None) -> None:
-        """Begin with what is `known`; without `save`, nothing is left to the next agent."""
+        """Start with the `known` records; without `save`, nothing is saved for the next agent."""
         self._known = dict(known)
         self._save = save
         self._unsaved: dict[Path, PathRecord | None] = {}
@@ -47,11 +47,11 @@ class PathMemory:
 
     @property
     def known(self) -> PathRecords:
-        """Return what an earlier agent knew."""
+        """Return the records of an earlier agent."""
         return self._known
 
     def probed(self, paths: Iterable[Path], names: Collection[bytes]) -> None:
-        """Forget paths that are probed from here on, and those that have an end which is none of the droplets named."""
+        """Forget the records of paths that are probed from now on, and of those with an end that is not in `names`."""
         for path in paths:
             self._known.pop(path, None)
         gone = [path for path in self._known if not (path.source in names and path.peer in names)]
@@ -60,7 +60,7 @@ class PathMemory:
         self._unsaved |= dict.fromkeys(gone)
 
     def save(self, changes: Mapping[Path, PathRecord | None], now: float) -> None:
-        """Save what changed for the agent that starts next; what cannot be saved now is tried again later."""
+        """Save changes for the agent that starts next; if that fails, try again later."""
         self._unsaved |= changes
         if self._save is None:
             self._unsaved = {}

@@ -1,4 +1,4 @@
-"""Publishes the peers with what probes found of them, and which droplets are down."""
+"""Publishes the peers with their probed state, and the droplets that are down."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.subscription import Observable
 from protocol.addresses import format_address, parse_address
 
 REST = 10
-"""Publishing the peers anew takes one part in so many of the time at the most."""
+"""Publishing the peers may take at most one part in so many of the time."""
 
 
 class PeerStates:
@@ -22,9 +22,9 @@ class PeerStates:
     def __init__(self) -> None:
         self.peers = Observable[PeersToReach]()
         self.down = Observable[frozenset[str]]()
-        """The ids of the droplets that do not answer; there is no value before the first one is."""
+        """The ids of the droplets that do not answer; no value until the first one goes down."""
         self.answering: frozenset[bytes] = frozenset()
-        """The droplets that answer probes if all is well."""
+        """The droplets that should answer probes."""
         self._down: frozenset[bytes] = frozenset()
         self._droplets: Mapping[bytes, Peer] = {}
         self._senders: Senders = {}
@@ -38,21 +38,21 @@ class PeerStates:
         return frozenset(self._names)
 
     def follow(self, droplets: Droplets) -> None:
-        """Take in which droplets there are."""
+        """Set the droplets in force."""
         self._droplets, self._senders = dict(droplets.peers), senders(droplets.resolved)
         self.answering = unanswered.answering(droplets.resolved)
         self._names = {parse_address(droplet.address): id_ for id_, droplet in droplets.resolved.droplets.items()}
 
     def name(self, address: bytes) -> str:
-        """Return the id of a droplet, or the address as text where no document names it."""
+        """Return the id of a droplet, or the address as text if no document names it."""
         return self._names.get(address) or format_address(address)
 
     def is_down(self, address: bytes) -> bool:
-        """Say whether a droplet does not answer any more."""
+        """Return whether a droplet no longer answers."""
         return address in self._down
 
     def publish(self, views: Sequence[View], ifindexes: Mapping[bytes, int], version: int) -> None:
-        """Publish the peers with what is known of the paths to them; `version` counts what is known."""
+        """Publish the peers with the state of their paths; `version` changes with that state."""
         self._version = version
         self.peers.publish(PeersToReach(with_path_state(self._droplets, views, ifindexes), self._senders))
         self._down = down_peers((view.path, view.liveness) for view in views)
@@ -63,7 +63,7 @@ class PeerStates:
     def publish_changed(
         self, views: Callable[[], Sequence[View]], ifindexes: Mapping[bytes, int], version: int
     ) -> None:
-        """As `publish`, if something is known anew and the last time is long enough ago for what it took."""
+        """Publish if the state changed and the pause since the last time is long enough for the cost of publishing."""
         now = time.monotonic()
         if now >= self._publish_at and version != self._version:
             self.publish(views(), ifindexes, version)

@@ -1,7 +1,7 @@
-"""Sends probes from one of this host's droplets and receives their replies: a UDP socket, and nothing of the meaning.
+"""Sends probes from one of this host's droplets and receives the replies. I/O on a UDP socket, without decisions.
 
-The socket is bound to the droplet's address and interface, so that probes take the way of the tunnels. DF is set, and
-the kernel's path MTU cache is not asked (IP_PMTUDISC_PROBE, ip(7)): it knows what other sockets were told.
+The socket is bound to the droplet's address and interface, so that probes take the same path as tunnels. DF is set, and
+the kernel's path MTU cache is ignored (IP_PMTUDISC_PROBE, ip(7)): it holds what ICMP told other sockets.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3
 IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE = 23, 3
 IPV6_DONTFRAG = 62
 HEAD = 512
-"""Bytes of a reply that are read: its Geneve header and options."""
+"""Bytes of a reply that are read: enough for its Geneve header and options."""
 FIRST_PART = 16
-"""A datagram that is handed over in parts gets its UDP checksum from the kernel at once (net/ipv4/ip_output.c:
-__ip_append_data). Otherwise the interface is to add it, which a veth never does: transit XDP at its other end would see
-a wrong one."""
+"""Bytes of a datagram's first part. The kernel itself computes the UDP checksum of a datagram that is sent in parts
+(net/ipv4/ip_output.c: __ip_append_data). Otherwise the interface has to, but a veth never does, and transit XDP at its
+other end would see a wrong checksum."""
 
 OnReply = Callable[[Path, bytes], object]
 """Called with the path and the nonce of a reply."""
 
 
 class ProbeSocket:
-    """The probes of one droplet of this host."""
+    """The socket for the probes of one droplet of this host."""
 
     def __init__(self, source: bytes, interface: str, port: int, take: OnReply) -> None:
         """Open it in the running loop; `port` is Geneve's. OSError: EADDRNOTAVAIL, ENODEV, EPERM."""
@@ -45,7 +45,7 @@ class ProbeSocket:
         self._reader.close()
 
     def drain(self) -> None:
-        """Take in the replies that are there."""
+        """Read the available replies."""
         self._reader.drain()
 
     def send(self, peer: bytes, size: int, nonce: bytes) -> SendResult:
@@ -65,7 +65,7 @@ class ProbeSocket:
         except BlockingIOError:
             return False
         except OSError:
-            return True  # an error of an earlier sending, told late; it is taken off by being read
+            return True  # a late error of an earlier send; reading clears it
         found = parse(datagram)
         if found is not None and found.kind is Kind.REPLY and sender[1] == self._port:
             peer = socket.inet_pton(self._family, sender[0].partition("%")[0])

@@ -1,7 +1,7 @@
-"""Probes the other hosts' droplets: drives `agent.core.probe.probing`, and publishes what follows.
+"""Probes the other hosts' droplets: drives `agent.core.probe.probing`, and publishes the results.
 
-Follows the droplets in force. Its own findings have subscribers that it does not know: the neighbour watch follows the
-peers, and the reconciler the droplets that are down.
+Follows the droplets in force. The results are observables: the neighbour watch follows the peers, and the reconciler
+the droplets that are down.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FAILED_SECONDS = 1.0
 
 
 class Prober:
-    """One host's probes. Without `run`, peers are published as they come."""
+    """One host's probes. Until `run` is called, peers are only published as documents define them."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class Prober:
     ) -> None:
         """`ports` are the tunnels' UDP ports, Geneve's first.
 
-        `unreachable` returns the peers to which nothing leads now, the same object until that changes.
+        `unreachable` returns the unreachable peers, the same object until they change.
         """
         self.doubtful = Observable[Collection[Path]]()
-        """The paths whose next hop may not be what the kernel takes it for; each value stands for itself."""
+        """Paths whose next hop the kernel should validate again; each value is independent of the earlier ones."""
         self._states = PeerStates()
         self._probing = Probing(rules, lambda: secrets.token_bytes(NONCE))
         self._sockets = ProbeSockets(tuple(port for port in ports if port), self._answered, self._on_icmp_error)
@@ -65,7 +65,7 @@ class Prober:
         self._woken = asyncio.Event()
 
     def follow(self, droplets: Droplets) -> None:
-        """Take in which droplets there are, and publish the peers at once."""
+        """Set the droplets in force, and publish the peers at once."""
         self._states.follow(droplets)
         self._sockets.follow(droplets.resolved)
         self._unreachable_seen = None
@@ -91,29 +91,29 @@ class Prober:
         finally:
             self._sockets.close()
 
-    # What others follow and ask
+    # Observables and queries
 
     @property
     def peers(self) -> Observable[PeersToReach]:
-        """The peers with what probes found of them."""
+        """The peers with their probed state."""
         return self._states.peers
 
     @property
     def down(self) -> Observable[frozenset[str]]:
-        """The ids of the droplets that are down; there is no value before the first one is."""
+        """The ids of the droplets that are down; no value until the first one goes down."""
         return self._states.down
 
     def name(self, address: bytes) -> str:
-        """Return the id of the droplet with a packed address, or the address as text where no document names it."""
+        """Return the id of the droplet with a packed address, or the address as text if no document names it."""
         return self._states.name(address)
 
     def is_down(self, address: bytes) -> bool:
-        """Say whether another host's droplet, by its packed address, does not answer any more."""
+        """Return whether another host's droplet, by its packed address, no longer answers."""
         return self._states.is_down(address)
 
     @property
     def counts(self) -> Counts:
-        """Probes since the start."""
+        """Counts of probes since the start."""
         return self._probing.counts
 
     def down_droplets(self) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class Prober:
         return tuple(sorted(self.down.value or ()))
 
     def narrow_paths(self) -> tuple[NarrowPath, ...]:
-        """Return the paths that carry less than they should."""
+        """Return the paths that carry less than their full size."""
         narrow = (view for view in self._probing.views() if _is_narrow(view))
         found = (
             NarrowPath(
@@ -144,14 +144,14 @@ class Prober:
         return unanswered.faults(self._probing.unanswered(self._states.answering), uplinks, self._sockets.ports[0])
 
     def views(self) -> Iterable[tuple[str, str, View]]:
-        """Yield the peer's droplet, the own one, and what is known of each path; times are the event loop's."""
+        """Yield the peer's droplet, the own one, and the state of each path; times are the event loop's."""
         for view in self._probing.views():
             yield self.name(view.path.peer), self.name(view.path.source), view
 
     # The loop
 
     async def _sleep(self) -> None:
-        """Wait until there is something to do. Answers that come in numbers are taken in together."""
+        """Wait until there is something to do. Answers that arrive close together are processed together."""
         await asyncio.sleep(LEAST_SLEEP)
         at = self._probing.wake_at()
         rest = MOST_SLEEP if at is None else min(MOST_SLEEP, at - time.monotonic())
@@ -164,7 +164,7 @@ class Prober:
         self._woken.clear()
 
     def _run_once(self, now: float) -> None:
-        """Take in what came and what did not, and send what is due."""
+        """Process answers and timeouts, and send the probes that are due."""
         self._sockets.turn(now)
         self._probing.expire(now)
         if doubtful := self._probing.take_overdue():
@@ -174,7 +174,7 @@ class Prober:
             self._unreachable_seen = unreachable
         for probe in self._probing.due(now):
             self._send(probe, now)
-        self._memory.save(self._probing.take_unsaved(), now)  # before anybody else knows
+        self._memory.save(self._probing.take_unsaved(), now)  # before it is published
         if now >= self._report_at:
             self._report_at = now + REPORT_SECONDS
             self._report("probes", self._sockets.faults(self._probing.paths))
@@ -205,7 +205,7 @@ class Prober:
 
 
 def _is_narrow(view: View) -> bool:
-    """Whether probes found so, or, where nobody answers probes, a router said so."""
+    """Return whether probes found a smaller path MTU or, if the peer answers no probes, a router reported one."""
     return view.usable < view.size and (
         view.liveness is Liveness.UNKNOWN or (view.liveness is Liveness.UP and view.carries is not None)
     )

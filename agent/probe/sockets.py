@@ -1,4 +1,4 @@
-"""The sockets of a host's probes: one for each own droplet, and those on which ICMP errors are heard."""
+"""The sockets of a host's probes: one for each own droplet, and those that receive ICMP errors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from protocol.addresses import format_address, parse_address
 from protocol.status import Fault
 
 OPEN_SECONDS = 2.0
-"""Between two tries to open what could not be opened."""
+"""Seconds between two attempts to open sockets that could not be opened."""
 
 
 class ProbeSockets:
-    """Sends probes by the own droplets' interfaces, and knows why some cannot be sent."""
+    """Sends probes by the own droplets' interfaces, and tracks why some cannot be sent."""
 
     def __init__(
         self,
@@ -26,10 +26,10 @@ class ProbeSockets:
         answered: Callable[[Path, bytes], None],
         heard: Callable[[TunnelError], None],
     ) -> None:
-        """`ports` are the tunnels' UDP ports, Geneve's first; `answered` gets a path and the nonce that came back."""
+        """`ports` are the tunnels' UDP ports, Geneve's first; `answered` is called with a reply's path and nonce."""
         self.ports = ports
         self.interfaces: dict[bytes, tuple[str, int]] = {}
-        """Name and ifindex by own address: a socket stays bound to an interface that another of its name replaced."""
+        """Name and ifindex by own address: if an interface is replaced, a socket stays bound to the old ifindex."""
         self._answered = answered
         self._heard = heard
         self._sockets: dict[bytes, ProbeSocket] = {}
@@ -39,7 +39,7 @@ class ProbeSockets:
         self._open_at = 0.0
 
     def listen(self, paths: Collection[Path]) -> None:
-        """Begin to hear ICMP errors about some paths (a live view)."""
+        """Start to receive ICMP errors about `paths` (a live view)."""
         self._icmp = IcmpErrors(paths, self.ports, self._heard)
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class ProbeSockets:
         self._sockets.clear()
 
     def follow(self, resolved: ResolvedState) -> None:
-        """Take in where this host's droplets are: sockets on other interfaces are closed, and opened in their place."""
+        """Set where this host's droplets are: sockets on other interfaces are closed and replaced."""
         interfaces: dict[bytes, tuple[str, int]] = {}
         for droplet in resolved.own_droplets():
             uplink = resolved.uplink_of(droplet)
@@ -62,7 +62,7 @@ class ProbeSockets:
         self.interfaces, self._open_at = interfaces, 0.0
 
     def turn(self, now: float) -> None:
-        """Open what is missing, and read all answers."""
+        """Open missing sockets, and read all answers."""
         if now >= self._open_at:
             self._open_at = now + OPEN_SECONDS
             self._open_missing()
@@ -70,7 +70,7 @@ class ProbeSockets:
             opened.drain()
 
     def send(self, probe: Probe) -> SendResult:
-        """Send a probe; return what became of it."""
+        """Send a probe; return the result."""
         opened = self._sockets.get(probe.path.source)
         if opened is not None:
             sending = opened.send(probe.path.peer, probe.size, probe.nonce)
@@ -80,7 +80,7 @@ class ProbeSockets:
         return sending
 
     def faults(self, paths: Collection[Path]) -> list[Fault]:
-        """Return what keeps probes on some paths from being sent, and ICMP errors from being heard."""
+        """Return the faults that prevent probes on `paths` from being sent, or ICMP errors from being received."""
         self._send_errors.retain(paths)
         silent = self._icmp.faults if self._icmp is not None else []
         return [*self._send_errors.faults(self._place, self.ports[0]), *silent]

@@ -1,4 +1,4 @@
-"""Acknowledges each revision once the kernel holds it, and says why where it does not."""
+"""Acknowledges each revision once the kernel holds it, or reports why it does not."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from protocol.codec import limited
 
 
 class Acknowledgements:
-    """The verdicts of one host's documents on their way to the bus: those that are news are sent."""
+    """Sends the verdicts of one host's documents to the bus when they change."""
 
     def __init__(self, send: Callable[[Acknowledgement], None], retries: Retries, log: FilteringBoundLogger) -> None:
         self.tracker = AckTracker()
-        """What was last sent of each document."""
+        """The last acknowledgement sent for each document."""
         self._send = send
         self._retries = retries
         self._log = log
         self._rejected = LogOnce()
 
     def forget(self) -> None:
-        """Have every document acknowledged again: the acknowledgements' stream may be another one."""
+        """Acknowledge every document again: the acknowledgements' stream may be a new one."""
         self.tracker.resend_all()
 
     def send(self, desired: Desired, names: Iterable[str], postponed: Collection[str] = ()) -> None:
-        """Acknowledge those of some documents whose verdict is another one than before, the oldest revision first.
+        """Acknowledge the named documents whose verdict changed, the oldest revision first.
 
-        Those that are `postponed` are not acknowledged yet.
+        `postponed` documents are not acknowledged yet.
         """
         documents, now = desired.documents, time.time()
         known = documents.entries.keys() & set(names)
@@ -47,7 +47,7 @@ class Acknowledgements:
             documents.forget(name)
 
     def _schedule(self, documents: Registry, names: set[str]) -> None:
-        """Have those of some documents tried again of which the kernel refuses something."""
+        """Schedule a retry of the named documents of which the kernel refused a part."""
         failing = {name for name in names if documents.entries[name].failures}
         for name in failing:
             latest = documents.entries[name].latest
@@ -66,9 +66,9 @@ class Acknowledgements:
 
 
 def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Acknowledgement:
-    """Return the acknowledgement of a verdict since `at`; `retry_at` goes with what the kernel refused.
+    """Return the acknowledgement of a verdict that holds since `at`; `retry_at` is sent if the kernel refused a part.
 
-    Long lists are cut, and say how many more there are: a message on the bus has a limited length.
+    Long lists are truncated and end with the number of omitted items, because messages on the bus have a limited size.
     """
     return Acknowledgement(
         document=verdict.name,
@@ -86,7 +86,7 @@ def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Ackn
 
 
 def _is_retried(verdict: Verdict) -> bool:
-    """Say whether a document is tried again by itself: not where it lacks only what the interfaces have to give."""
+    """Return whether a document is retried: not if only the host's interfaces lack something."""
     return verdict.state is State.FAILED and bool(verdict.failures or not verdict.lacking)
 
 

@@ -1,7 +1,7 @@
-"""Announces this host's droplets to their neighbours: at the start, and after a change of their place.
+"""Announces this host's droplets to their neighbours, at the start and when they move.
 
-A place changes with the address, the interface or the interface's Ethernet address. Without an announcement, others
-would send to the old one until their kernels ask again by themselves.
+A droplet moves when its address, its interface or the interface's Ethernet address changes. Without an announcement,
+neighbours would send to the old place until their kernels resolve the address again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Announcer:
         self._sender = FrameSender()
 
     def follow(self, resolved: ResolvedState) -> None:
-        """Take in where this host's droplets are."""
+        """Record where this host's droplets are."""
         if self._schedule.follow(announced_addresses(resolved)):
             self._woken.set()
 
@@ -52,7 +52,7 @@ class Announcer:
                         self._loop_errors.passed("announcer")
 
     async def _sleep(self) -> None:
-        """Wait until something is to be announced."""
+        """Wait until an announcement is due."""
         at = self._schedule.wake_at()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):
@@ -60,9 +60,9 @@ class Announcer:
         self._woken.clear()
 
     async def _announce(self, netlink: Netlink, place: AnnouncedAddress) -> None:
-        """Announce an address, unless the interface or the address is gone, which the next `follow` takes in.
+        """Announce an address, unless the interface or the address is gone: the next `follow` records that.
 
-        One that duplicate address detection is still trying is not announced before it has passed (RFC 4862, 5.4).
+        An address under duplicate address detection is announced only once that has passed (RFC 4862, 5.4).
         """
         try:
             there = place.address in await confirmed_addresses(netlink, place.ifindex)

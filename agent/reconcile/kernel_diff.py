@@ -1,7 +1,7 @@
-"""Holds the kernel against what is wanted, a slice at a time, so that heartbeats, questions and documents go on.
+"""Compares the kernel with the desired entries in slices, so that heartbeats, queries and documents are not delayed.
 
-Reads and changes nothing. Whoever calls holds the documents up or does not: what is found while they are settled is a
-suspicion, which `prove` looks at again.
+Only reads. The caller may or may not block documents meanwhile: differences that were found while documents were
+applied are only suspects, which `recheck` observes again.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from agent.core.plan.render import DesiredEntries
 from agent.datapath.kernel import Kernel
 
 SLICE = 1000
-"""Entries that are looked at before others go on: a few milliseconds."""
+"""Entries that are compared before other tasks run: a few milliseconds."""
 
 
 async def diff_kernel(kernel: Kernel, desired: Desired) -> KernelDiff:
-    """Hold all documents in force against the kernel. Raises ObservationError."""
+    """Compare all documents in force with the kernel. Raises ObservationError."""
     diff = KernelDiff(await kernel.observe(_namespaces(desired)))
     await _take(diff, desired, list(desired.documents.entries))
     return diff
 
 
 async def recheck(kernel: Kernel, desired: Desired, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
-    """Return what of a diff is still different, and nothing of the documents that were settled meanwhile.
+    """Return the actions for the differences that persist, without documents that were applied meanwhile.
 
-    Nothing may be settled during this. It looks at the suspects alone, and mostly there are none. What nobody wanted
-    when it was looked at may have passed to another document since. Raises ObservationError.
+    No document may be applied during the call. It observes only the suspects; usually there are none. An entry that no
+    document wanted at the time of the comparison may be wanted by another one now. Raises ObservationError.
     """
     if diff.has_unexpected:
         await _take(diff, desired, meanwhile)
@@ -44,9 +44,9 @@ async def recheck(kernel: Kernel, desired: Desired, diff: KernelDiff, meanwhile:
 
 
 async def missing(kernel: Kernel, desired: Desired, wanted: DesiredEntries) -> list[Action]:
-    """Return what of some entries and interfaces is not in the kernel as it is wanted; only these are looked at.
+    """Return the actions for those of the `wanted` entries and interfaces that differ in the kernel; reads only these.
 
-    Nothing may be settled during this. Raises ObservationError.
+    No document may be applied during the call. Raises ObservationError.
     """
     keys = {name: entries.keys() for name, entries in wanted.entries.items()}
     namespaces = {id_: veth.namespace for id_, veth in wanted.veths.items()}
@@ -64,7 +64,7 @@ async def _take(diff: KernelDiff, desired: Desired, names: Iterable[str]) -> Non
 
 
 async def _pause(done: int) -> int:
-    """Let others go on when a slice is done; return how much of the next one is."""
+    """Let other tasks run when a slice is complete; return the progress in the next one."""
     if done < SLICE:
         return done
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Takes in what the kernel made of documents: confirms those that it holds whole, fails those that it refused."""
+"""Records the kernel's results: confirms documents that it holds completely, fails those of which it refused a part."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class KernelResults:
         self._desired = desired
         self._last_good = last_good
         self.remains: dict[str, DesiredEntries] = {}
-        """What documents asked for before, by document, where the kernel refused to remove some of it."""
+        """Former entries of documents, by document, of which the kernel refused to remove some."""
         self._waiting: dict[str, set[str]] = {}
-        """The documents of which the kernel refused an endpoint, by its namespace as they spell it."""
+        """The documents of which the kernel refused an endpoint, by its namespace as the document names it."""
         self.waiting_changed = asyncio.Event()
-        """Set when `waiting_for` returns something else than before; the waiting loop clears it."""
+        """Set when the result of `waiting_for` changes; the waiting loop clears it."""
 
     def take_change(self, change: Change, failures: Sequence[Failure]) -> None:
-        """Take in what became of a settled change's actions."""
+        """Record the results of a change's actions."""
         attributed = attribute_failures(filter(is_removal, failures), change.withdrawn.items())
         self.take(change.affected, failures, attributed)
         self.remains.update((name, change.withdrawn[name]) for name in attributed)
 
     def take_repair(self, names: Collection[str], failures: Sequence[Failure]) -> None:
-        """Take in what became of the actions of a resync that looked at these documents, and at their remains."""
+        """Record the results of a resync that compared these documents and their remains."""
         remains = {name: self.remains[name] for name in names & self.remains.keys()}
         attributed = attribute_failures(failures, remains.items())
         for name in remains.keys() - attributed.keys():
@@ -46,10 +46,10 @@ class KernelResults:
         failures: Sequence[Failure],
         attributed: Mapping[str, tuple[KernelFailure, ...]] = {},
     ) -> None:
-        """Confirm or fail some documents, and save those that the kernel took whole.
+        """Confirm or fail documents, and save those that the kernel accepted completely.
 
-        `attributed` are those that answer for what was not removed. A document with remains is not confirmed: only a
-        comparison that looked for them may do that.
+        `attributed` holds the failed removals by document. A document with remains is not confirmed: only a comparison
+        that includes them may do that.
         """
         documents = self._desired.documents
         names = {name for name in names if name in documents.entries}
@@ -69,11 +69,11 @@ class KernelResults:
         return set(self._waiting)
 
     def waiting_in(self, namespaces: Iterable[str]) -> set[str]:
-        """Return the documents that wait for some namespaces."""
+        """Return the documents that wait for any of the namespaces."""
         return set().union(*(self._waiting.get(one, ()) for one in namespaces))
 
     def _note_waiting(self, failures: Iterable[Failure]) -> None:
-        """Take in the namespaces in which endpoints were refused, and forget those of documents that fail no more."""
+        """Record the namespaces in which endpoints were refused; forget those of documents that no longer fail."""
         before, documents = self.waiting_for(), self._desired.documents
         for failure in failures:
             if isinstance(failure.action, EnsureVeth):
@@ -86,6 +86,6 @@ class KernelResults:
             self.waiting_changed.set()
 
     def fails(self, name: str) -> bool:
-        """Say whether the kernel refused something of a document."""
+        """Return whether the kernel refused a part of a document."""
         entry = self._desired.documents.entries.get(name)
         return entry is not None and bool(entry.failures)

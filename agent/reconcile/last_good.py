@@ -1,4 +1,4 @@
-"""Saves the documents that the kernel took whole: a restarted agent begins with them."""
+"""Saves the documents that the kernel accepted completely: a restarted agent starts with them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class LastGood:
         self._unsaved: set[str] = set()
 
     def changed(self, names: Iterable[str]) -> None:
-        """Take in that these documents have another good revision than before, or none any more."""
+        """Record that the good revision of these documents changed, or that they no longer have one."""
         self._unsaved.update(names)
 
     def save(self, entries: Mapping[str, Entry]) -> None:
-        """Write what changed. A store that cannot be written is a fault, and stops nothing: it is tried again.
+        """Write the changes. A store that cannot be written is a fault; work continues, and the write is retried.
 
-        A document that is saved without its bindings would be bound to no process after a restart: they come first.
+        Bindings are saved first: a document without them would be bound to no process after a restart.
         """
         if not self._processes.save() or not self._unsaved:
             return

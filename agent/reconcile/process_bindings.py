@@ -1,4 +1,4 @@
-"""Keeps on disk which processes stand for endpoints' namespaces, from one agent to the next (`agent/core/model`)."""
+"""Saves the bindings of endpoints to processes, for the next start (`agent/core/model/process_bindings.py`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protocol.codec import decode_known
 
 
 class BoundProcesses:
-    """The bindings of one kernel, and the store that they are written to."""
+    """The bindings of one kernel, and the store to which they are written."""
 
     def __init__(self, bindings: Bindings, store: Store, log: FilteringBoundLogger) -> None:
         self._bindings = bindings
@@ -20,11 +20,11 @@ class BoundProcesses:
         self._log = log
 
     def restore(self, kept: Iterable[StoredDocument]) -> None:
-        """Take in what was written, for the documents that were kept with it."""
+        """Load the stored bindings, for the documents that were stored with them."""
         self._bindings.restore(self._store.load_bindings(), _attachments(kept))
 
     def save(self) -> bool:
-        """Write what changed. False: it could not be written, and is tried again at the next call."""
+        """Write the changes; return False if that failed: the next call tries again."""
         changed = self._bindings.take_changed()
         if changed:
             try:
@@ -36,13 +36,13 @@ class BoundProcesses:
         return True
 
     def forget_unless(self, wanted: Callable[[str], bool]) -> None:
-        """Forget the processes of endpoints that are not wanted any more."""
+        """Forget the processes of endpoints that are no longer wanted."""
         self._bindings.forget_unless(wanted)
         self.save()
 
 
 def _attachments(kept: Iterable[StoredDocument]) -> dict[str, int]:
-    """Return the revision of each endpoint whose namespace some kept documents name by a process id."""
+    """Return the document's revision of each endpoint whose namespace is named by a process id."""
     return {
         endpoint.id: revision
         for _, revision, body in kept

@@ -1,7 +1,7 @@
-"""Brings the kernel to what the documents ask for: settles, plans, executes and acknowledges, one step at a time.
+"""Applies documents to the kernel: resolves, plans, executes and acknowledges, one step at a time.
 
-What is decided, `agent.core` decides; what is done, the kernel does. The comparison with the whole kernel is the
-resync's, which hands its findings in.
+Decisions are made in `agent.core`, actions are executed by `agent.datapath`. The resync compares the whole kernel and
+passes its findings in.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from agent.reconcile.underlay import Underlay
 
 
 class Reconciler:
-    """The documents of one agent on their way to the kernel. `start` comes first."""
+    """Applies the documents of one agent to the kernel. Call `start` first."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Reconciler:
     ) -> None:
         self.desired = desired
         self.revision = 0
-        """The newest stream sequence that was taken in."""
+        """The newest stream sequence that was processed."""
         self.removals = RemovalGuard()
         self.results = results
         self.acknowledgements = acknowledgements
@@ -52,19 +52,19 @@ class Reconciler:
         self._underlay = underlay
         self._log = log
         self._step = asyncio.Lock()
-        """Held by one step at a time. No other lock is taken while it is held, and it while no other one is."""
+        """Held by one step at a time. It is never held together with another lock."""
         self._listed: set[str] = set()
         self._settling: set[str] | None = None
-        """The documents being reconciled, also after an exception ended that early."""
+        """The documents being reconciled; kept if an exception ends a step early."""
         self._recordings: list[set[str]] = []
 
     @property
     def in_sync(self) -> bool:
-        """Say whether the snapshot is complete."""
+        """Return whether the snapshot is complete."""
         return self.removals.in_sync
 
     async def start(self) -> None:
-        """Put in place what is missing of the last good documents. Nothing is removed."""
+        """Create whatever is missing of the last good documents. Nothing is removed."""
         async with self._step:
             documents = len(self.desired.documents.entries)
             actions = self.removals.allowed(plan_diff(await diff_kernel(self._kernel, self.desired)))
@@ -73,24 +73,24 @@ class Reconciler:
             self._log.info("documents_restored", documents=documents, actions=len(actions))
 
     def namespaces(self) -> set[str]:
-        """Return the namespaces in which endpoints are wanted."""
+        """Return the namespaces of all wanted endpoints."""
         return {veth.namespace for veth in self.desired.veths.values()}
 
     # Documents
 
     async def begin_snapshot(self) -> None:
-        """Prepare for every document to come again."""
+        """Prepare for a new delivery of every document."""
         async with self._step:
             self.removals.begin_snapshot()
-            self.revision = 0  # a stream that was made anew counts from 1
+            self.revision = 0  # a recreated stream counts from 1
             self._listed.clear()
             self.desired.documents.begin_replay()
             self.acknowledgements.forget()
 
     async def deliver(self, batch: Sequence[Delivery]) -> None:
-        """Take documents in, have the kernel hold what follows, and acknowledge them."""
+        """Apply a batch of documents to the kernel, and acknowledge them."""
         async with self._step:
-            self.desired.documents.retry_blocked()  # what has the names of these may let go of them in this very batch
+            self.desired.documents.retry_blocked()  # this batch may free the names that these wait for
             for delivery in batch:
                 self._take(delivery)
             await self._reconcile({delivery.document for delivery in batch})
@@ -107,13 +107,13 @@ class Reconciler:
         else:
             documents.put(name, revision, delivery.body)
         if not self.in_sync:
-            self._listed.add(name)  # one that was refused is not known to be gone either
+            self._listed.add(name)  # a refused document is not known to be removed either
 
     async def snapshot_complete(self) -> None:
-        """Know that every document is listed: from here on, what was removed goes.
+        """Record that every document has been listed: from now on, removed documents are removed from the kernel.
 
-        A document that is not listed stays, unless a message removed it: the stream may have lost it (ADR 25). Called
-        again after it raised, it goes on: what was listed counts once, or all would be absent.
+        An unlisted document stays unless a message removed it: the stream may have lost it (ADR 25). A call after one
+        that raised continues it: the listing is evaluated only once, otherwise all documents would be absent.
         """
         async with self._step:
             documents = self.desired.documents
@@ -122,7 +122,7 @@ class Reconciler:
             self._listed.clear()
             self.removals.complete_snapshot()
             self._underlay.forget_inherited()
-            documents.retry_blocked()  # what is in the way may be removed from here on
+            documents.retry_blocked()  # objects that use their names may be removed from now on
             await self._reconcile(set(documents.absent))
             if self.removals.postponed:
                 await self._repair_all()
@@ -131,10 +131,10 @@ class Reconciler:
             self._log.info("snapshot_applied", revision=self.revision, absent=len(documents.absent), **counts)
 
     async def sweep(self, names: Iterable[str], *, objects: bool = False) -> list[str] | None:
-        """Remove documents that the stream does not list, and return those that are not among them: then none is.
+        """Remove documents that the stream does not list. If some of `names` are not absent, return these, remove none.
 
-        None, and nothing is removed, while the snapshot is not complete. With `objects`, what no document explains may
-        be removed from the kernel too.
+        Return None and remove nothing while the snapshot is incomplete. With `objects`, objects that no document
+        explains may be removed from the kernel too.
         """
         async with self._step:
             if not self.in_sync:
@@ -154,7 +154,7 @@ class Reconciler:
     # The host
 
     async def look_at_uplinks(self) -> None:
-        """Take in what the uplinks look like now, and what follows from that. Raises OSError: see `Underlay.look`."""
+        """Read the uplinks and apply any change. Raises OSError: see `Underlay.look`."""
         async with self._step:
             resolved, before = self.desired.resolved, self._underlay.found
             found = await self._underlay.refresh(resolved.host_state)
@@ -163,7 +163,7 @@ class Reconciler:
             await self._reconcile(set())
 
     async def exclude_down(self, down: frozenset[str]) -> None:
-        """Send nothing to bouncers and dividers that are down, where their network or VPC has others."""
+        """Exclude bouncers and dividers that are down, if their network or VPC has others."""
         async with self._step:
             self.desired.set_down(down)
             await self._reconcile(set())
@@ -172,7 +172,7 @@ class Reconciler:
 
     @contextlib.contextmanager
     def settled_meanwhile(self) -> Iterator[set[str]]:
-        """Gather the documents that are settled from now on, or are just being settled."""
+        """Collect the names of documents that are applied from now on, or are being applied."""
         names = set(self._settling or ())
         self._recordings.append(names)
         try:
@@ -181,14 +181,14 @@ class Reconciler:
             self._recordings = [one for one in self._recordings if one is not names]
 
     async def recheck(self, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
-        """Return what of a diff is still different; `meanwhile`: see `settled_meanwhile`. Changes nothing."""
+        """Return the actions for persisting differences; `meanwhile`: see `settled_meanwhile`. Changes nothing."""
         async with self._step:
             return await recheck(self._kernel, self.desired, diff, meanwhile)
 
     async def repair(self, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
-        """Repair what is still different; return what was repaired of documents that did not fail before.
+        """Repair the differences that persist; return the repairs of documents that had not failed before.
 
-        Raises ObservationError when it cannot be looked at again: then nothing is changed.
+        Raises ObservationError if the kernel cannot be read again: then nothing is changed.
         """
         async with self._step:
             unknown = frozenset(meanwhile)
@@ -199,7 +199,7 @@ class Reconciler:
             return await self._apply_diff(actions, self._answerable() - unknown)
 
     async def mend_namespaces(self, namespaces: Collection[str]) -> list[Action]:
-        """Try what was refused in some namespaces, and mend what is wanted there: they may be new under their names."""
+        """Retry refusals in namespaces and repair their endpoints: a namespace may be a new one of the same name."""
         async with self._step:
             documents = self.desired.documents
             documents.retry(self.results.waiting_in(namespaces))
@@ -211,9 +211,9 @@ class Reconciler:
             return await self._apply_diff(actions, owners - self.results.remains.keys()) if actions else []
 
     async def retry(self, names: Collection[str]) -> bool:
-        """Try again what the kernel refused of some documents. False: a resync with all of it has to do the rest.
+        """Retry what the kernel refused of the named documents. False: a full resync has to do the rest.
 
-        Raises ObservationError when the kernel cannot be looked at.
+        Raises ObservationError if the kernel cannot be read.
         """
         async with self._step:
             documents = self.desired.documents
@@ -231,7 +231,7 @@ class Reconciler:
             return self.results.remains.keys().isdisjoint(names)
 
     async def _repair_all(self) -> None:
-        """Compare with the whole kernel and mend it while no document is settled; the step is held."""
+        """Compare the whole kernel and repair it while no document is applied; the caller holds the step."""
         actions = plan_diff(await diff_kernel(self._kernel, self.desired))
         await self._execute(self.removals.explained(actions), self._answerable())
 
@@ -246,11 +246,11 @@ class Reconciler:
         return [action for action in excluding(actions, failing) if action not in refused]
 
     def _answerable(self) -> set[str]:
-        """Return the documents that answer for what the kernel refuses: those in force, and those not wholly gone."""
+        """Return the documents to which refusals are attributed: those in force, and those not completely removed."""
         return {name for name, _ in self.desired.in_force()} | self.results.remains.keys()
 
     async def _execute(self, actions: Sequence[Action], names: Collection[str]) -> list[Failure]:
-        """Carry out a resync's actions; the documents named are those that it looked at."""
+        """Execute a resync's actions; `names` are the documents that it compared."""
         failures = await self._kernel.executor.run(actions)
         self.results.take_repair(names, failures)
         self._record(name for name in names if self.results.fails(name))
@@ -260,9 +260,9 @@ class Reconciler:
         return failures
 
     async def _reconcile(self, mentioned: Collection[str]) -> None:
-        """Decide, do and take in the outcome until nothing changes any more; then acknowledge.
+        """Resolve, execute and record the results until nothing changes any more; then acknowledge.
 
-        When an exception ended the last one early, it is unknown how far it came: the kernel is compared first.
+        If an exception ended the last step early, its progress is unknown, so the kernel is compared first.
         """
         interrupted, affected = self._settling is not None, {*mentioned, *(self._settling or ())}
         self._settling = affected
@@ -282,7 +282,7 @@ class Reconciler:
         self._settling = None
 
     async def _settle_changes(self, concerned: set[str]) -> None:
-        """Settle and execute until nothing changes any more; `concerned` takes in the documents that were looked at."""
+        """Resolve and execute until nothing changes any more; add the examined documents to `concerned`."""
         retried = False
         while True:
             slots = self.desired.resolved.slots
@@ -293,12 +293,12 @@ class Reconciler:
             self._record(change.affected)
             for endpoint in change.after.veths.keys() - change.before.veths.keys():
                 slot = change.after.veths[endpoint].ifindex - IFINDEX_BASE
-                if slots.get(endpoint) != slot:  # else its interface is put again, and its counters go on
+                if slots.get(endpoint) != slot:  # otherwise its interface is only put again, and its counters continue
                     self._kernel.clear_endpoint_counters(slot)
             actions = self.removals.allowed(plan_change(change.before, change.after), change.affected)
             self.results.take_change(change, await self._kernel.executor.run(actions))
             if not retried and removes_veths(actions):
-                retried = True  # once: what is taken back after another refusal is removed too
+                retried = True  # only once: what a fallback after another refusal takes back is removed too
                 self.desired.documents.retry_blocked()
 
     def _record(self, names: Iterable[str]) -> None:
@@ -307,7 +307,7 @@ class Reconciler:
             recording |= found
 
     async def _verify_attached(self, names: Iterable[str]) -> None:
-        """Attach transit XDP where it is missing; where that fails, no document may be acknowledged as realized."""
+        """Attach transit XDP where it is missing; if that fails, no document may be acknowledged as realized."""
         failures = await self._underlay.attach_missing(self.desired.resolved)
         if failures:
             in_force = {name for name, _ in self.desired.in_force()}

@@ -1,6 +1,6 @@
-"""What may be removed from the kernel now: nothing before the snapshot is complete, and never what nothing explains.
+"""Decides what may be removed from the kernel: nothing before the snapshot is complete, nor objects of unknown origin.
 
-Pure: takes in what is known of the snapshot and of earlier agents, and leaves out the actions that have to wait.
+Pure: from the state of the snapshot and of the store, it filters out the actions that have to wait.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from agent.core.plan.actions import Action
 from agent.core.plan.planner import additions
 
 OBJECTS_OF_NO_DOCUMENT = ""
-"""Stands among the documents that wait when something is to be removed that belongs to no document."""
+"""Entry among the waiting documents for objects to be removed that belong to no document."""
 
 
 class RemovalGuard:
-    """Holds removals back, and knows the documents whose acknowledgement waits for them."""
+    """Holds removals back, and tracks the documents whose acknowledgements wait for them."""
 
     def __init__(self) -> None:
         self.in_sync = False
         """Whether the snapshot is complete."""
         self.unexplained = 0
-        """How many objects stay in the kernel though no document explains them."""
+        """The number of objects that stay in the kernel although no document explains them."""
         self.postponed: set[str] = set()
         """The documents that are acknowledged when the snapshot is complete, and OBJECTS_OF_NO_DOCUMENT."""
         self._removes_rest = False
-        """Whether objects that no document explains may be removed: not where this agent found some and no documents
-        were saved, so that it is not known what an earlier one put in place."""
+        """Whether objects that no document explains may be removed: not if this agent found some without any saved
+        documents, so that it does not know what an earlier agent created."""
 
     def started(self, *, has_documents: bool) -> None:
-        """Take in whether documents of an earlier agent were saved: they explain what that one put in place."""
+        """Record whether an earlier agent saved documents: they explain the objects that it created."""
         self._removes_rest = has_documents or not self.postponed
 
     def begin_snapshot(self) -> None:
@@ -41,11 +41,11 @@ class RemovalGuard:
         self.in_sync = True
 
     def remove_unexplained(self) -> None:
-        """Allow removals of what no document explains: an operator asked for it."""
+        """Allow the removal of objects that no document explains: an operator asked for it."""
         self._removes_rest = True
 
     def allowed(self, actions: list[Action], names: Iterable[str] = ()) -> list[Action]:
-        """Return what may be done now. The documents named wait for their acknowledgement when that is not all."""
+        """Return the actions that are allowed now. If some are not, the acknowledgements of `names` wait."""
         if self.in_sync:
             return actions
         kept = additions(actions)
@@ -54,7 +54,7 @@ class RemovalGuard:
         return kept
 
     def explained(self, actions: list[Action]) -> list[Action]:
-        """Leave out removals where it is not known what explains the objects in the kernel."""
+        """Leave out removals while it is unknown which documents explain the objects in the kernel."""
         kept = actions if self._removes_rest else additions(actions)
         self.unexplained = len(actions) - len(kept)
         self._removes_rest = self._removes_rest or (self.in_sync and not self.unexplained)

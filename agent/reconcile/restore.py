@@ -1,4 +1,4 @@
-"""What an agent begins with: the kernel as an earlier one left it, and the last good documents."""
+"""Restores an agent's initial state: the kernel as an earlier agent left it, and the last good documents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Restored(NamedTuple):
 async def restore(
     settings: Settings, kernel: Kernel, store: Store, processes: BoundProcesses, known: PathRecords = NO_PATH_RECORDS
 ) -> Restored:
-    """Read the kernel and the last good documents; nothing is changed. `known`: paths as the agent before knew them.
+    """Read the kernel and the last good documents; nothing is changed. `known`: the path records of the earlier agent.
 
     Raises ObservationError or OSError.
     """
@@ -47,7 +47,7 @@ async def restore(
 def restored_state(
     host_state: HostState, observed: Observed, kept: Iterable[StoredDocument], known: PathRecords = NO_PATH_RECORDS
 ) -> Desired:
-    """Return what the saved documents ask for on the host as it was observed, where an earlier agent put it."""
+    """Return the desired state of the saved documents on the observed host, with the slots of an earlier agent."""
     local = observed.maps[MapName.LOCAL_DROPLETS]
     desired = Desired(
         with_served(host_state, served_before(local, host_state.uplinks)), _slots_of(observed), indexes_of(local)
@@ -61,6 +61,6 @@ def restored_state(
 
 
 def _slots_of(observed: Observed) -> dict[str, int]:
-    """Return the numbers of the endpoints whose interfaces were seen."""
+    """Return the slots of the endpoints whose interfaces were observed."""
     veths = observed.veths.items()
     return {id_: seen.ifindex - IFINDEX_BASE for id_, seen in veths if seen.ifindex >= IFINDEX_BASE}

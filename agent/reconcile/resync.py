@@ -1,4 +1,4 @@
-"""Compares the kernel with the documents while these go on being settled, and mends what somebody else changed."""
+"""Compares the kernel with the documents in force while others are applied, and repairs foreign changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from protocol.status import Fault
 
 
 class Resync:
-    """Comparisons with the kernel, one at a time. What cannot be read is a fault, and nothing is changed."""
+    """Comparisons with the kernel, one at a time. An unreadable kernel is a fault, and nothing is changed."""
 
     def __init__(
         self,
@@ -33,11 +33,11 @@ class Resync:
         report: ReportFaults,
         log: FilteringBoundLogger,
     ) -> None:
-        """Hand lines that say what was mended to `publish_repair`."""
+        """Pass a description of each repair to `publish_repair`, one action a line."""
         self.unreadable = ""
-        """Why the last look at the kernel failed, empty when it did not."""
+        """Why the last observation of the kernel failed; empty if it did not."""
         self.repairs = 0
-        """How often something was mended that somebody else changed."""
+        """The number of repairs of foreign changes."""
         self._reconciler = reconciler
         self._kernel = kernel
         self._processes = processes
@@ -45,10 +45,10 @@ class Resync:
         self._report = report
         self._log = log
         self._comparing = asyncio.Lock()
-        """Held while the kernel is compared, so that it is in memory once. No step of the reconciler waits for it."""
+        """Held during a comparison, to keep only one observed state in memory. The reconciler never waits for it."""
 
     async def repair(self) -> None:
-        """Look at the uplinks, compare the kernel with what is wanted, and mend what differs."""
+        """Read the uplinks, compare the kernel with the desired entries, and repair the differences."""
         try:
             await self._reconciler.look_at_uplinks()
             with self._reconciler.settled_meanwhile() as meanwhile:
@@ -69,7 +69,7 @@ class Resync:
             return [describe(action) for action in await self._reconciler.recheck(diff, meanwhile)]
 
     async def retry(self, names: Collection[str]) -> None:
-        """Try again what the kernel refused of some documents, removals with a resync."""
+        """Retry what the kernel refused of the named documents; refused removals need a resync."""
         try:
             complete = await self._reconciler.retry(names)
         except (ObservationError, OSError) as error:
@@ -79,11 +79,11 @@ class Resync:
             await self.repair()
 
     async def namespaces_appeared(self, appeared: Collection[str]) -> None:
-        """Mend what is wanted in namespaces that are new, or new under their names."""
+        """Repair endpoints in namespaces that are new or were recreated under the same name."""
         self._report_mended(await self._reconciler.mend_namespaces(appeared))
 
     async def _compare(self, *, tend: bool) -> KernelDiff:
-        """Compare while documents are settled: what that finds is proven by the reconciler."""
+        """Compare while documents are applied: the reconciler verifies the differences found."""
         async with self._comparing:
             diff = await diff_kernel(self._kernel, self._reconciler.desired)
             if tend:
@@ -91,7 +91,7 @@ class Resync:
             return diff
 
     def _forget_processes(self) -> None:
-        """Forget the processes behind endpoints' namespaces that no document names any more."""
+        """Forget the processes of endpoints' namespaces that no document names any more."""
         if self._reconciler.in_sync:
             claims = self._reconciler.desired.documents.ownership
             self._processes.forget_unless(lambda endpoint: claims.owner("endpoint", endpoint) is not None)
@@ -101,7 +101,7 @@ class Resync:
             self.unreadable = explain_error(error, Step.READ, "this host's interfaces")
         else:
             self.unreadable = str(error)
-        remedy = "mend what is named; nothing is changed in the kernel until it can be read"
+        remedy = "correct the cause named above; nothing is changed in the kernel until it can be read"
         host = self._reconciler.desired.resolved.host_state.host
         self._report("kernel", [Fault("kernel_unreadable", host, self.unreadable, remedy)])
 

@@ -1,4 +1,4 @@
-"""When each document that the kernel refused is tried again: every document has a backoff of its own."""
+"""Schedules retries of documents that the kernel refused, with a separate backoff for each document."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 
 LONGEST = 6
-"""The longest time between two tries of a document, in multiples of the first one."""
+"""The longest time between two attempts at a document, in multiples of the first one."""
 TOGETHER = 0.1
-"""Documents are tried together whose turns are less than this part of the first time apart."""
+"""Documents due within this fraction of the first backoff are retried together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class _Waiting:
 
 
 class RetryQueue:
-    """The documents that wait for another try. Pure: times are seconds of any one clock."""
+    """The documents that wait for a retry. Pure: times are in seconds, of any one clock."""
 
     def __init__(self, first: float) -> None:
-        """Wait `first` seconds for the first try, and twice as long for each further one, `LONGEST` times at most."""
+        """Retry first after `first` seconds, and double the time after each failure, up to `LONGEST` times `first`."""
         self._first = first
         self._waiting: dict[str, _Waiting] = {}
 
@@ -33,18 +33,18 @@ class RetryQueue:
         return len(self._waiting)
 
     def failed(self, name: str, revision: int, now: float) -> None:
-        """Take in that the kernel refuses part of a revision. One that waits goes on waiting for its turn."""
+        """Record that the kernel refused part of a revision. A document that already waits keeps its time."""
         known = self._waiting.get(name)
         if known is None or known.revision != revision:
             self._waiting[name] = _Waiting(revision, 0, now + self._first)
 
     def succeeded(self, names: Collection[str]) -> None:
-        """Take in that the kernel refuses nothing of some documents any more, or that they are gone."""
+        """Record that the kernel no longer refuses any part of these documents, or that they were removed."""
         for name in [name for name in self._waiting if name in names]:
             del self._waiting[name]
 
     def take_due(self, now: float) -> list[str]:
-        """Return the documents whose turn it is, by name; each that fails again waits twice as long from now on."""
+        """Return the names of the documents that are due; each one that fails again waits twice as long."""
         due = sorted(name for name, one in self._waiting.items() if one.at <= now + self._first * TOGETHER)
         for name in due:
             one = self._waiting[name]
@@ -53,23 +53,23 @@ class RetryQueue:
         return due
 
     def hurry(self, names: Iterable[str], now: float) -> None:
-        """Make it the turn of some documents that wait, as if they had not been tried before."""
+        """Make waiting documents due now, and reset their backoff."""
         for name in names:
             if name in self._waiting:
                 self._waiting[name] = _Waiting(self._waiting[name].revision, -1, now)
 
     def next_at(self) -> float | None:
-        """Return the time of the next turn, None when no document waits."""
+        """Return when the next document is due, None if none waits."""
         return min((one.at for one in self._waiting.values()), default=None)
 
     def at(self, name: str) -> float | None:
-        """Return the time of a document's turn, None when it does not wait."""
+        """Return when a document is due, None if it does not wait."""
         one = self._waiting.get(name)
         return None if one is None else one.at
 
 
 class Retries:
-    """The retry queue of one agent by its clock, and the loop that waits for the turns."""
+    """One agent's retry queue with its clock, and the wait for the next document that is due."""
 
     def __init__(self, first: float, now: Callable[[], float]) -> None:
         self._queue = RetryQueue(first)
@@ -95,17 +95,17 @@ class Retries:
         self._changed.set()
 
     def remaining(self, name: str) -> float | None:
-        """Return the seconds until a document is tried again, None when it does not wait."""
+        """Return the seconds until a document is retried, None if it does not wait."""
         at = self._queue.at(name)
         return None if at is None else max(0.0, at - self._now())
 
     async def try_due(self, retry: Callable[[list[str]], Awaitable[None]]) -> None:
-        """Have the documents tried whose turn it is, if there are any."""
+        """Retry the documents that are due, if any."""
         if due := self._queue.take_due(self._now()):
             await retry(due)
 
     async def wait(self) -> None:
-        """Wait until it is some document's turn."""
+        """Wait until a document is due."""
         while (at := self._queue.next_at()) is None or at > self._now():
             self._changed.clear()
             with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""Notes what the host's interfaces lack for documents in force, an address or room; the kernel refused nothing."""
+"""Records shortfalls of the host's interfaces for documents in force: a missing address, or too small an MTU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from protocol.acknowledgements import KernelFailure
 
 
 def note_shortfalls(desired: Desired, found: HostState, names: Iterable[str], log: FilteringBoundLogger) -> None:
-    """Set `lacking` of some documents as the host was found, and log where that is another than before."""
+    """Set `lacking` of the named documents from the host as found, and log changes."""
     resolved, documents = desired.resolved, desired.documents
     lost_by: dict[str | None, tuple[KernelFailure, ...]] = {}
     for droplet, failure in lost(found, resolved).items():
@@ -32,7 +32,7 @@ def note_shortfalls(desired: Desired, found: HostState, names: Iterable[str], lo
 
 
 def owners_of_lost(desired: Desired, before: HostState, now: HostState) -> set[str]:
-    """Return the documents whose droplets lost their address between two looks at the host, or got it back."""
+    """Return the documents whose droplets lost or regained their address between two states of the host."""
     resolved, claims = desired.resolved, desired.documents.ownership
     changed = lost(before, resolved).keys() ^ lost(now, resolved).keys()
     owners = (claims.owner("droplet", droplet) for droplet in changed)

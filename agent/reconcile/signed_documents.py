@@ -1,4 +1,4 @@
-"""Whose documents came: keeps the versions of those that were signed, and reports those that were refused as faults."""
+"""Saves the versions of signed documents, and reports refused documents as faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCE = "publishers"
 
 
 class Publishers:
-    """What the daemon notes of each batch before its documents are applied."""
+    """Records versions and refusals of each batch before its documents are applied."""
 
     def __init__(self, host: str, store: Store, report: ReportFaults) -> None:
         self._subject = subjects.config_of(host)
@@ -29,12 +29,12 @@ class Publishers:
         self._in_snapshot = False
 
     def begin_snapshot(self) -> None:
-        """Forget what was refused: every document comes again. What was reported stands until all have come."""
+        """Forget all refusals: every document will be delivered again. Reported faults stand until all have been."""
         self._in_snapshot = True
         self._refused.clear()
 
     def take(self, batch: Sequence[Delivery]) -> None:
-        """Take note of a batch. A version is kept before its document is applied: a crash cannot bring it back."""
+        """Record a batch. Versions are saved before documents are applied, so a crash cannot reopen a replay."""
         for delivery in batch:
             self._refused.take(delivery.document, delivery.refusal)
             if delivery.version != UNSIGNED:
@@ -44,7 +44,7 @@ class Publishers:
             self._report_all()
 
     def snapshot_complete(self) -> None:
-        """Know that all documents have come, and report the faults that stand."""
+        """Record that all documents have been delivered, and report the standing faults."""
         self._in_snapshot = False
         self._report_all()
 
@@ -58,9 +58,7 @@ class Publishers:
             self._store.save_versions((name, *kept) for name, kept in self._unsaved.items())
         except StoreError as error:
             detail = f"the versions of {len(self._unsaved)} signed documents are not on disk: {error}"
-            remedy = (
-                "make room or mend the disk; until then a restarted agent may take older documents that are replayed"
-            )
+            remedy = "free space or repair the disk; until then a restarted agent may accept replayed older documents"
             self._store_fault = (Fault("versions_not_kept", str(self._store.file), detail, remedy),)
         else:
             self._unsaved.clear()

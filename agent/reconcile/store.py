@@ -1,8 +1,8 @@
-"""What a host goes by when it starts: the last good documents, the processes that they meant, and its paths.
+"""The store that an agent starts from: the last good documents, the processes bound to them, and path records.
 
-One SQLite file in write-ahead mode. A document is written only after the kernel took it whole; the bus is told only
-then. Signatures are checked when a message arrives and not again here: the file belongs to root alone, and whoever can
-write it can replace the agent too. The versions of signed documents are here because an older document that is replayed
+One SQLite file in write-ahead mode. A document is written once the kernel has accepted it completely, and acknowledged
+only after that. Signatures are checked when a message arrives, and not again on load: only root can write the file, and
+root could replace the agent too. The versions of signed documents are stored because an older document that is replayed
 after a restart would pass every other check.
 """
 
@@ -20,12 +20,12 @@ from protocol.status import Fault
 
 FILE = "documents.sqlite"
 MOST_REMOVED = 100_000
-"""Removed documents whose versions are kept, those with the greatest versions."""
+"""Removed documents whose versions are kept: those with the greatest ones."""
 _SCHEMA_VERSION = 1
 
 
 class StoredDocument(NamedTuple):
-    """One document that the kernel took whole."""
+    """One document that the kernel accepted completely."""
 
     name: str
     revision: int
@@ -33,7 +33,7 @@ class StoredDocument(NamedTuple):
 
 
 class StoredPath(NamedTuple):
-    """A path whose other end has answered a probe: packed addresses, and what it carries when less than it should."""
+    """A path whose peer has answered a probe: packed addresses, and the path MTU if it is less than expected."""
 
     source: bytes
     peer: bytes
@@ -46,7 +46,7 @@ class StoreError(RuntimeError):
 
 
 def not_saved(kind: str, reason: str) -> Fault:
-    """Return the fault of a store that cannot be written: what was to be saved is lost if the agent ends now."""
+    """Return the fault of a store that cannot be written: unsaved changes are lost if the agent ends now."""
     remedy = "free room on its file system, or mend its permissions; the agent tries again by itself"
     return Fault(kind, "state", f"an agent that starts now would not know the newest: {reason}", remedy)
 
@@ -55,7 +55,7 @@ class Store:
     """Opened by one agent at a time: the file is locked."""
 
     def __init__(self, folder: Path, host: str) -> None:
-        """Open or create `documents.sqlite` in a folder, or raise StoreError; it belongs to one host for good."""
+        """Open or create `documents.sqlite` in a folder, or raise StoreError. A store belongs to one host."""
         self.file = folder / FILE
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -93,7 +93,7 @@ class Store:
             "CREATE TABLE IF NOT EXISTS versions "
             "(name TEXT PRIMARY KEY, version INTEGER NOT NULL, removed INTEGER NOT NULL) WITHOUT ROWID"
         )
-        self._connection.execute(  # apart from `versions`: agents from before it write that one without it
+        self._connection.execute(  # a separate table: older agents write `versions` without contents
             "CREATE TABLE IF NOT EXISTS version_contents "
             "(name TEXT PRIMARY KEY, version INTEGER NOT NULL, content BLOB NOT NULL) WITHOUT ROWID"
         )
@@ -107,34 +107,34 @@ class Store:
         self._connection.execute("COMMIT")
 
     def load(self) -> list[StoredDocument]:
-        """Return all documents, oldest revision first, as they were taken in."""
+        """Return all documents, oldest revision first."""
         rows = self._connection.execute("SELECT name, revision, body FROM documents ORDER BY revision")
         return [StoredDocument(*row) for row in rows]
 
     def save(self, documents: Iterable[StoredDocument], gone: Iterable[str] = ()) -> None:
-        """Write some documents and drop others in one transaction, or raise StoreError and leave all as it was."""
+        """Write and drop documents in one transaction, or raise StoreError and change nothing."""
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", documents)
             connection.executemany("DELETE FROM documents WHERE name = ?", ((name,) for name in gone))
 
     def load_paths(self) -> list[StoredPath]:
-        """Return what was known of all paths."""
+        """Return the records of all paths."""
         rows = self._connection.execute("SELECT source, peer, down, carries FROM paths")
         return [StoredPath(source, peer, bool(down), carries) for source, peer, down, carries in rows]
 
     def save_paths(self, paths: Iterable[StoredPath], gone: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Write some paths and drop others, by source and peer, as `save` does with documents."""
+        """Write and drop path records, by source and peer, in one transaction as `save` does."""
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO paths VALUES (?, ?, ?, ?)", paths)
             connection.executemany("DELETE FROM paths WHERE source = ? AND peer = ?", gone)
 
     def load_bindings(self) -> dict[str, Binding]:
-        """Return the process that each endpoint was bound to, by endpoint."""
+        """Return the process bound to each endpoint."""
         rows = self._connection.execute("SELECT endpoint, meant, boot, started, device, inode FROM bindings")
         return {endpoint: Binding(meant, Process(*process)) for endpoint, meant, *process in rows}
 
     def save_bindings(self, bindings: Mapping[str, Binding | None]) -> None:
-        """Write some bindings and drop those that are None, as `save` does with documents."""
+        """Write bindings and drop those that are None, in one transaction as `save` does."""
         bound = [(one, it.meant, *it.process) for one, it in bindings.items() if it is not None and it.process]
         gone = bindings.keys() - {row[0] for row in bound}
         with self._transaction() as connection:
@@ -142,7 +142,7 @@ class Store:
             connection.executemany("DELETE FROM bindings WHERE endpoint = ?", ((one,) for one in gone))
 
     def load_versions(self) -> dict[str, SignedVersion]:
-        """Return the version of each signed document that was taken, and of the last ones that were removed."""
+        """Return the version of each accepted signed document, including those removed that are kept."""
         with self._transaction() as connection:
             connection.execute(
                 "DELETE FROM versions WHERE removed AND name NOT IN "
@@ -156,7 +156,7 @@ class Store:
         return {name: SignedVersion(number, content or b"") for name, number, content in rows}
 
     def save_versions(self, versions: Iterable[tuple[str, SignedVersion, bool]]) -> None:
-        """Write name, version, and whether it is removed, of some documents, or raise StoreError."""
+        """Write the version of each document and whether it was removed, or raise StoreError."""
         rows = list(versions)
         with self._transaction() as connection:
             connection.executemany(

@@ -1,6 +1,6 @@
-"""The host in the underlay: its uplinks as they are, transit XDP on them, and which peers there are.
+"""The host in the underlay: its uplinks, transit XDP on them, and its peers.
 
-Knows what follows from the uplinks and from the droplets in force; the reconciler knows the documents.
+Derives what depends on uplinks and droplets in force; documents belong to the reconciler.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from protocol.documents import Droplet
 
 
 class InterfaceReplacedError(RuntimeError):
-    """An interface became one that the programs were not compiled for: only a new start can serve it."""
+    """An interface was replaced by one that the programs are not compiled for: the agent has to be restarted."""
 
 
 def host_state_of(settings: Settings, uplinks: Iterable[Uplink], features: Features) -> HostState:
-    """Return the host as the core sees it: what is attached where is none of its concern."""
+    """Return the host state for the core, which leaves out attached programs."""
     plain = tuple(replace(uplink, transit=False) for uplink in uplinks)
     return HostState(settings.host, settings.instance, plain, features)
 
 
 class Underlay:
-    """One agent's uplinks, and what others have to know of them."""
+    """One agent's uplinks, and what other parts follow of them."""
 
     def __init__(self, settings: Settings, kernel: Kernel, found: HostState, inherited: Iterable[bytes] = ()) -> None:
-        """Begin with the host as it was `found`; `inherited` are droplets (16 bytes) known from before the start."""
+        """Start with the host as it was `found`; `inherited` are droplets (16 bytes) known from an earlier agent."""
         self.found = found
-        """The host as it was last seen; what is desired goes by it with the addresses that are lost for now."""
+        """The host as last read. The desired state is based on it, plus the addresses that are temporarily lost."""
         self.uplinks = Observable[Sequence[Uplink]]()
-        """The uplinks as they were last read."""
+        """The uplinks as last read."""
         self.droplets = Observable[Droplets]()
-        """This host's droplets and its peers, whenever they or the uplinks change."""
+        """This host's droplets and its peers; published when they or the uplinks change."""
         self._settings = settings
         self._kernel = kernel
         self._inherited = frozenset(inherited)
@@ -53,10 +53,10 @@ class Underlay:
         self.uplinks.publish(found.uplinks)
 
     async def refresh(self, before: HostState) -> HostState:
-        """Return the host as it is now, which is `found` from here on; `before`: as the state in force has it.
+        """Read the host, store it as `found` and return it; `before` is the host state of the state in force.
 
-        An interface of the same name in the place of another one is taken in, as soon as it has an address: OSError
-        (EADDRNOTAVAIL) until then, ENODEV while there is none. InterfaceReplacedError: see there.
+        An interface that replaces another one of the same name is accepted once it has an address: OSError with
+        EADDRNOTAVAIL until then, with ENODEV while it is missing. InterfaceReplacedError: see there.
         """
         uplinks = await self._kernel.uplinks()
         found = host_state_of(self._settings, uplinks, self._kernel.features)
@@ -73,7 +73,7 @@ class Underlay:
         return found
 
     async def attach_missing(self, resolved: ResolvedState) -> list[Failure]:
-        """See that transit XDP is on every interface that this host's droplets need; return what was refused."""
+        """Attach transit XDP to every interface that this host's droplets need; return the failures."""
         failures: list[Failure] = []
         for carrier in sorted(resolved.carriers()):
             attach = AttachTransit(carrier)
@@ -87,18 +87,18 @@ class Underlay:
         return failures
 
     def follow(self, resolved: ResolvedState) -> None:
-        """Publish the droplets of the state in force where it has other ones, or other uplinks, than before."""
+        """Publish the droplets of the state in force if they or the uplinks changed."""
         if resolved.droplets is not self._droplets or resolved.host_state is not self._host_state:
             self._droplets, self._host_state = resolved.droplets, resolved.host_state
             inherited = {unmapped(address): Peer() for address in self._inherited}
             self.droplets.publish(Droplets(resolved, inherited | peers(resolved)))
 
     def forget_inherited(self) -> None:
-        """Publish from the next `follow` on only the droplets that documents name."""
+        """From the next `follow` on, publish only the droplets that documents name."""
         self._inherited = frozenset()
         self._droplets = None
 
 
 def _names(uplinks: Sequence[Uplink], carrier: int) -> str:
-    """Name the uplinks that come in on a carrier."""
+    """Return the names of the uplinks that use a carrier."""
     return " and ".join(uplink.name for uplink in uplinks if uplink.carrier == carrier)

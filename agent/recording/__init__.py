@@ -1,1 +1,1 @@
-"""Records what a host receives, and replays such a recording."""
+"""Records the messages that a host receives, and replays such recordings."""

@@ -1,7 +1,7 @@
-"""`--record FILE`: appends each message that a host receives to a recording (`protocol.recording`). A thin edge.
+"""`--record FILE`: appends each message that a host receives to a recording (`protocol.recording`).
 
-Writing takes place on the event loop: it goes to the page cache, and never waits for the disk (no fsync). What was
-written survives a kill of the agent; a power failure may cost the end of it, which a reader notices.
+It writes in the event loop, only to the page cache, and never waits for the disk (no fsync). The data survives a kill
+of the agent; a power failure may lose the end of the file, which a reader detects.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from protocol.recording import Header, RecordingError
 from protocol.status import Fault
 
 MOST_FILES = 10_000
-"""Recordings of one name beside each other."""
+"""The maximum number of recordings with the same base name."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
 
 
 class Recorder:
-    """One recording that is being written. After the first error of the disk it stays as it is up to there."""
+    """A recording that is being written. After the first disk error nothing more is appended."""
 
     def __init__(self, path: Path, host: str, clock: Callable[[], float] = time.time) -> None:
-        """Begin a new recording, which only root can read: documents may be sensitive.
+        """Start a new recording that only root can read: documents may be sensitive.
 
-        Where `path` is a recording of an earlier run, this one goes beside it: `path`.1, `path`.2 and so on. OSError
-        when `path` is anything else, or cannot be written.
+        If `path` is a recording of an earlier run, the new one is `path`.1, `path`.2 and so on. Raises OSError if
+        `path` is anything else, or cannot be written.
         """
         self._clock = clock
         self._fault: tuple[Fault, ...] = ()
@@ -49,7 +49,7 @@ class Recorder:
         self.report: ReportFaults = lambda _source, _faults: None
 
     def __call__(self, messages: Iterable[Message]) -> None:
-        """Append some messages. An error of the disk is a fault and nothing more."""
+        """Append messages. A disk error is reported as a fault and does not disturb the agent."""
         if not self._fault:
             at = self._clock()
             data = b"".join(filter(None, (_packed(message, at) for message in messages)))
@@ -73,7 +73,7 @@ class Recorder:
 
 
 def _create(path: Path) -> tuple[Path, int]:
-    """Return the first free name, and the open file."""
+    """Return the first free name, and the file descriptor."""
     for number in range(MOST_FILES):
         name = path.with_name(f"{path.name}.{number}") if number else path
         try:
@@ -85,7 +85,7 @@ def _create(path: Path) -> tuple[Path, int]:
 
 
 def _refuse_unless_recording(path: Path) -> None:
-    """Raise OSError where a file is no recording: its name was given by mistake."""
+    """Raise OSError if a file is not a recording: its name was probably given by mistake."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise FileExistsError(errno.EEXIST, "it exists and is no regular file: name another one", str(path))
     with path.open("rb") as file:
@@ -97,7 +97,7 @@ def _refuse_unless_recording(path: Path) -> None:
 
 
 def _packed(message: Message, at: float) -> bytes:
-    """Return a message's object; nothing for one that no consumer delivered, as its reply subject shows."""
+    """Return the packed message; empty if no consumer delivered it, as its reply subject shows."""
     try:
         sequence = parse_ack_subject(message.reply).stream_sequence
     except ValueError:
@@ -107,6 +107,6 @@ def _packed(message: Message, at: float) -> bytes:
 
 
 def _incomplete(path: Path, error: OSError) -> Fault:
-    detail = f"nothing is recorded any more: {error.strerror}; what was recorded before can be replayed"
-    remedy = "free room on its file system, and start the agent again to begin another recording"
+    detail = f"recording has stopped: {error.strerror}; the messages recorded before can be replayed"
+    remedy = "free space on its file system, and restart the agent to begin another recording"
     return Fault("recording_ended", str(path), detail, remedy)

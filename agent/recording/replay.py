@@ -1,4 +1,4 @@
-"""What a recording leaves in force on a host, if its kernel takes everything. Pure."""
+"""Replays a recording: which documents are in force after it, if the kernel accepts everything. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from protocol.acknowledgements import State
 from protocol.recording import Message, Recording
 
 MOST_SHOWN = 10
-"""Reasons of one document that are printed."""
+"""The maximum number of reasons that are printed for one document."""
 
 
 class Unrealized(NamedTuple):
@@ -25,10 +25,10 @@ class Unrealized(NamedTuple):
 
 
 def replay(recording: Recording, desired: Desired, admission: Admission) -> list[Unrealized]:
-    """Take a recording into a desired state without documents; return what is not in force after it.
+    """Replay a recording into an empty desired state; return the documents that are not in force after it.
 
-    A document falls back to its last good revision, as on the host: all that was in force counts as taken by the
-    kernel. A sequence that does not grow begins a replay of the stream, as a reset of the consumer does.
+    A document falls back to its last good revision, as on the host: every revision that was in force counts as accepted
+    by the kernel. A sequence that does not increase starts a replay of the stream, as a reset of the consumer does.
     """
     last, refused, taken = 0, dict[str, None](), set[str]()
     for message in recording.messages:
@@ -41,7 +41,7 @@ def replay(recording: Recording, desired: Desired, admission: Admission) -> list
             if streams.is_delete(dict(message.headers), message.body):
                 del refused[message.subject]
             continue
-        if name in taken:  # the revision before this one counts; all at once what no other revision replaces
+        if name in taken:  # apply the earlier revision first; documents without a newer one are applied together
             _resolve(desired, taken)
         _take(name, message, desired, admission)
         taken.add(name)
@@ -50,8 +50,8 @@ def replay(recording: Recording, desired: Desired, admission: Admission) -> list
 
 
 def _resolve(desired: Desired, taken: set[str]) -> None:
-    """Have what was taken decided, and take it that the kernel holds what is in force; `taken` is empty afterwards."""
-    for _ in range(2):  # the first one may make room for what found none
+    """Resolve the documents in `taken`, assume that the kernel accepts the result, and empty `taken`."""
+    for _ in range(2):  # the first pass may free slots that others lacked
         change = desired.resolve(removing=True)
         desired.documents.confirm(change.changed_documents & desired.documents.entries.keys())
     for name in taken:
@@ -76,7 +76,7 @@ def _take(name: str, message: Message, desired: Desired, admission: Admission) -
 
 
 def _header_block(message: Message) -> bytes:
-    """Return a message's headers as they come over the wire (ADR-4 of NATS)."""
+    """Return a message's headers in the wire format (ADR-4 of NATS)."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in message.headers.items())
     return f"NATS/1.0\r\n{lines}\r\n".encode()
 

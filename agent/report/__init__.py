@@ -1,1 +1,1 @@
-"""What the agent sends over the bus about itself."""
+"""Messages of the agent about itself: acknowledgements, status, counters, and answers to queries."""

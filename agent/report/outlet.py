@@ -1,4 +1,4 @@
-"""What the agent sends over the bus: acknowledgements until they are stored, everything else as it may be lost."""
+"""Sends the agent's messages: acknowledgements until the server has stored them, all others without confirmation."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from protocol.status import Counters, Event, Status
 
 
 class Outlet:
-    """One host's messages by subject. They go nowhere before there is a bus."""
+    """Sends one host's messages by subject. Without a bus they are dropped."""
 
     def __init__(self, host: str) -> None:
         self.bus: Bus | None = None
-        """Set once: the bus and what answers it need each other's parts."""
+        """Set after construction: the bus and its handler depend on each other."""
         self._host = host
 
     @property
     def connected(self) -> bool:
-        """Say whether there is a connection now."""
+        """Return whether the bus is connected."""
         return self.bus is not None and self.bus.connected
 
     def acknowledge(self, acknowledgement: Acknowledgement) -> None:
@@ -36,7 +36,7 @@ class Outlet:
         self._publish(subjects.event(self._host, kind), codec.encode(event))
 
     def repair(self, mended: Sequence[str]) -> None:
-        """Publish what was mended, one action a line, as far as there is room."""
+        """Publish repairs, one action a line, truncated to the size of an event."""
         self.event("repaired", first_lines(mended))
 
     def status(self, status: Status) -> None:
@@ -48,7 +48,7 @@ class Outlet:
         self._publish(subjects.telemetry(self._host, "counters"), codec.encode(counters))
 
     async def drain(self, seconds: float) -> None:
-        """Wait until the server has stored every acknowledgement, so many seconds at most."""
+        """Wait until the server has stored every acknowledgement, for at most `seconds`."""
         if self.bus is not None:
             await self.bus.drain(seconds)
 

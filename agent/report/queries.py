@@ -50,7 +50,7 @@ class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Queries:
-    """One method per verb, behind `ask`."""
+    """Answers queries: `ask` dispatches to one method per verb."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Queries:
         self._pages = {kind: Order() for kind in KINDS}
 
     async def ask(self, verb: str, body: bytes) -> bytes:
-        """Return the answer to a question as MessagePack, or raise RpcError."""
+        """Return the answer to a query as MessagePack, or raise RpcError."""
         match verb:
             case "status":
                 _decode(body, _Nothing)
@@ -116,7 +116,7 @@ class Queries:
         raise RpcError(400, f"kind: unknown kind {request.kind[:MAX_WORD]!r}; known kinds are {', '.join(KINDS)}")
 
     def _page(self, objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
-        """Return one page of objects by id, and where the next one starts."""
+        """Return one page of objects by id, and the cursor of the next one."""
         ids, following = self._pages[request.kind].page(objects, request.after, request.limit)
         return tuple(objects[id_] for id_ in ids), following
 
@@ -145,7 +145,7 @@ class Queries:
         return self._with_names(trace(self._trace_input(source.id, vpc.vni, address, destination)))
 
     def _with_names(self, answer: PathReply) -> PathReply:
-        """Add which droplets a packet is sent to, and which of them do not answer."""
+        """Add the droplets that a packet is sent to, and which of them do not answer."""
         addresses = {text: parse_address(text) for text in answer.hosts}
         return msgspec.structs.replace(
             answer,
@@ -154,11 +154,11 @@ class Queries:
         )
 
     def _trace_input(self, source: str, vni: int, address: bytes, destination: bytes) -> TraceInput:
-        """Ask the maps what they say of a packet from one address to another."""
+        """Look up the map entries that concern a packet from one address to another."""
         kernel = self._kernel
         sender = kernel.lookup_interface(self._desired.resolved.slots[source])
         if sender is None:
-            raise RpcError(500, f"endpoint {source!r} is not in the map of interfaces: see what the host's plan says")
+            raise RpcError(500, f"endpoint {source!r} is not in the map of interfaces: see the host's plan")
         direct, endpoint = kernel.lookup_direct(vni, destination), kernel.lookup_endpoint(vni, destination)
         learnt_hop = kernel.lookup_next_hop(sender.droplet, direct.host) if direct else None
         host_hop = kernel.lookup_next_hop(sender.droplet, endpoint.host) if endpoint else None
@@ -179,7 +179,7 @@ class Queries:
         owner = documents.ownership.owner("endpoint", id_)
         held = documents.entries[owner].in_force if owner else None
         if held is None or id_ not in self._desired.veths:
-            raise RpcError(404, f"endpoint {id_!r} does not live on this host")
+            raise RpcError(404, f"endpoint {id_!r} is not on this host")
         return next(endpoint for endpoint in held.document().endpoints if endpoint.id == id_)
 
     def _peers(self, request: PeersRequest) -> PeersReply:
@@ -214,12 +214,12 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _place(path: PeerPath) -> str:
-    """Return where a path stands among the others; droplets' names hold no slash."""
+    """Return the sort key and cursor of a path; droplets' names contain no slash."""
     return f"{path.droplet}/{path.by}"
 
 
 def _decode(body: bytes, into: type[_Request]) -> _Request:
-    """Return a request; an empty body is one that leaves every field at its default. RpcError 400 when it is wrong."""
+    """Return a request; an empty body leaves every field at its default. Raises RpcError 400 if the body is invalid."""
     fields = msgspec.structs.fields(into)
     needed = [field.name for field in fields if field.required]
     if not body and needed:

@@ -1,4 +1,4 @@
-"""Puts what the agent knows into the messages of the bus: heartbeat, counters, paths, faults of documents. Pure."""
+"""Builds the messages of the bus from the agent's state: heartbeat, counters, paths, faults of documents. Pure."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from protocol.status import (
 from protocol.subjects import config_of
 
 MOST_NAMES = 10
-"""Documents that one fault names."""
+"""The maximum number of documents that one fault names."""
 MOST_ADDRESSES = 100
-"""Addresses told for each reason why next hops are unresolved: a heartbeat has to stay well below 1 MiB."""
+"""Addresses listed for each reason of unresolved next hops: a heartbeat has to stay well below 1 MiB."""
 
 
 def documents_missing(host: str, absent: Iterable[str]) -> list[Fault]:
-    """Return the fault of documents that are kept though the stream does not list them, with the first names."""
+    """Return the fault of documents that are kept although the stream does not list them, with the first names."""
     names = sorted(absent)
     if not names:
         return []
@@ -60,7 +60,7 @@ def documents_missing(host: str, absent: Iterable[str]) -> list[Fault]:
 
 
 def objects_unexplained(host: str, count: int) -> list[Fault]:
-    """Return the fault of interfaces and map entries that stay though no document explains them."""
+    """Return the fault of interfaces and map entries that stay although no document explains them."""
     if not count:
         return []
     objects = "1 object of an earlier agent stays" if count == 1 else f"{count} objects of an earlier agent stay"
@@ -70,7 +70,7 @@ def objects_unexplained(host: str, count: int) -> list[Fault]:
 
 
 class DataPlane(NamedTuple):
-    """How endpoints' programs run, why in generic mode, and why what the kernel drops after them is not counted."""
+    """The mode of endpoints' programs, the reason for generic mode, and why drops by the kernel are not counted."""
 
     attach_mode: str = ""
     attach_reason: str = ""
@@ -96,10 +96,10 @@ def heartbeat(
     faults: tuple[Fault, ...] = (),
     plane: DataPlane = UNKNOWN_PLANE,
 ) -> Status:
-    """Return the host's status; times in seconds, memory in bytes; `modes`: how transit XDP really runs, by uplink.
+    """Return the host's status; times in seconds, memory in bytes; `modes`: the actual mode of transit XDP, by uplink.
 
-    `down` are droplets that do not answer probes any more, `narrow` the paths that carry less than they should,
-    `faults` all other conditions that stand.
+    `down` are droplets that no longer answer probes, `narrow` the paths that carry less than their full size, `faults`
+    all other standing conditions.
     """
     desired, tracker = reconciler.desired, reconciler.acknowledgements.tracker
     resolved, counts = desired.resolved, tracker.counts
@@ -138,7 +138,7 @@ def heartbeat(
 
 
 def unresolved_next_hops(unresolved: Iterable[Unresolved]) -> tuple[UnresolvedNextHops, ...]:
-    """Return what is told of droplets that nothing leads to, the reason that most of them have first."""
+    """Return the status of unreachable droplets by reason, the most frequent reason first."""
     by_reason: dict[str, list[str]] = {}
     for one in unresolved:
         by_reason.setdefault(one.reason, []).append(one.address)
@@ -147,7 +147,7 @@ def unresolved_next_hops(unresolved: Iterable[Unresolved]) -> tuple[UnresolvedNe
 
 
 def _uplink(uplink: Uplink, own: Iterable[Droplet], modes: Mapping[str, str]) -> UplinkStatus:
-    """Return what is told of one uplink; without droplets here, its addresses are those that the kernel shows."""
+    """Return the status of one uplink; if it has no droplets, with the addresses that the kernel shows."""
     droplets = [one for one in own if parse_address(one.address) in uplink.addresses]
     return UplinkStatus(
         interface=uplink.name,
@@ -186,7 +186,7 @@ def counters(
 
 
 def peer_path(droplet: str, by: str, view: View, elapsed: float) -> PeerPath:
-    """Return what is told of one path; `elapsed` is what to add to the prober's times for seconds since the epoch."""
+    """Return the report of one path; `elapsed` added to the prober's times gives seconds since the epoch."""
     return PeerPath(
         droplet=droplet,
         address=format_address(view.path.peer),
@@ -200,5 +200,5 @@ def peer_path(droplet: str, by: str, view: View, elapsed: float) -> PeerPath:
 
 
 def slots(desired: Desired) -> dict[str, int]:
-    """Return the counters' place of each endpoint that lives here."""
+    """Return the slot of each endpoint on this host."""
     return {id_: veth.ifindex - IFINDEX_BASE for id_, veth in desired.veths.items()}

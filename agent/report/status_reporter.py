@@ -1,4 +1,4 @@
-"""Composes the agent's status and counters from what its parts know, and sends them."""
+"""Composes the agent's status and counters from its parts, and sends them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agent.telemetry.fault_reporter import FaultReporter
 from protocol.status import AgentState, Counters, Status
 
 DRAIN = 5.0
-"""Seconds that the end waits for acknowledgements to be stored."""
+"""Seconds that a stopping agent waits for its acknowledgements to be stored."""
 
 
 class StatusReporter:
@@ -39,7 +39,7 @@ class StatusReporter:
         faults: FaultReporter,
         outlet: Outlet,
     ) -> None:
-        """`boot` tells this agent's messages from those of another one of its name."""
+        """`boot` distinguishes this agent's messages from those of another one with the same host name."""
         self._settings = settings
         self._boot = boot
         self._started = time.monotonic()
@@ -91,21 +91,21 @@ class StatusReporter:
         self._outlet.counters(self.counters())
 
     async def say_goodbye(self) -> None:
-        """Publish that the agent stops, and wait until its acknowledgements are stored."""
+        """Publish that the agent is stopping, and wait until its acknowledgements are stored."""
         if self._outlet.connected:
             self._outlet.event("stopping", (__version__,))
             self._outlet.status(msgspec.structs.replace(self.status(), state=AgentState.STOPPING))
             await self._outlet.drain(DRAIN)
 
     def _report_data_plane(self) -> None:
-        """Report what the uplinks cannot do, and what the kernel drops after the programs' verdicts."""
+        """Report missing features of the uplinks, and frames that the kernel dropped after the programs' verdicts."""
         self._faults.report("attachment", self._kernel.modes.decision.faults)
         self._faults.report("unanswered_probes", self._prober.faults(self._kernel.modes.hints))
         self._losses.look(self._kernel.failures.read(), time.monotonic())
         self._faults.report("losses", self._losses.faults(self._name_of))
 
     def _name_of(self, ifindex: int) -> str:
-        """Return the name of the uplink or endpoint behind an interface's number."""
+        """Return the name of the uplink or endpoint with an ifindex."""
         desired = self._reconciler.desired
         for uplink in desired.resolved.host_state.uplinks:
             if ifindex in (uplink.carrier, *uplink.ingress):

@@ -1,6 +1,6 @@
-"""Which way a packet of a local endpoint would go: the transit agent's decision, followed over the same maps' entries.
+"""Traces a packet of a local endpoint: repeats the decision of the transit agent with the entries of the same maps.
 
-Pure: the caller hands in the lookups. `bpf/transit_agent.c` and `bpf/route.h` are what it follows.
+Pure: the caller passes in the results of the lookups. It mirrors `bpf/transit_agent.c` and `bpf/route.h`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GENEVE, VXLAN = "geneve", "vxlan"
 
 
 class LearntPath(Protocol):
-    """A direct path as the map holds it: `host` of 16 bytes, `age` in seconds."""
+    """A direct path as in the map: `host` of 16 bytes, `age` in seconds."""
 
     @property
     def host(self) -> bytes:
@@ -43,7 +43,7 @@ class LearntPath(Protocol):
 
 
 class TracedNetwork(Protocol):
-    """A network as the map holds it."""
+    """A network as in the map."""
 
     @property
     def gateway(self) -> bytes:
@@ -55,10 +55,10 @@ class TracedNetwork(Protocol):
 
 
 class TraceInput(NamedTuple):
-    """What the maps say of one source and one destination (16 bytes) in one VPC.
+    """The map entries for one source and one destination (16 bytes) in one VPC.
 
     `sender` are the source's flags in `interfaces`. `learnt_hop` and `host_hop` are the flags of the next hops to the
-    host of `direct` and to that of `destination`; None where no interface leads there.
+    host of `direct` and to that of `destination`; None if no interface leads there.
     """
 
     to: bytes
@@ -73,7 +73,7 @@ class TraceInput(NamedTuple):
 
 
 def trace(found: TraceInput) -> PathReply:
-    """Return the way, or why there is none."""
+    """Return the path, or why there is none."""
     learnt = found.direct if found.direct is not None and found.direct.age < DIRECT_LIFETIME else None
     pinned = _passes_between_networks(found) and _is_pinned(found, learnt)
     if learnt is not None and not pinned and not _is_unreachable(found.learnt_hop):
@@ -104,18 +104,18 @@ def _passes_between_networks(found: TraceInput) -> bool:
 
 
 def _is_pinned(found: TraceInput, learnt: LearntPath | None) -> bool:
-    """Say whether one of the networks is reached through a divider only, as far as this host knows."""
+    """Return whether one of the networks is reached only through a divider, as far as this host knows."""
     destination = found.destination is not None and bool(found.destination.flags & ENDPOINT_PINNED)
     return destination or bool(found.sender & INTERFACE_PINNED) or bool(learnt and learnt.flags & PATH_PINNED)
 
 
 def _is_unreachable(hop: int | None) -> bool:
-    """Say whether nothing leads to a host, or it does not answer."""
+    """Return whether a host has no next hop or does not answer."""
     return hop is None or bool(hop & NEXT_HOP_DOWN)
 
 
 def _by_network(found: TraceInput) -> PathReply:
-    """Go on without a direct path: the source's own network knows more."""
+    """Continue without a direct path, by the source's own network."""
     if found.source_network is None:
         return PathReply("none", reason="no_network")
     if found.to == found.source_network.gateway:
@@ -126,7 +126,7 @@ def _by_network(found: TraceInput) -> PathReply:
 
 
 def _as_bouncer(found: TraceInput) -> PathReply:
-    """Go on as the source's own bouncer, which this host is."""
+    """Continue as a bouncer of the source's network, which this host is."""
     if found.vpc is None:
         return PathReply("none", reason="no_vpc")
     network = found.destination_network

@@ -1,4 +1,4 @@
-"""Reports standing faults: log line and event when one begins, changes or ends; status while it stands."""
+"""Reports standing faults: a log line and an event when one begins, changes or ends, and the status while it stands."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from protocol.status import Fault
 
 
 class FaultReporter:
-    """The faults of one agent. `report` belongs to the event loop's thread."""
+    """The faults of one agent. Call `report` only in the event loop's thread."""
 
     def __init__(self, publish: Callable[[str, tuple[str, ...]], None], log: FilteringBoundLogger) -> None:
-        """Hand each change to `publish` as an event's kind and lines."""
+        """Call `publish` with an event's kind and lines for each change."""
         self._table = FaultTable()
         self._publish = publish
         self._log = log
@@ -34,7 +34,7 @@ class FaultReporter:
                 self._publish("fault", tuple(f"{state}: {line(fault)}" for fault in found))
 
     def standing(self) -> tuple[Fault, ...]:
-        """Return the faults that stand now."""
+        """Return the standing faults."""
         return self._table.standing()
 
 

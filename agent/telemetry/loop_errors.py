@@ -1,4 +1,4 @@
-"""Exceptions that a loop survives: logged once for as long as the same one recurs, and a fault while it stands."""
+"""Exceptions that a loop survives: a recurring one is logged once, and is a fault until a turn succeeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from protocol.status import Fault
 
 
 class LoopErrors:
-    """The unexpected exceptions of some loops, by name. For use in an `except` block: the trace is logged."""
+    """The unexpected exceptions of some loops, by name. Use it in an `except` block: it logs the stack trace."""
 
     def __init__(self, report: ReportFaults, log: FilteringBoundLogger) -> None:
         self._report = report
@@ -17,17 +17,17 @@ class LoopErrors:
         self._standing: dict[str, str] = {}
 
     def failed(self, loop: str, error: Exception) -> None:
-        """Take in that a turn of a loop ended by an exception."""
+        """Record that a turn of a loop raised an exception."""
         text = f"{type(error).__name__}: {error}"
         if self._standing.get(loop) == text:
             return
         self._standing[loop] = text
         self._log.exception("loop_failed", loop=loop)
-        detail = f"a turn of this loop failed, and the next one is tried: {text}"
+        detail = f"a turn of this loop failed; the loop continues: {text}"
         remedy = "report it as a bug, with the trace that the log has beside `loop_failed`"
         self._report(f"loop {loop}", [Fault("internal_error", loop, detail, remedy)])
 
     def passed(self, loop: str) -> None:
-        """Take in that a turn of a loop went well."""
+        """Record that a turn of a loop succeeded."""
         if self._standing.pop(loop, None) is not None:
             self._report(f"loop {loop}", [])

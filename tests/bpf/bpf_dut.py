@@ -12,6 +12,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import cycle
 from socket import htons
 
 import bpf_packets as p
@@ -51,6 +52,9 @@ UPLINK, SECOND_UPLINK = 71, 72
 LOOPBACK = 1
 MTU, PATH_MTU = 1406, 1500
 """Of endpoints, which fit with every header on every path; of every path."""
+_STATE = map_layout.FRAME_STATE.size
+GARBAGE = (b"\xff" * _STATE, b"\1" * _STATE, bytes(range(1, 1 + _STATE)), b"\2\0\0\0\5\0\0\0" * (_STATE // 8))
+"""What a frame may find in `frame_states`: it must use nothing of that."""
 
 
 def _unpacked(form: struct.Struct) -> tuple[int | bytes, ...]:
@@ -95,6 +99,8 @@ class Dut:
         self.programs = {p.name: programs.load(p, self.fds) for p in compiled.programs}
         self.reached: set[Outcome] = set()
         self.over_ipv6 = False
+        self._garbage = cycle(GARBAGE)
+        self._left = False
 
     def _size(self, name: str, declared: int) -> int:
         return declared if name in DECLARED else self._sizes.get(MapName(name), 256)
@@ -216,7 +222,7 @@ class Dut:
         self.over_ipv6 = over_ipv6
         for name in set(self.fds) - ARRAYS - {"programs"}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
-        self.put(MapName.FRAME_STATES, map_layout.U32.pack(0), bytes(map_layout.FRAME_STATE.size * bpf.possible_cpus()))
+        self.fill_state(bytes(map_layout.FRAME_STATE.size))
         for slot, name in map_layout.CALLED_PROGRAMS.items():
             self.put(MapName.PROGRAMS, map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name].fd))
         for index in range(2, map_layout.MAX_LOCAL_DROPLETS):
@@ -263,7 +269,11 @@ class Dut:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
         fields = [*_unpacked(map_layout.PACKET), *_unpacked(map_layout.TUNNEL), *_unpacked(map_layout.TRANSPORT)]
         rest = [*_unpacked(map_layout.OUTER), *_unpacked(map_layout.OPTIONS)]
-        value = map_layout.FRAME_STATE.pack(*fields, called, 0, 0, receiver, 0, 0, *rest)
+        self.fill_state(map_layout.FRAME_STATE.pack(*fields, called, 0, 0, receiver, 0, 0, *rest))
+
+    def fill_state(self, value: bytes) -> None:
+        """Write what the next frame finds on each CPU; the others find garbage."""
+        self._left = True
         self.put(MapName.FRAME_STATES, map_layout.U32.pack(0), value * bpf.possible_cpus())
 
     def after_tail_call(self, frame: bytes, program: str = "transit_xdp", arrival: int = ARRIVAL) -> Run:
@@ -272,6 +282,9 @@ class Dut:
 
     def _run(self, program: str, frame: bytes, arrival: int, metadata: int, received: int = 1) -> Run:
         """Run one frame and hold the books: counted once as received, once under its outcome, all bytes."""
+        if received and not self._left:
+            self.fill_state(next(self._garbage))
+        self._left = False
         before = self.counters()
         verdict, out, _ = bpf.run_program(
             self.programs[program].fd, bytes(metadata) + frame, ifindex=arrival, metadata=metadata

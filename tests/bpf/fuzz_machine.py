@@ -13,6 +13,7 @@ import os
 import struct
 import subprocess
 from dataclasses import dataclass
+from random import Random
 
 from fuzz_frames import Frame
 from fuzz_model import SLOTS, UPLINKS, Model
@@ -28,7 +29,8 @@ from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 CLONE_NEWNET = 0x40000000
 MMAPABLE = 1 << 10
 REDIRECT, JIFFIES = 23, 118
-ARRAYS = (MapName.OUTCOMES, MapName.ENDPOINT_COUNTERS, MapName.INTERFACES, MapName.LOCAL_DROPLETS, MapName.TOLD)
+ARRAYS = (MapName.OUTCOMES, MapName.ENDPOINT_COUNTERS, MapName.INTERFACES, MapName.LOCAL_DROPLETS, MapName.TOLD,
+          MapName.FRAME_STATES)  # fmt: skip
 SIZES = {
     MapName.ENDPOINT_COUNTERS: SLOTS,
     MapName.INTERFACES: SLOTS,
@@ -92,10 +94,18 @@ def _load_address(register: int, fd: int) -> bytes:
     return struct.pack("<BBhiBBhi", 0x18, 2 << 4 | register, 0, fd, 0, 0, 0, 0)
 
 
+def garbage(rng: Random, size: int) -> bytes:
+    """Return what a frame may find in `frame_states`: any bytes, or such as flags and small numbers have."""
+    kinds = (b"\xff" * size, rng.randbytes(size), bytes(rng.choices(range(8), k=size)))
+    return rng.choice(kinds)
+
+
 class Machine:
     """Programs and maps of one host. Use it in the namespace that `enter_namespace` made."""
 
     def __init__(self, compiled: CompiledObject) -> None:
+        self.garbage: Random | None = None
+        """Makes what each frame finds in `frame_states`, where None leaves zeros."""
         self.memory: dict[str, mmap.mmap] = {}
         self.fds = {m.name: self._create(m.name, m.type, m.key_size, m.value_size, m.max_entries, m.flags)
                     for m in compiled.maps}  # fmt: skip
@@ -138,7 +148,7 @@ class Machine:
                 self.memory[name][:] = bytes(len(self.memory[name]))
             else:
                 bpf.delete_batch(self.fds[name], list(self._dump(name)))
-        self.memory[MapName.TOLD][:] = bytes(len(self.memory[MapName.TOLD]))
+        self.reset_icmp_ratelimit()
         for name, entries in model.entries(self.tick(), ticks_per_second()).items():
             for key, value in entries.items():
                 bpf.update(self.fds[name], key, value)
@@ -148,6 +158,10 @@ class Machine:
             bpf.delete(self.fds["programs"], bytes(4))
         self.memory[MapName.ENDPOINT_COUNTERS][: len(self._traffic)] = self._traffic
         self.memory[MapName.OUTCOMES][: len(self._clean)] = self._clean
+
+    def reset_icmp_ratelimit(self) -> None:
+        """Forget which ICMP errors were told, so that the limit does not depend on the time between frames."""
+        self.memory[MapName.TOLD][:] = bytes(len(self.memory[MapName.TOLD]))
 
     def _dump(self, name: str) -> dict[bytes, bytes]:
         return dict(bpf.entries(self.fds[name]))
@@ -167,7 +181,10 @@ class Machine:
 
     def run(self, one: Frame, before: dict[bytes, bytes]) -> Step:
         """Run one frame; `before` are the direct paths. BooksError when it is not counted once with all its bytes."""
+        size = map_layout.FRAME_STATE.size
         self.memory["leaves"][:8] = bytes(8)
+        state = bytes(size) if self.garbage is None else garbage(self.garbage, size)
+        self.memory[MapName.FRAME_STATES][:size] = state
         program, arrival, frame, metadata = one
         data = bytes(metadata) + frame
         verdict, out, _ = bpf.run_program(self.programs[program], data, ifindex=arrival, metadata=metadata)

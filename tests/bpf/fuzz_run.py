@@ -47,10 +47,11 @@ class FoundError(AssertionError):
 
 
 def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]) -> None:
-    """Run one world's frames; raises FoundError."""
+    """Run one world's frames, each with garbage for the frame's state; raises FoundError."""
     rng = Random(seed)
     model = fuzz_model.make(rng, VARIANTS[variant])
     machine.fill(model)
+    machine.garbage = Random(seed)
     check, paths = Oracle(model), machine.paths()
     want = model.entries(0x100000000, ticks_per_second())
     for number in range(EPISODE):

@@ -24,6 +24,8 @@ from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 from agent.datapath.bpf.syscall import XdpAction
 
 FRAMES = {"everything": 20_000, "plain": 10_000}
+EPISODES, OUTCOMES = {"everything": 40, "plain": 10}, {"everything": 60, "plain": 40}
+"""Of the test without and with garbage, and how many outcomes they reach at least."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,6 +78,38 @@ def test_the_frames_reach_every_outcome_of_what_is_compiled_in(reached: Counter[
         assert set(Outcome) - RECEIVED == set(reached)
     else:
         assert {Outcome.DELIVERED, Outcome.REROUTED, Outcome.TOO_BIG_TOLD_REMOTE, Outcome.NO_HEADROOM} <= set(reached)
+
+
+def seen(step: Step) -> tuple[object, ...]:
+    """Return what a step did, but for the times at which paths were heard."""
+    paths = {key: value[:24] for key, value in step.after.items()}
+    return step.verdict, step.out, step.outcome, step.leaves, step.traffic, paths
+
+
+def test_what_stands_in_a_frames_state_before_changes_nothing(machine: Machine, variant: str, lab_cache: Path) -> None:
+    """Two machines get the same frames: one with zeros there, one with garbage."""
+    features = VARIANTS[variant]
+    other = Machine(asyncio.run(compile_programs(lab_cache, features=features)))
+    reached = set()
+    try:
+        for seed in range(EPISODES[variant]):
+            rng = Random(seed)
+            model = fuzz_model.make(rng, features)
+            machine.garbage, other.garbage = None, Random(seed)
+            for one in (machine, other):
+                one.fill(model)
+            paths = machine.paths()
+            for number in range(EPISODE):
+                sent = frame(rng, model)
+                for one in (machine, other):
+                    one.reset_icmp_ratelimit()
+                clean, dirty = machine.run(sent, paths), other.run(sent, paths)
+                assert seen(clean) == seen(dirty), f"seed {seed}, frame {number}: {sent}"
+                reached.add(clean.outcome)
+                paths = clean.after
+    finally:
+        other.close()
+    assert len(reached) > OUTCOMES[variant]
 
 
 def test_the_programs_under_test_differ_from_the_real_ones_by_the_detour_alone(

@@ -19,7 +19,8 @@ from agent.datapath.bpf.outcomes import Outcome
 
 STRANGE_SLOT, STRANGE_VNI = 5, VNI + 1
 STRANGE = "10.0.0.9"
-TO_A = p.ethernet(MAC[A], MAC[B], p.IPV4, p.ipv4(B, A, p.udp()))
+B_SLOT = 2
+TO_B = p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, B, p.udp()))
 ROUNDS, ENTRIES, FRAMES = 400, 8000, 50_000
 
 
@@ -31,9 +32,9 @@ def test_what_is_for_an_endpoint_of_one_vpc_reaches_none_of_another_while_both_a
     """Without the last word of `interfaces` a dozen packets in the ten millions of this test go astray."""
     dut.receiver(STRANGE_SLOT, MAC[B], STRANGE_VNI)
     strange = [(key(STRANGE, STRANGE_VNI + n), here(STRANGE_SLOT)) for n in range(3)]
-    entries = [(key(A), here(SLOT)), *strange] * (ENTRIES // 4)
+    entries = [(key(B), here(B_SLOT)), *strange] * (ENTRIES // 4)
     cpus = sorted(os.sched_getaffinity(0))
-    before = [dut.endpoint_traffic(slot)[2] for slot in (SLOT, STRANGE_SLOT)]
+    before = [dut.endpoint_traffic(slot)[2] for slot in (B_SLOT, STRANGE_SLOT)]
 
     def write() -> None:
         os.sched_setaffinity(0, cpus[:1])
@@ -45,11 +46,13 @@ def test_what_is_for_an_endpoint_of_one_vpc_reaches_none_of_another_while_both_a
         os.sched_setaffinity(0, cpus[-1:])
         writer.start()
         while writer.is_alive():
-            bpf.run_program(dut.programs["transit_xdp"].fd, TO_A, repeat=FRAMES, ifindex=ARRIVAL)
+            bpf.run_program(dut.programs["transit_agent"].fd, TO_B, repeat=FRAMES, ifindex=ARRIVAL)
         writer.join()
     finally:
         os.sched_setaffinity(0, cpus)
-    own, strange_one = (dut.endpoint_traffic(slot)[2] - n for slot, n in zip((SLOT, STRANGE_SLOT), before, strict=True))
+    own, strange_one = (
+        dut.endpoint_traffic(slot)[2] - n for slot, n in zip((B_SLOT, STRANGE_SLOT), before, strict=True)
+    )
     assert own > 0
     assert strange_one == 0
 
@@ -61,5 +64,4 @@ def test_an_interface_that_is_not_of_the_endpoints_vpc_is_not_delivered_to(dut: 
     assert dut.from_substrate(tunnelled(frame_to(A))).outcome is Outcome.NOT_HERE
     dut.interface()
     dut.receiver(2, MAC[B], vni)
-    to_b = p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, B, p.udp()))
-    assert dut.from_endpoint(to_b).outcome is Outcome.NOT_HERE
+    assert dut.from_endpoint(TO_B).outcome is Outcome.NOT_HERE

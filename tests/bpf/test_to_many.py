@@ -105,3 +105,10 @@ def test_a_subnet_of_which_its_senders_host_knows_nothing_ends_at_the_divider(du
     dut.vpc((D1,), DIVIDES)
     run = dut.from_substrate(tunnelled(frame_to(OTHER_SUBNET), options=p.rts(D4)))
     assert run.outcome is Outcome.MULTICAST
+
+
+def test_a_packet_from_a_broadcast_address_teaches_no_path_there(world: World) -> None:
+    """By which packets to everybody would leave their sender's host."""
+    assert world.from_substrate(tunnelled(frame_to(A, SUBNET))).outcome is Outcome.DELIVERED
+    assert world.direct(SUBNET) is None
+    assert world.from_endpoint(ipv4(SUBNET, MAC[R])).outcome is Outcome.MULTICAST

@@ -159,8 +159,8 @@ async def test_a_program_of_ours_in_the_stack_is_no_proof_of_native_xdp(
 async def test_an_older_kernel_that_tells_no_features_is_not_spoken_for(
     topo: Topo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xdp_features, "NETDEV", b"nosuchfamily\0")
-    assert xdp_features.xdp_features(topo.ifindex("eth0")) is None
+    monkeypatch.setattr(xdp_features, "FAMILY", "nosuchfamily")
+    assert await xdp_features.xdp_features(topo.ifindex("eth0")) is None
     async with Netlink() as netlink:
         link = await netlink.link(ifname="eth0")
     assert link is not None

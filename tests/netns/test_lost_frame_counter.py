@@ -5,6 +5,7 @@ Frames go through programs by live test runs, as if they had come in on `in0`, a
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -21,8 +22,7 @@ from agent.datapath.bpf import lost_frame_counter
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.lost_frame_counter import why_not_counted
 from agent.datapath.kernel import Kernel, KernelConfig
-from agent.datapath.net.device_statistics import unsent_frames
-from agent.datapath.net.namespaces import open_control_socket
+from agent.datapath.net.device_statistics import statistics, unsent_frames
 from agent.datapath.net.netlink import Netlink
 from tests.netns.conftest import Topo, enter, ip, ip_json, run
 from tests.netns.programs import owning
@@ -236,8 +236,12 @@ async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send
     lost = by_reason(kernel.failures.read())["queue_full", topo.ifindex("eth0")]
     assert kernel.read_device_losses() == {"eth0": lost}, "both count the same"
     assert tx_dropped("eth0") == lost
-    with open_control_socket() as control:
-        assert unsent_frames(control, "lo") == 0, "it has no such statistics"
+    assert unsent_frames("lo") == 0, "it has no such statistics"
+    assert unsent_frames("gone0") == 0, "it is not there"
+    for name, number in (("lo", errno.EOPNOTSUPP), ("gone0", errno.ENODEV)):
+        with pytest.raises(OSError) as raised:
+            statistics(name)
+        assert raised.value.errno == number
 
 
 async def test_a_kernel_that_refuses_programs_on_tracepoints_is_told(

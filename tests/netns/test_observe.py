@@ -140,14 +140,14 @@ async def test_what_a_tenant_has_on_other_interfaces_is_not_even_read(
     lines += [f"route add 172.20.{n}/32 dev lo" for n in numbers]
     batch.write_text("\n".join(lines))
     ip("-batch", str(batch), namespace=veth.namespace)
-    read, messages = [], interface_query._messages
+    read, messages = [], interface_query.messages
 
     def counted(chunk: bytes):
         found = list(messages(chunk))
         read.extend(found)
         return found
 
-    monkeypatch.setattr(interface_query, "_messages", counted)
+    monkeypatch.setattr(interface_query, "messages", counted)
     peer = (await kernel.observe({"e0": veth.namespace})).veths["e0"].peer
     assert peer is not None
     assert (peer.addresses, peer.gateways) == (veth.addresses, veth.gateways)

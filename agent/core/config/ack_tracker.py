@@ -1,4 +1,4 @@
-"""Tracks acknowledgements: what was last sent for each document and when, counts per state, the digest."""
+"""Tracks acknowledgements: the last one sent for each document and its time, counts per state, the digest."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class AckTracker:
             self._digest = digest.remove(self._digest, name, realized)
 
     def resend_all(self) -> None:
-        """Send every acknowledgement again, also unchanged ones: the acknowledgements' stream may be another one."""
+        """Send every acknowledgement again, including unchanged ones: the acknowledgements' stream may be a new one."""
         self._last_sent = {name: (0, state, realized, at) for name, (_, state, realized, at) in self._last_sent.items()}
 
     def acknowledged_at(self, name: str) -> float | None:
-        """Return when a document was last acknowledged, None when it was not."""
+        """Return when a document was last acknowledged, None if never."""
         last = self._last_sent.get(name)
         return None if last is None else last[3]
 
@@ -59,5 +59,5 @@ class AckTracker:
 
     @property
     def counts(self) -> DocumentCounts:
-        """Return how many documents are in which state."""
+        """Return the number of documents in each state."""
         return DocumentCounts(**{state.value: self._counts[state] for state in State})

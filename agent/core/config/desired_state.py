@@ -1,7 +1,7 @@
-"""The desired state: which revision of which document is in force, which waits, which is refused, and why.
+"""The desired state: which revision of each document is in force, which documents are pending or rejected, and why.
 
-Level-triggered: the outcome depends on the newest revisions, not on the order in which documents came. Nothing here
-touches the kernel: `settle` returns what changed, `confirm` and `fail` take in what the kernel made of it.
+Level-triggered: the outcome depends on the newest revisions, not on the order in which documents arrived. Nothing
+here touches the kernel: `resolve` returns what changed; `confirm` and `fail` of the registry record the result.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from protocol.acknowledgements import Reference, State
 
 @dataclass(slots=True)
 class Change:
-    """What `settle` did: what the documents concerned asked for before and ask for now."""
+    """The result of `resolve`: the desired entries of the affected documents before and after."""
 
     before: DesiredEntries = field(default_factory=DesiredEntries)
     after: DesiredEntries = field(default_factory=DesiredEntries)
     withdrawn: dict[str, DesiredEntries] = field(default_factory=dict)
-    """What each document whose revision gave way asked for: whoever fails to remove it answers for it."""
+    """The former entries of each document whose revision changed: a failed removal is attributed to that document."""
     changed_documents: set[str] = field(default_factory=set)
-    """Documents of which another revision is in force now."""
+    """Documents whose revision in force changed."""
     affected: set[str] = field(default_factory=set)
-    """Documents that were looked at: their verdicts may be new."""
+    """Documents that were examined: their verdicts may have changed."""
 
 
 class Desired:
@@ -38,29 +38,29 @@ class Desired:
     def __init__(
         self, host_state: HostState, slots: Mapping[str, int] | None = None, local_indexes: LocalIndexes | None = None
     ) -> None:
-        """Start without documents; `slots` and `local_indexes` are those that the kernel was seen to have."""
+        """Start without documents; `slots` and `local_indexes` are those observed in the kernel."""
         self.documents = Registry()
         self.resolved = ResolvedState(
             host_state=host_state, slots=slots or {}, departed=frozenset(slots or ()), local_indexes=local_indexes or {}
         )
-        """What references resolve to now."""
+        """The state that references resolve to now."""
         self.endpoints = 0
-        """How many endpoints the documents in force list."""
+        """The number of endpoints in the documents in force."""
         self.veths: dict[str, Veth] = {}
-        """The interfaces of the endpoints that live here, by endpoint."""
+        """The interfaces of the endpoints on this host, by endpoint."""
         self._host_state = host_state
         self._over_capacity: set[str] = set()
-        """Documents that exceeded this host's slots or indexes, until some become free."""
+        """Documents that did not fit into this host's slots or indexes; kept until some become free."""
 
     def set_host_state(self, host_state: HostState) -> None:
-        """Take in what this host's interfaces look like now: a change has every document judged again."""
+        """Replace the host state. If it changed, every document is validated again."""
         host_state = replace(host_state, down=self._host_state.down)
         if host_state != self._host_state:
             self._host_state = host_state
             self.documents.touch_all()
 
     def set_down(self, down: frozenset[str]) -> None:
-        """Take in which droplets do not answer: who bounces or divides is looked at anew where that is among them."""
+        """Replace the set of droplets that do not answer; affected choices of bouncers and dividers are made again."""
         changed, self._host_state = down ^ self._host_state.down, replace(self._host_state, down=down)
         networks = (("network", one.id) for one in self.resolved.networks.values() if changed & {*one.bouncers})
         vpcs = (("vpc", one.id) for one in self.resolved.vpcs.values() if changed & {*one.dividers})
@@ -68,9 +68,9 @@ class Desired:
         self.documents.touch({owner for owner in owners if owner is not None})
 
     def resolve(self, *, removing: bool = False) -> Change:
-        """Decide what is in force now, and return the difference to before. An exception leaves all as it was.
+        """Decide what is in force, and return the difference. An exception leaves the state unchanged.
 
-        Without `removing`, what is not wanted any more stays in the kernel for now, and keeps its place there.
+        Without `removing`, entries that are no longer wanted stay in the kernel for now and keep their slots.
         """
         touched = self.documents.take_touched()
         try:
@@ -99,7 +99,7 @@ class Desired:
                 render(resolver.document(held), resolver.resolved, change.after, held.revision)
             if held is not before:
                 change.changed_documents.add(name)
-        # Droplets of several documents may lie on one interface: it is theirs together.
+        # Droplets of several documents may share an interface, so no single document owns its attachment.
         change.before.transit, change.after.transit = self.resolved.carriers(), resolver.resolved.carriers()
         _write_again(change, unapplied)
         return change
@@ -120,7 +120,7 @@ class Desired:
         self.veths.update(change.after.veths)
 
     def _has_capacity_again(self, resolved: ResolvedState) -> bool:
-        """Say whether slots or indexes became free."""
+        """Return whether slots or indexes became free."""
         left = (
             self.resolved.slots.keys() - resolved.slots.keys()
             or self.resolved.local_indexes.keys() - resolved.local_indexes.keys()
@@ -128,7 +128,7 @@ class Desired:
         return bool(self._over_capacity and left)
 
     def verdict(self, name: str) -> Verdict:
-        """Return what stands for a document. Nothing is realized before this host's droplet is: no program runs yet."""
+        """Return a document's verdict; not realized until a droplet of this host is in force, as no program runs."""
         verdict = self.documents.verdict(name)
         if verdict.state is not State.REALIZED or verdict.removed or self.resolved.own_droplets():
             return verdict
@@ -145,9 +145,9 @@ class Desired:
                 yield name, held
 
     def parts(self, name: str) -> Iterator[DesiredEntries]:
-        """Yield what one document asks for, in parts that take a few milliseconds each; nothing if none is in force.
+        """Yield a document's desired entries in parts of a few milliseconds each; nothing if it is not in force.
 
-        All parts are of the state as it was at the first one.
+        All parts reflect the state at the time of the first one.
         """
         entry, resolved = self.documents.entries.get(name), self.resolved
         held = entry.in_force if entry else None
@@ -159,14 +159,14 @@ class Desired:
             yield result
 
     def desired_entries(self, held: Held) -> DesiredEntries:
-        """Return what one document in force asks for."""
+        """Return the desired entries of one document in force."""
         result = DesiredEntries()
         render(held.document(), self.resolved, result, held.revision)
         return result
 
 
 def _write_again(change: Change, unapplied: DesiredEntries) -> None:
-    """Have put again what may not be there and is still wanted: only then may it be told as realized."""
+    """Plan again the wanted entries that may be missing: only then may they be acknowledged as realized."""
     for name, entries in unapplied.entries.items():
         wanted, before = change.after.entries.get(name, {}), change.before.entries[name]
         for key in entries.keys() & wanted.keys():

@@ -1,4 +1,4 @@
-"""Who owns an object: the document that has claimed it for longest without a break."""
+"""Ownership: an object belongs to the document that has claimed it continuously for the longest time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from protocol.documents import Document
 
 
 class Claim(NamedTuple):
-    """A document, and the revision from which on it has claimed something without a break."""
+    """A document, and the revision since which it has claimed a key continuously."""
 
     document: str
     since: int
 
 
 class Conflict(NamedTuple):
-    """A place in a document that other documents claimed before it, the owner first."""
+    """A field of a document whose value other documents claimed earlier, the owner first."""
 
     path: str
     space: str
@@ -26,9 +26,9 @@ class Conflict(NamedTuple):
 
 
 def keys(document: Document) -> Iterator[tuple[str, str, str]]:
-    """Yield (path, space, key) for everything in a document that only one document may have.
+    """Yield (path, space, key) for each value in a document that only one document may own.
 
-    An endpoint's address is claimed within its network: networks of one VPC do not overlap, so that is within the VPC.
+    An endpoint's address is claimed within its network. Networks of a VPC do not overlap, so it is unique in the VPC.
     """
     for index, droplet in enumerate(document.droplets):
         yield f"droplets[{index}].id", "droplet", droplet.id
@@ -45,7 +45,7 @@ def keys(document: Document) -> Iterator[tuple[str, str, str]]:
 
 
 class OwnershipIndex:
-    """All claims, by space and key. A contested key has further claimants, in the order in which they came."""
+    """All claims, by space and key. A contested key has further claimants, in order of arrival."""
 
     def __init__(self) -> None:
         self._owners: dict[str, dict[str, Claim]] = {}
@@ -57,14 +57,14 @@ class OwnershipIndex:
         return claim.document if claim else None
 
     def since(self, space: str, key: str) -> int:
-        """Return the revision from which on a key has had its owner, 0 for a free one."""
+        """Return the revision since which a key's owner has claimed it; 0 for a free key."""
         claim = self._owners.get(space, {}).get(key)
         return claim.since if claim else 0
 
     def add(self, claim: Claim, document: Document) -> set[str]:
-        """Claim everything that a document lists; return the documents that own less now.
+        """Claim everything that a document lists; return the documents that lost ownership of a key.
 
-        What the same document has claimed before keeps its older date.
+        Keys that the same document claimed before keep their older date.
         """
         losing: set[str] = set()
         for space, wanted in _by_space(document).items():
@@ -86,7 +86,7 @@ class OwnershipIndex:
         self._contenders[(space, key)] = rest
 
     def drop(self, name: str, dropped: Document, kept: Iterable[Document]) -> set[str]:
-        """Give up what `dropped` lists and `kept` does not; return the documents that may own something now."""
+        """Release what `dropped` lists and `kept` does not; return the documents that may own a key now."""
         still = [_by_space(document) for document in kept]
         successors: set[str] = set()
         for space, given in _by_space(dropped).items():
@@ -112,11 +112,11 @@ class OwnershipIndex:
         return {claim.document for claim in remaining}
 
     def lists(self, document: Document, space: str, key: str) -> bool:
-        """Say whether a document lists something."""
+        """Return whether a document lists a key."""
         return key in _by_space(document).get(space, ())
 
     def competing(self, names: set[str]) -> set[str]:
-        """Return the documents that claim something which one of some documents claims too."""
+        """Return the documents that claim a key which any of `names` claims too."""
         found: set[str] = set()
         for space, key in self._contenders:
             claimants = set(self._claimants(space, key))
@@ -125,7 +125,7 @@ class OwnershipIndex:
         return found - names
 
     def conflicts(self, name: str, document: Document) -> list[Conflict]:
-        """Return every place where a document lists what others have claimed longer."""
+        """Return every field of a document whose value others have claimed for longer."""
         if not self._contenders:
             return []
         found = []
@@ -136,7 +136,7 @@ class OwnershipIndex:
         return found
 
     def _claimants(self, space: str, key: str) -> Iterator[str]:
-        """Yield the documents that claim something, the owner first."""
+        """Yield the documents that claim a key, the owner first."""
         owner = self.owner(space, key)
         if owner is not None:
             yield owner

@@ -1,6 +1,6 @@
-"""Pages of what is in force: each costs what it holds, not what there is.
+"""Pages of the objects in force. The cost of a page depends on its size, not on the number of objects.
 
-Objects that others refer to come by id; endpoints by document and then by id, as only documents hold them.
+Objects that others refer to are ordered by id. Endpoints exist only in documents and are ordered by document, then id.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from protocol.documents import Endpoint
 
 
 class Order:
-    """Ids of a mapping that is a value, sorted once for all its pages."""
+    """The ids of an immutable mapping, sorted once for all its pages."""
 
     def __init__(self) -> None:
         self._of: Mapping[str, object] = {}
         self._ids: list[str] = []
 
     def page(self, objects: Mapping[str, object], after: str, limit: int) -> tuple[list[str], str]:
-        """Return the first `limit` ids behind `after`, and where the next page starts: empty at the end."""
+        """Return the first `limit` ids after `after`, and the cursor of the next page: empty at the end."""
         if objects is not self._of:
             self._of, self._ids = objects, sorted(objects)
         return page(self._ids, after, limit)
 
 
 def page(ids: list[str], after: str, limit: int) -> tuple[list[str], str]:
-    """Return the first `limit` of sorted ids behind `after`, and where the next page starts: empty at the end."""
+    """Return the first `limit` of sorted ids after `after`, and the cursor of the next page: empty at the end."""
     start = bisect_right(ids, after)
     found = ids[start : start + limit]
     return found, found[-1] if start + limit < len(ids) else ""
 
 
 def endpoints(documents: Registry, after: str, limit: int) -> tuple[list[Endpoint], str]:
-    """Return the first `limit` endpoints in force behind `after`, and where the next page starts: empty at the end.
+    """Return the first `limit` endpoints in force after `after`, and the cursor of the next page: empty at the end.
 
-    Where a page starts is told by a document's name and an endpoint's id, with a space between.
+    A cursor is a document's name and an endpoint's id, separated by a space.
     """
     first, _, last = after.partition(" ")
     names = documents.names()

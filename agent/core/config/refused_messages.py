@@ -1,4 +1,4 @@
-"""The documents whose newest message was refused for where it comes from, and the faults that follow. Pure."""
+"""Documents whose newest message was refused because of its origin, and the resulting faults. Pure."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from protocol.status import Fault
 
 KINDS = {ErrorCode.WRONG_SUBJECT: "wrong_subject", ErrorCode.UNTRUSTED: "untrusted_document"}
 SHOWN = 3
-"""Documents that a fault names; it counts the others."""
+"""Documents that a fault names; the others are only counted."""
 REMEDY = (
-    "what was in force stays in force; publish these documents again (remove those that are none of yours), and find "
+    "what was in force stays in force; publish these documents again (remove those that are not yours), and find "
     "out which client stored the messages (docs/operations.md, Faults)"
 )
 
 
 class RefusedMessages:
-    """By document why its newest message was refused."""
+    """The reason why the newest message was refused, by document."""
 
     def __init__(self) -> None:
         self._refused: dict[str, FieldError] = {}
 
     def clear(self) -> None:
-        """Forget all of them: every document comes again."""
+        """Forget all of them: every document will be delivered again."""
         self._refused.clear()
 
     def take(self, document: str, refusal: FieldError | None) -> None:
-        """Take note of a document's newest message: why it was refused, None when it was not."""
+        """Record why a document's newest message was refused; None when it was accepted."""
         if refusal is None:
             self._refused.pop(document, None)
         else:

@@ -1,4 +1,4 @@
-"""The documents of one host as they came: their newest, good and chosen revisions, who owns what, who refers to what.
+"""The documents of one host: their newest, good and chosen revisions, with indexes of ownership and references.
 
 Decides nothing about what is in force: `resolver.py` does.
 """
@@ -18,17 +18,17 @@ from protocol.documents import Document
 from protocol.errors import DocumentError, FieldError
 
 MOST_BLOCKED = 32
-"""Documents that wait for a name and are tried again with every change; more of them wait for the periodic retry, or
-until the name is seen to be free."""
+"""At most so many documents that wait for an interface name are retried with every change. If there are more, all of
+them wait for the periodic retry, or until the name is seen to be free."""
 
 
 _ONE_STREAM = 1 << 64
-"""More than any revision: claims of different streams are dated apart by it."""
+"""More than any revision: added to the claims of a new stream, so that they are younger than all older ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """One revision of a document that decodes. The body is kept; its objects are decoded again when they are needed."""
+    """One decodable revision of a document. The body is kept, and decoded again when the objects are needed."""
 
     revision: int
     body: bytes
@@ -43,7 +43,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What stands for one document: the ground of its acknowledgement."""
+    """The status of one document, from which its acknowledgement is made."""
 
     name: str
     revision: int
@@ -54,19 +54,19 @@ class Verdict:
     errors: tuple[FieldError, ...] = ()
     failures: tuple[KernelFailure, ...] = ()
     lacking: tuple[KernelFailure, ...] = ()
-    """As failures, of what the host lacks: trying again is of no use."""
+    """Shortfalls of the host, in the form of failures; a retry would not help."""
     absent: bool = False
-    """Whether the last snapshot did not list it, though nothing removed it."""
+    """Whether the last snapshot did not list the document although no message removed it."""
 
 
 @dataclass(slots=True)
 class Entry:
     """All that is known of one document.
 
-    `latest` is the newest revision that decodes, `wrong` what is wrong with the newest one when that does not. `good`
-    is the last one that the kernel took whole, `in_force` what the kernel is to hold now. `held_back` keeps `latest`
-    out until it is tried again. `partly_applied`: the kernel refused part of it, so what is in force may not be there.
-    `lacking` is what the host's interfaces lack for what is in force; the kernel refused nothing of that.
+    `latest` is the newest revision that decodes; `wrong` holds the errors of the newest one if it does not. `good` is
+    the last one that the kernel accepted completely, `in_force` the one that the kernel should hold now. `held_back`
+    excludes `latest` until it is retried. `partly_applied`: the kernel refused part of it, so some entries in force may
+    be missing. `lacking`: shortfalls of the host's interfaces for the revision in force; not refusals by the kernel.
     """
 
     newest: int = 0
@@ -81,16 +81,16 @@ class Entry:
     failures: tuple[KernelFailure, ...] = ()
     lacking: tuple[KernelFailure, ...] = ()
     swept: int = 0
-    """The revision under which a sweep removed it, which is no message's; 0 when a message did."""
+    """The made-up revision under which a sweep removed it; 0 when a message did."""
 
     def options(self) -> list[Held]:
-        """Return the revisions that may be in force, the best one first."""
+        """Return the revisions that may be in force, most preferred first."""
         latest = [self.latest] if self.latest and not self.held_back else []
         good = [self.good] if self.good and self.good is not self.latest else []
         return latest + good
 
     def kept(self) -> list[Held]:
-        """Return the revisions whose claims stand."""
+        """Return the revisions whose claims are kept."""
         latest = [self.latest] if self.latest else []
         return latest + [held for held in (self.good,) if held and held is not self.latest]
 
@@ -102,19 +102,19 @@ class Registry:
         self.entries: dict[str, Entry] = {}
         self.ownership = OwnershipIndex()
         self.absent: set[str] = set()
-        """Documents that the last complete snapshot did not list, and that no message removed."""
+        """Documents that the last complete snapshot did not list although no message removed them."""
         self._replays = 0
         self._touched: dict[str, Document | None] = {}
         self._referrers: dict[Reference, set[str]] = {}
         self._blocked: set[str] = set()
-        """Documents that are held back because something else has a name of theirs."""
+        """Documents that are held back because another object uses an interface name of theirs."""
         self._names: list[str] | None = None
-        """All names, sorted, until there is another one or one less."""
+        """Cache of all names, sorted; dropped when a document is added or removed."""
 
     def put(self, name: str, revision: int, body: bytes, since: int | None = None) -> bool:
-        """Take in a revision; return whether it is news. A wrong body is a verdict, not an error.
+        """Add a revision; return whether it is new. An invalid body leads to a verdict, not an exception.
 
-        `since` dates its claims, where that is not the revision itself.
+        `since` dates its claims if the revision itself does not.
         """
         entry = self._entry(name)
         if revision <= entry.newest:
@@ -138,7 +138,7 @@ class Registry:
         return True
 
     def refuse(self, name: str, revision: int, errors: tuple[FieldError, ...]) -> bool:
-        """Take in a revision that cannot be a document's, nor its removal; return whether it is news."""
+        """Record a revision that is neither a valid document nor a removal; return whether it is new."""
         entry = self._entry(name)
         if revision <= entry.newest:
             return False
@@ -154,15 +154,15 @@ class Registry:
         return entry
 
     def restore(self, name: str, revision: int, body: bytes) -> None:
-        """Take in a revision that the kernel took whole before: later failures do not withdraw it.
+        """Add a revision that the kernel accepted completely in the past: later failures do not withdraw it.
 
-        Its claims come before all that the bus tells after this: whoever owned an object goes on owning it.
+        Its claims are older than those of all documents that the bus delivers later, so ownership survives a restart.
         """
         if self.put(name, revision, body, since=0):
             self.entries[name].good = self.entries[name].latest
 
     def remove(self, name: str, revision: int) -> bool:
-        """Take in that a document is gone; return whether that is news."""
+        """Record that a document was removed; return whether that is new."""
         entry = self._entry(name)
         if revision <= entry.newest:
             return False
@@ -176,26 +176,26 @@ class Registry:
         return True
 
     def begin_replay(self) -> None:
-        """Prepare for every document to come again, perhaps from a stream that was made anew and counts from 1.
+        """Prepare for a new delivery of every document, perhaps from a recreated stream that counts from 1.
 
-        What is claimed from here on is younger than all claims before, whatever its revision.
+        Later claims are younger than all existing ones, whatever their revision.
         """
         self._replays += 1
         for entry in self.entries.values():
             entry.newest = 0
 
     def end_replay(self, listed: set[str]) -> set[str]:
-        """Take note of what a complete replay listed; return the documents that it did not list and nothing removed.
+        """Record what a complete replay listed; return the documents that it did not list and no message removed.
 
-        They stay as they are: a stream that was lost or restored lists less than there is (ADR 25).
+        They stay in force: a lost or restored stream may list fewer documents than exist (ADR 25).
         """
         self.absent = {name for name, entry in self.entries.items() if name not in listed and not entry.removed}
         return self.absent
 
     def sweep(self, names: Iterable[str]) -> None:
-        """Remove documents that are absent, each under a revision of its own after those that are known.
+        """Remove absent documents, each under a made-up revision above those that are known.
 
-        Any message of the stream is newer: a stream that was made anew counts from 1.
+        Any message of the stream counts as newer: a recreated stream counts from 1.
         """
         for name in names:
             entry = self.entries[name]
@@ -204,21 +204,21 @@ class Registry:
             entry.newest, entry.swept = newest, swept
 
     def touch_all(self) -> None:
-        """Have every document looked at by the next resolve."""
+        """Mark every document for examination by the next resolve."""
         self.touch(self.entries)
 
     def touch(self, names: Iterable[str]) -> None:
-        """Have some documents looked at by the next resolve."""
+        """Mark documents for examination by the next resolve."""
         for name in names:
             self._touched.setdefault(name, None)
 
     def take_touched(self) -> dict[str, Document | None]:
-        """Return the documents that changed since the last call, with their objects where they were just decoded."""
+        """Return the documents that changed since the last call, with their objects if those were just decoded."""
         touched, self._touched = self._touched, {}
         return touched
 
     def retry(self, names: Iterable[str]) -> None:
-        """Let revisions that the kernel refused be tried again."""
+        """Allow another attempt at revisions that the kernel refused."""
         for name in names:
             entry = self.entries.get(name)
             self._blocked.discard(name)
@@ -227,7 +227,7 @@ class Registry:
                 self._touched.setdefault(name, None)
 
     def confirm(self, names: Iterable[str]) -> set[str]:
-        """Take in that the kernel holds these documents whole; return those whose good revision is another one now."""
+        """Record that the kernel holds these documents completely; return those whose good revision changed."""
         changed = set()
         for name in names:
             entry = self.entries[name]
@@ -245,7 +245,7 @@ class Registry:
         return changed
 
     def fail(self, name: str, failures: tuple[KernelFailure, ...]) -> None:
-        """Take in that the kernel refused part of a document: a new revision is held back, an old one stays."""
+        """Record that the kernel refused part of a document: a new revision is held back, an old one stays in force."""
         entry = self.entries[name]
         entry.failures, entry.partly_applied = failures, True
         if entry.in_force is not None and entry.in_force is not entry.good:
@@ -282,7 +282,7 @@ class Registry:
                 self._referrers.pop(reference, None)
 
     def referrers(self, references: Iterable[Reference]) -> set[str]:
-        """Return the documents that refer to any of some objects."""
+        """Return the documents that refer to any of the given objects."""
         return set().union(*(self._referrers.get(reference, ()) for reference in references))
 
     def names(self) -> list[str]:
@@ -292,35 +292,35 @@ class Registry:
         return [name for name in self._names if not self.entries[name].removed]
 
     def newest(self, name: str) -> int:
-        """Return the newest revision that was taken in, 0 for an unknown document."""
+        """Return a document's newest known revision, 0 for an unknown document."""
         entry = self.entries.get(name)
         return entry.newest if entry else 0
 
     def failing(self) -> list[str]:
-        """Return the documents of which the kernel refused something."""
+        """Return the documents of which the kernel refused a part."""
         return [name for name, entry in self.entries.items() if entry.failures]
 
     def blocked_by_names(self) -> list[str]:
-        """Return the failing documents for which something else has a name of theirs."""
+        """Return the failing documents for which another object uses an interface name of theirs."""
         return [name for name in self.failing() if _lacks_name(self.entries[name].failures)]
 
     def retry_blocked(self) -> None:
-        """Let revisions be tried again that are held back because something else has a name of theirs.
+        """Allow another attempt at revisions that are held back because an interface name of theirs is in use.
 
-        Of very many, none: what is not in their way would have them all tried again and again.
+        If there are very many, none is retried: each unrelated change would retry all of them.
         """
         if len(self._blocked) <= MOST_BLOCKED:
             self.retry(set(self._blocked))
 
     def forget(self, name: str) -> None:
-        """Drop the memory of a document that is removed and no longer in force."""
+        """Drop a document that is removed and no longer in force."""
         entry = self.entries.get(name)
         if entry is not None and entry.removed and entry.in_force is None and not entry.failures:
             del self.entries[name]
             self._names = None
 
     def verdict(self, name: str) -> Verdict:
-        """Return what stands for a document."""
+        """Return a document's verdict."""
         entry = self.entries[name]
         in_force = entry.in_force.revision if entry.in_force else 0
         validation = Validation(errors=entry.wrong) if entry.wrong else entry.validation
@@ -337,7 +337,7 @@ class Registry:
             state = State.FAILED
         return Verdict(
             name,
-            entry.newest or in_force,  # 0 while a replay has not come to it yet
+            entry.newest or in_force,  # 0 while a replay has not delivered it yet
             state,
             in_force,
             missing=validation.missing,

@@ -1,7 +1,7 @@
 """Resolves which revision of each document is in force.
 
-Includes every affected document, falls back to the last good revision of those that are invalid, and restores those
-that could not be valid only because of others that fell back themselves: other documents are unaffected.
+Includes every affected document, falls back to an older revision of those that are invalid, and then restores those
+that were invalid only because of documents that fell back themselves. Other documents are unaffected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from protocol.errors import ErrorCode, FieldError
 
 
 class Resolver:
-    """One decision over the documents that changed and those that depend on what changed with them."""
+    """One decision about the documents that changed and those that depend on the changed objects."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Resolver:
     ) -> None:
         """Start from the documents that changed, the state in force and the host as it is now."""
         self.over_capacity: set[str] = set()
-        """Documents that exceeded this host's slots or indexes."""
+        """Documents that did not fit into this host's slots or indexes."""
         self._removing = removing
         self.chosen: dict[str, Held | None] = {}
         self.validations: dict[str, Validation] = {}
@@ -64,13 +64,13 @@ class Resolver:
         self.chosen[name] = options[0] if options else None
 
     def _include_competing(self) -> None:
-        """Decide on documents that claim the same object together: one may release what another takes in this step."""
+        """Include documents that claim the same objects: one may release what another takes over in this step."""
         while competing := self._registry.ownership.competing(set(self.chosen)):
             for name in competing:
                 self._include(name)
 
     def decide(self) -> None:
-        """Choose a revision, or none, of every document concerned."""
+        """Choose a revision, or none, of every affected document."""
         while True:
             changed = self._build_state()
             affected = self._dependents(changed) - self.chosen.keys()
@@ -83,7 +83,7 @@ class Resolver:
                 return
 
     def _build_state(self) -> set[Reference]:
-        """Build the state that the chosen revisions give; return the objects that differ from those in force."""
+        """Build the state from the chosen revisions; return the objects that differ from those in force."""
         changed: set[Reference] = set()
         old, new = [], []
         for name, held in self.chosen.items():
@@ -104,7 +104,7 @@ class Resolver:
         return replace(resolved, ages={id_: ownership.since("network", id_) for id_ in resolved.networks})
 
     def _dependents(self, changed: set[Reference]) -> set[str]:
-        """Return the documents that look different, or may be judged otherwise, when some objects change."""
+        """Return the documents whose entries or validation may change when the given objects change."""
         vpcs = {reference.id for reference in changed if reference.kind == "vpcs"}
         networks = {reference.id for reference in changed if reference.kind == "networks"}
         moved = {n.id for n in self.resolved.networks.values() if n.vpc in vpcs} if vpcs else set()
@@ -121,7 +121,7 @@ class Resolver:
     def _fall_back(self) -> bool:
         """Validate every chosen revision; fall back to an older one where that fails. Return whether any fell back.
 
-        What is in force is validated only once all that is new is valid: it may fail because of something new alone.
+        Revisions in force are validated only once all new ones are valid: a new one may be the only reason to fail.
         """
         new = [name for name, held in self.chosen.items() if held is not self._registry.entries[name].in_force]
         return self._fall_back_some(new) or self._fall_back_some(self.chosen.keys() - set(new))
@@ -143,9 +143,9 @@ class Resolver:
         return fell_back
 
     def _restore(self) -> bool:
-        """Restore newer revisions of documents that are valid now, each once. Return whether any was restored.
+        """Restore newer revisions of documents that have become valid, each once. Return whether any was restored.
 
-        Of those that others may refer to, one at a time: the next one may not go together with it.
+        Documents with objects that others may refer to are restored one at a time: two of them may conflict.
         """
         restored = False
         for name in sorted(self._fallen_back - self._decided, key=self._registry.newest):
@@ -189,7 +189,7 @@ class Resolver:
         return validate(document, held.needs, resolved, was_in_force=held is entry.in_force or held is entry.good)
 
     def _releases(self, claimant: str, conflict: Conflict) -> bool:
-        """Say whether a claimant's chosen revision no longer lists what another document takes over."""
+        """Return whether a claimant's chosen revision no longer lists what another document takes over."""
         chosen = self.chosen.get(claimant)
         if chosen is None:
             return False

@@ -1,4 +1,4 @@
-"""What a message holds of a long list: the first ones, and how many more there are. Pure."""
+"""Truncates long lists for messages: the first items, and the number of the others. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 
 def first(items: Sequence[T], more: Callable[[int], T]) -> tuple[T, ...]:
-    """Return as many items as a message holds, and after them what `more` makes of the number left out, if any."""
+    """Return as many items as a message holds, followed by `more(n)` if `n` items were left out."""
     left = len(items) - MAX_ERRORS
     return (*items[:MAX_ERRORS], more(left)) if left > 0 else tuple(items)
 
 
 def first_lines(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return as many lines as an event holds, and how many more there are."""
+    """Return as many lines as an event holds, followed by the number of lines left out."""
     return first(lines, lambda left: f"and {left} more")

@@ -18,14 +18,14 @@ from protocol.errors import ErrorCode, FieldError
 
 
 class Validation(NamedTuple):
-    """Nothing missing and no errors: the document can be in force."""
+    """The missing references and the errors of a document; it can be in force when there are none."""
 
     missing: tuple[Reference, ...] = ()
     errors: tuple[FieldError, ...] = ()
 
     @property
     def valid(self) -> bool:
-        """Say whether the document can be in force."""
+        """Return whether the document can be in force."""
         return not self.missing and not self.errors
 
 
@@ -35,9 +35,9 @@ VALID = Validation()
 def validate(
     document: Document, needed: frozenset[Reference], resolved: ResolvedState, *, was_in_force: bool = False
 ) -> Validation:
-    """Validate a document; `resolved` holds its own objects already.
+    """Validate a document; `resolved` already includes its own objects.
 
-    With `was_in_force`, an interface that became narrow meanwhile does not withdraw it.
+    With `was_in_force`, an interface whose MTU became too small meanwhile does not withdraw it.
     """
     missing = tuple(sorted(reference for reference in needed if not resolved.has(reference)))
     if missing:
@@ -56,7 +56,7 @@ def _droplet_errors(document: Document, resolved: ResolvedState) -> Iterator[Fie
         if droplet.host == resolved.host_state.host and resolved.uplink_of(droplet) is None:
             message = (
                 f"no interface of this host has {droplet.address} ({_described(resolved.host_state.uplinks)}): "
-                f"add it to one, name its interface in interfaces, or mend the document"
+                f"add it to one, name its interface in interfaces, or correct the document"
             )
             yield FieldError(f"droplets[{index}].address", ErrorCode.OUT_OF_RANGE, message)
 
@@ -66,11 +66,11 @@ def _described(uplinks: tuple[Uplink, ...]) -> str:
     with_addresses = (
         f"{uplink.name} has {', '.join(map(format_address, uplink.addresses)) or 'none'}" for uplink in uplinks
     )
-    return "; ".join(with_addresses) or "it has no interface in the substrate"
+    return "; ".join(with_addresses) or "it has no uplink"
 
 
 def _disabled(document: Document, resolved: ResolvedState) -> Iterator[FieldError]:
-    """Yield what the programs of this host are not compiled for."""
+    """Yield an error for each feature that this host's programs are not compiled with."""
     features = resolved.host_state.features
     for index, droplet in enumerate(document.droplets):
         family = family_of(parse_address(droplet.address))
@@ -126,7 +126,7 @@ def _overlaps(cidr: Cidr, network: Network) -> bool:
 
 
 _NOWHERE = (b"\x01", b"\x00")
-"""Bounds that hold no address."""
+"""Bounds that contain no address."""
 
 
 def _endpoint_errors(document: Document, resolved: ResolvedState, was_in_force: bool) -> Iterator[FieldError]:
@@ -143,7 +143,7 @@ def _endpoint_errors(document: Document, resolved: ResolvedState, was_in_force: 
         if not resolved.is_here(endpoint.droplet):
             continue
         if endpoint.attachment is None:
-            message = f"endpoint {endpoint.id!r} is on this host: say where its interface appears"
+            message = f"endpoint {endpoint.id!r} is on this host: set where its interface appears"
             yield FieldError(f"endpoints[{index}].attachment", ErrorCode.MISSING_FIELD, message)
         if not was_in_force and (wrong := mtu_shortfall(endpoint, resolved)) is not None:
             yield FieldError(f"endpoints[{index}].droplet", ErrorCode.OUT_OF_RANGE, wrong)
@@ -151,7 +151,7 @@ def _endpoint_errors(document: Document, resolved: ResolvedState, was_in_force: 
 
 @lru_cache(maxsize=4096)
 def _places(network: Network) -> tuple[dict[int, tuple[bytes, bytes]], set[bytes]]:
-    """Return the first and last packed address by family (4 or 16), and the addresses that no endpoint can have."""
+    """Return the first and last packed address by family (4 or 16), and the addresses that no endpoint may have."""
     bounds = {}
     reserved = set(gateways(network))
     for cidr in (parse_cidr(text) for text in network.cidrs):

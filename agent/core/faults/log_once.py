@@ -1,4 +1,4 @@
-"""Remembers what was said of each thing, so that a loop that finds the same again says it once. Pure."""
+"""Remembers what was logged about each object, so that a loop logs a persistent condition only once. Pure."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Hashable
 
 
 class LogOnce:
-    """What stands, by the thing that it concerns."""
+    """The current condition of each object."""
 
     def __init__(self) -> None:
         self._standing: dict[Hashable, str] = {}
 
     def is_new(self, thing: Hashable, text: str) -> bool:
-        """Take in that something is the case; say whether that is new, or another thing than before."""
+        """Record an object's condition; return whether it is new or has changed."""
         if self._standing.get(thing) == text:
             return False
         self._standing[thing] = text
         return True
 
     def clear(self, thing: Hashable) -> bool:
-        """Take in that nothing is the case any more; say whether something was."""
+        """Record that an object's condition ended; return whether there was one."""
         return self._standing.pop(thing, None) is not None

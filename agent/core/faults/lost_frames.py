@@ -1,4 +1,4 @@
-"""What the kernel drops after a verdict of our programs: the reasons in words, and when they are a fault. Pure."""
+"""Frames that the kernel drops after our programs' verdict: reasons in words, and when they become a fault. Pure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from agent.core.plan.render import IFINDEX_BASE
 from protocol.status import Fault, LostFrames
 
 ENDPOINT_REMEDY = (
-    "nothing at first: the agent repairs an endpoint's interface with its next comparison, and this fault ends a "
+    "nothing at first: the agent repairs an endpoint's interface with its next resync, and this fault ends a "
     "minute after the last loss; if it stays, read `failures` in the acknowledgement of the endpoint's document"
 )
-"""What to do about losses at an endpoint whose cause the agent repairs itself."""
+"""The remedy for losses at an endpoint, whose cause the agent repairs itself."""
 _REPAIRED_AT_ENDPOINTS = frozenset({"no_redirects", "no_receiver", "interface_down"})
 QUIET_SECONDS = 60.0
-"""A fault ends when nothing was lost for so long."""
+"""A fault ends when no frame was lost for so many seconds."""
 LEAST_LOOKS = 2
-"""It begins when frames were lost between so many looks."""
+"""A fault begins when frames were lost in so many readings of the counters."""
 KIND = "frames_lost_after_verdict"
 
 
@@ -29,14 +29,14 @@ class FailureKind(IntEnum):
     """Where a frame was dropped: FAILURE_* in `bpf/structs.h`."""
 
     OVERFLOW = 0
-    """Anywhere: there was no room for a counter of its own."""
+    """Any place: there was no room for a separate counter."""
     REDIRECT = FAILURE_REDIRECT
     TRANSMIT = FAILURE_TRANSMIT
     EXCEPTION = FAILURE_EXCEPTION
 
 
 class FrameLoss(NamedTuple):
-    """Why frames were dropped: the kernel's errno, 0 for none, and the ifindex of where they were to leave."""
+    """A cause of drops: the kernel's errno, 0 for none, and the ifindex of the outgoing interface."""
 
     kind: FailureKind
     errno: int
@@ -62,7 +62,7 @@ _NO_RECEIVER = LossReason(
     "set the other end up, and with veth turn its GRO on: ethtool -K <peer> gro on",
 )
 _CONGESTED = LossReason(
-    "queue_full", "the interface's queue was full", "the receiver takes less than what is sent: find out what sends"
+    "queue_full", "the interface's queue was full", "more is sent than the receiver accepts: find out what sends"
 )
 _LOSS_REASONS = {
     (FailureKind.REDIRECT, errno.EOPNOTSUPP): _TAKES_NONE,
@@ -80,12 +80,12 @@ _LOSS_REASONS = {
     (FailureKind.EXCEPTION, 0): LossReason(
         "not_transmitted", "the interface did not take the frames in generic mode", "look at its statistics: ip -s link"
     ),
-    (FailureKind.OVERFLOW, 0): LossReason("other", "they found no room for a counter of their own", ""),
+    (FailureKind.OVERFLOW, 0): LossReason("other", "there was no room for a separate counter", ""),
 }
 
 
 def loss_reason_of(failure: FrameLoss) -> LossReason:
-    """Return a reason in words; one that is not known is named by its errno."""
+    """Return a reason in words; an unknown one is named by its errno."""
     known = _LOSS_REASONS.get((failure.kind, failure.errno))
     if known is not None:
         return known
@@ -104,20 +104,20 @@ def lost_frames(counts: Mapping[FrameLoss, int], name: Callable[[int], str]) -> 
 
 
 def unsent_frames(by_uplink: Mapping[str, int]) -> tuple[LostFrames, ...]:
-    """Return what drivers say that they did not send, as telemetry: where nothing better can be had."""
+    """Return the drivers' counts of unsent frames as telemetry, for hosts without better counters."""
     return tuple(LostFrames("driver_statistics", uplink, frames) for uplink, frames in sorted(by_uplink.items()))
 
 
 class LossWatch:
-    """Remembers which counts grew of late, and how often: a fault is what goes on, not one frame at a removal."""
+    """Remembers which counts grew recently, and how often: only continued loss is a fault, not a frame at a removal."""
 
     def __init__(self) -> None:
         self._counts: dict[FrameLoss, int] | None = None
         self._grew: dict[FrameLoss, tuple[float, int]] = {}
-        """When a count last grew, and in how many looks."""
+        """When a count last grew, and in how many readings."""
 
     def look(self, counts: Mapping[FrameLoss, int], now: float) -> None:
-        """Take in the counts of now, in seconds. What was lost before the first call is history."""
+        """Record the counts at `now`, in seconds. Losses before the first call are ignored."""
         before, self._counts = self._counts, dict(counts)
         for failure, frames in counts.items():
             if before is not None and frames > before.get(failure, 0):
@@ -125,7 +125,7 @@ class LossWatch:
         self._grew = {one: grew for one, grew in self._grew.items() if now < grew[0] + QUIET_SECONDS}
 
     def faults(self, name: Callable[[int], str]) -> list[Fault]:
-        """Return a fault for each interface and reason for which frames are lost again and again; `name`: see above."""
+        """Return a fault for each interface and reason with continued losses; `name`: see `lost_frames`."""
         places = {
             (name(failure.ifindex), _loss_reason_at(failure))
             for failure, (_, looks) in self._grew.items()
@@ -135,7 +135,7 @@ class LossWatch:
 
 
 def _loss_reason_at(failure: FrameLoss) -> LossReason:
-    """Return a reason in words, with the remedy for an endpoint's interface where it is one."""
+    """Return a reason in words, with the special remedy if it concerns an endpoint's interface."""
     words = loss_reason_of(failure)
     if failure.ifindex >= IFINDEX_BASE and words.reason in _REPAIRED_AT_ENDPOINTS:
         return words._replace(remedy=ENDPOINT_REMEDY)

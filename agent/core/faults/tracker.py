@@ -1,4 +1,4 @@
-"""Which standing faults begin, change and end as components report what they see. Pure; time is a parameter."""
+"""Tracks which standing faults begin, change and end, from the components' reports. Pure; time is a parameter."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import msgspec
 from protocol.status import Fault
 
 ReportFaults = Callable[[str, Iterable[Fault]], None]
-"""Takes a component's name and all faults that it sees now, in place of what it reported before."""
+"""Takes a component's name and all its current faults, which replace those reported before."""
 Key = tuple[str, str]
-"""A fault's kind and subject: what makes two reports the same fault."""
+"""A fault's kind and subject: reports with the same key are about the same fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one report changed, each sorted by kind and subject."""
+    """The changes by one report, each list sorted by kind and subject."""
 
     began: tuple[Fault, ...] = ()
     changed: tuple[Fault, ...] = ()
@@ -25,7 +25,7 @@ class Changes:
 
 
 class FaultTable:
-    """The faults that stand, by the component that reported them. A component's report replaces its former one."""
+    """The standing faults by the component that reported them. A new report of a component replaces the former one."""
 
     def __init__(self) -> None:
         self._by_source: dict[str, dict[Key, Fault]] = {}
@@ -33,7 +33,7 @@ class FaultTable:
     def report(self, source: str, faults: Iterable[Fault], now: float) -> Changes:
         """Replace what `source` reported before; `now` is in seconds since the epoch.
 
-        A fault keeps the time at which it began, for as long as it is reported without a break.
+        A fault keeps the time at which it began as long as it is reported continuously.
         """
         before = self._by_source.get(source, {})
         after: dict[Key, Fault] = {}
@@ -51,7 +51,7 @@ class FaultTable:
         )
 
     def standing(self) -> tuple[Fault, ...]:
-        """Return all faults that stand, sorted by kind and subject."""
+        """Return all standing faults, sorted by kind and subject."""
         return _sorted(fault for faults in self._by_source.values() for fault in faults.values())
 
 

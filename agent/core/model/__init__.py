@@ -1,1 +1,1 @@
-"""The resolved state that all decisions share, and how it is laid out in the maps. Plain data."""
+"""The resolved state that all decisions share, and the layout of the maps. Plain data."""

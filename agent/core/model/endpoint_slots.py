@@ -1,22 +1,22 @@
-"""Numbers for the endpoints that live on this host: each chooses an interface's index and its counters' place."""
+"""Slots of the endpoints on this host: a slot determines the interface's ifindex and the index of its counters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 MAX_SLOTS = 8192
-"""As many as the maps `interfaces` and `endpoint_counters` have places."""
+"""The size of the maps `interfaces` and `endpoint_counters`."""
 
 
 class NoSlotError(RuntimeError):
-    """The host has as many endpoints as it can have."""
+    """All slots of the host are in use."""
 
 
 def assign(slots: Mapping[str, int], gone: Iterable[str], come: Iterable[str]) -> Mapping[str, int]:
-    """Return the numbers after some endpoints left and others came.
+    """Return the slots after the endpoints in `gone` left and those in `come` arrived.
 
-    An endpoint that stays keeps its number. A number that becomes free is not given out again in the same step: the new
-    interface is made before the old one is removed.
+    An endpoint that stays keeps its slot. A slot that becomes free is not assigned again in the same step: the new
+    interface is created before the old one is removed.
     """
     come = list(come)
     left = set(gone).difference(come)

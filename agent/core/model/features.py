@@ -1,4 +1,4 @@
-"""What the programs of this host can do: chosen in the settings, compiled into the programs, held against documents."""
+"""Features of this host's programs: chosen in the settings, compiled in, and required by documents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ BOTH: frozenset[Family] = frozenset({"ipv4", "ipv6"})
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Ports in UDP's numbers, `vxlan_port` 0 for no VXLAN.
+    """Ports are UDP port numbers; `vxlan_port` 0 disables VXLAN.
 
-    `families` are those of the overlay, `substrate` those of the droplets' addresses. `vlan_tags` is
-    true when a droplet's frames carry an 802.1Q tag.
+    `families` are the address families of the overlay, `substrate` those of the droplets' addresses. `vlan_tags` is
+    true if a droplet's frames carry an 802.1Q tag.
     """
 
     geneve_port: int = 6081
@@ -25,7 +25,7 @@ class Features:
     vlan_tags: bool = False
 
     def flags(self) -> tuple[str, ...]:
-        """Return the compiler's flags, always in the same order: what is off is not in the programs at all."""
+        """Return the compiler's flags, always in the same order. Features that are off are not compiled in."""
         values = {
             "GENEVE_PORT": self.geneve_port,
             "VXLAN_PORT": self.vxlan_port,

@@ -1,7 +1,7 @@
-"""Places in the map `local_droplets`: which of its indexes each address of this host has, on each interface.
+"""Indexes in the map `local_droplets`: one for each address of this host on each interface.
 
-An entry of `interfaces` names the index by which an endpoint sends. So an index means the same droplet for as long as
-anything may refer to it: a place is kept until its address goes, and not given out again in the same step.
+An entry of `interfaces` names the index by which an endpoint sends. So an index must mean the same droplet as long as
+anything may refer to it: it is kept until its address is removed, and not assigned again in the same step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from agent.core.model.map_layout import LOCAL_DROPLET, MAX_LOCAL_DROPLETS, U32, 
 
 
 class IngressAddress(NamedTuple):
-    """An address of this host (16 bytes), and the ifindex of an interface on which its frames come in."""
+    """An address of this host (16 bytes), and the ifindex of an interface on which its frames arrive."""
 
     address: bytes
     ifindex: int
@@ -23,16 +23,16 @@ LocalIndexes: TypeAlias = Mapping[IngressAddress, int]
 
 
 def ingress_addresses(address: bytes, ifindexes: Collection[int]) -> list[IngressAddress]:
-    """Return the places that a droplet needs; `address` of 4 or 16 bytes. The first is the one that it sends by."""
+    """Return the indexes that a droplet needs; `address` of 4 or 16 bytes. It sends by the first one."""
     return [IngressAddress(mapped(address), ifindex) for ifindex in ifindexes]
 
 
 def assign_indexes(
     indexes: LocalIndexes, wanted: Collection[IngressAddress], *, keep: bool
 ) -> tuple[LocalIndexes, list[IngressAddress]]:
-    """Return the places after some arrivals came and others went, and those for which there was none.
+    """Return the indexes after the change to `wanted`, and the wanted addresses for which no index was free.
 
-    With `keep`, those that went keep theirs: what refers to it has not been removed yet.
+    With `keep`, addresses that are no longer wanted keep theirs: entries that refer to them still exist.
     """
     taken = set(indexes.values())
     result = dict(indexes) if keep else {one: indexes[one] for one in wanted if one in indexes}
@@ -49,7 +49,7 @@ def assign_indexes(
 
 
 def indexes_of(entries: Mapping[bytes, bytes]) -> LocalIndexes:
-    """Return the places that the entries of `local_droplets` show."""
+    """Return the indexes that the entries of `local_droplets` occupy."""
     found: dict[IngressAddress, int] = {}
     for key, value in sorted(entries.items()):
         address, interface, ingress, *_ = LOCAL_DROPLET.unpack(value)
@@ -59,8 +59,8 @@ def indexes_of(entries: Mapping[bytes, bytes]) -> LocalIndexes:
 
 
 def no_free_index(droplet: str) -> str:
-    """Say why a droplet of this host is refused."""
+    """Return why a droplet of this host is rejected."""
     return (
         f"no room for droplet {droplet!r}: this host has {MAX_LOCAL_DROPLETS} places, one for each droplet and each "
-        f"interface that its frames come in on; take another droplet from this host first"
+        f"interface on which its frames arrive; remove another droplet from this host first"
     )

@@ -1,7 +1,7 @@
 """Packs and unpacks the keys and values of the BPF maps, byte for byte as `bpf/structs.h` lays them out.
 
-Owns nothing but the layout: no map is opened here. `tests/unit/test_map_layout.py` compiles the C header and holds
-every size and offset against this file. Addresses travel as 16 bytes, IPv4 mapped into IPv6 (RFC 4291, 2.5.5.2).
+Opens no map. `tests/unit/test_map_layout.py` compiles the C header and compares every size and offset with this
+file. Addresses have 16 bytes, IPv4 mapped into IPv6 (RFC 4291, 2.5.5.2).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class MapName(StrEnum):
 
 
 CALLED_PROGRAMS = {0: "transit_xdp", 1: "transit_errors"}
-"""The programs that others reach by tail call, by their slots in the map `programs`: TRANSIT_* in `bpf/maps.h`."""
+"""The programs that are reached by tail call, by their slots in the map `programs`: TRANSIT_* in `bpf/maps.h`."""
 
 CONFIGURED_MAPS = (
     MapName.LOCAL_DROPLETS,
@@ -69,7 +69,7 @@ CONFIGURED_MAPS = (
     MapName.ENDPOINTS,
     MapName.INTERFACES,
 )
-"""The maps that documents fill, in the order in which entries may depend on one another."""
+"""The maps that documents fill, in the order of the dependencies between their entries."""
 
 OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
@@ -163,7 +163,7 @@ class Interface(NamedTuple):
 
 
 class LocalDroplet(NamedTuple):
-    """One value of the map `local_droplets`, unpacked; `vlan` as it stands there."""
+    """One value of the map `local_droplets`, unpacked; `vlan` in network byte order, as in the map."""
 
     address: bytes
     interface: int

@@ -1,4 +1,4 @@
-"""What a network's document implies: its gateways."""
+"""The gateways of a network: those of its document, or the first host address of each CIDR."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which offloads an endpoint's interface needs, and which of those that it has differ from that. Pure.
+"""The offloads that an endpoint's interface needs, and the comparison with those that it has. Pure.
 
-XDP passes on the frame that it sees. An endpoint must therefore finish its own checksums (segmentation offloads follow
-from that: netdev_fix_features in net/core/dev.c) and put its VLAN tags into the frame, and it receives redirected
-frames by NAPI alone (GRO on: veth_xdp_xmit in drivers/net/veth.c). Names are the kernel's (net/ethtool/common.c).
+XDP forwards frames exactly as it sees them. An endpoint must therefore complete its own checksums (segmentation
+offloads depend on that: netdev_fix_features in net/core/dev.c) and insert its VLAN tags, and it receives redirected
+frames only through NAPI (GRO on: veth_xdp_xmit in drivers/net/veth.c). Names are the kernel's (net/ethtool/common.c).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ RULES: Mapping[str, _Rule] = {
     "tx-vlan-hw-insert": _TAG,
     "tx-vlan-stag-hw-insert": _TAG,
 }
-"""Without what is essential, packets are lost. The rest is not held against a driver that cannot change it."""
+"""Without the essential ones packets are lost. The others may stay wrong if the driver cannot change them."""
 
 
 def wrong_offloads(found: Mapping[str, Offload]) -> dict[str, bool]:
-    """Return the offloads that must change, by the kernel's name, and what each must be."""
+    """Return the offloads that must change, by the kernel's name, with their required state."""
     return {
         name: rule.on
         for name, rule in RULES.items()

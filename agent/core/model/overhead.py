@@ -1,6 +1,6 @@
-"""How long a packet of an endpoint may be, so that it fits into the tunnel by which it leaves.
+"""Tunnel overhead and MTU: how long an endpoint's packet may be to fit into its tunnel.
 
-Geneve and VXLAN take the same room. What an uplink's MTU counts is the outer IP header and all behind it.
+Geneve and VXLAN have the same overhead. An uplink's MTU counts the outer IP header and everything after it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ MIN_MTU: dict[Family, int] = {"ipv4": 576, "ipv6": 1280}
 
 
 def overhead(substrate: Family) -> int:
-    """Return how much shorter than its uplink's MTU an endpoint's is."""
+    """Return the bytes by which an endpoint's MTU is smaller than its uplink's."""
     return TUNNEL_HEADERS[substrate] + RETURN_TO_SENDER[substrate]
 
 
 def min_mtu(addresses: Iterable[str]) -> int:
-    """Return what the families of an endpoint's addresses ask for."""
+    """Return the smallest MTU that the families of an endpoint's addresses require."""
     return max(MIN_MTU[family_of(parse_address(text))] for text in addresses)
 
 
 def path_mtu_for_ipv6(droplet: bytes) -> int:
-    """Return what a path to a packed address must carry, so that IPv6 packets of endpoints, which never shrink, fit."""
+    """Return the path MTU to a packed address at which endpoints' IPv6 packets of the minimum MTU, 1280 bytes, fit."""
     return uplink_mtu(MIN_MTU["ipv6"], family_of(droplet))
 
 
 def uplink_mtu(endpoint: int, substrate: Family) -> int:
-    """Return the MTU of an uplink that leaves an endpoint one of so many bytes: the inverse of `endpoint_mtu`."""
+    """Return the uplink MTU that gives an endpoint an MTU of `endpoint` bytes: the inverse of `endpoint_mtu`."""
     return endpoint + overhead(substrate)
 
 
 def endpoint_mtu(uplink: int, substrate: Family) -> int:
-    """Return the MTU that an endpoint gets from its uplink's and the family of its droplet's address; at least 0."""
+    """Return an endpoint's MTU, from its uplink's MTU and the family of its droplet's address; at least 0."""
     return max(0, uplink - overhead(substrate))

@@ -1,7 +1,7 @@
-"""Which process an endpoint's namespace was meant to be, where a document names it by a process id. Pure.
+"""Binds endpoints to processes, for documents that name a namespace by a process id. Pure.
 
-A process id says who is meant only while that process lives: the kernel gives it out again. What stood behind it when a
-revision was first realized is remembered, and nothing else is attached for that revision.
+A process id identifies a process only while it lives: the kernel reuses ids. The process that had the id when a
+revision was first realized is remembered, and no other process is attached for that revision.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Process(NamedTuple):
 
 
 class Binding(NamedTuple):
-    """The process behind an endpoint's namespace, by what named it: a revision, or one symbolic link.
+    """The process of an endpoint's namespace, and the name that referred to it: a revision, or one symbolic link.
 
-    `process` is None where an agent before this one realized the revision and nothing was remembered.
+    `process` is None if an earlier agent realized the revision and nothing was remembered.
     """
 
     meant: str
@@ -33,12 +33,12 @@ class Binding(NamedTuple):
 
 
 def is_of_process(namespace: str) -> bool:
-    """Say whether a document names a namespace by a process id, alone or in a path such as `/proc/17/ns/net`."""
+    """Return whether a namespace is named by a process id, alone or in a path such as `/proc/17/ns/net`."""
     return _OF_PROCESS.fullmatch(namespace) is not None
 
 
 def by_revision(revision: int) -> str:
-    """Return what names a process for one revision of a document."""
+    """Return the name that refers to a process for one revision of a document."""
     return f"revision {revision}"
 
 
@@ -50,9 +50,9 @@ class Bindings:
         self._changed: set[str] = set()
 
     def restore(self, kept: Mapping[str, Binding], realized: Mapping[str, int]) -> None:
-        """Take in what was kept on disk; `realized`: the kept documents' revisions by endpoint, where ids name it.
+        """Load the bindings from disk; `realized`: the stored documents' revisions, by endpoint named by a process id.
 
-        A revision that was realized before and whose process nobody remembers is bound to none.
+        A realized revision without a stored process is bound to none.
         """
         self._bindings.update(kept)
         for endpoint, revision in realized.items():
@@ -60,18 +60,18 @@ class Bindings:
                 self._bindings[endpoint] = Binding(by_revision(revision), None)
 
     def is_unknown(self, endpoint: str, meant: str) -> bool:
-        """Say whether an agent before this one attached this, and nothing is known of the process."""
+        """Return whether an earlier agent attached the endpoint and the process is unknown."""
         return self._bindings.get(endpoint) == Binding(meant, None)
 
     def fault(self, endpoint: str, meant: str, found: Process) -> str:
-        """Return why `found` is not the process that was meant; empty when it is, or when none was meant so far."""
+        """Return why `found` is not the bound process; empty if it is, or if none is bound yet."""
         known = self._bindings.get(endpoint)
         if known is None or known.meant != meant:
             return ""
         if known.process is None:
             return "an earlier agent realized this revision, and nothing says which process was meant"
         if known.process.boot != found.boot:
-            return "the host was started again since this revision was realized, and process ids were given out anew"
+            return "the host was started again since this revision was realized, and process ids were assigned anew"
         if known.process.started != found.started:
             return "the process that this revision meant has ended, and another one has its id now"
         if known.process != found:
@@ -79,22 +79,22 @@ class Bindings:
         return ""
 
     def bind(self, endpoint: str, meant: str, process: Process) -> None:
-        """Remember a process as the one that was meant."""
+        """Bind an endpoint to a process."""
         if self._bindings.get(endpoint) != Binding(meant, process):
             self._bindings[endpoint] = Binding(meant, process)
             self._changed.add(endpoint)
 
     def forget_unless(self, wanted: Callable[[str], bool]) -> None:
-        """Forget the endpoints that are not wanted any more."""
+        """Forget the endpoints that are no longer wanted."""
         for endpoint in [one for one in self._bindings if not wanted(one)]:
             del self._bindings[endpoint]
             self._changed.add(endpoint)
 
     def take_changed(self) -> dict[str, Binding | None]:
-        """Return what is to be written to disk since the last call; None: nothing is bound any more."""
+        """Return the bindings that changed since the last call, to be written to disk; None: no longer bound."""
         changed, self._changed = self._changed, set()
         return {endpoint: self._bindings.get(endpoint) for endpoint in changed}
 
     def put_back(self, endpoints: Iterable[str]) -> None:
-        """Take note that some were not written."""
+        """Mark bindings as changed again: they could not be written."""
         self._changed.update(endpoints)

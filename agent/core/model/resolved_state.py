@@ -1,4 +1,4 @@
-"""The objects that others refer to, as they are in force: droplets, VPCs, networks. Endpoints stay in documents."""
+"""The resolved state: droplets, VPCs and networks in force, to which others refer. Endpoints stay in documents."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from protocol.documents import Document, Droplet, Network, Vpc
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """The host that the agent runs on: its name, its interfaces as the kernel shows them, what its programs can do."""
+    """The host that the agent runs on: its name, its uplinks as the kernel shows them, the features of its programs."""
 
     host: str
     instance: str
     uplinks: tuple[Uplink, ...]
     features: Features = field(default_factory=Features)
     down: frozenset[str] = frozenset()
-    """Other hosts' droplets that do not answer any more, by id."""
+    """Other hosts' droplets that no longer answer, by id."""
 
     def uplink(self, address: bytes) -> Uplink | None:
         """Return the interface that has a packed address of 4 or 16 bytes."""
@@ -31,34 +31,34 @@ class HostState:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedState:
-    """The droplets, VPCs and networks in force, to which references resolve. Immutable: a change makes a new one."""
+    """The droplets, VPCs and networks in force, to which references resolve. Immutable: a change creates a new one."""
 
     host_state: HostState
     droplets: Mapping[str, Droplet] = field(default_factory=dict)
     vpcs: Mapping[str, Vpc] = field(default_factory=dict)
     networks: Mapping[str, Network] = field(default_factory=dict)
     ages: Mapping[str, int] = field(default_factory=dict)
-    """The revision from which on each network was claimed: of two that overlap, the younger one is wrong."""
+    """The revision since which each network has been claimed: if two overlap, the younger one is invalid."""
     slots: Mapping[str, int] = field(default_factory=dict)
-    """The number of each endpoint that lives here: it chooses the interface's index and the counters' place."""
+    """The slot of each endpoint on this host: it determines the interface's ifindex and the index of the counters."""
     departed: frozenset[str] = frozenset()
-    """Endpoints that are not wanted here any more and whose interfaces still stand: they keep their numbers."""
+    """Endpoints that are no longer wanted here but whose interfaces still exist: they keep their slots."""
     local_indexes: LocalIndexes = field(default_factory=dict)
-    """The index in `local_droplets` of each address of this host, on each interface that its frames come in on."""
+    """The index in `local_droplets` of each address of this host, on each interface on which its frames arrive."""
     own: Mapping[str, Droplet] = field(default_factory=dict)
     """This host's droplets, by id and in its order."""
 
     def has(self, reference: Reference) -> bool:
-        """Say whether an object is in force."""
+        """Return whether an object is in force."""
         known: Mapping[str, object] = getattr(self, reference.kind)
         return reference.id in known
 
     def serving(self, droplets: tuple[str, ...]) -> tuple[str, ...]:
-        """Return those of some bouncers or dividers that are not down, or all when all are."""
+        """Return the bouncers or dividers among `droplets` that are not down, or all of them if all are down."""
         return tuple(id_ for id_ in droplets if id_ not in self.host_state.down) or droplets
 
     def is_here(self, droplet: str) -> bool:
-        """Say whether a droplet is this host's own."""
+        """Return whether a droplet is this host's own."""
         return droplet in self.own
 
     def own_droplets(self) -> list[Droplet]:
@@ -66,16 +66,16 @@ class ResolvedState:
         return list(self.own.values())
 
     def uplink_of(self, droplet: Droplet) -> Uplink | None:
-        """Return the interface that has an own droplet's address, None when none has."""
+        """Return the interface that has an own droplet's address, None if none has it."""
         return self.host_state.uplink(parse_address(droplet.address))
 
     def ingress_addresses(self, droplet: Droplet) -> list[IngressAddress]:
-        """Return the places in `local_droplets` that an own droplet needs, the one that it sends by first."""
+        """Return the entries of `local_droplets` that an own droplet needs; it sends by the first one."""
         uplink = self.uplink_of(droplet)
         return ingress_addresses(parse_address(droplet.address), uplink.ingress) if uplink else []
 
     def carriers(self) -> frozenset[int]:
-        """Return the interfaces that transit XDP belongs on, by ifindex."""
+        """Return the interfaces to which transit XDP has to be attached, by ifindex."""
         uplinks = (self.uplink_of(droplet) for droplet in self.own.values())
         return frozenset(uplink.carrier for uplink in uplinks if uplink)
 
@@ -100,7 +100,7 @@ class ResolvedState:
 
 
 def provides(document: Document) -> set[Reference]:
-    """Return the objects of a document that others may refer to."""
+    """Return the objects of a document that other documents may refer to."""
     return {
         *(Reference("droplets", droplet.id) for droplet in document.droplets),
         *(Reference("vpcs", vpc.id) for vpc in document.vpcs),
@@ -126,7 +126,7 @@ def needs(document: Document) -> frozenset[Reference]:
 
 
 def changed_objects(old: Document | None, new: Document | None) -> set[Reference]:
-    """Return the referable objects that come, go or change between two contents of one document."""
+    """Return the referable objects that are added, removed or changed between two revisions of one document."""
     before = _objects(old) if old else {}
     after = _objects(new) if new else {}
     return {reference for reference in before.keys() | after.keys() if before.get(reference) != after.get(reference)}

@@ -1,4 +1,4 @@
-"""The interfaces by which this host reaches the substrate: plain data, read by `agent.datapath`, used by the core."""
+"""The uplinks of this host: plain data, read by `agent.datapath`, used by the core."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """One interface with addresses in the substrate: physical, or a VLAN or a bond upon physical ones.
+    """One interface with addresses in the substrate: a physical one, or a VLAN or bond on top of physical ones.
 
-    `addresses` are packed, 4 or 16 bytes each. Frames come in on `ingress` (a bond's members, after the bond itself)
-    and leave by `egress`, with an 802.1Q tag when `vlan` is not 0. Transit XDP belongs on `carrier`: the interface
-    itself, or what a VLAN lies on. `transit` is true when our current program is attached there.
+    `addresses` are packed, 4 or 16 bytes each. Frames arrive on `ingress` (a bond's members, after the bond itself)
+    and leave by `egress`, with an 802.1Q tag if `vlan` is not 0. Transit XDP is attached to `carrier`: the interface
+    itself, or the parent of a VLAN. `transit` is true if our current program is attached there.
     """
 
     name: str

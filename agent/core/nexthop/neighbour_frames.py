@@ -1,7 +1,7 @@
-"""Builds the frames by which a host announces an address or asks for a neighbour's Ethernet address. Pure.
+"""Builds the frames that announce an address or ask for a neighbour's Ethernet address. Pure.
 
 ARP: RFC 826, RFC 5227. Neighbour discovery: RFC 4861. Addresses are packed, of 4 or 16 bytes; Ethernet addresses have
-6 bytes. Frames are without a VLAN tag: they are sent on the interface that has the address.
+6 bytes. Frames carry no VLAN tag: they are sent on the interface that has the address.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SOLICITED_NODE = bytes.fromhex("ff0200000000000000000001ff")
 
 
 def announcement(mac: bytes, address: bytes) -> bytes:
-    """Return the frame that tells everybody on the link that `address` is at `mac`.
+    """Return the frame that announces to the link that `address` is at `mac`.
 
     An ARP announcement (RFC 5227, section 2.3), or an unsolicited neighbour advertisement with the override flag
     (RFC 4861, section 7.2.6).
@@ -34,7 +34,7 @@ def announcement(mac: bytes, address: bytes) -> bytes:
 
 
 def solicitation(mac: bytes, source: bytes, target: bytes) -> bytes:
-    """Return the frame that asks everybody for the Ethernet address of `target`, of the same family as `source`.
+    """Return the frame that asks the link for the Ethernet address of `target`, of the same family as `source`.
 
     An ARP request, or a neighbour solicitation to the solicited-node multicast address (RFC 4861, section 7.2.2).
     """

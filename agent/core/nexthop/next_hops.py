@@ -1,4 +1,4 @@
-"""Decides the map `next_hops`: from routes and neighbours to what leads to each droplet by each uplink.
+"""Computes the map `next_hops` from routes and neighbours: the next hop to each droplet by each uplink.
 
 Pure: `agent/datapath/nexthop/neighbours.py` reads the kernel and writes the map. Neighbour states are those of
 linux/neighbour.h.
@@ -36,11 +36,11 @@ NUD_VALID = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | 
 
 NO_MAC = bytes(6)
 MOST = 0xFFFF
-"""The most that a next hop's MTU can say."""
+"""The largest MTU that an entry of the map can hold."""
 
 
 class Reason(Enum):
-    """Why a droplet cannot be reached now. Of several interfaces' reasons the last in this order counts."""
+    """Why a droplet is unreachable. If interfaces have different reasons, the last one in this order counts."""
 
     NO_FAMILY = "no interface of this host has an address of its family"
     NO_SENDER = "no droplet of this host is on an interface of its family"
@@ -59,9 +59,9 @@ _WEIGHT = {reason: weight for weight, reason in enumerate(Reason)}
 
 
 class PathFindings(NamedTuple):
-    """What was found out about the paths to a droplet by one uplink.
+    """What probes found about the paths to a droplet by one uplink.
 
-    `mtu` is what they carry (outer IP header and all behind it), None when nobody found out.
+    `mtu` is their path MTU (outer IP header and everything after it), None if it is unknown.
     """
 
     down: bool = False
@@ -73,14 +73,14 @@ NO_FINDINGS = PathFindings()
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """What is known of a droplet of another host besides its address; `by` the ifindexes of uplinks."""
+    """What is known of another host's droplet besides its address; `by` the ifindexes of uplinks."""
 
     zero_checksum: bool = False
     by: Mapping[int, PathFindings] = field(default_factory=dict)
 
 
 Senders: TypeAlias = Mapping[tuple[int, int], int]
-"""Whose name packets leave an uplink in: (ifindex, length of an address: 4 or 16) -> index in `local_droplets`."""
+"""The source droplet by uplink: (ifindex, length of an address: 4 or 16) -> index in `local_droplets`."""
 
 
 class NextHopKey(NamedTuple):
@@ -91,7 +91,7 @@ class NextHopKey(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """A neighbour's packed address and the interface on which it is asked for: link-local ones need both."""
+    """A neighbour's packed address and the interface on which it is resolved: link-local ones need both."""
 
     address: bytes
     ifindex: int
@@ -99,7 +99,7 @@ class Hop(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The kernel's route to a droplet: out of which interface, and to which neighbour (packed, 4 or 16 bytes)."""
+    """The kernel's route to a droplet: the outgoing interface, and the neighbour (packed, 4 or 16 bytes)."""
 
     ifindex: int
     next_hop: bytes
@@ -119,32 +119,32 @@ class Neighbour:
 
     @property
     def failed(self) -> bool:
-        """Whether the kernel asked and got no answer."""
+        """Whether the kernel's solicitations were not answered."""
         return bool(self.state & NUD_FAILED)
 
     @property
     def configured(self) -> bool:
-        """Whether an operator set it, so that nobody else should touch it."""
+        """Whether an operator configured it; such an entry is left alone."""
         return bool(self.state & (NUD_PERMANENT | NUD_NOARP))
 
 
 class FailedNeighbours:
-    """Believes a FAILED only when it is still there at the next look.
+    """Believes FAILED only if the state persists until the next evaluation.
 
-    Whoever flushes or deletes a neighbour makes the kernel tell FAILED first and the removal right after it
-    (net/core/neighbour.c: neigh_delete, neigh_flush_dev): between the two it looks as if nobody had answered.
+    When a neighbour is flushed or deleted, the kernel first reports FAILED and right after that the removal
+    (net/core/neighbour.c: neigh_delete, neigh_flush_dev): between the two it looks like an unanswered solicitation.
     """
 
     def __init__(self) -> None:
         self._seen: set[Hop] = set()
 
     def update(self, hop: Hop, neighbour: Neighbour | None) -> None:
-        """Take in that a neighbour changed, None when it was removed."""
+        """Record that a neighbour changed, None if it was removed."""
         if neighbour is None or not neighbour.failed:
             self._seen.discard(hop)
 
     def confirmed(self, neighbours: Mapping[Hop, Neighbour]) -> tuple[dict[Hop, Neighbour], bool]:
-        """Return the neighbours without the failures that are new, and whether there were any: look again then."""
+        """Return the neighbours without new failures, and whether there were any: if so, evaluate again."""
         failed = {hop for hop, neighbour in neighbours.items() if neighbour.failed}
         new, self._seen = failed - self._seen, failed
         return {hop: neighbour for hop, neighbour in neighbours.items() if hop not in new}, bool(new)
@@ -152,30 +152,30 @@ class FailedNeighbours:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What turns the map as it is into the map as it should be."""
+    """The changes that turn the current map into the desired one."""
 
     put: Mapping[bytes, bytes]
     delete: tuple[bytes, ...]
 
     def without(self, keys: Collection[bytes]) -> Changes:
-        """Return what changes other keys."""
+        """Return the changes of all other keys."""
         put = {key: value for key, value in self.put.items() if key not in keys}
         return Changes(put, tuple(key for key in self.delete if key not in keys))
 
 
 def pack_key(hop_key: NextHopKey) -> bytes:
-    """Return the map's key of a way."""
+    """Pack a key of the map."""
     return NEXT_HOP_KEY.pack(mapped(hop_key.droplet), hop_key.ifindex)
 
 
 def unpack_key(key: bytes) -> NextHopKey:
-    """Return the way that a key of the map stands for."""
+    """Unpack a key of the map."""
     address, ifindex = NEXT_HOP_KEY.unpack(key)
     return NextHopKey(unmapped(address), ifindex)
 
 
 def next_hop_keys(droplet: bytes, uplinks: Sequence[Uplink]) -> Iterator[tuple[NextHopKey, Uplink]]:
-    """Yield the ways that could lead to a droplet: one for each uplink with an address of its family."""
+    """Yield the possible keys of a droplet: one for each uplink with an address of its family."""
     for uplink in uplinks:
         if any(len(address) == len(droplet) for address in uplink.addresses):
             yield NextHopKey(droplet, uplink.ifindex), uplink
@@ -190,12 +190,11 @@ def desired_next_hops(
     current: Mapping[bytes, bytes],
     refused: Mapping[Hop, int] = {},
 ) -> tuple[dict[bytes, bytes], dict[bytes, Reason]]:
-    """Return the map's entries, and why each droplet that no uplink reaches is not reached.
+    """Return the map's entries, and the reason for each droplet that no uplink reaches.
 
-    `peers` are by packed address, `current` is the map as it is, `refused` are the next hops that the kernel does not
-    keep, with its errno. A next hop that is being asked again (no entry, or
-    INCOMPLETE) keeps the Ethernet address that it had: only the kernel's FAILED takes it away, so that a flushed
-    neighbour table loses no packet.
+    `peers` are by packed address, `current` is the current map, `refused` are the next hops that the kernel does not
+    keep, with its errno. A next hop that is being resolved again (no entry, or INCOMPLETE) keeps its last Ethernet
+    address: only FAILED removes it, so that flushing the neighbour table loses no packets.
     """
     desired: dict[bytes, bytes] = {}
     unresolved: dict[bytes, Reason] = {}
@@ -219,7 +218,7 @@ def desired_next_hops(
 
 
 class _Leading(NamedTuple):
-    """An uplink that leads to a droplet: the next hop's Ethernet address, whose name it goes in, what was found out."""
+    """An uplink that leads to a droplet: the next hop's Ethernet address, the source droplet, and the path findings."""
 
     uplink: Uplink
     mac: bytes
@@ -230,7 +229,7 @@ class _Leading(NamedTuple):
 def _entries(
     droplet: bytes, peer: Peer, leading: Sequence[_Leading], uplinks: Sequence[Uplink]
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield a droplet's entry for each uplink: by that one if it will do, else by the first that does."""
+    """Yield a droplet's entry for each uplink: by that uplink if it leads there, else by the first one that does."""
     up = [one for one in leading if not one.found.down]
     best = {one.uplink.ifindex: one for one in up or leading}
     for uplink in uplinks:
@@ -278,15 +277,15 @@ def changes(current: Mapping[bytes, bytes], desired: Mapping[bytes, bytes]) -> C
 
 
 def after(current: Mapping[bytes, bytes], change: Changes) -> dict[bytes, bytes]:
-    """Return what a map holds once it was changed."""
+    """Return a map's contents after a change."""
     gone = set(change.delete)
     return {key: value for key, value in current.items() if key not in gone} | dict(change.put)
 
 
 def still_silent(before: Mapping[bytes, Reason], unresolved: Mapping[bytes, Reason]) -> dict[bytes, Reason]:
-    """Return why droplets are not reached, where one whose next hop did not answer is silent until it does.
+    """Return why droplets are unreachable; a next hop that did not answer stays unresolved until it does.
 
-    The kernel asks again and again, and each time for seconds nobody knows whether there is an answer.
+    The kernel retries repeatedly, and each time it takes seconds until the result is known.
     """
     silent = {one for one, reason in before.items() if reason is Reason.UNRESOLVED}
     asked_again = (one for one, reason in unresolved.items() if reason is Reason.RESOLVING and one in silent)
@@ -294,9 +293,9 @@ def still_silent(before: Mapping[bytes, Reason], unresolved: Mapping[bytes, Reas
 
 
 def still_unreachable(before: frozenset[bytes], unresolved: Mapping[bytes, Reason]) -> frozenset[bytes]:
-    """Return the droplets to which nothing leads; the same object when they are those of before.
+    """Return the unreachable droplets; the same object if they did not change.
 
-    One whose next hop is asked for again and again is cut off until somebody answers, not while nobody asks.
+    A droplet whose next hop is solicited repeatedly stays unreachable until there is an answer, also in the pauses.
     """
     found = (one for one, reason in unresolved.items() if reason is not Reason.RESOLVING or one in before)
     now = frozenset(found)
@@ -304,9 +303,9 @@ def still_unreachable(before: frozenset[bytes], unresolved: Mapping[bytes, Reaso
 
 
 def next_hops_to_resolve(routes: Mapping[NextHopKey, Route], neighbours: Mapping[Hop, Neighbour]) -> set[Hop]:
-    """Return the next hops that the kernel shall keep resolved: all in use but those that an operator configured.
+    """Return the next hops that the kernel has to keep resolved: all in use, except those that an operator configured.
 
-    A route by another interface than its way's is not in use.
+    A route that leaves by another interface than its key's is not in use.
     """
     found = {
         Hop(route.next_hop, hop_key.ifindex) for hop_key, route in routes.items() if route.ifindex == hop_key.ifindex

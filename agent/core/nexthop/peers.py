@@ -1,4 +1,4 @@
-"""Which droplets the neighbour watch follows, what it is to know of them, and in whose name packets go there."""
+"""The peers that the neighbour watch follows, and the own droplets from which packets are sent to them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from protocol.addresses import parse_address
 
 
 class Droplets(NamedTuple):
-    """The state in force, and the droplets of other hosts that follow from it, by packed address (4 or 16 bytes)."""
+    """The resolved state, and its droplets of other hosts by packed address (4 or 16 bytes)."""
 
     resolved: ResolvedState
     peers: Mapping[bytes, Peer]
 
 
 class PeersToReach(NamedTuple):
-    """What next hops are kept for: peers with what probes found of them, and the own droplets that packets leave by."""
+    """The peers that need next hops, with their probed state, and the own droplets from which packets are sent."""
 
     peers: Mapping[bytes, Peer]
     senders: Senders
@@ -29,8 +29,8 @@ class PeersToReach(NamedTuple):
 def peers(resolved: ResolvedState) -> dict[bytes, Peer]:
     """Return the droplets of other hosts by their packed addresses (4 or 16 bytes).
 
-    Tunnels over IPv6 go without a UDP checksum when the document of the peer's droplet says so, or that of the own one
-    that they leave by (RFC 6936): of the own ones the map `local_droplets` knows.
+    Tunnels over IPv6 have no UDP checksum if the document of the peer's droplet says so, or that of the own droplet
+    from which they are sent (RFC 6936); the latter is in the map `local_droplets`.
     """
     return {
         parse_address(droplet.address): Peer(zero_checksum=droplet.udp_checksum == "zero")
@@ -40,7 +40,7 @@ def peers(resolved: ResolvedState) -> dict[bytes, Peer]:
 
 
 def senders(resolved: ResolvedState) -> Senders:
-    """Return the droplet of this host that packets leave each uplink by: of several of one family, the first."""
+    """Return the droplet of this host from which packets leave each uplink: the first one of a family."""
     found: dict[tuple[int, int], int] = {}
     for uplink in resolved.host_state.uplinks:
         for address in uplink.addresses:

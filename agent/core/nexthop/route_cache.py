@@ -1,6 +1,6 @@
-"""Remembers the kernel's routes to droplets, and which of them have to be asked for again after a change.
+"""Caches the kernel's routes to droplets, and tracks which have to be queried again after a change.
 
-Pure: `agent/datapath/nexthop/neighbours.py` asks the kernel and hears of changes.
+Pure: `agent/datapath/nexthop/neighbours.py` queries the kernel and is notified of changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from agent.core.nexthop.next_hops import NextHopKey, Route, next_hop_keys
 
 
 class RouteCache:
-    """The routes to all droplets by all uplinks that could lead there."""
+    """The routes to all droplets by all possible uplinks."""
 
     def __init__(self) -> None:
         self.routes: dict[NextHopKey, Route] = {}
@@ -25,11 +25,11 @@ class RouteCache:
         self._wanted: list[tuple[NextHopKey, Uplink, bool]] = []
 
     def set_wanted(self, droplets: Collection[bytes], uplinks: Sequence[Uplink]) -> None:
-        """Take in to whom routes are needed, and by what; another object where anything changed."""
+        """Set the droplets and the uplinks for which routes are needed; pass a new object if anything changed."""
         if droplets is self._droplets and uplinks is self._uplinks:
             return
         self._droplets, self._uplinks = droplets, uplinks
-        # By length, so that the droplets in a prefix stand side by side.
+        # Sorted by length first, so that the droplets in a prefix are adjacent.
         self._ordered = sorted((len(droplet), droplet) for droplet in droplets)
         self._wanted = []
         for _, droplet in self._ordered:
@@ -41,15 +41,15 @@ class RouteCache:
         self._requested &= wanted
 
     def missing(self) -> list[tuple[NextHopKey, Uplink, bool]]:
-        """Return the ways to ask for, each with its uplink and whether that is the only one of the droplet's family."""
+        """Return the keys to query, each with its uplink and whether that is the only one of the droplet's family."""
         return [one for one in self._wanted if one[0] not in self._requested]
 
     def mark_requested(self, hop_key: NextHopKey) -> None:
-        """Know that a way is being asked for: a change that comes from now on makes the answer doubtful."""
+        """Record that a key is being queried: a change from now on makes the answer unreliable."""
         self._requested.add(hop_key)
 
     def store(self, hop_key: NextHopKey, route: Route | None) -> None:
-        """Keep an answer, None when the kernel has no route."""
+        """Store an answer, None if the kernel has no route."""
         old = self.routes.pop(hop_key, None)
         if old is not None:
             self._leaving[old.ifindex].discard(hop_key)
@@ -58,11 +58,11 @@ class RouteCache:
             self._leaving.setdefault(route.ifindex, set()).add(hop_key)
 
     def invalidate_all(self) -> None:
-        """Have everything asked for again."""
+        """Mark all routes to be queried again."""
         self._requested.clear()
 
     def invalidate_prefix(self, prefix: bytes, bits: int) -> bool:
-        """Have the ways to the droplets in a prefix (4 or 16 bytes) asked for again; say whether there are any."""
+        """Mark the routes to droplets in a prefix (4 or 16 bytes) to be queried again; return whether there are any."""
         host = (1 << len(prefix) * 8 - bits) - 1
         first = int.from_bytes(prefix) & ~host
         low, high = ((len(prefix), end.to_bytes(len(prefix))) for end in (first, first | host))
@@ -72,7 +72,7 @@ class RouteCache:
         )
 
     def invalidate_interface(self, ifindex: int) -> bool:
-        """Have the ways asked for again whose routes leave by an interface; say whether there are any."""
+        """Mark the routes that leave by an interface to be queried again; return whether there are any."""
         return self._invalidate(self._leaving.get(ifindex, ()))
 
     def _invalidate(self, hop_keys: Iterable[NextHopKey]) -> bool:

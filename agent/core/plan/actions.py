@@ -1,6 +1,6 @@
-"""What the plan is made of: plain data that says what to change in the kernel, and that can be printed.
+"""The actions of a plan: plain, printable data that says what to change in the kernel.
 
-Owns the vocabulary only. `planner.py` writes actions, `agent/datapath/executor.py` carries them out.
+`planner.py` makes actions, `agent/datapath/executor.py` executes them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from agent.core.model.map_layout import MapName
 
 @dataclass(frozen=True, slots=True)
 class Veth:
-    """One endpoint's pair of interfaces, as it should be.
+    """One endpoint's veth pair, as it should be.
 
     `ifindex` is chosen by the plan (host side). `namespace` is a name under /run/netns, an absolute path, or a pid in
     decimal digits. Addresses are text with a prefix length; MACs are 6 bytes. `mtu` is that of the endpoint's side.
-    The host side's is larger, as large as the tenant could make the endpoint's: the kernel drops a frame that is longer
-    than the receiving side's MTU without a word (net/core/dev.c: is_skb_forwardable), and the program is to answer it.
-    `revision` is the document's where a process id names the namespace, which each revision says anew; else 0.
+    The host side's is as large as the tenant could make the endpoint's: the kernel silently drops frames longer than
+    the receiving side's MTU (net/core/dev.c: is_skb_forwardable), but the program has to see and answer them.
+    `revision` is the document's if the namespace is named by a process id, which each revision states anew; else 0.
     """
 
     endpoint: str
@@ -44,7 +44,7 @@ class PutEntries:
 
 @dataclass(frozen=True, slots=True)
 class DeleteEntries:
-    """Remove entries of one map; one that is not there is no error."""
+    """Remove entries of one map; a missing entry is not an error."""
 
     map: MapName
     keys: tuple[bytes, ...]
@@ -52,9 +52,9 @@ class DeleteEntries:
 
 @dataclass(frozen=True, slots=True)
 class EnsureVeth:
-    """Create the pair, or mend it where it differs, and attach the transit agent to its host side.
+    """Create the pair or repair its differences, and attach the transit agent to its host side.
 
-    `differs` says in words what was seen to differ, for people: empty where nothing was looked at.
+    `differs` describes the observed differences for people; empty if the pair was not observed.
     """
 
     veth: Veth
@@ -71,14 +71,14 @@ class DeleteVeth:
 
 @dataclass(frozen=True, slots=True)
 class AttachTransit:
-    """Attach transit XDP to an interface that droplets' frames come in on, or replace an older version of it."""
+    """Attach transit XDP to an interface on which droplets' frames arrive, or replace an older version of it."""
 
     ifindex: int
 
 
 @dataclass(frozen=True, slots=True)
 class DetachTransit:
-    """Take transit XDP off such an interface."""
+    """Detach transit XDP from such an interface."""
 
     ifindex: int
 
@@ -88,7 +88,7 @@ Action: TypeAlias = PutEntries | DeleteEntries | EnsureVeth | DeleteVeth | Attac
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What the kernel refused: a positive errno, the object in words, and the keys or endpoint that it concerns."""
+    """A refusal by the kernel: a positive errno, the object in words, and the keys or endpoint that it concerns."""
 
     action: Action
     errno: int

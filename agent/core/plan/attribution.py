@@ -22,9 +22,9 @@ from protocol.acknowledgements import KernelFailure
 def attribute_failures(
     failures: Iterable[Failure], documents: Iterable[tuple[str, DesiredEntries]]
 ) -> dict[str, tuple[KernelFailure, ...]]:
-    """Return, for each document that asks for something that failed, the failures.
+    """Return the failures of each document that asked for something that failed.
 
-    For a removal, hand in what the documents asked for before.
+    For removals, pass the documents' former entries.
     """
     failures = list(failures)
     found: dict[str, tuple[KernelFailure, ...]] = {}
@@ -48,12 +48,12 @@ def _concerns(failure: Failure, entries: DesiredEntries) -> bool:
 
 
 def is_removal(failure: Failure) -> bool:
-    """Say whether what was refused would have removed something."""
+    """Return whether the refused action would have removed something."""
     return isinstance(failure.action, DeleteEntries | DeleteVeth | DetachTransit)
 
 
 def excluding(actions: Iterable[Action], wanted: DesiredEntries) -> list[Action]:
-    """Return the actions, or the parts of them, that do not put in place what some documents want."""
+    """Return the actions without those parts that would create entries of `wanted`."""
     rest: list[Action] = []
     for action in actions:
         match action:

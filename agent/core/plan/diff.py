@@ -1,7 +1,7 @@
-"""Compares the kernel with what is wanted, piece by piece: what differs, what nobody wants, and of which document.
+"""Compares the kernel with the desired entries, piece by piece: differences by document, and unexpected entries.
 
-Pure, and the one place where entries and interfaces are held against one another. Whoever calls decides what happens
-between two pieces; if that may have changed anything, it looks at the few suspects again.
+Pure, and the only place where entries and interfaces are compared. The caller decides what runs between two pieces; if
+that may have changed anything, the caller observes the few suspects again.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from protocol.addresses import format_mac
 
 
 class Suspects(NamedTuple):
-    """Entries by map and key, and endpoints whose interfaces may not be as they should."""
+    """Entries, by map and key, and endpoints whose interfaces may be wrong."""
 
     keys: Mapping[MapName, Collection[bytes]]
     endpoints: Collection[str]
 
 
 class KernelDiff:
-    """One look at the kernel, and what was wrong there so far."""
+    """One observation of the kernel, and the differences found so far."""
 
     def __init__(self, observed: Observed) -> None:
-        """Take the observed maps over: what turns out to be wanted is taken out of them, so that nothing is copied."""
+        """Take over the observed maps: entries that are wanted are removed from them, so that nothing is copied."""
         self.observed = observed
         self.wanted: dict[str, DesiredEntries] = {}
-        """What is not in the kernel as it should be, by document."""
+        """Desired entries that the kernel lacks or holds differently, by document."""
         self.differs: dict[str, tuple[str, ...]] = {}
-        """What of endpoints' interfaces is not as it should be, in words."""
+        """The differences of endpoints' interfaces, in words."""
         self._found = DesiredEntries()
-        """What is in the place of what is wanted."""
+        """The observed entries in place of the desired ones."""
         self._unexpected_veths = dict(observed.veths)
         self._transit: frozenset[int] = frozenset()
 
     def add(self, name: str, part: DesiredEntries) -> None:
-        """Hold a part of what a document wants against what was observed. Each thing is wanted once."""
+        """Compare a part of a document's desired entries with the observation. Each entry may be added once."""
         for map_name, entries in part.entries.items():
             take_out = self.observed.maps.get(map_name, {}).pop
             differing = [(k, v, have) for k, v in entries.items() if (have := take_out(k, None)) != v]
@@ -62,13 +62,13 @@ class KernelDiff:
         return self.wanted.setdefault(name, DesiredEntries())
 
     def discard(self, names: Collection[str]) -> None:
-        """Forget what is wrong with some documents."""
+        """Forget the differences of some documents."""
         for name in names:
             self.wanted.pop(name, None)
 
     @property
     def has_unexpected(self) -> bool:
-        """Whether anything was observed that nobody wants, so far."""
+        """Whether anything was observed that no document added so far wants."""
         return bool(self._unexpected_veths) or any(self.observed.maps.values())
 
     @property
@@ -77,7 +77,7 @@ class KernelDiff:
         return not self.wanted and not self.has_unexpected and self._transit == _attached(self.observed)
 
     def suspects(self) -> Suspects:
-        """Return all that was found, to be looked at again."""
+        """Return everything that differs, to be observed again."""
         keys: dict[MapName, set[bytes]] = {name: set(entries) for name, entries in self.observed.maps.items()}
         endpoints = set(self._unexpected_veths)
         for part in self.wanted.values():
@@ -87,7 +87,7 @@ class KernelDiff:
         return Suspects({name: found for name, found in keys.items() if found}, endpoints)
 
     def before_and_after(self) -> tuple[DesiredEntries, DesiredEntries]:
-        """Return the kernel as it is and as it should be, without all that is right. Nothing may be taken after it."""
+        """Return the differing entries as they are and as they should be. Nothing may be added afterwards."""
         before, after = self._found, DesiredEntries(transit=self._transit)
         for name, entries in self.observed.maps.items():
             before.map(name).update(entries)
@@ -103,7 +103,7 @@ def _attached(observed: Observed) -> frozenset[int]:
 
 
 def _as_planned(seen: ObservedVeth) -> Veth:
-    """Return a veth that was seen and is not right, in the terms of the plan: equal to none that is wanted."""
+    """Return an observed veth that differs, as the plan's type; it equals no desired one."""
     peer = seen.peer
     return Veth(
         endpoint=seen.endpoint,
@@ -119,14 +119,14 @@ def _as_planned(seen: ObservedVeth) -> Veth:
 
 
 def is_right(seen: ObservedVeth, wanted: Veth) -> bool:
-    """Say whether a veth needs no mending: see `differences`."""
+    """Return whether a veth needs no repair: see `differences`."""
     return next(differences(seen, wanted), None) is None
 
 
 def differences(seen: ObservedVeth, wanted: Veth) -> Iterator[str]:
-    """Yield in words what of a veth is not as it should be. What a tenant adds on its own side is the tenant's affair.
+    """Yield the differences of a veth in words. Additions by the tenant on its own side are ignored.
 
-    A peer that could not be read is taken for right: an unreadable namespace is no reason to change anything.
+    A peer that could not be read counts as correct: an unreadable namespace is no reason to change anything.
     """
     if not seen.complete:
         yield "its mark is missing"

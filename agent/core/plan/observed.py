@@ -1,7 +1,7 @@
-"""What the kernel holds, read back and never remembered: the other side of the plan's comparison.
+"""Observed state: what the kernel holds, always read back and never remembered. The plan compares it with the desired.
 
-Plain data only; `agent/datapath/observe.py` fills it. An observation that could not be completed is an exception, not a
-smaller `Observed`: the plan could not tell what is gone from what was not seen.
+Plain data; `agent/datapath/observe.py` fills it. An incomplete observation raises an exception instead of returning a
+smaller `Observed`: the plan could not distinguish what is gone from what was not read.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from agent.core.model.uplinks import Uplink
 
 @dataclass(frozen=True, slots=True)
 class ObservedVeth:
-    """The host side of an endpoint's veth that carries our mark, and what is seen of its peer.
+    """The host side of an endpoint's veth that carries our mark, and what was read of its peer.
 
-    `complete` is false when the agent died between making the pair and marking it done. `peer` is None when the
-    peer's namespace is not there or holds no such interface. `peer_known` is false when the namespace could not be
-    read: nothing may be concluded about the peer then. `mtu` is the host side's own: see `actions.Veth`.
+    `complete` is false if the agent died between creating the pair and marking it complete. `peer` is None if the
+    peer's namespace does not exist or has no such interface. `peer_known` is false if the namespace could not be
+    read: then nothing may be concluded about the peer. `mtu` is the host side's own: see `actions.Veth`.
     """
 
     endpoint: str
@@ -36,7 +36,7 @@ class ObservedVeth:
 
 @dataclass(frozen=True, slots=True)
 class ObservedPeer:
-    """The endpoint's side: what the tenant's namespace shows.
+    """The endpoint's side, as read in the tenant's namespace.
 
     `longest` is the MTU that the tenant can set there. `offloads` are those that `agent.core.model.offloads` has a rule
     for, by the kernel's names.
@@ -54,7 +54,7 @@ class ObservedPeer:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One look at the kernel: a complete one, or one at what was asked for."""
+    """One observation of the kernel: a complete one, or only of the objects that were asked for."""
 
     uplinks: tuple[Uplink, ...]
     veths: Mapping[str, ObservedVeth] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""The plan: what to do so that the kernel holds what is wanted. Pure, sorted, printable.
+"""The plan: the actions after which the kernel holds the desired entries. Pure, sorted, printable.
 
-Additions come in the order in which one needs another, removals in reverse and after them, so that traffic which both
-the old and the new configuration allow is never without its entries.
+Additions are ordered by dependency; removals follow in reverse order. So traffic that both the old and the new
+configuration allow always finds its entries.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _EMPTY: Mapping[bytes, bytes] = {}
 def plan_change(
     before: DesiredEntries, after: DesiredEntries, differs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 ) -> list[Action]:
-    """Return what turns `before` into `after`; `differs`: see `EnsureVeth`, by endpoint."""
+    """Return the actions that turn `before` into `after`; `differs`: see `EnsureVeth`, by endpoint."""
     in_the_way = _in_the_way(before.veths, after.veths)
     gone = {id_: veth for id_, veth in before.veths.items() if id_ not in after.veths and id_ not in in_the_way}
     changed = [veth for id_, veth in after.veths.items() if before.veths.get(id_) != veth]
-    # A veth keeps its ifindex for life: one that gets another is made anew.
+    # The ifindex of a veth cannot change: one that gets another is created anew.
     renumbered = [
         DeleteVeth(id_, old.ifindex)
         for id_, old in before.veths.items()
@@ -61,9 +61,9 @@ def plan_change(
 
 
 def _in_the_way(before: Mapping[str, Veth], after: Mapping[str, Veth]) -> set[str]:
-    """Return the endpoints whose interface leaves a name in a namespace that another endpoint's takes.
+    """Return the endpoints whose interface releases a name in a namespace that another endpoint's interface takes.
 
-    Such an interface goes first, also where the two exchange their names: an exception to "additions first".
+    Such an interface is removed first, even if the two exchange names: an exception to "additions first".
     """
     places = {(veth.namespace, veth.peer_name): id_ for id_, veth in after.items()}
     found = set()
@@ -77,7 +77,7 @@ def _in_the_way(before: Mapping[str, Veth], after: Mapping[str, Veth]) -> set[st
 
 
 def plan_all(wanted: Iterable[DesiredEntries], observed: Observed) -> list[Action]:
-    """Return the way from what was observed to all that is wanted."""
+    """Return the actions that turn what was observed into what is wanted."""
     diff = KernelDiff(replace(observed, maps={name: dict(entries) for name, entries in observed.maps.items()}))
     for part in wanted:
         diff.add("", part)
@@ -85,7 +85,7 @@ def plan_all(wanted: Iterable[DesiredEntries], observed: Observed) -> list[Actio
 
 
 def plan_diff(diff: KernelDiff) -> list[Action]:
-    """Return what mends all that a resync found. Nothing may be compared after it."""
+    """Return the actions that repair everything that a resync found. Nothing may be compared afterwards."""
     return plan_change(*diff.before_and_after(), diff.differs)
 
 
@@ -95,7 +95,7 @@ def additions(actions: Iterable[Action]) -> list[Action]:
 
 
 def removes_veths(actions: Iterable[Action]) -> bool:
-    """Say whether any endpoint's interface goes, and with it what may stand in another one's way."""
+    """Return whether any endpoint's interface is removed: that may free a name that another one waits for."""
     return any(isinstance(action, DeleteVeth) for action in actions)
 
 
@@ -130,7 +130,7 @@ def _deletes(maps: Iterable[MapName], present: Entries, wanted: Entries) -> list
 
 
 def _forget_direct(before: DesiredEntries, after: DesiredEntries) -> list[Action]:
-    """Return the removal of learnt paths to endpoints that moved, went, or are on this host from now on."""
+    """Return the removal of learnt paths to endpoints that moved, were removed, or are now on this host."""
     had, have = before.entries.get(MapName.ENDPOINTS, _EMPTY), after.entries.get(MapName.ENDPOINTS, _EMPTY)
     moved = {key for key, value in had.items() if have.get(key) != value}
     arrived = {
@@ -158,7 +158,7 @@ def _detach(before: frozenset[int], after: frozenset[int]) -> list[Action]:
 
 
 def describe(action: Action) -> str:
-    """Return one line for people: what `--dry-run` prints and a repair event tells."""
+    """Return one line for people, as printed by `--dry-run` and reported in repair events."""
     match action:
         case PutEntries(name, entries):
             return f"put {len(entries)} of {name}"

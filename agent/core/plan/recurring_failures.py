@@ -1,4 +1,4 @@
-"""Tells the refusals of the kernel that are new from those of an earlier try of the same action. Pure."""
+"""Distinguishes new refusals by the kernel from those of an earlier attempt at the same action. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agent.core.plan.actions import Action, DeleteEntries, Failure, PutEntries
 
 MOST_KEYS = 1000
-"""Keys of a map that are remembered of one refusal."""
+"""Keys of a map that are remembered for one refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class _Refused:
 
 
 class RecurringFailures:
-    """The refusals that stand, by object and errno. One ends when an action on the same object or key succeeds."""
+    """The current refusals, by object and errno. One ends when an action on the same object or key succeeds."""
 
     def __init__(self) -> None:
         self._standing: dict[tuple[str, int], _Refused] = {}
 
     def done(self, action: Action, name: str, failures: Sequence[Failure]) -> None:
-        """Take in what became of an action on the object with a name in words."""
+        """Record the failures of an action, none if it succeeded; `name` describes its object in words."""
         if not self._standing:
             return
         refused = {key for failure in failures for key in failure.keys}
@@ -34,7 +34,7 @@ class RecurringFailures:
                 del self._standing[known]
 
     def new(self, failures: Iterable[Failure]) -> list[Failure]:
-        """Return the failures that were not told by the last try, and remember all."""
+        """Return the failures that the last attempt did not report, and remember all of them."""
         found = []
         for failure in failures:
             key = failure.object, failure.errno

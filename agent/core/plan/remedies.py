@@ -1,7 +1,7 @@
-"""What to do about what the kernel refused: a text for every step that the agent asks of the kernel, and every errno.
+"""Remedies for refusals by the kernel: a text for every step that the agent asks of the kernel, and every errno.
 
-Pure. A text says what was being done to which object, what the kernel answered, the likely cause, and what to do. An
-errno that no entry names gets a text as well.
+Pure. A text names the step, the object, the kernel's answer, the likely cause, and what to do. An errno without an
+entry gets a general text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agent.core.plan.actions import (
 
 
 class Step(StrEnum):
-    """One kind of request to the kernel, in words that follow `while` and go before the object's name."""
+    """One kind of request to the kernel, in words that stand between `while` and the object's name."""
 
     ENTER_NAMESPACE = "opening network namespace"
     CREATE_PAIR = "creating the pair of interfaces"
@@ -52,7 +52,7 @@ _ENLARGE = (
     "start the agent"
 )
 _NO_INTERFACE = f"the interface is gone: bring it back; {AGAIN}"
-_TAKEN = f"somebody else's object has that name or number: remove or rename it; {AGAIN}"
+_TAKEN = f"another object has that name or number: remove or rename it; {AGAIN}"
 _NO_IPV6 = (
     "IPv6 is disabled for the interface in its namespace: enable it there (sysctl -w "
     "net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0), or publish the endpoint without an IPv6 "
@@ -67,7 +67,7 @@ _SHORT_MTU = (
     f"interface, or publish the endpoint without an IPv6 address; {AGAIN}"
 )
 _UNREACHABLE = (
-    "the endpoint's namespace has no way to the gateway: see its interface and routing rules there (ip addr, ip rule, "
+    "the gateway is unreachable in the endpoint's namespace: see its interface and routing rules (ip addr, ip rule, "
     f"with nsenter --net=...); {AGAIN}"
 )
 _NO_XDP = "the driver of the interface cannot run it: give the droplet another interface, or see attach_mode"
@@ -80,7 +80,7 @@ GENERAL: dict[int, str] = {
     errno.ENOENT: f"it does not exist: create it; {AGAIN}",
     errno.ESRCH: f"it does not exist any more; {AGAIN}",
     errno.EEXIST: _TAKEN,
-    errno.EBUSY: f"somebody else uses it at this moment: free it; {AGAIN}",
+    errno.EBUSY: f"another process is using it: free it; {AGAIN}",
     errno.ENODEV: _NO_INTERFACE,
     errno.ENXIO: _NO_INTERFACE,
     errno.EINVAL: f"the kernel does not accept these values for this object: compare them with the document; {LOOK}",
@@ -96,28 +96,28 @@ GENERAL: dict[int, str] = {
     errno.EMSGSIZE: f"it is longer than the kernel accepts, the interface's MTU for one: compare the MTUs; {LOOK}",
     errno.EMFILE: f"the agent has too many open files: raise its limit (LimitNOFILE, ulimit -n); {AGAIN}",
     errno.ENFILE: f"the host has too many open files: raise fs.file-max; {AGAIN}",
-    errno.EAGAIN: f"the kernel's tables changed while they were used; {AGAIN}; if it stays, see who changes them",
+    errno.EAGAIN: f"the kernel's tables changed during use; {AGAIN}; if this persists, find out what changes them",
     errno.EINTR: f"the call was interrupted; {AGAIN}",
-    errno.ETIMEDOUT: f"the kernel had no answer in time: see what loads the host; {AGAIN}",
+    errno.ETIMEDOUT: f"the kernel did not answer in time: check the load of the host; {AGAIN}",
     errno.ENETUNREACH: f"no route leads there: see the host's routes (ip route); {AGAIN}",
     errno.EHOSTUNREACH: f"no route leads there: see the host's routes (ip route); {AGAIN}",
     errno.ENETDOWN: f"the interface is down: set it up (ip link set dev ... up); {AGAIN}",
     errno.EADDRNOTAVAIL: f"the address is on no interface: add it; {AGAIN}",
-    errno.EADDRINUSE: f"somebody else uses the address: free it; {AGAIN}",
-    errno.ENOTDIR: "a part of the path is no folder: mend the path in the document or the settings",
-    errno.ELOOP: "the path has too many symbolic links: mend the path in the document or the settings",
-    errno.ENAMETOOLONG: "the name is too long: mend it in the document or the settings",
+    errno.EADDRINUSE: f"the address is in use elsewhere: free it; {AGAIN}",
+    errno.ENOTDIR: "a part of the path is not a directory: correct the path in the document or the settings",
+    errno.ELOOP: "the path has too many symbolic links: correct the path in the document or the settings",
+    errno.ENAMETOOLONG: "the name is too long: correct it in the document or the settings",
     errno.EROFS: "the file system is read-only: mount it for writing",
-    errno.ESTALE: f"it is not any more what was meant: publish the document again; {AGAIN}",
-    errno.EIO: f"the kernel does not hold what was just written: somebody else may change it too; {LOOK}",
+    errno.ESTALE: f"it is no longer the object that was meant: publish the document again; {AGAIN}",
+    errno.EIO: f"the kernel does not hold what was just written: another program may have changed it; {LOOK}",
     errno.EFAULT: f"the agent's request was malformed, which is a fault of the agent: please report it; {LOOK}",
     errno.EBADF: f"the agent used a closed file, which is a fault of the agent: please report it; {LOOK}",
 }
-"""By errno, for every step that says nothing of its own."""
+"""By errno, for every step without an entry of its own."""
 
 SPECIFIC: dict[tuple[Step, int], str] = {
     (Step.ENTER_NAMESPACE, errno.ENOENT): (
-        "there is no such namespace: create it (ip netns add), start the container, or mend the document's "
+        "there is no such namespace: create it (ip netns add), start the container, or correct the document's "
         f"`namespace`; {AGAIN}"
     ),
     (
@@ -125,7 +125,7 @@ SPECIFIC: dict[tuple[Step, int], str] = {
         errno.ESRCH,
     ): f"its process has ended: publish the document with the new process id; {AGAIN}",
     (Step.ENTER_NAMESPACE, errno.EINVAL): (
-        f"this is no network namespace: see whether it is still mounted (findmnt), or mend the document; {AGAIN}"
+        f"this is no network namespace: see whether it is still mounted (findmnt), or correct the document; {AGAIN}"
     ),
     (Step.ENTER_NAMESPACE, errno.EACCES): (
         "the agent may not open it: it needs CAP_SYS_ADMIN, CAP_SYS_PTRACE for a process of another user, and no "
@@ -139,20 +139,20 @@ SPECIFIC: dict[tuple[Step, int], str] = {
         f"the interface's number is taken: another process made an interface with it; remove that one; {AGAIN}"
     ),
     (Step.CREATE_PAIR, errno.EEXIST): (
-        f"an interface with that name or number is there already: remove or rename it; {AGAIN}"
+        f"an interface with that name or number already exists: remove or rename it; {AGAIN}"
     ),
     (Step.CREATE_PAIR, errno.EINVAL): (
-        "the kernel does not accept the name, MTU or Ethernet address: mend `interface` or `mac` in the document"
+        "the kernel does not accept the name, MTU or Ethernet address: correct `interface` or `mac` in the document"
     ),
     (
         Step.CREATE_PAIR,
         errno.EADDRNOTAVAIL,
-    ): "the kernel does not accept the Ethernet address: mend `mac` in the document",
+    ): "the kernel does not accept the Ethernet address: correct `mac` in the document",
     (Step.CREATE_PAIR, errno.ERANGE): (
-        f"the kernel does not accept the MTU: mend the MTU of the droplet's interface, which it follows; {AGAIN}"
+        f"the kernel does not accept the MTU: correct the MTU of the droplet's interface, which sets it; {AGAIN}"
     ),
     (Step.CHANGE_LINK, errno.EBUSY): (
-        f"the interface is in use, by a bridge or bond in its namespace for one: take it out there; {AGAIN}"
+        f"the interface is in use, for example by a bridge or bond in its namespace: remove it from there; {AGAIN}"
     ),
     (Step.CHANGE_LINK, errno.EINVAL): (
         "the kernel does not accept the MTU, name or Ethernet address: compare them with the document, and the MTU "
@@ -161,9 +161,9 @@ SPECIFIC: dict[tuple[Step, int], str] = {
     (
         Step.CHANGE_LINK,
         errno.EADDRNOTAVAIL,
-    ): "the kernel does not accept the Ethernet address: mend `mac` in the document",
+    ): "the kernel does not accept the Ethernet address: correct `mac` in the document",
     (Step.CHANGE_LINK, errno.EEXIST): (
-        f"the namespace has another interface of that name: rename it, or mend `interface` in the document; {AGAIN}"
+        f"the namespace has another interface of that name: rename it, or correct `interface` in the document; {AGAIN}"
     ),
     (Step.SET_OFFLOADS, errno.EOPNOTSUPP): (
         "the driver cannot set what the data plane needs (ethtool -k shows it): update the kernel"
@@ -172,18 +172,18 @@ SPECIFIC: dict[tuple[Step, int], str] = {
     (Step.ADD_ADDRESS, errno.EAFNOSUPPORT): _NO_IPV6_KERNEL,
     (Step.ADD_ADDRESS, errno.EOPNOTSUPP): _NO_IPV6_KERNEL,
     (Step.ADD_ADDRESS, errno.EINVAL): _SHORT_MTU,
-    (Step.ADD_ADDRESS, errno.EADDRNOTAVAIL): "the kernel does not accept the address: mend the document",
+    (Step.ADD_ADDRESS, errno.EADDRNOTAVAIL): "the kernel does not accept the address: correct the document",
     (Step.ADD_ROUTE, errno.EACCES): _NO_IPV6,
     (Step.ADD_ROUTE, errno.EAFNOSUPPORT): _NO_IPV6_KERNEL,
     (Step.ADD_ROUTE, errno.EOPNOTSUPP): _NO_IPV6_KERNEL,
     (Step.ADD_ROUTE, errno.EINVAL): (
         "the kernel does not accept the gateway: it is an address of the namespace itself, or IPv6 is disabled there; "
-        f"mend the namespace or the network's `gateways`; {AGAIN}"
+        f"correct the namespace or the network's `gateways`; {AGAIN}"
     ),
     (Step.ADD_ROUTE, errno.ENETUNREACH): _UNREACHABLE,
     (Step.ADD_ROUTE, errno.EHOSTUNREACH): _UNREACHABLE,
     (Step.ADD_ROUTE, errno.ENETDOWN): (
-        f"the endpoint's interface went down: see who sets it down in its namespace; {AGAIN}"
+        f"the endpoint's interface went down: find out what sets it down in its namespace; {AGAIN}"
     ),
     (Step.ADD_ROUTE, errno.EEXIST): (
         f"the namespace has default routes with every metric that the agent uses: remove one; {AGAIN}"
@@ -203,8 +203,8 @@ SPECIFIC: dict[tuple[Step, int], str] = {
     (Step.DETACH_PROGRAM, errno.EEXIST): "another owner's XDP program is attached: it is left alone",
     (Step.DETACH_PROGRAM, errno.EBUSY): "another owner's XDP program is attached: it is left alone",
     (Step.DELETE_PAIR, errno.EPERM): (
-        "the interface does not carry this agent's mark, or the agent lacks CAP_NET_ADMIN: delete it by hand if nobody "
-        "needs it"
+        "the interface does not carry this agent's mark, or the agent lacks CAP_NET_ADMIN: delete it by hand if it "
+        "is not needed"
     ),
     (Step.WRITE_MAP, errno.E2BIG): _ENLARGE,
     (Step.WRITE_MAP, errno.ENOSPC): _ENLARGE,
@@ -222,28 +222,28 @@ SPECIFIC: dict[tuple[Step, int], str] = {
         errno.EPERM,
     ): f"{_PRIVILEGES}, and raise LimitMEMLOCK before Linux 5.11",
     (Step.LOAD_PROGRAM, errno.EACCES): "the kernel's verifier refuses the program: report it with the verifier's log",
-    (Step.LOAD_PROGRAM, errno.E2BIG): "the program is more than this kernel's verifier takes: update the kernel",
+    (Step.LOAD_PROGRAM, errno.E2BIG): "the program is too complex for this kernel's verifier: update the kernel",
     (Step.LOAD_PROGRAM, errno.EINVAL): "the kernel lacks something that the program uses: update the kernel",
     (Step.OPEN_PIN, errno.EACCES): f"{_PRIVILEGES}; the bpf file system may be another user's",
-    (Step.PIN, errno.EPERM): "this is no bpf file system: mount one there (mount -t bpf bpf ...)",
+    (Step.PIN, errno.EPERM): "this is not a bpf file system: mount one there (mount -t bpf bpf ...)",
     (Step.PIN, errno.EEXIST): "another process pinned something there: remove it, and start the agent again",
 }
-"""Where a step says more than the errno alone."""
+"""By step and errno, where the step tells more than the errno alone."""
 
 
 def remedy_for(step: Step, number: int) -> str:
     """Return the likely cause and what to do, for any step and any errno."""
-    return SPECIFIC.get((step, number)) or GENERAL.get(number) or f"the agent knows no cause of this: {LOOK}"
+    return SPECIFIC.get((step, number)) or GENERAL.get(number) or f"the cause is unknown to the agent: {LOOK}"
 
 
 def explain(step: Step, number: int, detail: str, subject: str) -> str:
-    """Return a refusal in whole sentences; `detail` is what the kernel said, `subject` the object's name."""
+    """Return the text of a refusal; `detail` is the kernel's answer, `subject` the object's name."""
     said = detail if errno_name(number) in detail else f"{detail} ({errno_name(number)})"
     return f"{said} while {step.value} {subject}: {remedy_for(step, number)}"
 
 
 def step_of(action: Action) -> Step:
-    """Return the step that an action is about where nothing more precise is known."""
+    """Return an action's step, for failures without a more precise one."""
     match action:
         case PutEntries():
             return Step.WRITE_MAP

@@ -1,4 +1,4 @@
-"""Turns documents in force into what the kernel should hold: map entries and veths. One pass per document, no I/O."""
+"""Renders documents in force into desired entries: map entries and veths. One pass per document, no I/O."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ from protocol.addresses import format_address, parse_address, parse_cidr, parse_
 from protocol.documents import Document, Droplet, Endpoint, Network, Vpc
 
 IFINDEX_BASE = 0x40000000
-"""Interfaces of endpoints are numbered from here, by slot: far above what the kernel gives out by itself. The same in
-`bpf/constants.h`, whose programs find an endpoint by the slot that the number of its interface holds."""
+"""Interfaces of endpoints are numbered from here, by slot: far above the numbers that the kernel assigns. The same in
+`bpf/constants.h`: the programs derive an endpoint's slot from the ifindex."""
 PIECE = 1000
-"""Endpoints of one document that are realized in one go where others wait: a few milliseconds."""
+"""Endpoints of one document that are rendered in one go while other work waits: a few milliseconds."""
 
 Entries = dict[MapName, dict[bytes, bytes]]
 
 
 @dataclass(slots=True)
 class DesiredEntries:
-    """The map entries and veths that some documents ask for. Keys and values as `map_layout` packs them."""
+    """The map entries and veths that documents ask for. Keys and values are packed by `map_layout`."""
 
     entries: Entries = field(default_factory=dict)
     veths: dict[str, Veth] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class DesiredEntries:
     """The interfaces that transit XDP belongs on, by ifindex."""
 
     def add(self, other: DesiredEntries) -> None:
-        """Add what other documents ask for."""
+        """Add the entries of other documents."""
         if other is self:
             return
         for name, entries in other.entries.items():
@@ -78,12 +78,12 @@ def host_ifname(instance: str, endpoint: str) -> str:
 
 
 def host_number(host: str) -> int:
-    """Return the number by which the programs know that droplets are of one host: for few hosts the same by chance."""
+    """Return the number by which the programs see that droplets belong to one host. Collisions are rare."""
     return int.from_bytes(blake2s(host.encode(), digest_size=4).digest())
 
 
 def render(document: Document, resolved: ResolvedState, into: DesiredEntries, revision: int = 0) -> None:
-    """Add what one revision of a document asks for. Every reference of it must resolve in `resolved`."""
+    """Add the desired entries of one revision of a document. All its references must resolve in `resolved`."""
     for droplet in document.droplets:
         _render_droplet(droplet, resolved, into)
     for vpc in document.vpcs:
@@ -95,7 +95,7 @@ def render(document: Document, resolved: ResolvedState, into: DesiredEntries, re
 
 
 def pieces(document: Document) -> Iterator[Document]:
-    """Yield a document in parts of at most `PIECE` endpoints: together they ask for what it asks for."""
+    """Yield a document in parts of at most `PIECE` endpoints that together render to the same entries."""
     first, rest = document.endpoints[:PIECE], document.endpoints[PIECE:]
     yield replace(document, endpoints=first) if rest else document
     for start in range(0, len(rest), PIECE):
@@ -115,7 +115,7 @@ def _droplet_flags(droplet: Droplet) -> int:
 
 
 def _render_own(droplet: Droplet, resolved: ResolvedState, into: DesiredEntries) -> None:
-    """Put one entry for each interface on which the droplet's frames come in."""
+    """Add one entry for each interface on which the droplet's frames arrive."""
     uplink = _uplink(droplet, resolved)
     vlan = int.from_bytes(uplink.vlan.to_bytes(2, "big"), sys.byteorder)
     for arrival in resolved.ingress_addresses(droplet):
@@ -156,7 +156,7 @@ def _render_network(network: Network, resolved: ResolvedState, into: DesiredEntr
 def _render_endpoints(
     endpoints: tuple[Endpoint, ...], resolved: ResolvedState, into: DesiredEntries, revision: int
 ) -> None:
-    """Pack the map entries of many endpoints: what it looks up, it looks up once per network and droplet."""
+    """Pack the map entries of many endpoints, with one lookup per network and droplet."""
     networks = {id_: resolved.networks[id_] for id_ in {e.network for e in endpoints}}
     starts = {id_: U32.pack(resolved.vpcs[network.vpc].vni) for id_, network in networks.items()}
     starts_v4 = {id_: start + V4_MAPPED for id_, start in starts.items()}
@@ -169,7 +169,7 @@ def _render_endpoints(
         ifindex = mtu = 0
         if endpoint.droplet in here:
             ifindex = IFINDEX_BASE + resolved.slots[endpoint.id]
-            mtu = max(here[endpoint.droplet], min_mtu(endpoint.addresses))  # less where it stands on a narrow uplink
+            mtu = max(here[endpoint.droplet], min_mtu(endpoint.addresses))  # smaller on a narrow uplink
             into.veths[endpoint.id] = _render_local(endpoint, ifindex, mtu, resolved, into, revision)
         mac = macs[6 * index : 6 * index + 6]
         value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
@@ -221,6 +221,6 @@ def _render_local(
 
 
 def local_endpoints(document: Document, is_here: Callable[[str], bool]) -> list[str]:
-    """Return the ids of a document's endpoints that live on this host."""
+    """Return the ids of a document's endpoints on this host."""
     here = {droplet for droplet in {e.droplet for e in document.endpoints} if is_here(droplet)}
     return [e.id for e in document.endpoints if e.droplet in here] if here else []

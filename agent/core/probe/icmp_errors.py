@@ -1,7 +1,7 @@
-"""Reads ICMP (RFC 792, 1191) and ICMPv6 (RFC 4443) errors that quote a tunnel packet or a probe of ours. Pure.
+"""Parses ICMP (RFC 792, 1191) and ICMPv6 (RFC 4443) errors that quote a tunnel packet or a probe of ours. Pure.
 
-Anything else, and anything that does not add up, is None: whoever can reach the host may send such messages. What is
-read here is a claim of an unknown sender; `agent.core.probe.packet_too_big` says how far it is believed.
+Anything else, and anything inconsistent, is None: anyone who can reach the host may send such messages. The result is
+the claim of an unknown sender; `agent.core.probe.packet_too_big` decides how far it is believed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IPV4_LEAST_MTU = 68
 IPV6_LEAST_MTU = 1280
 """RFC 8200, 5; smaller claims are to be discarded (RFC 8201, 4)."""
 PLATEAUS = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68)
-"""What a router that does not tell its MTU may have (RFC 1191, 7.1)."""
+"""Likely MTUs of a router that does not report its own (RFC 1191, 7.1)."""
 
 _ICMP = struct.Struct("!BBHHH")
 """struct { u8 type; u8 code; be16 checksum; be16 unused; be16 mtu }."""
@@ -35,14 +35,14 @@ _OFFSET = 0x1FFF
 
 
 class Problem(Enum):
-    """What became of our packet."""
+    """The reason why our packet was dropped."""
 
     TOO_LARGE = "too large"
     UNREACHABLE = "unreachable"
 
 
 class TunnelError(NamedTuple):
-    """What an error says of a path; `mtu` with TOO_LARGE; `nonce` where it quotes a probe."""
+    """An error about a path; `mtu` is set with TOO_LARGE, `nonce` if the error quotes a probe."""
 
     path: Path
     problem: Problem
@@ -51,7 +51,7 @@ class TunnelError(NamedTuple):
 
 
 class _Quote(NamedTuple):
-    """The quoted packet: its path, the IP packet's length, and what is there of the UDP datagram."""
+    """The quoted packet: its path, the IP packet's length, and the quoted part of the UDP datagram."""
 
     path: Path
     length: int
@@ -59,7 +59,7 @@ class _Quote(NamedTuple):
 
 
 def parse_icmp(packet: bytes, paths: Container[Path], ports: Collection[int]) -> TunnelError | None:
-    """Read an IPv4 packet, as a raw socket gives it. `ports`: the tunnels' UDP ports, Geneve's first."""
+    """Parse an IPv4 packet as received from a raw socket. `ports`: the tunnels' UDP ports, Geneve's first."""
     if len(packet) < _IPV4.size:
         return None
     first, _, total, _, _, _, protocol, _, _, _ = _IPV4.unpack_from(packet)
@@ -84,7 +84,7 @@ def parse_icmp(packet: bytes, paths: Container[Path], ports: Collection[int]) ->
 def parse_icmpv6(
     message: bytes, source: bytes, destination: bytes, paths: Container[Path], ports: Collection[int]
 ) -> TunnelError | None:
-    """Read an ICMPv6 message that came from and to packed addresses. `ports` as for `parse_icmp`."""
+    """Parse an ICMPv6 message between packed addresses. `ports` as for `parse_icmp`."""
     if len(message) < _ICMPV6.size or len(source) != 16 or len(destination) != 16:
         return None
     pseudo_header = source + destination + struct.pack("!II", len(message), IPPROTO_ICMPV6)  # RFC 8200, 8.1
@@ -102,7 +102,7 @@ def parse_icmpv6(
 
 
 def checksum(data: bytes) -> int:
-    """Return the Internet checksum (RFC 1071) of some bytes: 0 when they hold a right one already."""
+    """Return the Internet checksum (RFC 1071) of `data`: 0 if it includes a correct one."""
     if len(data) % 2:
         data += b"\0"
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
@@ -122,7 +122,7 @@ def _quote_v4(quoted: bytes) -> _Quote | None:
 
 
 def _quote_v6(quoted: bytes) -> _Quote | None:
-    """Our tunnels have no extension headers: what quotes one is not ours."""
+    """Our tunnels have no extension headers: a quote with one is not ours."""
     if len(quoted) < _IPV6.size:
         return None
     first, length, following, _, source, destination = _IPV6.unpack_from(quoted)
@@ -134,7 +134,7 @@ def _quote_v6(quoted: bytes) -> _Quote | None:
 def _error(
     quote: _Quote, problem: Problem, mtu: int | None, paths: Container[Path], ports: Collection[int]
 ) -> TunnelError | None:
-    """Return the error when the quoted packet went from a droplet of ours to a known one, to a tunnel's port."""
+    """Return the error if the quoted packet went from a droplet of ours to a known one, to a tunnel's port."""
     if len(quote.datagram) < probe_packet.UDP_HEADER or quote.path not in paths:
         return None
     _, port = _PORTS.unpack_from(quote.datagram)

@@ -1,7 +1,7 @@
-"""Finds the longest packet that a path carries, by sizes that are tried one after the other. Pure: no clock, no I/O.
+"""Path MTU search (RFC 8899): finds the longest packet that a path carries, size by size. Pure: no clock, no I/O.
 
-All sizes are bytes of the outer IP packet. What routers claim and what was known before is tried first, because it is
-mostly right; then the floor; then the middle of what is left. Where only silence speaks against the next longer size,
+All sizes are bytes of the outer IP packet. Sizes claimed by routers or known from before are tried first, because they
+are mostly right; then the floor; then a binary search. If only a missing answer speaks against the next longer size,
 that one is tried once more at the end. The number of probes is bounded.
 """
 
@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterable
 
 FLOOR_IPV4 = 576
-"""The least that a path is held to over IPv4: what every host must take (RFC 791, 3.2)."""
+"""The smallest path MTU over IPv4: every host must accept such packets (RFC 791, 3.2)."""
 FLOOR_IPV6 = 1280
-"""The least over IPv6: every link's (RFC 8200, 5)."""
+"""The smallest path MTU over IPv6: the minimum of every link (RFC 8200, 5)."""
 TRIES = 3
 MOST_PROBES = 64
 
@@ -24,7 +24,7 @@ def floor_of(address: bytes) -> int:
 
 
 class Search:
-    """One search between `floor` and `size`. Ask for `next_size`, tell what became of it, until `done`."""
+    """One search between `floor` and `size`. Probe with `next_size` and report the result, until `done`."""
 
     def __init__(self, floor: int, size: int, first: Iterable[int] = ()) -> None:
         """Search up to `size`; `first` are sizes to try before it."""
@@ -36,7 +36,7 @@ class Search:
         self._hints = deque((*first, size))
         self._tries_next_size = True
         self._is_ptb = False
-        """Somebody who knows said that `_high` does not fit."""
+        """A reliable source reported that `_high` does not fit."""
         self._retried = False
         self._current: int | None = None
         self._losses = 0
@@ -45,7 +45,7 @@ class Search:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing more to try."""
+        """Whether the search is complete."""
         return self._current is None
 
     @property
@@ -60,25 +60,25 @@ class Search:
         return self._low if self._answered else None
 
     def hint(self, size: int) -> None:
-        """Try a size before the others: somebody claims that it is what the path carries."""
+        """Try a size before the others, because it is claimed to be the path MTU."""
         if size not in self._hints:
             self._hints.append(size)
 
     def carried(self) -> None:
-        """Take in that the current size was answered."""
+        """Record that the current size was answered."""
         size = self.next_size
         self._answered = True
         self._low = max(self._low, size)
-        if size >= self._high:  # it was lost before, and fits after all: so may what is longer
+        if size >= self._high:  # it was lost before but fits after all: longer ones may fit too
             self._high = self._size + 1
             self._hints.append(self._size)
         if self._tries_next_size and self._low + 1 < self._high:
-            self._hints.appendleft(self._low + 1)  # a hint that is right ends the search with one size more
+            self._hints.appendleft(self._low + 1)  # if the hint is right, one more size ends the search
         self._count()
         self._choose()
 
     def lost(self) -> None:
-        """Take in that the current size was not answered in time."""
+        """Record that the current size was not answered in time."""
         self._losses += 1
         self._count()
         if self._losses >= TRIES:
@@ -87,7 +87,7 @@ class Search:
             self._current = None
 
     def refused(self, mtu: int | None) -> None:
-        """Take in that the current size does not fit, from one who knows; `mtu` is what he says would."""
+        """Record a reliable report that the current size does not fit; `mtu` is the size that fits according to it."""
         self._count()
         if mtu is not None:
             self._hints.appendleft(mtu)
@@ -122,7 +122,7 @@ class Search:
         return (self._low + self._high) // 2 if self._low + 1 < self._high else self._retry_unanswered()
 
     def _retry_unanswered(self) -> int | None:
-        """Return the size above the result once more when silence alone speaks against it: the silence may be over."""
+        """Return the size above the result once more if it was only unanswered: the loss may have been temporary."""
         if self._retried or self._is_ptb or self._high > self._size:
             return None
         self._retried = True

@@ -1,7 +1,7 @@
-"""Notices the paths whose next hop should be asked for anew, because an answer is overdue. Pure: times in seconds.
+"""Finds the paths whose next hop should be resolved again because an answer is overdue. Pure: times in seconds.
 
-The kernel believes a neighbour's Ethernet address for half a minute and longer, and tunnel packets give it no reason to
-doubt. A probe that is not answered is one.
+The kernel trusts a neighbour's Ethernet address for half a minute or longer, and tunnel packets give it no reason to
+verify it. An unanswered probe does.
 """
 
 from __future__ import annotations
@@ -15,50 +15,50 @@ from agent.core.nexthop.next_hops import Hop, Neighbour, NextHopKey, Route
 from agent.core.probe.paths import Path
 
 MISSES = 3
-"""Each of the first misses in a row is a reason to ask for the next hop,"""
+"""Each of the first misses in a row triggers a solicitation of the next hop,"""
 LATER = 10
-"""and then every so many of them."""
+"""and after those, every tenth one."""
 HOP_PAUSE = 0.5
-"""Seconds between two questions for one next hop."""
+"""Seconds between two solicitations of one next hop."""
 PER_SECOND = 50
-"""Questions a second, at the most: they are broadcast."""
+"""The maximum of solicitations per second: they are broadcast."""
 
 
 class OverdueProbes:
-    """The paths whose answer is overdue. A probe is known by its nonce."""
+    """The paths with an overdue answer. Probes are identified by their nonces."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[float, bytes, Path]] = []
         self._found: set[Path] = set()
 
     def sent(self, path: Path, nonce: bytes, overdue_at: float) -> None:
-        """Take in that a probe was sent, whose answer is overdue from a time on."""
+        """Record that a probe was sent whose answer is overdue from `overdue_at` on."""
         heapq.heappush(self._waiting, (overdue_at, nonce, path))
 
     def missed(self, path: Path, misses: int) -> None:
-        """Take in how many probes in a row were not answered."""
+        """Record the number of probes in a row that were not answered."""
         if misses <= MISSES or misses % LATER == 0:
             self._found.add(path)
 
     def expire(self, now: float, unanswered: Collection[bytes]) -> None:
-        """Take in that time has passed; `unanswered` are the nonces of the probes that wait for their answer."""
+        """Find overdue answers at `now`; `unanswered` are the nonces of the probes that still wait for an answer."""
         while self._waiting and self._waiting[0][0] <= now:
             _, nonce, path = heapq.heappop(self._waiting)
             if nonce in unanswered:
                 self._found.add(path)
 
     def wake_at(self) -> float | None:
-        """Return when an answer may be overdue next."""
+        """Return the next time at which an answer may be overdue."""
         return self._waiting[0][0] if self._waiting else None
 
     def take(self) -> frozenset[Path]:
-        """Return the paths that were found since the last call."""
+        """Return the paths found since the last call."""
         taken, self._found = frozenset(self._found), set()
         return taken
 
 
 class Solicitation(NamedTuple):
-    """A next hop to ask for by an uplink; `source` is an own address of its family, None when none is known."""
+    """A next hop to solicit on an uplink; `source` is an own address of its family, None if none is known."""
 
     hop: Hop
     uplink: Uplink
@@ -71,7 +71,7 @@ def solicitations(
     routes: Mapping[NextHopKey, Route],
     neighbours: Mapping[Hop, Neighbour],
 ) -> Iterator[Solicitation]:
-    """Yield the next hops of paths, each once: not those that an operator configured, nor without a route."""
+    """Yield the next hops of paths, each once, without those that an operator configured; paths need a route."""
     by_address = {address: uplink for uplink in uplinks for address in uplink.addresses}
     seen: set[Hop] = set()
     for path in sorted(paths):
@@ -89,7 +89,7 @@ def solicitations(
 
 
 class SolicitationLimit:
-    """Keeps questions rare: for one next hop, and in all."""
+    """Limits the rate of solicitations, for each next hop and in total."""
 
     def __init__(self) -> None:
         self._asked: dict[Hop, float] = {}
@@ -97,7 +97,7 @@ class SolicitationLimit:
         self._counted_at = float("-inf")
 
     def allows(self, hop: Hop, now: float) -> bool:
-        """Say whether a next hop may be asked for now; if so, it counts as asked for."""
+        """Return whether a next hop may be solicited now; if so, count it as solicited."""
         self._allowance = min(float(PER_SECOND), self._allowance + (now - self._counted_at) * PER_SECOND)
         self._counted_at = now
         if self._allowance < 1 or now < self._asked.get(hop, float("-inf")) + HOP_PAUSE:

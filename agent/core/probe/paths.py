@@ -1,4 +1,4 @@
-"""What is known of the paths through the substrate, from one of this host's droplets to another host's. Plain data.
+"""The state of the paths through the substrate, from this host's droplets to those of other hosts. Plain data.
 
 Times are seconds, sizes bytes of the outer IP packet.
 """
@@ -27,30 +27,30 @@ class Path(NamedTuple):
 
 
 class Liveness(StrEnum):
-    """What is known of a peer."""
+    """Whether a peer answers probes."""
 
     UNKNOWN = "unknown"
-    """It never answered: it may be down, or speak no probes."""
+    """It never answered: it may be down, or not support probes."""
     UP = "up"
     DOWN = "down"
-    """It does not answer any more, or nothing leads there."""
+    """It no longer answers, or is unreachable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Seconds, and probes per second."""
+    """Settings of probes: times in seconds, rates in probes per second."""
 
     interval: float = 1.0
     misses: int = 3
     per_second: float = 200.0
     unanswered: int = 10
-    """Misses in a row after which it is told that nobody has ever answered."""
+    """Misses in a row after which it is reported that no peer has ever answered."""
     deadline: float = 1.0
-    """How long an answer may take."""
+    """The longest time that an answer may take."""
     check_every: float = 600.0
-    """Between two checks of a path that carries what it should, at the most: few paths are checked more often."""
+    """The longest time between two checks of a path that carries its full size; less if there are few paths."""
     narrow_every: float = 60.0
-    """Between two checks of one that does not."""
+    """The time between two checks of a path that carries less."""
 
 
 class Probe(NamedTuple):
@@ -62,7 +62,7 @@ class Probe(NamedTuple):
 
 
 class PathEventKind(StrEnum):
-    """Named as the events on the bus are."""
+    """Kinds of path events, with the names of the events on the bus."""
 
     DOWN = "droplet_down"
     UP = "droplet_up"
@@ -73,7 +73,7 @@ class PathEventKind(StrEnum):
 class PathEvent(NamedTuple):
     """A change of a path. `carries` is set with NARROW, `unreachable` with DOWN and UP (`Probing.unreachable`).
 
-    `not_sent` with DOWN: why this host does not send to the peer, empty where the peer does not answer.
+    `not_sent` with DOWN: why this host cannot send to the peer; empty if the peer does not answer.
     """
 
     kind: PathEventKind
@@ -85,7 +85,7 @@ class PathEvent(NamedTuple):
 
 
 class PathRecord(NamedTuple):
-    """What an agent leaves to the one that starts next, of a path whose other end has answered a probe."""
+    """The stored state of a path whose peer has answered a probe, for the agent that starts next."""
 
     down: bool = False
     carries: int | None = None
@@ -96,7 +96,7 @@ NO_PATH_RECORDS: PathRecords = MappingProxyType({})
 
 
 class View(NamedTuple):
-    """What is known of one path. `usable` is what packets are held to now, `carries` what probes found, when less."""
+    """The state of one path. `usable` is the path MTU in use; `carries` the size that probes found, if smaller."""
 
     path: Path
     liveness: Liveness
@@ -109,7 +109,7 @@ class View(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """Probes since the start. `lost` were not answered in time, `refused` do not fit somewhere on the way."""
+    """Counts of probes since the start. `lost`: not answered in time; `refused`: too long for a link of the path."""
 
     sent: int = 0
     answered: int = 0
@@ -120,7 +120,7 @@ class Counts:
 
 
 def paths_of(resolved: ResolvedState, peers: Iterable[bytes]) -> dict[Path, int]:
-    """Return the paths from this host's droplets to peers' packed addresses of their family, with the uplinks' MTUs."""
+    """Return the paths from this host's droplets to peers of the same family, with the uplinks' MTUs."""
     own = [(parse_address(droplet.address), resolved.uplink_of(droplet)) for droplet in resolved.own_droplets()]
     return {
         Path(source, peer): min(uplink.mtu, MOST_SIZE)
@@ -134,10 +134,10 @@ def paths_of(resolved: ResolvedState, peers: Iterable[bytes]) -> dict[Path, int]
 def with_path_state(
     peers: Mapping[bytes, Peer], views: Iterable[View], ifindexes: Mapping[bytes, int]
 ) -> dict[bytes, Peer]:
-    """Return the peers with what is known of the paths to them by each uplink; `ifindexes` by their own end's address.
+    """Return the peers with the state of their paths by uplink; `ifindexes` are by the path's source address.
 
-    A peer is down by an uplink when none of its paths there is up and one of them is down. The least that a path
-    carries counts for all of that uplink.
+    A peer is down by an uplink if none of its paths there is up and at least one is down. The smallest path MTU counts
+    for all paths by that uplink.
     """
     by_peer: dict[NextHopKey, list[Liveness]] = {}
     sizes: dict[NextHopKey, int] = {}
@@ -164,14 +164,14 @@ def down_peers(paths: Iterable[tuple[Path, Liveness]]) -> frozenset[bytes]:
 
 
 def liveness_of(known: PathRecord | None) -> Liveness:
-    """Return what an agent that starts takes a path's other end for."""
+    """Return a peer's initial liveness, from the record of an earlier agent."""
     if known is None:
         return Liveness.UNKNOWN
     return Liveness.DOWN if known.down else Liveness.UP
 
 
 def down_at_start(resolved: ResolvedState, known: PathRecords) -> frozenset[str]:
-    """Return the ids of other hosts' droplets that were down when the agent before this one stopped."""
+    """Return the ids of other hosts' droplets that were down when the earlier agent stopped."""
     ids = {parse_address(one.address): one.id for one in resolved.droplets.values() if not resolved.is_here(one.id)}
     down = down_peers((path, liveness_of(known.get(path))) for path in paths_of(resolved, ids))
     return frozenset(ids[peer] for peer in down)

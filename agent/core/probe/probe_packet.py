@@ -1,7 +1,7 @@
 """The probe that one agent sends to another: a Geneve control packet whose option holds a nonce. Pure: bytes only.
 
-The other host's transit XDP sends a request back whole, as a reply. Both are Geneve packets (RFC 8926) with the O bit
-set, VNI 0 and Ethernet as protocol, with one option and zeros behind it:
+The other host's transit XDP returns a request completely, as a reply. Both are Geneve packets (RFC 8926) with the O bit
+set, VNI 0 and protocol Ethernet, with one option that is followed by zeros:
 
     struct probe { be16 class; u8 type; u8 length; u8 kind; u8 zero[3]; u64 nonce }    16 bytes
 """
@@ -29,14 +29,14 @@ _LEAST = _GENEVE.size + _OPTION.size + _PROBE.size + _ETHERNET_HEADER
 
 
 class Kind(IntEnum):
-    """Which way a probe travels."""
+    """The direction of a probe."""
 
     REQUEST = 1
     REPLY = 2
 
 
 class ProbePacket(NamedTuple):
-    """What a probe says: its kind, and 8 bytes that nobody can guess."""
+    """The contents of a probe: its kind, and a nonce of 8 unguessable bytes."""
 
     kind: Kind
     nonce: bytes
@@ -53,7 +53,7 @@ def smallest(address: bytes) -> int:
 
 
 def build(kind: Kind, nonce: bytes, length: int) -> bytes:
-    """Return a probe as UDP carries it, `length` bytes long; ValueError when it cannot be that short."""
+    """Return a probe as UDP carries it, `length` bytes long; ValueError if that is too short."""
     if length < _LEAST or len(nonce) != NONCE:
         raise ValueError(f"a probe has at least {_LEAST} bytes and a nonce of {NONCE}, not {length} and {len(nonce)}")
     words = (_OPTION.size + _PROBE.size) // 4
@@ -62,7 +62,7 @@ def build(kind: Kind, nonce: bytes, length: int) -> bytes:
 
 
 def parse(datagram: bytes) -> ProbePacket | None:
-    """Return what a probe says, also one that was cut behind its option; None for anything else."""
+    """Return the contents of a probe, even if it was truncated after its option; None for anything else."""
     if len(datagram) < _GENEVE.size:
         return None
     words, flags, protocol, vni = _GENEVE.unpack_from(datagram)

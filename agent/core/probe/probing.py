@@ -1,12 +1,12 @@
-"""Decides which droplet is probed when, and what an answer or a silence means. Pure: time is a parameter.
+"""Decides when each droplet is probed, and what an answer or a missing one means. Pure: time is a parameter.
 
-Two questions are asked of each path. *Is the peer there?* is asked in turn, by small probes: a peer that has answered
-at least once and then misses several in a row is down, and its next answer brings it up. One that never answered may
-speak no such thing; it stays unknown, and nothing follows, unless nothing leads there at all (`unreachable`). *Does the
-path carry what it should?* is asked now and then, by probes as long as the uplink's MTU, and where it does not, a
-search (`path_search`) finds what it carries.
+Each path is probed for two properties. *Liveness* is checked in turn, by small probes: a peer that has answered at
+least once and then misses several in a row is down, and its next answer brings it up. A peer that never answered may
+not support probes; it stays unknown, without consequences, unless it is `unreachable`. The *path MTU* is checked from
+time to time, by probes as long as the uplink's MTU; if they are lost, a search (`mtu_search`) finds the size that the
+path does carry.
 
-Small probes are sent at `per_second` at the most, long ones at a quarter of that.
+At most `per_second` small probes are sent, and a quarter as many long ones.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from agent.core.probe.probe_packet import smallest
 from agent.core.probe.schedule import Schedule
 
 VERIFY_PAUSE = 1.0
-"""Seconds between two checks of one path that ICMP asks for."""
+"""Seconds between two checks of one path that ICMP errors trigger."""
 DISTRUST_PAUSE = 10.0
-"""The same on a path on which a claim turned out to be false lately."""
+"""The same for a path on which a claim was refuted recently."""
 LONG_SHARE = 0.25
 CHECK_SHARE, MIN_CHECK_PERIOD = 0.25, 10.0
-"""Paths that carry what they should are checked again by one part in so many of the long probes, and not more often
-than every so many seconds."""
+"""Paths that carry their full size are checked again with this share of the long probes, and not more often than every
+so many seconds."""
 MIN_TIMEOUT = 0.2
 ROUND_TRIPS = 4
-"""A long probe is waited for that many seconds, and so many round trips, but not longer than a small one."""
+"""The timeout of a long probe is MIN_TIMEOUT plus so many round trips, at most the timeout of a small one."""
 
 
 @dataclass(slots=True)
@@ -67,9 +67,9 @@ class _Target:
     verified_at: float = float("-inf")
     asked_at: float = float("-inf")
     unreachable: bool = False
-    """Down for no other reason than that nothing leads there."""
+    """Down only because the peer is unreachable."""
     not_sent: str = ""
-    """Why this host did not send the last probe; empty when it did."""
+    """Why this host did not send the last probe; empty if it did."""
     small: bytes | None = None
     long: bytes | None = None
 
@@ -81,13 +81,13 @@ class _Sent(NamedTuple):
 
 
 class Probing:
-    """All paths of one host. Feed it with answers and the clock; send what `due` returns."""
+    """The probing of all paths of one host. Report answers and the time to it; send the probes that `due` returns."""
 
     def __init__(self, rules: Rules, new_nonce: Callable[[], bytes]) -> None:
-        """Start without paths; `new_nonce` returns 8 bytes that nobody can guess."""
+        """Start without paths; `new_nonce` returns 8 unguessable bytes."""
         self.counts = Counts()
         self.version = 0
-        """Goes up whenever a peer goes down or comes back, or a path's usable size changes."""
+        """Incremented when a peer goes down or comes back, or when a path's usable size changes."""
         self._rules = rules
         self._new_nonce = new_nonce
         self._targets: dict[Path, _Target] = {}
@@ -100,15 +100,15 @@ class Probing:
         self._events: list[PathEvent] = []
         self._unsaved: dict[Path, PathRecord | None] = {}
         self._answered: set[bytes] = set()
-        """This host's addresses to which any peer has ever answered."""
+        """This host's addresses that have ever received an answer."""
 
     @property
     def paths(self) -> Collection[Path]:
-        """All that are probed."""
+        """All paths that are probed."""
         return self._targets.keys()
 
     def set_paths(self, sizes: Mapping[Path, int], now: float, known: PathRecords = NO_PATH_RECORDS) -> None:
-        """Tell all paths with their uplinks' MTUs; new ones begin as they are `known` from an agent before this one."""
+        """Set all paths with their uplinks' MTUs; new ones start from the records of an earlier agent in `known`."""
         for path in [path for path in self._targets if path not in sizes]:
             self._forget(path)
         new = sorted(path for path in sizes if path not in self._targets)
@@ -131,9 +131,9 @@ class Probing:
         self._changed(target.liveness is Liveness.DOWN or target.carries is not None)
 
     def unreachable(self, peers: Collection[bytes], now: float) -> None:
-        """Take in to which peers nothing leads: no route, or nobody answers ARP or neighbour discovery.
+        """Set the unreachable peers: no route leads there, or ARP or neighbour discovery is not answered.
 
-        Whoever never answered a probe is down for as long. The others' silence tells.
+        A peer that never answered a probe is down for that time. For the others, missing answers decide.
         """
         for target in self._targets.values():
             is_unreachable = target.path.peer in peers
@@ -148,7 +148,7 @@ class Probing:
                 self._changed()
 
     def due(self, now: float) -> list[Probe]:
-        """Return the probes to be sent now. Each must be sent, or told by `too_long`, `unroutable` or `not_sent`."""
+        """Return the probes to send now. Each must be sent, or reported to `too_long`, `unroutable` or `not_sent`."""
         probes = []
         for path in self._liveness_schedule.take(now):
             target = self._targets[path]
@@ -164,7 +164,7 @@ class Probing:
         return probes
 
     def wake_at(self) -> float | None:
-        """Return when there is something to do next: a probe to be sent, or a deadline."""
+        """Return the time of the next probe or deadline."""
         while self._deadlines and self._deadlines[0][1] not in self._sent:
             heapq.heappop(self._deadlines)
         deadline = self._deadlines[0][0] if self._deadlines else None
@@ -172,7 +172,7 @@ class Probing:
         return min((at for at in times if at is not None), default=None)
 
     def answered(self, path: Path, nonce: bytes, now: float) -> bool:
-        """Take in a reply; False when it answers nothing that was asked of this path."""
+        """Record a reply; return False if it does not answer a probe on this path."""
         sent = self._sent.get(nonce)
         if sent is None or sent.target.path != path:
             return False
@@ -190,19 +190,19 @@ class Probing:
         return True
 
     def too_long(self, nonce: bytes, now: float) -> None:
-        """Take in that this host itself refused a probe as too long for its interface."""
+        """Record that this host refused a probe as too long for its interface."""
         self._on_too_long(nonce, None, now)
 
     def unroutable(self, nonce: bytes, now: float, why: str = "") -> None:
-        """Take in that a probe cannot reach its peer: this host has no way there, `why` says in which regard."""
+        """Record that this host has no route or no other means to send a probe to its peer; `why` states the reason."""
         if nonce in self._sent:
             self._sent[nonce].target.not_sent = why
             self._miss(nonce, now)
 
     def not_sent(self, nonce: bytes, now: float) -> None:
-        """Take in that a probe was not sent, for want of memory or by a filter of this host.
+        """Record that a probe was not sent, for lack of memory or because of a packet filter of this host.
 
-        It says nothing of the peer: what was known stands, and the probe is tried again soon.
+        This says nothing about the peer: its state stays, and the probe is retried soon.
         """
         sent = self._sent.pop(nonce, None)
         if sent is None:
@@ -215,7 +215,7 @@ class Probing:
             self._mtu_schedule.put(sent.target.path, now + self._rules.interval)
 
     def expire(self, now: float) -> None:
-        """Take in that time has passed. Read all answers that are there before."""
+        """Handle the timeouts up to `now`. Read all available answers first."""
         self._overdue.expire(now, self._sent.keys())
         while self._deadlines and self._deadlines[0][0] <= now:
             _, nonce = heapq.heappop(self._deadlines)
@@ -224,7 +224,7 @@ class Probing:
         self._changed(bool(self._mtus.expire(now)))
 
     def on_icmp_error(self, error: TunnelError, now: float) -> None:
-        """Take in an ICMP error about one of the paths. Only one that quotes an open probe's nonce is beyond doubt."""
+        """Handle an ICMP error about one of the paths. It is reliable only if it quotes the nonce of an open probe."""
         target = self._targets.get(error.path)
         if target is None:
             return
@@ -244,27 +244,27 @@ class Probing:
             self._liveness_schedule.put(target.path, now)
 
     def take_overdue(self) -> frozenset[Path]:
-        """Return the paths whose next hop should be asked for anew: an answer that always came is overdue."""
+        """Return the paths whose next hop should be resolved again, because an answer is overdue."""
         return self._overdue.take()
 
     def take_events(self) -> list[PathEvent]:
-        """Return what happened since the last call."""
+        """Return the events since the last call."""
         taken, self._events = self._events, []
         return taken
 
     def take_unsaved(self) -> dict[Path, PathRecord | None]:
-        """Return what the agent that starts next should know, as far as it changed since the last call; None: nothing.
+        """Return the records for the next agent that changed since the last call; None: drop the record.
 
-        Who never answered is not known, also when nothing leads there.
+        There is no record of a peer that never answered, even if it is unreachable.
         """
         taken, self._unsaved = self._unsaved, {}
         return taken
 
     def unanswered(self, answering: Collection[bytes]) -> dict[bytes, list[bytes]]:
-        """Return which peers were asked in vain by each of this host's addresses that nobody has ever answered.
+        """Return, for each of this host's addresses that never received an answer, the peers that were probed from it.
 
-        Peers are those that are known for `answering` probes and that something leads to. An address counts from when
-        one of them has missed `unanswered` probes.
+        Only reachable peers that should answer (`answering`) are considered. An address is included once one of them
+        has missed `unanswered` probes.
         """
         asked: dict[bytes, list[_Target]] = {}
         for path, target in self._targets.items():
@@ -277,7 +277,7 @@ class Probing:
         }
 
     def views(self) -> Iterator[View]:
-        """Yield what is known of each path."""
+        """Yield the state of each path."""
         for path, target in self._targets.items():
             usable = self._usable(target)
             yield View(path, target.liveness, target.since, target.round_trip, target.size, target.carries, usable)
@@ -286,7 +286,7 @@ class Probing:
         return max(self._rules.interval, len(self._targets) / self._rules.per_second)
 
     def _check_period(self) -> float:
-        """Return how long a path that is well is not checked: a link that swallows what is too long tells nobody."""
+        """Return the time between two checks of a good path. Links may silently drop packets that are too long."""
         share = self._rules.per_second * LONG_SHARE * CHECK_SHARE
         return min(self._rules.check_every, max(MIN_CHECK_PERIOD, len(self._targets) / share))
 
@@ -298,7 +298,7 @@ class Probing:
         return min(size for size in known if size is not None)
 
     def _timeout(self, target: _Target) -> float:
-        """Return how long to wait for a long probe, of which many are lost, or until a small one is overdue."""
+        """Return the timeout of a long probe, of which many are lost, or the time until a small one is overdue."""
         usual = MIN_TIMEOUT + ROUND_TRIPS * (target.round_trip or 0.0)
         return min(self._rules.deadline, usual)
 
@@ -310,7 +310,7 @@ class Probing:
         return nonce
 
     def _check(self, target: _Target, now: float) -> Probe:
-        """Go on with the search of what the path carries, or begin one."""
+        """Continue the path MTU search, or begin one."""
         if target.search is None:
             hint = self._mtus.get(target.path) or target.carries
             first = (target.carries,) if target.carries is not None and hint != target.carries else ()
@@ -323,7 +323,7 @@ class Probing:
         return Probe(target.path, size, target.long)
 
     def _mark_up(self, target: _Target, now: float) -> None:
-        """Take in that a peer answers that did not before."""
+        """Record that a peer answers again or for the first time."""
         if target.liveness is Liveness.DOWN:
             self._emit(PathEventKind.UP, target)
             self._changed()
@@ -341,7 +341,7 @@ class Probing:
         self._changed()
 
     def _miss(self, nonce: bytes, now: float) -> None:
-        """Take in that an open probe will not be answered."""
+        """Record that an open probe will not be answered."""
         sent = self._sent.pop(nonce)
         self.counts.lost += 1
         target = sent.target
@@ -379,13 +379,13 @@ class Probing:
         self._continue_search(target, search, now)
 
     def _continue_search(self, target: _Target, search: Search, now: float) -> None:
-        """Have the next size tried, or take in the result."""
+        """Probe with the next size, or record the result."""
         if not search.done:
             self._mtu_schedule.put(target.path, now)
             return
         result = search.result
         if result is None and target.heard_at > target.search_from:
-            result = floor_of(target.path.peer)  # it answers small probes, and nothing that an endpoint could use
+            result = floor_of(target.path.peer)  # it answers only probes that are too small for endpoints' packets
         target.search, before = None, self._usable(target)
         if result is not None:
             self._mtus.drop(target.path)
@@ -401,7 +401,7 @@ class Probing:
             self._emit(PathEventKind.RESTORED if carries is None else PathEventKind.NARROW, target)
 
     def _on_packet_too_big(self, target: _Target, mtu: int, now: float) -> None:
-        """Believe a claim of a stranger where that is safe, and have it looked into."""
+        """Believe an unverified claim where that is safe, and schedule its verification."""
         mtu = max(mtu, floor_of(target.path.peer))
         if mtu >= self._usable(target):
             return
@@ -416,7 +416,7 @@ class Probing:
             target.search.hint(mtu)
 
     def _verify_at(self, target: _Target, now: float) -> float | None:
-        """Return when to look into what a stranger says, None when that is about to happen."""
+        """Return when to verify an unverified claim, None if that is about to happen."""
         if target.verified_at > now:
             return None
         pause = VERIFY_PAUSE if self._mtus.trusts(target.path) else DISTRUST_PAUSE
@@ -424,7 +424,7 @@ class Probing:
         return target.verified_at
 
     def _resize(self, target: _Target, size: int, now: float) -> None:
-        """Take in that the uplink has another MTU now."""
+        """Record that the uplink's MTU changed."""
         target.size = size
         if target.carries is not None and target.carries >= size:
             self._take_result(target, None)

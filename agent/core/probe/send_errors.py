@@ -1,9 +1,8 @@
-"""What it means that the host's own kernel does not send a probe, and which standing faults follow. Pure.
+"""Interprets errors of this host's kernel when it does not send a probe, and derives the standing faults. Pure.
 
-An errno of sendto(2) says something of this host and nothing of the peer. Where packets have no way out at all (no
-route, no address, no interface) the path does not work, and the peer counts as down by it. Where only the agent's own
-packets are refused (a packet filter, no buffers) tunnel packets may well pass: nothing is known of the peer, and what
-was known stays.
+An errno of sendto(2) says something about this host and nothing about the peer. If no packet can leave (no route, no
+address, no interface), the path is broken, and the peer counts as down on it. If only the agent's own packets are
+refused (a packet filter, no buffers), tunnel packets may still pass: the state of the peer stays as it was.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _DOCUMENT = 'docs/operations.md, "Packets that the agent itself needs"'
 
 
 class SendResult(Enum):
-    """What became of a probe on this host; the values say why it was not sent."""
+    """The result of sending a probe; the values say why it was not sent."""
 
     SENT = "sent"
     TOO_LONG = "longer than the interface takes"
@@ -32,7 +31,7 @@ class SendResult(Enum):
 
     @property
     def path_is_broken(self) -> bool:
-        """Whether tunnel packets cannot take the path either."""
+        """Whether tunnel packets cannot use the path either."""
         return self in (SendResult.NO_ADDRESS, SendResult.NO_INTERFACE, SendResult.PROHIBITED, SendResult.IMPOSSIBLE)
 
 
@@ -56,7 +55,7 @@ _REMEDIES = {
     SendResult.PROHIBITED: "look for prohibit in `ip rule` and `ip route`",
 }
 BUSY_TIMES = 3
-"""So many times in a row the kernel has no buffers for a path's probes before that is a fault."""
+"""Missing buffers for a path's probes are a fault after so many times in a row."""
 
 
 def send_result(number: int) -> SendResult:
@@ -65,7 +64,7 @@ def send_result(number: int) -> SendResult:
 
 
 class SendErrors:
-    """Of each path, whether its last probe was sent, and why not."""
+    """Whether the last probe on each path was sent, and if not, why."""
 
     def __init__(self) -> None:
         self._last: dict[Path, SendResult] = {}
@@ -78,7 +77,7 @@ class SendErrors:
             self._busy.pop(path, None)
 
     def note(self, path: Path, result: SendResult) -> None:
-        """Take in what became of a path's probe. One that is too long was at least not refused otherwise."""
+        """Record the result of sending a path's probe. A probe that is too long met no other obstacle."""
         if result in (SendResult.SENT, SendResult.TOO_LONG):
             self._last.pop(path, None)
             self._busy.pop(path, None)
@@ -88,9 +87,9 @@ class SendErrors:
         self._last[path] = result
 
     def faults(self, name_of: Callable[[bytes], tuple[str, str]], port: int) -> Iterator[Fault]:
-        """Yield the faults that stand; `name_of` returns the interface and the address, as text, of a path's source.
+        """Yield the standing faults; `name_of` returns the interface and the address, as text, of a path's source.
 
-        A missing route is none: the status tells it as an unresolved next hop.
+        A missing route is not a fault: the status reports it as an unresolved next hop.
         """
         standing = {(path.source, result) for path, result in self._last.items() if self._stands(path, result)}
         for source, result in sorted(standing, key=lambda one: (one[0], one[1].name)):

@@ -1,4 +1,4 @@
-"""A host whose probes nobody has ever answered: which droplets should have, and how the fault is told. Pure."""
+"""Faults of a host whose probes were never answered, and the droplets that should answer. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KIND = "no_probe_answered"
 
 
 class Uplink(NamedTuple):
-    """What is known of the interface that probes leave by; `hint` says what about it may be the cause, if anything."""
+    """The interface by which probes leave; `hint` names a possible cause there, if one is known."""
 
     interface: str
     hint: str = ""
@@ -22,8 +22,8 @@ class Uplink(NamedTuple):
 def answering(resolved: ResolvedState) -> frozenset[bytes]:
     """Return the packed addresses of other hosts' droplets that speak Geneve, and therefore answer probes.
 
-    Only an agent can bounce or divide. Where a network is of VXLAN, any other droplet may be a peer that speaks only
-    that, and is silent for good.
+    Bouncers and dividers are always agents. If there is a VXLAN network, any other droplet may be a peer that supports
+    only VXLAN and never answers.
     """
     others = {id_: one for id_, one in resolved.droplets.items() if not resolved.is_here(id_)}
     if any(network.encapsulation == "vxlan" for network in resolved.networks.values()):
@@ -34,7 +34,7 @@ def answering(resolved: ResolvedState) -> frozenset[bytes]:
 
 
 def faults(asked: Mapping[bytes, Collection[bytes]], uplinks: Mapping[bytes, Uplink], port: int) -> list[Fault]:
-    """Return a fault for each own address (packed) that asked peers in vain; `uplinks` by own address."""
+    """Return a fault for each own address (packed) whose probes were never answered; `uplinks` by own address."""
     found = []
     for source, peers in sorted(asked.items()):
         uplink, address = uplinks.get(source, Uplink("no interface")), format_address(source)

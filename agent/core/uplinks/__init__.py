@@ -1,1 +1,1 @@
-"""What follows from the state of this host's uplinks: XDP mode, MTU, lost addresses, announcements."""
+"""Decisions from the state of this host's uplinks: XDP mode, MTU, lost addresses, announcements."""

@@ -11,13 +11,13 @@ from protocol.addresses import parse_address
 TIMES = 3
 """How often an address is announced: MAX_NEIGHBOR_ADVERTISEMENT (RFC 4861, section 10)."""
 PAUSE = 1.0
-"""Seconds between two announcements of one address, also when it changes again: RetransTimer (RFC 4861)."""
+"""Seconds between two announcements of one address, even if it moves again: RetransTimer (RFC 4861)."""
 PER_TURN = 50
-"""Announcements sent at once, at the most."""
+"""The maximum number of announcements sent at once."""
 
 
 class AnnouncedAddress(NamedTuple):
-    """A droplet's packed address and where its neighbours find it: the interface by name and ifindex, and its MAC."""
+    """A droplet's packed address and its place: the interface's name and ifindex, and its Ethernet address."""
 
     address: bytes
     interface: str
@@ -26,7 +26,7 @@ class AnnouncedAddress(NamedTuple):
 
 
 def announced_addresses(resolved: ResolvedState) -> frozenset[AnnouncedAddress]:
-    """Return where this host's droplets are: those whose uplink is there and has Ethernet addresses."""
+    """Return the places of this host's droplets whose uplink exists and has an Ethernet address."""
     found = ((droplet, resolved.uplink_of(droplet)) for droplet in resolved.own_droplets())
     return frozenset(
         AnnouncedAddress(parse_address(droplet.address), uplink.name, uplink.ifindex, uplink.mac)
@@ -36,7 +36,7 @@ def announced_addresses(resolved: ResolvedState) -> frozenset[AnnouncedAddress]:
 
 
 class AnnouncementSchedule:
-    """What is still to be announced. After a change of its place an address is announced `TIMES` times anew."""
+    """The announcements still to be sent. After it moved, an address is announced `TIMES` times."""
 
     def __init__(self) -> None:
         self._known: frozenset[AnnouncedAddress] = frozenset()
@@ -45,7 +45,7 @@ class AnnouncementSchedule:
         """The earliest time of the next announcement, by address and ifindex."""
 
     def follow(self, now_there: Iterable[AnnouncedAddress]) -> bool:
-        """Take in where the droplets are now; say whether there is something to announce."""
+        """Set where the droplets are now; return whether there is something to announce."""
         there = frozenset(now_there)
         for place in self._left.keys() - there:
             del self._left[place]
@@ -54,7 +54,7 @@ class AnnouncementSchedule:
         return bool(self._left)
 
     def due(self, now: float) -> list[AnnouncedAddress]:
-        """Return what is announced now. Each must be sent, or told by `postponed`."""
+        """Return the announcements that are due. Each must be sent, or reported to `postponed`."""
         ready = sorted(place for place in self._left if self._at(place) <= now)[:PER_TURN]
         for place in ready:
             self._next[place.address, place.ifindex] = now + PAUSE
@@ -64,12 +64,12 @@ class AnnouncementSchedule:
         return ready
 
     def postponed(self, place: AnnouncedAddress) -> None:
-        """Take in that an address could not be announced yet: it is tried again after the usual pause."""
+        """Record that an address could not be announced yet: it is retried after the usual pause."""
         if place in self._known:
             self._left[place] = min(TIMES, self._left.get(place, 0) + 1)
 
     def wake_at(self) -> float | None:
-        """Return when something is to be announced, None when nothing is."""
+        """Return when the next announcement is due, None if there is none."""
         return min(map(self._at, self._left), default=None)
 
     def _at(self, place: AnnouncedAddress) -> float:

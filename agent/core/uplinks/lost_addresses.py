@@ -1,8 +1,8 @@
-"""Addresses that this host's droplets have and its interfaces lack for now: what they carry stays until they are back.
+"""Addresses of this host's droplets that its interfaces lack temporarily: their configuration stays until they return.
 
-A DHCP lease that lapses, a network manager that starts anew or a link that goes down (which flushes IPv6 addresses)
-takes addresses away for a moment. No document asked for that, so nothing is removed; the documents that own the
-droplets say what is wrong.
+An expired DHCP lease, a restart of the network manager or a link that goes down (which flushes IPv6 addresses) removes
+addresses for a while. No document asked for that, so nothing is removed; the acknowledgements of the droplets'
+documents report it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from protocol.addresses import format_address, parse_address
 
 
 class Served(NamedTuple):
-    """An address at which tunnels are taken, and the name of the interface that it was on."""
+    """An address on which tunnels terminate, and the name of the interface that had it."""
 
     interface: str
     address: bytes
@@ -33,14 +33,14 @@ def served_now(resolved: ResolvedState) -> list[Served]:
 
 
 def served_before(local_droplets: Mapping[bytes, bytes], uplinks: Iterable[Uplink]) -> list[Served]:
-    """Return the addresses that the entries of `local_droplets` hold: those of an agent before this one."""
+    """Return the addresses in the entries of `local_droplets`: those of an earlier agent."""
     names = {uplink.ifindex: uplink.name for uplink in uplinks}
     entries = (LOCAL_DROPLET.unpack(value) for value in local_droplets.values())
     return [Served(names[interface], unmapped(address)) for address, interface, *_ in entries if interface in names]
 
 
 def with_served(found: HostState, served: Iterable[Served]) -> HostState:
-    """Return the host as it was found, with the addresses served that no interface has now."""
+    """Return the host state with the served addresses added that no interface has now."""
     present = {address for uplink in found.uplinks for address in uplink.addresses}
     lost: dict[str, dict[bytes, None]] = {}
     for interface, address in served:
@@ -51,7 +51,7 @@ def with_served(found: HostState, served: Iterable[Served]) -> HostState:
 
 
 def lost(found: HostState, resolved: ResolvedState) -> dict[str, KernelFailure]:
-    """Return this host's droplets in force whose address no interface has now, by id, and what to say of each."""
+    """Return this host's droplets in force whose address no interface has now, by id, each with a failure to report."""
     present = {address for uplink in found.uplinks for address in uplink.addresses}
     return {
         droplet.id: _failure(droplet.id, address, resolved)
@@ -64,6 +64,6 @@ def _failure(droplet: str, address: bytes, resolved: ResolvedState) -> KernelFai
     uplink = resolved.host_state.uplink(address)
     where = f"interface {uplink.name}" if uplink else "this host"
     message = (
-        f"{format_address(address)} is gone from {where}: give it back; all that it carries stays in place until then"
+        f"{format_address(address)} is gone from {where}: give it back; all that uses it stays in place until then"
     )
     return KernelFailure(errno.EADDRNOTAVAIL, "EADDRNOTAVAIL", f"droplet {droplet}", message)

@@ -1,8 +1,8 @@
-"""Interfaces in the substrate that leave less than an endpoint's family asks for.
+"""Uplinks whose MTU is too small for the address families of their endpoints.
 
-A revision that comes new with such an endpoint is rejected. An interface that becomes so narrow under what is in force
-takes nothing along, for no document asked for that: endpoints keep their interfaces with the least MTU of their family,
-what fits passes, and their documents say what is wrong (ADR 24).
+A new revision with such an endpoint is rejected. If the MTU of an uplink in use becomes too small, nothing is removed,
+because no document asked for that: endpoints keep their interfaces with the smallest MTU of their family, packets that
+fit pass, and the acknowledgements of their documents report it (ADR 24).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from protocol.documents import Document, Endpoint
 
 
 def is_narrow(resolved: ResolvedState) -> bool:
-    """Say whether some endpoint's family could ask for more than one of the interfaces under own droplets leaves."""
+    """Return whether an uplink of own droplets has too small an MTU for some address family."""
     own = ((resolved.uplink_of(droplet), parse_address(droplet.address)) for droplet in resolved.own_droplets())
     most = max(MIN_MTU.values())
     return any(uplink is not None and endpoint_mtu(uplink.mtu, family_of(address)) < most for uplink, address in own)
 
 
 def mtu_shortfall(endpoint: Endpoint, resolved: ResolvedState) -> str | None:
-    """Return what is wrong with the MTU of the interface under an endpoint of this host; None for nothing."""
+    """Return what is wrong with the MTU of the uplink of an endpoint of this host; None if nothing."""
     address = parse_address(resolved.droplets[endpoint.droplet].address)
     uplink, substrate, least = resolved.host_state.uplink(address), family_of(address), min_mtu(endpoint.addresses)
     if uplink is None or (left := endpoint_mtu(uplink.mtu, substrate)) >= least:
@@ -37,7 +37,7 @@ def mtu_shortfall(endpoint: Endpoint, resolved: ResolvedState) -> str | None:
 
 
 def endpoints_short_of_mtu(document: Document, resolved: ResolvedState) -> tuple[KernelFailure, ...]:
-    """Return what is to be told of a document in force: its endpoints that stand on too narrow an interface."""
+    """Return the failures to report for a document in force: its endpoints on uplinks with too small an MTU."""
     here = (endpoint for endpoint in document.endpoints if resolved.is_here(endpoint.droplet))
     return tuple(
         KernelFailure(errno.EMSGSIZE, "EMSGSIZE", f"endpoint {one.id}", f"{message}; what fits passes until then")

@@ -1,6 +1,6 @@
-"""Whose an XDP program is that stands in the way, and what an operator may do about it. Pure.
+"""The owner of an XDP program that blocks the agent's, and advice for the operator. Pure.
 
-The advice never cuts off a running agent: a program is called free to detach only when no process is seen to hold it.
+The advice never breaks a running agent: it allows detaching a program only if no process is known to hold it open.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 
 class Holder(NamedTuple):
-    """A process that has a program open."""
+    """A process that holds a program open."""
 
     pid: int
     name: str
 
 
 class Owner(NamedTuple):
-    """Whose a program is: an instance of the agent, or another owner (`instance` is empty); and who holds it now."""
+    """A program's owner: an instance of the agent or another one (`instance` is empty), and the process holding it."""
 
     instance: str = ""
     holder: Holder | None = None
@@ -31,7 +31,7 @@ def possessive(owner: Owner) -> str:
 
 
 def advice(owner: Owner, interface: str) -> str:
-    """Return what to do about a program on an interface that this agent needs."""
+    """Return the remedy for a program on an interface that this agent needs."""
     holder = owner.holder
     if owner.instance and holder is not None:
         return (

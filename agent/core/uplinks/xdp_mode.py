@@ -1,8 +1,8 @@
-"""Decides whether programs may run natively: a native program's redirect is lost where the uplink takes none. Pure.
+"""Decides whether programs may run in native mode: native redirects are lost if the uplink does not accept them. Pure.
 
-An interface takes redirected frames when its driver has ndo_xdp_xmit and can use it now; the kernel says so in the
-feature NDO_XMIT (Linux 6.3). In generic mode frames leave as the stack's own do, by any interface. One uplink that
-takes none has all programs of the host run in generic mode: each of them may redirect to each uplink.
+An interface accepts redirected frames if its driver has ndo_xdp_xmit and can use it now; the kernel reports that as the
+feature NDO_XMIT (Linux 6.3). In generic mode frames leave by the normal transmit path, by any interface. If one uplink
+accepts none, all programs of the host run in generic mode, because each of them may redirect to each uplink.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from protocol.status import Fault
 
 
 class XdpFeatures(IntFlag):
-    """enum netdev_xdp_act, as far as it is looked at: Documentation/netlink/specs/netdev.yaml."""
+    """The members of enum netdev_xdp_act that are used here: Documentation/netlink/specs/netdev.yaml."""
 
     BASIC = 1 << 0
     REDIRECT = 1 << 1
@@ -24,33 +24,33 @@ class XdpFeatures(IntFlag):
 
 
 NATIVE = XdpFeatures.BASIC | XdpFeatures.REDIRECT
-"""What the programs need of a driver that runs them."""
+"""The features that the programs need from a driver."""
 
 SINCE_6_1 = frozenset({"atlantic", "bnxt_en", "hv_netvsc", "mana", "mtk_soc_eth", "sfc_siena"})
-"""Those of `KNOWN_DRIVERS` that were new shortly before Linux 6.1, or ran XDP then without taking redirects."""
+"""Those of `KNOWN_DRIVERS` that were added shortly before Linux 6.1, or ran XDP until then without ndo_xdp_xmit."""
 KNOWN_DRIVERS = SINCE_6_1 | {
     *("ena", "fsl_dpa", "fsl_dpaa2_eth", "fsl_enetc", "funeth", "i40e", "ice", "igb", "igc", "ixgbe", "mlx5_core"),
     *("mvneta", "mvpp2", "netsec", "qede", "rvu-nicpf", "sfc", "st_gmac", "st_xgmac", "tun", "veth", "vif"),
     "virtio_net",
 }
-"""Drivers that take redirected frames wherever they run XDP natively, for kernels that do not say so themselves.
+"""Drivers that accept redirected frames whenever they run XDP natively, for kernels that do not report it.
 
-These are the drivers with ndo_xdp_xmit in Linux 6.1 (drivers/net), by the names that they give to ethtool(8); `vif` is
-xen-netfront. Left out are bonding, which does as its members do, and cpsw and cpsw-switch, which drop each redirected
-frame below 60 bytes. nicvf, ixgbevf, mlx4_en and nfp run XDP there without it; vmxnet3, gve and fec run none. Kernels
-from 6.3 on speak for their own drivers. A veth takes redirects as long as its other end has GRO or XDP, which cannot be
-seen there: probes show whether it has.
+These are the drivers with ndo_xdp_xmit in Linux 6.1 (drivers/net), by their names in ethtool(8); `vif` is xen-netfront.
+Left out are bonding, which depends on its members, and cpsw and cpsw-switch, which drop redirected frames shorter than
+60 bytes. In 6.1, nicvf, ixgbevf, mlx4_en and nfp run XDP without it; vmxnet3, gve and fec run no XDP. Kernels from 6.3
+on report it themselves. A veth accepts redirects as long as its other end has GRO or XDP, which cannot be read from
+this end: probes show it.
 """
 GivenUp = tuple[int, int]
-"""An interface's index and MTU: the driver was tried so, and takes no redirects."""
+"""An interface's index and MTU with which the driver was tried and did not accept redirects."""
 FAULT_KIND = "redirects_refused"
 
 
 class Device(NamedTuple):
-    """What an uplink's frames leave by. `features` is None where the kernel does not tell, older than 6.3.
+    """The device by which an uplink's frames leave. `features` is None if the kernel is older than 6.3.
 
-    `runs` says how our transit XDP runs there: `native`, `generic`, `offload` or `none`. `drivers` are its own, or with
-    a bond its members'.
+    `runs` is the mode of our transit XDP there: `native`, `generic`, `offload` or `none`. `drivers` holds its driver,
+    or those of a bond's members.
     """
 
     name: str
@@ -64,14 +64,14 @@ class Device(NamedTuple):
 
     @property
     def tried(self) -> GivenUp:
-        """What it was tried as."""
+        """The index and MTU with which it was tried."""
         return self.ifindex, self.mtu
 
 
 class Decision(NamedTuple):
-    """How the programs are to run. `reason` says why in generic mode, empty where the settings ask for it.
+    """The mode of the programs. `reason` says why it is generic; empty if the settings ask for it.
 
-    `refused` says why the mode that the operator asked for cannot work; `device` is the one that is to blame.
+    `refused` says why the configured mode cannot work; `device` is the device that causes it.
     """
 
     generic: bool = False
@@ -82,14 +82,14 @@ class Decision(NamedTuple):
 
     @property
     def faults(self) -> list[Fault]:
-        """Return a fault where the mode that was asked for cannot work."""
+        """Return a fault if the configured mode cannot work."""
         return [Fault(FAULT_KIND, self.device, self.refused, remedy_of(self.refused))] if self.refused else []
 
 
 def decide(configured: str, devices: Iterable[Device], before: Decision | None = None) -> Decision:
-    """Return how programs are to run, by the attach mode of the settings and by what the uplinks take.
+    """Return the mode of the programs, from the attach mode of the settings and the abilities of the uplinks.
 
-    `before` is the decision that is in force: it says for which reason a program runs in generic mode now.
+    `before` is the current decision, with the reason why programs run in generic mode now.
     """
     if configured == "generic":
         return Decision(generic=True)
@@ -101,15 +101,15 @@ def decide(configured: str, devices: Iterable[Device], before: Decision | None =
     first, why = unable[0]
     if configured == "native":
         known = [(device, why) for device, why in unable if device.features is not None]
-        refused = known[0] if known else None  # where nobody knows, the operator's word stands
+        refused = known[0] if known else None  # if it is unknown, the setting decides
         return Decision(False, "", refused[1], refused[0].name, given_up) if refused else Decision()
     return Decision(True, why, "", first.name, given_up)
 
 
 def why_unable(device: Device, given_up: Collection[GivenUp] = (), before: Decision | None = None) -> str:
-    """Say why an uplink takes no redirected frames, empty where it does or where only trying will show."""
+    """Return why an uplink accepts no redirected frames; empty if it does, or if only an attempt will show."""
     if device.kind == "bond" and not device.drivers:
-        return ""  # without members it takes what they will take
+        return ""  # without members, the future ones decide
     if device.features is None:
         return _why_unknown(device)
     if device.features & XdpFeatures.NDO_XMIT:
@@ -126,7 +126,7 @@ def why_unable(device: Device, given_up: Collection[GivenUp] = (), before: Decis
 
 
 def shows_when_attached(device: Device) -> bool:
-    """Whether it is not known yet that an uplink takes redirected frames: some drivers say so once they run XDP."""
+    """Whether it is still unknown if an uplink accepts redirected frames: some drivers report it once they run XDP."""
     return bool(device.features is not None and not device.features & XdpFeatures.NDO_XMIT and not why_unable(device))
 
 
@@ -135,7 +135,7 @@ def _shows_when_tried(device: Device) -> bool:
 
 
 def _why_unknown(device: Device) -> str:
-    """Say why an uplink is not trusted on a kernel that does not tell."""
+    """Return why an uplink is not trusted on a kernel that does not report it."""
     known = KNOWN_DRIVERS if device.kernel >= (6, 1) else KNOWN_DRIVERS - SINCE_6_1
     unknown = [driver for driver in device.drivers if driver not in known]
     if not unknown and device.runs != "generic":
@@ -145,14 +145,14 @@ def _why_unknown(device: Device) -> str:
 
 
 def hint_of(device: Device) -> str:
-    """Say what of an uplink may keep frames from arriving though nothing here fails, empty where nothing is known."""
+    """Return a property of an uplink that may lose frames without any error on this host; empty if none is known."""
     if device.kind != "veth" or (device.features is not None and device.features & XdpFeatures.NDO_XMIT):
         return ""
     return f"{device.name} is a veth, and the other end has no GRO or does not say so. "
 
 
 def remedy_of(reason: str) -> str:
-    """Say what to do about a reason."""
+    """Return the remedy for a reason."""
     auto = "set attach_mode to auto, which has the programs run in generic mode"
     if "veth" in reason and "GRO" in reason:
         return f"turn GRO on at the other end (ethtool -K <peer> gro on), or {auto}"

@@ -86,15 +86,15 @@ async def read_devices(netlink: Netlink, uplinks: Sequence[Uplink], query: LinkQ
         link = await netlink.link(index=index)
         if link is None:
             raise OSError(errno.ENODEV, "no such interface", uplink.name)
-        found.append(_device(link, uplink, query.xdp(index).mode))
+        found.append(_device(link, uplink, query.xdp(index).mode, await xdp_features(index)))
     return found
 
 
-def _device(link: Message, uplink: Uplink, runs: str) -> Device:
+def _device(link: Message, uplink: Uplink, runs: str, features: int | None) -> Device:
     name, index, what = str(attribute(link, "IFLA_IFNAME")), int(link["index"]), kind(link)
     members = uplink.ingress[1:] if what == "bond" else ()
     with open_control_socket() as control:
         names = names_of(members) if what == "bond" else [name]
         drivers = tuple(dict.fromkeys(driver_of(control, one) for one in names))
     mtu = int(attribute(link, "IFLA_MTU"))
-    return Device(name, index, mtu, what, drivers, xdp_features(index), runs, version_of(os.uname().release))
+    return Device(name, index, mtu, what, drivers, features, runs, version_of(os.uname().release))

@@ -1,7 +1,12 @@
 """Turns an interface's offloads on and off and names its driver, by the ethtool ioctl (linux/ethtool.h, SIOCETHTOOL).
 
-`agent.core.model.offloads` defines what an endpoint's interface needs. Uplinks need one thing: XDP sees VLAN tags only
-if the hardware does not strip them.
+By hand, because pyroute2 0.9.7 cannot ask for the driver (ETHTOOL_GDRVINFO) and reads the names of all offloads each
+time: 1.6 ms an interface, by hand 6 us. The agent asks that of each of its thousands of endpoints whenever it compares
+itself with the kernel, by a socket of the endpoint's namespace, where pyroute2 opens one in the thread's own.
+Statistics of a driver, which are read seldom, come by pyroute2 (`device_statistics`).
+
+What an endpoint's interface needs is `agent.core.model.offloads`' affair. The substrate's interfaces need one thing:
+XDP sees VLAN tags only where the hardware does not take them off.
 """
 
 from __future__ import annotations

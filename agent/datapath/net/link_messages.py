@@ -1,21 +1,17 @@
 """Decodes the parts of link messages (RTM_NEWLINK, rtnetlink(7)) that the agent uses, in pyroute2's shape.
 
-pyroute2 decodes all of a link, which takes ten times as long: that counts where thousands are read again and again.
+pyroute2 decodes all of a link: `raw_netlink` has what that takes, where thousands are read again and again.
 """
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections.abc import Callable
 from typing import Any
 
-from agent.datapath.net.link_query import ATTRIBUTE, IFLA_EXT_MASK, NLA_TYPE_MASK, RTEXT_FILTER_SKIP_STATS
 from agent.datapath.net.netlink import Message
+from agent.datapath.net.raw_netlink import LINK, attributes
 
-_LINK = struct.Struct("=BxHiII")
-"""struct ifinfomsg { u8 family; u8 pad; u16 type; s32 index; u32 flags; u32 change }."""
-_MASK = struct.Struct("=HHI")
 _U32 = struct.Struct("=I")
 _S32 = struct.Struct("=i")
 
@@ -67,27 +63,16 @@ _READERS: _Readers = {
 }
 
 
-def link_question(index: int) -> bytes:
-    """Return the body of an RTM_GETLINK for the link with an index, 0 for all, without their statistics."""
-    mask = _MASK.pack(_MASK.size, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-    return _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + mask
-
-
 def decoded_link(body: bytes) -> Message:
     """Return the body of an RTM_NEWLINK: `index`, `flags`, and attributes as `netlink.attribute` finds them."""
-    _, _, index, flags, _ = _LINK.unpack_from(body)
-    return {"index": index, "flags": flags, "attrs": _attributes(body, _LINK.size, _READERS)}
+    _, _, index, flags, _ = LINK.unpack_from(body)
+    return {"index": index, "flags": flags, "attrs": _attributes(body, LINK.size, _READERS)}
 
 
 def _attributes(payload: bytes, at: int, readers: _Readers) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
-    while at + ATTRIBUTE.size <= len(payload):
-        length, kind = ATTRIBUTE.unpack_from(payload, at)
-        if length < ATTRIBUTE.size:
-            break
-        reader = readers.get(kind & NLA_TYPE_MASK)
-        if reader is not None:
+    for kind, value in attributes(payload, at):
+        if (reader := readers.get(kind)) is not None:
             name, read = reader
-            found.append((name, read(payload[at + ATTRIBUTE.size : at + length])))
-        at += (length + 3) & ~3
+            found.append((name, read(value)))
     return found
