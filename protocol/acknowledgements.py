@@ -1,4 +1,4 @@
-"""How a host answers for one revision of one document."""
+"""Acknowledgements: what a host reports about one revision of one document."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from protocol.errors import FieldError
 
 
 class State(StrEnum):
-    """What became of a revision."""
+    """The state of a revision."""
 
     REALIZED = "realized"
     """The maps and links that the attached programs use hold it."""
     PENDING = "pending"
     """It refers to objects that are not known yet; nothing of it is in force."""
     REJECTED = "rejected"
-    """It is wrong, or claims what another document owns; the last good revision stays in force."""
+    """It is invalid, or claims an object that another document owns; the last good revision stays in force."""
     FAILED = "failed"
-    """The kernel refused part of it; it is tried again."""
+    """The kernel refused part of it; the host retries it."""
 
 
 class Reference(msgspec.Struct, frozen=True, order=True):
@@ -32,7 +32,7 @@ class Reference(msgspec.Struct, frozen=True, order=True):
 
 
 class KernelFailure(msgspec.Struct, frozen=True):
-    """What the kernel refused: a positive errno and its name, the object in words, and what to do about it."""
+    """A refusal of the kernel: a positive errno and its name, the object in words, and the remedy."""
 
     errno: int
     name: str
@@ -41,9 +41,9 @@ class KernelFailure(msgspec.Struct, frozen=True):
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The newest answer for a document. Times are seconds since the epoch.
+    """The newest acknowledgement of a document. Times are seconds since the epoch.
 
-    `in_force` is the revision that forwarding follows now, 0 for none; it differs from `revision` while that is not
+    `in_force` is the revision that the host applies now, 0 for none; it differs from `revision` while that is not
     realized. `removed` says that the revision removed the document. `absent` says that the stream holds no message of
     the document, and none removed it: it stays in force until it is published again or removed.
     """

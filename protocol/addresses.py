@@ -1,4 +1,4 @@
-"""Addresses as they stand in documents: text on the wire, packed bytes (4 or 16) in the agent."""
+"""Addresses in documents: text on the wire, packed bytes (4 or 16) in the agent."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _cidr_mistake(text: str, packed: bytes, prefix: int) -> str:
 
 
 def contains(cidr: Cidr, packed: bytes) -> bool:
-    """Say whether a packed address lies in a CIDR of the same family."""
+    """Return whether a packed address lies in a CIDR of the same family."""
     if len(packed) != len(cidr.address):
         return False
     shift = len(packed) * 8 - cidr.prefix
@@ -92,9 +92,9 @@ def contains(cidr: Cidr, packed: bytes) -> bool:
 
 
 def is_edge(cidr: Cidr, packed: bytes) -> bool:
-    """Say whether an address of a CIDR is none that an interface can have: its first one or, over IPv4, its last.
+    """Return whether no interface can have an address of a CIDR: its first one or, over IPv4, its last.
 
-    Where there are two addresses or one, all of them can be an interface's (RFC 3021, RFC 6164).
+    In a CIDR of one or two addresses, interfaces can have all of them (RFC 3021, RFC 6164).
     """
     bits = len(cidr.address) * 8
     if cidr.prefix >= bits - 1:
@@ -110,12 +110,12 @@ def last_of(cidr: Cidr) -> bytes:
 
 
 def within(inner: Cidr, outer: Cidr) -> bool:
-    """Say whether all of `inner` lies in `outer`."""
+    """Return whether all of `inner` lies in `outer`."""
     return inner.prefix >= outer.prefix and contains(outer, inner.address)
 
 
 def first_host(cidr: Cidr) -> bytes:
-    """Return the packed address that a network's gateway has unless it is told another."""
+    """Return the packed default address of a network's gateway."""
     bits = len(cidr.address) * 8
     first = int.from_bytes(cidr.address, "big") + (1 if cidr.prefix < bits else 0)
     return first.to_bytes(len(cidr.address), "big")

@@ -1,9 +1,9 @@
-"""Writes `docs/asyncapi.yaml`: the bus as an AsyncAPI 3.0 document, from the types of this package.
+"""Generates `docs/asyncapi.yaml`, the bus as an AsyncAPI 3.0 document, from the types of this package.
 
 python -m protocol.asyncapi > docs/asyncapi.yaml
 
-It describes the agent: what the agent receives, a controller or an operator sends. `docs/controller.md` says in which
-order things are to be done.
+It describes the agent's side: what the agent receives, a controller or an operator sends. `docs/controller.md` gives
+the order in which a controller acts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CHANNELS = {
     "ack": Channel(
         "send",
         "droplet.v1.{host}.ack.{document}",
-        "The newest answer for a document.",
+        "The newest acknowledgement of a document.",
         ("Acknowledgement",),
         {"stream": streams.ACK_STREAM, "max_msgs_per_subject": streams.MESSAGES_PER_SUBJECT},
     ),
@@ -63,12 +63,12 @@ _CHANNELS = {
 _METHODS = {
     "status": "The heartbeat, now.",
     "get": "The objects of one kind that are in force, page by page.",
-    "documents": "The newest answer for each document, page by page.",
+    "documents": "The newest acknowledgement of each document, page by page.",
     "counters": "The counters, now.",
-    "path": "Which way a packet of a local endpoint would go.",
+    "path": "The path that a packet of a local endpoint would take.",
     "peers": "What probes found out about the paths to other droplets, page by page.",
-    "plan": "What a comparison with the kernel would change now. Changes nothing.",
-    "sweep": "Removes documents that the host keeps though the stream does not hold them. Nothing else removes those.",
+    "plan": "What a resync would change in the kernel now. Changes nothing.",
+    "sweep": "Removes documents that the host keeps although the stream lacks them. Nothing else removes those.",
 }
 _DOCUMENT = "One to eight tokens of [a-z0-9][a-z0-9_-]{0,62} with dots between."
 _PARAMETERS: dict[str, dict[str, Any]] = {

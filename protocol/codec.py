@@ -1,4 +1,4 @@
-"""MessagePack in and out. A document that does not decode is gone through again, to name every wrong field."""
+"""Encodes and decodes MessagePack. A document that does not decode is examined again, to name every wrong field."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from protocol.rules import check
 MAX_BODY = 1 << 20
 """Bytes of a document: a NATS message's default limit."""
 MAX_ERRORS = 100
-"""Wrong fields that one acknowledgement names; the last one then says how many more there are."""
+"""The most wrong fields in one acknowledgement; the last entry then says how many more there are."""
 MAX_TEXT = 1000
-"""Characters of a path or a message: what is wrong may itself be as long as a document."""
+"""The most characters of a path or a message: a wrong value may be as long as a document."""
 
 _OBJECTS: dict[str, type[msgspec.Struct]] = {
     "droplets": Droplet,
@@ -32,7 +32,7 @@ _ENDPOINT_TEXTS: dict[str, Callable[[str], object]] = {
     "droplet": parse_reference,
     "mac": parse_mac,
 }
-"""What the types of an endpoint leave to the rules."""
+"""The checks of an endpoint that its types leave to the rules."""
 _encoder = msgspec.msgpack.Encoder()
 _document_decoder = msgspec.msgpack.Decoder(Document)
 _T = TypeVar("_T")
@@ -75,9 +75,9 @@ def decode_known(body: bytes) -> Document:
 
 
 def limited(errors: Sequence[FieldError]) -> list[FieldError]:
-    """Return as many errors as an answer holds, and how many more there are: the bus takes no message of any length.
+    """Return as many errors as an acknowledgement holds, and how many more there are: message sizes are limited.
 
-    What was limited before stays as it is.
+    A list that was limited before stays as it is.
     """
     if len(errors) <= MAX_ERRORS + 1:
         return [_shortened(error) for error in errors]
@@ -86,7 +86,7 @@ def limited(errors: Sequence[FieldError]) -> list[FieldError]:
 
 
 def _shortened(error: FieldError) -> FieldError:
-    """Return an error without most of a name or value that is as long as a document."""
+    """Return an error with long names and values shortened."""
     path, message = (text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..." for text in (error.path, error.message))
     return FieldError(path, error.code, message)
 
@@ -137,7 +137,7 @@ def _object_mistakes(item: Any, struct: type[msgspec.Struct], path: str) -> list
 
 
 def _field_error(path: str, message: str) -> FieldError:
-    """Turn msgspec's words, which end in `- at `$...``, into a path and a code."""
+    """Turn msgspec's message, which ends in `- at `$...``, into a path and a code."""
     text, _, where = message.partition(" - at `$")
     if where:
         path += where.removesuffix("`")
@@ -165,6 +165,6 @@ def _kind_of(value: Any) -> str:
 
 
 def _word(name: Any) -> str:
-    """Return a field's name as it may stand in a path, whatever the sender wrote there."""
+    """Return a field's name in a form that is safe in a path, whatever the sender wrote."""
     text = name if isinstance(name, str) else repr(name)
     return text if text.isidentifier() else repr(text)[:64]

@@ -12,7 +12,7 @@ _MODULUS = 1 << 128
 
 
 def term(document: str, revision: int) -> int:
-    """Return what one realized document adds to the sum."""
+    """Return the term that one realized document adds to the sum."""
     data = document.encode() + b"\0" + revision.to_bytes(8, "little")
     return int.from_bytes(blake2b(data, digest_size=16).digest(), "little")
 

@@ -1,6 +1,6 @@
 """Configuration documents: the objects that the management plane describes, and the document that lists them.
 
-One document is the newest message on one subject. It owns the objects that it lists, and is applied whole or not.
+A document is the newest message on one subject. It owns the objects that it lists, and is applied whole or not at all.
 Fields that are not listed here are refused on decoding (`protocol.codec.decode_document`).
 """
 
@@ -45,13 +45,13 @@ OnePerFamily = Annotated[tuple[CidrText, ...], msgspec.Meta(min_length=1, max_le
 
 
 class _Object(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """What every object of a document shares: an id, unique within its kind."""
+    """The field that all objects share: an id, unique within its kind."""
 
     id: Name
 
 
 class Droplet(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
-    """A physical interface of a host, with its address in the substrate.
+    """A host's address in the underlay, on one of its uplinks.
 
     `udp_checksum` says whether tunnel packets to and from it carry UDP's checksum over IPv6 (RFC 6936); over IPv4 they
     go without (RFC 8926, section 3.3), and `zero` may not be said there.
@@ -114,7 +114,7 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """What one configuration subject says: the objects that it owns, by kind."""
+    """The content of one configuration subject: the objects that it owns, by kind."""
 
     droplets: tuple[Droplet, ...] = ()
     vpcs: tuple[Vpc, ...] = ()

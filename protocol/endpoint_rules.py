@@ -1,4 +1,4 @@
-"""The rules for a document's endpoints, of which there may be ten thousand: all at once, one by one if that fails."""
+"""Checks a document's endpoints, of which there may be ten thousand: all at once, or one by one if that fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST_REFERENCE = 63
 
 
 def check_endpoints(endpoints: tuple[Endpoint, ...]) -> list[FieldError]:
-    """Return every broken rule, empty when all endpoints are sound."""
+    """Return every broken rule; empty if all endpoints are valid."""
     if _are_sound(endpoints):
         return []
     return [
@@ -31,7 +31,7 @@ def check_endpoints(endpoints: tuple[Endpoint, ...]) -> list[FieldError]:
 
 
 def _are_sound(endpoints: tuple[Endpoint, ...]) -> bool:
-    """Say whether nothing is wrong, without saying what: a few passes in C over all of them."""
+    """Return whether all are valid, without naming mistakes: a few passes in C over all of them."""
     ids = [endpoint.id for endpoint in endpoints]
     macs = [endpoint.mac for endpoint in endpoints]
     references = {endpoint.network for endpoint in endpoints} | {endpoint.droplet for endpoint in endpoints}
@@ -88,7 +88,7 @@ def _repeated_ids(endpoints: tuple[Endpoint, ...]) -> Iterator[FieldError]:
 
 
 def _is_of_one_family(endpoint: Endpoint) -> bool:
-    """Say whether an endpoint has two addresses of one family: it could send from the first one only."""
+    """Return whether an endpoint has two addresses of one family: it could send only from the first one."""
     addresses = endpoint.addresses
     return len(set(addresses)) == 2 and (":" in addresses[0]) == (":" in addresses[1])
 

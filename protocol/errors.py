@@ -1,4 +1,4 @@
-"""What can be wrong with a document: one entry per wrong field, and the one exception that carries them."""
+"""Errors of a document: one entry per wrong field, and the exception that carries them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ErrorCode(StrEnum):
     """Why a field was refused."""
 
     NOT_MESSAGEPACK = "not_messagepack"
-    """The body is no MessagePack, is cut short, or has bytes behind its end."""
+    """The body is not MessagePack, is truncated, or has trailing bytes."""
     UNKNOWN_KIND = "unknown_kind"
     """The document lists a kind of object that this version does not know."""
     UNKNOWN_FIELD = "unknown_field"
@@ -29,9 +29,9 @@ class ErrorCode(StrEnum):
     """The host's settings turn off what the field asks for; the message names the setting."""
     TOO_LARGE = "too_large"
     WRONG_SUBJECT = "wrong_subject"
-    """The message names no subject, or another one than that under which the stream holds it."""
+    """The message names no subject, or not the one under which the stream holds it."""
     UNTRUSTED = "untrusted"
-    """The host trusts some publishers only, and the message is not signed by one of them, or is an older one again."""
+    """The host trusts only some publishers, and none of them signed the message, or it is an older one replayed."""
 
 
 class FieldError(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""How a host is found as a NATS micro-service, and how it reports an error: the names, and the schemas of replies.
+"""The host as a NATS micro-service: its names, the schemas of discovery replies, and how it reports an error.
 
 The conventions are those of NATS' service API, version 1: `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, each also with
 `.droplet` and `.droplet.<instance>`. Replies are JSON; hosts answer into the inboxes of operators and controllers.
@@ -20,7 +20,7 @@ _COUNT = {"type": "integer", "minimum": 0}
 
 
 def metadata(host: str) -> dict[str, str]:
-    """Return what the service says of itself: `host`, by which a reply is told from another host's."""
+    """Return the service's metadata: `host`, which distinguishes its replies from those of other hosts."""
     return {"host": host}
 
 

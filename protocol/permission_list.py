@@ -1,4 +1,4 @@
-"""Writes `docs/permissions.json`: who may publish and subscribe to what, for whoever configures a NATS server.
+"""Generates `docs/permissions.json`: the permissions of each role, for administrators of a NATS server.
 
 python -m protocol.permission_list > docs/permissions.json
 

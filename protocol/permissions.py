@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from protocol import streams, subjects
 
 OPERATOR_INBOX = "_INBOX_operator"
-"""The inbox prefix of whoever asks hosts from a command line."""
+"""The inbox prefix of operators."""
 CONTROLLER_INBOX = "_INBOX_controller"
 
 _DISCOVERY = tuple(
@@ -35,7 +35,7 @@ def inbox(host: str) -> str:
 
 
 def of_host(host: str) -> Permissions:
-    """Return what a host's agent needs: its own subjects, its own consumer, its own inbox.
+    """Return the permissions of a host's agent: its own subjects, its own consumer, its own inbox.
 
     It hears its own status too: that is how it finds out that another agent has its name. It can do without the
     advisories about its own consumer, by which it notices a pause at once.
@@ -60,7 +60,7 @@ def of_host(host: str) -> Permissions:
 
 
 def of_operator() -> Permissions:
-    """Return what `dropletctl` needs: to ask hosts, to read acknowledgements, and to watch what hosts tell.
+    """Return the permissions of `dropletctl`: query hosts, read acknowledgements, and subscribe to what hosts publish.
 
     Acknowledgements are read by direct get, so the stream of acknowledgements has to allow it (`allow_direct`).
     """
@@ -81,7 +81,7 @@ def of_operator() -> Permissions:
 
 
 def of_monitor() -> Permissions:
-    """Return what a monitoring system needs: to hear what hosts say. It can make nobody do anything.
+    """Return the permissions of a monitoring system: subscribe to what hosts publish. It can send nothing.
 
     Whoever may read a stream can have the server send what it reads to a subject of its choice: so it may not.
     """
@@ -97,7 +97,7 @@ def of_monitor() -> Permissions:
 
 
 def of_controller() -> Permissions:
-    """Return what the management plane needs: to publish documents, and to make the streams and consumers."""
+    """Return the permissions of the management plane: publish documents, and create the streams and consumers."""
     return Permissions(
         publish=(
             streams.CONFIG_SUBJECTS,

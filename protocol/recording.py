@@ -23,11 +23,11 @@ MAX_OBJECT = 4 << 20
 
 
 class RecordingError(ValueError):
-    """The bytes are no recording that this version reads; the text says why."""
+    """The bytes are not a recording that this version can read; the text says why."""
 
 
 class Header(NamedTuple):
-    """Which host was recorded, by which version of the agent, from when on (seconds since the epoch)."""
+    """The recorded host, the version of the agent, and the start of the recording (seconds since the epoch)."""
 
     host: str
     agent: str
@@ -45,7 +45,7 @@ class Message(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """All of a recording. `cut_at`: the offset in bytes of a last object that is cut short, None when all are whole."""
+    """A whole recording. `cut_at`: the offset in bytes of a truncated last object, None if all are complete."""
 
     header: Header
     messages: tuple[Message, ...]
@@ -53,19 +53,19 @@ class Recording(NamedTuple):
 
 
 def pack_header(header: Header) -> bytes:
-    """Return the first object of a recording."""
+    """Return the bytes of a recording's first object."""
     return _packed({"format": FORMAT, "version": VERSION, **header._asdict()})
 
 
 def pack_message(message: Message) -> bytes:
-    """Return the object of one message."""
+    """Return the bytes of the object for one message."""
     return _packed({**message._asdict(), "headers": dict(message.headers)})
 
 
 def unpack(chunks: Iterable[bytes]) -> Recording:
-    """Read a whole recording; RecordingError when it is none.
+    """Read a whole recording; RecordingError if it is not one.
 
-    A last object that is cut short is left out and reported: an agent that is killed while it records leaves one.
+    A truncated last object is left out and reported: an agent that is killed while it records leaves one.
     """
     objects = _Objects(chunks)
     first = next(objects, None)

@@ -1,4 +1,4 @@
-"""What a host can be asked, and what it answers. An error is a NATS service error with a code and one line."""
+"""Requests to a host, and its replies. An error is a NATS service error with a code and one line."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class DocumentsReply(msgspec.Struct, frozen=True):
 
 
 class PathRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which way a packet of this local endpoint would go."""
+    """Ask for the path that a packet of this local endpoint would take."""
 
     endpoint: Name
     destination: Address
 
 
 class PathReply(msgspec.Struct, frozen=True):
-    """The way as the maps have it now.
+    """The path according to the maps now.
 
     `way` is `same_host`, `direct`, `bouncer`, `divider`, `gateway` (which answers on this host) or `none`. `hosts` are
     the droplets' addresses that may be sent to (one is chosen by the flow's hash), by tunnels of `encapsulation`:
@@ -93,7 +93,7 @@ class PeersRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PeerPath(msgspec.Struct, frozen=True):
-    """What probes found out about one path.
+    """The state of one path according to its probes.
 
     `droplet` and `address` are the other end's, `by` is this host's droplet that it starts from. `state` is `up`,
     `down`, or `unknown` for one that never answered; `since` is seconds since the epoch. `round_trip` is in seconds and
@@ -119,7 +119,7 @@ class PeersReply(msgspec.Struct, frozen=True):
 
 
 class PlanReply(msgspec.Struct, frozen=True):
-    """What a comparison with the kernel would change now, one action a line."""
+    """What a resync would change in the kernel now, one action per line."""
 
     actions: tuple[str, ...]
 
@@ -143,7 +143,7 @@ class SweepReply(msgspec.Struct, frozen=True):
 
 
 class Method(NamedTuple):
-    """What one verb is asked with and answered by.
+    """The request and reply types of one verb.
 
     `request` is None where nothing is asked for. At least one of the fields `needs` must be given and not be empty.
     """
@@ -154,7 +154,7 @@ class Method(NamedTuple):
 
     @property
     def takes_an_empty_body(self) -> bool:
-        """Say whether a request without a body is a complete one."""
+        """Return whether a request without a body is complete."""
         if self.request is None:
             return True
         return not self.needs and not any(field.required for field in msgspec.structs.fields(self.request))

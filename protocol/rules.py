@@ -1,4 +1,4 @@
-"""The rules that one document can be held to by itself: addresses, CIDRs, members, and no object twice."""
+"""Validates one document by itself: addresses, CIDRs, members, and no object twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protocol.errors import ErrorCode, FieldError
 
 
 def check(document: Document) -> list[FieldError]:
-    """Return every broken rule, empty when the document is sound."""
+    """Return every broken rule; empty if the document is valid."""
     errors: list[FieldError] = []
     for index, droplet in enumerate(document.droplets):
         errors += _check_droplet(droplet, f"droplets[{index}]")
@@ -77,7 +77,7 @@ def _check_gateways(network: Network, path: str) -> list[FieldError]:
         try:
             mistake = _misplaced(parse_host_address(gateway), parse_cidr(cidr))
         except ValueError:
-            continue  # told already
+            continue  # already reported
         if mistake:
             errors.append(
                 FieldError(f"{path}.gateways[{index}]", ErrorCode.OUT_OF_RANGE, f"{gateway} is {mistake} {cidr}")
@@ -86,7 +86,7 @@ def _check_gateways(network: Network, path: str) -> list[FieldError]:
 
 
 def _misplaced(gateway: bytes, cidr: Cidr) -> str:
-    """Return why an address cannot be the gateway of a CIDR, empty when it can."""
+    """Return why an address cannot be the gateway of a CIDR; empty if it can."""
     if not contains(cidr, gateway):
         return "not in"
     return "no interface's address, but the first or last of" if is_edge(cidr, gateway) else ""

@@ -1,4 +1,4 @@
-"""Versions of signed messages: which message may follow the one that was taken of its document before. Pure."""
+"""Versions of signed messages: which message may follow the last accepted one of its document. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SignedVersion(NamedTuple):
 
 
 UNSIGNED = SignedVersion(0)
-"""What stands for a message whose signature was not looked at, and for a document of which none was taken."""
+"""Used for a message whose signature was not checked, and for a document without an accepted message."""
 
 
 def version_of(signed: bytes, number: int) -> SignedVersion:
@@ -25,9 +25,9 @@ def version_of(signed: bytes, number: int) -> SignedVersion:
 
 
 def objection(new: SignedVersion, taken: SignedVersion) -> str:
-    """Say why a signed message may not follow the one that was taken before, nothing when it may.
+    """Return why a signed message may not follow the last accepted one; empty if it may.
 
-    The same message may come again: consumers redeliver, and snapshots replay.
+    The same message is accepted again: consumers redeliver, and snapshots replay.
     """
     if new.number < taken.number:
         return (

@@ -1,4 +1,4 @@
-"""What a host says of itself unasked: heartbeat, events and telemetry. Readers ignore fields they do not know."""
+"""Messages that a host sends unasked: heartbeat, events and telemetry. Readers ignore fields they do not know."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVENTS = {
 
 
 class AgentState(StrEnum):
-    """How far an agent is."""
+    """The state of an agent."""
 
     STARTING = "starting"
     """Before the first complete snapshot of its documents; nothing is removed yet."""
@@ -34,7 +34,7 @@ class AgentState(StrEnum):
 
 
 class DocumentCounts(msgspec.Struct, frozen=True):
-    """How many documents are in which state."""
+    """The number of documents in each state."""
 
     realized: int = 0
     pending: int = 0
@@ -75,7 +75,7 @@ class UnresolvedNextHops(msgspec.Struct, frozen=True):
 
 
 class UplinkStatus(msgspec.Struct, frozen=True):
-    """One interface of the host in the substrate, and the droplets that it carries: one for each address.
+    """One of the host's uplinks, and the droplets that it carries: one for each address.
 
     `attach_mode` says how transit XDP runs for it now: `native`, `generic`, `offload` or `none`. `vlan` is the 802.1Q
     id of its frames, 0 for none.
@@ -90,7 +90,7 @@ class UplinkStatus(msgspec.Struct, frozen=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """A standing condition that keeps a host from working as its documents ask, or from knowing whether it does.
+    """A condition that persists and keeps a host from working as its documents ask, or from knowing whether it does.
 
     `kind` is one of those that docs/operations.md lists, `subject` names what it concerns (an interface, a consumer, a
     droplet), `detail` says what is wrong and `remedy` what to do. `since` is in seconds since the epoch.
@@ -106,7 +106,7 @@ class Fault(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat. Times are seconds since the epoch, `uptime` is in seconds.
 
-    `revision` is the newest stream sequence that was taken in, `digest` that of what is realized (`protocol.digest`);
+    `revision` is the newest stream sequence that was handled, `digest` that of what is realized (`protocol.digest`);
     `uplinks` are in the order of the settings. `down_droplets` are the ids of those that answered probes and do not any
     more. `unreadable` says why the kernel could not be compared with what is wanted, empty when it could. `faults`
     are all other standing conditions, sorted by kind and subject. `attach_mode` says how the programs of this host's

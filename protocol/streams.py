@@ -18,25 +18,25 @@ DELETE_HEADERS = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
 
 
 def is_delete(headers: dict[str, str] | None, body: bytes) -> bool:
-    """Say whether a message removes its document."""
+    """Return whether a message removes its document."""
     return not body and bool(headers) and (headers or {}).get("KV-Operation") in ("PURGE", "DEL")
 
 
 def next_subject(host: str) -> str:
-    """Return the API subject by which a host pulls its documents."""
+    """Return the API subject to which a host sends its pull requests."""
     return f"$JS.API.CONSUMER.MSG.NEXT.{CONFIG_STREAM}.{host}"
 
 
 def reset_subject(host: str) -> str:
-    """Return the API subject by which a host has its snapshot replayed (nats-server 2.14 or newer)."""
+    """Return the API subject to which a host sends a reset, which replays its snapshot (nats-server 2.14 or newer)."""
     return f"$JS.API.CONSUMER.RESET.{CONFIG_STREAM}.{host}"
 
 
 def info_subject(host: str) -> str:
-    """Return the API subject by which a host asks how its consumer is configured and what it has yet to deliver."""
+    """Return the API subject to which a host sends a request for its consumer's configuration and state."""
     return f"$JS.API.CONSUMER.INFO.{CONFIG_STREAM}.{host}"
 
 
 def pause_subject(host: str) -> str:
-    """Return the subject on which the server tells that a host's consumer was paused or resumed."""
+    """Return the subject of the server's advisories that a host's consumer was paused or resumed."""
     return f"$JS.EVENT.ADVISORY.CONSUMER.PAUSE.{CONFIG_STREAM}.{host}"

@@ -11,7 +11,7 @@ _HOST = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _DOCUMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}(\.[a-z0-9][a-z0-9_-]{0,62}){0,7}")
 
 RPC_VERBS = ("status", "get", "documents", "counters", "path", "peers", "plan", "sweep")
-"""What a host can be asked, each on `droplet.v1.<host>.rpc.<verb>`."""
+"""The methods that a host serves, each on `droplet.v1.<host>.rpc.<verb>`."""
 
 
 class Target(NamedTuple):
@@ -22,12 +22,12 @@ class Target(NamedTuple):
 
 
 def is_host(name: str) -> bool:
-    """Say whether a name can be a host's."""
+    """Return whether a name can be a host's."""
     return _HOST.fullmatch(name) is not None
 
 
 def is_document(name: str) -> bool:
-    """Say whether a name can be a document's: one to eight tokens with dots between."""
+    """Return whether a name can be a document's: one to eight tokens with dots between."""
     return _DOCUMENT.fullmatch(name) is not None
 
 
@@ -42,7 +42,7 @@ def config_of(host: str) -> str:
 
 
 def ack(host: str, document: str) -> str:
-    """Return the subject on which a host answers for a document."""
+    """Return the subject of a document's acknowledgements."""
     return f"{PREFIX}.{host}.ack.{document}"
 
 
@@ -57,12 +57,12 @@ def telemetry(host: str, kind: str) -> str:
 
 
 def event(host: str, kind: str) -> str:
-    """Return the subject on which a host tells that something happened."""
+    """Return the subject of a host's events of one kind."""
     return f"{PREFIX}.{host}.event.{kind}"
 
 
 def rpc(host: str, verb: str) -> str:
-    """Return the subject on which a host is asked."""
+    """Return the subject of requests to a host."""
     return f"{PREFIX}.{host}.rpc.{verb}"
 
 

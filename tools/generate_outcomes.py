@@ -1,4 +1,4 @@
-"""Writes what is generated from bpf/outcomes.h: the Python enum and the operators' table; --check only compares."""
+"""Generates the Python enum and the operators' table from bpf/outcomes.h; with --check, only compares them."""
 
 from __future__ import annotations
 

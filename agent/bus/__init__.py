@@ -1,4 +1,4 @@
-"""The edge to NATS: documents in, acknowledgements and measurements out, questions answered."""
+"""The edge to NATS: receives documents, sends acknowledgements and measurements, answers queries."""
 
 from agent.bus.bus import Bus, Handler
 from agent.bus.documents import Delivery

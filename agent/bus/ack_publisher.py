@@ -1,4 +1,4 @@
-"""Publishes what the outbox holds into the stream, many at a time, and listens for the server's confirmations."""
+"""Publishes the outbox's acknowledgements to the stream, many at a time, and handles the server's confirmations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_RESPONDERS = 503
 
 
 class AckPublisher:
-    """The outbox's way out on one connection."""
+    """Sends the outbox on one connection."""
 
     def __init__(
         self,

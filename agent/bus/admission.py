@@ -1,4 +1,4 @@
-"""Which messages of the configuration stream a host takes for its documents. Pure.
+"""Decides which messages of the configuration stream a host accepts as its documents. Pure.
 
 Every message names the subject that it was published for; with trusted publishers it is signed by one of them, and may
 follow what was taken of its document before (`protocol.signed_versions`, docs/adr/0026).
@@ -18,9 +18,9 @@ from protocol.errors import ErrorCode, FieldError
 from protocol.signed_versions import UNSIGNED, SignedVersion, objection, version_of
 
 MOST_REMOVED = 100_000
-"""Documents that were removed, of which the version is remembered: the last ones to go."""
+"""The number of removed documents whose versions are remembered, the most recently removed ones."""
 LONGEST_SHOWN = 200
-"""Characters of a header's value in an error: a document's subject has fewer."""
+"""The most characters of a header's value that an error quotes; a document's subject has fewer."""
 
 
 class Admitted(NamedTuple):
@@ -36,12 +36,12 @@ class Admitted(NamedTuple):
 
 
 class Admission:
-    """The rules of one host, and the greatest version that was taken of each document."""
+    """One host's admission rules, and the greatest version that was accepted for each document."""
 
     def __init__(
         self, trusted_publishers: Sequence[str] = (), versions: Mapping[str, SignedVersion] | None = None
     ) -> None:
-        """Trust some public nkeys; without any, signatures and versions are not looked at.
+        """Trust the given public nkeys; if there are none, signatures and versions are not checked.
 
         `versions` are those that an agent before this one took. ValueError when an nkey is no user's public nkey.
         """
@@ -50,7 +50,7 @@ class Admission:
         self._removed: dict[str, None] = {}
 
     def admit(self, document: str, subject: str, headers: bytes | None, body: bytes) -> Admitted:
-        """Return what to make of a message that is stored under a document's subject.
+        """Check a message that is stored under a document's subject.
 
         Its version is remembered when it is trusted. The same message may come again.
         """
@@ -91,7 +91,7 @@ class Admission:
                 del self._removed[oldest], self._versions[oldest]
 
     def _wrong_signature(self, fields: Mapping[str, str], signed: bytes, number: int) -> str:
-        """Say what is wrong with a complete signature over some bytes, nothing when it is a trusted publisher's."""
+        """Return what is wrong with a complete signature over some bytes; empty if a trusted publisher made it."""
         publisher, signature = fields[binding.PUBLISHER], binding.signature_of(fields) or b""
         key = self._keys.get(publisher)
         if key is None:
@@ -110,7 +110,7 @@ class Admission:
 
 
 def _missing(fields: Mapping[str, str], number: int | None) -> str:
-    """Return the header that a signed message needs and this one lacks, nothing when all are there."""
+    """Return the first header that a signed message needs and this one lacks; empty if all are present."""
     if not fields.get(binding.PUBLISHER):
         return binding.PUBLISHER
     if binding.signature_of(fields) is None:
@@ -119,13 +119,13 @@ def _missing(fields: Mapping[str, str], number: int | None) -> str:
 
 
 def _names(headers: bytes | None, subject: str) -> bool:
-    """Say whether headers name the subject in their usual spelling. A fast way for most messages."""
+    """Return whether the headers name the subject in the usual spelling: a fast path for most messages."""
     usual = f"\r\n{binding.SUBJECT}: {subject}\r\n".encode()
     return headers is not None and usual in headers and b"nats-stream:" not in headers.lower()
 
 
 def _wrong_subject(fields: Mapping[str, str], subject: str) -> str:
-    """Say what is wrong with the subject that a message's headers name, nothing when it is right."""
+    """Return what is wrong with the subject that a message's headers name; empty if it is right."""
     stream = next((value for name, value in fields.items() if name.lower() == "nats-stream"), None)
     if stream is not None:
         return (

@@ -1,4 +1,4 @@
-"""The agent's end of the bus: documents in, acknowledgements and measurements out, questions answered.
+"""The agent's end of the bus: receives documents, sends acknowledgements and measurements, answers queries.
 
 `Bus.run` keeps one connection at a time; when it is lost, for whatever reason, everything on it is built anew. What has
 to outlive a connection is in the `DocumentLog` and the `Outbox`.
@@ -37,30 +37,30 @@ FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 5.0
 """Seconds between attempts to connect, doubling from the first to the last, with up to a half added at random."""
 VIOLATION_STANDS = 90.0
-"""Seconds for which a refused publication counts as a fault: what the agent may not publish it tries again sooner."""
+"""Seconds for which a refused publication counts as a fault. The agent retries the publication sooner than that."""
 
 
 class Handler(Protocol):
-    """Who takes the documents and knows the answers. Called by one task, one call at a time, but for `ask`."""
+    """Receives the documents and answers queries. One task makes all calls except `ask`, one at a time."""
 
     async def begin_snapshot(self) -> None:
-        """Prepare for a replay of every document: at the agent's start, and when the stream is another one."""
+        """Prepare for a replay of every document: at the agent's start, and after the stream was replaced."""
 
     async def deliver(self, batch: Sequence[Delivery]) -> None:
-        """Take documents, in the stream's order, each newer than what was delivered of it before.
+        """Handle documents, in the stream's order, each newer than what was delivered for it before.
 
         An exception closes the connection; the same documents come again on the next one.
         """
 
     async def snapshot_complete(self) -> None:
-        """Know that every document that exists was delivered."""
+        """Handle the end of the snapshot: every existing document was delivered."""
 
     async def ask(self, verb: str, body: bytes) -> bytes:
-        """Return the answer to a question, or raise RpcError."""
+        """Return the answer to a query, or raise RpcError."""
 
 
 class Bus:
-    """The bus as one host sees it. All methods belong to the event loop's thread."""
+    """The bus as one host sees it. Call all methods in the event loop's thread."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Bus:
         boot: str = "",
         versions: Mapping[str, SignedVersion] | None = None,
     ) -> None:
-        """Report faults to `report`; `boot` tells this agent's status from that of another one of its name.
+        """Report faults to `report`; `boot` distinguishes this agent's status from that of another agent with its name.
 
         `versions` are those of signed documents that were taken before.
         """
@@ -84,7 +84,7 @@ class Bus:
         self._boot = boot
         self._shared = Shared(DocumentLog(host, Admission(settings.trusted_publishers, versions)), ConsumerConflicts())
         self.record: Record = record_nothing
-        """Gets all messages that are read, before the handler does."""
+        """Receives every message that is read, before the handler does."""
         self._outbox = Outbox()
         self._outbox_changed = asyncio.Event()
         self._outbox_empty = asyncio.Event()
@@ -93,11 +93,11 @@ class Bus:
         self._unreachable: dict[str, str] = {}
         """Why each server could not be reached when it was tried last, since the last connection."""
         self._violations: dict[str, tuple[Fault, float]] = {}
-        """What the server did not permit, by subject, and when it said so last."""
+        """Operations that the server refused, by subject, with the time of the last refusal."""
 
     @property
     def connected(self) -> bool:
-        """Say whether there is a connection now."""
+        """Return whether there is a connection now."""
         return self._connection is not None and not self._connection.lost.is_set()
 
     @property
@@ -112,12 +112,12 @@ class Bus:
         self._outbox_changed.set()
 
     def publish(self, subject: str, payload: bytes) -> bool:
-        """Send a message that may be lost; say whether it was taken."""
+        """Send a message that may be lost; return whether it was queued."""
         connection = self._connection
         return connection is not None and connection.post([publish_command(subject.encode(), payload)])
 
     async def drain(self, timeout: float) -> bool:  # noqa: ASYNC109  the caller's limit at shutdown
-        """Wait until the server has confirmed every acknowledgement, `timeout` seconds at most; say whether it has."""
+        """Wait at most `timeout` seconds for the server to confirm every acknowledgement; return whether it has."""
         try:
             await asyncio.wait_for(self._outbox_empty.wait(), timeout)
         except TimeoutError:
@@ -142,7 +142,7 @@ class Bus:
             backoff = min(LAST_BACKOFF, backoff * 2)
 
     async def _connect_and_serve(self, server: str) -> bool:
-        """Return whether the connection came to work at all."""
+        """Return whether the connection ever worked."""
         try:
             connection = await connect(
                 server,
@@ -170,7 +170,7 @@ class Bus:
             self._log.info("bus_connection_closed", server=shown(server))
 
     async def _serve(self, server: str, connection: Connection) -> tuple[bool, str]:
-        """Run what lives on one connection until it ends; return whether it came to work at all, and why it ended."""
+        """Run one connection's tasks until it ends; return whether it ever worked, and why it ended."""
         reader = ConsumerReader(
             self._host,
             connection,
@@ -209,7 +209,7 @@ class Bus:
         await connection.lost.wait()
 
     async def _watch_for_duplicates(self, connection: Connection) -> None:
-        """Hear the status messages of this host's name: those of another boot come from another agent."""
+        """Subscribe to the status messages of this host's name: those with another boot id come from another agent."""
         await connection.receive(subjects.status(self._host), self._on_status)
         while not connection.lost.is_set():
             self._report_violations()
@@ -217,7 +217,7 @@ class Bus:
                 await asyncio.wait_for(connection.lost.wait(), VIOLATION_STANDS / 6)
 
     def _on_status(self, _subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
-        """Take note of a status. Whatever comes here, nothing is raised: it would end the library's read loop."""
+        """Record a status. Nothing may be raised, whatever the message: it would end the library's read loop."""
         with contextlib.suppress(Exception):
             status = codec.decode(body, Status)
             if self._boot and status.boot != self._boot and status.state is not AgentState.STOPPING:
@@ -227,7 +227,7 @@ class Bus:
         self.publish(subjects.event(self._host, kind), codec.encode(Event(self._host, kind, time.time(), detail)))
 
     async def _on_error(self, error: Exception) -> None:
-        """Report what the library tells. Never raises: an exception here would end the library's read loop."""
+        """Report an error from the library. Never raises: an exception here would end the library's read loop."""
         with contextlib.suppress(Exception):
             if self._connection is None:
                 return
@@ -243,7 +243,7 @@ class Bus:
             self._report_violations()
 
     def _report_violations(self) -> None:
-        """Report what the server does not permit; a refused subscription is not tried again on this connection."""
+        """Report refused operations; a refused subscription is not tried again on this connection."""
         oldest = time.monotonic() - VIOLATION_STANDS
         for subject, (_, at) in list(self._violations.items()):
             if at < oldest:
@@ -251,13 +251,13 @@ class Bus:
         self._report("permissions", [fault for fault, _ in self._violations.values()])
 
     def _report_disconnected(self, server: str, reason: str) -> None:
-        """Report why each server that was tried cannot be reached: one fault, which the next try does not change."""
+        """Report why each server that was tried is unreachable: one fault, which the next attempt does not change."""
         self._unreachable[shown(server)] = reason
         self._report("bus", [bus_disconnected([shown(one) for one in self._settings.servers], self._unreachable)])
 
 
 async def _end(jobs: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel jobs until they have ended: a wait_for() that is just over loses a cancellation (before Python 3.12)."""
+    """Cancel tasks until they have ended: before Python 3.12, a wait_for() that just finished loses a cancellation."""
     pending = set(jobs)
     while pending:
         for job in pending:

@@ -1,6 +1,6 @@
-"""Whether the bus can be used as the settings say: the files that it needs, a server that lets us in, and a consumer.
+"""Checks that the bus is usable with the settings: the files exist, a server accepts the login, the consumer works.
 
-The consumer is only asked for, neither reset nor read, so an agent that runs meanwhile is not disturbed.
+Only the consumer's configuration is read. It is not reset or pulled from, so a running agent is not disturbed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from protocol.status import Fault
 INFO_TIMEOUT = 2.0
 
 OLDEST = (2, 14)
-"""The nats-server from which on a consumer can be reset."""
+"""The oldest nats-server that can reset a consumer."""
 
 
 class BusCheck(NamedTuple):
-    """One answer: `ok`, what was found, and what to do where it is not ok."""
+    """One result: whether it is `ok`, what was found, and what to do if it is not ok."""
 
     name: str
     ok: bool
@@ -69,7 +69,7 @@ def _check_file(name: str, key: str, file: str, read: Callable[[str], object]) -
 
 
 async def check_servers(host: str, settings: BusSettings) -> list[BusCheck]:
-    """Connect to each server in turn, as the agent would, and ask for this host's consumer."""
+    """Connect to each server in turn, as the agent would, and check this host's consumer."""
     return [await _check_server(host, server, settings) for server in settings.servers]
 
 
@@ -100,7 +100,7 @@ async def _check_server(host: str, server: str, settings: BusSettings) -> BusChe
 
 
 async def _check_consumer(host: str, found: str, connection: Connection, errors: list[str]) -> BusCheck:
-    """Ask what the host's consumer is and whether it delivers. `errors` are those that the server tells meanwhile."""
+    """Check the host's consumer and whether it delivers. `errors` are those that the server reports meanwhile."""
     name = f"consumer {host} of stream {streams.CONFIG_STREAM}"
     try:
         info = parse_consumer_info((await connection.request(streams.info_subject(host), timeout=INFO_TIMEOUT)).data)
@@ -116,7 +116,7 @@ async def _check_consumer(host: str, found: str, connection: Connection, errors:
 
 
 def _consumer_fault(host: str, info: ConsumerInfo) -> Fault | None:
-    """Return why a consumer delivers no documents, None when it does."""
+    """Return why a consumer delivers no documents, None if it does."""
     if info.error is not None:
         return consumer_missing(host, info.error.description)
     if reasons := unusable(info, host):

@@ -1,4 +1,4 @@
-"""One connection to a NATS server: it lives once, tells when it is lost, and is then replaced by a new one.
+"""One connection to a NATS server. It is used once, signals when it is lost, and is then replaced by a new one.
 
 The library's own reconnection is not used: it gives up on most server errors, and can go on with a dead read loop.
 Messages of an inbox go to a plain function without a task switch each, and commands are queued without awaiting.
@@ -25,7 +25,7 @@ from agent.bus.settings import BusSettings, is_tls, tls_context
 CONNECT_TIMEOUT = 5
 """Seconds for each step of connecting."""
 PING_INTERVAL = 10
-"""Seconds between pings; after two without an answer the connection is given up."""
+"""Seconds between pings; after two without an answer the connection is closed."""
 MAX_UNSENT = 32 << 20
 """Bytes that may wait for the socket before fire-and-forget messages are dropped."""
 
@@ -56,7 +56,7 @@ class Connection(ObservedClient):
         return True
 
     async def close(self) -> None:
-        """Send what is queued and close; never raises, and takes two seconds at most."""
+        """Send queued data and close. Never raises, and takes at most two seconds."""
         self.lost.set()
         with contextlib.suppress(Exception):
             await asyncio.wait_for(super().close(), 2)
@@ -70,12 +70,12 @@ def publish_command(subject: bytes, body: bytes, reply: bytes = b"") -> bytes:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Leave out what asyncio remarks on how the library ends a TLS stream: nothing follows from it."""
+    """Drop asyncio's harmless warning about how the library closes a TLS stream."""
     return "eof_received" not in record.getMessage()
 
 
 async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix: str, on_error: OnError) -> Connection:
-    """Return a connection to one server, or raise what went wrong (`agent.bus.connection_errors.describe` says it)."""
+    """Return a connection to one server, or raise the error (`agent.bus.connection_errors.describe` explains it)."""
     options: dict[str, Any] = {}
     if is_tls(server):
         options["tls_handshake_first"] = True

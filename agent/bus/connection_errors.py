@@ -1,4 +1,4 @@
-"""Why the bus does not work, in one line that an operator can act on."""
+"""Describes why the bus does not work, in one line that an operator can act on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _TOLD = {
     "permissions violation": "our nkey may not use this host's subjects: check `host` and bus.nkey_seed_file",
     "expecting info": "the server ends the connection without a greeting: if it expects TLS, write tls://",
 }
-"""What is meant by words that a server or the client library uses, in lower case."""
+"""The meaning of phrases that a server or the client library uses, in lower case."""
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in one line, without secrets."""
+    """Describe an error in one line, without secrets."""
     text = " ".join(str(error).split()).removeprefix("nats: ").strip("'")
     for told, reason in _TOLD.items():
         if told in text.lower():
@@ -38,7 +38,7 @@ def describe(error: BaseException) -> str:
 
 
 def _of_the_system(error: OSError, text: str) -> str:
-    """Return an error of the operating system in one line; asyncio puts words of its own before those of connect(2)."""
+    """Describe an operating system error in one line; asyncio puts its own text before that of connect(2)."""
     if isinstance(error, socket.gaierror):
         return f"the server's name has no address: {error.strerror}"
     if isinstance(error, FileNotFoundError):

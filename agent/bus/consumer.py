@@ -1,4 +1,4 @@
-"""Whether a host's consumer can be used for its documents, and the faults of the bus in words. No I/O."""
+"""Checks a consumer's configuration, and words the faults of the bus. No I/O."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from protocol import permissions, streams, subjects
 from protocol.status import Fault
 
 Report = Callable[[str, Iterable[Fault]], None]
-"""Takes a component's name and all faults that it sees now (`agent.core.faults.tracker.ReportFaults`)."""
+"""Called with a component's name and all faults that it sees now (`agent.core.faults.tracker.ReportFaults`)."""
 
 MOST_SUBJECTS = 10
-"""Refused subjects that have a fault each; more are counted in one."""
+"""The most refused subjects that get a fault each; the others share one fault."""
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
 def name(host: str) -> str:
-    """Return the name of a host's consumer with that of its stream, as faults have it."""
+    """Return `stream/consumer` of a host, the subject of faults about it."""
     return f"{streams.CONFIG_STREAM}/{host}"
 
 
 def unusable(info: ConsumerInfo, host: str) -> tuple[str, ...]:
-    """Return what about a consumer keeps documents from this host, a phrase each; none when it can be used."""
+    """Return a phrase for each setting of a consumer that keeps documents from this host; none if it is usable."""
     config, wanted = info.config, subjects.config_of(host)
     filters = config.filter_subjects or (config.filter_subject,)
     found = []
@@ -52,18 +52,18 @@ def consumer_unusable(host: str, reasons: Sequence[str]) -> Fault:
 
 
 def consumer_missing(host: str, reason: str) -> Fault:
-    """Return the fault of a consumer that is not there, or does not answer."""
+    """Return the fault of a consumer that does not exist, or does not answer."""
     return Fault("consumer_missing", name(host), reason, "start the controller: it creates the stream and the consumer")
 
 
 def consumer_shared(host: str, detail: str) -> Fault:
-    """Return the fault of a consumer that somebody else reads too."""
+    """Return the fault of a consumer that another client reads too."""
     remedy = f"find the other agent that has the name {host} or its credentials, and stop it; one host, one name"
     return Fault("consumer_shared", name(host), detail, remedy)
 
 
 def documents_waiting(host: str, waiting: int, paused_until: str, *, in_snapshot: bool) -> Fault:
-    """Return the fault of documents that the server counted and does not deliver."""
+    """Return the fault of documents that the server counted but does not deliver."""
     count = f"{waiting} {'document is' if waiting == 1 else 'documents are'} pending and not delivered"
     if paused_until:
         detail = f"{count}: the consumer is paused until {paused_until}"
@@ -75,7 +75,7 @@ def documents_waiting(host: str, waiting: int, paused_until: str, *, in_snapshot
 
 
 def consumer_paused(host: str, paused_until: str) -> Fault:
-    """Return the fault of a consumer that will not deliver what is published next."""
+    """Return the fault of a paused consumer that has delivered everything so far."""
     return Fault(
         "consumer_paused",
         name(host),
@@ -96,7 +96,7 @@ def refused_subjects(subjects_: Iterable[str]) -> list[Fault]:
 
 
 def bus_disconnected(servers: Sequence[str], reasons: Mapping[str, str]) -> Fault:
-    """Return the fault of a bus that cannot be reached; `reasons` says why of each server that was tried."""
+    """Return the fault of an unreachable bus; `reasons` has one for each server that was tried."""
     remedy = (
         "start the server (or restart it where it hangs), let TCP to its port through packet filters, or correct [bus] "
         "in the settings; the agent goes on trying"
@@ -106,7 +106,7 @@ def bus_disconnected(servers: Sequence[str], reasons: Mapping[str, str]) -> Faul
 
 
 def permission_violation(host: str, error: str) -> Fault | None:
-    """Return the fault that a server's error tells of a missing permission, None where it tells of none.
+    """Return the fault for a server's error about a missing permission, None if the error is about something else.
 
     The client library turns the server's words to lower case, subjects too.
     """
@@ -126,7 +126,7 @@ def permission_violation(host: str, error: str) -> Fault | None:
 
 
 def acknowledgements_not_stored(reason: str) -> Fault:
-    """Return the fault of acknowledgements that no stream takes."""
+    """Return the fault of acknowledgements that no stream stores."""
     return Fault(
         "acknowledgements_not_stored",
         streams.ACK_STREAM,

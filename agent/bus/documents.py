@@ -1,4 +1,4 @@
-"""The documents of one host as they come from the stream: which are new, and when the snapshot is complete. No I/O.
+"""Tracks one host's documents in the stream: which are new, and when the snapshot is complete. No I/O.
 
 A connection begins with a consumer reset. The first one of a consumer replays every message; later ones begin a few
 messages before the last one handled, and these have to come again as they were (`RECENT`): then it is the stream that
@@ -25,16 +25,16 @@ RECENT = 16
 
 
 class ResetReason(Enum):
-    """Why messages cannot be taken in, and the consumer has to be reset."""
+    """Why messages cannot be used and the consumer has to be reset."""
 
     GAP = auto()
-    """Deliveries are missing, or count from 1 again: somebody else reads or resets the consumer."""
+    """Deliveries are missing, or count from 1 again: another client reads or resets the consumer."""
     WENT_BACK = auto()
     """The stream is not the one that was read before."""
     SHORT = auto()
-    """The consumer delivered fewer messages than the reset counted, perhaps from where somebody else reset it to."""
+    """The consumer delivered fewer messages than the reset counted, perhaps because another client reset it."""
     HEADERS_ONLY = auto()
-    """The consumer leaves the bodies out."""
+    """The consumer delivers messages without bodies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Delivery:
 
 
 class Message(NamedTuple):
-    """A message as it was read."""
+    """A message as it was received."""
 
     subject: bytes
     reply: bytes
@@ -73,7 +73,7 @@ _NOTHING = StreamPosition(0, 0)
 
 @dataclass(slots=True)
 class Batch:
-    """What became of some messages.
+    """The result of handling some messages.
 
     `answers` are (reply subject, body) to send once the deliveries were taken, `strangers` the subjects of messages
     that are no delivery of this host's consumer, `refused` the subjects under this host's that name no document and
@@ -91,7 +91,7 @@ class Batch:
 
 
 class DocumentLog:
-    """What was delivered of a host's documents since the agent's start."""
+    """Which of a host's documents were delivered since the agent's start."""
 
     def __init__(self, host: str, admission: Admission | None = None) -> None:
         self._host = host
@@ -123,12 +123,12 @@ class DocumentLog:
 
     @property
     def went_back(self) -> bool:
-        """Return whether all has come that there is, and a message that was there before has not."""
+        """Return whether everything has been delivered, and a message that was there before is missing."""
         return self._replay.complete and not self._is_proven
 
     @property
     def is_short(self) -> bool:
-        """Return whether all has come that there is, and it may not be all that the reset counted."""
+        """Return whether everything has been delivered, but possibly less than the reset counted."""
         return self._replay.is_short
 
     @property
@@ -141,7 +141,7 @@ class DocumentLog:
         return not self._unproven and not self._unseen
 
     def begin(self, info: ConsumerInfo) -> bool:
-        """Take note of the answer to a reset to `reset_to`; return whether the snapshot begins anew.
+        """Record the answer to a reset to `reset_to`; return whether a new snapshot begins.
 
         It does at the agent's start, when the controller made another consumer, and after `void`.
         """
@@ -159,14 +159,14 @@ class DocumentLog:
         return True
 
     def void(self) -> None:
-        """Have the next reset read everything again, and begin a new snapshot."""
+        """Make the next reset read everything again, and begin a new snapshot."""
         self._created = ""
         self._recent.clear()
         self._unproven.clear()
         self._unseen = False
 
     def complete_failed(self) -> None:
-        """Have the snapshot completed again on the next connection: the handler could not take it."""
+        """Report the snapshot's completion again on the next connection: the handler raised."""
         self.in_snapshot = True
 
     def is_known(self, created: str) -> bool:
@@ -174,7 +174,7 @@ class DocumentLog:
         return created == self._created
 
     def sort(self, messages: Sequence[Message]) -> Batch:
-        """Return what is new in some messages, in their order. What they deliver is not remembered before `taken`."""
+        """Return the new documents in some messages, in order. They do not count as delivered before `taken`."""
         batch = Batch()
         new: dict[str, int] = {}
         for message in messages:
@@ -189,7 +189,7 @@ class DocumentLog:
         return batch
 
     def _ack(self, message: Message) -> AckSubject | None:
-        """Return what a delivery of this host's consumer says of itself, None when it is none."""
+        """Return the metadata of a delivery by this host's consumer, None if the message is not one."""
         try:
             ack = parse_ack_subject(message.reply)
         except ValueError:
@@ -214,7 +214,7 @@ class DocumentLog:
         return None
 
     def _take(self, message: Message, ack: AckSubject, batch: Batch, new: dict[str, int]) -> None:
-        """Put one message where it belongs."""
+        """Sort one message into the result."""
         sequence = ack.stream_sequence
         document = self._document(message.subject)
         if document is None:
@@ -243,12 +243,12 @@ class DocumentLog:
             batch.refused.append(subject)
 
     def taken(self, batch: Batch) -> bool:
-        """Take note that the handler took a batch; return whether that completed the snapshot."""
+        """Record that the handler processed a batch; return whether that completed the snapshot."""
         self.remember(batch)
         return self.completed()
 
     def remember(self, batch: Batch) -> None:
-        """Take note that the handler took a batch, and leave the snapshot's completion to the next connection."""
+        """Record that the handler processed a batch, and leave the snapshot's completion to the next connection."""
         for subject, seen in list(batch.seen.items())[-RECENT:]:
             self._recent.pop(subject, None)
             self._recent[subject] = seen
@@ -265,14 +265,14 @@ class DocumentLog:
                 self._removed.discard(delivery.document)
 
     def completed(self) -> bool:
-        """Return, once, that the snapshot is complete."""
+        """Return True once, when the snapshot is complete."""
         completed = self.in_snapshot and self._replay.complete and self._is_proven
         if completed:
             self.in_snapshot = False
         return completed
 
     def idle(self, last_delivery: int) -> ResetReason | None:
-        """Take note of an idle heartbeat, with the number of the consumer's last delivery, when nothing is unhandled.
+        """Record an idle heartbeat, with the number of the consumer's last delivery, when nothing is unhandled.
 
         What was removed is forgotten: an older message of it is neither in the stream nor on its way.
         """
@@ -285,7 +285,7 @@ class DocumentLog:
         return None
 
     def take_info(self, info: ConsumerInfo) -> None:
-        """Take note of what the server says of the consumer, when nothing is unhandled."""
+        """Record the consumer's state as the server reports it, when nothing is unhandled."""
         self._replay.take_info(info)
 
     def _document(self, subject: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""What JetStream says in subjects, headers and replies, taken apart. No I/O.
+"""Parses JetStream's subjects, headers and replies. No I/O.
 
 ADR-15 of NATS (acknowledgement subjects), ADR-13 (pull requests), ADR-60 (consumer reset).
 """
@@ -14,7 +14,7 @@ ACK_TERM = b"+TERM"
 
 
 class AckSubject(NamedTuple):
-    """What the acknowledgement subject of a delivered message says of it.
+    """The metadata in the acknowledgement subject of a delivered message.
 
     `stream_sequence` is its place in the stream, `consumer_sequence` counts the consumer's deliveries since it was made
     or reset, `time` is when it was stored in nanoseconds since the epoch, `pending` how many messages the consumer had
@@ -31,7 +31,7 @@ class AckSubject(NamedTuple):
 
 
 def parse_ack_subject(reply: bytes) -> AckSubject:
-    """Return what the reply subject of a delivered message says, or raise ValueError.
+    """Parse the reply subject of a delivered message; ValueError if it is not one.
 
     Old: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`.
     New: `$JS.ACK.<domain>.<account>.<stream>...<pending>`, with or without one token after it.
@@ -53,7 +53,7 @@ class Headers(NamedTuple):
 
 
 def parse_headers(raw: bytes | None) -> Headers:
-    """Return a header block's parts. What cannot be read is left out; nothing is raised (ADR-4 of NATS)."""
+    """Parse a header block. Invalid parts are left out; nothing is raised (ADR-4 of NATS)."""
     if not raw:
         return Headers(0, "", {})
     first, *lines = raw.decode("utf-8", "replace").split("\r\n")
@@ -68,7 +68,7 @@ def parse_headers(raw: bytes | None) -> Headers:
 
 
 class ApiError(msgspec.Struct, frozen=True):
-    """An error as the JetStream API tells it."""
+    """An error as the JetStream API reports it."""
 
     code: int = 0
     err_code: int = 0
@@ -84,7 +84,7 @@ class PubAck(msgspec.Struct, frozen=True):
 
 
 class ConsumerConfig(msgspec.Struct, frozen=True):
-    """What a consumer was made with, as far as reading a host's documents depends on it."""
+    """The settings of a consumer that matter for reading a host's documents."""
 
     deliver_policy: str = "all"
     ack_policy: str = "explicit"
@@ -104,7 +104,7 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True):
-    """The answer to a question for a consumer, and to its reset: what it is, how far it is, how many messages wait."""
+    """The answer to a consumer info request or a reset: configuration, progress, and number of pending messages."""
 
     created: str = ""
     config: ConsumerConfig = ConsumerConfig()
@@ -119,7 +119,7 @@ _consumer_info = msgspec.json.Decoder(ConsumerInfo)
 
 
 def parse_pub_ack(body: bytes) -> PubAck:
-    """Return a publish's answer; one that cannot be read is an error."""
+    """Parse the answer to a publish; an unreadable one becomes an error."""
     try:
         answer = _pub_ack.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -130,7 +130,7 @@ def parse_pub_ack(body: bytes) -> PubAck:
 
 
 def parse_consumer_info(body: bytes) -> ConsumerInfo:
-    """Return the answer to a question for a consumer or to its reset; one that cannot be read is an error."""
+    """Parse the answer to a consumer info request or a reset; an unreadable one becomes an error."""
     try:
         return _consumer_info.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -138,5 +138,5 @@ def parse_consumer_info(body: bytes) -> ConsumerInfo:
 
 
 def reset_request(sequence: int) -> bytes:
-    """Return the body that has a consumer begin again at a stream sequence."""
+    """Return the body of a request to reset a consumer to a stream sequence."""
     return msgspec.json.encode({"seq": sequence})

@@ -1,7 +1,7 @@
-"""Acknowledgements that the server has not confirmed yet: the newest per document, and what is under way.
+"""Holds acknowledgements that the server has not confirmed: the newest per document, and publishes in flight.
 
-Sans-I/O: the clock is a parameter. Nothing leaves the outbox but by the server's word that the stream holds it, or by a
-newer acknowledgement of the same document.
+Sans-I/O: the clock is a parameter. An acknowledgement leaves the outbox only once the server confirms that the stream
+holds it, or when a newer one of the same document replaces it.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WINDOW = 4096
-"""Publishes that may be under way."""
+"""The most publishes in flight."""
 CONFIRM_WITHIN = 5.0
 """Seconds after which an unconfirmed publish is sent again."""
 LONGEST_CONFIRM_WITHIN = 80.0
-"""The same while the server confirms nothing in time: what is sent again adds to a queue that it works off slowly."""
+"""The same while the server confirms nothing in time: resending adds to a queue that it is slow to work off."""
 RETRY_AFTER = 1.0
 """Seconds to wait after the server refused one."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingAck:
-    """One acknowledgement to publish. `token` comes back with the server's answer."""
+    """One acknowledgement to publish. The server's answer carries `token`."""
 
     token: int
     document: str
@@ -41,7 +41,7 @@ class Outbox:
         self._sent: dict[int, _Sent] = {}
         self._newest_sent: dict[str, int] = {}
         self._late: dict[int, str] = {}
-        """Publishes that are to be sent again, by token: the server may yet confirm them. None is out of date."""
+        """Publishes to send again, by token: the server may still confirm them. None is out of date."""
         self._late_of: dict[str, list[int]] = {}
         self._confirm_within = CONFIRM_WITHIN
         self._token = 0
@@ -52,7 +52,7 @@ class Outbox:
         return len(self._waiting.keys() | self._newest_sent.keys())
 
     def __bool__(self) -> bool:
-        """Say whether any acknowledgement is not confirmed."""
+        """Return whether any acknowledgement is not confirmed."""
         return bool(self._waiting or self._newest_sent)
 
     def put(self, document: str, body: bytes) -> None:
@@ -61,7 +61,7 @@ class Outbox:
         self._forget_late(document)
 
     def take(self, now: float) -> list[PendingAck]:
-        """Return what is to be published now, and hold it as under way."""
+        """Return what to publish now, and mark it as in flight."""
         if now < self._not_before:
             return []
         self._expire(now)
@@ -75,7 +75,7 @@ class Outbox:
         return acks
 
     def wake_in(self, now: float) -> float | None:
-        """Return the seconds until `take` may have something though nothing happens, None for never."""
+        """Return the seconds until `take` may return something without another event, None for never."""
         if self._waiting and now < self._not_before:
             return self._not_before - now
         if self._sent:
@@ -84,7 +84,7 @@ class Outbox:
         return None
 
     def confirm(self, token: int) -> None:
-        """Forget a publish that the server has stored, also when the confirmation comes after it was sent again."""
+        """Forget a publish that the server has stored, even if the confirmation arrives after it was sent again."""
         sent = self._sent.pop(token, None)
         document = self._late.get(token)
         if sent:
@@ -106,7 +106,7 @@ class Outbox:
             self._not_before = now + RETRY_AFTER
 
     def disconnect(self) -> None:
-        """Take back all that was under way: its answer would have come on a connection that is gone."""
+        """Return everything in flight to the queue: its answer would have come on a connection that is gone."""
         for token in list(self._sent):
             self._requeue(token)
         self._late.clear()

@@ -1,4 +1,4 @@
-"""When to ask a pull consumer for more. Sans-I/O: what was read and `now` go in, requests come out.
+"""Decides when to send pull requests. Sans-I/O: received messages and `now` go in, requests come out.
 
 The server answers a request with up to `BATCH` messages; it ends the request with a status when that is not reached in
 `EXPIRES` seconds, and sends an idle heartbeat when there was nothing to send. Data messages do not say which request
@@ -15,33 +15,33 @@ from enum import Enum, auto
 import msgspec
 
 _REFUSAL = re.compile("exceeded max|push based", re.IGNORECASE)
-"""What a server answers to a request that is over a consumer's limits, or to any request to a push consumer."""
+"""A server's answers to a request that exceeds a consumer's limits, and to any request to a push consumer."""
 
 BATCH = 256
 MAX_WANTED = BATCH
-"""Messages on their way to which one more request may be added: the server always has one to serve."""
+"""While fewer messages than this are requested, another request is sent: the server always has one to serve."""
 MAX_WAITING = 2 * BATCH
-"""Messages read and not handled, above which nothing more is asked for."""
+"""The number of unhandled messages above which no request is sent."""
 MAX_BYTES = 8 << 20
 """Bytes of messages that one request may bring; one message has at most 1 MiB."""
 EXPIRES = 30.0
 HEARTBEAT = 2.0
 SILENCE = 2 * HEARTBEAT + 0.5
-"""Seconds without a word after which a request is held to be lost."""
+"""Seconds of silence after which a request counts as lost."""
 MAX_SILENCES = 3
-"""Requests lost one after the other, after which the connection is held to be dead."""
+"""Consecutive lost requests after which the connection counts as dead."""
 
 
 class Signal(Enum):
-    """What a status means for whoever runs the loop."""
+    """What a status means for the caller that runs the loop."""
 
     CARRY_ON = auto()
     IDLE = auto()
-    """Nothing was delivered for a heartbeat's time, whether or not there is anything to deliver."""
+    """Nothing was delivered for the heartbeat interval, whether or not there is anything to deliver."""
     CONSUMER_GONE = auto()
-    """The consumer or its stream is not there (any more)."""
+    """The consumer or its stream does not exist (any more)."""
     REFUSED = auto()
-    """The consumer takes no such request, and will take none like it."""
+    """The consumer refuses this request, and will refuse others like it."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class _Request:
 
 
 class PullMachine:
-    """The requests under way on one connection."""
+    """The requests in flight on one connection."""
 
     def __init__(self, now: float) -> None:
         self._requests: deque[_Request] = deque()
@@ -61,12 +61,12 @@ class PullMachine:
 
     @property
     def is_dead(self) -> bool:
-        """Say whether so many requests were lost that the connection must be."""
+        """Return whether so many requests were lost that the connection must be dead."""
         return self._silences >= MAX_SILENCES
 
     @property
     def wanted(self) -> int:
-        """Return how many messages the requests under way can still bring."""
+        """Return how many messages the requests in flight can still bring."""
         return sum(request.remaining for request in self._requests)
 
     def next_request(self, now: float, waiting: int) -> int | None:
@@ -86,11 +86,11 @@ class PullMachine:
         return self._number
 
     def wake_in(self, now: float) -> float:
-        """Return the seconds after which `next_request` is to be asked again though nothing was read."""
+        """Return the seconds after which to call `next_request` again even if nothing was read."""
         return max(0.05, self._last_heard + SILENCE - now + 0.05)
 
     def on_message(self, now: float) -> None:
-        """Take note of one message delivered."""
+        """Record one delivered message."""
         self._last_heard = now
         self._silences = 0
         if self._requests:
@@ -100,7 +100,7 @@ class PullMachine:
                 self._requests.popleft()
 
     def on_status(self, number: int, status: int, text: str, now: float) -> Signal:
-        """Take note of a status for a request: 100 heartbeat, 404, 408, 409 and 503 end it (ADR-13)."""
+        """Record a status for a request: 100 is a heartbeat; 404, 408, 409 and 503 end it (ADR-13)."""
         self._last_heard = now
         self._silences = 0
         if status == 100:

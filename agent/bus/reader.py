@@ -1,7 +1,7 @@
-"""Reads a host's documents on one connection: resets the consumer, pulls, hands over, acknowledges to the stream.
+"""Reads a host's documents on one connection: resets the consumer, pulls, calls the handler, acknowledges.
 
-What stands in the way is a fault: a consumer that is missing, cannot be used, is read by somebody else, or keeps
-documents back. None of it removes a document.
+A consumer that is missing, unusable, shared with another client, or that holds documents back is a fault. None of
+these removes a document.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ API_TIMEOUT = 2.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0
 """Seconds between attempts to reset a consumer that is missing or unusable, doubling from the first to the longest."""
 MAX_DELIVERIES = 1024
-"""Messages that the handler gets at a time."""
+"""The most messages in one call of the handler."""
 
 PublishEvent = Callable[[str, tuple[str, ...]], None]
-"""Takes an event's kind and lines."""
+"""Called with an event's kind and lines."""
 Record = Callable[[Sequence[Message]], None]
-"""Takes messages as they were delivered."""
+"""Called with messages as they were delivered."""
 
 
 def record_nothing(_messages: Sequence[Message]) -> None:
-    """Take messages of an agent that records nothing."""
+    """Discard the messages of an agent that records nothing."""
 
 
 async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[], None] | None = None) -> None:
-    """Await a call of the handler to its end, also when the connection is lost meanwhile: nothing is half applied.
+    """Await the end of a handler call, even if the connection is lost meanwhile: nothing is half applied.
 
-    `done_late` is called when the call ended well after it was to be cancelled.
+    `done_late` is called if the call succeeded after its cancellation was requested.
     """
     task = asyncio.create_task(call)
     try:
@@ -61,7 +61,7 @@ async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[],
 
 
 class SnapshotHandler(Protocol):
-    """What is needed of a handler here."""
+    """The part of a handler that is needed here."""
 
     async def begin_snapshot(self) -> None:
         """See `agent.bus.bus.Handler`."""
@@ -74,7 +74,7 @@ class SnapshotHandler(Protocol):
 
 
 class Restart(Exception):  # noqa: N818  not an error: the consumer is reset and reading goes on
-    """The consumer has to be reset, after a pause in seconds."""
+    """The consumer must be reset, after a pause in seconds."""
 
     def __init__(self, pause: float = 0.0) -> None:
         super().__init__(pause)
@@ -82,7 +82,7 @@ class Restart(Exception):  # noqa: N818  not an error: the consumer is reset and
 
 
 class Shared(NamedTuple):
-    """What all connections of one agent share: what was delivered, and who else reads."""
+    """State shared by all connections of one agent: what was delivered, and whether another client reads too."""
 
     documents: DocumentLog
     conflicts: ConsumerConflicts
@@ -117,9 +117,9 @@ class ConsumerReader:
         self._unusable_fault: Fault | None = None
         """Why the consumer cannot be read."""
         self._refused: Fault | None = None
-        """Why it took no request, until it takes one."""
+        """Why it refused requests, until it accepts one."""
         self._withheld: Fault | None = None
-        """Why it delivers nothing, or will not."""
+        """Why it delivers nothing, or is going to deliver nothing."""
         self.progressed = False
         """Whether the consumer answered at least once."""
 
@@ -137,7 +137,7 @@ class ConsumerReader:
                 await asyncio.sleep(restart.pause)
 
     def _on_advisory(self, *_message: object) -> None:
-        """Ask for the consumer, whatever the message says: it may be anybody's."""
+        """Ask for the consumer, whatever the message says: any client may have sent it."""
         self._poll.soon(time.monotonic())
         self._session.arrived.set()
 
@@ -151,7 +151,7 @@ class ConsumerReader:
     # The beginning of a round
 
     async def _begin(self) -> None:
-        """Have the consumer deliver what was not handled yet, or all of it when it is a consumer not seen before."""
+        """Make the consumer deliver what is not handled yet, or everything if it was not seen before."""
         info = await self._reset()
         self._unusable_fault = None
         self._session = _PullSession(self._connection.new_inbox(), time.monotonic())
@@ -168,13 +168,13 @@ class ConsumerReader:
         await self._conclude()
 
     async def _end_session(self) -> None:
-        """Take nothing more of this round: requests that wait at the server must not take messages from others."""
+        """End this round: requests that wait at the server must not consume messages meant for later ones."""
         if self._session.sid is not None:
             await self._connection.release(self._session.sid)
             self._session.sid = None
 
     async def _reset(self) -> ConsumerInfo:
-        """Return the answer of a consumer that can be used, however long it takes until there is one."""
+        """Return the reset answer of a usable consumer; wait as long as it takes until there is one."""
         wait = FIRST_WAIT
         while True:
             info = await self._ask(streams.reset_subject(self._host), reset_request(self._documents.reset_to))
@@ -193,7 +193,7 @@ class ConsumerReader:
             wait = min(wait * 2, LONGEST_WAIT)
 
     async def _ask(self, subject: str, body: bytes = b"") -> ConsumerInfo | None:
-        """Ask the server about the consumer; None when nothing answers, as to a reset of one that is not there."""
+        """Ask the server about the consumer; None without an answer, as when a consumer to be reset does not exist."""
         try:
             answer = await self._connection.request(subject, body, timeout=API_TIMEOUT)
         except (NatsError, TimeoutError):
@@ -201,7 +201,7 @@ class ConsumerReader:
         return parse_consumer_info(answer.data)
 
     async def _why_unusable(self, info: ConsumerInfo | None) -> Fault | None:
-        """Return why a consumer that answered a reset so cannot be used, None when it can."""
+        """Return why a consumer that gave this answer to a reset is unusable, None if it is usable."""
         refusal = (
             "a reset gets no answer: a cluster without a leader, a server older than 2.14, or one without JetStream"
         )
@@ -221,7 +221,7 @@ class ConsumerReader:
         return self._unusable(reasons or (f"it refuses a reset: {refusal}",))
 
     def _unusable(self, reasons: Sequence[str]) -> Fault:
-        """Return the fault; whatever was read by such a consumer is read again by the next one."""
+        """Return the fault. Everything that such a consumer delivered is read again from the next one."""
         self._documents.void()
         return consumer.consumer_unusable(self._host, reasons)
 
@@ -275,7 +275,7 @@ class ConsumerReader:
             self._reset_for(batch.reset_reason)
 
     def _report_refused(self, strangers: Sequence[str], refused: Sequence[str]) -> None:
-        """Log messages that are no document, and publish an event where a controller may look for an answer."""
+        """Log messages that are not documents, and publish an event if a controller may expect an acknowledgement."""
         for subject in strangers:
             self._log.warning("message_refused", subject=subject, reason="it was not delivered by this host's consumer")
         new = tuple(subject for subject in refused if subject not in self._documents.refused)
@@ -283,7 +283,7 @@ class ConsumerReader:
             self._publish_event("refused_subject", new)
 
     def _reset_for(self, reset_reason: ResetReason) -> None:
-        """Have the consumer reset."""
+        """Raise so that the consumer is reset."""
         if reset_reason is ResetReason.GAP:
             pause = self._conflicts.record(time.monotonic(), random.random())  # noqa: S311  jitter is no secret
             self._log.warning("consumer_sequence_gap", consumer=self._host, pause=round(pause, 1))
@@ -303,7 +303,7 @@ class ConsumerReader:
             raise Restart(0.0)
 
     def _handle_statuses(self) -> None:
-        """Act on what the server said of requests; of the deliveries only when all that came are handled."""
+        """Act on the server's statuses; on those about deliveries only when all received messages are handled."""
         if self._session.gone:
             self._log.warning("consumer_gone", consumer=self._host)
             raise Restart(FIRST_WAIT)
@@ -318,7 +318,7 @@ class ConsumerReader:
                 self._reset_for(reset_reason)
 
     async def _poll_consumer(self) -> None:
-        """Ask the server what the consumer is and has to deliver: silence says nothing of that."""
+        """Ask the server about the consumer's state and pending messages: silence proves nothing."""
         info = await self._ask(streams.info_subject(self._host))
         if self._session.messages:
             return
@@ -339,7 +339,7 @@ class ConsumerReader:
         self._poll.again(time.monotonic(), calm=calm)
 
     def _note_pause(self, info: ConsumerInfo, waiting: int, *, silent: bool = False) -> None:
-        """Take note of why documents wait; without a pause they do only after they were waited for in vain."""
+        """Record why documents are waiting. Unless the consumer is paused, they first have to be overdue."""
         until = info.config.pause_until if info.paused else ""
         self._withheld = None
         if waiting and (until or silent):
@@ -349,7 +349,7 @@ class ConsumerReader:
             self._withheld = consumer.consumer_paused(self._host, until)
 
     async def _conclude(self) -> None:
-        """Have the snapshot completed when it is, and begin it anew when the stream turns out to be another one."""
+        """Report the snapshot's completion, or begin it again if the stream turns out to be another one."""
         if self._documents.went_back:
             self._reset_for(ResetReason.WENT_BACK)
         if self._documents.is_short:
@@ -365,7 +365,7 @@ class ConsumerReader:
 
 
 class _PullSession:
-    """What is read between one reset and the next. Each has an inbox of its own: an older request brings nothing."""
+    """The reading between two resets. Each has an inbox of its own, so that older requests deliver nothing to it."""
 
     def __init__(self, inbox: str, now: float) -> None:
         self.inbox = inbox
@@ -379,7 +379,7 @@ class _PullSession:
         """The number of the consumer's last delivery, as the last idle heartbeat has it."""
 
     def on_message(self, subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> None:
-        """Take what comes to the inbox."""
+        """Handle a message to the inbox."""
         now = time.monotonic()
         if reply.startswith(b"$JS.ACK."):
             self.machine.on_message(now)

@@ -1,4 +1,4 @@
-"""What a host can be asked, as a NATS micro-service: `nats micro` finds it, `dropletctl` asks it."""
+"""Serves a host's rpc methods as a NATS micro-service: `nats micro` finds it, `dropletctl` queries it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from protocol import micro as conventions
 from protocol import subjects
 
 MAX_ERROR = 1000
-"""Characters of an error's text, which travels in a header: what is wrong may be as long as a message."""
+"""The most characters of an error's text, which travels in a header: a wrong value may be as long as a message."""
 MAX_WORD = 80
 """Characters of a wrong value that an error repeats."""
 
@@ -25,7 +25,7 @@ Ask = Callable[[str, bytes], Awaitable[bytes]]
 
 
 class RpcError(Exception):
-    """A question that cannot be answered: a code as in HTTP (400 wrong, 404 not found, 500 our fault) and one line."""
+    """A request that cannot be answered: a code as in HTTP (400 invalid, 404 not found, 500 internal) and one line."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -39,7 +39,7 @@ def unknown_method(verb: str) -> RpcError:
 
 
 async def serve(client: Client, host: str, ask: Ask, log: FilteringBoundLogger) -> Service:
-    """Answer on every verb's subject of a host, as long as the client lives.
+    """Serve every verb's subject of a host for the lifetime of the client.
 
     A plain subscription refuses every other verb. It is no endpoint of the service, whose queue group it would share:
     the server would hand it some of the requests for the known verbs.
@@ -62,7 +62,7 @@ async def serve(client: Client, host: str, ask: Ask, log: FilteringBoundLogger) 
 
 
 def _refuser(host: str, log: FilteringBoundLogger) -> Callable[[Msg], Awaitable[None]]:
-    """Return what answers requests for verbs that are not known, and ignores the others."""
+    """Return a handler that answers requests for unknown verbs and ignores the others."""
     known = {subjects.rpc(host, verb) for verb in subjects.RPC_VERBS}
 
     async def fail(verb: str, _: bytes) -> bytes:
@@ -108,6 +108,6 @@ async def _answer(request: Request, subject: str, verb: str, ask: Ask, log: Filt
 
 
 def _one_line(text: str) -> str:
-    """Return a text that a header can carry: without line breaks, which would end it, and not too long."""
+    """Return a text that fits a header: without line breaks, which would end it, and not too long."""
     line = " ".join(text.split())
     return line if len(line) <= MAX_ERROR else f"{line[:MAX_ERROR]}..."

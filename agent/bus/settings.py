@@ -1,4 +1,4 @@
-"""How the bus is reached. Seeds and passwords are read when they are needed, and never shown."""
+"""Settings of the bus. Seeds and passwords are read when they are needed, and never logged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BusSettings:
 
 
 def is_open_to_others(path: str) -> bool:
-    """Say whether a file with a secret can be read by others than its owner; a missing file cannot."""
+    """Return whether users other than its owner can read a file with a secret; False for a missing file."""
     try:
         return bool(Path(path).stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
     except OSError:
@@ -61,7 +61,7 @@ def shown(url: str) -> str:
 
 
 def is_tls(url: str) -> bool:
-    """Say whether the server has to speak TLS."""
+    """Return whether the server must speak TLS."""
     return url.startswith("tls://")
 
 

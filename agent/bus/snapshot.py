@@ -1,4 +1,4 @@
-"""What a consumer delivers after one reset: whether deliveries are missing, and whether all has come. No I/O.
+"""Tracks the deliveries after one reset: whether any are missing, and whether the snapshot is complete. No I/O.
 
 A consumer counts its deliveries from 1 after each reset, whoever they went to. So the one reader of a consumer sees
 every number; one that is missing went to somebody else. Idle heartbeats say how far the count is. That nothing comes
@@ -27,7 +27,7 @@ class Replay:
     """Whether the first delivery had at least as many behind it as were counted: it follows from this reset."""
 
     def arrived(self, ack: AckSubject) -> bool:
-        """Take note of a delivery; return False, and ignore it, when it does not follow the one before."""
+        """Record a delivery. If it does not follow the one before, ignore it and return False."""
         if ack.consumer_sequence != self.last + 1:
             return False
         if self.last == 0:
@@ -38,7 +38,7 @@ class Replay:
         return True
 
     def take_info(self, info: ConsumerInfo) -> None:
-        """Take note of how far the server says that the consumer is.
+        """Record the consumer's progress as the server reports it.
 
         Messages may have been deleted after they were counted, so that nothing is left to deliver. Deliveries on their
         way are counted there already: then this says nothing yet.
@@ -48,7 +48,7 @@ class Replay:
 
     @property
     def complete(self) -> bool:
-        """Return whether every message that the reset counted has come, or there was none left to deliver.
+        """Return whether every message that the reset counted was delivered, or there was none left to deliver.
 
         Messages come in the stream's order, and newer ones stand behind those that were counted. So when as many have
         come as were counted, all of those have come that still exist. Fewer will do only where the deliveries are known
@@ -58,7 +58,7 @@ class Replay:
 
     @property
     def is_short(self) -> bool:
-        """Return whether nothing is left to deliver, and it is not known whether what was counted still exists.
+        """Return whether nothing is left to deliver, and it is unknown whether the missing messages still exist.
 
         Messages were deleted before the first delivery, or somebody else reset the consumer to a later place by then:
         its numbers begin with 1 in either case.
@@ -67,7 +67,7 @@ class Replay:
 
     @property
     def waiting(self) -> int:
-        """Return how many of the messages that the reset counted have not come."""
+        """Return how many of the messages that the reset counted were not delivered yet."""
         return 0 if self.complete else self.promised - self.received
 
 
@@ -88,7 +88,7 @@ class ConsumerConflicts:
         self._pause = self.FIRST_PAUSE
 
     def record(self, now: float, chance: float) -> float:
-        """Take note of one; return the seconds to wait before the next reset, with up to a half more by `chance`.
+        """Record a disturbance; return the seconds to wait before the next reset, with up to a half more by `chance`.
 
         `chance` is a random number from 0 to 1: two agents that disturb one another must not stay in step.
         """

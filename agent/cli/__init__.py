@@ -1,1 +1,1 @@
-"""dropletctl: what an operator asks the hosts over NATS."""
+"""dropletctl: queries hosts over NATS."""

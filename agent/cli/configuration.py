@@ -22,7 +22,7 @@ class Misconfigured(click.ClickException):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """What dropletctl takes from its file; what is not there is empty."""
+    """The settings that dropletctl reads from its file; missing ones are empty."""
 
     servers: tuple[str, ...] = ()
     nkey_seed_file: str = ""

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 LONGEST = 86_400
-"""Seconds that an option may ask for: a day."""
+"""The most seconds that an option accepts: a day."""
 
 
 def _output(function: F) -> F:
@@ -39,7 +39,7 @@ def _output(function: F) -> F:
         type=click.Choice(FORMATS),
         default="table",
         show_default=True,
-        help="How to print; wide has every column and folds nothing.",
+        help="Output format; wide has every column and folds nothing.",
     )(function)
 
 
@@ -55,7 +55,7 @@ def _run(access: Access, work: Callable[[Session], Coroutine[Any, Any, None]]) -
 
 
 async def _of_all(names: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> dict[str, T]:
-    """Return the hosts' answers; on standard error, say of each host without one why."""
+    """Return the hosts' answers; for each host without one, print the reason to standard error."""
     answers = await asyncio.gather(*(ask(name) for name in names), return_exceptions=True)
     found: dict[str, T] = {}
     for name, answer in zip(names, answers, strict=True):
@@ -69,7 +69,7 @@ async def _of_all(names: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> d
 
 
 def _count(answered: int, asked: int) -> None:
-    """Fail when not all hosts answered; say how many did when there are several."""
+    """Fail unless all hosts answered; with several hosts, print how many did."""
     if answered < asked:
         if asked > 1:
             click.echo(f"{answered} of {asked} hosts answered", err=True)
@@ -83,7 +83,7 @@ def _host(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 def _host_or_option(function: F) -> F:
-    """Take one host as an argument, or as `--host` as the commands that list things do; all hosts without."""
+    """Accept one host as an argument or as `--host`, as the commands that list things do; otherwise all hosts."""
 
     @functools.wraps(function)
     def with_one(*arguments: Any, host: str | None, host_option: str | None, **options: Any) -> Any:
@@ -112,14 +112,14 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
 @click.option("--tls-ca-file", type=click.Path(), help="The CA that the server's certificate is checked against.")
 @click.option("--netns", help="Connect from this network namespace: a name under /run/netns, or a path.")
 @click.option(
-    "--wait", callback=_seconds, default=1.0, show_default=True, help="Seconds in which hosts may answer a ping."
+    "--wait", callback=_seconds, default=1.0, show_default=True, help="Seconds to wait for hosts to answer a ping."
 )
 @click.option(
     "--timeout",
     callback=_seconds,
     default=5.0,
     show_default=True,
-    help="Seconds in which a host may answer a question.",
+    help="Seconds to wait for a host's answer.",
 )
 @click.pass_context
 def main(
@@ -132,7 +132,7 @@ def main(
     wait: float,
     timeout: float,
 ) -> None:
-    """Ask the hosts of a droplet network, over NATS, from anywhere.
+    """Query the hosts of a droplet network over NATS, from any machine.
 
     \b
     Examples:
@@ -140,14 +140,14 @@ def main(
       dropletctl status                      every host that answers
       dropletctl status h1 -o json           one host, for machines
       dropletctl get endpoints --host h1     what is in force on a host
-      dropletctl acks --watch                what becomes of documents, live
-      dropletctl path h1 web-1 10.0.1.7      which way a packet would go
+      dropletctl acks --watch                acknowledgements as they arrive
+      dropletctl path h1 web-1 10.0.1.7      the path that a packet would take
       droplet-lab ctl -- status              the same in a lab, with its file
 
     Every option can come from the environment: DROPLETCTL_CONFIG, DROPLETCTL_SERVER, DROPLETCTL_TLS_CA_FILE and so on.
 
     \b
-    Exit codes: 0 all went well; 1 a host did not answer, or it is not there;
+    Exit codes: 0 success; 1 a host did not answer, or an object does not exist;
     2 wrong usage; 3 the bus cannot be reached, or the server refused the request.
     """
     known = read_configuration(config) if config else Configuration()
@@ -169,7 +169,7 @@ def main(
 @_output
 @click.pass_obj
 def status(access: Access, host: str | None, output: str) -> None:
-    """Show how HOST is, or every host; those that do not answer are named too.
+    """Show the status of HOST, or of every host; hosts that do not answer are listed too.
 
     \b
     Examples:
@@ -232,7 +232,7 @@ def get(access: Access, kind: str, host: str | None, output: str) -> None:
 @_output
 @click.pass_obj
 def acks(access: Access, watch: bool, host: str | None, document: str | None, count: int | None, output: str) -> None:
-    """Show the newest acknowledgement of each document, from the stream; hosts may be down.
+    """Show the newest acknowledgement of each document, from the stream, even of hosts that are down.
 
     \b
     Examples:
@@ -278,7 +278,7 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
 @_output
 @click.pass_obj
 def path(access: Access, host: str, endpoint: str, destination: str, output: str) -> None:
-    """Show which way a packet of ENDPOINT on HOST would go to the address DESTINATION.
+    """Show the path of a packet from ENDPOINT on HOST to the address DESTINATION.
 
     \b
     Example:
@@ -303,7 +303,7 @@ def path(access: Access, host: str, endpoint: str, destination: str, output: str
 @_output
 @click.pass_obj
 def peers(access: Access, host: str | None, output: str) -> None:
-    """Show what HOST's probes say of the paths to other droplets, or every host's.
+    """Show what probes found about HOST's paths to other droplets, or every host's.
 
     \b
     Examples:
@@ -327,12 +327,12 @@ def peers(access: Access, host: str | None, output: str) -> None:
 
 @main.command()
 @click.argument("host", callback=_host)
-@click.option("--watch", is_flag=True, help="Ask again and again, until interrupted.")
+@click.option("--watch", is_flag=True, help="Repeat until interrupted.")
 @click.option("--interval", callback=_seconds, default=2.0, show_default=True, help="With --watch: seconds between.")
 @_output
 @click.pass_obj
 def counters(access: Access, host: str, watch: bool, interval: float, output: str) -> None:
-    """Show what became of HOST's packets: every outcome that occurred, and each endpoint's traffic.
+    """Show HOST's packet counters: every outcome that occurred, and each endpoint's traffic.
 
     \b
     Examples:
@@ -361,7 +361,7 @@ def counters(access: Access, host: str, watch: bool, interval: float, output: st
 @_output
 @click.pass_obj
 def plan(access: Access, host: str, output: str) -> None:
-    """Show what HOST's agent would change in the kernel now, one action a line; nothing when it is in sync.
+    """Show what HOST's agent would change in the kernel now, one action per line; nothing if it is in sync.
 
     \b
     Example:
@@ -381,11 +381,11 @@ def plan(access: Access, host: str, output: str) -> None:
 @main.command()
 @click.argument("host", callback=_host)
 @click.argument("documents", nargs=-1)
-@click.option("--objects", is_flag=True, help="Also what an earlier agent left in the kernel and no document explains.")
+@click.option("--objects", is_flag=True, help="Also objects of an earlier agent that no document explains.")
 @click.option("--yes", is_flag=True, help="Remove them without asking.")
 @click.pass_obj
 def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, yes: bool) -> None:
-    """Remove documents that HOST keeps though the stream does not hold them: those named, or all of them.
+    """Remove documents that HOST keeps although the stream does not hold them: those named, or all of them.
 
     Only documents that `dropletctl status` lists as missing can be removed so. A controller removes documents by
     messages instead.
@@ -419,7 +419,7 @@ def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, 
 @_output
 @click.pass_obj
 def events(access: Access, host: str | None, count: int | None, output: str) -> None:
-    """Show what happens on the hosts, as it happens, until interrupted.
+    """Show events of the hosts as they happen, until interrupted.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Answers as a table for people, as JSON or YAML for machines."""
+"""Prints answers as a table for people, or as JSON or YAML for machines."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rich.table import Table
 
 FORMATS = ("table", "wide", "json", "yaml")
 TABLES = ("table", "wide")
-"""The formats for people; a wide table has every column, and lines as long as they come."""
+"""The formats for people; a wide table has every column and does not limit its lines."""
 NO_ANSWER = "no answer"
 PIPED_WIDTH = 120
-"""Columns of a table that does not go to a terminal."""
+"""The width of a table that is not printed to a terminal."""
 UNLIMITED = 1 << 16
 LONG_WORD = 40
-"""Longer words are broken where they do not fit; an IPv6 address is not."""
+"""Longer words are broken if they do not fit; an IPv6 address is shorter."""
 
 _PLAIN = re.compile(r"^[A-Za-z_][A-Za-z0-9_./@ -]*$")
 _RESERVED = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
@@ -50,10 +50,10 @@ def machine(value: Any, style: str) -> str:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str, wide: bool = False, spare: str = ""
 ) -> None:
-    """Print rows under headings, or say that there are none; nothing is ever cut.
+    """Print rows under headings, or that there are none; nothing is ever truncated.
 
-    What does not fit is folded between words. Where that is not enough the column `spare` is left out, and a last line
-    says so; where that is not enough either, each row is a block of lines with all columns.
+    Cells that do not fit are folded between words. If that is not enough the column `spare` is left out, and a last
+    line says so; if that is not enough either, each row becomes a block of lines with all columns.
     """
     rows = [list(row) for row in rows]
     console = Console(highlight=False)
@@ -85,7 +85,7 @@ def _print_folded(console: Console, columns: Sequence[str], rows: Sequence[Seque
 
 
 def _spans(cells: Sequence[str]) -> tuple[int, int]:
-    """Return the least width of a column, which breaks no word of its heading, and that which folds nothing."""
+    """Return the smallest width of a column that breaks no word of its heading, and the width that folds nothing."""
     heading, *others = cells
     longest = max(cell_len(word) for cell in others or [""] for word in cell.split() or [""])
     least = max(min(longest, LONG_WORD), *(cell_len(word) for word in heading.split()))
@@ -93,7 +93,7 @@ def _spans(cells: Sequence[str]) -> tuple[int, int]:
 
 
 def folded_widths(spans: Sequence[tuple[int, int]], width: int) -> list[int] | None:
-    """Return widths of columns that fit into `width` together, None when none do. The widest give way first."""
+    """Return column widths that fit into `width` together, None if that is impossible. The widest shrink first."""
     widths = [whole for _, whole in spans]
     while sum(widths) > width:
         foldable = [index for index, (least, _) in enumerate(spans) if widths[index] > least]
@@ -135,7 +135,7 @@ def _without(cells: Sequence[str], index: int) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span as one would say it: `42s`, `3m10s`, `5h02m`, `12d4h`."""
+    """Format a time span: `42s`, `3m10s`, `5h02m`, `12d4h`."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole}s"

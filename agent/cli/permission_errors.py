@@ -1,4 +1,4 @@
-"""What the server lets an operator's credentials not do: it says so beside the request, which then gets no answer."""
+"""Detects requests that the server refuses: it reports that separately, and the request gets no answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"
 
 
 class PermissionDenied(click.ClickException):
-    """The server refused what was asked for."""
+    """The server refused the request."""
 
     exit_code = 3
 
@@ -29,14 +29,14 @@ class PermissionErrors:
         self._changed = asyncio.Event()
 
     async def take(self, error: Exception) -> None:
-        """Take note of an error that the library reports."""
+        """Record an error that the library reports."""
         found = _VIOLATION.search(str(error))
         if found is not None:
             self._found[found[2].lower()] = "subscribe" if found[1].lower() == "subscription" else "publish"
             self._changed.set()
 
     async def unless(self, work: Coroutine[Any, Any, T], subject: str) -> T:
-        """Do what publishes to a subject and waits for answers; raise Refused as soon as the server refuses it."""
+        """Await work that publishes to a subject and waits for answers; raise Refused once the server refuses it."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():

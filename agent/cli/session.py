@@ -1,4 +1,4 @@
-"""What `dropletctl` needs of the bus: one connection, questions, discovery and the stream of acknowledgements."""
+"""The bus as `dropletctl` uses it: one connection, queries, discovery and the stream of acknowledgements."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ CLONE_NEWNET = 0x40000000
 NO_ACKS = f"no stream {streams.ACK_STREAM} that allows direct gets: the controller makes it"
 PING = "$SRV.PING.droplet"
 PAGE = 500
-"""Acknowledgements that one question to the stream brings."""
+"""Acknowledgements in one page of a direct get."""
 
 
 class NotAnswered(click.ClickException):
-    """A host did not answer, or what was asked for is not there."""
+    """A host did not answer, or the requested object does not exist."""
 
     exit_code = 1
 
@@ -77,14 +77,14 @@ def enter_netns(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The hosts whose agents answer, and those that are known from the stream and do not; both sorted."""
+    """The hosts whose agents answer, and those that are known from the stream but do not answer; both sorted."""
 
     present: list[str]
     absent: list[str]
 
 
 class Session:
-    """Questions on one connection."""
+    """Queries on one connection."""
 
     def __init__(self, connection: Connection, access: Access, permission_errors: PermissionErrors) -> None:
         self.connection = connection
@@ -92,7 +92,7 @@ class Session:
         self._permission_errors = permission_errors
 
     async def ask(self, host: str, verb: str, question: msgspec.Struct | None, into: type[T]) -> T:
-        """Return a host's answer, or raise NotAnswered, or Refused when the server does not let it pass."""
+        """Return a host's answer; raise NotAnswered, or Refused if the server refuses the request."""
         body = b"" if question is None else codec.encode(question)
         subject = subjects.rpc(host, verb)
         try:
@@ -131,7 +131,7 @@ class Session:
         return sorted(found)
 
     async def call(self, host: str | None) -> Call:
-        """Return the one host that was named, or all; raise NotAnswered when there is none."""
+        """Return the one host that was named, or all; raise NotAnswered if there is none."""
         if host is not None:
             return Call([host], [])
         present, known = await asyncio.gather(self.hosts(), self._known_hosts())
@@ -140,9 +140,9 @@ class Session:
         return Call(present, sorted(known - set(present)))
 
     async def _known_hosts(self) -> set[str]:
-        """Return the hosts that have documents, as far as there is a stream that tells.
+        """Return the hosts that have documents according to the stream, if there is one.
 
-        A server says nothing of a stream that is not there, so it gets no more time than the hosts do.
+        A server does not answer for a stream that does not exist, so it gets no more time than the hosts do.
         """
         try:
             found = await self.stored_acknowledgements(streams.ACK_SUBJECTS, self._access.wait)
@@ -166,7 +166,7 @@ class Session:
             after = page.next
 
     async def documents(self, host: str) -> list[Acknowledgement]:
-        """Return the newest acknowledgement of each document on a host, as the host has it."""
+        """Return the newest acknowledgement of each document of a host, as the host itself reports it."""
         found: list[Acknowledgement] = []
         after = ""
         while True:
@@ -177,7 +177,7 @@ class Session:
             after = page.next
 
     async def peers(self, host: str) -> list[rpc.PeerPath]:
-        """Return what a host knows of the paths to other droplets."""
+        """Return what a host knows about the paths to other droplets."""
         found: list[rpc.PeerPath] = []
         after = ""
         while True:
@@ -258,7 +258,7 @@ class Session:
 
 
 def read_acknowledgement(subject: str, body: bytes) -> tuple[str, Acknowledgement] | None:
-    """Return host and acknowledgement of a message, None when it is none."""
+    """Return host and acknowledgement of a message, None if it is not an acknowledgement."""
     try:
         return subjects.parse_ack(subject).host, codec.decode(body, Acknowledgement)
     except ValueError:
@@ -267,7 +267,7 @@ def read_acknowledgement(subject: str, body: bytes) -> tuple[str, Acknowledgemen
 
 @asynccontextmanager
 async def session(access: Access) -> AsyncIterator[Session]:
-    """Connect for the time of a block, to the first server that takes us; raise Unreachable when none does."""
+    """Connect for the duration of a block, to the first server that accepts; raise Unreachable if none does."""
     if access.netns:
         enter_netns(access.netns)
     reasons = []

@@ -1,4 +1,4 @@
-"""What the hosts' answers look like in a table of 80 to 120 columns."""
+"""Formats the hosts' answers as tables of 80 to 120 columns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from protocol.status import Counters, Status, Traffic
 
 STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME")
 TROUBLES = ("UNRESOLVED", "DOWN", "NARROW")
-"""Columns of `status` that are left out as long as no host has anything to say there."""
+"""Columns of `status` that are left out if they are empty for every host."""
 FEW_ADDRESSES = 3
-"""Addresses told of those that a host has no way to for the same reason; a wide table tells all that the host told."""
+"""The most unreachable addresses shown for one reason; a wide table shows all that the host reported."""
 
 
 def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None:
-    """Print one line per host, also for those that did not answer, and why a host cannot do what it should."""
+    """Print one line per host, including those that did not answer, and below it the hosts' problems."""
     rows = [_status_row(item) for item in found]
     rows += [(host, NO_ANSWER, *("-" for _ in (*STATUS[2:], *TROUBLES))) for host in absent]
     rows = sorted(rows)
@@ -39,7 +39,7 @@ def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None
 
 
 def _reasons(item: Status, wide: bool) -> Iterator[tuple[str, str]]:
-    """Yield what a host cannot do, and why."""
+    """Yield a host's problems."""
     if item.unreadable and not any(fault.kind == "kernel_unreadable" for fault in item.faults):
         yield "its kernel could not be read", item.unreadable
     for one in item.unresolved_next_hops:
@@ -101,7 +101,7 @@ def peers(rows: Sequence[tuple[str, PeerPath]], wide: bool) -> None:
 
 
 USUAL = {"UDP CHECKSUM": "full", "ENCAPSULATION": "geneve", "ROUTING": "direct", "DSCP": "0"}
-"""Columns that are left out as long as every object has what is usual."""
+"""Columns that are left out if every object has the usual value."""
 
 
 def objects(kind: str, rows: Sequence[tuple[str, Any]], wide: bool) -> None:
@@ -137,7 +137,7 @@ def _cells(item: Any) -> tuple[str, ...]:
 
 
 def without_host(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return an object's fields, with a droplet's own `host` under `droplet_host`: `host` says who answered."""
+    """Return an object's fields, with a droplet's own `host` as `droplet_host`: `host` is the host that answered."""
     return {("droplet_host" if name == "host" else name): value for name, value in plain.items()}
 
 
@@ -170,7 +170,7 @@ def acknowledgement_line(host: str, item: Acknowledgement) -> str:
 
 
 def why(item: Acknowledgement) -> str:
-    """Return what keeps a document from being realized or is missing of it, empty for nothing."""
+    """Return what keeps a document from being realized; empty if nothing does."""
     parts = [f"{error.path}: {error.message}" for error in item.errors]
     parts += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
     if item.missing:
@@ -181,12 +181,12 @@ def why(item: Acknowledgement) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """Return a number of things, as in "1 document"."""
+    """Format a number of things, as in "1 document"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
-    """Return the way of a packet in one line."""
+    """Format the path of a packet in one line."""
     if answer.way == "none":
         return f"{endpoint} -> {destination}: no way: {answer.reason}"
     parts = [answer.way.replace("_", " ")]
@@ -200,7 +200,7 @@ def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
 
 
 def _hosts(answer: PathReply) -> list[str]:
-    """Name the droplets of a way; an agent of before tells no ids."""
+    """Name the droplets of a path; older agents send no ids."""
     ids = dict(zip(answer.hosts, answer.droplets, strict=False))
     named = (f"{ids[host]} ({host})" if ids.get(host, host) != host else host for host in answer.hosts)
     marks = (", which does not answer" if host in answer.down else "" for host in answer.hosts)
@@ -249,7 +249,7 @@ def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) ->
 
 
 def _losses(now: Counters, wide: bool) -> None:
-    """Print what the kernel dropped after the outcomes above, or why that is not known."""
+    """Print what the kernel dropped after the outcomes above, or why that is unknown."""
     if now.lost_unknown:
         click.echo(f"\nframes that the kernel dropped after these outcomes are not counted: {now.lost_unknown}")
     if now.lost:

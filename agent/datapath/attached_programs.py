@@ -1,4 +1,4 @@
-"""Whose an attached program is, and what of this instance the kernel still holds when pins were lost.
+"""Finds the owner of an attached program, and the programs and maps of this instance whose pins were lost.
 
 Pins go when the bpf file system does: it is unmounted, or the container that it belonged to starts again. Programs stay
 attached, and with them the maps that they work on. So both are found by the interfaces, and pinned again.
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class OwnedObjects:
-    """What programs of this instance and of the current layout, attached or pinned, still hold in the kernel."""
+    """Maps and programs of this instance and the current layout that attached or pinned programs keep in the kernel."""
 
     maps: Mapping[str, int] = field(default_factory=dict)
     """Map ids by name; names as the kernel has them, of 15 characters at most."""
@@ -38,10 +38,10 @@ class OwnedObjects:
 
 
 def is_ours(program_id: int, pins: Pins) -> bool:
-    """Say whether a program is this instance's: pinned by it, or marked with its name.
+    """Return whether a program is this instance's: pinned by it, or marked with its name.
 
-    One from before there were marks is this instance's when no other instance has it pinned. A program that is gone is
-    nobody's.
+    An unmarked program of an older version is this instance's if no other instance has it pinned. A program that is
+    gone has no owner.
     """
     if program_id in pinned_program_ids(pins):
         return True
@@ -55,7 +55,7 @@ def is_ours(program_id: int, pins: Pins) -> bool:
 
 
 def owner_of(program_id: int, pins: Pins) -> Owner:
-    """Return whose a program is that is not this instance's, and the process that holds it now, if one is seen to."""
+    """Return the owner of a program of another instance, and the process that holds it open, if one is visible."""
     info = _program_info(program_id)
     marked = read_mark(info) if info is not None else None
     if marked is not None:
@@ -66,9 +66,9 @@ def owner_of(program_id: int, pins: Pins) -> Owner:
 
 
 async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> OwnedObjects:
-    """Look at the programs on the uplinks, on endpoints' interfaces and in pins, in this order.
+    """Inspect the programs on the uplinks, on endpoints' interfaces and in pins, in this order.
 
-    What the uplinks run wins: of several generations of maps, it is the one that traffic comes in by.
+    The uplinks' program wins: of several generations of maps, its maps are those that traffic uses.
     """
     uplinks = await read_uplinks(netlink, interfaces)
     links = await netlink.links()

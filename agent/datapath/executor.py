@@ -1,7 +1,7 @@
-"""Carries out a plan: one action after another, and a list of what the kernel refused.
+"""Executes a plan: one action after another, and collects the kernel's refusals.
 
-One action's refusal does not stop those that have nothing to do with it. Decides nothing, and remembers only which
-refusals it has logged: what the kernel then holds is for the next observation to say.
+A refused action does not stop unrelated ones. Decides nothing, and remembers only which refusals it has logged: the
+next observation shows what the kernel then holds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 class Executor:
-    """The one place where actions become kernel calls."""
+    """The only place where actions become kernel calls."""
 
     def __init__(self, maps: dict[MapName, Map], links: Links, transit: Transit) -> None:
         self._maps = maps
@@ -50,7 +50,7 @@ class Executor:
         self._recurring = RecurringFailures()
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
-        """Carry out the actions in their order; return what was refused, empty when all is done."""
+        """Execute the actions in order; return the refusals, empty if all succeeded."""
         failures: list[Failure] = []
         for action in actions:
             before = len(failures)
@@ -58,7 +58,7 @@ class Executor:
                 failures += await self._carry_out(action)
             except OSError as error:
                 failures.append(_failure(action, error))
-            except Exception as error:  # whatever it was, nobody may take the action for done
+            except Exception as error:  # whatever it was, the action must not count as done
                 failure = _failure(action, OSError(errno.EIO, f"{type(error).__name__}: {error}"))
                 if self._recurring.new([failure]):
                     log.exception("action_failed", object=failure.object)
@@ -95,19 +95,19 @@ class Executor:
         return []
 
     async def _forget_paths_to(self, hosts: set[bytes]) -> None:
-        """Remove the direct paths to droplets that are not known any more: a fresh path stands for a known droplet."""
+        """Remove direct paths to droplets that are no longer known: a fresh path counts as proof of a known droplet."""
         direct = self._maps[MapName.DIRECT]
         paths = await in_thread(direct.dump)
         await _apply(direct.delete, [key for key, value in paths.items() if DIRECT_PATH.unpack(value)[0] in hosts])
 
 
 async def _apply(change: Callable[[Sequence[_T]], list[Refused]], items: Sequence[_T]) -> list[Refused]:
-    """Change a map here, or in a thread when it takes so long that heartbeats would wait; see it end in any case."""
+    """Change a map here, or in a thread if it would delay heartbeats; wait for its end in any case."""
     return change(items) if len(items) <= AT_ONCE else await in_thread(change, items)
 
 
 def object_of(action: Action) -> str:
-    """Name what an action is about, in words for people."""
+    """Describe an action's object for people."""
     match action:
         case PutEntries(name, _) | DeleteEntries(name, _):
             return f"map {name}"

@@ -1,6 +1,6 @@
-"""Asks a host whether an agent can run on it, and changes nothing: what `droplet-agent --check` prints.
+"""Checks whether an agent can run on this host, and changes nothing: `droplet-agent --check`.
 
-Every answer that is not good says what to do about it, and one that is good may say what to do in a large substrate.
+Every failed check has a remedy; a passed one may have advice for a large underlay.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from agent.datapath.net.netlink import Message, Netlink, attribute
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)
-"""XDP programs that see whole packets by live test frames; managed neighbours came with 5.16."""
+"""XDP programs that get whole packets from live test frames; managed neighbours came with 5.16."""
 NEIGHBOUR_LIMITS = {family: Path(f"/proc/sys/net/{family}/neigh/default/gc_thresh3") for family in ("ipv4", "ipv6")}
 
 SMALLEST_PROGRAM = struct.pack("=BBhiBBhi", 0xB7, 0, 0, bpf.XdpAction.PASS, 0x95, 0, 0, 0)
@@ -49,7 +49,7 @@ SMALLEST_PROGRAM = struct.pack("=BBhiBBhi", 0xB7, 0, 0, bpf.XdpAction.PASS, 0x95
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One answer: `ok`, what was found, and what to do where it is not ok; with `ok`, what may have to be done."""
+    """One result: whether it is `ok`, what was found, and the remedy if it is not ok; if `ok`, advice."""
 
     name: str
     ok: bool
@@ -58,7 +58,7 @@ class CheckResult:
 
 
 async def check_host(config: KernelConfig) -> list[CheckResult]:
-    """Ask everything; each question has exactly one answer, in the order in which one would mend them."""
+    """Run all checks; each has exactly one result, in the order in which to fix them."""
     config = await _with_uplinks(config)
     results = []
     for name, question in _HOST_QUESTIONS.items():
@@ -100,7 +100,7 @@ def _kernel(_config: KernelConfig) -> CheckResult:
 
 
 def _bpf(_config: KernelConfig) -> CheckResult:
-    """Make the smallest map and let it go: the one proof that bpf(2) is not locked down."""
+    """Create the smallest map and close it: the only proof that bpf(2) is not locked down."""
     try:
         os.close(bpf.create_map(bpf.MapType.ARRAY, 4, 4, 1, name="check"))
     except OSError as error:
@@ -123,7 +123,7 @@ def _bpf_file_system(config: KernelConfig) -> CheckResult:
 
 
 def _neighbours(config: KernelConfig) -> CheckResult:
-    """Ask how many neighbours the kernel keeps: one limit for all interfaces of all network namespaces."""
+    """Check how many neighbours the kernel keeps: one limit for all interfaces of all network namespaces."""
     limits = {}
     for family, path in NEIGHBOUR_LIMITS.items():
         with contextlib.suppress(FileNotFoundError):  # shown in the first network namespace alone
@@ -132,7 +132,7 @@ def _neighbours(config: KernelConfig) -> CheckResult:
 
 
 def neighbour_capacity(limits: Mapping[str, int], droplets: int) -> CheckResult:
-    """Return the answer about limits by family (`ipv4`, `ipv6`) of a host with a map of so many droplets. Pure."""
+    """Return the result about limits by family (`ipv4`, `ipv6`) for a host with a map of this many droplets. Pure."""
     if not limits:
         return CheckResult("neighbours", True, "their limit is not shown in this network namespace")
     detail = ", ".join(f"room for {limit:,} of {family}" for family, limit in limits.items())
@@ -272,10 +272,10 @@ async def _features(link: Message, uplink: Uplink) -> int | None:
 
 
 def takes_native(found: str, link: Message, features: int | None, mode: AttachMode) -> CheckResult:
-    """Return the answer about a link on whose driver native XDP is to run, by `mode` as a must or if it can.
+    """Return the result about a link for native XDP, which `mode` requires or prefers.
 
-    `found` is how it is now, `features` what its driver says, None when the kernel does not tell. Nothing is
-    tried: that would disturb a link in use.
+    `found` describes its current state, `features` are its driver's, None if the kernel does not report them. Nothing
+    is attached: that would disturb a link in use.
     """
     name, mtu = str(attribute(link, "IFLA_IFNAME")), int(attribute(link, "IFLA_MTU"))
     if features is None:
@@ -294,7 +294,7 @@ def takes_native(found: str, link: Message, features: int | None, mode: AttachMo
 
 
 async def _redirects(config: KernelConfig) -> CheckResult:
-    """Say how the programs will run, by whether the uplinks take redirected frames. Tries nothing."""
+    """Predict the programs' mode from whether the uplinks accept redirected frames. Attaches nothing."""
     query = LinkQuery()
     try:
         async with Netlink() as netlink:
@@ -305,7 +305,7 @@ async def _redirects(config: KernelConfig) -> CheckResult:
 
 
 def how_programs_run(mode: AttachMode, devices: Sequence[Device]) -> CheckResult:
-    """Return the answer about what the uplinks' frames leave by. Pure."""
+    """Return the result about the interfaces that the uplinks' frames leave by. Pure."""
     decision = decide(mode, devices)
     if decision.refused:
         return CheckResult("redirects", False, decision.refused, remedy_of(decision.refused))
@@ -321,7 +321,7 @@ def how_programs_run(mode: AttachMode, devices: Sequence[Device]) -> CheckResult
 
 
 def _losses(config: KernelConfig) -> CheckResult:
-    """Say whether frames that the kernel drops after a verdict can be counted: an agent works without, too."""
+    """Check whether frames that the kernel drops after a verdict can be counted; an agent also works without."""
     lacking = why_not_counted() if config.count_lost_frames else SWITCHED_OFF
     if not lacking:
         return CheckResult("losses", True, "frames that the kernel drops after a program's verdict are counted")
@@ -330,7 +330,7 @@ def _losses(config: KernelConfig) -> CheckResult:
 
 
 def _refused_by_card(link: Message) -> str:
-    """Say why a network card takes no program at all, empty when it does: the smallest one is loaded and let go."""
+    """Return why a network card accepts no program, empty if it does: the smallest one is loaded and closed."""
     try:
         os.close(bpf.load_program(SMALLEST_PROGRAM, name="check", device=int(link["index"])))
     except OSError as error:
@@ -340,7 +340,7 @@ def _refused_by_card(link: Message) -> str:
 
 
 def _together(name: str, found: list[CheckResult]) -> CheckResult:
-    """Return one answer for several interfaces: of those that are not good, if there are any."""
+    """Return one result for several interfaces: that of the failed ones, if any."""
     shown = [one for one in found if not one.ok] or found
     remedies = list(dict.fromkeys(one.remedy for one in shown if one.remedy))
     return CheckResult(name, all(one.ok for one in found), "; ".join(one.detail for one in shown), "; ".join(remedies))

@@ -1,7 +1,7 @@
-"""All of one agent's kernel: opened together, used by the daemon through one object, left running when it closes.
+"""All kernel objects of one agent: opened together, used by the daemon through one object, left in place on close.
 
-Closing closes descriptors only: pins, attached programs and interfaces stay, so that traffic flows without the agent.
-`agent.datapath.uninstall` is the way to leave nothing behind.
+Closing only closes descriptors: pins, attached programs and interfaces stay, so that traffic flows without the agent.
+`agent.datapath.uninstall` removes everything.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TRANSIT_XDP, TRANSIT_AGENT = "transit_xdp", "transit_agent"
 
 @dataclass(frozen=True, slots=True)
 class KernelConfig:
-    """What one agent needs to know to own its part of the kernel."""
+    """The settings that one agent needs for its part of the kernel."""
 
     host: str
     instance: str
@@ -62,7 +62,7 @@ class KernelConfig:
     count_lost_frames: bool = True
     sizes: MapSizes = field(default_factory=MapSizes)
     features: Features = EVERYTHING
-    """Without what the uplinks decide: see `with_uplinks`."""
+    """The features without those that the uplinks decide: see `with_uplinks`."""
 
     @property
     def pins(self) -> Pins:
@@ -71,7 +71,7 @@ class KernelConfig:
 
 
 def with_uplinks(features: Features, uplinks: Sequence[Uplink]) -> Features:
-    """Return what the programs need to serve these uplinks."""
+    """Return the features that the programs need for these uplinks."""
     return replace(features, vlan_tags=any(uplink.vlan for uplink in uplinks))
 
 
@@ -98,12 +98,12 @@ class Kernel(Readings):
         self._old_pins = LogOnce()
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
-        """What the programs are compiled with."""
+        """The features that the programs are compiled with."""
         own = ProgramOwnership(self._owns, bpf.program_by_id, lambda number: owner_of(number, config.pins))
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
         self.modes = AttachModes(config.attach_mode)
-        """How the programs are to run, as far as the uplinks can do it."""
+        """The mode in which the programs run, as far as the uplinks support it."""
         self.bindings = Bindings()
         """The processes that stand for endpoints' namespaces."""
         self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, self.modes), self.bindings)
@@ -123,7 +123,7 @@ class Kernel(Readings):
         self.neighbours = NeighbourWatch(uplinks, maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None
         self.failures = LostFrameCounter(compiled, maps, config.pins, config.count_lost_frames)
-        """What is dropped after a verdict of the programs."""
+        """Counts frames that are dropped after a verdict of the programs."""
         self._subject = Subject(
             config.interfaces,
             config.instance,
@@ -135,9 +135,9 @@ class Kernel(Readings):
 
     @classmethod
     async def open(cls, config: KernelConfig) -> Kernel:
-        """Compile where needed, open or make maps and programs. Attaches nothing, and changes no traffic.
+        """Compile if necessary, open or create maps and programs. Attaches nothing, and does not affect traffic.
 
-        Raises CompileError, LayoutMismatchError, ToldError (with the verifier's log), or OSError (ENODEV, EPERM).
+        Raises CompileError, LayoutMismatchError, OperatorError (with the verifier's log), or OSError (ENODEV, EPERM).
         """
         ensure_bpffs(config.bpffs)
         with contextlib.ExitStack() as undo:
@@ -159,13 +159,13 @@ class Kernel(Readings):
             return kernel
 
     async def start(self) -> None:
-        """Begin to follow neighbours and what uplinks take, and have what is attached run as they allow."""
+        """Begin to follow neighbours and the uplinks' XDP features, and move programs to the mode that they allow."""
         await self.neighbours.start()
         self._feature_events = await FeatureEvents.start(self.neighbours.uplinks_changed.set)
         await self.follow_modes()
 
     async def close(self) -> None:
-        """Close descriptors and sockets and end the neighbour watch. All that forwards traffic stays."""
+        """Close descriptors and sockets and end the neighbour watch. Everything that forwards traffic stays."""
         if self._feature_events is not None:
             self._feature_events.close()
         await self.neighbours.close()
@@ -185,10 +185,10 @@ class Kernel(Readings):
         return await observe_some(self._netlink, self._subject, namespaces, suspects)
 
     def tend(self, observed: Observed) -> None:
-        """Keep in order what no document asks for; `observed` is the kernel as it was just seen. Raises OSError.
+        """Maintain kernel objects of no document; `observed` is the kernel as it was just read. Raises OSError.
 
-        Pins that somebody removed come back, and those of older programs go once the current ones run everywhere.
-        The programs that others call stand where tail calls find them. Next hops are looked at anew.
+        Removed pins are restored, and those of older programs are removed once the current ones run everywhere. The
+        jump table is filled for tail calls. Next hops are read again.
         """
         self._restore_pins()
         _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded)
@@ -213,11 +213,11 @@ class Kernel(Readings):
         return found
 
     async def follow_modes(self) -> None:
-        """Have all attached programs run as the uplinks allow now; OSError (ENODEV) when an uplink is gone."""
+        """Move all attached programs to the mode that the uplinks allow now; OSError (ENODEV) if an uplink is gone."""
         await self._follower.follow(self._uplinks)
 
     def read_device_losses(self) -> dict[str, int]:
-        """Return how many redirected frames the uplinks' drivers say that they did not send, by uplink, where any."""
+        """Return how many redirected frames the uplinks' drivers report as not sent, by uplink, if any."""
         found = {}
         for uplink in self._uplinks:
             with contextlib.suppress(OSError):  # it is gone
@@ -227,18 +227,18 @@ class Kernel(Readings):
         return found
 
     def _count_failures(self) -> None:
-        """Have what the kernel drops after a verdict of this instance's programs counted, of older ones of it too."""
+        """Count frames that the kernel drops after a verdict of this instance's programs, including its older ones."""
         own = pinned_program_ids(self.config.pins) | self.transit.ids
         self.failures.tend(own, {one for uplink in self._uplinks for one in (uplink.carrier, *uplink.ingress)})
 
     def _take(self, uplinks: tuple[Uplink, ...]) -> None:
         self._uplinks = uplinks
         for carrier in {uplink.carrier for uplink in uplinks if uplink.transit}:
-            with contextlib.suppress(OSError):  # attaching told already
+            with contextlib.suppress(OSError):  # already reported on attaching
                 self._leave_tags_on(carrier)
 
     def _leave_tags_on(self, carrier: int) -> None:
-        """Have the hardware leave VLAN tags where the program looks for them, if anything of a VLAN comes in there."""
+        """Make the hardware leave VLAN tags in frames if the interface carries a VLAN uplink."""
         indexes = {
             one for uplink in self._uplinks if uplink.vlan and uplink.carrier == carrier for one in uplink.ingress
         }
@@ -248,15 +248,15 @@ class Kernel(Readings):
                     leave_tags_on(control, name)
 
     def is_transit_attached(self, ifindex: int) -> bool:
-        """Say whether our current transit XDP is what runs on an interface now; OSError (ENODEV) when it is gone."""
+        """Return whether our current transit XDP runs on an interface now; OSError (ENODEV) if it is gone."""
         return self.transit.is_attached(ifindex)
 
     def transit_modes(self) -> dict[str, str]:
-        """Say how transit XDP runs for each uplink now, by name: `native`, `generic`, `offload` or `none`."""
+        """Return how transit XDP runs for each uplink now, by name: `native`, `generic`, `offload` or `none`."""
         return {uplink.name: self.transit.mode(uplink.carrier) for uplink in self._uplinks}
 
     def _owns(self, program_id: int) -> bool:
-        """Whether an attached program is one of this instance's: as `is_ours`, or working on its maps."""
+        """Return whether an attached program is one of this instance's: as `is_ours`, or because it uses its maps."""
         if program_id in {one.id for one in self._loaded.values()} or is_ours(program_id, self.config.pins):
             return True
         descriptor = bpf.program_by_id(program_id)
@@ -280,7 +280,7 @@ def _program(loaded: programs.LoadedProgram) -> AttachableProgram:
 
 
 def _fill_program_array(array: Map, loaded: Mapping[str, programs.LoadedProgram]) -> None:
-    """Put the programs where tail calls look for them; reading such a map gives a program's id."""
+    """Fill the jump table of the tail calls; reading such a map returns a program's id."""
     for slot, name in CALLED_PROGRAMS.items():
         key = U32.pack(slot)
         if array.lookup(key) != U32.pack(loaded[name].id):

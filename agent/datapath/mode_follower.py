@@ -1,4 +1,4 @@
-"""Has all attached programs of one host run in the mode that its uplinks allow, whenever that changes."""
+"""Moves all attached programs of one host to another mode whenever the mode that its uplinks allow changes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from agent.datapath.net.netlink import Netlink
 from agent.datapath.veth.pairs import Links
 
 MOST_TURNS = 3
-"""Some drivers say only once they run a program whether they take redirects: what follows may change once more."""
+"""Some drivers report only with a program attached whether they accept redirects: the mode may change once more."""
 
 log = structlog.get_logger()
 
 
 class ModeFollower:
-    """Decides by the uplinks as they are, and attaches anew what then runs in the wrong mode."""
+    """Decides the mode from the current uplinks, and reattaches programs that run in the wrong one."""
 
     def __init__(self, netlink: Netlink, modes: AttachModes, transit: Transit, links: Links) -> None:
         self._netlink = netlink
@@ -33,17 +33,17 @@ class ModeFollower:
         self._refused = LogOnce()
 
     def close(self) -> None:
-        """Close the socket; all that is attached stays so."""
+        """Close the socket; all programs stay attached."""
         self._query.close()
 
     async def look(self, uplinks: Collection[Uplink]) -> bool:
-        """Decide, and change nothing in the kernel; return whether programs are to run in another mode now."""
+        """Decide, and change nothing in the kernel; return whether programs must run in another mode now."""
         changed = self._modes.take(await read_devices(self._netlink, list(uplinks), self._query))
         self._followed = self._followed and not changed
         return changed
 
     async def follow(self, uplinks: Collection[Uplink]) -> None:
-        """Decide, and attach anew what is attached otherwise. What the kernel refuses is tried again by the next call.
+        """Decide, and reattach programs in the wrong mode. Refusals of the kernel are retried by the next call.
 
         OSError: ENODEV when an uplink is gone.
         """

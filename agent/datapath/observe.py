@@ -1,4 +1,4 @@
-"""Reads back what the kernel holds, whole: the uplinks, the endpoints' pairs, the configured maps.
+"""Reads the complete kernel state: the uplinks, the endpoints' pairs, the configured maps.
 
 Changes nothing. What could not be read is an ObservationError, never a smaller answer; but of one tenant's namespace,
 which no other tenant's observation may hang on, it is a peer that is not known.
@@ -35,7 +35,7 @@ from agent.errors import kernel_step
 _NOT_THERE = frozenset(
     (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ESRCH, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 )
-"""Why a namespace cannot be entered: it is not there. Any other error leaves the peer unknown."""
+"""The errnos that mean that a namespace does not exist. Any other error leaves the peer unknown."""
 
 log = structlog.get_logger()
 
@@ -54,15 +54,15 @@ class Subject:
     transit_xdp: Callable[[], Collection[int]]
     transit_agent: int
     agent_mode: Callable[[], AttachMode] = lambda: AttachMode.AUTO
-    """How the transit agent is to run."""
+    """The mode of the transit agent."""
     unknown: LogOnce = field(default_factory=LogOnce)
-    """The endpoints' peers that could not be read when this was looked at last, by endpoint."""
+    """The endpoints' peers that could not be read at the last observation, by endpoint."""
     unfinished: LogOnce = field(default_factory=LogOnce)
     """The unfinished pairs that were left alone, by interface."""
 
 
 async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, str]) -> Observed:
-    """Look at everything once.
+    """Observe everything once.
 
     `namespaces` tells where each endpoint's peer belongs: it is looked for there and nowhere else, so that a pair
     whose peer is elsewhere shows `peer=None`. An unfinished pair is ours when it has the name of an endpoint among
@@ -78,7 +78,7 @@ async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
 async def observe_some(
     netlink: Netlink, subject: Subject, namespaces: Mapping[str, str], suspects: Suspects
 ) -> Observed:
-    """Look at the uplinks, some entries and some endpoints' pairs only; otherwise as `observe`."""
+    """Observe only the uplinks, some entries and some endpoints' pairs; otherwise as `observe`."""
     with _reading():
         uplinks = await read_uplinks(netlink, subject.interfaces, subject.transit_xdp())
         veths = await _veths(subject, namespaces, suspects.endpoints) if suspects.endpoints else {}
@@ -126,7 +126,7 @@ async def _veths(
 def _ours(
     links: Iterable[Message], subject: Subject, namespaces: Mapping[str, str]
 ) -> Iterator[tuple[str, Message, bool]]:
-    """Yield the endpoint, the host side, and whether its making was finished, of every pair of ours."""
+    """Yield the endpoint, the host side, and whether its creation was completed, of every pair of ours."""
     by_name = {host_ifname(subject.instance, endpoint): endpoint for endpoint in namespaces}
     for link in links:
         endpoint = marked_endpoint(link, subject.instance)

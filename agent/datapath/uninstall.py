@@ -1,4 +1,4 @@
-"""Takes one instance off a host: afterwards the kernel holds nothing that it made."""
+"""Removes one instance from a host: afterwards the kernel holds nothing that it created."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class Removed(NamedTuple):
-    """What was taken off: endpoints' interfaces, whether transit XDP was attached, and pins."""
+    """What was removed: endpoints' interfaces, whether transit XDP was attached, and pins."""
 
     interfaces: int
     transit: bool
@@ -29,7 +29,7 @@ class Removed(NamedTuple):
 
 
 async def remove(config: KernelConfig) -> Removed:
-    """Take everything of this instance off the host: its program, interfaces, neighbours and pins.
+    """Remove everything of this instance from the host: its programs, interfaces, neighbours and pins.
 
     Needs neither compiler nor agent; what is not there is no error, what is another's stays. So does a pair whose
     making was cut short before it was marked: it may be another instance's.
@@ -52,7 +52,7 @@ async def remove(config: KernelConfig) -> Removed:
 
 
 async def _leave(netlink: Netlink, name: str, own: ProgramOwnership) -> bool:
-    """Take our program and neighbours off an uplink; return whether there was a program."""
+    """Detach our program from an uplink and remove our neighbours; return whether there was a program."""
     link = await netlink.link(ifname=name)
     if link is None:
         return False

@@ -1,6 +1,6 @@
-"""How this host's programs are to be attached: the mode of the settings, as far as the uplinks can do it.
+"""Decides how this host's programs are attached: the configured mode, as far as the uplinks support it.
 
-`agent.core.uplinks.xdp_mode` decides; this asks the kernel what the uplinks take, and attaches nothing.
+`agent.core.uplinks.xdp_mode` decides; this module reads from the kernel what the uplinks support, and attaches nothing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ log = structlog.get_logger()
 
 
 class AttachModes:
-    """The attach mode of the settings, and what of it can be had with the uplinks as they are."""
+    """The configured attach mode, and the mode that the uplinks support now."""
 
     def __init__(self, configured: AttachMode) -> None:
         self.configured = configured
         self.decision = Decision()
         self.hints: dict[str, str] = {}
-        """What of an interface may keep frames from the other hosts, by its name."""
+        """Problems of interfaces that may keep frames from other hosts, by interface name."""
         self._decided = False
 
     def take(self, devices: Iterable[Device]) -> bool:
-        """Decide anew; return whether programs are to run in another mode now."""
+        """Decide again; return whether programs must run in another mode now."""
         before, first, devices = self.decision, not self._decided, list(devices)
         self.hints = {device.name: hint for device in devices if (hint := hint_of(device))}
         self.decision = decide(self.configured, devices, None if first else before)
@@ -48,14 +48,14 @@ class AttachModes:
 
     @property
     def transit(self) -> AttachMode:
-        """How transit XDP is to be attached to uplinks."""
+        """The mode in which to attach transit XDP to uplinks."""
         if self.configured is AttachMode.OFFLOAD:
             return self.configured
         return AttachMode.GENERIC if self.decision.generic else self.configured
 
     @property
     def endpoints(self) -> AttachMode:
-        """How the transit agent is to be attached to endpoints' interfaces."""
+        """The mode in which to attach the transit agent to endpoints' interfaces."""
         mode = self.transit
         if mode is AttachMode.OFFLOAD:
             return AttachMode.GENERIC if self.decision.generic else AttachMode.AUTO
@@ -63,23 +63,23 @@ class AttachModes:
 
     @property
     def running(self) -> str:
-        """Say how endpoints' programs run, as far as it is decided: `native` or `generic`."""
+        """Return how endpoints' programs run, once that is decided: `native` or `generic`."""
         return AttachMode.GENERIC if self.decision.generic else AttachMode.NATIVE
 
     def refuse(self) -> None:
-        """Raise ToldError (EOPNOTSUPP) where the mode that was asked for cannot work."""
+        """Raise OperatorError (EOPNOTSUPP) if the configured mode cannot work."""
         if self.decision.refused:
             reason = self.decision.refused
             raise OperatorError(errno.EOPNOTSUPP, f"attach_mode {self.configured}: {reason}; {remedy_of(reason)}")
 
 
 def fits(found: AttachMode | str, wanted: AttachMode) -> bool:
-    """Say whether a program that runs in a mode runs as it should: with `auto` it may have fallen back."""
+    """Return whether a program in this mode runs as it should: with `auto` it may have fallen back."""
     return wanted is AttachMode.AUTO or found == wanted
 
 
 async def read_devices(netlink: Netlink, uplinks: Sequence[Uplink], query: LinkQuery) -> list[Device]:
-    """Return what the uplinks' frames leave by, each once. OSError: ENODEV when one is gone."""
+    """Return the interfaces that the uplinks' frames leave by, each once. OSError: ENODEV if one is gone."""
     by_index = {uplink.egress: uplink for uplink in uplinks}
     found = []
     for index, uplink in by_index.items():

@@ -1,4 +1,4 @@
-"""Transit XDP on the substrate's interfaces: attaches the current program, takes it off, proves what it works on."""
+"""Attaches transit XDP to the carriers, detaches it, and verifies which maps it uses."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from agent.datapath.net.netlink import Netlink
 from agent.errors import OperatorError
 
 Load = Callable[[int], int]
-"""Loads the program for a network card that is to run it by itself (an ifindex), and returns its descriptor."""
+"""Loads the program for offload to a network card (an ifindex), and returns its descriptor."""
 AttachedHook = Callable[[], Awaitable[None]]
 Prepare = Callable[[int], None]
-"""Makes an interface ready for the program, OSError when it cannot be."""
+"""Prepares an interface for the program; OSError if that fails."""
 
 log = structlog.get_logger()
 
 
 class Transit:
-    """The program for the substrate's interfaces, how it is attached, and the ids of the maps that it must work on."""
+    """The program for the carriers, how it is attached, and the ids of the maps that it must use."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class Transit:
         self._prepare = prepare
         self._ids = {program.program_id}
         self.attached_hook: AttachedHook | None = None
-        """Called when the program was attached: only then do some drivers say what they take."""
+        """Called after the program was attached: some drivers report what they support only then."""
         self._query = LinkQuery()
 
     @property
     def ids(self) -> frozenset[int]:
-        """The kernel's ids of the current program: the one that is shared, and those loaded for a card."""
+        """The kernel's ids of the current program: the shared one, and those loaded for a card."""
         return frozenset(self._ids)
 
     def close(self) -> None:
@@ -70,18 +70,18 @@ class Transit:
         self._query.close()
 
     def is_attached(self, ifindex: int) -> bool:
-        """Say whether the current program runs on an interface now, and as it should. OSError (ENODEV): it is gone."""
+        """Return whether the current program runs on an interface in the right mode. OSError (ENODEV): it is gone."""
         found = self._query.xdp(ifindex)
         right = fits(found.mode, self._modes.transit) and not self._modes.decision.refused
         return found.program_id in self._ids and right
 
     def is_outdated(self, ifindex: int) -> bool:
-        """Say whether an older program of ours runs on an interface now; OSError (ENODEV) when it is gone."""
+        """Return whether an older program of ours runs on an interface now; OSError (ENODEV) if it is gone."""
         found = self._query.xdp(ifindex).program_id
         return bool(found) and found not in self._ids and self._own.owned(found)
 
     def mode(self, ifindex: int) -> str:
-        """Say how the current program runs on an interface now: an `AttachMode`, or `none` when it does not."""
+        """Return how the current program runs on an interface now: an `AttachMode`, or `none` if it does not."""
         try:
             found = self._query.xdp(ifindex)
         except OSError:
@@ -91,7 +91,7 @@ class Transit:
     async def attach(self, ifindex: int) -> Attached:
         """Attach the program or replace an older one of ours; OSError as `xdp.attach`, EIO when it uses other maps.
 
-        EOPNOTSUPP where the mode of the settings would lose what is sent: the program is then taken off again.
+        EOPNOTSUPP if frames sent in the configured mode would be lost: the program is then detached again.
         """
         self._modes.refuse()
         self._prepare(ifindex)
@@ -121,9 +121,9 @@ class Transit:
             await change_mode(self._netlink, ifindex, self._program, self._own, self._modes.transit)
 
     async def _attach_to_card(self, ifindex: int) -> Attached:
-        """Load the program anew, for this card, and attach that.
+        """Load the program again for this card, and attach that.
 
-        Its maps are the host's, which the transit agent shares: a card that can work on maps of its own alone says so.
+        Its maps are the host's, shared with the transit agent; a card that supports only maps of its own refuses it.
         """
         link = await self._netlink.link(index=ifindex)
         if link is None:
@@ -144,7 +144,7 @@ class Transit:
         return attached
 
     async def detach(self, ifindex: int) -> None:
-        """Take our program off; absence of the program or of the interface is no error."""
+        """Detach our program; absence of the program or of the interface is not an error."""
         try:
             await detach(self._netlink, ifindex, self._own)
         except OSError as error:
@@ -153,7 +153,7 @@ class Transit:
 
 
 def uses_only(program: int, map_ids: Collection[int]) -> bool:
-    """Whether a program uses maps, and only those with the given ids: entries written there are what it sees.
+    """Return whether a program uses maps, and only those with the given ids, so that it sees entries written there.
 
     Its mark does not count.
     """

@@ -1,6 +1,6 @@
-"""Reads this host's interfaces in the substrate: plain ones, VLANs, bonds, and VLANs upon bonds.
+"""Reads this host's uplinks: physical interfaces, VLANs, bonds, and VLANs on bonds.
 
-Which interfaces frames really come in on and leave by is decided here, from netlink's messages alone; changes nothing.
+Decides from netlink messages alone which interfaces frames really arrive on and leave by; changes nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ IFA_F_DADFAILED = 0x08
 IFA_F_TENTATIVE = 0x40
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 STACKED = ("vlan", "bond")
-"""Kinds of interfaces whose frames come in on others, which must be looked at too."""
+"""Kinds of interfaces whose frames arrive on other interfaces, which must be read too."""
 
 
 async def read_uplinks(netlink: Netlink, names: Iterable[str], transit_xdp: Collection[int] = ()) -> tuple[Uplink, ...]:
-    """Return the uplinks by these names, in their order; `transit_xdp`: the ids of our current program.
+    """Return the uplinks with these names, in their order; `transit_xdp`: the ids of our current program.
 
-    Raises OSError: ENODEV when there is no such interface, EINVAL when it is none that XDP can serve.
+    Raises OSError: ENODEV if there is no such interface, EINVAL if XDP cannot serve it.
     """
     links = [await _link(netlink, name) for name in names]
     others = await netlink.links() if any(kind(link) in STACKED for link in links) else links
@@ -52,9 +52,9 @@ def kind(link: Message) -> str:
 def uplink_from(
     link: Message, links: Sequence[Message], addresses: Iterable[Message], transit_xdp: Collection[int] = ()
 ) -> Uplink:
-    """Return the uplink that messages of RTM_GETLINK and RTM_GETADDR (rtnetlink(7)) tell of. Pure.
+    """Return the uplink that replies to RTM_GETLINK and RTM_GETADDR (rtnetlink(7)) describe. Pure.
 
-    `links` holds at least what a VLAN lies on and a bond's members. OSError (EINVAL) names what XDP cannot serve.
+    `links` holds at least a VLAN's parent and a bond's members. OSError (EINVAL) names what XDP cannot serve.
     """
     carrier, vlan = (_below(link, links), _vlan_id(link)) if kind(link) == "vlan" else (link, 0)
     index = int(carrier["index"])
@@ -75,7 +75,7 @@ def uplink_from(
 
 
 def _below(link: Message, links: Sequence[Message]) -> Message:
-    """Return what a VLAN lies on."""
+    """Return a VLAN's parent."""
     name, index = attribute(link, "IFLA_IFNAME"), attribute(link, "IFLA_LINK")
     found = next((one for one in links if one["index"] == index), None)
     if found is None or attribute(link, "IFLA_LINK_NETNSID") is not None:
@@ -94,7 +94,7 @@ def _vlan_id(link: Message) -> int:
 
 
 def _substrate_addresses(addresses: Iterable[Message]) -> Iterable[bytes]:
-    """Yield packed addresses, of 4 or 16 bytes, that a droplet may have."""
+    """Yield the packed addresses, of 4 or 16 bytes, that a droplet may have."""
     for message in addresses:
         address = _address(message)
         if _is_usable(address, message):
@@ -102,9 +102,9 @@ def _substrate_addresses(addresses: Iterable[Message]) -> Iterable[bytes]:
 
 
 async def confirmed_addresses(netlink: Netlink, ifindex: int) -> set[bytes]:
-    """Return an interface's packed addresses, link-local ones too, that duplicate address detection has let pass.
+    """Return an interface's packed addresses, including link-local ones, that have passed duplicate address detection.
 
-    OSError when the kernel cannot be asked.
+    OSError if the query fails.
     """
     messages = await netlink.dump("get_addr", index=ifindex)
     unsure = IFA_F_TENTATIVE | IFA_F_DADFAILED
@@ -117,27 +117,27 @@ def _address(message: Message) -> Address:
 
 
 def _is_usable(address: Address, message: Message) -> bool:
-    """Say whether a droplet may have an address: a link-local one means nothing beyond a link.
+    """Return whether a droplet may have an address: not a link-local one, which means nothing beyond its link.
 
-    Nor one that another host has (RFC 4862, section 5.4.5). One that is still being tried will do: nearly all pass.
+    Nor one that another host has (RFC 4862, section 5.4.5). A tentative address is allowed: nearly all pass.
     """
     return not address.is_link_local and not _flags(message) & IFA_F_DADFAILED
 
 
 def _flags(message: Message) -> int:
-    """Return an address's flags (IFA_F_*): all of them, where the kernel gives more than the header holds."""
+    """Return an address's flags (IFA_F_*), including those that do not fit the header."""
     wide = attribute(message, "IFA_FLAGS")
     return int(message.get("flags", 0) if wide is None else wide)
 
 
 def differs(uplinks: Iterable[Uplink], message: Message) -> bool:
-    """Say whether an event about a link or an address tells anything else of the uplinks than is known. Pure."""
+    """Return whether an event about a link or an address changes what is known about the uplinks. Pure."""
     match message.get("event"):
         case "RTM_NEWADDR":
             return _address_differs(uplinks, message, there=True)
         case "RTM_DELADDR":
             return _address_differs(uplinks, message, there=False)
-        # Other families tell of a bridge's ports.
+        # Messages of other families are about a bridge's ports.
         case "RTM_NEWLINK" if message["family"] == socket.AF_UNSPEC:
             return any(_link_differs(uplink, message) for uplink in uplinks)
         case "RTM_DELLINK" if message["family"] == socket.AF_UNSPEC:
@@ -164,7 +164,7 @@ def _link_differs(uplink: Uplink, message: Message) -> bool:
 
 
 def _bond_of(link: Message) -> int:
-    """Return the index of the bond that an interface is a member of, 0 when of none."""
+    """Return the index of the bond that an interface is a member of, 0 if there is none."""
     info = attribute(link, "IFLA_LINKINFO") or {}
     is_member = attribute(info, "IFLA_INFO_SLAVE_KIND") == "bond"
     return int(attribute(link, "IFLA_MASTER") or 0) if is_member else 0
@@ -175,12 +175,12 @@ def _mac(link: Message) -> bytes:
 
 
 def served_by(link: Message, links: Iterable[Message]) -> str:
-    """Return the name of the bond that an interface is a member of, empty when of none: frames are the bond's then."""
+    """Return the name of an interface's bond, empty if it is no member of one. A member's frames are the bond's."""
     master = attribute(link, "IFLA_MASTER")
     found = next((one for one in links if one["index"] == master and kind(one) == "bond"), None)
     return str(attribute(found, "IFLA_IFNAME")) if found is not None else ""
 
 
 def names_of(ifindexes: Iterable[int]) -> list[str]:
-    """Return interfaces' names in this thread's network namespace; OSError (ENXIO) when one is gone."""
+    """Return interfaces' names in this thread's network namespace; OSError (ENXIO) if one is gone."""
     return [socket.if_indextoname(index) for index in ifindexes]

@@ -1,4 +1,4 @@
-"""Attaches XDP programs to interfaces by netlink, and never touches a stranger's.
+"""Attaches XDP programs to interfaces by netlink, and never touches another owner's.
 
 A program attached by netlink outlives the process that attached it. Every change names the program that it expects to
 find (XDP_FLAGS_REPLACE with IFLA_XDP_EXPECTED_FD, net/core/dev.c: dev_xdp_attach), so that two owners cannot push one
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 
 class AttachMode(StrEnum):
-    """Where XDP runs: in the driver, in the stack (slow), on the network card; in the stack when the driver cannot."""
+    """Where XDP runs: the driver, the stack (slow), the network card; `AUTO`: the driver if it can, else the stack."""
 
     NATIVE = "native"
     GENERIC = "generic"
@@ -62,7 +62,7 @@ REMEDY = {
 
 
 class Attached(NamedTuple):
-    """What a link says of its XDP program: the kernel's id, and where it runs (never `AUTO`)."""
+    """A link's XDP program: the kernel's id, and where it runs (never `AUTO`)."""
 
     program_id: int
     mode: AttachMode
@@ -82,9 +82,9 @@ class AttachableProgram(NamedTuple):
 
 
 class ProgramOwnership(NamedTuple):
-    """How the attaching code tells its own programs: by id, and how it opens one (the caller closes it).
+    """How the attaching code recognises its own programs by id, and opens one (the caller closes it).
 
-    `find_owner` tells whose one is that is not its own.
+    `find_owner` finds the owner of any other program.
     """
 
     owned: Callable[[int], bool]
@@ -93,7 +93,7 @@ class ProgramOwnership(NamedTuple):
 
 
 def attached_program(link: Message) -> Attached | None:
-    """Return the program of a link as its message tells it, None when it has none."""
+    """Return the program in a link's message, None if it has none."""
     xdp = attribute(link, "IFLA_XDP")
     if xdp is None:
         return None
@@ -152,7 +152,7 @@ async def _replace(
 async def _change_mode(
     netlink: Netlink, ifindex: int, program: int, old: int, before: AttachMode, mode: AttachMode
 ) -> None:
-    """Take the old program off, for the kernel takes none in another mode beside it; when that fails, put it back."""
+    """Replace a program by one in another mode, and attach the old one again if that fails: one mode at a time."""
     await _change(netlink, ifindex, DETACHED, old, before)
     try:
         await _change(netlink, ifindex, program, NONE_EXPECTED, mode)
@@ -164,10 +164,10 @@ async def _change_mode(
 async def attach(
     netlink: Netlink, ifindex: int, program: AttachableProgram, own: ProgramOwnership, mode: AttachMode
 ) -> Attached:
-    """Attach the program, or put it in the place of an older one of ours; return what is then attached.
+    """Attach the program, or replace an older one of ours by it; return what is then attached.
 
-    Raises OSError: EEXIST when a stranger's program is there, ENODEV when the interface is not, EIO when the kernel
-    shows another program afterwards, and what the driver answers when it cannot, in words that say why.
+    Raises OSError: EEXIST if another owner's program is attached, ENODEV if the interface is gone, EIO if the kernel
+    shows another program afterwards, and the driver's error with an explanation if the driver refuses.
     """
     link = await _read(netlink, ifindex)
     found = attached_program(link)
@@ -193,9 +193,9 @@ async def attach(
 async def change_mode(
     netlink: Netlink, ifindex: int, program: AttachableProgram, own: ProgramOwnership, mode: AttachMode
 ) -> None:
-    """Attach a program of ours, where one runs in another mode, in this one; OSError as `attach`.
+    """Move a program of ours that runs in another mode to this one; OSError as `attach`.
 
-    With `auto` it is moved into the driver where that can be had, and stays in the stack otherwise.
+    With `auto` it is moved into the driver if the driver supports it, and stays in the stack otherwise.
     """
     found = attached_program(await _read(netlink, ifindex))
     if found is None or not own.owned(found.program_id):
@@ -209,7 +209,7 @@ async def change_mode(
 
 
 async def _fall_back(netlink: Netlink, ifindex: int, program: AttachableProgram, own: ProgramOwnership) -> None:
-    """Have the stack run what the driver cannot."""
+    """Attach in the stack, as the driver refused."""
     link = await _read(netlink, ifindex)
     try:
         await _replace(netlink, ifindex, program.descriptor, attached_program(link), own, AttachMode.GENERIC)
@@ -218,14 +218,14 @@ async def _fall_back(netlink: Netlink, ifindex: int, program: AttachableProgram,
 
 
 def refusal(error: OSError, link: Message, mode: AttachMode) -> OSError:
-    """Return a driver's refusal in words: why, and what to do."""
+    """Explain a driver's refusal: why, and what to do."""
     if error.errno not in _UNABLE:
         return error
     return OperatorError(error.errno, f"{why_refused(error, link, mode)}. {REMEDY[mode]}")
 
 
 def why_refused(error: OSError, link: Message, mode: AttachMode) -> str:
-    """Name the interface, its driver, what the kernel said, and the MTU with its limit where it may be that."""
+    """Name the interface, its driver, the kernel's error, and the MTU with its limit if that may be the cause."""
     name, mtu = str(attribute(link, "IFLA_IFNAME")), int(attribute(link, "IFLA_MTU"))
     with open_control_socket() as control:
         driver = driver_of(control, name)
@@ -243,7 +243,7 @@ def _mode_fits(found: Attached, mode: AttachMode) -> bool:
 
 
 async def detach(netlink: Netlink, ifindex: int, own: ProgramOwnership) -> bool:
-    """Take our program off; return whether there was one. A stranger's stays: OSError (EEXIST)."""
+    """Detach our program; return whether there was one. Another owner's program stays: OSError (EEXIST)."""
     link = await _read(netlink, ifindex)
     found = attached_program(link)
     if found is None:

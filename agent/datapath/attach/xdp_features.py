@@ -1,4 +1,4 @@
-"""Asks the kernel what of XDP an interface's driver says it takes; nothing is attached for it.
+"""Reads from the kernel which XDP features an interface's driver supports, without attaching anything.
 
 The netdev family of generic netlink (Linux 6.3) has it: Documentation/netlink/specs/netdev.yaml.
 """
@@ -91,7 +91,7 @@ async def xdp_features(ifindex: int) -> int | None:
 
 
 class FeatureEvents:
-    """Hears of interfaces of this thread's network namespace whose drivers take something else than before."""
+    """Watches this thread's network namespace for changes of the drivers' XDP features."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -119,12 +119,12 @@ class FeatureEvents:
         self._socket.close()
 
     def _on_event(self) -> None:
-        """Read one message; which interface it tells of does not matter: all are asked then."""
+        """Read one message. Its interface does not matter: all are queried again."""
         try:
             self._socket.recv(LONGEST)
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # more came than the socket holds, so something did change
+            if error.errno != errno.ENOBUFS:  # the socket overflowed, so something did change
                 raise
         self._changed()

@@ -1,1 +1,1 @@
-"""bpf(2): the programs' compiler, maps, pins, programs, and what is read from them."""
+"""bpf(2): the programs' compiler, maps, pins, programs, and queries of maps."""

@@ -1,4 +1,4 @@
-"""Reads from the kernel's type information (BTF) where its structs keep a field: what a tracing program needs to know.
+"""Reads the offsets of struct fields from the kernel's type information (BTF), which tracing programs need.
 
 Format: Documentation/bpf/btf.rst, include/uapi/linux/btf.h. Only direct members of named structs are looked for.
 """
@@ -20,15 +20,15 @@ _TYPE = struct.Struct("=III")
 _MEMBER = struct.Struct("=III")
 """struct btf_member { u32 name_off, type, offset }; the offset is in bits."""
 _FOLLOWED_BY = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0), 15: (0, 12)}
-"""Bytes that follow a type of a kind, whatever it holds, and for each thing that it holds."""
+"""The bytes that follow a type of each kind: a fixed part, and the size of each member."""
 _FOLLOWED_BY |= {17: (4, 0), 19: (0, 12)}
 
 
 def field_offsets(wanted: Mapping[str, tuple[str, ...]], path: Path = VMLINUX) -> dict[tuple[str, str], int]:
     """Return the offset in bytes of each wanted field, by (struct, field); `wanted` has the fields by struct.
 
-    Raises FileNotFoundError where the kernel was built without BTF, ValueError for a text that is none, or that does
-    not have one of the fields.
+    Raises FileNotFoundError if the kernel was built without BTF, ValueError if the data is not BTF or lacks one of the
+    fields.
     """
     data = path.read_bytes()
     if len(data) < _HEADER.size or (head := _HEADER.unpack_from(data))[0] != MAGIC:
@@ -64,6 +64,6 @@ def _structs(types: memoryview, wanted: Mapping[int, str]) -> list[tuple[str, me
 
 
 def _name_offset(names: bytes, name: str) -> int:
-    """Return where a name stands among the names, -1 when nothing has it. Each stands there once."""
+    """Return the offset of a name in the string section, -1 if it is not there. Each name is there once."""
     at = names.find(f"\0{name}\0".encode())
     return at + 1 if at >= 0 else -1

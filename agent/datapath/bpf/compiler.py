@@ -1,4 +1,4 @@
-"""Compiles the programs of `bpf/` by bcc in a child process, and keeps the result by its content's hash.
+"""Compiles the programs of `bpf/` with bcc in a child process, and caches the result by the hash of its content.
 
 Owns the text that is compiled, the cache folder and the form of a compiled object; loads nothing for use. `python -m
 agent.datapath.bpf.compiler OUTPUT SOURCES FEATURES` is the child, the only process that imports bcc: a compiler's 120
@@ -32,7 +32,7 @@ from agent.datapath.bpf.syscall import PSEUDO_MAP_FD
 
 SOURCES = Path(__file__).resolve().parents[3] / "bpf"
 EVERYTHING = Features()
-"""What is compiled for where nobody chose: all but VLAN tags."""
+"""The default features: all but VLAN tags."""
 PROGRAMS = ("transit_xdp", "transit_agent", "transit_errors")
 """XDP programs by the name of their function; each has a file of its name."""
 TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_exception", "on_transmit": "xdp_devmap_xmit"}
@@ -40,7 +40,7 @@ TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_excepti
 FILES = (*PROGRAMS, "failures")
 
 LOCK_SECONDS = 0.05
-"""Between two looks whether another agent has done with the folder."""
+"""Seconds between checks whether another agent has released the folder."""
 
 _FORMAT = 3
 _CLOCK_MONOTONIC_COARSE = 6
@@ -49,7 +49,7 @@ _LD_IMM64 = 0x18
 
 
 class CompileError(Exception):
-    """The compiler refused the programs, or could not be run; the message holds its text."""
+    """The compiler rejected the programs, or could not be run; the message holds its output."""
 
 
 class MapDefinition(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class CompiledProgram(msgspec.Struct, frozen=True):
 
 
 class CompiledObject(msgspec.Struct, frozen=True):
-    """All programs and maps of one source text; `hash` is the hex digest of all that went into them.
+    """All programs and maps of one source text; `hash` is the hex digest of everything that went into them.
 
     `programs` are of XDP; `tracers` are for raw tracepoints, and a host that cannot load them works without.
     """
@@ -126,7 +126,7 @@ def ticks_per_second() -> int:
 
 
 def flags(sources: Path = SOURCES, features: Features = EVERYTHING) -> list[str]:
-    """Return clang's flags: libc's copies of the kernel's interface headers, what this kernel runs by, the features."""
+    """Return clang's flags: libc's copies of the kernel's UAPI headers, this kernel's timer frequency, the features."""
     machine = platform.machine()
     folders = ("/usr/include", f"/usr/include/{machine}-linux-gnu")
     include = [part for folder in folders for part in ("-isystem", folder)]
@@ -136,7 +136,7 @@ def flags(sources: Path = SOURCES, features: Features = EVERYTHING) -> list[str]
 
 @cache
 def _compiler_version() -> str:
-    """Return what changes when the distribution's bcc or the LLVM inside it does, without importing bcc."""
+    """Return a text that changes with the distribution's bcc or the LLVM inside it, without importing bcc."""
     folders = [Path("/usr/lib") / f"{platform.machine()}-linux-gnu", Path("/usr/lib64"), Path("/usr/lib")]
     libraries = sorted(path for folder in folders for path in folder.glob("libbcc.so.0.*"))
     stats = [(str(path), path.stat().st_size, int(path.stat().st_mtime)) for path in libraries[:1]]
@@ -159,8 +159,8 @@ async def compile_programs(folder: Path, sources: Path = SOURCES, features: Feat
     """Return the compiled programs, from `folder` when this text was compiled before; else compile them in a child.
 
     Each set of features has an object of its own in the folder.
-    Raises CompileError with clang's text; OSError when the folder cannot be written, or somebody else could have
-    written what is in it (EPERM): instructions from there run in the kernel.
+    Raises CompileError with clang's output; OSError if the folder is not writable, or if another user could have
+    written to it (EPERM): instructions from there run in the kernel.
     """
     wanted = content_hash(sources, features)
     path = folder / f"{wanted}.object"
@@ -179,13 +179,13 @@ async def _compile(path: Path, wanted: str, sources: Path, features: Features) -
         compiled = _read(output, wanted)
         if compiled is None:
             raise CompileError("the sources changed while they were compiled")
-        output.replace(path)  # whole or not at all, also for an agent that looks at the same moment
+        output.replace(path)  # whole or not at all, even for an agent that reads at the same moment
     return compiled
 
 
 @contextlib.asynccontextmanager
 async def _alone(folder: Path) -> AsyncIterator[None]:
-    """Have agents that start together compile one after the other, so that all but the first find what it made."""
+    """Make agents that start together compile one after the other, so that all but the first use the cached result."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while not _lock(descriptor):  # noqa: ASYNC110 -- another process has it
@@ -196,7 +196,7 @@ async def _alone(folder: Path) -> AsyncIterator[None]:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open folder, also against other processes, until it is closed; False when another one has it."""
+    """Lock an open folder, also against other processes, until it is closed; False if another process has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -210,7 +210,7 @@ def _own(folder: Path) -> None:
 
 
 def refuse_foreign(path: Path, found: os.stat_result) -> None:
-    """Raise OSError (EPERM) when others than root and this user own or may write what is at `path`."""
+    """Raise OSError (EPERM) if users other than root and this one own `path` or may write to it."""
     if found.st_uid not in (0, os.geteuid()):
         raise OSError(
             errno.EPERM, f"the compiler's cache belongs to user {found.st_uid}: chown or remove it", str(path)
@@ -220,7 +220,7 @@ def refuse_foreign(path: Path, found: os.stat_result) -> None:
 
 
 def _read(path: Path, wanted: str) -> CompiledObject | None:
-    """Return a cached object, or None when there is none or it is damaged; OSError (EPERM) as `refuse_foreign`."""
+    """Return a cached object, None if there is none or it is damaged; OSError (EPERM) as `refuse_foreign`."""
     try:
         with path.open("rb") as file:
             refuse_foreign(path, os.fstat(file.fileno()))
@@ -254,11 +254,11 @@ async def _run_child(output: Path, sources: Path, features: Features) -> None:
         raise CompileError(text.decode(errors="replace").strip() or f"compiler ended with {child.returncode}")
 
 
-# What follows runs in the child.
+# The functions below run in the child.
 
 
 def compile_here(sources: Path, features: Features) -> CompiledObject:
-    """Compile in this process. bcc makes real maps for the programs' references; they go when the process ends."""
+    """Compile in this process. bcc creates real maps for the programs' references; they disappear with the process."""
     from bcc import BPF, lib
 
     text = amalgamate(sources)
@@ -292,7 +292,7 @@ def _maps(lib: Any, handle: int) -> tuple[tuple[MapDefinition, ...], dict[int, s
 
 
 def _program(name: str, code: bytes, by_fd: dict[int, str]) -> CompiledProgram:
-    """Take the child's descriptors out of the instructions again (struct bpf_insn: code, registers, offset, imm)."""
+    """Remove the child's descriptors from the instructions (struct bpf_insn: code, registers, offset, imm)."""
     cleaned, relocations = bytearray(code), []
     for at in range(0, len(code), 8):
         if code[at] == _LD_IMM64 and code[at + 1] >> 4 == PSEUDO_MAP_FD:
@@ -303,7 +303,7 @@ def _program(name: str, code: bytes, by_fd: dict[int, str]) -> CompiledProgram:
 
 
 def main() -> int:
-    """Compile into the file named first; clang writes what it finds wrong to standard error."""
+    """Compile into the file named first; clang writes its errors to standard error."""
     output, sources = Path(sys.argv[1]), Path(sys.argv[2])
     features = msgspec.json.decode(sys.argv[3], type=Features)
     try:
@@ -311,7 +311,7 @@ def main() -> int:
     except ImportError as error:
         sys.stderr.write(f"bcc is missing (Debian package python3-bpfcc): {error}\n")
         return 1
-    except Exception as error:  # bcc raises no narrower one
+    except Exception as error:  # bcc raises no narrower exception
         sys.stderr.write(f"{error}\n")
         return 1
     output.write_bytes(msgspec.msgpack.encode(compiled))

@@ -1,7 +1,7 @@
-"""Counts the frames that the kernel drops after a verdict of our programs: `bpf/failures.c` on its tracepoints.
+"""Counts the frames that the kernel drops after our programs' verdicts, with `bpf/failures.c` on its tracepoints.
 
-Owns the links that keep these programs attached. They are pinned, so that counting goes on while no agent runs. A host
-whose kernel lacks what this takes works without, and says why in `unavailable`.
+Owns the links that keep these programs attached. They are pinned, so that counting continues while no agent runs. A
+host whose kernel lacks the needed features works without them; `unavailable` says why.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ FIELDS = {
     "bpf_prog": ("aux",),
     "bpf_prog_aux": ("id",),
 }
-"""What `struct kernel_layout` says of the kernel's structs, in its order."""
+"""The fields of the kernel's structs whose offsets `struct kernel_layout` holds, in its order."""
 OLDEST = (6, 1)
 """The oldest Linux that these programs are attached on, as the oldest on which they were tried (ADR 30)."""
 SWITCHED_OFF = "the setting count_lost_frames is false"
 OVERFLOW = FAILURE_KEY.pack(0, 0, 0)
-"""Where frames count that found no room for a key of their own."""
+"""The key that counts frames when the map has no room for another key."""
 WHY = {
     errno.ENOENT: "the kernel has no XDP tracepoints (CONFIG_TRACEPOINTS)",
     errno.EINVAL: "the kernel takes no BPF programs on tracepoints (CONFIG_BPF_EVENTS)",
@@ -58,12 +58,12 @@ log = structlog.get_logger()
 
 
 class LostFrameCounter:
-    """The programs on tracepoints of one agent, and what they counted."""
+    """One agent's programs on tracepoints, and their counts."""
 
     def __init__(self, compiled: CompiledObject, maps: Mapping[MapName, Map], pins: Pins, enabled: bool = True) -> None:
-        """Count with these maps; one that is not `enabled` detaches what an agent before it attached."""
+        """Count with these maps; if not `enabled`, detach what an earlier agent attached."""
         self.unavailable = "nothing was attached yet"
-        """Why frames that are dropped after the verdict are not counted, empty where they are."""
+        """Why frames that are dropped after the verdict are not counted; empty if they are."""
         self._compiled = compiled
         self._maps = maps
         self._pins = pins
@@ -71,9 +71,9 @@ class LostFrameCounter:
         self._layout: bytes | None = None
 
     def tend(self, program_ids: Collection[int], interfaces: Collection[int]) -> None:
-        """See that all is attached and counts for these XDP programs and for frames that come in on these interfaces.
+        """Ensure that all is attached and counts for these XDP programs and for frames arriving on these interfaces.
 
-        Whatever the kernel refuses is kept in `unavailable`, logged when it changes, and tried again by the next call.
+        A refusal of the kernel is stored in `unavailable`, logged when it changes, and retried by the next call.
         """
         if not self._enabled or (too_old := why_too_old(os.uname().release)):
             self._detach()
@@ -94,7 +94,7 @@ class LostFrameCounter:
         self.unavailable = unavailable
 
     def read(self) -> dict[FrameLoss, int]:
-        """Return the frames that were dropped since the maps were made, by why and where they were to leave."""
+        """Return the frames that were dropped since the maps were created, by reason and target interface."""
         found = {}
         stride = bpf.percpu_stride(FAILURE_COUNT.size)
         for key, values in self._maps[MapName.FAILURES].dump().items():
@@ -105,7 +105,7 @@ class LostFrameCounter:
         return found
 
     def _configure(self) -> None:
-        """Tell the programs where the kernel keeps what they look at."""
+        """Write the offsets of the fields that the programs read into their map."""
         if self._layout is None:
             offsets = field_offsets(FIELDS)
             fields = [offsets[name, field] for name, found in FIELDS.items() for field in found]
@@ -127,7 +127,7 @@ class LostFrameCounter:
             raise OSError(refused.errno, os.strerror(refused.errno))
 
     def _attach(self) -> None:
-        """Attach what is not attached. What an older program counts passes to the current one."""
+        """Attach what is not attached; the current program takes over from an older one."""
         descriptors = {name.value: one.descriptor for name, one in self._maps.items()}
         loaded = programs.ensure_tracers(self._compiled, descriptors, self._pins.programs)
         try:
@@ -138,7 +138,7 @@ class LostFrameCounter:
             programs.close(loaded)
 
     def _detach(self) -> None:
-        """End the counting of an agent that ran before on other settings."""
+        """Detach the programs of an earlier agent that ran with other settings."""
         for tracepoint in TRACERS.values():
             (self._pins.links / tracepoint).unlink(missing_ok=True)
 
@@ -160,13 +160,13 @@ def _ensure_link(path: Path, tracepoint: str, program: programs.LoadedProgram) -
 
 
 def netns_cookie() -> int:
-    """Return the kernel's number for this thread's network namespace, which is never given twice (socket(7))."""
+    """Return the kernel's cookie of this thread's network namespace, which is never reused (socket(7))."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as opened:
         return int.from_bytes(opened.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
 
 
 def reason_of(error: OSError | ValueError) -> str:
-    """Say why nothing is counted."""
+    """Record why nothing is counted."""
     if isinstance(error, FileNotFoundError) and error.filename == str(VMLINUX):
         return "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)"
     if isinstance(error, OSError) and error.errno in WHY:
@@ -175,14 +175,14 @@ def reason_of(error: OSError | ValueError) -> str:
 
 
 def why_too_old(release: str) -> str:
-    """Say that a kernel of this release (uname(2)) is older than those on which counting is safe, empty otherwise."""
+    """Return why counting is unsafe on a kernel of this release (uname(2)): it is too old; empty otherwise."""
     if version_of(release) >= OLDEST:
         return ""
     return f"Linux {release} is older than {OLDEST[0]}.{OLDEST[1]}, from which on the agent attaches to XDP tracepoints"
 
 
 def why_not_counted() -> str:
-    """Say what this kernel lacks for counting, empty when a program that does nothing can be attached; it is let go."""
+    """Return what this kernel lacks for counting; empty if an empty program can be attached, which is then detached."""
     if too_old := why_too_old(os.uname().release):
         return too_old
     try:

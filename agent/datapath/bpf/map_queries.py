@@ -1,4 +1,4 @@
-"""What can be read from one agent's maps while traffic flows: counters, and where an address leads."""
+"""Reads one agent's maps while traffic flows: counters, and entries for an address."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EndpointCounters(NamedTuple):
 
 
 class NetworkEntry(NamedTuple):
-    """The network that an address falls into: its gateway, and its flags and bouncers (16-byte addresses)."""
+    """The network of an address: its gateway, flags and bouncers (16-byte addresses)."""
 
     gateway: bytes
     bouncers: AddressSet
@@ -69,7 +69,7 @@ class DirectPath(NamedTuple):
 
 
 class Readings:
-    """The open maps of one agent, and the questions that they answer."""
+    """The open maps of one agent, with queries."""
 
     def __init__(self, maps: dict[MapName, Map]) -> None:
         self.maps = maps
@@ -91,23 +91,23 @@ class Readings:
         return found
 
     def clear_endpoint_counters(self, slot: int) -> None:
-        """Set one slot's counters to zero: for a slot that passes to another endpoint."""
+        """Set one slot's counters to zero, for a slot that is reused for another endpoint."""
         zero = bytes(bpf.percpu_stride(ENDPOINT_TRAFFIC.size) * bpf.possible_cpus())
         bpf.update(self.maps[MapName.ENDPOINT_COUNTERS].descriptor, U32.pack(slot), zero)
 
     def lookup_endpoint(self, vni: int, address: bytes) -> Endpoint | None:
-        """Return where an overlay address is (packed, 4 or 16 bytes), None when this droplet does not know."""
+        """Return the entry of an overlay address (packed, 4 or 16 bytes), None if this droplet does not know it."""
         value = self.maps[MapName.ENDPOINTS].lookup(OVERLAY_KEY.pack(vni, mapped(address)))
         return None if value is None else Endpoint(*ENDPOINT.unpack(value))
 
     def lookup_interface(self, slot: int) -> Interface | None:
-        """Return who sends on the interface of a slot, None when nobody does."""
+        """Return the sender on the interface of a slot, None if there is none."""
         value = self.maps[MapName.INTERFACES].lookup(U32.pack(slot))
         found = None if value is None else Interface(*INTERFACE.unpack(value))
         return found if found and found.vni else None
 
     def lookup_next_hop(self, droplet: int, host: bytes) -> NextHop | None:
-        """Return what leads to a host (16 bytes) from one of `local_droplets`: find_hop() in bpf/next_hop.h."""
+        """Return the next hop to a host (16 bytes) from one of `local_droplets`: find_hop() in bpf/next_hop.h."""
         local = self._lookup_local(droplet)
         found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, local.interface)) if local else None
         if local is None or found is None:
@@ -123,7 +123,7 @@ class Readings:
         return found if found and found.interface else None
 
     def lookup_direct(self, vni: int, address: bytes) -> DirectPath | None:
-        """Return the direct path to an overlay address, fresh or not, None when none was learnt."""
+        """Return the direct path to an overlay address, fresh or not, None if none was learnt."""
         value = self.maps[MapName.DIRECT].lookup(OVERLAY_KEY.pack(vni, mapped(address)))
         if value is None:
             return None
@@ -131,7 +131,7 @@ class Readings:
         return DirectPath(host, flags, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9)
 
     def lookup_network(self, vni: int, address: bytes) -> NetworkEntry | None:
-        """Return the network of a VPC that an overlay address falls into."""
+        """Return the network of a VPC that contains an overlay address."""
         bits = ipaddress.ip_address(address).max_prefixlen
         value = self.maps[MapName.NETWORKS].lookup(network_key(vni, address, bits))
         if value is None:

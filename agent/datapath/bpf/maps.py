@@ -1,8 +1,8 @@
-"""The BPF maps: makes or opens their pins, proves their layout, and moves entries in and out.
+"""The BPF maps: creates or opens their pins, verifies their layout, and reads and writes entries.
 
-Owns descriptors of pinned maps. A pin whose layout is not that of the compiled programs is never used and never removed
-by itself: the error says how. Knows nothing of what the bytes mean, but for one rule: in an array, which has every
-entry from the start, a value of zeros is absence.
+Owns descriptors of pinned maps. A pin whose layout differs from that of the compiled programs is never used, and never
+removed automatically: the error says how. This module does not interpret the bytes, with one exception: in an array,
+which has every entry from the start, a value of zeros means absence.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from agent.datapath.bpf.pins import make_folder
 from agent.errors import kernel_step
 
 FEW = 8
-"""Up to so many entries go one by one: cheaper than a batch, and each with its own verdict."""
+"""Up to this many entries are written one by one: cheaper than a batch, and each has its own result."""
 MANY = 10_000
-"""From so many entries on, the whole map is read faster than one entry after the other."""
+"""From this many entries on, reading the whole map is faster than reading entries one by one."""
 
 NONE_LEFT: Mapping[str, int] = {}
 
@@ -63,7 +63,7 @@ class MapSizes:
 
 
 class LayoutMismatchError(OSError):
-    """A pinned map has another layout than the programs: they may not be used together."""
+    """A pinned map's layout differs from that of the programs: they must not be used together."""
 
     def __init__(self, path: Path, found: bpf.MapInfo, wanted: MapDefinition) -> None:
         super().__init__(
@@ -76,7 +76,7 @@ class LayoutMismatchError(OSError):
 
 
 class Refused(NamedTuple):
-    """Keys that the kernel refused, and with which errno."""
+    """Keys that the kernel refused, and the errno."""
 
     errno: int
     keys: tuple[bytes, ...]
@@ -92,13 +92,13 @@ class Map:
         self._absent = bytes(self.info.value_size) if self.info.type == bpf.MapType.ARRAY else None
 
     def put(self, entries: Sequence[tuple[bytes, bytes]]) -> list[Refused]:
-        """Create or replace entries; return those that the kernel refused. All others are in."""
+        """Create or replace entries; return those that the kernel refused. All others are written."""
         done = 0
         if len(entries) > FEW:
             try:
                 bpf.update_batch(self.descriptor, entries)
             except OSError as error:
-                # A full map may still replace entries that are there: what remains goes one by one.
+                # A full map can still replace existing entries: write the rest one by one.
                 done = int(getattr(error, "done", 0))
                 log.debug("batch_update_refused", map=self.name, errno=error.errno, done=done)
             else:
@@ -115,7 +115,7 @@ class Map:
         return _as_refused(refused)
 
     def delete(self, keys: Sequence[bytes]) -> list[Refused]:
-        """Remove entries; one that is not there is no error. Return the keys that the kernel refused to remove."""
+        """Remove entries; a missing one is not an error. Return the keys that the kernel refused to remove."""
         if self._absent is not None:
             return self._clear(keys, self._absent)
         if len(keys) > FEW:
@@ -136,7 +136,7 @@ class Map:
         return _as_refused(refused)
 
     def _clear(self, keys: Iterable[bytes], absent: bytes) -> list[Refused]:
-        """Write zeros to an array's entries. What is beyond its end (E2BIG) is not there."""
+        """Write zeros to an array's entries. An index beyond its end (E2BIG) counts as absent."""
         return [one for one in self.put([(key, absent) for key in keys]) if one.errno != errno.E2BIG]
 
     def dump(self) -> dict[bytes, bytes]:
@@ -144,14 +144,14 @@ class Map:
         return {key: value for key, value in bpf.entries(self.descriptor, self.info) if value != self._absent}
 
     def find(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
-        """Return those entries of some keys that are there; OSError when they could not all be read."""
+        """Return the existing entries of some keys; OSError if they could not all be read."""
         if self.info.type == bpf.MapType.LPM_TRIE or len(keys) > MANY:
             return {key: value for key, value in self.dump().items() if key in keys}
         found = ((key, self.lookup(key)) for key in keys)
         return {key: value for key, value in found if value is not None and value != self._absent}
 
     def lookup(self, key: bytes) -> bytes | None:
-        """Return one value, None when there is none; an LPM trie answers with the longest prefix's."""
+        """Return one value, None if there is none; an LPM trie returns that of the longest prefix."""
         return bpf.lookup(self.descriptor, key, self.info.value_size)
 
     def lookup_percpu(self, key: bytes) -> tuple[bytes, ...]:
@@ -170,7 +170,7 @@ def _as_refused(refused: Mapping[int, Sequence[bytes]]) -> list[Refused]:
 def open_maps(
     folder: Path, definitions: Iterable[MapDefinition], sizes: MapSizes, left: Mapping[str, int] = NONE_LEFT
 ) -> dict[MapName, Map]:
-    """Open the pinned maps, or create and pin those that are not there yet; `folder` lies in a bpf file system.
+    """Open the pinned maps, or create and pin missing ones; `folder` is in a bpf file system.
 
     `left` are the ids of maps without a pin that our attached programs work on, by the kernel's names for them (15
     characters): those are pinned again, with what they hold.
@@ -219,7 +219,7 @@ def _open_or_create(path: Path, definition: MapDefinition, size: int, left: Mapp
 
 
 def _open_left(definition: MapDefinition, left: Mapping[str, int]) -> int | None:
-    """Open the map of this name that lost its pin, None when there is none or it has another layout."""
+    """Open the map of this name that lost its pin, None if there is none or its layout differs."""
     number = left.get(definition.name[:15])
     if number is None:
         return None

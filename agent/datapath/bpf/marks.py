@@ -1,4 +1,4 @@
-"""Marks that say of a loaded program whose it is: they live as long as it does, also when its pins are lost.
+"""Marks that identify the owner of a loaded program. They live as long as it does, even if its pins are lost.
 
 A mark is a small map that is bound to the program (BPF_PROG_BIND_MAP, since Linux 5.10) and frozen, so that its id
 stands among the program's and its content cannot change. Only root can load programs, so a mark is no proof against
@@ -42,13 +42,13 @@ _UNMARKED_KEYS = {
     MapName.ENDPOINT_COUNTERS: 4,
     MapName.PROGRAMS: 4,
 }
-"""Maps of programs that were loaded before there were marks (layouts up to 3), with the bytes of their keys."""
+"""Maps of programs that were loaded before marks existed (layouts up to 3), with their key sizes."""
 
 log = structlog.get_logger()
 
 
 class Mark(NamedTuple):
-    """Whose program it is: the agent's instance, the version of its maps' layout, and the hash of its content."""
+    """A program's owner: the agent's instance, the version of its maps' layout, and the hash of its content."""
 
     instance: str
     layout: int
@@ -56,7 +56,7 @@ class Mark(NamedTuple):
 
 
 def mark(program: int, instance: str, content: str) -> None:
-    """Bind a mark to a program. A kernel without the command, or a card's program, goes without."""
+    """Bind a mark to a program. Kernels without the command, and programs on a card, do without."""
     made = bpf.create_map(bpf.MapType.ARRAY, 4, _MARK.size, 1, name=MAP_NAME)
     try:
         bpf.update(made, _FIRST, _MARK.pack(_MAGIC, LAYOUT_VERSION, instance.encode()[:64], content.encode()[:64]))
@@ -71,7 +71,7 @@ def mark(program: int, instance: str, content: str) -> None:
 
 
 def read_mark(info: bpf.ProgramInfo) -> tuple[int, Mark] | None:
-    """Return the id of a program's mark and what it says, None when it has none."""
+    """Return the id and content of a program's mark, None if it has none."""
     for number in info.map_ids:
         with contextlib.suppress(FileNotFoundError):
             found = _read(number)
@@ -102,9 +102,9 @@ def _text(padded: bytes) -> str:
 
 
 def is_like_ours(info: bpf.ProgramInfo) -> bool:
-    """Say whether an unmarked program is of an agent from before there were marks, of whichever instance.
+    """Return whether an unmarked program is that of an agent from before marks existed, of any instance.
 
-    It has the name of one of the programs, and all of its maps have names and keys of ours. A name alone is nothing.
+    It has the name of one of our programs, and all its maps have names and keys of ours. A name alone proves nothing.
     """
     if info.type != bpf.ProgramType.XDP or info.name not in PROGRAMS or len(info.map_ids) < _FEWEST_MAPS:
         return False

@@ -16,7 +16,7 @@ from agent.core.model.map_layout import LAYOUT_VERSION
 from agent.datapath.bpf import syscall as bpf
 
 MOST_ATTEMPTS = 100
-"""Times that a folder is made anew when a parent was removed meanwhile."""
+"""Attempts to create a folder whose parent is removed meanwhile."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ class Pins:
 
     @property
     def root(self) -> Path:
-        """All that this instance has pinned, of every layout."""
+        """The folder of everything that this instance has pinned, of every layout."""
         return self.bpffs / "droplet" / self.instance
 
     @property
@@ -52,18 +52,18 @@ class Pins:
 
     @property
     def links(self) -> Path:
-        """What keeps programs on tracepoints while no agent runs, one for each tracepoint."""
+        """The links that keep programs on tracepoints attached while no agent runs, one for each tracepoint."""
         return self.root / f"v{LAYOUT_VERSION}" / "links"
 
     def all_programs(self) -> list[Path]:
-        """Return every pinned program of this instance, of older layouts too."""
+        """Return every pinned program of this instance, including older layouts."""
         return sorted(self.root.glob("v*/programs/*/*"))
 
     def forget_others(self, content: str) -> dict[Path, str]:
-        """Remove what older agents of this instance pinned: other layouts, and programs of other contents.
+        """Remove the pins of older agents of this instance: other layouts, and programs of other contents.
 
-        Call it when nothing is attached that came from them. Return what could not be removed, and why: it only takes
-        room, and the next call tries again.
+        Call it when none of their programs is attached. Return the pins that could not be removed, and why: they only
+        use memory, and the next call tries again.
         """
         kept: dict[Path, str] = {}
         current = self.programs.parent
@@ -79,11 +79,11 @@ class Pins:
         return kept
 
     def paths(self) -> frozenset[Path]:
-        """Return all that this instance has pinned, with the folders."""
+        """Return everything that this instance has pinned, with the folders."""
         return frozenset((self.root, *self.root.rglob("*"))) if self.root.exists() else frozenset()
 
     def remove_all_but(self, kept: Collection[Path]) -> None:
-        """Remove what was pinned since `paths` returned what is kept."""
+        """Remove everything pinned since `paths` returned the pins to keep."""
         for path in sorted(self.paths().difference(kept), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         with contextlib.suppress(OSError):
@@ -106,7 +106,7 @@ def make_folder(path: Path) -> None:
 
 
 def restore(wanted: Mapping[Path, int]) -> None:
-    """Pin again what somebody unpinned: without its pin, a restarted agent would begin with empty maps."""
+    """Restore a pin that was removed: without it, a restarted agent would begin with empty maps."""
     for path, descriptor in wanted.items():
         if not path.exists():
             make_folder(path.parent)
@@ -128,7 +128,7 @@ def pinned_program_ids(pins: Pins) -> set[int]:
 
 
 def is_bpffs(path: Path) -> bool:
-    """Whether a path lies in a bpf file system, by the mount that it is under."""
+    """Return whether a path is in a bpf file system, by the mount that it is under."""
     resolved = path.resolve()
     best, kind = Path("/"), ""
     for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
@@ -140,7 +140,7 @@ def is_bpffs(path: Path) -> bool:
 
 
 def ensure_bpffs(path: Path) -> bool:
-    """Mount a bpf file system where none is; return whether it had to. OSError (EPERM) when that is not allowed."""
+    """Mount a bpf file system if there is none; return whether it was necessary. OSError (EPERM) if not permitted."""
     if is_bpffs(path):
         return False
     path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Finds a process that has a BPF program open, by what the kernel tells of its file descriptors.
+"""Finds a process that has a BPF program open, from the kernel's information about its file descriptors.
 
 Looks at `prog_id` in /proc/PID/fdinfo (kernel/bpf/syscall.c: bpf_prog_show_fdinfo, bpf_link_show_fdinfo). Processes of
 other PID namespaces than this one's and its children's are not seen.
@@ -17,7 +17,7 @@ _BPF = ("anon_inode:bpf-prog", "anon_inode:bpf_link")
 
 
 def holder_of(program_id: int, proc: Path = Path("/proc")) -> Holder | None:
-    """Return the process with the lowest id, but for this one, that has a program or a link of it open."""
+    """Return the process with the lowest id, except this one, that has a program or a link to it open."""
     wanted = f"prog_id:\t{program_id}"
     for pid in sorted(int(one.name) for one in proc.iterdir() if one.name.isdigit()):
         if pid != os.getpid() and any(wanted in info.splitlines() for info in _bpf_files(proc / str(pid))):
@@ -26,7 +26,7 @@ def holder_of(program_id: int, proc: Path = Path("/proc")) -> Holder | None:
 
 
 def _bpf_files(process: Path) -> Iterator[str]:
-    """Yield what the kernel says of each program and link that a process has open; one that has ended has none."""
+    """Yield the fdinfo of each program and link that a process has open; none if it has ended."""
     with contextlib.suppress(OSError):
         for descriptor in (process / "fd").iterdir():
             with contextlib.suppress(OSError):

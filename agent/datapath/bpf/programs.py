@@ -1,4 +1,4 @@
-"""Loads compiled programs with the maps that they shall use, and keeps them by pins under their content's hash.
+"""Loads compiled programs with their maps, and pins them under the hash of their content.
 
 Owns `<programs>/<hash>/<name>` in a bpf file system; makes no map and attaches nothing. A program that is pinned
 already is opened, not loaded again, so that a restarted agent finds the very program that is attached.
@@ -36,7 +36,7 @@ class LoadedProgram:
 
 
 def relocate(program: CompiledProgram, maps: Mapping[str, int]) -> bytes:
-    """Return the instructions with the descriptors of `maps` in their places; KeyError names a missing map."""
+    """Return the instructions with the descriptors of `maps` filled in; KeyError names a missing map."""
     code = bytearray(program.instructions)
     for relocation in program.relocations:
         at = relocation.index * 8
@@ -54,7 +54,7 @@ def load(
 
 
 def load_for_card(compiled: CompiledObject, name: str, maps: Mapping[str, int], ifindex: int, instance: str) -> int:
-    """Load a program for a network card that is to run it by itself; return its descriptor, VerifierError as `load`."""
+    """Load a program for offload to a network card; return its descriptor, VerifierError as `load`."""
     program = compiled.program(name)
     descriptor = bpf.load_program(relocate(program, maps), name=program.name, device=ifindex)
     mark(descriptor, instance, compiled.hash)
@@ -134,7 +134,7 @@ def _ensure(
 
 
 def _open_left(name: str, used: Collection[int], left: int | None) -> LoadedProgram | None:
-    """Open an attached program that lost its pin, None when it has gone or works on other maps."""
+    """Open an attached program that lost its pin, None if it is gone or uses other maps."""
     if left is None:
         return None
     try:

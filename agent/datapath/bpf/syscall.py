@@ -1,7 +1,7 @@
 """The bpf(2) system call, typed: maps, programs, pins and their descriptions.
 
-Owns the layout of `union bpf_attr` (include/uapi/linux/bpf.h) and nothing else: it holds no state, closes no descriptor
-and knows none of the project's maps. Every refusal of the kernel is an OSError with its errno.
+Owns the layout of `union bpf_attr` (include/uapi/linux/bpf.h) and nothing else: it holds no state, closes no
+descriptor, and knows none of the project's maps. Every refusal of the kernel is an OSError with its errno.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class MapInfo:
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """What struct bpf_prog_info says of a program: `tag` is the kernel's hash of its instructions."""
+    """A program as struct bpf_prog_info describes it: `tag` is the kernel's hash of its instructions."""
 
     type: int
     id: int
@@ -324,14 +324,14 @@ def load_program(
     name: str = "",
     device: int = 0,
 ) -> int:
-    """Load a program (8 bytes an instruction) and return its descriptor; VerifierError carries the log.
+    """Load a program (8 bytes per instruction) and return its descriptor; VerifierError carries the log.
 
-    `device`: the ifindex of a network card that is to run it by itself.
+    `device`: the ifindex of a network card to offload it to.
     """
     try:
         return _load(instructions, program_type, license_name, flags, name, device, None)
     except OSError as error:
-        # Once more for the log only: asking for it always would cost time on every load.
+        # Load again only for the log: requesting it always would slow down every load.
         log = ctypes.create_string_buffer(16 << 20)
         try:
             return _load(instructions, program_type, license_name, flags, name, device, log)
@@ -380,7 +380,7 @@ def run_program(
 ) -> tuple[int, bytes, int]:
     """Run an XDP program on a frame as if it came in on `ifindex`; return verdict, frame and nanoseconds a run.
 
-    With BPF_F_TEST_XDP_LIVE_FRAMES the frames really go where the program sends them, and no frame comes back.
+    With BPF_F_TEST_XDP_LIVE_FRAMES the kernel really sends the frames, and returns none.
     `metadata` bytes of `data` stand in front of the frame, in its head room (Documentation/bpf/bpf_prog_run.rst).
     """
     live = bool(flags & BPF_F_TEST_XDP_LIVE_FRAMES)
@@ -434,7 +434,7 @@ def pin(fd: int, path: Path) -> None:
 
 
 def open_pin(path: Path) -> int:
-    """Open what is pinned at `path`: a map's, a program's or a link's descriptor."""
+    """Open the object pinned at `path`; return the descriptor of a map, program or link."""
     return _object(Command.OBJ_GET, path, 0)
 
 
@@ -449,12 +449,12 @@ def map_by_id(number: int) -> int:
 
 
 def freeze_map(fd: int) -> None:
-    """Let nobody change a map from user space any more; since Linux 5.2."""
+    """Freeze a map: user space can no longer change it; since Linux 5.2."""
     _call(Command.MAP_FREEZE, pack("=I", fd))
 
 
 def bind_map(program: int, fd: int) -> None:
-    """Have a program hold a map that its code does not use, so that it shows among its maps; since Linux 5.10."""
+    """Bind a map to a program whose code does not use it, so that it appears among its maps; since Linux 5.10."""
     _call(Command.PROG_BIND_MAP, pack("=III", program, fd, 0))
 
 
@@ -491,7 +491,7 @@ def program_info(fd: int) -> ProgramInfo:
 
 
 def verified_instructions(fd: int) -> int:
-    """Return how many instructions the verifier looked at before it took a program; it looks at 1,000,000 at most.
+    """Return how many instructions the verifier processed before it accepted a program; its limit is 1,000,000.
 
     Since Linux 5.16 (`verified_insns` of struct bpf_prog_info); 0 before.
     """

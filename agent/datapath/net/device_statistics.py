@@ -1,7 +1,7 @@
 """Reads from an interface's own statistics how many redirected frames its driver did not send (`ethtool -S`).
 
-A makeshift for kernels that take no programs on tracepoints: names differ by driver, all programs' frames are in it,
-and what the kernel refuses before it asks the driver is not.
+A fallback for kernels without programs on tracepoints: names differ by driver, the counts include the frames of all
+programs, and frames that the kernel refuses before it calls the driver are missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from pyroute2.ethtool.ioctl import IoctlEthtool, NoSuchDevice, NotSupportedError
 
 UNSENT = re.compile(r"xdp.*(err|full|fail)")
-"""What drivers call frames of XDP that they did not take: `tx_queue_0_xdp_xmit_errors`, `tx_xdp_full`."""
+"""Drivers' names for XDP frames that they did not accept: `tx_queue_0_xdp_xmit_errors`, `tx_xdp_full`."""
 
 
 def unsent_frames(ifname: str) -> int:

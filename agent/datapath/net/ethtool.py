@@ -57,7 +57,7 @@ def _ioctl(control: socket.socket, ifname: str, question: bytes) -> bytes:
 
 
 class _Layout(NamedTuple):
-    """The bits of the offloads that matter here, and how many blocks of 32 bits there are. One for the whole kernel."""
+    """The bits of the offloads that matter here, and the number of 32-bit blocks. The same for the whole kernel."""
 
     bits: dict[str, int]
     blocks: int
@@ -79,7 +79,7 @@ def _layout(control: socket.socket, ifname: str) -> _Layout:
 
 
 def read_offloads(control: socket.socket, ifname: str) -> dict[str, Offload]:
-    """Read what matters here of an interface in the namespace of `control`; OSError (ENODEV) when it is not there."""
+    """Read the relevant offloads of an interface in the namespace of `control`; OSError (ENODEV) if it is gone."""
     layout = _layout(control, ifname)
     question = _VALUE.pack(ETHTOOL_GFEATURES, layout.blocks) + bytes(_GOT.size * layout.blocks)
     answer = _ioctl(control, ifname, question)
@@ -92,9 +92,9 @@ def read_offloads(control: socket.socket, ifname: str) -> dict[str, Offload]:
 
 
 def set_endpoint_offloads(control: socket.socket, ifname: str) -> bool:
-    """Set what an endpoint needs, where it differs; return whether anything was changed.
+    """Set the offloads that an endpoint needs, if they differ; return whether anything was changed.
 
-    ToldError (EOPNOTSUPP) when the interface took the request and did not do it.
+    OperatorError (EOPNOTSUPP) if the interface accepted the request without effect.
     """
     wrong = wrong_offloads(read_offloads(control, ifname))
     if not wrong:
@@ -122,7 +122,7 @@ def _change(control: socket.socket, ifname: str, wanted: Mapping[str, bool]) -> 
 
 
 def driver_of(control: socket.socket, ifname: str) -> str:
-    """Return the name of an interface's driver, `unknown` when it does not tell."""
+    """Return the name of an interface's driver, `unknown` if it reports none."""
     try:
         _, name = _DRIVER.unpack(_ioctl(control, ifname, _DRIVER.pack(ETHTOOL_GDRVINFO, b"")))
     except OSError:
@@ -131,9 +131,9 @@ def driver_of(control: socket.socket, ifname: str) -> str:
 
 
 def leave_tags_on(control: socket.socket, ifname: str) -> bool:
-    """Have the hardware leave 802.1Q tags on received frames; return whether anything was changed.
+    """Make the hardware leave 802.1Q tags on received frames; return whether anything was changed.
 
-    OSError (EOPNOTSUPP) when it takes them off all the same. An interface without such an offload needs nothing.
+    OSError (EOPNOTSUPP) if it still strips them. An interface without such an offload needs nothing.
     """
     try:
         flags = _ethtool(control, ifname, ETHTOOL_GFLAGS)

@@ -1,4 +1,4 @@
-"""Watches folders for names that appear in them: inotify(7), by libc; one descriptor in the event loop, no polling."""
+"""Watches folders for new names: inotify(7) through libc, one descriptor in the event loop, no polling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IN_DELETE_SELF, IN_MOVE_SELF, IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED = 0x400, 0x8
 IN_ONLYDIR = 0x1000000
 APPEARS = IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
 LOST = IN_Q_OVERFLOW | IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED
-"""After one of these, names may have appeared that nobody tells of, or the folder is gone."""
+"""After one of these events, names may have appeared without an event, or the folder is gone."""
 READ = 1 << 16
 
 _EVENT = struct.Struct("=iIII")
@@ -24,7 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Appeared(NamedTuple):
-    """A name in a watched folder; empty when it is unknown which, or whether the folder is still there."""
+    """A name in a watched folder; empty if it is unknown, or if the folder may be gone."""
 
     folder: Path
     name: str
@@ -46,7 +46,7 @@ class Inotify:
         os.close(self._descriptor)
 
     def watch(self, folder: Path) -> bool:
-        """Watch a folder, if it is there; again is no error. Return whether it is watched now."""
+        """Watch a folder, if it exists; it may already be watched. Return whether it is watched now."""
         try:
             number = _called(_libc.inotify_add_watch(self._descriptor, os.fsencode(folder), APPEARS))
         except OSError as error:
@@ -57,7 +57,7 @@ class Inotify:
         return True
 
     def read(self) -> Iterator[Appeared]:
-        """Yield what is there to be read now."""
+        """Yield the events that can be read now."""
         try:
             chunk = os.read(self._descriptor, READ)
         except BlockingIOError:

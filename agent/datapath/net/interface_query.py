@@ -1,4 +1,4 @@
-"""Asks one namespace for its links, one interface's addresses and default routes, and takes a limited time over it.
+"""Reads a namespace's links, and one interface's addresses and default routes, within a limited time.
 
 A tenant may have 100,000 of each: the kernel picks what belongs to the interface (NETLINK_GET_STRICT_CHK, Linux 4.20),
 only the header is looked at of a route that is not wanted, and other tasks run in between. `raw_netlink` says
@@ -43,10 +43,10 @@ RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 4, 5, 6
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 ATTEMPTS = 3
 SECONDS = 0.5
-"""Time for one question; a namespace that has more to tell is not known."""
+"""Seconds for one query; a namespace that needs longer counts as unreadable."""
 CHUNK = 1 << 15
 LONGEST = 1 << 16
-"""Of an answer about one link; the kernel's own limit is less."""
+"""The most bytes of a reply about one link; the kernel's own limit is lower."""
 
 _ADDRESS = struct.Struct("=BBBBI")
 """struct ifaddrmsg { u8 family; u8 prefixlen; u8 flags; u8 scope; u32 index }."""
@@ -73,7 +73,7 @@ class DefaultRoute(NamedTuple):
 
 
 class InterfaceQuery:
-    """Questions on a netlink socket that belongs to a namespace; it owns the socket. After an error: close it."""
+    """Queries on a netlink socket of a namespace; it owns the socket. Close it after an error."""
 
     def __init__(self, opened: socket.socket) -> None:
         opened.setblocking(False)
@@ -100,7 +100,7 @@ class InterfaceQuery:
         return found
 
     async def links(self, attempts: int, pause: float) -> list[Message]:
-        """Return all links, as `link_messages` reads them; OSError (EAGAIN) when they changed at every attempt."""
+        """Return all links, as `link_messages` reads them; OSError (EAGAIN) if they changed during every attempt."""
         for attempt in range(attempts):
             await asyncio.sleep(attempt * pause)
             if (found := await self._dump(RTM_GETLINK, link_question(0), decoded_link, ())) is not None:
@@ -124,7 +124,7 @@ class InterfaceQuery:
         return None if number in NO_NSID else number
 
     async def _one(self, kind: int, question: bytes) -> bytes:
-        """Return the body of the one answer to a question."""
+        """Return the body of the single reply to a query."""
         self._send(kind, NLM_F_REQUEST, question)
         for type_, _, body in messages(await asyncio.get_running_loop().sock_recv(self._socket, LONGEST)):
             if type_ == NLMSG_ERROR:
@@ -148,7 +148,7 @@ class InterfaceQuery:
         raise OSError(errno.EAGAIN, "the addresses or routes changed during every attempt to read them")
 
     async def _dump(self, kind: int, question: bytes, decode: _Decode[_T], absent: tuple[int, ...]) -> list[_T] | None:
-        """Return what the answers' bodies are decoded to, without None; None when the tables changed meanwhile."""
+        """Return the decoded replies, without None; None if the tables changed meanwhile."""
         self._send(kind, NLM_F_REQUEST | NLM_F_DUMP, question)
         loop = asyncio.get_running_loop()
         found: list[_T] = []

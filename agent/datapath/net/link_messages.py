@@ -1,4 +1,4 @@
-"""Reads link messages (RTM_NEWLINK, rtnetlink(7)) as far as the agent looks at them, in pyroute2's shape.
+"""Decodes the parts of link messages (RTM_NEWLINK, rtnetlink(7)) that the agent uses, in pyroute2's shape.
 
 pyroute2 decodes all of a link: `raw_netlink` has what that takes, where thousands are read again and again.
 """

@@ -1,4 +1,4 @@
-"""Asks the kernel one question on a netlink socket of its own: which XDP program runs on a link, and how.
+"""Reads which XDP program runs on a link, and in which mode, on a netlink socket of its own.
 
 Every acknowledgement stands on the answer, so it is asked often: two system calls and a few bytes. `raw_netlink` has
 what pyroute2 would take. Formats: rtnetlink(7), include/uapi/linux/if_link.h.
@@ -31,7 +31,7 @@ TIMEOUT = 1.0
 
 
 class LinkXdp(NamedTuple):
-    """What runs on a link: the program's id, 0 for none, and where: `native`, `generic`, `offload` or `none`."""
+    """A link's program: its id, 0 for none, and its mode: `native`, `generic`, `offload` or `none`."""
 
     program_id: int
     mode: str
@@ -50,13 +50,13 @@ class LinkQuery:
         self._socket.close()
 
     def xdp(self, ifindex: int) -> LinkXdp:
-        """Return what runs on a link. Raises OSError (ENODEV: no such link)."""
+        """Return the program on a link. Raises OSError (ENODEV: no such link)."""
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         self._socket.send(message(RTM_GETLINK, NLM_F_REQUEST, self._sequence, link_question(ifindex)))
         while True:
             answer = self._socket.recv(ANSWER)
             length, kind, _, sequence, _ = HEADER.unpack_from(answer)
-            if sequence == self._sequence:  # else the late answer to a question that timed out
+            if sequence == self._sequence:  # else the late answer to a query that timed out
                 return _xdp(kind, answer[HEADER.size : length])
 
 

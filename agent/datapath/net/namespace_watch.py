@@ -1,7 +1,7 @@
-"""Notices at once that network namespaces appear where documents name them: in /run/netns, or in any other folder.
+"""Notices at once when network namespaces appear where documents name them: in /run/netns, or in any other folder.
 
-`ip netns add` makes a file and mounts the namespace on it a moment later, of which inotify does not tell; a process is
-there before it has a namespace of its own. So what appeared is looked at a few times, at growing intervals.
+`ip netns add` creates a file and mounts the namespace on it a moment later, which inotify does not report; a process
+exists before it has a namespace of its own. So a name that appeared is checked a few times, at growing intervals.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from agent.datapath.net.namespaces import NAMED, namespace_path
 
 _NAMED = NAMED.resolve()
 LOOKS = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
-"""Seconds before each look at what appeared and is no tenant's namespace yet."""
+"""Seconds before each check of a name that appeared and is not a tenant's namespace yet."""
 PROCESS_LOOKS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-"""The same for a process, of whose beginning nobody tells: from when the document that names it failed."""
+"""The same for a process, whose start causes no event: counted from the failure of the document that names it."""
 
 
 class NamespaceWatch:
@@ -29,10 +29,10 @@ class NamespaceWatch:
         self._used = used
         self._waiting: dict[Path, str] = {}
         self._missing: set[Path] = set()
-        """Folders that are not there yet."""
+        """Folders that do not exist yet."""
         self._found: set[str] = set()
         self._looks: dict[str, asyncio.TimerHandle] = {}
-        """The next look at each name that appeared, one at a time."""
+        """The next check of each name that appeared, one at a time."""
         self._changed = asyncio.Event()
         self._inotify = Inotify()
         self._loop = asyncio.get_running_loop()
@@ -52,10 +52,10 @@ class NamespaceWatch:
         self._set_watches()
         for path in self._waiting.keys() - before.keys():
             name = self._waiting[path]
-            self._look(name, PROCESS_LOOKS if is_of_process(name) else LOOKS)  # it may have come before the watch stood
+            self._look(name, PROCESS_LOOKS if is_of_process(name) else LOOKS)  # it may have appeared already
 
     async def wait(self) -> set[str]:
-        """Wait until some namespaces have appeared that are waited for or used, and return those."""
+        """Wait until namespaces appear that are waited for or used, and return them."""
         await self._changed.wait()
         self._changed.clear()
         found, self._found = self._found, set()
@@ -93,18 +93,18 @@ class NamespaceWatch:
             self._look(one, LOOKS)
 
     def _set_watches(self) -> None:
-        """Watch every folder, or what is there of the way to it."""
+        """Watch every folder, or its nearest existing parent."""
         self._missing = set()
         for folder in {_NAMED, *(path.parent for path, name in self._waiting.items() if not is_of_process(name))}:
             while not self._inotify.watch(folder):
                 self._missing.add(folder)
                 above = next((one for one in folder.parents if self._inotify.watch(one)), None)
                 if above is None or not folder.is_dir():
-                    break  # else it came between the two watches
+                    break  # else it was created between the two watches
 
 
 def _path(namespace: str) -> Path:
-    """Return where a namespace appears: one folder has one path, for the kernel watches it once."""
+    """Return where a namespace appears, with one path per folder, as the kernel watches each folder once."""
     try:
         path = namespace_path(namespace)
     except OSError:
@@ -113,7 +113,7 @@ def _path(namespace: str) -> Path:
 
 
 def _is_tenants(path: Path) -> bool:
-    """Say whether a path leads to a namespace other than the agent's own: all are files of one file system."""
+    """Return whether a path leads to a namespace other than the agent's own: all are files of one file system."""
     try:
         found, own = path.stat(), Path("/proc/self/ns/net").stat()
     except OSError:

@@ -63,7 +63,7 @@ def namespace_path(namespace: str) -> Path:
 
 
 class OpenedNamespace(NamedTuple):
-    """An open namespace. Where a process stands for it: that process, and which symbolic link named it, if any."""
+    """An open namespace. If it was named by a process: that process, and the symbolic link to it, if any."""
 
     descriptor: int
     process: Process | None = None
@@ -72,7 +72,7 @@ class OpenedNamespace(NamedTuple):
 
 @contextlib.contextmanager
 def opened_namespace(namespace: str) -> Iterator[int]:
-    """Yield a file descriptor of the namespace; ToldError (ENOENT) when there is none.
+    """Yield a file descriptor of the namespace; OperatorError (ENOENT) if there is none.
 
     EINVAL: no namespace, EPERM: the agent's own, which belongs to no tenant. The path is a document's, so
     that nothing is opened before it is known to be a namespace: a FIFO would block, a device would do what it does.
@@ -87,7 +87,7 @@ def opened_namespace(namespace: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def opened_with_process(namespace: str) -> Iterator[OpenedNamespace]:
-    """Yield the namespace as `opened_namespace` does, with the process that stands for it, if one does.
+    """Yield the namespace as `opened_namespace` does, with the process that it was named by, if any.
 
     Both are of the same process: its folder in /proc is opened once, and shows nothing of a later one with its id.
     """
@@ -116,7 +116,7 @@ def _open_with_process(namespace: str) -> OpenedNamespace:
 
 
 def _start_of(folder: int) -> int:
-    """Return when the process of a folder in /proc began, in clock ticks since the host's start."""
+    """Return the start time of the process of a folder in /proc, in clock ticks since boot."""
     descriptor = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
         return int(os.read(descriptor, 4096).rpartition(b")")[2].split()[STARTED])
@@ -125,7 +125,7 @@ def _start_of(folder: int) -> int:
 
 
 def _link_at(path: Path) -> str:
-    """Return what tells a symbolic link from another one that is made later in its place, empty for none."""
+    """Return the identity of a symbolic link, which differs after it is recreated; empty if it is not a link."""
     found = path.lstat()
     of_namespace = path.is_relative_to("/proc") or not stat.S_ISLNK(found.st_mode)
     return "" if of_namespace else f"link {found.st_dev}:{found.st_ino}:{found.st_ctime_ns}"

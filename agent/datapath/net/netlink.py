@@ -22,7 +22,7 @@ from agent.datapath.net.namespaces import open_netlink_socket
 
 DUMP_ATTEMPTS = 10
 DUMP_PAUSE = 0.02
-"""Seconds after the first attempt, twice that after the second, and so on: who changes the tables comes to an end."""
+"""Seconds after the first attempt, twice that after the second, and so on, until the tables stop changing."""
 RTEXT_FILTER_SKIP_STATS = 8
 NLM_F_DUMP_INTR = 0x10
 NETNSA_NSID_NOT_ASSIGNED = 0xFFFFFFFF
@@ -40,7 +40,7 @@ def attribute(message: Message, name: str) -> Any:
 
 
 def error_from(error: NetlinkError | OSError, message: Any) -> OSError:
-    """Return what the kernel answered, with its text. pyroute2 makes an OSError of ENOBUFS alone."""
+    """Return the kernel's error as an OSError, with its text. pyroute2 raises an OSError only for ENOBUFS."""
     attrs = message.get("attrs", ()) if hasattr(message, "get") else ()
     text = next((value for key, value in attrs if key == "NLMSGERR_ATTR_MSG"), None)
     number = abs(int((error.errno or errno.EIO) if isinstance(error, OSError) else error.code))

@@ -1,4 +1,4 @@
-"""Work in a thread that is not left behind: whoever waits for it, waits for its end."""
+"""Runs work in a thread that never outlives its caller's wait."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ async def in_thread(function: Callable[_P, _T], *arguments: _P.args, **options: 
         while not running.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
-        running.exception()  # whoever cancelled it does not ask how it ended
+        running.exception()  # a cancelled caller does not need the result
         raise

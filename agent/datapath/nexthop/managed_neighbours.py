@@ -1,7 +1,7 @@
-"""Has the kernel keep next hops resolved, as neighbours that carry our mark.
+"""Makes the kernel keep next hops resolved, as neighbours that carry our mark.
 
-Each next hop stands for itself: one that the kernel refuses is remembered with its errno and asked for again after the
-next `look`. Reads nothing by itself, and decides nothing of what the map `next_hops` holds.
+Next hops are independent: one that the kernel refuses is remembered with its errno and requested again after the next
+`look`. Reads nothing by itself, and does not decide what the map `next_hops` holds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROTOCOL = 0xD7
 """NDA_PROTOCOL of the neighbours that we ask for: our mark on them, free in rtnetlink.h's RTPROT numbers."""
 _GONE = (errno.ENOENT, errno.ENODEV)
 _NOT_MANAGED = (errno.EINVAL, errno.EOPNOTSUPP)
-"""How a kernel before 5.16 answers the flag, and any kernel a neighbour that it does not take at all."""
+"""The errnos with which a kernel before 5.16 refuses the flag, and any kernel a neighbour that it cannot keep."""
 
 log = structlog.get_logger()
 
@@ -52,30 +52,30 @@ class ManagedNeighbours:
 
     def __init__(self) -> None:
         self.managed = True
-        """Whether the kernel knows managed neighbours; one that does not has to be asked again now and then."""
+        """Whether the kernel supports managed neighbours; if not, resolution is requested again periodically."""
         self.refused: dict[Hop, int] = {}
-        """The next hops that the kernel would not take since the last look, with its errno."""
+        """The next hops that the kernel refused since the last look, with its errno."""
         self._requested: set[Hop] = set()
         self.not_released: dict[Hop, int] = {}
-        """The next hops that the kernel would not let go since the last look, with its errno."""
+        """The next hops that the kernel refused to delete since the last look, with its errno."""
 
     def read(self, messages: Iterable[Message]) -> None:
-        """Take in all neighbours as they are. What was refused is tried again."""
+        """Replace the known neighbours by all that exist now. Refused ones are retried."""
         self._requested = {hop for hop in map(managed_by_us, messages) if hop is not None}
         self.refused.clear()
         self.not_released.clear()
 
     def removed(self, hop: Hop) -> None:
-        """Know that a neighbour was removed."""
+        """Record that a neighbour was removed."""
         self._requested.discard(hop)
 
     def forget(self, ifindex: int) -> None:
-        """Ask anew for all on an interface, which changed."""
+        """Request all next hops on an interface again, since it changed."""
         self._requested = {hop for hop in self._requested if hop.ifindex != ifindex}
         self.refused = {hop: number for hop, number in self.refused.items() if hop.ifindex != ifindex}
 
     async def update(self, requests: Netlink, wanted: Collection[Hop], configured: Collection[Hop]) -> None:
-        """Ask for what is wanted and give back what is not; `configured` are an operator's, which nobody touches."""
+        """Request wanted next hops and release others; `configured` are an operator's, which are left alone."""
         for removed in self.refused.keys() - set(wanted):
             del self.refused[removed]
         for hop in sorted(set(wanted) - self._requested - self.refused.keys()):

@@ -1,10 +1,10 @@
-"""Keeps the map `next_hops` true: what leads to each droplet by each uplink, as the kernel resolves it.
+"""Maintains the map `next_hops`: the next hop to each droplet by each uplink, as the kernel resolves it.
 
 The kernel does the resolving: each next hop becomes a *managed* neighbour (NTF_EXT_MANAGED, Linux 5.16), which it
 resolves at once and keeps fresh by itself; an older kernel is asked again at every look (NTF_USE). Netlink events
-carry every change into the map. When events are lost (ENOBUFS), or now and then in any case, everything is read anew.
-Nothing is written or removed before the peers have been told for the first time. What the kernel refuses, a neighbour
-or an entry of the map, holds up nothing else: it is a reason, and tried again when everything is read anew.
+carry every change into the map. When events are lost (ENOBUFS), and periodically in any case, everything is read again.
+Nothing is written or removed before `set_peers` was first called. A neighbour or map entry that the kernel refuses
+does not hold up others: the refusal is reported, and retried when everything is read again.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Table(Protocol):
 
 
 class _EventsLostError(Exception):
-    """The kernel told more than the event socket holds."""
+    """The event socket overflowed."""
 
 
 class Unresolved(NamedTuple):
@@ -110,9 +110,9 @@ class NeighbourWatch:
 
     def __init__(self, uplinks: Sequence[Uplink], table: Table) -> None:
         self.uplinks_changed = asyncio.Event()
-        """Set when the kernel told that an uplink is not any more what it was said to be; whoever waits clears it."""
+        """Set when the kernel reported a change of an uplink; the waiter clears it."""
         self.report: ReportFaults = lambda _source, _faults: None
-        """Takes the faults that stand, whenever they may have changed."""
+        """Called with the current faults, whenever they may have changed."""
         self._failed = ""
         self._uplinks = tuple(uplinks)
         self._table = table
@@ -148,12 +148,12 @@ class NeighbourWatch:
         self._solicitor.close()
 
     def revalidate(self, paths: Collection[Path]) -> None:
-        """Have the next hops of paths asked for anew soon: what the kernel knows of them may be wrong."""
+        """Resolve the next hops of paths again soon: the kernel's entries may be wrong."""
         self._suspect_paths.update(paths)
         self._wake()
 
     def set_peers(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
-        """Tell all droplets that packets are sent to, by packed address of 4 or 16 bytes, and in whose name.
+        """Set all peers, by packed address of 4 or 16 bytes, and the local droplets that send to them.
 
         One that nothing leads to yet is unresolved from this moment on.
         """
@@ -167,13 +167,13 @@ class NeighbourWatch:
         self._wake()
 
     def set_uplinks(self, uplinks: Sequence[Uplink]) -> None:
-        """Tell what the uplinks are now: other interfaces, addresses or MTUs."""
+        """Set the current uplinks, after a change of interfaces, addresses or MTUs."""
         if tuple(uplinks) != self._uplinks:
             self._uplinks = tuple(uplinks)
             self.rescan()
 
     def rescan(self) -> None:
-        """Have everything read anew soon: somebody else may have changed the map, which no event tells."""
+        """Read everything again soon: another process may have changed the map, which causes no event."""
         self._stale = True
         self._wake()
 
@@ -182,11 +182,11 @@ class NeighbourWatch:
         return [Unresolved(format_address(address), why.value) for address, why in sorted(self._unresolved.items())]
 
     def unreachable(self) -> frozenset[bytes]:
-        """Return the droplets (packed, 4 or 16 bytes) that were asked for and to which nothing leads."""
+        """Return the wanted droplets (packed, 4 or 16 bytes) that are unreachable."""
         return self._unreachable
 
     async def settled(self) -> None:
-        """Wait until everything told and heard so far is in the map."""
+        """Wait until all calls and events so far are reflected in the map."""
         await self._settled.wait()
 
     def _wake(self) -> None:
@@ -199,7 +199,7 @@ class NeighbourWatch:
                 await self._follow()
             except _EventsLostError:
                 log.info("neighbour_events_lost")
-                self.uplinks_changed.set()  # perhaps: what was lost may have told it
+                self.uplinks_changed.set()  # perhaps: a lost event may have reported it
                 await asyncio.sleep(BURST_SECONDS)
                 continue
             except OSError as error:
@@ -213,7 +213,7 @@ class NeighbourWatch:
             await asyncio.sleep(RETRY_SECONDS)
 
     def _report(self) -> None:
-        """Report what keeps next hops from being what they should be."""
+        """Report the faults of next hops."""
         faults = [
             *next_hop_faults.map_full(len(self._not_in_map)),
             *next_hop_faults.refused(self._managed.refused),
@@ -283,7 +283,7 @@ class NeighbourWatch:
         elif event in ("RTM_NEWLINK", "RTM_DELLINK"):
             self._take_link(message)
         elif event == "RTM_DELADDR" and self._routes.invalidate_interface(int(message["index"])):
-            self._wake()  # the kernel tells of few of the routes that go with an interface's last address
+            self._wake()  # the kernel reports few of the routes that are removed with an interface's last address
         if differs(self._uplinks, message):
             self.uplinks_changed.set()
 
@@ -306,7 +306,7 @@ class NeighbourWatch:
             self._wake()
 
     def _take_link(self, message: Message) -> None:
-        """Take in a change of a link. The kernel removes IPv4 routes with their link and tells of none of them."""
+        """Handle a change of a link. The kernel removes IPv4 routes with their link and reports none of them."""
         index = int(message["index"])
         if self._is_ours(index):
             self._routes.invalidate_all()
@@ -337,7 +337,7 @@ class NeighbourWatch:
         routes, configured = self._routes.routes, {hop for hop, one in self._neighbours.items() if one.configured}
         await self._managed.update(requests, next_hops_to_resolve(routes, self._neighbours), configured)
         if peers is not self._peers or uplinks is not self._uplinks:
-            return  # told anew meanwhile, and woken for it
+            return  # set again meanwhile, which also wakes this task
         neighbours, doubtful = self._failures.confirmed(self._neighbours)
         if doubtful:
             self._wake()
@@ -351,7 +351,7 @@ class NeighbourWatch:
         await self._solicitor.send(requests, solicitations(paths, uplinks, routes, self._neighbours))
 
     def _put(self, desired: Mapping[bytes, bytes]) -> None:
-        """Have the map hold what is desired, as far as there is room; OSError when the kernel refuses otherwise."""
+        """Write the desired entries to the map, as far as they fit; OSError if the kernel refuses otherwise."""
         self._not_in_map &= desired.keys()
         change = changes(self._current, desired).without(self._not_in_map)
         if not change.put and not change.delete:

@@ -48,7 +48,7 @@ async def _ask(requests: Netlink, droplet: bytes, **options: object) -> Message 
 
 
 def _route(answer: Message, droplet: bytes) -> Route:
-    # RTA_VIA: a router of the other family (RFC 8950).
+    # RTA_VIA: a router of the other address family (RFC 8950).
     gateway = attribute(answer, "RTA_GATEWAY") or (attribute(answer, "RTA_VIA") or {}).get("addr")
     next_hop = ipaddress.ip_address(gateway).packed if gateway else droplet
     return Route(int(attribute(answer, "RTA_OIF")), next_hop)

@@ -1,4 +1,4 @@
-"""Asks a link for next hops anew, whatever the kernel still believes of them; the kernel takes the answers in.
+"""Solicits next hops on a link, whatever the kernel's entries say; the kernel processes the answers.
 
 A question to everybody on the link (an ARP request by broadcast, a multicast neighbour solicitation) finds a neighbour
 whose Ethernet address changed without a word, which the kernel's own first questions to the old address do not. The
@@ -30,7 +30,7 @@ class NeighbourSolicitor:
         self._limit = SolicitationLimit()
 
     async def send(self, requests: Netlink, asked: Iterable[Solicitation]) -> None:
-        """Send the questions. One that cannot be sent is left out: its path's next miss asks again."""
+        """Send the requests. One that cannot be sent is left out: the path's next missed probe asks again."""
         for one in asked:
             if not self._limit.allows(one.hop, time.monotonic()):
                 continue

@@ -1,4 +1,4 @@
-"""The endpoint's side of a veth, inside the tenant's namespace: reads it, and mends what differs from the wish.
+"""The endpoint's side of a veth, inside the tenant's namespace: reads it, and repairs what differs from the document.
 
 Changes only the one interface that it is given (and brings `lo` up). Link-local addresses are the kernel's and stay.
 A default route of another interface is never displaced: ours is then added with a metric behind it.
@@ -51,7 +51,7 @@ class EndpointSide:
         self._control.close()
 
     async def configure(self, link: Message, wanted: Veth) -> None:
-        """Make the interface as wanted; OSError when the kernel refuses a part."""
+        """Configure the interface as wanted; OSError if the kernel refuses a part."""
         index, subject = int(link["index"]), f"interface {wanted.peer_name} in namespace {wanted.namespace}"
         if attribute(link, "IFLA_IFNAME") != wanted.peer_name:
             with kernel_step(Step.CHANGE_LINK, subject):
@@ -160,7 +160,7 @@ def tenant_addresses(found: Iterable[Address]) -> tuple[str, ...]:
 def as_observed(
     link: Message, addresses: tuple[str, ...], gateways: tuple[str, ...], offloads: Mapping[str, Offload]
 ) -> ObservedPeer:
-    """Return what messages and answers say of an endpoint's side."""
+    """Return an endpoint's side as messages and replies describe it."""
     return ObservedPeer(
         name=str(attribute(link, "IFLA_IFNAME")),
         mac=bytes.fromhex(str(attribute(link, "IFLA_ADDRESS")).replace(":", "")),

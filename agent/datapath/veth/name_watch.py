@@ -1,4 +1,4 @@
-"""Notices when an interface gives up a name in a tenant's namespace, so that an endpoint can have it at once.
+"""Notices when an interface name in a tenant's namespace becomes free, so that an endpoint can take it at once.
 
 An endpoint that moves between two agents of one machine has its interface in the same namespace under the same name.
 Whichever agent hears of the move first, the new one can only make its interface when the old one's is gone.
@@ -37,7 +37,7 @@ class _Watch:
 
 
 class NameWatch:
-    """The interfaces that stand in the way of endpoints. All methods belong to the event loop's thread."""
+    """The interfaces whose names endpoints wait for. Call all methods in the event loop's thread."""
 
     def __init__(self) -> None:
         self.freed = asyncio.Event()

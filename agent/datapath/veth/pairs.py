@@ -1,4 +1,4 @@
-"""The pairs of interfaces that connect endpoints: makes them, mends them, removes them, and nothing else's.
+"""Creates, repairs and removes the veth pairs that connect endpoints, and touches no other interfaces.
 
 Ours is a veth whose alias is `droplet/<instance>/<endpoint>`. The alias is set last, so that a pair without it but with
 a name of our form is one whose making was cut short. Everything is level-triggered: `ensure_veth` reads, changes what
@@ -64,7 +64,7 @@ def is_unfinished(link: Message) -> bool:
 
 
 class Links:
-    """Makes, mends and removes the pairs of one instance, in the namespace of its netlink socket."""
+    """Creates, repairs and removes the pairs of one instance, in the namespace of its netlink socket."""
 
     def __init__(
         self, netlink: Netlink, instance: str, transit_agent: TransitAgent, bindings: Bindings | None = None
@@ -74,10 +74,10 @@ class Links:
         self._transit_agent = transit_agent
         self._bindings = bindings if bindings is not None else Bindings()
         self.name_watch = NameWatch()
-        """Interfaces of others that have the names of our endpoints'."""
+        """Interfaces of other owners that have the names of our endpoints' interfaces."""
 
     async def ensure_veth(self, wanted: Veth) -> None:
-        """Make the pair, or mend what differs; OSError with the object in words when the kernel refuses.
+        """Create the pair, or repair what differs; OSError that names the object if the kernel refuses.
 
         ENOENT: no such namespace. EEXIST: the ifindex, the name or the peer's name is another's. ESTALE: the process
         that stands for the namespace is not the one that the document meant.
@@ -101,7 +101,7 @@ class Links:
                 await self._finish(host, wanted)
 
     async def _bind(self, wanted: Veth, place: OpenedNamespace, inside: EndpointSide) -> None:
-        """Remember the process that stands for the namespace; ToldError (ESTALE) when it is not the one that was meant.
+        """Remember the process that names the namespace; OperatorError (ESTALE) if it is not the one that was meant.
 
         Where an earlier agent left none to remember, the pair itself says so: it is still there, in that namespace.
         """
@@ -130,7 +130,7 @@ class Links:
             await self._netlink.request("link", "del", index=index)
 
     async def delete_veth(self, endpoint: str, ifindex: int) -> None:
-        """Remove an endpoint's pair; absence is no error, an interface without our mark is (EPERM).
+        """Remove an endpoint's pair; absence is not an error, an interface without our mark is (EPERM).
 
         An unfinished pair has no mark yet: it goes by the endpoint's name for it.
         """
@@ -149,7 +149,7 @@ class Links:
                 raise
 
     async def change_mode(self) -> None:
-        """Move the transit agent, wherever it is attached, to the mode in which it should run.
+        """Move the transit agent, on all interfaces, to the mode in which it should run.
 
         OSError as `xdp.attach`.
         """
@@ -172,7 +172,7 @@ class Links:
         return marked or (is_unfinished(link) and name == wanted.ifname)
 
     async def _own_side(self, wanted: Veth) -> Message | None:
-        """Find the host side, and clear a pair of ours out of the way that has the name but not the ifindex."""
+        """Find the host side, and remove a pair of ours that has the name but not the ifindex."""
         by_index = await self._netlink.link(index=wanted.ifindex)
         if by_index is not None and not self._is_ours(by_index, wanted):
             holder = attribute(by_index, "IFLA_IFNAME")
@@ -195,13 +195,13 @@ class Links:
     async def _refuse_taken_name(
         self, namespace: int, inside: EndpointSide, peer: Message | None, wanted: Veth
     ) -> None:
-        """Refuse while another interface has the endpoint's name, and have it watched."""
+        """Refuse while another interface has the endpoint's name, and watch that interface."""
         holder = await inside.netlink.link(ifname=wanted.peer_name)
         if holder is None or (peer is not None and holder["index"] == peer["index"]):
             return
         self.name_watch.watch(namespace, int(holder["index"]), wanted.peer_name)
         if await inside.netlink.link(ifname=wanted.peer_name) is None:
-            return  # it went before it was watched
+            return  # it disappeared before it was watched
         message = (
             f"namespace {wanted.namespace} already has an interface {wanted.peer_name} that is not this endpoint's: "
             f"if the endpoint moves here, have its former host remove it; else remove or rename that interface; "
@@ -257,7 +257,7 @@ class Links:
                 await self._netlink.request("link", "set", index=wanted.ifindex, mtu=longest)
 
     async def _set_up(self, ifindex: int) -> None:
-        """Set the host side up, with the host's own stack kept from greeting the tenant by link-local IPv6."""
+        """Set the host side up, without link-local IPv6, so that the host's stack sends nothing to the tenant."""
         mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
         silence = {"attrs": [("AF_INET6", mode)]}
         try:
@@ -268,7 +268,7 @@ class Links:
             await self._netlink.request("link", "set", index=ifindex, state="up")
 
     async def _finish(self, host: Message, wanted: Veth) -> None:
-        """Set the mark, last of all, and see that all of it stands."""
+        """Set the mark, last of all, and verify the result."""
         mark = mark_prefix(self._instance) + wanted.endpoint
         if attribute(host, "IFLA_IFALIAS") != mark:
             with kernel_step(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
