@@ -41,8 +41,8 @@ async def test_an_agent_with_a_newer_layout_makes_maps_anew_and_removes_all_of_t
         async with opened(config) as first:
             await put_in_place(first, topo)
             maps = [one.info.id for name, one in first.maps.items() if name is not MapName.PROGRAMS]
-            """Not the program array: one that loses its last user twice in turn may stay, empty and without any holder, as
-            prog_array_map_clear() (kernel/bpf/arraymap.c) takes a reference for work that is scheduled already."""
+            # Not the program array. One that loses its last user twice in turn may stay, empty and held by nothing:
+            # prog_array_map_clear() (kernel/bpf/arraymap.c) takes a reference for work that is scheduled already.
         assert [path.name for path in config.pins.root.iterdir()] == [f"v{OLDER}"]
     running = attached_ids()
     if not pinned:
