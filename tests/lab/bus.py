@@ -25,6 +25,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
 from agent.bus import Bus, BusSettings, Delivery, RpcError
+from agent.loops import end
 from agent.telemetry.fault_reporter import FaultReporter
 from lab.waiting import PATIENCE
 from protocol import binding, permissions, streams, subjects
@@ -318,8 +319,7 @@ async def running(bus: Bus) -> AsyncIterator[Bus]:
         if task.done():
             task.result()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end([task])
 
 
 @contextlib.asynccontextmanager
