@@ -223,12 +223,15 @@ class Recorder:
         self.batches: list[int] = []
         self.begun = 0
         self.completed = 0
+        self.reading = False
+        """Whether a snapshot has begun that is not complete."""
         self.at_complete: list[int] = []
         self.fail_next = 0
         self.asked: list[tuple[str, bytes]] = []
 
     async def begin_snapshot(self) -> None:
         self.begun += 1
+        self.reading = True
 
     async def deliver(self, batch: Sequence[Delivery]) -> None:
         if self.fail_next:
@@ -246,6 +249,7 @@ class Recorder:
 
     async def snapshot_complete(self) -> None:
         self.completed += 1
+        self.reading = False
         self.at_complete.append(len(self.documents))
 
     async def ask(self, verb: str, body: bytes) -> bytes:
