@@ -21,12 +21,13 @@ from structlog.typing import FilteringBoundLogger
 
 from agent.bus.bus import Bus
 from agent.bus.settings import BusSettings
+from agent.bus.tasks import end
 from agent.core.probe.paths import NO_PATH_RECORDS, Rules
 from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.intake import Intake
-from agent.loops import Loops, end
+from agent.loops import Loops
 from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory, load_path_records, saver
 from agent.probe.prober import Prober

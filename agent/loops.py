@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from agent.datapath.net.namespace_watch import NamespaceWatch
 from agent.reconcile.reconciler import Reconciler
@@ -78,13 +77,3 @@ class Loops:
             self._errors.failed(name, error)
         else:
             self._errors.passed(name)
-
-
-async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended: before Python 3.12, a wait_for() that just completed loses a cancellation."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=1)
-    await asyncio.gather(*tasks, return_exceptions=True)

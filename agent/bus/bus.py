@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from nats.errors import Error as NatsError
 from structlog.typing import FilteringBoundLogger
@@ -28,6 +28,7 @@ from agent.bus.outbox import Outbox
 from agent.bus.reader import ConsumerReader, Record, Shared, record_nothing
 from agent.bus.settings import BusSettings, is_open_to_others, shown
 from agent.bus.snapshot import ConsumerConflicts
+from agent.bus.tasks import end
 from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.signed_versions import SignedVersion
@@ -194,7 +195,7 @@ class Bus:
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _end(jobs)
+            await end(jobs)
         results = await asyncio.gather(*jobs, return_exceptions=True)
         failures = [result for result in results if isinstance(result, Exception)]
         if failures and not connection.lost.is_set():
@@ -254,12 +255,3 @@ class Bus:
         """Report why each server that was tried is unreachable: one fault, which the next attempt does not change."""
         self._unreachable[shown(server)] = reason
         self._report("bus", [bus_disconnected([shown(one) for one in self._settings.servers], self._unreachable)])
-
-
-async def _end(jobs: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended: before Python 3.12, a wait_for() that just finished loses a cancellation."""
-    pending = set(jobs)
-    while pending:
-        for job in pending:
-            job.cancel()
-        _, pending = await asyncio.wait(pending, timeout=1)

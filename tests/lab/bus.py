@@ -25,7 +25,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
 from agent.bus import Bus, BusSettings, Delivery, RpcError
-from agent.loops import end
+from agent.bus.tasks import end
 from agent.telemetry.fault_reporter import FaultReporter
 from lab.waiting import PATIENCE
 from protocol import binding, permissions, streams, subjects
