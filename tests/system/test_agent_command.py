@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab.bare_host import bare_host
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import pings
 
@@ -29,19 +30,8 @@ def lab(lab_cache: None) -> Iterator[SystemLab]:
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
     """A host that no agent was on: a namespace with one interface and an address."""
-    name = f"{INSTANCE}-host"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        for command in (
-            "link add name eth0 type veth peer name wire",
-            "address add 192.0.2.1/24 dev eth0",
-            "link set eth0 up",
-            "link set wire up",
-        ):
-            subprocess.run(["ip", "-n", name, *command.split()], check=True)
+    with bare_host(f"{INSTANCE}-host", "192.0.2.1/24") as name:
         yield name
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from protocol.acknowledgements import Acknowledgement, State
 DOCUMENTS = 200
 
 
-class AckPublisher(Recorder):
+class AcknowledgingRecorder(Recorder):
     """A host that acknowledges each document as soon as it has it."""
 
     bus: Bus
@@ -78,7 +78,7 @@ async def test_no_document_is_lost_or_swept_when_the_consumers_leader_dies(tmp_p
             await publish(client, name, body)
         victim = await leader(client)
         order = sorted(servers, key=lambda name: (name == victim) is not own)
-        handler, lines = AckPublisher(), Lines()
+        handler, lines = AcknowledgingRecorder(), Lines()
         settings = BusSettings(tuple(servers[name].url for name in order))
         handler.bus = bus = Bus("h1", settings, handler, lines.log, lines.report)
         async with running(bus):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from lab.bare_host import bare_host
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.waiting import until
 
@@ -63,19 +64,8 @@ def file(lab: SystemLab, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def machine() -> Iterator[str]:
     """Another machine with the address that h1 had."""
-    name = f"replay-{os.getpid()}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        for command in (
-            "link add name eth0 type veth peer name wire",
-            "address add 172.18.0.11/24 dev eth0",
-            "link set eth0 up",
-            "link set wire up",
-        ):
-            subprocess.run(["ip", "-n", name, *command.split()], check=True)
+    with bare_host(f"replay-{os.getpid()}", "172.18.0.11/24") as name:
         yield name
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 def plan(machine: str, folder: Path, file: Path, *more: str) -> subprocess.CompletedProcess[str]:
