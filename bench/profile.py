@@ -40,10 +40,10 @@ _IS_HERE = "struct endpoint fixed = {.ifindex = IFINDEX_BASE + 1, .mtu = 1400, .
 _PEER = "{{0, 0, bpf_htonl(0xffff), bpf_htonl(0xc0000202)}}"
 
 PARTS = (
-    _ingress("outer IPv4 checksum", "outer.h", r"if \(sum_fold\(sum_words\(ip,.*\n\t\treturn OUTER_CHECKSUM;"),
+    _ingress("outer IPv4 checksum", "lib/outer.h", r"if \(sum_fold\(sum_words\(ip,.*\n\t\treturn OUTER_CHECKSUM;"),
     _ingress(
         "which droplet of this host",
-        "outer.h",
+        "lib/outer.h",
         r"\*local = find_local\([^;]*;",
         "__u32 first = 0;\n\t*local = local_droplets.lookup(&first);",
     ),
@@ -59,12 +59,12 @@ PARTS = (
     ),
     _ingress(
         "whose interface it is",
-        "deliver.h",
+        "lib/endpoint.h",
         r"(?<=struct interface )\*receiver = receiver_on\([^;]*;(?=\n\n\tif \(!receiver)",
         "fixed = {.mac = {2, 0, 0, 0, 0, 1}}, *receiver = &fixed;",
     ),
-    _ingress("inner Ethernet addresses", "deliver.h", r"(?<=\t)address_to\(ethernet, receiver\);"),
-    _ingress("taking the headers off", "deliver.h", r"if \(move_start\([^;]*;"),
+    _ingress("inner Ethernet addresses", "lib/endpoint.h", r"(?<=\t)address_to\(ethernet, receiver\);"),
+    _ingress("taking the headers off", "lib/endpoint.h", r"if \(move_start\([^;]*;"),
     _egress(
         "source checks",
         ("transit_agent.c", r"if \(!is_own_source\([^;]*;", ""),
@@ -88,7 +88,7 @@ PARTS = (
             "departure->fixed = (struct next_hop){{6, 0, 0, 0, 0, 2}, 1500};\n\thop = &departure->fixed;",
         ),
     ),
-    _egress("writing the headers", ("encapsulate.h", r"return write_over_ipv4\([^;]*;", "return sent;")),
+    _egress("writing the headers", ("lib/encap.h", r"return write_over_ipv4\([^;]*;", "return sent;")),
     Part("counters", (INGRESS, EGRESS), overlay="no_counters"),
 )
 """In the order of a packet's way."""

@@ -47,6 +47,10 @@
 #define TOLD_PER_SECOND                                                                                                \
 	50 /* ICMP errors to the receivers of one bucket (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4) */
 
+/* A mask above the longest headers: 18 of Ethernet, 40 of IPv6, 8 of UDP, 8 of Geneve, 252 of options. */
+#define MAX_HEADERS   0x1ff
+#define FIRST_HEADERS 0x7f /* above those in front of UDP */
+
 #define ECN_MASK 3
 #define ECN_ECT1 1
 #define ECN_ECT0 2

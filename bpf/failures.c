@@ -7,12 +7,9 @@
  * else by the interface that the frame came in on and its network namespace. Where the kernel keeps these, the agent
  * reads from the kernel's type information and leaves in kernel_layout.
  */
-#include "kernel.h"
-#include "constants.h"
-#include "structs.h"
-#include "outcomes.h"
+#include "hooks/xdp.h"
+#include "lib/endpoint.h"
 #include "maps.h"
-#include "sender.h"
 
 typedef struct bpf_raw_tracepoint_args event;
 

@@ -6,6 +6,11 @@
 #ifndef DROPLET_MAPS_H
 #define DROPLET_MAPS_H
 
+#include "lib/kernel.h"
+#include "structs.h"
+#include "constants.h"
+#include "outcomes.h"
+
 BPF_F_TABLE("hash", struct overlay_key, struct endpoint, endpoints, 1, BPF_F_NO_PREALLOC);
 BPF_TABLE("array", __u32, struct interface, interfaces, 1);
 BPF_F_TABLE("lpm_trie", struct network_key, struct network, networks, 1, BPF_F_NO_PREALLOC);

@@ -195,6 +195,23 @@ struct packet {
 	__u8 pad[6];
 };
 
+#define TUNNEL_RETURNS	   1U  /* has an RTS option: it goes to, or came by, a bouncer or divider */
+#define TUNNEL_INVALIDATES 2U  /* has an invalidate option: it comes back, for its endpoint has left */
+#define TUNNEL_VXLAN	   4U  /* of VXLAN, not of Geneve */
+#define TUNNEL_CONTROL	   8U  /* a Geneve control packet */
+#define TUNNEL_PROBE	   16U /* with a probe to be answered */
+#define TUNNEL_UNSUMMED	   32U /* came without a UDP checksum over IPv6 */
+
+#define TUNNEL_MISDIRECTED 64U /* has a misdirected option: a bouncer sent it to a host without its endpoint */
+
+#define TUNNEL_COMES_BACK (TUNNEL_INVALIDATES | TUNNEL_MISDIRECTED) /* to the droplet of its sender */
+
+/* Of the RTS option. */
+#define RTS_PINNED   1U /* the sender's network reaches others through a divider only */
+#define RTS_DIVIDED  2U /* and one was passed */
+#define RTS_UNLEARNT 4U /* no direct path leads to the sender: it is a gateway, or its droplet speaks VXLAN */
+#define RTS_VXLAN    8U /* the origin speaks VXLAN alone: what is for it goes by that */
+
 /* A tunnel packet's headers: read from one that came in, or for one to be sent. */
 struct tunnel {
 	struct next_hop_key peer; /* received: the other droplet; to be sent: where to, and by which interface */
@@ -208,7 +225,7 @@ struct tunnel {
 	__u8 tos;
 	__u8 ttl;
 	__u8 bounces;
-	__u8 flags;   /* TUNNEL_*, tunnel.h */
+	__u8 flags;   /* TUNNEL_* */
 	__u8 rts;     /* flags of the RTS option */
 	__u8 attempt; /* which choice of every set it takes: see pick() */
 } __attribute__((aligned(8)));

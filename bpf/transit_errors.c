@@ -4,31 +4,13 @@
  * into an ICMP error or a TCP reset for the packet's sender, when that is due, and ends or sends it. The two others say
  * in struct frame_state what they know of the frame; they count it as received, and this one counts what becomes of it.
  */
-#include "kernel.h"
-#include "structs.h"
-#include "constants.h"
-#include "outcomes.h"
-#include "context.h"
-#include "maps.h"
-#include "count.h"
-#include "state.h"
-#include "sender.h"
-#include "address.h"
-#include "checksum.h"
-#include "packet.h"
-#include "extension.h"
-#include "tunnel.h"
-#include "geneve.h"
-#include "vxlan.h"
-#include "outer.h"
-#include "encapsulate.h"
-#include "next_hop.h"
-#include "route.h"
-#include "gateway.h"
-#include "icmp.h"
-#include "deliver.h"
-#include "peer.h"
-#include "way_out.h"
+#include "hooks/xdp.h"
+#include "lib/endpoint.h"
+#include "lib/gateway.h"
+#include "lib/icmp.h"
+#include "lib/next_hop.h"
+#include "lib/peer.h"
+#include "lib/state.h"
 
 /*
  * Whether an endpoint of this host sent a packet that came round by a bouncer, which gave it to this droplet for one of

@@ -62,7 +62,9 @@ def test_a_damaged_object_is_compiled_again(tmp_path: Path) -> None:
     assert path.read_bytes() != b"\xc1 noise"
 
 
-@pytest.mark.parametrize("name", ["transit_agent.c", "outcomes.h", "shim/include/linux/log2.h"])
+@pytest.mark.parametrize(
+    "name", ["transit_agent.c", "outcomes.h", "hooks/xdp.h", "lib/arp.h", "shim/include/linux/log2.h"]
+)
 def test_a_changed_source_has_another_hash(sources: Path, name: str) -> None:
     before = compiler.content_hash(sources)
     path = sources / name
@@ -71,12 +73,12 @@ def test_a_changed_source_has_another_hash(sources: Path, name: str) -> None:
 
 
 def test_the_compilers_message_names_file_and_line(sources: Path, tmp_path: Path) -> None:
-    path = sources / "arp.h"
+    path = sources / "lib" / "arp.h"
     lines = path.read_text().splitlines()
     at = next(number for number, line in enumerate(lines) if "answer_arp" in line)
     lines.insert(at, "nonsense nonsense;")
     path.write_text("\n".join(lines))
-    with pytest.raises(CompileError, match=rf"bpf/arp\.h:{at + 1}:"):
+    with pytest.raises(CompileError, match=rf"bpf/lib/arp\.h:{at + 1}:"):
         asyncio.run(compile_programs(tmp_path / "cache", sources))
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -141,8 +141,8 @@ def test_every_part_of_the_profile_and_every_contestant_fits_the_sources(tmp_pat
 
 
 def test_a_variant_whose_edit_finds_nothing_is_refused_and_left_out(tmp_path: Path) -> None:
-    stale = Contestant("stale", edits=(Edit("count.h", "no such text", ""),))
-    with pytest.raises(StaleEditError, match=r"count\.h"):
+    stale = Contestant("stale", edits=(Edit("lib/metrics.h", "no such text", ""),))
+    with pytest.raises(StaleEditError, match=r"metrics\.h"):
         stage(stale, tmp_path)
     assert fitting([stale]) == ([], ["stale"])
 

@@ -16,7 +16,7 @@ from agent.datapath.bpf.outcomes import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "data-plane.md").read_text(encoding="utf-8")
-SOURCES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "bpf").glob("*.[ch]")}
+SOURCES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "bpf").rglob("*.[ch]")}
 MIB = 1 << 20
 
 
@@ -88,7 +88,7 @@ def test_every_function_and_header_that_it_names_is_there() -> None:
     text = "\n".join(SOURCES.values())
     functions = set(re.findall(r"\b([a-z]\w+)\(\)", PAGE))
     assert {name for name in functions if not re.search(rf"\b{name}\(", text)} == set()
-    headers = set(re.findall(r"`(?:bpf/)?(\w+\.[ch])`", PAGE))
+    headers = set(re.findall(r"`(?:bpf/)?(?:hooks/|lib/)?(\w+\.[ch])`", PAGE))
     assert headers <= set(SOURCES)
 
 

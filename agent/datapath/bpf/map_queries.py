@@ -107,7 +107,7 @@ class Readings:
         return found if found and found.vni else None
 
     def lookup_next_hop(self, droplet: int, host: bytes) -> NextHop | None:
-        """Return the next hop to a host (16 bytes) from one of `local_droplets`: find_hop() in bpf/next_hop.h."""
+        """Return the next hop to a host (16 bytes) from one of `local_droplets`: find_hop() in bpf/lib/next_hop.h."""
         local = self._lookup_local(droplet)
         found = self.maps[MapName.NEXT_HOPS].lookup(NEXT_HOP_KEY.pack(host, local.interface)) if local else None
         if local is None or found is None:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The least that puts a packet into a tunnel: one header check, one hash lookup, encapsulate, redirect. */
-#include "kernel.h"
+#include "lib/kernel.h"
 #include "bare.h"
 
 BPF_TABLE("hash", struct bare_key, struct bare_path, bare_paths, 1);

@@ -3,7 +3,7 @@
  * The least that takes a packet out of a tunnel: one header check, one hash lookup, decapsulate, redirect. It counts
  * nothing, learns nothing and trusts everybody.
  */
-#include "kernel.h"
+#include "lib/kernel.h"
 #include "bare.h"
 
 BPF_TABLE("hash", struct bare_key, struct bare_endpoint, bare_endpoints, 1);

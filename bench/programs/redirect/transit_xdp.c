@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Redirects every frame as it is: the harness, the redirect and the far end together, which every contestant pays. */
-#include "kernel.h"
+#include "lib/kernel.h"
 
 BPF_TABLE("array", __u32, __u32, leave_by, 2);
 

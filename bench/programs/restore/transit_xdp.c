@@ -4,7 +4,7 @@
  * what it reads, the far end first puts the frame back in order, and can give it another destination each time.
  * bench/far_end.py packs the struct.
  */
-#include "kernel.h"
+#include "lib/kernel.h"
 
 #define WORDS	24
 #define SCATTER 2654435761ULL /* a prime: the destinations come in no order */

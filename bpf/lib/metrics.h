@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Telemetry. A missing counter never changes a verdict. */
-#ifndef DROPLET_COUNT_H
-#define DROPLET_COUNT_H
+#ifndef DROPLET_METRICS_H
+#define DROPLET_METRICS_H
+
+#include "maps.h"
+#include "outcomes.h"
+#include "structs.h"
 
 static __always_inline void add(struct traffic *traffic, __u32 bytes)
 {

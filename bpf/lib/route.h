@@ -3,6 +3,10 @@
 #ifndef DROPLET_ROUTE_H
 #define DROPLET_ROUTE_H
 
+#include "lib/address.h"
+#include "maps.h"
+#include "outcomes.h"
+
 static __always_inline struct network *network_of(const struct overlay_key *key)
 {
 	struct network_key longest = {32 + 128, key->vni, key->address};

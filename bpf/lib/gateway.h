@@ -7,6 +7,9 @@
 #ifndef DROPLET_GATEWAY_H
 #define DROPLET_GATEWAY_H
 
+#include "lib/checksum.h"
+#include "lib/packet.h"
+
 struct echo {
 	__u8 type;
 	__u8 code;

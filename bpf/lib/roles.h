@@ -3,6 +3,9 @@
 #ifndef DROPLET_ROLES_H
 #define DROPLET_ROLES_H
 
+#include "lib/peer.h"
+#include "lib/route.h"
+
 /* Prepares a packet to go on to another droplet, tunnel->peer, in the name of this bouncer or divider. */
 static __always_inline enum outcome send_on(const struct local_droplet *local, struct tunnel *tunnel, bool vxlan,
 					    enum outcome sent)

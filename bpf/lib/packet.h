@@ -3,6 +3,10 @@
 #ifndef DROPLET_PACKET_H
 #define DROPLET_PACKET_H
 
+#include "lib/address.h"
+#include "lib/checksum.h"
+#include "outcomes.h"
+
 /* The system's struct ethhdr is packed, for which clang would read single bytes; frames are aligned to 2. */
 static __always_inline __be16 ethertype(const struct ethhdr *ethernet)
 {

@@ -3,6 +3,10 @@
 #ifndef DROPLET_GENEVE_H
 #define DROPLET_GENEVE_H
 
+#include "lib/address.h"
+#include "lib/verifier.h"
+#include "outcomes.h"
+
 struct geneve {
 	__u8 length; /* version in the upper 2 bits, options in units of 4 bytes in the lower 6 */
 	__u8 flags;

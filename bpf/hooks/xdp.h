@@ -6,8 +6,11 @@
  * After move_start() or set_length() every pointer into the frame is void: take frame_start() and frame_end() again,
  * and carry values over in scalars.
  */
-#ifndef DROPLET_CONTEXT_H
-#define DROPLET_CONTEXT_H
+#ifndef DROPLET_HOOK_XDP_H
+#define DROPLET_HOOK_XDP_H
+
+#include "outcomes.h"
+#include "lib/kernel.h"
 
 typedef struct xdp_md context;
 
@@ -38,13 +41,6 @@ static __always_inline long move_start(context *ctx, int delta)
 	return bpf_xdp_adjust_head(ctx, delta);
 }
 
-/* Shows the verifier that `value` is at most `mask`, a bound that it knew and forgot, or that clang optimised away. */
-static __always_inline __u32 bounded(__u32 value, __u32 mask)
-{
-	asm volatile("" : "+r"(value));
-	return value & mask;
-}
-
 /* Cut off or add bytes at the end until the frame has `length`; 0, or negative when there is no room. */
 static __always_inline long set_length(context *ctx, __u32 length)
 {
@@ -53,18 +49,6 @@ static __always_inline long set_length(context *ctx, __u32 length)
 	asm volatile(""
 		     : "+r"(now)); /* else clang would take the length from the pointer, which the verifier forbids */
 	return bpf_xdp_adjust_tail(ctx, (int)length - (int)now);
-}
-
-/*
- * Has the verifier forget a value under 256, so that what follows is looked at once, not once for each value. It keeps
- * track of bytes on the stack only at multiples of 8.
- */
-static __always_inline __u32 forgotten(__u32 value)
-{
-	volatile __u8 bytes[8] __attribute__((aligned(8)));
-
-	bytes[4] = value;
-	return bytes[4];
 }
 
 /*

@@ -3,6 +3,9 @@
 #ifndef DROPLET_ADDRESS_H
 #define DROPLET_ADDRESS_H
 
+#include "constants.h"
+#include "structs.h"
+
 /* Keys and addresses that are read and written by words of 8 bytes. */
 #define KEY __attribute__((aligned(8)))
 

@@ -9,6 +9,10 @@
 #ifndef DROPLET_ICMP_H
 #define DROPLET_ICMP_H
 
+#include "lib/gateway.h"
+#include "lib/nd.h"
+#include "lib/route.h"
+
 /* Types, and codes of ICMP_UNREACHABLE and ICMPV6_UNREACHABLE. */
 #define ICMP_UNREACHABLE    3
 #define ICMP_NETWORK	    0

@@ -3,6 +3,9 @@
 #ifndef DROPLET_CHECKSUM_H
 #define DROPLET_CHECKSUM_H
 
+#include "lib/transport.h"
+#include "lib/verifier.h"
+
 /* The sum of 16-bit words as one 16-bit word, not inverted: 0xffff where all is well. */
 static __always_inline __u16 sum_fold(__u64 sum)
 {
@@ -33,12 +36,6 @@ static __always_inline __u64 sum_words(const void *at, int words)
 		sum += ((const __u32 *)at)[word];
 	return sum;
 }
-
-/*
- * Leaves a value as it is, while the verifier forgets what it has worked out about it. That of Linux 6.1 follows each
- * of the ways to a sum anew where they differ in what is known, which then are more than it follows at all.
- */
-#define forget(value) asm volatile("%0 = be64 %0\n%0 = be64 %0" : "+r"(value))
 
 #define SUM_MOST  0x3fff /* a mask above the longest frame: of 9,000 bytes, in generic mode */
 #define SUM_CHUNK 512	 /* bytes that the kernel sums up at one call, at the most (BPF_FUNC_csum_diff) */
@@ -152,6 +149,49 @@ static __always_inline void set_traffic_class(struct ipv6hdr *ip, __u8 class)
 	__u16 word = bpf_ntohs(*(__be16 *)ip);
 
 	*(__be16 *)ip = bpf_htons((word & 0xf00f) | (__u16) class << 4);
+}
+
+/*
+ * The sum of an inner frame without reading it all: the checksum of its transport says what the sum of the transport
+ * is, if it is right. If the endpoint sent a wrong one, the tunnel packet's checksum is wrong too and it is dropped on
+ * arrival, instead of by the endpoint there. (The kernel calls this local checksum offload:
+ * Documentation/networking/checksum-offloads.rst.)
+ */
+#define TCP_CHECK_END 18
+
+/* Whether the transport's checksum is there and covers all of it. */
+static __always_inline bool is_summed(void *start, void *end, const struct packet *packet,
+				      const struct transport *transport)
+{
+	struct udphdr *udp = start + bounded(transport->at, FAR);
+
+	if (transport->fragment || transport->extended)
+		return false;
+	if (transport->protocol == IPPROTO_TCP)
+		return transport->at + TCP_CHECK_END <= packet->length;
+	/* What follows UDP's own length inside the packet (RFC 9868) is under no checksum. */
+	return transport->protocol == IPPROTO_UDP && (void *)(udp + 1) <= end && udp->check &&
+	       transport->at + bpf_ntohs(udp->len) == packet->length;
+}
+
+/* 0 when the frame must be read. `length` is that of the frame, from `start` on. */
+static __always_inline __u64 sum_inner(void *start, void *end, __u32 length, const struct packet *packet,
+				       const struct transport *transport)
+{
+	struct iphdr *ip = start + sizeof(struct ethhdr);
+	struct ipv6hdr *ipv6 = (void *)ip;
+	__u32 segment = packet->length - transport->at;
+	__u64 sum;
+
+	if (packet->length != length || (void *)(ip + 1) > end || !is_summed(start, end, packet, transport))
+		return 0;
+	sum = sum_words(start, 3) + *(__u16 *)(start + 12);
+	if (packet->kind == ETH_P_IP) /* whose own checksum makes the header's sum nothing */
+		return sum + (__u16)~sum_fold(sum_pseudo_ipv4(ip, segment, transport->protocol));
+	if ((void *)(ipv6 + 1) > end)
+		return 0;
+	sum += sum_words(ipv6, sizeof(*ipv6) / 4);
+	return sum + (__u16)~sum_fold(sum_pseudo_ipv6(ipv6, segment, transport->protocol));
 }
 
 #endif

@@ -7,6 +7,10 @@
 #ifndef DROPLET_STATE_H
 #define DROPLET_STATE_H
 
+#include "maps.h"
+#include "outcomes.h"
+#include "structs.h"
+
 #define CLEARED_OF_TUNNEL (sizeof(struct tunnel) - __builtin_offsetof(struct tunnel, headers))
 
 /*

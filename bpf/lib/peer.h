@@ -3,6 +3,9 @@
 #ifndef DROPLET_PEER_H
 #define DROPLET_PEER_H
 
+#include "lib/icmp.h"
+#include "lib/route.h"
+
 /*
  * Closed: strangers' tunnels reach nobody. A packet that came direct over a path confirmed lately is spared the lookup,
  * for the droplet was known when the path was confirmed. So one that is no longer known is shut out within

@@ -3,8 +3,19 @@
  * Direct paths: from a delivered packet, on which droplet its sender is. A path in use is written once in
  * DIRECT_RENEW, not at every packet.
  */
-#ifndef DROPLET_LEARN_H
-#define DROPLET_LEARN_H
+#ifndef DROPLET_DIRECT_PATH_H
+#define DROPLET_DIRECT_PATH_H
+
+#include "lib/route.h"
+
+/*
+ * Ticks since a path was heard on. Negative, which is fresh, when another CPU hears on it meanwhile. The tick is one
+ * load, where reading a clock would be two calls at every packet.
+ */
+static __always_inline __s64 age_of(const struct direct_path *path)
+{
+	return bpf_jiffies64() - path->confirmed_tick;
+}
 
 /*
  * What came direct to an endpoint of a pinned network came from that very network: from elsewhere it would have come by

@@ -6,6 +6,8 @@
 #ifndef DROPLET_PROBE_H
 #define DROPLET_PROBE_H
 
+#include "lib/encap.h"
+
 /* Two words of a checksum's change places, so that it stays as it is. */
 static __always_inline void swap_ports(struct udphdr *udp)
 {

@@ -6,6 +6,9 @@
 #ifndef DROPLET_ND_H
 #define DROPLET_ND_H
 
+#include "lib/checksum.h"
+#include "lib/packet.h"
+
 /* A solicitation or advertisement with the one option of Ethernet addresses. */
 struct nd {
 	__u8 type;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* For the profile: the programs without any counting. Stands in for bpf/count.h. */
-#ifndef DROPLET_COUNT_H
-#define DROPLET_COUNT_H
+/* For the profile: the programs without any counting. Stands in for bpf/lib/metrics.h. */
+#ifndef DROPLET_METRICS_H
+#define DROPLET_METRICS_H
 
 static __always_inline void count(__u32 outcome, __u32 bytes)
 {

@@ -1,7 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The last step: an inner frame goes to its endpoint's interface. */
-#ifndef DROPLET_DELIVER_H
-#define DROPLET_DELIVER_H
+#ifndef DROPLET_ENDPOINT_H
+#define DROPLET_ENDPOINT_H
+
+#include "lib/address.h"
+#include "lib/metrics.h"
+#include "maps.h"
+
+/* For an interface of no endpoint, a slot beyond the end of every map. */
+static __always_inline __u32 slot_of(__u32 ifindex)
+{
+	return ifindex - IFINDEX_BASE;
+}
+
+/* NULL when the interface is no endpoint's: closed, for all that use it. An array has no absent entry, and 0 is no VNI.
+ */
+static __always_inline struct interface *sender_on(__u32 ifindex)
+{
+	__u32 slot = slot_of(ifindex);
+	struct interface *sender = interfaces.lookup(&slot);
+
+	return sender && sender->vni ? sender : 0;
+}
 
 /*
  * Who is on an endpoint's interface; NULL when it is nobody of this VPC. The kernel may give an element of a hash to

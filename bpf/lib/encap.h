@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Puts tunnel headers in front of an inner frame, in place of those that it came with, if any. */
-#ifndef DROPLET_ENCAPSULATE_H
-#define DROPLET_ENCAPSULATE_H
+#ifndef DROPLET_ENCAP_H
+#define DROPLET_ENCAP_H
+
+#include "lib/outer.h"
 
 #define OVERHEAD_IPV4 (sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct geneve))
 #define OVERHEAD_IPV6 (sizeof(struct ipv6hdr) + sizeof(struct udphdr) + sizeof(struct geneve))

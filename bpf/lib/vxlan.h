@@ -3,6 +3,10 @@
 #ifndef DROPLET_VXLAN_H
 #define DROPLET_VXLAN_H
 
+#include "lib/kernel.h"
+#include "outcomes.h"
+#include "structs.h"
+
 struct vxlan {
 	__be32 flags;
 	__be32 vni; /* in the upper 24 bits */

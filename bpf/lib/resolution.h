@@ -3,6 +3,12 @@
 #ifndef DROPLET_RESOLUTION_H
 #define DROPLET_RESOLUTION_H
 
+#include "lib/arp.h"
+#include "lib/endpoint.h"
+#include "lib/nd.h"
+#include "lib/peer.h"
+#include "lib/roles.h"
+
 /* The endpoint that a request asks for, when this droplet is to answer: it bounces its network, or the endpoint is
  * here. */
 static __always_inline enum outcome find_asked(const struct tunnel *tunnel, const struct overlay_key *asked,

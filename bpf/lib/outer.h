@@ -9,6 +9,12 @@
 #ifndef DROPLET_OUTER_H
 #define DROPLET_OUTER_H
 
+#include "lib/checksum.h"
+#include "lib/geneve.h"
+#include "lib/packet.h"
+#include "lib/transport.h"
+#include "lib/vxlan.h"
+
 /*
  * The droplet of this host that frames with this address come in for, NULL when it has none. `*place`: its index.
  */

@@ -3,6 +3,9 @@
 #ifndef DROPLET_ARP_H
 #define DROPLET_ARP_H
 
+#include "lib/address.h"
+#include "outcomes.h"
+
 struct arp {
 	__be16 hardware;
 	__be16 protocol;
