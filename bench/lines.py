@@ -30,7 +30,9 @@ TAGGED = Contestant("with VLAN tags", features=Features(vlan_tags=True))
 IPV4_ALONE = Contestant(
     "for IPv4 alone", features=Features(vxlan_port=0, families=frozenset({"ipv4"}), substrate=frozenset({"ipv4"}))
 )
-TELLS_ALL = Contestant("without the limit of errors", edits=(Edit("constants.h", r"\b50 /\*", "0xffffffffU /*"),))
+UNLIMITED_ERRORS = Contestant(
+    "without the limit of errors", edits=(Edit("constants.h", r"(ICMP_ERRORS_\w+\s+)50\b", r"\g<1>0xffffffffULL"),)
+)
 """Else nearly all packets that are too big would be dropped in silence."""
 SCALED_BARE = Contestant(
     "bare, a large map",
@@ -40,7 +42,7 @@ SCALED_BARE = Contestant(
         for name in ("transit_xdp", "transit_agent")
     ),
 )
-CONTESTANTS = (TAGGED, IPV4_ALONE, TELLS_ALL, SCALED_BARE)
+CONTESTANTS = (TAGGED, IPV4_ALONE, UNLIMITED_ERRORS, SCALED_BARE)
 
 PLAIN = MapContents()
 """A conversation in IPv4 over IPv4."""
@@ -179,12 +181,12 @@ HOPS = Group(
         _reached_from_far("bouncer's hop", f.VNI, INSIDE_IPV4.known_there, Outcome.BOUNCED),
         _reached_from_far("divider's hop", f.DIVIDED_VNI, INSIDE_IPV4.known_there, Outcome.HANDED_TO_BOUNCER),
         Line(
-            "too big, told by ICMP",
+            "too big, answered by ICMP",
             EGRESS,
             lambda _: f.sent_by_endpoint(f.udp(INSIDE_IPV4.here, INSIDE_IPV4.there, (1, 2), bytes(1460))),
-            Outcome.TOO_BIG_TOLD,
+            Outcome.ICMP_TOO_BIG_SENT,
             True,
-            TELLS_ALL.name,
+            UNLIMITED_ERRORS.name,
             restore=Restore(28),
         ),
     ),

@@ -48,34 +48,34 @@ PARTS = (
         "__u32 first = 0;\n\t*local = local_droplets.lookup(&first);",
     ),
     _ingress(
-        "known sender: its direct path", "transit_xdp.c", r"on_path = confirmed_lately\([^;]*;", "on_path = true;"
+        "known sender: its direct path", "transit_xdp.c", r"on_path = recently_confirmed\([^;]*;", "on_path = true;"
     ),
-    _ingress("ECN", "transit_xdp.c", r"= merge_ecn\([^;]*;", "= GO_ON;"),
+    _ingress("ECN", "transit_xdp.c", r"= merge_ecn\([^;]*;", "= CONTINUE;"),
     _ingress(
         "endpoint lookup",
         "transit_xdp.c",
-        r"endpoint = endpoints\.lookup\(&packet->to\);(?=\n\tif \(!endpoint && \(is_to_many)",
+        r"endpoint = endpoints\.lookup\(&packet->to\);(?=\n\tif \(!endpoint && \(is_multicast_packet)",
         f"{_IS_HERE}\n\tendpoint = &fixed;",
     ),
     _ingress(
         "whose interface it is",
         "lib/endpoint.h",
-        r"(?<=struct interface )\*receiver = receiver_on\([^;]*;(?=\n\n\tif \(!receiver)",
+        r"(?<=struct interface )\*receiver = find_receiver\([^;]*;(?=\n\n\tif \(!receiver)",
         "fixed = {.mac = {2, 0, 0, 0, 0, 1}}, *receiver = &fixed;",
     ),
-    _ingress("inner Ethernet addresses", "lib/endpoint.h", r"(?<=\t)address_to\(ethernet, receiver\);"),
-    _ingress("taking the headers off", "lib/endpoint.h", r"if \(move_start\([^;]*;"),
+    _ingress("inner Ethernet addresses", "lib/endpoint.h", r"(?<=\t)rewrite_ethernet\(ethernet, receiver\);"),
+    _ingress("taking the headers off", "lib/endpoint.h", r"if \(adjust_head\([^;]*;"),
     _egress(
         "source checks",
         ("transit_agent.c", r"if \(!is_own_source\([^;]*;", ""),
         ("transit_agent.c", r"if \(!same_mac\(ethernet->h_source[^;]*;", ""),
     ),
-    _egress("flow hash", ("transit_agent.c", r"= hash_flow\([^;]*\);", "= GO_ON;")),
+    _egress("flow hash", ("transit_agent.c", r"= hash_flow\([^;]*\);", "= CONTINUE;")),
     _egress(
         "direct path lookup",
         (
             "transit_agent.c",
-            r"struct direct_path \*path = direct\.lookup\(&departure->packet->to\);",
+            r"struct direct_path \*path = direct\.lookup\(&egress->packet->to\);",
             f"struct direct_path fixed = {{.host = {_PEER}, .confirmed_tick = bpf_jiffies64()}}, *path = &fixed;",
         ),
     ),
@@ -85,7 +85,7 @@ PARTS = (
         (
             "transit_agent.c",
             r"\bhop = find_hop\([^;]*;(?=\n\tif \(!is_up)",
-            "departure->fixed = (struct next_hop){{6, 0, 0, 0, 0, 2}, 1500};\n\thop = &departure->fixed;",
+            "egress->fixed = (struct next_hop){{6, 0, 0, 0, 0, 2}, 1500};\n\thop = &egress->fixed;",
         ),
     ),
     _egress("writing the headers", ("lib/encap.h", r"return write_over_ipv4\([^;]*;", "return sent;")),

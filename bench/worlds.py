@@ -66,7 +66,7 @@ class MapContents:
             MapName.NEXT_HOPS: {map_layout.NEXT_HOP_KEY.pack(other, place.wire): hop for other in (peer, third)},
             MapName.VPCS: {
                 map_layout.U32.pack(f.VNI): map_layout.vpc_value(0, (peer,)),
-                map_layout.U32.pack(f.DIVIDED_VNI): map_layout.vpc_value(map_layout.VPC_DIVIDED_HERE, (own,)),
+                map_layout.U32.pack(f.DIVIDED_VNI): map_layout.vpc_value(map_layout.VPC_LOCAL_DIVIDER, (own,)),
             },
             MapName.NETWORKS: _networks(f.VNI, peer) | _networks(f.DIVIDED_VNI, third),
             MapName.ENDPOINTS: self._endpoints(place),

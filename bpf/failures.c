@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Counts the frames that the kernel drops after a verdict of ours: what it refuses to redirect, and what a device does
- * not take. Programs for raw tracepoints (include/trace/events/xdp.h), one for each; they change nothing.
+ * Counts frames that the kernel drops after our verdict: redirects that it refuses, and frames that a device does not
+ * accept. One program for each raw tracepoint (include/trace/events/xdp.h); they change nothing.
  *
- * Tracepoints tell of every XDP program of the machine. Ours is known by its id where the tracepoint names the program,
- * else by the interface that the frame came in on and its network namespace. Where the kernel keeps these, the agent
- * reads from the kernel's type information and leaves in kernel_layout.
+ * Tracepoints see every XDP program of the machine. Ours are recognised by the id of the program if the tracepoint has
+ * it, else by the receiving interface and its network namespace. The agent reads the offsets of these fields from the
+ * kernel's BTF and writes them to kernel_layouts.
  */
 #include "hooks/xdp.h"
 #include "lib/endpoint.h"
@@ -29,7 +29,7 @@ static __always_inline __u32 read_number(__u64 address)
 	return value;
 }
 
-/* NULL until the agent has filled it in: closed, nothing is counted. */
+/* NULL, and closed, until the agent has filled it. */
 static __always_inline struct kernel_layout *layout_of_kernel(void)
 {
 	__u32 first = 0;
@@ -64,10 +64,10 @@ static __always_inline int is_own_device(const struct kernel_layout *layout, __u
 
 	if (read_pointer(net + layout->net_cookie) != layout->cookie)
 		return 0;
-	return sender_on(ifindex) || is_watched(WATCHED_INTERFACE, ifindex);
+	return find_interface(ifindex) || is_watched(WATCHED_INTERFACE, ifindex);
 }
 
-/* A map that is full counts what has no entry of its own in that of no kind, which the agent makes. */
+/* If the map is full, counts under the empty key, which the agent creates. */
 static __always_inline void count_failure(__u32 kind, __u32 error, __u32 ifindex, __u32 frames)
 {
 	struct failure_key key = {.kind = kind, .error = error, .ifindex = ifindex}, overflow = {};
@@ -83,7 +83,7 @@ static __always_inline void count_failure(__u32 kind, __u32 error, __u32 ifindex
 		found->frames += frames;
 }
 
-/* xdp_redirect_err: device, program, target, error, map type, map id, index: the ifindex that was asked for. */
+/* xdp_redirect_err: device, program, target, error, map type, map id, index (the target ifindex). */
 int on_redirect_error(event *ctx)
 {
 	struct kernel_layout *layout = layout_of_kernel();
@@ -93,7 +93,7 @@ int on_redirect_error(event *ctx)
 	return 0;
 }
 
-/* xdp_exception: device, program, verdict. In generic mode the device is the one that did not take the frame. */
+/* xdp_exception: device, program, verdict. In generic mode the device is the one that did not accept the frame. */
 int on_exception(event *ctx)
 {
 	struct kernel_layout *layout = layout_of_kernel();
@@ -103,7 +103,7 @@ int on_exception(event *ctx)
 	return 0;
 }
 
-/* xdp_devmap_xmit: the device that frames came in on, the one that they leave by, how many it took, and not, error. */
+/* xdp_devmap_xmit: receiving device, sending device, frames sent, frames dropped, error. */
 int on_transmit(event *ctx)
 {
 	struct kernel_layout *layout;

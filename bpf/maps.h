@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The maps. What counts here is name, type, key and value: the agent makes them in the size of its settings and
- * gives them to the programs, so the sizes below are only the compiler's scratch copies.
+ * The maps: name, type, key and value. The agent creates them in the sizes of its settings and passes them to the
+ * programs; the sizes below are for the maps that bcc creates while it compiles.
  */
 #ifndef DROPLET_MAPS_H
 #define DROPLET_MAPS_H
@@ -21,7 +21,7 @@ BPF_TABLE("array", __u32, struct local_droplet, local_droplets, MAX_LOCAL_DROPLE
 BPF_TABLE("lru_hash", struct overlay_key, struct direct_path, direct, 16);
 BPF_TABLE("lru_hash", struct detour_key, struct detour, detours, 16);
 BPF_TABLE("lru_hash", struct fragment_key, struct fragment, fragments, 16);
-BPF_TABLE("array", __u32, struct told, told, TOLD_BUCKETS);
+BPF_TABLE("array", __u32, struct token_bucket, icmp_ratelimit, ICMP_RATELIMIT_BUCKETS);
 BPF_TABLE("percpu_array", __u32, struct traffic, outcomes, OUTCOME_COUNT);
 BPF_TABLE("percpu_array", __u32, struct endpoint_traffic, endpoint_counters, 1);
 BPF_TABLE("prog", __u32, __u32, programs, 8);

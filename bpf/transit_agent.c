@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The transit agent: all that endpoints send. One program on the host side of every endpoint's veth, which finds its
- * endpoint by the interface that the frame came in on.
+ * The transit agent: all frames that endpoints send. One program on the host side of every endpoint's veth, which finds
+ * the endpoint by the ifindex.
  */
 #include "hooks/xdp.h"
 #include "lib/arp.h"
@@ -13,63 +13,63 @@
 #include "lib/next_hop.h"
 #include "lib/state.h"
 
-/* What is known of a packet on its way out. */
-struct departure {
+/* A packet that is being sent. */
+struct egress {
 	struct packet *packet;
 	struct tunnel *tunnel;
 	struct transport *transport;
-	struct local_droplet *local; /* by which it leaves; NULL when it is not configured yet */
-	struct next_hop *hop;	     /* that leads to tunnel.peer; NULL when it is to be found yet */
+	struct local_droplet *local; /* that sends it; NULL if it is not configured yet */
+	struct next_hop *hop;	     /* to tunnel.peer; NULL if not looked up yet */
 	__u32 flow;
-	__u32 receiver; /* the interface of an endpoint of this host that gets it */
+	__u32 receiver; /* ifindex of the local endpoint that receives it */
 };
 
-/* Whether tunnel.peer may be sent to straight: not when it does not answer probes, or nothing leads there. */
-static __always_inline bool is_reachable(struct departure *departure)
+/* Whether tunnel.peer can be reached straight: it has a next hop and answers probes. */
+static __always_inline bool is_reachable(struct egress *egress)
 {
-	struct local_droplet *local = departure->local;
+	struct local_droplet *local = egress->local;
 	struct next_hop *hop;
 
 	if (!local)
 		return true;
-	hop = find_hop(departure->tunnel, &local);
+	hop = find_hop(egress->tunnel, &local);
 	if (!is_up(hop))
 		return false;
-	departure->hop = hop;
-	departure->local = local;
+	egress->hop = hop;
+	egress->local = local;
 	return true;
 }
 
 /*
- * A path to the destination that was heard on lately: SENT_DIRECT, with tunnel.peer filled, or GO_ON when there is none
- * that may be taken. `*pinned` becomes true where it shows that only a divider leads to other networks.
+ * Uses the direct path to the destination: SENT_DIRECT with tunnel.peer set, or CONTINUE if there is none. Sets
+ * `*pinned` if the destination's network reaches others only through a divider.
  */
-static __always_inline enum outcome by_path(struct departure *departure, bool *pinned)
+static __always_inline enum outcome use_direct_path(struct egress *egress, bool *pinned)
 {
-	struct direct_path *path = direct.lookup(&departure->packet->to);
+	struct direct_path *path = direct.lookup(&egress->packet->to);
 
-	if (!path || age_of(path) >= DIRECT_LIFETIME) /* open: documents, then a bouncer */
-		return GO_ON;
+	if (!path || path_age(path) >= DIRECT_LIFETIME) /* open: documents, then a bouncer */
+		return CONTINUE;
 	*pinned |= path->flags & PATH_PINNED;
-	copy_address(&departure->tunnel->peer.address, &path->host);
-	if (*pinned && is_between_networks(departure->packet))
-		return GO_ON;
-	return is_reachable(departure) ? SENT_DIRECT : GO_ON;
+	copy_address(&egress->tunnel->peer.address, &path->host);
+	if (*pinned && crosses_networks(egress->packet))
+		return CONTINUE;
+	return is_reachable(egress) ? SENT_DIRECT : CONTINUE;
 }
 
-/* ASKS for a request that is to be answered elsewhere. */
+/* RESOLVE_REMOTELY if another droplet is to answer the request. */
 static __always_inline enum outcome arp_from_endpoint(context *ctx, const struct interface *sender,
-						      struct departure *departure)
+						      struct egress *egress)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
 	struct arp *arp = (void *)(ethernet + 1);
-	struct packet *packet = departure->packet;
+	struct packet *packet = egress->packet;
 	const __u8 gateway[6] = GATEWAY_MAC;
 	struct endpoint *endpoint;
 	struct network *network;
-	enum outcome outcome = check_arp(ethernet, frame_end(ctx), departure->tunnel->length);
+	enum outcome outcome = check_arp(ethernet, frame_end(ctx), egress->tunnel->length);
 
-	if (outcome != GO_ON)
+	if (outcome != CONTINUE)
 		return outcome;
 	if (arp->operation != bpf_htons(ARP_REQUEST))
 		return ARP_OPCODE;
@@ -87,39 +87,39 @@ static __always_inline enum outcome arp_from_endpoint(context *ctx, const struct
 		return ARP_ANSWERED;
 	}
 	endpoint = endpoints.lookup(&packet->to);
-	if (!endpoint) { /* open: its own host or a bouncer may know it */
+	if (!endpoint) { /* open: its host or a bouncer may know it */
 		if (is_multicast(arp->target) || is_subnet_broadcast(&packet->to))
 			return MULTICAST;
-		return ASKS;
+		return RESOLVE_REMOTELY;
 	}
 	answer_arp(ethernet, arp, endpoint->mac);
 	return ARP_ANSWERED;
 }
 
-/* GO_ON when a solicitation is the endpoint's own: from its address, from :: or from a link-local one. */
+/* CONTINUE if the endpoint is the sender: from its address, from :: or from a link-local one. */
 static __always_inline enum outcome check_solicitor(struct ethhdr *ethernet, void *end, const struct interface *sender,
-						    const struct packet *packet, const struct solicitation *asked)
+						    const struct packet *packet, const struct solicitation *requested)
 {
 	struct ipv6hdr *ip = (void *)(ethernet + 1);
 	struct nd *nd = (void *)(ip + 1);
 
 	if (is_unspecified(&sender->ipv6))
 		return SOURCE_ND;
-	if (!asked->detects && !is_link_local(&packet->from.address) &&
+	if (!requested->dad && !is_link_local(&packet->from.address) &&
 	    !same_address(&packet->from.address, &sender->ipv6))
 		return SOURCE_ND;
 	if ((void *)(nd + 1) <= end && packet->length >= ND_ANSWER && nd->option == ND_SOURCE_MAC &&
 	    !same_mac(nd->option_mac, sender->mac))
 		return SOURCE_ND;
-	if (same_address(&asked->target, &sender->ipv6) || is_link_local(&asked->target))
+	if (same_address(&requested->target, &sender->ipv6) || is_link_local(&requested->target))
 		return ND_OWN_ADDRESS;
-	return GO_ON;
+	return CONTINUE;
 }
 
 /*
- * Gives a solicitation the endpoint's own address as its source, to which a bouncer's answer finds: also one that
- * probes for duplicates, so that who asks is known there. An advertisement of the target ends the probe all the same
- * (RFC 4862 section 5.4.4).
+ * Replaces the source of a solicitation by the endpoint's own address, to which a bouncer can send its answer; also for
+ * DAD, so that the answering droplet knows the sender. An advertisement of the target ends DAD as well (RFC 4862
+ * section 5.4.4).
  */
 static __always_inline void set_solicitor(struct ethhdr *ethernet, const struct interface *sender)
 {
@@ -131,98 +131,98 @@ static __always_inline void set_solicitor(struct ethhdr *ethernet, const struct 
 	copy_address((struct address *)&ip->saddr, &sender->ipv6);
 }
 
-/* ASKS as arp_from_endpoint() does. */
+/* RESOLVE_REMOTELY if another droplet is to answer the solicitation. */
 static __always_inline enum outcome nd_from_endpoint(context *ctx, const struct interface *sender,
-						     struct departure *departure)
+						     struct egress *egress)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
-	struct packet *packet = departure->packet;
+	struct packet *packet = egress->packet;
 	const __u8 gateway[6] = GATEWAY_MAC;
-	struct solicitation asked = {};
+	struct solicitation requested = {};
 	struct overlay_key own KEY;
 	struct endpoint *endpoint;
 	struct network *network;
-	enum outcome outcome = check_nd(ethernet, frame_end(ctx), packet, departure->transport, &asked);
+	enum outcome outcome = check_nd(ethernet, frame_end(ctx), packet, egress->transport, &requested);
 
-	if (outcome == GO_ON)
-		outcome = check_solicitor(ethernet, frame_end(ctx), sender, packet, &asked);
-	if (outcome != GO_ON)
+	if (outcome == CONTINUE)
+		outcome = check_solicitor(ethernet, frame_end(ctx), sender, packet, &requested);
+	if (outcome != CONTINUE)
 		return outcome;
 	set_key_ipv6(&own, sender->vni, &sender->ipv6);
 	network = network_of(&own);
 	if (!network) /* closed, as for ARP */
 		return NO_NETWORK;
-	if (same_address(&asked.target, &network->gateway))
-		return answer_nd(ctx, 0, packet, &asked, gateway, ND_ANSWERED);
-	set_key_ipv6(&packet->to, sender->vni, &asked.target);
+	if (same_address(&requested.target, &network->gateway))
+		return answer_nd(ctx, 0, packet, &requested, gateway, ND_ANSWERED);
+	set_key_ipv6(&packet->to, sender->vni, &requested.target);
 	endpoint = endpoints.lookup(&packet->to);
-	if (endpoint) /* a miss is open: its own host or a bouncer may know it */
-		return answer_nd(ctx, 0, packet, &asked, endpoint->mac, ND_ANSWERED);
+	if (endpoint) /* a miss is open: its host or a bouncer may know it */
+		return answer_nd(ctx, 0, packet, &requested, endpoint->mac, ND_ANSWERED);
 	set_solicitor(ethernet, sender);
-	departure->tunnel->tos = sender->tos;
+	egress->tunnel->tos = sender->tos;
 	packet->from = own;
-	return ASKS;
+	return RESOLVE_REMOTELY;
 }
 
-/* A packet between networks that only dividers connect. GO_ON when this host is a divider itself. */
-static __always_inline enum outcome by_divider(struct departure *departure)
+/* A packet between networks that only dividers connect. CONTINUE if this host is a divider. */
+static __always_inline enum outcome route_by_divider(struct egress *egress)
 {
-	__u32 vni = departure->packet->to.vni;
+	__u32 vni = egress->packet->to.vni;
 	struct vpc *vpc = vpcs.lookup(&vni);
 
-	if (!vpc) /* closed: past a divider there is no other way */
+	if (!vpc) /* closed: it may not bypass the divider */
 		return NO_VPC;
-	if (vpc->flags & VPC_DIVIDED_HERE)
-		return GO_ON;
-	departure->tunnel->attempt = recall_attempt(departure->packet);
-	return to_divider(vpc, departure->packet, departure->tunnel, SENT_TO_DIVIDER);
+	if (vpc->flags & VPC_LOCAL_DIVIDER)
+		return CONTINUE;
+	egress->tunnel->attempt = recall_attempt(egress->packet);
+	return to_divider(vpc, egress->packet, egress->tunnel, SENT_TO_DIVIDER);
 }
 
-/* Neither this host nor a direct path knows the destination: the own network's bouncers do, maybe this one. */
-static __always_inline enum outcome find_by_network(struct ethhdr *ethernet, void *end, struct departure *departure)
+/* The destination is unknown here: to a bouncer of the sender's network, which may be this host. */
+static __always_inline enum outcome route_by_network(struct ethhdr *ethernet, void *end, struct egress *egress)
 {
-	struct packet *packet = departure->packet;
+	struct packet *packet = egress->packet;
 	struct network *network = network_of(&packet->from);
 
-	if (!network) /* closed: nobody is known who knows more */
+	if (!network) /* closed: no bouncer is known */
 		return NO_NETWORK;
 	if (same_address(&packet->to.address, &network->gateway))
-		return answer_echo(ethernet, end, packet, departure->transport);
-	departure->tunnel->attempt = recall_attempt(packet);
-	if (network->flags & NETWORK_BOUNCED_HERE)
-		return hand_on(packet, departure->tunnel);
-	return to_bouncer(network, packet, departure->tunnel, SENT_TO_BOUNCER);
+		return answer_echo(ethernet, end, packet, egress->transport);
+	egress->tunnel->attempt = recall_attempt(packet);
+	if (network->flags & NETWORK_LOCAL_BOUNCER)
+		return route_by_role(packet, egress->tunnel);
+	return to_bouncer(network, packet, egress->tunnel, SENT_TO_BOUNCER);
 }
 
-static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void *end, struct departure *departure,
-						  bool pinned)
+static __always_inline enum outcome route_by_endpoint(struct ethhdr *ethernet, void *end, struct egress *egress,
+						      bool pinned)
 {
-	struct tunnel *tunnel = departure->tunnel;
-	struct endpoint *endpoint = endpoints.lookup(&departure->packet->to);
-	enum outcome outcome = GO_ON;
+	struct tunnel *tunnel = egress->tunnel;
+	struct endpoint *endpoint = endpoints.lookup(&egress->packet->to);
+	enum outcome outcome = CONTINUE;
 
-	if (!endpoint) { /* open: the own network's bouncers may know it */
-		if (is_subnet_broadcast(&departure->packet->to))
+	if (!endpoint) { /* open: the network's bouncers may know it */
+		if (is_subnet_broadcast(&egress->packet->to))
 			return MULTICAST;
-		if (pinned && is_between_networks(departure->packet))
-			outcome = by_divider(departure);
-		return outcome == GO_ON ? find_by_network(ethernet, end, departure) : outcome;
+		if (pinned && crosses_networks(egress->packet))
+			outcome = route_by_divider(egress);
+		return outcome == CONTINUE ? route_by_network(ethernet, end, egress) : outcome;
 	}
-	if ((pinned || endpoint->flags & ENDPOINT_PINNED) && is_between_networks(departure->packet))
-		outcome = by_divider(departure);
-	if (outcome != GO_ON)
+	if ((pinned || endpoint->flags & ENDPOINT_PINNED) && crosses_networks(egress->packet))
+		outcome = route_by_divider(egress);
+	if (outcome != CONTINUE)
 		return outcome;
 	if (endpoint->ifindex) {
-		tunnel->fits = endpoint->mtu;
-		departure->receiver = ifindex_of(endpoint);
-		return fits(endpoint, tunnel->length) ? DELIVERED_SAME_HOST : DOES_NOT_FIT;
+		tunnel->mtu = endpoint->mtu;
+		egress->receiver = ifindex_of(endpoint);
+		return fits_mtu(endpoint, tunnel->length) ? DELIVERED_SAME_HOST : EXCEEDS_MTU;
 	}
 	copy_address(&tunnel->peer.address, &endpoint->host);
-	if (!is_reachable(departure)) {
-		outcome = find_by_network(ethernet, end, departure);
+	if (!is_reachable(egress)) {
+		outcome = route_by_network(ethernet, end, egress);
 		if (outcome != NO_ENDPOINT)
 			return outcome;
-		/* This host is the bouncer: it knows no other way than straight. */
+		/* This host is the bouncer, which knows only the direct route. */
 	}
 	if (VXLAN_PORT && endpoint->flags & ENDPOINT_VXLAN)
 		tunnel->flags = TUNNEL_VXLAN;
@@ -230,37 +230,37 @@ static __always_inline enum outcome find_endpoint(struct ethhdr *ethernet, void 
 }
 
 /*
- * Answers how the packet shall go, with tunnel.peer filled, or DELIVERED_SAME_HOST, or a drop. A path that was heard on
- * lately comes first, then what documents say, then who knows more.
+ * Chooses where a packet goes: SENT_* or HANDED_* with tunnel.peer set, DELIVERED_SAME_HOST, an answer, or a drop. A
+ * fresh direct path takes precedence, then documents, then the bouncers and dividers.
  */
-static __always_inline enum outcome find_way(struct ethhdr *ethernet, void *end, const struct interface *sender,
-					     struct departure *departure)
+static __always_inline enum outcome find_route(struct ethhdr *ethernet, void *end, const struct interface *sender,
+					       struct egress *egress)
 {
 	bool pinned = sender->flags & INTERFACE_PINNED;
 
-	if (by_path(departure, &pinned) == SENT_DIRECT)
+	if (use_direct_path(egress, &pinned) == SENT_DIRECT)
 		return SENT_DIRECT;
-	return find_endpoint(ethernet, end, departure, pinned);
+	return route_by_endpoint(ethernet, end, egress, pinned);
 }
 
 /*
- * How a question for an address goes that is not known here: to the host that was heard from lately, which knows it for
- * certain and answers though every bouncer is down, else to a bouncer of the sender's own network.
+ * Chooses where a request for an unknown address goes: to the host of a fresh direct path, which answers even if all
+ * bouncers are down, else to a bouncer of the sender's network.
  */
-static __always_inline enum outcome ask(const struct interface *sender, struct departure *departure)
+static __always_inline enum outcome route_request(const struct interface *sender, struct egress *egress)
 {
 	bool pinned = sender->flags & INTERFACE_PINNED;
 	struct network *network;
 
-	if (by_path(departure, &pinned) == SENT_DIRECT)
+	if (use_direct_path(egress, &pinned) == SENT_DIRECT)
 		return SENT_DIRECT;
-	network = network_of(&departure->packet->from);
-	if (!network) /* closed: it has just gone */
+	network = network_of(&egress->packet->from);
+	if (!network) /* closed: it was just removed */
 		return NO_NETWORK;
-	if (network->flags & NETWORK_BOUNCED_HERE)
+	if (network->flags & NETWORK_LOCAL_BOUNCER)
 		return NO_ENDPOINT;
-	departure->tunnel->attempt = recall_attempt(departure->packet);
-	return to_bouncer(network, departure->packet, departure->tunnel, SENT_TO_BOUNCER);
+	egress->tunnel->attempt = recall_attempt(egress->packet);
+	return to_bouncer(network, egress->packet, egress->tunnel, SENT_TO_BOUNCER);
 }
 
 static __always_inline bool is_own_source(const struct packet *packet, const struct interface *sender)
@@ -271,54 +271,53 @@ static __always_inline bool is_own_source(const struct packet *packet, const str
 }
 
 /*
- * GO_ON for a packet of the sender's own that the overlay carries: to one receiver. What goes to many, by IP or by
- * Ethernet, goes nowhere, whoever it is from: hosts without an address yet greet their link so.
+ * CONTINUE for a packet from the endpoint's own address to a single receiver. Multicast is checked first: hosts without
+ * an address send it, too.
  */
-static __always_inline enum outcome check_ends(const struct ethhdr *ethernet, const struct packet *packet,
-					       const struct interface *sender)
+static __always_inline enum outcome check_addresses(const struct ethhdr *ethernet, const struct packet *packet,
+						    const struct interface *sender)
 {
-	if (is_group(ethernet->h_dest) || is_to_many(packet))
+	if (is_group_mac(ethernet->h_dest) || is_multicast_packet(packet))
 		return MULTICAST;
 	if (!is_own_source(packet, sender))
 		return SOURCE_ADDRESS;
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_link_local(&packet->to.address))
 		return LINK_LOCAL;
-	return GO_ON;
+	return CONTINUE;
 }
 
 static __always_inline enum outcome packet_from_endpoint(context *ctx, const struct interface *sender,
-							 struct departure *departure)
+							 struct egress *egress)
 {
 	void *end = frame_end(ctx);
 	struct ethhdr *ethernet = frame_start(ctx);
-	struct packet *packet = departure->packet;
-	struct tunnel *tunnel = departure->tunnel;
-	__u32 slot = slot_of(arrived_on(ctx));
-	enum outcome outcome = find_transport(ethernet, end, packet, departure->transport);
+	struct packet *packet = egress->packet;
+	struct tunnel *tunnel = egress->tunnel;
+	__u32 slot = slot_of(ingress_ifindex(ctx));
+	enum outcome outcome = find_transport(ethernet, end, packet, egress->transport);
 
-	if (outcome != GO_ON)
+	if (outcome != CONTINUE)
 		return outcome;
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && hides_nd(ethernet, end, packet, departure->transport))
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && may_hide_nd(ethernet, end, packet, egress->transport))
 		return MALFORMED_INNER;
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_nd(ethernet, end, departure->transport))
-		return nd_from_endpoint(ctx, sender, departure);
-	outcome = check_ends(ethernet, packet, sender);
-	if (outcome == GO_ON)
-		outcome = hash_flow(ethernet, end, slot, packet, departure->transport, &departure->flow);
-	if (outcome != GO_ON)
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_nd(ethernet, end, egress->transport))
+		return nd_from_endpoint(ctx, sender, egress);
+	outcome = check_addresses(ethernet, packet, sender);
+	if (outcome == CONTINUE)
+		outcome = hash_flow(ethernet, end, slot, packet, egress->transport, &egress->flow);
+	if (outcome != CONTINUE)
 		return outcome;
-	tunnel->fits = sender->mtu;
+	tunnel->mtu = sender->mtu;
 	if (tunnel->length > sizeof(*ethernet) + sender->mtu)
-		return DOES_NOT_FIT;
+		return EXCEEDS_MTU;
 	tunnel->tos = sender->tos | (packet->tos & ECN_MASK);
-	outcome = find_way(ethernet, end, sender, departure);
-	if (outcome < FIRST_FORWARDED || outcome >= FIRST_DROPPED || !is_gateway(ethernet->h_dest))
+	outcome = find_route(ethernet, end, sender, egress);
+	if (outcome < FIRST_FORWARDED || outcome >= FIRST_DROPPED || !is_gateway_mac(ethernet->h_dest))
 		return outcome;
-	return route_inner(ethernet, packet) == GO_ON ? outcome : INNER_TTL;
+	return decrement_ttl(ethernet, packet) == CONTINUE ? outcome : INNER_TTL;
 }
 
-static __always_inline enum outcome from_endpoint(context *ctx, const struct interface *sender,
-						  struct departure *departure)
+static __always_inline enum outcome from_endpoint(context *ctx, const struct interface *sender, struct egress *egress)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
 	__u32 index = sender->droplet;
@@ -328,91 +327,90 @@ static __always_inline enum outcome from_endpoint(context *ctx, const struct int
 		return MALFORMED_INNER;
 	if (!same_mac(ethernet->h_source, sender->mac))
 		return SOURCE_MAC;
-	departure->local = local_droplets.lookup(&index); /* closed where it is needed: NO_LOCAL_DROPLET */
-	if (departure->local && !departure->local->interface)
-		departure->local = 0;
-	outcome = read_packet(ethernet, frame_end(ctx), frame_length(ctx), sender->vni, departure->packet);
-	if (outcome == GO_ON)
-		return packet_from_endpoint(ctx, sender, departure);
+	egress->local = local_droplets.lookup(&index); /* closed later, if needed: NO_LOCAL_DROPLET */
+	if (egress->local && !egress->local->interface)
+		egress->local = 0;
+	outcome = read_packet(ethernet, frame_end(ctx), frame_length(ctx), sender->vni, egress->packet);
+	if (outcome == CONTINUE)
+		return packet_from_endpoint(ctx, sender, egress);
 	if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP)) {
-		departure->tunnel->tos = sender->tos;
-		return arp_from_endpoint(ctx, sender, departure);
+		egress->tunnel->tos = sender->tos;
+		return arp_from_endpoint(ctx, sender, egress);
 	}
-	return outcome == INNER_PROTOCOL && is_group(ethernet->h_dest) ? MULTICAST : outcome;
+	return outcome == INNER_PROTOCOL && is_group_mac(ethernet->h_dest) ? MULTICAST : outcome;
 }
 
-/* Sends the frame into the tunnel that leads to tunnel.peer. */
-static __always_inline enum outcome send_out(context *ctx, const struct interface *sender, struct departure *departure,
-					     enum outcome sent, __u32 *leave_by)
+/* Encapsulates the frame and sends it to tunnel.peer. */
+static __always_inline enum outcome send_out(context *ctx, const struct interface *sender, struct egress *egress,
+					     enum outcome sent, __u32 *tx_ifindex)
 {
-	struct tunnel *tunnel = departure->tunnel;
-	struct next_hop *hop = departure->hop;
+	struct tunnel *tunnel = egress->tunnel;
+	struct next_hop *hop = egress->hop;
 	__u64 inner = 0;
 	bool ipv6;
 
-	if (!departure->local)
+	if (!egress->local)
 		return NO_LOCAL_DROPLET;
 	if (!hop)
-		hop = find_hop(tunnel, &departure->local);
-	if (!hop) /* closed: without the neighbour's address there is nowhere to send */
-		return why_no_hop(tunnel, departure->local);
-	ipv6 = is_over_ipv6(departure->local);
-	tunnel->source_port = bpf_htons(EPHEMERAL_FIRST + (departure->flow & EPHEMERAL_MASK));
+		hop = find_hop(tunnel, &egress->local);
+	if (!hop) /* closed: it cannot be sent without an Ethernet address */
+		return no_hop_reason(tunnel, egress->local);
+	ipv6 = is_over_ipv6(egress->local);
+	tunnel->source_port = bpf_htons(EPHEMERAL_FIRST + (egress->flow & EPHEMERAL_MASK));
 	tunnel->ttl = NEW_TTL;
 	if (sent != SENT_DIRECT) {
-		tunnel->flags = TUNNEL_RETURNS;
+		tunnel->flags = TUNNEL_RTS;
 		tunnel->rts = (sender->flags & INTERFACE_PINNED ? RTS_PINNED : 0) |
 			      (sent == HANDED_TO_BOUNCER ? RTS_DIVIDED : 0);
-		copy_address(&tunnel->origin, &departure->local->address);
+		copy_address(&tunnel->origin, &egress->local->address);
 	}
-	tunnel->fits = endpoint_mtu(hop, ipv6);
-	if (!fits_through(tunnel, hop, ipv6))
-		return DOES_NOT_FIT;
-	*leave_by = departure->local->leaves;
-	if (ipv6 && !is_unsummed(departure->local, hop))
-		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, departure->packet,
-				  departure->transport);
-	return send(ctx, departure->local, tunnel, hop, inner, sent);
+	tunnel->mtu = endpoint_mtu(hop, ipv6);
+	if (!fits_path(tunnel, hop, ipv6))
+		return EXCEEDS_MTU;
+	*tx_ifindex = egress->local->tx_ifindex;
+	if (ipv6 && !omits_checksum(egress->local, hop))
+		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, egress->packet, egress->transport);
+	return send(ctx, egress->local, tunnel, hop, inner, sent);
 }
 
-/* What becomes of a frame that an endpoint sent. */
+/* The outcome of a frame from an endpoint. */
 static __always_inline enum outcome outcome_of(context *ctx, const struct interface *sender, __u32 length,
-					       __u32 *leave_by)
+					       __u32 *tx_ifindex)
 {
 	struct frame_state *state = new_state(length);
-	struct departure departure = {};
+	struct egress egress = {};
 	enum outcome outcome;
 
 	if (!state)
 		return NO_PROGRAM;
-	departure.packet = &state->packet;
-	departure.tunnel = &state->tunnel;
-	departure.transport = &state->transport;
-	departure.tunnel->vni = sender->vni;
-	departure.tunnel->length = length;
-	outcome = forgotten(from_endpoint(ctx, sender, &departure));
-	if (outcome == ASKS)
-		outcome = forgotten(ask(sender, &departure));
+	egress.packet = &state->packet;
+	egress.tunnel = &state->tunnel;
+	egress.transport = &state->transport;
+	egress.tunnel->vni = sender->vni;
+	egress.tunnel->length = length;
+	outcome = unknown_scalar(from_endpoint(ctx, sender, &egress));
+	if (outcome == RESOLVE_REMOTELY)
+		outcome = unknown_scalar(route_request(sender, &egress));
 	if (outcome == DELIVERED_SAME_HOST)
-		outcome = go_on_in_xdp(ctx, state, departure.receiver);
+		outcome = call_transit_xdp(ctx, state, egress.receiver);
 	if (outcome >= FIRST_SENT && outcome < FIRST_DROPPED)
-		outcome = forgotten(send_out(ctx, sender, &departure, outcome, leave_by));
-	if (outcome < FIRST_DROPPED) /* most end here: by one comparison */
+		outcome = unknown_scalar(send_out(ctx, sender, &egress, outcome, tx_ifindex));
+	if (outcome < FIRST_DROPPED) /* most frames take this return */
 		return outcome;
-	return is_to_be_told(outcome) ? go_on_in_errors(ctx, state, outcome) : outcome;
+	return needs_icmp_error(outcome) ? call_transit_errors(ctx, state, outcome) : outcome;
 }
 
 int transit_agent(struct xdp_md *ctx)
 {
-	__u32 arrival = arrived_on(ctx), length = frame_length(ctx), leave_by = arrival;
-	struct interface *sender = sender_on(arrival);
+	__u32 rx_ifindex = ingress_ifindex(ctx), length = frame_length(ctx), tx_ifindex = rx_ifindex;
+	struct interface *sender = find_interface(rx_ifindex);
 	enum outcome outcome = UNKNOWN_INTERFACE;
 
 	count(RECEIVED_FROM_ENDPOINT, length);
 	if (sender) {
-		outcome = outcome_of(ctx, sender, length, &leave_by);
-		count_sender(slot_of(arrival), outcome, length);
+		outcome = outcome_of(ctx, sender, length, &tx_ifindex);
+		count_sender(slot_of(rx_ifindex), outcome, length);
 	}
 	count(outcome, length);
-	return verdict(outcome, leave_by);
+	return verdict(outcome, tx_ifindex);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Transit errors: what goes no further, by tail call from transit XDP and from the transit agent. It makes the frame
- * into an ICMP error or a TCP reset for the packet's sender, when that is due, and ends or sends it. The two others say
- * in struct frame_state what they know of the frame; they count it as received, and this one counts what becomes of it.
+ * Transit errors: packets that cannot be delivered, by tail call from the two other programs. Replaces the frame by an
+ * ICMP error or a TCP reset to its sender if one is due, and drops it otherwise. The caller counts the frame as
+ * received and leaves its state in struct frame_state; this program counts the outcome.
  */
 #include "hooks/xdp.h"
 #include "lib/endpoint.h"
@@ -13,151 +13,152 @@
 #include "lib/state.h"
 
 /*
- * Whether an endpoint of this host sent a packet that came round by a bouncer, which gave it to this droplet for one of
- * its roles. Closed: who sends in its name from another droplet has it told nothing.
+ * Whether a local endpoint sent a packet that a bouncer forwarded to this droplet for one of its roles. Closed: a
+ * packet with its address from another droplet gets no answer here.
  */
-static __always_inline bool came_round(const struct tunnel *tunnel, struct packet *packet, __u8 came_by)
+static __always_inline bool is_own_packet(const struct tunnel *tunnel, struct packet *packet, __u8 received_flags)
 {
 	struct endpoint *sender = endpoints.lookup(&packet->from);
 
-	return came_by & TUNNEL_RETURNS && sender && sender->ifindex && !droplets.lookup(&tunnel->origin);
+	return received_flags & TUNNEL_RTS && sender && sender->ifindex && !droplets.lookup(&tunnel->origin);
 }
 
-/* What came back, or round, was sent by an endpoint of this host, which is told here. */
-static __always_inline enum outcome tell_own(struct packet *packet, enum outcome why, __u32 *leave_by)
+/* Delivers the error to the local endpoint that sent the packet. */
+static __always_inline enum outcome answer_local_sender(struct packet *packet, enum outcome reason, __u32 *tx_ifindex)
 {
 	struct endpoint *sender = endpoints.lookup(&packet->from);
 	__u32 ifindex = sender ? ifindex_of(sender) : 0;
 
-	if (!receiver_on(ifindex, packet->from.vni)) /* closed: it has just gone */
-		return why == DOES_NOT_FIT ? TOO_BIG : why;
-	*leave_by = ifindex;
-	return why == DOES_NOT_FIT ? TOO_BIG_TOLD : UNREACHABLE_TOLD;
+	if (!find_receiver(ifindex, packet->from.vni)) /* closed: it was just removed */
+		return reason == EXCEEDS_MTU ? TOO_BIG : reason;
+	*tx_ifindex = ifindex;
+	return reason == EXCEEDS_MTU ? ICMP_TOO_BIG_SENT : ICMP_UNREACHABLE_SENT;
 }
 
 /*
- * Makes a packet that came through a tunnel into an error that tells its sender why it goes no further: what would have
- * fitted, or that nothing leads there. An error to a remote sender is still to be sent to tunnel->peer.
+ * Replaces a packet from a tunnel by an ICMP error to its sender. An error to a remote sender must still be sent to
+ * tunnel->peer.
  */
-static __always_inline enum outcome tell_sender(context *ctx, const struct local_droplet *local,
-						struct frame_state *state, enum outcome why, __u32 *leave_by)
+static __always_inline enum outcome answer_tunnel_packet(context *ctx, const struct local_droplet *local,
+							 struct frame_state *state, enum outcome reason,
+							 __u32 *tx_ifindex)
 {
 	struct tunnel *tunnel = &state->tunnel;
 	struct packet *packet = &state->packet;
-	bool too_big = why == DOES_NOT_FIT;
-	struct complaint complaint = {
-		.kind = error_about(why, INNER_IPV6 && packet->kind == ETH_P_IPV6, 0),
-		.routed = !too_big && why != NO_ENDPOINT && why != ALL_MISDIRECTED,
-		.value = too_big ? tunnel->fits : 0,
-		.from = tunnel->headers,
+	bool too_big = reason == EXCEEDS_MTU;
+	struct icmp_error error = {
+		.type_code = icmp_type_code(reason, INNER_IPV6 && packet->kind == ETH_P_IPV6, 0),
+		.own_gateway = !too_big && reason != NO_ENDPOINT && reason != ALL_MISDIRECTED,
+		.value = too_big ? tunnel->mtu : 0,
+		.strip = tunnel->headers,
 	};
 	struct transport transport = {};
 	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
 	enum outcome outcome;
 
-	if (too_big && !complaint.value)
+	if (too_big && !error.value)
 		return TOO_BIG;
-	if (find_transport(ethernet, frame_end(ctx), packet, &transport) != GO_ON)
-		return untold(why);
-	if (!is_told(ethernet, frame_end(ctx), packet, &transport, &complaint))
-		return untold(why);
-	outcome = complain(ctx, packet, &complaint, untold(why));
-	if (outcome != DOES_NOT_FIT)
+	if (find_transport(ethernet, frame_end(ctx), packet, &transport) != CONTINUE)
+		return drop_reason(reason);
+	if (!may_send_icmp_error(ethernet, frame_end(ctx), packet, &transport, &error))
+		return drop_reason(reason);
+	outcome = write_icmp_error(ctx, packet, &error, drop_reason(reason));
+	if (outcome != CONTINUE)
 		return outcome;
-	if (state->came_by & TUNNEL_COMES_BACK || came_round(tunnel, packet, state->came_by))
-		return tell_own(packet, why, leave_by);
+	if (state->received_flags & TUNNEL_RETURNED || is_own_packet(tunnel, packet, state->received_flags))
+		return answer_local_sender(packet, reason, tx_ifindex);
 	tunnel->headers = 0;
 	tunnel->length = frame_length(ctx);
-	tunnel->flags = state->came_by;
-	return to_origin(local, tunnel, too_big ? TOO_BIG_TOLD_REMOTE : UNREACHABLE_TOLD_REMOTE);
+	tunnel->flags = state->received_flags;
+	return reply_to_origin(local, tunnel, too_big ? ICMP_TOO_BIG_SENT_REMOTE : ICMP_UNREACHABLE_SENT_REMOTE);
 }
 
-static __always_inline enum outcome from_substrate_untold(context *ctx, struct frame_state *state, enum outcome why,
-							  __u32 *leave_by)
+static __always_inline enum outcome errors_from_underlay(context *ctx, struct frame_state *state, enum outcome reason,
+							 __u32 *tx_ifindex)
 {
 	__u32 index = state->local;
 	struct local_droplet *local = local_droplets.lookup(&index);
 	enum outcome outcome;
 
-	if (!local || !local->interface) /* closed: it has just gone */
-		return untold(why);
-	outcome = forgotten(tell_sender(ctx, local, state, why, leave_by));
-	if (is_to_be_sent(outcome))
-		outcome = send_further(ctx, local, &state->tunnel, outcome, leave_by);
-	return outcome == DOES_NOT_FIT ? untold(why) : outcome;
+	if (!local || !local->interface) /* closed: it was just removed */
+		return drop_reason(reason);
+	outcome = unknown_scalar(answer_tunnel_packet(ctx, local, state, reason, tx_ifindex));
+	if (leaves_by_tunnel(outcome))
+		outcome = send_through_tunnel(ctx, local, &state->tunnel, outcome, tx_ifindex);
+	return outcome == EXCEEDS_MTU ? drop_reason(reason) : outcome;
 }
 
-static __always_inline enum outcome told_of(enum outcome why)
+static __always_inline enum outcome icmp_error_outcome(enum outcome reason)
 {
-	if (why == DOES_NOT_FIT)
-		return TOO_BIG_TOLD;
-	if (why == INNER_TTL)
-		return TTL_TOLD;
-	return why == IS_REFUSED ? GATEWAY_REFUSED : UNREACHABLE_TOLD;
+	if (reason == EXCEEDS_MTU)
+		return ICMP_TOO_BIG_SENT;
+	if (reason == INNER_TTL)
+		return ICMP_TTL_EXCEEDED_SENT;
+	return reason == NO_SERVICE ? GATEWAY_REFUSED : ICMP_UNREACHABLE_SENT;
 }
 
-/* TO_GATEWAY, or IS_REFUSED when an ICMP error must do. */
+/* A reset or TO_GATEWAY; NO_SERVICE if an ICMP error must be sent instead. */
 static __always_inline enum outcome refuse_tcp(context *ctx, const struct frame_state *state,
-					       const struct complaint *complaint)
+					       const struct icmp_error *error)
 {
-	if (!may_tell(&state->packet, complaint))
+	if (!ratelimit_allows(&state->packet, error))
 		return TO_GATEWAY;
 	return reset_tcp(ctx, &state->packet, &state->transport);
 }
 
-/* Tells the endpoint by an ICMP error, or by a reset, why its packet did not go, when that is due. */
-static __always_inline enum outcome tell_endpoint(context *ctx, const struct frame_state *state, enum outcome why)
+/* Answers a packet of an endpoint with an ICMP error or a TCP reset if one is due. */
+static __always_inline enum outcome answer_endpoint(context *ctx, const struct frame_state *state, enum outcome reason)
 {
 	const struct packet *packet = &state->packet;
 	const struct transport *transport = &state->transport;
 	bool ipv6 = INNER_IPV6 && packet->kind == ETH_P_IPV6;
-	struct complaint complaint = {
-		.kind = error_about(why, ipv6, transport->protocol),
-		.routed = is_unreachable(why) && why != NO_ENDPOINT,
+	struct icmp_error error = {
+		.type_code = icmp_type_code(reason, ipv6, transport->protocol),
+		.own_gateway = is_unreachable(reason) && reason != NO_ENDPOINT,
 	};
 	enum outcome outcome;
 
-	if (why == IS_REFUSED && transport->protocol == IPPROTO_TCP) {
-		outcome = refuse_tcp(ctx, state, &complaint);
-		if (outcome != IS_REFUSED)
+	if (reason == NO_SERVICE && transport->protocol == IPPROTO_TCP) {
+		outcome = refuse_tcp(ctx, state, &error);
+		if (outcome != NO_SERVICE)
 			return outcome;
 	}
-	if (why == DOES_NOT_FIT) {
+	if (reason == EXCEEDS_MTU) {
 		if (is_subnet_broadcast(&packet->to))
 			return MULTICAST;
-		complaint.value = state->tunnel.fits;
-		if (!complaint.value)
+		error.value = state->tunnel.mtu;
+		if (!error.value)
 			return TOO_BIG;
 	}
-	if (complaint.kind == KIND(ICMPV6_PARAMETER, ICMPV6_UNKNOWN_NEXT) && ipv6) {
-		/* Behind extension headers it would point elsewhere, and "no next header" is no mistake. */
+	if (error.type_code == TYPE_CODE(ICMPV6_PARAMETER, ICMPV6_UNKNOWN_NEXT) && ipv6) {
+		/* The pointer would be wrong behind extension headers, and "no next header" is valid. */
 		if (transport->extended || transport->protocol == EXTENSION_NONE)
 			return TO_GATEWAY;
-		complaint.value = NEXT_HEADER_AT;
+		error.value = NEXT_HEADER_OFFSET;
 	}
-	if (!is_told(frame_start(ctx), frame_end(ctx), packet, transport, &complaint))
-		return untold(why);
-	if (complain(ctx, packet, &complaint, TOO_BIG) != DOES_NOT_FIT)
-		return untold(why);
-	return told_of(why);
+	if (!may_send_icmp_error(frame_start(ctx), frame_end(ctx), packet, transport, &error))
+		return drop_reason(reason);
+	if (write_icmp_error(ctx, packet, &error, TOO_BIG) != CONTINUE)
+		return drop_reason(reason);
+	return icmp_error_outcome(reason);
 }
 
 int transit_errors(struct xdp_md *ctx)
 {
-	__u32 arrival = arrived_on(ctx), length = frame_length(ctx), leave_by = arrival;
+	__u32 rx_ifindex = ingress_ifindex(ctx), length = frame_length(ctx), tx_ifindex = rx_ifindex;
 	struct frame_state *state = called_state(TRANSIT_ERRORS);
-	enum outcome outcome = NO_PROGRAM, why; /* closed: what the frame is, is not known */
+	enum outcome outcome = NO_PROGRAM, reason; /* closed: without a state the frame is unknown */
 
 	if (state) {
 		length = state->length;
-		why = state->why;
-		if (arrival < IFINDEX_BASE)
-			outcome = from_substrate_untold(ctx, state, why, &leave_by);
+		reason = state->reason;
+		if (rx_ifindex < IFINDEX_BASE)
+			outcome = errors_from_underlay(ctx, state, reason, &tx_ifindex);
 		else
-			outcome = tell_endpoint(ctx, state, why);
+			outcome = answer_endpoint(ctx, state, reason);
 	}
-	if (arrival >= IFINDEX_BASE)
-		count_sender(slot_of(arrival), outcome, length);
+	if (rx_ifindex >= IFINDEX_BASE)
+		count_sender(slot_of(rx_ifindex), outcome, length);
 	count(outcome, length);
-	return verdict(outcome, leave_by);
+	return verdict(outcome, tx_ifindex);
 }

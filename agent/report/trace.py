@@ -12,10 +12,10 @@ from agent.core.model.map_layout import (
     ENDPOINT_PINNED,
     ENDPOINT_VXLAN,
     INTERFACE_PINNED,
-    NETWORK_BOUNCED_HERE,
+    NETWORK_LOCAL_BOUNCER,
     NEXT_HOP_DOWN,
     PATH_PINNED,
-    VPC_DIVIDED_HERE,
+    VPC_LOCAL_DIVIDER,
     AddressSet,
     Endpoint,
     unmapped,
@@ -78,7 +78,7 @@ def trace(found: TraceInput) -> PathReply:
     pinned = _passes_between_networks(found) and _is_pinned(found, learnt)
     if learnt is not None and not pinned and not _is_unreachable(found.learnt_hop):
         return _direct(learnt.host, found.learnt_hop, GENEVE, learnt)
-    if pinned and not (found.vpc and found.vpc.flags & VPC_DIVIDED_HERE):
+    if pinned and not (found.vpc and found.vpc.flags & VPC_LOCAL_DIVIDER):
         return _by_divider(found.vpc)
     if found.destination is None:
         return _by_network(found)
@@ -120,7 +120,7 @@ def _by_network(found: TraceInput) -> PathReply:
         return PathReply("none", reason="no_network")
     if found.to == found.source_network.gateway:
         return PathReply("gateway")
-    if found.source_network.bouncers.flags & NETWORK_BOUNCED_HERE:
+    if found.source_network.bouncers.flags & NETWORK_LOCAL_BOUNCER:
         return _as_bouncer(found)
     return _by_bouncer(found.source_network)
 
@@ -130,9 +130,9 @@ def _as_bouncer(found: TraceInput) -> PathReply:
     if found.vpc is None:
         return PathReply("none", reason="no_vpc")
     network = found.destination_network
-    if network is not None and network.bouncers.flags & NETWORK_BOUNCED_HERE:
+    if network is not None and network.bouncers.flags & NETWORK_LOCAL_BOUNCER:
         return PathReply("none", reason="no_endpoint")
-    if found.vpc.flags & VPC_DIVIDED_HERE:
+    if found.vpc.flags & VPC_LOCAL_DIVIDER:
         return PathReply("none", reason="no_network") if network is None else _by_bouncer(network)
     return _by_divider(found.vpc)
 

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Addresses: of IP, IPv4 mapped into IPv6, and of Ethernet. */
+/* IP addresses, IPv4 mapped into IPv6, and Ethernet addresses. */
 #ifndef DROPLET_ADDRESS_H
 #define DROPLET_ADDRESS_H
 
 #include "constants.h"
 #include "structs.h"
 
-/* Keys and addresses that are read and written by words of 8 bytes. */
+/* For keys and addresses that are read and written in words of 8 bytes. */
 #define KEY __attribute__((aligned(8)))
 
 #define MAPPED (__u64) bpf_htonl(0xffff) /* the third word of an IPv4 address mapped into IPv6 */
 
 /*
- * Fills a key by stores as wide as the loads of the kernel's comparison, which else would wait for the narrower ones:
- * some 5 ns a lookup. `key` is aligned to 8.
+ * Fills a key with stores as wide as the loads of the kernel's comparison, which would otherwise wait for the narrower
+ * ones: about 5 ns a lookup. `key` is aligned to 8.
  */
 static __always_inline void set_key(struct overlay_key *key, __u32 vni, __be32 ipv4)
 {
@@ -35,7 +35,7 @@ static __always_inline void set_key_ipv6(struct overlay_key *key, __u32 vni, con
 	key->address.word[3] = word[3];
 }
 
-/* The same for an IPv4 address that stands for itself; `address` is aligned to 8. */
+/* The same for an address alone; `address` is aligned to 8. */
 static __always_inline void set_address(struct address *address, __be32 ipv4)
 {
 	volatile __u64 *wide = (__u64 *)address;
@@ -44,7 +44,7 @@ static __always_inline void set_address(struct address *address, __be32 ipv4)
 	wide[1] = (__u64)ipv4 << 32 | MAPPED;
 }
 
-/* The same for the address of a key on the stack, which is aligned to 4 only. */
+/* The same from the address of a key on the stack, which is aligned to 4 only. */
 static __always_inline void copy_words(void *to, const struct address *from)
 {
 	volatile __u64 *wide = to;
@@ -53,7 +53,7 @@ static __always_inline void copy_words(void *to, const struct address *from)
 	wide[1] = (__u64)from->word[3] << 32 | from->word[2];
 }
 
-/* The same for an address in a frame, in a map, or aligned to 8. */
+/* The same from an address in a frame, in a map, or aligned to 8. */
 static __always_inline void copy_address(struct address *to, const void *from)
 {
 	volatile __u64 *wide = (__u64 *)to;
@@ -79,7 +79,7 @@ static __always_inline bool same_address(const struct address *a, const struct a
 	       a->word[0] == b->word[0];
 }
 
-/* Two addresses of 16 bytes, of which one is zero when nobody has it. */
+/* Compares two IPv6 addresses of 16 bytes. */
 static __always_inline bool same_ipv6(const void *a, const void *b)
 {
 	const __u32 *one = a, *other = b;
@@ -109,13 +109,13 @@ static __always_inline bool is_multicast(__be32 address)
 	return (address & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || address == 0xffffffff;
 }
 
-/* The I/G bit of an Ethernet address: a group's, or everybody's. */
-static __always_inline bool is_group(const __u8 *mac)
+/* The I/G bit of an Ethernet address: multicast or broadcast. */
+static __always_inline bool is_group_mac(const __u8 *mac)
 {
 	return *mac & 1;
 }
 
-static __always_inline bool is_gateway(const __u8 *mac)
+static __always_inline bool is_gateway_mac(const __u8 *mac)
 {
 	const __u8 gateway[6] = GATEWAY_MAC;
 
@@ -143,7 +143,7 @@ static __always_inline __u32 hash_pair(__u64 one, __u64 other)
 	return hash >> 32;
 }
 
-/* An address as one word: its last four bytes for IPv4, all of them mixed for IPv6. */
+/* An address as one word for hashing: the last four bytes of IPv4, all bytes of IPv6 mixed. */
 static __always_inline __u32 address_word(const struct address *address)
 {
 	__u64 high = (__u64)address->word[0] << 32 | address->word[1];

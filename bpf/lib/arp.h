@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* ARP for Ethernet and IPv4 (RFC 826): answered, never flooded. */
+/* ARP for Ethernet and IPv4 (RFC 826): requests are answered or forwarded to one droplet, never flooded. */
 #ifndef DROPLET_ARP_H
 #define DROPLET_ARP_H
 
@@ -31,10 +31,10 @@ static __always_inline enum outcome check_arp(void *start, void *end, __u32 leng
 	if (arp->hardware != bpf_htons(ARP_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
 	    arp->hardware_length != 6 || arp->protocol_length != 4)
 		return MALFORMED_ARP;
-	return GO_ON;
+	return CONTINUE;
 }
 
-/* Turns a request into the answer "target is at mac", to the one who asked. */
+/* Turns a request into the reply "target is at mac". */
 static __always_inline void answer_arp(struct ethhdr *ethernet, struct arp *arp, const __u8 *mac)
 {
 	__be32 target = arp->target;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The Internet checksum: RFC 1071, and its update, RFC 1624 equation 3. Sums are of words as they lie in memory. */
+/* The Internet checksum (RFC 1071) and its update (RFC 1624 equation 3). Words are summed in memory byte order. */
 #ifndef DROPLET_CHECKSUM_H
 #define DROPLET_CHECKSUM_H
 
 #include "lib/transport.h"
 #include "lib/verifier.h"
 
-/* The sum of 16-bit words as one 16-bit word, not inverted: 0xffff where all is well. */
+/* Folds a sum to 16 bits, without inverting it: 0xffff if a checksum is right. */
 static __always_inline __u16 sum_fold(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
@@ -21,7 +21,7 @@ static __always_inline __u16 checksum_fold(__u64 sum)
 	return ~sum_fold(sum);
 }
 
-/* A checksum after one of the words under it changed. */
+/* Updates a checksum after a change of one word. */
 static __always_inline __u16 checksum_replace(__u16 check, __u16 old, __u16 new)
 {
 	return checksum_fold((__u64)(__u16)~check + (__u16)~old + new);
@@ -37,12 +37,12 @@ static __always_inline __u64 sum_words(const void *at, int words)
 	return sum;
 }
 
-#define SUM_MOST  0x3fff /* a mask above the longest frame: of 9,000 bytes, in generic mode */
-#define SUM_CHUNK 512	 /* bytes that the kernel sums up at one call, at the most (BPF_FUNC_csum_diff) */
+#define SUM_MOST  0x3fff /* a mask above the longest frame: 9,000 bytes, in generic mode */
+#define SUM_CHUNK 512	 /* the most that BPF_FUNC_csum_diff sums in one call */
 
 /*
- * The part of `size` bytes, a power of two from 4 on, of `length`: each bit of it stands for one, the greater ones in
- * front. So where a part begins follows from the length alone, and what was summed up before makes no difference.
+ * Sums the part for one bit of `length`: `size` bytes, a power of two. Parts for higher bits come first, so the offset
+ * of a part depends on the length alone, not on the parts before it.
  */
 static __always_inline __u64 sum_part(void *start, void *end, __u32 length, __u32 size)
 {
@@ -52,8 +52,9 @@ static __always_inline __u64 sum_part(void *start, void *end, __u32 length, __u3
 
 	asm volatile(
 		""
-		: "+r"(at)); /* else clang would work it out again, and the verifier not know that it was checked */
-	asm volatile("" : "+r"(part)); /* else clang would test the length itself, and the verifier learn its bits */
+		: "+r"(at)); /* else clang would recompute it, and the verifier would not see that it was checked */
+	asm volatile(""
+		     : "+r"(part)); /* else clang would test the length itself, and the verifier would track its bits */
 	if (!part || at + size > end)
 		return 0;
 #pragma unroll
@@ -64,16 +65,15 @@ static __always_inline __u64 sum_part(void *start, void *end, __u32 length, __u3
 }
 
 /*
- * Adds `length` bytes from `start` on, at an even place of the sum, to it: less than 4,096 of them. Bytes beyond the
- * frame's end are not there, so that a sum which needs them is wrong. Without a loop there are few ways through it for
- * the verifier to follow.
+ * Adds `length` bytes from `start` to a sum, at an even offset; less than 4,096. Bytes beyond the frame's end are
+ * skipped, so a sum that needs them is wrong. There is no loop, so the verifier has few paths to follow.
  */
 static __always_inline __u64 sum_bytes(void *start, void *end, __u32 length, __u64 sum)
 {
 	void *at;
 
-	forget(sum);
-	forget(length);
+	mark_unknown(sum);
+	mark_unknown(length);
 	sum += sum_part(start, end, length, 2048);
 	sum += sum_part(start, end, length, 1024);
 	sum += sum_part(start, end, length, 512);
@@ -93,17 +93,17 @@ static __always_inline __u64 sum_bytes(void *start, void *end, __u32 length, __u
 	return sum;
 }
 
-/* The same for as many bytes as a frame may have. */
+/* The same for the longest frame. */
 static __always_inline __u64 sum_frame(void *start, void *end, __u32 length, __u64 sum)
 {
-	forget(sum);
-	forget(length);
+	mark_unknown(sum);
+	mark_unknown(length);
 	sum += sum_part(start, end, length, 8192);
 	sum += sum_part(start, end, length, 4096);
 	return sum_bytes(start, end, length, sum);
 }
 
-/* The sum of what UDP, TCP and ICMPv6 count in besides themselves; `length` and `protocol` in host order. */
+/* The pseudo-header of UDP, TCP and ICMPv6; `length` and `protocol` in host order. */
 static __always_inline __u64 sum_pseudo_ipv4(const struct iphdr *ip, __u32 length, __u32 protocol)
 {
 	return (__u64)ip->saddr + ip->daddr + bpf_htonl(length) + bpf_htonl(protocol);
@@ -114,7 +114,7 @@ static __always_inline __u64 sum_pseudo_ipv6(const struct ipv6hdr *ip, __u32 len
 	return sum_words(&ip->saddr, 8) + bpf_htonl(length) + bpf_htonl(protocol);
 }
 
-/* Changes one byte of a word of the header, by one store as wide as the word's next load. */
+/* Writes the whole word, as wide as the next load of it. */
 static __always_inline void set_ipv4_word(struct iphdr *ip, __u16 *word, __u16 after)
 {
 	__u16 before = *word;
@@ -138,7 +138,7 @@ static __always_inline void set_ttl(struct iphdr *ip, __u8 ttl)
 	set_ipv4_word(ip, word, (*word & bpf_htons(0x00ff)) | bpf_htons((__u16)ttl << 8));
 }
 
-/* The traffic class of IPv6 stands between its version and its flow label. */
+/* The traffic class is between the version and the flow label. */
 static __always_inline __u8 traffic_class(const struct ipv6hdr *ip)
 {
 	return bpf_ntohs(*(__be16 *)ip) >> 4;
@@ -152,41 +152,40 @@ static __always_inline void set_traffic_class(struct ipv6hdr *ip, __u8 class)
 }
 
 /*
- * The sum of an inner frame without reading it all: the checksum of its transport says what the sum of the transport
- * is, if it is right. If the endpoint sent a wrong one, the tunnel packet's checksum is wrong too and it is dropped on
- * arrival, instead of by the endpoint there. (The kernel calls this local checksum offload:
- * Documentation/networking/checksum-offloads.rst.)
+ * The sum of an inner frame without reading all of it (local checksum offload in the kernel's terms,
+ * Documentation/networking/checksum-offloads.rst): the sum of a TCP or UDP segment follows from its checksum. If that
+ * is wrong, the outer checksum is wrong too, and the receiving droplet drops the packet instead of its endpoint.
  */
 #define TCP_CHECK_END 18
 
-/* Whether the transport's checksum is there and covers all of it. */
-static __always_inline bool is_summed(void *start, void *end, const struct packet *packet,
-				      const struct transport *transport)
+/* Whether the segment has a checksum that covers all of it. */
+static __always_inline bool has_full_checksum(void *start, void *end, const struct packet *packet,
+					      const struct transport *transport)
 {
-	struct udphdr *udp = start + bounded(transport->at, FAR);
+	struct udphdr *udp = start + bounded(transport->offset, MAX_OFFSET);
 
 	if (transport->fragment || transport->extended)
 		return false;
 	if (transport->protocol == IPPROTO_TCP)
-		return transport->at + TCP_CHECK_END <= packet->length;
-	/* What follows UDP's own length inside the packet (RFC 9868) is under no checksum. */
+		return transport->offset + TCP_CHECK_END <= packet->length;
+	/* No checksum covers bytes beyond UDP's length (RFC 9868). */
 	return transport->protocol == IPPROTO_UDP && (void *)(udp + 1) <= end && udp->check &&
-	       transport->at + bpf_ntohs(udp->len) == packet->length;
+	       transport->offset + bpf_ntohs(udp->len) == packet->length;
 }
 
-/* 0 when the frame must be read. `length` is that of the frame, from `start` on. */
+/* 0 if the frame must be read. `length` is that of the frame. */
 static __always_inline __u64 sum_inner(void *start, void *end, __u32 length, const struct packet *packet,
 				       const struct transport *transport)
 {
 	struct iphdr *ip = start + sizeof(struct ethhdr);
 	struct ipv6hdr *ipv6 = (void *)ip;
-	__u32 segment = packet->length - transport->at;
+	__u32 segment = packet->length - transport->offset;
 	__u64 sum;
 
-	if (packet->length != length || (void *)(ip + 1) > end || !is_summed(start, end, packet, transport))
+	if (packet->length != length || (void *)(ip + 1) > end || !has_full_checksum(start, end, packet, transport))
 		return 0;
 	sum = sum_words(start, 3) + *(__u16 *)(start + 12);
-	if (packet->kind == ETH_P_IP) /* whose own checksum makes the header's sum nothing */
+	if (packet->kind == ETH_P_IP) /* its header sums to zero */
 		return sum + (__u16)~sum_fold(sum_pseudo_ipv4(ip, segment, transport->protocol));
 	if ((void *)(ipv6 + 1) > end)
 		return 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Puts tunnel headers in front of an inner frame, in place of those that it came with, if any. */
+/* Encapsulation: replaces the outer headers of an inner frame, if it has any, by new ones. */
 #ifndef DROPLET_ENCAP_H
 #define DROPLET_ENCAP_H
 
@@ -9,8 +9,8 @@
 #define OVERHEAD_IPV6 (sizeof(struct ipv6hdr) + sizeof(struct udphdr) + sizeof(struct geneve))
 
 /*
- * Written and summed up by words from registers: reading back what was just written in other widths would stall the
- * CPU. No fragments, so no identity (RFC 6864 section 4.1).
+ * Writes and sums whole words from registers: reading back bytes that were just written in another width would stall
+ * the CPU. DF is set, so the identification is 0 (RFC 6864 section 4.1).
  */
 static __always_inline void write_ipv4(struct iphdr *ip, const struct local_droplet *local, const struct tunnel *tunnel,
 				       __u32 total)
@@ -29,7 +29,7 @@ static __always_inline void write_ipv4(struct iphdr *ip, const struct local_drop
 	ip->check = checksum_fold((__u64)first + second + third + source + destination);
 }
 
-/* The flow label tells flows apart as the source port does (RFC 6438). */
+/* The flow label carries entropy, as the source port does (RFC 6438). */
 static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct local_droplet *local,
 				       const struct tunnel *tunnel, __u32 payload)
 {
@@ -42,7 +42,7 @@ static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct local_dr
 	copy_address((struct address *)&ip->daddr, &tunnel->peer.address);
 }
 
-/* UDP without a checksum, and what follows it. */
+/* Writes UDP without a checksum, and Geneve or VXLAN. */
 static __always_inline void write_udp(struct udphdr *udp, const struct tunnel *tunnel, __u32 length, __u32 options,
 				      bool ipv6)
 {
@@ -59,8 +59,8 @@ static __always_inline void write_udp(struct udphdr *udp, const struct tunnel *t
 }
 
 /*
- * Over IPv6 UDP has a checksum (RFC 8926 section 3.3, RFC 6936). `inner` is the sum of the inner frame when that is
- * known already, else 0.
+ * The UDP checksum, required over IPv6 (RFC 8926 section 3.3, RFC 6936). `inner` is the sum of the inner frame if
+ * already known, else 0.
  */
 static __always_inline void write_checksum(struct ipv6hdr *ip, void *end, __u32 length, __u32 options, __u64 inner)
 {
@@ -88,13 +88,13 @@ static __always_inline void write_ethernet(struct ethhdr *ethernet, const struct
 	}
 }
 
-/* The bytes that a droplet's headers take from the path's MTU: all but Ethernet's. */
+/* Bytes of outer headers that count towards the path's MTU: all but Ethernet. */
 static __always_inline __u32 overhead(const struct tunnel *tunnel, bool ipv6)
 {
 	return (ipv6 ? OVERHEAD_IPV6 : OVERHEAD_IPV4) + option_bytes(tunnel, ipv6);
 }
 
-/* The MTU that an endpoint has on a path: room is left for an RTS option, which may come at any packet. */
+/* The MTU of an endpoint on a path. Reserves space for an RTS option, which any packet may need. */
 static __always_inline __u32 endpoint_mtu(const struct next_hop *hop, bool ipv6)
 {
 	__u32 headers = sizeof(struct ethhdr) + (ipv6 ? OVERHEAD_IPV6 + RTS_IPV6 : OVERHEAD_IPV4 + RTS_IPV4);
@@ -102,8 +102,8 @@ static __always_inline __u32 endpoint_mtu(const struct next_hop *hop, bool ipv6)
 	return hop->mtu > headers ? hop->mtu - headers : 0;
 }
 
-/* Whether an inner frame fits through a path with the headers that it gets. */
-static __always_inline bool fits_through(const struct tunnel *tunnel, const struct next_hop *hop, bool ipv6)
+/* Whether an inner frame with its outer headers fits the MTU of a path. */
+static __always_inline bool fits_path(const struct tunnel *tunnel, const struct next_hop *hop, bool ipv6)
 {
 	return overhead(tunnel, ipv6) + tunnel->length <= hop->mtu;
 }
@@ -113,15 +113,15 @@ static __always_inline bool is_over_ipv6(const struct local_droplet *local)
 	return OUTER_IPV6 && (!OUTER_IPV4 || !is_ipv4(&local->address));
 }
 
-/* A pair of droplets of which either wants no UDP checksum over IPv6 goes without (RFC 6936). */
-static __always_inline bool is_unsummed(const struct local_droplet *local, const struct next_hop *hop)
+/* No UDP checksum over IPv6 if either droplet is configured for that (RFC 6936). */
+static __always_inline bool omits_checksum(const struct local_droplet *local, const struct next_hop *hop)
 {
 	return hop->flags & NEXT_HOP_ZERO_CHECKSUM || local->flags & DROPLET_ZERO_CHECKSUM;
 }
 
 /*
- * These write all that is in front of the inner frame; `first` is where the IP header begins. Room for the longest
- * option is there in any case, for an inner frame is longer than that; false when it is not.
+ * Write all outer headers; `first` is the offset of the IP header. The bounds check includes the longest option, which
+ * always succeeds because an inner frame is longer than that.
  */
 static __always_inline bool write_over_ipv4(context *ctx, __u32 first, const struct local_droplet *local,
 					    const struct tunnel *tunnel, const struct next_hop *hop, __u32 udp_length)
@@ -147,14 +147,14 @@ static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const str
 	write_ethernet(start, local, hop, bpf_htons(ETH_P_IPV6));
 	write_ipv6(ip, local, tunnel, udp_length);
 	write_udp(ip + sizeof(struct ipv6hdr), tunnel, udp_length, option_bytes(tunnel, true), true);
-	if (!is_unsummed(local, hop))
+	if (!omits_checksum(local, hop))
 		write_checksum(ip, frame_end(ctx), udp_length, option_bytes(tunnel, true), inner);
 	return true;
 }
 
 /*
- * Sends the inner frame to tunnel->peer by `hop`, which leads there, and through which it fits. `sent` is the outcome
- * when there is room for the headers. `inner` is the sum of the inner frame when that is known already, else 0.
+ * Encapsulates the inner frame for tunnel->peer through `hop`, whose MTU it fits. Returns `sent`, or NO_HEADROOM.
+ * `inner` is the sum of the inner frame if already known, else 0.
  */
 static __always_inline enum outcome send(context *ctx, const struct local_droplet *local, const struct tunnel *known,
 					 const struct next_hop *hop, __u64 inner, enum outcome sent)
@@ -165,7 +165,7 @@ static __always_inline enum outcome send(context *ctx, const struct local_drople
 	__u32 first = sizeof(struct ethhdr) + (VLAN_TAGS && local->vlan ? sizeof(struct vlan_tag) : 0);
 	__u32 udp_length = sizeof(struct udphdr) + sizeof(struct geneve) + options + tunnel->length;
 
-	if (move_start(ctx, (int)tunnel->headers - (int)(first + headers)))
+	if (adjust_head(ctx, (int)tunnel->headers - (int)(first + headers)))
 		return NO_HEADROOM;
 	if (ipv6)
 		return write_over_ipv6(ctx, first, local, tunnel, hop, udp_length, inner) ? sent : NO_HEADROOM;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The last step: an inner frame goes to its endpoint's interface. */
+/* Interfaces of local endpoints, and delivery to them. */
 #ifndef DROPLET_ENDPOINT_H
 #define DROPLET_ENDPOINT_H
 
@@ -7,15 +7,14 @@
 #include "lib/metrics.h"
 #include "maps.h"
 
-/* For an interface of no endpoint, a slot beyond the end of every map. */
+/* For an interface that belongs to no endpoint, a slot beyond the end of every map. */
 static __always_inline __u32 slot_of(__u32 ifindex)
 {
 	return ifindex - IFINDEX_BASE;
 }
 
-/* NULL when the interface is no endpoint's: closed, for all that use it. An array has no absent entry, and 0 is no VNI.
- */
-static __always_inline struct interface *sender_on(__u32 ifindex)
+/* NULL if the interface belongs to no endpoint, and all callers fail closed. Unused array entries have VNI 0. */
+static __always_inline struct interface *find_interface(__u32 ifindex)
 {
 	__u32 slot = slot_of(ifindex);
 	struct interface *sender = interfaces.lookup(&slot);
@@ -24,49 +23,49 @@ static __always_inline struct interface *sender_on(__u32 ifindex)
 }
 
 /*
- * Who is on an endpoint's interface; NULL when it is nobody of this VPC. The kernel may give an element of a hash to
- * another key, also of another VPC, while a program still reads it; an element of an array stays where it is. So the
- * array has the last word on whose interface it is: closed. `ifindex` is loaded once, by ifindex_of().
+ * The endpoint on an interface; NULL if it is not of this VPC. While a program reads an element of a hash, the kernel
+ * may reuse that element for another key, even of another VPC; elements of an array stay in place. So the array
+ * `interfaces` decides whose interface it is, and fails closed. Load `ifindex` once, by ifindex_of().
  */
-static __always_inline struct interface *receiver_on(__u32 ifindex, __u32 vni)
+static __always_inline struct interface *find_receiver(__u32 ifindex, __u32 vni)
 {
-	struct interface *receiver = sender_on(ifindex);
+	struct interface *receiver = find_interface(ifindex);
 
 	return receiver && receiver->vni == vni ? receiver : 0;
 }
 
-/* Where an endpoint is reached, by one load: the next one might read another endpoint's. */
+/* One volatile load: a second one might read another endpoint's. */
 static __always_inline __u32 ifindex_of(const struct endpoint *endpoint)
 {
 	return *(volatile __u32 *)&endpoint->ifindex;
 }
 
-/* From the gateway's address to it when it was sent to the gateway, else from its sender's. */
-static __always_inline void address_to(struct ethhdr *ethernet, const struct interface *receiver)
+/* Sets the destination; the source becomes the gateway's if the frame was sent to the gateway. */
+static __always_inline void rewrite_ethernet(struct ethhdr *ethernet, const struct interface *receiver)
 {
-	if (is_gateway(ethernet->h_dest))
+	if (is_gateway_mac(ethernet->h_dest))
 		copy_mac(ethernet->h_source, ethernet->h_dest);
 	copy_mac(ethernet->h_dest, receiver->mac);
 }
 
-static __always_inline bool fits(const struct endpoint *endpoint, __u32 length)
+static __always_inline bool fits_mtu(const struct endpoint *endpoint, __u32 length)
 {
 	return length <= sizeof(struct ethhdr) + endpoint->mtu;
 }
 
-/* Takes the tunnel's headers off. `ethernet` is the inner frame's header, and void afterwards. */
+/* Removes the outer headers. Invalidates `ethernet`, the header of the inner frame. */
 static __always_inline enum outcome deliver(context *ctx, const struct tunnel *tunnel, struct ethhdr *ethernet,
-					    const struct endpoint *endpoint, __u32 *leave_by)
+					    const struct endpoint *endpoint, __u32 *tx_ifindex)
 {
 	__u32 ifindex = ifindex_of(endpoint);
-	struct interface *receiver = receiver_on(ifindex, tunnel->vni);
+	struct interface *receiver = find_receiver(ifindex, tunnel->vni);
 
 	if (!receiver)
-		return NOT_HERE;
-	address_to(ethernet, receiver);
-	if (move_start(ctx, tunnel->headers))
+		return ENDPOINT_NOT_LOCAL;
+	rewrite_ethernet(ethernet, receiver);
+	if (adjust_head(ctx, tunnel->headers))
 		return MALFORMED_OUTER;
-	*leave_by = ifindex;
+	*tx_ifindex = ifindex;
 	count_delivered(slot_of(ifindex), tunnel->length);
 	return DELIVERED;
 }

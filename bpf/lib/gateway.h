@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a network's gateway answers itself: echo requests (RFC 792, RFC 4443 section 4), fragments of them each by
- * itself. All else but ICMP it refuses, for it has no services: TCP by a reset (RFC 9293 section 3.10.7.1), the rest by
- * an ICMP error.
+ * The gateway of a network answers echo requests (RFC 792, RFC 4443 section 4), each fragment on its own. It has no
+ * services: it answers TCP with a reset (RFC 9293 section 3.10.7.1) and other protocols except ICMP with an ICMP error.
  */
 #ifndef DROPLET_GATEWAY_H
 #define DROPLET_GATEWAY_H
@@ -21,8 +20,8 @@ struct echo {
 #define ECHO_REQUEST_IPV6 128
 #define ECHO_REPLY_IPV6	  129
 
-/* The addresses change places, so all sums over them stay as they are. False when the frame is too short for them. */
-static __always_inline bool turn_round(struct ethhdr *ethernet, void *end, const struct packet *packet)
+/* Swaps source and destination, which leaves all checksums valid. False if the frame is too short. */
+static __always_inline bool reverse_addresses(struct ethhdr *ethernet, void *end, const struct packet *packet)
 {
 	struct iphdr *ip = (void *)(ethernet + 1);
 	struct ipv6hdr *ipv6 = (void *)ip;
@@ -45,27 +44,27 @@ static __always_inline bool turn_round(struct ethhdr *ethernet, void *end, const
 }
 
 /*
- * Turns an echo request to the gateway round, or IS_REFUSED. Of a fragmented one the first fragment says what it is,
- * and its checksum, which is of the whole, changes by that. `ethernet` is followed by the whole IP header.
+ * Turns an echo request into its reply; NO_SERVICE for anything but ICMP. Only the first fragment has the type and the
+ * checksum of the whole packet. `ethernet` is followed by the whole IP header.
  */
 static __always_inline enum outcome answer_echo(struct ethhdr *ethernet, void *end, const struct packet *packet,
 						const struct transport *transport)
 {
-	struct echo *echo = (void *)ethernet + bounded(transport->at, FAR);
+	struct echo *echo = (void *)ethernet + bounded(transport->offset, MAX_OFFSET);
 	bool ipv6 = INNER_IPV6 && packet->kind == ETH_P_IPV6;
 	__u16 before;
 
 	if (transport->protocol != (ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
-		return IS_REFUSED;
+		return NO_SERVICE;
 	if (transport->later)
-		return turn_round(ethernet, end, packet) ? GATEWAY_ECHO : TO_GATEWAY;
+		return reverse_addresses(ethernet, end, packet) ? GATEWAY_ECHO : TO_GATEWAY;
 	if ((void *)(echo + 1) > end || echo->type != (ipv6 ? ECHO_REQUEST_IPV6 : ECHO_REQUEST) || echo->code)
 		return TO_GATEWAY;
 	before = *(__u16 *)echo;
 	echo->type = ipv6 ? ECHO_REPLY_IPV6 : ECHO_REPLY;
 	echo->check =
 		checksum_replace(echo->check, before, bpf_htons((__u16)(ipv6 ? ECHO_REPLY_IPV6 : ECHO_REPLY) << 8));
-	return turn_round(ethernet, end, packet) ? GATEWAY_ECHO : TO_GATEWAY;
+	return reverse_addresses(ethernet, end, packet) ? GATEWAY_ECHO : TO_GATEWAY;
 }
 
 struct tcp {
@@ -85,14 +84,14 @@ struct tcp {
 #define TCP_ACK	   0x10
 #define TCP_WORDS5 0x5000
 
-/* What a reset says about a segment that begins no connection here. */
+/* The fields of a reset for a segment without a connection. */
 struct reset {
 	__be32 sequence;
 	__be32 acknowledged;
 	__u16 flags;
 };
 
-/* False for a segment that is a reset itself, or none at all. `length`: bytes of the segment. */
+/* False for a reset or an invalid segment. `length`: of the segment. */
 static __always_inline bool reset_about(const struct tcp *tcp, __u32 length, struct reset *reset)
 {
 	__u32 flags = bpf_ntohs(tcp->flags), header = (flags >> 12) * 4;
@@ -111,7 +110,7 @@ static __always_inline bool reset_about(const struct tcp *tcp, __u32 length, str
 	return true;
 }
 
-/* Writes an IP header without options or extensions, from the gateway to who asked, in front of a TCP header. */
+/* Writes an IP header without options in front of the TCP header and returns the sum of the pseudo-header. */
 static __always_inline __u64 write_reset_ip(struct ethhdr *ethernet, const struct packet *packet)
 {
 	struct iphdr *ip = (void *)(ethernet + 1);
@@ -131,8 +130,8 @@ static __always_inline __u64 write_reset_ip(struct ethhdr *ethernet, const struc
 }
 
 /*
- * Turns a TCP segment for the gateway into a reset: GATEWAY_REFUSED. IS_REFUSED when an ICMP error must do, for a
- * fragment or behind options or extension headers. All pointers into the frame are void afterwards.
+ * Turns a TCP segment for the gateway into a reset: GATEWAY_REFUSED. NO_SERVICE for fragments and behind options or
+ * extension headers, where an ICMP error is sent instead. Invalidates all pointers into the frame.
  */
 static __always_inline enum outcome reset_tcp(context *ctx, const struct packet *packet,
 					      const struct transport *transport)
@@ -144,17 +143,17 @@ static __always_inline enum outcome reset_tcp(context *ctx, const struct packet 
 	struct ethhdr *ethernet;
 	__be16 source, destination;
 
-	if (transport->fragment || transport->at != at || (void *)(tcp + 1) > frame_end(ctx))
-		return IS_REFUSED;
+	if (transport->fragment || transport->offset != at || (void *)(tcp + 1) > frame_end(ctx))
+		return NO_SERVICE;
 	if (!reset_about(tcp, packet->length - at, &reset))
 		return TO_GATEWAY;
 	source = tcp->destination;
 	destination = tcp->source;
-	if (set_length(ctx, at + sizeof(*tcp)))
+	if (set_frame_length(ctx, at + sizeof(*tcp)))
 		return TO_GATEWAY;
 	ethernet = frame_start(ctx);
 	tcp = (void *)ethernet + at;
-	if ((void *)(tcp + 1) > frame_end(ctx) || !turn_round(ethernet, frame_end(ctx), packet))
+	if ((void *)(tcp + 1) > frame_end(ctx) || !reverse_addresses(ethernet, frame_end(ctx), packet))
 		return TO_GATEWAY;
 	tcp->source = source;
 	tcp->destination = destination;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Geneve (RFC 8926): its header and its options. Ours are return-to-sender (RTS), invalidate, misdirected and probe. */
+/* Geneve (RFC 8926): header and options. Our options: return-to-sender (RTS), invalidate, misdirected and probe. */
 #ifndef DROPLET_GENEVE_H
 #define DROPLET_GENEVE_H
 
@@ -17,13 +17,13 @@ struct geneve {
 struct geneve_option {
 	__be16 class;
 	__u8 type;
-	__u8 length; /* of the body, in units of 4 bytes, in the lower 5 bits */
+	__u8 length; /* of the data, in units of 4 bytes, in the lower 5 bits */
 };
 
 /*
- * Travels on packets to and between bouncers and dividers: where to answer, how often it was sent on, and which choice
- * of every set of bouncers or dividers it takes. The origin is a droplet's address of 4 or of 16 bytes. The option
- * misdirected has the same form; its origin is the bouncer or divider that misdirected the packet.
+ * On packets to and between bouncers and dividers: the droplet of the sender (origin, of 4 or 16 bytes), how often the
+ * packet was forwarded, and which bouncer or divider to select. The misdirected option has the same format; its origin
+ * is the droplet that misdirected the packet.
  */
 struct return_to_sender {
 	struct geneve_option option;
@@ -37,7 +37,7 @@ struct return_to_sender {
 #define RTS_IPV4 12 /* bytes with an IPv4 origin */
 #define RTS_IPV6 24
 
-/* Travels in control packets: asks the other droplet's transit XDP to send the whole packet back. */
+/* In control packets: asks the other droplet to send the whole packet back. */
 struct probe {
 	struct geneve_option option;
 	__u8 kind;
@@ -53,11 +53,11 @@ struct probe {
 #define GENEVE_ETHERNET	     0x6558
 #define OPTION_CLASS	     0xff4d /* RFC 8926 section 7: experimental use */
 #define OPTION_RTS	     0x01
-#define OPTION_INVALIDATE    0x82 /* critical: no body; the inner packet's destination is not here */
+#define OPTION_INVALIDATE    0x82 /* critical, without data: the inner destination is not on this droplet */
 #define OPTION_PROBE	     0x03
-#define OPTION_MISDIRECTED   0x84 /* critical: a bouncer sent the packet to a host that does not have its destination */
+#define OPTION_MISDIRECTED   0x84 /* critical: a bouncer or divider sent the packet to a host without its destination */
 #define OPTION_CRITICAL	     0x80
-#define MAX_OPTIONS	     63 /* of 4 bytes each, the most that fit */
+#define MAX_OPTIONS	     63 /* options of 4 bytes each that fit */
 
 static __always_inline enum outcome find_option(const struct geneve_option *option, __u32 at, struct options *found)
 {
@@ -67,14 +67,14 @@ static __always_inline enum outcome find_option(const struct geneve_option *opti
 		if (option->type == OPTION_PROBE)
 			found->probe = at;
 		if (option->type == OPTION_INVALIDATE || option->type == OPTION_MISDIRECTED) {
-			found->back = at;
-			return GO_ON;
+			found->returned = at;
+			return CONTINUE;
 		}
 	}
-	return option->type & OPTION_CRITICAL ? CRITICAL_OPTION : GO_ON;
+	return option->type & OPTION_CRITICAL ? CRITICAL_OPTION : CONTINUE;
 }
 
-/* `at` is where the options begin, by bytes from the frame's start, `limit` where they end. */
+/* `at` and `limit` are the offsets of the first option and of their end. */
 static __always_inline enum outcome find_options(void *start, void *end, __u32 at, __u32 limit, struct options *found)
 {
 	struct geneve_option *option;
@@ -91,11 +91,11 @@ static __always_inline enum outcome find_options(void *start, void *end, __u32 a
 		if (at + size > limit)
 			return MALFORMED_GENEVE;
 		outcome = find_option(option, at, found);
-		if (outcome != GO_ON)
+		if (outcome != CONTINUE)
 			return outcome;
 		at = bounded(at + size, MAX_HEADERS);
 	}
-	return GO_ON;
+	return CONTINUE;
 }
 
 static __always_inline __u32 option_size(const struct geneve_option *option)
@@ -103,7 +103,7 @@ static __always_inline __u32 option_size(const struct geneve_option *option)
 	return sizeof(*option) + (option->length & 0x1f) * 4;
 }
 
-/* `returns` is the tunnel's flag for the option. */
+/* `flag` is the TUNNEL_* flag of the option. */
 static __always_inline enum outcome read_rts(void *start, void *end, __u32 at, struct tunnel *tunnel, __u8 returns)
 {
 	struct return_to_sender *rts = start + bounded(at, MAX_HEADERS);
@@ -120,7 +120,7 @@ static __always_inline enum outcome read_rts(void *start, void *end, __u32 at, s
 	tunnel->bounces = rts->bounces;
 	tunnel->rts = rts->flags;
 	tunnel->attempt = rts->attempt;
-	return GO_ON;
+	return CONTINUE;
 }
 
 static __always_inline enum outcome read_probe(void *start, void *end, __u32 at, struct tunnel *tunnel)
@@ -132,11 +132,11 @@ static __always_inline enum outcome read_probe(void *start, void *end, __u32 at,
 	if (probe->kind == PROBE_REQUEST)
 		tunnel->flags |= TUNNEL_PROBE;
 	tunnel->probe = at;
-	return GO_ON;
+	return CONTINUE;
 }
 
-/* Invalidate or misdirected, and the one that stands last. */
-static __always_inline enum outcome read_back(void *start, void *end, __u32 at, struct tunnel *tunnel)
+/* The last invalidate or misdirected option. */
+static __always_inline enum outcome read_returned(void *start, void *end, __u32 at, struct tunnel *tunnel)
 {
 	struct geneve_option *option = start + bounded(at, MAX_HEADERS);
 
@@ -147,10 +147,10 @@ static __always_inline enum outcome read_back(void *start, void *end, __u32 at, 
 	if (option_size(option) != sizeof(*option))
 		return MALFORMED_GENEVE;
 	tunnel->flags |= TUNNEL_INVALIDATES;
-	return GO_ON;
+	return CONTINUE;
 }
 
-/* `at` is where the options begin, by bytes from the frame's start; `length` is theirs. */
+/* `at` is the offset of the first option, `length` that of all. */
 static __always_inline enum outcome parse_options(void *start, void *end, __u32 at, __u32 length, struct tunnel *tunnel,
 						  struct options *found)
 {
@@ -158,22 +158,22 @@ static __always_inline enum outcome parse_options(void *start, void *end, __u32 
 
 	found->rts = 0;
 	found->probe = 0;
-	found->back = 0;
-	asm volatile("" : : : "memory"); /* else clang would keep it in registers */
+	found->returned = 0;
+	asm volatile("" : : : "memory"); /* else clang would keep `found` in registers */
 	outcome = find_options(start, end, at, at + length, found);
 	asm volatile("" : : : "memory");
-	if (outcome == GO_ON && found->rts)
-		outcome = read_rts(start, end, found->rts, tunnel, TUNNEL_RETURNS);
-	if (outcome == GO_ON && found->probe)
+	if (outcome == CONTINUE && found->rts)
+		outcome = read_rts(start, end, found->rts, tunnel, TUNNEL_RTS);
+	if (outcome == CONTINUE && found->probe)
 		outcome = read_probe(start, end, found->probe, tunnel);
-	if (outcome == GO_ON && found->back)
-		outcome = read_back(start, end, found->back, tunnel);
+	if (outcome == CONTINUE && found->returned)
+		outcome = read_returned(start, end, found->returned, tunnel);
 	return outcome;
 }
 
 /*
- * `at` is where the Geneve header begins, by bytes from the frame's start; `payload` is what UDP says to follow it.
- * A control packet needs no inner frame.
+ * `at` is the offset of the Geneve header, `payload` the length behind it according to UDP. A control packet needs no
+ * inner frame.
  */
 static __always_inline enum outcome parse_geneve(void *start, void *end, __u32 at, __u32 payload, struct tunnel *tunnel,
 						 struct options *found)
@@ -195,12 +195,12 @@ static __always_inline enum outcome parse_geneve(void *start, void *end, __u32 a
 	tunnel->vni = bpf_ntohl(geneve->vni) >> 8;
 	tunnel->headers = at + sizeof(*geneve) + options;
 	tunnel->length = payload - options;
-	return options ? parse_options(start, end, at + sizeof(*geneve), options, tunnel, found) : GO_ON;
+	return options ? parse_options(start, end, at + sizeof(*geneve), options, tunnel, found) : CONTINUE;
 }
 
 static __always_inline __u32 option_bytes(const struct tunnel *tunnel, bool ipv6)
 {
-	if (tunnel->flags & (TUNNEL_RETURNS | TUNNEL_MISDIRECTED))
+	if (tunnel->flags & (TUNNEL_RTS | TUNNEL_MISDIRECTED))
 		return ipv6 ? RTS_IPV6 : RTS_IPV4;
 	return tunnel->flags & TUNNEL_INVALIDATES ? sizeof(struct geneve_option) : 0;
 }
@@ -222,10 +222,10 @@ static __always_inline void write_option(struct return_to_sender *rts, const str
 		rts->origin[0] = unmapped(&tunnel->origin);
 }
 
-/* `options` is their length in bytes; there is room for the longest. */
+/* `options` is their length in bytes; the caller checked the bounds. */
 static __always_inline void write_geneve(struct geneve *geneve, const struct tunnel *tunnel, __u32 options, bool ipv6)
 {
-	__u32 critical = tunnel->flags & TUNNEL_COMES_BACK ? GENEVE_CRITICAL_FLAG : 0;
+	__u32 critical = tunnel->flags & TUNNEL_RETURNED ? GENEVE_CRITICAL_FLAG : 0;
 	__be32 *word = (__be32 *)geneve;
 
 	word[0] = bpf_htonl((options / 4) << 24 | critical << 16 | GENEVE_ETHERNET);

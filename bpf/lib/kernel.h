@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the programs take from the system's headers. */
+/* The system's headers, and what they lack. */
 #ifndef DROPLET_KERNEL_H
 #define DROPLET_KERNEL_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Telemetry. A missing counter never changes a verdict. */
+/* Counters. A missing counter never changes a verdict. */
 #ifndef DROPLET_METRICS_H
 #define DROPLET_METRICS_H
 
@@ -29,7 +29,7 @@ static __always_inline void count_delivered(__u32 slot, __u32 bytes)
 		add(&traffic->delivered, bytes);
 }
 
-/* What became of a frame that an endpoint sent. Answered frames never left and count nowhere. */
+/* The counters of the endpoint that sent a frame. Answered frames were not forwarded, and are not counted here. */
 static __always_inline void count_sender(__u32 slot, enum outcome outcome, __u32 bytes)
 {
 	struct endpoint_traffic *traffic = endpoint_counters.lookup(&slot);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Reads the outer headers of what comes in from the substrate, up to the inner frame. PASSED when the packet is not a
- * tunnel's to a droplet of this host; what is, the host's stack never sees.
+ * Parses the outer headers of frames from the underlay, up to the inner frame. PASSED if the frame is not a tunnel
+ * packet to a droplet of this host; the host's stack never sees those that are.
  *
- * Fragments, IPv4 options and IPv6 extension headers have no place on tunnel packets: those are dropped. Only the first
- * fragment shows that it is a tunnel's; the others pass, to where they are never reassembled.
+ * Tunnel packets with IPv4 options, IPv6 extension headers or fragments are dropped. Only a first fragment shows that
+ * it belongs to a tunnel packet; the others pass to the host's stack, which cannot reassemble them.
  */
 #ifndef DROPLET_OUTER_H
 #define DROPLET_OUTER_H
@@ -16,10 +16,10 @@
 #include "lib/vxlan.h"
 
 /*
- * The droplet of this host that frames with this address come in for, NULL when it has none. `*place`: its index.
+ * The local droplet with this address on this interface and VLAN, NULL if there is none. `*position`: its index.
  */
-static __always_inline struct local_droplet *find_local(__u32 arrival, __be16 vlan, const struct address *address,
-							__u16 *place)
+static __always_inline struct local_droplet *find_local(__u32 rx_ifindex, __be16 vlan, const struct address *address,
+							__u16 *position)
 {
 	struct local_droplet *local;
 
@@ -29,9 +29,9 @@ static __always_inline struct local_droplet *find_local(__u32 arrival, __be16 vl
 		local = local_droplets.lookup(&index);
 		if (!local)
 			return 0;
-		if (local->interface && local->arrives == arrival && local->vlan == vlan &&
+		if (local->interface && local->rx_ifindex == rx_ifindex && local->vlan == vlan &&
 		    same_address(&local->address, address)) {
-			*place = i;
+			*position = i;
 			return local;
 		}
 	}
@@ -48,7 +48,7 @@ static __always_inline bool is_tunnel(void *udp, void *end)
 	return udp + sizeof(struct udphdr) <= end && is_tunnel_port(((struct udphdr *)udp)->dest);
 }
 
-/* `at` is where the IPv4 header begins. */
+/* `at`: offset of the IPv4 header. */
 static __always_inline enum outcome read_outer_ipv4(context *ctx, __u32 at, struct outer *outer, struct tunnel *tunnel)
 {
 	void *end = frame_end(ctx);
@@ -71,25 +71,24 @@ static __always_inline enum outcome read_outer_ipv4(context *ctx, __u32 at, stru
 	set_address(&tunnel->peer.address, ip->saddr);
 	outer->pseudo = (__u64)ip->saddr + ip->daddr + bpf_htonl(IPPROTO_UDP);
 	outer->udp = at + sizeof(*ip);
-	outer->room = total - sizeof(*ip);
+	outer->ip_payload = total - sizeof(*ip);
 	tunnel->tos = ip->tos;
 	tunnel->ttl = ip->ttl;
-	return GO_ON;
+	return CONTINUE;
 }
 
-/* What an IPv6 packet with extension headers is that ends in a tunnel's UDP header; `at`: where the first one begins.
- */
+/* The outcome for an IPv6 packet with extension headers; `at`: offset of the first one. */
 static __always_inline enum outcome read_extended(void *start, void *end, __u32 at, __u8 next)
 {
-	struct transport transport = {.at = at, .protocol = next};
+	struct transport transport = {.offset = at, .protocol = next};
 
-	if (skip_extensions(start, end, &transport) != GO_ON || transport.later || transport.protocol != IPPROTO_UDP ||
-	    !is_tunnel(start + bounded(transport.at, FAR), end))
+	if (skip_extensions(start, end, &transport) != CONTINUE || transport.later ||
+	    transport.protocol != IPPROTO_UDP || !is_tunnel(start + bounded(transport.offset, MAX_OFFSET), end))
 		return PASSED;
 	return transport.fragment ? OUTER_FRAGMENT : OUTER_OPTIONS;
 }
 
-/* `at` is where the IPv6 header begins. */
+/* `at`: offset of the IPv6 header. */
 static __always_inline enum outcome read_outer_ipv6(context *ctx, __u32 at, struct outer *outer, struct tunnel *tunnel)
 {
 	void *start = frame_start(ctx), *end = frame_end(ctx);
@@ -109,11 +108,11 @@ static __always_inline enum outcome read_outer_ipv6(context *ctx, __u32 at, stru
 	copy_address(&tunnel->peer.address, &ip->saddr);
 	outer->pseudo = sum_pseudo_ipv6(ip, 0, IPPROTO_UDP);
 	outer->udp = at + sizeof(*ip);
-	outer->room = payload;
+	outer->ip_payload = payload;
 	tunnel->tos = traffic_class(ip);
 	tunnel->ttl = ip->hop_limit;
-	tunnel->flags = TUNNEL_UNSUMMED;
-	return GO_ON;
+	tunnel->flags = TUNNEL_NO_CHECKSUM;
+	return CONTINUE;
 }
 
 struct vlan_tag {
@@ -121,7 +120,7 @@ struct vlan_tag {
 	__be16 ethertype;
 };
 
-/* Also by a priority alone, as VLAN 0, which is none. */
+/* Also if the tag has only a priority (VLAN 0), which counts as untagged. */
 static __always_inline bool is_tagged(const struct ethhdr *ethernet)
 {
 	return ethertype(ethernet) == bpf_htons(ETH_P_8021Q);
@@ -138,7 +137,7 @@ static __always_inline enum outcome read_outer(context *ctx, struct outer *outer
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return PASSED;
 	kind = ethertype(ethernet);
-	if (is_tagged(ethernet)) { /* without VLANs here too: a priority alone is none */
+	if (is_tagged(ethernet)) { /* also without VLAN_TAGS: it may be only a priority */
 		if ((void *)(tag + 1) > frame_end(ctx))
 			return PASSED;
 		outer->vlan = tag->control & bpf_htons(0x0fff);
@@ -164,7 +163,7 @@ static __always_inline enum outcome parse_udp(context *ctx, const struct outer *
 	if ((void *)(udp + 1) > end)
 		return MALFORMED_OUTER;
 	length = bpf_ntohs(udp->len);
-	if (length != outer->room || length < sizeof(*udp) + sizeof(struct geneve))
+	if (length != outer->ip_payload || length < sizeof(*udp) + sizeof(struct geneve))
 		return MALFORMED_OUTER;
 	if (udp->check) {
 		if (sum_fold(sum_frame(udp, end, length, outer->pseudo + bpf_htonl(length))) != 0xffff)
@@ -179,19 +178,19 @@ static __always_inline enum outcome parse_udp(context *ctx, const struct outer *
 	return parse_geneve(start, end, at + sizeof(*udp), payload, tunnel, options);
 }
 
-/* `*local` is the droplet that the packet came in for. Once that is known, an outcome is a drop or GO_ON. */
+/* Sets `*local` to the local droplet that received the packet; then the outcome is CONTINUE or a drop. */
 static __always_inline enum outcome parse_outer(context *ctx, struct frame_state *state, struct local_droplet **local)
 {
 	struct tunnel *tunnel = &state->tunnel;
 	struct outer *outer = &state->outer;
-	enum outcome outcome = forgotten(read_outer(ctx, outer, tunnel));
+	enum outcome outcome = unknown_scalar(read_outer(ctx, outer, tunnel));
 
 	if (outcome == PASSED)
 		return PASSED;
-	*local = find_local(arrived_on(ctx), outer->vlan, &outer->to, &state->local);
-	if (!*local) /* open: what is not for us is the host's stack's */
+	*local = find_local(ingress_ifindex(ctx), outer->vlan, &outer->to, &state->local);
+	if (!*local) /* open: not ours, pass it to the host's stack */
 		return PASSED;
-	return outcome == GO_ON ? parse_udp(ctx, outer, tunnel, &state->options) : outcome;
+	return outcome == CONTINUE ? parse_udp(ctx, outer, tunnel, &state->options) : outcome;
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Inner packets: each step checks the fixed part, then the declared length, and answers GO_ON or a drop. */
+/* Parsing and rewriting of inner packets. */
 #ifndef DROPLET_PACKET_H
 #define DROPLET_PACKET_H
 
@@ -7,13 +7,13 @@
 #include "lib/checksum.h"
 #include "outcomes.h"
 
-/* The system's struct ethhdr is packed, for which clang would read single bytes; frames are aligned to 2. */
+/* struct ethhdr is packed, so clang would read single bytes; frames are aligned to 2. */
 static __always_inline __be16 ethertype(const struct ethhdr *ethernet)
 {
 	return *(__be16 *)&ethernet->h_proto;
 }
 
-/* `start` is an inner Ethernet frame of `length` bytes by the outer headers. */
+/* `start` is an Ethernet frame; `length` its length according to the outer headers. */
 static __always_inline enum outcome read_ipv4(void *start, void *end, __u32 length, __u32 vni, struct packet *packet)
 {
 	struct iphdr *ip = start + sizeof(struct ethhdr);
@@ -31,7 +31,7 @@ static __always_inline enum outcome read_ipv4(void *start, void *end, __u32 leng
 	packet->ttl = ip->ttl;
 	set_key(&packet->from, vni, ip->saddr);
 	set_key(&packet->to, vni, ip->daddr);
-	return GO_ON;
+	return CONTINUE;
 }
 
 static __always_inline enum outcome read_ipv6(void *start, void *end, __u32 length, __u32 vni, struct packet *packet)
@@ -50,13 +50,13 @@ static __always_inline enum outcome read_ipv6(void *start, void *end, __u32 leng
 	packet->ttl = ip->hop_limit;
 	set_key_ipv6(&packet->from, vni, &ip->saddr);
 	set_key_ipv6(&packet->to, vni, &ip->daddr);
-	/* Such an address has no place on a wire (RFC 4291 section 2.5.5.2), and would be taken for the IPv4 one. */
+	/* Not valid on the wire (RFC 4291 section 2.5.5.2), and would be confused with the IPv4 address. */
 	if (is_ipv4(&packet->from.address) || is_ipv4(&packet->to.address))
 		return MALFORMED_INNER;
-	return GO_ON;
+	return CONTINUE;
 }
 
-/* GO_ON for an IP packet that is sound, INNER_PROTOCOL when the frame holds something else. */
+/* CONTINUE for a valid IP packet, INNER_PROTOCOL for another EtherType. */
 static __always_inline enum outcome read_packet(struct ethhdr *ethernet, void *end, __u32 length, __u32 vni,
 						struct packet *packet)
 {
@@ -67,7 +67,7 @@ static __always_inline enum outcome read_packet(struct ethhdr *ethernet, void *e
 	return INNER_PROTOCOL;
 }
 
-static __always_inline bool is_to_many(const struct packet *packet)
+static __always_inline bool is_multicast_packet(const struct packet *packet)
 {
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
 		return is_multicast_ipv6(&packet->to.address);
@@ -75,10 +75,10 @@ static __always_inline bool is_to_many(const struct packet *packet)
 }
 
 /*
- * As a router, for a packet that its sender gave to the gateway. INNER_TTL when its time to live is used up.
+ * As a router does, for a packet to the gateway's Ethernet address. INNER_TTL if it has no time to live left.
  * `ethernet` is followed by the whole IP header.
  */
-static __always_inline enum outcome route_inner(struct ethhdr *ethernet, const struct packet *packet)
+static __always_inline enum outcome decrement_ttl(struct ethhdr *ethernet, const struct packet *packet)
 {
 	void *ip = ethernet + 1;
 
@@ -88,11 +88,11 @@ static __always_inline enum outcome route_inner(struct ethhdr *ethernet, const s
 		((struct ipv6hdr *)ip)->hop_limit = packet->ttl - 1;
 	else
 		set_ttl(ip, packet->ttl - 1);
-	return GO_ON;
+	return CONTINUE;
 }
 
 /*
- * What tunnel packets say of congestion goes to the inner packet: RFC 6040 section 4.2. `packet->tos` follows.
+ * Copies the congestion mark of the outer header to the inner packet and to `packet->tos` (RFC 6040 section 4.2).
  * `ethernet` is followed by the whole IP header.
  */
 static __always_inline enum outcome merge_ecn(struct ethhdr *ethernet, struct packet *packet, __u8 outer_tos)
@@ -106,12 +106,12 @@ static __always_inline enum outcome merge_ecn(struct ethhdr *ethernet, struct pa
 	else if (inner == ECN_ECT0 && outer == ECN_ECT1)
 		packet->tos = (packet->tos & ~ECN_MASK) | ECN_ECT1;
 	else
-		return GO_ON;
+		return CONTINUE;
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
 		set_traffic_class((struct ipv6hdr *)(ethernet + 1), packet->tos);
 	else
 		set_tos((struct iphdr *)(ethernet + 1), packet->tos);
-	return GO_ON;
+	return CONTINUE;
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The droplet at a tunnel's other end: whether it is known, what it may say, and how it is answered. */
+/* The droplet at the other end of a tunnel: whether it is known, which sources it may use, and answers to it. */
 #ifndef DROPLET_PEER_H
 #define DROPLET_PEER_H
 
@@ -7,9 +7,8 @@
 #include "lib/route.h"
 
 /*
- * Closed: strangers' tunnels reach nobody. A packet that came direct over a path confirmed lately is spared the lookup,
- * for the droplet was known when the path was confirmed. So one that is no longer known is shut out within
- * DIRECT_RENEW.
+ * Accepts tunnel packets from known droplets only. A packet on a recently confirmed direct path needs no lookup: the
+ * droplet was known when the path was confirmed. So a droplet that was removed is refused after at most DIRECT_RENEW.
  */
 static __always_inline enum outcome check_peer(const struct local_droplet *local, const struct tunnel *tunnel,
 					       bool on_path)
@@ -17,16 +16,16 @@ static __always_inline enum outcome check_peer(const struct local_droplet *local
 	struct droplet *droplet;
 
 	if (on_path)
-		return GO_ON;
+		return CONTINUE;
 	droplet = droplets.lookup(&tunnel->peer.address);
 	if (!droplet) /* closed */
 		return UNKNOWN_DROPLET;
-	if (tunnel->flags & TUNNEL_UNSUMMED && !((droplet->flags | local->flags) & DROPLET_ZERO_CHECKSUM))
+	if (tunnel->flags & TUNNEL_NO_CHECKSUM && !((droplet->flags | local->flags) & DROPLET_ZERO_CHECKSUM))
 		return NO_CHECKSUM;
-	return GO_ON;
+	return CONTINUE;
 }
 
-/* Whether two droplets are of one host. A stranger is of none: closed. */
+/* Whether two droplets are on one host. Closed: an unknown droplet is on none. */
 static __always_inline bool is_same_host(const struct address *one, const struct address *other)
 {
 	struct droplet *first, *second;
@@ -39,9 +38,9 @@ static __always_inline bool is_same_host(const struct address *one, const struct
 }
 
 /*
- * In whose name a VXLAN peer may speak, which has held nobody to their own source: in that of no endpoint of this host,
- * and of no gateway but to tell an error. What is to go on, others take from this droplet: it must come from the host
- * that its source is on. Open for a source that documents do not tell of, and for what ends here.
+ * VXLAN peers do not check the source of their endpoints' packets, so this droplet does: the source must not be an
+ * endpoint of this host, nor a gateway unless the packet is an ICMP error. Other droplets trust packets that this one
+ * forwards, so their source must be on the peer's host. Open for a source that no document names, and for delivery.
  */
 static __always_inline enum outcome check_vxlan_source(struct ethhdr *ethernet, void *end, const struct tunnel *tunnel,
 						       const struct packet *packet, bool goes_on)
@@ -52,24 +51,24 @@ static __always_inline enum outcome check_vxlan_source(struct ethhdr *ethernet, 
 		return SOURCE_ELSEWHERE;
 	if (source && goes_on && !is_same_host(&source->host, &tunnel->peer.address))
 		return SOURCE_ELSEWHERE;
-	if (is_a_gateway(&packet->from) && !is_complaint(ethernet, end, packet))
+	if (is_gateway_address(&packet->from) && !may_be_gateway_error(ethernet, end, packet))
 		return SOURCE_ELSEWHERE;
-	return GO_ON;
+	return CONTINUE;
 }
 
-/* Prepares an answer of this droplet's own to the one that the packet's sender is on. */
-static __always_inline enum outcome to_origin(const struct local_droplet *local, struct tunnel *tunnel,
-					      enum outcome sent)
+/* Prepares an answer from this droplet to the droplet of the packet's sender. */
+static __always_inline enum outcome reply_to_origin(const struct local_droplet *local, struct tunnel *tunnel,
+						    enum outcome sent)
 {
 	bool vxlan;
 
-	/* Closed: strangers are not answered. */
-	if (tunnel->flags & TUNNEL_RETURNS && !droplets.lookup(&tunnel->origin))
+	/* Closed: an unknown droplet gets no answer. */
+	if (tunnel->flags & TUNNEL_RTS && !droplets.lookup(&tunnel->origin))
 		return UNKNOWN_ORIGIN;
 	copy_address(&tunnel->peer.address, &tunnel->origin);
 	copy_address(&tunnel->origin, &local->address);
 	vxlan = VXLAN_PORT && (tunnel->flags & TUNNEL_VXLAN || tunnel->rts & RTS_VXLAN);
-	tunnel->flags = vxlan ? TUNNEL_VXLAN : TUNNEL_RETURNS;
+	tunnel->flags = vxlan ? TUNNEL_VXLAN : TUNNEL_RTS;
 	tunnel->rts = RTS_UNLEARNT;
 	tunnel->attempt = 0;
 	tunnel->bounces = 0;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Probes of the path between two droplets: Geneve control packets with our probe option, which the other one's transit
- * XDP sends back as long as they came. The answer goes to the port that asked, and so to the agent's socket.
+ * Path probes between droplets: Geneve control packets with our probe option, which the other droplet's transit XDP
+ * reflects at full length. The answer goes to the source port of the request: the agent's socket.
  */
 #ifndef DROPLET_PROBE_H
 #define DROPLET_PROBE_H
 
 #include "lib/encap.h"
 
-/* Two words of a checksum's change places, so that it stays as it is. */
+/* Swaps two words under the checksum, which stays valid. */
 static __always_inline void swap_ports(struct udphdr *udp)
 {
 	__be16 source = udp->source;
@@ -17,8 +17,8 @@ static __always_inline void swap_ports(struct udphdr *udp)
 	udp->dest = source;
 }
 
-static __always_inline struct udphdr *turn_ip_round(void *ip, const struct local_droplet *local,
-						    const struct tunnel *tunnel)
+static __always_inline struct udphdr *reverse_ip_header(void *ip, const struct local_droplet *local,
+							const struct tunnel *tunnel)
 {
 	struct iphdr *ipv4 = ip;
 	struct ipv6hdr *ipv6 = ip;
@@ -35,8 +35,8 @@ static __always_inline struct udphdr *turn_ip_round(void *ip, const struct local
 	return (void *)(ipv4 + 1);
 }
 
-static __always_inline enum outcome reflect(context *ctx, const struct local_droplet *local,
-					    const struct tunnel *tunnel)
+static __always_inline enum outcome reflect_probe(context *ctx, const struct local_droplet *local,
+						  const struct tunnel *tunnel)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
 	bool tagged = (void *)(ethernet + 1) <= frame_end(ctx) && is_tagged(ethernet);
@@ -49,12 +49,12 @@ static __always_inline enum outcome reflect(context *ctx, const struct local_dro
 	if ((void *)(probe + 1) > frame_end(ctx) ||
 	    ip + sizeof(struct ipv6hdr) + sizeof(struct udphdr) > frame_end(ctx))
 		return GENEVE_CONTROL;
-	if (is_tunnel_port(tunnel->source_port)) /* the answer would be taken for a tunnel packet */
+	if (is_tunnel_port(tunnel->source_port)) /* the answer would be parsed as a tunnel packet */
 		return GENEVE_CONTROL;
 	copy_mac(mac, ethernet->h_dest);
 	copy_mac(ethernet->h_dest, ethernet->h_source);
 	copy_mac(ethernet->h_source, mac);
-	udp = turn_ip_round(ip, local, tunnel);
+	udp = reverse_ip_header(ip, local, tunnel);
 	swap_ports(udp);
 	before = *kind;
 	probe->kind = PROBE_REPLY;

@@ -1,72 +1,75 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What a droplet does with packets whose destination is elsewhere: as a bouncer, as a divider, or as neither. */
+/*
+ * Packets whose destination is not on this host: the roles of bouncer and divider, and packets that other droplets
+ * return.
+ */
 #ifndef DROPLET_ROLES_H
 #define DROPLET_ROLES_H
 
 #include "lib/peer.h"
 #include "lib/route.h"
 
-/* Prepares a packet to go on to another droplet, tunnel->peer, in the name of this bouncer or divider. */
-static __always_inline enum outcome send_on(const struct local_droplet *local, struct tunnel *tunnel, bool vxlan,
+/* Prepares a packet to be forwarded to tunnel->peer by this bouncer or divider. */
+static __always_inline enum outcome forward(const struct local_droplet *local, struct tunnel *tunnel, bool vxlan,
 					    enum outcome sent)
 {
 	if (same_address(&tunnel->peer.address, &local->address))
-		return NOT_HERE;
-	if (tunnel->flags & TUNNEL_COMES_BACK)
-		tunnel->bounces = 0; /* counted anew from here */
+		return ENDPOINT_NOT_LOCAL;
+	if (tunnel->flags & TUNNEL_RETURNED)
+		tunnel->bounces = 0; /* count again from here */
 	if (tunnel->bounces >= MAX_BOUNCES)
 		return TOO_MANY_BOUNCES;
 	if (tunnel->ttl <= 1)
 		return OUTER_TTL;
 	if (tunnel->flags & TUNNEL_VXLAN)
 		tunnel->rts |= RTS_UNLEARNT | RTS_VXLAN;
-	tunnel->flags = vxlan ? TUNNEL_VXLAN : TUNNEL_RETURNS;
+	tunnel->flags = vxlan ? TUNNEL_VXLAN : TUNNEL_RTS;
 	tunnel->bounces++;
 	tunnel->ttl--;
 	return sent;
 }
 
-/* Whether a packet must pass a divider before it may go on; `endpoint` may be NULL. */
-static __always_inline bool is_undivided(const struct tunnel *tunnel, const struct packet *packet,
-					 const struct endpoint *endpoint)
+/* Whether a packet must pass a divider before it is forwarded; `endpoint` may be NULL. */
+static __always_inline bool must_pass_divider(const struct tunnel *tunnel, const struct packet *packet,
+					      const struct endpoint *endpoint)
 {
-	if (!(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN | TUNNEL_COMES_BACK)) || tunnel->rts & RTS_DIVIDED)
+	if (!(tunnel->flags & (TUNNEL_RTS | TUNNEL_VXLAN | TUNNEL_RETURNED)) || tunnel->rts & RTS_DIVIDED)
 		return false;
 	if (!(tunnel->rts & RTS_PINNED) && !(endpoint && endpoint->flags & ENDPOINT_PINNED))
 		return false;
-	return is_between_networks(packet);
+	return crosses_networks(packet);
 }
 
-/* A packet between networks that must pass a divider: GO_ON when this droplet is one. */
-static __always_inline enum outcome divide(struct tunnel *tunnel, const struct packet *packet)
+/* Sends a packet to a divider; CONTINUE if this host is one. */
+static __always_inline enum outcome pass_divider(struct tunnel *tunnel, const struct packet *packet)
 {
 	__u32 vni = packet->to.vni;
 	struct vpc *vpc = vpcs.lookup(&vni);
 
-	if (!vpc) /* closed: past a divider there is no other way */
+	if (!vpc) /* closed: it may not bypass the divider */
 		return NO_VPC;
 	tunnel->rts |= RTS_DIVIDED;
-	if (vpc->flags & VPC_DIVIDED_HERE)
-		return GO_ON;
+	if (vpc->flags & VPC_LOCAL_DIVIDER)
+		return CONTINUE;
 	tunnel->rts &= ~RTS_DIVIDED;
 	return to_divider(vpc, packet, tunnel, HANDED_TO_DIVIDER);
 }
 
-/* How many ways are worth trying for a packet: each bouncer twice, so that it does not matter which was the first. */
-static __always_inline __u32 ways_of(const struct network *network, const struct packet *packet)
+/* How many attempts to make for a packet: each bouncer twice, whichever was the first choice. */
+static __always_inline __u32 attempts_for(const struct network *network, const struct packet *packet)
 {
-	__u32 ways = network->count * 2;
+	__u32 attempts = network->count * 2;
 
-	if (is_between_networks(packet)) /* by sets that this droplet does not know */
+	if (crosses_networks(packet)) /* their sets are unknown here */
 		return MAX_ATTEMPTS;
 	if (network->count == 1)
 		return 1;
-	return ways < MAX_ATTEMPTS ? ways : MAX_ATTEMPTS;
+	return attempts < MAX_ATTEMPTS ? attempts : MAX_ATTEMPTS;
 }
 
 /*
- * Has packets between two addresses take the next choice of every set from now on. `by`: who misdirected this one.
- * When there is no other choice, the packet ends here, and the next one begins with the first again.
+ * Selects the next bouncer or divider for all packets between two addresses. `by`: the droplet that misdirected this
+ * one. If all were tried, drops the packet and starts again with the first choice for the next one.
  */
 static __always_inline enum outcome take_detour(struct tunnel *tunnel, const struct packet *packet,
 						const struct network *network, const struct address *by)
@@ -74,20 +77,20 @@ static __always_inline enum outcome take_detour(struct tunnel *tunnel, const str
 	struct detour detour = {.misdirected_by = *by, .tick = bpf_jiffies64()};
 	struct detour_key key KEY;
 
-	key_of_detour(&key, packet);
-	if (tunnel->attempt + 1U >= ways_of(network, packet)) {
+	fill_detour_key(&key, packet);
+	if (tunnel->attempt + 1U >= attempts_for(network, packet)) {
 		detours.delete(&key);
 		return ALL_MISDIRECTED;
 	}
 	tunnel->attempt++;
 	detour.attempt = tunnel->attempt;
 	detours.update(&key, &detour);
-	return GO_ON;
+	return CONTINUE;
 }
 
 /*
- * Forgets the path to tunnel->peer by which an endpoint of this host sent what came back. Closed: nobody else's path is
- * forgotten, and another path, or none, stays as it is.
+ * Deletes the direct path to tunnel->peer, on which a local endpoint sent the returned packet. False, and closed, if
+ * the sender is not local; a path to another droplet stays.
  */
 static __always_inline bool forget_path(const struct tunnel *tunnel, struct overlay_key *from, struct overlay_key *to)
 {
@@ -102,21 +105,21 @@ static __always_inline bool forget_path(const struct tunnel *tunnel, struct over
 }
 
 /*
- * A packet of an endpoint of this host came back, for its destination is not on the droplet that it was sent to. That
- * path is forgotten, and so is the bouncer that misdirected it; it goes from here anew, as it would have gone then.
+ * A packet of a local endpoint that was returned because its destination is not on the droplet it was sent to. Deletes
+ * that direct path, or advances past the bouncer that misdirected the packet, and prepares to send it again.
  */
-static __always_inline enum outcome take_back(const struct local_droplet *local, struct tunnel *tunnel,
-					      struct packet *packet)
+static __always_inline enum outcome resend_returned(const struct local_droplet *local, struct tunnel *tunnel,
+						    struct packet *packet)
 {
 	struct network *network = network_of(&packet->from);
-	enum outcome outcome = GO_ON;
+	enum outcome outcome = CONTINUE;
 	struct address by KEY;
 
-	if (!forget_path(tunnel, &packet->from, &packet->to)) /* closed: nobody else's packet is sent */
-		return NOT_HERE;
+	if (!forget_path(tunnel, &packet->from, &packet->to)) /* closed: it is not from a local endpoint */
+		return ENDPOINT_NOT_LOCAL;
 	copy_address(&by, &tunnel->origin);
 	copy_address(&tunnel->origin, &local->address);
-	if (!network) /* closed: nobody knows more */
+	if (!network) /* closed: no bouncer is known */
 		return NO_NETWORK;
 	if (tunnel->flags & TUNNEL_MISDIRECTED)
 		outcome = take_detour(tunnel, packet, network, &by);
@@ -127,8 +130,8 @@ static __always_inline enum outcome take_back(const struct local_droplet *local,
 }
 
 /*
- * To a bouncer of the sender's network on another host: this one's own map may have led the packet astray. `otherwise`
- * is why it ends here when there is none.
+ * To a bouncer of the sender's network on another host, as this host's own map may have misdirected the packet. Returns
+ * `otherwise` if there is none.
  */
 static __always_inline enum outcome to_other_bouncer(const struct network *network, const struct packet *packet,
 						     struct tunnel *tunnel, enum outcome otherwise)
@@ -149,25 +152,24 @@ static __always_inline enum outcome reroute(const struct local_droplet *local, s
 	enum outcome outcome;
 	bool bounces;
 
-	if (!network) /* closed, as in take_back() */
+	if (!network) /* closed: no bouncer is known */
 		return NO_NETWORK;
 	if (destination && !same_address(&destination->host, &tunnel->peer.address)) {
 		copy_address(&tunnel->peer.address, &destination->host);
-		return send_on(local, tunnel, destination->flags & ENDPOINT_VXLAN, REROUTED);
+		return forward(local, tunnel, destination->flags & ENDPOINT_VXLAN, REROUTED);
 	}
-	/* Only a bouncer of the network knows that there is no such endpoint: others are not the right one to say so.
-	 */
-	if (network->flags & NETWORK_BOUNCED_HERE)
-		outcome = hand_on(packet, tunnel);
+	/* Only a bouncer of the network knows that an endpoint does not exist and may answer so. */
+	if (network->flags & NETWORK_LOCAL_BOUNCER)
+		outcome = route_by_role(packet, tunnel);
 	else
-		outcome = to_other_bouncer(network, packet, tunnel, NOT_HERE);
+		outcome = to_other_bouncer(network, packet, tunnel, ENDPOINT_NOT_LOCAL);
 	if (outcome == NO_ENDPOINT)
 		outcome = to_other_bouncer(network, packet, tunnel, NO_ENDPOINT);
-	return outcome < FIRST_DROPPED ? send_on(local, tunnel, false, REROUTED) : outcome;
+	return outcome < FIRST_DROPPED ? forward(local, tunnel, false, REROUTED) : outcome;
 }
 
-/* A packet that came straight for an endpoint that is not here goes back: its sender's droplet knows what to do. */
-static __always_inline enum outcome give_back(struct tunnel *tunnel)
+/* Returns a packet that came straight for an endpoint that is not on this host. */
+static __always_inline enum outcome return_packet(struct tunnel *tunnel)
 {
 	tunnel->flags = TUNNEL_INVALIDATES;
 	tunnel->ttl = NEW_TTL;
@@ -175,15 +177,15 @@ static __always_inline enum outcome give_back(struct tunnel *tunnel)
 }
 
 /*
- * A packet that a bouncer or divider with an old map sent here goes back to its sender's droplet, which tries the next
- * one. Its time to live is counted on, so that it ends also where droplets do not know of attempts.
+ * Returns a packet that a bouncer or divider with outdated maps sent here to the droplet of its sender, which tries the
+ * next one. The time to live is decremented, so that it ends even at droplets that do not count attempts.
  */
 static __always_inline enum outcome return_misdirected(struct tunnel *tunnel, enum outcome otherwise)
 {
 	struct address by KEY;
 
-	/* Closed: where the origin is a stranger or not the sender's droplet, nobody could send it anew. */
-	if (!(tunnel->flags & TUNNEL_RETURNS) || tunnel->rts & RTS_UNLEARNT || !droplets.lookup(&tunnel->origin))
+	/* Closed: an origin that is unknown or not the droplet of the sender cannot send it again. */
+	if (!(tunnel->flags & TUNNEL_RTS) || tunnel->rts & RTS_UNLEARNT || !droplets.lookup(&tunnel->origin))
 		return otherwise;
 	if (tunnel->ttl <= 1)
 		return OUTER_TTL;
@@ -198,8 +200,8 @@ static __always_inline enum outcome return_misdirected(struct tunnel *tunnel, en
 }
 
 /*
- * Whether a packet without an endpoint here was sent by one of this host, and a bouncer or divider with an old map sent
- * it back to this very host, which has no role for it: its sender's droplet has it already.
+ * Whether a packet without a local destination was sent by a local endpoint, and a bouncer or divider with outdated
+ * maps sent it back to this host, which has no role for it.
  */
 static __always_inline bool is_own_misdirected(const struct tunnel *tunnel, const struct packet *packet)
 {
@@ -208,49 +210,50 @@ static __always_inline bool is_own_misdirected(const struct tunnel *tunnel, cons
 	struct network *network;
 	struct vpc *vpc;
 
-	if (!(tunnel->flags & TUNNEL_RETURNS) || !sender || !sender->ifindex || droplets.lookup(&tunnel->origin))
+	if (!(tunnel->flags & TUNNEL_RTS) || !sender || !sender->ifindex || droplets.lookup(&tunnel->origin))
 		return false;
 	network = network_of(&packet->to);
 	vpc = vpcs.lookup(&vni);
-	return !(network && network->flags & NETWORK_BOUNCED_HERE) && !(vpc && vpc->flags & VPC_DIVIDED_HERE);
+	return !(network && network->flags & NETWORK_LOCAL_BOUNCER) && !(vpc && vpc->flags & VPC_LOCAL_DIVIDER);
 }
 
-/* A VXLAN peer's bridge floods what it has not learnt, also what is for an endpoint of its own: that never returns. */
-static __always_inline bool is_its_own(const struct tunnel *tunnel, const struct endpoint *endpoint)
+/* The bridge of a VXLAN peer floods packets to unknown addresses, even to its own endpoints; do not send them back. */
+static __always_inline bool is_at_peer(const struct tunnel *tunnel, const struct endpoint *endpoint)
 {
 	return tunnel->flags & TUNNEL_VXLAN && same_address(&endpoint->host, &tunnel->peer.address);
 }
 
-/* A packet whose destination is not on this host, by this droplet's roles. */
-static __always_inline enum outcome pass_on(const struct local_droplet *local, struct tunnel *tunnel,
-					    struct packet *packet, const struct endpoint *endpoint)
+/* Forwards a packet whose destination is not on this host. */
+static __always_inline enum outcome forward_by_role(const struct local_droplet *local, struct tunnel *tunnel,
+						    struct packet *packet, const struct endpoint *endpoint)
 {
-	bool direct_hit = !(tunnel->flags & (TUNNEL_RETURNS | TUNNEL_VXLAN));
+	bool direct_hit = !(tunnel->flags & (TUNNEL_RTS | TUNNEL_VXLAN));
 	struct address came_from KEY;
 	enum outcome outcome;
 
-	if (tunnel->flags & TUNNEL_COMES_BACK)
+	if (tunnel->flags & TUNNEL_RETURNED)
 		return reroute(local, tunnel, packet, endpoint);
 	if (endpoint) {
-		if (is_its_own(tunnel, endpoint))
-			return NOT_HERE;
+		if (is_at_peer(tunnel, endpoint))
+			return ENDPOINT_NOT_LOCAL;
 		copy_address(&tunnel->peer.address, &endpoint->host);
-		return send_on(local, tunnel, endpoint->flags & ENDPOINT_VXLAN, BOUNCED);
+		return forward(local, tunnel, endpoint->flags & ENDPOINT_VXLAN, BOUNCED);
 	}
 	copy_address(&came_from, &tunnel->peer.address);
-	outcome = hand_on(packet, tunnel);
-	if (outcome == HANDED_TO_DIVIDER && tunnel->rts & RTS_DIVIDED) { /* from where it came, and would come again */
+	outcome = route_by_role(packet, tunnel);
+	if (outcome == HANDED_TO_DIVIDER &&
+	    tunnel->rts & RTS_DIVIDED) { /* that divider sent it here, and would again */
 		copy_address(&tunnel->peer.address, &came_from);
-		outcome = NOT_HERE;
+		outcome = ENDPOINT_NOT_LOCAL;
 	}
 	if (outcome < FIRST_DROPPED) {
 		if (outcome == HANDED_TO_BOUNCER)
 			tunnel->rts |= RTS_DIVIDED;
-		return send_on(local, tunnel, false, outcome);
+		return forward(local, tunnel, false, outcome);
 	}
 	if (direct_hit)
-		return give_back(tunnel);
-	return outcome == NOT_HERE || outcome == NO_VPC ? return_misdirected(tunnel, outcome) : outcome;
+		return return_packet(tunnel);
+	return outcome == ENDPOINT_NOT_LOCAL || outcome == NO_VPC ? return_misdirected(tunnel, outcome) : outcome;
 }
 
 #endif

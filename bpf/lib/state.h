@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What is known of the frame that this CPU handles: struct frame_state. It stands in a map and not on the stack, so
- * that a tail call leaves it as it is, and so that the verifier looks at code once, not once for each value that may
- * have been stored before.
+ * The state of the frame that this CPU processes: struct frame_state. It is in a map and not on the stack, so that it
+ * survives a tail call, and so that the verifier, which does not track values in maps, checks code only once.
  */
 #ifndef DROPLET_STATE_H
 #define DROPLET_STATE_H
@@ -14,8 +13,8 @@
 #define CLEARED_OF_TUNNEL (sizeof(struct tunnel) - __builtin_offsetof(struct tunnel, headers))
 
 /*
- * For the program that a frame of `length` bytes enters by: nothing is known yet. NULL only in the verifier's eyes.
- * Clears only what may be read before it is written; structs.h says why the rest is safe.
+ * For an entry program and a frame of `length` bytes. Never NULL, but the verifier requires the check. Clears only what
+ * may be read before it is written; structs.h explains why the rest is safe.
  */
 static __always_inline struct frame_state *new_state(__u32 length)
 {
@@ -32,7 +31,7 @@ static __always_inline struct frame_state *new_state(__u32 length)
 	return state;
 }
 
-/* For a program that was called: what its caller knows, once. NULL when the caller meant another program, or none. */
+/* For a called program: the state that its caller left, once. NULL if the caller named another program, or none. */
 static __always_inline struct frame_state *called_state(__u32 slot)
 {
 	__u32 only = 0;
@@ -45,16 +44,16 @@ static __always_inline struct frame_state *called_state(__u32 slot)
 }
 
 /*
- * Stands after a tail call, which is an indirect jump, some 20 ns more, where its slot is not a constant: clang would
- * merge two calls into one. Different constants in the assembly keep them apart.
+ * Follows a tail call and keeps clang from merging two of them into one with a variable slot, which the kernel compiles
+ * to an indirect jump, about 20 ns slower. The assembly differs by its constant.
  */
 #define KEEP_CALL(slot) asm volatile("" : : "i"(slot))
 
 /*
- * These hand the frame to another program, which counts it. They come back only when there is none: NO_PROGRAM. The
- * first has an endpoint of this host get it, which is on the interface `receiver`.
+ * Tail calls; the called program counts the frame. They return only if the slot is empty: NO_PROGRAM. The first one
+ * delivers the frame to the local endpoint on the interface `receiver`.
  */
-static __always_inline enum outcome go_on_in_xdp(context *ctx, struct frame_state *state, __u32 receiver)
+static __always_inline enum outcome call_transit_xdp(context *ctx, struct frame_state *state, __u32 receiver)
 {
 	state->receiver = receiver;
 	state->called = TRANSIT_XDP + 1;
@@ -64,10 +63,10 @@ static __always_inline enum outcome go_on_in_xdp(context *ctx, struct frame_stat
 	return NO_PROGRAM;
 }
 
-/* Has the frame's sender told why it goes no further, when that is due. */
-static __always_inline enum outcome go_on_in_errors(context *ctx, struct frame_state *state, enum outcome why)
+/* Answers the frame's sender with an ICMP error or a TCP reset if one is due. */
+static __always_inline enum outcome call_transit_errors(context *ctx, struct frame_state *state, enum outcome reason)
 {
-	state->why = why;
+	state->reason = reason;
 	state->called = TRANSIT_ERRORS + 1;
 	programs.call(ctx, TRANSIT_ERRORS);
 	KEEP_CALL(TRANSIT_ERRORS);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Where a packet's transport begins: behind IPv4's options, or behind IPv6's extension headers (RFC 8200 section 4). */
+/*
+ * The transport header of a packet, behind IPv4 options or IPv6 extension headers (RFC 8200 section 4), and the flow
+ * hash.
+ */
 #ifndef DROPLET_TRANSPORT_H
 #define DROPLET_TRANSPORT_H
 
@@ -9,7 +12,7 @@
 #include "outcomes.h"
 
 #define MAX_EXTENSIONS 8
-#define FAR	       0x7ff /* a mask above the longest way that is looked at */
+#define MAX_OFFSET     0x7ff /* a mask above the largest offset that is parsed */
 
 #define EXTENSION_HOP_BY_HOP  0
 #define EXTENSION_ROUTING     43
@@ -23,8 +26,8 @@
 
 struct extension {
 	__u8 next;
-	__u8 length;   /* beyond the first 8 bytes, in units of 8 bytes; of AUTH beyond the first 8, in units of 4 */
-	__be16 offset; /* of FRAGMENT: in units of 8 bytes in the upper 13 bits, more follow in the last bit */
+	__u8 length;   /* beyond the first 8 bytes, in units of 8 bytes; AUTH: in units of 4 bytes */
+	__be16 offset; /* FRAGMENT only: the upper 13 bits in units of 8 bytes; the last bit: more fragments follow */
 	__be32 identity;
 };
 
@@ -42,42 +45,40 @@ static __always_inline void take_fragment(const struct extension *extension, str
 	transport->identity = extension->identity;
 }
 
-/* `at` is where the first header begins, of which `transport->protocol` is the number. */
+/* Skips extension headers; transport->offset and ->protocol are of the first header. */
 static __always_inline enum outcome skip_extensions(void *start, void *end, struct transport *transport)
 {
 	struct extension *extension;
 
 	for (int i = 0; i < MAX_EXTENSIONS; i++) {
 		if (!is_extension(transport->protocol))
-			return GO_ON;
+			return CONTINUE;
 		transport->extended = true;
-		transport->at = bounded(transport->at, FAR);
-		extension = start + transport->at;
+		transport->offset = bounded(transport->offset, MAX_OFFSET);
+		extension = start + transport->offset;
 		if ((void *)(extension + 1) > end)
 			return MALFORMED_INNER;
-		if (transport->protocol == EXTENSION_FRAGMENT && transport->fragment) /* what it holds, nobody sees */
+		if (transport->protocol == EXTENSION_FRAGMENT &&
+		    transport->fragment) /* a fragment of a fragment cannot be parsed */
 			return MALFORMED_INNER;
 		if (transport->protocol == EXTENSION_FRAGMENT)
 			take_fragment(extension, transport);
 		if (transport->protocol == EXTENSION_FRAGMENT)
-			transport->at += sizeof(*extension);
+			transport->offset += sizeof(*extension);
 		else if (transport->protocol == EXTENSION_AUTH)
-			transport->at += sizeof(*extension) + extension->length * 4;
+			transport->offset += sizeof(*extension) + extension->length * 4;
 		else
-			transport->at += sizeof(*extension) + extension->length * 8;
+			transport->offset += sizeof(*extension) + extension->length * 8;
 		transport->protocol = extension->next;
 		if (transport->later)
-			return GO_ON;
-		if (transport->at > FAR)
+			return CONTINUE;
+		if (transport->offset > MAX_OFFSET)
 			return EXTENSION_HEADERS;
 	}
-	return is_extension(transport->protocol) ? EXTENSION_HEADERS : GO_ON;
+	return is_extension(transport->protocol) ? EXTENSION_HEADERS : CONTINUE;
 }
 
-/*
- * `start` is an Ethernet header, `packet` what read_packet() found behind it. Fills all of `transport`, but for
- * MALFORMED_INNER.
- */
+/* `start` is the Ethernet header of a parsed packet. Fills all of `transport` unless it returns MALFORMED_INNER. */
 static __always_inline enum outcome find_transport(void *start, void *end, const struct packet *packet,
 						   struct transport *transport)
 {
@@ -89,38 +90,39 @@ static __always_inline enum outcome find_transport(void *start, void *end, const
 		if ((void *)(ipv6 + 1) > end)
 			return MALFORMED_INNER;
 		__builtin_memset(transport, 0, sizeof(*transport));
-		transport->at = sizeof(struct ethhdr) + sizeof(*ipv6);
+		transport->offset = sizeof(struct ethhdr) + sizeof(*ipv6);
 		transport->protocol = ipv6->nexthdr;
 		if (!is_extension(transport->protocol))
-			return GO_ON;
+			return CONTINUE;
 		outcome = skip_extensions(start, end, transport);
-		/* What stands in the frame behind the packet is none of its headers. */
-		return outcome == GO_ON && transport->at > packet->length ? MALFORMED_INNER : outcome;
+		/* Padding behind the packet contains none of its headers. */
+		return outcome == CONTINUE && transport->offset > packet->length ? MALFORMED_INNER : outcome;
 	}
 	if ((void *)(ip + 1) > end)
 		return MALFORMED_INNER;
-	transport->at = sizeof(struct ethhdr) + ip->ihl * 4;
+	transport->offset = sizeof(struct ethhdr) + ip->ihl * 4;
 	transport->protocol = ip->protocol;
 	transport->identity = ip->id;
 	transport->fragment = !!(ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE));
 	transport->later = !!(ip->frag_off & bpf_htons(FRAGMENT_OFFSET));
 	transport->extended = 0;
-	return GO_ON;
+	return CONTINUE;
 }
 
 /*
- * A flow's hash, from which the source port of its tunnel packets comes (RFC 8926 section 3.3): addresses, protocol
- * and, for TCP, UDP and SCTP, ports. The first fragment of a packet has them; the others find its hash by the packet's
- * identity, so that all that belongs to a flow takes one way. A fragment that overtook the first goes without ports.
+ * The hash of a flow, from which the source port of its tunnel packets is derived (RFC 8926 section 3.3): addresses,
+ * protocol and, for TCP, UDP and SCTP, ports. Only the first fragment of a packet has ports; later ones find the hash
+ * by the packet's identification, so that a flow keeps one path. A fragment that arrives before the first is hashed
+ * without ports.
  */
-/* The start of TCP, UDP and SCTP alike. */
+/* The start of TCP, UDP and SCTP headers. */
 struct ports {
 	__be16 source;
 	__be16 destination;
 };
 
-static __always_inline void key_of_fragment(struct fragment_key *key, __u32 slot, const struct packet *packet,
-					    const struct transport *transport)
+static __always_inline void fill_fragment_key(struct fragment_key *key, __u32 slot, const struct packet *packet,
+					      const struct transport *transport)
 {
 	key->slot = slot;
 	key->identity = transport->identity;
@@ -134,7 +136,7 @@ static __always_inline void remember_flow(__u32 slot, const struct packet *packe
 	struct fragment_key key;
 	struct fragment fragment = {flow};
 
-	key_of_fragment(&key, slot, packet, transport);
+	fill_fragment_key(&key, slot, packet, transport);
 	fragments.update(&key, &fragment);
 }
 
@@ -144,32 +146,33 @@ static __always_inline __u32 recall_flow(__u32 slot, const struct packet *packet
 	struct fragment_key key;
 	struct fragment *fragment;
 
-	key_of_fragment(&key, slot, packet, transport);
+	fill_fragment_key(&key, slot, packet, transport);
 	fragment = fragments.lookup(&key);
-	return fragment ? fragment->flow : otherwise; /* open: it overtook the first, or that is forgotten */
+	return fragment ? fragment->flow
+			: otherwise; /* open: the first fragment has not arrived, or its entry was evicted */
 }
 
-/* `start` is where the Ethernet header begins. */
+/* `start` is the Ethernet header. */
 static __always_inline enum outcome hash_flow(void *start, void *end, __u32 slot, const struct packet *packet,
 					      const struct transport *transport, __u32 *flow)
 {
 	__u64 addresses = (__u64)address_word(&packet->from.address) << 32 | address_word(&packet->to.address);
-	struct ports *ports = start + bounded(transport->at, FAR);
+	struct ports *ports = start + bounded(transport->offset, MAX_OFFSET);
 
 	*flow = hash_pair(addresses, transport->protocol);
 	if (transport->later) {
 		*flow = recall_flow(slot, packet, transport, *flow);
-		return GO_ON;
+		return CONTINUE;
 	}
 	if (transport->protocol == IPPROTO_UDP || transport->protocol == IPPROTO_TCP ||
 	    transport->protocol == IPPROTO_SCTP) {
-		if ((void *)(ports + 1) > end || transport->at + sizeof(*ports) > packet->length)
+		if ((void *)(ports + 1) > end || transport->offset + sizeof(*ports) > packet->length)
 			return MALFORMED_INNER;
 		*flow = hash_pair(addresses, (__u64) * (__u32 *)ports << 8 | transport->protocol);
 	}
 	if (transport->fragment)
 		remember_flow(slot, packet, transport, *flow);
-	return GO_ON;
+	return CONTINUE;
 }
 
 #endif

@@ -5,7 +5,9 @@
 
 #include "lib/kernel.h"
 
-/* Shows the verifier that `value` is at most `mask`, a bound that it knew and forgot, or that clang optimised away. */
+/*
+ * Shows the verifier that `value` is at most `mask`: a bound that it lost, or a mask that clang would optimise away.
+ */
 static __always_inline __u32 bounded(__u32 value, __u32 mask)
 {
 	asm volatile("" : "+r"(value));
@@ -13,10 +15,10 @@ static __always_inline __u32 bounded(__u32 value, __u32 mask)
 }
 
 /*
- * Has the verifier forget a value under 256, so that what follows is looked at once, not once for each value. It keeps
- * track of bytes on the stack only at multiples of 8.
+ * Returns a value below 256 that the verifier does not know, so it checks the code that follows once and not once for
+ * each value. The verifier tracks stack bytes only at multiples of 8, hence the index 4.
  */
-static __always_inline __u32 forgotten(__u32 value)
+static __always_inline __u32 unknown_scalar(__u32 value)
 {
 	volatile __u8 bytes[8] __attribute__((aligned(8)));
 
@@ -25,9 +27,9 @@ static __always_inline __u32 forgotten(__u32 value)
 }
 
 /*
- * Leaves a value as it is, while the verifier forgets what it has worked out about it. That of Linux 6.1 follows each
- * of the ways to a sum anew where they differ in what is known, which then are more than it follows at all.
+ * Makes the verifier treat a value as an unknown scalar. The one of Linux 6.1 would otherwise check each path to a sum
+ * on its own and exceed its limit.
  */
-#define forget(value) asm volatile("%0 = be64 %0\n%0 = be64 %0" : "+r"(value))
+#define mark_unknown(value) asm volatile("%0 = be64 %0\n%0 = be64 %0" : "+r"(value))
 
 #endif

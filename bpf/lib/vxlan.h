@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* VXLAN (RFC 7348), for peers that speak only that: as long as Geneve without options, and at the same place. */
+/* VXLAN (RFC 7348), for peers without Geneve. The header is as long as a Geneve header without options. */
 #ifndef DROPLET_VXLAN_H
 #define DROPLET_VXLAN_H
 
@@ -14,7 +14,7 @@ struct vxlan {
 
 #define VXLAN_HAS_VNI 0x08000000
 
-/* `at` is where the VXLAN header begins, by bytes from the frame's start; `payload` is what UDP says to follow it. */
+/* `at` is the offset of the VXLAN header, `payload` the length behind it according to UDP. */
 static __always_inline enum outcome parse_vxlan(void *start, void *end, __u32 at, __u32 payload, struct tunnel *tunnel)
 {
 	struct vxlan *vxlan = start + at;
@@ -29,7 +29,7 @@ static __always_inline enum outcome parse_vxlan(void *start, void *end, __u32 at
 	tunnel->vni = bpf_ntohl(vxlan->vni) >> 8;
 	tunnel->headers = at + sizeof(*vxlan);
 	tunnel->length = payload;
-	return GO_ON;
+	return CONTINUE;
 }
 
 static __always_inline void write_vxlan(struct vxlan *vxlan, const struct tunnel *tunnel)

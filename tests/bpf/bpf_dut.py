@@ -39,9 +39,17 @@ DROPLET_MAC = {
     name: bytes([6, 0, 0, 0, 0, n]) for n, names in enumerate(OVER_IPV6.items(), 1) for name in names if n <= 5
 }
 SIZES = {MapName.ENDPOINT_COUNTERS: 8, MapName.DIRECT: 1024}
-DECLARED = {"outcomes", "programs", "frame_states", "local_droplets", "told"}
+DECLARED = {"outcomes", "programs", "frame_states", "local_droplets", "icmp_ratelimit"}
 """Maps of the size that the programs say."""
-ARRAYS = {"outcomes", "frame_states", "told", "local_droplets", "interfaces", "endpoint_counters", "kernel_layouts"}
+ARRAYS = {
+    "outcomes",
+    "frame_states",
+    "icmp_ratelimit",
+    "local_droplets",
+    "interfaces",
+    "endpoint_counters",
+    "kernel_layouts",
+}
 """Maps whose entries are always there."""
 SLOT, UNCOUNTED_SLOT = 1, 200
 """A's place in `interfaces` and `endpoint_counters`, and one that only `interfaces` has."""
@@ -211,10 +219,11 @@ class Dut:
         self.put(MapName.DIRECT, key(address), map_layout.DIRECT_PATH.pack(mapped(self.droplet(host)), flags, 0, tick))
 
     def reset_icmp_ratelimit(self) -> None:
-        """Forget which ICMP errors were told."""
-        buckets = bpf.map_info(self.fds["told"]).max_entries
+        """Fill all token buckets of ICMP errors."""
+        buckets = bpf.map_info(self.fds["icmp_ratelimit"]).max_entries
         bpf.update_batch(
-            self.fds["told"], [(map_layout.U32.pack(n), bytes(map_layout.TOLD.size)) for n in range(buckets)]
+            self.fds["icmp_ratelimit"],
+            [(map_layout.U32.pack(n), bytes(map_layout.TOKEN_BUCKET.size)) for n in range(buckets)],
         )
 
     def fill(self, over_ipv6: bool = False) -> None:
@@ -259,7 +268,7 @@ class Dut:
         cpus = [map_layout.ENDPOINT_TRAFFIC.unpack(value)[::2] for value in values]
         return tuple(map(sum, zip(*cpus, strict=True)))
 
-    def from_substrate(self, frame: bytes, metadata: int = 0, uplink: int = UPLINK) -> Run:
+    def from_underlay(self, frame: bytes, metadata: int = 0, uplink: int = UPLINK) -> Run:
         return self._run("transit_xdp", frame, uplink, metadata)
 
     def from_endpoint(self, frame: bytes, metadata: int = 0, arrival: int = ARRIVAL) -> Run:

@@ -59,7 +59,7 @@ def frame(rng: Random, model: Model) -> Frame:
         if c.once(0.5):
             return Frame("transit_xdp", rng.choice(UPLINKS), noise)
         return Frame("transit_agent", IFINDEX_BASE + rng.randrange(SLOTS), noise)
-    made = _from_endpoint(c, model) if kind < 0.5 else _from_substrate(c, model)
+    made = _from_endpoint(c, model) if kind < 0.5 else _from_underlay(c, model)
     return made._replace(metadata=4 * rng.randrange(54)) if c.once(0.01) else made
 
 
@@ -165,7 +165,7 @@ def _from_endpoint(c: RandomSource, model: Model) -> Frame:
 # From the substrate
 
 
-def _from_substrate(c: RandomSource, model: Model) -> Frame:
+def _from_underlay(c: RandomSource, model: Model) -> Frame:
     uplink = c.rng.choice(list(model.uplinks.values()))
     v4 = is_v4(uplink.address)
     peers = [peer for peer in PEERS if is_v4(peer) == v4]

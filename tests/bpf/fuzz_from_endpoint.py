@@ -136,7 +136,7 @@ class FromEndpoint(Replies):
             pinned = sender.flags & map_layout.INTERFACE_PINNED or all(flags for host, flags in ways if host == peer)
             need(not pinned or free, "pinned: never directly")
             down = model.hops[(peer, model.uplinks[sender.droplet].interface)].flags & map_layout.NEXT_HOP_DOWN
-            bouncer = network and network.flags & map_layout.NETWORK_BOUNCED_HERE  # which knows no other way
+            bouncer = network and network.flags & map_layout.NETWORK_LOCAL_BOUNCER  # which knows no other way
             need(not down or bouncer, "never directly to one that is down, but by its bouncer")
             need(not tunnel.options, "a direct packet carries no options")
             vxlan = endpoint and endpoint.flags & map_layout.ENDPOINT_VXLAN
@@ -219,10 +219,10 @@ class FromEndpoint(Replies):
         need(step.leaves == step.arrival, "an ICMP error goes back")
         need(self._own(sender, about.source), "only own packets are complained about")
         head, v4 = step.out[ip.transport : ip.transport + 8], is_v4(ip.source)
-        if step.outcome is Outcome.TTL_TOLD:
+        if step.outcome is Outcome.ICMP_TTL_EXCEEDED_SENT:
             kind = b"\x0b\0" if v4 else b"\x03\0"
             need(head[:2] == kind and about.ttl <= 1 and not any(head[4:8]), "time to live is used up")
-        elif step.outcome is Outcome.UNREACHABLE_TOLD:
+        elif step.outcome is Outcome.ICMP_UNREACHABLE_SENT:
             self._check_unreachable(head, sender.vni, about, came_back=False)
         elif step.outcome is Outcome.GATEWAY_REFUSED:
             self._check_refused(step, head, about)

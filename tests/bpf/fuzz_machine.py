@@ -29,8 +29,8 @@ from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 CLONE_NEWNET = 0x40000000
 MMAPABLE = 1 << 10
 REDIRECT, JIFFIES = 23, 118
-ARRAYS = (MapName.OUTCOMES, MapName.ENDPOINT_COUNTERS, MapName.INTERFACES, MapName.LOCAL_DROPLETS, MapName.TOLD,
-          MapName.FRAME_STATES)  # fmt: skip
+ARRAYS = (MapName.OUTCOMES, MapName.ENDPOINT_COUNTERS, MapName.INTERFACES, MapName.LOCAL_DROPLETS,
+          MapName.ICMP_RATELIMIT, MapName.FRAME_STATES)  # fmt: skip
 SIZES = {
     MapName.ENDPOINT_COUNTERS: SLOTS,
     MapName.INTERFACES: SLOTS,
@@ -160,8 +160,8 @@ class Machine:
         self.memory[MapName.OUTCOMES][: len(self._clean)] = self._clean
 
     def reset_icmp_ratelimit(self) -> None:
-        """Forget which ICMP errors were told, so that the limit does not depend on the time between frames."""
-        self.memory[MapName.TOLD][:] = bytes(len(self.memory[MapName.TOLD]))
+        """Fill all token buckets of ICMP errors, so that the limit does not depend on the time between frames."""
+        self.memory[MapName.ICMP_RATELIMIT][:] = bytes(len(self.memory[MapName.ICMP_RATELIMIT]))
 
     def _dump(self, name: str) -> dict[bytes, bytes]:
         return dict(bpf.entries(self.fds[name]))
@@ -198,7 +198,7 @@ class Machine:
         numbers = self._outcomes.unpack_from(memory)
         memory[: len(self._clean)] = self._clean
         moved = [(Outcome(i // 2), numbers[i], numbers[i + 1]) for i in range(0, len(numbers), 2) if numbers[i]]
-        received = [Outcome.RECEIVED_FROM_SUBSTRATE, Outcome.RECEIVED_FROM_ENDPOINT][program == "transit_agent"]
+        received = [Outcome.RECEIVED_FROM_UNDERLAY, Outcome.RECEIVED_FROM_ENDPOINT][program == "transit_agent"]
         if (
             len(moved) != 2
             or moved[0] != (received, 1, length)

@@ -108,7 +108,7 @@ class Model:
         return self.network_of(vni, one) is not self.network_of(vni, other)
 
     def divided_here(self, vni: int) -> bool:
-        return vni in self.vpcs and bool(self.vpcs[vni].flags & map_layout.VPC_DIVIDED_HERE)
+        return vni in self.vpcs and bool(self.vpcs[vni].flags & map_layout.VPC_LOCAL_DIVIDER)
 
     def entries(self, tick: int, per_second: int) -> dict[MapName, dict[bytes, bytes]]:
         """Return what belongs into every map."""
@@ -215,7 +215,7 @@ def _add_vpc(rng: Random, model: Model, vni: int) -> None:
     pinned = {at: rng.random() < 0.3 for at in (0, 1)}
     for at, cidr in enumerate(CIDRS):
         if rng.random() < 0.93:
-            flags = map_layout.NETWORK_BOUNCED_HERE if rng.random() < 0.35 else 0
+            flags = map_layout.NETWORK_LOCAL_BOUNCER if rng.random() < 0.35 else 0
             flags |= map_layout.NETWORK_PINNED if pinned[at % 2] else 0
             gateway = map_layout.mapped(ip_network(cidr)[254].packed)
             model.networks[(vni, cidr)] = Network(vni, cidr, gateway, flags, _some_peers(rng, model))

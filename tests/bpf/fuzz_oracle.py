@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fuzz_drops import is_true
 from fuzz_from_endpoint import FromEndpoint
-from fuzz_from_substrate import FromSubstrate
+from fuzz_from_underlay import FromSubstrate
 from fuzz_machine import Step
 from fuzz_model import Model
 from fuzz_parse import Tunnel
@@ -48,15 +48,15 @@ class Oracle(FromEndpoint, FromSubstrate):
             Outcome.ARP_ANSWERED: self._arp_answered,
             Outcome.ND_ANSWERED: self._nd_answered,
             Outcome.GATEWAY_ECHO: self._echo,
-            Outcome.TOO_BIG_TOLD: self._icmp_sent_here,
-            Outcome.UNREACHABLE_TOLD: self._icmp_sent_here,
-            Outcome.TTL_TOLD: self._icmp_answered,
+            Outcome.ICMP_TOO_BIG_SENT: self._icmp_sent_here,
+            Outcome.ICMP_UNREACHABLE_SENT: self._icmp_sent_here,
+            Outcome.ICMP_TTL_EXCEEDED_SENT: self._icmp_answered,
             Outcome.GATEWAY_REFUSED: self._icmp_answered,
             Outcome.PROBE_REFLECTED: self._reflected,
             Outcome.ARP_ANSWERED_REMOTE: self._arp_answered_remote,
             Outcome.ND_ANSWERED_REMOTE: self._nd_answered_remote,
-            Outcome.TOO_BIG_TOLD_REMOTE: self._icmp_answered_remote,
-            Outcome.UNREACHABLE_TOLD_REMOTE: self._icmp_answered_remote,
+            Outcome.ICMP_TOO_BIG_SENT_REMOTE: self._icmp_answered_remote,
+            Outcome.ICMP_UNREACHABLE_SENT_REMOTE: self._icmp_answered_remote,
             **dict.fromkeys(SENT, self._sent),
             **dict.fromkeys(HANDED, self._handed),
             Outcome.HANDED_TO_BOUNCER: self._by_role,
@@ -100,7 +100,9 @@ class Oracle(FromEndpoint, FromSubstrate):
         tunnel, _ = data_packet(self.model, step)
         asked = asked_by(tunnel.inner)
         if asked:
-            need(step.outcome is Outcome.NOT_HERE and not written, "a question teaches nothing, and ends here")
+            need(
+                step.outcome is Outcome.ENDPOINT_NOT_LOCAL and not written, "a question teaches nothing, and ends here"
+            )
             self._check_forgotten(step, tunnel, gone, *asked)
             return
         ip = ip_of(tunnel.inner)

@@ -92,7 +92,7 @@ class Replies:
         to, source = model.network_of(vni, culprit.destination), model.network_of(vni, culprit.source)
         need(not any(head[4:8]), "no word of a number")
         if head[:2] == (b"\x03\x01" if v4 else b"\x01\x03"):
-            need(to and to.flags & map_layout.NETWORK_BOUNCED_HERE, "of its endpoints only a network's bouncer knows")
+            need(to and to.flags & map_layout.NETWORK_LOCAL_BOUNCER, "of its endpoints only a network's bouncer knows")
             need(came_back or (vni, culprit.destination) not in model.endpoints, "and it knows of none")
             return
         need(head[:2] == (b"\x03\x00" if v4 else b"\x01\x00"), "it says that no host or no network is there")

@@ -105,7 +105,7 @@ def is_own_misdirected(model: Model, tunnel: Tunnel, ip: Ip) -> bool:
     """Return whether an endpoint of this host sent a packet that bouncers sent to this very host, in vain."""
     sender, to = model.endpoints.get((tunnel.vni, ip.source)), model.network_of(tunnel.vni, ip.destination)
     here = bool(sender and sender.ifindex) and tunnel.option(RTS) is not None and origin_of(tunnel) not in model.peers
-    role = bool(to and to.flags & map_layout.NETWORK_BOUNCED_HERE) or model.divided_here(tunnel.vni)
+    role = bool(to and to.flags & map_layout.NETWORK_LOCAL_BOUNCER) or model.divided_here(tunnel.vni)
     return here and not role and (tunnel.vni, ip.destination) not in model.endpoints
 
 

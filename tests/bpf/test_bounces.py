@@ -57,7 +57,7 @@ def test_every_byte_of_a_bounced_packet(
     peer, own, origin = (S2, S1, S4) if came == 6 else (D2, D1, D4)
     rts = p.rts(origin, 1) + p.option(0x0102, 5, bytes(8))
     payload = p.geneve(VNI, frame, options=rts) if kinds[0] == GENEVE else p.vxlan(VNI, frame)
-    run = dut.from_substrate(
+    run = dut.from_underlay(
         Outer(peer, own, port=kinds[0], ttl=9, tos=0xBA, source_port=60001, vlan=tags[0] or None).wrap(payload)
     )
     assert run.outcome is Outcome.BOUNCED
@@ -89,6 +89,6 @@ def test_both_ends_of_a_bounce_are_on_one_uplink_of_two_vlans(dut: Dut) -> None:
     dut.local(0, D1, UPLINK, vlan=TAG_IN)
     dut.local(1, "192.0.2.6", UPLINK, vlan=TAG_OUT)
     dut.endpoint(R, D2)
-    run = dut.from_substrate(Outer(vlan=TAG_IN).wrap(p.geneve(VNI, frame_to(R), options=p.rts(D4))))
+    run = dut.from_underlay(Outer(vlan=TAG_IN).wrap(p.geneve(VNI, frame_to(R), options=p.rts(D4))))
     assert run.outcome is Outcome.BOUNCED
     assert run.frame[12:16] == b"\x81\x00" + TAG_IN.to_bytes(2, "big"), "the droplet that it came for reaches the next"

@@ -37,7 +37,7 @@ def small(made: Dut) -> Dut:
 def test_more_senders_than_places_are_heard_and_the_last_one_is_known(small: Dut) -> None:
     senders = [f"10.0.{n // 200}.{n % 200 + 20}" for n in range(TIMES * PLACES)]
     for sender in senders:
-        assert small.from_substrate(tunnelled(frame_to(A, sender))).outcome is Outcome.DELIVERED
+        assert small.from_underlay(tunnelled(frame_to(A, sender))).outcome is Outcome.DELIVERED
         assert (small.direct(sender) or ("",))[0] == D2
     found = small.entries(MapName.DIRECT)
     assert 0 < len(found) <= bpf.map_info(small.fds[MapName.DIRECT]).max_entries

@@ -28,7 +28,7 @@ def test_marks_merge_at_the_tunnels_end(dut: Dut, inner: int, outer: int, result
     receiver, sender, source, destination = OVER[over]
     dut.fill(over_ipv6=":" in source)
     frame = frame_to(receiver, sender, tos=DSCP_INSIDE | inner)
-    run = dut.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
+    run = dut.from_underlay(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
     if result is None:
         assert run.outcome is Outcome.ECN_NOT_CAPABLE
     else:
@@ -43,7 +43,7 @@ def test_marks_survive_the_bounce(dut: Dut, inner: int, outer: int, result: int 
     dut.fill(over_ipv6=":" in source)
     dut.endpoint(sender, D3)
     frame = frame_to(sender, receiver, tos=DSCP_INSIDE | inner)
-    run = dut.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
+    run = dut.from_underlay(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
     if result is None:
         assert run.outcome is Outcome.ECN_NOT_CAPABLE
         return
@@ -63,11 +63,11 @@ def test_marks_survive_a_dividers_hop(
     there = ELSEWHERE6 if ":" in receiver else ELSEWHERE
     dut.fill(over_ipv6=":" in source)
     if role is Outcome.HANDED_TO_BOUNCER:
-        dut.vpc((D1,), map_layout.VPC_DIVIDED_HERE)
+        dut.vpc((D1,), map_layout.VPC_LOCAL_DIVIDER)
     else:
-        dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+        dut.own_network((D1,), map_layout.NETWORK_LOCAL_BOUNCER)
     frame = frame_to(there, sender, tos=DSCP_INSIDE | inner)
-    run = dut.from_substrate(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
+    run = dut.from_underlay(tunnelled(frame, Outer(source, destination, tos=DSCP_OUTSIDE | outer)))
     if result is None:
         assert run.outcome is Outcome.ECN_NOT_CAPABLE
         return
@@ -103,17 +103,17 @@ def outer_tos(frame: bytes) -> int:
 
 @pytest.mark.parametrize("ecn", [NOT_ECT, ECT1, ECT0, CE])
 def test_a_bouncers_answer_to_arp_starts_without_marks(dut: Dut, ecn: int) -> None:
-    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
-    run = dut.from_substrate(tunnelled(asks(R), Outer(tos=DSCP_OUTSIDE | ecn), options=p.rts(D4)))
+    dut.own_network((D1,), map_layout.NETWORK_LOCAL_BOUNCER)
+    run = dut.from_underlay(tunnelled(asks(R), Outer(tos=DSCP_OUTSIDE | ecn), options=p.rts(D4)))
     assert run.outcome is Outcome.ARP_ANSWERED_REMOTE
     assert outer_tos(run.frame) == DSCP_OUTSIDE
 
 
 def test_marks_merge_out_of_vxlan_too(dut: Dut) -> None:
     frame = frame_to(tos=ECT0)
-    assert dut.from_substrate(Outer(port=4789, tos=CE).wrap(p.vxlan(VNI, frame))).frame == frame_to(tos=CE)
+    assert dut.from_underlay(Outer(port=4789, tos=CE).wrap(p.vxlan(VNI, frame))).frame == frame_to(tos=CE)
 
 
 def test_a_mark_that_is_merged_leaves_a_right_checksum(dut: Dut) -> None:
-    run = dut.from_substrate(tunnelled(frame_to(tos=ECT0), Outer(tos=CE)))
+    run = dut.from_underlay(tunnelled(frame_to(tos=ECT0), Outer(tos=CE)))
     assert p.checksum(run.frame[14:34]) == 0

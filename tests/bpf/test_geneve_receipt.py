@@ -48,7 +48,7 @@ DROPPED: dict[str, tuple[dict[str, object], Outcome]] = {
 def test_what_a_tunnel_endpoint_must_drop(dut: Dut, sentence: str, outer: Outer, rts: bytes) -> None:
     dut.fill(over_ipv6=":" in outer.source)
     header, outcome = DROPPED[sentence]
-    assert dut.from_substrate(tunnelled(None, outer, **header)).outcome is outcome
+    assert dut.from_underlay(tunnelled(None, outer, **header)).outcome is outcome
 
 
 ACCEPTED: dict[str, dict[str, object]] = {
@@ -71,7 +71,7 @@ ACCEPTED: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("sentence", ACCEPTED)
 def test_what_a_tunnel_endpoint_must_accept(dut: Dut, sentence: str, outer: Outer, rts: bytes, inner: bytes) -> None:
     dut.fill(over_ipv6=":" in outer.source)
-    run = dut.from_substrate(tunnelled(inner, outer, **ACCEPTED[sentence]))
+    run = dut.from_underlay(tunnelled(inner, outer, **ACCEPTED[sentence]))
     assert run.outcome is Outcome.DELIVERED
     assert run.frame == inner
 
@@ -81,7 +81,7 @@ def test_what_a_tunnel_endpoint_must_accept(dut: Dut, sentence: str, outer: Oute
 def test_options_are_understood_in_any_order(dut: Dut, order: tuple[int, ...], outer: Outer, rts: bytes) -> None:
     dut.fill(over_ipv6=":" in outer.source)
     options = [rts, SKIPPED, p.option(0x0103, 0x06, bytes(20))]
-    run = dut.from_substrate(tunnelled(FROM_AFAR, outer, options=b"".join(options[n] for n in order)))
+    run = dut.from_underlay(tunnelled(FROM_AFAR, outer, options=b"".join(options[n] for n in order)))
     assert run.outcome is Outcome.DELIVERED
     assert (dut.direct(AFAR) or ("",))[0] == dut.droplet(D4)
 
@@ -89,20 +89,20 @@ def test_options_are_understood_in_any_order(dut: Dut, order: tuple[int, ...], o
 @pytest.mark.parametrize("other", [SKIPPED, p.rts(D4)])
 def test_a_critical_option_is_found_in_any_order(dut: Dut, other: bytes) -> None:
     for options in (other + CRITICAL, CRITICAL + other, other + CRITICAL + other):
-        assert dut.from_substrate(tunnelled(options=options)).outcome is Outcome.CRITICAL_OPTION
+        assert dut.from_underlay(tunnelled(options=options)).outcome is Outcome.CRITICAL_OPTION
 
 
 @pytest.mark.parametrize(("outer", "rts"), BOTH)
 def test_the_last_of_two_options_of_a_kind_counts(dut: Dut, outer: Outer, rts: bytes) -> None:
     dut.fill(over_ipv6=":" in outer.source)
     first = p.rts(dut.droplet("192.0.2.5"))
-    assert dut.from_substrate(tunnelled(FROM_AFAR, outer, options=first + rts)).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled(FROM_AFAR, outer, options=first + rts)).outcome is Outcome.DELIVERED
     assert (dut.direct(AFAR) or ("",))[0] == dut.droplet(D4)
 
 
 def test_a_vni_is_another_vpc_in_all_of_its_24_bits(dut: Dut) -> None:
     for bit in range(24):
-        run = dut.from_substrate(Outer().wrap(p.geneve(VNI ^ 1 << bit, frame_to(), options=p.rts(D4))))
+        run = dut.from_underlay(Outer().wrap(p.geneve(VNI ^ 1 << bit, frame_to(), options=p.rts(D4))))
         assert run.outcome is Outcome.MISDIRECTED, "another one, that this host does not know"
 
 
@@ -112,7 +112,7 @@ def test_a_datagram_cut_anywhere_is_not_delivered(dut: Dut, length: int, over: t
     """The outer lengths are right for what is left: the parsers find the end by themselves."""
     dut.fill(over_ipv6=":" in over[0])
     whole = p.geneve(VNI, frame_to(), options=p.rts(dut.droplet(D4)) + SKIPPED)
-    assert dut.from_substrate(Outer(*over).wrap(whole[:length])).outcome in {
+    assert dut.from_underlay(Outer(*over).wrap(whole[:length])).outcome in {
         Outcome.MALFORMED_OUTER, Outcome.MALFORMED_GENEVE, Outcome.MALFORMED_INNER,
     }  # fmt: skip
 
@@ -120,5 +120,5 @@ def test_a_datagram_cut_anywhere_is_not_delivered(dut: Dut, length: int, over: t
 @pytest.mark.parametrize("length", [0xFFFF, 65500, 65482, 65481, 65535 - 40, 13, 12])
 def test_an_inner_length_of_ipv6_beyond_the_frame_is_malformed(dut: Dut, length: int) -> None:
     inner = p.ethernet(MAC[A6], MAC[R6], p.IPV6, p.ipv6(R6, A6, p.udp(), length=length))
-    outcome = dut.from_substrate(tunnelled(inner)).outcome
+    outcome = dut.from_underlay(tunnelled(inner)).outcome
     assert outcome is (Outcome.DELIVERED if length <= 12 else Outcome.MALFORMED_INNER)

@@ -181,7 +181,7 @@ def test_over_ipv6_a_flow_has_a_label_of_its_own(dut: Dut) -> None:
 
 def test_a_bounce_keeps_the_source_port(dut: Dut) -> None:
     dut.endpoint(R, D3)
-    run = dut.from_substrate(tunnelled(frame_to(R), Outer(source_port=61234)))
+    run = dut.from_underlay(tunnelled(frame_to(R), Outer(source_port=61234)))
     assert source_port(run.frame) == 61234
 
 
@@ -196,13 +196,13 @@ def test_the_time_to_live_is_a_pipes(dut: Dut, inner: int, outer: int, ttl: int)
     assert run.frame.endswith(frame)
     here = frame_to(A6 if inner == 6 else A, R6 if inner == 6 else R, ttl=ttl)
     over = (S2, S1) if outer == 6 else (D2, D1)
-    assert dut.from_substrate(tunnelled(here, Outer(*over, ttl=7))).frame == here
+    assert dut.from_underlay(tunnelled(here, Outer(*over, ttl=7))).frame == here
 
 
 def test_no_option_but_ours_leaves_and_a_bouncer_passes_none_on(dut: Dut) -> None:
     dut.endpoint(R, D3)
     options = p.option(0x0102, 0x05, bytes(4)) + p.rts(D4, 1)
-    run = dut.from_substrate(tunnelled(frame_to(R), options=options))
+    run = dut.from_underlay(tunnelled(frame_to(R), options=options))
     assert run.frame[42:].startswith(p.geneve(VNI, b"", options=p.rts(D4, 2)))
 
 
@@ -223,6 +223,6 @@ def test_an_ipv6_origin_does_not_travel_over_ipv4(dut: Dut) -> None:
     dut.endpoint(R, D3)
     dut.over_ipv6 = True
     dut.known(D2)
-    run = dut.from_substrate(tunnelled(frame_to(R), Outer(S2, S1), options=p.rts(S4)))
+    run = dut.from_underlay(tunnelled(frame_to(R), Outer(S2, S1), options=p.rts(S4)))
     assert run.outcome is Outcome.BOUNCED
     assert run.frame[42:] == p.geneve(VNI, frame_to(R), options=p.rts(D1, 1, p.UNLEARNT))

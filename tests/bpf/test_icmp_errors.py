@@ -34,10 +34,12 @@ from bpf_dut import (
     Dut,
     R,
 )  # fmt: skip
-from bpf_tunnels import Outer, tunnelled
+from bpf_tunnels import Outer, frame_to, tunnelled
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
+from agent.datapath.bpf import compiler
+from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
@@ -74,7 +76,7 @@ def error(
 def test_what_exceeds_the_endpoints_mtu_is_told(dut: Dut, family: int, size: int) -> None:
     frame = long(family, R6 if family == 6 else R, size)
     run = dut.from_endpoint(frame)
-    assert run.outcome is Outcome.TOO_BIG_TOLD
+    assert run.outcome is Outcome.ICMP_TOO_BIG_SENT
     assert run.frame == error(family, frame[14:], MTU)
 
 
@@ -121,7 +123,7 @@ def test_another_endpoint_of_this_host_that_takes_less_is_told_too(dut: Dut, fam
 def test_a_used_up_time_to_live_is_told_where_the_gateway_routes(dut: Dut, family: int, ttl: int) -> None:
     frame = long(family, R6 if family == 6 else R, 100, ttl=ttl, to_mac=GW)
     run = dut.from_endpoint(frame)
-    assert run.outcome is Outcome.TTL_TOLD
+    assert run.outcome is Outcome.ICMP_TTL_EXCEEDED_SENT
     assert run.frame == error(family, frame[14:], 0)
 
 
@@ -151,10 +153,10 @@ UNTOLD = [
     ("an ICMP error", icmp(3), Outcome.TOO_BIG),
     ("an ICMPv6 error", icmpv6(1), Outcome.TOO_BIG),
     ("an unknown ICMPv6 error", icmpv6(127), Outcome.TOO_BIG),
-    ("an echo request", icmp(8), Outcome.TOO_BIG_TOLD),
-    ("an echo reply", icmp(0), Outcome.TOO_BIG_TOLD),
-    ("an ICMPv6 echo request", icmpv6(128), Outcome.TOO_BIG_TOLD),
-    ("a first fragment", icmp(8, fragment=p.MF), Outcome.TOO_BIG_TOLD),
+    ("an echo request", icmp(8), Outcome.ICMP_TOO_BIG_SENT),
+    ("an echo reply", icmp(0), Outcome.ICMP_TOO_BIG_SENT),
+    ("an ICMPv6 echo request", icmpv6(128), Outcome.ICMP_TOO_BIG_SENT),
+    ("a first fragment", icmp(8, fragment=p.MF), Outcome.ICMP_TOO_BIG_SENT),
     ("a later fragment", icmp(8, fragment=100), Outcome.TOO_BIG),
     ("a later fragment of IPv6", p.ethernet(MAC[R], MAC[A], p.IPV6, p.ipv6(
         A6, R6, p.fragment_header(p.UDP, 1480) + bytes(1450), protocol=p.FRAGMENT)), Outcome.TOO_BIG),
@@ -175,11 +177,11 @@ def test_nobody_is_told_without_a_network_to_speak_for(dut: Dut) -> None:
 
 def test_errors_are_limited_per_receiver_and_second(dut: Dut) -> None:
     outcomes = [dut.from_endpoint(long(4, R, 1500)).outcome for _ in range(400)]
-    assert set(outcomes[:50]) == {Outcome.TOO_BIG_TOLD}
+    assert set(outcomes[:50]) == {Outcome.ICMP_TOO_BIG_SENT}
     assert Outcome.TOO_BIG in outcomes
-    assert dut.from_endpoint(long(6, R6, 1500)).outcome is Outcome.TOO_BIG_TOLD, "another receiver"
+    assert dut.from_endpoint(long(6, R6, 1500)).outcome is Outcome.ICMP_TOO_BIG_SENT, "another receiver"
     dut.reset_icmp_ratelimit()
-    assert dut.from_endpoint(long(4, R, 1500)).outcome is Outcome.TOO_BIG_TOLD, "another second"
+    assert dut.from_endpoint(long(4, R, 1500)).outcome is Outcome.ICMP_TOO_BIG_SENT, "another second"
 
 
 def test_a_path_shorter_than_the_headers_is_not_told_as_a_time_to_live(dut: Dut) -> None:
@@ -209,8 +211,8 @@ def test_the_sender_of_a_packet_through_a_tunnel_is_told(dut: Dut, where: str, f
         fits = 1200
     packet = (p.ipv6 if family == 6 else p.ipv4)(sender, receiver, p.udp(data=bytes(1250)), tos=0x02)
     inner = p.ethernet(MAC[A], MAC[R], p.IPV6 if family == 6 else p.IPV4, packet)
-    run = dut.from_substrate(tunnelled(inner, Outer(peer, own, tos=0x2A), options=p.rts(origin, 1)))
-    assert run.outcome is Outcome.TOO_BIG_TOLD_REMOTE
+    run = dut.from_underlay(tunnelled(inner, Outer(peer, own, tos=0x2A), options=p.rts(origin, 1)))
+    assert run.outcome is Outcome.ICMP_TOO_BIG_SENT_REMOTE
     label = int.from_bytes(run.frame[14:18], "big") & 0xFFFFF if outer == 6 else 0
     expected = Outer(own, origin, fragment=p.DF, label=label, tos=0x28)
     error_frame = error(family, packet, fits, to=sender, to_mac=MAC[R])
@@ -226,8 +228,8 @@ def test_a_sender_in_a_network_that_is_not_known_here_is_told_by_the_receivers_g
     dut.endpoint(receiver, D1, SLOT, mtu=1200)
     packet = (p.ipv6 if family == 6 else p.ipv4)(sender, receiver, p.udp(data=bytes(1250)))
     inner = p.ethernet(MAC[A], MAC[R], p.IPV6 if family == 6 else p.IPV4, packet)
-    run = dut.from_substrate(tunnelled(inner))
-    assert run.outcome is Outcome.TOO_BIG_TOLD_REMOTE
+    run = dut.from_underlay(tunnelled(inner))
+    assert run.outcome is Outcome.ICMP_TOO_BIG_SENT_REMOTE
     assert run.frame.endswith(error(family, packet, 1200, sender, MAC[R], gateway))
 
 
@@ -235,14 +237,27 @@ def test_a_strangers_packet_is_told_to_nobody(dut: Dut) -> None:
     dut.next_hop(D3, mtu=300)
     dut.endpoint(R, D3)
     inner = p.ethernet(MAC[R], MAC[B], p.IPV4, p.ipv4("10.0.0.44", R, p.udp(data=bytes(400))))
-    assert dut.from_substrate(tunnelled(inner, options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
+    assert dut.from_underlay(tunnelled(inner, options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
     dut.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN)
-    assert dut.from_substrate(tunnelled(inner, options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
+    assert dut.from_underlay(tunnelled(inner, options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
 
 
 def test_an_error_that_comes_through_a_tunnel_is_delivered_and_teaches_nothing(dut: Dut) -> None:
     quoted = p.ipv4(A, R, p.udp())
     error_frame = error(4, quoted, 1200)
-    run = dut.from_substrate(tunnelled(error_frame, options=p.rts(D3, 0, p.UNLEARNT)))
+    run = dut.from_underlay(tunnelled(error_frame, options=p.rts(D3, 0, p.UNLEARNT)))
     assert (run.outcome, run.frame) == (Outcome.DELIVERED, error_frame)
     assert dut.entries(MapName.DIRECT) == {}
+
+
+def test_a_token_bucket_refills_with_time_up_to_its_burst(dut: Dut) -> None:
+    dut.from_underlay(tunnelled(frame_to(A)))
+    learnt = dut.direct(R)
+    assert learnt is not None
+    fifth = learnt[2] - compiler.ticks_per_second() // 5  # of a second ago: ten tokens
+    buckets = bpf.map_info(dut.fds["icmp_ratelimit"]).max_entries
+    value = map_layout.TOKEN_BUCKET.pack(fifth, 50)
+    bpf.update_batch(dut.fds["icmp_ratelimit"], [(map_layout.U32.pack(n), value) for n in range(buckets)])
+    outcomes = [dut.from_endpoint(long(4, R, 1500)).outcome for _ in range(400)]
+    assert set(outcomes[:10]) == {Outcome.ICMP_TOO_BIG_SENT}
+    assert Outcome.TOO_BIG in outcomes

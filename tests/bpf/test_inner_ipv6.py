@@ -113,7 +113,7 @@ EXTENDED = {
 def test_extension_headers_inside_are_carried_unchanged(dut: Dut, sentence: str) -> None:
     first, headers = EXTENDED[sentence]
     frame = p.ethernet(MAC[A], MAC[R], p.IPV6, p.ipv6(R6, A6, headers + p.udp(), protocol=first))
-    assert dut.from_substrate(tunnelled(frame)).frame == frame
+    assert dut.from_underlay(tunnelled(frame)).frame == frame
     if "more than" not in sentence:
         out = behind(headers, first)
         assert dut.from_endpoint(out).frame[50:] == out
@@ -199,9 +199,9 @@ def test_fragments_inside_reach_their_endpoint_on_every_path(dut: Dut, way: str,
     to, own, far = addresses[family == 6], (A, A6)[family == 6], (R, R6)[family == 6]
     kind = p.IPV6 if family == 6 else p.IPV4
     if outcome is Outcome.HANDED_TO_BOUNCER:
-        dut.vpc((D1,), map_layout.VPC_DIVIDED_HERE)
+        dut.vpc((D1,), map_layout.VPC_LOCAL_DIVIDER)
     if outcome is Outcome.HANDED_TO_DIVIDER:
-        dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+        dut.own_network((D1,), map_layout.NETWORK_LOCAL_BOUNCER)
     if outcome is Outcome.SENT_TO_DIVIDER:
         dut.interface(flags=map_layout.INTERFACE_PINNED)
     if outcome in (Outcome.SENT_DIRECT, Outcome.DELIVERED_SAME_HOST, Outcome.SENT_TO_BOUNCER, Outcome.SENT_TO_DIVIDER):
@@ -209,12 +209,12 @@ def test_fragments_inside_reach_their_endpoint_on_every_path(dut: Dut, way: str,
         run = dut.from_endpoint(frame)
     elif outcome is Outcome.REROUTED:
         frame = p.ethernet(MAC[R], MAC[A], kind, fragment(own, to, later=later))
-        run = dut.from_substrate(tunnelled(frame, options=p.INVALIDATE, flags=0x40))
+        run = dut.from_underlay(tunnelled(frame, options=p.INVALIDATE, flags=0x40))
     else:
         options = b"" if outcome is Outcome.RETURNED else p.rts(D4, 1)
         source = ("10.0.0.44", "fd00::44")[family == 6] if to == far else far
         frame = p.ethernet(MAC[A], MAC[R], kind, fragment(source, to, later=later))
-        run = dut.from_substrate(tunnelled(frame, options=options))
+        run = dut.from_underlay(tunnelled(frame, options=options))
     assert run.outcome is outcome
     assert run.frame.endswith(frame)
 
@@ -237,13 +237,13 @@ def test_the_gateways_echo_reply_is_whole(dut: Dut) -> None:
 
 def test_a_path_is_learnt_for_ipv6_too(dut: Dut) -> None:
     dut.remove(MapName.ENDPOINTS, key(R6))
-    assert dut.from_substrate(tunnelled(frame_to(A6, R6))).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled(frame_to(A6, R6))).outcome is Outcome.DELIVERED
     assert (dut.direct(R6) or ("",))[0] == D2
     assert dut.from_endpoint(plain()).outcome is Outcome.SENT_DIRECT
 
 
 def test_the_source_of_an_ipv6_endpoint_of_ours_comes_from_nowhere_else(dut: Dut) -> None:
-    assert dut.from_substrate(tunnelled(frame_to(A6, B6))).outcome is Outcome.SOURCE_ELSEWHERE
+    assert dut.from_underlay(tunnelled(frame_to(A6, B6))).outcome is Outcome.SOURCE_ELSEWHERE
 
 
 def test_the_same_ipv6_address_in_another_vpc_is_another_address(dut: Dut) -> None:
@@ -252,8 +252,8 @@ def test_the_same_ipv6_address_in_another_vpc_is_another_address(dut: Dut) -> No
 
 
 def test_a_bouncer_bounces_ipv6(dut: Dut) -> None:
-    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+    dut.own_network((D1,), map_layout.NETWORK_LOCAL_BOUNCER)
     dut.endpoint(R6, "192.0.2.3")
-    run = dut.from_substrate(tunnelled(frame_to(R6, A6), options=p.rts("192.0.2.4")))
+    run = dut.from_underlay(tunnelled(frame_to(R6, A6), options=p.rts("192.0.2.4")))
     assert run.outcome is Outcome.BOUNCED
     assert run.frame[42:] == p.geneve(VNI, frame_to(R6, A6), options=p.rts("192.0.2.4", 1))

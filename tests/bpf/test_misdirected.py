@@ -37,7 +37,7 @@ from agent.core.model.map_layout import MapName
 from agent.datapath.bpf.compiler import ticks_per_second
 from agent.datapath.bpf.outcomes import Outcome
 
-BOUNCES, DIVIDES, PINNED = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE, map_layout.NETWORK_PINNED
+BOUNCES, DIVIDES, PINNED = map_layout.NETWORK_LOCAL_BOUNCER, map_layout.VPC_LOCAL_DIVIDER, map_layout.NETWORK_PINNED
 GONE, GONE6 = UNKNOWN, UNKNOWN6
 INSIDE = [pytest.param((R, GONE), id="IPv4 inside"), pytest.param((R6, GONE6), id="IPv6 inside")]
 OVER = [pytest.param(False, id="over IPv4"), pytest.param(True, id="over IPv6")]
@@ -75,7 +75,7 @@ def test_what_a_bouncer_sent_here_in_vain_goes_back_whole_to_its_senders_droplet
     here, bouncer, origin = (S1, S3, S4) if over_ipv6 else (D1, D3, D4)
     inner = frame_to(pair[1], pair[0])
     options = p.rts(origin, 1, p.PINNED, attempt=2)
-    run = dut.from_substrate(tunnelled(inner, Outer(bouncer, here, ttl=60, tos=0x28), options=options))
+    run = dut.from_underlay(tunnelled(inner, Outer(bouncer, here, ttl=60, tos=0x28), options=options))
     assert run.outcome is Outcome.MISDIRECTED
     expected = Outer(here, origin, fragment=p.DF, ttl=59, tos=0x28, label=outer_label(run.frame))
     packet = p.geneve(VNI, inner, options=p.misdirected(bouncer, 2), flags=0x40)
@@ -84,14 +84,14 @@ def test_what_a_bouncer_sent_here_in_vain_goes_back_whole_to_its_senders_droplet
 
 def test_a_host_that_does_not_know_the_vpc_any_more_returns_it_too(dut: Dut) -> None:
     dut.remove(MapName.VPCS, map_layout.U32.pack(VNI))
-    assert dut.from_substrate(tunnelled(frame_to(GONE), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
+    assert dut.from_underlay(tunnelled(frame_to(GONE), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
 
 
 def test_what_was_divided_and_came_to_the_wrong_bouncer_does_not_go_round_again(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
     inner = frame_to(ELSEWHERE, R)
-    assert dut.from_substrate(tunnelled(inner, options=p.rts(D4, 1))).outcome is Outcome.HANDED_TO_DIVIDER
-    run = dut.from_substrate(tunnelled(inner, Outer(D5), options=p.rts(D4, 2, p.DIVIDED)))
+    assert dut.from_underlay(tunnelled(inner, options=p.rts(D4, 1))).outcome is Outcome.HANDED_TO_DIVIDER
+    run = dut.from_underlay(tunnelled(inner, Outer(D5), options=p.rts(D4, 2, p.DIVIDED)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.MISDIRECTED, p.ip(D4))
     assert run.frame[50:62] == p.misdirected(D5), "which the divider sent here"
 
@@ -99,23 +99,23 @@ def test_what_was_divided_and_came_to_the_wrong_bouncer_does_not_go_round_again(
 @pytest.mark.parametrize(
     ("frame", "outcome"),
     [
-        (tunnelled(frame_to(GONE), options=p.rts(STRANGER)), Outcome.NOT_HERE),
-        (tunnelled(frame_to(GONE), options=p.rts(D4, 1, p.UNLEARNT)), Outcome.NOT_HERE),
-        (tunnelled(frame_to(GONE), options=p.rts(D1)), Outcome.NOT_HERE),
-        (back(frame_to(GONE)), Outcome.NOT_HERE),
+        (tunnelled(frame_to(GONE), options=p.rts(STRANGER)), Outcome.ENDPOINT_NOT_LOCAL),
+        (tunnelled(frame_to(GONE), options=p.rts(D4, 1, p.UNLEARNT)), Outcome.ENDPOINT_NOT_LOCAL),
+        (tunnelled(frame_to(GONE), options=p.rts(D1)), Outcome.ENDPOINT_NOT_LOCAL),
+        (back(frame_to(GONE)), Outcome.ENDPOINT_NOT_LOCAL),
         (tunnelled(frame_to(GONE), Outer(ttl=1), options=p.rts(D4)), Outcome.OUTER_TTL),
-        (Outer(port=4789).wrap(p.vxlan(VNI, frame_to(GONE))), Outcome.NOT_HERE),
+        (Outer(port=4789).wrap(p.vxlan(VNI, frame_to(GONE))), Outcome.ENDPOINT_NOT_LOCAL),
     ],
     ids=["of a stranger", "of an unlearnt origin", "of nobody of ours", "back already", "too old", "by VXLAN"],
 )
 def test_what_is_not_returned(dut: Dut, frame: bytes, outcome: Outcome) -> None:
-    assert dut.from_substrate(frame).outcome is outcome
+    assert dut.from_underlay(frame).outcome is outcome
 
 
 def test_what_does_not_fit_the_way_back_is_dropped(dut: Dut) -> None:
     dut.next_hop(D4, mtu=1200)
     inner = p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, GONE, p.udp(data=bytes(1250))))
-    assert dut.from_substrate(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.TOO_BIG
+    assert dut.from_underlay(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.TOO_BIG
 
 
 @pytest.mark.parametrize("over_ipv6", OVER)
@@ -130,7 +130,7 @@ def test_what_came_back_misdirected_goes_by_the_next_bouncer_and_so_do_its_follo
     at = slice(38, 54) if over_ipv6 else slice(30, 34)
     first = dut.from_endpoint(inner).frame[at]
     by, right = sorted(bouncers, key=lambda one: p.ip(one) != first)
-    run = dut.from_substrate(back(inner, by=by, over=(other, here)))
+    run = dut.from_underlay(back(inner, by=by, over=(other, here)))
     assert run.outcome is Outcome.REROUTED
     expected = Outer(here, right, fragment=p.DF, ttl=63, label=outer_label(run.frame))
     packet = p.geneve(VNI, inner, options=p.rts(here, 1, attempt=1))
@@ -142,7 +142,7 @@ def test_what_came_back_misdirected_goes_by_the_next_bouncer_and_so_do_its_follo
 def test_a_detour_is_of_one_pair_of_addresses_alone(dut: Dut) -> None:
     dut.own_network((D3, D4))
     before = {to: chosen(dut, to) for to in ("10.0.0.81", "10.0.0.82", "10.0.0.83", GONE)}
-    dut.from_substrate(back(from_a(GONE)))
+    dut.from_underlay(back(from_a(GONE)))
     after = {to: chosen(dut, to) for to in before}
     assert {to for to in before if before[to] != after[to]} == {GONE}
 
@@ -150,7 +150,7 @@ def test_a_detour_is_of_one_pair_of_addresses_alone(dut: Dut) -> None:
 def test_a_detour_ends(dut: Dut) -> None:
     dut.own_network((D3, D4))
     first = chosen(dut)
-    dut.from_substrate(back(from_a(GONE)))
+    dut.from_underlay(back(from_a(GONE)))
     ((key, value),) = dut.entries(MapName.DETOURS).items()
     by, attempt, tick = map_layout.DETOUR.unpack(value)
     dut.put(MapName.DETOURS, key, map_layout.DETOUR.pack(by, attempt, tick - 29 * ticks_per_second()))
@@ -167,25 +167,25 @@ def test_a_packet_ends_when_every_bouncer_misdirected_it_and_the_next_one_begins
     dut.own_network(bouncers)
     first, tried = chosen(dut), set()
     for attempt in range(last):
-        run = dut.from_substrate(back(from_a(GONE), attempt))
+        run = dut.from_underlay(back(from_a(GONE), attempt))
         assert run.outcome is Outcome.REROUTED
         tried.add(run.frame[30:34])
     assert tried == ({p.ip(one) for one in bouncers} if last else set())
-    run = dut.from_substrate(back(from_a(GONE), last))
-    assert (run.outcome, run.frame[:12]) == (Outcome.UNREACHABLE_TOLD, MAC[A] + p.GATEWAY_MAC)
+    run = dut.from_underlay(back(from_a(GONE), last))
+    assert (run.outcome, run.frame[:12]) == (Outcome.ICMP_UNREACHABLE_SENT, MAC[A] + p.GATEWAY_MAC)
     assert run.frame[34:36] == bytes([3, 1]), "ICMP: host unreachable, as a router says"
     assert (chosen(dut), detours(dut)) == (first, {})
 
 
 def test_between_networks_as_many_attempts_are_made_as_a_packet_may_make(dut: Dut) -> None:
-    assert dut.from_substrate(back(from_a(ELSEWHERE), 14)).outcome is Outcome.REROUTED
-    assert dut.from_substrate(back(from_a(ELSEWHERE), 15)).outcome is Outcome.UNREACHABLE_TOLD
-    assert dut.from_substrate(back(from_a(ELSEWHERE), 255)).outcome is Outcome.UNREACHABLE_TOLD
+    assert dut.from_underlay(back(from_a(ELSEWHERE), 14)).outcome is Outcome.REROUTED
+    assert dut.from_underlay(back(from_a(ELSEWHERE), 15)).outcome is Outcome.ICMP_UNREACHABLE_SENT
+    assert dut.from_underlay(back(from_a(ELSEWHERE), 255)).outcome is Outcome.ICMP_UNREACHABLE_SENT
 
 
 def test_a_later_fragment_that_was_misdirected_by_all_is_dropped_without_an_error(dut: Dut) -> None:
     packet = p.ipv4(A, GONE, b"12345678", fragment=100)
-    run = dut.from_substrate(back(p.ethernet(MAC[R], MAC[A], p.IPV4, packet)))
+    run = dut.from_underlay(back(p.ethernet(MAC[R], MAC[A], p.IPV4, packet)))
     assert run.outcome is Outcome.ALL_MISDIRECTED
 
 
@@ -196,13 +196,13 @@ def test_bouncers_and_dividers_on_the_way_make_another_choice_at_each_attempt(du
     for attempt in range(4):
         dut.own_network((D1,), BOUNCES)
         dut.vpc((D2, D5))
-        divider = dut.from_substrate(tunnelled(inner, options=p.rts(D4, 0, attempt=attempt)))
+        divider = dut.from_underlay(tunnelled(inner, options=p.rts(D4, 0, attempt=attempt)))
         assert divider.outcome is Outcome.HANDED_TO_DIVIDER
         assert divider.frame[50:62] == p.rts(D4, 1, attempt=attempt), "which goes on with the packet"
         dut.own_network()
         dut.vpc((D1,), DIVIDES)
         dut.other_network((D3, D4))
-        bouncer = dut.from_substrate(tunnelled(inner, options=p.rts(D4, 1, attempt=attempt)))
+        bouncer = dut.from_underlay(tunnelled(inner, options=p.rts(D4, 1, attempt=attempt)))
         assert bouncer.outcome is Outcome.HANDED_TO_BOUNCER
         ways.add((divider.frame[30:34], bouncer.frame[30:34]))
     assert len(ways) == 4
@@ -215,7 +215,7 @@ def test_a_pinned_packet_goes_by_another_divider(dut: Dut) -> None:
     inner = from_a(ELSEWHERE, p.GATEWAY_MAC, ttl=9)
     first = dut.from_endpoint(inner)
     assert first.outcome is Outcome.SENT_TO_DIVIDER
-    run = dut.from_substrate(back(first.frame[62:], by=D5))
+    run = dut.from_underlay(back(first.frame[62:], by=D5))
     assert (run.outcome, run.frame[50:62]) == (Outcome.HANDED_TO_DIVIDER, p.rts(D1, 1, p.PINNED, attempt=1))
     assert run.frame[30:34] != first.frame[30:34]
     assert dut.from_endpoint(inner).frame[30:34] == run.frame[30:34]
@@ -224,7 +224,7 @@ def test_a_pinned_packet_goes_by_another_divider(dut: Dut) -> None:
 def test_a_question_about_an_address_takes_the_detour_too(dut: Dut) -> None:
     dut.own_network((D3, D4))
     first = chosen(dut)
-    dut.from_substrate(back(from_a(GONE)))
+    dut.from_underlay(back(from_a(GONE)))
     question = p.ethernet(b"\xff" * 6, MAC[A], p.ARP, p.arp(MAC[A], A, GONE))
     run = dut.from_endpoint(question)
     assert run.outcome is Outcome.SENT_TO_BOUNCER
@@ -236,7 +236,7 @@ def test_a_bouncer_whose_own_map_misled_its_endpoint_asks_another_one(dut: Dut) 
     dut.own_network((D1, D3), BOUNCES)
     for inner in (from_a(R), from_a(R6)):
         invalid = tunnelled(inner, Outer(D2), options=p.INVALIDATE, flags=0x40)
-        run = dut.from_substrate(invalid)
+        run = dut.from_underlay(invalid)
         assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D3))
 
 
@@ -247,7 +247,7 @@ def test_what_was_sent_from_here_and_came_here_in_vain_is_sent_anew_at_once(dut:
     dut.own_network((D3, D4), pinned)
     dut.vpc((D2, D5))
     flags = p.PINNED | p.DIVIDED if pinned else 0
-    run = dut.from_substrate(tunnelled(from_a(to), Outer(D3), options=p.rts(D1, 3, flags)))
+    run = dut.from_underlay(tunnelled(from_a(to), Outer(D3), options=p.rts(D1, 3, flags)))
     assert run.outcome is (Outcome.HANDED_TO_DIVIDER if pinned else Outcome.REROUTED)
     assert run.frame[50:62] == p.rts(D1, 1, p.PINNED if pinned else 0, attempt=1)
     assert detours(dut) == {(p.ip(A), p.ip(to)): (p.ip(D3), 1)}
@@ -260,8 +260,8 @@ def test_what_comes_here_in_vain_and_does_not_fit_its_new_way_is_told_to_its_sen
     packet = p.ipv4(A, GONE, p.udp(data=bytes(1250)))
     inner = p.ethernet(MAC[R], MAC[A], p.IPV4, packet)
     for frame in (tunnelled(inner, Outer(D3), options=p.rts(D1, 1)), back(inner)):
-        run = dut.from_substrate(frame)
-        assert run.outcome is Outcome.TOO_BIG_TOLD
+        run = dut.from_underlay(frame)
+        assert run.outcome is Outcome.ICMP_TOO_BIG_SENT
         assert run.frame[:12] == MAC[A] + p.GATEWAY_MAC
         assert run.frame[26:30] == p.ip(GATEWAY)
         assert int.from_bytes(run.frame[40:42], "big") == 1300 - 62
@@ -270,25 +270,25 @@ def test_what_comes_here_in_vain_and_does_not_fit_its_new_way_is_told_to_its_sen
 @pytest.mark.parametrize(
     ("frame", "outcome"),
     [
-        (back(frame_to(GONE)), Outcome.NOT_HERE),
+        (back(frame_to(GONE)), Outcome.ENDPOINT_NOT_LOCAL),
         (back(from_a(GONE), over=(STRANGER, D1)), Outcome.UNKNOWN_DROPLET),
         (tunnelled(from_a(GONE), options=p.option(0xFF4D, 0x84), flags=0x40), Outcome.MALFORMED_GENEVE),
-        (back(asks(A)), Outcome.NOT_HERE),
+        (back(asks(A)), Outcome.ENDPOINT_NOT_LOCAL),
     ],
     ids=["for no endpoint of ours", "by a stranger", "without a body", "a question"],
 )
 def test_nobody_else_makes_this_host_avoid_a_bouncer(dut: Dut, frame: bytes, outcome: Outcome) -> None:
     dut.own_network((D3, D4))
-    assert dut.from_substrate(frame).outcome is outcome
+    assert dut.from_underlay(frame).outcome is outcome
     assert detours(dut) == {}
 
 
 def test_a_droplet_that_gives_a_packet_back_ends_the_path_that_leads_to_it(dut: Dut) -> None:
     dut.path(GONE, D2, 0)
     dut.own_network((D3, D4))
-    assert dut.from_substrate(back(from_a(GONE), over=(D4, D1))).outcome is Outcome.REROUTED
+    assert dut.from_underlay(back(from_a(GONE), over=(D4, D1))).outcome is Outcome.REROUTED
     assert dut.direct(GONE) is not None
-    assert dut.from_substrate(back(from_a(GONE))).outcome is Outcome.REROUTED
+    assert dut.from_underlay(back(from_a(GONE))).outcome is Outcome.REROUTED
     assert dut.direct(GONE) is None
 
 
@@ -296,7 +296,7 @@ def test_an_ipv6_bouncers_name_has_no_room_over_ipv4(dut: Dut) -> None:
     """U says so; the packet goes back all the same."""
     dut.known(S3)
     dut.next_hop(D4, by=0)
-    run = dut.from_substrate(tunnelled(frame_to(GONE), Outer(S3, S1), options=p.rts(D4)))
+    run = dut.from_underlay(tunnelled(frame_to(GONE), Outer(S3, S1), options=p.rts(D4)))
     assert (run.outcome, run.frame[26:34]) == (Outcome.MISDIRECTED, p.ip(D1) + p.ip(D4))
     assert run.frame[50:62] == p.misdirected(D1, flags=p.UNLEARNT)
 
@@ -307,6 +307,6 @@ def test_a_host_that_finds_no_bouncer_for_what_came_back_does_not_call_its_endpo
 ) -> None:
     """It does not bounce the network, so it does not know that there is no such endpoint."""
     dut.own_network((STRANGER,))
-    assert dut.from_substrate(invalid(from_a(gone))).outcome is Outcome.NOT_HERE
+    assert dut.from_underlay(invalid(from_a(gone))).outcome is Outcome.ENDPOINT_NOT_LOCAL
     dut.own_network((STRANGER,), BOUNCES)
-    assert dut.from_substrate(invalid(from_a(gone))).outcome is Outcome.UNREACHABLE_TOLD
+    assert dut.from_underlay(invalid(from_a(gone))).outcome is Outcome.ICMP_UNREACHABLE_SENT

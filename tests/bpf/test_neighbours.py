@@ -34,7 +34,7 @@ GROUP = "ff02::1:ff00:3"
 GROUP_MAC = b"\x33\x33\xff\0\0\3"
 LINK_LOCAL = "fe80::1"
 ROUTER, SOLICITED, OVERRIDE = 0x80000000, 0x40000000, 0x20000000
-BOUNCES = map_layout.NETWORK_BOUNCED_HERE
+BOUNCES = map_layout.NETWORK_LOCAL_BOUNCER
 
 
 def asks(target: str, source: str = A6, to: str = GROUP, mac: bytes | None = MAC[A], **fields: object) -> bytes:
@@ -186,11 +186,11 @@ def test_a_bouncers_answer_to_a_probe_for_duplicates_reaches_the_one_who_probes(
     """The whole way round: its host asks, the bouncer answers, the advertisement of the target ends the probe."""
     dut.own_network((D1,), BOUNCES)
     probe = p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.nd("fd00::44", GROUP, R6, None))
-    answered = dut.from_substrate(tunnelled(probe, options=p.rts(D4)))
+    answered = dut.from_underlay(tunnelled(probe, options=p.rts(D4)))
     assert answered.outcome is Outcome.ND_ANSWERED_REMOTE
     answer = p.nd(R6, A6, R6, MAC[R], kind=136, flags=SOLICITED | OVERRIDE, option=2)
     frame = p.ethernet(MAC[A], MAC[R], p.IPV6, answer)
-    delivered = dut.from_substrate(tunnelled(frame, Outer(D3), options=p.rts(D3, 0, p.UNLEARNT)))
+    delivered = dut.from_underlay(tunnelled(frame, Outer(D3), options=p.rts(D3, 0, p.UNLEARNT)))
     assert (delivered.outcome, delivered.frame) == (Outcome.DELIVERED, frame)
 
 
@@ -206,9 +206,9 @@ def probes(target: str) -> bytes:
 REMOTE = [
     ("for an endpoint of this host", remote(A6), 0, Outcome.ND_ANSWERED_REMOTE),
     ("for another's endpoint, at its bouncer", remote(R6, "fd00::44"), BOUNCES, Outcome.ND_ANSWERED_REMOTE),
-    ("for another's endpoint, but no role", remote(R6, "fd00::44"), 0, Outcome.NOT_HERE),
+    ("for another's endpoint, but no role", remote(R6, "fd00::44"), 0, Outcome.ENDPOINT_NOT_LOCAL),
     ("for nobody, at the bouncer", remote(UNKNOWN6), BOUNCES, Outcome.NO_ENDPOINT),
-    ("for nobody, but no role", remote(UNKNOWN6), 0, Outcome.NOT_HERE),
+    ("for nobody, but no role", remote(UNKNOWN6), 0, Outcome.ENDPOINT_NOT_LOCAL),
     ("a probe for duplicates of an address that is here", probes(A6), 0, Outcome.ND_ANSWERED_REMOTE),
     ("a probe for duplicates of the own address, at its bouncer", probes(R6), BOUNCES, Outcome.ND_OWN_ADDRESS),
     ("a probe for duplicates of nobody's address", probes(UNKNOWN6), BOUNCES, Outcome.NO_ENDPOINT),
@@ -229,7 +229,7 @@ def test_neighbour_discovery_through_a_tunnel(
 ) -> None:
     dut.own_network((D1,), flags)
     origin = D2 if "the own address" in sentence else D4
-    assert dut.from_substrate(tunnelled(frame, options=p.rts(origin))).outcome is outcome
+    assert dut.from_underlay(tunnelled(frame, options=p.rts(origin))).outcome is outcome
 
 
 @pytest.mark.parametrize("option", [MAC[R], None], ids=["as long as its question", "longer than its question"])
@@ -241,7 +241,7 @@ def test_a_bouncer_answers_the_origin_with_a_whole_advertisement(
     dut.fill(over_ipv6=":" in peer)
     dut.own_network((D1,), BOUNCES)
     question = p.ethernet(GROUP_MAC, MAC[R], p.IPV6, p.nd("fd00::44", GROUP, R6, option))
-    run = dut.from_substrate(tunnelled(question, Outer(peer, own), options=p.rts(origin)))
+    run = dut.from_underlay(tunnelled(question, Outer(peer, own), options=p.rts(origin)))
     assert run.outcome is Outcome.ND_ANSWERED_REMOTE
     answer = p.nd(R6, "fd00::44", R6, MAC[R], kind=136, flags=SOLICITED | OVERRIDE, option=2)
     inner = p.ethernet(MAC[R], MAC[R], p.IPV6, answer)
@@ -258,7 +258,7 @@ def test_a_probe_for_duplicates_is_the_own_one_where_it_comes_from_the_address_o
     dut.own_network((D1,), BOUNCES)
     dut.known(D2, host=1)
     dut.known(D4, host=host)
-    assert dut.from_substrate(tunnelled(probes(R6), options=p.rts(D4))).outcome is outcome
+    assert dut.from_underlay(tunnelled(probes(R6), options=p.rts(D4))).outcome is outcome
 
 
 @pytest.mark.parametrize(("last", "outcome"), [(246, Outcome.NO_ENDPOINT), (255, Outcome.MALFORMED_ND)])
@@ -269,22 +269,22 @@ def test_no_option_is_looked_for_farther_than_the_programs_look(dut: Dut, last: 
     message = bytes([135, *bytes(7)]) + p.ip("fd00::101:101:0:3") + options
     packet = p.ipv6(R6, GROUP, p.summed(R6, GROUP, message, p.ICMPV6), protocol=p.ICMPV6, ttl=255)
     frame = p.ethernet(GROUP_MAC, MAC[R], p.IPV6, packet)
-    assert dut.from_substrate(tunnelled(frame, options=p.rts(D4))).outcome is outcome
+    assert dut.from_underlay(tunnelled(frame, options=p.rts(D4))).outcome is outcome
 
 
 def test_an_answer_that_does_not_fit_is_dropped_and_no_error_quotes_it(dut: Dut) -> None:
     """The path to the one who asked carries no answer."""
     dut.next_hop(D2, mtu=100)
-    assert dut.from_substrate(tunnelled(remote(A6), options=p.rts(D2))).outcome is Outcome.TOO_BIG
+    assert dut.from_underlay(tunnelled(remote(A6), options=p.rts(D2))).outcome is Outcome.TOO_BIG
 
 
 def test_a_bouncer_answers_no_stranger(dut: Dut) -> None:
-    assert dut.from_substrate(tunnelled(remote(A6), options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
+    assert dut.from_underlay(tunnelled(remote(A6), options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
 
 
 def test_nothing_is_learnt_from_a_bouncers_answer(dut: Dut) -> None:
     answer = p.ethernet(MAC[A], MAC[R], p.IPV6, p.nd("fd00::44", A6, "fd00::44", MAC[R], kind=136))
-    run = dut.from_substrate(tunnelled(answer, options=p.rts(D2, 0, p.UNLEARNT)))
+    run = dut.from_underlay(tunnelled(answer, options=p.rts(D2, 0, p.UNLEARNT)))
     assert run.outcome is Outcome.DELIVERED
     assert dut.direct("fd00::44") is None
 

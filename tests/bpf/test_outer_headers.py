@@ -88,7 +88,7 @@ TABLE = [
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
 def test_what_stands_in_front_of_the_tunnel_header(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
     dut.fill(over_ipv6="IPv6" in sentence)
-    assert dut.from_substrate(frame).outcome is outcome
+    assert dut.from_underlay(frame).outcome is outcome
 
 
 INNER = {"IPv4": frame_to(), "IPv6": frame_to(A6, R6)}
@@ -103,31 +103,31 @@ def test_either_family_is_carried_by_either_family_with_and_without_a_tag(
     dut.fill(over_ipv6=":" in over[0])
     if vlan:
         dut.local(int(":" in over[0]), over[1], vlan=vlan)
-    run = dut.from_substrate(tunnelled(INNER[inner], Outer(*over, vlan=vlan)))
+    run = dut.from_underlay(tunnelled(INNER[inner], Outer(*over, vlan=vlan)))
     assert (run.outcome, run.frame) == (Outcome.DELIVERED, INNER[inner])
 
 
 def test_a_tagged_droplet_takes_its_own_tag_alone(dut: Dut) -> None:
     dut.local(0, D1, vlan=5)
-    assert dut.from_substrate(tunnelled(outer=Outer(vlan=0xA005))).outcome is Outcome.DELIVERED
-    assert dut.from_substrate(tunnelled()).outcome is Outcome.PASSED
-    assert dut.from_substrate(tunnelled(outer=Outer(vlan=6))).outcome is Outcome.PASSED
+    assert dut.from_underlay(tunnelled(outer=Outer(vlan=0xA005))).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled()).outcome is Outcome.PASSED
+    assert dut.from_underlay(tunnelled(outer=Outer(vlan=6))).outcome is Outcome.PASSED
 
 
 def test_a_droplet_is_reached_by_its_own_interface_alone(dut: Dut) -> None:
-    assert dut.from_substrate(tunnelled(), uplink=SECOND_UPLINK).outcome is Outcome.PASSED
+    assert dut.from_underlay(tunnelled(), uplink=SECOND_UPLINK).outcome is Outcome.PASSED
 
 
 def test_an_empty_place_among_the_droplets_hides_none_behind_it(dut: Dut) -> None:
     dut.local(0, "::", 0)
     dut.local(5, D1)
-    assert dut.from_substrate(tunnelled()).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled()).outcome is Outcome.DELIVERED
 
 
 def test_frames_of_a_bond_come_in_on_every_member(dut: Dut) -> None:
     dut.local(2, D1, SECOND_UPLINK)
-    assert dut.from_substrate(tunnelled(), uplink=SECOND_UPLINK).outcome is Outcome.DELIVERED
-    assert dut.from_substrate(tunnelled(), uplink=UPLINK).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled(), uplink=SECOND_UPLINK).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled(), uplink=UPLINK).outcome is Outcome.DELIVERED
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 64, 65, 127, 511, 512, 513, 1023, 1024, 1300, 1399])
@@ -140,20 +140,20 @@ def test_checksums_are_verified_at_every_length(dut: Dut, size: int, over: tuple
     check = int.from_bytes(datagram[6:8], "big")
     dut.endpoint(A, D1, 1, mtu=1500)
     frame = tunnelled(inner, Outer(*over, udp_check=check))
-    assert dut.from_substrate(frame).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(frame).outcome is Outcome.DELIVERED
     damaged = frame[:-1] + bytes([frame[-1] ^ 1])
-    assert dut.from_substrate(damaged).outcome is Outcome.OUTER_CHECKSUM
+    assert dut.from_underlay(damaged).outcome is Outcome.OUTER_CHECKSUM
 
 
 def test_a_droplet_may_send_without_a_checksum_over_ipv6_where_that_is_configured(dut: Dut) -> None:
     dut.fill(over_ipv6=True)
     dut.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
     unsummed = tunnelled(outer=Outer(S2, S1, udp_check=0))
-    assert dut.from_substrate(unsummed).outcome is Outcome.DELIVERED
-    assert dut.from_substrate(unsummed).outcome is Outcome.DELIVERED, "over a path that was just learnt"
-    assert dut.from_substrate(tunnelled(outer=Outer(S2, S1))).outcome is Outcome.DELIVERED, "it may send one, too"
+    assert dut.from_underlay(unsummed).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(unsummed).outcome is Outcome.DELIVERED, "over a path that was just learnt"
+    assert dut.from_underlay(tunnelled(outer=Outer(S2, S1))).outcome is Outcome.DELIVERED, "it may send one, too"
     wrong = tunnelled(outer=Outer(S2, S1, udp_check=1))
-    assert dut.from_substrate(wrong).outcome is Outcome.OUTER_CHECKSUM
+    assert dut.from_underlay(wrong).outcome is Outcome.OUTER_CHECKSUM
 
 
 @pytest.mark.parametrize("peer", ["full", "zero"])
@@ -165,27 +165,27 @@ def test_without_a_checksum_over_ipv6_only_a_pair_is_listened_to_of_which_either
     dut.known(D2, map_layout.DROPLET_ZERO_CHECKSUM if peer == "zero" else 0)
     dut.local(1, S1, flags=map_layout.DROPLET_ZERO_CHECKSUM if own == "zero" else 0)
     dut.local(2, "2001:db8::6", flags=0 if own == "zero" else map_layout.DROPLET_ZERO_CHECKSUM)
-    run = dut.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0)))
+    run = dut.from_underlay(tunnelled(outer=Outer(S2, S1, udp_check=0)))
     assert run.outcome is (Outcome.DELIVERED if "zero" in (own, peer) else Outcome.NO_CHECKSUM)
 
 
 def test_without_a_checksum_a_path_in_use_is_renewed_once_a_second_too(dut: Dut) -> None:
     dut.fill(over_ipv6=True)
     dut.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
-    dut.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0)))
+    dut.from_underlay(tunnelled(outer=Outer(S2, S1, udp_check=0)))
     learnt = dut.direct(R)
-    dut.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0)))
+    dut.from_underlay(tunnelled(outer=Outer(S2, S1, udp_check=0)))
     assert dut.direct(R) == learnt
 
 
 def test_a_confirmed_path_excuses_no_missing_checksum(dut: Dut) -> None:
     dut.fill(over_ipv6=True)
-    assert dut.from_substrate(tunnelled(outer=Outer(S2, S1))).outcome is Outcome.DELIVERED
-    assert dut.from_substrate(tunnelled(outer=Outer(S2, S1, udp_check=0))).outcome is Outcome.NO_CHECKSUM
+    assert dut.from_underlay(tunnelled(outer=Outer(S2, S1))).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled(outer=Outer(S2, S1, udp_check=0))).outcome is Outcome.NO_CHECKSUM
 
 
 def test_what_is_not_for_a_droplet_is_left_to_the_hosts_stack_untouched(dut: Dut) -> None:
     dut.remove(MapName.DROPLETS, mapped(D2))
     frame = Outer(destination=D3, ip_check=1).wrap(PAYLOAD)
-    run = dut.from_substrate(frame)
+    run = dut.from_underlay(frame)
     assert (run.outcome, run.frame) == (Outcome.PASSED, frame)

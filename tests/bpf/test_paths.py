@@ -39,7 +39,7 @@ from agent.core.model.map_layout import MapName
 from agent.datapath.bpf.compiler import ticks_per_second
 from agent.datapath.bpf.outcomes import Outcome
 
-BOUNCES, DIVIDES, PINNED = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE, map_layout.NETWORK_PINNED
+BOUNCES, DIVIDES, PINNED = map_layout.NETWORK_LOCAL_BOUNCER, map_layout.VPC_LOCAL_DIVIDER, map_layout.NETWORK_PINNED
 GONE, GONE6 = UNKNOWN, UNKNOWN6
 SECOND = "192.0.2.6"
 """This host's droplet on its second uplink."""
@@ -64,7 +64,7 @@ def test_a_packet_that_came_straight_for_one_who_left_goes_back_whole(
 ) -> None:
     dut.fill(over_ipv6=":" in over[0])
     inner = frame_to(pair[1], pair[0])
-    run = dut.from_substrate(tunnelled(inner, Outer(*over, ttl=5, tos=0x28)))
+    run = dut.from_underlay(tunnelled(inner, Outer(*over, ttl=5, tos=0x28)))
     assert run.outcome is Outcome.RETURNED
     expected = Outer(over[1], over[0], fragment=p.DF, tos=0x28, label=outer_label(run.frame))
     assert run.frame[14:] == expected.wrap(p.geneve(VNI, inner, options=p.INVALIDATE, flags=0x40))[14:], (
@@ -73,8 +73,8 @@ def test_a_packet_that_came_straight_for_one_who_left_goes_back_whole(
 
 
 def test_what_came_back_does_not_go_back_again(dut: Dut) -> None:
-    run = dut.from_substrate(tunnelled(frame_to(GONE), options=p.INVALIDATE))
-    assert run.outcome is Outcome.NOT_HERE
+    run = dut.from_underlay(tunnelled(frame_to(GONE), options=p.INVALIDATE))
+    assert run.outcome is Outcome.ENDPOINT_NOT_LOCAL
 
 
 def invalid(inner: bytes, over: tuple[str, str] = (D2, D1)) -> bytes:
@@ -89,7 +89,7 @@ def test_a_packet_that_came_back_ends_its_path_and_goes_by_a_bouncer(
     dut.fill(over_ipv6=":" in over[0])
     dut.path(gone, D2, 0)
     inner = from_a(gone)
-    run = dut.from_substrate(invalid(inner, over))
+    run = dut.from_underlay(invalid(inner, over))
     assert run.outcome is Outcome.REROUTED
     assert dut.direct(gone) is None
     bouncer = S3 if ":" in over[0] else D3
@@ -100,17 +100,17 @@ def test_a_packet_that_came_back_ends_its_path_and_goes_by_a_bouncer(
 
 def test_a_packet_that_came_back_goes_where_documents_say_meanwhile(dut: Dut) -> None:
     dut.endpoint(R, D4)
-    run = dut.from_substrate(invalid(from_a(R)))
+    run = dut.from_underlay(invalid(from_a(R)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D4))
 
 
 def test_a_packet_that_came_back_from_where_documents_say_goes_by_a_bouncer(dut: Dut) -> None:
-    run = dut.from_substrate(invalid(from_a(R)))
+    run = dut.from_underlay(invalid(from_a(R)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D3))
 
 
 def test_a_packet_that_came_back_is_delivered_where_its_endpoint_is_here_now(dut: Dut) -> None:
-    run = dut.from_substrate(invalid(from_a(B)))
+    run = dut.from_underlay(invalid(from_a(B)))
     assert run.outcome is Outcome.DELIVERED
     assert run.frame[:6] == MAC[B]
 
@@ -120,8 +120,8 @@ def test_what_came_back_and_does_not_fit_on_the_new_way_is_told_to_its_sender_he
     dut.next_hop(D3, mtu=1300)
     data = p.udp(data=bytes(1250))
     packet = p.ipv6(A6, to, data) if ":" in to else p.ipv4(A, to, data)
-    run = dut.from_substrate(invalid(p.ethernet(MAC[R], MAC[A], p.IPV6 if ":" in to else p.IPV4, packet)))
-    assert run.outcome is Outcome.TOO_BIG_TOLD
+    run = dut.from_underlay(invalid(p.ethernet(MAC[R], MAC[A], p.IPV6 if ":" in to else p.IPV4, packet)))
+    assert run.outcome is Outcome.ICMP_TOO_BIG_SENT
     assert run.frame[:12] == MAC[A] + p.GATEWAY_MAC
     at = 62 if ":" in to else 42
     assert int.from_bytes(run.frame[at - 2 : at], "big") == 1300 - 62
@@ -132,7 +132,7 @@ def test_what_came_back_from_one_who_goes_meanwhile_is_told_to_nobody(dut: Dut) 
     dut.next_hop(D3, mtu=1300)
     dut.receiver(1, MAC[A], VNI + 1)
     packet = p.ipv4(A, GONE, p.udp(data=bytes(1250)))
-    assert dut.from_substrate(invalid(p.ethernet(MAC[R], MAC[A], p.IPV4, packet))).outcome is Outcome.TOO_BIG
+    assert dut.from_underlay(invalid(p.ethernet(MAC[R], MAC[A], p.IPV4, packet))).outcome is Outcome.TOO_BIG
 
 
 @pytest.mark.parametrize("pinned", ["the sender's network", "the receiver's"])
@@ -141,7 +141,7 @@ def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(dut: Du
     dut.endpoint(ELSEWHERE, D1, 3, flags=map_layout.ENDPOINT_PINNED if "receiver" in pinned else 0)
     dut.own_network(flags=PINNED if "sender" in pinned else 0)
     dut.vpc((D5,), divides)
-    run = dut.from_substrate(invalid(from_a(ELSEWHERE)))
+    run = dut.from_underlay(invalid(from_a(ELSEWHERE)))
     if divides:
         assert run.outcome is Outcome.DELIVERED
         return
@@ -152,7 +152,7 @@ def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(dut: Du
 def test_what_came_back_to_a_sender_whose_network_is_gone_ends(dut: Dut) -> None:
     dut.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
     dut.path(GONE, D2, 0)
-    assert dut.from_substrate(invalid(from_a(GONE))).outcome is Outcome.NO_NETWORK
+    assert dut.from_underlay(invalid(from_a(GONE))).outcome is Outcome.NO_NETWORK
     assert dut.direct(GONE) is None
 
 
@@ -160,21 +160,21 @@ def test_what_came_back_to_a_sender_whose_network_is_gone_ends(dut: Dut) -> None
 @pytest.mark.parametrize(("to", "gateway"), [(A, GATEWAY), (A6, GATEWAY6)])
 def test_no_path_is_learnt_to_a_gateway(dut: Dut, to: str, gateway: str, options: bytes) -> None:
     """Every droplet answers for it: a path would lead its endpoints' packets to it away."""
-    assert dut.from_substrate(tunnelled(frame_to(to, gateway), options=options)).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled(frame_to(to, gateway), options=options)).outcome is Outcome.DELIVERED
     assert dut.entries(MapName.DIRECT) == {}
 
 
 def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_tells_its_sender(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
-    assert dut.from_substrate(invalid(from_a(GONE))).outcome is Outcome.UNREACHABLE_TOLD
-    run = dut.from_substrate(invalid(from_a(ELSEWHERE)))
+    assert dut.from_underlay(invalid(from_a(GONE))).outcome is Outcome.ICMP_UNREACHABLE_SENT
+    run = dut.from_underlay(invalid(from_a(ELSEWHERE)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D5))
 
 
 @pytest.mark.parametrize(
     ("frame", "outcome"),
     [
-        (invalid(frame_to(GONE)), Outcome.NOT_HERE),
+        (invalid(frame_to(GONE)), Outcome.ENDPOINT_NOT_LOCAL),
         (invalid(from_a(GONE), (STRANGER, D1)), Outcome.UNKNOWN_DROPLET),
         (tunnelled(from_a(GONE), Outer("192.0.2.4"), options=p.INVALIDATE), Outcome.REROUTED),
     ],
@@ -182,13 +182,13 @@ def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_tells_its_sender(d
 )
 def test_nobody_else_ends_a_path(dut: Dut, frame: bytes, outcome: Outcome) -> None:
     dut.path(GONE, D2, 0)
-    assert dut.from_substrate(frame).outcome is outcome
+    assert dut.from_underlay(frame).outcome is outcome
     assert dut.direct(GONE) is not None
 
 
 def fresh(dut: Dut) -> int:
     """Return a tick of just now."""
-    dut.from_substrate(tunnelled(frame_to(source="10.0.0.44")))
+    dut.from_underlay(tunnelled(frame_to(source="10.0.0.44")))
     learnt = dut.direct("10.0.0.44")
     assert learnt is not None
     return learnt[2]
@@ -198,9 +198,9 @@ def test_the_whole_way_of_an_endpoint_that_moves(dut: Dut) -> None:
     """Direct, back, by the bouncer, and direct to the new droplet as soon as it answers."""
     dut.path(GONE, D2, fresh(dut))
     assert dut.from_endpoint(from_a(GONE)).frame[30:34] == p.ip(D2)
-    assert dut.from_substrate(invalid(from_a(GONE))).outcome is Outcome.REROUTED
+    assert dut.from_underlay(invalid(from_a(GONE))).outcome is Outcome.REROUTED
     assert dut.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_TO_BOUNCER
-    assert dut.from_substrate(tunnelled(frame_to(A, GONE), Outer("192.0.2.4"))).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled(frame_to(A, GONE), Outer("192.0.2.4"))).outcome is Outcome.DELIVERED
     run = dut.from_endpoint(from_a(GONE))
     assert (run.outcome, run.frame[30:34]) == (Outcome.SENT_DIRECT, p.ip(D4))
 
@@ -312,13 +312,13 @@ def test_an_endpoint_of_this_host_in_another_pinned_network_is_behind_the_divide
     assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.SENT_TO_DIVIDER
     back = tunnelled(p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, ELSEWHERE, p.udp())), Outer("192.0.2.4"),
                      options=p.rts(D1, 2, p.PINNED | p.DIVIDED))  # fmt: skip
-    assert dut.from_substrate(back).outcome is Outcome.DELIVERED, "its own source, which the divider sent back"
+    assert dut.from_underlay(back).outcome is Outcome.DELIVERED, "its own source, which the divider sent back"
 
 
 def test_without_a_divider_a_pinned_network_is_alone(dut: Dut) -> None:
     dut.interface(flags=map_layout.INTERFACE_PINNED)
     dut.vpc(())
-    assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.UNREACHABLE_TOLD
+    assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.ICMP_UNREACHABLE_SENT
     dut.remove(MapName.VPCS, map_layout.U32.pack(VNI))
     assert dut.from_endpoint(from_a(ELSEWHERE)).outcome is Outcome.NO_VPC
 
@@ -346,7 +346,7 @@ def test_a_bouncer_sends_what_is_pinned_by_a_divider_first(
 ) -> None:
     dut.endpoint(R, D2)
     dut.vpc((D5,), divides)
-    run = dut.from_substrate(tunnelled(frame_to(R, ELSEWHERE), options=p.rts(D4, 0, flags)))
+    run = dut.from_underlay(tunnelled(frame_to(R, ELSEWHERE), options=p.rts(D4, 0, flags)))
     assert (run.outcome, run.frame[30:34]) == (outcome, p.ip(to))
     divided = p.DIVIDED if divides or flags & p.DIVIDED else 0
     assert run.frame[50:62] == p.rts(D4, 1, flags | divided)
@@ -357,25 +357,25 @@ def test_a_bouncer_sends_what_is_pinned_by_a_divider_first(
 )
 def test_at_its_end_too_a_packet_to_a_pinned_network_passes_a_divider(dut: Dut, flags: int, outcome: Outcome) -> None:
     dut.endpoint(A, D1, 1, flags=flags)
-    assert dut.from_substrate(tunnelled(frame_to(A, ELSEWHERE), options=p.rts(D4))).outcome is outcome
+    assert dut.from_underlay(tunnelled(frame_to(A, ELSEWHERE), options=p.rts(D4))).outcome is outcome
 
 
 def test_what_comes_by_vxlan_for_a_pinned_network_passes_a_divider_too(dut: Dut) -> None:
     dut.endpoint(A, D1, 1, flags=map_layout.ENDPOINT_PINNED)
     frame = Outer(port=4789).wrap(p.vxlan(VNI, frame_to(A, ELSEWHERE)))
-    assert dut.from_substrate(frame).outcome is Outcome.HANDED_TO_DIVIDER
+    assert dut.from_underlay(frame).outcome is Outcome.HANDED_TO_DIVIDER
 
 
 def test_a_path_knows_whether_its_network_is_pinned(dut: Dut) -> None:
     for source, flags in (("10.0.0.41", 0), ("10.0.0.42", p.PINNED | p.DIVIDED)):
-        dut.from_substrate(tunnelled(frame_to(A, source), options=p.rts(D4, 1, flags)))
+        dut.from_underlay(tunnelled(frame_to(A, source), options=p.rts(D4, 1, flags)))
         assert dut.path_flags(source) == (map_layout.PATH_PINNED if flags else 0)
     dut.endpoint(A, D1, 1, flags=map_layout.ENDPOINT_PINNED)
-    dut.from_substrate(tunnelled(frame_to(A, "10.0.0.43")))
+    dut.from_underlay(tunnelled(frame_to(A, "10.0.0.43")))
     assert dut.path_flags("10.0.0.43") == map_layout.PATH_PINNED, "straight, so from the same network"
 
 
 def test_an_address_of_no_network_between_networks_is_closed(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
     dut.vpc((D1,), DIVIDES)
-    assert dut.from_endpoint(from_a(NOWHERE)).outcome is Outcome.UNREACHABLE_TOLD
+    assert dut.from_endpoint(from_a(NOWHERE)).outcome is Outcome.ICMP_UNREACHABLE_SENT

@@ -31,7 +31,7 @@ def turned(over: tuple[str, str], payload: bytes, **fields: object) -> bytes:
 @pytest.mark.parametrize("padding", [0, 1, 14, 500, 1400, 1446])
 def test_a_request_comes_back_as_long_as_it_came(dut: Dut, over: tuple[str, str], padding: int) -> None:
     dut.fill(over_ipv6=":" in over[0])
-    run = dut.from_substrate(Outer(*over, ttl=9, tos=0x28, fragment=p.DF).wrap(probe(REQUEST, padding)))
+    run = dut.from_underlay(Outer(*over, ttl=9, tos=0x28, fragment=p.DF).wrap(probe(REQUEST, padding)))
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert run.frame == turned(over, probe(REPLY, padding), tos=0x28, fragment=p.DF)
 
@@ -39,7 +39,7 @@ def test_a_request_comes_back_as_long_as_it_came(dut: Dut, over: tuple[str, str]
 def test_a_right_checksum_stays_right_over_ipv4_too(dut: Dut) -> None:
     payload = probe(REQUEST, 33)
     check = p.summed(D2, D1, Outer().datagram(payload))[6:8]
-    run = dut.from_substrate(Outer(udp_check=int.from_bytes(check, "big")).wrap(payload))
+    run = dut.from_underlay(Outer(udp_check=int.from_bytes(check, "big")).wrap(payload))
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert p.checksum(run.frame[14:34]) == 0
     assert p.checksum(p.pseudo(D1, D2, len(run.frame) - 34, p.UDP) + run.frame[34:]) == 0
@@ -51,14 +51,14 @@ def test_a_tag_comes_back_too(dut: Dut, vlan: int, over: tuple[str, str]) -> Non
     """Also one with a priority alone, for a droplet that is in no VLAN."""
     dut.fill(over_ipv6=":" in over[0])
     dut.local(int(":" in over[0]), over[1], vlan=vlan & 0xFFF)
-    run = dut.from_substrate(Outer(*over, vlan=vlan).wrap(probe(REQUEST, 20)))
+    run = dut.from_underlay(Outer(*over, vlan=vlan).wrap(probe(REQUEST, 20)))
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert run.frame == turned(over, probe(REPLY, 20), vlan=vlan)
 
 
 def test_other_options_beside_a_probe_are_skipped(dut: Dut) -> None:
     skipped = p.option(0x0102, 5, bytes(8))
-    run = dut.from_substrate(Outer().wrap(probe(REQUEST, 20, skipped)))
+    run = dut.from_underlay(Outer().wrap(probe(REQUEST, 20, skipped)))
     assert run.frame == turned((D2, D1), probe(REPLY, 20, skipped))
 
 
@@ -82,14 +82,14 @@ def test_other_options_beside_a_probe_are_skipped(dut: Dut) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_reflected(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
-    assert dut.from_substrate(frame).outcome is outcome
+    assert dut.from_underlay(frame).outcome is outcome
 
 
 def test_a_probe_without_a_checksum_over_ipv6_needs_to_be_allowed_as_other_packets(dut: Dut) -> None:
     dut.fill(over_ipv6=True)
     frame = Outer(S2, S1, udp_check=0).wrap(probe(REQUEST))
-    assert dut.from_substrate(frame).outcome is Outcome.NO_CHECKSUM
+    assert dut.from_underlay(frame).outcome is Outcome.NO_CHECKSUM
     dut.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
-    run = dut.from_substrate(frame)
+    run = dut.from_underlay(frame)
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert run.frame[60:62] == b"\0\0"

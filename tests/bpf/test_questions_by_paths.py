@@ -15,7 +15,7 @@ from agent.datapath.bpf.outcomes import Outcome
 HELD = bytes([2, 9, 9, 9, 9, 9])
 """The Ethernet address that A holds for who it asks."""
 ALL, GROUP6 = b"\xff" * 6, bytes.fromhex("3333ff000077")
-PINNED, BOUNCES = map_layout.INTERFACE_PINNED, map_layout.NETWORK_BOUNCED_HERE
+PINNED, BOUNCES = map_layout.INTERFACE_PINNED, map_layout.NETWORK_LOCAL_BOUNCER
 QUESTIONS = {
     "ARP to the one": p.ethernet(HELD, MAC[A], p.ARP, p.arp(MAC[A], A, UNKNOWN)),
     "ARP to all": p.ethernet(ALL, MAC[A], p.ARP, p.arp(MAC[A], A, UNKNOWN)),
@@ -30,7 +30,7 @@ each_kind = pytest.mark.parametrize(("kind", "question", "target", "asker"), ARP
 
 def now(dut: Dut) -> int:
     """Return the kernel's tick."""
-    dut.from_substrate(tunnelled())
+    dut.from_underlay(tunnelled())
     learnt = dut.direct(R)
     assert learnt is not None
     return learnt[2]
@@ -47,7 +47,7 @@ def heard(dut: Dut, host: str = D2, seconds: float = 5, flags: int = 0) -> None:
 def now_over(dut: Dut) -> int:
     if not dut.over_ipv6:
         return now(dut)
-    dut.from_substrate(tunnelled(outer=Outer(S2, S1)))
+    dut.from_underlay(tunnelled(outer=Outer(S2, S1)))
     learnt = dut.direct(R)
     assert learnt is not None
     return learnt[2]
@@ -104,10 +104,13 @@ def test_the_host_that_an_endpoint_left_gives_the_question_back(
     """As it does with packets. What came by a bouncer, or back, goes no further."""
     dut.fill(over_ipv6=":" in over[0])
     own, peer = over
-    run = dut.from_substrate(tunnelled(question, Outer(peer, own)))
+    run = dut.from_underlay(tunnelled(question, Outer(peer, own)))
     assert run.outcome is Outcome.RETURNED
     assert run.frame.endswith(p.geneve(VNI, question, options=p.INVALIDATE, flags=0x40))
-    assert dut.from_substrate(tunnelled(question, Outer(peer, own), options=p.rts(peer))).outcome is Outcome.NOT_HERE
+    assert (
+        dut.from_underlay(tunnelled(question, Outer(peer, own), options=p.rts(peer))).outcome
+        is Outcome.ENDPOINT_NOT_LOCAL
+    )
 
 
 @each_kind
@@ -115,7 +118,7 @@ def test_the_host_that_asked_forgets_the_path_and_asks_a_bouncer_the_next_time(
     dut: Dut, kind: str, question: bytes, target: str, asker: str
 ) -> None:
     heard(dut)
-    assert dut.from_substrate(tunnelled(question, options=p.INVALIDATE)).outcome is Outcome.NOT_HERE
+    assert dut.from_underlay(tunnelled(question, options=p.INVALIDATE)).outcome is Outcome.ENDPOINT_NOT_LOCAL
     assert dut.direct(target) is None
     assert dut.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER
 
@@ -123,9 +126,9 @@ def test_the_host_that_asked_forgets_the_path_and_asks_a_bouncer_the_next_time(
 @each_kind
 def test_nobody_else_ends_a_path_with_a_question(dut: Dut, kind: str, question: bytes, target: str, asker: str) -> None:
     heard(dut)
-    dut.from_substrate(tunnelled(question, Outer(D4), options=p.INVALIDATE))
+    dut.from_underlay(tunnelled(question, Outer(D4), options=p.INVALIDATE))
     assert dut.direct(target) is not None, "another droplet than the path's"
     foreign = {"ARP": p.ethernet(HELD, MAC[R], p.ARP, p.arp(MAC[R], R, UNKNOWN)),
                "ND": p.ethernet(HELD, MAC[R], p.IPV6, p.nd(R6, UNKNOWN6, UNKNOWN6, MAC[R]))}[kind]  # fmt: skip
-    dut.from_substrate(tunnelled(foreign, options=p.INVALIDATE))
+    dut.from_underlay(tunnelled(foreign, options=p.INVALIDATE))
     assert dut.direct(target) is not None, "a question that is of no endpoint here"

@@ -77,7 +77,9 @@ def test_the_frames_reach_every_outcome_of_what_is_compiled_in(reached: Counter[
     if variant == "everything":
         assert set(Outcome) - RECEIVED == set(reached)
     else:
-        assert {Outcome.DELIVERED, Outcome.REROUTED, Outcome.TOO_BIG_TOLD_REMOTE, Outcome.NO_HEADROOM} <= set(reached)
+        assert {Outcome.DELIVERED, Outcome.REROUTED, Outcome.ICMP_TOO_BIG_SENT_REMOTE, Outcome.NO_HEADROOM} <= set(
+            reached
+        )
 
 
 def seen(step: Step) -> tuple[object, ...]:
@@ -119,7 +121,7 @@ def test_the_programs_under_test_differ_from_the_real_ones_by_the_detour_alone(
         pytest.skip("the same for every variant")
     for program in compiled.programs:
         real = programs.relocate(program, machine.fds)
-        ours = tapped(program, machine.fds, machine.fds["told"])
+        ours = tapped(program, machine.fds, machine.fds["icmp_ratelimit"])
         changed = [at for at in range(0, len(real), 8) if real[at : at + 8] != ours[at : at + 8]]
         assert [real[at : at + 8] for at in changed] == [bytes.fromhex("8500000017000000")]
         assert len(ours) == len(real) + 40
@@ -139,7 +141,7 @@ def test_the_programs_under_test_differ_from_the_real_ones_by_the_detour_alone(
         (Outcome.SENT_TO_BOUNCER, lambda step: {"out": step.out[:-1]}),
         (Outcome.BOUNCED, lambda step: {"out": step.frame}),
         (Outcome.ARP_ANSWERED, lambda step: {"out": step.frame}),
-        (Outcome.TOO_BIG_TOLD, lambda step: {"out": step.out[:-1] + bytes([step.out[-1] ^ 1])}),
+        (Outcome.ICMP_TOO_BIG_SENT, lambda step: {"out": step.out[:-1] + bytes([step.out[-1] ^ 1])}),
         (Outcome.MALFORMED_INNER, lambda step: {"verdict": XdpAction.REDIRECT, "leaves": 11}),
         (Outcome.MALFORMED_INNER, lambda step: {"after": {**step.after, bytes(20): bytes(40)}}),
     ],

@@ -61,7 +61,7 @@ def test_what_is_for_an_endpoint_of_one_vpc_reaches_none_of_another_while_both_a
 def test_an_interface_that_is_not_of_the_endpoints_vpc_is_not_delivered_to(dut: Dut, vni: int) -> None:
     """What a packet would find that reads such an element."""
     dut.receiver(SLOT, MAC[A], vni)
-    assert dut.from_substrate(tunnelled(frame_to(A))).outcome is Outcome.NOT_HERE
+    assert dut.from_underlay(tunnelled(frame_to(A))).outcome is Outcome.ENDPOINT_NOT_LOCAL
     dut.interface()
     dut.receiver(2, MAC[B], vni)
-    assert dut.from_endpoint(TO_B).outcome is Outcome.NOT_HERE
+    assert dut.from_endpoint(TO_B).outcome is Outcome.ENDPOINT_NOT_LOCAL

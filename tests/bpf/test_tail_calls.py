@@ -83,7 +83,7 @@ def test_after_the_tail_call_an_interface_of_nobody_is_closed(dut: Dut) -> None:
 def test_after_the_tail_call_the_receiver_is_looked_at_again(dut: Dut, slot: int) -> None:
     dut.receiver(FOREIGN_SLOT, MAC[B], vni=8)
     dut.leave_state(1 + TRANSIT_XDP, receiver=IFINDEX_BASE + slot)
-    assert dut.after_tail_call(TO_B).outcome is Outcome.NOT_HERE
+    assert dut.after_tail_call(TO_B).outcome is Outcome.ENDPOINT_NOT_LOCAL
 
 
 @pytest.mark.parametrize(("program", "arrival"), CALLED)
@@ -98,14 +98,14 @@ def test_a_called_program_uses_nothing_that_was_not_left_for_it(dut: Dut, progra
 @pytest.mark.parametrize(("program", "arrival"), CALLED)
 def test_a_called_program_uses_what_was_left_for_it_once(dut: Dut, program: str, arrival: int) -> None:
     assert dut.from_endpoint(TO_B).outcome is Outcome.DELIVERED_SAME_HOST
-    assert dut.from_endpoint(TOO_LONG).outcome is Outcome.TOO_BIG_TOLD
+    assert dut.from_endpoint(TOO_LONG).outcome is Outcome.ICMP_TOO_BIG_SENT
     assert dut.after_tail_call(TO_B, program, arrival).outcome is Outcome.NO_PROGRAM
 
 
 def test_what_was_left_is_not_used_for_the_next_frame(dut: Dut) -> None:
     """Also where its program was not called: an error would tell of the frame before."""
     dut.leave_state(1 + TRANSIT_ERRORS)
-    assert dut.from_substrate(tunnelled()).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled()).outcome is Outcome.DELIVERED
     assert dut.after_tail_call(TOO_LONG, "transit_errors", UPLINK).outcome is Outcome.NO_PROGRAM
 
 
@@ -119,10 +119,10 @@ def test_without_transit_errors_an_endpoints_packet_is_dropped_and_counted(dut: 
 
 
 def test_without_transit_errors_a_packet_through_a_tunnel_is_dropped(dut: Dut) -> None:
-    dut.own_network(flags=map_layout.NETWORK_BOUNCED_HERE)
-    assert dut.from_substrate(UNREACHABLE).outcome is Outcome.UNREACHABLE_TOLD_REMOTE
+    dut.own_network(flags=map_layout.NETWORK_LOCAL_BOUNCER)
+    assert dut.from_underlay(UNREACHABLE).outcome is Outcome.ICMP_UNREACHABLE_SENT_REMOTE
     dut.remove(MapName.PROGRAMS, map_layout.U32.pack(TRANSIT_ERRORS))
-    assert dut.from_substrate(UNREACHABLE).outcome is Outcome.NO_PROGRAM
+    assert dut.from_underlay(UNREACHABLE).outcome is Outcome.NO_PROGRAM
 
 
 def runs(dut: Dut, frames: list[tuple[str, bytes]], program: str, state: bytes) -> dict[str, Run]:
@@ -131,9 +131,9 @@ def runs(dut: Dut, frames: list[tuple[str, bytes]], program: str, state: bytes) 
     for sentence, frame in frames:
         dut.fill()
         dut.reset_icmp_ratelimit()
-        dut.own_network(flags=map_layout.NETWORK_BOUNCED_HERE if program == "transit_xdp" else 0)
+        dut.own_network(flags=map_layout.NETWORK_LOCAL_BOUNCER if program == "transit_xdp" else 0)
         dut.fill_state(state)
-        found[sentence] = dut.from_endpoint(frame) if program == "transit_agent" else dut.from_substrate(frame)
+        found[sentence] = dut.from_endpoint(frame) if program == "transit_agent" else dut.from_underlay(frame)
     return found
 
 

@@ -13,7 +13,7 @@ from agent.datapath.bpf.outcomes import Outcome
 GW, ALL = p.GATEWAY_MAC, b"\xff" * 6
 GROUP4, GROUP6 = bytes.fromhex("01005e0000fb"), bytes.fromhex("333300000001")
 SUBNET, OTHER_SUBNET = "10.0.0.255", "10.0.1.255"
-BOUNCES, DIVIDES = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE
+BOUNCES, DIVIDES = map_layout.NETWORK_LOCAL_BOUNCER, map_layout.VPC_LOCAL_DIVIDER
 
 
 def ipv4(to: str, mac: bytes, source: str = A, payload: bytes | None = None) -> bytes:
@@ -98,17 +98,17 @@ FLOODED = [
 def test_what_a_vxlan_peer_floods_goes_no_further(dut: Dut, sentence: str, frame: bytes) -> None:
     """Which may send what an agent's host would not."""
     dut.own_network((D1,), BOUNCES)
-    assert dut.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame))).outcome is Outcome.MULTICAST, sentence
+    assert dut.from_underlay(Outer(port=4789).wrap(p.vxlan(VNI, frame))).outcome is Outcome.MULTICAST, sentence
 
 
 def test_a_subnet_of_which_its_senders_host_knows_nothing_ends_at_the_divider(dut: Dut) -> None:
     dut.vpc((D1,), DIVIDES)
-    run = dut.from_substrate(tunnelled(frame_to(OTHER_SUBNET), options=p.rts(D4)))
+    run = dut.from_underlay(tunnelled(frame_to(OTHER_SUBNET), options=p.rts(D4)))
     assert run.outcome is Outcome.MULTICAST
 
 
 def test_a_packet_from_a_broadcast_address_teaches_no_path_there(dut: Dut) -> None:
     """By which packets to everybody would leave their sender's host."""
-    assert dut.from_substrate(tunnelled(frame_to(A, SUBNET))).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled(frame_to(A, SUBNET))).outcome is Outcome.DELIVERED
     assert dut.direct(SUBNET) is None
     assert dut.from_endpoint(ipv4(SUBNET, MAC[R])).outcome is Outcome.MULTICAST

@@ -62,8 +62,8 @@ TABLE = [
      Outcome.SENT_TO_BOUNCER),
     ("version 0 in IPv6's ethertype", from_a(bytes(40), kind=p.IPV6), Outcome.MALFORMED_INNER),
     ("a VLAN tag", from_a(bytes(40), kind=0x8100), Outcome.INNER_PROTOCOL),
-    ("routed with a time to live of 1", from_a(p.ipv4(A, R, p.udp(), ttl=1), GW), Outcome.TTL_TOLD),
-    ("routed with a time to live of 0", from_a(p.ipv4(A, R, p.udp(), ttl=0), GW), Outcome.TTL_TOLD),
+    ("routed with a time to live of 1", from_a(p.ipv4(A, R, p.udp(), ttl=1), GW), Outcome.ICMP_TTL_EXCEEDED_SENT),
+    ("routed with a time to live of 0", from_a(p.ipv4(A, R, p.udp(), ttl=0), GW), Outcome.ICMP_TTL_EXCEEDED_SENT),
     ("switched with a time to live of 1", from_a(p.ipv4(A, R, p.udp(), ttl=1)), Outcome.SENT_DIRECT),
     ("an echo request to the gateway", from_a(p.ipv4(A, GATEWAY, p.echo(), protocol=1), GW), Outcome.GATEWAY_ECHO),
     ("to the gateway with a time to live of 1", from_a(p.ipv4(A, GATEWAY, p.echo(), protocol=1, ttl=1), GW),
@@ -155,11 +155,11 @@ def test_a_network_without_bouncers_is_a_reason_of_its_own(dut: Dut) -> None:
 
 
 ROLES = [
-    ("its own bouncer knows all endpoints", UNKNOWN, 0, (D4,), Outcome.UNREACHABLE_TOLD),
+    ("its own bouncer knows all endpoints", UNKNOWN, 0, (D4,), Outcome.ICMP_UNREACHABLE_SENT),
     ("another network's packet goes to a divider", ELSEWHERE, 0, (D4,), Outcome.HANDED_TO_DIVIDER),
     ("its own divider goes to the bouncer", ELSEWHERE, 1, (D4,), Outcome.HANDED_TO_BOUNCER),
-    ("its own divider, no bouncer", ELSEWHERE, 1, (), Outcome.UNREACHABLE_TOLD),
-    ("its own divider, no such network", "10.9.9.9", 1, (D4,), Outcome.UNREACHABLE_TOLD),
+    ("its own divider, no bouncer", ELSEWHERE, 1, (), Outcome.ICMP_UNREACHABLE_SENT),
+    ("its own divider, no such network", "10.9.9.9", 1, (D4,), Outcome.ICMP_UNREACHABLE_SENT),
 ]
 
 
@@ -167,20 +167,20 @@ ROLES = [
 def test_a_droplet_that_bounces_its_endpoints_network(
     dut: Dut, sentence: str, to: str, divides: int, bouncers: tuple[str, ...], outcome: Outcome
 ) -> None:
-    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+    dut.own_network((D1,), map_layout.NETWORK_LOCAL_BOUNCER)
     dut.other_network(bouncers)
-    dut.vpc((D1,) if divides else (D5,), divides * map_layout.VPC_DIVIDED_HERE)
+    dut.vpc((D1,) if divides else (D5,), divides * map_layout.VPC_LOCAL_DIVIDER)
     assert dut.from_endpoint(from_a(p.ipv4(A, to, p.udp()), GW)).outcome is outcome, sentence
 
 
 def test_the_bouncer_itself_does_not_ask_another_bouncer(dut: Dut) -> None:
-    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+    dut.own_network((D1,), map_layout.NETWORK_LOCAL_BOUNCER)
     assert dut.from_endpoint(asks(UNKNOWN)).outcome is Outcome.NO_ENDPOINT
 
 
 def test_a_fresh_direct_path_wins_over_the_bouncer_and_a_stale_one_does_not(dut: Dut) -> None:
     frame = from_a(p.ipv4(A, UNKNOWN, p.udp()))
-    dut.from_substrate(tunnelled())
+    dut.from_underlay(tunnelled())
     learnt = dut.direct(R)
     assert learnt is not None
     dut.path(UNKNOWN, D4, learnt[2] - 5 * ticks_per_second())

@@ -93,10 +93,10 @@ TABLE = [
     ("inner version 5", tunnelled(frame_to(version=5)), Outcome.MALFORMED_INNER),
     ("inner ARP cut short", tunnelled(asks(A)[:-1]), Outcome.MALFORMED_ARP),
     ("an inner RARP question", tunnelled(asks(A, operation=3)), Outcome.ARP_OPCODE),
-    ("an ARP reply for nobody here", tunnelled(asks(UNKNOWN, operation=2), options=RTS), Outcome.NOT_HERE),
-    ("an ARP reply for another droplet's endpoint", tunnelled(asks(R, operation=2), options=RTS), Outcome.NOT_HERE),
+    ("an ARP reply for nobody here", tunnelled(asks(UNKNOWN, operation=2), options=RTS), Outcome.ENDPOINT_NOT_LOCAL),
+    ("an ARP reply for a remote endpoint", tunnelled(asks(R, operation=2), options=RTS), Outcome.ENDPOINT_NOT_LOCAL),
     ("an ARP question for an endpoint of this droplet", tunnelled(asks(A)), Outcome.ARP_ANSWERED_REMOTE),
-    ("an ARP question, but no role", tunnelled(asks(R), options=RTS), Outcome.NOT_HERE),
+    ("an ARP question, but no role", tunnelled(asks(R), options=RTS), Outcome.ENDPOINT_NOT_LOCAL),
     ("an unknown address, but no role", tunnelled(frame_to(UNKNOWN), options=RTS), Outcome.MISDIRECTED),
     ("an unknown address that came straight", tunnelled(frame_to(UNKNOWN)), Outcome.RETURNED),
     ("another droplet's endpoint", tunnelled(frame_to(R)), Outcome.BOUNCED),
@@ -111,13 +111,13 @@ TABLE = [
 
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
 def test_a_frame_from_the_substrate(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
-    run = dut.from_substrate(frame)
+    run = dut.from_underlay(frame)
     assert run.outcome is outcome, sentence
 
 
 @pytest.mark.parametrize("length", range(14, len(tunnelled(options=RTS + SKIPPED))))
 def test_a_tunnel_packet_cut_anywhere_is_not_delivered(dut: Dut, length: int) -> None:
-    run = dut.from_substrate(tunnelled(options=RTS + SKIPPED)[:length])
+    run = dut.from_underlay(tunnelled(options=RTS + SKIPPED)[:length])
     assert run.outcome is (Outcome.PASSED if length < 42 else Outcome.MALFORMED_OUTER)
 
 
@@ -126,21 +126,21 @@ WHOLE = p.geneve(VNI, frame_to(), options=RTS + SKIPPED)
 
 @pytest.mark.parametrize("length", range(len(WHOLE)))
 def test_a_payload_cut_anywhere_under_right_outer_lengths_is_not_delivered(dut: Dut, length: int) -> None:
-    outcome = dut.from_substrate(Outer().wrap(WHOLE[:length])).outcome
+    outcome = dut.from_underlay(Outer().wrap(WHOLE[:length])).outcome
     assert outcome in {Outcome.MALFORMED_OUTER, Outcome.MALFORMED_GENEVE, Outcome.MALFORMED_INNER}
 
 
-BOUNCES, DIVIDES = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE
+BOUNCES, DIVIDES = map_layout.NETWORK_LOCAL_BOUNCER, map_layout.VPC_LOCAL_DIVIDER
 ROLES = [
-    ("the bouncer does not know it", UNKNOWN, BOUNCES, 0, (D4,), (D5,), Outcome.UNREACHABLE_TOLD_REMOTE, None),
+    ("the bouncer does not know it", UNKNOWN, BOUNCES, 0, (D4,), (D5,), Outcome.ICMP_UNREACHABLE_SENT_REMOTE, None),
     ("the bouncer asks a divider about another network", ELSEWHERE, BOUNCES, 0, (D4,), (D5,),
      Outcome.HANDED_TO_DIVIDER, D5),
-    ("the bouncer has no divider", ELSEWHERE, BOUNCES, 0, (D4,), (), Outcome.UNREACHABLE_TOLD_REMOTE, None),
+    ("the bouncer has no divider", ELSEWHERE, BOUNCES, 0, (D4,), (), Outcome.ICMP_UNREACHABLE_SENT_REMOTE, None),
     ("the divider knows the network's bouncer", ELSEWHERE, 0, DIVIDES, (D4,), (), Outcome.HANDED_TO_BOUNCER, D4),
     ("bouncer and divider in one", ELSEWHERE, BOUNCES, DIVIDES, (D4,), (), Outcome.HANDED_TO_BOUNCER, D4),
-    ("the network has no bouncer", ELSEWHERE, 0, DIVIDES, (), (), Outcome.UNREACHABLE_TOLD_REMOTE, None),
-    ("the divider knows no such network", "10.9.9.9", 0, DIVIDES, (D4,), (), Outcome.UNREACHABLE_TOLD_REMOTE, None),
-    ("a bouncer that is said to be this droplet", ELSEWHERE, 0, DIVIDES, (D1,), (), Outcome.NOT_HERE, None),
+    ("the network has no bouncer", ELSEWHERE, 0, DIVIDES, (), (), Outcome.ICMP_UNREACHABLE_SENT_REMOTE, None),
+    ("the divider has no such network", "10.9.9.9", 0, DIVIDES, (D4,), (), Outcome.ICMP_UNREACHABLE_SENT_REMOTE, None),
+    ("a bouncer that is said to be this droplet", ELSEWHERE, 0, DIVIDES, (D1,), (), Outcome.ENDPOINT_NOT_LOCAL, None),
 ]  # fmt: skip
 
 
@@ -163,14 +163,14 @@ def test_a_role_for_an_unknown_address(
     dut.own_network((D3,), bounces)
     dut.other_network(bouncers)
     dut.vpc(dividers, divides)
-    run = dut.from_substrate(tunnelled(frame_to(to), options=p.rts(D4)))
+    run = dut.from_underlay(tunnelled(frame_to(to), options=p.rts(D4)))
     assert run.outcome is outcome, sentence
     if next_droplet:
         assert run.frame[30:34] == p.ip(next_droplet)
 
 
 def test_a_vpc_that_is_not_known_here(dut: Dut) -> None:
-    run = dut.from_substrate(Outer().wrap(p.geneve(VNI + 1, frame_to(), options=p.rts(D4, 1, p.UNLEARNT))))
+    run = dut.from_underlay(Outer().wrap(p.geneve(VNI + 1, frame_to(), options=p.rts(D4, 1, p.UNLEARNT))))
     assert run.outcome is Outcome.NO_VPC
 
 
@@ -178,25 +178,25 @@ def test_an_endpoint_that_is_said_to_be_here_but_has_no_interface_is_not_bounced
     dut: Dut,
 ) -> None:
     dut.endpoint(R, D1)
-    assert dut.from_substrate(tunnelled(frame_to(R))).outcome is Outcome.NOT_HERE
+    assert dut.from_underlay(tunnelled(frame_to(R))).outcome is Outcome.ENDPOINT_NOT_LOCAL
 
 
 def test_a_bounced_packet_keeps_its_origin_tos_port_and_loses_one_hop(dut: Dut) -> None:
     dut.endpoint(R, D3)
-    run = dut.from_substrate(tunnelled(frame_to(R), Outer(tos=0xB8, ttl=9), options=p.rts(D4, 1) + SKIPPED))
+    run = dut.from_underlay(tunnelled(frame_to(R), Outer(tos=0xB8, ttl=9), options=p.rts(D4, 1) + SKIPPED))
     outer = Outer(D1, D3, tos=0xB8, ttl=8, fragment=p.DF)
     expected = outer.wrap(p.geneve(VNI, frame_to(R), options=p.rts(D4, 2)))
     assert run.frame == p.ethernet(DROPLET_MAC[D3], DROPLET_MAC[D1]) + expected[14:]
 
 
 def test_a_packet_that_came_direct_is_bounced_with_its_droplet_as_origin(dut: Dut) -> None:
-    run = dut.from_substrate(tunnelled(frame_to(R), Outer(source=D5)))
+    run = dut.from_underlay(tunnelled(frame_to(R), Outer(source=D5)))
     assert run.frame[42:] == p.geneve(VNI, frame_to(R), options=p.rts(D5, 1))
 
 
 def test_a_bouncer_answers_arp_to_the_origin(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
-    run = dut.from_substrate(tunnelled(asks(B, sender=ELSEWHERE), Outer(source=D2), options=p.rts(D4)))
+    run = dut.from_underlay(tunnelled(asks(B, sender=ELSEWHERE), Outer(source=D2), options=p.rts(D4)))
     assert run.outcome is Outcome.ARP_ANSWERED_REMOTE
     reply = p.arp(MAC[B], B, ELSEWHERE, operation=2, target_mac=MAC[R])
     inner = p.ethernet(MAC[R], MAC[B], p.ARP, reply)
@@ -208,45 +208,45 @@ def test_an_arp_answer_that_is_longer_than_its_receivers_mtu_is_dropped(dut: Dut
     dut.endpoint(A, D1, SLOT, mtu=576)
     for padding, outcome in ((576 - 28, Outcome.DELIVERED), (576 - 27, Outcome.TOO_BIG)):
         reply = asks(A, operation=2) + bytes(padding)
-        assert dut.from_substrate(tunnelled(reply, options=RTS)).outcome is outcome
+        assert dut.from_underlay(tunnelled(reply, options=RTS)).outcome is outcome
 
 
 def test_a_bouncer_answers_arp_neither_for_the_unknown_nor_to_strangers(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
-    assert dut.from_substrate(tunnelled(asks(UNKNOWN), options=RTS)).outcome is Outcome.NO_ENDPOINT
-    run = dut.from_substrate(tunnelled(asks(B), options=p.rts(STRANGER)))
+    assert dut.from_underlay(tunnelled(asks(UNKNOWN), options=RTS)).outcome is Outcome.NO_ENDPOINT
+    run = dut.from_underlay(tunnelled(asks(B), options=p.rts(STRANGER)))
     assert run.outcome is Outcome.UNKNOWN_ORIGIN
 
 
 @pytest.mark.parametrize("options", [b"", RTS, RTS + SKIPPED, p.option(1, 1, bytes(124))])
 def test_a_delivered_frame_has_lost_its_tunnel_and_carries_the_endpoints_address(dut: Dut, options: bytes) -> None:
     inner = frame_to(to_mac=b"\xff" * 6)
-    run = dut.from_substrate(tunnelled(inner, options=options))
+    run = dut.from_underlay(tunnelled(inner, options=options))
     assert run.frame == MAC[A] + inner[6:]
 
 
 def test_a_routed_frame_comes_from_the_gateway(dut: Dut) -> None:
-    run = dut.from_substrate(tunnelled(frame_to(to_mac=GW)))
+    run = dut.from_underlay(tunnelled(frame_to(to_mac=GW)))
     assert run.frame == MAC[A] + GW + frame_to()[12:]
 
 
 def test_a_path_is_learnt_from_the_outer_source_or_from_return_to_sender(dut: Dut) -> None:
     dut.remove(MapName.ENDPOINTS, key(R))
-    dut.from_substrate(tunnelled())
+    dut.from_underlay(tunnelled())
     assert (dut.direct(R) or ("",))[0] == D2
-    dut.from_substrate(tunnelled(options=p.rts(D4)))
+    dut.from_underlay(tunnelled(options=p.rts(D4)))
     assert (dut.direct(R) or ("",))[0] == D4
 
 
 def test_a_path_in_use_is_renewed_once_a_second_and_not_at_every_packet(dut: Dut) -> None:
-    dut.from_substrate(tunnelled())
+    dut.from_underlay(tunnelled())
     learnt = dut.direct(R)
     assert learnt is not None
-    dut.from_substrate(tunnelled())
+    dut.from_underlay(tunnelled())
     assert dut.direct(R) == learnt
     dut.path(R, D2, learnt[2] - ticks_per_second())
     began = tick_now(dut)
-    dut.from_substrate(tunnelled())
+    dut.from_underlay(tunnelled())
     renewed = dut.direct(R)
     assert renewed is not None
     assert (renewed[0], began <= renewed[2] <= tick_now(dut)) == (D2, True), "as of now, not as it was"
@@ -255,7 +255,7 @@ def test_a_path_in_use_is_renewed_once_a_second_and_not_at_every_packet(dut: Dut
 def tick_now(dut: Dut) -> int:
     """Return the kernel's tick, by a path that is learnt now."""
     dut.remove(MapName.DIRECT, key(UNHEARD)) if dut.direct(UNHEARD) else None
-    dut.from_substrate(tunnelled(frame_to(source=UNHEARD)))
+    dut.from_underlay(tunnelled(frame_to(source=UNHEARD)))
     learnt = dut.direct(UNHEARD)
     assert learnt is not None
     return learnt[2]
@@ -273,19 +273,19 @@ def tick_now(dut: Dut) -> int:
 def test_a_fresh_path_is_not_written_again(dut: Dut, over_ipv6: bool, frame: bytes) -> None:
     dut.fill(over_ipv6=over_ipv6)
     dut.known(D2, map_layout.DROPLET_ZERO_CHECKSUM)
-    dut.from_substrate(frame)
+    dut.from_underlay(frame)
     learnt = dut.direct(R)
     assert learnt is not None
     dut.path(R, D2, learnt[2])
-    assert dut.from_substrate(frame).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(frame).outcome is Outcome.DELIVERED
     assert (dut.direct(R) or ())[1:] == (0, learnt[2]), "the time in nanoseconds is the test's"
 
 
 def test_both_times_of_a_path_tell_the_same_age(dut: Dut) -> None:
     """The programs count in the kernel's ticks, whose length is given to them when they are compiled."""
-    dut.from_substrate(tunnelled())
+    dut.from_underlay(tunnelled())
     time.sleep(0.3)
-    dut.from_substrate(tunnelled(frame_to(source="10.0.0.4")))
+    dut.from_underlay(tunnelled(frame_to(source="10.0.0.4")))
     first, second = dut.direct(R), dut.direct("10.0.0.4")
     assert first is not None
     assert second is not None
@@ -306,40 +306,40 @@ def test_both_times_of_a_path_tell_the_same_age(dut: Dut) -> None:
     ids=["an unknown origin", "ourselves", "ARP", "a bounced packet", "a stranger", "a dropped packet"],
 )
 def test_nothing_is_learnt_from(dut: Dut, frame: bytes) -> None:
-    dut.from_substrate(frame)
+    dut.from_underlay(frame)
     assert dut.entries(MapName.DIRECT) == {}
 
 
 def test_a_path_is_not_learnt_against_what_documents_say(dut: Dut) -> None:
     dut.endpoint(R, D3)
-    assert dut.from_substrate(tunnelled()).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(tunnelled()).outcome is Outcome.DELIVERED
     assert dut.entries(MapName.DIRECT) == {}
 
 
 def test_a_droplet_that_is_no_longer_known_is_shut_out_once_its_paths_are_not_fresh(dut: Dut) -> None:
-    dut.from_substrate(tunnelled())
+    dut.from_underlay(tunnelled())
     dut.remove(MapName.DROPLETS, mapped(D2))
-    assert dut.from_substrate(tunnelled()).outcome is Outcome.DELIVERED, "the path was confirmed just now"
-    assert dut.from_substrate(tunnelled(options=RTS)).outcome is Outcome.UNKNOWN_DROPLET
-    assert dut.from_substrate(tunnelled(frame_to(source="10.0.0.4"))).outcome is Outcome.UNKNOWN_DROPLET
+    assert dut.from_underlay(tunnelled()).outcome is Outcome.DELIVERED, "the path was confirmed just now"
+    assert dut.from_underlay(tunnelled(options=RTS)).outcome is Outcome.UNKNOWN_DROPLET
+    assert dut.from_underlay(tunnelled(frame_to(source="10.0.0.4"))).outcome is Outcome.UNKNOWN_DROPLET
     learnt = dut.direct(R)
     assert learnt is not None
     dut.path(R, D2, learnt[2] - ticks_per_second())
-    assert dut.from_substrate(tunnelled()).outcome is Outcome.UNKNOWN_DROPLET
+    assert dut.from_underlay(tunnelled()).outcome is Outcome.UNKNOWN_DROPLET
 
 
 def test_a_path_vouches_for_its_own_droplet_alone(dut: Dut) -> None:
-    dut.from_substrate(tunnelled())
-    assert dut.from_substrate(tunnelled(outer=Outer(source=STRANGER))).outcome is Outcome.UNKNOWN_DROPLET
+    dut.from_underlay(tunnelled())
+    assert dut.from_underlay(tunnelled(outer=Outer(source=STRANGER))).outcome is Outcome.UNKNOWN_DROPLET
 
 
 def test_delivery_counts_for_the_endpoint(dut: Dut) -> None:
     before = dut.endpoint_traffic(1)
-    dut.from_substrate(tunnelled())
+    dut.from_underlay(tunnelled())
     after = dut.endpoint_traffic(1)
     assert tuple(b - a for a, b in zip(before, after, strict=True)) == (0, 0, 1, 0)
 
 
 def test_before_the_droplet_is_configured_all_passes(dut: Dut) -> None:
     dut.local(0, D1, 0)
-    assert dut.from_substrate(tunnelled()).outcome is Outcome.PASSED
+    assert dut.from_underlay(tunnelled()).outcome is Outcome.PASSED

@@ -37,7 +37,7 @@ from agent.datapath.bpf.outcomes import Outcome
 
 GW = p.GATEWAY_MAC
 NOWHERE6 = "fd99::1"
-BOUNCES, DIVIDES = map_layout.NETWORK_BOUNCED_HERE, map_layout.VPC_DIVIDED_HERE
+BOUNCES, DIVIDES = map_layout.NETWORK_LOCAL_BOUNCER, map_layout.VPC_LOCAL_DIVIDER
 HOST, NET, PORT, PROTOCOL = (
     {4: (3, 1), 6: (1, 3)},
     {4: (3, 0), 6: (1, 0)},
@@ -122,7 +122,7 @@ def test_an_endpoint_is_told_by_its_own_host_what_leads_nowhere(
     prepare(dut)
     sent = from_a(family, to)
     run = dut.from_endpoint(sent)
-    assert run.outcome is Outcome.UNREACHABLE_TOLD, sentence
+    assert run.outcome is Outcome.ICMP_UNREACHABLE_SENT, sentence
     assert run.frame == error(kind[family], sent[14:], A6 if family == 6 else A)
 
 
@@ -270,8 +270,8 @@ def test_the_sender_of_a_packet_through_a_tunnel_is_told_by_who_knows(
     peer, own, origin = (S2, S1, S4) if outer == 6 else (D2, D1, D4)
     sender = R6 if family == 6 else R
     inner = packet(sender, to[family])
-    run = dut.from_substrate(tunnelled(frame(inner, MAC[R]), Outer(peer, own, tos=0x28), options=p.rts(origin, 1)))
-    assert run.outcome is Outcome.UNREACHABLE_TOLD_REMOTE, sentence
+    run = dut.from_underlay(tunnelled(frame(inner, MAC[R]), Outer(peer, own, tos=0x28), options=p.rts(origin, 1)))
+    assert run.outcome is Outcome.ICMP_UNREACHABLE_SENT_REMOTE, sentence
     label = int.from_bytes(run.frame[14:18], "big") & 0xFFFFF if outer == 6 else 0
     expected = Outer(own, origin, fragment=p.DF, label=label, tos=0x28)
     error_frame = error(kind[family], inner, sender, MAC[R])
@@ -283,8 +283,8 @@ def test_a_sender_that_speaks_vxlan_is_told_in_that(dut: Dut, family: int) -> No
     bounces(dut)
     sender = R6 if family == 6 else R
     inner = packet(sender, UNKNOWNS[family])
-    run = dut.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
-    assert run.outcome is Outcome.UNREACHABLE_TOLD_REMOTE
+    run = dut.from_underlay(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
+    assert run.outcome is Outcome.ICMP_UNREACHABLE_SENT_REMOTE
     assert run.frame.endswith(p.vxlan(VNI, error(HOST[family], inner, sender, MAC[R])))
 
 
@@ -292,8 +292,8 @@ def test_a_sender_that_speaks_vxlan_is_told_in_that(dut: Dut, family: int) -> No
 def test_what_comes_back_for_one_who_is_nowhere_is_told_to_its_sender_here(dut: Dut, family: int) -> None:
     bounces(dut)
     sent = from_a(family, UNKNOWNS)
-    run = dut.from_substrate(tunnelled(sent, options=p.INVALIDATE))
-    assert run.outcome is Outcome.UNREACHABLE_TOLD
+    run = dut.from_underlay(tunnelled(sent, options=p.INVALIDATE))
+    assert run.outcome is Outcome.ICMP_UNREACHABLE_SENT
     assert run.frame == error(HOST[family], sent[14:], A6 if family == 6 else A)
 
 
@@ -302,11 +302,11 @@ def test_what_comes_round_to_its_own_host_is_told_to_its_sender_here(dut: Dut, f
     """A bouncer elsewhere knew no more, and gave it to this droplet, which divides or bounces the other network."""
     dut.other_network((D1,), BOUNCES)
     sent = from_a(family, OTHER)
-    run = dut.from_substrate(tunnelled(sent, options=p.rts(D1, 1)))
-    assert run.outcome is Outcome.UNREACHABLE_TOLD
+    run = dut.from_underlay(tunnelled(sent, options=p.rts(D1, 1)))
+    assert run.outcome is Outcome.ICMP_UNREACHABLE_SENT
     assert run.frame == error(HOST[family], sent[14:], A6 if family == 6 else A)
-    run = dut.from_substrate(tunnelled(sent, options=p.rts(D4, 1)))
-    assert run.outcome is Outcome.UNREACHABLE_TOLD_REMOTE, "in its name from elsewhere: it is told nothing"
+    run = dut.from_underlay(tunnelled(sent, options=p.rts(D4, 1)))
+    assert run.outcome is Outcome.ICMP_UNREACHABLE_SENT_REMOTE, "in its name from elsewhere: it is told nothing"
 
 
 @both_families
@@ -315,9 +315,9 @@ def test_an_error_that_another_droplet_tells_reaches_its_endpoint(dut: Dut, by: 
     for kind in (HOST, NET):
         error_frame = error(kind[family], packet(A6 if family == 6 else A, OUTSIDE[family]), A6 if family == 6 else A)
         if by == "Geneve":
-            run = dut.from_substrate(tunnelled(error_frame, options=p.rts(D4, 0, p.UNLEARNT)))
+            run = dut.from_underlay(tunnelled(error_frame, options=p.rts(D4, 0, p.UNLEARNT)))
         else:
-            run = dut.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, error_frame)))
+            run = dut.from_underlay(Outer(port=4789).wrap(p.vxlan(VNI, error_frame)))
         assert (run.outcome, run.frame) == (Outcome.DELIVERED, error_frame)
 
 
@@ -335,9 +335,9 @@ UNTOLD = [
     ("an ARP question", p.ethernet(b"\xff" * 6, MAC[A], p.ARP, p.arp(MAC[A], A, UNKNOWN)), Outcome.NO_ENDPOINT),
     ("a solicitation", frame(p.nd(A6, "ff02::1:ff00:77", UNKNOWN6, MAC[A]), to_mac=b"\x33\x33\xff\0\0\x77"),
      Outcome.NO_ENDPOINT),
-    ("an echo request", from_a(4, UNKNOWNS, p.echo(), p.ICMP), Outcome.UNREACHABLE_TOLD),
-    ("an ICMPv6 echo request", icmpv6(128), Outcome.UNREACHABLE_TOLD),
-    ("a first fragment", frame(p.ipv4(A, UNKNOWN, p.udp(), fragment=p.MF)), Outcome.UNREACHABLE_TOLD),
+    ("an echo request", from_a(4, UNKNOWNS, p.echo(), p.ICMP), Outcome.ICMP_UNREACHABLE_SENT),
+    ("an ICMPv6 echo request", icmpv6(128), Outcome.ICMP_UNREACHABLE_SENT),
+    ("a first fragment", frame(p.ipv4(A, UNKNOWN, p.udp(), fragment=p.MF)), Outcome.ICMP_UNREACHABLE_SENT),
 ]  # fmt: skip
 
 
@@ -355,7 +355,7 @@ def test_a_source_that_is_no_single_hosts_is_told_nothing(dut: Dut, source: str)
     """As a VXLAN peer may send, which looks at nobody's source."""
     bounces(dut)
     inner = packet(source, UNKNOWNS[6 if ":" in source else 4])
-    run = dut.from_substrate(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
+    run = dut.from_underlay(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
     assert run.outcome is Outcome.NO_ENDPOINT
 
 
@@ -363,7 +363,7 @@ def test_a_source_that_is_no_single_hosts_is_told_nothing(dut: Dut, source: str)
 def test_a_packet_in_a_groups_frame_is_told_nothing_by_whoever_it_came(dut: Dut, family: int) -> None:
     bounces(dut)
     inner = frame(packet(R6 if family == 6 else R, UNKNOWNS[family]), MAC[R], b"\xff" * 6)
-    assert dut.from_substrate(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.NO_ENDPOINT
+    assert dut.from_underlay(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.NO_ENDPOINT
 
 
 @both_families
@@ -387,7 +387,7 @@ def test_without_the_senders_network_nobody_says_that_nothing_leads_there(dut: D
 
 def test_a_packet_that_came_by_a_bouncer_with_an_old_map_goes_back_and_is_not_answered(dut: Dut) -> None:
     """This host does not know where its endpoint is now, and so not that it is nowhere."""
-    assert dut.from_substrate(tunnelled(frame_to(UNKNOWN), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
+    assert dut.from_underlay(tunnelled(frame_to(UNKNOWN), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
 
 
 @both_families
@@ -402,15 +402,15 @@ def test_unknown_protocols_leave_room_for_what_does_not_fit(dut: Dut) -> None:
     refused = [dut.from_endpoint(from_a(6, GATEWAYS, bytes(8), 47)).outcome for _ in range(400)]
     assert Outcome.TO_GATEWAY in refused
     long = frame(p.ipv6(A6, R6, p.udp(data=bytes(1450))))
-    assert dut.from_endpoint(long).outcome is Outcome.TOO_BIG_TOLD
+    assert dut.from_endpoint(long).outcome is Outcome.ICMP_TOO_BIG_SENT
 
 
 def test_what_leads_nowhere_is_limited_apart_from_what_does_not_fit(dut: Dut) -> None:
     bounces(dut)
     outcomes = [dut.from_endpoint(from_a(4, UNKNOWNS)).outcome for _ in range(400)]
-    assert set(outcomes[:50]) == {Outcome.UNREACHABLE_TOLD}
+    assert set(outcomes[:50]) == {Outcome.ICMP_UNREACHABLE_SENT}
     assert Outcome.NO_ENDPOINT in outcomes
     refused = [dut.from_endpoint(from_a(4, GATEWAYS, p.udp(), p.UDP)).outcome for _ in range(400)]
     assert Outcome.TO_GATEWAY in refused
     long = frame(p.ipv4(A, R, p.udp(data=bytes(1450))))
-    assert dut.from_endpoint(long).outcome is Outcome.TOO_BIG_TOLD
+    assert dut.from_endpoint(long).outcome is Outcome.ICMP_TOO_BIG_SENT

@@ -59,7 +59,7 @@ OVER: dict[Family, tuple[str, str]] = {"ipv4": (D2, D1), "ipv6": (S2, S1)}
 def test_a_variant_carries_its_families_alone(variant: tuple[Features, Dut], inner: Family, outer: Family) -> None:
     features, dut = variant
     dut.fill(over_ipv6=outer == "ipv6")
-    received = dut.from_substrate(tunnelled(INNER[inner][0], Outer(*OVER[outer], port=features.geneve_port)))
+    received = dut.from_underlay(tunnelled(INNER[inner][0], Outer(*OVER[outer], port=features.geneve_port)))
     if outer not in features.substrate:
         assert received.outcome is Outcome.PASSED, "as everything of a family that no droplet has"
         return
@@ -93,7 +93,7 @@ def test_a_variant_takes_vxlan_at_its_port_or_leaves_it_to_the_hosts_stack(varia
     over = over_of(features)
     dut.fill(over_ipv6=":" in over[0])
     for port in (4789, 8472):
-        run = dut.from_substrate(Outer(*over, port=port).wrap(p.vxlan(VNI, frame_to())))
+        run = dut.from_underlay(Outer(*over, port=port).wrap(p.vxlan(VNI, frame_to())))
         assert run.outcome is (Outcome.DELIVERED if port == features.vxlan_port else Outcome.PASSED)
 
 
@@ -102,7 +102,7 @@ def test_a_variant_takes_geneve_at_its_port_alone(variant: tuple[Features, Dut])
     over = over_of(features)
     dut.fill(over_ipv6=":" in over[0])
     for port in (6081, 16081):
-        run = dut.from_substrate(tunnelled(outer=Outer(*over, port=port)))
+        run = dut.from_underlay(tunnelled(outer=Outer(*over, port=port)))
         assert run.outcome is (Outcome.DELIVERED if port == features.geneve_port else Outcome.PASSED)
 
 
@@ -111,7 +111,7 @@ def test_a_variant_reads_tags_where_a_droplet_has_one(variant: tuple[Features, D
     over = over_of(features)
     dut.fill(over_ipv6=":" in over[0])
     dut.local(int(":" in over[0]), over[1], vlan=5)
-    run = dut.from_substrate(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=5)))
+    run = dut.from_underlay(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=5)))
     assert run.outcome is (Outcome.DELIVERED if features.vlan_tags else Outcome.PASSED)
 
 
@@ -122,10 +122,10 @@ def test_every_variant_takes_frames_with_a_priority_alone(variant: tuple[Feature
     over = over_of(features)
     dut.fill(over_ipv6=":" in over[0])
     outer = Outer(*over, port=features.geneve_port, vlan=tag)
-    run = dut.from_substrate(tunnelled(outer=outer))
+    run = dut.from_underlay(tunnelled(outer=outer))
     assert (run.outcome, run.frame) == (Outcome.DELIVERED, frame_to())
     asked = outer.wrap(p.geneve(0, b"", options=p.probe(1), flags=0x80))
-    run = dut.from_substrate(asked)
+    run = dut.from_underlay(asked)
     assert run.outcome is Outcome.PROBE_REFLECTED
     assert run.frame[12:18] == asked[12:18], "answered with the priority that it came with"
 
@@ -135,7 +135,7 @@ def test_no_variant_takes_frames_of_a_vlan_for_an_untagged_droplet(variant: tupl
     features, dut = variant
     over = over_of(features)
     dut.fill(over_ipv6=":" in over[0])
-    run = dut.from_substrate(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=tag)))
+    run = dut.from_underlay(tunnelled(outer=Outer(*over, port=features.geneve_port, vlan=tag)))
     assert run.outcome is Outcome.PASSED
 
 
@@ -150,10 +150,10 @@ def test_a_variant_tells_what_leads_nowhere_and_sends_nothing_to_many(
         (p.ipv4, p.IPV4, A, GATEWAY, UNKNOWN, "10.0.0.255") if family == "ipv4"
         else (p.ipv6, p.IPV6, A6, GATEWAY6, UNKNOWN6, "ff02::1")
     )  # fmt: skip
-    dut.own_network((D1,), map_layout.NETWORK_BOUNCED_HERE)
+    dut.own_network((D1,), map_layout.NETWORK_LOCAL_BOUNCER)
     known = family in features.families
     for to, mac, outcome in (
-        (unknown, MAC[R], Outcome.UNREACHABLE_TOLD),
+        (unknown, MAC[R], Outcome.ICMP_UNREACHABLE_SENT),
         (gateway, p.GATEWAY_MAC, Outcome.GATEWAY_REFUSED),
         (group, MAC[R], Outcome.MULTICAST),
     ):
@@ -171,4 +171,4 @@ def test_a_variant_tells_what_does_not_fit(variant: tuple[Features, Dut], family
     dut.reset_icmp_ratelimit()
     build, kind, ends = (p.ipv4, p.IPV4, (A, R)) if family == "ipv4" else (p.ipv6, p.IPV6, (A6, R6))
     run = dut.from_endpoint(p.ethernet(MAC[R], MAC[A], kind, build(*ends, p.udp(data=bytes(1450)))))
-    assert run.outcome is (Outcome.TOO_BIG_TOLD if family in features.families else Outcome.INNER_PROTOCOL)
+    assert run.outcome is (Outcome.ICMP_TOO_BIG_SENT if family in features.families else Outcome.INNER_PROTOCOL)

@@ -54,7 +54,7 @@ TABLE = [
     ("a wrong UDP checksum", Outer(port=PORT, udp_check=1).wrap(PAYLOAD), Outcome.OUTER_CHECKSUM),
     ("not marked as having a VNI", OUTER.wrap(p.vxlan(VNI, frame_to(), 0xF7FFFFFF)), Outcome.VXLAN_FLAGS),
     ("a VNI that is not known", OUTER.wrap(p.vxlan(VNI + 1, frame_to())), Outcome.NO_VPC),
-    ("an unknown address", OUTER.wrap(p.vxlan(VNI, frame_to(UNKNOWN))), Outcome.NOT_HERE),
+    ("an unknown address", OUTER.wrap(p.vxlan(VNI, frame_to(UNKNOWN))), Outcome.ENDPOINT_NOT_LOCAL),
     ("no inner frame", OUTER.wrap(p.vxlan(VNI, b"")), Outcome.MALFORMED_OUTER),
     ("an inner Ethernet header cut short", OUTER.wrap(p.vxlan(VNI, bytes(13))), Outcome.MALFORMED_OUTER),
     ("a stranger's", Outer(STRANGER, port=PORT).wrap(PAYLOAD), Outcome.UNKNOWN_DROPLET),
@@ -77,11 +77,11 @@ TABLE = [
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
 def test_a_vxlan_packet(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
     dut.fill(over_ipv6="IPv6" in sentence and "inside" not in sentence)
-    assert dut.from_substrate(frame).outcome is outcome
+    assert dut.from_underlay(frame).outcome is outcome
 
 
 def test_a_vxlan_packet_is_delivered_whole_and_nothing_is_learnt_from_it(dut: Dut) -> None:
-    run = dut.from_substrate(OUTER.wrap(p.vxlan(VNI, frame_to(source="10.0.0.44"))))
+    run = dut.from_underlay(OUTER.wrap(p.vxlan(VNI, frame_to(source="10.0.0.44"))))
     assert run.frame == frame_to(source="10.0.0.44")
     assert dut.entries(MapName.DIRECT) == {}
 
@@ -109,7 +109,7 @@ def test_every_byte_in_front_of_the_inner_frame(dut: Dut, addresses: tuple[str, 
 
 def test_a_bouncers_last_hop_to_a_vxlan_endpoint_is_vxlan(dut: Dut) -> None:
     dut.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN)
-    run = dut.from_substrate(tunnelled(frame_to(R), options=p.rts(D4, 1)))
+    run = dut.from_underlay(tunnelled(frame_to(R), options=p.rts(D4, 1)))
     assert run.outcome is Outcome.BOUNCED
     assert run.frame[36:38] == PORT.to_bytes(2, "big")
     assert run.frame[42:] == p.vxlan(VNI, frame_to(R))
@@ -131,7 +131,7 @@ SPEAKS = p.UNLEARNT | p.SPEAKS_VXLAN
 def test_a_vxlan_packet_bounced_into_geneve_says_that_no_path_leads_back_and_what_its_peer_speaks(dut: Dut) -> None:
     dut.endpoint(R, D3)
     inner = frame_to(R, UNHEARD)
-    run = dut.from_substrate(OUTER.wrap(p.vxlan(VNI, inner)))
+    run = dut.from_underlay(OUTER.wrap(p.vxlan(VNI, inner)))
     assert run.frame[42:] == p.geneve(VNI, inner, options=p.rts(D2, 1, SPEAKS))
 
 
@@ -142,8 +142,8 @@ def test_a_second_bouncer_tells_an_origin_in_what_that_speaks(dut: Dut, flags: i
     dut.endpoint(R, D4)
     dut.next_hop(D4, mtu=1000)
     inner = p.ethernet(MAC[R], MAC[R], p.IPV4, p.ipv4(UNHEARD, R, p.udp(data=bytes(1100))))
-    run = dut.from_substrate(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, flags)))
-    assert (run.outcome, run.frame[30:34]) == (Outcome.TOO_BIG_TOLD_REMOTE, p.ip(D2))
+    run = dut.from_underlay(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, flags)))
+    assert (run.outcome, run.frame[30:34]) == (Outcome.ICMP_TOO_BIG_SENT_REMOTE, p.ip(D2))
     assert run.frame[36:38] == port.to_bytes(2, "big")
     assert run.frame[42:50] == (p.vxlan(VNI, b"") if port == PORT else p.geneve(VNI, b"", option_words=3))
 
@@ -151,7 +151,7 @@ def test_a_second_bouncer_tells_an_origin_in_what_that_speaks(dut: Dut, flags: i
 def test_what_an_origin_of_vxlan_speaks_travels_on(dut: Dut) -> None:
     dut.endpoint(R, D4)
     inner = frame_to(R, UNHEARD)
-    run = dut.from_substrate(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, SPEAKS)))
+    run = dut.from_underlay(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, SPEAKS)))
     assert run.frame[42:] == p.geneve(VNI, inner, options=p.rts(D2, 2, SPEAKS))
 
 
@@ -194,28 +194,28 @@ def test_in_whose_name_a_vxlan_peer_may_speak(dut: Dut, sentence: str, inner: by
     dut.known(D3, host=2)
     for address, droplet in ((FAR, D4), (ELSEWHERE, D4), (BESIDE, D3)):
         dut.put(MapName.ENDPOINTS, key(address), map_layout.ENDPOINT.pack(mapped(droplet), 0, 0, 0, MAC[R]))
-    assert dut.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is outcome
+    assert dut.from_underlay(OUTER.wrap(p.vxlan(VNI, inner))).outcome is outcome
 
 
 def test_what_goes_from_one_vxlan_peer_to_another_ends_with_its_time_to_live(dut: Dut) -> None:
     """VXLAN has no room to count bounces; a loop of two ends at once, as nothing goes back to where it came from."""
     dut.endpoint(R, D4, flags=map_layout.ENDPOINT_VXLAN)
     inner = frame_to(R, UNHEARD)
-    run = dut.from_substrate(Outer(port=PORT, ttl=9).wrap(p.vxlan(VNI, inner)))
+    run = dut.from_underlay(Outer(port=PORT, ttl=9).wrap(p.vxlan(VNI, inner)))
     assert (run.outcome, run.frame[22], run.frame[36:38]) == (Outcome.BOUNCED, 8, PORT.to_bytes(2, "big"))
-    assert dut.from_substrate(Outer(port=PORT, ttl=1).wrap(p.vxlan(VNI, inner))).outcome is Outcome.OUTER_TTL
-    assert dut.from_substrate(Outer(D4, port=PORT).wrap(p.vxlan(VNI, inner))).outcome is Outcome.NOT_HERE
+    assert dut.from_underlay(Outer(port=PORT, ttl=1).wrap(p.vxlan(VNI, inner))).outcome is Outcome.OUTER_TTL
+    assert dut.from_underlay(Outer(D4, port=PORT).wrap(p.vxlan(VNI, inner))).outcome is Outcome.ENDPOINT_NOT_LOCAL
 
 
 def test_what_a_peer_floods_for_an_endpoint_of_its_own_never_returns_to_it(dut: Dut) -> None:
     """Its bridge would learn that the endpoint, or the one that asks, is behind the tunnel."""
     dut.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
     for inner in (frame_to(R), asks(R)):
-        assert dut.from_substrate(OUTER.wrap(p.vxlan(VNI, inner))).outcome is Outcome.NOT_HERE
+        assert dut.from_underlay(OUTER.wrap(p.vxlan(VNI, inner))).outcome is Outcome.ENDPOINT_NOT_LOCAL
 
 
 def test_an_arp_answer_goes_back_by_vxlan(dut: Dut) -> None:
-    run = dut.from_substrate(OUTER.wrap(p.vxlan(VNI, asks(A))))
+    run = dut.from_underlay(OUTER.wrap(p.vxlan(VNI, asks(A))))
     reply = p.ethernet(MAC[R], MAC[A], p.ARP, p.arp(MAC[A], A, R, operation=2, target_mac=MAC[R]))
     assert run.frame[36:38] == PORT.to_bytes(2, "big")
     assert run.frame[42:] == p.vxlan(VNI, reply)
@@ -223,7 +223,7 @@ def test_an_arp_answer_goes_back_by_vxlan(dut: Dut) -> None:
 
 def test_a_neighbour_advertisement_goes_back_by_vxlan(dut: Dut) -> None:
     question = p.ethernet(b"\x33\x33\xff\0\0\1", MAC[R], p.IPV6, p.nd(R6, "ff02::1:ff00:1", A6, MAC[R]))
-    run = dut.from_substrate(OUTER.wrap(p.vxlan(VNI, question)))
+    run = dut.from_underlay(OUTER.wrap(p.vxlan(VNI, question)))
     assert run.outcome is Outcome.ND_ANSWERED_REMOTE
     answer = p.nd(A6, R6, A6, MAC[A], kind=136, flags=0x60000000, option=2)
     assert run.frame[42:] == p.vxlan(VNI, p.ethernet(MAC[R], MAC[A], p.IPV6, answer))
@@ -236,7 +236,7 @@ def test_what_does_not_fit_further_is_told_in_what_its_sender_speaks(dut: Dut, s
     dut.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN if sender_speaks == "Geneve" else 0)
     dut.next_hop(D3, mtu=1000)
     payload = p.vxlan(VNI, inner) if sender_speaks == "VXLAN" else p.geneve(VNI, inner)
-    run = dut.from_substrate(Outer(port=port).wrap(payload))
-    assert run.outcome is Outcome.TOO_BIG_TOLD_REMOTE
+    run = dut.from_underlay(Outer(port=port).wrap(payload))
+    assert run.outcome is Outcome.ICMP_TOO_BIG_SENT_REMOTE
     assert run.frame[30:34] == p.ip(D2)
     assert run.frame[36:38] == port.to_bytes(2, "big")

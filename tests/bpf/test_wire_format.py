@@ -56,4 +56,4 @@ def test_a_packet_that_scapy_builds_is_delivered(dut: Dut) -> None:
     outer = Ether(src=text(DROPLET_MAC[D2]), dst=text(DROPLET_MAC[D1])) / IP(src=D2, dst=D1)
     frame = bytes(outer / UDP(sport=50000, dport=6081) / GENEVE(vni=VNI, proto=0x6558) / Ether(inner))
     assert frame[40:42] != b"\0\0", "with a UDP checksum, which is verified"
-    assert dut.from_substrate(frame).frame == inner
+    assert dut.from_underlay(frame).frame == inner

@@ -36,7 +36,7 @@ def crossing(lab: SystemLab) -> tuple[int, int]:
         counters = until(lambda host=host: even_counters(lab, host), f"{host}: counters read between packets", 20)
         sent += sum(counters[outcome.name.lower()] for outcome in FORWARDED - HANDED_OVER)
         sent -= sum(lost_at_uplinks(lab, host).values())
-        taken += counters["received_from_substrate"] - counters["passed"] - counters["probe_reflected"]
+        taken += counters["received_from_underlay"] - counters["passed"] - counters["probe_reflected"]
     return sent, taken
 
 

@@ -9,7 +9,7 @@ from agent.core.model.map_layout import (
     ENDPOINT,
     INTERFACE,
     LOCAL_DROPLET,
-    NETWORK_BOUNCED_HERE,
+    NETWORK_LOCAL_BOUNCER,
     OVERLAY_KEY,
     U32,
     MapName,
@@ -43,7 +43,7 @@ def endpoint_veth(instance: str, namespace: str, endpoint: str, slot: int) -> Ve
 
 def host_actions(uplink: Uplink) -> list[Action]:
     local = LOCAL_DROPLET.pack(HERE, uplink.ifindex, uplink.ingress[0], uplink.egress, uplink.mac, 0, 0)
-    network = network_value(GATEWAY, NETWORK_BOUNCED_HERE, (HERE,))
+    network = network_value(GATEWAY, NETWORK_LOCAL_BOUNCER, (HERE,))
     return [
         PutEntries(MapName.LOCAL_DROPLETS, ((U32.pack(0), local),)),
         PutEntries(MapName.DROPLETS, ((mapped(bytes([10, 77, 0, 2])), DROPLET.pack(0, 0)),)),

@@ -185,7 +185,7 @@ def test_what_is_sent_to_an_endpoint_that_is_gone_comes_back_once_and_is_then_to
         until(lambda count=count: dropped(before, lab.all_counters()) >= 2 + 5 * count, "the others' end")
     after = lab.all_counters()
     assert grown(before, after, "returned", "rerouted") == 4, "the others went by the bouncer at once"
-    assert grown(before, after, "too_many_bounces", "outer_ttl", "not_here") == 0
+    assert grown(before, after, "too_many_bounces", "outer_ttl", "endpoint_not_local") == 0
     for family in FAMILIES:  # its kernel still knows the Ethernet address, and asks nobody
         assert connect_error(lab, "web-1", addresses[family]) == errno.EHOSTUNREACH
     adopt(lab, whole)
@@ -194,7 +194,7 @@ def test_what_is_sent_to_an_endpoint_that_is_gone_comes_back_once_and_is_then_to
 
 def dropped(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> int:
     """Return how many packets the bouncer has stopped since for want of an endpoint, and told their sender."""
-    return after["h4"]["unreachable_told_remote"] - before["h4"]["unreachable_told_remote"]
+    return after["h4"]["icmp_unreachable_sent_remote"] - before["h4"]["icmp_unreachable_sent_remote"]
 
 
 def converse_once(lab: SystemLab, one: str, other: str) -> None:

@@ -129,8 +129,10 @@ def test_an_icmp_error_from_the_substrate_is_acted_on(lab_cache, substrate):
         assert learnt_mtu(lab, "web-1", address) == fitting(lab)
         assert lab.probes("h1").icmp_errors > before
         after = lab.all_counters()
-        assert after["h1"]["too_big_told"] > counted["h1"]["too_big_told"]
-        assert after["h3"]["too_big_told_remote"] == counted["h3"]["too_big_told_remote"], "nor has the bouncer told it"
+        assert after["h1"]["icmp_too_big_sent"] > counted["h1"]["icmp_too_big_sent"]
+        assert after["h3"]["icmp_too_big_sent_remote"] == counted["h3"]["icmp_too_big_sent_remote"], (
+            "not by the bouncer"
+        )
         assert narrow_paths(lab, "h1") == {"h2": NARROW}
         assert {peer.droplet: peer.state for peer in peers(lab, "h1")}["h2"] == "unknown", "all that while"
         exchange_tcp(lab, "web-1", "web-2", 1 << 20, 4)
@@ -267,9 +269,9 @@ def test_errors_are_limited_to_a_rate_and_what_is_not_told_is_counted(found, fam
         began = time.monotonic()
         for _ in range(count):
             sender.sendto(data, (lab.address("web-2", family), PORT))
-        until(lambda: grew("too_big_told") + grew("too_big") >= count, "all of them counted")
+        until(lambda: grew("icmp_too_big_sent") + grew("too_big") >= count, "all of them counted")
         seconds = time.monotonic() - began
-    icmp_sent, silent = grew("too_big_told"), grew("too_big")
+    icmp_sent, silent = grew("icmp_too_big_sent"), grew("too_big")
     assert icmp_sent + silent == count
     assert 0 < icmp_sent <= TOLD_PER_SECOND * (seconds + 2)
 
@@ -298,7 +300,7 @@ def test_an_ipv4_packet_without_df_whose_sender_heeds_no_icmp_is_told_and_counte
             nonlocal sent
             sender.sendto(data, (address, PORT))
             sent += 1
-            return unfit("too_big_told") > 0
+            return unfit("icmp_too_big_sent") > 0
 
         until(icmp_sent, "an error")
         source, destination, mtu, quote = until(lambda: icmp_error(tap.recv(1 << 16), 4), "it to arrive")
@@ -308,7 +310,7 @@ def test_an_ipv4_packet_without_df_whose_sender_heeds_no_icmp_is_told_and_counte
         for _ in range(10):
             sender.sendto(data, (address, PORT))
             sent += 1
-        until(lambda: unfit("too_big_told", "too_big") == sent, "all of them counted")
+        until(lambda: unfit("icmp_too_big_sent", "too_big") == sent, "all of them counted")
         sender.sendto(b"fits", (address, PORT))
         assert receiver.recv(1 << 16) == b"fits", "nothing of the others has arrived"
 

@@ -76,7 +76,10 @@ def test_senders_whose_bouncer_has_an_old_map_reach_an_endpoint_that_moved_by_th
     assert after["h2"]["misdirected"] > before["h2"]["misdirected"], "the old host returned some to their senders' host"
     assert after["h1"]["rerouted"] > before["h1"]["rerouted"]
     assert after["h2"]["rerouted"] > before["h2"]["rerouted"], "and what its own endpoints sent, it sent anew"
-    assert grown(moved, after, "all_misdirected", "not_here", "too_many_bounces", "outer_ttl", "no_endpoint") == 0
+    assert (
+        grown(moved, after, "all_misdirected", "endpoint_not_local", "too_many_bounces", "outer_ttl", "no_endpoint")
+        == 0
+    )
     for sender in ("web-1", "web-old-1", "app-1"):
         for family in FAMILIES:
             exchange_all(lab, sender, MOVING, family, size=1 << 16)

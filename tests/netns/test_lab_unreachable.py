@@ -114,7 +114,7 @@ def test_the_gateway_answers_echoes_of_any_size(lab, family, size):
 @both_families
 def test_a_flood_of_such_packets_is_told_a_bounded_number_of_times_and_disturbs_nobody(lab, family):
     """Every packet ends once, told or dropped with its reason; a connection beside it goes on."""
-    before, kinds = lab.counters("h2"), ("unreachable_told_remote", "no_endpoint")
+    before, kinds = lab.counters("h2"), ("icmp_unreachable_sent_remote", "no_endpoint")
     lab.ip(lab.inside("web-1"), "neigh", "replace", FREE[family], "dev", "eth0", "lladdr", "02:00:00:00:00:77",
            "nud", "permanent")  # fmt: skip
     with udp_socket(lab.inside("web-1"), lab.address("web-1", family)) as sender:
@@ -123,7 +123,7 @@ def test_a_flood_of_such_packets_is_told_a_bounded_number_of_times_and_disturbs_
     exchange_tcp(lab, "web-1", "web-2", 1 << 18, family)
     until(lambda: sum(lab.counters("h2")[kind] - before[kind] for kind in kinds) >= 1000, "all to end")
     after = lab.counters("h2")
-    assert 50 <= after["unreachable_told_remote"] - before["unreachable_told_remote"] < 1000
+    assert 50 <= after["icmp_unreachable_sent_remote"] - before["icmp_unreachable_sent_remote"] < 1000
     assert after["no_endpoint"] > before["no_endpoint"]
     lab.ip(lab.inside("web-1"), "neigh", "del", FREE[family], "dev", "eth0")
 
@@ -143,7 +143,7 @@ def test_what_goes_to_many_never_crosses_the_wire(lab):
     until(lambda: lab.counters("h1")["multicast"] - before["h1"]["multicast"] >= 6, "their end on their own host")
     for host in ("h1", "h2"):
         after = lab.counters(host)
-        for way in ("sent_to_bouncer", "sent_to_divider", "sent_direct", "unreachable_told_remote"):
+        for way in ("sent_to_bouncer", "sent_to_divider", "sent_direct", "icmp_unreachable_sent_remote"):
             assert after[way] - before[host][way] <= 1, f"{host}: {way}"
     assert ping(lab, "web-1", lab.address("web-2", 4)) == 3
 

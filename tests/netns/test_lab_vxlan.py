@@ -130,7 +130,7 @@ def test_a_packet_with_the_vni_not_marked_as_there_is_dropped_with_a_reason(lab)
 
 @pytest.mark.parametrize(
     ("station", "vni", "reason"),
-    [("h1", BLUE, "not_here"), ("h3", BLUE, "unreachable_told_remote"), ("h1", NOBODY, "no_vpc")],
+    [("h1", BLUE, "endpoint_not_local"), ("h3", BLUE, "icmp_unreachable_sent_remote"), ("h1", NOBODY, "no_vpc")],
     ids=["at the endpoint's host", "by the bouncer", "of nobody's VNI"],
 )
 def test_the_same_packet_under_another_vni_does_not_reach_the_endpoint(lab, station, vni, reason):

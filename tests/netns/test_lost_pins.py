@@ -29,7 +29,7 @@ from tests.netns.conftest import Topo, ip, ip_json, run
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import VNI, endpoint_actions, endpoint_veth, host_actions
 
-NOT_ATTACHED = {MapName.KERNEL_LAYOUTS, MapName.WATCHED, MapName.FAILURES, MapName.TOLD}
+NOT_ATTACHED = {MapName.KERNEL_LAYOUTS, MapName.WATCHED, MapName.FAILURES, MapName.ICMP_RATELIMIT}
 """Maps of programs that are attached to no interface, which only pins keep (transit_errors, tracepoints): made anew."""
 LEARNT = OVERLAY_KEY.pack(VNI, mapped(bytes([10, 1, 0, 99])))
 

@@ -25,7 +25,7 @@ from protocol.acknowledgements import State
 from protocol.documents import Document, Endpoint
 from protocol.status import AgentState, Status
 
-NOT_ATTACHED = ("kernel_layouts", "watched", "failures", "told")
+NOT_ATTACHED = ("kernel_layouts", "watched", "failures", "icmp_ratelimit")
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ FROM_ENDPOINT = {
     "IPv6 of another version": ("malformed_inner", lambda f: ethernet(f.other_mac, f.own_mac, IPV6, bytes(40))),
     "a VLAN tag": ("inner_protocol", lambda f: ethernet(f.other_mac, f.own_mac, 0x8100, bytes(46))),
     "a hop too many": (
-        "ttl_told",
+        "icmp_ttl_exceeded_sent",
         lambda f: ethernet(GATEWAY_MAC, f.own_mac, IPV4, ipv4(f.own, f.other, udp(VICTIM_PORT), ttl=1)),
     ),
     "UDP to the gateway": ("gateway_refused", lambda f: f.ip(f.own, "10.0.1.1")),
@@ -134,7 +134,7 @@ def test_an_endpoints_own_tunnel_packets_are_data_like_any_other(lab, victim):
 
 @pytest.mark.parametrize("destination", ["10.0.1.200", "10.0.9.9", "192.0.2.1", "172.18.0.12"])
 def test_an_address_that_nobody_has_ends_at_a_bouncer_or_divider_with_a_reason(lab, destination):
-    counted = ("no_endpoint", "no_network", "unreachable_told_remote")
+    counted = ("no_endpoint", "no_network", "icmp_unreachable_sent_remote")
     before = lab.counters("h3")
     assert ping(lab, "web-1", destination, count=1, wait=1) == 0
     until(lambda: sum(lab.counters("h3")[one] - before[one] for one in counted) > 0, "a reason")

@@ -24,7 +24,10 @@ FIELDS = {
     "droplet": (map_layout.DROPLET, ["flags", "host"]),
     "next_hop_key": (map_layout.NEXT_HOP_KEY, ["address", "interface"]),
     "next_hop": (map_layout.NEXT_HOP, ["mac", "mtu", "flags", "droplet"]),
-    "local_droplet": (map_layout.LOCAL_DROPLET, ["address", "interface", "arrives", "leaves", "mac", "vlan", "flags"]),
+    "local_droplet": (
+        map_layout.LOCAL_DROPLET,
+        ["address", "interface", "rx_ifindex", "tx_ifindex", "mac", "vlan", "flags"],
+    ),
     "direct_path": (map_layout.DIRECT_PATH, ["host", "flags", "confirmed_ns", "confirmed_tick"]),
     "detour_key": (map_layout.DETOUR_KEY, ["from", "to.vni", "to.address"]),
     "detour": (map_layout.DETOUR, ["misdirected_by", "attempt", "tick"]),
@@ -40,13 +43,13 @@ FIELDS = {
     "tunnel": (
         map_layout.TUNNEL,
         [
-            *("peer.address", "peer.interface", "vni", "origin", "headers", "length", "probe", "fits", "source_port"),
+            *("peer.address", "peer.interface", "vni", "origin", "headers", "length", "probe", "mtu", "source_port"),
             *("tos", "ttl", "bounces", "flags", "rts", "attempt"),
         ],
     ),
-    "outer": (map_layout.OUTER, ["to", "pseudo", "udp", "room", "vlan"]),
-    "options": (map_layout.OPTIONS, ["rts", "probe", "back"]),
-    "transport": (map_layout.TRANSPORT, ["at", "protocol", "identity", "fragment", "later", "extended"]),
+    "outer": (map_layout.OUTER, ["to", "pseudo", "udp", "ip_payload", "vlan"]),
+    "options": (map_layout.OPTIONS, ["rts", "probe", "returned"]),
+    "transport": (map_layout.TRANSPORT, ["offset", "protocol", "identity", "fragment", "later", "extended"]),
     "kernel_layout": (
         map_layout.KERNEL_LAYOUT,
         ["cookie", "device_ifindex", "device_net", "net_cookie", "program_aux", "aux_id"],
@@ -60,20 +63,20 @@ FIELDS["frame_state"] = (
     map_layout.FRAME_STATE,
     [
         *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
-        *("called", "length", "why", "receiver", "local", "came_by"),
+        *("called", "length", "reason", "receiver", "local", "received_flags"),
         *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
     ],
 )
 """Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""
-OF_PROGRAMS = {"fragment_key", "fragment", "told"}
+OF_PROGRAMS = {"fragment_key", "fragment", "token_bucket"}
 """Those that the agent never reads or writes."""
 CONSTANTS_OF_BOTH = (
     "MAX_SET",
     "MAX_LOCAL_DROPLETS",
-    "NETWORK_BOUNCED_HERE",
+    "NETWORK_LOCAL_BOUNCER",
     "NETWORK_PINNED",
     "PATH_PINNED",
-    "VPC_DIVIDED_HERE",
+    "VPC_LOCAL_DIVIDER",
     "ENDPOINT_VXLAN",
     "ENDPOINT_PINNED",
     "INTERFACE_PINNED",

@@ -11,11 +11,11 @@ from agent.core.model.map_layout import (
     ENDPOINT_PINNED,
     ENDPOINT_VXLAN,
     INTERFACE_PINNED,
-    NETWORK_BOUNCED_HERE,
+    NETWORK_LOCAL_BOUNCER,
     NEXT_HOP_DOWN,
     NEXT_HOP_ZERO_CHECKSUM,
     PATH_PINNED,
-    VPC_DIVIDED_HERE,
+    VPC_LOCAL_DIVIDER,
     AddressSet,
     Endpoint,
     mapped,
@@ -56,9 +56,9 @@ LEARNT = Direct(at("10.0.0.9"), 1.5)
 REMOTE = Endpoint(at("2001:db8::2"), 0, 0, 0, bytes(6))
 VXLAN = REMOTE._replace(flags=ENDPOINT_VXLAN)
 FRONT = front(0, "10.0.0.2", "10.0.0.3")
-HERE = front(NETWORK_BOUNCED_HERE, "10.0.0.1")
+HERE = front(NETWORK_LOCAL_BOUNCER, "10.0.0.1")
 DIVIDED = AddressSet(0, (at("10.0.0.4"),))
-DIVIDED_HERE = AddressSet(VPC_DIVIDED_HERE, (at("10.0.0.1"),))
+DIVIDED_HERE = AddressSet(VPC_LOCAL_DIVIDER, (at("10.0.0.1"),))
 KNOWN = TraceInput(at("192.168.1.7"), 0, None, None, None, None, FRONT, FRONT, DIVIDED)
 
 DIRECT = PathReply("direct", ("2001:db8::2",), encapsulation="geneve")

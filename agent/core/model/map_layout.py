@@ -10,11 +10,11 @@ import struct
 from enum import StrEnum
 from typing import NamedTuple
 
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 6
 MAX_SET = 16
-NETWORK_BOUNCED_HERE = 1
+NETWORK_LOCAL_BOUNCER = 1
 NETWORK_PINNED = 2
-VPC_DIVIDED_HERE = 1
+VPC_LOCAL_DIVIDER = 1
 ENDPOINT_VXLAN = 1
 ENDPOINT_PINNED = 2
 INTERFACE_PINNED = 1
@@ -48,7 +48,7 @@ class MapName(StrEnum):
     DIRECT = "direct"
     DETOURS = "detours"
     FRAGMENTS = "fragments"
-    TOLD = "told"
+    ICMP_RATELIMIT = "icmp_ratelimit"
     OUTCOMES = "outcomes"
     ENDPOINT_COUNTERS = "endpoint_counters"
     PROGRAMS = "programs"
@@ -90,7 +90,7 @@ NEXT_HOP_KEY = struct.Struct("=16sI")
 NEXT_HOP = struct.Struct("=6sHHH")
 """struct next_hop { u8 mac[6]; u16 mtu; u16 flags; u16 droplet }."""
 LOCAL_DROPLET = struct.Struct("=16sIII6sHI")
-"""struct local_droplet { address; u32 interface, arrives, leaves; u8 mac[6]; be16 vlan; u32 flags }, vlan by htons."""
+"""struct local_droplet { address; u32 interface, rx_ifindex, tx_ifindex; u8 mac[6]; be16 vlan; u32 flags }."""
 DIRECT_PATH = struct.Struct("=16sQQQ")
 """struct direct_path { address host; u64 flags; u64 confirmed_ns; u64 confirmed_tick }."""
 DETOUR_KEY = struct.Struct("=16sI16s")
@@ -101,8 +101,8 @@ FRAGMENT_KEY = struct.Struct("=I4s16sI")
 """struct fragment_key { u32 slot; be32 identity; address to; u32 protocol }."""
 FRAGMENT = struct.Struct("=I")
 """struct fragment { u32 flow }."""
-TOLD = struct.Struct("=QQ")
-"""struct told { u64 tick; u64 count }."""
+TOKEN_BUCKET = struct.Struct("=QQ")
+"""struct token_bucket { u64 tick; u64 used }."""
 TRAFFIC = struct.Struct("=QQ")
 """struct traffic { u64 packets; u64 bytes }."""
 ENDPOINT_TRAFFIC = struct.Struct("=8Q")
@@ -110,19 +110,19 @@ ENDPOINT_TRAFFIC = struct.Struct("=8Q")
 PACKET = struct.Struct("=I16s4xI16sHHBB6x")
 """struct packet { overlay_key from; pad; overlay_key to; u16 length; u16 kind; u8 tos; u8 ttl; pad[6] }."""
 TUNNEL = struct.Struct("=16sII16sHHHHHBBBBBB")
-"""struct tunnel { next_hop_key peer; u32 vni; address origin; u16 headers, length, probe, fits; be16 source_port;
+"""struct tunnel { next_hop_key peer; u32 vni; address origin; u16 headers, length, probe, mtu; be16 source_port;
 u8 tos, ttl, bounces, flags, rts, attempt }."""
 TRANSPORT = struct.Struct("=II4sBBBx")
-"""struct transport { u32 at; u32 protocol; be32 identity; u8 fragment, later, extended; pad }."""
+"""struct transport { u32 offset; u32 protocol; be32 identity; u8 fragment, later, extended; pad }."""
 OUTER = struct.Struct("=16sQHH2s2x")
-"""struct outer { address to; u64 pseudo; u16 udp; u16 room; be16 vlan; pad[2] }."""
+"""struct outer { address to; u64 pseudo; u16 udp; u16 ip_payload; be16 vlan; pad[2] }."""
 OPTIONS = struct.Struct("=HHH2x")
-"""struct options { u16 rts; u16 probe; u16 back; pad[2] }."""
+"""struct options { u16 rts; u16 probe; u16 returned; pad[2] }."""
 FRAME_STATE = struct.Struct(
     f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB5x{OUTER.format[1:]}{OPTIONS.format[1:]}"
 )
-"""struct frame_state { packet; tunnel; transport; u32 called, length, why, receiver; u16 local; u8 came_by; pad[5];
-outer; options }. The agent neither reads nor writes it."""
+"""struct frame_state { packet; tunnel; transport; u32 called, length, reason, receiver; u16 local; u8 received_flags;
+pad[5]; outer; options }. The agent neither reads nor writes it."""
 KERNEL_LAYOUT = struct.Struct("=Q5I4x")
 """struct kernel_layout { u64 cookie; u32 device_ifindex, device_net, net_cookie, program_aux, aux_id; pad }."""
 WATCHED_KEY = struct.Struct("=II")

@@ -19,11 +19,11 @@ from agent.core.model.map_layout import (
     INTERFACE,
     INTERFACE_PINNED,
     LOCAL_DROPLET,
-    NETWORK_BOUNCED_HERE,
+    NETWORK_LOCAL_BOUNCER,
     NETWORK_PINNED,
     U32,
     V4_MAPPED,
-    VPC_DIVIDED_HERE,
+    VPC_LOCAL_DIVIDER,
     MapName,
     broadcast_of,
     mapped,
@@ -136,13 +136,13 @@ def _members(ids: tuple[str, ...], resolved: ResolvedState) -> tuple[bytes, ...]
 
 
 def _render_vpc(vpc: Vpc, resolved: ResolvedState, into: DesiredEntries) -> None:
-    flags = VPC_DIVIDED_HERE if any(resolved.is_here(id_) for id_ in vpc.dividers) else 0
+    flags = VPC_LOCAL_DIVIDER if any(resolved.is_here(id_) for id_ in vpc.dividers) else 0
     into.map(MapName.VPCS)[U32.pack(vpc.vni)] = vpc_value(flags, _members(vpc.dividers, resolved))
 
 
 def _render_network(network: Network, resolved: ResolvedState, into: DesiredEntries) -> None:
     vni = resolved.vpcs[network.vpc].vni
-    flags = NETWORK_BOUNCED_HERE if any(resolved.is_here(id_) for id_ in network.bouncers) else 0
+    flags = NETWORK_LOCAL_BOUNCER if any(resolved.is_here(id_) for id_ in network.bouncers) else 0
     flags |= NETWORK_PINNED if network.routing == "divider" else 0
     bouncers = _members(network.bouncers, resolved)
     for text, gateway in zip(network.cidrs, gateways(network), strict=True):

@@ -55,8 +55,8 @@ class CompileError(Exception):
 class MapDefinition(msgspec.Struct, frozen=True):
     """A map as `bpf/maps.h` declares it: kernel type, sizes in bytes, creation flags.
 
-    `max_entries` is real for arrays of a fixed size (`outcomes`, `programs`, `local_droplets`, `told`); of the others
-    the settings know the size.
+    `max_entries` is real for arrays of a fixed size (`outcomes`, `programs`, `local_droplets`, `icmp_ratelimit`); the
+    settings have the sizes of the others.
     """
 
     name: str

@@ -48,7 +48,7 @@ class MapSizes:
     direct: int = 65536
     detours: int = 16384
     fragments: int = 16384
-    told: int = 4096
+    icmp_ratelimit: int = 4096
     outcomes: int = 128
     endpoint_counters: int = 8192
     programs: int = 8

@@ -37,7 +37,7 @@ _UNMARKED_KEYS = {
     MapName.LOCAL_DROPLETS: 4,
     MapName.DIRECT: 20,
     MapName.FRAGMENTS: 28,
-    MapName.TOLD: 4,
+    MapName.ICMP_RATELIMIT: 4,
     MapName.OUTCOMES: 4,
     MapName.ENDPOINT_COUNTERS: 4,
     MapName.PROGRAMS: 4,

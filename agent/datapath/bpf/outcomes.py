@@ -11,16 +11,16 @@ from enum import IntEnum
 class Outcome(IntEnum):
     """enum outcome of bpf/outcomes.h."""
 
-    RECEIVED_FROM_SUBSTRATE = 0
+    RECEIVED_FROM_UNDERLAY = 0
     RECEIVED_FROM_ENDPOINT = 1
     PASSED = 2
     ARP_ANSWERED = 3
     ND_ANSWERED = 4
     GATEWAY_ECHO = 5
-    TOO_BIG_TOLD = 6
-    TTL_TOLD = 7
+    ICMP_TOO_BIG_SENT = 6
+    ICMP_TTL_EXCEEDED_SENT = 7
     PROBE_REFLECTED = 8
-    UNREACHABLE_TOLD = 9
+    ICMP_UNREACHABLE_SENT = 9
     GATEWAY_REFUSED = 10
     DELIVERED = 11
     DELIVERED_SAME_HOST = 12
@@ -34,8 +34,8 @@ class Outcome(IntEnum):
     REROUTED = 20
     ARP_ANSWERED_REMOTE = 21
     ND_ANSWERED_REMOTE = 22
-    TOO_BIG_TOLD_REMOTE = 23
-    UNREACHABLE_TOLD_REMOTE = 24
+    ICMP_TOO_BIG_SENT_REMOTE = 23
+    ICMP_UNREACHABLE_SENT_REMOTE = 24
     MISDIRECTED = 25
     UNKNOWN_INTERFACE = 26
     SOURCE_MAC = 27
@@ -63,7 +63,7 @@ class Outcome(IntEnum):
     NO_DIVIDER = 49
     NO_VPC = 50
     NO_ENDPOINT = 51
-    NOT_HERE = 52
+    ENDPOINT_NOT_LOCAL = 52
     NEXT_HOP_UNRESOLVED = 53
     OTHER_FAMILY = 54
     NO_HEADROOM = 55
@@ -89,7 +89,7 @@ class Outcome(IntEnum):
 
 RECEIVED = frozenset(
     {
-        Outcome.RECEIVED_FROM_SUBSTRATE,
+        Outcome.RECEIVED_FROM_UNDERLAY,
         Outcome.RECEIVED_FROM_ENDPOINT,
     }
 )
@@ -103,10 +103,10 @@ ANSWERED = frozenset(
         Outcome.ARP_ANSWERED,
         Outcome.ND_ANSWERED,
         Outcome.GATEWAY_ECHO,
-        Outcome.TOO_BIG_TOLD,
-        Outcome.TTL_TOLD,
+        Outcome.ICMP_TOO_BIG_SENT,
+        Outcome.ICMP_TTL_EXCEEDED_SENT,
         Outcome.PROBE_REFLECTED,
-        Outcome.UNREACHABLE_TOLD,
+        Outcome.ICMP_UNREACHABLE_SENT,
         Outcome.GATEWAY_REFUSED,
     }
 )
@@ -124,8 +124,8 @@ FORWARDED = frozenset(
         Outcome.REROUTED,
         Outcome.ARP_ANSWERED_REMOTE,
         Outcome.ND_ANSWERED_REMOTE,
-        Outcome.TOO_BIG_TOLD_REMOTE,
-        Outcome.UNREACHABLE_TOLD_REMOTE,
+        Outcome.ICMP_TOO_BIG_SENT_REMOTE,
+        Outcome.ICMP_UNREACHABLE_SENT_REMOTE,
         Outcome.MISDIRECTED,
     }
 )
@@ -157,7 +157,7 @@ DROPPED = frozenset(
         Outcome.NO_DIVIDER,
         Outcome.NO_VPC,
         Outcome.NO_ENDPOINT,
-        Outcome.NOT_HERE,
+        Outcome.ENDPOINT_NOT_LOCAL,
         Outcome.NEXT_HOP_UNRESOLVED,
         Outcome.OTHER_FAMILY,
         Outcome.NO_HEADROOM,
@@ -182,78 +182,78 @@ DROPPED = frozenset(
     }
 )
 SENTENCES = {
-    Outcome.RECEIVED_FROM_SUBSTRATE: "Came in on the droplet's interface.",
-    Outcome.RECEIVED_FROM_ENDPOINT: "Was sent by an endpoint of this droplet.",
-    Outcome.PASSED: "Was not for the overlay and went on to the host's network stack.",
-    Outcome.ARP_ANSWERED: "An endpoint's ARP request, answered on the spot.",
-    Outcome.ND_ANSWERED: "An endpoint's neighbour solicitation, answered on the spot.",
-    Outcome.GATEWAY_ECHO: "An endpoint's echo request to its gateway, answered on the spot.",
-    Outcome.TOO_BIG_TOLD: "The endpoint's packet did not fit, which an ICMP error told it.",
-    Outcome.TTL_TOLD: "The endpoint's packet used up its time to live, which an ICMP error told it.",
-    Outcome.PROBE_REFLECTED: "Another droplet's probe of the path, sent back.",
-    Outcome.UNREACHABLE_TOLD: "Nothing leads to where the endpoint's packet was to go, which an ICMP error told it.",
-    Outcome.GATEWAY_REFUSED: "The endpoint asked its gateway for a service: refused by a TCP reset or an ICMP error.",
-    Outcome.DELIVERED: "Came through a tunnel and was handed to its endpoint.",
-    Outcome.DELIVERED_SAME_HOST: "Was handed from one endpoint of this droplet to another.",
-    Outcome.SENT_DIRECT: "Was sent by an endpoint straight to its destination's droplet.",
-    Outcome.SENT_TO_BOUNCER: "Was sent by an endpoint to a bouncer of its network.",
-    Outcome.SENT_TO_DIVIDER: "Was sent by an endpoint to a divider of its VPC, as a network's routing asks for.",
-    Outcome.BOUNCED: "Was sent on by this bouncer to its destination's droplet.",
-    Outcome.HANDED_TO_BOUNCER: "Was sent on by this divider to a bouncer of its destination's network.",
-    Outcome.HANDED_TO_DIVIDER: "Was sent on by this bouncer to a divider of the VPC.",
-    Outcome.RETURNED: "Came straight for an endpoint that is not here and went back to its sender's droplet.",
-    Outcome.REROUTED: "Came back because its endpoint had left, and was sent anew.",
-    Outcome.ARP_ANSWERED_REMOTE: "An ARP request through a tunnel, answered to the droplet it came from.",
-    Outcome.ND_ANSWERED_REMOTE: "A neighbour solicitation through a tunnel, answered to the droplet it came from.",
-    Outcome.TOO_BIG_TOLD_REMOTE: "Came through a tunnel and did not fit further, which an ICMP error told its sender.",
-    Outcome.UNREACHABLE_TOLD_REMOTE: "Came through a tunnel and leads nowhere, which an ICMP error told its sender.",
-    Outcome.MISDIRECTED: "A bouncer or divider with an old map sent it here; returned to its sender's droplet.",
-    Outcome.UNKNOWN_INTERFACE: "Came from an interface that belongs to no endpoint.",
-    Outcome.SOURCE_MAC: "The endpoint's frame had another Ethernet source than the endpoint's.",
-    Outcome.SOURCE_ADDRESS: "The endpoint's packet had another source address than the endpoint's.",
-    Outcome.SOURCE_ARP: "The endpoint's ARP packet had another sender than the endpoint.",
-    Outcome.SOURCE_ND: "The endpoint's neighbour solicitation had another sender than the endpoint.",
-    Outcome.ARP_OWN_ADDRESS: "The endpoint announced or probed its own address, which needs no answer.",
-    Outcome.ND_OWN_ADDRESS: "An endpoint probed its own or a link-local address, which needs no answer.",
-    Outcome.ARP_OPCODE: "The ARP packet was not of an operation that the overlay carries.",
-    Outcome.ND_TYPE: "The neighbour discovery message was not of a type that the overlay carries.",
-    Outcome.MALFORMED_ARP: "The ARP packet was cut short or not of Ethernet and IPv4.",
-    Outcome.MALFORMED_ND: "The neighbour solicitation was not as RFC 4861 section 7.1.1 asks for.",
+    Outcome.RECEIVED_FROM_UNDERLAY: "Received on an underlay interface of this host.",
+    Outcome.RECEIVED_FROM_ENDPOINT: "Received from an endpoint of this host.",
+    Outcome.PASSED: "Not for the overlay; passed to the host's network stack.",
+    Outcome.ARP_ANSWERED: "Answered an endpoint's ARP request.",
+    Outcome.ND_ANSWERED: "Answered an endpoint's neighbour solicitation.",
+    Outcome.GATEWAY_ECHO: "Answered an endpoint's echo request to its gateway.",
+    Outcome.ICMP_TOO_BIG_SENT: "Exceeded the MTU; answered with an ICMP error.",
+    Outcome.ICMP_TTL_EXCEEDED_SENT: "No time to live left; answered with an ICMP error.",
+    Outcome.PROBE_REFLECTED: "Reflected a path probe of another droplet.",
+    Outcome.ICMP_UNREACHABLE_SENT: "Unreachable destination; answered with an ICMP error.",
+    Outcome.GATEWAY_REFUSED: "Sent to the gateway, which has no services; answered with a TCP reset or ICMP error.",
+    Outcome.DELIVERED: "Received from a tunnel and delivered to its endpoint.",
+    Outcome.DELIVERED_SAME_HOST: "Delivered from one endpoint of this host to another.",
+    Outcome.SENT_DIRECT: "Sent straight to the destination's droplet.",
+    Outcome.SENT_TO_BOUNCER: "Sent to a bouncer of the endpoint's network.",
+    Outcome.SENT_TO_DIVIDER: "Sent to a divider of the endpoint's VPC, as required by a network's routing.",
+    Outcome.BOUNCED: "Forwarded by this bouncer to the destination's droplet.",
+    Outcome.HANDED_TO_BOUNCER: "Forwarded by this divider to a bouncer of the destination's network.",
+    Outcome.HANDED_TO_DIVIDER: "Forwarded by this bouncer to a divider of the VPC.",
+    Outcome.RETURNED: "Sent straight here, but the endpoint is elsewhere; returned to the sender's droplet.",
+    Outcome.REROUTED: "Returned by another droplet because its endpoint had left; sent again.",
+    Outcome.ARP_ANSWERED_REMOTE: "Answered an ARP request that another droplet forwarded.",
+    Outcome.ND_ANSWERED_REMOTE: "Answered a neighbour solicitation that another droplet forwarded.",
+    Outcome.ICMP_TOO_BIG_SENT_REMOTE: "From a tunnel, exceeded the MTU; answered with an ICMP error.",
+    Outcome.ICMP_UNREACHABLE_SENT_REMOTE: "From a tunnel, unreachable destination; answered with an ICMP error.",
+    Outcome.MISDIRECTED: "Sent here by a bouncer or divider with outdated maps; returned to the sender's droplet.",
+    Outcome.UNKNOWN_INTERFACE: "Received on an interface that belongs to no endpoint.",
+    Outcome.SOURCE_MAC: "The Ethernet source was not the endpoint's.",
+    Outcome.SOURCE_ADDRESS: "The source address was not the endpoint's.",
+    Outcome.SOURCE_ARP: "The sender in the ARP packet was not the endpoint.",
+    Outcome.SOURCE_ND: "The sender of the neighbour solicitation was not the endpoint.",
+    Outcome.ARP_OWN_ADDRESS: "The endpoint announced or probed its own address by ARP, which needs no answer.",
+    Outcome.ND_OWN_ADDRESS: "The endpoint probed its own or a link-local address, which needs no answer.",
+    Outcome.ARP_OPCODE: "The ARP operation is not supported by the overlay.",
+    Outcome.ND_TYPE: "The type of neighbour discovery message is not supported by the overlay.",
+    Outcome.MALFORMED_ARP: "The ARP packet was truncated or not for Ethernet and IPv4.",
+    Outcome.MALFORMED_ND: "The neighbour solicitation was invalid by RFC 4861 section 7.1.1.",
     Outcome.INNER_PROTOCOL: "The inner frame was neither IPv4 nor IPv6 nor ARP.",
-    Outcome.MALFORMED_INNER: "The inner packet's lengths, version or addresses were wrong.",
-    Outcome.EXTENSION_HEADERS: "An endpoint's or VXLAN peer's packet had more extension headers than are looked at.",
-    Outcome.MULTICAST: "The packet went to a group's or everybody's IP or Ethernet address.",
-    Outcome.LINK_LOCAL: "The endpoint's packet went to a link-local address.",
-    Outcome.INNER_TTL: "The packet used up its time to live, and no ICMP error was due.",
-    Outcome.TOO_BIG: "The packet did not fit, and no ICMP error was due.",
-    Outcome.TO_GATEWAY: "The endpoint sent its gateway what it neither answers nor refuses, or too many of them.",
-    Outcome.NO_PROGRAM: "A program to be called was not in the program array, or was left no state.",
+    Outcome.MALFORMED_INNER: "The inner packet's lengths, version or addresses were invalid.",
+    Outcome.EXTENSION_HEADERS: "A packet of an endpoint or VXLAN peer had more extension headers than are parsed.",
+    Outcome.MULTICAST: "The destination was a multicast or broadcast address of IP or Ethernet.",
+    Outcome.LINK_LOCAL: "The destination was a link-local address.",
+    Outcome.INNER_TTL: "No time to live left, and no ICMP error was due.",
+    Outcome.TOO_BIG: "Exceeded the MTU, and no ICMP error was due.",
+    Outcome.TO_GATEWAY: "Sent to the gateway, and not answered: an unsupported ICMP message, or above the rate limit.",
+    Outcome.NO_PROGRAM: "A tail call failed, or the called program found no state for the frame.",
     Outcome.NO_LOCAL_DROPLET: "The endpoint's droplet was not configured yet.",
-    Outcome.NO_NETWORK: "No network of the VPC holds the address.",
+    Outcome.NO_NETWORK: "No network of the VPC contains the address.",
     Outcome.NO_BOUNCER: "The network has no bouncer.",
     Outcome.NO_DIVIDER: "The VPC has no divider.",
-    Outcome.NO_VPC: "The VPC is not known on this droplet.",
+    Outcome.NO_VPC: "The VPC is unknown on this droplet.",
     Outcome.NO_ENDPOINT: "The network's bouncer knows no endpoint with the address.",
-    Outcome.NOT_HERE: "The packet concerned an endpoint that is not on this droplet, which has no role for it.",
-    Outcome.NEXT_HOP_UNRESOLVED: "The Ethernet address that leads to the other droplet was not known.",
-    Outcome.OTHER_FAMILY: "The other droplet has an address of another family than this one.",
-    Outcome.NO_HEADROOM: "The frame had no room for the headers in front of it.",
+    Outcome.ENDPOINT_NOT_LOCAL: "The endpoint is not on this droplet, which is neither bouncer nor divider for it.",
+    Outcome.NEXT_HOP_UNRESOLVED: "The Ethernet address of the next hop to the other droplet was unknown.",
+    Outcome.OTHER_FAMILY: "The other droplet's address is of another family than this one's.",
+    Outcome.NO_HEADROOM: "The frame had too little headroom for the outer headers.",
     Outcome.OUTER_FRAGMENT: "The tunnel packet was fragmented.",
     Outcome.OUTER_OPTIONS: "The tunnel packet had IPv4 options or IPv6 extension headers.",
     Outcome.OUTER_CHECKSUM: "A checksum of the tunnel packet was wrong.",
-    Outcome.NO_CHECKSUM: "The tunnel packet had no UDP checksum over IPv6, which neither end is configured for.",
-    Outcome.OUTER_TTL: "The tunnel packet was to be sent on but its time to live was used up.",
-    Outcome.MALFORMED_OUTER: "The tunnel packet's IP and UDP lengths did not add up.",
-    Outcome.UNKNOWN_DROPLET: "The tunnel packet came from an address that is no known droplet.",
-    Outcome.UNKNOWN_ORIGIN: "The return-to-sender option named an address that is no known droplet.",
+    Outcome.NO_CHECKSUM: "The tunnel packet had no UDP checksum over IPv6, and neither droplet allows that.",
+    Outcome.OUTER_TTL: "The tunnel packet had no time to live left to be forwarded.",
+    Outcome.MALFORMED_OUTER: "The tunnel packet's IP and UDP lengths were inconsistent.",
+    Outcome.UNKNOWN_DROPLET: "The source of the tunnel packet is not a known droplet.",
+    Outcome.UNKNOWN_ORIGIN: "The return-to-sender option named an address that is not a known droplet.",
     Outcome.GENEVE_VERSION: "The Geneve version was not 0.",
-    Outcome.GENEVE_CONTROL: "A Geneve control packet that was no probe.",
+    Outcome.GENEVE_CONTROL: "A Geneve control packet other than a probe.",
     Outcome.GENEVE_PROTOCOL: "The Geneve payload was not Ethernet.",
-    Outcome.MALFORMED_GENEVE: "The Geneve options' lengths did not add up.",
+    Outcome.MALFORMED_GENEVE: "The lengths of the Geneve options were inconsistent.",
     Outcome.CRITICAL_OPTION: "An unknown Geneve option was marked critical.",
-    Outcome.VXLAN_FLAGS: "The VXLAN packet was not marked as having a VNI.",
-    Outcome.TOO_MANY_BOUNCES: "The packet went from bouncer to bouncer without an end.",
-    Outcome.ECN_NOT_CAPABLE: "Congestion was marked on the tunnel packet of a flow that cannot signal it.",
-    Outcome.SOURCE_ELSEWHERE: "The tunnel packet's source is of this host, or not its VXLAN peer's.",
-    Outcome.ALL_MISDIRECTED: "Every bouncer and divider that was tried sent it to a host without its endpoint.",
+    Outcome.VXLAN_FLAGS: "The VXLAN header had no VNI.",
+    Outcome.TOO_MANY_BOUNCES: "Forwarded between bouncers too often: their maps disagree.",
+    Outcome.ECN_NOT_CAPABLE: "The tunnel packet had a congestion mark, and the inner packet does not support ECN.",
+    Outcome.SOURCE_ELSEWHERE: "The inner source is an endpoint of this host, or not on the VXLAN peer.",
+    Outcome.ALL_MISDIRECTED: "Every bouncer and divider that was tried sent it to a host without the endpoint.",
 }

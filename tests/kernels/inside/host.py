@@ -26,7 +26,7 @@ from protocol.status import Counters, Status
 from tests.kernels.inside.talk import until
 
 NAME = "here"
-RECEIVED = ("received_from_substrate", "received_from_endpoint")
+RECEIVED = ("received_from_underlay", "received_from_endpoint")
 SERVER = "127.0.0.1"
 PORT = 4222
 

@@ -189,7 +189,7 @@ class FromSubstrate(Replies):
         need(step.outcome is Outcome.RETURNED, "a question is answered or goes back")
         need(not tunnel.is_vxlan and tunnel.option(RTS) is None, "only what came straight goes back")
         need(tunnel.option(INVALIDATE) is None, "and that once")
-        knows = network and network.flags & map_layout.NETWORK_BOUNCED_HERE
+        knows = network and network.flags & map_layout.NETWORK_LOCAL_BOUNCER
         need(not endpoint or (not endpoint.ifindex and not knows), "who knows the endpoint answers")
         need(sent.ip.destination == tunnel.ip.source and sent.ip.ttl == 64, "to the droplet that it came from")
         need(sent.option(INVALIDATE) == b"" and sent.inner == tunnel.inner, "marked, and as it came")
@@ -265,7 +265,7 @@ class FromSubstrate(Replies):
         if is_last_attempt(PacketView(self.model, step)):
             need(head[:2] == (b"\x03\x01" if is_v4(ip.source) else b"\x01\x03"), "no bouncer finds the host")
             return
-        if step.outcome is Outcome.UNREACHABLE_TOLD:
+        if step.outcome is Outcome.ICMP_UNREACHABLE_SENT:
             self._check_unreachable(head, tunnel.vni, culprit, came_back=back)
             return
         self._check_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
@@ -274,7 +274,7 @@ class FromSubstrate(Replies):
         tunnel, sent = self._answer_to(step)
         ip = check_error(self.model, tunnel.vni, tunnel.inner, sent.inner)
         head = sent.inner[ip.transport : ip.transport + 8]
-        if step.outcome is Outcome.UNREACHABLE_TOLD_REMOTE:
+        if step.outcome is Outcome.ICMP_UNREACHABLE_SENT_REMOTE:
             self._check_unreachable(head, tunnel.vni, ip_of(tunnel.inner), came_back=False)
             return
         self._check_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
