@@ -1,4 +1,4 @@
-"""What the far end does with a frame before it drops it: `programs/restore/transit_xdp.c`. Pure."""
+"""What the far end does with a frame before it drops it: `programs/restore/entry/from_underlay.h`. Pure."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ SCALED_BARE = Contestant(
     "bare, a large map",
     "bare",
     edits=tuple(
-        Edit(f"{name}.c", r'BPF_TABLE\("hash", (.*), 1\)', r'BPF_F_TABLE("hash", \1, 2000000, 1)')
-        for name in ("transit_xdp", "transit_agent")
+        Edit(f"entry/{name}.h", r'BPF_TABLE\("hash", (.*), 1\)', r'BPF_F_TABLE("hash", \1, 2000000, 1)')
+        for name in ("from_underlay", "from_endpoint")
     ),
 )
 CONTESTANTS = (TAGGED, IPV4_ALONE, UNLIMITED_ERRORS, SCALED_BARE)

@@ -48,12 +48,15 @@ PARTS = (
         "__u32 first = 0;\n\t*local = local_droplets.lookup(&first);",
     ),
     _ingress(
-        "known sender: its direct path", "transit_xdp.c", r"on_path = recently_confirmed\([^;]*;", "on_path = true;"
+        "known sender: its direct path",
+        "entry/from_underlay.h",
+        r"on_path = recently_confirmed\([^;]*;",
+        "on_path = true;",
     ),
-    _ingress("ECN", "transit_xdp.c", r"= merge_ecn\([^;]*;", "= CONTINUE;"),
+    _ingress("ECN", "entry/from_underlay.h", r"= merge_ecn\([^;]*;", "= CONTINUE;"),
     _ingress(
         "endpoint lookup",
-        "transit_xdp.c",
+        "entry/from_underlay.h",
         r"endpoint = endpoints\.lookup\(&packet->to\);(?=\n\tif \(!endpoint && \(is_multicast_packet)",
         f"{_IS_HERE}\n\tendpoint = &fixed;",
     ),
@@ -67,23 +70,23 @@ PARTS = (
     _ingress("taking the headers off", "lib/endpoint.h", r"if \(adjust_head\([^;]*;"),
     _egress(
         "source checks",
-        ("transit_agent.c", r"if \(!is_own_source\([^;]*;", ""),
-        ("transit_agent.c", r"if \(!same_mac\(ethernet->h_source[^;]*;", ""),
+        ("entry/from_endpoint.h", r"if \(!is_own_source\([^;]*;", ""),
+        ("entry/from_endpoint.h", r"if \(!same_mac\(ethernet->h_source[^;]*;", ""),
     ),
-    _egress("flow hash", ("transit_agent.c", r"= hash_flow\([^;]*\);", "= CONTINUE;")),
+    _egress("flow hash", ("entry/from_endpoint.h", r"= hash_flow\([^;]*\);", "= CONTINUE;")),
     _egress(
         "direct path lookup",
         (
-            "transit_agent.c",
+            "lib/egress_route.h",
             r"struct direct_path \*path = direct\.lookup\(&egress->packet->to\);",
             f"struct direct_path fixed = {{.host = {_PEER}, .confirmed_tick = bpf_jiffies64()}}, *path = &fixed;",
         ),
     ),
     _egress(
         "next hop lookup",
-        ("transit_agent.c", r"(?<=\t__u32 flow;)(?=\n)", "\n\tstruct next_hop fixed;"),
+        ("lib/egress_route.h", r"(?<=\t__u32 flow;)(?=\n)", "\n\tstruct next_hop fixed;"),
         (
-            "transit_agent.c",
+            "lib/egress_route.h",
             r"\bhop = find_hop\([^;]*;(?=\n\tif \(!is_up)",
             "egress->fixed = (struct next_hop){{6, 0, 0, 0, 0, 2}, 1500};\n\thop = &egress->fixed;",
         ),

@@ -52,6 +52,9 @@
 #define MAX_HEADERS   0x1ff
 #define FIRST_HEADERS 0x7f /* above those in front of UDP */
 
+#define TAG_REMOVED 0x10000 /* a VLAN tag was in the frame: removed_tag() of a hook */
+#define VLAN_ID	    0x0fff
+
 #define ECN_MASK 3
 #define ECN_ECT1 1
 #define ECN_ECT0 2

@@ -10,6 +10,7 @@
 #include "structs.h"
 #include "constants.h"
 #include "outcomes.h"
+#include "slots.h"
 
 BPF_F_TABLE("hash", struct overlay_key, struct endpoint, endpoints, 1, BPF_F_NO_PREALLOC);
 BPF_TABLE("array", __u32, struct interface, interfaces, 1);
@@ -24,14 +25,10 @@ BPF_TABLE("lru_hash", struct fragment_key, struct fragment, fragments, 16);
 BPF_TABLE("array", __u32, struct token_bucket, icmp_ratelimit, ICMP_RATELIMIT_BUCKETS);
 BPF_TABLE("percpu_array", __u32, struct traffic, outcomes, OUTCOME_COUNT);
 BPF_TABLE("percpu_array", __u32, struct endpoint_traffic, endpoint_counters, 1);
-BPF_TABLE("prog", __u32, __u32, programs, 8);
+BPF_TABLE("prog", __u32, __u32, programs, SLOTS);
 BPF_TABLE("percpu_array", __u32, struct frame_state, frame_states, 1);
 BPF_TABLE("array", __u32, struct kernel_layout, kernel_layouts, 1);
 BPF_TABLE("hash", struct watched_key, struct watched_mark, watched, 1);
 BPF_TABLE("percpu_hash", struct failure_key, struct failure_count, failures, 1);
-
-/* Slots in programs. */
-#define TRANSIT_XDP    0
-#define TRANSIT_ERRORS 1
 
 #endif

@@ -240,7 +240,7 @@ struct transport {
 	__u8 fragment;	 /* 1: any fragment */
 	__u8 later;	 /* 1: a fragment other than the first, without ports */
 	__u8 extended;	 /* 1: follows extension headers */
-	__u8 pad;
+	__u8 parsed;	 /* 1: all of this is valid; 0: too many or malformed extension headers */
 };
 
 /* The outer IP header, of either family. */
@@ -300,7 +300,8 @@ struct frame_state {
 #define WATCHED_PROGRAM	  1U /* the kernel's id of one of our programs */
 #define WATCHED_INTERFACE 2U /* the ifindex of an interface that receives frames from the underlay */
 
-/* watched: our programs and interfaces, for failures.c. The value is always 1. Written by the agent. */
+/* watched: our programs and interfaces, for the programs of entry/lost_frames.h. The value is always 1. Written by the
+ * agent. */
 struct watched_key {
 	__u32 kind;
 	__u32 id;

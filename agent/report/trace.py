@@ -1,6 +1,6 @@
 """Traces a packet of a local endpoint: repeats the decision of the transit agent with the entries of the same maps.
 
-Pure: the caller passes in the results of the lookups. It mirrors `bpf/transit_agent.c` and `bpf/lib/route.h`.
+Pure: the caller passes in the results of the lookups. It mirrors `bpf/lib/egress_route.h` and `bpf/lib/route.h`.
 """
 
 from __future__ import annotations

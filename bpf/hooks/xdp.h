@@ -34,6 +34,12 @@ static __always_inline __u32 ingress_ifindex(context *ctx)
 	return ctx->ingress_ifindex;
 }
 
+/* A VLAN tag that the kernel removed from the frame, with TAG_REMOVED set; 0 if it removed none: never here. */
+static __always_inline __u32 removed_tag(context *ctx)
+{
+	return 0;
+}
+
 /* Removes `delta` bytes at the front, or adds -delta; negative if there is no headroom. */
 static __always_inline long adjust_head(context *ctx, int delta)
 {

@@ -5,6 +5,7 @@
 
 #include "lib/address.h"
 #include "lib/metrics.h"
+#include "lib/verifier.h"
 #include "maps.h"
 
 /* For an interface that belongs to no endpoint, a slot beyond the end of every map. */
@@ -53,19 +54,17 @@ static __always_inline bool fits_mtu(const struct endpoint *endpoint, __u32 leng
 	return length <= sizeof(struct ethhdr) + endpoint->mtu;
 }
 
-/* Removes the outer headers. Invalidates `ethernet`, the header of the inner frame. */
-static __always_inline enum outcome deliver(context *ctx, const struct tunnel *tunnel, struct ethhdr *ethernet,
-					    const struct endpoint *endpoint, __u32 *tx_ifindex)
+/* Removes the outer headers and rewrites the Ethernet header of the inner frame for the endpoint on an interface. */
+static __always_inline enum outcome deliver(context *ctx, const struct tunnel *tunnel, __u32 ifindex)
 {
-	__u32 ifindex = ifindex_of(endpoint);
+	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
 	struct interface *receiver = find_receiver(ifindex, tunnel->vni);
 
-	if (!receiver)
+	if (!receiver || (void *)(ethernet + 1) > frame_end(ctx))
 		return ENDPOINT_NOT_LOCAL;
 	rewrite_ethernet(ethernet, receiver);
 	if (adjust_head(ctx, tunnel->headers))
 		return MALFORMED_OUTER;
-	*tx_ifindex = ifindex;
 	count_delivered(slot_of(ifindex), tunnel->length);
 	return DELIVERED;
 }

@@ -133,19 +133,21 @@ static __always_inline enum outcome read_outer(context *ctx, struct outer *outer
 	__u32 at = sizeof(*ethernet);
 	__be16 kind;
 
-	outer->vlan = 0;
+	outer->vlan = bpf_htons(removed_tag(ctx) & VLAN_ID);
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return PASSED;
 	kind = ethertype(ethernet);
+	if (is_tagged(ethernet) && removed_tag(ctx)) /* two tags */
+		return PASSED;
 	if (is_tagged(ethernet)) { /* also without VLAN_TAGS: it may be only a priority */
 		if ((void *)(tag + 1) > frame_end(ctx))
 			return PASSED;
-		outer->vlan = tag->control & bpf_htons(0x0fff);
-		if (!VLAN_TAGS && outer->vlan)
-			return PASSED;
+		outer->vlan = tag->control & bpf_htons(VLAN_ID);
 		kind = tag->ethertype;
 		at += sizeof(*tag);
 	}
+	if (!VLAN_TAGS && outer->vlan)
+		return PASSED;
 	if (OUTER_IPV4 && kind == bpf_htons(ETH_P_IP))
 		return read_outer_ipv4(ctx, at, outer, tunnel);
 	if (OUTER_IPV6 && kind == bpf_htons(ETH_P_IPV6))

@@ -67,6 +67,14 @@ static __always_inline enum outcome read_packet(struct ethhdr *ethernet, void *e
 	return INNER_PROTOCOL;
 }
 
+/* Whether the IP header of a parsed packet is in the frame: for the verifier, where pointers are taken again. */
+static __always_inline bool has_ip_header(struct ethhdr *ethernet, void *end, const struct packet *packet)
+{
+	bool ipv6 = INNER_IPV6 && packet->kind == ETH_P_IPV6;
+
+	return (void *)(ethernet + 1) + (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) <= end;
+}
+
 static __always_inline bool is_multicast_packet(const struct packet *packet)
 {
 	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)

@@ -53,23 +53,23 @@ static __always_inline struct frame_state *called_state(__u32 slot)
  * Tail calls; the called program counts the frame. They return only if the slot is empty: NO_PROGRAM. The first one
  * delivers the frame to the local endpoint on the interface `receiver`.
  */
-static __always_inline enum outcome call_transit_xdp(context *ctx, struct frame_state *state, __u32 receiver)
+static __always_inline enum outcome call_same_host(context *ctx, struct frame_state *state, __u32 receiver)
 {
 	state->receiver = receiver;
-	state->called = TRANSIT_XDP + 1;
-	programs.call(ctx, TRANSIT_XDP);
-	KEEP_CALL(TRANSIT_XDP);
+	state->called = SLOT_SAME_HOST + 1;
+	programs.call(ctx, SLOT_SAME_HOST);
+	KEEP_CALL(SLOT_SAME_HOST);
 	state->called = 0;
 	return NO_PROGRAM;
 }
 
 /* Answers the frame's sender with an ICMP error or a TCP reset if one is due. */
-static __always_inline enum outcome call_transit_errors(context *ctx, struct frame_state *state, enum outcome reason)
+static __always_inline enum outcome call_errors(context *ctx, struct frame_state *state, enum outcome reason)
 {
 	state->reason = reason;
-	state->called = TRANSIT_ERRORS + 1;
-	programs.call(ctx, TRANSIT_ERRORS);
-	KEEP_CALL(TRANSIT_ERRORS);
+	state->called = SLOT_ERRORS + 1;
+	programs.call(ctx, SLOT_ERRORS);
+	KEEP_CALL(SLOT_ERRORS);
 	state->called = 0;
 	return NO_PROGRAM;
 }

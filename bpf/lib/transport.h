@@ -78,26 +78,35 @@ static __always_inline enum outcome skip_extensions(void *start, void *end, stru
 	return is_extension(transport->protocol) ? EXTENSION_HEADERS : CONTINUE;
 }
 
-/* `start` is the Ethernet header of a parsed packet. Fills all of `transport` unless it returns MALFORMED_INNER. */
+static __always_inline enum outcome find_transport_ipv6(void *start, void *end, const struct packet *packet,
+							struct transport *transport)
+{
+	struct ipv6hdr *ip = start + sizeof(struct ethhdr);
+	enum outcome outcome = CONTINUE;
+
+	__builtin_memset(transport, 0, sizeof(*transport));
+	if ((void *)(ip + 1) > end)
+		return MALFORMED_INNER;
+	transport->offset = sizeof(struct ethhdr) + sizeof(*ip);
+	transport->protocol = ip->nexthdr;
+	if (is_extension(transport->protocol))
+		outcome = skip_extensions(start, end, transport);
+	/* Padding behind the packet contains none of its headers. */
+	if (outcome == CONTINUE && transport->offset > packet->length)
+		outcome = MALFORMED_INNER;
+	transport->parsed = outcome == CONTINUE;
+	return outcome;
+}
+
+/* `start` is the Ethernet header of a packet that read_packet() accepted. Fills all of `transport`. */
 static __always_inline enum outcome find_transport(void *start, void *end, const struct packet *packet,
 						   struct transport *transport)
 {
 	struct iphdr *ip = start + sizeof(struct ethhdr);
-	struct ipv6hdr *ipv6 = (void *)ip;
-	enum outcome outcome;
 
-	if (INNER_IPV6 && packet->kind == ETH_P_IPV6) {
-		if ((void *)(ipv6 + 1) > end)
-			return MALFORMED_INNER;
-		__builtin_memset(transport, 0, sizeof(*transport));
-		transport->offset = sizeof(struct ethhdr) + sizeof(*ipv6);
-		transport->protocol = ipv6->nexthdr;
-		if (!is_extension(transport->protocol))
-			return CONTINUE;
-		outcome = skip_extensions(start, end, transport);
-		/* Padding behind the packet contains none of its headers. */
-		return outcome == CONTINUE && transport->offset > packet->length ? MALFORMED_INNER : outcome;
-	}
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
+		return find_transport_ipv6(start, end, packet, transport);
+	transport->parsed = 0;
 	if ((void *)(ip + 1) > end)
 		return MALFORMED_INNER;
 	transport->offset = sizeof(struct ethhdr) + ip->ihl * 4;
@@ -106,6 +115,7 @@ static __always_inline enum outcome find_transport(void *start, void *end, const
 	transport->fragment = !!(ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE));
 	transport->later = !!(ip->frag_off & bpf_htons(FRAGMENT_OFFSET));
 	transport->extended = 0;
+	transport->parsed = 1;
 	return CONTINUE;
 }
 

@@ -22,7 +22,7 @@ from agent.core.model.map_layout import MapName
 from agent.core.plan.render import IFINDEX_BASE
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import CompiledObject
+from agent.datapath.bpf.compiler import PROGRAMS, CompiledObject, Hook
 from agent.datapath.bpf.outcomes import ANSWERED, FORWARDED, PASSED, RECEIVED, Outcome
 from agent.datapath.bpf.syscall import XdpAction
 
@@ -60,6 +60,8 @@ UPLINK, SECOND_UPLINK = 71, 72
 LOOPBACK = 1
 MTU, PATH_MTU = 1406, 1500
 """Of endpoints, which fit with every header on every path; of every path."""
+TC_VERDICTS = {0xFFFFFFFF: XdpAction.PASS, 2: XdpAction.DROP, 7: XdpAction.REDIRECT}
+"""TC_ACT_UNSPEC, TC_ACT_SHOT and TC_ACT_REDIRECT (linux/pkt_cls.h) as XDP has them."""
 _STATE = map_layout.FRAME_STATE.size
 GARBAGE = (b"\xff" * _STATE, b"\1" * _STATE, bytes(range(1, 1 + _STATE)), b"\2\0\0\0\5\0\0\0" * (_STATE // 8))
 """What a frame may find in `frame_states`: it must use nothing of that."""
@@ -96,15 +98,19 @@ def expected_verdict(outcome: Outcome) -> XdpAction:
 class Dut:
     """Maps and programs of one host."""
 
-    def __init__(self, compiled: CompiledObject, sizes: Mapping[MapName, int] = SIZES) -> None:
+    def __init__(self, compiled: CompiledObject, sizes: Mapping[MapName, int] = SIZES, hook: Hook = Hook.XDP) -> None:
         self._sizes = sizes
+        self.kind = bpf.ProgramType.XDP if hook is Hook.XDP else bpf.ProgramType.SCHED_CLS
         self.fds = {
             m.name: bpf.create_map(
                 bpf.MapType(m.type), m.key_size, m.value_size, self._size(m.name, m.max_entries), m.flags
             )
             for m in compiled.maps
         }
-        self.programs = {p.name: programs.load(p, self.fds) for p in compiled.programs}
+        self.programs = {
+            name: programs.load(p, self.fds, self.kind) for name, p in zip(PROGRAMS, compiled.programs, strict=True)
+        }
+        """By their names in XDP."""
         self.reached: set[Outcome] = set()
         self.over_ipv6 = False
         self._garbage = cycle(GARBAGE)
@@ -296,8 +302,10 @@ class Dut:
         self._left = False
         before = self.counters()
         verdict, out, _ = bpf.run_program(
-            self.programs[program].fd, bytes(metadata) + frame, ifindex=arrival, metadata=metadata
+            self.programs[program].fd, bytes(metadata) + frame, ifindex=arrival, metadata=metadata, kind=self.kind
         )
+        if self.kind is bpf.ProgramType.SCHED_CLS:
+            verdict = TC_VERDICTS[verdict]
         after = self.counters()
         moved = {
             outcome: (now[0] - before[outcome][0], now[1] - before[outcome][1])

@@ -63,7 +63,7 @@ def test_a_damaged_object_is_compiled_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["transit_agent.c", "outcomes.h", "hooks/xdp.h", "lib/arp.h", "shim/include/linux/log2.h"]
+    "name", ["entry/from_endpoint.h", "outcomes.h", "hooks/xdp.h", "lib/arp.h", "shim/include/linux/log2.h"]
 )
 def test_a_changed_source_has_another_hash(sources: Path, name: str) -> None:
     before = compiler.content_hash(sources)

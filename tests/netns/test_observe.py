@@ -191,7 +191,7 @@ async def test_what_an_older_agent_pinned_goes_once_nothing_of_it_runs(
     config: KernelConfig, topo: Topo, tmp_path: Path, monkeypatch
 ) -> None:
     sources = Path(shutil.copytree(SOURCES, tmp_path / "sources"))
-    program = sources / "transit_xdp.c"
+    program = sources / "xdp.c"
     program.write_text(program.read_text() + "/* another release */\n")
     with monkeypatch.context() as patch:
         patch.setattr(datapath_kernel, "compile_programs", partial(compile_programs, sources=sources))

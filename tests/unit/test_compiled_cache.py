@@ -13,7 +13,7 @@ import pytest
 
 from agent.core.model.features import Features
 from agent.datapath.bpf import compiler
-from agent.datapath.bpf.compiler import CompiledObject, compile_programs, content_hash, refuse_foreign
+from agent.datapath.bpf.compiler import CompiledObject, Hook, compile_programs, content_hash, refuse_foreign
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> CompiledObject:
     """What the compiler's child leaves behind, without a compiler."""
     made = CompiledObject(content_hash(), (), ())
 
-    async def leave(output: Path, sources: Path, features: Features) -> None:
+    async def leave(output: Path, sources: Path, features: Features, hook: Hook) -> None:
         del sources, features
         await asyncio.to_thread(output.write_bytes, msgspec.msgpack.encode(made))
 
@@ -76,7 +76,7 @@ def test_each_set_of_features_has_an_object_of_its_own() -> None:
 def test_agents_that_start_together_compile_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made, runs = CompiledObject(content_hash(), (), ()), []
 
-    async def leave(output: Path, sources: Path, features: Features) -> None:
+    async def leave(output: Path, sources: Path, features: Features, hook: Hook) -> None:
         runs.append(output)
         await asyncio.sleep(0.1)
         await asyncio.to_thread(output.write_bytes, msgspec.msgpack.encode(made))
@@ -100,7 +100,7 @@ def test_what_is_in_the_cache_does_not_wait_for_a_compilation(compiled: Compiled
 
 
 def test_a_compilation_that_fails_lets_the_next_one_try(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    async def fail(output: Path, sources: Path, features: Features) -> None:
+    async def fail(output: Path, sources: Path, features: Features, hook: Hook) -> None:
         raise compiler.CompileError("no room")
 
     monkeypatch.setattr(compiler, "_run_child", fail)

@@ -134,9 +134,10 @@ def test_no_struct_of_the_header_is_left_out() -> None:
     assert defined == set(FIELDS) | {"address"} | OF_PROGRAMS
 
 
-def test_the_called_programs_have_the_slots_that_the_programs_call() -> None:
-    slots = re.findall(r"#define (TRANSIT_\w+)\s+(\d+)", HEADER.with_name("maps.h").read_text(encoding="utf-8"))
-    assert {int(slot): name.lower() for name, slot in slots} == map_layout.CALLED_PROGRAMS
+def test_the_slots_of_called_programs_are_the_same_in_both() -> None:
+    names = re.findall(r"^\tSLOT_(\w+),", HEADER.with_name("slots.h").read_text(encoding="utf-8"), re.MULTILINE)
+    assert dict(enumerate(names)) == {slot.value: slot.name for slot in map_layout.ProgramSlot}
+    assert set(map_layout.CALLED_PROGRAMS) == set(map_layout.ProgramSlot)
 
 
 @pytest.mark.parametrize("name", CONSTANTS_OF_BOTH)

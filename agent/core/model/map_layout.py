@@ -7,7 +7,7 @@ file. Addresses have 16 bytes, IPv4 mapped into IPv6 (RFC 4291, 2.5.5.2).
 from __future__ import annotations
 
 import struct
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 LAYOUT_VERSION = 6
@@ -58,8 +58,15 @@ class MapName(StrEnum):
     FAILURES = "failures"
 
 
-CALLED_PROGRAMS = {0: "transit_xdp", 1: "transit_errors"}
-"""The programs that are reached by tail call, by their slots in the map `programs`: TRANSIT_* in `bpf/maps.h`."""
+class ProgramSlot(IntEnum):
+    """The slots of the map `programs`: enum program_slot in `bpf/slots.h`."""
+
+    SAME_HOST = 0
+    ERRORS = 1
+
+
+CALLED_PROGRAMS = {ProgramSlot.SAME_HOST: "transit_xdp", ProgramSlot.ERRORS: "transit_errors"}
+"""The XDP programs that are reached by tail call."""
 
 CONFIGURED_MAPS = (
     MapName.LOCAL_DROPLETS,

@@ -1,8 +1,9 @@
 """Compiles the programs of `bpf/` with bcc in a child process, and caches the result by the hash of its content.
 
 Owns the text that is compiled, the cache folder and the form of a compiled object; loads nothing for use. `python -m
-agent.datapath.bpf.compiler OUTPUT SOURCES FEATURES` is the child, the only process that imports bcc: a compiler's 120
-MB are not given back, so the agent itself never loads it. No kernel headers are needed: `bpf/shim` stands in for them.
+agent.datapath.bpf.compiler OUTPUT SOURCES FEATURES HOOK` is the child, the only process that imports bcc: a compiler's
+120 MB are not given back, so the agent itself never loads it. No kernel headers are needed: `bpf/shim` stands in for
+them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,16 +35,26 @@ from agent.datapath.bpf.syscall import PSEUDO_MAP_FD
 SOURCES = Path(__file__).resolve().parents[3] / "bpf"
 EVERYTHING = Features()
 """The default features: all but VLAN tags."""
+
+
+class Hook(StrEnum):
+    """Where programs are attached. Each hook is one translation unit, `xdp.c` or `tc.c`, with all its programs."""
+
+    XDP = "xdp"
+    TC = "tc"
+
+
 PROGRAMS = ("transit_xdp", "transit_agent", "transit_errors")
-"""XDP programs by the name of their function; each has a file of its name."""
+"""XDP programs by the name of their function."""
+TC_PROGRAMS = ("transit_tc", "transit_agent_tc", "transit_errors_tc")
+"""Likewise of tc, where the same code is compiled. Nothing attaches them yet."""
 TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_exception", "on_transmit": "xdp_devmap_xmit"}
-"""Programs of `failures.c` by the name of their function, and the raw tracepoint that each is for."""
-FILES = (*PROGRAMS, "failures")
+"""Programs of `entry/lost_frames.h` by the name of their function, and the raw tracepoint that each is for."""
 
 LOCK_SECONDS = 0.05
 """Seconds between checks whether another agent has released the folder."""
 
-_FORMAT = 3
+_FORMAT = 4
 _CLOCK_MONOTONIC_COARSE = 6
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _LD_IMM64 = 0x18
@@ -83,9 +95,9 @@ class CompiledProgram(msgspec.Struct, frozen=True):
 
 
 class CompiledObject(msgspec.Struct, frozen=True):
-    """All programs and maps of one source text; `hash` is the hex digest of everything that went into them.
+    """All programs and maps of one hook; `hash` is the hex digest of everything that went into them.
 
-    `programs` are of XDP; `tracers` are for raw tracepoints, and a host that cannot load them works without.
+    `tracers` of XDP are for raw tracepoints, and a host that cannot load them works without.
     """
 
     hash: str
@@ -98,13 +110,12 @@ class CompiledObject(msgspec.Struct, frozen=True):
         return next(program for program in self.programs if program.name == name)
 
 
-def amalgamate(sources: Path = SOURCES) -> str:
-    """Return one text of all programs with each quoted include in its place, once.
+def amalgamate(sources: Path = SOURCES, hook: Hook = Hook.XDP) -> str:
+    """Return one text of a hook's programs with each quoted include in its place, once.
 
     bcc rewrites `map.lookup()` in the main text alone, never in a header. `#line` keeps clang's messages true.
     """
-    seen: set[str] = set()
-    return "\n".join(_inline(sources, f"{name}.c", seen) for name in FILES)
+    return _inline(sources, f"{hook}.c", set())
 
 
 def _inline(sources: Path, name: str, seen: set[str]) -> str:
@@ -143,11 +154,11 @@ def _compiler_version() -> str:
     return repr(stats)
 
 
-def content_hash(sources: Path = SOURCES, features: Features = EVERYTHING) -> str:
+def content_hash(sources: Path = SOURCES, features: Features = EVERYTHING, hook: Hook = Hook.XDP) -> str:
     """Return the hex digest of source text, flags with the features, shim, architecture and compiler."""
     digest = hashlib.blake2s(digest_size=16)
     shim = sorted((sources / "shim").rglob("*.h"))
-    parts = [str(_FORMAT), platform.machine(), _compiler_version(), amalgamate(sources)]
+    parts = [str(_FORMAT), platform.machine(), _compiler_version(), amalgamate(sources, hook)]
     parts += [flag for flag in flags(sources, features) if not flag.startswith("-I")]
     parts += [path.read_text(encoding="utf-8") for path in shim]
     for part in parts:
@@ -155,26 +166,28 @@ def content_hash(sources: Path = SOURCES, features: Features = EVERYTHING) -> st
     return digest.hexdigest()
 
 
-async def compile_programs(folder: Path, sources: Path = SOURCES, features: Features = EVERYTHING) -> CompiledObject:
+async def compile_programs(
+    folder: Path, sources: Path = SOURCES, features: Features = EVERYTHING, hook: Hook = Hook.XDP
+) -> CompiledObject:
     """Return the compiled programs, from `folder` when this text was compiled before; else compile them in a child.
 
-    Each set of features has an object of its own in the folder.
+    Each hook and set of features has an object of its own in the folder.
     Raises CompileError with clang's output; OSError if the folder is not writable, or if another user could have
     written to it (EPERM): instructions from there run in the kernel.
     """
-    wanted = content_hash(sources, features)
+    wanted = content_hash(sources, features, hook)
     path = folder / f"{wanted}.object"
     await asyncio.to_thread(_own, folder)
     if found := _read(path, wanted):
         return found
     async with _alone(folder):
-        return _read(path, wanted) or await _compile(path, wanted, sources, features)
+        return _read(path, wanted) or await _compile(path, wanted, sources, features, hook)
 
 
-async def _compile(path: Path, wanted: str, sources: Path, features: Features) -> CompiledObject:
+async def _compile(path: Path, wanted: str, sources: Path, features: Features, hook: Hook) -> CompiledObject:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compile-") as scratch:
         output = Path(scratch) / path.name
-        await _run_child(output, sources, features)
+        await _run_child(output, sources, features, hook)
         output.chmod(0o600)
         compiled = _read(output, wanted)
         if compiled is None:
@@ -230,7 +243,7 @@ def _read(path: Path, wanted: str) -> CompiledObject | None:
     return found if found.hash == wanted else None
 
 
-async def _run_child(output: Path, sources: Path, features: Features) -> None:
+async def _run_child(output: Path, sources: Path, features: Features, hook: Hook) -> None:
     environment = {
         **os.environ,
         "BCC_KERNEL_SOURCE": str(sources / "shim"),
@@ -238,7 +251,7 @@ async def _run_child(output: Path, sources: Path, features: Features) -> None:
     }
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "agent.datapath.bpf.compiler", str(output), str(sources)),
-        msgspec.json.encode(features).decode(),
+        *(msgspec.json.encode(features).decode(), hook),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -257,16 +270,21 @@ async def _run_child(output: Path, sources: Path, features: Features) -> None:
 # The functions below run in the child.
 
 
-def compile_here(sources: Path, features: Features) -> CompiledObject:
+def compile_here(sources: Path, features: Features, hook: Hook = Hook.XDP) -> CompiledObject:
     """Compile in this process. bcc creates real maps for the programs' references; they disappear with the process."""
     from bcc import BPF, lib
 
-    text = amalgamate(sources)
+    text = amalgamate(sources, hook)
     module = BPF(text=text.encode(), cflags=flags(sources, features))
     maps, by_fd = _maps(lib, module.module)
-    programs = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in PROGRAMS)
-    tracers = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in TRACERS)
-    return CompiledObject(content_hash(sources, features), programs, maps, tracers)
+    programs = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in _functions(hook))
+    names = TRACERS if hook is Hook.XDP else ()
+    tracers = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in names)
+    return CompiledObject(content_hash(sources, features, hook), programs, maps, tracers)
+
+
+def _functions(hook: Hook) -> tuple[str, ...]:
+    return PROGRAMS if hook is Hook.XDP else TC_PROGRAMS
 
 
 def _maps(lib: Any, handle: int) -> tuple[tuple[MapDefinition, ...], dict[int, str]]:
@@ -305,9 +323,9 @@ def _program(name: str, code: bytes, by_fd: dict[int, str]) -> CompiledProgram:
 def main() -> int:
     """Compile into the file named first; clang writes its errors to standard error."""
     output, sources = Path(sys.argv[1]), Path(sys.argv[2])
-    features = msgspec.json.decode(sys.argv[3], type=Features)
+    features, hook = msgspec.json.decode(sys.argv[3], type=Features), Hook(sys.argv[4])
     try:
-        compiled = compile_here(sources, features)
+        compiled = compile_here(sources, features, hook)
     except ImportError as error:
         sys.stderr.write(f"bcc is missing (Debian package python3-bpfcc): {error}\n")
         return 1

@@ -1,4 +1,4 @@
-"""Counts the frames that the kernel drops after our programs' verdicts, with `bpf/failures.c` on its tracepoints.
+"""Counts frames that the kernel drops after our programs' verdicts: `bpf/entry/lost_frames.h` on tracepoints.
 
 Owns the links that keep these programs attached. They are pinned, so that counting continues while no agent runs. A
 host whose kernel lacks the needed features works without them; `unavailable` says why.

@@ -51,7 +51,7 @@ class MapSizes:
     icmp_ratelimit: int = 4096
     outcomes: int = 128
     endpoint_counters: int = 8192
-    programs: int = 8
+    programs: int = 32
     frame_states: int = 1
     kernel_layouts: int = 1
     watched: int = 256

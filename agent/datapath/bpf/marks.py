@@ -37,7 +37,7 @@ _UNMARKED_KEYS = {
     MapName.LOCAL_DROPLETS: 4,
     MapName.DIRECT: 20,
     MapName.FRAGMENTS: 28,
-    MapName.ICMP_RATELIMIT: 4,
+    "told": 4,  # icmp_ratelimit was called so
     MapName.OUTCOMES: 4,
     MapName.ENDPOINT_COUNTERS: 4,
     MapName.PROGRAMS: 4,
@@ -108,7 +108,7 @@ def is_like_ours(info: bpf.ProgramInfo) -> bool:
     """
     if info.type != bpf.ProgramType.XDP or info.name not in PROGRAMS or len(info.map_ids) < _FEWEST_MAPS:
         return False
-    known = {name.value[:15]: size for name, size in _UNMARKED_KEYS.items()}
+    known = {str(name)[:15]: size for name, size in _UNMARKED_KEYS.items()}
     try:
         return all(known.get(found.name) == found.key_size for found in map(_map_info, info.map_ids))
     except FileNotFoundError:

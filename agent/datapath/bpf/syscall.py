@@ -71,6 +71,7 @@ class MapType(IntEnum):
 class ProgramType(IntEnum):
     """enum bpf_prog_type, as far as it is used."""
 
+    SCHED_CLS = 3
     XDP = 6
     RAW_TRACEPOINT = 17
 
@@ -377,16 +378,20 @@ def run_program(
     cpu: int = 0,
     batch: int = 0,
     metadata: int = 0,
+    kind: ProgramType = ProgramType.XDP,
 ) -> tuple[int, bytes, int]:
-    """Run an XDP program on a frame as if it came in on `ifindex`; return verdict, frame and nanoseconds a run.
+    """Run a program on a frame as if it came in on `ifindex`; return verdict, frame and nanoseconds a run.
 
-    With BPF_F_TEST_XDP_LIVE_FRAMES the kernel really sends the frames, and returns none.
-    `metadata` bytes of `data` stand in front of the frame, in its head room (Documentation/bpf/bpf_prog_run.rst).
+    With BPF_F_TEST_XDP_LIVE_FRAMES the kernel really sends the frames, and returns none. For XDP, `metadata` bytes of
+    `data` stand in front of the frame, in its head room (Documentation/bpf/bpf_prog_run.rst).
     """
     live = bool(flags & BPF_F_TEST_XDP_LIVE_FRAMES)
     frame = _buffer(data)
     out = None if live else ctypes.create_string_buffer(len(data) + 512)
-    context = _buffer(pack("=6I", metadata, len(data), 0, ifindex, 0, 0))
+    if kind is ProgramType.SCHED_CLS:
+        context = _buffer(pack("=40xI", ifindex))  # the start of struct __sk_buff
+    else:
+        context = _buffer(pack("=6I", metadata, len(data), 0, ifindex, 0, 0))  # struct xdp_md
     attr = pack(
         "=4IQQ4IQQ3I4x",
         fd,

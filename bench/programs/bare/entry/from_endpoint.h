@@ -1,5 +1,8 @@
-// SPDX-License-Identifier: GPL-2.0-only
+/* SPDX-License-Identifier: GPL-2.0-only */
 /* The least that puts a packet into a tunnel: one header check, one hash lookup, encapsulate, redirect. */
+#ifndef BENCH_FROM_ENDPOINT_H
+#define BENCH_FROM_ENDPOINT_H
+
 #include "lib/kernel.h"
 #include "bare.h"
 
@@ -33,7 +36,7 @@ static __always_inline void write_outer(struct bare_headers *outer, const struct
 	outer->vni = bpf_htonl(7 << 8);
 }
 
-int transit_agent(struct xdp_md *ctx)
+static __always_inline int process_endpoint(context *ctx)
 {
 	struct ethhdr *inner = (void *)(long)ctx->data;
 	struct iphdr *ip = (void *)(inner + 1);
@@ -54,3 +57,5 @@ int transit_agent(struct xdp_md *ctx)
 	write_outer(outer, path, length);
 	return bpf_redirect(path->ifindex, 0);
 }
+
+#endif

@@ -1,5 +1,8 @@
-// SPDX-License-Identifier: GPL-2.0-only
+/* SPDX-License-Identifier: GPL-2.0-only */
 /* Redirects every frame as it is: the harness, the redirect and the far end together, which every contestant pays. */
+#ifndef BENCH_FROM_UNDERLAY_H
+#define BENCH_FROM_UNDERLAY_H
+
 #include "lib/kernel.h"
 
 BPF_TABLE("array", __u32, __u32, leave_by, 2);
@@ -11,7 +14,9 @@ static __always_inline int redirect_by(__u32 slot)
 	return ifindex ? bpf_redirect(*ifindex, 0) : XDP_ABORTED;
 }
 
-int transit_xdp(struct xdp_md *ctx)
+static __always_inline int process_underlay(context *ctx)
 {
 	return redirect_by(0);
 }
+
+#endif

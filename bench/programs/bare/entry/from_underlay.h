@@ -1,14 +1,17 @@
-// SPDX-License-Identifier: GPL-2.0-only
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The least that takes a packet out of a tunnel: one header check, one hash lookup, decapsulate, redirect. It counts
  * nothing, learns nothing and trusts everybody.
  */
+#ifndef BENCH_FROM_UNDERLAY_H
+#define BENCH_FROM_UNDERLAY_H
+
 #include "lib/kernel.h"
 #include "bare.h"
 
 BPF_TABLE("hash", struct bare_key, struct bare_endpoint, bare_endpoints, 1);
 
-int transit_xdp(struct xdp_md *ctx)
+static __always_inline int process_underlay(context *ctx)
 {
 	struct bare_headers *outer = (void *)(long)ctx->data;
 	struct ethhdr *inner = (void *)(outer + 1);
@@ -31,3 +34,5 @@ int transit_xdp(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	return bpf_redirect(ifindex, 0);
 }
+
+#endif

@@ -7,7 +7,9 @@
  * it, else by the receiving interface and its network namespace. The agent reads the offsets of these fields from the
  * kernel's BTF and writes them to kernel_layouts.
  */
-#include "hooks/xdp.h"
+#ifndef DROPLET_LOST_FRAMES_H
+#define DROPLET_LOST_FRAMES_H
+
 #include "lib/endpoint.h"
 #include "maps.h"
 
@@ -116,3 +118,5 @@ int on_transmit(event *ctx)
 			      ctx->args[3]);
 	return 0;
 }
+
+#endif

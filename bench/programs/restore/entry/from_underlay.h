@@ -1,9 +1,12 @@
-// SPDX-License-Identifier: GPL-2.0-only
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The far end: drops every frame. A frame's page is used again for the next one as it is, so where a program changed
  * what it reads, the far end first puts the frame back in order, and can give it another destination each time.
  * bench/far_end.py packs the struct.
  */
+#ifndef BENCH_FROM_UNDERLAY_H
+#define BENCH_FROM_UNDERLAY_H
+
 #include "lib/kernel.h"
 
 #define WORDS	24
@@ -30,7 +33,7 @@ static __always_inline void next_destination(void *start, void *end, struct rest
 		*destination = bpf_htonl(restore->first + restore->turn++ * SCATTER % restore->count);
 }
 
-int transit_xdp(struct xdp_md *ctx)
+static __always_inline int process_underlay(context *ctx)
 {
 	__u32 only = 0;
 	struct restore *restore = restores.lookup(&only);
@@ -54,3 +57,5 @@ int transit_xdp(struct xdp_md *ctx)
 		next_destination(start, end, restore);
 	return XDP_DROP;
 }
+
+#endif

@@ -1,10 +1,12 @@
-// SPDX-License-Identifier: GPL-2.0-only
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Transit errors: packets that cannot be delivered, by tail call from the two other programs. Replaces the frame by an
  * ICMP error or a TCP reset to its sender if one is due, and drops it otherwise. The caller counts the frame as
  * received and leaves its state in struct frame_state; this program counts the outcome.
  */
-#include "hooks/xdp.h"
+#ifndef DROPLET_UNDELIVERABLE_H
+#define DROPLET_UNDELIVERABLE_H
+
 #include "lib/endpoint.h"
 #include "lib/gateway.h"
 #include "lib/icmp.h"
@@ -52,15 +54,13 @@ static __always_inline enum outcome answer_tunnel_packet(context *ctx, const str
 		.value = too_big ? tunnel->mtu : 0,
 		.strip = tunnel->headers,
 	};
-	struct transport transport = {};
+	const struct transport *transport = &state->transport;
 	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
 	enum outcome outcome;
 
 	if (too_big && !error.value)
 		return TOO_BIG;
-	if (find_transport(ethernet, frame_end(ctx), packet, &transport) != CONTINUE)
-		return drop_reason(reason);
-	if (!may_send_icmp_error(ethernet, frame_end(ctx), packet, &transport, &error))
+	if (!transport->parsed || !may_send_icmp_error(ethernet, frame_end(ctx), packet, transport, &error))
 		return drop_reason(reason);
 	outcome = write_icmp_error(ctx, packet, &error, drop_reason(reason));
 	if (outcome != CONTINUE)
@@ -143,10 +143,10 @@ static __always_inline enum outcome answer_endpoint(context *ctx, const struct f
 	return icmp_error_outcome(reason);
 }
 
-int transit_errors(struct xdp_md *ctx)
+static __always_inline int process_undeliverable(context *ctx)
 {
 	__u32 rx_ifindex = ingress_ifindex(ctx), length = frame_length(ctx), tx_ifindex = rx_ifindex;
-	struct frame_state *state = called_state(TRANSIT_ERRORS);
+	struct frame_state *state = called_state(SLOT_ERRORS);
 	enum outcome outcome = NO_PROGRAM, reason; /* closed: without a state the frame is unknown */
 
 	if (state) {
@@ -162,3 +162,5 @@ int transit_errors(struct xdp_md *ctx)
 	count(outcome, length);
 	return verdict(outcome, tx_ifindex);
 }
+
+#endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* ARP requests and neighbour solicitations that come from other droplets, and the answers. */
-#ifndef DROPLET_RESOLUTION_H
-#define DROPLET_RESOLUTION_H
+#ifndef DROPLET_RESOLUTION_TUNNEL_H
+#define DROPLET_RESOLUTION_TUNNEL_H
 
 #include "lib/arp.h"
 #include "lib/endpoint.h"
@@ -67,7 +67,8 @@ static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct l
 	endpoint = endpoints.lookup(&requested);
 	if (!endpoint || !endpoint->ifindex) /* closed: a reply goes to the local endpoint that asked */
 		return ENDPOINT_NOT_LOCAL;
-	return fits_mtu(endpoint, tunnel->length) ? deliver(ctx, tunnel, ethernet, endpoint, tx_ifindex) : TOO_BIG;
+	*tx_ifindex = ifindex_of(endpoint);
+	return fits_mtu(endpoint, tunnel->length) ? DELIVERED : TOO_BIG;
 }
 
 /* Handles neighbour discovery from a tunnel. */

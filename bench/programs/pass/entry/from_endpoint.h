@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Passes every frame to the host's network stack: how kernel VXLAN and bridge get their frames. */
+#ifndef BENCH_FROM_ENDPOINT_H
+#define BENCH_FROM_ENDPOINT_H
+
+#include "lib/kernel.h"
+
+static __always_inline int process_endpoint(context *ctx)
+{
+	return XDP_PASS;
+}
+
+#endif

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Frames that endpoints send: the program on the host side of every endpoint's veth. It finds the endpoint by the
+ * ifindex, so there is one program for all.
+ */
+#ifndef DROPLET_FROM_ENDPOINT_H
+#define DROPLET_FROM_ENDPOINT_H
+
+#include "lib/checksum.h"
+#include "lib/egress_route.h"
+#include "lib/icmp.h"
+#include "lib/packet.h"
+#include "lib/resolution_endpoint.h"
+#include "lib/state.h"
+
+/* CONTINUE for an IP packet from the endpoint's Ethernet address, parsed up to its transport header. */
+static __always_inline enum outcome parse_endpoint_frame(struct ethhdr *ethernet, void *end,
+							 const struct interface *sender, struct egress *egress)
+{
+	enum outcome outcome;
+
+	if (!same_mac(ethernet->h_source, sender->mac))
+		return SOURCE_MAC;
+	outcome = read_packet(ethernet, end, egress->tunnel->length, sender->vni, egress->packet);
+	if (outcome == CONTINUE)
+		outcome = find_transport(ethernet, end, egress->packet, egress->transport);
+	return outcome;
+}
+
+static __always_inline bool is_own_source(const struct packet *packet, const struct interface *sender)
+{
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
+		return same_address(&packet->from.address, &sender->ipv6) && !is_unspecified(&sender->ipv6);
+	return unmapped(&packet->from.address) == sender->ipv4 && sender->ipv4;
+}
+
+/*
+ * CONTINUE for a packet from the endpoint's own address to a single receiver. Multicast is checked first: hosts without
+ * an address send it, too.
+ */
+static __always_inline enum outcome check_addresses(const struct ethhdr *ethernet, const struct packet *packet,
+						    const struct interface *sender)
+{
+	if (is_group_mac(ethernet->h_dest) || is_multicast_packet(packet))
+		return MULTICAST;
+	if (!is_own_source(packet, sender))
+		return SOURCE_ADDRESS;
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6 && is_link_local(&packet->to.address))
+		return LINK_LOCAL;
+	return CONTINUE;
+}
+
+/* Checks the source, the receiver and the MTU, and hashes the flow. */
+static __always_inline enum outcome check_packet(struct ethhdr *ethernet, void *end, __u32 slot,
+						 const struct interface *sender, struct egress *egress)
+{
+	enum outcome outcome = check_addresses(ethernet, egress->packet, sender);
+
+	if (outcome == CONTINUE)
+		outcome = hash_flow(ethernet, end, slot, egress->packet, egress->transport, &egress->flow);
+	if (outcome != CONTINUE)
+		return outcome;
+	egress->tunnel->mtu = sender->mtu;
+	if (egress->tunnel->length > sizeof(*ethernet) + sender->mtu)
+		return EXCEEDS_MTU;
+	egress->tunnel->tos = sender->tos | (egress->packet->tos & ECN_MASK);
+	return CONTINUE;
+}
+
+/* Looks up the route of a packet, and decrements its time to live if it was sent to the gateway. */
+static __always_inline enum outcome route_packet(struct ethhdr *ethernet, void *end, const struct interface *sender,
+						 struct egress *egress)
+{
+	enum outcome outcome = find_route(ethernet, end, sender, egress);
+
+	if (outcome < FIRST_FORWARDED || outcome >= FIRST_DROPPED || !is_gateway_mac(ethernet->h_dest))
+		return outcome;
+	return decrement_ttl(ethernet, egress->packet) == CONTINUE ? outcome : INNER_TTL;
+}
+
+/* Parses the frame, checks its source, and looks up its route. */
+static __always_inline enum outcome route_endpoint_frame(context *ctx, const struct interface *sender,
+							 struct egress *egress)
+{
+	struct ethhdr *ethernet = frame_start(ctx);
+	void *end = frame_end(ctx);
+	enum outcome outcome;
+
+	if ((void *)(ethernet + 1) > end)
+		return MALFORMED_INNER;
+	outcome = parse_endpoint_frame(ethernet, end, sender, egress);
+	if (removed_tag(ctx) && outcome != SOURCE_MAC)
+		return is_group_mac(ethernet->h_dest) ? MULTICAST : INNER_PROTOCOL;
+	if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP))
+		return arp_from_endpoint(ctx, sender, egress);
+	if (outcome == INNER_PROTOCOL && is_group_mac(ethernet->h_dest))
+		return MULTICAST;
+	if (outcome != CONTINUE)
+		return outcome;
+	if (INNER_IPV6 && egress->packet->kind == ETH_P_IPV6) {
+		if (may_hide_nd(ethernet, end, egress->packet, egress->transport))
+			return MALFORMED_INNER;
+		if (is_nd(ethernet, end, egress->transport))
+			return nd_from_endpoint(ctx, sender, egress);
+	}
+	outcome = check_packet(ethernet, end, slot_of(ingress_ifindex(ctx)), sender, egress);
+	return outcome == CONTINUE ? route_packet(ethernet, end, sender, egress) : outcome;
+}
+
+static __always_inline void begin_egress(struct egress *egress, const struct interface *sender,
+					 struct frame_state *state)
+{
+	__u32 index = sender->droplet;
+
+	egress->packet = &state->packet;
+	egress->tunnel = &state->tunnel;
+	egress->transport = &state->transport;
+	egress->tunnel->vni = sender->vni;
+	egress->tunnel->length = state->length;
+	egress->local = local_droplets.lookup(&index); /* closed later, if needed: NO_LOCAL_DROPLET */
+	if (egress->local && !egress->local->interface)
+		egress->local = 0;
+}
+
+/* Encapsulates the frame and sends it to tunnel.peer. */
+static __always_inline enum outcome send_out(context *ctx, const struct interface *sender, struct egress *egress,
+					     enum outcome sent, __u32 *tx_ifindex)
+{
+	struct tunnel *tunnel = egress->tunnel;
+	struct next_hop *hop = egress->hop;
+	__u64 inner = 0;
+	bool ipv6;
+
+	if (!egress->local)
+		return NO_LOCAL_DROPLET;
+	if (!hop)
+		hop = find_hop(tunnel, &egress->local);
+	if (!hop) /* closed: it cannot be sent without an Ethernet address */
+		return no_hop_reason(tunnel, egress->local);
+	ipv6 = is_over_ipv6(egress->local);
+	tunnel->source_port = bpf_htons(EPHEMERAL_FIRST + (egress->flow & EPHEMERAL_MASK));
+	tunnel->ttl = NEW_TTL;
+	if (sent != SENT_DIRECT) {
+		tunnel->flags = TUNNEL_RTS;
+		tunnel->rts = (sender->flags & INTERFACE_PINNED ? RTS_PINNED : 0) |
+			      (sent == HANDED_TO_BOUNCER ? RTS_DIVIDED : 0);
+		copy_address(&tunnel->origin, &egress->local->address);
+	}
+	tunnel->mtu = endpoint_mtu(hop, ipv6);
+	if (!fits_path(tunnel, hop, ipv6))
+		return EXCEEDS_MTU;
+	*tx_ifindex = egress->local->tx_ifindex;
+	if (ipv6 && !omits_checksum(egress->local, hop))
+		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, egress->packet, egress->transport);
+	return send(ctx, egress->local, tunnel, hop, inner, sent);
+}
+
+/* From the parsed frame to its last outcome; a tail call that succeeds does not return. */
+static __always_inline enum outcome from_endpoint(context *ctx, const struct interface *sender, __u32 length,
+						  __u32 *tx_ifindex)
+{
+	struct frame_state *state = new_state(length);
+	struct egress egress = {};
+	enum outcome outcome;
+
+	if (!state)
+		return NO_PROGRAM;
+	begin_egress(&egress, sender, state);
+	outcome = unknown_scalar(route_endpoint_frame(ctx, sender, &egress));
+	if (outcome == RESOLVE_REMOTELY)
+		outcome = unknown_scalar(route_request(sender, &egress));
+	if (outcome == DELIVERED_SAME_HOST)
+		outcome = call_same_host(ctx, state, egress.receiver);
+	if (leaves_by_tunnel(outcome))
+		outcome = unknown_scalar(send_out(ctx, sender, &egress, outcome, tx_ifindex));
+	if (outcome < FIRST_DROPPED) /* most frames take this return */
+		return outcome;
+	return needs_icmp_error(outcome) ? call_errors(ctx, state, outcome) : outcome;
+}
+
+/*
+ * Identify the sender, parse, check the source, look up the route, rewrite (or call the program that does), count,
+ * leave.
+ */
+static __always_inline int process_endpoint(context *ctx)
+{
+	__u32 rx_ifindex = ingress_ifindex(ctx), length = frame_length(ctx), tx_ifindex = rx_ifindex;
+	struct interface *sender = find_interface(rx_ifindex);
+	enum outcome outcome = UNKNOWN_INTERFACE;
+
+	count(RECEIVED_FROM_ENDPOINT, length);
+	if (sender) {
+		outcome = from_endpoint(ctx, sender, length, &tx_ifindex);
+		count_sender(slot_of(rx_ifindex), outcome, length);
+	}
+	count(outcome, length);
+	return verdict(outcome, tx_ifindex);
+}
+
+#endif

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Frames from the underlay: the program on the interfaces that receive them. By tail call from the program for frames
+ * of endpoints also frames from one endpoint of this host to another.
+ */
+#ifndef DROPLET_FROM_UNDERLAY_H
+#define DROPLET_FROM_UNDERLAY_H
+
+#include "lib/direct_path.h"
+#include "lib/endpoint.h"
+#include "lib/next_hop.h"
+#include "lib/outer.h"
+#include "lib/peer.h"
+#include "lib/probe.h"
+#include "lib/resolution_tunnel.h"
+#include "lib/roles.h"
+#include "lib/state.h"
+
+/* CONTINUE for an IP packet, parsed up to its transport header. */
+static __always_inline enum outcome parse_inner(context *ctx, struct frame_state *state)
+{
+	struct tunnel *tunnel = &state->tunnel;
+	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
+	enum outcome outcome;
+
+	if ((void *)(ethernet + 1) > frame_end(ctx))
+		return MALFORMED_GENEVE;
+	outcome = unknown_scalar(read_packet(ethernet, frame_end(ctx), tunnel->length, tunnel->vni, &state->packet));
+	if (outcome != CONTINUE)
+		return outcome;
+	outcome = unknown_scalar(find_transport(ethernet, frame_end(ctx), &state->packet, &state->transport));
+	/* Droplets check extension headers at the sender, VXLAN peers do not. */
+	return VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN ? outcome : CONTINUE;
+}
+
+/* Learns the path to the sender and checks the MTU of a local receiver. */
+static __always_inline enum outcome route_to_endpoint(struct tunnel *tunnel, struct packet *packet,
+						      const struct endpoint *endpoint, bool on_path, __u32 *tx_ifindex)
+{
+	bool known = on_path || tunnel->flags & TUNNEL_RETURNED;
+	enum outcome outcome = known ? CONTINUE : learn_path(tunnel, &packet->from, endpoint);
+
+	if (outcome != CONTINUE)
+		return outcome;
+	if (!fits_mtu(endpoint, tunnel->length)) {
+		tunnel->mtu = endpoint->mtu;
+		return EXCEEDS_MTU;
+	}
+	*tx_ifindex = ifindex_of(endpoint);
+	return DELIVERED;
+}
+
+static __always_inline enum outcome route_tunnel_packet(context *ctx, const struct local_droplet *local,
+							struct tunnel *tunnel, struct packet *packet,
+							struct ethhdr *ethernet, bool on_path, __u32 *tx_ifindex)
+{
+	enum outcome outcome = merge_ecn(ethernet, packet, tunnel->tos);
+	struct endpoint *endpoint;
+	bool undivided;
+
+	if (outcome != CONTINUE)
+		return outcome;
+	endpoint = endpoints.lookup(&packet->to);
+	if (!endpoint && (is_multicast_packet(packet) || is_subnet_broadcast(&packet->to)))
+		return MULTICAST;
+	if (!endpoint && is_own_misdirected(tunnel, packet)) {
+		tunnel->flags = TUNNEL_MISDIRECTED;
+		copy_address(&tunnel->origin, &tunnel->peer.address);
+	}
+	if (tunnel->flags & TUNNEL_RETURNED)
+		outcome = resend_returned(local, tunnel, packet);
+	if (outcome != CONTINUE)
+		return outcome;
+	tunnel->tos = (tunnel->tos & ~ECN_MASK) | (packet->tos & ECN_MASK);
+	undivided = must_pass_divider(tunnel, packet, endpoint);
+	if (VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN) {
+		if (is_group_mac(ethernet->h_dest)) /* droplets check that at the sender */
+			return MULTICAST;
+		outcome = check_vxlan_source(ethernet, frame_end(ctx), tunnel, packet,
+					     undivided || !endpoint || !endpoint->ifindex);
+		if (outcome != CONTINUE)
+			return outcome;
+	}
+	if (undivided) {
+		outcome = pass_divider(tunnel, packet);
+		if (outcome != CONTINUE)
+			return outcome < FIRST_DROPPED ? forward(local, tunnel, false, outcome) : outcome;
+	}
+	if (endpoint && endpoint->ifindex) /* a miss is closed, unless this host has a role for it */
+		return route_to_endpoint(tunnel, packet, endpoint, on_path, tx_ifindex);
+	return forward_by_role(local, tunnel, packet, endpoint);
+}
+
+/* Answers or drops neighbour discovery; CONTINUE for other packets, and for advertisements of a bouncer. */
+static __always_inline enum outcome nd_of_tunnel_packet(context *ctx, const struct local_droplet *local,
+							struct frame_state *state, struct ethhdr *ethernet)
+{
+	struct transport *transport = &state->transport;
+	enum outcome outcome;
+
+	if (!transport->parsed)
+		return CONTINUE;
+	if (may_hide_nd(ethernet, frame_end(ctx), &state->packet, transport))
+		return MALFORMED_INNER;
+	if (!is_nd(ethernet, frame_end(ctx), transport))
+		return CONTINUE;
+	outcome = nd_from_tunnel(ctx, local, &state->tunnel, &state->packet, transport, ethernet);
+	return outcome == ND_TYPE && is_bouncer_advertisement(ethernet, frame_end(ctx), &state->tunnel, transport)
+		       ? CONTINUE
+		       : outcome;
+}
+
+/* Looks up the route of an inner frame, for which parse_inner() returned `outcome`. */
+static __always_inline enum outcome route_inner_frame(context *ctx, const struct local_droplet *local,
+						      struct frame_state *state, enum outcome outcome, bool on_path,
+						      __u32 *tx_ifindex)
+{
+	struct tunnel *tunnel = &state->tunnel;
+	struct packet *packet = &state->packet;
+	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
+
+	if ((void *)(ethernet + 1) > frame_end(ctx))
+		return MALFORMED_GENEVE;
+	if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP))
+		return arp_from_tunnel(ctx, local, tunnel, packet, ethernet, tx_ifindex);
+	if (outcome != CONTINUE || !has_ip_header(ethernet, frame_end(ctx), packet))
+		return outcome != CONTINUE ? outcome : MALFORMED_INNER;
+	if (INNER_IPV6 && packet->kind == ETH_P_IPV6)
+		outcome = unknown_scalar(nd_of_tunnel_packet(ctx, local, state, ethernet));
+	if (outcome != CONTINUE)
+		return outcome;
+	return route_tunnel_packet(ctx, local, tunnel, packet, ethernet, on_path, tx_ifindex);
+}
+
+static __always_inline bool is_invalid_outer(enum outcome outcome)
+{
+	return outcome == OUTER_FRAGMENT || outcome == OUTER_OPTIONS || outcome == MALFORMED_OUTER ||
+	       outcome == OUTER_CHECKSUM;
+}
+
+/* Parse, identify the peer, look up the route, rewrite. Returns an outcome that transit errors answers, or the last
+ * one. */
+static __always_inline enum outcome from_underlay(context *ctx, struct frame_state *state, __u32 *tx_ifindex)
+{
+	struct tunnel *tunnel = &state->tunnel;
+	struct local_droplet *local = 0;
+	enum outcome outcome = unknown_scalar(parse_outer(ctx, state, &local)), peer;
+	bool on_path = false;
+
+	if (!local)
+		return PASSED;
+	state->received_flags = tunnel->flags;
+	if (is_invalid_outer(outcome))
+		return outcome;
+	if (outcome == CONTINUE && !(tunnel->flags & TUNNEL_CONTROL))
+		outcome = unknown_scalar(parse_inner(ctx, state));
+
+	if (outcome == CONTINUE && !tunnel->flags)
+		on_path = recently_confirmed(&state->packet.from, &tunnel->peer.address);
+	peer = check_peer(local, tunnel, on_path);
+	if (peer != CONTINUE)
+		return peer;
+
+	if (tunnel->flags & TUNNEL_CONTROL && outcome == CONTINUE)
+		return tunnel->flags & TUNNEL_PROBE ? reflect_probe(ctx, local, tunnel) : GENEVE_CONTROL;
+	if (outcome == CONTINUE || outcome == INNER_PROTOCOL)
+		outcome = unknown_scalar(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
+
+	if (outcome == DELIVERED)
+		return deliver(ctx, tunnel, *tx_ifindex);
+	return leaves_by_tunnel(outcome) ? send_through_tunnel(ctx, local, tunnel, outcome, tx_ifindex) : outcome;
+}
+
+/* The caller has checked frame, source, length and time to live, and found the receiver. */
+static __always_inline enum outcome deliver_same_host(context *ctx, const struct interface *sender, __u32 ifindex)
+{
+	struct ethhdr *ethernet = frame_start(ctx);
+	struct interface *receiver;
+
+	if ((void *)(ethernet + 1) > frame_end(ctx))
+		return MALFORMED_INNER;
+	receiver = find_receiver(ifindex, sender->vni);
+	if (!receiver) /* closed: it was just removed or has moved */
+		return ENDPOINT_NOT_LOCAL;
+	rewrite_ethernet(ethernet, receiver);
+	count_delivered(slot_of(ifindex), frame_length(ctx));
+	return DELIVERED_SAME_HOST;
+}
+
+static __always_inline int process_underlay_frame(context *ctx)
+{
+	__u32 length = frame_length(ctx), tx_ifindex = ingress_ifindex(ctx);
+	struct frame_state *state = new_state(length);
+	enum outcome outcome = NO_PROGRAM;
+
+	count(RECEIVED_FROM_UNDERLAY, length);
+	if (state) {
+		outcome = from_underlay(ctx, state, &tx_ifindex);
+		if (needs_icmp_error(outcome))
+			outcome = call_errors(ctx, state, outcome);
+	}
+	count(outcome, length);
+	return verdict(outcome, tx_ifindex);
+}
+
+/* By tail call from the program for frames of endpoints, which counted it as received. */
+static __always_inline int process_same_host_frame(context *ctx)
+{
+	struct frame_state *state = called_state(SLOT_SAME_HOST);
+	__u32 rx_ifindex = ingress_ifindex(ctx), length = frame_length(ctx), tx_ifindex = rx_ifindex;
+	struct interface *sender = find_interface(rx_ifindex);
+	enum outcome outcome = UNKNOWN_INTERFACE; /* closed: the endpoint is being removed */
+
+	if (sender && !state)
+		outcome = NO_PROGRAM;
+	if (sender && state) {
+		tx_ifindex = state->receiver;
+		outcome = deliver_same_host(ctx, sender, tx_ifindex);
+	}
+	count_sender(slot_of(rx_ifindex), outcome, length);
+	count(outcome, length);
+	return verdict(outcome, tx_ifindex);
+}
+
+/* Frames of the underlay, and by tail call those for the same host. */
+static __always_inline int process_underlay(context *ctx)
+{
+	return ingress_ifindex(ctx) < IFINDEX_BASE ? process_underlay_frame(ctx) : process_same_host_frame(ctx);
+}
+
+#endif
