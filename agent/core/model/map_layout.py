@@ -61,16 +61,6 @@ class MapName(StrEnum):
 CALLED_PROGRAMS = {0: "transit_xdp", 1: "transit_errors"}
 """The programs that are reached by tail call, by their slots in the map `programs`: TRANSIT_* in `bpf/maps.h`."""
 
-CONFIGURED_MAPS = (
-    MapName.LOCAL_DROPLETS,
-    MapName.DROPLETS,
-    MapName.VPCS,
-    MapName.NETWORKS,
-    MapName.ENDPOINTS,
-    MapName.INTERFACES,
-)
-"""The maps that documents fill, in the order of the dependencies between their entries."""
-
 OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
 ENDPOINT = struct.Struct("=16sIHH6s2x")
