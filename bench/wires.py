@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent.core.plan.render import IFINDEX_BASE
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership, attach
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.net.netlink import Netlink

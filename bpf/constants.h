@@ -27,7 +27,7 @@
 
 #define GATEWAY_MAC {0x02, 0xd2, 0x01, 0xe7, 0x00, 0x01} /* the same on every host; agent/core/model/map_layout.py */
 
-/* The ifindex of an endpoint's interface is this plus its slot; agent/core/plan/render.py */
+/* The ifindex of an endpoint's interface is this plus its slot; agent/core/model/endpoint_slots.py */
 #define IFINDEX_BASE 0x40000000U
 
 #define NEW_TTL	    64

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from protocol.addresses import parse_mac
-from protocol.documents import KINDS, Document, Droplet, Endpoint, Network, Vpc
-from protocol.endpoint_rules import parse_name, parse_reference
+from protocol.documents import Document, object_types
 from protocol.errors import DocumentError, ErrorCode, FieldError
-from protocol.rules import check
+from protocol.rules import RULES, check
 
 MAX_BODY = 1 << 20
 """Bytes of a document: a NATS message's default limit."""
@@ -20,21 +18,7 @@ MAX_ERRORS = 100
 MAX_TEXT = 1000
 """The most characters of a path or a message: a wrong value may be as long as a document."""
 
-_OBJECTS: dict[str, type[msgspec.Struct]] = {
-    "droplets": Droplet,
-    "vpcs": Vpc,
-    "networks": Network,
-    "endpoints": Endpoint,
-}
-_ENDPOINT_TEXTS: dict[str, Callable[[str], object]] = {
-    "id": parse_name,
-    "network": parse_reference,
-    "droplet": parse_reference,
-    "mac": parse_mac,
-}
-"""The checks of an endpoint that its types leave to the rules."""
 _encoder = msgspec.msgpack.Encoder()
-_document_decoder = msgspec.msgpack.Decoder(Document)
 _T = TypeVar("_T")
 
 
@@ -51,27 +35,44 @@ def decode(body: bytes, into: type[_T]) -> _T:
         raise DocumentError([_field_error("$", str(error))]) from None
 
 
+class DocumentCodec:
+    """Decodes documents of one type. Its fields are the kinds of object that a document may list."""
+
+    def __init__(self, document: type[Document]) -> None:
+        self._decoder = msgspec.msgpack.Decoder(document)
+        self._types = object_types(document)
+        self.decode_known: Callable[[bytes], Document] = self._decoder.decode
+        """Returns the document of a body that `decode` accepted before, without checking its rules again."""
+
+    def decode(self, body: bytes) -> Document:
+        """Return the document of a message's body; see `decode_document`."""
+        if len(body) > MAX_BODY:
+            message = f"{len(body)} bytes; a document has at most {MAX_BODY}: split it"
+            raise DocumentError([FieldError("$", ErrorCode.TOO_LARGE, message)])
+        try:
+            document = self._decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DocumentError(limited(_all_mistakes(body, self._types, str(error)))) from None
+        mistakes = check(document)
+        if mistakes:
+            raise DocumentError(limited(mistakes))
+        return document
+
+
+DOCUMENTS = DocumentCodec(Document)
+
+
 def decode_document(body: bytes) -> Document:
     """Return the document of a message's body.
 
     Raises DocumentError with every wrong field: its path, a code and what is wrong with it. Nothing else is raised.
     """
-    if len(body) > MAX_BODY:
-        message = f"{len(body)} bytes; a document has at most {MAX_BODY}: split it"
-        raise DocumentError([FieldError("$", ErrorCode.TOO_LARGE, message)])
-    try:
-        document = _document_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DocumentError(limited(_all_mistakes(body, str(error)))) from None
-    mistakes = check(document)
-    if mistakes:
-        raise DocumentError(limited(mistakes))
-    return document
+    return DOCUMENTS.decode(body)
 
 
 def decode_known(body: bytes) -> Document:
     """Return the document of a body that `decode_document` took before, without checking its rules again."""
-    return _document_decoder.decode(body)
+    return DOCUMENTS.decode_known(body)
 
 
 def limited(errors: Sequence[FieldError]) -> list[FieldError]:
@@ -91,7 +92,7 @@ def _shortened(error: FieldError) -> FieldError:
     return FieldError(path, error.code, message)
 
 
-def _all_mistakes(body: bytes, first: str) -> list[FieldError]:
+def _all_mistakes(body: bytes, types: Mapping[str, type[msgspec.Struct]], first: str) -> list[FieldError]:
     try:
         raw = msgspec.msgpack.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
@@ -100,18 +101,20 @@ def _all_mistakes(body: bytes, first: str) -> list[FieldError]:
         return [FieldError("$", ErrorCode.WRONG_TYPE, f"a document is a map, not {_kind_of(raw)}")]
     errors: list[FieldError] = []
     for kind, objects in raw.items():
-        if kind not in KINDS:
-            known = ", ".join(KINDS)
+        if kind not in types:
+            known = ", ".join(types)
             errors.append(FieldError(_word(kind), ErrorCode.UNKNOWN_KIND, f"no such kind of object; known are {known}"))
         elif not isinstance(objects, list):
             errors.append(FieldError(kind, ErrorCode.WRONG_TYPE, f"a list of objects, not {_kind_of(objects)}"))
         else:
             for index, item in enumerate(objects):
-                errors += _object_mistakes(item, _OBJECTS[kind], f"{kind}[{index}]")
+                errors += _object_mistakes(item, types[kind], RULES[kind].texts, f"{kind}[{index}]")
     return errors or [_field_error("$", first)]
 
 
-def _object_mistakes(item: Any, struct: type[msgspec.Struct], path: str) -> list[FieldError]:
+def _object_mistakes(
+    item: Any, struct: type[msgspec.Struct], texts: Mapping[str, Callable[[str], object]], path: str
+) -> list[FieldError]:
     if not isinstance(item, dict):
         return [FieldError(path, ErrorCode.WRONG_TYPE, f"an object is a map, not {_kind_of(item)}")]
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
@@ -127,8 +130,8 @@ def _object_mistakes(item: Any, struct: type[msgspec.Struct], path: str) -> list
             continue
         try:
             value = msgspec.convert(item[name], field.type)
-            if struct is Endpoint and name in _ENDPOINT_TEXTS:
-                _ENDPOINT_TEXTS[name](value)
+            if name in texts:
+                texts[name](value)
         except msgspec.ValidationError as error:
             errors.append(_field_error(f"{path}.{name}", str(error)))
         except ValueError as error:

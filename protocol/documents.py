@@ -6,7 +6,7 @@ Fields that are not listed here are refused on decoding (`protocol.codec.decode_
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -113,8 +113,8 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
     dscp: Annotated[int, msgspec.Meta(ge=0, le=63)] = 0
 
 
-class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """The content of one configuration subject: the objects that it owns, by kind."""
+class Objects(msgspec.Struct, frozen=True):
+    """Objects by kind, in the order in which one kind refers to another: what documents and replies list."""
 
     droplets: tuple[Droplet, ...] = ()
     vpcs: tuple[Vpc, ...] = ()
@@ -122,5 +122,14 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     endpoints: tuple[Endpoint, ...] = ()
 
 
-KINDS = ("droplets", "vpcs", "networks", "endpoints")
+class Document(Objects, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """The content of one configuration subject: the objects that it owns, by kind."""
+
+
+def object_types(listing: type[Objects]) -> dict[str, type[msgspec.Struct]]:
+    """Return the type of the objects in each field of a document's type, in the order of the fields."""
+    return {field.name: get_args(field.type)[0] for field in msgspec.structs.fields(listing)}
+
+
+KINDS = tuple(object_types(Document))
 """The kinds of object, in the order in which one refers to another."""

@@ -20,10 +20,7 @@ def check_endpoints(endpoints: tuple[Endpoint, ...]) -> list[FieldError]:
     if _are_sound(endpoints):
         return []
     return [
-        *_each(endpoints, "id", parse_name),
-        *_each(endpoints, "network", parse_reference),
-        *_each(endpoints, "droplet", parse_reference),
-        *_each(endpoints, "mac", parse_mac),
+        *(error for field, parse in ENDPOINT_TEXTS.items() for error in _each(endpoints, field, parse)),
         *_repeated_ids(endpoints),
         *_repeated_families(endpoints),
         *_wrong_addresses(endpoints),
@@ -68,6 +65,15 @@ def parse_reference(text: str) -> str:
     if not 1 <= len(text) <= LONGEST_REFERENCE:
         raise ValueError(f"an id has 1 to {LONGEST_REFERENCE} characters, not {len(text)}")
     return text
+
+
+ENDPOINT_TEXTS: dict[str, Callable[[str], object]] = {
+    "id": parse_name,
+    "network": parse_reference,
+    "droplet": parse_reference,
+    "mac": parse_mac,
+}
+"""The checks of an endpoint's fields that its type leaves to these rules."""
 
 
 def _each(endpoints: tuple[Endpoint, ...], field: str, parse: Callable[[str], object]) -> Iterator[FieldError]:

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from protocol.acknowledgements import Acknowledgement
-from protocol.documents import KINDS, Address, Droplet, Endpoint, Name, Network, Vpc
+from protocol.documents import KINDS, Address, Name, Objects
 from protocol.status import Counters, Status
 
 MAX_PAGE = 1000
@@ -33,13 +33,9 @@ class GetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Limit = 500
 
 
-class GetReply(msgspec.Struct, frozen=True):
+class GetReply(Objects, frozen=True):
     """One page; `next` is the `after` of the next one, empty at the end."""
 
-    droplets: tuple[Droplet, ...] = ()
-    vpcs: tuple[Vpc, ...] = ()
-    networks: tuple[Network, ...] = ()
-    endpoints: tuple[Endpoint, ...] = ()
     next: str = ""
 
 

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
 from protocol.addresses import Cidr, contains, is_edge, parse_cidr, parse_host_address
 from protocol.documents import Document, Droplet, Network, Vpc
-from protocol.endpoint_rules import check_endpoints
+from protocol.endpoint_rules import ENDPOINT_TEXTS, check_endpoints
 from protocol.errors import ErrorCode, FieldError
+
+Check: TypeAlias = Callable[[tuple[Any, ...]], Iterable[FieldError]]
+"""Returns the broken rules of all objects of one kind in a document."""
+
+
+def _no_rule(objects: tuple[Any, ...]) -> Iterable[FieldError]:
+    del objects
+    return ()
+
+
+class Rules(NamedTuple):
+    """The rules for the objects of one kind in one document. Each check gets all of them, and names the field's path.
+
+    `texts` are checks of single fields that the types leave to `of_each`; where a document does not decode, they are
+    what names a field as wrong.
+    """
+
+    of_each: Check
+    of_all: Check = _no_rule
+    """Rules between the objects. They are reported after those of every kind's objects."""
+    texts: Mapping[str, Callable[[str], object]] = MappingProxyType({})
 
 
 def check(document: Document) -> list[FieldError]:
     """Return every broken rule; empty if the document is valid."""
     errors: list[FieldError] = []
-    for index, droplet in enumerate(document.droplets):
-        errors += _check_droplet(droplet, f"droplets[{index}]")
-    for index, vpc in enumerate(document.vpcs):
-        errors += _check_vpc(vpc, f"vpcs[{index}]")
-    for index, network in enumerate(document.networks):
-        errors += _check_network(network, f"networks[{index}]")
-    errors += check_endpoints(document.endpoints)
-    errors += _twice("droplets", document.droplets)
-    errors += _shared_addresses(document.droplets)
-    errors += _twice("vpcs", document.vpcs)
-    errors += _twice("networks", document.networks)
+    listed = [(rules, objects) for kind, rules in RULES.items() if (objects := getattr(document, kind))]
+    for rules, objects in listed:
+        errors += rules.of_each(objects)
+    for rules, objects in listed:
+        errors += rules.of_all(objects)
     return errors
 
 
-def _check_droplet(droplet: Droplet, path: str) -> list[FieldError]:
-    errors = _each(f"{path}.address", parse_host_address, [droplet.address], indexed=False)
-    if not errors and droplet.udp_checksum == "zero" and ":" not in droplet.address:
-        message = "tunnels over IPv4 go without a UDP checksum in any case: zero is for droplets with an IPv6 address"
-        errors.append(FieldError(f"{path}.udp_checksum", ErrorCode.INVALID, message))
-    return errors
+def _check_droplets(droplets: tuple[Droplet, ...]) -> Iterator[FieldError]:
+    for index, droplet in enumerate(droplets):
+        path = f"droplets[{index}]"
+        errors = _each(f"{path}.address", parse_host_address, [droplet.address], indexed=False)
+        if not errors and droplet.udp_checksum == "zero" and ":" not in droplet.address:
+            message = (
+                "tunnels over IPv4 go without a UDP checksum in any case: zero is for droplets with an IPv6 address"
+            )
+            errors.append(FieldError(f"{path}.udp_checksum", ErrorCode.INVALID, message))
+        yield from errors
+
+
+def _compare_droplets(droplets: tuple[Droplet, ...]) -> Iterator[FieldError]:
+    yield from _twice("droplets", droplets)
+    yield from _shared_addresses(droplets)
 
 
 def _shared_addresses(droplets: tuple[Droplet, ...]) -> Iterator[FieldError]:
@@ -45,25 +71,25 @@ def _shared_addresses(droplets: tuple[Droplet, ...]) -> Iterator[FieldError]:
             yield FieldError(f"droplets[{index}].address", ErrorCode.DUPLICATE, message)
 
 
-def _check_vpc(vpc: Vpc, path: str) -> list[FieldError]:
-    return [
-        *_each(f"{path}.cidrs", parse_cidr, vpc.cidrs),
-        *_repeated(f"{path}.dividers", vpc.dividers),
-        *_one_per_family(f"{path}.cidrs", vpc.cidrs),
-    ]
+def _check_vpcs(vpcs: tuple[Vpc, ...]) -> Iterator[FieldError]:
+    for index, vpc in enumerate(vpcs):
+        path = f"vpcs[{index}]"
+        yield from _each(f"{path}.cidrs", parse_cidr, vpc.cidrs)
+        yield from _repeated(f"{path}.dividers", vpc.dividers)
+        yield from _one_per_family(f"{path}.cidrs", vpc.cidrs)
 
 
-def _check_network(network: Network, path: str) -> list[FieldError]:
-    errors = [
-        *_each(f"{path}.cidrs", parse_cidr, network.cidrs),
-        *_each(f"{path}.gateways", parse_host_address, network.gateways),
-        *_repeated(f"{path}.bouncers", network.bouncers),
-        *_one_per_family(f"{path}.cidrs", network.cidrs),
-    ]
-    if network.encapsulation == "vxlan" and network.routing == "divider":
-        message = "VXLAN does not say whether a divider was passed: choose geneve, or routing direct"
-        errors.append(FieldError(f"{path}.routing", ErrorCode.INVALID, message))
-    return errors + _check_gateways(network, path)
+def _check_networks(networks: tuple[Network, ...]) -> Iterator[FieldError]:
+    for index, network in enumerate(networks):
+        path = f"networks[{index}]"
+        yield from _each(f"{path}.cidrs", parse_cidr, network.cidrs)
+        yield from _each(f"{path}.gateways", parse_host_address, network.gateways)
+        yield from _repeated(f"{path}.bouncers", network.bouncers)
+        yield from _one_per_family(f"{path}.cidrs", network.cidrs)
+        if network.encapsulation == "vxlan" and network.routing == "divider":
+            message = "VXLAN does not say whether a divider was passed: choose geneve, or routing direct"
+            yield FieldError(f"{path}.routing", ErrorCode.INVALID, message)
+        yield from _check_gateways(network, path)
 
 
 def _check_gateways(network: Network, path: str) -> list[FieldError]:
@@ -128,3 +154,12 @@ def _twice(kind: str, objects: tuple[Droplet, ...] | tuple[Vpc, ...] | tuple[Net
             message = f"{item.id!r} stands in {kind}[{first}] already"
             errors.append(FieldError(f"{kind}[{index}].id", ErrorCode.DUPLICATE, message))
     return errors
+
+
+RULES: dict[str, Rules] = {
+    "droplets": Rules(_check_droplets, _compare_droplets),
+    "vpcs": Rules(_check_vpcs, partial(_twice, "vpcs")),
+    "networks": Rules(_check_networks, partial(_twice, "networks")),
+    "endpoints": Rules(check_endpoints, texts=ENDPOINT_TEXTS),
+}
+"""The rules of each kind of object, in the order of `documents.KINDS`."""

@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from agent.cli.output import NO_ANSWER, duration, table
+from agent.core.kinds import catalogue
 from protocol.acknowledgements import Acknowledgement
-from protocol.documents import Droplet, Endpoint, Network, Vpc
 from protocol.rpc import PathReply, PeerPath
 from protocol.status import Counters, Status, Traffic
 
@@ -100,40 +100,13 @@ def peers(rows: Sequence[tuple[str, PeerPath]], wide: bool) -> None:
     table(columns, sorted(lines), "no peers", wide, spare="FROM")
 
 
-USUAL = {"UDP CHECKSUM": "full", "ENCAPSULATION": "geneve", "ROUTING": "direct", "DSCP": "0"}
-"""Columns that are left out if every object has the usual value."""
-
-
 def objects(kind: str, rows: Sequence[tuple[str, Any]], wide: bool) -> None:
-    """Print one line per object and host."""
-    columns = {
-        "droplets": ("DROPLET", "OF HOST", "ADDRESS", "UDP CHECKSUM"),
-        "vpcs": ("VPC", "VNI", "CIDRS", "DIVIDERS"),
-        "networks": ("NETWORK", "VPC", "CIDRS", "BOUNCERS", "ENCAPSULATION", "ROUTING"),
-        "endpoints": ("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "MAC", "ATTACHED", "DSCP"),
-    }[kind]
-    columns = ("HOST", *columns)
-    lines = [(host, *_cells(item)) for host, item in rows]
-    shown = [i for i, name in enumerate(columns) if name not in USUAL or any(line[i] != USUAL[name] for line in lines)]
-    cells = [[line[i] for i in shown] for line in lines]
-    table([columns[i] for i in shown], cells, f"no {kind}", wide, spare="MAC")
-
-
-def _cells(item: Any) -> tuple[str, ...]:
-    match item:
-        case Droplet():
-            return (item.id, item.host, item.address, item.udp_checksum)
-        case Vpc():
-            return (item.id, str(item.vni), " ".join(item.cidrs), " ".join(item.dividers) or "-")
-        case Network():
-            bouncers = " ".join(item.bouncers) or "-"
-            return (item.id, item.vpc, " ".join(item.cidrs), bouncers, item.encapsulation, item.routing)
-        case Endpoint():
-            attached = item.attachment
-            where = f"{attached.namespace}:{attached.interface}" if attached else "-"
-            addresses = " ".join(item.addresses)
-            return (item.id, item.network, item.droplet, addresses, item.mac, where, str(item.dscp))
-    raise TypeError(type(item).__name__)
+    """Print one line per object and host. Columns in which every object has the usual value are left out."""
+    cells = {column: [column.cell(item) for _, item in rows] for column in catalogue.KINDS.by_name[kind].columns}
+    shown = {column: texts for column, texts in cells.items() if any(text != column.usual for text in texts)}
+    lines = [list(line) for line in zip((host for host, _ in rows), *shown.values(), strict=True)]
+    spare = next((column.title for column in shown if column.spare), "")
+    table(["HOST", *(column.title for column in shown)], lines, f"no {kind}", wide, spare=spare)
 
 
 def without_host(plain: dict[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from agent.core.faults.log_once import LogOnce
-from agent.core.model.map_layout import CONFIGURED_MAPS, MapName
+from agent.core.kinds import catalogue
+from agent.core.model.endpoint_slots import host_ifname
+from agent.core.model.map_layout import MapName
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.plan.remedies import Step
-from agent.core.plan.render import host_ifname
 from agent.datapath.attach.attach_modes import fits
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.attach.xdp import AttachMode, attached_program
@@ -96,11 +97,11 @@ def _reading() -> Iterator[None]:
 
 
 def _dump_maps(maps: Mapping[MapName, Map]) -> dict[MapName, dict[bytes, bytes]]:
-    return {name: maps[name].dump() for name in CONFIGURED_MAPS}
+    return {name: maps[name].dump() for name in catalogue.KINDS.maps}
 
 
 def _find(maps: Mapping[MapName, Map], keys: Mapping[MapName, Collection[bytes]]) -> dict[MapName, dict[bytes, bytes]]:
-    return {name: maps[name].find(keys[name]) for name in CONFIGURED_MAPS if name in keys}
+    return {name: maps[name].find(keys[name]) for name in catalogue.KINDS.maps if name in keys}
 
 
 async def _veths(

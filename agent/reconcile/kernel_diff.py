@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Collection, Iterable
 
 from agent.core.config.desired_state import Desired
+from agent.core.model.desired_entries import DesiredEntries
 from agent.core.plan.actions import Action
 from agent.core.plan.diff import KernelDiff, Suspects
 from agent.core.plan.planner import plan_all
-from agent.core.plan.render import DesiredEntries
 from agent.datapath.kernel import Kernel
 
 SLICE = 1000

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.core.config.desired_state import Desired
-from agent.core.model.local_droplets import indexes_of
+from agent.core.kinds import catalogue
 from agent.core.model.map_layout import MapName
 from agent.core.model.resolved_state import HostState
 from agent.core.plan.observed import Observed
-from agent.core.plan.render import IFINDEX_BASE
 from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords, down_at_start
 from agent.core.uplinks.lost_addresses import served_before, with_served
 from agent.datapath.kernel import Kernel
@@ -47,20 +46,14 @@ async def restore(
 def restored_state(
     host_state: HostState, observed: Observed, kept: Iterable[StoredDocument], known: PathRecords = NO_PATH_RECORDS
 ) -> Desired:
-    """Return the desired state of the saved documents on the observed host, with the slots of an earlier agent."""
+    """Return the desired state of the saved documents on the observed host, with the numbers of an earlier agent."""
     local = observed.maps[MapName.LOCAL_DROPLETS]
-    desired = Desired(
-        with_served(host_state, served_before(local, host_state.uplinks)), _slots_of(observed), indexes_of(local)
-    )
+    ifindexes = {id_: seen.ifindex for id_, seen in observed.veths.items()}
+    numbers = {kind.name: kind.numbers_in(observed.maps, ifindexes) for kind in catalogue.KINDS.numbered}
+    desired = Desired(with_served(host_state, served_before(local, host_state.uplinks)), numbers)
     for name, revision, body in kept:
         desired.documents.restore(name, revision, body)
     desired.resolve()
     desired.set_down(down_at_start(desired.resolved, known))
     desired.resolve()
     return desired
-
-
-def _slots_of(observed: Observed) -> dict[str, int]:
-    """Return the slots of the endpoints whose interfaces were observed."""
-    veths = observed.veths.items()
-    return {id_: seen.ifindex - IFINDEX_BASE for id_, seen in veths if seen.ifindex >= IFINDEX_BASE}

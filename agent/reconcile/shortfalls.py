@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from structlog.typing import FilteringBoundLogger
 
 from agent.core.config.desired_state import Desired
+from agent.core.kinds.droplets import DROPLETS
+from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.model.resolved_state import HostState
 from agent.core.uplinks.lost_addresses import lost
 from agent.core.uplinks.narrow_uplinks import endpoints_short_of_mtu, is_narrow
@@ -18,12 +20,12 @@ def note_shortfalls(desired: Desired, found: HostState, names: Iterable[str], lo
     resolved, documents = desired.resolved, desired.documents
     lost_by: dict[str | None, tuple[KernelFailure, ...]] = {}
     for droplet, failure in lost(found, resolved).items():
-        owner = documents.ownership.owner("droplet", droplet)
+        owner = documents.owner(DROPLETS, droplet)
         lost_by[owner] = (*lost_by.get(owner, ()), failure)
     narrow = is_narrow(resolved)
     for name in documents.entries.keys() & set(names):
         entry, lacking = documents.entries[name], lost_by.get(name, ())
-        if narrow and entry.in_force is not None and entry.in_force.endpoints:
+        if narrow and entry.in_force is not None and entry.in_force.lists(ENDPOINTS.name):
             lacking += endpoints_short_of_mtu(entry.in_force.document(), resolved)
         if lacking != entry.lacking:
             reason = lacking[0].message if lacking else ""
@@ -33,7 +35,7 @@ def note_shortfalls(desired: Desired, found: HostState, names: Iterable[str], lo
 
 def owners_of_lost(desired: Desired, before: HostState, now: HostState) -> set[str]:
     """Return the documents whose droplets lost or regained their address between two states of the host."""
-    resolved, claims = desired.resolved, desired.documents.ownership
+    resolved, documents = desired.resolved, desired.documents
     changed = lost(before, resolved).keys() ^ lost(now, resolved).keys()
-    owners = (claims.owner("droplet", droplet) for droplet in changed)
+    owners = (documents.owner(DROPLETS, droplet) for droplet in changed)
     return {owner for owner in owners if owner is not None}

@@ -21,7 +21,6 @@ from agent.datapath.kernel import Kernel
 from agent.errors import explain_error
 from agent.settings import Settings
 from agent.subscription import Observable
-from protocol.documents import Droplet
 
 
 class InterfaceReplacedError(RuntimeError):
@@ -48,7 +47,7 @@ class Underlay:
         self._settings = settings
         self._kernel = kernel
         self._inherited = frozenset(inherited)
-        self._droplets: Mapping[str, Droplet] | None = None
+        self._objects: Mapping[str, Mapping[str, object]] | None = None
         self._host_state: HostState | None = None
         self.uplinks.publish(found.uplinks)
 
@@ -87,16 +86,16 @@ class Underlay:
         return failures
 
     def follow(self, resolved: ResolvedState) -> None:
-        """Publish the droplets of the state in force if they or the uplinks changed."""
-        if resolved.droplets is not self._droplets or resolved.host_state is not self._host_state:
-            self._droplets, self._host_state = resolved.droplets, resolved.host_state
+        """Publish the droplets of the state in force if they, what they serve or the uplinks changed."""
+        if resolved.objects is not self._objects or resolved.host_state is not self._host_state:
+            self._objects, self._host_state = resolved.objects, resolved.host_state
             inherited = {unmapped(address): Peer() for address in self._inherited}
             self.droplets.publish(Droplets(resolved, inherited | peers(resolved)))
 
     def forget_inherited(self) -> None:
         """From the next `follow` on, publish only the droplets that documents name."""
         self._inherited = frozenset()
-        self._droplets = None
+        self._objects = None
 
 
 def _names(uplinks: Sequence[Uplink], carrier: int) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -12,6 +12,9 @@ from agent.bus.rpc import MAX_WORD, RpcError, unknown_method
 from agent.core.config import paging
 from agent.core.config.desired_state import Desired
 from agent.core.config.paging import Order
+from agent.core.kinds import catalogue
+from agent.core.kinds.endpoints import ENDPOINTS
+from agent.core.kinds.kind import Kind
 from agent.core.model.map_layout import mapped
 from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
@@ -23,12 +26,12 @@ from agent.report.status_messages import peer_path
 from agent.report.trace import TraceInput, trace
 from protocol import codec
 from protocol.addresses import contains, parse_address, parse_cidr
-from protocol.documents import KINDS, Endpoint
+from protocol.documents import Endpoint
 from protocol.errors import DocumentError
 from protocol.rpc import (
+    METHODS,
     DocumentsReply,
     DocumentsRequest,
-    GetReply,
     GetRequest,
     PathReply,
     PathRequest,
@@ -41,7 +44,6 @@ from protocol.rpc import (
 )
 from protocol.status import Counters, Status
 
-_T = TypeVar("_T")
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 
 
@@ -69,7 +71,7 @@ class Queries:
         self._status = status
         self._counters = counters
         self._now = now
-        self._pages = {kind: Order() for kind in KINDS}
+        self._pages: dict[str, Order] = {}
 
     async def ask(self, verb: str, body: bytes) -> bytes:
         """Return the answer to a query as MessagePack, or raise RpcError."""
@@ -99,26 +101,22 @@ class Queries:
     def _desired(self) -> Desired:
         return self._reconciler.desired
 
-    def _get(self, request: GetRequest) -> GetReply:
-        resolved = self._desired.resolved
-        if request.kind == "endpoints":
-            endpoints, following = paging.endpoints(self._desired.documents, request.after, request.limit)
-            return GetReply(endpoints=tuple(endpoints), next=following)
-        if request.kind == "droplets":
-            droplets, following = self._page(resolved.droplets, request)
-            return GetReply(droplets=droplets, next=following)
-        if request.kind == "vpcs":
-            vpcs, following = self._page(resolved.vpcs, request)
-            return GetReply(vpcs=vpcs, next=following)
-        if request.kind == "networks":
-            networks, following = self._page(resolved.networks, request)
-            return GetReply(networks=networks, next=following)
-        raise RpcError(400, f"kind: unknown kind {request.kind[:MAX_WORD]!r}; known kinds are {', '.join(KINDS)}")
+    def _get(self, request: GetRequest) -> msgspec.Struct:
+        kinds = catalogue.KINDS.by_name
+        kind = kinds.get(request.kind)
+        if kind is None:
+            raise RpcError(400, f"kind: unknown kind {request.kind[:MAX_WORD]!r}; known kinds are {', '.join(kinds)}")
+        found, following = self._page(kind, request)
+        return METHODS["get"].reply(**{kind.name: tuple(found), "next": following})
 
-    def _page(self, objects: Mapping[str, _T], request: GetRequest) -> tuple[tuple[_T, ...], str]:
-        """Return one page of objects by id, and the cursor of the next one."""
-        ids, following = self._pages[request.kind].page(objects, request.after, request.limit)
-        return tuple(objects[id_] for id_ in ids), following
+    def _page(self, kind: Kind[Any], request: GetRequest) -> tuple[list[Any], str]:
+        """Return one page of objects in force, and the cursor of the next one."""
+        if not kind.referable:
+            return paging.in_documents(kind, self._desired.documents, request.after, request.limit)
+        objects = self._desired.resolved.objects.get(kind.name, {})
+        order = self._pages.setdefault(kind.name, Order())
+        ids, following = order.page(objects, request.after, request.limit)
+        return [objects[id_] for id_ in ids], following
 
     def _documents(self, request: DocumentsRequest) -> DocumentsReply:
         names, following = paging.page(self._desired.documents.names(), request.after, request.limit)
@@ -176,7 +174,7 @@ class Queries:
 
     def _local_endpoint(self, id_: str) -> Endpoint:
         documents = self._desired.documents
-        owner = documents.ownership.owner("endpoint", id_)
+        owner = documents.owner(ENDPOINTS, id_)
         held = documents.entries[owner].in_force if owner else None
         if held is None or id_ not in self._desired.veths:
             raise RpcError(404, f"endpoint {id_!r} is not on this host")

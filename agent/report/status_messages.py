@@ -9,8 +9,9 @@ from typing import NamedTuple
 from agent import __version__
 from agent.core.config.desired_state import Desired
 from agent.core.config.truncation import first
+from agent.core.kinds import catalogue
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.uplinks import Uplink
-from agent.core.plan.render import IFINDEX_BASE
 from agent.core.probe.paths import Counts, View
 from agent.datapath.bpf.map_queries import EndpointCounters, Traffic
 from agent.datapath.nexthop.neighbours import Unresolved
@@ -116,13 +117,7 @@ def heartbeat(
         revision=reconciler.revision,
         digest=tracker.digest,
         documents=counts,
-        objects=ObjectCounts(
-            droplets=len(resolved.droplets),
-            vpcs=len(resolved.vpcs),
-            networks=len(resolved.networks),
-            endpoints=desired.endpoints,
-            local_endpoints=len(desired.veths),
-        ),
+        objects=_object_counts(desired),
         uplinks=tuple(_uplink(uplink, resolved.own_droplets(), modes) for uplink in resolved.host_state.uplinks),
         unresolved_next_hops=unresolved_next_hops(unresolved),
         unreadable=resync.unreadable,
@@ -135,6 +130,13 @@ def heartbeat(
         attach_reason=plane.attach_reason,
         losses_unknown=plane.losses_unknown,
     )
+
+
+def _object_counts(desired: Desired) -> ObjectCounts:
+    counted = {
+        kind.name: desired.count(kind) for kind in catalogue.KINDS if kind.name in ObjectCounts.__struct_fields__
+    }
+    return ObjectCounts(**counted, local_endpoints=len(desired.veths))
 
 
 def unresolved_next_hops(unresolved: Iterable[Unresolved]) -> tuple[UnresolvedNextHops, ...]:

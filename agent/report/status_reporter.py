@@ -10,7 +10,7 @@ import msgspec
 
 from agent import __version__
 from agent.core.faults.lost_frames import LossWatch, lost_frames, unsent_frames
-from agent.core.plan.render import IFINDEX_BASE
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.datapath.kernel import Kernel
 from agent.probe.prober import Prober
 from agent.reconcile.reconciler import Reconciler

@@ -18,8 +18,8 @@ from socket import htons
 import bpf_packets as p
 
 from agent.core.model import map_layout
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.map_layout import MapName
-from agent.core.plan.render import IFINDEX_BASE
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import PROGRAMS, CompiledObject, Hook

@@ -26,7 +26,7 @@ from fuzz_model import (
 )
 
 from agent.core.model import map_layout
-from agent.core.plan.render import IFINDEX_BASE
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 
 WRONG = (0.0, 0.0, 0.01, 0.04, 0.15)
 """How often a field of one frame is wrong: many frames are right, and reach the deepest."""

@@ -19,8 +19,8 @@ from fuzz_frames import Frame
 from fuzz_model import SLOTS, UPLINKS, Model
 
 from agent.core.model import map_layout
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.map_layout import MapName
-from agent.core.plan.render import IFINDEX_BASE
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject, CompiledProgram, ticks_per_second

@@ -11,9 +11,9 @@ from random import Random
 from socket import htons
 
 from agent.core.model import map_layout
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.features import Features
 from agent.core.model.map_layout import MapName
-from agent.core.plan.render import IFINDEX_BASE
 
 UPLINKS = (11, 12, 13)
 """Interfaces that frames from the substrate arrive on."""

@@ -21,7 +21,7 @@ from fuzz_rules import (
 )
 
 from agent.core.model import map_layout
-from agent.core.plan.render import IFINDEX_BASE
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.datapath.bpf.outcomes import ANSWERED, DROPPED, FORWARDED, PASSED, Outcome
 from agent.datapath.bpf.syscall import XdpAction
 

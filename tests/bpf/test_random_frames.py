@@ -17,7 +17,7 @@ from fuzz_oracle import Oracle
 from fuzz_rules import ViolationError
 from fuzz_run import EPISODE, VARIANTS, run
 
-from agent.core.plan.render import IFINDEX_BASE
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.datapath.bpf import programs
 from agent.datapath.bpf.compiler import CompiledObject, compile_programs
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome

@@ -12,8 +12,8 @@ from bpf_dut import ARRIVAL, MAC, MTU, SLOT, VNI, A, B, Dut, key, mapped
 from bpf_tunnels import frame_to, tunnelled
 
 from agent.core.model import map_layout
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.map_layout import MapName
-from agent.core.plan.render import IFINDEX_BASE
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
 

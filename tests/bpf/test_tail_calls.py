@@ -27,8 +27,8 @@ from bpf_dut import (
 from bpf_tunnels import Outer, asks, frame_to, six, tunnelled
 
 from agent.core.model import map_layout
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.map_layout import MapName
-from agent.core.plan.render import IFINDEX_BASE
 from agent.datapath.bpf.outcomes import Outcome
 
 TRANSIT_XDP, TRANSIT_ERRORS = map_layout.ProgramSlot

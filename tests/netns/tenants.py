@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
+from agent.core.model.desired_entries import Veth
+from agent.core.model.endpoint_slots import IFINDEX_BASE, host_ifname
 from agent.core.model.map_layout import (
     DROPLET,
     ENDPOINT,
@@ -19,8 +21,7 @@ from agent.core.model.map_layout import (
     vpc_value,
 )
 from agent.core.model.uplinks import Uplink
-from agent.core.plan.actions import Action, AttachTransit, EnsureVeth, PutEntries, Veth
-from agent.core.plan.render import IFINDEX_BASE, host_ifname
+from agent.core.plan.actions import Action, AttachTransit, EnsureVeth, PutEntries
 
 VNI = 77
 HERE = mapped(ipaddress.ip_address("10.77.0.1").packed)

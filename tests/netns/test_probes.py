@@ -258,7 +258,9 @@ class ProbeSetup:
         }
         own = {"near": droplets["near"]}
         places = {IngressAddress(mapped(self.uplink.addresses[0]), self.uplink.ifindex): 2}
-        topo = ResolvedState(HostState("h1", "h1", (self.uplink,)), droplets=droplets, own=own, local_indexes=places)
+        topo = ResolvedState(
+            HostState("h1", "h1", (self.uplink,)), {"droplets": droplets}, own=own, numbers={"droplets": places}
+        )
         peers = {self.family.packed(one.address): Peer() for one in droplets.values() if one.host != "h1"}
         self.prober.follow(Droplets(topo, peers))
 
@@ -557,7 +559,7 @@ async def test_what_was_known_of_droplets_that_no_document_names_is_forgotten(ne
     )
     made = prober(QUICK, (PORT, 0), memory=memory)
     droplets = {"near": Droplet("near", "h1", V4.near), "far": Droplet("far", "h2", V4.far)}
-    made.follow(Droplets(ResolvedState(HostState("h1", "h1", ()), droplets=droplets), {far: Peer()}))
+    made.follow(Droplets(ResolvedState(HostState("h1", "h1", ()), {"droplets": droplets}), {far: Peer()}))
     running = asyncio.create_task(made.run())
     try:
         async with asyncio.timeout(20):

@@ -10,8 +10,9 @@ import pytest
 from lab.processes import end, linked, living_in, namespace_of, reuse
 from lab.waiting import until
 
+from agent.core.model.desired_entries import Veth
 from agent.core.model.process_bindings import Binding, Process
-from agent.core.plan.actions import DeleteVeth, EnsureVeth, Veth
+from agent.core.plan.actions import DeleteVeth, EnsureVeth
 from agent.datapath.kernel import Kernel
 from tests.netns.conftest import Topo, ip_json
 from tests.netns.tenants import endpoint_veth

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import pytest
 
+from agent.core.model.desired_entries import Veth
 from agent.core.model.offloads import wrong_offloads
-from agent.core.plan.actions import Veth
 from agent.datapath.attach.attach_modes import AttachModes
 from agent.datapath.attach.xdp import AttachMode, ProgramOwnership, attach, detach
 from agent.datapath.net.ethtool import read_offloads

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from agent.core.kinds import catalogue
+from agent.core.model.desired_entries import Veth
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.features import Features
-from agent.core.model.map_layout import CONFIGURED_MAPS, ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
+from agent.core.model.map_layout import ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
 from agent.core.model.process_bindings import Bindings
 from agent.core.model.uplinks import Uplink
 from agent.core.nexthop.next_hops import Peer
@@ -26,11 +29,9 @@ from agent.core.plan.actions import (
     EnsureVeth,
     Failure,
     PutEntries,
-    Veth,
 )
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
-from agent.core.plan.render import IFINDEX_BASE
 from protocol.addresses import parse_address
 
 OWN_ADDRESS = bytes([10, 0, 0, 1])
@@ -57,7 +58,7 @@ class FakeKernel:
     """What `agent.reconcile` uses of `agent.datapath.kernel.Kernel`, and the state behind it."""
 
     def __init__(self, sizes: Mapping[MapName, int] | None = None) -> None:
-        self.maps: dict[MapName, dict[bytes, bytes]] = {name: {} for name in (*CONFIGURED_MAPS, MapName.DIRECT)}
+        self.maps: dict[MapName, dict[bytes, bytes]] = {name: {} for name in (*catalogue.KINDS.maps, MapName.DIRECT)}
         self.veths: dict[str, Veth] = {}
         self.transit: set[int] = set()
         """The interfaces that our program is attached to."""
@@ -91,7 +92,7 @@ class FakeKernel:
     async def observe(self, namespaces: Mapping[str, str]) -> Observed:
         del namespaces
         veths = {id_: self._as_observed(veth) for id_, veth in self.veths.items()}
-        return Observed(await self.uplinks(), veths, {name: dict(self.maps[name]) for name in CONFIGURED_MAPS})
+        return Observed(await self.uplinks(), veths, {name: dict(self.maps[name]) for name in catalogue.KINDS.maps})
 
     async def observe_some(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
         whole = await self.observe(namespaces)
@@ -172,7 +173,7 @@ class FakeKernel:
 
     def contents(self) -> dict[Any, Any]:
         """Return everything as one flat dictionary."""
-        flat: dict[Any, Any] = {(name, k): v for name in CONFIGURED_MAPS for k, v in self.maps[name].items()}
+        flat: dict[Any, Any] = {(name, k): v for name in catalogue.KINDS.maps for k, v in self.maps[name].items()}
         flat.update({("veth", id_): veth for id_, veth in self.veths.items()})
         flat.update({("transit", ifindex): True for ifindex in self.transit})
         return flat

@@ -12,12 +12,12 @@ from agent_under_test import Agent, Stream, one_by_one
 from fake_kernel import BOND0, ETH0
 from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
 
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.features import Features
 from agent.core.model.map_layout import DROPLET, DROPLET_ZERO_CHECKSUM, LOCAL_DROPLET, MapName
 from agent.core.model.uplinks import Uplink
 from agent.core.nexthop.next_hops import Peer
 from agent.core.plan.actions import Action, EnsureVeth
-from agent.core.plan.render import IFINDEX_BASE
 from protocol.addresses import parse_address
 
 

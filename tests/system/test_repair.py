@@ -13,7 +13,8 @@ from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import exchange_tcp, pings, unbroken_flow
 from lab.waiting import until
 
-from agent.core.model.map_layout import CONFIGURED_MAPS, DROPLET, ENDPOINT, OVERLAY_KEY, mapped
+from agent.core.kinds import catalogue
+from agent.core.model.map_layout import DROPLET, ENDPOINT, OVERLAY_KEY, mapped
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.maps import Map
 from controller_sim.lab.namespaces import run_in
@@ -45,7 +46,7 @@ def repaired_after(lab: SystemLab, damage: Callable[[], None]) -> str:
     return detail
 
 
-@pytest.mark.parametrize("name", CONFIGURED_MAPS)
+@pytest.mark.parametrize("name", catalogue.KINDS.maps)
 def test_entries_that_somebody_deleted_come_back(lab, name):
     wanted = lab.entries(HOST, name)
     assert wanted
@@ -257,18 +258,18 @@ def test_an_address_that_goes_away_for_a_moment_takes_nothing_along(lab):
     The bus is reached by that address, so the agent's log tells.
     """
     address = f"{lab.topology.droplets[HOST].address}/24"
-    wanted, links = {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS}, lab.host_links(HOST)
+    wanted, links = {name: lab.entries(HOST, name) for name in catalogue.KINDS.maps}, lab.host_links(HOST)
     lab.lossy = "packets that came while the address was away are gone"
     before = log_of(lab).count("is gone from interface eth0")
     lab.ip(lab.names.droplet(HOST), "address", "delete", address, "dev", "eth0")
     try:
         until(lambda: log_of(lab).count("is gone from interface eth0") > before, "the agent to see it")
-        assert {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS} == wanted
+        assert {name: lab.entries(HOST, name) for name in catalogue.KINDS.maps} == wanted
         lab.kill_agent(HOST)
         lab.lab.start_agent(HOST)
         until(lambda: not lab.lab.agent_runs(HOST), "its end")
         assert "this host cannot run the agent: interface: eth0 has no address" in log_of(lab)
-        assert {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS} == wanted
+        assert {name: lab.entries(HOST, name) for name in catalogue.KINDS.maps} == wanted
         assert lab.host_links(HOST) == links
     finally:
         lab.ip(lab.names.droplet(HOST), "address", "add", address, "dev", "eth0")
@@ -276,5 +277,5 @@ def test_an_address_that_goes_away_for_a_moment_takes_nothing_along(lab):
     until(lambda: lab.in_sync(HOST), "all to be well")
     lab.wait_for_next_hops(HOST)
     until(lambda: pings(lab, "web-1", "web-2"), "answers")
-    assert {name: lab.entries(HOST, name) for name in CONFIGURED_MAPS} == wanted
+    assert {name: lab.entries(HOST, name) for name in catalogue.KINDS.maps} == wanted
     assert lab.host_links(HOST) == links

@@ -66,7 +66,7 @@ def test_a_document_without_room_is_tried_again_when_there_is_some(monkeypatch: 
 
 
 def test_the_number_of_an_interface_that_still_stands_is_not_given_to_another() -> None:
-    desired = Desired(HERE, slots={"gone": 0})
+    desired = Desired(HERE, {"endpoints": {"gone": 0}})
     desired.documents.put("all", 1, codec.encode(DOCUMENT))
     desired.resolve()
     assert desired.resolved.slots == {"gone": 0, "a": 1}

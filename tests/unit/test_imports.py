@@ -25,9 +25,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "protocol": (),
     "agent.core.model": ("protocol",),
     "agent.core.uplinks": ("protocol", "agent.core.model"),
+    "agent.core.kinds": ("protocol", "agent.core.model", "agent.core.uplinks"),
     "agent.core.nexthop": ("protocol", "agent.core.model"),
-    "agent.core.plan": ("protocol", "agent.core.model"),
-    "agent.core.config": ("protocol", "agent.core.model", "agent.core.uplinks", "agent.core.plan"),
+    "agent.core.plan": ("protocol", "agent.core.model", "agent.core.kinds"),
+    "agent.core.config": ("protocol", "agent.core.model", "agent.core.kinds", "agent.core.plan"),
     "agent.core.probe": ("protocol", "agent.core.model", "agent.core.nexthop"),
     "agent.core.faults": ("protocol", "agent.core.model", "agent.core.plan"),
     "agent.errors": ("protocol", "agent.core"),
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agent.datapath": (*BELOW_THE_EDGES, "agent.datapath", "bpf"),
     "agent.logs": (),
     "agent.settings": ("protocol", "agent.core.model", "agent.bus.settings"),
-    "agent.cli": ("protocol", "agent.bus", "agent.settings"),
+    "agent.cli": ("protocol", "agent.core.kinds", "agent.bus", "agent.settings"),
     "agent.recording": ("protocol", "agent.core", "agent.bus"),
     "agent.reconcile": (*BELOW_THE_EDGES, "agent.bus", "agent.datapath", "agent.settings"),
     "agent.probe": (*BELOW_THE_EDGES, "agent.datapath", "agent.settings", "agent.reconcile.store"),
@@ -130,7 +131,7 @@ def assert_acyclic(graph: Mapping[str, Iterable[str]]) -> None:
 
 def test_the_tree_is_seen() -> None:
     assert "agent.core.plan.planner" in MODULES
-    assert "protocol.documents" in IMPORTS["agent.core.config.ownership"]
+    assert "protocol.documents" in IMPORTS["agent.core.kinds.catalogue"]
 
 
 def test_every_package_of_the_agent_and_the_controller_has_a_rule() -> None:

@@ -13,7 +13,7 @@ from agent.core.faults.lost_frames import (
     loss_reason_of,
     lost_frames,
 )
-from agent.core.plan.render import IFINDEX_BASE
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.datapath.bpf.lost_frame_counter import why_too_old
 from protocol.status import LostFrames
 

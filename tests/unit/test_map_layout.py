@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.model import map_layout
-from agent.core.plan.render import IFINDEX_BASE
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 
 HEADER = Path(__file__).resolve().parents[2] / "bpf" / "structs.h"
 CONSTANTS = HEADER.with_name("constants.h")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 from agent.core.config.ownership import Claim, OwnershipIndex
+from agent.core.kinds import catalogue
 from protocol.documents import Document, Vpc
 
-RED = Document(vpcs=(Vpc("red", 7, ("10.0.0.0/8",)),))
-OTHER = Document(vpcs=(Vpc("green", 7, ("10.0.0.0/8",)),))
+RED = catalogue.KINDS.listed(Document(vpcs=(Vpc("red", 7, ("10.0.0.0/8",)),)))
+OTHER = catalogue.KINDS.listed(Document(vpcs=(Vpc("green", 7, ("10.0.0.0/8",)),)))
 
 
 def test_the_oldest_claim_wins_in_every_order() -> None:

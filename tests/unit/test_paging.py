@@ -6,7 +6,8 @@ import pytest
 from test_render import DOCUMENT, HERE
 
 from agent.core.config.desired_state import Desired
-from agent.core.config.paging import Order, endpoints
+from agent.core.config.paging import Order, in_documents
+from agent.core.kinds.endpoints import ENDPOINTS
 from protocol import codec
 from protocol.documents import Document, Endpoint
 
@@ -30,7 +31,7 @@ def test_pages_hold_every_endpoint_once_and_the_last_one_says_so(sizes: tuple[in
     desired = desired_with(*sizes)
     found, after, pages = [], "", 0
     while True:
-        page, after = endpoints(desired.documents, after, limit)
+        page, after = in_documents(ENDPOINTS, desired.documents, after, limit)
         found += page
         pages += 1
         assert len(page) == limit or not after
@@ -42,10 +43,10 @@ def test_pages_hold_every_endpoint_once_and_the_last_one_says_so(sizes: tuple[in
 
 def test_a_page_goes_on_where_its_document_was_when_that_is_gone() -> None:
     desired = desired_with(4, 4)
-    page, after = endpoints(desired.documents, "", 2)
+    page, after = in_documents(ENDPOINTS, desired.documents, "", 2)
     desired.documents.remove("of-8", 9)
     desired.resolve()
-    rest, _ = endpoints(desired.documents, after, 100)
+    rest, _ = in_documents(ENDPOINTS, desired.documents, after, 100)
     assert [e.id for e in (*page, *rest)] == ["e000-1", "e001-1", *(f"e00{n}-0" for n in range(4))]
 
 

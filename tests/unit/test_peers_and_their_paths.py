@@ -100,4 +100,4 @@ def test_who_was_down_when_the_agent_before_stopped_is_known_at_once(
     desired.documents.put("all", 1, codec.encode(DOCUMENT))
     desired.resolve()
     droplets = {**desired.resolved.droplets, "far": Droplet("far", "h9", "10.0.0.3")}
-    assert down_at_start(replace(desired.resolved, droplets=droplets), known) == down
+    assert down_at_start(replace(desired.resolved, objects={"droplets": droplets}), known) == down

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from agent.core.model.desired_entries import DesiredEntries, Veth
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import Offload
 from agent.core.model.uplinks import Uplink
-from agent.core.plan.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries, Veth
+from agent.core.plan.actions import DeleteEntries, DeleteVeth, EnsureVeth, PutEntries
 from agent.core.plan.diff import KernelDiff, Suspects
 from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
 from agent.core.plan.planner import additions, describe, plan_all, plan_change
-from agent.core.plan.render import DesiredEntries
 
 VETH = Veth("a", "dp0", 0x40000000, "a", "eth0", bytes(6), 1438, ("10.0.0.5/24",), ("10.0.0.1",))
 OLD = DesiredEntries({MapName.VPCS: {b"1": b"x"}, MapName.ENDPOINTS: {b"k": b"v"}}, {"a": VETH}, frozenset({2}))

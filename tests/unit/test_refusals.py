@@ -11,10 +11,11 @@ from typing import Any, get_args
 
 import pytest
 
+from agent.core.model.desired_entries import Veth
 from agent.core.model.errno_names import errno_name
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import RULES, Offload, wrong_offloads
-from agent.core.plan.actions import Action, AttachTransit, EnsureVeth, Veth
+from agent.core.plan.actions import Action, AttachTransit, EnsureVeth
 from agent.core.plan.remedies import GENERAL, SPECIFIC, Step, explain, step_of
 from agent.datapath.executor import Executor
 from agent.datapath.net import ethtool

@@ -10,6 +10,9 @@ import msgspec
 import pytest
 
 from agent.core.config.desired_state import Desired
+from agent.core.kinds.droplets import host_number
+from agent.core.model.desired_entries import DesiredEntries
+from agent.core.model.endpoint_slots import IFINDEX_BASE, host_ifname
 from agent.core.model.map_layout import (
     DROPLET,
     DROPLET_ZERO_CHECKSUM,
@@ -33,7 +36,6 @@ from agent.core.nexthop.next_hops import Peer
 from agent.core.nexthop.peers import peers
 from agent.core.plan.actions import EnsureVeth
 from agent.core.plan.planner import plan_change
-from agent.core.plan.render import IFINDEX_BASE, DesiredEntries, host_ifname, host_number
 from protocol import codec
 from protocol.addresses import parse_address
 from protocol.documents import Attachment, Document, Droplet, Endpoint, Network, Vpc

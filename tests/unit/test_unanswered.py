@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from underlay_model import Model
 
 from agent.core.model.resolved_state import HostState, ResolvedState
@@ -71,15 +69,17 @@ def test_where_a_network_is_of_vxlan_only_bouncers_and_dividers_must_answer() ->
     web = Network("web", "red", ("10.1.0.0/24",), bouncers=("b", "own"))
     resolved = ResolvedState(
         HostState("own", "own", ()),
-        droplets=droplets,
+        {
+            "droplets": droplets,
+            "networks": {"web": web},
+            "vpcs": {"red": Vpc("red", 7, ("10.1.0.0/16",), dividers=("d",))},
+        },
         own={"own": droplets["own"]},
-        networks={"web": web},
-        vpcs={"red": Vpc("red", 7, ("10.1.0.0/16",), dividers=("d",))},
     )
     addresses = {id_: parse_address(one.address) for id_, one in droplets.items()}
     assert answering(resolved) == {addresses["b"], addresses["d"], addresses["other"]}
     vxlan = Network("old", "red", ("10.1.1.0/24",), bouncers=("b",), encapsulation="vxlan")
-    with_peers = replace(resolved, networks={"web": web, "old": vxlan})
+    with_peers = resolved.with_objects("networks", (), {"old": vxlan})
     assert answering(with_peers) == {addresses["b"], addresses["d"]}
 
 

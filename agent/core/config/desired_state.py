@@ -6,16 +6,19 @@ here touches the kernel: `resolve` returns what changed; `confirm` and `fail` of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from agent.core.config.registry import Held, Registry, Verdict
 from agent.core.config.resolver import Resolver
-from agent.core.model.local_droplets import LocalIndexes
-from agent.core.model.resolved_state import HostState, ResolvedState
-from agent.core.plan.actions import Veth
-from agent.core.plan.render import DesiredEntries, pieces, render
-from protocol.acknowledgements import Reference, State
+from agent.core.kinds import catalogue
+from agent.core.kinds.kind import Kind
+from agent.core.model.desired_entries import DesiredEntries, Veth
+from agent.core.model.resolved_state import NOTHING, HostState, Numbers, ResolvedState, initial_state
+from agent.core.plan.render import pieces, render
+from protocol.acknowledgements import State
 
 
 @dataclass(slots=True)
@@ -35,22 +38,18 @@ class Change:
 class Desired:
     """The documents of one host, and the resolved state of those in force."""
 
-    def __init__(
-        self, host_state: HostState, slots: Mapping[str, int] | None = None, local_indexes: LocalIndexes | None = None
-    ) -> None:
-        """Start without documents; `slots` and `local_indexes` are those observed in the kernel."""
+    def __init__(self, host_state: HostState, numbers: Numbers = NOTHING) -> None:
+        """Start without documents; `numbers` are those that an earlier agent assigned."""
         self.documents = Registry()
-        self.resolved = ResolvedState(
-            host_state=host_state, slots=slots or {}, departed=frozenset(slots or ()), local_indexes=local_indexes or {}
-        )
+        self.resolved = initial_state(host_state, numbers)
         """The state that references resolve to now."""
-        self.endpoints = 0
-        """The number of endpoints in the documents in force."""
         self.veths: dict[str, Veth] = {}
         """The interfaces of the endpoints on this host, by endpoint."""
         self._host_state = host_state
+        self._counts: Counter[str] = Counter()
+        """The number of objects in force of each kind that is not referable."""
         self._over_capacity: set[str] = set()
-        """Documents that did not fit into this host's slots or indexes; kept until some become free."""
+        """Documents for which this host had no numbers left, such as slots; kept until some become free."""
 
     def set_host_state(self, host_state: HostState) -> None:
         """Replace the host state. If it changed, every document is validated again."""
@@ -62,10 +61,9 @@ class Desired:
     def set_down(self, down: frozenset[str]) -> None:
         """Replace the set of droplets that do not answer; affected choices of bouncers and dividers are made again."""
         changed, self._host_state = down ^ self._host_state.down, replace(self._host_state, down=down)
-        networks = (("network", one.id) for one in self.resolved.networks.values() if changed & {*one.bouncers})
-        vpcs = (("vpc", one.id) for one in self.resolved.vpcs.values() if changed & {*one.dividers})
-        owners = (self.documents.ownership.owner(space, id_) for space, id_ in (*networks, *vpcs))
-        self.documents.touch({owner for owner in owners if owner is not None})
+        owner = self.documents.owner
+        owners = (owner(kind, id_) for kind in catalogue.KINDS for id_ in kind.served_by(changed, self.resolved))
+        self.documents.touch({name for name in owners if name is not None})
 
     def resolve(self, *, removing: bool = False) -> Change:
         """Decide what is in force, and return the difference. An exception leaves the state unchanged.
@@ -91,12 +89,12 @@ class Desired:
                 part = change.before
                 if held is not before:
                     part = change.withdrawn[name] = DesiredEntries()
-                render(resolver.document(before), self.resolved, part, before.revision)
+                render(resolver.listed(before), self.resolved, part, before.revision)
                 change.before.add(part)
                 if self.documents.entries[name].partly_applied:
-                    render(resolver.document(before), self.resolved, unapplied, before.revision)
+                    render(resolver.listed(before), self.resolved, unapplied, before.revision)
             if held is not None:
-                render(resolver.document(held), resolver.resolved, change.after, held.revision)
+                render(resolver.listed(held), resolver.resolved, change.after, held.revision)
             if held is not before:
                 change.changed_documents.add(name)
         # Droplets of several documents may share an interface, so no single document owns its attachment.
@@ -107,8 +105,12 @@ class Desired:
     def _commit(self, resolver: Resolver, change: Change) -> None:
         for name, held in resolver.chosen.items():
             entry = self.documents.entries[name]
-            self.endpoints += (held.endpoints if held else 0) - (entry.in_force.endpoints if entry.in_force else 0)
-            entry.in_force = held
+            if held is not entry.in_force:
+                for kind, number in held.counts if held else ():
+                    self._counts[kind] += number
+                for kind, number in entry.in_force.counts if entry.in_force else ():
+                    self._counts[kind] -= number
+                entry.in_force = held
             entry.validation = resolver.validations.get(name, entry.validation)
         self._over_capacity |= resolver.over_capacity
         if self._has_capacity_again(resolver.resolved):
@@ -120,21 +122,22 @@ class Desired:
         self.veths.update(change.after.veths)
 
     def _has_capacity_again(self, resolved: ResolvedState) -> bool:
-        """Return whether slots or indexes became free."""
-        left = (
-            self.resolved.slots.keys() - resolved.slots.keys()
-            or self.resolved.local_indexes.keys() - resolved.local_indexes.keys()
-        )
-        return bool(self._over_capacity and left)
+        """Return whether numbers became free that documents lack."""
+        if not self._over_capacity:
+            return False
+        after = resolved.numbers
+        return any(have.keys() - after.get(kind, {}).keys() for kind, have in self.resolved.numbers.items())
+
+    def count(self, kind: Kind[Any]) -> int:
+        """Return the number of objects of a kind in force."""
+        return len(self.resolved.objects.get(kind.name, ())) if kind.referable else self._counts[kind.name]
 
     def verdict(self, name: str) -> Verdict:
         """Return a document's verdict; not realized until a droplet of this host is in force, as no program runs."""
         verdict = self.documents.verdict(name)
         if verdict.state is not State.REALIZED or verdict.removed or self.resolved.own_droplets():
             return verdict
-        return replace(
-            verdict, state=State.PENDING, missing=(Reference("droplets", f"of host {self.resolved.host_state.host}"),)
-        )
+        return replace(verdict, state=State.PENDING, missing=(self.resolved.own_droplet(),))
 
     def in_force(self) -> Iterable[tuple[str, Held]]:
         """Yield the documents in force, by name."""
@@ -153,7 +156,7 @@ class Desired:
         held = entry.in_force if entry else None
         if held is None:
             return
-        for piece in pieces(held.document()):
+        for piece in pieces(held.listed()):
             result = DesiredEntries()
             render(piece, resolved, result, held.revision)
             yield result
@@ -161,7 +164,7 @@ class Desired:
     def desired_entries(self, held: Held) -> DesiredEntries:
         """Return the desired entries of one document in force."""
         result = DesiredEntries()
-        render(held.document(), self.resolved, result, held.revision)
+        render(held.listed(), self.resolved, result, held.revision)
         return result
 
 

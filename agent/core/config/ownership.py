@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
+from operator import itemgetter
 from typing import NamedTuple
 
-from protocol.documents import Document
+from agent.core.kinds.catalogue import Listed
 
 
 class Claim(NamedTuple):
@@ -25,23 +26,15 @@ class Conflict(NamedTuple):
     claimants_before: tuple[str, ...]
 
 
-def keys(document: Document) -> Iterator[tuple[str, str, str]]:
-    """Yield (path, space, key) for each value in a document that only one document may own.
-
-    An endpoint's address is claimed within its network. Networks of a VPC do not overlap, so it is unique in the VPC.
-    """
-    for index, droplet in enumerate(document.droplets):
-        yield f"droplets[{index}].id", "droplet", droplet.id
-        yield f"droplets[{index}].address", "substrate address", droplet.address
-    for index, vpc in enumerate(document.vpcs):
-        yield f"vpcs[{index}].id", "vpc", vpc.id
-        yield f"vpcs[{index}].vni", "vni", str(vpc.vni)
-    for index, network in enumerate(document.networks):
-        yield f"networks[{index}].id", "network", network.id
-    for index, endpoint in enumerate(document.endpoints):
-        yield f"endpoints[{index}].id", "endpoint", endpoint.id
-        for position, address in enumerate(endpoint.addresses):
-            yield f"endpoints[{index}].addresses[{position}]", "address", f"{endpoint.network} {address}"
+def keys(listed: Listed) -> Iterator[tuple[str, str, str]]:
+    """Yield (path, space, key) for each value in a document that only one document may own, by kind and object."""
+    for kind, objects in listed:
+        found = [
+            (index, (f"{kind.name}[{index}].{path}", key.space, value))
+            for key in kind.keys
+            for (index, path), value in zip(key.places(objects), key.of_all(objects), strict=True)
+        ]
+        yield from (claimed for _, claimed in sorted(found, key=itemgetter(0)))
 
 
 class OwnershipIndex:
@@ -61,13 +54,13 @@ class OwnershipIndex:
         claim = self._owners.get(space, {}).get(key)
         return claim.since if claim else 0
 
-    def add(self, claim: Claim, document: Document) -> set[str]:
+    def add(self, claim: Claim, listed: Listed) -> set[str]:
         """Claim everything that a document lists; return the documents that lost ownership of a key.
 
         Keys that the same document claimed before keep their older date.
         """
         losing: set[str] = set()
-        for space, wanted in _by_space(document).items():
+        for space, wanted in _by_space(listed).items():
             owners = self._owners.setdefault(space, {})
             for key in wanted:
                 owner = owners.setdefault(key, claim)
@@ -85,9 +78,9 @@ class OwnershipIndex:
         self._owners[space][key] = first
         self._contenders[(space, key)] = rest
 
-    def drop(self, name: str, dropped: Document, kept: Iterable[Document]) -> set[str]:
+    def drop(self, name: str, dropped: Listed, kept: Iterable[Listed]) -> set[str]:
         """Release what `dropped` lists and `kept` does not; return the documents that may own a key now."""
-        still = [_by_space(document) for document in kept]
+        still = [_by_space(listed) for listed in kept]
         successors: set[str] = set()
         for space, given in _by_space(dropped).items():
             remaining = set().union(*(spaces.get(space, ()) for spaces in still)) if still else set()
@@ -111,9 +104,9 @@ class OwnershipIndex:
             del self._contenders[(space, key)]
         return {claim.document for claim in remaining}
 
-    def lists(self, document: Document, space: str, key: str) -> bool:
+    def lists(self, listed: Listed, space: str, key: str) -> bool:
         """Return whether a document lists a key."""
-        return key in _by_space(document).get(space, ())
+        return key in _by_space(listed).get(space, ())
 
     def competing(self, names: set[str]) -> set[str]:
         """Return the documents that claim a key which any of `names` claims too."""
@@ -124,12 +117,12 @@ class OwnershipIndex:
                 found |= claimants
         return found - names
 
-    def conflicts(self, name: str, document: Document) -> list[Conflict]:
+    def conflicts(self, name: str, listed: Listed) -> list[Conflict]:
         """Return every field of a document whose value others have claimed for longer."""
         if not self._contenders:
             return []
         found = []
-        for path, space, key in keys(document):
+        for path, space, key in keys(listed):
             claimants_before = tuple(takewhile(lambda claimant: claimant != name, self._claimants(space, key)))
             if claimants_before:
                 found.append(Conflict(path, space, key, claimants_before))
@@ -143,18 +136,11 @@ class OwnershipIndex:
         yield from (claim.document for claim in self._contenders.get((space, key), ()))
 
 
-def _by_space(document: Document) -> dict[str, list[str]]:
+def _by_space(listed: Listed) -> dict[str, list[str]]:
     """Return the keys of a document without their paths: this runs for every endpoint of every document."""
     spaces: dict[str, list[str]] = {}
-    if document.droplets:
-        spaces["droplet"] = [droplet.id for droplet in document.droplets]
-        spaces["substrate address"] = [droplet.address for droplet in document.droplets]
-    if document.vpcs:
-        spaces["vpc"] = [vpc.id for vpc in document.vpcs]
-        spaces["vni"] = [str(vpc.vni) for vpc in document.vpcs]
-    if document.networks:
-        spaces["network"] = [network.id for network in document.networks]
-    if document.endpoints:
-        spaces["endpoint"] = [endpoint.id for endpoint in document.endpoints]
-        spaces["address"] = [f"{e.network} {address}" for e in document.endpoints for address in e.addresses]
+    for kind, objects in listed:
+        for key in kind.keys:
+            values = key.of_all(objects)
+            spaces[key.space] = [*spaces[key.space], *values] if key.space in spaces else values
     return spaces

@@ -1,6 +1,7 @@
 """Pages of the objects in force. The cost of a page depends on its size, not on the number of objects.
 
-Objects that others refer to are ordered by id. Endpoints exist only in documents and are ordered by document, then id.
+Objects that others refer to are ordered by id. Others, such as endpoints, exist only in documents and are
+ordered by document, then id.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 
 from agent.core.config.registry import Registry
-from protocol.documents import Endpoint
+from agent.core.kinds.catalogue import objects_of
+from agent.core.kinds.kind import Kind, T
 
 
 class Order:
@@ -33,23 +35,23 @@ def page(ids: list[str], after: str, limit: int) -> tuple[list[str], str]:
     return found, found[-1] if start + limit < len(ids) else ""
 
 
-def endpoints(documents: Registry, after: str, limit: int) -> tuple[list[Endpoint], str]:
-    """Return the first `limit` endpoints in force after `after`, and the cursor of the next page: empty at the end.
+def in_documents(kind: Kind[T], documents: Registry, after: str, limit: int) -> tuple[list[T], str]:
+    """Return the first `limit` objects in force after `after`, and the cursor of the next page: empty at the end.
 
-    A cursor is a document's name and an endpoint's id, separated by a space.
+    For kinds that are not referable. A cursor is a document's name and an object's id, separated by a space.
     """
     first, _, last = after.partition(" ")
     names = documents.names()
-    found: list[Endpoint] = []
+    found: list[T] = []
     following = ""
     for name in names[bisect_left(names, first) :]:
         held = documents.entries[name].in_force
-        if held is None or not held.endpoints:
+        if held is None or not held.lists(kind.name):
             continue
         if len(found) == limit:
             return found, following
         behind = last if name == first else ""
-        rest = sorted((e for e in held.document().endpoints if e.id > behind), key=lambda endpoint: endpoint.id)
+        rest = sorted((one for one in objects_of(kind, held.listed()) if one.id > behind), key=lambda one: one.id)
         taken = rest[: limit - len(found)]
         found += taken
         if taken:

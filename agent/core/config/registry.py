@@ -8,10 +8,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from agent.core.config.ownership import Claim, OwnershipIndex
+from agent.core.config.references import provides_and_counts, references
 from agent.core.config.validation import VALID, Validation
-from agent.core.model.resolved_state import needs, provides
+from agent.core.kinds import catalogue
+from agent.core.kinds.catalogue import Listed
+from agent.core.kinds.kind import Kind
 from protocol.acknowledgements import KernelFailure, Reference, State
 from protocol.codec import decode_document, decode_known
 from protocol.documents import Document
@@ -34,11 +38,20 @@ class Held:
     body: bytes
     needs: frozenset[Reference]
     provides: bool
-    endpoints: int
+    counts: tuple[tuple[str, int], ...]
+    """The number of objects of each kind that is not referable."""
 
     def document(self) -> Document:
         """Decode the body."""
         return decode_known(self.body)
+
+    def listed(self) -> Listed:
+        """Decode the body, and return the objects by kind."""
+        return catalogue.KINDS.listed(decode_known(self.body))
+
+    def lists(self, kind: str) -> bool:
+        """Return whether it lists objects of a kind that is not referable."""
+        return any(name == kind for name, _ in self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,7 @@ class Registry:
         self.absent: set[str] = set()
         """Documents that the last complete snapshot did not list although no message removed them."""
         self._replays = 0
-        self._touched: dict[str, Document | None] = {}
+        self._touched: dict[str, Listed | None] = {}
         self._referrers: dict[Reference, set[str]] = {}
         self._blocked: set[str] = set()
         """Documents that are held back because another object uses an interface name of theirs."""
@@ -131,10 +144,11 @@ class Registry:
         except DocumentError as error:
             self.refuse(name, revision, tuple(error.errors))
         else:
-            held = Held(revision, body, needs(document), bool(provides(document)), len(document.endpoints))
+            listed = catalogue.KINDS.listed(document)
+            held = Held(revision, body, references(listed), *provides_and_counts(listed))
             dated = self._replays * _ONE_STREAM + revision if since is None else since
-            self._claim(Claim(name, dated), document, held.needs)
-            self._supersede(name, entry, revision, held, document)
+            self._claim(Claim(name, dated), listed, held.needs)
+            self._supersede(name, entry, revision, held, listed)
         return True
 
     def refuse(self, name: str, revision: int, errors: tuple[FieldError, ...]) -> bool:
@@ -170,7 +184,7 @@ class Registry:
         good, latest, entry.good = entry.good, entry.latest, None
         self._supersede(name, entry, revision, None, None)
         if good is not None and good is not latest:
-            self._drop_claims(name, good.document(), ())
+            self._drop_claims(name, good.listed(), ())
             self._drop_references(name, good.needs, entry)
         entry.removed = True
         return True
@@ -212,7 +226,7 @@ class Registry:
         for name in names:
             self._touched.setdefault(name, None)
 
-    def take_touched(self) -> dict[str, Document | None]:
+    def take_touched(self) -> dict[str, Listed | None]:
         """Return the documents that changed since the last call, with their objects if those were just decoded."""
         touched, self._touched = self._touched, {}
         return touched
@@ -240,7 +254,7 @@ class Registry:
             entry.good = held
             changed.add(name)
             if good is not None:
-                self._drop_claims(name, good.document(), [kept.document() for kept in entry.kept()])
+                self._drop_claims(name, good.listed(), [kept.listed() for kept in entry.kept()])
                 self._drop_references(name, good.needs, entry)
         return changed
 
@@ -254,23 +268,23 @@ class Registry:
             if _lacks_name(failures):
                 self._blocked.add(name)
 
-    def _supersede(self, name: str, entry: Entry, revision: int, held: Held | None, document: Document | None) -> None:
+    def _supersede(self, name: str, entry: Entry, revision: int, held: Held | None, listed: Listed | None) -> None:
         self._blocked.discard(name)
         old = entry.latest
         entry.newest, entry.latest, entry.removed, entry.swept = revision, held, False, 0
         entry.held_back, entry.wrong, entry.validation, entry.failures = False, (), VALID, ()
         if old is not None and old is not entry.good:
-            self._drop_claims(name, old.document(), [kept.document() for kept in entry.kept()])
+            self._drop_claims(name, old.listed(), [kept.listed() for kept in entry.kept()])
             self._drop_references(name, old.needs, entry)
-        self._touched[name] = document
+        self._touched[name] = listed
 
-    def _claim(self, claim: Claim, document: Document, needed: Iterable[Reference]) -> None:
-        for loser in self.ownership.add(claim, document):
+    def _claim(self, claim: Claim, listed: Listed, needed: Iterable[Reference]) -> None:
+        for loser in self.ownership.add(claim, listed):
             self._touched.setdefault(loser, None)
         for reference in needed:
             self._referrers.setdefault(reference, set()).add(claim.document)
 
-    def _drop_claims(self, name: str, dropped: Document, kept: Iterable[Document]) -> None:
+    def _drop_claims(self, name: str, dropped: Listed, kept: Iterable[Listed]) -> None:
         for successor in self.ownership.drop(name, dropped, kept):
             self._touched.setdefault(successor, None)
 
@@ -280,6 +294,10 @@ class Registry:
             documents.discard(name)
             if not documents:
                 self._referrers.pop(reference, None)
+
+    def owner(self, kind: Kind[Any], id_: str) -> str | None:
+        """Return the name of the document that owns an object."""
+        return self.ownership.owner(kind.singular, id_)
 
     def referrers(self, references: Iterable[Reference]) -> set[str]:
         """Return the documents that refer to any of the given objects."""

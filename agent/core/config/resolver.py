@@ -6,18 +6,20 @@ that were invalid only because of documents that fell back themselves. Other doc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 from agent.core.config.ownership import Conflict
+from agent.core.config.references import changed_objects, with_documents
 from agent.core.config.registry import Held, Registry
 from agent.core.config.validation import Validation, validate
-from agent.core.model.endpoint_slots import NoSlotError, assign
-from agent.core.model.local_droplets import assign_indexes, no_free_index
-from agent.core.model.resolved_state import HostState, ResolvedState, changed_objects
-from agent.core.plan.render import local_endpoints
+from agent.core.kinds import catalogue
+from agent.core.kinds.catalogue import Listed, objects_of
+from agent.core.kinds.kind import Choice, Kind
+from agent.core.model.resolved_state import HostState, ResolvedState
 from protocol.acknowledgements import Reference
-from protocol.documents import Document
 from protocol.errors import ErrorCode, FieldError
 
 
@@ -27,7 +29,7 @@ class Resolver:
     def __init__(
         self,
         registry: Registry,
-        touched: Mapping[str, Document | None],
+        touched: Mapping[str, Listed | None],
         resolved: ResolvedState,
         host_state: HostState,
         *,
@@ -35,28 +37,30 @@ class Resolver:
     ) -> None:
         """Start from the documents that changed, the state in force and the host as it is now."""
         self.over_capacity: set[str] = set()
-        """Documents that did not fit into this host's slots or indexes."""
+        """Documents for which this host had no numbers left, such as slots."""
         self._removing = removing
         self.chosen: dict[str, Held | None] = {}
         self.validations: dict[str, Validation] = {}
         self.resolved = self._base = replace(resolved, host_state=host_state)
         self._old = resolved
         self._registry = registry
-        self._documents: dict[int, Document] = {}
+        self._listed: dict[int, Listed] = {}
         self._fallen_back: set[str] = set()
         self._decided: set[str] = set()
-        for name, document in touched.items():
+        for name, listed in touched.items():
             entry = registry.entries[name]
-            if document is not None and entry.latest is not None:
-                self._documents[id(entry.latest)] = document
+            if listed is not None and entry.latest is not None:
+                self._listed[id(entry.latest)] = listed
             self._include(name)
         self._include_competing()
 
-    def document(self, held: Held) -> Document:
-        """Return the objects of a revision, decoded once per resolve."""
-        found = self._documents.get(id(held))
+    def listed(self, held: Held | None) -> Listed:
+        """Return the objects of a revision, decoded once per resolve; nothing of none."""
+        if held is None:
+            return ()
+        found = self._listed.get(id(held))
         if found is None:
-            found = self._documents[id(held)] = held.document()
+            found = self._listed[id(held)] = held.listed()
         return found
 
     def _include(self, name: str) -> None:
@@ -79,7 +83,7 @@ class Resolver:
                     self._include(name)
                 self._include_competing()
                 continue
-            if not self._fall_back() and not self._restore() and self._assign_slots() and self._assign_indexes():
+            if not self._fall_back() and not self._restore() and self._assign():
                 return
 
     def _build_state(self) -> set[Reference]:
@@ -89,34 +93,34 @@ class Resolver:
         for name, held in self.chosen.items():
             before = self._registry.entries[name].in_force
             if before is not held and ((before and before.provides) or (held and held.provides)):
-                gone = self.document(before) if before else None
-                come = self.document(held) if held else None
+                gone, come = self.listed(before), self.listed(held)
                 changed |= changed_objects(gone, come)
-                old += [gone] if gone else []
-                new += [come] if come else []
-        self.resolved = self._base.with_documents(old, new) if old or new else self._base
-        if any(reference.kind == "networks" for reference in changed):
+                old.append(gone)
+                new.append(come)
+        self.resolved = with_documents(self._base, old, new) if old or new else self._base
+        if any(catalogue.KINDS.by_name[reference.kind].seniority for reference in changed):
             self.resolved = self._with_ages(self.resolved)
         return changed
 
     def _with_ages(self, resolved: ResolvedState) -> ResolvedState:
-        ownership = self._registry.ownership
-        return replace(resolved, ages={id_: ownership.since("network", id_) for id_ in resolved.networks})
+        since = self._registry.ownership.since
+        ages = {
+            kind.name: {id_: since(kind.singular, id_) for id_ in resolved.objects.get(kind.name, ())}
+            for kind in catalogue.KINDS
+            if kind.seniority
+        }
+        return replace(resolved, ages=ages)
 
     def _dependents(self, changed: set[Reference]) -> set[str]:
         """Return the documents whose entries or validation may change when the given objects change."""
-        vpcs = {reference.id for reference in changed if reference.kind == "vpcs"}
-        networks = {reference.id for reference in changed if reference.kind == "networks"}
-        moved = {n.id for n in self.resolved.networks.values() if n.vpc in vpcs} if vpcs else set()
-        worlds = (self.resolved, self._old)
-        homes = {resolved.networks[id_].vpc for id_ in networks for resolved in worlds if id_ in resolved.networks}
-        return self._registry.referrers(
-            [
-                *changed,
-                *(Reference("networks", id_) for id_ in moved),
-                *(Reference("vpcs", id_) for id_ in homes),
-            ]
-        )
+        if not changed:
+            return set()
+        states = (self.resolved, self._old)
+        by_kind: dict[str, set[str]] = {}
+        for reference in changed:
+            by_kind.setdefault(reference.kind, set()).add(reference.id)
+        further = (catalogue.KINDS.by_name[name].dependents(ids, states) for name, ids in by_kind.items())
+        return self._registry.referrers(chain(changed, *further))
 
     def _fall_back(self) -> bool:
         """Validate every chosen revision; fall back to an older one where that fails. Return whether any fell back.
@@ -170,13 +174,12 @@ class Resolver:
         chosen = self.chosen[name]
         if not held.provides and not (chosen and chosen.provides):
             return self.resolved
-        old = [self.document(chosen)] if chosen else []
-        return self._with_ages(self.resolved.with_documents(old, [self.document(held)]))
+        return self._with_ages(with_documents(self.resolved, [self.listed(chosen)], [self.listed(held)]))
 
     def _validate(self, name: str, held: Held, resolved: ResolvedState) -> Validation:
-        document = self.document(held)
+        listed = self.listed(held)
         errors = []
-        for conflict in self._registry.ownership.conflicts(name, document):
+        for conflict in self._registry.ownership.conflicts(name, listed):
             owner = next(
                 (claimant for claimant in conflict.claimants_before if not self._releases(claimant, conflict)), None
             )
@@ -186,56 +189,33 @@ class Resolver:
         if errors:
             return Validation(errors=tuple(errors))
         entry = self._registry.entries[name]
-        return validate(document, held.needs, resolved, was_in_force=held is entry.in_force or held is entry.good)
+        return validate(listed, held.needs, resolved, was_in_force=held is entry.in_force or held is entry.good)
 
     def _releases(self, claimant: str, conflict: Conflict) -> bool:
         """Return whether a claimant's chosen revision no longer lists what another document takes over."""
         chosen = self.chosen.get(claimant)
         if chosen is None:
             return False
-        return not self._registry.ownership.lists(self.document(chosen), conflict.space, conflict.key)
+        return not self._registry.ownership.lists(self.listed(chosen), conflict.space, conflict.key)
 
-    def _assign_slots(self) -> bool:
-        """Assign a slot to every local endpoint; when none is free, the youngest document falls back."""
-        gone: list[str] = []
-        come: dict[str, str] = {}
-        for name, held in self.chosen.items():
-            before = self._registry.entries[name].in_force
-            gone += local_endpoints(self.document(before), self._old.is_here) if before else []
-            for endpoint in local_endpoints(self.document(held), self.resolved.is_here) if held else ():
-                come[endpoint] = name
-        left = self._old.departed.union(gone).difference(come)
-        try:
-            slots = assign(self._old.slots, left if self._removing else (), come)
-            self.resolved = replace(self.resolved, slots=slots, departed=frozenset() if self._removing else left)
-        except NoSlotError as error:
-            names = {name for id_, name in come.items() if id_ not in self._old.slots}
-            self._fall_back_youngest({name: FieldError("endpoints", ErrorCode.TOO_LARGE, str(error)) for name in names})
-            return False
+    def _assign(self) -> bool:
+        """Assign this host's numbers, such as slots; when none is free, the youngest document falls back.
+
+        Objects that refer to others come first: if they fall back, there may be numbers enough for the others.
+        """
+        for kind in catalogue.KINDS.numbered:
+            assigned = kind.assign(self._choices(kind), self._old, self.resolved, removing=self._removing)
+            self.resolved = assigned.resolved
+            if assigned.errors:
+                self._fall_back_youngest(assigned.errors)
+                return False
         return True
 
-    def _assign_indexes(self) -> bool:
-        """Assign indexes to every droplet of this host; when none is free, the youngest document falls back."""
-        wanted = {
-            arrival: id_ for id_, one in self.resolved.own.items() for arrival in self.resolved.ingress_addresses(one)
-        }
-        if wanted.keys() == self._old.local_indexes.keys():
-            return True
-        local_indexes, unplaced = assign_indexes(self._old.local_indexes, wanted, keep=not self._removing)
-        self.resolved = replace(self.resolved, local_indexes=local_indexes)
-        over_capacity = self._over_capacity({wanted[arrival] for arrival in unplaced})
-        if over_capacity:
-            self._fall_back_youngest(over_capacity)
-        return not over_capacity
-
-    def _over_capacity(self, ids: set[str]) -> dict[str, FieldError]:
-        """Return the chosen documents that list droplets without a free index."""
-        found: dict[str, FieldError] = {}
-        for name, held in self.chosen.items() if ids else ():
-            for index, droplet in enumerate(self.document(held).droplets if held else ()):
-                if droplet.id in ids:
-                    found[name] = FieldError(f"droplets[{index}].id", ErrorCode.OUT_OF_RANGE, no_free_index(droplet.id))
-        return found
+    def _choices(self, kind: Kind[Any]) -> Iterator[Choice[Any]]:
+        """Yield the objects of one kind in every affected document."""
+        for name, held in self.chosen.items():
+            before = self._registry.entries[name].in_force
+            yield Choice(name, objects_of(kind, self.listed(before)), objects_of(kind, self.listed(held)))
 
     def _fall_back_youngest(self, over_capacity: Mapping[str, FieldError]) -> None:
         youngest = max(over_capacity, key=lambda name: self._registry.entries[name].newest)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.errno_names import errno_name
 from agent.core.model.map_layout import FAILURE_EXCEPTION, FAILURE_REDIRECT, FAILURE_TRANSMIT
-from agent.core.plan.render import IFINDEX_BASE
 from protocol.status import Fault, LostFrames
 
 ENDPOINT_REMEDY = (

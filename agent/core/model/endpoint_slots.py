@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from hashlib import blake2s
+
+IFINDEX_BASE = 0x40000000
+"""Interfaces of endpoints are numbered from here, by slot: far above the numbers that the kernel assigns. The same in
+`bpf/constants.h`: the programs derive an endpoint's slot from the ifindex."""
 
 MAX_SLOTS = 8192
 """The size of the maps `interfaces` and `endpoint_counters`."""
+
+
+def host_ifname(instance: str, endpoint: str) -> str:
+    """Return the name of the host side of an endpoint's veth: 14 characters, the same after every restart."""
+    return "dp" + blake2s(f"{instance}/{endpoint}".encode(), digest_size=6).hexdigest()
 
 
 class NoSlotError(RuntimeError):

@@ -68,16 +68,6 @@ class ProgramSlot(IntEnum):
 CALLED_PROGRAMS = {ProgramSlot.SAME_HOST: "transit_xdp", ProgramSlot.ERRORS: "transit_errors"}
 """The XDP programs that are reached by tail call."""
 
-CONFIGURED_MAPS = (
-    MapName.LOCAL_DROPLETS,
-    MapName.DROPLETS,
-    MapName.VPCS,
-    MapName.NETWORKS,
-    MapName.ENDPOINTS,
-    MapName.INTERFACES,
-)
-"""The maps that documents fill, in the order of the dependencies between their entries."""
-
 OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
 ENDPOINT = struct.Struct("=16sIHH6s2x")

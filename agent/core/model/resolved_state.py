@@ -1,16 +1,22 @@
-"""The resolved state: droplets, VPCs and networks in force, to which others refer. Endpoints stay in documents."""
+"""The resolved state: the objects in force to which others refer, such as networks. Others stay in documents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from agent.core.model.features import Features
 from agent.core.model.local_droplets import IngressAddress, LocalIndexes, ingress_addresses
 from agent.core.model.uplinks import Uplink
 from protocol.acknowledgements import Reference
 from protocol.addresses import parse_address
-from protocol.documents import Document, Droplet, Network, Vpc
+from protocol.documents import Droplet, Network, Vpc
+
+NOTHING: Mapping[Any, Any] = {}
+
+Numbers: TypeAlias = Mapping[str, Mapping[Any, int]]
+"""Numbers of this host, such as slots, by kind and what has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +37,59 @@ class HostState:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedState:
-    """The droplets, VPCs and networks in force, to which references resolve. Immutable: a change creates a new one."""
+    """The objects in force to which others may refer, and this host. Immutable: a change creates a new one."""
 
     host_state: HostState
-    droplets: Mapping[str, Droplet] = field(default_factory=dict)
-    vpcs: Mapping[str, Vpc] = field(default_factory=dict)
-    networks: Mapping[str, Network] = field(default_factory=dict)
-    ages: Mapping[str, int] = field(default_factory=dict)
-    """The revision since which each network has been claimed: if two overlap, the younger one is invalid."""
-    slots: Mapping[str, int] = field(default_factory=dict)
-    """The slot of each endpoint on this host: it determines the interface's ifindex and the index of the counters."""
+    objects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The objects by kind and id."""
+    ages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """The revision since which each object has been claimed, by kind and id; only of kinds where it matters."""
+    numbers: Numbers = field(default_factory=dict)
+    """The numbers of this host that objects have, by kind; see `slots` and `local_indexes`."""
     departed: frozenset[str] = frozenset()
     """Endpoints that are no longer wanted here but whose interfaces still exist: they keep their slots."""
-    local_indexes: LocalIndexes = field(default_factory=dict)
-    """The index in `local_droplets` of each address of this host, on each interface on which its frames arrive."""
     own: Mapping[str, Droplet] = field(default_factory=dict)
     """This host's droplets, by id and in its order."""
 
+    @property
+    def droplets(self) -> Mapping[str, Droplet]:
+        """The droplets in force, by id."""
+        return self.objects.get("droplets", NOTHING)
+
+    @property
+    def vpcs(self) -> Mapping[str, Vpc]:
+        """The VPCs in force, by id."""
+        return self.objects.get("vpcs", NOTHING)
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """The networks in force, by id."""
+        return self.objects.get("networks", NOTHING)
+
+    @property
+    def slots(self) -> Mapping[str, int]:
+        """The slot of each endpoint here: it determines the interface's ifindex and the index of the counters."""
+        return self.numbers.get("endpoints", NOTHING)
+
+    @property
+    def local_indexes(self) -> LocalIndexes:
+        """The index in `local_droplets` of each address of this host, on each interface on which its frames arrive."""
+        return self.numbers.get("droplets", NOTHING)
+
     def has(self, reference: Reference) -> bool:
         """Return whether an object is in force."""
-        known: Mapping[str, object] = getattr(self, reference.kind)
-        return reference.id in known
+        return reference.id in self.objects.get(reference.kind, NOTHING)
+
+    def with_numbers(self, kind: str, numbers: Mapping[Any, int]) -> ResolvedState:
+        """Return the state with other numbers for the objects of a kind."""
+        return replace(self, numbers={**self.numbers, kind: numbers})
+
+    def with_objects(self, kind: str, old: Iterable[str], new: Mapping[str, Any]) -> ResolvedState:
+        """Return the state without the objects `old` of a kind, and with those in `new`; both by id."""
+        found = dict(self.objects.get(kind, NOTHING))
+        for id_ in old:
+            found.pop(id_, None)
+        return replace(self, objects={**self.objects, kind: {**found, **new}})
 
     def serving(self, droplets: tuple[str, ...]) -> tuple[str, ...]:
         """Return the bouncers or dividers among `droplets` that are not down, or all of them if all are down."""
@@ -60,6 +98,10 @@ class ResolvedState:
     def is_here(self, droplet: str) -> bool:
         """Return whether a droplet is this host's own."""
         return droplet in self.own
+
+    def own_droplet(self) -> Reference:
+        """Return the reference of all documents to a droplet of this host: without one, no program runs."""
+        return Reference("droplets", f"of host {self.host_state.host}")
 
     def own_droplets(self) -> list[Droplet]:
         """Return this host's droplets, by id."""
@@ -79,62 +121,7 @@ class ResolvedState:
         uplinks = (self.uplink_of(droplet) for droplet in self.own.values())
         return frozenset(uplink.carrier for uplink in uplinks if uplink)
 
-    def with_documents(self, old: Iterable[Document], new: Iterable[Document]) -> ResolvedState:
-        """Return the state without the objects of `old` and with those of `new`."""
-        droplets, vpcs, networks = dict(self.droplets), dict(self.vpcs), dict(self.networks)
-        own = dict(self.own)
-        for document in old:
-            for droplet in document.droplets:
-                droplets.pop(droplet.id, None)
-                own.pop(droplet.id, None)
-            for vpc in document.vpcs:
-                vpcs.pop(vpc.id, None)
-            for network in document.networks:
-                networks.pop(network.id, None)
-        for document in new:
-            droplets.update((droplet.id, droplet) for droplet in document.droplets)
-            own.update((droplet.id, droplet) for droplet in document.droplets if droplet.host == self.host_state.host)
-            vpcs.update((vpc.id, vpc) for vpc in document.vpcs)
-            networks.update((network.id, network) for network in document.networks)
-        return replace(self, droplets=droplets, vpcs=vpcs, networks=networks, own=dict(sorted(own.items())))
 
-
-def provides(document: Document) -> set[Reference]:
-    """Return the objects of a document that other documents may refer to."""
-    return {
-        *(Reference("droplets", droplet.id) for droplet in document.droplets),
-        *(Reference("vpcs", vpc.id) for vpc in document.vpcs),
-        *(Reference("networks", network.id) for network in document.networks),
-    }
-
-
-def needs(document: Document) -> frozenset[Reference]:
-    """Return the objects that a document refers to, its own included."""
-    droplets: set[str] = {endpoint.droplet for endpoint in document.endpoints}
-    networks = {endpoint.network for endpoint in document.endpoints}
-    for vpc in document.vpcs:
-        droplets.update(vpc.dividers)
-    for network in document.networks:
-        droplets.update(network.bouncers)
-    return frozenset(
-        [
-            *(Reference("droplets", id_) for id_ in droplets),
-            *(Reference("networks", id_) for id_ in networks),
-            *(Reference("vpcs", network.vpc) for network in document.networks),
-        ]
-    )
-
-
-def changed_objects(old: Document | None, new: Document | None) -> set[Reference]:
-    """Return the referable objects that are added, removed or changed between two revisions of one document."""
-    before = _objects(old) if old else {}
-    after = _objects(new) if new else {}
-    return {reference for reference in before.keys() | after.keys() if before.get(reference) != after.get(reference)}
-
-
-def _objects(document: Document) -> dict[Reference, object]:
-    return {
-        **{Reference("droplets", droplet.id): droplet for droplet in document.droplets},
-        **{Reference("vpcs", vpc.id): vpc for vpc in document.vpcs},
-        **{Reference("networks", network.id): network for network in document.networks},
-    }
+def initial_state(host_state: HostState, numbers: Numbers) -> ResolvedState:
+    """Return the state without objects; what has `numbers` is in the kernel, but is not wanted yet."""
+    return ResolvedState(host_state, numbers=numbers, departed=frozenset(numbers.get("endpoints", ())))

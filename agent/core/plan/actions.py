@@ -8,30 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from agent.core.model.desired_entries import Veth
 from agent.core.model.map_layout import MapName
-
-
-@dataclass(frozen=True, slots=True)
-class Veth:
-    """One endpoint's veth pair, as it should be.
-
-    `ifindex` is chosen by the plan (host side). `namespace` is a name under /run/netns, an absolute path, or a pid in
-    decimal digits. Addresses are text with a prefix length; MACs are 6 bytes. `mtu` is that of the endpoint's side.
-    The host side's is as large as the tenant could make the endpoint's: the kernel silently drops frames longer than
-    the receiving side's MTU (net/core/dev.c: is_skb_forwardable), but the program has to see and answer them.
-    `revision` is the document's if the namespace is named by a process id, which each revision states anew; else 0.
-    """
-
-    endpoint: str
-    ifname: str
-    ifindex: int
-    namespace: str
-    peer_name: str
-    peer_mac: bytes
-    mtu: int
-    addresses: tuple[str, ...]
-    gateways: tuple[str, ...]
-    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.errno_names import errno_name
 from agent.core.plan.actions import (
     Action,
@@ -15,7 +16,6 @@ from agent.core.plan.actions import (
     Failure,
     PutEntries,
 )
-from agent.core.plan.render import DesiredEntries
 from protocol.acknowledgements import KernelFailure
 
 

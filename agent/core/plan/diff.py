@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
+from agent.core.model.desired_entries import DesiredEntries, Veth
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import describe_offload, wrong_offloads
-from agent.core.plan.actions import Veth
 from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
-from agent.core.plan.render import DesiredEntries
 from protocol.addresses import format_mac
 
 

@@ -20,7 +20,7 @@ class ObservedVeth:
 
     `complete` is false if the agent died between creating the pair and marking it complete. `peer` is None if the
     peer's namespace does not exist or has no such interface. `peer_known` is false if the namespace could not be
-    read: then nothing may be concluded about the peer. `mtu` is the host side's own: see `actions.Veth`.
+    read: then nothing may be concluded about the peer. `mtu` is the host side's own: see `desired_entries.Veth`.
     """
 
     endpoint: str

@@ -6,10 +6,12 @@ configuration allow always finds its entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from agent.core.kinds import catalogue
+from agent.core.model.desired_entries import DesiredEntries, Entries, Veth
 from agent.core.model.map_layout import INTERFACE, OVERLAY_KEY, MapName, mapped
 from agent.core.plan.actions import (
     Action,
@@ -19,15 +21,10 @@ from agent.core.plan.actions import (
     DetachTransit,
     EnsureVeth,
     PutEntries,
-    Veth,
 )
 from agent.core.plan.diff import KernelDiff
 from agent.core.plan.observed import Observed
-from agent.core.plan.render import DesiredEntries, Entries
 from protocol.addresses import format_mac
-
-_BEFORE_VETHS = (MapName.LOCAL_DROPLETS, MapName.DROPLETS, MapName.VPCS, MapName.NETWORKS)
-_AFTER_VETHS = (MapName.INTERFACES, MapName.ENDPOINTS)
 
 _EMPTY: Mapping[bytes, bytes] = {}
 
@@ -36,6 +33,7 @@ def plan_change(
     before: DesiredEntries, after: DesiredEntries, differs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 ) -> list[Action]:
     """Return the actions that turn `before` into `after`; `differs`: see `EnsureVeth`, by endpoint."""
+    kinds = catalogue.KINDS
     in_the_way = _in_the_way(before.veths, after.veths)
     gone = {id_: veth for id_, veth in before.veths.items() if id_ not in after.veths and id_ not in in_the_way}
     changed = [veth for id_, veth in after.veths.items() if before.veths.get(id_) != veth]
@@ -48,15 +46,15 @@ def plan_change(
     return [
         *renumbered,
         *(DeleteVeth(id_, before.veths[id_].ifindex) for id_ in sorted(in_the_way)),
-        *_puts(_BEFORE_VETHS, after.entries, before.entries),
+        *_puts(kinds.maps_before_veths, after.entries, before.entries),
         *_attach(before.transit, after.transit),
         *(EnsureVeth(one, differs.get(one.endpoint, ())) for one in sorted(changed, key=lambda veth: veth.endpoint)),
-        *_puts(_AFTER_VETHS, after.entries, before.entries),
+        *_puts(kinds.maps_of_veths, after.entries, before.entries),
         *_forget_direct(before, after),
-        *_deletes(_AFTER_VETHS, before.entries, after.entries),
+        *_deletes(kinds.maps_of_veths, before.entries, after.entries),
         *(DeleteVeth(id_, gone[id_].ifindex) for id_ in sorted(gone)),
         *_detach(before.transit, after.transit),
-        *_deletes(_BEFORE_VETHS, before.entries, after.entries),
+        *_deletes(kinds.maps_before_veths, before.entries, after.entries),
     ]
 
 
@@ -112,18 +110,24 @@ def _removes(action: Action) -> bool:
 def _puts(maps: Iterable[MapName], wanted: Entries, present: Entries) -> list[Action]:
     actions: list[Action] = []
     for name in maps:
+        want = wanted.get(name)
+        if not want:
+            continue
         have = present.get(name, _EMPTY)
-        entries = tuple((k, v) for k, v in wanted.get(name, _EMPTY).items() if have.get(k) != v)
+        entries = tuple((k, v) for k, v in want.items() if have.get(k) != v)
         if entries:
             actions.append(PutEntries(name, entries))
     return actions
 
 
-def _deletes(maps: Iterable[MapName], present: Entries, wanted: Entries) -> list[Action]:
+def _deletes(maps: Sequence[MapName], present: Entries, wanted: Entries) -> list[Action]:
     actions: list[Action] = []
-    for name in reversed(tuple(maps)):
+    for name in reversed(maps):
+        have = present.get(name)
+        if not have:
+            continue
         want = wanted.get(name, _EMPTY)
-        keys = tuple(key for key in present.get(name, _EMPTY) if key not in want)
+        keys = tuple(key for key in have if key not in want)
         if keys:
             actions.append(DeleteEntries(name, keys))
     return actions

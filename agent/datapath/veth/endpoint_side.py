@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
+from agent.core.model.desired_entries import Veth
 from agent.core.model.offloads import Offload
-from agent.core.plan.actions import Veth
 from agent.core.plan.observed import ObservedPeer
 from agent.core.plan.remedies import Step
 from agent.datapath.net.ethtool import set_endpoint_offloads

@@ -11,10 +11,10 @@ import errno
 import re
 from dataclasses import dataclass
 
+from agent.core.model.desired_entries import Veth
+from agent.core.model.endpoint_slots import host_ifname
 from agent.core.model.process_bindings import Bindings, by_revision
-from agent.core.plan.actions import Veth
 from agent.core.plan.remedies import Step
-from agent.core.plan.render import host_ifname
 from agent.datapath.attach.attach_modes import AttachModes
 from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership, attach, change_mode
 from agent.datapath.net.namespaces import OpenedNamespace, opened_with_process
@@ -57,7 +57,7 @@ def marked_endpoint(link: Message, instance: str) -> str | None:
 def is_unfinished(link: Message) -> bool:
     """Whether a link is a pair whose making was cut short: our form of name, and no alias yet.
 
-    Whose it is, is in the name alone, and only for one who knows the endpoint (`agent.core.plan.render.host_ifname`).
+    Whose it is, is in the name alone, and only for one who knows the endpoint (`host_ifname`).
     """
     name = attribute(link, "IFLA_IFNAME")
     return is_veth(link) and not attribute(link, "IFLA_IFALIAS") and bool(NAME_FORM.fullmatch(name))
@@ -244,7 +244,7 @@ class Links:
                 await self._set_up(wanted.ifindex)
 
     async def _widen(self, inside: EndpointSide, peer: int, wanted: Veth) -> None:
-        """Let the host side receive what the tenant can send, whatever MTU the tenant sets (see `actions.Veth`).
+        """Let the host side receive what the tenant can send, whatever MTU the tenant sets (see `Veth`).
 
         The kernel limits the tenant's side to what native XDP on ours can take (drivers/net/veth.c: veth_xdp_set).
         """

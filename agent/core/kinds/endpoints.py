@@ -1,0 +1,224 @@
+"""Endpoints: tenants' interfaces. Nothing refers to them, so they stay in documents and out of the resolved state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+from functools import lru_cache
+
+from agent.core.kinds.kind import NO_ERRORS, Assignment, Choice, Column, Key, Kind, key_of
+from agent.core.kinds.networks import gateways
+from agent.core.model.desired_entries import DesiredEntries, Veth
+from agent.core.model.endpoint_slots import IFINDEX_BASE, NoSlotError, assign, host_ifname
+from agent.core.model.features import family_of
+from agent.core.model.map_layout import (
+    ENDPOINT,
+    ENDPOINT_PINNED,
+    ENDPOINT_VXLAN,
+    INTERFACE,
+    INTERFACE_PINNED,
+    U32,
+    V4_MAPPED,
+    MapName,
+    mapped,
+)
+from agent.core.model.overhead import endpoint_mtu, min_mtu
+from agent.core.model.process_bindings import is_of_process
+from agent.core.model.resolved_state import ResolvedState
+from agent.core.uplinks.narrow_uplinks import mtu_shortfall
+from protocol.addresses import format_address, is_edge, last_of, parse_address, parse_cidr, parse_mac
+from protocol.documents import Droplet, Endpoint, Network
+from protocol.errors import ErrorCode, FieldError
+
+
+def _addresses_in_networks(endpoints: Sequence[Endpoint]) -> list[str]:
+    """Return all addresses as keys. Networks of a VPC do not overlap, so what is unique in one is so in the VPC."""
+    return [f"{e.network} {address}" for e in endpoints for address in e.addresses]
+
+
+def _attached(endpoint: Endpoint) -> str:
+    attached = endpoint.attachment
+    return f"{attached.namespace}:{attached.interface}" if attached else "-"
+
+
+class Endpoints(Kind[Endpoint]):
+    """An endpoint has one entry of `endpoints` for each address. One of this host also has a slot and an interface."""
+
+    name = "endpoints"
+    singular = "endpoint"
+    referable = False
+    keys = (
+        key_of("endpoint", "id"),
+        Key("address", "addresses", _addresses_in_networks),
+    )
+    maps_of_veths = (MapName.INTERFACES, MapName.ENDPOINTS)
+    columns = (
+        Column[Endpoint]("ENDPOINT", lambda one: one.id),
+        Column[Endpoint]("NETWORK", lambda one: one.network),
+        Column[Endpoint]("DROPLET", lambda one: one.droplet),
+        Column[Endpoint]("ADDRESSES", lambda one: " ".join(one.addresses)),
+        Column[Endpoint]("MAC", lambda one: one.mac, spare=True),
+        Column[Endpoint]("ATTACHED", _attached),
+        Column[Endpoint]("DSCP", lambda one: str(one.dscp), usual="0"),
+    )
+
+    def references(self, objects: Sequence[Endpoint]) -> Mapping[str, Set[str]]:
+        """Return the droplets and the networks."""
+        return {"droplets": {e.droplet for e in objects}, "networks": {e.network for e in objects}}
+
+    def validate(
+        self, objects: Sequence[Endpoint], resolved: ResolvedState, *, was_in_force: bool
+    ) -> Iterator[FieldError]:
+        """Yield addresses outside of the network, and endpoints of this host without attachment or enough MTU."""
+        places = {name: _places(resolved.networks[name]) for name in {e.network for e in objects}}
+        here = resolved.own
+        for index, endpoint in enumerate(objects):
+            bounds, reserved = places[endpoint.network]
+            for position, text in enumerate(endpoint.addresses):
+                address = parse_address(text)
+                low, high = bounds.get(len(address), _NOWHERE)
+                if not low <= address <= high or address in reserved:
+                    path = f"endpoints[{index}].addresses[{position}]"
+                    yield _misplaced(path, text, resolved.networks[endpoint.network])
+            if endpoint.droplet not in here:
+                continue
+            if endpoint.attachment is None:
+                message = f"endpoint {endpoint.id!r} is on this host: set where its interface appears"
+                yield FieldError(f"endpoints[{index}].attachment", ErrorCode.MISSING_FIELD, message)
+            if not was_in_force and (wrong := mtu_shortfall(endpoint, resolved)) is not None:
+                yield FieldError(f"endpoints[{index}].droplet", ErrorCode.OUT_OF_RANGE, wrong)
+
+    def numbers_in(
+        self, maps: Mapping[MapName, Mapping[bytes, bytes]], ifindexes: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        """Return the slots of the endpoints whose interfaces exist."""
+        del maps
+        return {id_: ifindex - IFINDEX_BASE for id_, ifindex in ifindexes.items() if ifindex >= IFINDEX_BASE}
+
+    def assign(
+        self, choices: Iterable[Choice[Endpoint]], old: ResolvedState, resolved: ResolvedState, *, removing: bool
+    ) -> Assignment:
+        """Assign a slot to every endpoint of this host."""
+        gone: list[str] = []
+        come: dict[str, str] = {}
+        for choice in choices:
+            gone += _ids_here(choice.before, old.is_here)
+            for endpoint in _ids_here(choice.now, resolved.is_here):
+                come[endpoint] = choice.document
+        left = old.departed.union(gone).difference(come)
+        try:
+            slots = assign(old.slots, left if removing else (), come)
+        except NoSlotError as error:
+            names = {name for id_, name in come.items() if id_ not in old.slots}
+            full = FieldError("endpoints", ErrorCode.TOO_LARGE, str(error))
+            return Assignment(resolved, dict.fromkeys(names, full))
+        departed = frozenset() if removing else left
+        if slots is resolved.slots and departed == resolved.departed:
+            return Assignment(resolved, NO_ERRORS)
+        return Assignment(replace(resolved.with_numbers(self.name, slots), departed=departed), NO_ERRORS)
+
+    def render(self, objects: Sequence[Endpoint], resolved: ResolvedState, into: DesiredEntries, revision: int) -> None:
+        """Pack the map entries of many endpoints, with one lookup per network and droplet."""
+        starts: dict[str, bytes] = {}
+        starts_v4: dict[str, bytes] = {}
+        flags: dict[str, int] = {}
+        hosts: dict[str, bytes] = {}
+        here: dict[str, int] = {}
+        networks, vpcs, droplets = resolved.networks, resolved.vpcs, resolved.droplets
+        for id_ in {e.network for e in objects}:
+            network = networks[id_]
+            starts[id_] = vni = U32.pack(vpcs[network.vpc].vni)
+            starts_v4[id_] = vni + V4_MAPPED
+            flags[id_] = _flags(network)
+        for id_ in {e.droplet for e in objects}:
+            droplet = droplets[id_]
+            hosts[id_] = mapped(parse_address(droplet.address))
+            if resolved.is_here(id_):
+                here[id_] = _mtu(droplet, resolved)
+        macs = bytes.fromhex("".join([e.mac for e in objects]).replace(":", ""))
+        entries = into.map(MapName.ENDPOINTS)
+        for index, endpoint in enumerate(objects):
+            ifindex = mtu = 0
+            if endpoint.droplet in here:
+                ifindex = IFINDEX_BASE + resolved.slots[endpoint.id]
+                mtu = max(here[endpoint.droplet], min_mtu(endpoint.addresses))  # smaller on a narrow uplink
+                into.veths[endpoint.id] = _render_local(endpoint, ifindex, mtu, resolved, into, revision)
+            mac = macs[6 * index : 6 * index + 6]
+            value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
+            for text in endpoint.addresses:
+                packed = parse_address(text)
+                start = starts_v4 if len(packed) == 4 else starts
+                entries[start[endpoint.network] + packed] = value
+
+
+_NOWHERE = (b"\x01", b"\x00")
+"""Bounds that contain no address."""
+
+
+@lru_cache(maxsize=4096)
+def _places(network: Network) -> tuple[dict[int, tuple[bytes, bytes]], set[bytes]]:
+    """Return the first and last packed address by family (4 or 16), and the addresses that no endpoint may have."""
+    bounds = {}
+    reserved = set(gateways(network))
+    for cidr in (parse_cidr(text) for text in network.cidrs):
+        last = last_of(cidr)
+        bounds[len(cidr.address)] = cidr.address, last
+        reserved |= {address for address in (cidr.address, last) if is_edge(cidr, address)}
+    return bounds, reserved
+
+
+def _misplaced(path: str, text: str, network: Network) -> FieldError:
+    message = f"{text} is not an endpoint's address in network {network.id!r} ({', '.join(network.cidrs)})"
+    return FieldError(path, ErrorCode.OUT_OF_RANGE, message)
+
+
+def _ids_here(endpoints: Sequence[Endpoint], is_here: Callable[[str], bool]) -> list[str]:
+    """Return the ids of the endpoints on this host."""
+    here = {droplet for droplet in {e.droplet for e in endpoints} if is_here(droplet)}
+    return [e.id for e in endpoints if e.droplet in here] if here else []
+
+
+def _flags(network: Network) -> int:
+    vxlan = ENDPOINT_VXLAN if network.encapsulation == "vxlan" else 0
+    return vxlan | (ENDPOINT_PINNED if network.routing == "divider" else 0)
+
+
+def _mtu(droplet: Droplet, resolved: ResolvedState) -> int:
+    uplink = resolved.uplink_of(droplet)
+    assert uplink is not None, "validated before"
+    return endpoint_mtu(uplink.mtu, family_of(parse_address(droplet.address)))
+
+
+def _render_local(
+    endpoint: Endpoint, ifindex: int, mtu: int, resolved: ResolvedState, into: DesiredEntries, revision: int
+) -> Veth:
+    assert endpoint.attachment is not None, "validated before"
+    network = resolved.networks[endpoint.network]
+    packed = [parse_address(text) for text in endpoint.addresses]
+    into.map(MapName.INTERFACES)[U32.pack(ifindex - IFINDEX_BASE)] = INTERFACE.pack(
+        resolved.vpcs[network.vpc].vni,
+        resolved.local_indexes[resolved.ingress_addresses(resolved.droplets[endpoint.droplet])[0]],
+        next((address for address in packed if len(address) == 16), bytes(16)),
+        next((address for address in packed if len(address) == 4), bytes(4)),
+        parse_mac(endpoint.mac),
+        INTERFACE_PINNED if network.routing == "divider" else 0,
+        mtu,
+        endpoint.dscp << 2,
+    )
+    prefixes = {len(cidr.address): cidr.prefix for cidr in map(parse_cidr, network.cidrs)}
+    families = {len(address) for address in packed}
+    return Veth(
+        endpoint=endpoint.id,
+        ifname=host_ifname(resolved.host_state.instance, endpoint.id),
+        ifindex=ifindex,
+        namespace=endpoint.attachment.namespace,
+        peer_name=endpoint.attachment.interface,
+        peer_mac=parse_mac(endpoint.mac),
+        mtu=mtu,
+        addresses=tuple(f"{format_address(address)}/{prefixes[len(address)]}" for address in packed),
+        gateways=tuple(format_address(gateway) for gateway in gateways(network) if len(gateway) in families),
+        revision=revision if is_of_process(endpoint.attachment.namespace) else 0,
+    )
+
+
+ENDPOINTS = Endpoints()

@@ -1,0 +1,56 @@
+"""What documents ask of the kernel: map entries, the endpoints' veths, and where transit XDP is attached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent.core.model.map_layout import MapName
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """One endpoint's veth pair, as it should be.
+
+    `ifindex` is chosen by the plan (host side). `namespace` is a name under /run/netns, an absolute path, or a pid in
+    decimal digits. Addresses are text with a prefix length; MACs are 6 bytes. `mtu` is that of the endpoint's side.
+    The host side's is as large as the tenant could make the endpoint's: the kernel silently drops frames longer than
+    the receiving side's MTU (net/core/dev.c: is_skb_forwardable), but the program has to see and answer them.
+    `revision` is the document's if the namespace is named by a process id, which each revision states anew; else 0.
+    """
+
+    endpoint: str
+    ifname: str
+    ifindex: int
+    namespace: str
+    peer_name: str
+    peer_mac: bytes
+    mtu: int
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...]
+    revision: int = 0
+
+
+Entries = dict[MapName, dict[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class DesiredEntries:
+    """The map entries and veths that documents ask for. Keys and values are packed by `map_layout`."""
+
+    entries: Entries = field(default_factory=dict)
+    veths: dict[str, Veth] = field(default_factory=dict)
+    transit: frozenset[int] = frozenset()
+    """The interfaces that transit XDP belongs on, by ifindex."""
+
+    def add(self, other: DesiredEntries) -> None:
+        """Add the entries of other documents."""
+        if other is self:
+            return
+        for name, entries in other.entries.items():
+            self.map(name).update(entries)
+        self.veths.update(other.veths)
+        self.transit |= other.transit
+
+    def map(self, name: MapName) -> dict[bytes, bytes]:
+        """Return one map's entries, to be filled."""
+        return self.entries.setdefault(name, {})

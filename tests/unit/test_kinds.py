@@ -1,0 +1,155 @@
+"""The kinds of object agree with the protocol and with one another, and the machinery around them names none."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import msgspec
+import pytest
+from test_render import DOCUMENT
+
+from agent.core.config.ownership import Claim, OwnershipIndex, keys
+from agent.core.kinds import catalogue
+from agent.core.kinds.catalogue import Kinds
+from agent.core.kinds.kind import Kind, key_of
+from agent.core.plan.render import pieces
+from protocol.asyncapi import describe
+from protocol.documents import KINDS, Document, Droplet, object_types
+from protocol.rpc import METHODS
+from protocol.rules import RULES
+from protocol.status import ObjectCounts
+
+ROOT = Path(__file__).parents[2]
+LISTED = dict(catalogue.KINDS.listed(DOCUMENT))
+SAMPLES = [pytest.param(kind, LISTED[kind], id=kind.name) for kind in catalogue.KINDS]
+
+NAME_NO_KIND = (
+    *(
+        f"agent/core/config/{name}.py"
+        for name in ("ownership", "desired_state", "paging", "references", "registry", "resolver")
+    ),
+    "agent/core/config/validation.py",
+    "agent/core/plan/render.py",
+    "agent/core/plan/attribution.py",
+    "agent/core/plan/diff.py",
+    "agent/core/plan/planner.py",
+    "agent/core/kinds/catalogue.py",
+    "agent/reconcile/kernel_diff.py",
+    "agent/reconcile/restore.py",
+    "protocol/codec.py",
+    "protocol/json_schema.py",
+    "protocol/rpc.py",
+)
+"""Modules to which a new kind means no change."""
+
+
+def test_a_kind_has_its_rules_its_count_its_field_in_replies_and_its_schema() -> None:
+    assert tuple(kind.name for kind in catalogue.KINDS) == tuple(RULES) == KINDS
+    assert set(KINDS) < set(ObjectCounts.__struct_fields__)
+    assert set(KINDS) < set(METHODS["get"].reply.__struct_fields__)
+    schemas = describe()["components"]["schemas"]
+    assert tuple(schemas["Document"]["properties"]) == KINDS
+    assert tuple(schemas["GetReply"]["properties"]) == (*KINDS, "next")
+    assert tuple(schemas["GetRequest"]["properties"]["kind"]["enum"]) == KINDS
+
+
+def test_kinds_in_another_order_than_the_documents_fields_are_refused() -> None:
+    with pytest.raises(TypeError, match="in their order"):
+        Kinds(Document, *reversed(tuple(catalogue.KINDS)))
+
+
+def test_names_and_maps_are_of_one_kind_each() -> None:
+    for names in ([kind.singular for kind in catalogue.KINDS], list(catalogue.KINDS.maps)):
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("kind", "objects"), SAMPLES)
+def test_each_kind_names_its_keys_and_their_places(kind: Kind, objects: tuple) -> None:
+    assert (kind.keys[0].space, kind.keys[0].field) == (kind.singular, "id")
+    for key in kind.keys:
+        assert len(key.of_all(objects)) == len(list(key.places(objects))) >= len(objects)
+
+
+@pytest.mark.parametrize(("kind", "objects"), SAMPLES)
+def test_each_kind_refers_to_kinds_before_it(kind: Kind, objects: tuple) -> None:
+    before = KINDS[: KINDS.index(kind.name)]
+    assert set(kind.references(objects)) <= set(before)
+    assert all(catalogue.KINDS.by_name[name].referable for name in kind.references(objects))
+
+
+@pytest.mark.parametrize(("kind", "objects"), SAMPLES)
+def test_each_kind_shows_its_objects_in_a_table(kind: Kind, objects: tuple) -> None:
+    for item in objects:
+        assert isinstance(item, object_types(Document)[kind.name])
+        cells = [column.cell(item) for column in kind.columns]
+        assert cells[0] == item.id
+        assert all(isinstance(cell, str) and cell for cell in cells)
+    assert sum(column.spare for column in kind.columns) <= 1
+
+
+def test_keys_come_object_by_object() -> None:
+    droplets = tuple(Droplet(f"d{n}", "h1", f"10.0.0.{n}") for n in (1, 2))
+    assert [path for path, _, _ in keys(catalogue.KINDS.listed(Document(droplets=droplets)))] == [
+        "droplets[0].id",
+        "droplets[0].address",
+        "droplets[1].id",
+        "droplets[1].address",
+    ]
+    assert [path for path, space, _ in keys(catalogue.KINDS.listed(DOCUMENT)) if space == "address"] == [
+        "endpoints[0].addresses[0]",
+        "endpoints[0].addresses[1]",
+        "endpoints[1].addresses[0]",
+    ]
+
+
+class Namesake(Kind[Droplet]):
+    """A kind whose ids compete with those of droplets."""
+
+    name = "namesakes"
+    singular = "namesake"
+    keys = (key_of("droplet", "id"),)
+
+
+def test_kinds_with_a_common_key_space_compete_for_its_keys() -> None:
+    droplets, *_ = catalogue.KINDS
+    objects = [Droplet("d1", "h1", "10.0.0.1")]
+    index = OwnershipIndex()
+    index.add(Claim("a", 1), [(droplets, objects)])
+    index.add(Claim("b", 2), [(Namesake(), objects)])
+    assert index.owner("droplet", "d1") == "a"
+    assert index.conflicts("b", [(Namesake(), objects)]) == [("namesakes[0].id", "droplet", "d1", ("a",))]
+
+
+def test_one_document_may_list_two_kinds_with_a_common_key_space() -> None:
+    droplets, *_ = catalogue.KINDS
+    both = [(droplets, [Droplet("d1", "h1", "10.0.0.1")]), (Namesake(), [Droplet("d2", "h1", "10.0.0.2")])]
+    index = OwnershipIndex()
+    index.add(Claim("a", 1), both)
+    assert (index.owner("droplet", "d1"), index.owner("droplet", "d2")) == ("a", "a")
+
+
+def test_pieces_are_of_bounded_size_and_list_each_object_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.core.plan.render.PIECE", 2)
+    droplets = tuple(Droplet(f"d{n}", "h1", f"10.0.0.{n}") for n in range(5))
+    listed = catalogue.KINDS.listed(msgspec.structs.replace(DOCUMENT, droplets=droplets))
+    found = list(pieces(listed))
+    assert [[len(objects) for _, objects in piece] for piece in found] == [[2, 1, 1, 2], [2], [1]]
+    for kind, objects in listed:
+        assert tuple(item for piece in found for item in dict(piece).get(kind, ())) == objects
+
+
+@pytest.mark.parametrize("path", NAME_NO_KIND)
+def test_what_iterates_over_the_kinds_names_none(path: str) -> None:
+    names = {*KINDS, *(kind.singular for kind in catalogue.KINDS)}
+    modules = {f"agent.core.kinds.{name}" for name in KINDS}
+    if path != "agent/core/kinds/catalogue.py":
+        assert not imported(path) & modules
+    tree = ast.parse((ROOT / path).read_text())
+    assert not {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & set(KINDS)
+    assert not {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)} & names
+
+
+def imported(path: str) -> set[str]:
+    tree = ast.parse((ROOT / path).read_text())
+    return {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
