@@ -40,8 +40,9 @@ class OwnedObjects:
 def is_ours(program_id: int, pins: Pins) -> bool:
     """Return whether a program is this instance's: pinned by it, or marked with its name.
 
-    An unmarked program of an older version is this instance's if no other instance has it pinned. A program that is
-    gone has no owner.
+    The maps that it uses say nothing: users' programs may use the pinned ones. An unmarked program of an older version
+    is this instance's if no other instance has it pinned, and if it uses no pinned map of a layout that came with
+    marks. A program that is gone has no owner.
     """
     if program_id in pinned_program_ids(pins):
         return True
@@ -51,7 +52,9 @@ def is_ours(program_id: int, pins: Pins) -> bool:
     marked = read_mark(info)
     if marked is not None:
         return marked[1].instance == pins.instance
-    return is_like_ours(info) and not any(program_id in pinned_program_ids(other) for other in pins.others())
+    if not is_like_ours(info) or any(program_id in pinned_program_ids(other) for other in pins.others()):
+        return False
+    return not any(one.marked_map_ids() & set(info.map_ids) for one in (pins, *pins.others()))
 
 
 def owner_of(program_id: int, pins: Pins) -> Owner:
@@ -62,7 +65,7 @@ def owner_of(program_id: int, pins: Pins) -> Owner:
         instance = marked[1].instance
     else:
         instance = next((one.instance for one in pins.others() if program_id in pinned_program_ids(one)), "")
-    return Owner(instance, holder_of(program_id))
+    return Owner(instance, holder_of(program_id), info.name if info is not None else "")
 
 
 async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> OwnedObjects:

@@ -7,7 +7,6 @@ Closing only closes descriptors: pins, attached programs and interfaces stay, so
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -256,15 +255,9 @@ class Kernel(Readings):
         return {uplink.name: self.transit.mode(uplink.carrier) for uplink in self._uplinks}
 
     def _owns(self, program_id: int) -> bool:
-        """Return whether an attached program is one of this instance's: as `is_ours`, or because it uses its maps."""
-        if program_id in {one.id for one in self._loaded.values()} or is_ours(program_id, self.config.pins):
-            return True
-        descriptor = bpf.program_by_id(program_id)
-        try:
-            used = set(bpf.program_info(descriptor).map_ids)
-        finally:
-            os.close(descriptor)
-        return bool(used & {one.info.id for one in self.maps.values()})
+        """Return whether an attached program is one of this instance's: loaded by this agent, or as `is_ours`."""
+        loaded = {one.id for one in self._loaded.values()} | self.transit.ids
+        return program_id in loaded or is_ours(program_id, self.config.pins)
 
     def _restore_pins(self) -> None:
         pins = self.config.pins

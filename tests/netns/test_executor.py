@@ -159,7 +159,9 @@ async def test_a_strangers_program_on_the_interface_is_a_failure_and_stays(kerne
         (failure,) = await kernel.executor.run([AttachTransit(index)])
         (kept,) = await kernel.executor.run([DetachTransit(index)])
         assert failure.errno == kept.errno == errno.EEXIST
-        expected = f"another owner's XDP program (id {stranger.program_id}) is attached to eth0: detach it "
+        expected = (
+            f"another owner's XDP program {stranger.name} (id {stranger.program_id}) is attached to eth0: detach it "
+        )
         expected += "(ip link set dev eth0 xdp off) if nothing needs it, or use another interface"
         assert failure.message == kept.message == expected
         assert ip_json("link", "show", "eth0")[0]["xdp"]["prog"]["name"] == "stranger"

@@ -16,10 +16,14 @@ class Holder(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """A program's owner: an instance of the agent or another one (`instance` is empty), and the process holding it."""
+    """A program's owner: an instance of the agent or another one (`instance` is empty), and the process holding it.
+
+    `program` is the program's name, empty if it is gone or has none.
+    """
 
     instance: str = ""
     holder: Holder | None = None
+    program: str = ""
 
 
 STRANGER = Owner()

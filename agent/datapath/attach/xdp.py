@@ -129,7 +129,8 @@ async def _read(netlink: Netlink, ifindex: int) -> Message:
 
 def _refuse_stranger(found: Attached, link: Message, own: ProgramOwnership) -> NoReturn:
     owner, interface = own.find_owner(found.program_id), str(attribute(link, "IFLA_IFNAME"))
-    what = f"{possessive(owner)} XDP program (id {found.program_id}) is attached to {interface}"
+    program = f"{owner.program or '(no name)'} (id {found.program_id})"
+    what = f"{possessive(owner)} XDP program {program} is attached to {interface}"
     raise OperatorError(errno.EEXIST, f"{what}: {advice(owner, interface)}")
 
 

@@ -15,6 +15,8 @@ import structlog
 from agent.core.model.map_layout import LAYOUT_VERSION
 from agent.datapath.bpf import syscall as bpf
 
+LAST_UNMARKED_LAYOUT = 3
+"""The last layout of the maps whose programs carried no marks."""
 MOST_ATTEMPTS = 100
 """Attempts to create a folder whose parent is removed meanwhile."""
 
@@ -58,6 +60,20 @@ class Pins:
     def all_programs(self) -> list[Path]:
         """Return every pinned program of this instance, including older layouts."""
         return sorted(self.root.glob("v*/programs/*/*"))
+
+    def marked_map_ids(self) -> set[int]:
+        """Return the ids of the pinned maps of layouts whose programs carry marks."""
+        found = set()
+        for path in self.root.glob("v*/maps/*"):
+            layout = path.parts[-3].removeprefix("v")
+            if layout.isdigit() and int(layout) > LAST_UNMARKED_LAYOUT:
+                with contextlib.suppress(FileNotFoundError):
+                    descriptor = bpf.open_pin(path)
+                    try:
+                        found.add(bpf.map_info(descriptor).id)
+                    finally:
+                        os.close(descriptor)
+        return found
 
     def forget_others(self, content: str) -> dict[Path, str]:
         """Remove the pins of older agents of this instance: other layouts, and programs of other contents.
