@@ -6,6 +6,7 @@ Closing only closes descriptors: pins, attached programs and interfaces stay, so
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,8 @@ from agent.datapath.veth.pairs import Links, TransitAgent
 log = structlog.get_logger()
 
 TRANSIT_XDP, TRANSIT_AGENT = "transit_xdp", "transit_agent"
+LOOKS_FOR_CLEARING, BETWEEN_LOOKS = 200, 0.005
+"""The kernel empties a jump table without references in milliseconds; if another process holds it, never. Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +148,11 @@ class Kernel(Readings):
             uplinks = await read_uplinks(netlink, config.interfaces)
             compiled = await compile_programs(config.cache, features=with_uplinks(config.features, uplinks))
             left = await find(netlink, config.pins, config.interfaces)
+            unpinned = not (config.pins.maps / MapName.PROGRAMS).exists()
             maps = open_maps(config.pins.maps, compiled.maps, config.sizes, left.maps)
             undo.callback(close_maps, maps)
+            if unpinned:
+                await _wait_until_cleared(maps[MapName.PROGRAMS])
             descriptors = {name.value: one.descriptor for name, one in maps.items()}
             loaded = programs.ensure_programs(
                 compiled, descriptors, config.pins.programs, config.instance, left.programs
@@ -270,6 +276,18 @@ class Kernel(Readings):
 
 def _program(loaded: programs.LoadedProgram) -> AttachableProgram:
     return AttachableProgram(loaded.fd, loaded.id, loaded.name)
+
+
+async def _wait_until_cleared(array: Map) -> None:
+    """Wait until the kernel has emptied a jump table whose pin was lost, for a second at most.
+
+    The kernel empties it after the last pin and descriptor are gone, but in a work item that may run later
+    (prog_array_map_clear() in kernel/bpf/arraymap.c): it would remove what the agent fills in before that.
+    """
+    for _ in range(LOOKS_FOR_CLEARING):
+        if not any(array.lookup(U32.pack(slot)) for slot in CALLED_PROGRAMS):
+            return
+        await asyncio.sleep(BETWEEN_LOOKS)
 
 
 def _fill_program_array(array: Map, loaded: Mapping[str, programs.LoadedProgram]) -> None:
