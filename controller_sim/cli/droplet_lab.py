@@ -43,7 +43,7 @@ A first round:
 
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as a shell has it."""
+"""Exit code after Ctrl-C, as shells use it."""
 
 
 class Commands(click.Group):
@@ -66,16 +66,20 @@ class Commands(click.Group):
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="droplet-lab")
 @click.option(
-    "--name", default="lab", show_default=True, envvar="DROPLET_LAB_NAME", help="Which lab; several can be up."
+    "--name",
+    default="lab",
+    show_default=True,
+    envvar="DROPLET_LAB_NAME",
+    help="The lab's name; several labs can be up.",
 )
 @click.pass_context
 def main(ctx: click.Context, name: str) -> None:
     """Several droplets on this machine: real agents, a real nats-server, a simulated controller.
 
-    Each droplet is a network namespace on a substrate bridge, which is in a namespace of its own; each endpoint is one
-    more. Nothing is made in the root namespace. State is under /run/droplet-lab/NAME until `down`.
+    Each host and each endpoint is a network namespace; the substrate's bridge is in another one. The lab creates nothing
+    in the root namespace. Its state is under /run/droplet-lab/NAME until `down`.
     """
-    # asyncio remarks on every TLS connection that the client library closes first; it means nothing.
+    # asyncio logs a warning for every TLS connection that the client library closes first; it is harmless.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     ctx.obj = Lab(name, say=lambda text: Console(stderr=True).print(f"[dim]{escape(text)}[/]", highlight=False))
 
@@ -89,7 +93,7 @@ def up(lab: Lab, topology: Path, timeout: float) -> None:
 
     Waits until every host has realized its documents.
 
-    When anything fails, or on Ctrl-C, all of it is taken down again, and the reason is shown.
+    If a step fails, or on Ctrl-C, the lab is taken down again and the reason is shown.
     """
     report = bring_up(lab, topology.read_text(encoding="utf-8"), str(topology), timeout)
     screen.console.print(screen.report_table(report))
@@ -100,11 +104,11 @@ def up(lab: Lab, topology: Path, timeout: float) -> None:
 @timeout_option
 @pass_lab
 def apply(lab: Lab, topology: Path, timeout: float) -> None:
-    """Make TOPOLOGY the one in force.
+    """Change the lab to TOPOLOGY.
 
     Publishes only the documents that differ, and waits until they are realized.
 
-    Endpoints, networks, VPCs and roles can be added, removed and moved. Droplets stay as they were at `up`. An endpoint
+    Endpoints, networks, VPCs and roles can be added, removed and moved; droplets cannot be changed. An endpoint
     that moves to another host keeps its namespace, name, MAC and addresses, and with them its connections.
     """
     lab.adopt(topology.read_text(encoding="utf-8"), str(topology))
@@ -120,12 +124,12 @@ def apply(lab: Lab, topology: Path, timeout: float) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_lab
 def status(lab: Lab, as_json: bool) -> None:
-    """Show which processes run, and how hosts and documents are.
+    """Show the state of processes, hosts and documents.
 
-    Exit code 1 when something is not well; the first lines say what, the most important first.
+    Exit code 1 if there is a problem; the first lines list the problems, the most important first.
     """
     found = read_status(lab)
     if as_json:
@@ -145,7 +149,7 @@ def status(lab: Lab, as_json: bool) -> None:
 def exec_(lab: Lab, endpoint: str, command: tuple[str, ...]) -> None:
     """Run COMMAND in the network namespace of ENDPOINT.
 
-    Of a host, as droplet:HOST, or of the router, as router, where there are several subnets.
+    ENDPOINT may also be a host, as droplet:HOST, or the router, as router, where there are several subnets.
 
     For example: droplet-lab exec web-1 -- ping -c 3 10.0.1.3
     """
@@ -164,22 +168,22 @@ ENDED = {"stop": "stopped", "kill": "killed"}
 def agent_(lab: Lab, what: str, host: str) -> None:
     """Stop, kill or start the agent of HOST.
 
-    Stop sends SIGTERM, kill SIGKILL. Traffic goes on without the agent.
+    Stop sends SIGTERM, kill SIGKILL. Forwarding continues without the agent.
     """
     lab.check_host(host)
     ran = lab.agent_runs(host)
     if what == "start":
         lab.start_agent(host)
-        began = "runs already" if ran else "is started"
+        began = "is already running" if ran else "is started"
         if lab.server_runs():
             click.echo(f"the agent of {host} {began}: {wait_for_answers(lab, [host])[host].state}")
         else:
-            click.echo(f"the agent of {host} {began}; it cannot be asked while nats-server is stopped")
+            click.echo(f"the agent of {host} {began}; its state is unknown while nats-server is stopped")
         return
     clean = lab.stop_agent(host, signal.SIGTERM if what == "stop" else signal.SIGKILL)
     if not clean:
-        raise LabError(f"the agent of {host} did not end on SIGTERM and was killed")
-    click.echo(f"the agent of {host} is {ENDED[what]}" if ran else f"the agent of {host} did not run")
+        raise LabError(f"the agent of {host} did not exit after SIGTERM and was killed")
+    click.echo(f"the agent of {host} is {ENDED[what]}" if ran else f"the agent of {host} was not running")
 
 
 @main.command("nats")
@@ -192,22 +196,22 @@ def nats_(lab: Lab, what: str) -> None:
         lab.start_server()
         hosts = [host for host in lab.topology().hosts if lab.agent_runs(host)]
         wait_for_answers(lab, hosts)
-        click.echo(f"nats-server {'runs already' if ran else 'is started'}; agents that answer: {len(hosts)}")
+        click.echo(f"nats-server {'is already running' if ran else 'is started'}; agents that answer: {len(hosts)}")
     else:
         lab.stop_server(signal.SIGTERM if what == "stop" else signal.SIGKILL)
-        click.echo(f"nats-server is {ENDED[what]}" if ran else "nats-server did not run")
+        click.echo(f"nats-server is {ENDED[what]}" if ran else "nats-server was not running")
 
 
 @main.command()
 @click.argument("host")
-@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until Ctrl-C.")
 @pass_lab
 def logs(lab: Lab, host: str, follow: bool) -> None:
     """Print the log of HOST's agent, or of `nats`."""
     path = lab.paths.log(host)
     lab.paths.load()
     if not path.exists():
-        raise LabError(f"there is no log of {host}; known are {', '.join(lab.topology().hosts)} and nats")
+        raise LabError(f"there is no log of {host}; there are logs of {', '.join(lab.topology().hosts)} and nats")
     with path.open("rb") as file:
         while True:
             sys.stdout.buffer.write(file.read())
@@ -232,12 +236,13 @@ def ctl(lab: Lab, arguments: tuple[str, ...]) -> None:
 
 
 @main.command("test")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_lab
 def test_(lab: Lab, as_json: bool) -> None:
-    """Check who reaches whom: every endpoint talks to every other.
+    """Check reachability between all endpoints.
 
-    By UDP, TCP and ping: who should be reached is, and nobody else. Exit code 1 when that is not so.
+    Every endpoint sends to every other by UDP, TCP and ping. Those in the same VPC must answer, the others must not.
+    Exit code 1 if a check fails.
     """
     from controller_sim.talk.reachability import check_all
 
@@ -258,13 +263,13 @@ def test_(lab: Lab, as_json: bool) -> None:
 @main.command()
 @pass_lab
 def down(lab: Lab) -> None:
-    """Take the lab down, so that nothing is left.
+    """Take the lab down, and remove everything that it created.
 
-    Processes, namespaces, pins and files. No error when there is no such lab.
+    Processes, namespaces, pins and files. It is no error if there is no such lab.
     """
     there = lab.exists
     lab.down()
-    click.echo(f"lab {lab.name} is down; nothing is left" if there else f"there is no lab called {lab.name}")
+    click.echo(f"lab {lab.name} is down; everything is removed" if there else f"there is no lab {lab.name}")
 
 
 @main.command("list")
@@ -275,10 +280,10 @@ def list_() -> None:
 
 
 @main.command()
-@click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the lab up, and say what to try (KEEP=1).")
+@click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the lab up, and suggest commands to try (KEEP=1).")
 @pass_lab
 def demo(lab: Lab, keep: bool) -> None:
-    """Show the whole thing in under a minute.
+    """Show the main features in under a minute.
 
     Four droplets, two tenants, first packets, direct paths, isolation, a move; then the lab is taken down.
     """

@@ -1,4 +1,4 @@
-"""Brings a lab up to the point where every host has realized everything, with live progress, or not at all."""
+"""Brings a lab up until every host has realized its documents, with live progress, or takes it down again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
 
 
 def publish(lab: Lab, timeout: float, *, agents_first: bool = False) -> tuple[Report, Progress]:
-    """Publish what differs, with live progress; return the report and the last of the progress."""
+    """Publish the documents that differ, with live progress; return the report and the final progress."""
     last = Progress()
     with screen.progress(len(lab.topology().hosts) if agents_first else None) as show:
 
@@ -45,11 +45,11 @@ def publish(lab: Lab, timeout: float, *, agents_first: bool = False) -> tuple[Re
 
 
 def why_not(lab: Lab, report: Report) -> str:
-    """Return what is not realized, and the end of the first such host's log."""
+    """Describe the documents that are not realized, with the end of the log of the first host that has one."""
     more = f"\n... and {len(report.problems) - 10} more" if len(report.problems) > 10 else ""
     lines = [report.headline, *report.problems[:10]]
     host = report.problems[0].split()[0] if report.problems else ""
     log = lab.paths.log(host)
     if host and log.exists():
-        lines.append(f"the log of {host} ends:\n{log.read_text(errors='replace')[-2000:]}")
+        lines.append(f"the end of the log of {host}:\n{log.read_text(errors='replace')[-2000:]}")
     return "\n".join(lines) + more

@@ -1,4 +1,4 @@
-"""What several commands of droplet-lab take: the lab itself, a topology, a number of seconds, a family."""
+"""Parameters that several commands of droplet-lab share: the lab itself, a topology, a number of seconds, a family."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def pass_lab(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def as_root(lab: Lab, *arguments: Any, **options: Any) -> None:
         if os.geteuid() != 0:
-            raise LabError("droplet-lab needs root")
+            raise LabError("droplet-lab needs root: it enters network namespaces")
         command(lab, *arguments, **options)
 
     return click.pass_obj(as_root)
 
 
 class Seconds(click.FloatRange):
-    """A time in seconds: above 0 (or 0 too), and a day at most. What is no number is refused, which no range does."""
+    """A time in seconds: above 0 (or 0 too), and a day at most. Unlike click's range, it rejects NaN."""
 
     name = "seconds"
 
@@ -41,7 +41,7 @@ class Seconds(click.FloatRange):
         """Return the number, or fail as click does."""
         number = click.FLOAT.convert(value, param, ctx)
         if math.isnan(number):
-            self.fail(f"{value} is no number of seconds.", param, ctx)
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
         return super().convert(number, param, ctx)
 
 
@@ -52,7 +52,7 @@ timeout_option = click.option(
     type=Seconds(),
     default=60.0,
     show_default=True,
-    help="Seconds until all hosts must have realized everything; rejections of all that is left end it at once.",
+    help="Seconds to wait until all hosts have realized all documents; ends early if every remaining one is rejected.",
 )
 
 family_option = click.option(
@@ -61,5 +61,5 @@ family_option = click.option(
     flag_value=6,
     type=int,
     default=None,
-    help="Over IPv6; as it is, over the destination's first family.",
+    help="Use IPv6. The default is the family of the destination's first address.",
 )

@@ -1,7 +1,7 @@
-"""droplet-lab keys and publish: the simulated controller for hosts that this lab did not make, such as containers.
+"""droplet-lab keys and publish: the simulated controller for hosts that this lab did not create, such as containers.
 
-Owns these two commands. What they share is a folder, made by `keys`: the NATS server's configuration, certificates,
-and the nkey seeds of all its users. Makes no namespaces and starts no processes.
+Both commands use a directory that `keys` creates: the NATS server's configuration, certificates,
+and the nkey seeds of all its users. They create no namespaces and start no processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ keys_option = click.option(
     "directory",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="The folder that `droplet-lab keys` made.",
+    help="The directory that `droplet-lab keys` created.",
 )
 
 
@@ -38,11 +38,12 @@ keys_option = click.option(
 @topology_argument
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 def keys_command(topology: Path, directory: Path) -> None:
-    """Write into DIRECTORY what a nats-server for TOPOLOGY needs.
+    """Write the files of a nats-server for TOPOLOGY.
 
-    That is its configuration, certificates, and a key for every host.
+    Creates in DIRECTORY its configuration, certificates, and a key for every host.
 
-    Start it with `nats-server --config DIRECTORY/nats-server.json`. What exists is kept, so running this again is safe.
+    Start it with `nats-server --config DIRECTORY/nats-server.json`. Existing files are kept, so it is safe to run this
+    again.
     """
     known = read_topology(topology)
     nats_server.configure(ServerFiles(directory), known.substrate.servers, NATS_PORT, known.hosts)
@@ -57,15 +58,15 @@ def keys_command(topology: Path, directory: Path) -> None:
     type=Seconds(zero=True),
     default=30.0,
     show_default=True,
-    help="Seconds in which the server may still be starting.",
+    help="Seconds to retry while the server does not answer.",
 )
 def publish_command(topology: Path, directory: Path, timeout: float, retry: float) -> None:
-    """Publish TOPOLOGY to hosts that run elsewhere.
+    """Publish TOPOLOGY to hosts outside this lab.
 
     Waits until they have realized it.
 
-    Publishes only the documents that differ from what the server holds. An endpoint's interface appears in the network
-    namespace of the endpoint's name on its host: whoever runs the host makes that namespace.
+    Publishes only the documents that differ from those on the server. On its host, an endpoint's interface is created
+    in the network namespace that has the endpoint's name; that namespace must exist.
     """
     known = read_topology(topology)
     files = ServerFiles(directory)
@@ -84,9 +85,9 @@ def documents_of(topology: Topology) -> Documents:
 
 
 async def publish_topology(topology: Topology, access: Access, *, timeout: float, retry: float = 0.0) -> Report:  # noqa: ASYNC109 - its end is a report, no error
-    """Publish what differs and return what became of it within `timeout` seconds; BusError when the server is away.
+    """Publish the documents that differ and report their states after at most `timeout` seconds.
 
-    `retry` is for how many seconds a server that does not answer is tried again.
+    `retry` is for how many seconds to retry a server that does not answer; then BusError is raised.
     """
     await _answering(access, retry)
     async with connected(access) as client, watching(client) as watcher:

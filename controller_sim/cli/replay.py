@@ -69,10 +69,10 @@ def _why_left_out(message: Message, host: str) -> str:
     except ValueError:
         return "it names no document"
     if target.host != host:
-        return f"it is of host {target.host}, and {host} was recorded"
+        return f"it is for host {target.host}, but the recording is of {host}"
     named = message.headers.get(binding.SUBJECT)
     if named != message.subject:
-        return f"the host refused it: its header {binding.SUBJECT} is {named or 'missing'}"
+        return f"the host rejects it: its header {binding.SUBJECT} is {named or 'missing'}"
     return ""
 
 
@@ -90,19 +90,19 @@ def in_steps(changes: Iterable[Change]) -> Iterator[list[Change]]:
 
 @click.command("replay")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--host", help="Publish to this host of the lab instead of the one of the recorded host's name.")
+@click.option("--host", help="Publish to this host of the lab instead of the one with the recorded host's name.")
 @timeout_option
 @pass_lab
 def replay_command(lab: Lab, file: Path, host: str | None, timeout: float) -> None:
     """Publish the recording FILE to a host of this lab.
 
-    Publishes the documents that `droplet-agent --record` wrote, in their order, signed anew by this lab's controller;
-    a newer revision of a document follows when the host has answered for the one before. Waits for acknowledgements and
-    shows each document. What the lab published for the host before stays.
+    Publishes the documents that `droplet-agent --record` wrote, in their order, signed by this lab's controller. A
+    newer revision of a document is published once the host has acknowledged the one before. Waits for acknowledgements and
+    shows each document. Documents that the lab published for the host before stay.
 
     With --host, only the subjects change: droplets, addresses and hosts that documents name stay as recorded.
 
-    Exit code 1 when not all is realized, 2 when FILE is no recording.
+    Exit code 1 if a document is not realized, 2 if FILE is not a recording.
     """
     recording = _read(file)
     target = _target(lab, recording.header.host, host)
@@ -127,7 +127,7 @@ def _read(file: Path) -> Recording:
     except RecordingError as error:
         raise NoRecordingError(f"{file}: {error}") from None
     if found.cut_at is not None:
-        click.echo(f"{file}: its last object, at byte {found.cut_at:,}, is cut short: left out", err=True)
+        click.echo(f"{file}: its last object, at byte {found.cut_at:,}, is incomplete and was ignored", err=True)
     return found
 
 
@@ -135,13 +135,13 @@ def _target(lab: Lab, recorded: str, chosen: str | None) -> str:
     """Return the lab's host to publish to, and say what is not mapped."""
     if chosen is None and recorded not in lab.topology().hosts:
         names = ", ".join(lab.topology().hosts)
-        raise LabError(f"{recorded} was recorded, and this lab has {names}: choose one of these with --host")
+        raise LabError(f"the recording is of {recorded}, which is not in this lab: choose one of {names} with --host")
     target = chosen or recorded
     lab.check_host(target)
     if not lab.agent_runs(target):
         raise LabError(f"the agent of {target} is stopped: start it with `droplet-lab agent start {target}`")
     if target != recorded:
-        click.echo(f"{recorded} was recorded: documents go to {target} and still name {recorded} inside", err=True)
+        click.echo(f"the recording is of {recorded}: its documents go to {target}, but still name {recorded}", err=True)
     return target
 
 
@@ -165,7 +165,9 @@ async def _answered(watcher: Watcher, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             waiting = [name for (_, name), one in watcher.tracker.expected.items() if one.answer is None]
-            raise LabError(f"the host has not answered for {', '.join(waiting[:5])}: the rest was not published")
+            raise LabError(
+                f"the host has not acknowledged {', '.join(waiting[:5])}: the remaining documents were not published"
+            )
         await watcher.wait_for_acks(min(left, 0.2))
 
 

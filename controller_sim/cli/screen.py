@@ -1,4 +1,4 @@
-"""What the lab shows: tables and live progress by rich, and the same as plain data."""
+"""The lab's output: tables and live progress by rich, and the same as plain data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from controller_sim.talk.reachability import Reachability
 
 console = Console(width=None if sys.stdout.isatty() else 100)
-STATUS_CAPTION = "documents: realized of all; endpoints: here of all that the host knows"
+STATUS_CAPTION = "documents: realized of all; endpoints: local of all that the host knows"
 
 
 @contextmanager
 def progress(hosts: int | None) -> Iterator[Callable[[controller.Progress], None]]:
-    """Show bars while a publication goes on; what is yielded is told how far it is. No `hosts`: none are awaited."""
+    """Show progress bars, which the yielded function updates. `hosts` is None if no agents are awaited."""
     columns = (
         TextColumn("{task.description:<24}"),
         BarColumn(bar_width=32),
@@ -48,7 +48,7 @@ def progress(hosts: int | None) -> Iterator[Callable[[controller.Progress], None
 def published_text(now: controller.Progress, documents: int) -> str:
     """Return in one line what was published, of how many documents in all."""
     if not now.published and not now.removed:
-        return "nothing differs"
+        return "no document differs"
     removed = f", {now.removed} removed" if now.removed else ""
     noun = "document" if documents == 1 else "documents"
     return f"{now.published} of {documents} {noun} published{removed}"
@@ -75,12 +75,12 @@ def report_table(report: Report) -> Table:
     return table
 
 
-NOT_WELL = "not well: "
+NOT_WELL = "problems: "
 MOST_PROBLEMS = 20
 
 
 def print_reasons(reasons: Sequence[str]) -> None:
-    """Print what is not well, a line for each, the first after the words that say so."""
+    """Print one line for each problem, the first with a heading."""
     for index, reason in enumerate(reasons):
         start = NOT_WELL if index == 0 else " " * len(NOT_WELL)
         console.print(f"[red]{start}{escape(reason)}[/]", highlight=False, soft_wrap=True)

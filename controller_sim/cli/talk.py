@@ -1,6 +1,6 @@
-"""droplet-lab ping and transfer: one endpoint talks to another, and what came of it is printed, after Ctrl-C too.
+"""droplet-lab ping and transfer: one endpoint sends to another, and the result is printed, also after Ctrl-C.
 
-Owns these two commands. Refuses before anything is sent what cannot be a conversation between the two.
+Pairs of endpoints that cannot communicate are rejected before anything is sent.
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ def _talk(lab: Lab, source: str, destination: str, family: int | None) -> _Talk:
 @click.command("ping")
 @click.argument("source")
 @click.argument("destination")
-@click.option("-c", "--count", type=click.IntRange(1, MAX_COUNT), default=3, show_default=True, help="How many.")
+@click.option(
+    "-c", "--count", type=click.IntRange(1, MAX_COUNT), default=3, show_default=True, help="Number of requests."
+)
 @click.option("-s", "--size", type=click.IntRange(*SIZES), default=56, show_default=True, help="Bytes of payload.")
 @family_option
 @pass_lab
 def ping_command(lab: Lab, source: str, destination: str, count: int, size: int, family: int | None) -> None:
     """Ping endpoint DESTINATION from endpoint SOURCE.
 
-    Both are of one VPC. Exit code 1 when an answer is missing. Ctrl-C ends it, and what came until then is printed.
+    Both must be in one VPC. Exit code 1 if a reply is missing. Ctrl-C ends it and prints the replies so far.
     """
     talk = _talk(lab, source, destination, family)
     try:
@@ -75,14 +77,14 @@ def _print_ping(pair: str, done: Pinged) -> None:
 @click.command("transfer")
 @click.argument("source")
 @click.argument("destination")
-@click.option("-t", "--seconds", type=Seconds(), default=2.0, show_default=True, help="For how long.")
+@click.option("-t", "--seconds", type=Seconds(), default=2.0, show_default=True, help="Duration of the TCP stream.")
 @family_option
 @pass_lab
 def transfer_command(lab: Lab, source: str, destination: str, seconds: float, family: int | None) -> None:
-    """Send data from SOURCE to DESTINATION, and compare it.
+    """Send data from SOURCE to DESTINATION, and verify it.
 
-    Both are endpoints of one VPC. A TCP stream for some seconds, then UDP datagrams of many sizes there and back. Exit
-    code 1 when something is missing or wrong. Ctrl-C ends it, and what came until then is printed.
+    Both must be endpoints of one VPC. Sends a TCP stream for some seconds, then UDP datagrams of many sizes there and
+    back. Exit code 1 if data is missing or wrong. Ctrl-C ends it and prints the results so far.
     """
     talk = _talk(lab, source, destination, family)
     try:
@@ -105,7 +107,7 @@ def _exchange_datagrams(talk: _Talk) -> bool:
         click.echo(f"{datagrams_text(back)}; interrupted" if back else "UDP: interrupted before it began")
         raise
     except OSError as error:
-        click.echo(f"UDP to {talk.address}: not tried: {reason_of(error)}")
+        click.echo(f"UDP to {talk.address}: not attempted: {reason_of(error)}")
         return False
     click.echo(datagrams_text(back))
     return all(back.values())
@@ -116,9 +118,9 @@ def datagrams_text(back: dict[int, bool]) -> str:
     lost = [size for size, came in back.items() if not came]
     head = f"UDP of {_listed(list(back))} bytes"
     if not lost:
-        return f"{head}: all came back right"
+        return f"{head}: all returned intact"
     which = f", not {_listed(lost)}" if len(lost) < len(back) else ""
-    return f"{head}: {len(back) - len(lost)} of {len(back)} came back{which}"
+    return f"{head}: {len(back) - len(lost)} of {len(back)} returned intact{which}"
 
 
 def _listed(sizes: Sequence[int]) -> str:

@@ -166,7 +166,7 @@ class _Publication:
         ended = {host: log for host, log in self.lab.ended_agents().items() if host not in self.stopped}
         if ended:
             host, log = next(iter(ended.items()))
-            raise LabError(f"the agent of {host} ended; its log ends:\n{log}")
+            raise LabError(f"the agent of {host} exited; the end of its log:\n{log}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class LabStatus:
             if silent:
                 found.append(f"{_listed(silent)} {'does' if len(silent) == 1 else 'do'} not answer")
             found += troubles({host: status for host, status in self.heartbeats.items() if status is not None})
-            found += [] if self.report.hosts else list(self.report.problems) or ["nothing is published"]
+            found += [] if self.report.hosts else list(self.report.problems) or ["no documents are published"]
         return [*found, *_unrealized(self.report)]
 
 
@@ -275,7 +275,7 @@ def wait_for_answers(lab: Lab, hosts: list[str], timeout: float = ANSWER_TIMEOUT
                 found |= {host: s for host, s in zip(left, answers, strict=True) if s is not None and s.state in ready}
                 ended = [host for host in left if not lab.agent_runs(host)]
                 if ended:
-                    raise LabError(f"the agent of {ended[0]} ended; `droplet-lab logs {ended[0]}` shows why")
+                    raise LabError(f"the agent of {ended[0]} exited; see `droplet-lab logs {ended[0]}`")
                 if len(found) < len(hosts) and time.monotonic() > deadline:
                     raise LabError(f"no answer within {timeout:.0f} s from {', '.join(set(hosts) - set(found))}")
                 await asyncio.sleep(0.1)

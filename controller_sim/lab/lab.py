@@ -91,7 +91,7 @@ class Lab:
         if os.geteuid() != 0:
             raise LabError("droplet-lab needs root: it makes network namespaces and loads BPF programs")
         if self.exists:
-            raise LabError(f"a lab called {self.name} is there already: take it down, or use another --name")
+            raise LabError(f"lab {self.name} exists already: take it down, or choose another --name")
         try:
             self._build(topology, text)
         except BaseException as error:
@@ -134,10 +134,14 @@ class Lab:
         state = self.paths.load()
         before = self.topology()
         if _wires(topology) != _wires(before):
-            raise LabError("droplets and substrate stay as they were at `up`: take the lab down to change them")
+            raise LabError(
+                "a running lab cannot change its droplets, substrate or agents: run `droplet-lab down` and `up`"
+            )
         assignments = allocate(topology, state.assignments)
         if vxlan_peers.plan(topology, assignments) != vxlan_peers.plan(before, state.assignments):
-            raise LabError("endpoints on VXLAN peers, and their networks, stay as they were at `up`")
+            raise LabError(
+                "a running lab cannot change endpoints on VXLAN peers, or their networks: take it down first"
+            )
         state.assignments = assignments
         state.topology = text
         self.add_endpoint_namespaces(topology)
@@ -165,7 +169,9 @@ class Lab:
         state.server = processes.start(self.names.fabric, command, self.paths.log("nats"))
         self.paths.save(state)
         if not nats_server.wait_until_listening(self.names.fabric, topology.substrate.server, NATS_PORT):
-            raise LabError(f"nats-server does not answer; its log ends:\n{processes.tail(self.paths.log('nats'))}")
+            raise LabError(
+                f"nats-server does not answer; the end of its log:\n{processes.tail(self.paths.log('nats'))}"
+            )
         self.say(f"nats-server {nats_server.in_url(topology.substrate.server)}:{NATS_PORT}")
 
     def stop_server(self, number: int = signal.SIGTERM) -> None:

@@ -37,24 +37,24 @@ def unknown_endpoint(topology: Topology, name: str) -> str:
     known = f"endpoints are {', '.join(sorted(topology.endpoints)) or 'none'}"
     if name == ROUTER:
         if len(topology.substrate.subnets) > 1:
-            return f"the router is no endpoint: only `exec` takes it; {known}"
-        return f"there is no router: the substrate has one subnet alone; {known}"
+            return f"the router is not an endpoint: use it with `exec` only; {known}"
+        return f"there is no router: the substrate has a single subnet; {known}"
     host = name if name in _all_hosts(topology) else _host_of_droplet(topology, name)
     if host is None:
-        return f"no endpoint is called {name!r}; {known}, and hosts {', '.join(_all_hosts(topology))} (as droplet:HOST)"
+        return f"there is no endpoint {name!r}; {known}, and hosts {', '.join(_all_hosts(topology))} (as droplet:HOST)"
     what = "a host" if host == name else f"a droplet of host {host}"
-    return f"{name} is {what} and no endpoint: `exec` takes it as {ON_HOST}{host}; {known}"
+    return f"{name} is {what}, not an endpoint: with `exec`, write {ON_HOST}{host}; {known}"
 
 
 def unknown_host(topology: Topology, name: str, known: list[str] | None = None) -> str:
     """Return why no host with an agent (or of those `known`) is called so."""
     known = topology.hosts if known is None else known
     if name in _all_hosts(topology):
-        return f"{name} has no agent: it speaks VXLAN by its kernel alone; hosts with one are {', '.join(known)}"
+        return f"{name} is a VXLAN peer and has no agent; hosts with one are {', '.join(known)}"
     host = _host_of_droplet(topology, name)
     if host is not None:
         return f"{name} is a droplet of host {host}; hosts are {', '.join(known)}"
-    return f"no host is called {name!r}; known are {', '.join(known)}"
+    return f"there is no host {name!r}; hosts are {', '.join(known)}"
 
 
 def why_apart(
@@ -65,14 +65,14 @@ def why_apart(
     Between VPCs the address means somebody else to the source, or nobody: what answers is not the destination.
     """
     if source == destination:
-        return f"{source} is the source and the destination: what it sends itself never leaves its namespace"
+        return f"{source} is both source and destination: packets to itself never leave its namespace"
     mine, theirs = topology.vpc_of(source), topology.vpc_of(destination)
     if mine == theirs:
         return None
     addresses = [one for one in assignments[destination].addresses if family in (None, ip_address(one).version)]
     holder = f"; in {mine.name}, {addresses[0]} is {_holder(topology, assignments, mine.name, addresses[0])}"
     return (
-        f"{source} is in VPC {mine.name} and {destination} in VPC {theirs.name}: nothing passes between them"
+        f"{source} is in VPC {mine.name} and {destination} in VPC {theirs.name}: VPCs are isolated from each other"
         f"{holder if addresses else ''}"
     )
 
@@ -84,7 +84,7 @@ def _holder(topology: Topology, assignments: Mapping[str, Assignment], vpc: str,
     for network in topology.networks.values():
         if network.vpc == vpc and address in map(gateway_of, network.cidrs):
             return f"the gateway of {network.name}"
-    return "nobody's"
+    return "unused"
 
 
 def _all_hosts(topology: Topology) -> list[str]:

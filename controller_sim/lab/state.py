@@ -45,7 +45,9 @@ class Paths:
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.lab):
-            raise LabError(f"{self.lab!r} is no name for a lab: letters and digits with single dashes, at most 20")
+            raise LabError(
+                f"{self.lab!r} is not a valid name of a lab: use letters, digits and single dashes, at most 20"
+            )
 
     @property
     def directory(self) -> Path:
@@ -96,11 +98,9 @@ class Paths:
         try:
             return msgspec.json.decode(self.state.read_bytes(), type=State)
         except FileNotFoundError:
-            raise LabError(
-                f"there is no lab called {self.lab}: start one with `droplet-lab up TOPOLOGY.yaml`"
-            ) from None
+            raise LabError(f"there is no lab {self.lab}: start one with `droplet-lab up TOPOLOGY.yaml`") from None
         except msgspec.DecodeError as error:
-            raise LabError(f"{self.state} is damaged ({error}); `droplet-lab down` clears it away") from None
+            raise LabError(f"{self.state} is damaged ({error}): remove the lab with `droplet-lab down`") from None
 
     def save(self, state: State) -> None:
         """Write the state, whole or not at all."""

@@ -138,7 +138,7 @@ class _Ends:
             said = self.processes["receive"].communicate(timeout=patience)[0]
         except subprocess.TimeoutExpired:
             return Transfer(0, 0, False, failure="the receiver did not end")
-        return Transfer(**json.loads(said)) if said else Transfer(0, 0, False, failure="nobody connected")
+        return Transfer(**json.loads(said)) if said else Transfer(0, 0, False, failure="no connection arrived")
 
 
 def family_of(address: str) -> socket.AddressFamily:

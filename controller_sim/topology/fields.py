@@ -22,7 +22,9 @@ def name_of(reader: Reader) -> str | None:
     """Return an object's name."""
     name = reader.text("name", "a name")
     if name is not None and not NAME.match(name):
-        reader.wrong(f"{name!r} is no name: lower-case letters, digits and dashes, at most {MAX_NAME}", "name")
+        reader.wrong(
+            f"{name!r} is not a valid name: use lower-case letters, digits and dashes, at most {MAX_NAME}", "name"
+        )
         return None
     return name
 
@@ -32,7 +34,7 @@ def add(reader: Reader, known: dict[str, _T], name: str | None, item: _T) -> Non
     if name is None:
         return
     if name in known:
-        reader.wrong(f"{name!r} is there twice", "name")
+        reader.wrong(f"{name!r} is listed twice: give each a name of its own", "name")
     known[name] = item
 
 
@@ -79,7 +81,7 @@ def one_or_list(reader: Reader, key: str, parse: Callable[[str], object], wanted
         except ValueError as error:
             reader.wrong(str(error), key)
     if not texts:
-        reader.wrong(f"{wanted} is wanted, not an empty list", key)
+        reader.wrong(f"expected {wanted}, not an empty list", key)
     return tuple(texts) if len(reader.mistakes) == before else None
 
 
@@ -87,7 +89,7 @@ def cidrs_of(reader: Reader, wanted: str) -> tuple[str, ...] | None:
     """Return the needed field `cidr`: one CIDR, or a list of one for each family."""
     found = one_or_list(reader, "cidr", parse_cidr, wanted)
     if found is not None and repeats_a_family(found):
-        reader.wrong("at most one CIDR of each address family", "cidr")
+        reader.wrong("more than one CIDR of a family: give at most one of each", "cidr")
         return None
     return found
 

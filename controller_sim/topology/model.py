@@ -186,4 +186,4 @@ def free_server_address(cidr: str, taken: set[str]) -> str:
     for host in ip_network(cidr).hosts():
         if str(host) not in taken:
             return str(host)
-    raise ValueError(f"{cidr} has no address left for the NATS server")
+    raise ValueError(f"{cidr} has no free address for the NATS server: set substrate.server")

@@ -51,7 +51,7 @@ class Reader:
         """Say whether the node is a map; remember it when it is not."""
         if isinstance(self.node, CommentedMap):
             return True
-        self.wrong(f"a map is wanted here, not {_kind(self.node)}")
+        self.wrong(f"expected a map, not {_kind(self.node)}")
         return False
 
     def has(self, key: str) -> bool:
@@ -63,12 +63,12 @@ class Reader:
         self._taken.add(key)
         if not self.has(key):
             if default is ...:
-                self.wrong(f"this field is needed: {wanted}", key)
+                self.wrong(f"this field is required: {wanted}", key)
                 return None
             return default
         value = self.node[key]
         if not isinstance(value, kind) or isinstance(value, bool):
-            self.wrong(f"{wanted} is wanted, not {_kind(value)}", key)
+            self.wrong(f"expected {wanted}, not {_kind(value)}", key)
             return None if default is ... else default
         return value
 
@@ -92,7 +92,7 @@ class Reader:
         self._taken.add(key)
         if not self.has(key):
             if needed:
-                self.wrong("this field is needed", key)
+                self.wrong("this field is required", key)
             return []
         value = self.node[key]
         path = self._path_of(key)
@@ -101,7 +101,7 @@ class Reader:
             return [Reader(item, f"{path}[{i}]", lines[i], self.mistakes) for i, item in enumerate(value)]
         if isinstance(value, CommentedMap):
             return [self._named(value, name, path) for name in value]
-        self.wrong(f"a list or a map by name is wanted, not {_kind(value)}", key)
+        self.wrong(f"expected a list or a map by name, not {_kind(value)}", key)
         return []
 
     def _named(self, value: CommentedMap, name: Any, path: str) -> Reader:
@@ -134,7 +134,7 @@ class Reader:
         for key in self.node:
             if key not in self._taken:
                 known = ", ".join(sorted(self._taken))
-                self.wrong(f"no such field; known are {known}", str(key))
+                self.wrong(f"unknown field; the fields here are {known}", str(key))
 
 
 def _kind(value: Any) -> str:

@@ -66,13 +66,15 @@ def _members(reader: Reader, key: str, hosts: set[str], peers: set[str], low: in
     names = reader.names(key)
     for name in names:
         if name in peers:
-            reader.wrong(f"{name} speaks only VXLAN and takes no role", key)
+            reader.wrong(
+                f"{name} is a VXLAN peer and cannot be a bouncer or divider: choose a droplet with an agent", key
+            )
         elif name not in hosts:
-            reader.wrong(f"no droplet is called {name!r}", key)
+            reader.wrong(f"there is no droplet {name!r}", key)
     if len(set(names)) != len(names):
-        reader.wrong("a droplet stands here twice", key)
+        reader.wrong("a droplet is listed twice", key)
     if not low <= len(names) <= MAX_MEMBERS:
-        reader.wrong(f"from {low} to {MAX_MEMBERS} droplets can be listed", key)
+        reader.wrong(f"{len(names)} droplets are listed: list {low} to {MAX_MEMBERS}", key)
     return tuple(names)
 
 
@@ -90,7 +92,7 @@ def _vpcs(root: Reader, hosts: set[str], peers: set[str]) -> dict[str, Vpc]:
         dividers = _members(reader, "dividers", hosts, peers, 0)
         reader.finish()
         if sound and vni in numbers:
-            reader.wrong(f"{vni} is the VNI of {numbers[vni]} already", "vni")
+            reader.wrong(f"{vni} is already the VNI of {numbers[vni]}", "vni")
         elif sound:
             numbers[vni] = name or "another"
         if cidrs is not None:
@@ -112,7 +114,7 @@ def _networks(root: Reader, vpcs: dict[str, Vpc], hosts: set[str], peers: set[st
         routing = cast(Any, choice(reader, "routing", ("direct", "divider")))
         reader.finish()
         if vpc is not None and vpc not in known:
-            reader.wrong(f"no VPC is called {vpc!r}", "vpc")
+            reader.wrong(f"there is no VPC {vpc!r}", "vpc")
         elif vpc in vpcs and cidrs is not None:
             _check_place(reader, vpcs[vpc], cidrs, networks)
             add(reader, networks, name, Network(name or "", vpc, cidrs, bouncers, encapsulation, routing))
@@ -147,12 +149,12 @@ def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], p
         expanded = _expand(reader, droplets)
         name = reader.text("network", "a network's name")
         if name is not None and name not in known:
-            reader.wrong(f"no network is called {name!r}", "network")
+            reader.wrong(f"there is no network {name!r}", "network")
         network = networks.get(name or "")
         addresses = _endpoint_addresses(reader, network, len(expanded))
         mac = optional(reader, "mac", parse_mac, "a MAC")
         if mac is not None and len(expanded) > 1:
-            reader.wrong("many endpoints cannot share one MAC", "mac")
+            reader.wrong("endpoints cannot share a MAC: remove it, or set count to 1", "mac")
         dscp = reader.number("dscp", 0, 63, 0)
         _check_peers(reader, network, [droplet for _, droplet in expanded if droplet in peers])
         reader.finish()
@@ -168,7 +170,7 @@ def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], p
 
 def _check_peers(reader: Reader, network: Network | None, peers: list[str]) -> None:
     if network is not None and peers and network.encapsulation != "vxlan":
-        reader.wrong(f"{peers[0]} speaks VXLAN only: {network.name} needs `encapsulation: vxlan`", "network")
+        reader.wrong(f"{peers[0]} is a VXLAN peer: set `encapsulation: vxlan` in network {network.name}", "network")
 
 
 def _claim(
@@ -182,7 +184,7 @@ def _claim(
     if value is None:
         return
     if (vpc, value) in used:
-        reader.wrong(f"{value} is {used[vpc, value]}'s already", key)
+        reader.wrong(f"{value} is already used by {used[vpc, value]}", key)
     used[vpc, value] = expanded[0][0] if expanded else "another"
 
 
@@ -194,9 +196,9 @@ def _endpoint_addresses(reader: Reader, network: Network | None, count: int) -> 
     if network is None:
         return addresses
     if count > 1:
-        reader.wrong("many endpoints cannot share one address", "address")
+        reader.wrong("endpoints cannot share an address: remove it, or set count to 1", "address")
     if repeats_a_family(addresses):
-        reader.wrong("at most one address of each family", "address")
+        reader.wrong("more than one address of a family: give at most one of each", "address")
     for address in addresses:
         cidr = cidr_of(address, network.cidrs)
         if cidr is None:
@@ -204,7 +206,7 @@ def _endpoint_addresses(reader: Reader, network: Network | None, count: int) -> 
         elif address == gateway_of(cidr):
             reader.wrong(f"{address} is the gateway of {network.name}", "address")
         elif is_edge(parse_cidr(cidr), parse_address(address)):
-            reader.wrong(f"{address} is no endpoint's: {EDGES} of {cidr}", "address")
+            reader.wrong(f"an endpoint cannot have {address}: it is {EDGES} of {cidr}", "address")
     return addresses
 
 
@@ -223,7 +225,7 @@ def _expand(reader: Reader, hosts: set[str]) -> list[tuple[str, str]]:
     places = reader.names("droplets") if key == "droplets" else [reader.text("droplet", "a droplet's name") or ""]
     _check_places(reader, key, places, hosts)
     if "{n}" not in pattern or not _PATTERN.match(pattern) or not NAME.match(pattern.replace("{n}", str(count))):
-        reader.wrong(f"{pattern!r} must hold {{n}}, which becomes 1 to {count}, and make a name", "name")
+        reader.wrong(f"{pattern!r} must contain {{n}}, which becomes 1 to {count}, and result in valid names", "name")
         return []
     if not places:
         reader.wrong("at least one droplet is needed", key)
@@ -234,4 +236,4 @@ def _expand(reader: Reader, hosts: set[str]) -> list[tuple[str, str]]:
 def _check_places(reader: Reader, key: str, places: list[str], hosts: set[str]) -> None:
     for place in places:
         if place not in hosts:
-            reader.wrong(f"no droplet is called {place!r}", key)
+            reader.wrong(f"there is no droplet {place!r}", key)

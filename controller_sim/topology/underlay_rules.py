@@ -38,7 +38,7 @@ MIN_MTU, MAX_MTU = 576, 9000
 MAX_QUEUES = 16
 ATTACH_MODES = ("auto", "native", "generic", "offload")
 FAMILIES = ("ipv4", "ipv6")
-EDGES = "the first or, over IPv4, the last"
+EDGES = "the first or, over IPv4, the last address"
 FLAT = "substrate"
 """The name of the only subnet of a substrate that names none."""
 
@@ -60,7 +60,7 @@ def droplets_of(root: Reader) -> tuple[dict[str, Droplet], set[str]]:
         if "/" in text:
             cidrs.add(str(ip_interface(text).network))
         if droplet.address in addresses:
-            reader.wrong(f"{droplet.address} is the address of {addresses[droplet.address]} already", "address")
+            reader.wrong(f"{droplet.address} is already the address of {addresses[droplet.address]}", "address")
         if name is not None:
             addresses[droplet.address] = name
         add(reader, droplets, name, droplet)
@@ -83,23 +83,25 @@ def _droplet(reader: Reader, name: str, text: str | None, before: dict[str, Drop
     )
     reader.take("link_mtu", int, "bytes", None)
     if droplet.udp_checksum == "zero" and "." in droplet.address:
-        reader.wrong("zero is for droplets with an IPv6 address: over IPv4 there is no checksum", "udp_checksum")
+        reader.wrong(
+            "zero is for droplets with an IPv6 address only: over IPv4 there is never a checksum", "udp_checksum"
+        )
     if droplet.peer and reader.node["peer"] != "vxlan":
-        reader.wrong(f"{reader.node['peer']!r} is no kind of peer; known is vxlan", "peer")
+        reader.wrong(f"{reader.node['peer']!r} is not a kind of peer: the only one is vxlan", "peer")
     if others and (droplet.peer or any(other.peer for other in others)):
-        reader.wrong("a peer's host has one droplet alone", "peer" if droplet.peer else "host")
+        reader.wrong("a VXLAN peer's host can have one droplet only", "peer" if droplet.peer else "host")
     _check_sharing(reader, droplet, others)
     return droplet
 
 
 def _host(text: str) -> None:
     if not NAME.match(text):
-        raise ValueError(f"{text!r} is no name: lower-case letters, digits and dashes")
+        raise ValueError(f"{text!r} is not a valid name: use lower-case letters, digits and dashes")
 
 
 def _interface(text: str) -> None:
     if not (text.startswith("eth") and text[3:].isascii() and text[3:].isdigit() and len(text) <= 5):
-        raise ValueError(f"{text!r} is no interface: eth0, eth1 and so on")
+        raise ValueError(f"{text!r} is not an interface name: use eth0, eth1 and so on")
 
 
 def _check_sharing(reader: Reader, droplet: Droplet, others: Iterable[Droplet]) -> None:
@@ -108,9 +110,12 @@ def _check_sharing(reader: Reader, droplet: Droplet, others: Iterable[Droplet]) 
         if other.interface != droplet.interface or not droplet.address or not other.address:
             continue
         if repeats_a_family((droplet.address, other.address)):
-            reader.wrong(f"{droplet.interface} of {droplet.host} is {other.name}'s, of the same family", "interface")
+            reader.wrong(
+                f"{droplet.interface} of {droplet.host} already has {other.name}, of the same family: choose another",
+                "interface",
+            )
         if (droplet.queues, droplet.link_mtu) != (other.queues, other.link_mtu):
-            reader.wrong(f"{other.name} is on the same interface and must say the same of its wire", "interface")
+            reader.wrong(f"{other.name} is on the same interface: give both the same queues and link_mtu", "interface")
 
 
 def substrate_of(
@@ -132,7 +137,7 @@ def substrate_of(
         if reader.has("cidr"):
             flat = cidrs_of(reader, "the droplets' network, one of each family")
             if subnets:
-                reader.wrong("subnets have CIDRs of their own", "cidr")
+                reader.wrong("the subnets have the CIDRs: remove cidr, or subnets", "cidr")
             subnets = [Subnet(FLAT, flat, mtu, mtu)] if flat is not None else []
         reader.take("cidr", object, "the droplets' network", None)
         misplaced = len(root.mistakes) > before
@@ -144,7 +149,7 @@ def substrate_of(
     if not subnets:
         if droplets:
             found = ", ".join(sorted(cidrs)) or "none has a prefix length"
-            root.wrong(f"droplets are not in one network ({found}): write substrate.cidr", "droplets")
+            root.wrong(f"the droplets are not in one network ({found}): set substrate.cidr", "droplets")
         return None
     return _checked(root, droplets, tuple(subnets), servers)
 
@@ -162,7 +167,7 @@ def _servers(reader: Reader) -> tuple[str, ...]:
         return ()
     found = one_or_list(reader, "server", parse_host_address, "the NATS server's address") or ()
     if repeats_a_family(found):
-        reader.wrong("at most one address of each family", "server")
+        reader.wrong("more than one address of a family: give at most one of each", "server")
     return found
 
 
@@ -191,7 +196,7 @@ def _checked(
     taken = {droplet.address for droplet in placed.values()} | routers
     for droplet in placed.values():
         if droplet.address in routers:
-            _entry_of(root, droplet).wrong(f"{droplet.address} is the router's", "address")
+            _entry_of(root, droplet).wrong(f"{droplet.address} is the address of the router", "address")
     where = subnets[0]
     if servers:
         where = next((subnet for subnet in subnets if cidr_of(servers[0], subnet.cidrs)), where)
@@ -199,9 +204,11 @@ def _checked(
         cidr = cidr_of(server, where.cidrs)
         if server in taken or cidr is None:
             text = ", ".join(where.cidrs)
-            root.wrong(f"the server's address {server} is a droplet's or the router's, or not in {text}", "substrate")
+            root.wrong(
+                f"the server's address {server} is used by a droplet or the router, or is outside {text}", "substrate"
+            )
         elif is_edge(parse_cidr(cidr), parse_address(server)):
-            root.wrong(f"the server's address {server} is no host's: {EDGES} of {cidr}", "substrate")
+            root.wrong(f"the server's address cannot be {server}: it is {EDGES} of {cidr}", "substrate")
     servers = servers or _free_servers(root, where, taken)
     _check_families(root, placed, servers)
     _check_mtus(root, placed.values(), subnets)
@@ -212,11 +219,11 @@ def _placed(root: Reader, droplet: Droplet, subnets: tuple[Subnet, ...]) -> Drop
     found = next((subnet for subnet in subnets if cidr_of(droplet.address, subnet.cidrs)), None)
     if found is None:
         text = ", ".join(cidr for subnet in subnets for cidr in subnet.cidrs)
-        _entry_of(root, droplet).wrong(f"{droplet.address} is not in the substrate {text}", "address")
+        _entry_of(root, droplet).wrong(f"{droplet.address} is outside the substrate {text}", "address")
         return droplet
     cidr = cidr_of(droplet.address, found.cidrs) or ""
     if is_edge(parse_cidr(cidr), parse_address(droplet.address)):
-        _entry_of(root, droplet).wrong(f"{droplet.address} is no host's: {EDGES} of {cidr}", "address")
+        _entry_of(root, droplet).wrong(f"a host cannot have {droplet.address}: it is {EDGES} of {cidr}", "address")
     return replace(droplet, subnet=found.name)
 
 
@@ -297,7 +304,7 @@ def _data_plane(
         if reader.has(key) and isinstance(reader.node[key], list):
             section[key] = tuple(reader.names(key))
             if not section[key] or set(section[key]) - set(FAMILIES):  # type: ignore[arg-type]
-                reader.wrong(f"a list of {' and '.join(FAMILIES)} is wanted", key)
+                reader.wrong(f"expected a list of {' and '.join(FAMILIES)}", key)
         reader.take(key, list, "a list of families", None)
     reader.finish()
     if len(reader.mistakes) == before:
@@ -313,10 +320,12 @@ def _check_ports(reader: Reader, section: Mapping[str, object], networks: Iterab
     geneve, vxlan = section.get("geneve_port", GENEVE_PORT), section.get("vxlan_port", VXLAN_PORT)
     key = "vxlan_port" if "vxlan_port" in section else "geneve_port"
     if geneve == vxlan:
-        reader.wrong(f"{vxlan} is the port of Geneve and of VXLAN: give each its own, or VXLAN 0", key)
+        reader.wrong(f"{vxlan} is the port of both Geneve and VXLAN: choose different ports, or 0 for VXLAN", key)
     wanting = [network.name for network in networks if network.encapsulation == "vxlan"]
     if wanting and not vxlan:
-        reader.wrong(f"0 turns VXLAN off, and {', '.join(wanting)} has `encapsulation: vxlan`", "vxlan_port")
+        reader.wrong(
+            f"0 turns VXLAN off, but {', '.join(wanting)} has `encapsulation: vxlan`: set a port", "vxlan_port"
+        )
 
 
 def _check_turned_on(reader: Reader, key: str, section: Mapping[str, object], users: Mapping[str, str]) -> None:
@@ -326,4 +335,4 @@ def _check_turned_on(reader: Reader, key: str, section: Mapping[str, object], us
     for version, family in zip((4, 6), FAMILIES, strict=True):
         needing = [text for user, text in users.items() if ip_network(user).version == version]
         if needing and family not in turned_on:
-            reader.wrong(f"{family} is missing: {needing[0]}", key)
+            reader.wrong(f"{family} is missing, but {needing[0]}: add it", key)

@@ -90,7 +90,7 @@ def test_a_command_runs_inside_an_endpoint_with_its_exit_code(lab):
     assert refused.returncode == 1
     assert "web-9" in refused.stderr
     assert "web-1" in refused.stderr, "what there is instead"
-    assert "`exec` takes it as droplet:h1" in run("exec", "h1", "--", "true").stderr
+    assert "with `exec`, write droplet:h1" in run("exec", "h1", "--", "true").stderr
     assert "there is no router" in run("exec", "router", "--", "true").stderr
 
 
@@ -104,7 +104,7 @@ def test_ping_and_transfer_show_round_trips_and_compare_what_arrives(lab):
     assert "3 of 3 answered" in ok("ping", "web-1", "web-2")
     said = ok("transfer", "web-1", "web-2", "--seconds", "0.5")
     assert "the data right" in said
-    assert "all came back right" in said
+    assert "all returned intact" in said
     refused = run("ping", "-6", "web-1", "web-2")
     assert refused.returncode == 1
     assert "web-2 has no IPv6 address, only 10.0.1.3" in refused.stderr
@@ -119,7 +119,7 @@ def test_a_transfer_that_fails_says_why_in_a_line_each(lab):
         assert done.returncode == 1
         assert done.stdout.splitlines() == [
             "TCP to 10.0.1.3: no connection: No route to host",
-            "UDP of 1, 100, 1200, 1390, 2000, 8000 bytes: 0 of 6 came back",
+            "UDP of 1, 100, 1200, 1390, 2000, 8000 bytes: 0 of 6 returned intact",
         ]
         assert done.stderr == ""
     finally:
@@ -189,12 +189,12 @@ def test_agents_are_killed_started_and_stopped_by_name(lab):
     assert "is killed" in ok("agent", "kill", "h1")
     unwell = run("status", name=lab)
     assert unwell.returncode == 1
-    assert unwell.stdout.splitlines()[0] == "not well: the agent of h1 is stopped"
+    assert unwell.stdout.splitlines()[0] == "problems: the agent of h1 is stopped"
     assert "in_sync" in unwell.stdout, "the others go on"
     assert "is started: " in ok("agent", "start", "h1")
-    assert "runs already: " in ok("agent", "start", "h1")
+    assert "is already running: " in ok("agent", "start", "h1")
     assert "is stopped" in ok("agent", "stop", "h1")
-    assert "did not run" in ok("agent", "stop", "h1")
+    assert "was not running" in ok("agent", "stop", "h1")
     before = ok("logs", "h1").count("snapshot_applied")
     ok("agent", "start", "h1")
     until(lambda: ok("logs", "h1").count("snapshot_applied") > before, "h1 has applied its snapshot again")
@@ -205,10 +205,10 @@ def test_agents_are_killed_started_and_stopped_by_name(lab):
 
 def test_a_stopped_server_is_the_first_that_status_says_and_start_waits_for_the_agents(lab):
     assert "is stopped" in ok("nats", "stop")
-    assert "did not run" in ok("nats", "stop")
+    assert "was not running" in ok("nats", "stop")
     unwell = run("status", name=lab)
     assert unwell.returncode == 1
-    assert unwell.stdout.splitlines()[0] == "not well: nats-server is stopped"
+    assert unwell.stdout.splitlines()[0] == "problems: nats-server is stopped"
     assert max(map(len, unwell.stdout.splitlines()[1:8])) <= 100
     assert "agents that answer: 3" in ok("nats", "start")
     assert status()["reasons"] == []
@@ -221,7 +221,7 @@ def test_an_endpoint_without_its_address_is_named_and_the_others_are_tried(lab):
         done = run("test", name=lab)
         assert done.returncode == 1
         assert "web-2: 10.0.1.3 cannot be used in its namespace: Cannot assign requested address" in done.stderr
-        assert "not tried" in done.stdout
+        assert "not attempted" in done.stdout
     finally:
         ok("agent", "start", "h2")
         until(lambda: "10.0.1.3" in ok("exec", "web-2", "--", "ip", "address"), "the agent's repair")
@@ -241,7 +241,7 @@ def test_a_changed_topology_is_applied_and_changed_back(lab, tmp_path):
     assert re.match(r"\d+ of \d+ documents published\n", said)
     assert "p99" in said
     again = run("apply", write(tmp_path, more), name=lab)
-    assert again.stdout.startswith("nothing differs")
+    assert again.stdout.startswith("no document differs")
     assert "p99" not in again.stdout, "nothing was published that could have taken time"
     assert "agents up" not in again.stderr
     address = ok("exec", "web-3", "--", "ip", "-br", "-4", "address", "show", "eth0").split()[2].partition("/")[0]
@@ -267,7 +267,7 @@ def test_an_endpoint_of_another_vpc_is_not_talked_to_though_its_address_answers(
             assert refused.returncode == 1
             assert refused.stdout == ""
             assert refused.stderr == (
-                "Error: web-1 is in VPC red and shop-1 in VPC blue: nothing passes between them; "
+                "Error: web-1 is in VPC red and shop-1 in VPC blue: VPCs are isolated from each other; "
                 "in red, 10.0.1.3 is web-2's\n"
             )
     finally:

@@ -160,7 +160,7 @@ def test_two_labs_with_the_same_addresses_do_not_disturb_each_other(lab):
 
 
 def test_up_refuses_a_name_that_is_in_use(lab):
-    with pytest.raises(LabError, match="there already"):
+    with pytest.raises(LabError, match="exists already"):
         Lab(lab.name).up(text_of("bouncer_on_host"))
     assert read_status(lab).report.converged
 

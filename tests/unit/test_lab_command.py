@@ -58,9 +58,9 @@ def test_what_became_of_a_transfer_is_one_line():
 
 
 def test_what_became_of_datagrams_is_one_line():
-    assert datagrams_text({1: True, 100: True}) == "UDP of 1, 100 bytes: all came back right"
-    assert datagrams_text({1: True, 100: False}) == "UDP of 1, 100 bytes: 1 of 2 came back, not 100"
-    assert datagrams_text({1: False}) == "UDP of 1 bytes: 0 of 1 came back"
+    assert datagrams_text({1: True, 100: True}) == "UDP of 1, 100 bytes: all returned intact"
+    assert datagrams_text({1: True, 100: False}) == "UDP of 1, 100 bytes: 1 of 2 returned intact, not 100"
+    assert datagrams_text({1: False}) == "UDP of 1 bytes: 0 of 1 returned intact"
 
 
 def test_why_there_is_no_connection_is_said_in_words():

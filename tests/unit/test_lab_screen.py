@@ -20,7 +20,7 @@ def status(**more: object) -> Status:
 
 def test_what_is_published_is_counted_among_the_documents_that_there_are():
     assert screen.published_text(Progress(published=4, removed=1), 23) == "4 of 23 documents published, 1 removed"
-    assert screen.published_text(Progress(), 23) == "nothing differs"
+    assert screen.published_text(Progress(), 23) == "no document differs"
 
 
 def columns(report: Report) -> list[str]:
@@ -59,7 +59,7 @@ def test_reasons_stand_a_line_each_and_count_documents_that_there_are(capsys):
     screen.print_reasons(found.reasons)
     screen.print_problems(report)
     assert capsys.readouterr().out.splitlines() == [
-        "not well: the agents of h1, h2 are stopped",
+        "problems: the agents of h1, h2 are stopped",
         "          h3 does not answer",
         "          2 of 10 documents are not realized",
         "          1 removal is not realized",

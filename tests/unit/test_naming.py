@@ -42,17 +42,17 @@ def test_endpoints_of_one_vpc_are_not_apart():
     ("destination", "family", "holder"),
     [
         ("shop-1", None, "in red, 10.0.1.2 is web-1's"),
-        ("shop-1", 6, "in red, fd10:0:0:1::9 is nobody's"),
+        ("shop-1", 6, "in red, fd10:0:0:1::9 is unused"),
         ("shop-2", 4, "in red, 10.0.1.1 is the gateway of web"),
     ],
 )
 def test_endpoints_of_two_vpcs_are_told_apart_with_whose_the_address_is(destination, family, holder):
     said = why_apart(TOPOLOGY, ASSIGNED, "web-2", destination, family)
-    assert said == f"web-2 is in VPC red and {destination} in VPC blue: nothing passes between them; {holder}"
+    assert said == f"web-2 is in VPC red and {destination} in VPC blue: VPCs are isolated from each other; {holder}"
 
 
 def test_an_endpoint_does_not_talk_to_itself():
-    assert "never leaves its namespace" in (why_apart(TOPOLOGY, ASSIGNED, "web-1", "web-1") or "")
+    assert "never leave its namespace" in (why_apart(TOPOLOGY, ASSIGNED, "web-1", "web-1") or "")
 
 
 def test_endpoints_and_hosts_have_namespaces():
@@ -64,12 +64,12 @@ def test_endpoints_and_hosts_have_namespaces():
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("b", "b is a host and no endpoint: `exec` takes it as droplet:b"),
-        ("a1", "a1 is a droplet of host a and no endpoint: `exec` takes it as droplet:a"),
+        ("b", "b is a host, not an endpoint: with `exec`, write droplet:b"),
+        ("a1", "a1 is a droplet of host a, not an endpoint: with `exec`, write droplet:a"),
         ("droplet:a1", "a1 is a droplet of host a; hosts are a, b, p"),
-        ("droplet:x", "no host is called 'x'; known are a, b, p"),
-        ("router", "there is no router: the substrate has one subnet alone"),
-        ("web-9", "no endpoint is called 'web-9'; endpoints are shop-1, shop-2, web-1, web-2, and hosts a, b, p"),
+        ("droplet:x", "there is no host 'x'; hosts are a, b, p"),
+        ("router", "there is no router: the substrate has a single subnet"),
+        ("web-9", "there is no endpoint 'web-9'; endpoints are shop-1, shop-2, web-1, web-2, and hosts a, b, p"),
     ],
 )
 def test_a_name_that_has_no_namespace_is_told_what_it_is_instead(target, reason):
@@ -78,9 +78,9 @@ def test_a_name_that_has_no_namespace_is_told_what_it_is_instead(target, reason)
 
 
 def test_a_host_without_an_agent_is_said_to_have_none():
-    assert unknown_host(TOPOLOGY, "p") == "p has no agent: it speaks VXLAN by its kernel alone; hosts with one are a, b"
+    assert unknown_host(TOPOLOGY, "p") == "p is a VXLAN peer and has no agent; hosts with one are a, b"
     assert unknown_host(TOPOLOGY, "a2") == "a2 is a droplet of host a; hosts are a, b"
-    assert unknown_host(TOPOLOGY, "x") == "no host is called 'x'; known are a, b"
+    assert unknown_host(TOPOLOGY, "x") == "there is no host 'x'; hosts are a, b"
 
 
 def test_the_router_is_known_where_there_are_several_subnets():
@@ -90,4 +90,4 @@ def test_the_router_is_known_where_there_are_several_subnets():
         )
     )
     assert namespace_of(routed, NAMES, "router") == "one_router"
-    assert unknown_endpoint(routed, "router").startswith("the router is no endpoint: only `exec` takes it")
+    assert unknown_endpoint(routed, "router").startswith("the router is not an endpoint: use it with `exec` only")

@@ -317,13 +317,17 @@ def test_a_small_mtu_and_every_other_mistake_of_the_substrate_are_told_at_once()
 
 
 def test_a_peer_that_is_to_take_a_role_is_told_to_speak_only_vxlan():
-    assert messages_of(ROUTED.replace("bouncers: [b]", "bouncers: [p]")) == ["p speaks only VXLAN and takes no role"]
+    assert messages_of(ROUTED.replace("bouncers: [b]", "bouncers: [p]")) == [
+        "p is a VXLAN peer and cannot be a bouncer or divider: choose a droplet with an agent"
+    ]
     divided = ROUTED.replace('"fd10::/48"]}', '"fd10::/48"], dividers: [p]}')
-    assert messages_of(divided) == ["p speaks only VXLAN and takes no role"]
+    assert messages_of(divided) == [
+        "p is a VXLAN peer and cannot be a bouncer or divider: choose a droplet with an agent"
+    ]
 
 
 def test_a_family_that_is_turned_off_names_who_needs_it():
     assert messages_of(ROUTED.replace("families: [ipv4, ipv6]", "families: [ipv6], substrate: [ipv6]")) == [
-        "ipv4 is missing: network web has 10.0.1.0/24",
-        "ipv4 is missing: a1 has 172.18.1.11",
+        "ipv4 is missing, but network web has 10.0.1.0/24: add it",
+        "ipv4 is missing, but a1 has 172.18.1.11: add it",
     ]
