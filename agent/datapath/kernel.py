@@ -31,7 +31,7 @@ from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import EVERYTHING, CompiledObject, compile_programs
 from agent.datapath.bpf.lost_frame_counter import LostFrameCounter
-from agent.datapath.bpf.map_queries import Readings
+from agent.datapath.bpf.map_queries import MapQueries
 from agent.datapath.bpf.maps import Map, MapSizes, close_maps, open_maps
 from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids, restore
 from agent.datapath.executor import Executor
@@ -80,7 +80,7 @@ def with_uplinks(features: Features, uplinks: Sequence[Uplink]) -> Features:
 log = structlog.get_logger()
 
 
-class Kernel(Readings):
+class Kernel:
     """One agent's maps, programs, interfaces and neighbours. Made by `Kernel.open`."""
 
     def __init__(
@@ -92,7 +92,9 @@ class Kernel(Readings):
         compiled: CompiledObject,
         uplinks: tuple[Uplink, ...],
     ) -> None:
-        super().__init__(maps)
+        self.maps = maps
+        self.queries = MapQueries(maps)
+        """Reads counters, and entries for an address, while traffic flows."""
         self.config = config
         self._netlink = netlink
         self._loaded = loaded
@@ -209,6 +211,10 @@ class Kernel(Readings):
             kept = self.config.pins.forget_others(self._content)
             if kept and self._old_pins.is_new("pins", str(kept)):
                 log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
+
+    def clear_endpoint_counters(self, slot: int) -> None:
+        """Set one slot's counters to zero, for a slot that is reused for another endpoint."""
+        self.queries.clear_endpoint_counters(slot)
 
     async def uplinks(self) -> tuple[Uplink, ...]:
         """Read the uplinks only; OSError (ENODEV) when one is gone."""

@@ -14,20 +14,20 @@ from agent.core.model.desired_entries import DesiredEntries
 from agent.core.plan.actions import Action
 from agent.core.plan.diff import KernelDiff, Suspects
 from agent.core.plan.planner import plan_all
-from agent.datapath.kernel import Kernel
+from agent.reconcile.kernel_port import KernelPort
 
 SLICE = 1000
 """Entries that are compared before other tasks run: a few milliseconds."""
 
 
-async def diff_kernel(kernel: Kernel, desired: Desired) -> KernelDiff:
+async def diff_kernel(kernel: KernelPort, desired: Desired) -> KernelDiff:
     """Compare all documents in force with the kernel. Raises ObservationError."""
     diff = KernelDiff(await kernel.observe(_namespaces(desired)))
     await _take(diff, desired, list(desired.documents.entries))
     return diff
 
 
-async def recheck(kernel: Kernel, desired: Desired, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
+async def recheck(kernel: KernelPort, desired: Desired, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
     """Return the actions for the differences that persist, without documents that were applied meanwhile.
 
     No document may be applied during the call. It observes only the suspects; usually there are none. An entry that no
@@ -43,7 +43,7 @@ async def recheck(kernel: Kernel, desired: Desired, diff: KernelDiff, meanwhile:
     return plan_all([*diff.wanted.values(), attached], observed)
 
 
-async def missing(kernel: Kernel, desired: Desired, wanted: DesiredEntries) -> list[Action]:
+async def missing(kernel: KernelPort, desired: Desired, wanted: DesiredEntries) -> list[Action]:
     """Return the actions for those of the `wanted` entries and interfaces that differ in the kernel; reads only these.
 
     No document may be applied during the call. Raises ObservationError.

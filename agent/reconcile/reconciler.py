@@ -23,9 +23,9 @@ from agent.core.plan.attribution import excluding, kernel_failure
 from agent.core.plan.diff import KernelDiff
 from agent.core.plan.planner import plan_change, plan_diff, removes_veths
 from agent.core.uplinks.lost_addresses import served_now, with_served
-from agent.datapath.kernel import Kernel
 from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.kernel_diff import diff_kernel, missing, recheck
+from agent.reconcile.kernel_port import KernelPort
 from agent.reconcile.kernel_results import KernelResults
 from agent.reconcile.removals import RemovalGuard
 from agent.reconcile.shortfalls import note_shortfalls, owners_of_lost
@@ -38,7 +38,7 @@ class Reconciler:
     def __init__(
         self,
         desired: Desired,
-        kernel: Kernel,
+        kernel: KernelPort,
         underlay: Underlay,
         results: KernelResults,
         acknowledgements: Acknowledgements,

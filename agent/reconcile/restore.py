@@ -12,7 +12,7 @@ from agent.core.model.resolved_state import HostState
 from agent.core.plan.observed import Observed
 from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords, down_at_start
 from agent.core.uplinks.lost_addresses import served_before, with_served
-from agent.datapath.kernel import Kernel
+from agent.reconcile.kernel_port import KernelPort
 from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.store import Store, StoredDocument
 from agent.reconcile.underlay import host_state_of
@@ -28,7 +28,11 @@ class Restored(NamedTuple):
 
 
 async def restore(
-    settings: Settings, kernel: Kernel, store: Store, processes: BoundProcesses, known: PathRecords = NO_PATH_RECORDS
+    settings: Settings,
+    kernel: KernelPort,
+    store: Store,
+    processes: BoundProcesses,
+    known: PathRecords = NO_PATH_RECORDS,
 ) -> Restored:
     """Read the kernel and the last good documents; nothing is changed. `known`: the path records of the earlier agent.
 

@@ -13,10 +13,10 @@ from agent.core.plan.actions import Action
 from agent.core.plan.diff import KernelDiff
 from agent.core.plan.planner import describe
 from agent.core.plan.remedies import Step
-from agent.datapath.kernel import Kernel
 from agent.datapath.observe import ObservationError
 from agent.errors import explain_error
 from agent.reconcile.kernel_diff import diff_kernel
+from agent.reconcile.kernel_port import KernelPort
 from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
 from protocol.status import Fault
@@ -28,7 +28,7 @@ class Resync:
     def __init__(
         self,
         reconciler: Reconciler,
-        kernel: Kernel,
+        kernel: KernelPort,
         processes: BoundProcesses,
         publish_repair: Callable[[Sequence[str]], None],
         report: ReportFaults,

@@ -17,8 +17,8 @@ from agent.core.nexthop.next_hops import Peer
 from agent.core.nexthop.peers import Droplets, peers
 from agent.core.plan.actions import AttachTransit, Failure
 from agent.core.plan.remedies import Step
-from agent.datapath.kernel import Kernel
 from agent.errors import explain_error
+from agent.reconcile.kernel_port import KernelPort
 from agent.settings import Settings
 from agent.subscription import Observable
 
@@ -36,7 +36,9 @@ def host_state_of(settings: Settings, uplinks: Iterable[Uplink], features: Featu
 class Underlay:
     """One agent's uplinks, and what other parts follow of them."""
 
-    def __init__(self, settings: Settings, kernel: Kernel, found: HostState, inherited: Iterable[bytes] = ()) -> None:
+    def __init__(
+        self, settings: Settings, kernel: KernelPort, found: HostState, inherited: Iterable[bytes] = ()
+    ) -> None:
         """Start with the host as it was `found`; `inherited` are droplets (16 bytes) known from an earlier agent."""
         self.found = found
         """The host as last read. The desired state is based on it, plus the addresses that are temporarily lost."""

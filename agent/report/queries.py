@@ -154,12 +154,15 @@ class Queries:
     def _trace_input(self, source: str, vni: int, address: bytes, destination: bytes) -> TraceInput:
         """Look up the map entries that concern a packet from one address to another."""
         kernel = self._kernel
-        sender = kernel.lookup_interface(self._desired.resolved.slots[source])
+        sender = kernel.queries.lookup_interface(self._desired.resolved.slots[source])
         if sender is None:
             raise RpcError(500, f"endpoint {source!r} is not in the map of interfaces: see the host's plan")
-        direct, endpoint = kernel.lookup_direct(vni, destination), kernel.lookup_endpoint(vni, destination)
-        learnt_hop = kernel.lookup_next_hop(sender.droplet, direct.host) if direct else None
-        host_hop = kernel.lookup_next_hop(sender.droplet, endpoint.host) if endpoint else None
+        direct, endpoint = (
+            kernel.queries.lookup_direct(vni, destination),
+            kernel.queries.lookup_endpoint(vni, destination),
+        )
+        learnt_hop = kernel.queries.lookup_next_hop(sender.droplet, direct.host) if direct else None
+        host_hop = kernel.queries.lookup_next_hop(sender.droplet, endpoint.host) if endpoint else None
         return TraceInput(
             to=mapped(destination),
             sender=sender.flags,
@@ -167,9 +170,9 @@ class Queries:
             learnt_hop=learnt_hop.flags if learnt_hop else None,
             destination=endpoint,
             host_hop=host_hop.flags if host_hop else None,
-            source_network=kernel.lookup_network(vni, address),
-            destination_network=kernel.lookup_network(vni, destination),
-            vpc=kernel.lookup_vpc(vni),
+            source_network=kernel.queries.lookup_network(vni, address),
+            destination_network=kernel.queries.lookup_network(vni, destination),
+            vpc=kernel.queries.lookup_vpc(vni),
         )
 
     def _local_endpoint(self, id_: str) -> Endpoint:

@@ -74,7 +74,7 @@ class StatusReporter:
     def counters(self) -> Counters:
         """Return the host's counters now."""
         kernel, places = self._kernel, slots(self._reconciler.desired)
-        endpoints, outcomes = kernel.read_endpoint_counters(places.values()), kernel.read_outcomes()
+        endpoints, outcomes = kernel.queries.read_endpoint_counters(places.values()), kernel.queries.read_outcomes()
         unknown = kernel.failures.unavailable
         lost = lost_frames(kernel.failures.read(), self._name_of)
         if unknown:

@@ -72,13 +72,13 @@ async def test_two_endpoints_of_one_droplet_reach_one_another_and_their_gateway(
     left, right = await two_endpoints(kernel, topo)
     for namespace, target in ((left, "10.1.0.11"), (right, "10.1.0.10"), (left, "10.1.0.1")):
         assert answered(namespace, target, 2, 5) == 2
-    outcomes = kernel.read_outcomes()
+    outcomes = kernel.queries.read_outcomes()
     assert outcomes["delivered_same_host"].packets >= 8
-    counters = kernel.read_endpoint_counters([10, 11])
+    counters = kernel.queries.read_endpoint_counters([10, 11])
     assert counters[10].delivered.packets >= 4
     assert counters[11].sent.packets >= 4
     kernel.clear_endpoint_counters(10)
-    assert kernel.read_endpoint_counters([10])[10].delivered.packets == 0
+    assert kernel.queries.read_endpoint_counters([10])[10].delivered.packets == 0
 
 
 async def test_a_tcp_transfer_between_them_arrives_whole(kernel: Kernel, topo: Topo) -> None:

@@ -321,17 +321,17 @@ async def test_some_entries_and_pairs_are_looked_up_again(kernel: Kernel, topo: 
 async def test_lookups_answer_for_one_path(kernel: Kernel, topo: Topo) -> None:
     veth = await realized(kernel, topo)
     address = bytes([10, 1, 0, 10])
-    found = kernel.lookup_endpoint(VNI, address)
+    found = kernel.queries.lookup_endpoint(VNI, address)
     assert found is not None
     assert (found.host, found.ifindex, found.mac) == (HERE, veth.ifindex, veth.peer_mac)
-    network = kernel.lookup_network(VNI, address)
+    network = kernel.queries.lookup_network(VNI, address)
     assert network is not None
     assert (network.gateway, network.bouncers.members) == (GATEWAY, (HERE,))
-    assert kernel.lookup_vpc(VNI) == (0, ())
-    assert kernel.lookup_direct(VNI, address) is None
-    assert kernel.lookup_endpoint(VNI + 1, address) is None
-    assert kernel.lookup_network(VNI, bytes([10, 2, 0, 1])) is None
-    assert kernel.lookup_vpc(VNI + 1) is None
+    assert kernel.queries.lookup_vpc(VNI) == (0, ())
+    assert kernel.queries.lookup_direct(VNI, address) is None
+    assert kernel.queries.lookup_endpoint(VNI + 1, address) is None
+    assert kernel.queries.lookup_network(VNI, bytes([10, 2, 0, 1])) is None
+    assert kernel.queries.lookup_vpc(VNI + 1) is None
 
 
 async def test_removing_leaves_nothing_of_ours_and_all_of_others(config: KernelConfig, topo: Topo) -> None:

@@ -68,7 +68,7 @@ class Host:
         assert self.kernel.maps[MapName.DROPLETS].delete([mapped(address)]) == []
 
     def outcome(self, name: str) -> int:
-        return self.kernel.read_outcomes()[name].packets
+        return self.kernel.queries.read_outcomes()[name].packets
 
 
 async def _open(net: Routed, namespace: str, name: str, cache: File, folder: File) -> Host:

@@ -68,7 +68,7 @@ class DirectPath(NamedTuple):
     age: float
 
 
-class Readings:
+class MapQueries:
     """The open maps of one agent, with queries."""
 
     def __init__(self, maps: dict[MapName, Map]) -> None:

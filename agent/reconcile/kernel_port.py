@@ -1,0 +1,58 @@
+"""What `agent.reconcile` needs of the kernel: `agent.datapath.kernel.Kernel`, or the fake that tests use instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from agent.core.model.features import Features
+from agent.core.model.uplinks import Uplink
+from agent.core.plan.actions import Action, Failure
+from agent.core.plan.diff import Suspects
+from agent.core.plan.observed import Observed
+
+
+class ExecutorPort(Protocol):
+    """Carries out a plan."""
+
+    async def run(self, actions: Iterable[Action]) -> list[Failure]:
+        """Execute the actions in order; return the refusals, empty if all succeeded."""
+        ...
+
+
+class KernelPort(Protocol):
+    """The objects of one agent in the kernel."""
+
+    @property
+    def executor(self) -> ExecutorPort:
+        """Changes the kernel."""
+        ...
+
+    @property
+    def features(self) -> Features:
+        """The features that the programs are compiled with."""
+        ...
+
+    async def observe(self, namespaces: Mapping[str, str]) -> Observed:
+        """Read everything back, and change nothing; `namespaces`: endpoint id -> its own. Raises ObservationError."""
+        ...
+
+    async def observe_some(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
+        """Read a few things back, and the uplinks; otherwise as `observe`."""
+        ...
+
+    def tend(self, observed: Observed) -> None:
+        """Maintain kernel objects of no document; `observed` is the kernel as it was just read. Raises OSError."""
+        ...
+
+    async def uplinks(self) -> tuple[Uplink, ...]:
+        """Read the uplinks only; OSError (ENODEV) when one is gone."""
+        ...
+
+    def is_transit_attached(self, ifindex: int) -> bool:
+        """Return whether our current transit XDP runs on an interface now; OSError (ENODEV) if it is gone."""
+        ...
+
+    def clear_endpoint_counters(self, slot: int) -> None:
+        """Set the counters of an endpoint's slot to zero."""
+        ...
