@@ -76,8 +76,8 @@ class Commands(click.Group):
 def main(ctx: click.Context, name: str) -> None:
     """Several droplets on this machine: real agents, a real nats-server, a simulated controller.
 
-    Each host and each endpoint is a network namespace; the substrate's bridge is in another one. The lab creates nothing
-    in the root namespace. Its state is under /run/droplet-lab/NAME until `down`.
+    Each host and each endpoint is a network namespace; the substrate's bridge is in another one. The lab creates
+    nothing in the root namespace. Its state is under /run/droplet-lab/NAME until `down`.
     """
     # asyncio logs a warning for every TLS connection that the client library closes first; it is harmless.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
