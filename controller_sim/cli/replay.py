@@ -97,8 +97,8 @@ def replay_command(lab: Lab, file: Path, host: str | None, timeout: float) -> No
     """Publish the recording FILE to a host of this lab.
 
     Publishes the documents that `droplet-agent --record` wrote, in their order, signed by this lab's controller. A
-    newer revision of a document is published once the host has acknowledged the one before. Waits for acknowledgements
-    and shows each document. Documents that the lab published for the host before stay.
+    newer revision of a document is published once the host has acknowledged the one before. Waits for
+    acknowledgements and shows each document. Documents that the lab published for the host before stay.
 
     With --host, only the subjects change: droplets, addresses and hosts that documents name stay as recorded.
 

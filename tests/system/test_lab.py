@@ -108,8 +108,8 @@ def test_ping_and_transfer_show_round_trips_and_compare_what_arrives(lab):
     refused = run("ping", "-6", "web-1", "web-2")
     assert refused.returncode == 1
     assert "web-2 has no IPv6 address, only 10.0.1.3" in refused.stderr
-    assert "never leaves its namespace" in run("ping", "web-1", "web-1").stderr
-    assert "h1 is a host and no endpoint" in run("ping", "h1", "web-1").stderr
+    assert "never leave its namespace" in run("ping", "web-1", "web-1").stderr
+    assert "h1 is a host, not an endpoint" in run("ping", "h1", "web-1").stderr
 
 
 def test_a_transfer_that_fails_says_why_in_a_line_each(lab):
@@ -221,7 +221,7 @@ def test_an_endpoint_without_its_address_is_named_and_the_others_are_tried(lab):
         done = run("test", name=lab)
         assert done.returncode == 1
         assert "web-2: 10.0.1.3 cannot be used in its namespace: Cannot assign requested address" in done.stderr
-        assert "not attempted" in done.stdout
+        assert "not tried" in done.stdout
     finally:
         ok("agent", "start", "h2")
         until(lambda: "10.0.1.3" in ok("exec", "web-2", "--", "ip", "address"), "the agent's repair")
