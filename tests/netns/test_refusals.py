@@ -129,7 +129,7 @@ async def test_an_address_that_goes_is_told(topo: Topo, watch) -> None:
 async def test_an_address_that_another_host_has_is_told_and_does_not_count(topo: Topo, watch) -> None:
     """Until it is known to be another's it counts: most are not, and an agent would flicker at its start."""
     await watch.settled()
-    run("sysctl", "-qw", "net.ipv6.conf.eth0.dad_transmits=30")  # a second each: nobody answers the first ones
+    run("sysctl", "-qw", "net.ipv6.conf.eth0.dad_transmits=30")  # a second each: the first ones get no reply
     ip("addr", "add", "2001:db8::1/64", "dev", "eth0")
     (found,) = await uplinks_now("eth0")
     assert packed("2001:db8::1") in found.addresses
