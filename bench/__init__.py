@@ -1,4 +1,4 @@
-"""Benchmarks of this project beside the peers that a user would pick instead, measured in one run and told as ratios.
+"""Benchmarks against the alternatives that a user would choose, measured in one run and reported as ratios.
 
 Owns everything that it measures with: namespaces, wires, yardstick programs, probes. Leaves nothing behind.
 """

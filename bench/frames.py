@@ -95,8 +95,8 @@ def udp(source: str, destination: str, ports: tuple[int, int], payload: bytes, *
 
 def full_tcp(source: str, destination: str) -> bytes:
     """Return a TCP packet of `FULL` bytes, as bulk transfers send them."""
-    room = FULL - 20 - (40 if ":" in source else 20)
-    segment = struct.pack("!HHIIBBHHH", 1000, 2000, 1, 1, 0x50, 0x10, 65535, 0, 0) + bytes(room)
+    payload = FULL - 20 - (40 if ":" in source else 20)
+    segment = struct.pack("!HHIIBBHHH", 1000, 2000, 1, 1, 0x50, 0x10, 65535, 0, 0) + bytes(payload)
     return ip(source, destination, TCP, _summed(source, destination, TCP, segment, 16))
 
 
@@ -131,7 +131,7 @@ def rts_option(origin: str) -> bytes:
 
 
 def unknown_options(count: int) -> bytes:
-    """Return options of 8 bytes each that nobody knows and nobody must know."""
+    """Return options of 8 bytes each that are unknown and not critical."""
     return count * struct.pack("!HBBI", 0x0102, 0x03, 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""What a run found, and how it is told: measures, comparisons with their budgets, tables, Markdown, JSON. Pure.
+"""The results of a run and their report: measures, comparisons with their budgets, tables, Markdown, JSON. Pure.
 
 A time alone is no verdict, for machines differ: budgets are ratios to a yardstick that ran beside ours, and sizes in
 bytes.

@@ -65,8 +65,8 @@ def run(folder: Path) -> Run:
 
 def _work(folder: Path) -> dict[str, float]:
     bodies = [path.read_bytes() for path in sorted(folder.iterdir())]
-    room = MAX_ENDPOINTS * max(1, len(bodies))
-    fd = bpf.create_map(bpf.MapType.HASH, map_layout.OVERLAY_KEY.size, map_layout.ENDPOINT.size, room)
+    capacity = MAX_ENDPOINTS * max(1, len(bodies))
+    fd = bpf.create_map(bpf.MapType.HASH, map_layout.OVERLAY_KEY.size, map_layout.ENDPOINT.size, capacity)
     try:
         began = time.process_time()
         count = bpf.update_batch(fd, entries(bodies))

@@ -1,12 +1,12 @@
 """Headers that bind a message of the configuration stream to its subject and, where hosts ask for it, to its publisher.
 
-NATS checks no reply subjects: whoever may pull from a stream can have the server store a delivered message under any
-subject of that stream. So every message that a controller publishes, a document or the removal of one, names the
-subject that it is meant for:
+NATS does not check reply subjects: a client that may pull from a stream can make the server store a delivered message
+under any subject of that stream. So every message that a controller publishes, a document or the removal of one, names
+the subject that it is published for:
 
     Droplet-Subject: droplet.v1.h1.config.endpoints
 
-An agent refuses a message without this header, or with another subject in it than the one under which it is stored.
+An agent rejects a message without this header, or with a subject other than the one under which it is stored.
 
 Three more headers sign the message. They are required by hosts whose `bus.trusted_publishers` is set:
 

@@ -1,9 +1,9 @@
 """What each kind of client may publish and subscribe to, for the NATS server's configuration.
 
-Pure data: whoever writes the server's configuration takes these lists as they are. A wildcard stands for whole tokens
-only. Hosts answer questions into the inboxes of those who may ask and nowhere else: with `allow_responses`, whoever
-asks would choose a subject such as one of `$JS.API`, and the host's answer would go there. No host may create a
-consumer: a consumer may deliver to any subject, so it would be a way round every other line.
+Pure data, to be copied unchanged into the server's configuration. A wildcard stands for whole tokens
+only. Hosts may reply only to the inboxes of permitted requesters: with `allow_responses`, a requester could name a
+subject of `$JS.API` as its reply subject, and the host would publish its reply there. No host may create a
+consumer: a consumer may deliver to any subject, which would circumvent all other restrictions.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def inbox(host: str) -> str:
 def of_host(host: str) -> Permissions:
     """Return the permissions of a host's agent: its own subjects, its own consumer, its own inbox.
 
-    It hears its own status too: that is how it finds out that another agent has its name. It can do without the
-    advisories about its own consumer, by which it notices a pause at once.
+    It receives its own status too, to detect another agent with its name. The advisories about its own consumer, by
+    which it notices a pause at once, are optional.
     """
     own = f"{subjects.PREFIX}.{host}"
     return Permissions(
@@ -83,7 +83,7 @@ def of_operator() -> Permissions:
 def of_monitor() -> Permissions:
     """Return the permissions of a monitoring system: subscribe to what hosts publish. It can send nothing.
 
-    Whoever may read a stream can have the server send what it reads to a subject of its choice: so it may not.
+    It may not read streams, because a client that may can have the server deliver messages to any subject.
     """
     return Permissions(
         publish=(),

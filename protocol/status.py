@@ -1,4 +1,4 @@
-"""Messages that a host sends unasked: heartbeat, events and telemetry. Readers ignore fields they do not know."""
+"""Messages that a host publishes by itself: heartbeat, events and telemetry. Readers ignore fields they do not know."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 ATTACHED = ("native", "generic", "offload", "none")
 """How transit XDP can run for an uplink."""
 EVENTS = {
-    "repaired": "the agent found something in the kernel changed from outside, and put it back",
+    "repaired": "the agent found a change in the kernel that another program made, and repaired it",
     "fault": "a standing fault began, changed or ended",
-    "droplet_down": "another droplet does not answer probes any more, or nothing leads to it",
+    "droplet_down": "another droplet no longer answers probes, or there is no route to it",
     "droplet_up": "that droplet answers again",
     "narrow_path": "a path carries less than its interface's MTU",
     "path_restored": "that path carries its interface's MTU again",
-    "stopping": "the agent was told to stop; traffic flows on",
+    "stopping": "the agent is stopping on request; forwarding continues",
 }
 """Kinds of event, and what each means."""
 

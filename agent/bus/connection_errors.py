@@ -9,7 +9,7 @@ import ssl
 from nats import errors
 
 _CREDENTIALS = "the server refuses our credentials: check bus.nkey_seed_file"
-_TOLD = {
+_REASONS = {
     "authorization violation": _CREDENTIALS,
     "user authentication": _CREDENTIALS,
     "permissions violation": "our nkey may not use this host's subjects: check `host` and bus.nkey_seed_file",
@@ -21,8 +21,8 @@ _TOLD = {
 def describe(error: BaseException) -> str:
     """Describe an error in one line, without secrets."""
     text = " ".join(str(error).split()).removeprefix("nats: ").strip("'")
-    for told, reason in _TOLD.items():
-        if told in text.lower():
+    for phrase, reason in _REASONS.items():
+        if phrase in text.lower():
             return reason
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted: {error.verify_message}"

@@ -101,8 +101,8 @@ def bus_disconnected(servers: Sequence[str], reasons: Mapping[str, str]) -> Faul
         "start the server (or restart it where it hangs), let TCP to its port through packet filters, or correct [bus] "
         "in the settings; the agent goes on trying"
     )
-    told = [one if len(servers) == 1 else f"{server}: {one}" for server, one in reasons.items()]
-    return Fault("bus_disconnected", ", ".join(servers), "; ".join(told), remedy)
+    causes = [one if len(servers) == 1 else f"{server}: {one}" for server, one in reasons.items()]
+    return Fault("bus_disconnected", ", ".join(servers), "; ".join(causes), remedy)
 
 
 def permission_violation(host: str, error: str) -> Fault | None:

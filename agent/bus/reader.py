@@ -53,7 +53,7 @@ async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[],
         await asyncio.shield(task)
     except asyncio.CancelledError:
         while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):  # whoever cancels may do so again
+            with contextlib.suppress(asyncio.CancelledError):  # the caller may cancel again
                 await asyncio.wait([task])
         if not task.cancelled() and task.exception() is None and done_late is not None:
             done_late()
@@ -151,7 +151,7 @@ class ConsumerReader:
     # The beginning of a round
 
     async def _begin(self) -> None:
-        """Make the consumer deliver what is not handled yet, or everything if it was not seen before."""
+        """Make the consumer deliver the messages not yet handled, or all if this consumer is new."""
         info = await self._reset()
         self._unusable_fault = None
         self._session = _PullSession(self._connection.new_inbox(), time.monotonic())

@@ -93,7 +93,7 @@ async def _answer(request: Request, subject: str, verb: str, ask: Ask, log: Filt
         return
     if any(name.lower() == "nats-stream" for name in request.headers or {}):
         log.warning("request_refused", subject=request.subject, reason="a stream copied it")
-        await request.respond_error("403", "a question comes straight from whoever asks")
+        await request.respond_error("403", "a request must come directly from a client, not from a stream")
         return
     try:
         answer = await ask(verb, request.data)

@@ -1,8 +1,8 @@
 """Tracks the deliveries after one reset: whether any are missing, and whether the snapshot is complete. No I/O.
 
-A consumer counts its deliveries from 1 after each reset, whoever they went to. So the one reader of a consumer sees
-every number; one that is missing went to somebody else. Idle heartbeats say how far the count is. That nothing comes
-says nothing: a paused consumer sends heartbeats too.
+A consumer numbers its deliveries from 1 after each reset, to all clients together. So the only reader of a consumer
+receives every number, and a missing one went to another client. Idle heartbeats carry the last number. Silence proves
+nothing: a paused consumer sends heartbeats too.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ async def check_host(config: KernelConfig) -> list[CheckResult]:
 
 
 def _unanswered(name: str, error: OSError) -> CheckResult:
-    return CheckResult(name, False, f"could not be asked: {error}", "mend what stands above, then ask again")
+    return CheckResult(name, False, f"the check failed: {error}", "fix the failed checks above, then run --check again")
 
 
 def _capabilities(_config: KernelConfig) -> CheckResult:
@@ -106,7 +106,7 @@ def _bpf(_config: KernelConfig) -> CheckResult:
     except OSError as error:
         remedy = "allow bpf(2): run with the capabilities above, outside a seccomp filter that forbids it"
         return CheckResult("bpf", False, str(error), remedy)
-    return CheckResult("bpf", True, "maps can be made")
+    return CheckResult("bpf", True, "maps can be created")
 
 
 def _bpf_file_system(config: KernelConfig) -> CheckResult:
@@ -115,10 +115,10 @@ def _bpf_file_system(config: KernelConfig) -> CheckResult:
         return CheckResult(name, True, f"mounted at {config.bpffs}")
     kinds = Path("/proc/filesystems").read_text(encoding="ascii").split()
     if "bpf" not in kinds:
-        return CheckResult(name, False, "the kernel has none", "use a kernel with CONFIG_BPF_SYSCALL")
+        return CheckResult(name, False, "the kernel does not support it", "use a kernel with CONFIG_BPF_SYSCALL")
     parent = next((one for one in (config.bpffs, *config.bpffs.parents) if one.exists()), Path("/"))
     if not os.access(parent, os.W_OK) and not config.bpffs.is_dir():
-        return CheckResult(name, False, f"{config.bpffs} cannot be made", f"mount -t bpf bpf {config.bpffs}")
+        return CheckResult(name, False, f"{config.bpffs} cannot be created", f"mount -t bpf bpf {config.bpffs}")
     return CheckResult(name, True, f"not mounted at {config.bpffs}; the agent will mount it")
 
 
@@ -126,7 +126,7 @@ def _neighbours(config: KernelConfig) -> CheckResult:
     """Check how many neighbours the kernel keeps: one limit for all interfaces of all network namespaces."""
     limits = {}
     for family, path in NEIGHBOUR_LIMITS.items():
-        with contextlib.suppress(FileNotFoundError):  # shown in the first network namespace alone
+        with contextlib.suppress(FileNotFoundError):  # visible in the first network namespace only
             limits[family] = int(path.read_text(encoding="ascii"))
     return neighbour_capacity(limits, config.sizes.droplets)
 
@@ -134,10 +134,10 @@ def _neighbours(config: KernelConfig) -> CheckResult:
 def neighbour_capacity(limits: Mapping[str, int], droplets: int) -> CheckResult:
     """Return the result about limits by family (`ipv4`, `ipv6`) for a host with a map of this many droplets. Pure."""
     if not limits:
-        return CheckResult("neighbours", True, "their limit is not shown in this network namespace")
-    detail = ", ".join(f"room for {limit:,} of {family}" for family, limit in limits.items())
+        return CheckResult("neighbours", True, "their limit is not visible in this network namespace")
+    detail = ", ".join(f"at most {limit:,} of {family}" for family, limit in limits.items())
     few = [f"net.{family}.neigh.default.gc_thresh3" for family, limit in limits.items() if limit < droplets]
-    hint = f"where more droplets than that are in the host's own subnets, raise {' and '.join(few)}" if few else ""
+    hint = f"if the host's own subnets have more droplets than that, raise {' and '.join(few)}" if few else ""
     return CheckResult("neighbours", True, detail, hint)
 
 
@@ -157,7 +157,7 @@ async def _compiler(config: KernelConfig) -> CheckResult:
     if child.returncode == 0:
         return CheckResult("compiler", True, out.decode(errors="replace").strip())
     lines = error.decode(errors="replace").strip().splitlines()
-    detail = lines[-1] if lines else f"python ended with {child.returncode}"
+    detail = lines[-1] if lines else f"python exited with {child.returncode}"
     remedy = "install the distribution's bcc (Debian: python3-bpfcc) and make it visible to this Python"
     return CheckResult("compiler", False, detail, remedy)
 
@@ -170,12 +170,12 @@ def _headers(config: KernelConfig) -> CheckResult:
     missing = [choices[0] for choices in wanted if not any(Path(one).exists() for one in choices)]
     if missing:
         return CheckResult("libc headers", False, f"missing: {', '.join(missing)}", "install linux-libc-dev")
-    return CheckResult("libc headers", True, "the kernel's interface headers are there")
+    return CheckResult("libc headers", True, "the kernel's interface headers are installed")
 
 
 def _cache(config: KernelConfig) -> CheckResult:
     parent = next(one for one in (config.cache, *config.cache.parents) if one.exists())
-    remedy = "set `cache` to a folder of the agent's own"
+    remedy = "set `cache` to a directory that only the agent uses"
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         return CheckResult("cache", False, f"{parent} cannot be written", remedy)
     for path in (config.cache, config.cache / f"{content_hash(features=config.features)}.object"):
@@ -194,15 +194,15 @@ async def _interface(config: KernelConfig) -> CheckResult:
             uplinks = await read_uplinks(netlink, config.interfaces)
             places = sum(len(uplink.ingress) for uplink in uplinks)
             if places > MAX_LOCAL_DROPLETS:
-                remedy = f"name fewer interfaces, or give the bond fewer members: {MAX_LOCAL_DROPLETS} in all"
-                return CheckResult("interface", False, f"frames would come in on {places} interfaces", remedy)
+                remedy = f"name fewer interfaces, or give the bond fewer members: at most {MAX_LOCAL_DROPLETS} in all"
+                return CheckResult("interface", False, f"frames would arrive on {places} interfaces", remedy)
     return _together("interface", found)
 
 
 async def _one_interface(netlink: Netlink, name: str, features: Features) -> CheckResult:
     link = await netlink.link(ifname=name)
     if link is None:
-        remedy = "set `interfaces` to the names of the interfaces with substrate addresses (ip -br addr)"
+        remedy = "set `interfaces` to the names of the interfaces with underlay addresses (ip -br addr)"
         return CheckResult("interface", False, f"{name} does not exist", remedy)
     try:
         (found,) = await read_uplinks(netlink, [name])
@@ -227,7 +227,7 @@ def _fit(found: Uplink, features: Features) -> CheckResult:
     if not found.addresses:
         return CheckResult("interface", False, f"{name} has no address", f"ip addr add ... dev {name}")
     if found.mtu < (least := min_uplink_mtu(found, features)):
-        remedy = f"raise its MTU to {least} at least; 1500 or more is usual"
+        remedy = f"raise its MTU to at least {least}; 1500 or more is usual"
         return CheckResult("interface", False, f"{name} has an MTU of {found.mtu}", remedy)
     vlan = f", VLAN {found.vlan}" if found.vlan else ""
     members = f", {len(found.ingress) - 1} members" if len(found.ingress) > 1 else ""
@@ -246,7 +246,7 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
     (uplink,) = await read_uplinks(netlink, [name])
     link = await netlink.link(index=uplink.carrier)
     if link is None:
-        return CheckResult("xdp", False, f"what {name} lies on is gone", "see the interface above")
+        return CheckResult("xdp", False, f"the interface below {name} is gone", "see the interface above")
     carrier = str(attribute(link, "IFLA_IFNAME"))
     attached = attached_program(link)
     if attached is not None and not is_ours(attached.program_id, config.pins):
@@ -266,7 +266,7 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
 
 
 async def _features(link: Message, uplink: Uplink) -> int | None:
-    """Return what a driver takes, None when nobody can tell: a bond without members takes what they will take."""
+    """Return a driver's XDP features, None if unknown: those of a bond without members depend on its members."""
     if kind(link) == "bond" and len(uplink.ingress) == 1:
         return None
     return await xdp_features(uplink.carrier)
@@ -280,17 +280,19 @@ def takes_native(found: str, link: Message, features: int | None, mode: AttachMo
     """
     name, mtu = str(attribute(link, "IFLA_IFNAME")), int(attribute(link, "IFLA_MTU"))
     if features is None:
-        detail = f"{found}; whether its driver takes native XDP shows when the agent attaches"
+        detail = f"{found}; whether its driver supports native XDP is known only when the agent attaches"
         return CheckResult("xdp", True, detail)
     with open_control_socket() as control:
         driver = driver_of(control, name)
     if NATIVE & ~features == 0:
-        doubt = f"; whether with an MTU of {mtu} shows when the agent attaches" if mtu > PAGE_MTU else ""
-        return CheckResult("xdp", True, f"{found}, driver {driver} takes native XDP{doubt}")
+        doubt = f"; whether also with an MTU of {mtu} is known only when the agent attaches" if mtu > PAGE_MTU else ""
+        return CheckResult("xdp", True, f"{found}, driver {driver} supports native XDP{doubt}")
     if mode is AttachMode.AUTO:
-        detail = f"{found}, driver {driver} tells of no native XDP: where it has none, the slower generic one runs"
+        detail = f"{found}, driver {driver} reports no native XDP; without it, the slower generic mode is used"
         return CheckResult("xdp", True, detail)
-    detail = f"{name}: driver {driver} takes no native XDP, or not as the interface is set up (receive queues)"
+    detail = (
+        f"{name}: driver {driver} supports no native XDP, or not with the interface's configuration (receive queues)"
+    )
     return CheckResult("xdp", False, detail, f"{REMEDY[mode]}, or choose another interface")
 
 
@@ -311,12 +313,12 @@ def how_programs_run(mode: AttachMode, devices: Sequence[Device]) -> CheckResult
     if decision.refused:
         return CheckResult("redirects", False, decision.refused, remedy_of(decision.refused))
     if decision.generic:
-        why = decision.reason or "attach_mode asks for it"
+        why = decision.reason or "attach_mode is generic"
         return CheckResult("redirects", True, f"programs will run in generic mode, which is slower: {why}")
     open_question = [device.name for device in devices if shows_when_attached(device)]
     if open_question:
         names = " and ".join(open_question)
-        detail = f"programs will run natively if {names} takes redirected frames, which shows when the agent attaches"
+        detail = f"programs will run natively if {names} takes redirected frames: known only when the agent attaches"
         return CheckResult("redirects", True, detail)
     return CheckResult("redirects", True, "the uplinks take redirected frames: programs will run natively")
 

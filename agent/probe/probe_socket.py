@@ -1,7 +1,7 @@
 """Sends probes from one of this host's droplets and receives the replies. I/O on a UDP socket, without decisions.
 
 The socket is bound to the droplet's address and interface, so that probes take the same path as tunnels. DF is set, and
-the kernel's path MTU cache is ignored (IP_PMTUDISC_PROBE, ip(7)): it holds what ICMP told other sockets.
+the kernel's path MTU cache is ignored (IP_PMTUDISC_PROBE, ip(7)): it holds what other sockets learnt from ICMP.
 """
 
 from __future__ import annotations

@@ -42,13 +42,13 @@ class StoredPath(NamedTuple):
 
 
 class StoreError(RuntimeError):
-    """The file cannot be used; the message is one line for people."""
+    """The file cannot be used; the message is one line for operators."""
 
 
 def not_saved(kind: str, reason: str) -> Fault:
     """Return the fault of a store that cannot be written: unsaved changes are lost if the agent ends now."""
-    remedy = "free room on its file system, or mend its permissions; the agent tries again by itself"
-    return Fault(kind, "state", f"an agent that starts now would not know the newest: {reason}", remedy)
+    remedy = "free space on its file system, or fix its permissions; the agent tries again by itself"
+    return Fault(kind, "state", f"an agent that starts now would lack the newest changes: {reason}", remedy)
 
 
 class Store:

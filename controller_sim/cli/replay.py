@@ -132,7 +132,7 @@ def _read(file: Path) -> Recording:
 
 
 def _target(lab: Lab, recorded: str, chosen: str | None) -> str:
-    """Return the lab's host to publish to, and say what is not mapped."""
+    """Return the lab's host to publish to; warn if its name differs from the recorded one."""
     if chosen is None and recorded not in lab.topology().hosts:
         names = ", ".join(lab.topology().hosts)
         raise LabError(f"the recording is of {recorded}, which is not in this lab: choose one of {names} with --host")

@@ -28,7 +28,7 @@ async def publish_bulk(
 ) -> Bulk:
     """Publish documents `<name>.<number>`; they are encoded before the clock starts.
 
-    `realized` is None when not everything is realized after `patience` seconds; the report says what is not. BusError
+    `realized` is None if a document is not realized after `patience` seconds; the report names these. BusError
     when the server refuses a document or does not confirm it.
     """
     changes = list(bulk_changes(host, name, endpoints, per_document))

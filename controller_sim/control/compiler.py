@@ -1,6 +1,6 @@
-"""Compiles a topology into the documents of every host: who is told what. Pure.
+"""Compiles a topology into the documents of every host. Pure.
 
-Each host is told the substrate (`substrate`: all droplets); each VPC in which it has an endpoint or a role (`vpc.<id>`,
+Each host gets the substrate (`substrate`: all droplets); each VPC in which it has an endpoint or a role (`vpc.<id>`,
 with the networks that it needs); its own endpoints (`endpoint.<id>`, one document each, so that nothing else ever
 touches a tenant's interface); and, where it bounces a network, all endpoints of other hosts (`network.<id>.<part>`).
 """

@@ -276,9 +276,9 @@ class Watcher:
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing to wait for: all is realized, or what is not is rejected and nothing more was heard.
+        """Whether to stop waiting: all is realized, or the rest is rejected and no acknowledgement came for a while.
 
-        A rejected document is judged again when another lets go of what both claim, so the last answers are awaited.
+        A rejected document is validated again when the owner of a contested object releases it: another may follow.
         """
         quiet = time.monotonic() - self.heard_at >= QUIET
         return self.tracker.converged or (self.tracker.final and quiet)

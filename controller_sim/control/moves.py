@@ -1,9 +1,9 @@
-"""Moves of endpoints from one host to another: in which order the hosts are told, and how long it took. Pure.
+"""Moves of endpoints from one host to another: the order of publication, and how long a move took. Pure.
 
-Hosts take a move in either order. It is shortest when the new host is told last: it can only make the endpoint's
-interface when the old host's is gone. So first the new host is told what it needs besides the endpoint, then the old
-host and the bouncers that it left. Each new host is told of its endpoint when that endpoint's old host has answered; no
-move waits for another one.
+A move may be published in any order. The outage is shortest if the new host comes last, because it can create the
+endpoint's interface only once the old host has removed its own. So the new host first gets everything but the
+endpoint; then the old host and its bouncers get the change. Each new host gets its endpoint once the old host has
+acknowledged; no move waits for another one.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def in_phases(wanted: Mapping[str, Mapping[str, Document]], stored: Iterable[Sto
 
 
 def _arriving(change: Change, old: bytes, moves: Iterable[Move]) -> list[Move]:
-    """Return the moves whose new host is told of the endpoint by a change, or has listed it until then as elsewhere."""
+    """Return the moves whose new host gets the endpoint by this change, or has listed it as remote until then."""
     here = [move for move in moves if move.destination == change.host]
     own = [move for move in here if move.document == change.document]
     if own or not here or not old:

@@ -40,9 +40,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the server has taken in: its revision, and the monotonic time at which it was handed to the socket.
+    """A message that the server has stored: its revision, and the monotonic time at which it was sent.
 
-    `at` is None for what was published before, at a time that nobody here knows.
+    `at` is None for messages of earlier publications, whose time is unknown.
     """
 
     host: str

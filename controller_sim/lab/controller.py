@@ -1,4 +1,4 @@
-"""The simulated controller at work in a lab: publishes what the topology says and waits until the hosts have it."""
+"""The simulated controller of a lab: publishes the documents of the topology and waits until the hosts realize them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from protocol.status import AgentState, Status
 
 CONVERGE_TIMEOUT = 60.0
 RELEASE_TIMEOUT = 10.0
-"""Seconds in which a host must have let go of endpoints that move; then their new hosts are told all the same."""
+"""Seconds to wait until a host has released its moving endpoints; then they are published to their new hosts anyway."""
 ANSWER_TIMEOUT = 30.0
 """Seconds until an agent that was started, or whose server was, must answer."""
 
@@ -47,7 +47,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def prepare(lab: Lab) -> None:
-    """Make the streams and every host's consumer: before an agent starts, so that it finds them."""
+    """Create the streams and every host's consumer, before any agent starts."""
 
     async def work() -> None:
         async with connected(access) as client:
@@ -65,7 +65,7 @@ def converge(
     *,
     agents_first: bool = False,
 ) -> Report:
-    """Publish what differs, and wait until it is realized; the report says what is not, `timeout` seconds later.
+    """Publish the documents that differ, and report their states once all are realized or after `timeout` seconds.
 
     `agents_first` waits for every agent's first heartbeat before anything is published. LabError when an agent that
     ran ends meanwhile, BusError when the server does not answer.
@@ -112,7 +112,7 @@ class _Publication:
         return replace(self.watcher.tracker.report(), moves=self._moved())
 
     async def _publish(self) -> None:
-        """Publish what differs; an endpoint that moves is told to its new host when its old one has let go."""
+        """Publish the documents that differ; a moving endpoint only once its old host has released it."""
         documents = self.lab.documents()
         self.watcher.tracker.holds(documents)
         stored = await read_hosts(self.client, documents)
@@ -123,7 +123,7 @@ class _Publication:
         await self._publish_arrivals(phases.arrivals)
 
     async def _publish_arrivals(self, arrivals: Mapping[Move, Sequence[Change]]) -> None:
-        """Publish what new hosts are told, for each move when its own old host has let go, or after a while without."""
+        """Publish each moving endpoint to its new host once the old host has released it, or after RELEASE_TIMEOUT."""
         deadline = time.monotonic() + RELEASE_TIMEOUT
         tracker, waiting, published = self.watcher.tracker, dict(arrivals), set[tuple[str, str]]()
         while waiting:
@@ -180,7 +180,7 @@ class LabStatus:
 
     @property
     def reasons(self) -> list[str]:
-        """What is not well, each thing once, the most important first; empty when all is."""
+        """Return each problem once, the most important first; empty if there is none."""
         stopped = [host for host, runs in self.agents.items() if not runs]
         silent = [host for host, status in self.heartbeats.items() if status is None and host not in stopped]
         found = [] if self.server else ["nats-server is stopped"]
@@ -202,7 +202,7 @@ def _unrealized(report: Report) -> list[str]:
 
 
 def troubles(statuses: Mapping[str, Status]) -> list[str]:
-    """Return what hosts say is wrong with their ways to others: what several say is one line with all their names."""
+    """Return the problems that hosts report; one that several hosts report is one line with all their names."""
     hosts_by_trouble: dict[tuple[str, str, str], list[str]] = {}
     for host, status in statuses.items():
         for trouble in _troubles(status):
@@ -214,7 +214,7 @@ def troubles(statuses: Mapping[str, Status]) -> list[str]:
 
 
 def _troubles(status: Status) -> Iterator[tuple[str, str, str]]:
-    """Return what one host says, as a verb for one host and for several, and the rest."""
+    """Yield the problems of one host: the verb for one host, the verb for several, and the rest of the line."""
     for way in _without_next_hop(status):
         yield "has", "have", way
     if status.unreadable:
@@ -241,7 +241,7 @@ def _is(count: int) -> str:
 
 
 def read_status(lab: Lab) -> LabStatus:
-    """Return which processes run, what hosts say of themselves, and what became of every document."""
+    """Return the running processes, the status of each host, and the state of every document."""
     hosts = lab.topology().hosts
 
     async def work() -> tuple[dict[str, Status | None], Report]:
@@ -260,7 +260,7 @@ def read_status(lab: Lab) -> LabStatus:
 
 
 def wait_for_answers(lab: Lab, hosts: list[str], timeout: float = ANSWER_TIMEOUT) -> dict[str, Status]:
-    """Wait until hosts answer and have taken in their documents; return their answers.
+    """Wait until hosts answer and have received their documents; return their status.
 
     LabError after `timeout` seconds, or as soon as one of the agents ends; BusError when the server does not answer.
     """
@@ -288,7 +288,7 @@ def wait_for_answers(lab: Lab, hosts: list[str], timeout: float = ANSWER_TIMEOUT
 def wait_for_next_hops(lab: Lab, timeout: float = ANSWER_TIMEOUT) -> None:
     """Wait until every host knows the Ethernet address that leads to each other one; LabError after `timeout` seconds.
 
-    Each has to say so twice in a row: right after a change of droplets a host may not have looked for them yet.
+    Each has to report it twice in a row: right after a change of droplets a host may not have looked them up yet.
     """
 
     async def work() -> None:

@@ -1,6 +1,6 @@
 """The lab: several hosts on one machine, from a topology to running agents and back to nothing.
 
-Owns the order of things. Each method can be called from a new process: what it needs stands in the lab's state file.
+Defines the order of the steps. Each method can be called from a new process: its data is in the lab's state file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ INTERRUPTED = "interrupted: taking the lab down"
 
 
 class Lab:
-    """One lab by its name. `say` is told of every step."""
+    """One lab by its name. `say` is called with a line for every step."""
 
     def __init__(self, name: str = "lab", say: Say = lambda _: None) -> None:
         self.name = name
@@ -53,7 +53,7 @@ class Lab:
         return parse_topology(self.paths.load().topology, f"lab {self.name}")
 
     def placement(self) -> Placement:
-        """Return who bounces and divides."""
+        """Return the bouncers and dividers."""
         return place(self.topology())
 
     def addresses(self, endpoint: str) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class Lab:
         return access(self.paths, self.topology())
 
     def documents(self) -> Documents:
-        """Return what every host should be told."""
+        """Return the documents of every host."""
         topology = self.topology()
         return compile_documents(topology, self.paths.load().assignments, place(topology), self.names.endpoint)
 
@@ -218,7 +218,7 @@ class Lab:
         }
 
     def check_host(self, host: str) -> None:
-        """Raise LabError when no host with an agent is called so."""
+        """Raise LabError if there is no host with an agent of this name."""
         topology = self.topology()
         if host not in topology.hosts:
             raise LabError(unknown_host(topology, host))

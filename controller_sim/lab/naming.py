@@ -1,4 +1,4 @@
-"""What a name on the command line means in a lab, and why it means nothing: endpoints, hosts, droplets, the router.
+"""Resolves names on the command line to endpoints, hosts, droplets and the router, and explains unknown ones.
 
 Pure: a topology in, a name or the text of a LabError out.
 """
@@ -62,7 +62,7 @@ def why_apart(
 ) -> str | None:
     """Return why nothing that one endpoint sends can reach another, None where it can; both must exist.
 
-    Between VPCs the address means somebody else to the source, or nobody: what answers is not the destination.
+    Between VPCs the source's own VPC may have another endpoint with that address, which would answer instead.
     """
     if source == destination:
         return f"{source} is both source and destination: packets to itself never leave its namespace"

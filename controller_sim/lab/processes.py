@@ -38,7 +38,7 @@ def start(namespace: str, argv: list[str], log: Path) -> Process:
             start_new_session=True,
             env={key: value for key, value in os.environ.items() if not key.startswith("DROPLET_")},
         )
-    child.returncode = 0  # the lab outlives this command: nobody waits for the child by this object
+    child.returncode = 0  # the child outlives this command, which never waits for it
     stat = _stat(child.pid)
     return Process(child.pid, stat[1] if stat else 0)
 

@@ -25,7 +25,7 @@ _NAME = re.compile(r"^(?=.{1,20}$)[a-z0-9]+(-[a-z0-9]+)*$")
 
 
 class LabError(RuntimeError):
-    """A lab cannot do what was asked; the text is for whoever asked."""
+    """A lab cannot do what a command asked for; the text is for its user."""
 
 
 class State(msgspec.Struct):
@@ -83,7 +83,7 @@ class Paths:
         return self.directory / "logs" / f"{who}.log"
 
     def instance(self, host: str) -> str:
-        """Return the agent's instance name, by which its pins are told from others'.
+        """Return the agent's instance name, which keeps its pins apart from those of others.
 
         A lab's name has no two dashes in a row, so that no two labs can make the same name.
         """

@@ -180,7 +180,7 @@ def _subnet_of(substrate: Substrate, address: str) -> int:
 
 
 def _address_lines(addresses: Iterable[str], device: str) -> list[str]:
-    """Return the lines that give a device its addresses, at once usable: nobody else here has them."""
+    """Return the lines that give a device its addresses, usable at once, without duplicate address detection."""
     return [
         f"address add {text} dev {device}{' nodad' if ip_address(text.partition('/')[0]).version == 6 else ''}"
         for text in addresses

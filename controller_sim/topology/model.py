@@ -182,7 +182,7 @@ def cidr_of(address: str, cidrs: Iterable[str]) -> str | None:
 
 
 def free_server_address(cidr: str, taken: set[str]) -> str:
-    """Return the first host address of a CIDR that nobody has, or raise ValueError when all are taken."""
+    """Return the first free host address of a CIDR, or raise ValueError if there is none."""
     for host in ip_network(cidr).hosts():
         if str(host) not in taken:
             return str(host)

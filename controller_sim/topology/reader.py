@@ -1,4 +1,4 @@
-"""Takes values out of a topology file's YAML by type, and remembers every mistake with its line and its field."""
+"""Reads values from a topology file's YAML by type, and records every error with its line and field."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Mistake:
 
 
 class Reader:
-    """Takes values out of a YAML node by type; remembers mistakes instead of raising them."""
+    """Reads values from a YAML node by type; records errors instead of raising them."""
 
     def __init__(self, node: Any, path: str, line: int, mistakes: list[Mistake]) -> None:
         self.node = node
@@ -32,7 +32,7 @@ class Reader:
         self._taken: set[str] = set()
 
     def wrong(self, message: str, key: str | None = None) -> None:
-        """Remember a mistake in a field of this node, or in the node itself."""
+        """Record an error in a field of this node, or in the node itself."""
         line = self.line_of(key) if key is not None else self.line
         self.mistakes.append(Mistake(line, self._path_of(key), message))
 
@@ -48,7 +48,7 @@ class Reader:
         return self.line
 
     def is_map(self) -> bool:
-        """Say whether the node is a map; remember it when it is not."""
+        """Return whether the node is a map; record an error if not."""
         if isinstance(self.node, CommentedMap):
             return True
         self.wrong(f"expected a map, not {_kind(self.node)}")
@@ -130,7 +130,7 @@ class Reader:
         return found
 
     def finish(self) -> None:
-        """Remember every field that nobody asked for."""
+        """Record an error for every unknown field."""
         for key in self.node:
             if key not in self._taken:
                 known = ", ".join(sorted(self._taken))

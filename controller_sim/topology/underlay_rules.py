@@ -155,7 +155,7 @@ def substrate_of(
 
 
 def _mtu(reader: Reader, key: str, default: int) -> int:
-    """Return an MTU, the default where it is wrong: nobody is to complain of it a second time."""
+    """Return an MTU, or the default if it is invalid, so that no later check reports it again."""
     before = len(reader.mistakes)
     found = reader.number(key, MIN_MTU, MAX_MTU, default)
     return found if len(reader.mistakes) == before else default

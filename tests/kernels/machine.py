@@ -45,7 +45,7 @@ def run(image: Path, initramfs: Path, results: Path, script: str, *, limit: floa
 
 @contextlib.contextmanager
 def _started(image: Path, initramfs: Path, results: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Have the emulator run during a block; whoever kills us takes it along."""
+    """Have the emulator run during a block; it ends with this process, also if that is killed."""
     command = ["setpriv", "--pdeathsig", "KILL", "--", *_command(image, initramfs, results)]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:

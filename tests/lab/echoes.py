@@ -98,7 +98,7 @@ class _Echoes:
         while not until_all or len(self.back) < self.sent:
             if not select.select([self._socket], [], [], max(0.0, end - time.monotonic()))[0]:
                 return
-            with contextlib.suppress(OSError):  # an ICMP error about a request, told by reading
+            with contextlib.suppress(OSError):  # an ICMP error about a request, reported by recv
                 self._take(self._socket.recv(1 << 16))
 
     def _message(self, sequence: int) -> bytes:

@@ -85,7 +85,7 @@ class SystemLab:
     def counting_anew(self) -> Iterator[None]:
         """Hold that nothing is lost before a block in which counters begin anew, and count from its end on.
 
-        What a host had counted until then is known to nobody any more, and need not have been as much either way.
+        The counters of that host until then are lost, and need not have balanced.
         """
         check_crossing(self)
         yield

@@ -20,7 +20,7 @@ MUCH = 1 << 20
 
 
 class Stream:
-    """One end sends a block over and over, the other one reads it, until it is told to stop."""
+    """One end sends a block over and over, the other one reads it, until it is stopped."""
 
     def __init__(self, lab: SystemLab, source: str, destination: str, family: int | None = None) -> None:
         to = lab.address(destination, family)

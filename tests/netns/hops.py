@@ -32,7 +32,7 @@ def set_peers(watch: NeighbourWatch, peers_by_address: Mapping[bytes, Peer]) -> 
 
 
 async def heard_all(watch: NeighbourWatch) -> None:
-    """Wait until a watch has taken in all that the kernel has told so far, and acted on it.
+    """Wait until a watch has processed all netlink events so far.
 
     One socket has the events in order: those of a neighbour that comes and goes are the last.
     """

@@ -136,7 +136,7 @@ async def test_native_xdp_is_told_as_the_kernel_will_have_it(topo: Topo, config:
                 except OSError:
                     attached = None
         assert found.ok == (attached is not None), found
-        assert f"driver {driver} takes {'' if found.ok else 'no '}native XDP" in found.detail
+        assert f"driver {driver} supports {'' if found.ok else 'no '}native XDP" in found.detail
         assert found.ok or "attach_mode to auto" in found.remedy
         automatic = (await answers(replace(asked, attach_mode=AttachMode.AUTO)))["xdp"]
         assert automatic.ok
@@ -167,20 +167,20 @@ async def test_an_older_kernel_that_tells_no_features_is_not_spoken_for(
     assert link is not None
     found = takes_native("eth0 is free", link, None, AttachMode.NATIVE)
     assert found.ok
-    assert found.detail == "eth0 is free; whether its driver takes native XDP shows when the agent attaches"
+    assert found.detail == "eth0 is free; whether its driver supports native XDP is known only when the agent attaches"
 
 
 async def test_an_mtu_that_drivers_may_refuse_is_left_open(topo: Topo, config: KernelConfig) -> None:
     ip("link", "set", "eth0", "mtu", "9000")
     found = (await answers(replace(config, attach_mode=AttachMode.NATIVE)))["xdp"]
-    assert "whether with an MTU of 9000 shows when the agent attaches" in found.detail
+    assert "whether also with an MTU of 9000 is known only when the agent attaches" in found.detail
 
 
 @pytest.mark.parametrize(
     ("limits", "detail", "named"),
     [
-        ({}, "not shown", []),
-        ({"ipv4": 1024, "ipv6": 65536}, "room for 1,024 of ipv4, room for 65,536 of ipv6", ["ipv4"]),
+        ({}, "not visible", []),
+        ({"ipv4": 1024, "ipv6": 65536}, "at most 1,024 of ipv4, at most 65,536 of ipv6", ["ipv4"]),
         ({"ipv4": 1024, "ipv6": 1024}, "1,024", ["ipv4", "ipv6"]),
         ({"ipv4": 65536, "ipv6": 65536}, "65,536", []),
     ],
@@ -209,7 +209,7 @@ async def test_how_programs_will_run_is_told_before_the_start_and_why(topo: Topo
     assert not forced.ok
     assert "ethtool -K <peer> gro on" in forced.remedy
     asked = (await answers(replace(config, attach_mode=AttachMode.GENERIC)))["redirects"]
-    assert asked.detail == "programs will run in generic mode, which is slower: attach_mode asks for it"
+    assert asked.detail == "programs will run in generic mode, which is slower: attach_mode is generic"
 
 
 async def test_whether_losses_will_be_counted_is_told_and_no_hindrance(

@@ -133,7 +133,7 @@ def test_congestion_marks_of_an_endpoint_are_copied_outside_and_arrive_as_they_w
 
 
 def marked(lab: SystemLab, ecn: int) -> bytes:
-    """Return a tunnel packet from nobody's endpoint to web-2, with an inner mark."""
+    """Return a tunnel packet from an unknown endpoint to web-2, with an inner mark."""
     inner = bytearray(ipv4("10.0.1.77", lab.address("web-2"), udp(PORT)))
     inner[1] = ecn
     inner[10:12] = bytes(2)

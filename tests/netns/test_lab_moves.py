@@ -1,4 +1,4 @@
-"""Endpoints that move between hosts: told in any order, and each without waiting for another one's hosts."""
+"""Endpoints that move between hosts: published in any order, and no move waits for the hosts of another."""
 
 from __future__ import annotations
 

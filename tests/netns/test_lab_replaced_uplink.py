@@ -13,7 +13,7 @@ from lab.waiting import until
 from controller_sim.lab.underlay import _add_interface
 
 RARELY = 60.0
-"""Seconds between an agent's own looks at its kernel: what is noticed sooner, netlink's events told."""
+"""Seconds between resyncs: an agent that notices a change sooner learnt it from a netlink event."""
 
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])

@@ -34,7 +34,7 @@ endpoints:
   - {name: web-1, network: web, droplet: h1}
   - {name: web-2, network: web, droplet: h2}
 """
-"""Between h1 and h2 stands a router, which can be told to drop what they send each other; h3 reaches both."""
+"""Between h1 and h2 is a router that can drop their packets to each other; h3 reaches both."""
 
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])

@@ -66,7 +66,7 @@ def pairs() -> list[tuple[str, str]]:
 def test_an_endpoint_that_moves_while_a_bouncers_host_is_unplugged_is_reached_by_the_other_bouncer(
     lab: SystemLab,
 ) -> None:
-    """Over Geneve and VXLAN: nobody sends to a bouncer that answers no probe."""
+    """Over Geneve and VXLAN: no host sends to a bouncer that answers no probe."""
     port = lab.ports()["h4", "eth0"]
     with ExitStack() as stack:
         flows = [
@@ -121,7 +121,7 @@ def one_datagram_each(lab: SystemLab) -> tuple[int, int]:
 
 
 def test_with_vxlan_senders_whose_bouncer_has_no_agent_wait_for_it_and_the_others_do_not(lab: SystemLab) -> None:
-    """VXLAN has no room for who sent a packet first, so what arrives in vain cannot go back."""
+    """VXLAN cannot carry the origin, so a misdirected packet cannot be returned."""
     lab.kill_agent("h4")
     move(lab)
     sent, arrived = one_datagram_each(lab)

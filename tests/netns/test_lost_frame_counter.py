@@ -202,7 +202,7 @@ async def test_what_finds_no_room_is_counted_together(topo: Topo, kernel: Kernel
     nothing = bytes(bpf.percpu_stride(FAILURE_COUNT.size) * bpf.possible_cpus())
     with redirecting(no_driver(topo)) as (program, number):
         kernel.failures.tend([number], [arrival])
-        for index in range(failures.info.max_entries - 1):  # one is there already: that of what finds no room
+        for index in range(failures.info.max_entries - 1):  # one exists already: the overflow entry
             bpf.update(failures.descriptor, FAILURE_KEY.pack(FAILURE_EXCEPTION, 0, index), nothing)
         send(program, arrival)
     assert by_reason(kernel.failures.read()) == {("other", 0): FRAMES}

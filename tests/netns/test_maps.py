@@ -114,16 +114,16 @@ def test_entries_are_put_and_deleted_few_or_many(make, count: int) -> None:
     assert one.dump() == dict(entries[:1])
 
 
-@pytest.mark.parametrize("room", [5, 20])
+@pytest.mark.parametrize("capacity", [5, 20])
 @pytest.mark.parametrize("count", [8, 40])
-def test_a_full_map_refuses_exactly_what_does_not_fit(make, room: int, count: int) -> None:
-    one = make(MapName.ENDPOINTS, bpf.MapType.HASH, 20, 32, room, bpf.BPF_F_NO_PREALLOC)
+def test_a_full_map_refuses_exactly_what_does_not_fit(make, capacity: int, count: int) -> None:
+    one = make(MapName.ENDPOINTS, bpf.MapType.HASH, 20, 32, capacity, bpf.BPF_F_NO_PREALLOC)
     entries = [(overlay(n), bytes(32)) for n in range(count)]
     refused = one.put(entries)
     held = one.dump()
     assert [key for answer in refused for key in answer.keys] == [key for key, _ in entries if key not in held]
     assert {answer.errno for answer in refused} <= {errno.E2BIG}
-    assert len(held) == min(room, count)
+    assert len(held) == min(capacity, count)
 
 
 def test_a_full_map_still_replaces_the_entries_that_it_holds(make) -> None:

@@ -206,7 +206,7 @@ async def test_many_events_at_once_end_in_the_true_table(topo: Topo, table: Map,
 
 
 async def test_lost_events_end_in_a_full_look(topo: Topo, table: Map, watch, tmp_path) -> None:
-    """More events than the socket holds, while nobody reads: one of them is the neighbour's new address."""
+    """More events than the socket holds, while it is not read: one of them is the neighbour's new address."""
     set_peers(watch, peers(topo.neighbour))
     await until(lambda: len(table.dump()) == 1)
     batch = tmp_path / "batch"

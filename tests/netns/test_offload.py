@@ -24,7 +24,7 @@ INDEX = 4711
 
 
 class Card:
-    """What rtnetlink says of a card, and does when it is told to run a program."""
+    """What rtnetlink reports about a card, and its reply to a request to attach a program."""
 
     def __init__(self) -> None:
         self.program = 0

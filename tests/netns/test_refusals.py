@@ -19,7 +19,7 @@ from agent.telemetry.fault_reporter import FaultReporter
 from tests.netns.conftest import Topo, ip, run, uplinks_now
 from tests.netns.hops import entry, heard_all, mac_of, packed, peers, set_peers, until
 
-MAP_FULL_FOR_TWO = "no room for 2 entries"
+MAP_FULL_FOR_TWO = "full and lacks 2 entries"
 
 
 def reasons(watch: NeighbourWatch) -> dict[str, str]:
@@ -35,7 +35,7 @@ def reporting(watch: NeighbourWatch) -> FaultReporter:
 
 @pytest.fixture
 def small() -> Iterator[Map]:
-    """A map of next hops with room for two."""
+    """A map of next hops that holds two entries."""
     descriptor = bpf.create_map(bpf.MapType.HASH, NEXT_HOP_KEY.size, NEXT_HOP.size, 2, bpf.BPF_F_NO_PREALLOC)
     yield Map(MapName.NEXT_HOPS, descriptor)
     os.close(descriptor)
@@ -80,9 +80,7 @@ async def test_a_full_map_keeps_what_fits_and_names_what_does_not(topo: Topo, sm
     assert {packed(address) for address in reasons(full_map_watch)} | {unpack_key(key).droplet for key in held} == {
         packed(address) for address in others
     }
-    await until(
-        lambda: [one.detail.split(":")[0] for one in reporter.standing()] == [f"the map has {MAP_FULL_FOR_TWO}"]
-    )
+    await until(lambda: [one.detail.split(":")[0] for one in reporter.standing()] == [f"the map is {MAP_FULL_FOR_TWO}"])
     (full,) = reporter.standing()
     assert (full.kind, full.subject) == ("map_full", "next_hops")
     ip("neigh", "flush", "dev", "eth0")
@@ -131,7 +129,7 @@ async def test_an_address_that_goes_is_told(topo: Topo, watch) -> None:
 async def test_an_address_that_another_host_has_is_told_and_does_not_count(topo: Topo, watch) -> None:
     """Until it is known to be another's it counts: most are not, and an agent would flicker at its start."""
     await watch.settled()
-    run("sysctl", "-qw", "net.ipv6.conf.eth0.dad_transmits=30")  # a second each: nobody answers the first ones
+    run("sysctl", "-qw", "net.ipv6.conf.eth0.dad_transmits=30")  # a second each: the first ones get no reply
     ip("addr", "add", "2001:db8::1/64", "dev", "eth0")
     (found,) = await uplinks_now("eth0")
     assert packed("2001:db8::1") in found.addresses

@@ -99,7 +99,7 @@ def appears(topo: Topo, namespace: str) -> None:
 
 FOR_GOOD = {
     "no namespace": lambda topo: [local(f"{topo.prefix}gone", 50)],
-    "no room in the map": lambda _: [remote(number) for number in range(1500)],
+    "the map is full": lambda _: [remote(number) for number in range(1500)],
 }
 
 

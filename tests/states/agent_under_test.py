@@ -42,7 +42,7 @@ class Agent:
         self.acknowledged_at: dict[str, float] = {}
         self.repaired: list[str] = []
         self.known: PathRecords = {}
-        """What the next agent to start is told of paths."""
+        """The path state that the next agent starts with."""
         self.now = 0.0
         """The clock by which documents are tried again."""
         self._folder = folder

@@ -1,4 +1,4 @@
-"""What the kernel refuses is told, undone, tried again, and takes nothing else with it."""
+"""What the kernel refuses is reported, undone and retried, and affects no other document."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_kernel_that_refuses_at_random_is_brought_to_the_end_by_retries(
         agent.kernel.refuse = lambda action: 0
         await agent.retry()
         await agent.resync.repair()
-        await agent.retry()  # whoever got the number of an interface whose removal was refused until now
+        await agent.retry()  # the document that got the index of an interface whose removal was refused until now
         await ends_like(agent, end)
 
     in_a_folder(scenario)
@@ -170,7 +170,7 @@ def test_a_restart_gives_nothing_to_a_document_that_claimed_it_second(updated) -
 
 
 def test_a_step_that_breaks_off_is_taken_up_by_the_next_one() -> None:
-    """Whatever raises, and wherever: nothing is told as realized that is not, and the next message mends it."""
+    """Whatever raises, and wherever: no acknowledgement says realized wrongly, and the next message repairs it."""
 
     async def scenario(agent: Agent) -> None:
         stream = Stream()

@@ -52,7 +52,7 @@ def once_the_kernel_was_read(agent: Agent, act: Callable[[], Awaitable[None]]) -
     async def and_then(namespaces):
         agent.kernel.observe = observe  # type: ignore[method-assign]
         seen = await observe(namespaces)
-        async with asyncio.timeout(5):  # whoever held the documents up would wait for ever
+        async with asyncio.timeout(5):  # if documents were blocked, this would wait forever
             await act()
         return seen
 

@@ -1,4 +1,4 @@
-"""No acknowledgement says more than the kernel holds: each way in which one could, and what is told instead."""
+"""No acknowledgement claims more than the kernel holds: each case in which one could, and the correct one."""
 
 from __future__ import annotations
 

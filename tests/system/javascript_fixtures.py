@@ -31,7 +31,7 @@ class ControllerError(Exception):
 
 
 class JavaScriptController:
-    """The controller as a process of its own, told what to do line by line."""
+    """The controller as a process of its own, which reads one command per line."""
 
     def __init__(self, namespace: str, access: Access, trace: Path) -> None:
         options = {

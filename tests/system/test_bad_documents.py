@@ -120,7 +120,7 @@ def test_a_revision_that_is(lab, spoil, errors):
 
 @pytest.fixture(params=["signatures asked for", "no signatures asked for"])
 def trusting(lab: SystemLab, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Have the agent trust the controller alone, or whoever may publish."""
+    """Have the agent trust the controller alone, or every client that may publish."""
     file = lab.lab.paths.settings(HOST)
     settings = file.read_text()
     assert "trusted_publishers" in settings
@@ -173,7 +173,7 @@ def test_another_host_cannot_replace_a_document_by_a_reply_subject(lab, trusting
 
 
 def test_a_document_with_more_wrong_than_an_answer_holds_is_answered_all_the_same(lab):
-    """Told one by one, these would be more than a server takes by default, and it would cut the agent off."""
+    """Listed one by one, these errors would be more than a server takes by default, and it would cut the agent off."""
     endpoints = tuple(
         Endpoint(
             f"astray-{n}",
@@ -225,7 +225,7 @@ def test_a_second_document_that_claims(lab, document, field):
             Document(endpoints=(Endpoint("far", "nowhere", "h9", ("10.0.1.50",), "02:00:00:00:00:50"),)),
             {Reference("networks", "nowhere"), Reference("droplets", "h9")},
         ),
-        (Document(networks=(Network("new", "nobody", ("10.0.7.0/24",)),)), {Reference("vpcs", "nobody")}),
+        (Document(networks=(Network("new", "unknown", ("10.0.7.0/24",)),)), {Reference("vpcs", "unknown")}),
         (
             Document(vpcs=(Vpc("green", 7, ("10.0.0.0/16",), ("h8", "h9")),)),
             {Reference("droplets", "h8"), Reference("droplets", "h9")},

@@ -1,6 +1,6 @@
 """Documents are bound to their subject and may be signed: attacks with real credentials against a real server.
 
-The server does not check reply subjects. So whoever may ask JetStream for anything can have the answer stored under
+The server checks no reply subjects, so a client that may send requests to JetStream can have the reply stored under
 another host's configuration subject, in the place of the document that was there.
 """
 
@@ -58,7 +58,7 @@ class Attack:
     """Who has the server store something under h2's subject, and how."""
 
     def __init__(self, server: NatsServer, users: dict[str, User], headers: dict[str, str]) -> None:
-        """Know the headers of h2's good document: whoever wrote them into a message of its own can take them over."""
+        """Know the headers of h2's good document: any client can copy them into a message of its own."""
         self.server = server
         self.users = users
         self.headers = headers

@@ -122,7 +122,7 @@ async def test_a_redelivered_message_is_not_delivered_twice(server: NatsServer) 
 
         async def slowly(batch: object) -> None:
             recorder.deliver = fast  # type: ignore[method-assign]
-            while await sent() < 2:  # noqa: ASYNC110 -- the server tells nobody
+            while await sent() < 2:  # noqa: ASYNC110 -- the server sends no event
                 await asyncio.sleep(0.05)
             await fast(batch)  # type: ignore[arg-type]
 

@@ -167,7 +167,7 @@ async def test_every_command_prints_what_the_hosts_say(server: NatsServer) -> No
 
 
 async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:
-    """h2 has acknowledged and is gone; h3 is gone with all its documents, so nobody misses it."""
+    """h2 has acknowledged and is gone; h3 is gone with all its documents, so it is not reported as missing."""
     async with client_of(server) as client:
         await make_streams(client)
         for host, removed in (("h1", False), ("h2", False), ("h3", True)):
@@ -187,8 +187,8 @@ async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:
         assert (listed.exit_code, listed.stderr) == (1, "1 of 2 hosts answered\n")
         assert {item["host"] for item in json.loads(listed.stdout)} == {"h1"}
         assert (await ctl(server, "status", "h1")).exit_code == 0
-    nobody = await ctl(server, "status")
-    assert (nobody.exit_code, nobody.stderr) == (1, "0 of 2 hosts answered\n")
+    silent = await ctl(server, "status")
+    assert (silent.exit_code, silent.stderr) == (1, "0 of 2 hosts answered\n")
 
 
 async def test_acknowledgements_come_from_the_stream_and_then_live(server: NatsServer) -> None:
@@ -275,7 +275,7 @@ async def test_a_host_that_refuses_a_question_is_quoted(server: NatsServer) -> N
         ("host", ["status", "h1"], "publish", "droplet.v1.h1.rpc.status"),
         ("host", ["get", "endpoints", "--host", "h1"], "publish", "droplet.v1.h1.rpc.get"),
         ("host", ["acks"], "publish", f"$JS.API.DIRECT.GET.{streams.ACK_STREAM}"),
-        ("nobody", ["status", "h1"], "subscribe", "_INBOX_operator.>"),
+        ("no-inbox", ["status", "h1"], "subscribe", "_INBOX_operator.>"),
     ],
 )
 async def test_what_the_server_refuses_is_said_with_its_subject(
@@ -286,7 +286,7 @@ async def test_what_the_server_refuses_is_said_with_its_subject(
     inbox = f"{permissions.OPERATOR_INBOX}.>"
     allowed = {
         "host": permissions.Permissions(permissions.of_host("h1").publish, (*seen, inbox)),
-        "nobody": permissions.Permissions(permissions.of_operator().publish, seen),
+        "no-inbox": permissions.Permissions(permissions.of_operator().publish, seen),
     }[who]
     user = make_user(tmp_path, who)
     server = NatsServer(tmp_path, users=[user_block(user, allowed)])

@@ -158,7 +158,7 @@ async def test_a_bus_that_cannot_be_used_is_a_fault_with_server_reason_and_remed
                 await until(lambda: any(line["event"] == "snapshot_complete" for line in lines.lines))
             then()
             await until(lambda: lines.began("bus_disconnected"), 60)
-    gc.collect()  # an exception that no task was asked for is told then
+    gc.collect()  # asyncio reports unretrieved exceptions of tasks then
     (began,) = (one for one in lines.lines if one["event"] == "fault_began" and one["kind"] == "bus_disconnected")
     assert began["subject"] == settings.servers[0]
     assert CASES[case] in str(began["detail"])
@@ -197,5 +197,5 @@ async def test_several_servers_are_one_fault_that_says_why_of_each_and_is_told_o
         assert fault is not None
         assert fault.subject == ", ".join(servers)
         assert f"{servers[0]}: connection refused; {servers[1]}: the server's name has no address" in fault.detail
-        told = [line["event"] for line in lines.lines if line.get("kind") == "bus_disconnected"]
-        assert told == ["fault_began", "fault_changed"], "when each server was tried for the first time"
+        events = [line["event"] for line in lines.lines if line.get("kind") == "bus_disconnected"]
+        assert events == ["fault_began", "fault_changed"], "when each server was tried for the first time"

@@ -219,7 +219,7 @@ async def test_a_certificate_of_an_unknown_authority_is_refused(tls: tuple[NatsS
 
 
 async def test_a_tls_url_never_gives_a_clear_text_server_a_password() -> None:
-    """Whoever answers in clear text gets a TLS hello and nothing else."""
+    """A server that answers in clear text receives a TLS hello and nothing else."""
     heard = bytearray()
 
     async def eavesdrop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""`dropletctl sweep`: it removes what the stream does not hold, by name, and only when told so."""
+"""`dropletctl sweep`: it removes documents that the stream does not hold, by name, and only on request."""
 
 from __future__ import annotations
 

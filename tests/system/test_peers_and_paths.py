@@ -1,4 +1,4 @@
-"""Droplets that fall silent are told and gone round; paths that carry less than they should are told and kept to."""
+"""Silent droplets are reported and avoided; narrow paths are reported and respected."""
 
 from __future__ import annotations
 

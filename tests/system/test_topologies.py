@@ -1,4 +1,4 @@
-"""Every topology that comes with the lab: who should talk does, with the data compared, and nobody else does."""
+"""Every topology of the lab: endpoints of one VPC communicate, with the data compared, and no others do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_datagrams_of_all_sizes_up_to_the_mtu_and_in_fragments_arrive_unchanged_
 
 
 def test_an_endpoint_hears_its_own_vpc_and_nobody_else(lab):
-    """Everyone calls every address; whoever has that address in the caller's own VPC hears it, and no other."""
+    """Every endpoint calls every address; only the endpoint with that address in the caller's VPC receives the call."""
     sockets = {name: udp_socket(lab.inside(name), port=PORT) for name in lab.endpoints}
     heard: dict[str, set[str]] = {name: set() for name in sockets}
     wanted = {

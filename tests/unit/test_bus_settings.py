@@ -1,4 +1,4 @@
-"""What the bus is told of its files."""
+"""The files that the bus settings name, and the errors about them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from agent.bus.connection_errors import describe
 from agent.bus.settings import BusSettings, tls_context
 
 
-class Nobody:
-    """A handler to whom nothing comes."""
+class IdleHandler:
+    """A handler that receives nothing."""
 
     async def begin_snapshot(self) -> None: ...
 
@@ -35,7 +35,7 @@ async def test_a_seed_that_others_can_read_is_warned_of_at_the_start(tmp_path: P
     seed.chmod(mode)
     settings = BusSettings(("nats://127.0.0.1:1",), str(seed))
     with structlog.testing.capture_logs() as logged:
-        running = asyncio.create_task(Bus("h1", settings, Nobody(), structlog.get_logger()).run())
+        running = asyncio.create_task(Bus("h1", settings, IdleHandler(), structlog.get_logger()).run())
         await asyncio.wait([running], timeout=0.05)
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):

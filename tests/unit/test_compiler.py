@@ -1,4 +1,4 @@
-"""Compiling: each host is told what its endpoints and roles need, and nothing else."""
+"""Compiling: each host gets the objects that its endpoints and roles need, and nothing else."""
 
 from __future__ import annotations
 

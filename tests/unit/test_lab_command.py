@@ -75,7 +75,7 @@ def transfer_process(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_a_sender_without_a_receiver_says_so_without_a_traceback_and_a_receiver_without_its_address_too():
-    with socket.socket() as bound:  # bound and not listening: refused, and nobody else can take the port
+    with socket.socket() as bound:  # bound and not listening: refused, and no other process can take the port
         bound.bind(("127.0.0.1", 0))
         port = str(bound.getsockname()[1])
         assert transfer_process("send", "127.0.0.1", port, "0.1").communicate(timeout=20) == ("refused\n", "")

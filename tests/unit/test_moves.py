@@ -1,4 +1,4 @@
-"""Moves: the new host is prepared, the old one lets go, and only then is the new one told of its endpoint."""
+"""Moves: the new host is prepared, the old one releases the endpoint, and only then does the new one get it."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_a_peer_that_never_answered_is_unknown_for_ever_and_nothing_is_made_of_i
     model.run(60)
     assert model.view(path).liveness is Liveness.UNKNOWN
     assert model.events == []
-    assert {probe.size for _, probe in model.sent} == {SMALL}, "no long probes to whom nobody knows"
+    assert {probe.size for _, probe in model.sent} == {SMALL}, "no long probes to a peer that never answered"
 
 
 def start_anew(model: Model) -> None:

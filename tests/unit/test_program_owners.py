@@ -1,4 +1,4 @@
-"""What an operator is told of a program that stands in the way: never to cut a running agent off."""
+"""The advice about another program on an uplink never detaches a running agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AGENT, OTHER = Holder(812, "droplet-agent"), Holder(77, "cilium-agent")
         (Owner("blue"), "the droplet instance blue's", "--uninstall"),
         (Owner("blue", AGENT), "the droplet instance blue's", "instance blue is running (process 812, droplet-agent)"),
     ],
-    ids=["nobody's", "a process's", "an instance's", "a running instance's"],
+    ids=["no owner", "a process's", "an instance's", "a running instance's"],
 )
 def test_each_owner_has_its_own_advice(owner: Owner, name: str, words: str) -> None:
     assert possessive(owner) == name

@@ -40,7 +40,7 @@ def test_of_very_many_things_wrong_with_a_document_the_first_are_told_and_all_ar
         *("many", 7, State.FAILED, 6),
         missing=tuple(Reference("networks", f"n{number}") for number in range(102)),
         errors=tuple(FieldError(f"endpoints[{number}].mac", ErrorCode.INVALID, "no") for number in range(10_000)),
-        failures=tuple(KernelFailure(12, "ENOMEM", f"endpoint {number}", "no room") for number in range(103)),
+        failures=tuple(KernelFailure(12, "ENOMEM", f"endpoint {number}", "no memory") for number in range(103)),
     )
     found = acknowledgement(verdict, 0.0, None)
     assert (len(found.missing), found.missing[-1]) == (101, Reference("and", "2 more"))

@@ -1,4 +1,4 @@
-"""Whoever follows a value gets the newest one in the end, whatever other subscribers do."""
+"""Every subscriber eventually gets the newest value, whatever other subscribers do."""
 
 from __future__ import annotations
 

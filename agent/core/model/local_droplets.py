@@ -61,6 +61,6 @@ def indexes_of(entries: Mapping[bytes, bytes]) -> LocalIndexes:
 def no_free_index(droplet: str) -> str:
     """Return why a droplet of this host is rejected."""
     return (
-        f"no room for droplet {droplet!r}: this host has {MAX_LOCAL_DROPLETS} places, one for each droplet and each "
+        f"no free index for droplet {droplet!r}: this host has {MAX_LOCAL_DROPLETS}, one for each droplet and each "
         f"interface on which its frames arrive; remove another droplet from this host first"
     )

@@ -23,9 +23,9 @@ _REMEDIES = {
 
 
 def map_full(entries: int) -> Iterator[Fault]:
-    """Yield the fault of a map of next hops that lacks room for `entries` entries."""
+    """Yield the fault of a map of next hops that cannot hold `entries` more entries."""
     if entries:
-        detail = f"the map has no room for {entries} entries: packets to these droplets are dropped"
+        detail = f"the map is full and lacks {entries} entries: packets to these droplets are dropped"
         yield Fault("map_full", "next_hops", detail, FULL_MAP)
 
 

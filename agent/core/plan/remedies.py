@@ -91,7 +91,7 @@ GENERAL: dict[int, str] = {
     errno.ENOSYS: "the kernel is too old for this call, or was built without it: see the requirements in the manual",
     errno.ENOMEM: f"the kernel has no memory left for it: free memory on the host; {AGAIN}",
     errno.ENOBUFS: f"the kernel has no memory left for the request: free memory on the host; {AGAIN}",
-    errno.ENOSPC: f"a table of the kernel is full: remove what is not needed from it; {AGAIN}",
+    errno.ENOSPC: f"a table of the kernel is full: remove unused entries from it; {AGAIN}",
     errno.E2BIG: f"it is larger than the kernel accepts: make it smaller, or raise the limit; {LOOK}",
     errno.EMSGSIZE: f"it is longer than the kernel accepts, the interface's MTU for one: compare the MTUs; {LOOK}",
     errno.EMFILE: f"the agent has too many open files: raise its limit (LimitNOFILE, ulimit -n); {AGAIN}",

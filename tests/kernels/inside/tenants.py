@@ -24,7 +24,7 @@ MANY = 100
 class Tenant:
     """A VPC with an endpoint on droplet `here` of the agent's host, and one on droplet `there`, in namespace `outside`.
 
-    Where the bouncer is `here` the agent is told of the other endpoint, else it has to ask that host.
+    Where the bouncer is `here` the agent's documents list the other endpoint; otherwise packets go through that host.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Tenant:
         return f"10.0.{self.vni}.{number}", f"fd00:{self.vni}::{number}"
 
     def documents(self) -> dict[str, Document]:
-        """Return what the agent is told about it."""
+        """Return its document."""
         gateways, attachment = self._addresses(254), Attachment(self.inside)
         network = Network(self.name, self.name, self.cidrs, bouncers=(self.bouncer,), gateways=gateways)
         here = Endpoint(f"{self.name}-here", self.name, self.here, self.addresses, self.mac, attachment)

@@ -1,6 +1,6 @@
 """A bond of two interfaces as the droplet: traffic goes on when a member fails, comes back to it, or is replaced.
 
-The agent compares with the kernel once an hour: what it does it does because the kernel told.
+The agent compares with the kernel once an hour: all that it does here follows from netlink events.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ KNOWN = {
     PLAIN: Tenant("plain", 11, HERE, PLAIN, PLAIN, bouncer=HERE),
     ROUTED: Tenant("routed", 12, HERE, ROUTED, ROUTED, bouncer=HERE),
 }
-"""By kind of device: tenants whose other endpoint the agent is told of, without an option on the way."""
+"""By kind of device: tenants whose other endpoint is in the agent's documents; their packets carry no option."""
 BOUNCING = {
     PLAIN: Tenant("plain-bounces", 13, HERE, PLAIN, PLAIN, bouncer=PLAIN),
     ROUTED: Tenant("routed-bounces", 14, HERE, ROUTED, ROUTED, bouncer=ROUTED),

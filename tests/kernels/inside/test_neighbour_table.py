@@ -1,4 +1,4 @@
-"""A neighbour table with too little room, for real: it is the whole machine's, so only a machine of its own will do.
+"""A neighbour table that is really full: it is shared by the whole machine, so the test needs a machine of its own.
 
 What does not fit is named, what fits is reached, and the agent goes on.
 """
@@ -38,7 +38,7 @@ def substrate() -> Iterator[None]:
         run("ip", "address", "add", "172.19.0.1/24", "dev", "full0")
         run("ip", "link", "set", "full0", "up")
         ip(THERE, *(f"address add 172.19.0.{100 + number}/24 dev full1" for number in range(MANY)), "link set full1 up")
-        # The other side is on the same table: it answers those alone for whom it has room.
+        # The other side uses the same table: it answers only the neighbours that fit into it.
         mac = Path("/sys/class/net/full0/address").read_text().strip()
         ip(THERE, f"neighbour add 172.19.0.1 lladdr {mac} dev full1 nud permanent")
         try:

@@ -14,7 +14,7 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import PROGRAMS, MapDefinition, compile_programs
 from tests.kernels.programs import FEATURES
 
-ROOM = 700_000
+INSTRUCTION_BUDGET = 700_000
 """Instructions that the verifier may look at in a program; it gives up after 1,000,000."""
 
 
@@ -36,7 +36,7 @@ def test_the_programs_pass_the_verifier(choice: Features, cache: Path) -> None:
         for name in PROGRAMS:
             loaded = programs.load(compiled.program(name), maps)
             assert loaded.map_ids
-            assert bpf.verified_instructions(loaded.fd) < ROOM
+            assert bpf.verified_instructions(loaded.fd) < INSTRUCTION_BUDGET
             os.close(loaded.fd)
     finally:
         for descriptor in maps.values():

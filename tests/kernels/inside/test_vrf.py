@@ -111,7 +111,7 @@ async def test_probes_leave_by_the_vrf_and_errors_about_them_are_heard(in_vrf: N
             if heard:
                 break
             await asyncio.sleep(0.1)
-        assert heard[0] == TunnelError(path, Problem.UNREACHABLE, None, b"8 bytes!"), "nobody listens on that port"
+        assert heard[0] == TunnelError(path, Problem.UNREACHABLE, None, b"8 bytes!"), "no socket listens on that port"
     finally:
         prober.close()
         errors.close()
