@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +63,12 @@ class Pins:
 
     def marked_map_ids(self) -> set[int]:
         """Return the ids of the pinned maps of layouts whose programs carry marks."""
-        found = set()
-        for path in self.root.glob("v*/maps/*"):
-            layout = path.parts[-3].removeprefix("v")
-            if layout.isdigit() and int(layout) > LAST_UNMARKED_LAYOUT:
-                with contextlib.suppress(FileNotFoundError):
-                    descriptor = bpf.open_pin(path)
-                    try:
-                        found.add(bpf.map_info(descriptor).id)
-                    finally:
-                        os.close(descriptor)
-        return found
+        marked = [
+            path
+            for path in self.root.glob("v*/maps/*")
+            if (layout := path.parts[-3].removeprefix("v")).isdigit() and int(layout) > LAST_UNMARKED_LAYOUT
+        ]
+        return _pinned_ids(marked, lambda descriptor: bpf.map_info(descriptor).id)
 
     def forget_others(self, content: str) -> dict[Path, str]:
         """Remove the pins of older agents of this instance: other layouts, and programs of other contents.
@@ -132,12 +127,17 @@ def restore(wanted: Mapping[Path, int]) -> None:
 
 def pinned_program_ids(pins: Pins) -> set[int]:
     """Return the ids of all programs that this instance has pinned."""
+    return _pinned_ids(pins.all_programs(), lambda descriptor: bpf.program_info(descriptor).id)
+
+
+def _pinned_ids(paths: Iterable[Path], read_id: Callable[[int], int]) -> set[int]:
+    """Return the kernel's ids of pinned objects, without those whose pin is removed meanwhile."""
     found = set()
-    for path in pins.all_programs():
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):
             descriptor = bpf.open_pin(path)
             try:
-                found.add(bpf.program_info(descriptor).id)
+                found.add(read_id(descriptor))
             finally:
                 os.close(descriptor)
     return found
