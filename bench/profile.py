@@ -36,7 +36,7 @@ def _egress(name: str, *edits: tuple[str, str, str]) -> Part:
     return Part(name, (EGRESS,), tuple(Edit(*edit) for edit in edits))
 
 
-_IS_HERE = "struct endpoint fixed = {.ifindex = IFINDEX_BASE + 1, .mtu = 1400, .mac = {2, 0, 0, 0, 0, 1}};"
+_IS_HERE = "struct interface fixed = {.mtu = 1400, .mac = {2, 0, 0, 0, 0, 1}};"
 _PEER = "{{0, 0, bpf_htonl(0xffff), bpf_htonl(0xc0000202)}}"
 
 PARTS = (
@@ -55,10 +55,10 @@ PARTS = (
     ),
     _ingress("ECN", "entry/from_underlay.h", r"= merge_ecn\([^;]*;", "= CONTINUE;"),
     _ingress(
-        "endpoint lookup",
+        "local endpoint: its cached slot",
         "entry/from_underlay.h",
-        r"endpoint = endpoints\.lookup\(&packet->to\);(?=\n\tif \(!endpoint && \(is_multicast_packet)",
-        f"{_IS_HERE}\n\tendpoint = &fixed;",
+        r"\breceiver = find_cached_receiver\([^;]*;",
+        f"{_IS_HERE}\n\t\treceiver = &fixed;\n\t\t*tx_ifindex = IFINDEX_BASE + 1;",
     ),
     _ingress(
         "whose interface it is",
@@ -75,15 +75,15 @@ PARTS = (
     ),
     _egress("flow hash", ("entry/from_endpoint.h", r"= hash_flow\([^;]*\);", "= CONTINUE;")),
     _egress(
-        "direct path lookup",
+        "direct path: its cached copy",
         (
             "lib/egress_route.h",
-            r"struct direct_path \*path = direct\.lookup\(&egress->packet->to\);",
-            f"struct direct_path fixed = {{.host = {_PEER}, .confirmed_tick = bpf_jiffies64()}}, *path = &fixed;",
+            r"struct found_path path = find_path\(&egress->packet->to\);",
+            f"struct address fixed = {_PEER};\n\tstruct found_path path = {{.host = &fixed}};",
         ),
     ),
     _egress(
-        "next hop lookup",
+        "next hop: its cached copy",
         ("lib/egress_route.h", r"(?<=\t__u32 flow;)(?=\n)", "\n\tstruct next_hop fixed;"),
         (
             "lib/egress_route.h",

@@ -135,6 +135,58 @@ struct direct_path {
 	__u64 confirmed_tick; /* likewise in ticks of the kernel, from which programs compute its age */
 };
 
+#define GENERATION_NEXT_HOPS 0
+#define GENERATION_ENDPOINTS 1
+#define GENERATION_PATHS     2
+#define GENERATIONS	     3
+
+/*
+ * generations: GENERATION_* -> a number that never returns to an earlier value. Changes after an entry of `next_hops`,
+ * `endpoints` or `direct` was changed or removed, and so invalidates all copies in the caches below; lib/cache.h.
+ * Written by the agent, and that of `direct` also by transit XDP.
+ */
+
+/* The sizes of the caches are powers of 2. The kernel allows 32 KiB for a value of a per-CPU map. */
+#define CACHED_PATHS 512
+#define CACHED_HOPS  256
+#define CACHED_SLOTS 2048
+
+struct cached_path {
+	struct overlay_key key;
+	__u32 flags;
+	struct address host;
+	__u64 generation;
+	__u64 expires_tick; /* DIRECT_RENEW after the path was confirmed */
+};
+
+/* path_caches: 0 -> copies of entries in `direct`, by a hash of their keys; per CPU. Written by programs. */
+struct path_cache {
+	struct cached_path path[CACHED_PATHS];
+};
+
+struct cached_hop {
+	struct next_hop_key key;
+	struct next_hop hop;
+	__u64 generation;
+	__u64 expires_tick; /* DIRECT_RENEW after it was copied */
+};
+
+/* hop_caches: 0 -> copies of entries in `next_hops`, by a hash of their keys; per CPU. Written by programs. */
+struct hop_cache {
+	struct cached_hop hop[CACHED_HOPS];
+};
+
+struct cached_slot {
+	__u64 generation;
+	__u32 slot;
+	__u32 pad;
+};
+
+/* slot_caches: 0 -> slots of local endpoints, by a hash of their keys in `endpoints`; per CPU. By transit XDP. */
+struct slot_cache {
+	struct cached_slot slot[CACHED_SLOTS];
+};
+
 /* A local endpoint and the address that it sends to. */
 struct detour_key {
 	struct address from;

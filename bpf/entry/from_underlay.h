@@ -35,18 +35,17 @@ static __always_inline enum outcome parse_inner(context *ctx, struct frame_state
 
 /* Learns the path to the sender and checks the MTU of a local receiver. */
 static __always_inline enum outcome route_to_endpoint(struct tunnel *tunnel, struct packet *packet,
-						      const struct endpoint *endpoint, bool on_path, __u32 *tx_ifindex)
+						      const struct interface *receiver, bool on_path)
 {
 	bool known = on_path || tunnel->flags & TUNNEL_RETURNED;
-	enum outcome outcome = known ? CONTINUE : learn_path(tunnel, &packet->from, endpoint);
+	enum outcome outcome = known ? CONTINUE : learn_path(tunnel, &packet->from, receiver);
 
 	if (outcome != CONTINUE)
 		return outcome;
-	if (!fits_mtu(endpoint, tunnel->length)) {
-		tunnel->mtu = endpoint->mtu;
+	if (!fits_mtu(receiver->mtu, tunnel->length)) {
+		tunnel->mtu = receiver->mtu;
 		return EXCEEDS_MTU;
 	}
-	*tx_ifindex = ifindex_of(endpoint);
 	return DELIVERED;
 }
 
@@ -55,11 +54,18 @@ static __always_inline enum outcome route_tunnel_packet(context *ctx, const stru
 							struct ethhdr *ethernet, bool on_path, __u32 *tx_ifindex)
 {
 	enum outcome outcome = merge_ecn(ethernet, packet, tunnel->tos);
+	__u64 now = generation(GENERATION_ENDPOINTS);
+	struct interface *receiver;
 	struct endpoint *endpoint;
 	bool undivided;
 
 	if (outcome != CONTINUE)
 		return outcome;
+	if (!(tunnel->flags & (TUNNEL_RTS | TUNNEL_VXLAN | TUNNEL_RETURNED))) {
+		receiver = find_cached_receiver(&packet->to, tx_ifindex);
+		if (receiver)
+			return route_to_endpoint(tunnel, packet, receiver, on_path);
+	}
 	endpoint = endpoints.lookup(&packet->to);
 	if (!endpoint && (is_multicast_packet(packet) || is_subnet_broadcast(&packet->to)))
 		return MULTICAST;
@@ -86,8 +92,14 @@ static __always_inline enum outcome route_tunnel_packet(context *ctx, const stru
 		if (outcome != CONTINUE)
 			return outcome < FIRST_DROPPED ? forward(local, tunnel, false, outcome) : outcome;
 	}
-	if (endpoint && endpoint->ifindex) /* a miss is closed, unless this host has a role for it */
-		return route_to_endpoint(tunnel, packet, endpoint, on_path, tx_ifindex);
+	if (endpoint && endpoint->ifindex) { /* a miss is closed, unless this host has a role for it */
+		*tx_ifindex = ifindex_of(endpoint);
+		receiver = find_receiver(*tx_ifindex, tunnel->vni);
+		if (!receiver) /* closed: it was just removed */
+			return ENDPOINT_NOT_LOCAL;
+		cache_receiver(&packet->to, receiver, *tx_ifindex, now);
+		return route_to_endpoint(tunnel, packet, receiver, on_path);
+	}
 	return forward_by_role(local, tunnel, packet, endpoint);
 }
 

@@ -6,6 +6,7 @@
 #ifndef DROPLET_DIRECT_PATH_H
 #define DROPLET_DIRECT_PATH_H
 
+#include "lib/cache.h"
 #include "lib/route.h"
 
 /*
@@ -17,23 +18,73 @@ static __always_inline __s64 path_age(const struct direct_path *path)
 	return bpf_jiffies64() - path->confirmed_tick;
 }
 
+struct found_path {
+	struct address *host; /* NULL: no path was confirmed within DIRECT_LIFETIME */
+	__u64 flags;	      /* PATH_* */
+	bool recent;	      /* confirmed within DIRECT_RENEW */
+};
+
+/* A valid copy of another path is kept, so that two paths with one index do not replace each other at every packet. */
+static __always_inline void cache_path(struct cached_path *copy, struct overlay_key *key, struct direct_path *path,
+				       __u64 now)
+{
+	if (copy->generation == now && !is_over(copy->expires_tick) && !same_key(&copy->key, key))
+		return;
+	copy->key = *key;
+	copy->flags = path->flags;
+	copy->host = path->host;
+	copy->generation = now;
+	copy->expires_tick = path->confirmed_tick + DIRECT_RENEW;
+	if (direct.lookup(key) != path) /* closed: the kernel has reused the element */
+		copy->expires_tick = EXPIRED;
+}
+
+/* The direct path to an address; `key` is aligned to 8. */
+static __always_inline struct found_path find_path(struct overlay_key *key)
+{
+	__u32 only = 0, index = cache_index(key);
+	struct path_cache *cache = path_caches.lookup(&only);
+	struct cached_path *copy = cache ? &cache->path[bounded(index, CACHED_PATHS - 1)] : 0;
+	__u64 now = generation(GENERATION_PATHS);
+	struct found_path found = {};
+	struct direct_path *path;
+
+	if (copy && copy->generation == now && same_key(&copy->key, key) && !is_over(copy->expires_tick)) {
+		found.host = &copy->host;
+		found.flags = copy->flags;
+		found.recent = true;
+		return found;
+	}
+	path = direct.lookup(key);
+	if (!path || path_age(path) >= DIRECT_LIFETIME)
+		return found;
+	found.host = &path->host;
+	found.flags = path->flags;
+	found.recent = path_age(path) < DIRECT_RENEW;
+	if (copy && found.recent)
+		cache_path(copy, key, path, now);
+	return found;
+}
+
 /*
  * A packet without RTS to an endpoint of a pinned network comes from the same network: one from another network would
  * have passed a divider.
  */
-static __always_inline __u64 path_flags(const struct tunnel *tunnel, const struct endpoint *receiver)
+static __always_inline __u64 path_flags(const struct tunnel *tunnel, const struct interface *receiver)
 {
 	if (tunnel->flags & TUNNEL_RTS)
 		return tunnel->rts & RTS_PINNED ? PATH_PINNED : 0;
-	return receiver->flags & ENDPOINT_PINNED ? PATH_PINNED : 0;
+	return receiver->flags & INTERFACE_PINNED ? PATH_PINNED : 0;
 }
 
 static __always_inline enum outcome update_path(const struct tunnel *tunnel, struct overlay_key *from,
-						const struct endpoint *receiver)
+						const struct interface *receiver)
 {
 	struct direct_path path = {tunnel->origin, path_flags(tunnel, receiver), bpf_ktime_get_coarse_ns(),
 				   bpf_jiffies64()};
 	struct endpoint *endpoint = endpoints.lookup(from);
+	struct direct_path *known;
+	bool changes;
 
 	/* A divider may send a packet back to its own host if the networks' routing requires that. */
 	if (endpoint && endpoint->ifindex)
@@ -46,20 +97,24 @@ static __always_inline enum outcome update_path(const struct tunnel *tunnel, str
 	/* Closed: a gateway is on every droplet, a broadcast address on none. */
 	if (is_gateway_address(from) || is_subnet_broadcast(from))
 		return CONTINUE;
+	known = direct.lookup(from);
+	changes = known && (!same_address(&known->host, &path.host) || known->flags != path.flags);
 	direct.update(from, &path);
+	if (changes)
+		start_path_generation();
 	return CONTINUE;
 }
 
 static __always_inline bool recently_confirmed(struct overlay_key *from, const struct address *host)
 {
-	struct direct_path *path = direct.lookup(from);
+	struct found_path path = find_path(from);
 
 	/* Closed: without a fresh path the packet gets all checks. */
-	return path && same_address(&path->host, host) && path_age(path) < DIRECT_RENEW;
+	return path.host && path.recent && same_address(path.host, host);
 }
 
 static __always_inline enum outcome learn_path(const struct tunnel *tunnel, struct overlay_key *from,
-					       const struct endpoint *receiver)
+					       const struct interface *receiver)
 {
 	struct endpoint *endpoint;
 

@@ -42,12 +42,12 @@ static __always_inline bool is_reachable(struct egress *egress)
  */
 static __always_inline enum outcome use_direct_path(struct egress *egress, bool *pinned)
 {
-	struct direct_path *path = direct.lookup(&egress->packet->to);
+	struct found_path path = find_path(&egress->packet->to);
 
-	if (!path || path_age(path) >= DIRECT_LIFETIME) /* open: documents, then a bouncer */
+	if (!path.host) /* open: documents, then a bouncer */
 		return CONTINUE;
-	*pinned |= path->flags & PATH_PINNED;
-	copy_address(&egress->tunnel->peer.address, &path->host);
+	*pinned |= path.flags & PATH_PINNED;
+	copy_address(&egress->tunnel->peer.address, path.host);
 	if (*pinned && crosses_networks(egress->packet))
 		return CONTINUE;
 	return is_reachable(egress) ? SENT_DIRECT : CONTINUE;
@@ -104,7 +104,7 @@ static __always_inline enum outcome route_by_endpoint(struct ethhdr *ethernet, v
 	if (endpoint->ifindex) {
 		tunnel->mtu = endpoint->mtu;
 		egress->receiver = ifindex_of(endpoint);
-		return fits_mtu(endpoint, tunnel->length) ? DELIVERED_SAME_HOST : EXCEEDS_MTU;
+		return fits_mtu(endpoint->mtu, tunnel->length) ? DELIVERED_SAME_HOST : EXCEEDS_MTU;
 	}
 	copy_address(&tunnel->peer.address, &endpoint->host);
 	if (!is_reachable(egress)) {

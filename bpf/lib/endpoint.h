@@ -3,7 +3,7 @@
 #ifndef DROPLET_ENDPOINT_H
 #define DROPLET_ENDPOINT_H
 
-#include "lib/address.h"
+#include "lib/cache.h"
 #include "lib/metrics.h"
 #include "lib/verifier.h"
 #include "maps.h"
@@ -41,6 +41,54 @@ static __always_inline __u32 ifindex_of(const struct endpoint *endpoint)
 	return *(volatile __u32 *)&endpoint->ifindex;
 }
 
+/* Whether the endpoint on an interface has an address. Zeros mean that it has none of that family. */
+static __always_inline bool has_address(const struct interface *receiver, const struct address *address)
+{
+	if (!INNER_IPV6 || is_ipv4(address))
+		return receiver->ipv4 == unmapped(address) && receiver->ipv4;
+	return same_address(&receiver->ipv6, address) && !is_unspecified(address);
+}
+
+static __always_inline struct cached_slot *cached_slot_of(const struct overlay_key *to)
+{
+	__u32 only = 0, index = cache_index(to);
+	struct slot_cache *cache = slot_caches.lookup(&only);
+
+	return cache ? &cache->slot[bounded(index, CACHED_SLOTS - 1)] : 0;
+}
+
+/*
+ * The local endpoint with an address, if its slot is cached, else NULL. `interfaces` has the addresses of a slot, so
+ * the cache needs no key. Sets `*ifindex`.
+ */
+static __always_inline struct interface *find_cached_receiver(const struct overlay_key *to, __u32 *ifindex)
+{
+	struct cached_slot *copy = cached_slot_of(to);
+	struct interface *receiver;
+	__u32 slot;
+
+	if (!copy || copy->generation != generation(GENERATION_ENDPOINTS))
+		return 0;
+	slot = copy->slot;
+	receiver = interfaces.lookup(&slot);
+	if (!receiver || receiver->vni != to->vni || !has_address(receiver, &to->address))
+		return 0;
+	*ifindex = IFINDEX_BASE + slot;
+	return receiver;
+}
+
+/* `now` is the generation from before the lookup of `to` in `endpoints`. */
+static __always_inline void cache_receiver(const struct overlay_key *to, const struct interface *receiver,
+					   __u32 ifindex, __u64 now)
+{
+	struct cached_slot *copy = cached_slot_of(to);
+
+	if (!copy || !has_address(receiver, &to->address))
+		return;
+	copy->generation = now;
+	copy->slot = slot_of(ifindex);
+}
+
 /* Sets the destination; the source becomes the gateway's if the frame was sent to the gateway. */
 static __always_inline void rewrite_ethernet(struct ethhdr *ethernet, const struct interface *receiver)
 {
@@ -49,9 +97,9 @@ static __always_inline void rewrite_ethernet(struct ethhdr *ethernet, const stru
 	copy_mac(ethernet->h_dest, receiver->mac);
 }
 
-static __always_inline bool fits_mtu(const struct endpoint *endpoint, __u32 length)
+static __always_inline bool fits_mtu(__u32 mtu, __u32 length)
 {
-	return length <= sizeof(struct ethhdr) + endpoint->mtu;
+	return length <= sizeof(struct ethhdr) + mtu;
 }
 
 /* Removes the outer headers and rewrites the Ethernet header of the inner frame for the endpoint on an interface. */

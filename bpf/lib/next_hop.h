@@ -3,6 +3,7 @@
 #ifndef DROPLET_NEXT_HOP_H
 #define DROPLET_NEXT_HOP_H
 
+#include "lib/cache.h"
 #include "lib/encap.h"
 #include "maps.h"
 
@@ -17,6 +18,38 @@ static __always_inline bool is_other_family(const struct address *one, const str
 	return OUTER_IPV4 && OUTER_IPV6 && is_ipv4(one) != is_ipv4(other);
 }
 
+/* Returns a copy that is as good as `hop`, or what there is if `hop` is no longer the entry. */
+static __always_inline struct next_hop *cache_hop(struct cached_hop *copy, struct next_hop_key *key,
+						  struct next_hop *hop, __u64 now)
+{
+	struct next_hop *again;
+
+	copy->key = *key;
+	copy->hop = *hop;
+	copy->generation = now;
+	copy->expires_tick = bpf_jiffies64() + DIRECT_RENEW;
+	again = next_hops.lookup(key);
+	if (again == hop)
+		return &copy->hop;
+	copy->expires_tick = EXPIRED; /* closed: it was changed, and the kernel may have reused the element */
+	return again;
+}
+
+/* The entry of a key in `next_hops`, NULL if there is none; `key` is aligned to 8. */
+static __always_inline struct next_hop *lookup_hop(struct next_hop_key *key)
+{
+	__u32 only = 0, index = key->interface ^ key->address.word[3] >> 24 ^ key->address.word[3] >> 16;
+	struct hop_cache *cache = hop_caches.lookup(&only);
+	struct cached_hop *copy = cache ? &cache->hop[bounded(index, CACHED_HOPS - 1)] : 0;
+	__u64 now = generation(GENERATION_NEXT_HOPS);
+	struct next_hop *hop;
+
+	if (copy && copy->generation == now && same_key(&copy->key, key) && !is_over(copy->expires_tick))
+		return &copy->hop;
+	hop = next_hops.lookup(key);
+	return hop && copy ? cache_hop(copy, key, hop, now) : hop;
+}
+
 /*
  * The next hop to tunnel->peer from `*local`; NULL if there is none. Replaces `*local` if another of this host's
  * droplets is to send: on another interface, or with an address of the other family.
@@ -28,7 +61,7 @@ static __always_inline struct next_hop *find_hop(struct tunnel *tunnel, struct l
 	__u32 index;
 
 	tunnel->peer.interface = (*local)->interface;
-	hop = next_hops.lookup(&tunnel->peer);
+	hop = lookup_hop(&tunnel->peer);
 	if (!hop)
 		return 0;
 	if (!(hop->flags & NEXT_HOP_BY_OTHER) && !is_other_family(&(*local)->address, &tunnel->peer.address))

@@ -68,7 +68,7 @@ static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct l
 	if (!endpoint || !endpoint->ifindex) /* closed: a reply goes to the local endpoint that asked */
 		return ENDPOINT_NOT_LOCAL;
 	*tx_ifindex = ifindex_of(endpoint);
-	return fits_mtu(endpoint, tunnel->length) ? DELIVERED : TOO_BIG;
+	return fits_mtu(endpoint->mtu, tunnel->length) ? DELIVERED : TOO_BIG;
 }
 
 /* Handles neighbour discovery from a tunnel. */

@@ -101,6 +101,7 @@ static __always_inline bool forget_path(const struct tunnel *tunnel, struct over
 		return false;
 	if (path && same_address(&path->host, &tunnel->peer.address))
 		direct.delete(to);
+	start_path_generation(); /* also if the path was evicted: copies of it may remain */
 	return true;
 }
 

@@ -23,6 +23,7 @@ from agent.core.model.map_layout import MapName
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import PROGRAMS, CompiledObject, Hook
+from agent.datapath.bpf.generations import Generations
 from agent.datapath.bpf.outcomes import ANSWERED, FORWARDED, PASSED, RECEIVED, Outcome
 from agent.datapath.bpf.syscall import XdpAction
 
@@ -39,7 +40,8 @@ DROPLET_MAC = {
     name: bytes([6, 0, 0, 0, 0, n]) for n, names in enumerate(OVER_IPV6.items(), 1) for name in names if n <= 5
 }
 SIZES = {MapName.ENDPOINT_COUNTERS: 8, MapName.DIRECT: 1024}
-DECLARED = {"outcomes", "programs", "frame_states", "local_droplets", "icmp_ratelimit"}
+CACHES = {"path_caches", "hop_caches", "slot_caches"}
+DECLARED = {"outcomes", "programs", "frame_states", "local_droplets", "icmp_ratelimit", "generations"} | CACHES
 """Maps of the size that the programs say."""
 ARRAYS = {
     "outcomes",
@@ -49,7 +51,8 @@ ARRAYS = {
     "interfaces",
     "endpoint_counters",
     "kernel_layouts",
-}
+    "generations",
+} | CACHES
 """Maps whose entries are always there."""
 SLOT, UNCOUNTED_SLOT = 1, 200
 """A's place in `interfaces` and `endpoint_counters`, and one that only `interfaces` has."""
@@ -125,12 +128,19 @@ class Dut:
 
     def put(self, name: MapName, key: bytes, value: bytes) -> None:
         bpf.update(self.fds[name], key, value)
+        self.start_generation(name)
+
+    def start_generation(self, name: MapName) -> None:
+        """Invalidate the copies of a map's entries, as the agent does after each change."""
+        if name in map_layout.GENERATION_OF:
+            Generations(self.fds[MapName.GENERATIONS]).start(map_layout.GENERATION_OF[name])
 
     def remove(self, name: MapName, key: bytes) -> None:
         if name is MapName.INTERFACES:
             self.put(name, key, bytes(map_layout.INTERFACE.size))
         else:
             bpf.delete(self.fds[name], key)
+            self.start_generation(name)
 
     def entries(self, name: MapName) -> dict[bytes, bytes]:
         return dict(bpf.entries(self.fds[name]))
@@ -140,8 +150,18 @@ class Dut:
         ifindex = 0 if slot is None else IFINDEX_BASE + slot
         value = map_layout.ENDPOINT.pack(mapped(self.droplet(host)), ifindex, flags, mtu, MAC[address])
         self.put(MapName.ENDPOINTS, key(address), value)
-        if slot not in (None, SLOT):
+        if slot == SLOT:
+            self._interface_of(flags, mtu)
+        elif slot is not None:
             self.receiver(slot, MAC[address])
+
+    def _interface_of(self, flags: int, mtu: int) -> None:
+        """Give A's interface the flags and the MTU of its endpoint, as the agent does."""
+        k = map_layout.U32.pack(SLOT)
+        value = bpf.lookup(self.fds[MapName.INTERFACES], k, map_layout.INTERFACE.size) or b""
+        pinned = map_layout.INTERFACE_PINNED if flags & map_layout.ENDPOINT_PINNED else 0
+        found = map_layout.Interface(*map_layout.INTERFACE.unpack(value))._replace(flags=pinned, mtu=mtu)
+        self.put(MapName.INTERFACES, k, map_layout.INTERFACE.pack(*found))
 
     def receiver(self, slot: int, mac: bytes, vni: int = VNI) -> None:
         """Say whose Ethernet address is on an interface from which nobody sends."""
@@ -237,6 +257,7 @@ class Dut:
         self.over_ipv6 = over_ipv6
         for name in set(self.fds) - ARRAYS - {"programs"}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
+            self.start_generation(MapName(name))
         self.fill_state(bytes(map_layout.FRAME_STATE.size))
         for slot, name in map_layout.CALLED_PROGRAMS.items():
             self.put(MapName.PROGRAMS, map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name].fd))

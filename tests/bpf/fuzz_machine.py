@@ -24,6 +24,7 @@ from agent.core.model.map_layout import MapName
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject, CompiledProgram, ticks_per_second
+from agent.datapath.bpf.generations import Generations
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 
 CLONE_NEWNET = 0x40000000
@@ -37,6 +38,9 @@ SIZES = {
     MapName.DIRECT: 2048,
     MapName.FRAGMENTS: 512,
     MapName.DETOURS: 512,
+    MapName.PATH_CACHES: 1,
+    MapName.HOP_CACHES: 1,
+    MapName.SLOT_CACHES: 1,
 }
 CONFIGURED = (MapName.LOCAL_DROPLETS, MapName.DROPLETS, MapName.VPCS, MapName.NETWORKS, MapName.ENDPOINTS,
               MapName.INTERFACES, MapName.NEXT_HOPS)  # fmt: skip
@@ -109,6 +113,7 @@ class Machine:
         self.memory: dict[str, mmap.mmap] = {}
         self.fds = {m.name: self._create(m.name, m.type, m.key_size, m.value_size, m.max_entries, m.flags)
                     for m in compiled.maps}  # fmt: skip
+        self._generations = Generations(self.fds[MapName.GENERATIONS])
         self._leaves = self._create("leaves", bpf.MapType.ARRAY, 4, 8, 1, MMAPABLE)
         self.programs = {
             p.name: bpf.load_program(tapped(p, self.fds, self._leaves), name=p.name) for p in compiled.programs
@@ -152,6 +157,8 @@ class Machine:
         for name, entries in model.entries(self.tick(), ticks_per_second()).items():
             for key, value in entries.items():
                 bpf.update(self.fds[name], key, value)
+        for index in map_layout.GENERATION_OF.values():
+            self._generations.start(index)
         for slot, name in map_layout.CALLED_PROGRAMS.items():
             bpf.update(self.fds["programs"], map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name]))
         if not model.delivers:

@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 from lab.echoes import answered
 
-from agent.core.model.map_layout import DIRECT_PATH, ENDPOINT, OVERLAY_KEY, U32, MapName, mapped, network_key
+from agent.core.model.map_layout import (
+    DIRECT_PATH,
+    ENDPOINT,
+    GENERATION_OF,
+    OVERLAY_KEY,
+    U32,
+    MapName,
+    mapped,
+    network_key,
+)
 from agent.core.plan.actions import (
     AttachTransit,
     DeleteEntries,
@@ -123,6 +132,27 @@ async def test_a_droplet_that_goes_takes_the_paths_to_it_along(kernel: Kernel) -
     assert await kernel.executor.run([PutEntries(MapName.DIRECT, tuple(paths.items()))]) == []
     assert await kernel.executor.run([DeleteEntries(MapName.DROPLETS, (gone,))]) == []
     assert list(kernel.maps[MapName.DIRECT].dump()) == [OVERLAY_KEY.pack(1, bytes([2] * 16))]
+
+
+async def test_every_change_of_a_copied_map_starts_its_generation_and_no_other(kernel: Kernel) -> None:
+    """Programs hold copies of its entries, also after an agent was killed between a change and its generation."""
+
+    def generations() -> dict[MapName, int]:
+        found = kernel.maps[MapName.GENERATIONS]
+        values = {name: found.lookup(U32.pack(index)) for name, index in GENERATION_OF.items()}
+        return {name: int.from_bytes(value or b"", "little") for name, value in values.items()}
+
+    opened = generations()
+    assert all(opened.values()), "opening the maps starts generations"
+    for name in GENERATION_OF:
+        one = kernel.maps[name]
+        key, value = bytes(one.info.key_size), bytes(one.info.value_size)
+        for change in (lambda m=one, e=(key, value): m.put([e]), lambda m=one, k=key: m.delete([k])):
+            before = generations()
+            assert change() == []
+            after = generations()
+            assert after[name] > before.pop(name)
+            assert {other: after[other] for other in before} == before
 
 
 async def test_deleting_what_is_not_there_is_no_failure(kernel: Kernel) -> None:

@@ -16,13 +16,13 @@ from agent.datapath.attach.xdp import AttachableProgram, AttachMode, attach
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import compile_programs
-from agent.datapath.bpf.maps import Map, MapSizes, close_maps, open_maps
+from agent.datapath.bpf.maps import Map, close_maps
 from agent.datapath.bpf.marks import is_like_ours
 from agent.datapath.kernel import TRANSIT_XDP, Kernel, KernelConfig
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
 from tests.netns.conftest import Topo, ip, ip_json
-from tests.netns.programs import owning
+from tests.netns.programs import owning, stand_ins
 from tests.netns.tenants import endpoint_actions, endpoint_veth
 from tests.netns.test_lost_pins import attached_ids, opened, put_in_place
 
@@ -38,9 +38,8 @@ async def stranger_on(kernel: Kernel, interface: str, name: str, older: bool) ->
     descriptors = {one.value: found.descriptor for one, found in kernel.maps.items()}
     stand_in: dict[MapName, Map] = {}
     if older:
-        (states,) = [one for one in compiled.maps if one.name == "frame_states"]
-        stand_in = open_maps(config.bpffs / "foreign", [msgspec.structs.replace(states, name="outcomes")], MapSizes())
-        descriptors |= {"detours": descriptors["direct"], "frame_states": stand_in[MapName.OUTCOMES].descriptor}
+        stand_in, newer = stand_ins(config.bpffs / "foreign", compiled)
+        descriptors |= {"detours": descriptors["direct"], **newer}
     code = msgspec.structs.replace(compiled.program(TRANSIT_XDP), name=name)
     program = programs.load(code, descriptors)
     try:

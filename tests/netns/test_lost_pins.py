@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 from lab.echoes import answered, unbroken
 
@@ -26,7 +25,7 @@ from agent.datapath.kernel import TRANSIT_XDP, Kernel, KernelConfig
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
 from tests.netns.conftest import Topo, ip, ip_json, run
-from tests.netns.programs import loaded, owning
+from tests.netns.programs import NEWER_THAN_MARKS, loaded, owning, stand_ins
 from tests.netns.tenants import VNI, endpoint_actions, endpoint_veth, host_actions
 
 NOT_ATTACHED = {MapName.KERNEL_LAYOUTS, MapName.WATCHED, MapName.FAILURES, MapName.ICMP_RATELIMIT}
@@ -161,16 +160,13 @@ async def test_a_program_of_an_agent_from_before_there_were_marks_is_taken_over(
 ) -> None:
     ensure_bpffs(config.bpffs)
     compiled = await compile_programs(config.cache, features=config.features)
-    new = {"detours", "frame_states"}
+    new = {"detours", *NEWER_THAN_MARKS}
     maps = open_maps(config.bpffs / "old", [one for one in compiled.maps if one.name not in new], MapSizes())
-    (states,) = [one for one in compiled.maps if one.name == "frame_states"]
-    stand_in = open_maps(config.bpffs / "new", [msgspec.structs.replace(states, name="outcomes")], MapSizes())
+    stand_in, newer = stand_ins(config.bpffs / "new", compiled)
     old_maps = {name.value: one.descriptor for name, one in maps.items()}
     code = compiled.program(TRANSIT_XDP)
     # What stands in for the old code, whose maps had none of the new names.
-    old = programs.load(
-        code, old_maps | {"detours": old_maps["direct"], "frame_states": stand_in[MapName.OUTCOMES].descriptor}
-    )
+    old = programs.load(code, old_maps | {"detours": old_maps["direct"], **newer})
     async with Netlink() as netlink:
         await attach(
             netlink, topo.ifindex("eth0"), AttachableProgram(old.fd, old.id, old.name), owning(), AttachMode.NATIVE

@@ -62,6 +62,8 @@ ROWS, DECLARED = _rows(), _declared()
 def size_of(c_type: str) -> int:
     if c_type == "__u32":
         return 4
+    if c_type == "__u64":
+        return 8
     if c_type == "struct address":
         return 16
     form = getattr(map_layout, c_type.removeprefix("struct ").upper())

@@ -29,6 +29,12 @@ WATCHED_INTERFACE = 2
 FAILURE_REDIRECT = 1
 FAILURE_TRANSMIT = 2
 FAILURE_EXCEPTION = 3
+GENERATION_NEXT_HOPS = 0
+GENERATION_ENDPOINTS = 1
+GENERATION_PATHS = 2
+CACHED_PATHS = 512
+CACHED_HOPS = 256
+CACHED_SLOTS = 2048
 DIRECT_LIFETIME = 10.0
 """Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME in `constants.h`."""
 GATEWAY_MAC = bytes.fromhex("02d201e70001")
@@ -46,6 +52,10 @@ class MapName(StrEnum):
     NEXT_HOPS = "next_hops"
     LOCAL_DROPLETS = "local_droplets"
     DIRECT = "direct"
+    GENERATIONS = "generations"
+    PATH_CACHES = "path_caches"
+    HOP_CACHES = "hop_caches"
+    SLOT_CACHES = "slot_caches"
     DETOURS = "detours"
     FRAGMENTS = "fragments"
     ICMP_RATELIMIT = "icmp_ratelimit"
@@ -67,6 +77,13 @@ class ProgramSlot(IntEnum):
 
 CALLED_PROGRAMS = {ProgramSlot.SAME_HOST: "transit_xdp", ProgramSlot.ERRORS: "transit_errors"}
 """The XDP programs that are reached by tail call."""
+
+GENERATION_OF = {
+    MapName.NEXT_HOPS: GENERATION_NEXT_HOPS,
+    MapName.ENDPOINTS: GENERATION_ENDPOINTS,
+    MapName.DIRECT: GENERATION_PATHS,
+}
+"""The maps that the programs copy entries from, with their entries in the map `generations`."""
 
 OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
@@ -90,6 +107,18 @@ LOCAL_DROPLET = struct.Struct("=16sIII6sHI")
 """struct local_droplet { address; u32 interface, rx_ifindex, tx_ifindex; u8 mac[6]; be16 vlan; u32 flags }."""
 DIRECT_PATH = struct.Struct("=16sQQQ")
 """struct direct_path { address host; u64 flags; u64 confirmed_ns; u64 confirmed_tick }."""
+CACHED_PATH = struct.Struct("=I16sI16sQQ")
+"""struct cached_path { overlay_key key; u32 flags; address host; u64 generation; u64 expires_tick }."""
+PATH_CACHE = struct.Struct(f"={CACHED_PATHS * CACHED_PATH.size}s")
+"""struct path_cache { cached_path path[CACHED_PATHS] }. The agent neither reads nor writes the caches."""
+CACHED_HOP = struct.Struct("=16sI6sHHHQQ")
+"""struct cached_hop { next_hop_key key; next_hop hop; u64 generation; u64 expires_tick }."""
+HOP_CACHE = struct.Struct(f"={CACHED_HOPS * CACHED_HOP.size}s")
+"""struct hop_cache { cached_hop hop[CACHED_HOPS] }."""
+CACHED_SLOT = struct.Struct("=QI4x")
+"""struct cached_slot { u64 generation; u32 slot; pad }."""
+SLOT_CACHE = struct.Struct(f"={CACHED_SLOTS * CACHED_SLOT.size}s")
+"""struct slot_cache { cached_slot slot[CACHED_SLOTS] }."""
 DETOUR_KEY = struct.Struct("=16sI16s")
 """struct detour_key { address from; overlay_key to }."""
 DETOUR = struct.Struct("=16sQQ")
@@ -130,6 +159,8 @@ FAILURE_KEY = struct.Struct("=III")
 """struct failure_key { u32 kind; u32 error; u32 ifindex }."""
 FAILURE_COUNT = struct.Struct("=Q")
 """struct failure_count { u64 frames }."""
+U64 = struct.Struct("=Q")
+"""A generation."""
 U32 = struct.Struct("=I")
 """A VNI or an array's index as a key."""
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
-from agent.core.model.map_layout import MAX_LOCAL_DROPLETS, MapName
+from agent.core.model.map_layout import GENERATION_OF, MAX_LOCAL_DROPLETS, MapName
 from agent.core.plan.remedies import Step
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import MapDefinition
+from agent.datapath.bpf.generations import Generations
 from agent.datapath.bpf.pins import make_folder
 from agent.errors import kernel_step
 
@@ -46,6 +48,10 @@ class MapSizes:
     next_hops: int = 65536
     local_droplets: int = MAX_LOCAL_DROPLETS
     direct: int = 65536
+    generations: int = len(GENERATION_OF)
+    path_caches: int = 1
+    hop_caches: int = 1
+    slot_caches: int = 1
     detours: int = 16384
     fragments: int = 16384
     icmp_ratelimit: int = 4096
@@ -89,10 +95,17 @@ class Map:
         self.name = name
         self.descriptor = descriptor
         self.info = bpf.map_info(descriptor)
+        self.changed: Callable[[], None] = lambda: None
+        """Called after every change: programs may hold copies of entries."""
         self._absent = bytes(self.info.value_size) if self.info.type == bpf.MapType.ARRAY else None
 
     def put(self, entries: Sequence[tuple[bytes, bytes]]) -> list[Refused]:
         """Create or replace entries; return those that the kernel refused. All others are written."""
+        refused = self._put(entries)
+        self.changed()
+        return refused
+
+    def _put(self, entries: Sequence[tuple[bytes, bytes]]) -> list[Refused]:
         done = 0
         if len(entries) > FEW:
             try:
@@ -116,6 +129,11 @@ class Map:
 
     def delete(self, keys: Sequence[bytes]) -> list[Refused]:
         """Remove entries; a missing one is not an error. Return the keys that the kernel refused to remove."""
+        refused = self._delete(keys)
+        self.changed()
+        return refused
+
+    def _delete(self, keys: Sequence[bytes]) -> list[Refused]:
         if self._absent is not None:
             return self._clear(keys, self._absent)
         if len(keys) > FEW:
@@ -137,7 +155,7 @@ class Map:
 
     def _clear(self, keys: Iterable[bytes], absent: bytes) -> list[Refused]:
         """Write zeros to an array's entries. An index beyond its end (E2BIG) counts as absent."""
-        return [one for one in self.put([(key, absent) for key in keys]) if one.errno != errno.E2BIG]
+        return [one for one in self._put([(key, absent) for key in keys]) if one.errno != errno.E2BIG]
 
     def dump(self) -> dict[bytes, bytes]:
         """Return all entries; OSError when they could not all be read."""
@@ -183,10 +201,24 @@ def open_maps(
             name = MapName(definition.name)
             size = max(sizes.of(name), definition.max_entries)
             opened[name] = Map(name, _open_or_create(folder / name.value, definition, size, left))
+        _invalidate_copies_on_change(opened)
     except BaseException:
         close_maps(opened)
         raise
     return opened
+
+
+def _invalidate_copies_on_change(opened: Mapping[MapName, Map]) -> None:
+    """Start a new generation with every change of a map that programs copy entries from, and one for each map now.
+
+    An agent that was killed may have changed a map without doing so.
+    """
+    if MapName.GENERATIONS in opened:
+        generations = Generations(opened[MapName.GENERATIONS].descriptor)
+        for name, index in GENERATION_OF.items():
+            if name in opened:
+                opened[name].changed = partial(generations.start, index)
+                opened[name].changed()
 
 
 def close_maps(maps: Mapping[MapName, Map]) -> None:

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Per-CPU caches in front of hash maps. A cache is an array, indexed by a hash of the key, with one copy of an entry at
+ * each index. A copy is used only if
+ *
+ * - its whole key matches, so a collision is a miss;
+ * - its generation is current. The agent and the programs start a new generation after they change or remove an entry
+ *   of the hash map, which invalidates all copies on all CPUs;
+ * - it has not expired: copies of paths and next hops live for at most DIRECT_RENEW.
+ *
+ * Read the generation before the lookup that the copy is made from, so that a later change makes the copy stale. The
+ * kernel may reuse an element of a hash for another key while a program reads it: look the key up again after copying,
+ * and drop the copy if that finds another element. No other CPU reads a copy, and a CPU handles one frame at a time, so
+ * copies need no lock.
+ */
+#ifndef DROPLET_CACHE_H
+#define DROPLET_CACHE_H
+
+#include "lib/address.h"
+#include "lib/verifier.h"
+#include "maps.h"
+
+#define EXPIRED 0 /* a tick before all others */
+
+static __always_inline __u64 generation(__u32 index)
+{
+	__u64 *found = generations.lookup(&index);
+
+	return found ? *(volatile __u64 *)found : 0;
+}
+
+/*
+ * Call it after an existing path was changed or removed; a new path has no copies. If the agent overwrites the sum, it
+ * does so with a number that was never current.
+ */
+static __always_inline void start_path_generation(void)
+{
+	__u32 index = GENERATION_PATHS;
+	__u64 *found = generations.lookup(&index);
+
+	if (found)
+		__sync_fetch_and_add(found, 1);
+}
+
+static __always_inline bool is_over(__u64 tick)
+{
+	return (__s64)(bpf_jiffies64() - tick) >= 0;
+}
+
+/* Whether two keys of 20 bytes, aligned to 8, are equal; one branch. */
+static __always_inline bool same_key(const void *one, const void *other)
+{
+	const __u64 *a = one, *b = other;
+
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (*(__u32 *)(a + 2) ^ *(__u32 *)(b + 2)));
+}
+
+/* The index of an overlay address, before it is masked. `key` is aligned to 8. */
+static __always_inline __u32 cache_index(const struct overlay_key *key)
+{
+	const __u64 *word = (const void *)key;
+
+	return (word[0] ^ word[1] ^ key->address.word[3]) * 0x9e3779b97f4a7c15ULL >> 32;
+}
+
+#endif

@@ -1,0 +1,159 @@
+"""A cached copy never outlives its entry: every change takes effect with the next packet, also for colliding keys."""
+
+from __future__ import annotations
+
+import itertools
+
+import bpf_packets as p
+import pytest
+from bpf_dut import A6, D2, D3, DROPLET_MAC, MAC, MTU, PATH_MTU, SLOT, UPLINK, VNI, A, B, Dut, R, key, mapped
+from bpf_tunnels import Outer, tunnelled
+
+from agent.core.model import map_layout
+from agent.core.model.map_layout import MapName
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import Outcome
+
+FROM_R = tunnelled(p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp())))
+TO_R = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp()))
+GOLDEN, WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1
+
+
+def cache_index(address: str, entries: int) -> int:
+    """Return the index of an address in a cache: cache_index() in bpf/lib/cache.h."""
+    k = key(address) + bytes(4)
+    words = [int.from_bytes(k[at : at + 8], "little") for at in (0, 8, 16)]
+    return ((words[0] ^ words[1] ^ words[2]) * GOLDEN & WORD) >> 32 & (entries - 1)
+
+
+def colliding(address: str) -> str:
+    """Return another address with the same index in the cache of paths."""
+    wanted = cache_index(address, map_layout.CACHED_PATHS)
+    addresses = (f"10.0.0.{one}" for one in range(20, 250))
+    more = (f"10.0.{net}.{one}" for net in range(2, 250) for one in range(1, 255))
+    return next(one for one in itertools.chain(addresses, more) if cache_index(one, map_layout.CACHED_PATHS) == wanted)
+
+
+def sent_to(dut: Dut, frame: bytes = TO_R) -> bytes:
+    """Return the Ethernet address that a packet of A leaves for."""
+    run = dut.from_endpoint(frame)
+    assert run.outcome is Outcome.SENT_DIRECT
+    return run.frame[:6]
+
+
+def warm(dut: Dut) -> None:
+    """Send a conversation's packets in both directions until every cache holds its copies."""
+    for _ in range(3):
+        assert dut.from_underlay(FROM_R).outcome is Outcome.DELIVERED
+        assert sent_to(dut) == DROPLET_MAC[D2]
+
+
+def test_copies_are_used(dut: Dut) -> None:
+    """Entries that were removed without a new generation are still used: the tests below depend on that."""
+    warm(dut)
+    bpf.delete(dut.fds[MapName.DIRECT], key(R))
+    bpf.delete(dut.fds[MapName.ENDPOINTS], key(R))
+    bpf.delete(dut.fds[MapName.ENDPOINTS], key(A))
+    bpf.delete(dut.fds[MapName.NEXT_HOPS], map_layout.NEXT_HOP_KEY.pack(mapped(D2), UPLINK))
+    assert sent_to(dut) == DROPLET_MAC[D2]
+    assert dut.from_underlay(FROM_R).outcome is Outcome.DELIVERED
+
+
+def test_a_changed_next_hop_is_used_at_once(dut: Dut) -> None:
+    warm(dut)
+    hop_key = map_layout.NEXT_HOP_KEY.pack(mapped(D2), UPLINK)
+    dut.put(MapName.NEXT_HOPS, hop_key, map_layout.NEXT_HOP.pack(bytes(range(6)), PATH_MTU, 0, 0))
+    assert sent_to(dut) == bytes(range(6))
+
+
+def test_a_removed_next_hop_is_used_no_more(dut: Dut) -> None:
+    warm(dut)
+    dut.remove(MapName.ENDPOINTS, key(R))
+    dut.no_next_hop(D2)
+    assert dut.from_endpoint(TO_R).outcome is Outcome.SENT_TO_BOUNCER
+
+
+def test_a_droplet_that_goes_down_is_left_at_once(dut: Dut) -> None:
+    warm(dut)
+    dut.remove(MapName.ENDPOINTS, key(R))
+    dut.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
+    assert dut.from_endpoint(TO_R).outcome is Outcome.SENT_TO_BOUNCER
+
+
+def test_a_forgotten_path_is_used_no_more(dut: Dut) -> None:
+    warm(dut)
+    dut.remove(MapName.ENDPOINTS, key(R))
+    dut.remove(MapName.DIRECT, key(R))
+    assert dut.from_endpoint(TO_R).outcome is Outcome.SENT_TO_BOUNCER
+
+
+def test_a_removed_droplet_is_shut_out_with_its_paths(dut: Dut) -> None:
+    warm(dut)
+    dut.remove(MapName.DROPLETS, mapped(D2))
+    dut.remove(MapName.DIRECT, key(R))
+    assert dut.from_underlay(FROM_R).outcome is Outcome.UNKNOWN_DROPLET
+
+
+def test_a_path_that_programs_learn_anew_is_used_at_once(dut: Dut) -> None:
+    """The endpoint moved: its new host sends, and no copy of the path to the old one is left."""
+    dut.remove(MapName.ENDPOINTS, key(R))
+    warm(dut)
+    moved = tunnelled(p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp())), Outer(source=D3))
+    assert dut.from_underlay(moved).outcome is Outcome.DELIVERED
+    assert sent_to(dut) == DROPLET_MAC[D3]
+
+
+def test_a_removed_endpoint_gets_nothing_more(dut: Dut) -> None:
+    warm(dut)
+    dut.remove(MapName.ENDPOINTS, key(A))
+    assert dut.from_underlay(FROM_R).outcome is not Outcome.DELIVERED
+
+
+def test_an_endpoint_that_moved_away_gets_nothing_more_while_its_interface_is_still_there(dut: Dut) -> None:
+    warm(dut)
+    dut.endpoint(A, D3)
+    assert dut.from_underlay(FROM_R).outcome is Outcome.BOUNCED
+
+
+@pytest.mark.parametrize("vni", [VNI + 1, 0], ids=["another VPC", "nobody"])
+def test_a_slot_that_another_endpoint_got_is_not_the_old_ones(dut: Dut, vni: int) -> None:
+    """Behind the generation's back: `interfaces` alone decides whose the slot is."""
+    warm(dut)
+    value = map_layout.INTERFACE.pack(vni, 0, p.ip(A6), p.ip(A), MAC[B], 0, MTU, 0)
+    bpf.update(dut.fds[MapName.INTERFACES], map_layout.U32.pack(SLOT), value)
+    assert dut.from_underlay(FROM_R).outcome is Outcome.ENDPOINT_NOT_LOCAL
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_paths_with_one_index_each_lead_to_their_own_host(dut: Dut, first: bool) -> None:
+    other = colliding(R)
+    frames = {R: TO_R, other: p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, other, p.udp()))}
+    hosts = {R: D2, other: D3}
+    for address, host in hosts.items():
+        dut.path(address, host, 1 << 60)
+    order = list(frames)[:: 1 if first else -1]
+    for address in (*order, *order, order[0], order[0], order[1]):
+        assert sent_to(dut, frames[address]) == DROPLET_MAC[hosts[address]]
+
+
+@pytest.mark.parametrize("steps", list(itertools.permutations(("add", "move", "remove", "next hop"))))
+def test_in_any_order_of_changes_a_packet_goes_where_the_entries_say(dut: Dut, steps: tuple[str, ...]) -> None:
+    """Each change is followed by packets that fill the caches again."""
+    dut.remove(MapName.ENDPOINTS, key(R))
+    mac = DROPLET_MAC[D2]
+    for step in steps:
+        host = {"add": D2, "move": D3}.get(step)
+        if host is not None:
+            dut.path(R, host, 1 << 60)
+        elif step == "remove" and dut.direct(R):
+            dut.remove(MapName.DIRECT, key(R))
+        elif step == "next hop":
+            mac = bytes(range(6))
+            hop_key = map_layout.NEXT_HOP_KEY.pack(mapped(D2), UPLINK)
+            dut.put(MapName.NEXT_HOPS, hop_key, map_layout.NEXT_HOP.pack(mac, PATH_MTU, 0, 0))
+        for _ in range(2):
+            path = dut.direct(R)
+            if path is None:
+                assert dut.from_endpoint(TO_R).outcome is Outcome.SENT_TO_BOUNCER
+            else:
+                assert sent_to(dut) == (mac if path[0] == D2 else DROPLET_MAC[D3])
