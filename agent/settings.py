@@ -48,7 +48,7 @@ Servers = Annotated[
 Publishers = Annotated[
     tuple[str, ...], msgspec.Meta(description='a list of public nkeys, as in ["UDXU4RCS..."]; empty for no signatures')
 ]
-LISTS = ("servers", "trusted_publishers", "interfaces", "families", "substrate")
+LISTS = ("servers", "trusted_publishers", "interfaces", "families", "underlay")
 """Keys that take several values: comma-separated in the environment."""
 LONGEST_GIVEN = 60
 
@@ -111,18 +111,18 @@ class ProbeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DataPlaneSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[data_plane]`: the features that the programs are compiled with; `vxlan_port` 0 disables VXLAN.
 
-    `families` are the address families of the overlay, `substrate` those of the droplets' addresses. Features that are
+    `families` are the address families of the overlay, `underlay` those of the droplets' addresses. Features that are
     off cost nothing per packet.
     """
 
     geneve_port: Port = 6081
     vxlan_port: PortOrOff = 4789
     families: Families = ("ipv4", "ipv6")
-    substrate: Families = ("ipv4", "ipv6")
+    underlay: Families = ("ipv4", "ipv6")
 
     def features(self) -> Features:
         """Return the section as the programs' features, except those that depend on the interfaces."""
-        return Features(self.geneve_port, self.vxlan_port, frozenset(self.families), frozenset(self.substrate))
+        return Features(self.geneve_port, self.vxlan_port, frozenset(self.families), frozenset(self.underlay))
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

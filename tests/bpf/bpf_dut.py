@@ -59,7 +59,7 @@ SLOT, UNCOUNTED_SLOT = 1, 200
 ARRIVAL, UNCOUNTED = IFINDEX_BASE + SLOT, IFINDEX_BASE + UNCOUNTED_SLOT
 """Interfaces that are there (see conftest.py): a test run asks for no more, and sends nothing to them."""
 UPLINK, SECOND_UPLINK = 71, 72
-"""Likewise, of the substrate."""
+"""Likewise, of the underlay."""
 LOOPBACK = 1
 MTU, PATH_MTU = 1406, 1500
 """Of endpoints, which fit with every header on every path; of every path."""
@@ -179,7 +179,7 @@ class Dut:
         mtu: int = MTU,
         dscp: int = 0,
     ) -> None:
-        """Say who sends on an interface, by the droplet of the world's substrate."""
+        """Say who sends on an interface, by the droplet of the world's underlay."""
         addresses = (p.ip(ipv6 or "::"), p.ip(ipv4 or "0.0.0.0"))
         sender = map_layout.INTERFACE.pack(vni, int(self.over_ipv6), *addresses, MAC[A], flags, mtu, dscp << 2)
         self.put(MapName.INTERFACES, map_layout.U32.pack(slot), sender)

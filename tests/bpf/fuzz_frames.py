@@ -162,7 +162,7 @@ def _from_endpoint(c: RandomSource, model: Model) -> Frame:
     return Frame("transit_agent", IFINDEX_BASE + slot, _whole(c, _inner(c, family, source, likely, (to, mac))))
 
 
-# From the substrate
+# From the underlay
 
 
 def _from_underlay(c: RandomSource, model: Model) -> Frame:

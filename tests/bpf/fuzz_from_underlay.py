@@ -1,4 +1,4 @@
-"""Rules of the judge for what came in from the substrate."""
+"""Rules of the judge for what came in from the underlay."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from agent.datapath.bpf.outcomes import Outcome
 UNLEARNT, SPEAKS_VXLAN = 4, 8
 
 
-class FromSubstrate(Replies):
+class FromUnderlay(Replies):
     """One method an outcome."""
 
     def _passed(self, step: Step) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fuzz_drops import is_true
 from fuzz_from_endpoint import FromEndpoint
-from fuzz_from_underlay import FromSubstrate
+from fuzz_from_underlay import FromUnderlay
 from fuzz_machine import Step
 from fuzz_model import Model
 from fuzz_parse import Tunnel
@@ -36,7 +36,7 @@ HANDED = {
 }
 
 
-class Oracle(FromEndpoint, FromSubstrate):
+class Oracle(FromEndpoint, FromUnderlay):
     """The judge of one world."""
 
     def __init__(self, model: Model) -> None:

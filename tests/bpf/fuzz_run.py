@@ -29,8 +29,8 @@ EPISODE = 200
 """Frames in one world."""
 VARIANTS = {
     "everything": Features(vlan_tags=True),
-    "plain": Features(vxlan_port=0, families=frozenset({"ipv4"}), substrate=frozenset({"ipv4"})),
-    "ipv6": Features(geneve_port=7000, substrate=frozenset({"ipv6"})),
+    "plain": Features(vxlan_port=0, families=frozenset({"ipv4"}), underlay=frozenset({"ipv4"})),
+    "ipv6": Features(geneve_port=7000, underlay=frozenset({"ipv6"})),
 }
 """Programs by what they are compiled for."""
 

@@ -51,7 +51,7 @@ FROM_ENDPOINT = [
     ("no IP", p.ethernet(MAC[R], MAC[A], 0x88CC, bytes(60))),
     ("cut short", TO_B[:30]),
 ]
-FROM_SUBSTRATE = [
+FROM_UNDERLAY = [
     ("direct", tunnelled()),
     ("IPv6", tunnelled(frame_to(A6, R6))),
     ("after a hop", tunnelled(options=p.rts(D3))),
@@ -139,7 +139,7 @@ def runs(dut: Dut, frames: list[tuple[str, bytes]], program: str, state: bytes) 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize(
-    ("program", "frames"), [("transit_agent", FROM_ENDPOINT), ("transit_xdp", FROM_SUBSTRATE)], ids=["agent", "xdp"]
+    ("program", "frames"), [("transit_agent", FROM_ENDPOINT), ("transit_xdp", FROM_UNDERLAY)], ids=["agent", "xdp"]
 )
 def test_what_the_frame_before_left_changes_nothing(
     dut: Dut, program: str, frames: list[tuple[str, bytes]], garbage: bytes

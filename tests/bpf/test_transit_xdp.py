@@ -1,4 +1,4 @@
-"""What comes in from the substrate: a sentence, a frame, an outcome; then roles, bytes and learning."""
+"""What comes in from the underlay: a sentence, a frame, an outcome; then roles, bytes and learning."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TABLE = [
     ("a bouncer's ARP reply for an endpoint", tunnelled(asks(A, operation=2), options=RTS), Outcome.DELIVERED),
     ("anybody else's ARP reply", tunnelled(asks(A, operation=2)), Outcome.ARP_OPCODE),
     ("IPv6", p.ethernet(DROPLET_MAC[D1], DROPLET_MAC[D2], p.IPV6, bytes(60)), Outcome.PASSED),
-    ("ARP of the substrate", p.ethernet(b"\xff" * 6, DROPLET_MAC[D2], p.ARP, bytes(28)), Outcome.PASSED),
+    ("ARP of the underlay", p.ethernet(b"\xff" * 6, DROPLET_MAC[D2], p.ARP, bytes(28)), Outcome.PASSED),
     ("another UDP port", tunnelled(outer=Outer(port=53)), Outcome.PASSED),
     ("another protocol", tunnelled(outer=Outer(protocol=p.TCP)), Outcome.PASSED),
     ("another address", tunnelled(outer=Outer(destination=D3)), Outcome.PASSED),
@@ -110,7 +110,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
-def test_a_frame_from_the_substrate(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+def test_a_frame_from_the_underlay(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
     run = dut.from_underlay(frame)
     assert run.outcome is outcome, sentence
 

@@ -26,12 +26,12 @@ IPV6: frozenset[Family] = frozenset({"ipv6"})
 BOTH = IPV4 | IPV6
 VARIANTS = {
     "everything": Features(vlan_tags=True),
-    "IPv4 alone": Features(families=IPV4, substrate=IPV4, vxlan_port=0),
-    "IPv4 alone, tagged, with VXLAN": Features(families=IPV4, substrate=IPV4, vlan_tags=True),
-    "IPv4 over IPv6": Features(families=IPV4, substrate=IPV6, vxlan_port=0, vlan_tags=True),
+    "IPv4 alone": Features(families=IPV4, underlay=IPV4, vxlan_port=0),
+    "IPv4 alone, tagged, with VXLAN": Features(families=IPV4, underlay=IPV4, vlan_tags=True),
+    "IPv4 over IPv6": Features(families=IPV4, underlay=IPV6, vxlan_port=0, vlan_tags=True),
     "IPv4 over both": Features(families=IPV4),
-    "both over IPv4": Features(substrate=IPV4, vxlan_port=0, vlan_tags=True),
-    "both over IPv6": Features(substrate=IPV6),
+    "both over IPv4": Features(underlay=IPV4, vxlan_port=0, vlan_tags=True),
+    "both over IPv6": Features(underlay=IPV6),
     "other ports": Features(geneve_port=16081, vxlan_port=8472),
 }
 
@@ -60,7 +60,7 @@ def test_a_variant_carries_its_families_alone(variant: tuple[Features, Dut], inn
     features, dut = variant
     dut.fill(over_ipv6=outer == "ipv6")
     received = dut.from_underlay(tunnelled(INNER[inner][0], Outer(*OVER[outer], port=features.geneve_port)))
-    if outer not in features.substrate:
+    if outer not in features.underlay:
         assert received.outcome is Outcome.PASSED, "as everything of a family that no droplet has"
         return
     sent = dut.from_endpoint(INNER[inner][1])
@@ -85,7 +85,7 @@ def test_a_variant_leaves_the_verifier_room_for_the_next_feature(variant: tuple[
 
 
 def over_of(features: Features) -> tuple[str, str]:
-    return OVER["ipv4" if "ipv4" in features.substrate else "ipv6"]
+    return OVER["ipv4" if "ipv4" in features.underlay else "ipv6"]
 
 
 def test_a_variant_takes_vxlan_at_its_port_or_leaves_it_to_the_hosts_stack(variant: tuple[Features, Dut]) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lab.fixtures import SystemLab
 
 HANDED_OVER = frozenset({Outcome.DELIVERED, Outcome.DELIVERED_SAME_HOST})
-"""Of what is forwarded, what does not go to the substrate."""
+"""Of what is forwarded, what does not go to the underlay."""
 
 
 def is_even(counters: dict[str, int]) -> bool:
@@ -26,7 +26,7 @@ def is_even(counters: dict[str, int]) -> bool:
 
 
 def crossing(lab: SystemLab) -> tuple[int, int]:
-    """Return how many tunnel packets all hosts sent to the substrate, and how many they took from there.
+    """Return how many tunnel packets all hosts sent to the underlay, and how many they took from there.
 
     What the kernel dropped on its way out was not sent: a forwarded packet is one that left, or one that was lost.
     Probes are sent by the agents and not by the programs: what was reflected has no one that counted it as sent.

@@ -392,7 +392,7 @@ def running_lab(
     """Have a lab for the time of a block; nothing of it may be left afterwards.
 
     At the end every host's counters balance, and all that was sent between droplets has also arrived, unless the lab is
-    `lossy`, which says why. `wires` is called when the substrate is built and no agent runs yet.
+    `lossy`, which says why. `wires` is called when the underlay is built and no agent runs yet.
     """
     lab = SystemLab(name, text)
     lab.lossy = lossy

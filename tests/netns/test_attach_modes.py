@@ -54,7 +54,7 @@ async def test_a_driver_that_has_no_xdp_is_named_and_auto_takes_the_stack(topo: 
 
 async def test_an_mtu_that_is_too_large_is_named_with_its_limit(topo: Topo) -> None:
     ip("link", "set", "eth0", "mtu", "9000")
-    ip("link", "set", "sub0", "mtu", "9000", namespace=topo.substrate)
+    ip("link", "set", "sub0", "mtu", "9000", namespace=topo.underlay)
     with loaded("ours") as program:
         async with Netlink() as netlink:
             index, own = topo.ifindex("eth0"), owning(program)

@@ -201,7 +201,7 @@ async def test_how_programs_will_run_is_told_before_the_start_and_why(topo: Topo
         automatic = (await answers(replace(config, interfaces=("eth0", name))))["redirects"]
         assert automatic.ok
         assert f"generic mode, which is slower: {name}: driver {driver} takes no redirected" in automatic.detail
-    run("ip", "netns", "exec", topo.substrate, "ethtool", "-K", "sub0", "gro", "off")
+    run("ip", "netns", "exec", topo.underlay, "ethtool", "-K", "sub0", "gro", "off")
     automatic = (await answers(config))["redirects"]
     assert automatic.ok
     assert "eth0: the other end of this veth has neither GRO nor XDP" in automatic.detail

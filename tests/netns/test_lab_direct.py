@@ -16,7 +16,6 @@ from lab.counting import DETOURS, grown
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.neighbours import keep_neighbours
 from lab.stream import streaming
-from lab.substrates import over
 from lab.traffic import (
     connect_error,
     exchange_all,
@@ -28,6 +27,7 @@ from lab.traffic import (
     udp_socket,
     unbroken_flow,
 )
+from lab.underlays import over
 from lab.waiting import PATIENCE, until
 
 from controller_sim.control.convergence import Report
@@ -38,7 +38,7 @@ FAMILIES = (4, 6)
 FULL_SPEED = "a stream at full speed may overrun a queue on the way"
 PROGRAM = Path(sys.executable).parent / "droplet-lab"
 over_both = pytest.mark.parametrize("lab", ["ipv4", "ipv6"], indirect=True)
-"""Over a substrate of each family."""
+"""Over an underlay of each family."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Both families inside the overlay, over a substrate of either: 6 in 4, 4 in 6, 6 in 6, and IPv4 beside them."""
+"""Both families inside the overlay, over an underlay of either: 6 in 4, 4 in 6, 6 in 6, and IPv4 beside them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PADDING = bytes([0, 0, 1, 4, *bytes(4)])
 GATEWAY_MAC = "02:d2:01:e7:00:01"
 
 
-@pytest.fixture(scope="module", params=["dual_stack", "ipv6_substrate"])
+@pytest.fixture(scope="module", params=["dual_stack", "ipv6_underlay"])
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
     with running_lab("families", topology_text(request.param)) as lab:
         yield lab
@@ -35,7 +35,7 @@ def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
 @pytest.fixture(scope="module")
 def over_ipv6(lab: SystemLab) -> SystemLab:
     if ":" not in lab.topology.droplets["h1"].address:
-        pytest.skip("the substrate of this topology is IPv4")
+        pytest.skip("the underlay of this topology is IPv4")
     return lab
 
 

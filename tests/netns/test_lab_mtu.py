@@ -12,7 +12,6 @@ import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import checksum
 from lab.peers import peers
-from lab.substrates import over
 from lab.traffic import (
     exchange_all,
     exchange_tcp,
@@ -24,6 +23,7 @@ from lab.traffic import (
     raw_socket,
     udp_socket,
 )
+from lab.underlays import over
 from lab.waiting import until
 
 from controller_sim.lab.controller import read_status
@@ -53,15 +53,15 @@ def forget_mtus(lab: SystemLab, endpoint: str) -> None:
     ("name", "mtu", "taken"),
     [
         ("moving", 1500, OVER_IPV4),
-        ("ipv6_substrate", 1500, OVER_IPV6),
+        ("ipv6_underlay", 1500, OVER_IPV6),
         ("moving", 9000, OVER_IPV4),
-        ("ipv6_substrate", 9000, OVER_IPV6),
+        ("ipv6_underlay", 9000, OVER_IPV6),
     ],
     ids=["over IPv4", "over IPv6", "over IPv4 with large frames", "over IPv6 with large frames"],
 )
-def test_endpoints_get_what_the_substrate_leaves_and_packets_of_that_size_arrive(lab_cache, name, mtu, taken):
+def test_endpoints_get_what_the_underlay_leaves_and_packets_of_that_size_arrive(lab_cache, name, mtu, taken):
     text = topology_text(name)
-    text = text.replace("mtu: 1500", f"mtu: {mtu}") if "mtu: 1500" in text else f"substrate: {{mtu: {mtu}}}\n{text}"
+    text = text.replace("mtu: 1500", f"mtu: {mtu}") if "mtu: 1500" in text else f"underlay: {{mtu: {mtu}}}\n{text}"
     with running_lab("mtu", text) as lab:
         assert {mtu_of(lab, endpoint) for endpoint in lab.endpoints} == {mtu - taken}
         for family in (4, 6):
@@ -109,13 +109,13 @@ def leave_unanswered(lab: SystemLab) -> None:
     lab.ip(lab.names.router, "-6" if ":" in one else "-4", "rule", "add", *rule)
 
 
-@pytest.mark.parametrize("substrate", ["ipv4", "ipv6"])
-def test_an_icmp_error_from_the_substrate_is_acted_on(lab_cache, substrate):
+@pytest.mark.parametrize("underlay", ["ipv4", "ipv6"])
+def test_an_icmp_error_from_the_underlay_is_acted_on(lab_cache, underlay):
     """By itself: h1's probes of h2 are never answered, so that nothing else can tell what the path carries.
 
     The first long packet is lost at the router, which says so to the host; the next one is told the size.
     """
-    text = over(substrate, topology_text("narrow_path"))
+    text = over(underlay, topology_text("narrow_path"))
     with running_lab("errors", text, lossy=SWALLOWED, wires=leave_unanswered) as lab:
         exchange_udp(lab, "web-1", "web-2", [100, 100], 4)
         assert lab.path("web-1", "web-2", 4).way == "direct"

@@ -8,8 +8,8 @@ import pytest
 from lab.counting import DETOURS, grown
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.neighbours import keep_neighbours
-from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, ping, pings, send_one_way
+from lab.underlays import over
 from lab.waiting import until
 
 WAYS = {

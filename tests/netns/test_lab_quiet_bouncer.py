@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.peers import knows
-from lab.substrates import over
 from lab.traffic import flow_between
+from lab.underlays import over
 from lab.waiting import until
 
 FAMILIES = (4, 6)

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from lab.fixtures import SystemLab, running_lab
 from lab.peers import knows
-from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, send_one_way
+from lab.underlays import over
 from lab.waiting import until
 
 from controller_sim.lab.namespaces import run_in
 
 FAMILIES = (4, 6)
 BROKEN = """\
-substrate:
+underlay:
   subnets:
     north: {cidr: [172.18.1.0/24, "fd18:0:0:1::/64"]}
     south: {cidr: [172.18.2.0/24, "fd18:0:0:2::/64"]}

@@ -10,8 +10,8 @@ import pytest
 from lab.filters import let_all_in, let_only_its_own_address_in
 from lab.fixtures import SystemLab, running_lab
 from lab.peers import knows
-from lab.substrates import over
 from lab.traffic import exchange_all, flow_between
+from lab.underlays import over
 from lab.waiting import until
 from lab.wire import tapped
 

@@ -12,8 +12,8 @@ import pytest
 from lab.echoes import answered
 from lab.fixtures import SystemLab, running_lab
 from lab.frames import GENEVE_PORT, IPV4, IPV6, checksum, ethernet, geneve, ipv4, udp
-from lab.substrates import over
 from lab.traffic import connect_error, exchange_tcp, ping, raw_socket, udp_socket
+from lab.underlays import over
 from lab.waiting import until
 
 from controller_sim.lab.namespaces import call_in, run_in
@@ -168,8 +168,8 @@ def priority_tagged(lab: SystemLab, payload: bytes) -> bytes:
     return head + struct.pack("!HHH", 0x8100, 5 << 13, kind) + packet
 
 
-def test_a_priority_tagged_frame_from_the_substrate_is_delivered(lab):
-    """With the tag in the frame's bytes: the substrate's port leaves none to its hardware."""
+def test_a_priority_tagged_frame_from_the_underlay_is_delivered(lab):
+    """With the tag in the frame's bytes: the underlay's port leaves none to its hardware."""
     port = lab.ports()["h1", "eth0"]
     done = run_in(lab.names.fabric, ["ethtool", "-K", port, "txvlan", "off"])
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,6 @@ import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import IPV4, ethernet, ipv4, udp
 from lab.neighbours import keep_neighbours
-from lab.substrates import over
 from lab.traffic import (
     exchange_all,
     exchange_tcp,
@@ -22,6 +21,7 @@ from lab.traffic import (
     send_tunnelled,
     udp_socket,
 )
+from lab.underlays import over
 from lab.waiting import until
 from lab.wire import GENEVE, VXLAN, tapped
 
@@ -38,7 +38,7 @@ TENANT = """\
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    """The shipped topology with another tenant of the same addresses, over a substrate of either family."""
+    """The shipped topology with another tenant of the same addresses, over an underlay of either family."""
     text = over(request.param, topology_text("vxlan_peer")) + TENANT
     text = text.replace(
         "networks:\n", f"  - {{name: blue, vni: {BLUE}, cidr: 10.0.0.0/16, dividers: [h3]}}\nnetworks:\n"

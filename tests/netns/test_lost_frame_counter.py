@@ -70,12 +70,12 @@ def no_driver(topo: Topo) -> int:
 
 
 def no_gro(topo: Topo) -> int:
-    run("ip", "netns", "exec", topo.substrate, "ethtool", "-K", "sub0", "gro", "off")
+    run("ip", "netns", "exec", topo.underlay, "ethtool", "-K", "sub0", "gro", "off")
     return topo.ifindex("eth0")
 
 
 def peer_down(topo: Topo) -> int:
-    ip("link", "set", "sub0", "down", namespace=topo.substrate)
+    ip("link", "set", "sub0", "down", namespace=topo.underlay)
     return topo.ifindex("eth0")
 
 
@@ -124,7 +124,7 @@ async def test_a_queue_that_is_full_is_told_by_the_device_without_an_error(
 ) -> None:
     """A veth's queue holds 256 frames; a thread of its own reads them here, more slowly than they come."""
     command = "echo 1 > /sys/class/net/sub0/threaded"
-    run("ip", "netns", "exec", topo.substrate, "sh", "-c", command)
+    run("ip", "netns", "exec", topo.underlay, "sh", "-c", command)
     with redirecting(topo.ifindex("eth0")) as (program, number):
         kernel.failures.tend([number], [arrival])
         send(program, arrival, frames=200_000)
@@ -149,9 +149,9 @@ async def test_strangers_failures_are_theirs(topo: Topo, kernel: Kernel, arrival
         send(program, arrival)
     with redirecting(pair("x0", "x1", topo.droplet)) as (program, _):
         send(program, topo.ifindex("eth0"))
-    assert pair("y0", "y1", topo.substrate, "index", str(arrival)) == arrival
-    with redirecting(pair("y2", "y3", topo.substrate)) as (program, _):
-        enter(topo.substrate)
+    assert pair("y0", "y1", topo.underlay, "index", str(arrival)) == arrival
+    with redirecting(pair("y2", "y3", topo.underlay)) as (program, _):
+        enter(topo.underlay)
         try:
             send(program, arrival)
         finally:
@@ -229,7 +229,7 @@ async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send
     """Of a veth what did not fit into the queue; what it refused altogether is among its dropped packets alone."""
     await kernel.uplinks()
     assert kernel.read_device_losses() == {}
-    run("ip", "netns", "exec", topo.substrate, "sh", "-c", "echo 1 > /sys/class/net/sub0/threaded")
+    run("ip", "netns", "exec", topo.underlay, "sh", "-c", "echo 1 > /sys/class/net/sub0/threaded")
     with redirecting(topo.ifindex("eth0")) as (program, number):
         kernel.failures.tend([number], [arrival])
         send(program, arrival, frames=200_000)

@@ -79,7 +79,7 @@ async def test_a_droplet_routed_by_another_interface_is_named(topo: Topo, table:
 async def test_a_neighbour_that_moves_its_mac_is_followed(topo: Topo, table: Map, watch) -> None:
     set_peers(watch, peers(topo.neighbour))
     await until(lambda: len(table.dump()) == 1)
-    ip("link", "set", "sub0", "address", "02:00:00:00:00:77", namespace=topo.substrate)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:77", namespace=topo.underlay)
     ip("neigh", "flush", "dev", "eth0")
     key, value = entry(topo.neighbour, bytes.fromhex("020000000077"))
     await until(lambda: table.lookup(key) == value)
@@ -91,7 +91,7 @@ async def test_a_neighbour_that_moves_its_mac_without_a_word_is_asked_for_anew(t
     set_peers(watch, peers(topo.neighbour))
     key, old = entry(topo.neighbour, mac_of(topo))
     await until(lambda: table.lookup(key) == old)
-    ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=topo.substrate)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=topo.underlay)
     watch.rescan()
     await asyncio.wait_for(watch.settled(), 20)
     assert table.lookup(key) == old
@@ -118,11 +118,11 @@ async def test_a_flushed_neighbour_table_takes_no_entry_away(topo: Topo, table: 
 async def test_a_neighbour_that_no_longer_answers_loses_its_entry(topo: Topo, table: Map, watch) -> None:
     set_peers(watch, peers(topo.neighbour))
     await until(lambda: len(table.dump()) == 1)
-    ip("addr", "flush", "dev", "sub0", namespace=topo.substrate)
+    ip("addr", "flush", "dev", "sub0", namespace=topo.underlay)
     ip("neigh", "flush", "dev", "eth0")
     await until(lambda: table.dump() == {})
     assert "does not answer" in watch.unresolved()[0].reason
-    ip("addr", "add", f"{topo.neighbour}/24", "dev", "sub0", namespace=topo.substrate)
+    ip("addr", "add", f"{topo.neighbour}/24", "dev", "sub0", namespace=topo.underlay)
     await until(lambda: len(table.dump()) == 1)
 
 
@@ -195,11 +195,11 @@ async def test_releasing_all_leaves_no_neighbour_of_ours(topo: Topo, table: Map,
 async def test_many_events_at_once_end_in_the_true_table(topo: Topo, table: Map, watch) -> None:
     others = [f"10.77.0.{host}" for host in range(10, 60)]
     for address in others:
-        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=topo.substrate)
+        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=topo.underlay)
     set_peers(watch, peers(*others))
     expected = dict(entry(address, mac_of(topo)) for address in others)
     await until(lambda: table.dump() == expected)
-    ip("link", "set", "sub0", "address", "02:00:00:00:00:78", namespace=topo.substrate)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:78", namespace=topo.underlay)
     ip("neigh", "flush", "dev", "eth0")
     expected = dict(entry(address, bytes.fromhex("020000000078")) for address in others)
     await until(lambda: table.dump() == expected)
@@ -258,9 +258,9 @@ async def test_an_interface_in_the_place_of_another_is_told_and_taken_in(topo: T
     await until(lambda: len(table.dump()) == 1)
     before = topo.ifindex("eth0")
     ip("link", "del", "eth0")
-    ip("link", "add", "eth0", "type", "veth", "peer", "name", "sub0", "netns", topo.substrate)
-    ip("addr", "add", f"{topo.neighbour}/24", "dev", "sub0", namespace=topo.substrate)
-    ip("link", "set", "sub0", "up", namespace=topo.substrate)
+    ip("link", "add", "eth0", "type", "veth", "peer", "name", "sub0", "netns", topo.underlay)
+    ip("addr", "add", f"{topo.neighbour}/24", "dev", "sub0", namespace=topo.underlay)
+    ip("link", "set", "sub0", "up", namespace=topo.underlay)
     ip("link", "set", "eth0", "up")
     await until(watch.uplinks_changed.is_set)
     watch.uplinks_changed.clear()

@@ -12,7 +12,7 @@ from test_sequences import has_nothing_to_do, in_a_folder
 from agent.core.model.map_layout import NETWORK, VPC, MapName, split_set
 from agent.core.probe.paths import Path, PathRecord
 
-TWO_OF_EACH: Configuration = {"substrate": (DROPLETS,), "red": (red("d2", "d3", dividers=("d3", "d4")),), "a": (LOCAL,)}
+TWO_OF_EACH: Configuration = {"underlay": (DROPLETS,), "red": (red("d2", "d3", dividers=("d3", "d4")),), "a": (LOCAL,)}
 
 
 def members(agent: Agent) -> tuple[set[int], set[int]]:

@@ -32,7 +32,7 @@ def ingress_addresses(agent: Agent, uplink: Uplink) -> set[int]:
     return {value[2] for value in values if value[1] == uplink.ifindex}
 
 
-@pytest.mark.parametrize("order", list(permutations(("substrate", "second", "bond", "c", "f"))))
+@pytest.mark.parametrize("order", list(permutations(("underlay", "second", "bond", "c", "f"))))
 def test_droplets_and_their_endpoints_come_and_go_in_every_order(order: tuple[str, ...]) -> None:
     async def scenario(agent: Agent) -> None:
         stream, configuration = Stream(), {name: SEVERAL[name] for name in SEVERAL.keys() - set(order)}
@@ -279,7 +279,7 @@ def test_an_interface_with_another_address_and_tag_is_followed_in_place() -> Non
 def test_a_droplet_that_wants_no_checksums_says_so_of_itself_and_of_no_peer() -> None:
     async def scenario(agent: Agent) -> None:
         stream, far = Stream(), parse_address("2001:db8::2")
-        apart = changed(FAMILIES, substrate=droplets(), own=({"droplets": [UNSIGNED]},))
+        apart = changed(FAMILIES, underlay=droplets(), own=({"droplets": [UNSIGNED]},))
         signed = changed(apart, own=({"droplets": [{**UNSIGNED, "udp_checksum": "full"}]},))
         peer: Configuration = {"far": ({"droplets": [{"id": "far", "host": "h9", "address": "2001:db8::2"}]},)}
         for configuration, unsigned in ((signed, 0), (apart, DROPLET_ZERO_CHECKSUM), (signed, 0)):

@@ -123,7 +123,7 @@ def test_a_refused_document_takes_no_dependent_out_of_force() -> None:
         wrong = {"vpcs": RED["vpcs"], "networks": [{"id": "bad", "vpc": "red", "cidrs": ["172.16.0.0/24"]}]}
         await publish(agent, stream, changed(ONE_BOUNCER, red=(wrong,)))
         assert {name: verdict[0] for name, verdict in agent.verdicts().items()} == {
-            "substrate": "realized",
+            "underlay": "realized",
             "red": "rejected",
             "a": "realized",
             "b": "realized",

@@ -267,7 +267,7 @@ def test_transit_xdp_that_a_document_needs_meanwhile_stays() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         others = ({"droplets": DROPLETS["droplets"][1:]},)  # type: ignore[index]
-        await publish(agent, stream, changed(ONE_BOUNCER, substrate=others))
+        await publish(agent, stream, changed(ONE_BOUNCER, underlay=others))
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, ONE_BOUNCER))
         await agent.resync.repair()
         assert agent.repaired == []
@@ -334,7 +334,7 @@ def test_a_comparison_that_begins_in_the_middle_of_a_step_finds_nothing_of_its_d
         for _ in range(50):
             await asyncio.sleep(0)
         with agent.reconciler.settled_meanwhile() as names:
-            assert names == {"substrate"}
+            assert names == {"underlay"}
         go_on.set()
         assert await planning == []
         await settling

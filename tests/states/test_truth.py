@@ -97,11 +97,11 @@ def test_without_a_droplet_of_this_host_everything_waits_for_it() -> None:
     async def scenario(agent: Agent) -> None:
         others = {"droplets": [one for one in DROPLETS["droplets"] if one["host"] != "h1"]}  # type: ignore[index]
         stream = Stream()
-        await publish(agent, stream, {"substrate": (others,)})
-        assert state_of(agent, "substrate") == "pending"
-        assert agent.acknowledged["substrate"].missing[0].id == "of host h1"
-        await publish(agent, stream, {"substrate": (DROPLETS,)})
-        assert state_of(agent, "substrate") == "realized"
+        await publish(agent, stream, {"underlay": (others,)})
+        assert state_of(agent, "underlay") == "pending"
+        assert agent.acknowledged["underlay"].missing[0].id == "of host h1"
+        await publish(agent, stream, {"underlay": (DROPLETS,)})
+        assert state_of(agent, "underlay") == "realized"
 
     in_a_folder(scenario)
 

@@ -1,4 +1,4 @@
-"""Interfaces in the substrate that change under a running agent: what is taken in, what waits, what ends the agent."""
+"""Interfaces in the underlay that change under a running agent: what is taken in, what waits, what ends the agent."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def test_a_second_document_that_claims(lab, document, field):
     answer = lab.publish_and_wait(HOST, "thief", codec.encode(document), State.REJECTED)
     assert {error.code.value for error in answer.errors} == {"claimed"}
     assert any(field in error.path for error in answer.errors)
-    owners = ("substrate", "vpc.red", "endpoint.web-1")
+    owners = ("underlay", "vpc.red", "endpoint.web-1")
     assert any(repr(owner) in answer.errors[0].message for owner in owners), "the owner is named"
     assert answer.in_force == 0
     removed(lab, "thief")

@@ -32,7 +32,7 @@ def what_is_missing() -> str | None:
         return "Compose is not installed"
     if run("docker", "image", "inspect", "droplet", "droplet-lab").returncode != 0:
         return "the images are not built (docker/build.sh)"
-    if run("docker", "network", "inspect", "droplet_substrate").returncode == 0:
+    if run("docker", "network", "inspect", "droplet_underlay").returncode == 0:
         return "the containers are up already"
     return None
 

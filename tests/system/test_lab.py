@@ -354,7 +354,7 @@ def test_an_up_whose_documents_are_rejected_ends_at_once_and_says_why(tmp_path, 
     agent = tmp_path / "agent"
     agent.write_text(f'#!/bin/sh\nDROPLET_DATA_PLANE_FAMILIES=ipv4 exec {PROGRAM.with_name("droplet-agent")} "$@"\n')
     agent.chmod(0o755)
-    text = topology_text("ipv6_substrate")
+    text = topology_text("ipv6_underlay")
     patient = ("--timeout", "3600")  # and `run` waits for two minutes
     said = refusal(write(tmp_path, text), *patient, name=f"{NAME}-rej", DROPLET_LAB_AGENT=str(agent))
     assert "not everything was realized:" in said

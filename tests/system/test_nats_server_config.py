@@ -150,13 +150,13 @@ def test_clear_text_gets_no_answer(server):
 async def test_a_host_pulls_its_own_documents_and_nothing_else(server):
     async with connected(server.access(CONTROLLER)) as controller:
         await prepared(controller)
-        await publish_difference(controller, {"h1": {"substrate": ONE}, "h2": {"substrate": TWO}})
+        await publish_difference(controller, {"h1": {"underlay": ONE}, "h2": {"underlay": TWO}})
     async with as_user(server, "h1", permissions.inbox("h1")) as (client, complaints):
         inbox = client.new_inbox()
         pulled = await client.subscribe(inbox)
         await client.publish(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', reply=inbox)
         answer = await pulled.next_msg(10)
-        assert answer.subject == subjects.config("h1", "substrate")
+        assert answer.subject == subjects.config("h1", "underlay")
         assert codec.decode_document(answer.data) == ONE
         assert not complaints
         await client.publish(streams.next_subject("h2"), b"1", reply=client.new_inbox())
@@ -166,8 +166,8 @@ async def test_a_host_pulls_its_own_documents_and_nothing_else(server):
 @pytest.mark.parametrize(
     "subject",
     [
-        subjects.config("h1", "substrate"),
-        subjects.ack("h2", "substrate"),
+        subjects.config("h1", "underlay"),
+        subjects.ack("h2", "underlay"),
         subjects.status("h2"),
         f"$JS.API.CONSUMER.CREATE.{streams.CONFIG_STREAM}",
         f"$JS.API.CONSUMER.CREATE.{streams.CONFIG_STREAM}.mine",
@@ -199,15 +199,15 @@ async def test_an_operator_reads_answers_but_writes_no_document(server):
     async with connected(server.access(CONTROLLER)) as controller:
         await prepared(controller)
     async with as_user(server, "h1", permissions.inbox("h1")) as (client, _):
-        answer = Acknowledgement("substrate", 1, State.REALIZED, 1.0)
-        await client.publish(subjects.ack("h1", "substrate"), codec.encode(answer))
+        answer = Acknowledgement("underlay", 1, State.REALIZED, 1.0)
+        await client.publish(subjects.ack("h1", "underlay"), codec.encode(answer))
         await client.flush()
     async with as_user(server, OPERATOR, permissions.OPERATOR_INBOX) as (client, complaints):
         assert [s.subject for s in await read_stream(client, streams.ACK_STREAM, streams.ACK_SUBJECTS)] == [
-            subjects.ack("h1", "substrate")
+            subjects.ack("h1", "underlay")
         ]
         assert not complaints
-        await client.publish(subjects.config("h1", "substrate"), b"x")
+        await client.publish(subjects.config("h1", "underlay"), b"x")
         assert await complained(client, complaints)
 
 

@@ -47,7 +47,7 @@ def victim(lab: SystemLab) -> Iterator[socket.socket]:
 
 @pytest.fixture(scope="module")
 def stranger(lab: SystemLab) -> Iterator[str]:
-    """A host on the substrate that is no droplet."""
+    """A host on the underlay that is no droplet."""
     namespace = f"{lab.lab.name}_stranger"
     lab.ip(lab.names.fabric, "netns", "add", namespace)
     try:
@@ -78,7 +78,7 @@ FROM_ENDPOINT = {
     "another address": ("source_address", lambda f: f.ip("10.0.1.77", f.other)),
     "the destination's own address": ("source_address", lambda f: f.ip(f.other, f.other)),
     "the gateway's address": ("source_address", lambda f: f.ip("10.0.1.1", f.other)),
-    "an address of the substrate": ("source_address", lambda f: f.ip("172.18.0.11", f.other)),
+    "an address of the underlay": ("source_address", lambda f: f.ip("172.18.0.11", f.other)),
     "another MAC": ("source_mac", lambda f: f.ip(f.own, f.other, mac=OTHER_MAC)),
     "the destination's MAC": ("source_mac", lambda f: f.ip(f.own, f.other, mac=f.other_mac)),
     "an ARP request as someone else": ("source_arp", lambda f: f.arp(1, f.own_mac, "10.0.1.77", f.other)),

@@ -150,7 +150,7 @@ def duplicate_agent(lab: SystemLab) -> Iterator[Lines]:
         task = asyncio.create_task(bus.run())
         while not stop.is_set():
             bus.publish(subjects.status(HOST), said)
-            bus.acknowledge(Acknowledgement("substrate", 1, State.PENDING, 1.0))
+            bus.acknowledge(Acknowledgement("underlay", 1, State.PENDING, 1.0))
             await asyncio.sleep(0.3)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -176,12 +176,10 @@ def test_two_agents_with_one_name_sweep_nothing_and_the_host_recovers_when_one_i
             found = fault(lab, "consumer_shared")
             assert "another agent runs under this host's name" in found.detail
             assert any("consumer_shared" in line for event in events() for line in event.detail)
-            until(
-                lambda: stored_acknowledgement(lab, "substrate").state is State.PENDING, "the clone's acknowledgement"
-            )
+            until(lambda: stored_acknowledgement(lab, "underlay").state is State.PENDING, "the clone's acknowledgement")
         assert well(lab).digest == before.digest
         until(
-            lambda: stored_acknowledgement(lab, "substrate").state is State.REALIZED,
+            lambda: stored_acknowledgement(lab, "underlay").state is State.REALIZED,
             "the host's own acknowledgement in the place of the clone's",
         )
 

@@ -86,8 +86,8 @@ def test_an_address_that_only_another_vpc_has_does_not_answer(lab):
         assert ping(lab, source, lab.address(destination), count=2, wait=1) == 0
 
 
-def test_an_endpoint_reaches_neither_the_substrate_nor_the_bus(lab):
-    server = lab.topology.substrate.server
+def test_an_endpoint_reaches_neither_the_underlay_nor_the_bus(lab):
+    server = lab.topology.underlay.server
     assert ping(lab, lab.endpoints[0], server, count=2, wait=1) == 0
 
 

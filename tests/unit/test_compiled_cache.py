@@ -68,7 +68,7 @@ def test_what_another_user_owns_is_refused_but_for_roots(tmp_path: Path) -> None
 
 def test_each_set_of_features_has_an_object_of_its_own() -> None:
     chosen = (Features(), Features(geneve_port=7000), Features(vxlan_port=0), Features(vlan_tags=True))
-    chosen += (Features(families=frozenset({"ipv4"})), Features(substrate=frozenset({"ipv4"})))
+    chosen += (Features(families=frozenset({"ipv4"})), Features(underlay=frozenset({"ipv4"})))
     assert len({content_hash(features=features) for features in chosen}) == len(chosen)
     assert content_hash(features=Features()) == content_hash()
 

@@ -11,7 +11,7 @@ from protocol.acknowledgements import KernelFailure, State
 from protocol.documents import Attachment, Document, Endpoint
 from protocol.errors import ErrorCode
 
-SUBSTRATE, REST = Document(droplets=DOCUMENT.droplets), Document((), *(DOCUMENT.vpcs, DOCUMENT.networks))
+UNDERLAY, REST = Document(droplets=DOCUMENT.droplets), Document((), *(DOCUMENT.vpcs, DOCUMENT.networks))
 
 
 def test_a_document_waits_for_what_it_refers_to_and_names_it() -> None:
@@ -21,8 +21,8 @@ def test_a_document_waits_for_what_it_refers_to_and_names_it() -> None:
     verdict = desired.documents.verdict("rest")
     assert verdict.state is State.PENDING
     assert [(missing.kind, missing.id) for missing in verdict.missing] == [("droplets", "d1"), ("droplets", "d2")]
-    desired.documents.put("substrate", 2, codec.encode(SUBSTRATE))
-    assert desired.resolve().changed_documents == {"rest", "substrate"}
+    desired.documents.put("underlay", 2, codec.encode(UNDERLAY))
+    assert desired.resolve().changed_documents == {"rest", "underlay"}
 
 
 def test_a_revision_that_the_kernel_refused_gives_way_until_it_is_tried_again() -> None:
@@ -31,7 +31,7 @@ def test_a_revision_that_the_kernel_refused_gives_way_until_it_is_tried_again() 
     documents.put("all", 1, codec.encode(DOCUMENT))
     desired.resolve()
     documents.confirm(["all"])
-    documents.put("all", 2, codec.encode(SUBSTRATE))
+    documents.put("all", 2, codec.encode(UNDERLAY))
     desired.resolve()
     documents.fail("all", (KernelFailure(12, "ENOMEM", "x", "y"),))
     desired.resolve()

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller_sim.topology.ipam import ExhaustedError, allocate, mac_of
-from controller_sim.topology.model import Droplet, Endpoint, Network, Subnet, Substrate, Topology, Vpc, gateway_of
+from controller_sim.topology.model import Droplet, Endpoint, Network, Subnet, Topology, Underlay, Vpc, gateway_of
 from protocol.addresses import parse_mac
 
 
 def cloud(*endpoints: Endpoint, cidr: str = "10.0.1.0/24", more: tuple[str, ...] = ()) -> Topology:
     cidrs = (cidr, *more)
     return Topology(
-        Substrate((Subnet("substrate", ("172.18.0.0/24",)),), ("172.18.0.1",)),
+        Underlay((Subnet("underlay", ("172.18.0.0/24",)),), ("172.18.0.1",)),
         {"h1": Droplet("h1", "172.18.0.11", "h1")},
         {"red": Vpc("red", 1, ("10.0.0.0/16",)), "blue": Vpc("blue", 2, ("10.0.0.0/16",))},
         {"web": Network("web", "red", cidrs), "shop": Network("shop", "blue", cidrs)},

@@ -11,7 +11,7 @@ from controller_sim.topology.file import parse_topology
 from controller_sim.topology.ipam import allocate
 
 TEXT = """\
-substrate: {cidr: [172.18.0.0/24, "fd18::/64"]}
+underlay: {cidr: [172.18.0.0/24, "fd18::/64"]}
 droplets:
   a1: {host: a, address: 172.18.0.11}
   a2: {host: a, address: 172.18.0.12}
@@ -68,7 +68,7 @@ def test_endpoints_and_hosts_have_namespaces():
         ("a1", "a1 is a droplet of host a, not an endpoint: with `exec`, write droplet:a"),
         ("droplet:a1", "a1 is a droplet of host a; hosts are a, b, p"),
         ("droplet:x", "there is no host 'x'; hosts are a, b, p"),
-        ("router", "there is no router: the substrate has a single subnet"),
+        ("router", "there is no router: the underlay has a single subnet"),
         ("web-9", "there is no endpoint 'web-9'; endpoints are shop-1, shop-2, web-1, web-2, and hosts a, b, p"),
     ],
 )

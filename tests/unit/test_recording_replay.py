@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from test_desired_state import REST, SUBSTRATE
+from test_desired_state import REST, UNDERLAY
 from test_render import DOCUMENT, HERE
 
 from agent.bus.admission import Admission
@@ -39,9 +39,9 @@ def test_the_newest_revision_of_each_document_is_in_force_and_what_was_removed_i
     found = in_force(
         recorded(
             sent("rest", 1, codec.encode(REST)),
-            sent("gone", 2, codec.encode(SUBSTRATE)),
+            sent("gone", 2, codec.encode(UNDERLAY)),
             sent("gone", 3, None),
-            sent("base", 4, codec.encode(SUBSTRATE)),
+            sent("base", 4, codec.encode(UNDERLAY)),
             sent("rest", 5, codec.encode(REST)),
         )
     )
@@ -77,7 +77,7 @@ def test_a_document_that_waits_names_what_is_missing() -> None:
 
 
 def test_a_stream_that_was_made_anew_and_counts_from_one_replaces_what_came_before() -> None:
-    found = in_force(recorded(sent("all", 9, codec.encode(SUBSTRATE)), sent("all", 1, ALL)))
+    found = in_force(recorded(sent("all", 9, codec.encode(UNDERLAY)), sent("all", 1, ALL)))
     assert found == ({"all": 1}, [])
 
 

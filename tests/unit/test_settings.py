@@ -65,7 +65,7 @@ def test_the_environment_alone_is_enough() -> None:
         (LEAST + "[data_plane]\nvxlan_port = -1", "data_plane.vxlan_port"),
         (LEAST + "[data_plane]\nvxlan_port = 6081", "data_plane.vxlan_port: 6081"),
         (LEAST + "[data_plane]\nfamilies = []", "data_plane.families"),
-        (LEAST + '[data_plane]\nsubstrate = ["ipv5"]', "data_plane.substrate"),
+        (LEAST + '[data_plane]\nunderlay = ["ipv5"]', "data_plane.underlay"),
         (LEAST + "[data_plane]\nport = 6081", "port"),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_wrong_choice_is_told_with_the_right_ones() -> None:
 
 def test_the_data_plane_is_what_the_programs_are_compiled_for(tmp_path: Path) -> None:
     text = LEAST + '[data_plane]\ngeneve_port = 7000\nvxlan_port = 0\nfamilies = ["ipv4"]\n'
-    found = load(tmp_path, text, DROPLET_DATA_PLANE_SUBSTRATE="ipv6").data_plane.features()
+    found = load(tmp_path, text, DROPLET_DATA_PLANE_UNDERLAY="ipv6").data_plane.features()
     assert found == Features(7000, 0, frozenset({"ipv4"}), frozenset({"ipv6"}))
 
 

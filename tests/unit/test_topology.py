@@ -36,8 +36,8 @@ def mistakes(text: str) -> list[tuple[int, str]]:
 
 def test_a_sound_file_becomes_plain_data():
     topology = parse_topology(VALID)
-    assert topology.substrate.cidrs == ("172.18.0.0/24",)
-    assert topology.substrate.server == "172.18.0.1"
+    assert topology.underlay.cidrs == ("172.18.0.0/24",)
+    assert topology.underlay.server == "172.18.0.1"
     assert topology.networks["web"].bouncers == ("h1", "h2")
     assert topology.vpcs["red"].dividers == 1
     assert [(e.name, e.droplet) for e in topology.endpoints.values()] == [
@@ -143,7 +143,7 @@ def test_the_example_of_the_reference_is_sound():
     document = Path(controller_sim.__file__).parents[1] / "docs" / "topology.md"
     example = document.read_text().partition("```yaml\n")[2].partition("```")[0]
     topology = parse_topology(example)
-    assert topology.substrate.server == "172.18.0.100"
+    assert topology.underlay.server == "172.18.0.100"
     assert [(e.name, e.droplet) for e in topology.endpoints.values() if e.network == "web"] == [
         ("web-1", "h1"),
         ("web-2", "h2"),
@@ -159,7 +159,7 @@ def test_the_example_of_the_reference_is_sound():
         ("cidr: 10.0.0.0/16", "cidr: 10.0.0.1/16", (5, "vpcs[0].cidr")),
         ("cidr: 10.0.1.0/24", "cidr: 10.0.1.1/24", (9, "networks[0].cidr")),
         ("vpc: red", "vpc: blue", (8, "networks[0].vpc")),
-        ("droplets:\n", "substrate: {cidr: 172.18.0.1/24}\ndroplets:\n", (1, "substrate.cidr")),
+        ("droplets:\n", "underlay: {cidr: 172.18.0.1/24}\ndroplets:\n", (1, "underlay.cidr")),
     ],
 )
 def test_what_refers_to_a_wrong_object_is_no_second_mistake(old, new, only):
@@ -174,7 +174,7 @@ def test_two_wrong_vnis_are_two_mistakes_and_not_the_same_number():
 
 
 ROUTED = """\
-substrate:
+underlay:
   mtu: 1600
   subnets:
     north: {cidr: [172.18.1.0/24, "fd18:0:0:1::/64"]}
@@ -198,7 +198,7 @@ agents: {attach_mode: generic, data_plane: {geneve_port: 7081, families: [ipv4, 
 
 def test_subnets_interfaces_peers_and_agents_become_plain_data():
     topology = parse_topology(ROUTED)
-    assert [(one.name, one.mtu, one.router_mtu) for one in topology.substrate.subnets] == [
+    assert [(one.name, one.mtu, one.router_mtu) for one in topology.underlay.subnets] == [
         ("north", 1600, 1600),
         ("south", 1500, 1400),
     ]
@@ -218,7 +218,7 @@ def test_subnets_interfaces_peers_and_agents_become_plain_data():
 
 def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reaches_it_by_its_own():
     topology = parse_topology(ROUTED)
-    assert topology.substrate.servers == ("172.18.1.2", "fd18:0:0:1::2")
+    assert topology.underlay.servers == ("172.18.1.2", "fd18:0:0:1::2")
     assert topology.server_for("a") == "172.18.1.2"
     assert topology.server_for("b") == "fd18:0:0:1::2"
 
@@ -245,25 +245,25 @@ def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reach
         ("queues: 2", "queues: 2, udp_checksum: zero", "droplets.a2.udp_checksum"),
         ("address: 172.18.2.11", "address: 172.18.2.1", "droplets.a2.address"),
         ("address: 172.18.2.11", "address: 172.18.3.11", "droplets.a2.address"),
-        ("cidr: 172.18.2.0/24,", "cidr: 172.18.1.0/25,", "substrate.subnets.south.cidr"),
-        ("router_mtu: 1400", "router_mtu: 14", "substrate.subnets.south.router_mtu"),
-        ("  mtu: 1600", "  cidr: 172.18.0.0/16\n  mtu: 1600", "substrate.cidr"),
-        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.1", "substrate"),
+        ("cidr: 172.18.2.0/24,", "cidr: 172.18.1.0/25,", "underlay.subnets.south.cidr"),
+        ("router_mtu: 1400", "router_mtu: 14", "underlay.subnets.south.router_mtu"),
+        ("  mtu: 1600", "  cidr: 172.18.0.0/16\n  mtu: 1600", "underlay.cidr"),
+        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.1", "underlay"),
         ("  mtu: 1600", "  mtu: 1600\n  server: [172.18.2.100]", "droplets"),
-        ("  mtu: 1600", "  mtu: 1200", "substrate"),
-        ("  mtu: 1600", "  mtu: 1373", "substrate"),
-        ("mtu: 1500, router_mtu: 1400", "mtu: 1341, router_mtu: 1300", "substrate"),
+        ("  mtu: 1600", "  mtu: 1200", "underlay"),
+        ("  mtu: 1600", "  mtu: 1373", "underlay"),
+        ("mtu: 1500, router_mtu: 1400", "mtu: 1341, router_mtu: 1300", "underlay"),
         ("address: 172.18.2.11", "address: 172.18.2.255", "droplets.a2.address"),
         ("address: 172.18.2.11", "address: 172.18.2.0", "droplets.a2.address"),
-        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.255", "substrate"),
+        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.255", "underlay"),
         ('"fd10:0:0:1::9", 10.0.1.9', "10.0.1.255", "endpoints[0].address"),
         ("geneve_port: 7081", "geneve_port: 4789", "agents.data_plane.geneve_port"),
         ("geneve_port: 7081", "vxlan_port: 6081", "agents.data_plane.vxlan_port"),
         ("geneve_port: 7081", "vxlan_port: 0", "agents.data_plane.vxlan_port"),
         ("families: [ipv4, ipv6]", "families: [ipv6]", "agents.data_plane.families"),
         ("families: [ipv4, ipv6]", "families: [ipv4]", "agents.data_plane.families"),
-        ("families: [ipv4, ipv6]", "substrate: [ipv6]", "agents.data_plane.substrate"),
-        ("families: [ipv4, ipv6]", "substrate: [ipv4]", "agents.data_plane.substrate"),
+        ("families: [ipv4, ipv6]", "underlay: [ipv6]", "agents.data_plane.underlay"),
+        ("families: [ipv4, ipv6]", "underlay: [ipv4]", "agents.data_plane.underlay"),
         ("attach_mode: generic", "attach_mode: fast", "agents.attach_mode"),
         ("geneve_port: 7081", "geneve_port: 0", "agents.data_plane.geneve_port"),
         ("families: [ipv4, ipv6]", "families: [ipx]", "agents.data_plane.families"),
@@ -283,7 +283,7 @@ def messages_of(text: str) -> list[str]:
 
 def test_the_broadcast_and_the_network_address_are_no_droplets_whether_the_prefix_is_written_or_not():
     assert (3, "droplets.h2.address") in mistakes(VALID.replace("172.18.0.12/24", "172.18.0.255/24"))
-    bare = "substrate: {cidr: 172.18.0.0/24}\n" + VALID.replace("172.18.0.11/24", "172.18.0.0").replace("/24}", "}")
+    bare = "underlay: {cidr: 172.18.0.0/24}\n" + VALID.replace("172.18.0.11/24", "172.18.0.0").replace("/24}", "}")
     assert (3, "droplets.h1.address") in mistakes(bare)
 
 
@@ -296,20 +296,20 @@ def test_the_least_mtu_is_that_of_the_agents():
 @pytest.mark.parametrize(("cidr", "least"), [("172.18.0.{}/24", 1342), ("fd18::{}/64", 1374)])
 def test_an_mtu_that_agents_can_just_run_on_is_right_and_one_byte_less_is_one_mistake(cidr, least):
     text = VALID.replace("172.18.0.11/24", f'"{cidr.format(11)}"').replace("172.18.0.12/24", f'"{cidr.format(12)}"')
-    assert parse_topology(f"substrate: {{mtu: {least}}}\n{text}").substrate.mtu == least
-    (said,) = messages_of(f"substrate: {{mtu: {least - 1}}}\n{text}")
+    assert parse_topology(f"underlay: {{mtu: {least}}}\n{text}").underlay.mtu == least
+    (said,) = messages_of(f"underlay: {{mtu: {least - 1}}}\n{text}")
     assert f"the MTU is {least - 1}, and h1, h2 must have {least} or more" in said
 
 
 def test_a_router_and_a_wire_may_carry_less_than_agents_need():
     narrow = ROUTED.replace("router_mtu: 1400", "router_mtu: 1300").replace("link_mtu: 1450", "link_mtu: 1300")
-    assert parse_topology(narrow).substrate.subnets[1].router_mtu == 1300
+    assert parse_topology(narrow).underlay.subnets[1].router_mtu == 1300
 
 
-def test_a_small_mtu_and_every_other_mistake_of_the_substrate_are_told_at_once():
+def test_a_small_mtu_and_every_other_mistake_of_the_underlay_are_told_at_once():
     text = ROUTED.replace("  mtu: 1600", "  mtu: 1000\n  speed: 9\n  server: 172.18.7.7").replace("vni: 1001", "vni: 0")
     fields = {field for _, field in mistakes(text)}
-    assert {"substrate", "substrate.speed", "vpcs[0].vni"} <= fields
+    assert {"underlay", "underlay.speed", "vpcs[0].vni"} <= fields
     said = "\n".join(messages_of(text))
     assert "the MTU of north is 1000, and a1 must have 1342" in said
     assert "b must have 1374" in said
@@ -327,7 +327,7 @@ def test_a_peer_that_is_to_take_a_role_is_told_to_speak_only_vxlan():
 
 
 def test_a_family_that_is_turned_off_names_who_needs_it():
-    assert messages_of(ROUTED.replace("families: [ipv4, ipv6]", "families: [ipv6], substrate: [ipv6]")) == [
+    assert messages_of(ROUTED.replace("families: [ipv4, ipv6]", "families: [ipv6], underlay: [ipv6]")) == [
         "ipv4 is missing, but network web has 10.0.1.0/24: add it",
         "ipv4 is missing, but a1 has 172.18.1.11: add it",
     ]

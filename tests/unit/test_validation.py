@@ -45,8 +45,8 @@ def test_a_host_with_two_interfaces_takes_a_droplet_on_each() -> None:
         (Features(vxlan_port=0), "vxlan", "networks[0].encapsulation", "data_plane.vxlan_port"),
         (Features(families=frozenset({"ipv4"})), "both", "vpcs[0].cidrs[1]", "ipv6 to data_plane.families"),
         (Features(families=frozenset({"ipv6"})), "both", "vpcs[0].cidrs[0]", "ipv4 to data_plane.families"),
-        (Features(substrate=frozenset({"ipv6"})), "both", "droplets[0].address", "ipv4 to data_plane.substrate"),
-        (Features(substrate=frozenset({"ipv4"})), "far", "droplets[0].address", "ipv6 to data_plane.substrate"),
+        (Features(underlay=frozenset({"ipv6"})), "both", "droplets[0].address", "ipv4 to data_plane.underlay"),
+        (Features(underlay=frozenset({"ipv4"})), "far", "droplets[0].address", "ipv6 to data_plane.underlay"),
     ],
 )
 def test_what_is_turned_off_is_told_with_the_setting(features, document: str, path: str, setting: str) -> None:

@@ -114,7 +114,7 @@ def documents(here: Mapping[str, str], elsewhere: Mapping[str, str], tenants: It
     """Return all documents of the agent's host; droplets are given as addresses by name."""
     droplets = [Droplet(name, NAME, address) for name, address in here.items()]
     droplets += [Droplet(name, name, address) for name, address in elsewhere.items()]
-    wanted = {"substrate": Document(droplets=tuple(droplets))}
+    wanted = {"underlay": Document(droplets=tuple(droplets))}
     for tenant in tenants:
         wanted |= tenant.documents()
     return wanted

@@ -28,7 +28,7 @@ ADDRESSES = {
     "ipv4": {HERE: "172.18.0.1/24", PLAIN: "172.18.0.2/24", ROUTED: "172.18.0.3/24"},
     "ipv6": {HERE: "fd18::1/64", PLAIN: "fd18::2/64", ROUTED: "fd18::3/64"},
 }
-"""In the substrate, by its family."""
+"""In the underlay, by its family."""
 FAMILIES = tuple(ADDRESSES)
 UNKNOWN, UNKNOWN_CRITICAL = "0x0102:0x11:c0ffee00", "0x0102:0x91:c0ffee00"
 """Geneve options, as CLASS:TYPE:BODY: the type's highest bit is that of critical ones."""
@@ -53,7 +53,7 @@ TENANTS = (*KNOWN.values(), *BOUNCING.values())
 
 
 def join(namespace: str, family: str) -> None:
-    """Put a host on the substrate."""
+    """Put a host on the underlay."""
     port = namespace.removeprefix("g-")
     wire(FABRIC, namespace, port, "eth0")
     ip(FABRIC, f"link set {port} master br0")
@@ -87,7 +87,7 @@ def send_with(made: Tenant, family: str, *options: str, checksum: bool = True) -
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
-    """That of the substrate."""
+    """That of the underlay."""
     return str(request.param)
 
 
