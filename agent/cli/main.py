@@ -39,7 +39,7 @@ def _output(function: F) -> F:
         type=click.Choice(FORMATS),
         default="table",
         show_default=True,
-        help="Output format; wide has every column and folds nothing.",
+        help="Output format; wide prints every column and wraps no cell.",
     )(function)
 
 
@@ -78,7 +78,7 @@ def _count(answered: int, asked: int) -> None:
 
 def _host(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not subjects.is_host(value):
-        raise click.BadParameter(f"{value!r} is not a host's name: lower-case letters, digits and dashes")
+        raise click.BadParameter(f"{value!r} is not a host name: use lower-case letters, digits and dashes")
     return value
 
 
@@ -88,7 +88,7 @@ def _host_or_option(function: F) -> F:
     @functools.wraps(function)
     def with_one(*arguments: Any, host: str | None, host_option: str | None, **options: Any) -> Any:
         if host and host_option and host != host_option:
-            raise click.UsageError(f"two hosts are named, {host} and {host_option}: name one")
+            raise click.UsageError(f"two hosts are given, {host} and --host {host_option}: give one of them")
         return function(*arguments, host=host or host_option, **options)
 
     argument = click.argument("host", required=False, callback=_host)
@@ -98,28 +98,38 @@ def _host_or_option(function: F) -> F:
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     if not 0 < value <= LONGEST:
-        raise click.BadParameter(f"{value:g} is not a number of seconds: more than 0, at most {LONGEST}")
+        raise click.BadParameter(f"{value:g} seconds: give more than 0 and at most {LONGEST}")
     return value
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DROPLETCTL"})
 @click.version_option(__version__, prog_name="dropletctl")
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML file with netns and [bus]; an agent's own will do."
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML file with netns and [bus]; the settings of an agent can be used, too.",
 )
-@click.option("--server", multiple=True, help=f"URL, tls:// or nats://; may be repeated.  [default: {DEFAULT_SERVER}]")
-@click.option("--nkey-seed-file", type=click.Path(), help="File with the nkey seed to log in with.")
-@click.option("--tls-ca-file", type=click.Path(), help="The CA that the server's certificate is checked against.")
+@click.option(
+    "--server",
+    multiple=True,
+    help=f"URL of a NATS server, tls:// or nats://; may be repeated.  [default: {DEFAULT_SERVER}]",
+)
+@click.option("--nkey-seed-file", type=click.Path(), help="File with the nkey seed to authenticate with.")
+@click.option("--tls-ca-file", type=click.Path(), help="File with the CA certificate that verifies the server.")
 @click.option("--netns", help="Connect from this network namespace: a name under /run/netns, or a path.")
 @click.option(
-    "--wait", callback=_seconds, default=1.0, show_default=True, help="Seconds to wait for hosts to answer a ping."
+    "--wait",
+    callback=_seconds,
+    default=1.0,
+    show_default=True,
+    help="Seconds to wait for hosts to answer a ping.",
 )
 @click.option(
     "--timeout",
     callback=_seconds,
     default=5.0,
     show_default=True,
-    help="Seconds to wait for a host's answer.",
+    help="Seconds to wait for the reply of a host.",
 )
 @click.pass_context
 def main(
@@ -136,13 +146,13 @@ def main(
 
     \b
     Examples:
-      dropletctl --config ctl.toml status    the bus, seed and CA from a file
+      dropletctl --config ctl.toml status    with the server, seed and CA of a file
       dropletctl status                      every host that answers
-      dropletctl status h1 -o json           one host, for machines
-      dropletctl get endpoints --host h1     what is in force on a host
+      dropletctl status h1 -o json           one host, as JSON
+      dropletctl get endpoints --host h1     the endpoints in force on a host
       dropletctl acks --watch                acknowledgements as they arrive
       dropletctl path h1 web-1 10.0.1.7      the path that a packet would take
-      droplet-lab ctl -- status              the same in a lab, with its file
+      droplet-lab ctl -- status              in a lab, with the lab's own file
 
     Every option can come from the environment: DROPLETCTL_CONFIG, DROPLETCTL_SERVER, DROPLETCTL_TLS_CA_FILE and so on.
 
@@ -169,7 +179,9 @@ def main(
 @_output
 @click.pass_obj
 def status(access: Access, host: str | None, output: str) -> None:
-    """Show the status of HOST, or of every host; hosts that do not answer are listed too.
+    """Show the status of HOST, or of all hosts, and below it each problem with its remedy.
+
+    A host that has documents but does not answer is listed as "no answer".
 
     \b
     Examples:
@@ -192,11 +204,11 @@ def status(access: Access, host: str | None, output: str) -> None:
 
 @main.command()
 @click.argument("kind", type=click.Choice([*KINDS, "documents"]))
-@click.option("--host", callback=_host, help="Only this host; all that answer otherwise.")
+@click.option("--host", callback=_host, help="Only this host; without it, all hosts that answer.")
 @_output
 @click.pass_obj
 def get(access: Access, kind: str, host: str | None, output: str) -> None:
-    """List what is in force on the hosts: objects of one KIND, or documents.
+    """List the objects of one KIND that are in force on the hosts, or their documents.
 
     \b
     Examples:
@@ -225,14 +237,16 @@ def get(access: Access, kind: str, host: str | None, output: str) -> None:
 
 
 @main.command()
-@click.option("--watch", is_flag=True, help="Go on with what comes, until interrupted.")
+@click.option("--watch", is_flag=True, help="Then print new acknowledgements as they arrive, until interrupted.")
 @click.option("--host", callback=_host, help="Only this host.")
 @click.option("--document", help="Only this document.")
-@click.option("--count", type=click.IntRange(1), help="With --watch: end after so many.")
+@click.option("--count", type=click.IntRange(1), help="With --watch: exit after this many new acknowledgements.")
 @_output
 @click.pass_obj
 def acks(access: Access, watch: bool, host: str | None, document: str | None, count: int | None, output: str) -> None:
-    """Show the newest acknowledgement of each document, from the stream, even of hosts that are down.
+    """Show the newest acknowledgement of each document.
+
+    They are read from the stream, so those of hosts that are down are shown, too.
 
     \b
     Examples:
@@ -241,16 +255,16 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
       dropletctl acks -o json | jq '.[] | select(.state == "failed")'
     """
     if count is not None and not watch:
-        raise click.UsageError("--count goes with --watch: without it all are shown")
+        raise click.UsageError("--count needs --watch: without it, every stored acknowledgement is shown")
     if document is not None and not subjects.is_document(document):
-        raise click.UsageError(f"{document!r} is not a document's name")
+        raise click.UsageError(f"{document!r} is not a document name: use one to eight words with dots between them")
     wanted = subjects.ack(host or "*", document or ">")
 
     async def work(bus: Session) -> None:
         coming = await bus.watch(wanted) if watch else None
         found = await bus.stored_acknowledgements(wanted)
         if not found and not watch and (host or document):
-            raise NotAnswered(f"no acknowledgement of {' for '.join(filter(None, (host, document)))}")
+            raise NotAnswered(f"no acknowledgement of {' for '.join(filter(None, (host, document)))} in the stream")
         if output in TABLES:
             tables.acknowledgements(found, output == "wide")
         elif not watch:
@@ -278,7 +292,9 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
 @_output
 @click.pass_obj
 def path(access: Access, host: str, endpoint: str, destination: str, output: str) -> None:
-    """Show the path of a packet from ENDPOINT on HOST to the address DESTINATION.
+    """Show the path that a packet from ENDPOINT on HOST to the address DESTINATION would take now.
+
+    The host's agent follows the entries of its maps; no packet is sent.
 
     \b
     Example:
@@ -303,7 +319,7 @@ def path(access: Access, host: str, endpoint: str, destination: str, output: str
 @_output
 @click.pass_obj
 def peers(access: Access, host: str | None, output: str) -> None:
-    """Show what probes found about HOST's paths to other droplets, or every host's.
+    """Show the paths from HOST, or from all hosts, to other droplets, as their probes measured them.
 
     \b
     Examples:
@@ -328,7 +344,9 @@ def peers(access: Access, host: str | None, output: str) -> None:
 @main.command()
 @click.argument("host", callback=_host)
 @click.option("--watch", is_flag=True, help="Repeat until interrupted.")
-@click.option("--interval", callback=_seconds, default=2.0, show_default=True, help="With --watch: seconds between.")
+@click.option(
+    "--interval", callback=_seconds, default=2.0, show_default=True, help="With --watch: seconds between two queries."
+)
 @_output
 @click.pass_obj
 def counters(access: Access, host: str, watch: bool, interval: float, output: str) -> None:
@@ -381,13 +399,13 @@ def plan(access: Access, host: str, output: str) -> None:
 @main.command()
 @click.argument("host", callback=_host)
 @click.argument("documents", nargs=-1)
-@click.option("--objects", is_flag=True, help="Also objects of an earlier agent that no document explains.")
-@click.option("--yes", is_flag=True, help="Remove them without asking.")
+@click.option("--objects", is_flag=True, help="Also remove objects of an earlier agent that belong to no document.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, yes: bool) -> None:
-    """Remove documents that HOST keeps although the stream does not hold them: those named, or all of them.
+    """Remove documents that HOST keeps although they are no longer in the stream: DOCUMENTS, or all of them.
 
-    Only documents that `dropletctl status` lists as missing can be removed so. A controller removes documents by
+    This is for documents that `dropletctl status` lists as missing from the stream. A controller removes documents by
     messages instead.
 
     \b
@@ -399,12 +417,12 @@ def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, 
     async def work(bus: Session) -> None:
         names = documents or tuple(one.document for one in await bus.documents(host) if one.absent)
         if not names and not objects:
-            click.echo(f"{host} keeps no document that the stream does not hold")
+            click.echo(f"nothing to remove: every document of {host} is in the stream")
             return
         if names:
             click.echo("\n".join(names))
         what = [f"{tables.counted(len(names), 'document')} and every object listed there"] if names else []
-        what += ["every object that no document explains"] if objects else []
+        what += ["every object that belongs to no document"] if objects else []
         if not yes and not click.confirm(f"Remove {' and '.join(what)} from {host}?", err=True):
             raise click.Abort
         answer = await bus.ask(host, "sweep", rpc.SweepRequest(names, objects), rpc.SweepReply)
@@ -415,7 +433,7 @@ def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, 
 
 @main.command()
 @click.option("--host", callback=_host, help="Only this host.")
-@click.option("--count", type=click.IntRange(1), help="End after so many.")
+@click.option("--count", type=click.IntRange(1), help="Exit after this many events.")
 @_output
 @click.pass_obj
 def events(access: Access, host: str | None, count: int | None, output: str) -> None:

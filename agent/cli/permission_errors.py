@@ -36,7 +36,7 @@ class PermissionErrors:
             self._changed.set()
 
     async def unless(self, work: Coroutine[Any, Any, T], subject: str) -> T:
-        """Await work that publishes to a subject and waits for answers; raise Refused once the server refuses it."""
+        """Await work that publishes to a subject and waits for answers; raise PermissionDenied if that is refused."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
@@ -57,8 +57,8 @@ class PermissionErrors:
 
 def _words(verb: str, subject: str) -> str:
     return (
-        f"the server refused the request: these credentials may not {verb} to {subject}; use an operator's nkey "
-        f"(--nkey-seed-file), as an agent's own is for its host alone"
+        f"the server refused the request: these credentials may not {verb} to {subject}; give an operator's nkey with "
+        f"--nkey-seed-file (an agent's nkey is valid for its own host only)"
     )
 
 

@@ -28,6 +28,7 @@ from lab.bus import (
 )
 
 from agent.bus import Bus, RpcError
+from agent.cli.configuration import USED
 from agent.cli.main import main
 from agent.cli.output import machine, table
 from protocol import codec, permissions, rpc, streams, subjects
@@ -135,7 +136,7 @@ async def test_every_command_prints_what_the_hosts_say(server: NatsServer) -> No
         assert "h2" in result.output
         assert "degraded" in result.output
         assert "1h02m" in result.output
-        assert "no way to 192.0.2.9" in result.output
+        assert "no next hop to 192.0.2.9" in result.output
         assert "the kernel has no route to it" in result.output
         assert max(map(len, result.output.splitlines())) <= 120
         shown = json.loads((await ctl(server, "status", "h1", "-o", "json")).output)
@@ -182,7 +183,7 @@ async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:
             ["h1", "degraded", "5"],
             ["h2", "no", "answer"],
         ]
-        assert [line.split()[:3] for line in why.splitlines()[2:]] == [["h1", "no", "way"]]
+        assert [line.split()[:3] for line in why.splitlines()[2:]] == [["h1", "no", "next"]]
         listed = await ctl(server, "get", "endpoints", "-o", "json")
         assert (listed.exit_code, listed.stderr) == (1, "1 of 2 hosts answered\n")
         assert {item["host"] for item in json.loads(listed.stdout)} == {"h1"}
@@ -207,7 +208,7 @@ async def test_acknowledgements_come_from_the_stream_and_then_live(server: NatsS
             assert "needs vpcs blue" in one.output
             assert [item["document"] for item in found] == sorted(item["document"] for item in found)
             nothing = await ctl(server, "acks", "--host", "h9")
-            assert (nothing.exit_code, nothing.output) == (1, "Error: no acknowledgement of h9\n")
+            assert (nothing.exit_code, nothing.output) == (1, "Error: no acknowledgement of h9 in the stream\n")
 
             watching = asyncio.create_task(
                 ctl(server, "acks", "--watch", "--document", "late", "--count", "1", "-o", "json")
@@ -237,19 +238,23 @@ async def test_events_are_shown_as_they_happen(server: NatsServer) -> None:
         (["status", "h9"], 1, "h9 does not answer"),
         (["status", "--host", "h9"], 1, "h9 does not answer"),
         (["peers", "--host", "h9"], 1, "h9 does not answer"),
-        (["status", "h1", "--host", "h2"], 2, "two hosts are named, h1 and h2"),
-        (["status", "--host", "NOT.A.HOST"], 2, "is not a host's name"),
-        (["peers", "a1"], 1, "a host's name is wanted, not a droplet's"),
-        (["--timeout", "-1", "status"], 2, "Invalid value for '--timeout': -1 is not a number of seconds"),
-        (["--wait", "nan", "status"], 2, "Invalid value for '--wait': nan is not a number of seconds"),
-        (["counters", "h1", "--watch", "--interval", "-3"], 2, "more than 0, at most 86400"),
-        (["acks", "--count", "3"], 2, "--count goes with --watch"),
-        (["status"], 1, "no host answers"),
+        (["status", "h1", "--host", "h2"], 2, "two hosts are given, h1 and --host h2"),
+        (["status", "--host", "NOT.A.HOST"], 2, "is not a host name"),
+        (["peers", "a1"], 1, "no such host (a host, not a droplet)"),
+        (["--timeout", "-1", "status"], 2, "Invalid value for '--timeout': -1 seconds: give more than 0"),
+        (["--wait", "nan", "status"], 2, "Invalid value for '--wait': nan seconds: give more than 0"),
+        (["counters", "h1", "--watch", "--interval", "-3"], 2, "more than 0 and at most 86400"),
+        (["acks", "--count", "3"], 2, "--count needs --watch"),
+        (["status"], 1, "no host answered within"),
         (["acks"], 1, "no stream DROPLET_ACK"),
         (["get", "routers"], 2, "Invalid value"),
-        (["status", "NOT.A.HOST"], 2, "is not a host's name"),
+        (["status", "NOT.A.HOST"], 2, "is not a host name"),
         (["--netns", "no-such-namespace", "status"], 2, "no-such-namespace"),
-        (["--config", "/no/such/file", "status"], 2, "Error: /no/such/file: no such file\n"),
+        (
+            ["--config", "/no/such/file", "status"],
+            2,
+            "/no/such/file: no such file; --config must name an existing one\n",
+        ),
     ],
 )
 async def test_what_cannot_be_done_is_said_in_one_line(
@@ -300,7 +305,7 @@ async def test_what_the_server_refuses_is_said_with_its_subject(
         server.stop()
     assert result.exit_code == 3
     assert result.stderr.startswith(f"Error: the server refused the request: these credentials may not {verb} to ")
-    assert f" to {subject}; use an operator's nkey" in result.stderr
+    assert f" to {subject}; give an operator's nkey" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -338,13 +343,13 @@ def test_without_a_server_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sevrer = 1", "sevrer: no such setting"),
-        ("[bank]\nservers = []", "bank: no such setting"),
-        ('[bus]\nserver = "nats://h:1"', "bus.server: no such setting"),
-        ('[bus]\nservers = "nats://h:1"', 'bus.servers: write a list, as in servers = ["nats://HOST:4222"]'),
-        ("[bus]\nnkey_seed_file = 5", "bus.nkey_seed_file: write text in quotes"),
-        ("bus = 5", "bus: write a table, [bus]"),
-        ('[bus]\nnetns = "lab_fabric"', "bus.netns: netns stands before the first table"),
+        ("sevrer = 1", f"sevrer: unknown setting; dropletctl uses {USED}"),
+        ("[bank]\nservers = []", f"bank: unknown setting; dropletctl uses {USED}"),
+        ('[bus]\nserver = "nats://h:1"', f"bus.server: unknown setting; dropletctl uses {USED}"),
+        ('[bus]\nservers = "nats://h:1"', 'bus.servers: must be a list, as in servers = ["nats://HOST:4222"]'),
+        ("[bus]\nnkey_seed_file = 5", "bus.nkey_seed_file: must be a string in quotes"),
+        ("bus = 5", "bus: must be a table, [bus]"),
+        ('[bus]\nnetns = "lab_fabric"', "bus.netns: move netns above the first table, [bus]"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:

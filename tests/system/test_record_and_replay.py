@@ -116,7 +116,7 @@ def test_a_recording_that_is_cut_short_is_used_with_a_warning_of_one_line(file, 
     done = plan(machine, tmp_path, cut, "--dry-run")
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
-    assert "cut short" in line
+    assert "truncated" in line
     assert "rejected" not in done.stdout, "the last message was the broken one"
 
 
@@ -126,8 +126,8 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(file, lab, machine, tmp_
     for path, more, words in (
         (foreign, ["--dry-run"], "no recording"),
         (tmp_path / "none", ["--dry-run"], "No such file"),
-        (file, [], "give --dry-run"),
-        (file, ["--dry-run", "--record", str(tmp_path / "x")], "--record is for an agent that runs"),
+        (file, [], "--replay needs --dry-run"),
+        (file, ["--dry-run", "--record", str(tmp_path / "x")], "--record needs a running agent"),
     ):
         done = plan(machine, tmp_path, path, *more)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr

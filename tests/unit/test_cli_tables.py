@@ -72,7 +72,7 @@ def test_a_way_is_told_with_its_encapsulation() -> None:
     named = PathReply("divider", ("10.0.0.2", "10.0.0.3"), droplets=("d2", "d3"), down=("10.0.0.3",))
     line = "a -> fd00::7: divider, to d2 (10.0.0.2) or d3 (10.0.0.3), which does not answer"
     assert tables.path_line("a", "fd00::7", named) == line
-    assert tables.path_line("a", "8.8.8.8", PathReply("none", reason="outside_vpc")).endswith("no way: outside_vpc")
+    assert tables.path_line("a", "8.8.8.8", PathReply("none", reason="outside_vpc")).endswith("no route: outside_vpc")
 
 
 def status(**more: object) -> Status:
@@ -98,19 +98,19 @@ MANY = UnresolvedNextHops(Reason.TABLE_FULL.value, 1200, tuple(f"2001:db8:1:2:3:
 
 def test_why_a_host_is_degraded_stands_below(capsys) -> None:
     tables.statuses([status()], [], wide=False)
-    assert "TROUBLE" not in capsys.readouterr().out
+    assert "PROBLEM" not in capsys.readouterr().out
     few = UnresolvedNextHops(Reason.NO_ROUTE.value, 1, ("10.0.0.9",))
     troubled = status(unresolved_next_hops=(MANY, few), unreadable="Network is down: eth0")
     tables.statuses([troubled], ["h3"], wide=True)
     out = capsys.readouterr().out
     (row,) = [line for line in out.splitlines() if line.startswith("h1") and "degraded" in line]
     assert row.split()[-1] == "1201"
-    assert "no way to 10.0.0.9 " in out
+    assert "no next hop to 10.0.0.9 " in out
     assert Reason.NO_ROUTE.value in out
     assert Reason.TABLE_FULL.value in out
     assert MANY.addresses[-1] in out
     assert "and 1,100 more" in out
-    assert "its kernel could not be read" in out
+    assert "the agent cannot read the kernel" in out
     assert "Network is down: eth0" in out
 
 

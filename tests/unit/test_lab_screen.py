@@ -45,7 +45,7 @@ def test_what_several_hosts_say_is_told_once_with_their_names():
         }
     )
     assert found == [
-        "h1, h2 have no way to 10.9.0.1, 10.9.0.2: no answer to ARP",
+        "h1, h2 have no next hop to 10.9.0.1, 10.9.0.2: no answer to ARP",
         "h1, h2 get no answer from d9",
         "h1 gets no answer from d8",
         "h3 could not read the kernel: Network is down",

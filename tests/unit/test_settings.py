@@ -57,7 +57,7 @@ def test_the_environment_alone_is_enough() -> None:
         (LEAST + "bus = 3", "bus"),
         ('host = "h1"\ninterface = "eth0"\n', "interface"),
         ('host = "h1"\ninterfaces = []', "interfaces"),
-        ('host = "h1"\ninterfaces = ["eth0", "eth1", "eth0"]', "interfaces: eth0 is named twice"),
+        ('host = "h1"\ninterfaces = ["eth0", "eth1", "eth0"]', "interfaces: eth0 is listed twice"),
         ('host = "h1"\ninterfaces = ["eth0 "]', "interfaces: 'eth0 '"),
         ('host = "h1"\ninterfaces = ["an-interface-too-long"]', "interfaces"),
         (LEAST + "[data_plane]\ngeneve_port = 0", "data_plane.geneve_port"),
@@ -77,18 +77,21 @@ def test_a_mistake_names_its_key(tmp_path: Path, text: str, named: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('host = "h1"\ninterfaces = []', 'interfaces: given is [], wanted is a list of 1 to 16 names, as in ["eth0"]'),
+        (
+            'host = "h1"\ninterfaces = []',
+            'interfaces: invalid value []; it must be a list of 1 to 16 names, as in ["eth0"]',
+        ),
         (
             LEAST + "[interval]\nretry = 0",
-            "interval.retry: given is 0, wanted is seconds: more than 0, 86400 at the most",
+            "interval.retry: invalid value 0; it must be seconds, more than 0 and at most 86400",
         ),
-        (LEAST + "[sizes]\nvpcs = 1.5", "sizes.vpcs: given is 1.5, wanted is a whole number from 1 to 16777216"),
-        (LEAST + '[probe]\nenabled = "perhaps"', 'probe.enabled: given is "perhaps", wanted is true or false'),
-        (LEAST + "cache = 3", "cache: given is 3, wanted is text in quotes"),
-        (LEAST + "bus = 3", "bus: wrong, wanted is a table, [bus]"),
-        (LEAST + 'log = "x"', 'log: given is "x", wanted is a table, [log]'),
-        (LEAST + "[bus]\nserver = []", "bus.server: no such setting; bus.servers is one"),
-        (LEAST + f"state = [{', '.join(['1'] * 99)}]", "1, 1, 1,..., wanted is text"),
+        (LEAST + "[sizes]\nvpcs = 1.5", "sizes.vpcs: invalid value 1.5; it must be a whole number from 1 to 16777216"),
+        (LEAST + '[probe]\nenabled = "perhaps"', 'probe.enabled: invalid value "perhaps"; it must be true or false'),
+        (LEAST + "cache = 3", "cache: invalid value 3; it must be a string in quotes"),
+        (LEAST + "bus = 3", "bus: invalid value; it must be a table, [bus]"),
+        (LEAST + 'log = "x"', 'log: invalid value "x"; it must be a table, [log]'),
+        (LEAST + "[bus]\nserver = []", "bus.server: unknown setting; did you mean bus.servers?"),
+        (LEAST + f"state = [{', '.join(['1'] * 99)}]", "1, 1, 1,...; it must be a string"),
     ],
 )
 def test_a_mistake_says_what_is_given_and_what_is_wanted(tmp_path: Path, text: str, words: str) -> None:
@@ -102,13 +105,18 @@ def test_all_mistakes_are_told_at_once_and_each_with_its_place(tmp_path: Path) -
     with pytest.raises(SettingsError) as wrong:
         load(tmp_path, 'interfaces = []\n[log]\nlevel = "loud"\n[data_plane]\ncolour = 1\n', DROPLET_PROBE_MISSES="-1")
     message = str(wrong.value)
-    for part in ("host is needed", "interfaces: given is []", "log.level: given", "data_plane.colour: no such setting"):
+    for part in (
+        "host is missing",
+        "interfaces: invalid value []",
+        "log.level: inval",
+        "data_plane.colour: unknown setting",
+    ):
         assert part in message
-    assert 'DROPLET_PROBE_MISSES in the environment: probe.misses: given is "-1"' in message
+    assert 'DROPLET_PROBE_MISSES in the environment: probe.misses: invalid value "-1"' in message
     assert "\n" not in message
     with pytest.raises(SettingsError) as broken:
         load(tmp_path, 'host = "A"\ninterfaces = ["a b", "c", "c"]\n[bus]\nservers = ["http://h"]\n')
-    for part in ("host: 'A'", "interfaces: 'a b'", "interfaces: c is named twice", "bus.servers: 'http://h'"):
+    for part in ("host: 'A'", "interfaces: 'a b'", "interfaces: c is listed twice", "bus.servers: 'http://h'"):
         assert part in str(broken.value)
 
 
@@ -123,7 +131,7 @@ def test_every_setting_says_what_it_takes(tmp_path: Path) -> None:
 
 
 def test_a_section_that_is_none_is_told_beside_the_environment(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"log: given is 3, wanted is a table, \[log\]"):
+    with pytest.raises(SettingsError, match=r"log: invalid value 3; it must be a table, \[log\]"):
         load(tmp_path, LEAST + "log = 3\n", DROPLET_LOG_LEVEL="info")
 
 
@@ -140,7 +148,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_variable_is_refused_and_not_overlooked() -> None:
-    with pytest.raises(SettingsError, match="DROPLET_INTREFACE in the environment is no setting"):
+    with pytest.raises(SettingsError, match="DROPLET_INTREFACE in the environment is not a setting"):
         load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0", "DROPLET_INTREFACE": "eth1"})
 
 
