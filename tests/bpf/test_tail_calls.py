@@ -72,7 +72,7 @@ def test_an_endpoint_of_the_same_host_gets_what_the_agent_left_for_it(dut: Dut) 
     assert (run.outcome, run.frame) == (Outcome.DELIVERED_SAME_HOST, TO_B)
 
 
-def test_after_the_tail_call_an_interface_of_nobody_is_closed(dut: Dut) -> None:
+def test_after_the_tail_call_an_interface_without_an_endpoint_drops_the_packet(dut: Dut) -> None:
     """One that was removed while its packet was on its way."""
     dut.leave_state(1 + TRANSIT_XDP, receiver=IFINDEX_BASE + 2)
     dut.remove(MapName.INTERFACES, map_layout.U32.pack(SLOT))

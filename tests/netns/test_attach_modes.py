@@ -95,7 +95,7 @@ async def test_a_mode_that_is_refused_leaves_what_ran_before(topo: Topo) -> None
             assert attached_program(link) == (old.program_id, AttachMode.NATIVE)
 
 
-async def test_a_card_that_takes_no_programs_says_so(topo: Topo) -> None:
+async def test_a_nic_without_offload_support_is_an_error(topo: Topo) -> None:
     def load(ifindex: int) -> int:
         return bpf.load_program(SMALLEST_PROGRAM, name="ours", device=ifindex)
 

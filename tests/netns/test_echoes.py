@@ -67,7 +67,7 @@ def test_an_answer_that_comes_long_after_the_others_counts(far: Topo, address: s
     assert found == [3]
 
 
-def test_what_nobody_answers_and_what_cannot_be_sent_is_not_answered(far: Topo) -> None:
+def test_unanswered_and_unsendable_echoes_count_as_unanswered(far: Topo) -> None:
     assert echoes.answered(far.droplet, "10.77.0.2", 3, 0.1) == 0
     assert echoes.answered(far.droplet, "203.0.113.1", 3, 0.1) == 0
     assert echoes.answered(far.droplet, "10.77.0.1", 3, 5) == 3, "its own"

@@ -50,7 +50,7 @@ def test_the_first_ping_of_every_pair_is_answered_in_each_family(lab):
         assert ping(lab, other, lab.address(one, family), count=1) == 1, (other, one, family)
 
 
-def test_echoes_connections_and_datagrams_of_all_sizes_arrive_unchanged_both_ways(lab):
+def test_echoes_connections_and_datagrams_of_all_sizes_arrive_unchanged_in_both_directions(lab):
     for one, other, family in lab.talks():
         exchange_all(lab, one, other, family)
 
@@ -79,7 +79,7 @@ def test_the_gateway_answers_echo_requests(lab):
         assert ping(lab, "web-1", gateway_of(cidr)) == 3
 
 
-def test_duplicate_address_detection_of_an_endpoint_that_sets_its_address_anew_finds_nobody(lab):
+def test_duplicate_address_detection_of_an_address_that_is_set_again_finds_no_duplicate(lab):
     address = lab.address("web-1", 6)
     inside, text = lab.inside("web-1"), f"{address}/64"
     lab.kill_agent("h1")  # it would put the address back at any moment, and without such a probe
@@ -131,7 +131,7 @@ def test_duplicate_address_detection_finds_one_that_only_other_hosts_know(lab):
     exchange_udp(lab, "web-1", "web-2", [100], 6)
 
 
-def test_duplicate_address_detection_of_a_free_address_finds_nobody(lab):
+def test_duplicate_address_detection_of_a_free_address_finds_no_duplicate(lab):
     before = lab.counters("h3")["no_endpoint"]
     assert is_free(lab, "web-1", str(ip_address(lab.address("web-1", 6)) + 0x7700))
     assert lab.counters("h3")["no_endpoint"] > before

@@ -154,7 +154,7 @@ DECAPSULATION = {
 
 
 @pytest.mark.parametrize("station", ["h2", "h4"], ids=["at the endpoint's host", "by a bouncer"])
-def test_a_mark_made_on_the_way_reaches_the_endpoint_or_drops_what_cannot_signal_it_with_a_reason(lab, station):
+def test_a_congestion_mark_reaches_the_endpoint_or_the_packet_is_dropped_with_a_reason(lab, station):
     drops = lab.counters(station)["ecn_not_capable"]
     with udp_socket(lab.inside("web-2"), lab.address("web-2"), PORT) as receiver:
         receiver.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)

@@ -145,7 +145,7 @@ def test_a_pair_whose_path_carries_less_than_configured_is_in_the_status_of_both
     assert narrow_paths(found, "h2") == {"h1": NARROW, "h3": NARROW}
 
 
-def test_a_path_that_becomes_narrow_and_wide_again_is_told_as_events(lab_cache):
+def test_a_path_whose_mtu_shrinks_and_grows_again_is_published_as_events(lab_cache):
     text = topology_text("narrow_path").replace(", router_mtu: 1400", "")
     with running_lab("narrows", text, lossy=SWALLOWED) as lab:
         for host in lab.hosts:
@@ -181,7 +181,7 @@ def test_a_wire_that_swallows_long_frames_without_a_word_is_found_by_probes_and_
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_does_not_fit_is_told_with_size_source_and_quote(found, family):
+def test_packets_that_exceed_the_mtu_get_an_icmp_error_with_size_source_and_quote(found, family):
     """ICMP fragmentation needed (RFC 1191) and ICMPv6 packet too big (RFC 4443, 3.2), from the network's gateway."""
     lab = found
     address = lab.address("web-2", family)
@@ -254,7 +254,7 @@ def udp_arrives(lab: SystemLab, source: str, destination: str, size: int, family
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_errors_are_limited_to_a_rate_and_what_is_not_told_is_counted(found, family):
+def test_icmp_errors_are_rate_limited_and_unanswered_packets_are_counted(found, family):
     lab, count = found, 1000
     level, option = (socket.IPPROTO_IP, IP_MTU_DISCOVER) if family == 4 else (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER)
     data = bytes(mtu_of(lab, "web-1") - (28 if family == 4 else 48))
@@ -277,9 +277,7 @@ def test_errors_are_limited_to_a_rate_and_what_is_not_told_is_counted(found, fam
 
 
 @pytest.mark.parametrize("discovery", HEEDLESS.values(), ids=HEEDLESS)
-def test_an_ipv4_packet_without_df_whose_sender_heeds_no_icmp_is_told_and_counted_and_never_fragmented(
-    found, discovery
-):
+def test_an_ipv4_packet_without_df_that_exceeds_the_mtu_is_answered_and_counted_and_never_fragmented(found, discovery):
     """ADR 20: its sender goes on, so each of them is a drop; what fits goes on arriving."""
     lab, address, sent = found, found.address("web-2", 4), 0
     data = bytes(mtu_of(lab, "web-1") - 28)

@@ -165,7 +165,7 @@ def send_into_the_void(lab: SystemLab, source: str, destination: str) -> None:
     assert ping(lab, source, lab.address(destination), count=50, wait=1) == 0
 
 
-def test_a_host_whose_probes_nobody_ever_answered_says_so_until_somebody_does(lab_cache):
+def test_a_host_whose_probes_were_never_answered_reports_a_fault_until_one_is(lab_cache):
     """The other hosts are there, and resolve, and no agent runs on them."""
     lab = SystemLab("unanswered", TEXT)
     lab.build()

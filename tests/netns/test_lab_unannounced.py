@@ -93,7 +93,7 @@ def test_an_agent_announces_its_droplets_when_their_ethernet_address_changes(lab
     tell_outages("announced", flows)
 
 
-def test_traffic_comes_back_to_a_changed_ethernet_address_that_nobody_announces(lab: SystemLab) -> None:
+def test_traffic_recovers_from_an_unannounced_change_of_an_ethernet_address(lab: SystemLab) -> None:
     """The other host's agent is dead, and this host's kernel is sure of what it knows: the agent asks anew."""
     until(lambda: knows(lab, "h1"), "h2 to answer probes")
     with ExitStack() as stack:

@@ -62,7 +62,7 @@ def test_a_connection_to_where_nothing_leads_fails_at_once(lab, sentence, addres
 
 @both_families
 @each_sender
-def test_a_connection_to_one_who_is_gone_fails_at_once_though_its_ethernet_address_is_known(lab, sender, family):
+def test_a_connection_to_a_removed_endpoint_fails_at_once_despite_a_cached_ethernet_address(lab, sender, family):
     mac = "02:00:00:00:00:77"
     lab.ip(lab.inside(sender), "neigh", "replace", FREE[family], "dev", "eth0", "lladdr", mac, "nud", "permanent")
     assert connect_error(lab, sender, FREE[family]) == errno.EHOSTUNREACH
@@ -112,7 +112,7 @@ def test_the_gateway_answers_echoes_of_any_size(lab, family, size):
 
 
 @both_families
-def test_a_flood_of_such_packets_is_told_a_bounded_number_of_times_and_disturbs_nobody(lab, family):
+def test_a_flood_of_undeliverable_packets_gets_a_bounded_number_of_errors_and_disturbs_no_other(lab, family):
     """Every packet ends once, told or dropped with its reason; a connection beside it goes on."""
     before, kinds = lab.counters("h2"), ("icmp_unreachable_sent_remote", "no_endpoint")
     lab.ip(lab.inside("web-1"), "neigh", "replace", FREE[family], "dev", "eth0", "lladdr", "02:00:00:00:00:77",

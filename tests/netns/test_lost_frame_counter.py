@@ -119,7 +119,7 @@ async def test_frames_that_leave_are_not_counted(topo: Topo, kernel: Kernel, arr
     assert kernel.failures.read() == {}
 
 
-async def test_a_queue_that_is_full_is_told_by_the_device_without_an_error(
+async def test_a_full_queue_is_reported_by_the_device_without_an_error(
     topo: Topo, kernel: Kernel, arrival: int
 ) -> None:
     """A veth's queue holds 256 frames; a thread of its own reads them here, more slowly than they come."""
@@ -142,7 +142,7 @@ def pair(name: str, peer: str, namespace: str, *options: str) -> int:
     return int(ip_json("link", "show", name, namespace=namespace)[0]["ifindex"])
 
 
-async def test_strangers_failures_are_theirs(topo: Topo, kernel: Kernel, arrival: int) -> None:
+async def test_failures_of_other_owners_programs_are_not_counted(topo: Topo, kernel: Kernel, arrival: int) -> None:
     """Another owner's program, another interface, and an interface of the same number in another namespace."""
     kernel.failures.tend([1 << 30], [arrival])
     with redirecting(no_driver(topo)) as (program, _):
@@ -179,7 +179,7 @@ async def test_counting_goes_on_while_no_agent_runs_and_over_its_next_start(
             await second.close()
 
 
-async def test_an_agent_that_is_told_not_to_count_detaches_what_one_before_it_attached(
+async def test_an_agent_without_count_lost_frames_detaches_earlier_programs(
     topo: Topo, config: KernelConfig, arrival: int
 ) -> None:
     with redirecting(no_driver(topo)) as (program, number):
@@ -197,7 +197,9 @@ async def test_an_agent_that_is_told_not_to_count_detaches_what_one_before_it_at
             await second.close()
 
 
-async def test_what_finds_no_room_is_counted_together(topo: Topo, kernel: Kernel, arrival: int) -> None:
+async def test_failures_beyond_the_size_of_the_map_are_counted_together(
+    topo: Topo, kernel: Kernel, arrival: int
+) -> None:
     failures = kernel.maps[MapName.FAILURES]
     nothing = bytes(bpf.percpu_stride(FAILURE_COUNT.size) * bpf.possible_cpus())
     with redirecting(no_driver(topo)) as (program, number):
@@ -208,7 +210,7 @@ async def test_what_finds_no_room_is_counted_together(topo: Topo, kernel: Kernel
     assert by_reason(kernel.failures.read()) == {("other", 0): FRAMES}
 
 
-async def test_a_kernel_without_type_information_is_told_and_no_hindrance(
+async def test_a_kernel_without_btf_is_reported_and_does_not_stop_the_agent(
     topo: Topo, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     assert why_not_counted() == ""
@@ -244,7 +246,7 @@ async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send
         assert raised.value.errno == number
 
 
-async def test_a_kernel_that_refuses_programs_on_tracepoints_is_told(
+async def test_a_kernel_that_refuses_programs_on_tracepoints_is_reported(
     topo: Topo, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lost_frame_counter, "TRACERS", dict.fromkeys(lost_frame_counter.TRACERS, "no_such_tracepoint"))

@@ -73,7 +73,7 @@ async def test_a_neighbour_that_moves_its_mac_is_followed(topo: Topo, table: Map
     await until(lambda: table.lookup(key) == value)
 
 
-async def test_a_neighbour_that_moves_its_mac_without_a_word_is_asked_for_anew(topo: Topo, table: Map, watch) -> None:
+async def test_a_neighbour_that_silently_changes_its_mac_is_resolved_again(topo: Topo, table: Map, watch) -> None:
     """The kernel is sure of what it knows, and tunnel packets give it no reason to doubt."""
     run("sysctl", "-qw", "net.ipv6.neigh.eth0.base_reachable_time_ms=3600000")
     set_peers(watch, peers(THERE))

@@ -92,7 +92,7 @@ async def test_an_interface_that_goes_down_leaves_the_other_one(topo: Topo, tabl
     assert watch.unresolved() == []
 
 
-async def test_a_droplet_that_is_silent_by_one_uplink_is_reached_by_the_other(topo: Topo, table: Map, watch) -> None:
+async def test_a_droplet_that_is_silent_on_one_uplink_is_reached_by_the_other(topo: Topo, table: Map, watch) -> None:
     ip("route", "add", "10.99.0.0/16", "via", "10.77.0.2")
     ip("route", "add", "10.99.0.0/16", "via", "10.78.0.2", "metric", "50")
     first, second = mac_of(topo), mac_of(topo, "sub1")

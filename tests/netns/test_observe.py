@@ -265,7 +265,7 @@ async def test_an_agent_that_starts_again_finds_everything_and_changes_nothing(
         await second.close()
 
 
-async def test_pins_that_somebody_removed_are_restored(config: KernelConfig, kernel: Kernel, topo: Topo) -> None:
+async def test_removed_pins_are_restored(config: KernelConfig, kernel: Kernel, topo: Topo) -> None:
     veth = await realized(kernel, topo)
     before = await kernel.observe({"e0": veth.namespace})
     config.pins.remove()

@@ -128,7 +128,7 @@ async def test_a_probe_leaves_with_a_right_udp_checksum_though_the_interface_off
 
 
 @both
-async def test_a_probe_longer_than_the_interface_takes_is_refused_here(net: Routed, family: Addresses) -> None:
+async def test_a_probe_longer_than_the_interfaces_mtu_is_refused_locally(net: Routed, family: Addresses) -> None:
     path = path_of(family)
     prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
     try:
@@ -138,7 +138,7 @@ async def test_a_probe_longer_than_the_interface_takes_is_refused_here(net: Rout
 
 
 @both
-async def test_what_another_socket_was_told_of_the_path_does_not_cut_probes(net: Routed, family: Addresses) -> None:
+async def test_the_path_mtu_of_another_socket_does_not_limit_probes(net: Routed, family: Addresses) -> None:
     path, replies = path_of(family), Heard()
     reflector = Reflector(net, net.far, family, family.far)
     prober = ProbeSocket(path.source, "eth0", PORT, replies.take)
@@ -152,7 +152,7 @@ async def test_what_another_socket_was_told_of_the_path_does_not_cut_probes(net:
 
 
 @both
-async def test_without_a_way_a_probe_is_impossible(net: Routed, family: Addresses) -> None:
+async def test_without_a_route_a_probe_cannot_be_sent(net: Routed, family: Addresses) -> None:
     path = path_of(family)
     prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
     ip("link", "set", "eth0", "down")
@@ -162,7 +162,7 @@ async def test_without_a_way_a_probe_is_impossible(net: Routed, family: Addresse
         prober.close()
 
 
-async def test_an_address_that_is_not_there_yet_is_told(net: Routed) -> None:
+async def test_an_address_that_does_not_exist_yet_is_reported(net: Routed) -> None:
     with pytest.raises(OSError, match="Cannot assign requested address"):
         ProbeSocket(V4.packed("10.78.1.77"), "eth0", PORT, Heard().take)
 
@@ -184,7 +184,7 @@ async def test_a_router_that_cannot_send_it_on_tells_size_and_nonce(net: Routed,
 
 
 @both
-async def test_a_port_that_nobody_listens_on_is_told(net: Routed, family: Addresses) -> None:
+async def test_a_closed_port_is_reported(net: Routed, family: Addresses) -> None:
     path = path_of(family)
     heard = Heard()
     errors = IcmpErrors({path}, (PORT,), heard.take)
@@ -306,7 +306,7 @@ QUICK = Rules(interval=0.1, deadline=0.2, check_every=1.0, narrow_every=0.5)
 
 
 @both
-async def test_a_peer_that_falls_silent_is_told_as_down_and_comes_back(net: Routed, family: Addresses) -> None:
+async def test_a_peer_that_falls_silent_is_reported_down_and_up_again(net: Routed, family: Addresses) -> None:
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
         await setup.until(lambda: setup.state() == ("up", 1500))
@@ -330,7 +330,7 @@ async def test_a_peer_that_falls_silent_is_told_as_down_and_comes_back(net: Rout
 
 
 @both
-async def test_a_local_firewall_is_named_and_no_peer_is_blamed_for_it(net: Routed, family: Addresses) -> None:
+async def test_a_local_firewall_is_named_and_marks_no_peer_down(net: Routed, family: Addresses) -> None:
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
         await setup.until(lambda: setup.state() == ("up", 1500))
@@ -352,7 +352,7 @@ async def test_a_local_firewall_is_named_and_no_peer_is_blamed_for_it(net: Route
         reflector.close()
 
 
-async def test_an_address_that_went_away_is_told_as_the_cause(net: Routed) -> None:
+async def test_a_removed_address_is_reported_as_the_cause(net: Routed) -> None:
     """The path does not work for tunnel packets either: the peer is down by it, and the cause is this host's."""
     reflector, setup = Reflector(net, net.far, V4, V4.far), ProbeSetup(net, V4, QUICK)
     try:
@@ -372,7 +372,7 @@ async def test_an_address_that_went_away_is_told_as_the_cause(net: Routed) -> No
         reflector.close()
 
 
-async def test_a_route_that_went_away_is_told_as_the_cause(net: Routed) -> None:
+async def test_a_removed_route_is_reported_as_the_cause(net: Routed) -> None:
     """Over IPv6: without a route, IPv4 takes every address for on-link when an interface is given (route.c)."""
     reflector, setup = Reflector(net, net.far, V6, V6.far), ProbeSetup(net, V6, QUICK)
     try:
@@ -389,7 +389,7 @@ async def test_a_route_that_went_away_is_told_as_the_cause(net: Routed) -> None:
 
 
 @both
-async def test_an_interface_that_is_down_is_told_as_the_cause(net: Routed, family: Addresses) -> None:
+async def test_an_interface_that_is_down_is_reported_as_the_cause(net: Routed, family: Addresses) -> None:
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
         await setup.until(lambda: setup.state() == ("up", 1500))
@@ -403,7 +403,7 @@ async def test_an_interface_that_is_down_is_told_as_the_cause(net: Routed, famil
 
 
 @both
-async def test_a_narrow_link_behind_a_router_is_found_by_what_the_router_says(net: Routed, family: Addresses) -> None:
+async def test_a_narrow_link_behind_a_router_is_found_by_its_icmp_error(net: Routed, family: Addresses) -> None:
     net.narrow(1400)
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
@@ -422,7 +422,7 @@ async def test_a_narrow_link_behind_a_router_is_found_by_what_the_router_says(ne
 
 
 @both
-async def test_a_link_that_is_too_narrow_for_endpoints_of_ipv6_is_told_so(net: Routed, family: Addresses) -> None:
+async def test_a_link_too_narrow_for_ipv6_endpoints_is_reported(net: Routed, family: Addresses) -> None:
     net.narrow(1300)
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
@@ -435,7 +435,7 @@ async def test_a_link_that_is_too_narrow_for_endpoints_of_ipv6_is_told_so(net: R
 
 
 @both
-async def test_a_link_that_swallows_what_is_too_long_is_found_too(net: Routed, family: Addresses) -> None:
+async def test_a_link_that_silently_drops_long_packets_is_found_too(net: Routed, family: Addresses) -> None:
     """No router says anything: a black hole, as behind a careless firewall."""
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     reflector.most = 1400 - (28 if family is V4 else 48)
@@ -510,7 +510,7 @@ async def test_an_address_that_comes_later_is_probed_from_then_on(net: Routed) -
         reflector.close()
 
 
-async def test_what_is_known_of_the_paths_is_told_page_by_page(net: Routed) -> None:
+async def test_the_state_of_the_paths_is_listed_page_by_page(net: Routed) -> None:
     began = time.time()
     reflector, setup = Reflector(net, net.far, V4, V4.far), ProbeSetup(net, V4, QUICK)
     silent = {f"silent-{n}": Droplet(f"silent-{n}", f"h{n}", f"10.78.2.{n}") for n in (8, 9)}

@@ -105,16 +105,14 @@ def as_shown(pid: int) -> Process:
     return Process(boot, int(fields[19]), shown.st_dev, shown.st_ino)
 
 
-async def test_what_is_remembered_says_which_process_it_was(kernel: Kernel, topo: Topo) -> None:
+async def test_a_saved_binding_identifies_its_process(kernel: Kernel, topo: Topo) -> None:
     name = topo.endpoint_namespace()
     with living_in(name) as pid:
         assert await ensure(kernel, veth_in(kernel, str(pid))) == ""
         assert kernel.bindings.take_changed() == {"web": Binding("revision 7", as_shown(pid))}
 
 
-async def test_a_pair_of_which_nobody_remembers_the_process_is_kept_and_never_made_elsewhere(
-    kernel: Kernel, topo: Topo
-) -> None:
+async def test_a_pair_without_a_saved_process_is_kept_and_never_created_elsewhere(kernel: Kernel, topo: Topo) -> None:
     """An agent before this one made it, and remembered nothing: the pair itself says where it belongs."""
     with living_in(topo.endpoint_namespace()) as pid:
         veth = veth_in(kernel, str(pid))

@@ -110,7 +110,7 @@ async def test_what_the_kernel_holds_is_known_after_a_refusal(topo: Topo, small:
     assert small.dump().keys() == held
 
 
-async def test_an_address_that_goes_is_told(topo: Topo, watch) -> None:
+async def test_a_removed_address_is_reported(topo: Topo, watch) -> None:
     await watch.settled()
     ip("addr", "add", "10.77.0.7/24", "dev", "eth0")
     await until(watch.uplinks_changed.is_set)
@@ -126,7 +126,7 @@ async def test_an_address_that_goes_is_told(topo: Topo, watch) -> None:
     assert not watch.uplinks_changed.is_set()
 
 
-async def test_an_address_that_another_host_has_is_told_and_does_not_count(topo: Topo, watch) -> None:
+async def test_an_address_of_another_host_is_reported_and_not_used(topo: Topo, watch) -> None:
     """Until it is known to be another's it counts: most are not, and an agent would flicker at its start."""
     await watch.settled()
     run("sysctl", "-qw", "net.ipv6.conf.eth0.dad_transmits=30")  # a second each: the first ones get no reply

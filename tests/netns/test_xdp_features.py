@@ -54,7 +54,7 @@ async def test_a_change_of_what_a_driver_takes_is_noticed(topo: Topo) -> None:
         events.close()
 
 
-async def test_a_question_leaves_no_socket_open(topo: Topo) -> None:
+async def test_a_query_leaves_no_socket_open(topo: Topo) -> None:
     index = topo.ifindex("eth0")
     await xdp_features.xdp_features(index)
     before = open_descriptors()

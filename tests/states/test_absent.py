@@ -30,7 +30,7 @@ def absent(agent: Agent) -> set[str]:
 
 
 @pytest.mark.parametrize("lost", [{"a"}, {"b", "red"}, set(ONE_BOUNCER)], ids=["one", "some", "all"])
-def test_documents_that_a_snapshot_does_not_list_stay_and_are_told_as_absent(lost: set[str]) -> None:
+def test_documents_that_a_snapshot_does_not_list_stay_and_are_reported_as_absent(lost: set[str]) -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
         before, verdicts = agent.kernel.contents(), agent.verdicts()
@@ -79,7 +79,7 @@ def test_a_removal_message_removes_an_absent_document_whatever_its_revision() ->
     in_a_folder(scenario)
 
 
-def test_an_absent_document_that_is_published_again_is_absent_no_more_and_nothing_is_made_anew() -> None:
+def test_an_absent_document_that_is_published_again_is_no_longer_absent_and_nothing_is_recreated() -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
         before = agent.kernel.contents()

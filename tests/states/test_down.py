@@ -65,7 +65,7 @@ def test_the_end_does_not_depend_on_what_came_first() -> None:
     in_a_folder(scenario)
 
 
-def test_what_an_interface_looks_like_does_not_bring_anybody_up() -> None:
+def test_a_change_of_an_interface_marks_no_droplet_as_up() -> None:
     async def scenario(agent: Agent) -> None:
         await agent.deliver(Stream().lead_to(TWO_OF_EACH))
         await agent.complete()

@@ -94,7 +94,7 @@ def test_a_full_map_fails_the_document_that_did_not_fit() -> None:
     in_a_folder(scenario)
 
 
-def test_what_somebody_else_changed_is_repaired_and_told() -> None:
+def test_foreign_changes_are_repaired_and_reported() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), ONE_BOUNCER)
         kernel = agent.kernel
@@ -112,7 +112,7 @@ def test_what_somebody_else_changed_is_repaired_and_told() -> None:
     in_a_folder(scenario)
 
 
-def test_a_refused_document_takes_no_dependent_out_of_force() -> None:
+def test_a_refused_document_leaves_its_dependents_in_force() -> None:
     """A revision that drops a network and is wrong by itself must not have that network's endpoints removed."""
 
     async def scenario(agent: Agent) -> None:

@@ -84,7 +84,7 @@ def key_of(address: str) -> bytes:
 
 @few
 @given(names, names)
-def test_what_documents_did_after_the_kernel_was_read_is_not_taken_for_a_strangers_doing(start: str, end: str) -> None:
+def test_changes_by_documents_during_a_resync_are_not_taken_for_foreign_changes(start: str, end: str) -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, CONFIGURATIONS[start])
@@ -118,7 +118,7 @@ def test_documents_may_come_at_any_moment_of_a_comparison(start: str, end: str, 
 
 @few
 @given(names, names)
-def test_a_strangers_doing_is_mended_though_documents_come(start: str, end: str) -> None:
+def test_foreign_changes_are_repaired_while_documents_arrive(start: str, end: str) -> None:
     """What it did to the documents that came meanwhile is for the next look at the latest."""
 
     async def scenario(agent: Agent) -> None:
@@ -137,7 +137,7 @@ def test_a_strangers_doing_is_mended_though_documents_come(start: str, end: str)
     in_a_folder(scenario)
 
 
-def test_only_the_documents_that_did_not_change_are_mended_and_told() -> None:
+def test_only_unchanged_documents_are_repaired_and_reported() -> None:
     async def scenario(agent: Agent) -> None:
         stream, entries = Stream(), agent.kernel.maps[MapName.ENDPOINTS]
         await publish(agent, stream, ONE_BOUNCER)
@@ -152,7 +152,7 @@ def test_only_the_documents_that_did_not_change_are_mended_and_told() -> None:
     in_a_folder(scenario)
 
 
-def test_what_passes_to_a_document_that_was_compared_already_is_not_taken_for_nobodys() -> None:
+def test_an_object_that_moves_to_a_compared_document_is_not_unowned() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, ONE_BOUNCER)
@@ -203,7 +203,7 @@ def test_what_was_wrong_when_the_kernel_was_read_and_is_not_any_more_is_no_repai
     in_a_folder(scenario)
 
 
-def test_a_document_that_fails_meanwhile_is_not_told_as_realized() -> None:
+def test_a_document_that_fails_during_a_resync_is_not_acknowledged_as_realized() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, ONE_BOUNCER)
@@ -222,7 +222,7 @@ def test_a_document_that_fails_meanwhile_is_not_told_as_realized() -> None:
     in_a_folder(scenario)
 
 
-def test_an_old_failure_stands_when_its_document_is_settled_meanwhile() -> None:
+def test_an_old_failure_stays_if_its_document_is_resolved_during_a_resync() -> None:
     """The comparison left the document out, so that nothing in it says that the kernel holds it now."""
 
     async def scenario(agent: Agent) -> None:
@@ -243,7 +243,7 @@ def test_an_old_failure_stands_when_its_document_is_settled_meanwhile() -> None:
     in_a_folder(scenario)
 
 
-def test_a_removal_that_is_refused_meanwhile_is_not_told_as_done() -> None:
+def test_a_removal_that_is_refused_during_a_resync_is_not_acknowledged() -> None:
     async def scenario(agent: Agent) -> None:
         stream, kernel = Stream(), agent.kernel
         await publish(agent, stream, ONE_BOUNCER)

@@ -129,7 +129,7 @@ def test_every_change_can_come_in_one_batch(start: str, end: str) -> None:
 
 @few
 @given(st.lists(names, min_size=3, max_size=8))
-def test_long_ways_end_where_the_last_step_leads(way: list[str]) -> None:
+def test_long_sequences_end_in_the_state_of_their_last_step(way: list[str]) -> None:
     in_a_folder(walk, way)
 
 

@@ -172,7 +172,7 @@ def test_another_host_cannot_replace_a_document_by_a_reply_subject(lab, trusting
     until(lambda: lab.status(HOST).faults == (), "the end of the fault")
 
 
-def test_a_document_with_more_wrong_than_an_answer_holds_is_answered_all_the_same(lab):
+def test_a_document_with_more_errors_than_fit_is_acknowledged_anyway(lab):
     """Listed one by one, these errors would be more than a server takes by default, and it would cut the agent off."""
     endpoints = tuple(
         Endpoint(

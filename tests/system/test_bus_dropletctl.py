@@ -257,7 +257,7 @@ async def test_events_are_shown_as_they_happen(server: NatsServer) -> None:
         ),
     ],
 )
-async def test_what_cannot_be_done_is_said_in_one_line(
+async def test_an_impossible_request_is_refused_in_one_line(
     server: NatsServer, words: list[str], code: int, text: str
 ) -> None:
     result = await ctl(server, *words)
@@ -266,7 +266,7 @@ async def test_what_cannot_be_done_is_said_in_one_line(
     assert "Traceback" not in result.output
 
 
-async def test_a_host_that_refuses_a_question_is_quoted(server: NatsServer) -> None:
+async def test_the_refusal_of_a_host_is_quoted(server: NatsServer) -> None:
     async with running(bus_of(server, "h1")):
         await answering(server, ["h1"])
         result = await ctl(server, "path", "h1", "e99", "10.0.1.9")
@@ -283,7 +283,7 @@ async def test_a_host_that_refuses_a_question_is_quoted(server: NatsServer) -> N
         ("no-inbox", ["status", "h1"], "subscribe", "_INBOX_operator.>"),
     ],
 )
-async def test_what_the_server_refuses_is_said_with_its_subject(
+async def test_a_request_that_the_server_refuses_names_its_subject(
     tmp_path: Path, who: str, words: list[str], verb: str, subject: str
 ) -> None:
     """`--config agent.toml` logs in as the agent, which may ask no host. The answer comes before any timeout."""
@@ -330,7 +330,7 @@ def test_a_bus_that_cannot_be_reached_has_its_own_exit_code(tmp_path: Path) -> N
     assert result.output.count("\n") == 1
 
 
-def test_without_a_server_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_error_names_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"nats://127.0.0.1:{free_port()}"
     monkeypatch.setattr("agent.cli.main.DEFAULT_SERVER", address)
     result = CliRunner().invoke(main, ["status"])
@@ -359,7 +359,7 @@ def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, text: str, message
     assert (result.exit_code, result.output) == (2, f"Error: {config}: {message}\n")
 
 
-def test_an_agents_own_file_will_do(tmp_path: Path) -> None:
+def test_the_settings_of_an_agent_can_be_used(tmp_path: Path) -> None:
     config = tmp_path / "agent.toml"
     config.write_text(
         f'host = "h1"\ninterfaces = ["eth0"]\n[bus]\nservers = ["nats://127.0.0.1:{free_port()}"]\n'

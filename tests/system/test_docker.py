@@ -90,7 +90,7 @@ def test_a_tenant_reaches_its_own_on_every_host(containers, tenant, address):
     assert containers.pings("h1", tenant, address) == 3
 
 
-def test_a_tenant_reaches_nobody_elses(containers):
+def test_a_tenant_reaches_no_other_tenant(containers):
     """10.0.2.2 is the other tenant's alone."""
     assert containers.pings("h1", "shop-1", "10.0.2.2", count=2) == 0
 

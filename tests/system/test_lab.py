@@ -112,7 +112,7 @@ def test_ping_and_transfer_show_round_trips_and_compare_what_arrives(lab):
     assert "h1 is a host, not an endpoint" in run("ping", "h1", "web-1").stderr
 
 
-def test_a_transfer_that_fails_says_why_in_a_line_each(lab):
+def test_a_failed_transfer_is_explained_in_one_line_each(lab):
     ok("exec", "web-1", "--", "ip", "route", "add", "unreachable", "10.0.1.3/32")
     try:
         done = run("transfer", "web-1", "web-2", "-t", "0.5")
@@ -203,7 +203,7 @@ def test_agents_are_killed_started_and_stopped_by_name(lab):
     assert "h9" in refused.stderr
 
 
-def test_a_stopped_server_is_the_first_that_status_says_and_start_waits_for_the_agents(lab):
+def test_a_stopped_server_is_the_first_line_of_status_and_start_waits_for_the_agents(lab):
     assert "is stopped" in ok("nats", "stop")
     assert "was not running" in ok("nats", "stop")
     unwell = run("status", name=lab)
@@ -228,7 +228,7 @@ def test_an_endpoint_without_its_address_is_named_and_the_others_are_tried(lab):
     assert run("test", name=lab).returncode == 0
 
 
-def test_logs_show_what_an_agent_said(lab):
+def test_logs_show_the_lines_of_an_agent(lab):
     assert "agent_started" in ok("logs", "h2")
     assert "Server is ready" in ok("logs", "nats")
     assert run("logs", "h9").returncode == 1
@@ -255,7 +255,7 @@ def test_a_changed_topology_is_applied_and_changed_back(lab, tmp_path):
     assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", "10.0.1.3")
 
 
-def test_an_endpoint_of_another_vpc_is_not_talked_to_though_its_address_answers(lab, tmp_path):
+def test_a_transfer_to_an_endpoint_of_another_vpc_is_refused_though_its_address_answers(lab, tmp_path):
     before = topology_text("one_bouncer")
     twins = before.replace("networks:", "  - {name: blue, vni: 2002, cidr: 10.0.0.0/16}\nnetworks:").replace(
         "endpoints:", "  - {name: shop, vpc: blue, cidr: 10.0.1.0/24}\nendpoints:"
@@ -350,7 +350,7 @@ def test_an_agent_that_cannot_start_ends_the_lab_and_shows_its_log(tmp_path):
     assert str(occupied) in said
 
 
-def test_an_up_whose_documents_are_rejected_ends_at_once_and_says_why(tmp_path, lab_cache):
+def test_up_with_rejected_documents_ends_at_once_with_the_reason(tmp_path, lab_cache):
     agent = tmp_path / "agent"
     agent.write_text(f'#!/bin/sh\nDROPLET_DATA_PLANE_FAMILIES=ipv4 exec {PROGRAM.with_name("droplet-agent")} "$@"\n')
     agent.chmod(0o755)
@@ -363,7 +363,7 @@ def test_an_up_whose_documents_are_rejected_ends_at_once_and_says_why(tmp_path, 
     assert re.search(r"nats-server \[fd18::\d+\]:4222", said), "an address of IPv6 with its port"
 
 
-def test_what_is_not_realized_in_time_ends_the_lab_and_says_so(tmp_path, lab_cache):
+def test_documents_that_are_not_realized_in_time_end_the_lab_with_a_message(tmp_path, lab_cache):
     said = refusal(write(tmp_path, topology_text("one_bouncer")), "--timeout", "0.01", name=f"{NAME}-late")
     assert "not everything was realized" in said
 

@@ -124,7 +124,7 @@ def test_keys_and_certificates_are_kept_when_it_is_configured_again(server):
     assert server.files.seed("h3").exists()
 
 
-async def test_a_stranger_is_refused(server, tmp_path):
+async def test_an_unknown_user_is_refused(server, tmp_path):
     seed = tmp_path / "stranger.nk"
     nats_server.write_private(seed, nats_server.make_seed())
     with pytest.raises(BusError, match=r"(?i)authorization"):
@@ -195,7 +195,7 @@ async def test_a_host_may_not_listen_to(server, subject):
         assert await complained(client, complaints)
 
 
-async def test_an_operator_reads_answers_but_writes_no_document(server):
+async def test_an_operator_reads_acknowledgements_but_publishes_no_document(server):
     async with connected(server.access(CONTROLLER)) as controller:
         await prepared(controller)
     async with as_user(server, "h1", permissions.inbox("h1")) as (client, _):
@@ -270,7 +270,7 @@ async def test_a_killed_server_has_everything_that_it_confirmed(server):
         assert [s.sequence for s in stored] == [p.revision for p in published]
 
 
-async def test_answers_converge_a_watcher_whether_they_come_before_or_after_it_began(server):
+async def test_a_watcher_converges_whether_acknowledgements_arrive_before_or_after_its_start(server):
     async with connected(server.access(CONTROLLER)) as controller:
         await prepared(controller)
         published = await publish_difference(controller, {"h1": {"a": ONE, "b": TWO}})
@@ -292,7 +292,7 @@ async def test_answers_converge_a_watcher_whether_they_come_before_or_after_it_b
             assert not complaints
 
 
-async def test_noise_among_the_answers_disturbs_no_watcher(server):
+async def test_invalid_acknowledgements_do_not_disturb_a_watcher(server):
     async with connected(server.access(CONTROLLER)) as controller:
         await prepared(controller)
         async with watching(controller) as watcher, as_user(server, "h1", permissions.inbox("h1")) as (host, _):

@@ -161,7 +161,7 @@ def test_a_replay_into_a_lab_shows_each_document_and_fails_while_one_is_rejected
     until(lambda: (found := lab.newest("h1", "extra")) and found.in_force == 0, "the removal of extra")
 
 
-def test_a_recording_of_a_host_that_the_lab_lacks_goes_where_it_is_told_to(lab, tmp_path):
+def test_a_recording_of_a_host_outside_the_lab_is_replayed_on_a_named_host(lab, tmp_path):
     subject = subjects.config("h9", "extra")
     foreign = tmp_path / "h9"
     foreign.write_bytes(
@@ -180,7 +180,7 @@ def test_a_recording_of_a_host_that_the_lab_lacks_goes_where_it_is_told_to(lab, 
     lab.publish_and_wait("h2", "extra", None, State.REALIZED)
 
 
-def test_an_agent_whose_recording_fills_the_disk_works_on_and_says_so(lab, tmp_path):
+def test_an_agent_whose_recording_fills_the_disk_continues_and_reports_it(lab, tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
     try:
         lab.kill_agent("h1")

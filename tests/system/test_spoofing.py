@@ -133,7 +133,7 @@ def test_an_endpoints_own_tunnel_packets_are_data_like_any_other(lab, victim):
 
 
 @pytest.mark.parametrize("destination", ["10.0.1.200", "10.0.9.9", "192.0.2.1", "172.18.0.12"])
-def test_an_address_that_nobody_has_ends_at_a_bouncer_or_divider_with_a_reason(lab, destination):
+def test_packets_to_an_unused_address_end_at_a_bouncer_or_divider_with_a_reason(lab, destination):
     counted = ("no_endpoint", "no_network", "icmp_unreachable_sent_remote")
     before = lab.counters("h3")
     assert ping(lab, "web-1", destination, count=1, wait=1) == 0
@@ -152,7 +152,7 @@ def tunnel_socket(namespace: str) -> socket.socket:
     return sender
 
 
-def test_tunnel_packets_from_a_stranger_are_dropped(lab, stranger, victim):
+def test_tunnel_packets_from_an_unknown_host_are_dropped(lab, stranger, victim):
     before = lab.counters("h2")["unknown_droplet"]
     with tunnel_socket(stranger) as sender:
         for _ in range(TIMES):

@@ -165,7 +165,7 @@ def duplicate_agent(lab: SystemLab) -> Iterator[Lines]:
         thread.join()
 
 
-def test_two_agents_with_one_name_sweep_nothing_and_the_host_recovers_when_one_is_gone(lab):
+def test_two_agents_with_one_name_remove_nothing_and_the_host_recovers_when_one_stops(lab):
     before = well(lab)
     with nothing_swept(lab):
         with duplicate_agent(lab) as lines, lab.events(HOST, "fault") as events:
@@ -184,7 +184,7 @@ def test_two_agents_with_one_name_sweep_nothing_and_the_host_recovers_when_one_i
         )
 
 
-def test_a_stream_that_is_deleted_and_made_anew_sweeps_nothing_until_somebody_removes_it_by_name(lab):
+def test_a_recreated_stream_removes_nothing_until_documents_are_removed_by_name(lab):
     before = well(lab)
 
     async def delete(client: Client) -> None:
@@ -207,7 +207,7 @@ def test_a_stream_that_is_deleted_and_made_anew_sweeps_nothing_until_somebody_re
         lab.wait_in_sync(host)
 
 
-def test_a_request_to_sweep_that_names_nothing_is_refused_and_leaves_no_line_that_says_otherwise(lab):
+def test_a_sweep_request_without_names_is_refused_and_logs_no_sweep(lab):
     well(lab)
     log = lab.lab.paths.log(HOST)
     before, logged = lab.made(HOST), log.stat().st_size
@@ -245,7 +245,7 @@ def nothing_swept_but_far(lab: SystemLab) -> Iterator[None]:
     assert len(left) == len(endpoints) - 1
 
 
-def test_a_server_restored_from_a_backup_takes_nothing_back_silently(lab, tmp_path):
+def test_a_server_restored_from_a_backup_reverts_nothing_silently(lab, tmp_path):
     """What was published after the backup is kept and named; what is published after the restore is realized."""
     well(lab)
     store = lab.lab.paths.server.directory / "store"

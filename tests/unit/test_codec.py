@@ -146,7 +146,7 @@ def test_a_key_that_stands_twice_counts_once_and_its_last_value_counts() -> None
     assert codec.decode_document(twice).droplets == (Droplet("d1", "h1", "10.0.0.1"),)
 
 
-def test_at_most_a_hundred_wrong_fields_are_told_and_the_rest_counted() -> None:
+def test_at_most_a_hundred_invalid_fields_are_listed_and_the_rest_counted() -> None:
     different = [{**ENDPOINT, "id": f"e{n}", "addresses": [f"10.0.0.{n + 1}"], "mac": "?"} for n in range(250)]
     with pytest.raises(DocumentError) as caught:
         codec.decode_document(msgpack.packb({"endpoints": different}))
@@ -208,7 +208,7 @@ def test_readers_of_acknowledgements_ignore_fields_that_they_do_not_know() -> No
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", msgpack.packb({"kind": "x", "limit": 0}), msgpack.packb({"kinds": 1})])
-def test_a_wrong_question_is_a_document_error(body: bytes) -> None:
+def test_an_invalid_request_is_a_document_error(body: bytes) -> None:
     with pytest.raises(DocumentError):
         codec.decode(body, GetRequest)
 

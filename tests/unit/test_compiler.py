@@ -72,7 +72,7 @@ def test_a_bouncer_with_endpoints_of_its_own_lists_each_endpoint_once():
     assert sorted(ids) == ["web-1", "web-2"]
 
 
-def test_one_tenants_host_is_told_nothing_of_another_tenant():
+def test_a_host_of_one_tenant_gets_no_documents_of_another():
     documents = shipped("four_hosts")["h4"]
     assert not any("blue" in name or "shop" in name for name in documents)
 

@@ -25,7 +25,7 @@ def answer(revision: int, state: State = State.REALIZED, document: str = "a") ->
     return Acknowledgement(document, revision, state, 0.0)
 
 
-def test_a_realized_answer_converges_and_its_time_is_counted_from_publishing():
+def test_a_realized_acknowledgement_converges_and_its_time_is_counted_from_publishing():
     tracker = Tracker()
     tracker.expect(published(5, at=10.0))
     assert not tracker.converged
@@ -34,14 +34,14 @@ def test_a_realized_answer_converges_and_its_time_is_counted_from_publishing():
     assert tracker.report().hosts["h1"].p50 == 0.25
 
 
-def test_an_answer_may_come_before_its_revision_is_known():
+def test_an_acknowledgement_may_arrive_before_its_revision_is_known():
     tracker = Tracker()
     tracker.answered("h1", answer(5), 10.0)
     tracker.expect(published(5, at=9.0))
     assert tracker.converged
 
 
-def test_an_answer_to_an_older_revision_is_no_answer():
+def test_an_acknowledgement_of_an_older_revision_does_not_count():
     tracker = Tracker()
     tracker.expect(published(6))
     tracker.answered("h1", answer(5), 1.0)
@@ -49,7 +49,7 @@ def test_an_answer_to_an_older_revision_is_no_answer():
     assert tracker.report().hosts["h1"].unanswered == 1
 
 
-def test_an_old_answer_that_comes_late_takes_nothing_back():
+def test_a_late_acknowledgement_of_an_older_revision_changes_nothing():
     tracker = Tracker()
     tracker.expect(published(6))
     tracker.answered("h1", answer(6), 1.0)
@@ -77,7 +77,7 @@ def test_what_was_realized_can_fail_later():
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
-def test_every_order_of_publications_and_answers_ends_the_same(order):
+def test_every_order_of_publications_and_acknowledgements_ends_the_same(order):
     tracker = Tracker()
     steps = [
         lambda: tracker.expect(published(5)),
@@ -119,7 +119,7 @@ def test_percentiles_are_values_that_were_seen():
     assert percentile([], 0.5) is None
 
 
-def test_an_answer_is_described_with_its_reasons():
+def test_an_acknowledgement_is_described_with_its_reasons():
     pending = Acknowledgement("a", 1, State.PENDING, 0.0, missing=(Reference("networks", "web"),))
     assert describe(pending) == "pending: networks web is missing"
     failures = tuple(KernelFailure(28, "ENOSPC", f"endpoints[{n}]", "map is full") for n in range(5))
@@ -184,7 +184,7 @@ def test_what_waits_for_a_rejected_document_leaves_nothing_to_wait_for_either():
     assert not tracker.final, "somebody else may publish it"
 
 
-async def test_waiting_ends_when_all_that_is_left_is_rejected_and_no_answer_comes_any_more(monkeypatch):
+async def test_waiting_ends_when_only_rejected_documents_are_left_and_no_acknowledgement_arrives(monkeypatch):
     monkeypatch.setattr(convergence, "QUIET", 0.05)
     watcher = Watcher(cast(Client, None))
     watcher.tracker.expect(published(5))

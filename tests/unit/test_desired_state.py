@@ -49,7 +49,7 @@ def test_an_older_revision_that_comes_late_is_no_news() -> None:
     assert not desired.documents.remove("all", 5)
 
 
-def test_a_document_without_room_is_tried_again_when_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_that_exceeded_a_map_is_resolved_again_when_there_is_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.core.model.endpoint_slots.MAX_SLOTS", 2)
     desired = Desired(HERE)
     desired.documents.put("base", 1, codec.encode(Document(DOCUMENT.droplets, DOCUMENT.vpcs, DOCUMENT.networks)))

@@ -111,7 +111,7 @@ def test_headers_with_and_without_status() -> None:
     assert parse_headers(b"\xff\xfe").status == 0
 
 
-def test_answers_that_cannot_be_read_are_errors() -> None:
+def test_replies_that_cannot_be_decoded_are_errors() -> None:
     assert parse_pub_ack(b'{"stream":"S","seq":3}').error is None
     for body in (b"", b"{}", b"[1]", b'{"error":{"code":503,"description":"no space"}}'):
         assert parse_pub_ack(body).error is not None
@@ -128,14 +128,14 @@ def test_only_newer_revisions_of_each_document_are_delivered() -> None:
     assert take(log, server).deliveries == [Delivery("a", 2, b"y")]
 
 
-def test_a_message_that_the_server_sends_again_is_no_news() -> None:
+def test_a_redelivered_message_is_ignored() -> None:
     log, _ = in_sync("a", "b")
     again = b"$JS.ACK.DROPLET_CONFIG.h1.2.1.3.%d.0" % EPOCH
     batch = log.sort([Message(b"droplet.v1.h1.config.a", again, b"x", None)])
     assert (batch.reset_reason, batch.deliveries, batch.answers) == (None, [], [(again, b"")])
 
 
-def test_what_the_handler_did_not_take_comes_again() -> None:
+def test_messages_that_the_handler_did_not_process_are_redelivered() -> None:
     log, server = in_sync("a")
     server.publish("b")
     log.sort(server.deliver())
@@ -143,7 +143,7 @@ def test_what_the_handler_did_not_take_comes_again() -> None:
     assert [delivery.document for delivery in take(log, server).deliveries] == ["b"]
 
 
-def test_a_removal_is_told_from_an_empty_body() -> None:
+def test_a_removal_is_distinguished_from_an_empty_document() -> None:
     log, server = in_sync()
     server.remove("a")
     server.publish("b", b"")
@@ -173,7 +173,7 @@ def test_idle_heartbeats_prove_nothing() -> None:
     assert log.waiting == 1
 
 
-def test_a_snapshot_whose_last_messages_were_deleted_is_complete_by_the_servers_word() -> None:
+def test_a_snapshot_whose_last_messages_were_deleted_is_complete_when_the_server_has_none_left() -> None:
     log, server = DocumentLog("h1"), Server()
     server.publish("a")
     server.publish("b")
@@ -184,7 +184,7 @@ def test_a_snapshot_whose_last_messages_were_deleted_is_complete_by_the_servers_
     assert log.completed()
 
 
-def test_another_consumer_begins_the_snapshot_anew() -> None:
+def test_another_consumer_restarts_the_snapshot() -> None:
     log, server = in_sync("a", "b")
     server.created, server.stream = "made again", {}
     server.sequence = 0
@@ -315,7 +315,7 @@ def test_removed_documents_do_not_pile_up() -> None:
     assert take(log, server).deliveries == []
 
 
-def test_a_message_of_another_host_or_another_consumer_is_a_stranger() -> None:
+def test_a_message_of_another_host_or_consumer_is_ignored() -> None:
     log, _ = in_sync("a")
     ours = b"$JS.ACK.DROPLET_CONFIG.h1.1.2.2.%d.0" % EPOCH
     others = b"$JS.ACK.DROPLET_CONFIG.h2.1.9.7.%d.0" % EPOCH

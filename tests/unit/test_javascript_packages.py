@@ -24,7 +24,7 @@ def test_what_is_asked_for_is_one_version_each() -> None:
     assert LOCK["packages"][""]["dependencies"] == asked
 
 
-def test_npm_is_told_to_keep_addresses_out_and_to_run_no_scripts() -> None:
+def test_npm_records_no_addresses_and_runs_no_scripts() -> None:
     settings = (FOLDER / ".npmrc").read_text().splitlines()
     assert {"omit-lockfile-registry-resolved=true", "ignore-scripts=true"} <= set(settings)
     assert not any(line.startswith(("registry", "@", "//")) for line in settings)

@@ -63,7 +63,7 @@ def test_what_became_of_datagrams_is_one_line():
     assert datagrams_text({1: False}) == "UDP of 1 bytes: 0 of 1 returned intact"
 
 
-def test_why_there_is_no_connection_is_said_in_words():
+def test_a_failed_connection_is_explained():
     assert reason_of(TimeoutError()) == "timed out"
     assert reason_of(ConnectionRefusedError(111, "x")) == "refused"
     assert reason_of(OSError(113, "No route to host")) == "No route to host"
@@ -74,7 +74,7 @@ def transfer_process(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_sender_without_a_receiver_says_so_without_a_traceback_and_a_receiver_without_its_address_too():
+def test_a_sender_without_a_receiver_and_a_receiver_without_its_address_fail_with_one_line():
     with socket.socket() as bound:  # bound and not listening: refused, and no other process can take the port
         bound.bind(("127.0.0.1", 0))
         port = str(bound.getsockname()[1])

@@ -34,7 +34,7 @@ def test_counts_of_one_reason_and_place_are_one() -> None:
     )
 
 
-def test_an_error_that_nobody_knows_is_named_by_its_number() -> None:
+def test_an_unknown_errno_is_shown_by_its_number() -> None:
     assert loss_reason_of(FrameLoss(FailureKind.TRANSMIT, errno.EIO, 2)).reason == "transmit_eio"
     assert loss_reason_of(FrameLoss(FailureKind.REDIRECT, 4711, 2)).reason == "redirect_4711"
     assert loss_reason_of(FrameLoss(FailureKind.EXCEPTION, errno.EOPNOTSUPP, 2)).reason == "transmit_eopnotsupp"
@@ -65,7 +65,7 @@ def test_a_reason_that_is_new_counts_from_nothing_and_a_full_queue_is_no_fault()
     assert [fault.subject for fault in watch.faults(name)] == ["eth0 (no_redirects)"]
 
 
-def test_losses_at_an_endpoint_are_not_blamed_on_the_attach_mode_since_the_agent_repairs_them() -> None:
+def test_losses_at_an_endpoint_do_not_suggest_another_attach_mode() -> None:
     watch = LossWatch()
     endpoint = LOST._replace(ifindex=IFINDEX_BASE + 3)
     for second in range(3):

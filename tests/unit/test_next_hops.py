@@ -174,14 +174,14 @@ BOTH_LEAD = {
 SILENT = PathFindings(down=True, mtu=1400)
 
 
-def test_a_droplet_that_is_silent_by_one_uplink_is_reached_by_the_other() -> None:
+def test_a_droplet_that_is_silent_on_one_uplink_is_reached_by_the_other() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT})})
     assert found == by_other(hop_key(NEAR), NEW, SECOND, mtu=9000) | table((hop_key(NEAR, SECOND), NEW), mtu=9000)
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={SECOND: SILENT})})
     assert found == table((hop_key(NEAR), OLD)) | by_other(hop_key(NEAR, SECOND), OLD, HERE)
 
 
-def test_a_droplet_that_is_silent_by_all_uplinks_is_down_and_keeps_its_ways() -> None:
+def test_a_droplet_that_is_silent_on_all_uplinks_is_down_and_keeps_its_next_hops() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT, SECOND: SILENT})})
     flags = NEXT_HOP_DOWN
     assert found == table((hop_key(NEAR), OLD), mtu=1400, flags=flags) | table(
@@ -189,7 +189,7 @@ def test_a_droplet_that_is_silent_by_all_uplinks_is_down_and_keeps_its_ways() ->
     )
 
 
-def test_what_another_uplink_lent_is_no_address_of_ones_own() -> None:
+def test_a_next_hop_by_another_uplink_is_not_an_own_address() -> None:
     """While a next hop is asked again, it keeps its own Ethernet address only."""
     lent = by_other(hop_key(NEAR), NEW, SECOND)
     assert decide({hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}, lent) == ({}, {NEAR: Reason.RESOLVING})
@@ -204,7 +204,7 @@ def test_an_uplink_without_a_droplet_of_this_host_leads_nowhere() -> None:
     assert desired_next_hops(wanted, TWO, {}, routes, neighbours, {}) == ({}, {NEAR: Reason.NO_SENDER})
 
 
-def test_of_two_uplinks_reasons_the_one_that_came_furthest_is_told() -> None:
+def test_of_two_uplinks_reasons_the_one_closest_to_success_is_reported() -> None:
     routes = {hop_key(NEAR, SECOND): Route(SECOND, NEAR)}
     neighbours = {hop(NEAR, SECOND): Neighbour(NUD_FAILED, NO_MAC)}
     for uplinks in ((uplink(), uplink(SECOND)), (uplink(SECOND), uplink())):
@@ -239,7 +239,7 @@ def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
         (Peer(by={SECOND: PathFindings(True, 1280)}), MTU, 0),
     ],
 )
-def test_what_is_known_of_a_peer_stands_in_its_entries(peer: Peer, mtu: int, flags: int) -> None:
+def test_a_peers_mtu_and_flags_are_in_its_entries(peer: Peer, mtu: int, flags: int) -> None:
     found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, peers={NEAR: peer})
     assert found == table((hop_key(NEAR), NEW), mtu=mtu, flags=flags)
 
@@ -249,14 +249,14 @@ def test_an_interface_longer_than_an_entry_can_say_is_cut_to_it() -> None:
     assert found == table((hop_key(NEAR), NEW), mtu=65535)
 
 
-def test_a_key_tells_its_way() -> None:
+def test_a_key_contains_address_and_interface() -> None:
     assert [unpack_key(pack_key(one)) for one in (hop_key(NEAR), hop_key(NEAR6, SECOND))] == [
         hop_key(NEAR),
         hop_key(NEAR6, SECOND),
     ]
 
 
-def test_changes_put_what_differs_and_delete_what_is_not_wanted() -> None:
+def test_changes_write_differences_and_delete_unwanted_entries() -> None:
     found = changes({NEAR: OLD, FAR: OLD, GATEWAY: OLD}, {NEAR: NEW, FAR: OLD})
     assert (dict(found.put), found.delete) == ({NEAR: NEW}, (GATEWAY,))
 
@@ -308,7 +308,7 @@ def test_flushes_in_a_row_are_no_failure_that_lasts(after: Neighbour | None) -> 
         failures.update(hop(NEAR), after)
 
 
-def test_who_did_not_answer_is_silent_while_asked_again_and_forgotten_when_reached() -> None:
+def test_a_neighbour_that_failed_is_silent_during_the_next_resolution_and_until_it_is_reachable() -> None:
     asked, failed, routeless = ({NEAR: reason} for reason in (Reason.RESOLVING, Reason.UNRESOLVED, Reason.NO_ROUTE))
     assert still_silent({}, asked) == asked
     assert still_silent(failed, asked) == failed
@@ -317,7 +317,7 @@ def test_who_did_not_answer_is_silent_while_asked_again_and_forgotten_when_reach
     assert still_silent(routeless, asked) == asked
 
 
-def test_who_is_asked_for_again_is_cut_off_until_somebody_answers() -> None:
+def test_a_neighbour_in_resolution_is_unreachable_until_it_answers() -> None:
     """A dead neighbour is asked for every few seconds: FAILED, INCOMPLETE, FAILED, and so on."""
     asked, failed = {NEAR: Reason.RESOLVING}, {NEAR: Reason.UNRESOLVED}
     assert still_unreachable(frozenset(), asked) == frozenset()

@@ -25,7 +25,7 @@ def test_the_oldest_claim_wins_in_every_order() -> None:
         assert index.owner("vpc", "red") is None
 
 
-def test_a_claim_that_takes_something_away_names_the_loser() -> None:
+def test_a_claim_of_an_owned_object_names_the_previous_owner() -> None:
     index = OwnershipIndex()
     assert index.add(Claim("late", 5), RED) == set()
     assert index.add(Claim("early", 2), RED) == {"late"}

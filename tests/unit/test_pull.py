@@ -66,7 +66,7 @@ def test_two_heartbeats_of_silence_make_a_new_request_and_several_a_dead_connect
     assert not machine.is_dead
 
 
-def test_a_missing_consumer_is_told_apart() -> None:
+def test_a_missing_consumer_is_distinguished_from_silence() -> None:
     machine = PullMachine(0.0)
     machine.next_request(0.0, 0)
     assert machine.on_status(1, 503, "No Responders", 0.0) is Signal.CONSUMER_GONE

@@ -48,7 +48,7 @@ def test_the_newest_revision_of_each_document_is_in_force_and_what_was_removed_i
     assert found == ({"rest": 5, "base": 4}, [])
 
 
-def test_what_waits_or_is_refused_is_told_with_its_reasons_and_its_good_revision_stays() -> None:
+def test_pending_and_rejected_documents_have_reasons_and_keep_their_good_revision() -> None:
     forces, unrealized = in_force(
         recorded(
             sent("waits", 1, codec.encode(REST)),
@@ -76,7 +76,7 @@ def test_a_document_that_waits_names_what_is_missing() -> None:
     assert "droplets d1 is missing" in waiting.reasons
 
 
-def test_a_stream_that_was_made_anew_and_counts_from_one_replaces_what_came_before() -> None:
+def test_a_recreated_stream_that_counts_from_one_replaces_earlier_documents() -> None:
     found = in_force(recorded(sent("all", 9, codec.encode(UNDERLAY)), sent("all", 1, ALL)))
     assert found == ({"all": 1}, [])
 

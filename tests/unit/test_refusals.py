@@ -87,7 +87,7 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Any:
     return put
 
 
-def test_a_number_alone_gets_a_way_out() -> None:
+def test_a_bare_errno_gets_a_remedy() -> None:
     assert said(raising(OSError(errno.ENODEV, "no such interface", "7"))) == (
         "no such interface: 7 (ENODEV) while attaching transit XDP on the interface with ifindex 2: the interface is "
         "gone: bring it back; the agent tries again by itself"
@@ -106,7 +106,7 @@ def test_a_whole_text_is_left_as_it_is(number: int) -> None:
     assert said(raising(OperatorError(number, "it cannot be. Do this"))) == "it cannot be. Do this"
 
 
-def test_a_driver_that_takes_tags_off_is_named_with_what_can_be_done(plug: Any) -> None:
+def test_a_driver_that_strips_vlan_tags_is_named_with_a_remedy(plug: Any) -> None:
     plug(StubbornInterface(flags=ethtool.ETH_FLAG_RXVLAN))
     with socket.socket() as control:
         assert said(lambda: ethtool.leave_tags_on(control, "eth7")) == (

@@ -44,7 +44,7 @@ def test_an_endpoint_has_one_address_of_each_family(addresses: tuple[str, str]) 
     assert (error.path, error.code) == ("endpoints[0].addresses[1]", ErrorCode.INVALID)
 
 
-def test_a_network_that_only_dividers_connect_speaks_geneve() -> None:
+def test_a_network_with_routing_divider_must_use_geneve() -> None:
     pinned = Network("front", "red", ("10.1.1.0/24",), encapsulation="vxlan", routing="divider")
     (error,) = check(Document(vpcs=(VPC,), networks=(pinned,)))
     assert (error.path, error.code) == ("networks[0].routing", ErrorCode.INVALID)
@@ -54,7 +54,7 @@ def errors_of(document: Document) -> list[tuple[str, str, str]]:
     return [(error.path, error.code.value, error.message) for error in check(document)]
 
 
-def test_wrong_gateways_are_told_together_with_what_else_is_wrong() -> None:
+def test_wrong_gateways_are_reported_together_with_other_errors() -> None:
     cidrs, gateways = ("10.1.1.0/24", "fd00::/64"), ("10.9.9.9", "fd09::1")
     wrong = Network("front", "red", cidrs, ("d1", "d1"), gateways, encapsulation="vxlan", routing="divider")
     assert [path for path, _, _ in errors_of(Document(networks=(wrong,)))] == [
@@ -73,7 +73,7 @@ def test_a_gateway_beside_one_that_is_no_address_is_checked_all_the_same() -> No
     ]
 
 
-def test_too_few_gateways_are_told_together_with_what_else_is_wrong() -> None:
+def test_too_few_gateways_are_reported_together_with_other_errors() -> None:
     wrong = Network("front", "red", ("10.1.1.0/24", "fd00::/64"), ("d1", "d1"), ("10.1.1.1",))
     assert [path for path, _, _ in errors_of(Document(networks=(wrong,)))] == [
         "networks[0].bouncers[1]",

@@ -94,14 +94,14 @@ def test_a_mistake_names_its_key(tmp_path: Path, text: str, named: str) -> None:
         (LEAST + f"state = [{', '.join(['1'] * 99)}]", "1, 1, 1,...; it must be a string"),
     ],
 )
-def test_a_mistake_says_what_is_given_and_what_is_wanted(tmp_path: Path, text: str, words: str) -> None:
+def test_an_error_names_the_value_and_what_is_expected(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(SettingsError) as wrong:
         load(tmp_path, text)
     assert words in str(wrong.value)
     assert str(wrong.value).startswith(str(tmp_path))
 
 
-def test_all_mistakes_are_told_at_once_and_each_with_its_place(tmp_path: Path) -> None:
+def test_all_errors_are_reported_together_and_each_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as wrong:
         load(tmp_path, 'interfaces = []\n[log]\nlevel = "loud"\n[data_plane]\ncolour = 1\n', DROPLET_PROBE_MISSES="-1")
     message = str(wrong.value)
@@ -120,7 +120,7 @@ def test_all_mistakes_are_told_at_once_and_each_with_its_place(tmp_path: Path) -
         assert part in str(broken.value)
 
 
-def test_every_setting_says_what_it_takes(tmp_path: Path) -> None:
+def test_every_setting_has_a_description_of_its_values(tmp_path: Path) -> None:
     for struct in (
         Settings,
         *(field.type for field in msgspec.structs.fields(Settings) if "Section" in str(field.type)),
@@ -130,7 +130,7 @@ def test_every_setting_says_what_it_takes(tmp_path: Path) -> None:
                 assert _wanted(field.type)
 
 
-def test_a_section_that_is_none_is_told_beside_the_environment(tmp_path: Path) -> None:
+def test_a_value_in_place_of_a_section_is_an_error_beside_environment_variables(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"log: invalid value 3; it must be a table, \[log\]"):
         load(tmp_path, LEAST + "log = 3\n", DROPLET_LOG_LEVEL="info")
 
@@ -152,14 +152,14 @@ def test_a_misspelt_variable_is_refused_and_not_overlooked() -> None:
         load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0", "DROPLET_INTREFACE": "eth1"})
 
 
-def test_a_mistake_in_the_environment_is_not_told_of_the_file(tmp_path: Path) -> None:
+def test_an_error_in_the_environment_does_not_name_the_file(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     file.write_text('host = "h1"\ninterfaces = ["eth0"]\n')
     with pytest.raises(SettingsError, match=r"^DROPLET_INTERVAL_HEARTBEAT in the environment: "):
         load_settings(file, {"DROPLET_INTERVAL_HEARTBEAT": "soon"})
 
 
-def test_a_wrong_choice_is_told_with_the_right_ones() -> None:
+def test_an_invalid_choice_is_reported_with_the_valid_ones() -> None:
     with pytest.raises(SettingsError, match="one of auto, native, generic, offload"):
         load_settings(None, {"DROPLET_HOST": "h1", "DROPLET_INTERFACES": "eth0", "DROPLET_ATTACH_MODE": "fast"})
 
@@ -176,7 +176,7 @@ def test_several_values_in_the_environment_have_commas_between_them() -> None:
     assert (settings.interfaces, settings.data_plane.families) == (("eth0", "eth1"), ("ipv4", "ipv6"))
 
 
-def test_there_is_room_for_each_droplet_by_each_interface(tmp_path: Path) -> None:
+def test_next_hops_has_a_place_for_each_droplet_on_each_interface(tmp_path: Path) -> None:
     """`next_hops` is keyed by both."""
     settings = load(tmp_path, 'host = "h1"\ninterfaces = ["eth0", "eth1", "eth2"]\n[sizes]\ndroplets = 100\n')
     sizes = kernel_config(settings).sizes

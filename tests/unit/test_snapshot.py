@@ -68,7 +68,7 @@ def test_the_server_completes_a_replay_only_for_deliveries_that_have_arrived() -
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.data())
-def test_no_replay_is_complete_while_any_delivery_went_to_somebody_else(taken: list[bool], data: st.DataObject) -> None:
+def test_no_replay_is_complete_if_another_reader_got_a_delivery(taken: list[bool], data: st.DataObject) -> None:
     """`taken`: which of the consumer's deliveries another reader gets, of which this one never hears."""
     replay = Replay(len(taken))
     in_order = True

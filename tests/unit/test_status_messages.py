@@ -15,7 +15,7 @@ from protocol.errors import ErrorCode, FieldError
 from protocol.status import UnresolvedNextHops
 
 
-def test_each_reason_is_told_with_its_droplets_and_the_commonest_comes_first() -> None:
+def test_each_reason_is_reported_with_its_droplets_the_most_frequent_first() -> None:
     found = [Unresolved("10.0.0.1", Reason.NO_ROUTE.value)]
     found += [Unresolved(f"10.0.1.{number}", Reason.TABLE_FULL.value) for number in (1, 2)]
     assert unresolved_next_hops(found) == (
@@ -24,7 +24,7 @@ def test_each_reason_is_told_with_its_droplets_and_the_commonest_comes_first() -
     )
 
 
-def test_nothing_unresolved_is_nothing_told() -> None:
+def test_no_unresolved_next_hop_means_no_report() -> None:
     assert unresolved_next_hops([]) == ()
 
 
@@ -34,7 +34,7 @@ def test_of_very_many_the_first_are_named_and_all_are_counted() -> None:
     assert (found.droplets, len(found.addresses)) == (65536, MOST_ADDRESSES)
 
 
-def test_of_very_many_things_wrong_with_a_document_the_first_are_told_and_all_are_counted() -> None:
+def test_of_very_many_errors_in_a_document_the_first_are_listed_and_all_are_counted() -> None:
     """A document of a mebibyte holds ten thousand endpoints, and each may be wrong in several ways."""
     verdict = Verdict(
         *("many", 7, State.FAILED, 6),
@@ -48,7 +48,7 @@ def test_of_very_many_things_wrong_with_a_document_the_first_are_told_and_all_ar
     assert (len(found.failures), found.failures[-1].object) == (101, "3 more")
 
 
-def test_what_was_shortened_when_it_was_decoded_is_told_as_it_is() -> None:
+def test_errors_that_were_truncated_during_decoding_are_reported_unchanged() -> None:
     droplets = [{"id": f"d{number}", "host": "h", "address": "nowhere"} for number in range(5000)]
     registry = Registry()
     registry.put("many", 1, msgspec.msgpack.encode({"droplets": droplets}))
@@ -56,7 +56,7 @@ def test_what_was_shortened_when_it_was_decoded_is_told_as_it_is() -> None:
     assert acknowledgement(verdict, 0.0, None).errors == verdict.errors
 
 
-def test_a_name_as_long_as_a_document_is_told_in_short() -> None:
+def test_a_very_long_name_is_truncated_in_reports() -> None:
     registry = Registry()
     registry.put("long", 1, msgspec.msgpack.encode({"x" * 900_000: 1}))
     (error,) = acknowledgement(registry.verdict("long"), 0.0, None).errors

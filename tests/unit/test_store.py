@@ -49,7 +49,7 @@ def test_the_documents_of_another_host_are_not_taken_for_ones_own(tmp_path: Path
     Store(tmp_path, "h1").close()
 
 
-def test_what_is_known_of_paths_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_path_state_survives_a_restart(tmp_path: Path) -> None:
     store = Store(tmp_path, "h1")
     first, second = StoredPath(b"\1" * 4, b"\2" * 4, True, None), StoredPath(b"\1" * 16, b"\2" * 16, False, 1400)
     store.save_paths([first, second])

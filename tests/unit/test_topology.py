@@ -34,7 +34,7 @@ def mistakes(text: str) -> list[tuple[int, str]]:
     return [(mistake.line, mistake.field) for mistake in raised.value.mistakes]
 
 
-def test_a_sound_file_becomes_plain_data():
+def test_a_valid_file_becomes_plain_data():
     topology = parse_topology(VALID)
     assert topology.underlay.cidrs == ("172.18.0.0/24",)
     assert topology.underlay.server == "172.18.0.1"
@@ -57,7 +57,7 @@ def test_droplets_may_be_a_list_or_a_map_of_addresses():
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_topology_is_sound(path):
+def test_every_shipped_topology_is_valid(path):
     assert read_topology(path).endpoints
 
 
@@ -103,7 +103,7 @@ def test_a_mistake_is_named_by_line_and_field(old, new, line, field):
         ("address: 10.0.1.7", "endpoints[2].address"),
     ],
 )
-def test_an_endpoint_gets_no_address_that_is_not_its_to_have(entry, field):
+def test_an_endpoint_address_outside_its_network_or_reserved_is_refused(entry, field):
     text = VALID + f"  - {{name: a, network: web, droplet: h1, {entry}}}\n"
     if field == "endpoints[2].address":
         text += f"  - {{name: b, network: web, droplet: h1, {entry}}}\n"
@@ -130,7 +130,7 @@ def test_a_name_used_twice_is_named():
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "droplets: [\n", "droplets: 7\n", "a: b: c\n", "droplets: {h1: 3}\n"])
-def test_what_is_no_topology_at_all_is_refused_with_a_line(text):
+def test_a_file_that_is_no_topology_is_refused_with_a_line_number(text):
     assert mistakes(text)
 
 
@@ -139,7 +139,7 @@ def test_two_overlapping_networks_of_a_vpc_are_refused():
     assert (11, "networks[1].cidr") in mistakes(text)
 
 
-def test_the_example_of_the_reference_is_sound():
+def test_the_example_of_the_reference_is_valid():
     document = Path(controller_sim.__file__).parents[1] / "docs" / "topology.md"
     example = document.read_text().partition("```yaml\n")[2].partition("```")[0]
     topology = parse_topology(example)
@@ -270,7 +270,7 @@ def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reach
         ("geneve_port: 7081", "port: 7081", "agents.data_plane.port"),
     ],
 )
-def test_a_mistake_in_what_is_wired_or_in_a_family_is_named_by_its_field(old, new, field):
+def test_an_error_in_the_underlay_or_in_a_family_names_its_field(old, new, field):
     assert old in ROUTED
     assert field in {found for _, found in mistakes(ROUTED.replace(old, new, 1))}
 
@@ -306,7 +306,7 @@ def test_a_router_and_a_wire_may_carry_less_than_agents_need():
     assert parse_topology(narrow).underlay.subnets[1].router_mtu == 1300
 
 
-def test_a_small_mtu_and_every_other_mistake_of_the_underlay_are_told_at_once():
+def test_a_small_mtu_and_all_other_errors_of_the_underlay_are_reported_together():
     text = ROUTED.replace("  mtu: 1600", "  mtu: 1000\n  speed: 9\n  server: 172.18.7.7").replace("vni: 1001", "vni: 0")
     fields = {field for _, field in mistakes(text)}
     assert {"underlay", "underlay.speed", "vpcs[0].vni"} <= fields
@@ -316,7 +316,7 @@ def test_a_small_mtu_and_every_other_mistake_of_the_underlay_are_told_at_once():
     assert "172.18.7.7" in said
 
 
-def test_a_peer_that_is_to_take_a_role_is_told_to_speak_only_vxlan():
+def test_a_vxlan_peer_as_bouncer_or_divider_is_an_error():
     assert messages_of(ROUTED.replace("bouncers: [b]", "bouncers: [p]")) == [
         "p is a VXLAN peer and cannot be a bouncer or divider: choose a droplet with an agent"
     ]

@@ -182,6 +182,6 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_way_follows_what_the_maps_hold(name: str) -> None:
+def test_the_trace_follows_the_entries_of_the_maps(name: str) -> None:
     changes, expected = CASES[name]
     assert trace(KNOWN._replace(**changes)) == expected

@@ -62,7 +62,7 @@ UNABLE = {name: case for name, case in CASES.items() if case.generic and case.fo
 
 
 @pytest.mark.parametrize("case", UNABLE.values(), ids=UNABLE)
-def test_native_mode_is_refused_where_it_cannot_work_with_the_way_out(case: Case) -> None:
+def test_native_mode_is_refused_with_a_remedy_where_it_cannot_work(case: Case) -> None:
     decision = decide("native", [case.found])
     assert not decision.generic
     assert case.says in decision.refused
@@ -72,11 +72,11 @@ def test_native_mode_is_refused_where_it_cannot_work_with_the_way_out(case: Case
     assert ("ethtool" in fault.remedy) == ("GRO" in case.says)
 
 
-def test_native_mode_is_taken_at_the_operators_word_where_the_kernel_says_nothing() -> None:
+def test_a_native_mode_setting_is_trusted_if_the_kernel_reports_no_features() -> None:
     assert decide("native", [device(None, driver="mlx4_en")]) == Decision()
 
 
-def test_generic_mode_is_no_question_and_one_uplink_decides_for_all() -> None:
+def test_generic_mode_needs_no_check_and_one_uplink_decides_for_all() -> None:
     unable = device(0, driver="macvlan", kind="macvlan")
     assert decide("generic", [unable]) == Decision(generic=True)
     other = Device("eth1", 3, 1500, "", ("ice",), ALL, "native", (6, 18))

@@ -74,7 +74,7 @@ def received(member: str) -> int:
     return int(link["stats64"]["rx"]["packets"])
 
 
-def test_losses_after_the_verdict_are_counted_here_too(host: Host) -> None:
+def test_losses_after_the_verdict_are_counted_on_a_bond(host: Host) -> None:
     """All that follows happens with the programs on XDP's tracepoints attached."""
     assert host.status().losses_unknown == ""
 

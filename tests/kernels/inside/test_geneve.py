@@ -121,7 +121,7 @@ def test_a_device_that_is_known_by_documents_gets_and_sends_packets_without_opti
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=KINDS.get)
-def test_a_device_that_is_the_bouncer_takes_the_return_to_sender_option(host: Host, kind: str) -> None:
+def test_a_kernel_geneve_device_as_the_bouncer_accepts_the_return_to_sender_option(host: Host, kind: str) -> None:
     made, before = BOUNCING[kind], host.counters()
     until(made.is_answered, "the first answers")
     made.talk()
