@@ -112,7 +112,7 @@ async def test_a_refused_endpoint_does_not_affect_others_and_has_a_remedy(kernel
     assert len(observed.maps[MapName.ENDPOINTS]) == 2
 
 
-async def test_a_full_map_refuses_by_key_and_takes_the_rest(kernel: Kernel) -> None:
+async def test_a_full_map_refuses_by_key_and_accepts_the_rest(kernel: Kernel) -> None:
     value = ENDPOINT.pack(bytes(16), 0, 0, 0, bytes(6))
     entries = tuple((OVERLAY_KEY.pack(1, n.to_bytes(16, "big")), value) for n in range(1200))
     (failure,) = await kernel.executor.run([PutEntries(MapName.ENDPOINTS, entries)])
@@ -124,7 +124,7 @@ async def test_a_full_map_refuses_by_key_and_takes_the_rest(kernel: Kernel) -> N
     assert len(held) == 1000
 
 
-async def test_a_droplet_that_goes_takes_the_paths_to_it_along(kernel: Kernel) -> None:
+async def test_removing_a_droplet_deletes_the_paths_to_it(kernel: Kernel) -> None:
     gone, stays = (mapped(bytes([10, 77, 0, n])) for n in (8, 9))
     paths = {
         OVERLAY_KEY.pack(1, bytes([n] * 16)): DIRECT_PATH.pack(host, 0, 1, 1) for n, host in ((1, gone), (2, stays))
@@ -197,7 +197,7 @@ async def test_another_owners_program_on_the_interface_is_a_failure_and_stays(ke
         assert ip_json("link", "show", "eth0")[0]["xdp"]["prog"]["name"] == "stranger"
 
 
-async def test_the_hosts_own_namespace_is_refused_in_words_that_are_whole(kernel: Kernel) -> None:
+async def test_the_hosts_own_namespace_is_refused_with_a_complete_message(kernel: Kernel) -> None:
     veth = endpoint_veth(kernel.config.instance, "/proc/self/ns/net", "own", 10)
     (failure,) = await kernel.executor.run([EnsureVeth(veth)])
     assert failure.errno == errno.EPERM

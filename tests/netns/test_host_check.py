@@ -157,7 +157,7 @@ async def test_a_program_of_ours_in_the_stack_is_no_proof_of_native_xdp(
     assert automatic.detail == f"br9 carries this agent's program {program.program_id}, generic"
 
 
-async def test_an_older_kernel_that_tells_no_features_is_not_spoken_for(
+async def test_the_check_promises_nothing_for_kernels_that_report_no_features(
     topo: Topo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(xdp_features, "FAMILY", "nosuchfamily")
@@ -185,7 +185,7 @@ async def test_an_mtu_that_drivers_may_refuse_is_left_open(topo: Topo, config: K
         ({"ipv4": 65536, "ipv6": 65536}, "65,536", []),
     ],
 )
-def test_a_neighbour_table_that_may_be_small_is_no_hindrance_but_a_hint(limits, detail: str, named: list[str]) -> None:
+def test_a_small_neighbour_table_is_only_a_hint(limits, detail: str, named: list[str]) -> None:
     found = neighbour_capacity(limits, 65536)
     assert found.ok
     assert detail in found.detail

@@ -148,7 +148,7 @@ def test_a_packet_with_an_extension_header_inside_arrives(lab):
             assert receiver.recv(1 << 16) == bytes(size)
 
 
-def test_tunnel_packets_over_ipv6_carry_a_right_checksum_except_to_whom_it_was_configured(over_ipv6):
+def test_tunnel_packets_over_ipv6_have_a_correct_checksum_unless_configured_otherwise(over_ipv6):
     lab = over_ipv6
     zero = {one.address for one in lab.topology.droplets.values() if one.udp_checksum == "zero"}
     assert zero
@@ -165,7 +165,7 @@ def test_tunnel_packets_over_ipv6_carry_a_right_checksum_except_to_whom_it_was_c
     assert {packet.checksum for packet in to_zero} == {0}
 
 
-def test_a_tunnel_packet_without_checksum_from_who_must_send_one_is_dropped_with_a_reason(over_ipv6):
+def test_a_tunnel_packet_without_a_required_checksum_is_dropped_with_a_reason(over_ipv6):
     """RFC 8200, section 8.1; RFC 6936 lets only those through that are configured: h3 is, h1 is not."""
     lab = over_ipv6
     inner = ethernet(lab.mac("web-2"), bytes(6), 0x0800, ipv4("10.0.1.77", lab.address("web-2", 4), udp(PORT)))

@@ -164,7 +164,7 @@ def test_a_path_whose_mtu_shrinks_and_grows_again_is_published_as_events(lab_cac
         assert narrow_paths(lab, "h1") == {}
 
 
-def test_a_wire_that_swallows_long_frames_without_a_word_is_found_by_probes_and_named_by_the_lab(lab_cache):
+def test_a_link_that_silently_drops_long_frames_is_found_by_probes_and_named_by_the_lab(lab_cache):
     """One subnet, so that no router answers; the endpoints' own packets then fit."""
     text = topology_text("moving").replace(
         "h2: {address: 172.18.0.12/24", f"h2: {{address: 172.18.0.12/24, link_mtu: {NARROW}"

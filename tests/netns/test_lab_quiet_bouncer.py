@@ -29,7 +29,7 @@ def neighbour(lab: SystemLab, asker: str, address: str) -> str:
     return " ".join(found[0].get("state", [])) if found else ""
 
 
-def test_a_flow_lives_on_for_good_when_its_only_bouncers_host_is_down(lab):
+def test_a_flow_continues_while_its_only_bouncers_host_is_down(lab):
     """Its kernels ask for the addresses again: the one that they hold, and all when they hold none."""
     port = lab.ports()["h4", "eth0"]
     until(lambda: knows(lab, "h1"), "every droplet to answer h1")

@@ -192,7 +192,7 @@ def test_several_receive_queues_are_all_served(uplinks):
     assert min(grown) > 0, grown
 
 
-def test_one_interface_that_goes_down_takes_its_own_endpoints_alone_and_comes_back(uplinks):
+def test_an_interface_that_goes_down_affects_only_its_own_endpoints_and_recovers(uplinks):
     uplinks.lossy = "a wire is cut under traffic"
     port = uplinks.ports()["a", "eth1"]
     with unbroken_flow(uplinks, "web-1", "web-3") as flow:

@@ -56,7 +56,7 @@ def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
 @both_families
 @each_sender
 @pytest.mark.parametrize(("sentence", "addresses", "error"), NOWHERE, ids=[row[0] for row in NOWHERE])
-def test_a_connection_to_where_nothing_leads_fails_at_once(lab, sentence, addresses, error, sender, family):
+def test_a_connection_to_an_unused_address_fails_at_once(lab, sentence, addresses, error, sender, family):
     assert connect_error(lab, sender, addresses[family]) == error, sentence
 
 
@@ -128,7 +128,7 @@ def test_a_flood_of_undeliverable_packets_gets_a_bounded_number_of_errors_and_di
     lab.ip(lab.inside("web-1"), "neigh", "del", FREE[family], "dev", "eth0")
 
 
-def test_what_goes_to_many_never_crosses_the_wire(lab):
+def test_multicast_and_broadcast_packets_never_leave_the_host(lab):
     """A subnet's broadcast address, a group and everybody, by real sockets."""
     before = lab.all_counters()
     with udp_socket(lab.inside("web-1"), lab.address("web-1", 4)) as sender:

@@ -277,9 +277,7 @@ async def test_removed_pins_are_restored(config: KernelConfig, kernel: Kernel, t
         await again.close()
 
 
-async def test_a_look_changes_nothing_that_is_not_right(
-    config: KernelConfig, kernel: Kernel, topo: Topo, monkeypatch
-) -> None:
+async def test_an_observation_changes_nothing(config: KernelConfig, kernel: Kernel, topo: Topo, monkeypatch) -> None:
     """Questions and dry runs look, too."""
     await realized(kernel, topo)
     array, slots = kernel.maps[MapName.PROGRAMS], [U32.pack(slot) for slot in CALLED_PROGRAMS]

@@ -168,7 +168,7 @@ async def test_an_address_that_does_not_exist_yet_is_reported(net: Routed) -> No
 
 
 @both
-async def test_a_router_that_cannot_send_it_on_tells_size_and_nonce(net: Routed, family: Addresses) -> None:
+async def test_the_icmp_error_of_a_router_contains_size_and_nonce(net: Routed, family: Addresses) -> None:
     net.narrow(1400)
     path = path_of(family)
     heard = Heard()
@@ -549,7 +549,7 @@ async def test_probes_that_do_not_run_hand_the_peers_on(net: Routed) -> None:
     assert peers_by_address == [({peer: Peer(zero_checksum=True)}, {})]
 
 
-async def test_what_was_known_of_droplets_that_no_document_names_is_forgotten(net: Routed) -> None:
+async def test_path_state_of_droplets_outside_the_documents_is_deleted(net: Routed) -> None:
     """The own droplet has another address than the agent before had: only what may come back is kept."""
     near, far, before = (V4.packed(address) for address in (V4.near, V4.far, "10.78.1.77"))
     kept: dict[Path, PathRecord | None] = {}

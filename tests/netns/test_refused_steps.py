@@ -94,7 +94,7 @@ async def test_an_interface_that_is_gone_says_to_bring_it_back(kernel: Kernel, t
     assert await kernel.executor.run([DetachTransit(index)]) == [], "what is gone is detached"
 
 
-async def test_an_endpoints_interface_cannot_be_made_up_of_what_is_no_namespace(kernel: Kernel, tmp_path) -> None:
+async def test_a_file_that_is_no_namespace_is_refused(kernel: Kernel, tmp_path) -> None:
     """A file of another file system than nsfs: setns(2) answers EINVAL."""
     (tmp_path / "plain").touch()
     veth = endpoint_veth(kernel.config.instance, str(tmp_path / "plain"), "e0", 10)

@@ -72,7 +72,7 @@ async def test_the_program_runs_on_each_interface_and_leaves_each(topo: Topo, tw
     assert "managed" not in ip("neigh", "show")
 
 
-async def test_an_interface_that_cannot_is_a_failure_of_its_own(topo: Topo, two: KernelConfig) -> None:
+async def test_an_interface_without_xdp_is_a_failure_of_its_own(topo: Topo, two: KernelConfig) -> None:
     ip("link", "set", "sub1", "mtu", "9000", namespace=topo.underlay)
     kernel = await Kernel.open(replace(two, attach_mode=AttachMode.NATIVE))
     try:
@@ -86,7 +86,7 @@ async def test_an_interface_that_cannot_is_a_failure_of_its_own(topo: Topo, two:
         await kernel.close()
 
 
-async def test_a_program_for_the_card_is_refused_in_words_that_help(topo: Topo, config: KernelConfig) -> None:
+async def test_a_refused_offloaded_program_has_a_remedy(topo: Topo, config: KernelConfig) -> None:
     kernel = await Kernel.open(replace(config, attach_mode=AttachMode.OFFLOAD))
     try:
         (failure,) = await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))])

@@ -125,7 +125,7 @@ def test_a_swept_document_that_is_published_again_comes_back() -> None:
     in_a_folder(scenario)
 
 
-def test_a_swept_document_that_the_kernel_did_not_let_go_of_comes_back_at_any_revision() -> None:
+def test_a_swept_document_whose_removal_failed_can_be_published_at_any_revision() -> None:
     """A stream that was made anew counts from 1, and a sweep is no message of it."""
 
     async def scenario(agent: Agent) -> None:
@@ -164,7 +164,7 @@ async def reborn_without_disk(agent: Agent, folder: Path, configuration: Configu
     return reborn
 
 
-def test_what_nothing_explains_stays_when_neither_disk_nor_stream_tells_of_any_document(tmp_path: Path) -> None:
+def test_unexplained_objects_stay_without_any_saved_or_published_document(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
         await walk(agent, ["one bouncer"])
         before = agent.kernel.contents()
@@ -180,7 +180,7 @@ def test_what_nothing_explains_stays_when_neither_disk_nor_stream_tells_of_any_d
     in_a_folder(scenario)
 
 
-def test_what_the_snapshot_does_not_explain_stays_when_the_disk_was_lost(tmp_path: Path) -> None:
+def test_objects_outside_the_snapshot_stay_if_the_disk_was_lost(tmp_path: Path) -> None:
     """The stream may have been restored in part; what its documents explain is taken over as it is."""
 
     async def scenario(agent: Agent) -> None:
@@ -196,7 +196,7 @@ def test_what_the_snapshot_does_not_explain_stays_when_the_disk_was_lost(tmp_pat
     in_a_folder(scenario)
 
 
-def test_what_the_snapshot_explains_is_no_fault_when_the_disk_was_lost(tmp_path: Path) -> None:
+def test_objects_of_the_snapshot_are_no_fault_if_the_disk_was_lost(tmp_path: Path) -> None:
     """From then on, what others add is removed as always."""
 
     async def scenario(agent: Agent) -> None:

@@ -98,7 +98,7 @@ def test_changes_by_documents_during_a_resync_are_not_taken_for_foreign_changes(
 
 @few
 @given(names, names, st.randoms(use_true_random=False))
-def test_documents_may_come_at_any_moment_of_a_comparison(start: str, end: str, chance: random.Random) -> None:
+def test_documents_may_arrive_at_any_moment_of_a_resync(start: str, end: str, chance: random.Random) -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, CONFIGURATIONS[start])
@@ -277,7 +277,7 @@ def test_transit_xdp_that_a_document_needs_meanwhile_stays() -> None:
     in_a_folder(scenario)
 
 
-def test_two_comparisons_at_once_find_the_same_and_mend_it_once() -> None:
+def test_two_concurrent_resyncs_find_the_same_and_repair_it_once() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), ONE_BOUNCER)
         agent.kernel.maps[MapName.ENDPOINTS].clear()
@@ -287,7 +287,7 @@ def test_two_comparisons_at_once_find_the_same_and_mend_it_once() -> None:
     in_a_folder(scenario)
 
 
-def test_others_go_on_during_a_comparison() -> None:
+def test_other_work_continues_during_a_resync() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), CONFIGURATIONS["bouncer here"])
         turns = 0
@@ -317,7 +317,7 @@ def test_a_plan_tends_nothing_and_a_repair_does() -> None:
     in_a_folder(scenario)
 
 
-def test_a_comparison_that_begins_in_the_middle_of_a_step_finds_nothing_of_its_documents() -> None:
+def test_a_resync_that_begins_during_a_step_finds_no_difference_of_its_documents() -> None:
     async def scenario(agent: Agent) -> None:
         kernel, begun, go_on = agent.kernel, asyncio.Event(), asyncio.Event()
         run = kernel.run

@@ -68,7 +68,7 @@ def up_next_hops(lab: SystemLab, host: str) -> set[int]:
     return {unpack_key(key).droplet[-1] for key in up}
 
 
-def test_every_droplet_is_up_and_every_path_carries_what_it_should(lab):
+def test_every_droplet_is_up_and_every_path_has_its_configured_mtu(lab):
     for host in lab.hosts:
         assert {path.state for path in peers(lab, host)} == {"up"}
         assert by_droplet(lab, host).keys() == {other for other in lab.hosts if other != host}

@@ -54,13 +54,13 @@ def test_an_interface_cannot_have_an_address_that_is_not_unicast(text: str) -> N
 
 
 @pytest.mark.parametrize("text", ["fe80::1", "febf::1"])
-def test_an_address_of_one_link_alone_is_refused(text: str) -> None:
+def test_a_link_local_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="link-local"):
         addresses.parse_host_address(text)
 
 
 @pytest.mark.parametrize("text", ["fec0::1", "fd00::1", "2001:db8::1"])
-def test_the_neighbours_of_link_local_are_taken(text: str) -> None:
+def test_addresses_next_to_the_link_local_range_are_accepted(text: str) -> None:
     assert len(addresses.parse_host_address(text)) == 16
 
 
@@ -90,7 +90,7 @@ def test_the_gateway_is_the_first_host(cidr: str, gateway: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["02:00:00:00:00", "01:00:00:00:00:00", "02-00-00-00-00-01", "02:00:00:00:00:0G", ""])
-def test_what_is_no_unicast_mac_is_refused(text: str) -> None:
+def test_a_mac_that_is_not_unicast_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         addresses.parse_mac(text)
 

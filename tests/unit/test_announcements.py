@@ -20,7 +20,7 @@ def announced(announcing: AnnouncementSchedule, begin: float, end: float) -> lis
     return found
 
 
-def test_a_new_place_is_announced_a_few_times_with_pauses() -> None:
+def test_a_new_address_is_announced_a_few_times_with_pauses() -> None:
     announcing = AnnouncementSchedule()
     assert announcing.follow([OLD])
     assert announced(announcing, 100.0, 200.0) == [(100.0 + n * PAUSE, OLD) for n in range(TIMES)]

@@ -135,7 +135,7 @@ def test_all_wrong_fields_of_a_document_are_named_at_once() -> None:
     ]
 
 
-def test_what_a_sender_wrote_in_place_of_a_name_cannot_confuse_the_path() -> None:
+def test_a_forged_name_cannot_confuse_the_path() -> None:
     found = mistakes({"droplets": [{**DROPLET, "a.b\n": 1, 5: 2}], b"x": []})
     assert [code for _, code in found] == [ErrorCode.UNKNOWN_FIELD, ErrorCode.UNKNOWN_FIELD, ErrorCode.UNKNOWN_KIND]
     assert all("\n" not in path for path, _ in found)
@@ -252,7 +252,7 @@ def test_defaults_are_left_out_of_acknowledgements() -> None:
         ("endpoints[0].addresses[0]", "fe80::5"),
     ],
 )
-def test_a_choice_that_there_is_not_is_named_by_its_field(field: str, value: Any) -> None:
+def test_an_invalid_choice_names_its_field(field: str, value: Any) -> None:
     kind, name = field.partition("[")[0], field.partition(".")[2]
     wrong = {name: value} if name != "addresses[0]" else {"addresses": [value]}
     body = {**WHOLE, kind: [{**WHOLE[kind][0], **wrong}]}

@@ -129,7 +129,7 @@ def held(host: str, name: str, document: Document | None, sequence: int = 1) -> 
     return Stored(subjects.config(host, name), sequence, headers, codec.encode(document) if document else b"")
 
 
-def test_what_the_stream_holds_already_is_not_published_again():
+def test_documents_in_the_stream_are_not_published_again():
     wanted = shipped("one_bouncer")
     stream = [held(host, name, document) for host, documents in wanted.items() for name, document in documents.items()]
     assert difference(wanted, stream) == []
@@ -146,7 +146,7 @@ def test_removals_go_first_then_changes_then_additions():
     ]
 
 
-def test_documents_of_a_host_that_was_not_asked_about_stay():
+def test_documents_of_hosts_outside_the_request_stay():
     assert difference({"h1": {}}, [held("h2", "gone", Document())]) == []
 
 

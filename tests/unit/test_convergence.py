@@ -144,7 +144,7 @@ def test_a_removed_document_is_none_and_its_removal_is_waited_for():
     assert tracker.report().hosts["h1"].documents == 1
 
 
-def test_what_was_published_before_has_no_time():
+def test_documents_published_earlier_have_no_time():
     tracker = Tracker()
     tracker.expect(published(5, at=None))
     tracker.answered("h1", answer(5), 1.0)
@@ -169,7 +169,7 @@ def test_only_rejections_leave_nothing_to_wait_for(state, final):
     assert tracker.report().headline == f"not everything was realized{'' if final else ' in time'}:"
 
 
-def test_what_waits_for_a_rejected_document_leaves_nothing_to_wait_for_either():
+def test_documents_pending_on_rejected_ones_are_not_waited_for_either():
     tracker = Tracker()
     network = Network("web", "red", ("10.0.1.0/24",), ("d1",))
     tracker.holds({"h1": {"vpc.red": Document(networks=(network,))}})

@@ -42,7 +42,7 @@ def test_a_revision_that_the_kernel_refused_gives_way_until_it_is_tried_again() 
     assert (documents.verdict("all").state, documents.verdict("all").in_force) == (State.REALIZED, 2)
 
 
-def test_an_older_revision_that_comes_late_is_no_news() -> None:
+def test_a_late_older_revision_is_ignored() -> None:
     desired = Desired(HERE)
     assert desired.documents.put("all", 5, codec.encode(DOCUMENT))
     assert not desired.documents.put("all", 4, b"")
@@ -65,7 +65,7 @@ def test_a_document_that_exceeded_a_map_is_resolved_again_when_there_is_space(mo
     assert desired.resolve(removing=True).affected == set()
 
 
-def test_the_number_of_an_interface_that_still_stands_is_not_given_to_another() -> None:
+def test_the_slot_of_an_existing_interface_is_not_reused() -> None:
     desired = Desired(HERE, {"endpoints": {"gone": 0}})
     desired.documents.put("all", 1, codec.encode(DOCUMENT))
     desired.resolve()

@@ -206,7 +206,7 @@ def test_a_delivery_that_does_not_follow_the_last_one_is_left_out_with_all_after
 
 
 @pytest.mark.parametrize("last", [0, 1, 3])
-def test_a_heartbeat_with_another_count_than_ours_is_a_gap(last: int) -> None:
+def test_a_heartbeat_with_another_sequence_is_a_gap(last: int) -> None:
     log, _ = in_sync("a", "b")
     assert log.idle(2) is None
     assert log.idle(last) is ResetReason.GAP
@@ -219,7 +219,7 @@ def test_messages_without_their_bodies_are_no_documents() -> None:
     assert (batch.reset_reason, batch.deliveries) == (ResetReason.HEADERS_ONLY, [])
 
 
-def test_a_reconnection_goes_on_where_the_last_messages_come_again_as_they_were() -> None:
+def test_a_reconnection_continues_if_the_last_messages_are_redelivered_unchanged() -> None:
     log, server = in_sync(*(f"d{number}" for number in range(40)))
     server.publish("d39", b"superseded meanwhile")
     server.publish("new")
@@ -238,7 +238,7 @@ def restored(server: Server, backup: dict[str, tuple[int, int, bytes, bytes | No
 
 @pytest.mark.parametrize("published", [0, 1, 3, 5, 9])
 @pytest.mark.parametrize("lost", [1, 3, 5])
-def test_a_stream_that_went_back_is_noticed_however_many_messages_follow(lost: int, published: int) -> None:
+def test_a_reverted_stream_is_noticed_however_many_messages_follow(lost: int, published: int) -> None:
     """Its new messages may have the sequences of those that were lost, or greater ones."""
     log, server = in_sync("a", "b", "c")
     backup, sequence = dict(server.stream), server.sequence
@@ -265,7 +265,7 @@ def test_a_stream_that_went_back_is_noticed_however_many_messages_follow(lost: i
     st.lists(st.sampled_from("abcdefgh"), max_size=30),
     st.integers(1, 4),
 )
-def test_what_is_known_after_a_reconnection_is_what_the_stream_holds(
+def test_after_a_reconnection_the_documents_are_those_of_the_stream(
     history: list[tuple[str, bool]], backed_up: int, later: list[str], recent: int
 ) -> None:
     """Whether the stream is the same, or one that was restored from a backup of any moment and went on."""
@@ -331,7 +331,7 @@ def test_a_message_of_another_host_or_consumer_is_ignored() -> None:
     assert batch.answers == [(ours, b"+TERM")]
 
 
-def test_a_subject_that_can_be_no_documents_stands_until_its_message_is_removed() -> None:
+def test_an_invalid_subject_is_reported_until_its_message_is_removed() -> None:
     log, server = in_sync("a")
     server.publish("UPPER")
     batch = take(log, server)

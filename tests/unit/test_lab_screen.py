@@ -53,7 +53,7 @@ def test_a_problem_of_several_hosts_is_one_line_with_their_names():
     ]
 
 
-def test_reasons_stand_a_line_each_and_count_documents_that_there_are(capsys):
+def test_each_reason_is_one_line_and_counts_existing_documents(capsys):
     report = Report({"h1": host_report(5, 5, removing=1), "h2": host_report(5, 3)}, ("h2 x: pending [x]",))
     found = LabStatus(True, {"h1": False, "h2": False, "h3": True}, dict.fromkeys(("h1", "h2", "h3")), report)
     screen.print_reasons(found.reasons)

@@ -65,7 +65,7 @@ def test_a_move_updates_the_old_host_and_the_bouncers_first_and_the_new_host_las
     assert arrivals(found) == {"web-2": [("h3", "endpoint.web-2", False)]}
 
 
-def test_a_host_that_knows_nothing_of_the_vpc_is_prepared_first():
+def test_a_new_host_without_the_vpc_is_prepared_first():
     found = phases(LONELY, moved(LONELY, "web-2", "h2", "h3"))
     assert names(found.before) == [("h3", "vpc.red", False)]
     assert arrivals(found) == {"web-2": [("h3", "endpoint.web-2", False)]}

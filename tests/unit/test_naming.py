@@ -34,7 +34,7 @@ ASSIGNED = allocate(TOPOLOGY)
 NAMES = Names("one")
 
 
-def test_endpoints_of_one_vpc_are_not_apart():
+def test_endpoints_of_one_vpc_are_not_isolated():
     assert why_apart(TOPOLOGY, ASSIGNED, "web-1", "web-2") is None
 
 

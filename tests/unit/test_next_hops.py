@@ -101,7 +101,7 @@ def test_a_neighbour_that_moved_replaces_the_old_address() -> None:
 
 
 @pytest.mark.parametrize("neighbours", [{}, {hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}])
-def test_a_neighbour_that_is_being_asked_again_keeps_its_address(neighbours) -> None:
+def test_a_neighbour_in_resolution_keeps_its_address(neighbours) -> None:
     assert decide(neighbours, table((hop_key(NEAR), OLD))) == (table((hop_key(NEAR), OLD)), {})
 
 
@@ -195,7 +195,7 @@ def test_a_next_hop_by_another_uplink_is_not_an_own_address() -> None:
     assert decide({hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}, lent) == ({}, {NEAR: Reason.RESOLVING})
 
 
-def test_an_uplink_without_a_droplet_of_this_host_leads_nowhere() -> None:
+def test_an_uplink_without_a_local_droplet_has_no_next_hops() -> None:
     own = (uplink(SECOND),)
     wanted = {NEAR: Peer()}
     routes, neighbours = BOTH_LEAD["routes"], BOTH_LEAD["neighbours"]
@@ -220,7 +220,7 @@ def test_an_uplink_serves_the_families_of_its_addresses() -> None:
     assert found == (own | by_other(hop_key(NEAR, SECOND), OLD, HERE) | by_other(hop_key(NEAR6), NEW, SECOND), {})
 
 
-def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
+def test_a_link_local_router_counts_only_on_its_own_interface() -> None:
     both = (uplink(HERE, NEAR6[:-1] + b"\x01"), uplink(SECOND, NEAR6[:-1] + b"\x02"))
     routes = {hop_key(NEAR6, ifindex): Route(ifindex, ROUTER6) for ifindex in (HERE, SECOND)}
     neighbours = {hop(ROUTER6): Neighbour(NUD_REACHABLE, OLD), hop(ROUTER6, SECOND): Neighbour(NUD_REACHABLE, NEW)}
@@ -244,7 +244,7 @@ def test_a_peers_mtu_and_flags_are_in_its_entries(peer: Peer, mtu: int, flags: i
     assert found == table((hop_key(NEAR), NEW), mtu=mtu, flags=flags)
 
 
-def test_an_interface_longer_than_an_entry_can_say_is_cut_to_it() -> None:
+def test_a_larger_mtu_than_an_entry_can_hold_is_clamped() -> None:
     found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, uplinks=(uplink(mtu=65536),))
     assert found == table((hop_key(NEAR), NEW), mtu=65535)
 
@@ -266,7 +266,7 @@ def test_equal_maps_need_no_change() -> None:
     assert (dict(found.put), found.delete) == ({}, ())
 
 
-def test_a_map_holds_what_was_changed_but_for_what_was_refused() -> None:
+def test_a_map_holds_the_changes_except_refused_ones() -> None:
     current = {NEAR: OLD, FAR: OLD, GATEWAY: OLD}
     change = changes(current, {NEAR: NEW, NEAR6: NEW})
     assert after(current, change) == {NEAR: NEW, NEAR6: NEW}
@@ -288,7 +288,7 @@ def test_each_next_hop_is_resolved_once_and_an_operators_is_left_alone() -> None
     assert next_hops_to_resolve(routes, permanent) == {hop(GATEWAY, SECOND)}
 
 
-def test_a_failure_counts_when_it_is_still_there_at_the_next_look() -> None:
+def test_a_failure_counts_if_it_persists_at_the_next_scan() -> None:
     failures, neighbours = (
         FailedNeighbours(),
         {hop(NEAR): Neighbour(NUD_FAILED, NO_MAC), hop(FAR): Neighbour(NUD_STALE, OLD)},
@@ -299,7 +299,7 @@ def test_a_failure_counts_when_it_is_still_there_at_the_next_look() -> None:
 
 
 @pytest.mark.parametrize("after", [None, Neighbour(NUD_INCOMPLETE, NO_MAC), Neighbour(NUD_REACHABLE, NEW)])
-def test_flushes_in_a_row_are_no_failure_that_lasts(after: Neighbour | None) -> None:
+def test_repeated_flushes_are_no_lasting_failure(after: Neighbour | None) -> None:
     """The kernel tells FAILED and then the removal; each of the looks here falls between the two."""
     failures = FailedNeighbours()
     for _ in range(3):

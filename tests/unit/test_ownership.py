@@ -50,7 +50,7 @@ def test_a_conflict_names_the_place_and_the_owner() -> None:
     assert index.conflicts("b", OTHER) == [("vpcs[0].vni", "vni", "7", ("a",))]
 
 
-def test_what_two_revisions_list_is_given_up_once() -> None:
+def test_an_object_in_two_revisions_is_released_once() -> None:
     index = OwnershipIndex()
     index.add(Claim("a", 1), RED)
     index.drop("a", RED, ())

@@ -66,13 +66,13 @@ def kernel(**maps: dict[bytes, bytes]) -> Observed:
     return Observed((), {}, {MapName(name): entries for name, entries in maps.items()})
 
 
-def test_planning_leaves_the_observation_as_it_was() -> None:
+def test_planning_does_not_change_the_observation() -> None:
     observed = kernel(vpcs={b"1": b"x", b"9": b"x"})
     assert plan_all([DesiredEntries({MapName.VPCS: {b"1": b"x"}})], observed) == [DeleteEntries(MapName.VPCS, (b"9",))]
     assert observed == kernel(vpcs={b"1": b"x", b"9": b"x"})
 
 
-def test_a_comparison_piece_by_piece_finds_what_the_plan_for_all_does() -> None:
+def test_a_diff_of_single_documents_finds_what_the_plan_for_all_does() -> None:
     parts = [OLD, DesiredEntries({MapName.ENDPOINTS: {b"l": b"v"}}), DesiredEntries({MapName.VPCS: {b"3": b"y"}})]
     observed = seen(None)
     diff = KernelDiff(Observed(observed.uplinks, observed.veths, {MapName.VPCS: {b"1": b"x", b"9": b"x"}}))
@@ -99,7 +99,7 @@ def test_correct_entries_are_no_suspects() -> None:
     assert not diff.is_empty
 
 
-def test_a_kernel_that_holds_what_is_wanted_leaves_nothing_to_look_at() -> None:
+def test_a_kernel_in_the_desired_state_needs_no_action() -> None:
     diff = KernelDiff(kernel(vpcs={b"1": b"x"}))
     diff.add("a", DesiredEntries({MapName.VPCS: {b"1": b"x"}}))
     assert diff.is_empty
@@ -117,7 +117,7 @@ def test_the_repair_of_a_veth_names_the_differences() -> None:
     )
 
 
-def test_offloads_as_they_should_be_and_unknown_ones_are_nothing_to_do() -> None:
+def test_correct_and_unknown_offloads_need_no_action() -> None:
     offloads = {"rx-gro": Offload(True, True), "tx-checksum-ip-generic": Offload(False, True)}
     for found in (offloads, {}, {"tx-vlan-hw-insert": Offload(True, False)}):
         peer = ObservedPeer("eth0", bytes(6), VETH.mtu, True, VETH.addresses, VETH.gateways, offloads=found)

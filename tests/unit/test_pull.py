@@ -24,7 +24,7 @@ def test_the_server_always_has_a_request_to_serve() -> None:
     assert machine.wanted == 2 * BATCH
 
 
-def test_a_slow_handler_is_not_given_more() -> None:
+def test_a_slow_handler_gets_no_more_messages() -> None:
     machine = PullMachine(0.0)
     assert ask(machine, waiting=MAX_WAITING) == []
     assert ask(machine, waiting=MAX_WAITING - 1) == [1, 2]

@@ -67,6 +67,6 @@ def test_a_file_that_is_no_recording_is_refused_with_a_reason(data: bytes, words
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_end_in_another_error(data: bytes) -> None:
+def test_any_bytes_are_a_recording_or_a_recording_error(data: bytes) -> None:
     with suppress(RecordingError):
         assert unpack([pack_header(HEADER), data]).header == HEADER

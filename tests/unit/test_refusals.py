@@ -94,7 +94,7 @@ def test_a_bare_errno_gets_a_remedy() -> None:
     )
 
 
-def test_what_is_not_supported_names_no_setting_that_may_be_set_already() -> None:
+def test_an_unsupported_operation_suggests_no_setting_that_may_be_set_already() -> None:
     assert said(raising(OSError(errno.EOPNOTSUPP, "Operation not supported"))) == (
         "Operation not supported (EOPNOTSUPP) while attaching transit XDP on the interface with ifindex 2: the driver "
         "of the interface cannot run it: give the droplet another interface, or see attach_mode"
@@ -165,7 +165,7 @@ def test_every_action_has_a_step(kind: type) -> None:
     assert isinstance(step_of(kind(*values)), Step)
 
 
-def test_what_a_step_says_of_its_own_is_more_than_the_errno_alone_does() -> None:
+def test_the_text_of_a_step_is_more_specific_than_that_of_the_errno() -> None:
     for (step, number), text in SPECIFIC.items():
         assert text != GENERAL.get(number), (step, number)
 

@@ -17,7 +17,7 @@ SECOND = Endpoint("b", "front", "d1", ("10.1.1.5",), "02:00:00:00:00:06")
 DOUBLE = Endpoint("a", "front", "d1", ("10.1.1.5", "10.1.1.5"), "02:00:00:00:00:05")
 
 
-def test_a_sound_document_breaks_no_rule() -> None:
+def test_a_valid_document_breaks_no_rule() -> None:
     assert check(Document((DROPLET,), (VPC,), (NETWORK,), (ENDPOINT,))) == []
 
 
@@ -32,7 +32,7 @@ def test_a_sound_document_breaks_no_rule() -> None:
         (Document(endpoints=(DOUBLE,)), "endpoints[0].addresses[1]"),
     ],
 )
-def test_the_second_of_two_is_named(document: Document, path: str) -> None:
+def test_the_second_of_two_duplicates_is_named(document: Document, path: str) -> None:
     assert [(error.path, error.code) for error in check(document)] == [(path, ErrorCode.DUPLICATE)]
 
 
@@ -98,11 +98,11 @@ def test_a_gateway_at_the_edge_of_its_network_is_refused(cidr: str, gateway: str
         *(("10.1.1.7/32", "10.1.1.7"), ("fd00::/64", "fd00::ffff:ffff:ffff:ffff"), ("fd00::/127", "fd00::")),
     ],
 )
-def test_a_gateway_that_an_interface_can_have_is_taken(cidr: str, gateway: str) -> None:
+def test_a_gateway_that_an_interface_can_have_is_accepted(cidr: str, gateway: str) -> None:
     assert errors_of(Document(networks=(Network("front", "red", (cidr,), gateways=(gateway,)),))) == []
 
 
-def test_a_droplet_over_ipv4_cannot_ask_for_what_it_has_in_any_case() -> None:
+def test_a_droplet_with_an_ipv4_address_cannot_set_udp_checksum_zero() -> None:
     message = "tunnels over IPv4 go without a UDP checksum in any case: zero is for droplets with an IPv6 address"
     unsigned = Document(
         droplets=(DROPLET, Droplet("d2", "h2", "10.0.0.2", "zero"), Droplet("d3", "h3", "fd::3", "zero"))

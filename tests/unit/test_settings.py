@@ -25,7 +25,7 @@ def test_host_and_interface_are_enough(tmp_path: Path) -> None:
     assert (settings.instance, settings.attach_mode, settings.interval.heartbeat) == ("h1", "auto", 3.0)
 
 
-def test_the_environment_stands_over_the_file(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     over = {"DROPLET_HOST": "h2", "DROPLET_BUS_SERVERS": "tls://a:1,tls://b:2", "DROPLET_INTERVAL_RETRY": "0.5"}
     settings = load(tmp_path, LEAST + "[interval]\nretry = 9\nobserve = 4\n", **over)
     assert settings.host == settings.instance == "h2"
@@ -69,7 +69,7 @@ def test_the_environment_alone_is_enough() -> None:
         (LEAST + "[data_plane]\nport = 6081", "port"),
     ],
 )
-def test_a_mistake_names_its_key(tmp_path: Path, text: str, named: str) -> None:
+def test_an_error_names_its_key(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         load(tmp_path, text)
 

@@ -42,7 +42,7 @@ def test_a_replay_that_begins_with_fewer_messages_than_were_counted_is_short_and
     assert (replay.complete, replay.is_short, replay.waiting) == (False, True, 4)
 
 
-def test_a_replay_of_which_nothing_came_is_short_when_nothing_waits() -> None:
+def test_a_replay_without_deliveries_is_short_when_nothing_is_pending() -> None:
     replay = Replay(3)
     replay.take_info(consumer_info(0, pending=0))
     assert (replay.complete, replay.is_short) == (False, True)
@@ -121,7 +121,7 @@ def test_pauses_grow_to_a_limit_below_the_calm_that_ends_the_fault(chances: list
     assert conflicts.record(now + ConsumerConflicts.CALM, 0.0) == ConsumerConflicts.FIRST_PAUSE
 
 
-def test_another_agents_status_is_a_disturbance_while_it_is_heard() -> None:
+def test_another_agents_status_is_a_conflict_while_it_is_received() -> None:
     conflicts = ConsumerConflicts()
     conflicts.saw_duplicate(10.0)
     assert conflicts.active(11.0)

@@ -63,17 +63,17 @@ def test_a_very_long_name_is_truncated_in_reports() -> None:
     assert len(error.path) + len(error.message) < 3000
 
 
-def test_an_acknowledgement_of_few_things_wrong_tells_them_all() -> None:
+def test_an_acknowledgement_lists_all_of_a_few_errors() -> None:
     missing = (Reference("networks", "a"), Reference("networks", "b"))
     assert acknowledgement(Verdict("few", 7, State.PENDING, 0, missing=missing), 0.0, None).missing == missing
 
 
-def test_an_event_tells_as_many_lines_as_it_holds() -> None:
+def test_an_event_has_a_bounded_number_of_lines() -> None:
     assert first_lines(["a", "b"]) == ("a", "b")
     assert first_lines(["a"] * 102)[-2:] == ("a", "and 2 more")
 
 
-def test_what_the_kernel_refused_is_tried_again_and_what_an_interface_lacks_is_not() -> None:
+def test_kernel_refusals_are_retried_and_missing_interfaces_are_not() -> None:
     refused, lacks = KernelFailure(2, "ENOENT", "endpoint a", ""), KernelFailure(90, "EMSGSIZE", "endpoint b", "")
     both = acknowledgement(Verdict("x", 7, State.FAILED, 6, failures=(refused,), lacking=(lacks,)), 0.0, 5.0)
     assert (both.failures, both.retry_at) == ((refused, lacks), 5.0)

@@ -88,7 +88,7 @@ def test_every_shipped_topology_is_valid(path):
         ("endpoints:", "endpoint:", 11, "endpoint"),
     ],
 )
-def test_a_mistake_is_named_by_line_and_field(old, new, line, field):
+def test_an_error_names_line_and_field(old, new, line, field):
     assert old in VALID
     assert (line, field) in mistakes(VALID.replace(old, new))
 
@@ -110,7 +110,7 @@ def test_an_endpoint_address_outside_its_network_or_reserved_is_refused(entry, f
     assert field in [found for _, found in mistakes(text)]
 
 
-def test_several_mistakes_are_reported_at_once_in_order_of_lines():
+def test_several_errors_are_reported_together_in_order_of_lines():
     text = VALID.replace("vni: 1001", "vni: 0").replace("network: web", "network: no").replace("/24}", "/99}")
     found = mistakes(text)
     assert [line for line, _ in found] == sorted(line for line, _ in found)
@@ -119,7 +119,7 @@ def test_several_mistakes_are_reported_at_once_in_order_of_lines():
     }
 
 
-def test_a_mistake_is_one_line_with_file_line_field_and_reason():
+def test_an_error_is_one_line_with_file_line_field_and_reason():
     with pytest.raises(TopologyError, match=r"^cloud\.yaml: line 5: vpcs\[0\]\.vni: 0 is not from 1 to 16777215$"):
         parse_topology(VALID.replace("vni: 1001", "vni: 0"), "cloud.yaml")
 
@@ -162,11 +162,11 @@ def test_the_example_of_the_reference_is_valid():
         ("droplets:\n", "underlay: {cidr: 172.18.0.1/24}\ndroplets:\n", (1, "underlay.cidr")),
     ],
 )
-def test_what_refers_to_a_wrong_object_is_no_second_mistake(old, new, only):
+def test_a_reference_to_an_invalid_object_is_no_second_error(old, new, only):
     assert mistakes(VALID.replace(old, new, 1)) == [only]
 
 
-def test_two_wrong_vnis_are_two_mistakes_and_not_the_same_number():
+def test_two_invalid_vnis_are_two_errors_and_no_duplicate():
     text = VALID.replace("vni: 1001", "vni: 0").replace(
         "networks:", "  - {name: blue, vni: 0, cidr: 10.0.0.0/16}\nnetworks:"
     )
@@ -294,14 +294,14 @@ def test_the_least_mtu_is_that_of_the_agents():
 
 
 @pytest.mark.parametrize(("cidr", "least"), [("172.18.0.{}/24", 1342), ("fd18::{}/64", 1374)])
-def test_an_mtu_that_agents_can_just_run_on_is_right_and_one_byte_less_is_one_mistake(cidr, least):
+def test_the_smallest_mtu_for_agents_is_valid_and_one_byte_less_is_one_error(cidr, least):
     text = VALID.replace("172.18.0.11/24", f'"{cidr.format(11)}"').replace("172.18.0.12/24", f'"{cidr.format(12)}"')
     assert parse_topology(f"underlay: {{mtu: {least}}}\n{text}").underlay.mtu == least
     (said,) = messages_of(f"underlay: {{mtu: {least - 1}}}\n{text}")
     assert f"the MTU is {least - 1}, and h1, h2 must have {least} or more" in said
 
 
-def test_a_router_and_a_wire_may_carry_less_than_agents_need():
+def test_the_mtu_of_a_router_or_link_may_be_smaller_than_agents_need():
     narrow = ROUTED.replace("router_mtu: 1400", "router_mtu: 1300").replace("link_mtu: 1450", "link_mtu: 1300")
     assert parse_topology(narrow).underlay.subnets[1].router_mtu == 1300
 
@@ -326,7 +326,7 @@ def test_a_vxlan_peer_as_bouncer_or_divider_is_an_error():
     ]
 
 
-def test_a_family_that_is_turned_off_names_who_needs_it():
+def test_a_disabled_family_names_the_objects_that_need_it():
     assert messages_of(ROUTED.replace("families: [ipv4, ipv6]", "families: [ipv6], underlay: [ipv6]")) == [
         "ipv4 is missing, but network web has 10.0.1.0/24: add it",
         "ipv4 is missing, but a1 has 172.18.1.11: add it",

@@ -154,7 +154,7 @@ def test_unknown_critical_options_of_the_device_are_dropped_and_counted(host: Ho
     until(made.is_answered, "the answers to packets without options")
 
 
-def test_a_device_that_leaves_the_checksum_out_is_heard_over_ipv4_alone(host: Host, family: str) -> None:
+def test_packets_of_the_device_without_checksum_are_accepted_only_over_ipv4(host: Host, family: str) -> None:
     """RFC 6936: over IPv6 only where the other droplet is configured for it, which this one is not."""
     made = KNOWN[ROUTED]
     send_with(made, family, checksum=False)
