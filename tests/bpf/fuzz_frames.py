@@ -1,4 +1,4 @@
-"""Frames by a grammar: what endpoints send and what comes through tunnels in a world, wrong at any depth."""
+"""Random frames by a grammar: frames of endpoints and tunnel packets, malformed at any depth."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Frame(NamedTuple):
 
 
 def frame(rng: Random, model: Model) -> Frame:
-    """Return one frame for a world; the same from the same generator's state."""
+    """Return one frame for a configuration; the same from the same state of the generator."""
     c = RandomSource(rng, rng.choice(WRONG))
     kind = rng.random()
     if kind < 0.02:

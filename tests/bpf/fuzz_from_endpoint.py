@@ -1,4 +1,4 @@
-"""Rules of the judge for what endpoints sent."""
+"""Rules of the oracle for frames of endpoints."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class Model:
 
 
 def make(rng: Random, features: Features) -> Model:
-    """Make a world; the same from the same generator's state."""
+    """Return a random configuration; the same from the same state of the generator."""
     model = Model(features, delivers=rng.random() < 0.97)
     _add_uplinks(rng, model)
     _add_peers(rng, model)
@@ -254,7 +254,7 @@ def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, p
 
 
 def _add_paths(rng: Random, model: Model) -> None:
-    """Paths to endpoints elsewhere, and to addresses of which only packets told."""
+    """Paths to endpoints on other hosts, and to addresses that were only learnt from packets."""
     for vni in VNIS:
         for home in (0, 1):
             for number in (3, 4, 77):

@@ -1,4 +1,4 @@
-"""Holds what became of a frame against the world, by an own reading of frame, answer and standards."""
+"""Checks the result of a frame against configuration and standards, with a parser of its own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HANDED = {
 
 
 class Oracle(FromEndpoint, FromUnderlay):
-    """The judge of one world."""
+    """The oracle of one configuration."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)

@@ -293,7 +293,7 @@ def test_a_droplet_that_returns_a_misdirected_packet_deletes_the_path_to_itself(
 
 
 def test_over_ipv4_this_droplet_is_named_instead_of_an_ipv6_bouncer(dut: Dut) -> None:
-    """U says so; the packet goes back all the same."""
+    """The flag RTS_UNLEARNT is set; the packet is returned anyway."""
     dut.known(S3)
     dut.next_hop(D4, by=0)
     run = dut.from_underlay(tunnelled(frame_to(GONE), Outer(S3, S1), options=p.rts(D4)))

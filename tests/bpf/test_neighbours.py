@@ -183,7 +183,7 @@ def test_the_local_bouncer_does_not_answer_for_an_unused_address(dut: Dut) -> No
 
 
 def test_a_bouncers_answer_to_duplicate_address_detection_reaches_its_sender(dut: Dut) -> None:
-    """The whole way round: its host asks, the bouncer answers, the advertisement of the target ends the probe."""
+    """The whole exchange: its host asks, the bouncer answers, the advertisement of the target ends the probe."""
     dut.own_network((D1,), BOUNCES)
     probe = p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.nd("fd00::44", GROUP, R6, None))
     answered = dut.from_underlay(tunnelled(probe, options=p.rts(D4)))

@@ -219,7 +219,7 @@ def test_no_direct_path_leads_to_a_droplet_that_is_down_and_one_does_again_when_
 
 
 def test_a_bouncer_sends_its_own_endpoints_packets_straight_to_a_droplet_that_is_down(dut: Dut) -> None:
-    """It knows no other way: nobody knows more than a network's bouncer."""
+    """It has no other route: no droplet knows more endpoints than a network's bouncer."""
     dut.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)
     dut.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
     run = dut.from_endpoint(from_a(R))

@@ -54,7 +54,7 @@ def reached(machine: Machine, variant: str) -> Counter[Outcome]:
 
 
 def step_to(machine: Machine, variant: str, outcome: Outcome) -> tuple[Oracle, Step]:
-    """Return some frame's step that ended so, and its judge, who found nothing wrong."""
+    """Return a step with this outcome, and its oracle, which found no error."""
     for seed in range(1000):
         rng = Random(seed)
         model = fuzz_model.make(rng, VARIANTS[variant])

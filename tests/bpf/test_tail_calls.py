@@ -73,7 +73,7 @@ def test_an_endpoint_of_the_same_host_gets_the_frame_through_the_tail_call(dut: 
 
 
 def test_after_the_tail_call_an_interface_without_an_endpoint_drops_the_packet(dut: Dut) -> None:
-    """One that was removed while its packet was on its way."""
+    """An endpoint that was removed after its packet was sent."""
     dut.leave_state(1 + TRANSIT_XDP, receiver=IFINDEX_BASE + 2)
     dut.remove(MapName.INTERFACES, map_layout.U32.pack(SLOT))
     assert dut.after_tail_call(TO_B).outcome is Outcome.UNKNOWN_INTERFACE
@@ -88,7 +88,7 @@ def test_after_the_tail_call_the_receiver_is_checked_again(dut: Dut, slot: int) 
 
 @pytest.mark.parametrize(("program", "arrival"), CALLED)
 def test_a_called_program_uses_no_state_of_another_program(dut: Dut, program: str, arrival: int) -> None:
-    """Neither when nobody called it, nor when another program was meant."""
+    """Neither without a caller, nor if the caller named another program."""
     other = TRANSIT_XDP if program == "transit_errors" else TRANSIT_ERRORS
     for called in (0, 1 + other):
         dut.leave_state(called, receiver=IFINDEX_BASE + 2)
@@ -126,7 +126,7 @@ def test_without_transit_errors_a_packet_through_a_tunnel_is_dropped(dut: Dut) -
 
 
 def runs(dut: Dut, frames: list[tuple[str, bytes]], program: str, state: bytes) -> dict[str, Run]:
-    """Return what becomes of each frame in a new world when its state is filled with bytes of another one's."""
+    """Return each frame's result with new maps when its state is filled with bytes of another frame's."""
     found = {}
     for sentence, frame in frames:
         dut.fill()

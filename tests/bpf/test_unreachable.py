@@ -356,7 +356,7 @@ NOBODY = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.
 
 @pytest.mark.parametrize("source", NOBODY)
 def test_a_source_that_is_not_unicast_gets_no_unreachable_error(dut: Dut, source: str) -> None:
-    """As a VXLAN peer may send, which looks at nobody's source."""
+    """As a VXLAN peer may send, which does no source filtering."""
     bounces(dut)
     inner = packet(source, UNKNOWNS[6 if ":" in source else 4])
     run = dut.from_underlay(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))

@@ -1,4 +1,4 @@
-"""VXLAN (RFC 7348) for networks whose peers speak only that: no options, so nothing is learnt from it."""
+"""VXLAN (RFC 7348) for networks whose peers support only that: it has no options, so nothing is learnt from it."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_a_neighbour_advertisement_goes_back_by_vxlan(dut: Dut) -> None:
 def test_a_packet_that_exceeds_the_next_mtu_is_answered_in_its_senders_encapsulation(
     dut: Dut, sender_speaks: str, port: int
 ) -> None:
-    """The way on is of the other kind each time."""
+    """The packet is forwarded in the other encapsulation each time."""
     inner = p.ethernet(MAC[R], MAC[R], p.IPV4, p.ipv4("10.0.0.44", R, p.udp(data=bytes(1200))))
     dut.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN if sender_speaks == "Geneve" else 0)
     dut.next_hop(D3, mtu=1000)

@@ -1,4 +1,4 @@
-"""A lab under test: real agents, a real nats-server, the controller's questions, and what the kernel holds."""
+"""A lab under test: real agents, a real nats-server, the controller's queries, and the state of the kernel."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class SystemLab:
         return codec.decode(self.ask(host, "plan"), PlanReply).actions
 
     def path(self, source: str, destination: str, family: int | None = None) -> PathReply:
-        """Return the way by which an endpoint's packet would go now."""
+        """Return the path that an endpoint's packet would take now."""
         request = codec.encode(PathRequest(source, self.address(destination, family)))
         return codec.decode(self.ask(self.host_of(source), "path", request), PathReply)
 
@@ -301,7 +301,7 @@ class SystemLab:
         return status
 
     def wait_for_next_hops(self, host: str) -> None:
-        """Wait until the kernel has resolved the way to every other droplet: documents may be realized before that."""
+        """Wait until the kernel has resolved every droplet's next hop: documents may be realized before that."""
         droplets = self.topology.droplets.values()
         versions = {ip_address(one.address).version for one in droplets if one.host == host}
         others = [ip_address(one.address) for one in droplets if one.host != host]

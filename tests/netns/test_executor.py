@@ -285,7 +285,7 @@ async def test_an_mtu_too_small_for_ipv6_is_reported(kernel: Kernel, topo: Topo)
 
 
 async def test_an_interface_in_a_bond_or_bridge_is_reported_with_a_remedy(kernel: Kernel, topo: Topo) -> None:
-    """A stranger's pair is in the place of the endpoint's name, or its number."""
+    """Another owner's pair has the endpoint's name or its ifindex."""
     veth = dual(topo, kernel)
     ip("link", "add", "eth0", "type", "bridge", namespace=veth.namespace)
     name, message = await refusal(kernel, veth)

@@ -164,7 +164,7 @@ def test_two_endpoints_that_change_places_keep_their_connections(lab):
 
 
 def test_a_packet_to_a_removed_endpoint_is_returned_once_and_then_answered_by_the_bouncer(lab):
-    """The first packet goes straight, is given back and sent anew; the bouncer knows no such endpoint."""
+    """The first packet goes direct, is returned and sent again; the bouncer knows no such endpoint."""
     whole = lab.text
     addresses = {family: lab.address("web-2", family) for family in FAMILIES}
     for family in FAMILIES:
@@ -193,7 +193,7 @@ def test_a_packet_to_a_removed_endpoint_is_returned_once_and_then_answered_by_th
 
 
 def dropped(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> int:
-    """Return how many packets the bouncer has stopped since for want of an endpoint, and told their sender."""
+    """Return how many packets the bouncer has answered since, because it knows no such endpoint."""
     return after["h4"]["icmp_unreachable_sent_remote"] - before["h4"]["icmp_unreachable_sent_remote"]
 
 

@@ -76,7 +76,7 @@ def fitting(lab: SystemLab) -> int:
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    """The router's way to web-2's host carries 1400 bytes of the 1500 that the interfaces have."""
+    """The router's port to web-2's host has an MTU of 1400 bytes, the interfaces of 1500."""
     with running_lab("narrow", over(request.param, topology_text("narrow_path")), lossy=SWALLOWED) as lab:
         yield lab
 

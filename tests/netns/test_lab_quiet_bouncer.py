@@ -53,7 +53,7 @@ def test_a_flow_continues_while_its_only_bouncers_host_is_down(lab):
 
 
 def ask_anew(lab: SystemLab, asker: str, address: str) -> None:
-    """Have a kernel doubt what it knows of a neighbour, and then forget it; each time it must learn it anew."""
+    """Make a kernel revalidate a neighbour, and then delete it; each time it must resolve it again."""
     until(lambda: neighbour(lab, asker, address) != "", "an entry")
     lab.ip(lab.inside(asker), "neigh", "change", address, "dev", "eth0", "nud", "probe")
     until(lambda: neighbour(lab, asker, address) not in ("PROBE", "DELAY", "STALE"), "the end of the doubt")

@@ -25,7 +25,7 @@ def uplinks(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemL
 
 
 def replace_interface(lab: SystemLab, host: str, interface: str) -> None:
-    """Take an interface away and make another of its name and addresses, as a driver that is loaded anew does."""
+    """Replace an interface by another one with its name and addresses, as reloading a driver does."""
     names, topology = lab.names, lab.topology
     own = [one for one in topology.droplets.values() if (one.host, one.interface) == (host, interface)]
     lab.ip(names.droplet(host), "link", "delete", interface)

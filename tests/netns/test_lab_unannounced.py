@@ -1,4 +1,4 @@
-"""An uplink that gets another Ethernet address: its agent announces it, and where none does, others ask anew."""
+"""An uplink that gets another Ethernet address: its agent announces it; without an agent, others resolve it again."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_agent_announces_its_droplets_when_their_ethernet_address_changes(lab
 
 
 def test_traffic_recovers_from_an_unannounced_change_of_an_ethernet_address(lab: SystemLab) -> None:
-    """The other host's agent is dead, and this host's kernel is sure of what it knows: the agent asks anew."""
+    """The other host's agent is dead, and this host's kernel trusts its entry: the agent resolves it again."""
     until(lambda: knows(lab, "h1"), "h2 to answer probes")
     with ExitStack() as stack:
         flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]

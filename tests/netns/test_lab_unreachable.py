@@ -1,4 +1,4 @@
-"""What leads nowhere is told to whoever sends there, by real sockets in both families; and the gateway as a host."""
+"""Senders to unreachable destinations get ICMP errors, with real sockets in both families; the gateway as a host."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ endpoints:
 SENDERS = {"web-1": "elsewhere", "web-2": "on the bouncer", "web-3": "on the divider"}
 GATEWAYS = {4: "10.0.1.1", 6: "fd10:0:0:1::1"}
 FREE = {4: "10.0.1.200", 6: "fd10:0:0:1::c8"}
-"""An address of the own network that nobody has."""
+"""An unused address of the own network."""
 NOWHERE = [
     ("another network's address that nobody has", {4: "10.0.2.200", 6: "fd10:0:0:2::c8"}, errno.EHOSTUNREACH),
     ("an address of no network", {4: "10.0.9.9", 6: "fd10:0:0:9::9"}, errno.ENETUNREACH),
@@ -113,7 +113,7 @@ def test_the_gateway_answers_echoes_of_any_size(lab, family, size):
 
 @both_families
 def test_a_flood_of_undeliverable_packets_gets_a_bounded_number_of_errors_and_disturbs_no_other(lab, family):
-    """Every packet ends once, told or dropped with its reason; a connection beside it goes on."""
+    """Every packet is counted once, answered or dropped with its reason; a connection beside it continues."""
     before, kinds = lab.counters("h2"), ("icmp_unreachable_sent_remote", "no_endpoint")
     lab.ip(lab.inside("web-1"), "neigh", "replace", FREE[family], "dev", "eth0", "lladdr", "02:00:00:00:00:77",
            "nud", "permanent")  # fmt: skip

@@ -1,4 +1,4 @@
-"""A network of VXLAN with a peer that speaks only that: the kernel's own VXLAN device behind a bridge."""
+"""A VXLAN network with a peer that supports only VXLAN: the kernel's own device behind a bridge."""
 
 from __future__ import annotations
 

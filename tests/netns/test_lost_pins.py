@@ -29,7 +29,7 @@ from tests.netns.programs import NEWER_THAN_MARKS, loaded, owning, stand_ins
 from tests.netns.tenants import VNI, endpoint_actions, endpoint_veth, host_actions
 
 NOT_ATTACHED = {MapName.KERNEL_LAYOUTS, MapName.WATCHED, MapName.FAILURES, MapName.ICMP_RATELIMIT}
-"""Maps of programs that are attached to no interface, which only pins keep (transit_errors, tracepoints): made anew."""
+"""Maps of unattached programs, which only pins keep (transit_errors, tracepoints): they are recreated."""
 LEARNT = OVERLAY_KEY.pack(VNI, mapped(bytes([10, 1, 0, 99])))
 
 

@@ -63,7 +63,7 @@ def net() -> Iterator[Routed]:
 
 
 class Heard(list[object]):
-    """What a callback was called with, and a way to wait for it."""
+    """The arguments of a callback's calls, and a means to wait for them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ async def test_a_closed_port_is_reported(net: Routed, family: Addresses) -> None
 
 
 def forge(net: Routed, family: Addresses, mtu: int) -> None:
-    """Send an error from the router, as somebody who was never on the way would: it quotes a made-up tunnel packet."""
+    """Send a forged error from the router, as an attacker off the path would: it quotes an invented tunnel packet."""
     if family is V4:
         quote = bytes(IP(src=V4.near, dst=V4.far, flags="DF", len=1500) / UDP(sport=50000, dport=PORT, len=1480))
         message = bytes(ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(quote))

@@ -18,7 +18,7 @@ from tests.netns.conftest import Topo, ip_json
 from tests.netns.tenants import endpoint_veth
 
 PROCESS = ["{pid}", "/proc/{pid}/ns/net", "/proc/{pid}/task/{pid}/ns/net", "/proc/./{pid}/ns/net"]
-"""The ways in which a document names a namespace by a process."""
+"""The forms in which a document names a namespace by a process."""
 
 
 def veth_in(kernel: Kernel, namespace: str, revision: int = 7) -> Veth:
@@ -73,7 +73,7 @@ async def test_a_process_that_ended_is_named_with_what_to_do(kernel: Kernel, top
 async def test_a_process_that_moved_to_another_namespace_gets_nothing_there(
     kernel: Kernel, topo: Topo, tmp_path: Path
 ) -> None:
-    """It makes one for itself when it is told to, as the same process."""
+    """On request it creates a namespace for itself, as the same process."""
     go = tmp_path / "go"
     moving = ("sh", "-c", f"while [ ! -e {go} ]; do sleep 0.05; done; exec unshare --net sleep 600")
     with living_in(topo.endpoint_namespace(), 0, *moving) as pid:

@@ -46,7 +46,7 @@ ONE_BOUNCER: Configuration = {"underlay": (DROPLETS,), "red": (RED,), "a": (LOCA
 
 
 def changed(configuration: Configuration, **documents: tuple[Content, ...] | None) -> Configuration:
-    """Return a world with some documents replaced, added, or (None) taken away."""
+    """Return a configuration with some documents replaced, added, or (None) removed."""
     result = {**configuration, **{name: contents for name, contents in documents.items() if contents is not None}}
     return {name: contents for name, contents in result.items() if documents.get(name, ()) is not None}
 

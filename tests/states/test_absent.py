@@ -1,4 +1,4 @@
-"""A document that the stream does not list stays until somebody removes it by name."""
+"""A document that the stream does not list stays until it is removed by name."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_absent_document_outlives_a_restart_and_is_absent_again(tmp_path: Pat
 
 
 def test_a_removal_message_removes_an_absent_document_whatever_its_revision() -> None:
-    """A stream that was made anew counts from 1."""
+    """A recreated stream counts from 1."""
 
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
@@ -126,7 +126,7 @@ def test_a_swept_document_that_is_published_again_comes_back() -> None:
 
 
 def test_a_swept_document_whose_removal_failed_can_be_published_at_any_revision() -> None:
-    """A stream that was made anew counts from 1, and a sweep is no message of it."""
+    """A recreated stream counts from 1, and a sweep is no message in it."""
 
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
@@ -155,7 +155,7 @@ def test_a_snapshot_that_is_void_and_begins_again_lists_only_what_came_since(tmp
 
 
 async def reborn_without_disk(agent: Agent, folder: Path, configuration: Configuration) -> Agent:
-    """Return an agent that finds another one's kernel, no documents on its disk, and this world in the stream."""
+    """Return an agent without saved documents: it finds kernel objects, and this configuration in the stream."""
     reborn, stream = Agent(folder, agent.kernel), Stream()
     await reborn.start()
     for batch in one_by_one(stream.lead_to(configuration)):

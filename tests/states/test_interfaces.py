@@ -51,7 +51,7 @@ def test_droplets_and_their_endpoints_come_and_go_in_every_order(order: tuple[st
 
 @pytest.mark.parametrize("restarts", [False, True])
 def test_an_interface_that_loses_its_address_removes_nothing_and_is_reported(restarts: bool) -> None:
-    """Nobody asked for that: a lease lapsed, or a network manager starts anew."""
+    """The address is lost unintentionally: a lease expired, or a network manager restarts."""
 
     async def scenario(agent: Agent) -> None:
         stream = Stream()

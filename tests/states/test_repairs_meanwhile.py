@@ -1,4 +1,4 @@
-"""A resync with the kernel while documents go on: it undoes nothing of theirs, and mends what a stranger did."""
+"""A resync while documents are applied: it undoes none of their changes, and repairs foreign ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from agent.reconcile import kernel_diff
 from protocol.addresses import parse_address
 
 STRANGE = b"\x63\0\0\0"
-"""A VNI that no world has."""
+"""A VNI that no configuration has."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Acknowledgements are stored whatever happens, and questions are answered."""
+"""Acknowledgements are stored whatever happens, and requests are answered."""
 
 from __future__ import annotations
 

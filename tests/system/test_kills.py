@@ -1,4 +1,4 @@
-"""Crashes and restarts of agents and of the nats-server: no packet is lost, nothing right is made anew."""
+"""Crashes and restarts of agents and of the nats-server: no packet is lost, and no correct object is recreated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody else changes in the kernel is put right within a look or two, and told as an event."""
+"""Foreign changes in the kernel are repaired within two resyncs, and published as an event."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_an_endpoint_that_sends(lab, victim, reason, frame):
 
 
 def test_an_endpoints_own_tunnel_packets_are_data_like_any_other(lab, victim):
-    """A tenant may run a tunnel of its own: nobody reads it but the endpoint that it is for."""
+    """A tenant may run a tunnel of its own: only the endpoint that it is for parses it."""
     frames = Frames(lab)
     tunnel = geneve(1001, frames.ip("10.0.1.77", frames.other))
     with udp_socket(lab.inside("web-2"), lab.address("web-2"), GENEVE_PORT) as receiver:

@@ -29,7 +29,7 @@ def parsed(file: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_file_is_fresh() -> None:
-    """Write it anew with `make generate`."""
+    """If it is stale, run `make generate`."""
     assert FILE.read_text() == asyncapi.render()
 
 

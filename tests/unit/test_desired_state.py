@@ -1,4 +1,4 @@
-"""Which revision is in force, and what its document is told."""
+"""Which revision of a document is in force, and how it is acknowledged."""
 
 from __future__ import annotations
 

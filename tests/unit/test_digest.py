@@ -1,4 +1,4 @@
-"""The digest of what is realized does not depend on the way there."""
+"""The digest of realized documents does not depend on their order."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_another_consumer_restarts_the_snapshot() -> None:
 
 @pytest.mark.parametrize("seen", [2, 4])
 def test_a_delivery_that_does_not_follow_the_last_one_is_left_out_with_all_after_it(seen: int) -> None:
-    """A larger number: another reader got some. A smaller one: somebody reset the consumer."""
+    """A larger number: another reader got deliveries. A smaller one: another client reset the consumer."""
     log, _ = in_sync("a", "b")
     reply = b"$JS.ACK.DROPLET_CONFIG.h1.1.9.%d.%d.0" % (seen, EPOCH)
     batch = log.sort([Message(b"droplet.v1.h1.config.c", reply, b"x", None)])

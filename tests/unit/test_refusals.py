@@ -1,4 +1,4 @@
-"""What the executor says of a refusal: the kernel's words and a way out, or a text that is whole and left as it is."""
+"""How the executor explains refusals: the kernel's message and a remedy, or a complete text that stays unchanged."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_an_endpoint_that_keeps_its_offloads_says_what_is_lost(plug: Any) -> Non
 
 
 def test_an_offload_that_the_driver_holds_and_that_loses_nothing_is_not_asked_for_again_and_again(plug: Any) -> None:
-    """Else every resync would find it wrong, and mend it in vain."""
+    """Otherwise every resync would find a difference and try to repair it."""
     interface = plug(StubbornInterface("rx-gro", "tx-vlan-hw-insert", changeable=False))
     with socket.socket() as control:
         assert wrong_offloads(ethtool.read_offloads(control, "eth0")) == {}

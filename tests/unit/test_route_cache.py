@@ -30,7 +30,7 @@ DROPLETS = tuple(
 
 
 def settled(uplinks: tuple[Uplink, ...] = ONE, by: int | None = None) -> RouteCache:
-    """Return lookups with every answer there, by the way's own uplink or by one interface."""
+    """Return cached routes for every lookup, through the uplink itself or through one interface."""
     made = RouteCache()
     made.set_wanted(DROPLETS, uplinks)
     for hop_key, _, _ in made.missing():

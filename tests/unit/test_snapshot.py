@@ -56,7 +56,7 @@ def test_a_message_that_comes_again_is_counted_once() -> None:
 
 
 def test_the_server_completes_a_replay_only_for_deliveries_that_have_arrived() -> None:
-    """What it says of deliveries on their way is no proof: they may go to somebody else."""
+    """Its count of deliveries in flight is no proof: they may go to another reader."""
     replay = Replay(3)
     replay.arrived(delivery(1, pending=2))
     replay.take_info(consumer_info(3, pending=0))

@@ -35,7 +35,7 @@ def test_of_very_many_the_first_are_named_and_all_are_counted() -> None:
 
 
 def test_of_very_many_errors_in_a_document_the_first_are_listed_and_all_are_counted() -> None:
-    """A document of a mebibyte holds ten thousand endpoints, and each may be wrong in several ways."""
+    """A document of a mebibyte holds ten thousand endpoints, and each may have several errors."""
     verdict = Verdict(
         *("many", 7, State.FAILED, 6),
         missing=tuple(Reference("networks", f"n{number}") for number in range(102)),

@@ -1,4 +1,4 @@
-"""The way that `dropletctl path` tells, for every state of the maps that matters to it."""
+"""The trace of `dropletctl path`, for every state of the maps that it depends on."""
 
 from __future__ import annotations
 

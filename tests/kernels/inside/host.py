@@ -119,7 +119,7 @@ class Host:
         }
 
     def is_balanced(self) -> bool:
-        """Say whether as many packets came in as ended in some way."""
+        """Return whether every received packet has exactly one other outcome."""
         counters = self.counters()
         came = sum(counters.pop(name) for name in RECEIVED)
         return came == sum(counters.values())
