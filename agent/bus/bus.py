@@ -120,7 +120,8 @@ class Bus:
     async def drain(self, timeout: float) -> bool:  # noqa: ASYNC109  the caller's limit at shutdown
         """Wait at most `timeout` seconds for the server to confirm every acknowledgement; return whether it has."""
         try:
-            await asyncio.wait_for(self._outbox_empty.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._outbox_empty.wait()
         except TimeoutError:
             self._log.warning("acknowledgements_unconfirmed", documents=len(self._outbox))
             return False
@@ -215,7 +216,8 @@ class Bus:
         while not connection.lost.is_set():
             self._report_violations()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(connection.lost.wait(), VIOLATION_STANDS / 6)
+                async with asyncio.timeout(VIOLATION_STANDS / 6):
+                    await connection.lost.wait()
 
     def _on_status(self, _subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
         """Record a status. Nothing may be raised, whatever the message: it would end the library's read loop."""

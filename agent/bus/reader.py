@@ -250,7 +250,8 @@ class ConsumerReader:
         now = time.monotonic()
         patience = min(self._session.machine.wake_in(now), self._poll.wake_in(now))
         try:
-            await asyncio.wait_for(self._session.arrived.wait(), patience)
+            async with asyncio.timeout(patience):
+                await self._session.arrived.wait()
         except TimeoutError:
             if self._session.machine.is_dead:
                 silence = (MAX_SILENCES + 1) * SILENCE

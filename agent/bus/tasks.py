@@ -8,9 +8,11 @@ from typing import Any
 
 
 async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended: before Python 3.12, a wait_for() that just completed loses a cancellation.
+    """Cancel tasks until they have ended.
 
-    Returns when all have ended and raises nothing of theirs: their results stay with the tasks.
+    One cancellation may be lost: before Python 3.12, wait_for() ignores one that comes as the awaited future completes,
+    and nats-py uses it for requests. Returns when all have ended and raises nothing of theirs: their results stay with
+    the tasks.
     """
     pending = set(tasks)
     while pending:
