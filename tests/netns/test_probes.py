@@ -299,7 +299,7 @@ class ProbeSetup:
 @pytest.fixture
 def seldom_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no path checked again for longer than any test waits: what is found is found for another reason."""
-    monkeypatch.setattr("agent.core.probe.probing.MIN_CHECK_PERIOD", 600.0)
+    monkeypatch.setattr("agent.core.probe.path_mtu.MIN_CHECK_PERIOD", 600.0)
 
 
 QUICK = Rules(interval=0.1, deadline=0.2, check_every=1.0, narrow_every=0.5)
