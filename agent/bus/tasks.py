@@ -1,9 +1,10 @@
-"""Ends asyncio tasks."""
+"""Ends asyncio tasks, and keeps one from being interrupted."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 
@@ -20,3 +21,20 @@ async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=1)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[], None] | None = None) -> None:
+    """Await the end of a handler call, even if the connection is lost meanwhile: nothing is half applied.
+
+    `done_late` is called if the call succeeded after its cancellation was requested.
+    """
+    task = asyncio.create_task(call)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # the caller may cancel again
+                await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None and done_late is not None:
+            done_late()
+        raise

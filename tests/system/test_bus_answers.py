@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from lab.bus import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
-from agent.bus import Bus, pull, reader
+from agent.bus import Bus, pull
 from agent.bus.ack_publisher import AckPublisher
 from agent.bus.client import Connection, connect
 from agent.bus.outbox import Outbox
@@ -218,8 +218,7 @@ async def test_the_fault_says_why_a_connection_was_given_up(
 ) -> None:
     async with client_of(server) as client:
         await make_streams(client)
-    for module in (pull, reader):
-        monkeypatch.setattr(module, "MAX_SILENCES", 1)
+    monkeypatch.setattr(pull, "MAX_SILENCES", 1)
     lines = Lines()
     async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:
         await until(lambda: not lines.standing("consumer_missing") and bus.connected)

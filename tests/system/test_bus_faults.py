@@ -26,7 +26,7 @@ from lab.bus import (
     user_block,
 )
 
-from agent.bus import Bus, BusSettings, client, pull, reader
+from agent.bus import Bus, BusSettings, client, pull
 from agent.bus.connection_errors import describe
 from protocol import permissions
 
@@ -148,8 +148,7 @@ async def test_a_bus_that_cannot_be_used_is_a_fault_with_server_reason_and_remed
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(client, "CONNECT_TIMEOUT", 2)
-    for module in (pull, reader):
-        monkeypatch.setattr(module, "MAX_SILENCES", 1)
+    monkeypatch.setattr(pull, "MAX_SILENCES", 1)
     lines = Lines()
     async with case(tmp_path) as (settings, then):
         bus = Bus("h1", settings, Recorder(), lines.log, lines.report)
