@@ -6,7 +6,7 @@ import contextlib
 import errno
 import gc
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from lab.bus import (
 from agent.bus import Bus, BusSettings, client, pull
 from agent.bus.connection_errors import describe
 from protocol import permissions
+from protocol.status import Fault
 
 
 class Case(NamedTuple):
@@ -185,13 +186,12 @@ async def test_several_servers_are_one_fault_that_says_why_of_each_and_is_told_o
     async with refused(tmp_path) as one, unresolved(tmp_path) as two:
         servers = one.settings.servers + two.settings.servers
 
-        class Counting(Bus):
-            def _report_disconnected(self, server: str, reason: str) -> None:
-                tries.append(server)
-                super()._report_disconnected(server, reason)
+        def report(source: str, faults: Iterable[Fault]) -> None:
+            tries.append(source)
+            lines.report(source, faults)
 
-        async with running(Counting("h1", BusSettings(servers), Recorder(), lines.log, lines.report)):
-            await until(lambda: len(tries) >= 6, 60)
+        async with running(Bus("h1", BusSettings(servers), Recorder(), lines.log, report)):
+            await until(lambda: tries.count("bus") >= 6, 60)
         fault = lines.standing("bus_disconnected")
         assert fault is not None
         assert fault.subject == ", ".join(servers)
