@@ -6,7 +6,8 @@
  * - its whole key matches, so a collision is a miss, and does not replace a valid copy;
  * - its generation is current. The agent and the programs start a new generation after they change or remove an entry
  *   of the hash map, which invalidates all copies on all CPUs;
- * - it has not expired: copies live for at most DIRECT_RENEW, also if the agent is killed before it starts a generation.
+ * - it has not expired: copies live for at most DIRECT_RENEW, also if the agent is killed before it starts a
+ * generation.
  *
  * Read the generation before the lookup that the copy is made from, so that a later change makes the copy stale. The
  * kernel may reuse an element of a hash for another key while a program reads it: look the key up again after copying,
