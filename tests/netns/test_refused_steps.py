@@ -22,6 +22,7 @@ from agent.datapath.attach.xdp import XDP_FLAGS_SKB_MODE, AttachMode
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import MapDefinition
 from agent.datapath.bpf.maps import MapSizes, open_maps
+from agent.datapath.bpf.uapi import call
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.errors import OperatorError
 from tests.netns.conftest import Topo, ip, ip_json
@@ -51,7 +52,7 @@ def linked(program_id: int, ifindex: int) -> Iterator[None]:
     """Have a program attached in generic mode by a bpf_link, as libxdp or bpftool attach."""
     program = bpf.program_by_id(program_id)
     try:
-        link = bpf._call(BPF_LINK_CREATE, struct.pack("=4I16x", program, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE))[0]
+        link = call(BPF_LINK_CREATE, struct.pack("=4I16x", program, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE))[0]
         yield
         os.close(link)
     finally:

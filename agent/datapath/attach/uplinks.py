@@ -10,13 +10,13 @@ import ipaddress
 import socket
 from collections.abc import Collection, Iterable, Sequence
 
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_DADFAILED, IFA_F_TENTATIVE
+
 from agent.core.model.uplinks import Uplink
 from agent.datapath.attach.xdp import attached_program
 from agent.datapath.net.netlink import Message, Netlink, attribute
 
 ETH_P_8021Q = 0x8100
-IFA_F_DADFAILED = 0x08
-IFA_F_TENTATIVE = 0x40
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 STACKED = ("vlan", "bond")
 """Kinds of interfaces whose frames arrive on other interfaces, which must be read too."""
