@@ -16,15 +16,15 @@ from tests.netns.conftest import Topo, run
 
 @pytest.fixture
 def control(topo: Topo) -> Iterator[socket.socket]:
-    """A socket of the substrate's namespace, in which this thread is not."""
-    with opened_namespace(topo.substrate) as descriptor:
+    """A socket of the underlay's namespace, in which this thread is not."""
+    with opened_namespace(topo.underlay) as descriptor:
         opened = in_namespace(descriptor, open_control_socket)
     with opened:
         yield opened
 
 
 def offloads(topo: Topo) -> dict[str, str]:
-    lines = run("ip", "netns", "exec", topo.substrate, "ethtool", "-k", "sub0").splitlines()[1:]
+    lines = run("ip", "netns", "exec", topo.underlay, "ethtool", "-k", "sub0").splitlines()[1:]
     return {name.strip(): state for name, _, state in (line.partition(": ") for line in lines)}
 
 

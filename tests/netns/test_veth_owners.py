@@ -91,7 +91,7 @@ async def test_an_ifindex_that_is_taken_is_refused_with_its_holder(topo: Topo) -
     assert ip_json("link", "show", "theirs")
 
 
-async def test_a_host_side_name_that_is_anothers_is_refused(topo: Topo) -> None:
+async def test_a_host_side_name_in_use_by_another_owner_is_refused(topo: Topo) -> None:
     veth = wanted(topo.endpoint_namespace())
     ip("link", "add", veth.ifname, "type", "veth", "peer", "name", "theirs2")
     ip("link", "set", veth.ifname, "alias", "theirs")

@@ -116,7 +116,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-async def test_a_pair_is_mended_when(topo: Topo, damage: str) -> None:
+async def test_a_pair_is_repaired_when(topo: Topo, damage: str) -> None:
     veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
@@ -156,7 +156,7 @@ async def test_what_the_tenant_added_stays_while_nothing_of_ours_is_missing(topo
         assert addresses(veth) == {*veth.addresses, "10.1.0.200/24"}
 
 
-async def test_a_pair_whose_making_was_cut_short_is_finished(topo: Topo) -> None:
+async def test_an_interrupted_creation_is_completed(topo: Topo) -> None:
     """Killed right after the kernel made the pair: no mark, nothing set."""
     veth = wanted(topo.endpoint_namespace())
     make_unfinished(veth, veth.namespace)
@@ -165,7 +165,7 @@ async def test_a_pair_whose_making_was_cut_short_is_finished(topo: Topo) -> None
         assert_right(veth)
 
 
-async def test_an_unfinished_pair_in_another_namespace_is_made_anew(topo: Topo) -> None:
+async def test_an_unfinished_pair_in_another_namespace_is_recreated(topo: Topo) -> None:
     veth, elsewhere = wanted(topo.endpoint_namespace()), topo.endpoint_namespace()
     make_unfinished(veth, elsewhere)
     async with open_links() as links:
@@ -178,7 +178,7 @@ class Killed(BaseException):
     """Not an Exception, so that no code under test catches it."""
 
 
-async def test_a_pair_is_finished_wherever_its_making_was_cut_short(topo: Topo, monkeypatch) -> None:
+async def test_a_creation_interrupted_at_any_step_is_completed(topo: Topo, monkeypatch) -> None:
     """Killed before each request to the kernel in turn, and started again."""
     request, left = Netlink.request, 0
 
@@ -205,7 +205,7 @@ async def test_a_pair_is_finished_wherever_its_making_was_cut_short(topo: Topo, 
     assert 10 < killed < 40
 
 
-async def test_an_endpoint_that_moves_takes_its_pair_along(topo: Topo) -> None:
+async def test_a_moved_endpoint_keeps_its_pair(topo: Topo) -> None:
     veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
@@ -215,7 +215,7 @@ async def test_an_endpoint_that_moves_takes_its_pair_along(topo: Topo) -> None:
         assert [link["ifname"] for link in ip_json("link", "show", namespace=veth.namespace)] == ["lo"]
 
 
-async def test_a_pair_of_ours_with_another_ifindex_makes_way(topo: Topo) -> None:
+async def test_a_pair_of_ours_with_another_ifindex_is_replaced(topo: Topo) -> None:
     veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)

@@ -13,7 +13,7 @@ from tests.netns.conftest import Topo, ip_json
 from tests.netns.programs import loaded, owning
 
 
-async def test_a_strangers_program_is_neither_replaced_nor_detached(topo: Topo) -> None:
+async def test_another_owners_program_is_neither_replaced_nor_detached(topo: Topo) -> None:
     with loaded("stranger") as stranger, loaded("ours") as ours:
         async with Netlink() as netlink:
             index = topo.ifindex("eth0")
@@ -52,7 +52,7 @@ async def test_an_older_program_of_ours_is_replaced_in_either_mode(topo: Topo, m
             assert "xdp" not in ip_json("link", "show", "eth0")[0]
 
 
-async def test_a_generic_program_of_ours_becomes_native_when_that_is_asked(topo: Topo) -> None:
+async def test_a_generic_program_of_ours_becomes_native_if_configured(topo: Topo) -> None:
     with loaded("ours") as program:
         async with Netlink() as netlink:
             index = topo.ifindex("eth0")

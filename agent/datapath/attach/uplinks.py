@@ -65,7 +65,7 @@ def uplink_from(
         ifindex=int(link["index"]),
         mac=_mac(link),
         mtu=int(attribute(link, "IFLA_MTU")),
-        addresses=tuple(_substrate_addresses(addresses)),
+        addresses=tuple(_underlay_addresses(addresses)),
         ingress=(index, *sorted(members)) if kind(carrier) == "bond" else (index,),
         egress=index,
         carrier=index,
@@ -93,7 +93,7 @@ def _vlan_id(link: Message) -> int:
     return int(attribute(data, "IFLA_VLAN_ID"))
 
 
-def _substrate_addresses(addresses: Iterable[Message]) -> Iterable[bytes]:
+def _underlay_addresses(addresses: Iterable[Message]) -> Iterable[bytes]:
     """Yield the packed addresses, of 4 or 16 bytes, that a droplet may have."""
     for message in addresses:
         address = _address(message)

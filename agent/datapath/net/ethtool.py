@@ -4,7 +4,7 @@ pyroute2 sends them through a socket of the calling thread's namespace, and read
 Here the socket is one of the interface's namespace, and the names, which are the whole kernel's, are read once. That
 makes 27 us of 380 us of CPU time for an interface, and every comparison with the kernel reads thousands.
 
-What an endpoint's interface needs is `agent.core.model.offloads`' affair. The substrate's interfaces need one thing:
+What an endpoint's interface needs is `agent.core.model.offloads`' affair. The underlay's interfaces need one thing:
 XDP sees VLAN tags only where the hardware does not take them off.
 """
 
