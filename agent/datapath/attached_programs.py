@@ -18,6 +18,7 @@ from agent.core.uplinks.program_owners import Owner
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.attach.xdp import attached_program
 from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.links import xdp_link
 from agent.datapath.bpf.marks import is_like_ours, read_mark
 from agent.datapath.bpf.pins import Pins, pinned_program_ids
 from agent.datapath.bpf.program_holders import holder_of
@@ -46,7 +47,7 @@ def is_ours(program_id: int, pins: Pins) -> bool:
     """
     if program_id in pinned_program_ids(pins):
         return True
-    info = _program_info(program_id)
+    info = program_info(program_id)
     if info is None:
         return False
     marked = read_mark(info)
@@ -57,15 +58,16 @@ def is_ours(program_id: int, pins: Pins) -> bool:
     return not any(one.marked_map_ids() & set(info.map_ids) for one in (pins, *pins.others()))
 
 
-def owner_of(program_id: int, pins: Pins) -> Owner:
-    """Return the owner of a program of another instance, and the process that holds it open, if one is visible."""
-    info = _program_info(program_id)
+def owner_of(program_id: int, ifindex: int, pins: Pins) -> Owner:
+    """Return the owner of another's program on an interface, and the process that holds it open, if one is visible."""
+    info = program_info(program_id)
     marked = read_mark(info) if info is not None else None
     if marked is not None:
         instance = marked[1].instance
     else:
         instance = next((one.instance for one in pins.others() if program_id in pinned_program_ids(one)), "")
-    return Owner(instance, holder_of(program_id), info.name if info is not None else "")
+    name = info.name if info is not None else ""
+    return Owner(instance, holder_of(program_id), name, xdp_link(program_id, ifindex))
 
 
 async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> OwnedObjects:
@@ -82,7 +84,7 @@ async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> Owned
     maps: dict[str, int] = {}
     programs: dict[tuple[str, str], int] = {}
     for number in dict.fromkeys([*numbers, *sorted(pinned_program_ids(pins), reverse=True)]):
-        info = _program_info(number)
+        info = program_info(number)
         marked = read_mark(info) if info is not None else None
         if info is None or marked is None or marked[1][:2] != (pins.instance, LAYOUT_VERSION):
             continue
@@ -110,7 +112,7 @@ def _maps_of(info: bpf.ProgramInfo, *, but: int) -> Iterator[tuple[str, int]]:
                     os.close(descriptor)
 
 
-def _program_info(number: int) -> bpf.ProgramInfo | None:
+def program_info(number: int) -> bpf.ProgramInfo | None:
     """Describe a program by its id, None when it has gone."""
     try:
         descriptor = bpf.program_by_id(number)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -103,7 +104,7 @@ class Kernel:
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """The features that the programs are compiled with."""
-        own = ProgramOwnership(self._owns, bpf.program_by_id, lambda number: owner_of(number, config.pins))
+        own = ProgramOwnership(self._owns, bpf.program_by_id, partial(owner_of, pins=config.pins))
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
         self.modes = AttachModes(config.attach_mode)
@@ -122,7 +123,7 @@ class Kernel:
             self._leave_tags_on,
         )
         self.transit.attached_hook = self.follow_modes
-        self._follower = ModeFollower(netlink, self.modes, self.transit, self.links)
+        self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns)
         self.executor = Executor(maps, self.links, self.transit)
         self.neighbours = NeighbourWatch(uplinks, maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None

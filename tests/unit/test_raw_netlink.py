@@ -15,6 +15,8 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from agent.datapath.net import raw_netlink as raw
 from agent.datapath.net.link_messages import decoded_link
+from agent.datapath.net.link_query import IFLA_XDP, LinkXdp
+from agent.datapath.net.link_query import _xdp as read_xdp
 from agent.datapath.net.netlink import attribute
 
 NET = Path(__file__).parents[2] / "agent/datapath"
@@ -70,6 +72,24 @@ def test_an_attribute_that_says_it_is_shorter_than_its_header_ends_the_reading(l
 @pytest.mark.parametrize("length", range(16))
 def test_a_message_that_says_it_is_shorter_than_its_header_ends_the_reading(length: int) -> None:
     assert list(raw.messages(struct.pack("=IHHII", length, 16, 0, 1, 0) * 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("attached", "found"),
+    [
+        ({}, LinkXdp(0, "none")),
+        ({4: 9, 5: 9}, LinkXdp(9, "native")),
+        ({4: 9, 6: 9}, LinkXdp(9, "generic")),
+        ({4: 9, 7: 9}, LinkXdp(9, "offload")),
+        ({5: 9, 7: 8}, LinkXdp(9, "native")),
+    ],
+    ids=["none", "in the driver", "in the stack", "on the card", "in the driver beside another's on the card"],
+)
+def test_a_program_is_found_in_its_mode_also_beside_another_one(attached: dict[int, int], found: LinkXdp) -> None:
+    """As rtnl_xdp_fill() writes them (net/core/rtnetlink.c): with two programs, there is no IFLA_XDP_PROG_ID."""
+    xdp = b"".join(raw.u32_attribute(kind, number) for kind, number in attached.items())
+    body = raw.LINK.pack(0, 0, 7, 0, 0) + raw.ATTRIBUTE.pack(raw.ATTRIBUTE.size + len(xdp), IFLA_XDP) + xdp
+    assert read_xdp(raw.RTM_GETLINK, body) == found
 
 
 def test_an_error_has_the_kernels_errno_and_an_acknowledgement_is_none() -> None:

@@ -48,11 +48,14 @@ class Command(IntEnum):
     PROG_GET_FD_BY_ID = 13
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
+    PROG_QUERY = 16
     RAW_TRACEPOINT_OPEN = 17
     MAP_FREEZE = 22
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
+    LINK_GET_FD_BY_ID = 30
+    LINK_GET_NEXT_ID = 31
     PROG_BIND_MAP = 35
 
 
@@ -427,7 +430,30 @@ def attach_tracepoint(name: str, fd: int) -> int:
 
 def link_program(fd: int) -> int:
     """Return the kernel's id of the program that a link attaches: struct bpf_link_info { u32 type, id, prog_id }."""
-    return int(unpack_from("=3I", _info(fd, 16))[2])
+    return int(unpack_from("=3I", link_info(fd, 16))[2])
+
+
+def link_info(fd: int, size: int) -> bytes:
+    """Return the first bytes of a link's struct bpf_link_info."""
+    return _info(fd, size)
+
+
+def link_by_id(number: int) -> int:
+    """Open a link by the kernel's id; ENOENT when there is none."""
+    return _call(Command.LINK_GET_FD_BY_ID, pack("=III", number, 0, 0))[0]
+
+
+def next_link(number: int) -> int | None:
+    """Return the id of the link with the next greater id, None when there is none."""
+    try:
+        return int(unpack_from("=I", _call(Command.LINK_GET_NEXT_ID, pack("=III", number, 0, 0))[1], 4)[0])
+    except FileNotFoundError:
+        return None
+
+
+def query_programs(attr: bytes) -> bytes:
+    """Return the attributes of BPF_PROG_QUERY as the kernel left them."""
+    return _call(Command.PROG_QUERY, attr)[1]
 
 
 # Pins and descriptions

@@ -23,9 +23,10 @@ from agent.datapath.net.raw_netlink import (
     message,
 )
 
-IFLA_XDP, IFLA_XDP_ATTACHED, IFLA_XDP_PROG_ID = 43, 2, 4
-_MODES = {1: "native", 2: "generic", 3: "offload"}
-"""XDP_ATTACHED_DRV, _SKB and _HW of linux/if_link.h."""
+IFLA_XDP = 43
+_MODES = {5: "native", 6: "generic", 7: "offload"}
+"""IFLA_XDP_DRV_PROG_ID, _SKB_PROG_ID and _HW_PROG_ID. A card may run a program of its own beside one of the others:
+the kernel then gives no IFLA_XDP_PROG_ID (net/core/rtnetlink.c: rtnl_xdp_fill)."""
 ANSWER = 1 << 16
 TIMEOUT = 1.0
 
@@ -64,6 +65,7 @@ def _xdp(kind: int, body: bytes) -> LinkXdp:
     if kind == NLMSG_ERROR:
         raise error_in(body) or OSError(errno.EIO, "the kernel's answer names no link")
     xdp = find_attribute(body[LINK.size :], IFLA_XDP)
-    identity = find_attribute(xdp, IFLA_XDP_PROG_ID)
-    attached = find_attribute(xdp, IFLA_XDP_ATTACHED)
-    return LinkXdp(int.from_bytes(identity, sys.byteorder), _MODES.get(attached[0] if attached else 0, "none"))
+    for kind, mode in _MODES.items():
+        if identity := find_attribute(xdp, kind):
+            return LinkXdp(int.from_bytes(identity, sys.byteorder), mode)
+    return LinkXdp(0, "none")
