@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -38,12 +38,12 @@ class OwnedObjects:
     """Program ids by name and content hash."""
 
 
-def is_ours(program_id: int, pins: Pins) -> bool:
+def is_ours(program_id: int, pins: Pins, *, unmarked: bool = True) -> bool:
     """Return whether a program is this instance's: pinned by it, or marked with its name.
 
     The maps that it uses say nothing: users' programs may use the pinned ones. An unmarked program of an older version
     is this instance's if no other instance has it pinned, and if it uses no pinned map of a layout that came with
-    marks. A program that is gone has no owner.
+    marks; without `unmarked` it never is. A program that is gone has no owner.
     """
     if program_id in pinned_program_ids(pins):
         return True
@@ -53,9 +53,24 @@ def is_ours(program_id: int, pins: Pins) -> bool:
     marked = read_mark(info)
     if marked is not None:
         return marked[1].instance == pins.instance
-    if not is_like_ours(info) or any(program_id in pinned_program_ids(other) for other in pins.others()):
+    if (
+        not unmarked
+        or not is_like_ours(info)
+        or any(program_id in pinned_program_ids(other) for other in pins.others())
+    ):
         return False
     return not any(one.marked_map_ids() & set(info.map_ids) for one in (pins, *pins.others()))
+
+
+def foreign_users(map_ids: Collection[int], pins: Pins) -> dict[int, str]:
+    """Return which of some maps programs of other owners use, each with a description of such a program."""
+    found: dict[int, str] = {}
+    for number in bpf.all_ids(bpf.Command.PROG_GET_NEXT_ID):
+        info = program_info(number)
+        used = set(info.map_ids).intersection(map_ids) if info is not None else set()
+        if info is not None and used and not is_ours(number, pins):
+            found |= dict.fromkeys(used, f"program {info.name} (id {number})")
+    return found
 
 
 def owner_of(program_id: int, ifindex: int, pins: Pins) -> Owner:

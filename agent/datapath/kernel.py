@@ -27,7 +27,7 @@ from agent.datapath.attach.transit import Transit
 from agent.datapath.attach.uplinks import names_of, read_uplinks
 from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership
 from agent.datapath.attach.xdp_features import FeatureEvents
-from agent.datapath.attached_programs import find, is_ours, owner_of
+from agent.datapath.attached_programs import find, foreign_users, is_ours, owner_of
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import EVERYTHING, CompiledObject, compile_programs
@@ -203,13 +203,13 @@ class Kernel:
         self._take(observed.uplinks)
         self._count_failures()
         self.neighbours.rescan()
-        outdated = any(self.transit.is_outdated(uplink.carrier) for uplink in observed.uplinks)
+        pins, outdated = self.config.pins, any(self.transit.is_outdated(one.carrier) for one in observed.uplinks)
         if (
             any(one.transit for one in observed.uplinks)
             and not outdated
             and all(veth.transit_agent for veth in observed.veths.values())
         ):
-            kept = self.config.pins.forget_others(self._content)
+            kept = pins.forget_others(self._content, partial(foreign_users, pins=pins))
             if kept and self._old_pins.is_new("pins", str(kept)):
                 log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
 

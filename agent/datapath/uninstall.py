@@ -42,12 +42,12 @@ async def remove(config: KernelConfig, tell: Callable[[str], None]) -> Removed:
     async with Netlink() as netlink:
         links = await netlink.links()
         interfaces = await _delete_endpoints(netlink, links, config, tell)
+        carriers = {index for name in config.interfaces for index in await _leave(netlink, name, pins, tell)}
         transit = False
         for link in links:
             if marked_endpoint(link, config.instance) is None:
-                transit |= await _detach(netlink, link, pins)
-        for name in config.interfaces:
-            await _leave(netlink, name, pins, tell)
+                owned = partial(is_ours, pins=pins, unmarked=link["index"] in carriers)
+                transit |= await _detach(netlink, link, owned)
     count = sum(1 for path in pins.root.rglob("*") if path.is_file()) if pins.root.exists() else 0
     pins.remove()
     return Removed(interfaces, transit, count)
@@ -79,27 +79,30 @@ async def _delete(netlink: Netlink, index: int) -> bool:
     return True
 
 
-async def _detach(netlink: Netlink, link: Message, pins: Pins) -> bool:
+async def _detach(netlink: Netlink, link: Message, owned: Callable[[int], bool]) -> bool:
     """Detach our program from a link, also from one that was an uplink earlier; return whether there was one."""
     found = attached_program(link)
-    if found is None or not is_ours(found.program_id, pins):
+    if found is None or not owned(found.program_id):
         return False
-    own = ProgramOwnership(partial(is_ours, pins=pins), bpf.program_by_id)
     try:
-        return await detach(netlink, int(link["index"]), own)
+        return await detach(netlink, int(link["index"]), ProgramOwnership(owned, bpf.program_by_id))
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENODEV):  # another program took its place, or the link is gone
             raise
         return False
 
 
-async def _leave(netlink: Netlink, name: str, pins: Pins, tell: Callable[[str], None]) -> None:
-    """Remove our neighbours from an uplink, and name another owner's program there, which stays."""
+async def _leave(netlink: Netlink, name: str, pins: Pins, tell: Callable[[str], None]) -> list[int]:
+    """Remove our neighbours from an uplink, and name another owner's program there, which stays.
+
+    Return the ifindex of its carrier, if the uplink is still there.
+    """
     if await netlink.link(ifname=name) is None:
-        return
+        return []
     (uplink,) = await read_uplinks(netlink, [name])
     carrier = await netlink.link(index=uplink.carrier)
     foreign = foreign_xdp(carrier, pins) if carrier is not None else None
     if foreign is not None:
         tell(f"{foreign.description}: it is left alone")
     await release_all(netlink, uplink.ifindex)
+    return [uplink.carrier]

@@ -5,6 +5,7 @@ Formats: union bpf_attr and struct bpf_link_info of include/uapi/linux/bpf.h.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
@@ -33,18 +34,14 @@ def xdp_link(program_id: int, ifindex: int) -> int:
 
 def _links() -> Iterator[tuple[int, bytes]]:
     """Yield the id and the description of each link of the host, without those that go meanwhile."""
-    number = bpf.next_link(0)
-    while number is not None:
-        try:
+    for number in bpf.all_ids(bpf.Command.LINK_GET_NEXT_ID):
+        with contextlib.suppress(FileNotFoundError):
             descriptor = bpf.link_by_id(number)
-        except FileNotFoundError:
-            pass
-        else:
             try:
-                yield number, bpf.link_info(descriptor, LINK_INFO_SIZE)
+                info = bpf.link_info(descriptor, LINK_INFO_SIZE)
             finally:
                 os.close(descriptor)
-        number = bpf.next_link(number)
+            yield number, info
 
 
 def tcx_programs(ifindex: int) -> list[int]:

@@ -6,6 +6,7 @@ descriptor, and knows none of the project's maps. Every refusal of the kernel is
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -45,6 +46,7 @@ class Command(IntEnum):
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_TEST_RUN = 10
+    PROG_GET_NEXT_ID = 11
     PROG_GET_FD_BY_ID = 13
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
@@ -443,12 +445,13 @@ def link_by_id(number: int) -> int:
     return _call(Command.LINK_GET_FD_BY_ID, pack("=III", number, 0, 0))[0]
 
 
-def next_link(number: int) -> int | None:
-    """Return the id of the link with the next greater id, None when there is none."""
-    try:
-        return int(unpack_from("=I", _call(Command.LINK_GET_NEXT_ID, pack("=III", number, 0, 0))[1], 4)[0])
-    except FileNotFoundError:
-        return None
+def all_ids(command: Command) -> Iterator[int]:
+    """Yield the ids of all programs (PROG_GET_NEXT_ID) or links (LINK_GET_NEXT_ID) of the host, in their order."""
+    number = 0
+    with contextlib.suppress(FileNotFoundError):
+        while True:
+            number = unpack_from("=I", _call(command, pack("=III", number, 0, 0))[1], 4)[0]
+            yield number
 
 
 def query_programs(attr: bytes) -> bytes:
