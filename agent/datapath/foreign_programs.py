@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
-from agent.core.uplinks.program_owners import advice, description
+from agent.core.plan.observed import Observed
+from agent.core.uplinks.program_owners import Place, advice, description
 from agent.datapath.attach.xdp import attached_program, place_of
 from agent.datapath.attached_programs import is_ours, owner_of, program_info
 from agent.datapath.bpf.links import tcx_programs
 from agent.datapath.bpf.pins import Pins
+from agent.datapath.net.link_query import LinkXdp
 from agent.datapath.net.netlink import Message, Netlink, attribute
+from protocol.status import Fault
 
 CLSACT_PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)
 """TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) and _MIN_EGRESS of linux/pkt_sched.h; a qdisc `ingress` has the first."""
+
+MOST_FAULTS = 10
+"""Interfaces that are named as faults: finding the process that holds a program takes some milliseconds."""
 
 
 class ForeignProgram(NamedTuple):
@@ -30,6 +37,29 @@ def foreign_xdp(link: Message, pins: Pins) -> ForeignProgram | None:
         return None
     owner, place = owner_of(found.program_id, int(link["index"]), pins), place_of(found, link)
     return ForeignProgram(description(owner, found.program_id, place), advice(owner, place))
+
+
+def foreign_faults(
+    observed: Observed, pins: Pins, owned: Callable[[int], bool], attached: Callable[[int], LinkXdp]
+) -> dict[int, Fault]:
+    """Return a fault for each interface where another owner's XDP program is in the place of ours, by ifindex.
+
+    `owned` recognises our programs, `attached` reads the program of an interface. Only the first interfaces are named:
+    many have the same cause.
+    """
+    places = {uplink.carrier: ("", uplink.name) for uplink in observed.uplinks if not uplink.transit}
+    places |= {veth.ifindex: (veth.endpoint, veth.ifname) for veth in observed.veths.values() if not veth.transit_agent}
+    faults: dict[int, Fault] = {}
+    for ifindex, (endpoint, name) in places.items():
+        with contextlib.suppress(OSError):  # it is gone
+            found = attached(ifindex)
+            if found.program_id and not owned(found.program_id):
+                owner, place = owner_of(found.program_id, ifindex, pins), Place(name, found.mode, endpoint)
+                detail = description(owner, found.program_id, place)
+                faults[ifindex] = Fault("foreign_program", name, detail, advice(owner, place))
+        if len(faults) == MOST_FAULTS:
+            break
+    return faults
 
 
 async def foreign_programs(netlink: Netlink, link: Message, pins: Pins) -> list[str]:

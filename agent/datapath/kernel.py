@@ -36,6 +36,7 @@ from agent.datapath.bpf.map_queries import MapQueries
 from agent.datapath.bpf.maps import Map, MapSizes, close_maps, open_maps
 from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids, restore
 from agent.datapath.executor import Executor
+from agent.datapath.foreign_programs import foreign_faults
 from agent.datapath.mode_follower import ModeFollower
 from agent.datapath.net.device_statistics import unsent_frames
 from agent.datapath.net.ethtool import leave_tags_on
@@ -44,6 +45,7 @@ from agent.datapath.net.netlink import Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
 from agent.datapath.observe import Subject, observe, observe_some
 from agent.datapath.veth.pairs import Links, TransitAgent
+from protocol.status import Fault
 
 log = structlog.get_logger()
 
@@ -101,6 +103,8 @@ class Kernel:
         self._loaded = loaded
         self._content = compiled.hash
         self._old_pins = LogOnce()
+        self.foreign: dict[int, Fault] = {}
+        """A fault for each interface with another owner's program in the place of ours, by ifindex, as last read."""
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """The features that the programs are compiled with."""
@@ -198,12 +202,14 @@ class Kernel:
         Removed pins are restored, and those of older programs are removed once the current ones run everywhere. The
         jump table is filled for tail calls. Next hops are read again.
         """
+        pins = self.config.pins
         self._restore_pins()
         _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded)
         self._take(observed.uplinks)
         self._count_failures()
         self.neighbours.rescan()
-        pins, outdated = self.config.pins, any(self.transit.is_outdated(one.carrier) for one in observed.uplinks)
+        self.foreign = foreign_faults(observed, pins, self._owns, self.transit.found_on)
+        outdated = any(self.transit.is_outdated(one.carrier) for one in observed.uplinks)
         if (
             any(one.transit for one in observed.uplinks)
             and not outdated

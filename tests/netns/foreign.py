@@ -24,7 +24,7 @@ from tests.netns.conftest import ip, ip_json, run
 from tests.netns.programs import owning, stand_ins
 
 BPF_LINK_CREATE, BPF_XDP = 28, 37
-XDP_GENERIC = 1 << 1
+"""Of enum bpf_cmd and of enum bpf_attach_type."""
 TCX_NEXT = struct.pack("=BBhi", 0xB7, 0, 0, -1) + struct.pack("=BBhi", 0x95, 0, 0, 0)
 """r0 = TC_ACT_UNSPEC; exit."""
 

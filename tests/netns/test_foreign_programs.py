@@ -12,7 +12,7 @@ import pytest
 from agent.core.plan.actions import AttachTransit
 from agent.datapath import host_check
 from agent.datapath.attach.attach_modes import read_devices
-from agent.datapath.attach.xdp import AttachMode, attach
+from agent.datapath.attach.xdp import XDP_FLAGS_SKB_MODE, AttachMode, attach
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.links import xdp_link
 from agent.datapath.kernel import TRANSIT_XDP, Kernel, KernelConfig
@@ -20,7 +20,7 @@ from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
 from tests.netns.conftest import Topo, run, uplinks_now
-from tests.netns.foreign import BPF_XDP, XDP_GENERIC, create_link, stranger_on
+from tests.netns.foreign import BPF_XDP, create_link, stranger_on
 from tests.netns.programs import loaded, owning
 from tests.netns.tenants import endpoint_actions, endpoint_veth
 from tests.netns.test_lost_pins import attached_ids, opened, put_in_place
@@ -43,6 +43,8 @@ async def test_a_strangers_program_on_the_agents_maps_survives(
                 await kernel.follow_modes()
                 kernel.tend(await kernel.observe({}))
                 assert attached_ids()["eth0"] == stranger
+                (fault,) = kernel.foreign.values()
+                assert fault.detail == f"another owner's XDP program {name} (id {stranger}) is attached to eth0"
             check = {one.name: one for one in await host_check.check_host(config)}["xdp"]
             assert not check.ok
             assert check.detail == f"another owner's XDP program {name} (id {stranger}) is attached to eth0"
@@ -94,7 +96,7 @@ async def test_the_command_that_a_refusal_names_detaches_the_program(
 async def test_a_program_that_a_link_attaches_is_to_be_detached_by_the_link(kernel: Kernel, topo: Topo) -> None:
     """`ip link set ... off` fails for it: the kernel answers EBUSY. A pinned link has no process that holds it."""
     with loaded("theirs") as stranger:
-        link = create_link(stranger.descriptor, "eth0", BPF_XDP, XDP_GENERIC)
+        link = create_link(stranger.descriptor, "eth0", BPF_XDP, XDP_FLAGS_SKB_MODE)
         try:
             number = xdp_link(stranger.program_id, topo.ifindex("eth0"))
             assert number == int.from_bytes(bpf.link_info(link, 8)[4:], sys.byteorder)

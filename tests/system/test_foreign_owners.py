@@ -36,8 +36,10 @@ def replaced(lab: SystemLab, interface: str) -> Iterator[int]:
     descriptor = bpf.load_program(SMALLEST_PROGRAM, name="theirs")
     number = bpf.program_info(descriptor).id
     try:
-        bpf.pin(descriptor, pin)
-        os.close(descriptor)
+        try:
+            bpf.pin(descriptor, pin)
+        finally:
+            os.close(descriptor)
         lab.ip(lab.names.droplet(HOST), "-force", "link", "set", "dev", interface, "xdpdrv", "pinned", str(pin))
         yield number
     finally:
@@ -67,6 +69,9 @@ def test_a_strangers_program_is_named_with_the_way_out_which_brings_everything_b
         message = until(lambda: failure_of(lab, found), "a document that fails because of the program")
         command = f"ip link set dev {interface} xdpdrv off"
         assert f"detach it ({command})" in message
+        (fault,) = until(lambda: [one for one in lab.status(HOST).faults if one.kind == "foreign_program"], "the fault")
+        assert (fault.subject, fault.detail) == (interface, found)
+        assert f"detach it ({command})" in fault.remedy
         status = lab.status(HOST)
         assert (status.state, status.documents.failed > 0) == (AgentState.DEGRADED, True)
         assert [one.attach_mode for one in status.uplinks] == ["none" if where == "uplink" else "native"]
