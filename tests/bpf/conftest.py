@@ -6,14 +6,16 @@ import asyncio
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
 
 import pytest
 from bpf_dut import ARRIVAL, SECOND_UPLINK, UNCOUNTED, UPLINK, Dut
 
 from agent.core.model.features import Features
-from agent.datapath.bpf.compiler import CompiledObject, compile_programs
+from agent.datapath.bpf.compiler import CompiledObject, Hook, compile_programs
 
 HERE = Path(__file__).parent
 CLONE_NEWNET = 0x40000000
@@ -55,24 +57,38 @@ def interfaces() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def compiled(lab_cache: Path) -> CompiledObject:
+def duts(lab_cache: Path) -> Iterator[Callable[[Hook], Dut]]:
+    """Return the programs of a hook on maps of their own, each loaded once."""
     if os.geteuid():
         pytest.skip("loading programs needs root")
-    return asyncio.run(compile_programs(lab_cache, features=Features(vlan_tags=True)))
+    with ExitStack() as loaded:
+        yield cache(lambda hook: loaded.enter_context(closing(Dut(compiled_for(lab_cache, hook), hook=hook))))
+
+
+def compiled_for(lab_cache: Path, hook: Hook) -> CompiledObject:
+    return asyncio.run(compile_programs(lab_cache, features=Features(vlan_tags=True), hook=hook))
 
 
 @pytest.fixture(scope="session")
-def shared_dut(compiled: CompiledObject) -> Iterator[Dut]:
-    dut = Dut(compiled)
-    yield dut
-    for program in dut.programs.values():
-        os.close(program.fd)
-    for fd in dut.fds.values():
-        os.close(fd)
+def compiled(lab_cache: Path) -> CompiledObject:
+    if os.geteuid():
+        pytest.skip("loading programs needs root")
+    return compiled_for(lab_cache, Hook.XDP)
+
+
+@pytest.fixture(scope="session")
+def shared_dut(duts: Callable[[Hook], Dut]) -> Dut:
+    return duts(Hook.XDP)
 
 
 @pytest.fixture
 def dut(shared_dut: Dut) -> Dut:
-    shared_dut.fill()
-    shared_dut.reset_icmp_ratelimit()
+    shared_dut.renew()
     return shared_dut
+
+
+@pytest.fixture
+def tc(duts: Callable[[Hook], Dut]) -> Dut:
+    """Return what `dut` does, compiled for tc."""
+    duts(Hook.TC).renew()
+    return duts(Hook.TC)
