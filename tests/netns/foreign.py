@@ -18,6 +18,7 @@ from agent.datapath.bpf.compiler import compile_programs
 from agent.datapath.bpf.links import TCX_HOOKS
 from agent.datapath.bpf.maps import Map, close_maps
 from agent.datapath.bpf.marks import is_like_ours
+from agent.datapath.bpf.uapi import call
 from agent.datapath.kernel import TRANSIT_XDP, Kernel
 from agent.datapath.net.netlink import Netlink
 from tests.netns.conftest import ip, ip_json, run
@@ -64,7 +65,7 @@ def ifindex_of(interface: str) -> int:
 
 def create_link(program: int, interface: str, hook: int, flags: int = 0) -> int:
     """Attach a program by a bpf_link and return the link's descriptor."""
-    return bpf._call(BPF_LINK_CREATE, struct.pack("=4I48x", program, ifindex_of(interface), hook, flags))[0]  # type: ignore[arg-type]
+    return call(BPF_LINK_CREATE, struct.pack("=4I48x", program, ifindex_of(interface), hook, flags))[0]
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def test_a_second_agent_of_the_instance_is_refused_until_the_first_ends(topo: To
             hold_instance("blue")
         with hold_instance("green"):
             pass
-        enter(topo.substrate)
+        enter(topo.underlay)
         with hold_instance("blue"):
             pass
         enter(topo.droplet)

@@ -145,7 +145,7 @@ def test_an_uninstall_names_strangers_on_the_uplink_and_on_endpoints_interfaces(
         done = run(lab.names.droplet(HOST), lab.lab.paths.settings(HOST), "--uninstall")
         assert done.stdout.splitlines() == [
             f"another owner's XDP program theirs (id {on_uplink}) is attached to eth0: it is left alone",
-            "nothing of this agent was here",
+            "nothing to remove: this host has no objects of this agent",
         ]
         assert lab.host_links(HOST)["eth0"][3] == on_uplink
     lab.restart_agent(HOST)
