@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -52,6 +52,8 @@ Publishers = Annotated[
 LISTS = ("servers", "trusted_publishers", "interfaces", "families", "underlay")
 """Settings that are lists; in the environment, their values are separated by commas."""
 LONGEST_GIVEN = 60
+RENAMED = {"data_plane.substrate": "data_plane.underlay", "interface": "interfaces"}
+"""Keys of earlier versions, with today's."""
 
 
 class SettingsError(ValueError):
@@ -178,8 +180,7 @@ def _mistakes(raw: Mapping[str, Any], struct: type[msgspec.Struct], section: str
     """Yield every key that is unknown or missing, or whose value has the wrong type or range."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     for name in sorted(raw.keys() - fields.keys()):
-        near = difflib.get_close_matches(name, fields, 1)
-        yield _Mistake(f"{section}{name}", "unknown setting" + (f"; did you mean {section}{near[0]}?" if near else ""))
+        yield _Mistake(f"{section}{name}", _unknown(f"{section}{name}", [f"{section}{known}" for known in fields]))
     for name, field in fields.items():
         key = f"{section}{name}"
         if name not in raw:
@@ -195,6 +196,14 @@ def _mistakes(raw: Mapping[str, Any], struct: type[msgspec.Struct], section: str
                 msgspec.convert(raw[name], field.type, strict=False)
             except msgspec.ValidationError:
                 yield _Mistake(key, f"{_given(key, raw[name])}; it must be {_wanted(field.type)}")
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    """Return the error about an unknown key, with the key that was meant if that can be guessed."""
+    if key in RENAMED:
+        return f"it was renamed: write {RENAMED[key]}"
+    near = difflib.get_close_matches(key, known, 1)
+    return "unknown setting" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _is_section(kind: Any) -> bool:

@@ -8,6 +8,10 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 
+RENAMED = {"substrate": "underlay"}
+"""Fields of earlier versions, with today's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """One wrong place: its line from 1, its field as a path (`networks[1].cidr`), and what is wrong."""
@@ -134,7 +138,8 @@ class Reader:
         for key in self.node:
             if key not in self._taken:
                 known = ", ".join(sorted(self._taken))
-                self.wrong(f"unknown field; the fields here are {known}", str(key))
+                renamed = f"it was renamed: write {RENAMED[key]}" if key in RENAMED else None
+                self.wrong(renamed or f"unknown field; the fields here are {known}", str(key))
 
 
 def _kind(value: Any) -> str:

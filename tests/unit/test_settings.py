@@ -91,6 +91,10 @@ def test_an_error_names_its_key(tmp_path: Path, text: str, named: str) -> None:
         (LEAST + "bus = 3", "bus: invalid value; it must be a table, [bus]"),
         (LEAST + 'log = "x"', 'log: invalid value "x"; it must be a table, [log]'),
         (LEAST + "[bus]\nserver = []", "bus.server: unknown setting; did you mean bus.servers?"),
+        (
+            LEAST + "[data_plane]\nsubstrate = []",
+            "data_plane.substrate: it was renamed: write data_plane.underlay",
+        ),
         (LEAST + f"state = [{', '.join(['1'] * 99)}]", "1, 1, 1,...; it must be a string"),
     ],
 )

@@ -281,6 +281,10 @@ def messages_of(text: str) -> list[str]:
     return [mistake.message for mistake in raised.value.mistakes]
 
 
+def test_a_renamed_field_is_named_with_its_new_name() -> None:
+    assert "it was renamed: write underlay" in messages(VALID + "substrate: {cidr: 172.18.0.0/24}\n")
+
+
 def test_the_broadcast_and_the_network_address_are_no_droplets_whether_the_prefix_is_written_or_not():
     assert (3, "droplets.h2.address") in mistakes(VALID.replace("172.18.0.12/24", "172.18.0.255/24"))
     bare = "underlay: {cidr: 172.18.0.0/24}\n" + VALID.replace("172.18.0.11/24", "172.18.0.0").replace("/24}", "}")
