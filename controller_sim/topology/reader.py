@@ -7,7 +7,6 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-
 RENAMED = {"substrate": "underlay"}
 """Fields of earlier versions, with today's."""
 

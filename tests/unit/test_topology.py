@@ -282,7 +282,7 @@ def messages_of(text: str) -> list[str]:
 
 
 def test_a_renamed_field_is_named_with_its_new_name() -> None:
-    assert "it was renamed: write underlay" in messages(VALID + "substrate: {cidr: 172.18.0.0/24}\n")
+    assert "it was renamed: write underlay" in messages_of(VALID + "substrate: {cidr: 172.18.0.0/24}\n")
 
 
 def test_the_broadcast_and_the_network_address_are_no_droplets_whether_the_prefix_is_written_or_not():
