@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from controller_sim.control.bus import read_stream
 from controller_sim.control.moves import Moved
 from controller_sim.control.publisher import Published
+from controller_sim.control.strays import described, readable, strays
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, Reference, State
 from protocol.documents import Document
@@ -250,6 +251,8 @@ class Watcher:
         self.tracker = Tracker()
         self.changed = asyncio.Event()
         self.heard_at = time.monotonic()
+        self.strays: tuple[str, ...] = ()
+        """The messages of the stream that name no document, one line each, as `expect_stored` found them."""
 
     async def _answer(self, message: Msg) -> None:
         self.take(message.subject, message.data)
@@ -267,7 +270,9 @@ class Watcher:
 
     async def expect_stored(self) -> None:
         """Expect also what was published before, and read its answers: nothing in the stream may be unanswered."""
-        for stored in await read_stream(self.client, streams.CONFIG_STREAM, streams.CONFIG_SUBJECTS):
+        documents = await read_stream(self.client, streams.CONFIG_STREAM, streams.CONFIG_SUBJECTS)
+        self.strays = tuple(described(message) for message in strays(documents))
+        for stored in readable(documents):
             target = subjects.parse_config(stored.subject)
             removed = streams.is_delete(stored.headers, stored.body)
             self.tracker.expect(Published(*target, stored.sequence, removed, None))

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from controller_sim.control.bus import Stored
 from controller_sim.control.publisher import Change, difference
+from controller_sim.control.strays import readable
 from protocol import codec, subjects
 from protocol.documents import Document
+from protocol.errors import DocumentError
 
 ENDPOINT = "endpoint."
 """What the name of an endpoint's own document begins with."""
@@ -75,7 +77,7 @@ def in_phases(wanted: Mapping[str, Mapping[str, Document]], stored: Iterable[Sto
     moves = _moves(changes)
     if not moves:
         return Phases([], [], changes, {})
-    held = {subjects.parse_config(message.subject): message.body for message in stored}
+    held = {subjects.parse_config(message.subject): message.body for message in readable(stored)}
     moved = {move.endpoint for move in moves}
     leaving = {(move.source, move.document) for move in moves}
     phases = Phases([], [], [], {move: [] for move in moves})
@@ -101,7 +103,10 @@ def _arriving(change: Change, old: bytes, moves: Iterable[Move]) -> list[Move]:
     own = [move for move in here if move.document == change.document]
     if own or not here or not old:
         return own
-    listed = {endpoint.id for endpoint in codec.decode_known(old).endpoints}
+    try:
+        listed = {endpoint.id for endpoint in codec.decode_document(old).endpoints}
+    except DocumentError:  # the host rejected it, so it lists nothing
+        return own
     return [move for move in here if move.endpoint in listed]
 
 

@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from controller_sim.control.bus import BusError, Stored, ask, message_headers, read_stream
+from controller_sim.control.strays import host_and_document, readable, strays
 from protocol import codec, streams, subjects
 from protocol.documents import Document, Endpoint
 from protocol.errors import DocumentError
@@ -59,7 +60,11 @@ def difference(wanted: Mapping[str, Mapping[str, Document]], stored: Iterable[St
         for host, documents in wanted.items()
         for name, document in documents.items()
     }
-    held = {subjects.parse_config(s.subject): s.body for s in stored if not streams.is_delete(s.headers, s.body)}
+    held = {
+        subjects.parse_config(message.subject): message.body
+        for message in readable(stored)
+        if not streams.is_delete(message.headers, message.body)
+    }
     removed = [Change(host, name, None) for host, name in held if host in wanted and (host, name) not in bodies]
     changed = [Change(*key, body) for key, body in bodies.items() if key in held and held[key] != body]
     added = [Change(*key, body) for key, body in bodies.items() if key not in held]
@@ -71,8 +76,18 @@ async def publish_difference(
     wanted: Mapping[str, Mapping[str, Document]],
     on_published: Callable[[Published], None] = lambda _: None,
 ) -> list[Published]:
-    """Read what the stream holds, publish what differs, and return what was published."""
-    return await publish(client, difference(wanted, await read_hosts(client, wanted)), on_published)
+    """Read what the stream holds, publish what differs, and return what was published.
+
+    Messages of these hosts that name no document are removed, too; no host acknowledges that.
+    """
+    stored = await read_hosts(client, wanted)
+    await publish(client, stray_removals(stored))
+    return await publish(client, difference(wanted, stored), on_published)
+
+
+def stray_removals(stored: Iterable[Stored]) -> list[Change]:
+    """Return the removals of messages that name no document. They end the hosts' faults, and are not acknowledged."""
+    return [Change(*host_and_document(message.subject), None) for message in strays(stored)]
 
 
 async def read_hosts(client: Client, hosts: Iterable[str]) -> list[Stored]:
@@ -90,7 +105,7 @@ async def held_only_by_hosts(
 
     A host keeps what the stream no longer lists until a message removes it. Hosts that do not answer are left out.
     """
-    known = {subjects.parse_config(one.subject) for one in stored}
+    known = {subjects.parse_config(message.subject) for message in readable(stored)}
     changes: list[Change] = []
     for host, documents in wanted.items():
         try:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from controller_sim.control.bus import BusError, ask, connected, ensure_consumers, ensure_streams
+from controller_sim.control.bus import BusError, ask, connected, ensure_consumers, ensure_streams, read_stream
 from controller_sim.control.convergence import Report, Watcher, watching
 from controller_sim.control.moves import Move, Moved, in_phases
-from controller_sim.control.publisher import Change, Published, held_only_by_hosts, publish, read_hosts
+from controller_sim.control.publisher import Change, Published, held_only_by_hosts, publish, stray_removals
 from controller_sim.lab.lab import Lab
 from controller_sim.lab.namespaces import run_coroutine_in
 from controller_sim.lab.state import LabError
-from protocol import codec, subjects
+from protocol import codec, streams, subjects
 from protocol.errors import DocumentError
 from protocol.status import AgentState, Status
 
@@ -115,7 +115,8 @@ class _Publication:
         """Publish the documents that differ; a moving endpoint only once its old host has released it."""
         documents = self.lab.documents()
         self.watcher.tracker.holds(documents)
-        stored = await read_hosts(self.client, documents)
+        stored = await read_stream(self.client, streams.CONFIG_STREAM, streams.CONFIG_SUBJECTS)
+        await publish(self.client, stray_removals(stored), self._removed_stray)
         phases = in_phases(documents, stored)
         forgotten = await held_only_by_hosts(self.client, documents, stored)
         for changes in (forgotten, phases.before, phases.release, phases.rest):
@@ -148,6 +149,11 @@ class _Publication:
             found.append(Moved(move, *seconds))
         return tuple(found)
 
+    def _removed_stray(self, _: Published) -> None:
+        """Count a removal that no host acknowledges."""
+        self.removed += 1
+        self._report_progress()
+
     def _published(self, published: Published) -> None:
         self.removed += published.removed
         self.published += not published.removed
@@ -171,12 +177,16 @@ class _Publication:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """A lab at one moment. `heartbeats` holds None for a host that does not answer; without a server, for all."""
+    """A lab at one moment. `heartbeats` holds None for a host that does not answer; without a server, for all.
+
+    `strays` describes the messages of the configuration stream that name no document, one line each.
+    """
 
     server: bool
     agents: dict[str, bool]
     heartbeats: dict[str, Status | None]
     report: Report
+    strays: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> list[str]:
@@ -191,7 +201,7 @@ class LabStatus:
                 found.append(f"{_listed(silent)} {'does' if len(silent) == 1 else 'do'} not answer")
             found += troubles({host: status for host, status in self.heartbeats.items() if status is not None})
             found += [] if self.report.hosts else list(self.report.problems) or ["no documents are published"]
-        return [*found, *_unrealized(self.report)]
+        return [*found, *_unrealized(self.report), *self.strays]
 
 
 def _unrealized(report: Report) -> list[str]:
@@ -244,19 +254,19 @@ def read_status(lab: Lab) -> LabStatus:
     """Return the running processes, the status of each host, and the state of every document."""
     hosts = lab.topology().hosts
 
-    async def work() -> tuple[dict[str, Status | None], Report]:
+    async def work() -> tuple[dict[str, Status | None], Report, tuple[str, ...]]:
         async with connected(access) as client:
             watcher = Watcher(client)
             await watcher.expect_stored()
             answers = await asyncio.gather(*(_ask_status(client, host) for host in hosts))
-            return dict(zip(hosts, answers, strict=True)), watcher.tracker.report()
+            return dict(zip(hosts, answers, strict=True)), watcher.tracker.report(), watcher.strays
 
     access = lab.access()
     try:
-        heartbeats, report = run_coroutine_in(lab.names.fabric, work)
+        heard = run_coroutine_in(lab.names.fabric, work)
     except BusError as error:
-        heartbeats, report = dict.fromkeys(hosts), Report({}, (str(error),))
-    return LabStatus(lab.server_runs(), {host: lab.agent_runs(host) for host in hosts}, heartbeats, report)
+        heard = dict.fromkeys(hosts), Report({}, (str(error),)), ()
+    return LabStatus(lab.server_runs(), {host: lab.agent_runs(host) for host in hosts}, *heard)
 
 
 def wait_for_answers(lab: Lab, hosts: list[str], timeout: float = ANSWER_TIMEOUT) -> dict[str, Status]:

@@ -7,16 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
 from lab.echoes import answered, unbroken
 from lab.waiting import until
 from lifecycle_fixtures import apply, held_back, leftovers, living_lab, text_of
+from msgspec.msgpack import encode as packed
+from nats.aio.client import Client
 
+from controller_sim.control.bus import connected
+from controller_sim.control.publisher import Change, publish
 from controller_sim.lab.controller import converge, read_status
 from controller_sim.lab.lab import Lab
-from controller_sim.lab.namespaces import run_in
+from controller_sim.lab.namespaces import run_coroutine_in, run_in
 from controller_sim.lab.state import LabError
 from controller_sim.talk.reachability import check_all
 from controller_sim.topology.file import TopologyError
@@ -109,6 +114,56 @@ def test_a_killed_server_comes_back_and_new_documents_are_realized(lab):
     assert answered(lab.names.endpoint("web-1"), lab.address("web-3"), 3, 5) >= 2
     assert apply(lab, text_of("bouncer_on_host")).converged
     assert not any("web-3" in namespace for namespace in lab.names.existing())
+
+
+ODD = (
+    ("h1", "Endpoint.X", b"\x80"),
+    ("H1", "web", b"\x80"),
+    ("h1", "broken", b"\xc1\xff"),
+    ("h1", "endpoint.odd", packed({"endpoints": [{"id": "odd", "addresses": ["10.0.1.7", "10.0.1.8", "10.0.1.9"]}]})),
+)
+"""Messages that any client with the permission may store: two name no document, two have no readable body."""
+
+
+def test_messages_that_cannot_be_read_are_named_by_status_and_removed_by_apply(lab):
+    def from_client(work: Callable[[Client], Coroutine[None, None, None]]) -> None:
+        async def connect_and_work() -> None:
+            async with connected(access) as client:
+                await work(client)
+
+        access = lab.access()
+        run_coroutine_in(lab.names.fabric, connect_and_work)
+
+    async def store(client: Client) -> None:
+        await publish(client, [Change(*one) for one in ODD])
+
+    async def remove_one(client: Client) -> None:
+        await publish(client, [Change("h1", "Endpoint.X", None)])
+
+    def faults() -> list[str]:
+        heartbeat = read_status(lab).heartbeats["h1"]
+        return [f"{fault.kind} {fault.subject}" for fault in heartbeat.faults] if heartbeat is not None else ["?"]
+
+    moved = text_of("bouncer_on_host").replace("network: web, droplet: h2", "network: web, droplet: h1")
+    from_client(store)
+    until(lambda: "refused_subject droplet.v1.h1.config.Endpoint.X" in faults())
+    until(lambda: "h1 broken: rejected" in " ".join(read_status(lab).report.problems))
+    shown = run("status", name=lab.name)
+    assert shown.returncode == 1
+    assert shown.stderr == ""
+    said = " ".join(shown.stdout.split())
+    assert "droplet.v1.h1.config.Endpoint.X, sequence " in said
+    assert "no document of host h1 can be named 'Endpoint.X'; `droplet-lab apply` removes it" in said
+    assert "no host can be named 'H1'" in said
+    assert "h1 endpoint.odd: rejected: " in said
+    try:
+        assert apply(lab, moved).converged
+        until(lambda: faults() == [])
+        assert read_status(lab).strays == ()
+        from_client(remove_one)
+        assert read_status(lab).report.converged, "a removal on that subject is no document either"
+    finally:
+        assert apply(lab, text_of("bouncer_on_host")).converged
 
 
 def test_an_endpoint_moves_to_another_droplet_and_keeps_its_address(lab):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import controller_sim
 from controller_sim.control.bus import Stored
 from controller_sim.control.compiler import Documents, compile_documents, cut
-from controller_sim.control.publisher import Change, bulk_changes, difference
+from controller_sim.control.publisher import Change, bulk_changes, difference, stray_removals
+from controller_sim.control.strays import described, strays
 from controller_sim.topology.file import parse_topology, read_topology
 from controller_sim.topology.ipam import allocate
 from controller_sim.topology.placement import place
@@ -143,6 +144,24 @@ def test_removals_go_first_then_changes_then_additions():
         Change("h1", "gone", None),
         Change("h1", "other", codec.encode(two)),
         Change("h1", "new", codec.encode(one)),
+    ]
+
+
+def test_messages_that_name_no_document_are_no_documents_to_remove_but_strays():
+    stream = [
+        held("h1", "Endpoint.X", Document(), 7),
+        held("H1", "web", Document(), 8),
+        held("h1", "Other.X", None, 9),
+        held("h1", "gone", Document(), 10),
+    ]
+    assert difference({"h1": {}}, stream) == [Change("h1", "gone", None)]
+    assert stray_removals(stream) == [Change("h1", "Endpoint.X", None), Change("H1", "web", None)]
+    assert [described(message).partition(": ")[::2] for message in strays(stream)] == [
+        (
+            "droplet.v1.h1.config.Endpoint.X, sequence 7",
+            "no document of host h1 can be named 'Endpoint.X'; `droplet-lab apply` removes it",
+        ),
+        ("droplet.v1.H1.config.web, sequence 8", "no host can be named 'H1'; `droplet-lab apply` removes it"),
     ]
 
 

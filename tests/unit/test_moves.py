@@ -108,3 +108,21 @@ def test_each_move_waits_for_its_own_hosts_and_a_list_of_several_goes_with_the_f
         "web-2": [("h3", "network.web.p", False), ("h3", "endpoint.web-2", False)],
         "web-3": [("h3", "network.web.p", False), ("h3", "endpoint.web-3", False)],
     }
+
+
+def test_a_message_that_cannot_be_read_is_in_nobodys_way():
+    wanted = compiled(moved(TEXT, "web-2", "h2", "h3"))
+    stream = [
+        Stored(subjects.config(host, name), 1, {}, codec.encode(document))
+        for host, documents in compiled(TEXT).items()
+        for name, document in documents.items()
+    ]
+    clean = in_phases(wanted, stream)
+    odd = [
+        Stored("droplet.v1.h1.config.Endpoint.X", 2, {}, b"\xc1\xff"),
+        Stored("droplet.v1.h3.config.vpc.red", 3, {}, b"\xc1\xff"),
+    ]
+    stream = [message for message in stream if message.subject != odd[1].subject]
+    found = in_phases(wanted, [*stream, *odd])
+    assert found.arrivals == clean.arrivals
+    assert Change("h3", "vpc.red", codec.encode(wanted["h3"]["vpc.red"])) in found.rest
