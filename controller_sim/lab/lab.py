@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from controller_sim.lab.state import (
     agent_settings,
     control_settings,
 )
-from controller_sim.topology.file import parse_topology
+from controller_sim.topology.file import TopologyError, parse_topology
 from controller_sim.topology.ipam import allocate
 from controller_sim.topology.model import Topology
 from controller_sim.topology.placement import Placement, place
@@ -92,6 +92,7 @@ class Lab:
             raise LabError("droplet-lab needs root: it makes network namespaces and loads BPF programs")
         if self.exists:
             raise LabError(f"lab {self.name} exists already: take it down, or choose another --name")
+        self._check_unused(self.names.of(topology))
         try:
             self._build(topology, text)
         except BaseException as error:
@@ -101,7 +102,7 @@ class Lab:
     def _build(self, topology: Topology, text: str) -> None:
         assignments = allocate(topology)
         self._make_directories()
-        self.paths.save(State(text, assignments))
+        self.paths.save(State(text, assignments, namespaces=self.names.of(topology)))
         self.say(f"underlay {', '.join(topology.underlay.cidrs)}, {len(topology.droplets)} droplets")
         underlay.build(self.names, topology)
         self.add_endpoint_namespaces(topology)
@@ -111,6 +112,15 @@ class Lab:
         for host in topology.hosts:
             nats_server.write_private(self.paths.settings(host), agent_settings(self.paths, topology, host).encode())
         self.start_server()
+
+    def _check_unused(self, namespaces: Iterable[str]) -> None:
+        """Raise LabError if one of the namespaces that are to be created exists: `down` would remove it."""
+        taken = sorted(underlay.existing_namespaces().intersection(namespaces))
+        if taken:
+            raise LabError(
+                f"this lab did not create the network namespace {taken[0]}, whose name it needs: remove it with "
+                f"`ip netns delete {taken[0]}`, or choose another --name"
+            )
 
     def _make_directories(self) -> None:
         """Make the lab's directories, also while another lab that goes down removes the empty one for all labs."""
@@ -142,20 +152,27 @@ class Lab:
             raise LabError(
                 "a running lab cannot change endpoints on VXLAN peers, or their networks: take it down first"
             )
+        own = self._namespaces()
+        new = [name for name in self.names.of(topology) if name not in own]
+        self._check_unused(new)
+        state.namespaces = [*own, *new]
+        self.paths.save(state)  # before they are created: an `apply` that is killed leaves nothing that `down` misses
+        self.add_endpoint_namespaces(topology)
         state.assignments = assignments
         state.topology = text
-        self.add_endpoint_namespaces(topology)
         self.paths.save(state)
         return topology
 
     def remove_endpoint_namespaces(self) -> list[str]:
         """Remove the namespaces of endpoints that are no more; return the endpoints' names."""
         start = self.names.endpoint("")
-        wanted = {self.names.endpoint(name) for name in self.topology().endpoints}
-        gone = [n for n in self.names.existing() if n.startswith(start) and n not in wanted]
+        state, wanted = self.paths.load(), self.names.of(self.topology())
+        gone = [name for name in state.namespaces if name not in wanted]
         for namespace in gone:
             self._end_processes_in(namespace)
             underlay.remove(namespace)
+        state.namespaces = [name for name in state.namespaces if name in wanted]
+        self.paths.save(state)
         return [namespace.removeprefix(start) for namespace in gone]
 
     # The server
@@ -227,8 +244,8 @@ class Lab:
 
     @property
     def exists(self) -> bool:
-        """Whether anything of the lab is there."""
-        return self.paths.directory.exists() or bool(self.names.existing())
+        """Whether there is a lab of this name: it has a directory from the first step of `up` to the last of `down`."""
+        return self.paths.directory.exists()
 
     def abandon(self, reason: BaseException) -> None:
         """Take the lab down because of what was raised; a second Ctrl-C does not end this."""
@@ -237,21 +254,37 @@ class Lab:
             self.down()
 
     def down(self) -> None:
-        """Remove everything, as far as it is there: processes, namespaces, pins, files."""
+        """Remove everything that the lab created, as far as it is there: processes, namespaces, pins, files."""
+        if not self.exists:
+            return
         with contextlib.suppress(LabError):
             state = self.paths.load()
             for process in state.agents.values():
                 self._signal(process)
             for process in (*state.agents.values(), *([state.server] if state.server else [])):
                 processes.stop(process, signal.SIGTERM, 5)
-        for namespace in self.names.existing():
+        namespaces = self._namespaces()
+        for namespace in namespaces:
             self._end_processes_in(namespace)
-        for namespace in self.names.existing():
+        for namespace in namespaces:
             underlay.remove(namespace)
         self._remove_pins()
         shutil.rmtree(self.paths.directory, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.paths.directory.parent.rmdir()
+
+    def _namespaces(self) -> list[str]:
+        """Return the namespaces that the lab created: the recorded ones, and those of its topology.
+
+        Without a readable state, those that have the names of a lab's namespaces.
+        """
+        try:
+            recorded = self.paths.load().namespaces
+            return list(dict.fromkeys([*recorded, *self.names.of(self.topology())]))
+        except TopologyError:  # the file was read by an earlier version, which accepted it
+            return recorded or self.names.existing()
+        except LabError:
+            return self.names.existing()
 
     def _signal(self, process: processes.Process) -> None:
         """Tell all agents at once, so that they end at the same time."""

@@ -29,12 +29,16 @@ class LabError(RuntimeError):
 
 
 class State(msgspec.Struct):
-    """What is written down. `agents` and `server` hold what was started last, whether it still runs or not."""
+    """What is written down. `agents` and `server` hold what was started last, whether it still runs or not.
+
+    `namespaces` holds those that the lab has created or is about to create: `down` removes them and no others.
+    """
 
     topology: str
     assignments: dict[str, Assignment] = {}
     agents: dict[str, Process] = {}
     server: Process | None = None
+    namespaces: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,11 +52,25 @@ class Names:
         """Return the namespace of a tenant's endpoint."""
         return f"{self.lab}_endpoint_{endpoint}"
 
+    def of(self, topology: Topology) -> list[str]:
+        """Return the names of all namespaces of a topology."""
+        hosts = dict.fromkeys(droplet.host for droplet in topology.droplets.values())
+        return [
+            self.fabric,
+            *([self.router] if len(topology.underlay.subnets) > 1 else []),
+            *(self.droplet(host) for host in hosts),
+            *(self.endpoint(endpoint) for endpoint in topology.endpoints),
+        ]
+
     def existing(self) -> list[str]:
-        """Return the lab's namespaces that exist."""
-        if not NAMED.is_dir():
-            return []
-        return sorted(entry.name for entry in NAMED.iterdir() if entry.name.startswith(f"{self.lab}_"))
+        """Return the namespaces that exist under names that a lab of this name would give, whoever created them."""
+        names, starts = (self.fabric, self.router), (self.droplet(""), self.endpoint(""))
+        return sorted(name for name in existing_namespaces() if name in names or name.startswith(starts))
+
+
+def existing_namespaces() -> set[str]:
+    """Return the names of all network namespaces."""
+    return {entry.name for entry in NAMED.iterdir()} if NAMED.is_dir() else set()
 
 
 def command(*argv: str, stdin: str | None = None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,57 @@ def test_ctrl_c_in_a_transfer_of_the_demo_ends_it_quietly_and_leaves_nothing(lab
     finally:
         showing.kill()
         showing.wait()
+        run("down", name=name)
+
+
+@contextlib.contextmanager
+def foreign(*names: str) -> Iterator[None]:
+    """Have network namespaces that no lab created, and hold that they are still there at the end."""
+    for name in names:
+        subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        yield
+        assert [name for name in names if not (Path("/run/netns") / name).exists()] == []
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+def test_down_removes_no_namespace_that_the_lab_did_not_create(tmp_path, lab_cache):
+    name = f"{NAME}-own"
+    with foreign(f"{name}_mine", f"{name}_endpoint_mine"):
+        assert ok("down", name=name) == f"there is no lab {name}\n"
+        ok("up", write(tmp_path, topology_text("one_bouncer")), name=name)
+        ok("down", name=name)
+        assert sorted(leftovers(name)) == [f"namespace {name}_endpoint_mine", f"namespace {name}_mine"]
+
+
+def test_a_lab_needs_namespaces_that_nobody_else_has(tmp_path):
+    name = f"{NAME}-two"
+    with foreign(f"{name}_fabric"):
+        done = run("up", write(tmp_path, topology_text("one_bouncer")), name=name)
+        assert done.returncode == 1
+        assert f"`ip netns delete {name}_fabric`" in done.stderr
+        assert leftovers(name) == [f"namespace {name}_fabric"]
+
+
+def test_a_lab_whose_up_was_killed_half_way_can_be_removed(tmp_path, lab_cache):
+    name = f"{NAME}-kill"
+    starting = subprocess.Popen(
+        [str(PROGRAM), "--name", name, "up", write(tmp_path, topology_text("one_bouncer"))],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: (Path("/run/netns") / f"{name}_fabric").exists(), "the first namespace")
+        starting.kill()
+        starting.wait()
+        assert leftovers(name)
+        assert ok("down", name=name) == f"lab {name} is down; everything is removed\n"
+        assert leftovers(name) == []
+    finally:
+        starting.kill()
+        starting.wait()
         run("down", name=name)
 
 
