@@ -171,6 +171,14 @@ def gateway_of(cidr: str) -> str:
     return str(network[1 if network.num_addresses > 1 else 0])
 
 
+def capacity_of(cidr: str) -> int:
+    """Return how many endpoints can have an address of a network: its host addresses without the gateway's."""
+    network = ip_network(cidr)
+    bits = network.max_prefixlen - network.prefixlen
+    edges = 0 if bits <= 1 else 2 if network.version == 4 else 1
+    return int(network.num_addresses) - edges - 1
+
+
 def address_in(address: str, cidr: str) -> bool:
     """Say whether an address lies in a CIDR; never when it is of the other family."""
     return ip_address(address) in ip_network(cidr)

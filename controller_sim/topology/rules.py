@@ -6,6 +6,7 @@ What is wired stands in `underlay_rules.py`; fields that several objects share i
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, cast
@@ -20,7 +21,7 @@ from controller_sim.topology.fields import (
     optional,
     repeats_a_family,
 )
-from controller_sim.topology.model import Endpoint, Members, Network, Topology, Vpc, cidr_of, gateway_of
+from controller_sim.topology.model import Endpoint, Members, Network, Topology, Vpc, capacity_of, cidr_of, gateway_of
 from controller_sim.topology.reader import Reader
 from controller_sim.topology.underlay_rules import EDGES, agents_of, droplets_of, underlay_of
 from protocol.addresses import MAX_VNI, is_edge, parse_address, parse_cidr, parse_host_address, parse_mac
@@ -142,6 +143,7 @@ def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], p
     known = _written(root, "networks")
     endpoints: dict[str, Endpoint] = {}
     used: dict[tuple[str, str], str] = {}
+    counts: Counter[str] = Counter()
     for reader in root.items("endpoints"):
         if not reader.is_map():
             continue
@@ -163,6 +165,7 @@ def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], p
         for address in addresses:
             _claim(reader, used, network.vpc, "address", address, expanded)
         _claim(reader, used, network.vpc, "mac", mac, expanded)
+        _check_capacity(reader, network, counts, len(expanded))
         for own, droplet in expanded:
             add(reader, endpoints, own, Endpoint(own, network.name, droplet, addresses, mac, dscp))
     return endpoints
@@ -171,6 +174,20 @@ def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], p
 def _check_peers(reader: Reader, network: Network | None, peers: list[str]) -> None:
     if network is not None and peers and network.encapsulation != "vxlan":
         reader.wrong(f"{peers[0]} is a VXLAN peer: set `encapsulation: vxlan` in network {network.name}", "network")
+
+
+def _check_capacity(reader: Reader, network: Network, counts: Counter[str], more: int) -> None:
+    """Count a network's endpoints; the entry by which they become more than it has addresses for is a mistake."""
+    before = counts[network.name]
+    counts[network.name] += more
+    cidr = min(network.cidrs, key=capacity_of)
+    capacity = capacity_of(cidr)
+    if before <= capacity < before + more:
+        reader.wrong(
+            f"network {network.name} ({cidr}) has addresses for {capacity} endpoint{'s' * (capacity != 1)}, and with "
+            f"these it has {before + more}: list fewer, or enlarge the network",
+            "count" if reader.has("count") else "network",
+        )
 
 
 def _claim(

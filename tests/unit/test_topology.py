@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import controller_sim
 from agent.core.model.overhead import MIN_MTU, overhead
 from controller_sim.topology.file import TopologyError, parse_topology, read_topology
+from controller_sim.topology.ipam import allocate
+from controller_sim.topology.model import capacity_of, gateway_of
 from controller_sim.topology.overhead import OVERHEAD, RETURN_TO_SENDER, least_for_agent
 
 VALID = """\
@@ -108,6 +113,26 @@ def test_an_endpoint_address_outside_its_network_or_reserved_is_refused(entry, f
     if field == "endpoints[2].address":
         text += f"  - {{name: b, network: web, droplet: h1, {entry}}}\n"
     assert field in [found for _, found in mistakes(text)]
+
+
+def test_a_network_with_too_few_addresses_is_an_error_beside_the_others():
+    full = VALID.replace("count: 3", "count: 253")
+    assert mistakes(full + "  - {name: b, network: web, droplet: h1}\n") == [(13, "endpoints[1].network")]
+    assert len(allocate(parse_topology(full))) == 253
+    with pytest.raises(TopologyError) as caught:
+        parse_topology(VALID.replace("count: 3", "count: 300").replace("vni: 1001", "vni: 0"))
+    assert [mistake.field for mistake in caught.value.mistakes] == ["vpcs[0].vni", "endpoints[0].count"]
+    assert str(caught.value.mistakes[1]) == (
+        "line 12: endpoints[0].count: network web (10.0.1.0/24) has addresses for 253 endpoints, and with these it has "
+        "300: list fewer, or enlarge the network"
+    )
+
+
+@given(st.sampled_from(("10.0.1.0/{}", "fd10::/{}")), st.integers(min_value=0, max_value=5))
+def test_a_network_has_addresses_for_as_many_endpoints_as_allocation_finds(cidr, bits):
+    cidr = cidr.format((128 if ":" in cidr else 32) - bits)
+    hosts = {str(host) for host in ip_network(cidr).hosts()}
+    assert capacity_of(cidr) == len(hosts - {gateway_of(cidr)})
 
 
 def test_several_errors_are_reported_together_in_order_of_lines():
