@@ -129,9 +129,10 @@ class Demo:
 
     def conversation_table(self, talks: list[Conversation]) -> Table:
         """Return the conversations, one a row."""
-        table = Table()
-        for column in ("from", "to", "IP", "before the first packet", "after", "first", "later"):
-            table.add_column(column, justify="right" if column in ("first", "later") else "left")
+        times = ("first RTT", "later RTT")
+        table = screen.new_table(
+            "from", "to", "IP", "first path", "later path", *times, right=times, fold=("first path",)
+        )
         for talk in talks:
             table.add_row(
                 self._place(talk.source),
@@ -197,14 +198,14 @@ class Demo:
 
     def stream_table(self) -> Table:
         """Return the throughput of some streams."""
-        table = Table("from", "to", "IP", "way", "received", "throughput", "data")
+        table = screen.new_table("from", "to", "IP", "path", "received", "throughput", "data")
         for source, destination, family in STREAMS:
             names = self.lab.names
             done = transfer(names.endpoint(source), names.endpoint(destination), self.lab.address(destination, family))
             self.check(done.right and done.size > 0, f"TCP from {source} to {destination}: {done}")
             endpoints = self.lab.topology().endpoints
             way = "same host" if endpoints[source].droplet == endpoints[destination].droplet else "two hosts"
-            data = "[green]right[/]" if done.right else "[red]wrong[/]"
+            data = "[green]intact[/]" if done.right else "[red]damaged[/]"
             row = (f"{done.size / 1e6:.0f} MB", f"{done.gigabits:.2f} Gbit/s", data)
             table.add_row(source, destination, str(family), way, *row)
         return table
@@ -226,7 +227,7 @@ class Demo:
         self.check(len(report.moves) == 1, f"{len(report.moves)} endpoints moved")
         self.check(done.right and done.size > 0, f"TCP from web-1 to {endpoint}, which moved: {done}")
         screen.console.print(
-            f"TCP over IPv6 from web-1 to {endpoint}: {done.size / 1e6:.0f} MB, the data {done.words}; "
+            f"TCP over IPv6 from web-1 to {endpoint}: {done.size / 1e6:.0f} MB, data {done.words}; "
             f"nothing arrived for {done.silence * 1e3:.0f} ms",
             highlight=False,
         )
@@ -238,7 +239,7 @@ class Demo:
         for line in found.lines:
             self.check(False, line)
         twins = f"{self.lab.address('web-1')} is web-1 for the red tenant and shop-1 for the blue one"
-        screen.console.print(f"{twins}: each was answered by its own, and heard by no other.")
+        screen.console.print(f"{twins}: each was answered by its own, and reached no other endpoint.")
         strangers = [(a, b, address) for a, b in STRANGERS for address in self.lab.addresses(b)]
         for source, destination, address in strangers:
             answered = ping(self.lab.names.endpoint(source), address, count=2, wait=0.5).answered

@@ -184,9 +184,7 @@ def rows_of(tracker: Tracker) -> list[Row]:
 
 
 def _table(rows: Iterable[Row], host: str) -> Table:
-    table = Table(title=f"Replayed to {host}", title_justify="left")
-    for column in ("document", "state", "why"):
-        table.add_column(column, overflow="fold")
+    table = screen.new_table("document", "state", "why", fold=("why",), title=f"Replayed to {host}")
     for row in rows:
         colour = "green" if row.state == State.REALIZED else "red"
         table.add_row(escape(row.document), f"[{colour}]{row.state}[/]", escape(row.why))

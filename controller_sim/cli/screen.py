@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,8 +22,30 @@ from controller_sim.lab.lab import Lab
 if TYPE_CHECKING:
     from controller_sim.talk.reachability import Reachability
 
-console = Console(width=None if sys.stdout.isatty() else 100)
+PIPED_WIDTH = 100
+"""The width of a table that is not printed to a terminal, if COLUMNS does not say another."""
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
 STATUS_CAPTION = "documents: realized of all; endpoints: local of all that the host knows"
+
+
+def new_table(*columns: str, right: Collection[str] = (), fold: Collection[str] = (), **options: Any) -> Table:
+    """Return a table without rows that fits 80 columns: only its first column and those in `fold` have folded cells.
+
+    Columns in `right` are aligned to the right.
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        title_justify="left",
+        caption_justify="left",
+        **options,
+    )
+    for index, column in enumerate(columns):
+        folded = index == 0 or column in fold
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=not folded)
+    return table
 
 
 @contextmanager
@@ -64,10 +88,8 @@ def report_table(report: Report) -> Table:
     """Return the convergence of every host, with times where something was published."""
     timed = any(found.p50 is not None for found in report.hosts.values())
     caption = "p50, p99: from publishing to realized" if timed else None
-    table = Table(title="Documents by host", title_justify="left", caption=caption, caption_justify="left")
-    columns = ("host", "documents", "realized", "pending", "rejected", "failed", "unanswered")
-    for column in (*columns, *(("p50", "p99") if timed else ())):
-        table.add_column(column, justify="left" if column == "host" else "right")
+    numbers = ("all", "realized", "pending", "rejected", "failed", "no ack", *(("p50", "p99") if timed else ()))
+    table = new_table("host", *numbers, right=numbers, title="Documents by host", caption=caption)
     for host, found in report.hosts.items():
         counts = (found.documents, found.realized, found.pending, found.rejected, found.failed, found.unanswered)
         times = (_duration(found.p50), _duration(found.p99)) if timed else ()
@@ -76,6 +98,7 @@ def report_table(report: Report) -> Table:
 
 
 NOT_WELL = "problems: "
+REACHABILITY_CAPTION = "yes: reached; no: isolated; failed, heard: the opposite was expected"
 MOST_PROBLEMS = 20
 
 
@@ -97,9 +120,8 @@ def print_problems(report: Report) -> None:
 
 def status_table(lab: Lab, found: controller.LabStatus) -> Table:
     """Return the state of every host."""
-    table = Table(title=f"Lab {lab.name}", title_justify="left", caption=STATUS_CAPTION, caption_justify="left")
-    for column in ("host", "agent", "state", "address", "documents", "endpoints", "memory"):
-        table.add_column(column)
+    columns = ("host", "agent", "state", "address", "documents", "endpoints", "memory")
+    table = new_table(*columns, fold=("address",), title=f"Lab {lab.name}", caption=STATUS_CAPTION)
     for host, runs in found.agents.items():
         status, documents = found.heartbeats[host], found.report.hosts.get(host)
         realized = f"{documents.realized} of {documents.documents}" if documents else "-"
@@ -129,12 +151,23 @@ def status_data(lab: Lab, found: controller.LabStatus) -> dict[str, Any]:
 
 
 def reachability_table(found: Reachability) -> Table:
-    """Return one row per source, one column per destination."""
-    table = Table(title="Who reaches whom (row sends)", title_justify="left")
-    table.add_column("")
-    for name in found.endpoints:
-        table.add_column(f"[red]{name}[/]" if name in found.broken else name, justify="center")
-    for source in found.endpoints:
-        name = f"[red]{source}[/]" if source in found.broken else source
-        table.add_row(name, *(found.cell(source, destination) for destination in found.endpoints))
+    """Return one row per source with one column per destination or, where that is too wide, with lists of them."""
+    names = {name: f"[red]{name}[/]" if name in found.broken else name for name in found.endpoints}
+    table = new_table("", *names.values(), title="Who reaches whom (row sends)", caption=REACHABILITY_CAPTION)
+    for source, name in names.items():
+        table.add_row(name, *(found.cell(source, destination) for destination in names))
+    wide = console.options.update(max_width=1 << 16)
+    return table if console.measure(table, options=wide).maximum <= console.width else _reachability_lists(found, names)
+
+
+def _reachability_lists(found: Reachability, names: Mapping[str, str]) -> Table:
+    """Return one row per source and kind of result, with the destinations."""
+    table = new_table("from", "reached", "to", fold=("to",), title="Who reaches whom", caption=REACHABILITY_CAPTION)
+    for source, name in names.items():
+        destinations: dict[str, list[str]] = {}
+        for destination in names:
+            destinations.setdefault(found.cell(source, destination), []).append(destination)
+        for cell, reached in destinations.items():
+            if cell:
+                table.add_row(name, cell, ", ".join(reached))
     return table

@@ -70,13 +70,13 @@ class Reachability:
     def cell(self, source: str, destination: str) -> str:
         """Return one cell of the table: a word; what went wrong stands in `lines`."""
         if source != destination and (source in self.broken or destination in self.broken):
-            return "[red]not tried[/]"
+            return "[red]-[/]"
         pair = self.pairs.get((source, destination))
         if pair is None:
             return ""
         if pair.failures:
             return "[red]failed[/]" if pair.expected else "[red]heard[/]"
-        return "[green]reached[/]" if pair.expected else "[dim]isolated[/]"
+        return "[green]yes[/]" if pair.expected else "[dim]no[/]"
 
     def as_data(self) -> dict[str, Any]:
         """Return everything as plain data."""

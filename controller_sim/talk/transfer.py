@@ -45,7 +45,7 @@ class Transfer:
     @property
     def words(self) -> str:
         """Say in one word whether the data was what was sent."""
-        return "right" if self.right and self.size else "wrong"
+        return "intact" if self.right and self.size else "damaged"
 
     @property
     def gigabits(self) -> float:
@@ -62,7 +62,7 @@ class Transfer:
         if not self.size:
             return self.failure or "nothing came"
         text = (
-            f"{self.size / 1e6:.0f} MB, {self.gigabits:.2f} Gbit/s, the data {self.words}, "
+            f"{self.size / 1e6:.0f} MB, {self.gigabits:.2f} Gbit/s, data {self.words}, "
             f"at most {self.silence * 1e3:.0f} ms of silence"
         )
         return f"{text}; {self.failure}" if self.failure else text

@@ -63,7 +63,7 @@ def test_everyone_reaches_whom_they_should(lab):
 def test_ping_and_transfer_show_round_trips_and_compare_what_arrives(lab):
     assert "3 of 3 answered" in ok("ping", "web-1", "web-2")
     said = ok("transfer", "web-1", "web-2", "--seconds", "0.5")
-    assert "the data right" in said
+    assert "data intact" in said
     assert "all returned intact" in said
     refused = run("ping", "-6", "web-1", "web-2")
     assert refused.returncode == 1
@@ -103,7 +103,7 @@ def carried(lab: str, endpoint: str) -> int:
         ),
         (
             ("transfer", "web-1", "web-2", "-t", "60"),
-            r"^TCP to 10.0.1.3: [1-9]\d* MB, .* data right, .*; interrupted$",
+            r"^TCP to 10.0.1.3: [1-9]\d* MB, .* data intact, .*; interrupted$",
             30_000_000,
         ),
     ],

@@ -51,7 +51,7 @@ def test_the_result_of_a_transfer_is_one_line():
     assert str(Transfer(0, 0, False, failure="no connection: refused")) == "no connection: refused"
     assert str(Transfer(0, 0, True)) == "nothing came"
     assert str(Transfer(10**6, 1.0, True, failure="interrupted")).endswith(
-        "the data right, at most 0 ms of silence; interrupted"
+        "data intact, at most 0 ms of silence; interrupted"
     )
     assert not Transfer(10**6, 1.0, True, failure="the connection broke: timed out").well
     assert Transfer(10**6, 1.0, True).well

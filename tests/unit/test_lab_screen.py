@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
 from controller_sim.cli import screen
 from controller_sim.control.convergence import HostReport, Report
 from controller_sim.lab.controller import LabStatus, Progress, troubles
@@ -75,5 +84,42 @@ def test_a_failed_pair_is_marked_in_the_table_and_explained_below():
     }
     found = Reachability(("a", "b", "c"), pairs)
     cells = [found.cell(one, other) for one, other in pairs]
-    assert cells == ["[red]failed[/]", "[green]reached[/]", "[red]heard[/]"]
+    assert cells == ["[red]failed[/]", "[green]yes[/]", "[red]heard[/]"]
     assert found.lines == ["a to b: IPv4 UDP: no answer, IPv4 TCP", "a to c: IPv4: heard by another tenant"]
+
+
+def printed(table: Table, width: int) -> str:
+    out = StringIO()
+    Console(file=out, width=width).print(table)
+    return out.getvalue()
+
+
+def test_the_tables_of_a_large_lab_fit_80_columns_and_break_no_heading_and_no_time():
+    times = HostReport(1234, 1234, 12, 12, 12, 12, 1, 0.2194, 12.34)
+    out = printed(screen.report_table(Report({"a-host-of-a-long-name": times})), 80)
+    headings = ("host", "all", "realized", "pending", "rejected", "failed", "no ack", "p50", "p99")
+    assert out.splitlines()[1].split() == " ".join(headings).split()
+    assert "219.4 ms" in out
+    assert "12.34 s" in out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_who_reaches_whom_is_a_list_where_a_matrix_is_too_wide(monkeypatch):
+    monkeypatch.setattr(screen.console, "width", 80)
+    names = tuple(f"endpoint-{number}" for number in range(20))
+    pairs = {(one, other): Pair(one, other, True, ()) for one in names for other in names if one != other}
+    matrix = printed(screen.reachability_table(Reachability(names[:4], pairs)), 80)
+    assert matrix.splitlines()[1].split() == list(names[:4])
+    out = printed(screen.reachability_table(Reachability(names, pairs)), 80)
+    assert out.splitlines()[1].split() == ["from", "reached", "to"]
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.count("endpoint-19") == 20
+
+
+@pytest.mark.parametrize(("environment", "width"), [({"COLUMNS": "80"}, 80), ({}, screen.PIPED_WIDTH)])
+def test_columns_says_how_wide_a_piped_table_is(environment, width):
+    code = "from controller_sim.cli import screen; print(screen.console.width)"
+    clean = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**clean, **environment})
+    assert done.stdout == f"{width}\n"
