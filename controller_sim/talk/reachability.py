@@ -70,7 +70,7 @@ class Reachability:
     def cell(self, source: str, destination: str) -> str:
         """Return one cell of the table: a word; what went wrong stands in `lines`."""
         if source != destination and (source in self.broken or destination in self.broken):
-            return "[red]-[/]"
+            return "[red]not tried[/]"
         pair = self.pairs.get((source, destination))
         if pair is None:
             return ""
