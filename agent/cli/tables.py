@@ -11,6 +11,7 @@ import msgspec
 
 from agent.cli.output import NO_ANSWER, duration, table
 from agent.core.kinds import catalogue
+from agent.datapath.bpf import outcomes
 from protocol.acknowledgements import Acknowledgement
 from protocol.rpc import PathReply, PeerPath
 from protocol.status import Counters, Status, Traffic
@@ -18,6 +19,17 @@ from protocol.status import Counters, Status, Traffic
 STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME")
 TROUBLES = ("UNRESOLVED", "DOWN", "NARROW")
 """Columns of `status` that are left out if they are empty for every host."""
+GROUPS = tuple(
+    (name, frozenset(outcome.name.lower() for outcome in members))
+    for name, members in (
+        ("received", outcomes.RECEIVED),
+        ("passed", outcomes.PASSED),
+        ("answered", outcomes.ANSWERED),
+        ("forwarded", outcomes.FORWARDED),
+        ("dropped", outcomes.DROPPED),
+        ("other", frozenset[outcomes.Outcome]()),
+    )
+)
 FEW_ADDRESSES = 3
 """The most unreachable addresses shown for one reason; a wide table shows all that the host reported."""
 
@@ -200,17 +212,21 @@ def plain_counters(now: Counters) -> dict[str, Any]:
 
 
 def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) -> None:
-    """Print the outcomes that occurred, with their rate since `before` if `rates`, and each endpoint's packets."""
+    """Print the outcomes that occurred, with their rate since `before` if `rates`, and each endpoint's packets.
+
+    Outcomes are grouped as in docs/outcomes.md; those that only a newer agent knows are in the last group.
+    """
     span = now.at - before.at if before else 0.0
     if before:
         click.echo()
     rows = []
-    for name, traffic in now.outcomes.items():
-        if traffic.packets:
-            earlier = before.outcomes.get(name, Traffic(0, 0)) if before else traffic
-            rate = f"{(traffic.packets - earlier.packets) / span:,.0f}/s" if span > 0 else "-"
-            rows.append((name, f"{traffic.packets:,}", f"{traffic.bytes:,}", *([rate] if rates else [])))
-    table(("OUTCOME", "PACKETS", "BYTES", *(["RATE"] if rates else [])), rows, "no packets yet", wide)
+    for group, name in sorted((_group(name), name) for name, traffic in now.outcomes.items() if traffic.packets):
+        traffic = now.outcomes[name]
+        earlier = before.outcomes.get(name, Traffic(0, 0)) if before else traffic
+        rate = f"{(traffic.packets - earlier.packets) / span:,.0f}/s" if span > 0 else "-"
+        row = (GROUPS[group][0], name, f"{traffic.packets:,}", f"{traffic.bytes:,}")
+        rows.append((*row, *([rate] if rates else [])))
+    table(("GROUP", "OUTCOME", "PACKETS", "BYTES", *(["RATE"] if rates else [])), rows, "no packets yet", wide)
     endpoints = [
         (item.endpoint, *(f"{t.packets:,}" for t in (item.sent, item.direct, item.delivered, item.dropped)))
         for item in now.endpoints
@@ -219,6 +235,11 @@ def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) ->
         click.echo()
         table(("ENDPOINT", "SENT", "SENT DIRECT", "DELIVERED", "DROPPED"), endpoints, "", wide)
     _losses(now, wide)
+
+
+def _group(outcome: str) -> int:
+    """Return the index of an outcome's group."""
+    return next((i for i, (_, members) in enumerate(GROUPS) if outcome in members), len(GROUPS) - 1)
 
 
 def _losses(now: Counters, wide: bool) -> None:

@@ -19,6 +19,7 @@ from protocol.status import (
     NarrowPath,
     ObjectCounts,
     Status,
+    Traffic,
     UnresolvedNextHops,
     UplinkStatus,
 )
@@ -64,6 +65,22 @@ def test_counters_end_with_the_frames_lost_in_the_kernel_or_why_they_are_unknown
     assert tables.plain_counters(now)["lost"] == [{"reason": "no_receiver", "interface": "eth0", "frames": 1234}]
     tables.counters(Counters("h1", 1.0, {}, lost_unknown="no BTF"), None, rates=False, wide=False)
     assert capsys.readouterr().out.splitlines()[-1].endswith("are not counted: no BTF")
+
+
+def test_counters_are_grouped_by_what_became_of_the_packets(capsys) -> None:
+    names = ("too_big", "of_a_newer_agent", "passed", "sent_direct", "received_from_endpoint", "arp_answered", "no_vpc")
+    now = Counters("h1", 1.0, {name: Traffic(1, 60) for name in names} | {"no_network": Traffic(0, 0)})
+    tables.counters(now, None, rates=False, wide=False)
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert lines == [
+        ["received", "received_from_endpoint"],
+        ["passed", "passed"],
+        ["answered", "arp_answered"],
+        ["forwarded", "sent_direct"],
+        ["dropped", "no_vpc"],
+        ["dropped", "too_big"],
+        ["other", "of_a_newer_agent"],
+    ]
 
 
 def test_a_trace_is_shown_with_its_encapsulation() -> None:

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agent.datapath": (*BELOW_THE_EDGES, "agent.datapath", "bpf"),
     "agent.logs": (),
     "agent.settings": ("protocol", "agent.core.model", "agent.bus.settings"),
-    "agent.cli": ("protocol", "agent.core.kinds", "agent.bus", "agent.settings"),
+    "agent.cli": ("protocol", "agent.core.kinds", "agent.bus", "agent.settings", "agent.datapath.bpf.outcomes"),
     "agent.recording": ("protocol", "agent.core", "agent.bus"),
     "agent.reconcile": (*BELOW_THE_EDGES, "agent.bus", "agent.datapath", "agent.settings"),
     "agent.probe": (*BELOW_THE_EDGES, "agent.datapath", "agent.settings", "agent.reconcile.store"),
