@@ -67,7 +67,7 @@ class Admission:
         missing = _missing(fields, number)
         if number is None or missing:
             untrusted = (
-                f"it is not signed (no valid header {missing}), and bus.trusted_publishers of this host asks for it: "
+                f"it is not signed (no valid header {missing}), and bus.trusted_publishers of this host asks for it; "
                 f"have the controller sign what it publishes"
             )
             return Admitted(removes, FieldError("$", ErrorCode.UNTRUSTED, untrusted))

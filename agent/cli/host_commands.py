@@ -40,7 +40,10 @@ def status(access: Access, host: str | None, output: str) -> None:
         if output not in TABLES:
             click.echo(machine(msgspec.to_builtins(list(found.values())), output), nl=False)
         elif found or host is None:
-            tables.statuses(list(found.values()), [name for name in names if name not in found], output == "wide")
+            troubled = [name for name, item in found.items() if item.down_droplets]
+            since = tables.down_since(await of_all(troubled, bus.peers))
+            absent = [name for name in names if name not in found]
+            tables.statuses(list(found.values()), absent, output == "wide", since)
         require_all(len(found), len(names))
 
     run(access, work)
@@ -48,7 +51,7 @@ def status(access: Access, host: str | None, output: str) -> None:
 
 @click.command()
 @click.argument("kind", type=click.Choice([*KINDS, "documents"]))
-@click.option("--host", callback=host_name, help="Only this host; without it, all hosts that answer.")
+@click.option("--host", callback=host_name, help="Only this host; without it, all hosts.")
 @output_option
 @click.pass_obj
 def get(access: Access, kind: str, host: str | None, output: str) -> None:

@@ -57,7 +57,7 @@ def main(
     \b
     Examples:
       dropletctl --config ctl.toml status    with the server, seed and CA of a file
-      dropletctl status                      every host that answers
+      dropletctl status                      every host, also those that do not answer
       dropletctl status h1 -o json           one host, as JSON
       dropletctl get endpoints --host h1     the endpoints in force on a host
       dropletctl acks --watch                acknowledgements as they arrive

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ import msgspec
 from agent.cli.output import NO_ANSWER, duration, table
 from agent.core.kinds import catalogue
 from agent.datapath.bpf import outcomes
-from protocol.acknowledgements import Acknowledgement
+from protocol.acknowledgements import Acknowledgement, Reference
 from protocol.rpc import PathReply, PeerPath
 from protocol.status import Counters, Status, Traffic
 
@@ -30,12 +31,20 @@ GROUPS = tuple(
         ("other", frozenset[outcomes.Outcome]()),
     )
 )
+NO_TIMES: Mapping[tuple[str, str], float] = MappingProxyType({})
+DOWN_REMEDY = "check that its host, agent and interface are up, and the underlay between (dropletctl peers HOST)"
+FEW_DOCUMENTS = 3
 FEW_ADDRESSES = 3
 """The most unreachable addresses shown for one reason; a wide table shows all that the host reported."""
 
 
-def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None:
-    """Print one line per host, including those that did not answer, and below it the hosts' problems."""
+def statuses(
+    found: Sequence[Status], absent: Sequence[str], wide: bool, down_since: Mapping[tuple[str, str], float] = NO_TIMES
+) -> None:
+    """Print one line per host, including those that did not answer, and below it the hosts' problems.
+
+    `down_since` says since when a droplet does not answer a host, in seconds since the epoch, where it is known.
+    """
     rows = [_status_row(item) for item in found]
     rows += [(host, NO_ANSWER, *("-" for _ in (*STATUS[2:], *TROUBLES))) for host in absent]
     rows = sorted(rows)
@@ -44,26 +53,40 @@ def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None
     cells = [[row[i] for i in shown] for row in rows]
     table([columns[i] for i in shown], cells, "no host answered", wide, spare="XDP")
     by_host = sorted(found, key=lambda item: item.host)
-    reasons = [(item.host, *reason) for item in by_host for reason in _reasons(item, wide)]
+    reasons = [(item.host, *reason) for item in by_host for reason in _reasons(item, wide, down_since)]
     if reasons:
         click.echo()
-        table(("HOST", "PROBLEM", "CAUSE"), reasons, "", wide)
+        table(("HOST", "PROBLEM", "CAUSE", "REMEDY"), reasons, "", wide)
 
 
-def _reasons(item: Status, wide: bool) -> Iterator[tuple[str, str]]:
-    """Yield a host's problems."""
+def down_since(peers_of: Mapping[str, Sequence[PeerPath]]) -> dict[tuple[str, str], float]:
+    """Return since when droplets do not answer, by the host that asks and the droplet."""
+    found: dict[tuple[str, str], float] = {}
+    for host, paths in peers_of.items():
+        for path in paths:
+            if path.state == "down":
+                found[host, path.droplet] = min(path.since, found.get((host, path.droplet), path.since))
+    return found
+
+
+def _reasons(item: Status, wide: bool, down_since: Mapping[tuple[str, str], float]) -> Iterator[tuple[str, str, str]]:
+    """Yield a host's problems, each with its cause and its remedy, `-` where none is known."""
     if item.unreadable and not any(fault.kind == "kernel_unreadable" for fault in item.faults):
-        yield "the agent cannot read the kernel", item.unreadable
+        yield "the agent cannot read the kernel", item.unreadable, "-"
+    for droplet in item.down_droplets:
+        since = down_since.get((item.host, droplet))
+        cause = "its probes are not answered" + ("" if since is None else f" for {duration(time.time() - since)}")
+        yield f"droplet {droplet} is down", cause, DOWN_REMEDY
     for one in item.unresolved_next_hops:
         shown = one.addresses if wide else one.addresses[:FEW_ADDRESSES]
         more = one.droplets - len(shown)
-        yield f"no next hop to {', '.join(shown)}" + (f" and {more:,} more" if more else ""), one.reason
+        yield f"no next hop to {', '.join(shown)}" + (f" and {more:,} more" if more else ""), one.reason, "-"
     if item.attach_reason and any(uplink.attach_mode == "generic" for uplink in item.uplinks):
-        yield "programs run in generic mode, which is slower", item.attach_reason
+        yield "programs run in generic mode, which is slower", item.attach_reason, "-"
     if item.losses_unknown:
-        yield "frames that the kernel drops after a program's verdict are not counted", item.losses_unknown
+        yield "frames that the kernel drops after a program's verdict are not counted", item.losses_unknown, "-"
     for fault in item.faults:
-        yield f"{fault.kind} {fault.subject}", fault.detail + (f"; {fault.remedy}" if fault.remedy else "")
+        yield f"{fault.kind} {fault.subject}", fault.detail, fault.remedy or "-"
 
 
 def _status_row(item: Status) -> tuple[str, ...]:
@@ -127,9 +150,9 @@ def without_host(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def acknowledgements(rows: Sequence[tuple[str, Acknowledgement]], wide: bool) -> None:
-    """Print one line per document and host."""
+    """Print one line per document and host, and below it each cause once, with the documents that it concerns."""
     table(
-        ("HOST", "DOCUMENT", "STATE", "REVISION", "IN FORCE", "AGE", "CAUSE"),
+        ("HOST", "DOCUMENT", "STATE", "REVISION", "IN FORCE", "AGE"),
         [
             (
                 host,
@@ -138,13 +161,27 @@ def acknowledgements(rows: Sequence[tuple[str, Acknowledgement]], wide: bool) ->
                 str(item.revision),
                 "removed" if item.removed else str(item.in_force),
                 duration(max(0.0, time.time() - item.at)),
-                why(item),
             )
             for host, item in rows
         ],
         "no acknowledgements",
         wide,
     )
+    documents: dict[tuple[str, str, str], list[str]] = {}
+    for host, item in rows:
+        for cause, remedy in causes(item):
+            documents.setdefault((host, cause, remedy), []).append(item.document)
+    if documents:
+        click.echo()
+        lines = [(host, _few(names, wide), *reason) for (host, *reason), names in documents.items()]
+        table(("HOST", "DOCUMENTS", "CAUSE", "REMEDY"), lines, "", wide)
+
+
+def _few(names: Sequence[str], wide: bool) -> str:
+    """List documents, of many their number and the first ones."""
+    if wide or len(names) <= FEW_DOCUMENTS:
+        return ", ".join(names)
+    return f"{len(names):,}: {', '.join(names[:FEW_DOCUMENTS])} and {len(names) - FEW_DOCUMENTS:,} more"
 
 
 def acknowledgement_line(host: str, item: Acknowledgement) -> str:
@@ -154,15 +191,28 @@ def acknowledgement_line(host: str, item: Acknowledgement) -> str:
     return f"{at}  {host}  {item.document}  {item.revision}  {state}  {why(item)}".rstrip()
 
 
-def why(item: Acknowledgement) -> str:
-    """Return why a document is not realized; empty if it is."""
-    parts = [f"{error.path}: {error.message}" for error in item.errors]
-    parts += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
+def causes(item: Acknowledgement) -> list[tuple[str, str]]:
+    """Return why a document is not realized, each with its remedy, `-` where none is known; nothing if it is."""
+    found = [f"{error.path}: {error.message}".removeprefix("$: ") for error in item.errors]
+    found += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
+    parts = [(cause, remedy or "-") for cause, _, remedy in (text.partition("; ") for text in found)]
     if item.missing:
-        parts.append("needs " + ", ".join(f"{needed.kind} {needed.id}" for needed in item.missing))
+        needed = ", ".join(reference_text(one) for one in item.missing)
+        parts.append((f"needs {needed}", "publish what is missing, or correct the reference"))
     if item.absent:
-        parts.append("not in the stream; kept until it is published again or removed")
-    return "; ".join(parts)
+        parts.append(("not in the stream", "publish it again, or remove it (dropletctl sweep)"))
+    return parts
+
+
+def reference_text(reference: Reference) -> str:
+    """Name a missing object, as in "network front"; of very many, the last entry is "and 57 more"."""
+    singular = {"vpcs": "VPC"}.get(reference.kind, reference.kind.removesuffix("s"))
+    return f"{singular} {reference.id}"
+
+
+def why(item: Acknowledgement) -> str:
+    """Return why a document is not realized in one line; empty if it is."""
+    return "; ".join(cause if remedy == "-" else f"{cause}; {remedy}" for cause, remedy in causes(item))
 
 
 def counted(number: int, thing: str) -> str:

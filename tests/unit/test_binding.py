@@ -214,7 +214,7 @@ def test_refused_documents_are_one_fault_of_each_kind_until_they_are_replaced() 
     kinds = {fault.kind: fault for fault in refusals.faults("droplet.v1.h1.config.>")}
     assert kinds.keys() == {"untrusted_document", "wrong_subject"}
     assert "5 documents" in kinds["untrusted_document"].detail
-    assert "d2: it is not signed; and 2 more" in kinds["untrusted_document"].detail
+    assert "d0, d1, d2 and 2 more: it is not signed" in kinds["untrusted_document"].detail
     for number in range(5):
         refusals.take(f"d{number}", None)
     assert [fault.kind for fault in refusals.faults("droplet.v1.h1.config.>")] == ["wrong_subject"]

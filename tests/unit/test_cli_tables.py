@@ -9,7 +9,9 @@ import pytest
 from agent.cli import tables
 from agent.cli.output import table
 from agent.core.nexthop.next_hops import Reason
+from protocol.acknowledgements import Acknowledgement, Reference, State
 from protocol.documents import Droplet, Endpoint, Network
+from protocol.errors import ErrorCode, FieldError
 from protocol.rpc import PathReply, PeerPath
 from protocol.status import (
     AgentState,
@@ -97,11 +99,36 @@ def status(**more: object) -> Status:
     return Status("h1", "1", "b", 0.0, 60.0, AgentState.DEGRADED, 1, "", *counts, **more)
 
 
+def test_a_droplet_that_is_down_is_a_problem_with_its_time_and_remedy(capsys) -> None:
+    down = [PeerPath("h2", "10.0.0.2", "h1", "down", time.time() - age, 1500, 1500) for age in (61, 30)]
+    up = PeerPath("h3", "10.0.0.3", "h1", "up", 1.0, 1500, 1500)
+    tables.statuses([status(down_droplets=("h2",))], [], wide=True, down_since=tables.down_since({"h1": [*down, up]}))
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "droplet h2 is down" in line]
+    assert "its probes are not answered for 1m01s" in row
+    assert "check that its host, agent and interface are up" in row
+
+
+def test_equal_causes_of_documents_stand_once_with_their_remedy(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    unsigned = (FieldError("$", ErrorCode.UNTRUSTED, "it is not signed; have the controller sign it"),)
+    rows = [("h1", Acknowledgement(f"d{n}", n, State.REJECTED, time.time(), errors=unsigned)) for n in range(6)]
+    missing = (Reference("networks", "frnt"), Reference("vpcs", "red"), Reference("and", "57 more"))
+    rows.append(("h1", Acknowledgement("web", 7, State.PENDING, time.time(), missing=missing)))
+    tables.acknowledgements(rows, wide=False)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    words = " ".join(out.split())
+    assert "HOST DOCUMENTS CAUSE REMEDY" in words
+    assert words.count("it is not signed") == words.count("have the controller") == 1
+    assert "6: d0, d1, d2" in words
+    assert tables.why(rows[-1][1]).startswith("needs network frnt, VPC red, and 57 more")
+
+
 def test_down_droplets_and_narrow_paths_are_shown_in_the_status(capsys) -> None:
     tables.statuses([status()], [], wide=True)
     assert "DOWN" not in capsys.readouterr().out
     tables.statuses([status(down_droplets=("h2",))], ["h3"], wide=True)
-    head, _, first, second = capsys.readouterr().out.splitlines()
+    head, _, first, second = capsys.readouterr().out.splitlines()[:4]
     assert "DOWN" in head
     assert "NARROW" not in head
     assert first.split()[-1] == "h2"

@@ -57,4 +57,11 @@ def test_the_status_table_shows_a_fault_with_its_remedy(capsys) -> None:
     counts = DocumentCounts(**{State.REALIZED.value: 1}), ObjectCounts()
     found = Status("h1", "1", "b", 0.0, 60.0, AgentState.DEGRADED, 1, "", *counts, faults=(FULL,))
     tables.statuses([found], [], wide=True)
-    assert "3 droplets do not fit; raise sizes.droplets" in capsys.readouterr().out
+    head, _, row = capsys.readouterr().out.splitlines()[-3:]
+    assert head.split() == ["HOST", "PROBLEM", "CAUSE", "REMEDY"]
+    assert [cell for cell in row.split("  ") if cell.strip()] == [
+        "h1",
+        "map_full next_hops",
+        "3 droplets do not fit",
+        "raise sizes.droplets",
+    ]

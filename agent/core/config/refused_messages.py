@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from protocol.errors import ErrorCode, FieldError
 from protocol.status import Fault
 
 KINDS = {ErrorCode.WRONG_SUBJECT: "wrong_subject", ErrorCode.UNTRUSTED: "untrusted_document"}
 SHOWN = 3
-"""Documents that a fault names; the others are only counted."""
+"""Documents that a fault names for each reason, and reasons; the others are only counted."""
 REMEDY = (
     "what was in force stays in force; publish these documents again (remove those that are not yours), and find "
     "out which client stored the messages (docs/operations.md, Faults)"
@@ -38,8 +38,18 @@ class RefusedMessages:
         for code, kind in KINDS.items():
             found = sorted((name, one.message) for name, one in self._refused.items() if one.code is code)
             if found:
-                shown = "; ".join(f"{name}: {message}" for name, message in found[:SHOWN])
-                more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+                by_reason: dict[str, list[str]] = {}
+                for name, reason in found:
+                    by_reason.setdefault(reason, []).append(name)
+                shown = [f"{_listed(names)}: {reason}" for reason, names in by_reason.items()]
+                more = [f"and {len(shown) - SHOWN} other reasons"] if len(shown) > SHOWN else []
                 plural = "" if len(found) == 1 else "s"
-                detail = f"the newest message of {len(found)} document{plural} is refused: {shown}{more}"
+                reasons = "; ".join(shown[:SHOWN] + more)
+                detail = f"the newest message of {len(found)} document{plural} is refused: {reasons}"
                 yield Fault(kind, subject, detail, REMEDY)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
