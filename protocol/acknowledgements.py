@@ -30,6 +30,10 @@ class Reference(msgspec.Struct, frozen=True, order=True):
     kind: Annotated[str, msgspec.Meta(extra_json_schema={"enum": (*KINDS, "and")})]
     id: str
 
+    def __str__(self) -> str:
+        """Return the object in words, as in `network front`."""
+        return f"{'VPC' if self.kind == 'vpcs' else self.kind.removesuffix('s')} {self.id}"
+
 
 class KernelFailure(msgspec.Struct, frozen=True):
     """A refusal of the kernel: a positive errno and its name, the object in words, and the remedy."""

@@ -10,6 +10,7 @@ import msgspec
 from protocol.documents import Document, object_types
 from protocol.errors import DocumentError, ErrorCode, FieldError
 from protocol.rules import RULES, check
+from protocol.validation_texts import in_words
 
 MAX_BODY = 1 << 20
 """Bytes of a document: a NATS message's default limit."""
@@ -144,14 +145,15 @@ def _field_error(path: str, message: str) -> FieldError:
     text, _, where = message.partition(" - at `$")
     if where:
         path += where.removesuffix("`")
+    words = in_words(text, path)
     if "unknown field" in text:
-        return FieldError(path, ErrorCode.UNKNOWN_FIELD, text)
+        return FieldError(path, ErrorCode.UNKNOWN_FIELD, words)
     if "missing required" in text:
-        return FieldError(path, ErrorCode.MISSING_FIELD, text)
+        return FieldError(path, ErrorCode.MISSING_FIELD, words)
     if text.startswith("Expected") and ", got" in text:
-        return FieldError(path, ErrorCode.WRONG_TYPE, text)
+        return FieldError(path, ErrorCode.WRONG_TYPE, words)
     if text.startswith(("Expected", "Invalid")):
-        return FieldError(path, ErrorCode.INVALID, text)
+        return FieldError(path, ErrorCode.INVALID, words)
     return FieldError(path, ErrorCode.NOT_MESSAGEPACK, text)
 
 

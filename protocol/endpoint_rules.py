@@ -56,7 +56,9 @@ def _all_match(lines: re.Pattern[str], texts: list[str]) -> bool:
 def parse_name(text: str) -> str:
     """Return an object's id, or raise ValueError."""
     if not _NAME.fullmatch(text):
-        raise ValueError(f"{text[:80]!r} is no id: lower-case letters, digits, dots, dashes, underscores; at most 63")
+        raise ValueError(
+            f"{text[:80]!r} is not a valid id: use at most 63 lower-case letters, digits, dots, dashes and underscores"
+        )
     return text
 
 

@@ -112,7 +112,7 @@ class _Objects:
 
 def _header(plain: Any) -> Header:
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        raise RecordingError("it is no recording of a host: its first object does not say so")
+        raise RecordingError("it is not a recording of droplet-agent (its header is missing)")
     if plain.get("version") != VERSION:
         raise RecordingError(f"it is of version {plain.get('version')!r}, and this program reads version {VERSION}")
     return Header(_field(plain, "host", str, 0), _field(plain, "agent", str, 0), _seconds(plain, 0))

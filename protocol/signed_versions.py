@@ -31,12 +31,12 @@ def objection(new: SignedVersion, taken: SignedVersion) -> str:
     """
     if new.number < taken.number:
         return (
-            f"its {binding.VERSION} {new.number} is older than {taken.number}, which this host has taken before: it "
+            f"its {binding.VERSION} {new.number} is older than {taken.number}, which this host has accepted before: it "
             f"was replayed, or the publisher's clock went back; publish the document again with a greater version"
         )
     if new.number == taken.number and taken.content and new.content != taken.content:
         return (
-            f"this host has taken another message with its {binding.VERSION} {new.number}, with other content: the "
+            f"this host has accepted another message with its {binding.VERSION} {new.number}, with other content: the "
             f"publisher used a version twice, or two publishers share a key; publish the document again with a version "
             f"greater than {taken.number}"
         )

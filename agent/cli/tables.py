@@ -13,7 +13,7 @@ import msgspec
 from agent.cli.output import NO_ANSWER, duration, table
 from agent.core.kinds import catalogue
 from agent.datapath.bpf import outcomes
-from protocol.acknowledgements import Acknowledgement, Reference
+from protocol.acknowledgements import Acknowledgement, KernelFailure
 from protocol.rpc import PathReply, PeerPath
 from protocol.status import Counters, Status, Traffic
 
@@ -31,6 +31,8 @@ GROUPS = tuple(
         ("other", frozenset[outcomes.Outcome]()),
     )
 )
+NO_ROUTE = {"outside_vpc": "the address is in no network of the VPC"}
+"""Reasons of a reply in words for people."""
 NO_TIMES: Mapping[tuple[str, str], float] = MappingProxyType({})
 DOWN_REMEDY = "check that its host, agent and interface are up, and the underlay between (dropletctl peers HOST)"
 FEW_DOCUMENTS = 3
@@ -194,20 +196,20 @@ def acknowledgement_line(host: str, item: Acknowledgement) -> str:
 def causes(item: Acknowledgement) -> list[tuple[str, str]]:
     """Return why a document is not realized, each with its remedy, `-` where none is known; nothing if it is."""
     found = [f"{error.path}: {error.message}".removeprefix("$: ") for error in item.errors]
-    found += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
+    found += [failure_text(failure) for failure in item.failures]
     parts = [(cause, remedy or "-") for cause, _, remedy in (text.partition("; ") for text in found)]
     if item.missing:
-        needed = ", ".join(reference_text(one) for one in item.missing)
+        needed = ", ".join(str(one) for one in item.missing)
         parts.append((f"needs {needed}", "publish what is missing, or correct the reference"))
     if item.absent:
         parts.append(("not in the stream", "publish it again, or remove it (dropletctl sweep)"))
     return parts
 
 
-def reference_text(reference: Reference) -> str:
-    """Name a missing object, as in "network front"; of very many, the last entry is "and 57 more"."""
-    singular = {"vpcs": "VPC"}.get(reference.kind, reference.kind.removesuffix("s"))
-    return f"{singular} {reference.id}"
+def failure_text(failure: KernelFailure) -> str:
+    """Return what the kernel refused and why; messages usually contain the name of the errno."""
+    named = failure.message if failure.name in failure.message else f"{failure.name}: {failure.message}"
+    return f"{failure.object}: {named}"
 
 
 def why(item: Acknowledgement) -> str:
@@ -223,7 +225,7 @@ def counted(number: int, thing: str) -> str:
 def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
     """Format the path of a packet in one line."""
     if answer.way == "none":
-        return f"{endpoint} -> {destination}: no route: {answer.reason}"
+        return f"{endpoint} -> {destination}: no route: {NO_ROUTE.get(answer.reason, answer.reason)}"
     parts = [answer.way.replace("_", " ")]
     if answer.hosts:
         parts.append("to " + " or ".join(_hosts(answer)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import platform
 import re
@@ -81,6 +82,8 @@ async def check_host(config: KernelConfig) -> list[CheckResult]:
 
 
 def _unanswered(name: str, error: OSError) -> CheckResult:
+    if error.errno in (errno.ENODEV, errno.ENXIO):
+        return CheckResult(name, False, "not checked: see the interface above", "fix that, then run --check again")
     return CheckResult(name, False, f"the check failed: {error}", "fix the failed checks above, then run --check again")
 
 
@@ -237,7 +240,9 @@ def _fit(found: Uplink, features: Features) -> CheckResult:
         return CheckResult("interface", False, f"{name} has an MTU of {found.mtu}", remedy)
     vlan = f", VLAN {found.vlan}" if found.vlan else ""
     members = f", {len(found.ingress) - 1} members" if len(found.ingress) > 1 else ""
-    detail = f"{name}: {len(found.addresses)} addresses, MTU {found.mtu}{vlan}{members}"
+    detail = (
+        f"{name}: {len(found.addresses)} address{'es' * (len(found.addresses) != 1)}, MTU {found.mtu}{vlan}{members}"
+    )
     return CheckResult("interface", True, detail)
 
 

@@ -89,7 +89,7 @@ def _unrealized(desired: Desired) -> Iterator[Unrealized]:
 
 
 def _reasons(verdict: Verdict) -> tuple[str, ...]:
-    missing = [f"{reference.kind} {reference.id} is missing" for reference in verdict.missing]
+    missing = [f"{reference} is missing" for reference in verdict.missing]
     found = [*missing, *(f"{error.path}: {error.message}" for error in verdict.errors)]
     more = [f"and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
     kept = [f"revision {verdict.in_force} stays in force"] if verdict.in_force else []

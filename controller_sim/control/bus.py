@@ -95,11 +95,18 @@ async def connected(access: Access, name: str = "controller") -> AsyncIterator[S
                 ping_interval=10,
             )
     except (NatsError, OSError, TimeoutError) as error:
-        raise BusError(f"{access.server}: {errors[0] if errors else error or 'no answer'}") from error
+        raise BusError(f"{access.server}: {_described(errors[0] if errors else error)}") from error
     try:
         yield client
     finally:
         await client.close()
+
+
+def _described(error: Exception) -> str:
+    """Return why there is no connection, for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not trusted: {error.verify_message}"
+    return str(error) or "no answer"
 
 
 async def ensure_streams(client: Client) -> None:

@@ -21,7 +21,7 @@ from controller_sim.control.moves import Moved
 from controller_sim.control.publisher import Published
 from controller_sim.control.strays import described, readable, strays
 from protocol import codec, streams, subjects
-from protocol.acknowledgements import Acknowledgement, Reference, State
+from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.documents import Document
 from protocol.errors import DocumentError
 
@@ -235,12 +235,17 @@ def percentile(sorted_times: list[float], part: float) -> float | None:
 def describe(answer: Acknowledgement) -> str:
     """Return an answer's state and its reasons in one line."""
     reasons = [
-        *(f"{reference.kind} {reference.id} is missing" for reference in answer.missing),
+        *(f"{reference} is missing" for reference in answer.missing),
         *(f"{error.path}: {error.message}" for error in answer.errors),
-        *(f"{failure.object}: {failure.name} {failure.message}" for failure in answer.failures),
+        *(_refused(failure) for failure in answer.failures),
     ]
     more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
     return f"{answer.state}: {'; '.join(reasons[:3])}{more}" if reasons else str(answer.state)
+
+
+def _refused(failure: KernelFailure) -> str:
+    named = failure.message if failure.name in failure.message else f"{failure.name} {failure.message}"
+    return f"{failure.object}: {named}"
 
 
 class Watcher:

@@ -18,13 +18,13 @@ NAME = re.compile(rf"^[a-z0-9][a-z0-9-]{{0,{MAX_NAME - 1}}}$")
 _T = TypeVar("_T")
 
 
-def name_of(reader: Reader) -> str | None:
-    """Return an object's name."""
+def name_of(reader: Reader, pattern_hint: str = "") -> str | None:
+    """Return an object's name. `pattern_hint` ends the error about a name that contains `{n}`."""
     name = reader.text("name", "a name")
     if name is not None and not NAME.match(name):
-        reader.wrong(
-            f"{name!r} is not a valid name: use lower-case letters, digits and dashes, at most {MAX_NAME}", "name"
-        )
+        hint = pattern_hint if "{n}" in name else ""
+        rule = f"use lower-case letters, digits and dashes, at most {MAX_NAME}"
+        reader.wrong(f"{name!r} is not a valid name: {rule}{hint}", "name")
         return None
     return name
 

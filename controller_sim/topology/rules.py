@@ -231,7 +231,7 @@ def _expand(reader: Reader, hosts: set[str]) -> list[tuple[str, str]]:
     """Return (name, droplet) of each endpoint that an entry stands for."""
     if not reader.has("count"):
         reader.take("count", int, "a number", None)
-        name = name_of(reader)
+        name = name_of(reader, "; {n} is only for an entry with `count`")
         droplet = reader.text("droplet", "a droplet's name")
         places = [droplet] if droplet is not None else []
         _check_places(reader, "droplet", places, hosts)

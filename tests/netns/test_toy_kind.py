@@ -56,7 +56,7 @@ async def test_a_new_kind_fills_a_map_that_is_read_back_repaired_and_emptied(
     kernel.maps[NAME].delete([U32.pack(1)])
     kernel.maps[NAME].put([(U32.pack(9), bytes(BEACON.size))])
     actions = plan_all(desired.parts("lights"), await kernel.observe({}))
-    assert [describe(one) for one in actions] == ["put 1 of beacons", "delete 1 of beacons"]
+    assert [describe(one) for one in actions] == ["write 1 entry of map beacons", "delete 1 entry of map beacons"]
     assert await kernel.executor.run(actions) == []
     assert (await kernel.observe({})).maps[NAME] == wanted
 

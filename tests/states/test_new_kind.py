@@ -185,7 +185,7 @@ def test_what_the_kernel_lost_is_put_back_and_a_restart_changes_nothing() -> Non
         agent.kernel.maps[BeaconMap.BEACONS][U32.pack(9)] = entry(7, 1, 2, 3, 4)
         await agent.resync.repair()
         assert in_map(agent).keys() == {1, 2}
-        assert agent.repaired == ["put 1 of beacons", "delete 1 of beacons"]
+        assert agent.repaired == ["write 1 entry of map beacons", "delete 1 entry of map beacons"]
         agent.kernel.actions.clear()
         await agent.start()
         assert not [action for action in agent.kernel.actions if isinstance(action, PutEntries)]

@@ -145,7 +145,7 @@ def test_only_unchanged_documents_are_repaired_and_reported() -> None:
         moved = changed(ONE_BOUNCER, a=({"endpoints": [endpoint("a", "front", "d1", "192.168.1.12")]},))
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, moved))
         await agent.resync.repair()
-        assert agent.repaired == ["put 1 of endpoints"]
+        assert agent.repaired == ["write 1 entry of map endpoints"]
         assert entries.keys() == {key_of("192.168.1.11"), key_of("192.168.1.12")}
         await has_nothing_to_do(agent)
 
@@ -282,7 +282,7 @@ def test_two_concurrent_resyncs_find_the_same_and_repair_it_once() -> None:
         await publish(agent, Stream(), ONE_BOUNCER)
         agent.kernel.maps[MapName.ENDPOINTS].clear()
         plan, *_ = await asyncio.gather(agent.resync.plan(), agent.resync.repair(), agent.resync.repair())
-        assert plan == agent.repaired == ["put 2 of endpoints"]
+        assert plan == agent.repaired == ["write 2 entries of map endpoints"]
 
     in_a_folder(scenario)
 

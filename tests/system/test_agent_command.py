@@ -204,7 +204,7 @@ def test_a_dry_run_prints_what_a_start_would_repair_and_repairs_nothing(lab):
         before = lab.made("h1"), lab.entries("h1", "endpoints")
         done = run(namespace, settings, "--dry-run")
         assert done.returncode == OK, done.stderr
-        assert "put 1 of endpoints" in done.stdout
+        assert "write 1 entry of map endpoints" in done.stdout
         assert "attach transit XDP" in done.stdout
         assert (lab.made("h1"), lab.entries("h1", "endpoints")) == before
     finally:

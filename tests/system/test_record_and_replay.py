@@ -124,7 +124,7 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(file, lab, machine, tmp_
     foreign = tmp_path / "foreign"
     foreign.write_text("host = 'h1'\n")
     for path, more, words in (
-        (foreign, ["--dry-run"], "no recording"),
+        (foreign, ["--dry-run"], "not a recording of droplet-agent"),
         (tmp_path / "none", ["--dry-run"], "No such file"),
         (file, [], "--replay needs --dry-run"),
         (file, ["--dry-run", "--record", str(tmp_path / "x")], "--record needs a running agent"),

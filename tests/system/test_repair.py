@@ -55,7 +55,9 @@ def test_deleted_entries_are_restored(lab, name):
         with lab.map(HOST, name) as descriptor:
             Map(name, descriptor).delete(list(wanted))
 
-    assert f"put {len(wanted)} of {name}" in repaired_after(lab, delete_all)
+    assert f"write {len(wanted)} entr{'y' if len(wanted) == 1 else 'ies'} of map {name}" in repaired_after(
+        lab, delete_all
+    )
     assert lab.entries(HOST, name) == wanted
 
 
@@ -85,7 +87,7 @@ def test_a_foreign_entry_is_removed(lab):
         with lab.map(HOST, "droplets") as descriptor:
             bpf.update(descriptor, key, DROPLET.pack(0, 0))
 
-    assert "delete 1 of droplets" in repaired_after(lab, add)
+    assert "delete 1 entry of map droplets" in repaired_after(lab, add)
     assert key not in lab.entries(HOST, "droplets")
 
 
@@ -98,7 +100,7 @@ def test_a_changed_entry_is_repaired(lab):
         with lab.map(HOST, "endpoints") as descriptor:
             bpf.update(descriptor, key, ENDPOINT.pack(mapped(bytes([172, 18, 0, 77])), 0, 0, 0, bytes(6)))
 
-    assert "put 1 of endpoints" in repaired_after(lab, change)
+    assert "write 1 entry of map endpoints" in repaired_after(lab, change)
     assert lab.entries(HOST, "endpoints") == wanted
 
 
@@ -159,7 +161,7 @@ def test_it_is_repaired_when(lab, damage):
 @pytest.mark.parametrize("said", OFFLOADS)
 def test_a_disabled_offload_that_the_data_plane_needs_is_repaired_and_reported(lab, said):
     """Without GRO, an endpoint receives nothing from a native redirect; a checksum that waits for hardware is wrong."""
-    assert repaired_after(lab, lambda: OFFLOADS[said](lab)) == f"mend veth {NAME}: {said}"
+    assert repaired_after(lab, lambda: OFFLOADS[said](lab)) == f"repair veth {NAME}: {said}"
     exchange_tcp(lab, "web-1", "web-2", 100_000)
     exchange_tcp(lab, "web-2", "web-1", 100_000)
 

@@ -91,7 +91,8 @@ def test_a_trace_is_shown_with_its_encapsulation() -> None:
     named = PathReply("divider", ("10.0.0.2", "10.0.0.3"), droplets=("d2", "d3"), down=("10.0.0.3",))
     line = "a -> fd00::7: divider, to d2 (10.0.0.2) or d3 (10.0.0.3), which does not answer"
     assert tables.path_line("a", "fd00::7", named) == line
-    assert tables.path_line("a", "8.8.8.8", PathReply("none", reason="outside_vpc")).endswith("no route: outside_vpc")
+    outside = tables.path_line("a", "8.8.8.8", PathReply("none", reason="outside_vpc"))
+    assert outside == "a -> 8.8.8.8: no route: the address is in no network of the VPC"
 
 
 def status(**more: object) -> Status:

@@ -122,7 +122,7 @@ def test_percentiles_are_values_that_were_seen():
 
 def test_an_acknowledgement_is_described_with_its_reasons():
     pending = Acknowledgement("a", 1, State.PENDING, 0.0, missing=(Reference("networks", "web"),))
-    assert describe(pending) == "pending: networks web is missing"
+    assert describe(pending) == "pending: network web is missing"
     failures = tuple(KernelFailure(28, "ENOSPC", f"endpoints[{n}]", "map is full") for n in range(5))
     assert describe(Acknowledgement("a", 1, State.FAILED, 0.0, failures=failures)).endswith("(and 2 more)")
 

@@ -48,9 +48,9 @@ def packed(**fields: object) -> bytes:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"host = 'h1'\n", "first object does not say so"),
+        (b"host = 'h1'\n", "not a recording of droplet-agent"),
         (b"\xc1\xc1", "no MessagePack"),
-        (msgpack.packb([1, 2]), "first object does not say so"),
+        (msgpack.packb([1, 2]), "not a recording of droplet-agent"),
         (packed(format="droplet-recording", version=2), "of version 2"),
         (packed(format="droplet-recording", version=1, agent="1", at=1), "object 0: host"),
         (pack_header(HEADER) + msgpack.packb(5), "object 1 is no message"),

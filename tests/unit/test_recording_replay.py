@@ -73,7 +73,7 @@ def test_a_pending_document_names_missing_references() -> None:
     forces, (waiting,) = in_force(recorded(sent("waits", 1, codec.encode(REST))))
     assert forces == {}
     assert (waiting.name, waiting.state) == ("waits", "pending")
-    assert "droplets d1 is missing" in waiting.reasons
+    assert "droplet d1 is missing" in waiting.reasons
 
 
 def test_a_recreated_stream_that_counts_from_one_replaces_earlier_documents() -> None:

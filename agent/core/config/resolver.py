@@ -184,7 +184,7 @@ class Resolver:
                 (claimant for claimant in conflict.claimants_before if not self._releases(claimant, conflict)), None
             )
             if owner is not None:
-                message = f"{conflict.space} {conflict.key} belongs to document {owner!r}"
+                message = f"{_object(conflict.space, conflict.key)} belongs to document {owner!r}"
                 errors.append(FieldError(conflict.path, ErrorCode.CLAIMED, message))
         if errors:
             return Validation(errors=tuple(errors))
@@ -228,3 +228,9 @@ class Resolver:
             self.chosen[youngest] = entry.good if entry.good is not entry.latest else None
         else:
             self.chosen[youngest] = None
+
+
+def _object(space: str, key: str) -> str:
+    """Name what may have only one owner; the address of an endpoint is a key like "front 10.9.1.77"."""
+    network, _, address = key.rpartition(" ")
+    return f"{space} {address} of network {network}" if network else f"{space} {key}"

@@ -161,15 +161,19 @@ def _detach(before: frozenset[int], after: frozenset[int]) -> list[Action]:
     return [DetachTransit(ifindex) for ifindex in sorted(before - after)]
 
 
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
+
+
 def describe(action: Action) -> str:
     """Return one line for people, as printed by `--dry-run` and reported in repair events."""
     match action:
         case PutEntries(name, entries):
-            return f"put {len(entries)} of {name}"
+            return f"write {_entries(len(entries))} of map {name}"
         case DeleteEntries(name, keys):
-            return f"delete {len(keys)} of {name}"
+            return f"delete {_entries(len(keys))} of map {name}"
         case EnsureVeth(veth, differs) if differs:
-            return f"mend veth {veth.endpoint}: {'; '.join(differs)}"
+            return f"repair veth {veth.endpoint}: {'; '.join(differs)}"
         case EnsureVeth(veth):
             mac = format_mac(veth.peer_mac)
             where = f"{veth.peer_name} in {veth.namespace}"

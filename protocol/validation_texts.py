@@ -1,0 +1,53 @@
+"""Messages of msgspec's validation in words for the people who wrote a document. Pure."""
+
+from __future__ import annotations
+
+import re
+
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a map",
+    "bytes": "binary",
+    "null": "nil",
+}
+"""msgspec's names of types."""
+ONE_PER_FAMILY = {"addresses": "addresses", "cidrs": "CIDRs", "gateways": "gateways"}
+"""Fields with at most two values, one of each family, and what their values are."""
+_TYPE = re.compile(r"Expected `([^`]+)`, got `([^`]+)`")
+_LENGTH = re.compile(r"Expected `(array|str)` of length (<=|>=) (\d+)")
+_RANGE = re.compile(r"Expected `(?:int|float)` (<=|>=) (-?[\d.]+)")
+_FIELD = re.compile(r"Object (?:missing required|contains unknown) field `([^`]*)`")
+
+
+def in_words(text: str, path: str) -> str:
+    """Return a message about the field at `path` in words; one that is not known stays as it is."""
+    if found := _TYPE.fullmatch(text):
+        return f"must be {_types(found[1])}, not {_types(found[2])}"
+    if found := _LENGTH.fullmatch(text):
+        return _length(found[1], found[2], int(found[3]), path)
+    if found := _RANGE.fullmatch(text):
+        return f"must be {_limit(found[1])} {found[2]}"
+    if found := _FIELD.fullmatch(text):
+        return f"field {found[1]} is needed" if "missing" in text else f"no such field: {found[1]}"
+    return text
+
+
+def _length(kind: str, sign: str, number: int, path: str) -> str:
+    field = path.rpartition(".")[2]
+    if kind == "array" and sign == "<=" and number == 2 and field in ONE_PER_FAMILY:
+        return f"at most two {ONE_PER_FAMILY[field]}, one of each family"
+    thing = "character" if kind == "str" else "entr"
+    plural = ("s" if kind == "str" else "ies") if number != 1 else ("" if kind == "str" else "y")
+    return f"must have {_limit(sign)} {number} {thing}{plural}"
+
+
+def _limit(sign: str) -> str:
+    return "at most" if sign == "<=" else "at least"
+
+
+def _types(names: str) -> str:
+    return " or ".join(TYPES.get(name, name) for name in names.split(" | "))
