@@ -106,6 +106,8 @@ def _described(error: Exception) -> str:
     """Return why there is no connection, for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused; start the server"
     return str(error) or "no answer"
 
 

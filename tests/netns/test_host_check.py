@@ -109,7 +109,7 @@ async def test_each_interface_is_checked_and_unsuitable_ones_are_named(topo: Top
     ip("link", "set", "eth1", "mtu", "1500", "up")
     found = (await answers(replace(config, interfaces=("eth0", "eth1"))))["interface"]
     assert found.ok
-    assert found.detail == "eth0: 1 addresses, MTU 1500; eth1: 1 addresses, MTU 1500"
+    assert found.detail == "eth0: 1 address, MTU 1500; eth1: 1 address, MTU 1500"
 
 
 async def test_a_nic_without_offload_support_is_reported_by_the_check(topo: Topo, config: KernelConfig) -> None:

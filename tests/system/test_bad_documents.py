@@ -214,6 +214,8 @@ def test_a_second_document_that_claims(lab, document, field):
     assert any(field in error.path for error in answer.errors)
     owners = ("underlay", "vpc.red", "endpoint.web-1")
     assert any(repr(owner) in answer.errors[0].message for owner in owners), "the owner is named"
+    if field == "addresses":
+        assert answer.errors[0].message.startswith("address 10.0.1.2 of network web belongs to document ")
     assert answer.in_force == 0
     removed(lab, "thief")
 

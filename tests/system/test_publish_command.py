@@ -90,8 +90,16 @@ async def test_publishing_again_changes_nothing_and_reports_earlier_acknowledgem
 
 async def test_a_server_that_is_away_is_an_error_when_patience_ends(files, access, topology):
     away = Access(f"tls://127.0.0.1:{free_port()}", access.seed, access.authority)
-    with pytest.raises(BusError):
+    with pytest.raises(BusError, match=r": connection refused; start the server$"):
         await publish_topology(topology, away, timeout=1, retry=0.1)
+
+
+async def test_a_server_with_a_certificate_of_another_authority_is_named_in_plain_words(tmp_path, access, topology):
+    await publish_topology(topology, access, timeout=0.1, retry=10)
+    other = ServerFiles(tmp_path / "other")
+    nats_server.configure(other, ("127.0.0.1",), free_port(), list(topology.droplets))
+    with pytest.raises(BusError, match=r"the server's certificate is not trusted: [^_]*$"):
+        await publish_topology(topology, Access(access.server, access.seed, other.authority), timeout=1, retry=0.1)
 
 
 def test_keys_that_exist_are_kept(files):

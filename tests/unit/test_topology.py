@@ -159,6 +159,15 @@ def test_a_file_that_is_no_topology_is_refused_with_a_line_number(text):
     assert mistakes(text)
 
 
+@pytest.mark.parametrize(
+    ("name", "ends"), [('"ep-{n}"', "; {n} is only for an entry with `count`"), ("Ep", "at most 31")]
+)
+def test_a_name_with_a_number_to_fill_in_needs_a_count(name, ends):
+    with pytest.raises(TopologyError) as raised:
+        parse_topology(VALID + f"  - {{name: {name}, network: web, droplet: h1}}\n")
+    assert str(raised.value).endswith(ends)
+
+
 def test_two_overlapping_networks_of_a_vpc_are_refused():
     text = VALID.replace("endpoints:", "  - {name: wide, vpc: red, cidr: 10.0.0.0/20}\nendpoints:")
     assert (11, "networks[1].cidr") in mistakes(text)
