@@ -101,7 +101,7 @@ def test_the_plan_of_a_recording_is_printed_on_another_machine_with_what_is_reje
     done = plan(machine, tmp_path, file, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "attach transit XDP" in done.stdout
-    assert "of endpoints" in done.stdout
+    assert "of map endpoints" in done.stdout
     (printed,) = [line for line in done.stdout.splitlines() if line.startswith(("rejected", "pending", "refused"))]
     assert printed.startswith("rejected broken: $")
     assert "recorded on host h1" in done.stdout
