@@ -282,6 +282,8 @@ struct tunnel {
 	__u8 flags;   /* TUNNEL_* */
 	__u8 rts;     /* RTS_* */
 	__u8 attempt; /* which bouncer or divider to select, see select_member() */
+	__u16 longest; /* tc: bytes of the longest packet that the inner frame will be cut into */
+	__u8 pad[6];
 } __attribute__((aligned(8)));
 
 /* The transport header of an inner packet. */
@@ -302,7 +304,8 @@ struct outer {
 	__u16 udp;	  /* offset of the UDP header in the frame */
 	__u16 ip_payload; /* bytes from the UDP header on */
 	__be16 vlan;
-	__u8 pad[2];
+	__u8 summed; /* 1: UDP has a checksum */
+	__u8 pad;
 };
 
 /* Offsets of our Geneve options in the frame; 0 for those that are absent. */
@@ -321,7 +324,7 @@ struct options {
  * CPU runs all programs of one frame before it starts the next frame.
  *
  * new_state() in state.h sets `called` and `length`, and clears what some paths read without writing it first:
- * packet.length and packet.kind, which say whether there is an IP packet, and all of `tunnel` from `headers` on. The
+ * packet.length and packet.kind, which say whether there is an IP packet, and `tunnel` from `headers` to `attempt`. The
  * rest still holds values of the previous frame, and every path writes it before reading it:
  *
  * - packet.from, to, tos and ttl: read_packet(), if it returns CONTINUE; from and to also by arp_from_endpoint();
@@ -329,6 +332,7 @@ struct options {
  *   it; for a frame of an endpoint the function that chooses the destination (peer.address), the entry program (vni)
  * and the function that adds the RTS option (origin); peer.interface: find_hop();
  * - transport: find_transport(), which every user calls first;
+ * - tunnel.longest and packets: set_segments(), which every user calls first;
  * - reason and receiver: the caller; local and received_flags: transit XDP once it knows the local droplet;
  * - outer and options: the parser of frames from the underlay.
  *
@@ -344,9 +348,15 @@ struct frame_state {
 	__u32 receiver;	     /* transit XDP: ifindex of the local endpoint that receives it */
 	__u16 local;	     /* from a tunnel: index of the local droplet that received it */
 	__u8 received_flags; /* from a tunnel: tunnel.flags as parsed */
-	__u8 pad[5];
+	__u8 pad[3];
+	__u16 packets; /* tc: how many packets the frame stands for */
 	struct outer outer;
 	struct options options;
+};
+
+/* scratches: 0 -> bytes that a program of tc moves within a frame; per CPU. Written by programs. */
+struct scratch {
+	__u8 bytes[2048];
 };
 
 #define WATCHED_PROGRAM	  1U /* the kernel's id of one of our programs */

@@ -224,7 +224,7 @@ static __always_inline enum outcome write_icmp_error(context *ctx, const struct 
 	copy_mac(asker, ethernet->h_source);
 	if (set_frame_length(ctx, error->strip + sizeof(*ethernet) + quoted))
 		return otherwise;
-	if (adjust_head(ctx, (int)error->strip - added))
+	if (resize_front(ctx, (int)error->strip - added))
 		return NO_HEADROOM;
 	ethernet = frame_start(ctx);
 	if ((void *)(ethernet + 1) + sizeof(struct ipv6hdr) + sizeof(struct icmp_header) > frame_end(ctx))

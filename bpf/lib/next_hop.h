@@ -118,7 +118,7 @@ static __always_inline enum outcome send_through_tunnel(context *ctx, struct loc
 	if (!hop) /* for the verifier */
 		return NEXT_HOP_UNRESOLVED;
 	*tx_ifindex = local->tx_ifindex;
-	return send(ctx, local, tunnel, hop, 0, outcome);
+	return send(ctx, local, tunnel, hop, 0, false, outcome);
 }
 
 #endif

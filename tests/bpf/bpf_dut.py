@@ -41,11 +41,12 @@ DROPLET_MAC = {
 }
 SIZES = {MapName.ENDPOINT_COUNTERS: 8, MapName.DIRECT: 1024}
 CACHES = {"path_caches", "hop_caches", "slot_caches"}
-DECLARED = {"outcomes", "programs", "frame_states", "local_droplets", "icmp_ratelimit", "generations"} | CACHES
+DECLARED = {"outcomes", "programs", "frame_states", "scratches", "local_droplets", "icmp_ratelimit", "generations"} | CACHES
 """Maps of the size that the programs say."""
 ARRAYS = {
     "outcomes",
     "frame_states",
+    "scratches",
     "icmp_ratelimit",
     "local_droplets",
     "interfaces",
@@ -301,11 +302,11 @@ class Dut:
     def from_endpoint(self, frame: bytes, metadata: int = 0, arrival: int = ARRIVAL) -> Run:
         return self._run("transit_agent", frame, arrival, metadata)
 
-    def leave_state(self, called: int, receiver: int = 0) -> None:
+    def leave_state(self, frame: bytes, called: int, receiver: int = 0) -> None:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
         fields = [*_unpacked(map_layout.PACKET), *_unpacked(map_layout.TUNNEL), *_unpacked(map_layout.TRANSPORT)]
         rest = [*_unpacked(map_layout.OUTER), *_unpacked(map_layout.OPTIONS)]
-        self.fill_state(map_layout.FRAME_STATE.pack(*fields, called, 0, 0, receiver, 0, 0, *rest))
+        self.fill_state(map_layout.FRAME_STATE.pack(*fields, called, len(frame), 0, receiver, 0, 0, 1, *rest))
 
     def fill_state(self, value: bytes) -> None:
         """Write what the next frame finds on each CPU; the others find garbage."""
@@ -313,12 +314,12 @@ class Dut:
         self.put(MapName.FRAME_STATES, map_layout.U32.pack(0), value * bpf.possible_cpus())
 
     def after_tail_call(self, frame: bytes, program: str = "transit_xdp", arrival: int = ARRIVAL) -> Run:
-        """Run a program as if another one had called it, which has counted the frame as received already."""
-        return self._run(program, frame, arrival, 0, received=0)
+        """Run a program as if another one had called it."""
+        return self._run(program, frame, arrival, 0, called=True)
 
-    def _run(self, program: str, frame: bytes, arrival: int, metadata: int, received: int = 1) -> Run:
+    def _run(self, program: str, frame: bytes, arrival: int, metadata: int, called: bool = False) -> Run:
         """Run one frame and hold the books: counted once as received, once under its outcome, all bytes."""
-        if received and not self._left:
+        if not called and not self._left:
             self.fill_state(next(self._garbage))
         self._left = False
         before = self.counters()
@@ -334,7 +335,7 @@ class Dut:
             if now != before[outcome]
         }
         arrived = [moved.pop(outcome) for outcome in RECEIVED if outcome in moved]
-        assert arrived == [(1, len(frame))] * received
+        assert arrived == [(1, len(frame))]
         assert list(moved.values()) == [(1, len(frame))], moved
         outcome = next(iter(moved))
         assert XdpAction(verdict) == expected_verdict(outcome)
