@@ -13,7 +13,7 @@ import pytest
 from bpf_dut import ARRIVAL, SECOND_UPLINK, UNCOUNTED, UPLINK, Dut
 
 from agent.core.model.features import Features
-from agent.datapath.bpf.compiler import CompiledObject, compile_programs
+from agent.datapath.bpf.compiler import CompiledObject, Hook, compile_programs
 
 HERE = Path(__file__).parent
 CLONE_NEWNET = 0x40000000
@@ -54,16 +54,22 @@ def interfaces() -> Iterator[None]:
         os.close(home)
 
 
+@pytest.fixture(scope="session", params=list(Hook))
+def hook(request: pytest.FixtureRequest) -> Hook:
+    """Return the hook whose programs a test runs: every test that needs programs runs for each."""
+    return Hook(request.param)
+
+
 @pytest.fixture(scope="session")
-def compiled(lab_cache: Path) -> CompiledObject:
+def compiled(lab_cache: Path, hook: Hook) -> CompiledObject:
     if os.geteuid():
         pytest.skip("loading programs needs root")
-    return asyncio.run(compile_programs(lab_cache, features=Features(vlan_tags=True)))
+    return asyncio.run(compile_programs(lab_cache, features=Features(vlan_tags=True), hook=hook))
 
 
 @pytest.fixture(scope="session")
-def shared_dut(compiled: CompiledObject) -> Iterator[Dut]:
-    dut = Dut(compiled)
+def shared_dut(compiled: CompiledObject, hook: Hook) -> Iterator[Dut]:
+    dut = Dut(compiled, hook=hook)
     yield dut
     for program in dut.programs.values():
         os.close(program.fd)
