@@ -142,7 +142,8 @@ class Answers:
     async def _next(self, missing: set[str], deadline: float) -> None:
         self._changed.clear()
         try:
-            await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._changed.wait()
         except TimeoutError:
             name = min(missing)
             found = self._seen.get(name)
@@ -244,7 +245,8 @@ class Bench:
             await self._client.flush()
             began = time.perf_counter()
             await asyncio.to_thread(self._lab.start_agent, HOST)
-            await asyncio.wait_for(synced.wait(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await synced.wait()
             took = time.perf_counter() - began
             await asyncio.sleep(0.5)
             await subscription.unsubscribe()

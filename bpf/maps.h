@@ -20,7 +20,7 @@ BPF_F_TABLE("hash", struct address, struct droplet, droplets, 1, BPF_F_NO_PREALL
 BPF_F_TABLE("hash", struct next_hop_key, struct next_hop, next_hops, 1, BPF_F_NO_PREALLOC);
 BPF_TABLE("array", __u32, struct local_droplet, local_droplets, MAX_LOCAL_DROPLETS);
 BPF_TABLE("lru_hash", struct overlay_key, struct direct_path, direct, 16);
-BPF_TABLE("array", __u32, __u64, generations, GENERATIONS);
+BPF_TABLE("array", __u32, struct generation, generations, GENERATIONS);
 BPF_TABLE("percpu_array", __u32, struct path_cache, path_caches, 1);
 BPF_TABLE("percpu_array", __u32, struct hop_cache, hop_caches, 1);
 BPF_TABLE("percpu_array", __u32, struct slot_cache, slot_caches, 1);

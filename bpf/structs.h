@@ -143,13 +143,20 @@ struct direct_path {
 /*
  * generations: GENERATION_* -> a number that never returns to an earlier value. Changes after an entry of `next_hops`,
  * `endpoints` or `direct` was changed or removed, and so invalidates all copies in the caches below; lib/cache.h.
- * Written by the agent, and that of `direct` also by transit XDP.
+ * Written by the agent, and that of `direct` also by transit XDP. Each has a cache line of its own.
  */
+struct generation {
+	__u64 number;
+	__u64 pad[7];
+};
 
 /* The sizes of the caches are powers of 2. The kernel allows 32 KiB for a value of a per-CPU map. */
-#define CACHED_PATHS 512
-#define CACHED_HOPS  256
-#define CACHED_SLOTS 2048
+#define CACHED_PATHS_BITS 9
+#define CACHED_HOPS_BITS  8
+#define CACHED_SLOTS_BITS 10
+#define CACHED_PATHS	  (1 << CACHED_PATHS_BITS)
+#define CACHED_HOPS	  (1 << CACHED_HOPS_BITS)
+#define CACHED_SLOTS	  (1 << CACHED_SLOTS_BITS)
 
 struct cached_path {
 	struct overlay_key key;
@@ -178,9 +185,12 @@ struct hop_cache {
 
 struct cached_slot {
 	__u64 generation;
-	__u32 slot;
+	__u64 expires_tick; /* DIRECT_RENEW after it was copied */
+	__u32 slot;	    /* with CACHED_IPV6 if it is that of an IPv6 address */
 	__u32 pad;
 };
+
+#define CACHED_IPV6 0x80000000U
 
 /* slot_caches: 0 -> slots of local endpoints, by a hash of their keys in `endpoints`; per CPU. By transit XDP. */
 struct slot_cache {

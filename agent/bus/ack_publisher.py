@@ -41,7 +41,8 @@ class AckPublisher:
             self._changed.clear()
             self._send()
             try:
-                await asyncio.wait_for(self._changed.wait(), self._outbox.wake_in(time.monotonic()))
+                async with asyncio.timeout(self._outbox.wake_in(time.monotonic())):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
 

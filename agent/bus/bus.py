@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -22,23 +21,22 @@ from agent.bus.ack_publisher import AckPublisher
 from agent.bus.admission import Admission
 from agent.bus.client import Connection, connect, publish_command
 from agent.bus.connection_errors import describe
-from agent.bus.consumer import Report, bus_disconnected, permission_violation
+from agent.bus.connection_faults import VIOLATION_STANDS, ConnectionFaults
+from agent.bus.consumer import Report
 from agent.bus.documents import Delivery, DocumentLog
 from agent.bus.outbox import Outbox
 from agent.bus.reader import ConsumerReader, Record, Shared, record_nothing
 from agent.bus.settings import BusSettings, is_open_to_others, shown
 from agent.bus.snapshot import ConsumerConflicts
 from agent.bus.tasks import end
-from protocol import codec, permissions, streams, subjects
+from protocol import codec, permissions, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.signed_versions import SignedVersion
-from protocol.status import AgentState, Event, Fault, Status
+from protocol.status import AgentState, Event, Status
 
 FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 5.0
 """Seconds between attempts to connect, doubling from the first to the last, with up to a half added at random."""
-VIOLATION_STANDS = 90.0
-"""Seconds for which a refused publication counts as a fault. The agent retries the publication sooner than that."""
 
 
 class Handler(Protocol):
@@ -91,10 +89,7 @@ class Bus:
         self._outbox_empty = asyncio.Event()
         self._outbox_empty.set()
         self._connection: Connection | None = None
-        self._unreachable: dict[str, str] = {}
-        """Why each server could not be reached when it was tried last, since the last connection."""
-        self._violations: dict[str, tuple[Fault, float]] = {}
-        """Operations that the server refused, by subject, with the time of the last refusal."""
+        self._faults = ConnectionFaults(host, settings.servers, report, log)
 
     @property
     def connected(self) -> bool:
@@ -120,7 +115,8 @@ class Bus:
     async def drain(self, timeout: float) -> bool:  # noqa: ASYNC109  the caller's limit at shutdown
         """Wait at most `timeout` seconds for the server to confirm every acknowledgement; return whether it has."""
         try:
-            await asyncio.wait_for(self._outbox_empty.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._outbox_empty.wait()
         except TimeoutError:
             self._log.warning("acknowledgements_unconfirmed", documents=len(self._outbox))
             return False
@@ -153,16 +149,14 @@ class Bus:
                 on_error=self._on_error,
             )
         except Exception as error:
-            self._report_disconnected(server, describe(error))
+            self._faults.disconnected(server, describe(error))
             return False
-        self._violations.clear()
-        self._unreachable.clear()
-        self._report("bus", [])
+        self._faults.connected()
         self._connection = connection
         self._log.info("bus_connected", server=shown(server))
         try:
             worked, reason = await self._serve(server, connection)
-            self._report_disconnected(server, reason)
+            self._faults.disconnected(server, reason)
             return worked
         finally:
             self._connection = None
@@ -213,9 +207,10 @@ class Bus:
         """Subscribe to the status messages of this host's name: those with another boot id come from another agent."""
         await connection.receive(subjects.status(self._host), self._on_status)
         while not connection.lost.is_set():
-            self._report_violations()
+            self._faults.report_violations()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(connection.lost.wait(), VIOLATION_STANDS / 6)
+                async with asyncio.timeout(VIOLATION_STANDS / 6):
+                    await connection.lost.wait()
 
     def _on_status(self, _subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
         """Record a status. Nothing may be raised, whatever the message: it would end the library's read loop."""
@@ -230,28 +225,5 @@ class Bus:
     async def _on_error(self, error: Exception) -> None:
         """Report an error from the library. Never raises: an exception here would end the library's read loop."""
         with contextlib.suppress(Exception):
-            if self._connection is None:
-                return
-            fault = permission_violation(self._host, str(error))
-            if fault is None:
-                self._log.warning("bus_error", reason=describe(error))
-                return
-            if fault.subject == streams.pause_subject(self._host):
-                self._log.info("pause_advisories_not_permitted", subject=fault.subject)
-                return
-            lasting = "subscribe to" in fault.detail
-            self._violations[fault.subject] = (fault, math.inf if lasting else time.monotonic())
-            self._report_violations()
-
-    def _report_violations(self) -> None:
-        """Report refused operations; a refused subscription is not tried again on this connection."""
-        oldest = time.monotonic() - VIOLATION_STANDS
-        for subject, (_, at) in list(self._violations.items()):
-            if at < oldest:
-                del self._violations[subject]
-        self._report("permissions", [fault for fault, _ in self._violations.values()])
-
-    def _report_disconnected(self, server: str, reason: str) -> None:
-        """Report why each server that was tried is unreachable: one fault, which the next attempt does not change."""
-        self._unreachable[shown(server)] = reason
-        self._report("bus", [bus_disconnected([shown(one) for one in self._settings.servers], self._unreachable)])
+            if self._connection is not None:
+                self._faults.on_error(error)

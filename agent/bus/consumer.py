@@ -84,6 +84,32 @@ def consumer_paused(host: str, paused_until: str) -> Fault:
     )
 
 
+class ConsumerFaults:
+    """What keeps a consumer from delivering, until it delivers again."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self.unusable: Fault | None = None
+        """Why the consumer cannot be read."""
+        self.refused: Fault | None = None
+        """Why it refused requests, until it accepts one."""
+        self.withheld: Fault | None = None
+        """Why it delivers nothing, or is going to deliver nothing."""
+
+    def standing(self) -> list[Fault]:
+        """Return the faults that stand."""
+        return [fault for fault in (self.unusable or self.refused, self.withheld) if fault is not None]
+
+    def note_pause(self, info: ConsumerInfo, waiting: int, *, in_snapshot: bool, silent: bool = False) -> None:
+        """Record why documents are waiting. Unless the consumer is paused, they first have to be overdue (`silent`)."""
+        until = info.config.pause_until if info.paused else ""
+        self.withheld = None
+        if waiting and (until or silent):
+            self.withheld = documents_waiting(self._host, waiting, until, in_snapshot=in_snapshot)
+        elif until:
+            self.withheld = consumer_paused(self._host, until)
+
+
 def refused_subjects(subjects_: Iterable[str]) -> list[Fault]:
     """Return the faults of messages under this host's subjects that name no document."""
     found = sorted(subjects_)

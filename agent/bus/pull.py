@@ -65,6 +65,11 @@ class PullMachine:
         return self._silences >= MAX_SILENCES
 
     @property
+    def patience(self) -> float:
+        """Return the seconds of silence after which the connection must be dead."""
+        return (MAX_SILENCES + 1) * SILENCE
+
+    @property
     def wanted(self) -> int:
         """Return how many messages the requests in flight can still bring."""
         return sum(request.remaining for request in self._requests)

@@ -7,23 +7,23 @@ these removes a document.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from nats.errors import Error as NatsError
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus import consumer
 from agent.bus.client import Connection, publish_command
-from agent.bus.consumer import Report
+from agent.bus.consumer import ConsumerFaults, Report
 from agent.bus.consumer_polling import PollTimer
 from agent.bus.documents import Delivery, DocumentLog, Message, ResetReason
-from agent.bus.jetstream import ConsumerInfo, parse_consumer_info, parse_headers, reset_request
-from agent.bus.pull import MAX_SILENCES, SILENCE, PullMachine, Signal, request_body
+from agent.bus.jetstream import ConsumerInfo, parse_consumer_info, reset_request
+from agent.bus.pull_session import PullSession
 from agent.bus.snapshot import ConsumerConflicts
+from agent.bus.tasks import uninterrupted
 from protocol import streams
 from protocol.status import Fault
 
@@ -41,23 +41,6 @@ Record = Callable[[Sequence[Message]], None]
 
 def record_nothing(_messages: Sequence[Message]) -> None:
     """Discard the messages of an agent that records nothing."""
-
-
-async def uninterrupted(call: Coroutine[Any, Any, None], done_late: Callable[[], None] | None = None) -> None:
-    """Await the end of a handler call, even if the connection is lost meanwhile: nothing is half applied.
-
-    `done_late` is called if the call succeeded after its cancellation was requested.
-    """
-    task = asyncio.create_task(call)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):  # the caller may cancel again
-                await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is None and done_late is not None:
-            done_late()
-        raise
 
 
 class SnapshotHandler(Protocol):
@@ -110,16 +93,9 @@ class ConsumerReader:
         self._publish_event = publish_event
         self._log = log
         self._record = record
-        self._session = _PullSession(connection.new_inbox(), time.monotonic())
+        self._session = PullSession(host, connection)
         self._poll = PollTimer(time.monotonic())
-        self._next = streams.next_subject(host).encode()
-        self._request = request_body()
-        self._unusable_fault: Fault | None = None
-        """Why the consumer cannot be read."""
-        self._refused: Fault | None = None
-        """Why it refused requests, until it accepts one."""
-        self._withheld: Fault | None = None
-        """Why it delivers nothing, or is going to deliver nothing."""
+        self._faults = ConsumerFaults(host)
         self.progressed = False
         """Whether the consumer answered at least once."""
 
@@ -132,17 +108,17 @@ class ConsumerReader:
                 self.progressed = True
                 await self._pull()
             except Restart as restart:
-                await self._end_session()
+                await self._session.close()
                 self._report_faults()
                 await asyncio.sleep(restart.pause)
 
     def _on_advisory(self, *_message: object) -> None:
         """Ask for the consumer, whatever the message says: any client may have sent it."""
         self._poll.soon(time.monotonic())
-        self._session.arrived.set()
+        self._session.wake()
 
     def _report_faults(self) -> None:
-        faults = [fault for fault in (self._unusable_fault or self._refused, self._withheld) if fault is not None]
+        faults = self._faults.standing()
         now = time.monotonic()
         if self._conflicts.active(now):
             faults.append(consumer.consumer_shared(self._host, self._conflicts.detail(now)))
@@ -153,9 +129,9 @@ class ConsumerReader:
     async def _begin(self) -> None:
         """Make the consumer deliver the messages not yet handled, or all if this consumer is new."""
         info = await self._reset()
-        self._unusable_fault = None
-        self._session = _PullSession(self._connection.new_inbox(), time.monotonic())
-        self._session.sid = await self._connection.receive(f"{self._session.inbox}.*", self._session.on_message)
+        self._faults.unusable = None
+        self._session = PullSession(self._host, self._connection)
+        await self._session.open()
         if self._documents.begin(info):
             self._log.info("snapshot_began", messages=info.num_pending)
             try:
@@ -163,26 +139,20 @@ class ConsumerReader:
             except Exception:
                 self._documents.void()
                 raise
-        self._note_pause(info, self._documents.waiting)
-        self._poll.later(time.monotonic(), calm=not self._documents.waiting and self._withheld is None)
+        self._faults.note_pause(info, self._documents.waiting, in_snapshot=self._documents.in_snapshot)
+        self._poll.later(time.monotonic(), calm=not self._documents.waiting and self._faults.withheld is None)
         await self._conclude()
-
-    async def _end_session(self) -> None:
-        """End this round: requests that wait at the server must not consume messages meant for later ones."""
-        if self._session.sid is not None:
-            await self._connection.release(self._session.sid)
-            self._session.sid = None
 
     async def _reset(self) -> ConsumerInfo:
         """Return the reset answer of a usable consumer; wait as long as it takes until there is one."""
         wait = FIRST_WAIT
         while True:
             info = await self._ask(streams.reset_subject(self._host), reset_request(self._documents.reset_to))
-            unusable_fault = await self._why_unusable(info)
+            unusable = await self._why_unusable(info)
             if self._connection.lost.is_set():
                 raise ConnectionError("the connection was lost")
-            self._unusable_fault = unusable_fault
-            if info is not None and self._unusable_fault is None:
+            self._faults.unusable = unusable
+            if info is not None and unusable is None:
                 if self._documents.is_known(info.created) or self._documents.reset_to == 1:
                     return info
                 self._log.warning("consumer_recreated", consumer=self._host, created=info.created)
@@ -230,8 +200,8 @@ class ConsumerReader:
     async def _pull(self) -> None:
         """Pull until the consumer has to be reset."""
         while True:
-            self._ask_for_more()
-            await self._wait()
+            self._session.request_more()
+            await self._session.wait(self._poll.wake_in(time.monotonic()))
             while self._session.messages:
                 await self._hand_over()
             self._handle_statuses()
@@ -240,35 +210,18 @@ class ConsumerReader:
             await self._conclude()
             self._check_duplicate()
 
-    def _ask_for_more(self) -> None:
-        now, machine = time.monotonic(), self._session.machine
-        while (number := machine.next_request(now, len(self._session.messages))) is not None:
-            reply = f"{self._session.inbox}.{number}".encode()
-            self._connection.post([publish_command(self._next, self._request, reply)])
-
-    async def _wait(self) -> None:
-        now = time.monotonic()
-        patience = min(self._session.machine.wake_in(now), self._poll.wake_in(now))
-        try:
-            await asyncio.wait_for(self._session.arrived.wait(), patience)
-        except TimeoutError:
-            if self._session.machine.is_dead:
-                silence = (MAX_SILENCES + 1) * SILENCE
-                raise ConnectionError(f"the server has said nothing for {silence:g} seconds") from None
-        self._session.arrived.clear()
-
     async def _hand_over(self) -> None:
         waiting = self._session.messages
         batch = self._documents.sort(waiting[:MAX_DELIVERIES])
         self._record(waiting[:MAX_DELIVERIES])
         del waiting[:MAX_DELIVERIES]
-        self._ask_for_more()
+        self._session.request_more()
         if batch.deliveries:
             await uninterrupted(self._handler.deliver(batch.deliveries), lambda: self._documents.remember(batch))
         self._connection.post(publish_command(reply, body) for reply, body in batch.answers)
         self._report_refused(batch.strangers, batch.refused)
         self._documents.remember(batch)
-        self._withheld = self._refused = None
+        self._faults.withheld = self._faults.refused = None
         self._session.last_delivery = None
         self._poll.later(time.monotonic(), calm=not self._documents.waiting)
         if batch.reset_reason is not None:
@@ -308,10 +261,10 @@ class ConsumerReader:
             self._log.warning("consumer_gone", consumer=self._host)
             raise Restart(FIRST_WAIT)
         if self._session.refusal:
-            self._refused = self._unusable((f"it refuses requests: {self._session.refusal}",))
+            self._faults.refused = self._unusable((f"it refuses requests: {self._session.refusal}",))
             raise Restart(LONGEST_WAIT)
         last, self._session.last_delivery = self._session.last_delivery, None
-        self._refused = None if last is not None else self._refused
+        self._faults.refused = None if last is not None else self._faults.refused
         if last is not None and not self._session.messages:
             reset_reason = self._documents.idle(last)
             if reset_reason is not None:
@@ -323,30 +276,23 @@ class ConsumerReader:
         if self._session.messages:
             return
         if info is None:
-            self._note_pause(ConsumerInfo(), self._documents.waiting, silent=True)
+            self._faults.note_pause(
+                ConsumerInfo(), self._documents.waiting, in_snapshot=self._documents.in_snapshot, silent=True
+            )
             self._poll.again(time.monotonic(), calm=not self._documents.waiting)
             return
         if info.error is not None:
-            self._unusable_fault = consumer.consumer_missing(self._host, info.error.description)
+            self._faults.unusable = consumer.consumer_missing(self._host, info.error.description)
             raise Restart(FIRST_WAIT)
         reasons = consumer.unusable(info, self._host)
         if reasons:
-            self._unusable_fault = self._unusable(reasons)
+            self._faults.unusable = self._unusable(reasons)
             raise Restart(FIRST_WAIT)
         self._documents.take_info(info)
-        self._note_pause(info, self._documents.waiting or self._poll.stuck(info.num_pending), silent=True)
-        calm = self._withheld is None and not self._documents.waiting and not info.num_pending
+        waiting = self._documents.waiting or self._poll.stuck(info.num_pending)
+        self._faults.note_pause(info, waiting, in_snapshot=self._documents.in_snapshot, silent=True)
+        calm = self._faults.withheld is None and not self._documents.waiting and not info.num_pending
         self._poll.again(time.monotonic(), calm=calm)
-
-    def _note_pause(self, info: ConsumerInfo, waiting: int, *, silent: bool = False) -> None:
-        """Record why documents are waiting. Unless the consumer is paused, they first have to be overdue."""
-        until = info.config.pause_until if info.paused else ""
-        self._withheld = None
-        if waiting and (until or silent):
-            in_snapshot = self._documents.in_snapshot
-            self._withheld = consumer.documents_waiting(self._host, waiting, until, in_snapshot=in_snapshot)
-        elif until:
-            self._withheld = consumer.consumer_paused(self._host, until)
 
     async def _conclude(self) -> None:
         """Report the snapshot's completion, or begin it again if the stream turns out to be another one."""
@@ -362,42 +308,3 @@ class ConsumerReader:
                 self._documents.complete_failed()
                 raise
         self._report_faults()
-
-
-class _PullSession:
-    """The reading between two resets. Each has an inbox of its own, so that older requests deliver nothing to it."""
-
-    def __init__(self, inbox: str, now: float) -> None:
-        self.inbox = inbox
-        self.sid: int | None = None
-        self.machine = PullMachine(now)
-        self.messages: list[Message] = []
-        self.arrived = asyncio.Event()
-        self.gone = False
-        self.refusal = ""
-        self.last_delivery: int | None = None
-        """The number of the consumer's last delivery, as the last idle heartbeat has it."""
-
-    def on_message(self, subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> None:
-        """Handle a message to the inbox."""
-        now = time.monotonic()
-        if reply.startswith(b"$JS.ACK."):
-            self.machine.on_message(now)
-            self.messages.append(Message(subject, reply, body, headers))
-        else:
-            self._on_status(subject, headers, now)
-        self.arrived.set()
-
-    def _on_status(self, subject: bytes, headers: bytes | None, now: float) -> None:
-        number = subject.rpartition(b".")[2]
-        if not number.isdigit():
-            return
-        parsed = parse_headers(headers)
-        signal = self.machine.on_status(int(number), parsed.status, parsed.text, now)
-        last = parsed.fields.get("Nats-Last-Consumer", "")
-        if signal is Signal.CONSUMER_GONE:
-            self.gone = True
-        elif signal is Signal.REFUSED:
-            self.refusal = parsed.text
-        elif signal is Signal.IDLE and last.isdigit() and not self.messages:
-            self.last_delivery = int(last)

@@ -1,105 +1,19 @@
-"""dropletctl: the commands, their options and what they print."""
+"""dropletctl: its options, and the list of its commands."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import json
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
 import click
-import msgspec
 
 from agent import __version__
 from agent.bus.settings import BusSettings
-from agent.cli import tables
+from agent.cli import host_commands, message_commands
 from agent.cli.configuration import Configuration, read_configuration
-from agent.cli.output import FORMATS, TABLES, machine
-from agent.cli.session import Access, NotAnswered, Session, read_acknowledgement, session
-from protocol import codec, rpc, subjects
-from protocol.documents import KINDS
-from protocol.errors import DocumentError
-from protocol.status import Counters, Event, Status
-
-F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
+from agent.cli.options import seconds
+from agent.cli.session import Access
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
-LONGEST = 86_400
-"""The most seconds that an option accepts: a day."""
-
-
-def _output(function: F) -> F:
-    return click.option(
-        "-o",
-        "--output",
-        type=click.Choice(FORMATS),
-        default="table",
-        show_default=True,
-        help="Output format; wide has every column and folds nothing.",
-    )(function)
-
-
-def _run(access: Access, work: Callable[[Session], Coroutine[Any, Any, None]]) -> None:
-    async def connected() -> None:
-        async with session(access) as bus:
-            await work(bus)
-
-    try:
-        asyncio.run(connected())
-    except KeyboardInterrupt:
-        raise SystemExit(0) from None
-
-
-async def _of_all(names: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> dict[str, T]:
-    """Return the hosts' answers; for each host without one, print the reason to standard error."""
-    answers = await asyncio.gather(*(ask(name) for name in names), return_exceptions=True)
-    found: dict[str, T] = {}
-    for name, answer in zip(names, answers, strict=True):
-        if isinstance(answer, NotAnswered):
-            click.echo(f"Error: {answer.format_message()}", err=True)
-        elif isinstance(answer, BaseException):
-            raise answer
-        else:
-            found[name] = answer
-    return found
-
-
-def _count(answered: int, asked: int) -> None:
-    """Fail unless all hosts answered; with several hosts, print how many did."""
-    if answered < asked:
-        if asked > 1:
-            click.echo(f"{answered} of {asked} hosts answered", err=True)
-        raise click.exceptions.Exit(1)
-
-
-def _host(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not subjects.is_host(value):
-        raise click.BadParameter(f"{value!r} is not a host's name: lower-case letters, digits and dashes")
-    return value
-
-
-def _host_or_option(function: F) -> F:
-    """Accept one host as an argument or as `--host`, as the commands that list things do; otherwise all hosts."""
-
-    @functools.wraps(function)
-    def with_one(*arguments: Any, host: str | None, host_option: str | None, **options: Any) -> Any:
-        if host and host_option and host != host_option:
-            raise click.UsageError(f"two hosts are named, {host} and {host_option}: name one")
-        return function(*arguments, host=host or host_option, **options)
-
-    argument = click.argument("host", required=False, callback=_host)
-    option = click.option("--host", "host_option", callback=_host, help="Only this host, as the argument HOST.")
-    return cast(F, argument(option(with_one)))
-
-
-def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if not 0 < value <= LONGEST:
-        raise click.BadParameter(f"{value:g} is not a number of seconds: more than 0, at most {LONGEST}")
-    return value
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DROPLETCTL"})
@@ -112,11 +26,11 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
 @click.option("--tls-ca-file", type=click.Path(), help="The CA that the server's certificate is checked against.")
 @click.option("--netns", help="Connect from this network namespace: a name under /run/netns, or a path.")
 @click.option(
-    "--wait", callback=_seconds, default=1.0, show_default=True, help="Seconds to wait for hosts to answer a ping."
+    "--wait", callback=seconds, default=1.0, show_default=True, help="Seconds to wait for hosts to answer a ping."
 )
 @click.option(
     "--timeout",
-    callback=_seconds,
+    callback=seconds,
     default=5.0,
     show_default=True,
     help="Seconds to wait for a host's answer.",
@@ -164,286 +78,18 @@ def main(
     context.obj = Access(settings, netns or known.netns or None, wait, timeout, hint)
 
 
-@main.command()
-@_host_or_option
-@_output
-@click.pass_obj
-def status(access: Access, host: str | None, output: str) -> None:
-    """Show the status of HOST, or of every host; hosts that do not answer are listed too.
-
-    \b
-    Examples:
-      dropletctl status
-      dropletctl status --host h1 -o yaml
-    """
-
-    async def work(bus: Session) -> None:
-        call = await bus.call(host)
-        found: dict[str, Status] = await _of_all(call.present, bus.status)
-        names = [*call.present, *call.absent]
-        if output not in TABLES:
-            click.echo(machine(msgspec.to_builtins(list(found.values())), output), nl=False)
-        elif found or host is None:
-            tables.statuses(list(found.values()), [name for name in names if name not in found], output == "wide")
-        _count(len(found), len(names))
-
-    _run(access, work)
-
-
-@main.command()
-@click.argument("kind", type=click.Choice([*KINDS, "documents"]))
-@click.option("--host", callback=_host, help="Only this host; all that answer otherwise.")
-@_output
-@click.pass_obj
-def get(access: Access, kind: str, host: str | None, output: str) -> None:
-    """List what is in force on the hosts: objects of one KIND, or documents.
-
-    \b
-    Examples:
-      dropletctl get endpoints
-      dropletctl get networks --host h1 -o json
-      dropletctl get documents --host h2
-    """
-
-    async def work(bus: Session) -> None:
-        async def ask(name: str) -> list[Any]:
-            return await (bus.documents(name) if kind == "documents" else bus.objects(name, kind))
-
-        call = await bus.call(host)
-        found = await _of_all(call.present, ask)
-        rows = [(name, item) for name, items in found.items() for item in items]
-        if output not in TABLES:
-            plain = [{"host": name, **tables.without_host(msgspec.to_builtins(item))} for name, item in rows]
-            click.echo(machine(plain, output), nl=False)
-        elif found and kind == "documents":
-            tables.acknowledgements(rows, output == "wide")
-        elif found:
-            tables.objects(kind, rows, output == "wide")
-        _count(len(found), len(call.present) + len(call.absent))
-
-    _run(access, work)
-
-
-@main.command()
-@click.option("--watch", is_flag=True, help="Go on with what comes, until interrupted.")
-@click.option("--host", callback=_host, help="Only this host.")
-@click.option("--document", help="Only this document.")
-@click.option("--count", type=click.IntRange(1), help="With --watch: end after so many.")
-@_output
-@click.pass_obj
-def acks(access: Access, watch: bool, host: str | None, document: str | None, count: int | None, output: str) -> None:
-    """Show the newest acknowledgement of each document, from the stream, even of hosts that are down.
-
-    \b
-    Examples:
-      dropletctl acks --host h1
-      dropletctl acks --watch --document tenant-7.endpoints
-      dropletctl acks -o json | jq '.[] | select(.state == "failed")'
-    """
-    if count is not None and not watch:
-        raise click.UsageError("--count goes with --watch: without it all are shown")
-    if document is not None and not subjects.is_document(document):
-        raise click.UsageError(f"{document!r} is not a document's name")
-    wanted = subjects.ack(host or "*", document or ">")
-
-    async def work(bus: Session) -> None:
-        coming = await bus.watch(wanted) if watch else None
-        found = await bus.stored_acknowledgements(wanted)
-        if not found and not watch and (host or document):
-            raise NotAnswered(f"no acknowledgement of {' for '.join(filter(None, (host, document)))}")
-        if output in TABLES:
-            tables.acknowledgements(found, output == "wide")
-        elif not watch:
-            plain = [{"host": name, **msgspec.to_builtins(item)} for name, item in found]
-            click.echo(machine(plain, output), nl=False)
-        left = count
-        while coming is not None and left != 0:
-            subject, body = await anext(coming)
-            known = read_acknowledgement(subject, body)
-            if known is None:
-                continue
-            if output in TABLES:
-                click.echo(tables.acknowledgement_line(*known))
-            else:
-                click.echo(json.dumps({"host": known[0], **msgspec.to_builtins(known[1])}))
-            left = None if left is None else left - 1
-
-    _run(access, work)
-
-
-@main.command()
-@click.argument("host", callback=_host)
-@click.argument("endpoint")
-@click.argument("destination")
-@_output
-@click.pass_obj
-def path(access: Access, host: str, endpoint: str, destination: str, output: str) -> None:
-    """Show the path of a packet from ENDPOINT on HOST to the address DESTINATION.
-
-    \b
-    Example:
-      dropletctl path h1 web-1 10.0.1.7
-    """
-
-    async def work(bus: Session) -> None:
-        answer = await bus.ask(host, "path", rpc.PathRequest(endpoint, destination), rpc.PathReply)
-        if output not in TABLES:
-            question = {"host": host, "endpoint": endpoint, "destination": destination}
-            click.echo(machine({**question, **msgspec.to_builtins(answer)}, output), nl=False)
-        else:
-            click.echo(tables.path_line(endpoint, destination, answer))
-        if answer.way == "none":
-            raise click.exceptions.Exit(1)
-
-    _run(access, work)
-
-
-@main.command()
-@_host_or_option
-@_output
-@click.pass_obj
-def peers(access: Access, host: str | None, output: str) -> None:
-    """Show what probes found about HOST's paths to other droplets, or every host's.
-
-    \b
-    Examples:
-      dropletctl peers
-      dropletctl peers h1 -o json
-    """
-
-    async def work(bus: Session) -> None:
-        call = await bus.call(host)
-        found = await _of_all(call.present, bus.peers)
-        rows = [(name, item) for name, items in found.items() for item in items]
-        if output not in TABLES:
-            plain = [{"host": name, **msgspec.to_builtins(item)} for name, item in rows]
-            click.echo(machine(plain, output), nl=False)
-        elif found:
-            tables.peers(rows, output == "wide")
-        _count(len(found), len(call.present) + len(call.absent))
-
-    _run(access, work)
-
-
-@main.command()
-@click.argument("host", callback=_host)
-@click.option("--watch", is_flag=True, help="Repeat until interrupted.")
-@click.option("--interval", callback=_seconds, default=2.0, show_default=True, help="With --watch: seconds between.")
-@_output
-@click.pass_obj
-def counters(access: Access, host: str, watch: bool, interval: float, output: str) -> None:
-    """Show HOST's packet counters: every outcome that occurred, and each endpoint's traffic.
-
-    \b
-    Examples:
-      dropletctl counters h1
-      dropletctl counters h1 --watch
-    """
-
-    async def work(bus: Session) -> None:
-        before: Counters | None = None
-        while True:
-            now = await bus.ask(host, "counters", None, Counters)
-            if output not in TABLES:
-                click.echo(machine(tables.plain_counters(now), output), nl=False)
-            else:
-                tables.counters(now, before, watch, output == "wide")
-            if not watch:
-                return
-            before = now
-            await asyncio.sleep(interval)
-
-    _run(access, work)
-
-
-@main.command()
-@click.argument("host", callback=_host)
-@_output
-@click.pass_obj
-def plan(access: Access, host: str, output: str) -> None:
-    """Show what HOST's agent would change in the kernel now, one action per line; nothing if it is in sync.
-
-    \b
-    Example:
-      dropletctl plan h1
-    """
-
-    async def work(bus: Session) -> None:
-        answer = await bus.ask(host, "plan", None, rpc.PlanReply)
-        if output not in TABLES:
-            click.echo(machine(msgspec.to_builtins(answer), output), nl=False)
-        else:
-            click.echo("\n".join(answer.actions) or "nothing to change")
-
-    _run(access, work)
-
-
-@main.command()
-@click.argument("host", callback=_host)
-@click.argument("documents", nargs=-1)
-@click.option("--objects", is_flag=True, help="Also objects of an earlier agent that no document explains.")
-@click.option("--yes", is_flag=True, help="Remove them without asking.")
-@click.pass_obj
-def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, yes: bool) -> None:
-    """Remove documents that HOST keeps although the stream does not hold them: those named, or all of them.
-
-    Only documents that `dropletctl status` lists as missing can be removed so. A controller removes documents by
-    messages instead.
-
-    \b
-    Examples:
-      dropletctl sweep h1
-      dropletctl sweep h1 tenant-7.endpoints --yes
-    """
-
-    async def work(bus: Session) -> None:
-        names = documents or tuple(one.document for one in await bus.documents(host) if one.absent)
-        if not names and not objects:
-            click.echo(f"{host} keeps no document that the stream does not hold")
-            return
-        if names:
-            click.echo("\n".join(names))
-        what = [f"{tables.counted(len(names), 'document')} and every object listed there"] if names else []
-        what += ["every object that no document explains"] if objects else []
-        if not yes and not click.confirm(f"Remove {' and '.join(what)} from {host}?", err=True):
-            raise click.Abort
-        answer = await bus.ask(host, "sweep", rpc.SweepRequest(names, objects), rpc.SweepReply)
-        click.echo(f"{tables.counted(len(answer.documents), 'document')} removed")
-
-    _run(access, work)
-
-
-@main.command()
-@click.option("--host", callback=_host, help="Only this host.")
-@click.option("--count", type=click.IntRange(1), help="End after so many.")
-@_output
-@click.pass_obj
-def events(access: Access, host: str | None, count: int | None, output: str) -> None:
-    """Show events of the hosts as they happen, until interrupted.
-
-    \b
-    Example:
-      dropletctl events --host h1 -o json
-    """
-
-    async def work(bus: Session) -> None:
-        left = count
-        coming = await bus.watch(subjects.event(host or "*", ">"))
-        while left != 0:
-            _, body = await anext(coming)
-            try:
-                event = codec.decode(body, Event)
-            except DocumentError:
-                continue
-            if output in TABLES:
-                at = time.strftime("%H:%M:%S", time.localtime(event.at))
-                click.echo(f"{at}  {event.host}  {event.kind}  {'; '.join(event.detail)}")
-            else:
-                click.echo(json.dumps(msgspec.to_builtins(event)))
-            left = None if left is None else left - 1
-
-    _run(access, work)
-
+for command in (
+    host_commands.status,
+    host_commands.get,
+    host_commands.path,
+    host_commands.peers,
+    host_commands.counters,
+    host_commands.plan,
+    host_commands.sweep,
+    message_commands.acks,
+    message_commands.events,
+):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import click
@@ -35,8 +35,8 @@ class PermissionErrors:
             self._found[found[2].lower()] = "subscribe" if found[1].lower() == "subscription" else "publish"
             self._changed.set()
 
-    async def unless(self, work: Coroutine[Any, Any, T], subject: str) -> T:
-        """Await work that publishes to a subject and waits for answers; raise Refused once the server refuses it."""
+    async def unless(self, work: Awaitable[T], subject: str) -> T:
+        """Await work that publishes to a subject and waits for answers; raise PermissionDenied if it is refused."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():

@@ -226,7 +226,8 @@ class Session:
         subject = f"$JS.API.DIRECT.GET.{streams.ACK_STREAM}"
         self.connection.post([publish_command(subject.encode(), json.dumps(question).encode(), inbox.encode())])
         try:
-            code, pending = await self._permission_errors.unless(asyncio.wait_for(end, patience), subject)
+            async with asyncio.timeout(patience):
+                code, pending = await self._permission_errors.unless(end, subject)
         except TimeoutError:
             raise NotAnswered(NO_ACKS) from None
         if code not in (204, 404):

@@ -3,10 +3,11 @@
  * Per-CPU caches in front of hash maps. A cache is an array, indexed by a hash of the key, with one copy of an entry at
  * each index. A copy is used only if
  *
- * - its whole key matches, so a collision is a miss;
+ * - its whole key matches, so a collision is a miss, and does not replace a valid copy;
  * - its generation is current. The agent and the programs start a new generation after they change or remove an entry
  *   of the hash map, which invalidates all copies on all CPUs;
- * - it has not expired: copies of paths and next hops live for at most DIRECT_RENEW.
+ * - it has not expired: copies live for at most DIRECT_RENEW, also if the agent is killed before it starts a
+ * generation.
  *
  * Read the generation before the lookup that the copy is made from, so that a later change makes the copy stale. The
  * kernel may reuse an element of a hash for another key while a program reads it: look the key up again after copying,
@@ -24,22 +25,22 @@
 
 static __always_inline __u64 generation(__u32 index)
 {
-	__u64 *found = generations.lookup(&index);
+	struct generation *found = generations.lookup(&index);
 
-	return found ? *(volatile __u64 *)found : 0;
+	return found ? *(volatile __u64 *)&found->number : 0;
 }
 
 /*
- * Call it after an existing path was changed or removed; a new path has no copies. If the agent overwrites the sum, it
- * does so with a number that was never current.
+ * Call it after a path was added, moved or removed; also one that is new in the map may have copies, from before it was
+ * evicted. If the agent overwrites the sum, it does so with a number that was never current.
  */
 static __always_inline void start_path_generation(void)
 {
 	__u32 index = GENERATION_PATHS;
-	__u64 *found = generations.lookup(&index);
+	struct generation *found = generations.lookup(&index);
 
 	if (found)
-		__sync_fetch_and_add(found, 1);
+		__sync_fetch_and_add(&found->number, 1);
 }
 
 static __always_inline bool is_over(__u64 tick)
@@ -55,12 +56,19 @@ static __always_inline bool same_key(const void *one, const void *other)
 	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (*(__u32 *)(a + 2) ^ *(__u32 *)(b + 2)));
 }
 
-/* The index of an overlay address, before it is masked. `key` is aligned to 8. */
-static __always_inline __u32 cache_index(const struct overlay_key *key)
+/* The index of a key of 20 bytes, aligned to 8, in a cache of 2^bits entries. */
+static __always_inline __u32 cache_index(const void *key, __u32 bits)
 {
-	const __u64 *word = (const void *)key;
+	const __u64 *word = key;
 
-	return (word[0] ^ word[1] ^ key->address.word[3]) * 0x9e3779b97f4a7c15ULL >> 32;
+	return (word[0] ^ word[1] ^ *(__u32 *)(word + 2)) * 0x9e3779b97f4a7c15ULL >> (64 - bits);
+}
+
+/* Whether a copy may not be replaced by one of another key: else two keys with one index would take turns. */
+static __always_inline bool is_taken(__u64 generation, __u64 now, __u64 expires_tick, const void *cached,
+				     const void *key)
+{
+	return generation == now && !is_over(expires_tick) && !same_key(cached, key);
 }
 
 #endif

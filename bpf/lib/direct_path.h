@@ -24,11 +24,10 @@ struct found_path {
 	bool recent;	      /* confirmed within DIRECT_RENEW */
 };
 
-/* A valid copy of another path is kept, so that two paths with one index do not replace each other at every packet. */
 static __always_inline void cache_path(struct cached_path *copy, struct overlay_key *key, struct direct_path *path,
 				       __u64 now)
 {
-	if (copy->generation == now && !is_over(copy->expires_tick) && !same_key(&copy->key, key))
+	if (is_taken(copy->generation, now, copy->expires_tick, &copy->key, key))
 		return;
 	copy->key = *key;
 	copy->flags = path->flags;
@@ -42,7 +41,7 @@ static __always_inline void cache_path(struct cached_path *copy, struct overlay_
 /* The direct path to an address; `key` is aligned to 8. */
 static __always_inline struct found_path find_path(struct overlay_key *key)
 {
-	__u32 only = 0, index = cache_index(key);
+	__u32 only = 0, index = cache_index(key, CACHED_PATHS_BITS);
 	struct path_cache *cache = path_caches.lookup(&only);
 	struct cached_path *copy = cache ? &cache->path[bounded(index, CACHED_PATHS - 1)] : 0;
 	__u64 now = generation(GENERATION_PATHS);
@@ -98,7 +97,7 @@ static __always_inline enum outcome update_path(const struct tunnel *tunnel, str
 	if (is_gateway_address(from) || is_subnet_broadcast(from))
 		return CONTINUE;
 	known = direct.lookup(from);
-	changes = known && (!same_address(&known->host, &path.host) || known->flags != path.flags);
+	changes = !known || !same_address(&known->host, &path.host) || known->flags != path.flags;
 	direct.update(from, &path);
 	if (changes)
 		start_path_generation();

@@ -44,17 +44,22 @@ static __always_inline bool has_address(const struct interface *receiver, const 
 	return same_address(&receiver->ipv6, address) && !is_unspecified(address);
 }
 
+static __always_inline __u32 cached_family(const struct address *address)
+{
+	return INNER_IPV6 && !is_ipv4(address) ? CACHED_IPV6 : 0;
+}
+
 static __always_inline struct cached_slot *cached_slot_of(const struct overlay_key *to)
 {
-	__u32 only = 0, index = cache_index(to);
+	__u32 only = 0, index = cache_index(to, CACHED_SLOTS_BITS);
 	struct slot_cache *cache = slot_caches.lookup(&only);
 
 	return cache ? &cache->slot[bounded(index, CACHED_SLOTS - 1)] : 0;
 }
 
 /*
- * The local endpoint with an address, if its slot is cached, else NULL. `interfaces` has the addresses of a slot, so
- * the cache needs no key. Sets `*ifindex`.
+ * The local endpoint with an address, if its slot is cached, else NULL. A slot has one address of each family, which
+ * `interfaces` holds, so slot and family are key enough. Sets `*ifindex`.
  */
 static __always_inline struct interface *find_cached_receiver(const struct overlay_key *to, __u32 *ifindex)
 {
@@ -62,9 +67,9 @@ static __always_inline struct interface *find_cached_receiver(const struct overl
 	struct interface *receiver;
 	__u32 slot;
 
-	if (!copy || copy->generation != generation(GENERATION_ENDPOINTS))
+	if (!copy || copy->generation != generation(GENERATION_ENDPOINTS) || is_over(copy->expires_tick))
 		return 0;
-	slot = copy->slot;
+	slot = copy->slot ^ cached_family(&to->address);
 	receiver = interfaces.lookup(&slot);
 	if (!receiver || receiver->vni != to->vni || !has_address(receiver, &to->address))
 		return 0;
@@ -81,7 +86,8 @@ static __always_inline void cache_receiver(const struct overlay_key *to, const s
 	if (!copy || !has_address(receiver, &to->address))
 		return;
 	copy->generation = now;
-	copy->slot = slot_of(ifindex);
+	copy->expires_tick = bpf_jiffies64() + DIRECT_RENEW;
+	copy->slot = slot_of(ifindex) ^ cached_family(&to->address);
 }
 
 /* Sets the destination; the source becomes the gateway's if the frame was sent to the gateway. */

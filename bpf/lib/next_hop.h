@@ -24,6 +24,8 @@ static __always_inline struct next_hop *cache_hop(struct cached_hop *copy, struc
 {
 	struct next_hop *again;
 
+	if (is_taken(copy->generation, now, copy->expires_tick, &copy->key, key))
+		return hop;
 	copy->key = *key;
 	copy->hop = *hop;
 	copy->generation = now;
@@ -38,7 +40,7 @@ static __always_inline struct next_hop *cache_hop(struct cached_hop *copy, struc
 /* The entry of a key in `next_hops`, NULL if there is none; `key` is aligned to 8. */
 static __always_inline struct next_hop *lookup_hop(struct next_hop_key *key)
 {
-	__u32 only = 0, index = key->interface ^ key->address.word[3] >> 24 ^ key->address.word[3] >> 16;
+	__u32 only = 0, index = cache_index(key, CACHED_HOPS_BITS);
 	struct hop_cache *cache = hop_caches.lookup(&only);
 	struct cached_hop *copy = cache ? &cache->hop[bounded(index, CACHED_HOPS - 1)] : 0;
 	__u64 now = generation(GENERATION_NEXT_HOPS);

@@ -99,9 +99,10 @@ static __always_inline bool forget_path(const struct tunnel *tunnel, struct over
 
 	if (!sender || !sender->ifindex)
 		return false;
-	if (path && same_address(&path->host, &tunnel->peer.address))
+	if (path && same_address(&path->host, &tunnel->peer.address)) {
 		direct.delete(to);
-	start_path_generation(); /* also if the path was evicted: copies of it may remain */
+		start_path_generation(); /* not for every returned packet: that would void the paths of all tenants */
+	}
 	return true;
 }
 

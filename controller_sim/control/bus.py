@@ -23,6 +23,7 @@ from protocol.permissions import CONTROLLER_INBOX
 
 PAGE = 1000
 """Messages of one direct get."""
+CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 10.0
 
 
@@ -79,8 +80,8 @@ async def connected(access: Access, name: str = "controller") -> AsyncIterator[S
     context = ssl.create_default_context(cafile=str(access.authority))
     try:
         client.signer = read_signer(access.seed)
-        await asyncio.wait_for(
-            client.connect(
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await client.connect(
                 access.server,
                 name=name,
                 tls=context,
@@ -92,9 +93,7 @@ async def connected(access: Access, name: str = "controller") -> AsyncIterator[S
                 max_reconnect_attempts=3,
                 reconnect_time_wait=1,
                 ping_interval=10,
-            ),
-            timeout=10,
-        )
+            )
     except (NatsError, OSError, TimeoutError) as error:
         raise BusError(f"{access.server}: {errors[0] if errors else error or 'no answer'}") from error
     try:

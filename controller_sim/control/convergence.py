@@ -297,7 +297,8 @@ class Watcher:
         """Wait for the next answer; False after `patience` seconds."""
         self.changed.clear()
         try:
-            await asyncio.wait_for(self.changed.wait(), patience)
+            async with asyncio.timeout(patience):
+                await self.changed.wait()
         except TimeoutError:
             return False
         return True

@@ -180,7 +180,8 @@ class _Pipeline:
         while len(self.done) + len(self.refused) < len(self.sent):
             self.progress.clear()
             try:
-                await asyncio.wait_for(self.progress.wait(), ACK_TIMEOUT)
+                async with asyncio.timeout(ACK_TIMEOUT):
+                    await self.progress.wait()
             except TimeoutError:
                 missing = len(self.sent) - len(self.done) - len(self.refused)
                 raise BusError(f"{missing} of {len(self.sent)} documents were not confirmed by the server") from None

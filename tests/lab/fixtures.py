@@ -10,7 +10,6 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from functools import cached_property
 from importlib import resources
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,9 +27,8 @@ from controller_sim.lab.controller import converge, prepare
 from controller_sim.lab.lab import Lab
 from controller_sim.lab.namespaces import run_coroutine_in, run_in
 from controller_sim.lab.underlay import ports_of
-from controller_sim.topology.file import parse_topology
-from controller_sim.topology.model import Topology
 from lab.balance import check_balance, check_crossing, taken_unsent
+from lab.lab_topology import LabTopology
 from lab.waiting import PATIENCE, until
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
@@ -49,13 +47,11 @@ def topology_text(name: str) -> str:
     return resources.files("controller_sim").joinpath(f"topologies/{name}.yaml").read_text(encoding="utf-8")
 
 
-class SystemLab:
+class SystemLab(LabTopology):
     """A lab whose agents send heartbeats and retry twice a second, and look at the kernel once."""
 
     def __init__(self, name: str, text: str) -> None:
-        self.lab = Lab(f"{name}-{os.getpid()}")
-        self.text = text
-        self.names = self.lab.names
+        super().__init__(Lab(f"{name}-{os.getpid()}"), text)
         self.handmade = 0
         """Tunnel packets that no program counts as sent: those that a test sent by itself from a host's namespace."""
         self.lossy = ""
@@ -111,56 +107,6 @@ class SystemLab:
     def print_logs(self) -> None:
         for log in sorted((self.lab.paths.directory / "logs").glob("*.log")):
             print(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}")
-
-    # What it is made of
-
-    @cached_property
-    def topology(self) -> Topology:
-        return parse_topology(self.text, "the test's topology")
-
-    @cached_property
-    def addresses(self) -> dict[str, tuple[str, ...]]:
-        return {name: assigned.addresses for name, assigned in self.lab.paths.load().assignments.items()}
-
-    @property
-    def hosts(self) -> list[str]:
-        return self.topology.hosts
-
-    @property
-    def endpoints(self) -> list[str]:
-        return list(self.topology.endpoints)
-
-    def address(self, endpoint: str, family: int | None = None) -> str:
-        """Return an endpoint's address of a family (4 or 6), its first where none is asked for."""
-        return next(a for a in self.addresses[endpoint] if family in (None, ip_address(a).version))
-
-    def families(self, *endpoints: str) -> list[int]:
-        """Return the families (4, 6) that all of some endpoints have."""
-        found = [{ip_address(address).version for address in self.addresses[name]} for name in endpoints]
-        return sorted(set.intersection(*found))
-
-    def mac(self, endpoint: str) -> bytes:
-        return bytes.fromhex(self.lab.paths.load().assignments[endpoint].mac.replace(":", ""))
-
-    def host_of(self, endpoint: str) -> str:
-        return self.topology.host_of(endpoint)
-
-    def vpc_of(self, endpoint: str) -> str:
-        return self.topology.vpc_of(endpoint).name
-
-    def inside(self, endpoint: str) -> str:
-        """Return the namespace of an endpoint."""
-        return self.names.endpoint(endpoint)
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return every pair of endpoints of one VPC, each once."""
-        names = self.endpoints
-        both = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-        return [(a, b) for a, b in both if self.vpc_of(a) == self.vpc_of(b) and self.families(a, b)]
-
-    def talks(self) -> list[tuple[str, str, int]]:
-        """Return every pair of endpoints of one VPC in each family that both have."""
-        return [(a, b, family) for a, b in self.pairs() for family in self.families(a, b)]
 
     # The bus, as the controller sees it
 

@@ -17,6 +17,7 @@ from lab.echoes import answered
 from agent.core.model.map_layout import (
     DIRECT_PATH,
     ENDPOINT,
+    GENERATION,
     GENERATION_OF,
     OVERLAY_KEY,
     U32,
@@ -33,6 +34,7 @@ from agent.core.plan.actions import (
     PutEntries,
 )
 from agent.datapath.attach.xdp import AttachMode, attach
+from agent.datapath.bpf.generations import Generations
 from agent.datapath.executor import AT_ONCE
 from agent.datapath.kernel import Kernel
 from agent.datapath.net.namespaces import in_namespace, opened_namespace
@@ -140,7 +142,7 @@ async def test_every_change_of_a_copied_map_starts_its_generation_and_no_other(k
     def generations() -> dict[MapName, int]:
         found = kernel.maps[MapName.GENERATIONS]
         values = {name: found.lookup(U32.pack(index)) for name, index in GENERATION_OF.items()}
-        return {name: int.from_bytes(value or b"", "little") for name, value in values.items()}
+        return {name: GENERATION.unpack(value or b"")[0] for name, value in values.items()}
 
     opened = generations()
     assert all(opened.values()), "opening the maps starts generations"
@@ -153,6 +155,34 @@ async def test_every_change_of_a_copied_map_starts_its_generation_and_no_other(k
             after = generations()
             assert after[name] > before.pop(name)
             assert {other: after[other] for other in before} == before
+
+
+@pytest.mark.parametrize("entries", [1, 100], ids=["singly", "by batch"])
+async def test_a_generation_starts_after_the_change(kernel: Kernel, entries: int) -> None:
+    """Else a program could copy the old entry into the new generation."""
+    one = kernel.maps[MapName.ENDPOINTS]
+    keys = [OVERLAY_KEY.pack(1, number.to_bytes(16, "big")) for number in range(entries)]
+    found: list[set[bytes]] = []
+    started = one.changed
+
+    def changed() -> None:
+        found.append(set(one.dump()))
+        started()
+
+    one.changed = changed
+    assert one.put([(key, bytes(ENDPOINT.size)) for key in keys]) == []
+    assert one.delete(keys) == []
+    assert found == [set(keys), set()]
+
+
+async def test_a_generation_is_new_where_the_clock_is_coarse(kernel: Kernel) -> None:
+    generations, key = kernel.maps[MapName.GENERATIONS], U32.pack(0)
+    coarse = Generations(generations.descriptor, clock=lambda: 1)
+    values = []
+    for _ in range(3):
+        coarse.start(0)
+        values.append(GENERATION.unpack(generations.lookup(key) or b"")[0])
+    assert values == sorted(set(values))
 
 
 async def test_deleting_what_is_not_there_is_no_failure(kernel: Kernel) -> None:

@@ -20,8 +20,8 @@ from agent.datapath.net.namespaces import in_namespace, open_control_socket, ope
 from agent.probe.probe_socket import ProbeSocket
 
 from .conftest import _libc, enter, ip, ip_json, run
+from .prober_setup import NONCE, Heard, ProbeSetup, path_of
 from .routed import PORT, V4, V6, Addresses, Routed, routed
-from .test_probes import NONCE, Heard, ProbeSetup, path_of
 
 both = pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
 QUICK = Rules(interval=0.1, deadline=0.3, check_every=1.0, narrow_every=0.5)

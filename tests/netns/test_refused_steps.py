@@ -1,7 +1,8 @@
 """What the agent says of the kernel's rarer refusals, each provoked on the real kernel.
 
-Not here are ENETUNREACH and EMSGSIZE, which probes meet when they are sent (test_probes.py). A change meets neither:
-for the agent's routes, which go with `onlink`, the kernel looks no gateway up, and no driver here refuses an MTU so.
+Not here are ENETUNREACH and EMSGSIZE, which probes meet when they are sent (test_probe_sockets.py). A change meets
+neither: for the agent's routes, which go with `onlink`, the kernel looks no gateway up, and no driver here refuses an
+MTU so.
 """
 
 from __future__ import annotations

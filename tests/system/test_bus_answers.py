@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
 from lab.bus import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
-from agent.bus import Bus, pull, reader
+from agent.bus import Bus, pull
+from agent.bus.ack_publisher import AckPublisher
+from agent.bus.client import Connection, connect
+from agent.bus.outbox import Outbox
+from agent.bus.tasks import end
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
+
+
+async def ignore(_: Exception) -> None:
+    """Take the library's remarks on a connection."""
+
+
+@asynccontextmanager
+async def connected(server: NatsServer) -> AsyncIterator[Connection]:
+    connection = await connect(server.url, settings_of(server), name="h1", inbox_prefix="_INBOX", on_error=ignore)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def ack(document: str, revision: int) -> Acknowledgement:
@@ -78,6 +97,30 @@ async def test_the_outbox_outlives_a_server_that_is_killed_under_way(server: Nat
         server.start()
         assert await bus.drain(60)
     assert await stored(server) == {f"d{number}": number + 2 for number in range(3000)}
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_cancellation_that_comes_with_an_acknowledgement_ends_the_publisher(
+    server: NatsServer, turns: int
+) -> None:
+    """However far the loop has got with waking the publisher: a lost cancellation keeps a lost connection's tasks."""
+    changed = asyncio.Event()
+    changed.set()
+    outbox = Outbox()
+    outbox.put("a", codec.encode(ack("a", 1)))
+    async with client_of(server) as client, connected(server) as connection:
+        await client.subscribe(subjects.ack("h1", "a"))  # confirms nothing, so the publisher waits with a timeout
+        await client.flush()
+        publisher = AckPublisher("h1", connection, outbox, changed, asyncio.Event(), Lines().report)
+        running = asyncio.create_task(publisher.run())
+        await until(lambda: not changed.is_set())
+        changed.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=20)
+        await end([running])
+    assert done, "the cancellation was lost"
 
 
 async def test_a_stream_of_acknowledgements_that_is_not_there_yet_is_waited_for(server: NatsServer) -> None:
@@ -175,8 +218,7 @@ async def test_the_fault_says_why_a_connection_was_given_up(
 ) -> None:
     async with client_of(server) as client:
         await make_streams(client)
-    for module in (pull, reader):
-        monkeypatch.setattr(module, "MAX_SILENCES", 1)
+    monkeypatch.setattr(pull, "MAX_SILENCES", 1)
     lines = Lines()
     async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:
         await until(lambda: not lines.standing("consumer_missing") and bus.connected)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import gc
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,9 +26,10 @@ from lab.bus import (
     user_block,
 )
 
-from agent.bus import Bus, BusSettings, client, pull, reader
+from agent.bus import Bus, BusSettings, client, pull
 from agent.bus.connection_errors import describe
 from protocol import permissions
+from protocol.status import Fault
 
 
 class Case(NamedTuple):
@@ -148,8 +149,7 @@ async def test_a_bus_that_cannot_be_used_is_a_fault_with_server_reason_and_remed
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(client, "CONNECT_TIMEOUT", 2)
-    for module in (pull, reader):
-        monkeypatch.setattr(module, "MAX_SILENCES", 1)
+    monkeypatch.setattr(pull, "MAX_SILENCES", 1)
     lines = Lines()
     async with case(tmp_path) as (settings, then):
         bus = Bus("h1", settings, Recorder(), lines.log, lines.report)
@@ -186,13 +186,12 @@ async def test_several_servers_are_one_fault_that_says_why_of_each_and_is_told_o
     async with refused(tmp_path) as one, unresolved(tmp_path) as two:
         servers = one.settings.servers + two.settings.servers
 
-        class Counting(Bus):
-            def _report_disconnected(self, server: str, reason: str) -> None:
-                tries.append(server)
-                super()._report_disconnected(server, reason)
+        def report(source: str, faults: Iterable[Fault]) -> None:
+            tries.append(source)
+            lines.report(source, faults)
 
-        async with running(Counting("h1", BusSettings(servers), Recorder(), lines.log, lines.report)):
-            await until(lambda: len(tries) >= 6, 60)
+        async with running(Bus("h1", BusSettings(servers), Recorder(), lines.log, report)):
+            await until(lambda: tries.count("bus") >= 6, 60)
         fault = lines.standing("bus_disconnected")
         assert fault is not None
         assert fault.subject == ", ".join(servers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import permutations
 from typing import cast
 
@@ -194,3 +195,18 @@ async def test_waiting_ends_when_all_that_is_left_is_rejected_and_no_answer_come
     assert await watcher.wait(5.0)
     watcher.take(subjects.ack("h1", "a"), codec.encode(answer(5)))
     assert watcher.tracker.converged
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_cancellation_that_comes_with_an_answer_ends_the_wait(turns: int) -> None:
+    watcher = Watcher(cast(Client, None))
+    watcher.tracker.expect(published(5))
+    waiting = asyncio.create_task(watcher.wait(1000))
+    await asyncio.sleep(0)
+    watcher.take(subjects.ack("h1", "other"), codec.encode(answer(1, document="other")))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    done, _ = await asyncio.wait([waiting], timeout=20)
+    assert done, "the cancellation was lost"
+    assert waiting.cancelled()

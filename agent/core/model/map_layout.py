@@ -10,7 +10,7 @@ import struct
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
-LAYOUT_VERSION = 6
+LAYOUT_VERSION = 7
 MAX_SET = 16
 NETWORK_LOCAL_BOUNCER = 1
 NETWORK_PINNED = 2
@@ -32,9 +32,8 @@ FAILURE_EXCEPTION = 3
 GENERATION_NEXT_HOPS = 0
 GENERATION_ENDPOINTS = 1
 GENERATION_PATHS = 2
-CACHED_PATHS = 512
-CACHED_HOPS = 256
-CACHED_SLOTS = 2048
+CACHED_PATHS_BITS, CACHED_HOPS_BITS, CACHED_SLOTS_BITS = 9, 8, 10
+CACHED_PATHS, CACHED_HOPS, CACHED_SLOTS = 1 << CACHED_PATHS_BITS, 1 << CACHED_HOPS_BITS, 1 << CACHED_SLOTS_BITS
 DIRECT_LIFETIME = 10.0
 """Seconds for which a learnt direct path is used after it was last confirmed: DIRECT_LIFETIME in `constants.h`."""
 GATEWAY_MAC = bytes.fromhex("02d201e70001")
@@ -116,8 +115,8 @@ CACHED_HOP = struct.Struct("=16sI6sHHHQQ")
 """struct cached_hop { next_hop_key key; next_hop hop; u64 generation; u64 expires_tick }."""
 HOP_CACHE = struct.Struct(f"={CACHED_HOPS * CACHED_HOP.size}s")
 """struct hop_cache { cached_hop hop[CACHED_HOPS] }."""
-CACHED_SLOT = struct.Struct("=QI4x")
-"""struct cached_slot { u64 generation; u32 slot; pad }."""
+CACHED_SLOT = struct.Struct("=QQI4x")
+"""struct cached_slot { u64 generation; u64 expires_tick; u32 slot; pad }."""
 SLOT_CACHE = struct.Struct(f"={CACHED_SLOTS * CACHED_SLOT.size}s")
 """struct slot_cache { cached_slot slot[CACHED_SLOTS] }."""
 DETOUR_KEY = struct.Struct("=16sI16s")
@@ -162,8 +161,8 @@ FAILURE_KEY = struct.Struct("=III")
 """struct failure_key { u32 kind; u32 error; u32 ifindex }."""
 FAILURE_COUNT = struct.Struct("=Q")
 """struct failure_count { u64 frames }."""
-U64 = struct.Struct("=Q")
-"""A generation."""
+GENERATION = struct.Struct("=Q56x")
+"""struct generation { u64 number; pad[7] }."""
 U32 = struct.Struct("=I")
 """A VNI or an array's index as a key."""
 

@@ -2,7 +2,7 @@
 
 Anyone who can guess a droplet's addresses can forge such a message. So a claim only ever lowers an MTU, never below the
 family's floor, and lasts ten minutes, as in the kernel (net.ipv4.route.mtu_expires). If the peer answers probes, a
-claim is believed and verified at once: `agent.core.probe.probing` sends a packet above the claimed size. If that is
+claim is believed and verified at once: `agent.core.probe.path_mtu` sends a packet above the claimed size. If that is
 answered, the claim is dropped, and for a while further claims about the path are verified before they are believed. No
 more claims are believed at one time than can be verified within a second.
 """

@@ -102,9 +102,10 @@ class Map:
 
     def put(self, entries: Sequence[tuple[bytes, bytes]]) -> list[Refused]:
         """Create or replace entries; return those that the kernel refused. All others are written."""
-        refused = self._put(entries)
-        self.changed()
-        return refused
+        try:
+            return self._put(entries)
+        finally:
+            self.changed()
 
     def _put(self, entries: Sequence[tuple[bytes, bytes]]) -> list[Refused]:
         done = 0
@@ -130,9 +131,10 @@ class Map:
 
     def delete(self, keys: Sequence[bytes]) -> list[Refused]:
         """Remove entries; a missing one is not an error. Return the keys that the kernel refused to remove."""
-        refused = self._delete(keys)
-        self.changed()
-        return refused
+        try:
+            return self._delete(keys)
+        finally:
+            self.changed()
 
     def _delete(self, keys: Sequence[bytes]) -> list[Refused]:
         if self._absent is not None:

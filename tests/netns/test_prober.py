@@ -1,201 +1,39 @@
-"""Probes and ICMP errors over real links: two hosts, a router that says what does not fit, both families."""
+"""The prober over real links: two hosts, a router that says what does not fit, both families."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
-import structlog
-from lab.frames import checksum
-from lab.waiting import PATIENCE
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
-from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from agent.core.faults.tracker import ReportFaults
-from agent.core.model.local_droplets import IngressAddress
-from agent.core.model.map_layout import mapped
 from agent.core.model.resolved_state import HostState, ResolvedState
-from agent.core.model.uplinks import Uplink
 from agent.core.nexthop.next_hops import PathFindings, Peer, Senders
 from agent.core.nexthop.peers import Droplets
-from agent.core.probe.icmp_errors import Problem, TunnelError
 from agent.core.probe.paths import Path, PathRecord, Rules
-from agent.core.probe.probe_packet import UDP_HEADER, headers, smallest
 from agent.core.probe.send_errors import SendResult
 from agent.datapath.net.namespaces import in_namespace, opened_namespace
-from agent.probe.icmp_listener import IcmpErrors
-from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory
-from agent.probe.probe_socket import ProbeSocket
-from agent.probe.prober import Prober
 from agent.report.queries import Queries
-from agent.telemetry.fault_reporter import FaultReporter
-from agent.telemetry.loop_errors import LoopErrors
 from protocol import codec
 from protocol.documents import Droplet
 from protocol.rpc import PeersReply, PeersRequest
 from protocol.status import NarrowPath
 
-from .conftest import _libc, enter, ip, run
-from .routed import PORT, V4, V6, Addresses, Reflector, Routed, routed
-
-NONCE = b"8 bytes!"
+from .conftest import ip, run
+from .prober_setup import QUICK, ProbeSetup, both, errors, in_near_host, prober
+from .routed import PORT, V4, V6, Addresses, Reflector, Routed
 
 
 @pytest.fixture
 def net() -> Iterator[Routed]:
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        with routed() as made:
-            enter(made.near)
-            yield made
-            _libc.setns(home, 0x40000000)
-    finally:
-        _libc.setns(home, 0x40000000)
-        os.close(home)
-
-
-class Heard(list[object]):
-    """What a callback was called with, and a way to wait for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._more = asyncio.Event()
-
-    def take(self, *what: object) -> None:
-        self.append(what)
-        self._more.set()
-
-    async def come(self, number: int = 1) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while len(self) < number:
-                self._more.clear()
-                await self._more.wait()
-
-
-def path_of(family: Addresses) -> Path:
-    return Path(family.packed(family.near), family.packed(family.far))
-
-
-both = pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
-
-
-@both
-async def test_a_probe_of_every_size_comes_back(net: Routed, family: Addresses) -> None:
-    path, replies = path_of(family), Heard()
-    reflector = Reflector(net, net.far, family, family.far)
-    prober = ProbeSocket(path.source, "eth0", PORT, replies.take)
-    try:
-        for number, size in enumerate((smallest(path.peer), 1280, 1499, 1500), 1):
-            assert prober.send(path.peer, size, NONCE) is SendResult.SENT
-            await replies.come(number)
-        assert replies == [(path, NONCE)] * 4
-        assert [size for size, _ in reflector.requests][-1] == 1500 - (28 if family is V4 else 48)
-    finally:
-        prober.close()
-        reflector.close()
-
-
-@both
-async def test_a_probe_leaves_with_a_right_udp_checksum_though_the_interface_offers_to_add_it(
-    net: Routed, family: Addresses
-) -> None:
-    with opened_namespace(net.far) as descriptor:
-        wire = in_namespace(descriptor, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
-    wire.bind(("eth0", 3))
-    wire.settimeout(20)
-    path = path_of(family)
-    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
-    try:
-        for size in (smallest(path.peer), 1500):
-            assert prober.send(path.peer, size, NONCE) is SendResult.SENT
-            while (UDP not in (frame := Ether(await asyncio.to_thread(wire.recv, 2000)))) or frame[UDP].dport != PORT:
-                pass
-            assert len(frame) == size + 14
-            datagram = bytes(frame)[-(size - headers(path.peer) + UDP_HEADER) :]
-            pseudo = path.source + path.peer + struct.pack("!II", len(datagram), socket.IPPROTO_UDP)
-            assert checksum(pseudo + datagram) == 0, "the sum of what is right is zero (RFC 768, RFC 8200 section 8.1)"
-    finally:
-        prober.close()
-        wire.close()
-
-
-@both
-async def test_a_probe_longer_than_the_interface_takes_is_refused_here(net: Routed, family: Addresses) -> None:
-    path = path_of(family)
-    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
-    try:
-        assert prober.send(path.peer, 1501, NONCE) is SendResult.TOO_LONG
-    finally:
-        prober.close()
-
-
-@both
-async def test_what_another_socket_was_told_of_the_path_does_not_cut_probes(net: Routed, family: Addresses) -> None:
-    path, replies = path_of(family), Heard()
-    reflector = Reflector(net, net.far, family, family.far)
-    prober = ProbeSocket(path.source, "eth0", PORT, replies.take)
-    ip("route", "add", family.far, "via", family.near_router, "mtu", "1300")
-    try:
-        assert prober.send(path.peer, 1500, NONCE) is SendResult.SENT
-        await replies.come()
-    finally:
-        prober.close()
-        reflector.close()
-
-
-@both
-async def test_without_a_way_a_probe_is_impossible(net: Routed, family: Addresses) -> None:
-    path = path_of(family)
-    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
-    ip("link", "set", "eth0", "down")
-    try:
-        assert prober.send(path.peer, 100, NONCE) is SendResult.IMPOSSIBLE
-    finally:
-        prober.close()
-
-
-async def test_an_address_that_is_not_there_yet_is_told(net: Routed) -> None:
-    with pytest.raises(OSError, match="Cannot assign requested address"):
-        ProbeSocket(V4.packed("10.78.1.77"), "eth0", PORT, Heard().take)
-
-
-@both
-async def test_a_router_that_cannot_send_it_on_tells_size_and_nonce(net: Routed, family: Addresses) -> None:
-    net.narrow(1400)
-    path = path_of(family)
-    heard = Heard()
-    errors = IcmpErrors({path}, (PORT, 4789), heard.take)
-    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
-    try:
-        assert prober.send(path.peer, 1500, NONCE) is SendResult.SENT
-        await heard.come()
-        assert heard == [(TunnelError(path, Problem.TOO_LARGE, 1400, NONCE),)]
-    finally:
-        prober.close()
-        errors.close()
-
-
-@both
-async def test_a_port_that_nobody_listens_on_is_told(net: Routed, family: Addresses) -> None:
-    path = path_of(family)
-    heard = Heard()
-    errors = IcmpErrors({path}, (PORT,), heard.take)
-    prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
-    try:
-        assert prober.send(path.peer, 200, NONCE) is SendResult.SENT
-        await heard.come()
-        assert heard == [(TunnelError(path, Problem.UNREACHABLE, None, NONCE),)]
-    finally:
-        prober.close()
-        errors.close()
+    with in_near_host() as made:
+        yield made
 
 
 def forge(net: Routed, family: Addresses, mtu: int) -> None:
@@ -214,95 +52,10 @@ def forge(net: Routed, family: Addresses, mtu: int) -> None:
         sender.sendto(message, (family.near, 0))
 
 
-# The whole prober
-
-
-def errors(report: ReportFaults = lambda _source, _faults: None) -> LoopErrors:
-    return LoopErrors(report, structlog.get_logger())
-
-
-def prober(
-    rules: Rules,
-    ports: tuple[int, ...],
-    set_peers: Callable[[str, tuple[str, ...]], None] = lambda _kind, _lines: None,
-    report: ReportFaults = lambda _source, _faults: None,
-    memory: PathMemory | None = None,
-) -> Prober:
-    events = PathEvents(set_peers, structlog.get_logger())
-    return Prober(rules, ports, frozenset, memory or PathMemory(), events, errors(report), report)
-
-
-class ProbeSetup:
-    """A prober with all that it hands on: peers for the neighbour watch, events for the bus."""
-
-    def __init__(self, net: Routed, family: Addresses, rules: Rules) -> None:
-        near, far = family.packed(family.near), family.packed(family.far)
-        index = socket.if_nametoindex("eth0")
-        self.uplink = Uplink("eth0", index, bytes(6), 1500, (near,), (index,), index, index)
-        self.family = family
-        self.far = far
-        self.peers: dict[bytes, Peer] = {}
-        self.senders: dict[tuple[int, int], int] = {}
-        self.events: list[tuple[str, tuple[str, ...]]] = []
-        self.faults = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
-        self.prober = prober(rules, (PORT, 4789), self._tell, self.faults.report)
-        self.prober.peers.subscribe("watch", lambda found: self.watch(*found), errors(self.faults.report))
-        self.task = asyncio.create_task(self.prober.run())
-        self.follow()
-
-    def follow(self, **others: Droplet) -> None:
-        droplets = {
-            "near": Droplet("near", "h1", self.family.near),
-            "far": Droplet("far", "h2", self.family.far),
-            **others,
-        }
-        own = {"near": droplets["near"]}
-        places = {IngressAddress(mapped(self.uplink.addresses[0]), self.uplink.ifindex): 2}
-        topo = ResolvedState(
-            HostState("h1", "h1", (self.uplink,)), {"droplets": droplets}, own=own, numbers={"droplets": places}
-        )
-        peers = {self.family.packed(one.address): Peer() for one in droplets.values() if one.host != "h1"}
-        self.prober.follow(Droplets(topo, peers))
-
-    def watch(self, peers: Mapping[bytes, Peer], senders: Senders) -> None:
-        self.peers, self.senders = dict(peers), dict(senders)
-
-    def _tell(self, kind: str, lines: tuple[str, ...]) -> None:
-        self.events.append((kind, lines))
-
-    @property
-    def found(self) -> PathFindings:
-        return self.peers[self.far].by.get(self.uplink.ifindex, PathFindings())
-
-    def state(self) -> tuple[str, int]:
-        view = next(view for _, _, view in self.prober.views())
-        return view.liveness.value, view.usable
-
-    def standing(self) -> list[tuple[str, str]]:
-        return [(fault.kind, fault.subject) for fault in self.faults.standing()]
-
-    async def more_probes(self, number: int = 10) -> None:
-        """Wait until so many more have been tried than it takes to lose a peer."""
-        before = self.prober.counts.sent
-        await self.until(lambda: self.prober.counts.sent > before + number)
-
-    async def until(self, wanted: Callable[[], bool], seconds: float = PATIENCE) -> None:
-        async with asyncio.timeout(seconds):
-            while not wanted():  # noqa: ASYNC110 -- another task's state changes at no known moment
-                await asyncio.sleep(0.01)
-
-    async def close(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-
 @pytest.fixture
 def seldom_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no path checked again for longer than any test waits: what is found is found for another reason."""
-    monkeypatch.setattr("agent.core.probe.probing.MIN_CHECK_PERIOD", 600.0)
-
-
-QUICK = Rules(interval=0.1, deadline=0.2, check_every=1.0, narrow_every=0.5)
+    monkeypatch.setattr("agent.core.probe.path_mtu.MIN_CHECK_PERIOD", 600.0)
 
 
 @both

@@ -1,0 +1,64 @@
+"""Reports the faults of connections: servers that cannot be reached, and operations that a server refuses."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from agent.bus.connection_errors import describe
+from agent.bus.consumer import Report, bus_disconnected, permission_violation
+from agent.bus.settings import shown
+from protocol import streams
+from protocol.status import Fault
+
+VIOLATION_STANDS = 90.0
+"""Seconds for which a refused publication counts as a fault. The agent retries the publication sooner than that."""
+
+
+class ConnectionFaults:
+    """The faults of one host's connections, one after another."""
+
+    def __init__(self, host: str, servers: Sequence[str], report: Report, log: FilteringBoundLogger) -> None:
+        self._host = host
+        self._servers = [shown(one) for one in servers]
+        self._report = report
+        self._log = log
+        self._unreachable: dict[str, str] = {}
+        """Why each server could not be reached when it was tried last, since the last connection."""
+        self._violations: dict[str, tuple[Fault, float]] = {}
+        """Operations that the server refused, by subject, with the time of the last refusal."""
+
+    def connected(self) -> None:
+        """Record that a new connection was made."""
+        self._violations.clear()
+        self._unreachable.clear()
+        self._report("bus", [])
+
+    def disconnected(self, server: str, reason: str) -> None:
+        """Report why each server that was tried is unreachable: one fault, which the next attempt does not change."""
+        self._unreachable[shown(server)] = reason
+        self._report("bus", [bus_disconnected(self._servers, self._unreachable)])
+
+    def on_error(self, error: Exception) -> None:
+        """Report an error from the library."""
+        fault = permission_violation(self._host, str(error))
+        if fault is None:
+            self._log.warning("bus_error", reason=describe(error))
+            return
+        if fault.subject == streams.pause_subject(self._host):
+            self._log.info("pause_advisories_not_permitted", subject=fault.subject)
+            return
+        lasting = "subscribe to" in fault.detail
+        self._violations[fault.subject] = (fault, math.inf if lasting else time.monotonic())
+        self.report_violations()
+
+    def report_violations(self) -> None:
+        """Report refused operations; a refused subscription is not tried again on this connection."""
+        oldest = time.monotonic() - VIOLATION_STANDS
+        for subject, (_, at) in list(self._violations.items()):
+            if at < oldest:
+                del self._violations[subject]
+        self._report("permissions", [fault for fault, _ in self._violations.values()])
