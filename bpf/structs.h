@@ -342,7 +342,7 @@ struct options {
  *   it; for a frame of an endpoint the function that chooses the destination (peer.address), the entry program (vni)
  * and the function that adds the RTS option (origin); peer.interface: find_hop();
  * - transport: find_transport(), which every user calls first;
- * - tunnel.longest and packets: set_segments(), which every user calls first;
+ * - tunnel.longest and packets: begin_egress(), parse_inner() and new_state();
  * - reason and receiver: the caller; local and received_flags: transit XDP once it knows the local droplet;
  * - outer and options: the parser of frames from the underlay.
  *

@@ -120,6 +120,7 @@ static __always_inline void begin_egress(struct egress *egress, const struct int
 	egress->transport = &state->transport;
 	egress->tunnel->vni = sender->vni;
 	egress->tunnel->length = state->length;
+	egress->tunnel->longest = state->length;
 	egress->local = local_droplets.lookup(&index); /* closed later, if needed: NO_LOCAL_DROPLET */
 	if (egress->local && !egress->local->interface)
 		egress->local = 0;

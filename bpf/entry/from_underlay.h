@@ -23,6 +23,7 @@ static __always_inline enum outcome parse_inner(context *ctx, struct frame_state
 	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
 	enum outcome outcome;
 
+	tunnel->longest = tunnel->length;
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return MALFORMED_GENEVE;
 	outcome = unknown_scalar(read_packet(ethernet, frame_end(ctx), tunnel->length, tunnel->vni, &state->packet));

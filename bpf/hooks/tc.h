@@ -29,8 +29,9 @@
 #define DECAP_L3_IPV4 (1ULL << 7) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4, since Linux 6.3 */
 #define DECAP_L3_IPV6 (1ULL << 8)
 #define KEEP_GSO      (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET)
-#define GENEVE_INSIDE (BPF_F_ADJ_ROOM_ENCAP_L4_UDP | (1ULL << 6) /* ENCAP_L2_ETH, since Linux 5.13 */ |                \
-		       BPF_F_ADJ_ROOM_ENCAP_L2(14ULL))
+#define GENEVE_INSIDE                                                                                                  \
+	(BPF_F_ADJ_ROOM_ENCAP_L4_UDP | (1ULL << 6) /* ENCAP_L2_ETH, since Linux 5.13 */ |                              \
+	 BPF_F_ADJ_ROOM_ENCAP_L2(14ULL))
 
 typedef struct __sk_buff context;
 
@@ -111,8 +112,7 @@ static __always_inline __u32 removed_tag(context *ctx)
  */
 static __always_inline long add_outer(context *ctx, __u32 bytes, bool ipv6, bool offloads)
 {
-	__u64 flags = KEEP_GSO | GENEVE_INSIDE |
-		      (ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
+	__u64 flags = KEEP_GSO | GENEVE_INSIDE | (ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
 	struct ethhdr inner;
 
 	if (!offloads)

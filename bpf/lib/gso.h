@@ -23,18 +23,15 @@ static __always_inline __u32 repeated_headers(void *start, void *end, const stru
 }
 
 /*
- * Sets tunnel->longest and state->packets from the headers of the inner frame. GSO_PACKET if it is a GSO packet that a
- * tunnel cannot carry.
+ * Corrects tunnel->longest and state->packets, which are those of a single packet, by the headers of the inner frame.
+ * GSO_PACKET if it is a GSO packet that a tunnel cannot carry.
  */
 static __always_inline enum outcome set_segments(context *ctx, void *start, void *end, struct frame_state *state)
 {
 	struct tunnel *tunnel = &state->tunnel;
 	__u32 size = segment_bytes(ctx), headers, payload;
 
-	if (!HAS_GSO)
-		return CONTINUE;
-	tunnel->longest = tunnel->length;
-	if (!size)
+	if (!HAS_GSO || !size)
 		return CONTINUE;
 	headers = repeated_headers(start, end, &state->transport);
 	if (!headers || headers >= state->packet.length)

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bpf_dut import Dut
+from bpf_dut import XDP_ONLY, Dut
 
 from agent.datapath.bpf import compiler, programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject, CompileError, compile_programs
+
+pytestmark = XDP_ONLY
 
 
 @pytest.fixture
