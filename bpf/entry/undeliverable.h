@@ -62,7 +62,7 @@ static __always_inline enum outcome answer_tunnel_packet(context *ctx, const str
 		return TOO_BIG;
 	if (!transport->parsed || !may_send_icmp_error(ethernet, frame_end(ctx), packet, transport, &error))
 		return drop_reason(reason);
-	outcome = write_icmp_error(ctx, packet, &error, drop_reason(reason));
+	outcome = write_icmp_error(ctx, packet, transport, &error, drop_reason(reason));
 	if (outcome != CONTINUE)
 		return outcome;
 	if (state->received_flags & TUNNEL_RETURNED || is_own_packet(tunnel, packet, state->received_flags))
@@ -138,7 +138,7 @@ static __always_inline enum outcome answer_endpoint(context *ctx, const struct f
 	}
 	if (!may_send_icmp_error(frame_start(ctx), frame_end(ctx), packet, transport, &error))
 		return drop_reason(reason);
-	if (write_icmp_error(ctx, packet, &error, TOO_BIG) != CONTINUE)
+	if (write_icmp_error(ctx, packet, transport, &error, TOO_BIG) != CONTINUE)
 		return drop_reason(reason);
 	return icmp_error_outcome(reason);
 }
