@@ -2,7 +2,6 @@
 SHELL := /bin/bash
 python := .venv/bin/python
 c_files = $(wildcard bpf/*.[ch] bpf/hooks/*.h bpf/lib/*.h bpf/entry/*.h bench/programs/*.[ch] bench/programs/*/*.[ch] bench/programs/*/*/*.h)
-python_rooms := protocol agent controller_sim bench tests tools
 pytest := $(python) -m pytest
 shared := $(pytest) -n $(or $(JOBS),auto)
 

@@ -75,11 +75,11 @@ def main(
     status that a start would; an unreachable bus is only a warning.
     """
     if check + dry_run + uninstall > 1:
-        _end(USAGE, "--check, --dry-run and --uninstall exclude one another")
+        _end(USAGE, "--check, --dry-run and --uninstall cannot be combined: give one of them")
     if record is not None and (check or dry_run or uninstall):
-        _end(USAGE, "--record is for an agent that runs: leave out --check, --dry-run, --uninstall and --replay")
+        _end(USAGE, "--record needs a running agent: leave out --check, --dry-run, --uninstall and --replay")
     if replay is not None and not dry_run:
-        _end(USAGE, "--replay only prints a plan: give --dry-run with it")
+        _end(USAGE, "--replay needs --dry-run: it only prints a plan")
     recording = _read_recording(replay) if replay is not None else None
     try:
         settings = load_settings(config)
@@ -113,7 +113,7 @@ def _read_recording(path: Path) -> Recording:
         _end(USAGE, f"{path}: {error}")
     if found.cut_at is not None:
         click.echo(
-            f"droplet-agent: {path}: its last object, at byte {found.cut_at:,}, is cut short: left out", err=True
+            f"droplet-agent: {path}: the last object, at byte {found.cut_at:,}, is truncated and is ignored", err=True
         )
     return found
 
@@ -134,7 +134,7 @@ async def _uninstall(settings: Settings) -> None:
         removed = await remove(kernel_config(settings))
     transit = "transit XDP, " if removed.transit else ""
     words = f"removed {transit}{removed.interfaces} interfaces and {removed.pins} pins"
-    click.echo(words if any(removed) else "nothing of this agent was here")
+    click.echo(words if any(removed) else "nothing to remove: this host has no objects of this agent")
 
 
 def _run(job: Coroutine[Any, Any, None]) -> None:

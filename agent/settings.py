@@ -26,10 +26,10 @@ LAB = "DROPLET_LAB_"
 INTERFACE_NAME = re.compile(r"[^\s/]{1,15}")
 """The names that the kernel accepts (dev_valid_name), and `.` and `..`, which no interface has."""
 
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400, description="seconds: more than 0, 86400 at the most")]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400, description="seconds, more than 0 and at most 86400")]
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24, description=f"a whole number from 1 to {1 << 24}")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535, description="a port from 1 to 65535")]
-PortOrOff = Annotated[int, msgspec.Meta(ge=0, le=65535, description="a port from 1 to 65535, or 0 for none")]
+PortOrOff = Annotated[int, msgspec.Meta(ge=0, le=65535, description="a port from 1 to 65535, or 0 to disable it")]
 Misses = Annotated[int, msgspec.Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 Rate = Annotated[float, msgspec.Meta(ge=1, le=100_000, description="a number from 1 to 100000")]
 Families = Annotated[tuple[Family, ...], msgspec.Meta(min_length=1, description='a list of "ipv4", "ipv6" or both')]
@@ -46,10 +46,11 @@ Servers = Annotated[
     msgspec.Meta(min_length=1, description='a list of one server or more, as in ["tls://HOST:4222"]'),
 ]
 Publishers = Annotated[
-    tuple[str, ...], msgspec.Meta(description='a list of public nkeys, as in ["UDXU4RCS..."]; empty for no signatures')
+    tuple[str, ...],
+    msgspec.Meta(description='a list of public nkeys, as in ["UDXU4RCS..."]; empty to accept unsigned documents'),
 ]
-LISTS = ("servers", "trusted_publishers", "interfaces", "families", "substrate")
-"""Keys that take several values: comma-separated in the environment."""
+LISTS = ("servers", "trusted_publishers", "interfaces", "families", "underlay")
+"""Settings that are lists; in the environment, their values are separated by commas."""
 LONGEST_GIVEN = 60
 
 
@@ -111,18 +112,18 @@ class ProbeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DataPlaneSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[data_plane]`: the features that the programs are compiled with; `vxlan_port` 0 disables VXLAN.
 
-    `families` are the address families of the overlay, `substrate` those of the droplets' addresses. Features that are
+    `families` are the address families of the overlay, `underlay` those of the droplets' addresses. Features that are
     off cost nothing per packet.
     """
 
     geneve_port: Port = 6081
     vxlan_port: PortOrOff = 4789
     families: Families = ("ipv4", "ipv6")
-    substrate: Families = ("ipv4", "ipv6")
+    underlay: Families = ("ipv4", "ipv6")
 
     def features(self) -> Features:
         """Return the section as the programs' features, except those that depend on the interfaces."""
-        return Features(self.geneve_port, self.vxlan_port, frozenset(self.families), frozenset(self.substrate))
+        return Features(self.geneve_port, self.vxlan_port, frozenset(self.families), frozenset(self.underlay))
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,7 +179,7 @@ def _mistakes(raw: Mapping[str, Any], struct: type[msgspec.Struct], section: str
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     for name in sorted(raw.keys() - fields.keys()):
         near = difflib.get_close_matches(name, fields, 1)
-        yield _Mistake(f"{section}{name}", "no such setting" + (f"; {section}{near[0]} is one" if near else ""))
+        yield _Mistake(f"{section}{name}", "unknown setting" + (f"; did you mean {section}{near[0]}?" if near else ""))
     for name, field in fields.items():
         key = f"{section}{name}"
         if name not in raw:
@@ -188,12 +189,12 @@ def _mistakes(raw: Mapping[str, Any], struct: type[msgspec.Struct], section: str
             if isinstance(raw[name], dict):
                 yield from _mistakes(raw[name], field.type, f"{key}.")
             else:
-                yield _Mistake(key, f"{_given(key, raw[name])}, wanted is a table, [{key}]")
+                yield _Mistake(key, f"{_given(key, raw[name])}; it must be a table, [{key}]")
         else:
             try:
                 msgspec.convert(raw[name], field.type, strict=False)
             except msgspec.ValidationError:
-                yield _Mistake(key, f"{_given(key, raw[name])}, wanted is {_wanted(field.type)}")
+                yield _Mistake(key, f"{_given(key, raw[name])}; it must be {_wanted(field.type)}")
 
 
 def _is_section(kind: Any) -> bool:
@@ -201,11 +202,11 @@ def _is_section(kind: Any) -> bool:
 
 
 def _given(key: str, value: Any) -> str:
-    """Return the given value in words, except for servers: their URLs may contain passwords."""
+    """Return an invalid value, except those of the bus: their URLs may contain passwords."""
     if key.startswith("bus"):
-        return "wrong"
+        return "invalid value"
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return f"given is {text if len(text) <= LONGEST_GIVEN else text[:LONGEST_GIVEN] + '...'}"
+    return f"invalid value {text if len(text) <= LONGEST_GIVEN else text[:LONGEST_GIVEN] + '...'}"
 
 
 def _wanted(kind: Any) -> str:
@@ -213,14 +214,14 @@ def _wanted(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     description = next((one.description for one in get_args(kind)[1:] if isinstance(one, msgspec.Meta)), None)
-    return description or {bool: "true or false", str: "text in quotes"}[kind]
+    return description or {bool: "true or false", str: "a string in quotes"}[kind]
 
 
 def _place(mistake: _Mistake, file: Path | None, environment: Mapping[str, str]) -> str:
     """Return an error with the place of the invalid value."""
     variable = ENVIRONMENT + mistake.key.replace(".", "_").upper()
     if mistake.missing:
-        return f"{mistake.key} is needed: give --config FILE with it, or set {variable}"
+        return f"{mistake.key} is missing: set it in the file that --config names, or in {variable}"
     where = f"{variable} in the environment" if variable in environment else file or "the environment"
     return f"{where}: {mistake.key}: {mistake.words}"
 
@@ -232,7 +233,7 @@ def _broken_rules(settings: Settings) -> Iterator[_Mistake]:
             yield _Mistake(key, f"{name!r} is not a host name: use lower-case letters, digits and dashes")
     for name, times in Counter(settings.interfaces).items():
         if times > 1:
-            yield _Mistake("interfaces", f"{name} is named twice: name each interface once")
+            yield _Mistake("interfaces", f"{name} is listed twice: list each interface once")
         if not INTERFACE_NAME.fullmatch(name):
             yield _Mistake("interfaces", f"{name!r} is not an interface name: use 1 to 15 characters, no space or /")
     yield from _broken_bus(settings.bus)
@@ -293,4 +294,4 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
     known = _names(Settings, ENVIRONMENT)
     for name in sorted(environment):
         if name.startswith(ENVIRONMENT) and not name.startswith(LAB) and name not in known:
-            raise SettingsError(f"{name} in the environment is no setting: known are {', '.join(known)}")
+            raise SettingsError(f"{name} in the environment is not a setting; the settings are {', '.join(known)}")

@@ -31,7 +31,7 @@ from bench.report import Section, Verdict
 from bench.wires import WiresError
 from controller_sim.control.bus import BusError
 from controller_sim.lab.state import BPFFS, LabError
-from controller_sim.lab.underlay import SubstrateError
+from controller_sim.lab.underlay import UnderlayError
 
 PARTS = ("forwarding", "traffic", "control")
 COLOURS = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.UNCLEAR: "yellow", Verdict.NONE: ""}
@@ -40,7 +40,7 @@ BUSY = 0.5
 ERRORS = (
     CompileError,
     WiresError,
-    SubstrateError,
+    UnderlayError,
     LabError,
     BusError,
     forwarding.LostFramesError,

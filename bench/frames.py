@@ -26,7 +26,7 @@ PEER_MAC = bytes.fromhex("060000000002")
 
 
 @dataclass(frozen=True, slots=True)
-class Substrate:
+class Underlay:
     """Addresses of one family: of the host that is measured, of the one that it talks to, and of a third one."""
 
     own: str
@@ -34,8 +34,8 @@ class Substrate:
     third: str
 
 
-OVER_IPV4 = Substrate("192.0.2.1", "192.0.2.2", "192.0.2.3")
-OVER_IPV6 = Substrate("2001:db8::1", "2001:db8::2", "2001:db8::3")
+OVER_IPV4 = Underlay("192.0.2.1", "192.0.2.2", "192.0.2.3")
+OVER_IPV6 = Underlay("2001:db8::1", "2001:db8::2", "2001:db8::3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def in_geneve(
     own_mac: bytes,
     inner: bytes | None = None,
     *,
-    over: Substrate = OVER_IPV4,
+    over: Underlay = OVER_IPV4,
     options: bytes = b"",
     vni: int = VNI,
     summed: bool = False,

@@ -1,6 +1,6 @@
 """Two hosts with an endpoint each, twice on wires of the same build: with our agents, and with kernel VXLAN + bridge.
 
-The wires are the lab's: a substrate bridge in a namespace of its own, a veth to each host. Owns what is made on them.
+The wires are the lab's: an underlay bridge in a namespace of its own, a veth to each host. Owns what is made on them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _add_endpoint(names: underlay.Names, topology: Topology, endpoint: str, host
     inside, droplet = names.endpoint(endpoint), names.droplet(host)
     own = topology.droplets[host].address
     other = next(d.address for d in topology.droplets.values() if d.name != host)
-    mtu = topology.substrate.mtu - VXLAN_OVERHEAD
+    mtu = topology.underlay.mtu - VXLAN_OVERHEAD
     lines = (
         f"link add name tap type veth peer name eth0 mtu {mtu} netns {inside}",
         "link add name br0 type bridge stp_state 0 forward_delay 0",

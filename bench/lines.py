@@ -28,7 +28,7 @@ ETHERNET = 14
 
 TAGGED = Contestant("with VLAN tags", features=Features(vlan_tags=True))
 IPV4_ALONE = Contestant(
-    "for IPv4 alone", features=Features(vxlan_port=0, families=frozenset({"ipv4"}), substrate=frozenset({"ipv4"}))
+    "for IPv4 alone", features=Features(vxlan_port=0, families=frozenset({"ipv4"}), underlay=frozenset({"ipv4"}))
 )
 UNLIMITED_ERRORS = Contestant(
     "without the limit of errors", edits=(Edit("constants.h", r"(ICMP_ERRORS_\w+\s+)50\b", r"\g<1>0xffffffffULL"),)

@@ -22,7 +22,7 @@ from bench.worlds import SLOT, Place
 from controller_sim.lab.namespaces import NAMED, call_in, run_coroutine_in, run_in
 
 WIRE, TAP, FAR = "wire", "tap", "far"
-"""On the host: towards the substrate, and towards the endpoint. In the namespaces around it: the other ends."""
+"""On the host: towards the underlay, and towards the endpoint. In the namespaces around it: the other ends."""
 
 
 class WiresError(RuntimeError):

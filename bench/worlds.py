@@ -1,6 +1,6 @@
 """What the maps of a measured host hold: one endpoint that talks, those it talks to, and silent ones beside them. Pure.
 
-As the agent would write it for a host with one interface in the substrate.
+As the agent would write it for a host with one interface in the underlay.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from agent.core.model.features import family_of
 from agent.core.model.map_layout import MapName
 from agent.core.model.overhead import endpoint_mtu
 from bench import frames as f
-from bench.frames import INSIDE_IPV4, INSIDE_IPV6, OVER_IPV4, Substrate
+from bench.frames import INSIDE_IPV4, INSIDE_IPV6, OVER_IPV4, Underlay
 
-SUBSTRATE_MTU = 1500
+UNDERLAY_MTU = 1500
 SLOT = 1
 """The endpoint's, which the number of its interface holds."""
 SCALE_FIRST = IPv4Address("10.128.0.0")
@@ -28,7 +28,7 @@ Entries = dict[str, dict[bytes, bytes]]
 
 
 class Place(NamedTuple):
-    """The measured host's interfaces: towards the substrate with its address, and towards the endpoint."""
+    """The measured host's interfaces: towards the underlay with its address, and towards the endpoint."""
 
     wire: int
     mac: bytes
@@ -47,7 +47,7 @@ class Scale:
 class MapContents:
     """One content of the maps. `zero_checksum`: droplets send and take UDP without a checksum over IPv6."""
 
-    over: Substrate = OVER_IPV4
+    over: Underlay = OVER_IPV4
     zero_checksum: bool = False
     vlan: int = 0
     scale: Scale | None = None
@@ -59,7 +59,7 @@ class MapContents:
         local = map_layout.LOCAL_DROPLET.pack(own, *[place.wire] * 3, place.mac, vlan, 0)
         droplet = map_layout.DROPLET.pack(map_layout.DROPLET_ZERO_CHECKSUM if self.zero_checksum else 0, 0)
         unsummed = map_layout.NEXT_HOP_ZERO_CHECKSUM if self.zero_checksum else 0
-        hop = map_layout.NEXT_HOP.pack(f.PEER_MAC, SUBSTRATE_MTU, unsummed, 0)
+        hop = map_layout.NEXT_HOP.pack(f.PEER_MAC, UNDERLAY_MTU, unsummed, 0)
         return {
             MapName.LOCAL_DROPLETS: {map_layout.U32.pack(0): local},
             MapName.DROPLETS: {peer: droplet, third: droplet},
@@ -74,7 +74,7 @@ class MapContents:
         }
 
     def _mtu(self) -> int:
-        return endpoint_mtu(SUBSTRATE_MTU, family_of(f.packed(self.over.own)))
+        return endpoint_mtu(UNDERLAY_MTU, family_of(f.packed(self.over.own)))
 
     def _interface(self) -> bytes:
         addresses = f.packed(INSIDE_IPV6.here), f.packed(INSIDE_IPV4.here)

@@ -73,7 +73,7 @@ _METHODS = {
 _DOCUMENT = "One to eight tokens of [a-z0-9][a-z0-9_-]{0,62} with dots between."
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "host": {"description": "A host's name: [a-z0-9][a-z0-9-]{0,62}.", "examples": ["h1"]},
-    "document": {"description": f"A document's name. {_DOCUMENT}", "examples": ["substrate", "endpoint.web-1"]},
+    "document": {"description": f"A document's name. {_DOCUMENT}", "examples": ["underlay", "endpoint.web-1"]},
     "event": {
         "description": "; ".join(f"{kind}: {text}" for kind, text in status.EVENTS.items()),
         "enum": list(status.EVENTS),

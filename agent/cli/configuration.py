@@ -1,4 +1,4 @@
-"""dropletctl's configuration file: an agent's own, or one with no more than `netns` and `[bus]`."""
+"""The configuration file of dropletctl: the settings of an agent, or a file with only `netns` and `[bus]`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agent.settings import BusSection, Settings
 
 TOP = {field.encode_name for field in msgspec.structs.fields(Settings)} | {"netns"}
 BUS = {field.encode_name for field in msgspec.structs.fields(BusSection)}
+USED = "netns, bus.servers, bus.nkey_seed_file and bus.tls_ca_file"
 
 
 class Misconfigured(click.ClickException):
@@ -31,26 +32,26 @@ class Configuration(msgspec.Struct, frozen=True):
 
 
 def read_configuration(path: Path) -> Configuration:
-    """Read a TOML file, or raise Misconfigured with the key that is wrong."""
+    """Read a TOML file, or raise Misconfigured with the invalid key and the remedy."""
     try:
         raw = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise Misconfigured(f"{path}: no such file") from None
+        raise Misconfigured(f"{path}: no such file; --config must name an existing one") from None
     except OSError as error:
         raise Misconfigured(f"{path}: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
         raise Misconfigured(f"{path}: {error}") from None
     bus = raw.get("bus", {})
     if not isinstance(bus, dict):
-        raise Misconfigured(f"{path}: bus: write a table, [bus]")
+        raise Misconfigured(f"{path}: bus: must be a table, [bus]")
     unknown = sorted(raw.keys() - TOP) + [f"bus.{key}" for key in sorted(bus.keys() - BUS - {"netns"})]
     if unknown:
-        raise Misconfigured(f"{path}: {unknown[0]}: no such setting")
+        raise Misconfigured(f"{path}: {unknown[0]}: unknown setting; dropletctl uses {USED}")
     if "netns" in bus:
-        raise Misconfigured(f"{path}: bus.netns: netns stands before the first table")
+        raise Misconfigured(f"{path}: bus.netns: move netns above the first table, [bus]")
     servers = bus.get("servers", [])
     if not isinstance(servers, list) or not all(isinstance(server, str) for server in servers):
-        raise Misconfigured(f'{path}: bus.servers: write a list, as in servers = ["nats://HOST:4222"]')
+        raise Misconfigured(f'{path}: bus.servers: must be a list, as in servers = ["nats://HOST:4222"]')
     return Configuration(
         tuple(servers),
         _text(path, "bus.nkey_seed_file", bus.get("nkey_seed_file", "")),
@@ -61,5 +62,5 @@ def read_configuration(path: Path) -> Configuration:
 
 def _text(path: Path, key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise Misconfigured(f"{path}: {key}: write text in quotes")
+        raise Misconfigured(f"{path}: {key}: must be a string in quotes")
     return value

@@ -23,7 +23,9 @@ from protocol.status import Counters, Status
 @output_option
 @click.pass_obj
 def status(access: Access, host: str | None, output: str) -> None:
-    """Show the status of HOST, or of every host; hosts that do not answer are listed too.
+    """Show the status of HOST, or of all hosts, and below it each problem with its remedy.
+
+    A host that has documents but does not answer is listed as "no answer".
 
     \b
     Examples:
@@ -46,11 +48,11 @@ def status(access: Access, host: str | None, output: str) -> None:
 
 @click.command()
 @click.argument("kind", type=click.Choice([*KINDS, "documents"]))
-@click.option("--host", callback=host_name, help="Only this host; all that answer otherwise.")
+@click.option("--host", callback=host_name, help="Only this host; without it, all hosts that answer.")
 @output_option
 @click.pass_obj
 def get(access: Access, kind: str, host: str | None, output: str) -> None:
-    """List what is in force on the hosts: objects of one KIND, or documents.
+    """List the objects of one KIND that are in force on the hosts, or their documents.
 
     \b
     Examples:
@@ -85,7 +87,9 @@ def get(access: Access, kind: str, host: str | None, output: str) -> None:
 @output_option
 @click.pass_obj
 def path(access: Access, host: str, endpoint: str, destination: str, output: str) -> None:
-    """Show the path of a packet from ENDPOINT on HOST to the address DESTINATION.
+    """Show the path that a packet from ENDPOINT on HOST to the address DESTINATION would take now.
+
+    The host's agent follows the entries of its maps; no packet is sent.
 
     \b
     Example:
@@ -110,7 +114,7 @@ def path(access: Access, host: str, endpoint: str, destination: str, output: str
 @output_option
 @click.pass_obj
 def peers(access: Access, host: str | None, output: str) -> None:
-    """Show what probes found about HOST's paths to other droplets, or every host's.
+    """Show the paths from HOST, or from all hosts, to other droplets, as their probes measured them.
 
     \b
     Examples:
@@ -135,7 +139,9 @@ def peers(access: Access, host: str | None, output: str) -> None:
 @click.command()
 @click.argument("host", callback=host_name)
 @click.option("--watch", is_flag=True, help="Repeat until interrupted.")
-@click.option("--interval", callback=seconds, default=2.0, show_default=True, help="With --watch: seconds between.")
+@click.option(
+    "--interval", callback=seconds, default=2.0, show_default=True, help="With --watch: seconds between two queries."
+)
 @output_option
 @click.pass_obj
 def counters(access: Access, host: str, watch: bool, interval: float, output: str) -> None:
@@ -188,13 +194,13 @@ def plan(access: Access, host: str, output: str) -> None:
 @click.command()
 @click.argument("host", callback=host_name)
 @click.argument("documents", nargs=-1)
-@click.option("--objects", is_flag=True, help="Also objects of an earlier agent that no document explains.")
-@click.option("--yes", is_flag=True, help="Remove them without asking.")
+@click.option("--objects", is_flag=True, help="Also remove objects of an earlier agent that belong to no document.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, yes: bool) -> None:
-    """Remove documents that HOST keeps although the stream does not hold them: those named, or all of them.
+    """Remove documents that HOST keeps although they are no longer in the stream: DOCUMENTS, or all of them.
 
-    Only documents that `dropletctl status` lists as missing can be removed so. A controller removes documents by
+    This is for documents that `dropletctl status` lists as missing from the stream. A controller removes documents by
     messages instead.
 
     \b
@@ -206,12 +212,12 @@ def sweep(access: Access, host: str, documents: tuple[str, ...], objects: bool, 
     async def work(bus: Session) -> None:
         names = documents or tuple(one.document for one in await bus.documents(host) if one.absent)
         if not names and not objects:
-            click.echo(f"{host} keeps no document that the stream does not hold")
+            click.echo(f"nothing to remove: every document of {host} is in the stream")
             return
         if names:
             click.echo("\n".join(names))
         what = [f"{tables.counted(len(names), 'document')} and every object listed there"] if names else []
-        what += ["every object that no document explains"] if objects else []
+        what += ["every object that belongs to no document"] if objects else []
         if not yes and not click.confirm(f"Remove {' and '.join(what)} from {host}?", err=True):
             raise click.Abort
         answer = await bus.ask(host, "sweep", rpc.SweepRequest(names, objects), rpc.SweepReply)

@@ -19,11 +19,17 @@ DEFAULT_SERVER = "nats://127.0.0.1:4222"
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DROPLETCTL"})
 @click.version_option(__version__, prog_name="dropletctl")
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML file with netns and [bus]; an agent's own will do."
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML file with netns and [bus]; the settings of an agent can be used, too.",
 )
-@click.option("--server", multiple=True, help=f"URL, tls:// or nats://; may be repeated.  [default: {DEFAULT_SERVER}]")
-@click.option("--nkey-seed-file", type=click.Path(), help="File with the nkey seed to log in with.")
-@click.option("--tls-ca-file", type=click.Path(), help="The CA that the server's certificate is checked against.")
+@click.option(
+    "--server",
+    multiple=True,
+    help=f"URL of a NATS server, tls:// or nats://; may be repeated.  [default: {DEFAULT_SERVER}]",
+)
+@click.option("--nkey-seed-file", type=click.Path(), help="File with the nkey seed to authenticate with.")
+@click.option("--tls-ca-file", type=click.Path(), help="File with the CA certificate that verifies the server.")
 @click.option("--netns", help="Connect from this network namespace: a name under /run/netns, or a path.")
 @click.option(
     "--wait", callback=seconds, default=1.0, show_default=True, help="Seconds to wait for hosts to answer a ping."
@@ -33,7 +39,7 @@ DEFAULT_SERVER = "nats://127.0.0.1:4222"
     callback=seconds,
     default=5.0,
     show_default=True,
-    help="Seconds to wait for a host's answer.",
+    help="Seconds to wait for the reply of a host.",
 )
 @click.pass_context
 def main(
@@ -50,13 +56,13 @@ def main(
 
     \b
     Examples:
-      dropletctl --config ctl.toml status    the bus, seed and CA from a file
+      dropletctl --config ctl.toml status    with the server, seed and CA of a file
       dropletctl status                      every host that answers
-      dropletctl status h1 -o json           one host, for machines
-      dropletctl get endpoints --host h1     what is in force on a host
+      dropletctl status h1 -o json           one host, as JSON
+      dropletctl get endpoints --host h1     the endpoints in force on a host
       dropletctl acks --watch                acknowledgements as they arrive
       dropletctl path h1 web-1 10.0.1.7      the path that a packet would take
-      droplet-lab ctl -- status              the same in a lab, with its file
+      droplet-lab ctl -- status              in a lab, with the lab's own file
 
     Every option can come from the environment: DROPLETCTL_CONFIG, DROPLETCTL_SERVER, DROPLETCTL_TLS_CA_FILE and so on.
 

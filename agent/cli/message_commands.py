@@ -19,14 +19,16 @@ from protocol.status import Event
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Go on with what comes, until interrupted.")
+@click.option("--watch", is_flag=True, help="Then print new acknowledgements as they arrive, until interrupted.")
 @click.option("--host", callback=host_name, help="Only this host.")
 @click.option("--document", help="Only this document.")
-@click.option("--count", type=click.IntRange(1), help="With --watch: end after so many.")
+@click.option("--count", type=click.IntRange(1), help="With --watch: exit after this many new acknowledgements.")
 @output_option
 @click.pass_obj
 def acks(access: Access, watch: bool, host: str | None, document: str | None, count: int | None, output: str) -> None:
-    """Show the newest acknowledgement of each document, from the stream, even of hosts that are down.
+    """Show the newest acknowledgement of each document.
+
+    They are read from the stream, so those of hosts that are down are shown, too.
 
     \b
     Examples:
@@ -35,16 +37,16 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
       dropletctl acks -o json | jq '.[] | select(.state == "failed")'
     """
     if count is not None and not watch:
-        raise click.UsageError("--count goes with --watch: without it all are shown")
+        raise click.UsageError("--count needs --watch: without it, every stored acknowledgement is shown")
     if document is not None and not subjects.is_document(document):
-        raise click.UsageError(f"{document!r} is not a document's name")
+        raise click.UsageError(f"{document!r} is not a document name: use one to eight words with dots between them")
     wanted = subjects.ack(host or "*", document or ">")
 
     async def work(bus: Session) -> None:
         coming = await bus.watch(wanted) if watch else None
         found = await bus.stored_acknowledgements(wanted)
         if not found and not watch and (host or document):
-            raise NotAnswered(f"no acknowledgement of {' for '.join(filter(None, (host, document)))}")
+            raise NotAnswered(f"no acknowledgement of {' for '.join(filter(None, (host, document)))} in the stream")
         if output in TABLES:
             tables.acknowledgements(found, output == "wide")
         elif not watch:
@@ -67,7 +69,7 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
 
 @click.command()
 @click.option("--host", callback=host_name, help="Only this host.")
-@click.option("--count", type=click.IntRange(1), help="End after so many.")
+@click.option("--count", type=click.IntRange(1), help="Exit after this many events.")
 @output_option
 @click.pass_obj
 def events(access: Access, host: str | None, count: int | None, output: str) -> None:

@@ -25,14 +25,14 @@ def output_option(function: F) -> F:
         type=click.Choice(FORMATS),
         default="table",
         show_default=True,
-        help="Output format; wide has every column and folds nothing.",
+        help="Output format; wide prints every column and wraps no cell.",
     )(function)
 
 
 def host_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """Check a host's name."""
     if value is not None and not subjects.is_host(value):
-        raise click.BadParameter(f"{value!r} is not a host's name: lower-case letters, digits and dashes")
+        raise click.BadParameter(f"{value!r} is not a host name: use lower-case letters, digits and dashes")
     return value
 
 
@@ -42,7 +42,7 @@ def host_or_option(function: F) -> F:
     @functools.wraps(function)
     def with_one(*arguments: Any, host: str | None, host_option: str | None, **options: Any) -> Any:
         if host and host_option and host != host_option:
-            raise click.UsageError(f"two hosts are named, {host} and {host_option}: name one")
+            raise click.UsageError(f"two hosts are given, {host} and --host {host_option}: give one of them")
         return function(*arguments, host=host or host_option, **options)
 
     argument = click.argument("host", required=False, callback=host_name)
@@ -53,5 +53,5 @@ def host_or_option(function: F) -> F:
 def seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     """Check a number of seconds."""
     if not 0 < value <= LONGEST:
-        raise click.BadParameter(f"{value:g} is not a number of seconds: more than 0, at most {LONGEST}")
+        raise click.BadParameter(f"{value:g} seconds: give more than 0 and at most {LONGEST}")
     return value

@@ -16,7 +16,7 @@ from rich.table import Table
 
 FORMATS = ("table", "wide", "json", "yaml")
 TABLES = ("table", "wide")
-"""The formats for people; a wide table has every column and does not limit its lines."""
+"""The formats for people; a wide table has every column and is as wide as its cells."""
 NO_ANSWER = "no answer"
 PIPED_WIDTH = 120
 """The width of a table that is not printed to a terminal."""
@@ -50,10 +50,10 @@ def machine(value: Any, style: str) -> str:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str, wide: bool = False, spare: str = ""
 ) -> None:
-    """Print rows under headings, or that there are none; nothing is ever truncated.
+    """Print rows under headings, or `empty` if there are none; no cell is truncated.
 
-    Cells that do not fit are folded between words. If that is not enough the column `spare` is left out, and a last
-    line says so; if that is not enough either, each row becomes a block of lines with all columns.
+    Cells that do not fit are folded between words. If the table is still too wide, the column `spare` is left out, and
+    a last line says so. If that does not suffice, each row is printed as a block of lines with all columns.
     """
     rows = [list(row) for row in rows]
     console = Console(highlight=False)
@@ -175,7 +175,7 @@ def _yaml_items(items: list[tuple[str, Any]], indent: str) -> list[str]:
 
 
 def _scalar(value: Any) -> str:
-    """Return a scalar or an empty collection; text that YAML could take for something else is quoted as in JSON."""
+    """Return a scalar or an empty collection; text that YAML could interpret is quoted as in JSON."""
     if isinstance(value, str) and _PLAIN.match(value) and value.lower() not in _RESERVED and value == value.strip():
         return value
     return json.dumps(value)

@@ -57,8 +57,8 @@ class PermissionErrors:
 
 def _words(verb: str, subject: str) -> str:
     return (
-        f"the server refused the request: these credentials may not {verb} to {subject}; use an operator's nkey "
-        f"(--nkey-seed-file), as an agent's own is for its host alone"
+        f"the server refused the request: these credentials may not {verb} to {subject}; give an operator's nkey with "
+        f"--nkey-seed-file (an agent's nkey is valid for its own host only)"
     )
 
 

@@ -28,7 +28,10 @@ from protocol.errors import DocumentError
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
-NO_ACKS = f"no stream {streams.ACK_STREAM} that allows direct gets: the controller makes it"
+NO_ACKS = (
+    f"the server has no stream {streams.ACK_STREAM} that allows direct gets: check --server, or "
+    "have the controller create the stream"
+)
 PING = "$SRV.PING.droplet"
 PAGE = 500
 """Acknowledgements in one page of a direct get."""
@@ -66,11 +69,11 @@ def enter_netns(name: str) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise click.UsageError(f"network namespace {path}: {error.strerror}") from None
+        raise click.UsageError(f"--netns: {path}: {error.strerror}; `ip netns list` lists the names") from None
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.setns(descriptor, CLONE_NEWNET) != 0:
-            raise click.UsageError(f"network namespace {path}: {os.strerror(ctypes.get_errno())}")
+            raise click.UsageError(f"--netns: cannot enter {path}: {os.strerror(ctypes.get_errno())}")
     finally:
         os.close(descriptor)
 
@@ -92,7 +95,7 @@ class Session:
         self._permission_errors = permission_errors
 
     async def ask(self, host: str, verb: str, question: msgspec.Struct | None, into: type[T]) -> T:
-        """Return a host's answer; raise NotAnswered, or Refused if the server refuses the request."""
+        """Return a host's answer; raise NotAnswered, or PermissionDenied if the server refuses it."""
         body = b"" if question is None else codec.encode(question)
         subject = subjects.rpc(host, verb)
         try:
@@ -100,17 +103,19 @@ class Session:
             answer = await self._permission_errors.unless(request, subject)
         except NoRespondersError:
             raise NotAnswered(
-                f"{host} does not answer: no such host, or its agent is down (a host's name is wanted, not a droplet's)"
+                f"{host} does not answer: its agent is down, or there is no such host (a host, not a droplet)"
             ) from None
         except NatsTimeoutError:
-            raise NotAnswered(f"{host} did not answer within {self._access.timeout:g} seconds") from None
+            raise NotAnswered(f"{host} did not answer within {self._access.timeout:g} seconds (--timeout)") from None
         headers = answer.headers or {}
         if "Nats-Service-Error" in headers:
             raise NotAnswered(f"{host}: {headers['Nats-Service-Error']}")
         try:
             return codec.decode(answer.data, into)
         except DocumentError as error:
-            raise NotAnswered(f"{host} gave an answer that cannot be read: {error}") from None
+            raise NotAnswered(
+                f"the reply of {host} cannot be decoded; its agent may have another version: {error}"
+            ) from None
 
     async def hosts(self) -> list[str]:
         """Return the hosts whose agents answer a ping, sorted."""
@@ -136,13 +141,15 @@ class Session:
             return Call([host], [])
         present, known = await asyncio.gather(self.hosts(), self._known_hosts())
         if not present and not known:
-            raise NotAnswered("no host answers")
+            raise NotAnswered(
+                f"no host answered within {self._access.wait:g} seconds (--wait); check that agents use this bus"
+            )
         return Call(present, sorted(known - set(present)))
 
     async def _known_hosts(self) -> set[str]:
         """Return the hosts that have documents according to the stream, if there is one.
 
-        A server does not answer for a stream that does not exist, so it gets no more time than the hosts do.
+        A server does not answer for a stream that does not exist, so it has only as much time as the hosts.
         """
         try:
             found = await self.stored_acknowledgements(streams.ACK_SUBJECTS, self._access.wait)
@@ -177,7 +184,7 @@ class Session:
             after = page.next
 
     async def peers(self, host: str) -> list[rpc.PeerPath]:
-        """Return what a host knows about the paths to other droplets."""
+        """Return a host's paths to other droplets."""
         found: list[rpc.PeerPath] = []
         after = ""
         while True:
@@ -192,7 +199,7 @@ class Session:
     ) -> list[tuple[str, Acknowledgement]]:
         """Return host and newest acknowledgement of each document, sorted.
 
-        They come from the stream, by direct get (ADR-31 of NATS). Each page has to come within `patience` seconds.
+        They are read from the stream by direct get (ADR-31 of NATS). Each page must arrive within `patience` seconds.
         """
         patience = self._access.timeout if patience is None else patience
         found: list[tuple[str, Acknowledgement]] = []
@@ -235,7 +242,7 @@ class Session:
         return page, pending > 0
 
     async def watch(self, subject: str) -> AsyncIterator[tuple[str, bytes]]:
-        """Subscribe, and return an iterator over subject and body of what comes until the connection is lost."""
+        """Subscribe, and return an iterator over subject and body of each message until the connection is lost."""
         queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
 
         def take(subject: bytes, _reply: bytes, body: bytes, _headers: bytes | None) -> None:
@@ -252,7 +259,7 @@ class Session:
                 await asyncio.wait([lost, following], return_when=asyncio.FIRST_COMPLETED)
                 if not following.done():
                     following.cancel()
-                    raise Unreachable("the connection to the bus was lost")
+                    raise Unreachable("the connection to the bus was lost; run the command again")
                 yield following.result()
         finally:
             lost.cancel()

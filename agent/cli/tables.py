@@ -30,22 +30,22 @@ def statuses(found: Sequence[Status], absent: Sequence[str], wide: bool) -> None
     columns = (*STATUS, *TROUBLES)
     shown = [i for i, name in enumerate(columns) if name not in TROUBLES or any(row[i] != "-" for row in rows)]
     cells = [[row[i] for i in shown] for row in rows]
-    table([columns[i] for i in shown], cells, "no host answers", wide, spare="XDP")
+    table([columns[i] for i in shown], cells, "no host answered", wide, spare="XDP")
     by_host = sorted(found, key=lambda item: item.host)
     reasons = [(item.host, *reason) for item in by_host for reason in _reasons(item, wide)]
     if reasons:
         click.echo()
-        table(("HOST", "TROUBLE", "WHY"), reasons, "", wide)
+        table(("HOST", "PROBLEM", "CAUSE"), reasons, "", wide)
 
 
 def _reasons(item: Status, wide: bool) -> Iterator[tuple[str, str]]:
     """Yield a host's problems."""
     if item.unreadable and not any(fault.kind == "kernel_unreadable" for fault in item.faults):
-        yield "its kernel could not be read", item.unreadable
+        yield "the agent cannot read the kernel", item.unreadable
     for one in item.unresolved_next_hops:
         shown = one.addresses if wide else one.addresses[:FEW_ADDRESSES]
         more = one.droplets - len(shown)
-        yield f"no way to {', '.join(shown)}" + (f" and {more:,} more" if more else ""), one.reason
+        yield f"no next hop to {', '.join(shown)}" + (f" and {more:,} more" if more else ""), one.reason
     if item.attach_reason and any(uplink.attach_mode == "generic" for uplink in item.uplinks):
         yield "programs run in generic mode, which is slower", item.attach_reason
     if item.losses_unknown:
@@ -96,7 +96,7 @@ def peers(rows: Sequence[tuple[str, PeerPath]], wide: bool) -> None:
         )
         for host, path in rows
     ]
-    columns = ("HOST", "FROM", "DROPLET", "ADDRESS", "STATE", "ROUND TRIP", "PATH SIZE", "SINCE")
+    columns = ("HOST", "FROM", "DROPLET", "ADDRESS", "STATE", "ROUND TRIP", "PATH MTU", "SINCE")
     table(columns, sorted(lines), "no peers", wide, spare="FROM")
 
 
@@ -117,7 +117,7 @@ def without_host(plain: dict[str, Any]) -> dict[str, Any]:
 def acknowledgements(rows: Sequence[tuple[str, Acknowledgement]], wide: bool) -> None:
     """Print one line per document and host."""
     table(
-        ("HOST", "DOCUMENT", "STATE", "REVISION", "IN FORCE", "AGE", "WHY"),
+        ("HOST", "DOCUMENT", "STATE", "REVISION", "IN FORCE", "AGE", "CAUSE"),
         [
             (
                 host,
@@ -143,7 +143,7 @@ def acknowledgement_line(host: str, item: Acknowledgement) -> str:
 
 
 def why(item: Acknowledgement) -> str:
-    """Return what keeps a document from being realized; empty if nothing does."""
+    """Return why a document is not realized; empty if it is."""
     parts = [f"{error.path}: {error.message}" for error in item.errors]
     parts += [f"{failure.object}: {failure.name}: {failure.message}" for failure in item.failures]
     if item.missing:
@@ -161,7 +161,7 @@ def counted(number: int, thing: str) -> str:
 def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
     """Format the path of a packet in one line."""
     if answer.way == "none":
-        return f"{endpoint} -> {destination}: no way: {answer.reason}"
+        return f"{endpoint} -> {destination}: no route: {answer.reason}"
     parts = [answer.way.replace("_", " ")]
     if answer.hosts:
         parts.append("to " + " or ".join(_hosts(answer)))
@@ -181,7 +181,7 @@ def _hosts(answer: PathReply) -> list[str]:
 
 
 def plain_counters(now: Counters) -> dict[str, Any]:
-    """Return counters as plain data, with packets and bytes by name: on the bus they are pairs, to be small."""
+    """Return counters as plain data, with packets and bytes by name; messages on the bus have pairs, to be small."""
     traffic = ("sent", "direct", "delivered", "dropped")
     return {
         "host": now.host,
@@ -200,7 +200,7 @@ def plain_counters(now: Counters) -> dict[str, Any]:
 
 
 def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) -> None:
-    """Print the outcomes that occurred, with their rate since `before` if wanted, and each endpoint's packets."""
+    """Print the outcomes that occurred, with their rate since `before` if `rates`, and each endpoint's packets."""
     span = now.at - before.at if before else 0.0
     if before:
         click.echo()
@@ -217,15 +217,15 @@ def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) ->
     ]
     if endpoints:
         click.echo()
-        table(("ENDPOINT", "SENT", "OF THEM DIRECT", "DELIVERED", "DROPPED"), endpoints, "", wide)
+        table(("ENDPOINT", "SENT", "SENT DIRECT", "DELIVERED", "DROPPED"), endpoints, "", wide)
     _losses(now, wide)
 
 
 def _losses(now: Counters, wide: bool) -> None:
-    """Print what the kernel dropped after the outcomes above, or why that is unknown."""
+    """Print the frames that the kernel dropped after the outcomes above, or why they are not counted."""
     if now.lost_unknown:
         click.echo(f"\nframes that the kernel dropped after these outcomes are not counted: {now.lost_unknown}")
     if now.lost:
         click.echo()
         rows = [(item.interface, item.reason, f"{item.frames:,}") for item in now.lost]
-        table(("LOST ON THE WAY TO", "REASON", "FRAMES"), rows, "", wide)
+        table(("LOST AT INTERFACE", "REASON", "FRAMES"), rows, "", wide)

@@ -251,7 +251,7 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
     attached = attached_program(link)
     if attached is not None and not is_ours(attached.program_id, config.pins):
         owner = owner_of(attached.program_id, config.pins)
-        program = f"{owner.program or '(no name)'} (id {attached.program_id})"
+        program = owner.name_program(attached.program_id)
         detail = f"{possessive(owner)} program {program} is attached to {carrier}"
         return CheckResult("xdp", False, detail, advice(owner, carrier))
     if config.attach_mode is AttachMode.OFFLOAD and (refused := _refused_by_card(link)):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import structlog
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from agent.core.faults.log_once import LogOnce
 from agent.core.kinds import catalogue
@@ -29,7 +30,6 @@ from agent.datapath.net.namespaces import open_netlink_socket
 from agent.datapath.net.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Message, Netlink, attribute
 from agent.datapath.net.threads import in_thread
 from agent.datapath.veth.endpoint_reader import PeerReader
-from agent.datapath.veth.endpoint_side import IFF_UP
 from agent.datapath.veth.pairs import is_unfinished, marked_endpoint
 from agent.errors import kernel_step
 

@@ -28,7 +28,7 @@ from controller_sim.lab.lab import Lab, beside
 from controller_sim.lab.namespaces import entered
 from controller_sim.lab.naming import namespace_of
 from controller_sim.lab.state import LabError, existing_labs
-from controller_sim.lab.underlay import SubstrateError
+from controller_sim.lab.underlay import UnderlayError
 from controller_sim.topology.file import TopologyError
 
 EPILOG = """\b
@@ -59,7 +59,7 @@ class Commands(click.Group):
             count = len(error.mistakes)
             mistakes = "1 mistake" if count == 1 else f"{count} mistakes"
             raise click.ClickException(f"the topology has {mistakes}:\n{error}") from None
-        except (LabError, SubstrateError, BusError, OSError, ValueError) as error:
+        except (LabError, UnderlayError, BusError, OSError, ValueError) as error:
             raise click.ClickException(str(error)) from None
 
 
@@ -76,7 +76,7 @@ class Commands(click.Group):
 def main(ctx: click.Context, name: str) -> None:
     """Several droplets on this machine: real agents, a real nats-server, a simulated controller.
 
-    Each host and each endpoint is a network namespace; the substrate's bridge is in another one. The lab creates
+    Each host and each endpoint is a network namespace; the underlay's bridge is in another one. The lab creates
     nothing in the root namespace. Its state is under /run/droplet-lab/NAME until `down`.
     """
     # asyncio logs a warning for every TLS connection that the client library closes first; it is harmless.

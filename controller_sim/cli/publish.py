@@ -46,7 +46,7 @@ def keys_command(topology: Path, directory: Path) -> None:
     again.
     """
     known = read_topology(topology)
-    nats_server.configure(ServerFiles(directory), known.substrate.servers, NATS_PORT, known.hosts)
+    nats_server.configure(ServerFiles(directory), known.underlay.servers, NATS_PORT, known.hosts)
 
 
 @click.command("publish")
@@ -71,7 +71,7 @@ def publish_command(topology: Path, directory: Path, timeout: float, retry: floa
     known = read_topology(topology)
     files = ServerFiles(directory)
     access = Access(
-        f"tls://{nats_server.in_url(known.substrate.server)}:{NATS_PORT}", files.seed(CONTROLLER), files.authority
+        f"tls://{nats_server.in_url(known.underlay.server)}:{NATS_PORT}", files.seed(CONTROLLER), files.authority
     )
     report = asyncio.run(publish_topology(known, access, timeout=timeout, retry=retry))
     screen.console.print(screen.report_table(report))

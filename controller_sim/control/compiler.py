@@ -1,6 +1,6 @@
 """Compiles a topology into the documents of every host. Pure.
 
-Each host gets the substrate (`substrate`: all droplets); each VPC in which it has an endpoint or a role (`vpc.<id>`,
+Each host gets the underlay (`underlay`: all droplets); each VPC in which it has an endpoint or a role (`vpc.<id>`,
 with the networks that it needs); its own endpoints (`endpoint.<id>`, one document each, so that nothing else ever
 touches a tenant's interface); and, where it bounces a network, all endpoints of other hosts (`network.<id>.<part>`).
 """
@@ -37,12 +37,12 @@ def compile_documents(
     by_network: dict[str, list[Endpoint]] = {name: [] for name in topology.networks}
     for name, endpoint in topology.endpoints.items():
         by_network[endpoint.network].append(_endpoint(endpoint, assignments[name]))
-    substrate = Document(
+    underlay = Document(
         droplets=tuple(Droplet(d.name, d.host, d.address, d.udp_checksum) for d in topology.droplets.values())
     )
     return {
         host: {
-            "substrate": substrate,
+            "underlay": underlay,
             **_host_documents(topology, placement, by_network, host, namespace_of, max_endpoints),
         }
         for host in topology.hosts

@@ -229,7 +229,7 @@ def _troubles(status: Status) -> Iterator[tuple[str, str, str]]:
 
 
 def _without_next_hop(status: Status) -> list[str]:
-    return [f"no way to {_listed(one.addresses)}: {one.reason}" for one in status.unresolved_next_hops]
+    return [f"no next hop to {_listed(one.addresses)}: {one.reason}" for one in status.unresolved_next_hops]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ class Lab:
     def up(self, text: str, source: str = "topology") -> None:
         """Build everything but the documents: namespaces, server, agents; on failure take it down again.
 
-        Raises TopologyError, LabError or SubstrateError.
+        Raises TopologyError, LabError or UnderlayError.
         """
         topology = parse_topology(text, source)
         if os.geteuid() != 0:
@@ -102,11 +102,11 @@ class Lab:
         assignments = allocate(topology)
         self._make_directories()
         self.paths.save(State(text, assignments))
-        self.say(f"substrate {', '.join(topology.substrate.cidrs)}, {len(topology.droplets)} droplets")
+        self.say(f"underlay {', '.join(topology.underlay.cidrs)}, {len(topology.droplets)} droplets")
         underlay.build(self.names, topology)
         self.add_endpoint_namespaces(topology)
         vxlan_peers.build(self.names, topology, assignments)
-        nats_server.configure(self.paths.server, topology.substrate.servers, NATS_PORT, topology.hosts)
+        nats_server.configure(self.paths.server, topology.underlay.servers, NATS_PORT, topology.hosts)
         nats_server.write_private(self.paths.control, control_settings(self.paths, topology).encode())
         for host in topology.hosts:
             nats_server.write_private(self.paths.settings(host), agent_settings(self.paths, topology, host).encode())
@@ -128,14 +128,14 @@ class Lab:
     def adopt(self, text: str, source: str = "topology") -> Topology:
         """Take another topology as the one in force; its endpoints get namespaces. Nothing is published yet.
 
-        TopologyError when it is none, LabError when it changes droplets or the substrate, which are wires.
+        TopologyError when it is none, LabError when it changes droplets or the underlay, which are wires.
         """
         topology = parse_topology(text, source)
         state = self.paths.load()
         before = self.topology()
         if _wires(topology) != _wires(before):
             raise LabError(
-                "a running lab cannot change its droplets, substrate or agents: run `droplet-lab down` and `up`"
+                "a running lab cannot change its droplets, underlay or agents: run `droplet-lab down` and `up`"
             )
         assignments = allocate(topology, state.assignments)
         if vxlan_peers.plan(topology, assignments) != vxlan_peers.plan(before, state.assignments):
@@ -168,11 +168,11 @@ class Lab:
         command = nats_server.command(self.paths.server)
         state.server = processes.start(self.names.fabric, command, self.paths.log("nats"))
         self.paths.save(state)
-        if not nats_server.wait_until_listening(self.names.fabric, topology.substrate.server, NATS_PORT):
+        if not nats_server.wait_until_listening(self.names.fabric, topology.underlay.server, NATS_PORT):
             raise LabError(
                 f"nats-server does not answer; the end of its log:\n{processes.tail(self.paths.log('nats'))}"
             )
-        self.say(f"nats-server {nats_server.in_url(topology.substrate.server)}:{NATS_PORT}")
+        self.say(f"nats-server {nats_server.in_url(topology.underlay.server)}:{NATS_PORT}")
 
     def stop_server(self, number: int = signal.SIGTERM) -> None:
         """End the server; SIGKILL as `number` is a crash."""
@@ -273,7 +273,7 @@ class Lab:
 
 
 def _wires(topology: Topology) -> tuple[object, ...]:
-    return topology.droplets, topology.substrate, topology.agents
+    return topology.droplets, topology.underlay, topology.agents
 
 
 def agent_program() -> str:

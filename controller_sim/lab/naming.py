@@ -27,7 +27,7 @@ def namespace_of(topology: Topology, names: Names, target: str) -> str:
         return names.droplet(host)
     if target in topology.endpoints:
         return names.endpoint(target)
-    if target == ROUTER and len(topology.substrate.subnets) > 1:
+    if target == ROUTER and len(topology.underlay.subnets) > 1:
         return names.router
     raise LabError(unknown_endpoint(topology, target))
 
@@ -36,9 +36,9 @@ def unknown_endpoint(topology: Topology, name: str) -> str:
     """Return why a name is no endpoint's, with what it is instead."""
     known = f"endpoints are {', '.join(sorted(topology.endpoints)) or 'none'}"
     if name == ROUTER:
-        if len(topology.substrate.subnets) > 1:
+        if len(topology.underlay.subnets) > 1:
             return f"the router is not an endpoint: use it with `exec` only; {known}"
-        return f"there is no router: the substrate has a single subnet; {known}"
+        return f"there is no router: the underlay has a single subnet; {known}"
     host = name if name in _all_hosts(topology) else _host_of_droplet(topology, name)
     if host is None:
         return f"there is no endpoint {name!r}; {known}, and hosts {', '.join(_all_hosts(topology))} (as droplet:HOST)"

@@ -21,7 +21,7 @@ PAUSE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """How many packets came in on a host, from the substrate and from endpoints, and how many ended in some way."""
+    """How many packets came in on a host, from the underlay and from endpoints, and how many ended in some way."""
 
     came: int
     ended: int

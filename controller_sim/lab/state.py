@@ -111,7 +111,7 @@ class Paths:
 
 def access(paths: Paths, topology: Topology, user: str = CONTROLLER) -> Access:
     """Return how to reach the lab's server as one of its users."""
-    address = topology.server_for(user) if user in topology.hosts else topology.substrate.server
+    address = topology.server_for(user) if user in topology.hosts else topology.underlay.server
     server = f"tls://{in_url(address)}:{NATS_PORT}"
     return Access(server, paths.server.seed(user), paths.server.authority)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from controller_sim.lab.namespaces import NAMED, run_in
-from controller_sim.topology.model import Droplet, Substrate, Topology, address_in, gateway_of
+from controller_sim.topology.model import Droplet, Topology, Underlay, address_in, gateway_of
 
 ROUTER_SETTINGS = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 SERVER_MTU = 1280
@@ -24,7 +24,7 @@ SEVERAL_INTERFACES = ("net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_a
 """A host answers ARP only on the interface that has the address, as it does with several interfaces in one subnet."""
 
 
-class SubstrateError(RuntimeError):
+class UnderlayError(RuntimeError):
     """A command refused to build or take down the lab's wires; the text is the command and what it said."""
 
 
@@ -60,42 +60,42 @@ class Names:
 
 
 def command(*argv: str, stdin: str | None = None) -> str:
-    """Run a command and return its output, or raise SubstrateError with what it said."""
+    """Run a command and return its output, or raise UnderlayError with what it said."""
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SubstrateError(f"{' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
+        raise UnderlayError(f"{' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
 
 
 def batch(namespace: str, *lines: str) -> None:
-    """Run lines of ip(8) in a namespace, or raise SubstrateError."""
+    """Run lines of ip(8) in a namespace, or raise UnderlayError."""
     command("ip", "-n", namespace, "-batch", "-", stdin="".join(f"{line}\n" for line in lines))
 
 
 def inside(namespace: str, *argv: str) -> None:
-    """Run a command inside a namespace, or raise SubstrateError."""
+    """Run a command inside a namespace, or raise UnderlayError."""
     done = run_in(namespace, list(argv))
     if done.returncode != 0:
-        raise SubstrateError(f"{namespace}: {' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
+        raise UnderlayError(f"{namespace}: {' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
 
 
 def build(names: Names, topology: Topology) -> None:
-    """Make the fabric, the router and every host's namespace; SubstrateError when something is refused."""
-    substrate = topology.substrate
+    """Make the fabric, the router and every host's namespace; UnderlayError when something is refused."""
+    underlay = topology.underlay
     command("ip", "netns", "add", names.fabric)
     batch(names.fabric, "link set lo up")
-    for index, subnet in enumerate(substrate.subnets):
+    for index, subnet in enumerate(underlay.subnets):
         batch(
             names.fabric,
             f"link add name br{index} mtu {subnet.mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
             f"link set br{index} up",
         )
-    _add_server(names, substrate)
-    if len(substrate.subnets) > 1:
-        _add_router(names, substrate)
+    _add_server(names, underlay)
+    if len(underlay.subnets) > 1:
+        _add_router(names, underlay)
     ports = ports_of(topology)
     for host in dict.fromkeys(host for host, _ in ports):
-        _add_host(names, substrate, topology.droplets_of(host), ports)
+        _add_host(names, underlay, topology.droplets_of(host), ports)
 
 
 def ports_of(topology: Topology) -> dict[tuple[str, str], str]:
@@ -104,29 +104,27 @@ def ports_of(topology: Topology) -> dict[tuple[str, str], str]:
     return {where: f"port{index}" for index, where in enumerate(interfaces)}
 
 
-def _add_server(names: Names, substrate: Substrate) -> None:
-    where = _subnet_of(substrate, substrate.server)
-    addresses = (f"{server}/{substrate.prefix_of(server)}" for server in substrate.servers)
+def _add_server(names: Names, underlay: Underlay) -> None:
+    where = _subnet_of(underlay, underlay.server)
+    addresses = (f"{server}/{underlay.prefix_of(server)}" for server in underlay.servers)
     batch(names.fabric, *_address_lines(addresses, f"br{where}"))
-    if len(substrate.subnets) > 1:
-        cidrs = substrate.subnets[where].cidrs
+    if len(underlay.subnets) > 1:
+        cidrs = underlay.subnets[where].cidrs
         batch(names.fabric, *(f"route add default via {gateway_of(cidr)} dev br{where} onlink" for cidr in cidrs))
 
 
-def _add_router(names: Names, substrate: Substrate) -> None:
+def _add_router(names: Names, underlay: Underlay) -> None:
     command("ip", "netns", "add", names.router)
     batch(names.router, "link set lo up")
     inside(names.router, "sysctl", "-qw", *ROUTER_SETTINGS)
-    for index, subnet in enumerate(substrate.subnets):
+    for index, subnet in enumerate(underlay.subnets):
         _add_wire(names, f"router{index}", index, subnet.mtu, names.router, f"eth{index}")
         addresses = (f"{gateway_of(cidr)}/{ip_network(cidr).prefixlen}" for cidr in subnet.cidrs)
         lines = _address_lines(addresses, f"eth{index}")
         batch(names.router, f"link set eth{index} mtu {subnet.router_mtu}", *lines, f"link set eth{index} up")
 
 
-def _add_host(
-    names: Names, substrate: Substrate, droplets: list[Droplet], ports: Mapping[tuple[str, str], str]
-) -> None:
+def _add_host(names: Names, underlay: Underlay, droplets: list[Droplet], ports: Mapping[tuple[str, str], str]) -> None:
     host = droplets[0].host
     namespace = names.droplet(host)
     command("ip", "netns", "add", namespace)
@@ -136,47 +134,47 @@ def _add_host(
         inside(namespace, "sysctl", "-qw", *SEVERAL_INTERFACES)
     for interface in interfaces:
         own = [droplet for droplet in droplets if droplet.interface == interface]
-        _add_interface(names, substrate, own, ports[host, interface])
+        _add_interface(names, underlay, own, ports[host, interface])
 
 
-def _add_interface(names: Names, substrate: Substrate, droplets: list[Droplet], port: str) -> None:
+def _add_interface(names: Names, underlay: Underlay, droplets: list[Droplet], port: str) -> None:
     """Make one interface with the addresses of its droplets, which all lie in one subnet."""
     first = droplets[0]
     namespace, interface = names.droplet(first.host), first.interface
-    index = _subnet_of(substrate, first.address)
-    mtu = substrate.subnets[index].mtu
+    index = _subnet_of(underlay, first.address)
+    mtu = underlay.subnets[index].mtu
     _add_wire(names, port, index, mtu, namespace, interface, first.queues)
     if first.link_mtu is not None:
         batch(names.fabric, f"link set {port} mtu {first.link_mtu}")
-    addresses = (f"{one.address}/{substrate.prefix_of(one.address)}" for one in droplets)
+    addresses = (f"{one.address}/{underlay.prefix_of(one.address)}" for one in droplets)
     batch(namespace, *_address_lines(addresses, interface), f"link set {interface} up")
-    if len(substrate.subnets) > 1:
-        batch(namespace, *_default_routes(substrate, droplets, interface))
+    if len(underlay.subnets) > 1:
+        batch(namespace, *_default_routes(underlay, droplets, interface))
     if interface == "eth0":
-        batch(namespace, *_server_routes(substrate, droplets))
+        batch(namespace, *_server_routes(underlay, droplets))
 
 
-def _default_routes(substrate: Substrate, droplets: Iterable[Droplet], interface: str) -> list[str]:
+def _default_routes(underlay: Underlay, droplets: Iterable[Droplet], interface: str) -> list[str]:
     """Return a default route by each interface: the first one's is used, the others by what is bound to them."""
     metric = 100 + int(interface[3:])
-    cidrs = [cidr for one in droplets for cidr in substrate.cidrs if address_in(one.address, cidr)]
+    cidrs = [cidr for one in droplets for cidr in underlay.cidrs if address_in(one.address, cidr)]
     return [f"route add default via {gateway_of(cidr)} dev {interface} metric {metric} onlink" for cidr in cidrs]
 
 
-def _server_routes(substrate: Substrate, droplets: Iterable[Droplet]) -> list[str]:
+def _server_routes(underlay: Underlay, droplets: Iterable[Droplet]) -> list[str]:
     """Return routes to the server by the first interface with so small an MTU that no narrow wire stops the bus."""
     routes = []
     for one in droplets:
-        own = next(cidr for cidr in substrate.cidrs if address_in(one.address, cidr))
-        for server in substrate.servers:
+        own = next(cidr for cidr in underlay.cidrs if address_in(one.address, cidr))
+        for server in underlay.servers:
             if ip_address(server).version == ip_address(one.address).version:
                 via = "" if address_in(server, own) else f"via {gateway_of(own)} "
                 routes.append(f"route add {server} {via}dev eth0 mtu {SERVER_MTU}")
     return routes
 
 
-def _subnet_of(substrate: Substrate, address: str) -> int:
-    return next(i for i, s in enumerate(substrate.subnets) if any(address_in(address, cidr) for cidr in s.cidrs))
+def _subnet_of(underlay: Underlay, address: str) -> int:
+    return next(i for i, s in enumerate(underlay.subnets) if any(address_in(address, cidr) for cidr in s.cidrs))
 
 
 def _address_lines(addresses: Iterable[str], device: str) -> list[str]:

@@ -64,9 +64,9 @@ def _tunnels(topology: Topology, assignments: Mapping[str, Assignment], droplet:
 def _guest(topology: Topology, assigned: Assignment, droplet: Droplet, name: str) -> Guest:
     cidrs = topology.networks[topology.endpoints[name].network].cidrs
     prefixes = [next(ip_network(c).prefixlen for c in cidrs if address_in(a, c)) for a in assigned.addresses]
-    substrate = next(subnet.mtu for subnet in topology.substrate.subnets if subnet.name == droplet.subnet)
+    mtu = next(subnet.mtu for subnet in topology.underlay.subnets if subnet.name == droplet.subnet)
     version = ip_address(droplet.address).version
-    wires = substrate - OVERHEAD[version]
+    wires = mtu - OVERHEAD[version]
     # A network has one MTU, which our endpoints have: the peer is set up for it.
     return Guest(
         name=name,
@@ -79,7 +79,7 @@ def _guest(topology: Topology, assigned: Assignment, droplet: Droplet, name: str
 
 
 def build(names: Names, topology: Topology, assignments: Mapping[str, Assignment]) -> None:
-    """Make the devices of all peers; their namespaces and those of their endpoints are there. Raises SubstrateError."""
+    """Make the devices of all peers; their namespaces and those of their endpoints are there. Raises UnderlayError."""
     for droplet in topology.peers:
         # Super-packets and unfinished checksums would leave the host as they are: veths have no hardware that mends it.
         inside(names.droplet(droplet.host), "ethtool", "-K", droplet.interface, "tx", "off", "tso", "off", "gso", "off")

@@ -20,7 +20,7 @@ Members: TypeAlias = int | tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Droplet:
-    """An interface of a host in the substrate. `address` is without prefix length.
+    """An interface of a host in the underlay. `address` is without prefix length.
 
     `queues` is how many receive queues it has; `link_mtu` what its wire carries in bytes, where that is less than the
     interface's own MTU. A droplet with `peer` speaks VXLAN by its kernel, and has no agent.
@@ -82,7 +82,7 @@ class Subnet:
 
 
 @dataclass(frozen=True, slots=True)
-class Substrate:
+class Underlay:
     """The network between the droplets: one subnet, or several with a router between them.
 
     `servers` are the NATS server's addresses, one of each family, all in one subnet.
@@ -123,7 +123,7 @@ class Agents:
 class Topology:
     """A whole cloud, checked: every reference is known, every CIDR within its VPC, every name used once."""
 
-    substrate: Substrate
+    underlay: Underlay
     droplets: dict[str, Droplet]
     vpcs: dict[str, Vpc]
     networks: dict[str, Network]
@@ -150,7 +150,7 @@ class Topology:
         return [droplet for droplet in self.droplets.values() if droplet.host == host]
 
     def interfaces_of(self, host: str) -> list[str]:
-        """Return a host's interfaces in the substrate, each once."""
+        """Return a host's interfaces in the underlay, each once."""
         return list(dict.fromkeys(droplet.interface for droplet in self.droplets_of(host)))
 
     def host_of(self, endpoint: str) -> str:
@@ -161,7 +161,7 @@ class Topology:
         """Return the NATS server's address that a host reaches: one of a family of its own."""
         versions = [ip_address(droplet.address).version for droplet in self.droplets_of(host)]
         return next(
-            server for version in versions for server in self.substrate.servers if ip_address(server).version == version
+            server for version in versions for server in self.underlay.servers if ip_address(server).version == version
         )
 
 
@@ -186,4 +186,4 @@ def free_server_address(cidr: str, taken: set[str]) -> str:
     for host in ip_network(cidr).hosts():
         if str(host) not in taken:
             return str(host)
-    raise ValueError(f"{cidr} has no free address for the NATS server: set substrate.server")
+    raise ValueError(f"{cidr} has no free address for the NATS server: set underlay.server")

@@ -1,4 +1,4 @@
-"""How much of the substrate's MTU tunnels take, by the family (4, 6) of the substrate. Pure.
+"""How much of the underlay's MTU tunnels take, by the family (4, 6) of the underlay. Pure.
 
 The same numbers as the agent's (`agent.core.model.overhead`), which a test holds them against: the controller imports
 no agent.

@@ -22,7 +22,7 @@ from controller_sim.topology.fields import (
 )
 from controller_sim.topology.model import Endpoint, Members, Network, Topology, Vpc, cidr_of, gateway_of
 from controller_sim.topology.reader import Reader
-from controller_sim.topology.underlay_rules import EDGES, agents_of, droplets_of, substrate_of
+from controller_sim.topology.underlay_rules import EDGES, agents_of, droplets_of, underlay_of
 from protocol.addresses import MAX_VNI, is_edge, parse_address, parse_cidr, parse_host_address, parse_mac
 from protocol.documents import MAX_MEMBERS
 
@@ -32,7 +32,7 @@ _PATTERN = re.compile(r"^[a-z0-9{][a-z0-9{}-]*$")
 def build(root: Reader) -> Topology | None:
     """Return the topology, or None; mistakes are remembered by the reader."""
     droplets, cidrs = droplets_of(root)
-    wired = substrate_of(root, droplets, cidrs)
+    wired = underlay_of(root, droplets, cidrs)
     known = _written(root, "droplets")
     peers = {name for name, droplet in droplets.items() if droplet.peer}
     vpcs = _vpcs(root, known - peers, peers)

@@ -1,4 +1,4 @@
-"""The rules of a topology file for what is wired: substrate, droplets, and what the agents are set to."""
+"""The rules of a topology file for what is wired: underlay, droplets, and what the agents are set to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from controller_sim.topology.model import (
     Droplet,
     Network,
     Subnet,
-    Substrate,
+    Underlay,
     cidr_of,
     free_server_address,
 )
@@ -39,8 +39,8 @@ MAX_QUEUES = 16
 ATTACH_MODES = ("auto", "native", "generic", "offload")
 FAMILIES = ("ipv4", "ipv6")
 EDGES = "the first or, over IPv4, the last address"
-FLAT = "substrate"
-"""The name of the only subnet of a substrate that names none."""
+FLAT = "underlay"
+"""The name of the only subnet of an underlay that names none."""
 
 
 def droplets_of(root: Reader) -> tuple[dict[str, Droplet], set[str]]:
@@ -52,7 +52,7 @@ def droplets_of(root: Reader) -> tuple[dict[str, Droplet], set[str]]:
         if not reader.is_map():
             continue
         name = name_of(reader)
-        text = parsed(reader, "address", ip_interface, "a substrate address as 172.18.0.11/24")
+        text = parsed(reader, "address", ip_interface, "an underlay address as 172.18.0.11/24")
         droplet = _droplet(reader, name or "", text, droplets)
         reader.finish()
         if text is None:
@@ -118,16 +118,16 @@ def _check_sharing(reader: Reader, droplet: Droplet, others: Iterable[Droplet]) 
             reader.wrong(f"{other.name} is on the same interface: give both the same queues and link_mtu", "interface")
 
 
-def substrate_of(
+def underlay_of(
     root: Reader, droplets: dict[str, Droplet], cidrs: set[str]
-) -> tuple[Substrate, dict[str, Droplet]] | None:
-    """Return the substrate, and the droplets with their subnets; None where a mistake is in the way."""
+) -> tuple[Underlay, dict[str, Droplet]] | None:
+    """Return the underlay, and the droplets with their subnets; None where a mistake is in the way."""
     misplaced = False
     mtu = 1500
     servers: tuple[str, ...] = ()
     subnets: list[Subnet] = []
-    if root.take("substrate", object, "a map", None) is not None:
-        reader = Reader(root.node["substrate"], "substrate", root.line_of("substrate"), root.mistakes)
+    if root.take("underlay", object, "a map", None) is not None:
+        reader = Reader(root.node["underlay"], "underlay", root.line_of("underlay"), root.mistakes)
         if not reader.is_map():
             return None
         mtu = _mtu(reader, "mtu", 1500)
@@ -149,7 +149,7 @@ def substrate_of(
     if not subnets:
         if droplets:
             found = ", ".join(sorted(cidrs)) or "none has a prefix length"
-            root.wrong(f"the droplets are not in one network ({found}): set substrate.cidr", "droplets")
+            root.wrong(f"the droplets are not in one network ({found}): set underlay.cidr", "droplets")
         return None
     return _checked(root, droplets, tuple(subnets), servers)
 
@@ -190,7 +190,7 @@ def _subnets(root: Reader, mtu: int) -> list[Subnet]:
 
 def _checked(
     root: Reader, droplets: dict[str, Droplet], subnets: tuple[Subnet, ...], servers: tuple[str, ...]
-) -> tuple[Substrate, dict[str, Droplet]]:
+) -> tuple[Underlay, dict[str, Droplet]]:
     placed = {name: _placed(root, droplet, subnets) for name, droplet in droplets.items()}
     routers = {router_in(cidr) for subnet in subnets for cidr in subnet.cidrs} if len(subnets) > 1 else set()
     taken = {droplet.address for droplet in placed.values()} | routers
@@ -205,21 +205,21 @@ def _checked(
         if server in taken or cidr is None:
             text = ", ".join(where.cidrs)
             root.wrong(
-                f"the server's address {server} is used by a droplet or the router, or is outside {text}", "substrate"
+                f"the server's address {server} is used by a droplet or the router, or is outside {text}", "underlay"
             )
         elif is_edge(parse_cidr(cidr), parse_address(server)):
-            root.wrong(f"the server's address cannot be {server}: it is {EDGES} of {cidr}", "substrate")
+            root.wrong(f"the server's address cannot be {server}: it is {EDGES} of {cidr}", "underlay")
     servers = servers or _free_servers(root, where, taken)
     _check_families(root, placed, servers)
     _check_mtus(root, placed.values(), subnets)
-    return Substrate(subnets, servers), placed
+    return Underlay(subnets, servers), placed
 
 
 def _placed(root: Reader, droplet: Droplet, subnets: tuple[Subnet, ...]) -> Droplet:
     found = next((subnet for subnet in subnets if cidr_of(droplet.address, subnet.cidrs)), None)
     if found is None:
         text = ", ".join(cidr for subnet in subnets for cidr in subnet.cidrs)
-        _entry_of(root, droplet).wrong(f"{droplet.address} is outside the substrate {text}", "address")
+        _entry_of(root, droplet).wrong(f"{droplet.address} is outside the underlay {text}", "address")
         return droplet
     cidr = cidr_of(droplet.address, found.cidrs) or ""
     if is_edge(parse_cidr(cidr), parse_address(droplet.address)):
@@ -247,7 +247,7 @@ def _check_mtus(root: Reader, droplets: Iterable[Droplet], subnets: Iterable[Sub
             if name == subnet.name and subnet.mtu < least:
                 where = "" if subnet.name == FLAT else f" of {subnet.name}"
                 text = f"the MTU{where} is {subnet.mtu}, and {', '.join(users)} must have {least} or more"
-                root.wrong(f"{text}, so that endpoints have {IPV6_LEAST}", "substrate")
+                root.wrong(f"{text}, so that endpoints have {IPV6_LEAST}", "underlay")
 
 
 def _free_servers(root: Reader, subnet: Subnet, taken: set[str]) -> tuple[str, ...]:
@@ -256,7 +256,7 @@ def _free_servers(root: Reader, subnet: Subnet, taken: set[str]) -> tuple[str, .
         try:
             found.append(free_server_address(cidr, taken))
         except ValueError as error:
-            root.wrong(str(error), "substrate")
+            root.wrong(str(error), "underlay")
     return tuple(found)
 
 
@@ -300,7 +300,7 @@ def _data_plane(
         if reader.has(key):
             section[key] = reader.number(key, low, 65535)
         reader.take(key, int, "a UDP port", None)
-    for key in ("families", "substrate"):
+    for key in ("families", "underlay"):
         if reader.has(key) and isinstance(reader.node[key], list):
             section[key] = tuple(reader.names(key))
             if not section[key] or set(section[key]) - set(FAMILIES):  # type: ignore[arg-type]
@@ -312,7 +312,7 @@ def _data_plane(
         inside = {cidr: f"network {network.name} has {cidr}" for network in networks for cidr in network.cidrs}
         _check_turned_on(reader, "families", section, inside)
         outside = {droplet.address: f"{droplet.name} has {droplet.address}" for droplet in droplets}
-        _check_turned_on(reader, "substrate", section, outside)
+        _check_turned_on(reader, "underlay", section, outside)
     return section
 
 

@@ -62,7 +62,7 @@ SLOT, UNCOUNTED_SLOT = 1, 200
 ARRIVAL, UNCOUNTED = IFINDEX_BASE + SLOT, IFINDEX_BASE + UNCOUNTED_SLOT
 """Interfaces that are there (see conftest.py): a test run asks for no more, and sends nothing to them."""
 UPLINK, SECOND_UPLINK = 71, 72
-"""Likewise, of the substrate."""
+"""Likewise, of the underlay."""
 LOOPBACK = 1
 MTU, PATH_MTU = 1406, 1500
 """Of endpoints, which fit with every header on every path; of every path."""
@@ -137,7 +137,7 @@ class Dut:
         return declared if name in DECLARED else self._sizes.get(MapName(name), 256)
 
     def droplet(self, name: str) -> str:
-        """Return the address by which this world knows a droplet that is named by its IPv4 address."""
+        """Return the configured address of a droplet that is named by its IPv4 address."""
         return OVER_IPV6.get(name, name) if self.over_ipv6 else name
 
     def put(self, name: MapName, key: bytes, value: bytes) -> None:
@@ -178,7 +178,7 @@ class Dut:
         self.put(MapName.INTERFACES, k, map_layout.INTERFACE.pack(*found))
 
     def receiver(self, slot: int, mac: bytes, vni: int = VNI) -> None:
-        """Say whose Ethernet address is on an interface from which nobody sends."""
+        """Set the Ethernet address of an interface that sends nothing."""
         receiver = map_layout.INTERFACE.pack(vni, 0, bytes(16), bytes(4), mac, 0, MTU, 0)
         self.put(MapName.INTERFACES, map_layout.U32.pack(slot), receiver)
 
@@ -193,7 +193,7 @@ class Dut:
         mtu: int = MTU,
         dscp: int = 0,
     ) -> None:
-        """Say who sends on an interface, by the droplet of the world's substrate."""
+        """Set the endpoint that sends on an interface, and its droplet in the underlay."""
         addresses = (p.ip(ipv6 or "::"), p.ip(ipv4 or "0.0.0.0"))
         sender = map_layout.INTERFACE.pack(vni, int(self.over_ipv6), *addresses, MAC[A], flags, mtu, dscp << 2)
         self.put(MapName.INTERFACES, map_layout.U32.pack(slot), sender)
@@ -269,7 +269,7 @@ class Dut:
         )
 
     def fill(self, over_ipv6: bool = False) -> None:
-        """Empty every map and make the world that the module describes."""
+        """Clear every map and write the configuration that the module describes."""
         self.over_ipv6 = over_ipv6
         for name in set(self.fds) - ARRAYS - {"programs"}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))

@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def interfaces() -> Iterator[None]:
-    """Enter a nameless network namespace with interfaces of endpoints and of the substrate; it goes when left."""
+    """Enter a nameless network namespace with interfaces of endpoints and of the underlay; it goes when left."""
     if os.geteuid():
         pytest.skip("network namespaces need root")
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)

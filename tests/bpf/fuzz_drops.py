@@ -1,4 +1,4 @@
-"""Whether a drop's reason is true: what each says of the frame or of the world, read anew."""
+"""Checks drop reasons: the condition of each on the frame or the configuration, evaluated independently."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def _is_own_solicitation(s: PacketView) -> bool:
 
 
 def _is_source_elsewhere(s: PacketView) -> bool:
-    """An endpoint's of this host, or one that a VXLAN peer does not speak for."""
+    """The source is an endpoint of this host, or one that the VXLAN peer may not use."""
     endpoint, network = s.model.endpoints.get((s.vni, s.source)), s.model.network_of(s.vni, s.source)
     if endpoint and endpoint.ifindex:
         return True
@@ -207,7 +207,7 @@ def _is_bad_critical(s: PacketView) -> bool:
 
 
 def is_last_attempt(s: PacketView) -> bool:
-    """A packet that came back as often as there are ways: each bouncer twice, unless there is one alone."""
+    """Returned as often as attempts are allowed: two for each bouncer, or one for a single bouncer."""
     network = s.model.network_of(s.vni, s.source)
     if not s.tunnel or not s.ip or not network:
         return False
@@ -220,7 +220,7 @@ def is_last_attempt(s: PacketView) -> bool:
 
 
 def _has_no(s: PacketView, outcome: Outcome) -> bool:
-    """Some network or VPC that the packet may go by has nobody to hand it to."""
+    """A network or VPC on the packet's path has no bouncer or divider."""
     model = s.model
     if outcome is Outcome.NO_DIVIDER:
         return s.vni in model.vpcs and not model.vpcs[s.vni].members
@@ -273,7 +273,7 @@ REASONS: dict[Outcome, Callable[[PacketView], object]] = {
     Outcome.SOURCE_ELSEWHERE: _is_source_elsewhere,
     Outcome.ALL_MISDIRECTED: is_last_attempt,
 }  # fmt: skip
-"""What must be so where a packet was dropped for a reason; reasons that depend on the whole way are left out."""
+"""The condition of each drop reason, except reasons that depend on the whole path."""
 
 
 def is_true(model: Model, step: Step) -> bool:

@@ -1,4 +1,4 @@
-"""Frames by a grammar: what endpoints send and what comes through tunnels in a world, wrong at any depth."""
+"""Random frames by a grammar: frames of endpoints and tunnel packets, malformed at any depth."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Frame(NamedTuple):
 
 
 def frame(rng: Random, model: Model) -> Frame:
-    """Return one frame for a world; the same from the same generator's state."""
+    """Return one frame for a configuration; the same from the same state of the generator."""
     c = RandomSource(rng, rng.choice(WRONG))
     kind = rng.random()
     if kind < 0.02:
@@ -162,7 +162,7 @@ def _from_endpoint(c: RandomSource, model: Model) -> Frame:
     return Frame("transit_agent", IFINDEX_BASE + slot, _whole(c, _inner(c, family, source, likely, (to, mac))))
 
 
-# From the substrate
+# From the underlay
 
 
 def _from_underlay(c: RandomSource, model: Model) -> Frame:

@@ -1,4 +1,4 @@
-"""Rules of the judge for what endpoints sent."""
+"""Rules of the oracle for frames of endpoints."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class FromEndpoint(Replies):
         if body is None:
             raise ViolationError("bouncers and dividers are told where to answer")
         need(body[0] == bounces and body[1] == flags and body[2] < 16 and body[3] == 0, "bounces and flags are true")
-        need(len(body) == (8 if is_v4(tunnel.ip.source) else 20), "the origin is of the substrate's family")
+        need(len(body) == (8 if is_v4(tunnel.ip.source) else 20), "the origin is of the underlay's family")
         need(origin_of(tunnel) == origin, "the origin is where the sender is")
 
     def _arp_answered(self, step: Step) -> None:

@@ -1,4 +1,4 @@
-"""Rules of the judge for what came in from the substrate."""
+"""Rules of the oracle for frames from the underlay."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from agent.datapath.bpf.outcomes import Outcome
 UNLEARNT, SPEAKS_VXLAN = 4, 8
 
 
-class FromSubstrate(Replies):
+class FromUnderlay(Replies):
     """One method an outcome."""
 
     def _passed(self, step: Step) -> None:
@@ -182,7 +182,7 @@ class FromSubstrate(Replies):
         need(address_in(after) == (sent.ip.source if replaced else tunnel.ip.source), "and by whom")
 
     def _request_unanswered(self, step: Step, tunnel: Tunnel, asked: tuple[bytes, bytes]) -> None:
-        """Hold a question that came straight for an endpoint that is not here: it goes back whole."""
+        """Assert that a direct request for an endpoint on another host is returned whole."""
         sent, _ = sent_out(self.model, step, tunnel.vni)
         endpoint = self.model.endpoints.get((tunnel.vni, asked[1]))
         network = self.model.network_of(tunnel.vni, asked[1])

@@ -25,7 +25,7 @@ def fold(data: bytes, start: int = 0) -> int:
 
 @dataclass
 class RandomSource:
-    """A generator of random numbers with the questions that layers ask."""
+    """A generator of random numbers with the choices that layers need."""
 
     rng: Random
     wrong: float

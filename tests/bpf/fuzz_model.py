@@ -16,7 +16,7 @@ from agent.core.model.features import Features
 from agent.core.model.map_layout import MapName
 
 UPLINKS = (11, 12, 13)
-"""Interfaces that frames from the substrate arrive on."""
+"""Interfaces that frames from the underlay arrive on."""
 SLOTS = 32
 """Endpoints' interfaces that there are, by slot."""
 VNIS = (7, 8, 9, 10, 0xFFFFFF)
@@ -152,7 +152,7 @@ class Model:
 
 
 def make(rng: Random, features: Features) -> Model:
-    """Make a world; the same from the same generator's state."""
+    """Return a random configuration; the same from the same state of the generator."""
     model = Model(features, delivers=rng.random() < 0.97)
     _add_uplinks(rng, model)
     _add_peers(rng, model)
@@ -171,7 +171,7 @@ def _add_uplinks(rng: Random, model: Model) -> None:
         ("2001:db8:2::1", 22 if tags else 12, 12, 12, 6 if tags else 0),
         ("192.0.2.1", 11, 13, 11, 0),  # a second member of a bond
     ]
-    rows = [row for row in rows if ("ipv4" if "." in row[0] else "ipv6") in model.features.substrate]
+    rows = [row for row in rows if ("ipv4" if "." in row[0] else "ipv6") in model.features.underlay]
     index = 0
     for address, interface, arrives, leaves, vlan in rows:
         index += rng.random() < 0.1  # an entry that is empty
@@ -182,7 +182,7 @@ def _add_uplinks(rng: Random, model: Model) -> None:
 
 def _add_peers(rng: Random, model: Model) -> None:
     for number, peer in enumerate(PEERS):
-        if ("ipv4" if is_v4(peer) else "ipv6") not in model.features.substrate:
+        if ("ipv4" if is_v4(peer) else "ipv6") not in model.features.underlay:
             continue
         model.peers[peer] = map_layout.DROPLET_ZERO_CHECKSUM if rng.random() < 0.3 else 0
         for uplink in model.uplinks.values():
@@ -254,7 +254,7 @@ def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, p
 
 
 def _add_paths(rng: Random, model: Model) -> None:
-    """Paths to endpoints elsewhere, and to addresses of which only packets told."""
+    """Paths to endpoints on other hosts, and to addresses that were only learnt from packets."""
     for vni in VNIS:
         for home in (0, 1):
             for number in (3, 4, 77):

@@ -1,4 +1,4 @@
-"""Holds what became of a frame against the world, by an own reading of frame, answer and standards."""
+"""Checks the result of a frame against configuration and standards, with a parser of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fuzz_drops import is_true
 from fuzz_from_endpoint import FromEndpoint
-from fuzz_from_underlay import FromSubstrate
+from fuzz_from_underlay import FromUnderlay
 from fuzz_machine import Step
 from fuzz_model import Model
 from fuzz_parse import Tunnel
@@ -36,8 +36,8 @@ HANDED = {
 }
 
 
-class Oracle(FromEndpoint, FromSubstrate):
-    """The judge of one world."""
+class Oracle(FromEndpoint, FromUnderlay):
+    """The oracle of one configuration."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)

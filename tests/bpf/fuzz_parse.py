@@ -1,4 +1,4 @@
-"""Reads frames strictly by the RFCs: what is not sound is None. For the judge; shares no code with what is tested."""
+"""Parses frames strictly by the RFCs; None if a part is invalid. For the oracle; shares no code with the programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of the judge for what both programs do: hand over to an endpoint, and answer ARP and neighbour discovery."""
+"""Rules of the oracle for both programs: delivery to endpoints, and answers to ARP and neighbour discovery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agent.core.model.endpoint_slots import IFINDEX_BASE
 
 
 class Replies:
-    """Rules that need the world."""
+    """Rules that depend on the configuration."""
 
     def __init__(self, model: Model) -> None:
         self.model = model

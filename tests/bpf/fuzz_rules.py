@@ -1,4 +1,4 @@
-"""What the judge holds packets against: tunnels as they come in and as they leave, inner frames before and after."""
+"""The oracle's rules for packets: received and sent tunnel packets, inner frames before and after."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def need(held: object, rule: str) -> None:
 
 
 def found(model: Model, frame: bytes) -> Tunnel | None:
-    """Return the tunnel packet that a frame is by this world's ports and families."""
+    """Return a frame as a tunnel packet by the configured ports and families."""
     tunnel = read_tunnel(frame, model.features.geneve_port, model.features.vxlan_port)
     if tunnel and (tunnel.vlan or 0) & 0xFFF and not model.features.vlan_tags:
         return None
@@ -102,7 +102,7 @@ def comes_back(tunnel: Tunnel) -> bool:
 
 
 def is_own_misdirected(model: Model, tunnel: Tunnel, ip: Ip) -> bool:
-    """Return whether an endpoint of this host sent a packet that bouncers sent to this very host, in vain."""
+    """Return whether a packet of a local endpoint was misdirected to its own host."""
     sender, to = model.endpoints.get((tunnel.vni, ip.source)), model.network_of(tunnel.vni, ip.destination)
     here = bool(sender and sender.ifindex) and tunnel.option(RTS) is not None and origin_of(tunnel) not in model.peers
     role = bool(to and to.flags & map_layout.NETWORK_LOCAL_BOUNCER) or model.divided_here(tunnel.vni)
@@ -110,7 +110,7 @@ def is_own_misdirected(model: Model, tunnel: Tunnel, ip: Ip) -> bool:
 
 
 def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) -> tuple[Tunnel, Uplink]:
-    """Return the tunnel packet that leaves, held to RFC 8926, RFC 7348, RFC 6936 and to what the world says."""
+    """Return the sent tunnel packet, checked against RFC 8926, RFC 7348, RFC 6936 and the configuration."""
     tunnel = found(model, step.out)
     if tunnel is None:
         raise ViolationError("what leaves is a sound tunnel packet")
@@ -206,7 +206,7 @@ def inner_sums_right(frame: bytes) -> bool:
 
 
 def asked_by(frame: bytes) -> tuple[bytes, bytes] | None:
-    """Return who asks for whose Ethernet address in an inner frame, None where it is no question."""
+    """Return sender and target of an ARP request or solicitation in an inner frame, None if it is neither."""
     kind, ip = read_inner(frame)
     if kind == ARP:
         return (MAPPED + frame[28:32], MAPPED + frame[38:42]) if frame[20:22] == b"\0\1" else None

@@ -26,11 +26,11 @@ from agent.datapath.bpf.compiler import compile_programs, ticks_per_second
 from agent.datapath.bpf.outcomes import Outcome
 
 EPISODE = 200
-"""Frames in one world."""
+"""The number of frames of one configuration."""
 VARIANTS = {
     "everything": Features(vlan_tags=True),
-    "plain": Features(vxlan_port=0, families=frozenset({"ipv4"}), substrate=frozenset({"ipv4"})),
-    "ipv6": Features(geneve_port=7000, substrate=frozenset({"ipv6"})),
+    "plain": Features(vxlan_port=0, families=frozenset({"ipv4"}), underlay=frozenset({"ipv4"})),
+    "ipv6": Features(geneve_port=7000, underlay=frozenset({"ipv6"})),
 }
 """Programs by what they are compiled for."""
 
@@ -47,7 +47,7 @@ class FoundError(AssertionError):
 
 
 def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]) -> None:
-    """Run one world's frames, each with garbage for the frame's state; raises FoundError."""
+    """Run the frames of one configuration, each with garbage in the frame's state; raises FoundError."""
     rng = Random(seed)
     model = fuzz_model.make(rng, VARIANTS[variant])
     machine.fill(model)

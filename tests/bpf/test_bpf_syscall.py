@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from agent.datapath.bpf import map_calls
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.syscall import MapType
 
@@ -47,7 +48,7 @@ def test_a_walk_yields_every_entry_once(make_map: MakeMap, count: int, flags: in
 def test_a_walk_goes_through_a_bucket_that_holds_more_than_was_asked_for(
     make_map: MakeMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bpf, "BATCH", 1)
+    monkeypatch.setattr(map_calls, "BATCH", 1)
     fd = make_map(MapType.HASH, 4, 8, 4096)
     info = bpf.MapInfo(MapType.HASH, 0, 4, 8, 1, 0, "")  # one entry a call, where some buckets hold more
     for n in range(4096):

@@ -105,35 +105,35 @@ def test_a_changed_next_hop_is_used_at_once(dut: Dut) -> None:
     assert sent_to(dut) == bytes(range(6))
 
 
-def test_a_removed_next_hop_is_used_no_more(dut: Dut) -> None:
+def test_a_removed_next_hop_is_no_longer_used(dut: Dut) -> None:
     warm(dut)
     dut.remove(MapName.ENDPOINTS, key(R))
     dut.no_next_hop(D2)
     assert dut.from_endpoint(TO_R).outcome is Outcome.SENT_TO_BOUNCER
 
 
-def test_a_droplet_that_goes_down_is_left_at_once(dut: Dut) -> None:
+def test_a_droplet_that_goes_down_is_avoided_at_once(dut: Dut) -> None:
     warm(dut)
     dut.remove(MapName.ENDPOINTS, key(R))
     dut.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
     assert dut.from_endpoint(TO_R).outcome is Outcome.SENT_TO_BOUNCER
 
 
-def test_a_forgotten_path_is_used_no_more(dut: Dut) -> None:
+def test_a_deleted_path_is_no_longer_used(dut: Dut) -> None:
     warm(dut)
     dut.remove(MapName.ENDPOINTS, key(R))
     dut.remove(MapName.DIRECT, key(R))
     assert dut.from_endpoint(TO_R).outcome is Outcome.SENT_TO_BOUNCER
 
 
-def test_a_removed_droplet_is_shut_out_with_its_paths(dut: Dut) -> None:
+def test_packets_of_a_droplet_that_was_removed_with_its_path_are_refused(dut: Dut) -> None:
     warm(dut)
     dut.remove(MapName.DROPLETS, mapped(D2))
     dut.remove(MapName.DIRECT, key(R))
     assert dut.from_underlay(FROM_R).outcome is Outcome.UNKNOWN_DROPLET
 
 
-def test_a_path_that_programs_learn_anew_is_used_at_once(dut: Dut) -> None:
+def test_a_changed_path_is_used_at_once(dut: Dut) -> None:
     """The endpoint moved: its new host sends, and no copy of the path to the old one is left."""
     dut.remove(MapName.ENDPOINTS, key(R))
     warm(dut)

@@ -23,7 +23,7 @@ def collected() -> set[str]:
 
 
 @pytest.mark.parametrize(("file", "test", "row"), NAMED, ids=lambda part: part or "whole")
-def test_a_named_test_is_there(collected: set[str], file: str, test: str, row: str) -> None:
+def test_a_named_test_exists(collected: set[str], file: str, test: str, row: str) -> None:
     """A row is one of the parameters that pytest joins by hyphens."""
     name = f"{file}::{test}"
     rows = [one.removeprefix(name) for one in collected if one == name or one.startswith(f"{name}[")]

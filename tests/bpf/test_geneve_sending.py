@@ -188,7 +188,7 @@ def test_a_bounce_keeps_the_source_port(dut: Dut) -> None:
 @pytest.mark.parametrize("ttl", [1, 2, 63, 255])
 @pytest.mark.parametrize(("inner", "outer"), FAMILIES, ids=IDS)
 def test_the_time_to_live_is_a_pipes(dut: Dut, inner: int, outer: int, ttl: int) -> None:
-    """The outer one starts at 64 whatever the inner one is, and the inner one does not see the way between."""
+    """The outer one starts at 64 whatever the inner one is, and the tunnel does not change the inner one."""
     dut.fill(over_ipv6=outer == 6)
     frame = from_a(inner, R6 if inner == 6 else R, ttl=ttl)
     run = dut.from_endpoint(frame)

@@ -73,7 +73,7 @@ def error(
 
 @pytest.mark.parametrize("size", [MTU + 1, 1500, 2000])
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_exceeds_the_endpoints_mtu_is_told(dut: Dut, family: int, size: int) -> None:
+def test_a_packet_that_exceeds_the_endpoints_mtu_gets_an_icmp_error(dut: Dut, family: int, size: int) -> None:
     frame = long(family, R6 if family == 6 else R, size)
     run = dut.from_endpoint(frame)
     assert run.outcome is Outcome.ICMP_TOO_BIG_SENT
@@ -82,7 +82,9 @@ def test_what_exceeds_the_endpoints_mtu_is_told(dut: Dut, family: int, size: int
 
 @pytest.mark.parametrize("outer", [4, 6])
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_path_that_carries_less_is_told_with_the_mtu_that_fits(dut: Dut, family: int, outer: int) -> None:
+def test_a_packet_that_exceeds_the_paths_mtu_gets_an_icmp_error_with_that_mtu(
+    dut: Dut, family: int, outer: int
+) -> None:
     """And a packet of just that size goes, by a bouncer with its option too."""
     dut.fill(over_ipv6=outer == 6)
     known, unknown = (R6, UNKNOWN6) if family == 6 else (R, UNKNOWN)
@@ -100,7 +102,7 @@ def test_a_path_that_carries_less_is_told_with_the_mtu_that_fits(dut: Dut, famil
 
 @pytest.mark.parametrize("outer", [4, 6])
 @pytest.mark.parametrize("family", [4, 6])
-def test_the_longest_packet_that_a_bouncer_takes_fills_the_path(dut: Dut, family: int, outer: int) -> None:
+def test_the_longest_packet_to_a_bouncer_fills_the_path_mtu(dut: Dut, family: int, outer: int) -> None:
     dut.fill(over_ipv6=outer == 6)
     mtu = PATH_MTU - OVERHEAD[outer]
     dut.interface(mtu=mtu)
@@ -110,7 +112,7 @@ def test_the_longest_packet_that_a_bouncer_takes_fills_the_path(dut: Dut, family
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_another_endpoint_of_this_host_that_takes_less_is_told_too(dut: Dut, family: int) -> None:
+def test_a_packet_that_exceeds_the_mtu_of_a_local_receiver_gets_an_icmp_error(dut: Dut, family: int) -> None:
     to = B6 if family == 6 else B
     dut.endpoint(to, D1, 2, mtu=1300)
     assert dut.from_endpoint(long(family, to, 1300)).outcome is Outcome.DELIVERED_SAME_HOST
@@ -120,7 +122,7 @@ def test_another_endpoint_of_this_host_that_takes_less_is_told_too(dut: Dut, fam
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("ttl", [0, 1])
-def test_a_used_up_time_to_live_is_told_where_the_gateway_routes(dut: Dut, family: int, ttl: int) -> None:
+def test_an_expired_time_to_live_gets_an_icmp_error_on_routed_packets(dut: Dut, family: int, ttl: int) -> None:
     frame = long(family, R6 if family == 6 else R, 100, ttl=ttl, to_mac=GW)
     run = dut.from_endpoint(frame)
     assert run.outcome is Outcome.ICMP_TTL_EXCEEDED_SENT
@@ -166,11 +168,11 @@ UNTOLD = [
 
 
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), UNTOLD, ids=[row[0] for row in UNTOLD])
-def test_who_is_told_and_who_is_not(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+def test_which_packets_get_an_icmp_error(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
     assert dut.from_endpoint(frame).outcome is outcome
 
 
-def test_nobody_is_told_without_a_network_to_speak_for(dut: Dut) -> None:
+def test_without_a_known_network_no_icmp_error_is_sent(dut: Dut) -> None:
     dut.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
     assert dut.from_endpoint(long(4, R, 1500)).outcome is Outcome.TOO_BIG
 
@@ -184,7 +186,7 @@ def test_errors_are_limited_per_receiver_and_second(dut: Dut) -> None:
     assert dut.from_endpoint(long(4, R, 1500)).outcome is Outcome.ICMP_TOO_BIG_SENT, "another second"
 
 
-def test_a_path_shorter_than_the_headers_is_not_told_as_a_time_to_live(dut: Dut) -> None:
+def test_a_path_mtu_below_the_headers_is_not_reported_as_an_expired_time_to_live(dut: Dut) -> None:
     dut.next_hop(D2, mtu=60)
     assert dut.from_endpoint(long(4, R, 100)).outcome is Outcome.TOO_BIG
 
@@ -197,7 +199,7 @@ def test_an_arp_frame_that_does_not_fit_is_not_answered_by_icmp(dut: Dut) -> Non
 @pytest.mark.parametrize("outer", [4, 6])
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("where", ["at a bouncer", "at its destination"])
-def test_the_sender_of_a_packet_through_a_tunnel_is_told(dut: Dut, where: str, family: int, outer: int) -> None:
+def test_the_sender_of_a_tunnel_packet_gets_an_icmp_error(dut: Dut, where: str, family: int, outer: int) -> None:
     """By the bouncer, from its network's gateway, at the droplet that the packet came from."""
     dut.fill(over_ipv6=outer == 6)
     peer, own, origin = (S2, S1, S4) if outer == 6 else (D2, D1, D4)
@@ -220,7 +222,7 @@ def test_the_sender_of_a_packet_through_a_tunnel_is_told(dut: Dut, where: str, f
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_sender_in_a_network_that_is_not_known_here_is_told_by_the_receivers_gateway(dut: Dut, family: int) -> None:
+def test_a_sender_in_an_unknown_network_gets_the_icmp_error_from_the_receivers_gateway(dut: Dut, family: int) -> None:
     """A droplet knows the networks of its own endpoints; without a word the sender would try for ever."""
     sender, receiver, gateway = (ELSEWHERE6, A6, GATEWAY6) if family == 6 else (ELSEWHERE, A, GATEWAY)
     cidr, prefix = ("fd00:1::", 64) if family == 6 else ("10.0.1.0", 24)
@@ -233,7 +235,7 @@ def test_a_sender_in_a_network_that_is_not_known_here_is_told_by_the_receivers_g
     assert run.frame.endswith(error(family, packet, 1200, sender, MAC[R], gateway))
 
 
-def test_a_strangers_packet_is_told_to_nobody(dut: Dut) -> None:
+def test_a_packet_of_an_unknown_droplet_gets_no_icmp_error(dut: Dut) -> None:
     dut.next_hop(D3, mtu=300)
     dut.endpoint(R, D3)
     inner = p.ethernet(MAC[R], MAC[B], p.IPV4, p.ipv4("10.0.0.44", R, p.udp(data=bytes(400))))

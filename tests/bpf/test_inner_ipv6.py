@@ -152,7 +152,7 @@ def test_all_fragments_of_an_ipv4_packet_have_its_flows_source_port(dut: Dut) ->
         assert {source_port(dut, frame) for frame in frames} == {source_port(dut, whole)}
 
 
-def test_packets_of_one_identity_and_other_receivers_are_told_apart(dut: Dut) -> None:
+def test_fragments_with_one_identification_to_other_receivers_are_distinguished(dut: Dut) -> None:
     dut.endpoint("10.0.0.3", D2)
     first = [p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, to, p.udp(n), identity=1, fragment=p.MF))
              for n, to in ((5, R), (6, UNKNOWN))]  # fmt: skip

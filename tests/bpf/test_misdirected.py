@@ -68,7 +68,7 @@ def chosen(dut: Dut, to: str = GONE) -> bytes:
 
 @pytest.mark.parametrize("over_ipv6", OVER)
 @pytest.mark.parametrize("pair", INSIDE)
-def test_what_a_bouncer_sent_here_in_vain_goes_back_whole_to_its_senders_droplet(
+def test_a_misdirected_packet_is_returned_whole_to_its_senders_droplet(
     dut: Dut, pair: tuple[str, str], over_ipv6: bool
 ) -> None:
     dut.fill(over_ipv6=over_ipv6)
@@ -82,12 +82,12 @@ def test_what_a_bouncer_sent_here_in_vain_goes_back_whole_to_its_senders_droplet
     assert run.frame[14:] == expected.wrap(packet)[14:], "a critical option, so the header says that there is one"
 
 
-def test_a_host_that_does_not_know_the_vpc_any_more_returns_it_too(dut: Dut) -> None:
+def test_a_host_that_no_longer_knows_the_vpc_returns_a_misdirected_packet_too(dut: Dut) -> None:
     dut.remove(MapName.VPCS, map_layout.U32.pack(VNI))
     assert dut.from_underlay(tunnelled(frame_to(GONE), options=p.rts(D4))).outcome is Outcome.MISDIRECTED
 
 
-def test_what_was_divided_and_came_to_the_wrong_bouncer_does_not_go_round_again(dut: Dut) -> None:
+def test_a_divided_packet_at_the_wrong_bouncer_does_not_return_to_the_divider(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
     inner = frame_to(ELSEWHERE, R)
     assert dut.from_underlay(tunnelled(inner, options=p.rts(D4, 1))).outcome is Outcome.HANDED_TO_DIVIDER
@@ -112,7 +112,7 @@ def test_what_is_not_returned(dut: Dut, frame: bytes, outcome: Outcome) -> None:
     assert dut.from_underlay(frame).outcome is outcome
 
 
-def test_what_does_not_fit_the_way_back_is_dropped(dut: Dut) -> None:
+def test_a_misdirected_packet_that_exceeds_the_mtu_of_its_return_path_is_dropped(dut: Dut) -> None:
     dut.next_hop(D4, mtu=1200)
     inner = p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, GONE, p.udp(data=bytes(1250))))
     assert dut.from_underlay(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.TOO_BIG
@@ -120,7 +120,7 @@ def test_what_does_not_fit_the_way_back_is_dropped(dut: Dut) -> None:
 
 @pytest.mark.parametrize("over_ipv6", OVER)
 @pytest.mark.parametrize("pair", [(A, GONE), (A6, GONE6)], ids=["IPv4 inside", "IPv6 inside"])
-def test_what_came_back_misdirected_goes_by_the_next_bouncer_and_so_do_its_followers(
+def test_a_misdirected_packet_and_the_packets_after_it_use_the_next_bouncer(
     dut: Dut, pair: tuple[str, str], over_ipv6: bool
 ) -> None:
     dut.fill(over_ipv6=over_ipv6)
@@ -139,7 +139,7 @@ def test_what_came_back_misdirected_goes_by_the_next_bouncer_and_so_do_its_follo
     assert detours(dut) == {(p.ip(pair[0]), p.ip(pair[1])): (p.ip(by), 1)}
 
 
-def test_a_detour_is_of_one_pair_of_addresses_alone(dut: Dut) -> None:
+def test_a_detour_applies_to_one_pair_of_addresses_only(dut: Dut) -> None:
     dut.own_network((D3, D4))
     before = {to: chosen(dut, to) for to in ("10.0.0.81", "10.0.0.82", "10.0.0.83", GONE)}
     dut.from_underlay(back(from_a(GONE)))
@@ -160,7 +160,7 @@ def test_a_detour_ends(dut: Dut) -> None:
 
 
 @pytest.mark.parametrize(("bouncers", "last"), [((D3,), 0), ((D3, D4), 3), ((D3, D4, D5), 5)])
-def test_a_packet_ends_when_every_bouncer_misdirected_it_and_the_next_one_begins_anew(
+def test_a_packet_is_dropped_when_every_bouncer_misdirected_it_and_the_next_one_starts_again(
     dut: Dut, bouncers: tuple[str, ...], last: int
 ) -> None:
     """Each is tried twice, so that it does not matter with which one began; a single one is not asked again."""
@@ -189,7 +189,7 @@ def test_a_later_fragment_that_was_misdirected_by_all_is_dropped_without_an_erro
     assert run.outcome is Outcome.ALL_MISDIRECTED
 
 
-def test_bouncers_and_dividers_on_the_way_make_another_choice_at_each_attempt(dut: Dut) -> None:
+def test_bouncers_and_dividers_on_the_path_choose_another_one_at_each_attempt(dut: Dut) -> None:
     """Also in every combination of a divider and a bouncer behind it."""
     dut.vpc((D2, D5))
     inner, ways = frame_to(ELSEWHERE, R), set()
@@ -221,7 +221,7 @@ def test_a_pinned_packet_goes_by_another_divider(dut: Dut) -> None:
     assert dut.from_endpoint(inner).frame[30:34] == run.frame[30:34]
 
 
-def test_a_question_about_an_address_takes_the_detour_too(dut: Dut) -> None:
+def test_an_arp_request_uses_the_detour_too(dut: Dut) -> None:
     dut.own_network((D3, D4))
     first = chosen(dut)
     dut.from_underlay(back(from_a(GONE)))
@@ -241,7 +241,7 @@ def test_a_bouncer_whose_own_map_misled_its_endpoint_asks_another_one(dut: Dut) 
 
 
 @pytest.mark.parametrize("pinned", [0, PINNED])
-def test_what_was_sent_from_here_and_came_here_in_vain_is_sent_anew_at_once(dut: Dut, pinned: int) -> None:
+def test_a_local_packet_that_is_misdirected_to_its_own_host_is_sent_again_at_once(dut: Dut, pinned: int) -> None:
     """The endpoint was on this host, too, and has left it: this is its sender's droplet already."""
     to = ELSEWHERE if pinned else GONE
     dut.own_network((D3, D4), pinned)
@@ -253,7 +253,7 @@ def test_what_was_sent_from_here_and_came_here_in_vain_is_sent_anew_at_once(dut:
     assert detours(dut) == {(p.ip(A), p.ip(to)): (p.ip(D3), 1)}
 
 
-def test_what_comes_here_in_vain_and_does_not_fit_its_new_way_is_told_to_its_sender_here(dut: Dut) -> None:
+def test_a_local_misdirected_packet_that_exceeds_the_new_paths_mtu_is_answered_to_its_sender(dut: Dut) -> None:
     for one in (D3, D4):
         dut.next_hop(one, mtu=1300)
     dut.own_network((D3, D4))
@@ -277,13 +277,13 @@ def test_what_comes_here_in_vain_and_does_not_fit_its_new_way_is_told_to_its_sen
     ],
     ids=["for no endpoint of ours", "by a stranger", "without a body", "a question"],
 )
-def test_nobody_else_makes_this_host_avoid_a_bouncer(dut: Dut, frame: bytes, outcome: Outcome) -> None:
+def test_only_packets_of_local_endpoints_cause_a_detour(dut: Dut, frame: bytes, outcome: Outcome) -> None:
     dut.own_network((D3, D4))
     assert dut.from_underlay(frame).outcome is outcome
     assert detours(dut) == {}
 
 
-def test_a_droplet_that_gives_a_packet_back_ends_the_path_that_leads_to_it(dut: Dut) -> None:
+def test_a_droplet_that_returns_a_misdirected_packet_deletes_the_path_to_itself(dut: Dut) -> None:
     dut.path(GONE, D2, 0)
     dut.own_network((D3, D4))
     assert dut.from_underlay(back(from_a(GONE), over=(D4, D1))).outcome is Outcome.REROUTED
@@ -292,8 +292,8 @@ def test_a_droplet_that_gives_a_packet_back_ends_the_path_that_leads_to_it(dut: 
     assert dut.direct(GONE) is None
 
 
-def test_an_ipv6_bouncers_name_has_no_room_over_ipv4(dut: Dut) -> None:
-    """U says so; the packet goes back all the same."""
+def test_over_ipv4_this_droplet_is_named_instead_of_an_ipv6_bouncer(dut: Dut) -> None:
+    """The flag RTS_UNLEARNT is set; the packet is returned anyway."""
     dut.known(S3)
     dut.next_hop(D4, by=0)
     run = dut.from_underlay(tunnelled(frame_to(GONE), Outer(S3, S1), options=p.rts(D4)))
@@ -302,9 +302,7 @@ def test_an_ipv6_bouncers_name_has_no_room_over_ipv4(dut: Dut) -> None:
 
 
 @pytest.mark.parametrize("gone", [GONE, GONE6], ids=["IPv4 inside", "IPv6 inside"])
-def test_a_host_that_finds_no_bouncer_for_what_came_back_does_not_call_its_endpoint_unreachable(
-    dut: Dut, gone: str
-) -> None:
+def test_a_host_without_another_bouncer_sends_no_unreachable_error_for_a_returned_packet(dut: Dut, gone: str) -> None:
     """It does not bounce the network, so it does not know that there is no such endpoint."""
     dut.own_network((STRANGER,))
     assert dut.from_underlay(invalid(from_a(gone))).outcome is Outcome.ENDPOINT_NOT_LOCAL

@@ -125,13 +125,13 @@ def test_neighbour_discovery_from_an_endpoint(dut: Dut, sentence: str, frame: by
     assert dut.from_endpoint(frame).outcome is outcome
 
 
-def test_an_endpoint_without_an_ipv6_address_asks_nobody(dut: Dut) -> None:
+def test_an_endpoint_without_an_ipv6_address_sends_no_solicitation(dut: Dut) -> None:
     dut.interface(ipv6=None)
     assert dut.from_endpoint(asks(R6)).outcome is Outcome.SOURCE_ND
     assert dut.from_endpoint(asks(R6, "::", mac=None)).outcome is Outcome.SOURCE_ND
 
 
-def test_an_endpoint_without_an_ipv4_address_asks_nobody(dut: Dut) -> None:
+def test_an_endpoint_without_an_ipv4_address_sends_no_arp_request(dut: Dut) -> None:
     dut.interface(ipv4=None)
     frame = p.ethernet(b"\xff" * 6, MAC[A], p.ARP, p.arp(MAC[A], "0.0.0.0", R))
     assert dut.from_endpoint(frame).outcome is Outcome.SOURCE_ARP
@@ -147,7 +147,7 @@ def test_the_answer_is_a_whole_advertisement_to_the_asker(dut: Dut, target: str,
     assert run.frame == p.ethernet(MAC[A], mac, p.IPV6, answer)
 
 
-def test_the_answer_to_a_question_without_an_option_has_one(dut: Dut) -> None:
+def test_the_advertisement_has_an_option_even_if_the_solicitation_had_none(dut: Dut) -> None:
     run = dut.from_endpoint(asks(R6, mac=None))
     answer = p.nd(R6, A6, R6, MAC[R], kind=136, flags=SOLICITED | OVERRIDE, option=2)
     assert run.frame == p.ethernet(MAC[A], MAC[R], p.IPV6, answer)
@@ -159,7 +159,7 @@ def test_the_answer_to_a_link_local_address_goes_there(dut: Dut) -> None:
     assert run.frame == p.ethernet(MAC[A], MAC[R], p.IPV6, answer)
 
 
-def test_a_duplicate_is_told_to_all_nodes_unsolicited(dut: Dut) -> None:
+def test_a_duplicate_address_is_advertised_to_all_nodes_unsolicited(dut: Dut) -> None:
     """RFC 4861 section 7.2.4: the asker has no address yet."""
     run = dut.from_endpoint(asks(R6, "::", mac=None))
     answer = p.nd(R6, "ff02::1", R6, MAC[R], kind=136, flags=OVERRIDE, option=2)
@@ -169,7 +169,7 @@ def test_a_duplicate_is_told_to_all_nodes_unsolicited(dut: Dut) -> None:
 @pytest.mark.parametrize(
     ("source", "mac"), [(A6, MAC[A]), (LINK_LOCAL, MAC[A]), ("::", None)], ids=["its own", "link-local", "none yet"]
 )
-def test_a_bouncer_is_asked_in_the_endpoints_own_name(dut: Dut, source: str, mac: bytes | None) -> None:
+def test_a_solicitation_to_a_bouncer_has_the_endpoints_own_address(dut: Dut, source: str, mac: bytes | None) -> None:
     """So that its answer finds back, and that a bouncer knows who probes for duplicates; the checksum follows."""
     run = dut.from_endpoint(asks(UNKNOWN6, source, mac=mac))
     assert run.outcome is Outcome.SENT_TO_BOUNCER
@@ -177,13 +177,13 @@ def test_a_bouncer_is_asked_in_the_endpoints_own_name(dut: Dut, source: str, mac
     assert run.frame[42:] == p.geneve(VNI, asks(UNKNOWN6, mac=mac), options=p.rts(D1))
 
 
-def test_the_own_bouncer_is_silent_about_an_address_that_nobody_has(dut: Dut) -> None:
+def test_the_local_bouncer_does_not_answer_for_an_unused_address(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
     assert dut.from_endpoint(asks(UNKNOWN6, "::", mac=None)).outcome is Outcome.NO_ENDPOINT
 
 
-def test_a_bouncers_answer_to_a_probe_for_duplicates_reaches_the_one_who_probes(dut: Dut) -> None:
-    """The whole way round: its host asks, the bouncer answers, the advertisement of the target ends the probe."""
+def test_a_bouncers_answer_to_duplicate_address_detection_reaches_its_sender(dut: Dut) -> None:
+    """The whole exchange: its host asks, the bouncer answers, the advertisement of the target ends the probe."""
     dut.own_network((D1,), BOUNCES)
     probe = p.ethernet(GROUP_MAC, MAC[A], p.IPV6, p.nd("fd00::44", GROUP, R6, None))
     answered = dut.from_underlay(tunnelled(probe, options=p.rts(D4)))
@@ -272,13 +272,13 @@ def test_no_option_is_looked_for_farther_than_the_programs_look(dut: Dut, last: 
     assert dut.from_underlay(tunnelled(frame, options=p.rts(D4))).outcome is outcome
 
 
-def test_an_answer_that_does_not_fit_is_dropped_and_no_error_quotes_it(dut: Dut) -> None:
+def test_an_advertisement_that_exceeds_the_mtu_is_dropped_without_an_icmp_error(dut: Dut) -> None:
     """The path to the one who asked carries no answer."""
     dut.next_hop(D2, mtu=100)
     assert dut.from_underlay(tunnelled(remote(A6), options=p.rts(D2))).outcome is Outcome.TOO_BIG
 
 
-def test_a_bouncer_answers_no_stranger(dut: Dut) -> None:
+def test_a_bouncer_does_not_answer_an_unknown_droplet(dut: Dut) -> None:
     assert dut.from_underlay(tunnelled(remote(A6), options=p.rts(STRANGER))).outcome is Outcome.UNKNOWN_ORIGIN
 
 

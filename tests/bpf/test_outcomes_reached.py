@@ -1,4 +1,4 @@
-"""Every way to end is reached by a test that expects it."""
+"""Every outcome is reached by a test that expects it."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
-def test_what_stands_in_front_of_the_tunnel_header(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+def test_outer_headers_of_received_packets(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
     dut.fill(over_ipv6="IPv6" in sentence)
     assert dut.from_underlay(frame).outcome is outcome
 
@@ -107,7 +107,7 @@ def test_either_family_is_carried_by_either_family_with_and_without_a_tag(
     assert (run.outcome, run.frame) == (Outcome.DELIVERED, INNER[inner])
 
 
-def test_a_tagged_droplet_takes_its_own_tag_alone(dut: Dut) -> None:
+def test_a_tagged_droplet_accepts_only_its_own_tag(dut: Dut) -> None:
     dut.local(0, D1, vlan=5)
     assert dut.from_underlay(tunnelled(outer=Outer(vlan=0xA005))).outcome is Outcome.DELIVERED
     assert dut.from_underlay(tunnelled()).outcome is Outcome.PASSED
@@ -184,7 +184,7 @@ def test_a_confirmed_path_excuses_no_missing_checksum(dut: Dut) -> None:
     assert dut.from_underlay(tunnelled(outer=Outer(S2, S1, udp_check=0))).outcome is Outcome.NO_CHECKSUM
 
 
-def test_what_is_not_for_a_droplet_is_left_to_the_hosts_stack_untouched(dut: Dut) -> None:
+def test_frames_that_are_not_for_a_droplet_pass_to_the_hosts_stack_unchanged(dut: Dut) -> None:
     dut.remove(MapName.DROPLETS, mapped(D2))
     frame = Outer(destination=D3, ip_check=1).wrap(PAYLOAD)
     run = dut.from_underlay(frame)

@@ -59,7 +59,7 @@ def from_a(to: str, mac: bytes = MAC[R], **header: object) -> bytes:
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_packet_that_came_straight_for_one_who_left_goes_back_whole(
+def test_a_direct_packet_for_an_endpoint_that_left_is_returned_whole(
     dut: Dut, pair: tuple[str, str], over: tuple[str, str]
 ) -> None:
     dut.fill(over_ipv6=":" in over[0])
@@ -72,7 +72,7 @@ def test_a_packet_that_came_straight_for_one_who_left_goes_back_whole(
     )
 
 
-def test_what_came_back_does_not_go_back_again(dut: Dut) -> None:
+def test_a_returned_packet_is_not_returned_again(dut: Dut) -> None:
     run = dut.from_underlay(tunnelled(frame_to(GONE), options=p.INVALIDATE))
     assert run.outcome is Outcome.ENDPOINT_NOT_LOCAL
 
@@ -83,7 +83,7 @@ def invalid(inner: bytes, over: tuple[str, str] = (D2, D1)) -> bytes:
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("gone", [GONE, GONE6], ids=["IPv4 inside", "IPv6 inside"])
-def test_a_packet_that_came_back_ends_its_path_and_goes_by_a_bouncer(
+def test_a_returned_packet_deletes_its_path_and_is_sent_to_a_bouncer(
     dut: Dut, gone: str, over: tuple[str, str]
 ) -> None:
     dut.fill(over_ipv6=":" in over[0])
@@ -98,25 +98,25 @@ def test_a_packet_that_came_back_ends_its_path_and_goes_by_a_bouncer(
     assert run.frame[14:] == expected.wrap(packet)[14:]
 
 
-def test_a_packet_that_came_back_goes_where_documents_say_meanwhile(dut: Dut) -> None:
+def test_a_returned_packet_is_sent_where_documents_locate_its_endpoint(dut: Dut) -> None:
     dut.endpoint(R, D4)
     run = dut.from_underlay(invalid(from_a(R)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D4))
 
 
-def test_a_packet_that_came_back_from_where_documents_say_goes_by_a_bouncer(dut: Dut) -> None:
+def test_a_packet_returned_from_the_documented_host_is_sent_to_a_bouncer(dut: Dut) -> None:
     run = dut.from_underlay(invalid(from_a(R)))
     assert (run.outcome, run.frame[30:34]) == (Outcome.REROUTED, p.ip(D3))
 
 
-def test_a_packet_that_came_back_is_delivered_where_its_endpoint_is_here_now(dut: Dut) -> None:
+def test_a_returned_packet_is_delivered_if_its_endpoint_is_now_local(dut: Dut) -> None:
     run = dut.from_underlay(invalid(from_a(B)))
     assert run.outcome is Outcome.DELIVERED
     assert run.frame[:6] == MAC[B]
 
 
 @pytest.mark.parametrize("to", [GONE, GONE6], ids=["IPv4 inside", "IPv6 inside"])
-def test_what_came_back_and_does_not_fit_on_the_new_way_is_told_to_its_sender_here(dut: Dut, to: str) -> None:
+def test_a_returned_packet_that_exceeds_the_new_paths_mtu_is_answered_to_its_local_sender(dut: Dut, to: str) -> None:
     dut.next_hop(D3, mtu=1300)
     data = p.udp(data=bytes(1250))
     packet = p.ipv6(A6, to, data) if ":" in to else p.ipv4(A, to, data)
@@ -128,7 +128,7 @@ def test_what_came_back_and_does_not_fit_on_the_new_way_is_told_to_its_sender_he
     assert run.frame[at:] == packet[: len(run.frame) - at]
 
 
-def test_what_came_back_from_one_who_goes_meanwhile_is_told_to_nobody(dut: Dut) -> None:
+def test_a_returned_packet_of_a_removed_sender_gets_no_icmp_error(dut: Dut) -> None:
     dut.next_hop(D3, mtu=1300)
     dut.receiver(1, MAC[A], VNI + 1)
     packet = p.ipv4(A, GONE, p.udp(data=bytes(1250)))
@@ -137,7 +137,9 @@ def test_what_came_back_from_one_who_goes_meanwhile_is_told_to_nobody(dut: Dut) 
 
 @pytest.mark.parametrize("pinned", ["the sender's network", "the receiver's"])
 @pytest.mark.parametrize("divides", [0, DIVIDES])
-def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(dut: Dut, pinned: str, divides: int) -> None:
+def test_a_returned_packet_passes_a_divider_even_if_its_endpoint_is_now_local(
+    dut: Dut, pinned: str, divides: int
+) -> None:
     dut.endpoint(ELSEWHERE, D1, 3, flags=map_layout.ENDPOINT_PINNED if "receiver" in pinned else 0)
     dut.own_network(flags=PINNED if "sender" in pinned else 0)
     dut.vpc((D5,), divides)
@@ -149,7 +151,7 @@ def test_what_came_back_passes_a_divider_though_its_endpoint_is_here_now(dut: Du
     assert run.frame[50:62] == p.rts(D1, 1, p.PINNED if "sender" in pinned else 0)
 
 
-def test_what_came_back_to_a_sender_whose_network_is_gone_ends(dut: Dut) -> None:
+def test_a_returned_packet_of_a_sender_without_a_network_is_dropped(dut: Dut) -> None:
     dut.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
     dut.path(GONE, D2, 0)
     assert dut.from_underlay(invalid(from_a(GONE))).outcome is Outcome.NO_NETWORK
@@ -164,7 +166,7 @@ def test_no_path_is_learnt_to_a_gateway(dut: Dut, to: str, gateway: str, options
     assert dut.entries(MapName.DIRECT) == {}
 
 
-def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_tells_its_sender(dut: Dut) -> None:
+def test_the_local_bouncer_sends_a_returned_packet_to_a_divider_or_answers_its_sender(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
     assert dut.from_underlay(invalid(from_a(GONE))).outcome is Outcome.ICMP_UNREACHABLE_SENT
     run = dut.from_underlay(invalid(from_a(ELSEWHERE)))
@@ -180,7 +182,7 @@ def test_the_own_bouncer_sends_what_came_back_to_a_divider_or_tells_its_sender(d
     ],
     ids=["of no endpoint of ours", "from a stranger", "from another droplet than the path's"],
 )
-def test_nobody_else_ends_a_path(dut: Dut, frame: bytes, outcome: Outcome) -> None:
+def test_only_the_droplet_of_a_path_can_delete_it(dut: Dut, frame: bytes, outcome: Outcome) -> None:
     dut.path(GONE, D2, 0)
     assert dut.from_underlay(frame).outcome is outcome
     assert dut.direct(GONE) is not None
@@ -194,7 +196,7 @@ def fresh(dut: Dut) -> int:
     return learnt[2]
 
 
-def test_the_whole_way_of_an_endpoint_that_moves(dut: Dut) -> None:
+def test_a_conversation_follows_an_endpoint_that_moves(dut: Dut) -> None:
     """Direct, back, by the bouncer, and direct to the new droplet as soon as it answers."""
     dut.path(GONE, D2, fresh(dut))
     assert dut.from_endpoint(from_a(GONE)).frame[30:34] == p.ip(D2)
@@ -217,7 +219,7 @@ def test_no_direct_path_leads_to_a_droplet_that_is_down_and_one_does_again_when_
 
 
 def test_a_bouncer_sends_its_own_endpoints_packets_straight_to_a_droplet_that_is_down(dut: Dut) -> None:
-    """It knows no other way: nobody knows more than a network's bouncer."""
+    """It has no other route: no droplet knows more endpoints than a network's bouncer."""
     dut.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)
     dut.next_hop(D2, flags=map_layout.NEXT_HOP_DOWN)
     run = dut.from_endpoint(from_a(R))
@@ -225,7 +227,7 @@ def test_a_bouncer_sends_its_own_endpoints_packets_straight_to_a_droplet_that_is
 
 
 @pytest.mark.parametrize("to", [R, GONE])
-def test_another_of_this_hosts_droplets_leads_where_the_agent_says_so(dut: Dut, to: str) -> None:
+def test_another_droplet_of_this_host_is_used_if_the_next_hop_says_so(dut: Dut, to: str) -> None:
     if to == GONE:
         dut.path(GONE, D2, fresh(dut))
     dut.local(3, SECOND, SECOND_UPLINK)
@@ -238,7 +240,7 @@ def test_another_of_this_hosts_droplets_leads_where_the_agent_says_so(dut: Dut, 
 
 
 @pytest.mark.parametrize("to", [R, GONE])
-def test_what_no_uplink_leads_to_goes_by_the_bouncer(dut: Dut, to: str) -> None:
+def test_a_destination_without_a_next_hop_is_sent_to_the_bouncer(dut: Dut, to: str) -> None:
     """Also on a host with several droplets."""
     if to == GONE:
         dut.path(GONE, D2, fresh(dut))
@@ -248,7 +250,7 @@ def test_what_no_uplink_leads_to_goes_by_the_bouncer(dut: Dut, to: str) -> None:
     assert (run.outcome, run.frame[26:30], run.frame[30:34]) == (Outcome.SENT_TO_BOUNCER, p.ip(D1), p.ip(D3))
 
 
-def test_a_bouncer_is_reached_by_another_droplet_and_told_of_that_one(dut: Dut) -> None:
+def test_a_bouncer_reached_by_another_droplet_gets_that_one_as_origin(dut: Dut) -> None:
     dut.local(3, SECOND, SECOND_UPLINK)
     dut.next_hop(D3, by=3)
     run = dut.from_endpoint(from_a(UNKNOWN))
@@ -256,7 +258,7 @@ def test_a_bouncer_is_reached_by_another_droplet_and_told_of_that_one(dut: Dut) 
     assert run.frame[50:62] == p.rts(SECOND, 0)
 
 
-def test_an_entry_whose_droplet_is_gone_leads_nowhere(dut: Dut) -> None:
+def test_a_next_hop_by_a_removed_droplet_is_not_used(dut: Dut) -> None:
     dut.next_hop(D3, by=3)
     assert dut.from_endpoint(from_a(UNKNOWN)).outcome is Outcome.NEXT_HOP_UNRESOLVED
     dut.local(3, S1, SECOND_UPLINK)
@@ -271,7 +273,7 @@ def test_a_path_ages(dut: Dut) -> None:
     assert dut.from_endpoint(from_a(GONE)).outcome is Outcome.SENT_TO_BOUNCER
 
 
-def test_a_next_hop_of_the_other_family_is_no_way(dut: Dut) -> None:
+def test_a_next_hop_of_the_other_family_is_not_used(dut: Dut) -> None:
     dut.over_ipv6 = True
     dut.endpoint(R, D2)
     dut.network("10.0.0.0/24", "10.0.0.254", (D1,), BOUNCES)  # so that there is no other way than straight
@@ -341,7 +343,7 @@ def test_a_dividers_own_endpoint_has_passed_the_divider(dut: Dut) -> None:
         (0, 0, Outcome.BOUNCED, D2),
     ],
 )
-def test_a_bouncer_sends_what_is_pinned_by_a_divider_first(
+def test_a_bouncer_sends_packets_of_pinned_networks_to_a_divider_first(
     dut: Dut, flags: int, divides: int, outcome: Outcome, to: str
 ) -> None:
     dut.endpoint(R, D2)
@@ -355,12 +357,14 @@ def test_a_bouncer_sends_what_is_pinned_by_a_divider_first(
 @pytest.mark.parametrize(
     ("flags", "outcome"), [(0, Outcome.DELIVERED), (map_layout.ENDPOINT_PINNED, Outcome.HANDED_TO_DIVIDER)]
 )
-def test_at_its_end_too_a_packet_to_a_pinned_network_passes_a_divider(dut: Dut, flags: int, outcome: Outcome) -> None:
+def test_a_packet_to_a_local_endpoint_of_a_pinned_network_passes_a_divider_too(
+    dut: Dut, flags: int, outcome: Outcome
+) -> None:
     dut.endpoint(A, D1, 1, flags=flags)
     assert dut.from_underlay(tunnelled(frame_to(A, ELSEWHERE), options=p.rts(D4))).outcome is outcome
 
 
-def test_what_comes_by_vxlan_for_a_pinned_network_passes_a_divider_too(dut: Dut) -> None:
+def test_a_vxlan_packet_for_a_pinned_network_passes_a_divider_too(dut: Dut) -> None:
     dut.endpoint(A, D1, 1, flags=map_layout.ENDPOINT_PINNED)
     frame = Outer(port=4789).wrap(p.vxlan(VNI, frame_to(A, ELSEWHERE)))
     assert dut.from_underlay(frame).outcome is Outcome.HANDED_TO_DIVIDER
@@ -375,7 +379,7 @@ def test_a_path_knows_whether_its_network_is_pinned(dut: Dut) -> None:
     assert dut.path_flags("10.0.0.43") == map_layout.PATH_PINNED, "straight, so from the same network"
 
 
-def test_an_address_of_no_network_between_networks_is_closed(dut: Dut) -> None:
+def test_an_address_outside_all_networks_counts_as_another_network(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
     dut.vpc((D1,), DIVIDES)
     assert dut.from_endpoint(from_a(NOWHERE)).outcome is Outcome.ICMP_UNREACHABLE_SENT

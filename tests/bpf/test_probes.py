@@ -20,7 +20,7 @@ def probe(kind: int, padding: int = 0, options: bytes = b"") -> bytes:
 
 
 def turned(over: tuple[str, str], payload: bytes, **fields: object) -> bytes:
-    """Return the answer: every pair of addresses and ports changes places, and hops start anew."""
+    """Return the reply: addresses and ports are swapped, and the hop limit starts again."""
     peer, own = over
     outer = Outer(own, peer, port=50000, source_port=6081, **fields)  # type: ignore[arg-type]
     frame = outer.wrap(payload)

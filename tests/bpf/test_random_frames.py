@@ -54,7 +54,7 @@ def reached(machine: Machine, variant: str) -> Counter[Outcome]:
 
 
 def step_to(machine: Machine, variant: str, outcome: Outcome) -> tuple[Oracle, Step]:
-    """Return some frame's step that ended so, and its judge, who found nothing wrong."""
+    """Return a step with this outcome, and its oracle, which found no error."""
     for seed in range(1000):
         rng = Random(seed)
         model = fuzz_model.make(rng, VARIANTS[variant])
@@ -88,7 +88,7 @@ def seen(step: Step) -> tuple[object, ...]:
     return step.verdict, step.out, step.outcome, step.leaves, step.traffic, paths
 
 
-def test_what_stands_in_a_frames_state_before_changes_nothing(machine: Machine, variant: str, lab_cache: Path) -> None:
+def test_garbage_in_the_frame_state_changes_nothing(machine: Machine, variant: str, lab_cache: Path) -> None:
     """Two machines get the same frames: one with zeros there, one with garbage."""
     features = VARIANTS[variant]
     other = Machine(asyncio.run(compile_programs(lab_cache, features=features)))
@@ -146,7 +146,7 @@ def test_the_programs_under_test_differ_from_the_real_ones_by_the_detour_alone(
         (Outcome.MALFORMED_INNER, lambda step: {"after": {**step.after, bytes(20): bytes(40)}}),
     ],
 )  # fmt: skip
-def test_the_judge_sees_what_is_wrong(machine: Machine, variant: str, outcome: Outcome, wrong: object) -> None:
+def test_the_oracle_detects_wrong_results(machine: Machine, variant: str, outcome: Outcome, wrong: object) -> None:
     assert callable(wrong)
     check, step = step_to(machine, variant, outcome)
     with pytest.raises(ViolationError):

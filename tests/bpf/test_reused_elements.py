@@ -30,7 +30,7 @@ def here(slot: int) -> bytes:
     return map_layout.ENDPOINT.pack(mapped("192.0.2.1"), IFINDEX_BASE + slot, 0, MTU, MAC[A])
 
 
-def test_what_is_for_an_endpoint_of_one_vpc_reaches_none_of_another_while_both_are_written(dut: Dut) -> None:
+def test_packets_for_one_vpc_never_reach_another_while_endpoints_of_both_are_written(dut: Dut) -> None:
     """Without the last word of `interfaces` a dozen packets in the ten millions of this test go astray."""
     dut.receiver(STRANGE_SLOT, MAC[B], STRANGE_VNI)
     strange = [(key(STRANGE, STRANGE_VNI + n), here(STRANGE_SLOT)) for n in range(3)]

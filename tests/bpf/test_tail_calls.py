@@ -51,7 +51,7 @@ FROM_ENDPOINT = [
     ("no IP", p.ethernet(MAC[R], MAC[A], 0x88CC, bytes(60))),
     ("cut short", TO_B[:30]),
 ]
-FROM_SUBSTRATE = [
+FROM_UNDERLAY = [
     ("direct", tunnelled()),
     ("IPv6", tunnelled(frame_to(A6, R6))),
     ("after a hop", tunnelled(options=p.rts(D3))),
@@ -66,29 +66,29 @@ FROM_SUBSTRATE = [
 CALLED = [("transit_xdp", ARRIVAL), ("transit_errors", ARRIVAL), ("transit_errors", UPLINK)]
 
 
-def test_an_endpoint_of_the_same_host_gets_what_the_agent_left_for_it(dut: Dut) -> None:
+def test_an_endpoint_of_the_same_host_gets_the_frame_through_the_tail_call(dut: Dut) -> None:
     dut.leave_state(TO_B, 1 + TRANSIT_XDP, receiver=IFINDEX_BASE + 2)
     run = dut.after_tail_call(TO_B)
     assert (run.outcome, run.frame) == (Outcome.DELIVERED_SAME_HOST, TO_B)
 
 
-def test_after_the_tail_call_an_interface_of_nobody_is_closed(dut: Dut) -> None:
-    """One that was removed while its packet was on its way."""
+def test_after_the_tail_call_an_interface_without_an_endpoint_drops_the_packet(dut: Dut) -> None:
+    """An endpoint that was removed after its packet was sent."""
     dut.leave_state(TO_B, 1 + TRANSIT_XDP, receiver=IFINDEX_BASE + 2)
     dut.remove(MapName.INTERFACES, map_layout.U32.pack(SLOT))
     assert dut.after_tail_call(TO_B).outcome is Outcome.UNKNOWN_INTERFACE
 
 
 @pytest.mark.parametrize("slot", [EMPTY_SLOT, FOREIGN_SLOT, 1 << 20], ids=["of nobody", "of another VPC", "none"])
-def test_after_the_tail_call_the_receiver_is_looked_at_again(dut: Dut, slot: int) -> None:
+def test_after_the_tail_call_the_receiver_is_checked_again(dut: Dut, slot: int) -> None:
     dut.receiver(FOREIGN_SLOT, MAC[B], vni=8)
     dut.leave_state(TO_B, 1 + TRANSIT_XDP, receiver=IFINDEX_BASE + slot)
     assert dut.after_tail_call(TO_B).outcome is Outcome.ENDPOINT_NOT_LOCAL
 
 
 @pytest.mark.parametrize(("program", "arrival"), CALLED)
-def test_a_called_program_uses_nothing_that_was_not_left_for_it(dut: Dut, program: str, arrival: int) -> None:
-    """Neither when nobody called it, nor when another program was meant."""
+def test_a_called_program_uses_no_state_of_another_program(dut: Dut, program: str, arrival: int) -> None:
+    """Neither without a caller, nor if the caller named another program."""
     other = TRANSIT_XDP if program == "transit_errors" else TRANSIT_ERRORS
     for called in (0, 1 + other):
         dut.leave_state(TO_B, called, receiver=IFINDEX_BASE + 2)
@@ -96,13 +96,13 @@ def test_a_called_program_uses_nothing_that_was_not_left_for_it(dut: Dut, progra
 
 
 @pytest.mark.parametrize(("program", "arrival"), CALLED)
-def test_a_called_program_uses_what_was_left_for_it_once(dut: Dut, program: str, arrival: int) -> None:
+def test_a_called_program_uses_its_state_once(dut: Dut, program: str, arrival: int) -> None:
     assert dut.from_endpoint(TO_B).outcome is Outcome.DELIVERED_SAME_HOST
     assert dut.from_endpoint(TOO_LONG).outcome is Outcome.ICMP_TOO_BIG_SENT
     assert dut.after_tail_call(TO_B, program, arrival).outcome is Outcome.NO_PROGRAM
 
 
-def test_what_was_left_is_not_used_for_the_next_frame(dut: Dut) -> None:
+def test_the_state_of_a_call_is_not_used_for_the_next_frame(dut: Dut) -> None:
     """Also where its program was not called: an error would tell of the frame before."""
     dut.leave_state(TOO_LONG, 1 + TRANSIT_ERRORS)
     assert dut.from_underlay(tunnelled()).outcome is Outcome.DELIVERED
@@ -126,7 +126,7 @@ def test_without_transit_errors_a_packet_through_a_tunnel_is_dropped(dut: Dut) -
 
 
 def runs(dut: Dut, frames: list[tuple[str, bytes]], program: str, state: bytes) -> dict[str, Run]:
-    """Return what becomes of each frame in a new world when its state is filled with bytes of another one's."""
+    """Return each frame's result with new maps when its state is filled with bytes of another frame's."""
     found = {}
     for sentence, frame in frames:
         dut.fill()
@@ -139,9 +139,9 @@ def runs(dut: Dut, frames: list[tuple[str, bytes]], program: str, state: bytes) 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize(
-    ("program", "frames"), [("transit_agent", FROM_ENDPOINT), ("transit_xdp", FROM_SUBSTRATE)], ids=["agent", "xdp"]
+    ("program", "frames"), [("transit_agent", FROM_ENDPOINT), ("transit_xdp", FROM_UNDERLAY)], ids=["agent", "xdp"]
 )
-def test_what_the_frame_before_left_changes_nothing(
+def test_the_state_of_the_previous_frame_changes_nothing(
     dut: Dut, program: str, frames: list[tuple[str, bytes]], garbage: bytes
 ) -> None:
     """Most of a state is not cleared: it is written before it is read."""

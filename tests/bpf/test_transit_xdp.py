@@ -1,4 +1,4 @@
-"""What comes in from the substrate: a sentence, a frame, an outcome; then roles, bytes and learning."""
+"""What comes in from the underlay: a sentence, a frame, an outcome; then roles, bytes and learning."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TABLE = [
     ("a bouncer's ARP reply for an endpoint", tunnelled(asks(A, operation=2), options=RTS), Outcome.DELIVERED),
     ("anybody else's ARP reply", tunnelled(asks(A, operation=2)), Outcome.ARP_OPCODE),
     ("IPv6", p.ethernet(DROPLET_MAC[D1], DROPLET_MAC[D2], p.IPV6, bytes(60)), Outcome.PASSED),
-    ("ARP of the substrate", p.ethernet(b"\xff" * 6, DROPLET_MAC[D2], p.ARP, bytes(28)), Outcome.PASSED),
+    ("ARP of the underlay", p.ethernet(b"\xff" * 6, DROPLET_MAC[D2], p.ARP, bytes(28)), Outcome.PASSED),
     ("another UDP port", tunnelled(outer=Outer(port=53)), Outcome.PASSED),
     ("another protocol", tunnelled(outer=Outer(protocol=p.TCP)), Outcome.PASSED),
     ("another address", tunnelled(outer=Outer(destination=D3)), Outcome.PASSED),
@@ -110,7 +110,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), TABLE, ids=[row[0] for row in TABLE])
-def test_a_frame_from_the_substrate(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+def test_a_frame_from_the_underlay(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
     run = dut.from_underlay(frame)
     assert run.outcome is outcome, sentence
 
@@ -169,14 +169,12 @@ def test_a_role_for_an_unknown_address(
         assert run.frame[30:34] == p.ip(next_droplet)
 
 
-def test_a_vpc_that_is_not_known_here(dut: Dut) -> None:
+def test_an_unknown_vpc(dut: Dut) -> None:
     run = dut.from_underlay(Outer().wrap(p.geneve(VNI + 1, frame_to(), options=p.rts(D4, 1, p.UNLEARNT))))
     assert run.outcome is Outcome.NO_VPC
 
 
-def test_an_endpoint_that_is_said_to_be_here_but_has_no_interface_is_not_bounced_to_ourselves(
-    dut: Dut,
-) -> None:
+def test_an_endpoint_on_this_droplet_without_an_interface_is_not_bounced_to_itself(dut: Dut) -> None:
     dut.endpoint(R, D1)
     assert dut.from_underlay(tunnelled(frame_to(R))).outcome is Outcome.ENDPOINT_NOT_LOCAL
 
@@ -211,7 +209,7 @@ def test_an_arp_answer_that_is_longer_than_its_receivers_mtu_is_dropped(dut: Dut
         assert dut.from_underlay(tunnelled(reply, options=RTS)).outcome is outcome
 
 
-def test_a_bouncer_answers_arp_neither_for_the_unknown_nor_to_strangers(dut: Dut) -> None:
+def test_a_bouncer_answers_arp_neither_for_unknown_endpoints_nor_to_unknown_droplets(dut: Dut) -> None:
     dut.own_network((D1,), BOUNCES)
     assert dut.from_underlay(tunnelled(asks(UNKNOWN), options=RTS)).outcome is Outcome.NO_ENDPOINT
     run = dut.from_underlay(tunnelled(asks(B), options=p.rts(STRANGER)))
@@ -310,13 +308,13 @@ def test_nothing_is_learnt_from(dut: Dut, frame: bytes) -> None:
     assert dut.entries(MapName.DIRECT) == {}
 
 
-def test_a_path_is_not_learnt_against_what_documents_say(dut: Dut) -> None:
+def test_a_path_that_contradicts_documents_is_not_learnt(dut: Dut) -> None:
     dut.endpoint(R, D3)
     assert dut.from_underlay(tunnelled()).outcome is Outcome.DELIVERED
     assert dut.entries(MapName.DIRECT) == {}
 
 
-def test_a_droplet_that_is_no_longer_known_is_shut_out_once_its_paths_are_not_fresh(dut: Dut) -> None:
+def test_packets_of_a_removed_droplet_are_refused_once_its_paths_are_not_fresh(dut: Dut) -> None:
     dut.from_underlay(tunnelled())
     dut.remove(MapName.DROPLETS, mapped(D2))
     assert dut.from_underlay(tunnelled()).outcome is Outcome.DELIVERED, "the path was confirmed just now"
@@ -328,7 +326,7 @@ def test_a_droplet_that_is_no_longer_known_is_shut_out_once_its_paths_are_not_fr
     assert dut.from_underlay(tunnelled()).outcome is Outcome.UNKNOWN_DROPLET
 
 
-def test_a_path_vouches_for_its_own_droplet_alone(dut: Dut) -> None:
+def test_a_path_proves_only_its_own_droplet(dut: Dut) -> None:
     dut.from_underlay(tunnelled())
     assert dut.from_underlay(tunnelled(outer=Outer(source=STRANGER))).outcome is Outcome.UNKNOWN_DROPLET
 

@@ -115,7 +115,7 @@ HERE = [
 
 @both_families
 @pytest.mark.parametrize(("sentence", "prepare", "to", "kind"), HERE, ids=[row[0] for row in HERE])
-def test_an_endpoint_is_told_by_its_own_host_what_leads_nowhere(
+def test_a_local_endpoint_gets_icmp_errors_about_unreachable_destinations(
     dut: Dut, sentence: str, prepare: Callable[[Dut], None], to: dict[int, str], kind: dict[int, tuple[int, int]],
     family: int,
 ) -> None:  # fmt: skip
@@ -261,7 +261,7 @@ REMOTE = [
 @pytest.mark.parametrize("outer", [4, 6])
 @both_families
 @pytest.mark.parametrize(("sentence", "prepare", "to", "kind"), REMOTE, ids=[row[0] for row in REMOTE])
-def test_the_sender_of_a_packet_through_a_tunnel_is_told_by_who_knows(
+def test_the_sender_of_a_tunnel_packet_gets_an_icmp_error_from_the_droplet_that_knows(
     dut: Dut, sentence: str, prepare: Callable[[Dut], None], to: dict[int, str], kind: dict[int, tuple[int, int]],
     family: int, outer: int,
 ) -> None:  # fmt: skip
@@ -279,7 +279,7 @@ def test_the_sender_of_a_packet_through_a_tunnel_is_told_by_who_knows(
 
 
 @both_families
-def test_a_sender_that_speaks_vxlan_is_told_in_that(dut: Dut, family: int) -> None:
+def test_a_sender_behind_vxlan_gets_the_icmp_error_by_vxlan(dut: Dut, family: int) -> None:
     bounces(dut)
     sender = R6 if family == 6 else R
     inner = packet(sender, UNKNOWNS[family])
@@ -289,7 +289,7 @@ def test_a_sender_that_speaks_vxlan_is_told_in_that(dut: Dut, family: int) -> No
 
 
 @both_families
-def test_what_comes_back_for_one_who_is_nowhere_is_told_to_its_sender_here(dut: Dut, family: int) -> None:
+def test_a_returned_packet_to_a_removed_endpoint_is_answered_to_its_local_sender(dut: Dut, family: int) -> None:
     bounces(dut)
     sent = from_a(family, UNKNOWNS)
     run = dut.from_underlay(tunnelled(sent, options=p.INVALIDATE))
@@ -298,7 +298,9 @@ def test_what_comes_back_for_one_who_is_nowhere_is_told_to_its_sender_here(dut: 
 
 
 @both_families
-def test_what_comes_round_to_its_own_host_is_told_to_its_sender_here(dut: Dut, family: int) -> None:
+def test_an_undeliverable_packet_that_returns_to_its_own_host_is_answered_to_its_local_sender(
+    dut: Dut, family: int
+) -> None:
     """A bouncer elsewhere knew no more, and gave it to this droplet, which divides or bounces the other network."""
     dut.other_network((D1,), BOUNCES)
     sent = from_a(family, OTHER)
@@ -342,7 +344,9 @@ UNTOLD = [
 
 
 @pytest.mark.parametrize(("sentence", "sent", "outcome"), UNTOLD, ids=[row[0] for row in UNTOLD])
-def test_who_is_told_and_what_keeps_its_reason(dut: Dut, sentence: str, sent: bytes, outcome: Outcome) -> None:
+def test_which_packets_get_an_unreachable_error_and_which_keep_their_drop_reason(
+    dut: Dut, sentence: str, sent: bytes, outcome: Outcome
+) -> None:
     bounces(dut)
     assert dut.from_endpoint(sent).outcome is outcome, sentence
 
@@ -351,8 +355,8 @@ NOBODY = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.
 
 
 @pytest.mark.parametrize("source", NOBODY)
-def test_a_source_that_is_no_single_hosts_is_told_nothing(dut: Dut, source: str) -> None:
-    """As a VXLAN peer may send, which looks at nobody's source."""
+def test_a_source_that_is_not_unicast_gets_no_unreachable_error(dut: Dut, source: str) -> None:
+    """As a VXLAN peer may send, which does no source filtering."""
     bounces(dut)
     inner = packet(source, UNKNOWNS[6 if ":" in source else 4])
     run = dut.from_underlay(Outer(port=4789).wrap(p.vxlan(VNI, frame(inner, MAC[R]))))
@@ -360,7 +364,7 @@ def test_a_source_that_is_no_single_hosts_is_told_nothing(dut: Dut, source: str)
 
 
 @both_families
-def test_a_packet_in_a_groups_frame_is_told_nothing_by_whoever_it_came(dut: Dut, family: int) -> None:
+def test_a_packet_in_a_multicast_frame_gets_no_unreachable_error_on_any_path(dut: Dut, family: int) -> None:
     bounces(dut)
     inner = frame(packet(R6 if family == 6 else R, UNKNOWNS[family]), MAC[R], b"\xff" * 6)
     assert dut.from_underlay(tunnelled(inner, options=p.rts(D4))).outcome is Outcome.NO_ENDPOINT
@@ -379,7 +383,7 @@ def test_drops_keep_their_reasons_where_no_error_is_due(dut: Dut, family: int) -
     assert dut.from_endpoint(from_a(family, OUTSIDE, about, kind)).outcome is Outcome.NO_NETWORK
 
 
-def test_without_the_senders_network_nobody_says_that_nothing_leads_there(dut: Dut) -> None:
+def test_without_the_senders_network_no_network_unreachable_error_is_sent(dut: Dut) -> None:
     """That network is what is missing here; the receiver's gateway has no part in it."""
     dut.remove(MapName.NETWORKS, map_layout.network_key(VNI, p.ip("10.0.0.0"), 24))
     assert dut.from_endpoint(from_a(4, OTHER)).outcome is Outcome.NO_NETWORK
@@ -397,7 +401,7 @@ def test_the_gateway_resets_as_many_connections_as_it_tells_errors(dut: Dut, fam
     assert Outcome.TO_GATEWAY in outcomes
 
 
-def test_unknown_protocols_leave_room_for_what_does_not_fit(dut: Dut) -> None:
+def test_errors_about_unknown_protocols_do_not_use_up_those_about_the_mtu(dut: Dut) -> None:
     """Over IPv6 their errors carry a value too."""
     refused = [dut.from_endpoint(from_a(6, GATEWAYS, bytes(8), 47)).outcome for _ in range(400)]
     assert Outcome.TO_GATEWAY in refused

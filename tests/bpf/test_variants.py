@@ -26,12 +26,12 @@ IPV6: frozenset[Family] = frozenset({"ipv6"})
 BOTH = IPV4 | IPV6
 VARIANTS = {
     "everything": Features(vlan_tags=True),
-    "IPv4 alone": Features(families=IPV4, substrate=IPV4, vxlan_port=0),
-    "IPv4 alone, tagged, with VXLAN": Features(families=IPV4, substrate=IPV4, vlan_tags=True),
-    "IPv4 over IPv6": Features(families=IPV4, substrate=IPV6, vxlan_port=0, vlan_tags=True),
+    "IPv4 alone": Features(families=IPV4, underlay=IPV4, vxlan_port=0),
+    "IPv4 alone, tagged, with VXLAN": Features(families=IPV4, underlay=IPV4, vlan_tags=True),
+    "IPv4 over IPv6": Features(families=IPV4, underlay=IPV6, vxlan_port=0, vlan_tags=True),
     "IPv4 over both": Features(families=IPV4),
-    "both over IPv4": Features(substrate=IPV4, vxlan_port=0, vlan_tags=True),
-    "both over IPv6": Features(substrate=IPV6),
+    "both over IPv4": Features(underlay=IPV4, vxlan_port=0, vlan_tags=True),
+    "both over IPv6": Features(underlay=IPV6),
     "other ports": Features(geneve_port=16081, vxlan_port=8472),
 }
 
@@ -56,11 +56,11 @@ OVER: dict[Family, tuple[str, str]] = {"ipv4": (D2, D1), "ipv6": (S2, S1)}
 
 @pytest.mark.parametrize("outer", ["ipv4", "ipv6"])
 @pytest.mark.parametrize("inner", ["ipv4", "ipv6"])
-def test_a_variant_carries_its_families_alone(variant: tuple[Features, Dut], inner: Family, outer: Family) -> None:
+def test_a_variant_carries_only_its_families(variant: tuple[Features, Dut], inner: Family, outer: Family) -> None:
     features, dut = variant
     dut.fill(over_ipv6=outer == "ipv6")
     received = dut.from_underlay(tunnelled(INNER[inner][0], Outer(*OVER[outer], port=features.geneve_port)))
-    if outer not in features.substrate:
+    if outer not in features.underlay:
         assert received.outcome is Outcome.PASSED, "as everything of a family that no droplet has"
         return
     sent = dut.from_endpoint(INNER[inner][1])
@@ -78,14 +78,14 @@ VERIFIER_CEILING = 300_000
 """Instructions; the verifier gives up after 1,000,000. That of Linux 6.1 looks at up to twice as many as later ones."""
 
 
-def test_a_variant_leaves_the_verifier_room_for_the_next_feature(variant: tuple[Features, Dut]) -> None:
+def test_a_variant_stays_far_below_the_verifiers_limit(variant: tuple[Features, Dut]) -> None:
     for program in variant[1].programs.values():
         looked_at = bpf.verified_instructions(program.fd)
         assert 0 < looked_at < VERIFIER_CEILING, program.name
 
 
 def over_of(features: Features) -> tuple[str, str]:
-    return OVER["ipv4" if "ipv4" in features.substrate else "ipv6"]
+    return OVER["ipv4" if "ipv4" in features.underlay else "ipv6"]
 
 
 def test_a_variant_takes_vxlan_at_its_port_or_leaves_it_to_the_hosts_stack(variant: tuple[Features, Dut]) -> None:
@@ -140,7 +140,7 @@ def test_no_variant_takes_frames_of_a_vlan_for_an_untagged_droplet(variant: tupl
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_a_variant_tells_what_leads_nowhere_and_sends_nothing_to_many(
+def test_a_variant_answers_unreachable_destinations_and_drops_multicast(
     variant: tuple[Features, Dut], family: Family
 ) -> None:
     features, dut = variant
@@ -165,7 +165,7 @@ def test_a_variant_tells_what_leads_nowhere_and_sends_nothing_to_many(
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_a_variant_tells_what_does_not_fit(variant: tuple[Features, Dut], family: Family) -> None:
+def test_a_variant_answers_packets_that_exceed_the_mtu(variant: tuple[Features, Dut], family: Family) -> None:
     features, dut = variant
     dut.fill(over_ipv6=":" in over_of(features)[0])
     dut.reset_icmp_ratelimit()

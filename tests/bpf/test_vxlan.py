@@ -1,4 +1,4 @@
-"""VXLAN (RFC 7348) for networks whose peers speak only that: no options, so nothing is learnt from it."""
+"""VXLAN (RFC 7348) for networks whose peers support only that: it has no options, so nothing is learnt from it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ UNHEARD = "10.0.0.44"
 SPEAKS = p.UNLEARNT | p.SPEAKS_VXLAN
 
 
-def test_a_vxlan_packet_bounced_into_geneve_says_that_no_path_leads_back_and_what_its_peer_speaks(dut: Dut) -> None:
+def test_a_vxlan_packet_bounced_into_geneve_carries_the_flags_unlearnt_and_vxlan(dut: Dut) -> None:
     dut.endpoint(R, D3)
     inner = frame_to(R, UNHEARD)
     run = dut.from_underlay(OUTER.wrap(p.vxlan(VNI, inner)))
@@ -138,7 +138,7 @@ def test_a_vxlan_packet_bounced_into_geneve_says_that_no_path_leads_back_and_wha
 @pytest.mark.parametrize(
     ("flags", "port"), [(SPEAKS, PORT), (p.UNLEARNT, 6081)], ids=["an origin of VXLAN", "an origin of Geneve"]
 )
-def test_a_second_bouncer_tells_an_origin_in_what_that_speaks(dut: Dut, flags: int, port: int) -> None:
+def test_a_second_bouncer_answers_an_origin_in_its_encapsulation(dut: Dut, flags: int, port: int) -> None:
     dut.endpoint(R, D4)
     dut.next_hop(D4, mtu=1000)
     inner = p.ethernet(MAC[R], MAC[R], p.IPV4, p.ipv4(UNHEARD, R, p.udp(data=bytes(1100))))
@@ -148,7 +148,7 @@ def test_a_second_bouncer_tells_an_origin_in_what_that_speaks(dut: Dut, flags: i
     assert run.frame[42:50] == (p.vxlan(VNI, b"") if port == PORT else p.geneve(VNI, b"", option_words=3))
 
 
-def test_what_an_origin_of_vxlan_speaks_travels_on(dut: Dut) -> None:
+def test_the_vxlan_flag_of_an_origin_is_forwarded(dut: Dut) -> None:
     dut.endpoint(R, D4)
     inner = frame_to(R, UNHEARD)
     run = dut.from_underlay(tunnelled(inner, Outer(D3), options=p.rts(D2, 1, SPEAKS)))
@@ -189,7 +189,7 @@ SOURCES = [
 
 
 @pytest.mark.parametrize(("sentence", "inner", "outcome"), SOURCES, ids=[row[0] for row in SOURCES])
-def test_in_whose_name_a_vxlan_peer_may_speak(dut: Dut, sentence: str, inner: bytes, outcome: Outcome) -> None:
+def test_which_sources_a_vxlan_peer_may_use(dut: Dut, sentence: str, inner: bytes, outcome: Outcome) -> None:
     """FAR and ELSEWHERE are on D4, which is of another host than D2; BESIDE is on D3, of D2's."""
     dut.known(D3, host=2)
     for address, droplet in ((FAR, D4), (ELSEWHERE, D4), (BESIDE, D3)):
@@ -197,7 +197,7 @@ def test_in_whose_name_a_vxlan_peer_may_speak(dut: Dut, sentence: str, inner: by
     assert dut.from_underlay(OUTER.wrap(p.vxlan(VNI, inner))).outcome is outcome
 
 
-def test_what_goes_from_one_vxlan_peer_to_another_ends_with_its_time_to_live(dut: Dut) -> None:
+def test_packets_between_vxlan_peers_end_with_their_time_to_live(dut: Dut) -> None:
     """VXLAN has no room to count bounces; a loop of two ends at once, as nothing goes back to where it came from."""
     dut.endpoint(R, D4, flags=map_layout.ENDPOINT_VXLAN)
     inner = frame_to(R, UNHEARD)
@@ -207,7 +207,7 @@ def test_what_goes_from_one_vxlan_peer_to_another_ends_with_its_time_to_live(dut
     assert dut.from_underlay(Outer(D4, port=PORT).wrap(p.vxlan(VNI, inner))).outcome is Outcome.ENDPOINT_NOT_LOCAL
 
 
-def test_what_a_peer_floods_for_an_endpoint_of_its_own_never_returns_to_it(dut: Dut) -> None:
+def test_flooded_packets_for_a_peers_own_endpoint_are_not_sent_back(dut: Dut) -> None:
     """Its bridge would learn that the endpoint, or the one that asks, is behind the tunnel."""
     dut.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
     for inner in (frame_to(R), asks(R)):
@@ -230,8 +230,10 @@ def test_a_neighbour_advertisement_goes_back_by_vxlan(dut: Dut) -> None:
 
 
 @pytest.mark.parametrize(("sender_speaks", "port"), [("VXLAN", PORT), ("Geneve", 6081)])
-def test_what_does_not_fit_further_is_told_in_what_its_sender_speaks(dut: Dut, sender_speaks: str, port: int) -> None:
-    """The way on is of the other kind each time."""
+def test_a_packet_that_exceeds_the_next_mtu_is_answered_in_its_senders_encapsulation(
+    dut: Dut, sender_speaks: str, port: int
+) -> None:
+    """The packet is forwarded in the other encapsulation each time."""
     inner = p.ethernet(MAC[R], MAC[R], p.IPV4, p.ipv4("10.0.0.44", R, p.udp(data=bytes(1200))))
     dut.endpoint(R, D3, flags=map_layout.ENDPOINT_VXLAN if sender_speaks == "Geneve" else 0)
     dut.next_hop(D3, mtu=1000)

@@ -19,8 +19,8 @@ from agent.datapath.bpf import compiler
 
 FAMILIES: tuple[frozenset[Family], ...] = (frozenset({"ipv4"}), frozenset({"ipv6"}), BOTH)
 _CHOICES = [
-    Features(vxlan_port=vxlan_port, families=families, substrate=substrate, vlan_tags=vlan_tags)
-    for vxlan_port, families, substrate, vlan_tags in itertools.product((4789, 0), FAMILIES, FAMILIES, (False, True))
+    Features(vxlan_port=vxlan_port, families=families, underlay=underlay, vlan_tags=vlan_tags)
+    for vxlan_port, families, underlay, vlan_tags in itertools.product((4789, 0), FAMILIES, FAMILIES, (False, True))
 ]
 FEATURES = tuple({choice.flags(): choice for choice in _CHOICES}.values())
 """Every set of features that a host can choose, as far as they differ in what is compiled; ports are the usual ones."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lab.fixtures import SystemLab
 
 HANDED_OVER = frozenset({Outcome.DELIVERED, Outcome.DELIVERED_SAME_HOST})
-"""Of what is forwarded, what does not go to the substrate."""
+"""Outcomes of forwarded packets that do not leave by the underlay."""
 
 
 def is_even(counters: dict[str, int]) -> bool:
@@ -26,7 +26,7 @@ def is_even(counters: dict[str, int]) -> bool:
 
 
 def crossing(lab: SystemLab) -> tuple[int, int]:
-    """Return how many tunnel packets all hosts sent to the substrate, and how many they took from there.
+    """Return how many tunnel packets all hosts sent to the underlay, and how many they took from there.
 
     What the kernel dropped on its way out was not sent: a forwarded packet is one that left, or one that was lost.
     Probes are sent by the agents and not by the programs: what was reflected has no one that counted it as sent.
@@ -41,7 +41,7 @@ def crossing(lab: SystemLab) -> tuple[int, int]:
 
 
 def lost_at_uplinks(lab: SystemLab, host: str) -> dict[tuple[str, str], int]:
-    """Return the frames that were lost on the way from a host's programs to its wires, by reason and interface."""
+    """Return the frames that the kernel dropped after the verdict, by reason and interface."""
     return {place: frames for place, frames in lab.lost(host).items() if place[1] not in lab.endpoints}
 
 
@@ -76,7 +76,7 @@ def check_balance(lab: Lab) -> None:
 
 
 def check_crossing(lab: SystemLab) -> None:
-    """Hold that what one droplet sent to another arrived: nothing is lost between them, nor on the way out."""
+    """Assert that no packet between two droplets is lost, neither between them nor after the verdict."""
     lost = {host: found for host in lab.hosts if (found := lost_at_uplinks(lab, host))}
     assert lost == {}, "frames that programs forwarded and the kernel dropped"
     seen: list[tuple[int, int]] = []

@@ -131,7 +131,7 @@ class NatsServer:
 
 
 def make_users(folder: Path) -> dict[str, User]:
-    """Make all that `guarded_server` knows, and a stranger."""
+    """Create the users that `guarded_server` knows, and one that it does not."""
     names = ("h1", "h2", "operator", "controller", "monitor", "rogue", "stranger")
     return {name: make_user(folder, name) for name in names}
 
@@ -302,7 +302,7 @@ async def until(condition: object, seconds: float = PATIENCE) -> None:
 
 
 async def serving(client: Client, host: str) -> None:
-    """Wait until the one agent's end of the bus that runs answers all questions: it connects before it listens."""
+    """Wait until the running bus client of the agent answers all requests: it connects before it subscribes."""
     wanted = {subjects.rpc(host, verb) for verb in subjects.RPC_VERBS}
     found: set[str] = set()
     deadline = time.monotonic() + PATIENCE

@@ -1,4 +1,4 @@
-"""A lab under test: real agents, a real nats-server, the controller's questions, and what the kernel holds."""
+"""A lab under test: real agents, a real nats-server, the controller's queries, and the state of the kernel."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class SystemLab(LabTopology):
         return codec.decode(self.ask(host, "plan"), PlanReply).actions
 
     def path(self, source: str, destination: str, family: int | None = None) -> PathReply:
-        """Return the way by which an endpoint's packet would go now."""
+        """Return the path that an endpoint's packet would take now."""
         request = codec.encode(PathRequest(source, self.address(destination, family)))
         return codec.decode(self.ask(self.host_of(source), "path", request), PathReply)
 
@@ -247,7 +247,7 @@ class SystemLab(LabTopology):
         return status
 
     def wait_for_next_hops(self, host: str) -> None:
-        """Wait until the kernel has resolved the way to every other droplet: documents may be realized before that."""
+        """Wait until the kernel has resolved every droplet's next hop: documents may be realized before that."""
         droplets = self.topology.droplets.values()
         versions = {ip_address(one.address).version for one in droplets if one.host == host}
         others = [ip_address(one.address) for one in droplets if one.host != host]
@@ -338,7 +338,7 @@ def running_lab(
     """Have a lab for the time of a block; nothing of it may be left afterwards.
 
     At the end every host's counters balance, and all that was sent between droplets has also arrived, unless the lab is
-    `lossy`, which says why. `wires` is called when the substrate is built and no agent runs yet.
+    `lossy`, which says why. `wires` is called when the underlay is built and no agent runs yet.
     """
     lab = SystemLab(name, text)
     lab.lossy = lossy

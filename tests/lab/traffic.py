@@ -108,7 +108,7 @@ def receive(connection: socket.socket, size: int) -> bytes:
 
 
 def exchange_tcp(lab: SystemLab, client: str, server: str, size: int, family: int | None = None) -> None:
-    """Send `size` random bytes each way over one connection, and compare them."""
+    """Send `size` random bytes in each direction over one connection, and compare them."""
     to = lab.address(server, family)
     own = lab.address(client, ip_address(to).version)
     there, back = (random.Random(f"{client} {server} {way}").randbytes(size) for way in range(2))
@@ -220,7 +220,7 @@ class Flow:
             thread.start()
 
     def stop(self) -> list[int]:
-        """End sending, give what is on its way time to arrive, and return the numbers that never came back."""
+        """Stop sending, wait for packets in flight, and return the numbers that never came back."""
         self.sending.set()
         for thread in self.threads:
             thread.join()
@@ -231,7 +231,7 @@ class Flow:
 
 @contextlib.contextmanager
 def flow_between(lab: SystemLab, source: str, destination: str, family: int | None = None) -> Iterator[Flow]:
-    """Have packets flow both ways during a block; afterwards `missing` has those that were lost."""
+    """Send packets in both directions during a block; afterwards `missing` has the lost ones."""
     flow = Flow(lab, source, destination, family)
     flow.start()
     try:
@@ -243,7 +243,7 @@ def flow_between(lab: SystemLab, source: str, destination: str, family: int | No
 
 @contextlib.contextmanager
 def unbroken_flow(lab: SystemLab, source: str, destination: str, family: int | None = None) -> Iterator[Flow]:
-    """Have packets flow both ways during a block, of which none may be lost."""
+    """Send packets in both directions during a block; fail if one is lost."""
     with flow_between(lab, source, destination, family) as flow:
         yield flow
     assert flow.errors == []

@@ -48,7 +48,7 @@ class Tunnelled:
 
 
 class Tap:
-    """Frames that pass, both ways, from when it is opened on."""
+    """Frames in both directions, from the moment that it is opened."""
 
     def __init__(self, tap: socket.socket) -> None:
         self._tap = tap

@@ -1,4 +1,4 @@
-"""A droplet in a network namespace of its own, its neighbour on the substrate, and namespaces for endpoints.
+"""A droplet in a network namespace of its own, its neighbour on the underlay, and namespaces for endpoints.
 
 The test's own thread enters the droplet's namespace, as an agent would live there; everything is removed afterwards.
 """
@@ -57,10 +57,10 @@ def ip_json(*arguments: str, namespace: str | None = None) -> list[dict[str, Any
 
 @dataclass
 class Topo:
-    """A droplet and its substrate: names of namespaces, addresses as text."""
+    """A droplet and its underlay: names of namespaces, addresses as text."""
 
     droplet: str
-    substrate: str
+    underlay: str
     prefix: str
     interface: str = "eth0"
     address: str = "10.77.0.1"
@@ -85,10 +85,10 @@ class Topo:
 @pytest.fixture
 def topo() -> Iterator[Topo]:
     prefix = f"kn{os.getpid()}"
-    made = Topo(droplet=f"{prefix}d", substrate=f"{prefix}s", prefix=prefix)
+    made = Topo(droplet=f"{prefix}d", underlay=f"{prefix}s", prefix=prefix)
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
-        for name in (made.droplet, made.substrate):
+        for name in (made.droplet, made.underlay):
             ip("netns", "add", name)
         ip(
             "link",
@@ -102,21 +102,21 @@ def topo() -> Iterator[Topo]:
             "name",
             "sub0",
             "netns",
-            made.substrate,
+            made.underlay,
         )
         ip("addr", "add", f"{made.address}/24", "dev", "eth0", namespace=made.droplet)
-        ip("addr", "add", f"{made.neighbour}/24", "dev", "sub0", namespace=made.substrate)
-        for namespace, interface in ((made.droplet, "eth0"), (made.substrate, "sub0")):
+        ip("addr", "add", f"{made.neighbour}/24", "dev", "sub0", namespace=made.underlay)
+        for namespace, interface in ((made.droplet, "eth0"), (made.underlay, "sub0")):
             ip("link", "set", "lo", "up", namespace=namespace)
             ip("link", "set", interface, "up", namespace=namespace)
         # Without it eth0 would take no redirected frames: see test_lab_redirects.py.
-        run("ip", "netns", "exec", made.substrate, "ethtool", "-K", "sub0", "gro", "on")
+        run("ip", "netns", "exec", made.underlay, "ethtool", "-K", "sub0", "gro", "on")
         enter(made.droplet)
         yield made
     finally:
         _libc.setns(home, CLONE_NEWNET)
         os.close(home)
-        for name in (*made.endpoints, made.droplet, made.substrate):
+        for name in (*made.endpoints, made.droplet, made.underlay):
             ip("netns", "del", name, check=False)
 
 

@@ -54,7 +54,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def mac_of(topo: Topo, interface: str = "sub0") -> bytes:
-    (link,) = ip_json("link", "show", interface, namespace=topo.substrate)
+    (link,) = ip_json("link", "show", interface, namespace=topo.underlay)
     return bytes.fromhex(link["address"].replace(":", ""))
 
 

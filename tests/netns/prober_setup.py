@@ -50,7 +50,7 @@ def in_near_host() -> Iterator[Routed]:
 
 
 class Heard(list[object]):
-    """What a callback was called with, and a way to wait for it."""
+    """The arguments of a callback's calls, and a means to wait for them."""
 
     def __init__(self) -> None:
         super().__init__()

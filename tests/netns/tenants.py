@@ -1,8 +1,11 @@
-"""Endpoints of one droplet as the plan would order them: what the kernel needs so that they talk."""
+"""Endpoints of one droplet as the plan would order them, and their pairs as the kernel shows them."""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from agent.core.model.desired_entries import Veth
 from agent.core.model.endpoint_slots import IFINDEX_BASE, host_ifname
@@ -20,9 +23,20 @@ from agent.core.model.map_layout import (
     network_value,
     vpc_value,
 )
+from agent.core.model.offloads import wrong_offloads
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.actions import Action, AttachTransit, EnsureVeth, PutEntries
+from agent.datapath.attach.attach_modes import AttachModes
+from agent.datapath.attach.xdp import AttachMode
+from agent.datapath.net.ethtool import read_offloads
+from agent.datapath.net.namespaces import in_namespace, open_control_socket, opened_namespace
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.veth.pairs import Links, TransitAgent
+from tests.netns.conftest import ip_json
+from tests.netns.programs import loaded, owning
 
+INSTANCE = "knlinks"
+"""The instance that `open_links` and `wanted` are of."""
 VNI = 77
 HERE = mapped(ipaddress.ip_address("10.77.0.1").packed)
 GATEWAY = mapped(ipaddress.ip_address("10.1.0.1").packed)
@@ -64,3 +78,53 @@ def endpoint_actions(veth: Veth) -> list[Action]:
         PutEntries(MapName.INTERFACES, ((U32.pack(slot), sender),)),
         PutEntries(MapName.ENDPOINTS, ((OVERLAY_KEY.pack(VNI, address), where),)),
     ]
+
+
+@asynccontextmanager
+async def open_links(mode: AttachMode = AttachMode.NATIVE) -> AsyncIterator[Links]:
+    with loaded("transit_agent") as program:
+        async with Netlink() as netlink:
+            links = Links(netlink, INSTANCE, TransitAgent(program, owning(program), AttachModes(mode)))
+            yield links
+            links.name_watch.close()
+
+
+def wanted(namespace: str, endpoint: str = "web", slot: int = 5) -> Veth:
+    return endpoint_veth(INSTANCE, namespace, endpoint, slot)
+
+
+def host_side(veth: Veth) -> dict[str, Any]:
+    return ip_json("link", "show", veth.ifname)[0]
+
+
+def peer_side(veth: Veth) -> dict[str, Any]:
+    return ip_json("link", "show", veth.peer_name, namespace=veth.namespace)[0]
+
+
+def addresses(veth: Veth) -> set[str]:
+    (shown,) = ip_json("addr", "show", veth.peer_name, namespace=veth.namespace)
+    return {f"{one['local']}/{one['prefixlen']}" for one in shown["addr_info"] if one["scope"] != "link"}
+
+
+def defaults(veth: Veth) -> set[str]:
+    return {one["gateway"] for one in ip_json("route", "show", "default", namespace=veth.namespace)}
+
+
+def assert_right(veth: Veth) -> None:
+    host, peer = host_side(veth), peer_side(veth)
+    assert host["ifindex"] == veth.ifindex
+    assert peer["mtu"] == veth.mtu
+    assert host["mtu"] == peer["max_mtu"]
+    assert host["ifalias"] == f"droplet/{INSTANCE}/{veth.endpoint}"
+    assert host["xdp"]["prog"]["name"] == "transit_agent"
+    assert host["inet6_addr_gen_mode"] == "none"
+    assert "UP" in host["flags"]
+    assert "UP" in peer["flags"]
+    assert peer["address"] == veth.peer_mac.hex(":")
+    assert addresses(veth) >= set(veth.addresses)
+    assert defaults(veth) == set(veth.gateways)
+    assert "UP" in ip_json("link", "show", "lo", namespace=veth.namespace)[0]["flags"]
+    with opened_namespace(veth.namespace) as namespace, in_namespace(namespace, open_control_socket) as control:
+        found = read_offloads(control, veth.peer_name)
+    assert found.keys() >= {"rx-gro", "tx-checksum-ip-generic", "tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"}
+    assert wrong_offloads(found) == {}

@@ -54,7 +54,7 @@ async def test_a_driver_that_has_no_xdp_is_named_and_auto_takes_the_stack(topo: 
 
 async def test_an_mtu_that_is_too_large_is_named_with_its_limit(topo: Topo) -> None:
     ip("link", "set", "eth0", "mtu", "9000")
-    ip("link", "set", "sub0", "mtu", "9000", namespace=topo.substrate)
+    ip("link", "set", "sub0", "mtu", "9000", namespace=topo.underlay)
     with loaded("ours") as program:
         async with Netlink() as netlink:
             index, own = topo.ifindex("eth0"), owning(program)
@@ -95,7 +95,7 @@ async def test_a_mode_that_is_refused_leaves_what_ran_before(topo: Topo) -> None
             assert attached_program(link) == (old.program_id, AttachMode.NATIVE)
 
 
-async def test_a_card_that_takes_no_programs_says_so(topo: Topo) -> None:
+async def test_a_nic_without_offload_support_is_an_error(topo: Topo) -> None:
     def load(ifindex: int) -> int:
         return bpf.load_program(SMALLEST_PROGRAM, name="ours", device=ifindex)
 

@@ -21,9 +21,9 @@ V6 = "2001:db8:77::2"
 def far(topo: Topo) -> Topo:
     """A neighbour of both families, whose kernel answers no echo requests."""
     ip("addr", "add", "2001:db8:77::1/64", "dev", "eth0", "nodad")
-    ip("addr", "add", f"{V6}/64", "dev", "sub0", "nodad", namespace=topo.substrate)
+    ip("addr", "add", f"{V6}/64", "dev", "sub0", "nodad", namespace=topo.underlay)
     quiet = ["net.ipv4.icmp_echo_ignore_all=1", "net.ipv6.icmp.echo_ignore_all=1"]
-    assert run_in(topo.substrate, ["sysctl", "-qw", *quiet]).returncode == 0
+    assert run_in(topo.underlay, ["sysctl", "-qw", *quiet]).returncode == 0
     return topo
 
 
@@ -52,7 +52,7 @@ def test_an_answer_that_comes_long_after_the_others_counts(far: Topo, address: s
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     protocol = socket.IPPROTO_ICMPV6 if ":" in address else socket.IPPROTO_ICMP
     go_on, found = threading.Event(), list[int]()
-    with call_in(far.substrate, lambda: socket.socket(family, socket.SOCK_RAW, protocol)) as opened:
+    with call_in(far.underlay, lambda: socket.socket(family, socket.SOCK_RAW, protocol)) as opened:
         opened.settimeout(60)
         answering = threading.Thread(target=answer, args=(opened, 3, go_on))
         asking = threading.Thread(target=lambda: found.append(echoes.answered(far.droplet, address, 3, 60)))
@@ -67,7 +67,7 @@ def test_an_answer_that_comes_long_after_the_others_counts(far: Topo, address: s
     assert found == [3]
 
 
-def test_what_nobody_answers_and_what_cannot_be_sent_is_not_answered(far: Topo) -> None:
+def test_unanswered_and_unsendable_echoes_count_as_unanswered(far: Topo) -> None:
     assert echoes.answered(far.droplet, "10.77.0.2", 3, 0.1) == 0
     assert echoes.answered(far.droplet, "203.0.113.1", 3, 0.1) == 0
     assert echoes.answered(far.droplet, "10.77.0.1", 3, 5) == 3, "its own"

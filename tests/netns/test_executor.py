@@ -100,7 +100,7 @@ async def test_a_tcp_transfer_between_them_arrives_whole(kernel: Kernel, topo: T
         assert await transfer(right, left, "10.1.0.10", data) == data
 
 
-async def test_a_refused_endpoint_stops_no_other_and_says_what_to_do(kernel: Kernel, topo: Topo) -> None:
+async def test_a_refused_endpoint_does_not_affect_others_and_has_a_remedy(kernel: Kernel, topo: Topo) -> None:
     good = endpoint_veth(kernel.config.instance, topo.endpoint_namespace(), "good", 10)
     bad = endpoint_veth(kernel.config.instance, "no-such-namespace", "bad", 11)
     actions = [*host_actions((await kernel.uplinks())[0]), *endpoint_actions(bad), *endpoint_actions(good)]
@@ -114,7 +114,7 @@ async def test_a_refused_endpoint_stops_no_other_and_says_what_to_do(kernel: Ker
     assert len(observed.maps[MapName.ENDPOINTS]) == 2
 
 
-async def test_a_full_map_refuses_by_key_and_takes_the_rest(kernel: Kernel) -> None:
+async def test_a_full_map_refuses_by_key_and_accepts_the_rest(kernel: Kernel) -> None:
     value = ENDPOINT.pack(bytes(16), 0, 0, 0, bytes(6))
     entries = tuple((OVERLAY_KEY.pack(1, n.to_bytes(16, "big")), value) for n in range(1200))
     (failure,) = await kernel.executor.run([PutEntries(MapName.ENDPOINTS, entries)])
@@ -126,7 +126,7 @@ async def test_a_full_map_refuses_by_key_and_takes_the_rest(kernel: Kernel) -> N
     assert len(held) == 1000
 
 
-async def test_a_droplet_that_goes_takes_the_paths_to_it_along(kernel: Kernel) -> None:
+async def test_removing_a_droplet_deletes_the_paths_to_it(kernel: Kernel) -> None:
     gone, stays = (mapped(bytes([10, 77, 0, n])) for n in (8, 9))
     paths = {
         OVERLAY_KEY.pack(1, bytes([n] * 16)): DIRECT_PATH.pack(host, 0, 1, 1) for n, host in ((1, gone), (2, stays))
@@ -211,7 +211,7 @@ async def test_removals_leave_nothing(kernel: Kernel, topo: Topo) -> None:
     assert [link["ifname"] for link in ip_json("link", "show", namespace=left)] == ["lo"]
 
 
-async def test_a_strangers_program_on_the_interface_is_a_failure_and_stays(kernel: Kernel, topo: Topo) -> None:
+async def test_another_owners_program_on_the_interface_is_a_failure_and_stays(kernel: Kernel, topo: Topo) -> None:
     index = topo.ifindex("eth0")
     with loaded("stranger") as stranger:
         async with Netlink() as netlink:
@@ -227,7 +227,7 @@ async def test_a_strangers_program_on_the_interface_is_a_failure_and_stays(kerne
         assert ip_json("link", "show", "eth0")[0]["xdp"]["prog"]["name"] == "stranger"
 
 
-async def test_the_hosts_own_namespace_is_refused_in_words_that_are_whole(kernel: Kernel) -> None:
+async def test_the_hosts_own_namespace_is_refused_with_a_complete_message(kernel: Kernel) -> None:
     veth = endpoint_veth(kernel.config.instance, "/proc/self/ns/net", "own", 10)
     (failure,) = await kernel.executor.run([EnsureVeth(veth)])
     assert failure.errno == errno.EPERM
@@ -307,15 +307,15 @@ async def test_a_namespace_without_ipv6_says_how_to_enable_it(kernel: Kernel, to
         assert await kernel.executor.run([EnsureVeth(veth)]) == []
 
 
-async def test_an_mtu_that_ipv6_cannot_have_says_so(kernel: Kernel, topo: Topo) -> None:
+async def test_an_mtu_too_small_for_ipv6_is_reported(kernel: Kernel, topo: Topo) -> None:
     name, message = await refusal(kernel, replace(dual(topo, kernel), mtu=1000))
     assert name == "EINVAL"
     assert "while adding address fd00::10/64" in message
     assert "MTU below 1280" in message
 
 
-async def test_an_interface_that_a_bond_or_a_bridge_holds_says_what_to_do(kernel: Kernel, topo: Topo) -> None:
-    """A stranger's pair is in the place of the endpoint's name, or its number."""
+async def test_an_interface_in_a_bond_or_bridge_is_reported_with_a_remedy(kernel: Kernel, topo: Topo) -> None:
+    """Another owner's pair has the endpoint's name or its ifindex."""
     veth = dual(topo, kernel)
     ip("link", "add", "eth0", "type", "bridge", namespace=veth.namespace)
     name, message = await refusal(kernel, veth)
@@ -325,14 +325,14 @@ async def test_an_interface_that_a_bond_or_a_bridge_holds_says_what_to_do(kernel
     assert (name, "held by theirs" in message and "remove that interface" in message) == ("EEXIST", True)
 
 
-async def test_an_ethernet_address_that_the_kernel_does_not_take_says_so(kernel: Kernel, topo: Topo) -> None:
+async def test_an_ethernet_address_that_the_kernel_refuses_is_reported(kernel: Kernel, topo: Topo) -> None:
     name, message = await refusal(kernel, replace(dual(topo, kernel), peer_mac=bytes.fromhex("010000000001")))
     assert name in ("EADDRNOTAVAIL", "EINVAL")
     assert "Ethernet address" in message
     assert "the document" in message
 
 
-async def test_a_gateway_that_cannot_be_one_says_so(kernel: Kernel, topo: Topo) -> None:
+async def test_an_invalid_gateway_is_reported(kernel: Kernel, topo: Topo) -> None:
     """The namespace's own address: the kernel calls that an invalid gateway."""
     veth = dual(topo, kernel)
     name, message = await refusal(kernel, replace(veth, gateways=("10.1.0.10",)))
@@ -341,12 +341,12 @@ async def test_a_gateway_that_cannot_be_one_says_so(kernel: Kernel, topo: Topo) 
     assert "gateway" in message
 
 
-async def test_a_process_of_nobody_says_that_it_is_gone(kernel: Kernel, topo: Topo) -> None:
+async def test_a_missing_process_is_reported(kernel: Kernel, topo: Topo) -> None:
     name, message = await refusal(kernel, replace(dual(topo, kernel), namespace="4194303"))
     assert (name, "there is no such namespace" in message) == ("ENOENT", True)
 
 
-async def test_a_prefix_map_that_is_full_says_how_to_enlarge_it(kernel: Kernel) -> None:
+async def test_a_full_prefix_map_is_reported_with_the_setting_to_enlarge_it(kernel: Kernel) -> None:
     size = kernel.maps[MapName.NETWORKS].info.max_entries
     value = bytes(kernel.maps[MapName.NETWORKS].info.value_size)
     entries = tuple((network_key(n, bytes(4), 0), value) for n in range(size + 1))

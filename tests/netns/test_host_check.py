@@ -74,7 +74,7 @@ def test_the_least_mtu_leaves_endpoints_what_their_families_need(
     assert min_uplink_mtu(uplink, Features(families=frozenset(families))) == least
 
 
-async def test_a_strangers_program_is_named(topo: Topo, config: KernelConfig) -> None:
+async def test_another_owners_program_is_named(topo: Topo, config: KernelConfig) -> None:
     with loaded("stranger") as stranger:
         async with Netlink() as netlink:
             await attach(netlink, topo.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
@@ -99,7 +99,7 @@ async def test_a_cache_that_others_can_write_is_named(topo: Topo, config: Kernel
     assert "others may write" in found["cache"].detail
 
 
-async def test_each_interface_is_asked_and_those_that_do_not_fit_are_told(topo: Topo, config: KernelConfig) -> None:
+async def test_each_interface_is_checked_and_unsuitable_ones_are_named(topo: Topo, config: KernelConfig) -> None:
     ip("link", "add", "eth1", "mtu", "1300", "type", "veth", "peer", "name", "eth2")
     both = replace(config, interfaces=("eth0", "eth1", "eth7"))
     found = (await answers(both))["interface"]
@@ -112,14 +112,14 @@ async def test_each_interface_is_asked_and_those_that_do_not_fit_are_told(topo: 
     assert found.detail == "eth0: 1 addresses, MTU 1500; eth1: 1 addresses, MTU 1500"
 
 
-async def test_a_card_that_takes_no_programs_is_told_before_the_start(topo: Topo, config: KernelConfig) -> None:
+async def test_a_nic_without_offload_support_is_reported_by_the_check(topo: Topo, config: KernelConfig) -> None:
     found = (await answers(replace(config, attach_mode=AttachMode.OFFLOAD)))["xdp"]
     assert not found.ok
     assert found.detail.startswith("eth0: driver veth refuses offload XDP")
     assert "native or auto" in found.remedy
 
 
-async def test_native_xdp_is_told_as_the_kernel_will_have_it(topo: Topo, config: KernelConfig) -> None:
+async def test_the_check_reports_whether_native_xdp_will_work(topo: Topo, config: KernelConfig) -> None:
     ip("link", "add", "name", "br9", "type", "bridge")
     ip("link", "add", "link", "eth0", "name", "mac9", "type", "macvlan")
     ip("link", "add", "few9", "numrxqueues", "1", "type", "veth", "peer", "name", "many9", "numtxqueues", "4")
@@ -157,7 +157,7 @@ async def test_a_program_of_ours_in_the_stack_is_no_proof_of_native_xdp(
     assert automatic.detail == f"br9 carries this agent's program {program.program_id}, generic"
 
 
-async def test_an_older_kernel_that_tells_no_features_is_not_spoken_for(
+async def test_the_check_promises_nothing_for_kernels_that_report_no_features(
     topo: Topo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(xdp_features, "FAMILY", "nosuchfamily")
@@ -185,14 +185,14 @@ async def test_an_mtu_that_drivers_may_refuse_is_left_open(topo: Topo, config: K
         ({"ipv4": 65536, "ipv6": 65536}, "65,536", []),
     ],
 )
-def test_a_neighbour_table_that_may_be_small_is_no_hindrance_but_a_hint(limits, detail: str, named: list[str]) -> None:
+def test_a_small_neighbour_table_is_only_a_hint(limits, detail: str, named: list[str]) -> None:
     found = neighbour_capacity(limits, 65536)
     assert found.ok
     assert detail in found.detail
     assert [one for one in ("ipv4", "ipv6") if f"net.{one}.neigh.default.gc_thresh3" in found.remedy] == named
 
 
-async def test_how_programs_will_run_is_told_before_the_start_and_why(topo: Topo, config: KernelConfig) -> None:
+async def test_the_check_reports_the_attach_mode_and_its_reason(topo: Topo, config: KernelConfig) -> None:
     ip("link", "add", "link", "eth0", "name", "mac9", "type", "macvlan")
     ip("link", "add", "name", "br9", "type", "bridge")
     found = (await answers(config))["redirects"]
@@ -201,7 +201,7 @@ async def test_how_programs_will_run_is_told_before_the_start_and_why(topo: Topo
         automatic = (await answers(replace(config, interfaces=("eth0", name))))["redirects"]
         assert automatic.ok
         assert f"generic mode, which is slower: {name}: driver {driver} takes no redirected" in automatic.detail
-    run("ip", "netns", "exec", topo.substrate, "ethtool", "-K", "sub0", "gro", "off")
+    run("ip", "netns", "exec", topo.underlay, "ethtool", "-K", "sub0", "gro", "off")
     automatic = (await answers(config))["redirects"]
     assert automatic.ok
     assert "eth0: the other end of this veth has neither GRO nor XDP" in automatic.detail
@@ -212,7 +212,7 @@ async def test_how_programs_will_run_is_told_before_the_start_and_why(topo: Topo
     assert asked.detail == "programs will run in generic mode, which is slower: attach_mode is generic"
 
 
-async def test_whether_losses_will_be_counted_is_told_and_no_hindrance(
+async def test_the_check_reports_whether_losses_can_be_counted_and_does_not_fail(
     topo: Topo, config: KernelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = (await answers(config))["losses"]

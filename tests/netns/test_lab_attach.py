@@ -27,7 +27,7 @@ def test_the_programs_run_in_the_mode_that_was_asked_for_and_traffic_flows(lab_c
             exchange_all(lab, one, other, family, 300_000)
 
 
-def test_offload_is_refused_by_a_driver_that_takes_none_and_the_agent_says_why(lab_cache):
+def test_offload_is_refused_by_a_driver_without_support_and_the_agent_explains_it(lab_cache):
     lab = SystemLab("offload", text_with("offload"))
     lab.build()
     try:

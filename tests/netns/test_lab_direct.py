@@ -16,7 +16,6 @@ from lab.counting import DETOURS, grown
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.neighbours import keep_neighbours
 from lab.stream import streaming
-from lab.substrates import over
 from lab.traffic import (
     connect_error,
     exchange_all,
@@ -28,6 +27,7 @@ from lab.traffic import (
     udp_socket,
     unbroken_flow,
 )
+from lab.underlays import over
 from lab.waiting import PATIENCE, until
 
 from controller_sim.control.convergence import Report
@@ -38,7 +38,7 @@ FAMILIES = (4, 6)
 FULL_SPEED = "a stream at full speed may overrun a queue on the way"
 PROGRAM = Path(sys.executable).parent / "droplet-lab"
 over_both = pytest.mark.parametrize("lab", ["ipv4", "ipv6"], indirect=True)
-"""Over a substrate of each family."""
+"""Over an underlay of each family."""
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_an_endpoint_moves_under_tcp_connections_which_go_on(lab, ends):
         exchange_all(lab, "web-1", "web-2", family)
 
 
-def test_the_command_line_moves_an_endpoint_under_a_connection_and_says_how_long_it_was_away(lab, tmp_path):
+def test_the_command_line_moves_an_endpoint_during_a_connection_and_reports_the_interruption(lab, tmp_path):
     lab.lossy = FULL_SPEED
     file = tmp_path / "moved.yaml"
     file.write_text(moved_text(lab, "h3"))
@@ -116,7 +116,7 @@ def test_the_command_line_moves_an_endpoint_under_a_connection_and_says_how_long
 
 
 @over_both
-def test_a_sender_with_a_direct_path_is_told_that_the_endpoint_left_and_learns_anew(lab):
+def test_a_sender_with_a_direct_path_to_a_moved_endpoint_gets_an_invalidate_and_learns_the_new_path(lab):
     """By the packets themselves: the old host gives them back, the sender's host sends them by the bouncer.
 
     Nothing is lost but what was sent before the move was done; nor are fragments that go that way.
@@ -163,8 +163,8 @@ def test_two_endpoints_that_change_places_keep_their_connections(lab):
     exchange_all(lab, "web-2", "web-3", 4)
 
 
-def test_what_is_sent_to_an_endpoint_that_is_gone_comes_back_once_and_is_then_told_by_the_bouncer(lab):
-    """The first packet goes straight, is given back and sent anew; the bouncer knows no such endpoint."""
+def test_a_packet_to_a_removed_endpoint_is_returned_once_and_then_answered_by_the_bouncer(lab):
+    """The first packet goes direct, is returned and sent again; the bouncer knows no such endpoint."""
     whole = lab.text
     addresses = {family: lab.address("web-2", family) for family in FAMILIES}
     for family in FAMILIES:
@@ -193,7 +193,7 @@ def test_what_is_sent_to_an_endpoint_that_is_gone_comes_back_once_and_is_then_to
 
 
 def dropped(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> int:
-    """Return how many packets the bouncer has stopped since for want of an endpoint, and told their sender."""
+    """Return how many packets the bouncer has answered since, because it knows no such endpoint."""
     return after["h4"]["icmp_unreachable_sent_remote"] - before["h4"]["icmp_unreachable_sent_remote"]
 
 

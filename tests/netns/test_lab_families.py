@@ -1,4 +1,4 @@
-"""Both families inside the overlay, over a substrate of either: 6 in 4, 4 in 6, 6 in 6, and IPv4 beside them."""
+"""Both families inside the overlay, over an underlay of either: 6 in 4, 4 in 6, 6 in 6, and IPv4 beside them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PADDING = bytes([0, 0, 1, 4, *bytes(4)])
 GATEWAY_MAC = "02:d2:01:e7:00:01"
 
 
-@pytest.fixture(scope="module", params=["dual_stack", "ipv6_substrate"])
+@pytest.fixture(scope="module", params=["dual_stack", "ipv6_underlay"])
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
     with running_lab("families", topology_text(request.param)) as lab:
         yield lab
@@ -35,7 +35,7 @@ def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
 @pytest.fixture(scope="module")
 def over_ipv6(lab: SystemLab) -> SystemLab:
     if ":" not in lab.topology.droplets["h1"].address:
-        pytest.skip("the substrate of this topology is IPv4")
+        pytest.skip("the underlay of this topology is IPv4")
     return lab
 
 
@@ -50,7 +50,7 @@ def test_the_first_ping_of_every_pair_is_answered_in_each_family(lab):
         assert ping(lab, other, lab.address(one, family), count=1) == 1, (other, one, family)
 
 
-def test_echoes_connections_and_datagrams_of_all_sizes_arrive_unchanged_both_ways(lab):
+def test_echoes_connections_and_datagrams_of_all_sizes_arrive_unchanged_in_both_directions(lab):
     for one, other, family in lab.talks():
         exchange_all(lab, one, other, family)
 
@@ -79,7 +79,7 @@ def test_the_gateway_answers_echo_requests(lab):
         assert ping(lab, "web-1", gateway_of(cidr)) == 3
 
 
-def test_duplicate_address_detection_of_an_endpoint_that_sets_its_address_anew_finds_nobody(lab):
+def test_duplicate_address_detection_of_an_address_that_is_set_again_finds_no_duplicate(lab):
     address = lab.address("web-1", 6)
     inside, text = lab.inside("web-1"), f"{address}/64"
     lab.kill_agent("h1")  # it would put the address back at any moment, and without such a probe
@@ -131,7 +131,7 @@ def test_duplicate_address_detection_finds_one_that_only_other_hosts_know(lab):
     exchange_udp(lab, "web-1", "web-2", [100], 6)
 
 
-def test_duplicate_address_detection_of_a_free_address_finds_nobody(lab):
+def test_duplicate_address_detection_of_a_free_address_finds_no_duplicate(lab):
     before = lab.counters("h3")["no_endpoint"]
     assert is_free(lab, "web-1", str(ip_address(lab.address("web-1", 6)) + 0x7700))
     assert lab.counters("h3")["no_endpoint"] > before
@@ -148,7 +148,7 @@ def test_a_packet_with_an_extension_header_inside_arrives(lab):
             assert receiver.recv(1 << 16) == bytes(size)
 
 
-def test_tunnel_packets_over_ipv6_carry_a_right_checksum_except_to_whom_it_was_configured(over_ipv6):
+def test_tunnel_packets_over_ipv6_have_a_correct_checksum_unless_configured_otherwise(over_ipv6):
     lab = over_ipv6
     zero = {one.address for one in lab.topology.droplets.values() if one.udp_checksum == "zero"}
     assert zero
@@ -165,7 +165,7 @@ def test_tunnel_packets_over_ipv6_carry_a_right_checksum_except_to_whom_it_was_c
     assert {packet.checksum for packet in to_zero} == {0}
 
 
-def test_a_tunnel_packet_without_checksum_from_who_must_send_one_is_dropped_with_a_reason(over_ipv6):
+def test_a_tunnel_packet_without_a_required_checksum_is_dropped_with_a_reason(over_ipv6):
     """RFC 8200, section 8.1; RFC 6936 lets only those through that are configured: h3 is, h1 is not."""
     lab = over_ipv6
     inner = ethernet(lab.mac("web-2"), bytes(6), 0x0800, ipv4("10.0.1.77", lab.address("web-2", 4), udp(PORT)))

@@ -10,8 +10,8 @@ import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import IPV4, ethernet, geneve, ipv4, udp
 from lab.neighbours import keep_neighbours
-from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, pings, send_tunnelled, udp_socket
+from lab.underlays import over
 from lab.waiting import until
 from lab.wire import GENEVE, Tunnelled, tapped
 
@@ -26,7 +26,7 @@ OTHER_MAC = bytes.fromhex("020000000bad")
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    """Over a substrate of either family."""
+    """Over an underlay of either family."""
     text = over(request.param, topology_text("moving"))
     text = text.replace("web-1, network: web,", f"web-1, network: web, dscp: {EXPEDITED},")
     text += f"agents: {{data_plane: {{geneve_port: {GENEVE_PORT}}}}}\n"
@@ -154,7 +154,7 @@ DECAPSULATION = {
 
 
 @pytest.mark.parametrize("station", ["h2", "h4"], ids=["at the endpoint's host", "by a bouncer"])
-def test_a_mark_made_on_the_way_reaches_the_endpoint_or_drops_what_cannot_signal_it_with_a_reason(lab, station):
+def test_a_congestion_mark_reaches_the_endpoint_or_the_packet_is_dropped_with_a_reason(lab, station):
     drops = lab.counters(station)["ecn_not_capable"]
     with udp_socket(lab.inside("web-2"), lab.address("web-2"), PORT) as receiver:
         receiver.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)

@@ -58,7 +58,7 @@ def converged(lab: SystemLab) -> Report:
     list(itertools.permutations(("new host", "bouncer", "old host"))),
     ids=lambda order: ", ".join(order),
 )
-def test_hosts_may_be_told_of_a_move_in_any_order(lab, order):
+def test_hosts_may_learn_of_a_move_in_any_order(lab, order):
     """The new host has the endpoint as soon as the old one has let go, and connections go on."""
     old = lab.host_of("web-2")
     new = "h2" if old == "h3" else "h3"

@@ -12,7 +12,6 @@ import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import checksum
 from lab.peers import peers
-from lab.substrates import over
 from lab.traffic import (
     exchange_all,
     exchange_tcp,
@@ -24,6 +23,7 @@ from lab.traffic import (
     raw_socket,
     udp_socket,
 )
+from lab.underlays import over
 from lab.waiting import until
 
 from controller_sim.lab.controller import read_status
@@ -53,15 +53,15 @@ def forget_mtus(lab: SystemLab, endpoint: str) -> None:
     ("name", "mtu", "taken"),
     [
         ("moving", 1500, OVER_IPV4),
-        ("ipv6_substrate", 1500, OVER_IPV6),
+        ("ipv6_underlay", 1500, OVER_IPV6),
         ("moving", 9000, OVER_IPV4),
-        ("ipv6_substrate", 9000, OVER_IPV6),
+        ("ipv6_underlay", 9000, OVER_IPV6),
     ],
     ids=["over IPv4", "over IPv6", "over IPv4 with large frames", "over IPv6 with large frames"],
 )
-def test_endpoints_get_what_the_substrate_leaves_and_packets_of_that_size_arrive(lab_cache, name, mtu, taken):
+def test_endpoints_get_what_the_underlay_leaves_and_packets_of_that_size_arrive(lab_cache, name, mtu, taken):
     text = topology_text(name)
-    text = text.replace("mtu: 1500", f"mtu: {mtu}") if "mtu: 1500" in text else f"substrate: {{mtu: {mtu}}}\n{text}"
+    text = text.replace("mtu: 1500", f"mtu: {mtu}") if "mtu: 1500" in text else f"underlay: {{mtu: {mtu}}}\n{text}"
     with running_lab("mtu", text) as lab:
         assert {mtu_of(lab, endpoint) for endpoint in lab.endpoints} == {mtu - taken}
         for family in (4, 6):
@@ -76,7 +76,7 @@ def fitting(lab: SystemLab) -> int:
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    """The router's way to web-2's host carries 1400 bytes of the 1500 that the interfaces have."""
+    """The router's port to web-2's host has an MTU of 1400 bytes, the interfaces of 1500."""
     with running_lab("narrow", over(request.param, topology_text("narrow_path")), lossy=SWALLOWED) as lab:
         yield lab
 
@@ -109,13 +109,13 @@ def leave_unanswered(lab: SystemLab) -> None:
     lab.ip(lab.names.router, "-6" if ":" in one else "-4", "rule", "add", *rule)
 
 
-@pytest.mark.parametrize("substrate", ["ipv4", "ipv6"])
-def test_an_icmp_error_from_the_substrate_is_acted_on(lab_cache, substrate):
+@pytest.mark.parametrize("underlay", ["ipv4", "ipv6"])
+def test_an_icmp_error_from_the_underlay_is_acted_on(lab_cache, underlay):
     """By itself: h1's probes of h2 are never answered, so that nothing else can tell what the path carries.
 
     The first long packet is lost at the router, which says so to the host; the next one is told the size.
     """
-    text = over(substrate, topology_text("narrow_path"))
+    text = over(underlay, topology_text("narrow_path"))
     with running_lab("errors", text, lossy=SWALLOWED, wires=leave_unanswered) as lab:
         exchange_udp(lab, "web-1", "web-2", [100, 100], 4)
         assert lab.path("web-1", "web-2", 4).way == "direct"
@@ -145,7 +145,7 @@ def test_a_pair_whose_path_carries_less_than_configured_is_in_the_status_of_both
     assert narrow_paths(found, "h2") == {"h1": NARROW, "h3": NARROW}
 
 
-def test_a_path_that_becomes_narrow_and_wide_again_is_told_as_events(lab_cache):
+def test_a_path_whose_mtu_shrinks_and_grows_again_is_published_as_events(lab_cache):
     text = topology_text("narrow_path").replace(", router_mtu: 1400", "")
     with running_lab("narrows", text, lossy=SWALLOWED) as lab:
         for host in lab.hosts:
@@ -164,7 +164,7 @@ def test_a_path_that_becomes_narrow_and_wide_again_is_told_as_events(lab_cache):
         assert narrow_paths(lab, "h1") == {}
 
 
-def test_a_wire_that_swallows_long_frames_without_a_word_is_found_by_probes_and_named_by_the_lab(lab_cache):
+def test_a_link_that_silently_drops_long_frames_is_found_by_probes_and_named_by_the_lab(lab_cache):
     """One subnet, so that no router answers; the endpoints' own packets then fit."""
     text = topology_text("moving").replace(
         "h2: {address: 172.18.0.12/24", f"h2: {{address: 172.18.0.12/24, link_mtu: {NARROW}"
@@ -181,7 +181,7 @@ def test_a_wire_that_swallows_long_frames_without_a_word_is_found_by_probes_and_
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_does_not_fit_is_told_with_size_source_and_quote(found, family):
+def test_packets_that_exceed_the_mtu_get_an_icmp_error_with_size_source_and_quote(found, family):
     """ICMP fragmentation needed (RFC 1191) and ICMPv6 packet too big (RFC 4443, 3.2), from the network's gateway."""
     lab = found
     address = lab.address("web-2", family)
@@ -254,7 +254,7 @@ def udp_arrives(lab: SystemLab, source: str, destination: str, size: int, family
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_errors_are_limited_to_a_rate_and_what_is_not_told_is_counted(found, family):
+def test_icmp_errors_are_rate_limited_and_unanswered_packets_are_counted(found, family):
     lab, count = found, 1000
     level, option = (socket.IPPROTO_IP, IP_MTU_DISCOVER) if family == 4 else (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER)
     data = bytes(mtu_of(lab, "web-1") - (28 if family == 4 else 48))
@@ -277,9 +277,7 @@ def test_errors_are_limited_to_a_rate_and_what_is_not_told_is_counted(found, fam
 
 
 @pytest.mark.parametrize("discovery", HEEDLESS.values(), ids=HEEDLESS)
-def test_an_ipv4_packet_without_df_whose_sender_heeds_no_icmp_is_told_and_counted_and_never_fragmented(
-    found, discovery
-):
+def test_an_ipv4_packet_without_df_that_exceeds_the_mtu_is_answered_and_counted_and_never_fragmented(found, discovery):
     """ADR 20: its sender goes on, so each of them is a drop; what fits goes on arriving."""
     lab, address, sent = found, found.address("web-2", 4), 0
     data = bytes(mtu_of(lab, "web-1") - 28)

@@ -10,8 +10,8 @@ from lab.counting import grown
 from lab.fixtures import SystemLab, running_lab
 from lab.moves import adopt_without
 from lab.neighbours import keep_neighbours
-from lab.substrates import over
 from lab.traffic import exchange_all, flow_between, send_one_way
+from lab.underlays import over
 from lab.waiting import until
 
 FAMILIES = (4, 6)

@@ -8,8 +8,8 @@ import pytest
 from lab.counting import DETOURS, grown
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.neighbours import keep_neighbours
-from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, ping, pings, send_one_way
+from lab.underlays import over
 from lab.waiting import until
 
 WAYS = {
@@ -83,7 +83,7 @@ def test_within_a_pinned_network_packets_go_direct(pinned, family):
     assert grown(before, pinned.all_counters(), *DETOURS) == 0
 
 
-def test_everything_arrives_unchanged_over_pinned_ways_too(pinned):
+def test_everything_arrives_unchanged_between_pinned_networks_too(pinned):
     for one, other, family in pinned.talks():
         exchange_all(pinned, one, other, family, 200_000)
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.peers import knows
-from lab.substrates import over
 from lab.traffic import flow_between
+from lab.underlays import over
 from lab.waiting import until
 
 FAMILIES = (4, 6)
@@ -29,7 +29,7 @@ def neighbour(lab: SystemLab, asker: str, address: str) -> str:
     return " ".join(found[0].get("state", [])) if found else ""
 
 
-def test_a_flow_lives_on_for_good_when_its_only_bouncers_host_is_down(lab):
+def test_a_flow_continues_while_its_only_bouncers_host_is_down(lab):
     """Its kernels ask for the addresses again: the one that they hold, and all when they hold none."""
     port = lab.ports()["h4", "eth0"]
     until(lambda: knows(lab, "h1"), "every droplet to answer h1")
@@ -53,7 +53,7 @@ def test_a_flow_lives_on_for_good_when_its_only_bouncers_host_is_down(lab):
 
 
 def ask_anew(lab: SystemLab, asker: str, address: str) -> None:
-    """Have a kernel doubt what it knows of a neighbour, and then forget it; each time it must learn it anew."""
+    """Make a kernel revalidate a neighbour, and then delete it; each time it must resolve it again."""
     until(lambda: neighbour(lab, asker, address) != "", "an entry")
     lab.ip(lab.inside(asker), "neigh", "change", address, "dev", "eth0", "nud", "probe")
     until(lambda: neighbour(lab, asker, address) not in ("PROBE", "DELAY", "STALE"), "the end of the doubt")

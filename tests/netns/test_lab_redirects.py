@@ -12,8 +12,8 @@ from contextlib import ExitStack
 
 import pytest
 from lab.fixtures import SystemLab, running_lab
-from lab.substrates import over
 from lab.traffic import exchange_all, ping, unbroken_flow
+from lab.underlays import over
 from lab.waiting import until
 
 from controller_sim.control.bus import BusError
@@ -44,14 +44,14 @@ BRIDGE = "link add name eth0 type bridge stp_state 0 forward_delay 0 mcast_snoop
 
 def put_upon(lab: SystemLab, host: str, line: str, *more: str) -> None:
     """Make a host's eth0 the wire below a new eth0, which has the addresses and routes from then on."""
-    namespace, substrate = lab.names.droplet(host), lab.topology.substrate
+    namespace, underlay = lab.names.droplet(host), lab.topology.underlay
     own = lab.topology.droplets_of(host)
     lab.ip(namespace, "link", "set", "eth0", "down")
     lab.ip(namespace, "link", "set", "eth0", "name", "wire0")
     lab.ip(namespace, "address", "flush", "dev", "wire0")
-    addresses = (f"{one.address}/{substrate.prefix_of(one.address)}" for one in own)
+    addresses = (f"{one.address}/{underlay.prefix_of(one.address)}" for one in own)
     lines = [line, *more, "link set wire0 up", *_address_lines(addresses, "eth0"), "link set eth0 up"]
-    batch(namespace, *lines, *_server_routes(substrate, own))
+    batch(namespace, *lines, *_server_routes(underlay, own))
 
 
 def receive_by_napi(lab: SystemLab, host: str, wanted: str) -> None:
@@ -165,7 +165,7 @@ def send_into_the_void(lab: SystemLab, source: str, destination: str) -> None:
     assert ping(lab, source, lab.address(destination), count=50, wait=1) == 0
 
 
-def test_a_host_whose_probes_nobody_ever_answered_says_so_until_somebody_does(lab_cache):
+def test_a_host_whose_probes_were_never_answered_reports_a_fault_until_one_is(lab_cache):
     """The other hosts are there, and resolve, and no agent runs on them."""
     lab = SystemLab("unanswered", TEXT)
     lab.build()

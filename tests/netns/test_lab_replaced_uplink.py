@@ -1,4 +1,4 @@
-"""An interface in the substrate that another of its name takes the place of, under a running agent with traffic."""
+"""An interface in the underlay that another of its name takes the place of, under a running agent with traffic."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import INTERVALS, SystemLab, running_lab, topology_text
-from lab.substrates import over
 from lab.traffic import exchange_all, flow_between, pings
+from lab.underlays import over
 from lab.waiting import until
 
 from controller_sim.lab.underlay import _add_interface
@@ -18,18 +18,18 @@ RARELY = 60.0
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def uplinks(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    """Over a substrate of either family."""
+    """Over an underlay of either family."""
     text = over(request.param, topology_text("two_uplinks"))
     with running_lab("replaced", text, lossy="an interface is taken away under traffic") as lab:
         yield lab
 
 
 def replace_interface(lab: SystemLab, host: str, interface: str) -> None:
-    """Take an interface away and make another of its name and addresses, as a driver that is loaded anew does."""
+    """Replace an interface by another one with its name and addresses, as reloading a driver does."""
     names, topology = lab.names, lab.topology
     own = [one for one in topology.droplets.values() if (one.host, one.interface) == (host, interface)]
     lab.ip(names.droplet(host), "link", "delete", interface)
-    _add_interface(names, topology.substrate, own, lab.ports()[host, interface])
+    _add_interface(names, topology.underlay, own, lab.ports()[host, interface])
 
 
 def ifindex(lab: SystemLab, host: str, interface: str) -> str:

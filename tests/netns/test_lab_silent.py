@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from lab.fixtures import SystemLab, running_lab
 from lab.peers import knows
-from lab.substrates import over
 from lab.traffic import exchange_all, exchange_udp, flow_between, ping, pings, send_one_way
+from lab.underlays import over
 from lab.waiting import until
 
 from controller_sim.lab.namespaces import run_in
 
 FAMILIES = (4, 6)
 BROKEN = """\
-substrate:
+underlay:
   subnets:
     north: {cidr: [172.18.1.0/24, "fd18:0:0:1::/64"]}
     south: {cidr: [172.18.2.0/24, "fd18:0:0:2::/64"]}
@@ -61,7 +61,7 @@ def test_fragments_that_are_never_answered_reach_their_endpoint_by_the_bouncer(b
         assert broken.counters("h3")["bounced"] - before >= 9, "three fragments each"
 
 
-def test_a_peer_that_falls_silent_is_left_for_the_bouncer_and_comes_back(broken):
+def test_a_silent_peer_is_avoided_by_the_bouncer_and_used_again_later(broken):
     """In both families at once; fragments go round by the bouncer too."""
     lab = broken
     for family in FAMILIES:
@@ -99,7 +99,7 @@ def nft(lab: SystemLab, host: str, *rules: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_host_whose_own_firewall_drops_its_probes_blames_no_peer(broken):
+def test_a_host_whose_own_firewall_drops_its_probes_marks_no_peer_down(broken):
     """What endpoints send passes no packet filter of the host: direct paths go on."""
     lab = broken
     for family in FAMILIES:

@@ -1,4 +1,4 @@
-"""An uplink that gets another Ethernet address: its agent announces it, and where none does, others ask anew."""
+"""An uplink that gets another Ethernet address: its agent announces it; without an agent, others resolve it again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from lab.filters import let_all_in, let_only_its_own_address_in
 from lab.fixtures import SystemLab, running_lab
 from lab.peers import knows
-from lab.substrates import over
 from lab.traffic import exchange_all, flow_between
+from lab.underlays import over
 from lab.waiting import until
 from lab.wire import tapped
 
@@ -93,8 +93,8 @@ def test_an_agent_announces_its_droplets_when_their_ethernet_address_changes(lab
     tell_outages("announced", flows)
 
 
-def test_traffic_comes_back_to_a_changed_ethernet_address_that_nobody_announces(lab: SystemLab) -> None:
-    """The other host's agent is dead, and this host's kernel is sure of what it knows: the agent asks anew."""
+def test_traffic_recovers_from_an_unannounced_change_of_an_ethernet_address(lab: SystemLab) -> None:
+    """The other host's agent is dead, and this host's kernel trusts its entry: the agent resolves it again."""
     until(lambda: knows(lab, "h1"), "h2 to answer probes")
     with ExitStack() as stack:
         flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]

@@ -9,8 +9,8 @@ import pytest
 from lab.fixtures import SystemLab, running_lab
 from lab.moves import adopt_without
 from lab.neighbours import keep_neighbours
-from lab.substrates import over
 from lab.traffic import exchange_all, flow_between, send_one_way, udp_socket
+from lab.underlays import over
 from lab.waiting import until
 
 from controller_sim.lab.controller import converge

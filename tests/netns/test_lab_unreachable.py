@@ -1,4 +1,4 @@
-"""What leads nowhere is told to whoever sends there, by real sockets in both families; and the gateway as a host."""
+"""Senders to unreachable destinations get ICMP errors, with real sockets in both families; the gateway as a host."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from lab.echoes import answered
 from lab.fixtures import SystemLab, running_lab
 from lab.frames import GENEVE_PORT, IPV4, IPV6, checksum, ethernet, geneve, ipv4, udp
-from lab.substrates import over
 from lab.traffic import connect_error, exchange_tcp, ping, raw_socket, udp_socket
+from lab.underlays import over
 from lab.waiting import until
 
 from controller_sim.lab.namespaces import call_in, run_in
@@ -36,7 +36,7 @@ endpoints:
 SENDERS = {"web-1": "elsewhere", "web-2": "on the bouncer", "web-3": "on the divider"}
 GATEWAYS = {4: "10.0.1.1", 6: "fd10:0:0:1::1"}
 FREE = {4: "10.0.1.200", 6: "fd10:0:0:1::c8"}
-"""An address of the own network that nobody has."""
+"""An unused address of the own network."""
 NOWHERE = [
     ("another network's address that nobody has", {4: "10.0.2.200", 6: "fd10:0:0:2::c8"}, errno.EHOSTUNREACH),
     ("an address of no network", {4: "10.0.9.9", 6: "fd10:0:0:9::9"}, errno.ENETUNREACH),
@@ -56,13 +56,13 @@ def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
 @both_families
 @each_sender
 @pytest.mark.parametrize(("sentence", "addresses", "error"), NOWHERE, ids=[row[0] for row in NOWHERE])
-def test_a_connection_to_where_nothing_leads_fails_at_once(lab, sentence, addresses, error, sender, family):
+def test_a_connection_to_an_unused_address_fails_at_once(lab, sentence, addresses, error, sender, family):
     assert connect_error(lab, sender, addresses[family]) == error, sentence
 
 
 @both_families
 @each_sender
-def test_a_connection_to_one_who_is_gone_fails_at_once_though_its_ethernet_address_is_known(lab, sender, family):
+def test_a_connection_to_a_removed_endpoint_fails_at_once_despite_a_cached_ethernet_address(lab, sender, family):
     mac = "02:00:00:00:00:77"
     lab.ip(lab.inside(sender), "neigh", "replace", FREE[family], "dev", "eth0", "lladdr", mac, "nud", "permanent")
     assert connect_error(lab, sender, FREE[family]) == errno.EHOSTUNREACH
@@ -112,8 +112,8 @@ def test_the_gateway_answers_echoes_of_any_size(lab, family, size):
 
 
 @both_families
-def test_a_flood_of_such_packets_is_told_a_bounded_number_of_times_and_disturbs_nobody(lab, family):
-    """Every packet ends once, told or dropped with its reason; a connection beside it goes on."""
+def test_a_flood_of_undeliverable_packets_gets_a_bounded_number_of_errors_and_disturbs_no_other(lab, family):
+    """Every packet is counted once, answered or dropped with its reason; a connection beside it continues."""
     before, kinds = lab.counters("h2"), ("icmp_unreachable_sent_remote", "no_endpoint")
     lab.ip(lab.inside("web-1"), "neigh", "replace", FREE[family], "dev", "eth0", "lladdr", "02:00:00:00:00:77",
            "nud", "permanent")  # fmt: skip
@@ -128,7 +128,7 @@ def test_a_flood_of_such_packets_is_told_a_bounded_number_of_times_and_disturbs_
     lab.ip(lab.inside("web-1"), "neigh", "del", FREE[family], "dev", "eth0")
 
 
-def test_what_goes_to_many_never_crosses_the_wire(lab):
+def test_multicast_and_broadcast_packets_never_leave_the_host(lab):
     """A subnet's broadcast address, a group and everybody, by real sockets."""
     before = lab.all_counters()
     with udp_socket(lab.inside("web-1"), lab.address("web-1", 4)) as sender:
@@ -168,8 +168,8 @@ def priority_tagged(lab: SystemLab, payload: bytes) -> bytes:
     return head + struct.pack("!HHH", 0x8100, 5 << 13, kind) + packet
 
 
-def test_a_priority_tagged_frame_from_the_substrate_is_delivered(lab):
-    """With the tag in the frame's bytes: the substrate's port leaves none to its hardware."""
+def test_a_priority_tagged_frame_from_the_underlay_is_delivered(lab):
+    """With the tag in the frame's bytes: the underlay's port leaves none to its hardware."""
     port = lab.ports()["h1", "eth0"]
     done = run_in(lab.names.fabric, ["ethtool", "-K", port, "txvlan", "off"])
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A network of VXLAN with a peer that speaks only that: the kernel's own VXLAN device behind a bridge."""
+"""A VXLAN network with a peer that supports only VXLAN: the kernel's own device behind a bridge."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.frames import IPV4, ethernet, ipv4, udp
 from lab.neighbours import keep_neighbours
-from lab.substrates import over
 from lab.traffic import (
     exchange_all,
     exchange_tcp,
@@ -22,6 +21,7 @@ from lab.traffic import (
     send_tunnelled,
     udp_socket,
 )
+from lab.underlays import over
 from lab.waiting import until
 from lab.wire import GENEVE, VXLAN, tapped
 
@@ -38,7 +38,7 @@ TENANT = """\
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    """The shipped topology with another tenant of the same addresses, over a substrate of either family."""
+    """The shipped topology with another tenant of the same addresses, over an underlay of either family."""
     text = over(request.param, topology_text("vxlan_peer")) + TENANT
     text = text.replace(
         "networks:\n", f"  - {{name: blue, vni: {BLUE}, cidr: 10.0.0.0/16, dividers: [h3]}}\nnetworks:\n"
@@ -76,7 +76,7 @@ def test_arp_and_neighbour_discovery_find_the_endpoints_own_macs_on_both_sides(l
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_echoes_connections_and_datagrams_arrive_unchanged_both_ways(lab, family):
+def test_echoes_connections_and_datagrams_arrive_unchanged_in_both_directions(lab, family):
     for one, other in (("bare-1", "old-1"), ("old-2", "bare-2"), ("old-1", "old-2"), ("bare-1", "bare-2")):
         exchange_all(lab, one, other, family)
     exchange_tcp(lab, "bare-2", "old-1", 4 << 20, family)
@@ -99,7 +99,7 @@ def test_the_peer_is_sent_vxlan_and_nothing_else(lab):
     assert all(packet.right or not packet.checksum for packet in packets)
 
 
-def test_our_own_hosts_speak_vxlan_for_that_network_too_and_geneve_to_the_bouncer(lab):
+def test_our_own_hosts_use_vxlan_for_that_network_and_geneve_to_the_bouncer(lab):
     exchange_udp(lab, "old-1", "old-2", [1, 1])
     with tapped(lab, "h2") as tap:
         exchange_udp(lab, "old-1", "old-2", [100] * 5)
@@ -164,7 +164,7 @@ def test_fragments_reach_their_endpoint_by_the_bouncer_and_vxlan(lab, family, en
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_peer_that_sends_more_than_our_endpoints_take_is_told_the_size(lab, family):
+def test_a_peer_that_exceeds_the_mtu_of_our_endpoints_gets_an_icmp_error(lab, family):
     """Through the tunnel that it came by, from the network's gateway."""
     lab.ip(lab.inside("bare-1"), "link", "set", "eth0", "mtu", str(mtu_of(lab, "bare-1") + 12))
     address, fits = lab.address("old-1", family), mtu_of(lab, "old-1")

@@ -31,7 +31,7 @@ def is_there(open_by_id: Callable[[int], int], number: int) -> bool:
 
 
 @pytest.mark.parametrize("pinned", [True, False], ids=["with its pins", "without its pins"])
-async def test_an_agent_with_a_newer_layout_makes_maps_anew_and_removes_all_of_the_older_one(
+async def test_an_agent_with_a_newer_layout_creates_new_maps_and_removes_the_old_ones(
     config: KernelConfig, topo: Topo, monkeypatch: pytest.MonkeyPatch, pinned: bool
 ) -> None:
     """Also what a path taught: its entry may mean something else now. Until the new programs run, the old ones do."""

@@ -70,12 +70,12 @@ def no_driver(topo: Topo) -> int:
 
 
 def no_gro(topo: Topo) -> int:
-    run("ip", "netns", "exec", topo.substrate, "ethtool", "-K", "sub0", "gro", "off")
+    run("ip", "netns", "exec", topo.underlay, "ethtool", "-K", "sub0", "gro", "off")
     return topo.ifindex("eth0")
 
 
 def peer_down(topo: Topo) -> int:
-    ip("link", "set", "sub0", "down", namespace=topo.substrate)
+    ip("link", "set", "sub0", "down", namespace=topo.underlay)
     return topo.ifindex("eth0")
 
 
@@ -119,12 +119,12 @@ async def test_frames_that_leave_are_not_counted(topo: Topo, kernel: Kernel, arr
     assert kernel.failures.read() == {}
 
 
-async def test_a_queue_that_is_full_is_told_by_the_device_without_an_error(
+async def test_a_full_queue_is_reported_by_the_device_without_an_error(
     topo: Topo, kernel: Kernel, arrival: int
 ) -> None:
     """A veth's queue holds 256 frames; a thread of its own reads them here, more slowly than they come."""
     command = "echo 1 > /sys/class/net/sub0/threaded"
-    run("ip", "netns", "exec", topo.substrate, "sh", "-c", command)
+    run("ip", "netns", "exec", topo.underlay, "sh", "-c", command)
     with redirecting(topo.ifindex("eth0")) as (program, number):
         kernel.failures.tend([number], [arrival])
         send(program, arrival, frames=200_000)
@@ -142,16 +142,16 @@ def pair(name: str, peer: str, namespace: str, *options: str) -> int:
     return int(ip_json("link", "show", name, namespace=namespace)[0]["ifindex"])
 
 
-async def test_strangers_failures_are_theirs(topo: Topo, kernel: Kernel, arrival: int) -> None:
+async def test_failures_of_other_owners_programs_are_not_counted(topo: Topo, kernel: Kernel, arrival: int) -> None:
     """Another owner's program, another interface, and an interface of the same number in another namespace."""
     kernel.failures.tend([1 << 30], [arrival])
     with redirecting(no_driver(topo)) as (program, _):
         send(program, arrival)
     with redirecting(pair("x0", "x1", topo.droplet)) as (program, _):
         send(program, topo.ifindex("eth0"))
-    assert pair("y0", "y1", topo.substrate, "index", str(arrival)) == arrival
-    with redirecting(pair("y2", "y3", topo.substrate)) as (program, _):
-        enter(topo.substrate)
+    assert pair("y0", "y1", topo.underlay, "index", str(arrival)) == arrival
+    with redirecting(pair("y2", "y3", topo.underlay)) as (program, _):
+        enter(topo.underlay)
         try:
             send(program, arrival)
         finally:
@@ -179,7 +179,7 @@ async def test_counting_goes_on_while_no_agent_runs_and_over_its_next_start(
             await second.close()
 
 
-async def test_an_agent_that_is_told_not_to_count_detaches_what_one_before_it_attached(
+async def test_an_agent_without_count_lost_frames_detaches_earlier_programs(
     topo: Topo, config: KernelConfig, arrival: int
 ) -> None:
     with redirecting(no_driver(topo)) as (program, number):
@@ -197,7 +197,9 @@ async def test_an_agent_that_is_told_not_to_count_detaches_what_one_before_it_at
             await second.close()
 
 
-async def test_what_finds_no_room_is_counted_together(topo: Topo, kernel: Kernel, arrival: int) -> None:
+async def test_failures_beyond_the_size_of_the_map_are_counted_together(
+    topo: Topo, kernel: Kernel, arrival: int
+) -> None:
     failures = kernel.maps[MapName.FAILURES]
     nothing = bytes(bpf.percpu_stride(FAILURE_COUNT.size) * bpf.possible_cpus())
     with redirecting(no_driver(topo)) as (program, number):
@@ -208,7 +210,7 @@ async def test_what_finds_no_room_is_counted_together(topo: Topo, kernel: Kernel
     assert by_reason(kernel.failures.read()) == {("other", 0): FRAMES}
 
 
-async def test_a_kernel_without_type_information_is_told_and_no_hindrance(
+async def test_a_kernel_without_btf_is_reported_and_does_not_stop_the_agent(
     topo: Topo, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     assert why_not_counted() == ""
@@ -229,7 +231,7 @@ async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send
     """Of a veth what did not fit into the queue; what it refused altogether is among its dropped packets alone."""
     await kernel.uplinks()
     assert kernel.read_device_losses() == {}
-    run("ip", "netns", "exec", topo.substrate, "sh", "-c", "echo 1 > /sys/class/net/sub0/threaded")
+    run("ip", "netns", "exec", topo.underlay, "sh", "-c", "echo 1 > /sys/class/net/sub0/threaded")
     with redirecting(topo.ifindex("eth0")) as (program, number):
         kernel.failures.tend([number], [arrival])
         send(program, arrival, frames=200_000)
@@ -244,7 +246,7 @@ async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send
         assert raised.value.errno == number
 
 
-async def test_a_kernel_that_refuses_programs_on_tracepoints_is_told(
+async def test_a_kernel_that_refuses_programs_on_tracepoints_is_reported(
     topo: Topo, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lost_frame_counter, "TRACERS", dict.fromkeys(lost_frame_counter.TRACERS, "no_such_tracepoint"))

@@ -29,7 +29,7 @@ from tests.netns.programs import NEWER_THAN_MARKS, loaded, owning, stand_ins
 from tests.netns.tenants import VNI, endpoint_actions, endpoint_veth, host_actions
 
 NOT_ATTACHED = {MapName.KERNEL_LAYOUTS, MapName.WATCHED, MapName.FAILURES, MapName.ICMP_RATELIMIT}
-"""Maps of programs that are attached to no interface, which only pins keep (transit_errors, tracepoints): made anew."""
+"""Maps of unattached programs, which only pins keep (transit_errors, tracepoints): they are recreated."""
 LEARNT = OVERLAY_KEY.pack(VNI, mapped(bytes([10, 1, 0, 99])))
 
 
@@ -199,7 +199,7 @@ async def test_what_another_instance_runs_is_left_to_it_and_named(config: Kernel
 
 
 @pytest.mark.parametrize("name", ["transit_xdp", "transit_agent", "theirs"])
-async def test_a_strangers_program_stays_whatever_its_name(config: KernelConfig, topo: Topo, name: str) -> None:
+async def test_another_owners_program_stays_whatever_its_name(config: KernelConfig, topo: Topo, name: str) -> None:
     with loaded(name) as stranger:
         async with Netlink() as netlink:
             await attach(netlink, topo.ifindex("eth0"), stranger, owning(), AttachMode.NATIVE)
@@ -220,7 +220,7 @@ async def test_a_map_with_a_marks_name_and_another_content_marks_nothing(topo: T
         assert marks.read_mark(info) is None
 
 
-async def test_a_mark_says_whose_a_program_is_and_cannot_be_changed(topo: Topo) -> None:
+async def test_a_mark_identifies_the_owner_of_a_program_and_is_immutable(topo: Topo) -> None:
     with loaded("transit_xdp") as program:
         marks.mark(program.descriptor, "here", "c0ffee")
         found = marks.read_mark(bpf.program_info(program.descriptor))

@@ -50,7 +50,7 @@ async def add(name: str) -> None:
     await asyncio.to_thread(ip, "netns", "add", name)
 
 
-async def test_a_namespace_that_is_waited_for_is_told_when_it_is_one(names: list[str], watch: NamespaceWatch) -> None:
+async def test_an_awaited_namespace_is_reported_when_it_is_ready(names: list[str], watch: NamespaceWatch) -> None:
     """Its file is there before the namespace is mounted on it."""
     first, second, other = names
     watch.set_waiting({first, f"/run/netns/{second}", f"/var/run/netns/{NAME}never"})
@@ -74,13 +74,15 @@ async def test_one_folder_may_have_several_paths(names: list[str], watch: Namesp
     await appeared(watch, {f"{alias}/{second}"})
 
 
-async def test_one_that_came_before_it_was_waited_for_is_told(names: list[str], watch: NamespaceWatch) -> None:
+async def test_a_namespace_that_appeared_before_it_was_awaited_is_reported(
+    names: list[str], watch: NamespaceWatch
+) -> None:
     await add(names[0])
     watch.set_waiting({names[0]})
     await appeared(watch, {names[0]})
 
 
-async def test_one_that_is_made_again_under_its_name_is_told_to_who_uses_it(
+async def test_a_recreated_namespace_is_reported_to_its_users(
     names: list[str], used: set[str], watch: NamespaceWatch
 ) -> None:
     await add(names[0])
@@ -131,7 +133,7 @@ async def test_a_process_is_looked_for_a_few_times_and_no_longer(names: list[str
         await asyncio.to_thread(lambda: None)
 
 
-async def test_what_does_not_concern_anybody_wakes_nobody(names: list[str], watch: NamespaceWatch) -> None:
+async def test_irrelevant_changes_wake_no_waiter(names: list[str], watch: NamespaceWatch) -> None:
     watch.set_waiting({names[0]})
     for name in names[1:]:
         await add(name)

@@ -79,19 +79,19 @@ async def test_a_droplet_routed_by_another_interface_is_named(topo: Topo, table:
 async def test_a_neighbour_that_moves_its_mac_is_followed(topo: Topo, table: Map, watch) -> None:
     set_peers(watch, peers(topo.neighbour))
     await until(lambda: len(table.dump()) == 1)
-    ip("link", "set", "sub0", "address", "02:00:00:00:00:77", namespace=topo.substrate)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:77", namespace=topo.underlay)
     ip("neigh", "flush", "dev", "eth0")
     key, value = entry(topo.neighbour, bytes.fromhex("020000000077"))
     await until(lambda: table.lookup(key) == value)
 
 
-async def test_a_neighbour_that_moves_its_mac_without_a_word_is_asked_for_anew(topo: Topo, table: Map, watch) -> None:
+async def test_a_neighbour_that_silently_changes_its_mac_is_resolved_again(topo: Topo, table: Map, watch) -> None:
     """The kernel is sure of what it knows, and tunnel packets give it no reason to doubt."""
     run("sysctl", "-qw", "net.ipv4.neigh.eth0.base_reachable_time_ms=3600000")
     set_peers(watch, peers(topo.neighbour))
     key, old = entry(topo.neighbour, mac_of(topo))
     await until(lambda: table.lookup(key) == old)
-    ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=topo.substrate)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=topo.underlay)
     watch.rescan()
     await asyncio.wait_for(watch.settled(), 20)
     assert table.lookup(key) == old
@@ -118,11 +118,11 @@ async def test_a_flushed_neighbour_table_takes_no_entry_away(topo: Topo, table: 
 async def test_a_neighbour_that_no_longer_answers_loses_its_entry(topo: Topo, table: Map, watch) -> None:
     set_peers(watch, peers(topo.neighbour))
     await until(lambda: len(table.dump()) == 1)
-    ip("addr", "flush", "dev", "sub0", namespace=topo.substrate)
+    ip("addr", "flush", "dev", "sub0", namespace=topo.underlay)
     ip("neigh", "flush", "dev", "eth0")
     await until(lambda: table.dump() == {})
     assert "does not answer" in watch.unresolved()[0].reason
-    ip("addr", "add", f"{topo.neighbour}/24", "dev", "sub0", namespace=topo.substrate)
+    ip("addr", "add", f"{topo.neighbour}/24", "dev", "sub0", namespace=topo.underlay)
     await until(lambda: len(table.dump()) == 1)
 
 
@@ -153,7 +153,7 @@ async def test_an_operators_permanent_neighbour_is_used_and_left_alone(topo: Top
     assert "managed" not in neighbours(topo)[topo.neighbour]
 
 
-async def test_nothing_is_removed_before_the_droplets_are_told(topo: Topo, table: Map, uplinks) -> None:
+async def test_nothing_is_removed_before_the_droplets_are_known(topo: Topo, table: Map, uplinks) -> None:
     key, value = entry(topo.neighbour, bytes.fromhex("020000000011"))
     table.put([(key, value)])
     watch = NeighbourWatch(uplinks, table)
@@ -195,11 +195,11 @@ async def test_releasing_all_leaves_no_neighbour_of_ours(topo: Topo, table: Map,
 async def test_many_events_at_once_end_in_the_true_table(topo: Topo, table: Map, watch) -> None:
     others = [f"10.77.0.{host}" for host in range(10, 60)]
     for address in others:
-        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=topo.substrate)
+        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=topo.underlay)
     set_peers(watch, peers(*others))
     expected = dict(entry(address, mac_of(topo)) for address in others)
     await until(lambda: table.dump() == expected)
-    ip("link", "set", "sub0", "address", "02:00:00:00:00:78", namespace=topo.substrate)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:78", namespace=topo.underlay)
     ip("neigh", "flush", "dev", "eth0")
     expected = dict(entry(address, bytes.fromhex("020000000078")) for address in others)
     await until(lambda: table.dump() == expected)
@@ -222,9 +222,7 @@ async def test_lost_events_end_in_a_full_look(topo: Topo, table: Map, watch, tmp
     assert watch.uplinks_changed.is_set()
 
 
-async def test_a_droplet_that_was_just_told_is_unresolved_until_something_leads_there(
-    topo: Topo, table: Map, watch
-) -> None:
+async def test_a_new_droplet_is_unresolved_until_it_has_a_next_hop(topo: Topo, table: Map, watch) -> None:
     await watch.settled()
     set_peers(watch, peers(topo.neighbour, "10.99.1.1"))
     assert [one.address for one in watch.unresolved()] == [topo.neighbour, "10.99.1.1"]
@@ -233,7 +231,7 @@ async def test_a_droplet_that_was_just_told_is_unresolved_until_something_leads_
     assert watch.unresolved() == []
 
 
-async def test_what_is_found_out_of_a_path_stands_in_the_entry(topo: Topo, table: Map, watch) -> None:
+async def test_the_state_of_a_path_is_in_its_entry(topo: Topo, table: Map, watch) -> None:
     set_peers(watch, peers(topo.neighbour))
     await until(lambda: len(table.dump()) == 1)
     set_peers(watch, peers(topo.neighbour, by={socket.if_nametoindex("eth0"): PathFindings(True, 1400)}))
@@ -243,7 +241,7 @@ async def test_what_is_found_out_of_a_path_stands_in_the_entry(topo: Topo, table
     await until(lambda: table.lookup(key) == entry(topo.neighbour, mac_of(topo))[1])
 
 
-async def test_an_interface_that_changes_is_told_and_taken_in(topo: Topo, table: Map, watch) -> None:
+async def test_a_changed_interface_is_reported_and_used(topo: Topo, table: Map, watch) -> None:
     set_peers(watch, peers(topo.neighbour))
     await until(lambda: len(table.dump()) == 1)
     assert not watch.uplinks_changed.is_set()
@@ -253,14 +251,14 @@ async def test_an_interface_that_changes_is_told_and_taken_in(topo: Topo, table:
     await until(lambda: table.dump() == dict([entry(topo.neighbour, mac_of(topo), mtu=1400)]))
 
 
-async def test_an_interface_in_the_place_of_another_is_told_and_taken_in(topo: Topo, table: Map, watch) -> None:
+async def test_a_replaced_interface_is_reported_and_used(topo: Topo, table: Map, watch) -> None:
     set_peers(watch, peers(topo.neighbour))
     await until(lambda: len(table.dump()) == 1)
     before = topo.ifindex("eth0")
     ip("link", "del", "eth0")
-    ip("link", "add", "eth0", "type", "veth", "peer", "name", "sub0", "netns", topo.substrate)
-    ip("addr", "add", f"{topo.neighbour}/24", "dev", "sub0", namespace=topo.substrate)
-    ip("link", "set", "sub0", "up", namespace=topo.substrate)
+    ip("link", "add", "eth0", "type", "veth", "peer", "name", "sub0", "netns", topo.underlay)
+    ip("addr", "add", f"{topo.neighbour}/24", "dev", "sub0", namespace=topo.underlay)
+    ip("link", "set", "sub0", "up", namespace=topo.underlay)
     ip("link", "set", "eth0", "up")
     await until(watch.uplinks_changed.is_set)
     watch.uplinks_changed.clear()

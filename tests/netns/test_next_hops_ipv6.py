@@ -1,4 +1,4 @@
-"""Next hops over an IPv6 substrate, on the real kernel: by neighbour discovery, and through routers."""
+"""Next hops over an IPv6 underlay, on the real kernel: by neighbour discovery, and through routers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER_ROUTER = "2001:db8::3"
 async def watch(topo: Topo, table: Map):
     """The droplet has an IPv6 address, its neighbour two, on interfaces of their own."""
     ip("addr", "add", f"{HERE}/64", "dev", "eth0", "nodad")
-    ip("addr", "add", f"{THERE}/64", "dev", "sub0", "nodad", namespace=topo.substrate)
+    ip("addr", "add", f"{THERE}/64", "dev", "sub0", "nodad", namespace=topo.underlay)
     made = NeighbourWatch(await uplinks_now("eth0"), table)
     await made.start()
     yield made
@@ -29,7 +29,7 @@ async def watch(topo: Topo, table: Map):
 
 
 def link_local(topo: Topo, interface: str = "sub0") -> str:
-    (shown,) = ip_json("-6", "addr", "show", interface, namespace=topo.substrate)
+    (shown,) = ip_json("-6", "addr", "show", interface, namespace=topo.underlay)
     texts = [one["local"] for one in shown["addr_info"]]
     return next(text for text in texts if ipaddress.ip_address(text).is_link_local)
 
@@ -67,19 +67,19 @@ async def test_a_droplet_follows_its_route_to_another_router_and_back(topo: Topo
 async def test_a_neighbour_that_moves_its_mac_is_followed(topo: Topo, table: Map, watch) -> None:
     set_peers(watch, peers(THERE))
     await until(lambda: len(table.dump()) == 1)
-    ip("link", "set", "sub0", "address", "02:00:00:00:00:77", namespace=topo.substrate)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:77", namespace=topo.underlay)
     ip("neigh", "flush", "dev", "eth0")
     key, value = entry(THERE, bytes.fromhex("020000000077"))
     await until(lambda: table.lookup(key) == value)
 
 
-async def test_a_neighbour_that_moves_its_mac_without_a_word_is_asked_for_anew(topo: Topo, table: Map, watch) -> None:
+async def test_a_neighbour_that_silently_changes_its_mac_is_resolved_again(topo: Topo, table: Map, watch) -> None:
     """The kernel is sure of what it knows, and tunnel packets give it no reason to doubt."""
     run("sysctl", "-qw", "net.ipv6.neigh.eth0.base_reachable_time_ms=3600000")
     set_peers(watch, peers(THERE))
     key, old = entry(THERE, mac_of(topo))
     await until(lambda: table.lookup(key) == old)
-    ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=topo.substrate)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=topo.underlay)
     watch.rescan()
     await asyncio.wait_for(watch.settled(), 20)
     assert table.lookup(key) == old
@@ -95,7 +95,7 @@ async def test_a_neighbour_that_moves_its_mac_without_a_word_is_asked_for_anew(t
 async def test_a_neighbour_that_no_longer_answers_loses_its_entry(topo: Topo, table: Map, watch) -> None:
     set_peers(watch, peers(THERE))
     await until(lambda: len(table.dump()) == 1)
-    ip("addr", "del", f"{THERE}/64", "dev", "sub0", namespace=topo.substrate)
+    ip("addr", "del", f"{THERE}/64", "dev", "sub0", namespace=topo.underlay)
     ip("neigh", "flush", "dev", "eth0")
     await until(lambda: table.dump() == {})
     assert "does not answer" in watch.unresolved()[0].reason

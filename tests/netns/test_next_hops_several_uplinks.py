@@ -1,4 +1,4 @@
-"""Next hops of a host with several interfaces in the substrate, on the real kernel."""
+"""Next hops of a host with several interfaces in the underlay, on the real kernel."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FAR = "10.99.1.1"
 
 
 def second_interface(topo: Topo, address: str, other: str) -> None:
-    ip("link", "add", "eth1", "type", "veth", "peer", "name", "sub1", "netns", topo.substrate)
+    ip("link", "add", "eth1", "type", "veth", "peer", "name", "sub1", "netns", topo.underlay)
     ip("addr", "add", address, "dev", "eth1")
-    ip("addr", "add", other, "dev", "sub1", namespace=topo.substrate)
+    ip("addr", "add", other, "dev", "sub1", namespace=topo.underlay)
     ip("link", "set", "eth1", "up")
-    ip("link", "set", "sub1", "up", namespace=topo.substrate)
+    ip("link", "set", "sub1", "up", namespace=topo.underlay)
 
 
 def by_first(address: str, mac: bytes, interface: str = "eth0", flags: int = 0) -> tuple[bytes, bytes]:
@@ -92,7 +92,7 @@ async def test_an_interface_that_goes_down_leaves_the_other_one(topo: Topo, tabl
     assert watch.unresolved() == []
 
 
-async def test_a_droplet_that_is_silent_by_one_uplink_is_reached_by_the_other(topo: Topo, table: Map, watch) -> None:
+async def test_a_droplet_that_is_silent_on_one_uplink_is_reached_by_the_other(topo: Topo, table: Map, watch) -> None:
     ip("route", "add", "10.99.0.0/16", "via", "10.77.0.2")
     ip("route", "add", "10.99.0.0/16", "via", "10.78.0.2", "metric", "50")
     first, second = mac_of(topo), mac_of(topo, "sub1")
@@ -128,4 +128,4 @@ async def test_the_same_subnet_on_two_interfaces_is_reached_by_both(topo: Topo, 
 
 def ip_forwarding(topo: Topo, interface: str) -> None:
     """Let each interface answer for its own addresses alone (Documentation/networking/ip-sysctl.rst: arp_ignore)."""
-    ip("netns", "exec", topo.substrate, "sysctl", "-qw", f"net.ipv4.conf.{interface}.arp_ignore=1")
+    ip("netns", "exec", topo.underlay, "sysctl", "-qw", f"net.ipv4.conf.{interface}.arp_ignore=1")

@@ -265,7 +265,7 @@ async def test_an_agent_that_starts_again_finds_everything_and_changes_nothing(
         await second.close()
 
 
-async def test_pins_that_somebody_removed_are_restored(config: KernelConfig, kernel: Kernel, topo: Topo) -> None:
+async def test_removed_pins_are_restored(config: KernelConfig, kernel: Kernel, topo: Topo) -> None:
     veth = await realized(kernel, topo)
     before = await kernel.observe({"e0": veth.namespace})
     config.pins.remove()
@@ -277,9 +277,7 @@ async def test_pins_that_somebody_removed_are_restored(config: KernelConfig, ker
         await again.close()
 
 
-async def test_a_look_changes_nothing_that_is_not_right(
-    config: KernelConfig, kernel: Kernel, topo: Topo, monkeypatch
-) -> None:
+async def test_an_observation_changes_nothing(config: KernelConfig, kernel: Kernel, topo: Topo, monkeypatch) -> None:
     """Questions and dry runs look, too."""
     await realized(kernel, topo)
     array, slots = kernel.maps[MapName.PROGRAMS], [U32.pack(slot) for slot in CALLED_PROGRAMS]

@@ -85,7 +85,7 @@ async def test_a_card_runs_a_program_that_was_loaded_for_it(topo: Topo, card: Ca
             transit.close()
 
 
-async def test_a_strangers_program_on_a_card_stays(topo: Topo, card: Card) -> None:
+async def test_another_owners_offloaded_program_stays(topo: Topo, card: Card) -> None:
     with loaded("stranger") as stranger, loaded("ours") as program:
         card.program = stranger.program_id
         transit = Transit(

@@ -71,7 +71,7 @@ async def test_a_probe_leaves_with_a_right_udp_checksum_though_the_interface_off
 
 
 @both
-async def test_a_probe_longer_than_the_interface_takes_is_refused_here(net: Routed, family: Addresses) -> None:
+async def test_a_probe_longer_than_the_interfaces_mtu_is_refused_locally(net: Routed, family: Addresses) -> None:
     path = path_of(family)
     prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
     try:
@@ -81,7 +81,7 @@ async def test_a_probe_longer_than_the_interface_takes_is_refused_here(net: Rout
 
 
 @both
-async def test_what_another_socket_was_told_of_the_path_does_not_cut_probes(net: Routed, family: Addresses) -> None:
+async def test_the_path_mtu_of_another_socket_does_not_limit_probes(net: Routed, family: Addresses) -> None:
     path, replies = path_of(family), Heard()
     reflector = Reflector(net, net.far, family, family.far)
     prober = ProbeSocket(path.source, "eth0", PORT, replies.take)
@@ -95,7 +95,7 @@ async def test_what_another_socket_was_told_of_the_path_does_not_cut_probes(net:
 
 
 @both
-async def test_without_a_way_a_probe_is_impossible(net: Routed, family: Addresses) -> None:
+async def test_without_a_route_a_probe_cannot_be_sent(net: Routed, family: Addresses) -> None:
     path = path_of(family)
     prober = ProbeSocket(path.source, "eth0", PORT, Heard().take)
     ip("link", "set", "eth0", "down")
@@ -105,13 +105,13 @@ async def test_without_a_way_a_probe_is_impossible(net: Routed, family: Addresse
         prober.close()
 
 
-async def test_an_address_that_is_not_there_yet_is_told(net: Routed) -> None:
+async def test_an_address_that_does_not_exist_yet_is_reported(net: Routed) -> None:
     with pytest.raises(OSError, match="Cannot assign requested address"):
         ProbeSocket(V4.packed("10.78.1.77"), "eth0", PORT, Heard().take)
 
 
 @both
-async def test_a_router_that_cannot_send_it_on_tells_size_and_nonce(net: Routed, family: Addresses) -> None:
+async def test_the_icmp_error_of_a_router_contains_size_and_nonce(net: Routed, family: Addresses) -> None:
     net.narrow(1400)
     path = path_of(family)
     heard = Heard()
@@ -127,7 +127,7 @@ async def test_a_router_that_cannot_send_it_on_tells_size_and_nonce(net: Routed,
 
 
 @both
-async def test_a_port_that_nobody_listens_on_is_told(net: Routed, family: Addresses) -> None:
+async def test_a_closed_port_is_reported(net: Routed, family: Addresses) -> None:
     path = path_of(family)
     heard = Heard()
     errors = IcmpErrors({path}, (PORT,), heard.take)

@@ -37,7 +37,7 @@ def net() -> Iterator[Routed]:
 
 
 def forge(net: Routed, family: Addresses, mtu: int) -> None:
-    """Send an error from the router, as somebody who was never on the way would: it quotes a made-up tunnel packet."""
+    """Send a forged error from the router, as an attacker off the path would: it quotes an invented tunnel packet."""
     if family is V4:
         quote = bytes(IP(src=V4.near, dst=V4.far, flags="DF", len=1500) / UDP(sport=50000, dport=PORT, len=1480))
         message = bytes(ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(quote))
@@ -59,7 +59,7 @@ def seldom_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @both
-async def test_a_peer_that_falls_silent_is_told_as_down_and_comes_back(net: Routed, family: Addresses) -> None:
+async def test_a_peer_that_falls_silent_is_reported_down_and_up_again(net: Routed, family: Addresses) -> None:
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
         await setup.until(lambda: setup.state() == ("up", 1500))
@@ -83,7 +83,7 @@ async def test_a_peer_that_falls_silent_is_told_as_down_and_comes_back(net: Rout
 
 
 @both
-async def test_a_local_firewall_is_named_and_no_peer_is_blamed_for_it(net: Routed, family: Addresses) -> None:
+async def test_a_local_firewall_is_named_and_marks_no_peer_down(net: Routed, family: Addresses) -> None:
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
         await setup.until(lambda: setup.state() == ("up", 1500))
@@ -105,7 +105,7 @@ async def test_a_local_firewall_is_named_and_no_peer_is_blamed_for_it(net: Route
         reflector.close()
 
 
-async def test_an_address_that_went_away_is_told_as_the_cause(net: Routed) -> None:
+async def test_a_removed_address_is_reported_as_the_cause(net: Routed) -> None:
     """The path does not work for tunnel packets either: the peer is down by it, and the cause is this host's."""
     reflector, setup = Reflector(net, net.far, V4, V4.far), ProbeSetup(net, V4, QUICK)
     try:
@@ -125,7 +125,7 @@ async def test_an_address_that_went_away_is_told_as_the_cause(net: Routed) -> No
         reflector.close()
 
 
-async def test_a_route_that_went_away_is_told_as_the_cause(net: Routed) -> None:
+async def test_a_removed_route_is_reported_as_the_cause(net: Routed) -> None:
     """Over IPv6: without a route, IPv4 takes every address for on-link when an interface is given (route.c)."""
     reflector, setup = Reflector(net, net.far, V6, V6.far), ProbeSetup(net, V6, QUICK)
     try:
@@ -142,7 +142,7 @@ async def test_a_route_that_went_away_is_told_as_the_cause(net: Routed) -> None:
 
 
 @both
-async def test_an_interface_that_is_down_is_told_as_the_cause(net: Routed, family: Addresses) -> None:
+async def test_an_interface_that_is_down_is_reported_as_the_cause(net: Routed, family: Addresses) -> None:
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
         await setup.until(lambda: setup.state() == ("up", 1500))
@@ -156,7 +156,7 @@ async def test_an_interface_that_is_down_is_told_as_the_cause(net: Routed, famil
 
 
 @both
-async def test_a_narrow_link_behind_a_router_is_found_by_what_the_router_says(net: Routed, family: Addresses) -> None:
+async def test_a_narrow_link_behind_a_router_is_found_by_its_icmp_error(net: Routed, family: Addresses) -> None:
     net.narrow(1400)
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
@@ -175,7 +175,7 @@ async def test_a_narrow_link_behind_a_router_is_found_by_what_the_router_says(ne
 
 
 @both
-async def test_a_link_that_is_too_narrow_for_endpoints_of_ipv6_is_told_so(net: Routed, family: Addresses) -> None:
+async def test_a_link_too_narrow_for_ipv6_endpoints_is_reported(net: Routed, family: Addresses) -> None:
     net.narrow(1300)
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     try:
@@ -188,7 +188,7 @@ async def test_a_link_that_is_too_narrow_for_endpoints_of_ipv6_is_told_so(net: R
 
 
 @both
-async def test_a_link_that_swallows_what_is_too_long_is_found_too(net: Routed, family: Addresses) -> None:
+async def test_a_link_that_silently_drops_long_packets_is_found_too(net: Routed, family: Addresses) -> None:
     """No router says anything: a black hole, as behind a careless firewall."""
     reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
     reflector.most = 1400 - (28 if family is V4 else 48)
@@ -263,7 +263,7 @@ async def test_an_address_that_comes_later_is_probed_from_then_on(net: Routed) -
         reflector.close()
 
 
-async def test_what_is_known_of_the_paths_is_told_page_by_page(net: Routed) -> None:
+async def test_the_state_of_the_paths_is_listed_page_by_page(net: Routed) -> None:
     began = time.time()
     reflector, setup = Reflector(net, net.far, V4, V4.far), ProbeSetup(net, V4, QUICK)
     silent = {f"silent-{n}": Droplet(f"silent-{n}", f"h{n}", f"10.78.2.{n}") for n in (8, 9)}
@@ -302,7 +302,7 @@ async def test_probes_that_do_not_run_hand_the_peers_on(net: Routed) -> None:
     assert peers_by_address == [({peer: Peer(zero_checksum=True)}, {})]
 
 
-async def test_what_was_known_of_droplets_that_no_document_names_is_forgotten(net: Routed) -> None:
+async def test_path_state_of_droplets_outside_the_documents_is_deleted(net: Routed) -> None:
     """The own droplet has another address than the agent before had: only what may come back is kept."""
     near, far, before = (V4.packed(address) for address in (V4.near, V4.far, "10.78.1.77"))
     kept: dict[Path, PathRecord | None] = {}

@@ -18,7 +18,7 @@ from tests.netns.conftest import Topo, ip_json
 from tests.netns.tenants import endpoint_veth
 
 PROCESS = ["{pid}", "/proc/{pid}/ns/net", "/proc/{pid}/task/{pid}/ns/net", "/proc/./{pid}/ns/net"]
-"""The ways in which a document names a namespace by a process."""
+"""The forms in which a document names a namespace by a process."""
 
 
 def veth_in(kernel: Kernel, namespace: str, revision: int = 7) -> Veth:
@@ -73,7 +73,7 @@ async def test_a_process_that_ended_is_named_with_what_to_do(kernel: Kernel, top
 async def test_a_process_that_moved_to_another_namespace_gets_nothing_there(
     kernel: Kernel, topo: Topo, tmp_path: Path
 ) -> None:
-    """It makes one for itself when it is told to, as the same process."""
+    """On request it creates a namespace for itself, as the same process."""
     go = tmp_path / "go"
     moving = ("sh", "-c", f"while [ ! -e {go} ]; do sleep 0.05; done; exec unshare --net sleep 600")
     with living_in(topo.endpoint_namespace(), 0, *moving) as pid:
@@ -105,16 +105,14 @@ def as_shown(pid: int) -> Process:
     return Process(boot, int(fields[19]), shown.st_dev, shown.st_ino)
 
 
-async def test_what_is_remembered_says_which_process_it_was(kernel: Kernel, topo: Topo) -> None:
+async def test_a_saved_binding_identifies_its_process(kernel: Kernel, topo: Topo) -> None:
     name = topo.endpoint_namespace()
     with living_in(name) as pid:
         assert await ensure(kernel, veth_in(kernel, str(pid))) == ""
         assert kernel.bindings.take_changed() == {"web": Binding("revision 7", as_shown(pid))}
 
 
-async def test_a_pair_of_which_nobody_remembers_the_process_is_kept_and_never_made_elsewhere(
-    kernel: Kernel, topo: Topo
-) -> None:
+async def test_a_pair_without_a_saved_process_is_kept_and_never_created_elsewhere(kernel: Kernel, topo: Topo) -> None:
     """An agent before this one made it, and remembered nothing: the pair itself says where it belongs."""
     with living_in(topo.endpoint_namespace()) as pid:
         veth = veth_in(kernel, str(pid))

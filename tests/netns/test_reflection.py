@@ -131,7 +131,7 @@ async def test_a_host_that_goes_is_down_and_comes_back(net: Routed, far: Host, f
 
 
 @both
-async def test_the_narrowest_link_on_the_way_is_found(net: Routed, far: Host, family: Addresses) -> None:
+async def test_the_narrowest_link_of_the_path_is_found(net: Routed, far: Host, family: Addresses) -> None:
     net.narrow(1400)
     setup = ProbeSetup(net, family, QUICK)
     try:

@@ -69,7 +69,7 @@ async def test_a_neighbour_that_the_kernel_refuses_holds_up_no_other(topo: Topo,
 async def test_a_full_map_keeps_what_fits_and_names_what_does_not(topo: Topo, small: Map, full_map_watch) -> None:
     others = [f"10.77.0.{number}" for number in (10, 11, 12, 13)]
     for address in others:
-        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=topo.substrate)
+        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=topo.underlay)
     mac = mac_of(topo)
     reporter = reporting(full_map_watch)
     set_peers(full_map_watch, peers(*others))
@@ -100,17 +100,17 @@ async def test_what_the_kernel_holds_is_known_after_a_refusal(topo: Topo, small:
     """A new Ethernet address goes into the entries that are there, also while the map is full."""
     others = [f"10.77.0.{number}" for number in (10, 11, 12)]
     for address in others:
-        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=topo.substrate)
+        ip("addr", "add", f"{address}/24", "dev", "sub0", namespace=topo.underlay)
     set_peers(full_map_watch, peers(*others))
     await until(lambda: len(reasons(full_map_watch)) == 1)
     held = small.dump().keys()
-    ip("link", "set", "sub0", "address", "02:00:00:00:00:79", namespace=topo.substrate)
+    ip("link", "set", "sub0", "address", "02:00:00:00:00:79", namespace=topo.underlay)
     ip("neigh", "flush", "dev", "eth0")
     await until(lambda: {value[:6].hex() for value in small.dump().values()} == {"020000000079"})
     assert small.dump().keys() == held
 
 
-async def test_an_address_that_goes_is_told(topo: Topo, watch) -> None:
+async def test_a_removed_address_is_reported(topo: Topo, watch) -> None:
     await watch.settled()
     ip("addr", "add", "10.77.0.7/24", "dev", "eth0")
     await until(watch.uplinks_changed.is_set)
@@ -126,7 +126,7 @@ async def test_an_address_that_goes_is_told(topo: Topo, watch) -> None:
     assert not watch.uplinks_changed.is_set()
 
 
-async def test_an_address_that_another_host_has_is_told_and_does_not_count(topo: Topo, watch) -> None:
+async def test_an_address_of_another_host_is_reported_and_not_used(topo: Topo, watch) -> None:
     """Until it is known to be another's it counts: most are not, and an agent would flicker at its start."""
     await watch.settled()
     run("sysctl", "-qw", "net.ipv6.conf.eth0.dad_transmits=30")  # a second each: the first ones get no reply
@@ -136,7 +136,7 @@ async def test_an_address_that_another_host_has_is_told_and_does_not_count(topo:
     await until(watch.uplinks_changed.is_set)
     watch.set_uplinks([found])
     watch.uplinks_changed.clear()
-    ip("addr", "add", "2001:db8::1/64", "dev", "sub0", "nodad", namespace=topo.substrate)
+    ip("addr", "add", "2001:db8::1/64", "dev", "sub0", "nodad", namespace=topo.underlay)
     await until(watch.uplinks_changed.is_set)
     assert "dadfailed" in ip("addr", "show", "dev", "eth0")
     (found,) = await uplinks_now("eth0")

@@ -22,6 +22,7 @@ from agent.datapath.attach.xdp import XDP_FLAGS_SKB_MODE, AttachMode
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import MapDefinition
 from agent.datapath.bpf.maps import MapSizes, open_maps
+from agent.datapath.bpf.uapi import call
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.errors import OperatorError
 from tests.netns.conftest import Topo, ip, ip_json
@@ -51,7 +52,7 @@ def linked(program_id: int, ifindex: int) -> Iterator[None]:
     """Have a program attached in generic mode by a bpf_link, as libxdp or bpftool attach."""
     program = bpf.program_by_id(program_id)
     try:
-        link = bpf._call(BPF_LINK_CREATE, struct.pack("=4I16x", program, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE))[0]
+        link = call(BPF_LINK_CREATE, struct.pack("=4I16x", program, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE))[0]
         yield
         os.close(link)
     finally:
@@ -95,7 +96,7 @@ async def test_an_interface_that_is_gone_says_to_bring_it_back(kernel: Kernel, t
     assert await kernel.executor.run([DetachTransit(index)]) == [], "what is gone is detached"
 
 
-async def test_an_endpoints_interface_cannot_be_made_up_of_what_is_no_namespace(kernel: Kernel, tmp_path) -> None:
+async def test_a_file_that_is_no_namespace_is_refused(kernel: Kernel, tmp_path) -> None:
     """A file of another file system than nsfs: setns(2) answers EINVAL."""
     (tmp_path / "plain").touch()
     veth = endpoint_veth(kernel.config.instance, str(tmp_path / "plain"), "e0", 10)

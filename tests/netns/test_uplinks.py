@@ -1,4 +1,4 @@
-"""The host's interfaces in the substrate on the real kernel: read, served together, left behind clean."""
+"""The host's interfaces in the underlay on the real kernel: read, served together, left behind clean."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.netns.hops import set_peers
 @pytest.fixture
 def two(topo: Topo, config: KernelConfig) -> KernelConfig:
     """The settings of a host with two interfaces, the second one with addresses of both families."""
-    ip("link", "add", "eth1", "type", "veth", "peer", "name", "sub1", "netns", topo.substrate)
+    ip("link", "add", "eth1", "type", "veth", "peer", "name", "sub1", "netns", topo.underlay)
     ip("addr", "add", "10.78.0.1/24", "dev", "eth1")
     ip("addr", "add", "2001:db8:78::1/64", "dev", "eth1", "nodad")
     ip("link", "set", "eth1", "mtu", "1400", "up")
-    ip("link", "set", "sub1", "up", namespace=topo.substrate)
-    run("ip", "netns", "exec", topo.substrate, "ethtool", "-K", "sub1", "gro", "on")
+    ip("link", "set", "sub1", "up", namespace=topo.underlay)
+    run("ip", "netns", "exec", topo.underlay, "ethtool", "-K", "sub1", "gro", "on")
     return replace(config, interfaces=("eth0", "eth1"))
 
 
@@ -72,8 +72,8 @@ async def test_the_program_runs_on_each_interface_and_leaves_each(topo: Topo, tw
     assert "managed" not in ip("neigh", "show")
 
 
-async def test_an_interface_that_cannot_is_a_failure_of_its_own(topo: Topo, two: KernelConfig) -> None:
-    ip("link", "set", "sub1", "mtu", "9000", namespace=topo.substrate)
+async def test_an_interface_without_xdp_is_a_failure_of_its_own(topo: Topo, two: KernelConfig) -> None:
+    ip("link", "set", "sub1", "mtu", "9000", namespace=topo.underlay)
     kernel = await Kernel.open(replace(two, attach_mode=AttachMode.NATIVE))
     try:
         first, second = (one.carrier for one in await kernel.uplinks())
@@ -86,7 +86,7 @@ async def test_an_interface_that_cannot_is_a_failure_of_its_own(topo: Topo, two:
         await kernel.close()
 
 
-async def test_a_program_for_the_card_is_refused_in_words_that_help(topo: Topo, config: KernelConfig) -> None:
+async def test_a_refused_offloaded_program_has_a_remedy(topo: Topo, config: KernelConfig) -> None:
     kernel = await Kernel.open(replace(config, attach_mode=AttachMode.OFFLOAD))
     try:
         (failure,) = await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))])

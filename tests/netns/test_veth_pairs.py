@@ -1,90 +1,29 @@
-"""Endpoints' pairs of interfaces on the real kernel: made, mended, refused, removed."""
+"""Endpoints' pairs of interfaces on the real kernel: made, configured and mended."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from agent.core.model.desired_entries import Veth
-from agent.core.model.offloads import wrong_offloads
-from agent.datapath.attach.attach_modes import AttachModes
-from agent.datapath.attach.xdp import AttachMode, ProgramOwnership, attach, detach
-from agent.datapath.net.ethtool import read_offloads
-from agent.datapath.net.namespaces import in_namespace, open_control_socket, opened_namespace
+from agent.datapath.attach.xdp import AttachMode
+from agent.datapath.net.namespaces import in_namespace, opened_namespace
 from agent.datapath.net.netlink import Netlink
-from agent.datapath.veth.pairs import Links, TransitAgent
 from tests.netns.conftest import Topo, ip, ip_json, run
-from tests.netns.hops import until
-from tests.netns.programs import loaded, owning
-from tests.netns.tenants import endpoint_veth
+from tests.netns.tenants import addresses, assert_right, host_side, open_links, peer_side, wanted
 
-INSTANCE = "knlinks"
 EXPERIMENTAL = 0x88B5
 """An EtherType for local experiments (IEEE 802)."""
-
-
-@asynccontextmanager
-async def open_links(mode: AttachMode = AttachMode.NATIVE) -> AsyncIterator[Links]:
-    with loaded("transit_agent") as program:
-        async with Netlink() as netlink:
-            links = Links(netlink, INSTANCE, TransitAgent(program, owning(program), AttachModes(mode)))
-            yield links
-            links.name_watch.close()
 
 
 def packets() -> socket.socket:
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EXPERIMENTAL))
     made.settimeout(5)
     return made
-
-
-def wanted(namespace: str, endpoint: str = "web", slot: int = 5) -> Veth:
-    return endpoint_veth(INSTANCE, namespace, endpoint, slot)
-
-
-def host_side(veth: Veth) -> dict:
-    return ip_json("link", "show", veth.ifname)[0]
-
-
-def peer_side(veth: Veth) -> dict:
-    return ip_json("link", "show", veth.peer_name, namespace=veth.namespace)[0]
-
-
-def addresses(veth: Veth) -> set[str]:
-    (shown,) = ip_json("addr", "show", veth.peer_name, namespace=veth.namespace)
-    return {f"{one['local']}/{one['prefixlen']}" for one in shown["addr_info"] if one["scope"] != "link"}
-
-
-def defaults(veth: Veth) -> set[str]:
-    return {one["gateway"] for one in ip_json("route", "show", "default", namespace=veth.namespace)}
-
-
-def assert_right(veth: Veth) -> None:
-    host, peer = host_side(veth), peer_side(veth)
-    assert host["ifindex"] == veth.ifindex
-    assert peer["mtu"] == veth.mtu
-    assert host["mtu"] == peer["max_mtu"]
-    assert host["ifalias"] == f"droplet/{INSTANCE}/{veth.endpoint}"
-    assert host["xdp"]["prog"]["name"] == "transit_agent"
-    assert host["inet6_addr_gen_mode"] == "none"
-    assert "UP" in host["flags"]
-    assert "UP" in peer["flags"]
-    assert peer["address"] == veth.peer_mac.hex(":")
-    assert addresses(veth) >= set(veth.addresses)
-    assert defaults(veth) == set(veth.gateways)
-    assert "UP" in ip_json("link", "show", "lo", namespace=veth.namespace)[0]["flags"]
-    with opened_namespace(veth.namespace) as namespace, in_namespace(namespace, open_control_socket) as control:
-        found = read_offloads(control, veth.peer_name)
-    assert found.keys() >= {"rx-gro", "tx-checksum-ip-generic", "tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"}
-    assert wrong_offloads(found) == {}
 
 
 async def test_a_pair_is_made_as_wanted(topo: Topo) -> None:
@@ -177,7 +116,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-async def test_a_pair_is_mended_when(topo: Topo, damage: str) -> None:
+async def test_a_pair_is_repaired_when(topo: Topo, damage: str) -> None:
     veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
@@ -217,7 +156,7 @@ async def test_what_the_tenant_added_stays_while_nothing_of_ours_is_missing(topo
         assert addresses(veth) == {*veth.addresses, "10.1.0.200/24"}
 
 
-async def test_a_pair_whose_making_was_cut_short_is_finished(topo: Topo) -> None:
+async def test_an_interrupted_creation_is_completed(topo: Topo) -> None:
     """Killed right after the kernel made the pair: no mark, nothing set."""
     veth = wanted(topo.endpoint_namespace())
     make_unfinished(veth, veth.namespace)
@@ -226,7 +165,7 @@ async def test_a_pair_whose_making_was_cut_short_is_finished(topo: Topo) -> None
         assert_right(veth)
 
 
-async def test_an_unfinished_pair_in_another_namespace_is_made_anew(topo: Topo) -> None:
+async def test_an_unfinished_pair_in_another_namespace_is_recreated(topo: Topo) -> None:
     veth, elsewhere = wanted(topo.endpoint_namespace()), topo.endpoint_namespace()
     make_unfinished(veth, elsewhere)
     async with open_links() as links:
@@ -239,7 +178,7 @@ class Killed(BaseException):
     """Not an Exception, so that no code under test catches it."""
 
 
-async def test_a_pair_is_finished_wherever_its_making_was_cut_short(topo: Topo, monkeypatch) -> None:
+async def test_a_creation_interrupted_at_any_step_is_completed(topo: Topo, monkeypatch) -> None:
     """Killed before each request to the kernel in turn, and started again."""
     request, left = Netlink.request, 0
 
@@ -266,7 +205,7 @@ async def test_a_pair_is_finished_wherever_its_making_was_cut_short(topo: Topo, 
     assert 10 < killed < 40
 
 
-async def test_an_endpoint_that_moves_takes_its_pair_along(topo: Topo) -> None:
+async def test_a_moved_endpoint_keeps_its_pair(topo: Topo) -> None:
     veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
@@ -276,102 +215,13 @@ async def test_an_endpoint_that_moves_takes_its_pair_along(topo: Topo) -> None:
         assert [link["ifname"] for link in ip_json("link", "show", namespace=veth.namespace)] == ["lo"]
 
 
-async def test_a_pair_of_ours_with_another_ifindex_makes_way(topo: Topo) -> None:
+async def test_a_pair_of_ours_with_another_ifindex_is_replaced(topo: Topo) -> None:
     veth = wanted(topo.endpoint_namespace())
     async with open_links() as links:
         await links.ensure_veth(veth)
         renumbered = replace(veth, ifindex=veth.ifindex + 9)
         await links.ensure_veth(renumbered)
         assert_right(renumbered)
-
-
-async def test_a_missing_namespace_is_refused(topo: Topo) -> None:
-    async with open_links() as links:
-        with pytest.raises(OSError) as caught:
-            await links.ensure_veth(wanted("no-such-namespace"))
-        assert caught.value.errno == errno.ENOENT
-
-
-async def test_a_file_that_is_no_namespace_is_refused(topo: Topo, tmp_path) -> None:
-    path = tmp_path / "file"
-    path.touch()
-    async with open_links() as links:
-        with pytest.raises(OSError) as caught:
-            await links.ensure_veth(wanted(str(path)))
-        assert caught.value.errno == errno.EINVAL
-
-
-async def test_a_name_that_is_taken_inside_is_refused_and_left_alone(topo: Topo) -> None:
-    veth = wanted(topo.endpoint_namespace())
-    ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1", namespace=veth.namespace)
-    before = peer_side(veth)
-    async with open_links() as links:
-        with pytest.raises(OSError, match="already has an interface eth0") as caught:
-            await links.ensure_veth(veth)
-    assert caught.value.errno == errno.EEXIST
-    assert peer_side(veth) == before
-    assert ip_json("link", "show", "type", "veth", "group", "default")[0]["ifname"] == "eth0"
-
-
-@pytest.mark.parametrize("how", ["deleted", "renamed", "moved", "its pair deleted"])
-async def test_a_name_that_becomes_free_is_noticed_at_once(topo: Topo, how: str) -> None:
-    veth, other = wanted(topo.endpoint_namespace()), topo.endpoint_namespace()
-    ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1", namespace=veth.namespace)
-    async with open_links() as links:
-        for _ in range(2):  # a retry does not watch twice
-            with pytest.raises(OSError, match="already has an interface eth0"):
-                await links.ensure_veth(veth)
-        assert len(links.name_watch) == 1
-        ip("link", "set", "eth0", "mtu", "1400", namespace=veth.namespace)
-        ip("link", "add", "other", "type", "veth", "peer", "name", "other2", namespace=veth.namespace)
-        ip("link", "del", "other", namespace=veth.namespace)
-        await asyncio.sleep(0)
-        assert not links.name_watch.freed.is_set()
-        match how:
-            case "deleted":
-                ip("link", "del", "eth0", namespace=veth.namespace)
-            case "renamed":
-                ip("link", "set", "eth0", "name", "eth9", namespace=veth.namespace)
-            case "moved":
-                ip("link", "set", "eth0", "netns", other, namespace=veth.namespace)
-            case _:
-                ip("link", "del", "eth1", namespace=veth.namespace)
-        await asyncio.wait_for(links.name_watch.freed.wait(), 20)
-        assert len(links.name_watch) == 0
-        await links.ensure_veth(veth)
-    assert_right(veth)
-
-
-async def test_watches_of_taken_names_are_bounded_and_end(topo: Topo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.datapath.veth.name_watch.MOST", 1)
-    monkeypatch.setattr("agent.datapath.veth.name_watch.EXPIRES", 0.01)
-    async with open_links() as links:
-        for veth in (wanted(topo.endpoint_namespace()), wanted(topo.endpoint_namespace(), "db", 6)):
-            ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1", namespace=veth.namespace)
-            with pytest.raises(OSError, match="already has an interface eth0"):
-                await links.ensure_veth(veth)
-            assert len(links.name_watch) <= 1
-        await until(lambda: len(links.name_watch) == 0)
-
-
-async def test_an_ifindex_that_is_taken_is_refused_with_its_holder(topo: Topo) -> None:
-    veth = wanted(topo.endpoint_namespace())
-    ip("link", "add", "theirs", "index", str(veth.ifindex), "type", "veth", "peer", "name", "theirs2")
-    async with open_links() as links:
-        with pytest.raises(OSError, match="held by theirs") as caught:
-            await links.ensure_veth(veth)
-    assert caught.value.errno == errno.EEXIST
-    assert ip_json("link", "show", "theirs")
-
-
-async def test_a_host_side_name_that_is_anothers_is_refused(topo: Topo) -> None:
-    veth = wanted(topo.endpoint_namespace())
-    ip("link", "add", veth.ifname, "type", "veth", "peer", "name", "theirs2")
-    ip("link", "set", veth.ifname, "alias", "theirs")
-    async with open_links() as links:
-        with pytest.raises(OSError, match="does not carry our mark") as caught:
-            await links.ensure_veth(veth)
-    assert caught.value.errno == errno.EEXIST
 
 
 async def test_a_default_route_of_another_interface_is_not_displaced(topo: Topo) -> None:
@@ -408,102 +258,3 @@ async def test_a_namespace_may_be_named_by_pid_or_path(sleeper: tuple[str, int])
             veth = wanted(spelling)
             await links.ensure_veth(veth)
             assert_right(replace(veth, namespace=name))
-
-
-async def test_deleting_removes_both_sides_and_tolerates_absence(topo: Topo) -> None:
-    veth = wanted(topo.endpoint_namespace())
-    async with open_links() as links:
-        await links.ensure_veth(veth)
-        await links.delete_veth(veth.endpoint, veth.ifindex)
-        await links.delete_veth(veth.endpoint, veth.ifindex)
-    assert [link["ifname"] for link in ip_json("link", "show", namespace=veth.namespace)] == ["lo"]
-
-
-async def test_an_unfinished_pair_is_deleted_by_its_endpoints_name_alone(topo: Topo) -> None:
-    veth = wanted(topo.endpoint_namespace())
-    ip("link", "add", veth.ifname, "index", str(veth.ifindex), "type", "veth", "peer", "name", "x")
-    async with open_links() as links:
-        for another in ("other", veth.ifname):
-            with pytest.raises(OSError, match="does not carry the mark"):
-                await links.delete_veth(another, veth.ifindex)
-        await links.delete_veth(veth.endpoint, veth.ifindex)
-    assert veth.ifname not in ip("link", "show")
-
-
-async def test_an_interface_without_our_mark_is_never_deleted(topo: Topo) -> None:
-    ip("link", "add", "theirs", "index", "1073741999", "type", "veth", "peer", "name", "theirs2")
-    async with open_links() as links:
-        with pytest.raises(OSError, match="does not carry the mark") as caught:
-            await links.delete_veth("web", 1073741999)
-        with pytest.raises(OSError, match="does not carry the mark"):
-            await links.delete_veth("theirs", 1073741999)
-    assert caught.value.errno == errno.EPERM
-    assert "theirs" in ip("link", "show")
-
-
-async def test_another_endpoints_pair_is_never_deleted(topo: Topo) -> None:
-    veth = wanted(topo.endpoint_namespace())
-    async with open_links() as links:
-        await links.ensure_veth(veth)
-        with pytest.raises(OSError):
-            await links.delete_veth("other", veth.ifindex)
-        assert_right(veth)
-
-
-async def test_a_strangers_program_is_neither_replaced_nor_detached(topo: Topo) -> None:
-    with loaded("stranger") as stranger, loaded("ours") as ours:
-        async with Netlink() as netlink:
-            index = topo.ifindex("eth0")
-            await attach(netlink, index, stranger, owning(stranger), AttachMode.NATIVE)
-            with pytest.raises(OSError, match="another owner's XDP program") as caught:
-                await attach(netlink, index, ours, owning(ours), AttachMode.AUTO)
-            assert caught.value.errno == errno.EEXIST
-            with pytest.raises(OSError, match="another owner's"):
-                await detach(netlink, index, owning(ours))
-            assert ip_json("link", "show", "eth0")[0]["xdp"]["prog"]["name"] == "stranger"
-
-
-async def test_the_kernel_itself_refuses_when_the_owner_changes_in_between(topo: Topo) -> None:
-    """Two owners race: the one that looked before the other attached must not win."""
-    with loaded("ours") as old, loaded("stranger") as stranger, loaded("ours") as new:
-        async with Netlink() as netlink:
-            index = topo.ifindex("eth0")
-            await attach(netlink, index, old, owning(old), AttachMode.NATIVE)
-            wrong = ProgramOwnership(lambda _: True, lambda _: os.dup(stranger.descriptor))
-            with pytest.raises(OSError) as caught:
-                await attach(netlink, index, new, wrong, AttachMode.NATIVE)
-            assert caught.value.errno == errno.EEXIST
-
-
-@pytest.mark.parametrize("mode", [AttachMode.NATIVE, AttachMode.GENERIC])
-async def test_an_older_program_of_ours_is_replaced_in_either_mode(topo: Topo, mode: AttachMode) -> None:
-    with loaded("ours") as old, loaded("ours") as new:
-        own = owning(old, new)
-        async with Netlink() as netlink:
-            index = topo.ifindex("eth0")
-            assert (await attach(netlink, index, old, own, mode)).native == (mode is AttachMode.NATIVE)
-            attached = await attach(netlink, index, new, own, mode)
-            assert attached == (new.program_id, mode)
-            assert await detach(netlink, index, own)
-            assert not await detach(netlink, index, own)
-            assert "xdp" not in ip_json("link", "show", "eth0")[0]
-
-
-async def test_a_generic_program_of_ours_becomes_native_when_that_is_asked(topo: Topo) -> None:
-    with loaded("ours") as program:
-        async with Netlink() as netlink:
-            index = topo.ifindex("eth0")
-            await attach(netlink, index, program, owning(program), AttachMode.GENERIC)
-            attached = await attach(netlink, index, program, owning(program), AttachMode.NATIVE)
-            assert attached.native
-
-
-async def test_automatic_attachment_falls_back_to_generic_where_the_driver_cannot(topo: Topo) -> None:
-    """The loopback interface has no XDP of its own."""
-    with loaded("ours") as program:
-        async with Netlink() as netlink:
-            attached = await attach(netlink, 1, program, owning(program), AttachMode.AUTO)
-            assert not attached.native
-            await detach(netlink, 1, owning(program))
-            with pytest.raises(OSError):
-                await attach(netlink, 1, program, owning(program), AttachMode.NATIVE)

@@ -21,7 +21,7 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_an_interface_has_what_its_driver_takes(topo: Topo) -> None:
+async def test_an_interface_has_the_features_of_its_driver(topo: Topo) -> None:
     features = await xdp_features.xdp_features(topo.ifindex("eth0"))
     assert features is not None
     assert features & BASIC_AND_REDIRECT == BASIC_AND_REDIRECT
@@ -44,7 +44,7 @@ async def test_a_kernel_without_the_family_tells_nothing_logs_nothing_and_can_be
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
-async def test_a_change_of_what_a_driver_takes_is_noticed(topo: Topo) -> None:
+async def test_a_change_of_a_drivers_features_is_noticed(topo: Topo) -> None:
     noticed = asyncio.Event()
     events = await FeatureEvents.start(noticed.set)
     try:
@@ -54,7 +54,7 @@ async def test_a_change_of_what_a_driver_takes_is_noticed(topo: Topo) -> None:
         events.close()
 
 
-async def test_a_question_leaves_no_socket_open(topo: Topo) -> None:
+async def test_a_query_leaves_no_socket_open(topo: Topo) -> None:
     index = topo.ifindex("eth0")
     await xdp_features.xdp_features(index)
     before = open_descriptors()

@@ -42,11 +42,11 @@ LOCAL: Content = {"endpoints": [endpoint("a", "front", "d1", "192.168.1.10")]}
 REMOTE: Content = {"endpoints": [endpoint("b", "front", "d2", "192.168.1.11")]}
 MANY: Content = {"endpoints": [endpoint(f"m{n}", "front", "d3", f"192.168.1.{n}") for n in range(20, 60)]}
 
-ONE_BOUNCER: Configuration = {"substrate": (DROPLETS,), "red": (RED,), "a": (LOCAL,), "b": (REMOTE,)}
+ONE_BOUNCER: Configuration = {"underlay": (DROPLETS,), "red": (RED,), "a": (LOCAL,), "b": (REMOTE,)}
 
 
 def changed(configuration: Configuration, **documents: tuple[Content, ...] | None) -> Configuration:
-    """Return a world with some documents replaced, added, or (None) taken away."""
+    """Return a configuration with some documents replaced, added, or (None) removed."""
     result = {**configuration, **{name: contents for name, contents in documents.items() if contents is not None}}
     return {name: contents for name, contents in result.items() if documents.get(name, ()) is not None}
 
@@ -86,7 +86,7 @@ def both(**more: Any) -> Content:
 
 SEVERAL = changed(
     ONE_BOUNCER,
-    substrate=droplets(PLAIN_OWN),
+    underlay=droplets(PLAIN_OWN),
     second=({"droplets": [SECOND]},),
     bond=({"droplets": [BONDED]},),
     c=on("aa-second", "c", "192.168.1.20"),
@@ -97,7 +97,7 @@ SEVERAL = changed(
 
 FAMILIES = changed(
     ONE_BOUNCER,
-    substrate=droplets(PLAIN_OWN, SIXTH, PEERS),
+    underlay=droplets(PLAIN_OWN, SIXTH, PEERS),
     red=(both(),),
     c=on("d1-6", "c", "192.168.1.20", "fd00:0:0:1::20"),
     d=on("d1", "d", "fd00:0:0:1::21"),
@@ -106,33 +106,33 @@ FAMILIES = changed(
 
 LAYOUT_CONFIGURATIONS: dict[str, Configuration] = {
     "several droplets": SEVERAL,
-    "the first droplet went": changed(SEVERAL, substrate=({"droplets": OTHERS},), a=None),
+    "the first droplet went": changed(SEVERAL, underlay=({"droplets": OTHERS},), a=None),
     "the second droplet went": changed(SEVERAL, second=None),
     "the second droplet went with its endpoint": changed(SEVERAL, second=None, c=None),
     "the bond's droplet went": changed(SEVERAL, bond=None),
     "the bond's droplet alone": {
-        "substrate": ({"droplets": [BONDED, *OTHERS]},),
+        "underlay": ({"droplets": [BONDED, *OTHERS]},),
         "red": (RED,),
         "d": on("d1-bond", "d", "192.168.1.21"),
     },
     "droplets changed their addresses": changed(
         SEVERAL,
-        substrate=droplets({**PLAIN_OWN, "address": "10.0.0.101"}),
+        underlay=droplets({**PLAIN_OWN, "address": "10.0.0.101"}),
         second=({"droplets": [{**SECOND, "address": "10.0.0.1"}]},),
     ),
     "endpoints changed their droplets": changed(
         SEVERAL, c=None, d=None, c_moved=on("d1-bond", "c", "192.168.1.20"), d_moved=on("d1", "d", "192.168.1.21")
     ),
     "all droplets in one document": changed(
-        SEVERAL, substrate=droplets(BONDED, SECOND, PLAIN_OWN), second=None, bond=None
+        SEVERAL, underlay=droplets(BONDED, SECOND, PLAIN_OWN), second=None, bond=None
     ),
     "both families": FAMILIES,
-    "both families, unsigned": changed(FAMILIES, substrate=droplets(PLAIN_OWN, UNSIGNED, PEERS)),
+    "both families, unsigned": changed(FAMILIES, underlay=droplets(PLAIN_OWN, UNSIGNED, PEERS)),
     "both families, a peer unsigned": changed(
-        FAMILIES, substrate=droplets(PLAIN_OWN, SIXTH, {**PEERS, "udp_checksum": "zero"})
+        FAMILIES, underlay=droplets(PLAIN_OWN, SIXTH, {**PEERS, "udp_checksum": "zero"})
     ),
     "unsigned in a document of its own": changed(
-        FAMILIES, substrate=droplets(PLAIN_OWN, PEERS), own=({"droplets": [UNSIGNED]},)
+        FAMILIES, underlay=droplets(PLAIN_OWN, PEERS), own=({"droplets": [UNSIGNED]},)
     ),
     "endpoints of the other family": changed(
         FAMILIES, c=on("d1-6", "c", "fd00:0:0:1::20"), d=on("d1", "d", "192.168.1.21", "fd00:0:0:1::21")
@@ -156,11 +156,11 @@ LAYOUT_CONFIGURATIONS: dict[str, Configuration] = {
 CONFIGURATIONS: dict[str, Configuration] = {
     **LAYOUT_CONFIGURATIONS,
     "nothing": {},
-    "substrate only": {"substrate": (DROPLETS,)},
-    "substrate of other hosts only": {"substrate": ({"droplets": DROPLETS["droplets"][1:]},)},  # type: ignore[index]
-    "no droplets yet": changed(ONE_BOUNCER, substrate=None),
+    "underlay only": {"underlay": (DROPLETS,)},
+    "underlay of other hosts only": {"underlay": ({"droplets": DROPLETS["droplets"][1:]},)},  # type: ignore[index]
+    "no droplets yet": changed(ONE_BOUNCER, underlay=None),
     "one bouncer": ONE_BOUNCER,
-    "a droplet moved": changed(ONE_BOUNCER, substrate=(MOVED_DROPLETS,), many=(MANY,)),
+    "a droplet moved": changed(ONE_BOUNCER, underlay=(MOVED_DROPLETS,), many=(MANY,)),
     "bouncer here": changed(ONE_BOUNCER, red=(red("d1"),), many=(MANY,)),
     "bouncer replaced": changed(ONE_BOUNCER, red=(red("d3"),)),
     "two bouncers": changed(ONE_BOUNCER, red=(red("d2", "d3"),)),
@@ -209,7 +209,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "a bad network on top": changed(ONE_BOUNCER, red=(RED, red("d2", cidr="172.16.0.0/24"))),
     "a pending bouncer on top": changed(ONE_BOUNCER, red=(RED, red("d9", cidr="192.168.3.0/24"))),
     "a droplet's address that this host does not have on top": changed(
-        ONE_BOUNCER, substrate=(DROPLETS, {"droplets": [{"id": "d1", "host": "h1", "address": "10.0.0.99"}]})
+        ONE_BOUNCER, underlay=(DROPLETS, {"droplets": [{"id": "d1", "host": "h1", "address": "10.0.0.99"}]})
     ),
     "a claim of another's endpoint": changed(ONE_BOUNCER, thief=(LOCAL,)),
     "a claim of another's address": changed(

@@ -1,4 +1,4 @@
-"""The real reconciler and the real store over the fake kernel, and the ways to send documents to them."""
+"""The real reconciler and the real store over the fake kernel, and functions that send documents to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A document that the stream does not list stays until somebody removes it by name."""
+"""A document that the stream does not list stays until it is removed by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def absent(agent: Agent) -> set[str]:
 
 
 @pytest.mark.parametrize("lost", [{"a"}, {"b", "red"}, set(ONE_BOUNCER)], ids=["one", "some", "all"])
-def test_documents_that_a_snapshot_does_not_list_stay_and_are_told_as_absent(lost: set[str]) -> None:
+def test_documents_that_a_snapshot_does_not_list_stay_and_are_reported_as_absent(lost: set[str]) -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
         before, verdicts = agent.kernel.contents(), agent.verdicts()
@@ -65,7 +65,7 @@ def test_an_absent_document_outlives_a_restart_and_is_absent_again(tmp_path: Pat
 
 
 def test_a_removal_message_removes_an_absent_document_whatever_its_revision() -> None:
-    """A stream that was made anew counts from 1."""
+    """A recreated stream counts from 1."""
 
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
@@ -79,7 +79,7 @@ def test_a_removal_message_removes_an_absent_document_whatever_its_revision() ->
     in_a_folder(scenario)
 
 
-def test_an_absent_document_that_is_published_again_is_absent_no_more_and_nothing_is_made_anew() -> None:
+def test_an_absent_document_that_is_published_again_is_no_longer_absent_and_nothing_is_recreated() -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
         before = agent.kernel.contents()
@@ -125,8 +125,8 @@ def test_a_swept_document_that_is_published_again_comes_back() -> None:
     in_a_folder(scenario)
 
 
-def test_a_swept_document_that_the_kernel_did_not_let_go_of_comes_back_at_any_revision() -> None:
-    """A stream that was made anew counts from 1, and a sweep is no message of it."""
+def test_a_swept_document_whose_removal_failed_can_be_published_at_any_revision() -> None:
+    """A recreated stream counts from 1, and a sweep is no message in it."""
 
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
@@ -155,7 +155,7 @@ def test_a_snapshot_that_is_void_and_begins_again_lists_only_what_came_since(tmp
 
 
 async def reborn_without_disk(agent: Agent, folder: Path, configuration: Configuration) -> Agent:
-    """Return an agent that finds another one's kernel, no documents on its disk, and this world in the stream."""
+    """Return an agent without saved documents: it finds kernel objects, and this configuration in the stream."""
     reborn, stream = Agent(folder, agent.kernel), Stream()
     await reborn.start()
     for batch in one_by_one(stream.lead_to(configuration)):
@@ -164,7 +164,7 @@ async def reborn_without_disk(agent: Agent, folder: Path, configuration: Configu
     return reborn
 
 
-def test_what_nothing_explains_stays_when_neither_disk_nor_stream_tells_of_any_document(tmp_path: Path) -> None:
+def test_unexplained_objects_stay_without_any_saved_or_published_document(tmp_path: Path) -> None:
     async def scenario(agent: Agent) -> None:
         await walk(agent, ["one bouncer"])
         before = agent.kernel.contents()
@@ -180,7 +180,7 @@ def test_what_nothing_explains_stays_when_neither_disk_nor_stream_tells_of_any_d
     in_a_folder(scenario)
 
 
-def test_what_the_snapshot_does_not_explain_stays_when_the_disk_was_lost(tmp_path: Path) -> None:
+def test_objects_outside_the_snapshot_stay_if_the_disk_was_lost(tmp_path: Path) -> None:
     """The stream may have been restored in part; what its documents explain is taken over as it is."""
 
     async def scenario(agent: Agent) -> None:
@@ -196,7 +196,7 @@ def test_what_the_snapshot_does_not_explain_stays_when_the_disk_was_lost(tmp_pat
     in_a_folder(scenario)
 
 
-def test_what_the_snapshot_explains_is_no_fault_when_the_disk_was_lost(tmp_path: Path) -> None:
+def test_objects_of_the_snapshot_are_no_fault_if_the_disk_was_lost(tmp_path: Path) -> None:
     """From then on, what others add is removed as always."""
 
     async def scenario(agent: Agent) -> None:

@@ -1,4 +1,4 @@
-"""What `documents` answers: the times at which verdicts came about, not the moment of the question."""
+"""The method `documents` returns the times of the acknowledgements, not that of the request."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from test_sequences import has_nothing_to_do, in_a_folder
 from agent.core.model.map_layout import NETWORK, VPC, MapName, split_set
 from agent.core.probe.paths import Path, PathRecord
 
-TWO_OF_EACH: Configuration = {"substrate": (DROPLETS,), "red": (red("d2", "d3", dividers=("d3", "d4")),), "a": (LOCAL,)}
+TWO_OF_EACH: Configuration = {"underlay": (DROPLETS,), "red": (red("d2", "d3", dividers=("d3", "d4")),), "a": (LOCAL,)}
 
 
 def members(agent: Agent) -> tuple[set[int], set[int]]:
@@ -22,7 +22,7 @@ def members(agent: Agent) -> tuple[set[int], set[int]]:
     return {one[-1] for one in split_set(network[4], network[2])}, {one[-1] for one in split_set(vpc[2], vpc[1])}
 
 
-def test_who_is_down_is_left_out_and_comes_back() -> None:
+def test_down_droplets_are_left_out_and_used_again_later() -> None:
     async def scenario(agent: Agent) -> None:
         await agent.deliver(Stream().lead_to(TWO_OF_EACH))
         await agent.complete()
@@ -65,7 +65,7 @@ def test_the_end_does_not_depend_on_what_came_first() -> None:
     in_a_folder(scenario)
 
 
-def test_what_an_interface_looks_like_does_not_bring_anybody_up() -> None:
+def test_a_change_of_an_interface_marks_no_droplet_as_up() -> None:
     async def scenario(agent: Agent) -> None:
         await agent.deliver(Stream().lead_to(TWO_OF_EACH))
         await agent.complete()
@@ -78,7 +78,7 @@ def test_what_an_interface_looks_like_does_not_bring_anybody_up() -> None:
     in_a_folder(scenario)
 
 
-def test_an_agent_that_starts_sends_nothing_to_who_was_down_not_even_at_first() -> None:
+def test_a_starting_agent_sends_nothing_to_droplets_that_were_down() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await agent.deliver(stream.lead_to(TWO_OF_EACH))

@@ -32,7 +32,7 @@ def ingress_addresses(agent: Agent, uplink: Uplink) -> set[int]:
     return {value[2] for value in values if value[1] == uplink.ifindex}
 
 
-@pytest.mark.parametrize("order", list(permutations(("substrate", "second", "bond", "c", "f"))))
+@pytest.mark.parametrize("order", list(permutations(("underlay", "second", "bond", "c", "f"))))
 def test_droplets_and_their_endpoints_come_and_go_in_every_order(order: tuple[str, ...]) -> None:
     async def scenario(agent: Agent) -> None:
         stream, configuration = Stream(), {name: SEVERAL[name] for name in SEVERAL.keys() - set(order)}
@@ -50,8 +50,8 @@ def test_droplets_and_their_endpoints_come_and_go_in_every_order(order: tuple[st
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_an_interface_that_loses_its_address_takes_nothing_and_is_told(restarts: bool) -> None:
-    """Nobody asked for that: a lease lapsed, or a network manager starts anew."""
+def test_an_interface_that_loses_its_address_removes_nothing_and_is_reported(restarts: bool) -> None:
+    """The address is lost unintentionally: a lease expired, or a network manager restarts."""
 
     async def scenario(agent: Agent) -> None:
         stream = Stream()
@@ -102,7 +102,7 @@ def mtus(agent: Agent) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_an_interface_that_becomes_too_narrow_takes_nothing_and_is_told(restarts: bool) -> None:
+def test_an_interface_whose_mtu_becomes_too_small_removes_nothing_and_is_reported(restarts: bool) -> None:
     """a has an IPv4 address alone, which 1,238 bytes are enough for; c has both families, d has IPv6."""
 
     async def scenario(agent: Agent) -> None:
@@ -136,7 +136,7 @@ def test_an_interface_that_becomes_too_narrow_takes_nothing_and_is_told(restarts
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_an_endpoint_whose_interface_is_missing_takes_no_other_along_on_a_narrow_interface(restarts: bool) -> None:
+def test_an_endpoint_with_a_missing_interface_affects_no_other_on_a_narrow_interface(restarts: bool) -> None:
     """1,360 bytes are enough for the agent to start, and too few for IPv6 over IPv6. c2's namespace is gone."""
 
     async def scenario(agent: Agent) -> None:
@@ -276,10 +276,10 @@ def test_an_interface_with_another_address_and_tag_is_followed_in_place() -> Non
     in_a_folder(scenario)
 
 
-def test_a_droplet_that_wants_no_checksums_says_so_of_itself_and_of_no_peer() -> None:
+def test_a_droplet_with_zero_checksums_sets_the_flag_only_for_itself() -> None:
     async def scenario(agent: Agent) -> None:
         stream, far = Stream(), parse_address("2001:db8::2")
-        apart = changed(FAMILIES, substrate=droplets(), own=({"droplets": [UNSIGNED]},))
+        apart = changed(FAMILIES, underlay=droplets(), own=({"droplets": [UNSIGNED]},))
         signed = changed(apart, own=({"droplets": [{**UNSIGNED, "udp_checksum": "full"}]},))
         peer: Configuration = {"far": ({"droplets": [{"id": "far", "host": "h9", "address": "2001:db8::2"}]},)}
         for configuration, unsigned in ((signed, 0), (apart, DROPLET_ZERO_CHECKSUM), (signed, 0)):

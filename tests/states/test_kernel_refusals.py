@@ -40,7 +40,7 @@ def test_a_kernel_that_refuses_at_random_is_brought_to_the_end_by_retries(
     in_a_folder(scenario)
 
 
-def test_a_missing_namespace_fails_its_document_alone_and_is_made_good_by_a_retry() -> None:
+def test_a_missing_namespace_fails_only_its_document_and_a_retry_recovers_it() -> None:
     async def scenario(agent: Agent) -> None:
         agent.kernel.namespaces = {"other"}
         stream = Stream()
@@ -94,7 +94,7 @@ def test_a_full_map_fails_the_document_that_did_not_fit() -> None:
     in_a_folder(scenario)
 
 
-def test_what_somebody_else_changed_is_repaired_and_told() -> None:
+def test_foreign_changes_are_repaired_and_reported() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), ONE_BOUNCER)
         kernel = agent.kernel
@@ -112,7 +112,7 @@ def test_what_somebody_else_changed_is_repaired_and_told() -> None:
     in_a_folder(scenario)
 
 
-def test_a_refused_document_takes_no_dependent_out_of_force() -> None:
+def test_a_refused_document_leaves_its_dependents_in_force() -> None:
     """A revision that drops a network and is wrong by itself must not have that network's endpoints removed."""
 
     async def scenario(agent: Agent) -> None:
@@ -123,7 +123,7 @@ def test_a_refused_document_takes_no_dependent_out_of_force() -> None:
         wrong = {"vpcs": RED["vpcs"], "networks": [{"id": "bad", "vpc": "red", "cidrs": ["172.16.0.0/24"]}]}
         await publish(agent, stream, changed(ONE_BOUNCER, red=(wrong,)))
         assert {name: verdict[0] for name, verdict in agent.verdicts().items()} == {
-            "substrate": "realized",
+            "underlay": "realized",
             "red": "rejected",
             "a": "realized",
             "b": "realized",
@@ -169,7 +169,7 @@ def test_a_restart_gives_nothing_to_a_document_that_claimed_it_second(updated) -
     in_a_folder(scenario)
 
 
-def test_a_step_that_breaks_off_is_taken_up_by_the_next_one() -> None:
+def test_an_interrupted_step_is_completed_by_the_next_one() -> None:
     """Whatever raises, and wherever: no acknowledgement says realized wrongly, and the next message repairs it."""
 
     async def scenario(agent: Agent) -> None:
@@ -190,7 +190,7 @@ def test_a_step_that_breaks_off_is_taken_up_by_the_next_one() -> None:
     in_a_folder(scenario)
 
 
-def test_a_settlement_that_breaks_off_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resolution_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         deliveries = stream.lead_to(ONE_BOUNCER)
@@ -205,7 +205,7 @@ def test_a_settlement_that_breaks_off_leaves_all_as_it_was(monkeypatch: pytest.M
     in_a_folder(scenario)
 
 
-def test_a_full_disk_stops_nothing_and_is_made_good_later() -> None:
+def test_a_full_disk_stops_nothing_and_is_recovered_later() -> None:
     async def scenario(agent: Agent) -> None:
         store = agent.store
         real, store.save = store.save, raising  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""A kind of object that is added from one module goes all the way: from a document into a map, a query and a table."""
+"""A kind that is added by one module works completely: from a document to a map, a query and a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A resync with the kernel while documents go on: it undoes nothing of theirs, and mends what a stranger did."""
+"""A resync while documents are applied: it undoes none of their changes, and repairs foreign ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from agent.reconcile import kernel_diff
 from protocol.addresses import parse_address
 
 STRANGE = b"\x63\0\0\0"
-"""A VNI that no world has."""
+"""A VNI that no configuration has."""
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def key_of(address: str) -> bytes:
 
 @few
 @given(names, names)
-def test_what_documents_did_after_the_kernel_was_read_is_not_taken_for_a_strangers_doing(start: str, end: str) -> None:
+def test_changes_by_documents_during_a_resync_are_not_taken_for_foreign_changes(start: str, end: str) -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, CONFIGURATIONS[start])
@@ -98,7 +98,7 @@ def test_what_documents_did_after_the_kernel_was_read_is_not_taken_for_a_strange
 
 @few
 @given(names, names, st.randoms(use_true_random=False))
-def test_documents_may_come_at_any_moment_of_a_comparison(start: str, end: str, chance: random.Random) -> None:
+def test_documents_may_arrive_at_any_moment_of_a_resync(start: str, end: str, chance: random.Random) -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, CONFIGURATIONS[start])
@@ -118,7 +118,7 @@ def test_documents_may_come_at_any_moment_of_a_comparison(start: str, end: str, 
 
 @few
 @given(names, names)
-def test_a_strangers_doing_is_mended_though_documents_come(start: str, end: str) -> None:
+def test_foreign_changes_are_repaired_while_documents_arrive(start: str, end: str) -> None:
     """What it did to the documents that came meanwhile is for the next look at the latest."""
 
     async def scenario(agent: Agent) -> None:
@@ -137,7 +137,7 @@ def test_a_strangers_doing_is_mended_though_documents_come(start: str, end: str)
     in_a_folder(scenario)
 
 
-def test_only_the_documents_that_did_not_change_are_mended_and_told() -> None:
+def test_only_unchanged_documents_are_repaired_and_reported() -> None:
     async def scenario(agent: Agent) -> None:
         stream, entries = Stream(), agent.kernel.maps[MapName.ENDPOINTS]
         await publish(agent, stream, ONE_BOUNCER)
@@ -152,7 +152,7 @@ def test_only_the_documents_that_did_not_change_are_mended_and_told() -> None:
     in_a_folder(scenario)
 
 
-def test_what_passes_to_a_document_that_was_compared_already_is_not_taken_for_nobodys() -> None:
+def test_an_object_that_moves_to_a_compared_document_is_not_unowned() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, ONE_BOUNCER)
@@ -203,7 +203,7 @@ def test_what_was_wrong_when_the_kernel_was_read_and_is_not_any_more_is_no_repai
     in_a_folder(scenario)
 
 
-def test_a_document_that_fails_meanwhile_is_not_told_as_realized() -> None:
+def test_a_document_that_fails_during_a_resync_is_not_acknowledged_as_realized() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, ONE_BOUNCER)
@@ -222,7 +222,7 @@ def test_a_document_that_fails_meanwhile_is_not_told_as_realized() -> None:
     in_a_folder(scenario)
 
 
-def test_an_old_failure_stands_when_its_document_is_settled_meanwhile() -> None:
+def test_an_old_failure_stays_if_its_document_is_resolved_during_a_resync() -> None:
     """The comparison left the document out, so that nothing in it says that the kernel holds it now."""
 
     async def scenario(agent: Agent) -> None:
@@ -243,7 +243,7 @@ def test_an_old_failure_stands_when_its_document_is_settled_meanwhile() -> None:
     in_a_folder(scenario)
 
 
-def test_a_removal_that_is_refused_meanwhile_is_not_told_as_done() -> None:
+def test_a_removal_that_is_refused_during_a_resync_is_not_acknowledged() -> None:
     async def scenario(agent: Agent) -> None:
         stream, kernel = Stream(), agent.kernel
         await publish(agent, stream, ONE_BOUNCER)
@@ -267,7 +267,7 @@ def test_transit_xdp_that_a_document_needs_meanwhile_stays() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         others = ({"droplets": DROPLETS["droplets"][1:]},)  # type: ignore[index]
-        await publish(agent, stream, changed(ONE_BOUNCER, substrate=others))
+        await publish(agent, stream, changed(ONE_BOUNCER, underlay=others))
         once_the_kernel_was_read(agent, lambda: publish(agent, stream, ONE_BOUNCER))
         await agent.resync.repair()
         assert agent.repaired == []
@@ -277,7 +277,7 @@ def test_transit_xdp_that_a_document_needs_meanwhile_stays() -> None:
     in_a_folder(scenario)
 
 
-def test_two_comparisons_at_once_find_the_same_and_mend_it_once() -> None:
+def test_two_concurrent_resyncs_find_the_same_and_repair_it_once() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), ONE_BOUNCER)
         agent.kernel.maps[MapName.ENDPOINTS].clear()
@@ -287,7 +287,7 @@ def test_two_comparisons_at_once_find_the_same_and_mend_it_once() -> None:
     in_a_folder(scenario)
 
 
-def test_others_go_on_during_a_comparison() -> None:
+def test_other_work_continues_during_a_resync() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), CONFIGURATIONS["bouncer here"])
         turns = 0
@@ -317,7 +317,7 @@ def test_a_plan_tends_nothing_and_a_repair_does() -> None:
     in_a_folder(scenario)
 
 
-def test_a_comparison_that_begins_in_the_middle_of_a_step_finds_nothing_of_its_documents() -> None:
+def test_a_resync_that_begins_during_a_step_finds_no_difference_of_its_documents() -> None:
     async def scenario(agent: Agent) -> None:
         kernel, begun, go_on = agent.kernel, asyncio.Event(), asyncio.Event()
         run = kernel.run
@@ -334,7 +334,7 @@ def test_a_comparison_that_begins_in_the_middle_of_a_step_finds_nothing_of_its_d
         for _ in range(50):
             await asyncio.sleep(0)
         with agent.reconciler.settled_meanwhile() as names:
-            assert names == {"substrate"}
+            assert names == {"underlay"}
         go_on.set()
         assert await planning == []
         await settling

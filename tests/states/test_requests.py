@@ -79,7 +79,7 @@ def test_a_request_with_a_wrong_field_is_refused_with_the_fields_that_there_are(
 
 @pytest.mark.parametrize("verb", RPC_VERBS)
 @pytest.mark.parametrize("body", [b"x", b"\xc1", msgspec.msgpack.encode([]), msgspec.msgpack.encode({"page": 1})])
-def test_no_method_takes_a_body_that_is_no_map_or_has_an_unknown_field(verb: str, body: bytes) -> None:
+def test_no_method_accepts_a_body_that_is_no_map_or_has_an_unknown_field(verb: str, body: bytes) -> None:
     assert refusal(verb, body).code == 400
 
 

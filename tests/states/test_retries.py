@@ -134,7 +134,7 @@ def test_what_failed_and_is_removed_waits_for_no_retry() -> None:
     in_a_folder(scenario)
 
 
-def test_the_acknowledgement_says_when_its_own_document_is_tried_again() -> None:
+def test_the_acknowledgement_contains_when_its_document_is_retried() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await failing_for_good(agent, stream)

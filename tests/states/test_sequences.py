@@ -1,4 +1,4 @@
-"""Every way through the states of the resolved state ends in the same kernel as going there directly."""
+"""Every sequence of configurations ends in the same kernel state as its last one alone."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def ends_like(agent: Agent, name: str) -> None:
 
 
 _reached: dict[str, Any] = {}
-"""What each world comes to when it is reached directly."""
+"""The kernel state of each configuration when it is applied alone."""
 
 
 async def has_nothing_to_do(agent: Agent) -> None:
@@ -129,7 +129,7 @@ def test_every_change_can_come_in_one_batch(start: str, end: str) -> None:
 
 @few
 @given(st.lists(names, min_size=3, max_size=8))
-def test_long_ways_end_where_the_last_step_leads(way: list[str]) -> None:
+def test_long_sequences_end_in_the_state_of_their_last_step(way: list[str]) -> None:
     in_a_folder(walk, way)
 
 
@@ -258,7 +258,7 @@ PLACES = {
 
 
 def placed(places: Mapping[str, str]) -> Configuration:
-    """Return a world with endpoints in namespaces; each is a document of its own."""
+    """Return a configuration with endpoints in namespaces; each is a document of its own."""
     numbers = {"c": 40, "d": 41, "e": 42}
     documents = {
         id_: on("d1", id_, f"192.168.1.{numbers[id_]}", attachment={"namespace": place})

@@ -26,7 +26,7 @@ def state_of(agent: Agent, name: str) -> str:
     return agent.acknowledged[name].state.value
 
 
-def test_a_removal_is_told_when_it_has_happened_and_not_before_the_snapshot_is_complete(tmp_path: Path) -> None:
+def test_a_removal_is_acknowledged_when_it_is_done_and_not_before_the_snapshot_is_complete(tmp_path: Path) -> None:
     async def scenario(_: Agent) -> None:
         agent, stream = Agent(tmp_path), Stream()
         await agent.start()
@@ -77,7 +77,7 @@ def test_a_removal_that_the_kernel_refused_is_failed_until_it_is_done() -> None:
     in_a_folder(scenario)
 
 
-def test_a_strangers_program_in_place_of_ours_fails_every_document_that_comes() -> None:
+def test_another_owners_program_in_place_of_ours_fails_every_new_document() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, changed(ONE_BOUNCER, a=None))
@@ -97,11 +97,11 @@ def test_without_a_droplet_of_this_host_everything_waits_for_it() -> None:
     async def scenario(agent: Agent) -> None:
         others = {"droplets": [one for one in DROPLETS["droplets"] if one["host"] != "h1"]}  # type: ignore[index]
         stream = Stream()
-        await publish(agent, stream, {"substrate": (others,)})
-        assert state_of(agent, "substrate") == "pending"
-        assert agent.acknowledged["substrate"].missing[0].id == "of host h1"
-        await publish(agent, stream, {"substrate": (DROPLETS,)})
-        assert state_of(agent, "substrate") == "realized"
+        await publish(agent, stream, {"underlay": (others,)})
+        assert state_of(agent, "underlay") == "pending"
+        assert agent.acknowledged["underlay"].missing[0].id == "of host h1"
+        await publish(agent, stream, {"underlay": (DROPLETS,)})
+        assert state_of(agent, "underlay") == "realized"
 
     in_a_folder(scenario)
 
@@ -123,7 +123,7 @@ def test_the_same_body_again_does_not_hide_a_failure() -> None:
     in_a_folder(scenario)
 
 
-def test_a_repair_is_told_though_another_document_is_failing() -> None:
+def test_a_repair_is_reported_while_another_document_is_failing() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), ONE_BOUNCER)
         del agent.kernel.veths["a"]

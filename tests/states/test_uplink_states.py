@@ -1,4 +1,4 @@
-"""Interfaces in the substrate that change under a running agent: what is taken in, what waits, what ends the agent."""
+"""Interfaces in the underlay that change under a running agent: what is taken in, what waits, what ends the agent."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_part_that_fails_on_the_droplets_in_force_keeps_no_document_from_being
     in_a_folder(scenario)
 
 
-def test_the_heartbeat_says_why_the_host_is_degraded() -> None:
+def test_the_heartbeat_contains_why_the_host_is_degraded() -> None:
     def status_of(agent: Agent, *unresolved: Unresolved) -> Status:
         more = {"boot": "b", "now": 1.0, "uptime": 1.0, "memory": 1, "modes": {}}
         return heartbeat(SETTINGS, agent.reconciler, agent.resync, unresolved, **more)

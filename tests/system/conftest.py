@@ -20,7 +20,7 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
 
 @pytest.fixture
 def users(tmp_path: Path) -> dict[str, User]:
-    """Users by name; a stranger is one that no server knows."""
+    """Users by name; `stranger` is one that no server knows."""
     return make_users(tmp_path)
 
 

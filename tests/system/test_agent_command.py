@@ -166,7 +166,7 @@ def test_missing_settings_and_files_are_named(host, settings, tmp_path):
     assert "host" in done.stderr
 
 
-def test_the_environment_goes_over_the_file(host, settings):
+def test_the_environment_takes_precedence_over_the_file(host, settings):
     done = run(host, settings, "--check", DROPLET_INTERFACES="eth8")
     assert done.returncode == REFUSED
     assert "eth8 does not exist" in done.stdout
@@ -175,7 +175,7 @@ def test_the_environment_goes_over_the_file(host, settings):
     assert "interval.observe" in done.stderr
 
 
-def test_options_that_exclude_one_another_are_refused(host, settings):
+def test_options_that_cannot_be_combined_are_refused(host, settings):
     assert run(host, settings, "--check", "--dry-run").returncode == USAGE
     assert run(host, settings, "--no-such-option").returncode == USAGE
 
@@ -189,7 +189,7 @@ def test_a_dry_run_on_a_fresh_host_changes_nothing(host, settings, lab_cache):
     assert pins() == []
 
 
-def test_a_dry_run_prints_what_a_start_would_mend_and_mends_nothing(lab):
+def test_a_dry_run_prints_what_a_start_would_repair_and_repairs_nothing(lab):
     settings = lab.lab.paths.settings("h1")
     namespace = lab.names.droplet("h1")
     lab.kill_agent("h1")
@@ -226,7 +226,7 @@ def test_where_a_server_lets_the_agent_in_the_check_finds_nothing_missing(lab):
     assert "nats-server 2." in done.stdout
 
 
-def test_a_running_agent_is_not_uninstalled_under_its_feet(lab):
+def test_a_running_agent_is_not_uninstalled(lab):
     before = lab.host_links("h1")
     done = run(lab.names.droplet("h1"), lab.lab.paths.settings("h1"), "--uninstall")
     assert done.returncode == FAILURE
@@ -241,7 +241,7 @@ def test_a_seed_that_is_not_there_ends_the_start_and_is_named(host, settings):
     assert "/nowhere/host.nk" in done.stderr
 
 
-def test_a_check_blames_the_file_and_not_the_server(host, settings):
+def test_a_check_reports_the_file_and_not_the_server(host, settings):
     keys = 'servers = ["tls://nats.example.net:4222"]\ntls_ca_file = "/nowhere/ca.pem"\n'
     settings.write_text(f"{settings.read_text()}[bus]\n{keys}")
     done = run(host, settings, "--check")

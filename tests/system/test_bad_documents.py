@@ -172,7 +172,7 @@ def test_another_host_cannot_replace_a_document_by_a_reply_subject(lab, trusting
     until(lambda: lab.status(HOST).faults == (), "the end of the fault")
 
 
-def test_a_document_with_more_wrong_than_an_answer_holds_is_answered_all_the_same(lab):
+def test_a_document_with_more_errors_than_fit_is_acknowledged_anyway(lab):
     """Listed one by one, these errors would be more than a server takes by default, and it would cut the agent off."""
     endpoints = tuple(
         Endpoint(
@@ -212,7 +212,7 @@ def test_a_second_document_that_claims(lab, document, field):
     answer = lab.publish_and_wait(HOST, "thief", codec.encode(document), State.REJECTED)
     assert {error.code.value for error in answer.errors} == {"claimed"}
     assert any(field in error.path for error in answer.errors)
-    owners = ("substrate", "vpc.red", "endpoint.web-1")
+    owners = ("underlay", "vpc.red", "endpoint.web-1")
     assert any(repr(owner) in answer.errors[0].message for owner in owners), "the owner is named"
     assert answer.in_force == 0
     removed(lab, "thief")

@@ -159,7 +159,7 @@ async def test_another_hosts_message_changes_nothing_whoever_copied_it(
             assert recorder.documents == {"endpoints": b"of h2"}
 
 
-async def test_who_may_publish_but_is_not_trusted_changes_nothing(guarded: NatsServer, users: dict[str, User]) -> None:
+async def test_an_untrusted_publisher_changes_nothing(guarded: NatsServer, users: dict[str, User]) -> None:
     """A rogue with a controller's permissions publishes unsigned, in its own name, and in a borrowed one."""
     signer, own = (read_signer(users[name].seed_file) for name in ("controller", "rogue"))
     recorder = Recorder()
@@ -239,7 +239,7 @@ async def test_two_signed_messages_of_one_version_are_not_both_taken(
             await until(lambda: again.documents == {"endpoints": b"three"})
 
 
-async def test_settings_with_a_wrong_key_are_refused(server: NatsServer) -> None:
+async def test_settings_with_an_invalid_nkey_are_refused(server: NatsServer) -> None:
     with pytest.raises(ValueError, match="public nkey"):
         BusSettings(settings_of(server).servers, trusted_publishers=("SUAM",))
 

@@ -66,7 +66,7 @@ async def test_a_restarted_agent_gets_the_snapshot_again_though_all_was_acknowle
                 assert recorder.documents == {"a": b"1", "b.c": b"2"}
 
 
-async def test_a_consumer_that_is_not_there_yet_is_waited_for_and_told_once(server: NatsServer) -> None:
+async def test_a_missing_consumer_is_awaited_and_reported_once(server: NatsServer) -> None:
     recorder, lines = Recorder(), Lines()
     async with client_of(server) as client, running(make_bus(server, recorder, lines)):
         await until(lambda: lines.standing("consumer_missing"))
@@ -151,7 +151,7 @@ async def test_a_subject_that_names_no_document_is_logged_and_never_comes_again(
         assert (info.num_ack_pending, info.num_pending) == (0, 0)
 
 
-async def test_a_stream_made_anew_is_a_new_snapshot(server: NatsServer) -> None:
+async def test_a_recreated_stream_is_a_new_snapshot(server: NatsServer) -> None:
     recorder, lines = Recorder(), Lines()
     async with client_of(server) as client:
         await make_streams(client)
@@ -166,9 +166,7 @@ async def test_a_stream_made_anew_is_a_new_snapshot(server: NatsServer) -> None:
             await until(lambda: (recorder.begun, recorder.completed) == (2, 2))
 
 
-async def test_a_delivery_under_way_when_the_connection_is_lost_is_finished_once(
-    server: NatsServer,
-) -> None:
+async def test_a_delivery_under_way_when_the_connection_is_lost_is_finished_once(server: NatsServer) -> None:
     recorder = Recorder()
     entered, leave = asyncio.Event(), asyncio.Event()
 
@@ -193,7 +191,7 @@ async def test_a_delivery_under_way_when_the_connection_is_lost_is_finished_once
         assert recorder.begun == 1
 
 
-async def test_a_handler_that_fails_at_the_snapshots_ends_is_told_again(server: NatsServer) -> None:
+async def test_a_handler_that_fails_at_the_end_of_the_snapshot_is_called_again(server: NatsServer) -> None:
     recorder = Recorder()
     begin, complete, reset_reason = recorder.begin_snapshot, recorder.snapshot_complete, [1, 1]
 

@@ -127,7 +127,7 @@ async def test_every_command_prints_what_the_hosts_say(server: NatsServer) -> No
         assert "h2" in result.output
         assert "degraded" in result.output
         assert "1h02m" in result.output
-        assert "no way to 192.0.2.9" in result.output
+        assert "no next hop to 192.0.2.9" in result.output
         assert "the kernel has no route to it" in result.output
         assert max(map(len, result.output.splitlines())) <= 120
         shown = json.loads((await ctl(server, "status", "h1", "-o", "json")).output)
@@ -174,7 +174,7 @@ async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:
             ["h1", "degraded", "5"],
             ["h2", "no", "answer"],
         ]
-        assert [line.split()[:3] for line in why.splitlines()[2:]] == [["h1", "no", "way"]]
+        assert [line.split()[:3] for line in why.splitlines()[2:]] == [["h1", "no", "next"]]
         listed = await ctl(server, "get", "endpoints", "-o", "json")
         assert (listed.exit_code, listed.stderr) == (1, "1 of 2 hosts answered\n")
         assert {item["host"] for item in json.loads(listed.stdout)} == {"h1"}
@@ -199,7 +199,7 @@ async def test_acknowledgements_come_from_the_stream_and_then_live(server: NatsS
             assert "needs vpcs blue" in one.output
             assert [item["document"] for item in found] == sorted(item["document"] for item in found)
             nothing = await ctl(server, "acks", "--host", "h9")
-            assert (nothing.exit_code, nothing.output) == (1, "Error: no acknowledgement of h9\n")
+            assert (nothing.exit_code, nothing.output) == (1, "Error: no acknowledgement of h9 in the stream\n")
 
             watching = asyncio.create_task(
                 ctl(server, "acks", "--watch", "--document", "late", "--count", "1", "-o", "json")
@@ -229,22 +229,22 @@ async def test_events_are_shown_as_they_happen(server: NatsServer) -> None:
         (["status", "h9"], 1, "h9 does not answer"),
         (["status", "--host", "h9"], 1, "h9 does not answer"),
         (["peers", "--host", "h9"], 1, "h9 does not answer"),
-        (["status", "h1", "--host", "h2"], 2, "two hosts are named, h1 and h2"),
-        (["status", "--host", "NOT.A.HOST"], 2, "is not a host's name"),
-        (["peers", "a1"], 1, "a host's name is wanted, not a droplet's"),
-        (["--timeout", "-1", "status"], 2, "Invalid value for '--timeout': -1 is not a number of seconds"),
-        (["--wait", "nan", "status"], 2, "Invalid value for '--wait': nan is not a number of seconds"),
-        (["counters", "h1", "--watch", "--interval", "-3"], 2, "more than 0, at most 86400"),
-        (["acks", "--count", "3"], 2, "--count goes with --watch"),
-        (["status"], 1, "no host answers"),
+        (["status", "h1", "--host", "h2"], 2, "two hosts are given, h1 and --host h2"),
+        (["status", "--host", "NOT.A.HOST"], 2, "is not a host name"),
+        (["peers", "a1"], 1, "no such host (a host, not a droplet)"),
+        (["--timeout", "-1", "status"], 2, "Invalid value for '--timeout': -1 seconds: give more than 0"),
+        (["--wait", "nan", "status"], 2, "Invalid value for '--wait': nan seconds: give more than 0"),
+        (["counters", "h1", "--watch", "--interval", "-3"], 2, "more than 0 and at most 86400"),
+        (["acks", "--count", "3"], 2, "--count needs --watch"),
+        (["status"], 1, "no host answered within"),
         (["acks"], 1, "no stream DROPLET_ACK"),
         (["get", "routers"], 2, "Invalid value"),
-        (["status", "NOT.A.HOST"], 2, "is not a host's name"),
+        (["status", "NOT.A.HOST"], 2, "is not a host name"),
         (["--netns", "no-such-namespace", "status"], 2, "no-such-namespace"),
-        (["--config", "/no/such/file", "status"], 2, "Error: /no/such/file: no such file\n"),
+        (["--config", "/no/such/file", "status"], 2, "no such file; --config must name an existing one\n"),
     ],
 )
-async def test_what_cannot_be_done_is_said_in_one_line(
+async def test_an_impossible_request_is_refused_in_one_line(
     server: NatsServer, words: list[str], code: int, text: str
 ) -> None:
     result = await ctl(server, *words)
@@ -253,7 +253,7 @@ async def test_what_cannot_be_done_is_said_in_one_line(
     assert "Traceback" not in result.output
 
 
-async def test_a_host_that_refuses_a_question_is_quoted(server: NatsServer) -> None:
+async def test_the_refusal_of_a_host_is_quoted(server: NatsServer) -> None:
     async with running(bus_of(server, "h1")):
         await answering(server, ["h1"])
         result = await ctl(server, "path", "h1", "e99", "10.0.1.9")

@@ -180,7 +180,7 @@ def test_a_connection_that_the_system_refuses_is_not_called_refused_by_the_serve
     assert describe(error) == reason
 
 
-async def test_several_servers_are_one_fault_that_says_why_of_each_and_is_told_once(tmp_path: Path) -> None:
+async def test_several_unreachable_servers_are_one_fault_with_the_reason_of_each(tmp_path: Path) -> None:
     """Each try concerns another server, and none of them says anything new."""
     lines, tries = Lines(), []
     async with refused(tmp_path) as one, unresolved(tmp_path) as two:

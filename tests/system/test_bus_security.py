@@ -187,7 +187,7 @@ async def test_a_seed_file_that_cannot_be_used_is_named(
 
 @pytest.fixture
 def tls(tmp_path: Path) -> Iterator[tuple[NatsServer, Path]]:
-    """A server that speaks TLS from the first byte, and its CA."""
+    """A server that uses TLS from the first byte, and its CA."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")

@@ -59,4 +59,4 @@ async def test_a_sweep_names_what_goes_asks_and_removes_no_other_document(server
         assert rest.exit_code == 0
         assert host.swept == [rpc.SweepRequest(("lost",)), rpc.SweepRequest(("tenant.lost",), objects=True)]
         nothing = await sweep(server)
-        assert (nothing.exit_code, nothing.output) == (0, "h1 keeps no document that the stream does not hold\n")
+        assert (nothing.exit_code, nothing.output) == (0, "nothing to remove: every document of h1 is in the stream\n")

@@ -43,7 +43,7 @@ from protocol.acknowledgements import Acknowledgement, State
 from protocol.status import AgentState, DocumentCounts, ObjectCounts, Status
 
 
-async def test_a_paused_consumer_keeps_the_snapshot_open_and_says_what_waits(server: NatsServer) -> None:
+async def test_a_paused_consumer_keeps_the_snapshot_incomplete_and_reports_pending_messages(server: NatsServer) -> None:
     async with six_documents(server) as client:
         await pause(client)
         async with host_of(server) as host:
@@ -217,7 +217,7 @@ async def test_two_agents_with_one_name_say_so_lose_nothing_and_recover(
             assert all(count == 50 for count in first.recorder.at_complete), "no snapshot was complete without all"
 
 
-async def test_somebody_who_pulls_by_hand_is_noticed_and_nothing_is_missed(server: NatsServer) -> None:
+async def test_another_client_that_pulls_from_the_consumer_is_noticed_and_nothing_is_missed(server: NatsServer) -> None:
     async with client_of(server) as client:
         await make_streams(client)
         async with host_of(server) as host:

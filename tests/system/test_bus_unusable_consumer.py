@@ -38,7 +38,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-async def test_a_consumer_that_cannot_be_used_is_told_and_every_revision_is_judged_again(
+async def test_an_unusable_consumer_is_reported_and_every_revision_is_validated_again(
     server: NatsServer, kind: str
 ) -> None:
     config, reason = BROKEN[kind]
@@ -76,7 +76,7 @@ async def test_a_consumer_that_is_changed_in_place_is_noticed(
         await until(lambda: not host.kinds)
 
 
-async def test_a_consumer_that_takes_no_request_of_this_size_is_unusable(server: NatsServer) -> None:
+async def test_a_consumer_that_refuses_requests_of_this_size_is_unusable(server: NatsServer) -> None:
     async with six_documents(server) as client:
         await client.jetstream().delete_consumer(streams.CONFIG_STREAM, "h1")
         config = {

@@ -66,7 +66,7 @@ def test_a_conversation_begins_at_the_bouncer_and_goes_on_directly(lab, source, 
         assert after[host]["delivered"] - began[host]["delivered"] >= MANY
 
 
-def test_what_is_never_answered_goes_on_by_the_bouncer(lab):
+def test_traffic_without_replies_stays_on_the_bouncer(lab):
     """A direct path is learnt from what the other one sends, so that a lost host is not sent to for ever."""
     before = lab.counters("h3")["bounced"]
     with (
@@ -81,7 +81,7 @@ def test_what_is_never_answered_goes_on_by_the_bouncer(lab):
     assert lab.counters("h3")["bounced"] - before >= 5
 
 
-def test_a_bouncer_whose_agent_is_gone_still_bounces(lab):
+def test_a_bouncer_without_its_agent_still_bounces(lab):
     until(lambda: lab.path("data-2", "data-1").way == "bouncer", "the end of any learnt path")
     lab.kill_agent("h5")
     try:

@@ -32,7 +32,7 @@ def what_is_missing() -> str | None:
         return "Compose is not installed"
     if run("docker", "image", "inspect", "droplet", "droplet-lab").returncode != 0:
         return "the images are not built (docker/build.sh)"
-    if run("docker", "network", "inspect", "droplet_substrate").returncode == 0:
+    if run("docker", "network", "inspect", "droplet_underlay").returncode == 0:
         return "the containers are up already"
     return None
 
@@ -90,7 +90,7 @@ def test_a_tenant_reaches_its_own_on_every_host(containers, tenant, address):
     assert containers.pings("h1", tenant, address) == 3
 
 
-def test_a_tenant_reaches_nobody_elses(containers):
+def test_a_tenant_reaches_no_other_tenant(containers):
     """10.0.2.2 is the other tenant's alone."""
     assert containers.pings("h1", "shop-1", "10.0.2.2", count=2) == 0
 

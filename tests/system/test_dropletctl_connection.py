@@ -17,6 +17,7 @@ from lab.bus import (
     user_block,
 )
 
+from agent.cli.configuration import USED
 from agent.cli.main import main
 from protocol import permissions, streams
 
@@ -31,7 +32,7 @@ from protocol import permissions, streams
         ("no-inbox", ["status", "h1"], "subscribe", "_INBOX_operator.>"),
     ],
 )
-async def test_what_the_server_refuses_is_said_with_its_subject(
+async def test_a_request_that_the_server_refuses_names_its_subject(
     tmp_path: Path, who: str, words: list[str], verb: str, subject: str
 ) -> None:
     """`--config agent.toml` logs in as the agent, which may ask no host. The answer comes before any timeout."""
@@ -53,7 +54,7 @@ async def test_what_the_server_refuses_is_said_with_its_subject(
         server.stop()
     assert result.exit_code == 3
     assert result.stderr.startswith(f"Error: the server refused the request: these credentials may not {verb} to ")
-    assert f" to {subject}; use an operator's nkey" in result.stderr
+    assert f" to {subject}; give an operator's nkey" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -78,7 +79,7 @@ def test_a_bus_that_cannot_be_reached_has_its_own_exit_code(tmp_path: Path) -> N
     assert result.output.count("\n") == 1
 
 
-def test_without_a_server_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_error_names_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"nats://127.0.0.1:{free_port()}"
     monkeypatch.setattr("agent.cli.main.DEFAULT_SERVER", address)
     result = CliRunner().invoke(main, ["status"])
@@ -91,13 +92,13 @@ def test_without_a_server_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sevrer = 1", "sevrer: no such setting"),
-        ("[bank]\nservers = []", "bank: no such setting"),
-        ('[bus]\nserver = "nats://h:1"', "bus.server: no such setting"),
-        ('[bus]\nservers = "nats://h:1"', 'bus.servers: write a list, as in servers = ["nats://HOST:4222"]'),
-        ("[bus]\nnkey_seed_file = 5", "bus.nkey_seed_file: write text in quotes"),
-        ("bus = 5", "bus: write a table, [bus]"),
-        ('[bus]\nnetns = "lab_fabric"', "bus.netns: netns stands before the first table"),
+        ("sevrer = 1", f"sevrer: unknown setting; dropletctl uses {USED}"),
+        ("[bank]\nservers = []", f"bank: unknown setting; dropletctl uses {USED}"),
+        ('[bus]\nserver = "nats://h:1"', f"bus.server: unknown setting; dropletctl uses {USED}"),
+        ('[bus]\nservers = "nats://h:1"', 'bus.servers: must be a list, as in servers = ["nats://HOST:4222"]'),
+        ("[bus]\nnkey_seed_file = 5", "bus.nkey_seed_file: must be a string in quotes"),
+        ("bus = 5", "bus: must be a table, [bus]"),
+        ('[bus]\nnetns = "lab_fabric"', "bus.netns: move netns above the first table, [bus]"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -107,7 +108,7 @@ def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, text: str, message
     assert (result.exit_code, result.output) == (2, f"Error: {config}: {message}\n")
 
 
-def test_an_agents_own_file_will_do(tmp_path: Path) -> None:
+def test_the_settings_of_an_agent_can_be_used(tmp_path: Path) -> None:
     config = tmp_path / "agent.toml"
     config.write_text(
         f'host = "h1"\ninterfaces = ["eth0"]\n[bus]\nservers = ["nats://127.0.0.1:{free_port()}"]\n'

@@ -96,7 +96,7 @@ def test_a_document_whose_references_are_not_there_waits_for_them(host, controll
         controller.do("answer", document, controller.do("remove", document))
 
 
-def test_a_removal_takes_the_interface_away_and_its_answer_can_be_cleaned_up(host, controller):
+def test_a_removal_deletes_the_interface_and_its_acknowledgement_can_be_purged(host, controller):
     controller.settle("endpoint.web-3", {"endpoints": [endpoint(host, "web-3", 30)]})
     answer = controller.do("answer", "endpoint.web-3", controller.do("remove", "endpoint.web-3"))
     assert answer["removed"]
@@ -112,7 +112,7 @@ def test_an_empty_body_without_the_headers_removes_nothing(host, controller):
     controller.settle("endpoint.web-1", {"endpoints": [endpoint(host, "web-1", 10)]})
 
 
-def test_a_document_that_the_stream_lost_stays_until_the_host_is_told_to_sweep_it(host, controller):
+def test_a_document_that_the_stream_lost_stays_until_it_is_swept(host, controller):
     controller.settle("endpoint.web-3", {"endpoints": [endpoint(host, "web-3", 30)]})
     controller.do("purge", "endpoint.web-3")
     controller.do("replaceConsumer")
@@ -123,7 +123,7 @@ def test_a_document_that_the_stream_lost_stays_until_the_host_is_told_to_sweep_i
     until(lambda: "eth0" not in run_in(host.inside("web-3"), ["ip", "link", "show"]).stdout, "the end of the interface")
 
 
-def test_a_document_that_nobody_signed_is_rejected_and_the_last_good_one_stays(host, controller):
+def test_an_unsigned_document_is_rejected_and_the_last_good_one_stays(host, controller):
     one = {"endpoints": [endpoint(host, "web-1", 10)]}
     good = controller.settle("endpoint.web-1", one)
     answer = controller.do(

@@ -1,4 +1,4 @@
-"""Crashes and restarts of agents and of the nats-server: no packet is lost, nothing right is made anew."""
+"""Crashes and restarts of agents and of the nats-server: no packet is lost, and no correct object is recreated."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def nothing_made_anew(lab: SystemLab, host: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("host", ["h1", "h3"], ids=["of a talking endpoint", "of the bouncer"])
-def test_killing_and_restarting_the_agent_loses_no_packet_and_makes_nothing_anew(lab, host):
+def test_killing_and_restarting_the_agent_loses_no_packet_and_recreates_nothing(lab, host):
     revision = lab.status(host).revision
     boot = lab.status(host).boot
     with unbroken_flow(lab, "web-1", "web-2") as flow, nothing_made_anew(lab, host):
@@ -134,7 +134,7 @@ def agent_as_child(lab: SystemLab, host: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_told_end_is_clean_says_goodbye_and_leaves_traffic_flowing(lab, number):
+def test_a_clean_stop_is_announced_and_leaves_traffic_flowing(lab, number):
     lab.lab.stop_agent("h1")
     child = agent_as_child(lab, "h1")
     try:
@@ -156,7 +156,7 @@ def test_a_told_end_is_clean_says_goodbye_and_leaves_traffic_flowing(lab, number
         lab.lab.start_agent("h1")
 
 
-def test_an_end_that_is_told_at_any_moment_of_the_start_is_obeyed(lab):
+def test_a_stop_signal_at_any_moment_of_the_start_is_obeyed(lab):
     """Most of all while the agent connects: a cancellation must not get lost there."""
     lab.lab.stop_agent("h1")
     log = lab.lab.paths.log("h1")

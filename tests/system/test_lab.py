@@ -72,7 +72,7 @@ def test_ping_and_transfer_show_round_trips_and_compare_what_arrives(lab):
     assert "h1 is a host, not an endpoint" in run("ping", "h1", "web-1").stderr
 
 
-def test_a_transfer_that_fails_says_why_in_a_line_each(lab):
+def test_a_failed_transfer_is_explained_in_one_line_each(lab):
     ok("exec", "web-1", "--", "ip", "route", "add", "unreachable", "10.0.1.3/32")
     try:
         done = run("transfer", "web-1", "web-2", "-t", "0.5")
@@ -163,7 +163,7 @@ def test_agents_are_killed_started_and_stopped_by_name(lab):
     assert "h9" in refused.stderr
 
 
-def test_a_stopped_server_is_the_first_that_status_says_and_start_waits_for_the_agents(lab):
+def test_a_stopped_server_is_the_first_line_of_status_and_start_waits_for_the_agents(lab):
     assert "is stopped" in ok("nats", "stop")
     assert "was not running" in ok("nats", "stop")
     unwell = run("status", name=lab)
@@ -188,7 +188,7 @@ def test_an_endpoint_without_its_address_is_named_and_the_others_are_tried(lab):
     assert run("test", name=lab).returncode == 0
 
 
-def test_logs_show_what_an_agent_said(lab):
+def test_logs_show_the_lines_of_an_agent(lab):
     assert "agent_started" in ok("logs", "h2")
     assert "Server is ready" in ok("logs", "nats")
     assert run("logs", "h9").returncode == 1
@@ -215,7 +215,7 @@ def test_a_changed_topology_is_applied_and_changed_back(lab, tmp_path):
     assert " 0% packet loss" in ok("exec", "web-1", "--", "ping", "-c", "2", "-i", "0.02", "10.0.1.3")
 
 
-def test_an_endpoint_of_another_vpc_is_not_talked_to_though_its_address_answers(lab, tmp_path):
+def test_a_transfer_to_an_endpoint_of_another_vpc_is_refused_though_its_address_answers(lab, tmp_path):
     before = topology_text("one_bouncer")
     twins = before.replace("networks:", "  - {name: blue, vni: 2002, cidr: 10.0.0.0/16}\nnetworks:").replace(
         "endpoints:", "  - {name: shop, vpc: blue, cidr: 10.0.1.0/24}\nendpoints:"

@@ -48,11 +48,11 @@ def test_an_agent_that_cannot_start_ends_the_lab_and_shows_its_log(tmp_path):
     assert str(occupied) in said
 
 
-def test_an_up_whose_documents_are_rejected_ends_at_once_and_says_why(tmp_path, lab_cache):
+def test_up_with_rejected_documents_ends_at_once_with_the_reason(tmp_path, lab_cache):
     agent = tmp_path / "agent"
     agent.write_text(f'#!/bin/sh\nDROPLET_DATA_PLANE_FAMILIES=ipv4 exec {PROGRAM.with_name("droplet-agent")} "$@"\n')
     agent.chmod(0o755)
-    text = topology_text("ipv6_substrate")
+    text = topology_text("ipv6_underlay")
     patient = ("--timeout", "3600")  # and `run` waits for two minutes
     said = refusal(write(tmp_path, text), *patient, name=f"{NAME}-rej", DROPLET_LAB_AGENT=str(agent))
     assert "not everything was realized:" in said
@@ -61,7 +61,7 @@ def test_an_up_whose_documents_are_rejected_ends_at_once_and_says_why(tmp_path, 
     assert re.search(r"nats-server \[fd18::\d+\]:4222", said), "an address of IPv6 with its port"
 
 
-def test_what_is_not_realized_in_time_ends_the_lab_and_says_so(tmp_path, lab_cache):
+def test_documents_that_are_not_realized_in_time_end_the_lab_with_a_message(tmp_path, lab_cache):
     said = refusal(write(tmp_path, topology_text("one_bouncer")), "--timeout", "0.01", name=f"{NAME}-late")
     assert "not everything was realized" in said
 

@@ -43,7 +43,7 @@ def ifindex_of(lab: Lab, endpoint: str) -> str:
     )
 
 
-def test_status_says_that_every_host_is_in_sync(lab):
+def test_status_shows_every_host_in_sync(lab):
     found = read_status(lab)
     assert found.report.converged
     assert found.agents == {"h1": True, "h2": True}
@@ -165,7 +165,7 @@ def test_up_refuses_a_name_that_is_in_use(lab):
     assert read_status(lab).report.converged
 
 
-def test_a_wrong_topology_makes_nothing_and_says_where(tmp_path):
+def test_an_invalid_topology_creates_nothing_and_names_the_line(tmp_path):
     file = tmp_path / "cloud.yaml"
     file.write_text(text_of("bouncer_on_host").replace("vni: 1001", "vni: 0"))
     done = run("up", str(file))
@@ -176,7 +176,7 @@ def test_a_wrong_topology_makes_nothing_and_says_where(tmp_path):
         Lab(NAME).up(file.read_text())
 
 
-def test_an_up_whose_agent_fails_cleans_up_and_says_why(tmp_path):
+def test_up_with_a_failing_agent_cleans_up_with_a_reason(tmp_path):
     file = tmp_path / "cloud.yaml"
     file.write_text(text_of("bouncer_on_host"))
     agent = tmp_path / "droplet-agent"

@@ -145,7 +145,7 @@ async def test_a_connection_is_lost_when_either_of_its_tasks_ends(server: NatsSe
         assert connection.is_connected, "the library does not notice by itself: that is why both tasks are watched"
 
 
-async def test_a_server_that_is_away_is_tried_once_and_the_reason_is_told() -> None:
+async def test_an_unreachable_server_is_tried_once_and_the_reason_is_given() -> None:
     errors: list[Exception] = []
 
     async def remember(error: Exception) -> None:

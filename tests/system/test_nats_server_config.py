@@ -124,7 +124,7 @@ def test_keys_and_certificates_are_kept_when_it_is_configured_again(server):
     assert server.files.seed("h3").exists()
 
 
-async def test_a_stranger_is_refused(server, tmp_path):
+async def test_an_unknown_user_is_refused(server, tmp_path):
     seed = tmp_path / "stranger.nk"
     nats_server.write_private(seed, nats_server.make_seed())
     with pytest.raises(BusError, match=r"(?i)authorization"):
@@ -150,13 +150,13 @@ def test_clear_text_gets_no_answer(server):
 async def test_a_host_pulls_its_own_documents_and_nothing_else(server):
     async with connected(server.access(CONTROLLER)) as controller:
         await prepared(controller)
-        await publish_difference(controller, {"h1": {"substrate": ONE}, "h2": {"substrate": TWO}})
+        await publish_difference(controller, {"h1": {"underlay": ONE}, "h2": {"underlay": TWO}})
     async with as_user(server, "h1", permissions.inbox("h1")) as (client, complaints):
         inbox = client.new_inbox()
         pulled = await client.subscribe(inbox)
         await client.publish(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', reply=inbox)
         answer = await pulled.next_msg(10)
-        assert answer.subject == subjects.config("h1", "substrate")
+        assert answer.subject == subjects.config("h1", "underlay")
         assert codec.decode_document(answer.data) == ONE
         assert not complaints
         await client.publish(streams.next_subject("h2"), b"1", reply=client.new_inbox())
@@ -166,8 +166,8 @@ async def test_a_host_pulls_its_own_documents_and_nothing_else(server):
 @pytest.mark.parametrize(
     "subject",
     [
-        subjects.config("h1", "substrate"),
-        subjects.ack("h2", "substrate"),
+        subjects.config("h1", "underlay"),
+        subjects.ack("h2", "underlay"),
         subjects.status("h2"),
         f"$JS.API.CONSUMER.CREATE.{streams.CONFIG_STREAM}",
         f"$JS.API.CONSUMER.CREATE.{streams.CONFIG_STREAM}.mine",
@@ -195,19 +195,19 @@ async def test_a_host_may_not_listen_to(server, subject):
         assert await complained(client, complaints)
 
 
-async def test_an_operator_reads_answers_but_writes_no_document(server):
+async def test_an_operator_reads_acknowledgements_but_publishes_no_document(server):
     async with connected(server.access(CONTROLLER)) as controller:
         await prepared(controller)
     async with as_user(server, "h1", permissions.inbox("h1")) as (client, _):
-        answer = Acknowledgement("substrate", 1, State.REALIZED, 1.0)
-        await client.publish(subjects.ack("h1", "substrate"), codec.encode(answer))
+        answer = Acknowledgement("underlay", 1, State.REALIZED, 1.0)
+        await client.publish(subjects.ack("h1", "underlay"), codec.encode(answer))
         await client.flush()
     async with as_user(server, OPERATOR, permissions.OPERATOR_INBOX) as (client, complaints):
         assert [s.subject for s in await read_stream(client, streams.ACK_STREAM, streams.ACK_SUBJECTS)] == [
-            subjects.ack("h1", "substrate")
+            subjects.ack("h1", "underlay")
         ]
         assert not complaints
-        await client.publish(subjects.config("h1", "substrate"), b"x")
+        await client.publish(subjects.config("h1", "underlay"), b"x")
         assert await complained(client, complaints)
 
 
@@ -270,7 +270,7 @@ async def test_a_killed_server_has_everything_that_it_confirmed(server):
         assert [s.sequence for s in stored] == [p.revision for p in published]
 
 
-async def test_answers_converge_a_watcher_whether_they_come_before_or_after_it_began(server):
+async def test_a_watcher_converges_whether_acknowledgements_arrive_before_or_after_its_start(server):
     async with connected(server.access(CONTROLLER)) as controller:
         await prepared(controller)
         published = await publish_difference(controller, {"h1": {"a": ONE, "b": TWO}})
@@ -292,7 +292,7 @@ async def test_answers_converge_a_watcher_whether_they_come_before_or_after_it_b
             assert not complaints
 
 
-async def test_noise_among_the_answers_disturbs_no_watcher(server):
+async def test_invalid_acknowledgements_do_not_disturb_a_watcher(server):
     async with connected(server.access(CONTROLLER)) as controller:
         await prepared(controller)
         async with watching(controller) as watcher, as_user(server, "h1", permissions.inbox("h1")) as (host, _):

@@ -68,14 +68,14 @@ def up_next_hops(lab: SystemLab, host: str) -> set[int]:
     return {unpack_key(key).droplet[-1] for key in up}
 
 
-def test_every_droplet_is_up_and_every_path_carries_what_it_should(lab):
+def test_every_droplet_is_up_and_every_path_has_its_configured_mtu(lab):
     for host in lab.hosts:
         assert {path.state for path in peers(lab, host)} == {"up"}
         assert by_droplet(lab, host).keys() == {other for other in lab.hosts if other != host}
         assert {(path.configured, path.carries) for path in peers(lab, host)} == {(1500, 1500)}
 
 
-def test_a_bouncer_that_falls_silent_is_gone_round_and_comes_back(lab):
+def test_a_silent_bouncer_is_avoided_and_used_again_later(lab):
     assert bouncers(lab, "h1") == {13, 14}
     with lab.events("h1", "droplet_down") as downs, lab.events("h1", "droplet_up") as ups:
         lab.ip(lab.names.droplet("h3"), "link", "set", "eth0", "down")
@@ -96,7 +96,7 @@ def test_a_bouncer_that_falls_silent_is_gone_round_and_comes_back(lab):
     until(lambda: lab.status("h1").state is AgentState.IN_SYNC, "a host in sync")
 
 
-def test_a_way_by_bouncers_that_are_all_down_says_so(lab):
+def test_a_trace_through_bouncers_that_are_all_down_shows_it(lab):
     addresses = {str(lab.topology.droplets[name].address) for name in ("h3", "h4")}
 
     def way() -> PathReply:
@@ -126,7 +126,7 @@ def test_a_restarted_agent_knows_who_was_down(lab):
     until(lambda: lab.status("h2").down_droplets == (), "h4 again")
 
 
-def test_a_restarted_agent_knows_who_answers_no_arp(lab):
+def test_a_restarted_agent_knows_which_neighbours_do_not_answer_arp(lab):
     """Its next hop is gone from the map by then, with the mark that it was down."""
     lab.ip(lab.names.droplet("h4"), "link", "set", "eth0", "down")
     try:

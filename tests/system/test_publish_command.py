@@ -77,7 +77,7 @@ async def test_all_documents_are_in_the_stream_and_a_silent_host_is_reported(acc
     }
 
 
-async def test_publishing_again_changes_nothing_and_reports_what_was_answered_meanwhile(files, access, topology):
+async def test_publishing_again_changes_nothing_and_reports_earlier_acknowledgements(files, access, topology):
     await publish_topology(topology, access, timeout=0.1, retry=10)
     before = await stored_documents(access)
     for host in topology.droplets:

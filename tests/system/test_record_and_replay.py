@@ -116,7 +116,7 @@ def test_a_recording_that_is_cut_short_is_used_with_a_warning_of_one_line(file, 
     done = plan(machine, tmp_path, cut, "--dry-run")
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
-    assert "cut short" in line
+    assert "truncated" in line
     assert "rejected" not in done.stdout, "the last message was the broken one"
 
 
@@ -126,8 +126,8 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(file, lab, machine, tmp_
     for path, more, words in (
         (foreign, ["--dry-run"], "no recording"),
         (tmp_path / "none", ["--dry-run"], "No such file"),
-        (file, [], "give --dry-run"),
-        (file, ["--dry-run", "--record", str(tmp_path / "x")], "--record is for an agent that runs"),
+        (file, [], "--replay needs --dry-run"),
+        (file, ["--dry-run", "--record", str(tmp_path / "x")], "--record needs a running agent"),
     ):
         done = plan(machine, tmp_path, path, *more)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
@@ -161,7 +161,7 @@ def test_a_replay_into_a_lab_shows_each_document_and_fails_while_one_is_rejected
     until(lambda: (found := lab.newest("h1", "extra")) and found.in_force == 0, "the removal of extra")
 
 
-def test_a_recording_of_a_host_that_the_lab_lacks_goes_where_it_is_told_to(lab, tmp_path):
+def test_a_recording_of_a_host_outside_the_lab_is_replayed_on_a_named_host(lab, tmp_path):
     subject = subjects.config("h9", "extra")
     foreign = tmp_path / "h9"
     foreign.write_bytes(
@@ -180,7 +180,7 @@ def test_a_recording_of_a_host_that_the_lab_lacks_goes_where_it_is_told_to(lab, 
     lab.publish_and_wait("h2", "extra", None, State.REALIZED)
 
 
-def test_an_agent_whose_recording_fills_the_disk_works_on_and_says_so(lab, tmp_path):
+def test_an_agent_whose_recording_fills_the_disk_continues_and_reports_it(lab, tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
     try:
         lab.kill_agent("h1")

@@ -1,4 +1,4 @@
-"""What somebody else changes in the kernel is put right within a look or two, and told as an event."""
+"""Foreign changes in the kernel are repaired within two resyncs, and published as an event."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def repaired_after(lab: SystemLab, damage: Callable[[], None]) -> str:
 
 
 @pytest.mark.parametrize("name", catalogue.KINDS.maps)
-def test_entries_that_somebody_deleted_come_back(lab, name):
+def test_deleted_entries_are_restored(lab, name):
     wanted = lab.entries(HOST, name)
     assert wanted
 
@@ -59,7 +59,7 @@ def test_entries_that_somebody_deleted_come_back(lab, name):
     assert lab.entries(HOST, name) == wanted
 
 
-def test_next_hops_that_somebody_deleted_come_back(lab):
+def test_deleted_next_hops_are_restored(lab):
     wanted = lab.entries(HOST, "next_hops")
     assert wanted
     with lab.map(HOST, "next_hops") as descriptor:
@@ -69,7 +69,7 @@ def test_next_hops_that_somebody_deleted_come_back(lab):
     assert pings(lab, "web-1", "web-2")
 
 
-def test_the_tail_call_that_somebody_emptied_comes_back(lab):
+def test_a_cleared_jump_table_is_restored(lab):
     first = struct.pack("=I", 0)
     with lab.map(HOST, "programs") as descriptor:
         wanted = bpf.lookup(descriptor, first, 4)
@@ -78,7 +78,7 @@ def test_the_tail_call_that_somebody_emptied_comes_back(lab):
         until(lambda: bpf.lookup(descriptor, first, 4) == wanted, "the tail call")
 
 
-def test_an_entry_that_somebody_added_goes(lab):
+def test_a_foreign_entry_is_removed(lab):
     key = mapped(bytes([172, 18, 0, 99]))
 
     def add() -> None:
@@ -89,7 +89,7 @@ def test_an_entry_that_somebody_added_goes(lab):
     assert key not in lab.entries(HOST, "droplets")
 
 
-def test_an_entry_that_somebody_changed_is_put_right(lab):
+def test_a_changed_entry_is_repaired(lab):
     wanted = lab.entries(HOST, "endpoints")
     key = OVERLAY_KEY.pack(1001, mapped(bytes([10, 0, 1, 3])))
     assert key in wanted
@@ -157,7 +157,7 @@ def test_it_is_repaired_when(lab, damage):
 
 
 @pytest.mark.parametrize("said", OFFLOADS)
-def test_an_offload_that_the_data_plane_needs_is_put_right_and_told(lab, said):
+def test_a_disabled_offload_that_the_data_plane_needs_is_repaired_and_reported(lab, said):
     """Without GRO, an endpoint receives nothing from a native redirect; a checksum that waits for hardware is wrong."""
     assert repaired_after(lab, lambda: OFFLOADS[said](lab)) == f"mend veth {NAME}: {said}"
     exchange_tcp(lab, "web-1", "web-2", 100_000)
@@ -181,7 +181,7 @@ def test_offloads_that_changed_while_no_agent_ran_are_in_the_plan_and_put_right_
     exchange_tcp(lab, "web-2", "web-1", 100_000)
 
 
-def test_pins_that_somebody_removed_come_back(lab):
+def test_deleted_pins_are_restored(lab):
     made = lab.made(HOST)
     for pin in [*(lab.pins(HOST) / "maps").iterdir(), *(lab.pins(HOST) / "programs").glob("*/*")]:
         pin.unlink()
@@ -230,7 +230,7 @@ def log_of(lab: SystemLab) -> str:
     return lab.lab.paths.log(HOST).read_text(errors="replace")
 
 
-def test_an_interface_that_becomes_too_narrow_takes_nothing_along_and_ipv4_goes_on(lab):
+def test_an_interface_whose_mtu_becomes_too_small_removes_nothing_and_ipv4_continues(lab):
     """It leaves 538 bytes, fewer than IPv4 asks for. What the tenant put on its interface stays there."""
     inside, document = lab.inside("web-1"), "endpoint.web-1"
     lab.ip(inside, "address", "add", "10.99.0.1/32", "dev", "eth0")
@@ -252,7 +252,7 @@ def test_an_interface_that_becomes_too_narrow_takes_nothing_along_and_ipv4_goes_
     lab.ip(inside, "address", "delete", "10.99.0.1/32", "dev", "eth0")
 
 
-def test_an_address_that_goes_away_for_a_moment_takes_nothing_along(lab):
+def test_an_address_that_is_missing_for_a_moment_removes_nothing(lab):
     """As with a lease that lapses, or a network manager that starts anew. The agent may start anew meanwhile.
 
     The bus is reached by that address, so the agent's log tells.

@@ -47,7 +47,7 @@ def victim(lab: SystemLab) -> Iterator[socket.socket]:
 
 @pytest.fixture(scope="module")
 def stranger(lab: SystemLab) -> Iterator[str]:
-    """A host on the substrate that is no droplet."""
+    """A host on the underlay that is no droplet."""
     namespace = f"{lab.lab.name}_stranger"
     lab.ip(lab.names.fabric, "netns", "add", namespace)
     try:
@@ -78,7 +78,7 @@ FROM_ENDPOINT = {
     "another address": ("source_address", lambda f: f.ip("10.0.1.77", f.other)),
     "the destination's own address": ("source_address", lambda f: f.ip(f.other, f.other)),
     "the gateway's address": ("source_address", lambda f: f.ip("10.0.1.1", f.other)),
-    "an address of the substrate": ("source_address", lambda f: f.ip("172.18.0.11", f.other)),
+    "an address of the underlay": ("source_address", lambda f: f.ip("172.18.0.11", f.other)),
     "another MAC": ("source_mac", lambda f: f.ip(f.own, f.other, mac=OTHER_MAC)),
     "the destination's MAC": ("source_mac", lambda f: f.ip(f.own, f.other, mac=f.other_mac)),
     "an ARP request as someone else": ("source_arp", lambda f: f.arp(1, f.own_mac, "10.0.1.77", f.other)),
@@ -119,7 +119,7 @@ def test_an_endpoint_that_sends(lab, victim, reason, frame):
 
 
 def test_an_endpoints_own_tunnel_packets_are_data_like_any_other(lab, victim):
-    """A tenant may run a tunnel of its own: nobody reads it but the endpoint that it is for."""
+    """A tenant may run a tunnel of its own: only the endpoint that it is for parses it."""
     frames = Frames(lab)
     tunnel = geneve(1001, frames.ip("10.0.1.77", frames.other))
     with udp_socket(lab.inside("web-2"), lab.address("web-2"), GENEVE_PORT) as receiver:
@@ -133,7 +133,7 @@ def test_an_endpoints_own_tunnel_packets_are_data_like_any_other(lab, victim):
 
 
 @pytest.mark.parametrize("destination", ["10.0.1.200", "10.0.9.9", "192.0.2.1", "172.18.0.12"])
-def test_an_address_that_nobody_has_ends_at_a_bouncer_or_divider_with_a_reason(lab, destination):
+def test_packets_to_an_unused_address_end_at_a_bouncer_or_divider_with_a_reason(lab, destination):
     counted = ("no_endpoint", "no_network", "icmp_unreachable_sent_remote")
     before = lab.counters("h3")
     assert ping(lab, "web-1", destination, count=1, wait=1) == 0
@@ -152,7 +152,7 @@ def tunnel_socket(namespace: str) -> socket.socket:
     return sender
 
 
-def test_tunnel_packets_from_a_stranger_are_dropped(lab, stranger, victim):
+def test_tunnel_packets_from_an_unknown_host_are_dropped(lab, stranger, victim):
     before = lab.counters("h2")["unknown_droplet"]
     with tunnel_socket(stranger) as sender:
         for _ in range(TIMES):

@@ -150,7 +150,7 @@ def duplicate_agent(lab: SystemLab) -> Iterator[Lines]:
         task = asyncio.create_task(bus.run())
         while not stop.is_set():
             bus.publish(subjects.status(HOST), said)
-            bus.acknowledge(Acknowledgement("substrate", 1, State.PENDING, 1.0))
+            bus.acknowledge(Acknowledgement("underlay", 1, State.PENDING, 1.0))
             await asyncio.sleep(0.3)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -165,7 +165,7 @@ def duplicate_agent(lab: SystemLab) -> Iterator[Lines]:
         thread.join()
 
 
-def test_two_agents_with_one_name_sweep_nothing_and_the_host_recovers_when_one_is_gone(lab):
+def test_two_agents_with_one_name_remove_nothing_and_the_host_recovers_when_one_stops(lab):
     before = well(lab)
     with nothing_swept(lab):
         with duplicate_agent(lab) as lines, lab.events(HOST, "fault") as events:
@@ -176,17 +176,15 @@ def test_two_agents_with_one_name_sweep_nothing_and_the_host_recovers_when_one_i
             found = fault(lab, "consumer_shared")
             assert "another agent runs under this host's name" in found.detail
             assert any("consumer_shared" in line for event in events() for line in event.detail)
-            until(
-                lambda: stored_acknowledgement(lab, "substrate").state is State.PENDING, "the clone's acknowledgement"
-            )
+            until(lambda: stored_acknowledgement(lab, "underlay").state is State.PENDING, "the clone's acknowledgement")
         assert well(lab).digest == before.digest
         until(
-            lambda: stored_acknowledgement(lab, "substrate").state is State.REALIZED,
+            lambda: stored_acknowledgement(lab, "underlay").state is State.REALIZED,
             "the host's own acknowledgement in the place of the clone's",
         )
 
 
-def test_a_stream_that_is_deleted_and_made_anew_sweeps_nothing_until_somebody_removes_it_by_name(lab):
+def test_a_recreated_stream_removes_nothing_until_documents_are_removed_by_name(lab):
     before = well(lab)
 
     async def delete(client: Client) -> None:
@@ -209,7 +207,7 @@ def test_a_stream_that_is_deleted_and_made_anew_sweeps_nothing_until_somebody_re
         lab.wait_in_sync(host)
 
 
-def test_a_request_to_sweep_that_names_nothing_is_refused_and_leaves_no_line_that_says_otherwise(lab):
+def test_a_sweep_request_without_names_is_refused_and_logs_no_sweep(lab):
     well(lab)
     log = lab.lab.paths.log(HOST)
     before, logged = lab.made(HOST), log.stat().st_size
@@ -247,7 +245,7 @@ def nothing_swept_but_far(lab: SystemLab) -> Iterator[None]:
     assert len(left) == len(endpoints) - 1
 
 
-def test_a_server_restored_from_a_backup_takes_nothing_back_silently(lab, tmp_path):
+def test_a_server_restored_from_a_backup_reverts_nothing_silently(lab, tmp_path):
     """What was published after the backup is kept and named; what is published after the restore is realized."""
     well(lab)
     store = lab.lab.paths.server.directory / "store"

@@ -36,19 +36,19 @@ def test_every_pair_of_a_vpc_answers_the_first_ping_and_all_others(lab):
     assert [(a, b) for one, other in lab.pairs() for a, b in ((one, other), (other, one)) if not pings(lab, a, b)] == []
 
 
-def test_a_mebibyte_crosses_each_tcp_connection_unchanged_both_ways(lab):
+def test_a_mebibyte_crosses_each_tcp_connection_unchanged_in_both_directions(lab):
     for one, other, family in lab.talks():
         exchange_tcp(lab, one, other, MEBIBYTE, family)
 
 
-def test_datagrams_of_all_sizes_up_to_the_mtu_and_in_fragments_arrive_unchanged_both_ways(lab):
+def test_datagrams_of_all_sizes_and_fragments_arrive_unchanged_in_both_directions(lab):
     for one, other, family in lab.talks():
         sizes = datagram_sizes(lab, one, family)
         exchange_udp(lab, one, other, sizes, family)
         exchange_udp(lab, other, one, [1, sizes[-4]], family)
 
 
-def test_an_endpoint_hears_its_own_vpc_and_nobody_else(lab):
+def test_an_endpoint_receives_packets_of_its_own_vpc_only(lab):
     """Every endpoint calls every address; only the endpoint with that address in the caller's VPC receives the call."""
     sockets = {name: udp_socket(lab.inside(name), port=PORT) for name in lab.endpoints}
     heard: dict[str, set[str]] = {name: set() for name in sockets}
@@ -86,8 +86,8 @@ def test_an_address_that_only_another_vpc_has_does_not_answer(lab):
         assert ping(lab, source, lab.address(destination), count=2, wait=1) == 0
 
 
-def test_an_endpoint_reaches_neither_the_substrate_nor_the_bus(lab):
-    server = lab.topology.substrate.server
+def test_an_endpoint_reaches_neither_the_underlay_nor_the_bus(lab):
+    server = lab.topology.underlay.server
     assert ping(lab, lab.endpoints[0], server, count=2, wait=1) == 0
 
 
@@ -102,7 +102,7 @@ def test_what_came_in_is_what_went_out_and_what_was_dropped_and_nothing_is_lost_
     check_crossing(lab)
 
 
-def test_every_host_holds_exactly_what_it_was_told(lab):
+def test_every_host_holds_exactly_its_documents(lab):
     for host in lab.hosts:
         assert lab.plan(host) == ()
         assert lab.status(host).repairs == 0

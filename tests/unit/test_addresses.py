@@ -19,7 +19,7 @@ cidrs = st.builds(
 
 
 @given(st.ip_addresses())
-def test_an_address_survives_the_way_out_and_in(address: IPv4Address | IPv6Address) -> None:
+def test_an_address_survives_formatting_and_parsing(address: IPv4Address | IPv6Address) -> None:
     packed = address.packed
     assert addresses.parse_address(addresses.format_address(packed)) == packed
 
@@ -54,13 +54,13 @@ def test_an_interface_cannot_have_an_address_that_is_not_unicast(text: str) -> N
 
 
 @pytest.mark.parametrize("text", ["fe80::1", "febf::1"])
-def test_an_address_of_one_link_alone_is_refused(text: str) -> None:
+def test_a_link_local_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="link-local"):
         addresses.parse_host_address(text)
 
 
 @pytest.mark.parametrize("text", ["fec0::1", "fd00::1", "2001:db8::1"])
-def test_the_neighbours_of_link_local_are_taken(text: str) -> None:
+def test_addresses_next_to_the_link_local_range_are_accepted(text: str) -> None:
     assert len(addresses.parse_host_address(text)) == 16
 
 
@@ -76,7 +76,7 @@ def test_the_neighbours_of_link_local_are_taken(text: str) -> None:
         ("10.0.0.1/24", "write 10.0.0.0/24"),
     ],
 )
-def test_a_wrong_cidr_is_told_with_the_way_out(text: str, remedy_for: str) -> None:
+def test_an_invalid_cidr_is_reported_with_a_remedy(text: str, remedy_for: str) -> None:
     with pytest.raises(ValueError, match=remedy_for):
         addresses.parse_cidr(text)
 
@@ -90,11 +90,11 @@ def test_the_gateway_is_the_first_host(cidr: str, gateway: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["02:00:00:00:00", "01:00:00:00:00:00", "02-00-00-00-00-01", "02:00:00:00:00:0G", ""])
-def test_what_is_no_unicast_mac_is_refused(text: str) -> None:
+def test_a_mac_that_is_not_unicast_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         addresses.parse_mac(text)
 
 
 @given(st.binary(min_size=6, max_size=6).map(lambda mac: bytes([mac[0] & 0xFE, *mac[1:]])))
-def test_a_mac_survives_the_way_out_and_in(mac: bytes) -> None:
+def test_a_mac_survives_formatting_and_parsing(mac: bytes) -> None:
     assert addresses.parse_mac(addresses.format_mac(mac)) == mac

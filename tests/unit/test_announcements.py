@@ -20,7 +20,7 @@ def announced(announcing: AnnouncementSchedule, begin: float, end: float) -> lis
     return found
 
 
-def test_a_new_place_is_announced_a_few_times_with_pauses() -> None:
+def test_a_new_address_is_announced_a_few_times_with_pauses() -> None:
     announcing = AnnouncementSchedule()
     assert announcing.follow([OLD])
     assert announced(announcing, 100.0, 200.0) == [(100.0 + n * PAUSE, OLD) for n in range(TIMES)]
@@ -53,7 +53,7 @@ def test_an_address_that_cannot_be_announced_yet_is_announced_as_often_later() -
     assert len(announced(announcing, 104.0, 200.0)) == TIMES
 
 
-def test_an_address_that_is_gone_is_announced_no_more() -> None:
+def test_a_removed_address_is_no_longer_announced() -> None:
     announcing = AnnouncementSchedule()
     announcing.follow([OLD])
     announcing.due(100.0)

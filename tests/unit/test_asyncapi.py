@@ -29,7 +29,7 @@ def parsed(file: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_file_is_fresh() -> None:
-    """Write it anew with `make generate`."""
+    """If it is stale, run `make generate`."""
     assert FILE.read_text() == asyncapi.render()
 
 
@@ -88,7 +88,7 @@ def test_no_schema_uses_words_that_its_dialect_does_not_know() -> None:
         assert word not in text
 
 
-def test_words_that_are_listed_are_those_that_the_agent_says() -> None:
+def test_the_listed_values_are_those_that_the_agent_sends() -> None:
     assert set(rpc.PEER_STATES) == {one.value for one in Liveness}
     assert set(status.ATTACHED) == {one.value for one in AttachMode} - {"auto"} | {"none"}
     assert {one.value for one in PathEventKind} <= set(status.EVENTS)
@@ -110,7 +110,7 @@ def test_a_field_with_a_few_values_lists_them(schema: str, field: str, word: str
     assert word in asyncapi.describe()["components"]["schemas"][schema]["properties"][field]["enum"]
 
 
-def test_ways_are_those_that_the_agents_source_names() -> None:
+def test_the_listed_values_of_way_are_those_in_the_agents_source() -> None:
     source = (ROOT / "agent" / "report" / "trace.py").read_text()
     assert all(f'"{way}"' in source for way in rpc.WAYS)
     assert msgspec.structs.fields(rpc.PathReply)[0].name == "way"

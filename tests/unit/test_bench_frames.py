@@ -40,6 +40,6 @@ def test_every_frame_has_the_lengths_and_sums_that_it_declares(frame: bytes) -> 
     assert Ether.build(packet) == frame
 
 
-def test_a_small_inner_frame_is_as_long_as_told() -> None:
+def test_a_small_inner_frame_has_the_requested_length() -> None:
     assert len(frames.sent_by_endpoint()) == frames.INNER_LENGTH
     assert len(frames.in_geneve(bytes(6))) == frames.INNER_LENGTH + lines.OVERHEAD

@@ -172,7 +172,7 @@ def _rounds_of(group: lines.Group, nanoseconds: float) -> dict[str, dict[str, li
 
 
 @pytest.mark.parametrize("group", lines.GROUPS, ids=lambda group: group.title)
-def test_a_group_tells_each_line_beside_its_yardstick_and_leaves_a_direction_out_that_a_line_has_not(
+def test_a_group_shows_each_line_beside_its_yardstick_and_omits_missing_directions(
     group: lines.Group,
 ) -> None:
     grid = sections.group(_rounds_of(group, 150.0), group).grid
@@ -204,7 +204,7 @@ def _bulk(endpoints: int, cpu_seconds: float, yardstick_seconds: float) -> Bulk:
     return Bulk(endpoints, 1.0, cpu_seconds, 0, 100 << 20, 112 * endpoints, runs)
 
 
-def test_the_control_plane_is_judged_beside_what_ran_in_the_same_minutes() -> None:
+def test_the_control_plane_is_compared_with_yardsticks_of_the_same_run() -> None:
     """Twice as slow a machine doubles both sides, and changes no verdict."""
     verdicts = []
     for slow in (1.0, 2.0):

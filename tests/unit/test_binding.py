@@ -132,7 +132,7 @@ def refused(headers: bytes, body: bytes, trusted: str = PUBLISHER) -> str:
 
 
 @pytest.mark.parametrize("left_out", [binding.PUBLISHER, binding.SIGNATURE, binding.VERSION])
-def test_what_is_not_wholly_signed_is_refused(left_out: str) -> None:
+def test_a_partly_signed_message_is_refused(left_out: str) -> None:
     fields = signer().headers(SUBJECT, BODY, removes=False)
     del fields[left_out]
     assert left_out in refused(raw(fields), BODY)
@@ -174,7 +174,7 @@ def test_an_older_document_that_comes_again_is_refused_and_the_same_one_is_not()
 @pytest.mark.parametrize(
     ("first", "second"), [(BODY, BODY + b"x"), (BODY, None), (None, BODY)], ids=["changed", "removed", "published"]
 )
-def test_a_version_that_is_used_twice_is_refused_with_the_way_out_and_the_first_message_still_counts(
+def test_a_version_that_is_used_twice_is_refused_with_a_remedy_and_the_first_message_stays(
     first: bytes | None, second: bytes | None
 ) -> None:
     admission = Admission([PUBLISHER])

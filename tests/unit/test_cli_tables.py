@@ -50,14 +50,14 @@ def printed(capsys: pytest.CaptureFixture[str], kind: str, *items: object) -> st
         ("endpoints", ENDPOINT, Endpoint("b", "front", "d1", ("192.168.1.6",), ENDPOINT.mac, None, 46), "DSCP"),
     ],
 )
-def test_a_column_stands_there_when_one_object_is_unusual(capsys, kind, usual, other, column) -> None:
+def test_a_column_is_shown_if_one_object_has_an_unusual_value(capsys, kind, usual, other, column) -> None:
     assert column not in printed(capsys, kind, usual)
     both = printed(capsys, kind, usual, other).splitlines()
     assert column in both[0]
     assert len({len(line.split()) for line in both[2:]}) == 1
 
 
-def test_counters_end_with_what_the_kernel_dropped_afterwards_or_with_why_that_is_not_known(capsys) -> None:
+def test_counters_end_with_the_frames_lost_in_the_kernel_or_why_they_are_unknown(capsys) -> None:
     now = Counters("h1", 1.0, {}, lost=(LostFrames("no_receiver", "eth0", 1234),))
     tables.counters(now, None, rates=False, wide=False)
     assert capsys.readouterr().out.splitlines()[-1].split() == ["eth0", "no_receiver", "1,234"]
@@ -66,13 +66,13 @@ def test_counters_end_with_what_the_kernel_dropped_afterwards_or_with_why_that_i
     assert capsys.readouterr().out.splitlines()[-1].endswith("are not counted: no BTF")
 
 
-def test_a_way_is_told_with_its_encapsulation() -> None:
+def test_a_trace_is_shown_with_its_encapsulation() -> None:
     answer = PathReply("bouncer", ("10.0.0.2", "10.0.0.3"), encapsulation="geneve")
     assert tables.path_line("a", "fd00::7", answer) == "a -> fd00::7: bouncer, to 10.0.0.2 or 10.0.0.3, by geneve"
     named = PathReply("divider", ("10.0.0.2", "10.0.0.3"), droplets=("d2", "d3"), down=("10.0.0.3",))
     line = "a -> fd00::7: divider, to d2 (10.0.0.2) or d3 (10.0.0.3), which does not answer"
     assert tables.path_line("a", "fd00::7", named) == line
-    assert tables.path_line("a", "8.8.8.8", PathReply("none", reason="outside_vpc")).endswith("no way: outside_vpc")
+    assert tables.path_line("a", "8.8.8.8", PathReply("none", reason="outside_vpc")).endswith("no route: outside_vpc")
 
 
 def status(**more: object) -> Status:
@@ -80,7 +80,7 @@ def status(**more: object) -> Status:
     return Status("h1", "1", "b", 0.0, 60.0, AgentState.DEGRADED, 1, "", *counts, **more)
 
 
-def test_droplets_and_paths_in_trouble_stand_in_the_status_when_there_are_any(capsys) -> None:
+def test_down_droplets_and_narrow_paths_are_shown_in_the_status(capsys) -> None:
     tables.statuses([status()], [], wide=True)
     assert "DOWN" not in capsys.readouterr().out
     tables.statuses([status(down_droplets=("h2",))], ["h3"], wide=True)
@@ -96,21 +96,21 @@ def test_droplets_and_paths_in_trouble_stand_in_the_status_when_there_are_any(ca
 MANY = UnresolvedNextHops(Reason.TABLE_FULL.value, 1200, tuple(f"2001:db8:1:2:3:4:5:{n:x}" for n in range(100)))
 
 
-def test_why_a_host_is_degraded_stands_below(capsys) -> None:
+def test_the_causes_of_degraded_hosts_are_below_the_table(capsys) -> None:
     tables.statuses([status()], [], wide=False)
-    assert "TROUBLE" not in capsys.readouterr().out
+    assert "PROBLEM" not in capsys.readouterr().out
     few = UnresolvedNextHops(Reason.NO_ROUTE.value, 1, ("10.0.0.9",))
     troubled = status(unresolved_next_hops=(MANY, few), unreadable="Network is down: eth0")
     tables.statuses([troubled], ["h3"], wide=True)
     out = capsys.readouterr().out
     (row,) = [line for line in out.splitlines() if line.startswith("h1") and "degraded" in line]
     assert row.split()[-1] == "1201"
-    assert "no way to 10.0.0.9 " in out
+    assert "no next hop to 10.0.0.9 " in out
     assert Reason.NO_ROUTE.value in out
     assert Reason.TABLE_FULL.value in out
     assert MANY.addresses[-1] in out
     assert "and 1,100 more" in out
-    assert "its kernel could not be read" in out
+    assert "the agent cannot read the kernel" in out
     assert "Network is down: eth0" in out
 
 
@@ -128,7 +128,7 @@ HEADINGS = {word for heading in (*tables.STATUS, *tables.TROUBLES) for word in h
 
 
 @pytest.mark.parametrize("columns", [50, 60, 75, 80, 120, 200])
-def test_no_width_breaks_a_heading_or_hides_a_column_without_a_word(capsys, monkeypatch, columns: int) -> None:
+def test_no_width_breaks_a_heading_or_hides_a_column_without_a_notice(capsys, monkeypatch, columns: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     narrow = tuple(NarrowPath(f"host-{n}", "10.0.0.2", 1500, 1400, "h1") for n in range(5))
     uplinks = tuple(UplinkStatus(f"eth{n}", attach_mode="native") for n in range(2))
@@ -143,7 +143,7 @@ def test_no_width_breaks_a_heading_or_hides_a_column_without_a_word(capsys, monk
     assert "answer" in out.split()
 
 
-def test_a_table_that_does_not_fit_is_told_in_blocks(capsys, monkeypatch) -> None:
+def test_a_table_that_does_not_fit_is_printed_as_blocks(capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "24")
     table(("HOST", "NOT REALIZED", "ADDRESSES"), [("h1", "0", "10.0.0.1 10.0.0.2")], "none")
     assert capsys.readouterr().out == (
@@ -151,7 +151,7 @@ def test_a_table_that_does_not_fit_is_told_in_blocks(capsys, monkeypatch) -> Non
     )
 
 
-def test_a_path_is_told_in_one_line(capsys) -> None:
+def test_a_path_to_a_peer_is_one_line(capsys) -> None:
     up = PeerPath("h2", "10.0.0.2", "h1", "up", time.time() - 61, 1500, 1500, 0.00042)
     narrow = PeerPath("h3", "10.0.0.3", "h1", "up", time.time(), 1500, 1400, 0.01)
     silent = PeerPath("h4", "10.0.0.4", "h1", "unknown", time.time(), 1500, 1500)

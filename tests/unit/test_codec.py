@@ -135,7 +135,7 @@ def test_all_wrong_fields_of_a_document_are_named_at_once() -> None:
     ]
 
 
-def test_what_a_sender_wrote_in_place_of_a_name_cannot_confuse_the_path() -> None:
+def test_a_forged_name_cannot_confuse_the_path() -> None:
     found = mistakes({"droplets": [{**DROPLET, "a.b\n": 1, 5: 2}], b"x": []})
     assert [code for _, code in found] == [ErrorCode.UNKNOWN_FIELD, ErrorCode.UNKNOWN_FIELD, ErrorCode.UNKNOWN_KIND]
     assert all("\n" not in path for path, _ in found)
@@ -146,7 +146,7 @@ def test_a_key_that_stands_twice_counts_once_and_its_last_value_counts() -> None
     assert codec.decode_document(twice).droplets == (Droplet("d1", "h1", "10.0.0.1"),)
 
 
-def test_at_most_a_hundred_wrong_fields_are_told_and_the_rest_counted() -> None:
+def test_at_most_a_hundred_invalid_fields_are_listed_and_the_rest_counted() -> None:
     different = [{**ENDPOINT, "id": f"e{n}", "addresses": [f"10.0.0.{n + 1}"], "mac": "?"} for n in range(250)]
     with pytest.raises(DocumentError) as caught:
         codec.decode_document(msgpack.packb({"endpoints": different}))
@@ -208,7 +208,7 @@ def test_readers_of_acknowledgements_ignore_fields_that_they_do_not_know() -> No
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", msgpack.packb({"kind": "x", "limit": 0}), msgpack.packb({"kinds": 1})])
-def test_a_wrong_question_is_a_document_error(body: bytes) -> None:
+def test_an_invalid_request_is_a_document_error(body: bytes) -> None:
     with pytest.raises(DocumentError):
         codec.decode(body, GetRequest)
 
@@ -252,7 +252,7 @@ def test_defaults_are_left_out_of_acknowledgements() -> None:
         ("endpoints[0].addresses[0]", "fe80::5"),
     ],
 )
-def test_a_choice_that_there_is_not_is_named_by_its_field(field: str, value: Any) -> None:
+def test_an_invalid_choice_names_its_field(field: str, value: Any) -> None:
     kind, name = field.partition("[")[0], field.partition(".")[2]
     wrong = {name: value} if name != "addresses[0]" else {"addresses": [value]}
     body = {**WHOLE, kind: [{**WHOLE[kind][0], **wrong}]}

@@ -56,7 +56,7 @@ def test_an_object_that_others_can_write_is_refused(compiled: CompiledObject, tm
         asyncio.run(compile_programs(tmp_path))
 
 
-def test_what_another_user_owns_is_refused_but_for_roots(tmp_path: Path) -> None:
+def test_files_of_another_user_are_refused_except_roots(tmp_path: Path) -> None:
     def owned_by(user: int) -> os.stat_result:
         return os.stat_result((stat.S_IFDIR | 0o700, 0, 0, 1, user, 0, 0, 0, 0, 0))
 
@@ -68,7 +68,7 @@ def test_what_another_user_owns_is_refused_but_for_roots(tmp_path: Path) -> None
 
 def test_each_set_of_features_has_an_object_of_its_own() -> None:
     chosen = (Features(), Features(geneve_port=7000), Features(vxlan_port=0), Features(vlan_tags=True))
-    chosen += (Features(families=frozenset({"ipv4"})), Features(substrate=frozenset({"ipv4"})))
+    chosen += (Features(families=frozenset({"ipv4"})), Features(underlay=frozenset({"ipv4"})))
     assert len({content_hash(features=features) for features in chosen}) == len(chosen)
     assert content_hash(features=Features()) == content_hash()
 
@@ -89,7 +89,7 @@ def test_agents_that_start_together_compile_once(monkeypatch: pytest.MonkeyPatch
     assert len(runs) == 1
 
 
-def test_what_is_in_the_cache_does_not_wait_for_a_compilation(compiled: CompiledObject, tmp_path: Path) -> None:
+def test_a_cached_object_does_not_wait_for_a_compilation(compiled: CompiledObject, tmp_path: Path) -> None:
     asyncio.run(compile_programs(tmp_path))
     descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -34,17 +34,17 @@ def shipped(name: str) -> Documents:
 
 def test_every_host_knows_every_droplet():
     for documents in shipped("four_hosts").values():
-        assert [d.id for d in documents["substrate"].droplets] == ["h1", "h2", "h3", "h4"]
+        assert [d.id for d in documents["underlay"].droplets] == ["h1", "h2", "h3", "h4"]
 
 
-def test_a_host_with_neither_endpoint_nor_role_knows_the_substrate_alone():
+def test_a_host_with_neither_endpoint_nor_role_knows_the_underlay_alone():
     text = (TOPOLOGIES / "one_bouncer.yaml").read_text().replace("vpcs:", "  h4: {address: 172.18.0.14/24}\nvpcs:")
-    assert set(compiled(text)["h4"]) == {"substrate"}
+    assert set(compiled(text)["h4"]) == {"underlay"}
 
 
 def test_an_ordinary_host_knows_its_own_endpoints_and_their_networks_bouncers():
     documents = shipped("two_networks")["h1"]
-    assert set(documents) == {"substrate", "vpc.red", "endpoint.web-1", "endpoint.data-2"}
+    assert set(documents) == {"underlay", "vpc.red", "endpoint.web-1", "endpoint.data-2"}
     assert {n.id: n.bouncers for n in documents["vpc.red"].networks} == {"web": ("h3",), "data": ("h5",)}
     (endpoint,) = documents["endpoint.web-1"].endpoints
     assert endpoint.attachment is not None
@@ -53,7 +53,7 @@ def test_an_ordinary_host_knows_its_own_endpoints_and_their_networks_bouncers():
 
 def test_a_bouncer_knows_all_endpoints_of_its_network_and_of_no_other():
     documents = shipped("two_networks")["h3"]
-    assert set(documents) == {"substrate", "vpc.red", "network.web.p"}
+    assert set(documents) == {"underlay", "vpc.red", "network.web.p"}
     assert {e.id for e in documents["network.web.p"].endpoints} == {"web-1", "web-2"}
     assert all(e.attachment is None for e in documents["network.web.p"].endpoints)
     assert [n.id for n in documents["vpc.red"].networks] == ["web"]
@@ -62,7 +62,7 @@ def test_a_bouncer_knows_all_endpoints_of_its_network_and_of_no_other():
 
 def test_a_divider_knows_all_networks_of_its_vpc_and_no_endpoint():
     documents = shipped("two_networks")["h4"]
-    assert set(documents) == {"substrate", "vpc.red"}
+    assert set(documents) == {"underlay", "vpc.red"}
     assert {n.id for n in documents["vpc.red"].networks} == {"web", "data"}
 
 
@@ -72,7 +72,7 @@ def test_a_bouncer_with_endpoints_of_its_own_lists_each_endpoint_once():
     assert sorted(ids) == ["web-1", "web-2"]
 
 
-def test_one_tenants_host_is_told_nothing_of_another_tenant():
+def test_a_host_of_one_tenant_gets_no_documents_of_another():
     documents = shipped("four_hosts")["h4"]
     assert not any("blue" in name or "shop" in name for name in documents)
 
@@ -129,7 +129,7 @@ def held(host: str, name: str, document: Document | None, sequence: int = 1) -> 
     return Stored(subjects.config(host, name), sequence, headers, codec.encode(document) if document else b"")
 
 
-def test_what_the_stream_holds_already_is_not_published_again():
+def test_documents_in_the_stream_are_not_published_again():
     wanted = shipped("one_bouncer")
     stream = [held(host, name, document) for host, documents in wanted.items() for name, document in documents.items()]
     assert difference(wanted, stream) == []
@@ -146,7 +146,7 @@ def test_removals_go_first_then_changes_then_additions():
     ]
 
 
-def test_documents_of_a_host_that_was_not_asked_about_stay():
+def test_documents_of_hosts_outside_the_request_stay():
     assert difference({"h1": {}}, [held("h2", "gone", Document())]) == []
 
 

@@ -28,7 +28,7 @@ def topology() -> Topology:
 
 
 def address(compose: dict[str, Any], service: str) -> str:
-    return str(compose["services"][service]["networks"]["substrate"]["ipv4_address"])
+    return str(compose["services"][service]["networks"]["underlay"]["ipv4_address"])
 
 
 def test_every_droplet_is_a_container_with_its_address(compose, topology):
@@ -37,7 +37,7 @@ def test_every_droplet_is_a_container_with_its_address(compose, topology):
 
 
 def test_the_server_is_where_the_controller_and_the_agents_look_for_it(compose, topology):
-    server = topology.substrate.server
+    server = topology.underlay.server
     assert address(compose, "nats") == server
     for name in topology.droplets:
         settings = load_settings(None, compose["services"][name]["environment"])
@@ -51,8 +51,8 @@ def test_every_container_logs_in_as_its_own_host(compose, topology):
         assert settings.bus.nkey_seed_file == f"/bus/keys/{name}.nk"
 
 
-def test_the_network_is_the_substrate(compose, topology):
-    assert [c["subnet"] for c in compose["networks"]["substrate"]["ipam"]["config"]] == list(topology.substrate.cidrs)
+def test_the_network_is_the_underlay(compose, topology):
+    assert [c["subnet"] for c in compose["networks"]["underlay"]["ipam"]["config"]] == list(topology.underlay.cidrs)
 
 
 def test_every_container_makes_the_namespaces_that_its_documents_name(compose, topology):

@@ -125,6 +125,6 @@ def test_a_stream_of_the_page_is_that_of_the_simulated_controller(name: str, str
     assert {key: made[key] for key in asked if key in made} == {key: asked[key] for key in asked if key in made}
 
 
-def test_every_method_stands_on_the_page() -> None:
+def test_every_method_is_on_the_page() -> None:
     methods = PAGE.partition("## Requests to a host")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", methods, re.MULTILINE)) == set(subjects.RPC_VERBS)

@@ -26,7 +26,7 @@ def answer(revision: int, state: State = State.REALIZED, document: str = "a") ->
     return Acknowledgement(document, revision, state, 0.0)
 
 
-def test_a_realized_answer_converges_and_its_time_is_counted_from_publishing():
+def test_a_realized_acknowledgement_converges_and_its_time_is_counted_from_publishing():
     tracker = Tracker()
     tracker.expect(published(5, at=10.0))
     assert not tracker.converged
@@ -35,14 +35,14 @@ def test_a_realized_answer_converges_and_its_time_is_counted_from_publishing():
     assert tracker.report().hosts["h1"].p50 == 0.25
 
 
-def test_an_answer_may_come_before_its_revision_is_known():
+def test_an_acknowledgement_may_arrive_before_its_revision_is_known():
     tracker = Tracker()
     tracker.answered("h1", answer(5), 10.0)
     tracker.expect(published(5, at=9.0))
     assert tracker.converged
 
 
-def test_an_answer_to_an_older_revision_is_no_answer():
+def test_an_acknowledgement_of_an_older_revision_does_not_count():
     tracker = Tracker()
     tracker.expect(published(6))
     tracker.answered("h1", answer(5), 1.0)
@@ -50,7 +50,7 @@ def test_an_answer_to_an_older_revision_is_no_answer():
     assert tracker.report().hosts["h1"].unanswered == 1
 
 
-def test_an_old_answer_that_comes_late_takes_nothing_back():
+def test_a_late_acknowledgement_of_an_older_revision_changes_nothing():
     tracker = Tracker()
     tracker.expect(published(6))
     tracker.answered("h1", answer(6), 1.0)
@@ -78,7 +78,7 @@ def test_what_was_realized_can_fail_later():
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
-def test_every_order_of_publications_and_answers_ends_the_same(order):
+def test_every_order_of_publications_and_acknowledgements_ends_the_same(order):
     tracker = Tracker()
     steps = [
         lambda: tracker.expect(published(5)),
@@ -120,7 +120,7 @@ def test_percentiles_are_values_that_were_seen():
     assert percentile([], 0.5) is None
 
 
-def test_an_answer_is_described_with_its_reasons():
+def test_an_acknowledgement_is_described_with_its_reasons():
     pending = Acknowledgement("a", 1, State.PENDING, 0.0, missing=(Reference("networks", "web"),))
     assert describe(pending) == "pending: networks web is missing"
     failures = tuple(KernelFailure(28, "ENOSPC", f"endpoints[{n}]", "map is full") for n in range(5))
@@ -145,7 +145,7 @@ def test_a_removed_document_is_none_and_its_removal_is_waited_for():
     assert tracker.report().hosts["h1"].documents == 1
 
 
-def test_what_was_published_before_has_no_time():
+def test_documents_published_earlier_have_no_time():
     tracker = Tracker()
     tracker.expect(published(5, at=None))
     tracker.answered("h1", answer(5), 1.0)
@@ -170,7 +170,7 @@ def test_only_rejections_leave_nothing_to_wait_for(state, final):
     assert tracker.report().headline == f"not everything was realized{'' if final else ' in time'}:"
 
 
-def test_what_waits_for_a_rejected_document_leaves_nothing_to_wait_for_either():
+def test_documents_pending_on_rejected_ones_are_not_waited_for_either():
     tracker = Tracker()
     network = Network("web", "red", ("10.0.1.0/24",), ("d1",))
     tracker.holds({"h1": {"vpc.red": Document(networks=(network,))}})
@@ -185,7 +185,7 @@ def test_what_waits_for_a_rejected_document_leaves_nothing_to_wait_for_either():
     assert not tracker.final, "somebody else may publish it"
 
 
-async def test_waiting_ends_when_all_that_is_left_is_rejected_and_no_answer_comes_any_more(monkeypatch):
+async def test_waiting_ends_when_only_rejected_documents_are_left_and_no_acknowledgement_arrives(monkeypatch):
     monkeypatch.setattr(convergence, "QUIET", 0.05)
     watcher = Watcher(cast(Client, None))
     watcher.tracker.expect(published(5))

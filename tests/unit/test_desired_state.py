@@ -1,4 +1,4 @@
-"""Which revision is in force, and what its document is told."""
+"""Which revision of a document is in force, and how it is acknowledged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from protocol.acknowledgements import KernelFailure, State
 from protocol.documents import Attachment, Document, Endpoint
 from protocol.errors import ErrorCode
 
-SUBSTRATE, REST = Document(droplets=DOCUMENT.droplets), Document((), *(DOCUMENT.vpcs, DOCUMENT.networks))
+UNDERLAY, REST = Document(droplets=DOCUMENT.droplets), Document((), *(DOCUMENT.vpcs, DOCUMENT.networks))
 
 
 def test_a_document_waits_for_what_it_refers_to_and_names_it() -> None:
@@ -21,8 +21,8 @@ def test_a_document_waits_for_what_it_refers_to_and_names_it() -> None:
     verdict = desired.documents.verdict("rest")
     assert verdict.state is State.PENDING
     assert [(missing.kind, missing.id) for missing in verdict.missing] == [("droplets", "d1"), ("droplets", "d2")]
-    desired.documents.put("substrate", 2, codec.encode(SUBSTRATE))
-    assert desired.resolve().changed_documents == {"rest", "substrate"}
+    desired.documents.put("underlay", 2, codec.encode(UNDERLAY))
+    assert desired.resolve().changed_documents == {"rest", "underlay"}
 
 
 def test_a_revision_that_the_kernel_refused_gives_way_until_it_is_tried_again() -> None:
@@ -31,7 +31,7 @@ def test_a_revision_that_the_kernel_refused_gives_way_until_it_is_tried_again() 
     documents.put("all", 1, codec.encode(DOCUMENT))
     desired.resolve()
     documents.confirm(["all"])
-    documents.put("all", 2, codec.encode(SUBSTRATE))
+    documents.put("all", 2, codec.encode(UNDERLAY))
     desired.resolve()
     documents.fail("all", (KernelFailure(12, "ENOMEM", "x", "y"),))
     desired.resolve()
@@ -42,14 +42,14 @@ def test_a_revision_that_the_kernel_refused_gives_way_until_it_is_tried_again() 
     assert (documents.verdict("all").state, documents.verdict("all").in_force) == (State.REALIZED, 2)
 
 
-def test_an_older_revision_that_comes_late_is_no_news() -> None:
+def test_a_late_older_revision_is_ignored() -> None:
     desired = Desired(HERE)
     assert desired.documents.put("all", 5, codec.encode(DOCUMENT))
     assert not desired.documents.put("all", 4, b"")
     assert not desired.documents.remove("all", 5)
 
 
-def test_a_document_without_room_is_tried_again_when_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_that_exceeded_a_map_is_resolved_again_when_there_is_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.core.model.endpoint_slots.MAX_SLOTS", 2)
     desired = Desired(HERE)
     desired.documents.put("base", 1, codec.encode(Document(DOCUMENT.droplets, DOCUMENT.vpcs, DOCUMENT.networks)))
@@ -65,7 +65,7 @@ def test_a_document_without_room_is_tried_again_when_there_is_some(monkeypatch: 
     assert desired.resolve(removing=True).affected == set()
 
 
-def test_the_number_of_an_interface_that_still_stands_is_not_given_to_another() -> None:
+def test_the_slot_of_an_existing_interface_is_not_reused() -> None:
     desired = Desired(HERE, {"endpoints": {"gone": 0}})
     desired.documents.put("all", 1, codec.encode(DOCUMENT))
     desired.resolve()

@@ -1,4 +1,4 @@
-"""The digest of what is realized does not depend on the way there."""
+"""The digest of realized documents does not depend on their order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_order_does_not_matter_and_removal_undoes(documents, chance) -> None:
     assert digest.text(total) == "0" * 32
 
 
-def test_a_published_value_holds_other_implementations_to_it() -> None:
+def test_a_published_vector_binds_other_implementations() -> None:
     """BLAKE2b-128 over the bytes 61 00 05 00 00 00 00 00 00 00, read as a little-endian number."""
     assert digest.text(digest.add(0, "a", 5)) == "4b04d99c01bb7b73a9231f85d128e4db"
 

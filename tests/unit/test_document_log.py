@@ -111,7 +111,7 @@ def test_headers_with_and_without_status() -> None:
     assert parse_headers(b"\xff\xfe").status == 0
 
 
-def test_answers_that_cannot_be_read_are_errors() -> None:
+def test_replies_that_cannot_be_decoded_are_errors() -> None:
     assert parse_pub_ack(b'{"stream":"S","seq":3}').error is None
     for body in (b"", b"{}", b"[1]", b'{"error":{"code":503,"description":"no space"}}'):
         assert parse_pub_ack(body).error is not None
@@ -128,14 +128,14 @@ def test_only_newer_revisions_of_each_document_are_delivered() -> None:
     assert take(log, server).deliveries == [Delivery("a", 2, b"y")]
 
 
-def test_a_message_that_the_server_sends_again_is_no_news() -> None:
+def test_a_redelivered_message_is_ignored() -> None:
     log, _ = in_sync("a", "b")
     again = b"$JS.ACK.DROPLET_CONFIG.h1.2.1.3.%d.0" % EPOCH
     batch = log.sort([Message(b"droplet.v1.h1.config.a", again, b"x", None)])
     assert (batch.reset_reason, batch.deliveries, batch.answers) == (None, [], [(again, b"")])
 
 
-def test_what_the_handler_did_not_take_comes_again() -> None:
+def test_messages_that_the_handler_did_not_process_are_redelivered() -> None:
     log, server = in_sync("a")
     server.publish("b")
     log.sort(server.deliver())
@@ -143,7 +143,7 @@ def test_what_the_handler_did_not_take_comes_again() -> None:
     assert [delivery.document for delivery in take(log, server).deliveries] == ["b"]
 
 
-def test_a_removal_is_told_from_an_empty_body() -> None:
+def test_a_removal_is_distinguished_from_an_empty_document() -> None:
     log, server = in_sync()
     server.remove("a")
     server.publish("b", b"")
@@ -173,7 +173,7 @@ def test_idle_heartbeats_prove_nothing() -> None:
     assert log.waiting == 1
 
 
-def test_a_snapshot_whose_last_messages_were_deleted_is_complete_by_the_servers_word() -> None:
+def test_a_snapshot_whose_last_messages_were_deleted_is_complete_when_the_server_has_none_left() -> None:
     log, server = DocumentLog("h1"), Server()
     server.publish("a")
     server.publish("b")
@@ -184,7 +184,7 @@ def test_a_snapshot_whose_last_messages_were_deleted_is_complete_by_the_servers_
     assert log.completed()
 
 
-def test_another_consumer_begins_the_snapshot_anew() -> None:
+def test_another_consumer_restarts_the_snapshot() -> None:
     log, server = in_sync("a", "b")
     server.created, server.stream = "made again", {}
     server.sequence = 0
@@ -198,7 +198,7 @@ def test_another_consumer_begins_the_snapshot_anew() -> None:
 
 @pytest.mark.parametrize("seen", [2, 4])
 def test_a_delivery_that_does_not_follow_the_last_one_is_left_out_with_all_after_it(seen: int) -> None:
-    """A larger number: another reader got some. A smaller one: somebody reset the consumer."""
+    """A larger number: another reader got deliveries. A smaller one: another client reset the consumer."""
     log, _ = in_sync("a", "b")
     reply = b"$JS.ACK.DROPLET_CONFIG.h1.1.9.%d.%d.0" % (seen, EPOCH)
     batch = log.sort([Message(b"droplet.v1.h1.config.c", reply, b"x", None)])
@@ -206,7 +206,7 @@ def test_a_delivery_that_does_not_follow_the_last_one_is_left_out_with_all_after
 
 
 @pytest.mark.parametrize("last", [0, 1, 3])
-def test_a_heartbeat_with_another_count_than_ours_is_a_gap(last: int) -> None:
+def test_a_heartbeat_with_another_sequence_is_a_gap(last: int) -> None:
     log, _ = in_sync("a", "b")
     assert log.idle(2) is None
     assert log.idle(last) is ResetReason.GAP
@@ -219,7 +219,7 @@ def test_messages_without_their_bodies_are_no_documents() -> None:
     assert (batch.reset_reason, batch.deliveries) == (ResetReason.HEADERS_ONLY, [])
 
 
-def test_a_reconnection_goes_on_where_the_last_messages_come_again_as_they_were() -> None:
+def test_a_reconnection_continues_if_the_last_messages_are_redelivered_unchanged() -> None:
     log, server = in_sync(*(f"d{number}" for number in range(40)))
     server.publish("d39", b"superseded meanwhile")
     server.publish("new")
@@ -238,7 +238,7 @@ def restored(server: Server, backup: dict[str, tuple[int, int, bytes, bytes | No
 
 @pytest.mark.parametrize("published", [0, 1, 3, 5, 9])
 @pytest.mark.parametrize("lost", [1, 3, 5])
-def test_a_stream_that_went_back_is_noticed_however_many_messages_follow(lost: int, published: int) -> None:
+def test_a_reverted_stream_is_noticed_however_many_messages_follow(lost: int, published: int) -> None:
     """Its new messages may have the sequences of those that were lost, or greater ones."""
     log, server = in_sync("a", "b", "c")
     backup, sequence = dict(server.stream), server.sequence
@@ -265,7 +265,7 @@ def test_a_stream_that_went_back_is_noticed_however_many_messages_follow(lost: i
     st.lists(st.sampled_from("abcdefgh"), max_size=30),
     st.integers(1, 4),
 )
-def test_what_is_known_after_a_reconnection_is_what_the_stream_holds(
+def test_after_a_reconnection_the_documents_are_those_of_the_stream(
     history: list[tuple[str, bool]], backed_up: int, later: list[str], recent: int
 ) -> None:
     """Whether the stream is the same, or one that was restored from a backup of any moment and went on."""
@@ -315,7 +315,7 @@ def test_removed_documents_do_not_pile_up() -> None:
     assert take(log, server).deliveries == []
 
 
-def test_a_message_of_another_host_or_another_consumer_is_a_stranger() -> None:
+def test_a_message_of_another_host_or_consumer_is_ignored() -> None:
     log, _ = in_sync("a")
     ours = b"$JS.ACK.DROPLET_CONFIG.h1.1.2.2.%d.0" % EPOCH
     others = b"$JS.ACK.DROPLET_CONFIG.h2.1.9.7.%d.0" % EPOCH
@@ -331,7 +331,7 @@ def test_a_message_of_another_host_or_another_consumer_is_a_stranger() -> None:
     assert batch.answers == [(ours, b"+TERM")]
 
 
-def test_a_subject_that_can_be_no_documents_stands_until_its_message_is_removed() -> None:
+def test_an_invalid_subject_is_reported_until_its_message_is_removed() -> None:
     log, server = in_sync("a")
     server.publish("UPPER")
     batch = take(log, server)

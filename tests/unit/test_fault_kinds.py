@@ -20,5 +20,5 @@ def test_every_kind_of_fault_that_is_reported_is_listed_with_what_to_do() -> Non
     assert reported - {"more"} <= LISTED
 
 
-def test_every_kind_that_is_listed_stands_in_the_sources() -> None:
+def test_every_listed_kind_is_in_the_sources() -> None:
     assert {kind for kind in LISTED if f'"{kind}"' not in SOURCES} == set()

@@ -16,7 +16,7 @@ def test_by_default_everything_is_compiled_in_but_tags() -> None:
     )
 
 
-def test_what_is_off_is_compiled_out_and_the_order_stays() -> None:
+def test_disabled_features_are_compiled_out_and_the_order_stays() -> None:
     off = Features(7000, 0, frozenset({"ipv4"}), frozenset({"ipv6"}), vlan_tags=True)
     assert off.flags() == (
         "-DGENEVE_PORT=7000",
@@ -28,5 +28,5 @@ def test_what_is_off_is_compiled_out_and_the_order_stays() -> None:
     )
 
 
-def test_a_packed_address_tells_its_family() -> None:
+def test_the_length_of_a_packed_address_is_its_family() -> None:
     assert [family_of(bytes(4)), family_of(bytes(16))] == ["ipv4", "ipv6"]

@@ -169,7 +169,7 @@ def test_no_module_imports_another_in_a_circle() -> None:
     assert_acyclic({name: IMPORTS[name] & MODULES.keys() for name in MODULES})
 
 
-def test_the_core_is_packages_of_one_subject_and_of_a_size_to_survey() -> None:
+def test_the_core_consists_of_packages_of_bounded_size() -> None:
     sizes: dict[str, int] = {}
     for name in MODULES.keys() - FOLDERS:
         if inside(name, ["agent.core"]):

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller_sim.topology.ipam import ExhaustedError, allocate, mac_of
-from controller_sim.topology.model import Droplet, Endpoint, Network, Subnet, Substrate, Topology, Vpc, gateway_of
+from controller_sim.topology.model import Droplet, Endpoint, Network, Subnet, Topology, Underlay, Vpc, gateway_of
 from protocol.addresses import parse_mac
 
 
 def cloud(*endpoints: Endpoint, cidr: str = "10.0.1.0/24", more: tuple[str, ...] = ()) -> Topology:
     cidrs = (cidr, *more)
     return Topology(
-        Substrate((Subnet("substrate", ("172.18.0.0/24",)),), ("172.18.0.1",)),
+        Underlay((Subnet("underlay", ("172.18.0.0/24",)),), ("172.18.0.1",)),
         {"h1": Droplet("h1", "172.18.0.11", "h1")},
         {"red": Vpc("red", 1, ("10.0.0.0/16",)), "blue": Vpc("blue", 2, ("10.0.0.0/16",))},
         {"web": Network("web", "red", cidrs), "shop": Network("shop", "blue", cidrs)},
@@ -30,7 +30,7 @@ def test_the_lowest_free_addresses_are_given_in_the_files_order_but_not_the_gate
     assert found["a"].address == "10.0.1.3"
 
 
-def test_a_written_address_is_kept_and_given_to_nobody_else():
+def test_a_configured_address_is_kept_and_not_allocated_to_others():
     found = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1", ("10.0.1.2",), "02:00:00:00:00:aa")))
     assert found["b"].address == "10.0.1.2"
     assert found["b"].mac == "02:00:00:00:00:aa"
@@ -75,7 +75,7 @@ def test_an_endpoint_that_moves_to_another_range_gets_a_new_address():
     assert after["a"].address == "10.0.7.2"
 
 
-def test_a_written_address_wins_over_one_from_before():
+def test_a_configured_address_takes_precedence_over_an_earlier_one():
     before = allocate(cloud(Endpoint("a", "web", "h1")))
     after = allocate(cloud(Endpoint("a", "web", "h1"), Endpoint("b", "web", "h1", before["a"].addresses)), before)
     assert after["b"].address == before["a"].address

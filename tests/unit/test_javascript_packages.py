@@ -18,13 +18,13 @@ def test_every_package_is_locked_by_its_hash_and_has_no_address() -> None:
         assert "resolved" not in one, name
 
 
-def test_what_is_asked_for_is_one_version_each() -> None:
+def test_each_dependency_is_pinned_to_one_version() -> None:
     asked = json.loads((FOLDER / "package.json").read_text())["dependencies"]
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in asked.values())
     assert LOCK["packages"][""]["dependencies"] == asked
 
 
-def test_npm_is_told_to_keep_addresses_out_and_to_run_no_scripts() -> None:
+def test_npm_records_no_addresses_and_runs_no_scripts() -> None:
     settings = (FOLDER / ".npmrc").read_text().splitlines()
     assert {"omit-lockfile-registry-resolved=true", "ignore-scripts=true"} <= set(settings)
     assert not any(line.startswith(("registry", "@", "//")) for line in settings)

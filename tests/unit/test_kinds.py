@@ -140,7 +140,7 @@ def test_pieces_are_of_bounded_size_and_list_each_object_once(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("path", NAME_NO_KIND)
-def test_what_iterates_over_the_kinds_names_none(path: str) -> None:
+def test_code_that_iterates_over_the_kinds_names_none(path: str) -> None:
     names = {*KINDS, *(kind.singular for kind in catalogue.KINDS)}
     modules = {f"agent.core.kinds.{name}" for name in KINDS}
     if path != "agent/core/kinds/catalogue.py":

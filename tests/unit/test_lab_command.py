@@ -47,7 +47,7 @@ def test_a_number_out_of_range_is_wrong_usage(arguments):
     assert f"Invalid value for '{arguments[-2]}'" in done.output
 
 
-def test_what_became_of_a_transfer_is_one_line():
+def test_the_result_of_a_transfer_is_one_line():
     assert str(Transfer(0, 0, False, failure="no connection: refused")) == "no connection: refused"
     assert str(Transfer(0, 0, True)) == "nothing came"
     assert str(Transfer(10**6, 1.0, True, failure="interrupted")).endswith(
@@ -57,13 +57,13 @@ def test_what_became_of_a_transfer_is_one_line():
     assert Transfer(10**6, 1.0, True).well
 
 
-def test_what_became_of_datagrams_is_one_line():
+def test_the_result_of_datagrams_is_one_line():
     assert datagrams_text({1: True, 100: True}) == "UDP of 1, 100 bytes: all returned intact"
     assert datagrams_text({1: True, 100: False}) == "UDP of 1, 100 bytes: 1 of 2 returned intact, not 100"
     assert datagrams_text({1: False}) == "UDP of 1 bytes: 0 of 1 returned intact"
 
 
-def test_why_there_is_no_connection_is_said_in_words():
+def test_a_failed_connection_is_explained():
     assert reason_of(TimeoutError()) == "timed out"
     assert reason_of(ConnectionRefusedError(111, "x")) == "refused"
     assert reason_of(OSError(113, "No route to host")) == "No route to host"
@@ -74,7 +74,7 @@ def transfer_process(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_sender_without_a_receiver_says_so_without_a_traceback_and_a_receiver_without_its_address_too():
+def test_a_sender_without_a_receiver_and_a_receiver_without_its_address_fail_with_one_line():
     with socket.socket() as bound:  # bound and not listening: refused, and no other process can take the port
         bound.bind(("127.0.0.1", 0))
         port = str(bound.getsockname()[1])
@@ -83,7 +83,7 @@ def test_a_sender_without_a_receiver_says_so_without_a_traceback_and_a_receiver_
         assert said == ("the receiver cannot listen: Address already in use\n", "")
 
 
-def test_a_receiver_tells_what_came_as_json():
+def test_a_receiver_reports_its_result_as_json():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = str(bound.getsockname()[1])

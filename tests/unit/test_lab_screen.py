@@ -18,7 +18,7 @@ def status(**more: object) -> Status:
     return Status("h1", "1", "b", 0.0, 60.0, AgentState.DEGRADED, 1, "", *counts, **more)
 
 
-def test_what_is_published_is_counted_among_the_documents_that_there_are():
+def test_published_documents_are_counted_among_all_documents():
     assert screen.published_text(Progress(published=4, removed=1), 23) == "4 of 23 documents published, 1 removed"
     assert screen.published_text(Progress(), 23) == "no document differs"
 
@@ -32,7 +32,7 @@ def test_times_are_shown_only_where_something_was_published():
     assert "p50" not in columns(Report({"h1": host_report(5, 5)}))
 
 
-def test_what_several_hosts_say_is_told_once_with_their_names():
+def test_a_problem_of_several_hosts_is_one_line_with_their_names():
     silent = UnresolvedNextHops("no answer to ARP", 2, ("10.9.0.1", "10.9.0.2"))
     found = troubles(
         {
@@ -45,7 +45,7 @@ def test_what_several_hosts_say_is_told_once_with_their_names():
         }
     )
     assert found == [
-        "h1, h2 have no way to 10.9.0.1, 10.9.0.2: no answer to ARP",
+        "h1, h2 have no next hop to 10.9.0.1, 10.9.0.2: no answer to ARP",
         "h1, h2 get no answer from d9",
         "h1 gets no answer from d8",
         "h3 could not read the kernel: Network is down",
@@ -53,7 +53,7 @@ def test_what_several_hosts_say_is_told_once_with_their_names():
     ]
 
 
-def test_reasons_stand_a_line_each_and_count_documents_that_there_are(capsys):
+def test_each_reason_is_one_line_and_counts_existing_documents(capsys):
     report = Report({"h1": host_report(5, 5, removing=1), "h2": host_report(5, 3)}, ("h2 x: pending [x]",))
     found = LabStatus(True, {"h1": False, "h2": False, "h3": True}, dict.fromkeys(("h1", "h2", "h3")), report)
     screen.print_reasons(found.reasons)
@@ -67,7 +67,7 @@ def test_reasons_stand_a_line_each_and_count_documents_that_there_are(capsys):
     ]
 
 
-def test_a_failed_pair_is_a_word_in_the_table_and_a_line_beneath():
+def test_a_failed_pair_is_marked_in_the_table_and_explained_below():
     pairs = {
         ("a", "b"): Pair("a", "b", True, ("IPv4 UDP: no answer", "IPv4 TCP")),
         ("b", "a"): Pair("b", "a", True, ()),

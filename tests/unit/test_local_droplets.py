@@ -14,7 +14,7 @@ wishes = st.lists(
 
 
 @given(st.lists(st.tuples(wishes, st.booleans()), max_size=8))
-def test_a_place_is_kept_and_never_passes_from_one_to_another_in_one_step(steps) -> None:
+def test_an_index_is_kept_and_never_reassigned_in_one_step(steps) -> None:
     places = {}
     for wanted, keep in steps:
         before, (places, left_out) = places, assign_indexes(places, wanted, keep=keep)
@@ -26,14 +26,14 @@ def test_a_place_is_kept_and_never_passes_from_one_to_another_in_one_step(steps)
         assert not keep or before.keys() <= places.keys()
 
 
-def test_there_are_as_many_places_as_the_map_has() -> None:
+def test_there_are_as_many_indexes_as_the_map_has_entries() -> None:
     wanted = ingress_addresses(bytes([10, 0, 0, 1]), range(1, MAX_LOCAL_DROPLETS + 3))
     places, left_out = assign_indexes({}, wanted, keep=False)
     assert len(places) == MAX_LOCAL_DROPLETS
     assert left_out == wanted[-2:]
 
 
-def test_places_are_read_back_from_the_map() -> None:
+def test_indexes_are_read_back_from_the_map() -> None:
     address = mapped(bytes([10, 0, 0, 1]))
     entries = {U32.pack(index): LOCAL_DROPLET.pack(address, 9, index, 9, bytes(6), 0, 0) for index in (3, 1)}
     entries[U32.pack(0)] = bytes(LOCAL_DROPLET.size)

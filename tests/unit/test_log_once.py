@@ -15,7 +15,7 @@ VETH = DeleteVeth("web-1", 7)
 BUSY = Failure(VETH, errno.EBUSY, "interface web-1", "in use")
 
 
-def test_what_stands_is_said_once_and_a_change_of_it_again() -> None:
+def test_a_lasting_condition_is_logged_once_and_again_when_it_changes() -> None:
     once = LogOnce()
     assert [once.is_new("web-1", text) for text in ("a", "a", "b", "b")] == [True, False, True, False]
     assert once.is_new("web-2", "b")

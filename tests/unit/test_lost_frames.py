@@ -25,7 +25,7 @@ def name(ifindex: int) -> str:
     return {2: "eth0"}.get(ifindex, f"interface {ifindex}")
 
 
-def test_counts_of_one_reason_and_place_are_one() -> None:
+def test_counts_of_one_reason_and_interface_are_added() -> None:
     other = FrameLoss(FailureKind.TRANSMIT, errno.EOPNOTSUPP, 2)
     gone = FrameLoss(FailureKind.REDIRECT, errno.EINVAL, 7)
     assert lost_frames({LOST: 3, other: 4, gone: 1}, name) == (
@@ -34,13 +34,13 @@ def test_counts_of_one_reason_and_place_are_one() -> None:
     )
 
 
-def test_an_error_that_nobody_knows_is_named_by_its_number() -> None:
+def test_an_unknown_errno_is_shown_by_its_number() -> None:
     assert loss_reason_of(FrameLoss(FailureKind.TRANSMIT, errno.EIO, 2)).reason == "transmit_eio"
     assert loss_reason_of(FrameLoss(FailureKind.REDIRECT, 4711, 2)).reason == "redirect_4711"
     assert loss_reason_of(FrameLoss(FailureKind.EXCEPTION, errno.EOPNOTSUPP, 2)).reason == "transmit_eopnotsupp"
 
 
-def test_what_goes_on_is_a_fault_until_it_has_been_quiet_for_a_minute() -> None:
+def test_continuing_losses_are_a_fault_until_a_minute_without_any() -> None:
     watch = LossWatch()
     watch.look({LOST: 100}, 0.0)
     assert watch.faults(name) == [], "what was lost before the agent's start is history"
@@ -57,7 +57,7 @@ def test_what_goes_on_is_a_fault_until_it_has_been_quiet_for_a_minute() -> None:
     assert watch.faults(name) == []
 
 
-def test_a_reason_that_is_new_counts_from_nothing_and_a_full_queue_is_no_fault() -> None:
+def test_a_new_reason_counts_from_zero_and_a_full_queue_is_no_fault() -> None:
     watch = LossWatch()
     watch.look({}, 0.0)
     for second in range(1, 4):
@@ -65,7 +65,7 @@ def test_a_reason_that_is_new_counts_from_nothing_and_a_full_queue_is_no_fault()
     assert [fault.subject for fault in watch.faults(name)] == ["eth0 (no_redirects)"]
 
 
-def test_losses_at_an_endpoint_are_not_blamed_on_the_attach_mode_since_the_agent_repairs_them() -> None:
+def test_losses_at_an_endpoint_do_not_suggest_another_attach_mode() -> None:
     watch = LossWatch()
     endpoint = LOST._replace(ifindex=IFINDEX_BASE + 3)
     for second in range(3):
@@ -75,7 +75,7 @@ def test_losses_at_an_endpoint_are_not_blamed_on_the_attach_mode_since_the_agent
     assert "attach_mode" in remedies["eth0 (no_redirects)"]
 
 
-def test_losses_are_counted_only_on_kernels_on_which_that_was_tried() -> None:
+def test_losses_are_counted_only_on_tested_kernels() -> None:
     assert why_too_old("6.1.0-56-amd64") == why_too_old("6.18.44-cloud") == why_too_old("7.0-rc1") == ""
     assert "Linux 6.0.19 is older than 6.1" in why_too_old("6.0.19")
     assert why_too_old("5.18.0")

@@ -43,7 +43,7 @@ async def keep(managed: ManagedNeighbours, netlink: FakeNetlink, *hops: Hop) -> 
 
 
 @pytest.mark.parametrize("number", [errno.ENOBUFS, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP])
-async def test_a_refused_one_is_remembered_and_the_others_are_kept(number: int) -> None:
+async def test_a_refused_neighbour_is_remembered_and_the_others_are_kept(number: int) -> None:
     managed, netlink = ManagedNeighbours(), FakeNetlink(n2=number)
     await keep(managed, netlink, *HOPS)
     assert netlink.asked == ["10.0.0.1", "10.0.0.3", "10.0.0.4"]
@@ -51,7 +51,7 @@ async def test_a_refused_one_is_remembered_and_the_others_are_kept(number: int) 
     assert managed.managed
 
 
-async def test_a_refused_one_is_tried_again_after_the_next_look_and_not_before() -> None:
+async def test_a_refused_neighbour_is_tried_again_after_the_next_scan_and_not_before() -> None:
     managed, netlink = ManagedNeighbours(), FakeNetlink(n2=errno.ENOBUFS)
     await keep(managed, netlink, *HOPS)
     netlink.refused.clear()
@@ -63,7 +63,7 @@ async def test_a_refused_one_is_tried_again_after_the_next_look_and_not_before()
     assert managed.refused == {}
 
 
-async def test_a_refused_one_is_tried_again_when_its_interface_changes() -> None:
+async def test_a_refused_neighbour_is_tried_again_when_its_interface_changes() -> None:
     managed, netlink = ManagedNeighbours(), FakeNetlink(n2=errno.ENODEV)
     await keep(managed, netlink, *HOPS)
     netlink.refused.clear()
@@ -75,7 +75,7 @@ async def test_a_refused_one_is_tried_again_when_its_interface_changes() -> None
     assert "10.0.0.2" in netlink.asked
 
 
-async def test_one_that_is_not_wanted_any_more_is_not_refused_any_more() -> None:
+async def test_an_unwanted_neighbour_is_no_longer_reported_as_refused() -> None:
     managed, netlink = ManagedNeighbours(), FakeNetlink(n2=errno.ENOBUFS)
     await keep(managed, netlink, *HOPS)
     await keep(managed, netlink, FIRST)
@@ -83,7 +83,7 @@ async def test_one_that_is_not_wanted_any_more_is_not_refused_any_more() -> None
     assert netlink.released == ["10.0.0.3", "10.0.0.4"]
 
 
-async def test_one_that_is_not_given_back_holds_up_no_other() -> None:
+async def test_a_neighbour_that_cannot_be_released_delays_no_other() -> None:
     managed, netlink = ManagedNeighbours(), FakeNetlink()
     await keep(managed, netlink, *HOPS)
     netlink.refused["10.0.0.1"] = errno.ENOBUFS
@@ -113,7 +113,7 @@ async def test_the_same_refusals_are_the_same_faults() -> None:
     assert "gc_thresh3" in fault.remedy
 
 
-async def test_one_that_is_not_given_back_is_a_fault_until_the_next_look() -> None:
+async def test_a_neighbour_that_cannot_be_released_is_a_fault_until_the_next_scan() -> None:
     managed, netlink = ManagedNeighbours(), FakeNetlink()
     await keep(managed, netlink, *HOPS)
     netlink.refused["10.0.0.1"] = errno.ENOBUFS

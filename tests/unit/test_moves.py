@@ -56,7 +56,7 @@ def test_a_change_without_a_move_is_one_round_in_the_usual_order():
     assert {host for host, _, _ in names(found.rest)} == {"h3", "h4"}
 
 
-def test_the_old_host_lets_go_while_the_bouncer_learns_and_the_new_host_is_told_last():
+def test_a_move_updates_the_old_host_and_the_bouncers_first_and_the_new_host_last():
     found = phases(TEXT, moved(TEXT, "web-2", "h2", "h3"))
     assert list(found.arrivals) == [Move("endpoint.web-2", "h2", "h3")]
     assert found.before == []
@@ -65,13 +65,13 @@ def test_the_old_host_lets_go_while_the_bouncer_learns_and_the_new_host_is_told_
     assert arrivals(found) == {"web-2": [("h3", "endpoint.web-2", False)]}
 
 
-def test_a_host_that_knows_nothing_of_the_vpc_is_prepared_first():
+def test_a_new_host_without_the_vpc_is_prepared_first():
     found = phases(LONELY, moved(LONELY, "web-2", "h2", "h3"))
     assert names(found.before) == [("h3", "vpc.red", False)]
     assert arrivals(found) == {"web-2": [("h3", "endpoint.web-2", False)]}
 
 
-def test_an_endpoint_that_leaves_its_bouncers_host_is_let_go_there_before_the_bouncer_lists_it():
+def test_an_endpoint_that_leaves_its_bouncers_host_is_removed_there_before_the_bouncer_lists_it():
     text = TEXT.replace("bouncers: [h4]", "bouncers: [h2]")
     found = phases(text, moved(text, "web-2", "h2", "h3"))
     assert names(found.release) == [("h2", "endpoint.web-2", True), ("h2", "network.web.p", False)]
@@ -84,7 +84,7 @@ def test_an_endpoint_that_comes_to_its_bouncers_host_leaves_the_bouncers_list_ju
     assert arrivals(found) == {"web-2": [("h3", "network.web.p", False), ("h3", "endpoint.web-2", False)]}
 
 
-def test_two_endpoints_that_change_places_are_both_let_go_first():
+def test_two_endpoints_that_swap_hosts_are_both_removed_first():
     found = phases(TEXT, moved(moved(TEXT, "web-2", "h2", "h3"), "web-3", "h3", "h2"))
     assert {(host, name) for host, name, removed in names(found.release) if removed} == {
         ("h2", "endpoint.web-2"),
@@ -93,7 +93,7 @@ def test_two_endpoints_that_change_places_are_both_let_go_first():
     assert arrivals(found) == {"web-2": [("h3", "endpoint.web-2", False)], "web-3": [("h2", "endpoint.web-3", False)]}
 
 
-def test_a_move_says_for_how_long_the_endpoint_was_away():
+def test_a_move_reports_how_long_the_endpoint_was_unreachable():
     move = Move("endpoint.web-2", "h2", "h3")
     assert str(Moved(move, 0.0534, 0.0701)) == "web-2: h2 -> h3, away for at most 70.1 ms (h2 let go after 53.4 ms)"
     assert str(Moved(move, None, None)) == "web-2: h2 -> h3, not there yet"

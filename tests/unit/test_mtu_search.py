@@ -25,18 +25,18 @@ def walk(search: Search, answer: Callable[[int], bool]) -> list[int]:
     return tried
 
 
-def test_the_floors_are_those_of_the_families() -> None:
+def test_the_minimum_is_that_of_the_family() -> None:
     assert (floor_of(bytes(4)), floor_of(bytes(16))) == (FLOOR_IPV4, FLOOR_IPV6) == (576, 1280)
 
 
-def test_a_path_that_carries_all_takes_one_probe() -> None:
+def test_a_path_with_the_full_mtu_needs_one_probe() -> None:
     search = Search(FLOOR_IPV4, FULL)
     assert walk(search, lambda size: True) == [FULL]
     assert search.result == FULL
 
 
 @given(truth=st.integers(FLOOR_IPV4, 9000), full=st.integers(FLOOR_IPV4, 9000), hints=st.lists(st.integers(0, 65535)))
-def test_without_loss_the_exact_size_is_found_whatever_is_claimed(truth: int, full: int, hints: list[int]) -> None:
+def test_without_loss_the_exact_size_is_found_whatever_the_ptb_says(truth: int, full: int, hints: list[int]) -> None:
     search = Search(FLOOR_IPV4, full, hints[:2])
     for hint in hints[2:4]:
         search.hint(hint)
@@ -46,7 +46,7 @@ def test_without_loss_the_exact_size_is_found_whatever_is_claimed(truth: int, fu
 
 
 @given(answers=st.lists(st.booleans(), max_size=MOST_PROBES), full=st.integers(FLOOR_IPV6, 65535))
-def test_whatever_is_lost_the_search_ends_within_its_bounds(answers: list[bool], full: int) -> None:
+def test_with_any_loss_the_search_ends_within_its_bounds(answers: list[bool], full: int) -> None:
     search = Search(FLOOR_IPV6, full)
     left = iter(answers)
     tried = walk(search, lambda size: next(left, False))
@@ -66,7 +66,7 @@ def test_routers_that_lie_do_not_keep_a_search_going(claims: list[int | None], f
 
 
 @pytest.mark.parametrize("claim", [1400, 1280, 576])
-def test_a_claim_that_is_right_needs_three_sizes(claim: int) -> None:
+def test_a_correct_ptb_needs_three_sizes(claim: int) -> None:
     search = Search(FLOOR_IPV4, FULL)
     search.hint(claim)
     tried = walk(search, lambda size: size <= claim)
@@ -74,7 +74,7 @@ def test_a_claim_that_is_right_needs_three_sizes(claim: int) -> None:
     assert search.result == claim
 
 
-def test_a_router_that_tells_its_mtu_is_followed() -> None:
+def test_the_mtu_in_a_ptb_is_tried_next() -> None:
     search = Search(FLOOR_IPV6, FULL)
     tried = []
     while not search.done:
@@ -87,7 +87,7 @@ def test_a_router_that_tells_its_mtu_is_followed() -> None:
     assert search.result == 1420
 
 
-def test_a_silence_that_is_over_is_found_to_be_no_limit() -> None:
+def test_a_passing_silence_sets_no_limit() -> None:
     search = Search(FLOOR_IPV4, FULL)
     silence = iter([False] * 3)
     tried = walk(search, lambda size: next(silence, True))
@@ -95,7 +95,7 @@ def test_a_silence_that_is_over_is_found_to_be_no_limit() -> None:
     assert tried.count(FULL) >= 4
 
 
-def test_silence_is_doubted_once_and_a_routers_word_never() -> None:
+def test_silence_is_retried_once_and_a_ptb_is_not() -> None:
     search = Search(FLOOR_IPV4, FULL, (1400,))
     tried = walk(search, lambda size: size <= 1400)
     assert (search.result, tried.count(1401)) == (1400, 6)
@@ -106,7 +106,7 @@ def test_silence_is_doubted_once_and_a_routers_word_never() -> None:
     assert search.result == 1400
 
 
-def test_what_was_lost_once_is_tried_again() -> None:
+def test_a_lost_size_is_tried_again() -> None:
     search = Search(FLOOR_IPV4, FULL)
     search.lost()
     search.lost()
@@ -121,7 +121,7 @@ def test_a_path_that_answers_nothing_gives_no_result() -> None:
     assert search.result is None
 
 
-def test_a_path_no_longer_than_the_floor_is_tried_as_such() -> None:
+def test_a_path_with_the_minimum_mtu_is_probed_with_it() -> None:
     search = Search(FLOOR_IPV6, FLOOR_IPV6)
     assert walk(search, lambda size: True) == [FLOOR_IPV6]
     assert search.result == FLOOR_IPV6

@@ -11,7 +11,7 @@ from controller_sim.topology.file import parse_topology
 from controller_sim.topology.ipam import allocate
 
 TEXT = """\
-substrate: {cidr: [172.18.0.0/24, "fd18::/64"]}
+underlay: {cidr: [172.18.0.0/24, "fd18::/64"]}
 droplets:
   a1: {host: a, address: 172.18.0.11}
   a2: {host: a, address: 172.18.0.12}
@@ -34,7 +34,7 @@ ASSIGNED = allocate(TOPOLOGY)
 NAMES = Names("one")
 
 
-def test_endpoints_of_one_vpc_are_not_apart():
+def test_endpoints_of_one_vpc_are_not_isolated():
     assert why_apart(TOPOLOGY, ASSIGNED, "web-1", "web-2") is None
 
 
@@ -46,7 +46,7 @@ def test_endpoints_of_one_vpc_are_not_apart():
         ("shop-2", 4, "in red, 10.0.1.1 is the gateway of web"),
     ],
 )
-def test_endpoints_of_two_vpcs_are_told_apart_with_whose_the_address_is(destination, family, holder):
+def test_a_destination_in_another_vpc_is_explained_with_its_holder(destination, family, holder):
     said = why_apart(TOPOLOGY, ASSIGNED, "web-2", destination, family)
     assert said == f"web-2 is in VPC red and {destination} in VPC blue: VPCs are isolated from each other; {holder}"
 
@@ -68,16 +68,16 @@ def test_endpoints_and_hosts_have_namespaces():
         ("a1", "a1 is a droplet of host a, not an endpoint: with `exec`, write droplet:a"),
         ("droplet:a1", "a1 is a droplet of host a; hosts are a, b, p"),
         ("droplet:x", "there is no host 'x'; hosts are a, b, p"),
-        ("router", "there is no router: the substrate has a single subnet"),
+        ("router", "there is no router: the underlay has a single subnet"),
         ("web-9", "there is no endpoint 'web-9'; endpoints are shop-1, shop-2, web-1, web-2, and hosts a, b, p"),
     ],
 )
-def test_a_name_that_has_no_namespace_is_told_what_it_is_instead(target, reason):
+def test_a_name_without_a_namespace_is_explained(target, reason):
     with pytest.raises(LabError, match=f"^{reason}"):
         namespace_of(TOPOLOGY, NAMES, target)
 
 
-def test_a_host_without_an_agent_is_said_to_have_none():
+def test_a_host_without_an_agent_is_named():
     assert unknown_host(TOPOLOGY, "p") == "p is a VXLAN peer and has no agent; hosts with one are a, b"
     assert unknown_host(TOPOLOGY, "a2") == "a2 is a droplet of host a; hosts are a, b"
     assert unknown_host(TOPOLOGY, "x") == "there is no host 'x'; hosts are a, b"

@@ -137,7 +137,7 @@ def test_no_other_module_touches_a_private_member_of_the_library() -> None:
         "from nats.aio.client import _validate_subject",
     ],
 )
-def test_each_way_to_touch_one_is_seen(source: str) -> None:
+def test_every_form_of_access_to_a_private_member_is_found(source: str) -> None:
     assert private_uses(ast.parse(source), HEIRS)
 
 
@@ -159,7 +159,7 @@ def test_this_contract_names_all_that_the_module_uses() -> None:
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_a_private_coroutine_takes_what_it_took(name: str) -> None:
+def test_a_private_coroutine_has_the_expected_parameters(name: str) -> None:
     method = getattr(Client, name, None)
     assert inspect.iscoroutinefunction(method), f"Client.{name} is not a coroutine any more: {RAISE}"
     _, *parameters = inspect.signature(method).parameters.values()
@@ -182,7 +182,7 @@ async def test_no_name_of_ours_hides_one_of_the_library() -> None:
     assert {name for name in ours & library if not name.startswith("__")} == replaced
 
 
-def test_the_parser_hands_over_a_message_with_what_the_replacement_takes() -> None:
+def test_the_parser_calls_the_replacement_with_the_expected_arguments() -> None:
     text = (LIBRARY / "protocol/parser.py").read_text()
     assert re.findall(r"\._process_msg\((.*?)\)", text) == ["sid, subject, reply, payload, hdr"], RAISE
 

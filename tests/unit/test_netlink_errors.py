@@ -31,6 +31,6 @@ def test_a_refusal_has_the_kernels_errno(number: int) -> None:
     assert (found.errno, found.strerror) == (number, os.strerror(number))
 
 
-def test_a_refusal_has_the_kernels_words_where_there_are_any() -> None:
+def test_a_refusal_contains_the_kernels_extended_acknowledgement() -> None:
     message = {"attrs": [("NLMSGERR_ATTR_MSG", "Invalid state")]}
     assert error_from(NetlinkError(errno.EINVAL), message).strerror == "Invalid state"

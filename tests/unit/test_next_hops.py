@@ -101,7 +101,7 @@ def test_a_neighbour_that_moved_replaces_the_old_address() -> None:
 
 
 @pytest.mark.parametrize("neighbours", [{}, {hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}])
-def test_a_neighbour_that_is_being_asked_again_keeps_its_address(neighbours) -> None:
+def test_a_neighbour_in_resolution_keeps_its_address(neighbours) -> None:
     assert decide(neighbours, table((hop_key(NEAR), OLD))) == (table((hop_key(NEAR), OLD)), {})
 
 
@@ -174,14 +174,14 @@ BOTH_LEAD = {
 SILENT = PathFindings(down=True, mtu=1400)
 
 
-def test_a_droplet_that_is_silent_by_one_uplink_is_reached_by_the_other() -> None:
+def test_a_droplet_that_is_silent_on_one_uplink_is_reached_by_the_other() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT})})
     assert found == by_other(hop_key(NEAR), NEW, SECOND, mtu=9000) | table((hop_key(NEAR, SECOND), NEW), mtu=9000)
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={SECOND: SILENT})})
     assert found == table((hop_key(NEAR), OLD)) | by_other(hop_key(NEAR, SECOND), OLD, HERE)
 
 
-def test_a_droplet_that_is_silent_by_all_uplinks_is_down_and_keeps_its_ways() -> None:
+def test_a_droplet_that_is_silent_on_all_uplinks_is_down_and_keeps_its_next_hops() -> None:
     found, _ = decide(**BOTH_LEAD, peers={NEAR: Peer(by={HERE: SILENT, SECOND: SILENT})})
     flags = NEXT_HOP_DOWN
     assert found == table((hop_key(NEAR), OLD), mtu=1400, flags=flags) | table(
@@ -189,13 +189,13 @@ def test_a_droplet_that_is_silent_by_all_uplinks_is_down_and_keeps_its_ways() ->
     )
 
 
-def test_what_another_uplink_lent_is_no_address_of_ones_own() -> None:
+def test_a_next_hop_by_another_uplink_is_not_an_own_address() -> None:
     """While a next hop is asked again, it keeps its own Ethernet address only."""
     lent = by_other(hop_key(NEAR), NEW, SECOND)
     assert decide({hop(NEAR): Neighbour(NUD_INCOMPLETE, NO_MAC)}, lent) == ({}, {NEAR: Reason.RESOLVING})
 
 
-def test_an_uplink_without_a_droplet_of_this_host_leads_nowhere() -> None:
+def test_an_uplink_without_a_local_droplet_has_no_next_hops() -> None:
     own = (uplink(SECOND),)
     wanted = {NEAR: Peer()}
     routes, neighbours = BOTH_LEAD["routes"], BOTH_LEAD["neighbours"]
@@ -204,7 +204,7 @@ def test_an_uplink_without_a_droplet_of_this_host_leads_nowhere() -> None:
     assert desired_next_hops(wanted, TWO, {}, routes, neighbours, {}) == ({}, {NEAR: Reason.NO_SENDER})
 
 
-def test_of_two_uplinks_reasons_the_one_that_came_furthest_is_told() -> None:
+def test_of_two_uplinks_reasons_the_one_closest_to_success_is_reported() -> None:
     routes = {hop_key(NEAR, SECOND): Route(SECOND, NEAR)}
     neighbours = {hop(NEAR, SECOND): Neighbour(NUD_FAILED, NO_MAC)}
     for uplinks in ((uplink(), uplink(SECOND)), (uplink(SECOND), uplink())):
@@ -220,7 +220,7 @@ def test_an_uplink_serves_the_families_of_its_addresses() -> None:
     assert found == (own | by_other(hop_key(NEAR, SECOND), OLD, HERE) | by_other(hop_key(NEAR6), NEW, SECOND), {})
 
 
-def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
+def test_a_link_local_router_counts_only_on_its_own_interface() -> None:
     both = (uplink(HERE, NEAR6[:-1] + b"\x01"), uplink(SECOND, NEAR6[:-1] + b"\x02"))
     routes = {hop_key(NEAR6, ifindex): Route(ifindex, ROUTER6) for ifindex in (HERE, SECOND)}
     neighbours = {hop(ROUTER6): Neighbour(NUD_REACHABLE, OLD), hop(ROUTER6, SECOND): Neighbour(NUD_REACHABLE, NEW)}
@@ -239,24 +239,24 @@ def test_a_link_local_router_counts_on_its_own_interface_alone() -> None:
         (Peer(by={SECOND: PathFindings(True, 1280)}), MTU, 0),
     ],
 )
-def test_what_is_known_of_a_peer_stands_in_its_entries(peer: Peer, mtu: int, flags: int) -> None:
+def test_a_peers_mtu_and_flags_are_in_its_entries(peer: Peer, mtu: int, flags: int) -> None:
     found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, peers={NEAR: peer})
     assert found == table((hop_key(NEAR), NEW), mtu=mtu, flags=flags)
 
 
-def test_an_interface_longer_than_an_entry_can_say_is_cut_to_it() -> None:
+def test_a_larger_mtu_than_an_entry_can_hold_is_clamped() -> None:
     found, _ = decide({hop(NEAR): Neighbour(NUD_REACHABLE, NEW)}, uplinks=(uplink(mtu=65536),))
     assert found == table((hop_key(NEAR), NEW), mtu=65535)
 
 
-def test_a_key_tells_its_way() -> None:
+def test_a_key_contains_address_and_interface() -> None:
     assert [unpack_key(pack_key(one)) for one in (hop_key(NEAR), hop_key(NEAR6, SECOND))] == [
         hop_key(NEAR),
         hop_key(NEAR6, SECOND),
     ]
 
 
-def test_changes_put_what_differs_and_delete_what_is_not_wanted() -> None:
+def test_changes_write_differences_and_delete_unwanted_entries() -> None:
     found = changes({NEAR: OLD, FAR: OLD, GATEWAY: OLD}, {NEAR: NEW, FAR: OLD})
     assert (dict(found.put), found.delete) == ({NEAR: NEW}, (GATEWAY,))
 
@@ -266,7 +266,7 @@ def test_equal_maps_need_no_change() -> None:
     assert (dict(found.put), found.delete) == ({}, ())
 
 
-def test_a_map_holds_what_was_changed_but_for_what_was_refused() -> None:
+def test_a_map_holds_the_changes_except_refused_ones() -> None:
     current = {NEAR: OLD, FAR: OLD, GATEWAY: OLD}
     change = changes(current, {NEAR: NEW, NEAR6: NEW})
     assert after(current, change) == {NEAR: NEW, NEAR6: NEW}
@@ -288,7 +288,7 @@ def test_each_next_hop_is_resolved_once_and_an_operators_is_left_alone() -> None
     assert next_hops_to_resolve(routes, permanent) == {hop(GATEWAY, SECOND)}
 
 
-def test_a_failure_counts_when_it_is_still_there_at_the_next_look() -> None:
+def test_a_failure_counts_if_it_persists_at_the_next_scan() -> None:
     failures, neighbours = (
         FailedNeighbours(),
         {hop(NEAR): Neighbour(NUD_FAILED, NO_MAC), hop(FAR): Neighbour(NUD_STALE, OLD)},
@@ -299,7 +299,7 @@ def test_a_failure_counts_when_it_is_still_there_at_the_next_look() -> None:
 
 
 @pytest.mark.parametrize("after", [None, Neighbour(NUD_INCOMPLETE, NO_MAC), Neighbour(NUD_REACHABLE, NEW)])
-def test_flushes_in_a_row_are_no_failure_that_lasts(after: Neighbour | None) -> None:
+def test_repeated_flushes_are_no_lasting_failure(after: Neighbour | None) -> None:
     """The kernel tells FAILED and then the removal; each of the looks here falls between the two."""
     failures = FailedNeighbours()
     for _ in range(3):
@@ -308,7 +308,7 @@ def test_flushes_in_a_row_are_no_failure_that_lasts(after: Neighbour | None) -> 
         failures.update(hop(NEAR), after)
 
 
-def test_who_did_not_answer_is_silent_while_asked_again_and_forgotten_when_reached() -> None:
+def test_a_neighbour_that_failed_is_silent_during_the_next_resolution_and_until_it_is_reachable() -> None:
     asked, failed, routeless = ({NEAR: reason} for reason in (Reason.RESOLVING, Reason.UNRESOLVED, Reason.NO_ROUTE))
     assert still_silent({}, asked) == asked
     assert still_silent(failed, asked) == failed
@@ -317,7 +317,7 @@ def test_who_did_not_answer_is_silent_while_asked_again_and_forgotten_when_reach
     assert still_silent(routeless, asked) == asked
 
 
-def test_who_is_asked_for_again_is_cut_off_until_somebody_answers() -> None:
+def test_a_neighbour_in_resolution_is_unreachable_until_it_answers() -> None:
     """A dead neighbour is asked for every few seconds: FAILED, INCOMPLETE, FAILED, and so on."""
     asked, failed = {NEAR: Reason.RESOLVING}, {NEAR: Reason.UNRESOLVED}
     assert still_unreachable(frozenset(), asked) == frozenset()

@@ -30,7 +30,7 @@ def test_a_late_confirmation_of_an_older_one_does_not_drop_the_newer() -> None:
     assert len(outbox) == 1, "a confirmation from a lost connection counts for nothing"
 
 
-def test_what_was_under_way_is_sent_again_after_a_lost_connection() -> None:
+def test_unconfirmed_acknowledgements_are_sent_again_after_a_reconnection() -> None:
     outbox = Outbox()
     outbox.put("a", b"1")
     outbox.put("b", b"1")
@@ -80,7 +80,7 @@ def test_a_confirmation_of_what_was_sent_again_does_not_drop_a_newer_one() -> No
     assert len(outbox) == 1
 
 
-def test_what_nobody_confirms_is_sent_again_more_and_more_seldom() -> None:
+def test_unconfirmed_acknowledgements_are_sent_again_with_a_growing_delay() -> None:
     outbox, times = Outbox(), []
     outbox.put("a", b"1")
     for second in range(400):
@@ -88,7 +88,7 @@ def test_what_nobody_confirms_is_sent_again_more_and_more_seldom() -> None:
     assert times == [0, 5, 15, 35, 75, 155, 235, 315, 395]
 
 
-def test_no_more_than_the_window_is_under_way() -> None:
+def test_at_most_a_window_of_acknowledgements_is_unconfirmed() -> None:
     outbox = Outbox()
     for number in range(WINDOW + 5):
         outbox.put(f"d{number}", b"")
@@ -100,7 +100,9 @@ def test_no_more_than_the_window_is_under_way() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["put", "take", "confirm", "refuse", "lose", "wait"]), st.integers(0, 3))))
-def test_whatever_happens_the_last_word_of_every_document_is_stored_in_the_end(steps: list[tuple[str, int]]) -> None:
+def test_in_any_order_of_events_the_last_acknowledgement_of_every_document_is_stored(
+    steps: list[tuple[str, int]],
+) -> None:
     outbox, now, under_way = Outbox(), 0.0, {}
     said: dict[str, bytes] = {}
     stored: dict[str, bytes] = {}

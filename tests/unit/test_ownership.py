@@ -25,7 +25,7 @@ def test_the_oldest_claim_wins_in_every_order() -> None:
         assert index.owner("vpc", "red") is None
 
 
-def test_a_claim_that_takes_something_away_names_the_loser() -> None:
+def test_a_claim_of_an_owned_object_names_the_previous_owner() -> None:
     index = OwnershipIndex()
     assert index.add(Claim("late", 5), RED) == set()
     assert index.add(Claim("early", 2), RED) == {"late"}
@@ -50,7 +50,7 @@ def test_a_conflict_names_the_place_and_the_owner() -> None:
     assert index.conflicts("b", OTHER) == [("vpcs[0].vni", "vni", "7", ("a",))]
 
 
-def test_what_two_revisions_list_is_given_up_once() -> None:
+def test_an_object_in_two_revisions_is_released_once() -> None:
     index = OwnershipIndex()
     index.add(Claim("a", 1), RED)
     index.drop("a", RED, ())

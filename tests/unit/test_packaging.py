@@ -39,7 +39,7 @@ def test_the_values_that_are_commented_out_are_the_defaults(tmp_path):
     assert load_settings(shown, {}) == load_settings(SETTINGS, {})
 
 
-def test_every_setting_there_is_stands_in_the_example():
+def test_every_setting_is_in_the_example():
     section, found = "", set()
     for line in with_defaults_shown(SETTINGS.read_text()).splitlines():
         if header := re.match(r"\[(\w+)\]", line):

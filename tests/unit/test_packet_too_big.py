@@ -10,14 +10,14 @@ V6 = Path(bytes(16), bytes(16))
 OTHER = Path(bytes(4), b"\1\1\1\1")
 
 
-def test_no_claim_goes_under_the_floor() -> None:
+def test_no_ptb_is_accepted_below_the_minimum() -> None:
     mtus = PathMtus()
     for path in (V4, V6):
         mtus.accept(path, 100, 0, unverified=False)
     assert (mtus.get(V4), mtus.get(V6), mtus.get(OTHER)) == (576, 1280, None)
 
 
-def test_claims_end_after_ten_minutes_the_oldest_first() -> None:
+def test_ptb_values_expire_after_ten_minutes_the_oldest_first() -> None:
     mtus = PathMtus()
     mtus.accept(V4, 1400, 0, unverified=True)
     mtus.accept(V6, 1400, 1, unverified=True)
@@ -29,7 +29,7 @@ def test_claims_end_after_ten_minutes_the_oldest_first() -> None:
     assert mtus.unverified == 0
 
 
-def test_who_was_refuted_is_distrusted_for_a_while() -> None:
+def test_ptbs_of_a_refuted_path_are_ignored_for_a_while() -> None:
     mtus = PathMtus()
     assert not mtus.reject(V4, 0)
     mtus.accept(V4, 1400, 0, unverified=True)
@@ -41,7 +41,7 @@ def test_who_was_refuted_is_distrusted_for_a_while() -> None:
     assert mtus.trusts(V4)
 
 
-def test_what_is_forgotten_is_trusted_again() -> None:
+def test_a_forgotten_path_is_trusted_again() -> None:
     mtus = PathMtus()
     mtus.accept(V4, 1400, 0, unverified=True)
     mtus.reject(V4, 1)

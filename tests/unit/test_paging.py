@@ -27,7 +27,7 @@ def desired_with(*sizes: int) -> Desired:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 7, 100])
 @pytest.mark.parametrize("sizes", [(), (1,), (5, 0, 3), (6, 1, 1, 6)])
-def test_pages_hold_every_endpoint_once_and_the_last_one_says_so(sizes: tuple[int, ...], limit: int) -> None:
+def test_pages_contain_every_endpoint_once_and_the_last_page_is_marked(sizes: tuple[int, ...], limit: int) -> None:
     desired = desired_with(*sizes)
     found, after, pages = [], "", 0
     while True:
@@ -41,7 +41,7 @@ def test_pages_hold_every_endpoint_once_and_the_last_one_says_so(sizes: tuple[in
     assert pages == max(1, -(-sum(sizes) // limit))
 
 
-def test_a_page_goes_on_where_its_document_was_when_that_is_gone() -> None:
+def test_the_next_page_follows_even_if_its_start_was_removed() -> None:
     desired = desired_with(4, 4)
     page, after = in_documents(ENDPOINTS, desired.documents, "", 2)
     desired.documents.remove("of-8", 9)
@@ -50,7 +50,7 @@ def test_a_page_goes_on_where_its_document_was_when_that_is_gone() -> None:
     assert [e.id for e in (*page, *rest)] == ["e000-1", "e001-1", *(f"e00{n}-0" for n in range(4))]
 
 
-def test_ids_are_sorted_anew_when_the_objects_are_others() -> None:
+def test_ids_are_sorted_again_when_the_objects_changed() -> None:
     order = Order()
     assert order.page({"b": 1, "a": 2}, "", 1) == (["a"], "a")
     assert order.page({"b": 1, "c": 2}, "a", 5) == (["b", "c"], "")

@@ -1,4 +1,4 @@
-"""Path MTU discovery: in virtual time, over a substrate with loss, delay and MTUs."""
+"""Path MTU discovery: in virtual time, over an underlay with loss, delay and MTUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent.core.probe.icmp_errors import Problem, TunnelError
 from agent.core.probe.paths import Rules
 
 
-def test_long_probes_take_a_quarter_beside() -> None:
+def test_long_probes_get_a_quarter_of_the_rate_on_top() -> None:
     model = Model(Rules(per_second=200))
     model.add(1000)
     model.run(10)
@@ -18,7 +18,7 @@ def test_long_probes_take_a_quarter_beside() -> None:
 
 @pytest.mark.parametrize("reports_mtu", [True, False])
 @pytest.mark.parametrize("mtu", [576, 1280, 1400, 1499])
-def test_a_narrow_path_is_found_told_and_restored(reports_mtu: bool, mtu: int) -> None:
+def test_a_narrow_path_is_found_reported_and_restored(reports_mtu: bool, mtu: int) -> None:
     model = Model()
     (path,) = model.add(mtu=mtu, reports_mtu=reports_mtu)
     model.run(2 if reports_mtu else 60)
@@ -34,7 +34,7 @@ def test_a_narrow_path_is_found_told_and_restored(reports_mtu: bool, mtu: int) -
     assert model.view(path).usable == 1500
 
 
-def test_a_path_under_the_floor_is_told_with_the_floor() -> None:
+def test_a_path_below_the_minimum_is_reported_with_the_minimum() -> None:
     model = Model()
     (path,) = model.add(mtu=300)
     model.run(30)
@@ -48,7 +48,7 @@ def test_few_paths_are_checked_often_and_many_seldom(paths: int, seconds: float)
     assert model.probing._path_mtu._check_period() == pytest.approx(seconds)
 
 
-def test_a_link_that_begins_to_swallow_long_packets_is_found_within_seconds() -> None:
+def test_a_link_that_begins_to_drop_long_packets_is_found_within_seconds() -> None:
     model = Model()
     (path,) = model.add()
     model.run(5)
@@ -100,7 +100,7 @@ def test_an_uplink_with_another_mtu_has_its_paths_checked_at_once() -> None:
     assert model.view(path).carries is None
 
 
-def test_a_smaller_interface_than_thought_is_an_answer() -> None:
+def test_a_smaller_interface_mtu_ends_the_search() -> None:
     model = Model()
     (path,) = model.add()
     model.far[path].mtu = 0
@@ -124,7 +124,7 @@ def claim(path, mtu: int) -> TunnelError:
     return TunnelError(path, Problem.TOO_LARGE, mtu)
 
 
-def test_a_true_claim_is_believed_at_once_and_confirmed() -> None:
+def test_a_true_ptb_is_used_at_once_and_verified() -> None:
     model = Model()
     (path,) = model.add()
     model.run(5)
@@ -135,7 +135,7 @@ def test_a_true_claim_is_believed_at_once_and_confirmed() -> None:
     assert (model.view(path).carries, model.kinds()) == (1400, ["narrow_path"])
 
 
-def test_a_forged_claim_is_healed_within_a_second_and_not_believed_again() -> None:
+def test_a_forged_ptb_is_corrected_within_a_second_and_then_ignored() -> None:
     model = Model()
     (path,) = model.add()
     model.run(5)
@@ -150,7 +150,7 @@ def test_a_forged_claim_is_healed_within_a_second_and_not_believed_again() -> No
     assert model.events == []
 
 
-def test_a_forged_claim_is_healed_on_a_narrow_path_too() -> None:
+def test_a_forged_ptb_is_corrected_on_a_narrow_path_too() -> None:
     model = Model()
     (path,) = model.add(mtu=1400, reports_mtu=True)
     model.run(5)
@@ -161,7 +161,7 @@ def test_a_forged_claim_is_healed_on_a_narrow_path_too() -> None:
     assert model.kinds() == ["narrow_path"]
 
 
-def test_a_false_claim_right_after_a_true_one_is_looked_into_as_soon_as_may_be() -> None:
+def test_a_false_ptb_right_after_a_true_one_is_checked_as_soon_as_the_rate_allows() -> None:
     model = Model()
     (path,) = model.add(reports_mtu=True)
     model.run(5)
@@ -175,7 +175,7 @@ def test_a_false_claim_right_after_a_true_one_is_looked_into_as_soon_as_may_be()
     assert model.kinds() == ["narrow_path"]
 
 
-def test_a_true_claim_counts_also_after_a_false_one() -> None:
+def test_a_true_ptb_counts_after_a_false_one() -> None:
     model = Model()
     (path,) = model.add(reports_mtu=True)
     model.run(5)
@@ -187,7 +187,7 @@ def test_a_true_claim_counts_also_after_a_false_one() -> None:
     assert model.view(path).usable == 1400
 
 
-def test_no_claim_raises_anything() -> None:
+def test_no_ptb_raises_the_mtu() -> None:
     model = Model()
     (path,) = model.add(mtu=1400, reports_mtu=True)
     model.run(5)
@@ -196,7 +196,7 @@ def test_no_claim_raises_anything() -> None:
         assert model.view(path).usable == 1400
 
 
-def test_a_claim_about_a_peer_that_answers_no_probes_lasts_ten_minutes() -> None:
+def test_a_ptb_about_a_peer_that_answers_no_probes_lasts_ten_minutes() -> None:
     model = Model()
     (path,) = model.add(silent=True)
     model.run(3)
@@ -207,7 +207,7 @@ def test_a_claim_about_a_peer_that_answers_no_probes_lasts_ten_minutes() -> None
     assert model.view(path).usable == 1500
 
 
-def test_more_claims_than_can_be_looked_into_are_not_believed() -> None:
+def test_ptbs_beyond_what_can_be_verified_are_ignored() -> None:
     model = Model(Rules(per_second=40))
     paths = model.add(100)
     model.run(40)
@@ -218,7 +218,7 @@ def test_more_claims_than_can_be_looked_into_are_not_believed() -> None:
     assert all(view.usable == 1500 for view in model.probing.views())
 
 
-def test_a_flood_of_claims_costs_a_bounded_number_of_probes() -> None:
+def test_a_flood_of_ptbs_costs_a_bounded_number_of_probes() -> None:
     model = Model()
     paths = model.add(5)
     model.run(5)
@@ -230,7 +230,7 @@ def test_a_flood_of_claims_costs_a_bounded_number_of_probes() -> None:
     assert len(model.sent) - before <= 5 * 10 + 5 * 4
 
 
-def test_nothing_is_handed_on_while_nothing_changes() -> None:
+def test_no_record_is_written_while_nothing_changes() -> None:
     model = Model(Rules(check_every=2, narrow_every=2))
     model.add(5)
     model.add(2, mtu=1400, reports_mtu=True)

@@ -11,7 +11,7 @@ FILE = Path(__file__).parents[2] / "docs" / "permissions.json"
 
 
 def test_the_file_is_fresh() -> None:
-    """Write it anew with `make generate`."""
+    """If it is stale, run `make generate`."""
     assert FILE.read_text() == permission_list.render()
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from controller_sim.topology.model import Droplet, Network, Subnet, Substrate, Topology, Vpc
+from controller_sim.topology.model import Droplet, Network, Subnet, Topology, Underlay, Vpc
 from controller_sim.topology.placement import place
 
 
 def cloud(droplets: int = 6, bouncers: int | tuple[str, ...] = 2, networks: int = 1, seed: int = 1) -> Topology:
     return Topology(
-        Substrate((Subnet("substrate", ("172.18.0.0/16",)),), ("172.18.0.1",)),
+        Underlay((Subnet("underlay", ("172.18.0.0/16",)),), ("172.18.0.1",)),
         {f"h{n}": Droplet(f"h{n}", f"172.18.1.{n}", f"h{n}") for n in range(droplets)},
         {"red": Vpc("red", 1, ("10.0.0.0/8",), 1)},
         {f"n{n}": Network(f"n{n}", "red", (f"10.{n}.0.0/16",), bouncers) for n in range(networks)},

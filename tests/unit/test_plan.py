@@ -16,7 +16,7 @@ OLD = DesiredEntries({MapName.VPCS: {b"1": b"x"}, MapName.ENDPOINTS: {b"k": b"v"
 NEW = DesiredEntries({MapName.VPCS: {b"2": b"x"}, MapName.ENDPOINTS: {b"k": b"w"}}, {}, frozenset({2}))
 
 
-def test_the_same_twice_is_nothing_to_do() -> None:
+def test_equal_states_need_no_action() -> None:
     assert plan_change(OLD, OLD) == []
 
 
@@ -36,7 +36,7 @@ def test_what_only_adds_removes_nothing() -> None:
     assert {type(action) for action in kept} == {PutEntries}
 
 
-def test_an_interface_with_another_index_is_made_anew() -> None:
+def test_an_interface_with_another_index_is_recreated() -> None:
     other = DesiredEntries(
         veths={"a": Veth(**{**{n: getattr(VETH, n) for n in VETH.__slots__}, "ifindex": 0x40000001})}
     )
@@ -49,11 +49,11 @@ def seen(peer: ObservedPeer | None, *, known: bool = True) -> Observed:
     return Observed((Uplink("eth0", 2, bytes(6), 1500, (), (2,), 2, 2, transit=True),), {"a": veth}, OLD.entries)
 
 
-def test_a_peer_that_could_not_be_read_is_neither_mended_nor_deleted() -> None:
+def test_a_veth_end_that_could_not_be_read_is_neither_repaired_nor_deleted() -> None:
     assert plan_all([OLD], seen(None, known=False)) == []
 
 
-def test_a_peer_that_is_not_there_is_made_anew() -> None:
+def test_a_veth_without_its_other_end_is_recreated() -> None:
     assert plan_all([OLD], seen(None)) == [EnsureVeth(VETH)]
 
 
@@ -66,13 +66,13 @@ def kernel(**maps: dict[bytes, bytes]) -> Observed:
     return Observed((), {}, {MapName(name): entries for name, entries in maps.items()})
 
 
-def test_planning_leaves_the_observation_as_it_was() -> None:
+def test_planning_does_not_change_the_observation() -> None:
     observed = kernel(vpcs={b"1": b"x", b"9": b"x"})
     assert plan_all([DesiredEntries({MapName.VPCS: {b"1": b"x"}})], observed) == [DeleteEntries(MapName.VPCS, (b"9",))]
     assert observed == kernel(vpcs={b"1": b"x", b"9": b"x"})
 
 
-def test_a_comparison_piece_by_piece_finds_what_the_plan_for_all_does() -> None:
+def test_a_diff_of_single_documents_finds_what_the_plan_for_all_does() -> None:
     parts = [OLD, DesiredEntries({MapName.ENDPOINTS: {b"l": b"v"}}), DesiredEntries({MapName.VPCS: {b"3": b"y"}})]
     observed = seen(None)
     diff = KernelDiff(Observed(observed.uplinks, observed.veths, {MapName.VPCS: {b"1": b"x", b"9": b"x"}}))
@@ -87,7 +87,7 @@ def test_a_comparison_piece_by_piece_finds_what_the_plan_for_all_does() -> None:
     assert plan_change(*diff.before_and_after()) == plan_all(parts, whole)
 
 
-def test_what_is_right_is_no_suspect() -> None:
+def test_correct_entries_are_no_suspects() -> None:
     diff = KernelDiff(kernel(vpcs={b"1": b"x", b"2": b"old", b"9": b"x"}, droplets={}))
     diff.add("a", DesiredEntries({MapName.VPCS: {b"1": b"x"}}))
     assert diff.wanted == {}
@@ -99,14 +99,14 @@ def test_what_is_right_is_no_suspect() -> None:
     assert not diff.is_empty
 
 
-def test_a_kernel_that_holds_what_is_wanted_leaves_nothing_to_look_at() -> None:
+def test_a_kernel_in_the_desired_state_needs_no_action() -> None:
     diff = KernelDiff(kernel(vpcs={b"1": b"x"}))
     diff.add("a", DesiredEntries({MapName.VPCS: {b"1": b"x"}}))
     assert diff.is_empty
     assert diff.observed.maps == {MapName.VPCS: {}}, "taken out, not copied"
 
 
-def test_a_veth_that_is_mended_says_what_differs() -> None:
+def test_the_repair_of_a_veth_names_the_differences() -> None:
     """An offload for one: it is in the plan as any other difference is."""
     peer = ObservedPeer("eth0", bytes(6), 1280, True, (), ("10.0.0.1",), offloads={"rx-gro": Offload(False, True)})
     (action,) = plan_all([OLD], seen(peer))
@@ -117,7 +117,7 @@ def test_a_veth_that_is_mended_says_what_differs() -> None:
     )
 
 
-def test_offloads_as_they_should_be_and_unknown_ones_are_nothing_to_do() -> None:
+def test_correct_and_unknown_offloads_need_no_action() -> None:
     offloads = {"rx-gro": Offload(True, True), "tx-checksum-ip-generic": Offload(False, True)}
     for found in (offloads, {}, {"tx-vlan-hw-insert": Offload(True, False)}):
         peer = ObservedPeer("eth0", bytes(6), VETH.mtu, True, VETH.addresses, VETH.gateways, offloads=found)

@@ -1,4 +1,4 @@
-"""Which peers are probed when, and what follows: in virtual time, over a substrate with loss, delay and MTUs."""
+"""Which peers are probed when, and what follows: in virtual time, over an underlay with loss, delay and MTUs."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def test_two_misses_in_a_row_are_forgiven() -> None:
     assert model.events == []
 
 
-def test_some_loss_takes_nobody_down() -> None:
+def test_some_loss_marks_no_peer_down() -> None:
     model = Model()
     model.add(10, loss=0.02)
     model.run(300)
     assert "droplet_down" not in model.kinds()
 
 
-def test_a_peer_that_never_answered_is_unknown_for_ever_and_nothing_is_made_of_it() -> None:
+def test_a_peer_that_never_answered_stays_unknown_and_usable() -> None:
     model = Model()
     (path,) = model.add(silent=True)
     model.run(60)
@@ -125,7 +125,7 @@ def test_a_peer_that_dies_while_the_agent_starts_anew_is_found() -> None:
     assert model.kinds() == ["droplet_down"]
 
 
-def test_what_a_narrow_path_carries_is_held_to_by_the_next_agent() -> None:
+def test_the_mtu_of_a_narrow_path_survives_a_restart() -> None:
     model = Model()
     (path,) = model.add(mtu=1400, reports_mtu=True)
     model.run(5)
@@ -141,7 +141,7 @@ def test_what_a_narrow_path_carries_is_held_to_by_the_next_agent() -> None:
     assert model.kinds() == ["narrow_path", "path_restored"]
 
 
-def test_who_never_answered_leaves_nothing_and_who_is_gone_neither() -> None:
+def test_peers_that_never_answered_or_are_gone_leave_no_record() -> None:
     model = Model()
     (silent,) = model.add(silent=True)
     (known,) = model.add()
@@ -153,7 +153,7 @@ def test_who_never_answered_leaves_nothing_and_who_is_gone_neither() -> None:
     assert model.probing.take_unsaved() == {silent: None, known: None}
 
 
-def test_a_peer_to_which_nothing_leads_is_down_until_something_does() -> None:
+def test_a_peer_without_a_route_is_down_until_it_has_one() -> None:
     model = Model()
     (path,) = model.add(silent=True)
     model.run(3)
@@ -168,7 +168,7 @@ def test_a_peer_to_which_nothing_leads_is_down_until_something_does() -> None:
     assert [one.unreachable for _, one in model.events] == [True, True]
 
 
-def test_a_peer_that_was_cut_off_and_answers_is_up_as_others_are() -> None:
+def test_a_peer_that_was_cut_off_is_up_with_its_first_answer() -> None:
     model = Model()
     (path,) = model.add(silent=True)
     model.probing.unreachable([path.peer], model.now)
@@ -183,7 +183,7 @@ def test_a_peer_that_was_cut_off_and_answers_is_up_as_others_are() -> None:
     assert not model.events[-1][1].unreachable
 
 
-def test_a_small_probe_that_is_open_when_a_cut_ends_answers_for_no_long_one() -> None:
+def test_a_small_probe_in_flight_when_a_cut_ends_proves_no_long_packets() -> None:
     model = Model()
     (path,) = model.add(silent=True)
     model.run(3)
@@ -199,7 +199,7 @@ def test_a_small_probe_that_is_open_when_a_cut_ends_answers_for_no_long_one() ->
     assert model.probing.answered(path, long.nonce, model.now + 0.2)
 
 
-def test_a_peer_that_answers_is_judged_by_its_answers_alone() -> None:
+def test_the_liveness_of_a_peer_follows_its_replies_alone() -> None:
     model = Model()
     (path,) = model.add()
     model.run(3)
@@ -212,7 +212,7 @@ def test_a_peer_that_answers_is_judged_by_its_answers_alone() -> None:
 # What ICMP says
 
 
-def test_an_error_with_a_nonce_that_nobody_asked_with_says_nothing() -> None:
+def test_an_error_with_an_unknown_nonce_is_ignored() -> None:
     model = Model()
     (path,) = model.add()
     model.run(5)
@@ -222,7 +222,7 @@ def test_an_error_with_a_nonce_that_nobody_asked_with_says_nothing() -> None:
     assert model.view(path).usable == 1500
 
 
-def test_unreachable_about_a_tunnel_packet_asks_the_peer_at_once_and_believes_nothing() -> None:
+def test_unreachable_about_a_tunnel_packet_only_triggers_a_probe() -> None:
     model = Model(Rules(interval=60))
     (path,) = model.add()
     model.run(5)
@@ -246,7 +246,7 @@ def test_unreachable_about_a_probe_is_a_miss() -> None:
 # Who may answer
 
 
-def test_only_an_open_nonce_from_the_path_it_was_sent_on_is_an_answer() -> None:
+def test_a_reply_needs_an_outstanding_nonce_of_the_same_path() -> None:
     model = Model()
     first, second = model.add(2, silent=True)
     model.run(0.05)
@@ -257,7 +257,7 @@ def test_only_an_open_nonce_from_the_path_it_was_sent_on_is_an_answer() -> None:
     assert not model.probing.answered(first, nonce, model.now), "once"
 
 
-def test_an_answer_after_its_deadline_is_none() -> None:
+def test_a_late_reply_is_ignored() -> None:
     model = Model()
     (path,) = model.add(delay=1.5)
     model.run(10)
@@ -265,7 +265,7 @@ def test_an_answer_after_its_deadline_is_none() -> None:
     assert model.probing.counts.answered == 0
 
 
-def test_paths_that_are_gone_leave_nothing_behind() -> None:
+def test_removed_paths_leave_no_state() -> None:
     model = Model()
     paths = model.add(10)
     model.run(5)

@@ -59,7 +59,7 @@ def test_a_revision_that_was_realized_and_not_remembered_is_bound_to_nothing() -
     assert bindings.fault("web", by_revision(8), FIRST) == ""
 
 
-def test_what_was_remembered_of_the_kept_revision_stands() -> None:
+def test_the_saved_binding_of_the_kept_revision_is_used() -> None:
     bindings = Bindings()
     bindings.restore({"web": Binding(MEANT, FIRST)}, {"web": 7})
     assert not bindings.is_unknown("web", MEANT)
@@ -67,7 +67,7 @@ def test_what_was_remembered_of_the_kept_revision_stands() -> None:
     assert bindings.take_changed() == {}
 
 
-def test_what_is_not_wanted_any_more_is_forgotten_also_on_disk(tmp_path: Path) -> None:
+def test_unwanted_bindings_are_deleted_also_on_disk(tmp_path: Path) -> None:
     bindings = bound()
     bindings.bind("db", MEANT, FIRST._replace(started=5))
     store = Store(tmp_path, "h1")
@@ -80,7 +80,7 @@ def test_what_is_not_wanted_any_more_is_forgotten_also_on_disk(tmp_path: Path) -
     again.close()
 
 
-def test_what_could_not_be_written_is_written_at_the_next_call(tmp_path: Path) -> None:
+def test_bindings_that_could_not_be_saved_are_saved_at_the_next_call(tmp_path: Path) -> None:
     bindings = bound()
     store = Store(tmp_path, "h1")
     changed = bindings.take_changed()

@@ -23,3 +23,8 @@ def test_each_owner_has_its_own_advice(owner: Owner, name: str, words: str) -> N
     assert possessive(owner) == name
     assert words in advice(owner, "eth0")
     assert ("xdp off" in advice(owner, "eth0")) is (owner == STRANGER)
+
+
+def test_a_program_is_named_with_its_id_also_without_a_name() -> None:
+    assert Owner("blue", program="transit_xdp").name_program(77) == "transit_xdp (id 77)"
+    assert STRANGER.name_program(77) == "(no name) (id 77)"

@@ -24,7 +24,7 @@ def test_the_server_always_has_a_request_to_serve() -> None:
     assert machine.wanted == 2 * BATCH
 
 
-def test_a_slow_handler_is_not_given_more() -> None:
+def test_a_slow_handler_gets_no_more_messages() -> None:
     machine = PullMachine(0.0)
     assert ask(machine, waiting=MAX_WAITING) == []
     assert ask(machine, waiting=MAX_WAITING - 1) == [1, 2]
@@ -66,7 +66,7 @@ def test_two_heartbeats_of_silence_make_a_new_request_and_several_a_dead_connect
     assert not machine.is_dead
 
 
-def test_a_missing_consumer_is_told_apart() -> None:
+def test_a_missing_consumer_is_distinguished_from_silence() -> None:
     machine = PullMachine(0.0)
     machine.next_request(0.0, 0)
     assert machine.on_status(1, 503, "No Responders", 0.0) is Signal.CONSUMER_GONE

@@ -73,7 +73,7 @@ def test_a_file_that_is_no_recording_is_left_as_it_is(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [link, notes, pipe]
 
 
-def test_a_full_disk_ends_the_recording_with_a_fault_that_stands_and_leaves_it_whole(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_recording_with_a_lasting_fault_and_a_valid_file(tmp_path: Path) -> None:
     recorder, reports = Recorder(tmp_path / "file", "h1"), Reports()
     recorder.report = reports
     recorder([message(1)])

@@ -28,7 +28,7 @@ def test_a_recording_comes_back_however_it_is_cut_into_chunks(cuts: list[int]) -
 
 
 @pytest.mark.parametrize("length", range(FIRST, len(WHOLE)))
-def test_what_is_whole_of_a_recording_that_is_cut_short_is_read(length: int) -> None:
+def test_the_complete_objects_of_a_truncated_recording_are_read(length: int) -> None:
     found = unpack([WHOLE[:length]])
     assert found.messages == MESSAGES[: len(found.messages)]
     ends = FIRST + sum(len(pack_message(one)) for one in found.messages)
@@ -61,12 +61,12 @@ def packed(**fields: object) -> bytes:
         (pack_header(HEADER) + b"\xc6\x00\xff\xff\xff" + bytes(5 << 20), "longer than"),
     ],
 )
-def test_what_is_no_recording_is_refused_with_the_reason(data: bytes, words: str) -> None:
+def test_a_file_that_is_no_recording_is_refused_with_a_reason(data: bytes, words: str) -> None:
     with pytest.raises(RecordingError, match=words):
         unpack([data])
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_end_in_another_error(data: bytes) -> None:
+def test_any_bytes_are_a_recording_or_a_recording_error(data: bytes) -> None:
     with suppress(RecordingError):
         assert unpack([pack_header(HEADER), data]).header == HEADER

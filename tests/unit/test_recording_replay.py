@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from test_desired_state import REST, SUBSTRATE
+from test_desired_state import REST, UNDERLAY
 from test_render import DOCUMENT, HERE
 
 from agent.bus.admission import Admission
@@ -39,16 +39,16 @@ def test_the_newest_revision_of_each_document_is_in_force_and_what_was_removed_i
     found = in_force(
         recorded(
             sent("rest", 1, codec.encode(REST)),
-            sent("gone", 2, codec.encode(SUBSTRATE)),
+            sent("gone", 2, codec.encode(UNDERLAY)),
             sent("gone", 3, None),
-            sent("base", 4, codec.encode(SUBSTRATE)),
+            sent("base", 4, codec.encode(UNDERLAY)),
             sent("rest", 5, codec.encode(REST)),
         )
     )
     assert found == ({"rest": 5, "base": 4}, [])
 
 
-def test_what_waits_or_is_refused_is_told_with_its_reasons_and_its_good_revision_stays() -> None:
+def test_pending_and_rejected_documents_have_reasons_and_keep_their_good_revision() -> None:
     forces, unrealized = in_force(
         recorded(
             sent("waits", 1, codec.encode(REST)),
@@ -69,19 +69,19 @@ def test_what_waits_or_is_refused_is_told_with_its_reasons_and_its_good_revision
     assert len(found) == 3
 
 
-def test_a_document_that_waits_names_what_is_missing() -> None:
+def test_a_pending_document_names_missing_references() -> None:
     forces, (waiting,) = in_force(recorded(sent("waits", 1, codec.encode(REST))))
     assert forces == {}
     assert (waiting.name, waiting.state) == ("waits", "pending")
     assert "droplets d1 is missing" in waiting.reasons
 
 
-def test_a_stream_that_was_made_anew_and_counts_from_one_replaces_what_came_before() -> None:
-    found = in_force(recorded(sent("all", 9, codec.encode(SUBSTRATE)), sent("all", 1, ALL)))
+def test_a_recreated_stream_that_counts_from_one_replaces_earlier_documents() -> None:
+    found = in_force(recorded(sent("all", 9, codec.encode(UNDERLAY)), sent("all", 1, ALL)))
     assert found == ({"all": 1}, [])
 
 
-def test_what_came_twice_is_published_once_and_what_the_host_refused_not_at_all() -> None:
+def test_redelivered_messages_are_published_once_and_refused_ones_not_at_all() -> None:
     first, again = sent("all", 1, ALL), sent("all", 1, ALL)._replace(at=5.0)
     copied = sent("copied", 2, ALL, **{SUBJECT: first.subject})
     changes, left_out = changes_of(recorded(first, again, copied, sent("all", 3, None), sent("a b", 4, ALL)), "lab-2")
@@ -98,7 +98,7 @@ def test_a_newer_revision_of_a_document_is_a_step_of_its_own() -> None:
     assert list(in_steps([])) == []
 
 
-def test_a_revision_that_waits_leaves_the_one_before_it_in_force() -> None:
+def test_a_pending_revision_leaves_the_previous_one_in_force() -> None:
     forces, (waiting,) = in_force(recorded(sent("all", 1, ALL), sent("all", 2, codec.encode(REST))))
     assert forces == {"all": 1}
     assert (waiting.name, waiting.state, waiting.reasons[-1]) == ("all", "pending", "revision 1 stays in force")

@@ -1,15 +1,18 @@
-"""What the executor says of a refusal: the kernel's words and a way out, or a text that is whole and left as it is."""
+"""How the executor explains refusals: the kernel's message and a remedy, or a complete text that stays unchanged."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import os
 import socket
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+from pyroute2.ethtool import ioctl as pyroute2_ethtool
 
 from agent.core.model.desired_entries import Veth
 from agent.core.model.errno_names import errno_name
@@ -53,26 +56,29 @@ def raising(error: OSError) -> Any:
 class StubbornInterface:
     """An interface whose offloads stay as they are, though it may say that it lets them be changed."""
 
-    def __init__(self, *on: str, changeable: bool = True, flags: int = 0) -> None:
-        self._names = sorted(RULES)
+    def __init__(self, *on: str, changeable: bool = True) -> None:
+        self._names = sorted((*RULES, ethtool.TAGS_OFF))
         self._on = sum(1 << self._names.index(name) for name in on)
         self._changeable = (1 << len(self._names)) - 1 if changeable else 0
-        self._flags = flags
         self.asked: list[int] = []
 
-    def ioctl(self, control: socket.socket, ifname: str, question: bytes) -> bytes:
-        command = int.from_bytes(question[:4], "little")
+    def ioctl(self, control: socket.socket, request: int, question: Any) -> int:
+        """Answer as the kernel does: in the structure that the question points to."""
+        if isinstance(question, pyroute2_ethtool.IfReqSsetInfo):
+            question.info.contents.data = len(self._names)
+            return 0
+        command = ctypes.cast(question.gstrings, ctypes.POINTER(ctypes.c_uint32)).contents.value
         self.asked.append(command)
         match command:
             case ethtool.ETHTOOL_GDRVINFO:
-                return ethtool._DRIVER.pack(command, b"mlx4")
-            case ethtool.ETHTOOL_GSSET_INFO:
-                return ethtool._SET_INFO.pack(command, 1 << ethtool.ETH_SS_FEATURES, len(self._names))
-            case ethtool.ETHTOOL_GSTRINGS:
-                return question[:12] + b"".join(name.encode().ljust(ethtool.NAME, b"\0") for name in self._names)
-            case ethtool.ETHTOOL_GFEATURES:
-                return question[:8] + ethtool._GOT.pack(self._changeable, 0, self._on, 0)
-        return ethtool._VALUE.pack(command, self._flags)
+                ctypes.memmove(question.gstrings + 4, b"mlx4", 4)
+            case pyroute2_ethtool.ETHTOOL_GSTRINGS:
+                names = b"".join(name.encode().ljust(pyroute2_ethtool.ETH_GSTRING_LEN, b"\0") for name in self._names)
+                ctypes.memmove(question.gstrings + 12, names, len(names))
+            case pyroute2_ethtool.ETHTOOL_GFEATURES:
+                block = question.gfeatures.contents.features[0]
+                block.available, block.active = self._changeable, self._on
+        return 0
 
 
 @pytest.fixture
@@ -80,21 +86,21 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put an interface in the place of the kernel's."""
 
     def put(interface: StubbornInterface) -> StubbornInterface:
-        monkeypatch.setattr(ethtool, "_ioctl", interface.ioctl)
-        monkeypatch.setattr(ethtool, "_layouts", [])
+        monkeypatch.setattr(pyroute2_ethtool, "fcntl", SimpleNamespace(ioctl=interface.ioctl))
+        monkeypatch.setattr(ethtool, "_feature_names", [])
         return interface
 
     return put
 
 
-def test_a_number_alone_gets_a_way_out() -> None:
+def test_a_bare_errno_gets_a_remedy() -> None:
     assert said(raising(OSError(errno.ENODEV, "no such interface", "7"))) == (
         "no such interface: 7 (ENODEV) while attaching transit XDP on the interface with ifindex 2: the interface is "
         "gone: bring it back; the agent tries again by itself"
     )
 
 
-def test_what_is_not_supported_names_no_setting_that_may_be_set_already() -> None:
+def test_an_unsupported_operation_suggests_no_setting_that_may_be_set_already() -> None:
     assert said(raising(OSError(errno.EOPNOTSUPP, "Operation not supported"))) == (
         "Operation not supported (EOPNOTSUPP) while attaching transit XDP on the interface with ifindex 2: the driver "
         "of the interface cannot run it: give the droplet another interface, or see attach_mode"
@@ -106,8 +112,8 @@ def test_a_whole_text_is_left_as_it_is(number: int) -> None:
     assert said(raising(OperatorError(number, "it cannot be. Do this"))) == "it cannot be. Do this"
 
 
-def test_a_driver_that_takes_tags_off_is_named_with_what_can_be_done(plug: Any) -> None:
-    plug(StubbornInterface(flags=ethtool.ETH_FLAG_RXVLAN))
+def test_a_driver_that_strips_vlan_tags_is_named_with_a_remedy(plug: Any) -> None:
+    plug(StubbornInterface(ethtool.TAGS_OFF))
     with socket.socket() as control:
         assert said(lambda: ethtool.leave_tags_on(control, "eth7")) == (
             "eth7: driver mlx4 takes VLAN tags off received frames and does not stop when told to. Give the droplet an "
@@ -126,12 +132,12 @@ def test_an_endpoint_that_keeps_its_offloads_says_what_is_lost(plug: Any) -> Non
 
 
 def test_an_offload_that_the_driver_holds_and_that_loses_nothing_is_not_asked_for_again_and_again(plug: Any) -> None:
-    """Else every resync would find it wrong, and mend it in vain."""
+    """Otherwise every resync would find a difference and try to repair it."""
     interface = plug(StubbornInterface("rx-gro", "tx-vlan-hw-insert", changeable=False))
     with socket.socket() as control:
         assert wrong_offloads(ethtool.read_offloads(control, "eth0")) == {}
         assert not ethtool.set_endpoint_offloads(control, "eth0")
-    assert ethtool.ETHTOOL_SFEATURES not in interface.asked
+    assert pyroute2_ethtool.ETHTOOL_SFEATURES not in interface.asked
 
 
 def test_an_offload_that_the_driver_holds_and_that_loses_packets_is_a_refusal(plug: Any) -> None:
@@ -165,7 +171,7 @@ def test_every_action_has_a_step(kind: type) -> None:
     assert isinstance(step_of(kind(*values)), Step)
 
 
-def test_what_a_step_says_of_its_own_is_more_than_the_errno_alone_does() -> None:
+def test_the_text_of_a_step_is_more_specific_than_that_of_the_errno() -> None:
     for (step, number), text in SPECIFIC.items():
         assert text != GENERAL.get(number), (step, number)
 

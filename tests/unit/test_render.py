@@ -136,7 +136,7 @@ def test_a_network_of_vxlan_and_a_pinned_one_mark_their_endpoints_everywhere_and
     assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[5] == interface
 
 
-def test_an_endpoints_class_stands_in_the_upper_six_bits() -> None:
+def test_an_endpoints_dscp_is_in_the_upper_six_bits() -> None:
     endpoints = tuple(msgspec.structs.replace(endpoint, dscp=46) for endpoint in DOCUMENT.endpoints)
     after = rendered(msgspec.structs.replace(DOCUMENT, endpoints=endpoints))
     assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[7] == 0xB8
@@ -144,7 +144,7 @@ def test_an_endpoints_class_stands_in_the_upper_six_bits() -> None:
 
 @pytest.mark.parametrize("other", ["full", "zero"])
 @pytest.mark.parametrize("own", ["full", "zero"])
-def test_each_droplets_wish_for_no_checksums_stands_in_its_own_entries(own: Checksum, other: Checksum) -> None:
+def test_each_droplets_zero_checksum_flag_is_in_its_own_entries(own: Checksum, other: Checksum) -> None:
     """The programs look at both of a pair: neither one's wish is put on another pair's."""
     near, far = Droplet("d1", "h1", "2001:db8::1", own), Droplet("far", "h2", "2001:db8::99", other)
     uplink = replace(ETH0, addresses=(parse_address(near.address),))
@@ -170,7 +170,7 @@ def test_droplets_of_one_host_have_its_number_and_no_other() -> None:
     assert len(set(hosts)) == 2
 
 
-def test_the_mtu_leaves_room_for_the_tunnel_and_the_option() -> None:
+def test_the_mtu_reserves_the_overhead_of_the_tunnel_and_the_option() -> None:
     assert (endpoint_mtu(1500, "ipv4"), endpoint_mtu(1500, "ipv6"), endpoint_mtu(60, "ipv4")) == (1438, 1406, 0)
 
 
@@ -208,7 +208,7 @@ def with_namespace(namespace: str) -> bytes:
 
 
 @pytest.mark.parametrize(("namespace", "again"), [("a", False), ("/run/netns/4", False), ("4711", True)])
-def test_a_new_revision_says_anew_which_process_is_meant_and_changes_nothing_else(namespace: str, again: bool) -> None:
+def test_a_new_revision_binds_the_process_again_and_changes_nothing_else(namespace: str, again: bool) -> None:
     """Else a process id would stay bound to who had it when the first of many equal revisions came."""
     desired = Desired(HERE)
     desired.documents.put("all", 1, with_namespace(namespace))

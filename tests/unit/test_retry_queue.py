@@ -55,7 +55,7 @@ def test_a_newer_revision_begins_with_the_first_pause() -> None:
     assert queue.at("a") == 105.0
 
 
-def test_a_document_that_succeeded_is_not_tried_and_begins_anew_when_it_fails_again() -> None:
+def test_a_document_that_succeeded_is_not_retried_and_its_backoff_starts_again_at_the_next_failure() -> None:
     queue = RetryQueue(FIRST)
     queue.failed("a", 1, 0.0)
     turns(queue, "a", 100.0)
@@ -65,7 +65,7 @@ def test_a_document_that_succeeded_is_not_tried_and_begins_anew_when_it_fails_ag
     assert queue.at("a") == 205.0
 
 
-def test_one_that_is_hurried_is_tried_at_once_and_begins_with_the_first_pause() -> None:
+def test_a_hurried_document_is_tried_at_once_and_its_backoff_starts_again() -> None:
     queue = RetryQueue(FIRST)
     queue.failed("a", 1, 0.0)
     queue.failed("b", 1, 0.0)

@@ -30,7 +30,7 @@ DROPLETS = tuple(
 
 
 def settled(uplinks: tuple[Uplink, ...] = ONE, by: int | None = None) -> RouteCache:
-    """Return lookups with every answer there, by the way's own uplink or by one interface."""
+    """Return cached routes for every lookup, through the uplink itself or through one interface."""
     made = RouteCache()
     made.set_wanted(DROPLETS, uplinks)
     for hop_key, _, _ in made.missing():
@@ -61,7 +61,7 @@ def texts(droplets: Iterable[bytes]) -> set[str]:
         ("::/0", texts(one for one in DROPLETS if len(one) == 16)),
     ],
 )
-def test_a_route_makes_the_ways_to_droplets_in_its_destination_doubtful(prefix: str, expected: set[str]) -> None:
+def test_a_changed_route_invalidates_the_cached_routes_to_its_destination(prefix: str, expected: set[str]) -> None:
     cache, network = settled(), ipaddress.ip_network(prefix)
     assert cache.invalidate_prefix(network.network_address.packed, network.prefixlen) is bool(expected)
     assert stale(cache) == expected
@@ -75,14 +75,14 @@ def test_each_uplink_is_asked_about_and_named_where_there_are_several() -> None:
     assert cache.missing()[-1] == (NextHopKey(packed("2001:db8::2"), FIRST), TWO[0], True)
 
 
-def test_rules_make_everything_doubtful_and_take_no_answer_away() -> None:
+def test_a_changed_rule_invalidates_all_cached_routes_and_removes_none() -> None:
     cache = settled()
     cache.invalidate_all()
     assert stale(cache) == texts(DROPLETS)
     assert len(cache.routes) == len(DROPLETS)
 
 
-def test_an_interface_makes_the_ways_doubtful_that_leave_by_it() -> None:
+def test_a_changed_interface_invalidates_the_cached_routes_through_it() -> None:
     cache = settled()
     hop_key = NextHopKey(packed("10.0.2.0"), FIRST)
     cache.store(hop_key, Route(OTHER, hop_key.droplet))
@@ -94,7 +94,7 @@ def test_an_interface_makes_the_ways_doubtful_that_leave_by_it() -> None:
     assert not cache.invalidate_interface(OTHER)
 
 
-def test_a_change_during_the_question_makes_its_answer_doubtful() -> None:
+def test_a_change_during_a_lookup_invalidates_its_result() -> None:
     cache = settled()
     cache.invalidate_all()
     (hop_key, *_), *_ = cache.missing()
@@ -104,14 +104,14 @@ def test_a_change_during_the_question_makes_its_answer_doubtful() -> None:
     assert hop_key in [missing for missing, _, _ in cache.missing()]
 
 
-def test_who_is_not_told_any_more_is_forgotten_and_who_stays_is_not_asked_about() -> None:
+def test_a_removed_address_leaves_the_cache_and_others_are_not_looked_up_again() -> None:
     cache = settled()
     cache.set_wanted((*DROPLETS[1:], packed("10.0.3.3")), ONE)
     assert stale(cache) == {"10.0.3.3"}
     assert cache.routes.keys() == {NextHopKey(one, FIRST) for one in DROPLETS[1:]}
 
 
-def test_no_route_is_an_answer() -> None:
+def test_a_missing_route_is_cached() -> None:
     cache = settled()
     hop_key = NextHopKey(DROPLETS[0], FIRST)
     cache.store(hop_key, None)

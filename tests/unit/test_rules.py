@@ -17,7 +17,7 @@ SECOND = Endpoint("b", "front", "d1", ("10.1.1.5",), "02:00:00:00:00:06")
 DOUBLE = Endpoint("a", "front", "d1", ("10.1.1.5", "10.1.1.5"), "02:00:00:00:00:05")
 
 
-def test_a_sound_document_breaks_no_rule() -> None:
+def test_a_valid_document_breaks_no_rule() -> None:
     assert check(Document((DROPLET,), (VPC,), (NETWORK,), (ENDPOINT,))) == []
 
 
@@ -32,7 +32,7 @@ def test_a_sound_document_breaks_no_rule() -> None:
         (Document(endpoints=(DOUBLE,)), "endpoints[0].addresses[1]"),
     ],
 )
-def test_the_second_of_two_is_named(document: Document, path: str) -> None:
+def test_the_second_of_two_duplicates_is_named(document: Document, path: str) -> None:
     assert [(error.path, error.code) for error in check(document)] == [(path, ErrorCode.DUPLICATE)]
 
 
@@ -44,7 +44,7 @@ def test_an_endpoint_has_one_address_of_each_family(addresses: tuple[str, str]) 
     assert (error.path, error.code) == ("endpoints[0].addresses[1]", ErrorCode.INVALID)
 
 
-def test_a_network_that_only_dividers_connect_speaks_geneve() -> None:
+def test_a_network_with_routing_divider_must_use_geneve() -> None:
     pinned = Network("front", "red", ("10.1.1.0/24",), encapsulation="vxlan", routing="divider")
     (error,) = check(Document(vpcs=(VPC,), networks=(pinned,)))
     assert (error.path, error.code) == ("networks[0].routing", ErrorCode.INVALID)
@@ -54,7 +54,7 @@ def errors_of(document: Document) -> list[tuple[str, str, str]]:
     return [(error.path, error.code.value, error.message) for error in check(document)]
 
 
-def test_wrong_gateways_are_told_together_with_what_else_is_wrong() -> None:
+def test_wrong_gateways_are_reported_together_with_other_errors() -> None:
     cidrs, gateways = ("10.1.1.0/24", "fd00::/64"), ("10.9.9.9", "fd09::1")
     wrong = Network("front", "red", cidrs, ("d1", "d1"), gateways, encapsulation="vxlan", routing="divider")
     assert [path for path, _, _ in errors_of(Document(networks=(wrong,)))] == [
@@ -73,7 +73,7 @@ def test_a_gateway_beside_one_that_is_no_address_is_checked_all_the_same() -> No
     ]
 
 
-def test_too_few_gateways_are_told_together_with_what_else_is_wrong() -> None:
+def test_too_few_gateways_are_reported_together_with_other_errors() -> None:
     wrong = Network("front", "red", ("10.1.1.0/24", "fd00::/64"), ("d1", "d1"), ("10.1.1.1",))
     assert [path for path, _, _ in errors_of(Document(networks=(wrong,)))] == [
         "networks[0].bouncers[1]",
@@ -98,11 +98,11 @@ def test_a_gateway_at_the_edge_of_its_network_is_refused(cidr: str, gateway: str
         *(("10.1.1.7/32", "10.1.1.7"), ("fd00::/64", "fd00::ffff:ffff:ffff:ffff"), ("fd00::/127", "fd00::")),
     ],
 )
-def test_a_gateway_that_an_interface_can_have_is_taken(cidr: str, gateway: str) -> None:
+def test_a_gateway_that_an_interface_can_have_is_accepted(cidr: str, gateway: str) -> None:
     assert errors_of(Document(networks=(Network("front", "red", (cidr,), gateways=(gateway,)),))) == []
 
 
-def test_a_droplet_over_ipv4_cannot_ask_for_what_it_has_in_any_case() -> None:
+def test_a_droplet_with_an_ipv4_address_cannot_set_udp_checksum_zero() -> None:
     message = "tunnels over IPv4 go without a UDP checksum in any case: zero is for droplets with an IPv6 address"
     unsigned = Document(
         droplets=(DROPLET, Droplet("d2", "h2", "10.0.0.2", "zero"), Droplet("d3", "h3", "fd::3", "zero"))

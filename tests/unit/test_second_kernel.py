@@ -17,7 +17,7 @@ def module(folder: Path, name: str, *depends: str) -> tuple[str, Path]:
     return name, path
 
 
-def test_modules_stand_behind_those_that_they_depend_on(tmp_path):
+def test_modules_are_ordered_after_their_dependencies(tmp_path):
     """The names of dependencies may have an underscore where the file has a dash."""
     modules = dict([module(tmp_path, "geneve", "udp_tunnel"), module(tmp_path, "udp-tunnel"), module(tmp_path, "veth")])
     order = [path.stem for path in closure(("geneve", "udp-tunnel", "veth"), modules)]

@@ -40,7 +40,7 @@ class Faults:
         return [fault.kind for fault in self.standing]
 
 
-def test_the_versions_of_what_was_taken_are_there_for_the_next_agent(store: Store, tmp_path: Path) -> None:
+def test_accepted_versions_are_saved_for_the_next_agent(store: Store, tmp_path: Path) -> None:
     publishers = Publishers("h1", store, Faults().report)
     publishers.take(
         [Delivery("a", 1, b"x", version=SignedVersion(10, b"ten")), Delivery("b", 2, None, version=SignedVersion(20))]

@@ -42,7 +42,7 @@ def test_a_replay_that_begins_with_fewer_messages_than_were_counted_is_short_and
     assert (replay.complete, replay.is_short, replay.waiting) == (False, True, 4)
 
 
-def test_a_replay_of_which_nothing_came_is_short_when_nothing_waits() -> None:
+def test_a_replay_without_deliveries_is_short_when_nothing_is_pending() -> None:
     replay = Replay(3)
     replay.take_info(consumer_info(0, pending=0))
     assert (replay.complete, replay.is_short) == (False, True)
@@ -56,7 +56,7 @@ def test_a_message_that_comes_again_is_counted_once() -> None:
 
 
 def test_the_server_completes_a_replay_only_for_deliveries_that_have_arrived() -> None:
-    """What it says of deliveries on their way is no proof: they may go to somebody else."""
+    """Its count of deliveries in flight is no proof: they may go to another reader."""
     replay = Replay(3)
     replay.arrived(delivery(1, pending=2))
     replay.take_info(consumer_info(3, pending=0))
@@ -68,7 +68,7 @@ def test_the_server_completes_a_replay_only_for_deliveries_that_have_arrived() -
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.data())
-def test_no_replay_is_complete_while_any_delivery_went_to_somebody_else(taken: list[bool], data: st.DataObject) -> None:
+def test_no_replay_is_complete_if_another_reader_got_a_delivery(taken: list[bool], data: st.DataObject) -> None:
     """`taken`: which of the consumer's deliveries another reader gets, of which this one never hears."""
     replay = Replay(len(taken))
     in_order = True
@@ -121,7 +121,7 @@ def test_pauses_grow_to_a_limit_below_the_calm_that_ends_the_fault(chances: list
     assert conflicts.record(now + ConsumerConflicts.CALM, 0.0) == ConsumerConflicts.FIRST_PAUSE
 
 
-def test_another_agents_status_is_a_disturbance_while_it_is_heard() -> None:
+def test_another_agents_status_is_a_conflict_while_it_is_received() -> None:
     conflicts = ConsumerConflicts()
     conflicts.saw_duplicate(10.0)
     assert conflicts.active(11.0)

@@ -15,7 +15,7 @@ from protocol.errors import ErrorCode, FieldError
 from protocol.status import UnresolvedNextHops
 
 
-def test_each_reason_is_told_with_its_droplets_and_the_commonest_comes_first() -> None:
+def test_each_reason_is_reported_with_its_droplets_the_most_frequent_first() -> None:
     found = [Unresolved("10.0.0.1", Reason.NO_ROUTE.value)]
     found += [Unresolved(f"10.0.1.{number}", Reason.TABLE_FULL.value) for number in (1, 2)]
     assert unresolved_next_hops(found) == (
@@ -24,7 +24,7 @@ def test_each_reason_is_told_with_its_droplets_and_the_commonest_comes_first() -
     )
 
 
-def test_nothing_unresolved_is_nothing_told() -> None:
+def test_no_unresolved_next_hop_means_no_report() -> None:
     assert unresolved_next_hops([]) == ()
 
 
@@ -34,8 +34,8 @@ def test_of_very_many_the_first_are_named_and_all_are_counted() -> None:
     assert (found.droplets, len(found.addresses)) == (65536, MOST_ADDRESSES)
 
 
-def test_of_very_many_things_wrong_with_a_document_the_first_are_told_and_all_are_counted() -> None:
-    """A document of a mebibyte holds ten thousand endpoints, and each may be wrong in several ways."""
+def test_of_very_many_errors_in_a_document_the_first_are_listed_and_all_are_counted() -> None:
+    """A document of a mebibyte holds ten thousand endpoints, and each may have several errors."""
     verdict = Verdict(
         *("many", 7, State.FAILED, 6),
         missing=tuple(Reference("networks", f"n{number}") for number in range(102)),
@@ -48,7 +48,7 @@ def test_of_very_many_things_wrong_with_a_document_the_first_are_told_and_all_ar
     assert (len(found.failures), found.failures[-1].object) == (101, "3 more")
 
 
-def test_what_was_shortened_when_it_was_decoded_is_told_as_it_is() -> None:
+def test_errors_that_were_truncated_during_decoding_are_reported_unchanged() -> None:
     droplets = [{"id": f"d{number}", "host": "h", "address": "nowhere"} for number in range(5000)]
     registry = Registry()
     registry.put("many", 1, msgspec.msgpack.encode({"droplets": droplets}))
@@ -56,24 +56,24 @@ def test_what_was_shortened_when_it_was_decoded_is_told_as_it_is() -> None:
     assert acknowledgement(verdict, 0.0, None).errors == verdict.errors
 
 
-def test_a_name_as_long_as_a_document_is_told_in_short() -> None:
+def test_a_very_long_name_is_truncated_in_reports() -> None:
     registry = Registry()
     registry.put("long", 1, msgspec.msgpack.encode({"x" * 900_000: 1}))
     (error,) = acknowledgement(registry.verdict("long"), 0.0, None).errors
     assert len(error.path) + len(error.message) < 3000
 
 
-def test_an_acknowledgement_of_few_things_wrong_tells_them_all() -> None:
+def test_an_acknowledgement_lists_all_of_a_few_errors() -> None:
     missing = (Reference("networks", "a"), Reference("networks", "b"))
     assert acknowledgement(Verdict("few", 7, State.PENDING, 0, missing=missing), 0.0, None).missing == missing
 
 
-def test_an_event_tells_as_many_lines_as_it_holds() -> None:
+def test_an_event_has_a_bounded_number_of_lines() -> None:
     assert first_lines(["a", "b"]) == ("a", "b")
     assert first_lines(["a"] * 102)[-2:] == ("a", "and 2 more")
 
 
-def test_what_the_kernel_refused_is_tried_again_and_what_an_interface_lacks_is_not() -> None:
+def test_kernel_refusals_are_retried_and_missing_interfaces_are_not() -> None:
     refused, lacks = KernelFailure(2, "ENOENT", "endpoint a", ""), KernelFailure(90, "EMSGSIZE", "endpoint b", "")
     both = acknowledgement(Verdict("x", 7, State.FAILED, 6, failures=(refused,), lacking=(lacks,)), 0.0, 5.0)
     assert (both.failures, both.retry_at) == ((refused, lacks), 5.0)

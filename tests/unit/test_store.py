@@ -10,7 +10,7 @@ import pytest
 from agent.reconcile.store import Store, StoredDocument, StoredPath, StoreError
 
 
-def test_what_was_kept_is_there_after_a_restart_in_order_of_revision(tmp_path: Path) -> None:
+def test_saved_documents_are_loaded_in_order_of_revision(tmp_path: Path) -> None:
     store = Store(tmp_path / "new", "h1")
     store.save([StoredDocument("b", 2, b"two"), StoredDocument("a", 3, b"three"), StoredDocument("c", 1, b"one")])
     store.save([StoredDocument("b", 4, b"four")], gone=["c", "never"])
@@ -42,14 +42,14 @@ def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
         Store(tmp_path, "h1")
 
 
-def test_the_documents_of_another_host_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+def test_the_documents_of_another_host_are_not_loaded(tmp_path: Path) -> None:
     Store(tmp_path, "h1").close()
     with pytest.raises(StoreError, match="of host 'h1'"):
         Store(tmp_path, "h2")
     Store(tmp_path, "h1").close()
 
 
-def test_what_is_known_of_paths_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_path_state_survives_a_restart(tmp_path: Path) -> None:
     store = Store(tmp_path, "h1")
     first, second = StoredPath(b"\1" * 4, b"\2" * 4, True, None), StoredPath(b"\1" * 16, b"\2" * 16, False, 1400)
     store.save_paths([first, second])
@@ -63,7 +63,7 @@ def test_what_is_known_of_paths_is_there_after_a_restart(tmp_path: Path) -> None
     again.close()
 
 
-def test_a_file_from_before_paths_were_kept_is_taken_over(tmp_path: Path) -> None:
+def test_a_file_without_path_state_is_migrated(tmp_path: Path) -> None:
     store = Store(tmp_path, "h1")
     store.save([StoredDocument("a", 1, b"one")])
     store.close()

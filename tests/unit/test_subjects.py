@@ -46,7 +46,7 @@ def test_a_document_named_config_does_not_confuse_the_parser() -> None:
 
 
 @pytest.mark.parametrize("name", ["h1\n", "H1", "-h", "h.1", "h*", "", "h" * 64])
-def test_what_is_no_token_is_no_host(name: str) -> None:
+def test_an_invalid_token_is_no_host_name(name: str) -> None:
     assert not subjects.is_host(name)
 
 

@@ -44,7 +44,7 @@ def test_every_subscriber_has_the_value_when_publish_returns(errors: LoopErrors)
     assert (first, second, number.value) == ([1, 2], [1, 2], 2)
 
 
-async def test_a_subscriber_that_raises_keeps_no_other_from_the_value_and_gets_the_newest_later(
+async def test_a_subscriber_that_raises_does_not_affect_others_and_gets_the_newest_value_later(
     errors: LoopErrors, faults: FaultReporter
 ) -> None:
     number, other, taken = Observable[int](), list[int](), list[int]()
@@ -69,7 +69,7 @@ async def test_a_subscriber_that_raises_keeps_no_other_from_the_value_and_gets_t
     assert taken == [2, 3]
 
 
-async def test_a_subscriber_that_raises_at_a_value_that_stays_is_tried_until_it_takes_it(errors: LoopErrors) -> None:
+async def test_a_subscriber_that_raises_gets_an_unchanged_value_again_until_it_succeeds(errors: LoopErrors) -> None:
     number, tries = Observable[int](), list[int]()
 
     def take(value: int) -> None:

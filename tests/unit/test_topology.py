@@ -34,10 +34,10 @@ def mistakes(text: str) -> list[tuple[int, str]]:
     return [(mistake.line, mistake.field) for mistake in raised.value.mistakes]
 
 
-def test_a_sound_file_becomes_plain_data():
+def test_a_valid_file_becomes_plain_data():
     topology = parse_topology(VALID)
-    assert topology.substrate.cidrs == ("172.18.0.0/24",)
-    assert topology.substrate.server == "172.18.0.1"
+    assert topology.underlay.cidrs == ("172.18.0.0/24",)
+    assert topology.underlay.server == "172.18.0.1"
     assert topology.networks["web"].bouncers == ("h1", "h2")
     assert topology.vpcs["red"].dividers == 1
     assert [(e.name, e.droplet) for e in topology.endpoints.values()] == [
@@ -57,7 +57,7 @@ def test_droplets_may_be_a_list_or_a_map_of_addresses():
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_topology_is_sound(path):
+def test_every_shipped_topology_is_valid(path):
     assert read_topology(path).endpoints
 
 
@@ -88,7 +88,7 @@ def test_every_shipped_topology_is_sound(path):
         ("endpoints:", "endpoint:", 11, "endpoint"),
     ],
 )
-def test_a_mistake_is_named_by_line_and_field(old, new, line, field):
+def test_an_error_names_line_and_field(old, new, line, field):
     assert old in VALID
     assert (line, field) in mistakes(VALID.replace(old, new))
 
@@ -103,14 +103,14 @@ def test_a_mistake_is_named_by_line_and_field(old, new, line, field):
         ("address: 10.0.1.7", "endpoints[2].address"),
     ],
 )
-def test_an_endpoint_gets_no_address_that_is_not_its_to_have(entry, field):
+def test_an_endpoint_address_outside_its_network_or_reserved_is_refused(entry, field):
     text = VALID + f"  - {{name: a, network: web, droplet: h1, {entry}}}\n"
     if field == "endpoints[2].address":
         text += f"  - {{name: b, network: web, droplet: h1, {entry}}}\n"
     assert field in [found for _, found in mistakes(text)]
 
 
-def test_several_mistakes_are_reported_at_once_in_order_of_lines():
+def test_several_errors_are_reported_together_in_order_of_lines():
     text = VALID.replace("vni: 1001", "vni: 0").replace("network: web", "network: no").replace("/24}", "/99}")
     found = mistakes(text)
     assert [line for line, _ in found] == sorted(line for line, _ in found)
@@ -119,7 +119,7 @@ def test_several_mistakes_are_reported_at_once_in_order_of_lines():
     }
 
 
-def test_a_mistake_is_one_line_with_file_line_field_and_reason():
+def test_an_error_is_one_line_with_file_line_field_and_reason():
     with pytest.raises(TopologyError, match=r"^cloud\.yaml: line 5: vpcs\[0\]\.vni: 0 is not from 1 to 16777215$"):
         parse_topology(VALID.replace("vni: 1001", "vni: 0"), "cloud.yaml")
 
@@ -130,7 +130,7 @@ def test_a_name_used_twice_is_named():
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "droplets: [\n", "droplets: 7\n", "a: b: c\n", "droplets: {h1: 3}\n"])
-def test_what_is_no_topology_at_all_is_refused_with_a_line(text):
+def test_a_file_that_is_no_topology_is_refused_with_a_line_number(text):
     assert mistakes(text)
 
 
@@ -139,11 +139,11 @@ def test_two_overlapping_networks_of_a_vpc_are_refused():
     assert (11, "networks[1].cidr") in mistakes(text)
 
 
-def test_the_example_of_the_reference_is_sound():
+def test_the_example_of_the_reference_is_valid():
     document = Path(controller_sim.__file__).parents[1] / "docs" / "topology.md"
     example = document.read_text().partition("```yaml\n")[2].partition("```")[0]
     topology = parse_topology(example)
-    assert topology.substrate.server == "172.18.0.100"
+    assert topology.underlay.server == "172.18.0.100"
     assert [(e.name, e.droplet) for e in topology.endpoints.values() if e.network == "web"] == [
         ("web-1", "h1"),
         ("web-2", "h2"),
@@ -159,14 +159,14 @@ def test_the_example_of_the_reference_is_sound():
         ("cidr: 10.0.0.0/16", "cidr: 10.0.0.1/16", (5, "vpcs[0].cidr")),
         ("cidr: 10.0.1.0/24", "cidr: 10.0.1.1/24", (9, "networks[0].cidr")),
         ("vpc: red", "vpc: blue", (8, "networks[0].vpc")),
-        ("droplets:\n", "substrate: {cidr: 172.18.0.1/24}\ndroplets:\n", (1, "substrate.cidr")),
+        ("droplets:\n", "underlay: {cidr: 172.18.0.1/24}\ndroplets:\n", (1, "underlay.cidr")),
     ],
 )
-def test_what_refers_to_a_wrong_object_is_no_second_mistake(old, new, only):
+def test_a_reference_to_an_invalid_object_is_no_second_error(old, new, only):
     assert mistakes(VALID.replace(old, new, 1)) == [only]
 
 
-def test_two_wrong_vnis_are_two_mistakes_and_not_the_same_number():
+def test_two_invalid_vnis_are_two_errors_and_no_duplicate():
     text = VALID.replace("vni: 1001", "vni: 0").replace(
         "networks:", "  - {name: blue, vni: 0, cidr: 10.0.0.0/16}\nnetworks:"
     )
@@ -174,7 +174,7 @@ def test_two_wrong_vnis_are_two_mistakes_and_not_the_same_number():
 
 
 ROUTED = """\
-substrate:
+underlay:
   mtu: 1600
   subnets:
     north: {cidr: [172.18.1.0/24, "fd18:0:0:1::/64"]}
@@ -198,7 +198,7 @@ agents: {attach_mode: generic, data_plane: {geneve_port: 7081, families: [ipv4, 
 
 def test_subnets_interfaces_peers_and_agents_become_plain_data():
     topology = parse_topology(ROUTED)
-    assert [(one.name, one.mtu, one.router_mtu) for one in topology.substrate.subnets] == [
+    assert [(one.name, one.mtu, one.router_mtu) for one in topology.underlay.subnets] == [
         ("north", 1600, 1600),
         ("south", 1500, 1400),
     ]
@@ -218,7 +218,7 @@ def test_subnets_interfaces_peers_and_agents_become_plain_data():
 
 def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reaches_it_by_its_own():
     topology = parse_topology(ROUTED)
-    assert topology.substrate.servers == ("172.18.1.2", "fd18:0:0:1::2")
+    assert topology.underlay.servers == ("172.18.1.2", "fd18:0:0:1::2")
     assert topology.server_for("a") == "172.18.1.2"
     assert topology.server_for("b") == "fd18:0:0:1::2"
 
@@ -245,32 +245,32 @@ def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reach
         ("queues: 2", "queues: 2, udp_checksum: zero", "droplets.a2.udp_checksum"),
         ("address: 172.18.2.11", "address: 172.18.2.1", "droplets.a2.address"),
         ("address: 172.18.2.11", "address: 172.18.3.11", "droplets.a2.address"),
-        ("cidr: 172.18.2.0/24,", "cidr: 172.18.1.0/25,", "substrate.subnets.south.cidr"),
-        ("router_mtu: 1400", "router_mtu: 14", "substrate.subnets.south.router_mtu"),
-        ("  mtu: 1600", "  cidr: 172.18.0.0/16\n  mtu: 1600", "substrate.cidr"),
-        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.1", "substrate"),
+        ("cidr: 172.18.2.0/24,", "cidr: 172.18.1.0/25,", "underlay.subnets.south.cidr"),
+        ("router_mtu: 1400", "router_mtu: 14", "underlay.subnets.south.router_mtu"),
+        ("  mtu: 1600", "  cidr: 172.18.0.0/16\n  mtu: 1600", "underlay.cidr"),
+        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.1", "underlay"),
         ("  mtu: 1600", "  mtu: 1600\n  server: [172.18.2.100]", "droplets"),
-        ("  mtu: 1600", "  mtu: 1200", "substrate"),
-        ("  mtu: 1600", "  mtu: 1373", "substrate"),
-        ("mtu: 1500, router_mtu: 1400", "mtu: 1341, router_mtu: 1300", "substrate"),
+        ("  mtu: 1600", "  mtu: 1200", "underlay"),
+        ("  mtu: 1600", "  mtu: 1373", "underlay"),
+        ("mtu: 1500, router_mtu: 1400", "mtu: 1341, router_mtu: 1300", "underlay"),
         ("address: 172.18.2.11", "address: 172.18.2.255", "droplets.a2.address"),
         ("address: 172.18.2.11", "address: 172.18.2.0", "droplets.a2.address"),
-        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.255", "substrate"),
+        ("  mtu: 1600", "  mtu: 1600\n  server: 172.18.1.255", "underlay"),
         ('"fd10:0:0:1::9", 10.0.1.9', "10.0.1.255", "endpoints[0].address"),
         ("geneve_port: 7081", "geneve_port: 4789", "agents.data_plane.geneve_port"),
         ("geneve_port: 7081", "vxlan_port: 6081", "agents.data_plane.vxlan_port"),
         ("geneve_port: 7081", "vxlan_port: 0", "agents.data_plane.vxlan_port"),
         ("families: [ipv4, ipv6]", "families: [ipv6]", "agents.data_plane.families"),
         ("families: [ipv4, ipv6]", "families: [ipv4]", "agents.data_plane.families"),
-        ("families: [ipv4, ipv6]", "substrate: [ipv6]", "agents.data_plane.substrate"),
-        ("families: [ipv4, ipv6]", "substrate: [ipv4]", "agents.data_plane.substrate"),
+        ("families: [ipv4, ipv6]", "underlay: [ipv6]", "agents.data_plane.underlay"),
+        ("families: [ipv4, ipv6]", "underlay: [ipv4]", "agents.data_plane.underlay"),
         ("attach_mode: generic", "attach_mode: fast", "agents.attach_mode"),
         ("geneve_port: 7081", "geneve_port: 0", "agents.data_plane.geneve_port"),
         ("families: [ipv4, ipv6]", "families: [ipx]", "agents.data_plane.families"),
         ("geneve_port: 7081", "port: 7081", "agents.data_plane.port"),
     ],
 )
-def test_a_mistake_in_what_is_wired_or_in_a_family_is_named_by_its_field(old, new, field):
+def test_an_error_in_the_underlay_or_in_a_family_names_its_field(old, new, field):
     assert old in ROUTED
     assert field in {found for _, found in mistakes(ROUTED.replace(old, new, 1))}
 
@@ -283,7 +283,7 @@ def messages_of(text: str) -> list[str]:
 
 def test_the_broadcast_and_the_network_address_are_no_droplets_whether_the_prefix_is_written_or_not():
     assert (3, "droplets.h2.address") in mistakes(VALID.replace("172.18.0.12/24", "172.18.0.255/24"))
-    bare = "substrate: {cidr: 172.18.0.0/24}\n" + VALID.replace("172.18.0.11/24", "172.18.0.0").replace("/24}", "}")
+    bare = "underlay: {cidr: 172.18.0.0/24}\n" + VALID.replace("172.18.0.11/24", "172.18.0.0").replace("/24}", "}")
     assert (3, "droplets.h1.address") in mistakes(bare)
 
 
@@ -294,29 +294,29 @@ def test_the_least_mtu_is_that_of_the_agents():
 
 
 @pytest.mark.parametrize(("cidr", "least"), [("172.18.0.{}/24", 1342), ("fd18::{}/64", 1374)])
-def test_an_mtu_that_agents_can_just_run_on_is_right_and_one_byte_less_is_one_mistake(cidr, least):
+def test_the_smallest_mtu_for_agents_is_valid_and_one_byte_less_is_one_error(cidr, least):
     text = VALID.replace("172.18.0.11/24", f'"{cidr.format(11)}"').replace("172.18.0.12/24", f'"{cidr.format(12)}"')
-    assert parse_topology(f"substrate: {{mtu: {least}}}\n{text}").substrate.mtu == least
-    (said,) = messages_of(f"substrate: {{mtu: {least - 1}}}\n{text}")
+    assert parse_topology(f"underlay: {{mtu: {least}}}\n{text}").underlay.mtu == least
+    (said,) = messages_of(f"underlay: {{mtu: {least - 1}}}\n{text}")
     assert f"the MTU is {least - 1}, and h1, h2 must have {least} or more" in said
 
 
-def test_a_router_and_a_wire_may_carry_less_than_agents_need():
+def test_the_mtu_of_a_router_or_link_may_be_smaller_than_agents_need():
     narrow = ROUTED.replace("router_mtu: 1400", "router_mtu: 1300").replace("link_mtu: 1450", "link_mtu: 1300")
-    assert parse_topology(narrow).substrate.subnets[1].router_mtu == 1300
+    assert parse_topology(narrow).underlay.subnets[1].router_mtu == 1300
 
 
-def test_a_small_mtu_and_every_other_mistake_of_the_substrate_are_told_at_once():
+def test_a_small_mtu_and_all_other_errors_of_the_underlay_are_reported_together():
     text = ROUTED.replace("  mtu: 1600", "  mtu: 1000\n  speed: 9\n  server: 172.18.7.7").replace("vni: 1001", "vni: 0")
     fields = {field for _, field in mistakes(text)}
-    assert {"substrate", "substrate.speed", "vpcs[0].vni"} <= fields
+    assert {"underlay", "underlay.speed", "vpcs[0].vni"} <= fields
     said = "\n".join(messages_of(text))
     assert "the MTU of north is 1000, and a1 must have 1342" in said
     assert "b must have 1374" in said
     assert "172.18.7.7" in said
 
 
-def test_a_peer_that_is_to_take_a_role_is_told_to_speak_only_vxlan():
+def test_a_vxlan_peer_as_bouncer_or_divider_is_an_error():
     assert messages_of(ROUTED.replace("bouncers: [b]", "bouncers: [p]")) == [
         "p is a VXLAN peer and cannot be a bouncer or divider: choose a droplet with an agent"
     ]
@@ -326,8 +326,8 @@ def test_a_peer_that_is_to_take_a_role_is_told_to_speak_only_vxlan():
     ]
 
 
-def test_a_family_that_is_turned_off_names_who_needs_it():
-    assert messages_of(ROUTED.replace("families: [ipv4, ipv6]", "families: [ipv6], substrate: [ipv6]")) == [
+def test_a_disabled_family_names_the_objects_that_need_it():
+    assert messages_of(ROUTED.replace("families: [ipv4, ipv6]", "families: [ipv6], underlay: [ipv6]")) == [
         "ipv4 is missing, but network web has 10.0.1.0/24: add it",
         "ipv4 is missing, but a1 has 172.18.1.11: add it",
     ]

@@ -1,4 +1,4 @@
-"""The way that `dropletctl path` tells, for every state of the maps that matters to it."""
+"""The trace of `dropletctl path`, for every state of the maps that it depends on."""
 
 from __future__ import annotations
 
@@ -182,6 +182,6 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_way_follows_what_the_maps_hold(name: str) -> None:
+def test_the_trace_follows_the_entries_of_the_maps(name: str) -> None:
     changes, expected = CASES[name]
     assert trace(KNOWN._replace(**changes)) == expected

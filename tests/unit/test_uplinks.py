@@ -42,40 +42,40 @@ def shape(found: Uplink) -> tuple[tuple[int, ...], int, int, int]:
     return found.ingress, found.egress, found.carrier, found.vlan
 
 
-def test_a_plain_interface_is_what_it_is() -> None:
+def test_a_plain_interface_is_its_own_carrier() -> None:
     found = read(link(2, "eth0"), link(3, "eth1"))
     own = bytes.fromhex(MAC.replace(":", ""))
     assert found == Uplink("eth0", 2, own, 1500, (bytes([10, 0, 0, 1]),), (2,), 2, 2)
 
 
 @pytest.mark.parametrize("kind", ["veth", "bridge", "macvlan", "ipvlan"])
-def test_any_other_kind_of_interface_is_just_itself(kind: str) -> None:
+def test_any_other_kind_of_interface_is_its_own_carrier(kind: str) -> None:
     members = (link(3, "eth1", master=2), link(4, "eth2", link=2))
     assert shape(read(link(2, "upper0", kind, link=9), *members)) == ((2,), 2, 2, 0)
 
 
-def test_a_vlans_frames_come_and_go_by_what_it_lies_on() -> None:
+def test_a_vlans_frames_are_received_and_sent_by_its_parent() -> None:
     found = read(vlan(5, "eth0.100", below=2), link(2, "eth0"), link(3, "eth1"))
     assert shape(found) == ((2,), 2, 2, 100)
     assert (found.name, found.ifindex) == ("eth0.100", 5)
 
 
-def test_a_bonds_frames_come_in_on_its_members_and_leave_by_the_bond() -> None:
+def test_a_bonds_frames_are_received_by_its_members_and_sent_by_the_bond() -> None:
     members = (link(4, "eth2", master=7), link(3, "eth1", master=7), link(2, "eth0", master=8))
     assert shape(read(link(7, "bond0", "bond"), *members)) == ((7, 3, 4), 7, 7, 0)
 
 
-def test_a_vlan_upon_a_bond_is_both() -> None:
+def test_a_vlan_on_a_bond_combines_both() -> None:
     below = (link(7, "bond0", "bond"), link(3, "eth1", master=7), link(4, "eth2", master=7))
     assert shape(read(vlan(9, "bond0.42", below=7, identity=42), *below)) == ((7, 3, 4), 7, 7, 42)
 
 
-def test_a_bonds_member_with_an_address_of_its_own_is_just_itself() -> None:
+def test_a_bonds_member_with_an_address_is_its_own_carrier() -> None:
     member, bond = link(3, "eth1", master=7), link(7, "bond0", "bond")
     assert shape(read(member, bond)) == ((3,), 3, 3, 0)
 
 
-def test_an_interface_tells_the_bond_that_it_serves() -> None:
+def test_a_member_names_its_bond() -> None:
     bond, bridge = link(7, "bond0", "bond"), link(8, "br0", "bridge")
     assert served_by(link(3, "eth1", master=7), [bond, bridge]) == "bond0"
     assert served_by(link(3, "eth1", master=8), [bond, bridge]) == ""
@@ -109,7 +109,7 @@ def test_the_own_side_of_a_point_to_point_link_is_its_address() -> None:
         (vlan(5, "q", below=2, link_netnsid=0), (link(2, "eth0"),), "another network namespace"),
     ],
 )
-def test_what_xdp_cannot_serve_is_refused_by_name(which: Any, others: Any, said: str) -> None:
+def test_unsupported_interfaces_are_refused_by_name(which: Any, others: Any, said: str) -> None:
     with pytest.raises(OSError, match=said) as refused:
         read(which, *others)
     assert (refused.value.errno, refused.value.filename) == (errno.EINVAL, "q")
@@ -133,7 +133,7 @@ def address(text: str, index: int = 2, event: str = "RTM_NEWADDR", flags: int = 
         (0, PERMANENT | TENTATIVE | FAILED, False),
     ],
 )
-def test_an_address_that_another_host_has_is_no_droplets(flags: int, wide: int | None, there: bool) -> None:
+def test_an_address_of_another_host_is_no_droplet(flags: int, wide: int | None, there: bool) -> None:
     message = address("2001:db8::1", flags=flags, wide=wide)
     assert bool(read(link(2, "eth0"), addresses=[message]).addresses) is there
     assert differs([read(link(2, "eth0"), addresses=[])], message) is there
@@ -154,7 +154,7 @@ def test_an_address_that_another_host_has_is_no_droplets(flags: int, wide: int |
         (address("fe80::1", event="RTM_DELADDR"), False),
     ],
 )
-def test_an_address_that_comes_or_goes_is_another_uplink(message: Any, expected: bool) -> None:
+def test_an_added_or_removed_address_changes_the_uplink(message: Any, expected: bool) -> None:
     assert differs([read(link(2, "eth0"))], message) is expected
 
 
@@ -187,7 +187,7 @@ BRIDGE = read(link(8, "br0", "bridge"))
         (PLAIN, event(link(2, "eth0", master=8), family=7), False),
     ],
 )
-def test_an_interface_that_is_another_one_is_another_uplink(uplink: Uplink, message: Any, expected: bool) -> None:
+def test_a_replaced_interface_changes_the_uplink(uplink: Uplink, message: Any, expected: bool) -> None:
     assert differs([uplink], message) is expected
 
 
@@ -206,12 +206,12 @@ def test_an_interface_that_is_another_one_is_another_uplink(uplink: Uplink, mess
         (event(slave(6, 8)), False),
     ],
 )
-def test_a_member_that_comes_or_goes_makes_another_uplink(uplink: Uplink, message: Any, expected: bool) -> None:
+def test_an_added_or_removed_member_changes_the_uplink(uplink: Uplink, message: Any, expected: bool) -> None:
     """The bond itself keeps its index, its Ethernet address and its MTU, and tells nothing."""
     assert differs([PLAIN, uplink], message) is expected
 
 
-def test_the_first_member_makes_another_uplink_and_a_bridges_port_does_not() -> None:
+def test_the_first_member_changes_the_uplink_and_a_bridge_port_does_not() -> None:
     assert differs([EMPTY_BOND], event(slave(3, 7)))
     assert not differs([BRIDGE], event(slave(3, 8, "bridge")))
     assert not differs([BRIDGE], event(slave(3, 8, "bridge"), "RTM_DELLINK", family=7))

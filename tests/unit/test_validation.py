@@ -26,14 +26,14 @@ def refused(document: Document, host_state: HostState = HERE) -> list[FieldError
     return list(desired.documents.verdict("all").errors)
 
 
-def test_an_own_droplets_address_that_no_interface_has_is_told_with_those_that_there_are() -> None:
+def test_an_own_droplet_with_an_unknown_address_names_the_addresses_of_the_host() -> None:
     here = replace(HERE, uplinks=(ETH0, ETH1, replace(ETH1, name="eth2", addresses=())))
     (error,) = refused(Document(droplets=(Droplet("d1", "h1", "10.5.0.1"),)), here)
     assert (error.path, error.code) == ("droplets[0].address", ErrorCode.OUT_OF_RANGE)
     assert "eth0 has 10.0.0.1, 2001:db8::1; eth1 has 10.9.0.1; eth2 has none" in error.message
 
 
-def test_a_host_with_two_interfaces_takes_a_droplet_on_each() -> None:
+def test_a_host_with_two_interfaces_accepts_a_droplet_on_each() -> None:
     here = replace(HERE, uplinks=(ETH0, ETH1))
     droplets = (Droplet("d1", "h1", "10.0.0.1"), Droplet("d9", "h1", "10.9.0.1"))
     assert refused(Document(droplets=droplets), here) == []
@@ -45,11 +45,11 @@ def test_a_host_with_two_interfaces_takes_a_droplet_on_each() -> None:
         (Features(vxlan_port=0), "vxlan", "networks[0].encapsulation", "data_plane.vxlan_port"),
         (Features(families=frozenset({"ipv4"})), "both", "vpcs[0].cidrs[1]", "ipv6 to data_plane.families"),
         (Features(families=frozenset({"ipv6"})), "both", "vpcs[0].cidrs[0]", "ipv4 to data_plane.families"),
-        (Features(substrate=frozenset({"ipv6"})), "both", "droplets[0].address", "ipv4 to data_plane.substrate"),
-        (Features(substrate=frozenset({"ipv4"})), "far", "droplets[0].address", "ipv6 to data_plane.substrate"),
+        (Features(underlay=frozenset({"ipv6"})), "both", "droplets[0].address", "ipv4 to data_plane.underlay"),
+        (Features(underlay=frozenset({"ipv4"})), "far", "droplets[0].address", "ipv6 to data_plane.underlay"),
     ],
 )
-def test_what_is_turned_off_is_told_with_the_setting(features, document: str, path: str, setting: str) -> None:
+def test_a_disabled_feature_is_named_with_its_setting(features, document: str, path: str, setting: str) -> None:
     documents = {
         "both": DOCUMENT,
         "far": Document(droplets=(Droplet("d2", "h2", "2001:db8::2"),)),
@@ -72,7 +72,7 @@ def test_what_is_turned_off_is_told_with_the_setting(features, document: str, pa
         (638, ("192.168.1.5",), None),
     ],
 )
-def test_an_interface_too_narrow_for_an_endpoint_is_told_with_its_mtu(mtu, addresses, needed) -> None:
+def test_an_interface_with_a_too_small_mtu_for_an_endpoint_is_named_with_its_mtu(mtu, addresses, needed) -> None:
     endpoints = (msgspec.structs.replace(DOCUMENT.endpoints[0], addresses=addresses),)
     document = msgspec.structs.replace(DOCUMENT, endpoints=endpoints)
     errors = refused(document, replace(HERE, uplinks=(replace(ETH0, mtu=mtu),)))
@@ -80,14 +80,14 @@ def test_an_interface_too_narrow_for_an_endpoint_is_told_with_its_mtu(mtu, addre
     assert needed is None or (f"eth0 has MTU {mtu}" in errors[0].message and needed in errors[0].message)
 
 
-def test_over_ipv6_an_interface_needs_more_room() -> None:
+def test_over_ipv6_an_interface_needs_a_larger_mtu() -> None:
     droplets = (Droplet("d1", "h1", "2001:db8::1"), Droplet("d2", "h2", "2001:db8::2"))
     document = msgspec.structs.replace(DOCUMENT, droplets=droplets)
     (error,) = refused(document, replace(HERE, uplinks=(replace(ETH0, mtu=1280 + 93),)))
     assert "give the interface 1374 or more" in error.message
 
 
-def test_the_seventeenth_droplet_is_refused_by_name_and_taken_when_another_one_goes() -> None:
+def test_the_seventeenth_droplet_is_refused_by_name_and_accepted_once_another_is_removed() -> None:
     addresses = tuple(parse_address(f"10.0.0.{n}") for n in range(1, 40))
     desired = Desired(replace(HERE, uplinks=(replace(ETH0, addresses=addresses),)))
     for n in range(1, 18):

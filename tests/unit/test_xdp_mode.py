@@ -62,7 +62,7 @@ UNABLE = {name: case for name, case in CASES.items() if case.generic and case.fo
 
 
 @pytest.mark.parametrize("case", UNABLE.values(), ids=UNABLE)
-def test_native_mode_is_refused_where_it_cannot_work_with_the_way_out(case: Case) -> None:
+def test_native_mode_is_refused_with_a_remedy_where_it_cannot_work(case: Case) -> None:
     decision = decide("native", [case.found])
     assert not decision.generic
     assert case.says in decision.refused
@@ -72,11 +72,11 @@ def test_native_mode_is_refused_where_it_cannot_work_with_the_way_out(case: Case
     assert ("ethtool" in fault.remedy) == ("GRO" in case.says)
 
 
-def test_native_mode_is_taken_at_the_operators_word_where_the_kernel_says_nothing() -> None:
+def test_a_native_mode_setting_is_trusted_if_the_kernel_reports_no_features() -> None:
     assert decide("native", [device(None, driver="mlx4_en")]) == Decision()
 
 
-def test_generic_mode_is_no_question_and_one_uplink_decides_for_all() -> None:
+def test_generic_mode_needs_no_check_and_one_uplink_decides_for_all() -> None:
     unable = device(0, driver="macvlan", kind="macvlan")
     assert decide("generic", [unable]) == Decision(generic=True)
     other = Device("eth1", 3, 1500, "", ("ice",), ALL, "native", (6, 18))
@@ -84,7 +84,7 @@ def test_generic_mode_is_no_question_and_one_uplink_decides_for_all() -> None:
     assert decide("auto", [other]) == Decision()
 
 
-def test_a_driver_that_was_tried_is_not_tried_again_until_it_is_another_one() -> None:
+def test_a_tried_driver_is_not_tried_again_until_it_changes() -> None:
     """Else the programs would change their mode for ever: in generic mode the driver shows nothing either."""
     first = decide("auto", [device(NATIVE)])
     assert not first.generic
@@ -95,7 +95,7 @@ def test_a_driver_that_was_tried_is_not_tried_again_until_it_is_another_one() ->
     assert not decide("auto", [device(ALL, "generic")], second).generic
 
 
-def test_a_driver_that_fell_back_by_itself_takes_none_and_one_that_followed_another_is_tried() -> None:
+def test_a_driver_that_fell_back_itself_is_not_retried_and_one_that_followed_another_is() -> None:
     assert decide("auto", [device(NATIVE, "generic")], Decision()).generic
     other = Device("mac0", 3, 1500, "macvlan", ("macvlan",), 0, "generic", (6, 18))
     both = decide("auto", [device(NATIVE, "generic"), other], Decision(generic=True))
@@ -103,7 +103,7 @@ def test_a_driver_that_fell_back_by_itself_takes_none_and_one_that_followed_anot
     assert not decide("auto", [device(NATIVE, "generic")], both).generic
 
 
-def test_what_only_an_attachment_shows_is_left_open() -> None:
+def test_modes_that_only_an_attachment_can_test_are_undecided() -> None:
     assert shows_when_attached(device(NATIVE))
     assert not shows_when_attached(device(ALL))
     assert not shows_when_attached(device(0, driver="bridge", kind="bridge"))
@@ -127,7 +127,7 @@ NOT_IN_6_1 = (
     [(LONG_SINCE, (5, 18)), (SINCE_6_1, (6, 1)), (NOT_IN_6_1, (6, 3))],
     ids=["long since", "since 6.1", "not before 6.3"],
 )
-def test_on_old_kernels_a_driver_is_trusted_from_the_version_on_in_which_it_takes_redirects(
+def test_on_old_kernels_a_driver_is_trusted_from_the_version_that_supports_redirects(
     drivers: tuple[str, ...], oldest: Version
 ) -> None:
     """Drivers with ndo_xdp_xmit in Linux 6.1, and some that run XDP or are common uplinks and have none there."""

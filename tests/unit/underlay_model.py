@@ -1,4 +1,4 @@
-"""A substrate of peers with loss, delay and path MTUs, in virtual time, to drive the pure core of probing."""
+"""An underlay of peers with loss, delay and path MTUs, in virtual time, to drive the pure core of probing."""
 
 from __future__ import annotations
 

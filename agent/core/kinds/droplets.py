@@ -30,7 +30,7 @@ class Droplets(Kind[Droplet]):
 
     name = "droplets"
     singular = "droplet"
-    keys = (key_of("droplet", "id"), key_of("substrate address", "address"))
+    keys = (key_of("droplet", "id"), key_of("underlay address", "address"))
     maps = (MapName.LOCAL_DROPLETS, MapName.DROPLETS)
     columns = (
         Column[Droplet]("DROPLET", lambda one: one.id),
@@ -61,8 +61,8 @@ class Droplets(Kind[Droplet]):
                 yield FieldError(f"droplets[{index}].address", ErrorCode.OUT_OF_RANGE, message)
         for index, droplet in enumerate(objects):
             family = family_of(parse_address(droplet.address))
-            if family not in resolved.host_state.features.substrate:
-                message = f"{droplet.address}: {family_is_off(family, 'data_plane.substrate')}"
+            if family not in resolved.host_state.features.underlay:
+                message = f"{droplet.address}: {family_is_off(family, 'data_plane.underlay')}"
                 yield FieldError(f"droplets[{index}].address", ErrorCode.DISABLED, message)
 
     def numbers_in(self, maps: Mapping[MapName, Mapping[bytes, bytes]], ifindexes: Mapping[str, int]) -> LocalIndexes:

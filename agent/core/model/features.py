@@ -14,14 +14,14 @@ BOTH: frozenset[Family] = frozenset({"ipv4", "ipv6"})
 class Features:
     """Ports are UDP port numbers; `vxlan_port` 0 disables VXLAN.
 
-    `families` are the address families of the overlay, `substrate` those of the droplets' addresses. `vlan_tags` is
+    `families` are the address families of the overlay, `underlay` those of the droplets' addresses. `vlan_tags` is
     true if a droplet's frames carry an 802.1Q tag.
     """
 
     geneve_port: int = 6081
     vxlan_port: int = 4789
     families: frozenset[Family] = BOTH
-    substrate: frozenset[Family] = BOTH
+    underlay: frozenset[Family] = BOTH
     vlan_tags: bool = False
 
     def flags(self) -> tuple[str, ...]:
@@ -30,8 +30,8 @@ class Features:
             "GENEVE_PORT": self.geneve_port,
             "VXLAN_PORT": self.vxlan_port,
             "INNER_IPV6": int("ipv6" in self.families),
-            "OUTER_IPV4": int("ipv4" in self.substrate),
-            "OUTER_IPV6": int("ipv6" in self.substrate),
+            "OUTER_IPV4": int("ipv4" in self.underlay),
+            "OUTER_IPV6": int("ipv6" in self.underlay),
             "VLAN_TAGS": int(self.vlan_tags),
         }
         return tuple(f"-D{name}={value}" for name, value in values.items())

@@ -11,16 +11,16 @@ from agent.core.model.features import Family, family_of
 from protocol.addresses import parse_address
 
 TUNNEL_HEADERS: dict[Family, int] = {"ipv4": 20 + 8 + 8 + 14, "ipv6": 40 + 8 + 8 + 14}
-"""Bytes of outer IP, UDP, Geneve (or VXLAN) and inner Ethernet header, by the substrate's family."""
+"""Bytes of outer IP, UDP, Geneve (or VXLAN) and inner Ethernet header, by the underlay's family."""
 RETURN_TO_SENDER: dict[Family, int] = {"ipv4": 4 + 8, "ipv6": 4 + 20}
 """Bytes of the return-to-sender option, which the first packets of a conversation carry."""
 MIN_MTU: dict[Family, int] = {"ipv4": 576, "ipv6": 1280}
 """The MTU that every host may expect, by the overlay's family: RFC 791 (section 3.1), RFC 8200 (section 5)."""
 
 
-def overhead(substrate: Family) -> int:
+def overhead(underlay: Family) -> int:
     """Return the bytes by which an endpoint's MTU is smaller than its uplink's."""
-    return TUNNEL_HEADERS[substrate] + RETURN_TO_SENDER[substrate]
+    return TUNNEL_HEADERS[underlay] + RETURN_TO_SENDER[underlay]
 
 
 def min_mtu(addresses: Iterable[str]) -> int:
@@ -33,11 +33,11 @@ def path_mtu_for_ipv6(droplet: bytes) -> int:
     return uplink_mtu(MIN_MTU["ipv6"], family_of(droplet))
 
 
-def uplink_mtu(endpoint: int, substrate: Family) -> int:
+def uplink_mtu(endpoint: int, underlay: Family) -> int:
     """Return the uplink MTU that gives an endpoint an MTU of `endpoint` bytes: the inverse of `endpoint_mtu`."""
-    return endpoint + overhead(substrate)
+    return endpoint + overhead(underlay)
 
 
-def endpoint_mtu(uplink: int, substrate: Family) -> int:
+def endpoint_mtu(uplink: int, underlay: Family) -> int:
     """Return an endpoint's MTU, from its uplink's MTU and the family of its droplet's address; at least 0."""
-    return max(0, uplink - overhead(substrate))
+    return max(0, uplink - overhead(underlay))

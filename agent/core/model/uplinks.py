@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """One interface with addresses in the substrate: a physical one, or a VLAN or bond on top of physical ones.
+    """One interface with addresses in the underlay: a physical one, or a VLAN or bond on top of physical ones.
 
     `addresses` are packed, 4 or 16 bytes each. Frames arrive on `ingress` (a bond's members, after the bond itself)
     and leave by `egress`, with an 802.1Q tag if `vlan` is not 0. Transit XDP is attached to `carrier`: the interface

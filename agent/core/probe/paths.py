@@ -1,4 +1,4 @@
-"""The state of the paths through the substrate, from this host's droplets to those of other hosts. Plain data.
+"""The state of the paths through the underlay, from this host's droplets to those of other hosts. Plain data.
 
 Times are seconds, sizes bytes of the outer IP packet.
 """

@@ -27,12 +27,12 @@ def is_narrow(resolved: ResolvedState) -> bool:
 def mtu_shortfall(endpoint: Endpoint, resolved: ResolvedState) -> str | None:
     """Return what is wrong with the MTU of the uplink of an endpoint of this host; None if nothing."""
     address = parse_address(resolved.droplets[endpoint.droplet].address)
-    uplink, substrate, least = resolved.host_state.uplink(address), family_of(address), min_mtu(endpoint.addresses)
-    if uplink is None or (left := endpoint_mtu(uplink.mtu, substrate)) >= least:
+    uplink, underlay, least = resolved.host_state.uplink(address), family_of(address), min_mtu(endpoint.addresses)
+    if uplink is None or (left := endpoint_mtu(uplink.mtu, underlay)) >= least:
         return None
     return (
         f"interface {uplink.name} has MTU {uplink.mtu}, which leaves {left} for endpoint {endpoint.id!r}; its "
-        f"addresses need {least}: give the interface {uplink_mtu(least, substrate)} or more"
+        f"addresses need {least}: give the interface {uplink_mtu(least, underlay)} or more"
     )
 
 

@@ -25,6 +25,10 @@ class Owner(NamedTuple):
     holder: Holder | None = None
     program: str = ""
 
+    def name_program(self, program_id: int) -> str:
+        """Return the program's name and the kernel's id of it, for messages."""
+        return f"{self.program or '(no name)'} (id {program_id})"
+
 
 STRANGER = Owner()
 

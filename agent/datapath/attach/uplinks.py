@@ -10,13 +10,13 @@ import ipaddress
 import socket
 from collections.abc import Collection, Iterable, Sequence
 
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_DADFAILED, IFA_F_TENTATIVE
+
 from agent.core.model.uplinks import Uplink
 from agent.datapath.attach.xdp import attached_program
 from agent.datapath.net.netlink import Message, Netlink, attribute
 
 ETH_P_8021Q = 0x8100
-IFA_F_DADFAILED = 0x08
-IFA_F_TENTATIVE = 0x40
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 STACKED = ("vlan", "bond")
 """Kinds of interfaces whose frames arrive on other interfaces, which must be read too."""
@@ -65,7 +65,7 @@ def uplink_from(
         ifindex=int(link["index"]),
         mac=_mac(link),
         mtu=int(attribute(link, "IFLA_MTU")),
-        addresses=tuple(_substrate_addresses(addresses)),
+        addresses=tuple(_underlay_addresses(addresses)),
         ingress=(index, *sorted(members)) if kind(carrier) == "bond" else (index,),
         egress=index,
         carrier=index,
@@ -93,7 +93,7 @@ def _vlan_id(link: Message) -> int:
     return int(attribute(data, "IFLA_VLAN_ID"))
 
 
-def _substrate_addresses(addresses: Iterable[Message]) -> Iterable[bytes]:
+def _underlay_addresses(addresses: Iterable[Message]) -> Iterable[bytes]:
     """Yield the packed addresses, of 4 or 16 bytes, that a droplet may have."""
     for message in addresses:
         address = _address(message)

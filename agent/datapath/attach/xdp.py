@@ -129,7 +129,7 @@ async def _read(netlink: Netlink, ifindex: int) -> Message:
 
 def _refuse_stranger(found: Attached, link: Message, own: ProgramOwnership) -> NoReturn:
     owner, interface = own.find_owner(found.program_id), str(attribute(link, "IFLA_IFNAME"))
-    program = f"{owner.program or '(no name)'} (id {found.program_id})"
+    program = owner.name_program(found.program_id)
     what = f"{possessive(owner)} XDP program {program} is attached to {interface}"
     raise OperatorError(errno.EEXIST, f"{what}: {advice(owner, interface)}")
 

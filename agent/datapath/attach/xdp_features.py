@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Self
 
-from pyroute2.netlink import NLM_F_REQUEST, genlmsg
+from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_GENERIC, NLM_F_REQUEST, SOL_NETLINK, genlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import AsyncGenericNetlinkSocket
 
@@ -22,7 +22,6 @@ from agent.datapath.net.netlink import error_from
 
 FAMILY, GROUP = "netdev", "mgmt"
 NETDEV_CMD_DEV_GET = 1
-NETLINK_GENERIC, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 16, 270, 1
 TIMEOUT = 1.0
 """Seconds for the kernel's answers to one question."""
 LONGEST = 1 << 16

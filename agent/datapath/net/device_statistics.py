@@ -6,12 +6,10 @@ programs, and frames that the kernel refuses before it calls the driver are miss
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import re
 
-from pyroute2.ethtool.ioctl import IoctlEthtool, NoSuchDevice, NotSupportedError
+from agent.datapath.net.ethtool import Interface
+from agent.datapath.net.namespaces import open_control_socket
 
 UNSENT = re.compile(r"xdp.*(err|full|fail)")
 """Drivers' names for XDP frames that they did not accept: `tx_queue_0_xdp_xmit_errors`, `tx_xdp_full`."""
@@ -31,10 +29,5 @@ def unsent_frames(ifname: str) -> int:
 
 def statistics(ifname: str) -> dict[str, int]:
     """Return all statistics of a driver by name; OSError: EOPNOTSUPP when it has none, ENODEV."""
-    with contextlib.closing(IoctlEthtool(ifname)) as ethtool:
-        try:
-            return {str(name): int(count) for name, count in ethtool.get_statistics()}
-        except NotSupportedError:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), ifname) from None
-        except NoSuchDevice:
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), ifname) from None
+    with open_control_socket() as control:
+        return {str(name): int(count) for name, count in Interface(control, ifname).get_statistics()}

@@ -1,8 +1,8 @@
 """Reads a namespace's links, and one interface's addresses and default routes, within a limited time.
 
 A tenant may have 100,000 of each: the kernel picks what belongs to the interface (NETLINK_GET_STRICT_CHK, Linux 4.20),
-only the header is looked at of a route that is not wanted, and other tasks run in between. `raw_netlink` says
-what pyroute2 would take. Formats: rtnetlink(7).
+only the header is looked at of a route that is not wanted, and other tasks run in between. `raw_netlink` says what
+pyroute2, which can ask in the same way, would take.
 """
 
 from __future__ import annotations
@@ -11,36 +11,33 @@ import asyncio
 import errno
 import ipaddress
 import socket
-import struct
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from agent.datapath.net.link_messages import decoded_link
-from agent.datapath.net.namespaces import SOL_NETLINK
-from agent.datapath.net.netlink import Message
-from agent.datapath.net.raw_netlink import (
+from pyroute2.netlink import (
+    NETLINK_GET_STRICT_CHK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
-    RTM_GETADDR,
-    RTM_GETLINK,
-    RTM_GETNSID,
-    RTM_GETROUTE,
+    SOL_NETLINK,
+)
+from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETNSID, RTM_GETROUTE, rt_type
+
+from agent.datapath.net.netlink import NETNSA_NSID_NOT_ASSIGNED, Message, attribute
+from agent.datapath.net.raw_netlink import (
+    ADDRESS,
+    LINK,
+    NAMESPACE_ID,
+    ROUTE,
     error_in,
-    find_attribute,
     link_question,
     message,
     messages,
-    u32_attribute,
 )
 
-NETLINK_GET_STRICT_CHK = 12
-NETNSA_NSID, NETNSA_FD, NO_NSID = 1, 3, (None, -1)
-IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 4, 5, 6
-RT_TABLE_MAIN, RTN_UNICAST = 254, 1
+RT_TABLE_MAIN = 254
 ATTEMPTS = 3
 SECONDS = 0.5
 """Seconds for one query; a namespace that needs longer counts as unreadable."""
@@ -48,14 +45,6 @@ CHUNK = 1 << 15
 LONGEST = 1 << 16
 """The most bytes of a reply about one link; the kernel's own limit is lower."""
 
-_ADDRESS = struct.Struct("=BBBBI")
-"""struct ifaddrmsg { u8 family; u8 prefixlen; u8 flags; u8 scope; u32 index }."""
-_GENERAL = struct.Struct("=B3x")
-"""struct rtgenmsg { u8 family }, padded to where its attributes begin."""
-_ROUTE = struct.Struct("=BBBBBBBBI")
-"""struct rtmsg { u8 family, dst_len, src_len, tos, table, protocol, scope, type; u32 flags }."""
-_U32 = struct.Struct("=I")
-_S32 = struct.Struct("=i")
 _NO_TABLE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
 """What the kernel answers where a family has no main table yet, or the host has no such family."""
 
@@ -87,30 +76,29 @@ class InterfaceQuery:
 
     async def addresses(self, index: int) -> list[Address]:
         """Return an interface's addresses. OSError: ENODEV, ETIMEDOUT (too many), EAGAIN (they keep changing)."""
-        question = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, index)
-        return await self._ask(RTM_GETADDR, question, _address)
+        return await self._ask(RTM_GETADDR, ADDRESS.pack(index=index), _address)
 
     async def default_routes(self, index: int) -> list[DefaultRoute]:
         """Return the main table's default routes with a gateway by an interface; OSError as `addresses`."""
         found: list[DefaultRoute] = []
         for family in (socket.AF_INET, socket.AF_INET6):
-            question = _ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0)
-            question += u32_attribute(RTA_OIF, index)
+            question = ROUTE.pack(family=family, table=RT_TABLE_MAIN, type=rt_type["unicast"])
+            question += ROUTE.u32("RTA_OIF", index)
             found += await self._ask(RTM_GETROUTE, question, _default_route, absent=_NO_TABLE)
         return found
 
     async def links(self, attempts: int, pause: float) -> list[Message]:
-        """Return all links, as `link_messages` reads them; OSError (EAGAIN) if they changed during every attempt."""
+        """Return all links, as `raw_netlink.LINK` reads them; OSError (EAGAIN) if they changed during every attempt."""
         for attempt in range(attempts):
             await asyncio.sleep(attempt * pause)
-            if (found := await self._dump(RTM_GETLINK, link_question(0), decoded_link, ())) is not None:
+            if (found := await self._dump(RTM_GETLINK, link_question(0), LINK.decode, ())) is not None:
                 return found
         raise OSError(errno.EAGAIN, "the kernel's links changed during every attempt to read them")
 
     async def link(self, index: int) -> Message | None:
         """Return the link with an index, None when there is none."""
         try:
-            return decoded_link(await self._one(RTM_GETLINK, link_question(index)))
+            return LINK.decode(await self._one(RTM_GETLINK, link_question(index)))
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -118,10 +106,9 @@ class InterfaceQuery:
 
     async def namespace_id(self, descriptor: int) -> int | None:
         """Return the id by which this socket's namespace knows another one, as `Netlink.namespace_id` does."""
-        question = _GENERAL.pack(socket.AF_UNSPEC) + u32_attribute(NETNSA_FD, descriptor)
-        found = find_attribute((await self._one(RTM_GETNSID, question))[_GENERAL.size :], NETNSA_NSID)
-        number = _S32.unpack(found)[0] if found else None
-        return None if number in NO_NSID else number
+        question = NAMESPACE_ID.pack() + NAMESPACE_ID.u32("NETNSA_FD", descriptor)
+        number = NAMESPACE_ID.find(await self._one(RTM_GETNSID, question), "NETNSA_NSID")
+        return None if number in (None, NETNSA_NSID_NOT_ASSIGNED) else int(number)
 
     async def _one(self, kind: int, question: bytes) -> bytes:
         """Return the body of the single reply to a query."""
@@ -166,20 +153,20 @@ class InterfaceQuery:
 
 
 def _address(body: bytes) -> Address:
-    attributes = body[_ADDRESS.size :]
+    found = ADDRESS.decode(body)
     # The own side of a point-to-point link is IFA_LOCAL; elsewhere both are the same, or only one is there.
-    own = find_attribute(attributes, IFA_LOCAL) or find_attribute(attributes, IFA_ADDRESS)
-    return ipaddress.ip_interface((own, body[1]))  # ifa_prefixlen
+    own = attribute(found, "IFA_LOCAL") or attribute(found, "IFA_ADDRESS")
+    return ipaddress.ip_interface((own, found["prefixlen"]))
 
 
 def _default_route(body: bytes) -> DefaultRoute | None:
-    if body[1]:  # rtm_dst_len
+    if ROUTE.fields(body)["dst_len"]:
         return None
-    attributes = body[_ROUTE.size :]
-    gateway, metric = find_attribute(attributes, RTA_GATEWAY), find_attribute(attributes, RTA_PRIORITY)
+    found = ROUTE.decode(body)
+    gateway, metric = attribute(found, "RTA_GATEWAY"), attribute(found, "RTA_PRIORITY")
     if not gateway:
         return None
-    return DefaultRoute(str(ipaddress.ip_address(gateway)), _U32.unpack(metric)[0] if metric else 0)
+    return DefaultRoute(str(ipaddress.ip_address(gateway)), metric or 0)
 
 
 def _raise_unless(absent: tuple[int, ...], body: bytes) -> None:

@@ -1,29 +1,21 @@
 """Reads which XDP program runs on a link, and in which mode, on a netlink socket of its own.
 
 Every acknowledgement stands on the answer, so it is asked often: two system calls and a few bytes. `raw_netlink` has
-what pyroute2 would take. Formats: rtnetlink(7), include/uapi/linux/if_link.h.
+what pyroute2 would take.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-import sys
 from typing import NamedTuple
 
-from agent.datapath.net.raw_netlink import (
-    HEADER,
-    LINK,
-    NLM_F_REQUEST,
-    NLMSG_ERROR,
-    RTM_GETLINK,
-    error_in,
-    find_attribute,
-    link_question,
-    message,
-)
+from pyroute2.netlink import NLM_F_REQUEST, NLMSG_ERROR
+from pyroute2.netlink.rtnl import RTM_GETLINK
 
-IFLA_XDP, IFLA_XDP_ATTACHED, IFLA_XDP_PROG_ID = 43, 2, 4
+from agent.datapath.net.netlink import attribute
+from agent.datapath.net.raw_netlink import HEADER, LINK, error_in, link_question, message
+
 _MODES = {1: "native", 2: "generic", 3: "offload"}
 """XDP_ATTACHED_DRV, _SKB and _HW of linux/if_link.h."""
 ANSWER = 1 << 16
@@ -63,7 +55,6 @@ class LinkQuery:
 def _xdp(kind: int, body: bytes) -> LinkXdp:
     if kind == NLMSG_ERROR:
         raise error_in(body) or OSError(errno.EIO, "the kernel's answer names no link")
-    xdp = find_attribute(body[LINK.size :], IFLA_XDP)
-    identity = find_attribute(xdp, IFLA_XDP_PROG_ID)
-    attached = find_attribute(xdp, IFLA_XDP_ATTACHED)
-    return LinkXdp(int.from_bytes(identity, sys.byteorder), _MODES.get(attached[0] if attached else 0, "none"))
+    xdp = LINK.find(body, "IFLA_XDP") or {}
+    mode = _MODES.get(attribute(xdp, "IFLA_XDP_ATTACHED") or 0, "none")
+    return LinkXdp(attribute(xdp, "IFLA_XDP_PROG_ID") or 0, mode)

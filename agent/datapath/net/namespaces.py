@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from pyroute2.netlink import NETLINK_EXT_ACK, SOL_NETLINK
+
 from agent.core.model.process_bindings import Process
 from agent.core.plan.remedies import Step
 from agent.errors import OperatorError, kernel_step
 
 CLONE_NEWNET = 0x40000000
 NAMED = Path("/run/netns")
-SOL_NETLINK = 270
-NETLINK_EXT_ACK = 11
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 STARTED = 19

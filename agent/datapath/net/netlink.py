@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute
+from pyroute2.netlink import NLM_F_DUMP_INTR
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.datapath.net.namespaces import open_netlink_socket
@@ -24,7 +25,6 @@ DUMP_ATTEMPTS = 10
 DUMP_PAUSE = 0.02
 """Seconds after the first attempt, twice that after the second, and so on, until the tables stop changing."""
 RTEXT_FILTER_SKIP_STATS = 8
-NLM_F_DUMP_INTR = 0x10
 NETNSA_NSID_NOT_ASSIGNED = 0xFFFFFFFF
 
 Message = Mapping[str, Any]

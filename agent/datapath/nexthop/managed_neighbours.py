@@ -12,14 +12,13 @@ import ipaddress
 from collections.abc import Collection, Iterable
 
 import structlog
+from pyroute2.netlink.rtnl.ndmsg import NTF_USE, NUD_NONE
 
 from agent.core.nexthop.next_hops import Hop
 from agent.datapath.net.netlink import Message, Netlink, attribute
 from protocol.addresses import format_address
 
-NTF_USE = 1
 NTF_EXT_MANAGED = 1
-NUD_NONE = 0
 PROTOCOL = 0xD7
 """NDA_PROTOCOL of the neighbours that we ask for: our mark on them, free in rtnetlink.h's RTPROT numbers."""
 _GONE = (errno.ENOENT, errno.ENODEV)

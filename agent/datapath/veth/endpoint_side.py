@@ -13,6 +13,10 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
+from pyroute2.netlink.rtnl.rtmsg import RTNH_F_ONLINK
+
 from agent.core.model.desired_entries import Veth
 from agent.core.model.offloads import Offload
 from agent.core.plan.observed import ObservedPeer
@@ -23,9 +27,6 @@ from agent.datapath.net.namespaces import open_sockets_in
 from agent.datapath.net.netlink import Message, Netlink, attribute
 from agent.errors import kernel_step
 
-IFF_UP = 1
-RTNH_F_ONLINK = 4
-IFA_F_NODAD = 2
 METRIC_BEHIND = 0x10000
 """Metric of our default route where another interface already has one; the peer's ifindex is added."""
 

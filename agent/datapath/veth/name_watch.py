@@ -10,24 +10,19 @@ import asyncio
 import contextlib
 import os
 import socket
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.datapath.net.namespaces import in_namespace, open_netlink_socket
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_NEWLINK, RTMGRP_LINK
 
-RTMGRP_LINK = 1
-RTM_NEWLINK, RTM_DELLINK = 16, 17
+from agent.datapath.net.namespaces import in_namespace, open_netlink_socket
+from agent.datapath.net.raw_netlink import LINK, messages
+
 MOST = 256
 """Names that are watched at a time, each by a socket; others are free when the periodic retry finds them so."""
 EXPIRES = 60.0
 """Seconds until a watch ends by itself, which is longer than two retries are apart.
 
 Its socket keeps the namespace alive: one that its owner removed meanwhile must not stay for the watch's sake."""
-_HEADER = struct.Struct("=IHHII")
-_INFO = struct.Struct("=BxHiII")
-_ATTRIBUTE = struct.Struct("=HH")
-_IFLA_IFNAME = 3
 
 
 @dataclass(slots=True)
@@ -100,32 +95,13 @@ def _open_events() -> socket.socket:
 
 
 def frees_name(data: bytes, index: int, name: str) -> bool:
-    """Say whether one of some link messages (rtnetlink(7)) says that an interface is gone or has another name."""
-    for kind, payload in _messages(data):
-        _, _, found, _, _ = _INFO.unpack_from(payload)
-        if found != index or kind not in (RTM_NEWLINK, RTM_DELLINK):
+    """Say whether one of some link messages (rtnetlink(7)) says that an interface is gone or has another name.
+
+    Whoever may configure the tenant's namespace can send to the socket: a message that is too short says nothing.
+    """
+    for kind, _, body in messages(data):
+        if kind not in (RTM_NEWLINK, RTM_DELLINK) or len(body) < LINK.size or LINK.fields(body)["index"] != index:
             continue
-        if kind == RTM_DELLINK or _name(payload[_INFO.size :]) not in (name, None):
+        if kind == RTM_DELLINK or LINK.find(body, "IFLA_IFNAME") not in (name, None):
             return True
     return False
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _HEADER.size:
-        length, kind, _, _, _ = _HEADER.unpack_from(data)
-        payload = data[_HEADER.size : length]
-        if length < _HEADER.size or len(payload) < _INFO.size:
-            return
-        yield kind, payload
-        data = data[(length + 3) & ~3 :]
-
-
-def _name(attributes: bytes) -> str | None:
-    while len(attributes) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(attributes)
-        if length < _ATTRIBUTE.size:
-            return None
-        if kind == _IFLA_IFNAME:
-            return attributes[_ATTRIBUTE.size : length].rstrip(b"\0").decode("utf-8", "replace")
-        attributes = attributes[(length + 3) & ~3 :]
-    return None

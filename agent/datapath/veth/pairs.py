@@ -11,6 +11,8 @@ import errno
 import re
 from dataclasses import dataclass
 
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
+
 from agent.core.model.desired_entries import Veth
 from agent.core.model.endpoint_slots import host_ifname
 from agent.core.model.process_bindings import Bindings, by_revision
@@ -19,7 +21,7 @@ from agent.datapath.attach.attach_modes import AttachModes
 from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership, attach, change_mode
 from agent.datapath.net.namespaces import OpenedNamespace, opened_with_process
 from agent.datapath.net.netlink import Message, Netlink, attribute
-from agent.datapath.veth.endpoint_side import IFF_UP, EndpointSide
+from agent.datapath.veth.endpoint_side import EndpointSide
 from agent.datapath.veth.name_watch import NameWatch
 from agent.errors import OperatorError, kernel_step
 

@@ -119,7 +119,7 @@ class Host:
         }
 
     def is_balanced(self) -> bool:
-        """Say whether as many packets came in as ended in some way."""
+        """Return whether every received packet has exactly one other outcome."""
         counters = self.counters()
         came = sum(counters.pop(name) for name in RECEIVED)
         return came == sum(counters.values())
@@ -150,19 +150,19 @@ async def _connected() -> AsyncIterator[Client]:
 def running_host(
     namespace: str,
     interfaces: tuple[str, ...],
-    substrate: tuple[str, ...],
+    underlay: tuple[str, ...],
     folder: Path,
     cache: Path,
     observe: float = 2.0,
 ) -> Iterator[Host]:
-    """Have an agent run in a namespace that has interfaces in the substrate, with addresses of these families there.
+    """Have an agent run in a namespace that has interfaces in the underlay, with addresses of these families there.
 
     It compares with the kernel every `observe` seconds. Its pins go with the emulated machine.
     """
     host = Host(namespace, folder)
     server, settings = folder / "nats.json", folder / "agent.toml"
     server.write_text(json.dumps({"listen": f"{SERVER}:{PORT}", "jetstream": {"store_dir": str(folder / "store")}}))
-    settings.write_text(_settings(namespace, interfaces, substrate, folder, cache, observe))
+    settings.write_text(_settings(namespace, interfaces, underlay, folder, cache, observe))
     try:
         host.start("nats", server_program(), "--config", str(server))
         until(host.is_listening, "nats-server")
@@ -180,7 +180,7 @@ def running_host(
 def _settings(
     namespace: str,
     interfaces: tuple[str, ...],
-    substrate: tuple[str, ...],
+    underlay: tuple[str, ...],
     folder: Path,
     cache: Path,
     observe: float,
@@ -198,7 +198,7 @@ servers = ["nats://{SERVER}:{PORT}"]
 format = "human"
 
 [data_plane]
-substrate = {json.dumps(substrate)}
+underlay = {json.dumps(underlay)}
 
 [interval]
 heartbeat = 1.0

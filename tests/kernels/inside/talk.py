@@ -48,7 +48,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
 
 
 def exchange_tcp(client: str, server: str, address: str, size: int) -> None:
-    """Send `size` random bytes each way over one connection to an address of the server's, and compare them."""
+    """Send `size` random bytes in each direction over one connection to an address of the server, and compare them."""
     there, back = (random.Random(f"{client} {server} {way}").randbytes(size) for way in range(2))
     where = (address, TCP_PORT)
     listener = call_in(server, lambda: socket.create_server(where, family=_family(address)))
@@ -95,7 +95,7 @@ class Conversation:
             self.blocks += 1
 
     def wait_for_more(self) -> None:
-        """Wait for more blocks than can have been under way."""
+        """Wait for more blocks than can have been in flight."""
         wanted = self.blocks + 3
         until(lambda: self.blocks >= wanted, "the next block")
 

@@ -17,7 +17,7 @@ PORT = 6081
 DEVICE_MAC = "02:00:00:00:01:00"
 DEVICE_MTU = 1400
 MANY = 100
-"""Packets that a talk has at least, each way."""
+"""The minimum number of packets of a conversation in each direction."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Tenant:
         ip(self.inside, *(f"neighbour add {one} lladdr {DEVICE_MAC} dev eth0 nud permanent" for one in addresses))
 
     def talk(self) -> None:
-        """Have both endpoints converse in every way, by both families."""
+        """Exchange echoes, connections and datagrams between both endpoints in both families."""
         for here, there in zip(self.addresses, self.others, strict=True):
             converse(self.inside, here, self.outside, there)
 
@@ -114,7 +114,7 @@ def documents(here: Mapping[str, str], elsewhere: Mapping[str, str], tenants: It
     """Return all documents of the agent's host; droplets are given as addresses by name."""
     droplets = [Droplet(name, NAME, address) for name, address in here.items()]
     droplets += [Droplet(name, name, address) for name, address in elsewhere.items()]
-    wanted = {"substrate": Document(droplets=tuple(droplets))}
+    wanted = {"underlay": Document(droplets=tuple(droplets))}
     for tenant in tenants:
         wanted |= tenant.documents()
     return wanted

@@ -74,7 +74,7 @@ def received(member: str) -> int:
     return int(link["stats64"]["rx"]["packets"])
 
 
-def test_losses_after_the_verdict_are_counted_here_too(host: Host) -> None:
+def test_losses_after_the_verdict_are_counted_on_a_bond(host: Host) -> None:
     """All that follows happens with the programs on XDP's tracepoints attached."""
     assert host.status().losses_unknown == ""
 
@@ -87,7 +87,7 @@ def test_endpoints_converse_through_a_bond(host: Host) -> None:
     assert found["delivered"] > MANY
 
 
-def test_flows_are_spread_over_the_members_as_the_mode_says(host: Host, mode: str) -> None:
+def test_flows_are_spread_over_the_members_by_the_bonds_mode(host: Host, mode: str) -> None:
     before = {member: received(member) for member in MEMBERS}
     for _ in range(16):
         exchange_udp(TENANT.inside, TENANT.outside, TENANT.others[0], [100] * 4)
@@ -122,7 +122,7 @@ def only(members: tuple[str, ...], *used: str) -> Iterator[None]:
         ip(THERE, *(f"link set {member} up" for member in failing))
 
 
-def test_a_member_that_comes_is_used_and_one_that_leaves_is_not_missed(host: Host) -> None:
+def test_an_added_member_is_used_and_a_removed_one_loses_no_traffic(host: Host) -> None:
     wire(THERE, HERE, ANOTHER, ANOTHER)
     join(THERE, ANOTHER)
     join(HERE, ANOTHER)

@@ -28,7 +28,7 @@ ADDRESSES = {
     "ipv4": {HERE: "172.18.0.1/24", PLAIN: "172.18.0.2/24", ROUTED: "172.18.0.3/24"},
     "ipv6": {HERE: "fd18::1/64", PLAIN: "fd18::2/64", ROUTED: "fd18::3/64"},
 }
-"""In the substrate, by its family."""
+"""In the underlay, by its family."""
 FAMILIES = tuple(ADDRESSES)
 UNKNOWN, UNKNOWN_CRITICAL = "0x0102:0x11:c0ffee00", "0x0102:0x91:c0ffee00"
 """Geneve options, as CLASS:TYPE:BODY: the type's highest bit is that of critical ones."""
@@ -53,7 +53,7 @@ TENANTS = (*KNOWN.values(), *BOUNCING.values())
 
 
 def join(namespace: str, family: str) -> None:
-    """Put a host on the substrate."""
+    """Put a host on the underlay."""
     port = namespace.removeprefix("g-")
     wire(FABRIC, namespace, port, "eth0")
     ip(FABRIC, f"link set {port} master br0")
@@ -87,7 +87,7 @@ def send_with(made: Tenant, family: str, *options: str, checksum: bool = True) -
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
-    """That of the substrate."""
+    """That of the underlay."""
     return str(request.param)
 
 
@@ -121,7 +121,7 @@ def test_a_device_that_is_known_by_documents_gets_and_sends_packets_without_opti
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=KINDS.get)
-def test_a_device_that_is_the_bouncer_takes_the_return_to_sender_option(host: Host, kind: str) -> None:
+def test_a_kernel_geneve_device_as_the_bouncer_accepts_the_return_to_sender_option(host: Host, kind: str) -> None:
     made, before = BOUNCING[kind], host.counters()
     until(made.is_answered, "the first answers")
     made.talk()
@@ -154,7 +154,7 @@ def test_unknown_critical_options_of_the_device_are_dropped_and_counted(host: Ho
     until(made.is_answered, "the answers to packets without options")
 
 
-def test_a_device_that_leaves_the_checksum_out_is_heard_over_ipv4_alone(host: Host, family: str) -> None:
+def test_packets_of_the_device_without_checksum_are_accepted_only_over_ipv4(host: Host, family: str) -> None:
     """RFC 6936: over IPv6 only where the other droplet is configured for it, which this one is not."""
     made = KNOWN[ROUTED]
     send_with(made, family, checksum=False)

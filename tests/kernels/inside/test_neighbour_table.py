@@ -30,7 +30,7 @@ PATIENCE = 240
 
 
 @pytest.fixture
-def substrate() -> Iterator[None]:
+def underlay() -> Iterator[None]:
     """An interface of the first namespace, and forty droplets behind it."""
     limit = LIMIT.read_text()
     with namespaces(THERE):
@@ -70,7 +70,7 @@ async def reached(watch: NeighbourWatch, table: Map, wanted: int) -> int:
     raise AssertionError(f"{len(table.dump())} are reached; {watch.unresolved()}")
 
 
-async def test_a_full_neighbour_table_is_named_and_holds_up_nothing_that_fits(substrate: None, table: Map) -> None:
+async def test_a_full_neighbour_table_is_reported_and_delays_no_other_next_hop(underlay: None, table: Map) -> None:
     allow(FEW)
     async with Netlink() as netlink:
         watch = NeighbourWatch(await read_uplinks(netlink, ["full0"]), table)

@@ -50,7 +50,7 @@ def enslave(interface: str, namespace: str | None = None) -> None:
 
 @pytest.fixture
 def in_vrf() -> Iterator[None]:
-    """An interface of this namespace in a VRF, whose table alone knows the way to the droplets behind a router."""
+    """An interface of this namespace in a VRF, whose table has the only route to the droplets behind a router."""
     with namespaces(THERE):
         run("ip", "link", "add", "name", "vrf0", "type", "veth", "peer", "name", "vrf1", "netns", THERE)
         try:

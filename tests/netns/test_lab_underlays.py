@@ -1,4 +1,4 @@
-"""Substrates as they are: a router between hosts, several interfaces a host, several queues, next hops that change.
+"""Underlays as they are: a router between hosts, several interfaces a host, several queues, next hops that change.
 
 This kernel has neither VLAN devices nor bonds: `tests/kernels` shows those.
 """
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
-from lab.substrates import over
 from lab.traffic import exchange_all, exchange_tcp, exchange_udp, flow_between, ping, pings, udp_socket, unbroken_flow
+from lab.underlays import over
 from lab.waiting import until
 from lab.wire import tapped
 
@@ -94,7 +94,7 @@ def test_a_neighbour_table_that_is_flushed_loses_no_packet(routed):
 
 
 MIXED = """\
-substrate: {cidr: [172.18.0.0/24, "fd18::/64"]}
+underlay: {cidr: [172.18.0.0/24, "fd18::/64"]}
 droplets:
   h1: {address: 172.18.0.11}
   h1-six: {host: h1, interface: eth0, address: "fd18::11"}
@@ -136,7 +136,7 @@ def test_droplets_of_both_families_on_one_interface_each_carry_both_families(lab
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def uplinks(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
-    """Over a substrate of either family."""
+    """Over an underlay of either family."""
     with running_lab("uplinks", over(request.param, topology_text("two_uplinks"))) as lab:
         yield lab
 
@@ -192,7 +192,7 @@ def test_several_receive_queues_are_all_served(uplinks):
     assert min(grown) > 0, grown
 
 
-def test_one_interface_that_goes_down_takes_its_own_endpoints_alone_and_comes_back(uplinks):
+def test_an_interface_that_goes_down_affects_only_its_own_endpoints_and_recovers(uplinks):
     uplinks.lossy = "a wire is cut under traffic"
     port = uplinks.ports()["a", "eth1"]
     with unbroken_flow(uplinks, "web-1", "web-3") as flow:

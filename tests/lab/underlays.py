@@ -1,4 +1,4 @@
-"""One topology over a substrate of either family: its text, changed."""
+"""One topology over an underlay of either family: its text, changed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ def over_ipv6(text: str) -> str:
     return re.sub(r"172\.18\.(\d+)\.(\d+)(/24)?", lambda m: f'"fd18:0:0:{m[1]}::{m[2]}{"/64" if m[3] else ""}"', text)
 
 
-def over(substrate: str, text: str) -> str:
-    """Return a topology, written for a substrate of IPv4, over `ipv4` or `ipv6`."""
-    return over_ipv6(text) if substrate == "ipv6" else text
+def over(underlay: str, text: str) -> str:
+    """Return a topology, written for an underlay of IPv4, over `ipv4` or `ipv6`."""
+    return over_ipv6(text) if underlay == "ipv6" else text

@@ -53,7 +53,9 @@ FRAMES = [
 
 @pytest.mark.parametrize("bounces", [False, True], ids=["", "on its bouncer"])
 @pytest.mark.parametrize(("sentence", "frame"), FRAMES, ids=[row[0] for row in FRAMES])
-def test_what_goes_to_many_ends_on_the_senders_host(dut: Dut, sentence: str, frame: bytes, bounces: bool) -> None:
+def test_multicast_and_broadcast_packets_end_on_the_senders_host(
+    dut: Dut, sentence: str, frame: bytes, bounces: bool
+) -> None:
     """No ICMP error tells of it either (RFC 1122 section 3.2.2)."""
     if bounces:
         dut.own_network((D1,), BOUNCES)
@@ -74,12 +76,12 @@ def test_a_network_of_one_or_two_addresses_has_no_broadcast_address(dut: Dut, pr
 
 @pytest.mark.parametrize("frame", [ipv4(ELSEWHERE, GW), ipv4("10.0.0.3", MAC[R]), ipv4("10.9.9.255", GW),
                                    ipv6("fd00::ff", MAC[R])])  # fmt: skip
-def test_other_addresses_go_on_as_ever(dut: Dut, frame: bytes) -> None:
+def test_other_addresses_are_forwarded(dut: Dut, frame: bytes) -> None:
     assert dut.from_endpoint(frame).outcome in {Outcome.SENT_DIRECT, Outcome.SENT_TO_BOUNCER}
 
 
 @pytest.mark.parametrize("to", [ALL, GROUP4, GROUP6])
-def test_questions_for_addresses_go_to_groups_and_are_answered(dut: Dut, to: bytes) -> None:
+def test_arp_and_neighbour_solicitations_to_groups_are_answered(dut: Dut, to: bytes) -> None:
     asks = p.ethernet(to, MAC[A], p.ARP, p.arp(MAC[A], A, UNKNOWN))
     assert dut.from_endpoint(asks).outcome is Outcome.SENT_TO_BOUNCER
     solicits = p.ethernet(to, MAC[A], p.IPV6, p.nd(A6, "ff02::1:ff00:3", R6, MAC[A]))
@@ -95,13 +97,13 @@ FLOODED = [
 
 
 @pytest.mark.parametrize(("sentence", "frame"), FLOODED, ids=[row[0] for row in FLOODED])
-def test_what_a_vxlan_peer_floods_goes_no_further(dut: Dut, sentence: str, frame: bytes) -> None:
+def test_packets_that_a_vxlan_peer_floods_are_not_forwarded(dut: Dut, sentence: str, frame: bytes) -> None:
     """Which may send what an agent's host would not."""
     dut.own_network((D1,), BOUNCES)
     assert dut.from_underlay(Outer(port=4789).wrap(p.vxlan(VNI, frame))).outcome is Outcome.MULTICAST, sentence
 
 
-def test_a_subnet_of_which_its_senders_host_knows_nothing_ends_at_the_divider(dut: Dut) -> None:
+def test_a_broadcast_to_a_subnet_unknown_to_the_senders_host_ends_at_the_divider(dut: Dut) -> None:
     dut.vpc((D1,), DIVIDES)
     run = dut.from_underlay(tunnelled(frame_to(OTHER_SUBNET), options=p.rts(D4)))
     assert run.outcome is Outcome.MULTICAST

@@ -1,4 +1,4 @@
-"""Acknowledgements are stored whatever happens, and questions are answered."""
+"""Acknowledgements are stored whatever happens, and requests are answered."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_acknowledgements_given_before_the_server_is_there_are_stored_late
     assert lines.began("bus_disconnected") == 1
 
 
-async def test_the_outbox_outlives_a_server_that_is_killed_under_way(server: NatsServer) -> None:
+async def test_the_outbox_survives_a_server_that_is_killed_while_it_sends(server: NatsServer) -> None:
     async with client_of(server) as client:
         await make_streams(client)
     async with running(Bus("h1", settings_of(server), Recorder(), Lines().log)) as bus:
@@ -146,7 +146,7 @@ async def test_fire_and_forget_messages_arrive_while_connected(server: NatsServe
             assert (message.subject, message.data) == ("droplet.v1.h1.status", b"alive")
 
 
-async def test_questions_are_answered_as_a_micro_service(server: NatsServer) -> None:
+async def test_requests_are_answered_as_a_nats_micro_service(server: NatsServer) -> None:
     recorder, lines = Recorder(), Lines()
     async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, lines.log, lines.report)):
         await serving(client, "h1")
@@ -190,7 +190,7 @@ async def test_an_error_is_one_line_of_a_header_whatever_was_asked(server: NatsS
         assert "X-Second" not in answer.headers
 
 
-async def test_a_question_out_of_a_stream_is_refused(server: NatsServer) -> None:
+async def test_a_request_from_a_stream_is_refused(server: NatsServer) -> None:
     recorder = Recorder()
     async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):
         await serving(client, "h1")
@@ -200,7 +200,7 @@ async def test_a_question_out_of_a_stream_is_refused(server: NatsServer) -> None
         assert recorder.asked == []
 
 
-async def test_a_question_without_a_reply_subject_does_no_harm(server: NatsServer) -> None:
+async def test_a_request_without_a_reply_subject_is_ignored(server: NatsServer) -> None:
     recorder = Recorder()
     async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):
         await serving(client, "h1")
@@ -213,9 +213,7 @@ def test_acknowledgements_on_the_wire_are_messagepack_maps() -> None:
     assert msgspec.msgpack.decode(codec.encode(ack("a", 1)))["state"] == "realized"
 
 
-async def test_the_fault_says_why_a_connection_was_given_up(
-    server: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_fault_names_why_a_connection_was_closed(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async with client_of(server) as client:
         await make_streams(client)
     monkeypatch.setattr(pull, "MAX_SILENCES", 1)

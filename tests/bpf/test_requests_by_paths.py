@@ -55,7 +55,7 @@ def now_over(dut: Dut) -> int:
 
 @over_either
 @each_question
-def test_a_question_for_one_who_was_heard_lately_goes_straight_there(
+def test_a_request_for_an_endpoint_on_a_fresh_path_goes_direct(
     dut: Dut, question: bytes, over: tuple[str, str]
 ) -> None:
     """Whole, with no option: that host answers it as it is, as any that was asked through a tunnel."""
@@ -69,7 +69,7 @@ def test_a_question_for_one_who_was_heard_lately_goes_straight_there(
 
 
 @each_question
-def test_it_goes_to_a_bouncer_where_no_path_may_be_taken(dut: Dut, question: bytes) -> None:
+def test_a_request_goes_to_a_bouncer_if_no_path_may_be_used(dut: Dut, question: bytes) -> None:
     heard(dut, seconds=10)
     assert dut.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER, "too old"
     heard(dut)
@@ -80,7 +80,7 @@ def test_it_goes_to_a_bouncer_where_no_path_may_be_taken(dut: Dut, question: byt
     assert dut.from_endpoint(question).outcome is Outcome.SENT_TO_BOUNCER, "nothing leads there"
 
 
-def test_no_question_between_pinned_networks_goes_straight(dut: Dut) -> None:
+def test_no_request_between_pinned_networks_goes_direct(dut: Dut) -> None:
     dut.interface(flags=PINNED)
     dut.path(ELSEWHERE, D2, now(dut))
     asks = p.ethernet(ALL, MAC[A], p.ARP, p.arp(MAC[A], A, ELSEWHERE))
@@ -88,7 +88,7 @@ def test_no_question_between_pinned_networks_goes_straight(dut: Dut) -> None:
 
 
 @each_question
-def test_documents_answer_before_any_path(dut: Dut, question: bytes) -> None:
+def test_documents_take_precedence_over_paths_for_requests(dut: Dut, question: bytes) -> None:
     heard(dut)
     for address, mac in ((UNKNOWN, MAC[R]), (UNKNOWN6, MAC[R])):
         value = map_layout.ENDPOINT.pack(map_layout.mapped(p.ip(D4)), 0, 0, 1400, mac)
@@ -98,7 +98,7 @@ def test_documents_answer_before_any_path(dut: Dut, question: bytes) -> None:
 
 @over_either
 @each_kind
-def test_the_host_that_an_endpoint_left_gives_the_question_back(
+def test_the_old_host_of_an_endpoint_returns_the_request(
     dut: Dut, kind: str, question: bytes, target: str, asker: str, over: tuple[str, str]
 ) -> None:
     """As it does with packets. What came by a bouncer, or back, goes no further."""
@@ -114,7 +114,7 @@ def test_the_host_that_an_endpoint_left_gives_the_question_back(
 
 
 @each_kind
-def test_the_host_that_asked_forgets_the_path_and_asks_a_bouncer_the_next_time(
+def test_the_requesting_host_deletes_the_path_and_asks_a_bouncer_next(
     dut: Dut, kind: str, question: bytes, target: str, asker: str
 ) -> None:
     heard(dut)
@@ -124,7 +124,9 @@ def test_the_host_that_asked_forgets_the_path_and_asks_a_bouncer_the_next_time(
 
 
 @each_kind
-def test_nobody_else_ends_a_path_with_a_question(dut: Dut, kind: str, question: bytes, target: str, asker: str) -> None:
+def test_only_the_droplet_of_a_path_can_delete_it_by_a_request(
+    dut: Dut, kind: str, question: bytes, target: str, asker: str
+) -> None:
     heard(dut)
     dut.from_underlay(tunnelled(question, Outer(D4), options=p.INVALIDATE))
     assert dut.direct(target) is not None, "another droplet than the path's"
