@@ -16,6 +16,7 @@ from agent.bus.check import BusCheck, check_files, check_servers
 from agent.daemon import bus_settings, kernel_config, serve
 from agent.datapath.bpf.compiler import CompileError
 from agent.datapath.host_check import CheckResult, check_host
+from agent.datapath.instance_lock import hold_instance
 from agent.datapath.observe import ObservationError
 from agent.datapath.uninstall import remove
 from agent.dry_run import print_plan
@@ -27,6 +28,7 @@ from agent.settings import Settings, SettingsError, load_settings
 from protocol.recording import Recording, RecordingError, unpack
 
 FAILURE, USAGE, REFUSED = 1, 2, 3
+WARNING = "warning", "yellow"
 UNTRIED = BusCheck("bus", False, "no server was tried", "correct the files above first")
 
 
@@ -38,7 +40,12 @@ UNTRIED = BusCheck("bus", False, "no server was tried", "correct the files above
 )
 @click.option("--check", is_flag=True, help="Test whether this host can run the agent. Changes nothing.")
 @click.option("--dry-run", is_flag=True, help="Print what a start would change in the kernel, and exit.")
-@click.option("--uninstall", is_flag=True, help="Remove everything that the agent created on this host.")
+@click.option(
+    "--uninstall",
+    is_flag=True,
+    help="Remove everything that the agent created on this host. Other owners' programs are named; they stay, except "
+    "on endpoints' interfaces, which are removed.",
+)
 @click.option(
     "--record",
     type=click.Path(path_type=Path),
@@ -126,12 +133,13 @@ def _recorder(path: Path, settings: Settings) -> Recorder:
 
 
 async def _uninstall(settings: Settings) -> None:
-    """Remove everything, unless a running agent would create it again."""
+    """Remove everything, unless a running agent would create it again; name other owners' programs that it affects."""
     folder = Path(settings.state)
     with contextlib.ExitStack() as held:
         if (folder / FILE).exists():
             held.enter_context(contextlib.closing(Store(folder, settings.host)))
-        removed = await remove(kernel_config(settings))
+        held.enter_context(hold_instance(settings.instance))
+        removed = await remove(kernel_config(settings), click.echo)
     transit = "transit XDP, " if removed.transit else ""
     words = f"removed {transit}{removed.interfaces} interfaces and {removed.pins} pins"
     click.echo(words if any(removed) else "nothing to remove: this host has no objects of this agent")
@@ -159,7 +167,7 @@ def _check(settings: Settings) -> int:
     readable = all(found.ok for found in files)
     servers = asyncio.run(check_servers(settings.host, bus)) if readable else [UNTRIED]
     _print([*host, *files], "missing", "red")
-    _print(servers, "warning", "yellow")
+    _print(servers, *WARNING)
     if not readable:
         return USAGE
     return 0 if all(found.ok for found in host) else REFUSED
@@ -168,8 +176,10 @@ def _check(settings: Settings) -> int:
 def _print(results: Sequence[CheckResult | BusCheck], otherwise: str, colour: str) -> None:
     """Print each result as `ok`, or as `otherwise` in a colour, with its remedy."""
     for result in results:
-        mark = click.style("ok     ", fg="green") if result.ok else click.style(otherwise, fg=colour)
-        click.echo(f"{mark} {result.name}: {result.detail}")
+        text, shown = ("ok     ", "green") if result.ok else (otherwise, colour)
+        if isinstance(result, CheckResult) and result.warning:
+            text, shown = WARNING
+        click.echo(f"{click.style(text, fg=shown)} {result.name}: {result.detail}")
         if result.remedy:
             click.echo(f"        {result.remedy}")
 

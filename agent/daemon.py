@@ -25,6 +25,7 @@ from agent.bus.tasks import end
 from agent.core.probe.paths import NO_PATH_RECORDS, Rules
 from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.bpf.maps import MapSizes
+from agent.datapath.instance_lock import hold_instance
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.intake import Intake
 from agent.loops import Loops
@@ -212,7 +213,7 @@ async def serve(settings: Settings, log: FilteringBoundLogger, recorder: Recorde
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     store = Store(Path(settings.state), settings.host)
-    with contextlib.closing(store):
+    with contextlib.closing(store), hold_instance(settings.instance):
         kernel = await Kernel.open(kernel_config(settings))
         try:
             await kernel.start()

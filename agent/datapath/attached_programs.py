@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,6 +18,7 @@ from agent.core.uplinks.program_owners import Owner
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.attach.xdp import attached_program
 from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.links import xdp_link
 from agent.datapath.bpf.marks import is_like_ours, read_mark
 from agent.datapath.bpf.pins import Pins, pinned_program_ids
 from agent.datapath.bpf.program_holders import holder_of
@@ -37,35 +38,51 @@ class OwnedObjects:
     """Program ids by name and content hash."""
 
 
-def is_ours(program_id: int, pins: Pins) -> bool:
+def is_ours(program_id: int, pins: Pins, *, unmarked: bool = True) -> bool:
     """Return whether a program is this instance's: pinned by it, or marked with its name.
 
     The maps that it uses say nothing: users' programs may use the pinned ones. An unmarked program of an older version
     is this instance's if no other instance has it pinned, and if it uses no pinned map of a layout that came with
-    marks. A program that is gone has no owner.
+    marks; without `unmarked` it never is. A program that is gone has no owner.
     """
     if program_id in pinned_program_ids(pins):
         return True
-    info = _program_info(program_id)
+    info = program_info(program_id)
     if info is None:
         return False
     marked = read_mark(info)
     if marked is not None:
         return marked[1].instance == pins.instance
-    if not is_like_ours(info) or any(program_id in pinned_program_ids(other) for other in pins.others()):
+    if (
+        not unmarked
+        or not is_like_ours(info)
+        or any(program_id in pinned_program_ids(other) for other in pins.others())
+    ):
         return False
     return not any(one.marked_map_ids() & set(info.map_ids) for one in (pins, *pins.others()))
 
 
-def owner_of(program_id: int, pins: Pins) -> Owner:
-    """Return the owner of a program of another instance, and the process that holds it open, if one is visible."""
-    info = _program_info(program_id)
+def foreign_users(map_ids: Collection[int], pins: Pins) -> dict[int, str]:
+    """Return which of some maps programs of other owners use, each with a description of such a program."""
+    found: dict[int, str] = {}
+    for number in bpf.all_ids(bpf.Command.PROG_GET_NEXT_ID):
+        info = program_info(number)
+        used = set(info.map_ids).intersection(map_ids) if info is not None else set()
+        if info is not None and used and not is_ours(number, pins):
+            found |= dict.fromkeys(used, f"program {info.name} (id {number})")
+    return found
+
+
+def owner_of(program_id: int, ifindex: int, pins: Pins) -> Owner:
+    """Return the owner of another's program on an interface, and the process that holds it open, if one is visible."""
+    info = program_info(program_id)
     marked = read_mark(info) if info is not None else None
     if marked is not None:
         instance = marked[1].instance
     else:
         instance = next((one.instance for one in pins.others() if program_id in pinned_program_ids(one)), "")
-    return Owner(instance, holder_of(program_id), info.name if info is not None else "")
+    name = info.name if info is not None else ""
+    return Owner(instance, holder_of(program_id), name, xdp_link(program_id, ifindex))
 
 
 async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> OwnedObjects:
@@ -82,7 +99,7 @@ async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> Owned
     maps: dict[str, int] = {}
     programs: dict[tuple[str, str], int] = {}
     for number in dict.fromkeys([*numbers, *sorted(pinned_program_ids(pins), reverse=True)]):
-        info = _program_info(number)
+        info = program_info(number)
         marked = read_mark(info) if info is not None else None
         if info is None or marked is None or marked[1][:2] != (pins.instance, LAYOUT_VERSION):
             continue
@@ -110,7 +127,7 @@ def _maps_of(info: bpf.ProgramInfo, *, but: int) -> Iterator[tuple[str, int]]:
                     os.close(descriptor)
 
 
-def _program_info(number: int) -> bpf.ProgramInfo | None:
+def program_info(number: int) -> bpf.ProgramInfo | None:
     """Describe a program by its id, None when it has gone."""
     try:
         descriptor = bpf.program_by_id(number)

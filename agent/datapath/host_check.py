@@ -14,6 +14,7 @@ import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from agent.core.model.features import Features, family_of
@@ -21,22 +22,23 @@ from agent.core.model.linux_version import version_of
 from agent.core.model.map_layout import MAX_LOCAL_DROPLETS
 from agent.core.model.overhead import MIN_MTU, uplink_mtu
 from agent.core.model.uplinks import Uplink
-from agent.core.uplinks.program_owners import advice, possessive
 from agent.core.uplinks.xdp_mode import NATIVE, Device, decide, remedy_of, shows_when_attached
 from agent.datapath.attach.attach_modes import read_devices
 from agent.datapath.attach.uplinks import kind, read_uplinks, served_by
 from agent.datapath.attach.xdp import PAGE_MTU, REMEDY, TAKES_NONE, AttachMode, attached_program, why_refused
 from agent.datapath.attach.xdp_features import xdp_features
-from agent.datapath.attached_programs import is_ours, owner_of
+from agent.datapath.attached_programs import is_ours
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import content_hash, refuse_foreign
 from agent.datapath.bpf.lost_frame_counter import SWITCHED_OFF, why_not_counted
 from agent.datapath.bpf.pins import is_bpffs
+from agent.datapath.foreign_programs import foreign_xdp
 from agent.datapath.kernel import KernelConfig, with_uplinks
 from agent.datapath.net.ethtool import driver_of
 from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.namespaces import open_control_socket
 from agent.datapath.net.netlink import Message, Netlink, attribute
+from agent.datapath.veth.pairs import marked_endpoint
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 KERNEL_NEEDED = (5, 18)
@@ -49,12 +51,16 @@ SMALLEST_PROGRAM = struct.pack("=BBhiBBhi", 0xB7, 0, 0, bpf.XdpAction.PASS, 0x95
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One result: whether it is `ok`, what was found, and the remedy if it is not ok; if `ok`, advice."""
+    """One result: whether it is `ok`, what was found, and the remedy if it is not ok; if `ok`, advice.
+
+    A `warning` does not prevent a start.
+    """
 
     name: str
     ok: bool
     detail: str
     remedy: str = ""
+    warning: bool = False
 
 
 async def check_host(config: KernelConfig) -> list[CheckResult]:
@@ -248,12 +254,9 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
     if link is None:
         return CheckResult("xdp", False, f"the interface below {name} is gone", "see the interface above")
     carrier = str(attribute(link, "IFLA_IFNAME"))
+    if (foreign := foreign_xdp(link, config.pins)) is not None:
+        return CheckResult("xdp", False, *foreign)
     attached = attached_program(link)
-    if attached is not None and not is_ours(attached.program_id, config.pins):
-        owner = owner_of(attached.program_id, config.pins)
-        program = owner.name_program(attached.program_id)
-        detail = f"{possessive(owner)} program {program} is attached to {carrier}"
-        return CheckResult("xdp", False, detail, advice(owner, carrier))
     if config.attach_mode is AttachMode.OFFLOAD and (refused := _refused_by_card(link)):
         return CheckResult("xdp", False, refused, REMEDY[AttachMode.OFFLOAD])
     found = f"{carrier} is free"
@@ -263,6 +266,18 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
     if asked and config.attach_mode in (AttachMode.NATIVE, AttachMode.AUTO):
         return takes_native(found, link, await _features(link, uplink), config.attach_mode)
     return CheckResult("xdp", True, found)
+
+
+async def _endpoints(config: KernelConfig) -> CheckResult:
+    """Look for programs in the place of the transit agent; a start removes none, and other endpoints work."""
+    async with Netlink() as netlink:
+        links = [link for link in await netlink.links() if marked_endpoint(link, config.instance) is not None]
+    found = [foreign for link in links if (foreign := foreign_xdp(link, config.pins)) is not None]
+    if not found:
+        detail = f"no other owner's XDP program is on this instance's interfaces for endpoints ({len(links)})"
+        return CheckResult("endpoints", True, detail)
+    detail = "; ".join(one.description for one in found)
+    return CheckResult("endpoints", True, detail, "; ".join(one.advice for one in found), warning=True)
 
 
 async def _features(link: Message, uplink: Uplink) -> int | None:
@@ -298,10 +313,10 @@ def takes_native(found: str, link: Message, features: int | None, mode: AttachMo
 
 async def _redirects(config: KernelConfig) -> CheckResult:
     """Predict the programs' mode from whether the uplinks accept redirected frames. Attaches nothing."""
-    query = LinkQuery()
+    query, owned = LinkQuery(), partial(is_ours, pins=config.pins)
     try:
         async with Netlink() as netlink:
-            devices = await read_devices(netlink, await read_uplinks(netlink, config.interfaces), query)
+            devices = await read_devices(netlink, await read_uplinks(netlink, config.interfaces), query, owned)
     finally:
         query.close()
     return how_programs_run(config.attach_mode, devices)
@@ -372,5 +387,6 @@ _OTHER_QUESTIONS: dict[str, Callable[[KernelConfig], Awaitable[CheckResult]]] = 
     "compiler": _compiler,
     "interface": _interface,
     "xdp": _xdp,
+    "endpoints": _endpoints,
     "redirects": _redirects,
 }

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -26,7 +27,7 @@ from agent.datapath.attach.transit import Transit
 from agent.datapath.attach.uplinks import names_of, read_uplinks
 from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership
 from agent.datapath.attach.xdp_features import FeatureEvents
-from agent.datapath.attached_programs import find, is_ours, owner_of
+from agent.datapath.attached_programs import find, foreign_users, is_ours, owner_of
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import EVERYTHING, CompiledObject, compile_programs
@@ -35,6 +36,7 @@ from agent.datapath.bpf.map_queries import MapQueries
 from agent.datapath.bpf.maps import Map, MapSizes, close_maps, open_maps
 from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids, restore
 from agent.datapath.executor import Executor
+from agent.datapath.foreign_programs import foreign_faults
 from agent.datapath.mode_follower import ModeFollower
 from agent.datapath.net.device_statistics import unsent_frames
 from agent.datapath.net.ethtool import leave_tags_on
@@ -43,6 +45,7 @@ from agent.datapath.net.netlink import Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
 from agent.datapath.observe import Subject, observe, observe_some
 from agent.datapath.veth.pairs import Links, TransitAgent
+from protocol.status import Fault
 
 log = structlog.get_logger()
 
@@ -100,10 +103,12 @@ class Kernel:
         self._loaded = loaded
         self._content = compiled.hash
         self._old_pins = LogOnce()
+        self.foreign: dict[int, Fault] = {}
+        """A fault for each interface with another owner's program in the place of ours, by ifindex, as last read."""
         self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """The features that the programs are compiled with."""
-        own = ProgramOwnership(self._owns, bpf.program_by_id, lambda number: owner_of(number, config.pins))
+        own = ProgramOwnership(self._owns, bpf.program_by_id, partial(owner_of, pins=config.pins))
         transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
         map_ids = [one.info.id for one in maps.values()]
         self.modes = AttachModes(config.attach_mode)
@@ -122,7 +127,7 @@ class Kernel:
             self._leave_tags_on,
         )
         self.transit.attached_hook = self.follow_modes
-        self._follower = ModeFollower(netlink, self.modes, self.transit, self.links)
+        self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns)
         self.executor = Executor(maps, self.links, self.transit)
         self.neighbours = NeighbourWatch(uplinks, maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None
@@ -197,18 +202,20 @@ class Kernel:
         Removed pins are restored, and those of older programs are removed once the current ones run everywhere. The
         jump table is filled for tail calls. Next hops are read again.
         """
+        pins = self.config.pins
         self._restore_pins()
         _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded)
         self._take(observed.uplinks)
         self._count_failures()
         self.neighbours.rescan()
-        outdated = any(self.transit.is_outdated(uplink.carrier) for uplink in observed.uplinks)
+        self.foreign = foreign_faults(observed, pins, self._owns, self.transit.found_on)
+        outdated = any(self.transit.is_outdated(one.carrier) for one in observed.uplinks)
         if (
             any(one.transit for one in observed.uplinks)
             and not outdated
             and all(veth.transit_agent for veth in observed.veths.values())
         ):
-            kept = self.config.pins.forget_others(self._content)
+            kept = pins.forget_others(self._content, partial(foreign_users, pins=pins))
             if kept and self._old_pins.is_new("pins", str(kept)):
                 log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -23,11 +23,14 @@ log = structlog.get_logger()
 class ModeFollower:
     """Decides the mode from the current uplinks, and reattaches programs that run in the wrong one."""
 
-    def __init__(self, netlink: Netlink, modes: AttachModes, transit: Transit, links: Links) -> None:
+    def __init__(
+        self, netlink: Netlink, modes: AttachModes, transit: Transit, links: Links, owned: Callable[[int], bool]
+    ) -> None:
         self._netlink = netlink
         self._modes = modes
         self._transit = transit
         self._links = links
+        self._owned = owned
         self._query = LinkQuery()
         self._followed = False
         self._refused = LogOnce()
@@ -38,7 +41,7 @@ class ModeFollower:
 
     async def look(self, uplinks: Collection[Uplink]) -> bool:
         """Decide, and change nothing in the kernel; return whether programs must run in another mode now."""
-        changed = self._modes.take(await read_devices(self._netlink, list(uplinks), self._query))
+        changed = self._modes.take(await read_devices(self._netlink, list(uplinks), self._query, self._owned))
         self._followed = self._followed and not changed
         return changed
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -12,8 +13,10 @@ from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.attach.xdp import ProgramOwnership, attached_program, detach
 from agent.datapath.attached_programs import is_ours
 from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.pins import Pins
+from agent.datapath.foreign_programs import foreign_programs, foreign_xdp
 from agent.datapath.kernel import KernelConfig
-from agent.datapath.net.netlink import Netlink, attribute
+from agent.datapath.net.netlink import Message, Netlink, attribute
 from agent.datapath.nexthop.managed_neighbours import release_all
 from agent.datapath.veth.pairs import is_unfinished, marked_endpoint
 
@@ -28,43 +31,78 @@ class Removed(NamedTuple):
     pins: int
 
 
-async def remove(config: KernelConfig) -> Removed:
+async def remove(config: KernelConfig, tell: Callable[[str], None]) -> Removed:
     """Remove everything of this instance from the host: its programs, interfaces, neighbours and pins.
 
     Needs neither compiler nor agent; what is not there is no error, what is another's stays. So does a pair whose
-    making was cut short before it was marked: it may be another instance's.
+    making was cut short before it was marked: it may be another instance's. `tell` gets a line for each program of
+    another owner on an uplink, which stays, and on an interface of an endpoint, before it is removed.
     """
-    own = ProgramOwnership(lambda number: is_ours(number, config.pins), bpf.program_by_id)
-    interfaces, transit = 0, False
+    pins = config.pins
     async with Netlink() as netlink:
-        for link in await netlink.links():
-            if marked_endpoint(link, config.instance) is not None:
-                with contextlib.suppress(FileNotFoundError):
-                    await netlink.request("link", "del", index=link["index"])
-                    interfaces += 1
-            elif is_unfinished(link):
-                log.warning("unfinished_veth_ignored", interface=attribute(link, "IFLA_IFNAME"))
-        for name in config.interfaces:
-            transit |= await _leave(netlink, name, own)
-    pins = sum(1 for path in config.pins.root.rglob("*") if path.is_file()) if config.pins.root.exists() else 0
-    config.pins.remove()
-    return Removed(interfaces, transit, pins)
+        links = await netlink.links()
+        interfaces = await _delete_endpoints(netlink, links, config, tell)
+        carriers = {index for name in config.interfaces for index in await _leave(netlink, name, pins, tell)}
+        transit = False
+        for link in links:
+            if marked_endpoint(link, config.instance) is None:
+                owned = partial(is_ours, pins=pins, unmarked=link["index"] in carriers)
+                transit |= await _detach(netlink, link, owned)
+    count = sum(1 for path in pins.root.rglob("*") if path.is_file()) if pins.root.exists() else 0
+    pins.remove()
+    return Removed(interfaces, transit, count)
 
 
-async def _leave(netlink: Netlink, name: str, own: ProgramOwnership) -> bool:
-    """Detach our program from an uplink and remove our neighbours; return whether there was a program."""
-    link = await netlink.link(ifname=name)
-    if link is None:
+async def _delete_endpoints(
+    netlink: Netlink, links: Iterable[Message], config: KernelConfig, tell: Callable[[str], None]
+) -> int:
+    """Delete the interfaces of endpoints, which detaches all programs on them; return how many there were."""
+    count = 0
+    for link in links:
+        if marked_endpoint(link, config.instance) is not None:
+            for found in await foreign_programs(netlink, link, config.pins):
+                tell(f"{found}: it is detached now, because the interface is removed")
+            count += await _delete(netlink, int(link["index"]))
+        elif is_unfinished(link):
+            log.warning("unfinished_veth_ignored", interface=attribute(link, "IFLA_IFNAME"))
+    return count
+
+
+async def _delete(netlink: Netlink, index: int) -> bool:
+    """Delete a link; return whether it was still there: it goes with its namespace, too."""
+    try:
+        await netlink.request("link", "del", index=index)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
         return False
+    return True
+
+
+async def _detach(netlink: Netlink, link: Message, owned: Callable[[int], bool]) -> bool:
+    """Detach our program from a link, also from one that was an uplink earlier; return whether there was one."""
+    found = attached_program(link)
+    if found is None or not owned(found.program_id):
+        return False
+    try:
+        return await detach(netlink, int(link["index"]), ProgramOwnership(owned, bpf.program_by_id))
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENODEV):  # another program took its place, or the link is gone
+            raise
+        return False
+
+
+async def _leave(netlink: Netlink, name: str, pins: Pins, tell: Callable[[str], None]) -> list[int]:
+    """Remove our neighbours from an uplink, and name another owner's program there, which stays.
+
+    Return the ifindex of its carrier, if the uplink is still there.
+    """
+    if await netlink.link(ifname=name) is None:
+        return []
     (uplink,) = await read_uplinks(netlink, [name])
     carrier = await netlink.link(index=uplink.carrier)
-    found = attached_program(carrier) if carrier is not None else None
-    ours = found is not None and own.owned(found.program_id)
-    try:
-        await detach(netlink, uplink.carrier, own)
-    except OSError as error:
-        if error.errno != errno.EEXIST:
-            raise
-        log.warning("foreign_program_kept", interface=name)
+    foreign = foreign_xdp(carrier, pins) if carrier is not None else None
+    if foreign is not None:
+        tell(f"{foreign.description}: it is left alone")
     await release_all(netlink, uplink.ifindex)
-    return ours
+    return [uplink.carrier]

@@ -98,9 +98,13 @@ class StatusReporter:
             await self._outlet.drain(DRAIN)
 
     def _report_data_plane(self) -> None:
-        """Report missing features of the uplinks, and frames that the kernel dropped after the programs' verdicts."""
+        """Report missing features of the uplinks, other owners' programs, and frames dropped after a verdict."""
         self._faults.report("attachment", self._kernel.modes.decision.faults)
         self._faults.report("unanswered_probes", self._prober.faults(self._kernel.modes.hints))
+        needed = self._reconciler.desired.resolved.carriers()
+        foreign = self._kernel.foreign.items()
+        blocked = [fault for index, fault in foreign if index in needed or index >= IFINDEX_BASE]
+        self._faults.report("foreign_programs", blocked)
         self._losses.look(self._kernel.failures.read(), time.monotonic())
         self._faults.report("losses", self._losses.faults(self._name_of))
 

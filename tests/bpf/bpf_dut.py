@@ -8,6 +8,7 @@ droplets are S1 to S5 instead.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,6 +133,16 @@ class Dut:
         self.over_ipv6 = False
         self._garbage = cycle(GARBAGE)
         self._left = False
+
+    def close(self) -> None:
+        """Free the programs and maps."""
+        for fd in (*(program.fd for program in self.programs.values()), *self.fds.values()):
+            os.close(fd)
+
+    def renew(self) -> None:
+        """Fill the maps as at the beginning."""
+        self.fill()
+        self.reset_icmp_ratelimit()
 
     def _size(self, name: str, declared: int) -> int:
         return declared if name in DECLARED else self._sizes.get(MapName(name), 256)

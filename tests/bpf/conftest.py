@@ -6,7 +6,9 @@ import asyncio
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,24 +63,38 @@ def hook(request: pytest.FixtureRequest) -> Hook:
 
 
 @pytest.fixture(scope="session")
-def compiled(lab_cache: Path, hook: Hook) -> CompiledObject:
+def duts(lab_cache: Path) -> Iterator[Callable[[Hook], Dut]]:
+    """Return the programs of a hook on maps of their own, each loaded once."""
     if os.geteuid():
         pytest.skip("loading programs needs root")
+    with ExitStack() as loaded:
+        yield cache(lambda hook: loaded.enter_context(closing(Dut(compiled_for(lab_cache, hook), hook=hook))))
+
+
+def compiled_for(lab_cache: Path, hook: Hook) -> CompiledObject:
     return asyncio.run(compile_programs(lab_cache, features=Features(vlan_tags=True), hook=hook))
 
 
 @pytest.fixture(scope="session")
-def shared_dut(compiled: CompiledObject, hook: Hook) -> Iterator[Dut]:
-    dut = Dut(compiled, hook=hook)
-    yield dut
-    for program in dut.programs.values():
-        os.close(program.fd)
-    for fd in dut.fds.values():
-        os.close(fd)
+def compiled(lab_cache: Path, hook: Hook) -> CompiledObject:
+    if os.geteuid():
+        pytest.skip("loading programs needs root")
+    return compiled_for(lab_cache, hook)
+
+
+@pytest.fixture(scope="session")
+def shared_dut(duts: Callable[[Hook], Dut], hook: Hook) -> Dut:
+    return duts(hook)
 
 
 @pytest.fixture
 def dut(shared_dut: Dut) -> Dut:
-    shared_dut.fill()
-    shared_dut.reset_icmp_ratelimit()
+    shared_dut.renew()
     return shared_dut
+
+
+@pytest.fixture
+def tc(duts: Callable[[Hook], Dut]) -> Dut:
+    """Return what `dut` does, compiled for tc."""
+    duts(Hook.TC).renew()
+    return duts(Hook.TC)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import bpf_packets as p
 import pytest
@@ -24,10 +24,8 @@ pytestmark = XDP_ONLY
 
 @pytest.fixture(scope="module")
 def made(interfaces: None, compiled: CompiledObject) -> Iterator[Dut]:
-    dut = Dut(compiled, {**SIZES, MapName.DIRECT: PLACES, MapName.FRAGMENTS: PLACES})
-    yield dut
-    for fd in [*dut.fds.values(), *(program.fd for program in dut.programs.values())]:
-        os.close(fd)
+    with closing(Dut(compiled, {**SIZES, MapName.DIRECT: PLACES, MapName.FRAGMENTS: PLACES})) as dut:
+        yield dut
 
 
 @pytest.fixture

@@ -111,6 +111,4 @@ def test_a_pinned_program_with_other_maps_is_replaced(compiled: CompiledObject, 
     assert all(second[name].map_ids == shared_dut.programs[name].map_ids for name in second)
     programs.close(first)
     programs.close(second)
-    programs.close(other.programs)
-    for fd in other.fds.values():
-        os.close(fd)
+    other.close()

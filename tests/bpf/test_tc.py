@@ -7,8 +7,8 @@ kernel refuses to run frames that end inside an IP header.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from bpf_dut import (
     UNKNOWN,
     UNKNOWN6,
     VNI,
+    XDP_ONLY,
     A,
     B,
     Dut,
@@ -40,36 +41,13 @@ from bpf_tunnels import Outer, asks, frame_to, six, tunnelled
 from test_variants import VARIANTS, VERIFIER_CEILING
 
 from agent.core.model import map_layout
-from agent.core.model.features import Features
 from agent.core.model.map_layout import NETWORK_LOCAL_BOUNCER, MapName
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import TC_PROGRAMS, CompiledObject, Hook, compile_programs
+from agent.datapath.bpf.compiler import TC_PROGRAMS, Hook, compile_programs
 from agent.datapath.bpf.outcomes import Outcome
 
 RTS = p.rts(D3)
 SOLICITS = p.ethernet(MAC[A], MAC[R], p.IPV6, p.nd(R6, A6, A6, MAC[R]))
-
-
-@pytest.fixture(scope="module")
-def tc_object(lab_cache: Path) -> CompiledObject:
-    if os.geteuid():
-        pytest.skip("loading programs needs root")
-    return asyncio.run(compile_programs(lab_cache, features=Features(vlan_tags=True), hook=Hook.TC))
-
-
-@pytest.fixture(scope="module")
-def shared_tc(tc_object: CompiledObject) -> Iterator[Dut]:
-    dut = Dut(tc_object, hook=Hook.TC)
-    yield dut
-    for fd in (*(program.fd for program in dut.programs.values()), *dut.fds.values()):
-        os.close(fd)
-
-
-@pytest.fixture
-def tc(shared_tc: Dut) -> Dut:
-    shared_tc.fill()
-    shared_tc.reset_icmp_ratelimit()
-    return shared_tc
 
 
 def sent(source: str, destination: str, payload: bytes | None = None, mac: bytes = MAC[R], **header: object) -> bytes:
@@ -144,6 +122,7 @@ def learnt(dut: Dut) -> set[tuple[bytes, bytes]]:
     return {(key, value[:16]) for key, value in dut.entries(MapName.DIRECT).items()}
 
 
+@XDP_ONLY
 @pytest.mark.parametrize("over", [4, 6])
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), FROM_ENDPOINT, ids=[row[0] for row in FROM_ENDPOINT])
 def test_a_frame_of_an_endpoint(dut: Dut, tc: Dut, sentence: str, frame: bytes, outcome: Outcome, over: int) -> None:
@@ -154,6 +133,7 @@ def test_a_frame_of_an_endpoint(dut: Dut, tc: Dut, sentence: str, frame: bytes, 
     assert expected.outcome is outcome
 
 
+@XDP_ONLY
 def test_an_endpoint_of_a_vxlan_network_is_sent_vxlan(dut: Dut, tc: Dut) -> None:
     for one in (dut, tc):
         one.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
@@ -162,6 +142,7 @@ def test_an_endpoint_of_a_vxlan_network_is_sent_vxlan(dut: Dut, tc: Dut) -> None
     assert expected.frame.endswith(p.vxlan(VNI, sent(A, R)))
 
 
+@XDP_ONLY
 @pytest.mark.parametrize("over", [4, 6])
 @pytest.mark.parametrize(("sentence", "make", "outcome"), FROM_UNDERLAY, ids=[row[0] for row in FROM_UNDERLAY])
 def test_a_frame_from_the_underlay(
@@ -177,6 +158,7 @@ def test_a_frame_from_the_underlay(
     assert learnt(tc) == learnt(dut)
 
 
+@XDP_ONLY
 @pytest.mark.parametrize("to", [4, 6])
 @pytest.mark.parametrize("over", [4, 6])
 def test_a_bouncers_hop(dut: Dut, tc: Dut, over: int, to: int) -> None:
@@ -197,6 +179,7 @@ def test_a_bouncers_hop(dut: Dut, tc: Dut, over: int, to: int) -> None:
     assert expected.outcome is Outcome.BOUNCED
 
 
+@XDP_ONLY
 def test_an_unreachable_destination_is_answered_through_the_tunnel(dut: Dut, tc: Dut) -> None:
     for one in (dut, tc):
         one.own_network(flags=NETWORK_LOCAL_BOUNCER)
@@ -211,10 +194,6 @@ def test_a_variant_is_compiled_for_tc_and_passes_the_verifier(lab_cache: Path, n
     compiled = asyncio.run(compile_programs(lab_cache, features=VARIANTS[name], hook=Hook.TC))
     assert tuple(program.name for program in compiled.programs) == TC_PROGRAMS
     assert compiled.tracers == ()
-    dut = Dut(compiled, hook=Hook.TC)
-    try:
+    with closing(Dut(compiled, hook=Hook.TC)) as dut:
         for program in dut.programs.values():
             assert 0 < bpf.verified_instructions(program.fd) < VERIFIER_CEILING
-    finally:
-        for fd in (*(program.fd for program in dut.programs.values()), *dut.fds.values()):
-            os.close(fd)

@@ -6,8 +6,8 @@ The sets are chosen so that every two choices meet in one of them.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import bpf_packets as p
@@ -40,10 +40,8 @@ VARIANTS = {
 def variant(request: pytest.FixtureRequest, lab_cache: Path) -> Iterator[tuple[Features, Dut]]:
     features = VARIANTS[request.param]
     compiled = asyncio.run(compile_programs(lab_cache, features=features))
-    dut = Dut(compiled)
-    yield features, dut
-    for fd in [program.fd for program in dut.programs.values()] + list(dut.fds.values()):
-        os.close(fd)
+    with closing(Dut(compiled)) as dut:
+        yield features, dut
 
 
 INNER: dict[Family, tuple[bytes, bytes]] = {

@@ -222,7 +222,7 @@ async def test_another_owners_program_on_the_interface_is_a_failure_and_stays(ke
         expected = (
             f"another owner's XDP program {stranger.name} (id {stranger.program_id}) is attached to eth0: detach it "
         )
-        expected += "(ip link set dev eth0 xdp off) if nothing needs it, or use another interface"
+        expected += "(ip link set dev eth0 xdpdrv off) if nothing needs it, or use another interface"
         assert failure.message == kept.message == expected
         assert ip_json("link", "show", "eth0")[0]["xdp"]["prog"]["name"] == "stranger"
 

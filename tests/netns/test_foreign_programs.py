@@ -3,61 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import re
+import sys
+from dataclasses import replace
 
-import msgspec
 import pytest
 
-from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import AttachTransit
 from agent.datapath import host_check
-from agent.datapath.attach.xdp import AttachableProgram, AttachMode, attach
-from agent.datapath.bpf import programs
+from agent.datapath.attach.attach_modes import read_devices
+from agent.datapath.attach.xdp import XDP_FLAGS_SKB_MODE, AttachMode, attach
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import compile_programs
-from agent.datapath.bpf.maps import Map, close_maps
-from agent.datapath.bpf.marks import is_like_ours
+from agent.datapath.bpf.links import xdp_link
 from agent.datapath.kernel import TRANSIT_XDP, Kernel, KernelConfig
+from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
-from tests.netns.conftest import Topo, ip, ip_json
-from tests.netns.programs import owning, stand_ins
+from tests.netns.conftest import Topo, run, uplinks_now
+from tests.netns.foreign import BPF_XDP, create_link, stranger_on
+from tests.netns.programs import loaded, owning
 from tests.netns.tenants import endpoint_actions, endpoint_veth
 from tests.netns.test_lost_pins import attached_ids, opened, put_in_place
-
-
-@asynccontextmanager
-async def stranger_on(kernel: Kernel, interface: str, name: str, older: bool) -> AsyncIterator[int]:
-    """Attach an unmarked, unpinned program that works on the kernel's pinned maps in place of what runs there.
-
-    `older`: all its maps have names and keys that programs from before there were marks had.
-    """
-    config = kernel.config
-    compiled = await compile_programs(config.cache, features=kernel.features)
-    descriptors = {one.value: found.descriptor for one, found in kernel.maps.items()}
-    stand_in: dict[MapName, Map] = {}
-    if older:
-        stand_in, newer = stand_ins(config.bpffs / "foreign", compiled)
-        descriptors |= {"detours": descriptors["direct"], **newer}
-    code = msgspec.structs.replace(compiled.program(TRANSIT_XDP), name=name)
-    program = programs.load(code, descriptors)
-    try:
-        info = bpf.program_info(program.fd)
-        assert set(info.map_ids) & {one.info.id for one in kernel.maps.values()}
-        assert is_like_ours(info) is older
-        ip("link", "set", "dev", interface, "xdp", "off")
-        async with Netlink() as netlink:
-            foreign = AttachableProgram(program.fd, program.id, program.name)
-            await attach(netlink, ifindex_of(interface), foreign, owning(), AttachMode.AUTO)
-        yield program.id
-    finally:
-        os.close(program.fd)
-        close_maps(stand_in)
-
-
-def ifindex_of(interface: str) -> int:
-    return next(int(link["ifindex"]) for link in ip_json("link", "show") if link["ifname"] == interface)
 
 
 @pytest.mark.parametrize(("name", "older"), [("theirs", False), (TRANSIT_XDP, False), (TRANSIT_XDP, True)])
@@ -77,9 +43,12 @@ async def test_a_strangers_program_on_the_agents_maps_survives(
                 await kernel.follow_modes()
                 kernel.tend(await kernel.observe({}))
                 assert attached_ids()["eth0"] == stranger
+                (fault,) = kernel.foreign.values()
+                assert fault.detail == f"another owner's XDP program {name} (id {stranger}) is attached to eth0"
             check = {one.name: one for one in await host_check.check_host(config)}["xdp"]
             assert not check.ok
-            assert not (await remove(config)).transit
+            assert check.detail == f"another owner's XDP program {name} (id {stranger}) is attached to eth0"
+            assert not (await remove(config, print)).transit
             assert attached_ids()["eth0"] == stranger
 
 
@@ -101,3 +70,74 @@ async def test_a_strangers_program_on_an_endpoints_interface_survives(
             assert any(f"another owner's XDP program {name} (id {stranger})" in one for one in messages)
             await kernel.follow_modes()
             assert attached_ids()[interface] == stranger
+            check = {one.name: one for one in await host_check.check_host(config)}["endpoints"]
+            assert (check.ok, check.warning) == (True, True)
+            found = f"another owner's XDP program {name} (id {stranger}) is attached to {interface} of endpoint e"
+            assert check.detail.startswith(found)
+            assert check.remedy.startswith(f"detach it (ip link set dev {interface} xdpdrv off): until then")
+
+
+@pytest.mark.parametrize("mode", [AttachMode.NATIVE, AttachMode.GENERIC])
+async def test_the_command_that_a_refusal_names_detaches_the_program(
+    kernel: Kernel, topo: Topo, mode: AttachMode
+) -> None:
+    """Plain `xdp off` would leave a generic program of a driver with native XDP in place, without an error."""
+    with loaded("theirs") as stranger:
+        async with Netlink() as netlink:
+            await attach(netlink, topo.ifindex("eth0"), stranger, owning(), mode)
+        (failure,) = await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))])
+        command = re.search(r"detach it \((ip link [^)]*)\)", failure.message)
+        assert command, failure.message
+        run(*command[1].split())
+        assert attached_ids() == {}
+    assert await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))]) == []
+
+
+async def test_a_program_that_a_link_attaches_is_to_be_detached_by_the_link(kernel: Kernel, topo: Topo) -> None:
+    """`ip link set ... off` fails for it: the kernel answers EBUSY. A pinned link has no process that holds it."""
+    with loaded("theirs") as stranger:
+        link = create_link(stranger.descriptor, "eth0", BPF_XDP, XDP_FLAGS_SKB_MODE)
+        try:
+            number = xdp_link(stranger.program_id, topo.ifindex("eth0"))
+            assert number == int.from_bytes(bpf.link_info(link, 8)[4:], sys.byteorder)
+            (failure,) = await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))])
+            assert f"XDP program theirs (id {stranger.program_id}) is attached to eth0" in failure.message
+            assert f"bpftool link detach id {number}" in failure.message
+            assert attached_ids() == {"eth0": stranger.program_id}
+        finally:
+            os.close(link)
+        assert xdp_link(stranger.program_id, topo.ifindex("eth0")) == 0
+
+
+@pytest.mark.parametrize(("ours", "runs"), [(False, "none"), (True, "generic")])
+async def test_the_mode_of_anothers_program_says_nothing_about_how_ours_can_run(
+    topo: Topo, ours: bool, runs: str
+) -> None:
+    query = LinkQuery()
+    try:
+        with loaded("some") as program:
+            async with Netlink() as netlink:
+                await attach(netlink, topo.ifindex("eth0"), program, owning(), AttachMode.GENERIC)
+                (device,) = await read_devices(netlink, await uplinks_now("eth0"), query, lambda _: ours)
+    finally:
+        query.close()
+    assert device.runs == runs
+
+
+async def test_an_index_that_another_instances_endpoint_has_is_not_to_be_freed(
+    config: KernelConfig, topo: Topo
+) -> None:
+    """Two instances in one network namespace want the same indexes for their endpoints."""
+    async with opened(config) as first:
+        await put_in_place(first, topo)
+        running = attached_ids()
+        async with opened(replace(config, instance="second")) as second:
+            veth = endpoint_veth("second", topo.endpoint_namespace(), "mine", 10)
+            (failure,) = await second.executor.run(endpoint_actions(veth)[:1])
+            assert f"endpoint e0 of the droplet instance {config.instance}: leave it alone" in failure.message
+            assert "remove that interface" not in failure.message
+            second.tend(await second.observe({}))
+            told: list[str] = []
+            assert (await remove(second.config, told.append)).interfaces == 0
+            assert [one for one in told if "eth0" in one] == told
+        assert attached_ids() == running

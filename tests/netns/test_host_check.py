@@ -9,7 +9,7 @@ import pytest
 
 from agent.core.model.features import Family, Features
 from agent.core.model.uplinks import Uplink
-from agent.datapath import host_check
+from agent.datapath import foreign_programs, host_check
 from agent.datapath.attach import xdp_features
 from agent.datapath.attach.xdp import AttachMode, attach, detach
 from agent.datapath.host_check import CheckResult, check_host, min_uplink_mtu, neighbour_capacity, takes_native
@@ -80,7 +80,7 @@ async def test_another_owners_program_is_named(topo: Topo, config: KernelConfig)
             await attach(netlink, topo.ifindex("eth0"), stranger, owning(stranger), AttachMode.NATIVE)
         found = (await answers(config))["xdp"]
     assert not found.ok
-    assert "another owner" in found.detail
+    assert found.detail == f"another owner's XDP program stranger (id {stranger.program_id}) is attached to eth0"
 
 
 async def test_a_cache_that_cannot_be_written_is_named(topo: Topo, config: KernelConfig, tmp_path: Path) -> None:
@@ -149,7 +149,8 @@ async def test_a_program_of_ours_in_the_stack_is_no_proof_of_native_xdp(
     ip("link", "add", "name", "br9", "type", "bridge")
     asked = replace(config, interfaces=("br9",), attach_mode=AttachMode.NATIVE)
     with loaded("ours") as program:
-        monkeypatch.setattr(host_check, "is_ours", lambda number, pins: number == program.program_id)
+        for module in (host_check, foreign_programs):
+            monkeypatch.setattr(module, "is_ours", lambda number, pins: number == program.program_id)
         async with Netlink() as netlink:
             await attach(netlink, topo.ifindex("br9"), program, owning(program), AttachMode.GENERIC)
         assert not (await answers(asked))["xdp"].ok

@@ -75,7 +75,7 @@ async def test_an_unfinished_pair_of_an_unknown_endpoint_is_left_alone(kernel: K
     pair = ["add", theirs.ifname, "index", str(theirs.ifindex), "type", "veth", "peer", "name", "eth0"]
     ip("link", *pair, "netns", theirs.namespace)
     assert (await kernel.observe({"e0": theirs.namespace})).veths == {}
-    await remove(kernel.config)
+    await remove(kernel.config, print)
     assert theirs.ifname in ip("link", "show")
 
 
@@ -340,8 +340,8 @@ async def test_removing_leaves_nothing_of_ours_and_all_of_others(config: KernelC
     await kernel.neighbours.settled()
     await kernel.close()
     ip("link", "add", "theirs", "type", "veth", "peer", "name", "theirs2")
-    await remove(config)
-    await remove(config)
+    await remove(config, print)
+    await remove(config, print)
     shown = {link["ifname"]: link for link in ip_json("link", "show")}
     assert set(shown) == {"lo", "eth0", "theirs", "theirs2"}
     assert "xdp" not in shown["eth0"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,15 +21,12 @@ from agent.datapath.attach.xdp import XDP_FLAGS_SKB_MODE, AttachMode
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import MapDefinition
 from agent.datapath.bpf.maps import MapSizes, open_maps
-from agent.datapath.bpf.uapi import call
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.errors import OperatorError
 from tests.netns.conftest import Topo, ip, ip_json
+from tests.netns.foreign import BPF_XDP, create_link
 from tests.netns.tenants import endpoint_veth
 
-BPF_LINK_CREATE = 28
-BPF_XDP = 37
-"""In enum bpf_attach_type."""
 MIB = 1 << 20
 
 
@@ -48,11 +44,11 @@ def attached(interface: str) -> int:
 
 
 @contextmanager
-def linked(program_id: int, ifindex: int) -> Iterator[None]:
+def linked(program_id: int, interface: str) -> Iterator[None]:
     """Have a program attached in generic mode by a bpf_link, as libxdp or bpftool attach."""
     program = bpf.program_by_id(program_id)
     try:
-        link = call(BPF_LINK_CREATE, struct.pack("=4I16x", program, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE))[0]
+        link = create_link(program, interface, BPF_XDP, XDP_FLAGS_SKB_MODE)
         yield
         os.close(link)
     finally:
@@ -66,7 +62,7 @@ async def test_a_program_that_a_link_holds_is_busy_and_the_text_says_how_to_deta
     assert await native.executor.run([AttachTransit(index)]) == []
     number = attached("eth0")
     assert await native.executor.run([DetachTransit(index)]) == []
-    with linked(number, index):
+    with linked(number, "eth0"):
         (refused,) = await native.executor.run([AttachTransit(index)])
         assert refused.errno == errno.EBUSY
         assert "(EBUSY) while attaching transit XDP on the interface with ifindex" in refused.message

@@ -67,7 +67,7 @@ async def test_the_program_runs_on_each_interface_and_leaves_each(topo: Topo, tw
         await kernel.neighbours.settled()
     finally:
         await kernel.close()
-    assert (await remove(two)).transit
+    assert (await remove(two, print)).transit
     assert all("xdp" not in link for link in ip_json("link", "show"))
     assert "managed" not in ip("neigh", "show")
 

@@ -108,7 +108,9 @@ def test_an_interface_with_someone_elses_program_is_refused(host, settings, tmp_
         settings.write_text(settings.read_text().replace('"eth0"', '"wire"'))
         done = run(host, settings, "--check")
         assert done.returncode == REFUSED
-        assert "another owner's program" in done.stdout
+        assert "another owner's XDP program foreign (id " in done.stdout
+        assert "is attached to wire" in done.stdout
+        assert f"process {os.getpid()} (" in done.stdout, "which has it open"
         assert run(host, settings, "--uninstall").returncode == OK
         assert "xdpgeneric" in run_in(host, ["ip", "link", "show", "wire"]).stdout, "it is left alone"
     finally:

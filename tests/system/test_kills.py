@@ -81,14 +81,14 @@ def test_another_instances_program_is_named_and_a_running_agent_is_never_to_be_c
         return run_in(lab.names.droplet("h1"), command).stdout
 
     found = check()
-    assert f"missing xdp: the droplet instance {own}'s program" in found
+    assert f"missing xdp: the droplet instance {own}'s XDP program" in found
     assert f"the agent of instance {own} is running (process {lab.pid('h1')}, droplet-agent)" in found
     lab.kill_agent("h1")
     left = check()
-    assert f"the droplet instance {own}'s program" in left
+    assert f"the droplet instance {own}'s XDP program" in left
     assert "droplet-agent --uninstall" in left
     lab.restart_agent("h1")
-    assert "xdp off" not in found + left
+    assert "ip link set" not in found + left
 
 
 @pytest.mark.parametrize("lost", ["", "maps", "programs"], ids=["all pins", "the maps' pins", "the programs' pins"])

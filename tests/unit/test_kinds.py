@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,8 @@ from agent.core.config.ownership import Claim, OwnershipIndex, keys
 from agent.core.kinds import catalogue
 from agent.core.kinds.catalogue import Kinds
 from agent.core.kinds.kind import Kind, key_of
+from agent.core.model.desired_entries import DesiredEntries
+from agent.core.model.resolved_state import ResolvedState
 from agent.core.plan.render import pieces
 from protocol.asyncapi import describe
 from protocol.documents import KINDS, Document, Droplet, object_types
@@ -109,6 +112,17 @@ class Namesake(Kind[Droplet]):
     name = "namesakes"
     singular = "namesake"
     keys = (key_of("droplet", "id"),)
+
+    def render(self, objects: Sequence[Droplet], resolved: ResolvedState, into: DesiredEntries, revision: int) -> None:
+        """Render nothing: only ids matter here."""
+
+
+def test_a_kind_without_a_rendering_cannot_be_made() -> None:
+    class Unfinished(Kind[Droplet]):
+        name = "unfinished"
+
+    with pytest.raises(TypeError, match="render"):
+        Unfinished()  # type: ignore[abstract]
 
 
 def test_kinds_with_a_common_key_space_compete_for_its_keys() -> None:

@@ -4,25 +4,55 @@ from __future__ import annotations
 
 import pytest
 
-from agent.core.uplinks.program_owners import STRANGER, Holder, Owner, advice, possessive
+from agent.core.uplinks.program_owners import STRANGER, Holder, Owner, Place, advice, description, possessive
 
 AGENT, OTHER = Holder(812, "droplet-agent"), Holder(77, "cilium-agent")
+UPLINK, ENDPOINT = Place("eth0"), Place("dp12", "generic", "web-1")
+RUNNING = "instance blue is running (process 812, droplet-agent)"
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "words"),
+    ("owner", "place", "name", "words"),
     [
-        (STRANGER, "another owner's", "detach it (ip link set dev eth0 xdp off) if nothing needs it"),
-        (Owner("", OTHER), "another owner's", "process 77 (cilium-agent) has it open"),
-        (Owner("blue"), "the droplet instance blue's", "--uninstall"),
-        (Owner("blue", AGENT), "the droplet instance blue's", "instance blue is running (process 812, droplet-agent)"),
+        (STRANGER, UPLINK, "another owner's", "detach it (ip link set dev eth0 xdpdrv off) if nothing needs it"),
+        (STRANGER, Place("eth0", "generic"), "another owner's", "ip link set dev eth0 xdpgeneric off"),
+        (STRANGER, Place("eth0", "offload"), "another owner's", "ip link set dev eth0 xdpoffload off"),
+        (Owner(link=9), UPLINK, "another owner's", "detach it (bpftool link detach id 9) if nothing needs it"),
+        (
+            STRANGER,
+            ENDPOINT,
+            "another owner's",
+            "ip link set dev dp12 xdpgeneric off): until then what endpoint",
+        ),
+        (Owner("", OTHER), UPLINK, "another owner's", "77 (cilium-agent) has it open: leave the program alone"),
+        (
+            Owner("", OTHER),
+            ENDPOINT,
+            "another owner's",
+            "77 (cilium-agent) has it open: have that process detach it",
+        ),
+        (Owner("blue"), UPLINK, "the droplet instance blue's", "--uninstall"),
+        (Owner("blue", AGENT), UPLINK, "the droplet instance blue's", RUNNING),
     ],
-    ids=["no owner", "a process's", "an instance's", "a running instance's"],
 )
-def test_each_owner_has_its_own_advice(owner: Owner, name: str, words: str) -> None:
+def test_each_owner_has_its_own_advice(owner: Owner, place: Place, name: str, words: str) -> None:
     assert possessive(owner) == name
-    assert words in advice(owner, "eth0")
-    assert ("xdp off" in advice(owner, "eth0")) is (owner == STRANGER)
+    assert words in advice(owner, place)
+    nobody = owner.holder is None and not owner.instance
+    assert ("detach it (" in advice(owner, place)) is nobody
+    assert ("use another interface" in advice(owner, place)) is (not place.endpoint and owner.holder != AGENT)
+
+
+@pytest.mark.parametrize(
+    ("owner", "place", "words"),
+    [
+        (Owner(program="count"), UPLINK, "another owner's XDP program count (id 7) is attached to eth0"),
+        (Owner("blue", program="x"), UPLINK, "the droplet instance blue's XDP program x (id 7) is attached to eth0"),
+        (STRANGER, ENDPOINT, "another owner's XDP program (no name) (id 7) is attached to dp12 of endpoint web-1"),
+    ],
+)
+def test_a_program_is_named_with_its_owner_and_its_place(owner: Owner, place: Place, words: str) -> None:
+    assert description(owner, 7, place) == words
 
 
 def test_a_program_is_named_with_its_id_also_without_a_name() -> None:

@@ -18,9 +18,12 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from agent.datapath.net import raw_netlink as raw
+from agent.datapath.net.link_query import LinkXdp
+from agent.datapath.net.link_query import _xdp as read_xdp
 from agent.datapath.net.netlink import attribute
 from agent.datapath.veth.name_watch import frees_name
 
+IFLA_XDP = 43
 NET = Path(__file__).parents[2] / "agent/datapath"
 READERS = {"interface_query.py", "link_query.py", "name_watch.py"}
 
@@ -30,6 +33,10 @@ def link(kind: int = RTM_NEWLINK, **attributes: object) -> bytes:
     written = ifinfmsg()
     written["header"]["type"], written["index"], written["flags"] = kind, 7, 0x1003
     return encoded(written, {f"IFLA_{name}": value for name, value in attributes.items()})
+
+
+def nested(kind: int, payload: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(payload), kind) + payload
 
 
 def encoded(message: Any, attributes: Mapping[str, object]) -> bytes:
@@ -128,6 +135,23 @@ def test_an_attribute_that_says_it_is_shorter_than_its_header_ends_the_reading(l
 @pytest.mark.parametrize("length", range(16))
 def test_a_message_that_says_it_is_shorter_than_its_header_ends_the_reading(length: int) -> None:
     assert list(raw.messages(struct.pack("=IHHII", length, 16, 0, 1, 0) * 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("attached", "found"),
+    [
+        ({}, LinkXdp(0, "none")),
+        ({4: 9, 5: 9}, LinkXdp(9, "native")),
+        ({4: 9, 6: 9}, LinkXdp(9, "generic")),
+        ({4: 9, 7: 9}, LinkXdp(9, "offload")),
+        ({5: 9, 7: 8}, LinkXdp(9, "native")),
+    ],
+    ids=["none", "in the driver", "in the stack", "on the card", "in the driver beside another's on the card"],
+)
+def test_a_program_is_found_in_its_mode_also_beside_another_one(attached: dict[int, int], found: LinkXdp) -> None:
+    """As rtnl_xdp_fill() writes them (net/core/rtnetlink.c): with two programs, there is no IFLA_XDP_PROG_ID."""
+    xdp = b"".join(nested(kind, struct.pack("=I", number)) for kind, number in attached.items())
+    assert read_xdp(RTM_GETLINK, raw.LINK.pack(index=7) + nested(IFLA_XDP, xdp)) == found
 
 
 def test_an_error_has_the_kernels_errno_and_an_acknowledgement_is_none() -> None:

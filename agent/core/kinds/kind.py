@@ -5,6 +5,7 @@ Everything works on all objects that one document lists of a kind: there may be 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from operator import attrgetter
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -84,7 +85,7 @@ class Assignment(NamedTuple):
 NO_ERRORS: Mapping[str, FieldError] = {}
 
 
-class Kind(Generic[T]):
+class Kind(ABC, Generic[T]):
     """One kind of object. A subclass sets the attributes, and overrides the methods that concern it."""
 
     name: ClassVar[str]
@@ -155,6 +156,6 @@ class Kind(Generic[T]):
         del choices, old, removing
         return Assignment(resolved, NO_ERRORS)
 
+    @abstractmethod
     def render(self, objects: Sequence[T], resolved: ResolvedState, into: DesiredEntries, revision: int) -> None:
         """Add the desired entries of objects of one revision; all their references resolve in `resolved`."""
-        raise NotImplementedError

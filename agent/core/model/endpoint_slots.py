@@ -18,6 +18,17 @@ def host_ifname(instance: str, endpoint: str) -> str:
     return "dp" + blake2s(f"{instance}/{endpoint}".encode(), digest_size=6).hexdigest()
 
 
+def alias_of(instance: str, endpoint: str) -> str:
+    """Return the alias (IFLA_IFALIAS) that marks the host side of an endpoint's veth as an instance's."""
+    return f"droplet/{instance}/{endpoint}"
+
+
+def marked_by(alias: str | None) -> tuple[str, str] | None:
+    """Return the instance and the endpoint that an alias names, None when it is none of ours."""
+    parts = (alias or "").split("/", 2)
+    return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "droplet" else None
+
+
 class NoSlotError(RuntimeError):
     """All slots of the host are in use."""
 

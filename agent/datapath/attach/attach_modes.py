@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -78,15 +78,22 @@ def fits(found: AttachMode | str, wanted: AttachMode) -> bool:
     return wanted is AttachMode.AUTO or found == wanted
 
 
-async def read_devices(netlink: Netlink, uplinks: Sequence[Uplink], query: LinkQuery) -> list[Device]:
-    """Return the interfaces that the uplinks' frames leave by, each once. OSError: ENODEV if one is gone."""
+async def read_devices(
+    netlink: Netlink, uplinks: Sequence[Uplink], query: LinkQuery, owned: Callable[[int], bool]
+) -> list[Device]:
+    """Return the interfaces that the uplinks' frames leave by, each once. OSError: ENODEV if one is gone.
+
+    `owned` recognises our programs by id: the mode of another owner's says nothing about how ours can run.
+    """
     by_index = {uplink.egress: uplink for uplink in uplinks}
     found = []
     for index, uplink in by_index.items():
         link = await netlink.link(index=index)
         if link is None:
             raise OSError(errno.ENODEV, "no such interface", uplink.name)
-        found.append(_device(link, uplink, query.xdp(index).mode, await xdp_features(index)))
+        attached = query.xdp(index)
+        runs = attached.mode if attached.program_id and owned(attached.program_id) else "none"
+        found.append(_device(link, uplink, runs, await xdp_features(index)))
     return found
 
 

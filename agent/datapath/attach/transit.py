@@ -22,7 +22,7 @@ from agent.datapath.attach.xdp import (
 )
 from agent.datapath.bpf import syscall
 from agent.datapath.bpf.marks import read_mark
-from agent.datapath.net.link_query import LinkQuery
+from agent.datapath.net.link_query import LinkQuery, LinkXdp
 from agent.datapath.net.netlink import Netlink
 from agent.errors import OperatorError
 
@@ -79,6 +79,10 @@ class Transit:
         """Return whether an older program of ours runs on an interface now; OSError (ENODEV) if it is gone."""
         found = self._query.xdp(ifindex).program_id
         return bool(found) and found not in self._ids and self._own.owned(found)
+
+    def found_on(self, ifindex: int) -> LinkXdp:
+        """Return the program that runs on an interface now, ours or another's; OSError (ENODEV) if it is gone."""
+        return self._query.xdp(ifindex)
 
     def mode(self, ifindex: int) -> str:
         """Return how the current program runs on an interface now: an `AttachMode`, or `none` if it does not."""

@@ -16,8 +16,9 @@ from typing import NamedTuple, NoReturn
 
 import structlog
 
+from agent.core.model.endpoint_slots import marked_by
 from agent.core.model.errno_names import errno_name
-from agent.core.uplinks.program_owners import STRANGER, Owner, advice, possessive
+from agent.core.uplinks.program_owners import STRANGER, Owner, Place, advice, description
 from agent.datapath.net.ethtool import driver_of
 from agent.datapath.net.namespaces import open_control_socket
 from agent.datapath.net.netlink import Message, Netlink, attribute
@@ -84,12 +85,12 @@ class AttachableProgram(NamedTuple):
 class ProgramOwnership(NamedTuple):
     """How the attaching code recognises its own programs by id, and opens one (the caller closes it).
 
-    `find_owner` finds the owner of any other program.
+    `find_owner` finds the owner of any other program, by its id and the ifindex that it is attached to.
     """
 
     owned: Callable[[int], bool]
     open_program: Callable[[int], int]
-    find_owner: Callable[[int], Owner] = lambda _: STRANGER
+    find_owner: Callable[[int, int], Owner] = lambda _, __: STRANGER
 
 
 def attached_program(link: Message) -> Attached | None:
@@ -128,10 +129,14 @@ async def _read(netlink: Netlink, ifindex: int) -> Message:
 
 
 def _refuse_stranger(found: Attached, link: Message, own: ProgramOwnership) -> NoReturn:
-    owner, interface = own.find_owner(found.program_id), str(attribute(link, "IFLA_IFNAME"))
-    program = owner.name_program(found.program_id)
-    what = f"{possessive(owner)} XDP program {program} is attached to {interface}"
-    raise OperatorError(errno.EEXIST, f"{what}: {advice(owner, interface)}")
+    owner, place = own.find_owner(found.program_id, int(link["index"])), place_of(found, link)
+    raise OperatorError(errno.EEXIST, f"{description(owner, found.program_id, place)}: {advice(owner, place)}")
+
+
+def place_of(found: Attached, link: Message) -> Place:
+    """Return where a program is attached, with the endpoint if the link is an agent's for one."""
+    marked = marked_by(attribute(link, "IFLA_IFALIAS"))
+    return Place(str(attribute(link, "IFLA_IFNAME")), found.mode, marked[1] if marked else "")
 
 
 async def _replace(

@@ -5,8 +5,10 @@ Closes no descriptor: whoever opens one owns it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct, pack, unpack_from
@@ -101,4 +103,23 @@ def verified_instructions(fd: int) -> int:
 
 def link_program(fd: int) -> int:
     """Return the kernel's id of the program that a link attaches: struct bpf_link_info { u32 type, id, prog_id }."""
-    return int(unpack_from("=3I", _info(fd, 16))[2])
+    return int(unpack_from("=3I", link_info(fd, 16))[2])
+
+
+def link_info(fd: int, size: int) -> bytes:
+    """Return the first bytes of a link's struct bpf_link_info."""
+    return _info(fd, size)
+
+
+def link_by_id(number: int) -> int:
+    """Open a link by the kernel's id; ENOENT when there is none."""
+    return call(Command.LINK_GET_FD_BY_ID, pack("=III", number, 0, 0))[0]
+
+
+def all_ids(command: Command) -> Iterator[int]:
+    """Yield the ids of all programs (PROG_GET_NEXT_ID) or links (LINK_GET_NEXT_ID) of the host, in their order."""
+    number = 0
+    with contextlib.suppress(FileNotFoundError):
+        while True:
+            number = unpack_from("=I", call(command, pack("=III", number, 0, 0))[1], 4)[0]
+            yield number

@@ -20,6 +20,9 @@ LAST_UNMARKED_LAYOUT = 3
 MOST_ATTEMPTS = 100
 """Attempts to create a folder whose parent is removed meanwhile."""
 
+ForeignUsers = Callable[[Collection[int]], Mapping[int, str]]
+"""Returns which of some maps, by id, programs of other owners use, with a description of such a program."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 log = structlog.get_logger()
 
@@ -68,26 +71,30 @@ class Pins:
             for path in self.root.glob("v*/maps/*")
             if (layout := path.parts[-3].removeprefix("v")).isdigit() and int(layout) > LAST_UNMARKED_LAYOUT
         ]
-        return _pinned_ids(marked, lambda descriptor: bpf.map_info(descriptor).id)
+        return _pinned_ids(marked, _map_id)
 
-    def forget_others(self, content: str) -> dict[Path, str]:
+    def forget_others(self, content: str, foreign_users: ForeignUsers) -> dict[Path, str]:
         """Remove the pins of older agents of this instance: other layouts, and programs of other contents.
 
         Call it when none of their programs is attached. Return the pins that could not be removed, and why: they only
-        use memory, and the next call tries again.
+        use memory, and the next call tries again. A map that a program of another owner uses stays pinned: its owner
+        may open it by the pin, and the pin shows that the program is not an old one of ours.
         """
         kept: dict[Path, str] = {}
-        current = self.programs.parent
-        others = [one for one in self.root.glob("v*") if one != current]
-        others += [one for one in self.programs.iterdir() if one.name != content]
-        for folder in others:
+        layouts = [one for one in self.root.glob("v*") if one != self.programs.parent]
+        old = [path for layout in layouts for path in layout.glob("maps/*")]
+        maps = {path: number for path in old for number in _pinned_ids([path], _map_id)}
+        users = foreign_users(maps.values()) if maps else {}
+        used = {path: f"{users[number]} uses it" for path, number in maps.items() if number in users}
+        for folder in [*layouts, *(one for one in self.programs.iterdir() if one.name != content)]:
             try:
-                shutil.rmtree(folder)
+                removed = _remove_all_but(folder, used)
             except OSError as error:
                 kept[folder] = str(error)
             else:
-                log.info("old_pins_removed", path=str(folder))
-        return kept
+                if removed:
+                    log.info("old_pins_removed", path=str(folder))
+        return kept | used
 
     def paths(self) -> frozenset[Path]:
         """Return everything that this instance has pinned, with the folders."""
@@ -106,6 +113,20 @@ class Pins:
             shutil.rmtree(self.root)
         with contextlib.suppress(OSError):
             self.root.parent.rmdir()
+
+
+def _remove_all_but(folder: Path, kept: Collection[Path]) -> bool:
+    """Remove a folder, or what is in it except some pins and their folders; return whether anything was removed."""
+    if not any(path.is_relative_to(folder) for path in kept):
+        shutil.rmtree(folder)
+        return True
+    removed = [path for path in folder.rglob("*") if path not in kept and not path.is_dir()]
+    for path in removed:
+        path.unlink()
+    for path in sorted((one for one in folder.rglob("*") if one.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):  # it still holds a pin
+            path.rmdir()
+    return bool(removed)
 
 
 def make_folder(path: Path) -> None:
@@ -128,6 +149,10 @@ def restore(wanted: Mapping[Path, int]) -> None:
 def pinned_program_ids(pins: Pins) -> set[int]:
     """Return the ids of all programs that this instance has pinned."""
     return _pinned_ids(pins.all_programs(), lambda descriptor: bpf.program_info(descriptor).id)
+
+
+def _map_id(descriptor: int) -> int:
+    return bpf.map_info(descriptor).id
 
 
 def _pinned_ids(paths: Iterable[Path], read_id: Callable[[int], int]) -> set[int]:

@@ -130,3 +130,8 @@ def attach_tracepoint(name: str, fd: int) -> int:
 def bind_map(program: int, fd: int) -> None:
     """Bind a map to a program whose code does not use it, so that it appears among its maps; since Linux 5.10."""
     call(Command.PROG_BIND_MAP, pack("=III", program, fd, 0))
+
+
+def query_programs(attr: bytes) -> bytes:
+    """Return the attributes of BPF_PROG_QUERY as the kernel left them."""
+    return call(Command.PROG_QUERY, attr)[1]

@@ -25,6 +25,9 @@ from agent.datapath.bpf.map_calls import (
 from agent.datapath.bpf.object_calls import (
     MapInfo,
     ProgramInfo,
+    all_ids,
+    link_by_id,
+    link_info,
     link_program,
     map_by_id,
     map_info,
@@ -34,7 +37,14 @@ from agent.datapath.bpf.object_calls import (
     program_info,
     verified_instructions,
 )
-from agent.datapath.bpf.program_calls import VerifierError, attach_tracepoint, bind_map, load_program, run_program
+from agent.datapath.bpf.program_calls import (
+    VerifierError,
+    attach_tracepoint,
+    bind_map,
+    load_program,
+    query_programs,
+    run_program,
+)
 from agent.datapath.bpf.uapi import (
     BPF_ANY,
     BPF_EXIST,
@@ -65,6 +75,7 @@ __all__ = [
     "ProgramType",
     "VerifierError",
     "XdpAction",
+    "all_ids",
     "attach_tracepoint",
     "bind_map",
     "create_map",
@@ -72,6 +83,8 @@ __all__ = [
     "delete_batch",
     "entries",
     "freeze_map",
+    "link_by_id",
+    "link_info",
     "link_program",
     "load_program",
     "lookup",
@@ -85,6 +98,7 @@ __all__ = [
     "possible_cpus",
     "program_by_id",
     "program_info",
+    "query_programs",
     "run_program",
     "update",
     "update_batch",

@@ -16,8 +16,9 @@ from pyroute2.netlink.rtnl import RTM_GETLINK
 from agent.datapath.net.netlink import attribute
 from agent.datapath.net.raw_netlink import HEADER, LINK, error_in, link_question, message
 
-_MODES = {1: "native", 2: "generic", 3: "offload"}
-"""XDP_ATTACHED_DRV, _SKB and _HW of linux/if_link.h."""
+_MODES = {"IFLA_XDP_DRV_PROG_ID": "native", "IFLA_XDP_SKB_PROG_ID": "generic", "IFLA_XDP_HW_PROG_ID": "offload"}
+"""A card may run a program of its own beside one of the others: the kernel then gives no IFLA_XDP_PROG_ID
+(net/core/rtnetlink.c: rtnl_xdp_fill)."""
 ANSWER = 1 << 16
 TIMEOUT = 1.0
 
@@ -56,5 +57,7 @@ def _xdp(kind: int, body: bytes) -> LinkXdp:
     if kind == NLMSG_ERROR:
         raise error_in(body) or OSError(errno.EIO, "the kernel's answer names no link")
     xdp = LINK.find(body, "IFLA_XDP") or {}
-    mode = _MODES.get(attribute(xdp, "IFLA_XDP_ATTACHED") or 0, "none")
-    return LinkXdp(attribute(xdp, "IFLA_XDP_PROG_ID") or 0, mode)
+    for name, mode in _MODES.items():
+        if number := attribute(xdp, name):
+            return LinkXdp(number, mode)
+    return LinkXdp(0, "none")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from agent.core.model.desired_entries import Veth
-from agent.core.model.endpoint_slots import host_ifname
+from agent.core.model.endpoint_slots import alias_of, host_ifname, marked_by
 from agent.core.model.process_bindings import Bindings, by_revision
 from agent.core.plan.remedies import Step
 from agent.datapath.attach.attach_modes import AttachModes
@@ -38,11 +38,6 @@ class TransitAgent:
     modes: AttachModes
 
 
-def mark_prefix(instance: str) -> str:
-    """Return what the alias of every pair of this instance begins with."""
-    return f"droplet/{instance}/"
-
-
 def is_veth(link: Message) -> bool:
     """Whether a link is one side of a veth pair."""
     info = attribute(link, "IFLA_LINKINFO")
@@ -51,9 +46,8 @@ def is_veth(link: Message) -> bool:
 
 def marked_endpoint(link: Message, instance: str) -> str | None:
     """Return the endpoint whose mark a link carries, None when it carries none of this instance's."""
-    alias = attribute(link, "IFLA_IFALIAS")
-    prefix = mark_prefix(instance)
-    return alias[len(prefix) :] if is_veth(link) and alias and alias.startswith(prefix) else None
+    found = marked_by(attribute(link, "IFLA_IFALIAS"))
+    return found[1] if found is not None and found[0] == instance and is_veth(link) else None
 
 
 def is_unfinished(link: Message) -> bool:
@@ -177,12 +171,7 @@ class Links:
         """Find the host side, and remove a pair of ours that has the name but not the ifindex."""
         by_index = await self._netlink.link(index=wanted.ifindex)
         if by_index is not None and not self._is_ours(by_index, wanted):
-            holder = attribute(by_index, "IFLA_IFNAME")
-            message = (
-                f"interface index {wanted.ifindex} is held by {holder}, which is not this endpoint's: remove that "
-                "interface; the agent tries again by itself"
-            )
-            raise OperatorError(errno.EEXIST, message)
+            raise OperatorError(errno.EEXIST, _held_index(by_index))
         by_name = await self._netlink.link(ifname=wanted.ifname)
         if by_name is not None and by_name["index"] != wanted.ifindex:
             if not self._is_ours(by_name, wanted):
@@ -271,13 +260,27 @@ class Links:
 
     async def _finish(self, host: Message, wanted: Veth) -> None:
         """Set the mark, last of all, and verify the result."""
-        mark = mark_prefix(self._instance) + wanted.endpoint
+        mark = alias_of(self._instance, wanted.endpoint)
         if attribute(host, "IFLA_IFALIAS") != mark:
             with kernel_step(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
                 await self._netlink.request("link", "set", index=wanted.ifindex, ifalias=mark)
         link = await self._netlink.link(index=wanted.ifindex)
         if link is None or marked_endpoint(link, self._instance) != wanted.endpoint or not link["flags"] & IFF_UP:
             raise OSError(errno.EIO, "the kernel does not show the pair as it was set up")
+
+
+def _held_index(holder: Message) -> str:
+    """Explain that another interface has the index of an endpoint's interface."""
+    words = f"interface index {holder['index']} is held by {attribute(holder, 'IFLA_IFNAME')}"
+    owner = marked_by(attribute(holder, "IFLA_IFALIAS"))
+    if owner is None:
+        return f"{words}, which is not this endpoint's: remove that interface; the agent tries again by itself"
+    instance, endpoint = owner
+    return (
+        f"{words}, the interface of endpoint {endpoint} of the droplet instance {instance}: leave it alone, and run "
+        "each instance in a network namespace of its own; if that instance is gone for good, remove what it left by "
+        "`droplet-agent --uninstall` with its settings"
+    )
 
 
 def _inside(wanted: Veth) -> str:

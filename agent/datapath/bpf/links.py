@@ -1,0 +1,55 @@
+"""Finds what attaches BPF programs to an interface: links (bpf_link), and the programs of the tcx hooks.
+
+Formats: union bpf_attr and struct bpf_link_info of include/uapi/linux/bpf.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from struct import pack, unpack_from
+
+from agent.datapath.bpf import syscall as bpf
+
+LINK_TYPE_XDP = 6
+LINK_INFO_SIZE = 32
+"""struct bpf_link_info up to `xdp`: { u32 type, id, prog_id, pad, xdp.ifindex, ... }."""
+TCX_HOOKS = {"ingress": 46, "egress": 47}
+"""BPF_TCX_INGRESS and BPF_TCX_EGRESS of enum bpf_attach_type, since Linux 6.6."""
+MOST_PROGRAMS = 64
+"""The most programs of one hook: BPF_MPROG_MAX (kernel/bpf/mprog.c)."""
+
+
+def xdp_link(program_id: int, ifindex: int) -> int:
+    """Return the id of the link that attaches an XDP program to an interface; 0 if netlink attached it."""
+    wanted = LINK_TYPE_XDP, program_id, ifindex
+    for number, info in _links():
+        kind, _, program, _, index = unpack_from("=5I", info)
+        if (kind, program, index) == wanted:
+            return number
+    return 0
+
+
+def _links() -> Iterator[tuple[int, bytes]]:
+    """Yield the id and the description of each link of the host, without those that go meanwhile."""
+    for number in bpf.all_ids(bpf.Command.LINK_GET_NEXT_ID):
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = bpf.link_by_id(number)
+            try:
+                info = bpf.link_info(descriptor, LINK_INFO_SIZE)
+            finally:
+                os.close(descriptor)
+            yield number, info
+
+
+def tcx_programs(ifindex: int) -> list[int]:
+    """Return the ids of the programs in an interface's tcx hooks; OSError (EINVAL) before Linux 6.6."""
+    found: list[int] = []
+    for hook in TCX_HOOKS.values():
+        ids = (ctypes.c_uint32 * MOST_PROGRAMS)()
+        attr = pack("=4IQI36x", ifindex, hook, 0, 0, ctypes.addressof(ids), MOST_PROGRAMS)
+        (count,) = unpack_from("=I", bpf.query_programs(attr), 24)
+        found += list(ids)[:count]
+    return found
