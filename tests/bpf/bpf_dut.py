@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import cycle
 from socket import htons
+from typing import NamedTuple
 
 import bpf_packets as p
 import pytest
@@ -110,6 +111,16 @@ def expected_verdict(outcome: Outcome) -> XdpAction:
     if outcome in PASSED:
         return XdpAction.PASS
     return XdpAction.REDIRECT if outcome in ANSWERED | FORWARDED else XdpAction.DROP
+
+
+class Gso(NamedTuple):
+    """How a GSO packet will be cut: payload bytes of a segment, 0 for a single packet, and how many there will be."""
+
+    size: int
+    packets: int
+
+
+SINGLE = Gso(0, 1)
 
 
 class Dut:
@@ -322,11 +333,11 @@ class Dut:
         cpus = [map_layout.ENDPOINT_TRAFFIC.unpack(value)[::2] for value in values]
         return tuple(map(sum, zip(*cpus, strict=True)))
 
-    def from_underlay(self, frame: bytes, metadata: int = 0, uplink: int = UPLINK) -> Run:
-        return self._run("transit_xdp", frame, uplink, metadata)
+    def from_underlay(self, frame: bytes, metadata: int = 0, uplink: int = UPLINK, gso: Gso = SINGLE) -> Run:
+        return self._run("transit_xdp", frame, uplink, metadata, gso=gso)
 
-    def from_endpoint(self, frame: bytes, metadata: int = 0, arrival: int = ARRIVAL) -> Run:
-        return self._run("transit_agent", frame, arrival, metadata)
+    def from_endpoint(self, frame: bytes, metadata: int = 0, arrival: int = ARRIVAL, gso: Gso = SINGLE) -> Run:
+        return self._run("transit_agent", frame, arrival, metadata, gso=gso)
 
     def leave_state(self, frame: bytes, called: int, receiver: int = 0) -> None:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
@@ -343,7 +354,9 @@ class Dut:
         """Run a program as if another one had called it."""
         return self._run(program, frame, arrival, 0, called=True)
 
-    def _run(self, program: str, frame: bytes, arrival: int, metadata: int, called: bool = False) -> Run:
+    def _run(
+        self, program: str, frame: bytes, arrival: int, metadata: int, called: bool = False, gso: Gso = SINGLE
+    ) -> Run:
         """Run one frame and hold the books: counted once as received, once under its outcome, all bytes."""
         if not called and not self._left:
             self.fill_state(next(self._garbage))
@@ -352,7 +365,12 @@ class Dut:
             pytest.skip("a test run of tc takes no VLAN tags and no frame that ends inside its IP header")
         before = self.counters()
         verdict, out, _ = bpf.run_program(
-            self.programs[program].fd, bytes(metadata) + frame, ifindex=arrival, metadata=metadata, kind=self.kind
+            self.programs[program].fd,
+            bytes(metadata) + frame,
+            ifindex=arrival,
+            metadata=metadata,
+            kind=self.kind,
+            segment=gso.size,
         )
         if self.kind is bpf.ProgramType.SCHED_CLS:
             verdict = TC_VERDICTS[verdict]
@@ -363,8 +381,8 @@ class Dut:
             if now != before[outcome]
         }
         arrived = [moved.pop(outcome) for outcome in RECEIVED if outcome in moved]
-        assert arrived == [(1, len(frame))]
-        assert list(moved.values()) == [(1, len(frame))], moved
+        assert arrived == [(gso.packets, len(frame))]
+        assert list(moved.values()) == [(gso.packets, len(frame))], moved
         outcome = next(iter(moved))
         assert XdpAction(verdict) == expected_verdict(outcome)
         self.reached.add(outcome)
