@@ -89,7 +89,7 @@
 	X(ECN_NOT_CAPABLE, "The tunnel packet had a congestion mark, and the inner packet does not support ECN.")      \
 	X(SOURCE_ELSEWHERE, "The inner source is an endpoint of this host, or not on the VXLAN peer.")                 \
 	X(ALL_MISDIRECTED, "Every bouncer and divider that was tried sent it to a host without the endpoint.")         \
-	X(GSO_PACKET, "A GSO packet that no tunnel carries: not TCP or UDP, or to a droplet that needs UDP checksums.")
+	X(GSO_PACKET, "A GSO packet that no tunnel carries: not TCP or UDP, or UDP checksums are required.")
 
 #define ENUMERATOR(name, sentence) name,
 

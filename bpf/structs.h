@@ -64,8 +64,7 @@ struct network {
 	struct address gateway;
 	__u32 flags;
 	__u32 count;
-	__be32 broadcast; /* its IPv4 broadcast address; 0 if it has none: IPv6, or a prefix longer than /30 (RFC 3021)
-			   */
+	__be32 broadcast; /* of IPv4; 0 if it has none: IPv6, or a prefix longer than /30 (RFC 3021) */
 	__u32 pad;
 	struct address bouncers[MAX_SET];
 };
@@ -127,7 +126,8 @@ struct local_droplet {
 
 #define PATH_PINNED 1U /* the endpoint's network reaches others only through a divider */
 
-/* direct: overlay_key -> the droplet it was learnt on, from the outer source or RTS. Written by transit XDP. */
+/* direct: overlay_key -> the droplet it was learnt on, from the outer source or RTS. Written by transit XDP; the
+ * agent deletes. */
 struct direct_path {
 	struct address host;
 	__u64 flags;
@@ -163,7 +163,7 @@ struct cached_path {
 	__u32 flags;
 	struct address host;
 	__u64 generation;
-	__u64 expires_tick; /* DIRECT_RENEW after the path was confirmed */
+	__u64 expires_tick; /* CACHE_LIFETIME after the path was confirmed */
 };
 
 /* path_caches: 0 -> copies of entries in `direct`, by a hash of their keys; per CPU. Written by programs. */
@@ -175,7 +175,7 @@ struct cached_hop {
 	struct next_hop_key key;
 	struct next_hop hop;
 	__u64 generation;
-	__u64 expires_tick; /* DIRECT_RENEW after it was copied */
+	__u64 expires_tick; /* CACHE_LIFETIME after it was copied */
 };
 
 /* hop_caches: 0 -> copies of entries in `next_hops`, by a hash of their keys; per CPU. Written by programs. */
@@ -185,7 +185,7 @@ struct hop_cache {
 
 struct cached_slot {
 	__u64 generation;
-	__u64 expires_tick; /* DIRECT_RENEW after it was copied */
+	__u64 expires_tick; /* CACHE_LIFETIME after it was copied */
 	__u32 slot;	    /* with CACHED_IPV6 if it is that of an IPv6 address */
 	__u32 pad;
 };
@@ -289,9 +289,9 @@ struct tunnel {
 	__u8 tos;
 	__u8 ttl;
 	__u8 bounces;
-	__u8 flags;   /* TUNNEL_* */
-	__u8 rts;     /* RTS_* */
-	__u8 attempt; /* which bouncer or divider to select, see select_member() */
+	__u8 flags;    /* TUNNEL_* */
+	__u8 rts;      /* RTS_* */
+	__u8 attempt;  /* which bouncer or divider to select, see select_member() */
 	__u16 longest; /* tc: bytes of the longest packet that the inner frame will be cut into */
 	__u8 pad[6];
 } __attribute__((aligned(8)));
@@ -338,10 +338,11 @@ struct options {
  * rest still holds values of the previous frame, and every path writes it before reading it:
  *
  * - packet.from, to, tos and ttl: read_packet(), if it returns CONTINUE; from and to also by arp_from_endpoint();
- * - tunnel.peer.address, vni and origin: for a frame from the underlay read_outer() and parse_udp(), unless they drop
- *   it; for a frame of an endpoint the function that chooses the destination (peer.address), the entry program (vni)
- * and the function that adds the RTS option (origin); peer.interface: find_hop();
- * - transport: find_transport(), which every user calls first;
+ * - tunnel.peer.address, vni and origin: for a frame from the underlay read_outer() and parse_udp(), or they drop it;
+ *   for a frame of an endpoint whatever chooses the destination (peer.address), adds the RTS option (origin), and the
+ *   entry program (vni). tunnel.peer.interface: find_hop();
+ * - transport: find_transport(), which runs for every IP packet. Without one packet.length is 0, and nothing is done
+ *   with what transit errors reads here;
  * - tunnel.longest and packets: begin_egress(), parse_inner() and new_state();
  * - reason and receiver: the caller; local and received_flags: transit XDP once it knows the local droplet;
  * - outer and options: the parser of frames from the underlay.

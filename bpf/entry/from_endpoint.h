@@ -198,9 +198,11 @@ static __always_inline int process_endpoint(context *ctx)
 	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
 	struct interface *sender = find_interface(rx_ifindex);
 	struct frame_state *state = new_state(ctx);
-	enum outcome outcome = state ? UNKNOWN_INTERFACE : NO_PROGRAM;
+	enum outcome outcome = NO_PROGRAM;
 
-	if (sender && state)
+	if (!sender)
+		return leave(RECEIVED_FROM_ENDPOINT, UNKNOWN_INTERFACE, amount_of(ctx, state), rx_ifindex);
+	if (state)
 		outcome = from_endpoint(ctx, sender, state, &tx_ifindex);
 	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 }

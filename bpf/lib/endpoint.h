@@ -86,7 +86,7 @@ static __always_inline void cache_receiver(const struct overlay_key *to, const s
 	if (!copy || !has_address(receiver, &to->address))
 		return;
 	copy->generation = now;
-	copy->expires_tick = bpf_jiffies64() + DIRECT_RENEW;
+	copy->expires_tick = bpf_jiffies64() + CACHE_LIFETIME;
 	copy->slot = slot_of(ifindex) ^ cached_family(&to->address);
 }
 
@@ -108,9 +108,9 @@ static __always_inline bool fits_mtu(__u32 mtu, const struct tunnel *tunnel)
 static __always_inline enum outcome deliver(context *ctx, const struct frame_state *state, __u32 ifindex)
 {
 	const struct tunnel *tunnel = &state->tunnel;
-	struct interface *receiver = find_receiver(ifindex, tunnel->vni);
 	struct amount delivered = amount_of(ctx, state);
 	struct ethhdr *ethernet;
+	struct interface *receiver = find_receiver(ifindex, tunnel->vni);
 
 	if (!receiver)
 		return ENDPOINT_NOT_LOCAL;

@@ -8,7 +8,6 @@ from bpf_dut import Dut
 from agent.datapath.bpf.compiler import Hook
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 
-
 NOT_REACHED = {Hook.XDP: {Outcome.GSO_PACKET}, Hook.TC: {Outcome.NO_HEADROOM}}
 """XDP has no GSO packets, and the kernel makes space for tc."""
 

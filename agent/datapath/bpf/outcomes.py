@@ -258,5 +258,5 @@ SENTENCES = {
     Outcome.ECN_NOT_CAPABLE: "The tunnel packet had a congestion mark, and the inner packet does not support ECN.",
     Outcome.SOURCE_ELSEWHERE: "The inner source is an endpoint of this host, or not on the VXLAN peer.",
     Outcome.ALL_MISDIRECTED: "Every bouncer and divider that was tried sent it to a host without the endpoint.",
-    Outcome.GSO_PACKET: "A GSO packet that no tunnel carries: not TCP or UDP, or to a droplet that needs UDP checksums.",
+    Outcome.GSO_PACKET: "A GSO packet that no tunnel carries: not TCP or UDP, or UDP checksums are required.",
 }
