@@ -85,6 +85,7 @@ class Outcome(IntEnum):
     ECN_NOT_CAPABLE = 71
     SOURCE_ELSEWHERE = 72
     ALL_MISDIRECTED = 73
+    GSO_PACKET = 74
 
 
 RECEIVED = frozenset(
@@ -179,6 +180,7 @@ DROPPED = frozenset(
         Outcome.ECN_NOT_CAPABLE,
         Outcome.SOURCE_ELSEWHERE,
         Outcome.ALL_MISDIRECTED,
+        Outcome.GSO_PACKET,
     }
 )
 SENTENCES = {
@@ -256,4 +258,5 @@ SENTENCES = {
     Outcome.ECN_NOT_CAPABLE: "The tunnel packet had a congestion mark, and the inner packet does not support ECN.",
     Outcome.SOURCE_ELSEWHERE: "The inner source is an endpoint of this host, or not on the VXLAN peer.",
     Outcome.ALL_MISDIRECTED: "Every bouncer and divider that was tried sent it to a host without the endpoint.",
+    Outcome.GSO_PACKET: "A GSO packet that no tunnel carries: not TCP or UDP, or UDP checksums are required.",
 }
