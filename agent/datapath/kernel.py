@@ -222,14 +222,15 @@ class Kernel:
         self.queries.clear_endpoint_counters(slot)
 
     async def uplinks(self) -> tuple[Uplink, ...]:
-        """Read the uplinks only; OSError (ENODEV) when one is gone."""
-        found = await read_uplinks(self._netlink, self.config.interfaces, self.transit.ids)
-        self._take(found)
-        await self.follow_modes()
-        return found
+        """Read the uplinks, and change nothing; OSError (ENODEV) when one is gone."""
+        return await read_uplinks(self._netlink, self.config.interfaces, self.transit.ids)
 
-    async def follow_modes(self) -> None:
-        """Move all attached programs to the mode that the uplinks allow now; OSError (ENODEV) if an uplink is gone."""
+    async def follow_modes(self, uplinks: Sequence[Uplink]) -> None:
+        """Move all attached programs to the mode that these uplinks allow; OSError (ENODEV) if one is gone.
+
+        Their hardware is also set to leave VLAN tags in frames where the programs need these.
+        """
+        self._take(uplinks)
         await self._follower.follow()
 
     def read_device_losses(self) -> dict[str, int]:
