@@ -52,9 +52,10 @@ class Intake:
 
     async def ask(self, verb: str, body: bytes) -> bytes:
         """Answer a query."""
-        answer = await self._queries.ask(verb, body)
-        self._report_absent()
-        return answer
+        try:
+            return await self._queries.ask(verb, body)
+        finally:  # a sweep may remove documents and still end with an error
+            self._report_absent()
 
     def _report_absent(self) -> None:
         """Report documents in force, and objects in the kernel, that no message of the stream explains."""

@@ -136,7 +136,8 @@ class Reconciler:
         """Remove documents that the stream does not list. If some of `names` are not absent, return these, remove none.
 
         Return None and remove nothing while the snapshot is incomplete. With `objects`, objects that no document
-        explains may be removed from the kernel too.
+        explains may be removed from the kernel too. ObservationError: the documents are removed, but the kernel could
+        not be read; the next resync removes the rest.
         """
         async with self._step:
             if not self.in_sync:
@@ -146,10 +147,11 @@ class Reconciler:
             if others:
                 return others
             documents.sweep(sorted(wanted))
+            if objects:
+                self.removals.remove_unexplained()
             await self._reconcile(wanted)
             self._log.info("documents_swept", documents=sorted(wanted), objects=objects)
             if objects:
-                self.removals.remove_unexplained()
                 await self._repair_all()
         return []
 

@@ -81,7 +81,12 @@ class Resync:
 
     async def namespaces_appeared(self, appeared: Collection[str]) -> None:
         """Repair endpoints in namespaces that are new or were recreated under the same name."""
-        self._report_mended(await self._reconciler.mend_namespaces(appeared))
+        try:
+            mended = await self._reconciler.mend_namespaces(appeared)
+        except (ObservationError, OSError) as error:
+            self._report_unreadable(error)
+            return
+        self._report_mended(mended)
 
     async def _compare(self, *, tend: bool) -> KernelDiff:
         """Compare while documents are applied: the reconciler verifies the differences found."""

@@ -194,19 +194,24 @@ class Queries:
         try:
             return PlanReply(tuple(await self._resync.plan()))
         except ObservationError as error:
-            raise RpcError(500, f"the kernel could not be read: {error}") from None
+            raise RpcError(500, str(error)) from None
 
     async def _sweep(self, request: SweepRequest) -> SweepReply:
         if not request.documents and not request.objects:
             raise RpcError(
                 400, "nothing was removed: name the documents to remove in `documents`, or set `objects` to true"
             )
-        refused = await self._reconciler.sweep(request.documents, objects=request.objects)
+        names = tuple(sorted(set(request.documents)))
+        try:
+            refused = await self._reconciler.sweep(names, objects=request.objects)
+        except ObservationError as error:
+            removed = f"documents removed: {', '.join(names)}; " if names else ""
+            raise RpcError(500, f"{removed}{error}; the next resync removes the rest") from None
         if refused is None:
             raise RpcError(409, "nothing was removed: the snapshot of this host's documents is not complete")
         if refused:
             raise RpcError(409, f"nothing was removed: {_listed(refused)} not among the documents that are missing")
-        return SweepReply(tuple(sorted(set(request.documents))))
+        return SweepReply(names)
 
 
 def _listed(names: Sequence[str]) -> str:

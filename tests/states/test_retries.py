@@ -122,6 +122,28 @@ def test_a_kernel_that_cannot_be_looked_at_leaves_what_failed_for_the_next_turn(
     in_a_folder(scenario)
 
 
+def test_a_namespace_that_appears_while_the_kernel_cannot_be_read_is_a_fault_and_the_resync_does_the_rest() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, kernel = Stream(), agent.kernel
+        await agent.deliver(stream.lead_to(LATE))
+        del kernel.veths["late"]
+
+        async def blind(*_: object) -> None:
+            raise ObservationError("EAGAIN")
+
+        observe_some, kernel.observe_some = kernel.observe_some, blind  # type: ignore[assignment,method-assign]
+        await agent.resync.namespaces_appeared({"late"})
+        assert [fault.kind for fault in agent.faults.standing()] == ["kernel_unreadable"]
+        assert agent.resync.unreadable == "EAGAIN"
+        assert "late" not in kernel.veths
+        kernel.observe_some = observe_some  # type: ignore[method-assign]
+        await agent.resync.repair()
+        assert "late" in kernel.veths
+        assert agent.faults.standing() == ()
+
+    in_a_folder(scenario)
+
+
 def test_what_failed_and_is_removed_waits_for_no_retry() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
