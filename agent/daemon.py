@@ -27,13 +27,13 @@ from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.instance_lock import hold_instance
 from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.nexthop.announcer import Announcer
 from agent.intake import Intake
 from agent.loops import Loops
 from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory, load_path_records, saver
 from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import Acknowledgements
-from agent.reconcile.announcer import Announcer
 from agent.reconcile.kernel_results import KernelResults
 from agent.reconcile.last_good import LastGood
 from agent.reconcile.process_bindings import BoundProcesses

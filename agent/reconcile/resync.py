@@ -11,9 +11,9 @@ from agent.core.faults.tracker import ReportFaults
 from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.plan.actions import Action
 from agent.core.plan.diff import KernelDiff
+from agent.core.plan.observed import ObservationError
 from agent.core.plan.planner import describe
 from agent.core.plan.remedies import Step
-from agent.datapath.observe import ObservationError
 from agent.errors import explain_error
 from agent.reconcile.kernel_diff import diff_kernel
 from agent.reconcile.kernel_port import KernelPort

@@ -16,8 +16,8 @@ from agent.core.kinds import catalogue
 from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.kinds.kind import Kind
 from agent.core.model.map_layout import mapped
+from agent.core.plan.observed import ObservationError
 from agent.datapath.kernel import Kernel
-from agent.datapath.observe import ObservationError
 from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import acknowledgement
 from agent.reconcile.reconciler import Reconciler

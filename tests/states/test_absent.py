@@ -16,7 +16,7 @@ from agent.bus.documents import Delivery
 from agent.bus.rpc import RpcError
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import DeleteVeth
-from agent.datapath.observe import ObservationError
+from agent.core.plan.observed import ObservationError
 from agent.intake import Intake
 from agent.report.queries import Queries
 

@@ -9,7 +9,7 @@ from test_sequences import has_nothing_to_do, in_a_folder
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import EnsureVeth
 from agent.core.plan.diff import Suspects
-from agent.datapath.observe import ObservationError
+from agent.core.plan.observed import ObservationError
 from agent.reconcile.retry import LONGEST
 
 GONE: Configuration = changed(ONE_BOUNCER, gone=on("d1", "gone", "192.168.1.50"))

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agent.settings": ("protocol", "agent.core.model", "agent.bus.settings"),
     "agent.cli": ("protocol", "agent.core.kinds", "agent.bus", "agent.settings"),
     "agent.recording": ("protocol", "agent.core", "agent.bus"),
-    "agent.reconcile": (*BELOW_THE_EDGES, "agent.bus", "agent.datapath", "agent.settings"),
+    "agent.reconcile": (*BELOW_THE_EDGES, "agent.bus.documents", "agent.settings"),
     "agent.probe": (*BELOW_THE_EDGES, "agent.datapath", "agent.settings", "agent.reconcile.store"),
     "agent.report": (
         *BELOW_THE_EDGES,

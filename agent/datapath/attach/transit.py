@@ -29,6 +29,7 @@ Load = Callable[[int], int]
 Prepare = Callable[[int], None]
 """Prepares an interface for the program; OSError if that fails."""
 
+
 class Transit:
     """The program for the carriers, how it is attached, and the ids of the maps that it must use."""
 
