@@ -54,7 +54,7 @@ class Reconciler:
         self._underlay = underlay
         self._log = log
         self._step = asyncio.Lock()
-        """Held by one step at a time. It is never held together with another lock."""
+        """Held by one step at a time, never together with the resync's. The data path has locks of its own below."""
         self._listed: set[str] = set()
         self._settling: set[str] | None = None
         """The documents being reconciled; kept if an exception ends a step early."""
