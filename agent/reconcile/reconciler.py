@@ -56,7 +56,7 @@ class Reconciler:
         self._step = asyncio.Lock()
         """Held by one step at a time, never together with the resync's. The data path has locks of its own below."""
         self._listed: set[str] = set()
-        self._settling: set[str] | None = None
+        self._in_progress: set[str] | None = None
         """The documents being reconciled; kept if an exception ends a step early."""
         self._recordings: list[set[str]] = []
 
@@ -175,9 +175,9 @@ class Reconciler:
     # The kernel
 
     @contextlib.contextmanager
-    def settled_meanwhile(self) -> Iterator[set[str]]:
+    def applied_meanwhile(self) -> Iterator[set[str]]:
         """Collect the names of documents that are applied from now on, or are being applied."""
-        names = set(self._settling or ())
+        names = set(self._in_progress or ())
         self._recordings.append(names)
         try:
             yield names
@@ -185,7 +185,7 @@ class Reconciler:
             self._recordings = [one for one in self._recordings if one is not names]
 
     async def recheck(self, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
-        """Return the actions for persisting differences; `meanwhile`: see `settled_meanwhile`. Changes nothing."""
+        """Return the actions for persisting differences; `meanwhile`: see `applied_meanwhile`. Changes nothing."""
         async with self._step:
             return await recheck(self._kernel, self.desired, diff, meanwhile)
 
@@ -268,10 +268,10 @@ class Reconciler:
 
         If an exception ended the last step early, its progress is unknown, so the kernel is compared first.
         """
-        interrupted, affected = self._settling is not None, {*mentioned, *(self._settling or ())}
-        self._settling = affected
+        interrupted, affected = self._in_progress is not None, {*mentioned, *(self._in_progress or ())}
+        self._in_progress = set(affected)
         had_droplet = bool(self.desired.resolved.own_droplets())
-        await self._settle_changes(affected)
+        affected |= await self._apply_changes()
         if interrupted:
             found = plan_diff(await diff_kernel(self._kernel, self.desired))
             failures = await self._kernel.executor.run(self.removals.explained(self.removals.allowed(found)))
@@ -279,21 +279,24 @@ class Reconciler:
         self._underlay.follow(self.desired.resolved)
         if had_droplet != bool(self.desired.resolved.own_droplets()):
             affected |= self.desired.documents.entries.keys()
+            self._in_progress |= affected
         if affected:
             await self._verify_attached(affected)
             note_shortfalls(self.desired, self._underlay.found, affected, self._log)
         self.acknowledgements.send(self.desired, affected, self.removals.postponed)
-        self._settling = None
+        self._in_progress = None
 
-    async def _settle_changes(self, concerned: set[str]) -> None:
-        """Resolve and execute until nothing changes any more; add the examined documents to `concerned`."""
+    async def _apply_changes(self) -> set[str]:
+        """Resolve and execute until nothing changes any more; return the examined documents."""
+        examined: set[str] = set()
         retried = False
         while True:
             slots = self.desired.resolved.slots
             change = self.desired.resolve(removing=self.in_sync)
             if not change.affected:
-                return
-            concerned |= change.affected
+                return examined
+            examined |= change.affected
+            self._in_progress = {*(self._in_progress or ()), *change.affected}
             self._record(change.affected)
             for endpoint in change.after.veths.keys() - change.before.veths.keys():
                 slot = change.after.veths[endpoint].ifindex - IFINDEX_BASE

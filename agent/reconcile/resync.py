@@ -23,7 +23,7 @@ from protocol.status import Fault
 
 
 class Resync:
-    """Comparisons with the kernel, one at a time. An unreadable kernel is a fault, and nothing is changed."""
+    """Resyncs with the kernel, one diff at a time. An unreadable kernel is a fault, and nothing is changed."""
 
     def __init__(
         self,
@@ -45,15 +45,15 @@ class Resync:
         self._publish_repair = publish_repair
         self._report = report
         self._log = log
-        self._comparing = asyncio.Lock()
-        """Held during a comparison, to keep only one observed state in memory. The reconciler never waits for it."""
+        self._diff_lock = asyncio.Lock()
+        """Held during a diff, to keep only one observed state in memory. The reconciler never waits for it."""
 
     async def repair(self) -> None:
         """Read the uplinks, compare the kernel with the desired entries, and repair the differences."""
         try:
             await self._reconciler.look_at_uplinks()
-            with self._reconciler.settled_meanwhile() as meanwhile:
-                diff = await self._compare(tend=True)
+            with self._reconciler.applied_meanwhile() as meanwhile:
+                diff = await self._diff(tend=True)
                 mended = await self._reconciler.repair(diff, meanwhile)
         except (ObservationError, OSError) as error:
             self._report_unreadable(error)
@@ -65,8 +65,8 @@ class Resync:
 
     async def plan(self) -> list[str]:
         """Return what `repair` would change now, one action a line. Changes nothing. Raises ObservationError."""
-        with self._reconciler.settled_meanwhile() as meanwhile:
-            diff = await self._compare(tend=False)
+        with self._reconciler.applied_meanwhile() as meanwhile:
+            diff = await self._diff(tend=False)
             return [describe(action) for action in await self._reconciler.recheck(diff, meanwhile)]
 
     async def retry(self, names: Collection[str]) -> None:
@@ -88,9 +88,9 @@ class Resync:
             return
         self._report_mended(mended)
 
-    async def _compare(self, *, tend: bool) -> KernelDiff:
+    async def _diff(self, *, tend: bool) -> KernelDiff:
         """Compare while documents are applied: the reconciler verifies the differences found."""
-        async with self._comparing:
+        async with self._diff_lock:
             diff = await diff_kernel(self._kernel, self._reconciler.desired)
             if tend:
                 self._kernel.tend(diff.observed)

@@ -337,7 +337,7 @@ async def test_removing_leaves_nothing_of_ours_and_all_of_others(config: KernelC
     await realized(kernel, topo)
     await kernel.neighbours.start()
     set_peers(kernel.neighbours, {bytes([10, 77, 0, 2]): Peer()})
-    await kernel.neighbours.settled()
+    await kernel.neighbours.caught_up()
     await kernel.close()
     ip("link", "add", "theirs", "type", "veth", "peer", "name", "theirs2")
     await remove(config, print)
