@@ -21,10 +21,10 @@ from agent.datapath.instance_lock import hold_instance
 from agent.datapath.uninstall import remove
 from agent.dry_run import print_plan
 from agent.logs import configure_logs
-from agent.reconcile.store import FILE, Store, StoreError
 from agent.reconcile.underlay import InterfaceReplacedError
 from agent.recording.recorder import Recorder
 from agent.settings import Settings, SettingsError, load_settings
+from agent.store.store import FILE, Store, StoreError
 from protocol.recording import Recording, RecordingError, unpack
 
 FAILURE, USAGE, REFUSED = 1, 2, 3

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from agent.bus.documents import Delivery
 from agent.core.faults.tracker import ReportFaults
 from agent.reconcile.reconciler import Reconciler
-from agent.reconcile.signed_documents import Publishers
 from agent.report.queries import Queries
 from agent.report.status_messages import documents_missing, objects_unexplained
 from agent.report.status_reporter import StatusReporter
+from agent.store.signed_documents import Publishers
 
 
 class Intake:

@@ -10,7 +10,7 @@ from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.plan.actions import EnsureVeth, Failure
 from agent.core.plan.attribution import attribute_failures, is_removal
-from agent.reconcile.last_good import LastGood
+from agent.store.last_good import LastGood
 from protocol.acknowledgements import KernelFailure
 
 

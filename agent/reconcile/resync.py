@@ -17,8 +17,8 @@ from agent.core.plan.remedies import Step
 from agent.errors import explain_error
 from agent.reconcile.kernel_diff import diff_kernel
 from agent.reconcile.kernel_port import KernelPort
-from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
+from agent.store.process_bindings import BoundProcesses
 from protocol.status import Fault
 
 
