@@ -15,7 +15,6 @@ from structlog.typing import FilteringBoundLogger
 
 from agent.bus.documents import Delivery
 from agent.core.config.desired_state import Desired
-from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.plan.actions import Action, EnsureVeth, Failure
@@ -211,7 +210,7 @@ class Reconciler:
             veths = {id_: veth for id_, veth in self.desired.veths.items() if veth.namespace in namespaces}
             found = await missing(self._kernel, self.desired, DesiredEntries(veths=veths))
             actions = [action for action in found if isinstance(action, EnsureVeth)]
-            owners = {owner for id_ in veths if (owner := documents.owner(ENDPOINTS, id_)) is not None}
+            owners = {owner for id_ in veths if (owner := self.desired.owner_of_veth(id_)) is not None}
             return await self._apply_diff(actions, owners - self.results.remains.keys()) if actions else []
 
     async def retry(self, names: Collection[str]) -> bool:

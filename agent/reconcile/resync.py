@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from structlog.typing import FilteringBoundLogger
 
 from agent.core.faults.tracker import ReportFaults
-from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.plan.actions import Action
 from agent.core.plan.diff import KernelDiff
 from agent.core.plan.observed import ObservationError
@@ -99,8 +98,8 @@ class Resync:
     def _forget_processes(self) -> None:
         """Forget the processes of endpoints' namespaces that no document names any more."""
         if self._reconciler.in_sync:
-            documents = self._reconciler.desired.documents
-            self._processes.forget_unless(lambda endpoint: documents.owner(ENDPOINTS, endpoint) is not None)
+            desired = self._reconciler.desired
+            self._processes.forget_unless(lambda endpoint: desired.owner_of_veth(endpoint) is not None)
 
     def _report_unreadable(self, error: Exception) -> None:
         if isinstance(error, OSError):

@@ -13,7 +13,6 @@ from agent.core.config import paging
 from agent.core.config.desired_state import Desired
 from agent.core.config.paging import Order
 from agent.core.kinds import catalogue
-from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.kinds.kind import Kind
 from agent.core.model.map_layout import mapped
 from agent.core.plan.observed import ObservationError
@@ -177,7 +176,7 @@ class Queries:
 
     def _local_endpoint(self, id_: str) -> Endpoint:
         documents = self._desired.documents
-        owner = documents.owner(ENDPOINTS, id_)
+        owner = self._desired.owner_of_veth(id_)
         held = documents.entries[owner].in_force if owner else None
         if held is None or id_ not in self._desired.veths:
             raise RpcError(404, f"endpoint {id_!r} is not on this host")
