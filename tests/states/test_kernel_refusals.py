@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
 
 from agent.core.model.map_layout import MapName
-from agent.reconcile.store import StoreError
+from agent.store.store import StoreError
 
 
 @settings(max_examples=80, deadline=None)

@@ -322,16 +322,16 @@ def test_a_resync_that_begins_during_a_step_finds_no_difference_of_its_documents
             return await run(actions)
 
         kernel.run = hold  # type: ignore[method-assign]
-        settling = asyncio.create_task(publish(agent, Stream(), ONE_BOUNCER))
+        applying = asyncio.create_task(publish(agent, Stream(), ONE_BOUNCER))
         await begun.wait()
         planning = asyncio.create_task(agent.resync.plan())
         for _ in range(50):
             await asyncio.sleep(0)
-        with agent.reconciler.settled_meanwhile() as names:
+        with agent.reconciler.applied_meanwhile() as names:
             assert names == {"underlay"}
         go_on.set()
         assert await planning == []
-        await settling
+        await applying
         await ends_like(agent, "one bouncer")
 
     in_a_folder(scenario)

@@ -14,7 +14,7 @@ from test_sequences import ends_like, in_a_folder
 from agent.bus.documents import Delivery
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import AttachTransit, DeleteVeth
-from agent.datapath.observe import ObservationError
+from agent.core.plan.observed import ObservationError
 
 
 def state_of(agent: Agent, name: str) -> str:

@@ -48,6 +48,19 @@ def test_an_interface_in_the_place_of_another_is_taken_in() -> None:
     in_a_folder(scenario)
 
 
+def test_attached_programs_follow_the_mode_of_the_uplinks_as_read() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, ONE_BOUNCER)
+        wide = replace(ETH0, mtu=9000)
+        agent.kernel.interfaces = (wide, BOND0)
+        await agent.resync.plan()
+        assert agent.kernel.followed == (), "a plan only reads"
+        await agent.resync.repair()
+        assert agent.kernel.followed == (replace(wide, transit=True), BOND0)
+
+    in_a_folder(scenario)
+
+
 def test_one_that_has_no_address_yet_changes_nothing() -> None:
     async def scenario(agent: Agent) -> None:
         await publish(agent, Stream(), ONE_BOUNCER)

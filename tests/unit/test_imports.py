@@ -45,8 +45,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agent.settings": ("protocol", "agent.core.model", "agent.bus.settings"),
     "agent.cli": ("protocol", "agent.core.kinds", "agent.bus", "agent.settings"),
     "agent.recording": ("protocol", "agent.core", "agent.bus"),
-    "agent.reconcile": (*BELOW_THE_EDGES, "agent.bus", "agent.datapath", "agent.settings"),
-    "agent.probe": (*BELOW_THE_EDGES, "agent.datapath", "agent.settings", "agent.reconcile.store"),
+    "agent.store": (*BELOW_THE_EDGES, "agent.bus.documents"),
+    "agent.reconcile": (*BELOW_THE_EDGES, "agent.bus.documents", "agent.settings", "agent.store"),
+    "agent.probe": (*BELOW_THE_EDGES, "agent.datapath", "agent.settings", "agent.store"),
     "agent.report": (
         *BELOW_THE_EDGES,
         *("agent.bus", "agent.datapath", "agent.settings", "agent.reconcile", "agent.probe"),
