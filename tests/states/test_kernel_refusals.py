@@ -164,6 +164,30 @@ def test_a_restart_gives_nothing_to_a_document_that_claimed_it_second(updated) -
     in_a_folder(scenario)
 
 
+def test_documents_that_an_interrupted_step_examined_are_acknowledged_by_the_next_one() -> None:
+    """They were not delivered in that step, but waited for a document that was."""
+
+    async def scenario(agent: Agent) -> None:
+        await agent.complete()
+        deliveries = Stream().lead_to(ONE_BOUNCER)
+        await agent.deliver([one for one in deliveries if one.document != "underlay"])
+        assert {verdict.state.value for verdict in agent.acknowledged.values()} == {"pending"}
+
+        def break_off(action: object) -> int:
+            raise RuntimeError("a defect")
+
+        agent.kernel.refuse = break_off
+        with pytest.raises(RuntimeError):
+            await agent.deliver([one for one in deliveries if one.document == "underlay"])
+        agent.kernel.refuse = lambda action: 0
+        await agent.deliver([])
+        assert {name: verdict.state.value for name, verdict in agent.acknowledged.items()} == dict.fromkeys(
+            ONE_BOUNCER, "realized"
+        )
+
+    in_a_folder(scenario)
+
+
 def test_an_interrupted_step_is_completed_by_the_next_one() -> None:
     """Whatever raises, and wherever: no acknowledgement says realized wrongly, and the next message repairs it."""
 
