@@ -12,8 +12,8 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from functools import cache
+from ipaddress import ip_address
 from itertools import cycle
 from socket import htons
 from typing import NamedTuple

@@ -50,7 +50,7 @@ def test_an_interface_in_the_place_of_another_is_taken_in() -> None:
 
 def test_attached_programs_follow_the_mode_of_the_uplinks_as_read() -> None:
     async def scenario(agent: Agent) -> None:
-        await publish(agent, ONE_BOUNCER)
+        await publish(agent, Stream(), ONE_BOUNCER)
         wide = replace(ETH0, mtu=9000)
         agent.kernel.interfaces = (wide, BOND0)
         await agent.resync.plan()
