@@ -51,8 +51,8 @@ def test_the_log_of_a_snapshot_counts_documents_by_state(tmp_path: Path) -> None
         await publish(agent, stream, changed(ONE_BOUNCER, lost=lost, noise=noise))
         agent.reconciler._log = log = CapturingLogger()
         await agent.complete()
-        (call,) = [call for call in log.calls if call.args == ("snapshot_applied",)]
-        assert call.kwargs == {"revision": 6, "absent": 0, "realized": 4, "pending": 0, "rejected": 2, "failed": 0}
+        counts = {"revision": 6, "absent": 0, "realized": 4, "pending": 0, "rejected": 2, "failed": 0}
+        assert counts in [call.kwargs for call in log.calls if call.args == ("snapshot_applied",)]
         agent.stop()
 
     in_a_folder(scenario)
