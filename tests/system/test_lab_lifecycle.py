@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from lab.echoes import answered, unbroken
-from lab.waiting import until
+from lab.waiting import PATIENCE, until
 from lifecycle_fixtures import apply, held_back, leftovers, living_lab, text_of
 
 from controller_sim.lab.controller import converge, read_status
@@ -203,7 +203,7 @@ def test_an_interrupted_up_leaves_nothing(tmp_path, number):
     try:
         until(Lab(NAME).paths.log("h1").exists, "the first agent")
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == (130 if number == signal.SIGINT else 143)
         assert leftovers(Lab(NAME)) == []
     finally:
