@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from lab.echoes import answered
+from lab.waiting import many_turns
 
 from agent.core.model.map_layout import (
     DIRECT_PATH,
@@ -250,10 +251,6 @@ async def test_an_invalid_name_is_a_failure(kernel: Kernel, topo: Topo) -> None:
     assert await kernel.executor.run([EnsureVeth(veth)]) == []
 
 
-TURNS = 100
-"""Turns of the event loop, far more than a cancellation takes to end a task that waits for nothing else."""
-
-
 async def test_a_cancelled_change_of_many_entries_ends_before_its_caller(kernel: Kernel, monkeypatch) -> None:
     """A thread that went on would write through descriptors that `close` has given back."""
     table, going, may_end = kernel.maps[MapName.ENDPOINTS], threading.Event(), threading.Event()
@@ -270,8 +267,7 @@ async def test_a_cancelled_change_of_many_entries_ends_before_its_caller(kernel:
         await asyncio.to_thread(going.wait)
         for _ in range(2):
             running.cancel()
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
+            await many_turns()
             assert not running.done()
     finally:
         may_end.set()
