@@ -140,3 +140,9 @@ class Stream:
 
 def one_by_one(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:
     return [[delivery] for delivery in deliveries]
+
+
+async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
+    """Deliver, one by one, the messages that lead to a configuration."""
+    for batch in one_by_one(stream.lead_to(configuration)):
+        await agent.deliver(batch)

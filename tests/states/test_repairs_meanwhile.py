@@ -14,12 +14,11 @@ from agent_configurations import (
     LOCAL,
     ONE_BOUNCER,
     REMOTE,
-    Configuration,
     changed,
     endpoint,
     red,
 )
-from agent_under_test import Agent, Stream, one_by_one
+from agent_under_test import Agent, Stream, one_by_one, publish
 from hypothesis import given
 from hypothesis import strategies as st
 from test_sequences import ends_like, few, has_nothing_to_do, in_a_folder, names
@@ -38,11 +37,6 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others go on after every part of a document."""
     monkeypatch.setattr(kernel_diff, "SLICE", 1)
     monkeypatch.setattr("agent.core.plan.render.PIECE", 7)
-
-
-async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
-    for batch in one_by_one(stream.lead_to(configuration)):
-        await agent.deliver(batch)
 
 
 def once_the_kernel_was_read(agent: Agent, act: Callable[[], Awaitable[None]]) -> None:

@@ -6,8 +6,8 @@ import errno
 from pathlib import Path
 
 import pytest
-from agent_configurations import DROPLETS, LOCAL, ONE_BOUNCER, Configuration, body, changed, red
-from agent_under_test import Agent, Stream, one_by_one
+from agent_configurations import DROPLETS, LOCAL, ONE_BOUNCER, body, changed, red
+from agent_under_test import Agent, Stream, publish
 from structlog.testing import CapturingLogger
 from test_sequences import ends_like, in_a_folder
 
@@ -15,11 +15,6 @@ from agent.bus.documents import Delivery
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import AttachTransit, DeleteVeth
 from agent.datapath.observe import ObservationError
-
-
-async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
-    for batch in one_by_one(stream.lead_to(configuration)):
-        await agent.deliver(batch)
 
 
 def state_of(agent: Agent, name: str) -> str:
