@@ -20,8 +20,8 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from agent.bus.bus import Bus
-from agent.bus.settings import BusSettings
-from agent.bus.tasks import end
+from agent.bus.connection.settings import BusSettings
+from agent.bus.connection.tasks import end
 from agent.core.probe.paths import NO_PATH_RECORDS, Rules
 from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.bpf.maps import MapSizes

@@ -18,17 +18,18 @@ from structlog.typing import FilteringBoundLogger
 
 from agent.bus import rpc
 from agent.bus.ack_publisher import AckPublisher
-from agent.bus.admission import Admission
-from agent.bus.client import Connection, connect, publish_command
-from agent.bus.connection_errors import describe
-from agent.bus.connection_faults import VIOLATION_STANDS, ConnectionFaults
-from agent.bus.consumer import Report
-from agent.bus.documents import Delivery, DocumentLog
+from agent.bus.connection.client import Connection, connect, publish_command
+from agent.bus.connection.errors import describe
+from agent.bus.connection.faults import VIOLATION_STANDS, ConnectionFaults
+from agent.bus.connection.settings import BusSettings, is_open_to_others, shown
+from agent.bus.connection.tasks import end
+from agent.bus.consumer.admission import Admission
+from agent.bus.consumer.documents import DocumentLog
+from agent.bus.consumer.reader import ConsumerReader, Record, Shared, record_nothing
+from agent.bus.consumer.snapshot import ConsumerConflicts
 from agent.bus.outbox import Outbox
-from agent.bus.reader import ConsumerReader, Record, Shared, record_nothing
-from agent.bus.settings import BusSettings, is_open_to_others, shown
-from agent.bus.snapshot import ConsumerConflicts
-from agent.bus.tasks import end
+from agent.core.config.delivery import Delivery
+from agent.core.faults.tracker import ReportFaults
 from protocol import codec, permissions, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.signed_versions import SignedVersion
@@ -67,7 +68,7 @@ class Bus:
         settings: BusSettings,
         handler: Handler,
         log: FilteringBoundLogger,
-        report: Report = lambda _source, _faults: None,
+        report: ReportFaults = lambda _source, _faults: None,
         boot: str = "",
         versions: Mapping[str, SignedVersion] | None = None,
     ) -> None:

@@ -16,10 +16,10 @@ import msgspec
 from nats.errors import Error, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from agent.bus.client import Connection, connect, publish_command
-from agent.bus.connection_errors import describe
-from agent.bus.jetstream import parse_headers
-from agent.bus.settings import BusSettings, shown
+from agent.bus.connection.client import Connection, connect, publish_command
+from agent.bus.connection.errors import describe
+from agent.bus.connection.jetstream import parse_headers
+from agent.bus.connection.settings import BusSettings, shown
 from agent.cli.permission_errors import PermissionDenied, PermissionErrors
 from protocol import codec, permissions, rpc, status, streams, subjects
 from protocol.acknowledgements import Acknowledgement

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from agent.bus.admission import Admission
+from agent.bus.consumer.admission import Admission
 from agent.core.config.desired_state import Desired
 from agent.core.config.registry import Verdict
 from protocol import streams, subjects

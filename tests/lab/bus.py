@@ -24,8 +24,11 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
-from agent.bus import Bus, BusSettings, Delivery, RpcError
-from agent.bus.tasks import end
+from agent.bus.bus import Bus
+from agent.bus.connection.settings import BusSettings
+from agent.bus.connection.tasks import end
+from agent.bus.rpc import RpcError
+from agent.core.config.delivery import Delivery
 from agent.telemetry.fault_reporter import FaultReporter
 from lab.waiting import PATIENCE
 from protocol import binding, permissions, streams, subjects

@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
-from agent.bus import Bus
+from agent.bus.bus import Bus
 from agent.bus.check import BusCheck, check_servers
 from lab.bus import (
     Lines,

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import structlog
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.daemon import Parts, compose, connect
 from agent.datapath.kernel import Kernel
 from agent.reconcile.retry import LONGEST

@@ -10,7 +10,7 @@ import structlog
 from agent_configurations import Configuration, body
 from fake_kernel import FakeKernel
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.config.registry import Verdict
 from agent.core.probe.paths import PathRecords
 from agent.reconcile.acknowledgements import Acknowledgements

@@ -10,7 +10,7 @@ from agent_configurations import LOCAL, MANY, ONE_BOUNCER, Configuration, body, 
 from agent_under_test import Agent, Stream, one_by_one
 from test_sequences import deliver_whole, ends_like, in_a_folder, walk
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import DeleteVeth
 

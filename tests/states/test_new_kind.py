@@ -12,8 +12,8 @@ from lab.toy_kind import BEACON, BeaconMap, BeaconReply, beacons
 from test_requests import ask
 from test_sequences import in_a_folder
 
-from agent.bus.documents import Delivery
 from agent.cli import tables
+from agent.core.config.delivery import Delivery
 from agent.core.model.map_layout import U32
 from agent.core.plan.actions import PutEntries
 from protocol.acknowledgements import Acknowledgement, Reference, State

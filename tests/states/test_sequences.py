@@ -16,7 +16,7 @@ from agent_under_test import Agent, Stream, one_by_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.plan.planner import plan_all
 
 PLAIN = {

@@ -24,7 +24,9 @@ from lab.bus import (
 )
 from nats.aio.client import Client
 
-from agent.bus import Bus, BusSettings, Delivery
+from agent.bus.bus import Bus
+from agent.bus.connection.settings import BusSettings
+from agent.core.config.delivery import Delivery
 from controller_sim.control.signing import Signer, read_signer
 from protocol import binding, permissions, streams, subjects
 from protocol.errors import ErrorCode

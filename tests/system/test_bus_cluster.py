@@ -13,7 +13,8 @@ from lab.bus import Lines, NatsServer, Recorder, make_cluster, make_streams, run
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from agent.bus import Bus, BusSettings
+from agent.bus.bus import Bus
+from agent.bus.connection.settings import BusSettings
 from protocol import binding, codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 

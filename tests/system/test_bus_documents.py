@@ -18,7 +18,7 @@ from lab.bus import (
     until,
 )
 
-from agent.bus import Bus
+from agent.bus.bus import Bus
 from protocol import streams
 
 

@@ -20,7 +20,8 @@ from lab.bus import (
     until,
 )
 
-from agent.bus import Bus, RpcError
+from agent.bus.bus import Bus
+from agent.bus.rpc import RpcError
 from agent.cli.main import main
 from protocol import codec, rpc, subjects
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State

@@ -26,8 +26,11 @@ from lab.bus import (
     user_block,
 )
 
-from agent.bus import Bus, BusSettings, client, pull
-from agent.bus.connection_errors import describe
+from agent.bus.bus import Bus
+from agent.bus.connection import client
+from agent.bus.connection.errors import describe
+from agent.bus.connection.settings import BusSettings
+from agent.bus.consumer import pull
 from protocol import permissions
 from protocol.status import Fault
 

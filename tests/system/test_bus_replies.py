@@ -11,11 +11,12 @@ import msgspec
 import pytest
 from lab.bus import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
-from agent.bus import Bus, pull
 from agent.bus.ack_publisher import AckPublisher
-from agent.bus.client import Connection, connect
+from agent.bus.bus import Bus
+from agent.bus.connection.client import Connection, connect
+from agent.bus.connection.tasks import end
+from agent.bus.consumer import pull
 from agent.bus.outbox import Outbox
-from agent.bus.tasks import end
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 

@@ -22,7 +22,8 @@ from lab.bus import (
     until,
 )
 
-from agent.bus import Bus, BusSettings
+from agent.bus.bus import Bus
+from agent.bus.connection.settings import BusSettings
 from protocol import permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 

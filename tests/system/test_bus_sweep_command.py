@@ -7,7 +7,8 @@ import asyncio
 from click.testing import CliRunner, Result
 from lab.bus import Lines, NatsServer, Recorder, client_of, running, serving, settings_of
 
-from agent.bus import Bus, RpcError
+from agent.bus.bus import Bus
+from agent.bus.rpc import RpcError
 from agent.cli.main import main
 from protocol import codec, rpc
 from protocol.acknowledgements import Acknowledgement, State

@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.bus.documents import RECENT, Batch, Delivery, DocumentLog, Message, ResetReason
-from agent.bus.jetstream import ConsumerInfo, parse_ack_subject, parse_consumer_info, parse_headers, parse_pub_ack
-from agent.bus.jetstream import Delivered as Position
+from agent.bus.connection.jetstream import (
+    ConsumerInfo,
+    parse_ack_subject,
+    parse_consumer_info,
+    parse_headers,
+    parse_pub_ack,
+)
+from agent.bus.connection.jetstream import Delivered as Position
+from agent.bus.consumer.documents import RECENT, Batch, DocumentLog, Message, ResetReason
+from agent.core.config.delivery import Delivery
 from protocol import binding
 
 PURGE = b"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\r\n"
@@ -269,7 +276,7 @@ def test_after_a_reconnection_the_documents_are_those_of_the_stream(
     history: list[tuple[str, bool]], backed_up: int, later: list[str], recent: int
 ) -> None:
     """Whether the stream is the same, or one that was restored from a backup of any moment and went on."""
-    with mock.patch("agent.bus.documents.RECENT", recent):
+    with mock.patch("agent.bus.consumer.documents.RECENT", recent):
         reconnect_to_a_stream_of(history, backed_up, later)
 
 

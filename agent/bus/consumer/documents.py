@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
-from agent.bus.admission import Admission
-from agent.bus.jetstream import ACK_TERM, AckSubject, ConsumerInfo, parse_ack_subject, parse_headers
-from agent.bus.snapshot import Replay
+from agent.bus.connection.jetstream import ACK_TERM, AckSubject, ConsumerInfo, parse_ack_subject, parse_headers
+from agent.bus.consumer.admission import Admission
+from agent.bus.consumer.snapshot import Replay
+from agent.core.config.delivery import Delivery
 from protocol import streams, subjects
-from protocol.errors import FieldError
-from protocol.signed_versions import UNSIGNED, SignedVersion
 
 RECENT = 16
 """Subjects whose newest messages prove that a stream is the one that was read before."""
@@ -35,21 +34,6 @@ class ResetReason(Enum):
     """The consumer delivered fewer messages than the reset counted, perhaps because another client reset it."""
     HEADERS_ONLY = auto()
     """The consumer delivers messages without bodies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One revision of a document; `body` is None when it removes the document.
-
-    `refusal` says why the message may change nothing; `version` is its signed version, `UNSIGNED` where none was
-    checked.
-    """
-
-    document: str
-    revision: int
-    body: bytes | None
-    refusal: FieldError | None = None
-    version: SignedVersion = UNSIGNED
 
 
 class Message(NamedTuple):

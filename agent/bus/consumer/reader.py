@@ -15,15 +15,23 @@ from typing import NamedTuple, Protocol
 from nats.errors import Error as NatsError
 from structlog.typing import FilteringBoundLogger
 
-from agent.bus import consumer
-from agent.bus.client import Connection, publish_command
-from agent.bus.consumer import ConsumerFaults, Report
-from agent.bus.consumer_polling import PollTimer
-from agent.bus.documents import Delivery, DocumentLog, Message, ResetReason
-from agent.bus.jetstream import ConsumerInfo, parse_consumer_info, reset_request
-from agent.bus.pull_session import PullSession
-from agent.bus.snapshot import ConsumerConflicts
-from agent.bus.tasks import uninterrupted
+from agent.bus.connection.client import Connection, publish_command
+from agent.bus.connection.jetstream import ConsumerInfo, parse_consumer_info, reset_request
+from agent.bus.connection.tasks import uninterrupted
+from agent.bus.consumer.documents import DocumentLog, Message, ResetReason
+from agent.bus.consumer.faults import (
+    ConsumerFaults,
+    consumer_missing,
+    consumer_shared,
+    consumer_unusable,
+    refused_subjects,
+    unusable_settings,
+)
+from agent.bus.consumer.polling import PollTimer
+from agent.bus.consumer.pull_session import PullSession
+from agent.bus.consumer.snapshot import ConsumerConflicts
+from agent.core.config.delivery import Delivery
+from agent.core.faults.tracker import ReportFaults
 from protocol import streams
 from protocol.status import Fault
 
@@ -80,7 +88,7 @@ class ConsumerReader:
         connection: Connection,
         shared: Shared,
         handler: SnapshotHandler,
-        report: Report,
+        report: ReportFaults,
         publish_event: PublishEvent,
         log: FilteringBoundLogger,
         record: Record = record_nothing,
@@ -121,8 +129,8 @@ class ConsumerReader:
         faults = self._faults.standing()
         now = time.monotonic()
         if self._conflicts.active(now):
-            faults.append(consumer.consumer_shared(self._host, self._conflicts.detail(now)))
-        self._report("consumer", [*faults, *consumer.refused_subjects(self._documents.refused)])
+            faults.append(consumer_shared(self._host, self._conflicts.detail(now)))
+        self._report("consumer", [*faults, *refused_subjects(self._documents.refused)])
 
     # The beginning of a round
 
@@ -176,24 +184,24 @@ class ConsumerReader:
             "a reset gets no answer: a cluster without a leader, a server older than 2.14, or one without JetStream"
         )
         if info is not None and info.error is None:
-            reasons = consumer.unusable(info, self._host)
+            reasons = unusable_settings(info, self._host)
             return self._unusable(reasons) if reasons else None
         if info is not None and info.error is not None:
             refusal = info.error.description
         found = await self._ask(streams.info_subject(self._host))
         if found is None:
-            return consumer.consumer_missing(self._host, refusal)
+            return consumer_missing(self._host, refusal)
         if found.error is not None:
-            return consumer.consumer_missing(self._host, found.error.description)
-        reasons = consumer.unusable(found, self._host)
+            return consumer_missing(self._host, found.error.description)
+        reasons = unusable_settings(found, self._host)
         if info is None and not reasons:
-            return consumer.consumer_missing(self._host, refusal)
+            return consumer_missing(self._host, refusal)
         return self._unusable(reasons or (f"it refuses a reset: {refusal}",))
 
     def _unusable(self, reasons: Sequence[str]) -> Fault:
         """Return the fault. Everything that such a consumer delivered is read again from the next one."""
         self._documents.void()
-        return consumer.consumer_unusable(self._host, reasons)
+        return consumer_unusable(self._host, reasons)
 
     # A round
 
@@ -282,9 +290,9 @@ class ConsumerReader:
             self._poll.again(time.monotonic(), calm=not self._documents.waiting)
             return
         if info.error is not None:
-            self._faults.unusable = consumer.consumer_missing(self._host, info.error.description)
+            self._faults.unusable = consumer_missing(self._host, info.error.description)
             raise Restart(FIRST_WAIT)
-        reasons = consumer.unusable(info, self._host)
+        reasons = unusable_settings(info, self._host)
         if reasons:
             self._faults.unusable = self._unusable(reasons)
             raise Restart(FIRST_WAIT)
