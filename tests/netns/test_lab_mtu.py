@@ -118,7 +118,7 @@ def test_an_icmp_error_from_the_underlay_is_acted_on(lab_cache, underlay):
     text = over(underlay, topology_text("narrow_path"))
     with running_lab("errors", text, lossy=SWALLOWED, wires=leave_unanswered) as lab:
         exchange_udp(lab, "web-1", "web-2", [100, 100], 4)
-        assert lab.path("web-1", "web-2", 4).way == "direct"
+        assert lab.path("web-1", "web-2", 4).route == "direct"
         before, counted = lab.probes("h1").icmp_errors, lab.all_counters()  # a host without programs refuses probes so
         assert narrow_paths(lab, "h1") == {}
         address = lab.address("web-2", 4)
@@ -186,7 +186,7 @@ def test_packets_that_exceed_the_mtu_get_an_icmp_error_with_size_source_and_quot
     lab = found
     address = lab.address("web-2", family)
     gateway = gateway_of(next(c for c in lab.topology.networks["web"].cidrs if (":" in c) == (family == 6)))
-    until(lambda: lab.path("web-1", "web-2", family).way != "none", "a way")
+    until(lambda: lab.path("web-1", "web-2", family).route != "none", "a route")
     forget_mtus(lab, "web-1")
     with raw_socket(lab.inside("web-1")) as tap:
         said = ping_whole(lab, "web-1", address, mtu_of(lab, "web-1"))

@@ -155,8 +155,9 @@ async def test_every_command_prints_what_the_hosts_say(server: NatsServer) -> No
         plain = json.loads((await ctl(server, "counters", "h1", "-o", "json")).output)
         assert plain["outcomes"]["delivered"] == {"packets": 3, "bytes": 300}
         assert plain["endpoints"][0]["direct"] == {"packets": 4, "bytes": 400}
-        way = json.loads((await ctl(server, "path", "h1", "e1", "10.0.1.9", "-o", "json")).output)
-        assert (way["host"], way["endpoint"], way["destination"], way["way"]) == ("h1", "e1", "10.0.1.9", "direct")
+        reply = json.loads((await ctl(server, "path", "h1", "e1", "10.0.1.9", "-o", "json")).output)
+        path = [reply[key] for key in ("host", "endpoint", "destination", "route")]
+        assert path == ["h1", "e1", "10.0.1.9", "direct"]
 
 
 async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:
