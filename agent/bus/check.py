@@ -60,11 +60,11 @@ def _check_file(name: str, key: str, file: str, read: Callable[[str], object]) -
     try:
         read(file)
     except FileNotFoundError:
-        return BusCheck(name, False, f"no such file: {file}", f"put it there, or mend {key} in the settings")
+        return BusCheck(name, False, f"no such file: {file}", f"put it there, or correct {key} in the settings")
     except Exception as error:
         words = describe(error)
         detail = words if file in words else f"{file}: {words}"
-        return BusCheck(name, False, detail, f"replace the file by the right one, or mend {key} in the settings")
+        return BusCheck(name, False, detail, f"replace the file by the right one, or correct {key} in the settings")
     return BusCheck(name, True, file)
 
 

@@ -73,7 +73,7 @@ class Agent:
         await self.parts.retries.try_due(self.parts.resync.retry)
 
     def state(self, name: str) -> State:
-        return self.parts.reconciler.desired.verdict(name).state
+        return self.parts.reconciler.desired.status(name).state
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ async def publish(agent: Agent, configuration: Configuration) -> None:
 
 
 def states(agent: Agent) -> set[str]:
-    return {verdict.state.value for verdict in agent.acknowledged.values()}
+    return {status.state.value for status in agent.acknowledged.values()}
 
 
 def local_droplets(agent: Agent) -> set[tuple[int, int, int, bytes]]:

@@ -139,7 +139,7 @@ def test_a_redelivered_message_is_ignored() -> None:
     log, _ = in_sync("a", "b")
     again = b"$JS.ACK.DROPLET_CONFIG.h1.2.1.3.%d.0" % EPOCH
     batch = log.sort([Message(b"droplet.v1.h1.config.a", again, b"x", None)])
-    assert (batch.reset_reason, batch.deliveries, batch.answers) == (None, [], [(again, b"")])
+    assert (batch.reset_reason, batch.deliveries, batch.acks) == (None, [], [(again, b"")])
 
 
 def test_messages_that_the_handler_did_not_process_are_redelivered() -> None:
@@ -334,8 +334,8 @@ def test_a_message_of_another_host_or_consumer_is_ignored() -> None:
         ]
     )
     assert (batch.reset_reason, batch.deliveries) == (None, [])
-    assert batch.strangers == ["droplet.v1.h1.config.b", "droplet.v1.h1.config.c", "droplet.v1.h2.config.d"]
-    assert batch.answers == [(ours, b"+TERM")]
+    assert batch.foreign_subjects == ["droplet.v1.h1.config.b", "droplet.v1.h1.config.c", "droplet.v1.h2.config.d"]
+    assert batch.acks == [(ours, b"+TERM")]
 
 
 def test_an_invalid_subject_is_reported_until_its_message_is_removed() -> None:
@@ -344,7 +344,7 @@ def test_an_invalid_subject_is_reported_until_its_message_is_removed() -> None:
     batch = take(log, server)
     assert batch.refused == ["droplet.v1.h1.config.UPPER"]
     assert log.refused == {"droplet.v1.h1.config.UPPER"}
-    assert batch.answers[0][1] == b"+TERM"
+    assert batch.acks[0][1] == b"+TERM"
     assert not begin(log, server)
     take(log, server)
     assert log.refused

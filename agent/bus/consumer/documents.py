@@ -59,15 +59,15 @@ _NOTHING = StreamPosition(0, 0)
 class Batch:
     """The result of handling some messages.
 
-    `answers` are (reply subject, body) to send once the deliveries were taken, `strangers` the subjects of messages
+    `acks` are (reply subject, body) to send once the deliveries were taken, `foreign_subjects` the subjects of messages
     that are no delivery of this host's consumer, `refused` the subjects under this host's that name no document and
     `released` those of them whose message was removed, `seen` the newest message of each subject. `reset_reason` says
     why the messages after those were left out.
     """
 
     deliveries: list[Delivery] = field(default_factory=list)
-    answers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
+    acks: list[tuple[bytes, bytes]] = field(default_factory=list)
+    foreign_subjects: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     seen: dict[bytes, StreamPosition] = field(default_factory=dict)
@@ -164,7 +164,7 @@ class DocumentLog:
         for message in messages:
             ack = self._ack(message)
             if ack is None:
-                batch.strangers.append(message.subject.decode("utf-8", "replace"))
+                batch.foreign_subjects.append(message.subject.decode("utf-8", "replace"))
                 continue
             batch.reset_reason = self._reset_reason(message, ack)
             if batch.reset_reason is not None:
@@ -204,7 +204,7 @@ class DocumentLog:
         if document is None:
             self._refuse(message, batch)
         else:
-            batch.answers.append((message.reply, b""))
+            batch.acks.append((message.reply, b""))
         if sequence <= self._last and message.subject in self._recent:
             return
         if sequence > self._last and batch.seen.get(message.subject, _NOTHING).sequence < sequence:
@@ -218,9 +218,9 @@ class DocumentLog:
     def _refuse(self, message: Message, batch: Batch) -> None:
         """Tell the server never to deliver a message again."""
         subject = message.subject.decode("utf-8", "replace")
-        batch.answers.append((message.reply, ACK_TERM))
+        batch.acks.append((message.reply, ACK_TERM))
         if not message.subject.startswith(self._prefix):
-            batch.strangers.append(subject)
+            batch.foreign_subjects.append(subject)
         elif streams.is_delete(parse_headers(message.headers).fields, message.body):
             batch.released.append(subject)
         else:

@@ -226,8 +226,8 @@ class ConsumerReader:
         self._session.request_more()
         if batch.deliveries:
             await uninterrupted(self._handler.deliver(batch.deliveries), lambda: self._documents.remember(batch))
-        self._connection.post(publish_command(reply, body) for reply, body in batch.answers)
-        self._report_refused(batch.strangers, batch.refused)
+        self._connection.post(publish_command(reply, body) for reply, body in batch.acks)
+        self._report_refused(batch.foreign_subjects, batch.refused)
         self._documents.remember(batch)
         self._faults.withheld = self._faults.refused = None
         self._session.last_delivery = None
@@ -235,9 +235,9 @@ class ConsumerReader:
         if batch.reset_reason is not None:
             self._reset_for(batch.reset_reason)
 
-    def _report_refused(self, strangers: Sequence[str], refused: Sequence[str]) -> None:
+    def _report_refused(self, foreign: Sequence[str], refused: Sequence[str]) -> None:
         """Log messages that are not documents, and publish an event if a controller may expect an acknowledgement."""
-        for subject in strangers:
+        for subject in foreign:
             self._log.warning("message_refused", subject=subject, reason="it was not delivered by this host's consumer")
         new = tuple(subject for subject in refused if subject not in self._documents.refused)
         if new:
