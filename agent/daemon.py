@@ -142,8 +142,8 @@ async def compose(
     prober = Prober(_probe_rules(settings), ports, kernel.neighbours.unreachable, memory, events, errors, report)
     # Messages from and to the bus.
     status = StatusReporter(settings, boot, reconciler, resync, kernel, prober, faults, outlet)
-    answers = Queries(reconciler, resync, kernel, prober, status.status, status.counters, time.time)
-    intake = Intake(settings.host, Publishers(settings.host, store, report), reconciler, status, answers, report)
+    queries = Queries(reconciler, resync, kernel, prober, status.status, status.counters, time.time)
+    intake = Intake(settings.host, Publishers(settings.host, store, report), reconciler, status, queries, report)
     bus = Bus(settings.host, bus_settings(settings), intake, log, report, boot, versions)
     if recorder is not None:
         recorder.report = report

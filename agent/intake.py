@@ -22,14 +22,14 @@ class Intake:
         publishers: Publishers,
         reconciler: Reconciler,
         status: StatusReporter,
-        answers: Queries,
+        queries: Queries,
         report: ReportFaults,
     ) -> None:
         self._host = host
         self._publishers = publishers
         self._reconciler = reconciler
         self._status = status
-        self._queries = answers
+        self._queries = queries
         self._report = report
 
     async def begin_snapshot(self) -> None:

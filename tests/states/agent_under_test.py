@@ -37,7 +37,7 @@ class Agent:
 
     def __init__(self, folder: Path, kernel: FakeKernel | None = None) -> None:
         self.kernel = kernel or FakeKernel()
-        self.answers: dict[str, Acknowledgement] = {}
+        self.last_acks: dict[str, Acknowledgement] = {}
         self.acknowledged: dict[str, DocumentStatus] = {}
         self.acknowledged_at: dict[str, float] = {}
         self.repaired: list[str] = []
@@ -87,7 +87,7 @@ class Agent:
             self._store = None
 
     def _on_acknowledgement(self, answer: Acknowledgement) -> None:
-        self.answers[answer.document] = answer
+        self.last_acks[answer.document] = answer
         self.acknowledged[answer.document] = self.reconciler.desired.status(answer.document)
         self.acknowledged_at[answer.document] = answer.at
 

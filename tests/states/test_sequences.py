@@ -24,7 +24,7 @@ PLAIN = {
     for name, configuration in CONFIGURATIONS.items()
     if all(len(contents) == 1 for contents in configuration.values())
 }
-"""Worlds whose documents have no history: the order among documents does not matter to them."""
+"""Configurations whose documents have no history: the order among documents does not matter to them."""
 
 names = st.sampled_from(sorted(CONFIGURATIONS))
 plain_names = st.sampled_from(sorted(PLAIN))

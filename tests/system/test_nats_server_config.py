@@ -302,4 +302,4 @@ async def test_invalid_acknowledgements_do_not_disturb_a_watcher(server):
             await host.flush()
             with pytest.raises(NatsError):
                 await controller.request("droplet.v1.h9.rpc.status", b"", timeout=0.2)
-            assert list(watcher.tracker.answers) == [("h1", "b")]
+            assert list(watcher.tracker.acks) == [("h1", "b")]
