@@ -170,7 +170,7 @@ def _reached_from_far(name: str, vni: int, to: str, outcome: Outcome) -> Line:
 
 
 FRESH_IN, FRESH_OUT = Restore(-OVERHEAD), Restore(OVERHEAD)
-PLAIN_IN, PLAIN_OUT = _both("4in4", INSIDE_IPV4, MapContents())
+PLAIN_IN, _ = _both("4in4", INSIDE_IPV4, MapContents())
 HOPS = Group(
     "Hops and answers",
     "The far end puts these frames back in order, which their yardstick has done too. Errors run without their limit.",
