@@ -36,7 +36,7 @@ class Host:
 
     def __init__(self, server: NatsServer, user: User | None = None, boot: str = "") -> None:
         self.recorder, self.lines = Recorder(), Lines()
-        self.bus = Bus("h1", settings_of(server, user), self.recorder, self.lines.log, self.lines.report, boot)
+        self.bus = Bus("h1", settings_of(server, user), self.recorder, self.lines.report, boot)
 
     @property
     def kinds(self) -> set[str]:

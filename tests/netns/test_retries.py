@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 
 from agent.core.config.delivery import Delivery
 from agent.daemon import Parts, compose, connect
@@ -81,7 +80,7 @@ async def agent(topo: Topo, kernel: Kernel, tmp_path: Path) -> AsyncIterator[Age
     settings = Settings(host="here", interfaces=("eth0",), instance=kernel.config.instance)
     made = Agent()
     with contextlib.closing(Store(tmp_path / "state", "here")) as store:
-        made.parts = await compose(settings, kernel, store, structlog.get_logger(), clock=lambda: made.now)
+        made.parts = await compose(settings, kernel, store, clock=lambda: made.now)
         connect(made.parts)
         await made.parts.reconciler.start()
         await made.parts.reconciler.begin_snapshot()

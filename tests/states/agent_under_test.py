@@ -61,12 +61,12 @@ class Agent:
         self.stop()
         self._store = Store(self._folder, "h1")
         quiet = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-        self.faults = FaultReporter(lambda _kind, _lines: None, quiet)  # type: ignore[arg-type]
+        self.faults = FaultReporter(lambda _kind, _lines: None)
         kernel, report = self.kernel, self.faults.report
         processes = BoundProcesses(kernel.bindings, self._store, quiet)
         restored = await restore(SETTINGS, kernel, self._store, processes, self.known)
         self.underlay = underlay = Underlay(SETTINGS, kernel, restored.found, restored.inherited)
-        self.errors = LoopErrors(report, quiet)
+        self.errors = LoopErrors(report)
         underlay.droplets.subscribe("peers", kernel.take_droplets, self.errors)
         self.retries = Retries(FIRST_RETRY, lambda: self.now)
         results = KernelResults(restored.desired, LastGood(self._store, processes, report))

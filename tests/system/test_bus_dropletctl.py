@@ -10,7 +10,6 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from lab.bus import (
-    Lines,
     NatsServer,
     Recorder,
     client_of,
@@ -104,7 +103,7 @@ async def ctl(server: NatsServer, *words: str) -> Result:
 
 
 def bus_of(server: NatsServer, host: str) -> Bus:
-    return Bus(host, settings_of(server), Answering(host), Lines().log)
+    return Bus(host, settings_of(server), Answering(host))
 
 
 async def answering(server: NatsServer, hosts: Sequence[str]) -> None:

@@ -155,7 +155,7 @@ async def test_a_bus_that_cannot_be_used_is_a_fault_with_server_reason_and_remed
     monkeypatch.setattr(pull, "MAX_SILENCES", 1)
     lines = Lines()
     async with case(tmp_path) as (settings, then):
-        bus = Bus("h1", settings, Recorder(), lines.log, lines.report)
+        bus = Bus("h1", settings, Recorder(), lines.report)
         async with running(bus):
             if case in (silent_later, killed):
                 await until(lambda: any(line["event"] == "snapshot_complete" for line in lines.lines))
@@ -193,7 +193,7 @@ async def test_several_unreachable_servers_are_one_fault_with_the_reason_of_each
             tries.append(source)
             lines.report(source, faults)
 
-        async with running(Bus("h1", BusSettings(servers), Recorder(), lines.log, report)):
+        async with running(Bus("h1", BusSettings(servers), Recorder(), report)):
             await until(lambda: tries.count("bus") >= 6, 60)
         fault = lines.standing("bus_disconnected")
         assert fault is not None

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from lab.bus import (
-    Lines,
     NatsServer,
     Recorder,
     User,
@@ -151,7 +150,7 @@ async def test_a_snapshot_is_not_complete_when_another_agent_resets_the_consumer
         await make_streams(client)
         last = await publish_many(client, "h1", SIX)
         recorder = ResetByAnother(client, last - 1)
-        async with running(Bus("h1", settings_of(server), recorder, Lines().log)):
+        async with running(Bus("h1", settings_of(server), recorder)):
             await until(lambda: recorder.completed)
             assert recorder.at_complete == [len(SIX)]
 

@@ -147,7 +147,7 @@ def duplicate_agent(lab: SystemLab) -> Iterator[Lines]:
     lines, stop = Lines(), threading.Event()
 
     async def work() -> None:
-        bus = Bus(HOST, settings, Recorder(), lines.log, lines.report, boot="a clone")
+        bus = Bus(HOST, settings, Recorder(), lines.report, boot="a clone")
         task = asyncio.create_task(bus.run())
         while not stop.is_set():
             bus.publish(subjects.status(HOST), said)

@@ -35,7 +35,7 @@ async def test_a_seed_that_others_can_read_is_warned_of_at_the_start(tmp_path: P
     seed.chmod(mode)
     settings = BusSettings(("nats://127.0.0.1:1",), str(seed))
     with structlog.testing.capture_logs() as logged:
-        running = asyncio.create_task(Bus("h1", settings, IdleHandler(), structlog.get_logger()).run())
+        running = asyncio.create_task(Bus("h1", settings, IdleHandler()).run())
         await asyncio.wait([running], timeout=0.05)
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import structlog
 from structlog.testing import capture_logs
 
 from agent.telemetry.fault_reporter import FaultReporter
@@ -11,8 +10,8 @@ from agent.telemetry.loop_errors import LoopErrors
 
 def test_an_exception_is_logged_once_for_as_long_as_it_is_the_same() -> None:
     with capture_logs() as lines:
-        reporter = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
-        errors = LoopErrors(reporter.report, structlog.get_logger())
+        reporter = FaultReporter(lambda _kind, _lines: None)
+        errors = LoopErrors(reporter.report)
         for text in ("one", "one", "two", "two"):
             try:
                 raise ValueError(text)

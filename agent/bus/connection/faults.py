@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.bus.connection.errors import describe
 from agent.bus.connection.settings import shown
@@ -19,6 +19,8 @@ VIOLATION_STANDS = 90.0
 """Seconds for which a refused publication counts as a fault. The agent retries the publication sooner than that."""
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+
+log = structlog.get_logger()
 
 
 def bus_disconnected(servers: Sequence[str], reasons: Mapping[str, str]) -> Fault:
@@ -54,11 +56,10 @@ def permission_violation(host: str, error: str) -> Fault | None:
 class ConnectionFaults:
     """The faults of one host's connections, one after another."""
 
-    def __init__(self, host: str, servers: Sequence[str], report: ReportFaults, log: FilteringBoundLogger) -> None:
+    def __init__(self, host: str, servers: Sequence[str], report: ReportFaults) -> None:
         self._host = host
         self._servers = [shown(one) for one in servers]
         self._report = report
-        self._log = log
         self._unreachable: dict[str, str] = {}
         """Why each server could not be reached when it was tried last, since the last connection."""
         self._violations: dict[str, tuple[Fault, float]] = {}
@@ -79,10 +80,10 @@ class ConnectionFaults:
         """Report an error from the library."""
         fault = permission_violation(self._host, str(error))
         if fault is None:
-            self._log.warning("bus_error", reason=describe(error))
+            log.warning("bus_error", reason=describe(error))
             return
         if fault.subject == streams.pause_subject(self._host):
-            self._log.info("pause_advisories_not_permitted", subject=fault.subject)
+            log.info("pause_advisories_not_permitted", subject=fault.subject)
             return
         lasting = "subscribe to" in fault.detail
         self._violations[fault.subject] = (fault, math.inf if lasting else time.monotonic())

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import structlog
 from nats.errors import Error as NatsError
-from structlog.typing import FilteringBoundLogger
 
 from agent.bus.connection.client import Connection, publish_command
 from agent.bus.connection.jetstream import ConsumerInfo, parse_consumer_info, reset_request
@@ -34,6 +34,8 @@ from agent.core.config.delivery import Delivery
 from agent.core.faults.tracker import ReportFaults
 from protocol import streams
 from protocol.status import Fault
+
+log = structlog.get_logger()
 
 API_TIMEOUT = 2.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0
@@ -90,7 +92,6 @@ class ConsumerReader:
         handler: SnapshotHandler,
         report: ReportFaults,
         publish_event: PublishEvent,
-        log: FilteringBoundLogger,
         record: Record = record_nothing,
     ) -> None:
         self._host = host
@@ -99,7 +100,6 @@ class ConsumerReader:
         self._handler = handler
         self._report = report
         self._publish_event = publish_event
-        self._log = log
         self._record = record
         self._session = PullSession(host, connection)
         self._poll = PollTimer(time.monotonic())
@@ -141,7 +141,7 @@ class ConsumerReader:
         self._session = PullSession(self._host, self._connection)
         await self._session.open()
         if self._documents.begin(info):
-            self._log.info("snapshot_began", messages=info.num_pending)
+            log.info("snapshot_began", messages=info.num_pending)
             try:
                 await uninterrupted(self._handler.begin_snapshot())
             except Exception:
@@ -163,7 +163,7 @@ class ConsumerReader:
             if info is not None and unusable is None:
                 if self._documents.is_known(info.created) or self._documents.reset_to == 1:
                     return info
-                self._log.warning("consumer_recreated", consumer=self._host, created=info.created)
+                log.warning("consumer_recreated", consumer=self._host, created=info.created)
                 self._documents.void()
                 continue
             self._report_faults()
@@ -238,7 +238,7 @@ class ConsumerReader:
     def _report_refused(self, foreign: Sequence[str], refused: Sequence[str]) -> None:
         """Log messages that are not documents, and publish an event if a controller may expect an acknowledgement."""
         for subject in foreign:
-            self._log.warning("message_refused", subject=subject, reason="it was not delivered by this host's consumer")
+            log.warning("message_refused", subject=subject, reason="it was not delivered by this host's consumer")
         new = tuple(subject for subject in refused if subject not in self._documents.refused)
         if new:
             self._publish_event("refused_subject", new)
@@ -247,9 +247,9 @@ class ConsumerReader:
         """Raise so that the consumer is reset."""
         if reset_reason is ResetReason.GAP:
             pause = self._conflicts.record(time.monotonic(), random.random())  # noqa: S311  jitter is no secret
-            self._log.warning("consumer_sequence_gap", consumer=self._host, pause=round(pause, 1))
+            log.warning("consumer_sequence_gap", consumer=self._host, pause=round(pause, 1))
             raise Restart(pause)
-        self._log.warning("snapshot_voided", reason=reset_reason.name.lower())
+        log.warning("snapshot_voided", reason=reset_reason.name.lower())
         self._documents.void()
         raise Restart(0.0 if reset_reason is ResetReason.WENT_BACK else FIRST_WAIT)
 
@@ -259,14 +259,14 @@ class ConsumerReader:
         The stored acknowledgements may be the other agent's; after a snapshot each document is acknowledged again.
         """
         if self._conflicts.duplicate_left(time.monotonic()):
-            self._log.info("duplicate_agent_gone", consumer=self._host)
+            log.info("duplicate_agent_gone", consumer=self._host)
             self._documents.void()
             raise Restart(0.0)
 
     def _handle_statuses(self) -> None:
         """Act on the server's statuses; on those about deliveries only when all received messages are handled."""
         if self._session.gone:
-            self._log.warning("consumer_gone", consumer=self._host)
+            log.warning("consumer_gone", consumer=self._host)
             raise Restart(FIRST_WAIT)
         if self._session.refusal:
             self._faults.refused = self._unusable((f"it refuses requests: {self._session.refusal}",))
@@ -309,7 +309,7 @@ class ConsumerReader:
         if self._documents.is_short:
             self._reset_for(ResetReason.SHORT)
         if self._documents.completed():
-            self._log.info("snapshot_complete")
+            log.info("snapshot_complete")
             try:
                 await uninterrupted(self._handler.snapshot_complete())
             except Exception:
