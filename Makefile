@@ -36,6 +36,7 @@ lint: setup ## Check style: ruff, clang-format, codespell
 
 types: setup ## Check types: mypy, strict
 	@.venv/bin/mypy
+	@.venv/bin/mypy tests/states/kernel_port_types.py
 
 generated: setup ## Check that generated files are fresh: drop reasons, AsyncAPI, permissions
 	@$(python) tools/generate_outcomes.py --check

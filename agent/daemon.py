@@ -27,28 +27,28 @@ from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.instance_lock import hold_instance
 from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.nexthop.announcer import Announcer
 from agent.intake import Intake
 from agent.loops import Loops
 from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory, load_path_records, saver
 from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import Acknowledgements
-from agent.reconcile.announcer import Announcer
 from agent.reconcile.kernel_results import KernelResults
-from agent.reconcile.last_good import LastGood
-from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.restore import restore
 from agent.reconcile.resync import Resync
 from agent.reconcile.retry import Retries
-from agent.reconcile.signed_documents import Publishers
-from agent.reconcile.store import Store
 from agent.reconcile.underlay import Underlay
 from agent.recording.recorder import Recorder
 from agent.report.outlet import Outlet
 from agent.report.queries import Queries
 from agent.report.status_reporter import StatusReporter
 from agent.settings import Settings
+from agent.store.last_good import LastGood
+from agent.store.process_bindings import BoundProcesses
+from agent.store.signed_documents import Publishers
+from agent.store.store import Store
 from agent.telemetry.fault_reporter import FaultReporter
 from agent.telemetry.loop_errors import LoopErrors
 

@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import ip_address
 from itertools import cycle
 from socket import htons
@@ -43,6 +44,8 @@ DROPLET_MAC = {
     name: bytes([6, 0, 0, 0, 0, n]) for n, names in enumerate(OVER_IPV6.items(), 1) for name in names if n <= 5
 }
 SIZES = {MapName.ENDPOINT_COUNTERS: 8, MapName.DIRECT: 1024}
+BUCKETS = 4096
+"""ICMP_RATELIMIT_BUCKETS in bpf/constants.h."""
 CACHES = {"path_caches", "hop_caches", "slot_caches"}
 DECLARED = {"outcomes", "programs", "local_droplets", "icmp_ratelimit", "frame_states", "scratches"}
 DECLARED |= CACHES | {"generations"}
@@ -71,6 +74,8 @@ MTU, PATH_MTU = 1406, 1500
 TC_VERDICTS = {0xFFFFFFFF: XdpAction.PASS, 2: XdpAction.DROP, 7: XdpAction.REDIRECT}
 """TC_ACT_UNSPEC, TC_ACT_SHOT and TC_ACT_REDIRECT (linux/pkt_cls.h) as XDP has them."""
 VLAN_TAG = 0x8100
+FULL_BUCKETS = [(map_layout.U32.pack(n), bytes(map_layout.TOKEN_BUCKET.size)) for n in range(BUCKETS)]
+"""All of the map `icmp_ratelimit`."""
 XDP_ONLY = pytest.mark.parametrize("hook", [Hook.XDP], indirect=True)
 """For a test of what XDP alone has."""
 _STATE = map_layout.FRAME_STATE.size
@@ -83,6 +88,7 @@ def _unpacked(form: struct.Struct) -> tuple[int | bytes, ...]:
     return form.unpack(bytes(form.size))
 
 
+@cache
 def mapped(text: str) -> bytes:
     return map_layout.mapped(p.ip(text))
 
@@ -284,11 +290,7 @@ class Dut:
 
     def reset_icmp_ratelimit(self) -> None:
         """Fill all token buckets of ICMP errors."""
-        buckets = bpf.map_info(self.fds["icmp_ratelimit"]).max_entries
-        bpf.update_batch(
-            self.fds["icmp_ratelimit"],
-            [(map_layout.U32.pack(n), bytes(map_layout.TOKEN_BUCKET.size)) for n in range(buckets)],
-        )
+        bpf.update_batch(self.fds["icmp_ratelimit"], FULL_BUCKETS)
 
     def fill(self, over_ipv6: bool = False) -> None:
         """Clear every map and write the configuration that the module describes."""

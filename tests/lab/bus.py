@@ -301,9 +301,19 @@ class Lines:
         """Return the fault of a kind that stands."""
         return next((fault for fault in self.faults.standing() if fault.kind == kind), None)
 
+    def detail(self, kind: str) -> str:
+        """Return the detail of the fault of a kind that stands, empty if there is none."""
+        fault = self.standing(kind)
+        return fault.detail if fault is not None else ""
+
     def began(self, kind: str) -> int:
         """Return how often a fault of a kind began."""
-        return sum(line.startswith(f"began: {kind} ") for _, detail in self.events for line in detail)
+        return len(self.published("began", kind))
+
+    def published(self, state: str, kind: str) -> list[str]:
+        """Return the published lines about faults of a kind that `began`, `changed` or `ended`."""
+        lines = [line for event, detail in self.events if event == "fault" for line in detail]
+        return [line for line in lines if line.startswith(f"{state}: {kind} ")]
 
     def texts(self) -> list[str]:
         return [" ".join(str(value) for value in line.values()) for line in self.lines]

@@ -105,7 +105,7 @@ def test_the_command_line_moves_an_endpoint_during_a_connection_and_reports_the_
             capture_output=True,
             text=True,
             env={**os.environ, "COLUMNS": "200"},
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stderr
         stream.goes_on()

@@ -14,8 +14,8 @@ from agent.core.config.delivery import Delivery
 from agent.daemon import Parts, compose, connect
 from agent.datapath.kernel import Kernel
 from agent.reconcile.retry import LONGEST
-from agent.reconcile.store import Store
 from agent.settings import Settings
+from agent.store.store import Store
 from protocol.acknowledgements import State
 
 from .conftest import Topo, ip

@@ -15,15 +15,15 @@ from agent.core.config.registry import DocumentStatus
 from agent.core.probe.paths import PathRecords
 from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.kernel_results import KernelResults
-from agent.reconcile.last_good import LastGood
-from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.restore import restore
 from agent.reconcile.resync import Resync
 from agent.reconcile.retry import Retries
-from agent.reconcile.store import Store
 from agent.reconcile.underlay import Underlay
 from agent.settings import Settings
+from agent.store.last_good import LastGood
+from agent.store.process_bindings import BoundProcesses
+from agent.store.store import Store
 from agent.telemetry.fault_reporter import FaultReporter
 from agent.telemetry.loop_errors import LoopErrors
 from protocol.acknowledgements import Acknowledgement
@@ -140,3 +140,9 @@ class Stream:
 
 def one_by_one(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:
     return [[delivery] for delivery in deliveries]
+
+
+async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
+    """Deliver, one by one, the messages that lead to a configuration."""
+    for batch in one_by_one(stream.lead_to(configuration)):
+        await agent.deliver(batch)

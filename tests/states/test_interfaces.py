@@ -8,7 +8,7 @@ from itertools import permutations
 
 import pytest
 from agent_configurations import FAMILIES, SEVERAL, UNSIGNED, Configuration, changed, droplets, on
-from agent_under_test import Agent, Stream, one_by_one
+from agent_under_test import Agent, Stream, publish
 from fake_kernel import BOND0, ETH0
 from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
 
@@ -19,11 +19,6 @@ from agent.core.model.uplinks import Uplink
 from agent.core.nexthop.next_hops import Peer
 from agent.core.plan.actions import Action, EnsureVeth
 from protocol.addresses import parse_address
-
-
-async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
-    for batch in one_by_one(stream.lead_to(configuration)):
-        await agent.deliver(batch)
 
 
 def ingress_addresses(agent: Agent, uplink: Uplink) -> set[int]:

@@ -6,19 +6,14 @@ import errno
 import random
 
 import pytest
-from agent_configurations import CONFIGURATIONS, LOCAL, ONE_BOUNCER, RED, REMOTE, Configuration, changed, endpoint, red
-from agent_under_test import Agent, Stream, one_by_one
+from agent_configurations import CONFIGURATIONS, LOCAL, ONE_BOUNCER, RED, REMOTE, changed, endpoint, red
+from agent_under_test import Agent, Stream, publish
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
 
 from agent.core.model.map_layout import MapName
-from agent.reconcile.store import StoreError
-
-
-async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
-    for batch in one_by_one(stream.lead_to(configuration)):
-        await agent.deliver(batch)
+from agent.store.store import StoreError
 
 
 @settings(max_examples=80, deadline=None)

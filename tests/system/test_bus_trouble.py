@@ -33,6 +33,7 @@ from lab.bus_hosts import (
     purge,
     six_documents,
 )
+from lab.waiting import PATIENCE
 from nats.aio.client import Client
 
 from agent.bus.bus import Bus
@@ -222,11 +223,12 @@ async def test_another_client_that_pulls_from_the_consumer_is_noticed_and_nothin
         async with host_of(server) as host:
             await until(lambda: host.recorder.completed == 1)
             for turn in range(3):
-                thief = client.request(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', timeout=1.5)
-                task = asyncio.create_task(thief)
-                await asyncio.sleep(0.05)
+                inbox = client.new_inbox()
+                stolen = await client.subscribe(inbox)
+                await client.publish(streams.next_subject("h1"), b'{"batch":1,"expires":100000000000}', reply=inbox)
+                await client.flush()
                 await publish_many(client, "h1", {f"d{turn}-{number}": b"1" for number in range(10)})
-                await asyncio.gather(task, return_exceptions=True)
+                assert (await stolen.next_msg(timeout=PATIENCE)).data == b"1"
             await until(lambda: host.lines.began("consumer_shared") > 0)
             await until(lambda: len(host.recorder.documents) == 30)
             assert (host.recorder.begun, host.recorder.completed) == (1, 1)

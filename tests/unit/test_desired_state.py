@@ -72,3 +72,13 @@ def test_the_slot_of_an_existing_interface_is_not_reused() -> None:
     assert desired.resolved.slots == {"gone": 0, "a": 1}
     desired.resolve(removing=True)
     assert desired.resolved.slots == {"a": 1}
+
+
+def test_the_owner_of_a_veth_is_the_document_that_lists_its_endpoint() -> None:
+    desired = Desired(HERE)
+    desired.documents.put("all", 1, codec.encode(DOCUMENT))
+    desired.documents.put("again", 2, codec.encode(Document(endpoints=DOCUMENT.endpoints)))
+    desired.resolve()
+    assert desired.veths
+    assert {desired.owner_of_veth(id_) for id_ in desired.veths} == {"all"}
+    assert desired.owner_of_veth(DOCUMENT.droplets[0].id) is None, "it has no veth"

@@ -52,8 +52,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agent.settings": ("protocol", "agent.core.model", "agent.bus.connection.settings"),
     "agent.cli": ("protocol", "agent.core.kinds", "agent.bus.connection", "agent.settings"),
     "agent.recording": ("protocol", "agent.core", "agent.bus.connection", "agent.bus.consumer"),
-    "agent.reconcile": (*BELOW_THE_EDGES, "agent.datapath", "agent.settings"),
-    "agent.probe": (*BELOW_THE_EDGES, "agent.datapath", "agent.settings", "agent.reconcile.store"),
+    "agent.store": BELOW_THE_EDGES,
+    "agent.reconcile": (*BELOW_THE_EDGES, "agent.settings", "agent.store"),
+    "agent.probe": (*BELOW_THE_EDGES, "agent.datapath", "agent.settings", "agent.store"),
     "agent.report": (
         *BELOW_THE_EDGES,
         *("agent.bus", "agent.datapath", "agent.settings", "agent.reconcile", "agent.probe"),

@@ -139,6 +139,11 @@ class Desired:
             return status
         return replace(status, state=State.PENDING, missing=(self.resolved.own_droplet(),))
 
+    def owner_of_veth(self, id_: str) -> str | None:
+        """Return the document that owns the object with this id whose interface is a veth, None if none does."""
+        owners = (self.documents.owner(kind, id_) for kind in catalogue.KINDS.with_veths)
+        return next((owner for owner in owners if owner is not None), None)
+
     def in_force(self) -> Iterable[tuple[str, Held]]:
         """Yield the documents in force, by name."""
         entries = self.documents.entries

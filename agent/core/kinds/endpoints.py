@@ -51,6 +51,7 @@ class Endpoints(Kind[Endpoint]):
         key_of("endpoint", "id"),
         Key("address", "addresses", _addresses_in_networks),
     )
+    has_veths = True
     maps_of_veths = (MapName.INTERFACES, MapName.ENDPOINTS)
     columns = (
         Column[Endpoint]("ENDPOINT", lambda one: one.id),

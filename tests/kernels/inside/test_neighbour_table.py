@@ -6,17 +6,14 @@ What does not fit is named, what fits is reached, and the agent goes on.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
-from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
 from agent.core.nexthop.next_hops import Peer, Reason
 from agent.datapath.attach.uplinks import read_uplinks
-from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.maps import Map
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
@@ -51,13 +48,6 @@ def underlay() -> Iterator[None]:
 def allow(neighbours: int) -> None:
     """Set how many neighbours there may be."""
     LIMIT.write_text(str(neighbours))
-
-
-@pytest.fixture
-def table() -> Iterator[Map]:
-    descriptor = bpf.create_map(bpf.MapType.HASH, NEXT_HOP_KEY.size, NEXT_HOP.size, 128, bpf.BPF_F_NO_PREALLOC)
-    yield Map(MapName.NEXT_HOPS, descriptor)
-    os.close(descriptor)
 
 
 async def reached(watch: NeighbourWatch, table: Map, wanted: int) -> int:
