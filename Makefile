@@ -46,7 +46,7 @@ generated: setup ## Check that generated files are fresh: drop reasons, AsyncAPI
 unit: setup ## Test the pure parts (no root)
 	@$(pytest) tests/unit
 
-states: setup ## Test whole-world states in every order (no root)
+states: setup ## Test every order of changes to the configuration (no root)
 	@$(shared) tests/states
 
 bpf: setup ## Test the compiled programs packet by packet (root)

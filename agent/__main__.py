@@ -106,7 +106,8 @@ def main(
         _refuse_unless_fit(settings)
         with contextlib.ExitStack() as held:
             recorder = held.enter_context(contextlib.closing(_recorder(record, settings))) if record else None
-            _run(serve(settings, configure_logs(settings.log.format, settings.log.level), recorder))
+            configure_logs(settings.log.format, settings.log.level)
+            _run(serve(settings, recorder))
 
 
 def _read_recording(path: Path) -> Recording:

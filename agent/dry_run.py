@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from agent.bus.admission import Admission
+from agent.bus.consumer.admission import Admission
 from agent.core.config.desired_state import Desired
 from agent.core.plan.planner import describe, plan_all
 from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.faults.tracker import ReportFaults
 from agent.reconcile.reconciler import Reconciler
 from agent.report.queries import Queries
@@ -22,14 +22,14 @@ class Intake:
         publishers: Publishers,
         reconciler: Reconciler,
         status: StatusReporter,
-        answers: Queries,
+        queries: Queries,
         report: ReportFaults,
     ) -> None:
         self._host = host
         self._publishers = publishers
         self._reconciler = reconciler
         self._status = status
-        self._queries = answers
+        self._queries = queries
         self._report = report
 
     async def begin_snapshot(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.config.desired_state import Desired
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.endpoint_slots import IFINDEX_BASE

@@ -121,7 +121,7 @@ class Queries:
         names, following = paging.page(self._desired.documents.names(), request.after, request.limit)
         now, acknowledged_at = self._now(), self._reconciler.acknowledgements.tracker.acknowledged_at
         answers = tuple(
-            acknowledgement(self._desired.verdict(name), acknowledged_at(name) or now, None) for name in names
+            acknowledgement(self._desired.status(name), acknowledged_at(name) or now, None) for name in names
         )
         return DocumentsReply(answers, next=following)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.config.refused_messages import RefusedMessages
 from agent.core.faults.tracker import ReportFaults
 from agent.store.store import Store, StoreError

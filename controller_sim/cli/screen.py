@@ -65,11 +65,11 @@ def report_table(report: Report) -> Table:
     timed = any(found.p50 is not None for found in report.hosts.values())
     caption = "p50, p99: from publishing to realized" if timed else None
     table = Table(title="Documents by host", title_justify="left", caption=caption, caption_justify="left")
-    columns = ("host", "documents", "realized", "pending", "rejected", "failed", "unanswered")
+    columns = ("host", "documents", "realized", "pending", "rejected", "failed", "unacknowledged")
     for column in (*columns, *(("p50", "p99") if timed else ())):
         table.add_column(column, justify="left" if column == "host" else "right")
     for host, found in report.hosts.items():
-        counts = (found.documents, found.realized, found.pending, found.rejected, found.failed, found.unanswered)
+        counts = (found.documents, found.realized, found.pending, found.rejected, found.failed, found.unacknowledged)
         times = (_duration(found.p50), _duration(found.p99)) if timed else ()
         table.add_row(host, *(str(count) for count in counts), *times)
     return table

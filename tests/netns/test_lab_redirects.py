@@ -188,7 +188,7 @@ def test_a_host_whose_probes_were_never_answered_reports_a_fault_until_one_is(la
 
 def unanswering(lab: SystemLab) -> set[str]:
     """Publish what is not published yet, and return the hosts that have not acknowledged every document."""
-    return {name for name, host in converge(lab.lab, timeout=0).hosts.items() if host.unanswered}
+    return {name for name, host in converge(lab.lab, timeout=0).hosts.items() if host.unacknowledged}
 
 
 def faults_of(lab: SystemLab, host: str) -> tuple[Fault, ...]:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
 from agent.core.nexthop.next_hops import Reason, unpack_key
@@ -28,7 +27,7 @@ def reasons(watch: NeighbourWatch) -> dict[str, str]:
 
 def reporting(watch: NeighbourWatch) -> FaultReporter:
     """Have the faults of a neighbour watch gathered."""
-    made = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
+    made = FaultReporter(lambda _kind, _lines: None)
     watch.report = made.report
     return made
 

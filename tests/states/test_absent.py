@@ -12,8 +12,8 @@ from agent_configurations import LOCAL, MANY, ONE_BOUNCER, Configuration, body, 
 from agent_under_test import Agent, Stream, one_by_one
 from test_sequences import deliver_whole, ends_like, in_a_folder, walk
 
-from agent.bus.documents import Delivery
 from agent.bus.rpc import RpcError
+from agent.core.config.delivery import Delivery
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import DeleteVeth
 from agent.core.plan.observed import ObservationError
@@ -39,15 +39,15 @@ def absent(agent: Agent) -> set[str]:
 def test_documents_that_a_snapshot_does_not_list_stay_and_are_reported_as_absent(lost: set[str]) -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
-        before, verdicts = agent.kernel.contents(), agent.verdicts()
+        before, statuses = agent.kernel.contents(), agent.statuses()
         agent.kernel.actions.clear()
         await snapshot(agent, stream, lost)
         assert agent.kernel.actions == []
         assert agent.kernel.contents() == before
-        assert agent.verdicts() == verdicts
+        assert agent.statuses() == statuses
         assert absent(agent) == lost
-        assert {name for name, verdict in agent.acknowledged.items() if verdict.absent} == lost
-        assert agent.acknowledged.keys() == verdicts.keys(), "every document is acknowledged again"
+        assert {name for name, status in agent.acknowledged.items() if status.absent} == lost
+        assert agent.acknowledged.keys() == statuses.keys(), "every document is acknowledged again"
 
     in_a_folder(scenario)
 

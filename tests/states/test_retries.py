@@ -161,7 +161,7 @@ def test_the_acknowledgement_contains_when_its_document_is_retried() -> None:
         stream = Stream()
         await failing_for_good(agent, stream)
         await agent.deliver(stream.lead_to(LATE))
-        late = agent.answers["late"]
+        late = agent.last_acks["late"]
         assert late.retry_at == late.at + FIRST_RETRY
 
     in_a_folder(scenario)

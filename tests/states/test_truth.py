@@ -11,7 +11,7 @@ from agent_under_test import Agent, Stream, publish
 from structlog.testing import CapturingLogger
 from test_sequences import ends_like, in_a_folder
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import AttachTransit, DeleteVeth
 from agent.core.plan.observed import ObservationError

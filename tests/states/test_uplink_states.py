@@ -24,7 +24,7 @@ ANOTHER = replace(ETH0, ifindex=12, carrier=12, egress=12, ingress=(12,), mac=by
 
 
 def states(agent: Agent) -> set[str]:
-    return {verdict.state.value for verdict in agent.acknowledged.values()}
+    return {status.state.value for status in agent.acknowledged.values()}
 
 
 def local_droplets(agent: Agent) -> set[tuple[int, int, int, bytes]]:

@@ -250,7 +250,7 @@ def test_a_check_reports_the_file_and_not_the_server(host, settings):
     done = run(host, settings, "--check")
     assert done.returncode == USAGE, "as a start"
     assert "missing tls ca: no such file: /nowhere/ca.pem\n" in done.stdout
-    assert "mend bus.tls_ca_file" in done.stdout
+    assert "correct bus.tls_ca_file" in done.stdout
     assert "nats.example.net" not in done.stdout
     assert "warning bus: no server was tried" in done.stdout
 

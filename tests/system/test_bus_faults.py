@@ -26,8 +26,11 @@ from lab.bus import (
     user_block,
 )
 
-from agent.bus import Bus, BusSettings, client, pull
-from agent.bus.connection_errors import describe
+from agent.bus.bus import Bus
+from agent.bus.connection import client
+from agent.bus.connection.errors import describe
+from agent.bus.connection.settings import BusSettings
+from agent.bus.consumer import pull
 from protocol import permissions
 from protocol.status import Fault
 
@@ -152,7 +155,7 @@ async def test_a_bus_that_cannot_be_used_is_a_fault_with_server_reason_and_remed
     monkeypatch.setattr(pull, "MAX_SILENCES", 1)
     lines, recorder = Lines(), Recorder()
     async with case(tmp_path) as (settings, then):
-        bus = Bus("h1", settings, recorder, lines.log, lines.report)
+        bus = Bus("h1", settings, recorder, lines.report)
         async with running(bus):
             if case in (silent_later, killed):
                 await until(lambda: recorder.completed)
@@ -191,7 +194,7 @@ async def test_several_unreachable_servers_are_one_fault_with_the_reason_of_each
             lines.report(source, standing)
             details.extend(fault.detail for fault in standing if source == "bus")
 
-        async with running(Bus("h1", BusSettings(servers), Recorder(), lines.log, report)):
+        async with running(Bus("h1", BusSettings(servers), Recorder(), report)):
             await until(lambda: len(details) >= 6)
         fault = lines.standing("bus_disconnected")
         assert fault is not None

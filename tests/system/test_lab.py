@@ -1,4 +1,4 @@
-"""`droplet-lab` as a user runs it: up, look, change, break, mend, down; several at once."""
+"""`droplet-lab` as a user runs it: up, look, change, break, repair, down; several at once."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_it_is_repaired_when(lab, damage):
 @pytest.mark.parametrize("said", OFFLOADS)
 def test_a_disabled_offload_that_the_data_plane_needs_is_repaired_and_reported(lab, said):
     """Without GRO, an endpoint receives nothing from a native redirect; a checksum that waits for hardware is wrong."""
-    assert repaired_after(lab, lambda: OFFLOADS[said](lab)) == f"mend veth {NAME}: {said}"
+    assert repaired_after(lab, lambda: OFFLOADS[said](lab)) == f"repair veth {NAME}: {said}"
     exchange_tcp(lab, "web-1", "web-2", 100_000)
     exchange_tcp(lab, "web-2", "web-1", 100_000)
 

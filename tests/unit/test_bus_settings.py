@@ -10,9 +10,9 @@ import structlog
 
 from agent.bus.bus import Bus
 from agent.bus.check import check_files
-from agent.bus.connection_errors import describe
-from agent.bus.settings import BusSettings, tls_context
-from agent.bus.tasks import end
+from agent.bus.connection.errors import describe
+from agent.bus.connection.settings import BusSettings, tls_context
+from agent.bus.connection.tasks import end
 
 
 class IdleHandler:

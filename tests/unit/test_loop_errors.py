@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import structlog
 from structlog.testing import capture_logs
 
 from agent.core.faults.tracker import FaultTable
@@ -20,7 +19,7 @@ def test_an_exception_is_reported_once_for_as_long_as_it_is_the_same() -> None:
         reported.append("; ".join(fault.detail.partition("continues: ")[2] for fault in table.standing()))
 
     with capture_logs() as lines:
-        errors = LoopErrors(report, structlog.get_logger())
+        errors = LoopErrors(report)
         for text in ("one", "one", "two", "two"):
             try:
                 raise ValueError(text)

@@ -112,7 +112,7 @@ def test_the_repair_of_a_veth_names_the_differences() -> None:
     (action,) = plan_all([OLD], seen(peer))
     assert action == EnsureVeth(VETH)
     assert describe(action) == (
-        "mend veth a: the MTU of eth0 is 1280; eth0 lacks address 10.0.0.5/24; "
+        "repair veth a: the MTU of eth0 is 1280; eth0 lacks address 10.0.0.5/24; "
         "generic receive offload (rx-gro) is off at eth0"
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.store.signed_documents import Publishers
 from agent.store.store import FILE, Store, StoreError
 from protocol.errors import ErrorCode, FieldError

@@ -169,7 +169,7 @@ def describe(action: Action) -> str:
         case DeleteEntries(name, keys):
             return f"delete {len(keys)} of {name}"
         case EnsureVeth(veth, differs) if differs:
-            return f"mend veth {veth.endpoint}: {'; '.join(differs)}"
+            return f"repair veth {veth.endpoint}: {'; '.join(differs)}"
         case EnsureVeth(veth):
             mac = format_mac(veth.peer_mac)
             where = f"{veth.peer_name} in {veth.namespace}"

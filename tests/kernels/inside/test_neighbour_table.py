@@ -65,7 +65,7 @@ async def test_a_full_neighbour_table_is_reported_and_delays_no_other_next_hop(u
     async with Netlink() as netlink:
         watch = NeighbourWatch(await read_uplinks(netlink, ["full0"]), table)
     droplets = {bytes([172, 19, 0, 100 + number]): Peer() for number in range(MANY)}
-    reporter = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
+    reporter = FaultReporter(lambda _kind, _lines: None)
     watch.report = reporter.report
     with structlog.testing.capture_logs() as logged:
         await watch.start()
