@@ -36,6 +36,7 @@ lint: setup ## Check style: ruff, clang-format, codespell
 
 types: setup ## Check types: mypy, strict
 	@.venv/bin/mypy
+	@.venv/bin/mypy tests/states/kernel_port_types.py
 
 generated: setup ## Check that generated files are fresh: drop reasons, AsyncAPI, permissions
 	@$(python) tools/generate_outcomes.py --check
@@ -45,7 +46,7 @@ generated: setup ## Check that generated files are fresh: drop reasons, AsyncAPI
 unit: setup ## Test the pure parts (no root)
 	@$(pytest) tests/unit
 
-states: setup ## Test whole-world states in every order (no root)
+states: setup ## Test every order of changes to the configuration (no root)
 	@$(shared) tests/states
 
 bpf: setup ## Test the compiled programs packet by packet (root)

@@ -13,18 +13,18 @@ import click
 
 from agent import __version__
 from agent.bus.check import BusCheck, check_files, check_servers
+from agent.core.plan.observed import ObservationError
 from agent.daemon import bus_settings, kernel_config, serve
 from agent.datapath.bpf.compiler import CompileError
 from agent.datapath.host_check import CheckResult, check_host
 from agent.datapath.instance_lock import hold_instance
-from agent.datapath.observe import ObservationError
 from agent.datapath.uninstall import remove
 from agent.dry_run import print_plan
 from agent.logs import configure_logs
-from agent.reconcile.store import FILE, Store, StoreError
 from agent.reconcile.underlay import InterfaceReplacedError
 from agent.recording.recorder import Recorder
 from agent.settings import Settings, SettingsError, load_settings
+from agent.store.store import FILE, Store, StoreError
 from protocol.recording import Recording, RecordingError, unpack
 
 FAILURE, USAGE, REFUSED = 1, 2, 3
@@ -106,7 +106,8 @@ def main(
         _refuse_unless_fit(settings)
         with contextlib.ExitStack() as held:
             recorder = held.enter_context(contextlib.closing(_recorder(record, settings))) if record else None
-            _run(serve(settings, configure_logs(settings.log.format, settings.log.level), recorder))
+            configure_logs(settings.log.format, settings.log.level)
+            _run(serve(settings, recorder))
 
 
 def _read_recording(path: Path) -> Recording:

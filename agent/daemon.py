@@ -17,40 +17,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.bus.bus import Bus
-from agent.bus.settings import BusSettings
-from agent.bus.tasks import end
+from agent.bus.connection.settings import BusSettings
+from agent.bus.connection.tasks import end
 from agent.core.probe.paths import NO_PATH_RECORDS, Rules
 from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.instance_lock import hold_instance
 from agent.datapath.kernel import Kernel, KernelConfig
+from agent.datapath.nexthop.announcer import Announcer
 from agent.intake import Intake
 from agent.loops import Loops
 from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory, load_path_records, saver
 from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import Acknowledgements
-from agent.reconcile.announcer import Announcer
 from agent.reconcile.kernel_results import KernelResults
-from agent.reconcile.last_good import LastGood
-from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.restore import restore
 from agent.reconcile.resync import Resync
 from agent.reconcile.retry import Retries
-from agent.reconcile.signed_documents import Publishers
-from agent.reconcile.store import Store
 from agent.reconcile.underlay import Underlay
 from agent.recording.recorder import Recorder
 from agent.report.outlet import Outlet
 from agent.report.queries import Queries
 from agent.report.status_reporter import StatusReporter
 from agent.settings import Settings
+from agent.store.last_good import LastGood
+from agent.store.process_bindings import BoundProcesses
+from agent.store.signed_documents import Publishers
+from agent.store.store import Store
 from agent.telemetry.fault_reporter import FaultReporter
 from agent.telemetry.loop_errors import LoopErrors
+
+log = structlog.get_logger()
 
 COLLECT_AFTER = 100_000
 """Allocations of containers between two collections of the young generation. Documents bring tens of thousands of
@@ -110,7 +112,6 @@ async def compose(
     settings: Settings,
     kernel: Kernel,
     store: Store,
-    log: FilteringBoundLogger,
     recorder: Recorder | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Parts:
@@ -120,8 +121,8 @@ async def compose(
     """
     boot = uuid.uuid4().hex
     outlet = Outlet(settings.host)
-    faults = FaultReporter(outlet.event, log)
-    report, errors = faults.report, LoopErrors(faults.report, log)
+    faults = FaultReporter(outlet.event)
+    report, errors = faults.report, LoopErrors(faults.report)
     kernel.neighbours.report = report
     known = load_path_records(store) if settings.probe.enabled else NO_PATH_RECORDS
     versions = store.load_versions() if settings.bus.trusted_publishers else {}
@@ -138,13 +139,13 @@ async def compose(
     announcer = Announcer(errors)
     memory = PathMemory(known, saver(store, report))
     ports = settings.data_plane.geneve_port, settings.data_plane.vxlan_port
-    events = PathEvents(outlet.event, log)
+    events = PathEvents(outlet.event)
     prober = Prober(_probe_rules(settings), ports, kernel.neighbours.unreachable, memory, events, errors, report)
     # Messages from and to the bus.
     status = StatusReporter(settings, boot, reconciler, resync, kernel, prober, faults, outlet)
-    answers = Queries(reconciler, resync, kernel, prober, status.status, status.counters, time.time)
-    intake = Intake(settings.host, Publishers(settings.host, store, report), reconciler, status, answers, report)
-    bus = Bus(settings.host, bus_settings(settings), intake, log, report, boot, versions)
+    queries = Queries(reconciler, resync, kernel, prober, status.status, status.counters, time.time)
+    intake = Intake(settings.host, Publishers(settings.host, store, report), reconciler, status, queries, report)
+    bus = Bus(settings.host, bus_settings(settings), intake, report, boot, versions)
     if recorder is not None:
         recorder.report = report
         bus.record = recorder
@@ -187,7 +188,7 @@ def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, Non
     return found
 
 
-async def work(parts: Parts, settings: Settings, stop: asyncio.Event, log: FilteringBoundLogger) -> None:
+async def work(parts: Parts, settings: Settings, stop: asyncio.Event) -> None:
     """Work until `stop` is set; then publish the end and leave everything that forwards traffic in place."""
     await parts.reconciler.start()
     tasks = [asyncio.create_task(loop, name=name) for name, loop in loops(parts, settings).items()]
@@ -203,7 +204,7 @@ async def work(parts: Parts, settings: Settings, stop: asyncio.Event, log: Filte
         await end([waiting, *tasks])
 
 
-async def serve(settings: Settings, log: FilteringBoundLogger, recorder: Recorder | None = None) -> None:
+async def serve(settings: Settings, recorder: Recorder | None = None) -> None:
     """Run an agent until SIGTERM or SIGINT."""
     if recorder is not None:
         log.info("recording_began", file=str(recorder.path))
@@ -217,9 +218,9 @@ async def serve(settings: Settings, log: FilteringBoundLogger, recorder: Recorde
         kernel = await Kernel.open(kernel_config(settings))
         try:
             await kernel.start()
-            parts = await compose(settings, kernel, store, log, recorder)
+            parts = await compose(settings, kernel, store, recorder)
             connect(parts)
-            await work(parts, settings, stop, log)
+            await work(parts, settings, stop)
         finally:
             await kernel.close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from agent.bus.admission import Admission
+from agent.bus.consumer.admission import Admission
 from agent.core.config.desired_state import Desired
 from agent.core.plan.planner import describe, plan_all
 from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords
@@ -21,10 +21,10 @@ from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.probe.path_memory import load_path_records
 from agent.reconcile.restore import restored_state
-from agent.reconcile.store import FILE, Store, StoredDocument
 from agent.reconcile.underlay import host_state_of
 from agent.recording.replay import Unrealized, replay
 from agent.settings import Settings
+from agent.store.store import FILE, Store, StoredDocument
 from protocol.recording import Recording
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.faults.tracker import ReportFaults
 from agent.reconcile.reconciler import Reconciler
-from agent.reconcile.signed_documents import Publishers
 from agent.report.queries import Queries
 from agent.report.status_messages import documents_missing, objects_unexplained
 from agent.report.status_reporter import StatusReporter
+from agent.store.signed_documents import Publishers
 
 
 class Intake:
@@ -22,14 +22,14 @@ class Intake:
         publishers: Publishers,
         reconciler: Reconciler,
         status: StatusReporter,
-        answers: Queries,
+        queries: Queries,
         report: ReportFaults,
     ) -> None:
         self._host = host
         self._publishers = publishers
         self._reconciler = reconciler
         self._status = status
-        self._queries = answers
+        self._queries = queries
         self._report = report
 
     async def begin_snapshot(self) -> None:
@@ -52,9 +52,10 @@ class Intake:
 
     async def ask(self, verb: str, body: bytes) -> bytes:
         """Answer a query."""
-        answer = await self._queries.ask(verb, body)
-        self._report_absent()
-        return answer
+        try:
+            return await self._queries.ask(verb, body)
+        finally:  # a sweep may remove documents and still end with an error
+            self._report_absent()
 
     def _report_absent(self) -> None:
         """Report documents in force, and objects in the kernel, that no message of the stream explains."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import cast
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import Processor
 
 
-def configure_logs(style: str, level: str) -> FilteringBoundLogger:
-    """Configure structlog to write `json` or `human` lines from `level` upwards to standard error; return a logger."""
+def configure_logs(style: str, level: str) -> None:
+    """Configure structlog to write `json` or `human` lines from `level` upwards to standard error."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -30,4 +29,3 @@ def configure_logs(style: str, level: str) -> FilteringBoundLogger:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    return cast(FilteringBoundLogger, structlog.get_logger())

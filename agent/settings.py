@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from agent.bus.settings import check_server
+from agent.bus.connection.settings import check_server
 from agent.core.model.features import Family, Features
 from agent.core.model.map_layout import MAX_LOCAL_DROPLETS
 from protocol import binding

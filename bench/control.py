@@ -1,7 +1,7 @@
 """The control plane, measured with a real nats-server and a real agent: latency of one document, bulk, memory, restart.
 
-Plays the management plane for one host of the lab: publishes documents and watches the answers. Times are wall clock
-from handing a document to the client until its acknowledgement has come back. Each has a yardstick in the same minutes:
+Plays the management plane for one host of the lab: publishes documents and watches the acknowledgements. Times are wall
+clock from handing a document to the client until its acknowledgement is back. Each has a yardstick in the same minutes:
 how long the server takes to store a document, and how long a process takes that decodes the same documents and writes
 them into a map (`bench.yardstick`).
 """
@@ -49,7 +49,7 @@ Say = Callable[[str], None]
 
 
 class NotRealizedError(RuntimeError):
-    """An answer was not `realized`, or did not come in time."""
+    """A document was acknowledged with another state than `realized`, or not in time."""
 
 
 class Bulk(NamedTuple):
@@ -107,7 +107,7 @@ def _mac(number: int) -> str:
     return (0x02BE00000000 + number).to_bytes(6, "big").hex(":")
 
 
-class Answers:
+class Acks:
     """The host's acknowledgements as they come, each with the time at which it was seen."""
 
     def __init__(self) -> None:
@@ -117,8 +117,8 @@ class Answers:
     async def take(self, message: Msg) -> None:
         """Take in one message."""
         now = time.perf_counter()
-        answer = codec.decode(message.data, Acknowledgement)
-        self._seen[answer.document] = (answer, now)
+        ack = codec.decode(message.data, Acknowledgement)
+        self._seen[ack.document] = (ack, now)
         self._changed.set()
 
     def forget(self) -> None:
@@ -126,13 +126,13 @@ class Answers:
         self._seen.clear()
 
     async def wait(self, documents: Iterable[str], *, removed: bool = False) -> float:
-        """Wait until all of these are realized and return when the last answer came; NotRealizedError otherwise."""
+        """Wait until all of these are realized, return when the last was acknowledged; NotRealizedError otherwise."""
         missing = set(documents)
         deadline, last = time.monotonic() + PATIENCE, 0.0
         while missing:
             for name in list(missing & self._seen.keys()):
-                answer, at = self._seen[name]
-                if answer.removed == removed and answer.state is State.REALIZED:
+                ack, at = self._seen[name]
+                if ack.removed == removed and ack.state is State.REALIZED:
                     missing.discard(name)
                     last = max(last, at)
             if missing:
@@ -147,18 +147,18 @@ class Answers:
         except TimeoutError:
             name = min(missing)
             found = self._seen.get(name)
-            state = found[0].state if found else "not answered"
+            state = found[0].state if found else "not acknowledged"
             raise NotRealizedError(f"{len(missing)} documents are not realized; {name}: {state}") from None
 
 
 class Bench:
     """The measurements, on one connection."""
 
-    def __init__(self, lab: Lab, client: Client, answers: Answers, folder: Path, say: Say) -> None:
+    def __init__(self, lab: Lab, client: Client, acks: Acks, folder: Path, say: Say) -> None:
         self._folder = folder
         self._lab = lab
         self._client = client
-        self._answers = answers
+        self._acks = acks
         self._say = say
         self._kept: list[str] = []
 
@@ -169,7 +169,7 @@ class Bench:
         return time.perf_counter() - began
 
     async def one_by_one(self, endpoints: list[Endpoint]) -> list[Latency]:
-        """Publish one document for each endpoint, each after the former's answer, and then remove them all."""
+        """Publish one document for each endpoint, each after the former is acknowledged, and then remove them all."""
         times, names = [], []
         for number, endpoint in enumerate(endpoints):
             stored = await self._stored(number)
@@ -177,7 +177,7 @@ class Bench:
             body = codec.encode(Document(endpoints=(endpoint,)))
             began = time.perf_counter()
             await publish(self._client, [Change(HOST, name, body)])
-            times.append(Latency(stored, await self._answers.wait([name]) - began))
+            times.append(Latency(stored, await self._acks.wait([name]) - began))
             names.append(name)
         await self._remove(names)
         return times[WARM_UP:]
@@ -207,7 +207,7 @@ class Bench:
         resident, held, worked = self._resident(), self._map_bytes(), self.cpu_seconds()
         began = time.perf_counter()
         publishing = asyncio.create_task(publish(self._client, changes))
-        seconds = await self._answers.wait(names) - began
+        seconds = await self._acks.wait(names) - began
         worked = self.cpu_seconds() - worked
         await publishing
         await asyncio.sleep(1.0)  # until the agent has given back what it needed on the way
@@ -255,8 +255,8 @@ class Bench:
 
     async def _remove(self, names: list[str]) -> None:
         await publish(self._client, [Change(HOST, name, None) for name in names])
-        await self._answers.wait(names, removed=True)
-        self._answers.forget()
+        await self._acks.wait(names, removed=True)
+        self._acks.forget()
 
     def _proc(self, file: str) -> list[str]:
         """Return the words of one of the agent's files in /proc, without its name (proc(5))."""
@@ -285,12 +285,12 @@ class Bench:
 
 
 @asynccontextmanager
-async def _answering(client: Client) -> AsyncIterator[Answers]:
-    answers = Answers()
+async def _watching_acks(client: Client) -> AsyncIterator[Acks]:
+    acks = Acks()
     topic = subjects.ack(HOST, ">")
-    subscription = await client.subscribe(topic, cb=answers.take, pending_msgs_limit=-1, pending_bytes_limit=-1)
+    subscription = await client.subscribe(topic, cb=acks.take, pending_msgs_limit=-1, pending_bytes_limit=-1)
     try:
-        yield answers
+        yield acks
     finally:
         await subscription.unsubscribe()
 
@@ -309,13 +309,13 @@ class Share:
 def measure(lab: Lab, probe: Probe, share: Share, folder: Path, say: Say) -> Control:
     """Measure everything; the last bulk stays for the restarts, a million comes after them. `folder` is a new one.
 
-    NotRealizedError when an answer is another one.
+    NotRealizedError when a document is not realized.
     """
     access = lab.access()
 
     async def work() -> Control:
-        async with connected(access, "bench") as client, _answering(client) as answers:
-            bench = Bench(lab, client, answers, folder, say)
+        async with connected(access, "bench") as client, _watching_acks(client) as acks:
+            bench = Bench(lab, client, acks, folder, say)
             worked = bench.cpu_seconds()
             maps = await bench.maps(share.documents)
             maps_cpu = (bench.cpu_seconds() - worked) / (share.documents + WARM_UP)

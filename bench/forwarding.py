@@ -24,9 +24,9 @@ from bench.contestants import Contestant, Loaded, compile_all
 from bench.far_end import NOTHING
 from bench.frames import INSIDE_IPV4, OVER_IPV4
 from bench.lines import EGRESS, INGRESS, OURS, Group, Line
+from bench.map_contents import SCALE_FIRST, Entries, MapContents, Place, Scale
 from bench.profile import Part
 from bench.wires import TAP, WIRE, Host, Received
-from bench.worlds import SCALE_FIRST, Entries, MapContents, Place, Scale
 from controller_sim.lab.namespaces import call_in
 
 EMPTY, REDIRECT, BARE, KERNEL = "empty", "redirect", "bare", "kernel VXLAN + bridge"
@@ -100,16 +100,16 @@ class Entry:
 def bare_entries(place: Place, scale: Scale | None = None) -> Entries:
     """Return the entries of the bare programs' maps: of one address each, or of a crowd."""
     vni = struct.pack("!I", f.VNI << 8)
-    endpoint = BARE_ENDPOINT.pack(place.tap, f.HERE_MAC)
+    endpoint = BARE_ENDPOINT.pack(place.tap, f.LOCAL_MAC)
     path = BARE_PATH.pack(f.packed(OVER_IPV4.own), f.packed(OVER_IPV4.peer), place.wire, place.mac, f.PEER_MAC)
     if scale is None:
         return {
-            "bare_endpoints": {vni + f.packed(INSIDE_IPV4.here): endpoint},
-            "bare_paths": {vni + f.packed(INSIDE_IPV4.there): path},
+            "bare_endpoints": {vni + f.packed(INSIDE_IPV4.local): endpoint},
+            "bare_paths": {vni + f.packed(INSIDE_IPV4.remote): path},
         }
     keys = [vni + (SCALE_FIRST + number).packed for number in range(scale.count)]
     return (
-        {"bare_endpoints": dict.fromkeys(keys, endpoint)} if scale.here else {"bare_paths": dict.fromkeys(keys, path)}
+        {"bare_endpoints": dict.fromkeys(keys, endpoint)} if scale.local else {"bare_paths": dict.fromkeys(keys, path)}
     )
 
 
@@ -173,7 +173,7 @@ class Track:
             self._line(qualified(group, line.name), line)
 
     def _loaded(self, name: str, contents: MapContents) -> Loaded:
-        """Return a contestant whose maps hold a world, the same for all lines that ask for it."""
+        """Return a contestant whose maps hold these contents, the same for all lines that ask for it."""
         if (name, contents) not in self._contents:
             self._contents[name, contents] = self._filled(name, contents, self._hosts.xdp)
         return self._contents[name, contents]

@@ -20,7 +20,7 @@ FULL = 1400
 UDP, TCP = 17, 6
 IPV4, IPV6, VLAN = 0x0800, 0x86DD, 0x8100
 
-HERE_MAC, THERE_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
+LOCAL_MAC, REMOTE_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 PEER_MAC = bytes.fromhex("060000000002")
 """The other host's interface; the far ends have other addresses, so that a stack there drops a frame at once."""
 
@@ -42,14 +42,14 @@ OVER_IPV6 = Underlay("2001:db8::1", "2001:db8::2", "2001:db8::3")
 class Overlay:
     """Addresses of one family in the overlay.
 
-    `here` is on the measured host, as is `beside`; of the others, `there` is reached by a direct path, `known_there` is
-    known from documents, `vxlan` is of a network that speaks VXLAN, `unknown` is known to bouncers only.
+    `local` is on the measured host, as is `beside`; of the others, `remote` is reached by a direct path, `documented`
+    is known from documents, `vxlan` is of a network that speaks VXLAN, `unknown` is known to bouncers only.
     """
 
-    here: str
-    there: str
+    local: str
+    remote: str
     beside: str
-    known_there: str
+    documented: str
     vxlan: str
     unknown: str
 
@@ -114,14 +114,14 @@ def ethernet(destination: bytes, source: bytes, packet: bytes, vlan: int = 0) ->
 
 def sent_by_endpoint(packet: bytes | None = None) -> bytes:
     """Return what the endpoint on the measured host sends, by default to the other one over IPv4."""
-    packet = packet or small_udp(INSIDE_IPV4.here, INSIDE_IPV4.there)
-    return ethernet(THERE_MAC, HERE_MAC, packet)
+    packet = packet or small_udp(INSIDE_IPV4.local, INSIDE_IPV4.remote)
+    return ethernet(REMOTE_MAC, LOCAL_MAC, packet)
 
 
 def for_endpoint(packet: bytes | None = None) -> bytes:
     """Return what the other endpoint sends to the one on the measured host, by default over IPv4."""
-    packet = packet or small_udp(INSIDE_IPV4.there, INSIDE_IPV4.here)
-    return ethernet(HERE_MAC, THERE_MAC, packet)
+    packet = packet or small_udp(INSIDE_IPV4.remote, INSIDE_IPV4.local)
+    return ethernet(LOCAL_MAC, REMOTE_MAC, packet)
 
 
 def rts_option(origin: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The lines of the report on features: which frame runs through which program in which world, beside what. Pure.
+"""The lines of the report on features: which frame, which program, which contents of the maps, beside what. Pure.
 
 Every line is a ratio to the yardstick of its group, from the same rounds.
 """
@@ -15,7 +15,7 @@ from bench import frames as f
 from bench.contestants import Contestant, Edit
 from bench.far_end import Restore
 from bench.frames import INSIDE_IPV4, INSIDE_IPV6, OVER_IPV6, Overlay
-from bench.worlds import SCALE_FIRST, MapContents, Scale
+from bench.map_contents import SCALE_FIRST, MapContents, Scale
 
 OURS = "ours"
 INGRESS, EGRESS = "ingress", "egress"
@@ -71,7 +71,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Lines that are told beside one of them, or beside our programs on a small packet in IPv4 over IPv4."""
+    """Lines that are shown beside one of them, or beside our programs on a small packet in IPv4 over IPv4."""
 
     title: str
     note: str
@@ -94,15 +94,15 @@ def _both(
 ) -> tuple[Line, Line]:
     """Return a conversation's lines in both directions."""
     make = f.full_tcp if full else f.small_udp
-    incoming = partial(_incoming, make(inside.there, inside.here), contents)
+    incoming = partial(_incoming, make(inside.remote, inside.local), contents)
     return (
         received(name, incoming, contents=contents, contestant=contestant),
-        sent(name, make(inside.here, inside.there), contents=contents, contestant=contestant, taught=incoming),
+        sent(name, make(inside.local, inside.remote), contents=contents, contestant=contestant, taught=incoming),
     )
 
 
 def _incoming(packet: bytes, contents: MapContents, mac: bytes) -> bytes:
-    """Return a packet for the endpoint as it arrives in this world: direct, with a checksum over IPv6."""
+    """Return a packet for the endpoint as it arrives: direct, with a checksum over IPv6 unless set to zero."""
     summed = contents.over is OVER_IPV6 and not contents.zero_checksum
     return f.in_geneve(mac, f.for_endpoint(packet), over=contents.over, summed=summed, vlan=contents.vlan)
 
@@ -120,11 +120,11 @@ FAMILIES: tuple[tuple[str, Overlay, MapContents], ...] = (
     ("6in6, UDP checksum", INSIDE_IPV6, V6),
     ("6in6, checksum 0", INSIDE_IPV6, V6_ZERO),
 )
-TO_VXLAN, TO_TOLD, TO_UNKNOWN, TO_BESIDE = (
-    f.small_udp(INSIDE_IPV4.here, to)
-    for to in (INSIDE_IPV4.vxlan, INSIDE_IPV4.known_there, INSIDE_IPV4.unknown, INSIDE_IPV4.beside)
+TO_VXLAN, TO_DOCUMENTED, TO_UNKNOWN, TO_BESIDE = (
+    f.small_udp(INSIDE_IPV4.local, to)
+    for to in (INSIDE_IPV4.vxlan, INSIDE_IPV4.documented, INSIDE_IPV4.unknown, INSIDE_IPV4.beside)
 )
-FROM_VXLAN = f.for_endpoint(f.small_udp(INSIDE_IPV4.vxlan, INSIDE_IPV4.here))
+FROM_VXLAN = f.for_endpoint(f.small_udp(INSIDE_IPV4.vxlan, INSIDE_IPV4.local))
 
 FEATURES = Group(
     "What a feature costs",
@@ -138,7 +138,7 @@ FEATURES = Group(
         sent("VXLAN", TO_VXLAN),
         received("RTS option: after a hop", _with_options(f.rts_option(f.OVER_IPV4.third))),
         sent("RTS option: no direct path, by a bouncer", TO_UNKNOWN, Outcome.SENT_TO_BOUNCER),
-        sent("no direct path, known from documents", TO_TOLD),
+        sent("no direct path, known from documents", TO_DOCUMENTED),
         received("one unknown option skipped", _with_options(f.unknown_options(1))),
         received("eight unknown options skipped", _with_options(f.unknown_options(8))),
         Line(
@@ -163,27 +163,27 @@ FULL = Group(
 
 def _reached_from_far(name: str, vni: int, to: str, outcome: Outcome) -> Line:
     """Return a line of packets that this host hands on."""
-    inner = f.for_endpoint(f.small_udp(INSIDE_IPV4.there, to))
+    inner = f.for_endpoint(f.small_udp(INSIDE_IPV4.remote, to))
     options = f.rts_option(f.OVER_IPV4.third)
     return Line(name, INGRESS, lambda mac: f.in_geneve(mac, inner, options=options, vni=vni), outcome, False,
                 restore=Restore())  # fmt: skip
 
 
 FRESH_IN, FRESH_OUT = Restore(-OVERHEAD), Restore(OVERHEAD)
-PLAIN_IN, PLAIN_OUT = _both("4in4", INSIDE_IPV4, MapContents())
+PLAIN_IN, _ = _both("4in4", INSIDE_IPV4, MapContents())
 HOPS = Group(
     "Hops and answers",
     "The far end puts these frames back in order, which their yardstick has done too. Errors run without their limit.",
     "4in4",
     (
         received("4in4", PLAIN_IN.frame, restore=FRESH_IN),
-        sent("4in4", f.small_udp(INSIDE_IPV4.here, INSIDE_IPV4.there), restore=FRESH_OUT, taught=PLAIN_IN.frame),
-        _reached_from_far("bouncer's hop", f.VNI, INSIDE_IPV4.known_there, Outcome.BOUNCED),
-        _reached_from_far("divider's hop", f.DIVIDED_VNI, INSIDE_IPV4.known_there, Outcome.HANDED_TO_BOUNCER),
+        sent("4in4", f.small_udp(INSIDE_IPV4.local, INSIDE_IPV4.remote), restore=FRESH_OUT, taught=PLAIN_IN.frame),
+        _reached_from_far("bouncer's hop", f.VNI, INSIDE_IPV4.documented, Outcome.BOUNCED),
+        _reached_from_far("divider's hop", f.DIVIDED_VNI, INSIDE_IPV4.documented, Outcome.HANDED_TO_BOUNCER),
         Line(
             "too big, answered by ICMP",
             EGRESS,
-            lambda _: f.sent_by_endpoint(f.udp(INSIDE_IPV4.here, INSIDE_IPV4.there, (1, 2), bytes(1460))),
+            lambda _: f.sent_by_endpoint(f.udp(INSIDE_IPV4.local, INSIDE_IPV4.remote, (1, 2), bytes(1460))),
             Outcome.ICMP_TOO_BIG_SENT,
             True,
             UNLIMITED_ERRORS.name,
@@ -198,17 +198,17 @@ MANY, SOME = 1_000_000, 1_000
 def _scaled(name: str, count: int, spread: int, contestant: str = OURS) -> tuple[Line, Line]:
     """Return lines with so many endpoints in the map and packets to `spread` of them, in both directions."""
     first = str(SCALE_FIRST)
-    inner = f.for_endpoint(f.small_udp(INSIDE_IPV4.there, first))
+    inner = f.for_endpoint(f.small_udp(INSIDE_IPV4.remote, first))
     counted = contestant == OURS
     place = ETHERNET + TO_IPV4
     arriving = Restore(-OVERHEAD, OVERHEAD + place, spread, SCALE_FIRST)
     leaving = Restore(OVERHEAD, place, spread, SCALE_FIRST)
-    packet = f.small_udp(INSIDE_IPV4.here, first)
+    packet = f.small_udp(INSIDE_IPV4.local, first)
     return (
         Line(name, INGRESS, lambda mac: f.in_geneve(mac, inner), Outcome.DELIVERED if counted else None, True,
-             contestant, MapContents(scale=Scale(count, here=True)), restore=arriving),
+             contestant, MapContents(scale=Scale(count, local=True)), restore=arriving),
         Line(name, EGRESS, lambda _: f.sent_by_endpoint(packet), Outcome.SENT_DIRECT if counted else None, False,
-             contestant, MapContents(scale=Scale(count, here=False)), restore=leaving),
+             contestant, MapContents(scale=Scale(count, local=False)), restore=leaving),
     )  # fmt: skip
 
 

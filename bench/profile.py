@@ -67,7 +67,7 @@ PARTS = (
         "fixed = {.mac = {2, 0, 0, 0, 0, 1}}, *receiver = &fixed;",
     ),
     _ingress("inner Ethernet addresses", "lib/endpoint.h", r"(?<=\t)rewrite_ethernet\(ethernet, receiver\);"),
-    _ingress("taking the headers off", "lib/endpoint.h", r"if \(adjust_head\([^;]*;"),
+    _ingress("taking the headers off", "lib/endpoint.h", r"if \(remove_outer\([^;]*;"),
     _egress(
         "source checks",
         ("entry/from_endpoint.h", r"if \(!is_own_source\([^;]*;", ""),
@@ -91,7 +91,7 @@ PARTS = (
             "egress->fixed = (struct next_hop){{6, 0, 0, 0, 0, 2}, 1500};\n\thop = &egress->fixed;",
         ),
     ),
-    _egress("writing the headers", ("lib/encap.h", r"return write_over_ipv4\([^;]*;", "return sent;")),
+    _egress("writing the headers", ("lib/encap.h", r"if \(ipv6 \? !write_over_ipv6\([^;]*;", "")),
     Part("counters", (INGRESS, EGRESS), overlay="no_counters"),
 )
 """In the order of a packet's way."""

@@ -86,9 +86,11 @@ def profiled(rounds: Rounds, skipped: list[str]) -> Section:
 def group(rounds: Rounds, one: Group) -> Section:
     """Return the section on one group of lines, each beside the group's yardstick in its direction."""
     names = dict.fromkeys(line.name for line in one.lines)
-    here = [line.name for line in one.lines if line.name == one.yardstick]
-    yardstick = fw.qualified(one, one.yardstick) if here else one.yardstick
-    rows = [] if here else [(ONE_IN_ONE, *(cell for d in DIRECTIONS for cell in (number(median(rounds[d][OURS])), "")))]
+    inside = [line.name for line in one.lines if line.name == one.yardstick]
+    yardstick = fw.qualified(one, one.yardstick) if inside else one.yardstick
+    rows = (
+        [] if inside else [(ONE_IN_ONE, *(cell for d in DIRECTIONS for cell in (number(median(rounds[d][OURS])), "")))]
+    )
     for name in names:
         cells = []
         for direction in DIRECTIONS:

@@ -17,8 +17,8 @@ from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership, attach
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.net.netlink import Netlink
-from bench.frames import HERE_MAC, OVER_IPV4, PEER_MAC, THERE_MAC, VNI, VXLAN_PORT
-from bench.worlds import SLOT, Place
+from bench.frames import LOCAL_MAC, OVER_IPV4, PEER_MAC, REMOTE_MAC, VNI, VXLAN_PORT
+from bench.map_contents import SLOT, Place
 from controller_sim.lab.namespaces import NAMED, call_in, run_coroutine_in, run_in
 
 WIRE, TAP, FAR = "wire", "tap", "far"
@@ -128,7 +128,7 @@ class Host:
             f"link set {TAP} master br0",
             "link set br0 up",
         )
-        for mac, port in ((HERE_MAC, TAP), (THERE_MAC, "vx0")):
+        for mac, port in ((LOCAL_MAC, TAP), (REMOTE_MAC, "vx0")):
             command("bridge", "-n", self.namespace, "fdb", "add", mac.hex(":"), "dev", port, "master", "static")
 
 

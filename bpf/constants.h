@@ -36,6 +36,7 @@
 /* Times are in ticks of the kernel; agent/datapath/bpf/compiler.py defines TICKS_PER_SECOND. */
 #define DIRECT_LIFETIME (10LL * TICKS_PER_SECOND)
 #define DIRECT_RENEW	(1LL * TICKS_PER_SECOND) /* how often a path in use is confirmed in the map */
+#define CACHE_LIFETIME	DIRECT_RENEW /* of a copy in a per-CPU cache; a path is confirmed before its copy expires */
 
 #define DETOUR_LIFETIME (30LL * TICKS_PER_SECOND) /* after which a bouncer that misdirected a packet is tried again */
 #define MAX_ATTEMPTS	16 /* bouncers and dividers tried for one packet, which returns to its droplet after each */

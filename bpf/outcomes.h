@@ -2,7 +2,7 @@
 /*
  * What can happen to a packet: the enum is also the index into the map `outcomes`. tools/generate_outcomes.py writes
  * agent/datapath/bpf/outcomes.py from it. Every packet is counted once under RECEIVED and once under one of the others,
- * so the sums are equal.
+ * so the sums are equal. A GSO packet counts as its segments.
  */
 #ifndef DROPLET_OUTCOMES_H
 #define DROPLET_OUTCOMES_H
@@ -88,7 +88,8 @@
 	X(TOO_MANY_BOUNCES, "Forwarded between bouncers too often: their maps disagree.")                              \
 	X(ECN_NOT_CAPABLE, "The tunnel packet had a congestion mark, and the inner packet does not support ECN.")      \
 	X(SOURCE_ELSEWHERE, "The inner source is an endpoint of this host, or not on the VXLAN peer.")                 \
-	X(ALL_MISDIRECTED, "Every bouncer and divider that was tried sent it to a host without the endpoint.")
+	X(ALL_MISDIRECTED, "Every bouncer and divider that was tried sent it to a host without the endpoint.")         \
+	X(GSO_PACKET, "A GSO packet that no tunnel carries: not TCP or UDP, or UDP checksums are required.")
 
 #define ENUMERATOR(name, sentence) name,
 

@@ -64,8 +64,7 @@ struct network {
 	struct address gateway;
 	__u32 flags;
 	__u32 count;
-	__be32 broadcast; /* its IPv4 broadcast address; 0 if it has none: IPv6, or a prefix longer than /30 (RFC 3021)
-			   */
+	__be32 broadcast; /* of IPv4; 0 if it has none: IPv6, or a prefix longer than /30 (RFC 3021) */
 	__u32 pad;
 	struct address bouncers[MAX_SET];
 };
@@ -127,7 +126,8 @@ struct local_droplet {
 
 #define PATH_PINNED 1U /* the endpoint's network reaches others only through a divider */
 
-/* direct: overlay_key -> the droplet it was learnt on, from the outer source or RTS. Written by transit XDP. */
+/* direct: overlay_key -> the droplet it was learnt on, from the outer source or RTS. Written by transit XDP; the
+ * agent deletes. */
 struct direct_path {
 	struct address host;
 	__u64 flags;
@@ -163,7 +163,7 @@ struct cached_path {
 	__u32 flags;
 	struct address host;
 	__u64 generation;
-	__u64 expires_tick; /* DIRECT_RENEW after the path was confirmed */
+	__u64 expires_tick; /* CACHE_LIFETIME after the path was confirmed */
 };
 
 /* path_caches: 0 -> copies of entries in `direct`, by a hash of their keys; per CPU. Written by programs. */
@@ -175,7 +175,7 @@ struct cached_hop {
 	struct next_hop_key key;
 	struct next_hop hop;
 	__u64 generation;
-	__u64 expires_tick; /* DIRECT_RENEW after it was copied */
+	__u64 expires_tick; /* CACHE_LIFETIME after it was copied */
 };
 
 /* hop_caches: 0 -> copies of entries in `next_hops`, by a hash of their keys; per CPU. Written by programs. */
@@ -185,7 +185,7 @@ struct hop_cache {
 
 struct cached_slot {
 	__u64 generation;
-	__u64 expires_tick; /* DIRECT_RENEW after it was copied */
+	__u64 expires_tick; /* CACHE_LIFETIME after it was copied */
 	__u32 slot;	    /* with CACHED_IPV6 if it is that of an IPv6 address */
 	__u32 pad;
 };
@@ -289,9 +289,11 @@ struct tunnel {
 	__u8 tos;
 	__u8 ttl;
 	__u8 bounces;
-	__u8 flags;   /* TUNNEL_* */
-	__u8 rts;     /* RTS_* */
-	__u8 attempt; /* which bouncer or divider to select, see select_member() */
+	__u8 flags;    /* TUNNEL_* */
+	__u8 rts;      /* RTS_* */
+	__u8 attempt;  /* which bouncer or divider to select, see select_member() */
+	__u16 longest; /* tc: bytes of the longest packet that the inner frame will be cut into */
+	__u8 pad[6];
 } __attribute__((aligned(8)));
 
 /* The transport header of an inner packet. */
@@ -312,7 +314,8 @@ struct outer {
 	__u16 udp;	  /* offset of the UDP header in the frame */
 	__u16 ip_payload; /* bytes from the UDP header on */
 	__be16 vlan;
-	__u8 pad[2];
+	__u8 summed; /* 1: UDP has a checksum */
+	__u8 pad;
 };
 
 /* Offsets of our Geneve options in the frame; 0 for those that are absent. */
@@ -331,14 +334,16 @@ struct options {
  * CPU runs all programs of one frame before it starts the next frame.
  *
  * new_state() in state.h sets `called` and `length`, and clears what some paths read without writing it first:
- * packet.length and packet.kind, which say whether there is an IP packet, and all of `tunnel` from `headers` on. The
+ * packet.length and packet.kind, which say whether there is an IP packet, and `tunnel` from `headers` to `attempt`. The
  * rest still holds values of the previous frame, and every path writes it before reading it:
  *
  * - packet.from, to, tos and ttl: read_packet(), if it returns CONTINUE; from and to also by arp_from_endpoint();
- * - tunnel.peer.address, vni and origin: for a frame from the underlay read_outer() and parse_udp(), unless they drop
- *   it; for a frame of an endpoint the function that chooses the destination (peer.address), the entry program (vni)
- * and the function that adds the RTS option (origin); peer.interface: find_hop();
- * - transport: find_transport(), which every user calls first;
+ * - tunnel.peer.address, vni and origin: for a frame from the underlay read_outer() and parse_udp(), or they drop it;
+ *   for a frame of an endpoint whatever chooses the destination (peer.address), adds the RTS option (origin), and the
+ *   entry program (vni). tunnel.peer.interface: find_hop();
+ * - transport: find_transport(), which runs for every IP packet. Without one packet.length is 0, and nothing is done
+ *   with what transit errors reads here;
+ * - tunnel.longest and packets: begin_egress(), parse_inner() and new_state();
  * - reason and receiver: the caller; local and received_flags: transit XDP once it knows the local droplet;
  * - outer and options: the parser of frames from the underlay.
  *
@@ -354,9 +359,15 @@ struct frame_state {
 	__u32 receiver;	     /* transit XDP: ifindex of the local endpoint that receives it */
 	__u16 local;	     /* from a tunnel: index of the local droplet that received it */
 	__u8 received_flags; /* from a tunnel: tunnel.flags as parsed */
-	__u8 pad[5];
+	__u8 pad[3];
+	__u16 packets; /* tc: how many packets the frame stands for */
 	struct outer outer;
 	struct options options;
+};
+
+/* scratches: 0 -> bytes that a program of tc moves within a frame; per CPU. Written by programs. */
+struct scratch {
+	__u8 bytes[2048];
 };
 
 #define WATCHED_PROGRAM	  1U /* the kernel's id of one of our programs */

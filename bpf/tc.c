@@ -8,20 +8,20 @@
 /* As transit_xdp() in xdp.c. */
 int transit_tc(struct __sk_buff *ctx)
 {
-	linearize(ctx);
+	read_headers(ctx);
 	return process_underlay(ctx);
 }
 
 /* As transit_agent(). */
 int transit_agent_tc(struct __sk_buff *ctx)
 {
-	linearize(ctx);
+	read_headers(ctx);
 	return process_endpoint(ctx);
 }
 
 /* As transit_errors(). */
 int transit_errors_tc(struct __sk_buff *ctx)
 {
-	linearize(ctx);
+	read_headers(ctx);
 	return process_undeliverable(ctx);
 }

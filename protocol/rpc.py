@@ -11,13 +11,13 @@ from protocol.documents import KINDS, Address, Name, Objects
 from protocol.status import Counters, Status
 
 MAX_PAGE = 1000
-WAYS = ("same_host", "direct", "bouncer", "divider", "gateway", "none")
+ROUTES = ("same_host", "direct", "bouncer", "divider", "gateway", "none")
 PEER_STATES = ("up", "down", "unknown")
 ENCAPSULATIONS = ("geneve", "vxlan", "")
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
 KindName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": KINDS})]
-WayName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": WAYS})]
+RouteName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ROUTES})]
 PeerState = Annotated[str, msgspec.Meta(extra_json_schema={"enum": PEER_STATES})]
 EncapsulationName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ENCAPSULATIONS})]
 
@@ -63,15 +63,15 @@ class PathRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PathReply(msgspec.Struct, frozen=True):
     """The path according to the maps now.
 
-    `way` is `same_host`, `direct`, `bouncer`, `divider`, `gateway` (which answers on this host) or `none`. `hosts` are
-    the droplets' addresses that may be sent to (one is chosen by the flow's hash), by tunnels of `encapsulation`:
-    `geneve` or `vxlan`, empty where nothing leaves the host. `age` is the seconds since a learnt direct path was last
-    confirmed, `reason` says why there is no way: `outside_vpc`, `no_address` (the endpoint has none of that family), or
-    what the packet would be dropped for. `droplets` are the ids of `hosts`, in the same order, and `down` those of
+    `route` is `same_host`, `direct`, `bouncer`, `divider`, `gateway` (which answers on this host) or `none`; `reason`
+    says why there is no route: `outside_vpc`, `no_address` (the endpoint has none of that family), or what the packet
+    would be dropped for. `hosts` are the droplets' addresses that may be sent to (one is chosen by the flow's hash), by
+    tunnels of `encapsulation`: `geneve` or `vxlan`, empty where nothing leaves the host. `age` is the seconds since a
+    learnt direct path was last confirmed. `droplets` are the ids of `hosts`, in the same order, and `down` those of
     `hosts` that do not answer now: what is sent there is lost.
     """
 
-    way: WayName
+    route: RouteName
     hosts: tuple[str, ...] = ()
     learnt: bool = False
     age: float | None = None

@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 
-from agent.bus.client import Connection, publish_command
-from agent.bus.consumer import Report, acknowledgements_not_stored
-from agent.bus.jetstream import parse_headers, parse_pub_ack
+from agent.bus.connection.client import Connection, publish_command
+from agent.bus.connection.jetstream import parse_headers, parse_pub_ack
 from agent.bus.outbox import Outbox
-from protocol import subjects
+from agent.core.faults.tracker import ReportFaults
+from protocol import streams, subjects
+from protocol.status import Fault
 
 NO_RESPONDERS = 503
+
+
+def acknowledgements_not_stored(reason: str) -> Fault:
+    """Return the fault of acknowledgements that no stream stores."""
+    return Fault(
+        "acknowledgements_not_stored",
+        streams.ACK_STREAM,
+        reason,
+        f"the controller makes stream {streams.ACK_STREAM}; the agent goes on trying",
+    )
 
 
 class AckPublisher:
@@ -24,7 +35,7 @@ class AckPublisher:
         outbox: Outbox,
         changed: asyncio.Event,
         empty: asyncio.Event,
-        report: Report,
+        report: ReportFaults,
     ) -> None:
         self._host = host
         self._connection = connection

@@ -13,26 +13,29 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import structlog
 from nats.errors import Error as NatsError
-from structlog.typing import FilteringBoundLogger
 
 from agent.bus import rpc
 from agent.bus.ack_publisher import AckPublisher
-from agent.bus.admission import Admission
-from agent.bus.client import Connection, connect, publish_command
-from agent.bus.connection_errors import describe
-from agent.bus.connection_faults import VIOLATION_STANDS, ConnectionFaults
-from agent.bus.consumer import Report
-from agent.bus.documents import Delivery, DocumentLog
+from agent.bus.connection.client import Connection, connect, publish_command
+from agent.bus.connection.errors import describe
+from agent.bus.connection.faults import VIOLATION_STANDS, ConnectionFaults
+from agent.bus.connection.settings import BusSettings, is_open_to_others, shown
+from agent.bus.connection.tasks import end
+from agent.bus.consumer.admission import Admission
+from agent.bus.consumer.documents import DocumentLog
+from agent.bus.consumer.reader import ConsumerReader, Record, Shared, record_nothing
+from agent.bus.consumer.snapshot import ConsumerConflicts
 from agent.bus.outbox import Outbox
-from agent.bus.reader import ConsumerReader, Record, Shared, record_nothing
-from agent.bus.settings import BusSettings, is_open_to_others, shown
-from agent.bus.snapshot import ConsumerConflicts
-from agent.bus.tasks import end
+from agent.core.config.delivery import Delivery
+from agent.core.faults.tracker import ReportFaults
 from protocol import codec, permissions, subjects
 from protocol.acknowledgements import Acknowledgement
 from protocol.signed_versions import SignedVersion
 from protocol.status import AgentState, Event, Status
+
+log = structlog.get_logger()
 
 FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 5.0
@@ -66,8 +69,7 @@ class Bus:
         host: str,
         settings: BusSettings,
         handler: Handler,
-        log: FilteringBoundLogger,
-        report: Report = lambda _source, _faults: None,
+        report: ReportFaults = lambda _source, _faults: None,
         boot: str = "",
         versions: Mapping[str, SignedVersion] | None = None,
     ) -> None:
@@ -78,7 +80,6 @@ class Bus:
         self._host = host
         self._settings = settings
         self._handler = handler
-        self._log = log
         self._report = report
         self._boot = boot
         self._shared = Shared(DocumentLog(host, Admission(settings.trusted_publishers, versions)), ConsumerConflicts())
@@ -89,7 +90,7 @@ class Bus:
         self._outbox_empty = asyncio.Event()
         self._outbox_empty.set()
         self._connection: Connection | None = None
-        self._faults = ConnectionFaults(host, settings.servers, report, log)
+        self._faults = ConnectionFaults(host, settings.servers, report)
 
     @property
     def connected(self) -> bool:
@@ -118,7 +119,7 @@ class Bus:
             async with asyncio.timeout(timeout):
                 await self._outbox_empty.wait()
         except TimeoutError:
-            self._log.warning("acknowledgements_unconfirmed", documents=len(self._outbox))
+            log.warning("acknowledgements_unconfirmed", documents=len(self._outbox))
             return False
         return True
 
@@ -126,7 +127,7 @@ class Bus:
         """Stay connected until cancelled."""
         seed = self._settings.nkey_seed_file
         if seed is not None and is_open_to_others(seed):
-            self._log.warning("nkey_seed_readable_by_others", file=seed, remedy="chmod 0600")
+            log.warning("nkey_seed_readable_by_others", file=seed, remedy="chmod 0600")
         backoff = FIRST_BACKOFF
         turn = 0
         while True:
@@ -153,7 +154,7 @@ class Bus:
             return False
         self._faults.connected()
         self._connection = connection
-        self._log.info("bus_connected", server=shown(server))
+        log.info("bus_connected", server=shown(server))
         try:
             worked, reason = await self._serve(server, connection)
             self._faults.disconnected(server, reason)
@@ -162,7 +163,7 @@ class Bus:
             self._connection = None
             self._outbox.disconnect()
             await connection.close()
-            self._log.info("bus_connection_closed", server=shown(server))
+            log.info("bus_connection_closed", server=shown(server))
 
     async def _serve(self, server: str, connection: Connection) -> tuple[bool, str]:
         """Run one connection's tasks until it ends; return whether it ever worked, and why it ended."""
@@ -173,7 +174,6 @@ class Bus:
             self._handler,
             self._report,
             self._publish_event,
-            self._log,
             self.record,
         )
         ack_publisher = AckPublisher(
@@ -195,12 +195,12 @@ class Bus:
         if failures and not connection.lost.is_set():
             reason = describe(failures[0])
             if not isinstance(failures[0], ConnectionError | NatsError):
-                self._log.error("bus_connection_failed", server=shown(server), reason=reason, exc_info=failures[0])
+                log.error("bus_connection_failed", server=shown(server), reason=reason, exc_info=failures[0])
             return reader.progressed, reason
         return reader.progressed, "the connection was lost"
 
     async def _answer_questions(self, connection: Connection) -> None:
-        await rpc.serve(connection, self._host, self._handler.ask, self._log)
+        await rpc.serve(connection, self._host, self._handler.ask)
         await connection.lost.wait()
 
     async def _watch_for_duplicates(self, connection: Connection) -> None:

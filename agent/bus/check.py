@@ -12,18 +12,18 @@ from typing import NamedTuple
 import nkeys
 from nats.errors import Error as NatsError
 
-from agent.bus.client import Connection, connect
-from agent.bus.connection_errors import describe
-from agent.bus.consumer import (
+from agent.bus.connection.client import Connection, connect
+from agent.bus.connection.errors import describe
+from agent.bus.connection.faults import permission_violation
+from agent.bus.connection.jetstream import ConsumerInfo, parse_consumer_info
+from agent.bus.connection.settings import BusSettings, shown, tls_context
+from agent.bus.consumer.faults import (
     consumer_missing,
     consumer_paused,
     consumer_unusable,
     documents_waiting,
-    permission_violation,
-    unusable,
+    unusable_settings,
 )
-from agent.bus.jetstream import ConsumerInfo, parse_consumer_info
-from agent.bus.settings import BusSettings, shown, tls_context
 from protocol import permissions, streams
 from protocol.status import Fault
 
@@ -119,7 +119,7 @@ def _consumer_fault(host: str, info: ConsumerInfo) -> Fault | None:
     """Return why a consumer delivers no documents, None if it does."""
     if info.error is not None:
         return consumer_missing(host, info.error.description)
-    if reasons := unusable(info, host):
+    if reasons := unusable_settings(info, host):
         return consumer_unusable(host, reasons)
     if not info.paused:
         return None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import structlog
 from nats import micro
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error, MaxPayloadError
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
-from structlog.typing import FilteringBoundLogger
 
 from agent import __version__
 from protocol import micro as conventions
 from protocol import subjects
+
+log = structlog.get_logger()
 
 MAX_ERROR = 1000
 """The most characters of an error's text, which travels in a header: a wrong value may be as long as a message."""
@@ -38,7 +40,7 @@ def unknown_method(verb: str) -> RpcError:
     return RpcError(404, f"unknown method {verb[:MAX_WORD]!r}; known methods are {', '.join(subjects.RPC_VERBS)}")
 
 
-async def serve(client: Client, host: str, ask: Ask, log: FilteringBoundLogger) -> Service:
+async def serve(client: Client, host: str, ask: Ask) -> Service:
     """Serve every verb's subject of a host for the lifetime of the client.
 
     A plain subscription refuses every other verb. It is no endpoint of the service, whose queue group it would share:
@@ -54,14 +56,12 @@ async def serve(client: Client, host: str, ask: Ask, log: FilteringBoundLogger) 
     service = await micro.add_service(client, config)
     for verb in subjects.RPC_VERBS:
         subject = subjects.rpc(host, verb)
-        await service.add_endpoint(
-            EndpointConfig(name=verb, subject=subject, handler=_handler(subject, verb, ask, log))
-        )
-    await client.subscribe(subjects.rpc(host, "*"), cb=_refuser(host, log))
+        await service.add_endpoint(EndpointConfig(name=verb, subject=subject, handler=_handler(subject, verb, ask)))
+    await client.subscribe(subjects.rpc(host, "*"), cb=_refuser(host))
     return service
 
 
-def _refuser(host: str, log: FilteringBoundLogger) -> Callable[[Msg], Awaitable[None]]:
+def _refuser(host: str) -> Callable[[Msg], Awaitable[None]]:
     """Return a handler that answers requests for unknown verbs and ignores the others."""
     known = {subjects.rpc(host, verb) for verb in subjects.RPC_VERBS}
 
@@ -71,22 +71,22 @@ def _refuser(host: str, log: FilteringBoundLogger) -> Callable[[Msg], Awaitable[
     async def handle(message: Msg) -> None:
         if message.subject not in known:
             verb = message.subject.rpartition(".")[2]
-            await _handler(subjects.rpc(host, verb), verb, fail, log)(Request(message))
+            await _handler(subjects.rpc(host, verb), verb, fail)(Request(message))
 
     return handle
 
 
-def _handler(subject: str, verb: str, ask: Ask, log: FilteringBoundLogger) -> Callable[[Request], Awaitable[None]]:
+def _handler(subject: str, verb: str, ask: Ask) -> Callable[[Request], Awaitable[None]]:
     async def handle(request: Request) -> None:
         try:
-            await _answer(request, subject, verb, ask, log)
+            await _answer(request, subject, verb, ask)
         except (Error, ValueError) as error:
             log.warning("reply_not_sent", verb=verb, reason=str(error) or type(error).__name__)
 
     return handle
 
 
-async def _answer(request: Request, subject: str, verb: str, ask: Ask, log: FilteringBoundLogger) -> None:
+async def _answer(request: Request, subject: str, verb: str, ask: Ask) -> None:
     if request.subject != subject:
         # A consumer's delivery to a reply subject that another host chose: its reply would go to that consumer.
         log.warning("request_refused", subject=request.subject, reason="a consumer delivered it")

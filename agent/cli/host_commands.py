@@ -106,7 +106,7 @@ def path(access: Access, host: str, endpoint: str, destination: str, output: str
             click.echo(machine({**question, **msgspec.to_builtins(answer)}, output), nl=False)
         else:
             click.echo(tables.path_line(endpoint, destination, answer))
-        if answer.way == "none":
+        if answer.route == "none":
             raise click.exceptions.Exit(1)
 
     run(access, work)

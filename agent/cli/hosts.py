@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.cli.session import Access, NotAnswered, Session, session
+from agent.cli.session import Access, RequestFailed, Session, session
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ async def of_all(names: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> di
     answers = await asyncio.gather(*(ask(name) for name in names), return_exceptions=True)
     found: dict[str, T] = {}
     for name, answer in zip(names, answers, strict=True):
-        if isinstance(answer, NotAnswered):
+        if isinstance(answer, RequestFailed):
             click.echo(f"Error: {answer.format_message()}", err=True)
         elif isinstance(answer, BaseException):
             raise answer

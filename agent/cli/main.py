@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from agent import __version__
-from agent.bus.settings import BusSettings
+from agent.bus.connection.settings import BusSettings
 from agent.cli import host_commands, message_commands
 from agent.cli.configuration import Configuration, read_configuration
 from agent.cli.options import seconds

@@ -12,7 +12,7 @@ from agent.cli import tables
 from agent.cli.hosts import run
 from agent.cli.options import host_name, output_option
 from agent.cli.output import TABLES, machine
-from agent.cli.session import Access, NotAnswered, Session, read_acknowledgement
+from agent.cli.session import Access, RequestFailed, Session, read_acknowledgement
 from protocol import codec, subjects
 from protocol.errors import DocumentError
 from protocol.status import Event
@@ -46,7 +46,7 @@ def acks(access: Access, watch: bool, host: str | None, document: str | None, co
         coming = await bus.watch(wanted) if watch else None
         found = await bus.stored_acknowledgements(wanted)
         if not found and not watch and (host or document):
-            raise NotAnswered(f"no acknowledgement of {' for '.join(filter(None, (host, document)))} in the stream")
+            raise RequestFailed(f"no acknowledgement of {' for '.join(filter(None, (host, document)))} in the stream")
         if output in TABLES:
             tables.acknowledgements(found, output == "wide")
         elif not watch:

@@ -16,10 +16,10 @@ import msgspec
 from nats.errors import Error, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from agent.bus.client import Connection, connect, publish_command
-from agent.bus.connection_errors import describe
-from agent.bus.jetstream import parse_headers
-from agent.bus.settings import BusSettings, shown
+from agent.bus.connection.client import Connection, connect, publish_command
+from agent.bus.connection.errors import describe
+from agent.bus.connection.jetstream import parse_headers
+from agent.bus.connection.settings import BusSettings, shown
 from agent.cli.permission_errors import PermissionDenied, PermissionErrors
 from protocol import codec, permissions, rpc, status, streams, subjects
 from protocol.acknowledgements import Acknowledgement
@@ -37,8 +37,8 @@ PAGE = 500
 """Acknowledgements in one page of a direct get."""
 
 
-class NotAnswered(click.ClickException):
-    """A host did not answer, or the requested object does not exist."""
+class RequestFailed(click.ClickException):
+    """A host does not reply, replies with an error, or has nothing of what was asked for."""
 
     exit_code = 1
 
@@ -95,25 +95,25 @@ class Session:
         self._permission_errors = permission_errors
 
     async def ask(self, host: str, verb: str, question: msgspec.Struct | None, into: type[T]) -> T:
-        """Return a host's answer; raise NotAnswered, or PermissionDenied if the server refuses it."""
+        """Return a host's answer; raise RequestFailed, or PermissionDenied if the server refuses it."""
         body = b"" if question is None else codec.encode(question)
         subject = subjects.rpc(host, verb)
         try:
             request = self.connection.request(subject, body, timeout=self._access.timeout)
             answer = await self._permission_errors.unless(request, subject)
         except NoRespondersError:
-            raise NotAnswered(
+            raise RequestFailed(
                 f"{host} does not answer: its agent is down, or there is no such host (a host, not a droplet)"
             ) from None
         except NatsTimeoutError:
-            raise NotAnswered(f"{host} did not answer within {self._access.timeout:g} seconds (--timeout)") from None
+            raise RequestFailed(f"{host} did not answer within {self._access.timeout:g} seconds (--timeout)") from None
         headers = answer.headers or {}
         if "Nats-Service-Error" in headers:
-            raise NotAnswered(f"{host}: {headers['Nats-Service-Error']}")
+            raise RequestFailed(f"{host}: {headers['Nats-Service-Error']}")
         try:
             return codec.decode(answer.data, into)
         except DocumentError as error:
-            raise NotAnswered(
+            raise RequestFailed(
                 f"the reply of {host} cannot be decoded; its agent may have another version: {error}"
             ) from None
 
@@ -136,12 +136,12 @@ class Session:
         return sorted(found)
 
     async def call(self, host: str | None) -> Call:
-        """Return the one host that was named, or all; raise NotAnswered if there is none."""
+        """Return the one host that was named, or all; raise RequestFailed if there is none."""
         if host is not None:
             return Call([host], [])
         present, known = await asyncio.gather(self.hosts(), self._known_hosts())
         if not present and not known:
-            raise NotAnswered(
+            raise RequestFailed(
                 f"no host answered within {self._access.wait:g} seconds (--wait); check that agents use this bus"
             )
         return Call(present, sorted(known - set(present)))
@@ -153,7 +153,7 @@ class Session:
         """
         try:
             found = await self.stored_acknowledgements(streams.ACK_SUBJECTS, self._access.wait)
-        except (NotAnswered, PermissionDenied):  # a monitor need not be allowed to read them
+        except (RequestFailed, PermissionDenied):  # a monitor need not be allowed to read them
             return set()
         return {host for host, item in found if not item.removed}
 
@@ -236,9 +236,9 @@ class Session:
             async with asyncio.timeout(patience):
                 code, pending = await self._permission_errors.unless(end, subject)
         except TimeoutError:
-            raise NotAnswered(NO_ACKS) from None
+            raise RequestFailed(NO_ACKS) from None
         if code not in (204, 404):
-            raise NotAnswered(NO_ACKS)
+            raise RequestFailed(NO_ACKS)
         return page, pending > 0
 
     async def watch(self, subject: str) -> AsyncIterator[tuple[str, bytes]]:

@@ -224,9 +224,9 @@ def counted(number: int, thing: str) -> str:
 
 def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
     """Format the path of a packet in one line."""
-    if answer.way == "none":
+    if answer.route == "none":
         return f"{endpoint} -> {destination}: no route: {NO_ROUTE.get(answer.reason, answer.reason)}"
-    parts = [answer.way.replace("_", " ")]
+    parts = [answer.route.replace("_", " ")]
     if answer.hosts:
         parts.append("to " + " or ".join(_hosts(answer)))
     if answer.encapsulation:

@@ -1,1 +1,1 @@
-"""The pure core: documents in, desired state, plan and verdicts out. No I/O and no clock."""
+"""The pure core: documents in, desired state, plan and the documents' states out. No I/O and no clock."""

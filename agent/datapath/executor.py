@@ -28,6 +28,7 @@ from agent.core.plan.recurring_failures import RecurringFailures
 from agent.core.plan.remedies import explain, step_of
 from agent.datapath.attach.transit import Transit
 from agent.datapath.bpf.maps import Map, Refused
+from agent.datapath.mode_follower import ModeFollower
 from agent.datapath.net.threads import in_thread
 from agent.datapath.veth.pairs import Links
 from agent.errors import explain_error
@@ -43,10 +44,11 @@ log = structlog.get_logger()
 class Executor:
     """The only place where actions become kernel calls."""
 
-    def __init__(self, maps: dict[MapName, Map], links: Links, transit: Transit) -> None:
+    def __init__(self, maps: dict[MapName, Map], links: Links, transit: Transit, follower: ModeFollower) -> None:
         self._maps = maps
         self._links = links
         self._transit = transit
+        self._follower = follower
         self._recurring = RecurringFailures()
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
@@ -89,10 +91,17 @@ class Executor:
             case DeleteVeth(endpoint, ifindex):
                 await self._links.delete_veth(endpoint, ifindex)
             case AttachTransit(ifindex):
-                await self._transit.attach(ifindex)
+                await self._attach_transit(ifindex)
             case DetachTransit(ifindex):
                 await self._transit.detach(ifindex)
         return []
+
+    async def _attach_transit(self, ifindex: int) -> None:
+        """Attach transit XDP, then decide the mode again: some drivers report what they support only then."""
+        attached = await self._transit.attach(ifindex)
+        await self._follower.follow()
+        await self._transit.detach_refused(ifindex)
+        log.info("transit_attached", ifindex=ifindex, program=attached.program_id, mode=attached.mode)
 
     async def _forget_paths_to(self, hosts: set[bytes]) -> None:
         """Remove direct paths to droplets that are no longer known: a fresh path counts as proof of a known droplet."""

@@ -105,7 +105,6 @@ class Kernel:
         self._old_pins = LogOnce()
         self.foreign: dict[int, Fault] = {}
         """A fault for each interface with another owner's program in the place of ours, by ifindex, as last read."""
-        self._uplinks = uplinks
         self.features = with_uplinks(config.features, uplinks)
         """The features that the programs are compiled with."""
         own = ProgramOwnership(self._owns, bpf.program_by_id, partial(owner_of, pins=config.pins))
@@ -126,9 +125,8 @@ class Kernel:
             lambda ifindex: programs.load_for_card(compiled, TRANSIT_XDP, descriptors, ifindex, config.instance),
             self._leave_tags_on,
         )
-        self.transit.attached_hook = self.follow_modes
-        self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns)
-        self.executor = Executor(maps, self.links, self.transit)
+        self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns, uplinks)
+        self.executor = Executor(maps, self.links, self.transit, self._follower)
         self.neighbours = NeighbourWatch(uplinks, maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None
         self.failures = LostFrameCounter(compiled, maps, config.pins, config.count_lost_frames)
@@ -166,7 +164,7 @@ class Kernel:
             )
             undo.callback(programs.close, loaded)
             kernel = cls(config, netlink, maps, loaded, compiled, uplinks)
-            await kernel._follower.look(uplinks)
+            await kernel._follower.look()
             undo.pop_all()
             return kernel
 
@@ -174,7 +172,7 @@ class Kernel:
         """Begin to follow neighbours and the uplinks' XDP features, and move programs to the mode that they allow."""
         await self.neighbours.start()
         self._feature_events = await FeatureEvents.start(self.neighbours.uplinks_changed.set)
-        await self.follow_modes()
+        await self._follower.follow()
 
     async def close(self) -> None:
         """Close descriptors and sockets and end the neighbour watch. Everything that forwards traffic stays."""
@@ -224,15 +222,16 @@ class Kernel:
         self.queries.clear_endpoint_counters(slot)
 
     async def uplinks(self) -> tuple[Uplink, ...]:
-        """Read the uplinks only; OSError (ENODEV) when one is gone."""
-        found = await read_uplinks(self._netlink, self.config.interfaces, self.transit.ids)
-        self._take(found)
-        await self.follow_modes()
-        return found
+        """Read the uplinks, and change nothing; OSError (ENODEV) when one is gone."""
+        return await read_uplinks(self._netlink, self.config.interfaces, self.transit.ids)
 
-    async def follow_modes(self) -> None:
-        """Move all attached programs to the mode that the uplinks allow now; OSError (ENODEV) if an uplink is gone."""
-        await self._follower.follow(self._uplinks)
+    async def follow_modes(self, uplinks: Sequence[Uplink]) -> None:
+        """Move all attached programs to the mode that these uplinks allow; OSError (ENODEV) if one is gone.
+
+        Their hardware is also set to leave VLAN tags in frames where the programs need these.
+        """
+        self._take(uplinks)
+        await self._follower.follow()
 
     def read_device_losses(self) -> dict[str, int]:
         """Return how many redirected frames the uplinks' drivers report as not sent, by uplink, if any."""
@@ -249,8 +248,12 @@ class Kernel:
         own = pinned_program_ids(self.config.pins) | self.transit.ids
         self.failures.tend(own, {one for uplink in self._uplinks for one in (uplink.carrier, *uplink.ingress)})
 
-    def _take(self, uplinks: tuple[Uplink, ...]) -> None:
-        self._uplinks = uplinks
+    @property
+    def _uplinks(self) -> Sequence[Uplink]:
+        return self._follower.uplinks
+
+    def _take(self, uplinks: Sequence[Uplink]) -> None:
+        self._follower.uplinks = uplinks
         for carrier in {uplink.carrier for uplink in uplinks if uplink.transit}:
             with contextlib.suppress(OSError):  # already reported on attaching
                 self._leave_tags_on(carrier)

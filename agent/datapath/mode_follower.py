@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
@@ -24,8 +24,16 @@ class ModeFollower:
     """Decides the mode from the current uplinks, and reattaches programs that run in the wrong one."""
 
     def __init__(
-        self, netlink: Netlink, modes: AttachModes, transit: Transit, links: Links, owned: Callable[[int], bool]
+        self,
+        netlink: Netlink,
+        modes: AttachModes,
+        transit: Transit,
+        links: Links,
+        owned: Callable[[int], bool],
+        uplinks: Sequence[Uplink],
     ) -> None:
+        self.uplinks = uplinks
+        """The uplinks as last read: the mode depends on them."""
         self._netlink = netlink
         self._modes = modes
         self._transit = transit
@@ -39,22 +47,22 @@ class ModeFollower:
         """Close the socket; all programs stay attached."""
         self._query.close()
 
-    async def look(self, uplinks: Collection[Uplink]) -> bool:
+    async def look(self) -> bool:
         """Decide, and change nothing in the kernel; return whether programs must run in another mode now."""
-        changed = self._modes.take(await read_devices(self._netlink, list(uplinks), self._query, self._owned))
+        changed = self._modes.take(await read_devices(self._netlink, self.uplinks, self._query, self._owned))
         self._followed = self._followed and not changed
         return changed
 
-    async def follow(self, uplinks: Collection[Uplink]) -> None:
+    async def follow(self) -> None:
         """Decide, and reattach programs in the wrong mode. Refusals of the kernel are retried by the next call.
 
         OSError: ENODEV when an uplink is gone.
         """
         for _ in range(MOST_TURNS):
-            await self.look(uplinks)
+            await self.look()
             if self._followed:
                 return
-            self._followed = await self._reattach({uplink.carrier for uplink in uplinks})
+            self._followed = await self._reattach({uplink.carrier for uplink in self.uplinks})
 
     async def _reattach(self, carriers: Collection[int]) -> bool:
         try:

@@ -19,7 +19,7 @@ from agent.core.kinds import catalogue
 from agent.core.model.endpoint_slots import host_ifname
 from agent.core.model.map_layout import MapName
 from agent.core.plan.diff import Suspects
-from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.plan.observed import ObservationError, Observed, ObservedPeer, ObservedVeth
 from agent.core.plan.remedies import Step
 from agent.datapath.attach.attach_modes import fits
 from agent.datapath.attach.uplinks import read_uplinks
@@ -39,10 +39,6 @@ _NOT_THERE = frozenset(
 """The errnos that mean that a namespace does not exist. Any other error leaves the peer unknown."""
 
 log = structlog.get_logger()
-
-
-class ObservationError(Exception):
-    """The kernel could not be read completely; nothing may be concluded from what was seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.core.model.overhead import path_mtu_for_ipv6
 from agent.core.probe.paths import PathEvent, PathEventKind
@@ -22,14 +22,15 @@ _WORDS = {
 }
 _WORDS_UNREACHABLE = {PathEventKind.DOWN: "nothing leads there", PathEventKind.UP: "can be reached again"}
 
+log = structlog.get_logger()
+
 
 class PathEvents:
     """The path events that are not published yet."""
 
-    def __init__(self, publish: Callable[[str, tuple[str, ...]], None], log: FilteringBoundLogger) -> None:
+    def __init__(self, publish: Callable[[str, tuple[str, ...]], None]) -> None:
         """Call `publish` with the kind and the lines of each event."""
         self._publish = publish
-        self._log = log
         self._waiting: dict[PathEventKind, list[PathEvent]] = {}
         self._next_at = 0.0
 
@@ -45,7 +46,7 @@ class PathEvents:
             lines = [_line(event, name) for event in all_[:EVENT_LINES]]
             if len(all_) > EVENT_LINES:
                 lines.append(f"and {len(all_) - EVENT_LINES} more")
-            self._log.warning("paths_changed", kind=kind.value, detail=lines)
+            log.warning("paths_changed", kind=kind.value, detail=lines)
             self._publish(kind.value, tuple(lines))
 
 

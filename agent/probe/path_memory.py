@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from agent.core.faults.tracker import ReportFaults
 from agent.core.probe.paths import NO_PATH_RECORDS, Path, PathRecord, PathRecords
-from agent.reconcile.store import Store, StoredPath, StoreError, not_saved
+from agent.store.store import Store, StoredPath, StoreError, not_saved
 
 Save = Callable[[Mapping[Path, PathRecord | None]], bool]
 """Called with changed path records, None for those to drop; returns False if they could not be saved."""

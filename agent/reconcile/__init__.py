@@ -1,1 +1,1 @@
-"""From documents to the kernel and back: reconciler, resync, retries, acknowledgements, store."""
+"""From documents to the kernel and back: reconciler, resync, retries, acknowledgements."""

@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from agent.core.config.ack_tracker import AckTracker
 from agent.core.config.desired_state import Desired
-from agent.core.config.registry import Registry, Verdict
+from agent.core.config.registry import DocumentStatus, Registry
 from agent.core.config.truncation import first
 from agent.core.faults.log_once import LogOnce
 from agent.reconcile.retry import Retries
@@ -41,7 +41,7 @@ class Acknowledgements:
         known = documents.entries.keys() & set(names)
         self._schedule(documents, known)
         for name in sorted(known.difference(postponed), key=documents.newest):
-            verdict = desired.verdict(name)
+            verdict = desired.status(name)
             if self.tracker.record(verdict, now):
                 self._acknowledge(verdict, now)
             documents.forget(name)
@@ -54,7 +54,7 @@ class Acknowledgements:
             self._retries.failed(name, latest.revision if latest else 0)
         self._retries.succeeded(names - failing)
 
-    def _acknowledge(self, verdict: Verdict, now: float) -> None:
+    def _acknowledge(self, verdict: DocumentStatus, now: float) -> None:
         remaining = self._retries.remaining(verdict.name)
         answer = acknowledgement(verdict, now, None if remaining is None else now + remaining)
         self._send(answer)
@@ -65,7 +65,7 @@ class Acknowledgements:
                 self._log.warning("document_rejected", document=verdict.name, path=error.path, reason=error.message)
 
 
-def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Acknowledgement:
+def acknowledgement(verdict: DocumentStatus, at: float, retry_at: float | None) -> Acknowledgement:
     """Return the acknowledgement of a verdict that holds since `at`; `retry_at` is sent if the kernel refused a part.
 
     Long lists are truncated and end with the number of omitted items, because messages on the bus have a limited size.
@@ -85,7 +85,7 @@ def acknowledgement(verdict: Verdict, at: float, retry_at: float | None) -> Ackn
     )
 
 
-def _is_retried(verdict: Verdict) -> bool:
+def _is_retried(verdict: DocumentStatus) -> bool:
     """Return whether a document is retried: not if only the host's interfaces lack something."""
     return verdict.state is State.FAILED and bool(verdict.failures or not verdict.lacking)
 

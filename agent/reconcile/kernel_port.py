@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agent.core.model.features import Features
@@ -46,7 +46,11 @@ class KernelPort(Protocol):
         ...
 
     async def uplinks(self) -> tuple[Uplink, ...]:
-        """Read the uplinks only; OSError (ENODEV) when one is gone."""
+        """Read the uplinks, and change nothing; OSError (ENODEV) when one is gone."""
+        ...
+
+    async def follow_modes(self, uplinks: Sequence[Uplink]) -> None:
+        """Move all attached programs to the mode that these uplinks allow; OSError (ENODEV) if one is gone."""
         ...
 
     def is_transit_attached(self, ifindex: int) -> bool:

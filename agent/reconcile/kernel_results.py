@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from agent.core.config.desired_state import Change, Desired
-from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.plan.actions import EnsureVeth, Failure
 from agent.core.plan.attribution import attribute_failures, is_removal
-from agent.reconcile.last_good import LastGood
+from agent.store.last_good import LastGood
 from protocol.acknowledgements import KernelFailure
 
 
@@ -75,11 +74,11 @@ class KernelResults:
 
     def _note_waiting(self, failures: Iterable[Failure]) -> None:
         """Record the namespaces in which endpoints were refused; forget those of documents that no longer fail."""
-        before, documents = self.waiting_for(), self._desired.documents
+        before = self.waiting_for()
         for failure in failures:
             if isinstance(failure.action, EnsureVeth):
                 veth = failure.action.veth
-                owner = documents.owner(ENDPOINTS, veth.endpoint)
+                owner = self._desired.owner_of_veth(veth.endpoint)
                 self._waiting.setdefault(veth.namespace, set()).update({owner} if owner is not None else ())
         still = {one: {name for name in names if self.fails(name)} for one, names in self._waiting.items()}
         self._waiting = {one: names for one, names in still.items() if names}

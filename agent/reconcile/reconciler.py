@@ -13,9 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.config.desired_state import Desired
-from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.plan.actions import Action, EnsureVeth, Failure
@@ -54,9 +53,9 @@ class Reconciler:
         self._underlay = underlay
         self._log = log
         self._step = asyncio.Lock()
-        """Held by one step at a time. It is never held together with another lock."""
+        """Held by one step at a time, never together with the resync's. The data path has locks of its own below."""
         self._listed: set[str] = set()
-        self._settling: set[str] | None = None
+        self._in_progress: set[str] | None = None
         """The documents being reconciled; kept if an exception ends a step early."""
         self._recordings: list[set[str]] = []
 
@@ -136,7 +135,8 @@ class Reconciler:
         """Remove documents that the stream does not list. If some of `names` are not absent, return these, remove none.
 
         Return None and remove nothing while the snapshot is incomplete. With `objects`, objects that no document
-        explains may be removed from the kernel too.
+        explains may be removed from the kernel too. ObservationError: the documents are removed, but the kernel could
+        not be read; the next resync removes the rest.
         """
         async with self._step:
             if not self.in_sync:
@@ -146,10 +146,11 @@ class Reconciler:
             if others:
                 return others
             documents.sweep(sorted(wanted))
+            if objects:
+                self.removals.remove_unexplained()
             await self._reconcile(wanted)
             self._log.info("documents_swept", documents=sorted(wanted), objects=objects)
             if objects:
-                self.removals.remove_unexplained()
                 await self._repair_all()
         return []
 
@@ -173,9 +174,9 @@ class Reconciler:
     # The kernel
 
     @contextlib.contextmanager
-    def settled_meanwhile(self) -> Iterator[set[str]]:
+    def applied_meanwhile(self) -> Iterator[set[str]]:
         """Collect the names of documents that are applied from now on, or are being applied."""
-        names = set(self._settling or ())
+        names = set(self._in_progress or ())
         self._recordings.append(names)
         try:
             yield names
@@ -183,7 +184,7 @@ class Reconciler:
             self._recordings = [one for one in self._recordings if one is not names]
 
     async def recheck(self, diff: KernelDiff, meanwhile: Collection[str]) -> list[Action]:
-        """Return the actions for persisting differences; `meanwhile`: see `settled_meanwhile`. Changes nothing."""
+        """Return the actions for persisting differences; `meanwhile`: see `applied_meanwhile`. Changes nothing."""
         async with self._step:
             return await recheck(self._kernel, self.desired, diff, meanwhile)
 
@@ -209,7 +210,7 @@ class Reconciler:
             veths = {id_: veth for id_, veth in self.desired.veths.items() if veth.namespace in namespaces}
             found = await missing(self._kernel, self.desired, DesiredEntries(veths=veths))
             actions = [action for action in found if isinstance(action, EnsureVeth)]
-            owners = {owner for id_ in veths if (owner := documents.owner(ENDPOINTS, id_)) is not None}
+            owners = {owner for id_ in veths if (owner := self.desired.owner_of_veth(id_)) is not None}
             return await self._apply_diff(actions, owners - self.results.remains.keys()) if actions else []
 
     async def retry(self, names: Collection[str]) -> bool:
@@ -266,10 +267,10 @@ class Reconciler:
 
         If an exception ended the last step early, its progress is unknown, so the kernel is compared first.
         """
-        interrupted, affected = self._settling is not None, {*mentioned, *(self._settling or ())}
-        self._settling = affected
+        interrupted, affected = self._in_progress is not None, {*mentioned, *(self._in_progress or ())}
+        self._in_progress = set(affected)
         had_droplet = bool(self.desired.resolved.own_droplets())
-        await self._settle_changes(affected)
+        affected |= await self._apply_changes()
         if interrupted:
             found = plan_diff(await diff_kernel(self._kernel, self.desired))
             failures = await self._kernel.executor.run(self.removals.explained(self.removals.allowed(found)))
@@ -277,21 +278,24 @@ class Reconciler:
         self._underlay.follow(self.desired.resolved)
         if had_droplet != bool(self.desired.resolved.own_droplets()):
             affected |= self.desired.documents.entries.keys()
+            self._in_progress |= affected
         if affected:
             await self._verify_attached(affected)
             note_shortfalls(self.desired, self._underlay.found, affected, self._log)
         self.acknowledgements.send(self.desired, affected, self.removals.postponed)
-        self._settling = None
+        self._in_progress = None
 
-    async def _settle_changes(self, concerned: set[str]) -> None:
-        """Resolve and execute until nothing changes any more; add the examined documents to `concerned`."""
+    async def _apply_changes(self) -> set[str]:
+        """Resolve and execute until nothing changes any more; return the examined documents."""
+        examined: set[str] = set()
         retried = False
         while True:
             slots = self.desired.resolved.slots
             change = self.desired.resolve(removing=self.in_sync)
             if not change.affected:
-                return
-            concerned |= change.affected
+                return examined
+            examined |= change.affected
+            self._in_progress = {*(self._in_progress or ()), *change.affected}
             self._record(change.affected)
             for endpoint in change.after.veths.keys() - change.before.veths.keys():
                 slot = change.after.veths[endpoint].ifindex - IFINDEX_BASE

@@ -1,6 +1,7 @@
 """Decides what may be removed from the kernel: nothing before the snapshot is complete, nor objects of unknown origin.
 
-Pure: from the state of the snapshot and of the store, it filters out the actions that have to wait.
+Without I/O: from the state of the snapshot and of the store, it filters out the actions that have to wait, and records
+what it held back.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class RemovalGuard:
         self._removes_rest = True
 
     def allowed(self, actions: list[Action], names: Iterable[str] = ()) -> list[Action]:
-        """Return the actions that are allowed now. If some are not, the acknowledgements of `names` wait."""
+        """Return the actions that are allowed now; if some are not, record that acknowledgements of `names` wait."""
         if self.in_sync:
             return actions
         kept = additions(actions)
@@ -54,7 +55,10 @@ class RemovalGuard:
         return kept
 
     def explained(self, actions: list[Action]) -> list[Action]:
-        """Leave out removals while it is unknown which documents explain the objects in the kernel."""
+        """Leave out removals while it is unknown which documents explain the objects in the kernel.
+
+        Record how many objects stay. Once the snapshot is complete and explains all, removals stay allowed.
+        """
         kept = actions if self._removes_rest else additions(actions)
         self.unexplained = len(actions) - len(kept)
         self._removes_rest = self._removes_rest or (self.in_sync and not self.unexplained)

@@ -13,10 +13,10 @@ from agent.core.plan.observed import Observed
 from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords, down_at_start
 from agent.core.uplinks.lost_addresses import served_before, with_served
 from agent.reconcile.kernel_port import KernelPort
-from agent.reconcile.process_bindings import BoundProcesses
-from agent.reconcile.store import Store, StoredDocument
 from agent.reconcile.underlay import host_state_of
 from agent.settings import Settings
+from agent.store.process_bindings import BoundProcesses
+from agent.store.store import Store, StoredDocument
 
 
 class Restored(NamedTuple):

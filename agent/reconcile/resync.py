@@ -8,22 +8,21 @@ from collections.abc import Callable, Collection, Sequence
 from structlog.typing import FilteringBoundLogger
 
 from agent.core.faults.tracker import ReportFaults
-from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.plan.actions import Action
 from agent.core.plan.diff import KernelDiff
+from agent.core.plan.observed import ObservationError
 from agent.core.plan.planner import describe
 from agent.core.plan.remedies import Step
-from agent.datapath.observe import ObservationError
 from agent.errors import explain_error
 from agent.reconcile.kernel_diff import diff_kernel
 from agent.reconcile.kernel_port import KernelPort
-from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
+from agent.store.process_bindings import BoundProcesses
 from protocol.status import Fault
 
 
 class Resync:
-    """Comparisons with the kernel, one at a time. An unreadable kernel is a fault, and nothing is changed."""
+    """Resyncs with the kernel, one diff at a time. An unreadable kernel is a fault, and nothing is changed."""
 
     def __init__(
         self,
@@ -45,15 +44,15 @@ class Resync:
         self._publish_repair = publish_repair
         self._report = report
         self._log = log
-        self._comparing = asyncio.Lock()
-        """Held during a comparison, to keep only one observed state in memory. The reconciler never waits for it."""
+        self._diff_lock = asyncio.Lock()
+        """Held during a diff, to keep only one observed state in memory. The reconciler never waits for it."""
 
     async def repair(self) -> None:
         """Read the uplinks, compare the kernel with the desired entries, and repair the differences."""
         try:
             await self._reconciler.look_at_uplinks()
-            with self._reconciler.settled_meanwhile() as meanwhile:
-                diff = await self._compare(tend=True)
+            with self._reconciler.applied_meanwhile() as meanwhile:
+                diff = await self._diff(tend=True)
                 mended = await self._reconciler.repair(diff, meanwhile)
         except (ObservationError, OSError) as error:
             self._report_unreadable(error)
@@ -65,8 +64,8 @@ class Resync:
 
     async def plan(self) -> list[str]:
         """Return what `repair` would change now, one action a line. Changes nothing. Raises ObservationError."""
-        with self._reconciler.settled_meanwhile() as meanwhile:
-            diff = await self._compare(tend=False)
+        with self._reconciler.applied_meanwhile() as meanwhile:
+            diff = await self._diff(tend=False)
             return [describe(action) for action in await self._reconciler.recheck(diff, meanwhile)]
 
     async def retry(self, names: Collection[str]) -> None:
@@ -81,11 +80,16 @@ class Resync:
 
     async def namespaces_appeared(self, appeared: Collection[str]) -> None:
         """Repair endpoints in namespaces that are new or were recreated under the same name."""
-        self._report_mended(await self._reconciler.mend_namespaces(appeared))
+        try:
+            mended = await self._reconciler.mend_namespaces(appeared)
+        except (ObservationError, OSError) as error:
+            self._report_unreadable(error)
+            return
+        self._report_mended(mended)
 
-    async def _compare(self, *, tend: bool) -> KernelDiff:
+    async def _diff(self, *, tend: bool) -> KernelDiff:
         """Compare while documents are applied: the reconciler verifies the differences found."""
-        async with self._comparing:
+        async with self._diff_lock:
             diff = await diff_kernel(self._kernel, self._reconciler.desired)
             if tend:
                 self._kernel.tend(diff.observed)
@@ -94,8 +98,8 @@ class Resync:
     def _forget_processes(self) -> None:
         """Forget the processes of endpoints' namespaces that no document names any more."""
         if self._reconciler.in_sync:
-            documents = self._reconciler.desired.documents
-            self._processes.forget_unless(lambda endpoint: documents.owner(ENDPOINTS, endpoint) is not None)
+            desired = self._reconciler.desired
+            self._processes.forget_unless(lambda endpoint: desired.owner_of_veth(endpoint) is not None)
 
     def _report_unreadable(self, error: Exception) -> None:
         if isinstance(error, OSError):

@@ -56,10 +56,13 @@ class Underlay:
     async def refresh(self, before: HostState) -> HostState:
         """Read the host, store it as `found` and return it; `before` is the host state of the state in force.
 
+        Attached programs follow the mode that the uplinks allow.
+
         An interface that replaces another one of the same name is accepted once it has an address: OSError with
         EADDRNOTAVAIL until then, with ENODEV while it is missing. InterfaceReplacedError: see there.
         """
         uplinks = await self._kernel.uplinks()
+        await self._kernel.follow_modes(uplinks)
         found = host_state_of(self._settings, uplinks, self._kernel.features)
         self.uplinks.publish(found.uplinks)
         known = {uplink.name: uplink for uplink in before.uplinks}

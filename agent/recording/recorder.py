@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from agent import __version__
-from agent.bus.documents import Message
-from agent.bus.jetstream import parse_ack_subject, parse_headers
+from agent.bus.connection.jetstream import parse_ack_subject, parse_headers
+from agent.bus.consumer.documents import Message
 from agent.core.faults.tracker import ReportFaults
 from protocol import recording
 from protocol.recording import Header, RecordingError

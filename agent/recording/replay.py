@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from agent.bus.admission import Admission
+from agent.bus.consumer.admission import Admission
 from agent.core.config.desired_state import Desired
-from agent.core.config.registry import Verdict
+from agent.core.config.registry import DocumentStatus
 from protocol import streams, subjects
 from protocol.acknowledgements import State
 from protocol.recording import Message, Recording
@@ -83,14 +83,14 @@ def _header_block(message: Message) -> bytes:
 
 def _unrealized(desired: Desired) -> Iterator[Unrealized]:
     for name in desired.documents.names():
-        verdict = desired.verdict(name)
-        if verdict.state is not State.REALIZED:
-            yield Unrealized(name, str(verdict.state), _reasons(verdict))
+        status = desired.status(name)
+        if status.state is not State.REALIZED:
+            yield Unrealized(name, str(status.state), _reasons(status))
 
 
-def _reasons(verdict: Verdict) -> tuple[str, ...]:
-    missing = [f"{reference} is missing" for reference in verdict.missing]
-    found = [*missing, *(f"{error.path}: {error.message}" for error in verdict.errors)]
+def _reasons(status: DocumentStatus) -> tuple[str, ...]:
+    missing = [f"{reference} is missing" for reference in status.missing]
+    found = [*missing, *(f"{error.path}: {error.message}" for error in status.errors)]
     more = [f"and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
-    kept = [f"revision {verdict.in_force} stays in force"] if verdict.in_force else []
+    kept = [f"revision {status.in_force} stays in force"] if status.in_force else []
     return (*found[:MOST_SHOWN], *more, *kept)

@@ -35,9 +35,9 @@ class Outlet:
         event = Event(self._host, kind, time.time(), tuple(detail))
         self._publish(subjects.event(self._host, kind), codec.encode(event))
 
-    def repair(self, mended: Sequence[str]) -> None:
+    def repair(self, repaired: Sequence[str]) -> None:
         """Publish repairs, one action a line, truncated to the size of an event."""
-        self.event("repaired", first_lines(mended))
+        self.event("repaired", first_lines(repaired))
 
     def status(self, status: Status) -> None:
         """Publish a status message."""

@@ -13,11 +13,10 @@ from agent.core.config import paging
 from agent.core.config.desired_state import Desired
 from agent.core.config.paging import Order
 from agent.core.kinds import catalogue
-from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.kinds.kind import Kind
 from agent.core.model.map_layout import mapped
+from agent.core.plan.observed import ObservationError
 from agent.datapath.kernel import Kernel
-from agent.datapath.observe import ObservationError
 from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import acknowledgement
 from agent.reconcile.reconciler import Reconciler
@@ -122,7 +121,7 @@ class Queries:
         names, following = paging.page(self._desired.documents.names(), request.after, request.limit)
         now, acknowledged_at = self._now(), self._reconciler.acknowledgements.tracker.acknowledged_at
         answers = tuple(
-            acknowledgement(self._desired.verdict(name), acknowledged_at(name) or now, None) for name in names
+            acknowledgement(self._desired.status(name), acknowledged_at(name) or now, None) for name in names
         )
         return DocumentsReply(answers, next=following)
 
@@ -177,7 +176,7 @@ class Queries:
 
     def _local_endpoint(self, id_: str) -> Endpoint:
         documents = self._desired.documents
-        owner = documents.owner(ENDPOINTS, id_)
+        owner = self._desired.owner_of_veth(id_)
         held = documents.entries[owner].in_force if owner else None
         if held is None or id_ not in self._desired.veths:
             raise RpcError(404, f"endpoint {id_!r} is not on this host")
@@ -194,19 +193,24 @@ class Queries:
         try:
             return PlanReply(tuple(await self._resync.plan()))
         except ObservationError as error:
-            raise RpcError(500, f"the kernel could not be read: {error}") from None
+            raise RpcError(500, str(error)) from None
 
     async def _sweep(self, request: SweepRequest) -> SweepReply:
         if not request.documents and not request.objects:
             raise RpcError(
                 400, "nothing was removed: name the documents to remove in `documents`, or set `objects` to true"
             )
-        refused = await self._reconciler.sweep(request.documents, objects=request.objects)
+        names = tuple(sorted(set(request.documents)))
+        try:
+            refused = await self._reconciler.sweep(names, objects=request.objects)
+        except ObservationError as error:
+            removed = f"documents removed: {', '.join(names)}; " if names else ""
+            raise RpcError(500, f"{removed}{error}; the next resync removes the rest") from None
         if refused is None:
             raise RpcError(409, "nothing was removed: the snapshot of this host's documents is not complete")
         if refused:
             raise RpcError(409, f"nothing was removed: {_listed(refused)} not among the documents that are missing")
-        return SweepReply(tuple(sorted(set(request.documents))))
+        return SweepReply(names)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -104,16 +104,16 @@ def heartbeat(
     """
     desired, tracker = reconciler.desired, reconciler.acknowledgements.tracker
     resolved, counts = desired.resolved, tracker.counts
-    unsettled = counts.pending or counts.rejected or counts.failed
-    trouble = unsettled or unresolved or resync.unreadable or down or narrow or faults
-    settled = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
+    not_realized = counts.pending or counts.rejected or counts.failed
+    trouble = not_realized or unresolved or resync.unreadable or down or narrow or faults
+    once_in_sync = AgentState.DEGRADED if trouble else AgentState.IN_SYNC
     return Status(
         host=settings.host,
         version=__version__,
         boot=boot,
         at=now,
         uptime=uptime,
-        state=settled if reconciler.in_sync else AgentState.STARTING,
+        state=once_in_sync if reconciler.in_sync else AgentState.STARTING,
         revision=reconciler.revision,
         digest=tracker.digest,
         documents=counts,

@@ -5,30 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.core.faults.tracker import FaultTable
 from protocol.status import Fault
+
+log = structlog.get_logger()
 
 
 class FaultReporter:
     """The faults of one agent. Call `report` only in the event loop's thread."""
 
-    def __init__(self, publish: Callable[[str, tuple[str, ...]], None], log: FilteringBoundLogger) -> None:
+    def __init__(self, publish: Callable[[str, tuple[str, ...]], None]) -> None:
         """Call `publish` with an event's kind and lines for each change."""
         self._table = FaultTable()
         self._publish = publish
-        self._log = log
 
     def report(self, source: str, faults: Iterable[Fault]) -> None:
         """Replace what a component reported before. A report that changes nothing is not logged."""
         changes = self._table.report(source, faults, time.time())
         for fault in changes.began:
-            self._log.warning("fault_began", **_fields(fault))
+            log.warning("fault_began", **_fields(fault))
         for fault in changes.changed:
-            self._log.warning("fault_changed", **_fields(fault))
+            log.warning("fault_changed", **_fields(fault))
         for fault in changes.ended:
-            self._log.info("fault_ended", kind=fault.kind, subject=fault.subject)
+            log.info("fault_ended", kind=fault.kind, subject=fault.subject)
         for state, found in (("began", changes.began), ("changed", changes.changed), ("ended", changes.ended)):
             if found:
                 self._publish("fault", tuple(f"{state}: {line(fault)}" for fault in found))

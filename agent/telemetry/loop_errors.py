@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.core.faults.tracker import ReportFaults
 from protocol.status import Fault
+
+log = structlog.get_logger()
 
 
 class LoopErrors:
     """The unexpected exceptions of some loops, by name. Use it in an `except` block: it logs the stack trace."""
 
-    def __init__(self, report: ReportFaults, log: FilteringBoundLogger) -> None:
+    def __init__(self, report: ReportFaults) -> None:
         self._report = report
-        self._log = log
         self._standing: dict[str, str] = {}
 
     def failed(self, loop: str, error: Exception) -> None:
@@ -22,7 +23,7 @@ class LoopErrors:
         if self._standing.get(loop) == text:
             return
         self._standing[loop] = text
-        self._log.exception("loop_failed", loop=loop)
+        log.exception("loop_failed", loop=loop)
         detail = f"a turn of this loop failed; the loop continues: {text}"
         remedy = "report it as a bug, with the trace that the log has beside `loop_failed`"
         self._report(f"loop {loop}", [Fault("internal_error", loop, detail, remedy)])

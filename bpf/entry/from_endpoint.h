@@ -14,7 +14,7 @@
 #include "lib/state.h"
 
 /* CONTINUE for an IP packet from the endpoint's Ethernet address, parsed up to its transport header. */
-static __always_inline enum outcome parse_endpoint_frame(struct ethhdr *ethernet, void *end,
+static __always_inline enum outcome parse_endpoint_frame(context *ctx, struct ethhdr *ethernet, void *end,
 							 const struct interface *sender, struct egress *egress)
 {
 	enum outcome outcome;
@@ -24,6 +24,8 @@ static __always_inline enum outcome parse_endpoint_frame(struct ethhdr *ethernet
 	outcome = read_packet(ethernet, end, egress->tunnel->length, sender->vni, egress->packet);
 	if (outcome == CONTINUE)
 		outcome = find_transport(ethernet, end, egress->packet, egress->transport);
+	if (outcome == CONTINUE)
+		outcome = set_segments(ctx, ethernet, end, egress->state);
 	return outcome;
 }
 
@@ -61,7 +63,7 @@ static __always_inline enum outcome check_packet(struct ethhdr *ethernet, void *
 	if (outcome != CONTINUE)
 		return outcome;
 	egress->tunnel->mtu = sender->mtu;
-	if (egress->tunnel->length > sizeof(*ethernet) + sender->mtu)
+	if (!fits_mtu(sender->mtu, egress->tunnel))
 		return EXCEEDS_MTU;
 	egress->tunnel->tos = sender->tos | (egress->packet->tos & ECN_MASK);
 	return CONTINUE;
@@ -88,7 +90,7 @@ static __always_inline enum outcome route_endpoint_frame(context *ctx, const str
 
 	if ((void *)(ethernet + 1) > end)
 		return MALFORMED_INNER;
-	outcome = parse_endpoint_frame(ethernet, end, sender, egress);
+	outcome = parse_endpoint_frame(ctx, ethernet, end, sender, egress);
 	if (removed_tag(ctx) && outcome != SOURCE_MAC)
 		return is_group_mac(ethernet->h_dest) ? MULTICAST : INNER_PROTOCOL;
 	if (outcome == INNER_PROTOCOL && ethertype(ethernet) == bpf_htons(ETH_P_ARP))
@@ -112,14 +114,24 @@ static __always_inline void begin_egress(struct egress *egress, const struct int
 {
 	__u32 index = sender->droplet;
 
+	egress->state = state;
 	egress->packet = &state->packet;
 	egress->tunnel = &state->tunnel;
 	egress->transport = &state->transport;
 	egress->tunnel->vni = sender->vni;
 	egress->tunnel->length = state->length;
+	egress->tunnel->longest = state->length;
 	egress->local = local_droplets.lookup(&index); /* closed later, if needed: NO_LOCAL_DROPLET */
 	if (egress->local && !egress->local->interface)
 		egress->local = 0;
+}
+
+/* Whether a device may still have to complete the packet's checksum, or to cut it. */
+static __always_inline bool may_need_offloads(const struct egress *egress)
+{
+	__u32 protocol = egress->transport->protocol;
+
+	return HAS_GSO && egress->packet->kind && (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP);
 }
 
 /* Encapsulates the frame and sends it to tunnel.peer. */
@@ -152,19 +164,18 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	*tx_ifindex = egress->local->tx_ifindex;
 	if (ipv6 && !omits_checksum(egress->local, hop))
 		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, egress->packet, egress->transport);
-	return send(ctx, egress->local, tunnel, hop, inner, sent);
+	return send(ctx, egress->local, tunnel, hop, inner, may_need_offloads(egress), sent);
 }
 
 /* From the parsed frame to its last outcome; a tail call that succeeds does not return. */
-static __always_inline enum outcome from_endpoint(context *ctx, const struct interface *sender, __u32 length,
-						  __u32 *tx_ifindex)
+static __always_inline enum outcome from_endpoint(context *ctx, const struct interface *sender,
+						  struct frame_state *state, __u32 *tx_ifindex)
 {
-	struct frame_state *state = new_state(length);
 	struct egress egress = {};
 	enum outcome outcome;
 
-	if (!state)
-		return NO_PROGRAM;
+	if (HAS_GSO && state->length > MAX_UDP)
+		return TOO_BIG;
 	begin_egress(&egress, sender, state);
 	outcome = unknown_scalar(route_endpoint_frame(ctx, sender, &egress));
 	if (outcome == RESOLVE_REMOTELY)
@@ -184,17 +195,16 @@ static __always_inline enum outcome from_endpoint(context *ctx, const struct int
  */
 static __always_inline int process_endpoint(context *ctx)
 {
-	__u32 rx_ifindex = ingress_ifindex(ctx), length = frame_length(ctx), tx_ifindex = rx_ifindex;
+	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
 	struct interface *sender = find_interface(rx_ifindex);
-	enum outcome outcome = UNKNOWN_INTERFACE;
+	struct frame_state *state = new_state(ctx);
+	enum outcome outcome = NO_PROGRAM;
 
-	count(RECEIVED_FROM_ENDPOINT, length);
-	if (sender) {
-		outcome = from_endpoint(ctx, sender, length, &tx_ifindex);
-		count_sender(slot_of(rx_ifindex), outcome, length);
-	}
-	count(outcome, length);
-	return verdict(outcome, tx_ifindex);
+	if (!sender)
+		return leave(RECEIVED_FROM_ENDPOINT, UNKNOWN_INTERFACE, amount_of(ctx, state), rx_ifindex);
+	if (state)
+		outcome = from_endpoint(ctx, sender, state, &tx_ifindex);
+	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
 #endif

@@ -23,12 +23,15 @@ static __always_inline enum outcome parse_inner(context *ctx, struct frame_state
 	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
 	enum outcome outcome;
 
+	tunnel->longest = tunnel->length;
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return MALFORMED_GENEVE;
 	outcome = unknown_scalar(read_packet(ethernet, frame_end(ctx), tunnel->length, tunnel->vni, &state->packet));
 	if (outcome != CONTINUE)
 		return outcome;
 	outcome = unknown_scalar(find_transport(ethernet, frame_end(ctx), &state->packet, &state->transport));
+	if (HAS_GSO && set_segments(ctx, ethernet, frame_end(ctx), state) != CONTINUE)
+		return GSO_PACKET;
 	/* Droplets check extension headers at the sender, VXLAN peers do not. */
 	return VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN ? outcome : CONTINUE;
 }
@@ -42,7 +45,7 @@ static __always_inline enum outcome route_to_endpoint(struct tunnel *tunnel, str
 
 	if (outcome != CONTINUE)
 		return outcome;
-	if (!fits_mtu(receiver->mtu, tunnel->length)) {
+	if (!fits_mtu(receiver->mtu, tunnel)) {
 		tunnel->mtu = receiver->mtu;
 		return EXCEEDS_MTU;
 	}
@@ -179,12 +182,13 @@ static __always_inline enum outcome from_underlay(context *ctx, struct frame_sta
 		outcome = unknown_scalar(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
 
 	if (outcome == DELIVERED)
-		return deliver(ctx, tunnel, *tx_ifindex);
+		return deliver(ctx, state, *tx_ifindex);
 	return leaves_by_tunnel(outcome) ? send_through_tunnel(ctx, local, tunnel, outcome, tx_ifindex) : outcome;
 }
 
 /* The caller has checked frame, source, length and time to live, and found the receiver. */
-static __always_inline enum outcome deliver_same_host(context *ctx, const struct interface *sender, __u32 ifindex)
+static __always_inline enum outcome deliver_same_host(context *ctx, const struct interface *sender,
+						      const struct frame_state *state, __u32 ifindex)
 {
 	struct ethhdr *ethernet = frame_start(ctx);
 	struct interface *receiver;
@@ -195,31 +199,29 @@ static __always_inline enum outcome deliver_same_host(context *ctx, const struct
 	if (!receiver) /* closed: it was just removed or has moved */
 		return ENDPOINT_NOT_LOCAL;
 	rewrite_ethernet(ethernet, receiver);
-	count_delivered(slot_of(ifindex), frame_length(ctx));
+	count_delivered(slot_of(ifindex), amount_of(ctx, state));
 	return DELIVERED_SAME_HOST;
 }
 
 static __always_inline int process_underlay_frame(context *ctx)
 {
-	__u32 length = frame_length(ctx), tx_ifindex = ingress_ifindex(ctx);
-	struct frame_state *state = new_state(length);
+	__u32 tx_ifindex = ingress_ifindex(ctx);
+	struct frame_state *state = new_state(ctx);
 	enum outcome outcome = NO_PROGRAM;
 
-	count(RECEIVED_FROM_UNDERLAY, length);
 	if (state) {
 		outcome = from_underlay(ctx, state, &tx_ifindex);
 		if (needs_icmp_error(outcome))
 			outcome = call_errors(ctx, state, outcome);
 	}
-	count(outcome, length);
-	return verdict(outcome, tx_ifindex);
+	return leave(RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
-/* By tail call from the program for frames of endpoints, which counted it as received. */
+/* By tail call from the program for frames of endpoints. */
 static __always_inline int process_same_host_frame(context *ctx)
 {
 	struct frame_state *state = called_state(SLOT_SAME_HOST);
-	__u32 rx_ifindex = ingress_ifindex(ctx), length = frame_length(ctx), tx_ifindex = rx_ifindex;
+	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
 	struct interface *sender = find_interface(rx_ifindex);
 	enum outcome outcome = UNKNOWN_INTERFACE; /* closed: the endpoint is being removed */
 
@@ -227,11 +229,9 @@ static __always_inline int process_same_host_frame(context *ctx)
 		outcome = NO_PROGRAM;
 	if (sender && state) {
 		tx_ifindex = state->receiver;
-		outcome = deliver_same_host(ctx, sender, tx_ifindex);
+		outcome = deliver_same_host(ctx, sender, state, tx_ifindex);
 	}
-	count_sender(slot_of(rx_ifindex), outcome, length);
-	count(outcome, length);
-	return verdict(outcome, tx_ifindex);
+	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
 /* Frames of the underlay, and by tail call those for the same host. */

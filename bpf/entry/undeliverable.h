@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Transit errors: packets that cannot be delivered, by tail call from the two other programs. Replaces the frame by an
- * ICMP error or a TCP reset to its sender if one is due, and drops it otherwise. The caller counts the frame as
- * received and leaves its state in struct frame_state; this program counts the outcome.
+ * ICMP error or a TCP reset to its sender if one is due, and drops it otherwise. The caller leaves the frame's state in
+ * struct frame_state.
  */
 #ifndef DROPLET_UNDELIVERABLE_H
 #define DROPLET_UNDELIVERABLE_H
@@ -62,13 +62,13 @@ static __always_inline enum outcome answer_tunnel_packet(context *ctx, const str
 		return TOO_BIG;
 	if (!transport->parsed || !may_send_icmp_error(ethernet, frame_end(ctx), packet, transport, &error))
 		return drop_reason(reason);
-	outcome = write_icmp_error(ctx, packet, &error, drop_reason(reason));
+	outcome = write_icmp_error(ctx, packet, transport, &error, drop_reason(reason));
 	if (outcome != CONTINUE)
 		return outcome;
 	if (state->received_flags & TUNNEL_RETURNED || is_own_packet(tunnel, packet, state->received_flags))
 		return answer_local_sender(packet, reason, tx_ifindex);
 	tunnel->headers = 0;
-	tunnel->length = frame_length(ctx);
+	tunnel->length = tunnel->longest = frame_length(ctx);
 	tunnel->flags = state->received_flags;
 	return reply_to_origin(local, tunnel, too_big ? ICMP_TOO_BIG_SENT_REMOTE : ICMP_UNREACHABLE_SENT_REMOTE);
 }
@@ -138,19 +138,19 @@ static __always_inline enum outcome answer_endpoint(context *ctx, const struct f
 	}
 	if (!may_send_icmp_error(frame_start(ctx), frame_end(ctx), packet, transport, &error))
 		return drop_reason(reason);
-	if (write_icmp_error(ctx, packet, &error, TOO_BIG) != CONTINUE)
+	if (write_icmp_error(ctx, packet, transport, &error, TOO_BIG) != CONTINUE)
 		return drop_reason(reason);
 	return icmp_error_outcome(reason);
 }
 
 static __always_inline int process_undeliverable(context *ctx)
 {
-	__u32 rx_ifindex = ingress_ifindex(ctx), length = frame_length(ctx), tx_ifindex = rx_ifindex;
+	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
 	struct frame_state *state = called_state(SLOT_ERRORS);
 	enum outcome outcome = NO_PROGRAM, reason; /* closed: without a state the frame is unknown */
+	struct amount amount = amount_of(ctx, state);
 
 	if (state) {
-		length = state->length;
 		reason = state->reason;
 		if (rx_ifindex < IFINDEX_BASE)
 			outcome = errors_from_underlay(ctx, state, reason, &tx_ifindex);
@@ -158,9 +158,8 @@ static __always_inline int process_undeliverable(context *ctx)
 			outcome = answer_endpoint(ctx, state, reason);
 	}
 	if (rx_ifindex >= IFINDEX_BASE)
-		count_sender(slot_of(rx_ifindex), outcome, length);
-	count(outcome, length);
-	return verdict(outcome, tx_ifindex);
+		return leave_endpoint(rx_ifindex, outcome, amount, tx_ifindex);
+	return leave(RECEIVED_FROM_UNDERLAY, outcome, amount, tx_ifindex);
 }
 
 #endif

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * tc: how the core accesses a frame; see hooks/xdp.h. GSO packets exceed every MTU and are refused as such.
+ * tc: how the core accesses a frame; see hooks/xdp.h. A frame may be a GSO packet: several packets with one set of
+ * headers, which the last device cuts into segments. Its payload, and that of any long frame, may be in pages that
+ * frame_end() does not cover. A checksum may still have to be completed by a device (CHECKSUM_PARTIAL).
+ *
+ * skb->encapsulation is set in tunnel packets that a tc program of this machine sent, and no helper clears it: such a
+ * frame cannot be encapsulated again (EALREADY) and bpf_skb_change_tail() refuses it (net/core/filter.c).
  */
 #ifndef DROPLET_HOOK_TC_H
 #define DROPLET_HOOK_TC_H
@@ -8,13 +13,40 @@
 #include <linux/pkt_cls.h>
 
 #include "constants.h"
+#include "maps.h"
 #include "outcomes.h"
 #include "lib/kernel.h"
+#include "lib/verifier.h"
+
+#define HAS_GSO	    1
+#define INLINE_TAGS 0 /* VLAN tags are metadata */
+
+#define HEADERS_READ 256U    /* bytes that are made readable: all headers, but for long options */
+#define MAX_RESIZE   4095U   /* of one bpf_skb_adjust_room() */
+#define MAX_GSO	     65280U  /* a longer frame would not fit into the length of an outer IP header */
+#define GSO_BY_FRAGS 0xffffU /* SCTP: no segment size (include/linux/skbuff.h) */
 
 #define DECAP_L3_IPV4 (1ULL << 7) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4, since Linux 6.3 */
 #define DECAP_L3_IPV6 (1ULL << 8)
+#define KEEP_GSO      (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET)
+#define GENEVE_INSIDE                                                                                                  \
+	(BPF_F_ADJ_ROOM_ENCAP_L4_UDP | (1ULL << 6) /* ENCAP_L2_ETH, since Linux 5.13 */ |                              \
+	 BPF_F_ADJ_ROOM_ENCAP_L2(14ULL))
 
 typedef struct __sk_buff context;
+
+/*
+ * Reads a field of the context. Else clang would compute the field's address and keep it, and the verifier allows no
+ * such pointer.
+ */
+#define FIELD(ctx, field)                                                                                              \
+	({                                                                                                             \
+		__u32 field_value;                                                                                     \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                                                                  \
+			     : "=r"(field_value)                                                                       \
+			     : "r"(ctx), "i"(__builtin_offsetof(struct __sk_buff, field)));                            \
+		field_value;                                                                                           \
+	})
 
 static __always_inline void *frame_start(context *ctx)
 {
@@ -28,61 +60,158 @@ static __always_inline void *frame_end(context *ctx)
 
 static __always_inline __u32 frame_length(context *ctx)
 {
-	return ctx->len;
+	return FIELD(ctx, len);
 }
 
 static __always_inline __u32 ingress_ifindex(context *ctx)
 {
-	return ctx->ifindex;
+	return FIELD(ctx, ifindex);
 }
 
-/* Makes the whole frame readable through frame_start(): UDP checksums cover all of it. */
-static __always_inline void linearize(context *ctx)
+static __always_inline __u32 frame_packets(context *ctx)
 {
-	if (frame_end(ctx) - frame_start(ctx) < ctx->len)
-		bpf_skb_pull_data(ctx, ctx->len);
+	return FIELD(ctx, gso_size) && FIELD(ctx, gso_segs) ? FIELD(ctx, gso_segs) : 1;
+}
+
+static __always_inline __u32 segment_bytes(context *ctx)
+{
+	return FIELD(ctx, gso_size);
+}
+
+static __always_inline long read_bytes(context *ctx, __u32 bytes)
+{
+	__u32 length = FIELD(ctx, len);
+
+	if (length > bytes)
+		length = bytes;
+	if (frame_end(ctx) - frame_start(ctx) >= length)
+		return 0;
+	return bpf_skb_pull_data(ctx, length);
+}
+
+/* Makes the headers readable; called before all others. */
+static __always_inline void read_headers(context *ctx)
+{
+	read_bytes(ctx, HEADERS_READ);
+}
+
+static __always_inline long read_whole(context *ctx)
+{
+	return FIELD(ctx, gso_size) ? -1 : read_bytes(ctx, FIELD(ctx, len));
 }
 
 /* The kernel removes VLAN tags from frames before tc sees them. */
 static __always_inline __u32 removed_tag(context *ctx)
 {
-	return ctx->vlan_present ? TAG_REMOVED | ctx->vlan_tci : 0;
+	return FIELD(ctx, vlan_present) ? TAG_REMOVED | FIELD(ctx, vlan_tci) : 0;
 }
 
 /*
- * Shrinking removes bytes behind the Ethernet header, so that header is overwritten by the bytes that are to be in
- * front. The protocol of the packet changes where the inner one is of another family than the outer one.
+ * `offloads`: a device may have to complete the inner checksum or to cut the packet, and must know that it is in a
+ * tunnel. An endpoint's own tunnel is known already.
  */
-static __always_inline long shrink_head(context *ctx, __u32 bytes)
+static __always_inline long add_outer(context *ctx, __u32 bytes, bool ipv6, bool offloads)
 {
-	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+	__u64 flags = KEEP_GSO | GENEVE_INSIDE | (ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
 	struct ethhdr inner;
-	bool ipv6;
 
-	if (bpf_skb_load_bytes(ctx, bytes, &inner, sizeof(inner)))
+	if (!offloads)
+		return bpf_skb_change_head(ctx, bytes, 0);
+	if (bpf_skb_load_bytes(ctx, 0, &inner, sizeof(inner)))
 		return -1;
-	ipv6 = inner.h_proto == bpf_htons(ETH_P_IPV6);
-	if (ipv6 != (ctx->protocol == bpf_htons(ETH_P_IPV6)))
-		flags |= ipv6 ? DECAP_L3_IPV6 : DECAP_L3_IPV4;
-	if (bpf_skb_adjust_room(ctx, -(int)bytes, BPF_ADJ_ROOM_MAC, flags))
+	if (bpf_skb_adjust_room(ctx, bytes, BPF_ADJ_ROOM_MAC, flags))
+		return FIELD(ctx, gso_size) ? -1 : bpf_skb_change_head(ctx, bytes, 0);
+	return bpf_skb_store_bytes(ctx, bytes, &inner, sizeof(inner), 0);
+}
+
+static __always_inline bool is_ipv6_frame(context *ctx)
+{
+	return FIELD(ctx, protocol) == bpf_htons(ETH_P_IPV6);
+}
+
+/* Removes bytes behind the Ethernet header. `ipv6`: which family then follows; before Linux 6.3 it stays unknown. */
+static __always_inline long shrink(context *ctx, __u32 bytes, bool ipv6)
+{
+	__u64 family = ipv6 ? DECAP_L3_IPV6 : DECAP_L3_IPV4;
+
+	if (ipv6 != is_ipv6_frame(ctx) && !bpf_skb_adjust_room(ctx, -(int)bytes, BPF_ADJ_ROOM_MAC, KEEP_GSO | family))
+		return 0;
+	return bpf_skb_adjust_room(ctx, -(int)bytes, BPF_ADJ_ROOM_MAC, KEEP_GSO);
+}
+
+static __always_inline long pop_tag(context *ctx)
+{
+	return FIELD(ctx, vlan_present) ? bpf_skb_vlan_pop(ctx) : 0;
+}
+
+static __always_inline long push_tag(context *ctx, __be16 vlan)
+{
+	return bpf_skb_vlan_push(ctx, bpf_htons(ETH_P_8021Q), bpf_ntohs(vlan));
+}
+
+/* Changes the family by a byte that is added and removed again. */
+static __always_inline long resize_outer(context *ctx, int delta, bool ipv6)
+{
+	bool other = ipv6 != is_ipv6_frame(ctx);
+	int added = (other ? 1 : 0) - delta;
+
+	if (pop_tag(ctx))
 		return -1;
+	if (delta > 0)
+		return shrink(ctx, delta, ipv6);
+	if (added && bpf_skb_adjust_room(ctx, added, BPF_ADJ_ROOM_MAC, KEEP_GSO))
+		return -1;
+	return other ? shrink(ctx, 1, ipv6) : 0;
+}
+
+static __always_inline long remove_outer(context *ctx, __u32 bytes, bool summed)
+{
+	struct ethhdr inner;
+
+	if (pop_tag(ctx) || bpf_skb_load_bytes(ctx, bytes, &inner, sizeof(inner)))
+		return -1;
+	if (shrink(ctx, bytes, inner.h_proto == bpf_htons(ETH_P_IPV6)))
+		return -1;
+	if (summed) /* else the checksum that a card verified is the inner one */
+		bpf_csum_level(ctx, BPF_CSUM_LEVEL_DEC);
 	return bpf_skb_store_bytes(ctx, 0, &inner, sizeof(inner), 0);
 }
 
-/* Removes `delta` bytes at the front, or adds -delta, and a VLAN tag that the kernel removed; negative if it cannot. */
-static __always_inline long adjust_head(context *ctx, int delta)
+static __always_inline long resize_front(context *ctx, int delta)
 {
-	if (ctx->vlan_present && bpf_skb_vlan_pop(ctx))
+	if (pop_tag(ctx))
 		return -1;
 	if (delta > 0)
-		return shrink_head(ctx, delta);
+		return bpf_skb_adjust_room(ctx, -delta, BPF_ADJ_ROOM_MAC, KEEP_GSO);
 	return delta ? bpf_skb_change_head(ctx, -delta, 0) : 0;
 }
 
-/* Truncates or extends the frame to `length`; negative if it cannot. */
+/*
+ * Removes bytes in front instead of at the end, and writes the rest again: for frames that bpf_skb_change_tail()
+ * refuses.
+ */
+static __always_inline long shorten(context *ctx, __u32 length)
+{
+	__u32 only = 0, rest = FIELD(ctx, len) - length, part;
+	struct scratch *scratch = scratches.lookup(&only);
+
+	if (!scratch || FIELD(ctx, gso_size) || length > FIELD(ctx, len) || !length || length > sizeof(scratch->bytes))
+		return -1;
+	length = bounded(length - 1, sizeof(scratch->bytes) - 1) + 1;
+	if (bpf_skb_load_bytes(ctx, 0, scratch->bytes, length))
+		return -1;
+	for (int i = 0; i < 3; i++) {
+		part = rest < MAX_RESIZE ? rest : MAX_RESIZE;
+		if (part && bpf_skb_adjust_room(ctx, -(int)part, BPF_ADJ_ROOM_MAC, KEEP_GSO))
+			return -1;
+		rest -= part;
+	}
+	return rest ? -1 : bpf_skb_store_bytes(ctx, 0, scratch->bytes, length, 0);
+}
+
 static __always_inline long set_frame_length(context *ctx, __u32 length)
 {
-	if (bpf_skb_change_tail(ctx, length, 0))
+	if (bpf_skb_change_tail(ctx, length, 0) && shorten(ctx, length))
 		return -1;
 	return bpf_skb_pull_data(ctx, length);
 }

@@ -80,13 +80,6 @@ static __always_inline bool same_address(const struct address *a, const struct a
 }
 
 /* Compares two IPv6 addresses of 16 bytes. */
-static __always_inline bool same_ipv6(const void *a, const void *b)
-{
-	const __u32 *one = a, *other = b;
-
-	return one[3] == other[3] && one[2] == other[2] && one[1] == other[1] && one[0] == other[0];
-}
-
 static __always_inline bool is_unspecified(const void *ipv6)
 {
 	const __u32 *word = ipv6;

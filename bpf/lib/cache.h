@@ -3,16 +3,16 @@
  * Per-CPU caches in front of hash maps. A cache is an array, indexed by a hash of the key, with one copy of an entry at
  * each index. A copy is used only if
  *
- * - its whole key matches, so a collision is a miss, and does not replace a valid copy;
+ * - its key matches. Paths and next hops have their whole key, and a valid copy of another key stays. Slots have none:
+ *   `interfaces` says which address a slot has, and the last slot that was looked up is the copy;
  * - its generation is current. The agent and the programs start a new generation after they change or remove an entry
  *   of the hash map, which invalidates all copies on all CPUs;
- * - it has not expired: copies live for at most DIRECT_RENEW, also if the agent is killed before it starts a
- * generation.
+ * - it has not expired, for the case that the agent is killed between a change and its generation.
  *
  * Read the generation before the lookup that the copy is made from, so that a later change makes the copy stale. The
- * kernel may reuse an element of a hash for another key while a program reads it: look the key up again after copying,
- * and drop the copy if that finds another element. No other CPU reads a copy, and a CPU handles one frame at a time, so
- * copies need no lock.
+ * kernel may reuse an element of a hash for another key while a program reads it. For paths and next hops, look the key
+ * up again after copying, and drop the copy if that finds another element; a wrong slot fails in `interfaces`. No other
+ * CPU reads a copy, and a CPU handles one frame at a time, so copies need no lock.
  */
 #ifndef DROPLET_CACHE_H
 #define DROPLET_CACHE_H

@@ -21,6 +21,19 @@ static __always_inline __u16 checksum_fold(__u64 sum)
 	return ~sum_fold(sum);
 }
 
+/* The pseudo-header of a packet; `length` and `protocol` in host order. */
+static __always_inline __u64 sum_pseudo(const struct packet *packet, __u32 length, __u32 protocol)
+{
+	const struct address *from = &packet->from.address, *to = &packet->to.address;
+	__u64 sum = (__u64)bpf_htonl(length) + bpf_htonl(protocol);
+
+	if (!INNER_IPV6 || packet->kind == ETH_P_IP)
+		return sum + unmapped(from) + unmapped(to);
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)from->word[i] + to->word[i];
+	return sum;
+}
+
 /* Updates a checksum after a change of one word. */
 static __always_inline __u16 checksum_replace(__u16 check, __u16 old, __u16 new)
 {
@@ -156,7 +169,9 @@ static __always_inline void set_traffic_class(struct ipv6hdr *ip, __u8 class)
  * Documentation/networking/checksum-offloads.rst): the sum of a TCP or UDP segment follows from its checksum. If that
  * is wrong, the outer checksum is wrong too, and the receiving droplet drops the packet instead of its endpoint.
  */
+#define TCP_CHECK     16 /* offset of the field */
 #define TCP_CHECK_END 18
+#define UDP_CHECK     6
 
 /* Whether the segment has a checksum that covers all of it. */
 static __always_inline bool has_full_checksum(void *start, void *end, const struct packet *packet,

@@ -33,7 +33,7 @@ static __always_inline void cache_path(struct cached_path *copy, struct overlay_
 	copy->flags = path->flags;
 	copy->host = path->host;
 	copy->generation = now;
-	copy->expires_tick = path->confirmed_tick + DIRECT_RENEW;
+	copy->expires_tick = path->confirmed_tick + CACHE_LIFETIME;
 	if (direct.lookup(key) != path) /* closed: the kernel has reused the element */
 		copy->expires_tick = EXPIRED;
 }

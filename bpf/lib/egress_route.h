@@ -11,6 +11,7 @@
 
 /* A packet that is being sent. */
 struct egress {
+	struct frame_state *state;
 	struct packet *packet;
 	struct tunnel *tunnel;
 	struct transport *transport;
@@ -104,7 +105,7 @@ static __always_inline enum outcome route_by_endpoint(struct ethhdr *ethernet, v
 	if (endpoint->ifindex) {
 		tunnel->mtu = endpoint->mtu;
 		egress->receiver = ifindex_of(endpoint);
-		return fits_mtu(endpoint->mtu, tunnel->length) ? DELIVERED_SAME_HOST : EXCEEDS_MTU;
+		return fits_mtu(endpoint->mtu, tunnel) ? DELIVERED_SAME_HOST : EXCEEDS_MTU;
 	}
 	copy_address(&tunnel->peer.address, &endpoint->host);
 	if (!is_reachable(egress)) {

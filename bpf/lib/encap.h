@@ -3,9 +3,11 @@
 #ifndef DROPLET_ENCAP_H
 #define DROPLET_ENCAP_H
 
+#include "lib/gso.h"
 #include "lib/outer.h"
 
 #define OVERHEAD_IPV4 (sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct geneve))
+#define MAX_UDP	      65400 /* with the outer IP header still below 64 KiB */
 #define OVERHEAD_IPV6 (sizeof(struct ipv6hdr) + sizeof(struct udphdr) + sizeof(struct geneve))
 
 /*
@@ -79,7 +81,7 @@ static __always_inline void write_ethernet(struct ethhdr *ethernet, const struct
 
 	copy_mac(ethernet->h_dest, hop->mac);
 	copy_mac(ethernet->h_source, local->mac);
-	if (VLAN_TAGS && local->vlan) {
+	if (VLAN_TAGS && INLINE_TAGS && local->vlan) {
 		ethernet->h_proto = bpf_htons(ETH_P_8021Q);
 		tag->control = local->vlan;
 		tag->ethertype = kind;
@@ -102,10 +104,10 @@ static __always_inline __u32 endpoint_mtu(const struct next_hop *hop, bool ipv6)
 	return hop->mtu > headers ? hop->mtu - headers : 0;
 }
 
-/* Whether an inner frame with its outer headers fits the MTU of a path. */
+/* Whether an inner frame, or each of its segments, fits the MTU of a path with the outer headers. */
 static __always_inline bool fits_path(const struct tunnel *tunnel, const struct next_hop *hop, bool ipv6)
 {
-	return overhead(tunnel, ipv6) + tunnel->length <= hop->mtu;
+	return overhead(tunnel, ipv6) + longest_packet(tunnel) <= hop->mtu;
 }
 
 static __always_inline bool is_over_ipv6(const struct local_droplet *local)
@@ -154,22 +156,31 @@ static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const str
 
 /*
  * Encapsulates the inner frame for tunnel->peer through `hop`, whose MTU it fits. Returns `sent`, or NO_HEADROOM.
- * `inner` is the sum of the inner frame if already known, else 0.
+ * `inner` is the sum of the inner frame if already known, else 0. `offloads`: see add_outer().
  */
 static __always_inline enum outcome send(context *ctx, const struct local_droplet *local, const struct tunnel *known,
-					 const struct next_hop *hop, __u64 inner, enum outcome sent)
+					 const struct next_hop *hop, __u64 inner, bool offloads, enum outcome sent)
 {
 	const struct tunnel copy = *known, *tunnel = &copy;
 	bool ipv6 = is_over_ipv6(local);
 	__u32 options = option_bytes(tunnel, ipv6), headers = overhead(tunnel, ipv6);
-	__u32 first = sizeof(struct ethhdr) + (VLAN_TAGS && local->vlan ? sizeof(struct vlan_tag) : 0);
+	bool tagged = VLAN_TAGS && local->vlan, summed = ipv6 && !omits_checksum(local, hop);
+	__u32 first = sizeof(struct ethhdr) + (INLINE_TAGS && tagged ? sizeof(struct vlan_tag) : 0);
 	__u32 udp_length = sizeof(struct udphdr) + sizeof(struct geneve) + options + tunnel->length;
 
-	if (adjust_head(ctx, (int)tunnel->headers - (int)(first + headers)))
+	if (HAS_GSO && segment_bytes(ctx) && summed) /* each segment would need its own */
+		return GSO_PACKET;
+	if (HAS_GSO && udp_length > MAX_UDP)
+		return TOO_BIG;
+	if (tunnel->headers ? resize_outer(ctx, (int)tunnel->headers - (int)(first + headers), ipv6)
+			    : add_outer(ctx, first + headers, ipv6, offloads))
 		return NO_HEADROOM;
-	if (ipv6)
-		return write_over_ipv6(ctx, first, local, tunnel, hop, udp_length, inner) ? sent : NO_HEADROOM;
-	return write_over_ipv4(ctx, first, local, tunnel, hop, udp_length) ? sent : NO_HEADROOM;
+	if (summed && !inner && read_whole(ctx))
+		return NO_HEADROOM;
+	if (ipv6 ? !write_over_ipv6(ctx, first, local, tunnel, hop, udp_length, inner)
+		 : !write_over_ipv4(ctx, first, local, tunnel, hop, udp_length))
+		return NO_HEADROOM;
+	return !INLINE_TAGS && tagged && push_tag(ctx, local->vlan) ? NO_HEADROOM : sent;
 }
 
 #endif

@@ -4,15 +4,10 @@
 #define DROPLET_ENDPOINT_H
 
 #include "lib/cache.h"
-#include "lib/metrics.h"
+#include "lib/gso.h"
+#include "lib/state.h"
 #include "lib/verifier.h"
 #include "maps.h"
-
-/* For an interface that belongs to no endpoint, a slot beyond the end of every map. */
-static __always_inline __u32 slot_of(__u32 ifindex)
-{
-	return ifindex - IFINDEX_BASE;
-}
 
 /* NULL if the interface belongs to no endpoint, and all callers fail closed. Unused array entries have VNI 0. */
 static __always_inline struct interface *find_interface(__u32 ifindex)
@@ -91,7 +86,7 @@ static __always_inline void cache_receiver(const struct overlay_key *to, const s
 	if (!copy || !has_address(receiver, &to->address))
 		return;
 	copy->generation = now;
-	copy->expires_tick = bpf_jiffies64() + DIRECT_RENEW;
+	copy->expires_tick = bpf_jiffies64() + CACHE_LIFETIME;
 	copy->slot = slot_of(ifindex) ^ cached_family(&to->address);
 }
 
@@ -103,23 +98,30 @@ static __always_inline void rewrite_ethernet(struct ethhdr *ethernet, const stru
 	copy_mac(ethernet->h_dest, receiver->mac);
 }
 
-static __always_inline bool fits_mtu(__u32 mtu, __u32 length)
+/* Whether an inner frame, or each of its segments, fits the MTU of an endpoint. */
+static __always_inline bool fits_mtu(__u32 mtu, const struct tunnel *tunnel)
 {
-	return length <= sizeof(struct ethhdr) + mtu;
+	return longest_packet(tunnel) <= sizeof(struct ethhdr) + mtu;
 }
 
 /* Removes the outer headers and rewrites the Ethernet header of the inner frame for the endpoint on an interface. */
-static __always_inline enum outcome deliver(context *ctx, const struct tunnel *tunnel, __u32 ifindex)
+static __always_inline enum outcome deliver(context *ctx, const struct frame_state *state, __u32 ifindex)
 {
-	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
+	const struct tunnel *tunnel = &state->tunnel;
+	struct amount delivered = amount_of(ctx, state);
+	struct ethhdr *ethernet;
 	struct interface *receiver = find_receiver(ifindex, tunnel->vni);
 
-	if (!receiver || (void *)(ethernet + 1) > frame_end(ctx))
+	if (!receiver)
 		return ENDPOINT_NOT_LOCAL;
-	rewrite_ethernet(ethernet, receiver);
-	if (adjust_head(ctx, tunnel->headers))
+	if (remove_outer(ctx, bounded(tunnel->headers, MAX_HEADERS), state->outer.summed))
 		return MALFORMED_OUTER;
-	count_delivered(slot_of(ifindex), tunnel->length);
+	ethernet = frame_start(ctx);
+	if ((void *)(ethernet + 1) > frame_end(ctx))
+		return MALFORMED_OUTER;
+	rewrite_ethernet(ethernet, receiver);
+	delivered.bytes = tunnel->length;
+	count_delivered(slot_of(ifindex), delivered);
 	return DELIVERED;
 }
 

@@ -204,11 +204,36 @@ static __always_inline void write_icmp_ipv6(struct ethhdr *ethernet, void *end, 
 }
 
 /*
+ * The checksum of a quoted packet may not be complete: the field has the sum of the pseudo-header, and a device, to
+ * which the frame is still marked so, will sum the quoted segment and write the result there. That must not change the
+ * sum of the error's payload. With R for the sum of the segment without the field and c for the field, the sum is R + c
+ * before and -c after, so c must be -R/2, modulo 0xffff.
+ */
+static __always_inline void settle_checksum(void *quote, void *end, __u32 quoted, const struct packet *packet,
+					    const struct transport *transport)
+{
+	__u32 at = bounded(transport->offset, MAX_OFFSET) - sizeof(struct ethhdr);
+	__u32 segment = packet->length - transport->offset, rest;
+	bool tcp = transport->protocol == IPPROTO_TCP;
+	__u16 *field;
+
+	if (transport->fragment || transport->extended || (!tcp && transport->protocol != IPPROTO_UDP))
+		return;
+	field = quote + bounded(at + (tcp ? TCP_CHECK : UDP_CHECK), MAX_OFFSET);
+	if ((void *)(field + 1) > end || *field != sum_fold(sum_pseudo(packet, segment, transport->protocol)))
+		return;
+	rest = sum_fold(sum_bytes(quote + bounded(at, MAX_OFFSET), end, quoted - at, (__u16) ~*field));
+	rest = 0xffff - rest;
+	*field = rest & 1 ? (rest + 0xffff) / 2 : rest / 2;
+}
+
+/*
  * Replaces the packet by the error about it, without outer headers: CONTINUE, or a drop. Invalidates all pointers into
  * the frame.
  */
 static __always_inline enum outcome write_icmp_error(context *ctx, const struct packet *packet,
-						     const struct icmp_error *error, enum outcome otherwise)
+						     const struct transport *transport, const struct icmp_error *error,
+						     enum outcome otherwise)
 {
 	bool ipv6 = INNER_IPV6 && packet->kind == ETH_P_IPV6;
 	__u32 quoted = packet->length - sizeof(struct ethhdr), most = ipv6 ? QUOTE_IPV6 : QUOTE_IPV4;
@@ -224,13 +249,15 @@ static __always_inline enum outcome write_icmp_error(context *ctx, const struct 
 	copy_mac(asker, ethernet->h_source);
 	if (set_frame_length(ctx, error->strip + sizeof(*ethernet) + quoted))
 		return otherwise;
-	if (adjust_head(ctx, (int)error->strip - added))
+	if (resize_front(ctx, (int)error->strip - added))
 		return NO_HEADROOM;
 	ethernet = frame_start(ctx);
 	if ((void *)(ethernet + 1) + sizeof(struct ipv6hdr) + sizeof(struct icmp_header) > frame_end(ctx))
 		return otherwise;
 	copy_mac(ethernet->h_dest, asker);
 	copy_mac(ethernet->h_source, gateway);
+	if (HAS_GSO)
+		settle_checksum((void *)(ethernet + 1) + added, frame_end(ctx), quoted, packet, transport);
 	if (ipv6)
 		write_icmp_ipv6(ethernet, frame_end(ctx), packet, error, quoted);
 	else

@@ -7,42 +7,54 @@
 #include "outcomes.h"
 #include "structs.h"
 
-static __always_inline void add(struct traffic *traffic, __u32 bytes)
+/* For an interface that belongs to no endpoint, a slot beyond the end of every map. */
+static __always_inline __u32 slot_of(__u32 ifindex)
 {
-	traffic->packets++;
-	traffic->bytes += bytes;
+	return ifindex - IFINDEX_BASE;
 }
 
-static __always_inline void count(__u32 outcome, __u32 bytes)
+/* What a frame adds to a counter. The headers of a GSO packet count once. */
+struct amount {
+	__u32 packets;
+	__u32 bytes;
+};
+
+static __always_inline void add(struct traffic *traffic, struct amount amount)
+{
+	traffic->packets += amount.packets;
+	traffic->bytes += amount.bytes;
+}
+
+static __always_inline void count(__u32 outcome, struct amount amount)
 {
 	struct traffic *traffic = outcomes.lookup(&outcome);
 
 	if (traffic) /* open */
-		add(traffic, bytes);
+		add(traffic, amount);
 }
 
-static __always_inline void count_delivered(__u32 slot, __u32 bytes)
+static __always_inline void count_delivered(__u32 slot, struct amount amount)
 {
 	struct endpoint_traffic *traffic = endpoint_counters.lookup(&slot);
 
 	if (traffic)
-		add(&traffic->delivered, bytes);
+		add(&traffic->delivered, amount);
 }
 
 /* The counters of the endpoint that sent a frame. Answered frames were not forwarded, and are not counted here. */
-static __always_inline void count_sender(__u32 slot, enum outcome outcome, __u32 bytes)
+static __always_inline void count_sender(__u32 slot, enum outcome outcome, struct amount amount)
 {
 	struct endpoint_traffic *traffic = endpoint_counters.lookup(&slot);
 
 	if (!traffic || outcome < FIRST_FORWARDED)
 		return;
 	if (outcome >= FIRST_DROPPED) {
-		add(&traffic->dropped, bytes);
+		add(&traffic->dropped, amount);
 		return;
 	}
-	add(&traffic->sent, bytes);
+	add(&traffic->sent, amount);
 	if (outcome == SENT_DIRECT || outcome == DELIVERED_SAME_HOST)
-		add(&traffic->direct, bytes);
+		add(&traffic->direct, amount);
 }
 
 #endif

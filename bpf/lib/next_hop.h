@@ -29,7 +29,7 @@ static __always_inline struct next_hop *cache_hop(struct cached_hop *copy, struc
 	copy->key = *key;
 	copy->hop = *hop;
 	copy->generation = now;
-	copy->expires_tick = bpf_jiffies64() + DIRECT_RENEW;
+	copy->expires_tick = bpf_jiffies64() + CACHE_LIFETIME;
 	again = next_hops.lookup(key);
 	if (again == hop)
 		return &copy->hop;
@@ -120,7 +120,7 @@ static __always_inline enum outcome send_through_tunnel(context *ctx, struct loc
 	if (!hop) /* for the verifier */
 		return NEXT_HOP_UNRESOLVED;
 	*tx_ifindex = local->tx_ifindex;
-	return send(ctx, local, tunnel, hop, 0, outcome);
+	return send(ctx, local, tunnel, hop, 0, false, outcome);
 }
 
 #endif

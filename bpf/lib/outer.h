@@ -155,7 +155,25 @@ static __always_inline enum outcome read_outer(context *ctx, struct outer *outer
 	return PASSED;
 }
 
-static __always_inline enum outcome parse_udp(context *ctx, const struct outer *outer, struct tunnel *tunnel,
+/*
+ * Whether the UDP checksum of a tunnel packet is right, or not in it yet: a packet of this machine may have the sum of
+ * the pseudo-header in its place, for a device to complete, and a GSO packet has one for each segment. May invalidate
+ * all pointers into the frame.
+ */
+static __always_inline bool has_valid_checksum(context *ctx, struct udphdr *udp, const struct outer *outer,
+					       __u32 length)
+{
+	__u64 pseudo = outer->pseudo + bpf_htonl(length);
+
+	if (HAS_GSO && (segment_bytes(ctx) || udp->check == sum_fold(pseudo)))
+		return true;
+	if (read_whole(ctx))
+		return false;
+	udp = frame_start(ctx) + bounded(outer->udp, FIRST_HEADERS);
+	return sum_fold(sum_frame(udp, frame_end(ctx), length, pseudo)) == 0xffff;
+}
+
+static __always_inline enum outcome parse_udp(context *ctx, struct outer *outer, struct tunnel *tunnel,
 					      struct options *options)
 {
 	void *start = frame_start(ctx), *end = frame_end(ctx);
@@ -167,10 +185,16 @@ static __always_inline enum outcome parse_udp(context *ctx, const struct outer *
 	length = bpf_ntohs(udp->len);
 	if (length != outer->ip_payload || length < sizeof(*udp) + sizeof(struct geneve))
 		return MALFORMED_OUTER;
+	outer->summed = udp->check != 0;
 	if (udp->check) {
-		if (sum_fold(sum_frame(udp, end, length, outer->pseudo + bpf_htonl(length))) != 0xffff)
+		if (!has_valid_checksum(ctx, udp, outer, length))
 			return OUTER_CHECKSUM;
 		tunnel->flags = 0;
+		start = frame_start(ctx);
+		end = frame_end(ctx);
+		udp = start + at;
+		if ((void *)(udp + 1) > end)
+			return MALFORMED_OUTER;
 	}
 	copy_address(&tunnel->origin, &tunnel->peer.address);
 	tunnel->source_port = udp->source;

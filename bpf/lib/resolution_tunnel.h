@@ -68,7 +68,7 @@ static __always_inline enum outcome arp_from_tunnel(context *ctx, const struct l
 	if (!endpoint || !endpoint->ifindex) /* closed: a reply goes to the local endpoint that asked */
 		return ENDPOINT_NOT_LOCAL;
 	*tx_ifindex = ifindex_of(endpoint);
-	return fits_mtu(endpoint->mtu, tunnel->length) ? DELIVERED : TOO_BIG;
+	return fits_mtu(endpoint->mtu, tunnel) ? DELIVERED : TOO_BIG;
 }
 
 /* Handles neighbour discovery from a tunnel. */
@@ -100,7 +100,7 @@ static __always_inline enum outcome nd_from_tunnel(context *ctx, const struct lo
 	outcome = answer_nd(ctx, tunnel->headers, packet, &requested, endpoint->mac, CONTINUE);
 	if (outcome != CONTINUE)
 		return outcome;
-	tunnel->length = ND_ANSWER;
+	tunnel->length = tunnel->longest = ND_ANSWER;
 	packet->length = 0; /* the solicitation is overwritten: no ICMP error can quote it */
 	return reply_to_origin(local, tunnel, ND_ANSWERED_REMOTE);
 }

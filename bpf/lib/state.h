@@ -6,17 +6,18 @@
 #ifndef DROPLET_STATE_H
 #define DROPLET_STATE_H
 
+#include "lib/metrics.h"
 #include "maps.h"
 #include "outcomes.h"
 #include "structs.h"
 
-#define CLEARED_OF_TUNNEL (sizeof(struct tunnel) - __builtin_offsetof(struct tunnel, headers))
+#define CLEARED_OF_TUNNEL (__builtin_offsetof(struct tunnel, longest) - __builtin_offsetof(struct tunnel, headers))
 
 /*
- * For an entry program and a frame of `length` bytes. Never NULL, but the verifier requires the check. Clears only what
- * may be read before it is written; structs.h explains why the rest is safe.
+ * For an entry program. Never NULL, but the verifier requires the check. Clears only what may be read before it is
+ * written; structs.h explains why the rest is safe.
  */
-static __always_inline struct frame_state *new_state(__u32 length)
+static __always_inline struct frame_state *new_state(context *ctx)
 {
 	__u32 only = 0;
 	struct frame_state *state = frame_states.lookup(&only);
@@ -27,7 +28,9 @@ static __always_inline struct frame_state *new_state(__u32 length)
 	state->packet.kind = 0;
 	__builtin_memset(&state->tunnel.headers, 0, CLEARED_OF_TUNNEL);
 	state->called = 0;
-	state->length = length;
+	state->length = frame_length(ctx);
+	if (HAS_GSO)
+		state->packets = frame_packets(ctx);
 	return state;
 }
 
@@ -41,6 +44,34 @@ static __always_inline struct frame_state *called_state(__u32 slot)
 		return 0;
 	state->called = 0;
 	return state;
+}
+
+/* What the frame adds to counters, as it was received; without a state, as it is. */
+static __always_inline struct amount amount_of(context *ctx, const struct frame_state *state)
+{
+	struct amount amount = {1, state ? state->length : frame_length(ctx)};
+
+	if (HAS_GSO)
+		amount.packets = state ? state->packets : frame_packets(ctx);
+	return amount;
+}
+
+/*
+ * Counts a frame as received and under its outcome, and leaves. The last program of a frame does that: an earlier one
+ * may not know yet how many packets it stands for.
+ */
+static __always_inline int leave(enum outcome received, enum outcome outcome, struct amount amount, __u32 ifindex)
+{
+	count(received, amount);
+	count(outcome, amount);
+	return verdict(outcome, ifindex);
+}
+
+/* The same for a frame of an endpoint, which has counters too. */
+static __always_inline int leave_endpoint(__u32 rx_ifindex, enum outcome outcome, struct amount amount, __u32 ifindex)
+{
+	count_sender(slot_of(rx_ifindex), outcome, amount);
+	return leave(RECEIVED_FROM_ENDPOINT, outcome, amount, ifindex);
 }
 
 /*

@@ -98,7 +98,8 @@ static __always_inline enum outcome find_transport_ipv6(void *start, void *end, 
 	return outcome;
 }
 
-/* `start` is the Ethernet header of a packet that read_packet() accepted. Fills all of `transport`. */
+/* `start` is the Ethernet header of a packet that read_packet() accepted. Fills all of `transport`, or sets
+ * `parsed` to 0. */
 static __always_inline enum outcome find_transport(void *start, void *end, const struct packet *packet,
 						   struct transport *transport)
 {
@@ -119,12 +120,6 @@ static __always_inline enum outcome find_transport(void *start, void *end, const
 	return CONTINUE;
 }
 
-/*
- * The hash of a flow, from which the source port of its tunnel packets is derived (RFC 8926 section 3.3): addresses,
- * protocol and, for TCP, UDP and SCTP, ports. Only the first fragment of a packet has ports; later ones find the hash
- * by the packet's identification, so that a flow keeps one path. A fragment that arrives before the first is hashed
- * without ports.
- */
 /* The start of TCP, UDP and SCTP headers. */
 struct ports {
 	__be16 source;
@@ -162,7 +157,12 @@ static __always_inline __u32 recall_flow(__u32 slot, const struct packet *packet
 			: otherwise; /* open: the first fragment has not arrived, or its entry was evicted */
 }
 
-/* `start` is the Ethernet header. */
+/*
+ * The hash of a flow, from which the source port of its tunnel packets is derived (RFC 8926 section 3.3): addresses,
+ * protocol and, for TCP, UDP and SCTP, ports. Only the first fragment of a packet has ports; later ones find the hash
+ * by the packet's identification, so that a flow keeps one path. A fragment that arrives before the first is hashed
+ * without ports. `start` is the Ethernet header.
+ */
 static __always_inline enum outcome hash_flow(void *start, void *end, __u32 slot, const struct packet *packet,
 					      const struct transport *transport, __u32 *flow)
 {

@@ -57,7 +57,7 @@ KNOWN_BEFORE = "Direct before the first packet: the sender's host bounces for th
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One conversation: the way before its first packet and after, and its round trips."""
+    """One conversation: the route before its first packet and after, and its round trips."""
 
     source: str
     destination: str
@@ -68,8 +68,8 @@ class Conversation:
 
     @property
     def worked(self) -> bool:
-        """Whether all packets came back, and the way is now direct."""
-        direct = self.after is not None and self.after.way in ("direct", "same_host")
+        """Whether all packets came back, and the route is now direct."""
+        direct = self.after is not None and self.after.route in ("direct", "same_host")
         return direct and self.pinged.answered == self.pinged.sent
 
 
@@ -90,7 +90,7 @@ class Demo:
         _heading("Conversations: the first packets go by bouncers and dividers, the others directly")
         talks = [self.converse(*conversation) for conversation in CONVERSATIONS]
         screen.console.print(self.conversation_table(talks))
-        if any(talk.before is not None and talk.before.way == "direct" for talk in talks):
+        if any(talk.before is not None and talk.before.route == "direct" for talk in talks):
             screen.console.print(KNOWN_BEFORE, highlight=False)
         self.steady()
         _heading("TCP, one stream, two seconds each, the data compared")
@@ -103,7 +103,7 @@ class Demo:
         self.balance()
 
     def ask_paths(self, source: str, destination: str, family: int) -> PathReply | None:
-        """Ask the source's agent which way a packet would go now."""
+        """Ask the source's agent which route a packet would take now."""
         host = self.lab.topology().host_of(source)
         request = codec.encode(PathRequest(source, self.lab.address(destination, family)))
         access = self.lab.access()
@@ -119,7 +119,7 @@ class Demo:
         return run_coroutine_in(self.lab.names.fabric, work)
 
     def converse(self, source: str, destination: str, family: int) -> Conversation:
-        """Ask the way, ping, and ask again."""
+        """Ask for the route, ping, and ask again."""
         before = self.ask_paths(source, destination, family)
         pinged = ping(self.lab.names.endpoint(source), self.lab.address(destination, family), count=10)
         after = self.ask_paths(source, destination, family)
@@ -138,8 +138,8 @@ class Demo:
                 self._place(talk.source),
                 self._place(talk.destination),
                 str(talk.family),
-                self._way(talk.before, talk),
-                self._way(talk.after, talk),
+                self._route(talk.before, talk),
+                self._route(talk.after, talk),
                 _microseconds(talk.pinged.first),
                 _microseconds(talk.pinged.later),
             )
@@ -148,20 +148,20 @@ class Demo:
     def _place(self, endpoint: str) -> str:
         return f"{endpoint} on {self.lab.topology().endpoints[endpoint].droplet}"
 
-    def _way(self, path: PathReply | None, talk: Conversation) -> str:
-        """Return a way in words; what follows after the first bouncer is known from the placement."""
-        if path is None or path.way == "none":
+    def _route(self, path: PathReply | None, talk: Conversation) -> str:
+        """Describe a route; what follows after the first bouncer is known from the placement."""
+        if path is None or path.route == "none":
             return f"[red]none: {path.reason if path is not None else 'no answer'}[/]"
-        if path.way == "same_host":
+        if path.route == "same_host":
             return "[green]same host[/]"
         topology, placement = self.lab.topology(), self.lab.placement()
         names = {droplet.address: name for name, droplet in topology.droplets.items()}
         hosts = "/".join(names.get(host, host) for host in path.hosts)
-        if path.way == "direct":
+        if path.route == "direct":
             return f"[green]direct to {hosts}[/]"
         source, destination = topology.endpoints[talk.source].network, topology.endpoints[talk.destination].network
-        if source == destination or path.way == "divider":
-            return f"{path.way} {hosts}"
+        if source == destination or path.route == "divider":
+            return f"{path.route} {hosts}"
         divider = "/".join(placement.dividers[topology.networks[source].vpc])
         return f"bouncer {hosts}, divider {divider}, bouncer {'/'.join(placement.bouncers[destination])}"
 
@@ -204,10 +204,10 @@ class Demo:
             done = transfer(names.endpoint(source), names.endpoint(destination), self.lab.address(destination, family))
             self.check(done.right and done.size > 0, f"TCP from {source} to {destination}: {done}")
             endpoints = self.lab.topology().endpoints
-            way = "same host" if endpoints[source].droplet == endpoints[destination].droplet else "two hosts"
+            route = "same host" if endpoints[source].droplet == endpoints[destination].droplet else "two hosts"
             data = "[green]intact[/]" if done.right else "[red]damaged[/]"
             row = (f"{done.size / 1e6:.0f} MB", f"{done.gigabits:.2f} Gbit/s", data)
-            table.add_row(source, destination, str(family), way, *row)
+            table.add_row(source, destination, str(family), route, *row)
         return table
 
     def move(self) -> None:

@@ -150,7 +150,7 @@ def _replay(lab: Lab, changes: Sequence[Change], patience: float) -> Tracker:
         deadline = time.monotonic() + patience
         async with connected(access) as client, watching(client) as watcher:
             for step in in_steps(changes):
-                await _answered(watcher, deadline)
+                await _acknowledged(watcher, deadline)
                 await publish(client, step, watcher.tracker.expect)
             await watcher.wait(max(0.0, deadline - time.monotonic()))
             return watcher.tracker
@@ -159,12 +159,12 @@ def _replay(lab: Lab, changes: Sequence[Change], patience: float) -> Tracker:
     return run_coroutine_in(lab.names.fabric, work)
 
 
-async def _answered(watcher: Watcher, deadline: float) -> None:
-    """Wait until the host has answered for all that was published, whatever it said; LabError when it does not."""
-    while any(expected.answer is None for expected in watcher.tracker.expected.values()):
+async def _acknowledged(watcher: Watcher, deadline: float) -> None:
+    """Wait until the host has acknowledged all that was published, with whatever state; LabError when it does not."""
+    while any(expected.ack is None for expected in watcher.tracker.expected.values()):
         left = deadline - time.monotonic()
         if left <= 0:
-            waiting = [name for (_, name), one in watcher.tracker.expected.items() if one.answer is None]
+            waiting = [name for (_, name), one in watcher.tracker.expected.items() if one.ack is None]
             raise LabError(
                 f"the host has not acknowledged {', '.join(waiting[:5])}: the remaining documents were not published"
             )
@@ -175,10 +175,10 @@ def rows_of(tracker: Tracker) -> list[Row]:
     """Return a row for each document that was published."""
     rows = []
     for (_, document), expected in sorted(tracker.expected.items()):
-        if expected.answer is None:
-            rows.append(Row(document, "unanswered", "the host has not answered in time"))
+        if expected.ack is None:
+            rows.append(Row(document, "unacknowledged", "the host has not acknowledged it in time"))
             continue
-        state, _, why = describe(expected.answer).partition(": ")
+        state, _, why = describe(expected.ack).partition(": ")
         rows.append(Row(document, state, why or ("removed" if expected.removed else "")))
     return rows
 

@@ -91,7 +91,7 @@ def report_table(report: Report) -> Table:
     numbers = ("all", "realized", "pending", "rejected", "failed", "no ack", *(("p50", "p99") if timed else ()))
     table = new_table("host", *numbers, right=numbers, title="Documents by host", caption=caption)
     for host, found in report.hosts.items():
-        counts = (found.documents, found.realized, found.pending, found.rejected, found.failed, found.unanswered)
+        counts = (found.documents, found.realized, found.pending, found.rejected, found.failed, found.unacknowledged)
         times = (_duration(found.p50), _duration(found.p99)) if timed else ()
         table.add_row(host, *(str(count) for count in counts), *times)
     return table

@@ -26,7 +26,7 @@ from protocol.documents import Document
 from protocol.errors import DocumentError
 
 QUIET = 1.0
-"""Seconds without any answer after which what is rejected stays so."""
+"""Seconds without any acknowledgement after which what is rejected stays so."""
 
 
 @dataclass(slots=True)
@@ -35,19 +35,19 @@ class _Expected:
     removed: bool
     published: float | None
     realized: float | None = None
-    answer: Acknowledgement | None = None
+    ack: Acknowledgement | None = None
 
     @property
     def state(self) -> State | None:
-        """What became of it, None before an answer."""
-        return self.answer.state if self.answer is not None else None
+        """What became of it, None before it is acknowledged."""
+        return self.ack.state if self.ack is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
     """One host: the documents that exist, by what became of their newest revision, and removals that are not realized.
 
-    `p50` and `p99` are seconds from publishing to the realized answer, None where nothing was published just now.
+    `p50` and `p99` are seconds from publishing to the acknowledgement `realized`, None if nothing was just published.
     """
 
     documents: int
@@ -55,7 +55,7 @@ class HostReport:
     pending: int
     rejected: int
     failed: int
-    unanswered: int
+    unacknowledged: int
     removing: int
     p50: float | None
     p99: float | None
@@ -63,7 +63,7 @@ class HostReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All hosts, and every answer that is not `realized` in one line each. `final`: waiting would change nothing."""
+    """All hosts, and one line for each document that is not realized. `final`: waiting would change nothing."""
 
     hosts: dict[str, HostReport]
     problems: tuple[str, ...] = ()
@@ -94,10 +94,10 @@ class Report:
 
 @dataclass(slots=True)
 class Tracker:
-    """Expected revisions against answers. Answers may come before the revision is known, and in any order."""
+    """Expected revisions and acknowledgements. These may come before the revision is known, and in any order."""
 
     expected: dict[tuple[str, str], _Expected] = field(default_factory=dict)
-    answers: dict[tuple[str, str], tuple[Acknowledgement, float]] = field(default_factory=dict)
+    acks: dict[tuple[str, str], tuple[Acknowledgement, float]] = field(default_factory=dict)
     counts: Counter[tuple[bool, State | None]] = field(default_factory=Counter)
     """How many are expected, by whether it is a removal and by state."""
     holders: dict[tuple[str, Reference], str] = field(default_factory=dict)
@@ -113,27 +113,27 @@ class Tracker:
             self.counts[before.removed, before.state] -= 1
         self.expected[key] = _Expected(published.revision, published.removed, published.at)
         self.counts[published.removed, None] += 1
-        if key in self.answers:
-            self._record(key, *self.answers[key])
+        if key in self.acks:
+            self._record(key, *self.acks[key])
 
-    def answered(self, host: str, answer: Acknowledgement, now: float) -> None:
-        """Take in an answer that was seen at `now` (the clock of `Published.at`)."""
-        key = (host, answer.document)
-        newest = self.answers.get(key)
-        if newest is not None and newest[0].revision > answer.revision:
+    def acknowledged(self, host: str, ack: Acknowledgement, now: float) -> None:
+        """Take in an acknowledgement that was seen at `now` (the clock of `Published.at`)."""
+        key = (host, ack.document)
+        newest = self.acks.get(key)
+        if newest is not None and newest[0].revision > ack.revision:
             return
-        self.answers[key] = (answer, now)
+        self.acks[key] = (ack, now)
         if key in self.expected:
-            self._record(key, answer, now)
+            self._record(key, ack, now)
 
-    def _record(self, key: tuple[str, str], answer: Acknowledgement, now: float) -> None:
+    def _record(self, key: tuple[str, str], ack: Acknowledgement, now: float) -> None:
         expected = self.expected[key]
-        if answer.revision < expected.revision:
+        if ack.revision < expected.revision:
             return
         self.counts[expected.removed, expected.state] -= 1
-        expected.answer = answer
+        expected.ack = ack
         self.counts[expected.removed, expected.state] += 1
-        if answer.state is not State.REALIZED:
+        if ack.state is not State.REALIZED:
             expected.realized = None
         elif expected.realized is None:
             expected.realized = now
@@ -175,9 +175,9 @@ class Tracker:
     def _stuck(self, host: str, document: str) -> bool:
         """Say whether a document is rejected, or waits for objects of such documents."""
         expected = self.expected.get((host, document))
-        if expected is None or expected.answer is None or expected.answer.state is not State.PENDING:
+        if expected is None or expected.ack is None or expected.ack.state is not State.PENDING:
             return expected is not None and expected.state is State.REJECTED
-        held_by = [self.holders.get((host, reference)) for reference in expected.answer.missing]
+        held_by = [self.holders.get((host, reference)) for reference in expected.ack.missing]
         return any(name is not None and name != document and self._stuck(host, name) for name in held_by)
 
     @property
@@ -200,10 +200,10 @@ class Tracker:
         for (host, document), expected in sorted(self.expected.items()):
             by_host.setdefault(host, []).append(expected)
             what = f"{host} {document}: {'its removal, ' if expected.removed else ''}"
-            if expected.answer is None:
-                problems.append(f"{what}revision {expected.revision} is not answered")
-            elif expected.answer.state is not State.REALIZED:
-                problems.append(f"{what}{describe(expected.answer)}")
+            if expected.ack is None:
+                problems.append(f"{what}revision {expected.revision} is not acknowledged")
+            elif expected.ack.state is not State.REALIZED:
+                problems.append(f"{what}{describe(expected.ack)}")
         return Report({host: _host_report(items) for host, items in by_host.items()}, tuple(problems), final=self.final)
 
 
@@ -218,7 +218,7 @@ def _host_report(items: list[_Expected]) -> HostReport:
         pending=states.count(State.PENDING),
         rejected=states.count(State.REJECTED),
         failed=states.count(State.FAILED),
-        unanswered=states.count(None),
+        unacknowledged=states.count(None),
         removing=sum(item.removed and item.state is not State.REALIZED for item in items),
         p50=percentile(times, 0.50),
         p99=percentile(times, 0.99),
@@ -232,15 +232,15 @@ def percentile(sorted_times: list[float], part: float) -> float | None:
     return sorted_times[min(len(sorted_times) - 1, max(0, -(-int(part * 100) * len(sorted_times) // 100) - 1))]
 
 
-def describe(answer: Acknowledgement) -> str:
-    """Return an answer's state and its reasons in one line."""
+def describe(ack: Acknowledgement) -> str:
+    """Return an acknowledgement's state and its reasons in one line."""
     reasons = [
-        *(f"{reference} is missing" for reference in answer.missing),
-        *(f"{error.path}: {error.message}" for error in answer.errors),
-        *(_refused(failure) for failure in answer.failures),
+        *(f"{reference} is missing" for reference in ack.missing),
+        *(f"{error.path}: {error.message}" for error in ack.errors),
+        *(_refused(failure) for failure in ack.failures),
     ]
     more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
-    return f"{answer.state}: {'; '.join(reasons[:3])}{more}" if reasons else str(answer.state)
+    return f"{ack.state}: {'; '.join(reasons[:3])}{more}" if reasons else str(ack.state)
 
 
 def _refused(failure: KernelFailure) -> str:
@@ -249,7 +249,7 @@ def _refused(failure: KernelFailure) -> str:
 
 
 class Watcher:
-    """Feeds a tracker from the hosts' answers, as they come and as the stream holds them."""
+    """Feeds a tracker from the hosts' acknowledgements, as they come and as the stream holds them."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -259,22 +259,22 @@ class Watcher:
         self.strays: tuple[str, ...] = ()
         """The messages of the stream that name no document, one line each, as `expect_stored` found them."""
 
-    async def _answer(self, message: Msg) -> None:
+    async def _on_message(self, message: Msg) -> None:
         self.take(message.subject, message.data)
 
     def take(self, subject: str, body: bytes) -> None:
-        """Take in one answer; what is no answer is left alone, since hosts write these subjects."""
+        """Take in one acknowledgement; any other message is ignored, since hosts write these subjects."""
         try:
             host = subjects.parse_ack(subject).host
-            answer = codec.decode(body, Acknowledgement)
+            ack = codec.decode(body, Acknowledgement)
         except (ValueError, DocumentError):
             return
         self.heard_at = time.monotonic()
-        self.tracker.answered(host, answer, self.heard_at)
+        self.tracker.acknowledged(host, ack, self.heard_at)
         self.changed.set()
 
     async def expect_stored(self) -> None:
-        """Expect also what was published before, and read its answers: nothing in the stream may be unanswered."""
+        """Expect also what was published before, and read its acknowledgements: every stored document needs one."""
         documents = await read_stream(self.client, streams.CONFIG_STREAM, streams.CONFIG_SUBJECTS)
         self.strays = tuple(described(message) for message in strays(documents))
         for stored in readable(documents):
@@ -304,7 +304,7 @@ class Watcher:
         return True
 
     async def wait_for_acks(self, patience: float) -> bool:
-        """Wait for the next answer; False after `patience` seconds."""
+        """Wait for the next acknowledgement; False after `patience` seconds."""
         self.changed.clear()
         try:
             async with asyncio.timeout(patience):
@@ -316,11 +316,11 @@ class Watcher:
 
 @asynccontextmanager
 async def watching(client: Client) -> AsyncIterator[Watcher]:
-    """Watch answers from now on."""
+    """Watch acknowledgements from now on."""
     watcher = Watcher(client)
     subscription = await client.subscribe(
         streams.ACK_SUBJECTS,
-        cb=watcher._answer,  # noqa: SLF001 - the callback is this module's own
+        cb=watcher._on_message,  # noqa: SLF001 - the callback is this module's own
         pending_msgs_limit=-1,
         pending_bytes_limit=-1,
     )

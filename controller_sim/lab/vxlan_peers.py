@@ -81,7 +81,7 @@ def _guest(topology: Topology, assigned: Assignment, droplet: Droplet, name: str
 def build(names: Names, topology: Topology, assignments: Mapping[str, Assignment]) -> None:
     """Make the devices of all peers; their namespaces and those of their endpoints are there. Raises UnderlayError."""
     for droplet in topology.peers:
-        # Super-packets and unfinished checksums would leave the host as they are: veths have no hardware that mends it.
+        # Super-packets and partial checksums would leave the host as they are: no hardware of a veth completes them.
         inside(names.droplet(droplet.host), "ethtool", "-K", droplet.interface, "tx", "off", "tso", "off", "gso", "off")
     for tunnel in plan(topology, assignments):
         _build_tunnel(names, tunnel)

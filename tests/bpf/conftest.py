@@ -56,6 +56,12 @@ def interfaces() -> Iterator[None]:
         os.close(home)
 
 
+@pytest.fixture(scope="session", params=list(Hook))
+def hook(request: pytest.FixtureRequest) -> Hook:
+    """Return the hook whose programs a test runs: every test that needs programs runs for each."""
+    return Hook(request.param)
+
+
 @pytest.fixture(scope="session")
 def duts(lab_cache: Path) -> Iterator[Callable[[Hook], Dut]]:
     """Return the programs of a hook on maps of their own, each loaded once."""
@@ -70,15 +76,15 @@ def compiled_for(lab_cache: Path, hook: Hook) -> CompiledObject:
 
 
 @pytest.fixture(scope="session")
-def compiled(lab_cache: Path) -> CompiledObject:
+def compiled(lab_cache: Path, hook: Hook) -> CompiledObject:
     if os.geteuid():
         pytest.skip("loading programs needs root")
-    return compiled_for(lab_cache, Hook.XDP)
+    return compiled_for(lab_cache, hook)
 
 
 @pytest.fixture(scope="session")
-def shared_dut(duts: Callable[[Hook], Dut]) -> Dut:
-    return duts(Hook.XDP)
+def shared_dut(duts: Callable[[Hook], Dut], hook: Hook) -> Dut:
+    return duts(hook)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import bpf_packets as p
 import pytest
-from bpf_dut import D2, MAC, SIZES, A, Dut, R, key
+from bpf_dut import D2, MAC, SIZES, XDP_ONLY, A, Dut, R, key
 from bpf_tunnels import frame_to, tunnelled
 
 from agent.core.model import map_layout
@@ -18,6 +18,8 @@ from agent.datapath.bpf.outcomes import Outcome
 
 PLACES = 64
 TIMES = 4
+
+pytestmark = XDP_ONLY
 
 
 @pytest.fixture(scope="module")

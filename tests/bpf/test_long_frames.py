@@ -23,6 +23,7 @@ from bpf_dut import (
     SLOT,
     UNCOUNTED,
     UPLINK,
+    XDP_ONLY,
     A,
     Dut,
     R,
@@ -40,6 +41,7 @@ PATIENCE = 50_000
 INNER = MTU - 94
 LENGTHS = [3900, 4000, 4053, 4095, 4096, 4097, 5000, 6143, 6144, 8000, 8191, 8192, 8193, INNER]
 """Of inner packets: on both sides of where a sum's next part begins, and the longest."""
+pytestmark = XDP_ONLY
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -108,7 +108,7 @@ def test_a_divided_packet_at_the_wrong_bouncer_does_not_return_to_the_divider(du
     ],
     ids=["of a stranger", "of an unlearnt origin", "of nobody of ours", "back already", "too old", "by VXLAN"],
 )
-def test_what_is_not_returned(dut: Dut, frame: bytes, outcome: Outcome) -> None:
+def test_misdirected_packets_that_are_dropped_instead_of_returned(dut: Dut, frame: bytes, outcome: Outcome) -> None:
     assert dut.from_underlay(frame).outcome is outcome
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 from bpf_dut import Dut
 
+from agent.datapath.bpf.compiler import Hook
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome
+
+NOT_REACHED = {Hook.XDP: {Outcome.GSO_PACKET}, Hook.TC: {Outcome.NO_HEADROOM}}
+"""XDP has no GSO packets, and the kernel makes space for tc."""
 
 
 @pytest.mark.after_all
-def test_every_outcome_is_reached_by_some_test(shared_dut: Dut) -> None:
-    assert set(Outcome) - RECEIVED - shared_dut.reached == set()
+def test_every_outcome_is_reached_by_some_test(shared_dut: Dut, hook: Hook) -> None:
+    assert set(Outcome) - RECEIVED - shared_dut.reached == NOT_REACHED[hook]

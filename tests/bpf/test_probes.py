@@ -81,7 +81,7 @@ def test_other_options_beside_a_probe_are_skipped(dut: Dut) -> None:
         ("a wrong checksum", Outer(udp_check=7).wrap(probe(REQUEST)), Outcome.OUTER_CHECKSUM),
     ],
 )  # fmt: skip
-def test_what_is_not_reflected(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
+def test_packets_that_are_not_reflected_as_probes(dut: Dut, sentence: str, frame: bytes, outcome: Outcome) -> None:
     assert dut.from_underlay(frame).outcome is outcome
 
 

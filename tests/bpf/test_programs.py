@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bpf_dut import Dut
+from bpf_dut import XDP_ONLY, Dut
 
 from agent.datapath.bpf import compiler, programs
 from agent.datapath.bpf import syscall as bpf
@@ -33,12 +33,14 @@ def sources(tmp_path: Path) -> Path:
     return Path(shutil.copytree(compiler.SOURCES, tmp_path / "sources"))
 
 
+@XDP_ONLY
 @pytest.mark.parametrize("name", compiler.PROGRAMS)
 def test_every_program_passes_the_verifier(compiled: CompiledObject, shared_dut: Dut, name: str) -> None:
     program = programs.load(compiled.program(name), shared_dut.fds)
     os.close(program.fd)
 
 
+@XDP_ONLY
 def test_a_program_uses_the_maps_that_it_was_given(compiled: CompiledObject, shared_dut: Dut) -> None:
     ids = {bpf.map_info(fd).id for fd in shared_dut.fds.values()}
     for program in shared_dut.programs.values():
@@ -90,6 +92,7 @@ def test_a_program_that_the_verifier_refuses_comes_with_its_log() -> None:
     assert "processed" in caught.value.log
 
 
+@XDP_ONLY
 def test_a_pinned_program_is_opened_and_not_loaded_again(
     compiled: CompiledObject, shared_dut: Dut, bpffs: Path
 ) -> None:
@@ -101,6 +104,7 @@ def test_a_pinned_program_is_opened_and_not_loaded_again(
     programs.close(second)
 
 
+@XDP_ONLY
 def test_a_pinned_program_with_other_maps_is_replaced(compiled: CompiledObject, shared_dut: Dut, bpffs: Path) -> None:
     other = Dut(compiled)
     first = programs.ensure_programs(compiled, other.fds, bpffs, "test")

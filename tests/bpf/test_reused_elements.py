@@ -8,7 +8,7 @@ from threading import Thread
 
 import bpf_packets as p
 import pytest
-from bpf_dut import ARRIVAL, MAC, MTU, SLOT, VNI, A, B, Dut, key, mapped
+from bpf_dut import ARRIVAL, MAC, MTU, SLOT, VNI, XDP_ONLY, A, B, Dut, key, mapped
 from bpf_tunnels import frame_to, tunnelled
 
 from agent.core.model import map_layout
@@ -22,6 +22,8 @@ STRANGE = "10.0.0.9"
 B_SLOT = 2
 TO_B = p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, B, p.udp()))
 ROUNDS, ENTRIES, FRAMES = 400, 8000, 50_000
+
+pytestmark = XDP_ONLY
 
 
 def here(slot: int) -> bytes:

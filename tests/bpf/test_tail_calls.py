@@ -67,14 +67,14 @@ CALLED = [("transit_xdp", ARRIVAL), ("transit_errors", ARRIVAL), ("transit_error
 
 
 def test_an_endpoint_of_the_same_host_gets_the_frame_through_the_tail_call(dut: Dut) -> None:
-    dut.leave_state(1 + TRANSIT_XDP, receiver=IFINDEX_BASE + 2)
+    dut.leave_state(TO_B, 1 + TRANSIT_XDP, receiver=IFINDEX_BASE + 2)
     run = dut.after_tail_call(TO_B)
     assert (run.outcome, run.frame) == (Outcome.DELIVERED_SAME_HOST, TO_B)
 
 
 def test_after_the_tail_call_an_interface_without_an_endpoint_drops_the_packet(dut: Dut) -> None:
     """An endpoint that was removed after its packet was sent."""
-    dut.leave_state(1 + TRANSIT_XDP, receiver=IFINDEX_BASE + 2)
+    dut.leave_state(TO_B, 1 + TRANSIT_XDP, receiver=IFINDEX_BASE + 2)
     dut.remove(MapName.INTERFACES, map_layout.U32.pack(SLOT))
     assert dut.after_tail_call(TO_B).outcome is Outcome.UNKNOWN_INTERFACE
 
@@ -82,7 +82,7 @@ def test_after_the_tail_call_an_interface_without_an_endpoint_drops_the_packet(d
 @pytest.mark.parametrize("slot", [EMPTY_SLOT, FOREIGN_SLOT, 1 << 20], ids=["of nobody", "of another VPC", "none"])
 def test_after_the_tail_call_the_receiver_is_checked_again(dut: Dut, slot: int) -> None:
     dut.receiver(FOREIGN_SLOT, MAC[B], vni=8)
-    dut.leave_state(1 + TRANSIT_XDP, receiver=IFINDEX_BASE + slot)
+    dut.leave_state(TO_B, 1 + TRANSIT_XDP, receiver=IFINDEX_BASE + slot)
     assert dut.after_tail_call(TO_B).outcome is Outcome.ENDPOINT_NOT_LOCAL
 
 
@@ -91,7 +91,7 @@ def test_a_called_program_uses_no_state_of_another_program(dut: Dut, program: st
     """Neither without a caller, nor if the caller named another program."""
     other = TRANSIT_XDP if program == "transit_errors" else TRANSIT_ERRORS
     for called in (0, 1 + other):
-        dut.leave_state(called, receiver=IFINDEX_BASE + 2)
+        dut.leave_state(TO_B, called, receiver=IFINDEX_BASE + 2)
         assert dut.after_tail_call(TO_B, program, arrival).outcome is Outcome.NO_PROGRAM
 
 
@@ -104,7 +104,7 @@ def test_a_called_program_uses_its_state_once(dut: Dut, program: str, arrival: i
 
 def test_the_state_of_a_call_is_not_used_for_the_next_frame(dut: Dut) -> None:
     """Also where its program was not called: an error would tell of the frame before."""
-    dut.leave_state(1 + TRANSIT_ERRORS)
+    dut.leave_state(TOO_LONG, 1 + TRANSIT_ERRORS)
     assert dut.from_underlay(tunnelled()).outcome is Outcome.DELIVERED
     assert dut.after_tail_call(TOO_LONG, "transit_errors", UPLINK).outcome is Outcome.NO_PROGRAM
 

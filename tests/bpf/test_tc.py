@@ -31,6 +31,7 @@ from bpf_dut import (
     UNKNOWN,
     UNKNOWN6,
     VNI,
+    XDP_ONLY,
     A,
     B,
     Dut,
@@ -121,6 +122,7 @@ def learnt(dut: Dut) -> set[tuple[bytes, bytes]]:
     return {(key, value[:16]) for key, value in dut.entries(MapName.DIRECT).items()}
 
 
+@XDP_ONLY
 @pytest.mark.parametrize("over", [4, 6])
 @pytest.mark.parametrize(("sentence", "frame", "outcome"), FROM_ENDPOINT, ids=[row[0] for row in FROM_ENDPOINT])
 def test_a_frame_of_an_endpoint(dut: Dut, tc: Dut, sentence: str, frame: bytes, outcome: Outcome, over: int) -> None:
@@ -131,6 +133,7 @@ def test_a_frame_of_an_endpoint(dut: Dut, tc: Dut, sentence: str, frame: bytes, 
     assert expected.outcome is outcome
 
 
+@XDP_ONLY
 def test_an_endpoint_of_a_vxlan_network_is_sent_vxlan(dut: Dut, tc: Dut) -> None:
     for one in (dut, tc):
         one.endpoint(R, D2, flags=map_layout.ENDPOINT_VXLAN)
@@ -139,6 +142,7 @@ def test_an_endpoint_of_a_vxlan_network_is_sent_vxlan(dut: Dut, tc: Dut) -> None
     assert expected.frame.endswith(p.vxlan(VNI, sent(A, R)))
 
 
+@XDP_ONLY
 @pytest.mark.parametrize("over", [4, 6])
 @pytest.mark.parametrize(("sentence", "make", "outcome"), FROM_UNDERLAY, ids=[row[0] for row in FROM_UNDERLAY])
 def test_a_frame_from_the_underlay(
@@ -154,6 +158,7 @@ def test_a_frame_from_the_underlay(
     assert learnt(tc) == learnt(dut)
 
 
+@XDP_ONLY
 @pytest.mark.parametrize("to", [4, 6])
 @pytest.mark.parametrize("over", [4, 6])
 def test_a_bouncers_hop(dut: Dut, tc: Dut, over: int, to: int) -> None:
@@ -174,6 +179,7 @@ def test_a_bouncers_hop(dut: Dut, tc: Dut, over: int, to: int) -> None:
     assert expected.outcome is Outcome.BOUNCED
 
 
+@XDP_ONLY
 def test_an_unreachable_destination_is_answered_through_the_tunnel(dut: Dut, tc: Dut) -> None:
     for one in (dut, tc):
         one.own_network(flags=NETWORK_LOCAL_BOUNCER)

@@ -19,6 +19,7 @@ from bpf_dut import (
     UNCOUNTED_SLOT,
     UNKNOWN,
     VNI,
+    XDP_ONLY,
     A,
     B,
     Dut,
@@ -137,6 +138,7 @@ def test_a_droplet_without_a_neighbour_entry_is_not_sent_to(dut: Dut) -> None:
     assert run.outcome is Outcome.NEXT_HOP_UNRESOLVED
 
 
+@XDP_ONLY
 def test_a_frame_without_headroom_is_dropped(dut: Dut) -> None:
     run = dut.from_endpoint(from_a(p.ipv4(A, R, p.udp())), metadata=200)
     assert run.outcome is Outcome.NO_HEADROOM

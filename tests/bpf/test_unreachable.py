@@ -409,7 +409,7 @@ def test_errors_about_unknown_protocols_do_not_use_up_those_about_the_mtu(dut: D
     assert dut.from_endpoint(long).outcome is Outcome.ICMP_TOO_BIG_SENT
 
 
-def test_what_leads_nowhere_is_limited_apart_from_what_does_not_fit(dut: Dut) -> None:
+def test_unreachable_errors_do_not_use_up_those_about_the_mtu(dut: Dut) -> None:
     bounces(dut)
     outcomes = [dut.from_endpoint(from_a(4, UNKNOWNS)).outcome for _ in range(400)]
     assert set(outcomes[:50]) == {Outcome.ICMP_UNREACHABLE_SENT}

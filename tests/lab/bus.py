@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn
 
 import nats
 import nkeys
@@ -24,8 +25,11 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
-from agent.bus import Bus, BusSettings, Delivery, RpcError
-from agent.bus.tasks import end
+from agent.bus.bus import Bus
+from agent.bus.connection.settings import BusSettings
+from agent.bus.connection.tasks import end
+from agent.bus.rpc import RpcError
+from agent.core.config.delivery import Delivery
 from agent.telemetry.fault_reporter import FaultReporter
 from lab.waiting import PATIENCE
 from protocol import binding, permissions, streams, subjects
@@ -263,30 +267,53 @@ class Recorder:
         return b"answer to " + verb.encode() + b" " + body
 
 
+LOGGED: list[MutableMapping[str, Any]] = []
+"""The log lines of the running test (`keep_log_lines`)."""
+
+
+@contextlib.contextmanager
+def keep_log_lines() -> Iterator[None]:
+    """Keep the log lines of this process in `LOGGED` for the time of a block."""
+    LOGGED.clear()
+
+    def keep(_logger: object, level: str, event: MutableMapping[str, Any]) -> NoReturn:
+        LOGGED.append({"level": level, **event})
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[keep])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
 class Lines:
-    """A structlog logger that keeps its lines, and the faults of an agent that logs there."""
+    """The log lines of the running test, and the faults of one agent in it."""
 
     def __init__(self) -> None:
-        self.lines: list[dict[str, object]] = []
+        self.lines = LOGGED
         self.events: list[tuple[str, tuple[str, ...]]] = []
-        self.log = structlog.wrap_logger(
-            structlog.ReturnLogger(), processors=[self._keep], wrapper_class=structlog.make_filtering_bound_logger(0)
-        )
-
-        self.faults = FaultReporter(lambda kind, detail: self.events.append((kind, detail)), self.log)
+        self.faults = FaultReporter(lambda kind, detail: self.events.append((kind, detail)))
         self.report = self.faults.report
 
     def standing(self, kind: str) -> Fault | None:
         """Return the fault of a kind that stands."""
         return next((fault for fault in self.faults.standing() if fault.kind == kind), None)
 
+    def detail(self, kind: str) -> str:
+        """Return the detail of the fault of a kind that stands, empty if there is none."""
+        fault = self.standing(kind)
+        return fault.detail if fault is not None else ""
+
     def began(self, kind: str) -> int:
         """Return how often a fault of a kind began."""
-        return sum(line["event"] == "fault_began" and line["kind"] == kind for line in self.lines)
+        return len(self.published("began", kind))
 
-    def _keep(self, _logger: object, level: str, event: dict[str, object]) -> str:
-        self.lines.append({"level": level, **event})
-        return ""
+    def published(self, state: str, kind: str) -> list[str]:
+        """Return the published lines about faults of a kind that `began`, `changed` or `ended`."""
+        lines = [line for event, detail in self.events if event == "fault" for line in detail]
+        return [line for line in lines if line.startswith(f"{state}: {kind} ")]
 
     def texts(self) -> list[str]:
         return [" ".join(str(value) for value in line.values()) for line in self.lines]

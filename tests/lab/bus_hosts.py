@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
-from agent.bus import Bus
+from agent.bus.bus import Bus
 from agent.bus.check import BusCheck, check_servers
 from lab.bus import (
     Lines,
@@ -36,7 +36,7 @@ class Host:
 
     def __init__(self, server: NatsServer, user: User | None = None, boot: str = "") -> None:
         self.recorder, self.lines = Recorder(), Lines()
-        self.bus = Bus("h1", settings_of(server, user), self.recorder, self.lines.log, self.lines.report, boot)
+        self.bus = Bus("h1", settings_of(server, user), self.recorder, self.lines.report, boot)
 
     @property
     def kinds(self) -> set[str]:

@@ -42,7 +42,7 @@ async def heard_all(watch: NeighbourWatch) -> None:
     await until(lambda: hop in watch._neighbours)
     ip("neigh", "del", address, "dev", "eth0")
     await until(lambda: hop not in watch._neighbours)
-    await watch.settled()
+    await watch.caught_up()
 
 
 async def until(condition: Callable[[], bool]) -> None:

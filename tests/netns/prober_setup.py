@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
-import structlog
 from lab.waiting import PATIENCE
 
 from agent.core.faults.tracker import ReportFaults
@@ -72,7 +71,7 @@ def path_of(family: Addresses) -> Path:
 
 
 def errors(report: ReportFaults = lambda _source, _faults: None) -> LoopErrors:
-    return LoopErrors(report, structlog.get_logger())
+    return LoopErrors(report)
 
 
 def prober(
@@ -82,7 +81,7 @@ def prober(
     report: ReportFaults = lambda _source, _faults: None,
     memory: PathMemory | None = None,
 ) -> Prober:
-    events = PathEvents(set_peers, structlog.get_logger())
+    events = PathEvents(set_peers)
     return Prober(rules, ports, frozenset, memory or PathMemory(), events, errors(report), report)
 
 
@@ -98,7 +97,7 @@ class ProbeSetup:
         self.peers: dict[bytes, Peer] = {}
         self.senders: dict[tuple[int, int], int] = {}
         self.events: list[tuple[str, tuple[str, ...]]] = []
-        self.faults = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
+        self.faults = FaultReporter(lambda _kind, _lines: None)
         self.prober = prober(rules, (PORT, 4789), self._tell, self.faults.report)
         self.prober.peers.subscribe("watch", lambda found: self.watch(*found), errors(self.faults.report))
         self.task = asyncio.create_task(self.prober.run())

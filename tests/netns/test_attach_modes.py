@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+from contextlib import closing
 
 import pytest
 
+from agent.core.uplinks.xdp_mode import Decision
 from agent.datapath.attach.attach_modes import AttachModes
 from agent.datapath.attach.transit import Transit
 from agent.datapath.attach.xdp import AttachMode, attach, attached_program
@@ -112,6 +114,21 @@ async def test_a_nic_without_offload_support_is_an_error(topo: Topo) -> None:
                 assert transit.mode(topo.ifindex("eth0")) == "none"
             finally:
                 transit.close()
+
+
+async def test_a_program_whose_mode_is_refused_once_it_runs_is_detached(topo: Topo) -> None:
+    with loaded("ours") as program:
+        async with Netlink() as netlink:
+            index, own, chosen = topo.ifindex("eth0"), owning(program), AttachModes(AttachMode.NATIVE)
+            with closing(Transit(netlink, program, own, chosen, (), lambda _: -1, lambda _: None)) as transit:
+                await attach(netlink, index, program, own, AttachMode.NATIVE)
+                await transit.detach_refused(index)
+                assert await modes("eth0") is AttachMode.NATIVE, "it is not refused"
+                chosen.decision = Decision(refused="eth0 accepts no redirects")
+                with pytest.raises(OperatorError, match="eth0 accepts no redirects") as refused:
+                    await transit.detach_refused(index)
+                assert refused.value.errno == errno.EOPNOTSUPP
+                assert await modes("eth0") is None
 
 
 async def test_a_program_for_another_owner_is_no_reason_to_fall_back(topo: Topo) -> None:

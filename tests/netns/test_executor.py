@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from lab.echoes import answered
+from lab.waiting import many_turns
 
 from agent.core.model.map_layout import (
     DIRECT_PATH,
@@ -266,7 +267,7 @@ async def test_a_cancelled_change_of_many_entries_ends_before_its_caller(kernel:
         await asyncio.to_thread(going.wait)
         for _ in range(2):
             running.cancel()
-            await asyncio.wait([running], timeout=0.05)
+            await many_turns()
             assert not running.done()
     finally:
         may_end.set()

@@ -48,7 +48,10 @@ async def test_native_and_generic_change_under_strangers_in_every_hook(config: K
         assert [len(found) for found, _ in before.values()] == [3, 3, 1]
         for gro, mode in (("off", GENERIC), ("on", NATIVE)):
             run("ip", "netns", "exec", topo.underlay, "ethtool", "-K", "sub0", "gro", gro)
-            await kernel.follow_modes()
+            attached = modes()
+            uplinks = await kernel.uplinks()
+            assert modes() == attached, "reading the uplinks changes no program"
+            await kernel.follow_modes(uplinks)
             assert modes() == {"eth0": mode, mine: mode, "theirs0": NATIVE, taken: NATIVE}
             assert attached_ids() == expected
             assert await found_on(config, "eth0", mine, taken) == before

@@ -40,7 +40,7 @@ async def test_a_strangers_program_on_the_agents_maps_survives(
                 assert not any(one.transit for one in (await kernel.observe({})).uplinks)
                 (failure,) = await kernel.executor.run([AttachTransit(eth0)])
                 assert f"another owner's XDP program {name} (id {stranger})" in failure.message
-                await kernel.follow_modes()
+                await kernel.follow_modes(await kernel.uplinks())
                 kernel.tend(await kernel.observe({}))
                 assert attached_ids()["eth0"] == stranger
                 (fault,) = kernel.foreign.values()
@@ -68,7 +68,7 @@ async def test_a_strangers_program_on_an_endpoints_interface_survives(
                 veth = endpoint_veth(config.instance, namespace, f"e{number}", 10 + number)
                 messages += [one.message for one in await kernel.executor.run(endpoint_actions(veth))]
             assert any(f"another owner's XDP program {name} (id {stranger})" in one for one in messages)
-            await kernel.follow_modes()
+            await kernel.follow_modes(await kernel.uplinks())
             assert attached_ids()[interface] == stranger
             check = {one.name: one for one in await host_check.check_host(config)}["endpoints"]
             assert (check.ok, check.warning) == (True, True)

@@ -68,10 +68,10 @@ def move(lab: SystemLab, host: str) -> Report:
     return adopt(lab, moved_text(lab, host))
 
 
-def way_to(lab: SystemLab, family: int) -> tuple[str, tuple[str, ...]]:
+def route_to(lab: SystemLab, family: int) -> tuple[str, tuple[str, ...]]:
     """Return how web-1's packets go to web-2, and to which hosts."""
     path = lab.path("web-1", "web-2", family)
-    return path.way, path.hosts
+    return path.route, path.hosts
 
 
 @pytest.mark.parametrize("ends", [("web-1", "web-2"), ("web-2", "web-1")], ids=["to it", "from it"])
@@ -87,9 +87,9 @@ def test_an_endpoint_moves_under_tcp_connections_which_go_on(lab, ends):
             assert [one.arrived is not None for one in report.moves] == [True]
             for stream in streams:
                 stream.goes_on()
-            way = ("same_host", ()) if host == "h1" else ("direct", (lab.topology.droplets[host].address,))
+            route = ("same_host", ()) if host == "h1" else ("direct", (lab.topology.droplets[host].address,))
             for family in FAMILIES:
-                until(lambda family=family, way=way: way_to(lab, family) == way, f"{way} over IPv{family}")
+                until(lambda family=family, route=route: route_to(lab, family) == route, f"{route} over IPv{family}")
     assert lab.lab.paths.load().assignments["web-2"] == assigned
     for family in FAMILIES:
         exchange_all(lab, "web-1", "web-2", family)
@@ -105,7 +105,7 @@ def test_the_command_line_moves_an_endpoint_during_a_connection_and_reports_the_
             capture_output=True,
             text=True,
             env={**os.environ, "COLUMNS": "200"},
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stderr
         stream.goes_on()
@@ -124,7 +124,7 @@ def test_a_sender_with_a_direct_path_to_a_moved_endpoint_gets_an_invalidate_and_
     with ExitStack() as stack:
         flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]
         for family in FAMILIES:
-            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path")
+            until(lambda family=family: lab.path("web-1", "web-2", family).route == "direct", "the direct path")
         before = lab.all_counters()
         move(lab, "h3")
         done = [flow.sent for flow in flows]
@@ -142,7 +142,7 @@ def test_a_sender_with_a_direct_path_to_a_moved_endpoint_gets_an_invalidate_and_
         exchange_udp(lab, "web-1", "web-2", [100, 100], family)
         to = (lab.topology.droplets[old].address,)
         move(lab, new)
-        assert way_to(lab, family) == ("direct", to), "the sender's host has not heard of it"
+        assert route_to(lab, family) == ("direct", to), "the sender's host has not heard of it"
         before = lab.all_counters()
         send_one_way(lab, "web-1", "web-2", 4000, family)
         after = lab.all_counters()
@@ -213,16 +213,16 @@ def test_a_path_is_forgotten_when_nothing_confirms_it_and_kept_all_along_when_so
     with ExitStack() as stack:
         flows = [stack.enter_context(unbroken_flow(lab, "web-1", "web-2", family)) for family in FAMILIES]
         for family in FAMILIES:
-            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path")
+            until(lambda family=family: lab.path("web-1", "web-2", family).route == "direct", "the direct path")
         converse_once(lab, "web-1", "web-3")
-        assert lab.path("web-1", "web-3").way == "direct"
+        assert lab.path("web-1", "web-3").route == "direct"
         before, began = lab.all_counters(), [flow.sent for flow in flows]
-        until(lambda: lab.path("web-1", "web-3").way == "bouncer", "the end of the path that nothing confirms")
+        until(lambda: lab.path("web-1", "web-3").route == "bouncer", "the end of the path that nothing confirms")
         went_on = lambda: all(flow.sent > start + 1000 for flow, start in zip(flows, began, strict=True))  # noqa: E731
         until(went_on, "packets all that while")
         assert grown(before, lab.all_counters(), *DETOURS) == 0
         for family in FAMILIES:
-            assert lab.path("web-1", "web-2", family).way == lab.path("web-2", "web-1", family).way == "direct"
+            assert lab.path("web-1", "web-2", family).route == lab.path("web-2", "web-1", family).route == "direct"
 
 
 def test_endpoints_of_one_host_whose_bouncer_is_elsewhere_talk_without_leaving_it(lab_cache):
@@ -231,7 +231,7 @@ def test_endpoints_of_one_host_whose_bouncer_is_elsewhere_talk_without_leaving_i
         before = lab.all_counters()
         for family in FAMILIES:
             exchange_all(lab, "web-1", "web-3", family)
-            assert lab.path("web-1", "web-3", family).way == "same_host"
+            assert lab.path("web-1", "web-3", family).route == "same_host"
         after = lab.all_counters()
         assert after["h1"]["delivered_same_host"] - before["h1"]["delivered_same_host"] > 100
         assert grown(before, after, "bounced", "sent_direct") == 0

@@ -58,8 +58,8 @@ def test_echoes_connections_and_datagrams_of_all_sizes_arrive_unchanged_in_both_
 def test_a_conversation_goes_direct_after_its_first_packets(lab):
     for family in lab.families("web-1", "web-2"):
         exchange_udp(lab, "web-1", "web-2", [100, 100], family)
-        assert lab.path("web-1", "web-2", family).way == "direct"
-        assert lab.path("web-2", "web-1", family).way == "direct"
+        assert lab.path("web-1", "web-2", family).route == "direct"
+        assert lab.path("web-2", "web-1", family).route == "direct"
 
 
 def test_neighbour_solicitations_are_answered_as_arp_is(lab):

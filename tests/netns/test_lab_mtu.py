@@ -38,7 +38,7 @@ RESTORED = 150.0
 """The same for a path that became wide again: those are asked once a minute."""
 SWALLOWED = "what is too long for the path is gone until that is found out"
 PORT = 7113
-TOLD_PER_SECOND = 50
+ICMP_ERRORS_PER_SECOND = 50
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PROBE = 10, 23, 3
 HEEDLESS = {"of the interface's size": 4, "or fragmented to it": 5}
 """IP_PMTUDISC_INTERFACE and IP_PMTUDISC_OMIT (ip(7)): without DF, and whatever ICMP says."""
@@ -113,12 +113,12 @@ def leave_unanswered(lab: SystemLab) -> None:
 def test_an_icmp_error_from_the_underlay_is_acted_on(lab_cache, underlay):
     """By itself: h1's probes of h2 are never answered, so that nothing else can tell what the path carries.
 
-    The first long packet is lost at the router, which says so to the host; the next one is told the size.
+    The first long packet is lost at the router, which says so to the host; the next one is answered with the size.
     """
     text = over(underlay, topology_text("narrow_path"))
     with running_lab("errors", text, lossy=SWALLOWED, wires=leave_unanswered) as lab:
         exchange_udp(lab, "web-1", "web-2", [100, 100], 4)
-        assert lab.path("web-1", "web-2", 4).way == "direct"
+        assert lab.path("web-1", "web-2", 4).route == "direct"
         before, counted = lab.probes("h1").icmp_errors, lab.all_counters()  # a host without programs refuses probes so
         assert narrow_paths(lab, "h1") == {}
         address = lab.address("web-2", 4)
@@ -186,7 +186,7 @@ def test_packets_that_exceed_the_mtu_get_an_icmp_error_with_size_source_and_quot
     lab = found
     address = lab.address("web-2", family)
     gateway = gateway_of(next(c for c in lab.topology.networks["web"].cidrs if (":" in c) == (family == 6)))
-    until(lambda: lab.path("web-1", "web-2", family).way != "none", "a way")
+    until(lambda: lab.path("web-1", "web-2", family).route != "none", "a route")
     forget_mtus(lab, "web-1")
     with raw_socket(lab.inside("web-1")) as tap:
         said = ping_whole(lab, "web-1", address, mtu_of(lab, "web-1"))
@@ -273,7 +273,7 @@ def test_icmp_errors_are_rate_limited_and_unanswered_packets_are_counted(found, 
         seconds = time.monotonic() - began
     icmp_sent, silent = grew("icmp_too_big_sent"), grew("too_big")
     assert icmp_sent + silent == count
-    assert 0 < icmp_sent <= TOLD_PER_SECOND * (seconds + 2)
+    assert 0 < icmp_sent <= ICMP_ERRORS_PER_SECOND * (seconds + 2)
 
 
 @pytest.mark.parametrize("discovery", HEEDLESS.values(), ids=HEEDLESS)
@@ -294,7 +294,7 @@ def test_an_ipv4_packet_without_df_that_exceeds_the_mtu_is_answered_and_counted_
             after = lab.counters("h1")
             return sum(after[name] - before[name] for name in names)
 
-        def icmp_sent() -> bool:  # others may have been told in this second, up to its limit
+        def icmp_sent() -> bool:  # other errors of this second may have used up its limit
             nonlocal sent
             sender.sendto(data, (address, PORT))
             sent += 1

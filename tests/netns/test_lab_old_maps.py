@@ -58,7 +58,7 @@ def test_senders_whose_bouncer_has_an_old_map_reach_an_endpoint_that_moved_by_th
     senders = [name for name in lab.endpoints if name not in (MOVING, "web-new", "web-1")]
     with ExitStack() as stack:
         flows = [stack.enter_context(flow_between(lab, "web-1", MOVING, family)) for family in FAMILIES]
-        until(lambda: lab.path("web-1", MOVING).way == "direct", "the direct path")
+        until(lambda: lab.path("web-1", MOVING).route == "direct", "the direct path")
         lab.kill_agent("h4")
         alive = [host for host in lab.hosts if host != "h4"]
         before = {host: lab.counters(host) for host in alive}

@@ -12,7 +12,7 @@ from lab.traffic import exchange_all, exchange_udp, ping, pings, send_one_way
 from lab.underlays import over
 from lab.waiting import until
 
-WAYS = {
+STATIONS = {
     ("secret-1", "secret-2"): {("h2", "sent_to_bouncer"), ("h5", "bounced")},
     ("web-1", "data-1"): {
         ("h1", "sent_to_bouncer"),
@@ -43,9 +43,9 @@ def pinned(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLa
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_fragments_that_are_never_answered_reach_their_endpoint_by_bouncers_and_dividers(pinned, family):
-    """Before anything is learnt; `WAYS` are these."""
-    for ends, stations in WAYS.items():
-        until(lambda ends=ends: pinned.path(*ends, family).way in ("bouncer", "divider"), "no learnt path")
+    """Before anything is learnt; `STATIONS` are these."""
+    for ends, stations in STATIONS.items():
+        until(lambda ends=ends: pinned.path(*ends, family).route in ("bouncer", "divider"), "no learnt path")
         before = pinned.all_counters()
         send_one_way(pinned, *ends, 4000, family)
         after = pinned.all_counters()
@@ -59,7 +59,7 @@ def test_ordinary_networks_go_direct_after_the_first_packets(pinned, family):
     before = pinned.all_counters()
     exchange_udp(pinned, "web-1", "data-1", [100] * 50, family)
     assert grown(before, pinned.all_counters(), *DETOURS) == 0
-    assert pinned.path("web-1", "data-1", family).way == "direct"
+    assert pinned.path("web-1", "data-1", family).route == "direct"
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -72,7 +72,7 @@ def test_every_packet_of_a_pinned_network_to_or_from_another_passes_a_divider(pi
     after = pinned.all_counters()
     assert after["h4"]["handed_to_bouncer"] - before["h4"]["handed_to_bouncer"] >= 100
     assert grown(before, after, "sent_direct", "delivered_same_host") == 0
-    assert pinned.path(*ends, family).way == "divider"
+    assert pinned.path(*ends, family).route == "divider"
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -37,7 +37,7 @@ def test_a_flow_continues_while_its_only_bouncers_host_is_down(lab):
         flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]
         for family in FAMILIES:
             for one, other in TALK:
-                until(lambda f=family, a=one, b=other: lab.path(a, b, f).way == "direct", "the direct path")
+                until(lambda f=family, a=one, b=other: lab.path(a, b, f).route == "direct", "the direct path")
         lab.ip(lab.names.fabric, "link", "set", port, "down")
         stack.callback(lab.ip, lab.names.fabric, "link", "set", port, "up")
         until(lambda: "h4" in lab.status("h1").down_droplets, "h1 to see that h4 is down")

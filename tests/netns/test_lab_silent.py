@@ -55,7 +55,7 @@ def cut(lab: SystemLab, what: str) -> None:
 
 def test_fragments_that_are_never_answered_reach_their_endpoint_by_the_bouncer(broken):
     for family in FAMILIES:
-        until(lambda family=family: broken.path("web-1", "web-2", family).way == "bouncer", "no path")
+        until(lambda family=family: broken.path("web-1", "web-2", family).route == "bouncer", "no path")
         before = broken.counters("h3")["bounced"]
         send_one_way(broken, "web-1", "web-2", 4000, family)
         assert broken.counters("h3")["bounced"] - before >= 9, "three fragments each"
@@ -66,7 +66,7 @@ def test_a_silent_peer_is_avoided_by_the_bouncer_and_used_again_later(broken):
     lab = broken
     for family in FAMILIES:
         exchange_udp(lab, "web-1", "web-2", [100, 100], family)
-        assert lab.path("web-1", "web-2", family).way == "direct"
+        assert lab.path("web-1", "web-2", family).route == "direct"
     with ExitStack() as stack:
         flows = [stack.enter_context(flow_between(lab, "web-1", "web-2", family)) for family in FAMILIES]
         down = stack.enter_context(lab.events("h1", "droplet_down"))
@@ -75,8 +75,8 @@ def test_a_silent_peer_is_avoided_by_the_bouncer_and_used_again_later(broken):
         until(lambda: lab.status("h1").down_droplets == ("h2",), "h1 to see it")
         until(lambda: lab.status("h2").down_droplets == ("h1",), "h2 to see it")
         for family in FAMILIES:
-            until(lambda family=family: lab.path("web-1", "web-2", family).way == "bouncer", "the bouncer's way")
-            until(lambda family=family: lab.path("web-2", "web-1", family).way == "bouncer", "the way back")
+            until(lambda family=family: lab.path("web-1", "web-2", family).route == "bouncer", "the bouncer's route")
+            until(lambda family=family: lab.path("web-2", "web-1", family).route == "bouncer", "the route back")
         for flow in flows:
             detour = flow.sent
             until(lambda flow=flow, at=detour: len([n for n in flow.back if n > at]) > 100, "answers by it")
@@ -88,7 +88,7 @@ def test_a_silent_peer_is_avoided_by_the_bouncer_and_used_again_later(broken):
         cut(lab, "del")
         until(lambda: lab.status("h1").down_droplets == () == lab.status("h2").down_droplets, "them to come back")
         for family in FAMILIES:
-            until(lambda family=family: lab.path("web-1", "web-2", family).way == "direct", "the direct path")
+            until(lambda family=family: lab.path("web-1", "web-2", family).route == "direct", "the direct path")
         assert any("h2" in line for event in until(up, "the event") for line in event.detail)
     for family in FAMILIES:
         exchange_all(lab, "web-1", "web-2", family)
@@ -116,7 +116,7 @@ def test_a_host_whose_own_firewall_drops_its_probes_marks_no_peer_down(broken):
         assert lab.status("h1").down_droplets == ()
         for family in FAMILIES:
             exchange_udp(lab, "web-1", "web-2", [100, 100], family)
-            assert lab.path("web-1", "web-2", family).way == "direct"
+            assert lab.path("web-1", "web-2", family).route == "direct"
     finally:
         nft(lab, "h1", "delete table inet host")
     until(lambda: lab.status("h1").faults == (), "the end of the fault")

@@ -49,7 +49,7 @@ def test_conversations_go_direct_across_the_router(routed):
     for family in (4, 6):
         exchange_udp(routed, "web-1", "web-2", [100, 100], family)
         path = routed.path("web-1", "web-2", family)
-        assert (path.way, path.hosts) == ("direct", (routed.topology.droplets["h2"].address,))
+        assert (path.route, path.hosts) == ("direct", (routed.topology.droplets["h2"].address,))
 
 
 def test_the_next_hop_beyond_is_the_router_and_in_the_subnet_the_host_itself(routed):
@@ -169,7 +169,7 @@ def test_endpoints_of_one_host_on_different_interfaces_talk_without_leaving_it(u
     exchange_udp(uplinks, "web-1", "web-2", [100] * 10)
     after = uplinks.counters("a")
     assert after["delivered_same_host"] - before["delivered_same_host"] >= 20
-    assert uplinks.path("web-1", "web-2").way == "same_host"
+    assert uplinks.path("web-1", "web-2").route == "same_host"
 
 
 def test_several_receive_queues_are_all_served(uplinks):

@@ -229,7 +229,7 @@ async def test_without_tracepoints_there_is_what_the_uplinks_driver_did_not_send
     topo: Topo, kernel: Kernel, arrival: int
 ) -> None:
     """Of a veth what did not fit into the queue; what it refused altogether is among its dropped packets alone."""
-    await kernel.uplinks()
+    await kernel.follow_modes(await kernel.uplinks())
     assert kernel.read_device_losses() == {}
     run("ip", "netns", "exec", topo.underlay, "sh", "-c", "echo 1 > /sys/class/net/sub0/threaded")
     with redirecting(topo.ifindex("eth0")) as (program, number):

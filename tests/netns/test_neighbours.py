@@ -93,7 +93,7 @@ async def test_a_neighbour_that_silently_changes_its_mac_is_resolved_again(topo:
     await until(lambda: table.lookup(key) == old)
     ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=topo.underlay)
     watch.rescan()
-    await asyncio.wait_for(watch.settled(), 20)
+    await asyncio.wait_for(watch.caught_up(), 20)
     assert table.lookup(key) == old
     new = entry(topo.neighbour, bytes.fromhex("02000000007a"))[1]
 
@@ -159,7 +159,7 @@ async def test_nothing_is_removed_before_the_droplets_are_known(topo: Topo, tabl
     watch = NeighbourWatch(uplinks, table)
     await watch.start()
     try:
-        await watch.settled()
+        await watch.caught_up()
         assert table.dump() == {key: value}
         set_peers(watch, peers(topo.neighbour))
         await until(lambda: table.lookup(key) == NEXT_HOP.pack(mac_of(topo), 1500, 0, 0))
@@ -223,7 +223,7 @@ async def test_lost_events_end_in_a_full_look(topo: Topo, table: Map, watch, tmp
 
 
 async def test_a_new_droplet_is_unresolved_until_it_has_a_next_hop(topo: Topo, table: Map, watch) -> None:
-    await watch.settled()
+    await watch.caught_up()
     set_peers(watch, peers(topo.neighbour, "10.99.1.1"))
     assert [one.address for one in watch.unresolved()] == [topo.neighbour, "10.99.1.1"]
     await until(lambda: [one.address for one in watch.unresolved()] == ["10.99.1.1"])

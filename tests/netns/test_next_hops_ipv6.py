@@ -81,7 +81,7 @@ async def test_a_neighbour_that_silently_changes_its_mac_is_resolved_again(topo:
     await until(lambda: table.lookup(key) == old)
     ip("link", "set", "sub0", "address", "02:00:00:00:00:7a", namespace=topo.underlay)
     watch.rescan()
-    await asyncio.wait_for(watch.settled(), 20)
+    await asyncio.wait_for(watch.caught_up(), 20)
     assert table.lookup(key) == old
     new = entry(THERE, bytes.fromhex("02000000007a"))[1]
 

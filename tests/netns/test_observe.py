@@ -15,6 +15,7 @@ from agent.core.model.map_layout import CALLED_PROGRAMS, U32, MapName
 from agent.core.nexthop.next_hops import Peer
 from agent.core.plan.actions import AttachTransit, EnsureVeth
 from agent.core.plan.diff import Suspects, is_right
+from agent.core.plan.observed import ObservationError
 from agent.datapath import kernel as datapath_kernel
 from agent.datapath.attach.xdp import AttachMode, attach
 from agent.datapath.bpf import syscall as bpf
@@ -22,7 +23,6 @@ from agent.datapath.bpf.compiler import SOURCES, compile_programs, content_hash
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.net import interface_query
 from agent.datapath.net.netlink import Netlink
-from agent.datapath.observe import ObservationError
 from agent.datapath.uninstall import remove
 from tests.netns.conftest import Topo, ip, ip_json, run
 from tests.netns.hops import set_peers
@@ -337,7 +337,7 @@ async def test_removing_leaves_nothing_of_ours_and_all_of_others(config: KernelC
     await realized(kernel, topo)
     await kernel.neighbours.start()
     set_peers(kernel.neighbours, {bytes([10, 77, 0, 2]): Peer()})
-    await kernel.neighbours.settled()
+    await kernel.neighbours.caught_up()
     await kernel.close()
     ip("link", "add", "theirs", "type", "veth", "peer", "name", "theirs2")
     await remove(config, print)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
 from agent.core.nexthop.next_hops import Reason, unpack_key
@@ -28,7 +27,7 @@ def reasons(watch: NeighbourWatch) -> dict[str, str]:
 
 def reporting(watch: NeighbourWatch) -> FaultReporter:
     """Have the faults of a neighbour watch gathered."""
-    made = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
+    made = FaultReporter(lambda _kind, _lines: None)
     watch.report = made.report
     return made
 
@@ -58,7 +57,7 @@ async def test_a_neighbour_that_the_kernel_refuses_holds_up_no_other(topo: Topo,
     set_peers(watch, peers("10.99.1.1", topo.neighbour))
     await until(lambda: dict([entry(topo.neighbour, mac_of(topo))]) == table.dump())
     await until(lambda: reasons(watch) == {"10.99.1.1": Reason.REFUSED.value})
-    await asyncio.wait_for(watch.settled(), 20)
+    await asyncio.wait_for(watch.caught_up(), 20)
     assert [(one.kind, one.subject) for one in reporter.standing()] == [("neighbours_refused", "EINVAL")]
     assert "managed" in ip("neigh", "show", topo.neighbour)
     ip("link", "set", "eth0", "mtu", "1500")
@@ -85,7 +84,7 @@ async def test_a_full_map_keeps_what_fits_and_names_what_does_not(topo: Topo, sm
     assert (full.kind, full.subject) == ("map_full", "next_hops")
     ip("neigh", "flush", "dev", "eth0")
     full_map_watch.rescan()
-    await asyncio.wait_for(full_map_watch.settled(), 20)
+    await asyncio.wait_for(full_map_watch.caught_up(), 20)
     assert small.dump() == held
     assert reporter.standing() == (full,), "the same fault since the same moment"
     kept = sorted(reasons(full_map_watch))
@@ -111,7 +110,7 @@ async def test_what_the_kernel_holds_is_known_after_a_refusal(topo: Topo, small:
 
 
 async def test_a_removed_address_is_reported(topo: Topo, watch) -> None:
-    await watch.settled()
+    await watch.caught_up()
     ip("addr", "add", "10.77.0.7/24", "dev", "eth0")
     await until(watch.uplinks_changed.is_set)
     watch.set_uplinks(await uplinks_now("eth0"))
@@ -128,7 +127,7 @@ async def test_a_removed_address_is_reported(topo: Topo, watch) -> None:
 
 async def test_an_address_of_another_host_is_reported_and_not_used(topo: Topo, watch) -> None:
     """Until it is known to be another's it counts: most are not, and an agent would flicker at its start."""
-    await watch.settled()
+    await watch.caught_up()
     run("sysctl", "-qw", "net.ipv6.conf.eth0.dad_transmits=30")  # a second each: the first ones get no reply
     ip("addr", "add", "2001:db8::1/64", "dev", "eth0")
     (found,) = await uplinks_now("eth0")

@@ -9,14 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.daemon import Parts, compose, connect
 from agent.datapath.kernel import Kernel
 from agent.reconcile.retry import LONGEST
-from agent.reconcile.store import Store
 from agent.settings import Settings
+from agent.store.store import Store
 from protocol.acknowledgements import State
 
 from .conftest import Topo, ip
@@ -73,7 +72,7 @@ class Agent:
         await self.parts.retries.try_due(self.parts.resync.retry)
 
     def state(self, name: str) -> State:
-        return self.parts.reconciler.desired.verdict(name).state
+        return self.parts.reconciler.desired.status(name).state
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ async def agent(topo: Topo, kernel: Kernel, tmp_path: Path) -> AsyncIterator[Age
     settings = Settings(host="here", interfaces=("eth0",), instance=kernel.config.instance)
     made = Agent()
     with contextlib.closing(Store(tmp_path / "state", "here")) as store:
-        made.parts = await compose(settings, kernel, store, structlog.get_logger(), clock=lambda: made.now)
+        made.parts = await compose(settings, kernel, store, clock=lambda: made.now)
         connect(made.parts)
         await made.parts.reconciler.start()
         await made.parts.reconciler.begin_snapshot()

@@ -48,7 +48,7 @@ async def test_a_new_kind_fills_a_map_that_is_read_back_repaired_and_emptied(
 ) -> None:
     desired.documents.put("lights", 1, document(topo))
     change = desired.resolve()
-    assert desired.documents.verdict("lights").errors == ()
+    assert desired.documents.status("lights").errors == ()
     assert await kernel.executor.run(plan_change(change.before, change.after)) == []
     wanted = {U32.pack(number): BEACON.pack(7, bytes([*bytes(12), 10, 1, 0, number])) for number in (1, 2)}
     assert (await kernel.observe({})).maps[NAME] == wanted

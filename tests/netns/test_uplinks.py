@@ -64,7 +64,7 @@ async def test_the_program_runs_on_each_interface_and_leaves_each(topo: Topo, tw
         assert kernel.transit_modes() == {"eth0": "none", "eth1": "native"}
         await kernel.neighbours.start()
         set_peers(kernel.neighbours, {bytes([10, 77, 0, 2]): Peer(), bytes([10, 78, 0, 2]): Peer()})
-        await kernel.neighbours.settled()
+        await kernel.neighbours.caught_up()
     finally:
         await kernel.close()
     assert (await remove(two, print)).transit

@@ -1,4 +1,4 @@
-"""Endpoints' pairs of interfaces on the real kernel: made, configured and mended."""
+"""Endpoints' pairs of interfaces on the real kernel: made, configured and repaired."""
 
 from __future__ import annotations
 

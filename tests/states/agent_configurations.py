@@ -1,4 +1,4 @@
-"""Named states of the whole world: which documents there are, and what they say.
+"""Named configurations: which documents there are, and what they say.
 
 A document is a tuple of contents: the last one is its newest, those before it were taken in first, one by one.
 """

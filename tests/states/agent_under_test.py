@@ -10,20 +10,20 @@ import structlog
 from agent_configurations import Configuration, body
 from fake_kernel import FakeKernel
 
-from agent.bus.documents import Delivery
-from agent.core.config.registry import Verdict
+from agent.core.config.delivery import Delivery
+from agent.core.config.registry import DocumentStatus
 from agent.core.probe.paths import PathRecords
 from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.kernel_results import KernelResults
-from agent.reconcile.last_good import LastGood
-from agent.reconcile.process_bindings import BoundProcesses
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.restore import restore
 from agent.reconcile.resync import Resync
 from agent.reconcile.retry import Retries
-from agent.reconcile.store import Store
 from agent.reconcile.underlay import Underlay
 from agent.settings import Settings
+from agent.store.last_good import LastGood
+from agent.store.process_bindings import BoundProcesses
+from agent.store.store import Store
 from agent.telemetry.fault_reporter import FaultReporter
 from agent.telemetry.loop_errors import LoopErrors
 from protocol.acknowledgements import Acknowledgement
@@ -37,8 +37,8 @@ class Agent:
 
     def __init__(self, folder: Path, kernel: FakeKernel | None = None) -> None:
         self.kernel = kernel or FakeKernel()
-        self.answers: dict[str, Acknowledgement] = {}
-        self.acknowledged: dict[str, Verdict] = {}
+        self.last_acks: dict[str, Acknowledgement] = {}
+        self.acknowledged: dict[str, DocumentStatus] = {}
         self.acknowledged_at: dict[str, float] = {}
         self.repaired: list[str] = []
         self.known: PathRecords = {}
@@ -61,16 +61,16 @@ class Agent:
         self.stop()
         self._store = Store(self._folder, "h1")
         quiet = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-        self.faults = FaultReporter(lambda _kind, _lines: None, quiet)  # type: ignore[arg-type]
+        self.faults = FaultReporter(lambda _kind, _lines: None)
         kernel, report = self.kernel, self.faults.report
         processes = BoundProcesses(kernel.bindings, self._store, quiet)
         restored = await restore(SETTINGS, kernel, self._store, processes, self.known)
         self.underlay = underlay = Underlay(SETTINGS, kernel, restored.found, restored.inherited)
-        self.errors = LoopErrors(report, quiet)
+        self.errors = LoopErrors(report)
         underlay.droplets.subscribe("peers", kernel.take_droplets, self.errors)
         self.retries = Retries(FIRST_RETRY, lambda: self.now)
         results = KernelResults(restored.desired, LastGood(self._store, processes, report))
-        acknowledgements = Acknowledgements(self._on_verdict, self.retries, quiet)
+        acknowledgements = Acknowledgements(self._on_acknowledgement, self.retries, quiet)
         self.reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements, quiet)
         self.resync = Resync(self.reconciler, kernel, processes, self.repaired.extend, report, quiet)
         await self.reconciler.start()
@@ -86,9 +86,9 @@ class Agent:
             self._store.close()
             self._store = None
 
-    def _on_verdict(self, answer: Acknowledgement) -> None:
-        self.answers[answer.document] = answer
-        self.acknowledged[answer.document] = self.reconciler.desired.verdict(answer.document)
+    def _on_acknowledgement(self, answer: Acknowledgement) -> None:
+        self.last_acks[answer.document] = answer
+        self.acknowledged[answer.document] = self.reconciler.desired.status(answer.document)
         self.acknowledged_at[answer.document] = answer.at
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> None:
@@ -97,10 +97,10 @@ class Agent:
     async def complete(self) -> None:
         await self.reconciler.snapshot_complete()
 
-    def verdicts(self) -> dict[str, tuple[str, int, int]]:
+    def statuses(self) -> dict[str, tuple[str, int, int]]:
         """Return what stands for each document: the state, its revision, and the one in force."""
         documents = self.reconciler.desired.documents
-        found = (self.reconciler.desired.verdict(name) for name in documents.names())
+        found = (self.reconciler.desired.status(name) for name in documents.names())
         return {v.name: (v.state.value, v.revision, v.in_force) for v in found}
 
 
@@ -140,3 +140,9 @@ class Stream:
 
 def one_by_one(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:
     return [[delivery] for delivery in deliveries]
+
+
+async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
+    """Deliver, one by one, the messages that lead to a configuration."""
+    for batch in one_by_one(stream.lead_to(configuration)):
+        await agent.deliver(batch)

@@ -7,7 +7,7 @@ index is given once (EEXIST), a namespace must be there (ENOENT).
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +70,8 @@ class FakeKernel:
         self.actions: list[Action] = []
         self.cleared: list[int] = []
         self.tended = 0
+        self.followed: Sequence[Uplink] = ()
+        """The uplinks whose mode the attached programs follow."""
         self.executor = self.neighbours = self
         self.bindings = Bindings()
         self.peers: dict[bytes, Peer] = {}
@@ -108,6 +110,9 @@ class FakeKernel:
 
     async def uplinks(self) -> tuple[Uplink, ...]:
         return tuple(replace(one, transit=one.carrier in self.transit) for one in self.interfaces)
+
+    async def follow_modes(self, uplinks: Sequence[Uplink]) -> None:
+        self.followed = uplinks
 
     def clear_endpoint_counters(self, slot: int) -> None:
         self.cleared.append(slot)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from agent_configurations import LOCAL, MANY, ONE_BOUNCER, Configuration, body, changed
 from agent_under_test import Agent, Stream, one_by_one
 from test_sequences import deliver_whole, ends_like, in_a_folder, walk
 
-from agent.bus.documents import Delivery
+from agent.bus.rpc import RpcError
+from agent.core.config.delivery import Delivery
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import DeleteVeth
+from agent.core.plan.observed import ObservationError
+from agent.intake import Intake
+from agent.report.queries import Queries
 
 
 async def snapshot(agent: Agent, stream: Stream, lost: set[str] = frozenset()) -> None:  # type: ignore[assignment]
@@ -33,15 +39,15 @@ def absent(agent: Agent) -> set[str]:
 def test_documents_that_a_snapshot_does_not_list_stay_and_are_reported_as_absent(lost: set[str]) -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, ["one bouncer"])
-        before, verdicts = agent.kernel.contents(), agent.verdicts()
+        before, statuses = agent.kernel.contents(), agent.statuses()
         agent.kernel.actions.clear()
         await snapshot(agent, stream, lost)
         assert agent.kernel.actions == []
         assert agent.kernel.contents() == before
-        assert agent.verdicts() == verdicts
+        assert agent.statuses() == statuses
         assert absent(agent) == lost
-        assert {name for name, verdict in agent.acknowledged.items() if verdict.absent} == lost
-        assert agent.acknowledged.keys() == verdicts.keys(), "every document is acknowledged again"
+        assert {name for name, status in agent.acknowledged.items() if status.absent} == lost
+        assert agent.acknowledged.keys() == statuses.keys(), "every document is acknowledged again"
 
     in_a_folder(scenario)
 
@@ -191,6 +197,45 @@ def test_objects_outside_the_snapshot_stay_if_the_disk_was_lost(tmp_path: Path) 
         assert await reborn.reconciler.sweep([], objects=True) == []
         assert reborn.reconciler.removals.unexplained == 0
         assert "a" not in reborn.kernel.veths
+        reborn.stop()
+
+    in_a_folder(scenario)
+
+
+def test_a_sweep_that_cannot_read_the_kernel_says_what_it_removed_and_the_resync_removes_the_rest(
+    tmp_path: Path,
+) -> None:
+    async def scenario(agent: Agent) -> None:
+        await walk(agent, ["one bouncer"])
+        known, stream = changed(ONE_BOUNCER, a=None), Stream()
+        reborn = await reborn_without_disk(agent, tmp_path, known)
+        stream.lead_to(known)
+        await snapshot(reborn, stream, {"b"})
+        queries = Queries(reborn.reconciler, reborn.resync, None, None, None, None, time.time)  # type: ignore[arg-type]
+        intake = Intake("h1", None, reborn.reconciler, None, queries, reborn.faults.report)  # type: ignore[arg-type]
+        await intake.ask("documents", b"")
+        assert {fault.kind for fault in reborn.faults.standing()} == {"documents_missing", "objects_unexplained"}
+
+        async def blind(_: object) -> None:
+            raise ObservationError("the kernel could not be read: EAGAIN")
+
+        observe, reborn.kernel.observe = reborn.kernel.observe, blind  # type: ignore[assignment,method-assign]
+        with pytest.raises(RpcError) as caught:
+            await intake.ask("plan", b"")
+        assert (caught.value.code, caught.value.text) == (500, "the kernel could not be read: EAGAIN")
+        with pytest.raises(RpcError) as caught:
+            await intake.ask("sweep", msgspec.msgpack.encode({"documents": ["b"], "objects": True}))
+        assert (caught.value.code, caught.value.text) == (
+            500,
+            "documents removed: b; the kernel could not be read: EAGAIN; the next resync removes the rest",
+        )
+        assert "b" not in reborn.reconciler.desired.documents.names()
+        assert {fault.kind for fault in reborn.faults.standing()} == {"objects_unexplained"}
+        assert "a" in reborn.kernel.veths
+        reborn.kernel.observe = observe  # type: ignore[method-assign]
+        await reborn.resync.repair()
+        assert "a" not in reborn.kernel.veths
+        assert reborn.reconciler.removals.unexplained == 0
         reborn.stop()
 
     in_a_folder(scenario)

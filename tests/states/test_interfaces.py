@@ -8,7 +8,7 @@ from itertools import permutations
 
 import pytest
 from agent_configurations import FAMILIES, SEVERAL, UNSIGNED, Configuration, changed, droplets, on
-from agent_under_test import Agent, Stream, one_by_one
+from agent_under_test import Agent, Stream, publish
 from fake_kernel import BOND0, ETH0
 from test_sequences import deliver_whole, ends_like, has_nothing_to_do, in_a_folder
 
@@ -19,11 +19,6 @@ from agent.core.model.uplinks import Uplink
 from agent.core.nexthop.next_hops import Peer
 from agent.core.plan.actions import Action, EnsureVeth
 from protocol.addresses import parse_address
-
-
-async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
-    for batch in one_by_one(stream.lead_to(configuration)):
-        await agent.deliver(batch)
 
 
 def ingress_addresses(agent: Agent, uplink: Uplink) -> set[int]:
@@ -66,7 +61,7 @@ def test_an_interface_that_loses_its_address_removes_nothing_and_is_reported(res
         await agent.resync.repair()
         assert agent.kernel.end_watch() == []
         assert agent.kernel.contents() == before
-        assert {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"} == {"bond"}
+        assert {name for name, (state, _, _) in agent.statuses().items() if state != "realized"} == {"bond"}
         (failure,) = agent.acknowledged["bond"].lacking
         assert (agent.acknowledged["bond"].state, failure.name) == ("failed", "EADDRNOTAVAIL")
         assert failure.message.startswith("10.5.0.1 is gone from interface bond0: give it back")
@@ -119,8 +114,8 @@ def test_an_interface_whose_mtu_becomes_too_small_removes_nothing_and_is_reporte
         assert agent.kernel.end_watch() == []
         assert agent.kernel.contents().keys() == before.keys()
         assert mtus(agent) == {"a": 1238, "c": 1280, "d": 1280}
-        verdicts = {name for name, (state, _, _) in agent.verdicts().items() if state != "realized"}
-        assert verdicts == {"c", "d"}
+        statuses = {name for name, (state, _, _) in agent.statuses().items() if state != "realized"}
+        assert statuses == {"c", "d"}
         (failure,) = agent.acknowledged["c"].lacking
         assert (agent.acknowledged["c"].state, failure.name, failure.object) == ("failed", "EMSGSIZE", "endpoint c")
         assert failure.message.startswith("interface eth0 has MTU 1300, which leaves 1206 for endpoint 'c'")
@@ -300,7 +295,7 @@ def test_what_a_hosts_programs_cannot_do_is_refused_and_the_rest_is_realized() -
         await agent.complete()
         await publish(agent, Stream(), {**SEVERAL, "x": ({"networks": [VXLAN]},)})
         assert agent.acknowledged["x"].errors[0].path == "networks[0].encapsulation"
-        others = {state for name, (state, _, _) in agent.verdicts().items() if name != "x"}
+        others = {state for name, (state, _, _) in agent.statuses().items() if name != "x"}
         assert others == {"realized"}
 
     in_a_folder(scenario)

@@ -6,19 +6,14 @@ import errno
 import random
 
 import pytest
-from agent_configurations import CONFIGURATIONS, LOCAL, ONE_BOUNCER, RED, REMOTE, Configuration, changed, endpoint, red
-from agent_under_test import Agent, Stream, one_by_one
+from agent_configurations import CONFIGURATIONS, LOCAL, ONE_BOUNCER, RED, REMOTE, changed, endpoint, red
+from agent_under_test import Agent, Stream, publish
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
 
 from agent.core.model.map_layout import MapName
-from agent.reconcile.store import StoreError
-
-
-async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
-    for batch in one_by_one(stream.lead_to(configuration)):
-        await agent.deliver(batch)
+from agent.store.store import StoreError
 
 
 @settings(max_examples=80, deadline=None)
@@ -45,10 +40,10 @@ def test_a_missing_namespace_fails_only_its_document_and_a_retry_recovers_it() -
         agent.kernel.namespaces = {"other"}
         stream = Stream()
         await publish(agent, stream, ONE_BOUNCER)
-        verdict = agent.acknowledged["a"]
-        assert (verdict.state.value, verdict.in_force) == ("failed", 0)
-        assert [failure.name for failure in verdict.failures] == ["ENOENT"]
-        assert agent.verdicts()["b"] == ("realized", 4, 4)
+        status = agent.acknowledged["a"]
+        assert (status.state.value, status.in_force) == ("failed", 0)
+        assert [failure.name for failure in status.failures] == ["ENOENT"]
+        assert agent.statuses()["b"] == ("realized", 4, 4)
         assert agent.kernel.portrait() == (await directly(changed(ONE_BOUNCER, a=None))).kernel.portrait()
         agent.kernel.namespaces.add("a")
         await agent.retry()
@@ -68,7 +63,7 @@ def test_a_newer_revision_that_fails_leaves_the_good_one_in_force() -> None:
         agent.kernel.begin_watch()
         await publish(agent, stream, changed(ONE_BOUNCER, a=(more,)))
         assert agent.kernel.end_watch() == []
-        assert agent.verdicts()["a"] == ("failed", 5, 3)
+        assert agent.statuses()["a"] == ("failed", 5, 3)
         assert agent.kernel.contents() == before
 
     in_a_folder(scenario)
@@ -82,13 +77,13 @@ def test_a_full_map_fails_the_document_that_did_not_fit() -> None:
         before = agent.kernel.contents()
         c = {"endpoints": [endpoint(f"c{n}", "front", "d2", f"192.168.1.{n}") for n in (70, 71)]}
         await publish(agent, stream, changed(ONE_BOUNCER, c=(c,)))
-        assert agent.verdicts()["c"][0] == "failed"
+        assert agent.statuses()["c"][0] == "failed"
         assert agent.acknowledged["c"].failures[0].name == "E2BIG"
         assert agent.kernel.contents() == before
         await publish(agent, stream, changed(ONE_BOUNCER, b=None, c=(c,)))
         agent.kernel._sizes = {}
         await agent.retry()
-        assert agent.verdicts()["c"][0] == "realized"
+        assert agent.statuses()["c"][0] == "realized"
         await has_nothing_to_do(agent)
 
     in_a_folder(scenario)
@@ -122,7 +117,7 @@ def test_a_refused_document_leaves_its_dependents_in_force() -> None:
         agent.kernel.actions.clear()
         wrong = {"vpcs": RED["vpcs"], "networks": [{"id": "bad", "vpc": "red", "cidrs": ["172.16.0.0/24"]}]}
         await publish(agent, stream, changed(ONE_BOUNCER, red=(wrong,)))
-        assert {name: verdict[0] for name, verdict in agent.verdicts().items()} == {
+        assert {name: status[0] for name, status in agent.statuses().items()} == {
             "underlay": "realized",
             "red": "rejected",
             "a": "realized",
@@ -141,7 +136,7 @@ def test_a_revision_that_was_never_in_force_can_be_removed() -> None:
         stream = Stream()
         await publish(agent, stream, ONE_BOUNCER)
         await publish(agent, stream, changed(ONE_BOUNCER, red=(red("d9"),)))
-        assert agent.verdicts()["red"] == ("pending", 5, 2)
+        assert agent.statuses()["red"] == ("pending", 5, 2)
         await publish(agent, stream, changed(ONE_BOUNCER, red=None))
         await ends_like(agent, "network document removed")
 
@@ -157,14 +152,38 @@ def test_a_restart_gives_nothing_to_a_document_that_claimed_it_second(updated) -
         rival = ({"endpoints": [endpoint("b", "front", "d3", "192.168.1.55")]},)
         await publish(agent, stream, changed(ONE_BOUNCER, rival=rival))
         await publish(agent, stream, changed(ONE_BOUNCER, rival=rival, b=(updated, updated | {"vpcs": []})))
-        before, verdicts = agent.kernel.contents(), agent.verdicts()
-        assert verdicts["rival"][0] == "rejected"
+        before, statuses = agent.kernel.contents(), agent.statuses()
+        assert statuses["rival"][0] == "rejected"
         agent.kernel.actions.clear()
         await agent.start()
         await agent.deliver(stream.replay())
         await agent.complete()
         assert agent.kernel.actions == []
-        assert (agent.kernel.contents(), agent.verdicts()) == (before, verdicts)
+        assert (agent.kernel.contents(), agent.statuses()) == (before, statuses)
+
+    in_a_folder(scenario)
+
+
+def test_documents_that_an_interrupted_step_examined_are_acknowledged_by_the_next_one() -> None:
+    """They were not delivered in that step, but waited for a document that was."""
+
+    async def scenario(agent: Agent) -> None:
+        await agent.complete()
+        deliveries = Stream().lead_to(ONE_BOUNCER)
+        await agent.deliver([one for one in deliveries if one.document != "underlay"])
+        assert {verdict.state.value for verdict in agent.acknowledged.values()} == {"pending"}
+
+        def break_off(action: object) -> int:
+            raise RuntimeError("a defect")
+
+        agent.kernel.refuse = break_off
+        with pytest.raises(RuntimeError):
+            await agent.deliver([one for one in deliveries if one.document == "underlay"])
+        agent.kernel.refuse = lambda action: 0
+        await agent.deliver([])
+        assert {name: verdict.state.value for name, verdict in agent.acknowledged.items()} == dict.fromkeys(
+            ONE_BOUNCER, "realized"
+        )
 
     in_a_folder(scenario)
 
@@ -198,7 +217,7 @@ def test_a_resolution_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch
             patch.setattr("agent.core.config.desired_state.render", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 await agent.deliver(deliveries)
-        assert all(state != "realized" for state, _, _ in agent.verdicts().values())
+        assert all(state != "realized" for state, _, _ in agent.statuses().values())
         await agent.deliver(deliveries)
         await ends_like(agent, "one bouncer")
 
@@ -210,7 +229,7 @@ def test_a_full_disk_stops_nothing_and_is_recovered_later() -> None:
         store = agent.store
         real, store.save = store.save, raising  # type: ignore[method-assign]
         await publish(agent, Stream(), ONE_BOUNCER)
-        assert {name for name, verdict in agent.acknowledged.items() if verdict.state.value == "realized"} == set(
+        assert {name for name, status in agent.acknowledged.items() if status.state.value == "realized"} == set(
             ONE_BOUNCER
         )
         assert store.load() == []

@@ -12,8 +12,8 @@ from lab.toy_kind import BEACON, BeaconMap, BeaconReply, beacons
 from test_requests import ask
 from test_sequences import in_a_folder
 
-from agent.bus.documents import Delivery
 from agent.cli import tables
+from agent.core.config.delivery import Delivery
 from agent.core.model.map_layout import U32
 from agent.core.plan.actions import PutEntries
 from protocol.acknowledgements import Acknowledgement, Reference, State
@@ -49,7 +49,7 @@ async def agent_in_sync(agent: Agent) -> Stream:
 
 async def deliver(agent: Agent, revision: int, name: str, body: bytes | None) -> Acknowledgement:
     await agent.deliver([Delivery(name, revision, body)])
-    return agent.answers[name]
+    return agent.last_acks[name]
 
 
 def in_map(agent: Agent) -> dict[int, bytes]:
@@ -99,7 +99,7 @@ def test_a_document_waits_for_a_network_and_names_it() -> None:
         assert in_map(agent) == {}
         await deliver(agent, 2, "base", msgspec.msgpack.encode(DROPLETS))
         await deliver(agent, 3, "red", msgspec.msgpack.encode(RED))
-        assert agent.answers["lights"].state is State.REALIZED
+        assert agent.last_acks["lights"].state is State.REALIZED
         assert in_map(agent) == {1: entry(7, 192, 168, 1, 10)}
 
     in_a_folder(scenario)
@@ -117,7 +117,7 @@ def test_a_number_belongs_to_the_document_that_claimed_it_first() -> None:
         assert error.message == "number 1 belongs to document 'lights'"
         assert in_map(agent) == {1: entry(7, 192, 168, 1, 10)}
         await deliver(agent, 52, "lights", None)
-        assert agent.answers["late"].state is State.REALIZED
+        assert agent.last_acks["late"].state is State.REALIZED
         assert in_map(agent) == {1: entry(7, 192, 168, 1, 12), 2: entry(7, 192, 168, 1, 11)}
 
     in_a_folder(scenario)

@@ -14,12 +14,11 @@ from agent_configurations import (
     LOCAL,
     ONE_BOUNCER,
     REMOTE,
-    Configuration,
     changed,
     endpoint,
     red,
 )
-from agent_under_test import Agent, Stream, one_by_one
+from agent_under_test import Agent, Stream, one_by_one, publish
 from hypothesis import given
 from hypothesis import strategies as st
 from test_sequences import ends_like, few, has_nothing_to_do, in_a_folder, names
@@ -38,11 +37,6 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others go on after every part of a document."""
     monkeypatch.setattr(kernel_diff, "SLICE", 1)
     monkeypatch.setattr("agent.core.plan.render.PIECE", 7)
-
-
-async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
-    for batch in one_by_one(stream.lead_to(configuration)):
-        await agent.deliver(batch)
 
 
 def once_the_kernel_was_read(agent: Agent, act: Callable[[], Awaitable[None]]) -> None:
@@ -328,16 +322,16 @@ def test_a_resync_that_begins_during_a_step_finds_no_difference_of_its_documents
             return await run(actions)
 
         kernel.run = hold  # type: ignore[method-assign]
-        settling = asyncio.create_task(publish(agent, Stream(), ONE_BOUNCER))
+        applying = asyncio.create_task(publish(agent, Stream(), ONE_BOUNCER))
         await begun.wait()
         planning = asyncio.create_task(agent.resync.plan())
         for _ in range(50):
             await asyncio.sleep(0)
-        with agent.reconciler.settled_meanwhile() as names:
+        with agent.reconciler.applied_meanwhile() as names:
             assert names == {"underlay"}
         go_on.set()
         assert await planning == []
-        await settling
+        await applying
         await ends_like(agent, "one bouncer")
 
     in_a_folder(scenario)

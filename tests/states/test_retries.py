@@ -9,7 +9,7 @@ from test_sequences import has_nothing_to_do, in_a_folder
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import EnsureVeth
 from agent.core.plan.diff import Suspects
-from agent.datapath.observe import ObservationError
+from agent.core.plan.observed import ObservationError
 from agent.reconcile.retry import LONGEST
 
 GONE: Configuration = changed(ONE_BOUNCER, gone=on("d1", "gone", "192.168.1.50"))
@@ -122,6 +122,28 @@ def test_a_kernel_that_cannot_be_looked_at_leaves_what_failed_for_the_next_turn(
     in_a_folder(scenario)
 
 
+def test_a_namespace_that_appears_while_the_kernel_cannot_be_read_is_a_fault_and_the_resync_does_the_rest() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, kernel = Stream(), agent.kernel
+        await agent.deliver(stream.lead_to(LATE))
+        del kernel.veths["late"]
+
+        async def blind(*_: object) -> None:
+            raise ObservationError("EAGAIN")
+
+        observe_some, kernel.observe_some = kernel.observe_some, blind  # type: ignore[assignment,method-assign]
+        await agent.resync.namespaces_appeared({"late"})
+        assert [fault.kind for fault in agent.faults.standing()] == ["kernel_unreadable"]
+        assert agent.resync.unreadable == "EAGAIN"
+        assert "late" not in kernel.veths
+        kernel.observe_some = observe_some  # type: ignore[method-assign]
+        await agent.resync.repair()
+        assert "late" in kernel.veths
+        assert agent.faults.standing() == ()
+
+    in_a_folder(scenario)
+
+
 def test_what_failed_and_is_removed_waits_for_no_retry() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
@@ -139,7 +161,7 @@ def test_the_acknowledgement_contains_when_its_document_is_retried() -> None:
         stream = Stream()
         await failing_for_good(agent, stream)
         await agent.deliver(stream.lead_to(LATE))
-        late = agent.answers["late"]
+        late = agent.last_acks["late"]
         assert late.retry_at == late.at + FIRST_RETRY
 
     in_a_folder(scenario)

@@ -16,7 +16,7 @@ from agent_under_test import Agent, Stream, one_by_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.plan.planner import plan_all
 
 PLAIN = {
@@ -24,7 +24,7 @@ PLAIN = {
     for name, configuration in CONFIGURATIONS.items()
     if all(len(contents) == 1 for contents in configuration.values())
 }
-"""Worlds whose documents have no history: the order among documents does not matter to them."""
+"""Configurations whose documents have no history: the order among documents does not matter to them."""
 
 names = st.sampled_from(sorted(CONFIGURATIONS))
 plain_names = st.sampled_from(sorted(PLAIN))
@@ -45,11 +45,11 @@ async def directly(configuration: Configuration) -> Agent:
 
 def states_of(agent: Agent) -> dict[str, tuple[bool, bool]]:
     """Return what is realized and what is in force. Why a document waits may depend on what was good before."""
-    return {name: (state == "realized", bool(in_force)) for name, (state, _, in_force) in agent.verdicts().items()}
+    return {name: (state == "realized", bool(in_force)) for name, (state, _, in_force) in agent.statuses().items()}
 
 
 async def ends_like(agent: Agent, name: str) -> None:
-    """Check that an agent in sync has the kernel and the verdicts of one that came directly, and no more to do."""
+    """Check that an agent in sync has the kernel and the statuses of one that came directly, and no more to do."""
     if name not in _reached:
         other = await directly(CONFIGURATIONS[name])
         _reached[name] = other.kernel.portrait(), states_of(other)
@@ -68,7 +68,7 @@ async def has_nothing_to_do(agent: Agent) -> None:
     acknowledged = {
         v.name: (v.state.value, v.revision, v.in_force) for v in agent.acknowledged.values() if not v.removed
     }
-    assert acknowledged == agent.verdicts()
+    assert acknowledged == agent.statuses()
 
 
 async def deliver_whole(agent: Agent, batch: list[Delivery]) -> None:
@@ -171,7 +171,7 @@ def test_a_message_that_comes_again_changes_nothing(way: list[str], chance: rand
 def test_a_restart_changes_nothing_in_the_kernel(way: list[str], chance: random.Random) -> None:
     async def scenario(agent: Agent) -> None:
         stream = await walk(agent, way)
-        before, verdicts = agent.kernel.contents(), agent.verdicts()
+        before, statuses = agent.kernel.contents(), agent.statuses()
         agent.kernel.actions.clear()
         await agent.start()
         assert agent.kernel.actions == []
@@ -180,7 +180,7 @@ def test_a_restart_changes_nothing_in_the_kernel(way: list[str], chance: random.
         await agent.complete()
         assert agent.kernel.actions == []
         assert agent.kernel.contents() == before
-        assert agent.verdicts() == verdicts
+        assert agent.statuses() == statuses
         await has_nothing_to_do(agent)
 
     in_a_folder(scenario)
@@ -306,8 +306,8 @@ def test_an_endpoint_passes_from_one_document_to_another_without_a_gap() -> None
         stream = await walk(agent, ["one bouncer"])
         taken = changed(CONFIGURATIONS["one bouncer"], b=CONFIGURATIONS["endpoint in another document"]["b"])
         await deliver_whole(agent, stream.lead_to(taken))
-        assert agent.verdicts()["b"][0] == "rejected"
+        assert agent.statuses()["b"][0] == "rejected"
         await deliver_whole(agent, stream.lead_to(CONFIGURATIONS["endpoint in another document"]))
-        assert agent.verdicts()["b"][0] == "realized"
+        assert agent.statuses()["b"][0] == "realized"
 
     in_a_folder(scenario)

@@ -6,20 +6,15 @@ import errno
 from pathlib import Path
 
 import pytest
-from agent_configurations import DROPLETS, LOCAL, ONE_BOUNCER, Configuration, body, changed, red
-from agent_under_test import Agent, Stream, one_by_one
+from agent_configurations import DROPLETS, LOCAL, ONE_BOUNCER, body, changed, red
+from agent_under_test import Agent, Stream, publish
 from structlog.testing import CapturingLogger
 from test_sequences import ends_like, in_a_folder
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import AttachTransit, DeleteVeth
-from agent.datapath.observe import ObservationError
-
-
-async def publish(agent: Agent, stream: Stream, configuration: Configuration) -> None:
-    for batch in one_by_one(stream.lead_to(configuration)):
-        await agent.deliver(batch)
+from agent.core.plan.observed import ObservationError
 
 
 def state_of(agent: Agent, name: str) -> str:
@@ -51,8 +46,8 @@ def test_the_log_of_a_snapshot_counts_documents_by_state(tmp_path: Path) -> None
         await publish(agent, stream, changed(ONE_BOUNCER, lost=lost, noise=noise))
         agent.reconciler._log = log = CapturingLogger()
         await agent.complete()
-        (call,) = [call for call in log.calls if call.args == ("snapshot_applied",)]
-        assert call.kwargs == {"revision": 6, "absent": 0, "realized": 4, "pending": 0, "rejected": 2, "failed": 0}
+        counts = {"revision": 6, "absent": 0, "realized": 4, "pending": 0, "rejected": 2, "failed": 0}
+        assert counts in [call.kwargs for call in log.calls if call.args == ("snapshot_applied",)]
         agent.stop()
 
     in_a_folder(scenario)

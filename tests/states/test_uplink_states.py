@@ -7,8 +7,8 @@ import errno
 from dataclasses import replace
 
 import pytest
-from agent_configurations import ONE_BOUNCER, SEVERAL, Configuration
-from agent_under_test import SETTINGS, Agent, Stream, one_by_one
+from agent_configurations import ONE_BOUNCER, SEVERAL
+from agent_under_test import SETTINGS, Agent, Stream, publish
 from fake_kernel import BOND0, ETH0
 from test_sequences import has_nothing_to_do, in_a_folder
 
@@ -23,13 +23,8 @@ from protocol.status import AgentState, Status, UnresolvedNextHops
 ANOTHER = replace(ETH0, ifindex=12, carrier=12, egress=12, ingress=(12,), mac=bytes.fromhex("020000000112"))
 
 
-async def publish(agent: Agent, configuration: Configuration) -> None:
-    for batch in one_by_one(Stream().lead_to(configuration)):
-        await agent.deliver(batch)
-
-
 def states(agent: Agent) -> set[str]:
-    return {verdict.state.value for verdict in agent.acknowledged.values()}
+    return {status.state.value for status in agent.acknowledged.values()}
 
 
 def local_droplets(agent: Agent) -> set[tuple[int, int, int, bytes]]:
@@ -40,7 +35,7 @@ def local_droplets(agent: Agent) -> set[tuple[int, int, int, bytes]]:
 
 def test_an_interface_in_the_place_of_another_is_taken_in() -> None:
     async def scenario(agent: Agent) -> None:
-        await publish(agent, ONE_BOUNCER)
+        await publish(agent, Stream(), ONE_BOUNCER)
         veths = dict(agent.kernel.veths)
         agent.kernel.interfaces = (ANOTHER, BOND0)
         await agent.resync.repair()
@@ -53,9 +48,22 @@ def test_an_interface_in_the_place_of_another_is_taken_in() -> None:
     in_a_folder(scenario)
 
 
+def test_attached_programs_follow_the_mode_of_the_uplinks_as_read() -> None:
+    async def scenario(agent: Agent) -> None:
+        await publish(agent, Stream(), ONE_BOUNCER)
+        wide = replace(ETH0, mtu=9000)
+        agent.kernel.interfaces = (wide, BOND0)
+        await agent.resync.plan()
+        assert agent.kernel.followed == (), "a plan only reads"
+        await agent.resync.repair()
+        assert agent.kernel.followed == (replace(wide, transit=True), BOND0)
+
+    in_a_folder(scenario)
+
+
 def test_one_that_has_no_address_yet_changes_nothing() -> None:
     async def scenario(agent: Agent) -> None:
-        await publish(agent, ONE_BOUNCER)
+        await publish(agent, Stream(), ONE_BOUNCER)
         before = agent.kernel.contents()
         agent.kernel.interfaces = (replace(ANOTHER, addresses=()), BOND0)
         await agent.resync.repair()
@@ -90,7 +98,7 @@ def test_a_part_that_fails_on_the_droplets_in_force_keeps_no_document_from_being
             taken.append(set(droplets.resolved.droplets))
 
         agent.underlay.droplets.subscribe("broken", take, agent.errors)
-        await publish(agent, ONE_BOUNCER)
+        await publish(agent, Stream(), ONE_BOUNCER)
         assert states(agent) == {"realized"}
         assert [fault.kind for fault in agent.faults.standing()] == ["internal_error"]
         broken = False
@@ -109,7 +117,7 @@ def test_the_heartbeat_contains_why_the_host_is_degraded() -> None:
         return heartbeat(SETTINGS, agent.reconciler, agent.resync, unresolved, **more)
 
     async def scenario(agent: Agent) -> None:
-        await publish(agent, ONE_BOUNCER)
+        await publish(agent, Stream(), ONE_BOUNCER)
         await agent.complete()
         assert (status_of(agent).state, status_of(agent).unreadable) == (AgentState.IN_SYNC, "")
         found = status_of(agent, Unresolved("10.0.0.9", "why"))
@@ -127,7 +135,7 @@ def test_the_heartbeat_contains_why_the_host_is_degraded() -> None:
 
 def test_a_bonds_new_member_is_served() -> None:
     async def scenario(agent: Agent) -> None:
-        await publish(agent, SEVERAL)
+        await publish(agent, Stream(), SEVERAL)
         agent.kernel.interfaces = (ETH0, replace(BOND0, ingress=(5, 3, 4, 6)))
         await agent.resync.repair()
         assert {arrives for interface, arrives, *_ in local_droplets(agent) if interface == 5} == {3, 4, 5, 6}
@@ -138,7 +146,7 @@ def test_a_bonds_new_member_is_served() -> None:
 
 def test_what_needs_other_programs_ends_the_agent() -> None:
     async def scenario(agent: Agent) -> None:
-        await publish(agent, ONE_BOUNCER)
+        await publish(agent, Stream(), ONE_BOUNCER)
         agent.kernel.interfaces = (replace(ETH0, ifindex=12, vlan=100), BOND0)
         with pytest.raises(InterfaceReplacedError, match="eth0 is a VLAN now"):
             await agent.resync.repair()
@@ -149,7 +157,7 @@ def test_what_needs_other_programs_ends_the_agent() -> None:
 def test_one_interface_that_refuses_the_program_is_named_and_retried() -> None:
     async def scenario(agent: Agent) -> None:
         agent.kernel.refuse = lambda action: errno.EOPNOTSUPP if action == AttachTransit(5) else 0
-        await publish(agent, SEVERAL)
+        await publish(agent, Stream(), SEVERAL)
         assert "failed" in states(agent)
         assert agent.kernel.transit == {2}
         agent.kernel.refuse = lambda action: 0

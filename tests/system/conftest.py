@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab.bus import NatsServer, User, guarded_server, make_users
+from lab.bus import NatsServer, User, guarded_server, keep_log_lines, make_users
+
+
+@pytest.fixture(autouse=True)
+def log_lines() -> Iterator[None]:
+    with keep_log_lines():
+        yield
 
 
 @pytest.fixture

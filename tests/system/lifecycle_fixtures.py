@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 from lab.balance import check_balance
@@ -16,11 +15,6 @@ from controller_sim.control.convergence import Report
 from controller_sim.lab.controller import converge, prepare
 from controller_sim.lab.lab import Lab
 from controller_sim.lab.state import BPFFS
-
-
-def text_of(name: str) -> str:
-    """Return a shipped topology's text."""
-    return resources.files("controller_sim").joinpath(f"topologies/{name}.yaml").read_text(encoding="utf-8")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from lab.bare_host import bare_host
 from lab.fixtures import SystemLab, running_lab, topology_text
 from lab.traffic import pings
+from lab.waiting import PATIENCE
 
 from agent.datapath.bpf import syscall as bpf
 from controller_sim.lab.namespaces import entered, run_in
@@ -52,7 +53,7 @@ def run(
         entered(namespace, [*before, PROGRAM, "--config", str(file), *arguments]),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={**{k: v for k, v in os.environ.items() if not k.startswith("DROPLET_")}, **environment},
     )
 

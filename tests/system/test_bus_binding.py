@@ -24,7 +24,9 @@ from lab.bus import (
 )
 from nats.aio.client import Client
 
-from agent.bus import Bus, BusSettings, Delivery
+from agent.bus.bus import Bus
+from agent.bus.connection.settings import BusSettings
+from agent.core.config.delivery import Delivery
 from controller_sim.control.signing import Signer, read_signer
 from protocol import binding, permissions, streams, subjects
 from protocol.errors import ErrorCode
@@ -51,7 +53,7 @@ def bus_of(
     versions: Mapping[str, SignedVersion] | None = None,
 ) -> Bus:
     settings = BusSettings((server.url,), nkey_seed_file=str(user.seed_file), trusted_publishers=trusted)
-    return Bus("h2", settings, recorder, Lines().log, versions=versions)
+    return Bus("h2", settings, recorder, versions=versions)
 
 
 class Attack:
@@ -255,7 +257,7 @@ async def test_a_host_that_has_its_documents_delivered_as_a_request_brings_no_fa
     ):
         await make_streams(controller, ["h1", "h2"])
         await publish(controller, subjects.config("h1", "endpoints"), b"of h1")
-        bus = Bus("h2", settings_of(guarded, users["h2"]), recorder, lines.log, lines.report)
+        bus = Bus("h2", settings_of(guarded, users["h2"]), recorder, lines.report)
         async with running(bus):
             await until(lambda: recorder.completed == 1)
             sweep = subjects.rpc("h2", "sweep")

@@ -13,7 +13,8 @@ from lab.bus import Lines, NatsServer, Recorder, make_cluster, make_streams, run
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from agent.bus import Bus, BusSettings
+from agent.bus.bus import Bus
+from agent.bus.connection.settings import BusSettings
 from protocol import binding, codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 
@@ -80,7 +81,7 @@ async def test_no_document_is_lost_or_swept_when_the_consumers_leader_dies(tmp_p
         order = sorted(servers, key=lambda name: (name == victim) is not own)
         handler, lines = AcknowledgingRecorder(), Lines()
         settings = BusSettings(tuple(servers[name].url for name in order))
-        handler.bus = bus = Bus("h1", settings, handler, lines.log, lines.report)
+        handler.bus = bus = Bus("h1", settings, handler, lines.report)
         async with running(bus):
             await until(lambda: handler.completed == 1)
             wanted = dict(before)

@@ -18,12 +18,12 @@ from lab.bus import (
     until,
 )
 
-from agent.bus import Bus
+from agent.bus.bus import Bus
 from protocol import streams
 
 
 def make_bus(server: NatsServer, recorder: Recorder, lines: Lines) -> Bus:
-    return Bus("h1", settings_of(server), recorder, lines.log, lines.report)
+    return Bus("h1", settings_of(server), recorder, lines.report)
 
 
 async def test_a_snapshot_of_thousands_is_replayed_in_order_and_only_newest(server: NatsServer) -> None:

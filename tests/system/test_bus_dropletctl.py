@@ -10,7 +10,6 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from lab.bus import (
-    Lines,
     NatsServer,
     Recorder,
     client_of,
@@ -20,7 +19,8 @@ from lab.bus import (
     until,
 )
 
-from agent.bus import Bus, RpcError
+from agent.bus.bus import Bus
+from agent.bus.rpc import RpcError
 from agent.cli.main import main
 from protocol import codec, rpc, subjects
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
@@ -103,7 +103,7 @@ async def ctl(server: NatsServer, *words: str) -> Result:
 
 
 def bus_of(server: NatsServer, host: str) -> Bus:
-    return Bus(host, settings_of(server), Answering(host), Lines().log)
+    return Bus(host, settings_of(server), Answering(host))
 
 
 async def answering(server: NatsServer, hosts: Sequence[str]) -> None:
@@ -154,8 +154,9 @@ async def test_every_command_prints_what_the_hosts_say(server: NatsServer) -> No
         plain = json.loads((await ctl(server, "counters", "h1", "-o", "json")).output)
         assert plain["outcomes"]["delivered"] == {"packets": 3, "bytes": 300}
         assert plain["endpoints"][0]["direct"] == {"packets": 4, "bytes": 400}
-        way = json.loads((await ctl(server, "path", "h1", "e1", "10.0.1.9", "-o", "json")).output)
-        assert (way["host"], way["endpoint"], way["destination"], way["way"]) == ("h1", "e1", "10.0.1.9", "direct")
+        reply = json.loads((await ctl(server, "path", "h1", "e1", "10.0.1.9", "-o", "json")).output)
+        path = [reply[key] for key in ("host", "endpoint", "destination", "route")]
+        assert path == ["h1", "e1", "10.0.1.9", "direct"]
 
 
 async def test_hosts_that_do_not_answer_are_named(server: NatsServer) -> None:

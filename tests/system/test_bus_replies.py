@@ -11,11 +11,12 @@ import msgspec
 import pytest
 from lab.bus import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
-from agent.bus import Bus, pull
 from agent.bus.ack_publisher import AckPublisher
-from agent.bus.client import Connection, connect
-from agent.bus.outbox import Outbox
-from agent.bus.tasks import end
+from agent.bus.bus import Bus
+from agent.bus.connection.client import Connection, connect
+from agent.bus.connection.tasks import end
+from agent.bus.consumer import pull
+from agent.bus.outbox import Outbox, PendingAck
 from protocol import codec, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 
@@ -52,7 +53,7 @@ async def stored(server: NatsServer) -> dict[str, int]:
 async def test_acknowledgements_are_stored_the_newest_per_document(server: NatsServer) -> None:
     async with client_of(server) as client:
         await make_streams(client)
-        async with running(Bus("h1", settings_of(server), Recorder(), Lines().log)) as bus:
+        async with running(Bus("h1", settings_of(server), Recorder())) as bus:
             for number in range(300):
                 bus.acknowledge(ack(f"d{number % 100}", number))
             assert await bus.drain(20)
@@ -64,7 +65,7 @@ async def test_acknowledgements_given_before_the_server_is_there_are_stored_late
         await make_streams(client)
     server.kill()
     lines = Lines()
-    async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:
+    async with running(Bus("h1", settings_of(server), Recorder(), lines.report)) as bus:
         bus.acknowledge(ack("a", 1))
         bus.acknowledge(ack("a", 2))
         await until(lambda: lines.standing("bus_disconnected"))
@@ -77,10 +78,22 @@ async def test_acknowledgements_given_before_the_server_is_there_are_stored_late
     assert lines.began("bus_disconnected") == 1
 
 
-async def test_the_outbox_survives_a_server_that_is_killed_while_it_sends(server: NatsServer) -> None:
+async def test_the_outbox_survives_a_server_that_is_killed_while_it_sends(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = asyncio.Event()
+    take = Outbox.take
+
+    def noticed(outbox: Outbox, now: float) -> list[PendingAck]:
+        found = take(outbox, now)
+        if found:
+            sent.set()
+        return found
+
+    monkeypatch.setattr(Outbox, "take", noticed)
     async with client_of(server) as client:
         await make_streams(client)
-    async with running(Bus("h1", settings_of(server), Recorder(), Lines().log)) as bus:
+    async with running(Bus("h1", settings_of(server), Recorder())) as bus:
         await until(lambda: bus.connected)
         for number in range(3000):
             bus.acknowledge(ack(f"d{number}", number + 1))
@@ -88,9 +101,10 @@ async def test_the_outbox_survives_a_server_that_is_killed_while_it_sends(server
             while (await client.jetstream().stream_info(streams.ACK_STREAM)).state.messages == 0:  # noqa: ASYNC110 -- the server tells of no change
                 await asyncio.sleep(0.01)
         server.freeze()
+        sent.clear()
         for number in range(3000):
             bus.acknowledge(ack(f"d{number}", number + 2))
-        await asyncio.sleep(0.05)
+        await sent.wait()
         server.kill()
         await until(lambda: not bus.connected)
         assert bus.unconfirmed > 0
@@ -125,7 +139,7 @@ async def test_a_cancellation_that_comes_with_an_acknowledgement_ends_the_publis
 
 async def test_a_stream_of_acknowledgements_that_is_not_there_yet_is_waited_for(server: NatsServer) -> None:
     lines = Lines()
-    async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:
+    async with running(Bus("h1", settings_of(server), Recorder(), lines.report)) as bus:
         bus.acknowledge(ack("a", 1))
         await until(lambda: lines.standing("acknowledgements_not_stored"))
         async with client_of(server) as client:
@@ -139,7 +153,7 @@ async def test_fire_and_forget_messages_arrive_while_connected(server: NatsServe
         await make_streams(client)
         subscription = await client.subscribe("droplet.v1.*.status")
         await client.flush()
-        async with running(Bus("h1", settings_of(server), Recorder(), Lines().log)) as bus:
+        async with running(Bus("h1", settings_of(server), Recorder())) as bus:
             await until(lambda: bus.connected)
             assert bus.publish(subjects.status("h1"), b"alive")
             message = await subscription.next_msg(timeout=10)
@@ -148,7 +162,7 @@ async def test_fire_and_forget_messages_arrive_while_connected(server: NatsServe
 
 async def test_requests_are_answered_as_a_nats_micro_service(server: NatsServer) -> None:
     recorder, lines = Recorder(), Lines()
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, lines.log, lines.report)):
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, lines.report)):
         await serving(client, "h1")
         found = json.loads((await client.request("$SRV.PING.droplet", timeout=10)).data)
         assert (found["name"], found["metadata"]) == ("droplet", {"host": "h1"})
@@ -169,7 +183,7 @@ async def test_requests_are_answered_as_a_nats_micro_service(server: NatsServer)
 
 async def test_an_unknown_method_is_refused_with_the_known_ones_and_no_known_one_is_lost(server: NatsServer) -> None:
     recorder = Recorder()
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder)):
         await serving(client, "h1")
         answer = await client.request(subjects.rpc("h1", "reboot"), b"x", timeout=10)
         assert answer.headers["Nats-Service-Error-Code"] == "404"
@@ -182,7 +196,7 @@ async def test_an_unknown_method_is_refused_with_the_known_ones_and_no_known_one
 
 
 async def test_an_error_is_one_line_of_a_header_whatever_was_asked(server: NatsServer) -> None:
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), Recorder(), Lines().log)):
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), Recorder())):
         await serving(client, "h1")
         answer = await client.request(subjects.rpc("h1", "get"), b"two lines", timeout=10)
         assert answer.headers["Nats-Service-Error"].startswith("first line X-Second: line aaa")
@@ -192,7 +206,7 @@ async def test_an_error_is_one_line_of_a_header_whatever_was_asked(server: NatsS
 
 async def test_a_request_from_a_stream_is_refused(server: NatsServer) -> None:
     recorder = Recorder()
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder)):
         await serving(client, "h1")
         headers = {"Nats-Stream": "DROPLET_CONFIG", "Nats-Sequence": "1"}
         answer = await client.request(subjects.rpc("h1", "plan"), b"x", timeout=10, headers=headers)
@@ -202,7 +216,7 @@ async def test_a_request_from_a_stream_is_refused(server: NatsServer) -> None:
 
 async def test_a_request_without_a_reply_subject_is_ignored(server: NatsServer) -> None:
     recorder = Recorder()
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder, Lines().log)):
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), recorder)):
         await serving(client, "h1")
         await client.publish(subjects.rpc("h1", "plan"), b"wrong")
         answer = await client.request(subjects.rpc("h1", "plan"), b"x", timeout=10)
@@ -217,12 +231,11 @@ async def test_the_fault_names_why_a_connection_was_closed(server: NatsServer, m
     async with client_of(server) as client:
         await make_streams(client)
     monkeypatch.setattr(pull, "MAX_SILENCES", 1)
-    lines = Lines()
-    async with running(Bus("h1", settings_of(server), Recorder(), lines.log, lines.report)) as bus:
-        await until(lambda: not lines.standing("consumer_missing") and bus.connected)
-        await until(lambda: any("snapshot_complete" in text for text in lines.texts()))
+    lines, recorder = Lines(), Recorder()
+    async with running(Bus("h1", settings_of(server), recorder, lines.report)):
+        await until(lambda: recorder.completed)
         server.freeze()
-        await until(lambda: lines.began("bus_disconnected"), 60)
+        await until(lambda: lines.published("began", "bus_disconnected"))
         server.kill()
-    (began,) = [line for line in lines.lines if line["event"] == "fault_began" and line["kind"] == "bus_disconnected"]
-    assert began["detail"] == "the server has said nothing for 9 seconds"
+    began = lines.published("began", "bus_disconnected")[0]
+    assert f": the server has said nothing for {2 * pull.SILENCE:g} seconds; " in began

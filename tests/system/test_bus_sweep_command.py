@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from click.testing import CliRunner, Result
-from lab.bus import Lines, NatsServer, Recorder, client_of, running, serving, settings_of
+from lab.bus import NatsServer, Recorder, client_of, running, serving, settings_of
 
-from agent.bus import Bus, RpcError
+from agent.bus.bus import Bus
+from agent.bus.rpc import RpcError
 from agent.cli.main import main
 from protocol import codec, rpc
 from protocol.acknowledgements import Acknowledgement, State
@@ -45,7 +46,7 @@ async def sweep(server: NatsServer, *words: str, answer: str = "") -> Result:
 
 async def test_a_sweep_names_what_goes_asks_and_removes_no_other_document(server: NatsServer) -> None:
     host = Keeping()
-    async with client_of(server) as client, running(Bus("h1", settings_of(server), host, Lines().log)):
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), host)):
         await serving(client, "h1")
         refused = await sweep(server, answer="n\n")
         assert refused.exit_code == 1

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from lab.bus import (
-    Lines,
     NatsServer,
     Recorder,
     User,
@@ -34,10 +33,11 @@ from lab.bus_hosts import (
     purge,
     six_documents,
 )
+from lab.waiting import PATIENCE
 from nats.aio.client import Client
 
-from agent.bus import Bus
-from agent.bus.snapshot import ConsumerConflicts
+from agent.bus.bus import Bus
+from agent.bus.consumer.snapshot import ConsumerConflicts
 from protocol import codec, permissions, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.status import AgentState, DocumentCounts, ObjectCounts, Status
@@ -70,7 +70,7 @@ async def test_a_consumer_that_is_paused_later_is_noticed_without_any_message(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_POLL", "LONGEST_POLL", "IDLE_POLL"):
-        monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.consumer.polling.{name}", 1.0)
     async with host_in_sync(server) as (client, host):
         await pause(client)
         await until(lambda: host.kinds == {"consumer_paused"})
@@ -90,7 +90,7 @@ async def test_a_pause_and_its_end_are_noticed_when_the_server_tells_of_them(
 ) -> None:
     """Nothing is asked for by itself, and the host's own permissions are enough."""
     for name in ("FIRST_POLL", "LONGEST_POLL", "IDLE_POLL"):
-        monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 86_400.0)
+        monkeypatch.setattr(f"agent.bus.consumer.polling.{name}", 86_400.0)
     async with client_of(guarded, users["controller"], permissions.CONTROLLER_INBOX) as client:
         await make_streams(client, ["h1", "h2"])
         async with host_of(guarded, users["h1"]) as host:
@@ -106,7 +106,7 @@ async def test_a_host_that_may_not_hear_of_pauses_asks_by_itself_and_has_no_faul
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_POLL", "LONGEST_POLL", "IDLE_POLL"):
-        monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.consumer.polling.{name}", 1.0)
     server = NatsServer(tmp_path)
     controller, host_user = make_user(tmp_path, "controller"), make_user(tmp_path, "h1")
     allowed = permissions.of_host("h1")
@@ -151,7 +151,7 @@ async def test_a_snapshot_is_not_complete_when_another_agent_resets_the_consumer
         await make_streams(client)
         last = await publish_many(client, "h1", SIX)
         recorder = ResetByAnother(client, last - 1)
-        async with running(Bus("h1", settings_of(server), recorder, Lines().log)):
+        async with running(Bus("h1", settings_of(server), recorder)):
             await until(lambda: recorder.completed)
             assert recorder.at_complete == [len(SIX)]
 
@@ -223,11 +223,12 @@ async def test_another_client_that_pulls_from_the_consumer_is_noticed_and_nothin
         async with host_of(server) as host:
             await until(lambda: host.recorder.completed == 1)
             for turn in range(3):
-                thief = client.request(streams.next_subject("h1"), b'{"batch":1,"expires":1000000000}', timeout=1.5)
-                task = asyncio.create_task(thief)
-                await asyncio.sleep(0.05)
+                inbox = client.new_inbox()
+                stolen = await client.subscribe(inbox)
+                await client.publish(streams.next_subject("h1"), b'{"batch":1,"expires":100000000000}', reply=inbox)
+                await client.flush()
                 await publish_many(client, "h1", {f"d{turn}-{number}": b"1" for number in range(10)})
-                await asyncio.gather(task, return_exceptions=True)
+                assert (await stolen.next_msg(timeout=PATIENCE)).data == b"1"
             await until(lambda: host.lines.began("consumer_shared") > 0)
             await until(lambda: len(host.recorder.documents) == 30)
             assert (host.recorder.begun, host.recorder.completed) == (1, 1)

@@ -64,7 +64,7 @@ async def test_a_consumer_that_is_changed_in_place_is_noticed(
     server: NatsServer, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_POLL", "LONGEST_POLL", "IDLE_POLL"):
-        monkeypatch.setattr(f"agent.bus.consumer_polling.{name}", 1.0)
+        monkeypatch.setattr(f"agent.bus.consumer.polling.{name}", 1.0)
     usual = {"ack_wait": 2, "max_ack_pending": 4096}
     async with host_in_sync(server) as (client, host):
         await client.jetstream().add_consumer(streams.CONFIG_STREAM, consumer_config(**usual, **change))

@@ -49,12 +49,12 @@ def grown(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -
     ids=["in one network", "across networks"],
 )
 def test_a_conversation_begins_at_the_bouncer_and_goes_on_directly(lab, source, destination, stations):
-    until(lambda: lab.path(source, destination).way == "bouncer", "the end of any learnt path")
+    until(lambda: lab.path(source, destination).route == "bouncer", "the end of any learnt path")
     before = lab.all_counters()
     exchange_udp(lab, source, destination, [100])
     began = lab.all_counters()
     assert grown(before, began).keys() >= stations
-    assert lab.path(source, destination).way == "direct"
+    assert lab.path(source, destination).route == "direct"
     assert lab.path(source, destination).learnt
 
     exchange_udp(lab, source, destination, [100] * MANY)
@@ -73,8 +73,8 @@ def test_traffic_without_replies_stays_on_the_bouncer(lab):
         udp_socket(lab.inside("web-2"), lab.address("web-2")) as sender,
         udp_socket(lab.inside("web-1"), lab.address("web-1"), 7104) as receiver,
     ):
-        if lab.path("web-2", "web-1").way == "direct":
-            until(lambda: lab.path("web-2", "web-1").way == "bouncer", "the end of the learnt path")
+        if lab.path("web-2", "web-1").route == "direct":
+            until(lambda: lab.path("web-2", "web-1").route == "bouncer", "the end of the learnt path")
         for number in range(5):
             sender.sendto(bytes([number]), (lab.address("web-1"), 7104))
             assert receiver.recv(10) == bytes([number])
@@ -82,7 +82,7 @@ def test_traffic_without_replies_stays_on_the_bouncer(lab):
 
 
 def test_a_bouncer_without_its_agent_still_bounces(lab):
-    until(lambda: lab.path("data-2", "data-1").way == "bouncer", "the end of any learnt path")
+    until(lambda: lab.path("data-2", "data-1").route == "bouncer", "the end of any learnt path")
     lab.kill_agent("h5")
     try:
         assert pings(lab, "data-2", "data-1")

@@ -165,7 +165,7 @@ def test_every_method_replies_as_described(host, controller):
     for kind in ("droplets", "vpcs", "networks", "endpoints"):
         assert controller.do("ask", "get", {"kind": kind})[kind]
     path = controller.do("ask", "path", {"endpoint": "web-1", "destination": "10.0.1.1"})
-    assert path["way"] == "gateway"
+    assert path["route"] == "gateway"
     assert "endpoints" in controller.do("hear", "telemetry", "Counters")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from lab.fixtures import leftovers, topology_text
-from lab.waiting import until
+from lab.waiting import PATIENCE, until
 from lab_command import NAME, PROGRAM, ok, run, write
 from lifecycle_fixtures import held_back
 
@@ -87,7 +87,7 @@ def test_an_interrupted_up_leaves_nothing(tmp_path, lab_cache):
             assert line, said
             said += line
         starting.send_signal(2)
-        starting.communicate(timeout=60)
+        starting.communicate(timeout=PATIENCE)
         assert starting.returncode == 130
         assert leftovers(name) == []
     finally:
@@ -110,7 +110,7 @@ def test_ctrl_c_in_a_transfer_of_the_demo_ends_it_quietly_and_leaves_nothing(lab
         assert showing.stdout is not None
         assert any("TCP, one stream" in line for line in showing.stdout), "the demo came that far"
         os.killpg(showing.pid, 2)
-        said = showing.communicate(timeout=60)[1]
+        said = showing.communicate(timeout=PATIENCE)[1]
         assert showing.returncode == 130
         assert "interrupted: taking the lab down" in said
         assert "Traceback" not in said

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from lab.echoes import answered, unbroken
-from lab.waiting import until
-from lifecycle_fixtures import apply, held_back, leftovers, living_lab, text_of
+from lab.fixtures import topology_text
+from lab.waiting import PATIENCE, until
+from lifecycle_fixtures import apply, held_back, leftovers, living_lab
 from msgspec.msgpack import encode as packed
 from nats.aio.client import Client
 
@@ -37,7 +38,7 @@ def run(*arguments: str, name: str = NAME) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def lab():
-    with living_lab(text_of("bouncer_on_host"), f"{NAME}-m") as running:
+    with living_lab(topology_text("bouncer_on_host"), f"{NAME}-m") as running:
         yield running
 
 
@@ -109,10 +110,10 @@ def test_a_killed_server_comes_back_and_new_documents_are_realized(lab):
     assert not found.report.converged
     assert answered(lab.names.endpoint("web-1"), lab.address("web-2"), 3, 5) == 3
     lab.start_server()
-    more = text_of("bouncer_on_host") + "  - {name: web-3, network: web, droplet: h2}\n"
+    more = topology_text("bouncer_on_host") + "  - {name: web-3, network: web, droplet: h2}\n"
     assert apply(lab, more).converged
     assert answered(lab.names.endpoint("web-1"), lab.address("web-3"), 3, 5) >= 2
-    assert apply(lab, text_of("bouncer_on_host")).converged
+    assert apply(lab, topology_text("bouncer_on_host")).converged
     assert not any("web-3" in namespace for namespace in lab.names.existing())
 
 
@@ -144,7 +145,7 @@ def test_messages_that_cannot_be_read_are_named_by_status_and_removed_by_apply(l
         heartbeat = read_status(lab).heartbeats["h1"]
         return [f"{fault.kind} {fault.subject}" for fault in heartbeat.faults] if heartbeat is not None else ["?"]
 
-    moved = text_of("bouncer_on_host").replace("network: web, droplet: h2", "network: web, droplet: h1")
+    moved = topology_text("bouncer_on_host").replace("network: web, droplet: h2", "network: web, droplet: h1")
     from_client(store)
     until(lambda: "refused_subject droplet.v1.h1.config.Endpoint.X" in faults())
     until(lambda: "h1 broken: rejected" in " ".join(read_status(lab).report.problems))
@@ -163,25 +164,25 @@ def test_messages_that_cannot_be_read_are_named_by_status_and_removed_by_apply(l
         from_client(remove_one)
         assert read_status(lab).report.converged, "a removal on that subject is no document either"
     finally:
-        assert apply(lab, text_of("bouncer_on_host")).converged
+        assert apply(lab, topology_text("bouncer_on_host")).converged
 
 
 def test_an_endpoint_moves_to_another_droplet_and_keeps_its_address(lab):
     address = lab.address("web-2")
-    moved = text_of("bouncer_on_host").replace(
+    moved = topology_text("bouncer_on_host").replace(
         "{name: web-2, network: web, droplet: h2}", "{name: web-2, network: web, droplet: h1}"
     )
     assert apply(lab, moved).converged
     assert lab.address("web-2") == address
     assert check_all(lab).passed
-    assert apply(lab, text_of("bouncer_on_host")).converged
+    assert apply(lab, topology_text("bouncer_on_host")).converged
     assert check_all(lab).passed
 
 
 def test_a_network_gets_another_bouncer_and_everyone_still_talks(lab):
-    assert apply(lab, text_of("bouncer_on_host").replace("bouncers: [h1]", "bouncers: [h2]")).converged
+    assert apply(lab, topology_text("bouncer_on_host").replace("bouncers: [h1]", "bouncers: [h2]")).converged
     assert check_all(lab).passed
-    assert apply(lab, text_of("bouncer_on_host")).converged
+    assert apply(lab, topology_text("bouncer_on_host")).converged
 
 
 def revisions(lab: Lab) -> dict[str, int]:
@@ -196,19 +197,19 @@ def revisions(lab: Lab) -> dict[str, int]:
 
 def test_applying_the_same_topology_publishes_nothing(lab):
     before = revisions(lab)
-    assert apply(lab, text_of("bouncer_on_host")).converged
+    assert apply(lab, topology_text("bouncer_on_host")).converged
     assert revisions(lab) == before
 
 
 def test_a_change_of_droplets_is_refused_and_changes_nothing(lab):
-    more = text_of("bouncer_on_host").replace("vpcs:", "  h9: {address: 172.18.0.19/24}\nvpcs:")
+    more = topology_text("bouncer_on_host").replace("vpcs:", "  h9: {address: 172.18.0.19/24}\nvpcs:")
     with pytest.raises(LabError, match="droplets"):
         lab.adopt(more)
     assert set(lab.topology().droplets) == {"h1", "h2"}
 
 
 def test_two_labs_with_the_same_addresses_do_not_disturb_each_other(lab):
-    with living_lab(text_of("bouncer_on_host"), f"{NAME}-n") as other:
+    with living_lab(topology_text("bouncer_on_host"), f"{NAME}-n") as other:
         assert check_all(other).passed
         assert check_all(lab).passed
     assert check_all(lab).passed
@@ -216,13 +217,13 @@ def test_two_labs_with_the_same_addresses_do_not_disturb_each_other(lab):
 
 def test_up_refuses_a_name_that_is_in_use(lab):
     with pytest.raises(LabError, match="exists already"):
-        Lab(lab.name).up(text_of("bouncer_on_host"))
+        Lab(lab.name).up(topology_text("bouncer_on_host"))
     assert read_status(lab).report.converged
 
 
 def test_an_invalid_topology_creates_nothing_and_names_the_line(tmp_path):
     file = tmp_path / "cloud.yaml"
-    file.write_text(text_of("bouncer_on_host").replace("vni: 1001", "vni: 0"))
+    file.write_text(topology_text("bouncer_on_host").replace("vni: 1001", "vni: 0"))
     done = run("up", str(file))
     assert done.returncode == 1
     assert "vpcs[0].vni" in done.stderr
@@ -233,7 +234,7 @@ def test_an_invalid_topology_creates_nothing_and_names_the_line(tmp_path):
 
 def test_up_with_a_failing_agent_cleans_up_with_a_reason(tmp_path):
     file = tmp_path / "cloud.yaml"
-    file.write_text(text_of("bouncer_on_host"))
+    file.write_text(topology_text("bouncer_on_host"))
     agent = tmp_path / "droplet-agent"
     agent.write_text("#!/bin/sh\necho this host is not fit >&2\nexit 3\n")
     agent.chmod(0o755)
@@ -252,13 +253,13 @@ def test_up_with_a_failing_agent_cleans_up_with_a_reason(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_up_leaves_nothing(tmp_path, number):
     file = tmp_path / "cloud.yaml"
-    file.write_text(text_of("bouncer_on_host"))
+    file.write_text(topology_text("bouncer_on_host"))
     command = [PROGRAM, "--name", NAME, "up", str(file)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=held_back(tmp_path, "h2"))
     try:
         until(Lab(NAME).paths.log("h1").exists, "the first agent")
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == (130 if number == signal.SIGINT else 143)
         assert leftovers(Lab(NAME)) == []
     finally:

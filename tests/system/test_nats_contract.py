@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from lab.bus import NatsServer, free_port, until
 
-from agent.bus.client import Connection, connect, publish_command
-from agent.bus.nats_internals import queue_commands, subscription_id, subscription_of, unsent_bytes
-from agent.bus.settings import BusSettings
+from agent.bus.connection.client import Connection, connect, publish_command
+from agent.bus.connection.nats_internals import queue_commands, subscription_id, subscription_of, unsent_bytes
+from agent.bus.connection.settings import BusSettings
 
 Message = tuple[bytes, bytes, bytes, bytes | None]
 

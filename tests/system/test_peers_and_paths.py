@@ -99,20 +99,20 @@ def test_a_silent_bouncer_is_avoided_and_used_again_later(lab):
 def test_a_trace_through_bouncers_that_are_all_down_shows_it(lab):
     addresses = {str(lab.topology.droplets[name].address) for name in ("h3", "h4")}
 
-    def way() -> PathReply:
+    def path() -> PathReply:
         request = codec.encode(PathRequest("web-1", "10.0.1.77"))
         return codec.decode(lab.ask("h1", "path", request), PathReply)
 
-    assert (way().way, set(way().hosts), way().down) == ("bouncer", addresses, ())
+    assert (path().route, set(path().hosts), path().down) == ("bouncer", addresses, ())
     for name in ("h3", "h4"):
         lab.ip(lab.names.droplet(name), "link", "set", "eth0", "down")
     try:
-        until(lambda: set(way().down) == addresses, "both to be down")
-        assert set(way().droplets) == {"h3", "h4"}
+        until(lambda: set(path().down) == addresses, "both to be down")
+        assert set(path().droplets) == {"h3", "h4"}
     finally:
         for name in ("h3", "h4"):
             lab.ip(lab.names.droplet(name), "link", "set", "eth0", "up")
-    until(lambda: way().down == () and lab.status("h1").down_droplets == (), "both again")
+    until(lambda: path().down == () and lab.status("h1").down_droplets == (), "both again")
 
 
 def test_a_restarted_agent_knows_who_was_down(lab):

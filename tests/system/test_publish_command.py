@@ -67,7 +67,7 @@ async def answer_as(files: ServerFiles, access: Access, host: str) -> None:
 async def test_all_documents_are_in_the_stream_and_a_silent_host_is_reported(access, topology):
     report = await publish_topology(topology, access, timeout=0.2, retry=10)
     assert not report.converged
-    assert {host: found.unanswered for host, found in report.hosts.items()} == {
+    assert {host: found.unacknowledged for host, found in report.hosts.items()} == {
         host: len(documents) for host, documents in documents_of(topology).items()
     }
     assert {key: body for key, (_, body) in (await stored_documents(access)).items()} == {

@@ -18,7 +18,8 @@ from lab.traffic import unbroken_flow
 from lab.waiting import until
 from nats.aio.client import Client
 
-from agent.bus import Bus, BusSettings
+from agent.bus.bus import Bus
+from agent.bus.connection.settings import BusSettings
 from controller_sim.control.bus import BusError
 from controller_sim.lab.controller import converge, prepare
 from controller_sim.lab.namespaces import run_coroutine_in, run_in
@@ -146,7 +147,7 @@ def duplicate_agent(lab: SystemLab) -> Iterator[Lines]:
     lines, stop = Lines(), threading.Event()
 
     async def work() -> None:
-        bus = Bus(HOST, settings, Recorder(), lines.log, lines.report, boot="a clone")
+        bus = Bus(HOST, settings, Recorder(), lines.report, boot="a clone")
         task = asyncio.create_task(bus.run())
         while not stop.is_set():
             bus.publish(subjects.status(HOST), said)

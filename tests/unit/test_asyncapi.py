@@ -98,7 +98,7 @@ def test_the_listed_values_are_those_that_the_agent_sends() -> None:
     ("schema", "field", "word"),
     [
         ("GetRequest", "kind", "endpoints"),
-        ("PathReply", "way", "gateway"),
+        ("PathReply", "route", "gateway"),
         ("PathReply", "encapsulation", "vxlan"),
         ("PeerPath", "state", "unknown"),
         ("UplinkStatus", "attach_mode", "offload"),
@@ -110,10 +110,10 @@ def test_a_field_with_a_few_values_lists_them(schema: str, field: str, word: str
     assert word in asyncapi.describe()["components"]["schemas"][schema]["properties"][field]["enum"]
 
 
-def test_the_listed_values_of_way_are_those_in_the_agents_source() -> None:
+def test_the_listed_routes_are_those_in_the_agents_source() -> None:
     source = (ROOT / "agent" / "report" / "trace.py").read_text()
-    assert all(f'"{way}"' in source for way in rpc.WAYS)
-    assert msgspec.structs.fields(rpc.PathReply)[0].name == "way"
+    assert all(f'"{route}"' in source for route in rpc.ROUTES)
+    assert msgspec.structs.fields(rpc.PathReply)[0].name == "route"
 
 
 def references(node: Any) -> list[str]:

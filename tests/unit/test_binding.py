@@ -5,7 +5,7 @@ from __future__ import annotations
 import nkeys
 import pytest
 
-from agent.bus.admission import MOST_REMOVED, Admission
+from agent.bus.consumer.admission import MOST_REMOVED, Admission
 from agent.core.config.refused_messages import RefusedMessages
 from controller_sim.control.signing import Signer
 from protocol import binding, streams
@@ -198,7 +198,7 @@ def test_a_version_of_unknown_content_is_no_reason_to_refuse_another_message() -
 
 def test_the_memory_of_removed_documents_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_REMOVED >= 10_000
-    monkeypatch.setattr("agent.bus.admission.MOST_REMOVED", 3)
+    monkeypatch.setattr("agent.bus.consumer.admission.MOST_REMOVED", 3)
     admission = Admission([PUBLISHER])
     for number in range(9):
         subject = f"droplet.v1.h1.config.d{number}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,9 @@ import structlog
 
 from agent.bus.bus import Bus
 from agent.bus.check import check_files
-from agent.bus.connection_errors import describe
-from agent.bus.settings import BusSettings, tls_context
+from agent.bus.connection.errors import describe
+from agent.bus.connection.settings import BusSettings, tls_context
+from agent.bus.connection.tasks import end
 
 
 class IdleHandler:
@@ -34,14 +34,14 @@ async def test_a_seed_that_others_can_read_is_warned_of_at_the_start(tmp_path: P
     seed.touch(mode)
     seed.chmod(mode)
     settings = BusSettings(("nats://127.0.0.1:1",), str(seed))
+    tried = asyncio.Event()  # a connection, which is after the check of the file
     with structlog.testing.capture_logs() as logged:
-        running = asyncio.create_task(Bus("h1", settings, IdleHandler(), structlog.get_logger()).run())
-        await asyncio.wait([running], timeout=0.05)
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        bus = Bus("h1", settings, IdleHandler(), structlog.get_logger(), lambda _source, _faults: tried.set())
+        running = asyncio.create_task(bus.run())
+        await tried.wait()
+        await end([running])
     warnings = [one for one in logged if "nkey_seed" in one["event"]]
-    assert [one["file"] for one in warnings] == ([str(seed)] if warned else [])
+    assert {one["file"] for one in warnings} == ({str(seed)} if warned else set())
 
 
 def test_a_ca_that_cannot_be_used_is_named_with_its_setting(tmp_path: Path) -> None:

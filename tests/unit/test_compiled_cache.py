@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from lab.waiting import PATIENCE
 
 from agent.core.model.features import Features
 from agent.datapath.bpf import compiler
@@ -75,15 +76,26 @@ def test_each_set_of_features_has_an_object_of_its_own() -> None:
 
 def test_agents_that_start_together_compile_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made, runs = CompiledObject(content_hash(), (), ()), []
+    lock, refused, all_refused = compiler._lock, set[int](), asyncio.Event()
+
+    def noticed(descriptor: int) -> bool:
+        if lock(descriptor):
+            return True
+        refused.add(descriptor)
+        if len(refused) == 2:
+            all_refused.set()
+        return False
 
     async def leave(output: Path, sources: Path, features: Features, hook: Hook) -> None:
         runs.append(output)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(PATIENCE):
+            await all_refused.wait()
         await asyncio.to_thread(output.write_bytes, msgspec.msgpack.encode(made))
 
     async def start_three() -> list[CompiledObject]:
         return await asyncio.gather(*(compile_programs(tmp_path) for _ in range(3)))
 
+    monkeypatch.setattr(compiler, "_lock", noticed)
     monkeypatch.setattr(compiler, "_run_child", leave)
     assert asyncio.run(start_three()) == [made] * 3
     assert len(runs) == 1

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from agent.bus import consumer
-from agent.bus.jetstream import ConsumerConfig, ConsumerInfo, parse_consumer_info
+from agent.bus.connection.faults import permission_violation
+from agent.bus.connection.jetstream import ConsumerConfig, ConsumerInfo, parse_consumer_info
+from agent.bus.consumer import faults
 from agent.report.status_messages import documents_missing, objects_unexplained
 
 GOOD = {"filter_subject": "droplet.v1.h1.config.>"}
 
 
 def reasons(**config: object) -> tuple[str, ...]:
-    return consumer.unusable(ConsumerInfo(config=ConsumerConfig(**{**GOOD, **config})), "h1")  # type: ignore[arg-type]
+    return faults.unusable_settings(ConsumerInfo(config=ConsumerConfig(**{**GOOD, **config})), "h1")  # type: ignore[arg-type]
 
 
 def test_the_consumer_that_the_controller_makes_can_be_used() -> None:
@@ -39,7 +40,7 @@ def test_any_other_one_is_refused_for_one_reason(config: dict[str, object]) -> N
 
 
 def test_every_reason_is_named() -> None:
-    found = consumer.consumer_unusable("h1", reasons(deliver_policy="new", headers_only=True))
+    found = faults.consumer_unusable("h1", reasons(deliver_policy="new", headers_only=True))
     assert found.subject == "DROPLET_CONFIG/h1"
     assert "deliver_policy" in found.detail
     assert "headers_only" in found.detail
@@ -71,18 +72,18 @@ def test_a_servers_reply_is_read_with_its_configuration_and_pause() -> None:
     ],
 )
 def test_a_permission_violation_names_the_subject_as_the_server_knows_it(error: str, subject: str, act: str) -> None:
-    found = consumer.permission_violation("h1", error)
+    found = permission_violation("h1", error)
     assert found is not None
     assert (found.subject, f"{act} to {subject}" in found.detail) == (subject, True)
 
 
 def test_another_error_is_no_permission_violation() -> None:
-    assert consumer.permission_violation("h1", "nats: maximum payload exceeded") is None
+    assert permission_violation("h1", "nats: maximum payload exceeded") is None
 
 
 def test_many_refused_subjects_are_few_faults() -> None:
-    found = consumer.refused_subjects(f"droplet.v1.h1.config.UPPER{number:02}" for number in range(25))
-    assert len(found) == consumer.MOST_SUBJECTS + 1
+    found = faults.refused_subjects(f"droplet.v1.h1.config.UPPER{number:02}" for number in range(25))
+    assert len(found) == faults.MOST_SUBJECTS + 1
     assert found[-1].subject == "15 more"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import nkeys
 import pytest
+from lab.waiting import PATIENCE
 
 from controller_sim.control import bus, publisher
 from protocol import binding, codec, digest, streams, subjects
@@ -65,7 +66,7 @@ def test_the_digests_of_the_page_come_out_of_the_controller_in_javascript_too() 
 def javascript(script: str, argument: Any) -> str:
     """Return what a script prints that runs beside the controller in JavaScript."""
     command = [Path(sys.executable).parent / "node", "--input-type=module", "--eval", script, json.dumps(argument)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=JAVASCRIPT, timeout=60, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, cwd=JAVASCRIPT, timeout=PATIENCE, check=True).stdout
 
 
 @pytest.mark.parametrize("kind", ["put", "remove"])

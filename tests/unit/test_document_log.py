@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.bus.documents import RECENT, Batch, Delivery, DocumentLog, Message, ResetReason
-from agent.bus.jetstream import ConsumerInfo, parse_ack_subject, parse_consumer_info, parse_headers, parse_pub_ack
-from agent.bus.jetstream import Delivered as Position
+from agent.bus.connection.jetstream import (
+    ConsumerInfo,
+    parse_ack_subject,
+    parse_consumer_info,
+    parse_headers,
+    parse_pub_ack,
+)
+from agent.bus.connection.jetstream import Delivered as Position
+from agent.bus.consumer.documents import RECENT, Batch, DocumentLog, Message, ResetReason
+from agent.core.config.delivery import Delivery
 from protocol import binding
 
 PURGE = b"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\r\n"
@@ -132,7 +139,7 @@ def test_a_redelivered_message_is_ignored() -> None:
     log, _ = in_sync("a", "b")
     again = b"$JS.ACK.DROPLET_CONFIG.h1.2.1.3.%d.0" % EPOCH
     batch = log.sort([Message(b"droplet.v1.h1.config.a", again, b"x", None)])
-    assert (batch.reset_reason, batch.deliveries, batch.answers) == (None, [], [(again, b"")])
+    assert (batch.reset_reason, batch.deliveries, batch.acks) == (None, [], [(again, b"")])
 
 
 def test_messages_that_the_handler_did_not_process_are_redelivered() -> None:
@@ -269,7 +276,7 @@ def test_after_a_reconnection_the_documents_are_those_of_the_stream(
     history: list[tuple[str, bool]], backed_up: int, later: list[str], recent: int
 ) -> None:
     """Whether the stream is the same, or one that was restored from a backup of any moment and went on."""
-    with mock.patch("agent.bus.documents.RECENT", recent):
+    with mock.patch("agent.bus.consumer.documents.RECENT", recent):
         reconnect_to_a_stream_of(history, backed_up, later)
 
 
@@ -327,8 +334,8 @@ def test_a_message_of_another_host_or_consumer_is_ignored() -> None:
         ]
     )
     assert (batch.reset_reason, batch.deliveries) == (None, [])
-    assert batch.strangers == ["droplet.v1.h1.config.b", "droplet.v1.h1.config.c", "droplet.v1.h2.config.d"]
-    assert batch.answers == [(ours, b"+TERM")]
+    assert batch.foreign_subjects == ["droplet.v1.h1.config.b", "droplet.v1.h1.config.c", "droplet.v1.h2.config.d"]
+    assert batch.acks == [(ours, b"+TERM")]
 
 
 def test_an_invalid_subject_is_reported_until_its_message_is_removed() -> None:
@@ -337,7 +344,7 @@ def test_an_invalid_subject_is_reported_until_its_message_is_removed() -> None:
     batch = take(log, server)
     assert batch.refused == ["droplet.v1.h1.config.UPPER"]
     assert log.refused == {"droplet.v1.h1.config.UPPER"}
-    assert batch.answers[0][1] == b"+TERM"
+    assert batch.acks[0][1] == b"+TERM"
     assert not begin(log, server)
     take(log, server)
     assert log.refused

@@ -10,21 +10,17 @@ from io import StringIO
 import pytest
 from rich.console import Console
 from rich.table import Table
+from test_cli_tables import status
 
 from controller_sim.cli import screen
 from controller_sim.control.convergence import HostReport, Report
 from controller_sim.lab.controller import LabStatus, Progress, troubles
 from controller_sim.talk.reachability import Pair, Reachability
-from protocol.status import AgentState, DocumentCounts, NarrowPath, ObjectCounts, Status, UnresolvedNextHops
+from protocol.status import NarrowPath, UnresolvedNextHops
 
 
 def host_report(documents: int, realized: int, p50: float | None = None, removing: int = 0) -> HostReport:
     return HostReport(documents, realized, 0, 0, 0, documents - realized, removing, p50, p50)
-
-
-def status(**more: object) -> Status:
-    counts = DocumentCounts(realized=1), ObjectCounts(endpoints=1)
-    return Status("h1", "1", "b", 0.0, 60.0, AgentState.DEGRADED, 1, "", *counts, **more)
 
 
 def test_published_documents_are_counted_among_all_documents():

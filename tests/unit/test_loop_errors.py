@@ -1,28 +1,35 @@
-"""An exception that recurs at each turn of a loop is logged once, and a fault until a turn goes well."""
+"""An exception that recurs at each turn of a loop is one fault, reported again only when it changes or ends."""
 
 from __future__ import annotations
 
-import structlog
+from collections.abc import Iterable
+
 from structlog.testing import capture_logs
 
-from agent.telemetry.fault_reporter import FaultReporter
+from agent.core.faults.tracker import FaultTable
 from agent.telemetry.loop_errors import LoopErrors
+from protocol.status import Fault
 
 
-def test_an_exception_is_logged_once_for_as_long_as_it_is_the_same() -> None:
+def test_an_exception_is_reported_once_for_as_long_as_it_is_the_same() -> None:
+    table, reported = FaultTable(), list[str]()
+
+    def report(source: str, faults: Iterable[Fault]) -> None:
+        table.report(source, faults, 0.0)
+        reported.append("; ".join(fault.detail.partition("continues: ")[2] for fault in table.standing()))
+
     with capture_logs() as lines:
-        reporter = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
-        errors = LoopErrors(reporter.report, structlog.get_logger())
+        errors = LoopErrors(report)
         for text in ("one", "one", "two", "two"):
             try:
                 raise ValueError(text)
             except ValueError as error:
                 errors.failed("repair", error)
-        assert [line["event"] for line in lines if line["event"] == "loop_failed"] == ["loop_failed"] * 2
-    (fault,) = reporter.standing()
+    assert reported == ["ValueError: one", "ValueError: two"]
+    assert {(line["event"], line["loop"]) for line in lines} == {("loop_failed", "repair")}
+    (fault,) = table.standing()
     assert (fault.kind, fault.subject) == ("internal_error", "repair")
-    assert "ValueError: two" in fault.detail
     errors.passed("prober")
-    assert reporter.standing() == (fault,)
+    assert table.standing() == (fault,)
     errors.passed("repair")
-    assert reporter.standing() == ()
+    assert table.standing() == ()

@@ -57,12 +57,13 @@ FIELDS = {
         map_layout.TUNNEL,
         [
             *("peer.address", "peer.interface", "vni", "origin", "headers", "length", "probe", "mtu", "source_port"),
-            *("tos", "ttl", "bounces", "flags", "rts", "attempt"),
+            *("tos", "ttl", "bounces", "flags", "rts", "attempt", "longest"),
         ],
     ),
-    "outer": (map_layout.OUTER, ["to", "pseudo", "udp", "ip_payload", "vlan"]),
+    "outer": (map_layout.OUTER, ["to", "pseudo", "udp", "ip_payload", "vlan", "summed"]),
     "options": (map_layout.OPTIONS, ["rts", "probe", "returned"]),
     "transport": (map_layout.TRANSPORT, ["offset", "protocol", "identity", "fragment", "later", "extended"]),
+    "scratch": (map_layout.SCRATCH, ["bytes"]),
     "kernel_layout": (
         map_layout.KERNEL_LAYOUT,
         ["cookie", "device_ifindex", "device_net", "net_cookie", "program_aux", "aux_id"],
@@ -76,7 +77,7 @@ FIELDS["frame_state"] = (
     map_layout.FRAME_STATE,
     [
         *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
-        *("called", "length", "reason", "receiver", "local", "received_flags"),
+        *("called", "length", "reason", "receiver", "local", "received_flags", "packets"),
         *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
     ],
 )

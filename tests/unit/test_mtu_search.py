@@ -1,4 +1,4 @@
-"""The search of what a path carries, against paths of every size, with and without loss and claims."""
+"""The search of what a path carries, against paths of every size, with and without loss and PTBs."""
 
 from __future__ import annotations
 
@@ -55,23 +55,23 @@ def test_with_any_loss_the_search_ends_within_its_bounds(answers: list[bool], fu
     assert all(FLOOR_IPV6 <= size <= full for size in tried)
 
 
-@given(claims=st.lists(st.none() | st.integers(0, 70000)), full=st.integers(FLOOR_IPV4, 65535))
-def test_routers_that_lie_do_not_keep_a_search_going(claims: list[int | None], full: int) -> None:
+@given(reported=st.lists(st.none() | st.integers(0, 70000)), full=st.integers(FLOOR_IPV4, 65535))
+def test_routers_that_lie_do_not_keep_a_search_going(reported: list[int | None], full: int) -> None:
     search = Search(FLOOR_IPV4, full)
-    left, probes = iter(claims), 0
+    left, probes = iter(reported), 0
     while not search.done:
         probes += 1
         search.refused(next(left, None))
     assert probes <= MOST_PROBES
 
 
-@pytest.mark.parametrize("claim", [1400, 1280, 576])
-def test_a_correct_ptb_needs_three_sizes(claim: int) -> None:
+@pytest.mark.parametrize("reported", [1400, 1280, 576])
+def test_a_correct_ptb_needs_three_sizes(reported: int) -> None:
     search = Search(FLOOR_IPV4, FULL)
-    search.hint(claim)
-    tried = walk(search, lambda size: size <= claim)
-    assert sorted(set(tried)) == [claim, claim + 1, FULL]
-    assert search.result == claim
+    search.hint(reported)
+    tried = walk(search, lambda size: size <= reported)
+    assert sorted(set(tried)) == [reported, reported + 1, FULL]
+    assert search.result == reported
 
 
 def test_the_mtu_in_a_ptb_is_tried_next() -> None:

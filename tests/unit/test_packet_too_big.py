@@ -1,8 +1,8 @@
-"""Claims about paths' MTUs: floors, expiry, distrust."""
+"""MTUs that PTBs report: floors, expiry, distrust."""
 
 from __future__ import annotations
 
-from agent.core.probe.packet_too_big import DISTRUST, EXPIRES, PathMtus
+from agent.core.probe.packet_too_big import DISTRUST, EXPIRES, ReportedMtus
 from agent.core.probe.paths import Path
 
 V4 = Path(bytes(4), bytes(4))
@@ -11,14 +11,14 @@ OTHER = Path(bytes(4), b"\1\1\1\1")
 
 
 def test_no_ptb_is_accepted_below_the_minimum() -> None:
-    mtus = PathMtus()
+    mtus = ReportedMtus()
     for path in (V4, V6):
         mtus.accept(path, 100, 0, unverified=False)
     assert (mtus.get(V4), mtus.get(V6), mtus.get(OTHER)) == (576, 1280, None)
 
 
 def test_ptb_values_expire_after_ten_minutes_the_oldest_first() -> None:
-    mtus = PathMtus()
+    mtus = ReportedMtus()
     mtus.accept(V4, 1400, 0, unverified=True)
     mtus.accept(V6, 1400, 1, unverified=True)
     mtus.accept(V4, 1300, 2, unverified=True)
@@ -30,7 +30,7 @@ def test_ptb_values_expire_after_ten_minutes_the_oldest_first() -> None:
 
 
 def test_ptbs_of_a_refuted_path_are_ignored_for_a_while() -> None:
-    mtus = PathMtus()
+    mtus = ReportedMtus()
     assert not mtus.reject(V4, 0)
     mtus.accept(V4, 1400, 0, unverified=True)
     assert mtus.reject(V4, 5)
@@ -42,7 +42,7 @@ def test_ptbs_of_a_refuted_path_are_ignored_for_a_while() -> None:
 
 
 def test_a_forgotten_path_is_trusted_again() -> None:
-    mtus = PathMtus()
+    mtus = ReportedMtus()
     mtus.accept(V4, 1400, 0, unverified=True)
     mtus.reject(V4, 1)
     mtus.accept(V6, 1400, 2, unverified=False)

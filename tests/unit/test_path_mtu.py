@@ -120,7 +120,7 @@ def test_a_smaller_interface_mtu_ends_the_search() -> None:
 # What ICMP says
 
 
-def claim(path, mtu: int) -> TunnelError:
+def packet_too_big(path, mtu: int) -> TunnelError:
     return TunnelError(path, Problem.TOO_LARGE, mtu)
 
 
@@ -129,7 +129,7 @@ def test_a_true_ptb_is_used_at_once_and_verified() -> None:
     (path,) = model.add()
     model.run(5)
     model.far[path].mtu = 1400
-    model.probing.on_icmp_error(claim(path, 1400), model.now)
+    model.probing.on_icmp_error(packet_too_big(path, 1400), model.now)
     assert model.view(path).usable == 1400
     model.run(10)
     assert (model.view(path).carries, model.kinds()) == (1400, ["narrow_path"])
@@ -139,12 +139,12 @@ def test_a_forged_ptb_is_corrected_within_a_second_and_then_ignored() -> None:
     model = Model()
     (path,) = model.add()
     model.run(5)
-    model.probing.on_icmp_error(claim(path, 100), model.now)
+    model.probing.on_icmp_error(packet_too_big(path, 100), model.now)
     assert model.view(path).usable == 576, "the floor holds"
     model.run(1)
     assert model.view(path).usable == 1500
     for _ in range(50):
-        model.probing.on_icmp_error(claim(path, 600), model.now)
+        model.probing.on_icmp_error(packet_too_big(path, 600), model.now)
         assert model.view(path).usable == 1500
         model.run(0.1)
     assert model.events == []
@@ -154,7 +154,7 @@ def test_a_forged_ptb_is_corrected_on_a_narrow_path_too() -> None:
     model = Model()
     (path,) = model.add(mtu=1400, reports_mtu=True)
     model.run(5)
-    model.probing.on_icmp_error(claim(path, 700), model.now)
+    model.probing.on_icmp_error(packet_too_big(path, 700), model.now)
     assert model.view(path).usable == 700
     model.run(1)
     assert model.view(path).usable == 1400
@@ -166,10 +166,10 @@ def test_a_false_ptb_right_after_a_true_one_is_checked_as_soon_as_the_rate_allow
     (path,) = model.add(reports_mtu=True)
     model.run(5)
     model.far[path].mtu = 1400
-    model.probing.on_icmp_error(claim(path, 1400), model.now)
+    model.probing.on_icmp_error(packet_too_big(path, 1400), model.now)
     model.run(0.3)
     assert model.view(path).carries == 1400
-    model.probing.on_icmp_error(claim(path, 700), model.now)
+    model.probing.on_icmp_error(packet_too_big(path, 700), model.now)
     model.run(1.1)
     assert model.view(path).usable == 1400
     assert model.kinds() == ["narrow_path"]
@@ -179,10 +179,10 @@ def test_a_true_ptb_counts_after_a_false_one() -> None:
     model = Model()
     (path,) = model.add(reports_mtu=True)
     model.run(5)
-    model.probing.on_icmp_error(claim(path, 700), model.now)
+    model.probing.on_icmp_error(packet_too_big(path, 700), model.now)
     model.run(15)
     model.far[path].mtu = 1400
-    model.probing.on_icmp_error(claim(path, 1400), model.now)
+    model.probing.on_icmp_error(packet_too_big(path, 1400), model.now)
     model.run(1)
     assert model.view(path).usable == 1400
 
@@ -192,7 +192,7 @@ def test_no_ptb_raises_the_mtu() -> None:
     (path,) = model.add(mtu=1400, reports_mtu=True)
     model.run(5)
     for mtu in (1400, 1450, 1500, 65535):
-        model.probing.on_icmp_error(claim(path, mtu), model.now)
+        model.probing.on_icmp_error(packet_too_big(path, mtu), model.now)
         assert model.view(path).usable == 1400
 
 
@@ -200,7 +200,7 @@ def test_a_ptb_about_a_peer_that_answers_no_probes_lasts_ten_minutes() -> None:
     model = Model()
     (path,) = model.add(silent=True)
     model.run(3)
-    model.probing.on_icmp_error(claim(path, 1400), model.now)
+    model.probing.on_icmp_error(packet_too_big(path, 1400), model.now)
     model.run(590)
     assert model.view(path).usable == 1400
     model.run(12)
@@ -212,7 +212,7 @@ def test_ptbs_beyond_what_can_be_verified_are_ignored() -> None:
     paths = model.add(100)
     model.run(40)
     for path in paths:
-        model.probing.on_icmp_error(claim(path, 576), model.now)
+        model.probing.on_icmp_error(packet_too_big(path, 576), model.now)
     assert len([1 for view in model.probing.views() if view.usable == 576]) <= 10
     model.run(15)
     assert all(view.usable == 1500 for view in model.probing.views())
@@ -225,7 +225,7 @@ def test_a_flood_of_ptbs_costs_a_bounded_number_of_probes() -> None:
     before = len(model.sent)
     for number in range(1000):
         for path in paths:
-            model.probing.on_icmp_error(claim(path, 576 + number % 900), model.now)
+            model.probing.on_icmp_error(packet_too_big(path, 576 + number % 900), model.now)
         model.run(0.01)
     assert len(model.sent) - before <= 5 * 10 + 5 * 4
 

@@ -1,4 +1,4 @@
-"""From droplets and uplinks to paths, and from paths to what the neighbour watch is told."""
+"""From droplets and uplinks to paths, and from paths to what the neighbour watch gets."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def test_the_least_that_a_path_of_an_uplink_carries_counts() -> None:
     assert found == {FAR: Peer(by={7: PathFindings(mtu=1300)}), NEAR: Peer()}
 
 
-def test_who_is_no_peer_any_more_is_not_told() -> None:
+def test_path_state_of_a_former_peer_is_ignored() -> None:
     assert with_path_state({}, [view(OWN, FAR, Liveness.DOWN, 1400)], {OWN: 7}) == {}
 
 
-def test_a_path_whose_uplink_is_gone_tells_nothing() -> None:
+def test_path_state_of_a_removed_uplink_is_ignored() -> None:
     assert with_path_state({FAR: Peer()}, [view(OWN, FAR, Liveness.DOWN, 1400)], {}) == {FAR: Peer()}
 
 

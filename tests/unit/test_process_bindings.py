@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.model.process_bindings import Binding, Bindings, Process, by_revision, is_of_process
-from agent.reconcile.store import Store, StoreError
+from agent.store.store import Store, StoreError
 
 FIRST = Process("boot", 100, 4, 4026531840)
 MEANT = by_revision(7)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.core.uplinks.program_owners import STRANGER, Holder, Owner, Place, advice, description, possessive
+from agent.core.uplinks.program_owners import UNKNOWN_OWNER, Holder, Owner, Place, advice, description, possessive
 
 AGENT, OTHER = Holder(812, "droplet-agent"), Holder(77, "cilium-agent")
 UPLINK, ENDPOINT = Place("eth0"), Place("dp12", "generic", "web-1")
@@ -14,12 +14,12 @@ RUNNING = "instance blue is running (process 812, droplet-agent)"
 @pytest.mark.parametrize(
     ("owner", "place", "name", "words"),
     [
-        (STRANGER, UPLINK, "another owner's", "detach it (ip link set dev eth0 xdpdrv off) if nothing needs it"),
-        (STRANGER, Place("eth0", "generic"), "another owner's", "ip link set dev eth0 xdpgeneric off"),
-        (STRANGER, Place("eth0", "offload"), "another owner's", "ip link set dev eth0 xdpoffload off"),
+        (UNKNOWN_OWNER, UPLINK, "another owner's", "detach it (ip link set dev eth0 xdpdrv off) if nothing needs it"),
+        (UNKNOWN_OWNER, Place("eth0", "generic"), "another owner's", "ip link set dev eth0 xdpgeneric off"),
+        (UNKNOWN_OWNER, Place("eth0", "offload"), "another owner's", "ip link set dev eth0 xdpoffload off"),
         (Owner(link=9), UPLINK, "another owner's", "detach it (bpftool link detach id 9) if nothing needs it"),
         (
-            STRANGER,
+            UNKNOWN_OWNER,
             ENDPOINT,
             "another owner's",
             "ip link set dev dp12 xdpgeneric off): until then what endpoint",
@@ -48,7 +48,7 @@ def test_each_owner_has_its_own_advice(owner: Owner, place: Place, name: str, wo
     [
         (Owner(program="count"), UPLINK, "another owner's XDP program count (id 7) is attached to eth0"),
         (Owner("blue", program="x"), UPLINK, "the droplet instance blue's XDP program x (id 7) is attached to eth0"),
-        (STRANGER, ENDPOINT, "another owner's XDP program (no name) (id 7) is attached to dp12 of endpoint web-1"),
+        (UNKNOWN_OWNER, ENDPOINT, "another owner's XDP program (no name) (id 7) is attached to dp12 of endpoint web-1"),
     ],
 )
 def test_a_program_is_named_with_its_owner_and_its_place(owner: Owner, place: Place, words: str) -> None:
@@ -57,4 +57,4 @@ def test_a_program_is_named_with_its_owner_and_its_place(owner: Owner, place: Pl
 
 def test_a_program_is_named_with_its_id_also_without_a_name() -> None:
     assert Owner("blue", program="transit_xdp").name_program(77) == "transit_xdp (id 77)"
-    assert STRANGER.name_program(77) == "(no name) (id 77)"
+    assert UNKNOWN_OWNER.name_program(77) == "(no name) (id 77)"

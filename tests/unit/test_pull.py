@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.bus.pull import BATCH, MAX_SILENCES, MAX_WAITING, SILENCE, PullMachine, Signal
+from agent.bus.consumer.pull import BATCH, MAX_SILENCES, MAX_WAITING, SILENCE, PullMachine, Signal
 
 
 def ask(machine: PullMachine, now: float = 0.0, waiting: int = 0) -> list[int]:

@@ -62,12 +62,12 @@ def test_packet_too_big_names_path_and_mtu(port: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 9, 10, 13])
-def test_unreachable_of_every_kind_is_told(code: int) -> None:
+def test_unreachable_of_every_kind_is_reported(code: int) -> None:
     assert read_v4(icmp(quoted_v4(), code=code)) == TunnelError(V4, Problem.UNREACHABLE)
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 4])
-def test_unreachable_over_ipv6_is_told(code: int) -> None:
+def test_unreachable_over_ipv6_is_reported(code: int) -> None:
     assert read_v6(icmpv6(ICMPv6DestUnreach(code=code), quoted_v6())) == TunnelError(V6, Problem.UNREACHABLE)
 
 
@@ -83,7 +83,7 @@ def test_a_quote_with_ip_options_is_read() -> None:
 
 
 @pytest.mark.parametrize(("length", "guess"), [(1472, 1492), (1000, 1006), (4400, 4352)])
-def test_a_router_that_tells_no_mtu_is_guessed_by_the_plateaus(length: int, guess: int) -> None:
+def test_a_ptb_without_an_mtu_is_guessed_by_the_plateaus(length: int, guess: int) -> None:
     assert read_v4(icmp(quoted_v4(bytes(length)), mtu=0)) == TunnelError(V4, Problem.TOO_LARGE, guess)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.bus.documents import Message
+from agent.bus.consumer.documents import Message
 from agent.recording.recorder import Recorder
 from protocol.recording import unpack
 from protocol.status import Fault

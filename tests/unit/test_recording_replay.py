@@ -5,7 +5,7 @@ from __future__ import annotations
 from test_desired_state import REST, UNDERLAY
 from test_render import DOCUMENT, HERE
 
-from agent.bus.admission import Admission
+from agent.bus.consumer.admission import Admission
 from agent.core.config.desired_state import Desired
 from agent.recording.replay import Unrealized, replay
 from controller_sim.cli.replay import changes_of, in_steps

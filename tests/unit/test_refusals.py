@@ -42,8 +42,26 @@ class Edge:
 
 def said(act: Any, action: Any = AttachTransit(2)) -> str:  # noqa: B008
     edge: Any = Edge(act)
-    (failure,) = asyncio.run(Executor({}, edge, edge).run([action]))
+    (failure,) = asyncio.run(Executor({}, edge, edge, edge).run([action]))
     return failure.message
+
+
+class NewDriver:
+    """A driver that reports only with a program attached that it accepts no redirects."""
+
+    def __init__(self) -> None:
+        self.attached = self.known = False
+
+    async def attach(self, ifindex: int) -> None:
+        self.attached = True
+
+    async def follow(self) -> None:
+        self.known = self.attached
+
+    async def detach_refused(self, ifindex: int) -> None:
+        if self.known:
+            self.attached = False
+            raise OperatorError(errno.EOPNOTSUPP, f"interface {ifindex} accepts no redirects")
 
 
 def raising(error: OSError) -> Any:
@@ -105,6 +123,13 @@ def test_an_unsupported_operation_suggests_no_setting_that_may_be_set_already() 
         "Operation not supported (EOPNOTSUPP) while attaching transit XDP on the interface with ifindex 2: the driver "
         "of the interface cannot run it: give the droplet another interface, or see attach_mode"
     )
+
+
+def test_what_a_driver_reports_once_a_program_is_attached_may_refuse_the_action() -> None:
+    driver: Any = NewDriver()
+    (failure,) = asyncio.run(Executor({}, driver, driver, driver).run([AttachTransit(2)]))
+    assert (failure.errno, failure.message) == (errno.EOPNOTSUPP, "interface 2 accepts no redirects")
+    assert not driver.attached
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EEXIST, errno.EPERM])

@@ -61,7 +61,7 @@ def rendered(document: Document, host_state: HostState = HERE) -> DesiredEntries
     desired = Desired(host_state)
     desired.documents.put("all", 1, codec.encode(document))
     after = desired.resolve().after
-    assert desired.documents.verdict("all").errors == ()
+    assert desired.documents.status("all").errors == ()
     return after
 
 

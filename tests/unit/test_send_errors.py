@@ -61,7 +61,7 @@ def test_a_queue_that_is_full_now_and_then_is_no_fault() -> None:
     assert faults(errors) == [("probes_not_sent", "eth0 10.0.0.0")]
 
 
-def test_a_missing_route_is_told_elsewhere_and_a_path_that_is_gone_is_forgotten() -> None:
+def test_a_missing_route_is_no_fault_of_sending_and_a_path_that_is_gone_is_forgotten() -> None:
     errors = SendErrors()
     errors.note(PATH, SendResult.IMPOSSIBLE)
     assert faults(errors) == []

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.bus.documents import Delivery
-from agent.reconcile.signed_documents import Publishers
-from agent.reconcile.store import FILE, Store, StoreError
+from agent.core.config.delivery import Delivery
+from agent.store.signed_documents import Publishers
+from agent.store.store import FILE, Store, StoreError
 from protocol.errors import ErrorCode, FieldError
 from protocol.signed_versions import SignedVersion
 from protocol.status import Fault
@@ -59,7 +59,7 @@ def test_accepted_versions_are_saved_for_the_next_agent(store: Store, tmp_path: 
 
 
 def test_of_removed_documents_the_last_versions_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.reconcile.store.MOST_REMOVED", 2)
+    monkeypatch.setattr("agent.store.store.MOST_REMOVED", 2)
     store.save_versions(
         [("old", SignedVersion(1), False), *((f"gone-{n}", SignedVersion(n), True) for n in range(2, 9))]
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.bus.jetstream import AckSubject, ConsumerInfo, Delivered
-from agent.bus.snapshot import ConsumerConflicts, Replay
+from agent.bus.connection.jetstream import AckSubject, ConsumerInfo, Delivered
+from agent.bus.consumer.snapshot import ConsumerConflicts, Replay
 
 
 def delivery(number: int, pending: int, delivered: int = 1) -> AckSubject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from agent.core.config.registry import Registry, Verdict
+from agent.core.config.registry import DocumentStatus, Registry
 from agent.core.config.truncation import first_lines
 from agent.core.nexthop.next_hops import Reason
 from agent.datapath.nexthop.neighbours import Unresolved
@@ -36,13 +36,13 @@ def test_of_very_many_the_first_are_named_and_all_are_counted() -> None:
 
 def test_of_very_many_errors_in_a_document_the_first_are_listed_and_all_are_counted() -> None:
     """A document of a mebibyte holds ten thousand endpoints, and each may have several errors."""
-    verdict = Verdict(
+    status = DocumentStatus(
         *("many", 7, State.FAILED, 6),
         missing=tuple(Reference("networks", f"n{number}") for number in range(102)),
         errors=tuple(FieldError(f"endpoints[{number}].mac", ErrorCode.INVALID, "no") for number in range(10_000)),
         failures=tuple(KernelFailure(12, "ENOMEM", f"endpoint {number}", "no memory") for number in range(103)),
     )
-    found = acknowledgement(verdict, 0.0, None)
+    found = acknowledgement(status, 0.0, None)
     assert (len(found.missing), found.missing[-1]) == (101, Reference("and", "2 more"))
     assert (len(found.errors), found.errors[-1].message) == (101, "and 9900 more wrong fields")
     assert (len(found.failures), found.failures[-1].object) == (101, "3 more")
@@ -52,20 +52,20 @@ def test_errors_that_were_truncated_during_decoding_are_reported_unchanged() -> 
     droplets = [{"id": f"d{number}", "host": "h", "address": "nowhere"} for number in range(5000)]
     registry = Registry()
     registry.put("many", 1, msgspec.msgpack.encode({"droplets": droplets}))
-    verdict = registry.verdict("many")
-    assert acknowledgement(verdict, 0.0, None).errors == verdict.errors
+    status = registry.status("many")
+    assert acknowledgement(status, 0.0, None).errors == status.errors
 
 
 def test_a_very_long_name_is_truncated_in_reports() -> None:
     registry = Registry()
     registry.put("long", 1, msgspec.msgpack.encode({"x" * 900_000: 1}))
-    (error,) = acknowledgement(registry.verdict("long"), 0.0, None).errors
+    (error,) = acknowledgement(registry.status("long"), 0.0, None).errors
     assert len(error.path) + len(error.message) < 3000
 
 
 def test_an_acknowledgement_lists_all_of_a_few_errors() -> None:
     missing = (Reference("networks", "a"), Reference("networks", "b"))
-    assert acknowledgement(Verdict("few", 7, State.PENDING, 0, missing=missing), 0.0, None).missing == missing
+    assert acknowledgement(DocumentStatus("few", 7, State.PENDING, 0, missing=missing), 0.0, None).missing == missing
 
 
 def test_an_event_has_a_bounded_number_of_lines() -> None:
@@ -75,7 +75,7 @@ def test_an_event_has_a_bounded_number_of_lines() -> None:
 
 def test_kernel_refusals_are_retried_and_missing_interfaces_are_not() -> None:
     refused, lacks = KernelFailure(2, "ENOENT", "endpoint a", ""), KernelFailure(90, "EMSGSIZE", "endpoint b", "")
-    both = acknowledgement(Verdict("x", 7, State.FAILED, 6, failures=(refused,), lacking=(lacks,)), 0.0, 5.0)
+    both = acknowledgement(DocumentStatus("x", 7, State.FAILED, 6, failures=(refused,), lacking=(lacks,)), 0.0, 5.0)
     assert (both.failures, both.retry_at) == ((refused, lacks), 5.0)
-    assert acknowledgement(Verdict("x", 7, State.FAILED, 6, lacking=(lacks,)), 0.0, 5.0).retry_at is None
-    assert acknowledgement(Verdict("x", 7, State.REALIZED, 7), 0.0, 5.0).retry_at is None
+    assert acknowledgement(DocumentStatus("x", 7, State.FAILED, 6, lacking=(lacks,)), 0.0, 5.0).retry_at is None
+    assert acknowledgement(DocumentStatus("x", 7, State.REALIZED, 7), 0.0, 5.0).retry_at is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.reconcile.store import Store, StoredDocument, StoredPath, StoreError
+from agent.store.store import Store, StoredDocument, StoredPath, StoreError
 
 
 def test_saved_documents_are_loaded_in_order_of_revision(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-import structlog
 
 from agent import subscription
 from agent.subscription import Observable
@@ -21,12 +20,12 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def faults() -> FaultReporter:
-    return FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
+    return FaultReporter(lambda _kind, _lines: None)
 
 
 @pytest.fixture
 def errors(faults: FaultReporter) -> LoopErrors:
-    return LoopErrors(faults.report, structlog.get_logger())
+    return LoopErrors(faults.report)
 
 
 async def until(wanted: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""A host whose probes nobody ever answered is told apart from one that is alone, or that speaks to VXLAN peers."""
+"""A host whose probes were never answered differs from one that is alone, or that speaks to VXLAN peers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def asked(model: Model) -> dict[bytes, list[bytes]]:
     return model.probing.unanswered({path.peer for path in model.far})
 
 
-def test_probes_that_nobody_ever_answered_are_told_after_ten_of_them() -> None:
+def test_probes_that_were_never_answered_are_reported_after_ten_of_them() -> None:
     model = Model()
     paths = model.add(3, silent=True)
     model.run(5)
@@ -38,7 +38,7 @@ def test_one_answer_from_anyone_is_enough() -> None:
     assert asked(model) == {}
     model.far[path].silent = True
     model.run(20)
-    assert asked(model) == {}, "that peer is down, which is told apart"
+    assert asked(model) == {}, "that peer is down, which is reported separately"
 
 
 def test_a_host_that_is_alone_has_nothing_to_tell() -> None:

@@ -23,7 +23,7 @@ def refused(document: Document, host_state: HostState = HERE) -> list[FieldError
     desired = Desired(host_state)
     desired.documents.put("all", 1, codec.encode(document))
     desired.resolve()
-    return list(desired.documents.verdict("all").errors)
+    return list(desired.documents.status("all").errors)
 
 
 def test_an_own_droplet_with_an_unknown_address_names_the_addresses_of_the_host() -> None:
@@ -93,14 +93,14 @@ def test_the_seventeenth_droplet_is_refused_by_name_and_accepted_once_another_is
     for n in range(1, 18):
         desired.documents.put(f"of-{n}", n, codec.encode(Document(droplets=(Droplet(f"d{n}", "h1", f"10.0.0.{n}"),))))
         desired.resolve()
-    (error,) = desired.documents.verdict("of-17").errors
+    (error,) = desired.documents.status("of-17").errors
     assert (error.path, error.code) == ("droplets[0].id", ErrorCode.OUT_OF_RANGE)
     assert "'d17'" in error.message
     before = dict(desired.resolved.local_indexes)
     desired.documents.remove("of-5", 18)
     desired.resolve(removing=True)
     assert desired.resolve(removing=True).changed_documents == {"of-17"}
-    assert desired.documents.verdict("of-17").errors == ()
+    assert desired.documents.status("of-17").errors == ()
     kept = before.items() & desired.resolved.local_indexes.items()
     assert len(kept) == 15
     assert desired.resolve(removing=True).affected == set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from agent.core.config.registry import Verdict
+from agent.core.config.registry import DocumentStatus
 from protocol import digest
 from protocol.acknowledgements import State
 from protocol.status import DocumentCounts
@@ -18,21 +18,21 @@ class AckTracker:
         self._counts: Counter[State] = Counter()
         self._digest = 0
 
-    def record(self, verdict: Verdict, now: float) -> bool:
-        """Record a verdict; return whether it is new and has to be sent. `now` is in seconds since the epoch."""
-        mark = hash(verdict)
-        before = self._last_sent.get(verdict.name)
+    def record(self, status: DocumentStatus, now: float) -> bool:
+        """Record a status; return whether it is new and has to be sent. `now` is in seconds since the epoch."""
+        mark = hash(status)
+        before = self._last_sent.get(status.name)
         if before is not None and before[0] == mark:
             return False
-        self._take_out(verdict.name, before)
-        if verdict.removed:
-            self._last_sent.pop(verdict.name, None)
+        self._take_out(status.name, before)
+        if status.removed:
+            self._last_sent.pop(status.name, None)
             return True
-        realized = verdict.in_force if verdict.state is State.REALIZED else 0
+        realized = status.in_force if status.state is State.REALIZED else 0
         if realized:
-            self._digest = digest.add(self._digest, verdict.name, realized)
-        self._counts[verdict.state] += 1
-        self._last_sent[verdict.name] = (mark, verdict.state, realized, now)
+            self._digest = digest.add(self._digest, status.name, realized)
+        self._counts[status.state] += 1
+        self._last_sent[status.name] = (mark, status.state, realized, now)
         return True
 
     def _take_out(self, name: str, before: tuple[int, State, int, float] | None) -> None:

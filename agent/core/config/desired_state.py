@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.core.config.registry import Held, Registry, Verdict
+from agent.core.config.registry import DocumentStatus, Held, Registry
 from agent.core.config.resolver import Resolver
 from agent.core.kinds import catalogue
 from agent.core.kinds.kind import Kind
@@ -32,7 +32,7 @@ class Change:
     changed_documents: set[str] = field(default_factory=set)
     """Documents whose revision in force changed."""
     affected: set[str] = field(default_factory=set)
-    """Documents that were examined: their verdicts may have changed."""
+    """Documents that were examined: their statuses may have changed."""
 
 
 class Desired:
@@ -132,12 +132,17 @@ class Desired:
         """Return the number of objects of a kind in force."""
         return len(self.resolved.objects.get(kind.name, ())) if kind.referable else self._counts[kind.name]
 
-    def verdict(self, name: str) -> Verdict:
-        """Return a document's verdict; not realized until a droplet of this host is in force, as no program runs."""
-        verdict = self.documents.verdict(name)
-        if verdict.state is not State.REALIZED or verdict.removed or self.resolved.own_droplets():
-            return verdict
-        return replace(verdict, state=State.PENDING, missing=(self.resolved.own_droplet(),))
+    def status(self, name: str) -> DocumentStatus:
+        """Return a document's status; not realized until a droplet of this host is in force, as no program runs."""
+        status = self.documents.status(name)
+        if status.state is not State.REALIZED or status.removed or self.resolved.own_droplets():
+            return status
+        return replace(status, state=State.PENDING, missing=(self.resolved.own_droplet(),))
+
+    def owner_of_veth(self, id_: str) -> str | None:
+        """Return the document that owns the object with this id whose interface is a veth, None if none does."""
+        owners = (self.documents.owner(kind, id_) for kind in catalogue.KINDS.with_veths)
+        return next((owner for owner in owners if owner is not None), None)
 
     def in_force(self) -> Iterable[tuple[str, Held]]:
         """Yield the documents in force, by name."""

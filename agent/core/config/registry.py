@@ -55,7 +55,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DocumentStatus:
     """The status of one document, from which its acknowledgement is made."""
 
     name: str
@@ -125,7 +125,7 @@ class Registry:
         """Cache of all names, sorted; dropped when a document is added or removed."""
 
     def put(self, name: str, revision: int, body: bytes, since: int | None = None) -> bool:
-        """Add a revision; return whether it is new. An invalid body leads to a verdict, not an exception.
+        """Add a revision; return whether it is new. An invalid body leads to a rejected document, not an exception.
 
         `since` dates its claims if the revision itself does not.
         """
@@ -337,15 +337,15 @@ class Registry:
             del self.entries[name]
             self._names = None
 
-    def verdict(self, name: str) -> Verdict:
-        """Return a document's verdict."""
+    def status(self, name: str) -> DocumentStatus:
+        """Return a document's status."""
         entry = self.entries[name]
         in_force = entry.in_force.revision if entry.in_force else 0
         validation = Validation(errors=entry.wrong) if entry.wrong else entry.validation
         if entry.removed and not in_force:
             state = State.FAILED if entry.failures else State.REALIZED
             revision = entry.swept or entry.newest
-            return Verdict(name, revision, state, 0, removed=True, failures=entry.failures)
+            return DocumentStatus(name, revision, state, 0, removed=True, failures=entry.failures)
         state = State.REALIZED
         if validation.errors:
             state = State.REJECTED
@@ -353,7 +353,7 @@ class Registry:
             state = State.PENDING
         elif entry.failures or entry.lacking or entry.in_force is None or entry.in_force is not entry.latest:
             state = State.FAILED
-        return Verdict(
+        return DocumentStatus(
             name,
             entry.newest or in_force,  # 0 while a replay has not delivered it yet
             state,

@@ -42,6 +42,8 @@ class Kinds:
         self.by_name = {kind.name: kind for kind in kinds}
         self.numbered = tuple(kind for kind in kinds[::-1] if type(kind).assign is not Kind.assign)
         """The kinds whose objects need numbers of this host, those that refer to others first."""
+        self.with_veths = tuple(kind for kind in kinds if kind.has_veths)
+        """The kinds whose objects on this host have an interface."""
         self.maps_before_veths: tuple[MapName, ...] = tuple(name for kind in kinds for name in kind.maps)
         """The maps that are filled before the endpoints' interfaces are made, in the order of dependencies."""
         self.maps_of_veths: tuple[MapName, ...] = tuple(name for kind in kinds for name in kind.maps_of_veths)

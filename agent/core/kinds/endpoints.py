@@ -51,6 +51,7 @@ class Endpoints(Kind[Endpoint]):
         key_of("endpoint", "id"),
         Key("address", "addresses", _addresses_in_networks),
     )
+    has_veths = True
     maps_of_veths = (MapName.INTERFACES, MapName.ENDPOINTS)
     columns = (
         Column[Endpoint]("ENDPOINT", lambda one: one.id),
@@ -71,7 +72,7 @@ class Endpoints(Kind[Endpoint]):
     ) -> Iterator[FieldError]:
         """Yield addresses outside of the network, and endpoints of this host without attachment or enough MTU."""
         places = {name: _places(resolved.networks[name]) for name in {e.network for e in objects}}
-        here = resolved.own
+        own = resolved.own
         for index, endpoint in enumerate(objects):
             bounds, reserved = places[endpoint.network]
             for position, text in enumerate(endpoint.addresses):
@@ -80,7 +81,7 @@ class Endpoints(Kind[Endpoint]):
                 if not low <= address <= high or address in reserved:
                     path = f"endpoints[{index}].addresses[{position}]"
                     yield _misplaced(path, text, resolved.networks[endpoint.network])
-            if endpoint.droplet not in here:
+            if endpoint.droplet not in own:
                 continue
             if endpoint.attachment is None:
                 message = f"endpoint {endpoint.id!r} is on this host: set where its interface appears"
@@ -123,7 +124,7 @@ class Endpoints(Kind[Endpoint]):
         starts_v4: dict[str, bytes] = {}
         flags: dict[str, int] = {}
         hosts: dict[str, bytes] = {}
-        here: dict[str, int] = {}
+        local_mtus: dict[str, int] = {}
         networks, vpcs, droplets = resolved.networks, resolved.vpcs, resolved.droplets
         for id_ in {e.network for e in objects}:
             network = networks[id_]
@@ -134,14 +135,14 @@ class Endpoints(Kind[Endpoint]):
             droplet = droplets[id_]
             hosts[id_] = mapped(parse_address(droplet.address))
             if resolved.is_here(id_):
-                here[id_] = _mtu(droplet, resolved)
+                local_mtus[id_] = _mtu(droplet, resolved)
         macs = bytes.fromhex("".join([e.mac for e in objects]).replace(":", ""))
         entries = into.map(MapName.ENDPOINTS)
         for index, endpoint in enumerate(objects):
             ifindex = mtu = 0
-            if endpoint.droplet in here:
+            if endpoint.droplet in local_mtus:
                 ifindex = IFINDEX_BASE + resolved.slots[endpoint.id]
-                mtu = max(here[endpoint.droplet], min_mtu(endpoint.addresses))  # smaller on a narrow uplink
+                mtu = max(local_mtus[endpoint.droplet], min_mtu(endpoint.addresses))  # smaller on a narrow uplink
                 into.veths[endpoint.id] = _render_local(endpoint, ifindex, mtu, resolved, into, revision)
             mac = macs[6 * index : 6 * index + 6]
             value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
@@ -174,8 +175,8 @@ def _misplaced(path: str, text: str, network: Network) -> FieldError:
 
 def _ids_here(endpoints: Sequence[Endpoint], is_here: Callable[[str], bool]) -> list[str]:
     """Return the ids of the endpoints on this host."""
-    here = {droplet for droplet in {e.droplet for e in endpoints} if is_here(droplet)}
-    return [e.id for e in endpoints if e.droplet in here] if here else []
+    local = {droplet for droplet in {e.droplet for e in endpoints} if is_here(droplet)}
+    return [e.id for e in endpoints if e.droplet in local] if local else []
 
 
 def _flags(network: Network) -> int:

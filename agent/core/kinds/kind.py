@@ -100,6 +100,8 @@ class Kind(ABC, Generic[T]):
     """Whether the resolved state tells the age of its objects: when two exclude each other, the younger is invalid."""
     maps: ClassVar[tuple[MapName, ...]] = ()
     """The maps that it fills, in the order of the dependencies between their entries."""
+    has_veths: ClassVar[bool] = False
+    """Whether its objects on this host have an interface there, a veth with the object's id."""
     maps_of_veths: ClassVar[tuple[MapName, ...]] = ()
     """Maps that it fills once the endpoints' interfaces exist."""
     columns: ClassVar[tuple[Column[Any], ...]]

@@ -62,6 +62,7 @@ class MapName(StrEnum):
     ENDPOINT_COUNTERS = "endpoint_counters"
     PROGRAMS = "programs"
     FRAME_STATES = "frame_states"
+    SCRATCHES = "scratches"
     KERNEL_LAYOUTS = "kernel_layouts"
     WATCHED = "watched"
     FAILURES = "failures"
@@ -134,20 +135,22 @@ ENDPOINT_TRAFFIC = struct.Struct("=8Q")
 """struct endpoint_traffic { traffic sent, direct, delivered, dropped }."""
 PACKET = struct.Struct("=I16s4xI16sHHBB6x")
 """struct packet { overlay_key from; pad; overlay_key to; u16 length; u16 kind; u8 tos; u8 ttl; pad[6] }."""
-TUNNEL = struct.Struct("=16sII16sHHHHHBBBBBB")
+TUNNEL = struct.Struct("=16sII16sHHHHHBBBBBBH6x")
 """struct tunnel { next_hop_key peer; u32 vni; address origin; u16 headers, length, probe, mtu; be16 source_port;
-u8 tos, ttl, bounces, flags, rts, attempt }."""
+u8 tos, ttl, bounces, flags, rts, attempt; u16 longest; pad[6] }."""
 TRANSPORT = struct.Struct("=II4sBBBx")
 """struct transport { u32 offset; u32 protocol; be32 identity; u8 fragment, later, extended; pad }."""
-OUTER = struct.Struct("=16sQHH2s2x")
-"""struct outer { address to; u64 pseudo; u16 udp; u16 ip_payload; be16 vlan; pad[2] }."""
+OUTER = struct.Struct("=16sQHH2sBx")
+"""struct outer { address to; u64 pseudo; u16 udp; u16 ip_payload; be16 vlan; u8 summed; pad }."""
 OPTIONS = struct.Struct("=HHH2x")
 """struct options { u16 rts; u16 probe; u16 returned; pad[2] }."""
 FRAME_STATE = struct.Struct(
-    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB5x{OUTER.format[1:]}{OPTIONS.format[1:]}"
+    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}"
 )
 """struct frame_state { packet; tunnel; transport; u32 called, length, reason, receiver; u16 local; u8 received_flags;
-pad[5]; outer; options }. The agent neither reads nor writes it."""
+pad[3]; u16 packets; outer; options }. The agent neither reads nor writes it."""
+SCRATCH = struct.Struct("=2048s")
+"""struct scratch { u8 bytes[2048] }. The agent neither reads nor writes it."""
 KERNEL_LAYOUT = struct.Struct("=Q5I4x")
 """struct kernel_layout { u64 cookie; u32 device_ifindex, device_net, net_cookie, program_aux, aux_id; pad }."""
 WATCHED_KEY = struct.Struct("=II")

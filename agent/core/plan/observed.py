@@ -1,7 +1,7 @@
 """Observed state: what the kernel holds, always read back and never remembered. The plan compares it with the desired.
 
-Plain data; `agent/datapath/observe.py` fills it. An incomplete observation raises an exception instead of returning a
-smaller `Observed`: the plan could not distinguish what is gone from what was not read.
+Plain data; `agent/datapath/observe.py` fills it. An incomplete observation raises ObservationError instead of returning
+a smaller `Observed`: the plan could not distinguish what is gone from what was not read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import Offload
 from agent.core.model.uplinks import Uplink
+
+
+class ObservationError(Exception):
+    """The kernel could not be read completely; nothing may be concluded from what was seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Parses ICMP (RFC 792, 1191) and ICMPv6 (RFC 4443) errors that quote a tunnel packet or a probe of ours. Pure.
 
 Anything else, and anything inconsistent, is None: anyone who can reach the host may send such messages. The result is
-the claim of an unknown sender; `agent.core.probe.packet_too_big` decides how far it is believed.
+what an unverified sender reports; `agent.core.probe.packet_too_big` decides how far a reported MTU is trusted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ IPPROTO_ICMP, IPPROTO_UDP, IPPROTO_ICMPV6 = 1, 17, 58
 IPV4_LEAST_MTU = 68
 """RFC 791, 3.2: no link carries less."""
 IPV6_LEAST_MTU = 1280
-"""RFC 8200, 5; smaller claims are to be discarded (RFC 8201, 4)."""
+"""RFC 8200, 5; PTBs with a smaller MTU are to be discarded (RFC 8201, 4)."""
 PLATEAUS = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68)
 """Likely MTUs of a router that does not report its own (RFC 1191, 7.1)."""
 

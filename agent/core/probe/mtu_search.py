@@ -1,6 +1,6 @@
 """Path MTU search (RFC 8899): finds the longest packet that a path carries, size by size. Pure: no clock, no I/O.
 
-All sizes are bytes of the outer IP packet. Sizes claimed by routers or known from before are tried first, because they
+All sizes are bytes of the outer IP packet. Sizes reported by routers or known from before are tried first, because they
 are mostly right; then the floor; then a binary search. If only a missing answer speaks against the next longer size,
 that one is tried once more at the end. The number of probes is bounded.
 """
@@ -60,7 +60,7 @@ class Search:
         return self._low if self._answered else None
 
     def hint(self, size: int) -> None:
-        """Try a size before the others, because it is claimed to be the path MTU."""
+        """Try a size before the others, because it may be the path MTU, as a PTB reported it or as it was before."""
         if size not in self._hints:
             self._hints.append(size)
 

@@ -1,10 +1,10 @@
-"""Path MTUs claimed by ICMP, and how far they are believed. Pure: times in seconds, sizes of the outer IP packet.
+"""Path MTUs that PTBs report, and how far they are trusted. Pure: times in seconds, sizes of the outer IP packet.
 
-Anyone who can guess a droplet's addresses can forge such a message. So a claim only ever lowers an MTU, never below the
-family's floor, and lasts ten minutes, as in the kernel (net.ipv4.route.mtu_expires). If the peer answers probes, a
-claim is believed and verified at once: `agent.core.probe.path_mtu` sends a packet above the claimed size. If that is
-answered, the claim is dropped, and for a while further claims about the path are verified before they are believed. No
-more claims are believed at one time than can be verified within a second.
+Anyone who can guess a droplet's addresses can forge a PTB. So a reported MTU only ever lowers the one in use, never
+below the family's floor, and lasts ten minutes, as in the kernel (net.ipv4.route.mtu_expires). If the peer answers
+probes, a reported MTU is used and verified at once: `agent.core.probe.path_mtu` sends a packet above it. If that is
+answered, the reported MTU is dropped, and for a while further PTBs about the path are verified before they are used. No
+more reported MTUs are used at one time than can be verified within a second.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ EXPIRES = 600.0
 DISTRUST = 600.0
 
 
-class PathMtus:
-    """The claims in force, by path, and the paths on which a claim was refuted recently."""
+class ReportedMtus:
+    """The reported MTUs in use, by path, and the paths on which one was refuted recently."""
 
     def __init__(self) -> None:
         self._ptb_mtus: dict[Path, int] = {}
@@ -30,23 +30,23 @@ class PathMtus:
 
     @property
     def unverified(self) -> int:
-        """The number of claims that are believed but not verified yet."""
+        """The number of reported MTUs that are used but not verified yet."""
         return len(self._unverified)
 
     def get(self, path: Path) -> int | None:
-        """Return the MTU claimed for a path, None if there is no claim."""
+        """Return the MTU reported for a path, None if there is none."""
         return self._ptb_mtus.get(path)
 
     def accept(self, path: Path, mtu: int, now: float, *, unverified: bool) -> None:
-        """Believe a claim below the known path MTU; `unverified`: a probe will verify it soon."""
-        self.drop(path)  # the oldest claims come first
+        """Use a reported MTU below the known path MTU; `unverified`: a probe will verify it soon."""
+        self.drop(path)  # the oldest reports come first
         self._ptb_mtus[path] = max(mtu, floor_of(path.peer))
         self._ends[path] = now + EXPIRES
         if unverified:
             self._unverified.add(path)
 
     def reject(self, path: Path, now: float) -> bool:
-        """Drop a claim that was refuted, and distrust the next ones; return False if there was none."""
+        """Drop a reported MTU that was refuted, and distrust the next PTBs; return False if there was none."""
         if path not in self._ptb_mtus:
             return False
         self.forget((path,))
@@ -54,17 +54,17 @@ class PathMtus:
         return True
 
     def drop(self, path: Path) -> None:
-        """Drop a claim that newer information replaces."""
+        """Drop a reported MTU that newer information replaces."""
         self._ptb_mtus.pop(path, None)
         self._ends.pop(path, None)
         self._unverified.discard(path)
 
     def trusts(self, path: Path) -> bool:
-        """Return whether the next claim is believed before it is verified."""
+        """Return whether the MTU of the next PTB is used before it is verified."""
         return path not in self._distrusted
 
     def expire(self, now: float) -> list[Path]:
-        """Forget claims that are too old, and return their paths."""
+        """Forget reported MTUs that are too old, and return their paths."""
         old = list(_until(self._ends, now))
         for path in old:
             self.drop(path)

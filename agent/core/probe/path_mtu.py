@@ -1,7 +1,7 @@
-"""Path MTU discovery on all paths (RFC 8899): checks, searches, and claims by ICMP. Pure: time is a parameter.
+"""Path MTU discovery on all paths (RFC 8899): checks, searches, and PTBs. Pure: time is a parameter.
 
 A path whose peer is up is checked from time to time with a probe as long as the uplink's MTU. If that is lost, a search
-(`mtu_search`) finds the size that the path does carry. A router's claim (`packet_too_big`) triggers a check.
+(`mtu_search`) finds the size that the path does carry. A PTB (`packet_too_big`) triggers a check.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.core.probe.mtu_search import Search, floor_of
-from agent.core.probe.packet_too_big import PathMtus
+from agent.core.probe.packet_too_big import ReportedMtus
 from agent.core.probe.path_state import PathChanges, PathState
 from agent.core.probe.paths import Liveness, Path, PathEventKind, PathRecord, Probe, Rules
 from agent.core.probe.timers import OpenProbes, Schedule
@@ -17,7 +17,7 @@ from agent.core.probe.timers import OpenProbes, Schedule
 VERIFY_PAUSE = 1.0
 """Seconds between two checks of one path that ICMP errors trigger."""
 DISTRUST_PAUSE = 10.0
-"""The same for a path on which a claim was refuted recently."""
+"""The same for a path on which a PTB was refuted recently."""
 LONG_SHARE = 0.25
 CHECK_SHARE, MIN_CHECK_PERIOD = 0.25, 10.0
 """Paths that carry their full size are checked again with this share of the long probes, and not more often than every
@@ -36,7 +36,7 @@ class PathMtuDiscovery:
         self._open = open_probes
         self._changes = changes
         self._schedule = Schedule(rules.per_second * LONG_SHARE)
-        self._mtus = PathMtus()
+        self._mtus = ReportedMtus()
 
     def usable(self, state: PathState) -> int:
         """Return the path MTU to use."""
@@ -85,7 +85,7 @@ class PathMtuDiscovery:
         return self._schedule.next_at()
 
     def expire(self, now: float) -> None:
-        """Forget the claims that are too old."""
+        """Forget the reported MTUs that are too old."""
         self._changes.changed(bool(self._mtus.expire(now)))
 
     # What happens to long probes; other nonces are ignored
@@ -126,10 +126,10 @@ class PathMtuDiscovery:
         state.mtu.long = None
         self.check_at(state, now + self._rules.interval)
 
-    # Claims
+    # PTBs
 
     def on_packet_too_big(self, state: PathState, mtu: int, now: float) -> None:
-        """Believe an unverified claim where that is safe, and schedule its verification."""
+        """Use a reported MTU before it is verified where that is safe, and schedule its verification."""
         mtu = max(mtu, floor_of(state.path.peer))
         if mtu >= self.usable(state):
             return
@@ -144,7 +144,7 @@ class PathMtuDiscovery:
             state.mtu.search.hint(mtu)
 
     def _verify_at(self, state: PathState, now: float) -> float | None:
-        """Return when to verify an unverified claim, None if that is about to happen."""
+        """Return when to verify a reported MTU, None if that is about to happen."""
         mtu = state.mtu
         if mtu.verified_at > now:
             return None

@@ -38,9 +38,9 @@ def mtu_shortfall(endpoint: Endpoint, resolved: ResolvedState) -> str | None:
 
 def endpoints_short_of_mtu(document: Document, resolved: ResolvedState) -> tuple[KernelFailure, ...]:
     """Return the failures to report for a document in force: its endpoints on uplinks with too small an MTU."""
-    here = (endpoint for endpoint in document.endpoints if resolved.is_here(endpoint.droplet))
+    local = (endpoint for endpoint in document.endpoints if resolved.is_here(endpoint.droplet))
     return tuple(
         KernelFailure(errno.EMSGSIZE, "EMSGSIZE", f"endpoint {one.id}", f"{message}; what fits passes until then")
-        for one in here
+        for one in local
         if (message := mtu_shortfall(one, resolved)) is not None
     )

@@ -40,7 +40,7 @@ class Place(NamedTuple):
     endpoint: str = ""
 
 
-STRANGER = Owner()
+UNKNOWN_OWNER = Owner()
 _OF_MODE = {"native": "xdpdrv", "generic": "xdpgeneric", "offload": "xdpoffload"}
 """What `ip link set` calls the modes. Plain `xdp off` leaves a generic program of a driver with native XDP attached."""
 

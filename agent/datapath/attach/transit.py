@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable, Collection
-
-import structlog
+from collections.abc import Callable, Collection
 
 from agent.datapath.attach.attach_modes import AttachModes, fits
 from agent.datapath.attach.xdp import (
@@ -28,11 +26,8 @@ from agent.errors import OperatorError
 
 Load = Callable[[int], int]
 """Loads the program for offload to a network card (an ifindex), and returns its descriptor."""
-AttachedHook = Callable[[], Awaitable[None]]
 Prepare = Callable[[int], None]
 """Prepares an interface for the program; OSError if that fails."""
-
-log = structlog.get_logger()
 
 
 class Transit:
@@ -56,8 +51,6 @@ class Transit:
         self._load_for_card = load_for_card
         self._prepare = prepare
         self._ids = {program.program_id}
-        self.attached_hook: AttachedHook | None = None
-        """Called after the program was attached: some drivers report what they support only then."""
         self._query = LinkQuery()
 
     @property
@@ -95,7 +88,8 @@ class Transit:
     async def attach(self, ifindex: int) -> Attached:
         """Attach the program or replace an older one of ours; OSError as `xdp.attach`, EIO when it uses other maps.
 
-        EOPNOTSUPP if frames sent in the configured mode would be lost: the program is then detached again.
+        EOPNOTSUPP if the uplinks are known not to support the configured mode. Some drivers report what they support
+        only once a program is attached: see `detach_refused`.
         """
         self._modes.refuse()
         self._prepare(ifindex)
@@ -105,14 +99,10 @@ class Transit:
             attached = await attach(self._netlink, ifindex, self._program, self._own, self._modes.transit)
         if not uses_only(self._program.descriptor, self._map_ids):
             raise OSError(errno.EIO, f"{self._program.name} works on maps that are not the pinned ones")
-        await self._take_in_attached(ifindex)
-        log.info("transit_attached", ifindex=ifindex, program=attached.program_id, mode=attached.mode)
         return attached
 
-    async def _take_in_attached(self, ifindex: int) -> None:
-        if self.attached_hook is None:
-            return
-        await self.attached_hook()
+    async def detach_refused(self, ifindex: int) -> None:
+        """Detach the program and raise OperatorError (EOPNOTSUPP) if frames sent in its mode would be lost."""
         try:
             self._modes.refuse()
         except OperatorError:

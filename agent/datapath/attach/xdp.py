@@ -18,7 +18,7 @@ import structlog
 
 from agent.core.model.endpoint_slots import marked_by
 from agent.core.model.errno_names import errno_name
-from agent.core.uplinks.program_owners import STRANGER, Owner, Place, advice, description
+from agent.core.uplinks.program_owners import UNKNOWN_OWNER, Owner, Place, advice, description
 from agent.datapath.net.ethtool import driver_of
 from agent.datapath.net.namespaces import open_control_socket
 from agent.datapath.net.netlink import Message, Netlink, attribute
@@ -90,7 +90,7 @@ class ProgramOwnership(NamedTuple):
 
     owned: Callable[[int], bool]
     open_program: Callable[[int], int]
-    find_owner: Callable[[int, int], Owner] = lambda _, __: STRANGER
+    find_owner: Callable[[int, int], Owner] = lambda _, __: UNKNOWN_OWNER
 
 
 def attached_program(link: Message) -> Attached | None:

@@ -59,6 +59,7 @@ class MapSizes:
     endpoint_counters: int = 8192
     programs: int = 32
     frame_states: int = 1
+    scratches: int = 1
     kernel_layouts: int = 1
     watched: int = 256
     failures: int = 1024

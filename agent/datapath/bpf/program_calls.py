@@ -81,17 +81,19 @@ def run_program(
     batch: int = 0,
     metadata: int = 0,
     kind: ProgramType = ProgramType.XDP,
+    segment: int = 0,
 ) -> tuple[int, bytes, int]:
     """Run a program on a frame as if it came in on `ifindex`; return verdict, frame and nanoseconds a run.
 
     With BPF_F_TEST_XDP_LIVE_FRAMES the kernel really sends the frames, and returns none. For XDP, `metadata` bytes of
-    `data` stand in front of the frame, in its head room (Documentation/bpf/bpf_prog_run.rst).
+    `data` stand in front of the frame, in its head room (Documentation/bpf/bpf_prog_run.rst). For tc, `segment` makes
+    it a GSO packet with segments of so many bytes.
     """
     live = bool(flags & BPF_F_TEST_XDP_LIVE_FRAMES)
     frame = buffer(data)
     out = None if live else ctypes.create_string_buffer(len(data) + 512)
     if kind is ProgramType.SCHED_CLS:
-        context = buffer(pack("=40xI", ifindex))  # the start of struct __sk_buff
+        context = buffer(pack("=40xI132xI", ifindex, segment))  # struct __sk_buff, up to gso_size
     else:
         context = buffer(pack("=6I", metadata, len(data), 0, ifindex, 0, 0))  # struct xdp_md
     attr = pack(
@@ -130,6 +132,15 @@ def attach_tracepoint(name: str, fd: int) -> int:
 def bind_map(program: int, fd: int) -> None:
     """Bind a map to a program whose code does not use it, so that it appears among its maps; since Linux 5.10."""
     call(Command.PROG_BIND_MAP, pack("=III", program, fd, 0))
+
+
+TCX_INGRESS = 46
+"""BPF_TCX_INGRESS of enum bpf_attach_type, since Linux 6.6."""
+
+
+def attach_to_tcx(ifindex: int, fd: int) -> None:
+    """Attach a program of type SCHED_CLS to an interface's tcx ingress hook, behind those that are there."""
+    call(Command.PROG_ATTACH, pack("=6IQ", ifindex, fd, TCX_INGRESS, 0, 0, 0, 0))
 
 
 def query_programs(attr: bytes) -> bytes:

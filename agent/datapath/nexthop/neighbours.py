@@ -130,7 +130,7 @@ class NeighbourWatch:
         self._unreachable: frozenset[bytes] = frozenset()
         self._stale = False
         self._dirty = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._caught_up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -185,12 +185,12 @@ class NeighbourWatch:
         """Return the wanted droplets (packed, 4 or 16 bytes) that are unreachable."""
         return self._unreachable
 
-    async def settled(self) -> None:
+    async def caught_up(self) -> None:
         """Wait until all calls and events so far are reflected in the map."""
-        await self._settled.wait()
+        await self._caught_up.wait()
 
     def _wake(self) -> None:
-        self._settled.clear()
+        self._caught_up.clear()
         self._dirty.set()
 
     async def _supervise(self) -> None:
@@ -248,7 +248,7 @@ class NeighbourWatch:
             self._failed = ""
             self._report()
             if not self._dirty.is_set():
-                self._settled.set()
+                self._caught_up.set()
             waiting = asyncio.create_task(self._dirty.wait())
             try:
                 await asyncio.wait((waiting, reader), timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)

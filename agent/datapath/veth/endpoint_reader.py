@@ -1,7 +1,7 @@
 """Reads endpoints' sides of their pairs: enters each namespace once, many of them in one thread, and changes nothing.
 
 A host has thousands of endpoints, and all are read at every resync: this asks the kernel for what is looked at and
-nothing else. Mending one, which is rare, is `endpoint_side`'s affair.
+nothing else. `endpoint_side` repairs one, which is rare.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.netns.conftest import table as table
+
 HERE = Path(__file__).parent
 
 

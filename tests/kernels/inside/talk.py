@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from lab.traffic import receive
+
 from controller_sim.lab.namespaces import call_in, run_in
 
 PATIENCE = 240.0
@@ -40,13 +42,6 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size and (part := connection.recv(1 << 16)):
-        data += part
-    return bytes(data)
-
-
 def exchange_tcp(client: str, server: str, address: str, size: int) -> None:
     """Send `size` random bytes in each direction over one connection to an address of the server, and compare them."""
     there, back = (random.Random(f"{client} {server} {way}").randbytes(size) for way in range(2))
@@ -57,7 +52,7 @@ def exchange_tcp(client: str, server: str, address: str, size: int) -> None:
         connection, _ = listener.accept()
         with connection:
             connection.settimeout(PATIENCE)
-            got = _receive(connection, size)
+            got = receive(connection, size)
             connection.sendall(back)
             return got
 
@@ -66,7 +61,7 @@ def exchange_tcp(client: str, server: str, address: str, size: int) -> None:
         served = pool.submit(serve)
         with call_in(client, lambda: socket.create_connection(where, timeout=PATIENCE)) as dialled:
             dialled.sendall(there)
-            got_back = _receive(dialled, size)
+            got_back = receive(dialled, size)
         assert served.result(PATIENCE) == there, "what the server got differs"
         assert got_back == back, "what the client got differs"
 
@@ -90,8 +85,8 @@ class Conversation:
         while not self.ended.is_set():
             sent = random.Random(self.blocks).randbytes(self.BLOCK)
             self.one.sendall(sent)
-            self.other.sendall(_receive(self.other, self.BLOCK))
-            assert _receive(self.one, self.BLOCK) == sent
+            self.other.sendall(receive(self.other, self.BLOCK))
+            assert receive(self.one, self.BLOCK) == sent
             self.blocks += 1
 
     def wait_for_more(self) -> None:

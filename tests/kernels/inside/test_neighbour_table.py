@@ -6,17 +6,14 @@ What does not fit is named, what fits is reached, and the agent goes on.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
-from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
 from agent.core.nexthop.next_hops import Peer, Reason
 from agent.datapath.attach.uplinks import read_uplinks
-from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.maps import Map
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
@@ -53,13 +50,6 @@ def allow(neighbours: int) -> None:
     LIMIT.write_text(str(neighbours))
 
 
-@pytest.fixture
-def table() -> Iterator[Map]:
-    descriptor = bpf.create_map(bpf.MapType.HASH, NEXT_HOP_KEY.size, NEXT_HOP.size, 128, bpf.BPF_F_NO_PREALLOC)
-    yield Map(MapName.NEXT_HOPS, descriptor)
-    os.close(descriptor)
-
-
 async def reached(watch: NeighbourWatch, table: Map, wanted: int) -> int:
     """Wait until so many droplets are reached and the others have a reason that lasts; return how many are reached."""
     for _ in range(PATIENCE * 10):
@@ -75,7 +65,7 @@ async def test_a_full_neighbour_table_is_reported_and_delays_no_other_next_hop(u
     async with Netlink() as netlink:
         watch = NeighbourWatch(await read_uplinks(netlink, ["full0"]), table)
     droplets = {bytes([172, 19, 0, 100 + number]): Peer() for number in range(MANY)}
-    reporter = FaultReporter(lambda _kind, _lines: None, structlog.get_logger())
+    reporter = FaultReporter(lambda _kind, _lines: None)
     watch.report = reporter.report
     with structlog.testing.capture_logs() as logged:
         await watch.start()

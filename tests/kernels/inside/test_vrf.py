@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
 from agent.core.nexthop.next_hops import Peer
 from agent.core.probe.icmp_errors import Problem, TunnelError
 from agent.core.probe.paths import Path as ProbedPath
 from agent.core.probe.send_errors import SendResult
 from agent.datapath.attach.uplinks import read_uplinks
-from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.maps import Map
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
@@ -67,13 +64,6 @@ def in_vrf() -> Iterator[None]:
         finally:
             run("ip", "link", "delete", "vrf0")
             run("ip", "link", "delete", "blue")
-
-
-@pytest.fixture
-def table() -> Iterator[Map]:
-    descriptor = bpf.create_map(bpf.MapType.HASH, NEXT_HOP_KEY.size, NEXT_HOP.size, 128, bpf.BPF_F_NO_PREALLOC)
-    yield Map(MapName.NEXT_HOPS, descriptor)
-    os.close(descriptor)
 
 
 def packed(address: str) -> bytes:

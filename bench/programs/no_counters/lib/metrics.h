@@ -3,15 +3,25 @@
 #ifndef DROPLET_METRICS_H
 #define DROPLET_METRICS_H
 
-static __always_inline void count(__u32 outcome, __u32 bytes)
+struct amount {
+	__u32 packets;
+	__u32 bytes;
+};
+
+static __always_inline __u32 slot_of(__u32 ifindex)
+{
+	return ifindex - IFINDEX_BASE;
+}
+
+static __always_inline void count(__u32 outcome, struct amount amount)
 {
 }
 
-static __always_inline void count_delivered(__u32 slot, __u32 bytes)
+static __always_inline void count_delivered(__u32 slot, struct amount amount)
 {
 }
 
-static __always_inline void count_sender(__u32 slot, enum outcome outcome, __u32 bytes)
+static __always_inline void count_sender(__u32 slot, enum outcome outcome, struct amount amount)
 {
 }
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
-from agent.bus.admission import Admission
-from agent.bus.jetstream import ACK_TERM, AckSubject, ConsumerInfo, parse_ack_subject, parse_headers
-from agent.bus.snapshot import Replay
+from agent.bus.connection.jetstream import ACK_TERM, AckSubject, ConsumerInfo, parse_ack_subject, parse_headers
+from agent.bus.consumer.admission import Admission
+from agent.bus.consumer.snapshot import Replay
+from agent.core.config.delivery import Delivery
 from protocol import streams, subjects
-from protocol.errors import FieldError
-from protocol.signed_versions import UNSIGNED, SignedVersion
 
 RECENT = 16
 """Subjects whose newest messages prove that a stream is the one that was read before."""
@@ -35,21 +34,6 @@ class ResetReason(Enum):
     """The consumer delivered fewer messages than the reset counted, perhaps because another client reset it."""
     HEADERS_ONLY = auto()
     """The consumer delivers messages without bodies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One revision of a document; `body` is None when it removes the document.
-
-    `refusal` says why the message may change nothing; `version` is its signed version, `UNSIGNED` where none was
-    checked.
-    """
-
-    document: str
-    revision: int
-    body: bytes | None
-    refusal: FieldError | None = None
-    version: SignedVersion = UNSIGNED
 
 
 class Message(NamedTuple):
@@ -75,15 +59,15 @@ _NOTHING = StreamPosition(0, 0)
 class Batch:
     """The result of handling some messages.
 
-    `answers` are (reply subject, body) to send once the deliveries were taken, `strangers` the subjects of messages
+    `acks` are (reply subject, body) to send once the deliveries were taken, `foreign_subjects` the subjects of messages
     that are no delivery of this host's consumer, `refused` the subjects under this host's that name no document and
     `released` those of them whose message was removed, `seen` the newest message of each subject. `reset_reason` says
     why the messages after those were left out.
     """
 
     deliveries: list[Delivery] = field(default_factory=list)
-    answers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
+    acks: list[tuple[bytes, bytes]] = field(default_factory=list)
+    foreign_subjects: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     seen: dict[bytes, StreamPosition] = field(default_factory=dict)
@@ -180,7 +164,7 @@ class DocumentLog:
         for message in messages:
             ack = self._ack(message)
             if ack is None:
-                batch.strangers.append(message.subject.decode("utf-8", "replace"))
+                batch.foreign_subjects.append(message.subject.decode("utf-8", "replace"))
                 continue
             batch.reset_reason = self._reset_reason(message, ack)
             if batch.reset_reason is not None:
@@ -220,7 +204,7 @@ class DocumentLog:
         if document is None:
             self._refuse(message, batch)
         else:
-            batch.answers.append((message.reply, b""))
+            batch.acks.append((message.reply, b""))
         if sequence <= self._last and message.subject in self._recent:
             return
         if sequence > self._last and batch.seen.get(message.subject, _NOTHING).sequence < sequence:
@@ -234,9 +218,9 @@ class DocumentLog:
     def _refuse(self, message: Message, batch: Batch) -> None:
         """Tell the server never to deliver a message again."""
         subject = message.subject.decode("utf-8", "replace")
-        batch.answers.append((message.reply, ACK_TERM))
+        batch.acks.append((message.reply, ACK_TERM))
         if not message.subject.startswith(self._prefix):
-            batch.strangers.append(subject)
+            batch.foreign_subjects.append(subject)
         elif streams.is_delete(parse_headers(message.headers).fields, message.body):
             batch.released.append(subject)
         else:

@@ -1,21 +1,15 @@
-"""Checks a consumer's configuration, and words the faults of the bus. No I/O."""
+"""Checks a consumer's configuration, and words the faults of a consumer and its messages. No I/O."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from agent.bus.jetstream import ConsumerInfo
-from protocol import permissions, streams, subjects
+from agent.bus.connection.jetstream import ConsumerInfo
+from protocol import streams, subjects
 from protocol.status import Fault
-
-Report = Callable[[str, Iterable[Fault]], None]
-"""Called with a component's name and all faults that it sees now (`agent.core.faults.tracker.ReportFaults`)."""
 
 MOST_SUBJECTS = 10
 """The most refused subjects that get a fault each; the others share one fault."""
-
-_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
 def name(host: str) -> str:
@@ -23,7 +17,7 @@ def name(host: str) -> str:
     return f"{streams.CONFIG_STREAM}/{host}"
 
 
-def unusable(info: ConsumerInfo, host: str) -> tuple[str, ...]:
+def unusable_settings(info: ConsumerInfo, host: str) -> tuple[str, ...]:
     """Return a phrase for each setting of a consumer that keeps documents from this host; none if it is usable."""
     config, wanted = info.config, subjects.config_of(host)
     filters = config.filter_subjects or (config.filter_subject,)
@@ -119,43 +113,3 @@ def refused_subjects(subjects_: Iterable[str]) -> list[Fault]:
         left = len(found) - MOST_SUBJECTS
         faults.append(Fault("refused_subject", f"{left} more", "no document can have these names", remedy))
     return faults
-
-
-def bus_disconnected(servers: Sequence[str], reasons: Mapping[str, str]) -> Fault:
-    """Return the fault of an unreachable bus; `reasons` has one for each server that was tried."""
-    remedy = (
-        "start the server (or restart it where it hangs), let TCP to its port through packet filters, or correct [bus] "
-        "in the settings; the agent goes on trying"
-    )
-    causes = [one if len(servers) == 1 else f"{server}: {one}" for server, one in reasons.items()]
-    return Fault("bus_disconnected", ", ".join(servers), "; ".join(causes), remedy)
-
-
-def permission_violation(host: str, error: str) -> Fault | None:
-    """Return the fault for a server's error about a missing permission, None if the error is about something else.
-
-    The client library turns the server's words to lower case, subjects too.
-    """
-    found = _VIOLATION.search(error)
-    if found is None:
-        return None
-    allowed = permissions.of_host(host)
-    known = {one.lower(): one for one in (*allowed.publish, *allowed.subscribe)}
-    subject = known.get(found[2].lower(), found[2])
-    act = "publish" if found[1].lower() == "publish" else "subscribe"
-    return Fault(
-        "permission_violation",
-        subject,
-        f"the server does not let this host {act} to {subject}",
-        f"give the nkey of host {host} the permissions of docs/operations.md, or use this host's own seed file",
-    )
-
-
-def acknowledgements_not_stored(reason: str) -> Fault:
-    """Return the fault of acknowledgements that no stream stores."""
-    return Fault(
-        "acknowledgements_not_stored",
-        streams.ACK_STREAM,
-        reason,
-        f"the controller makes stream {streams.ACK_STREAM}; the agent goes on trying",
-    )

@@ -12,20 +12,30 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import structlog
 from nats.errors import Error as NatsError
-from structlog.typing import FilteringBoundLogger
 
-from agent.bus import consumer
-from agent.bus.client import Connection, publish_command
-from agent.bus.consumer import ConsumerFaults, Report
-from agent.bus.consumer_polling import PollTimer
-from agent.bus.documents import Delivery, DocumentLog, Message, ResetReason
-from agent.bus.jetstream import ConsumerInfo, parse_consumer_info, reset_request
-from agent.bus.pull_session import PullSession
-from agent.bus.snapshot import ConsumerConflicts
-from agent.bus.tasks import uninterrupted
+from agent.bus.connection.client import Connection, publish_command
+from agent.bus.connection.jetstream import ConsumerInfo, parse_consumer_info, reset_request
+from agent.bus.connection.tasks import uninterrupted
+from agent.bus.consumer.documents import DocumentLog, Message, ResetReason
+from agent.bus.consumer.faults import (
+    ConsumerFaults,
+    consumer_missing,
+    consumer_shared,
+    consumer_unusable,
+    refused_subjects,
+    unusable_settings,
+)
+from agent.bus.consumer.polling import PollTimer
+from agent.bus.consumer.pull_session import PullSession
+from agent.bus.consumer.snapshot import ConsumerConflicts
+from agent.core.config.delivery import Delivery
+from agent.core.faults.tracker import ReportFaults
 from protocol import streams
 from protocol.status import Fault
+
+log = structlog.get_logger()
 
 API_TIMEOUT = 2.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 4.0
@@ -80,9 +90,8 @@ class ConsumerReader:
         connection: Connection,
         shared: Shared,
         handler: SnapshotHandler,
-        report: Report,
+        report: ReportFaults,
         publish_event: PublishEvent,
-        log: FilteringBoundLogger,
         record: Record = record_nothing,
     ) -> None:
         self._host = host
@@ -91,7 +100,6 @@ class ConsumerReader:
         self._handler = handler
         self._report = report
         self._publish_event = publish_event
-        self._log = log
         self._record = record
         self._session = PullSession(host, connection)
         self._poll = PollTimer(time.monotonic())
@@ -121,8 +129,8 @@ class ConsumerReader:
         faults = self._faults.standing()
         now = time.monotonic()
         if self._conflicts.active(now):
-            faults.append(consumer.consumer_shared(self._host, self._conflicts.detail(now)))
-        self._report("consumer", [*faults, *consumer.refused_subjects(self._documents.refused)])
+            faults.append(consumer_shared(self._host, self._conflicts.detail(now)))
+        self._report("consumer", [*faults, *refused_subjects(self._documents.refused)])
 
     # The beginning of a round
 
@@ -133,7 +141,7 @@ class ConsumerReader:
         self._session = PullSession(self._host, self._connection)
         await self._session.open()
         if self._documents.begin(info):
-            self._log.info("snapshot_began", messages=info.num_pending)
+            log.info("snapshot_began", messages=info.num_pending)
             try:
                 await uninterrupted(self._handler.begin_snapshot())
             except Exception:
@@ -155,7 +163,7 @@ class ConsumerReader:
             if info is not None and unusable is None:
                 if self._documents.is_known(info.created) or self._documents.reset_to == 1:
                     return info
-                self._log.warning("consumer_recreated", consumer=self._host, created=info.created)
+                log.warning("consumer_recreated", consumer=self._host, created=info.created)
                 self._documents.void()
                 continue
             self._report_faults()
@@ -176,24 +184,24 @@ class ConsumerReader:
             "a reset gets no answer: a cluster without a leader, a server older than 2.14, or one without JetStream"
         )
         if info is not None and info.error is None:
-            reasons = consumer.unusable(info, self._host)
+            reasons = unusable_settings(info, self._host)
             return self._unusable(reasons) if reasons else None
         if info is not None and info.error is not None:
             refusal = info.error.description
         found = await self._ask(streams.info_subject(self._host))
         if found is None:
-            return consumer.consumer_missing(self._host, refusal)
+            return consumer_missing(self._host, refusal)
         if found.error is not None:
-            return consumer.consumer_missing(self._host, found.error.description)
-        reasons = consumer.unusable(found, self._host)
+            return consumer_missing(self._host, found.error.description)
+        reasons = unusable_settings(found, self._host)
         if info is None and not reasons:
-            return consumer.consumer_missing(self._host, refusal)
+            return consumer_missing(self._host, refusal)
         return self._unusable(reasons or (f"it refuses a reset: {refusal}",))
 
     def _unusable(self, reasons: Sequence[str]) -> Fault:
         """Return the fault. Everything that such a consumer delivered is read again from the next one."""
         self._documents.void()
-        return consumer.consumer_unusable(self._host, reasons)
+        return consumer_unusable(self._host, reasons)
 
     # A round
 
@@ -218,8 +226,8 @@ class ConsumerReader:
         self._session.request_more()
         if batch.deliveries:
             await uninterrupted(self._handler.deliver(batch.deliveries), lambda: self._documents.remember(batch))
-        self._connection.post(publish_command(reply, body) for reply, body in batch.answers)
-        self._report_refused(batch.strangers, batch.refused)
+        self._connection.post(publish_command(reply, body) for reply, body in batch.acks)
+        self._report_refused(batch.foreign_subjects, batch.refused)
         self._documents.remember(batch)
         self._faults.withheld = self._faults.refused = None
         self._session.last_delivery = None
@@ -227,10 +235,10 @@ class ConsumerReader:
         if batch.reset_reason is not None:
             self._reset_for(batch.reset_reason)
 
-    def _report_refused(self, strangers: Sequence[str], refused: Sequence[str]) -> None:
+    def _report_refused(self, foreign: Sequence[str], refused: Sequence[str]) -> None:
         """Log messages that are not documents, and publish an event if a controller may expect an acknowledgement."""
-        for subject in strangers:
-            self._log.warning("message_refused", subject=subject, reason="it was not delivered by this host's consumer")
+        for subject in foreign:
+            log.warning("message_refused", subject=subject, reason="it was not delivered by this host's consumer")
         new = tuple(subject for subject in refused if subject not in self._documents.refused)
         if new:
             self._publish_event("refused_subject", new)
@@ -239,9 +247,9 @@ class ConsumerReader:
         """Raise so that the consumer is reset."""
         if reset_reason is ResetReason.GAP:
             pause = self._conflicts.record(time.monotonic(), random.random())  # noqa: S311  jitter is no secret
-            self._log.warning("consumer_sequence_gap", consumer=self._host, pause=round(pause, 1))
+            log.warning("consumer_sequence_gap", consumer=self._host, pause=round(pause, 1))
             raise Restart(pause)
-        self._log.warning("snapshot_voided", reason=reset_reason.name.lower())
+        log.warning("snapshot_voided", reason=reset_reason.name.lower())
         self._documents.void()
         raise Restart(0.0 if reset_reason is ResetReason.WENT_BACK else FIRST_WAIT)
 
@@ -251,14 +259,14 @@ class ConsumerReader:
         The stored acknowledgements may be the other agent's; after a snapshot each document is acknowledged again.
         """
         if self._conflicts.duplicate_left(time.monotonic()):
-            self._log.info("duplicate_agent_gone", consumer=self._host)
+            log.info("duplicate_agent_gone", consumer=self._host)
             self._documents.void()
             raise Restart(0.0)
 
     def _handle_statuses(self) -> None:
         """Act on the server's statuses; on those about deliveries only when all received messages are handled."""
         if self._session.gone:
-            self._log.warning("consumer_gone", consumer=self._host)
+            log.warning("consumer_gone", consumer=self._host)
             raise Restart(FIRST_WAIT)
         if self._session.refusal:
             self._faults.refused = self._unusable((f"it refuses requests: {self._session.refusal}",))
@@ -282,9 +290,9 @@ class ConsumerReader:
             self._poll.again(time.monotonic(), calm=not self._documents.waiting)
             return
         if info.error is not None:
-            self._faults.unusable = consumer.consumer_missing(self._host, info.error.description)
+            self._faults.unusable = consumer_missing(self._host, info.error.description)
             raise Restart(FIRST_WAIT)
-        reasons = consumer.unusable(info, self._host)
+        reasons = unusable_settings(info, self._host)
         if reasons:
             self._faults.unusable = self._unusable(reasons)
             raise Restart(FIRST_WAIT)
@@ -301,7 +309,7 @@ class ConsumerReader:
         if self._documents.is_short:
             self._reset_for(ResetReason.SHORT)
         if self._documents.completed():
-            self._log.info("snapshot_complete")
+            log.info("snapshot_complete")
             try:
                 await uninterrupted(self._handler.snapshot_complete())
             except Exception:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
-from agent.bus.jetstream import parse_headers
+from agent.bus.connection.jetstream import parse_headers
 from protocol import binding, streams
 from protocol.errors import ErrorCode, FieldError
 from protocol.signed_versions import UNSIGNED, SignedVersion, objection, version_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.bus.documents import Delivery
+from agent.core.config.delivery import Delivery
 from agent.core.config.refused_messages import RefusedMessages
 from agent.core.faults.tracker import ReportFaults
-from agent.reconcile.store import Store, StoreError
+from agent.store.store import Store, StoreError
 from protocol import subjects
 from protocol.signed_versions import UNSIGNED, SignedVersion
 from protocol.status import Fault

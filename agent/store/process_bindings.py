@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from structlog.typing import FilteringBoundLogger
 
 from agent.core.model.process_bindings import Bindings, is_of_process
-from agent.reconcile.store import Store, StoredDocument, StoreError
+from agent.store.store import Store, StoredDocument, StoreError
 from protocol.codec import decode_known
 
 

@@ -40,7 +40,7 @@ class Scale:
     """So many endpoints and no others in the map, on this host or elsewhere; those here share one interface."""
 
     count: int
-    here: bool
+    local: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +77,20 @@ class MapContents:
         return endpoint_mtu(UNDERLAY_MTU, family_of(f.packed(self.over.own)))
 
     def _interface(self) -> bytes:
-        addresses = f.packed(INSIDE_IPV6.here), f.packed(INSIDE_IPV4.here)
-        return map_layout.INTERFACE.pack(f.VNI, 0, *addresses, f.HERE_MAC, 0, self._mtu(), 0)
+        addresses = f.packed(INSIDE_IPV6.local), f.packed(INSIDE_IPV4.local)
+        return map_layout.INTERFACE.pack(f.VNI, 0, *addresses, f.LOCAL_MAC, 0, self._mtu(), 0)
 
     def _endpoints(self, place: Place) -> dict[bytes, bytes]:
         own, peer, third = (_mapped(text) for text in (self.over.own, self.over.peer, self.over.third))
-        here = map_layout.ENDPOINT.pack(own, place.tap, 0, self._mtu(), f.HERE_MAC)
-        elsewhere = map_layout.ENDPOINT.pack(third, 0, 0, 0, f.THERE_MAC)
+        local = map_layout.ENDPOINT.pack(own, place.tap, 0, self._mtu(), f.LOCAL_MAC)
+        elsewhere = map_layout.ENDPOINT.pack(third, 0, 0, 0, f.REMOTE_MAC)
         if self.scale is not None:
-            return _scale_entries(self.scale.count, here if self.scale.here else elsewhere)
+            return _scale_entries(self.scale.count, local if self.scale.local else elsewhere)
         found = _scale_entries(SILENT, elsewhere)
         for inside in (INSIDE_IPV4, INSIDE_IPV6):
-            found[_key(inside.here)] = found[_key(inside.beside)] = here
-            found[_key(inside.known_there)] = elsewhere
-            found[_key(inside.vxlan)] = map_layout.ENDPOINT.pack(peer, 0, map_layout.ENDPOINT_VXLAN, 0, f.THERE_MAC)
+            found[_key(inside.local)] = found[_key(inside.beside)] = local
+            found[_key(inside.documented)] = elsewhere
+            found[_key(inside.vxlan)] = map_layout.ENDPOINT.pack(peer, 0, map_layout.ENDPOINT_VXLAN, 0, f.REMOTE_MAC)
         return found
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from agent.bus.client import Connection, publish_command
-from agent.bus.documents import Message
-from agent.bus.jetstream import parse_headers
-from agent.bus.pull import PullMachine, Signal, request_body
+from agent.bus.connection.client import Connection, publish_command
+from agent.bus.connection.jetstream import parse_headers
+from agent.bus.consumer.documents import Message
+from agent.bus.consumer.pull import PullMachine, Signal, request_body
 from protocol import streams
 
 

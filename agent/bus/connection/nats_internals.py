@@ -2,7 +2,7 @@
 
 pyproject.toml caps nats-py below the first minor release that was not tried, and two tests hold what is relied on:
 tests/unit/test_nats_private_members.py compares names and signatures, tests/system/test_nats_contract.py asks a real
-server. For a new release: raise the cap, run `make lock`, run both tests, and mend this module alone.
+server. For a new release: raise the cap, run `make lock`, run both tests, and fix this module alone.
 
 Why the public interface does not do:
 

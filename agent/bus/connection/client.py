@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from agent.bus.nats_internals import (
+from agent.bus.connection.nats_internals import (
     ObservedClient,
     Receive,
     queue_commands,
@@ -20,7 +20,7 @@ from agent.bus.nats_internals import (
     subscription_of,
     unsent_bytes,
 )
-from agent.bus.settings import BusSettings, is_tls, tls_context
+from agent.bus.connection.settings import BusSettings, is_tls, tls_context
 
 CONNECT_TIMEOUT = 5
 """Seconds for each step of connecting."""
@@ -81,7 +81,7 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
 
 
 async def connect(server: str, settings: BusSettings, *, name: str, inbox_prefix: str, on_error: OnError) -> Connection:
-    """Return a connection to one server, or raise the error (`agent.bus.connection_errors.describe` explains it)."""
+    """Return a connection to one server, or raise the error (`agent.bus.connection.errors.describe` explains it)."""
     options: dict[str, Any] = {}
     if is_tls(server):
         options["tls_handshake_first"] = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.bus.jetstream import AckSubject, ConsumerInfo
+from agent.bus.connection.jetstream import AckSubject, ConsumerInfo
 
 
 @dataclass(slots=True)

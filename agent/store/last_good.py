@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from agent.core.config.registry import Entry
 from agent.core.faults.tracker import ReportFaults
-from agent.reconcile.process_bindings import BoundProcesses
-from agent.reconcile.store import Store, StoredDocument, StoreError, not_saved
+from agent.store.process_bindings import BoundProcesses
+from agent.store.store import Store, StoredDocument, StoreError, not_saved
 
 
 class LastGood:

@@ -1,0 +1,1 @@
+"""One connection to a NATS server: settings, client, errors and faults, and JetStream's formats."""

@@ -1,0 +1,1 @@
+"""What an agent saves for its next start: documents, versions, bound processes and path state."""
