@@ -36,7 +36,7 @@ async def test_a_seed_that_others_can_read_is_warned_of_at_the_start(tmp_path: P
     settings = BusSettings(("nats://127.0.0.1:1",), str(seed))
     tried = asyncio.Event()  # a connection, which is after the check of the file
     with structlog.testing.capture_logs() as logged:
-        bus = Bus("h1", settings, IdleHandler(), structlog.get_logger(), lambda _source, _faults: tried.set())
+        bus = Bus("h1", settings, IdleHandler(), lambda _source, _faults: tried.set())
         running = asyncio.create_task(bus.run())
         await tried.wait()
         await end([running])
