@@ -31,7 +31,9 @@ BPF_TABLE("percpu_array", __u32, struct traffic, outcomes, OUTCOME_COUNT);
 BPF_TABLE("percpu_array", __u32, struct endpoint_traffic, endpoint_counters, 1);
 BPF_TABLE("prog", __u32, __u32, programs, SLOTS);
 BPF_TABLE("percpu_array", __u32, struct frame_state, frame_states, 1);
+#if HAS_GSO /* tc alone */
 BPF_TABLE("percpu_array", __u32, struct scratch, scratches, 1);
+#endif
 BPF_TABLE("array", __u32, struct kernel_layout, kernel_layouts, 1);
 BPF_TABLE("hash", struct watched_key, struct watched_mark, watched, 1);
 BPF_TABLE("percpu_hash", struct failure_key, struct failure_count, failures, 1);

@@ -13,18 +13,17 @@
 #include <linux/pkt_cls.h>
 
 #include "constants.h"
-#include "maps.h"
 #include "outcomes.h"
 #include "lib/kernel.h"
 #include "lib/verifier.h"
 
-#define HAS_GSO	    1
+#define HAS_GSO	    1 /* before maps.h, which has a map for it */
 #define INLINE_TAGS 0 /* VLAN tags are metadata */
 
-#define HEADERS_READ 256U    /* bytes that are made readable: all headers, but for long options */
-#define MAX_RESIZE   4095U   /* of one bpf_skb_adjust_room() */
-#define MAX_GSO	     65280U  /* a longer frame would not fit into the length of an outer IP header */
-#define GSO_BY_FRAGS 0xffffU /* SCTP: no segment size (include/linux/skbuff.h) */
+#include "maps.h"
+
+#define HEADERS_READ 256U  /* bytes that are made readable: all headers, but for long options */
+#define MAX_RESIZE   4095U /* of one bpf_skb_adjust_room() */
 
 #define DECAP_L3_IPV4 (1ULL << 7) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4, since Linux 6.3 */
 #define DECAP_L3_IPV6 (1ULL << 8)

@@ -288,5 +288,5 @@ async def test_invalid_acknowledgements_do_not_disturb_a_watcher(server):
                 await host.publish(subjects.ack("h1", "a"), noise)
             await host.publish(subjects.ack("h1", "b"), codec.encode(Acknowledgement("b", 1, State.REJECTED, 1.0)))
             await host.flush()
-            await until(lambda: watcher.tracker.answers)
-            assert list(watcher.tracker.answers) == [("h1", "b")], "which was published last"
+            await until(lambda: watcher.tracker.acks)
+            assert list(watcher.tracker.acks) == [("h1", "b")], "which was published last"
