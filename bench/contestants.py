@@ -55,8 +55,9 @@ def stage(contestant: Contestant, folder: Path) -> Path:
     home = folder / re.sub(r"[^a-z0-9]+", "-", contestant.name.lower())
     shutil.copytree(SOURCES, home, ignore=shutil.ignore_patterns("__pycache__", "*.py"))
     if contestant.overlay is not None:
-        for overlay in (EMPTY, contestant.overlay):  # programs that it does not have are empty
-            shutil.copytree(FOLDER / overlay, home, dirs_exist_ok=True)
+        replaces_programs = (FOLDER / contestant.overlay / "entry").is_dir()
+        for overlay in (EMPTY, contestant.overlay) if replaces_programs else (contestant.overlay,):
+            shutil.copytree(FOLDER / overlay, home, dirs_exist_ok=True)  # programs that it does not have are empty
     for edit in contestant.edits:
         path = home / edit.file
         text, count = re.subn(edit.pattern, edit.by, path.read_text(encoding="utf-8"))

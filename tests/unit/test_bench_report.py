@@ -227,3 +227,11 @@ def test_the_yardstick_writes_an_entry_as_the_agent_would() -> None:
     found = list(entries([body]))
     assert len({key for key, _ in found}) == 3
     assert {(len(key), len(value)) for key, value in found} == {(map_layout.OVERLAY_KEY.size, map_layout.ENDPOINT.size)}
+
+
+def test_an_overlay_of_one_header_keeps_the_programs(tmp_path: Path) -> None:
+    """An overlay with programs replaces them all: those that it does not have drop every frame."""
+    kept = stage(Contestant("without counters", "no_counters"), tmp_path) / "entry" / "from_underlay.h"
+    replaced = stage(Contestant("bare", "bare"), tmp_path) / "entry" / "undeliverable.h"
+    assert "route_tunnel_packet" in kept.read_text(encoding="utf-8")
+    assert "answer_endpoint" not in replaced.read_text(encoding="utf-8")
