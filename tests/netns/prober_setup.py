@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 from lab.waiting import PATIENCE
@@ -27,7 +27,7 @@ from agent.telemetry.loop_errors import LoopErrors
 from protocol.documents import Droplet
 
 from .conftest import _libc, enter
-from .routed import PORT, V4, V6, Addresses, Routed, routed
+from .routed import PORT, V4, V6, Addresses, Reflector, Routed, routed
 
 NONCE = b"8 bytes!"
 QUICK = Rules(interval=0.1, deadline=0.2, check_every=1.0, narrow_every=0.5)
@@ -147,3 +147,14 @@ class ProbeSetup:
     async def close(self) -> None:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def probing(net: Routed, family: Addresses, rules: Rules = QUICK) -> AsyncIterator[tuple[Reflector, ProbeSetup]]:
+    """Have the near host probe the far one, which reflects."""
+    reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, rules)
+    try:
+        yield reflector, setup
+    finally:
+        await setup.close()
+        reflector.close()

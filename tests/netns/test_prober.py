@@ -26,7 +26,7 @@ from protocol.rpc import PeersReply, PeersRequest
 from protocol.status import NarrowPath
 
 from .conftest import ip, run
-from .prober_setup import QUICK, ProbeSetup, both, errors, in_near_host, prober
+from .prober_setup import QUICK, ProbeSetup, both, errors, in_near_host, prober, probing
 from .routed import PORT, V4, V6, Addresses, Reflector, Routed
 
 
@@ -60,8 +60,7 @@ def seldom_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @both
 async def test_a_peer_that_falls_silent_is_reported_down_and_up_again(net: Routed, family: Addresses) -> None:
-    reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
-    try:
+    async with probing(net, family) as (reflector, setup):
         await setup.until(lambda: setup.state() == ("up", 1500))
         assert setup.peers == {setup.far: Peer()}
         assert setup.senders == {(setup.uplink.ifindex, len(setup.far)): 2}
@@ -77,15 +76,11 @@ async def test_a_peer_that_falls_silent_is_reported_down_and_up_again(net: Route
             ("droplet_down", (line + "answers no probes",)),
             ("droplet_up", (line + "answers again",)),
         ]
-    finally:
-        await setup.close()
-        reflector.close()
 
 
 @both
 async def test_a_local_firewall_is_named_and_marks_no_peer_down(net: Routed, family: Addresses) -> None:
-    reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
-    try:
+    async with probing(net, family) as (reflector, setup):
         await setup.until(lambda: setup.state() == ("up", 1500))
         run("nft", "add table inet host; add chain inet host out { type filter hook output priority 0; policy drop; }")
         await setup.until(lambda: setup.standing() == [("local_firewall", f"eth0 {family.near}")])
@@ -100,15 +95,11 @@ async def test_a_local_firewall_is_named_and_marks_no_peer_down(net: Routed, fam
         await setup.until(lambda: setup.standing() == [])
         reflector.silent = True
         await setup.until(lambda: setup.found.down)
-    finally:
-        await setup.close()
-        reflector.close()
 
 
 async def test_a_removed_address_is_reported_as_the_cause(net: Routed) -> None:
     """The path does not work for tunnel packets either: the peer is down by it, and the cause is this host's."""
-    reflector, setup = Reflector(net, net.far, V4, V4.far), ProbeSetup(net, V4, QUICK)
-    try:
+    async with probing(net, V4) as (_, setup):
         await setup.until(lambda: setup.state() == ("up", 1500))
         ip("addr", "add", "10.78.1.3/24", "dev", "eth0")
         run("sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1")
@@ -120,15 +111,11 @@ async def test_a_removed_address_is_reported_as_the_cause(net: Routed) -> None:
         assert setup.events[0] == ("droplet_down", (line,))
         ip("addr", "add", f"{V4.near}/24", "dev", "eth0")
         await setup.until(lambda: not setup.found.down)
-    finally:
-        await setup.close()
-        reflector.close()
 
 
 async def test_a_removed_route_is_reported_as_the_cause(net: Routed) -> None:
     """Over IPv6: without a route, IPv4 takes every address for on-link when an interface is given (route.c)."""
-    reflector, setup = Reflector(net, net.far, V6, V6.far), ProbeSetup(net, V6, QUICK)
-    try:
+    async with probing(net, V6) as (_, setup):
         await setup.until(lambda: setup.state() == ("up", 1500))
         ip("-6", "route", "del", V6.any)
         await setup.until(lambda: setup.found.down)
@@ -136,30 +123,22 @@ async def test_a_removed_route_is_reported_as_the_cause(net: Routed) -> None:
         line = f"far ({V6.far}) from {V6.near}: cannot be sent to: {SendResult.IMPOSSIBLE.value}"
         assert setup.events[0] == ("droplet_down", (line,))
         assert setup.standing() == [], "unresolved next hops tell it"
-    finally:
-        await setup.close()
-        reflector.close()
 
 
 @both
 async def test_an_interface_that_is_down_is_reported_as_the_cause(net: Routed, family: Addresses) -> None:
-    reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
-    try:
+    async with probing(net, family) as (_, setup):
         await setup.until(lambda: setup.state() == ("up", 1500))
         ip("link", "set", "eth0", "down")
         await setup.until(lambda: setup.found.down)
         await setup.until(lambda: len(setup.events) >= 1)
         assert "cannot be sent to: " in setup.events[0][1][0]
-    finally:
-        await setup.close()
-        reflector.close()
 
 
 @both
 async def test_a_narrow_link_behind_a_router_is_found_by_its_icmp_error(net: Routed, family: Addresses) -> None:
     net.narrow(1400)
-    reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
-    try:
+    async with probing(net, family) as (_, setup):
         await setup.until(lambda: setup.found.mtu == 1400)
         await setup.until(lambda: len(setup.prober.narrow_paths()) == 1)
         assert setup.prober.narrow_paths() == (NarrowPath("far", family.far, 1500, 1400, "near"),)
@@ -169,22 +148,15 @@ async def test_a_narrow_link_behind_a_router_is_found_by_its_icmp_error(net: Rou
         await setup.until(lambda: len(setup.events) >= 2)
         assert [kind for kind, _ in setup.events] == ["narrow_path", "path_restored"]
         assert setup.events[0][1][0].endswith("carries 1400 of 1500 bytes")
-    finally:
-        await setup.close()
-        reflector.close()
 
 
 @both
 async def test_a_link_too_narrow_for_ipv6_endpoints_is_reported(net: Routed, family: Addresses) -> None:
     net.narrow(1300)
-    reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, QUICK)
-    try:
+    async with probing(net, family) as (_, setup):
         await setup.until(lambda: len(setup.events) >= 1)
         needed = 1342 if family is V4 else 1374
         assert setup.events[0][1][0].endswith(f"carries 1300 of 1500 bytes; endpoints' IPv6 needs {needed}")
-    finally:
-        await setup.close()
-        reflector.close()
 
 
 @both
@@ -224,8 +196,7 @@ async def test_an_error_about_a_tunnel_packet_is_acted_on_before_the_next_check(
 @both
 async def test_a_forged_error_is_healed_by_probes(net: Routed, family: Addresses, seldom_checked: None) -> None:
     rules = Rules(interval=0.1, deadline=0.2, check_every=600)
-    reflector, setup = Reflector(net, net.far, family, family.far), ProbeSetup(net, family, rules)
-    try:
+    async with probing(net, family, rules) as (_, setup):
         await setup.until(lambda: setup.state() == ("up", 1500))
         seen: list[int | None] = []
         watch = setup.watch
@@ -244,23 +215,16 @@ async def test_a_forged_error_is_healed_by_probes(net: Routed, family: Addresses
         assert 1290 not in seen
         assert seen.count(1300) <= 1, "believed once at the most"
         assert "narrow_path" not in [kind for kind, _ in setup.events]
-    finally:
-        await setup.close()
-        reflector.close()
 
 
 async def test_an_address_that_comes_later_is_probed_from_then_on(net: Routed) -> None:
     ip("addr", "del", f"{V4.near}/24", "dev", "eth0")
-    reflector, setup = Reflector(net, net.far, V4, V4.far), ProbeSetup(net, V4, QUICK)
-    try:
+    async with probing(net, V4) as (_, setup):
         await setup.more_probes(2)
         assert setup.state() == ("unknown", 1500)
         ip("addr", "add", f"{V4.near}/24", "dev", "eth0")
         ip("route", "replace", "default", "via", V4.near_router)
         await setup.until(lambda: setup.state() == ("up", 1500))
-    finally:
-        await setup.close()
-        reflector.close()
 
 
 async def test_the_state_of_the_paths_is_listed_page_by_page(net: Routed) -> None:
