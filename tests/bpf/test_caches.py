@@ -38,7 +38,9 @@ from agent.core.model.map_layout import MapName
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
 
-FROM_R = tunnelled(p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp())))
+INNER = p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp()))
+FROM_R, MOVED = tunnelled(INNER), tunnelled(INNER, Outer(source=D3))
+"""Of R on its droplet, and after it moved to another."""
 TO_R = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp()))
 GOLDEN, WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
@@ -137,8 +139,7 @@ def test_a_changed_path_is_used_at_once(dut: Dut) -> None:
     """The endpoint moved: its new host sends, and no copy of the path to the old one is left."""
     dut.remove(MapName.ENDPOINTS, key(R))
     warm(dut)
-    moved = tunnelled(p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp())), Outer(source=D3))
-    assert dut.from_underlay(moved).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(MOVED).outcome is Outcome.DELIVERED
     assert sent_to(dut) == DROPLET_MAC[D3]
 
 
@@ -256,8 +257,7 @@ def test_a_path_that_was_evicted_and_learnt_anew_is_used_at_once(dut: Dut) -> No
     dut.remove(MapName.ENDPOINTS, key(R))
     warm(dut)
     bpf.delete(dut.fds[MapName.DIRECT], key(R))  # as the kernel evicts: no generation starts
-    moved = tunnelled(p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp())), Outer(source=D3))
-    assert dut.from_underlay(moved).outcome is Outcome.DELIVERED
+    assert dut.from_underlay(MOVED).outcome is Outcome.DELIVERED
     assert sent_to(dut) == DROPLET_MAC[D3]
 
 
