@@ -80,9 +80,6 @@ def with_uplinks(features: Features, uplinks: Sequence[Uplink]) -> Features:
     return replace(features, vlan_tags=any(uplink.vlan for uplink in uplinks))
 
 
-log = structlog.get_logger()
-
-
 class Kernel:
     """One agent's maps, programs, interfaces and neighbours. Made by `Kernel.open`."""
 

@@ -30,7 +30,7 @@ static __always_inline enum outcome parse_inner(context *ctx, struct frame_state
 	if (outcome != CONTINUE)
 		return outcome;
 	outcome = unknown_scalar(find_transport(ethernet, frame_end(ctx), &state->packet, &state->transport));
-	if (HAS_GSO && set_segments(ctx, ethernet, frame_end(ctx), state) != CONTINUE)
+	if (set_segments(ctx, ethernet, frame_end(ctx), state) != CONTINUE)
 		return GSO_PACKET;
 	/* Droplets check extension headers at the sender, VXLAN peers do not. */
 	return VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN ? outcome : CONTINUE;

@@ -79,7 +79,6 @@ static __always_inline bool same_address(const struct address *a, const struct a
 	       a->word[0] == b->word[0];
 }
 
-/* Compares two IPv6 addresses of 16 bytes. */
 static __always_inline bool is_unspecified(const void *ipv6)
 {
 	const __u32 *word = ipv6;
