@@ -28,10 +28,12 @@ from bpf_dut import (
 from test_gso import TC_ONLY, stream
 
 from agent.core.model import map_layout
+from agent.datapath.bpf.links import TCX_HOOKS
 from agent.datapath.bpf.outcomes import Outcome
-from agent.datapath.bpf.program_calls import attach_to_tcx
+from agent.datapath.bpf.uapi import call
 
 pytestmark = TC_ONLY
+BPF_PROG_ATTACH = 8
 SOL_PACKET, PACKET_VNET_HDR, NEEDS_CHECKSUM = 263, 15, 1
 VNET_HEADER = struct.Struct("=BBHHHH")
 """struct virtio_net_hdr { u8 flags, gso_type; u16 hdr_len, gso_size, csum_start, csum_offset }."""
@@ -44,7 +46,8 @@ def attached(interfaces: None, duts: object, shared_dut: Dut) -> None:
     for number in (ARRIVAL, UNCOUNTED, UPLINK, SECOND_UPLINK):
         subprocess.run(f"ip link set v{number} up".split(), check=True)
     for name, interface in (("transit_xdp", UPLINK), ("transit_agent", ARRIVAL)):
-        attach_to_tcx(interface, shared_dut.programs[name].fd)
+        attr = struct.pack("=6IQ", interface, shared_dut.programs[name].fd, TCX_HOOKS["ingress"], 0, 0, 0, 0)
+        call(BPF_PROG_ATTACH, attr)  # type: ignore[arg-type]
 
 
 def is_ipv6(frame: bytes) -> bool:

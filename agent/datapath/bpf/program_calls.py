@@ -134,15 +134,6 @@ def bind_map(program: int, fd: int) -> None:
     call(Command.PROG_BIND_MAP, pack("=III", program, fd, 0))
 
 
-TCX_INGRESS = 46
-"""BPF_TCX_INGRESS of enum bpf_attach_type, since Linux 6.6."""
-
-
-def attach_to_tcx(ifindex: int, fd: int) -> None:
-    """Attach a program of type SCHED_CLS to an interface's tcx ingress hook, behind those that are there."""
-    call(Command.PROG_ATTACH, pack("=6IQ", ifindex, fd, TCX_INGRESS, 0, 0, 0, 0))
-
-
 def query_programs(attr: bytes) -> bytes:
     """Return the attributes of BPF_PROG_QUERY as the kernel left them."""
     return call(Command.PROG_QUERY, attr)[1]
