@@ -52,6 +52,35 @@ static __always_inline enum outcome route_to_endpoint(struct tunnel *tunnel, str
 	return DELIVERED;
 }
 
+/*
+ * The local receiver of a packet, if its slot is cached, else NULL. Packets with RTS, returned ones, and packets of VXLAN
+ * peers to a pinned network may have to pass a divider first, which depends on more than the receiver.
+ */
+static __always_inline struct interface *cached_receiver(const struct tunnel *tunnel, const struct packet *packet,
+							 __u32 *tx_ifindex)
+{
+	struct interface *receiver;
+
+	if (tunnel->flags & (TUNNEL_RTS | TUNNEL_RETURNED))
+		return 0;
+	receiver = find_cached_receiver(&packet->to, tx_ifindex);
+	if (VXLAN_PORT && receiver && tunnel->flags & TUNNEL_VXLAN && receiver->flags & INTERFACE_PINNED)
+		return 0;
+	return receiver;
+}
+
+/* What droplets check at the sender. `goes_on`: the packet is not for an endpoint of this host. */
+static __always_inline enum outcome check_vxlan_packet(context *ctx, struct ethhdr *ethernet,
+						       const struct tunnel *tunnel, const struct packet *packet,
+						       bool goes_on)
+{
+	if (!VXLAN_PORT || !(tunnel->flags & TUNNEL_VXLAN))
+		return CONTINUE;
+	if (is_group_mac(ethernet->h_dest))
+		return MULTICAST;
+	return check_vxlan_source(ethernet, frame_end(ctx), tunnel, packet, goes_on);
+}
+
 static __always_inline enum outcome route_tunnel_packet(context *ctx, const struct local_droplet *local,
 							struct tunnel *tunnel, struct packet *packet,
 							struct ethhdr *ethernet, bool on_path, __u32 *tx_ifindex)
@@ -64,10 +93,10 @@ static __always_inline enum outcome route_tunnel_packet(context *ctx, const stru
 
 	if (outcome != CONTINUE)
 		return outcome;
-	if (!(tunnel->flags & (TUNNEL_RTS | TUNNEL_VXLAN | TUNNEL_RETURNED))) {
-		receiver = find_cached_receiver(&packet->to, tx_ifindex);
-		if (receiver)
-			return route_to_endpoint(tunnel, packet, receiver, on_path);
+	receiver = cached_receiver(tunnel, packet, tx_ifindex);
+	if (receiver) {
+		outcome = check_vxlan_packet(ctx, ethernet, tunnel, packet, false);
+		return outcome == CONTINUE ? route_to_endpoint(tunnel, packet, receiver, on_path) : outcome;
 	}
 	endpoint = endpoints.lookup(&packet->to);
 	if (!endpoint && (is_multicast_packet(packet) || is_subnet_broadcast(&packet->to)))
@@ -82,14 +111,9 @@ static __always_inline enum outcome route_tunnel_packet(context *ctx, const stru
 		return outcome;
 	tunnel->tos = (tunnel->tos & ~ECN_MASK) | (packet->tos & ECN_MASK);
 	undivided = must_pass_divider(tunnel, packet, endpoint);
-	if (VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN) {
-		if (is_group_mac(ethernet->h_dest)) /* droplets check that at the sender */
-			return MULTICAST;
-		outcome = check_vxlan_source(ethernet, frame_end(ctx), tunnel, packet,
-					     undivided || !endpoint || !endpoint->ifindex);
-		if (outcome != CONTINUE)
-			return outcome;
-	}
+	outcome = check_vxlan_packet(ctx, ethernet, tunnel, packet, undivided || !endpoint || !endpoint->ifindex);
+	if (outcome != CONTINUE)
+		return outcome;
 	if (undivided) {
 		outcome = pass_divider(tunnel, packet);
 		if (outcome != CONTINUE)
@@ -100,7 +124,8 @@ static __always_inline enum outcome route_tunnel_packet(context *ctx, const stru
 		receiver = find_receiver(*tx_ifindex, tunnel->vni);
 		if (!receiver) /* closed: it was just removed */
 			return ENDPOINT_NOT_LOCAL;
-		cache_receiver(&packet->to, receiver, *tx_ifindex, now);
+		if (!(tunnel->flags & (TUNNEL_RTS | TUNNEL_RETURNED)))
+			cache_receiver(&packet->to, receiver, *tx_ifindex, now);
 		return route_to_endpoint(tunnel, packet, receiver, on_path);
 	}
 	return forward_by_role(local, tunnel, packet, endpoint);
