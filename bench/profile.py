@@ -57,8 +57,8 @@ PARTS = (
     _ingress(
         "local endpoint: its cached slot",
         "entry/from_underlay.h",
-        r"\breceiver = find_cached_receiver\([^;]*;",
-        f"{_IS_HERE}\n\t\treceiver = &fixed;\n\t\t*tx_ifindex = IFINDEX_BASE + 1;",
+        r"(?<=\treturn outcome;\n\t)receiver = cached_receiver\([^;]*;",
+        f"{_IS_HERE}\n\treceiver = &fixed;\n\t*tx_ifindex = IFINDEX_BASE + 1;",
     ),
     _ingress(
         "whose interface it is",
