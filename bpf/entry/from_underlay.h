@@ -53,8 +53,8 @@ static __always_inline enum outcome route_to_endpoint(struct tunnel *tunnel, str
 }
 
 /*
- * The local receiver of a packet, if its slot is cached, else NULL. Packets with RTS, returned ones, and packets of VXLAN
- * peers to a pinned network may have to pass a divider first, which depends on more than the receiver.
+ * The local receiver of a packet, if its slot is cached, else NULL. Packets with RTS, returned ones, and packets of
+ * VXLAN peers to a pinned network may have to pass a divider first, which depends on more than the receiver.
  */
 static __always_inline struct interface *cached_receiver(const struct tunnel *tunnel, const struct packet *packet,
 							 __u32 *tx_ifindex)
