@@ -135,6 +135,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interfaces: Interfaces
     instance: str = ""
     attach_mode: Literal["auto", "native", "generic", "offload"] = "auto"
+    endpoint_hook: Literal["auto", "tc", "xdp"] = "auto"
+    uplink_hook: Literal["auto", "xdp", "tc"] = "auto"
     count_lost_frames: bool = True
     state: str = "/var/lib/droplet"
     cache: str = "/var/cache/droplet"
