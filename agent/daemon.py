@@ -23,6 +23,7 @@ from agent.bus.bus import Bus
 from agent.bus.connection.settings import BusSettings
 from agent.bus.connection.tasks import end
 from agent.core.probe.paths import NO_PATH_RECORDS, Rules
+from agent.core.uplinks.hook_choice import HookSettings
 from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.instance_lock import hold_instance
@@ -87,6 +88,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
         cache=Path(settings.cache),
         bpffs=Path(settings.bpffs),
         attach_mode=AttachMode(settings.attach_mode),
+        hooks=HookSettings(settings.endpoint_hook, settings.uplink_hook, settings.attach_mode),
         count_lost_frames=settings.count_lost_frames,
         sizes=MapSizes(
             endpoints=sizes.endpoints,

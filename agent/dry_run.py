@@ -41,7 +41,7 @@ async def print_plan(settings: Settings, recording: Recording | None = None) -> 
         kernel = await Kernel.open(config)
         undo.push_async_callback(kernel.close)
         first = await kernel.observe({})
-        desired = restored_state(host_state_of(settings, first.uplinks, kernel.features), first, kept, known)
+        desired = restored_state(host_state_of(settings, first.uplinks, kernel), first, kept, known)
         if recording is not None:
             unrealized = replay(recording, desired, Admission(settings.bus.trusted_publishers))
         observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})

@@ -127,6 +127,6 @@ class Loaded:
 
 def _size(name: str, declared: int) -> int:
     """Return the size of a map: ours as an agent makes them by default, others' as declared."""
-    if name in ("outcomes", "programs") or name not in set(MapName):
+    if name in ("outcomes", "programs", "tc_programs") or name not in set(MapName):
         return declared
     return MapSizes().of(MapName(name))

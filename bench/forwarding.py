@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.model import map_layout
+from agent.core.model.hooks import Hook
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
 from bench import frames as f
@@ -183,7 +184,7 @@ class Track:
         bare = "bare_paths" in loaded.maps
         loaded.fill(bare_entries(host.place, contents.scale) if bare else contents.entries(host.place))
         if not bare:
-            for slot, program in map_layout.CALLED_PROGRAMS.items():
+            for slot, program in map_layout.called_programs(Hook.XDP).items():
                 loaded.put("programs", map_layout.U32.pack(slot), map_layout.U32.pack(loaded.programs[program]))
         return loaded
 

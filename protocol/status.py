@@ -9,6 +9,10 @@ import msgspec
 
 ATTACHED = ("native", "generic", "offload", "none")
 """How transit XDP can run for an uplink."""
+UPLINK_HOOKS = ("xdp", "tcx", "clsact", "none")
+"""Where the program for an uplink can run: at XDP, or at tc in one of two ways."""
+ENDPOINT_HOOKS = ("xdp", "tcx", "clsact", "")
+"""Where the program for endpoints can run; empty if an older agent does not say."""
 EVENTS = {
     "repaired": "the agent found a change in the kernel that another program made, and repaired it",
     "fault": "a standing fault began, changed or ended",
@@ -77,8 +81,9 @@ class UnresolvedNextHops(msgspec.Struct, frozen=True):
 class UplinkStatus(msgspec.Struct, frozen=True):
     """One of the host's uplinks, and the droplets that it carries: one for each address.
 
-    `attach_mode` says how transit XDP runs for it now: `native`, `generic`, `offload` or `none`. `vlan` is the 802.1Q
-    id of its frames, 0 for none.
+    `hook` says where the program for its frames runs now: `xdp`, `tcx`, `clsact` or `none`. `attach_mode` says how it
+    runs at XDP: `native`, `generic`, `offload`, or `none` if it does not. `vlan` is the 802.1Q id of its frames, 0 for
+    none.
     """
 
     interface: str
@@ -87,6 +92,7 @@ class UplinkStatus(msgspec.Struct, frozen=True):
     attach_mode: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ATTACHED})] = "none"
     mtu: int = 0
     vlan: int = 0
+    hook: Annotated[str, msgspec.Meta(extra_json_schema={"enum": UPLINK_HOOKS})] = "none"
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -109,9 +115,11 @@ class Status(msgspec.Struct, frozen=True):
     `revision` is the newest stream sequence that was handled, `digest` that of what is realized (`protocol.digest`);
     `uplinks` are in the order of the settings. `down_droplets` are the ids of those that answered probes and do not any
     more. `unreadable` says why the kernel could not be compared with what is wanted, empty when it could. `faults`
-    are all other standing conditions, sorted by kind and subject. `attach_mode` says how the programs of this host's
-    endpoints are to run, and `attach_reason` why in generic mode. `losses_unknown` says why frames that the kernel
-    drops after a program's verdict are not counted on this host, empty where they are.
+    are all other standing conditions, sorted by kind and subject. `attach_mode` says how this host's programs at XDP
+    are to run, and `attach_reason` why in generic mode. `losses_unknown` says why frames that the kernel drops after a
+    program's verdict are not counted on this host, empty where they are. `endpoint_hook` says where the programs of
+    endpoints run: `xdp`, `tcx` or `clsact`; `endpoint_hook_reason` says why. `gso_refused` says why endpoints may not
+    send GSO packets although their programs run at tc, empty if they may.
     """
 
     host: str
@@ -135,6 +143,9 @@ class Status(msgspec.Struct, frozen=True):
     attach_mode: str = ""
     attach_reason: str = ""
     losses_unknown: str = ""
+    endpoint_hook: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ENDPOINT_HOOKS})] = ""
+    endpoint_hook_reason: str = ""
+    gso_refused: str = ""
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -15,9 +15,9 @@ from agent.core.kinds import catalogue
 from agent.datapath.bpf import outcomes
 from protocol.acknowledgements import Acknowledgement, KernelFailure
 from protocol.rpc import PathReply, PeerPath
-from protocol.status import Counters, Status, Traffic
+from protocol.status import Counters, Status, Traffic, UplinkStatus
 
-STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "XDP", "ENDPOINTS", "REVISION", "UPTIME")
+STATUS = ("HOST", "STATE", "REALIZED", "NOT REALIZED", "HOOK", "ENDPOINTS", "REVISION", "UPTIME")
 TROUBLES = ("UNRESOLVED", "DOWN", "NARROW")
 """Columns of `status` that are left out if they are empty for every host."""
 GROUPS = tuple(
@@ -53,7 +53,7 @@ def statuses(
     columns = (*STATUS, *TROUBLES)
     shown = [i for i, name in enumerate(columns) if name not in TROUBLES or any(row[i] != "-" for row in rows)]
     cells = [[row[i] for i in shown] for row in rows]
-    table([columns[i] for i in shown], cells, "no host answered", wide, spare="XDP")
+    table([columns[i] for i in shown], cells, "no host answered", wide, spare="HOOK")
     by_host = sorted(found, key=lambda item: item.host)
     reasons = [(item.host, *reason) for item in by_host for reason in _reasons(item, wide, down_since)]
     if reasons:
@@ -87,8 +87,15 @@ def _reasons(item: Status, wide: bool, down_since: Mapping[tuple[str, str], floa
         yield "programs run in generic mode, which is slower", item.attach_reason, "-"
     if item.losses_unknown:
         yield "frames that the kernel drops after a program's verdict are not counted", item.losses_unknown, "-"
+    if item.gso_refused:
+        yield "endpoints' TCP is cut into packets before the tunnel, which is slower", item.gso_refused, "-"
     for fault in item.faults:
         yield f"{fault.kind} {fault.subject}", fault.detail, fault.remedy or "-"
+
+
+def runs(uplink: UplinkStatus) -> str:
+    """Return how the program of an uplink runs: its mode at XDP, or the hook."""
+    return uplink.attach_mode if uplink.hook in ("xdp", "none") else uplink.hook
 
 
 def _status_row(item: Status) -> tuple[str, ...]:
@@ -107,8 +114,8 @@ def _status_row(item: Status) -> tuple[str, ...]:
         str(item.state),
         str(documents.realized),
         ", ".join(troubled) or "0",
-        ", ".join(f"{uplink.interface} {uplink.attach_mode}" for uplink in item.uplinks) or "-",
-        f"{item.objects.local_endpoints} of {item.objects.endpoints}",
+        ", ".join(f"{uplink.interface} {runs(uplink)}" for uplink in item.uplinks) or "-",
+        f"{item.objects.local_endpoints} of {item.objects.endpoints} {item.endpoint_hook}".rstrip(),
         str(item.revision),
         duration(item.uptime),
         str(sum(one.droplets for one in item.unresolved_next_hops) or "-"),

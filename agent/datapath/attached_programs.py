@@ -15,6 +15,7 @@ import structlog
 
 from agent.core.model.map_layout import LAYOUT_VERSION
 from agent.core.uplinks.program_owners import Owner
+from agent.datapath.attach.tc import TcKind, programs_at, supported_kind
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.attach.xdp import attached_program
 from agent.datapath.bpf import syscall as bpf
@@ -22,6 +23,7 @@ from agent.datapath.bpf.links import xdp_link
 from agent.datapath.bpf.marks import is_like_ours, read_mark
 from agent.datapath.bpf.pins import Pins, pinned_program_ids
 from agent.datapath.bpf.program_holders import holder_of
+from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Message, Netlink
 from agent.datapath.veth.pairs import marked_endpoint
 
@@ -95,7 +97,11 @@ async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> Owned
     carriers = {uplink.carrier for uplink in uplinks}
     on_uplinks = [link for link in links if link["index"] in carriers]
     on_endpoints = [link for link in links if marked_endpoint(link, pins.instance) is not None]
-    numbers = [*_attached_to(on_uplinks), *sorted(set(_attached_to(on_endpoints)), reverse=True)]
+    with contextlib.closing(LinkQuery()) as query:
+        kind = supported_kind()
+        at_uplinks = list(_attached_to(on_uplinks, query, kind))
+        at_endpoints = set(_attached_to(on_endpoints, query, kind))
+    numbers = [*at_uplinks, *sorted(at_endpoints, reverse=True)]
     maps: dict[str, int] = {}
     programs: dict[tuple[str, str], int] = {}
     for number in dict.fromkeys([*numbers, *sorted(pinned_program_ids(pins), reverse=True)]):
@@ -109,11 +115,14 @@ async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> Owned
     return OwnedObjects(maps, programs)
 
 
-def _attached_to(links: Sequence[Message]) -> Iterator[int]:
+def _attached_to(links: Sequence[Message], query: LinkQuery, kind: TcKind) -> Iterator[int]:
+    """Yield the ids of the programs at XDP and tc on interfaces, without those that go meanwhile."""
     for link in links:
         attached = attached_program(link)
         if attached is not None:
             yield attached.program_id
+        with contextlib.suppress(OSError):
+            yield from programs_at(int(link["index"]), query, kind)
 
 
 def _maps_of(info: bpf.ProgramInfo, *, but: int) -> Iterator[tuple[str, int]]:

@@ -101,7 +101,7 @@ class Executor:
         attached = await self._transit.attach(ifindex)
         await self._follower.follow()
         await self._transit.detach_refused(ifindex)
-        log.info("transit_attached", ifindex=ifindex, program=attached.program_id, mode=attached.mode)
+        log.info("transit_attached", ifindex=ifindex, at=attached)
 
     async def _forget_paths_to(self, hosts: set[bytes]) -> None:
         """Remove direct paths to droplets that are no longer known: a fresh path counts as proof of a known droplet."""

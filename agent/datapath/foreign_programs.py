@@ -1,4 +1,4 @@
-"""Finds and describes programs of other owners on an interface: XDP, and those in its tcx and clsact hooks."""
+"""Finds and describes programs of other owners on an interface: at XDP, and at its tcx and clsact hooks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from agent.core.model.hooks import PROGRAMS, Hook
 from agent.core.plan.observed import Observed
 from agent.core.uplinks.program_owners import Place, advice, description
+from agent.datapath.attach.tc import HANDLE
 from agent.datapath.attach.xdp import attached_program, place_of
 from agent.datapath.attached_programs import is_ours, owner_of, program_info
-from agent.datapath.bpf.links import tcx_programs
+from agent.datapath.bpf.links import TCX_HOOKS, tcx_programs
 from agent.datapath.bpf.pins import Pins
 from agent.datapath.net.link_query import LinkXdp
 from agent.datapath.net.netlink import Message, Netlink, attribute
@@ -63,10 +65,12 @@ def foreign_faults(
 
 
 async def foreign_programs(netlink: Netlink, link: Message, pins: Pins) -> list[str]:
-    """Describe all programs of other owners on a link. The agent itself attaches XDP only."""
+    """Describe all programs of other owners on a link."""
     xdp, index, name = foreign_xdp(link, pins), int(link["index"]), str(attribute(link, "IFLA_IFNAME"))
     found = [xdp.description] if xdp is not None else []
     for number in _tcx(index):
+        if is_ours(number, pins):
+            continue
         info = program_info(number)
         found.append(f"another owner's tcx program {info.name if info else ''} (id {number}) is attached to {name}")
     labels = await _clsact(netlink, index)
@@ -75,7 +79,7 @@ async def foreign_programs(netlink: Netlink, link: Message, pins: Pins) -> list[
 
 def _tcx(ifindex: int) -> list[int]:
     with contextlib.suppress(OSError):  # an older kernel, or the interface is gone
-        return tcx_programs(ifindex)
+        return [number for hook in TCX_HOOKS for number in tcx_programs(ifindex, hook)]
     return []
 
 
@@ -86,6 +90,7 @@ async def _clsact(netlink: Netlink, ifindex: int) -> list[str]:
         with contextlib.suppress(OSError):  # the interface is gone
             for one in await netlink.dump("get_filters", index=ifindex, parent=parent):
                 label = attribute(attribute(one, "TCA_OPTIONS") or {}, "TCA_BPF_NAME")
-                if attribute(one, "TCA_KIND") == "bpf" and label:
+                is_agents = one["handle"] == HANDLE and label in PROGRAMS[Hook.TC]
+                if attribute(one, "TCA_KIND") == "bpf" and label and not is_agents:
                     labels.append(str(label))
     return labels

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from agent.core.model.features import Features, family_of
-from agent.core.model.linux_version import version_of
 from agent.core.model.map_layout import MAX_LOCAL_DROPLETS
 from agent.core.model.overhead import MIN_MTU, uplink_mtu
 from agent.core.model.uplinks import Uplink
+from agent.core.uplinks.linux_version import version_of
 from agent.core.uplinks.xdp_mode import NATIVE, Device, decide, remedy_of, shows_when_attached
 from agent.datapath.attach.attach_modes import read_devices
 from agent.datapath.attach.uplinks import kind, read_uplinks, served_by
@@ -34,6 +34,7 @@ from agent.datapath.bpf.compiler import content_hash, refuse_foreign
 from agent.datapath.bpf.lost_frame_counter import SWITCHED_OFF, why_not_counted
 from agent.datapath.bpf.pins import is_bpffs
 from agent.datapath.foreign_programs import foreign_xdp
+from agent.datapath.hook_check import hooks_of, uses_xdp
 from agent.datapath.kernel import KernelConfig, with_uplinks
 from agent.datapath.net.ethtool import driver_of
 from agent.datapath.net.link_query import LinkQuery
@@ -246,6 +247,10 @@ def _fit(found: Uplink, features: Features) -> CheckResult:
     return CheckResult("interface", True, detail)
 
 
+async def _hooks(config: KernelConfig) -> CheckResult:
+    return CheckResult("hooks", *await hooks_of(config))
+
+
 async def _xdp(config: KernelConfig) -> CheckResult:
     async with Netlink() as netlink:
         return _together("xdp", [await _one_xdp(netlink, config, name) for name in config.interfaces])
@@ -259,6 +264,8 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
     if link is None:
         return CheckResult("xdp", False, f"the interface below {name} is gone", "see the interface above")
     carrier = str(attribute(link, "IFLA_IFNAME"))
+    if not uses_xdp(config, uplink):
+        return CheckResult("xdp", True, f"{carrier} does not need it: its programs run at tc")
     if (foreign := foreign_xdp(link, config.pins)) is not None:
         return CheckResult("xdp", False, *foreign)
     attached = attached_program(link)
@@ -321,7 +328,10 @@ async def _redirects(config: KernelConfig) -> CheckResult:
     query, owned = LinkQuery(), partial(is_ours, pins=config.pins)
     try:
         async with Netlink() as netlink:
-            devices = await read_devices(netlink, await read_uplinks(netlink, config.interfaces), query, owned)
+            uplinks = await read_uplinks(netlink, config.interfaces)
+            if not uses_xdp(config, *uplinks, endpoints=True):
+                return CheckResult("redirects", True, "programs will run at tc, which any interface takes frames from")
+            devices = await read_devices(netlink, uplinks, query, owned)
     finally:
         query.close()
     return how_programs_run(config.attach_mode, devices)
@@ -391,6 +401,7 @@ _HOST_QUESTIONS: dict[str, Callable[[KernelConfig], CheckResult]] = {
 _OTHER_QUESTIONS: dict[str, Callable[[KernelConfig], Awaitable[CheckResult]]] = {
     "compiler": _compiler,
     "interface": _interface,
+    "hooks": _hooks,
     "xdp": _xdp,
     "endpoints": _endpoints,
     "redirects": _redirects,

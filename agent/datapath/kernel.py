@@ -6,8 +6,8 @@ Closing only closes descriptors: pins, attached programs and interfaces stay, so
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,41 +17,45 @@ import structlog
 
 from agent.core.faults.log_once import LogOnce
 from agent.core.model.features import Features
-from agent.core.model.map_layout import CALLED_PROGRAMS, U32, MapName
+from agent.core.model.hooks import TRANSIT, TRANSIT_AGENT, Hook
+from agent.core.model.map_layout import MapName
 from agent.core.model.process_bindings import Bindings
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import Observed
+from agent.core.uplinks.hook_choice import HookSettings, endpoint_hook, needs_tc
+from agent.core.uplinks.linux_version import version_of
 from agent.datapath.attach.attach_modes import AttachModes
+from agent.datapath.attach.tc import TcIngress
 from agent.datapath.attach.transit import Transit
+from agent.datapath.attach.transit_agent import TransitAgent
+from agent.datapath.attach.transit_xdp import TransitXdp
 from agent.datapath.attach.uplinks import names_of, read_uplinks
-from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership
+from agent.datapath.attach.xdp import AttachMode, ProgramOwnership
 from agent.datapath.attach.xdp_features import FeatureEvents
 from agent.datapath.attached_programs import find, foreign_users, is_ours, owner_of
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import EVERYTHING, CompiledObject, compile_programs
+from agent.datapath.bpf.compiler import EVERYTHING
 from agent.datapath.bpf.lost_frame_counter import LostFrameCounter
 from agent.datapath.bpf.map_queries import MapQueries
-from agent.datapath.bpf.maps import Map, MapSizes, close_maps, open_maps
-from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids, restore
+from agent.datapath.bpf.maps import MapSizes
+from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids
 from agent.datapath.executor import Executor
 from agent.datapath.foreign_programs import foreign_faults
+from agent.datapath.loading import Loaded, load_hooks
 from agent.datapath.mode_follower import ModeFollower
 from agent.datapath.net.device_statistics import unsent_frames
 from agent.datapath.net.ethtool import leave_tags_on
+from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.namespaces import open_control_socket
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
 from agent.datapath.observe import Subject, observe, observe_some
-from agent.datapath.veth.pairs import Links, TransitAgent
+from agent.datapath.veth.pairs import Links
 from protocol.status import Fault
 
 log = structlog.get_logger()
-
-TRANSIT_XDP, TRANSIT_AGENT = "transit_xdp", "transit_agent"
-LOOKS_FOR_CLEARING, BETWEEN_LOOKS = 200, 0.005
-"""The kernel empties a jump table without references in milliseconds; if another process holds it, never. Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class KernelConfig:
     cache: Path
     bpffs: Path = Path("/sys/fs/bpf")
     attach_mode: AttachMode = AttachMode.AUTO
+    hooks: HookSettings = field(default_factory=HookSettings)
     count_lost_frames: bool = True
     sizes: MapSizes = field(default_factory=MapSizes)
     features: Features = EVERYTHING
@@ -83,58 +88,49 @@ def with_uplinks(features: Features, uplinks: Sequence[Uplink]) -> Features:
 class Kernel:
     """One agent's maps, programs, interfaces and neighbours. Made by `Kernel.open`."""
 
-    def __init__(
-        self,
-        config: KernelConfig,
-        netlink: Netlink,
-        maps: dict[MapName, Map],
-        loaded: dict[str, programs.LoadedProgram],
-        compiled: CompiledObject,
-        uplinks: tuple[Uplink, ...],
-    ) -> None:
-        self.maps = maps
-        self.queries = MapQueries(maps)
+    def __init__(self, config: KernelConfig, netlink: Netlink, loaded: Loaded, uplinks: tuple[Uplink, ...]) -> None:
+        self.maps = loaded.maps
+        self.queries = MapQueries(loaded.maps)
         """Reads counters, and entries for an address, while traffic flows."""
         self.config = config
         self._netlink = netlink
         self._loaded = loaded
-        self._content = compiled.hash
         self._old_pins = LogOnce()
         self.foreign: dict[int, Fault] = {}
         """A fault for each interface with another owner's program in the place of ours, by ifindex, as last read."""
         self.features = with_uplinks(config.features, uplinks)
         """The features that the programs are compiled with."""
-        own = ProgramOwnership(self._owns, bpf.program_by_id, partial(owner_of, pins=config.pins))
-        transit_xdp, transit_agent = (_program(loaded[name]) for name in (TRANSIT_XDP, TRANSIT_AGENT))
-        map_ids = [one.info.id for one in maps.values()]
         self.modes = AttachModes(config.attach_mode)
-        """The mode in which the programs run, as far as the uplinks support it."""
+        """The mode in which programs run at XDP, as far as the uplinks support it."""
         self.bindings = Bindings()
         """The processes that stand for endpoints' namespaces."""
-        self.links = Links(netlink, config.instance, TransitAgent(transit_agent, own, self.modes), self.bindings)
-        descriptors = {name.value: one.descriptor for name, one in maps.items()}
-        self.transit = Transit(
-            netlink,
-            transit_xdp,
-            own,
-            self.modes,
-            map_ids,
-            lambda ifindex: programs.load_for_card(compiled, TRANSIT_XDP, descriptors, ifindex, config.instance),
-            self._leave_tags_on,
+        version = version_of(os.uname().release)
+        self.hook_choice = endpoint_hook(config.hooks, version)
+        """The hook of this host's endpoints, and why."""
+        own = ProgramOwnership(self._owns, bpf.program_by_id, partial(owner_of, pins=config.pins))
+        self._query = LinkQuery()
+        tc = TcIngress(netlink, self._query, own)
+        self.agents = TransitAgent(
+            *(netlink, tc, loaded.attachable(TRANSIT_AGENT), own, self.modes, self.endpoint_hook)
         )
+        """Attaches the programs for frames of endpoints."""
+        self.links = Links(netlink, config.instance, self.agents, self.bindings)
+        transit = loaded.attachable(TRANSIT)
+        xdp = TransitXdp(
+            *(netlink, transit[Hook.XDP], own, self.modes, self._query, self._load_for_card, self._leave_tags_on)
+        )
+        map_ids = [one.info.id for one in loaded.maps.values()]
+        self.transit = Transit(xdp, tc, transit, map_ids, config.hooks, version)
+        self.transit.take(uplinks)
         self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns, uplinks)
-        self.executor = Executor(maps, self.links, self.transit, self._follower)
-        self.neighbours = NeighbourWatch(uplinks, maps[MapName.NEXT_HOPS])
+        self.executor = Executor(loaded.maps, self.links, self.transit, self._follower)
+        self.neighbours = NeighbourWatch(uplinks, loaded.maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None
-        self.failures = LostFrameCounter(compiled, maps, config.pins, config.count_lost_frames)
+        compiled = loaded.hooks[Hook.XDP].compiled
+        self.failures = LostFrameCounter(compiled, loaded.maps, config.pins, config.count_lost_frames)
         """Counts frames that are dropped after a verdict of the programs."""
         self._subject = Subject(
-            config.interfaces,
-            config.instance,
-            maps,
-            lambda: self.transit.ids,
-            transit_agent.program_id,
-            lambda: self.modes.endpoints,
+            *(config.interfaces, config.instance, loaded.maps, self.transit.is_current, self.agents.is_right)
         )
 
     @classmethod
@@ -148,22 +144,22 @@ class Kernel:
             netlink = Netlink()
             undo.callback(netlink.close)
             uplinks = await read_uplinks(netlink, config.interfaces)
-            compiled = await compile_programs(config.cache, features=with_uplinks(config.features, uplinks))
             left = await find(netlink, config.pins, config.interfaces)
-            unpinned = not (config.pins.maps / MapName.PROGRAMS).exists()
-            maps = open_maps(config.pins.maps, compiled.maps, config.sizes, left.maps)
-            undo.callback(close_maps, maps)
-            if unpinned:
-                await _wait_until_cleared(maps[MapName.PROGRAMS])
-            descriptors = {name.value: one.descriptor for name, one in maps.items()}
-            loaded = programs.ensure_programs(
-                compiled, descriptors, config.pins.programs, config.instance, left.programs
+            features = with_uplinks(config.features, uplinks)
+            hooks = [Hook.XDP, *([Hook.TC] if needs_tc(config.hooks, version_of(os.uname().release)) else [])]
+            loaded = await load_hooks(
+                *(hooks, features, config.cache, config.pins, config.sizes, config.instance, left)
             )
-            undo.callback(programs.close, loaded)
-            kernel = cls(config, netlink, maps, loaded, compiled, uplinks)
+            undo.callback(loaded.close)
+            kernel = cls(config, netlink, loaded, uplinks)
             await kernel._follower.look()
             undo.pop_all()
             return kernel
+
+    @property
+    def endpoint_hook(self) -> Hook:
+        """Where the programs of endpoints are attached."""
+        return self.hook_choice.hook
 
     async def start(self) -> None:
         """Begin to follow neighbours and the uplinks' XDP features, and move programs to the mode that they allow."""
@@ -177,11 +173,10 @@ class Kernel:
             self._feature_events.close()
         await self.neighbours.close()
         self.links.name_watch.close()
-        self.transit.close()
+        self._query.close()
         self._follower.close()
         self._netlink.close()
-        programs.close(self._loaded)
-        close_maps(self.maps)
+        self._loaded.close()
 
     async def observe(self, namespaces: Mapping[str, str]) -> Observed:
         """Read everything back, and change nothing; `namespaces`: endpoint id -> its own. Raises ObservationError."""
@@ -198,8 +193,10 @@ class Kernel:
         jump table is filled for tail calls. Next hops are read again.
         """
         pins = self.config.pins
-        self._restore_pins()
-        _fill_program_array(self.maps[MapName.PROGRAMS], self._loaded)
+        if ensure_bpffs(pins.bpffs):
+            log.warning("bpf_file_system_remounted", path=str(pins.bpffs))
+        self._loaded.restore_pins(pins)
+        self._loaded.fill_program_arrays()
         self._take(observed.uplinks)
         self._count_failures()
         self.neighbours.rescan()
@@ -210,7 +207,7 @@ class Kernel:
             and not outdated
             and all(veth.transit_agent for veth in observed.veths.values())
         ):
-            kept = pins.forget_others(self._content, partial(foreign_users, pins=pins))
+            kept = pins.forget_others(self._loaded.contents, partial(foreign_users, pins=pins))
             if kept and self._old_pins.is_new("pins", str(kept)):
                 log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
 
@@ -220,7 +217,7 @@ class Kernel:
 
     async def uplinks(self) -> tuple[Uplink, ...]:
         """Read the uplinks, and change nothing; OSError (ENODEV) when one is gone."""
-        return await read_uplinks(self._netlink, self.config.interfaces, self.transit.ids)
+        return await read_uplinks(self._netlink, self.config.interfaces, self.transit.is_current)
 
     async def follow_modes(self, uplinks: Sequence[Uplink]) -> None:
         """Move all attached programs to the mode that these uplinks allow; OSError (ENODEV) if one is gone.
@@ -251,6 +248,7 @@ class Kernel:
 
     def _take(self, uplinks: Sequence[Uplink]) -> None:
         self._follower.uplinks = uplinks
+        self.transit.take(uplinks)
         for carrier in {uplink.carrier for uplink in uplinks if uplink.transit}:
             with contextlib.suppress(OSError):  # already reported on attaching
                 self._leave_tags_on(carrier)
@@ -273,39 +271,15 @@ class Kernel:
         """Return how transit XDP runs for each uplink now, by name: `native`, `generic`, `offload` or `none`."""
         return {uplink.name: self.transit.mode(uplink.carrier) for uplink in self._uplinks}
 
+    def transit_hooks(self) -> dict[str, str]:
+        """Return where the program for each uplink runs now, by name: `xdp`, `tcx`, `clsact` or `none`."""
+        return {uplink.name: self.transit.hook(uplink.carrier) for uplink in self._uplinks}
+
     def _owns(self, program_id: int) -> bool:
         """Return whether an attached program is one of this instance's: loaded by this agent, or as `is_ours`."""
-        loaded = {one.id for one in self._loaded.values()} | self.transit.ids
+        loaded = self._loaded.ids | self.transit.ids
         return program_id in loaded or is_ours(program_id, self.config.pins)
 
-    def _restore_pins(self) -> None:
-        pins = self.config.pins
-        if ensure_bpffs(pins.bpffs):
-            log.warning("bpf_file_system_remounted", path=str(pins.bpffs))
-        wanted = {pins.maps / name.value: one.descriptor for name, one in self.maps.items()}
-        wanted |= {pins.programs / self._content / one.name: one.fd for one in self._loaded.values()}
-        restore(wanted)
-
-
-def _program(loaded: programs.LoadedProgram) -> AttachableProgram:
-    return AttachableProgram(loaded.fd, loaded.id, loaded.name)
-
-
-async def _wait_until_cleared(array: Map) -> None:
-    """Wait until the kernel has emptied a jump table whose pin was lost, for a second at most.
-
-    The kernel empties it after the last pin and descriptor are gone, but in a work item that may run later
-    (prog_array_map_clear() in kernel/bpf/arraymap.c): it would remove what the agent fills in before that.
-    """
-    for _ in range(LOOKS_FOR_CLEARING):
-        if not any(array.lookup(U32.pack(slot)) for slot in CALLED_PROGRAMS):
-            return
-        await asyncio.sleep(BETWEEN_LOOKS)
-
-
-def _fill_program_array(array: Map, loaded: Mapping[str, programs.LoadedProgram]) -> None:
-    """Fill the jump table of the tail calls; reading such a map returns a program's id."""
-    for slot, name in CALLED_PROGRAMS.items():
-        key = U32.pack(slot)
-        if array.lookup(key) != U32.pack(loaded[name].id):
-            bpf.update(array.descriptor, key, U32.pack(loaded[name].fd))
+    def _load_for_card(self, ifindex: int) -> int:
+        compiled, maps = self._loaded.hooks[Hook.XDP].compiled, self._loaded.descriptors()
+        return programs.load_for_card(compiled, TRANSIT[Hook.XDP], maps, ifindex, self.config.instance)

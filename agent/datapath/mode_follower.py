@@ -49,7 +49,9 @@ class ModeFollower:
 
     async def look(self) -> bool:
         """Decide, and change nothing in the kernel; return whether programs must run in another mode now."""
-        changed = self._modes.take(await read_devices(self._netlink, self.uplinks, self._query, self._owned))
+        uses_xdp = self._transit.uses_xdp or self._links.use_xdp
+        devices = await read_devices(self._netlink, self.uplinks, self._query, self._owned) if uses_xdp else []
+        changed = self._modes.take(devices)
         self._followed = self._followed and not changed
         return changed
 

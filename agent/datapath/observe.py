@@ -21,9 +21,7 @@ from agent.core.model.map_layout import MapName
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import ObservationError, Observed, ObservedPeer, ObservedVeth
 from agent.core.plan.remedies import Step
-from agent.datapath.attach.attach_modes import fits
 from agent.datapath.attach.uplinks import read_uplinks
-from agent.datapath.attach.xdp import AttachMode, attached_program
 from agent.datapath.bpf.maps import Map
 from agent.datapath.net.interface_query import InterfaceQuery
 from agent.datapath.net.namespaces import open_netlink_socket
@@ -43,15 +41,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What to observe: the uplinks' names, the instance, its open maps and the ids of its current programs."""
+    """What to observe: the uplinks' names, the instance, its open maps, and how its programs are recognised."""
 
     interfaces: tuple[str, ...]
     instance: str
     maps: Mapping[MapName, Map]
-    transit_xdp: Callable[[], Collection[int]]
-    transit_agent: int
-    agent_mode: Callable[[], AttachMode] = lambda: AttachMode.AUTO
-    """The mode of the transit agent."""
+    is_attached: Callable[[int], bool]
+    """Whether our current program is on a carrier, by ifindex."""
+    is_right: Callable[[Message], bool]
+    """Whether our current program is on an endpoint's interface as it should be, by the interface's message."""
     unknown: LogOnce = field(default_factory=LogOnce)
     """The endpoints' peers that could not be read at the last observation, by endpoint."""
     unfinished: LogOnce = field(default_factory=LogOnce)
@@ -66,7 +64,7 @@ async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
     them; others are left out, as they may be another instance's. Raises ObservationError.
     """
     with _reading():
-        uplinks = await read_uplinks(netlink, subject.interfaces, subject.transit_xdp())
+        uplinks = await read_uplinks(netlink, subject.interfaces, subject.is_attached)
         veths = await _veths(subject, namespaces)
         maps = await in_thread(_dump_maps, subject.maps)
         return Observed(uplinks=uplinks, veths=veths, maps=maps)
@@ -77,7 +75,7 @@ async def observe_some(
 ) -> Observed:
     """Observe only the uplinks, some entries and some endpoints' pairs; otherwise as `observe`."""
     with _reading():
-        uplinks = await read_uplinks(netlink, subject.interfaces, subject.transit_xdp())
+        uplinks = await read_uplinks(netlink, subject.interfaces, subject.is_attached)
         veths = await _veths(subject, namespaces, suspects.endpoints) if suspects.endpoints else {}
         maps = await in_thread(_find, subject.maps, suspects.keys)
         return Observed(uplinks=uplinks, veths=veths, maps=maps)
@@ -138,8 +136,6 @@ def _ours(
 
 
 def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> ObservedVeth:
-    attached = attached_program(link)
-    current = attached is not None and attached.program_id == subject.transit_agent
     return ObservedVeth(
         endpoint=endpoint,
         ifname=str(attribute(link, "IFLA_IFNAME")),
@@ -147,7 +143,7 @@ def _veth(link: Message, endpoint: str, complete: bool, subject: Subject) -> Obs
         complete=complete,
         up=bool(link["flags"] & IFF_UP),
         mtu=int(attribute(link, "IFLA_MTU")),
-        transit_agent=attached is not None and current and fits(attached.mode, subject.agent_mode()),
+        transit_agent=subject.is_right(link),
         peer=None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import structlog
 
+from agent.datapath.attach.tc import TcIngress
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.attach.xdp import ProgramOwnership, attached_program, detach
 from agent.datapath.attached_programs import is_ours
@@ -16,6 +18,7 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.pins import Pins
 from agent.datapath.foreign_programs import foreign_programs, foreign_xdp
 from agent.datapath.kernel import KernelConfig
+from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Message, Netlink, attribute
 from agent.datapath.nexthop.managed_neighbours import release_all
 from agent.datapath.veth.pairs import is_unfinished, marked_endpoint
@@ -81,11 +84,14 @@ async def _delete(netlink: Netlink, index: int) -> bool:
 
 async def _detach(netlink: Netlink, link: Message, owned: Callable[[int], bool]) -> bool:
     """Detach our program from a link, also from one that was an uplink earlier; return whether there was one."""
-    found = attached_program(link)
-    if found is None or not owned(found.program_id):
-        return False
+    found, index = attached_program(link), int(link["index"])
+    own = ProgramOwnership(owned, bpf.program_by_id)
     try:
-        return await detach(netlink, int(link["index"]), ProgramOwnership(owned, bpf.program_by_id))
+        with contextlib.closing(LinkQuery()) as query:
+            at_tc = await TcIngress(netlink, query, own).detach(index)
+        if found is None or not owned(found.program_id):
+            return at_tc
+        return await detach(netlink, index, own) or at_tc
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENODEV):  # another program took its place, or the link is gone
             raise

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agent.core.model.features import Features
+from agent.core.model.hooks import Hook
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.actions import Action, Failure
 from agent.core.plan.diff import Suspects
@@ -31,6 +32,11 @@ class KernelPort(Protocol):
     @property
     def features(self) -> Features:
         """The features that the programs are compiled with."""
+        ...
+
+    @property
+    def endpoint_hook(self) -> Hook:
+        """Where the programs of endpoints are attached."""
         ...
 
     async def observe(self, namespaces: Mapping[str, str]) -> Observed:

@@ -42,7 +42,7 @@ async def restore(
     kernel.tend(observed)
     kept = store.load()
     processes.restore(kept)
-    found = host_state_of(settings, observed.uplinks, kernel.features)
+    found = host_state_of(settings, observed.uplinks, kernel)
     inherited = frozenset(observed.maps[MapName.DROPLETS])
     return Restored(restored_state(found, observed, kept, known), found, inherited)
 

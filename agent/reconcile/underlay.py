@@ -9,7 +9,6 @@ import errno
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from agent.core.model.features import Features
 from agent.core.model.map_layout import unmapped
 from agent.core.model.resolved_state import HostState, ResolvedState
 from agent.core.model.uplinks import Uplink
@@ -27,10 +26,10 @@ class InterfaceReplacedError(RuntimeError):
     """An interface was replaced by one that the programs are not compiled for: the agent has to be restarted."""
 
 
-def host_state_of(settings: Settings, uplinks: Iterable[Uplink], features: Features) -> HostState:
+def host_state_of(settings: Settings, uplinks: Iterable[Uplink], kernel: KernelPort) -> HostState:
     """Return the host state for the core, which leaves out attached programs."""
     plain = tuple(replace(uplink, transit=False) for uplink in uplinks)
-    return HostState(settings.host, settings.instance, plain, features)
+    return HostState(settings.host, settings.instance, plain, kernel.features, endpoint_hook=kernel.endpoint_hook)
 
 
 class Underlay:
@@ -63,7 +62,7 @@ class Underlay:
         """
         uplinks = await self._kernel.uplinks()
         await self._kernel.follow_modes(uplinks)
-        found = host_state_of(self._settings, uplinks, self._kernel.features)
+        found = host_state_of(self._settings, uplinks, self._kernel)
         self.uplinks.publish(found.uplinks)
         known = {uplink.name: uplink for uplink in before.uplinks}
         for uplink in uplinks:

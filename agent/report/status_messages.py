@@ -11,6 +11,8 @@ from agent.core.config.desired_state import Desired
 from agent.core.config.truncation import first
 from agent.core.kinds import catalogue
 from agent.core.model.endpoint_slots import IFINDEX_BASE
+from agent.core.model.hooks import Hook
+from agent.core.model.resolved_state import ResolvedState
 from agent.core.model.uplinks import Uplink
 from agent.core.probe.paths import Counts, View
 from agent.datapath.bpf.map_queries import EndpointCounters, Traffic
@@ -71,11 +73,13 @@ def objects_unexplained(host: str, count: int) -> list[Fault]:
 
 
 class DataPlane(NamedTuple):
-    """The mode of endpoints' programs, the reason for generic mode, and why drops by the kernel are not counted."""
+    """How programs run: see the fields of the same names in `protocol.status.Status`."""
 
     attach_mode: str = ""
     attach_reason: str = ""
     losses_unknown: str = ""
+    endpoint_hook: str = ""
+    endpoint_hook_reason: str = ""
 
 
 UNKNOWN_PLANE = DataPlane()
@@ -92,12 +96,15 @@ def heartbeat(
     uptime: float,
     memory: int,
     modes: Mapping[str, str],
+    hooks: Mapping[str, str],
     down: tuple[str, ...] = (),
     narrow: tuple[NarrowPath, ...] = (),
     faults: tuple[Fault, ...] = (),
     plane: DataPlane = UNKNOWN_PLANE,
 ) -> Status:
-    """Return the host's status; times in seconds, memory in bytes; `modes`: the actual mode of transit XDP, by uplink.
+    """Return the host's status; times in seconds, memory in bytes.
+
+    `modes` and `hooks` say how and where the program of each uplink runs now, by the uplink's name.
 
     `down` are droplets that no longer answer probes, `narrow` the paths that carry less than their full size, `faults`
     all other standing conditions.
@@ -118,7 +125,7 @@ def heartbeat(
         digest=tracker.digest,
         documents=counts,
         objects=_object_counts(desired),
-        uplinks=tuple(_uplink(uplink, resolved.own_droplets(), modes) for uplink in resolved.host_state.uplinks),
+        uplinks=tuple(_uplink(uplink, resolved.own_droplets(), modes, hooks) for uplink in resolved.host_state.uplinks),
         unresolved_next_hops=unresolved_next_hops(unresolved),
         unreadable=resync.unreadable,
         down_droplets=down,
@@ -129,6 +136,9 @@ def heartbeat(
         attach_mode=plane.attach_mode,
         attach_reason=plane.attach_reason,
         losses_unknown=plane.losses_unknown,
+        endpoint_hook=plane.endpoint_hook,
+        endpoint_hook_reason=plane.endpoint_hook_reason,
+        gso_refused=gso_refused(resolved),
     )
 
 
@@ -148,7 +158,18 @@ def unresolved_next_hops(unresolved: Iterable[Unresolved]) -> tuple[UnresolvedNe
     return tuple(UnresolvedNextHops(why, len(all_), tuple(all_[:MOST_ADDRESSES])) for why, all_ in found)
 
 
-def _uplink(uplink: Uplink, own: Iterable[Droplet], modes: Mapping[str, str]) -> UplinkStatus:
+def gso_refused(resolved: ResolvedState) -> str:
+    """Return why endpoints at tc may not send GSO packets; empty if they may, or are not at tc."""
+    summed = resolved.summed_droplets()
+    if resolved.host_state.endpoint_hook is not Hook.TC or not summed:
+        return ""
+    return (
+        f"droplet {', '.join(summed[:MOST_NAMES])} sends UDP checksums over IPv6, which cover one packet each; set "
+        "udp_checksum to zero in its document, if all hosts may (RFC 6936), for endpoints to send GSO packets"
+    )
+
+
+def _uplink(uplink: Uplink, own: Iterable[Droplet], modes: Mapping[str, str], hooks: Mapping[str, str]) -> UplinkStatus:
     """Return the status of one uplink; if it has no droplets, with the addresses that the kernel shows."""
     droplets = [one for one in own if parse_address(one.address) in uplink.addresses]
     return UplinkStatus(
@@ -158,6 +179,7 @@ def _uplink(uplink: Uplink, own: Iterable[Droplet], modes: Mapping[str, str]) ->
         attach_mode=modes.get(uplink.name, "none"),
         mtu=uplink.mtu,
         vlan=uplink.vlan,
+        hook=hooks.get(uplink.name, "none"),
     )
 
 

@@ -65,10 +65,14 @@ class StatusReporter:
             uptime=time.monotonic() - self._started,
             memory=_resident_bytes(),
             modes=self._kernel.transit_modes(),
+            hooks=self._kernel.transit_hooks(),
             down=self._prober.down_droplets(),
             narrow=self._prober.narrow_paths(),
             faults=self._faults.standing(),
-            plane=DataPlane(modes.running, modes.decision.reason, self._kernel.failures.unavailable),
+            plane=DataPlane(
+                *(modes.running, modes.decision.reason, self._kernel.failures.unavailable),
+                *(self._kernel.agents.runs_at, self._kernel.hook_choice.reason),
+            ),
         )
 
     def counters(self) -> Counters:

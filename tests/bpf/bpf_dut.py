@@ -23,10 +23,11 @@ import pytest
 
 from agent.core.model import map_layout
 from agent.core.model.endpoint_slots import IFINDEX_BASE
+from agent.core.model.hooks import PROGRAMS, Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import PROGRAMS, CompiledObject, Hook
+from agent.datapath.bpf.compiler import CompiledObject
 from agent.datapath.bpf.generations import Generations
 from agent.datapath.bpf.outcomes import ANSWERED, FORWARDED, PASSED, RECEIVED, Outcome
 from agent.datapath.bpf.syscall import XdpAction
@@ -136,6 +137,7 @@ class Dut:
         self._sizes = sizes
         self.hook = hook
         self.kind = bpf.ProgramType.XDP if hook is Hook.XDP else bpf.ProgramType.SCHED_CLS
+        self.jump_table = map_layout.PROGRAM_ARRAYS[hook]
         self.fds = {
             m.name: bpf.create_map(
                 bpf.MapType(m.type), m.key_size, m.value_size, self._size(m.name, m.max_entries), m.flags
@@ -143,7 +145,8 @@ class Dut:
             for m in compiled.maps
         }
         self.programs = {
-            name: programs.load(p, self.fds, self.kind) for name, p in zip(PROGRAMS, compiled.programs, strict=True)
+            name: programs.load(p, self.fds, self.kind)
+            for name, p in zip(PROGRAMS[Hook.XDP], compiled.programs, strict=True)
         }
         """By their names in XDP."""
         self.reached: set[Outcome] = set()
@@ -299,8 +302,8 @@ class Dut:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
             self.start_generation(MapName(name))
         self.fill_state(bytes(map_layout.FRAME_STATE.size))
-        for slot, name in map_layout.CALLED_PROGRAMS.items():
-            self.put(MapName.PROGRAMS, map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name].fd))
+        for slot, name in map_layout.called_programs(Hook.XDP).items():
+            self.put(self.jump_table, map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name].fd))
         for index in range(2, map_layout.MAX_LOCAL_DROPLETS):
             self.local(index, "::", 0)
         self.local(0, D1)

@@ -15,7 +15,8 @@ import pytest
 from bpf_dut import ARRIVAL, SECOND_UPLINK, UNCOUNTED, UPLINK, Dut
 
 from agent.core.model.features import Features
-from agent.datapath.bpf.compiler import CompiledObject, Hook, compile_programs
+from agent.core.model.hooks import Hook
+from agent.datapath.bpf.compiler import CompiledObject, compile_programs
 
 HERE = Path(__file__).parent
 CLONE_NEWNET = 0x40000000

@@ -29,8 +29,8 @@ from bpf_dut import (
 )  # fmt: skip
 from bpf_tunnels import Outer, tunnelled
 
+from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import NETWORK_LOCAL_BOUNCER
-from agent.datapath.bpf.compiler import Hook
 from agent.datapath.bpf.outcomes import Outcome
 
 TC_ONLY = pytest.mark.parametrize("hook", [Hook.TC], indirect=True)

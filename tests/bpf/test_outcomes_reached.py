@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bpf_dut import Dut
 
-from agent.datapath.bpf.compiler import Hook
+from agent.core.model.hooks import Hook
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 
 NOT_REACHED = {Hook.XDP: {Outcome.GSO_PACKET}, Hook.TC: {Outcome.NO_HEADROOM}}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from bpf_dut import XDP_ONLY, Dut
 
+from agent.core.model.hooks import PROGRAMS, Hook
 from agent.datapath.bpf import compiler, programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject, CompileError, compile_programs
@@ -34,7 +35,7 @@ def sources(tmp_path: Path) -> Path:
 
 
 @XDP_ONLY
-@pytest.mark.parametrize("name", compiler.PROGRAMS)
+@pytest.mark.parametrize("name", PROGRAMS[Hook.XDP])
 def test_every_program_passes_the_verifier(compiled: CompiledObject, shared_dut: Dut, name: str) -> None:
     program = programs.load(compiled.program(name), shared_dut.fds)
     os.close(program.fd)
@@ -99,7 +100,7 @@ def test_a_pinned_program_is_opened_and_not_loaded_again(
     first = programs.ensure_programs(compiled, shared_dut.fds, bpffs, "test")
     second = programs.ensure_programs(compiled, shared_dut.fds, bpffs, "test")
     assert {name: p.id for name, p in first.items()} == {name: p.id for name, p in second.items()}
-    assert sorted(path.name for path in (bpffs / compiled.hash).iterdir()) == sorted(compiler.PROGRAMS)
+    assert sorted(path.name for path in (bpffs / compiled.hash).iterdir()) == sorted(PROGRAMS[Hook.XDP])
     programs.close(first)
     programs.close(second)
 

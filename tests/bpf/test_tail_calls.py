@@ -110,7 +110,7 @@ def test_the_state_of_a_call_is_not_used_for_the_next_frame(dut: Dut) -> None:
 
 
 def test_without_transit_errors_an_endpoints_packet_is_dropped_and_counted(dut: Dut) -> None:
-    dut.remove(MapName.PROGRAMS, map_layout.U32.pack(TRANSIT_ERRORS))
+    dut.remove(dut.jump_table, map_layout.U32.pack(TRANSIT_ERRORS))
     before = dut.endpoint_traffic(SLOT)
     assert dut.from_endpoint(TOO_LONG).outcome is Outcome.NO_PROGRAM
     after = dut.endpoint_traffic(SLOT)
@@ -121,7 +121,7 @@ def test_without_transit_errors_an_endpoints_packet_is_dropped_and_counted(dut: 
 def test_without_transit_errors_a_packet_through_a_tunnel_is_dropped(dut: Dut) -> None:
     dut.own_network(flags=map_layout.NETWORK_LOCAL_BOUNCER)
     assert dut.from_underlay(UNREACHABLE).outcome is Outcome.ICMP_UNREACHABLE_SENT_REMOTE
-    dut.remove(MapName.PROGRAMS, map_layout.U32.pack(TRANSIT_ERRORS))
+    dut.remove(dut.jump_table, map_layout.U32.pack(TRANSIT_ERRORS))
     assert dut.from_underlay(UNREACHABLE).outcome is Outcome.NO_PROGRAM
 
 

@@ -41,9 +41,10 @@ from bpf_tunnels import Outer, asks, frame_to, six, tunnelled
 from test_variants import VARIANTS, VERIFIER_CEILING
 
 from agent.core.model import map_layout
+from agent.core.model.hooks import PROGRAMS, Hook
 from agent.core.model.map_layout import NETWORK_LOCAL_BOUNCER, MapName
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import TC_PROGRAMS, Hook, compile_programs
+from agent.datapath.bpf.compiler import compile_programs
 from agent.datapath.bpf.outcomes import Outcome
 
 RTS = p.rts(D3)
@@ -192,7 +193,7 @@ def test_an_unreachable_destination_is_answered_through_the_tunnel(dut: Dut, tc:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_compiled_for_tc_and_passes_the_verifier(lab_cache: Path, name: str) -> None:
     compiled = asyncio.run(compile_programs(lab_cache, features=VARIANTS[name], hook=Hook.TC))
-    assert tuple(program.name for program in compiled.programs) == TC_PROGRAMS
+    assert tuple(program.name for program in compiled.programs) == PROGRAMS[Hook.TC]
     assert compiled.tracers == ()
     with closing(Dut(compiled, hook=Hook.TC)) as dut:
         for program in dut.programs.values():

@@ -127,7 +127,7 @@ def test_nothing_leaves_before_the_droplet_is_configured(dut: Dut) -> None:
 
 
 def test_without_transit_xdp_nothing_is_delivered_on_the_same_host(dut: Dut) -> None:
-    dut.remove(MapName.PROGRAMS, map_layout.U32.pack(0))
+    dut.remove(dut.jump_table, map_layout.U32.pack(0))
     run = dut.from_endpoint(from_a(p.ipv4(A, B, p.udp())))
     assert run.outcome is Outcome.NO_PROGRAM
 

@@ -18,6 +18,7 @@ import pytest
 
 from agent.core.model.map_layout import NEXT_HOP, NEXT_HOP_KEY, MapName
 from agent.core.model.uplinks import Uplink
+from agent.core.uplinks.hook_choice import HookSettings
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.maps import Map, MapSizes
@@ -124,7 +125,10 @@ def topo() -> Iterator[Topo]:
 def config(topo: Topo, tmp_path: Path, lab_cache: Path) -> Iterator[KernelConfig]:
     """An agent's settings with small maps and a bpf file system of its own."""
     bpffs = tmp_path / "bpf"
-    yield KernelConfig("here", f"{topo.prefix}i", ("eth0",), lab_cache, bpffs, sizes=MapSizes(endpoints=1000))
+    hooks = HookSettings("xdp", "xdp")
+    yield KernelConfig(
+        *("here", f"{topo.prefix}i", ("eth0",), lab_cache, bpffs), hooks=hooks, sizes=MapSizes(endpoints=1000)
+    )
     run("umount", str(bpffs), check=False)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.core.model.hooks import TRANSIT, Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.attach.xdp import AttachableProgram, AttachMode, attach
 from agent.datapath.bpf import programs
@@ -19,7 +20,7 @@ from agent.datapath.bpf.links import TCX_HOOKS
 from agent.datapath.bpf.maps import Map, close_maps
 from agent.datapath.bpf.marks import is_like_ours
 from agent.datapath.bpf.uapi import call
-from agent.datapath.kernel import TRANSIT_XDP, Kernel
+from agent.datapath.kernel import Kernel
 from agent.datapath.net.netlink import Netlink
 from tests.netns.conftest import ip, ip_json, run
 from tests.netns.programs import owning, stand_ins
@@ -43,7 +44,7 @@ async def stranger_on(kernel: Kernel, interface: str, name: str, older: bool) ->
     if older:
         stand_in, newer = stand_ins(config.bpffs / "foreign", compiled)
         descriptors |= {"detours": descriptors["direct"], **newer}
-    code = msgspec.structs.replace(compiled.program(TRANSIT_XDP), name=name)
+    code = msgspec.structs.replace(compiled.program(TRANSIT[Hook.XDP]), name=name)
     program = programs.load(code, descriptors)
     try:
         info = bpf.program_info(program.fd)

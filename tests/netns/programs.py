@@ -16,7 +16,7 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject
 from agent.datapath.bpf.maps import Map, MapSizes, open_maps
 
-XDP_PASS = 2
+XDP_PASS, TC_UNSPEC = 2, -1
 NEWER_THAN_MARKS = {
     "frame_states": "outcomes",
     "generations": "interfaces",
@@ -32,8 +32,10 @@ def _verdict(value: int) -> bytes:
 
 
 @contextmanager
-def loaded(name: str, verdict: int = XDP_PASS) -> Iterator[AttachableProgram]:
-    descriptor = bpf.load_program(_verdict(verdict), name=name)
+def loaded(
+    name: str, verdict: int = XDP_PASS, kind: bpf.ProgramType = bpf.ProgramType.XDP
+) -> Iterator[AttachableProgram]:
+    descriptor = bpf.load_program(_verdict(verdict), kind, name=name)
     try:
         yield AttachableProgram(descriptor, bpf.program_info(descriptor).id, name)
     finally:

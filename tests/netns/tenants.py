@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.core.model.desired_entries import Veth
 from agent.core.model.endpoint_slots import IFINDEX_BASE, host_ifname
+from agent.core.model.hooks import TRANSIT_AGENT, Hook
 from agent.core.model.map_layout import (
     DROPLET,
     ENDPOINT,
@@ -27,13 +28,17 @@ from agent.core.model.offloads import wrong_offloads
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.actions import Action, AttachTransit, EnsureVeth, PutEntries
 from agent.datapath.attach.attach_modes import AttachModes
+from agent.datapath.attach.tc import TcIngress, TcKind
+from agent.datapath.attach.transit_agent import TransitAgent
 from agent.datapath.attach.xdp import AttachMode
+from agent.datapath.bpf import syscall as bpf
 from agent.datapath.net.ethtool import read_offloads
+from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.namespaces import in_namespace, open_control_socket, opened_namespace
 from agent.datapath.net.netlink import Netlink
-from agent.datapath.veth.pairs import Links, TransitAgent
+from agent.datapath.veth.pairs import Links
 from tests.netns.conftest import ip_json
-from tests.netns.programs import loaded, owning
+from tests.netns.programs import TC_UNSPEC, loaded, owning
 
 INSTANCE = "knlinks"
 """The instance that `open_links` and `wanted` are of."""
@@ -81,12 +86,21 @@ def endpoint_actions(veth: Veth) -> list[Action]:
 
 
 @asynccontextmanager
-async def open_links(mode: AttachMode = AttachMode.NATIVE) -> AsyncIterator[Links]:
-    with loaded("transit_agent") as program:
+async def open_links(
+    mode: AttachMode = AttachMode.NATIVE, hook: Hook = Hook.XDP, kind: TcKind | None = None
+) -> AsyncIterator[Links]:
+    tc = bpf.ProgramType.SCHED_CLS
+    with loaded(TRANSIT_AGENT[Hook.XDP]) as xdp, loaded(TRANSIT_AGENT[Hook.TC], TC_UNSPEC, tc) as at_tc:
         async with Netlink() as netlink:
-            links = Links(netlink, INSTANCE, TransitAgent(program, owning(program), AttachModes(mode)))
-            yield links
-            links.name_watch.close()
+            programs, own, query = {Hook.XDP: xdp, Hook.TC: at_tc}, owning(xdp, at_tc), LinkQuery()
+            ingress = TcIngress(netlink, query, own, kind)
+            agents = TransitAgent(netlink, ingress, programs, own, AttachModes(mode), hook)
+            links = Links(netlink, INSTANCE, agents)
+            try:
+                yield links
+            finally:
+                links.name_watch.close()
+                query.close()
 
 
 def wanted(namespace: str, endpoint: str = "web", slot: int = 5) -> Veth:
@@ -114,9 +128,10 @@ def assert_right(veth: Veth) -> None:
     host, peer = host_side(veth), peer_side(veth)
     assert host["ifindex"] == veth.ifindex
     assert peer["mtu"] == veth.mtu
-    assert host["mtu"] == peer["max_mtu"]
+    assert host["mtu"] >= peer["max_mtu"]
     assert host["ifalias"] == f"droplet/{INSTANCE}/{veth.endpoint}"
-    assert host["xdp"]["prog"]["name"] == "transit_agent"
+    at_xdp = host.get("xdp", {}).get("prog", {}).get("name", "")
+    assert at_xdp == (TRANSIT_AGENT[Hook.XDP] if veth.sending.hook is Hook.XDP else "")
     assert host["inet6_addr_gen_mode"] == "none"
     assert "UP" in host["flags"]
     assert "UP" in peer["flags"]
@@ -127,4 +142,4 @@ def assert_right(veth: Veth) -> None:
     with opened_namespace(veth.namespace) as namespace, in_namespace(namespace, open_control_socket) as control:
         found = read_offloads(control, veth.peer_name)
     assert found.keys() >= {"rx-gro", "tx-checksum-ip-generic", "tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"}
-    assert wrong_offloads(found) == {}
+    assert wrong_offloads(found, veth.sending) == {}

@@ -9,10 +9,11 @@ import pytest
 
 from agent.core.uplinks.xdp_mode import Decision
 from agent.datapath.attach.attach_modes import AttachModes
-from agent.datapath.attach.transit import Transit
+from agent.datapath.attach.transit_xdp import TransitXdp
 from agent.datapath.attach.xdp import AttachMode, attach, attached_program
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.host_check import SMALLEST_PROGRAM
+from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Netlink
 from agent.errors import OperatorError
 from tests.netns.conftest import Topo, ip, run
@@ -104,7 +105,9 @@ async def test_a_nic_without_offload_support_is_an_error(topo: Topo) -> None:
     with loaded("ours") as program:
         async with Netlink() as netlink:
             own = owning(program)
-            transit = Transit(netlink, program, own, AttachModes(AttachMode.OFFLOAD), (), load, lambda ifindex: None)
+            query = LinkQuery()
+            offload = AttachModes(AttachMode.OFFLOAD)
+            transit = TransitXdp(netlink, program, own, offload, query, load, lambda ifindex: None)
             try:
                 with pytest.raises(OSError, match="eth0: driver veth refuses offload XDP: ") as refused:
                     await transit.attach(topo.ifindex("eth0"))
@@ -113,14 +116,15 @@ async def test_a_nic_without_offload_support_is_an_error(topo: Topo) -> None:
                 )
                 assert transit.mode(topo.ifindex("eth0")) == "none"
             finally:
-                transit.close()
+                query.close()
 
 
 async def test_a_program_whose_mode_is_refused_once_it_runs_is_detached(topo: Topo) -> None:
     with loaded("ours") as program:
         async with Netlink() as netlink:
             index, own, chosen = topo.ifindex("eth0"), owning(program), AttachModes(AttachMode.NATIVE)
-            with closing(Transit(netlink, program, own, chosen, (), lambda _: -1, lambda _: None)) as transit:
+            with closing(LinkQuery()) as query:
+                transit = TransitXdp(netlink, program, own, chosen, query, lambda _: -1, lambda _: None)
                 await attach(netlink, index, program, own, AttachMode.NATIVE)
                 await transit.detach_refused(index)
                 assert await modes("eth0") is AttachMode.NATIVE, "it is not refused"

@@ -27,7 +27,7 @@ async def found_on(config: KernelConfig, *interfaces: str) -> dict[str, tuple[li
         for name in interfaces:
             link = await netlink.link(ifname=name)
             assert link is not None
-            found[name] = await foreign_programs(netlink, link, config.pins), tcx_programs(ifindex_of(name))
+            found[name] = await foreign_programs(netlink, link, config.pins), tcx_programs(ifindex_of(name), "ingress")
     return found
 
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import pytest
 
+from agent.core.model.hooks import TRANSIT, Hook
 from agent.core.plan.actions import AttachTransit
 from agent.datapath import host_check
 from agent.datapath.attach.attach_modes import read_devices
 from agent.datapath.attach.xdp import XDP_FLAGS_SKB_MODE, AttachMode, attach
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.links import xdp_link
-from agent.datapath.kernel import TRANSIT_XDP, Kernel, KernelConfig
+from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
@@ -26,7 +27,7 @@ from tests.netns.tenants import endpoint_actions, endpoint_veth
 from tests.netns.test_lost_pins import attached_ids, opened, put_in_place
 
 
-@pytest.mark.parametrize(("name", "older"), [("theirs", False), (TRANSIT_XDP, False), (TRANSIT_XDP, True)])
+@pytest.mark.parametrize(("name", "older"), [("theirs", False), (TRANSIT[Hook.XDP], False), (TRANSIT[Hook.XDP], True)])
 async def test_a_strangers_program_on_the_agents_maps_survives(
     config: KernelConfig, topo: Topo, name: str, older: bool
 ) -> None:

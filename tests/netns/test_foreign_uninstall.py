@@ -44,7 +44,7 @@ async def test_strangers_stay_on_an_uplink_and_are_named_before_an_endpoints_int
         (xdp,) = [one for one in told if f"XDP program filter (id {on_endpoint}) is attached to {taken} of end" in one]
         assert xdp.endswith(gone)
         assert attached_ids() == {"eth0": on_uplink}
-        assert tcx_programs(ifindex_of("eth0")) == [beside]
+        assert tcx_programs(ifindex_of("eth0"), "ingress") == [beside]
         assert not config.pins.root.exists()
 
 

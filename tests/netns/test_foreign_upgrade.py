@@ -10,11 +10,12 @@ from contextlib import AsyncExitStack, contextmanager
 import pytest
 from lab.waiting import until
 
+from agent.core.model.hooks import TRANSIT, Hook
 from agent.core.model.map_layout import LAYOUT_VERSION, U32, MapName
 from agent.datapath import attached_programs
 from agent.datapath.bpf import marks, pins
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.kernel import TRANSIT_XDP, KernelConfig
+from agent.datapath.kernel import KernelConfig
 from tests.netns.conftest import Topo, ip
 from tests.netns.foreign import stranger_on
 from tests.netns.test_layout_upgrade import OLDER, renew
@@ -68,7 +69,7 @@ def older_pins(config: KernelConfig) -> set[str]:
     return {one.name for one in config.pins.paths() if one.is_file() and not one.is_relative_to(current)}
 
 
-@pytest.mark.parametrize(("name", "like_ours"), [("theirs", False), (TRANSIT_XDP, True)])
+@pytest.mark.parametrize(("name", "like_ours"), [("theirs", False), (TRANSIT[Hook.XDP], True)])
 async def test_a_strangers_program_keeps_the_maps_of_the_older_layout_and_goes_on_counting(
     config: KernelConfig, topo: Topo, monkeypatch: pytest.MonkeyPatch, name: str, like_ours: bool
 ) -> None:

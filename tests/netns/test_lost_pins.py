@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from lab.echoes import answered, unbroken
 
+from agent.core.model.hooks import TRANSIT, Hook
 from agent.core.model.map_layout import DIRECT_PATH, OVERLAY_KEY, U32, MapName, mapped
 from agent.core.plan.actions import AttachTransit
 from agent.datapath import host_check
@@ -21,7 +22,7 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import compile_programs
 from agent.datapath.bpf.maps import MapSizes, close_maps, open_maps
 from agent.datapath.bpf.pins import ensure_bpffs
-from agent.datapath.kernel import TRANSIT_XDP, Kernel, KernelConfig
+from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
 from tests.netns.conftest import Topo, ip, ip_json, run
@@ -164,7 +165,7 @@ async def test_a_program_of_an_agent_from_before_there_were_marks_is_taken_over(
     maps = open_maps(config.bpffs / "old", [one for one in compiled.maps if one.name not in new], MapSizes())
     stand_in, newer = stand_ins(config.bpffs / "new", compiled)
     old_maps = {name.value: one.descriptor for name, one in maps.items()}
-    code = compiled.program(TRANSIT_XDP)
+    code = compiled.program(TRANSIT[Hook.XDP])
     # What stands in for the old code, whose maps had none of the new names.
     old = programs.load(code, old_maps | {"detours": old_maps["direct"], **newer})
     async with Netlink() as netlink:

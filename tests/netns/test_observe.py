@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.model.map_layout import CALLED_PROGRAMS, U32, MapName
+from agent.core.model.map_layout import U32, MapName, ProgramSlot
 from agent.core.nexthop.next_hops import Peer
 from agent.core.plan.actions import AttachTransit, EnsureVeth
 from agent.core.plan.diff import Suspects, is_right
 from agent.core.plan.observed import ObservationError
-from agent.datapath import kernel as datapath_kernel
+from agent.datapath import loading
 from agent.datapath.attach.xdp import AttachMode, attach
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import SOURCES, compile_programs, content_hash
@@ -194,7 +194,7 @@ async def test_what_an_older_agent_pinned_goes_once_nothing_of_it_runs(
     program = sources / "xdp.c"
     program.write_text(program.read_text() + "/* another release */\n")
     with monkeypatch.context() as patch:
-        patch.setattr(datapath_kernel, "compile_programs", partial(compile_programs, sources=sources))
+        patch.setattr(loading, "compile_programs", partial(compile_programs, sources=sources))
         old = await Kernel.open(config)
     veth = await realized(old, topo)
     older = config.pins.root / "v0" / "maps"
@@ -280,7 +280,7 @@ async def test_removed_pins_are_restored(config: KernelConfig, kernel: Kernel, t
 async def test_an_observation_changes_nothing(config: KernelConfig, kernel: Kernel, topo: Topo, monkeypatch) -> None:
     """Questions and dry runs look, too."""
     await realized(kernel, topo)
-    array, slots = kernel.maps[MapName.PROGRAMS], [U32.pack(slot) for slot in CALLED_PROGRAMS]
+    array, slots = kernel.maps[MapName.PROGRAMS], [U32.pack(slot) for slot in ProgramSlot]
     config.pins.remove()
     for slot in slots:
         bpf.delete(array.descriptor, slot)

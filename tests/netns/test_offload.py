@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from agent.datapath.attach.attach_modes import AttachModes
-from agent.datapath.attach.transit import Transit
+from agent.datapath.attach.transit_xdp import TransitXdp
 from agent.datapath.attach.xdp import NONE_EXPECTED, XDP_FLAGS_HW_MODE, XDP_FLAGS_REPLACE, AttachMode
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.host_check import SMALLEST_PROGRAM
+from agent.datapath.net.link_query import LinkQuery
 from agent.errors import OperatorError
 from tests.netns.conftest import Topo
 from tests.netns.programs import loaded, owning
@@ -68,7 +69,8 @@ async def test_a_card_runs_a_program_that_was_loaded_for_it(topo: Topo, card: Ca
     with loaded("ours") as program:
         known: set[int] = set()
         own = owning(program)._replace(owned=lambda number: number in known)
-        transit = Transit(card, program, own, AttachModes(AttachMode.OFFLOAD), (), load, lambda ifindex: None)  # type: ignore[arg-type]
+        query = LinkQuery()
+        transit = TransitXdp(card, program, own, AttachModes(AttachMode.OFFLOAD), query, load, lambda ifindex: None)  # type: ignore[arg-type]
         try:
             first = await transit._attach_to_card(INDEX)
             known.add(first.program_id)
@@ -82,18 +84,19 @@ async def test_a_card_runs_a_program_that_was_loaded_for_it(topo: Topo, card: Ca
             ]
             assert loads == [INDEX, INDEX]
         finally:
-            transit.close()
+            query.close()
 
 
 async def test_another_owners_offloaded_program_stays(topo: Topo, card: Card) -> None:
     with loaded("stranger") as stranger, loaded("ours") as program:
         card.program = stranger.program_id
-        transit = Transit(
+        query = LinkQuery()
+        transit = TransitXdp(
             card,  # type: ignore[arg-type]
             program,
             owning(program),
             AttachModes(AttachMode.OFFLOAD),
-            (),
+            query,
             lambda ifindex: os.dup(program.descriptor),
             lambda ifindex: None,
         )
@@ -102,4 +105,4 @@ async def test_another_owners_offloaded_program_stays(topo: Topo, card: Card) ->
                 await transit._attach_to_card(INDEX)
             assert card.program == stranger.program_id
         finally:
-            transit.close()
+            query.close()

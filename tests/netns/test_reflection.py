@@ -13,6 +13,7 @@ from agent.core.plan.actions import AttachTransit
 from agent.core.probe.paths import Rules
 from agent.core.probe.probe_packet import smallest
 from agent.core.probe.send_errors import SendResult
+from agent.core.uplinks.hook_choice import HookSettings
 from agent.datapath.bpf.maps import MapSizes
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.net.ethtool import set_endpoint_offloads
@@ -73,7 +74,15 @@ class Host:
 
 async def _open(net: Routed, namespace: str, name: str, cache: File, folder: File) -> Host:
     enter(namespace)
-    config = KernelConfig(name, f"{net.prefix}{name}", ("eth0",), cache, folder / name, sizes=MapSizes(endpoints=1000))
+    config = KernelConfig(
+        name,
+        f"{net.prefix}{name}",
+        ("eth0",),
+        cache,
+        folder / name,
+        hooks=HookSettings("xdp", "xdp"),
+        sizes=MapSizes(endpoints=1000),
+    )
     return Host(await Kernel.open(config))
 
 

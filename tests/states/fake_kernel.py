@@ -15,6 +15,7 @@ from agent.core.kinds import catalogue
 from agent.core.model.desired_entries import Veth
 from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.features import Features
+from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
 from agent.core.model.process_bindings import Bindings
 from agent.core.model.uplinks import Uplink
@@ -66,6 +67,7 @@ class FakeKernel:
         """The namespaces that exist; None: all."""
         self.interfaces: tuple[Uplink, ...] = (ETH0, BOND0)
         self.features = Features()
+        self.endpoint_hook = Hook.XDP
         self.refuse: Refuse = lambda action: 0
         self.actions: list[Action] = []
         self.cleared: list[int] = []

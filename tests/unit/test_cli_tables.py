@@ -181,8 +181,8 @@ def test_no_width_breaks_a_heading_or_hides_a_column_without_a_notice(capsys, mo
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= columns
     upper = {word.strip(":") for word in out.split() if word.strip(":").isupper()}
-    assert upper - {"XDP"} == HEADINGS - {"UNRESOLVED", "DOWN", "XDP"}
-    assert ("not shown: XDP (use a wider terminal" in out) == (columns == 75)
+    assert upper - {"HOOK"} == HEADINGS - {"UNRESOLVED", "DOWN", "HOOK"}
+    assert ("not shown: HOOK (use a wider terminal" in out) == (columns == 75)
     assert "host-4" in out
     assert ("native" in out) == (columns != 75)
     assert "answer" in out.split()

@@ -13,8 +13,9 @@ import pytest
 from lab.waiting import PATIENCE
 
 from agent.core.model.features import Features
+from agent.core.model.hooks import Hook
 from agent.datapath.bpf import compiler
-from agent.datapath.bpf.compiler import CompiledObject, Hook, compile_programs, content_hash, refuse_foreign
+from agent.datapath.bpf.compiler import CompiledObject, compile_programs, content_hash, refuse_foreign
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from agent.core.model import map_layout
 from agent.core.model.endpoint_slots import IFINDEX_BASE
+from agent.core.model.hooks import Hook
 
 HEADER = Path(__file__).resolve().parents[2] / "bpf" / "structs.h"
 CONSTANTS = HEADER.with_name("constants.h")
@@ -157,7 +158,8 @@ def test_no_struct_of_the_header_is_left_out() -> None:
 def test_the_slots_of_called_programs_are_the_same_in_both() -> None:
     names = re.findall(r"^\tSLOT_(\w+),", HEADER.with_name("slots.h").read_text(encoding="utf-8"), re.MULTILINE)
     assert dict(enumerate(names)) == {slot.value: slot.name for slot in map_layout.ProgramSlot}
-    assert set(map_layout.CALLED_PROGRAMS) == set(map_layout.ProgramSlot)
+    for hook in Hook:
+        assert set(map_layout.called_programs(hook)) == set(map_layout.ProgramSlot)
 
 
 @pytest.mark.parametrize("name", CONSTANTS_OF_BOTH)
@@ -182,4 +184,5 @@ def test_the_interfaces_of_endpoints_are_numbered_from_the_same_number() -> None
 def test_the_maps_of_python_are_the_maps_of_c() -> None:
     text = HEADER.with_name("maps.h").read_text(encoding="utf-8")
     declared = re.findall(r'BPF_(?:F_)?TABLE\("\w+", [\w ]+, [\w ]+, (\w+),', text)
-    assert sorted(declared) == sorted(map_layout.MapName)
+    at_tc = map_layout.PROGRAM_ARRAYS[Hook.TC]  # a second map with the declaration of `programs`
+    assert sorted([*declared, at_tc]) == sorted(map_layout.MapName)

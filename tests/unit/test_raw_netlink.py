@@ -151,7 +151,7 @@ def test_a_message_that_says_it_is_shorter_than_its_header_ends_the_reading(leng
 def test_a_program_is_found_in_its_mode_also_beside_another_one(attached: dict[int, int], found: LinkXdp) -> None:
     """As rtnl_xdp_fill() writes them (net/core/rtnetlink.c): with two programs, there is no IFLA_XDP_PROG_ID."""
     xdp = b"".join(nested(kind, struct.pack("=I", number)) for kind, number in attached.items())
-    assert read_xdp(RTM_GETLINK, raw.LINK.pack(index=7) + nested(IFLA_XDP, xdp)) == found
+    assert read_xdp(raw.LINK.pack(index=7) + nested(IFLA_XDP, xdp)) == found
 
 
 def test_an_error_has_the_kernels_errno_and_an_acknowledgement_is_none() -> None:

@@ -17,7 +17,7 @@ from pyroute2.ethtool import ioctl as pyroute2_ethtool
 from agent.core.model.desired_entries import Veth
 from agent.core.model.errno_names import errno_name
 from agent.core.model.map_layout import MapName
-from agent.core.model.offloads import RULES, Offload, wrong_offloads
+from agent.core.model.offloads import NO_GSO, OFFLOADS, Offload, wrong_offloads
 from agent.core.plan.actions import Action, AttachTransit, EnsureVeth
 from agent.core.plan.remedies import GENERAL, SPECIFIC, Step, explain, step_of
 from agent.datapath.executor import Executor
@@ -75,7 +75,7 @@ class StubbornInterface:
     """An interface whose offloads stay as they are, though it may say that it lets them be changed."""
 
     def __init__(self, *on: str, changeable: bool = True) -> None:
-        self._names = sorted((*RULES, ethtool.TAGS_OFF))
+        self._names = sorted((*OFFLOADS, ethtool.TAGS_OFF))
         self._on = sum(1 << self._names.index(name) for name in on)
         self._changeable = (1 << len(self._names)) - 1 if changeable else 0
         self.asked: list[int] = []
@@ -149,7 +149,7 @@ def test_a_driver_that_strips_vlan_tags_is_named_with_a_remedy(plug: Any) -> Non
 def test_an_endpoint_that_keeps_its_offloads_says_what_is_lost(plug: Any) -> None:
     plug(StubbornInterface("tx-checksum-ip-generic"))
     with socket.socket() as control:
-        assert said(lambda: ethtool.set_endpoint_offloads(control, "eth0"), EnsureVeth(VETH)) == (
+        assert said(lambda: ethtool.set_endpoint_offloads(control, "eth0", NO_GSO), EnsureVeth(VETH)) == (
             "eth0: generic receive offload (rx-gro) is off; transmit checksum offload (tx-checksum-ip-generic) is on, "
             "and driver mlx4 does not change that, so the endpoint's packets would be lost or altered: update the "
             "kernel, and see ethtool -k"
@@ -160,21 +160,23 @@ def test_an_offload_that_the_driver_holds_and_that_loses_nothing_is_not_asked_fo
     """Otherwise every resync would find a difference and try to repair it."""
     interface = plug(StubbornInterface("rx-gro", "tx-vlan-hw-insert", changeable=False))
     with socket.socket() as control:
-        assert wrong_offloads(ethtool.read_offloads(control, "eth0")) == {}
-        assert not ethtool.set_endpoint_offloads(control, "eth0")
+        assert wrong_offloads(ethtool.read_offloads(control, "eth0"), NO_GSO) == {}
+        assert not ethtool.set_endpoint_offloads(control, "eth0", NO_GSO)
     assert pyroute2_ethtool.ETHTOOL_SFEATURES not in interface.asked
 
 
 def test_an_offload_that_the_driver_holds_and_that_loses_packets_is_a_refusal(plug: Any) -> None:
     plug(StubbornInterface("tx-checksum-sctp", "rx-gro", changeable=False))
     with socket.socket() as control:
-        assert wrong_offloads(ethtool.read_offloads(control, "eth0")) == {"tx-checksum-sctp": False}
-        assert "tx-checksum-sctp" in said(lambda: ethtool.set_endpoint_offloads(control, "eth0"), EnsureVeth(VETH))
+        assert wrong_offloads(ethtool.read_offloads(control, "eth0"), NO_GSO) == {"tx-checksum-sctp": False}
+        assert "tx-checksum-sctp" in said(
+            lambda: ethtool.set_endpoint_offloads(control, "eth0", NO_GSO), EnsureVeth(VETH)
+        )
 
 
 def test_an_offload_that_the_kernel_does_not_have_is_no_difference(plug: Any) -> None:
-    assert wrong_offloads({"rx-gro": Offload(True, True)}) == {}
-    assert wrong_offloads({}) == {}
+    assert wrong_offloads({"rx-gro": Offload(True, True)}, NO_GSO) == {}
+    assert wrong_offloads({}, NO_GSO) == {}
 
 
 EVERY_ERRNO = sorted(errno.errorcode)

@@ -12,7 +12,6 @@ from agent.core.model.uplinks import Uplink
 from agent.datapath.attach.uplinks import differs, served_by, uplink_from
 
 MAC = "02:00:00:00:00:07"
-ATTACHED = 44
 ADDRESSES = ({"attrs": [("IFA_ADDRESS", "10.0.0.1"), ("IFA_LOCAL", "10.0.0.1")]},)
 
 
@@ -35,7 +34,7 @@ def vlan(index: int, name: str, below: int, identity: int = 100, protocol: int =
 
 
 def read(which: dict[str, Any], *others: dict[str, Any], addresses: Any = ADDRESSES) -> Uplink:
-    return uplink_from(which, [which, *others], addresses, {ATTACHED})
+    return uplink_from(which, [which, *others], addresses)
 
 
 def shape(found: Uplink) -> tuple[tuple[int, ...], int, int, int]:
@@ -80,13 +79,6 @@ def test_a_member_names_its_bond() -> None:
     assert served_by(link(3, "eth1", master=7), [bond, bridge]) == "bond0"
     assert served_by(link(3, "eth1", master=8), [bond, bridge]) == ""
     assert served_by(link(3, "eth1"), [bond, bridge]) == ""
-
-
-def test_the_program_counts_where_frames_come_in() -> None:
-    assert read(link(2, "eth0", xdp=ATTACHED)).transit
-    assert not read(link(2, "eth0", xdp=ATTACHED + 1)).transit
-    assert read(vlan(5, "eth0.100", below=2), link(2, "eth0", xdp=ATTACHED)).transit
-    assert not read(vlan(5, "eth0.100", below=2, xdp=ATTACHED), link(2, "eth0")).transit
 
 
 def test_link_local_addresses_are_no_droplets() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from agent.core.model.linux_version import Version, version_of
+from agent.core.uplinks.linux_version import Version, version_of
 from agent.core.uplinks.xdp_mode import NATIVE, Decision, Device, XdpFeatures, decide, remedy_of, shows_when_attached
 
 ALL = NATIVE | XdpFeatures.NDO_XMIT

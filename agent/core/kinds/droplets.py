@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from hashlib import blake2s
 
@@ -15,6 +15,7 @@ from agent.core.model.local_droplets import LocalIndexes, assign_indexes, indexe
 from agent.core.model.map_layout import DROPLET, DROPLET_ZERO_CHECKSUM, LOCAL_DROPLET, U32, MapName, mapped
 from agent.core.model.resolved_state import ResolvedState
 from agent.core.model.uplinks import Uplink
+from protocol.acknowledgements import Reference
 from protocol.addresses import format_address, parse_address
 from protocol.documents import Droplet
 from protocol.errors import ErrorCode, FieldError
@@ -46,6 +47,14 @@ class Droplets(Kind[Droplet]):
             own.pop(droplet.id, None)
         own.update((droplet.id, droplet) for droplet in new if droplet.host == resolved.host_state.host)
         return replace(super().replace(resolved, old, new), own=dict(sorted(own.items())))
+
+    def dependents(self, ids: Set[str], states: Sequence[ResolvedState]) -> Iterator[Reference]:
+        """Yield all droplets of this host if they change how its endpoints send: see `ResolvedState.sending`."""
+        del ids
+        new, old = states
+        if new.sending() == old.sending():
+            return iter(())
+        return (Reference("droplets", id_) for id_ in {**old.own, **new.own})
 
     def validate(
         self, objects: Sequence[Droplet], resolved: ResolvedState, *, was_in_force: bool

@@ -219,6 +219,7 @@ def _render_local(
         addresses=tuple(f"{format_address(address)}/{prefixes[len(address)]}" for address in packed),
         gateways=tuple(format_address(gateway) for gateway in gateways(network) if len(gateway) in families),
         revision=revision if is_of_process(endpoint.attachment.namespace) else 0,
+        sending=resolved.sending(),
     )
 
 

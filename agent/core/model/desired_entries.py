@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agent.core.model.map_layout import MapName
+from agent.core.model.offloads import NO_GSO, Sending
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Veth:
     The host side's is as large as the tenant could make the endpoint's: the kernel silently drops frames longer than
     the receiving side's MTU (net/core/dev.c: is_skb_forwardable), but the program has to see and answer them.
     `revision` is the document's if the namespace is named by a process id, which each revision states anew; else 0.
+    `sending` decides which offloads the endpoint's side has.
     """
 
     endpoint: str
@@ -28,6 +30,7 @@ class Veth:
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
     revision: int = 0
+    sending: Sending = NO_GSO
 
 
 Entries = dict[MapName, dict[bytes, bytes]]

@@ -10,6 +10,8 @@ import struct
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
+from agent.core.model.hooks import TRANSIT, TRANSIT_ERRORS, Hook
+
 LAYOUT_VERSION = 7
 MAX_SET = 16
 NETWORK_LOCAL_BOUNCER = 1
@@ -61,6 +63,8 @@ class MapName(StrEnum):
     OUTCOMES = "outcomes"
     ENDPOINT_COUNTERS = "endpoint_counters"
     PROGRAMS = "programs"
+    TC_PROGRAMS = "tc_programs"
+    """The map `programs` of tc: a jump table holds programs of one type."""
     FRAME_STATES = "frame_states"
     SCRATCHES = "scratches"
     KERNEL_LAYOUTS = "kernel_layouts"
@@ -75,8 +79,14 @@ class ProgramSlot(IntEnum):
     ERRORS = 1
 
 
-CALLED_PROGRAMS = {ProgramSlot.SAME_HOST: "transit_xdp", ProgramSlot.ERRORS: "transit_errors"}
-"""The XDP programs that are reached by tail call."""
+PROGRAM_ARRAYS = {Hook.XDP: MapName.PROGRAMS, Hook.TC: MapName.TC_PROGRAMS}
+"""The jump tables, by hook."""
+
+
+def called_programs(hook: Hook) -> dict[ProgramSlot, str]:
+    """Return the programs of a hook that are reached by tail call."""
+    return {ProgramSlot.SAME_HOST: TRANSIT[hook], ProgramSlot.ERRORS: TRANSIT_ERRORS[hook]}
+
 
 GENERATION_OF = {
     MapName.NEXT_HOPS: GENERATION_NEXT_HOPS,

@@ -1,14 +1,21 @@
 """The offloads that an endpoint's interface needs, and the comparison with those that it has. Pure.
 
-XDP forwards frames exactly as it sees them. An endpoint must therefore complete its own checksums (segmentation
-offloads depend on that: netdev_fix_features in net/core/dev.c) and insert its VLAN tags, and it receives redirected
-frames only through NAPI (GRO on: veth_xdp_xmit in drivers/net/veth.c). Names are the kernel's (net/ethtool/common.c).
+XDP forwards frames exactly as it sees them: an endpoint must complete its own checksums (segmentation offloads depend
+on that: netdev_fix_features in net/core/dev.c) and insert its VLAN tags. tc carries unfinished checksums and GSO
+packets of TCP. It carries no others: a UDP packet that is cut behind the tunnel headers would be cut at those
+(skb_udp_tunnel_segment in net/ipv4/udp_offload.c), the kernel puts no tunnel around a packet that is marked as one of
+an endpoint's own tunnel, and no device completes the checksum of SCTP behind tunnel headers.
+
+At both hooks an endpoint receives redirected frames only through NAPI (GRO on: veth_xdp_xmit in drivers/net/veth.c).
+Names are the kernel's (net/ethtool/common.c).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from agent.core.model.hooks import Hook
 
 
 class Offload(NamedTuple):
@@ -18,35 +25,88 @@ class Offload(NamedTuple):
     changeable: bool
 
 
+class Sending(NamedTuple):
+    """How an endpoint's packets leave: at which hook, and whether GSO packets may. XDP takes none."""
+
+    hook: Hook = Hook.XDP
+    gso: bool = False
+
+
+NO_GSO = Sending()
+
+
 class _Rule(NamedTuple):
     on: bool
     essential: bool
-    words: str
 
 
-_CHECKSUM = _Rule(False, True, "transmit checksum offload")
-_TAG = _Rule(False, False, "VLAN tag insertion offload")
-RULES: Mapping[str, _Rule] = {
-    "rx-gro": _Rule(True, True, "generic receive offload"),
-    "tx-checksum-ipv4": _CHECKSUM,
-    "tx-checksum-ip-generic": _CHECKSUM,
-    "tx-checksum-ipv6": _CHECKSUM,
-    "tx-checksum-sctp": _CHECKSUM,
-    "tx-vlan-hw-insert": _TAG,
-    "tx-vlan-stag-hw-insert": _TAG,
+_WORDS = {
+    "rx-gro": "generic receive offload",
+    "tx-checksum-ipv4": "transmit checksum offload",
+    "tx-checksum-ip-generic": "transmit checksum offload",
+    "tx-checksum-ipv6": "transmit checksum offload",
+    "tx-checksum-sctp": "transmit checksum offload of SCTP",
+    "tx-vlan-hw-insert": "VLAN tag insertion offload",
+    "tx-vlan-stag-hw-insert": "VLAN tag insertion offload",
+    "tx-tcp-segmentation": "TCP segmentation offload",
+    "tx-tcp-ecn-segmentation": "TCP segmentation offload with ECN",
+    "tx-tcp6-segmentation": "TCP segmentation offload over IPv6",
+    "tx-tcp-mangleid-segmentation": "TCP segmentation offload with fixed ids",
+    "tx-udp-segmentation": "UDP segmentation offload",
+    "tx-sctp-segmentation": "SCTP segmentation offload",
+    "tx-gso-list": "segmentation offload of lists",
+    "tx-udp_tnl-segmentation": "segmentation offload of UDP tunnels",
+    "tx-udp_tnl-csum-segmentation": "segmentation offload of UDP tunnels with checksums",
+    "tx-gre-segmentation": "segmentation offload of GRE",
+    "tx-gre-csum-segmentation": "segmentation offload of GRE with checksums",
+    "tx-ipxip4-segmentation": "segmentation offload of IP in IPv4",
+    "tx-ipxip6-segmentation": "segmentation offload of IP in IPv6",
+    "tx-esp-segmentation": "segmentation offload of ESP",
 }
+OFFLOADS = frozenset(_WORDS)
+"""The offloads that rules are about."""
+_CHECKSUMS = ("tx-checksum-ipv4", "tx-checksum-ip-generic", "tx-checksum-ipv6")
+_TAGS = ("tx-vlan-hw-insert", "tx-vlan-stag-hw-insert")
+_TCP = ("tx-tcp-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp6-segmentation")
+_NOT_CARRIED = (
+    *("tx-checksum-sctp", "tx-udp-segmentation", "tx-sctp-segmentation", "tx-gso-list", "tx-udp_tnl-segmentation"),
+    *("tx-udp_tnl-csum-segmentation", "tx-gre-segmentation", "tx-gre-csum-segmentation", "tx-ipxip4-segmentation"),
+    *("tx-ipxip6-segmentation", "tx-esp-segmentation"),
+)
+_ALWAYS = {"rx-gro": _Rule(True, True)} | dict.fromkeys(_TAGS, _Rule(False, False))
+
+
+def _rules(sending: Sending) -> Mapping[str, _Rule]:
+    if sending.hook is Hook.XDP:
+        return _ALWAYS | dict.fromkeys((*_CHECKSUMS, "tx-checksum-sctp"), _Rule(False, True))
+    tcp = _Rule(True, False) if sending.gso else _Rule(False, True)
+    mangled = {} if sending.gso else {"tx-tcp-mangleid-segmentation": tcp}
+    carried = dict.fromkeys(_CHECKSUMS, _Rule(True, False)) | dict.fromkeys(_TCP, tcp) | mangled
+    return _ALWAYS | carried | dict.fromkeys(_NOT_CARRIED, _Rule(False, True))
+
+
+_RULES = {sending: _rules(sending) for sending in (Sending(), Sending(Hook.TC), Sending(Hook.TC, True))}
 """Without the essential ones packets are lost. The others may stay wrong if the driver cannot change them."""
 
 
-def wrong_offloads(found: Mapping[str, Offload]) -> dict[str, bool]:
+def wrong_offloads(found: Mapping[str, Offload], sending: Sending) -> dict[str, bool]:
     """Return the offloads that must change, by the kernel's name, with their required state."""
     return {
         name: rule.on
-        for name, rule in RULES.items()
+        for name, rule in _RULES[sending].items()
         if (seen := found.get(name)) is not None and seen.on != rule.on and (rule.essential or seen.changeable)
     }
 
 
+def required_offloads(found: Mapping[str, Offload], sending: Sending) -> dict[str, bool]:
+    """Return the state of all offloads that have a rule and can be changed, also of those that are right.
+
+    One that is off only because another is off (netdev_fix_features) would come on with it.
+    """
+    rules = _RULES[sending]
+    return {name: rules[name].on for name, seen in found.items() if name in rules and seen.changeable}
+
+
 def describe_offload(name: str, on: bool) -> str:
     """Return one offload in words: its purpose, the kernel's name, and its state."""
-    return f"{RULES[name].words} ({name}) is {'on' if on else 'off'}"
+    return f"{_WORDS[name]} ({name}) is {'on' if on else 'off'}"

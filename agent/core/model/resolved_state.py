@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from agent.core.model.features import Features
+from agent.core.model.features import Features, family_of
+from agent.core.model.hooks import Hook
 from agent.core.model.local_droplets import IngressAddress, LocalIndexes, ingress_addresses
+from agent.core.model.offloads import Sending
 from agent.core.model.uplinks import Uplink
 from protocol.acknowledgements import Reference
 from protocol.addresses import parse_address
@@ -29,6 +31,8 @@ class HostState:
     features: Features = field(default_factory=Features)
     down: frozenset[str] = frozenset()
     """Other hosts' droplets that no longer answer, by id."""
+    endpoint_hook: Hook = Hook.XDP
+    """Where the programs of endpoints are attached."""
 
     def uplink(self, address: bytes) -> Uplink | None:
         """Return the interface that has a packed address of 4 or 16 bytes."""
@@ -106,6 +110,23 @@ class ResolvedState:
     def own_droplets(self) -> list[Droplet]:
         """Return this host's droplets, by id."""
         return list(self.own.values())
+
+    def sending(self) -> Sending:
+        """Return how packets of this host's endpoints leave.
+
+        A UDP checksum covers one packet, so GSO packets cannot leave by a droplet that has to send them over IPv6. Each
+        droplet of this host may have to send packets of each endpoint: to droplets that only it can reach.
+        """
+        hook = self.host_state.endpoint_hook
+        return Sending(hook, hook is Hook.TC and not self.summed_droplets())
+
+    def summed_droplets(self) -> list[str]:
+        """Return the droplets of this host that send UDP checksums over IPv6, by id."""
+        return [
+            id_
+            for id_, one in self.own.items()
+            if one.udp_checksum != "zero" and family_of(parse_address(one.address)) == "ipv6"
+        ]
 
     def uplink_of(self, droplet: Droplet) -> Uplink | None:
         """Return the interface that has an own droplet's address, None if none has it."""

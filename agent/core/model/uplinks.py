@@ -11,7 +11,8 @@ class Uplink:
 
     `addresses` are packed, 4 or 16 bytes each. Frames arrive on `ingress` (a bond's members, after the bond itself)
     and leave by `egress`, with an 802.1Q tag if `vlan` is not 0. Transit XDP is attached to `carrier`: the interface
-    itself, or the parent of a VLAN. `transit` is true if our current program is attached there.
+    itself, or the parent of a VLAN. `transit` is true if our current program is attached there. `gso` says why the
+    carrier hands over GSO packets, several received packets as one; empty if it does not.
     """
 
     name: str
@@ -24,3 +25,4 @@ class Uplink:
     carrier: int
     vlan: int = 0
     transit: bool = False
+    gso: str = ""

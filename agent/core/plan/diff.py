@@ -158,5 +158,5 @@ def _peer_differences(peer: ObservedPeer | None, wanted: Veth) -> Iterator[str]:
         yield f"{name} lacks address {', '.join(missing)}"
     if missing := sorted(set(wanted.gateways).difference(peer.gateways)):
         yield f"{name} lacks the default route by {', '.join(missing)}"
-    for offload, on in wrong_offloads(peer.offloads).items():
+    for offload, on in wrong_offloads(peer.offloads, wanted.sending).items():
         yield f"{describe_offload(offload, not on)} at {name}"

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from enum import IntFlag
 from typing import NamedTuple
 
-from agent.core.model.linux_version import Version
+from agent.core.uplinks.linux_version import Version
 from protocol.status import Fault
 
 

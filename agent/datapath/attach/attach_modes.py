@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from agent.core.model.linux_version import version_of
 from agent.core.model.uplinks import Uplink
+from agent.core.uplinks.linux_version import version_of
 from agent.core.uplinks.xdp_mode import Decision, Device, decide, hint_of, remedy_of
 from agent.datapath.attach.uplinks import kind, names_of
 from agent.datapath.attach.xdp import AttachMode

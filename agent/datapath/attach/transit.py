@@ -1,146 +1,143 @@
-"""Attaches transit XDP to the carriers, detaches it, and verifies which maps it uses."""
+"""Attaches the program for frames from the underlay to the carriers, each at the hook that it needs.
+
+A hook is taken over without a gap: the program is attached at the new one first, then detached from the old one.
+"""
 
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterable, Mapping
 
-from agent.datapath.attach.attach_modes import AttachModes, fits
-from agent.datapath.attach.xdp import (
-    TAKES_NONE,
-    AttachableProgram,
-    Attached,
-    AttachMode,
-    ProgramOwnership,
-    attach,
-    change_mode,
-    detach,
-    refusal,
-)
+from agent.core.model.hooks import Hook
+from agent.core.model.uplinks import Uplink
+from agent.core.uplinks.hook_choice import HookChoice, HookSettings, uplink_hook
+from agent.datapath.attach.tc import TcIngress
+from agent.datapath.attach.transit_xdp import TransitXdp
+from agent.datapath.attach.xdp import AttachableProgram
 from agent.datapath.bpf import syscall
 from agent.datapath.bpf.marks import read_mark
-from agent.datapath.net.link_query import LinkQuery, LinkXdp
-from agent.datapath.net.netlink import Netlink
-from agent.errors import OperatorError
+from agent.datapath.net.link_query import LinkXdp
 
-Load = Callable[[int], int]
-"""Loads the program for offload to a network card (an ifindex), and returns its descriptor."""
-Prepare = Callable[[int], None]
-"""Prepares an interface for the program; OSError if that fails."""
+NONE = "none"
+NO_PROGRAM = LinkXdp(0, NONE)
 
 
 class Transit:
-    """The program for the carriers, how it is attached, and the ids of the maps that it must use."""
+    """The programs of both hooks for the carriers, and the ids of the maps that they must use."""
 
     def __init__(
         self,
-        netlink: Netlink,
-        program: AttachableProgram,
-        own: ProgramOwnership,
-        modes: AttachModes,
+        xdp: TransitXdp,
+        tc: TcIngress,
+        programs: Mapping[Hook, AttachableProgram],
         map_ids: Collection[int],
-        load_for_card: Load,
-        prepare: Prepare,
+        settings: HookSettings,
+        kernel: tuple[int, int],
     ) -> None:
-        self._netlink = netlink
-        self._program = program
-        self._own = own
-        self._modes = modes
+        self.xdp = xdp
+        self._tc = tc
+        self._programs = programs
         self._map_ids = frozenset(map_ids)
-        self._load_for_card = load_for_card
-        self._prepare = prepare
-        self._ids = {program.program_id}
-        self._query = LinkQuery()
+        self._settings = settings
+        self._kernel = kernel
+        self._choices: dict[int, HookChoice] = {}
+
+    def take(self, uplinks: Iterable[Uplink]) -> None:
+        """Choose the hook of each carrier, from the uplinks as last read."""
+        self._choices = {one.carrier: uplink_hook(self._settings, self._kernel, one.gso) for one in uplinks}
+
+    @property
+    def uses_xdp(self) -> bool:
+        """Whether the program belongs to XDP on any carrier."""
+        return any(choice.hook is Hook.XDP for choice in self._choices.values())
 
     @property
     def ids(self) -> frozenset[int]:
-        """The kernel's ids of the current program: the shared one, and those loaded for a card."""
-        return frozenset(self._ids)
+        """The kernel's ids of the current programs."""
+        return self.xdp.ids | {one.program_id for one in self._programs.values()}
 
-    def close(self) -> None:
-        """Close the socket; the program stays attached."""
-        self._query.close()
+    def hook_of(self, ifindex: int) -> Hook:
+        """Return the hook at which the program belongs."""
+        choice = self._choices.get(ifindex)
+        return choice.hook if choice is not None else Hook.XDP
+
+    def is_current(self, ifindex: int) -> bool:
+        """Return whether the current program runs on an interface at the right hook, and none of ours at the other one.
+
+        OSError (ENODEV): it is gone.
+        """
+        at_tc = self._tc.own_programs(ifindex)
+        if self.hook_of(ifindex) is Hook.XDP:
+            return self.xdp.is_current(ifindex) and not at_tc
+        return at_tc == [self._programs[Hook.TC].program_id] and not self.xdp.is_ours(ifindex)
 
     def is_attached(self, ifindex: int) -> bool:
-        """Return whether the current program runs on an interface in the right mode. OSError (ENODEV): it is gone."""
-        found = self._query.xdp(ifindex)
-        right = fits(found.mode, self._modes.transit) and not self._modes.decision.refused
-        return found.program_id in self._ids and right
+        """Return whether the current program runs as `is_current`, and in the right mode; OSError likewise."""
+        right_mode = self.hook_of(ifindex) is Hook.TC or self.xdp.is_attached(ifindex)
+        return right_mode and self.is_current(ifindex)
 
     def is_outdated(self, ifindex: int) -> bool:
         """Return whether an older program of ours runs on an interface now; OSError (ENODEV) if it is gone."""
-        found = self._query.xdp(ifindex).program_id
-        return bool(found) and found not in self._ids and self._own.owned(found)
+        own = {*self._tc.own_programs(ifindex)}
+        if self.xdp.is_ours(ifindex):
+            own.add(self.xdp.found_on(ifindex).program_id)
+        return bool(own - self.ids)
 
     def found_on(self, ifindex: int) -> LinkXdp:
-        """Return the program that runs on an interface now, ours or another's; OSError (ENODEV) if it is gone."""
-        return self._query.xdp(ifindex)
+        """Return the XDP program in the place of ours, whosever it is: none where ours belongs to tc.
+
+        OSError (ENODEV): the interface is gone.
+        """
+        return NO_PROGRAM if self.hook_of(ifindex) is Hook.TC else self.xdp.found_on(ifindex)
 
     def mode(self, ifindex: int) -> str:
-        """Return how the current program runs on an interface now: an `AttachMode`, or `none` if it does not."""
+        """Return how the current program of XDP runs on an interface now: an `AttachMode`, or `none`."""
+        return self.xdp.mode(ifindex)
+
+    def hook(self, ifindex: int) -> str:
+        """Return at which hook a current program runs on an interface now: `xdp`, `tcx`, `clsact` or `none`."""
         try:
-            found = self._query.xdp(ifindex)
+            if self.xdp.mode(ifindex) != NONE:
+                return Hook.XDP
+            return self._tc.kind if self.ids.intersection(self._tc.programs(ifindex)) else NONE
         except OSError:
-            return "none"
-        return found.mode if found.program_id in self._ids else "none"
+            return NONE
 
-    async def attach(self, ifindex: int) -> Attached:
-        """Attach the program or replace an older one of ours; OSError as `xdp.attach`, EIO when it uses other maps.
+    async def attach(self, ifindex: int) -> str:
+        """Attach the program, replace an older one of ours, and detach ours from the other hook; return hook and mode.
 
-        EOPNOTSUPP if the uplinks are known not to support the configured mode. Some drivers report what they support
-        only once a program is attached: see `detach_refused`.
+        OSError as `xdp.attach` and `TcIngress.attach`, EIO if the program uses other maps.
         """
-        self._modes.refuse()
-        self._prepare(ifindex)
-        if self._modes.transit is AttachMode.OFFLOAD:
-            attached = await self._attach_to_card(ifindex)
+        if self.hook_of(ifindex) is Hook.TC:
+            await self._tc.attach(ifindex, self._programs[Hook.TC])
+            await self.xdp.detach_own(ifindex)
+            found = str(self._tc.kind)
         else:
-            attached = await attach(self._netlink, ifindex, self._program, self._own, self._modes.transit)
-        if not uses_only(self._program.descriptor, self._map_ids):
-            raise OSError(errno.EIO, f"{self._program.name} works on maps that are not the pinned ones")
-        return attached
+            attached = await self.xdp.attach(ifindex)
+            await self._tc.detach(ifindex)
+            found = f"{Hook.XDP}, {attached.mode}"
+        program = self._programs[self.hook_of(ifindex)]
+        if not uses_only(program.descriptor, self._map_ids):
+            raise OSError(errno.EIO, f"{program.name} works on maps that are not the pinned ones")
+        return found
 
     async def detach_refused(self, ifindex: int) -> None:
         """Detach the program and raise OperatorError (EOPNOTSUPP) if frames sent in its mode would be lost."""
-        try:
-            self._modes.refuse()
-        except OperatorError:
-            await self.detach(ifindex)
-            raise
+        if self.hook_of(ifindex) is Hook.XDP:
+            await self.xdp.detach_refused(ifindex)
 
     async def change_mode(self, ifindex: int) -> None:
-        """Move the program, where it is attached, to the mode in which it should run; OSError as `xdp.attach`."""
-        if self._modes.transit is not AttachMode.OFFLOAD and not self._modes.decision.refused:
-            await change_mode(self._netlink, ifindex, self._program, self._own, self._modes.transit)
-
-    async def _attach_to_card(self, ifindex: int) -> Attached:
-        """Load the program again for this card, and attach that.
-
-        Its maps are the host's, shared with the transit agent; a card that supports only maps of its own refuses it.
-        """
-        link = await self._netlink.link(index=ifindex)
-        if link is None:
-            raise OSError(errno.ENODEV, "no such interface", str(ifindex))
-        try:
-            descriptor = self._load_for_card(ifindex)
-        except syscall.VerifierError as error:
-            lines = error.log.strip().splitlines()
-            said = f"{os.strerror(error.errno or 0)}: {lines[-1] if lines else TAKES_NONE}"
-            raise refusal(OSError(error.errno, said), link, AttachMode.OFFLOAD) from error
-        try:
-            number = syscall.program_info(descriptor).id
-            program = AttachableProgram(descriptor, number, self._program.name)
-            attached = await attach(self._netlink, ifindex, program, self._own, AttachMode.OFFLOAD)
-        finally:
-            os.close(descriptor)
-        self._ids.add(number)
-        return attached
+        """Move the program, where it is at XDP, to the mode in which it should run; OSError as `xdp.attach`."""
+        if self.hook_of(ifindex) is Hook.XDP:
+            await self.xdp.change_mode(ifindex)
 
     async def detach(self, ifindex: int) -> None:
-        """Detach our program; absence of the program or of the interface is not an error."""
+        """Detach our programs from both hooks; absence of the program or of the interface is not an error."""
+        if self.hook_of(ifindex) is Hook.XDP:
+            await self.xdp.detach(ifindex)
         try:
-            await detach(self._netlink, ifindex, self._own)
+            await self.xdp.detach_own(ifindex)
+            await self._tc.detach(ifindex)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise

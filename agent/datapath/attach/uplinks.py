@@ -8,22 +8,29 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_DADFAILED, IFA_F_TENTATIVE
 
 from agent.core.model.uplinks import Uplink
-from agent.datapath.attach.xdp import attached_program
+from agent.core.uplinks.hook_choice import GSO_DRIVERS, why_gso
+from agent.datapath.net.ethtool import can_merge, driver_of
+from agent.datapath.net.namespaces import open_control_socket
 from agent.datapath.net.netlink import Message, Netlink, attribute
 
 ETH_P_8021Q = 0x8100
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+IsAttached = Callable[[int], bool]
+"""Returns whether our current program is attached to an interface, as it should be."""
 STACKED = ("vlan", "bond")
 """Kinds of interfaces whose frames arrive on other interfaces, which must be read too."""
 
 
-async def read_uplinks(netlink: Netlink, names: Iterable[str], transit_xdp: Collection[int] = ()) -> tuple[Uplink, ...]:
-    """Return the uplinks with these names, in their order; `transit_xdp`: the ids of our current program.
+async def read_uplinks(
+    netlink: Netlink, names: Iterable[str], is_attached: IsAttached = lambda _: False
+) -> tuple[Uplink, ...]:
+    """Return the uplinks with these names, in their order; `is_attached`: whether our program is on a carrier.
 
     Raises OSError: ENODEV if there is no such interface, EINVAL if XDP cannot serve it.
     """
@@ -32,8 +39,20 @@ async def read_uplinks(netlink: Netlink, names: Iterable[str], transit_xdp: Coll
     found = []
     for link in links:
         addresses = await netlink.dump("get_addr", index=link["index"])
-        found.append(uplink_from(link, others, addresses, transit_xdp))
+        uplink = uplink_from(link, others, addresses)
+        carrier = next(one for one in (link, *others) if one["index"] == uplink.carrier)
+        found.append(replace(uplink, gso=_why_gso(carrier), transit=is_attached(uplink.carrier)))
     return tuple(found)
+
+
+def _why_gso(carrier: Message) -> str:
+    """Return why a carrier hands over GSO packets, empty if it does not."""
+    name, what = str(attribute(carrier, "IFLA_IFNAME")), kind(carrier)
+    if what:
+        return why_gso(what, "", False)
+    with open_control_socket() as control:
+        driver = driver_of(control, name)
+        return why_gso("", driver, driver in GSO_DRIVERS and can_merge(control, name))
 
 
 async def _link(netlink: Netlink, name: str) -> Message:
@@ -49,9 +68,7 @@ def kind(link: Message) -> str:
     return str(attribute(info, "IFLA_INFO_KIND") or "") if info is not None else ""
 
 
-def uplink_from(
-    link: Message, links: Sequence[Message], addresses: Iterable[Message], transit_xdp: Collection[int] = ()
-) -> Uplink:
+def uplink_from(link: Message, links: Sequence[Message], addresses: Iterable[Message]) -> Uplink:
     """Return the uplink that replies to RTM_GETLINK and RTM_GETADDR (rtnetlink(7)) describe. Pure.
 
     `links` holds at least a VLAN's parent and a bond's members. OSError (EINVAL) names what XDP cannot serve.
@@ -59,7 +76,6 @@ def uplink_from(
     carrier, vlan = (_below(link, links), _vlan_id(link)) if kind(link) == "vlan" else (link, 0)
     index = int(carrier["index"])
     members = [int(one["index"]) for one in links if attribute(one, "IFLA_MASTER") == index]
-    attached = attached_program(carrier)
     return Uplink(
         name=str(attribute(link, "IFLA_IFNAME")),
         ifindex=int(link["index"]),
@@ -70,7 +86,6 @@ def uplink_from(
         egress=index,
         carrier=index,
         vlan=vlan,
-        transit=attached is not None and attached.program_id in transit_xdp,
     )
 
 

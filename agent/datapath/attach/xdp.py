@@ -128,7 +128,8 @@ async def _read(netlink: Netlink, ifindex: int) -> Message:
     return link
 
 
-def _refuse_stranger(found: Attached, link: Message, own: ProgramOwnership) -> NoReturn:
+def refuse_stranger(found: Attached, link: Message, own: ProgramOwnership) -> NoReturn:
+    """Raise OperatorError (EEXIST) about another owner's program: whose it is, and the remedy."""
     owner, place = own.find_owner(found.program_id, int(link["index"])), place_of(found, link)
     raise OperatorError(errno.EEXIST, f"{description(owner, found.program_id, place)}: {advice(owner, place)}")
 
@@ -180,7 +181,7 @@ async def attach(
     if found is not None and found.program_id == program.program_id and _mode_fits(found, mode):
         return found
     if found is not None and not own.owned(found.program_id):
-        _refuse_stranger(found, link, own)
+        refuse_stranger(found, link, own)
     first = AttachMode.NATIVE if mode is AttachMode.AUTO else mode
     try:
         await _replace(netlink, ifindex, program.descriptor, found, own, first)
@@ -255,7 +256,7 @@ async def detach(netlink: Netlink, ifindex: int, own: ProgramOwnership) -> bool:
     if found is None:
         return False
     if not own.owned(found.program_id):
-        _refuse_stranger(found, link, own)
+        refuse_stranger(found, link, own)
     expected = own.open_program(found.program_id)
     try:
         await _change(netlink, ifindex, DETACHED, expected, found.mode)

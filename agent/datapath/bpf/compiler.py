@@ -21,8 +21,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from enum import StrEnum
+from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,34 +29,26 @@ from typing import Any
 import msgspec
 
 from agent.core.model.features import Features
+from agent.core.model.hooks import PROGRAMS, Hook
+from agent.core.model.map_layout import MapName
 from agent.datapath.bpf.syscall import PSEUDO_MAP_FD
 
 SOURCES = Path(__file__).resolve().parents[3] / "bpf"
 EVERYTHING = Features()
 """The default features: all but VLAN tags."""
 
-
-class Hook(StrEnum):
-    """Where programs are attached. Each hook is one translation unit, `xdp.c` or `tc.c`, with all its programs."""
-
-    XDP = "xdp"
-    TC = "tc"
-
-
-PROGRAMS = ("transit_xdp", "transit_agent", "transit_errors")
-"""XDP programs by the name of their function."""
-TC_PROGRAMS = ("transit_tc", "transit_agent_tc", "transit_errors_tc")
-"""Likewise of tc, where the same code is compiled. Nothing attaches them yet."""
 TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_exception", "on_transmit": "xdp_devmap_xmit"}
 """Programs of `entry/lost_frames.h` by the name of their function, and the raw tracepoint that each is for."""
 
 LOCK_SECONDS = 0.05
 """Seconds between checks whether another agent has released the folder."""
 
-_FORMAT = 4
+_FORMAT = 5
 _CLOCK_MONOTONIC_COARSE = 6
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _LD_IMM64 = 0x18
+_NAMES: Mapping[Hook, Mapping[str, str]] = {Hook.XDP: {}, Hook.TC: {"programs": MapName.TC_PROGRAMS.value}}
+"""Names of maps that differ from those in `bpf/maps.h`: a jump table holds programs of one type."""
 
 
 class CompileError(Exception):
@@ -276,18 +267,14 @@ def compile_here(sources: Path, features: Features, hook: Hook = Hook.XDP) -> Co
 
     text = amalgamate(sources, hook)
     module = BPF(text=text.encode(), cflags=flags(sources, features))
-    maps, by_fd = _maps(lib, module.module)
-    programs = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in _functions(hook))
+    maps, by_fd = _maps(lib, module.module, _NAMES[hook])
+    programs = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in PROGRAMS[hook])
     names = TRACERS if hook is Hook.XDP else ()
     tracers = tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in names)
     return CompiledObject(content_hash(sources, features, hook), programs, maps, tracers)
 
 
-def _functions(hook: Hook) -> tuple[str, ...]:
-    return PROGRAMS if hook is Hook.XDP else TC_PROGRAMS
-
-
-def _maps(lib: Any, handle: int) -> tuple[tuple[MapDefinition, ...], dict[int, str]]:
+def _maps(lib: Any, handle: int, names: Mapping[str, str]) -> tuple[tuple[MapDefinition, ...], dict[int, str]]:
     # bcc's Python declares only some of libbcc's functions, and ctypes would cut pointers to 32 bits.
     lib.bpf_num_tables.restype, lib.bpf_table_name.restype = ctypes.c_size_t, ctypes.c_char_p
     lib.bpf_table_key_size_id.restype = lib.bpf_table_leaf_size_id.restype = ctypes.c_size_t
@@ -295,6 +282,7 @@ def _maps(lib: Any, handle: int) -> tuple[tuple[MapDefinition, ...], dict[int, s
     for number in range(lib.bpf_num_tables(module)):
         index = ctypes.c_size_t(number)
         text = lib.bpf_table_name(module, index).decode()
+        text = names.get(text, text)
         definitions.append(
             MapDefinition(
                 text,

@@ -1,4 +1,4 @@
-"""Finds what attaches BPF programs to an interface: links (bpf_link), and the programs of the tcx hooks.
+"""Attaches programs to tcx hooks, and finds what is attached to an interface: links (bpf_link) and programs of tcx.
 
 Formats: union bpf_attr and struct bpf_link_info of include/uapi/linux/bpf.h.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from struct import pack, unpack_from
 
 from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.uapi import BPF_F_BEFORE, BPF_F_REPLACE, Command, call
 
 LINK_TYPE_XDP = 6
 LINK_INFO_SIZE = 32
@@ -44,12 +45,27 @@ def _links() -> Iterator[tuple[int, bytes]]:
             yield number, info
 
 
-def tcx_programs(ifindex: int) -> list[int]:
-    """Return the ids of the programs in an interface's tcx hooks; OSError (EINVAL) before Linux 6.6."""
-    found: list[int] = []
-    for hook in TCX_HOOKS.values():
-        ids = (ctypes.c_uint32 * MOST_PROGRAMS)()
-        attr = pack("=4IQI36x", ifindex, hook, 0, 0, ctypes.addressof(ids), MOST_PROGRAMS)
-        (count,) = unpack_from("=I", bpf.query_programs(attr), 24)
-        found += list(ids)[:count]
-    return found
+def tcx_programs(ifindex: int, hook: str) -> list[int]:
+    """Return the ids of the programs in one of an interface's tcx hooks, in their order.
+
+    OSError: EINVAL before Linux 6.6, ENODEV if the interface is gone.
+    """
+    ids = (ctypes.c_uint32 * MOST_PROGRAMS)()
+    attr = pack("=4IQI36x", ifindex, TCX_HOOKS[hook], 0, 0, ctypes.addressof(ids), MOST_PROGRAMS)
+    (count,) = unpack_from("=I", bpf.query_programs(attr), 24)
+    return list(ids)[:count]
+
+
+def attach_tcx(ifindex: int, program: int, replaced: int | None = None) -> None:
+    """Attach a program in front of all others at an interface's tcx ingress hook, or in the place of another one.
+
+    Both are descriptors. OSError: ENOENT if `replaced` is not attached, EEXIST if `program` is.
+    """
+    flags = BPF_F_BEFORE if replaced is None else BPF_F_REPLACE
+    attr = pack("=6IQ", ifindex, program, TCX_HOOKS["ingress"], flags, replaced or 0, 0, 0)
+    call(Command.PROG_ATTACH, attr)
+
+
+def detach_tcx(ifindex: int, program: int) -> None:
+    """Detach a program, a descriptor, from an interface's tcx ingress hook; OSError (ENOENT) if it is not attached."""
+    call(Command.PROG_DETACH, pack("=6IQ", ifindex, program, TCX_HOOKS["ingress"], 0, 0, 0, 0))

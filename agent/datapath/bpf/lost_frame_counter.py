@@ -16,7 +16,6 @@ from pathlib import Path
 import structlog
 
 from agent.core.faults.lost_frames import FailureKind, FrameLoss
-from agent.core.model.linux_version import version_of
 from agent.core.model.map_layout import (
     FAILURE_COUNT,
     FAILURE_KEY,
@@ -28,6 +27,7 @@ from agent.core.model.map_layout import (
     WATCHED_PROGRAM,
     MapName,
 )
+from agent.core.uplinks.linux_version import version_of
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.btf import VMLINUX, field_offsets

@@ -58,6 +58,7 @@ class MapSizes:
     outcomes: int = 128
     endpoint_counters: int = 8192
     programs: int = 32
+    tc_programs: int = 32
     frame_states: int = 1
     scratches: int = 1
     kernel_layouts: int = 1

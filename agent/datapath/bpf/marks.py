@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import structlog
 
+from agent.core.model.hooks import PROGRAMS, Hook
 from agent.core.model.map_layout import LAYOUT_VERSION, MapName
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import PROGRAMS
 
 MAP_NAME = "droplet_mark"
 _MARK = struct.Struct("=8sI4x64s64s")
@@ -106,7 +106,7 @@ def is_like_ours(info: bpf.ProgramInfo) -> bool:
 
     It has the name of one of our programs, and all its maps have names and keys of ours. A name alone proves nothing.
     """
-    if info.type != bpf.ProgramType.XDP or info.name not in PROGRAMS or len(info.map_ids) < _FEWEST_MAPS:
+    if info.type != bpf.ProgramType.XDP or info.name not in PROGRAMS[Hook.XDP] or len(info.map_ids) < _FEWEST_MAPS:
         return False
     known = {str(name)[:15]: size for name, size in _UNMARKED_KEYS.items()}
     try:

@@ -73,7 +73,7 @@ class Pins:
         ]
         return _pinned_ids(marked, _map_id)
 
-    def forget_others(self, content: str, foreign_users: ForeignUsers) -> dict[Path, str]:
+    def forget_others(self, contents: Collection[str], foreign_users: ForeignUsers) -> dict[Path, str]:
         """Remove the pins of older agents of this instance: other layouts, and programs of other contents.
 
         Call it when none of their programs is attached. Return the pins that could not be removed, and why: they only
@@ -86,7 +86,7 @@ class Pins:
         maps = {path: number for path in old for number in _pinned_ids([path], _map_id)}
         users = foreign_users(maps.values()) if maps else {}
         used = {path: f"{users[number]} uses it" for path, number in maps.items() if number in users}
-        for folder in [*layouts, *(one for one in self.programs.iterdir() if one.name != content)]:
+        for folder in [*layouts, *(one for one in self.programs.iterdir() if one.name not in contents)]:
             try:
                 removed = _remove_all_but(folder, used)
             except OSError as error:

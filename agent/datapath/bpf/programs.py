@@ -67,14 +67,15 @@ def ensure_programs(
     folder: Path,
     instance: str,
     left: Mapping[tuple[str, str], int] = NONE_LEFT,
+    kind: bpf.ProgramType = bpf.ProgramType.XDP,
 ) -> dict[str, LoadedProgram]:
-    """Open the pinned XDP programs of this content, or load, mark and pin them; `folder` lies in a bpf file system.
+    """Open the pinned programs of this content, or load, mark and pin them; `folder` lies in a bpf file system.
 
     `left` are the ids of attached programs by name and content: one of this content without a pin is pinned again.
     A pin whose program uses other maps than `maps` (someone removed the maps' pins) is replaced. Programs of other
     contents stay pinned: what is attached may still need them, see `Pins.forget_others`.
     """
-    found = _ensure_all(compiled.programs, maps, folder / compiled.hash, bpf.ProgramType.XDP, left)
+    found = _ensure_all(compiled.programs, maps, folder / compiled.hash, kind, left)
     try:
         for one in found.values():
             if read_mark(bpf.program_info(one.fd)) is None:

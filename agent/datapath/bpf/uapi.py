@@ -20,6 +20,8 @@ BPF_EXIST = 2
 BPF_F_NO_PREALLOC = 1
 BPF_F_XDP_HAS_FRAGS = 1 << 5
 BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1
+BPF_F_REPLACE = 1 << 2
+BPF_F_BEFORE = 1 << 3
 PSEUDO_MAP_FD = 1
 
 
@@ -34,6 +36,8 @@ class Command(IntEnum):
     PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
+    PROG_ATTACH = 8
+    PROG_DETACH = 9
     PROG_TEST_RUN = 10
     PROG_GET_NEXT_ID = 11
     PROG_GET_FD_BY_ID = 13

@@ -25,10 +25,19 @@ from pyroute2.ethtool.ioctl import (
     NotSupportedError,
 )
 
-from agent.core.model.offloads import RULES, Offload, describe_offload, wrong_offloads
+from agent.core.model.offloads import (
+    OFFLOADS,
+    Offload,
+    Sending,
+    describe_offload,
+    required_offloads,
+    wrong_offloads,
+)
 from agent.errors import OperatorError
 
 ETHTOOL_GDRVINFO = 3
+MERGES = "rx-gro-hw"
+"""The kernel's name of the offload that merges received packets in the device."""
 TAGS_OFF = "rx-vlan-hw-parse"
 """The kernel's name of the offload that takes 802.1Q tags off received frames."""
 
@@ -88,19 +97,21 @@ class Interface(IoctlEthtool):  # type: ignore[misc]
 def read_offloads(control: socket.socket, ifname: str) -> dict[str, Offload]:
     """Read the relevant offloads of an interface in the namespace of `control`; OSError (ENODEV) if it is gone."""
     features = Interface(control, ifname).get_features()
-    return {name: Offload(features.is_active(name), features.is_available(name)) for name in RULES if name in features}
+    return {
+        name: Offload(features.is_active(name), features.is_available(name)) for name in OFFLOADS if name in features
+    }
 
 
-def set_endpoint_offloads(control: socket.socket, ifname: str) -> bool:
+def set_endpoint_offloads(control: socket.socket, ifname: str, sending: Sending) -> bool:
     """Set the offloads that an endpoint needs, if they differ; return whether anything was changed.
 
     OperatorError (EOPNOTSUPP) if the interface accepted the request without effect.
     """
-    wrong = wrong_offloads(read_offloads(control, ifname))
-    if not wrong:
+    found = read_offloads(control, ifname)
+    if not wrong_offloads(found, sending):
         return False
-    Interface(control, ifname).change(wrong)
-    if still := wrong_offloads(read_offloads(control, ifname)):
+    Interface(control, ifname).change(required_offloads(found, sending))
+    if still := wrong_offloads(read_offloads(control, ifname), sending):
         message = (
             f"{ifname}: {'; '.join(describe_offload(name, not on) for name, on in still.items())}, and driver "
             f"{driver_of(control, ifname)} does not change that, so the endpoint's packets would be lost or altered: "
@@ -116,6 +127,11 @@ def driver_of(control: socket.socket, ifname: str) -> str:
         return Interface(control, ifname).driver() or "unknown"
     except OSError:
         return "unknown"
+
+
+def can_merge(control: socket.socket, ifname: str) -> bool:
+    """Return whether a driver offers to hand over several received packets as one; OSError (ENODEV) if it is gone."""
+    return bool(Interface(control, ifname).get_features().is_available(MERGES))
 
 
 def leave_tags_on(control: socket.socket, ifname: str) -> bool:

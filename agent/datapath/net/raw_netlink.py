@@ -35,6 +35,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from pyroute2.netlink.rtnl.tcmsg import sched_bpf, tcmsg
 
 from agent.datapath.net.netlink import RTEXT_FILTER_SKIP_STATS, Message
 
@@ -101,6 +102,12 @@ class MessageFormat:
     def pack(self, **fields: int) -> bytes:
         """Return the beginning of a body with these fields, and all others zero."""
         return self._header.pack(*(fields.get(name, 0) for name in self._names))
+
+    def text(self, name: str, value: str) -> bytes:
+        """Return an attribute with a text, which the kernel expects to end with a zero byte."""
+        payload = value.encode() + b"\0"
+        head = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), self._numbers[name])
+        return head + payload + bytes(-len(payload) % 4)
 
     def u32(self, name: str, value: int) -> bytes:
         """Return an attribute with a number of 32 bits."""
@@ -186,6 +193,18 @@ ADDRESS = MessageFormat(ifaddrmsg, {"IFA_ADDRESS": bytes, "IFA_LOCAL": bytes})
 """struct ifaddrmsg { u8 family; u8 prefixlen; u8 flags; u8 scope; u32 index }; addresses stay packed."""
 ROUTE = MessageFormat(rtmsg, {"RTA_GATEWAY": bytes, "RTA_PRIORITY": _u32})
 """struct rtmsg { u8 family, dst_len, src_len, tos, table, protocol, scope, type; u32 flags }."""
+
+
+class _BpfOptions:
+    """The attributes of a filter with a BPF program, up to its id, which pyroute2 does not know."""
+
+    fields = ()
+    nla_map = (*sched_bpf.options.nla_map, ("TCA_BPF_FLAGS_GEN", ""), ("TCA_BPF_TAG", ""), ("TCA_BPF_ID", ""))
+
+
+_FILTER_OPTIONS = MessageFormat(_BpfOptions, {"TCA_BPF_NAME": _text, "TCA_BPF_ID": _u32})
+FILTER = MessageFormat(tcmsg, {"TCA_KIND": _text, "TCA_OPTIONS": _nested(_FILTER_OPTIONS)})
+"""struct tcmsg { u8 family; u8 pad; u16 pad; s32 index; u32 handle; u32 parent; u32 info }."""
 NAMESPACE_ID = MessageFormat(nsidmsg, {"NETNSA_NSID": _u32})
 """struct rtgenmsg { u8 family }, padded to where its attributes begin."""
 

@@ -62,10 +62,14 @@ class EndpointSide:
             found = await self._addresses(index)
         with kernel_step(Step.CHANGE_LINK, subject):
             await self._configure_link(index, as_observed(link, found, (), {}), wanted)
-        with kernel_step(Step.SET_OFFLOADS, subject):
-            set_endpoint_offloads(self._control, wanted.peer_name)
+        self.set_offloads(link, wanted)
         await self._configure_addresses(index, found, wanted)
         await self._configure_gateways(index, wanted)
+
+    def set_offloads(self, link: Message, wanted: Veth) -> None:
+        """Set the offloads that differ, by the interface's present name; OSError if the kernel refuses."""
+        with kernel_step(Step.SET_OFFLOADS, f"interface {wanted.peer_name} in namespace {wanted.namespace}"):
+            set_endpoint_offloads(self._control, str(attribute(link, "IFLA_IFNAME")), wanted.sending)
 
     async def _present(self, index: int) -> Message:
         link = await self.netlink.link(index=index)

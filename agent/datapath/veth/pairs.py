@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
 
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from agent.core.model.desired_entries import Veth
 from agent.core.model.endpoint_slots import alias_of, host_ifname, marked_by
+from agent.core.model.hooks import Hook
 from agent.core.model.process_bindings import Bindings, by_revision
 from agent.core.plan.remedies import Step
-from agent.datapath.attach.attach_modes import AttachModes
-from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership, attach, change_mode
+from agent.datapath.attach.transit_agent import TransitAgent
 from agent.datapath.net.namespaces import OpenedNamespace, opened_with_process
 from agent.datapath.net.netlink import Message, Netlink, attribute
 from agent.datapath.veth.endpoint_side import EndpointSide
@@ -27,15 +26,6 @@ from agent.errors import OperatorError, kernel_step
 
 NAME_FORM = re.compile(r"dp[0-9a-f]{12}")
 IN6_ADDR_GEN_MODE_NONE = 1
-
-
-@dataclass(frozen=True, slots=True)
-class TransitAgent:
-    """The program for the host side of every pair, and how it is attached."""
-
-    program: AttachableProgram
-    own: ProgramOwnership
-    modes: AttachModes
 
 
 def is_veth(link: Message) -> bool:
@@ -72,6 +62,11 @@ class Links:
         self.name_watch = NameWatch()
         """Interfaces of other owners that have the names of our endpoints' interfaces."""
 
+    @property
+    def use_xdp(self) -> bool:
+        """Whether the programs of endpoints run at XDP."""
+        return self._transit_agent.hook is Hook.XDP
+
     async def ensure_veth(self, wanted: Veth) -> None:
         """Create the pair, or repair what differs; OSError that names the object if the kernel refuses.
 
@@ -91,6 +86,8 @@ class Links:
                 await self._refuse_taken_name(namespace, inside, peer, wanted)
                 if host is None or peer is None:
                     host, peer = await self._create(wanted, namespace, inside)
+                if wanted.sending.hook is Hook.XDP:  # before XDP sees frames without checksums
+                    inside.set_offloads(peer, wanted)
                 await self._configure_host_side(host, wanted)
                 await inside.configure(peer, wanted)
                 await self._widen(inside, int(peer["index"]), wanted)
@@ -149,18 +146,10 @@ class Links:
 
         OSError as `xdp.attach`.
         """
-        transit = self._transit_agent
-        if transit.modes.decision.refused:
-            return
-        for link in await self._netlink.links():
-            if marked_endpoint(link, self._instance) is not None:
-                try:
-                    await change_mode(
-                        self._netlink, int(link["index"]), transit.program, transit.own, transit.modes.endpoints
-                    )
-                except OSError as error:
-                    if error.errno != errno.ENODEV:  # it was just removed
-                        raise
+        links = await self._netlink.links()
+        await self._transit_agent.change_mode(
+            link for link in links if marked_endpoint(link, self._instance) is not None
+        )
 
     def _is_ours(self, link: Message, wanted: Veth) -> bool:
         name = attribute(link, "IFLA_IFNAME")
@@ -226,10 +215,9 @@ class Links:
         with kernel_step(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
             if changes:
                 await self._netlink.request("link", "set", index=wanted.ifindex, **changes)
-        transit = self._transit_agent
-        transit.modes.refuse()
+        self._transit_agent.refuse()
         with kernel_step(Step.ATTACH_PROGRAM, f"the transit agent to interface {wanted.ifname}"):
-            await attach(self._netlink, wanted.ifindex, transit.program, transit.own, transit.modes.endpoints)
+            await self._transit_agent.attach(host)
         if not host["flags"] & IFF_UP:
             with kernel_step(Step.CHANGE_LINK, f"interface {wanted.ifname}"):
                 await self._set_up(wanted.ifindex)

@@ -1,0 +1,148 @@
+"""Attaches tc programs to the ingress side of interfaces, and never touches another owner's.
+
+By tcx where the kernel has it (Linux 6.6): our program is the first of the hook, and is replaced in place. By a filter
+of a clsact qdisc elsewhere, at a priority and handle of our own. Both outlive the process. What is attached is read
+back, never assumed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from enum import StrEnum
+
+from agent.core.uplinks.program_owners import Place, advice, description
+from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership
+from agent.datapath.bpf.links import attach_tcx, detach_tcx, tcx_programs
+from agent.datapath.net.link_query import FilterPlace, LinkQuery
+from agent.datapath.net.netlink import Netlink
+from agent.errors import OperatorError
+
+LOOPBACK = 1
+ETH_P_ALL = 3
+CLSACT_INGRESS = 0xFFFFFFF2
+"""TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) of linux/pkt_sched.h."""
+PRIORITY, HANDLE = 1, 0xD201
+"""Where our filter stands: before those of other priorities. The handle is one that others are unlikely to choose."""
+PLACE = FilterPlace(CLSACT_INGRESS, HANDLE, PRIORITY << 16 | socket.htons(ETH_P_ALL))
+
+
+class TcKind(StrEnum):
+    """How programs are attached at tc."""
+
+    TCX = "tcx"
+    CLSACT = "clsact"
+
+
+def supported_kind() -> TcKind:
+    """Return how programs of tc are attached on this kernel. Every network namespace has the loopback interface."""
+    try:
+        tcx_programs(LOOPBACK, "ingress")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return TcKind.CLSACT
+    return TcKind.TCX
+
+
+def programs_at(ifindex: int, query: LinkQuery, kind: TcKind) -> list[int]:
+    """Return the ids of the programs where ours stands on an interface; OSError (ENODEV) if it is gone."""
+    if kind is TcKind.TCX:
+        return tcx_programs(ifindex, "ingress")
+    found = query.filter_program(ifindex, PLACE)
+    return [] if found is None else [found]
+
+
+class TcIngress:
+    """The ingress side of the interfaces of one network namespace, for the programs of one owner."""
+
+    def __init__(self, netlink: Netlink, query: LinkQuery, own: ProgramOwnership, kind: TcKind | None = None) -> None:
+        """`kind`: otherwise the one that the kernel supports best."""
+        self._netlink = netlink
+        self._query = query
+        self._own = own
+        self.kind = kind or supported_kind()
+
+    def programs(self, ifindex: int) -> list[int]:
+        """Return the ids of the programs where ours stands; OSError (ENODEV) if the interface is gone."""
+        return programs_at(ifindex, self._query, self.kind)
+
+    def own_programs(self, ifindex: int) -> list[int]:
+        """Return those that are ours; OSError as `programs`."""
+        return [one for one in self.programs(ifindex) if self._own.owned(one)]
+
+    async def attach(self, ifindex: int, program: AttachableProgram) -> None:
+        """Attach the program, or replace an older one of ours by it.
+
+        Raises OSError: ENODEV if the interface is gone, EEXIST if another owner has a filter with our handle, EIO if
+        the kernel shows no such program afterwards.
+        """
+        found = self.programs(ifindex)
+        if program.program_id not in found:
+            if self.kind is TcKind.TCX:
+                self._attach_tcx(ifindex, program, self.own_programs(ifindex))
+            else:
+                await self._attach_filter(ifindex, program, found)
+        for older in self.own_programs(ifindex):
+            if older != program.program_id:
+                self._detach_tcx(ifindex, older)
+        if program.program_id not in self.programs(ifindex):
+            raise OSError(errno.EIO, f"the kernel does not show {program.name} on the interface after attaching it")
+
+    def _attach_tcx(self, ifindex: int, program: AttachableProgram, older: list[int]) -> None:
+        if not older:
+            attach_tcx(ifindex, program.descriptor)
+            return
+        replaced = self._own.open_program(older[0])
+        try:
+            attach_tcx(ifindex, program.descriptor, replaced)
+        finally:
+            os.close(replaced)
+
+    async def _attach_filter(self, ifindex: int, program: AttachableProgram, found: list[int]) -> None:
+        for number in found:
+            if not self._own.owned(number):
+                owner, place = self._own.find_owner(number, ifindex), Place(socket.if_indextoname(ifindex), "clsact")
+                raise OperatorError(errno.EEXIST, f"{description(owner, number, place)}: {advice(owner, place)}")
+        if not found:
+            await self._ensure_clsact(ifindex)
+        await self._netlink.request(
+            *("tc", "replace-filter", "bpf", ifindex, HANDLE),
+            fd=program.descriptor,
+            name=program.name,
+            parent=CLSACT_INGRESS,
+            prio=PRIORITY,
+            protocol=ETH_P_ALL,
+            direct_action=True,
+        )
+
+    async def _ensure_clsact(self, ifindex: int) -> None:
+        """Add the qdisc that holds filters of an interface's ingress side, if there is none."""
+        try:
+            await self._netlink.request("tc", "add", "clsact", ifindex)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+
+    async def detach(self, ifindex: int) -> bool:
+        """Detach our programs; return whether there were any. A clsact qdisc stays: others may have put it there."""
+        own = self.own_programs(ifindex)
+        for number in own:
+            if self.kind is TcKind.TCX:
+                self._detach_tcx(ifindex, number)
+            else:
+                await self._netlink.request(
+                    *("tc", "del-filter", "bpf", ifindex, HANDLE),
+                    parent=CLSACT_INGRESS,
+                    prio=PRIORITY,
+                    protocol=ETH_P_ALL,
+                )
+        return bool(own)
+
+    def _detach_tcx(self, ifindex: int, number: int) -> None:
+        descriptor = self._own.open_program(number)
+        try:
+            detach_tcx(ifindex, descriptor)
+        finally:
+            os.close(descriptor)
