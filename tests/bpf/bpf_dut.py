@@ -48,7 +48,7 @@ SIZES = {MapName.ENDPOINT_COUNTERS: 8, MapName.DIRECT: 1024}
 BUCKETS = 4096
 """ICMP_RATELIMIT_BUCKETS in bpf/constants.h."""
 CACHES = {"path_caches", "hop_caches", "slot_caches"}
-DECLARED = {"outcomes", "programs", "local_droplets", "icmp_ratelimit", "frame_states", "scratches"}
+DECLARED = {"outcomes", "programs", "tc_programs", "local_droplets", "icmp_ratelimit", "frame_states", "scratches"}
 DECLARED |= CACHES | {"generations"}
 """Maps of the size that the programs say."""
 ARRAYS = {
@@ -298,7 +298,7 @@ class Dut:
     def fill(self, over_ipv6: bool = False) -> None:
         """Clear every map and write the configuration that the module describes."""
         self.over_ipv6 = over_ipv6
-        for name in set(self.fds) - ARRAYS - {"programs"}:
+        for name in set(self.fds) - ARRAYS - {self.jump_table}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
             self.start_generation(MapName(name))
         self.fill_state(bytes(map_layout.FRAME_STATE.size))
@@ -386,7 +386,7 @@ class Dut:
             if now != before[outcome]
         }
         arrived = [moved.pop(outcome) for outcome in RECEIVED if outcome in moved]
-        assert arrived == [(gso.packets, len(frame))]
+        assert arrived == [(gso.packets, len(frame))], f"received {arrived}, counted {moved}"
         assert list(moved.values()) == [(gso.packets, len(frame))], moved
         outcome = next(iter(moved))
         assert XdpAction(verdict) == expected_verdict(outcome)

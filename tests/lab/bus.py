@@ -328,6 +328,16 @@ async def until(condition: object, seconds: float = PATIENCE) -> None:
         await asyncio.sleep(0.01)
 
 
+async def all_acknowledged(client: Client, host: str) -> None:
+    """Wait until a host's consumer has nothing to deliver, and waits for no acknowledgement of a delivery."""
+    deadline, left = time.monotonic() + PATIENCE, None
+    while left != (0, 0):
+        assert time.monotonic() < deadline, f"{left} messages are unacknowledged or undelivered"
+        info = await client.jetstream().consumer_info(streams.CONFIG_STREAM, host)
+        left = info.num_ack_pending, info.num_pending
+        await asyncio.sleep(0.01)
+
+
 async def serving(client: Client, host: str) -> None:
     """Wait until the running bus client of the agent answers all requests: it connects before it subscribes."""
     wanted = {subjects.rpc(host, verb) for verb in subjects.RPC_VERBS}

@@ -8,6 +8,7 @@ from lab.bus import (
     Lines,
     NatsServer,
     Recorder,
+    all_acknowledged,
     client_of,
     make_consumer,
     make_streams,
@@ -147,8 +148,7 @@ async def test_a_subject_that_names_no_document_is_logged_and_never_comes_again(
             await until(lambda: recorder.completed == 1)
             assert recorder.documents == {"a": b"\xff" * 100}
             assert any("NOT-A-NAME" in text for text in lines.texts())
-        info = await client.jetstream().consumer_info(streams.CONFIG_STREAM, "h1")
-        assert (info.num_ack_pending, info.num_pending) == (0, 0)
+            await all_acknowledged(client, "h1")
 
 
 async def test_a_recreated_stream_is_a_new_snapshot(server: NatsServer) -> None:

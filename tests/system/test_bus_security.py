@@ -13,6 +13,7 @@ from lab.bus import (
     NatsServer,
     Recorder,
     User,
+    all_acknowledged,
     client_of,
     make_streams,
     publish_many,
@@ -53,7 +54,7 @@ async def test_the_permissions_of_a_host_are_enough_for_all_that_an_agent_does(
             await operator.request(subjects.rpc("h1", "status"), timeout=10)
             assert bus.publish(subjects.status("h1"), b"alive")
             assert (await status.next_msg(timeout=10)).data == b"alive"
-            assert (await controller.jetstream().consumer_info(streams.CONFIG_STREAM, "h1")).num_ack_pending == 0
+            await all_acknowledged(controller, "h1")
             assert not any("ermission" in text for text in lines.texts())
 
 
