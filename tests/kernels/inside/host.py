@@ -154,15 +154,17 @@ def running_host(
     folder: Path,
     cache: Path,
     observe: float = 2.0,
+    hook: str = "xdp",
 ) -> Iterator[Host]:
     """Have an agent run in a namespace that has interfaces in the underlay, with addresses of these families there.
 
-    It compares with the kernel every `observe` seconds. Its pins go with the emulated machine.
+    All its programs run at `hook`, `xdp` or `tc`. It compares with the kernel every `observe` seconds. Its pins go with
+    the emulated machine.
     """
     host = Host(namespace, folder)
     server, settings = folder / "nats.json", folder / "agent.toml"
     server.write_text(json.dumps({"listen": f"{SERVER}:{PORT}", "jetstream": {"store_dir": str(folder / "store")}}))
-    settings.write_text(_settings(namespace, interfaces, underlay, folder, cache, observe))
+    settings.write_text(_settings(namespace, interfaces, underlay, folder, cache, observe, hook))
     try:
         host.start("nats", server_program(), "--config", str(server))
         until(host.is_listening, "nats-server")
@@ -184,10 +186,13 @@ def _settings(
     folder: Path,
     cache: Path,
     observe: float,
+    hook: str,
 ) -> str:
     return f"""host = "{NAME}"
 instance = "{namespace}"
 interfaces = {json.dumps(interfaces)}
+endpoint_hook = "{hook}"
+uplink_hook = "{hook}"
 state = "{folder}/state"
 cache = "{cache}"
 

@@ -44,8 +44,14 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module", params=["xdp", "tc"])
+def hook(request: pytest.FixtureRequest) -> str:
+    """Where all programs run: at tc by a clsact qdisc, as this kernel has no tcx."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def host(mode: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host]:
+def host(mode: str, hook: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host]:
     with namespaces(HERE, THERE, TENANT.inside):
         for member in MEMBERS:
             wire(THERE, HERE, member, member)
@@ -58,7 +64,7 @@ def host(mode: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> It
         for namespace, address in ADDRESS.items():
             ip(namespace, f"address add {address}/24 dev bond0")
         TENANT.add_device(ADDRESS[HERE])
-        with running_host(HERE, ("bond0",), ("ipv4",), tmp_path_factory.mktemp("host"), cache, SELDOM) as host:
+        with running_host(HERE, ("bond0",), ("ipv4",), tmp_path_factory.mktemp("host"), cache, SELDOM, hook) as host:
             host.publish(documents({HERE: ADDRESS[HERE]}, {THERE: ADDRESS[THERE]}, [TENANT]))
             yield host
 

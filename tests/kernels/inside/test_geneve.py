@@ -91,8 +91,14 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module", params=["xdp", "tc"])
+def hook(request: pytest.FixtureRequest) -> str:
+    """Where all programs run: at tc by a clsact qdisc, as this kernel has no tcx."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def host(family: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host]:
+def host(family: str, hook: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host]:
     here = {HERE: address(HERE, family)}
     elsewhere = {kind: address(kind, family) for kind in KINDS}
     with namespaces(FABRIC, HERE, *KINDS, *(made.inside for made in TENANTS)):
@@ -100,11 +106,14 @@ def host(family: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> 
         for namespace in (HERE, *KINDS):
             join(namespace, family)
         add_devices(family)
-        with running_host(HERE, ("eth0",), (family,), tmp_path_factory.mktemp("host"), cache) as host:
+        with running_host(HERE, ("eth0",), (family,), tmp_path_factory.mktemp("host"), cache, hook=hook) as host:
             host.publish(documents(here, elsewhere, TENANTS))
             BOUNCING[PLAIN].know_device(BOUNCING[PLAIN].others)
             # One with routes sends the option back with ARP's answers, not with those to solicitations.
             BOUNCING[ROUTED].know_device(BOUNCING[ROUTED].others[1:])
+            status = host.status()
+            where = "clsact" if hook == "tc" else hook
+            assert (status.endpoint_hook, [one.hook for one in status.uplinks]) == (where, [where])
             for made in KNOWN.values():
                 until(made.is_answered, f"the first answers of {made.name}")
             yield host

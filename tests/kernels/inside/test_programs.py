@@ -13,14 +13,15 @@ from agent.core.model.hooks import PROGRAMS, Hook
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import MapDefinition, compile_programs
-from tests.kernels.programs import FEATURES
+from agent.datapath.loading import TYPES
+from tests.kernels.programs import VARIANTS
 
 INSTRUCTION_BUDGET = 700_000
 """Instructions that the verifier may look at in a program; it gives up after 1,000,000."""
 
 
-def described(choice: Features) -> str:
-    return " ".join(flag.removeprefix("-D") for flag in choice.flags()[1:])
+def described(value: Features | Hook) -> str:
+    return value if isinstance(value, Hook) else " ".join(flag.removeprefix("-D") for flag in value.flags()[1:])
 
 
 def made(one: MapDefinition) -> int:
@@ -28,14 +29,14 @@ def made(one: MapDefinition) -> int:
     return bpf.create_map(bpf.MapType(one.type), one.key_size, one.value_size, one.max_entries or 8, one.flags)
 
 
-@pytest.mark.parametrize("choice", FEATURES, ids=described)
-def test_the_programs_pass_the_verifier(choice: Features, cache: Path) -> None:
+@pytest.mark.parametrize(("hook", "choice"), VARIANTS, ids=described)
+def test_the_programs_pass_the_verifier(hook: Hook, choice: Features, cache: Path) -> None:
     """A refusal is VerifierError, which holds the verifier's log."""
-    compiled = asyncio.run(compile_programs(cache, features=choice))
+    compiled = asyncio.run(compile_programs(cache, features=choice, hook=hook))
     maps = {one.name: made(one) for one in compiled.maps}
     try:
-        for name in PROGRAMS[Hook.XDP]:
-            loaded = programs.load(compiled.program(name), maps)
+        for name in PROGRAMS[hook]:
+            loaded = programs.load(compiled.program(name), maps, TYPES[hook])
             assert loaded.map_ids
             assert bpf.verified_instructions(loaded.fd) < INSTRUCTION_BUDGET
             os.close(loaded.fd)

@@ -24,8 +24,14 @@ def address(vlan: int, place: int) -> str:
     return f"172.18.{vlan}.{place}"
 
 
+@pytest.fixture(scope="module", params=["xdp", "tc"])
+def hook(request: pytest.FixtureRequest) -> str:
+    """Where all programs run: at tc by a clsact qdisc, as this kernel has no tcx."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host]:
+def host(hook: str, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host]:
     with namespaces(HERE, THERE, *(tenant.inside for tenant in TENANTS.values())):
         wire(THERE, HERE, "eth0", "eth0")
         for vlan, tenant in TENANTS.items():
@@ -36,7 +42,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Host
         here = {tenant.here: address(vlan, 1) for vlan, tenant in TENANTS.items()}
         elsewhere = {tenant.there: address(vlan, 2) for vlan, tenant in TENANTS.items()}
         interfaces = tuple(f"eth0.{vlan}" for vlan in TENANTS)
-        with running_host(HERE, interfaces, ("ipv4",), tmp_path_factory.mktemp("host"), cache) as host:
+        with running_host(HERE, interfaces, ("ipv4",), tmp_path_factory.mktemp("host"), cache, hook=hook) as host:
             host.publish(documents(here, elsewhere, TENANTS.values()))
             for tenant in TENANTS.values():
                 if tenant.bouncer != tenant.here:
