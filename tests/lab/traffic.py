@@ -110,9 +110,13 @@ def receive(connection: socket.socket, size: int) -> bytes:
 def exchange_tcp(lab: SystemLab, client: str, server: str, size: int, family: int | None = None) -> None:
     """Send `size` random bytes in each direction over one connection, and compare them."""
     to = lab.address(server, family)
-    own = lab.address(client, ip_address(to).version)
+    exchange_stream(lab.inside(client), lab.inside(server), lab.address(client, ip_address(to).version), to, size)
+
+
+def exchange_stream(client: str, server: str, own: str, to: str, size: int) -> None:
+    """Do as `exchange_tcp` does, from an address in one namespace to one in another."""
     there, back = (random.Random(f"{client} {server} {way}").randbytes(size) for way in range(2))
-    listener = call_in(lab.inside(server), lambda: socket.create_server((to, 7100), family=family_of(to)))
+    listener = call_in(server, lambda: socket.create_server((to, 7100), family=family_of(to)))
 
     def serve() -> bytes:
         connection, peer = listener.accept()
@@ -126,7 +130,7 @@ def exchange_tcp(lab: SystemLab, client: str, server: str, size: int, family: in
     with listener, concurrent.futures.ThreadPoolExecutor(1) as pool:
         listener.settimeout(TIMEOUT)
         served = pool.submit(serve)
-        dialled = call_in(lab.inside(client), lambda: socket.create_connection((to, 7100), timeout=TIMEOUT))
+        dialled = call_in(client, lambda: socket.create_connection((to, 7100), timeout=TIMEOUT))
         with dialled:
             dialled.sendall(there)
             got_back = receive(dialled, size)
