@@ -41,8 +41,7 @@ def udp_socket(namespace: str, address: str = "0.0.0.0", port: int = 0) -> socke
 def send_tunnelled(lab: SystemLab, source: str, destination: str, body: bytes, **options: int) -> None:
     """Send a UDP datagram as one droplet's tunnel packet to another. `options`: `port`, `tos`, and `sum` 0 for none.
 
-    A veth leaves a checksum unfinished. So over IPv4 there is none, and over IPv6 the datagram is sent in two pieces,
-    which the kernel sums up itself.
+    Over IPv4 there is no checksum, as in other tunnel packets; over IPv6 the wire completes it, which must be physical.
     """
     own, to = lab.topology.droplets[source], lab.topology.droplets[destination]
     family = socket.IPPROTO_IP if ":" not in own.address else socket.IPPROTO_IPV6
@@ -53,8 +52,7 @@ def send_tunnelled(lab: SystemLab, source: str, destination: str, body: bytes, *
             sender.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         elif not options.get("sum", 1):
             sender.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_TX, 1)
-        sender.send(body[:8], socket.MSG_MORE)
-        sender.send(body[8:])
+        sender.send(body)
     lab.handmade += 1
 
 
