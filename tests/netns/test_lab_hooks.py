@@ -67,6 +67,8 @@ UNDERLAYS = ("4", "6", "0")
 NETWORKS = [f"{encapsulation}{underlay}" for underlay in UNDERLAYS for encapsulation in ("geneve", "vxlan")]
 SIZE = 2 << 20
 SCTP, GRE = 132, 47
+REPORTED = {"xdp": "xdp", "tcx": "tc", "clsact": "tc"}
+"""The setting for each hook in a status: tc has two ways to attach programs."""
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 
@@ -132,6 +134,13 @@ def hooks_of(wires: str, *hosts: str) -> str:
 def pair(request: pytest.FixtureRequest) -> Pair:
     wires, one, other = request.param
     return Pair(request.getfixturevalue(wires), one, other)
+
+
+def test_hosts_report_the_hooks_that_they_are_set_to(pair):
+    for host in (pair.one, pair.other):
+        status, topology = pair.lab.status(host), pair.lab.topology
+        assert REPORTED[status.endpoint_hook] == topology.endpoint_hook_of(host)
+        assert {REPORTED[one.hook] for one in status.uplinks} == {topology.uplink_hook_of(host)}
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -43,10 +43,24 @@ def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
         yield lab
 
 
-@pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("endpoint", ["web-x", "web-t", "web-b"])
-def test_a_peer_and_endpoints_exchange_streams_and_datagrams(lab, endpoint, family):
+ENDPOINTS = pytest.mark.parametrize("endpoint", ["web-x", "web-t", "web-b"])
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+
+@FAMILIES
+@ENDPOINTS
+def test_a_peer_and_endpoints_exchange_echoes_streams_and_datagrams(lab, endpoint, family):
     exchange_all(lab, endpoint, "web-p", family, SIZE)
     exchange_tcp(lab, "web-p", endpoint, SIZE, family)
-    send_segments(lab, "web-p", endpoint, 1200, 40, family)
+
+
+@FAMILIES
+@ENDPOINTS
+def test_datagrams_that_the_kernel_segments_reach_peers(lab, endpoint, family):
     send_segments(lab, endpoint, "web-p", 1200, 40, family)
+
+
+@FAMILIES
+@ENDPOINTS
+def test_datagrams_that_the_kernel_segments_arrive_from_peers(lab, endpoint, family):
+    send_segments(lab, "web-p", endpoint, 1200, 40, family)
