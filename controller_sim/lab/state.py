@@ -129,6 +129,8 @@ def agent_settings(paths: Paths, topology: Topology, host: str) -> str:
 instance = "{paths.instance(host)}"
 {interface_settings(topology.interfaces_of(host))}
 attach_mode = "{topology.agents.attach_mode}"
+endpoint_hook = "{topology.endpoint_hook_of(host)}"
+uplink_hook = "{topology.uplink_hook_of(host)}"
 state = "{own}"
 cache = "{cache}"
 bpffs = "{BPFFS}"

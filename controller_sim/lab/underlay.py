@@ -22,6 +22,14 @@ SERVER_MTU = 1280
 """Bytes, of what goes to the server: what IPv6 must always carry."""
 SEVERAL_INTERFACES = ("net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2")
 """A host answers ARP only on the interface that has the address, as it does with several interfaces in one subnet."""
+AS_A_NIC = ("gro", "on", "tx", "off", "tx-udp-segmentation", "off", "tx-sctp-segmentation", "off")
+"""Offloads of both ends of a physical wire: only whole frames with finished checksums leave a NIC.
+
+Native XDP on a veth sees what its peer sends. A GSO packet or CHECKSUM_PARTIAL would reach it unfinished, where a NIC's
+XDP never meets either. Without `tx` the kernel does both before the frame leaves, also inside tunnels: segmentation of
+TCP depends on it (netdev_fix_features in net/core/dev.c), of SCTP it does not, and of UDP only since Linux 6.11. The
+bridge's ports need it like the hosts: GRO there merges segments again. GRO is on as on NICs.
+"""
 
 
 class UnderlayError(RuntimeError):
@@ -132,7 +140,7 @@ def _add_router(names: Names, underlay: Underlay) -> None:
     batch(names.router, "link set lo up")
     inside(names.router, "sysctl", "-qw", *ROUTER_SETTINGS)
     for index, subnet in enumerate(underlay.subnets):
-        _add_wire(names, f"router{index}", index, subnet.mtu, names.router, f"eth{index}")
+        _add_wire(names, underlay, f"router{index}", index, (names.router, f"eth{index}"))
         addresses = (f"{gateway_of(cidr)}/{ip_network(cidr).prefixlen}" for cidr in subnet.cidrs)
         lines = _address_lines(addresses, f"eth{index}")
         batch(names.router, f"link set eth{index} mtu {subnet.router_mtu}", *lines, f"link set eth{index} up")
@@ -156,8 +164,7 @@ def _add_interface(names: Names, underlay: Underlay, droplets: list[Droplet], po
     first = droplets[0]
     namespace, interface = names.droplet(first.host), first.interface
     index = _subnet_of(underlay, first.address)
-    mtu = underlay.subnets[index].mtu
-    _add_wire(names, port, index, mtu, namespace, interface, first.queues)
+    _add_wire(names, underlay, port, index, (namespace, interface), first.queues)
     if first.link_mtu is not None:
         batch(names.fabric, f"link set {port} mtu {first.link_mtu}")
     addresses = (f"{one.address}/{underlay.prefix_of(one.address)}" for one in droplets)
@@ -199,16 +206,21 @@ def _address_lines(addresses: Iterable[str], device: str) -> list[str]:
     ]
 
 
-def _add_wire(names: Names, port: str, bridge: int, mtu: int, namespace: str, interface: str, queues: int = 1) -> None:
-    """Make a veth from a bridge to an interface of a namespace, with as many queues each way."""
-    each = f"numtxqueues {queues} numrxqueues {queues}"
+def _add_wire(names: Names, underlay: Underlay, port: str, index: int, end: tuple[str, str], queues: int = 1) -> None:
+    """Make a veth from a subnet's bridge to an interface (namespace, name), with as many queues each way."""
+    namespace, interface = end
+    size = f"mtu {underlay.subnets[index].mtu} numtxqueues {queues} numrxqueues {queues}"
     batch(
         names.fabric,
-        f"link add name {port} mtu {mtu} {each} type veth peer name {interface} mtu {mtu} {each} netns {namespace}",
-        f"link set {port} master br{bridge} up",
+        f"link add name {port} {size} type veth peer name {interface} {size} netns {namespace}",
+        f"link set {port} master br{index} up",
     )
-    # A redirect to the interface comes out of the port, which must receive by NAPI: GRO on.
-    inside(names.fabric, "ethtool", "-K", port, "gro", "on")
+    if underlay.wires == "physical":
+        inside(names.fabric, "ethtool", "-K", port, *AS_A_NIC)
+        inside(namespace, "ethtool", "-K", interface, *AS_A_NIC)
+    else:
+        # What an endpoint's XDP program redirects to the interface comes out of the port, which needs NAPI for it.
+        inside(names.fabric, "ethtool", "-K", port, "gro", "on")
 
 
 def add_endpoint(names: Names, endpoint: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from controller_sim.lab.underlay import Names, batch, command, inside
+from controller_sim.lab.underlay import Names, batch, command
 from controller_sim.topology.ipam import Assignment
 from controller_sim.topology.model import VXLAN_PORT, Droplet, Topology, address_in, gateway_of
 from controller_sim.topology.overhead import OVERHEAD, RETURN_TO_SENDER
@@ -80,9 +80,6 @@ def _guest(topology: Topology, assigned: Assignment, droplet: Droplet, name: str
 
 def build(names: Names, topology: Topology, assignments: Mapping[str, Assignment]) -> None:
     """Make the devices of all peers; their namespaces and those of their endpoints are there. Raises UnderlayError."""
-    for droplet in topology.peers:
-        # Super-packets and partial checksums would leave the host as they are: no hardware of a veth completes them.
-        inside(names.droplet(droplet.host), "ethtool", "-K", droplet.interface, "tx", "off", "tso", "off", "gso", "off")
     for tunnel in plan(topology, assignments):
         _build_tunnel(names, tunnel)
 

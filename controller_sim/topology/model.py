@@ -16,6 +16,8 @@ GENEVE_PORT, VXLAN_PORT = 6081, 4789
 
 Members: TypeAlias = int | tuple[str, ...]
 """How many droplets take a role, or which."""
+Wires: TypeAlias = Literal["physical", "virtual"]
+"""What leaves an interface: frames as on a NIC's wire, or also GSO packets and unfinished checksums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Underlay:
 
     subnets: tuple[Subnet, ...]
     servers: tuple[str, ...]
+    wires: Wires = "physical"
 
     @property
     def cidrs(self) -> tuple[str, ...]:
@@ -112,10 +115,23 @@ class Underlay:
 
 
 @dataclass(frozen=True, slots=True)
+class Hooks:
+    """Where programs run, `xdp`, `tc` or `auto` (the agent decides): None is the lab's default."""
+
+    endpoint: str | None = None
+    uplink: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Agents:
-    """What all agents of the lab are set to, where it is not their default. `data_plane` is their section's keys."""
+    """The agents' settings that are not their defaults.
+
+    `hooks` are those of hosts that `host_hooks` does not name; `data_plane` has the keys of that section.
+    """
 
     attach_mode: str = "auto"
+    hooks: Hooks = Hooks()
+    host_hooks: tuple[tuple[str, Hooks], ...] = ()
     data_plane: tuple[tuple[str, int | tuple[str, ...]], ...] = ()
 
 
@@ -156,6 +172,17 @@ class Topology:
     def host_of(self, endpoint: str) -> str:
         """Return the host on which an endpoint is."""
         return self.droplets[self.endpoints[endpoint].droplet].host
+
+    def endpoint_hook_of(self, host: str) -> str:
+        """Return the hook at which a host's agent runs its endpoints' programs, `auto` where the agent decides."""
+        own = dict(self.agents.host_hooks).get(host, Hooks())
+        return own.endpoint or self.agents.hooks.endpoint or "auto"
+
+    def uplink_hook_of(self, host: str) -> str:
+        """Return the hook of a host's uplinks. On physical wires `auto` would find a veth, and take it for virtual."""
+        own = dict(self.agents.host_hooks).get(host, Hooks())
+        default = "xdp" if self.underlay.wires == "physical" else "auto"
+        return own.uplink or self.agents.hooks.uplink or default
 
     def server_for(self, host: str) -> str:
         """Return the NATS server's address that a host reaches: one of a family of its own."""

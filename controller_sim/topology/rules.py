@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, cast
 
+from controller_sim.topology.agent_rules import agents_of
 from controller_sim.topology.fields import (
     NAME,
     add,
@@ -23,7 +24,7 @@ from controller_sim.topology.fields import (
 )
 from controller_sim.topology.model import Endpoint, Members, Network, Topology, Vpc, capacity_of, cidr_of, gateway_of
 from controller_sim.topology.reader import Reader
-from controller_sim.topology.underlay_rules import EDGES, agents_of, droplets_of, underlay_of
+from controller_sim.topology.underlay_rules import EDGES, WIRES, droplets_of, underlay_of
 from protocol.addresses import MAX_VNI, is_edge, parse_address, parse_cidr, parse_host_address, parse_mac
 from protocol.documents import MAX_MEMBERS
 
@@ -39,7 +40,7 @@ def build(root: Reader) -> Topology | None:
     vpcs = _vpcs(root, known - peers, peers)
     networks = _networks(root, vpcs, known - peers, peers)
     endpoints = _endpoints(root, networks, known, peers)
-    agents = agents_of(root, droplets.values(), networks.values())
+    agents = agents_of(root, droplets.values(), networks.values(), wired[0].wires if wired else WIRES[0])
     seed = root.number("seed", 0, 2**63 - 1, 0)
     root.finish()
     if wired is None or root.mistakes:

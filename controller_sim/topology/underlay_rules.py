@@ -1,8 +1,8 @@
-"""The rules of a topology file for what is wired: underlay, droplets, and what the agents are set to."""
+"""The rules of a topology file for what is wired: underlay and droplets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, cast
@@ -19,13 +19,10 @@ from controller_sim.topology.fields import (
     repeats_a_family,
 )
 from controller_sim.topology.model import (
-    GENEVE_PORT,
-    VXLAN_PORT,
-    Agents,
     Droplet,
-    Network,
     Subnet,
     Underlay,
+    Wires,
     cidr_of,
     free_server_address,
 )
@@ -36,8 +33,7 @@ from protocol.addresses import is_edge, parse_address, parse_cidr, parse_host_ad
 
 MIN_MTU, MAX_MTU = 576, 9000
 MAX_QUEUES = 16
-ATTACH_MODES = ("auto", "native", "generic", "offload")
-FAMILIES = ("ipv4", "ipv6")
+WIRES: tuple[Wires, ...] = ("physical", "virtual")
 EDGES = "the first or, over IPv4, the last address"
 FLAT = "underlay"
 """The name of the only subnet of an underlay that names none."""
@@ -124,6 +120,7 @@ def underlay_of(
     """Return the underlay, and the droplets with their subnets; None where a mistake is in the way."""
     misplaced = False
     mtu = 1500
+    wires = WIRES[0]
     servers: tuple[str, ...] = ()
     subnets: list[Subnet] = []
     if root.take("underlay", object, "a map", None) is not None:
@@ -131,6 +128,7 @@ def underlay_of(
         if not reader.is_map():
             return None
         mtu = _mtu(reader, "mtu", 1500)
+        wires = cast(Wires, choice(reader, "wires", WIRES))
         servers = _servers(reader)
         before = len(root.mistakes)
         subnets = _subnets(reader, mtu)
@@ -151,7 +149,8 @@ def underlay_of(
             found = ", ".join(sorted(cidrs)) or "none has a prefix length"
             root.wrong(f"the droplets are not in one network ({found}): set underlay.cidr", "droplets")
         return None
-    return _checked(root, droplets, tuple(subnets), servers)
+    checked, placed = _checked(root, droplets, tuple(subnets), servers)
+    return replace(checked, wires=wires), placed
 
 
 def _mtu(reader: Reader, key: str, default: int) -> int:
@@ -269,70 +268,3 @@ def _check_families(root: Reader, droplets: dict[str, Droplet], servers: tuple[s
     for host, own in versions.items():
         if not own & served:
             root.wrong(f"{host} has no address of the server's family ({', '.join(servers)})", "droplets")
-
-
-def agents_of(root: Reader, droplets: Iterable[Droplet], networks: Iterable[Network]) -> Agents:
-    """Return what the agents are set to; it must suit the droplets and networks that there are."""
-    if root.take("agents", object, "a map", None) is None:
-        return Agents()
-    reader = Reader(root.node["agents"], "agents", root.line_of("agents"), root.mistakes)
-    if not reader.is_map():
-        return Agents()
-    mode = choice(reader, "attach_mode", ATTACH_MODES)
-    section: dict[str, int | tuple[str, ...]] = {}
-    if reader.take("data_plane", object, "a map", None) is not None:
-        line = reader.line_of("data_plane")
-        section = _data_plane(
-            Reader(reader.node["data_plane"], "agents.data_plane", line, root.mistakes), droplets, networks
-        )
-    reader.finish()
-    return Agents(mode, tuple(section.items()))
-
-
-def _data_plane(
-    reader: Reader, droplets: Iterable[Droplet], networks: Iterable[Network]
-) -> dict[str, int | tuple[str, ...]]:
-    if not reader.is_map():
-        return {}
-    before = len(reader.mistakes)
-    section: dict[str, int | tuple[str, ...]] = {}
-    for key, low in (("geneve_port", 1), ("vxlan_port", 0)):
-        if reader.has(key):
-            section[key] = reader.number(key, low, 65535)
-        reader.take(key, int, "a UDP port", None)
-    for key in ("families", "underlay"):
-        if reader.has(key) and isinstance(reader.node[key], list):
-            section[key] = tuple(reader.names(key))
-            if not section[key] or set(section[key]) - set(FAMILIES):  # type: ignore[arg-type]
-                reader.wrong(f"expected a list of {' and '.join(FAMILIES)}", key)
-        reader.take(key, list, "a list of families", None)
-    reader.finish()
-    if len(reader.mistakes) == before:
-        _check_ports(reader, section, networks)
-        inside = {cidr: f"network {network.name} has {cidr}" for network in networks for cidr in network.cidrs}
-        _check_turned_on(reader, "families", section, inside)
-        outside = {droplet.address: f"{droplet.name} has {droplet.address}" for droplet in droplets}
-        _check_turned_on(reader, "underlay", section, outside)
-    return section
-
-
-def _check_ports(reader: Reader, section: Mapping[str, object], networks: Iterable[Network]) -> None:
-    geneve, vxlan = section.get("geneve_port", GENEVE_PORT), section.get("vxlan_port", VXLAN_PORT)
-    key = "vxlan_port" if "vxlan_port" in section else "geneve_port"
-    if geneve == vxlan:
-        reader.wrong(f"{vxlan} is the port of both Geneve and VXLAN: choose different ports, or 0 for VXLAN", key)
-    wanting = [network.name for network in networks if network.encapsulation == "vxlan"]
-    if wanting and not vxlan:
-        reader.wrong(
-            f"0 turns VXLAN off, but {', '.join(wanting)} has `encapsulation: vxlan`: set a port", "vxlan_port"
-        )
-
-
-def _check_turned_on(reader: Reader, key: str, section: Mapping[str, object], users: Mapping[str, str]) -> None:
-    """Hold a list of families against who needs them, by address or CIDR; one of each missing family is named."""
-    turned_on = section.get(key, FAMILIES)
-    assert isinstance(turned_on, tuple)
-    for version, family in zip((4, 6), FAMILIES, strict=True):
-        needing = [text for user, text in users.items() if ip_network(user).version == version]
-        if needing and family not in turned_on:
-            reader.wrong(f"{family} is missing, but {needing[0]}: add it", key)
