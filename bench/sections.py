@@ -8,10 +8,20 @@ from bench import forwarding as fw
 from bench import lines, profile
 from bench.control import Bulk, Control, Latency
 from bench.forwarding import Rounds
-from bench.hosts import KERNEL_PAIR, OUR_PAIR
 from bench.lines import EGRESS, INGRESS, OURS, Group
-from bench.report import Comparison, Grid, Measure, Section, compared, measure, number, percentile, ratio, ratios
-from bench.traffic import Traffic
+from bench.report import (
+    Comparison,
+    Grid,
+    Measure,
+    Section,
+    compared,
+    measure,
+    number,
+    percentile,
+    ratio,
+    ratios,
+    spread,
+)
 
 DIRECTIONS = (INGRESS, EGRESS)
 ONE_IN_ONE = "4in4"
@@ -26,17 +36,13 @@ PROFILE_NOTE = (
     "save when one part is left out. Parts overlap and do not add up."
 )
 APART = 1.2
-TRAFFIC_NOTE = (
-    "Plain sockets in two endpoints on two hosts, all on this machine: 64 bytes of UDP there and back, both ends on "
-    "one core; one TCP stream between two cores. Both overlays run on wires of the same build, in turns."
-)
 CONTROL_NOTE = (
     "One agent, a real nats-server with TLS that syncs every message to disk, and a publisher in Python, all on this "
     "machine. From publishing to the acknowledgement `realized`. `decode and write` is a process that decodes the same "
     "documents with msgspec, packs their endpoints and writes them into a map by batch, and does nothing else."
 )
 MIB = 1 << 20
-VS_BARE, ROUND_TRIP, STREAM = 1.15, 0.7, 1.0
+VS_BARE = 1.15
 STORED, BULK_CPU, RESTART, LINEAR = 2.0, 3.0, 3.0, 1.25
 LARGE = 100_000
 """Endpoints from which on the budgets of bulk and restart hold: below, what is fixed outweighs what grows."""
@@ -57,16 +63,9 @@ def forwarding(rounds: Rounds) -> Section:
                 f"{direction}: time of {fw.KERNEL} / ours, far end's stack", ratios(kernel, by_name[fw.OURS_TO_STACK])
             ),
         ]
-    rows = tuple((name, *(_spread(rounds[direction][name]) for direction in DIRECTIONS)) for name in order)
+    rows = tuple((name, *(spread(rounds[direction][name]) for direction in DIRECTIONS)) for name in order)
     grid = Grid(("", *DIRECTIONS), rows)
     return Section("Nanoseconds a packet", FORWARDING_NOTE, (), tuple(comparisons), grid, {"rounds": rounds})
-
-
-def _spread(samples: list[float]) -> str:
-    """Return a median with the bounds of half of the samples."""
-    one = measure("", samples, "")
-    bounds = "" if one.low is None or one.high is None else f" ({number(one.low)} to {number(one.high)})"
-    return f"{number(one.value)}{bounds}"
 
 
 def profiled(rounds: Rounds, skipped: list[str]) -> Section:
@@ -79,7 +78,7 @@ def profiled(rounds: Rounds, skipped: list[str]) -> Section:
         for name, cost in profile.costs(by_name, OURS).items():
             rows.setdefault(name, {})[direction] = cost
     note = PROFILE_NOTE + "".join(f" Not measured, since the source has changed: {name}." for name in skipped)
-    cells = tuple((name, *(_spread(row[d]) if d in row else "" for d in DIRECTIONS)) for name, row in rows.items())
+    cells = tuple((name, *(spread(row[d]) if d in row else "" for d in DIRECTIONS)) for name, row in rows.items())
     return Section("Profile", note, grid=Grid(("", *DIRECTIONS), cells))
 
 
@@ -125,28 +124,6 @@ def _scale(rounds: Rounds) -> tuple[Comparison, ...]:
             ),
         ]
     return tuple(found)
-
-
-def traffic(found: Traffic) -> Section:
-    """Return the section on round trips and throughput."""
-    middle = {name: [percentile(turn, 0.5) / 1000 for turn in turns] for name, turns in found.round_trips.items()}
-    slow = {name: [percentile(turn, 0.99) / 1000 for turn in turns] for name, turns in found.round_trips.items()}
-    measures = [measure(f"round trip, median: {name}", turns, "us") for name, turns in middle.items()]
-    measures += [measure(f"round trip, p99: {name}", turns, "us") for name, turns in slow.items()]
-    measures += [measure(f"one TCP stream: {name}", turns, "Gbit/s") for name, turns in found.streams.items()]
-    trips = ratios(middle[OUR_PAIR], middle[KERNEL_PAIR])
-    comparisons = [compared("round trip: ours / kernel VXLAN + bridge", trips, ROUND_TRIP)]
-    comparisons += [
-        compared(
-            f"TCP throughput: ours / {name}",
-            ratios(found.streams[OUR_PAIR], found.streams[name]),
-            STREAM if name == KERNEL_PAIR else None,
-            at_most=False,
-        )
-        for name in found.streams
-        if name != OUR_PAIR
-    ]
-    return Section("Two endpoints on two hosts", TRAFFIC_NOTE, tuple(measures), tuple(comparisons))
 
 
 def control(found: Control) -> Section:
