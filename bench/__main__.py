@@ -22,7 +22,7 @@ from rich.table import Table
 
 from agent.datapath.bpf.compiler import CompileError
 from agent.datapath.bpf.pins import ensure_bpffs
-from bench import control, forwarding, hosts, machine, probe, report, sections, traffic, traffic_sections
+from bench import control, forwarding, hosts, machine, probe, report, sections, sent_frames, traffic, traffic_sections
 from bench.contestants import fitting
 from bench.lines import GROUPS
 from bench.profile import PARTS as PROFILE
@@ -74,10 +74,10 @@ def forwarding_part(folder: Path, effort: Effort, say: Callable[[str], None]) ->
     stale = fitting([part.contestant for part in PROFILE])[1]
     parts = tuple(part for part in PROFILE if part.contestant.name not in stale)
     skipped = [part.name for part in PROFILE if part not in parts]
-    with forwarding.track(folder, parts, GROUPS) as track:
-        rounds = forwarding.run_rounds(track.entries, effort.rounds, traffic.cores()[0], say)
+    with forwarding.track(folder, parts, GROUPS) as track, sent_frames.entries(folder) as sent:
+        rounds = forwarding.run_rounds([*track.entries, *sent], effort.rounds, traffic.cores()[0], say)
     groups = [sections.group(rounds, group) for group in GROUPS]
-    return [sections.forwarding(rounds), *groups, sections.profiled(rounds, skipped)]
+    return [sections.forwarding(rounds), sections.sent(rounds), *groups, sections.profiled(rounds, skipped)]
 
 
 def traffic_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from statistics import median
 
+from agent.core.model.hooks import Hook
 from bench import forwarding as fw
 from bench import lines, profile
+from bench import sent_frames as sf
 from bench.control import Bulk, Control, Latency
 from bench.forwarding import Rounds
 from bench.lines import EGRESS, INGRESS, OURS, Group
@@ -30,6 +32,11 @@ FORWARDING_NOTE = (
     "harness); `redirect` forwards without looking; `bare` looks at one header, makes one hash lookup, takes off or "
     "puts on the tunnel headers, and redirects. `far end's stack` builds a socket buffer for each frame, as an "
     "endpoint does; the other far ends drop by a program."
+)
+SENT_NOTE = (
+    "Of one core, for 60 bytes of UDP inside: a packet socket sends each frame through a veth, and the far end's stack "
+    "drops it; the socket costs the same for all. `drop` drops at once and `redirect` forwards without looking: the "
+    "harness of each hook. Behind XDP the far end builds a new socket buffer for each frame."
 )
 PROFILE_NOTE = (
     "Nanoseconds a packet: first what each contestant costs more than the simpler one, then what our programs "
@@ -66,6 +73,20 @@ def forwarding(rounds: Rounds) -> Section:
     rows = tuple((name, *(spread(rounds[direction][name]) for direction in DIRECTIONS)) for name in order)
     grid = Grid(("", *DIRECTIONS), rows)
     return Section("Nanoseconds a packet", FORWARDING_NOTE, (), tuple(comparisons), grid, {"rounds": rounds})
+
+
+def sent(rounds: Rounds) -> Section:
+    """Return the section on frames that a packet socket sends, for the contestants that have no live frames too."""
+    names = [*(sf.name_at(name, hook) for hook in Hook for name in sf.PROGRAMS), sf.KERNEL]
+    rows = tuple((name, *(spread(rounds[direction][name]) for direction in DIRECTIONS)) for name in names)
+    comparisons = tuple(
+        compared(f"{direction}, sent frames: time of {ours} / {sf.KERNEL}", ratios(by_name[ours], by_name[sf.KERNEL]))
+        for direction, by_name in rounds.items()
+        for ours in (sf.name_at(OURS, hook) for hook in Hook)
+    )
+    return Section(
+        "Nanoseconds a packet, sent through a veth", SENT_NOTE, (), comparisons, Grid(("", *DIRECTIONS), rows)
+    )
 
 
 def profiled(rounds: Rounds, skipped: list[str]) -> Section:

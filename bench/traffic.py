@@ -18,15 +18,17 @@ from bench.probe import Flood, Probe, Stream
 
 KERNEL = Setup("kernel VXLAN", "virtual")
 KERNEL_SEGMENTED = Setup("kernel VXLAN, physical", "physical")
+TC = Setup("ours (tc)", "virtual", "endpoint_hook: tc, uplink_hook: tc")
+MIXED = Setup("ours (tc, XDP), physical", "physical", "endpoint_hook: tc, uplink_hook: xdp")
 XDP = Setup("ours (XDP)", "physical", "endpoint_hook: xdp, uplink_hook: xdp")
 NO_GSO = "kernel VXLAN, no GSO"
 """The same hosts as `KERNEL`, whose endpoints send single packets."""
 BRIDGE = "kernel bridge"
 """The bridge of one of `KERNEL`'s hosts, between two endpoints of that host."""
-SETUPS = (KERNEL, KERNEL_SEGMENTED, XDP)
+SETUPS = (KERNEL, TC, XDP, KERNEL_SEGMENTED, MIXED)
 OF_KERNEL = (NO_GSO, BRIDGE)
-SEGMENTED: tuple[str, ...] = ()
-"""Contestants whose yardstick is the kernel on physical wires too."""
+SEGMENTED = (KERNEL_SEGMENTED.name, MIXED.name)
+"""The kernel on wires that segment, and those that stand beside it. XDP has single packets on all wires."""
 
 Say = Callable[[str], None]
 
@@ -44,8 +46,7 @@ class Case:
 
     def yardstick(self, name: str) -> str:
         """Return beside which contestant another one stands, itself for a yardstick."""
-        segmented = name in SEGMENTED or name == KERNEL_SEGMENTED.name
-        return KERNEL_SEGMENTED.name if segmented else self.contestants[0]
+        return KERNEL_SEGMENTED.name if name in SEGMENTED else self.contestants[0]
 
     def pair(self, pairs: Mapping[str, Pairs], name: str) -> Pair:
         """Return the endpoints of a contestant; `pairs` are those of all setups by their names."""
@@ -62,15 +63,15 @@ class Bulk(Case):
 
 
 BULKS = (
-    Bulk("One TCP stream, two hosts", (KERNEL.name, NO_GSO, XDP.name, KERNEL_SEGMENTED.name)),
-    Bulk("Eight TCP streams, two hosts", (KERNEL.name, XDP.name, KERNEL_SEGMENTED.name), streams=8),
-    Bulk("One TCP stream, two hosts, IPv6 inside", (KERNEL.name, KERNEL_SEGMENTED.name), family=6),
-    Bulk("Eight TCP streams, two hosts, IPv6 inside", (KERNEL.name,), streams=8, family=6),
-    Bulk("One TCP stream, one host", (BRIDGE, XDP.name), one_host=True),
+    Bulk("One TCP stream, two hosts", (KERNEL.name, NO_GSO, TC.name, XDP.name, *SEGMENTED)),
+    Bulk("Eight TCP streams, two hosts", (KERNEL.name, TC.name, XDP.name, *SEGMENTED), streams=8),
+    Bulk("One TCP stream, two hosts, IPv6 inside", (KERNEL.name, TC.name, *SEGMENTED), family=6),
+    Bulk("Eight TCP streams, two hosts, IPv6 inside", (KERNEL.name, TC.name), streams=8, family=6),
+    Bulk("One TCP stream, one host", (BRIDGE, TC.name, XDP.name), one_host=True),
 )
 SMALL = (
-    Case("two hosts", (KERNEL.name, XDP.name)),
-    Case("one host", (BRIDGE, XDP.name), one_host=True),
+    Case("two hosts", (KERNEL.name, TC.name, XDP.name)),
+    Case("one host", (BRIDGE, TC.name, XDP.name), one_host=True),
 )
 """Where round trips and floods of small datagrams are measured."""
 

@@ -6,7 +6,7 @@ from statistics import median
 
 from bench.probe import Flood, Stream
 from bench.report import Comparison, Grid, Section, compared, number, percentile, ratio, ratios, spread
-from bench.traffic import BULKS, SMALL, Bulk, Case, Traffic
+from bench.traffic import BULKS, MIXED, SMALL, TC, Bulk, Case, Traffic
 
 BULK_NOTE = (
     "Plain sockets in endpoints, all on this machine, in turns: one stream between two cores, eight on all cores. "
@@ -19,9 +19,10 @@ FLOOD_NOTE = (
     "64 bytes of UDP by `send`, as fast as one socket can, from one core to another. CPU time is that of the whole "
     "machine for each datagram that arrived, both ends with their sockets. x: CPU time."
 )
-THROUGHPUT = {"ours (tc)": 1.0, "ours (tc, XDP), physical": 0.9}
-ROUND_TRIP = {("two hosts", "ours (tc)"): 0.75}
-"""Budgets by contestant, and for round trips by case too."""
+THROUGHPUT = {TC.name: 1.0, MIXED.name: 0.9}
+"""Budgets by contestant."""
+ROUND_TRIP = {("two hosts", TC.name): 0.75}
+"""Budgets by case and contestant."""
 
 
 def traffic(found: Traffic) -> list[Section]:
