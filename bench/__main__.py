@@ -64,8 +64,8 @@ class Effort:
     million: bool = False
 
 
-FULL = Effort(15, 7, 10_000, 0.8, 300, 60, (10_000, 100_000), 5)
-QUICK = Effort(4, 2, 3_000, 0.4, 50, 10, (10_000,), 2)
+FULL = Effort(15, 7, 10_000, 0.5, 300, 60, (10_000, 100_000), 5)
+QUICK = Effort(4, 2, 3_000, 0.3, 50, 10, (10_000,), 2)
 
 
 def forwarding_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:
