@@ -101,6 +101,12 @@ def our_hosts(setup: Setup, letter: str, cache: Path) -> Iterator[Lab]:
         yield lab
     finally:
         lab.down()
+        _remove_all(lab.names)  # also of endpoints that a measurement added, which the lab does not know
+
+
+def _remove_all(names: underlay.Names) -> None:
+    for namespace in names.existing():
+        underlay.remove(namespace)
 
 
 def _look_as_seldom_as_by_default(settings: Path) -> None:
@@ -122,8 +128,7 @@ def kernel_hosts(setup: Setup, letter: str) -> Iterator[Pairs]:
             _add_endpoint(names, topology, endpoint)
         yield pairs_of(setup, names)
     finally:
-        for namespace in names.existing():
-            underlay.remove(namespace)
+        _remove_all(names)
 
 
 def _add_overlay(names: underlay.Names, topology: Topology, host: str) -> None:
