@@ -24,6 +24,8 @@ from controller_sim.topology.model import Topology, Wires
 
 TOPOLOGY = Path(__file__).parent / "two_hosts.yaml"
 VXLAN_OVERHEAD = 50
+PATIENCE = 120.0
+"""Seconds until all is realized: the first agents compile the programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def our_hosts(setup: Setup, letter: str, cache: Path) -> Iterator[Lab]:
         for host in lab.topology().droplets:
             _look_as_seldom_as_by_default(lab.paths.settings(host))
             lab.start_agent(host)
-        report = converge(lab)
+        report = converge(lab, timeout=PATIENCE)
         if not report.converged:
             raise LabError(f"the lab is not realized: {report.problems[0]}")
         yield lab
