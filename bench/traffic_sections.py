@@ -10,14 +10,14 @@ from bench.traffic import BULKS, MIXED, SMALL, TC, Bulk, Case, Traffic
 
 BULK_NOTE = (
     "Plain sockets in endpoints, all on this machine, in turns: one stream between two cores, eight on all cores. "
-    "Throughput is the receivers', with the bounds of half of the rounds; CPU time is that of the whole machine for "
-    "each byte, both ends with their sockets. `physical` wires segment as a NIC does, in software here; the others "
-    "carry GSO packets. x: beside the kernel on such wires."
+    "Throughput is the receivers', with the bounds of half of the rounds. CPU time for each byte is the time in which "
+    "the machine's cores were not idle: both hosts and both ends with their sockets. `physical` wires segment as a NIC "
+    "does, in software here; the others carry GSO packets. x: beside the kernel on such wires."
 )
 TRIP_NOTE = "64 bytes of UDP there and back, both ends on one core: the median of each round, and the p99. x: medians."
 FLOOD_NOTE = (
-    "64 bytes of UDP by `send`, as fast as one socket can, from one core to another. CPU time is that of the whole "
-    "machine for each datagram that arrived, both ends with their sockets. x: CPU time."
+    "64 bytes of UDP by `send`, as fast as one socket can, from one core to another. CPU time is likewise "
+    "that of the whole machine, for each datagram that arrived. x: CPU time."
 )
 THROUGHPUT = {TC.name: 1.0, MIXED.name: 0.9}
 """Budgets by contestant."""
