@@ -12,7 +12,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ from rich.table import Table
 
 from agent.datapath.bpf.compiler import CompileError
 from agent.datapath.bpf.pins import ensure_bpffs
-from bench import control, forwarding, hosts, machine, report, sections, traffic
+from bench import control, forwarding, hosts, machine, probe, report, sections, sent_frames, traffic, traffic_sections
 from bench.contestants import fitting
 from bench.lines import GROUPS
 from bench.profile import PARTS as PROFILE
@@ -44,7 +43,7 @@ ERRORS = (
     LabError,
     BusError,
     forwarding.LostFramesError,
-    traffic.ProbeError,
+    probe.ProbeError,
     control.NotRealizedError,
     OSError,
 )
@@ -57,7 +56,7 @@ class Effort:
     rounds: int
     traffic_rounds: int
     round_trips: int
-    stream_seconds: float
+    seconds: float
     documents: int
     veths: int
     bulks: tuple[int, ...]
@@ -65,8 +64,8 @@ class Effort:
     million: bool = False
 
 
-FULL = Effort(15, 7, 10_000, 1.5, 300, 60, (10_000, 100_000), 5)
-QUICK = Effort(4, 2, 3_000, 0.5, 50, 10, (10_000,), 2)
+FULL = Effort(15, 7, 10_000, 0.5, 300, 60, (10_000, 100_000), 5)
+QUICK = Effort(4, 2, 3_000, 0.3, 50, 10, (10_000,), 2)
 
 
 def forwarding_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:
@@ -75,28 +74,27 @@ def forwarding_part(folder: Path, effort: Effort, say: Callable[[str], None]) ->
     stale = fitting([part.contestant for part in PROFILE])[1]
     parts = tuple(part for part in PROFILE if part.contestant.name not in stale)
     skipped = [part.name for part in PROFILE if part not in parts]
-    with forwarding.track(folder, parts, GROUPS) as track:
-        rounds = forwarding.run_rounds(track.entries, effort.rounds, traffic.cores()[0], say)
+    with forwarding.track(folder, parts, GROUPS) as track, sent_frames.entries(folder) as sent:
+        rounds = forwarding.run_rounds([*track.entries, *sent], effort.rounds, traffic.cores()[0], say)
     groups = [sections.group(rounds, group) for group in GROUPS]
-    return [sections.forwarding(rounds), *groups, sections.profiled(rounds, skipped)]
+    return [sections.forwarding(rounds), sections.sent(rounds), *groups, sections.profiled(rounds, skipped)]
 
 
-def lab_part(folder: Path, effort: Effort, parts: tuple[str, ...], say: Callable[[str], None]) -> list[Section]:
-    """Measure what needs two hosts with agents: traffic and the control plane."""
-    found = []
+def traffic_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:
+    """Measure round trips, bulk and small datagrams between endpoints, of all setups in turns."""
+    program = probe.Probe(probe.build_probe(folder), *traffic.cores())
+    share = traffic.Share(effort.traffic_rounds, effort.round_trips, effort.seconds)
+    with traffic.all_built(folder / "cache", say) as pairs:
+        return traffic_sections.traffic(traffic.measure(program, pairs, share, say))
+
+
+def control_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:
+    """Measure the control plane on a host with an agent as it is by default."""
     say("starting two hosts with agents")
-    with ExitStack() as stack:
-        lab = stack.enter_context(hosts.our_hosts(folder / "cache"))
-        probe = traffic.Probe(traffic.build_probe(folder), *traffic.cores())
-        if "traffic" in parts:
-            with hosts.kernel_hosts() as kernel:
-                turns = (effort.traffic_rounds, effort.round_trips, effort.stream_seconds)
-                found.append(sections.traffic(traffic.measure(probe, hosts.our_pair(lab), kernel, *turns, say)))
-        if "control" in parts:
-            share = control.Share(effort.bulks, effort.documents, effort.veths, effort.restarts, effort.million)
-            done = control.measure(lab, probe, share, folder / "documents", say)
-            found.append(sections.control(done))
-    return found
+    program = probe.Probe(probe.build_probe(folder), *traffic.cores())
+    share = control.Share(effort.bulks, effort.documents, effort.veths, effort.restarts, effort.million)
+    with hosts.our_hosts(control.AGENTS, "z", folder / "cache") as lab:
+        return [sections.control(control.measure(lab, program, share, folder / "documents", say))]
 
 
 def run_parts(effort: Effort, parts: tuple[str, ...], console: Console) -> list[Section]:
@@ -107,8 +105,10 @@ def run_parts(effort: Effort, parts: tuple[str, ...], console: Console) -> list[
         folder = Path(name)
         if "forwarding" in parts:
             found += forwarding_part(folder, effort, status.update)
-        if {"traffic", "control"} & set(parts):
-            found += lab_part(folder, effort, parts, status.update)
+        if "traffic" in parts:
+            found += traffic_part(folder, effort, status.update)
+        if "control" in parts:
+            found += control_part(folder, effort, status.update)
     return found
 
 

@@ -15,7 +15,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.core.model import map_layout
 from agent.core.model.features import Features
+from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
@@ -44,6 +46,7 @@ class Contestant:
     overlay: str | None = None
     edits: tuple[Edit, ...] = ()
     features: Features = EVERYTHING
+    hook: Hook = Hook.XDP
 
 
 class StaleEditError(ValueError):
@@ -85,7 +88,8 @@ def compile_all(contestants: list[Contestant], folder: Path) -> dict[str, Compil
 
         async def one(contestant: Contestant) -> CompiledObject:
             async with gate:
-                return await compile_programs(folder / "objects", stage(contestant, folder), contestant.features)
+                staged = stage(contestant, folder)
+                return await compile_programs(folder / "objects", staged, contestant.features, contestant.hook)
 
         compiled = await asyncio.gather(*(one(contestant) for contestant in contestants))
         return {contestant.name: each for contestant, each in zip(contestants, compiled, strict=True)}
@@ -96,17 +100,19 @@ def compile_all(contestants: list[Contestant], folder: Path) -> dict[str, Compil
 class Loaded:
     """A contestant's maps and programs, not pinned; everything goes with `close`."""
 
-    def __init__(self, compiled: CompiledObject) -> None:
+    def __init__(self, compiled: CompiledObject, hook: Hook = Hook.XDP) -> None:
+        self.hook = hook
         self.maps: dict[str, int] = {}
         self.programs: dict[str, int] = {}
         with ExitStack() as undo:
             undo.callback(self.close)
             for one in compiled.maps:
                 size = _size(one.name, one.max_entries)
-                kind = bpf.MapType(one.type)
-                self.maps[one.name] = bpf.create_map(kind, one.key_size, one.value_size, size, one.flags, one.name)
+                of = bpf.MapType(one.type)
+                self.maps[one.name] = bpf.create_map(of, one.key_size, one.value_size, size, one.flags, one.name)
+            kind = bpf.ProgramType.XDP if hook is Hook.XDP else bpf.ProgramType.SCHED_CLS
             for program in compiled.programs:
-                self.programs[program.name] = programs.load(program, self.maps).fd
+                self.programs[program.name] = programs.load(program, self.maps, kind).fd
             undo.pop_all()
 
     def put(self, name: str, key: bytes, value: bytes) -> None:
@@ -117,6 +123,16 @@ class Loaded:
         """Write entries, by the maps' names."""
         for name, pairs in entries.items():
             bpf.update_batch(self.maps[name], pairs.items())
+
+    def fill_as_agent(self, entries: Mapping[str, Mapping[bytes, bytes]]) -> None:
+        """Write entries of our programs' maps, and their jump table."""
+        self.fill(entries)
+        for slot, program in map_layout.called_programs(self.hook).items():
+            self.put(
+                map_layout.PROGRAM_ARRAYS[self.hook],
+                map_layout.U32.pack(slot),
+                map_layout.U32.pack(self.programs[program]),
+            )
 
     def close(self) -> None:
         """Close all descriptors, and with them maps and programs."""

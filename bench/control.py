@@ -25,8 +25,8 @@ from nats.aio.msg import Msg
 
 from agent.datapath.bpf import syscall as bpf
 from bench import yardstick
-from bench.hosts import our_pair
-from bench.traffic import Probe
+from bench.hosts import Setup, pairs_of
+from bench.probe import Probe
 from controller_sim.control.bus import connected
 from controller_sim.control.compiler import MAX_ENDPOINTS
 from controller_sim.control.publisher import Change, bulk_changes, publish
@@ -38,6 +38,7 @@ from protocol.acknowledgements import Acknowledgement, State
 from protocol.documents import Attachment, Document, Endpoint
 from protocol.status import AgentState, Status
 
+AGENTS = Setup("ours", "physical", "")
 HOST, OTHER, NETWORK = "h1", "h2", "many"
 FIRST_ADDRESS = int(IPv4Address("10.128.0.16"))
 PATIENCE = 180.0
@@ -238,7 +239,7 @@ class Bench:
             if codec.decode(message.data, Status).state is AgentState.IN_SYNC:
                 synced.set()
 
-        with probe.dripping(our_pair(self._lab)) as finish:
+        with probe.dripping(pairs_of(AGENTS, self._lab.names).two_hosts) as finish:
             await asyncio.sleep(0.5)
             await asyncio.to_thread(self._lab.stop_agent, HOST, signal.SIGKILL)
             subscription = await self._client.subscribe(subjects.status(HOST), cb=heard)

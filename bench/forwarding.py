@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from agent.core.model import map_layout
-from agent.core.model.hooks import Hook
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
 from bench import frames as f
@@ -181,11 +181,10 @@ class Track:
 
     def _filled(self, name: str, contents: MapContents, host: Host) -> Loaded:
         loaded = self._load(name)
-        bare = "bare_paths" in loaded.maps
-        loaded.fill(bare_entries(host.place, contents.scale) if bare else contents.entries(host.place))
-        if not bare:
-            for slot, program in map_layout.called_programs(Hook.XDP).items():
-                loaded.put("programs", map_layout.U32.pack(slot), map_layout.U32.pack(loaded.programs[program]))
+        if "bare_paths" in loaded.maps:
+            loaded.fill(bare_entries(host.place, contents.scale))
+        else:
+            loaded.fill_as_agent(contents.entries(host.place))
         return loaded
 
     def _line(self, name: str, line: Line) -> None:
@@ -268,7 +267,21 @@ Rounds = dict[str, dict[str, list[float]]]
 """Direction, contestant, nanoseconds a packet in each round."""
 
 
-def run_rounds(entries: list[Entry], rounds: int, core: int, on_turn: Callable[[str], None] = lambda _: None) -> Rounds:
+class Turns(Protocol):
+    """A contestant in one direction; `turn` returns nanoseconds a packet, on one core."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def direction(self) -> str: ...
+
+    def turn(self, core: int) -> float: ...
+
+
+def run_rounds(
+    entries: Sequence[Turns], rounds: int, core: int, on_turn: Callable[[str], None] = lambda _: None
+) -> Rounds:
     """Let all contestants take turns; one unmeasured turn each comes first."""
     measured: Rounds = {}
     for number in range(rounds + 1):

@@ -125,6 +125,13 @@ def number(value: float) -> str:
     return f"{value:.1f}" if size >= SMALL else f"{value:.2f}"
 
 
+def spread(samples: Sequence[float]) -> str:
+    """Return a median with the bounds of half of the samples."""
+    one = measure("", samples, "")
+    bounds = "" if one.low is None or one.high is None else f" ({number(one.low)} to {number(one.high)})"
+    return f"{number(one.value)}{bounds}"
+
+
 def budget(comparison: Comparison) -> str:
     """Return a budget in words."""
     if comparison.budget is None:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from statistics import median
 
+from agent.core.model.hooks import Hook
 from bench import forwarding as fw
 from bench import lines, profile
+from bench import sent_frames as sf
 from bench.control import Bulk, Control, Latency
 from bench.forwarding import Rounds
-from bench.hosts import KERNEL_PAIR, OUR_PAIR
 from bench.lines import EGRESS, INGRESS, OURS, Group
-from bench.report import Comparison, Grid, Measure, Section, compared, measure, number, percentile, ratio, ratios
-from bench.traffic import Traffic
+from bench.report import (
+    Comparison,
+    Grid,
+    Measure,
+    Section,
+    compared,
+    measure,
+    number,
+    percentile,
+    ratio,
+    ratios,
+    spread,
+)
 
 DIRECTIONS = (INGRESS, EGRESS)
 ONE_IN_ONE = "4in4"
@@ -21,22 +33,23 @@ FORWARDING_NOTE = (
     "puts on the tunnel headers, and redirects. `far end's stack` builds a socket buffer for each frame, as an "
     "endpoint does; the other far ends drop by a program."
 )
+SENT_NOTE = (
+    "Of one core, for 60 bytes of UDP inside: a packet socket sends each frame through a veth, and the far end's stack "
+    "drops it; the socket costs the same for all. `drop` drops at once and `redirect` forwards without looking: the "
+    "harness of each hook. Behind XDP the far end builds a new socket buffer for each frame."
+)
 PROFILE_NOTE = (
     "Nanoseconds a packet: first what each contestant costs more than the simpler one, then what our programs "
     "save when one part is left out. Parts overlap and do not add up."
 )
 APART = 1.2
-TRAFFIC_NOTE = (
-    "Plain sockets in two endpoints on two hosts, all on this machine: 64 bytes of UDP there and back, both ends on "
-    "one core; one TCP stream between two cores. Both overlays run on wires of the same build, in turns."
-)
 CONTROL_NOTE = (
     "One agent, a real nats-server with TLS that syncs every message to disk, and a publisher in Python, all on this "
     "machine. From publishing to the acknowledgement `realized`. `decode and write` is a process that decodes the same "
     "documents with msgspec, packs their endpoints and writes them into a map by batch, and does nothing else."
 )
 MIB = 1 << 20
-VS_BARE, ROUND_TRIP, STREAM = 1.15, 0.7, 1.0
+VS_BARE = 1.15
 STORED, BULK_CPU, RESTART, LINEAR = 2.0, 3.0, 3.0, 1.25
 LARGE = 100_000
 """Endpoints from which on the budgets of bulk and restart hold: below, what is fixed outweighs what grows."""
@@ -57,16 +70,23 @@ def forwarding(rounds: Rounds) -> Section:
                 f"{direction}: time of {fw.KERNEL} / ours, far end's stack", ratios(kernel, by_name[fw.OURS_TO_STACK])
             ),
         ]
-    rows = tuple((name, *(_spread(rounds[direction][name]) for direction in DIRECTIONS)) for name in order)
+    rows = tuple((name, *(spread(rounds[direction][name]) for direction in DIRECTIONS)) for name in order)
     grid = Grid(("", *DIRECTIONS), rows)
     return Section("Nanoseconds a packet", FORWARDING_NOTE, (), tuple(comparisons), grid, {"rounds": rounds})
 
 
-def _spread(samples: list[float]) -> str:
-    """Return a median with the bounds of half of the samples."""
-    one = measure("", samples, "")
-    bounds = "" if one.low is None or one.high is None else f" ({number(one.low)} to {number(one.high)})"
-    return f"{number(one.value)}{bounds}"
+def sent(rounds: Rounds) -> Section:
+    """Return the section on frames that a packet socket sends, for the contestants that have no live frames too."""
+    names = [*(sf.name_at(name, hook) for hook in Hook for name in sf.PROGRAMS), sf.KERNEL]
+    rows = tuple((name, *(spread(rounds[direction][name]) for direction in DIRECTIONS)) for name in names)
+    comparisons = tuple(
+        compared(f"{direction}, sent frames: time of {ours} / {sf.KERNEL}", ratios(by_name[ours], by_name[sf.KERNEL]))
+        for direction, by_name in rounds.items()
+        for ours in (sf.name_at(OURS, hook) for hook in Hook)
+    )
+    return Section(
+        "Nanoseconds a packet, sent through a veth", SENT_NOTE, (), comparisons, Grid(("", *DIRECTIONS), rows)
+    )
 
 
 def profiled(rounds: Rounds, skipped: list[str]) -> Section:
@@ -79,7 +99,7 @@ def profiled(rounds: Rounds, skipped: list[str]) -> Section:
         for name, cost in profile.costs(by_name, OURS).items():
             rows.setdefault(name, {})[direction] = cost
     note = PROFILE_NOTE + "".join(f" Not measured, since the source has changed: {name}." for name in skipped)
-    cells = tuple((name, *(_spread(row[d]) if d in row else "" for d in DIRECTIONS)) for name, row in rows.items())
+    cells = tuple((name, *(spread(row[d]) if d in row else "" for d in DIRECTIONS)) for name, row in rows.items())
     return Section("Profile", note, grid=Grid(("", *DIRECTIONS), cells))
 
 
@@ -125,28 +145,6 @@ def _scale(rounds: Rounds) -> tuple[Comparison, ...]:
             ),
         ]
     return tuple(found)
-
-
-def traffic(found: Traffic) -> Section:
-    """Return the section on round trips and throughput."""
-    middle = {name: [percentile(turn, 0.5) / 1000 for turn in turns] for name, turns in found.round_trips.items()}
-    slow = {name: [percentile(turn, 0.99) / 1000 for turn in turns] for name, turns in found.round_trips.items()}
-    measures = [measure(f"round trip, median: {name}", turns, "us") for name, turns in middle.items()]
-    measures += [measure(f"round trip, p99: {name}", turns, "us") for name, turns in slow.items()]
-    measures += [measure(f"one TCP stream: {name}", turns, "Gbit/s") for name, turns in found.streams.items()]
-    trips = ratios(middle[OUR_PAIR], middle[KERNEL_PAIR])
-    comparisons = [compared("round trip: ours / kernel VXLAN + bridge", trips, ROUND_TRIP)]
-    comparisons += [
-        compared(
-            f"TCP throughput: ours / {name}",
-            ratios(found.streams[OUR_PAIR], found.streams[name]),
-            STREAM if name == KERNEL_PAIR else None,
-            at_most=False,
-        )
-        for name in found.streams
-        if name != OUR_PAIR
-    ]
-    return Section("Two endpoints on two hosts", TRAFFIC_NOTE, tuple(measures), tuple(comparisons))
 
 
 def control(found: Control) -> Section:

@@ -1,125 +1,136 @@
-"""Round trips and bulk TCP between two endpoints, by plain sockets of a small C program: `programs/probe.c`."""
+"""What is measured between endpoints, on which setups, and the turns that these take in one run.
+
+Another setup is a line of its own and its name among the contestants of the cases in which it takes part.
+"""
 
 from __future__ import annotations
 
 import os
-import subprocess
-from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from typing import NamedTuple
 
-from bench.hosts import Pair, set_segmentation
-from bench.wires import command
-from controller_sim.lab.namespaces import entered
+from bench.hosts import Pair, Pairs, Setup, built, set_segmentation
+from bench.probe import Flood, Probe, Stream
 
-SOURCE = Path(__file__).parent / "programs" / "probe.c"
-WARM_UP = 200
-"""Round trips before those that count: ARP, the direct path, caches."""
+KERNEL = Setup("kernel VXLAN", "virtual")
+KERNEL_SEGMENTED = Setup("kernel VXLAN, physical", "physical")
+TC = Setup("ours (tc)", "virtual", "endpoint_hook: tc, uplink_hook: tc")
+MIXED = Setup("ours (tc, XDP), physical", "physical", "endpoint_hook: tc, uplink_hook: xdp")
+XDP = Setup("ours (XDP)", "physical", "endpoint_hook: xdp, uplink_hook: xdp")
+NO_GSO = "kernel VXLAN, no GSO"
+"""The same hosts as `KERNEL`, whose endpoints send single packets."""
+BRIDGE = "kernel bridge"
+"""The bridge of one of `KERNEL`'s hosts, between two endpoints of that host."""
+SETUPS = (KERNEL, TC, XDP, KERNEL_SEGMENTED, MIXED)
+OF_KERNEL = (NO_GSO, BRIDGE)
+SEGMENTED = (KERNEL_SEGMENTED.name, MIXED.name)
+"""The kernel on wires that segment, and those that stand beside it. XDP has single packets on all wires."""
 
-
-class ProbeError(RuntimeError):
-    """Traffic did not arrive; the text is what the probe said."""
-
-
-class Stream(NamedTuple):
-    """What one TCP stream moved, as the receiver counted it."""
-
-    gbit_per_s: float
-
-
-def build_probe(folder: Path) -> Path:
-    """Compile the probe; WiresError with the compiler's text when that fails."""
-    program = folder / "probe-program"
-    command("cc", "-O2", "-o", str(program), str(SOURCE))
-    return program
+Say = Callable[[str], None]
 
 
-class Probe:
-    """The probe in the endpoints of a pair. Both ends of a round trip run on one core, those of a stream on two."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Between which endpoints something is measured: its title in the report, and which contestants take turns.
 
-    def __init__(self, program: Path, core: int, other_core: int) -> None:
-        self._program = str(program)
-        self._core = str(core)
-        self._other_core = str(other_core)
+    The first one is the yardstick of all but the `SEGMENTED`.
+    """
 
-    def round_trips(self, pair: Pair, count: int) -> list[int]:
-        """Return the nanoseconds of each of `count` round trips of 64 bytes of UDP payload, one after the other."""
-        with self._server(pair, self._core, "echo"):
-            raw = self._run(pair, self._core, "ask", pair.address, str(count + WARM_UP))
-        return array("I", raw).tolist()[WARM_UP:]
+    title: str
+    contestants: tuple[str, ...]
+    one_host: bool = False
 
-    def stream(self, pair: Pair, seconds: float) -> Stream:
-        """Send one TCP stream from the first endpoint to the second."""
-        with self._server(pair, self._other_core, "sink"):
-            sent, took = map(int, self._run(pair, self._core, "pour", pair.address, str(seconds)).split())
-        return Stream(sent * 8 / took)
+    def yardstick(self, name: str) -> str:
+        """Return beside which contestant another one stands, itself for a yardstick."""
+        return KERNEL_SEGMENTED.name if name in SEGMENTED else self.contestants[0]
 
-    @contextmanager
-    def dripping(self, pair: Pair) -> Iterator[Callable[[], tuple[int, int]]]:
-        """Send a request each millisecond meanwhile; the yielded function ends it and returns (sent, answered)."""
-        argv = entered(pair.first, [self._program, self._other_core, "drip", pair.address])
-        with (
-            self._server(pair, self._other_core, "echo"),
-            subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
-        ):
-            try:
-                yield lambda: _counts(child)
-            finally:
-                child.kill()
-
-    @contextmanager
-    def _server(self, pair: Pair, core: str, mode: str) -> Iterator[None]:
-        argv = entered(pair.second, [self._program, core, mode])
-        with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
-            try:
-                if server.stdout is None or server.stdout.readline() != b"ready\n":
-                    raise ProbeError(f"{pair.name}: the answering end did not start")
-                yield
-            finally:
-                server.kill()
-
-    def _run(self, pair: Pair, core: str, *arguments: str) -> bytes:
-        done = subprocess.run(entered(pair.first, [self._program, core, *arguments]), capture_output=True, check=False)
-        if done.returncode:
-            raise ProbeError(f"{pair.name}: {' '.join(arguments)}: {done.stderr.decode().strip()}")
-        return done.stdout
+    def pair(self, pairs: Mapping[str, Pairs], name: str) -> Pair:
+        """Return the endpoints of a contestant; `pairs` are those of all setups by their names."""
+        found = pairs[KERNEL.name if name in OF_KERNEL else name]
+        return found.one_host if self.one_host else found.two_hosts
 
 
-def _counts(child: subprocess.Popen[bytes]) -> tuple[int, int]:
-    out, _ = child.communicate(timeout=10)
-    sent, answered = map(int, out.split())
-    return sent, answered
+@dataclass(frozen=True, slots=True)
+class Bulk(Case):
+    """Some TCP streams at a time, of a family inside."""
+
+    streams: int = 1
+    family: int = 4
 
 
-class Traffic(NamedTuple):
-    """All turns: nanoseconds of round trips, and Gbit/s of each stream, by contestant."""
-
-    round_trips: dict[str, list[list[int]]]
-    streams: dict[str, list[float]]
-
-
-def measure(
-    probe: Probe, ours: Pair, kernel: Pair, rounds: int, count: int, seconds: float, on_turn: Callable[[str], None]
-) -> Traffic:
-    """Let both overlays take turns. The kernel's stream runs with super-packets (GSO) and without."""
-    result = Traffic({}, {})
-    for number in range(1, rounds + 1):
-        for pair in (ours, kernel):
-            on_turn(f"round {number}/{rounds}: round trips, {pair.name}")
-            result.round_trips.setdefault(pair.name, []).append(probe.round_trips(pair, count))
-        for pair, name, segmentation in _streams(ours, kernel):
-            on_turn(f"round {number}/{rounds}: TCP, {name}")
-            if pair is kernel:
-                set_segmentation(kernel, segmentation)
-            result.streams.setdefault(name, []).append(probe.stream(pair, seconds).gbit_per_s)
-        set_segmentation(kernel, on=True)
-    return result
+BULKS = (
+    Bulk("One TCP stream, two hosts", (KERNEL.name, NO_GSO, TC.name, XDP.name, *SEGMENTED)),
+    Bulk("Eight TCP streams, two hosts", (KERNEL.name, TC.name, XDP.name, *SEGMENTED), streams=8),
+    Bulk("One TCP stream, two hosts, IPv6 inside", (KERNEL.name, TC.name, *SEGMENTED), family=6),
+    Bulk("Eight TCP streams, two hosts, IPv6 inside", (KERNEL.name, TC.name), streams=8, family=6),
+    Bulk("One TCP stream, one host", (BRIDGE, TC.name, XDP.name), one_host=True),
+)
+SMALL = (
+    Case("two hosts", (KERNEL.name, TC.name, XDP.name)),
+    Case("one host", (BRIDGE, TC.name, XDP.name), one_host=True),
+)
+"""Where round trips and floods of small datagrams are measured."""
 
 
-def _streams(ours: Pair, kernel: Pair) -> tuple[tuple[Pair, str, bool], ...]:
-    return (ours, ours.name, True), (kernel, kernel.name, True), (kernel, f"{kernel.name}, GSO off", False)
+class Share(NamedTuple):
+    """How much is measured: rounds of turns, round trips of a turn, seconds of a stream and of a flood."""
+
+    rounds: int
+    round_trips: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """All turns by case and contestant: streams, nanoseconds of round trips, floods."""
+
+    bulks: dict[str, dict[str, list[Stream]]] = field(default_factory=dict)
+    round_trips: dict[str, dict[str, list[list[int]]]] = field(default_factory=dict)
+    floods: dict[str, dict[str, list[Flood]]] = field(default_factory=dict)
+
+
+@contextmanager
+def all_built(cache: Path, say: Say) -> Iterator[dict[str, Pairs]]:
+    """Build all setups beside one another; yield their endpoints by the setups' names."""
+    with ExitStack() as stack:
+        found = {}
+        for letter, setup in zip(ascii_lowercase, SETUPS, strict=False):
+            say(f"building two hosts: {setup.name}")
+            found[setup.name] = stack.enter_context(built(setup, letter, cache))
+        yield found
+
+
+def measure(probe: Probe, pairs: Mapping[str, Pairs], share: Share, say: Say) -> Traffic:
+    """Let all contestants of all cases take turns, round by round."""
+    found = Traffic()
+    for number in range(1, share.rounds + 1):
+        for bulk in BULKS:
+            for name in bulk.contestants:
+                say(f"round {number}/{share.rounds}: {bulk.title}: {name}")
+                turn = _stream(probe, bulk, bulk.pair(pairs, name), share.seconds, segmentation=name != NO_GSO)
+                found.bulks.setdefault(bulk.title, {}).setdefault(name, []).append(turn)
+        for case in SMALL:
+            for name in case.contestants:
+                say(f"round {number}/{share.rounds}: small packets, {case.title}: {name}")
+                pair = case.pair(pairs, name)
+                trips, flood = probe.round_trips(pair, share.round_trips), probe.flood(pair, share.seconds)
+                found.round_trips.setdefault(case.title, {}).setdefault(name, []).append(trips)
+                found.floods.setdefault(case.title, {}).setdefault(name, []).append(flood)
+    return found
+
+
+def _stream(probe: Probe, bulk: Bulk, pair: Pair, seconds: float, *, segmentation: bool) -> Stream:
+    if segmentation:
+        return probe.stream(pair, seconds, bulk.streams, bulk.family)
+    set_segmentation(pair, on=False)
+    try:
+        return probe.stream(pair, seconds, bulk.streams, bulk.family)
+    finally:
+        set_segmentation(pair, on=True)
 
 
 def cores() -> tuple[int, int]:

@@ -8,6 +8,7 @@ at its first step, as one for another host.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Self
 from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership, attach
 from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.links import attach_tcx
 from agent.datapath.net.netlink import Netlink
 from bench.frames import LOCAL_MAC, OVER_IPV4, PEER_MAC, REMOTE_MAC, VNI, VXLAN_PORT
 from bench.map_contents import SLOT, Place
@@ -109,7 +111,7 @@ class Host:
     def drop_at_far_ends(self, program: int) -> None:
         """Attach an XDP program to both far ends."""
         for namespace in (self.wire, self.endpoint):
-            run_coroutine_in(namespace, lambda: _attach(FAR, program))
+            attach_xdp(namespace, FAR, program)
 
     def receive_at_far_ends(self) -> None:
         """Let both far ends take redirected frames in as an endpoint does: by NAPI, with GRO."""
@@ -156,6 +158,16 @@ def _link(name: str) -> tuple[int, bytes]:
     text = subprocess.run(["ip", "-o", "link", "show", name], capture_output=True, text=True, check=True).stdout
     words = text.split()
     return int(words[0].rstrip(":")), bytes.fromhex(words[words.index("link/ether") + 1].replace(":", ""))
+
+
+def attach_xdp(namespace: str, ifname: str, program: int) -> None:
+    """Attach an XDP program to an interface, in native mode; WiresError when there is no such interface."""
+    run_coroutine_in(namespace, lambda: _attach(ifname, program))
+
+
+def attach_tc(namespace: str, ifname: str, program: int) -> None:
+    """Attach a tc program to an interface's tcx ingress hook; OSError before Linux 6.6."""
+    call_in(namespace, lambda: attach_tcx(socket.if_nametoindex(ifname), program))
 
 
 async def _attach(ifname: str, program: int) -> None:

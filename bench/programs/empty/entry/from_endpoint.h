@@ -7,7 +7,7 @@
 
 static __always_inline int process_endpoint(context *ctx)
 {
-	return XDP_DROP;
+	return verdict(FIRST_DROPPED, 0);
 }
 
 #endif

@@ -7,7 +7,7 @@
 
 static __always_inline int process_undeliverable(context *ctx)
 {
-	return XDP_DROP;
+	return verdict(FIRST_DROPPED, 0);
 }
 
 #endif

@@ -11,7 +11,7 @@ static __always_inline int redirect_by(__u32 slot)
 {
 	__u32 *ifindex = leave_by.lookup(&slot);
 
-	return ifindex ? bpf_redirect(*ifindex, 0) : XDP_ABORTED;
+	return ifindex ? verdict(FIRST_ANSWERED, *ifindex) : verdict(FIRST_DROPPED, 0);
 }
 
 static __always_inline int process_underlay(context *ctx)
