@@ -30,6 +30,7 @@ from agent.datapath.attach.tc import TcIngress
 from agent.datapath.attach.transit import Transit
 from agent.datapath.attach.transit_agent import TransitAgent
 from agent.datapath.attach.transit_xdp import TransitXdp
+from agent.datapath.attach.tunnel_gro import TunnelGro
 from agent.datapath.attach.uplinks import names_of, read_uplinks
 from agent.datapath.attach.xdp import AttachMode, ProgramOwnership
 from agent.datapath.attach.xdp_features import FeatureEvents
@@ -122,6 +123,7 @@ class Kernel:
         map_ids = [one.info.id for one in loaded.maps.values()]
         self.transit = Transit(xdp, tc, transit, map_ids, config.hooks, version)
         self.transit.take(uplinks)
+        self._gro = TunnelGro(netlink, config.instance, config.features)
         self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns, uplinks)
         self.executor = Executor(loaded.maps, self.links, self.transit, self._follower)
         self.neighbours = NeighbourWatch(uplinks, loaded.maps[MapName.NEXT_HOPS])
@@ -165,6 +167,7 @@ class Kernel:
         """Begin to follow neighbours and the uplinks' XDP features, and move programs to the mode that they allow."""
         await self.neighbours.start()
         self._feature_events = await FeatureEvents.start(self.neighbours.uplinks_changed.set)
+        await self._gro.ensure(self.transit.needs_gro)
         await self._follower.follow()
 
     async def close(self) -> None:
@@ -225,6 +228,7 @@ class Kernel:
         Their hardware is also set to leave VLAN tags in frames where the programs need these.
         """
         self._take(uplinks)
+        await self._gro.ensure(self.transit.needs_gro)
         await self._follower.follow()
 
     def read_device_losses(self) -> dict[str, int]:
@@ -249,7 +253,8 @@ class Kernel:
     def _take(self, uplinks: Sequence[Uplink]) -> None:
         self._follower.uplinks = uplinks
         self.transit.take(uplinks)
-        for carrier in {uplink.carrier for uplink in uplinks if uplink.transit}:
+        at_xdp = [uplink for uplink in uplinks if self.transit.hook_of(uplink.carrier) is Hook.XDP]
+        for carrier in {uplink.carrier for uplink in at_xdp if uplink.transit}:
             with contextlib.suppress(OSError):  # already reported on attaching
                 self._leave_tags_on(carrier)
 
@@ -277,8 +282,9 @@ class Kernel:
 
     def _owns(self, program_id: int) -> bool:
         """Return whether an attached program is one of this instance's: loaded by this agent, or as `is_ours`."""
-        loaded = self._loaded.ids | self.transit.ids
-        return program_id in loaded or is_ours(program_id, self.config.pins)
+        if program_id in self._loaded.ids or program_id in self.transit.ids:
+            return True
+        return is_ours(program_id, self.config.pins)
 
     def _load_for_card(self, ifindex: int) -> int:
         compiled, maps = self._loaded.hooks[Hook.XDP].compiled, self._loaded.descriptors()

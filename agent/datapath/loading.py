@@ -47,11 +47,8 @@ class Loaded:
 
     maps: dict[MapName, Map]
     hooks: Mapping[Hook, LoadedHook]
-
-    @property
-    def ids(self) -> frozenset[int]:
-        """The kernel's ids of all programs."""
-        return frozenset(one.id for hook in self.hooks.values() for one in hook.programs.values())
+    ids: frozenset[int]
+    """The kernel's ids of all programs."""
 
     @property
     def contents(self) -> frozenset[str]:
@@ -117,7 +114,7 @@ async def load_hooks(
             undo.callback(programs.close, found)
             loaded[hook] = LoadedHook(one, found)
         undo.pop_all()
-        return Loaded(maps, loaded)
+        return Loaded(maps, loaded, frozenset(one.id for hook in loaded.values() for one in hook.programs.values()))
 
 
 def _definitions(compiled: Collection[CompiledObject]) -> list[MapDefinition]:

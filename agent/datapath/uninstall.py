@@ -11,6 +11,7 @@ from typing import NamedTuple
 import structlog
 
 from agent.datapath.attach.tc import TcIngress
+from agent.datapath.attach.tunnel_gro import remove_devices
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.attach.xdp import ProgramOwnership, attached_program, detach
 from agent.datapath.attached_programs import is_ours
@@ -45,6 +46,7 @@ async def remove(config: KernelConfig, tell: Callable[[str], None]) -> Removed:
     async with Netlink() as netlink:
         links = await netlink.links()
         interfaces = await _delete_endpoints(netlink, links, config, tell)
+        await remove_devices(netlink, links, config.instance)
         carriers = {index for name in config.interfaces for index in await _leave(netlink, name, pins, tell)}
         transit = False
         for link in links:

@@ -100,13 +100,35 @@ def test_agents_that_start_together_compile_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(compiler, "_run_child", leave)
     assert asyncio.run(start_three()) == [made] * 3
     assert len(runs) == 1
+    assert [one.suffix for one in tmp_path.iterdir()] == [".object"]
+
+
+def test_other_objects_are_compiled_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An agent compiles for both hooks at once."""
+    begun: set[Hook] = set()
+    both = asyncio.Event()
+
+    async def leave(output: Path, sources: Path, features: Features, hook: Hook) -> None:
+        begun.add(hook)
+        if len(begun) == len(Hook):
+            both.set()
+        async with asyncio.timeout(PATIENCE):
+            await both.wait()
+        made = CompiledObject(content_hash(hook=hook), (), ())
+        await asyncio.to_thread(output.write_bytes, msgspec.msgpack.encode(made))
+
+    async def start_both() -> None:
+        await asyncio.gather(*(compile_programs(tmp_path, hook=hook) for hook in Hook))
+
+    monkeypatch.setattr(compiler, "_run_child", leave)
+    asyncio.run(start_both())
 
 
 def test_a_cached_object_does_not_wait_for_a_compilation(compiled: CompiledObject, tmp_path: Path) -> None:
     asyncio.run(compile_programs(tmp_path))
-    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(tmp_path / f"{content_hash()}.lock", os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another agent does that compiles other features
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another agent does that compiles the same
         assert asyncio.run(asyncio.wait_for(compile_programs(tmp_path), 60)) == compiled
     finally:
         os.close(descriptor)

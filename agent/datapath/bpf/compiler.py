@@ -41,7 +41,7 @@ TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_excepti
 """Programs of `entry/lost_frames.h` by the name of their function, and the raw tracepoint that each is for."""
 
 LOCK_SECONDS = 0.05
-"""Seconds between checks whether another agent has released the folder."""
+"""Seconds between checks whether another agent has compiled the object."""
 
 _FORMAT = 5
 _CLOCK_MONOTONIC_COARSE = 6
@@ -171,7 +171,7 @@ async def compile_programs(
     await asyncio.to_thread(_own, folder)
     if found := _read(path, wanted):
         return found
-    async with _alone(folder):
+    async with _alone(path.with_suffix(".lock")):
         return _read(path, wanted) or await _compile(path, wanted, sources, features, hook)
 
 
@@ -188,19 +188,23 @@ async def _compile(path: Path, wanted: str, sources: Path, features: Features, h
 
 
 @contextlib.asynccontextmanager
-async def _alone(folder: Path) -> AsyncIterator[None]:
-    """Make agents that start together compile one after the other, so that all but the first use the cached result."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+async def _alone(path: Path) -> AsyncIterator[None]:
+    """Make agents that start together compile an object once: all but the first use its result.
+
+    `path` is a file for that, which goes at the end. One that opens it anew then finds the result.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         while not _lock(descriptor):  # noqa: ASYNC110 -- another process has it
             await asyncio.sleep(LOCK_SECONDS)
         yield
     finally:
+        path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open folder, also against other processes, until it is closed; False if another process has locked it."""
+    """Lock an open file, also against other processes, until it is closed; False if another process has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,0 +1,113 @@
+"""Has the kernel merge tunnel packets before the programs at tc see them, on hosts whose cards do not.
+
+The kernel merges TCP in tunnel packets (GRO) only on UDP ports that a tunnel device has opened (udp_gro_receive in
+net/ipv4/udp_offload.c). So an uplink at tc whose device hands over single packets gets such a device, one for each port
+of the host: with external metadata it carries nothing, and drops what reaches it. Where another owner's device has the
+port, as that of Open vSwitch, the kernel merges for that one.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Mapping
+
+import structlog
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
+
+from agent.core.faults.log_once import LogOnce
+from agent.core.model.features import Features
+from agent.datapath.net.netlink import Message, Netlink, attribute
+
+NAME = "dpgro{}"
+"""Names of the devices, by UDP port."""
+_TAKEN = (errno.EEXIST, errno.EADDRINUSE)
+_UNABLE = (errno.EOPNOTSUPP, errno.EINVAL)
+
+log = structlog.get_logger()
+
+
+def mark_of(instance: str) -> str:
+    """Return the alias of an instance's devices."""
+    return f"droplet-gro/{instance}"
+
+
+class TunnelGro:
+    """The devices of one instance, in the namespace of its netlink socket."""
+
+    def __init__(self, netlink: Netlink, instance: str, features: Features) -> None:
+        self._netlink = netlink
+        self._mark = mark_of(instance)
+        self._kinds = kinds(features)
+        self._refused = LogOnce()
+
+    async def ensure(self, wanted: bool) -> None:
+        """Make the devices that are missing, or remove them. OSError if the kernel refuses for an unexpected reason."""
+        for port, names in self._kinds.items():
+            link = await self._netlink.link(ifname=NAME.format(port))
+            ours = link is not None and attribute(link, "IFLA_IFALIAS") == self._mark
+            if wanted and link is None:
+                await self._make(port, names)
+            elif wanted and link is not None and ours and not link["flags"] & IFF_UP:
+                await self._netlink.request("link", "set", index=link["index"], state="up")
+            elif not wanted and link is not None and ours:
+                await _delete(self._netlink, link)
+
+    async def _make(self, port: int, names: Iterable[str]) -> None:
+        """Make a device of the first kind that the kernel knows. A port that is taken, or no kind at all, is logged."""
+        refused = ""
+        for kind in names:
+            try:
+                await self._make_one(port, kind)
+            except OSError as error:
+                refused = str(error.strerror)
+                if error.errno in _TAKEN:
+                    break
+                if error.errno not in _UNABLE:
+                    raise
+            else:
+                log.info("tunnel_gro_enabled", port=port, kind=kind)
+                self._refused.clear(str(port))
+                return
+        if self._refused.is_new(str(port), refused):
+            log.info("tunnel_gro_not_enabled", port=port, reason=refused)
+
+    async def _make_one(self, port: int, kind: str) -> None:
+        name = NAME.format(port)
+        options = {f"{kind}_port": port, f"{kind}_collect_metadata": True}
+        await self._netlink.request("link", "add", ifname=name, kind=kind, **options)
+        link = await self._netlink.link(ifname=name)
+        if link is None:
+            raise OSError(errno.EIO, "the kernel does not show the device that it has just made", name)
+        try:
+            await self._netlink.request("link", "set", index=link["index"], ifalias=self._mark)
+            await self._netlink.request("link", "set", index=link["index"], state="up")
+        except OSError:
+            await _delete(self._netlink, link)
+            raise
+
+
+def kinds(features: Features) -> Mapping[int, tuple[str, ...]]:
+    """Return the kinds of device that merge packets of each UDP port, the best first.
+
+    A VXLAN device merges Geneve packets without options, too: both headers have the VNI in the same place, and
+    vxlan_gro_receive() compares the rest.
+    """
+    found: dict[int, tuple[str, ...]] = {features.geneve_port: ("geneve", "vxlan")}
+    if features.vxlan_port:
+        found[features.vxlan_port] = ("vxlan",)
+    return found
+
+
+async def remove_devices(netlink: Netlink, links: Iterable[Message], instance: str) -> None:
+    """Remove an instance's devices among links."""
+    for link in links:
+        if attribute(link, "IFLA_IFALIAS") == mark_of(instance):
+            await _delete(netlink, link)
+
+
+async def _delete(netlink: Netlink, link: Message) -> None:
+    try:
+        await netlink.request("link", "del", index=link["index"])
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
