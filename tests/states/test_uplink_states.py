@@ -113,7 +113,7 @@ def test_a_part_that_fails_on_the_droplets_in_force_keeps_no_document_from_being
 
 def test_the_heartbeat_contains_why_the_host_is_degraded() -> None:
     def status_of(agent: Agent, *unresolved: Unresolved) -> Status:
-        more = {"boot": "b", "now": 1.0, "uptime": 1.0, "memory": 1, "modes": {}}
+        more = {"boot": "b", "now": 1.0, "uptime": 1.0, "memory": 1, "modes": {}, "hooks": {}}
         return heartbeat(SETTINGS, agent.reconciler, agent.resync, unresolved, **more)
 
     async def scenario(agent: Agent) -> None:

@@ -199,7 +199,8 @@ async def _alone(path: Path) -> AsyncIterator[None]:
             await asyncio.sleep(LOCK_SECONDS)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108 -- one system call, not pathlib's in an async function
         os.close(descriptor)
 
 

@@ -1,0 +1,89 @@
+"""Devices by which the kernel merges tunnel packets: made for uplinks at tc with single packets, and removed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from agent.core.model.features import Features
+from agent.core.uplinks.hook_choice import HookSettings
+from agent.datapath.attach.tunnel_gro import TunnelGro, kinds
+from agent.datapath.kernel import KernelConfig
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.uninstall import remove
+from tests.netns.conftest import Topo, ip, ip_json
+from tests.netns.test_tc_attach import opened
+
+NAMES = {"dpgro6081", "dpgro4789"}
+
+
+def devices() -> dict[str, dict[str, object]]:
+    return {link["ifname"]: link for link in ip_json("-d", "link", "show") if link["ifname"].startswith("dpgro")}
+
+
+@asynccontextmanager
+async def gro(features: Features = Features()) -> AsyncIterator[TunnelGro]:  # noqa: B008 -- it is frozen
+    async with Netlink() as netlink:
+        yield TunnelGro(netlink, "here", features)
+
+
+def test_each_port_has_kinds_of_devices_that_merge_its_packets() -> None:
+    assert kinds(Features()) == {6081: ("geneve", "vxlan"), 4789: ("vxlan",)}
+    assert kinds(Features(geneve_port=7081, vxlan_port=0)) == {7081: ("geneve", "vxlan")}
+
+
+async def test_devices_are_made_once_repaired_and_removed(topo: Topo) -> None:
+    async with gro() as one:
+        await one.ensure(False)
+        assert devices() == {}
+        await one.ensure(True)
+        before = devices()
+        assert before.keys() == NAMES
+        assert all("UP" in link["flags"] and link["ifalias"] == "droplet-gro/here" for link in before.values())
+        await one.ensure(True)
+        assert {name: link["ifindex"] for name, link in devices().items()} == {
+            name: link["ifindex"] for name, link in before.items()
+        }
+        ip("link", "set", "dpgro6081", "down")
+        await one.ensure(True)
+        assert "UP" in devices()["dpgro6081"]["flags"]
+        await one.ensure(False)
+        assert devices() == {}
+
+
+async def test_another_owners_device_on_the_port_merges_for_us(topo: Topo) -> None:
+    ip("link", "add", "theirs", "type", "vxlan", "external", "dstport", "6081", "nolearning")
+    ip("link", "set", "theirs", "up")
+    async with gro() as one:
+        await one.ensure(True)
+        assert devices().keys() == {"dpgro4789"}
+        await one.ensure(False)
+    assert "theirs" in {link["ifname"] for link in ip_json("link", "show")}
+
+
+async def test_another_owners_interface_with_our_name_stays(topo: Topo) -> None:
+    ip("link", "add", "name", "dpgro6081", "type", "bridge")
+    async with gro() as one:
+        for wanted in (True, False):
+            await one.ensure(wanted)
+            assert devices()["dpgro6081"]["linkinfo"]["info_kind"] == "bridge"
+
+
+@pytest.mark.parametrize("hook", ["tc", "xdp"])
+async def test_a_veth_needs_none_and_an_uninstall_removes_those_that_there_are(
+    topo: Topo, config: KernelConfig, hook: str
+) -> None:
+    """A veth hands over GSO packets. Its uplinks' devices are those of an agent that had other interfaces."""
+
+    config = replace(config, hooks=HookSettings(hook, hook))
+    async with opened(config) as kernel:
+        await kernel.follow_modes(await kernel.uplinks())
+        assert devices() == {}
+    async with Netlink() as netlink:
+        await TunnelGro(netlink, config.instance, Features()).ensure(True)
+    assert devices().keys() == NAMES
+    await remove(config, lambda _: None)
+    assert devices() == {}
