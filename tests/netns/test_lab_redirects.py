@@ -1,7 +1,7 @@
 """Uplinks that take no redirected frames: what programs forward must leave all the same, and nothing be lost silently.
 
 h1's uplink is a macvlan and h2's a bridge, whose drivers have no ndo_xdp_xmit. h3's is a veth whose other end has
-neither GRO nor XDP, so that native redirects into it are dropped.
+neither GRO nor XDP, so that native redirects into it are dropped. Endpoints run XDP: what tc sends arrives there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from protocol.status import Fault
 
 FAMILIES = (4, 6)
 TEXT = """\
+agents: {endpoint_hook: xdp}
 droplets:
   h1: {address: 172.18.0.11/24}
   h2: {address: 172.18.0.12/24}
@@ -123,7 +124,7 @@ def test_a_running_host_follows_an_uplink_that_takes_no_redirects_any_more_and_t
                 exchange_all(able, "web-3", "web-1", family, 200_000)
 
 
-NATIVE = f"{TEXT}agents: {{attach_mode: native}}\n"
+NATIVE = TEXT.replace("endpoint_hook: xdp", "endpoint_hook: xdp, attach_mode: native")
 
 
 @pytest.fixture
