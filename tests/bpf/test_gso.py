@@ -59,6 +59,11 @@ def test_a_gso_packet_stays_whole_on_the_same_host_and_counts_as_its_segments(
     assert dut.endpoint_traffic(2)[2] - before == packets
 
 
+def test_a_frame_that_fits_one_segment_counts_once_whatever_its_mark_says(dut: Dut) -> None:
+    run = dut.from_endpoint(stream(A, B, 100, mac=MAC[B]), gso=Gso(1000, packets=1, noted=3))
+    assert run.outcome is Outcome.DELIVERED_SAME_HOST
+
+
 def test_datagrams_of_udp_count_likewise(dut: Dut) -> None:
     frame = p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, B, p.udp(data=bytes(2500))))
     assert dut.from_endpoint(frame, gso=THREE).outcome is Outcome.DELIVERED_SAME_HOST
@@ -133,10 +138,14 @@ OTHER_PROTOCOL = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, bytes(2500), pr
 FRAGMENT = p.ethernet(
     MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.tcp(data=bytes(2500)), protocol=p.TCP, fragment=0x2000, identity=1)
 )
+SHORT_HEADER = p.ethernet(
+    MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.tcp(data=bytes(2500)).replace(b"\x50\x10", b"\x40\x10", 1), protocol=p.TCP)
+)
+"""TCP's header has at least five words (RFC 9293 section 3.1)."""
 
 
-@pytest.mark.parametrize("frame", [OTHER_PROTOCOL, FRAGMENT], ids=["SCTP", "a fragment"])
-def test_a_gso_packet_of_neither_tcp_nor_udp_is_dropped(dut: Dut, frame: bytes) -> None:
+@pytest.mark.parametrize("frame", [OTHER_PROTOCOL, FRAGMENT, SHORT_HEADER], ids=["SCTP", "a fragment", "wrong header"])
+def test_a_gso_packet_that_cannot_be_cut_is_dropped(dut: Dut, frame: bytes) -> None:
     assert dut.from_endpoint(frame, gso=Gso(1000, 1)).outcome is Outcome.GSO_PACKET
     assert dut.from_underlay(tunnelled(frame), gso=Gso(1000, 1)).outcome is Outcome.GSO_PACKET
 
