@@ -202,7 +202,7 @@ static __always_inline enum outcome from_underlay(context *ctx, struct frame_sta
 		return peer;
 
 	if (tunnel->flags & TUNNEL_CONTROL && outcome == CONTINUE)
-		return tunnel->flags & TUNNEL_PROBE ? reflect_probe(ctx, local, tunnel) : GENEVE_CONTROL;
+		return tunnel->flags & TUNNEL_PROBE ? reflect_probe(ctx, local, state) : GENEVE_CONTROL;
 	if (outcome == CONTINUE || outcome == INNER_PROTOCOL)
 		outcome = unknown_scalar(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
 

@@ -174,3 +174,11 @@ def test_an_unfinished_outer_checksum_is_accepted_and_a_wrong_one_is_not(dut: Du
     assert dut.from_underlay(tunnelled(inner, replace(Outer(), udp_check=unfinished))).outcome is Outcome.DELIVERED
     wrong = replace(Outer(), udp_check=unfinished ^ 0x0101)
     assert dut.from_underlay(tunnelled(inner, wrong)).outcome is Outcome.OUTER_CHECKSUM
+
+
+def test_an_unfinished_checksum_of_a_probe_stays_unfinished_in_its_answer(dut: Dut) -> None:
+    payload = p.geneve(0, b"", options=p.probe(), flags=0x80)
+    unfinished = ~p.checksum(p.pseudo(D2, D1, 8 + len(payload), p.UDP)) & 0xFFFF
+    run = dut.from_underlay(replace(Outer(), udp_check=unfinished).wrap(payload))
+    assert run.outcome is Outcome.PROBE_REFLECTED
+    assert run.frame[40:42] == unfinished.to_bytes(2, "big")
