@@ -128,6 +128,19 @@ def test_a_device_may_complete_the_quoted_checksum(
     assert is_error_valid(completed(run.frame, 14 + header + 8 + header, field), source, header)
 
 
+def extended(segment: bytes) -> bytes:
+    """Return A's IPv6 frame through the gateway, with time to live for one hop and an extension header."""
+    packet = p.ipv6(A6, R6, p.extension(p.TCP) + segment, protocol=p.DESTINATION, ttl=1)
+    return p.ethernet(p.GATEWAY_MAC, MAC[A], p.IPV6, packet)
+
+
+def test_a_device_may_complete_the_quoted_checksum_behind_extension_headers(dut: Dut) -> None:
+    run = dut.from_endpoint(extended(partial(A6, R6, p.tcp(data=b"data"), p.TCP, 16)))
+    assert run.outcome is Outcome.ICMP_TTL_EXCEEDED_SENT
+    assert is_error_valid(run.frame, A6, 40)
+    assert is_error_valid(completed(run.frame, 14 + 40 + 8 + 40 + 8, 16), A6, 40)
+
+
 def test_a_complete_checksum_is_quoted_as_it_was(dut: Dut) -> None:
     segment = p.summed(A, R, p.udp(data=b"data"))
     frame = p.ethernet(p.GATEWAY_MAC, MAC[A], p.IPV4, p.ipv4(A, R, segment, ttl=1))
