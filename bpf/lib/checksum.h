@@ -188,6 +188,24 @@ static __always_inline bool has_full_checksum(void *start, void *end, const stru
 	       transport->offset + bpf_ntohs(udp->len) == packet->length;
 }
 
+/*
+ * The field with the checksum of a TCP or UDP segment if a device is to complete it: the sum of the pseudo-header is in
+ * its place (CHECKSUM_PARTIAL of tc). NULL if it is complete. `start` is the Ethernet header.
+ */
+static __always_inline __u16 *unfinished_checksum(void *start, void *end, const struct packet *packet,
+						  const struct transport *transport)
+{
+	bool tcp = transport->protocol == IPPROTO_TCP;
+	__u32 at = bounded(transport->offset + (tcp ? TCP_CHECK : UDP_CHECK), MAX_OFFSET);
+	__u32 segment = packet->length - transport->offset;
+	__u16 *field = start + at;
+
+	if (!packet->length || !transport->parsed || transport->fragment ||
+	    (!tcp && transport->protocol != IPPROTO_UDP) || (void *)(field + 1) > end)
+		return 0;
+	return *field == sum_fold(sum_pseudo(packet, segment, transport->protocol)) ? field : 0;
+}
+
 /* 0 if the frame must be read. `length` is that of the frame. */
 static __always_inline __u64 sum_inner(void *start, void *end, __u32 length, const struct packet *packet,
 				       const struct transport *transport)

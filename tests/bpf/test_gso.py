@@ -17,6 +17,8 @@ from bpf_dut import (
     D2,
     D3,
     ELSEWHERE,
+    GATEWAY,
+    GATEWAY6,
     MAC,
     MTU,
     R6,
@@ -139,6 +141,19 @@ def test_a_device_may_complete_the_quoted_checksum_behind_extension_headers(dut:
     assert run.outcome is Outcome.ICMP_TTL_EXCEEDED_SENT
     assert is_error_valid(run.frame, A6, 40)
     assert is_error_valid(completed(run.frame, 14 + 40 + 8 + 40 + 8, 16), A6, 40)
+
+
+@pytest.mark.parametrize(("source", "gateway", "at"), [(A, GATEWAY, 34), (A6, GATEWAY6, 54)], ids=["IPv4", "IPv6"])
+def test_a_device_completes_the_checksum_of_a_reset_as_that_of_the_segment_before(
+    dut: Dut, source: str, gateway: str, at: int
+) -> None:
+    """The kernel still marks the frame as unfinished, so a complete checksum would become a wrong one."""
+    whole = stream(source, gateway, 0, mac=p.GATEWAY_MAC)
+    frame = whole[:at] + partial(source, gateway, whole[at:], p.TCP, 16)
+    run = dut.from_endpoint(frame)
+    assert run.outcome is Outcome.GATEWAY_REFUSED
+    sent = completed(run.frame, at, 16)[at:]
+    assert p.checksum(p.pseudo(gateway, source, len(sent), p.TCP) + sent) == 0
 
 
 def test_a_complete_checksum_is_quoted_as_it_was(dut: Dut) -> None:
