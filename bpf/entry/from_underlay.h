@@ -208,7 +208,9 @@ static __always_inline enum outcome from_underlay(context *ctx, struct frame_sta
 
 	if (outcome == DELIVERED)
 		return deliver(ctx, state, *tx_ifindex);
-	return leaves_by_tunnel(outcome) ? send_through_tunnel(ctx, local, tunnel, outcome, tx_ifindex) : outcome;
+	if (!leaves_by_tunnel(outcome))
+		return outcome;
+	return send_through_tunnel(ctx, local, tunnel, &state->packet, &state->transport, outcome, tx_ifindex);
 }
 
 /* The caller has checked frame, source, length and time to live, and found the receiver. */

@@ -29,7 +29,7 @@ from bpf_dut import (
     Gso,
     R,
 )  # fmt: skip
-from bpf_tunnels import Outer, tunnelled
+from bpf_tunnels import Outer, six, tunnelled
 
 from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import NETWORK_LOCAL_BOUNCER
@@ -154,6 +154,43 @@ def test_a_device_completes_the_checksum_of_a_reset_as_that_of_the_segment_befor
     assert run.outcome is Outcome.GATEWAY_REFUSED
     sent = completed(run.frame, at, 16)[at:]
     assert p.checksum(p.pseudo(gateway, source, len(sent), p.TCP) + sent) == 0
+
+
+def completed_inside(frame: bytes, inner: bytes, at: int) -> bytes:
+    """Return a tunnel packet after a device completed the checksum of the TCP segment `at` bytes behind `inner`."""
+    return completed(frame, len(frame) - len(inner) + at, 16)
+
+
+def is_outer_right(frame: bytes) -> bool:
+    """Whether the UDP checksum over IPv6 of a tunnel packet without a tag is right."""
+    return p.checksum(frame[22:54] + (len(frame) - 54).to_bytes(4, "big") + bytes([0, 0, 0, p.UDP]) + frame[54:]) == 0
+
+
+@pytest.mark.parametrize("padding", [b"", b"\xff"], ids=["", "padded"])
+@pytest.mark.parametrize("headers", [0, 8], ids=["", "extension header"])
+def test_an_outer_checksum_is_right_once_a_device_has_completed_the_inner_one(
+    dut: Dut, headers: int, padding: bytes
+) -> None:
+    dut.fill(over_ipv6=True)
+    segment = partial(A6, R6, p.tcp(data=b"data"), p.TCP, 16)
+    packet = p.ipv6(A6, R6, segment, protocol=p.TCP)
+    if headers:
+        packet = p.ipv6(A6, R6, p.extension(p.TCP) + segment, protocol=p.DESTINATION)
+    inner = p.ethernet(MAC[R], MAC[A], p.IPV6, packet) + padding
+    run = dut.from_endpoint(inner)
+    assert run.outcome is Outcome.SENT_DIRECT
+    assert is_outer_right(completed_inside(run.frame, inner, 54 + headers))
+
+
+def test_a_bouncers_outer_checksum_is_right_once_a_device_has_completed_the_inner_one(dut: Dut) -> None:
+    dut.fill(over_ipv6=True)
+    dut.endpoint(ELSEWHERE, D3)
+    dut.other_network(flags=NETWORK_LOCAL_BOUNCER)
+    inner = stream(R, ELSEWHERE, 100, own=MAC[R])
+    inner = inner[:34] + partial(R, ELSEWHERE, inner[34:], p.TCP, 16)
+    run = dut.from_underlay(tunnelled(inner, Outer(six(D2), six(D1)), options=p.rts(six(D2))))
+    assert run.outcome is Outcome.BOUNCED
+    assert is_outer_right(completed_inside(run.frame, inner, 34))
 
 
 def test_a_complete_checksum_is_quoted_as_it_was(dut: Dut) -> None:
