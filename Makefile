@@ -52,8 +52,9 @@ states: setup ## Test every order of changes to the configuration (no root)
 bpf: setup ## Test the compiled programs packet by packet (root)
 	@$(pytest) tests/bpf
 
-fuzz: setup ## Run millions of random frames through the programs (root; FRAMES=5000000 SEED=1 VARIANT=all)
-	@$(python) tests/bpf/fuzz_run.py --frames $(or $(FRAMES),5000000) --seed $(or $(SEED),1) --variant $(or $(VARIANT),all)
+fuzz: setup ## Run FRAMES random frames for each hook and variant (root; FRAMES=1000000 SEED=1 HOOK=both VARIANT=all)
+	@$(python) tests/bpf/fuzz_run.py --frames $(or $(FRAMES),1000000) --seed $(or $(SEED),1) --hook $(or $(HOOK),both) \
+		--variant $(or $(VARIANT),all)
 
 netns: setup ## Test the kernel's edge in network namespaces (root)
 	@$(shared) tests/netns
@@ -64,7 +65,7 @@ system: setup ## Test agents, controller and nats-server together (root)
 kernels: setup ## Test on Debian's own kernel under emulation: Geneve, VLANs, bonds (KERNELS="PYTEST ARGUMENTS")
 	@$(python) -m tests.kernels $(KERNELS)
 
-nightly: ## Test what is too long for the gate, on a clean checkout: kernels, and fuzz (root; FRAMES=1000000 SEED=)
+nightly: ## Test what is too long for the gate, on a clean checkout: kernels, and fuzz (root; FRAMES=200000 SEED=)
 	@FRAMES="$(FRAMES)" SEED="$(SEED)" .ci/nightly
 
 bench: setup ## Measure beside kernel VXLAN and bare programs (root; BENCH="--quick --json FILE")

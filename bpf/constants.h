@@ -54,7 +54,7 @@
 #define FIRST_HEADERS 0x7f /* above those in front of UDP */
 
 #define TAG_REMOVED 0x10000 /* a VLAN tag was in the frame: removed_tag() of a hook */
-#define VLAN_ID	    0x0fff
+#define VLAN_ID	    0x0fff  /* the bits of a tag with its VLAN; all of them set is reserved (IEEE 802.1Q) */
 
 #define ECN_MASK 3
 #define ECN_ECT1 1

@@ -140,7 +140,7 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 {
 	struct tunnel *tunnel = egress->tunnel;
 	struct next_hop *hop = egress->hop;
-	__u64 inner = 0;
+	struct inner_sum inner = {.unread = tunnel->length};
 	bool ipv6;
 
 	if (!egress->local)
@@ -162,9 +162,12 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	if (!fits_path(tunnel, hop, ipv6))
 		return EXCEEDS_MTU;
 	*tx_ifindex = egress->local->tx_ifindex;
-	if (ipv6 && !omits_checksum(egress->local, hop))
-		inner = sum_inner(frame_start(ctx), frame_end(ctx), tunnel->length, egress->packet, egress->transport);
-	return send(ctx, egress->local, tunnel, hop, inner, may_need_offloads(egress), sent);
+	if (ipv6 && !omits_checksum(egress->local, hop)) {
+		take_inner(frame_start(ctx), frame_end(ctx), tunnel->length, egress->packet, egress->transport, &inner);
+		if (HAS_GSO && inner.unread)
+			take_unfinished(frame_start(ctx), frame_end(ctx), egress->packet, egress->transport, &inner);
+	}
+	return send(ctx, egress->local, tunnel, hop, &inner, may_need_offloads(egress), sent);
 }
 
 /* From the parsed frame to its last outcome; a tail call that succeeds does not return. */

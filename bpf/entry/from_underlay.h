@@ -202,13 +202,15 @@ static __always_inline enum outcome from_underlay(context *ctx, struct frame_sta
 		return peer;
 
 	if (tunnel->flags & TUNNEL_CONTROL && outcome == CONTINUE)
-		return tunnel->flags & TUNNEL_PROBE ? reflect_probe(ctx, local, tunnel) : GENEVE_CONTROL;
+		return tunnel->flags & TUNNEL_PROBE ? reflect_probe(ctx, local, state) : GENEVE_CONTROL;
 	if (outcome == CONTINUE || outcome == INNER_PROTOCOL)
 		outcome = unknown_scalar(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
 
 	if (outcome == DELIVERED)
 		return deliver(ctx, state, *tx_ifindex);
-	return leaves_by_tunnel(outcome) ? send_through_tunnel(ctx, local, tunnel, outcome, tx_ifindex) : outcome;
+	if (!leaves_by_tunnel(outcome))
+		return outcome;
+	return send_through_tunnel(ctx, local, tunnel, &state->packet, &state->transport, outcome, tx_ifindex);
 }
 
 /* The caller has checked frame, source, length and time to live, and found the receiver. */

@@ -99,10 +99,12 @@ static __always_inline long read_whole(context *ctx)
 	return FIELD(ctx, gso_size) ? -1 : read_bytes(ctx, FIELD(ctx, len));
 }
 
-/* The kernel removes VLAN tags from frames before tc sees them. */
+/* The kernel removes VLAN tags before tc, those of 802.1ad too, which are of no VLAN of a droplet. */
 static __always_inline __u32 removed_tag(context *ctx)
 {
-	return FIELD(ctx, vlan_present) ? TAG_REMOVED | FIELD(ctx, vlan_tci) : 0;
+	if (!FIELD(ctx, vlan_present))
+		return 0;
+	return TAG_REMOVED | (FIELD(ctx, vlan_proto) == bpf_htons(ETH_P_8021Q) ? FIELD(ctx, vlan_tci) : VLAN_ID);
 }
 
 /*

@@ -188,9 +188,48 @@ static __always_inline bool has_full_checksum(void *start, void *end, const stru
 	       transport->offset + bpf_ntohs(udp->len) == packet->length;
 }
 
-/* 0 if the frame must be read. `length` is that of the frame. */
-static __always_inline __u64 sum_inner(void *start, void *end, __u32 length, const struct packet *packet,
-				       const struct transport *transport)
+/*
+ * The field with the checksum of a TCP or UDP segment if a device is to complete it: the sum of the pseudo-header is in
+ * its place (CHECKSUM_PARTIAL of tc). NULL if it is complete. `start` is the Ethernet header.
+ */
+static __always_inline __u16 *unfinished_checksum(void *start, void *end, const struct packet *packet,
+						  const struct transport *transport)
+{
+	bool tcp = transport->protocol == IPPROTO_TCP;
+	__u32 at = bounded(transport->offset + (tcp ? TCP_CHECK : UDP_CHECK), MAX_OFFSET);
+	__u32 segment = packet->length - transport->offset;
+	__u16 *field = start + at;
+
+	if (!packet->length || !transport->parsed || transport->fragment ||
+	    (!tcp && transport->protocol != IPPROTO_UDP) || (void *)(field + 1) > end)
+		return 0;
+	return *field == sum_fold(sum_pseudo(packet, segment, transport->protocol)) ? field : 0;
+}
+
+/* The sum of an inner frame: of what is known of it, and how many bytes from its start are to be added. */
+struct inner_sum {
+	__u64 known;
+	__u32 unread;
+};
+
+/*
+ * With R for the sum of a segment without its checksum and c for what is in its place, a device completes it to
+ * -(R + c), so the segment then sums to -c, and only the headers in front of it must be read.
+ */
+static __always_inline void take_unfinished(void *start, void *end, const struct packet *packet,
+					    const struct transport *transport, struct inner_sum *inner)
+{
+	__u16 *field = unfinished_checksum(start, end, packet, transport);
+
+	if (!field)
+		return;
+	inner->known = (__u16) ~*field;
+	inner->unread = transport->offset;
+}
+
+/* Leaves `inner` as it is if the frame must be read. `length` is that of the frame. */
+static __always_inline void take_inner(void *start, void *end, __u32 length, const struct packet *packet,
+				       const struct transport *transport, struct inner_sum *inner)
 {
 	struct iphdr *ip = start + sizeof(struct ethhdr);
 	struct ipv6hdr *ipv6 = (void *)ip;
@@ -198,14 +237,18 @@ static __always_inline __u64 sum_inner(void *start, void *end, __u32 length, con
 	__u64 sum;
 
 	if (packet->length != length || (void *)(ip + 1) > end || !has_full_checksum(start, end, packet, transport))
-		return 0;
+		return;
 	sum = sum_words(start, 3) + *(__u16 *)(start + 12);
-	if (packet->kind == ETH_P_IP) /* its header sums to zero */
-		return sum + (__u16)~sum_fold(sum_pseudo_ipv4(ip, segment, transport->protocol));
+	if (packet->kind == ETH_P_IP) { /* its header sums to zero */
+		inner->known = sum + (__u16)~sum_fold(sum_pseudo_ipv4(ip, segment, transport->protocol));
+		inner->unread = 0;
+		return;
+	}
 	if ((void *)(ipv6 + 1) > end)
-		return 0;
+		return;
 	sum += sum_words(ipv6, sizeof(*ipv6) / 4);
-	return sum + (__u16)~sum_fold(sum_pseudo_ipv6(ipv6, segment, transport->protocol));
+	inner->known = sum + (__u16)~sum_fold(sum_pseudo_ipv6(ipv6, segment, transport->protocol));
+	inner->unread = 0;
 }
 
 #endif

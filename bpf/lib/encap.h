@@ -60,17 +60,15 @@ static __always_inline void write_udp(struct udphdr *udp, const struct tunnel *t
 		write_geneve((void *)(udp + 1), tunnel, options, ipv6);
 }
 
-/*
- * The UDP checksum, required over IPv6 (RFC 8926 section 3.3, RFC 6936). `inner` is the sum of the inner frame if
- * already known, else 0.
- */
-static __always_inline void write_checksum(struct ipv6hdr *ip, void *end, __u32 length, __u32 options, __u64 inner)
+/* The UDP checksum, required over IPv6 (RFC 8926 section 3.3, RFC 6936). */
+static __always_inline void write_checksum(struct ipv6hdr *ip, void *end, __u32 length, __u32 options,
+					   const struct inner_sum *inner)
 {
 	struct udphdr *udp = (void *)(ip + 1);
 	__u64 sum = sum_pseudo_ipv6(ip, length, IPPROTO_UDP);
 	__u32 headers = sizeof(*udp) + sizeof(struct geneve) + options;
 
-	sum = sum_frame(udp, end, inner ? headers : length, sum + inner);
+	sum = sum_frame(udp, end, headers + inner->unread, sum + inner->known);
 	udp->check = checksum_fold(sum) ?: 0xffff;
 }
 
@@ -140,7 +138,7 @@ static __always_inline bool write_over_ipv4(context *ctx, __u32 first, const str
 
 static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const struct local_droplet *local,
 					    const struct tunnel *tunnel, const struct next_hop *hop, __u32 udp_length,
-					    __u64 inner)
+					    const struct inner_sum *inner)
 {
 	void *start = frame_start(ctx), *ip = start + first;
 
@@ -156,10 +154,11 @@ static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const str
 
 /*
  * Encapsulates the inner frame for tunnel->peer through `hop`, whose MTU it fits. Returns `sent`, or NO_HEADROOM.
- * `inner` is the sum of the inner frame if already known, else 0. `offloads`: see add_outer().
+ * `inner` is needed for a UDP checksum. `offloads`: see add_outer().
  */
 static __always_inline enum outcome send(context *ctx, const struct local_droplet *local, const struct tunnel *known,
-					 const struct next_hop *hop, __u64 inner, bool offloads, enum outcome sent)
+					 const struct next_hop *hop, const struct inner_sum *inner, bool offloads,
+					 enum outcome sent)
 {
 	const struct tunnel copy = *known, *tunnel = &copy;
 	bool ipv6 = is_over_ipv6(local);
@@ -175,7 +174,7 @@ static __always_inline enum outcome send(context *ctx, const struct local_drople
 	if (tunnel->headers ? resize_outer(ctx, (int)tunnel->headers - (int)(first + headers), ipv6)
 			    : add_outer(ctx, first + headers, ipv6, offloads))
 		return NO_HEADROOM;
-	if (summed && !inner && read_whole(ctx))
+	if (summed && inner->unread && read_whole(ctx))
 		return NO_HEADROOM;
 	if (ipv6 ? !write_over_ipv6(ctx, first, local, tunnel, hop, udp_length, inner)
 		 : !write_over_ipv4(ctx, first, local, tunnel, hop, udp_length))

@@ -142,6 +142,8 @@ static __always_inline enum outcome reset_tcp(context *ctx, const struct packet 
 	struct reset reset = {};
 	struct ethhdr *ethernet;
 	__be16 source, destination;
+	bool unfinished;
+	__u64 pseudo;
 
 	if (transport->fragment || transport->offset != at || (void *)(tcp + 1) > frame_end(ctx))
 		return NO_SERVICE;
@@ -149,6 +151,8 @@ static __always_inline enum outcome reset_tcp(context *ctx, const struct packet 
 		return TO_GATEWAY;
 	source = tcp->destination;
 	destination = tcp->source;
+	/* The frame is still marked so, and a device would overwrite a complete checksum by a wrong one. */
+	unfinished = HAS_GSO && unfinished_checksum(frame_start(ctx), frame_end(ctx), packet, transport);
 	if (set_frame_length(ctx, at + sizeof(*tcp)))
 		return TO_GATEWAY;
 	ethernet = frame_start(ctx);
@@ -163,7 +167,8 @@ static __always_inline enum outcome reset_tcp(context *ctx, const struct packet 
 	tcp->window = 0;
 	tcp->check = 0;
 	tcp->urgent = 0;
-	tcp->check = checksum_fold(write_reset_ip(ethernet, packet) + sum_words(tcp, sizeof(*tcp) / 4));
+	pseudo = write_reset_ip(ethernet, packet);
+	tcp->check = unfinished ? sum_fold(pseudo) : checksum_fold(pseudo + sum_words(tcp, sizeof(*tcp) / 4));
 	return GATEWAY_REFUSED;
 }
 

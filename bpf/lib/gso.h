@@ -12,6 +12,7 @@ static __always_inline __u32 repeated_headers(void *start, void *end, const stru
 {
 	__u32 at = bounded(transport->offset, MAX_OFFSET);
 	struct tcp *tcp = start + at;
+	__u32 size;
 
 	if (!transport->parsed || transport->fragment)
 		return 0;
@@ -19,7 +20,8 @@ static __always_inline __u32 repeated_headers(void *start, void *end, const stru
 		return at + sizeof(struct udphdr);
 	if (transport->protocol != IPPROTO_TCP || (void *)(tcp + 1) > end)
 		return 0;
-	return at + (bpf_ntohs(tcp->flags) >> 12) * 4;
+	size = (bpf_ntohs(tcp->flags) >> 12) * 4;
+	return size < sizeof(*tcp) ? 0 : at + size;
 }
 
 /*
@@ -37,10 +39,9 @@ static __always_inline enum outcome set_segments(context *ctx, void *start, void
 	if (!headers || headers >= state->packet.length)
 		return GSO_PACKET;
 	payload = state->packet.length - headers;
-	if (payload <= size)
-		return CONTINUE;
-	tunnel->longest = headers + size;
-	state->packets = (payload + size - 1) / size;
+	state->packets = (payload + size - 1) / size; /* the frame's own number may not be known yet */
+	if (payload > size)
+		tunnel->longest = headers + size;
 	return CONTINUE;
 }
 

@@ -217,7 +217,7 @@ static __always_inline void settle_checksum(void *quote, void *end, __u32 quoted
 	bool tcp = transport->protocol == IPPROTO_TCP;
 	__u16 *field;
 
-	if (transport->fragment || transport->extended || (!tcp && transport->protocol != IPPROTO_UDP))
+	if (transport->fragment || (!tcp && transport->protocol != IPPROTO_UDP))
 		return;
 	field = quote + bounded(at + (tcp ? TCP_CHECK : UDP_CHECK), MAX_OFFSET);
 	if ((void *)(field + 1) > end || *field != sum_fold(sum_pseudo(packet, segment, transport->protocol)))

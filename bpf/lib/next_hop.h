@@ -108,11 +108,17 @@ static __always_inline bool leaves_by_tunnel(enum outcome outcome)
 	return outcome >= FIRST_SENT && outcome < FIRST_DROPPED;
 }
 
-/* Sends a packet from a tunnel to tunnel->peer; returns `outcome`, EXCEEDS_MTU or a drop. */
+/*
+ * Sends a packet from a tunnel to tunnel->peer; returns `outcome`, EXCEEDS_MTU or a drop. `packet` and `transport` are
+ * those of an inner frame that is handed on; of an error that replaced it they are NULL.
+ */
 static __always_inline enum outcome send_through_tunnel(context *ctx, struct local_droplet *local,
-							struct tunnel *tunnel, enum outcome outcome, __u32 *tx_ifindex)
+							struct tunnel *tunnel, const struct packet *packet,
+							const struct transport *transport, enum outcome outcome,
+							__u32 *tx_ifindex)
 {
 	struct next_hop *hop = 0;
+	struct inner_sum inner = {};
 
 	outcome = unknown_scalar(resolve_next_hop(tunnel, &local, &hop, outcome));
 	if (!leaves_by_tunnel(outcome))
@@ -120,7 +126,11 @@ static __always_inline enum outcome send_through_tunnel(context *ctx, struct loc
 	if (!hop) /* for the verifier */
 		return NEXT_HOP_UNRESOLVED;
 	*tx_ifindex = local->tx_ifindex;
-	return send(ctx, local, tunnel, hop, 0, false, outcome);
+	inner.unread = tunnel->length;
+	if (HAS_GSO && packet && is_over_ipv6(local) && !omits_checksum(local, hop))
+		take_unfinished(frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS), frame_end(ctx), packet,
+				transport, &inner);
+	return send(ctx, local, tunnel, hop, &inner, false, outcome);
 }
 
 #endif

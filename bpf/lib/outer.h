@@ -156,16 +156,24 @@ static __always_inline enum outcome read_outer(context *ctx, struct outer *outer
 }
 
 /*
- * Whether the UDP checksum of a tunnel packet is right, or not in it yet: a packet of this machine may have the sum of
- * the pseudo-header in its place, for a device to complete, and a GSO packet has one for each segment. May invalidate
- * all pointers into the frame.
+ * Whether a device is to complete a UDP checksum: the sum of the pseudo-header is in its place, in a packet of this
+ * machine. `length` is that of the datagram.
+ */
+static __always_inline bool is_unfinished(const struct udphdr *udp, const struct outer *outer, __u32 length)
+{
+	return HAS_GSO && udp->check == sum_fold(outer->pseudo + bpf_htonl(length));
+}
+
+/*
+ * Whether the UDP checksum of a tunnel packet is right, or not in it yet: unfinished, or a GSO packet, which has one
+ * for each segment. May invalidate all pointers into the frame.
  */
 static __always_inline bool has_valid_checksum(context *ctx, struct udphdr *udp, const struct outer *outer,
 					       __u32 length)
 {
 	__u64 pseudo = outer->pseudo + bpf_htonl(length);
 
-	if (HAS_GSO && (segment_bytes(ctx) || udp->check == sum_fold(pseudo)))
+	if (HAS_GSO && (segment_bytes(ctx) || is_unfinished(udp, outer, length)))
 		return true;
 	if (read_whole(ctx))
 		return false;

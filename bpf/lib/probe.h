@@ -36,8 +36,9 @@ static __always_inline struct udphdr *reverse_ip_header(void *ip, const struct l
 }
 
 static __always_inline enum outcome reflect_probe(context *ctx, const struct local_droplet *local,
-						  const struct tunnel *tunnel)
+						  const struct frame_state *state)
 {
+	const struct tunnel *tunnel = &state->tunnel;
 	struct ethhdr *ethernet = frame_start(ctx);
 	bool tagged = (void *)(ethernet + 1) <= frame_end(ctx) && is_tagged(ethernet);
 	void *ip = (void *)(ethernet + 1) + (tagged ? sizeof(struct vlan_tag) : 0);
@@ -58,7 +59,7 @@ static __always_inline enum outcome reflect_probe(context *ctx, const struct loc
 	swap_ports(udp);
 	before = *kind;
 	probe->kind = PROBE_REPLY;
-	if (udp->check)
+	if (udp->check && !is_unfinished(udp, &state->outer, bpf_ntohs(udp->len)))
 		udp->check = checksum_replace(udp->check, before, *kind) ?: 0xffff;
 	return PROBE_REFLECTED;
 }

@@ -121,10 +121,14 @@ def expected_verdict(outcome: Outcome) -> XdpAction:
 
 
 class Gso(NamedTuple):
-    """How a GSO packet will be cut: payload bytes of a segment, 0 for a single packet, and how many there will be."""
+    """How a GSO packet will be cut: payload bytes of a segment, 0 for a single packet, and how many there will be.
+
+    `noted` is their number in the frame's mark, 0 if that has none.
+    """
 
     size: int
     packets: int
+    noted: int = 0
 
 
 SINGLE = Gso(0, 1)
@@ -376,6 +380,7 @@ class Dut:
             metadata=metadata,
             kind=self.kind,
             segment=gso.size,
+            segments=gso.noted,
         )
         if self.kind is bpf.ProgramType.SCHED_CLS:
             verdict = TC_VERDICTS[verdict]

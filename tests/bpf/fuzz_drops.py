@@ -7,6 +7,7 @@ from functools import cached_property
 
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, ZERO, Model, host_of, is_v4
+from fuzz_offloads import is_no_tunnels, is_refused_by_kernel
 from fuzz_parse import ARP, EXTENSIONS, ICMPV6, IPV6, MAPPED, UNFOUND, VLAN, Ip, Tunnel, read_inner, read_ip
 from fuzz_rules import (
     INVALIDATE,
@@ -16,6 +17,7 @@ from fuzz_rules import (
     comes_back,
     found,
     is_own_misdirected,
+    is_sum_wrong,
     merged,
     origin_of,
 )
@@ -34,6 +36,7 @@ class PacketView:
 
     def __init__(self, model: Model, step: Step) -> None:
         self.model = model
+        self.step = step
         self.frame = step.frame
         self.arrival = step.arrival
         self.from_endpoint = step.program == "transit_agent"
@@ -142,6 +145,10 @@ def _is_malformed_geneve(s: PacketView) -> bool:
         return True
     sizes = {RTS: (8, 20), PROBE: (12,), INVALIDATE: (0,), MISDIRECTED: (8, 20)}
     return any(class_ == 0xFF4D and len(body) not in sizes.get(kind, (len(body),)) for class_, kind, body in t.options)
+
+
+def _is_badly_summed(s: PacketView) -> bool:
+    return bool(s.outer) and (not s.outer.summed or not s.tunnel or is_sum_wrong(s.step, s.tunnel))
 
 
 def _is_unsummed(s: PacketView) -> bool:
@@ -256,10 +263,14 @@ REASONS: dict[Outcome, Callable[[PacketView], object]] = {
     Outcome.NO_ENDPOINT: _is_unknown,
     Outcome.OUTER_FRAGMENT: lambda s: s.frame[20:22] != b"@\0",
     Outcome.OUTER_OPTIONS: lambda s: not s.outer or not s.outer.plain or s.frame[s.outer.at + 6] in EXTENSIONS,
-    Outcome.OUTER_CHECKSUM: lambda s: s.outer and (not s.outer.summed or not s.tunnel or s.tunnel.udp.check is False),
+    Outcome.OUTER_CHECKSUM: _is_badly_summed,
     Outcome.NO_CHECKSUM: _is_unsummed,
     Outcome.OUTER_TTL: lambda s: s.outer and s.outer.ttl <= 1,
-    Outcome.MALFORMED_OUTER: lambda s: not s.tunnel or (s.tunnel.is_vxlan and len(s.tunnel.inner) < 14),
+    Outcome.MALFORMED_OUTER: lambda s: (
+        not s.tunnel or (s.tunnel.is_vxlan and len(s.tunnel.inner) < 14) or s.step.marks.by_kernel
+    ),
+    Outcome.NO_HEADROOM: lambda s: is_refused_by_kernel(s.step),
+    Outcome.GSO_PACKET: lambda s: is_no_tunnels(s.model, s.step),
     Outcome.UNKNOWN_DROPLET: lambda s: s.outer and s.outer.source not in s.model.peers,
     Outcome.UNKNOWN_ORIGIN: lambda s: s.origin is not None,
     Outcome.GENEVE_VERSION: lambda s: s.payload[0] >> 6,
@@ -277,6 +288,9 @@ REASONS: dict[Outcome, Callable[[PacketView], object]] = {
 
 
 def is_true(model: Model, step: Step) -> bool:
-    """Return whether the reason for which a frame was dropped is a true one."""
+    """Return whether the reason for which a frame was dropped is a true one; none is about a byte that is not there."""
     rule = REASONS.get(step.outcome)
-    return rule is None or bool(rule(PacketView(model, step)))
+    try:
+        return rule is None or bool(rule(PacketView(model, step)))
+    except IndexError:
+        return False

@@ -27,6 +27,7 @@ from fuzz_model import (
 
 from agent.core.model import map_layout
 from agent.core.model.endpoint_slots import IFINDEX_BASE
+from agent.core.model.hooks import Hook
 
 WRONG = (0.0, 0.0, 0.01, 0.04, 0.15)
 """How often a field of one frame is wrong: many frames are right, and reach the deepest."""
@@ -40,6 +41,32 @@ ODD = {
 }
 
 
+UNFINISHED = 0.25
+"""How often a checksum of a frame at tc is unfinished."""
+SEGMENTS = (2, 60, 500, 536, 1000, 1200, 1220, 1240, 1346, 1366, 1386, 1398, 1410, 1448, 3000)
+LONGEST = 3650
+"""Bytes of a frame that a test run of tc takes, with its tag."""
+TAGS = (b"\x81\x00", b"\x88\xa8")
+"""IEEE 802.1Q's and 802.1ad's."""
+
+
+class Marks(NamedTuple):
+    """What the kernel knows of a frame at tc.
+
+    Of a GSO packet `gso_size`, 0 for a single packet, and `gso_segs`, 0 if that is not known yet.
+    """
+
+    segment: int = 0
+    segments: int = 0
+    by_kernel: bool = False
+    """The kernel sees `segment` too, but as of no protocol: it refuses to change the length of the headers."""
+    in_tunnel: bool = False
+    """As a tc program of this machine sent it (skb->encapsulation)."""
+
+
+SINGLE = Marks()
+
+
 class Frame(NamedTuple):
     """A frame, the program that it goes to and the interface that it arrives on."""
 
@@ -48,12 +75,43 @@ class Frame(NamedTuple):
     data: bytes
     metadata: int = 0
     """Bytes of head room that are taken."""
+    marks: Marks = SINGLE
 
 
-def frame(rng: Random, model: Model) -> Frame:
+def frame(rng: Random, model: Model, hook: Hook = Hook.XDP) -> Frame:
     """Return one frame for a configuration; the same from the same state of the generator."""
-    c = RandomSource(rng, rng.choice(WRONG))
-    kind = rng.random()
+    if hook is Hook.XDP:
+        return _frame(RandomSource(rng, rng.choice(WRONG)), model)
+    bulk = rng.random() < 0.35
+    while True:
+        made = _frame(RandomSource(rng, rng.choice(WRONG), bulk, UNFINISHED), model)
+        if is_run_at_tc(split_tag(made.data)[1]):
+            return made._replace(metadata=0, marks=_marks(rng, bulk))
+
+
+def split_tag(data: bytes) -> tuple[bytes, bytes]:
+    """Return the outermost VLAN tag, empty if there is none, and the frame without it."""
+    tagged = data[12:14] in TAGS and len(data) >= 18
+    return (data[12:16], data[:12] + data[16:]) if tagged else (b"", data)
+
+
+def is_run_at_tc(data: bytes) -> bool:
+    """Say whether a test run takes a frame without its tag: bpf_prog_test_run_skb() in net/bpf/test_run.c."""
+    kind = int.from_bytes(data[12:14], "big")
+    return len(data) >= 14 + {IPV4: 20, IPV6: 40}.get(kind, 1) and (kind != layer.VLAN or len(data) >= 18)
+
+
+def _marks(rng: Random, bulk: bool) -> Marks:
+    in_tunnel = rng.random() < 0.2
+    if not bulk:
+        return Marks(in_tunnel=in_tunnel)
+    segment = rng.choice((*SEGMENTS, rng.randrange(1, 1500), rng.randrange(1, 65536))) + rng.choice((0, 0, -1, 1))
+    segments = rng.choice((0, 0, 2, 3, rng.randrange(1, 2000)))
+    return Marks(min(max(1, segment), 65535), segments, rng.random() < 0.15, in_tunnel)
+
+
+def _frame(c: RandomSource, model: Model) -> Frame:
+    kind, rng = c.rng.random(), c.rng
     if kind < 0.02:
         noise = rng.randbytes(rng.randrange(14, 300))
         if c.once(0.5):
@@ -68,7 +126,7 @@ def _whole(c: RandomSource, data: bytes) -> bytes:
     data = c.mangle(data)
     if c.once(0.03):
         data += c.rng.randbytes(c.rng.choice((1, 2, 18, 46)))
-    return (data + bytes(14 - len(data)) if len(data) < 14 else data)[:3000]
+    return (data + bytes(14 - len(data)) if len(data) < 14 else data)[: LONGEST if c.bulk else 3000]
 
 
 # Inner frames
@@ -88,12 +146,16 @@ def _address(c: RandomSource, family: int, likely: tuple[bytes, ...]) -> bytes:
 
 
 def _payload(c: RandomSource) -> bytes:
+    if c.bulk and c.once(0.9):
+        return c.rng.randbytes(32) + bytes(c.of(100, 1000, 2000, 2500, 3000, 3200) + c.rng.randrange(20))
     size = c.rng.choice((0, 1, 18, 19, 64, 100)) if c.once(0.85) else c.rng.choice((500, 1200, 1400, 1420, 1500, 2000))
     return c.rng.randbytes(min(size, 32)) + bytes(max(size - 32, 0))
 
 
 def _transport(c: RandomSource, source: bytes, destination: bytes) -> tuple[int, bytes]:
     kind, data = c.rng.random(), _payload(c)
+    if c.bulk and c.once(0.85):
+        kind *= 0.65
     if kind < 0.4:
         ports = c.of(1, 6081, 50000), c.of(2, 53, 5, 4789) if c.once(0.9) else c.of(6081, 7000)
         return layer.UDP, layer.udp(c, source, destination, ports, data, summed=c.once(0.7))
@@ -195,7 +257,8 @@ def _outer(c: RandomSource, uplink: Uplink, peer: bytes, datagram: bytes) -> byt
     if not uplink.vlan and c.once(0.01):
         return layer.ethernet(uplink.mac, b"\6\0\0\0\0\1", layer.VLAN, c.of(0, 0xA000).to_bytes(2, "big")
                               + kind.to_bytes(2, "big") + data)  # fmt: skip
-    return layer.tagged(uplink.mac, b"\6\0\0\0\0\1", vlan, c.number(kind, 65535), c.mangle(data))
+    whole = layer.tagged(uplink.mac, b"\6\0\0\0\0\1", vlan, c.number(kind, 65535), c.mangle(data))
+    return whole[:12] + TAGS[1] + whole[14:] if vlan and c.once(0.02) else whole
 
 
 def _tunnel(c: RandomSource, model: Model, peer: bytes) -> tuple[tuple[int, int], bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fuzz_drops import PacketView, is_last_attempt
 from fuzz_machine import Step
 from fuzz_model import Uplink, host_of, is_v4
+from fuzz_offloads import longest
 from fuzz_parse import (
     ARP,
     IPV6,
@@ -72,7 +73,7 @@ class FromUnderlay(Replies):
             self._check_vxlan(tunnel, ip, goes_on=False)
             self._check_source_elsewhere(tunnel, ip)
             self._check_divided(tunnel, ip)
-        self._check_endpoint(step, tunnel.vni, destination, len(tunnel.inner), tunnel.inner)
+        self._check_endpoint(step, tunnel.vni, destination, longest(step, tunnel.inner), tunnel.inner)
 
     def _check_vxlan(self, tunnel: Tunnel, ip: Ip, *, goes_on: bool) -> None:
         """Hold what came from a peer that looks at nothing to what droplets look at."""
@@ -120,7 +121,7 @@ class FromUnderlay(Replies):
         need(step.leaves == step.arrival and len(step.out) == len(step.frame), "a probe goes back whole")
         back = found(self.model, step.out + b"") or self._turned(step.out)
         need(back.ip.source == uplink.address and back.ip.destination == tunnel.ip.source, "to who asked, from us")
-        need(back.ip.summed and back.udp.check is tunnel.udp.check, "with right sums")
+        need(back.ip.summed and back.udp[4:] == tunnel.udp[4:], "with sums as right and finished as they were")
         need(
             (back.udp.source, back.udp.destination) == (tunnel.udp.destination, tunnel.udp.source),
             "to the port that asked",
@@ -260,7 +261,7 @@ class FromUnderlay(Replies):
         need(back or round_, "only what came back or round is told to an endpoint of this host")
         sender = self.model.endpoints.get((tunnel.vni, culprit.source))
         need(sender and step.leaves == sender.ifindex, "an ICMP error goes to its sender's interface")
-        ip = check_error(self.model, tunnel.vni, tunnel.inner, step.out)
+        ip = check_error(self.model, step, tunnel.vni, tunnel.inner, step.out)
         head = step.out[ip.transport : ip.transport + 8]
         if is_last_attempt(PacketView(self.model, step)):
             need(head[:2] == (b"\x03\x01" if is_v4(ip.source) else b"\x01\x03"), "no bouncer finds the host")
@@ -268,13 +269,13 @@ class FromUnderlay(Replies):
         if step.outcome is Outcome.ICMP_UNREACHABLE_SENT:
             self._check_unreachable(head, tunnel.vni, culprit, came_back=back)
             return
-        self._check_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
+        self._check_too_big(head, is_v4(ip.source), longest(step, tunnel.inner) - 14)
 
     def _icmp_answered_remote(self, step: Step) -> None:
         tunnel, sent = self._answer_to(step)
-        ip = check_error(self.model, tunnel.vni, tunnel.inner, sent.inner)
+        ip = check_error(self.model, step, tunnel.vni, tunnel.inner, sent.inner)
         head = sent.inner[ip.transport : ip.transport + 8]
         if step.outcome is Outcome.ICMP_UNREACHABLE_SENT_REMOTE:
             self._check_unreachable(head, tunnel.vni, ip_of(tunnel.inner), came_back=False)
             return
-        self._check_too_big(head, is_v4(ip.source), len(tunnel.inner) - 14)
+        self._check_too_big(head, is_v4(ip.source), longest(step, tunnel.inner) - 14)

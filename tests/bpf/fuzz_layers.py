@@ -12,6 +12,8 @@ from random import Random
 
 IPV4, ARP, IPV6, VLAN = 0x0800, 0x0806, 0x86DD, 0x8100
 ICMP, TCP, UDP, ICMPV6, FRAGMENT, SCTP = 1, 6, 17, 58, 44, 132
+ICMP_CHECK, UDP_CHECK, TCP_CHECK = 2, 6, 16
+"""Offsets of checksums."""
 OURS = 0xFF4D
 
 
@@ -29,6 +31,10 @@ class RandomSource:
 
     rng: Random
     wrong: float
+    bulk: bool = False
+    """Of a GSO packet: long, and mostly TCP or UDP."""
+    unfinished: float = 0.0
+    """How often a checksum of TCP or UDP is left to a device to complete."""
 
     def once(self, share: float) -> bool:
         return self.rng.random() < share
@@ -110,8 +116,10 @@ def pseudo(source: bytes, destination: bytes, length: int, protocol: int) -> byt
 
 
 def _sealed(c: RandomSource, data: bytes, at: int, head: bytes) -> bytes:
-    """Return a transport's bytes with the checksum at `at`, mostly right."""
+    """Return a transport's bytes with the checksum at `at`, mostly right; or with the sum of `head` in its place."""
     check = fold(head + data) if c.rng.random() >= c.wrong / 2 else c.rng.randrange(65536)
+    if at != ICMP_CHECK and c.once(c.unfinished):
+        check = fold(head) ^ 0xFFFF
     return data[:at] + (check or 0xFFFF).to_bytes(2, "big") + data[at + 2 :]
 
 
@@ -120,21 +128,24 @@ def udp(
 ) -> bytes:
     length = c.length(8 + len(payload))
     data = struct.pack("!4H", *ports, length, 0) + payload
-    return _sealed(c, data, 6, pseudo(source, destination, 8 + len(payload), UDP)) if summed else data
+    return _sealed(c, data, UDP_CHECK, pseudo(source, destination, 8 + len(payload), UDP)) if summed else data
 
 
 def tcp(c: RandomSource, source: bytes, destination: bytes, payload: bytes) -> bytes:
-    data = struct.pack("!HHIIHHHH", c.of(80, 6081, 5001), c.of(443, 6081, 5002), 1, 2, 0x5010, 1024, 0, 0) + payload
-    return _sealed(c, data, 16, pseudo(source, destination, len(data), TCP))
+    options = b"" if c.once(0.6) else bytes([1]) * c.of(4, 12, 20, 40)  # of no operation
+    words = c.number(5 + len(options) // 4, 15)
+    ports = c.of(80, 6081, 5001), c.of(443, 6081, 5002)
+    data = struct.pack("!HHIIHHHH", *ports, 1, 2, words << 12 | 0x10, 1024, 0, 0) + options + payload
+    return _sealed(c, data, TCP_CHECK, pseudo(source, destination, len(data), TCP))
 
 
 def icmp(c: RandomSource, source: bytes, destination: bytes, payload: bytes) -> tuple[int, bytes]:
     """Return protocol and message: echoes, their answers, errors, and others that are not neighbour discovery."""
     if source[:12] == bytes(10) + b"\xff\xff":
         data = struct.pack("!BBHHH", c.of(8, 8, 0, 3, 11, 13), c.number(0, 255), 0, 7, 1) + payload
-        return ICMP, _sealed(c, data, 2, b"")
+        return ICMP, _sealed(c, data, ICMP_CHECK, b"")
     data = struct.pack("!BBHHH", c.of(128, 128, 129, 1, 2, 3, 130), c.number(0, 255), 0, 7, 1) + payload
-    return ICMPV6, _sealed(c, data, 2, pseudo(source, destination, len(data), ICMPV6))
+    return ICMPV6, _sealed(c, data, ICMP_CHECK, pseudo(source, destination, len(data), ICMPV6))
 
 
 def extensions(c: RandomSource, protocol: int, payload: bytes, most: int = 4) -> tuple[int, bytes]:
@@ -166,7 +177,7 @@ def neighbour(c: RandomSource, source: bytes, destination: bytes, target: bytes,
         (bytes([1, 1]) + mac, bytes([1, 1]) + mac, b"", bytes([2, 1]) + mac, bytes([14, 1]) + bytes(6))
     )
     data = bytes([kind, c.number(0, 255), 0, 0]) + bytes(4) + target + option
-    return _sealed(c, data, 2, pseudo(source, destination, len(data), ICMPV6))
+    return _sealed(c, data, ICMP_CHECK, pseudo(source, destination, len(data), ICMPV6))
 
 
 def option(c: RandomSource, class_: int, kind: int, body: bytes) -> bytes:

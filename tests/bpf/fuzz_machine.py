@@ -1,8 +1,7 @@
 """The compiled programs on maps that are this process's memory: a frame runs and its books are read in microseconds.
 
 Two things differ from the agent's own maps and programs. Arrays, per-CPU ones too, are one array that is mapped into
-memory. And the call of bpf_redirect() goes by a few instructions at the program's end that write down where it leads,
-since a test run does not tell.
+memory. And calls of some helpers write down what they are given, see fuzz_taps.py.
 """
 
 from __future__ import annotations
@@ -15,21 +14,23 @@ import subprocess
 from dataclasses import dataclass
 from random import Random
 
-from fuzz_frames import Frame
+from bpf_dut import TC_VERDICTS
+from fuzz_frames import SINGLE, Frame, Marks, split_tag
 from fuzz_model import SLOTS, UPLINKS, Model
+from fuzz_parse import VLAN
+from fuzz_taps import NOTES, load_address, tapped
 
 from agent.core.model import map_layout
 from agent.core.model.endpoint_slots import IFINDEX_BASE
+from agent.core.model.hooks import PROGRAMS, Hook
 from agent.core.model.map_layout import MapName
-from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import CompiledObject, CompiledProgram, ticks_per_second
+from agent.datapath.bpf.compiler import CompiledObject, ticks_per_second
 from agent.datapath.bpf.generations import Generations
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 
 CLONE_NEWNET = 0x40000000
 MMAPABLE = 1 << 10
-REDIRECT, JIFFIES = 23, 118
 ARRAYS = (MapName.OUTCOMES, MapName.ENDPOINT_COUNTERS, MapName.INTERFACES, MapName.LOCAL_DROPLETS,
           MapName.ICMP_RATELIMIT, MapName.FRAME_STATES)  # fmt: skip
 SIZES = {
@@ -61,7 +62,10 @@ def enter_namespace() -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """What became of one frame. `leaves` is the interface of a redirection, 0 when there was none."""
+    """What became of one frame. `leaves` is the interface of a redirection, 0 when there was none.
+
+    `frame` and `out` have their VLAN tags in them, as on a wire, at tc too.
+    """
 
     program: str
     arrival: int
@@ -75,27 +79,16 @@ class Step:
     before: dict[bytes, bytes]
     after: dict[bytes, bytes]
     """Direct paths."""
+    hook: Hook = Hook.XDP
+    packets: int = 1
+    """How many packets the frame was counted as."""
+    length: int = 0
+    """Bytes that the frame was counted with."""
+    marks: Marks = SINGLE
 
 
 class AccountingError(AssertionError):
     """A frame was counted wrong."""
-
-
-def tapped(program: CompiledProgram, maps: dict[str, int], leaves: int) -> bytes:
-    """Return the instructions with a detour at each bpf_redirect(): write its first argument down, then call it."""
-    code = bytearray(programs.relocate(program, maps))
-    detour = len(code) // 8
-    for at in range(0, len(code), 8):
-        if code[at] == 0x85 and not code[at + 1] >> 4 and code[at + 4] == REDIRECT and not any(code[at + 5 : at + 8]):
-            code[at + 1] = 1 << 4
-            code[at + 4 : at + 8] = struct.pack("<i", detour - at // 8 - 1)
-    return (
-        bytes(code) + _load_address(3, leaves) + bytes.fromhex("63130000 00000000 85000000 17000000 95000000 00000000")
-    )
-
-
-def _load_address(register: int, fd: int) -> bytes:
-    return struct.pack("<BBhiBBhi", 0x18, 2 << 4 | register, 0, fd, 0, 0, 0, 0)
 
 
 def garbage(rng: Random, size: int) -> bytes:
@@ -107,18 +100,23 @@ def garbage(rng: Random, size: int) -> bytes:
 class Machine:
     """Programs and maps of one host. Use it in the namespace that `enter_namespace` made."""
 
-    def __init__(self, compiled: CompiledObject) -> None:
+    def __init__(self, compiled: CompiledObject, hook: Hook = Hook.XDP) -> None:
+        self.hook = hook
+        self.jump_table = map_layout.PROGRAM_ARRAYS[hook]
         self.garbage: Random | None = None
         """Makes what each frame finds in `frame_states`, where None leaves zeros."""
         self.memory: dict[str, mmap.mmap] = {}
         self.fds = {m.name: self._create(m.name, m.type, m.key_size, m.value_size, m.max_entries, m.flags)
                     for m in compiled.maps}  # fmt: skip
         self._generations = Generations(self.fds[MapName.GENERATIONS])
-        self._leaves = self._create("leaves", bpf.MapType.ARRAY, 4, 8, 1, MMAPABLE)
+        self._leaves = self._create("leaves", bpf.MapType.ARRAY, 4, NOTES.size, 1, MMAPABLE)
+        self._kind = bpf.ProgramType.XDP if hook is Hook.XDP else bpf.ProgramType.SCHED_CLS
         self.programs = {
-            p.name: bpf.load_program(tapped(p, self.fds, self._leaves), name=p.name) for p in compiled.programs
+            name: bpf.load_program(tapped(p, self.fds, self._leaves), self._kind, name=p.name)
+            for name, p in zip(PROGRAMS[Hook.XDP], compiled.programs, strict=True)
         }
-        clock = _load_address(6, self._leaves) + bytes.fromhex("85000000 76000000 7b060000 00000000 b7000000 02000000")
+        """By their names in XDP."""
+        clock = load_address(6, self._leaves) + bytes.fromhex("85000000 76000000 7b060000 00000000 b7000000 02000000")
         self._clock = bpf.load_program(clock + bytes.fromhex("95000000 00000000"), name="clock")
         self._outcomes = struct.Struct(f"={2 * len(Outcome)}Q")
         self._clean = bytes(self._outcomes.size)
@@ -159,10 +157,10 @@ class Machine:
                 bpf.update(self.fds[name], key, value)
         for index in map_layout.GENERATION_OF.values():
             self._generations.start(index)
-        for slot, name in map_layout.CALLED_PROGRAMS.items():
-            bpf.update(self.fds["programs"], map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name]))
+        for slot, name in map_layout.called_programs(Hook.XDP).items():
+            bpf.update(self.fds[self.jump_table], map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name]))
         if not model.delivers:
-            bpf.delete(self.fds["programs"], bytes(4))
+            bpf.delete(self.fds[self.jump_table], bytes(4))
         self.memory[MapName.ENDPOINT_COUNTERS][: len(self._traffic)] = self._traffic
         self.memory[MapName.OUTCOMES][: len(self._clean)] = self._clean
 
@@ -187,33 +185,55 @@ class Machine:
         return self._dump(MapName.DIRECT)
 
     def run(self, one: Frame, before: dict[bytes, bytes]) -> Step:
-        """Run one frame; `before` are the direct paths. BooksError when it is not counted once with all its bytes."""
+        """Run one frame; `before` are the direct paths. AccountingError when it is not counted once with all bytes."""
         size = map_layout.FRAME_STATE.size
-        self.memory["leaves"][:8] = bytes(8)
+        self.memory["leaves"][: NOTES.size] = bytes(NOTES.size)
         state = bytes(size) if self.garbage is None else garbage(self.garbage, size)
         self.memory[MapName.FRAME_STATES][:size] = state
-        program, arrival, frame, metadata = one
-        data = bytes(metadata) + frame
-        verdict, out, _ = bpf.run_program(self.programs[program], data, ifindex=arrival, metadata=metadata)
-        outcome = self._account(program, len(frame))
-        leaves = int.from_bytes(self.memory["leaves"][:4], "little")
-        out = out[metadata:]
-        return Step(program, arrival, frame, verdict, out, outcome, leaves, self._endpoints(), before, self.paths())
+        verdict, out, length = self._run_xdp(one) if self.hook is Hook.XDP else self._run_tc(one)
+        outcome, packets = self._account(one.program, length)
+        leaves, *_ = NOTES.unpack_from(self.memory["leaves"])
+        return Step(
+            one.program, one.arrival, one.data, verdict, out, outcome, leaves, self._endpoints(), before, self.paths(),
+            self.hook, packets, length, one.marks,
+        )  # fmt: skip
 
-    def _account(self, program: str, length: int) -> Outcome:
+    def _run_xdp(self, one: Frame) -> tuple[int, bytes, int]:
+        """Return the verdict, the frame behind its metadata and the length that came in."""
+        data = bytes(one.metadata) + one.data
+        verdict, out, _ = bpf.run_program(self.programs[one.program], data, ifindex=one.arrival, metadata=one.metadata)
+        return verdict, out[one.metadata :], len(one.data)
+
+    def _run_tc(self, one: Frame) -> tuple[int, bytes, int]:
+        """Do likewise with the tag beside the frame, where the kernel puts it before tc and takes it from behind it."""
+        tag, data = split_tag(one.data)
+        marks = one.marks
+        verdict, out, _ = bpf.run_program(
+            self.programs[one.program], data, ifindex=one.arrival, kind=self._kind, segments=marks.segments,
+            segment=marks.segment if marks.by_kernel else 0,
+            notes=(marks.segment, bool(tag), int.from_bytes(tag[2:], "big"), int.from_bytes(tag[:2], "little"),
+                   marks.in_tunnel),
+        )  # fmt: skip
+        _, control, pushed, popped = NOTES.unpack_from(self.memory["leaves"])
+        if pushed and tag and not popped:
+            raise AccountingError("a second VLAN tag was put on a frame")
+        if pushed:
+            tag = VLAN.to_bytes(2, "big") + control.to_bytes(2, "big")
+        elif popped:
+            tag = b""
+        return TC_VERDICTS[verdict], out[:12] + tag + out[12:], len(data)
+
+    def _account(self, program: str, length: int) -> tuple[Outcome, int]:
+        """Return the outcome that counted the frame, and how many packets it was counted as."""
         memory = self.memory[MapName.OUTCOMES]
         numbers = self._outcomes.unpack_from(memory)
         memory[: len(self._clean)] = self._clean
         moved = [(Outcome(i // 2), numbers[i], numbers[i + 1]) for i in range(0, len(numbers), 2) if numbers[i]]
         received = [Outcome.RECEIVED_FROM_UNDERLAY, Outcome.RECEIVED_FROM_ENDPOINT][program == "transit_agent"]
-        if (
-            len(moved) != 2
-            or moved[0] != (received, 1, length)
-            or moved[1][1:] != (1, length)
-            or moved[1][0] in RECEIVED
-        ):
+        wrong = len(moved) != 2 or moved[0][0] != received or moved[0][1:] != moved[1][1:] or moved[1][2] != length
+        if wrong or moved[1][0] in RECEIVED:
             raise AccountingError(f"counted {moved}, but {length} bytes came in once")
-        return moved[1][0]
+        return moved[1][0], moved[1][1]
 
     def _endpoints(self) -> dict[int, tuple[int, ...]]:
         memory = self.memory[MapName.ENDPOINT_COUNTERS]

@@ -9,6 +9,7 @@ from fuzz_from_endpoint import FromEndpoint
 from fuzz_from_underlay import FromUnderlay
 from fuzz_machine import Step
 from fuzz_model import Model
+from fuzz_offloads import is_counted_right, longest
 from fuzz_parse import Tunnel
 from fuzz_rules import (
     asked_by,
@@ -68,6 +69,7 @@ class Oracle(FromEndpoint, FromUnderlay):
         outcome = step.outcome
         verdict = XdpAction.PASS if outcome in PASSED else XdpAction.REDIRECT
         need(step.verdict == (XdpAction.DROP if outcome in DROPPED else verdict), "the verdict is the outcome's")
+        need(is_counted_right(self.model, step), "a frame counts as its packets")
         need(bool(step.leaves) == (step.verdict == XdpAction.REDIRECT), "only what goes on is redirected")
         self._check_traffic(step)
         self._check_paths(step)
@@ -78,17 +80,17 @@ class Oracle(FromEndpoint, FromUnderlay):
 
     def _check_traffic(self, step: Step) -> None:
         want: dict[int, list[int]] = {}
-        length, outcome = len(step.frame), step.outcome
+        length, outcome, number = step.length, step.outcome, step.packets
         slot = step.arrival - IFINDEX_BASE
         if step.program == "transit_agent" and slot in self.model.interfaces and outcome not in ANSWERED:
             row = want.setdefault(slot, [0] * 8)
-            row[0:2] = (1, length) if outcome in FORWARDED else (0, 0)
-            row[2:4] = (1, length) if outcome in (Outcome.SENT_DIRECT, Outcome.DELIVERED_SAME_HOST) else (0, 0)
-            row[6:8] = (1, length) if outcome in DROPPED else (0, 0)
+            row[0:2] = (number, length) if outcome in FORWARDED else (0, 0)
+            row[2:4] = (number, length) if outcome in (Outcome.SENT_DIRECT, Outcome.DELIVERED_SAME_HOST) else (0, 0)
+            row[6:8] = (number, length) if outcome in DROPPED else (0, 0)
         if outcome in (Outcome.DELIVERED, Outcome.DELIVERED_SAME_HOST):
             if outcome is Outcome.DELIVERED:
                 length = len(data_packet(self.model, step)[0].inner)
-            want.setdefault(step.leaves - IFINDEX_BASE, [0] * 8)[4:6] = (1, length)
+            want.setdefault(step.leaves - IFINDEX_BASE, [0] * 8)[4:6] = (number, length)
         need(step.traffic == {slot: tuple(row) for slot, row in want.items()}, "endpoints' counters say what happened")
 
     def _check_paths(self, step: Step) -> None:
@@ -109,7 +111,9 @@ class Oracle(FromEndpoint, FromUnderlay):
         if written:
             endpoint = self.model.endpoints.get((tunnel.vni, ip.destination))
             need(endpoint and endpoint.ifindex, "a path is learnt for an endpoint of this host")
-            reached = step.outcome is Outcome.DELIVERED or (endpoint and len(tunnel.inner) > 14 + endpoint.mtu)
+            refused = step.outcome is Outcome.MALFORMED_OUTER and step.marks.by_kernel
+            too_long = endpoint and longest(step, tunnel.inner) > 14 + endpoint.mtu
+            reached = step.outcome is Outcome.DELIVERED or refused or too_long
             need(reached and len(written) == 1 and not gone, "only what reached its endpoint's droplet teaches a path")
             (key, value), *_ = written.items()
             need(map_layout.OVERLAY_KEY.unpack(key) == (tunnel.vni, ip.source), "a path is to the sender, in its VPC")

@@ -46,13 +46,17 @@ class Ip(NamedTuple):
 
 
 class Udp(NamedTuple):
-    """A UDP datagram as long as IP says (RFC 768). `check` is None without a checksum, else whether it is right."""
+    """A UDP datagram as long as IP says (RFC 768). `check` is None without a checksum, else whether it is right.
+
+    `unfinished`: the sum of the pseudo-header stands in its place, for a device to complete.
+    """
 
     source: int
     destination: int
     at: int
     end: int
     check: bool | None
+    unfinished: bool
 
 
 class Tunnel(NamedTuple):
@@ -168,7 +172,7 @@ def read_udp(frame: bytes, ip: Ip) -> Udp | None:
     if length != ip.end - at:
         return None
     right = is_transport_right(frame, ip, UDP) if check else None
-    return Udp(source, destination, at, ip.end, right)
+    return Udp(source, destination, at, ip.end, right, check == total_of(pseudo(ip, UDP, length)))
 
 
 def read_options(data: bytes) -> tuple[tuple[int, int, bytes], ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, Model, Uplink, is_v4
+from fuzz_offloads import finished, longest, unfinished_at
 from fuzz_parse import (
     ARP,
     ICMP,
@@ -22,7 +23,16 @@ from fuzz_parse import (
 )
 
 from agent.core.model import map_layout
+from agent.core.model.hooks import Hook
+from agent.datapath.bpf.outcomes import Outcome
 
+ANSWERS = {
+    Outcome.ARP_ANSWERED_REMOTE,
+    Outcome.ND_ANSWERED_REMOTE,
+    Outcome.ICMP_TOO_BIG_SENT_REMOTE,
+    Outcome.ICMP_UNREACHABLE_SENT_REMOTE,
+}
+"""Of those that are forwarded: a single packet of this droplet's own."""
 INVALIDATE, MISDIRECTED, RTS, PROBE = 0x82, 0x84, 1, 3
 BACK = ((0xFF4D, INVALIDATE), (0xFF4D, MISDIRECTED))
 """Options of a packet that comes back to the droplet of its sender."""
@@ -65,14 +75,23 @@ def accepted(model: Model, step: Step) -> tuple[Tunnel, Uplink]:
         raise ViolationError("only what is for a droplet of this host is acted on")
     need(tunnel.ip.plain, "outer options and extension headers are refused")
     need(tunnel.ip.summed, "the outer IPv4 checksum is verified")
-    need(tunnel.udp.check is not False, "an outer UDP checksum is verified")
+    need(not is_sum_wrong(step, tunnel), "an outer UDP checksum is verified")
     need(tunnel.ip.source in model.peers, "only known droplets are listened to")
     zero = (model.peers[tunnel.ip.source] | uplink.flags) & map_layout.DROPLET_ZERO_CHECKSUM
-    need(is_v4(uplink.address) or tunnel.udp.check or zero, "no UDP checksum over IPv6 but from those that may")
+    need(
+        is_v4(uplink.address) or tunnel.udp.check is not None or zero,
+        "no UDP checksum over IPv6 but from those that may",
+    )
     need(tunnel.protocol == 0x6558, "the payload is Ethernet")
     critical = [o for o in tunnel.options if o[1] & 0x80]
     need(all(o[:2] in BACK for o in critical), "an unknown critical option drops the packet")
     return tunnel, uplink
+
+
+def is_sum_wrong(step: Step, tunnel: Tunnel) -> bool:
+    """Say whether an outer UDP checksum is wrong; at tc it may be unfinished, and a GSO packet has one a segment."""
+    left_to_device = step.hook is Hook.TC and (tunnel.udp.unfinished or step.marks.segment)
+    return tunnel.udp.check is False and not left_to_device
 
 
 def data_packet(model: Model, step: Step) -> tuple[Tunnel, Uplink]:
@@ -124,10 +143,14 @@ def sent_out(model: Model, step: Step, vni: int, *, inner_right: bool = True) ->
     hop = next((hop for hop in _hops(model, ip.destination, leaving) if hop.mac == tunnel.destination_mac), None)
     if hop is None:
         raise ViolationError("it goes where a next hop leads")
-    need(ip.end - ip.at <= hop.mtu, "it is no longer than the path carries")
+    length = ip.end - ip.at
+    if step.outcome not in ANSWERS:
+        need(not step.marks.segment or tunnel.udp.check is None, "each segment would need a UDP checksum of its own")
+        length -= len(tunnel.inner) - longest(step, tunnel.inner)
+    need(length <= hop.mtu, "it is no longer than the path carries")
     need(ip.plain and not ip.fragment and ip.never, "no options, no fragments, DF set")
     need(tunnel.vni == vni, "it stays in its VPC")
-    _check_checksum(tunnel, leaving[0], hop, inner_right)
+    _check_checksum(model, step, tunnel, leaving[0], hop, inner_right)
     _check_header(tunnel, step.out)
     return tunnel, leaving[0]
 
@@ -142,14 +165,26 @@ def _hops(model: Model, to: bytes, leaving: list[Uplink]) -> list[map_layout.Nex
     return found
 
 
-def _check_checksum(tunnel: Tunnel, uplink: Uplink, hop: map_layout.NextHop, inner_right: bool) -> None:
+def _check_checksum(
+    model: Model, step: Step, tunnel: Tunnel, uplink: Uplink, hop: map_layout.NextHop, inner_right: bool
+) -> None:
     if is_v4(tunnel.ip.source):
         need(tunnel.ip.summed and tunnel.udp.check is None, "right IPv4 checksum, no UDP checksum")
     elif hop.flags & map_layout.NEXT_HOP_ZERO_CHECKSUM or uplink.flags & map_layout.DROPLET_ZERO_CHECKSUM:
         need(tunnel.udp.check is None, "no UDP checksum where either end wants none")
     else:
         need(tunnel.udp.check is not None, "a UDP checksum over IPv6")
-        need(tunnel.udp.check or not inner_right, "the UDP checksum is right")
+        need(_completed(model, step, tunnel).udp.check or not inner_right, "the UDP checksum is right")
+
+
+def _completed(model: Model, step: Step, tunnel: Tunnel) -> Tunnel:
+    """Return what left this droplet after a device completed the inner checksum, which only tc leaves to one."""
+    if step.hook is Hook.XDP or not unfinished_at(tunnel.inner):
+        return tunnel
+    at = len(step.out) - tunnel.udp.end
+    inner = finished(tunnel.inner)
+    frame = step.out[: tunnel.udp.end - len(inner)] + inner + step.out[len(step.out) - at :]
+    return found(model, frame) or tunnel
 
 
 def _check_header(tunnel: Tunnel, frame: bytes) -> None:
@@ -197,6 +232,7 @@ def check_same(before: bytes, after: bytes, ip: Ip, tos: int, ttl: int) -> None:
 
 def inner_sums_right(frame: bytes) -> bool:
     """Return whether the checksums of an inner frame, where they stand in for its sum, are right."""
+    frame = finished(frame)
     _, ip = read_inner(frame)
     if ip is None:
         return True
@@ -237,7 +273,7 @@ def check_single(model: Model, vni: int, source: bytes) -> None:
     need(single and not model.is_to_many(vni, source), "no ICMP error to a source that is no single host's")
 
 
-def check_error(model: Model, vni: int, about: bytes, error: bytes) -> Ip:
+def check_error(model: Model, step: Step, vni: int, about: bytes, error: bytes) -> Ip:
     """Hold an ICMP error about an inner frame to RFC 792, RFC 1191 and RFC 4443; return the packet that it is about."""
     _, culprit = read_inner(about)
     if culprit is None:
@@ -264,16 +300,35 @@ def check_error(model: Model, vni: int, about: bytes, error: bytes) -> Ip:
     check_single(model, vni, culprit.source)
     need(about[0] & 1 == 0, "no ICMP error about what went to many by Ethernet")
     need(not model.is_to_many(vni, culprit.destination) or (vni, culprit.destination) in model.endpoints, "nor by IP")
-    check_quote(about, body[8:], culprit)
+    unfinished = unfinished_at(about) if step.hook is Hook.TC else None
+    check_quote(about, body[8:], culprit, unfinished[0] if unfinished else None)
+    if unfinished:
+        check_completed(error, ip, len(error) - len(body) + 8 - 14, *unfinished)
     return ip
 
 
-def check_quote(about: bytes, quote: bytes, culprit: Ip) -> None:
-    """Hold that an ICMP error quotes the packet from its start on, with its time to live counted or not."""
+def check_completed(error: bytes, ip: Ip, moved: int, field: int, about: Ip) -> None:
+    """Hold that the sum of an error stays right when a device completes the quoted checksum, as the frame is marked."""
+    start, field = about.transport + moved, field + moved
+    if field + 2 > len(error):
+        return
+    completed = error[:field] + (total_of(error[start:]) ^ 0xFFFF).to_bytes(2, "big") + error[field + 2 :]
+    body = completed[ip.transport : ip.end]
+    right = total_of(body) == 0xFFFF if is_v4(ip.source) else is_transport_right(completed, ip, ICMPV6)
+    need(right, "its sum stays right when a device completes the quoted checksum")
+
+
+def check_quote(about: bytes, quote: bytes, culprit: Ip, unfinished: int | None) -> None:
+    """Hold that an ICMP error quotes the packet from its start on, with its time to live counted or not.
+
+    `unfinished` is where its checksum is that a device is to complete.
+    """
     whole = about[14 : culprit.end]
     need(len(quote) == len(whole) or len(quote) >= 500, "it quotes the packet whole or as far as it may")
     want, have = bytearray(whole[: len(quote)]), bytearray(quote)
-    spots = (1, 8, 10, 11) if about[12:14] == IPV4.to_bytes(2, "big") else (0, 1, 7)
+    spots: tuple[int, ...] = (1, 8, 10, 11) if about[12:14] == IPV4.to_bytes(2, "big") else (0, 1, 7)
+    if unfinished is not None and unfinished - 14 + 2 <= len(quote):
+        spots = (*spots, unfinished - 14, unfinished - 13)
     for at in spots:
         want[at] = have[at] = 0
     need(want == have, "it quotes the packet itself")

@@ -6,7 +6,6 @@ Frames come in episodes of one world each. An episode is made from its seed alon
 from __future__ import annotations
 
 import argparse
-import asyncio
 import multiprocessing
 import os
 import sys
@@ -15,14 +14,17 @@ import time
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import fuzz_model
 from fuzz_frames import Frame, frame
 from fuzz_machine import CONFIGURED, Machine, enter_namespace
 from fuzz_oracle import Oracle
+from fuzz_taps import compile_shown
 
 from agent.core.model.features import Features
-from agent.datapath.bpf.compiler import compile_programs, ticks_per_second
+from agent.core.model.hooks import Hook
+from agent.datapath.bpf.compiler import ticks_per_second
 from agent.datapath.bpf.outcomes import Outcome
 
 EPISODE = 200
@@ -35,27 +37,39 @@ VARIANTS = {
 """Programs by what they are compiled for."""
 
 
+class Part(NamedTuple):
+    """Frames of one hook and variant, from the seed of their first episode on."""
+
+    hook: Hook
+    variant: str
+    seed: int
+    frames: int = EPISODE
+
+    def __str__(self) -> str:
+        return f"hook {self.hook}, variant {self.variant}, seed {self.seed}"
+
+
 class FoundError(AssertionError):
     """A rule was broken; the message says how to see it again."""
 
-    def __init__(self, variant: str, seed: int, number: int, one: Frame, reason: str, outcome: str) -> None:
+    def __init__(self, part: Part, number: int, one: Frame, reason: str, outcome: str) -> None:
         super().__init__(
-            f"{reason}\n  variant {variant}, seed {seed}, frame {number}, {one.program} on interface {one.arrival}, "
-            f"outcome {outcome}\n  {one.data.hex()}\n"
-            f"  again: make fuzz VARIANT={variant} SEED={seed} FRAMES={EPISODE}"
+            f"{reason}\n  {part}, frame {number}, {one.program} on interface {one.arrival}, outcome {outcome}, "
+            f"{one.marks}\n  {one.data.hex()}\n"
+            f"  again: make fuzz HOOK={part.hook} VARIANT={part.variant} SEED={part.seed} FRAMES={EPISODE}"
         )
 
 
-def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]) -> None:
+def episode(machine: Machine, part: Part, reached: Counter[Outcome]) -> None:
     """Run the frames of one configuration, each with garbage in the frame's state; raises FoundError."""
-    rng = Random(seed)
-    model = fuzz_model.make(rng, VARIANTS[variant])
+    rng = Random(part.seed)
+    model = fuzz_model.make(rng, VARIANTS[part.variant])
     machine.fill(model)
-    machine.garbage = Random(seed)
+    machine.garbage = Random(part.seed)
     check, paths = Oracle(model), machine.paths()
     want = model.entries(0x100000000, ticks_per_second())
     for number in range(EPISODE):
-        one = frame(rng, model)
+        one = frame(rng, model, machine.hook)
         outcome = "none"
         try:
             step = machine.run(one, paths)
@@ -63,58 +77,62 @@ def episode(machine: Machine, variant: str, seed: int, reached: Counter[Outcome]
             reached[step.outcome] += 1
             check.check(step)
         except (AssertionError, OSError) as error:
-            raise FoundError(variant, seed, number, one, str(error), outcome) from error
+            raise FoundError(part, number, one, str(error), outcome) from error
         paths = step.after
     found = machine.configured()
     wrong = [name for name in CONFIGURED if found[name] != want[name]]
     if wrong or not machine.fragment_slots() <= set(model.interfaces):
-        raise FoundError(variant, seed, number, one, f"programs wrote into {wrong or 'fragments of nobody'}", outcome)
+        raise FoundError(part, number, one, f"programs wrote into {wrong or 'fragments of nobody'}", outcome)
 
 
-def run(machine: Machine, variant: str, seed: int, frames: int, every: float = 0.0) -> Counter[Outcome]:
-    """Run at least `frames` frames from `seed` on; print progress each `every` seconds, unless 0. Raises FoundError."""
+def run(machine: Machine, part: Part, every: float = 0.0) -> Counter[Outcome]:
+    """Run at least the frames of a part; print progress each `every` seconds, unless 0. Raises FoundError."""
     reached: Counter[Outcome] = Counter()
     began = reported = time.monotonic()
-    for number in range(-(-frames // EPISODE)):
-        episode(machine, variant, seed + number, reached)
+    for number in range(-(-part.frames // EPISODE)):
+        one = part._replace(seed=part.seed + number)
+        episode(machine, one, reached)
         now = time.monotonic()
         if every and now - reported >= every:
             reported, done = now, (number + 1) * EPISODE
-            print(
-                f"{variant}, seed {seed + number}: {done:,} frames, {done / (now - began) * 60:,.0f} a minute",
-                flush=True,
-            )
+            print(f"{one}: {done:,} frames, {done / (now - began) * 60:,.0f} a minute", flush=True)
     return reached
 
 
-def _worker(variant: str, seed: int, frames: int, every: float) -> None:
+def _worker(part: Part, every: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        compiled = asyncio.run(compile_programs(Path(folder), features=VARIANTS[variant]))
+        compiled = compile_shown(Path(folder), VARIANTS[part.variant], part.hook)
     enter_namespace()
     began = time.monotonic()
     try:
-        reached = run(Machine(compiled), variant, seed, frames, every)
+        reached = run(Machine(compiled, part.hook), part, every)
     except FoundError as found:
         print(found, file=sys.stderr, flush=True)
         sys.exit(1)
     rate = reached.total() / (time.monotonic() - began) * 60
-    print(f"{variant}: {reached.total():,} frames, {rate:,.0f} a minute, {len(reached)} outcomes reached:")
+    print(f"{part}: {reached.total():,} frames, {rate:,.0f} a minute, {len(reached)} outcomes reached:")
     print("  " + ", ".join(f"{outcome.name} {count:,}" for outcome, count in reached.most_common()), flush=True)
 
 
+def parts(given: argparse.Namespace) -> list[Part]:
+    """Return the parts of each hook and variant, on as many processors as there are."""
+    variants = list(VARIANTS) if given.variant == "all" else [given.variant]
+    hooks = list(Hook) if given.hook == "both" else [Hook(given.hook)]
+    kinds = [(hook, variant) for hook in hooks for variant in variants]
+    jobs = max(1, given.jobs // len(kinds)) if given.frames > EPISODE else 1
+    share = -(-given.frames // jobs)
+    return [Part(*kind, given.seed + job * (share // EPISODE + 1), share) for kind in kinds for job in range(jobs)]
+
+
 def main() -> None:
-    """Split the frames over variants and processors."""
+    """Run all parts at once, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=5_000_000)
+    parser.add_argument("--frames", type=int, default=1_000_000, help="for each hook and variant")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--variant", choices=[*VARIANTS, "all"], default="all")
+    parser.add_argument("--hook", choices=[*Hook, "both"], default="both")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
-    variants = list(VARIANTS) if given.variant == "all" else [given.variant]
-    jobs = max(1, given.jobs // len(variants)) if given.frames > EPISODE else 1
-    share = -(-given.frames // (len(variants) * jobs))
-    parts = [(v, given.seed + job * (share // EPISODE + 1)) for v in variants for job in range(jobs)]
-    workers = [multiprocessing.Process(target=_worker, args=(v, seed, share, 10.0)) for v, seed in parts]
+    workers = [multiprocessing.Process(target=_worker, args=(part, 10.0)) for part in parts(parser.parse_args())]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -17,6 +17,8 @@ from bpf_dut import (
     D2,
     D3,
     ELSEWHERE,
+    GATEWAY,
+    GATEWAY6,
     MAC,
     MTU,
     R6,
@@ -27,7 +29,7 @@ from bpf_dut import (
     Gso,
     R,
 )  # fmt: skip
-from bpf_tunnels import Outer, tunnelled
+from bpf_tunnels import Outer, six, tunnelled
 
 from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import NETWORK_LOCAL_BOUNCER
@@ -57,6 +59,11 @@ def test_a_gso_packet_stays_whole_on_the_same_host_and_counts_as_its_segments(
     run = dut.from_endpoint(frame, gso=Gso(1000, packets))
     assert (run.outcome, run.frame) == (Outcome.DELIVERED_SAME_HOST, frame)
     assert dut.endpoint_traffic(2)[2] - before == packets
+
+
+def test_a_frame_that_fits_one_segment_counts_once_whatever_its_mark_says(dut: Dut) -> None:
+    run = dut.from_endpoint(stream(A, B, 100, mac=MAC[B]), gso=Gso(1000, packets=1, noted=3))
+    assert run.outcome is Outcome.DELIVERED_SAME_HOST
 
 
 def test_datagrams_of_udp_count_likewise(dut: Dut) -> None:
@@ -123,6 +130,69 @@ def test_a_device_may_complete_the_quoted_checksum(
     assert is_error_valid(completed(run.frame, 14 + header + 8 + header, field), source, header)
 
 
+def extended(segment: bytes) -> bytes:
+    """Return A's IPv6 frame through the gateway, with time to live for one hop and an extension header."""
+    packet = p.ipv6(A6, R6, p.extension(p.TCP) + segment, protocol=p.DESTINATION, ttl=1)
+    return p.ethernet(p.GATEWAY_MAC, MAC[A], p.IPV6, packet)
+
+
+def test_a_device_may_complete_the_quoted_checksum_behind_extension_headers(dut: Dut) -> None:
+    run = dut.from_endpoint(extended(partial(A6, R6, p.tcp(data=b"data"), p.TCP, 16)))
+    assert run.outcome is Outcome.ICMP_TTL_EXCEEDED_SENT
+    assert is_error_valid(run.frame, A6, 40)
+    assert is_error_valid(completed(run.frame, 14 + 40 + 8 + 40 + 8, 16), A6, 40)
+
+
+@pytest.mark.parametrize(("source", "gateway", "at"), [(A, GATEWAY, 34), (A6, GATEWAY6, 54)], ids=["IPv4", "IPv6"])
+def test_a_device_completes_the_checksum_of_a_reset_as_that_of_the_segment_before(
+    dut: Dut, source: str, gateway: str, at: int
+) -> None:
+    """The kernel still marks the frame as unfinished, so a complete checksum would become a wrong one."""
+    whole = stream(source, gateway, 0, mac=p.GATEWAY_MAC)
+    frame = whole[:at] + partial(source, gateway, whole[at:], p.TCP, 16)
+    run = dut.from_endpoint(frame)
+    assert run.outcome is Outcome.GATEWAY_REFUSED
+    sent = completed(run.frame, at, 16)[at:]
+    assert p.checksum(p.pseudo(gateway, source, len(sent), p.TCP) + sent) == 0
+
+
+def completed_inside(frame: bytes, inner: bytes, at: int) -> bytes:
+    """Return a tunnel packet after a device completed the checksum of the TCP segment `at` bytes behind `inner`."""
+    return completed(frame, len(frame) - len(inner) + at, 16)
+
+
+def is_outer_right(frame: bytes) -> bool:
+    """Whether the UDP checksum over IPv6 of a tunnel packet without a tag is right."""
+    return p.checksum(frame[22:54] + (len(frame) - 54).to_bytes(4, "big") + bytes([0, 0, 0, p.UDP]) + frame[54:]) == 0
+
+
+@pytest.mark.parametrize("padding", [b"", b"\xff"], ids=["", "padded"])
+@pytest.mark.parametrize("headers", [0, 8], ids=["", "extension header"])
+def test_an_outer_checksum_is_right_once_a_device_has_completed_the_inner_one(
+    dut: Dut, headers: int, padding: bytes
+) -> None:
+    dut.fill(over_ipv6=True)
+    segment = partial(A6, R6, p.tcp(data=b"data"), p.TCP, 16)
+    packet = p.ipv6(A6, R6, segment, protocol=p.TCP)
+    if headers:
+        packet = p.ipv6(A6, R6, p.extension(p.TCP) + segment, protocol=p.DESTINATION)
+    inner = p.ethernet(MAC[R], MAC[A], p.IPV6, packet) + padding
+    run = dut.from_endpoint(inner)
+    assert run.outcome is Outcome.SENT_DIRECT
+    assert is_outer_right(completed_inside(run.frame, inner, 54 + headers))
+
+
+def test_a_bouncers_outer_checksum_is_right_once_a_device_has_completed_the_inner_one(dut: Dut) -> None:
+    dut.fill(over_ipv6=True)
+    dut.endpoint(ELSEWHERE, D3)
+    dut.other_network(flags=NETWORK_LOCAL_BOUNCER)
+    inner = stream(R, ELSEWHERE, 100, own=MAC[R])
+    inner = inner[:34] + partial(R, ELSEWHERE, inner[34:], p.TCP, 16)
+    run = dut.from_underlay(tunnelled(inner, Outer(six(D2), six(D1)), options=p.rts(six(D2))))
+    assert run.outcome is Outcome.BOUNCED
+    assert is_outer_right(completed_inside(run.frame, inner, 34))
+
+
 def test_a_complete_checksum_is_quoted_as_it_was(dut: Dut) -> None:
     segment = p.summed(A, R, p.udp(data=b"data"))
     frame = p.ethernet(p.GATEWAY_MAC, MAC[A], p.IPV4, p.ipv4(A, R, segment, ttl=1))
@@ -133,10 +203,14 @@ OTHER_PROTOCOL = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, bytes(2500), pr
 FRAGMENT = p.ethernet(
     MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.tcp(data=bytes(2500)), protocol=p.TCP, fragment=0x2000, identity=1)
 )
+SHORT_HEADER = p.ethernet(
+    MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.tcp(data=bytes(2500)).replace(b"\x50\x10", b"\x40\x10", 1), protocol=p.TCP)
+)
+"""TCP's header has at least five words (RFC 9293 section 3.1)."""
 
 
-@pytest.mark.parametrize("frame", [OTHER_PROTOCOL, FRAGMENT], ids=["SCTP", "a fragment"])
-def test_a_gso_packet_of_neither_tcp_nor_udp_is_dropped(dut: Dut, frame: bytes) -> None:
+@pytest.mark.parametrize("frame", [OTHER_PROTOCOL, FRAGMENT, SHORT_HEADER], ids=["SCTP", "a fragment", "wrong header"])
+def test_a_gso_packet_that_cannot_be_cut_is_dropped(dut: Dut, frame: bytes) -> None:
     assert dut.from_endpoint(frame, gso=Gso(1000, 1)).outcome is Outcome.GSO_PACKET
     assert dut.from_underlay(tunnelled(frame), gso=Gso(1000, 1)).outcome is Outcome.GSO_PACKET
 
@@ -165,3 +239,11 @@ def test_an_unfinished_outer_checksum_is_accepted_and_a_wrong_one_is_not(dut: Du
     assert dut.from_underlay(tunnelled(inner, replace(Outer(), udp_check=unfinished))).outcome is Outcome.DELIVERED
     wrong = replace(Outer(), udp_check=unfinished ^ 0x0101)
     assert dut.from_underlay(tunnelled(inner, wrong)).outcome is Outcome.OUTER_CHECKSUM
+
+
+def test_an_unfinished_checksum_of_a_probe_stays_unfinished_in_its_answer(dut: Dut) -> None:
+    payload = p.geneve(0, b"", options=p.probe(), flags=0x80)
+    unfinished = ~p.checksum(p.pseudo(D2, D1, 8 + len(payload), p.UDP)) & 0xFFFF
+    run = dut.from_underlay(replace(Outer(), udp_check=unfinished).wrap(payload))
+    assert run.outcome is Outcome.PROBE_REFLECTED
+    assert run.frame[40:42] == unfinished.to_bytes(2, "big")

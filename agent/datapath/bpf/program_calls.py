@@ -82,18 +82,20 @@ def run_program(
     metadata: int = 0,
     kind: ProgramType = ProgramType.XDP,
     segment: int = 0,
+    segments: int = 0,
+    notes: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
 ) -> tuple[int, bytes, int]:
     """Run a program on a frame as if it came in on `ifindex`; return verdict, frame and nanoseconds a run.
 
     With BPF_F_TEST_XDP_LIVE_FRAMES the kernel really sends the frames, and returns none. For XDP, `metadata` bytes of
     `data` stand in front of the frame, in its head room (Documentation/bpf/bpf_prog_run.rst). For tc, `segment` makes
-    it a GSO packet with segments of so many bytes.
+    it a GSO packet with segments of so many bytes, `segments` is their number in `gso_segs`, and `notes` are `cb`.
     """
     live = bool(flags & BPF_F_TEST_XDP_LIVE_FRAMES)
     frame = buffer(data)
     out = None if live else ctypes.create_string_buffer(len(data) + 512)
     if kind is ProgramType.SCHED_CLS:
-        context = buffer(pack("=40xI132xI", ifindex, segment))  # struct __sk_buff, up to gso_size
+        context = buffer(pack("=40xI4x5I96xI8xI", ifindex, *notes, segments, segment))  # struct __sk_buff, to gso_size
     else:
         context = buffer(pack("=6I", metadata, len(data), 0, ifindex, 0, 0))  # struct xdp_md
     attr = pack(
