@@ -315,7 +315,7 @@ struct outer {
 	__u16 ip_payload; /* bytes from the UDP header on */
 	__be16 vlan;
 	__u8 summed; /* 1: UDP has a checksum */
-	__u8 pad;
+	__u8 unsure; /* 1: it is wrong, unless a device is to complete the inner checksum that it covers */
 };
 
 /* Offsets of our Geneve options in the frame; 0 for those that are absent. */

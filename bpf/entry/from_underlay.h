@@ -172,6 +172,25 @@ static __always_inline enum outcome route_inner_frame(context *ctx, const struct
 	return route_tunnel_packet(ctx, local, tunnel, packet, ethernet, on_path, tx_ifindex);
 }
 
+/*
+ * Whether the outer checksum of a packet will be right once a device has completed the inner one: senders on this
+ * machine compute it for that (lco_csum() in include/linux/skbuff.h). The completed segment sums to the complement of
+ * what is in its checksum's place now, so only the headers in front of it are read.
+ */
+static __always_inline bool covers_completed(context *ctx, const struct frame_state *state)
+{
+	const struct outer *outer = &state->outer;
+	void *start = frame_start(ctx), *end = frame_end(ctx);
+	__u32 headers = bounded(state->tunnel.headers, MAX_HEADERS), at = bounded(outer->udp, FIRST_HEADERS);
+	__u16 *field = unfinished_checksum(start + headers, end, &state->packet, &state->transport);
+	__u64 sum = outer->pseudo + bpf_htonl(outer->ip_payload);
+
+	if (!field)
+		return false;
+	sum += (__u16) ~*field;
+	return sum_fold(sum_bytes(start + at, end, headers + state->transport.offset - at, sum)) == 0xffff;
+}
+
 static __always_inline bool is_invalid_outer(enum outcome outcome)
 {
 	return outcome == OUTER_FRAGMENT || outcome == OUTER_OPTIONS || outcome == MALFORMED_OUTER ||
@@ -194,6 +213,8 @@ static __always_inline enum outcome from_underlay(context *ctx, struct frame_sta
 		return outcome;
 	if (outcome == CONTINUE && !(tunnel->flags & TUNNEL_CONTROL))
 		outcome = unknown_scalar(parse_inner(ctx, state));
+	if (HAS_GSO && state->outer.unsure && (outcome != CONTINUE || !covers_completed(ctx, state)))
+		return OUTER_CHECKSUM;
 
 	if (outcome == CONTINUE && !tunnel->flags)
 		on_path = recently_confirmed(&state->packet.from, &tunnel->peer.address);

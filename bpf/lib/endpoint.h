@@ -114,6 +114,9 @@ static __always_inline enum outcome deliver(context *ctx, const struct frame_sta
 
 	if (!receiver)
 		return ENDPOINT_NOT_LOCAL;
+	/* It stays marked as a tunnel's, and the receiver's stack, which cuts UDP for sockets, cannot cut it as one. */
+	if (HAS_GSO && segment_bytes(ctx) && state->transport.protocol == IPPROTO_UDP)
+		return GSO_PACKET;
 	if (remove_outer(ctx, bounded(tunnel->headers, MAX_HEADERS), state->outer.summed))
 		return MALFORMED_OUTER;
 	ethernet = frame_start(ctx);

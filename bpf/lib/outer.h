@@ -166,19 +166,22 @@ static __always_inline bool is_unfinished(const struct udphdr *udp, const struct
 
 /*
  * Whether the UDP checksum of a tunnel packet is right, or not in it yet: unfinished, or a GSO packet, which has one
- * for each segment. May invalidate all pointers into the frame.
+ * for each segment. Sets outer->unsure if only the inner packet can show it. May invalidate all pointers into the
+ * frame.
  */
-static __always_inline bool has_valid_checksum(context *ctx, struct udphdr *udp, const struct outer *outer,
-					       __u32 length)
+static __always_inline bool has_valid_checksum(context *ctx, struct udphdr *udp, struct outer *outer, __u32 length)
 {
 	__u64 pseudo = outer->pseudo + bpf_htonl(length);
+	bool valid;
 
 	if (HAS_GSO && (segment_bytes(ctx) || is_unfinished(udp, outer, length)))
 		return true;
 	if (read_whole(ctx))
 		return false;
 	udp = frame_start(ctx) + bounded(outer->udp, FIRST_HEADERS);
-	return sum_fold(sum_frame(udp, frame_end(ctx), length, pseudo)) == 0xffff;
+	valid = sum_fold(sum_frame(udp, frame_end(ctx), length, pseudo)) == 0xffff;
+	outer->unsure = HAS_GSO && !valid;
+	return valid || HAS_GSO;
 }
 
 static __always_inline enum outcome parse_udp(context *ctx, struct outer *outer, struct tunnel *tunnel,
@@ -194,6 +197,7 @@ static __always_inline enum outcome parse_udp(context *ctx, struct outer *outer,
 	if (length != outer->ip_payload || length < sizeof(*udp) + sizeof(struct geneve))
 		return MALFORMED_OUTER;
 	outer->summed = udp->check != 0;
+	outer->unsure = 0;
 	if (udp->check) {
 		if (!has_valid_checksum(ctx, udp, outer, length))
 			return OUTER_CHECKSUM;

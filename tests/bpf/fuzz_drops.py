@@ -7,7 +7,7 @@ from functools import cached_property
 
 from fuzz_machine import Step
 from fuzz_model import GATEWAY_MAC, ZERO, Model, host_of, is_v4
-from fuzz_offloads import is_no_tunnels, is_refused_by_kernel
+from fuzz_offloads import is_gso_of_udp, is_no_tunnels, is_refused_by_kernel
 from fuzz_parse import ARP, EXTENSIONS, ICMPV6, IPV6, MAPPED, UNFOUND, VLAN, Ip, Tunnel, read_inner, read_ip
 from fuzz_rules import (
     INVALIDATE,
@@ -270,7 +270,7 @@ REASONS: dict[Outcome, Callable[[PacketView], object]] = {
         not s.tunnel or (s.tunnel.is_vxlan and len(s.tunnel.inner) < 14) or s.step.marks.by_kernel
     ),
     Outcome.NO_HEADROOM: lambda s: is_refused_by_kernel(s.step),
-    Outcome.GSO_PACKET: lambda s: is_no_tunnels(s.model, s.step),
+    Outcome.GSO_PACKET: lambda s: is_no_tunnels(s.model, s.step) or is_gso_of_udp(s.model, s.step),
     Outcome.UNKNOWN_DROPLET: lambda s: s.outer and s.outer.source not in s.model.peers,
     Outcome.UNKNOWN_ORIGIN: lambda s: s.origin is not None,
     Outcome.GENEVE_VERSION: lambda s: s.payload[0] >> 6,

@@ -76,6 +76,13 @@ def is_no_tunnels(model: Model, step: Step) -> bool:
     return summed or cut(step.marks.segment, inner_of(model, step)) is None
 
 
+def is_gso_of_udp(model: Model, step: Step) -> bool:
+    """Say whether a tunnel brought a GSO packet of UDP, which no endpoint's stack could cut for its sockets."""
+    inner = inner_of(model, step)
+    ip = read_inner(inner)[1] if len(inner) >= 14 else None
+    return bool(step.program == "transit_xdp" and step.marks.segment and ip and ip.protocol == UDP)
+
+
 def is_refused_by_kernel(step: Step) -> bool:
     """Say whether the kernel may refuse to make space in the frame.
 

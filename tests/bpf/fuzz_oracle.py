@@ -9,7 +9,7 @@ from fuzz_from_endpoint import FromEndpoint
 from fuzz_from_underlay import FromUnderlay
 from fuzz_machine import Step
 from fuzz_model import Model
-from fuzz_offloads import is_counted_right, longest
+from fuzz_offloads import is_counted_right, is_gso_of_udp, longest
 from fuzz_parse import Tunnel
 from fuzz_rules import (
     asked_by,
@@ -113,7 +113,8 @@ class Oracle(FromEndpoint, FromUnderlay):
             need(endpoint and endpoint.ifindex, "a path is learnt for an endpoint of this host")
             refused = step.outcome is Outcome.MALFORMED_OUTER and step.marks.by_kernel
             too_long = endpoint and longest(step, tunnel.inner) > 14 + endpoint.mtu
-            reached = step.outcome is Outcome.DELIVERED or refused or too_long
+            uncut = step.outcome is Outcome.GSO_PACKET and is_gso_of_udp(self.model, step)
+            reached = step.outcome is Outcome.DELIVERED or refused or too_long or uncut
             need(reached and len(written) == 1 and not gone, "only what reached its endpoint's droplet teaches a path")
             (key, value), *_ = written.items()
             need(map_layout.OVERLAY_KEY.unpack(key) == (tunnel.vni, ip.source), "a path is to the sender, in its VPC")

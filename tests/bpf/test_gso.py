@@ -241,6 +241,36 @@ def test_an_unfinished_outer_checksum_is_accepted_and_a_wrong_one_is_not(dut: Du
     assert dut.from_underlay(tunnelled(inner, wrong)).outcome is Outcome.OUTER_CHECKSUM
 
 
+@pytest.mark.parametrize("headers", [0, 8], ids=["", "extension header"])
+@pytest.mark.parametrize("outer", [Outer(), Outer(six(D2), six(D1))], ids=["over IPv4", "over IPv6"])
+def test_an_outer_checksum_that_covers_an_inner_one_which_a_device_completes_is_accepted(
+    dut: Dut, outer: Outer, headers: int
+) -> None:
+    """As a tunnel device on this machine sends it. A wrong one is dropped, also if the inner one is finished."""
+    dut.fill(over_ipv6=":" in outer.source)
+    unfinished = partial(R6, A6, p.tcp(data=b"data"), p.TCP, 16)
+    packet = p.ipv6(R6, A6, unfinished, protocol=p.TCP)
+    if headers:
+        packet = p.ipv6(R6, A6, p.extension(p.TCP) + unfinished, protocol=p.DESTINATION)
+    inner = p.ethernet(MAC[A], MAC[R], p.IPV6, packet)
+    finished = completed(inner, 54 + headers, 16)
+    datagram = replace(outer, udp_check=0).datagram(p.geneve(7, finished))
+    right = p.checksum(p.pseudo(outer.source, outer.destination, len(datagram), p.UDP) + datagram)
+    assert dut.from_underlay(tunnelled(finished, replace(outer, udp_check=right))).outcome is Outcome.DELIVERED
+    run = dut.from_underlay(tunnelled(inner, replace(outer, udp_check=right)))
+    assert run.outcome is Outcome.DELIVERED
+    assert run.frame[14:] == inner[14:]
+    for frame, check in ((inner, right ^ 0x0101), (finished, right ^ 0x0101)):
+        assert dut.from_underlay(tunnelled(frame, replace(outer, udp_check=check))).outcome is Outcome.OUTER_CHECKSUM
+
+
+def test_a_gso_packet_of_udp_from_a_tunnel_is_dropped_instead_of_lost_at_the_endpoint(dut: Dut) -> None:
+    """It stays marked as a tunnel's, and no stack can then cut it for a socket; a bouncer forwards it."""
+    inner = p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp(data=bytes(2500))))
+    assert dut.from_underlay(tunnelled(inner), gso=THREE).outcome is Outcome.GSO_PACKET
+    assert dut.from_underlay(tunnelled(inner[:500])).outcome is not Outcome.GSO_PACKET
+
+
 def test_an_unfinished_checksum_of_a_probe_stays_unfinished_in_its_answer(dut: Dut) -> None:
     payload = p.geneve(0, b"", options=p.probe(), flags=0x80)
     unfinished = ~p.checksum(p.pseudo(D2, D1, 8 + len(payload), p.UDP)) & 0xFFFF

@@ -151,7 +151,7 @@ u8 tos, ttl, bounces, flags, rts, attempt; u16 longest; pad[6] }."""
 TRANSPORT = struct.Struct("=II4sBBBx")
 """struct transport { u32 offset; u32 protocol; be32 identity; u8 fragment, later, extended; pad }."""
 OUTER = struct.Struct("=16sQHH2sBx")
-"""struct outer { address to; u64 pseudo; u16 udp; u16 ip_payload; be16 vlan; u8 summed; pad }."""
+"""struct outer { address to; u64 pseudo; u16 udp; u16 ip_payload; be16 vlan; u8 summed; u8 unsure }."""
 OPTIONS = struct.Struct("=HHH2x")
 """struct options { u16 rts; u16 probe; u16 returned; pad[2] }."""
 FRAME_STATE = struct.Struct(

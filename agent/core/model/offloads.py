@@ -6,6 +6,9 @@ packets of TCP. It carries no others: a UDP packet that is cut behind the tunnel
 (skb_udp_tunnel_segment in net/ipv4/udp_offload.c), the kernel puts no tunnel around a packet that is marked as one of
 an endpoint's own tunnel, and no device completes the checksum of SCTP behind tunnel headers.
 
+Where packets leave with a UDP checksum over IPv6, an endpoint completes its own checksums at tc too: the outer one
+covers them, also those inside of a tunnel that the endpoint makes itself.
+
 At both hooks an endpoint receives redirected frames only through NAPI (GRO on: veth_xdp_xmit in drivers/net/veth.c).
 Names are the kernel's (net/ethtool/common.c).
 """
@@ -79,9 +82,9 @@ _ALWAYS = {"rx-gro": _Rule(True, True)} | dict.fromkeys(_TAGS, _Rule(False, Fals
 def _rules(sending: Sending) -> Mapping[str, _Rule]:
     if sending.hook is Hook.XDP:
         return _ALWAYS | dict.fromkeys((*_CHECKSUMS, "tx-checksum-sctp"), _Rule(False, True))
-    tcp = _Rule(True, False) if sending.gso else _Rule(False, True)
-    mangled = {} if sending.gso else {"tx-tcp-mangleid-segmentation": tcp}
-    carried = dict.fromkeys(_CHECKSUMS, _Rule(True, False)) | dict.fromkeys(_TCP, tcp) | mangled
+    left_to_devices = _Rule(True, False) if sending.gso else _Rule(False, True)
+    mangled = {} if sending.gso else {"tx-tcp-mangleid-segmentation": left_to_devices}
+    carried = dict.fromkeys((*_CHECKSUMS, *_TCP), left_to_devices) | mangled
     return _ALWAYS | carried | dict.fromkeys(_NOT_CARRIED, _Rule(False, True))
 
 
