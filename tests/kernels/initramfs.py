@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = ("virtio_pci", "9p", "9pnet_virtio", "overlay")
 """Modules without which `init` cannot mount the machine's own files."""
-NETWORK = ("veth", "geneve", "vxlan", "8021q", "bonding", "bridge", "vrf", "dummy")
+NETWORK = ("veth", "geneve", "vxlan", "8021q", "bonding", "bridge", "vrf", "dummy", "sch_ingress", "cls_bpf")
 """What the tests are about."""
 
 

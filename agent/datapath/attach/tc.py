@@ -25,6 +25,10 @@ CLSACT_INGRESS = 0xFFFFFFF2
 """TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) of linux/pkt_sched.h."""
 PRIORITY, HANDLE = 1, 0xD201
 """Where our filter stands: before those of other priorities. The handle is one that others are unlikely to choose."""
+NO_MODULES = (
+    "this kernel has no clsact queueing discipline or no BPF classifier: load its modules sch_ingress and cls_bpf, or "
+    "set endpoint_hook and uplink_hook to xdp"
+)
 PLACE = FilterPlace(CLSACT_INGRESS, HANDLE, PRIORITY << 16 | socket.htons(ETH_P_ALL))
 
 
@@ -75,8 +79,8 @@ class TcIngress:
     async def attach(self, ifindex: int, program: AttachableProgram) -> None:
         """Attach the program, or replace an older one of ours by it.
 
-        Raises OSError: ENODEV if the interface is gone, EEXIST if another owner has a filter with our handle, EIO if
-        the kernel shows no such program afterwards.
+        Raises OSError: ENODEV if the interface is gone, EEXIST if another owner has a filter with our handle,
+        EOPNOTSUPP if the kernel has no such filters, EIO if it shows no such program afterwards.
         """
         found = self.programs(ifindex)
         if program.program_id not in found:
@@ -105,8 +109,16 @@ class TcIngress:
             if not self._own.owned(number):
                 owner, place = self._own.find_owner(number, ifindex), Place(socket.if_indextoname(ifindex), "clsact")
                 raise OperatorError(errno.EEXIST, f"{description(owner, number, place)}: {advice(owner, place)}")
-        if not found:
-            await self._ensure_clsact(ifindex)
+        try:
+            if not found:
+                await self._ensure_clsact(ifindex)
+            await self._replace_filter(ifindex, program)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            raise OperatorError(errno.EOPNOTSUPP, NO_MODULES) from error
+
+    async def _replace_filter(self, ifindex: int, program: AttachableProgram) -> None:
         await self._netlink.request(
             *("tc", "replace-filter", "bpf", ifindex, HANDLE),
             fd=program.descriptor,
