@@ -9,6 +9,7 @@ from pathlib import Path as File
 import pytest
 
 from agent.core.model.map_layout import DROPLET, LOCAL_DROPLET, U32, MapName, mapped
+from agent.core.model.offloads import NO_GSO
 from agent.core.plan.actions import AttachTransit
 from agent.core.probe.paths import Rules
 from agent.core.probe.probe_packet import smallest
@@ -37,7 +38,7 @@ def net() -> Iterator[Routed]:
                 with opened_namespace(made.router) as descriptor:
                     control = in_namespace(descriptor, open_control_socket)
                 with control:
-                    set_endpoint_offloads(control, side)
+                    set_endpoint_offloads(control, side, NO_GSO)
             yield made
             _libc.setns(home, 0x40000000)
     finally:

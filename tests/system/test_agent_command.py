@@ -108,6 +108,9 @@ def test_an_interface_with_someone_elses_program_is_refused(host, settings, tmp_
         subprocess.run(["ip", "-n", host, "address", "add", "192.0.2.9/24", "dev", "wire"], check=True)
         settings.write_text(settings.read_text().replace('"eth0"', '"wire"'))
         done = run(host, settings, "--check")
+        assert done.returncode == OK, "a veth's program runs at tc, behind the other one"
+        settings.write_text(f'uplink_hook = "xdp"\n{settings.read_text()}')
+        done = run(host, settings, "--check")
         assert done.returncode == REFUSED
         assert "another owner's XDP program foreign (id " in done.stdout
         assert "is attached to wire" in done.stdout

@@ -29,7 +29,8 @@ HOST, NAME = "h1", "web-1"
 
 @pytest.fixture(scope="module")
 def lab(lab_cache: None) -> Iterator[SystemLab]:
-    with running_lab("repair", topology_text("bouncer_on_host")) as lab:
+    text = f"{topology_text('bouncer_on_host')}agents: {{endpoint_hook: xdp}}\n"  # test_tc_attach.py has tc
+    with running_lab("repair", text) as lab:
         yield lab
 
 
@@ -126,7 +127,7 @@ def offload(name: str, state: str) -> Callable[[SystemLab], None]:
 OFFLOADS = {
     "generic receive offload (rx-gro) is off at eth0": offload("gro", "off"),
     "transmit checksum offload (tx-checksum-ip-generic) is on at eth0": offload("tx-checksum-ip-generic", "on"),
-    "transmit checksum offload (tx-checksum-sctp) is on at eth0": offload("tx-checksum-sctp", "on"),
+    "transmit checksum offload of SCTP (tx-checksum-sctp) is on at eth0": offload("tx-checksum-sctp", "on"),
     "VLAN tag insertion offload (tx-vlan-hw-insert) is on at eth0": offload("txvlan", "on"),
     "VLAN tag insertion offload (tx-vlan-stag-hw-insert) is on at eth0": offload("tx-vlan-stag-hw-insert", "on"),
 }
