@@ -88,7 +88,10 @@ def kernel_config(settings: Settings) -> KernelConfig:
         cache=Path(settings.cache),
         bpffs=Path(settings.bpffs),
         attach_mode=AttachMode(settings.attach_mode),
-        hooks=HookSettings(settings.endpoint_hook, settings.uplink_hook, settings.attach_mode),
+        hooks=HookSettings(
+            *(settings.endpoint_hook, settings.uplink_hook, settings.attach_mode),
+            over_ipv6="ipv6" in settings.data_plane.underlay,
+        ),
         count_lost_frames=settings.count_lost_frames,
         sizes=MapSizes(
             endpoints=sizes.endpoints,

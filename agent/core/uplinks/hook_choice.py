@@ -13,6 +13,9 @@ from agent.core.uplinks.linux_version import Version
 
 OLDEST_TC: Version = (6, 1)
 """The oldest kernel for which the programs of tc are tested."""
+OLDEST_TC_OVER_IPV6: Version = (6, 3)
+"""Older kernels keep 40 bytes behind the Ethernet header when a program takes IPv6 headers off, but an ARP reply has 28
+(bpf_skb_net_shrink() in net/core/filter.c)."""
 GSO_KINDS = frozenset({"bridge", "ipvlan", "macvlan", "macvtap", "netkit", "tun", "veth"})
 """Kinds of software devices, as `ip -d link` shows them, that hand over GSO packets."""
 GSO_DRIVERS = frozenset({"virtio_net"})
@@ -20,11 +23,12 @@ GSO_DRIVERS = frozenset({"virtio_net"})
 
 
 class HookSettings(NamedTuple):
-    """The settings `endpoint_hook`, `uplink_hook` and `attach_mode`."""
+    """The settings `endpoint_hook`, `uplink_hook` and `attach_mode`, and whether droplets may have IPv6 addresses."""
 
     endpoints: str = "auto"
     uplinks: str = "auto"
     attach_mode: str = "auto"
+    over_ipv6: bool = True
 
 
 class HookChoice(NamedTuple):
@@ -61,8 +65,9 @@ def uplink_hook(settings: HookSettings, kernel: Version, gso: str) -> HookChoice
         return HookChoice(Hook.XDP, "every frame of the device is one packet")
     if settings.attach_mode != "auto":
         return HookChoice(Hook.XDP, f"attach_mode is {settings.attach_mode}")
-    if not has_tc(kernel):
-        return HookChoice(Hook.XDP, _too_old(kernel))
+    oldest = OLDEST_TC_OVER_IPV6 if settings.over_ipv6 else OLDEST_TC
+    if kernel < oldest:
+        return HookChoice(Hook.XDP, _too_old(kernel, oldest, " over IPv6" if settings.over_ipv6 else ""))
     return HookChoice(Hook.TC, gso)
 
 
@@ -78,5 +83,5 @@ def why_gso(kind: str, driver: str, merges: bool) -> str:
     return ""
 
 
-def _too_old(kernel: Version) -> str:
-    return f"tc needs Linux {OLDEST_TC[0]}.{OLDEST_TC[1]} or newer, this is {kernel[0]}.{kernel[1]}"
+def _too_old(kernel: Version, oldest: Version = OLDEST_TC, where: str = "") -> str:
+    return f"tc{where} needs Linux {oldest[0]}.{oldest[1]} or newer, this is {kernel[0]}.{kernel[1]}"

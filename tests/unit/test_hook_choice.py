@@ -1,0 +1,76 @@
+"""The hook of endpoints and uplinks follows the settings, the kernel and the device."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.core.model.hooks import Hook
+from agent.core.uplinks.hook_choice import HookSettings, endpoint_hook, needs_tc, uplink_hook, why_gso
+from agent.datapath.hook_check import impossible
+
+OLD, DEBIAN, NEW = (5, 15), (6, 1), (6, 18)
+VETH, CARD = "the device is a veth, which hands over GSO packets", ""
+
+
+@pytest.mark.parametrize(
+    ("configured", "kernel", "hook"),
+    [
+        ("auto", NEW, Hook.TC),
+        ("auto", DEBIAN, Hook.TC),
+        ("auto", OLD, Hook.XDP),
+        ("xdp", NEW, Hook.XDP),
+        ("tc", NEW, Hook.TC),
+    ],
+)
+def test_endpoints_run_at_tc_where_the_kernel_has_it(configured: str, kernel: tuple[int, int], hook: Hook) -> None:
+    choice = endpoint_hook(HookSettings(configured), kernel)
+    assert choice.hook is hook
+    assert choice.reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "kernel", "gso", "hook"),
+    [
+        (HookSettings(), NEW, VETH, Hook.TC),
+        (HookSettings(), NEW, CARD, Hook.XDP),
+        (HookSettings(), OLD, VETH, Hook.XDP),
+        (HookSettings(), DEBIAN, VETH, Hook.XDP),
+        (HookSettings(over_ipv6=False), DEBIAN, VETH, Hook.TC),
+        (HookSettings(attach_mode="native"), NEW, VETH, Hook.XDP),
+        (HookSettings(uplinks="tc", attach_mode="native"), NEW, CARD, Hook.TC),
+        (HookSettings(uplinks="xdp"), NEW, VETH, Hook.XDP),
+    ],
+)
+def test_an_uplinks_hook_follows_its_device(
+    settings: HookSettings, kernel: tuple[int, int], gso: str, hook: Hook
+) -> None:
+    choice = uplink_hook(settings, kernel, gso)
+    assert choice.hook is hook
+    assert choice.reason
+
+
+def test_devices_that_hand_over_gso_packets_are_known_by_kind_or_by_driver_and_ability() -> None:
+    assert all(why_gso(kind, "", False) for kind in ("veth", "bridge", "macvlan", "ipvlan", "tun", "netkit"))
+    assert why_gso("", "virtio_net", True)
+    assert not any((why_gso("", "virtio_net", False), why_gso("", "ice", True), why_gso("bond", "", False)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kernel", "needed"),
+    [
+        (HookSettings(), NEW, True),
+        (HookSettings("xdp", "xdp"), NEW, False),
+        (HookSettings("xdp"), NEW, True),
+        (HookSettings(), OLD, False),
+    ],
+)
+def test_programs_of_tc_are_loaded_only_where_they_may_run(
+    settings: HookSettings, kernel: tuple[int, int], needed: bool
+) -> None:
+    assert needs_tc(settings, kernel) is needed
+
+
+def test_a_hook_that_the_kernel_does_not_have_is_an_error_that_names_the_setting() -> None:
+    assert impossible(HookSettings("tc"), OLD) == "endpoint_hook is tc, which needs Linux 6.1 or newer"
+    assert impossible(HookSettings("auto", "tc"), OLD).startswith("uplink_hook is tc")
+    assert impossible(HookSettings("auto", "tc"), DEBIAN) == ""
