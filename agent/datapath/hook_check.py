@@ -45,13 +45,13 @@ def uses_xdp(config: KernelConfig, *uplinks: Uplink, endpoints: bool = False) ->
     """Return whether a program runs at XDP: on one of some uplinks or, with `endpoints`, on interfaces of endpoints."""
     version = version_of(platform.release())
     choices = [uplink_hook(config.hooks, version, one.gso) for one in uplinks]
-    choices += [endpoint_hook(config.hooks, version)] if endpoints else []
+    choices += [endpoint_hook(config.hooks, version, [one.gso for one in uplinks])] if endpoints else []
     return any(choice.hook is Hook.XDP for choice in choices)
 
 
 def describe_hooks(settings: HookSettings, version: Version, uplinks: Sequence[Uplink]) -> str:
     """Return where the programs of endpoints and of each uplink run, and why."""
-    choices = [("endpoints", endpoint_hook(settings, version))]
+    choices = [("endpoints", endpoint_hook(settings, version, [one.gso for one in uplinks]))]
     choices += [(one.name, uplink_hook(settings, version, one.gso)) for one in uplinks]
     return "; ".join(f"{name} at {_shown(choice.hook)}: {choice.reason}" for name, choice in choices)
 

@@ -22,6 +22,7 @@ from agent.core.model.features import Features, family_of
 from agent.core.model.map_layout import MAX_LOCAL_DROPLETS
 from agent.core.model.overhead import MIN_MTU, uplink_mtu
 from agent.core.model.uplinks import Uplink
+from agent.core.uplinks.hook_choice import loaded_hooks
 from agent.core.uplinks.linux_version import version_of
 from agent.core.uplinks.xdp_mode import NATIVE, Device, decide, remedy_of, shows_when_attached
 from agent.datapath.attach.attach_modes import read_devices
@@ -153,7 +154,7 @@ def neighbour_capacity(limits: Mapping[str, int], droplets: int) -> CheckResult:
 
 async def _compiler(config: KernelConfig) -> CheckResult:
     """Import bcc in a child process, as the compiler does: the library is too large to load into this one."""
-    if (config.cache / f"{content_hash(features=config.features)}.object").exists():
+    if all(path.exists() for path in _objects(config)):
         return CheckResult("compiler", True, "not needed: the programs are in the cache")
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -172,8 +173,14 @@ async def _compiler(config: KernelConfig) -> CheckResult:
     return CheckResult("compiler", False, detail, remedy)
 
 
+def _objects(config: KernelConfig) -> list[Path]:
+    """Return where the compiled programs of all hooks in use are, or will be."""
+    hooks = loaded_hooks(config.hooks, version_of(platform.release()))
+    return [config.cache / f"{content_hash(features=config.features, hook=hook)}.object" for hook in hooks]
+
+
 def _headers(config: KernelConfig) -> CheckResult:
-    if (config.cache / f"{content_hash(features=config.features)}.object").exists():
+    if all(path.exists() for path in _objects(config)):
         return CheckResult("libc headers", True, "not needed: the programs are in the cache")
     architecture = f"/usr/include/{platform.machine()}-linux-gnu"
     wanted = [("/usr/include/linux/bpf.h",), (f"{architecture}/asm/types.h", "/usr/include/asm/types.h")]
@@ -188,7 +195,7 @@ def _cache(config: KernelConfig) -> CheckResult:
     remedy = "set `cache` to a directory that only the agent uses"
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         return CheckResult("cache", False, f"{parent} cannot be written", remedy)
-    for path in (config.cache, config.cache / f"{content_hash(features=config.features)}.object"):
+    for path in (config.cache, *_objects(config)):
         if path.exists():
             try:
                 refuse_foreign(path, path.stat())

@@ -23,7 +23,7 @@ from agent.core.model.process_bindings import Bindings
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import Observed
-from agent.core.uplinks.hook_choice import HookSettings, endpoint_hook, needs_tc
+from agent.core.uplinks.hook_choice import HookSettings, endpoint_hook, loaded_hooks
 from agent.core.uplinks.linux_version import version_of
 from agent.datapath.attach.attach_modes import AttachModes
 from agent.datapath.attach.tc import TcIngress
@@ -106,7 +106,7 @@ class Kernel:
         self.bindings = Bindings()
         """The processes that stand for endpoints' namespaces."""
         version = version_of(os.uname().release)
-        self.hook_choice = endpoint_hook(config.hooks, version)
+        self.hook_choice = endpoint_hook(config.hooks, version, [one.gso for one in uplinks])
         """The hook of this host's endpoints, and why."""
         own = ProgramOwnership(self._owns, bpf.program_by_id, partial(owner_of, pins=config.pins))
         self._query = LinkQuery()
@@ -148,7 +148,7 @@ class Kernel:
             uplinks = await read_uplinks(netlink, config.interfaces)
             left = await find(netlink, config.pins, config.interfaces)
             features = with_uplinks(config.features, uplinks)
-            hooks = [Hook.XDP, *([Hook.TC] if needs_tc(config.hooks, version_of(os.uname().release)) else [])]
+            hooks = loaded_hooks(config.hooks, version_of(os.uname().release))
             loaded = await load_hooks(
                 *(hooks, features, config.cache, config.pins, config.sizes, config.instance, left)
             )

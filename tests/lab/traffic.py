@@ -184,7 +184,7 @@ class Flow:
         self.sent = 0
         self.errors: list[str] = []
         self.missing: list[int] = []
-        self.back: set[int] = set()
+        self._back: set[int] = set()
         self.sending = threading.Event()
         self.threads = [threading.Thread(target=self._send), threading.Thread(target=self._echo)]
 
@@ -196,6 +196,11 @@ class Flow:
                 self.errors.append(str(error))
             self.sent += 1
             time.sleep(self.EVERY)
+
+    @property
+    def back(self) -> set[int]:
+        """The numbers of the packets that came back so far: a copy, as a thread adds to them."""
+        return self._back.copy()
 
     def _echo(self) -> None:
         """Send back, and gather what came back, until sending has ended and no more comes."""
@@ -209,7 +214,7 @@ class Flow:
                     with contextlib.suppress(OSError):  # what is not sent back is missing
                         ready.sendto(data, sender)
                 else:
-                    self.back.add(struct.unpack("!I", data)[0])
+                    self._back.add(struct.unpack("!I", data)[0])
 
     def _waits(self, looks: int) -> bool:
         """Say whether more may come, after so many looks that found nothing."""

@@ -64,6 +64,20 @@ async def test_another_owners_device_on_the_port_merges_for_us(topo: Topo) -> No
     assert "theirs" in {link["ifname"] for link in ip_json("link", "show")}
 
 
+async def test_a_port_that_is_taken_is_tried_once(topo: Topo) -> None:
+    """A device of another kind has it, as Calico's: ours can be made there, but not set up."""
+    ip("link", "add", "theirs", "type", "vxlan", "id", "7", "dstport", "4789", "local", topo.address)
+    ip("link", "set", "theirs", "up")
+    async with gro() as one:
+        for _ in range(2):
+            await one.ensure(True)
+            assert "dpgro6081" in devices()
+        last = max(int(link["ifindex"]) for link in ip_json("link", "show"))
+        await one.ensure(True)
+        assert max(int(link["ifindex"]) for link in ip_json("link", "show")) == last
+        assert "dpgro4789" not in devices() or "UP" in devices()["dpgro4789"]["flags"]
+
+
 async def test_another_owners_interface_with_our_name_stays(topo: Topo) -> None:
     ip("link", "add", "name", "dpgro6081", "type", "bridge")
     async with gro() as one:

@@ -49,6 +49,24 @@ def test_an_uplinks_hook_follows_its_device(
     assert choice.reason
 
 
+@pytest.mark.parametrize(
+    ("settings", "kernel", "gso", "hook"),
+    [
+        (HookSettings(), NEW, [VETH], Hook.TC),
+        (HookSettings(), NEW, [CARD], Hook.TC),
+        (HookSettings(), DEBIAN, [CARD, VETH], Hook.XDP),
+        (HookSettings(attach_mode="native"), NEW, [VETH], Hook.XDP),
+        (HookSettings(uplinks="xdp"), NEW, [VETH], Hook.TC),
+        (HookSettings("tc", attach_mode="native"), NEW, [VETH], Hook.TC),
+    ],
+)
+def test_endpoints_complete_their_checksums_where_an_uplink_at_xdp_would_not(
+    settings: HookSettings, kernel: tuple[int, int], gso: list[str], hook: Hook
+) -> None:
+    """Who sets uplink_hook to xdp for a veth has to see to its checksums: docs/operations.md says how."""
+    assert endpoint_hook(settings, kernel, gso).hook is hook
+
+
 def test_devices_that_hand_over_gso_packets_are_known_by_kind_or_by_driver_and_ability() -> None:
     assert all(why_gso(kind, "", False) for kind in ("veth", "bridge", "macvlan", "ipvlan", "tun", "netkit"))
     assert why_gso("", "virtio_net", True)

@@ -51,6 +51,7 @@ _WORDS = {
     "tx-checksum-sctp": "transmit checksum offload of SCTP",
     "tx-vlan-hw-insert": "VLAN tag insertion offload",
     "tx-vlan-stag-hw-insert": "VLAN tag insertion offload",
+    "tx-scatter-gather": "scatter-gather",
     "tx-tcp-segmentation": "TCP segmentation offload",
     "tx-tcp-ecn-segmentation": "TCP segmentation offload with ECN",
     "tx-tcp6-segmentation": "TCP segmentation offload over IPv6",
@@ -83,8 +84,9 @@ def _rules(sending: Sending) -> Mapping[str, _Rule]:
     if sending.hook is Hook.XDP:
         return _ALWAYS | dict.fromkeys((*_CHECKSUMS, "tx-checksum-sctp"), _Rule(False, True))
     left_to_devices = _Rule(True, False) if sending.gso else _Rule(False, True)
+    fragments = {"tx-scatter-gather": left_to_devices} if sending.gso else {}  # segmentation offload depends on it
     mangled = {} if sending.gso else {"tx-tcp-mangleid-segmentation": left_to_devices}
-    carried = dict.fromkeys((*_CHECKSUMS, *_TCP), left_to_devices) | mangled
+    carried = dict.fromkeys((*_CHECKSUMS, *_TCP), left_to_devices) | mangled | fragments
     return _ALWAYS | carried | dict.fromkeys(_NOT_CARRIED, _Rule(False, True))
 
 
@@ -99,6 +101,11 @@ def wrong_offloads(found: Mapping[str, Offload], sending: Sending) -> dict[str, 
         for name, rule in _RULES[sending].items()
         if (seen := found.get(name)) is not None and seen.on != rule.on and (rule.essential or seen.changeable)
     }
+
+
+def lost_by(wrong: Mapping[str, bool], sending: Sending) -> dict[str, bool]:
+    """Return those among wrong offloads without which packets are lost."""
+    return {name: on for name, on in wrong.items() if _RULES[sending][name].essential}
 
 
 def required_offloads(found: Mapping[str, Offload], sending: Sending) -> dict[str, bool]:

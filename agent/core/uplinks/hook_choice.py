@@ -6,6 +6,7 @@ that hand over several received packets as one. Native XDP is faster where every
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.core.model.hooks import Hook
@@ -19,7 +20,7 @@ OLDEST_TC_OVER_IPV6: Version = (6, 3)
 GSO_KINDS = frozenset({"bridge", "ipvlan", "macvlan", "macvtap", "netkit", "tun", "veth"})
 """Kinds of software devices, as `ip -d link` shows them, that hand over GSO packets."""
 GSO_DRIVERS = frozenset({"virtio_net"})
-"""Drivers that hand over GSO packets of the machine's other guests, if they can merge (`rx-gro-hw`)."""
+"""Drivers that hand over GSO packets of the machine's other guests, if they merge (`rx-gro-hw`)."""
 
 
 class HookSettings(NamedTuple):
@@ -48,12 +49,25 @@ def needs_tc(settings: HookSettings, kernel: Version) -> bool:
     return has_tc(kernel) and (settings.endpoints != Hook.XDP or settings.uplinks != Hook.XDP)
 
 
-def endpoint_hook(settings: HookSettings, kernel: Version) -> HookChoice:
-    """Return the hook of all endpoints of a host."""
+def loaded_hooks(settings: HookSettings, kernel: Version) -> tuple[Hook, ...]:
+    """Return the hooks whose programs are compiled and loaded."""
+    return (Hook.XDP, Hook.TC) if needs_tc(settings, kernel) else (Hook.XDP,)
+
+
+def endpoint_hook(settings: HookSettings, kernel: Version, gso: Iterable[str] = ()) -> HookChoice:
+    """Return the hook of all endpoints of a host; `gso` says of each uplink why its device hands over GSO packets.
+
+    Such a device completes no checksums, as a card does, and XDP at the other end needs complete ones. If it runs XDP
+    here although the settings do not ask for that, it may well do so there.
+    """
     if settings.endpoints != "auto":
         return HookChoice(Hook(settings.endpoints), f"endpoint_hook is {settings.endpoints}")
     if not has_tc(kernel):
         return HookChoice(Hook.XDP, _too_old(kernel))
+    for why in gso:
+        choice = uplink_hook(settings, kernel, why)
+        if why and settings.uplinks == "auto" and choice.hook is Hook.XDP:
+            return HookChoice(Hook.XDP, f"an uplink that completes no checksums runs at XDP: {choice.reason}")
     return HookChoice(Hook.TC, "tc carries GSO packets of endpoints whole")
 
 
@@ -74,7 +88,7 @@ def uplink_hook(settings: HookSettings, kernel: Version, gso: str) -> HookChoice
 def why_gso(kind: str, driver: str, merges: bool) -> str:
     """Return why a device hands over GSO packets, empty if it does not.
 
-    `kind` is that of a software device, empty for others; `merges`: the driver offers `rx-gro-hw`.
+    `kind` is that of a software device, empty for others; `merges`: `rx-gro-hw` is on.
     """
     if kind in GSO_KINDS:
         return f"the device is a {kind}, which hands over GSO packets"

@@ -137,14 +137,15 @@ class Transit:
 
     async def detach(self, ifindex: int) -> None:
         """Detach our programs from both hooks; absence of the program or of the interface is not an error."""
-        if self.hook_of(ifindex) is Hook.XDP:
-            await self.xdp.detach(ifindex)
         try:
-            await self.xdp.detach_own(ifindex)
             await self._tc.detach(ifindex)
+            if self.hook_of(ifindex) is Hook.TC:
+                await self.xdp.detach_own(ifindex)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
+        if self.hook_of(ifindex) is Hook.XDP:
+            await self.xdp.detach(ifindex)
 
 
 def uses_only(program: int, map_ids: Collection[int]) -> bool:

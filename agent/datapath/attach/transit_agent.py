@@ -48,11 +48,6 @@ class TransitAgent:
         """How the program of endpoints is attached: `xdp`, `tcx` or `clsact`."""
         return self._tc.kind if self.hook is Hook.TC else Hook.XDP
 
-    @property
-    def ids(self) -> frozenset[int]:
-        """The kernel's ids of the current programs."""
-        return frozenset(one.program_id for one in self._programs.values())
-
     def is_right(self, link: Message) -> bool:
         """Return whether the current program, and no other of ours, runs on an interface as it should.
 

@@ -14,13 +14,11 @@ from collections.abc import Iterable, Mapping
 import structlog
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
-from agent.core.faults.log_once import LogOnce
 from agent.core.model.features import Features
 from agent.datapath.net.netlink import Message, Netlink, attribute
 
 NAME = "dpgro{}"
 """Names of the devices, by UDP port."""
-_TAKEN = (errno.EEXIST, errno.EADDRINUSE)
 _UNABLE = (errno.EOPNOTSUPP, errno.EINVAL)
 
 log = structlog.get_logger()
@@ -38,38 +36,43 @@ class TunnelGro:
         self._netlink = netlink
         self._mark = mark_of(instance)
         self._kinds = kinds(features)
-        self._refused = LogOnce()
+        self._refused = set[int]()
 
     async def ensure(self, wanted: bool) -> None:
-        """Make the devices that are missing, or remove them. OSError if the kernel refuses for an unexpected reason."""
+        """Make the devices that are missing, or remove them. What the kernel refuses is logged, and not tried again."""
         for port, names in self._kinds.items():
-            link = await self._netlink.link(ifname=NAME.format(port))
-            ours = link is not None and attribute(link, "IFLA_IFALIAS") == self._mark
-            if wanted and link is None:
-                await self._make(port, names)
-            elif wanted and link is not None and ours and not link["flags"] & IFF_UP:
-                await self._netlink.request("link", "set", index=link["index"], state="up")
-            elif not wanted and link is not None and ours:
-                await _delete(self._netlink, link)
+            if wanted and port in self._refused:
+                continue
+            try:
+                await self._ensure(port, names, wanted)
+            except OSError as error:
+                self._refused.add(port)
+                log.info("tunnel_gro_not_enabled", port=port, reason=error.strerror)
+
+    async def _ensure(self, port: int, names: Iterable[str], wanted: bool) -> None:
+        link = await self._netlink.link(ifname=NAME.format(port))
+        ours = link is not None and attribute(link, "IFLA_IFALIAS") == self._mark
+        if wanted and link is None:
+            await self._make(port, names)
+        elif wanted and link is not None and ours and not link["flags"] & IFF_UP:
+            await self._netlink.request("link", "set", index=link["index"], state="up")
+        elif not wanted and link is not None and ours:
+            await _delete(self._netlink, link)
 
     async def _make(self, port: int, names: Iterable[str]) -> None:
-        """Make a device of the first kind that the kernel knows. A port that is taken, or no kind at all, is logged."""
-        refused = ""
-        for kind in names:
+        """Make a device of the first kind that the kernel knows; OSError if it knows none, or the port is taken."""
+        *others, last = names
+        for kind in others:
             try:
                 await self._make_one(port, kind)
             except OSError as error:
-                refused = str(error.strerror)
-                if error.errno in _TAKEN:
-                    break
                 if error.errno not in _UNABLE:
                     raise
             else:
                 log.info("tunnel_gro_enabled", port=port, kind=kind)
-                self._refused.clear(str(port))
                 return
-        if self._refused.is_new(str(port), refused):
-            log.info("tunnel_gro_not_enabled", port=port, reason=refused)
+        await self._make_one(port, last)
+        log.info("tunnel_gro_enabled", port=port, kind=last)
 
     async def _make_one(self, port: int, kind: str) -> None:
         name = NAME.format(port)

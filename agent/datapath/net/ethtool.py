@@ -30,6 +30,7 @@ from agent.core.model.offloads import (
     Offload,
     Sending,
     describe_offload,
+    lost_by,
     required_offloads,
     wrong_offloads,
 )
@@ -111,7 +112,7 @@ def set_endpoint_offloads(control: socket.socket, ifname: str, sending: Sending)
     if not wrong_offloads(found, sending):
         return False
     Interface(control, ifname).change(required_offloads(found, sending))
-    if still := wrong_offloads(read_offloads(control, ifname), sending):
+    if still := lost_by(wrong_offloads(read_offloads(control, ifname), sending), sending):
         message = (
             f"{ifname}: {'; '.join(describe_offload(name, not on) for name, on in still.items())}, and driver "
             f"{driver_of(control, ifname)} does not change that, so the endpoint's packets would be lost or altered: "
@@ -130,8 +131,9 @@ def driver_of(control: socket.socket, ifname: str) -> str:
 
 
 def can_merge(control: socket.socket, ifname: str) -> bool:
-    """Return whether a driver offers to hand over several received packets as one; OSError (ENODEV) if it is gone."""
-    return bool(Interface(control, ifname).get_features().is_available(MERGES))
+    """Return whether a device hands over several received packets as one now; OSError (ENODEV) if it is gone."""
+    features = Interface(control, ifname).get_features()
+    return MERGES in features and bool(features.is_active(MERGES))
 
 
 def leave_tags_on(control: socket.socket, ifname: str) -> bool:
