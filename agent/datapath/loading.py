@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.model.features import Features
-from agent.core.model.hooks import Hook
-from agent.core.model.map_layout import PROGRAM_ARRAYS, U32, MapName, ProgramSlot, called_programs
+from agent.core.model.hooks import TRANSIT, Hook
+from agent.core.model.map_layout import PROGRAM_ARRAYS, U32, MapName, called_programs
 from agent.datapath.attach.xdp import AttachableProgram
 from agent.datapath.attached_programs import OwnedObjects
 from agent.datapath.bpf import programs
@@ -24,7 +24,7 @@ from agent.datapath.bpf.pins import Pins, restore
 
 TYPES = {Hook.XDP: bpf.ProgramType.XDP, Hook.TC: bpf.ProgramType.SCHED_CLS}
 """The kernel's type of each hook's programs."""
-LOOKS_FOR_CLEARING, BETWEEN_LOOKS = 200, 0.005
+LOOKS_FOR_CLEARING, BETWEEN_LOOKS = 100, 0.005
 """The kernel empties a jump table without references in milliseconds; if another process holds it, never. Seconds."""
 
 
@@ -101,18 +101,19 @@ async def load_hooks(
     """
     objects = await asyncio.gather(*(compile_programs(cache, features=features, hook=one) for one in hooks))
     compiled = dict(zip(hooks, objects, strict=True))
-    unpinned = [PROGRAM_ARRAYS[hook] for hook in hooks if not (pins.maps / PROGRAM_ARRAYS[hook]).exists()]
+    arrays = [PROGRAM_ARRAYS[hook] for hook in hooks if PROGRAM_ARRAYS[hook] in left.maps]
+    unpinned = [name for name in arrays if not (pins.maps / name).exists()]
     with contextlib.ExitStack() as undo:
         maps = open_maps(pins.maps, _definitions(compiled.values()), sizes, left.maps)
         undo.callback(close_maps, maps)
-        for name in unpinned:
-            await _wait_until_cleared(maps[name])
         descriptors = {name.value: one.descriptor for name, one in maps.items()}
         loaded: dict[Hook, LoadedHook] = {}
         for hook, one in compiled.items():
             found = programs.ensure_programs(one, descriptors, pins.programs, instance, left.programs, TYPES[hook])
             undo.callback(programs.close, found)
             loaded[hook] = LoadedHook(one, found)
+            if PROGRAM_ARRAYS[hook] in unpinned:
+                await _wait_until_cleared(maps[PROGRAM_ARRAYS[hook]], found[TRANSIT[hook]].fd)
         undo.pop_all()
         return Loaded(maps, loaded, frozenset(one.id for hook in loaded.values() for one in hook.programs.values()))
 
@@ -122,13 +123,17 @@ def _definitions(compiled: Collection[CompiledObject]) -> list[MapDefinition]:
     return list({one.name: one for each in compiled for one in each.maps}.values())
 
 
-async def _wait_until_cleared(array: Map) -> None:
-    """Wait until the kernel has emptied a jump table whose pin was lost, for a second at most.
+async def _wait_until_cleared(array: Map, program: int) -> None:
+    """Wait until the kernel has emptied a jump table whose pin was lost, if it is going to.
 
     The kernel empties it after the last pin and descriptor are gone, but in a work item that may run later
-    (prog_array_map_clear() in kernel/bpf/arraymap.c): it would remove what the agent fills in before that.
+    (prog_array_map_clear() in kernel/bpf/arraymap.c): it would remove what the agent fills in before that. Whether one
+    is waiting cannot be seen, so `program`, a descriptor, is put into a slot that nothing uses, and looked for there.
     """
+    unused = U32.pack(array.info.max_entries - 1)
+    bpf.update(array.descriptor, unused, U32.pack(program))
     for _ in range(LOOKS_FOR_CLEARING):
-        if not any(array.lookup(U32.pack(slot)) for slot in ProgramSlot):
+        if not array.lookup(unused):
             return
         await asyncio.sleep(BETWEEN_LOOKS)
+    bpf.delete(array.descriptor, unused)

@@ -30,8 +30,29 @@ def _fork_as(pid: int) -> int:
     return made
 
 
+ATTEMPTS, PATIENCE = 5, 10.0
+"""How often, and for how many seconds each, a started process is waited for."""
+
+
 def start_in(namespace: str, pid: int = 0, *command: str) -> int:
-    """Start `sleep`, or a command, in a network namespace by name, under a process id; return that. End it by `end`."""
+    """Start `sleep`, or a command, in a network namespace by name, under a process id; return that. End it by `end`.
+
+    A fork of a process with threads may inherit a lock that another thread held, and then never gets on: it is tried
+    again.
+    """
+    for _ in range(ATTEMPTS):
+        made = _start_in(namespace, pid, *command)
+        inside = Path("/run/netns", namespace).stat().st_ino
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            if Path(f"/proc/{made}/ns/net").stat().st_ino == inside:
+                return made
+            time.sleep(0.002)
+        end(made)
+    raise AssertionError("the process never entered its namespace")
+
+
+def _start_in(namespace: str, pid: int, *command: str) -> int:
     descriptor = os.open(Path("/run/netns", namespace), os.O_RDONLY | os.O_CLOEXEC)
     made = _fork_as(pid)
     if made == 0:
@@ -42,11 +63,6 @@ def start_in(namespace: str, pid: int = 0, *command: str) -> int:
         finally:
             os._exit(1)
     os.close(descriptor)
-    inside = Path("/run/netns", namespace).stat().st_ino
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{made}/ns/net").stat().st_ino != inside:
-        assert time.monotonic() < deadline, "the process never entered its namespace"
-        time.sleep(0.002)
     return made
 
 
