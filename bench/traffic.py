@@ -19,15 +19,16 @@ from bench.probe import Flood, Probe, Stream
 KERNEL = Setup("kernel VXLAN", "virtual")
 KERNEL_SEGMENTED = Setup("kernel VXLAN, physical", "physical")
 TC = Setup("ours (tc)", "virtual", "endpoint_hook: tc, uplink_hook: tc")
+TC_SEGMENTED = Setup("ours (tc), physical", "physical", "endpoint_hook: tc, uplink_hook: tc")
 MIXED = Setup("ours (tc, XDP), physical", "physical", "endpoint_hook: tc, uplink_hook: xdp")
 XDP = Setup("ours (XDP)", "physical", "endpoint_hook: xdp, uplink_hook: xdp")
 NO_GSO = "kernel VXLAN, no GSO"
 """The same hosts as `KERNEL`, whose endpoints send single packets."""
 BRIDGE = "kernel bridge"
 """The bridge of one of `KERNEL`'s hosts, between two endpoints of that host."""
-SETUPS = (KERNEL, TC, XDP, KERNEL_SEGMENTED, MIXED)
+SETUPS = (KERNEL, TC, XDP, KERNEL_SEGMENTED, TC_SEGMENTED, MIXED)
 OF_KERNEL = (NO_GSO, BRIDGE)
-SEGMENTED = (KERNEL_SEGMENTED.name, MIXED.name)
+SEGMENTED = (KERNEL_SEGMENTED.name, TC_SEGMENTED.name, MIXED.name)
 """The kernel on wires that segment, and those that stand beside it. XDP has single packets on all wires."""
 
 Say = Callable[[str], None]

@@ -17,7 +17,7 @@ from protocol import acknowledgements, binding, documents, json_schema, micro, r
 MSGPACK, JSON, NOTHING = "application/msgpack", "application/json", "application/octet-stream"
 _OPERATION = {"nats": {"bindingVersion": "0.1.0"}}
 _PLAIN: dict[str, Any] = {"nats": {}}
-"""The NATS bindings define no properties but an operation's `queue` and the version."""
+"""The NATS bindings define no properties but the version and an operation's `queue`, of which there is none to know."""
 _REPLY_TEXT = (
     "The reply subject of the request, which is a field of a NATS message and no header. A host may publish below "
     "`_INBOX_controller.` and `_INBOX_operator.` only: set your client's inbox prefix to one of them."
@@ -175,10 +175,8 @@ def _add_method(channels: dict[str, Any], operations: dict[str, Any], verb: str)
     if method.takes_an_empty_body:
         asked = ("EmptyRequest", *asked)
     answered = (method.reply.__name__, "Error")
-    name, queue = f"rpc_{verb}", {"nats": {"queue": "{host}", "bindingVersion": "0.1.0"}}
     address = f"droplet.v1.{{host}}.rpc.{verb}"
-    _add_request(channels, operations, name, Channel("receive", address, _METHODS[verb], asked), answered)
-    operations[name]["bindings"] = queue
+    _add_request(channels, operations, f"rpc_{verb}", Channel("receive", address, _METHODS[verb], asked), answered)
 
 
 def _add_discovery(channels: dict[str, Any], operations: dict[str, Any], verb: str) -> None:

@@ -87,6 +87,6 @@ def _endpoint(more: dict[str, Any]) -> dict[str, Any]:
     properties = {
         "name": {"type": "string", "enum": list(subjects.RPC_VERBS)},
         "subject": {"type": "string", "description": "droplet.v1.<host>.rpc.<name>"},
-        "queue_group": {"type": "string", "description": "The host's name."},
+        "queue_group": {"type": "string", "description": "The host's name, and a part of the connection's own."},
     }
     return {"type": "object", "required": list(properties), "properties": {**properties, **more}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -43,6 +44,10 @@ def unknown_method(verb: str) -> RpcError:
 async def serve(client: Client, host: str, ask: Ask) -> Service:
     """Serve every verb's subject of a host for the lifetime of the client.
 
+    Each connection has a queue group of its own, so that every connection of a host gets every request. The server
+    keeps a connection that broke without its knowledge (a host lost power, an address was removed) for minutes; in a
+    common group, requests that go there would find no answer.
+
     A plain subscription refuses every other verb. It is no endpoint of the service, whose queue group it would share:
     the server would hand it some of the requests for the known verbs.
     """
@@ -51,7 +56,7 @@ async def serve(client: Client, host: str, ask: Ask) -> Service:
         version=__version__,
         description="A host's network agent",
         metadata=conventions.metadata(host),
-        queue_group=host,
+        queue_group=f"{host}-{secrets.token_hex(4)}",
     )
     service = await micro.add_service(client, config)
     for verb in subjects.RPC_VERBS:

@@ -24,6 +24,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
+from nats.js.errors import ServerError
 
 from agent.bus.bus import Bus
 from agent.bus.connection.settings import BusSettings
@@ -34,6 +35,9 @@ from agent.telemetry.fault_reporter import FaultReporter
 from lab.waiting import PATIENCE
 from protocol import binding, permissions, streams, subjects
 from protocol.status import Fault
+
+CANNOT_CREATE_STORE = 10049
+"""The server's code for a stream whose folder it cannot make yet (JSStreamCreateErrF of nats-server)."""
 
 
 def server_binary() -> str:
@@ -170,8 +174,8 @@ def make_cluster(folder: Path, size: int = 3) -> dict[str, NatsServer]:
 
 async def make_streams(client: Client, hosts: Sequence[str] = ("h1",), replicas: int = 1) -> None:
     """Make what the controller makes: both streams, and a consumer per host."""
-    js = client.jetstream()
-    await js.add_stream(
+    await add_stream(
+        client,
         StreamConfig(
             name=streams.CONFIG_STREAM,
             subjects=[streams.CONFIG_SUBJECTS],
@@ -179,9 +183,10 @@ async def make_streams(client: Client, hosts: Sequence[str] = ("h1",), replicas:
             storage=StorageType.FILE,
             num_replicas=replicas,
             allow_rollup_hdrs=True,
-        )
+        ),
     )
-    await js.add_stream(
+    await add_stream(
+        client,
         StreamConfig(
             name=streams.ACK_STREAM,
             subjects=[streams.ACK_SUBJECTS],
@@ -189,10 +194,23 @@ async def make_streams(client: Client, hosts: Sequence[str] = ("h1",), replicas:
             storage=StorageType.FILE,
             num_replicas=replicas,
             allow_direct=True,
-        )
+        ),
     )
     for host in hosts:
         await make_consumer(client, host)
+
+
+async def add_stream(client: Client, config: StreamConfig) -> None:
+    """Make a stream; the server may still be busy to remove the files of one of that name."""
+    for attempt in range(100):
+        try:
+            await client.jetstream().add_stream(config)
+        except ServerError as error:
+            if error.err_code != CANNOT_CREATE_STORE or attempt == 99:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 async def make_consumer(client: Client, host: str) -> None:

@@ -86,18 +86,22 @@ async def test_another_owners_interface_with_our_name_stays(topo: Topo) -> None:
             assert devices()["dpgro6081"]["linkinfo"]["info_kind"] == "bridge"
 
 
-@pytest.mark.parametrize("hook", ["tc", "xdp"])
-async def test_a_veth_needs_none_and_an_uninstall_removes_those_that_there_are(
+@pytest.mark.parametrize("hook", ["tc", "auto", "xdp"])
+async def test_uplinks_at_tc_by_choice_have_devices_that_an_uninstall_removes(
     topo: Topo, config: KernelConfig, hook: str
 ) -> None:
-    """A veth hands over GSO packets. Its uplinks' devices are those of an agent that had other interfaces."""
-
     config = replace(config, hooks=HookSettings(hook, hook))
     async with opened(config) as kernel:
         await kernel.follow_modes(await kernel.uplinks())
-        assert devices() == {}
-    async with Netlink() as netlink:
-        await TunnelGro(netlink, config.instance, Features()).ensure(True)
-    assert devices().keys() == NAMES
+        assert devices().keys() == (NAMES if hook == "tc" else set())
     await remove(config, lambda _: None)
     assert devices() == {}
+
+
+async def test_devices_of_former_settings_are_removed(topo: Topo, config: KernelConfig) -> None:
+    async with opened(replace(config, hooks=HookSettings("tc", "tc"))) as kernel:
+        await kernel.follow_modes(await kernel.uplinks())
+    assert devices().keys() == NAMES
+    async with opened(config) as kernel:
+        await kernel.follow_modes(await kernel.uplinks())
+        assert devices() == {}

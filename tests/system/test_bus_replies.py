@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from lab.bus import Lines, NatsServer, Recorder, client_of, make_streams, running, serving, settings_of, until
 
+from agent.bus import rpc
 from agent.bus.ack_publisher import AckPublisher
 from agent.bus.bus import Bus
 from agent.bus.connection.client import Connection, connect
@@ -202,6 +203,23 @@ async def test_an_error_is_one_line_of_a_header_whatever_was_asked(server: NatsS
         assert answer.headers["Nats-Service-Error"].startswith("first line X-Second: line aaa")
         assert len(answer.headers["Nats-Service-Error"]) < 2000
         assert "X-Second" not in answer.headers
+
+
+async def test_a_broken_connection_of_a_former_agent_takes_no_request(server: NatsServer) -> None:
+    """The server keeps the connection of a host that lost power for minutes, with subscriptions that do not answer."""
+
+    async def never(verb: str, body: bytes) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError(verb, body)
+
+    async with connected(server) as former, connected(server) as present, client_of(server) as client:
+        await rpc.serve(former, "h1", never)
+        await rpc.serve(present, "h1", Recorder().ask)
+        await former.flush()
+        await present.flush()
+        for _ in range(30):
+            reply = await client.request(subjects.rpc("h1", "status"), b"", timeout=5)
+            assert "Nats-Service-Error" not in (reply.headers or {})
 
 
 async def test_a_request_from_a_stream_is_refused(server: NatsServer) -> None:

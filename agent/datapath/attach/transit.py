@@ -41,14 +41,18 @@ class Transit:
         self._settings = settings
         self._kernel = kernel
         self._choices: dict[int, HookChoice] = {}
-        self.needs_gro = False
-        """Whether the device of an uplink at tc hands over single packets, which the kernel should merge before."""
 
     def take(self, uplinks: Iterable[Uplink]) -> None:
         """Choose the hook of each carrier, from the uplinks as last read."""
-        uplinks = list(uplinks)
         self._choices = {one.carrier: uplink_hook(self._settings, self._kernel, one.gso) for one in uplinks}
-        self.needs_gro = any(not one.gso and self.hook_of(one.carrier) is Hook.TC for one in uplinks)
+
+    @property
+    def needs_gro(self) -> bool:
+        """Whether the kernel should merge tunnel packets before the program: where the settings put uplinks at tc.
+
+        Not where the agent chose tc: such devices may hand over merged packets, and another owner may need the ports.
+        """
+        return self._settings.uplinks == Hook.TC and bool(self._choices)
 
     @property
     def uses_xdp(self) -> bool:
