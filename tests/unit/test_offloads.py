@@ -10,6 +10,7 @@ from agent.core.model.offloads import (
     OFFLOADS,
     Offload,
     Sending,
+    cuts_too_late,
     lost_by,
     required_offloads,
     wrong_offloads,
@@ -49,3 +50,10 @@ def test_the_required_state_names_also_what_is_right_now() -> None:
     found = {"tx-udp-segmentation": Offload(False, True), "tx-checksum-ip-generic": Offload(False, True)}
     assert wrong_offloads(found, BULK) == {"tx-checksum-ip-generic": True}
     assert required_offloads(found, BULK) == {"tx-checksum-ip-generic": True, "tx-udp-segmentation": False}
+
+
+@pytest.mark.parametrize(
+    ("sending", "size", "too_late"), [(BULK, 65536, False), (BULK, 65537, True), (SINGLE, 190_000, False)]
+)
+def test_gso_packets_beyond_64_kib_are_cut_before_they_leave(sending: Sending, size: int, too_late: bool) -> None:
+    assert cuts_too_late(size, sending) is too_late

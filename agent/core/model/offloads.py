@@ -36,6 +36,9 @@ class Sending(NamedTuple):
 
 
 NO_GSO = Sending()
+GSO_MAX_SIZE = 65536
+"""Bytes of the longest packet that an endpoint may leave uncut. A tunnel's headers (RFC 768, RFC 791) cannot state the
+length of longer ones (BIG TCP), which are dropped."""
 
 
 class _Rule(NamedTuple):
@@ -101,6 +104,11 @@ def wrong_offloads(found: Mapping[str, Offload], sending: Sending) -> dict[str, 
         for name, rule in _RULES[sending].items()
         if (seen := found.get(name)) is not None and seen.on != rule.on and (rule.essential or seen.changeable)
     }
+
+
+def cuts_too_late(gso_max_size: int, sending: Sending) -> bool:
+    """Return whether an endpoint may send GSO packets that no tunnel carries."""
+    return sending.gso and gso_max_size > GSO_MAX_SIZE
 
 
 def lost_by(wrong: Mapping[str, bool], sending: Sending) -> dict[str, bool]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from agent.core.model.desired_entries import DesiredEntries, Veth
 from agent.core.model.map_layout import MapName
-from agent.core.model.offloads import describe_offload, wrong_offloads
+from agent.core.model.offloads import GSO_MAX_SIZE, cuts_too_late, describe_offload, wrong_offloads
 from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
 from protocol.addresses import format_mac
 
@@ -160,3 +160,5 @@ def _peer_differences(peer: ObservedPeer | None, wanted: Veth) -> Iterator[str]:
         yield f"{name} lacks the default route by {', '.join(missing)}"
     for offload, on in wrong_offloads(peer.offloads, wanted.sending).items():
         yield f"{describe_offload(offload, not on)} at {name}"
+    if cuts_too_late(peer.gso_max_size, wanted.sending):
+        yield f"GSO packets of {name} may have {peer.gso_max_size:,} bytes (gso_max_size), more than {GSO_MAX_SIZE:,}"

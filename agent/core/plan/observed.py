@@ -42,8 +42,8 @@ class ObservedVeth:
 class ObservedPeer:
     """The endpoint's side, as read in the tenant's namespace.
 
-    `longest` is the MTU that the tenant can set there. `offloads` are those that `agent.core.model.offloads` has a rule
-    for, by the kernel's names.
+    `longest` is the MTU that the tenant can set there, `gso_max_size` the most bytes of its GSO packets of either
+    family. `offloads` are those that `agent.core.model.offloads` has a rule for, by the kernel's names.
     """
 
     name: str
@@ -53,6 +53,7 @@ class ObservedPeer:
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
     longest: int = 0
+    gso_max_size: int = 0
     offloads: Mapping[str, Offload] = field(default_factory=dict)
 
 

@@ -174,8 +174,17 @@ _XDP = MessageFormat(
         "IFLA_XDP_HW_PROG_ID": _u32,
     },
 )
+
+
+class _Link:
+    """A link's message, with attributes (linux/if_link.h, from 62 on) that pyroute2 does not know."""
+
+    fields = ifinfmsg.fields
+    nla_map = (*ifinfmsg.nla_map[:62], ("IFLA_DEVLINK_PORT", ""), ("IFLA_GSO_IPV4_MAX_SIZE", ""))
+
+
 LINK = MessageFormat(
-    ifinfmsg,
+    _Link,
     {
         "IFLA_ADDRESS": _mac,
         "IFLA_IFNAME": _text,
@@ -186,6 +195,8 @@ LINK = MessageFormat(
         "IFLA_LINK_NETNSID": _s32,
         "IFLA_XDP": _nested(_XDP),
         "IFLA_MAX_MTU": _u32,
+        "IFLA_GSO_MAX_SIZE": _u32,
+        "IFLA_GSO_IPV4_MAX_SIZE": _u32,
     },
 )
 """struct ifinfomsg { u8 family; u8 pad; u16 type; s32 index; u32 flags; u32 change }."""

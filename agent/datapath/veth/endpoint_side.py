@@ -18,7 +18,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 from pyroute2.netlink.rtnl.rtmsg import RTNH_F_ONLINK
 
 from agent.core.model.desired_entries import Veth
-from agent.core.model.offloads import Offload
+from agent.core.model.offloads import GSO_MAX_SIZE, Offload, cuts_too_late
 from agent.core.plan.observed import ObservedPeer
 from agent.core.plan.remedies import Step
 from agent.datapath.net.ethtool import set_endpoint_offloads
@@ -27,6 +27,7 @@ from agent.datapath.net.namespaces import open_sockets_in
 from agent.datapath.net.netlink import Message, Netlink, attribute
 from agent.errors import kernel_step
 
+_GSO_MAX_SIZES = ("IFLA_GSO_MAX_SIZE", "IFLA_GSO_IPV4_MAX_SIZE")
 METRIC_BEHIND = 0x10000
 """Metric of our default route where another interface already has one; the peer's ifindex is added."""
 
@@ -57,9 +58,8 @@ class EndpointSide:
         if attribute(link, "IFLA_IFNAME") != wanted.peer_name:
             with kernel_step(Step.CHANGE_LINK, subject):
                 await self.netlink.request("link", "set", index=index, state="down", ifname=wanted.peer_name)
-            link = await self._present(index)
         with kernel_step(Step.READ, subject):
-            found = await self._addresses(index)
+            link, found = await self._present(index), await self._addresses(index)
         with kernel_step(Step.CHANGE_LINK, subject):
             await self._configure_link(index, as_observed(link, found, (), {}), wanted)
         self.set_offloads(link, wanted)
@@ -72,7 +72,7 @@ class EndpointSide:
             set_endpoint_offloads(self._control, str(attribute(link, "IFLA_IFNAME")), wanted.sending)
 
     async def _present(self, index: int) -> Message:
-        link = await self.netlink.link(index=index)
+        link = await self._query.link(index)
         if link is None:
             raise OSError(errno.ENODEV, "the endpoint's interface went away while it was being set up")
         return link
@@ -87,9 +87,19 @@ class EndpointSide:
             changes["state"] = "up"
         if changes:
             await self.netlink.request("link", "set", index=index, **changes)
+        if cuts_too_late(found.gso_max_size, wanted.sending):
+            await self._limit_gso(index)
         loopback = await self.netlink.link(index=1)
         if loopback is not None and not loopback["flags"] & IFF_UP:
             await self.netlink.request("link", "set", index=1, state="up")
+
+    async def _limit_gso(self, index: int) -> None:
+        """Limit GSO packets of both families: a change of `gso_max_size` sets the size of IPv4, too.
+
+        Source: netif_set_gso_max_size() in include/linux/netdevice.h.
+        """
+        for size in (GSO_MAX_SIZE - 1, GSO_MAX_SIZE):
+            await self.netlink.request("link", "set", index=index, gso_max_size=size)
 
     async def _addresses(self, index: int) -> tuple[str, ...]:
         return tenant_addresses(await self._query.addresses(index))
@@ -174,8 +184,14 @@ def as_observed(
         addresses=addresses,
         gateways=gateways,
         longest=int(attribute(link, "IFLA_MAX_MTU") or 0),
+        gso_max_size=gso_max_size(link),
         offloads=offloads,
     )
+
+
+def gso_max_size(link: Message) -> int:
+    """Return the most bytes of a GSO packet that an interface takes whole, of either family."""
+    return max(int(attribute(link, name) or 0) for name in _GSO_MAX_SIZES)
 
 
 def _default_options(index: int, gateway: str) -> dict[str, object]:
