@@ -142,7 +142,8 @@ async def _uninstall(settings: Settings) -> None:
         held.enter_context(hold_instance(settings.instance))
         removed = await remove(kernel_config(settings), click.echo)
     transit = "transit XDP, " if removed.transit else ""
-    words = f"removed {transit}{removed.interfaces} interfaces and {removed.pins} pins"
+    gro = f"{removed.gro_devices} devices for GRO, " if removed.gro_devices else ""
+    words = f"removed {transit}{gro}{removed.interfaces} interfaces and {removed.pins} pins"
     click.echo(words if any(removed) else "nothing to remove: this host has no objects of this agent")
 
 

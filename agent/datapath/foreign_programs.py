@@ -6,19 +6,29 @@ import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from agent.core.model.hooks import PROGRAMS, Hook
 from agent.core.plan.observed import Observed
-from agent.core.uplinks.program_owners import Place, advice, description
-from agent.datapath.attach.tc import HANDLE
+from agent.core.uplinks.program_owners import (
+    CLSACT,
+    FILTER_HANDLE,
+    FILTER_PRIORITY,
+    TCX,
+    Place,
+    advice,
+    description,
+    description_in_front,
+)
+from agent.datapath.attach.tc import CLSACT_INGRESS, TcKind, programs_at
+from agent.datapath.attach.transit import Transit
+from agent.datapath.attach.transit_agent import TransitAgent
 from agent.datapath.attach.xdp import attached_program, place_of
-from agent.datapath.attached_programs import is_ours, owner_of, program_info
+from agent.datapath.attached_programs import is_ours, owner_of
 from agent.datapath.bpf.links import TCX_HOOKS, tcx_programs
 from agent.datapath.bpf.pins import Pins
-from agent.datapath.net.link_query import LinkXdp
+from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Message, Netlink, attribute
 from protocol.status import Fault
 
-CLSACT_PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)
+CLSACT_PARENTS = (CLSACT_INGRESS, 0xFFFFFFF3)
 """TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) and _MIN_EGRESS of linux/pkt_sched.h; a qdisc `ingress` has the first."""
 
 MOST_FAULTS = 10
@@ -42,37 +52,45 @@ def foreign_xdp(link: Message, pins: Pins) -> ForeignProgram | None:
 
 
 def foreign_faults(
-    observed: Observed, pins: Pins, owned: Callable[[int], bool], attached: Callable[[int], LinkXdp]
+    observed: Observed, pins: Pins, owned: Callable[[int], bool], transit: Transit, agents: TransitAgent
 ) -> dict[int, Fault]:
-    """Return a fault for each interface where another owner's XDP program is in the place of ours, by ifindex.
+    """Return a fault for each interface where another owner's program is in the way of ours, by ifindex.
 
-    `owned` recognises our programs, `attached` reads the program of an interface. Only the first interfaces are named:
-    many have the same cause.
+    That is one in its place and, by tcx, one in front of it. `owned` recognises our programs. Only the first interfaces
+    are named: many have the same cause.
     """
-    places = {uplink.carrier: ("", uplink.name) for uplink in observed.uplinks if not uplink.transit}
-    places |= {veth.ifindex: (veth.endpoint, veth.ifname) for veth in observed.veths.values() if not veth.transit_agent}
+    places = [(one.carrier, one.name, "", one.transit, transit.tc_strangers) for one in observed.uplinks]
+    places += [
+        (veth.ifindex, veth.ifname, veth.endpoint, veth.transit_agent, agents.tc_strangers)
+        for veth in observed.veths.values()
+    ]
     faults: dict[int, Fault] = {}
-    for ifindex, (endpoint, name) in places.items():
+    for ifindex, name, endpoint, right, at_tc in places:
         with contextlib.suppress(OSError):  # it is gone
-            found = attached(ifindex)
-            if found.program_id and not owned(found.program_id):
-                owner, place = owner_of(found.program_id, ifindex, pins), Place(name, found.mode, endpoint)
-                detail = description(owner, found.program_id, place)
-                faults[ifindex] = Fault("foreign_program", name, detail, advice(owner, place))
+            found = [*(() if right else (transit.found_on(ifindex),)), *at_tc(ifindex)]
+            strangers = [(number, mode) for number, mode in found if number and not owned(number)]
+            if strangers:
+                number, mode = strangers[0]
+                faults[ifindex] = _fault(number, ifindex, pins, Place(name, mode, endpoint))
         if len(faults) == MOST_FAULTS:
             break
     return faults
+
+
+def _fault(number: int, ifindex: int, pins: Pins, place: Place) -> Fault:
+    owner = owner_of(number, ifindex, pins)
+    described = description_in_front if place.mode == TCX else description
+    return Fault("foreign_program", place.interface, described(owner, number, place), advice(owner, place))
 
 
 async def foreign_programs(netlink: Netlink, link: Message, pins: Pins) -> list[str]:
     """Describe all programs of other owners on a link."""
     xdp, index, name = foreign_xdp(link, pins), int(link["index"]), str(attribute(link, "IFLA_IFNAME"))
     found = [xdp.description] if xdp is not None else []
-    for number in _tcx(index):
-        if is_ours(number, pins):
-            continue
-        info = program_info(number)
-        found.append(f"another owner's tcx program {info.name if info else ''} (id {number}) is attached to {name}")
+    at_tc = [(number, TCX) for number in _tcx(index)] + [(number, CLSACT) for number in _in_our_place(index)]
+    for number, mode in at_tc:
+        if not is_ours(number, pins):
+            found.append(description(owner_of(number, index, pins), number, Place(name, mode)))
     labels = await _clsact(netlink, index)
     return found + [f"another owner's tc filter with program {label} is attached to {name}" for label in labels]
 
@@ -83,14 +101,24 @@ def _tcx(ifindex: int) -> list[int]:
     return []
 
 
+def _in_our_place(ifindex: int) -> list[int]:
+    with contextlib.suppress(OSError), contextlib.closing(LinkQuery()) as query:  # the interface is gone
+        return programs_at(ifindex, query, TcKind.CLSACT)
+    return []
+
+
 async def _clsact(netlink: Netlink, ifindex: int) -> list[str]:
-    """Return the labels that their owners gave the programs of tc filters."""
+    """Return the labels that their owners gave the programs of tc filters, without the one in our place."""
     labels = []
     for parent in CLSACT_PARENTS:
         with contextlib.suppress(OSError):  # the interface is gone
             for one in await netlink.dump("get_filters", index=ifindex, parent=parent):
                 label = attribute(attribute(one, "TCA_OPTIONS") or {}, "TCA_BPF_NAME")
-                is_agents = one["handle"] == HANDLE and label in PROGRAMS[Hook.TC]
-                if attribute(one, "TCA_KIND") == "bpf" and label and not is_agents:
+                in_our_place = (one["handle"], one["info"] >> 16, parent) == (
+                    FILTER_HANDLE,
+                    FILTER_PRIORITY,
+                    CLSACT_INGRESS,
+                )
+                if attribute(one, "TCA_KIND") == "bpf" and label and not in_our_place:
                     labels.append(str(label))
     return labels

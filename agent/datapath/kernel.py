@@ -48,9 +48,10 @@ from agent.datapath.loading import Loaded, load_hooks
 from agent.datapath.mode_follower import ModeFollower
 from agent.datapath.net.device_statistics import unsent_frames
 from agent.datapath.net.ethtool import leave_tags_on
+from agent.datapath.net.interface_query import InterfaceQuery
 from agent.datapath.net.link_query import LinkQuery
-from agent.datapath.net.namespaces import open_control_socket
-from agent.datapath.net.netlink import Netlink
+from agent.datapath.net.namespaces import open_control_socket, open_netlink_socket
+from agent.datapath.net.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
 from agent.datapath.observe import Subject, observe, observe_some
 from agent.datapath.veth.pairs import Links
@@ -167,6 +168,8 @@ class Kernel:
         """Begin to follow neighbours and the uplinks' XDP features, and move programs to the mode that they allow."""
         await self.neighbours.start()
         self._feature_events = await FeatureEvents.start(self.neighbours.uplinks_changed.set)
+        with contextlib.closing(InterfaceQuery(open_netlink_socket())) as query:
+            await self._gro.remove_others(await query.links(DUMP_ATTEMPTS, DUMP_PAUSE))
         await self._gro.ensure(self.transit.needs_gro)
         await self._follower.follow()
 
@@ -203,7 +206,7 @@ class Kernel:
         self._take(observed.uplinks)
         self._count_failures()
         self.neighbours.rescan()
-        self.foreign = foreign_faults(observed, pins, self._owns, self.transit.found_on)
+        self.foreign = foreign_faults(observed, pins, self._owns, self.transit, self.agents)
         outdated = any(self.transit.is_outdated(one.carrier) for one in observed.uplinks)
         if (
             any(one.transit for one in observed.uplinks)

@@ -17,7 +17,7 @@ from agent.datapath.attach.xdp import ProgramOwnership, attached_program, detach
 from agent.datapath.attached_programs import is_ours
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.pins import Pins
-from agent.datapath.foreign_programs import foreign_programs, foreign_xdp
+from agent.datapath.foreign_programs import foreign_programs
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Message, Netlink, attribute
@@ -28,11 +28,12 @@ log = structlog.get_logger()
 
 
 class Removed(NamedTuple):
-    """What was removed: endpoints' interfaces, whether transit XDP was attached, and pins."""
+    """What was removed: endpoints' interfaces, whether transit XDP was attached, pins, and devices for GRO."""
 
     interfaces: int
     transit: bool
     pins: int
+    gro_devices: int = 0
 
 
 async def remove(config: KernelConfig, tell: Callable[[str], None]) -> Removed:
@@ -46,7 +47,7 @@ async def remove(config: KernelConfig, tell: Callable[[str], None]) -> Removed:
     async with Netlink() as netlink:
         links = await netlink.links()
         interfaces = await _delete_endpoints(netlink, links, config, tell)
-        await remove_devices(netlink, links, config.instance)
+        gro_devices = await remove_devices(netlink, links, config.instance)
         carriers = {index for name in config.interfaces for index in await _leave(netlink, name, pins, tell)}
         transit = False
         for link in links:
@@ -55,7 +56,7 @@ async def remove(config: KernelConfig, tell: Callable[[str], None]) -> Removed:
                 transit |= await _detach(netlink, link, owned)
     count = sum(1 for path in pins.root.rglob("*") if path.is_file()) if pins.root.exists() else 0
     pins.remove()
-    return Removed(interfaces, transit, count)
+    return Removed(interfaces, transit, count, gro_devices)
 
 
 async def _delete_endpoints(
@@ -101,7 +102,7 @@ async def _detach(netlink: Netlink, link: Message, owned: Callable[[int], bool])
 
 
 async def _leave(netlink: Netlink, name: str, pins: Pins, tell: Callable[[str], None]) -> list[int]:
-    """Remove our neighbours from an uplink, and name another owner's program there, which stays.
+    """Remove our neighbours from an uplink, and name other owners' programs there, which stay.
 
     Return the ifindex of its carrier, if the uplink is still there.
     """
@@ -109,8 +110,7 @@ async def _leave(netlink: Netlink, name: str, pins: Pins, tell: Callable[[str], 
         return []
     (uplink,) = await read_uplinks(netlink, [name])
     carrier = await netlink.link(index=uplink.carrier)
-    foreign = foreign_xdp(carrier, pins) if carrier is not None else None
-    if foreign is not None:
-        tell(f"{foreign.description}: it is left alone")
+    for found in await foreign_programs(netlink, carrier, pins) if carrier is not None else ():
+        tell(f"{found}: it is left alone")
     await release_all(netlink, uplink.ifindex)
     return [uplink.carrier]

@@ -37,7 +37,8 @@ async def test_strangers_stay_on_an_uplink_and_are_named_before_an_endpoints_int
         assert (removed.interfaces, removed.transit) == (2, False)
         assert interfaces == {plain: True, taken: True}, "they are told while they are still there"
         gone = "it is detached now, because the interface is removed"
-        assert len(told) == 4
+        assert len(told) == 5
+        assert f"another owner's tcx program tcx_uplink (id {beside}) is attached to eth0: it is left alone" in told
         assert f"another owner's XDP program count (id {on_uplink}) is attached to eth0: it is left alone" in told
         assert f"another owner's tcx program tcx_own (id {tcx}) is attached to {plain}: {gone}" in told
         assert f"another owner's tc filter with program cls:[*fsobj] is attached to {plain}: {gone}" in told

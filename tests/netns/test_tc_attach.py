@@ -13,7 +13,8 @@ from agent.core.model.hooks import TRANSIT, Hook
 from agent.core.model.offloads import Sending
 from agent.core.plan.actions import AttachTransit, DetachTransit
 from agent.core.uplinks.hook_choice import HookSettings
-from agent.datapath.attach.tc import HANDLE, TcIngress, TcKind
+from agent.core.uplinks.program_owners import FILTER_HANDLE
+from agent.datapath.attach.tc import TcIngress, TcKind
 from agent.datapath.attach.xdp import AttachableProgram
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.links import detach_tcx, tcx_programs
@@ -102,7 +103,7 @@ async def test_a_filter_of_another_owner_in_our_place_is_named_and_stays(topo: T
             assert refused.value.errno == errno.EEXIST
             assert hook.programs(index) == [theirs.program_id]
             assert not await hook.detach(index)
-    assert f"{HANDLE:#x}" in run("tc", "filter", "show", "dev", "eth0", "ingress")
+    assert f"{FILTER_HANDLE:#x}" in run("tc", "filter", "show", "dev", "eth0", "ingress")
 
 
 @KINDS

@@ -105,3 +105,16 @@ async def test_devices_of_former_settings_are_removed(topo: Topo, config: Kernel
     async with opened(config) as kernel:
         await kernel.follow_modes(await kernel.uplinks())
         assert devices() == {}
+
+
+async def test_devices_of_ports_of_former_settings_are_removed(topo: Topo, config: KernelConfig) -> None:
+    async with gro(Features(geneve_port=7081)) as former, Netlink() as netlink:
+        await former.ensure(True)
+        await TunnelGro(netlink, "another", Features(geneve_port=8081, vxlan_port=0)).ensure(True)
+    assert devices().keys() == {"dpgro7081", "dpgro4789", "dpgro8081"}
+    async with opened(replace(config, instance="here", hooks=HookSettings("tc", "tc"))) as kernel:
+        await kernel.start()
+        assert devices().keys() == NAMES | {"dpgro8081"}, "another instance's stays"
+    async with opened(replace(config, instance="here")) as kernel:
+        await kernel.start()
+        assert devices().keys() == {"dpgro8081"}

@@ -70,7 +70,10 @@ _UNREACHABLE = (
     "the gateway is unreachable in the endpoint's namespace: see its interface and routing rules (ip addr, ip rule, "
     f"with nsenter --net=...); {AGAIN}"
 )
-_NO_XDP = "the driver of the interface cannot run it: give the droplet another interface, or see attach_mode"
+_CANNOT_RUN = (
+    "the interface cannot run it at this hook: see attach_mode, endpoint_hook and uplink_hook in the settings, or give "
+    "the droplet another interface"
+)
 
 _PRIVILEGES = "the agent may not do this: run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
 
@@ -188,10 +191,10 @@ SPECIFIC: dict[tuple[Step, int], str] = {
     (Step.ADD_ROUTE, errno.EEXIST): (
         f"the namespace has default routes with every metric that the agent uses: remove one; {AGAIN}"
     ),
-    (Step.ATTACH_PROGRAM, errno.EOPNOTSUPP): _NO_XDP,
-    (Step.ATTACH_PROGRAM, errno.EINVAL): _NO_XDP,
-    (Step.ATTACH_PROGRAM, errno.ERANGE): f"{_NO_XDP}, or lower its MTU",
-    (Step.ATTACH_PROGRAM, errno.EMSGSIZE): f"{_NO_XDP}, or lower its MTU",
+    (Step.ATTACH_PROGRAM, errno.EOPNOTSUPP): _CANNOT_RUN,
+    (Step.ATTACH_PROGRAM, errno.EINVAL): _CANNOT_RUN,
+    (Step.ATTACH_PROGRAM, errno.ERANGE): f"{_CANNOT_RUN}, or lower its MTU",
+    (Step.ATTACH_PROGRAM, errno.EMSGSIZE): f"{_CANNOT_RUN}, or lower its MTU",
     (Step.ATTACH_PROGRAM, errno.EEXIST): (
         "another program was attached meanwhile: see whose it is (`bpftool net`; `droplet-agent --check` names another "
         f"instance of the agent), and detach it only if nothing needs it; {AGAIN}"
@@ -200,8 +203,8 @@ SPECIFIC: dict[tuple[Step, int], str] = {
         "another program is attached, in another mode or by a link: see whose it is (`bpftool net`), and detach it "
         f"only if nothing needs it; {AGAIN}"
     ),
-    (Step.DETACH_PROGRAM, errno.EEXIST): "another owner's XDP program is attached: it is left alone",
-    (Step.DETACH_PROGRAM, errno.EBUSY): "another owner's XDP program is attached: it is left alone",
+    (Step.DETACH_PROGRAM, errno.EEXIST): "another owner's program is attached: it is left alone",
+    (Step.DETACH_PROGRAM, errno.EBUSY): "another owner's program is attached: it is left alone",
     (Step.DELETE_PAIR, errno.EPERM): (
         "the interface does not carry this agent's mark, or the agent lacks CAP_NET_ADMIN: delete it by hand if it "
         "is not needed"

@@ -1,4 +1,4 @@
-"""The owner of an XDP program that blocks the agent's, and advice for the operator. Pure.
+"""The owner of a program that blocks the agent's, and advice for the operator. Pure.
 
 The advice never breaks a running agent: it allows detaching a program only if no process is known to hold it open.
 """
@@ -33,7 +33,10 @@ class Owner(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a program is attached: an interface, the XDP mode, and the endpoint if the interface is one of ours."""
+    """Where a program is attached: an interface, how, and the endpoint if the interface is one of ours.
+
+    `mode` is a mode of XDP, `tcx`, or `clsact` for the filter in the place of the agent's.
+    """
 
     interface: str
     mode: str = "native"
@@ -41,8 +44,13 @@ class Place(NamedTuple):
 
 
 UNKNOWN_OWNER = Owner()
+TCX, CLSACT = "tcx", "clsact"
+_KINDS = {TCX: "tcx program", CLSACT: "tc filter with program"}
+"""What a program is called, by the hook if that is not XDP."""
 _OF_MODE = {"native": "xdpdrv", "generic": "xdpgeneric", "offload": "xdpoffload"}
 """What `ip link set` calls the modes. Plain `xdp off` leaves a generic program of a driver with native XDP attached."""
+FILTER_PRIORITY, FILTER_HANDLE = 1, 0xD201
+"""Where the agent's tc filter stands: before those of other priorities. Others are unlikely to choose the handle."""
 
 
 def possessive(owner: Owner) -> str:
@@ -54,7 +62,13 @@ def description(owner: Owner, number: int, place: Place) -> str:
     """Return whose program, by name and the kernel's id, is attached where."""
     program = owner.name_program(number)
     whose = f" of endpoint {place.endpoint}" if place.endpoint else ""
-    return f"{possessive(owner)} XDP program {program} is attached to {place.interface}{whose}"
+    kind = _KINDS.get(place.mode, "XDP program")
+    return f"{possessive(owner)} {kind} {program} is attached to {place.interface}{whose}"
+
+
+def description_in_front(owner: Owner, number: int, place: Place) -> str:
+    """Return whose tcx program runs before the agent's, and what that means."""
+    return f"{description(owner, number, place)} in front of the agent's: what it keeps, the agent's never sees"
 
 
 def advice(owner: Owner, place: Place) -> str:
@@ -70,8 +84,12 @@ def advice(owner: Owner, place: Place) -> str:
             "no process is seen to hold it: if that instance is gone for good, remove what it left by `droplet-agent "
             "--uninstall` with its settings, which refuses while its agent runs; otherwise use another interface"
         )
+    if holder is not None and place.mode == TCX:
+        return f"process {holder.pid} ({holder.name}) has it open: have that process attach it behind the agent's"
     if holder is not None:
         return f"process {holder.pid} ({holder.name}) has it open: {_have_it_detached(place)}"
+    if place.mode == TCX:
+        return f"have it attached behind the agent's, or detach it ({_detaching(owner, place)}) if nothing needs it"
     if place.endpoint:
         return f"detach it ({_detaching(owner, place)}): {_meanwhile(place)}"
     return f"detach it ({_detaching(owner, place)}) if nothing needs it, or use another interface"
@@ -90,4 +108,9 @@ def _meanwhile(place: Place) -> str:
 def _detaching(owner: Owner, place: Place) -> str:
     if owner.link:
         return f"bpftool link detach id {owner.link}"
+    if place.mode == CLSACT:
+        where = f"prio {FILTER_PRIORITY} handle {FILTER_HANDLE:#x}"
+        return f"tc filter del dev {place.interface} ingress {where} protocol all bpf"
+    if place.mode == TCX:
+        return f"bpftool net detach tcx_ingress dev {place.interface}"
     return f"ip link set dev {place.interface} {_OF_MODE.get(place.mode, 'xdp')} off"

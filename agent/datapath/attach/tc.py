@@ -11,8 +11,9 @@ import errno
 import os
 import socket
 from enum import StrEnum
+from itertools import takewhile
 
-from agent.core.uplinks.program_owners import Place, advice, description
+from agent.core.uplinks.program_owners import CLSACT, FILTER_HANDLE, FILTER_PRIORITY, TCX, Place, advice, description
 from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership
 from agent.datapath.bpf.links import attach_tcx, detach_tcx, tcx_programs
 from agent.datapath.net.link_query import FilterPlace, LinkQuery
@@ -23,20 +24,18 @@ LOOPBACK = 1
 ETH_P_ALL = 3
 CLSACT_INGRESS = 0xFFFFFFF2
 """TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) of linux/pkt_sched.h."""
-PRIORITY, HANDLE = 1, 0xD201
-"""Where our filter stands: before those of other priorities. The handle is one that others are unlikely to choose."""
 NO_MODULES = (
     "this kernel has no clsact queueing discipline or no BPF classifier: load its modules sch_ingress and cls_bpf, or "
     "set endpoint_hook and uplink_hook to xdp"
 )
-PLACE = FilterPlace(CLSACT_INGRESS, HANDLE, PRIORITY << 16 | socket.htons(ETH_P_ALL))
+PLACE = FilterPlace(CLSACT_INGRESS, FILTER_HANDLE, FILTER_PRIORITY << 16 | socket.htons(ETH_P_ALL))
 
 
 class TcKind(StrEnum):
     """How programs are attached at tc."""
 
-    TCX = "tcx"
-    CLSACT = "clsact"
+    TCX = TCX
+    CLSACT = CLSACT
 
 
 def supported_kind() -> TcKind:
@@ -76,11 +75,23 @@ class TcIngress:
         """Return those that are ours; OSError as `programs`."""
         return [one for one in self.programs(ifindex) if self._own.owned(one)]
 
+    def strangers(self, ifindex: int) -> list[tuple[int, str]]:
+        """Return id and kind of other owners' programs in the place of ours or, by tcx, in front of it.
+
+        They stay: two owners that both insist on the first place would push one another off for ever. OSError as
+        `programs`.
+        """
+        found = self.programs(ifindex)
+        if self.kind is TcKind.TCX and not any(map(self._own.owned, found)):
+            return []  # ours will be attached in front of them
+        return [(one, self.kind) for one in takewhile(lambda one: not self._own.owned(one), found)]
+
     async def attach(self, ifindex: int, program: AttachableProgram) -> None:
         """Attach the program, or replace an older one of ours by it.
 
         Raises OSError: ENODEV if the interface is gone, EEXIST if another owner has a filter with our handle,
-        EOPNOTSUPP if the kernel has no such filters, EIO if it shows no such program afterwards.
+        EINVAL if other filters have our priority and another protocol or classifier, EOPNOTSUPP if the kernel has
+        no such filters, EIO if it shows no such program afterwards.
         """
         found = self.programs(ifindex)
         if program.program_id not in found:
@@ -107,24 +118,27 @@ class TcIngress:
     async def _attach_filter(self, ifindex: int, program: AttachableProgram, found: list[int]) -> None:
         for number in found:
             if not self._own.owned(number):
-                owner, place = self._own.find_owner(number, ifindex), Place(socket.if_indextoname(ifindex), "clsact")
+                owner, place = self._own.find_owner(number, ifindex), Place(socket.if_indextoname(ifindex), CLSACT)
                 raise OperatorError(errno.EEXIST, f"{description(owner, number, place)}: {advice(owner, place)}")
         try:
             if not found:
                 await self._ensure_clsact(ifindex)
-            await self._replace_filter(ifindex, program)
+            await self._write_filter("replace-filter" if found else "add-filter", ifindex, program)
         except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            raise OperatorError(errno.EOPNOTSUPP, NO_MODULES) from error
+            match error.errno:
+                case errno.ENOENT:
+                    raise OperatorError(errno.EOPNOTSUPP, NO_MODULES) from error
+                case errno.EINVAL:
+                    raise OperatorError(errno.EINVAL, _priority_taken(ifindex)) from error
+            raise
 
-    async def _replace_filter(self, ifindex: int, program: AttachableProgram) -> None:
+    async def _write_filter(self, command: str, ifindex: int, program: AttachableProgram) -> None:
         await self._netlink.request(
-            *("tc", "replace-filter", "bpf", ifindex, HANDLE),
+            *("tc", command, "bpf", ifindex, FILTER_HANDLE),
             fd=program.descriptor,
             name=program.name,
             parent=CLSACT_INGRESS,
-            prio=PRIORITY,
+            prio=FILTER_PRIORITY,
             protocol=ETH_P_ALL,
             direct_action=True,
         )
@@ -145,9 +159,9 @@ class TcIngress:
                 self._detach_tcx(ifindex, number)
             else:
                 await self._netlink.request(
-                    *("tc", "del-filter", "bpf", ifindex, HANDLE),
+                    *("tc", "del-filter", "bpf", ifindex, FILTER_HANDLE),
                     parent=CLSACT_INGRESS,
-                    prio=PRIORITY,
+                    prio=FILTER_PRIORITY,
                     protocol=ETH_P_ALL,
                 )
         return bool(own)
@@ -158,3 +172,12 @@ class TcIngress:
             detach_tcx(ifindex, descriptor)
         finally:
             os.close(descriptor)
+
+
+def _priority_taken(ifindex: int) -> str:
+    """Explain that the kernel holds filters of one priority to one protocol and classifier (net/sched/cls_api.c)."""
+    name = socket.if_indextoname(ifindex)
+    return (
+        f"{name} has tc filters with priority {FILTER_PRIORITY} that are of another classifier than bpf, or of another "
+        f"protocol than all: give them another priority (tc filter show dev {name} ingress)"
+    )

@@ -98,6 +98,10 @@ class Transit:
         """
         return NO_PROGRAM if self.hook_of(ifindex) is Hook.TC else self.xdp.found_on(ifindex)
 
+    def tc_strangers(self, ifindex: int) -> list[tuple[int, str]]:
+        """Return what `TcIngress.strangers` does, where our program belongs to tc; OSError likewise."""
+        return self._tc.strangers(ifindex) if self.hook_of(ifindex) is Hook.TC else []
+
     def mode(self, ifindex: int) -> str:
         """Return how the current program of XDP runs on an interface now: an `AttachMode`, or `none`."""
         return self.xdp.mode(ifindex)

@@ -48,6 +48,10 @@ class TransitAgent:
         """How the program of endpoints is attached: `xdp`, `tcx` or `clsact`."""
         return self._tc.kind if self.hook is Hook.TC else Hook.XDP
 
+    def tc_strangers(self, ifindex: int) -> list[tuple[int, str]]:
+        """Return what `TcIngress.strangers` does, where our program belongs to tc; OSError likewise."""
+        return self._tc.strangers(ifindex) if self.hook is Hook.TC else []
+
     def is_right(self, link: Message) -> bool:
         """Return whether the current program, and no other of ours, runs on an interface as it should.
 

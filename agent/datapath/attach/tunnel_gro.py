@@ -9,7 +9,7 @@ port, as that of Open vSwitch, the kernel merges for that one.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import structlog
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
@@ -34,9 +34,14 @@ class TunnelGro:
 
     def __init__(self, netlink: Netlink, instance: str, features: Features) -> None:
         self._netlink = netlink
+        self._instance = instance
         self._mark = mark_of(instance)
         self._kinds = kinds(features)
         self._refused = set[int]()
+
+    async def remove_others(self, links: Iterable[Message]) -> None:
+        """Remove devices of ours among links that belong to ports of former settings."""
+        await remove_devices(self._netlink, links, self._instance, [NAME.format(port) for port in self._kinds])
 
     async def ensure(self, wanted: bool) -> None:
         """Make the devices that are missing, or remove them. What the kernel refuses is logged, and not tried again."""
@@ -101,11 +106,16 @@ def kinds(features: Features) -> Mapping[int, tuple[str, ...]]:
     return found
 
 
-async def remove_devices(netlink: Netlink, links: Iterable[Message], instance: str) -> None:
-    """Remove an instance's devices among links."""
-    for link in links:
-        if attribute(link, "IFLA_IFALIAS") == mark_of(instance):
-            await _delete(netlink, link)
+async def remove_devices(netlink: Netlink, links: Iterable[Message], instance: str, kept: Collection[str] = ()) -> int:
+    """Remove an instance's devices among links, except those with the `kept` names; return how many there were."""
+    unwanted = [
+        link
+        for link in links
+        if attribute(link, "IFLA_IFALIAS") == mark_of(instance) and attribute(link, "IFLA_IFNAME") not in kept
+    ]
+    for link in unwanted:
+        await _delete(netlink, link)
+    return len(unwanted)
 
 
 async def _delete(netlink: Netlink, link: Message) -> None:

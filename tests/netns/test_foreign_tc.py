@@ -1,0 +1,147 @@
+"""Programs of other owners at tc: in the agent's place, in front of the agent's, and beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+
+import pytest
+
+from agent.core.model.hooks import Hook
+from agent.core.model.offloads import Sending
+from agent.core.plan.actions import AttachTransit
+from agent.core.uplinks.hook_choice import HookSettings
+from agent.core.uplinks.program_owners import FILTER_PRIORITY
+from agent.datapath.attach.tc import CLSACT_INGRESS, TcIngress, TcKind
+from agent.datapath.attach.xdp import AttachableProgram
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.links import attach_tcx, detach_tcx, tcx_programs
+from agent.datapath.kernel import KernelConfig
+from agent.datapath.net.link_query import LinkQuery
+from agent.datapath.net.netlink import Netlink
+from agent.datapath.uninstall import remove
+from agent.errors import OperatorError
+from tests.netns.conftest import Topo, run
+from tests.netns.foreign import in_tcx
+from tests.netns.programs import TC_UNSPEC, loaded, owning
+from tests.netns.tenants import endpoint_veth
+from tests.netns.test_tc_attach import opened
+
+ETH_P_IP = 0x0800
+
+
+def tc_program(name: str):
+    return loaded(name, TC_UNSPEC, bpf.ProgramType.SCHED_CLS)
+
+
+@pytest.fixture
+def at_tc(config: KernelConfig) -> KernelConfig:
+    return replace(config, hooks=HookSettings("tc", "tc"))
+
+
+@asynccontextmanager
+async def ingress(*own: AttachableProgram, kind: TcKind = TcKind.CLSACT) -> AsyncIterator[TcIngress]:
+    async with Netlink() as netlink:
+        with closing(LinkQuery()) as query:
+            yield TcIngress(netlink, query, owning(*own), kind)
+
+
+async def test_the_command_that_a_refusal_names_removes_the_filter_in_our_place(topo: Topo) -> None:
+    index = topo.ifindex("eth0")
+    with tc_program("theirs") as theirs, tc_program("ours") as ours:
+        async with ingress(theirs) as hook:
+            await hook.attach(index, theirs)
+        async with ingress(ours) as hook:
+            assert hook.strangers(index) == [(theirs.program_id, "clsact")]
+            with pytest.raises(OperatorError) as refused:
+                await hook.attach(index, ours)
+            said = str(refused.value)
+            assert f"(id {theirs.program_id}) is attached to eth0" in said
+            assert "tc filter with program" in said
+            assert "XDP" not in said
+            command = re.search(r"\((tc filter del [^)]*)\)", said)
+            assert command, said
+            run(*command[1].split())
+            await hook.attach(index, ours)
+            assert hook.programs(index) == [ours.program_id]
+            assert hook.strangers(index) == []
+
+
+async def test_filters_that_keep_the_priority_to_themselves_are_named(topo: Topo) -> None:
+    """The kernel holds all filters of a priority to one protocol."""
+    index = topo.ifindex("eth0")
+    with tc_program("theirs") as theirs, tc_program("ours") as ours:
+        async with ingress(ours) as hook, Netlink() as netlink:
+            await netlink.request("tc", "add", "clsact", index)
+            await netlink.request(
+                *("tc", "add-filter", "bpf", index, 1),
+                fd=theirs.descriptor,
+                name="theirs",
+                parent=CLSACT_INGRESS,
+                prio=FILTER_PRIORITY,
+                protocol=ETH_P_IP,
+                direct_action=True,
+            )
+            with pytest.raises(OperatorError, match="eth0 has tc filters with priority 1 that are of another"):
+                await hook.attach(index, ours)
+            run("tc", "filter", "del", "dev", "eth0", "ingress", "prio", "1")
+            await hook.attach(index, ours)
+
+
+async def test_only_programs_in_front_of_ours_are_in_its_way(topo: Topo) -> None:
+    index = topo.ifindex("eth0")
+    with tc_program("ours") as ours, tc_program("front") as front, in_tcx("eth0", "behind") as behind:
+        async with ingress(ours, kind=TcKind.TCX) as hook:
+            assert hook.strangers(index) == [], "ours will be attached in front"
+            await hook.attach(index, ours)
+            assert hook.strangers(index) == []
+            attach_tcx(index, front.descriptor)
+            assert hook.programs(index) == [front.program_id, ours.program_id, behind]
+            assert hook.strangers(index) == [(front.program_id, "tcx")]
+            await hook.attach(index, ours)
+            assert hook.programs(index) == [front.program_id, ours.program_id, behind], "nobody is pushed off"
+            detach_tcx(index, front.descriptor)
+
+
+async def test_a_program_in_front_of_ours_is_a_fault_on_uplinks_and_endpoints(topo: Topo, at_tc: KernelConfig) -> None:
+    index, namespace = topo.ifindex("eth0"), topo.endpoint_namespace()
+    async with opened(at_tc) as kernel:
+        veth = replace(endpoint_veth(at_tc.instance, namespace, "web", 5), sending=Sending(Hook.TC, gso=True))
+        await kernel.executor.run([AttachTransit(index)])
+        await kernel.links.ensure_veth(veth)
+        kernel.tend(await kernel.observe({"web": namespace}))
+        assert kernel.foreign == {}
+        with tc_program("front") as front:
+            for place in (index, veth.ifindex):
+                attach_tcx(place, front.descriptor)
+            seen = await kernel.observe({"web": namespace})
+            kernel.tend(seen)
+            assert seen.uplinks[0].transit
+            assert seen.veths["web"].transit_agent, "ours runs there"
+            assert set(kernel.foreign) == {index, veth.ifindex}
+            fault = kernel.foreign[index]
+            assert fault.detail.startswith(f"another owner's tcx program front (id {front.program_id}) is attached to")
+            assert "in front of the agent's" in fault.detail
+            assert "behind the agent's" in fault.remedy
+            for place in (index, veth.ifindex):
+                detach_tcx(place, front.descriptor)
+        kernel.tend(await kernel.observe({"web": namespace}))
+        assert kernel.foreign == {}
+
+
+async def test_an_uninstall_names_other_owners_programs_at_tc_of_uplinks(topo: Topo, at_tc: KernelConfig) -> None:
+    index = topo.ifindex("eth0")
+    async with opened(at_tc) as kernel:
+        await kernel.executor.run([AttachTransit(index)])
+    told: list[str] = []
+    with tc_program("theirs") as theirs, in_tcx("eth0", "beside") as beside:
+        async with ingress(theirs) as hook:
+            await hook.attach(index, theirs)
+        assert (await remove(at_tc, told.append)).transit
+        assert tcx_programs(index, "ingress") == [beside]
+    assert told == [
+        f"another owner's tcx program beside (id {beside}) is attached to eth0: it is left alone",
+        f"another owner's tc filter with program theirs (id {theirs.program_id}) is attached to eth0: it is left alone",
+    ]
