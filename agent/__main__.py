@@ -16,7 +16,8 @@ from agent.bus.check import BusCheck, check_files, check_servers
 from agent.core.plan.observed import ObservationError
 from agent.daemon import bus_settings, kernel_config, serve
 from agent.datapath.bpf.compiler import CompileError
-from agent.datapath.host_check import CheckResult, check_host
+from agent.datapath.check.host import check_host
+from agent.datapath.check.result import CheckResult
 from agent.datapath.instance_lock import hold_instance
 from agent.datapath.uninstall import remove
 from agent.dry_run import print_plan

@@ -12,7 +12,7 @@ from agent.datapath.attach.attach_modes import AttachModes
 from agent.datapath.attach.transit_xdp import TransitXdp
 from agent.datapath.attach.xdp import AttachMode, attach, attached_program
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.host_check import SMALLEST_PROGRAM
+from agent.datapath.check.interfaces import SMALLEST_PROGRAM
 from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Netlink
 from agent.errors import OperatorError

@@ -11,11 +11,11 @@ import pytest
 
 from agent.core.model.hooks import TRANSIT, Hook
 from agent.core.plan.actions import AttachTransit
-from agent.datapath import host_check
 from agent.datapath.attach.attach_modes import read_devices
 from agent.datapath.attach.xdp import XDP_FLAGS_SKB_MODE, AttachMode, attach
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.links import xdp_link
+from agent.datapath.check.host import check_host
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Netlink
@@ -46,7 +46,7 @@ async def test_a_strangers_program_on_the_agents_maps_survives(
                 assert attached_ids()["eth0"] == stranger
                 (fault,) = kernel.foreign.values()
                 assert fault.detail == f"another owner's XDP program {name} (id {stranger}) is attached to eth0"
-            check = {one.name: one for one in await host_check.check_host(config)}["xdp"]
+            check = {one.name: one for one in await check_host(config)}["xdp"]
             assert not check.ok
             assert check.detail == f"another owner's XDP program {name} (id {stranger}) is attached to eth0"
             assert not (await remove(config, print)).transit
@@ -71,7 +71,7 @@ async def test_a_strangers_program_on_an_endpoints_interface_survives(
             assert any(f"another owner's XDP program {name} (id {stranger})" in one for one in messages)
             await kernel.follow_modes(await kernel.uplinks())
             assert attached_ids()[interface] == stranger
-            check = {one.name: one for one in await host_check.check_host(config)}["endpoints"]
+            check = {one.name: one for one in await check_host(config)}["endpoints"]
             assert (check.ok, check.warning) == (True, True)
             found = f"another owner's XDP program {name} (id {stranger}) is attached to {interface} of endpoint e"
             assert check.detail.startswith(found)

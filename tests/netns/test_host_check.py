@@ -9,10 +9,14 @@ import pytest
 
 from agent.core.model.features import Family, Features
 from agent.core.model.uplinks import Uplink
-from agent.datapath import foreign_programs, host_check
+from agent.datapath import foreign_programs
 from agent.datapath.attach import xdp_features
 from agent.datapath.attach.xdp import AttachMode, attach, detach
-from agent.datapath.host_check import CheckResult, check_host, min_uplink_mtu, neighbour_capacity, takes_native
+from agent.datapath.check import interfaces, machine
+from agent.datapath.check.host import check_host
+from agent.datapath.check.interfaces import min_uplink_mtu, takes_native
+from agent.datapath.check.machine import neighbour_capacity
+from agent.datapath.check.result import CheckResult
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.net.netlink import Netlink
 from tests.netns.conftest import Topo, ip, run
@@ -149,7 +153,7 @@ async def test_a_program_of_ours_in_the_stack_is_no_proof_of_native_xdp(
     ip("link", "add", "name", "br9", "type", "bridge")
     asked = replace(config, interfaces=("br9",), attach_mode=AttachMode.NATIVE)
     with loaded("ours") as program:
-        for module in (host_check, foreign_programs):
+        for module in (interfaces, foreign_programs):
             monkeypatch.setattr(module, "is_ours", lambda number, pins: number == program.program_id)
         async with Netlink() as netlink:
             await attach(netlink, topo.ifindex("br9"), program, owning(program), AttachMode.GENERIC)
@@ -218,7 +222,7 @@ async def test_the_check_reports_whether_losses_can_be_counted_and_does_not_fail
 ) -> None:
     found = (await answers(config))["losses"]
     assert found.detail == "frames that the kernel drops after a program's verdict are counted"
-    monkeypatch.setattr(host_check, "why_not_counted", lambda: "the kernel has no BTF")
+    monkeypatch.setattr(machine, "why_not_counted", lambda: "the kernel has no BTF")
     found = (await answers(config))["losses"]
     assert found.ok
     assert found.detail.endswith("will not be counted: the kernel has no BTF")

@@ -15,13 +15,13 @@ from lab.echoes import answered, unbroken
 from agent.core.model.hooks import TRANSIT, Hook
 from agent.core.model.map_layout import DIRECT_PATH, OVERLAY_KEY, U32, MapName, mapped
 from agent.core.plan.actions import AttachTransit
-from agent.datapath import host_check
 from agent.datapath.attach.xdp import AttachableProgram, AttachMode, attach, attached_program
 from agent.datapath.bpf import marks, programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import compile_programs
 from agent.datapath.bpf.maps import MapSizes, close_maps, open_maps
 from agent.datapath.bpf.pins import ensure_bpffs
+from agent.datapath.check.host import check_host
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
@@ -192,7 +192,7 @@ async def test_what_another_instance_runs_is_left_to_it_and_named(config: Kernel
         assert "the droplet instance theirs's XDP program" in failure.message
         assert "--uninstall" in failure.message
         assert "ip link set" not in failure.message
-        found = {one.name: one for one in await host_check.check_host(config)}["xdp"]
+        found = {one.name: one for one in await check_host(config)}["xdp"]
         assert not found.ok
         assert "theirs" in found.detail
     assert not (await remove(config, print)).transit
@@ -239,7 +239,7 @@ async def test_without_pins_a_check_and_a_removal_know_the_agents_own_program(
     async with opened(config) as kernel:
         await put_in_place(kernel, topo)
     unmounted(config)
-    found = {one.name: one for one in await host_check.check_host(config)}["xdp"]
+    found = {one.name: one for one in await check_host(config)}["xdp"]
     assert found.ok
     assert "this agent's program" in found.detail
     assert (await remove(config, print)).transit

@@ -15,7 +15,7 @@ from agent.datapath.attach.attach_modes import AttachModes
 from agent.datapath.attach.transit_xdp import TransitXdp
 from agent.datapath.attach.xdp import NONE_EXPECTED, XDP_FLAGS_HW_MODE, XDP_FLAGS_REPLACE, AttachMode
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.host_check import SMALLEST_PROGRAM
+from agent.datapath.check.interfaces import SMALLEST_PROGRAM
 from agent.datapath.net.link_query import LinkQuery
 from agent.errors import OperatorError
 from tests.netns.conftest import Topo

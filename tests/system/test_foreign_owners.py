@@ -15,7 +15,7 @@ from lab.waiting import until
 from test_agent_command import FAILURE, OK, REFUSED, run
 
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.host_check import SMALLEST_PROGRAM
+from agent.datapath.check.interfaces import SMALLEST_PROGRAM
 from protocol.acknowledgements import State
 from protocol.status import AgentState
 

@@ -6,7 +6,7 @@ import pytest
 
 from agent.core.model.hooks import Hook
 from agent.core.uplinks.hook_choice import HookSettings, endpoint_hook, needs_tc, uplink_hook, why_gso
-from agent.datapath.hook_check import impossible
+from agent.datapath.check.hooks import drops_short_packets, impossible, missing_modules
 
 OLD, DEBIAN, NEW = (5, 15), (6, 1), (6, 18)
 VETH, CARD = "the device is a veth, which hands over GSO packets", ""
@@ -92,3 +92,35 @@ def test_a_hook_that_the_kernel_does_not_have_is_an_error_that_names_the_setting
     assert impossible(HookSettings("tc"), OLD) == "endpoint_hook is tc, which needs Linux 6.1 or newer"
     assert impossible(HookSettings("auto", "tc"), OLD).startswith("uplink_hook is tc")
     assert impossible(HookSettings("auto", "tc"), DEBIAN) == ""
+
+
+DEBIAN_MODULES = """\
+kernel/net/sched/cls_bpf.ko.xz:
+kernel/net/sched/cls_flower.ko.xz: kernel/net/core/sch_ingress_not.ko
+kernel/net/sched/sch_ingress.ko
+"""
+
+
+@pytest.mark.parametrize(
+    ("lists", "missing"),
+    [
+        (DEBIAN_MODULES, []),
+        (DEBIAN_MODULES.replace("cls_bpf", "cls_u32"), ["cls_bpf"]),
+        ("cls_bpf 24576 0 - Live 0x0\nsch_ingress 16384 0 - Live 0x0\n", []),
+        ("", ["sch_ingress", "cls_bpf"]),
+        (None, []),
+    ],
+    ids=["modules", "one is missing", "loaded", "none", "not visible"],
+)
+def test_modules_that_clsact_needs_are_looked_for(lists: str | None, missing: list[str]) -> None:
+    assert missing_modules(lists) == missing
+
+
+def test_the_check_warns_where_short_packets_are_lost() -> None:
+    assert "ARP" in drops_short_packets(HookSettings(uplinks="tc"), DEBIAN)
+    for settings, kernel in (
+        (HookSettings(uplinks="tc"), NEW),
+        (HookSettings(uplinks="auto"), DEBIAN),
+        (HookSettings(uplinks="tc", over_ipv6=False), DEBIAN),
+    ):
+        assert drops_short_packets(settings, kernel) == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.datapath.host_check import CAPABILITIES
+from agent.datapath.check.machine import CAPABILITIES
 from agent.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,1 @@
+"""Checks whether an agent can run on this host, and changes nothing: `droplet-agent --check`."""
