@@ -60,6 +60,8 @@ COLLECT_AFTER = 100_000
 objects, none of them in a cycle; with the default of 700, the collector took a fifth of the time of a bulk update."""
 UPLINK_PAUSE = 1.0
 """Seconds between two readings of uplinks that keep changing."""
+BETWEEN_LOOKS_AT_PROGRAMS = 1.0
+"""Seconds between two looks at the uplinks' programs, a few system calls each. The kernel reports no change of tcx."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, Non
         "telemetry": run.every(interval.telemetry, status.send_counters),
         "repair": run.every(interval.observe, resync.repair),
         "retry": run.on_retry(retries, resync),
+        "programs": run.every(BETWEEN_LOOKS_AT_PROGRAMS, resync.reattach),
         "uplinks": run.on_event(kernel.neighbours.uplinks_changed, resync.repair, UPLINK_PAUSE),
         "namespaces": run.on_namespaces(reconciler, resync),
         "freed names": run.on_event(kernel.links.name_watch.freed, names_freed),

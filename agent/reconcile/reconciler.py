@@ -213,6 +213,14 @@ class Reconciler:
             owners = {owner for id_ in veths if (owner := self.desired.owner_of_veth(id_)) is not None}
             return await self._apply_diff(actions, owners - self.results.remains.keys()) if actions else []
 
+    async def reattach(self) -> list[Action]:
+        """Attach transit XDP again where another process has just detached it; return the actions that succeeded."""
+        async with self._step:
+            actions = self._underlay.detached(self.desired.resolved)
+            failures = await self._execute(actions, self._answerable()) if actions else []
+            refused = [failure.action for failure in failures]
+            return [action for action in actions if action not in refused]
+
     async def retry(self, names: Collection[str]) -> bool:
         """Retry what the kernel refused of the named documents. False: a full resync has to do the rest.
 

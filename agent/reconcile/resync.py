@@ -78,6 +78,10 @@ class Resync:
         if not complete:
             await self.repair()
 
+    async def reattach(self) -> None:
+        """Attach transit XDP again where another process detached it: nothing passes that uplink until then."""
+        self._report_mended(await self._reconciler.reattach())
+
     async def namespaces_appeared(self, appeared: Collection[str]) -> None:
         """Repair endpoints in namespaces that are new or were recreated under the same name."""
         try:

@@ -50,6 +50,7 @@ class Underlay:
         self._inherited = frozenset(inherited)
         self._objects: Mapping[str, Mapping[str, object]] | None = None
         self._host_state: HostState | None = None
+        self._running: frozenset[int] = frozenset()
         self.uplinks.publish(found.uplinks)
 
     async def refresh(self, before: HostState) -> HostState:
@@ -88,6 +89,21 @@ class Underlay:
                 message = explain_error(error, Step.ATTACH_PROGRAM, f"transit XDP to interface {names}")
                 failures.append(Failure(attach, error.errno or errno.EIO, f"interface {names}", message))
         return failures
+
+    def detached(self, resolved: ResolvedState) -> list[AttachTransit]:
+        """Return what attaches transit XDP again where it ran at the last call, and does not now.
+
+        What could not be attached is not returned again: the resync tries that.
+        """
+        running = frozenset(carrier for carrier in resolved.carriers() if self._runs(carrier))
+        gone, self._running = self._running - running, running
+        return [AttachTransit(carrier) for carrier in sorted(gone.intersection(resolved.carriers()))]
+
+    def _runs(self, carrier: int) -> bool:
+        try:
+            return self._kernel.is_transit_attached(carrier)
+        except OSError:  # the interface is gone, which is a change of the uplinks
+            return False
 
     def follow(self, resolved: ResolvedState) -> None:
         """Publish the droplets of the state in force if they, what they serve or the uplinks changed."""
