@@ -213,7 +213,7 @@ class Kernel:
             and not outdated
             and all(veth.transit_agent for veth in observed.veths.values())
         ):
-            kept = pins.forget_others(self._loaded.contents, partial(foreign_users, pins=pins))
+            kept = pins.forget_others(self._loaded.contents, self._loaded.maps, partial(foreign_users, pins=pins))
             if kept and self._old_pins.is_new("pins", str(kept)):
                 log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
 

@@ -244,3 +244,23 @@ async def test_lost_pins_of_programs_at_tc_are_found_by_the_interfaces(topo: Top
         assert tcx_programs(index, "ingress") == running
         assert kernel.is_transit_attached(index)
         assert (at_tc_config.pins.programs.glob(f"*/{TRANSIT[Hook.TC]}")).__next__().exists()
+
+
+async def test_nothing_of_tc_is_left_once_both_hooks_are_xdp(
+    topo: Topo, at_tc_config: KernelConfig, config: KernelConfig
+) -> None:
+    index, namespace = topo.ifindex("eth0"), topo.endpoint_namespace()
+    veth = endpoint_veth(config.instance, namespace, "web", 5)
+    async with opened(at_tc_config) as kernel:
+        await kernel.executor.run([AttachTransit(index)])
+        await kernel.links.ensure_veth(replace(veth, sending=AT_TC))
+        assert (config.pins.maps / "tc_programs").exists()
+    async with opened(replace(config, hooks=HookSettings("xdp", "xdp"))) as kernel:
+        assert await kernel.executor.run([AttachTransit(index)]) == []
+        kernel.tend(await kernel.observe({"web": namespace}))
+        assert (config.pins.maps / "tc_programs").exists(), "the endpoint's program still needs it"
+        await kernel.links.ensure_veth(veth)
+        kernel.tend(await kernel.observe({"web": namespace}))
+        assert {one.name for one in config.pins.maps.iterdir()} == {name.value for name in kernel.maps}
+        assert len(list(config.pins.programs.iterdir())) == 1
+    assert tcx_programs(index, "ingress") == tcx_programs(veth.ifindex, "ingress") == []

@@ -73,19 +73,26 @@ class Pins:
         ]
         return _pinned_ids(marked, _map_id)
 
-    def forget_others(self, contents: Collection[str], foreign_users: ForeignUsers) -> dict[Path, str]:
-        """Remove the pins of older agents of this instance: other layouts, and programs of other contents.
+    def forget_others(
+        self, contents: Collection[str], maps: Collection[str], foreign_users: ForeignUsers
+    ) -> dict[Path, str]:
+        """Remove the pins of older agents of this instance: other layouts, and programs and maps that are not in use.
 
-        Call it when none of their programs is attached. Return the pins that could not be removed, and why: they only
-        use memory, and the next call tries again. A map that a program of another owner uses stays pinned: its owner
-        may open it by the pin, and the pin shows that the program is not an old one of ours.
+        `contents` and `maps` are those in use. Call it when no other program is attached. Return the pins that could
+        not be removed, and why: they only use memory, and the next call tries again. A map that a program of another
+        owner uses stays pinned: its owner may open it by the pin, and the pin shows that the program is not an old one
+        of ours.
         """
         kept: dict[Path, str] = {}
         layouts = [one for one in self.root.glob("v*") if one != self.programs.parent]
-        old = [path for layout in layouts for path in layout.glob("maps/*")]
-        maps = {path: number for path in old for number in _pinned_ids([path], _map_id)}
-        users = foreign_users(maps.values()) if maps else {}
-        used = {path: f"{users[number]} uses it" for path, number in maps.items() if number in users}
+        unused = [one for one in self.maps.iterdir() if one.name not in maps]
+        old = unused + [path for layout in layouts for path in layout.glob("maps/*")]
+        found = {path: number for path in old for number in _pinned_ids([path], _map_id)}
+        users = foreign_users(found.values()) if found else {}
+        used = {path: f"{users[number]} uses it" for path, number in found.items() if number in users}
+        for path in set(unused).difference(used):
+            path.unlink()
+            log.info("old_pins_removed", path=str(path))
         for folder in [*layouts, *(one for one in self.programs.iterdir() if one.name not in contents)]:
             try:
                 removed = _remove_all_but(folder, used)
