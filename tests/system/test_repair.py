@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
+from lab.repairs import HOST, NAME, inside, offload, on_host_side, repaired_after
 from lab.traffic import exchange_tcp, pings, unbroken_flow
 from lab.waiting import until
 
@@ -24,28 +25,12 @@ from protocol import codec
 from protocol.acknowledgements import State
 from protocol.documents import Attachment, Document, Endpoint
 
-HOST, NAME = "h1", "web-1"
-
 
 @pytest.fixture(scope="module")
 def lab(lab_cache: None) -> Iterator[SystemLab]:
-    text = f"{topology_text('bouncer_on_host')}agents: {{endpoint_hook: xdp}}\n"  # test_tc_attach.py has tc
+    text = f"{topology_text('bouncer_on_host')}agents: {{endpoint_hook: xdp}}\n"  # test_repair_at_tc.py has tc
     with running_lab("repair", text) as lab:
         yield lab
-
-
-def repaired_after(lab: SystemLab, damage: Callable[[], None]) -> str:
-    """Do damage, wait for the event that tells of its repair, see that nothing is left to do, and return the event."""
-    before = lab.status(HOST).repairs
-    with lab.events(HOST, "repaired") as events:
-        damage()
-        until(events, "the event")
-    detail = "; ".join(events()[0].detail)
-    assert lab.status(HOST).repairs > before
-    assert lab.plan(HOST) == ()
-    assert pings(lab, "web-1", "web-2")
-    assert pings(lab, "web-2", "web-1")
-    return detail
 
 
 @pytest.mark.parametrize("name", catalogue.KINDS.maps)
@@ -104,24 +89,6 @@ def test_a_changed_entry_is_repaired(lab):
 
     assert "write 1 entry of map endpoints" in repaired_after(lab, change)
     assert lab.entries(HOST, "endpoints") == wanted
-
-
-def inside(*arguments: str) -> Callable[[SystemLab], None]:
-    return lambda lab: lab.ip(lab.inside(NAME), *arguments) and None
-
-
-def on_host_side(*arguments: str) -> Callable[[SystemLab], None]:
-    def damage(lab: SystemLab) -> None:
-        lab.ip(lab.names.droplet(HOST), "link", "set", "dev", lab.host_side(NAME), *arguments)
-
-    return damage
-
-
-def offload(name: str, state: str) -> Callable[[SystemLab], None]:
-    def damage(lab: SystemLab) -> None:
-        assert run_in(lab.inside(NAME), ["ethtool", "-K", "eth0", name, state]).returncode == 0
-
-    return damage
 
 
 OFFLOADS = {
