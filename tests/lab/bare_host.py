@@ -6,6 +6,8 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 
+from lab.waiting import until
+
 
 @contextlib.contextmanager
 def bare_host(name: str, address: str) -> Iterator[str]:
@@ -19,6 +21,11 @@ def bare_host(name: str, address: str) -> Iterator[str]:
             "link set wire up",
         ):
             subprocess.run(["ip", "-n", name, *command.split()], check=True)
+        until(lambda: _shown(name).count("state UP") == 2, "the kernel to show both ends as up, which it does later")
         yield name
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def _shown(name: str) -> str:
+    return subprocess.run(["ip", "-n", name, "link", "show"], check=True, capture_output=True, text=True).stdout

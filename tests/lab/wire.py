@@ -48,17 +48,23 @@ class Tunnelled:
 
 
 class Tap:
-    """Frames in both directions, from the moment that it is opened."""
+    """All frames from a host, and those that are for it, from the moment that it is opened.
 
-    def __init__(self, tap: socket.socket) -> None:
+    A bridge floods frames for Ethernet addresses that it does not know, or forgot, to hosts that they are not for.
+    """
+
+    def __init__(self, tap: socket.socket, mac: bytes) -> None:
         self._tap = tap
+        self._mac = mac
 
     def frames(self) -> list[bytes]:
         """Return what has passed since the last call."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                found.append(self._tap.recv(1 << 16))
+                frame, (_, _, kind, *_) = self._tap.recvfrom(1 << 16)
+                if kind != socket.PACKET_OUTGOING or frame[0] & 1 or frame[:6] == self._mac:
+                    found.append(frame)
         return found
 
     def tunnelled(self, *ports: int) -> list[Tunnelled]:
@@ -71,6 +77,8 @@ class Tap:
 def tapped(lab: SystemLab, host: str, interface: str = "eth0") -> Iterator[Tap]:
     """Listen on a host's wire during a block."""
     port = lab.ports()[host, interface]
+    shown = lab.ip(lab.names.droplet(host), "-o", "link", "show", interface)
+    mac = bytes.fromhex(shown.split("link/ether ")[1].split()[0].replace(":", ""))
 
     def opened() -> socket.socket:
         made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -80,7 +88,7 @@ def tapped(lab: SystemLab, host: str, interface: str = "eth0") -> Iterator[Tap]:
         return made
 
     with call_in(lab.names.fabric, opened) as tap:
-        yield Tap(tap)
+        yield Tap(tap, mac)
 
 
 def _parse(frame: bytes) -> Tunnelled | None:
