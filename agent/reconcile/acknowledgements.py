@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.core.config.ack_tracker import AckTracker
 from agent.core.config.desired_state import Desired
@@ -16,16 +16,17 @@ from agent.reconcile.retry import Retries
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.codec import limited
 
+log = structlog.get_logger()
+
 
 class Acknowledgements:
     """Sends the verdicts of one host's documents to the bus when they change."""
 
-    def __init__(self, send: Callable[[Acknowledgement], None], retries: Retries, log: FilteringBoundLogger) -> None:
+    def __init__(self, send: Callable[[Acknowledgement], None], retries: Retries) -> None:
         self.tracker = AckTracker()
         """The last acknowledgement sent for each document."""
         self._send = send
         self._retries = retries
-        self._log = log
         self._rejected = LogOnce()
 
     def forget(self) -> None:
@@ -62,7 +63,7 @@ class Acknowledgements:
             self._rejected.clear(verdict.name)
         elif self._rejected.is_new(verdict.name, str(answer.errors)):
             for error in answer.errors:
-                self._log.warning("document_rejected", document=verdict.name, path=error.path, reason=error.message)
+                log.warning("document_rejected", document=verdict.name, path=error.path, reason=error.message)
 
 
 def acknowledgement(verdict: DocumentStatus, at: float, retry_at: float | None) -> Acknowledgement:
