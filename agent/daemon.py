@@ -134,14 +134,14 @@ async def compose(
     known = load_path_records(store) if settings.probe.enabled else NO_PATH_RECORDS
     versions = store.load_versions() if settings.bus.trusted_publishers else {}
     # The documents in force, and the results from the kernel.
-    processes = BoundProcesses(kernel.bindings, store, log)
+    processes = BoundProcesses(kernel.bindings, store)
     restored = await restore(settings, kernel, store, processes, known)
     underlay = Underlay(settings, kernel, restored.found, restored.inherited)
     retries = Retries(settings.interval.retry, clock)
-    acknowledgements = Acknowledgements(outlet.acknowledge, retries, log)
+    acknowledgements = Acknowledgements(outlet.acknowledge, retries)
     results = KernelResults(restored.desired, LastGood(store, processes, report))
-    reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements, log)
-    resync = Resync(reconciler, kernel, processes, outlet.repair, report, log)
+    reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements)
+    resync = Resync(reconciler, kernel, processes, outlet.repair, report)
     # Followers of the droplets in force.
     announcer = Announcer(errors)
     memory = PathMemory(known, saver(store, report))

@@ -12,7 +12,7 @@ ATTACHED = ("native", "generic", "offload", "none")
 UPLINK_HOOKS = ("xdp", "tcx", "clsact", "none")
 """Where the program for an uplink can run: at XDP, or at tc in one of two ways."""
 ENDPOINT_HOOKS = ("xdp", "tcx", "clsact", "")
-"""Where the program for endpoints can run; empty if an older agent does not say."""
+"""Where the program for endpoints can belong; empty if an older agent does not say."""
 EVENTS = {
     "repaired": "the agent found a change in the kernel that another program made, and repaired it",
     "fault": "a standing fault began, changed or ended",
@@ -117,9 +117,11 @@ class Status(msgspec.Struct, frozen=True):
     more. `unreadable` says why the kernel could not be compared with what is wanted, empty when it could. `faults`
     are all other standing conditions, sorted by kind and subject. `attach_mode` says how this host's programs at XDP
     are to run, and `attach_reason` why in generic mode. `losses_unknown` says why frames that the kernel drops after a
-    program's verdict are not counted on this host, empty where they are. `endpoint_hook` says where the programs of
-    endpoints run: `xdp`, `tcx` or `clsact`; `endpoint_hook_reason` says why. `gso_refused` says why endpoints may not
-    send GSO packets although their programs run at tc, empty if they may.
+    program's verdict are not counted on this host, empty where they are; `losses_at_tc` names the uplinks and endpoints
+    whose programs run at tc: what is dropped after their verdict is never counted. `endpoint_hook` says where the
+    programs of endpoints belong: `xdp`, `tcx` or `clsact`; `endpoint_hook_reason` says why. `endpoint_hooks` is the
+    number of this host's endpoints by the hook at which their program was last seen, or `none`. `gso_refused` says why
+    endpoints may not send GSO packets although their programs belong at tc, empty if they may.
     """
 
     host: str
@@ -143,8 +145,10 @@ class Status(msgspec.Struct, frozen=True):
     attach_mode: str = ""
     attach_reason: str = ""
     losses_unknown: str = ""
+    losses_at_tc: str = ""
     endpoint_hook: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ENDPOINT_HOOKS})] = ""
     endpoint_hook_reason: str = ""
+    endpoint_hooks: dict[str, int] = {}
     gso_refused: str = ""
 
 
@@ -206,6 +210,8 @@ class Counters(msgspec.Struct, frozen=True):
     `lost` are frames that count as forwarded or answered in `outcomes` and were dropped by the kernel afterwards: what
     really left is the one less the other. `lost_unknown` says why that is not counted on this host, empty where it is;
     `lost` has then what the uplinks' drivers tell, which is not all, and not only of the agent's programs.
+    `lost_at_tc` names the uplinks and endpoints whose programs run at tc: what the kernel dropped after these is never
+    in `lost`; the devices count it as that of other programs.
     """
 
     host: str
@@ -215,3 +221,4 @@ class Counters(msgspec.Struct, frozen=True):
     probes: Probes = Probes()
     lost: tuple[LostFrames, ...] = ()
     lost_unknown: str = ""
+    lost_at_tc: str = ""

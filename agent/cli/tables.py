@@ -34,6 +34,7 @@ GROUPS = tuple(
 NO_ROUTE = {"outside_vpc": "the address is in no network of the VPC"}
 """Reasons of a reply in words for people."""
 NO_TIMES: Mapping[tuple[str, str], float] = MappingProxyType({})
+UNCOUNTED = "not counted are frames that the kernel dropped after their outcomes; see ip -s link, tc -s qdisc show"
 DOWN_REMEDY = "check that its host, agent and interface are up, and the underlay between (dropletctl peers HOST)"
 FEW_DOCUMENTS = 3
 FEW_ADDRESSES = 3
@@ -98,6 +99,14 @@ def runs(uplink: UplinkStatus) -> str:
     return uplink.attach_mode if uplink.hook in ("xdp", "none") else uplink.hook
 
 
+def endpoint_hooks(item: Status) -> str:
+    """Return the hook at which programs of endpoints run, with numbers if not all of them run where they belong."""
+    found = {hook: number for hook, number in item.endpoint_hooks.items() if number}
+    if not found.keys() - {item.endpoint_hook}:
+        return item.endpoint_hook
+    return ", ".join(f"{number} {hook}" for hook, number in sorted(found.items(), key=lambda one: -one[1]))
+
+
 def _status_row(item: Status) -> tuple[str, ...]:
     documents = item.documents
     troubled = [
@@ -115,7 +124,7 @@ def _status_row(item: Status) -> tuple[str, ...]:
         str(documents.realized),
         ", ".join(troubled) or "0",
         ", ".join(f"{uplink.interface} {runs(uplink)}" for uplink in item.uplinks) or "-",
-        f"{item.objects.local_endpoints} of {item.objects.endpoints} {item.endpoint_hook}".rstrip(),
+        f"{item.objects.local_endpoints} of {item.objects.endpoints} {endpoint_hooks(item)}".rstrip(),
         str(item.revision),
         duration(item.uptime),
         str(sum(one.droplets for one in item.unresolved_next_hops) or "-"),
@@ -267,6 +276,7 @@ def plain_counters(now: Counters) -> dict[str, Any]:
         ],
         "lost": [msgspec.structs.asdict(item) for item in now.lost],
         "lost_unknown": now.lost_unknown,
+        "lost_at_tc": now.lost_at_tc,
     }
 
 
@@ -309,3 +319,5 @@ def _losses(now: Counters, wide: bool) -> None:
         click.echo()
         rows = [(item.interface, item.reason, f"{item.frames:,}") for item in now.lost]
         table(("LOST AT INTERFACE", "REASON", "FRAMES"), rows, "", wide)
+    if now.lost_at_tc:
+        click.echo(f"\nprograms at tc ({now.lost_at_tc}): {UNCOUNTED}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.core.config.ack_tracker import AckTracker
 from agent.core.config.desired_state import Desired
@@ -16,16 +16,17 @@ from agent.reconcile.retry import Retries
 from protocol.acknowledgements import Acknowledgement, KernelFailure, Reference, State
 from protocol.codec import limited
 
+log = structlog.get_logger()
+
 
 class Acknowledgements:
     """Sends the verdicts of one host's documents to the bus when they change."""
 
-    def __init__(self, send: Callable[[Acknowledgement], None], retries: Retries, log: FilteringBoundLogger) -> None:
+    def __init__(self, send: Callable[[Acknowledgement], None], retries: Retries) -> None:
         self.tracker = AckTracker()
         """The last acknowledgement sent for each document."""
         self._send = send
         self._retries = retries
-        self._log = log
         self._rejected = LogOnce()
 
     def forget(self) -> None:
@@ -39,20 +40,23 @@ class Acknowledgements:
         """
         documents, now = desired.documents, time.time()
         known = documents.entries.keys() & set(names)
-        self._schedule(documents, known)
+        self._schedule(desired, known)
         for name in sorted(known.difference(postponed), key=documents.newest):
             verdict = desired.status(name)
             if self.tracker.record(verdict, now):
                 self._acknowledge(verdict, now)
             documents.forget(name)
 
-    def _schedule(self, documents: Registry, names: set[str]) -> None:
-        """Schedule a retry of the named documents of which the kernel refused a part."""
+    def _schedule(self, desired: Desired, names: set[str]) -> None:
+        """Schedule a retry of the named documents of which the kernel refused a part; log those that succeeded."""
+        documents = desired.documents
         failing = {name for name in names if documents.entries[name].failures}
         for name in failing:
-            latest = documents.entries[name].latest
-            self._retries.failed(name, latest.revision if latest else 0)
-        self._retries.succeeded(names - failing)
+            self._retries.failed(name, _tried_revision(documents, name))
+        for name, tried in sorted(self._retries.succeeded(names - failing).items()):
+            same = _tried_revision(documents, name) == tried.revision
+            if same and desired.status(name).state is State.REALIZED:
+                log.info("document_recovered", document=name, attempts=tried.attempts)
 
     def _acknowledge(self, verdict: DocumentStatus, now: float) -> None:
         remaining = self._retries.remaining(verdict.name)
@@ -62,7 +66,7 @@ class Acknowledgements:
             self._rejected.clear(verdict.name)
         elif self._rejected.is_new(verdict.name, str(answer.errors)):
             for error in answer.errors:
-                self._log.warning("document_rejected", document=verdict.name, path=error.path, reason=error.message)
+                log.warning("document_rejected", document=verdict.name, path=error.path, reason=error.message)
 
 
 def acknowledgement(verdict: DocumentStatus, at: float, retry_at: float | None) -> Acknowledgement:
@@ -83,6 +87,12 @@ def acknowledgement(verdict: DocumentStatus, at: float, retry_at: float | None) 
         retry_at=retry_at if _is_retried(verdict) else None,
         absent=verdict.absent,
     )
+
+
+def _tried_revision(documents: Registry, name: str) -> int:
+    """Return the revision of a document that is tried, 0 if the newest one is its removal."""
+    latest = documents.entries[name].latest
+    return latest.revision if latest else 0
 
 
 def _is_retried(verdict: DocumentStatus) -> bool:

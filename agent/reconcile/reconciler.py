@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.core.config.delivery import Delivery
 from agent.core.config.desired_state import Desired
@@ -30,6 +30,8 @@ from agent.reconcile.removals import RemovalGuard
 from agent.reconcile.shortfalls import note_shortfalls, owners_of_lost
 from agent.reconcile.underlay import Underlay
 
+log = structlog.get_logger()
+
 
 class Reconciler:
     """Applies the documents of one agent to the kernel. Call `start` first."""
@@ -41,7 +43,6 @@ class Reconciler:
         underlay: Underlay,
         results: KernelResults,
         acknowledgements: Acknowledgements,
-        log: FilteringBoundLogger,
     ) -> None:
         self.desired = desired
         self.revision = 0
@@ -51,7 +52,6 @@ class Reconciler:
         self.acknowledgements = acknowledgements
         self._kernel = kernel
         self._underlay = underlay
-        self._log = log
         self._step = asyncio.Lock()
         """Held by one step at a time, never together with the resync's. The data path has locks of its own below."""
         self._listed: set[str] = set()
@@ -71,7 +71,7 @@ class Reconciler:
             actions = self.removals.allowed(plan_diff(await diff_kernel(self._kernel, self.desired)))
             self.removals.started(has_documents=bool(documents))
             await self._execute(actions, self._answerable())
-            self._log.info("documents_restored", documents=documents, actions=len(actions))
+            log.info("documents_restored", documents=documents, actions=len(actions))
 
     def namespaces(self) -> set[str]:
         """Return the namespaces of all wanted endpoints."""
@@ -129,7 +129,7 @@ class Reconciler:
                 await self._repair_all()
                 self.acknowledgements.send(self.desired, self.removals.take_postponed())
             counts = msgspec.structs.asdict(self.acknowledgements.tracker.counts)
-            self._log.info("snapshot_applied", revision=self.revision, absent=len(documents.absent), **counts)
+            log.info("snapshot_applied", revision=self.revision, absent=len(documents.absent), **counts)
 
     async def sweep(self, names: Iterable[str], *, objects: bool = False) -> list[str] | None:
         """Remove documents that the stream does not list. If some of `names` are not absent, return these, remove none.
@@ -149,7 +149,7 @@ class Reconciler:
             if objects:
                 self.removals.remove_unexplained()
             await self._reconcile(wanted)
-            self._log.info("documents_swept", documents=sorted(wanted), objects=objects)
+            log.info("documents_swept", documents=sorted(wanted), objects=objects)
             if objects:
                 await self._repair_all()
         return []
@@ -289,7 +289,7 @@ class Reconciler:
             self._in_progress |= affected
         if affected:
             await self._verify_attached(affected)
-            note_shortfalls(self.desired, self._underlay.found, affected, self._log)
+            note_shortfalls(self.desired, self._underlay.found, affected)
         self.acknowledgements.send(self.desired, affected, self.removals.postponed)
         self._in_progress = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.core.faults.tracker import ReportFaults
 from agent.core.plan.actions import Action
@@ -20,6 +20,8 @@ from agent.reconcile.reconciler import Reconciler
 from agent.store.process_bindings import BoundProcesses
 from protocol.status import Fault
 
+log = structlog.get_logger()
+
 
 class Resync:
     """Resyncs with the kernel, one diff at a time. An unreadable kernel is a fault, and nothing is changed."""
@@ -31,7 +33,6 @@ class Resync:
         processes: BoundProcesses,
         publish_repair: Callable[[Sequence[str]], None],
         report: ReportFaults,
-        log: FilteringBoundLogger,
     ) -> None:
         """Pass a description of each repair to `publish_repair`, one action a line."""
         self.unreadable = ""
@@ -43,7 +44,6 @@ class Resync:
         self._processes = processes
         self._publish_repair = publish_repair
         self._report = report
-        self._log = log
         self._diff_lock = asyncio.Lock()
         """Held during a diff, to keep only one observed state in memory. The reconciler never waits for it."""
 
@@ -119,5 +119,5 @@ class Resync:
             return
         mended = [describe(action) for action in actions]
         self.repairs += 1
-        self._log.warning("kernel_repaired", actions=mended)
+        log.warning("kernel_repaired", actions=mended)
         self._publish_repair(mended)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 LONGEST = 6
 """The longest time between two attempts at a document, in multiples of the first one."""
@@ -13,11 +14,22 @@ TOGETHER = 0.1
 """Documents due within this fraction of the first backoff are retried together."""
 
 
+class Tried(NamedTuple):
+    """A revision that the kernel refused, and how often it was tried, including the time that it succeeded."""
+
+    revision: int
+    attempts: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
+    """`tries`: retries since the backoff began; `attempts`: all attempts; `trying`: the last one has no result yet."""
+
     revision: int
     tries: int
     at: float
+    attempts: int = 1
+    trying: bool = False
 
 
 class RetryQueue:
@@ -37,11 +49,17 @@ class RetryQueue:
         known = self._waiting.get(name)
         if known is None or known.revision != revision:
             self._waiting[name] = _Waiting(revision, 0, now + self._first)
+        elif known.trying:
+            self._waiting[name] = replace(known, trying=False)
 
-    def succeeded(self, names: Collection[str]) -> None:
-        """Record that the kernel no longer refuses any part of these documents, or that they were removed."""
-        for name in [name for name in self._waiting if name in names]:
-            del self._waiting[name]
+    def succeeded(self, names: Collection[str]) -> dict[str, Tried]:
+        """Record that the kernel no longer refuses any part of these documents, or that they were removed.
+
+        Return those that waited. What succeeds between two turns, as when a resync repairs it, is one attempt more.
+        """
+        waited = [name for name in self._waiting if name in names]
+        found = {name: self._waiting.pop(name) for name in waited}
+        return {name: Tried(one.revision, one.attempts + (not one.trying)) for name, one in found.items()}
 
     def take_due(self, now: float) -> list[str]:
         """Return the names of the documents that are due; each one that fails again waits twice as long."""
@@ -49,14 +67,15 @@ class RetryQueue:
         for name in due:
             one = self._waiting[name]
             pause = self._first * min(2 ** (one.tries + 1), LONGEST)
-            self._waiting[name] = _Waiting(one.revision, min(one.tries + 1, LONGEST), now + pause)
+            tries, at, attempts = min(one.tries + 1, LONGEST), now + pause, one.attempts + 1
+            self._waiting[name] = _Waiting(one.revision, tries, at, attempts, trying=True)
         return due
 
     def hurry(self, names: Iterable[str], now: float) -> None:
         """Make waiting documents due now, and reset their backoff."""
         for name in names:
             if name in self._waiting:
-                self._waiting[name] = _Waiting(self._waiting[name].revision, -1, now)
+                self._waiting[name] = replace(self._waiting[name], tries=-1, at=now)
 
     def next_at(self) -> float | None:
         """Return when the next document is due, None if none waits."""
@@ -85,9 +104,9 @@ class Retries:
         self._queue.failed(name, revision, self._now())
         self._changed.set()
 
-    def succeeded(self, names: Collection[str]) -> None:
+    def succeeded(self, names: Collection[str]) -> dict[str, Tried]:
         """See `RetryQueue.succeeded`."""
-        self._queue.succeeded(names)
+        return self._queue.succeeded(names)
 
     def hurry(self, names: Iterable[str]) -> None:
         """See `RetryQueue.hurry`."""

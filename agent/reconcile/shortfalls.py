@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.core.config.desired_state import Desired
 from agent.core.kinds.droplets import DROPLETS
@@ -14,8 +14,10 @@ from agent.core.uplinks.lost_addresses import lost
 from agent.core.uplinks.narrow_uplinks import endpoints_short_of_mtu, is_narrow
 from protocol.acknowledgements import KernelFailure
 
+log = structlog.get_logger()
 
-def note_shortfalls(desired: Desired, found: HostState, names: Iterable[str], log: FilteringBoundLogger) -> None:
+
+def note_shortfalls(desired: Desired, found: HostState, names: Iterable[str]) -> None:
     """Set `lacking` of the named documents from the host as found, and log changes."""
     resolved, documents = desired.resolved, desired.documents
     lost_by: dict[str | None, tuple[KernelFailure, ...]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +12,7 @@ from agent.bus.rpc import MAX_WORD, RpcError, unknown_method
 from agent.core.config import paging
 from agent.core.config.desired_state import Desired
 from agent.core.config.paging import Order
+from agent.core.config.truncation import listed
 from agent.core.kinds import catalogue
 from agent.core.kinds.kind import Kind
 from agent.core.model.map_layout import mapped
@@ -209,13 +210,11 @@ class Queries:
         if refused is None:
             raise RpcError(409, "nothing was removed: the snapshot of this host's documents is not complete")
         if refused:
-            raise RpcError(409, f"nothing was removed: {_listed(refused)} not among the documents that are missing")
+            verb = "is" if len(refused) == 1 else "are"
+            raise RpcError(
+                409, f"nothing was removed: {listed(refused)} {verb} not among the documents that are missing"
+            )
         return SweepReply(names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"{', '.join(names[:10])}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 def _place(path: PeerPath) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from agent import __version__
 from agent.core.config.desired_state import Desired
-from agent.core.config.truncation import first
+from agent.core.config.truncation import first, listed
 from agent.core.kinds import catalogue
 from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.hooks import Hook
@@ -25,6 +26,7 @@ from protocol.addresses import format_address, parse_address
 from protocol.documents import Droplet
 from protocol.rpc import PeerPath
 from protocol.status import (
+    UPLINK_HOOKS,
     AgentState,
     Counters,
     Fault,
@@ -37,8 +39,9 @@ from protocol.status import (
 )
 from protocol.subjects import config_of
 
-MOST_NAMES = 10
-"""The maximum number of documents that one fault names."""
+NO_HOOKS: Mapping[str, int] = MappingProxyType({})
+AT_TC = frozenset(UPLINK_HOOKS) - {Hook.XDP, "none"}
+"""The ways in which programs are attached at tc."""
 MOST_ADDRESSES = 100
 """Addresses listed for each reason of unresolved next hops: a heartbeat has to stay well below 1 MiB."""
 
@@ -48,15 +51,13 @@ def documents_missing(host: str, absent: Iterable[str]) -> list[Fault]:
     names = sorted(absent)
     if not names:
         return []
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    listed = ", ".join(names[:MOST_NAMES]) + more
     if len(names) == 1:
-        detail = f"1 document of this host is not in the stream, and nothing removed it; it stays in force: {listed}"
+        detail = f"1 document of this host is not in the stream, and nothing removed it; it stays in force: {names[0]}"
         remedy = f"have the controller publish or remove it, or run `dropletctl sweep {host}`"
     else:
         detail = (
             f"{len(names)} documents of this host are not in the stream, and nothing removed them; "
-            f"they stay in force: {listed}"
+            f"they stay in force: {listed(names)}"
         )
         remedy = f"have the controller publish or remove each of them, or run `dropletctl sweep {host}`"
     return [Fault("documents_missing", config_of(host), detail, remedy)]
@@ -78,8 +79,10 @@ class DataPlane(NamedTuple):
     attach_mode: str = ""
     attach_reason: str = ""
     losses_unknown: str = ""
+    losses_at_tc: str = ""
     endpoint_hook: str = ""
     endpoint_hook_reason: str = ""
+    endpoint_hooks: Mapping[str, int] = NO_HOOKS
 
 
 UNKNOWN_PLANE = DataPlane()
@@ -136,8 +139,10 @@ def heartbeat(
         attach_mode=plane.attach_mode,
         attach_reason=plane.attach_reason,
         losses_unknown=plane.losses_unknown,
+        losses_at_tc=plane.losses_at_tc,
         endpoint_hook=plane.endpoint_hook,
         endpoint_hook_reason=plane.endpoint_hook_reason,
+        endpoint_hooks=dict(plane.endpoint_hooks),
         gso_refused=gso_refused(resolved),
     )
 
@@ -163,10 +168,23 @@ def gso_refused(resolved: ResolvedState) -> str:
     summed = resolved.summed_droplets()
     if resolved.host_state.endpoint_hook is not Hook.TC or not summed:
         return ""
+    one = len(summed) == 1
     return (
-        f"droplet {', '.join(summed[:MOST_NAMES])} sends UDP checksums over IPv6, which cover one packet each; set "
-        "udp_checksum to zero in its document, if all hosts may (RFC 6936), for endpoints to send GSO packets"
+        f"{'droplet' if one else 'droplets'} {listed(summed)} {'sends' if one else 'send'} UDP checksums over IPv6, "
+        f"which cover one packet each; set udp_checksum to zero in {'its document' if one else 'their documents'}, "
+        "if all hosts may (RFC 6936), for endpoints to send GSO packets"
     )
+
+
+def losses_at_tc(uplinks: Mapping[str, str], endpoints: Mapping[str, int]) -> str:
+    """Name what has its program at tc, where the agent does not count the frames that are lost afterwards.
+
+    `uplinks`: the hook of each uplink by name; `endpoints`: the number of endpoints by hook.
+    """
+    names = [f"{name} ({hook})" for name, hook in uplinks.items() if hook in AT_TC]
+    at_tc = {hook: number for hook, number in sorted(endpoints.items()) if hook in AT_TC and number}
+    names += [f"{number} endpoint{'' if number == 1 else 's'} ({hook})" for hook, number in at_tc.items()]
+    return ", ".join(names)
 
 
 def _uplink(uplink: Uplink, own: Iterable[Droplet], modes: Mapping[str, str], hooks: Mapping[str, str]) -> UplinkStatus:
@@ -192,6 +210,7 @@ def counters(
     probes: Counts | None = None,
     lost: tuple[LostFrames, ...] = (),
     lost_unknown: str = "",
+    lost_at_tc: str = "",
 ) -> Counters:
     """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint."""
     return Counters(
@@ -206,6 +225,7 @@ def counters(
         probes=status.Probes(*dataclasses.astuple(probes)) if probes else status.Probes(),
         lost=lost,
         lost_unknown=lost_unknown,
+        lost_at_tc=lost_at_tc,
     )
 
 

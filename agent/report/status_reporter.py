@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,7 +18,7 @@ from agent.probe.prober import Prober
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.resync import Resync
 from agent.report.outlet import Outlet
-from agent.report.status_messages import DataPlane, counters, heartbeat, slots
+from agent.report.status_messages import DataPlane, counters, heartbeat, losses_at_tc, slots
 from agent.settings import Settings
 from agent.telemetry.fault_reporter import FaultReporter
 from protocol.status import AgentState, Counters, Status
@@ -54,7 +56,7 @@ class StatusReporter:
     def status(self) -> Status:
         """Return the host's status now."""
         self._report_data_plane()
-        modes = self._kernel.modes
+        modes, hooks, seen = self._kernel.modes, self._kernel.transit_hooks(), self._endpoint_hooks()
         return heartbeat(
             self._settings,
             self._reconciler,
@@ -65,13 +67,15 @@ class StatusReporter:
             uptime=time.monotonic() - self._started,
             memory=_resident_bytes(),
             modes=self._kernel.transit_modes(),
-            hooks=self._kernel.transit_hooks(),
+            hooks=hooks,
             down=self._prober.down_droplets(),
             narrow=self._prober.narrow_paths(),
             faults=self._faults.standing(),
             plane=DataPlane(
-                *(modes.running, modes.decision.reason, self._kernel.failures.unavailable),
-                *(self._kernel.agents.runs_at, self._kernel.hook_choice.reason),
+                *(modes.running, modes.decision.reason),
+                *(self._kernel.failures.unavailable, losses_at_tc(hooks, seen)),
+                *(self._kernel.agents.belongs_at, self._kernel.hook_choice.reason),
+                endpoint_hooks=seen,
             ),
         )
 
@@ -84,7 +88,8 @@ class StatusReporter:
         if unknown:
             lost += unsent_frames(kernel.read_device_losses())
         host, now = self._settings.host, time.time()
-        return counters(host, now, outcomes, endpoints, places, self._prober.counts, lost, unknown)
+        at_tc = losses_at_tc(kernel.transit_hooks(), self._endpoint_hooks())
+        return counters(host, now, outcomes, endpoints, places, self._prober.counts, lost, unknown, at_tc)
 
     async def send_status(self) -> None:
         """Publish the status."""
@@ -111,6 +116,11 @@ class StatusReporter:
         self._faults.report("foreign_programs", blocked)
         self._losses.look(self._kernel.failures.read(), time.monotonic())
         self._faults.report("losses", self._losses.faults(self._name_of))
+
+    def _endpoint_hooks(self) -> Mapping[str, int]:
+        """Return the number of this host's endpoints by the hook at which their program was last seen, or `none`."""
+        seen = self._kernel.agents.seen
+        return Counter(seen.get(veth.ifindex, "none") for veth in self._reconciler.desired.veths.values())
 
     def _name_of(self, ifindex: int) -> str:
         """Return the name of the uplink or endpoint with an ifindex."""

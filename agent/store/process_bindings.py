@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from agent.core.model.process_bindings import Bindings, is_of_process
 from agent.store.store import Store, StoredDocument, StoreError
 from protocol.codec import decode_known
 
+log = structlog.get_logger()
+
 
 class BoundProcesses:
     """The bindings of one kernel, and the store to which they are written."""
 
-    def __init__(self, bindings: Bindings, store: Store, log: FilteringBoundLogger) -> None:
+    def __init__(self, bindings: Bindings, store: Store) -> None:
         self._bindings = bindings
         self._store = store
-        self._log = log
 
     def restore(self, kept: Iterable[StoredDocument]) -> None:
         """Load the stored bindings, for the documents that were stored with them."""
@@ -31,7 +32,7 @@ class BoundProcesses:
                 self._store.save_bindings(changed)
             except StoreError as error:
                 self._bindings.put_back(changed)
-                self._log.error("bindings_not_saved", reason=str(error))
+                log.error("bindings_not_saved", reason=str(error))
                 return False
         return True
 

@@ -26,5 +26,8 @@ def test_every_change_of_a_hook_is_taken_over_without_a_lost_packet(lab_cache):
                 status = lab.restart_agent("h1")
             shown = {"tc": "tcx", "xdp": "xdp"}
             assert status.endpoint_hook == shown[endpoints]
+            assert status.endpoint_hooks == {shown[endpoints]: status.objects.local_endpoints}
+            assert ("endpoint" in status.losses_at_tc) is (endpoints == "tc")
+            assert ("eth0" in status.losses_at_tc) is (uplinks == "tc")
             assert [one.hook for one in status.uplinks] == [shown[uplinks]]
             exchange_all(lab, "web-1", "web-2", 4, 300_000)

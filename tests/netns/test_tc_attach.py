@@ -190,14 +190,17 @@ async def test_a_program_that_was_detached_is_noticed_and_attached_again(
         seen = await kernel.observe({"web": namespace})
         assert seen.uplinks[0].transit
         assert seen.veths["web"].transit_agent
+        assert kernel.agents.seen == {veth.ifindex: "tcx"}
         for place in (index, veth.ifindex):
             (number,) = tcx_programs(place, "ingress")
             detach_tcx(place, bpf.program_by_id(number))
         seen = await kernel.observe({"web": namespace})
         assert not seen.uplinks[0].transit
         assert not seen.veths["web"].transit_agent
+        assert kernel.agents.seen == {veth.ifindex: "none"}
         await kernel.executor.run([AttachTransit(index)])
         await kernel.links.ensure_veth(veth)
+        assert kernel.agents.seen == {veth.ifindex: "tcx"}
         seen = await kernel.observe({"web": namespace})
         assert seen.uplinks[0].transit
         assert seen.veths["web"].transit_agent

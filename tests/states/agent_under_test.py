@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 from agent_configurations import Configuration, body
 from fake_kernel import FakeKernel
+from structlog.testing import capture_logs
 
 from agent.core.config.delivery import Delivery
 from agent.core.config.registry import DocumentStatus
@@ -30,6 +33,18 @@ from protocol.acknowledgements import Acknowledgement
 
 SETTINGS = Settings(host="h1", interfaces=("eth0", "bond0"), instance="test")
 FIRST_RETRY = 5.0
+
+
+@contextmanager
+def logged() -> Iterator[list[MutableMapping[str, Any]]]:
+    """Collect the log lines of a block: tests of states otherwise have none (`conftest.py`)."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
+    try:
+        with capture_logs() as lines:
+            yield lines
+    finally:
+        structlog.configure(**before)
 
 
 class Agent:
@@ -60,19 +75,18 @@ class Agent:
         """Start, or die without a word and start again."""
         self.stop()
         self._store = Store(self._folder, "h1")
-        quiet = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         self.faults = FaultReporter(lambda _kind, _lines: None)
         kernel, report = self.kernel, self.faults.report
-        processes = BoundProcesses(kernel.bindings, self._store, quiet)
+        processes = BoundProcesses(kernel.bindings, self._store)
         restored = await restore(SETTINGS, kernel, self._store, processes, self.known)
         self.underlay = underlay = Underlay(SETTINGS, kernel, restored.found, restored.inherited)
         self.errors = LoopErrors(report)
         underlay.droplets.subscribe("peers", kernel.take_droplets, self.errors)
         self.retries = Retries(FIRST_RETRY, lambda: self.now)
         results = KernelResults(restored.desired, LastGood(self._store, processes, report))
-        acknowledgements = Acknowledgements(self._on_acknowledgement, self.retries, quiet)
-        self.reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements, quiet)
-        self.resync = Resync(self.reconciler, kernel, processes, self.repaired.extend, report, quiet)
+        acknowledgements = Acknowledgements(self._on_acknowledgement, self.retries)
+        self.reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements)
+        self.resync = Resync(self.reconciler, kernel, processes, self.repaired.extend, report)
         await self.reconciler.start()
         await self.reconciler.begin_snapshot()
 

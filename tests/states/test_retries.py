@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from typing import Any
+
 from agent_configurations import ONE_BOUNCER, Configuration, changed, on
-from agent_under_test import FIRST_RETRY, Agent, Stream
+from agent_under_test import FIRST_RETRY, Agent, Stream, logged
 from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.model.map_layout import MapName
@@ -163,5 +166,54 @@ def test_the_acknowledgement_contains_when_its_document_is_retried() -> None:
         await agent.deliver(stream.lead_to(LATE))
         late = agent.last_acks["late"]
         assert late.retry_at == late.at + FIRST_RETRY
+
+    in_a_folder(scenario)
+
+
+def recovered(lines: list[MutableMapping[str, Any]]) -> list[tuple[str, int]]:
+    """Return the documents that were realized at a later attempt, with the number of attempts, as logged."""
+    return [(line["document"], line["attempts"]) for line in lines if line["event"] == "document_recovered"]
+
+
+def test_a_document_that_a_retry_realizes_is_logged_once_with_the_number_of_attempts() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        agent.kernel.namespaces = {"a"}
+        with logged() as lines:
+            await agent.deliver(stream.lead_to(GONE))
+            await agent.retry()
+            await agent.retry()
+            assert recovered(lines) == []
+            agent.kernel.namespaces = None
+            await agent.retry()
+            await agent.retry()
+        assert recovered(lines) == [("gone", 4)]
+
+    in_a_folder(scenario)
+
+
+def test_a_document_that_succeeds_outside_of_its_turn_is_logged_too() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        agent.kernel.namespaces = {"a"}
+        await agent.deliver(stream.lead_to(GONE))
+        agent.kernel.namespaces = None
+        with logged() as lines:
+            await agent.resync.namespaces_appeared({"gone"})
+        assert recovered(lines) == [("gone", 2)]
+
+    in_a_folder(scenario)
+
+
+def test_neither_a_newer_revision_nor_a_removal_is_a_recovery() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        agent.kernel.namespaces = {"a"}
+        await agent.deliver(stream.lead_to(LATE))
+        agent.kernel.namespaces = {"a", "gone"}
+        with logged() as lines:
+            await agent.deliver(stream.lead_to(changed(LATE, gone=on("d1", "gone", "192.168.1.52"), late=None)))
+        assert agent.acknowledged["gone"].state.value == "realized"
+        assert recovered(lines) == []
 
     in_a_folder(scenario)

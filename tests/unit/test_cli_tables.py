@@ -69,6 +69,13 @@ def test_counters_end_with_the_frames_lost_in_the_kernel_or_why_they_are_unknown
     assert capsys.readouterr().out.splitlines()[-1].endswith("are not counted: no BTF")
 
 
+def test_counters_say_for_which_programs_lost_frames_are_not_counted(capsys) -> None:
+    now = Counters("h1", 1.0, {}, lost=(LostFrames("no_receiver", "eth0", 1),), lost_at_tc="12 endpoints (tcx)")
+    tables.counters(now, None, rates=False, wide=False)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("programs at tc (12 endpoints (tcx)): not counted are")
+    assert tables.plain_counters(now)["lost_at_tc"] == "12 endpoints (tcx)"
+
+
 def test_counters_are_grouped_by_what_became_of_the_packets(capsys) -> None:
     names = ("too_big", "of_a_newer_agent", "passed", "sent_direct", "received_from_endpoint", "arp_answered", "no_vpc")
     now = Counters("h1", 1.0, {name: Traffic(1, 60) for name in names} | {"no_network": Traffic(0, 0)})
@@ -123,6 +130,12 @@ def test_equal_causes_of_documents_stand_once_with_their_remedy(capsys, monkeypa
     assert words.count("it is not signed") == words.count("have the controller") == 1
     assert "6: d0, d1, d2" in words
     assert tables.why(rows[-1][1]).startswith("needs network frnt, VPC red, and 57 more")
+
+
+def test_programs_of_endpoints_that_run_elsewhere_are_counted_in_the_status(capsys) -> None:
+    for hooks, shown in (({}, "tcx"), ({"tcx": 3, "none": 0}, "tcx"), ({"none": 1, "tcx": 2}, "2 tcx, 1 none")):
+        tables.statuses([status(endpoint_hook="tcx", endpoint_hooks=hooks)], [], wide=True)
+        assert f"0 of 1 {shown}  " in capsys.readouterr().out
 
 
 def test_down_droplets_and_narrow_paths_are_shown_in_the_status(capsys) -> None:

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path for folder in ("agent", "controller_sim") for path in (ROOT / folder).rglob("*.py"))
 METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
+OWN_LOGGER = "log = structlog.get_logger()"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -39,9 +40,31 @@ def wrong_events(text: str) -> list[str]:
     ]
 
 
+def other_loggers(text: str) -> list[str]:
+    """Return the log calls of a module by another logger than its own `log`, as `line: source`."""
+    tree = ast.parse(text)
+    own = any(isinstance(node, ast.Assign) and ast.unparse(node) == OWN_LOGGER for node in tree.body)
+    return [
+        f"{call.lineno}: {ast.unparse(call)}"
+        for call in log_calls(tree)
+        if not own or ast.unparse(call.func).partition(".")[0] != "log"
+    ]
+
+
 @pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(ROOT)) for path in MODULES])
 def test_each_log_event_is_a_name(path: Path) -> None:
     assert wrong_events(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(ROOT)) for path in MODULES])
+def test_each_module_logs_to_its_own_logger(path: Path) -> None:
+    assert other_loggers(path.read_text(encoding="utf-8")) == []
+
+
+def test_an_injected_logger_is_found() -> None:
+    assert other_loggers(f'{OWN_LOGGER}\nself._log.info("x")')
+    assert other_loggers('def note(log):\n    log.info("x")')
+    assert not other_loggers(f'{OWN_LOGGER}\nlog.info("x")')
 
 
 def test_the_rule_sees_the_agents_log_calls() -> None:

@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.reconcile.retry import LONGEST, Retries, RetryQueue
+from agent.reconcile.retry import LONGEST, Retries, RetryQueue, Tried
 
 FIRST = 5.0
 
@@ -63,6 +63,29 @@ def test_a_document_that_succeeded_is_not_retried_and_its_backoff_starts_again_a
     assert (len(queue), queue.next_at(), queue.at("a")) == (0, None, None)
     queue.failed("a", 1, 200.0)
     assert queue.at("a") == 205.0
+
+
+def test_a_success_says_which_revision_was_tried_and_how_often() -> None:
+    queue = RetryQueue(FIRST)
+    for name in ("by a retry", "between two", "hurried"):
+        queue.failed(name, 7, 0.0)
+    queue.take_due(5.0)
+    queue.failed("between two", 7, 5.1)
+    queue.hurry(["hurried"], 5.2)
+    queue.failed("hurried", 7, 5.2)
+    queue.take_due(5.2)
+    found = queue.succeeded({"by a retry", "between two", "hurried", "never failed"})
+    assert found == {"by a retry": Tried(7, 2), "between two": Tried(7, 3), "hurried": Tried(7, 3)}
+    assert queue.succeeded({"by a retry"}) == {}
+
+
+def test_the_attempts_at_an_older_revision_do_not_count() -> None:
+    queue = RetryQueue(FIRST)
+    queue.failed("a", 1, 0.0)
+    turns(queue, "a", 100.0)
+    queue.failed("a", 2, 100.0)
+    queue.take_due(105.0)
+    assert queue.succeeded({"a"}) == {"a": Tried(2, 2)}
 
 
 def test_a_hurried_document_is_tried_at_once_and_its_backoff_starts_again() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from agent.core.config.registry import DocumentStatus, Registry
-from agent.core.config.truncation import first_lines
+from agent.core.config.truncation import first_lines, listed
+from agent.core.model.features import Features
+from agent.core.model.hooks import Hook
+from agent.core.model.resolved_state import HostState, ResolvedState
 from agent.core.nexthop.next_hops import Reason
 from agent.datapath.nexthop.neighbours import Unresolved
 from agent.reconcile.acknowledgements import acknowledgement
-from agent.report.status_messages import MOST_ADDRESSES, unresolved_next_hops
+from agent.report.status_messages import MOST_ADDRESSES, gso_refused, losses_at_tc, unresolved_next_hops
 from protocol.acknowledgements import KernelFailure, Reference, State
+from protocol.documents import Droplet
 from protocol.errors import ErrorCode, FieldError
 from protocol.status import UnresolvedNextHops
 
@@ -79,3 +83,28 @@ def test_kernel_refusals_are_retried_and_missing_interfaces_are_not() -> None:
     assert (both.failures, both.retry_at) == ((refused, lacks), 5.0)
     assert acknowledgement(DocumentStatus("x", 7, State.FAILED, 6, lacking=(lacks,)), 0.0, 5.0).retry_at is None
     assert acknowledgement(DocumentStatus("x", 7, State.REALIZED, 7), 0.0, 5.0).retry_at is None
+
+
+def test_a_text_names_the_first_of_many_and_counts_the_others() -> None:
+    assert listed(["a", "b"], 2) == "a, b"
+    assert listed(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+
+
+def sending_checksums(number: int, hook: Hook) -> ResolvedState:
+    droplets = {f"d{i:02}": Droplet(f"d{i:02}", "h1", f"2001:db8::{i + 1:x}") for i in range(number)}
+    return ResolvedState(HostState("h1", "test", (), Features(), endpoint_hook=hook), own=droplets)
+
+
+def test_droplets_that_keep_endpoints_from_sending_gso_packets_are_named_the_first_of_many() -> None:
+    assert gso_refused(sending_checksums(1, Hook.TC)).startswith("droplet d00 sends UDP checksums")
+    found = gso_refused(sending_checksums(12, Hook.TC))
+    assert found.startswith("droplets d00, d01,")
+    assert "d09 and 2 more send UDP checksums" in found
+    assert gso_refused(sending_checksums(1, Hook.XDP)) == ""
+
+
+def test_places_at_tc_whose_losses_are_not_counted_are_named() -> None:
+    uplinks = {"eth0": "xdp", "eth1": "tcx", "eth2": "none"}
+    assert losses_at_tc(uplinks, {"tcx": 12, "none": 3}) == "eth1 (tcx), 12 endpoints (tcx)"
+    assert losses_at_tc({"eth0": "clsact"}, {"clsact": 1, "xdp": 2}) == "eth0 (clsact), 1 endpoint (clsact)"
+    assert losses_at_tc({"eth0": "xdp"}, {"xdp": 4}) == ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from agent.core.config.truncation import listed
 from protocol.errors import ErrorCode, FieldError
 from protocol.status import Fault
 
@@ -41,15 +42,9 @@ class RefusedMessages:
                 by_reason: dict[str, list[str]] = {}
                 for name, reason in found:
                     by_reason.setdefault(reason, []).append(name)
-                shown = [f"{_listed(names)}: {reason}" for reason, names in by_reason.items()]
+                shown = [f"{listed(names, SHOWN)}: {reason}" for reason, names in by_reason.items()]
                 more = [f"and {len(shown) - SHOWN} other reasons"] if len(shown) > SHOWN else []
                 plural = "" if len(found) == 1 else "s"
                 reasons = "; ".join(shown[:SHOWN] + more)
                 detail = f"the newest message of {len(found)} document{plural} is refused: {reasons}"
                 yield Fault(kind, subject, detail, REMEDY)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

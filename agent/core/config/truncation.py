@@ -1,4 +1,4 @@
-"""Truncates long lists for messages: the first items, and the number of the others. Pure."""
+"""Truncates long lists for messages and texts: the first items, and the number of the others. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TypeVar
 from protocol.codec import MAX_ERRORS
 
 T = TypeVar("T")
+
+MOST_NAMES = 10
+"""The most names that one text lists."""
 
 
 def first(items: Sequence[T], more: Callable[[int], T]) -> tuple[T, ...]:
@@ -19,3 +22,9 @@ def first(items: Sequence[T], more: Callable[[int], T]) -> tuple[T, ...]:
 def first_lines(lines: Sequence[str]) -> tuple[str, ...]:
     """Return as many lines as an event holds, followed by the number of lines left out."""
     return first(lines, lambda left: f"and {left} more")
+
+
+def listed(names: Sequence[str], most: int = MOST_NAMES) -> str:
+    """Return the first names in one text, followed by the number of names left out."""
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")

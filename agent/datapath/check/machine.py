@@ -150,6 +150,7 @@ def losses(config: KernelConfig) -> CheckResult:
     """Check whether frames that the kernel drops after a verdict can be counted; an agent also works without."""
     lacking = why_not_counted() if config.count_lost_frames else SWITCHED_OFF
     if not lacking:
-        return CheckResult("losses", True, "frames that the kernel drops after a program's verdict are counted")
+        detail = "frames that the kernel drops after the verdict of a program at XDP are counted, at tc they are not"
+        return CheckResult("losses", True, detail)
     detail = f"frames that the kernel drops after a program's verdict will not be counted: {lacking}"
     return CheckResult("losses", True, detail)
