@@ -168,11 +168,9 @@ def gso_refused(resolved: ResolvedState) -> str:
     summed = resolved.summed_droplets()
     if resolved.host_state.endpoint_hook is not Hook.TC or not summed:
         return ""
-    one = len(summed) == 1
     return (
-        f"{'droplet' if one else 'droplets'} {listed(summed)} {'sends' if one else 'send'} UDP checksums over IPv6, "
-        f"which cover one packet each; set udp_checksum to zero in {'its document' if one else 'their documents'}, "
-        "if all hosts may (RFC 6936), for endpoints to send GSO packets"
+        f"UDP checksums over IPv6 cover one packet each, and are sent from {listed(summed)}: set udp_checksum to zero "
+        "in its document, or theirs, if all hosts may (RFC 6936), for endpoints to send GSO packets"
     )
 
 

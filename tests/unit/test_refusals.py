@@ -120,8 +120,9 @@ def test_a_bare_errno_gets_a_remedy() -> None:
 
 def test_an_unsupported_operation_suggests_no_setting_that_may_be_set_already() -> None:
     assert said(raising(OSError(errno.EOPNOTSUPP, "Operation not supported"))) == (
-        "Operation not supported (EOPNOTSUPP) while attaching transit XDP on the interface with ifindex 2: the driver "
-        "of the interface cannot run it: give the droplet another interface, or see attach_mode"
+        "Operation not supported (EOPNOTSUPP) while attaching transit XDP on the interface with ifindex 2: the "
+        "interface cannot run it: give the droplet another interface, or see attach_mode, endpoint_hook and "
+        "uplink_hook in the settings"
     )
 
 

@@ -71,8 +71,8 @@ _UNREACHABLE = (
     f"with nsenter --net=...); {AGAIN}"
 )
 _CANNOT_RUN = (
-    "the interface cannot run it at this hook: see attach_mode, endpoint_hook and uplink_hook in the settings, or give "
-    "the droplet another interface"
+    "the interface cannot run it: give the droplet another interface, or see attach_mode, endpoint_hook and "
+    "uplink_hook in the settings"
 )
 
 _PRIVILEGES = "the agent may not do this: run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
