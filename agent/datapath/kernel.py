@@ -41,6 +41,7 @@ from agent.datapath.bpf.compiler import EVERYTHING
 from agent.datapath.bpf.lost_frame_counter import LostFrameCounter
 from agent.datapath.bpf.map_queries import MapQueries
 from agent.datapath.bpf.maps import MapSizes
+from agent.datapath.bpf.pin_places import pinned_elsewhere
 from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids
 from agent.datapath.executor import Executor
 from agent.datapath.foreign_programs import foreign_faults
@@ -166,6 +167,8 @@ class Kernel:
 
     async def start(self) -> None:
         """Begin to follow neighbours and the uplinks' XDP features, and move programs to the mode that they allow."""
+        if elsewhere := pinned_elsewhere(self.config.pins, {one.info.id for one in self.maps.values()}):
+            log.warning("pins_elsewhere", paths=[str(path) for path in elsewhere], bpffs=str(self.config.bpffs))
         await self.neighbours.start()
         self._feature_events = await FeatureEvents.start(self.neighbours.uplinks_changed.set)
         with contextlib.closing(InterfaceQuery(open_netlink_socket())) as query:

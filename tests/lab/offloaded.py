@@ -40,8 +40,10 @@ class Frame:
 class Sent:
     """What an interface sends by its queue, from the moment that this is opened; redirects by XDP are not among it."""
 
-    def __init__(self, tap: socket.socket) -> None:
+    def __init__(self, tap: socket.socket, *, received: bool = False) -> None:
+        """`received`: what the interface receives instead."""
         self._tap = tap
+        self._received = received
 
     def frames(self) -> list[Frame]:
         """Return what has been sent since the last call."""
@@ -50,14 +52,14 @@ class Sent:
             while True:
                 data, address = self._tap.recvfrom(1 << 17)
                 flags, gso_type, *_ = VNET_HEADER.unpack_from(data)
-                if address[2] == PACKET_OUTGOING:
+                if (address[2] == PACKET_OUTGOING) is not self._received:
                     found.append(Frame(bool(flags & NEEDS_CHECKSUM), gso_type, data[VNET_HEADER.size :]))
         return found
 
 
 @contextlib.contextmanager
-def sent_by(namespace: str, interface: str) -> Iterator[Sent]:
-    """Listen to what an interface sends during a block."""
+def sent_by(namespace: str, interface: str, *, received: bool = False) -> Iterator[Sent]:
+    """Listen to what an interface sends during a block or, with `received`, to what it receives."""
 
     def opened() -> socket.socket:
         made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -68,7 +70,7 @@ def sent_by(namespace: str, interface: str) -> Iterator[Sent]:
         return made
 
     with call_in(namespace, opened) as tap:
-        yield Sent(tap)
+        yield Sent(tap, received=received)
 
 
 def send_segments(

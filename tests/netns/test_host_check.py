@@ -221,7 +221,7 @@ async def test_the_check_reports_whether_losses_can_be_counted_and_does_not_fail
     topo: Topo, config: KernelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = (await answers(config))["losses"]
-    assert found.detail == "frames that the kernel drops after a program's verdict are counted"
+    assert found.detail.endswith("after the verdict of a program at XDP are counted, at tc they are not")
     monkeypatch.setattr(machine, "why_not_counted", lambda: "the kernel has no BTF")
     found = (await answers(config))["losses"]
     assert found.ok

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from lab.echoes import answered, unbroken
+from structlog.testing import capture_logs
 
 from agent.core.model.hooks import TRANSIT, Hook
 from agent.core.model.map_layout import DIRECT_PATH, OVERLAY_KEY, U32, MapName, mapped
@@ -20,6 +21,7 @@ from agent.datapath.bpf import marks, programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import compile_programs
 from agent.datapath.bpf.maps import MapSizes, close_maps, open_maps
+from agent.datapath.bpf.pin_places import pinned_elsewhere
 from agent.datapath.bpf.pins import ensure_bpffs
 from agent.datapath.check.host import check_host
 from agent.datapath.kernel import Kernel, KernelConfig
@@ -247,3 +249,34 @@ async def test_without_pins_a_check_and_a_removal_know_the_agents_own_program(
         links = await netlink.links()
     assert [link for link in links if attached_program(link)] == []
     ip("link", "show", "eth0")
+
+
+async def test_a_start_with_another_bpf_file_system_warns_of_the_pins_in_the_old_one(
+    topo: Topo, config: KernelConfig, tmp_path: Path
+) -> None:
+    async with opened(config) as kernel:
+        await put_in_place(kernel, topo)
+    moved = replace(config, bpffs=tmp_path / "another")
+    try:
+        for left in ([str(config.pins.root)], None):
+            async with opened(moved) as kernel:
+                with capture_logs() as lines:
+                    await kernel.start()
+            assert [line["paths"] for line in lines if line["event"] == "pins_elsewhere"] == [left] * bool(left)
+            shutil.rmtree(config.pins.root, ignore_errors=True)
+    finally:
+        run("umount", str(moved.bpffs), check=False)
+
+
+async def test_pins_of_other_maps_in_another_bpf_file_system_are_no_old_ones(
+    topo: Topo, config: KernelConfig, tmp_path: Path
+) -> None:
+    """An agent of the same instance in another network namespace has such maps."""
+    other = replace(config, bpffs=tmp_path / "another")
+    try:
+        async with opened(config) as kernel, opened(other) as stranger:
+            ids = {one.info.id for one in kernel.maps.values()}
+            assert pinned_elsewhere(config.pins, ids) == []
+            assert pinned_elsewhere(config.pins, {one.info.id for one in stranger.maps.values()}) == [other.pins.root]
+    finally:
+        run("umount", str(other.bpffs), check=False)

@@ -7,6 +7,7 @@ import ipaddress
 from dataclasses import replace
 
 import pytest
+from lab.offloaded import exchange_segments, sent_by
 
 from agent.core.nexthop.next_hops import Peer
 from agent.core.plan.actions import AttachTransit, DetachTransit
@@ -95,3 +96,33 @@ async def test_a_refused_offloaded_program_has_a_remedy(topo: Topo, config: Kern
         assert kernel.transit_modes() == {"eth0": "none"}
     finally:
         await kernel.close()
+
+
+@pytest.mark.parametrize("kind", ["veth", "bridge", "macvlan"])
+async def test_devices_for_which_tc_is_chosen_do_hand_over_gso_packets(topo: Topo, kind: str) -> None:
+    """The first segment of a datagram that the sender left to the device is as long as all of them."""
+    name = "eth0" if kind == "veth" else "upper0"
+    if kind == "bridge":
+        ip("link", "add", "name", name, "type", kind)
+        ip("link", "set", "eth0", "master", name)
+    elif kind == "macvlan":
+        ip("link", "add", "link", "eth0", "name", name, "type", kind, "mode", "bridge")
+    if kind != "veth":
+        ip("addr", "flush", "dev", "eth0")
+        ip("addr", "add", f"{topo.address}/24", "dev", name)
+        ip("link", "set", name, "up")
+    mac = ip_json("link", "show", name)[0]["address"]  # eth0 would answer for a macvlan's address too
+    ip("neigh", "replace", topo.address, "lladdr", mac, "dev", "sub0", namespace=topo.underlay)
+    with sent_by(topo.droplet, name, received=True) as received:
+        exchange_segments((topo.underlay, topo.neighbour), (topo.droplet, topo.address), 1000, 10)
+        assert [one for one in received.frames() if one.gso_type and len(one.data) > 10_000]
+    (found,) = await uplinks_now(name)
+    assert kind in found.gso
+
+
+async def test_devices_that_stand_for_no_other_sender_hand_over_none(topo: Topo) -> None:
+    ip("link", "add", "name", "ifb7", "type", "ifb")
+    run("ip", "tuntap", "add", "dev", "tap7", "mode", "tap")
+    none, tap = await uplinks_now("ifb7", "tap7")
+    assert none.gso == ""
+    assert "tun" in tap.gso

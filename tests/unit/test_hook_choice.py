@@ -68,7 +68,9 @@ def test_endpoints_complete_their_checksums_where_an_uplink_at_xdp_would_not(
 
 
 def test_devices_that_hand_over_gso_packets_are_known_by_kind_or_by_driver_and_ability() -> None:
-    assert all(why_gso(kind, "", False) for kind in ("veth", "bridge", "macvlan", "ipvlan", "tun", "netkit"))
+    assert all(
+        why_gso(kind, "", False) for kind in ("veth", "bridge", "macvlan", "ipvlan", "tun", "netkit", "openvswitch")
+    )
     assert why_gso("", "virtio_net", True)
     assert not any((why_gso("", "virtio_net", False), why_gso("", "ice", True), why_gso("bond", "", False)))
 

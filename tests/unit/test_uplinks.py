@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.core.model.uplinks import Uplink
-from agent.datapath.attach.uplinks import differs, served_by, uplink_from
+from agent.datapath.attach.uplinks import differs, served_by, uplink_from, why_hands_over_gso
 
 MAC = "02:00:00:00:00:07"
 ADDRESSES = ({"attrs": [("IFA_ADDRESS", "10.0.0.1"), ("IFA_LOCAL", "10.0.0.1")]},)
@@ -207,3 +207,29 @@ def test_the_first_member_changes_the_uplink_and_a_bridge_port_does_not() -> Non
     assert differs([EMPTY_BOND], event(slave(3, 7)))
     assert not differs([BRIDGE], event(slave(3, 8, "bridge")))
     assert not differs([BRIDGE], event(slave(3, 8, "bridge"), "RTM_DELLINK", family=7))
+
+
+def gso_of(which: dict[str, Any], *others: dict[str, Any]) -> str:
+    """Return why an interface hands over GSO packets, where veths do by themselves and cards do not."""
+    return why_hands_over_gso(which, [which, *others], lambda one: "a veth" if "veth" in str(one["attrs"]) else "")
+
+
+@pytest.mark.parametrize("kind", ["bond", "team"])
+def test_a_bond_hands_over_gso_packets_if_one_of_its_members_does(kind: str) -> None:
+    bond, card, strange = link(2, "bond0", kind), link(3, "eth1", master=2), link(5, "eth3", "veth", master=9)
+    assert gso_of(bond, card, link(4, "eth2", "veth", master=2)) == "eth2: a veth"
+    assert gso_of(bond, card, strange) == gso_of(bond) == ""
+
+
+def test_a_vlan_hands_over_gso_packets_if_what_is_below_it_does() -> None:
+    """Also below a bond, as bonds may have VLANs as members."""
+    veth, card = link(4, "eth2", "veth"), link(3, "eth1")
+    assert gso_of(vlan(5, "up", below=4), veth, card) == "eth2: a veth"
+    assert gso_of(vlan(5, "up", below=3), veth, card) == ""
+    assert gso_of(link(2, "bond0", "bond"), vlan(5, "up", below=4, master=2), veth) == "up: eth2: a veth"
+    assert gso_of(vlan(5, "up", below=4, link_netnsid=1), veth) == ""
+
+
+def test_devices_of_other_kinds_answer_for_themselves() -> None:
+    member = link(4, "eth2", "veth", master=2)
+    assert gso_of(link(2, "br0", "bridge"), member) == gso_of(link(2, "vrf0", "vrf"), member) == ""

@@ -17,8 +17,9 @@ OLDEST_TC: Version = (6, 1)
 OLDEST_TC_OVER_IPV6: Version = (6, 3)
 """Older kernels keep 40 bytes behind the Ethernet header when a program takes IPv6 headers off, but an ARP reply has 28
 (bpf_skb_net_shrink() in net/core/filter.c)."""
-GSO_KINDS = frozenset({"bridge", "ipvlan", "macvlan", "macvtap", "netkit", "tun", "veth"})
-"""Kinds of software devices, as `ip -d link` shows them, that hand over GSO packets."""
+GSO_KINDS = frozenset({"bridge", "ipvlan", "macvlan", "macvtap", "netkit", "openvswitch", "tun", "veth"})
+"""Kinds of software devices, as `ip -d link` shows them, that hand over GSO packets. A VLAN or a bond does what the
+devices beneath it do: `agent.datapath.attach.uplinks`."""
 GSO_DRIVERS = frozenset({"virtio_net"})
 """Drivers that hand over GSO packets of the machine's other guests, if they merge (`rx-gro-hw`)."""
 

@@ -23,7 +23,9 @@ ETH_P_8021Q = 0x8100
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 IsAttached = Callable[[int], bool]
 """Returns whether our current program is attached to an interface, as it should be."""
-STACKED = ("vlan", "bond")
+AGGREGATES = ("bond", "team")
+"""Kinds of interfaces that hand over the frames of their members as these do."""
+STACKED = ("vlan", *AGGREGATES)
 """Kinds of interfaces whose frames arrive on other interfaces, which must be read too."""
 
 
@@ -41,13 +43,33 @@ async def read_uplinks(
         addresses = await netlink.dump("get_addr", index=link["index"])
         uplink = uplink_from(link, others, addresses)
         carrier = next(one for one in (link, *others) if one["index"] == uplink.carrier)
-        found.append(replace(uplink, gso=_why_gso(carrier), transit=is_attached(uplink.carrier)))
+        gso = why_hands_over_gso(carrier, others, _why_gso)
+        found.append(replace(uplink, gso=gso, transit=is_attached(uplink.carrier)))
     return tuple(found)
 
 
-def _why_gso(carrier: Message) -> str:
-    """Return why a carrier hands over GSO packets, empty if it does not."""
-    name, what = str(attribute(carrier, "IFLA_IFNAME")), kind(carrier)
+def why_hands_over_gso(link: Message, links: Sequence[Message], why: Callable[[Message], str]) -> str:
+    """Return why an interface, or one that its frames arrive on, hands over GSO packets; empty if none does. Pure.
+
+    `why` answers for one that stands on no others of `links`.
+    """
+    if kind(link) == "vlan" and attribute(link, "IFLA_LINK_NETNSID") is None:
+        below = [one for one in links if one["index"] == attribute(link, "IFLA_LINK")]
+    elif kind(link) in AGGREGATES:
+        below = _members(int(link["index"]), links)
+    else:
+        return why(link)
+    reasons = ((attribute(one, "IFLA_IFNAME"), why_hands_over_gso(one, links, why)) for one in below)
+    return next((f"{name}: {reason}" for name, reason in reasons if reason), "")
+
+
+def _members(master: int, links: Iterable[Message]) -> list[Message]:
+    return [one for one in links if attribute(one, "IFLA_MASTER") == master]
+
+
+def _why_gso(link: Message) -> str:
+    """Return why a device that stands on no others hands over GSO packets, empty if it does not."""
+    name, what = str(attribute(link, "IFLA_IFNAME")), kind(link)
     if what:
         return why_gso(what, "", False)
     with open_control_socket() as control:
@@ -75,7 +97,7 @@ def uplink_from(link: Message, links: Sequence[Message], addresses: Iterable[Mes
     """
     carrier, vlan = (_below(link, links), _vlan_id(link)) if kind(link) == "vlan" else (link, 0)
     index = int(carrier["index"])
-    members = [int(one["index"]) for one in links if attribute(one, "IFLA_MASTER") == index]
+    members = [int(one["index"]) for one in _members(index, links)]
     return Uplink(
         name=str(attribute(link, "IFLA_IFNAME")),
         ifindex=int(link["index"]),

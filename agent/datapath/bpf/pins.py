@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,13 +175,18 @@ def _pinned_ids(paths: Iterable[Path], read_id: Callable[[int], int]) -> set[int
     return found
 
 
+def mounts() -> Iterator[tuple[Path, str]]:
+    """Yield where file systems are mounted for this process, and their types, in the order of mounting."""
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        _, point, kind, *_ = line.split(" ")
+        yield Path(point.encode().decode("unicode_escape")), kind
+
+
 def is_bpffs(path: Path) -> bool:
     """Return whether a path is in a bpf file system, by the mount that it is under."""
     resolved = path.resolve()
     best, kind = Path("/"), ""
-    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
-        _, point, found, *_ = line.split(" ")
-        mounted = Path(point.encode().decode("unicode_escape"))
+    for mounted, found in mounts():
         if resolved.is_relative_to(mounted) and len(mounted.parts) >= len(best.parts):
             best, kind = mounted, found
     return kind == "bpf"
