@@ -201,7 +201,7 @@ class Reconciler:
                 return []
             return await self._apply_diff(actions, self._answerable() - unknown)
 
-    async def mend_namespaces(self, namespaces: Collection[str]) -> list[Action]:
+    async def repair_namespaces(self, namespaces: Collection[str]) -> list[Action]:
         """Retry refusals in namespaces and repair their endpoints: a namespace may be a new one of the same name."""
         async with self._step:
             documents = self.desired.documents

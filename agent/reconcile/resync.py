@@ -53,14 +53,14 @@ class Resync:
             await self._reconciler.look_at_uplinks()
             with self._reconciler.applied_meanwhile() as meanwhile:
                 diff = await self._diff(tend=True)
-                mended = await self._reconciler.repair(diff, meanwhile)
+                repaired = await self._reconciler.repair(diff, meanwhile)
         except (ObservationError, OSError) as error:
             self._report_unreadable(error)
             return
         self.unreadable = ""
         self._report("kernel", [])
         self._forget_processes()
-        self._report_mended(mended)
+        self._report_repairs(repaired)
 
     async def plan(self) -> list[str]:
         """Return what `repair` would change now, one action a line. Changes nothing. Raises ObservationError."""
@@ -80,16 +80,16 @@ class Resync:
 
     async def reattach(self) -> None:
         """Attach transit XDP again where another process detached it: nothing passes that uplink until then."""
-        self._report_mended(await self._reconciler.reattach())
+        self._report_repairs(await self._reconciler.reattach())
 
     async def namespaces_appeared(self, appeared: Collection[str]) -> None:
         """Repair endpoints in namespaces that are new or were recreated under the same name."""
         try:
-            mended = await self._reconciler.mend_namespaces(appeared)
+            repaired = await self._reconciler.repair_namespaces(appeared)
         except (ObservationError, OSError) as error:
             self._report_unreadable(error)
             return
-        self._report_mended(mended)
+        self._report_repairs(repaired)
 
     async def _diff(self, *, tend: bool) -> KernelDiff:
         """Compare while documents are applied: the reconciler verifies the differences found."""
@@ -114,10 +114,10 @@ class Resync:
         host = self._reconciler.desired.resolved.host_state.host
         self._report("kernel", [Fault("kernel_unreadable", host, self.unreadable, remedy)])
 
-    def _report_mended(self, actions: Sequence[Action]) -> None:
+    def _report_repairs(self, actions: Sequence[Action]) -> None:
         if not actions:
             return
-        mended = [describe(action) for action in actions]
+        repaired = [describe(action) for action in actions]
         self.repairs += 1
-        log.warning("kernel_repaired", actions=mended)
-        self._publish_repair(mended)
+        log.warning("kernel_repaired", actions=repaired)
+        self._publish_repair(repaired)
