@@ -19,7 +19,7 @@ from agent.datapath.attach.tc import TcKind, programs_at, supported_kind
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.attach.xdp import attached_program
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.links import xdp_link
+from agent.datapath.bpf.links import link_of
 from agent.datapath.bpf.marks import is_like_ours, read_mark
 from agent.datapath.bpf.pins import Pins, pinned_program_ids
 from agent.datapath.bpf.program_holders import holder_of
@@ -84,7 +84,7 @@ def owner_of(program_id: int, ifindex: int, pins: Pins) -> Owner:
     else:
         instance = next((one.instance for one in pins.others() if program_id in pinned_program_ids(one)), "")
     name = info.name if info is not None else ""
-    return Owner(instance, holder_of(program_id), name, xdp_link(program_id, ifindex))
+    return Owner(instance, holder_of(program_id), name, link_of(program_id, ifindex))
 
 
 async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> OwnedObjects:

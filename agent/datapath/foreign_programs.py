@@ -17,8 +17,8 @@ from agent.core.uplinks.program_owners import (
     description,
     description_in_front,
 )
-from agent.datapath.attach.tc import CLSACT_INGRESS, TcKind, programs_at
-from agent.datapath.attach.transit import Transit
+from agent.datapath.attach.tc import CLSACT_INGRESS, Stranger, TcKind, programs_at
+from agent.datapath.attach.transit import NO_PROGRAM, Transit
 from agent.datapath.attach.transit_agent import TransitAgent
 from agent.datapath.attach.xdp import attached_program, place_of
 from agent.datapath.attached_programs import is_ours, owner_of
@@ -56,30 +56,35 @@ def foreign_faults(
 ) -> dict[int, Fault]:
     """Return a fault for each interface where another owner's program is in the way of ours, by ifindex.
 
-    That is one in its place and, by tcx, one in front of it. `owned` recognises our programs. Only the first interfaces
+    That is one in its place and, at tc, one in front of it. `owned` recognises our programs. Only the first interfaces
     are named: many have the same cause.
     """
-    places = [(one.carrier, one.name, "", one.transit, transit.tc_strangers) for one in observed.uplinks]
+    places = [(one.carrier, Place(one.name), one.transit, transit.tc_strangers) for one in observed.uplinks]
     places += [
-        (veth.ifindex, veth.ifname, veth.endpoint, veth.transit_agent, agents.tc_strangers)
+        (veth.ifindex, Place(veth.ifname, endpoint=veth.endpoint), veth.transit_agent, agents.tc_strangers)
         for veth in observed.veths.values()
     ]
     faults: dict[int, Fault] = {}
-    for ifindex, name, endpoint, right, at_tc in places:
+    for ifindex, place, right, at_tc in places:
         with contextlib.suppress(OSError):  # it is gone
-            found = [*(() if right else (transit.found_on(ifindex),)), *at_tc(ifindex)]
-            strangers = [(number, mode) for number, mode in found if number and not owned(number)]
+            at_xdp = NO_PROGRAM if right else transit.found_on(ifindex)
+            found = [(at_xdp.program_id, place._replace(mode=at_xdp.mode))]
+            found += [(one.program_id, _at_tc(place, one)) for one in at_tc(ifindex)]
+            strangers = [one for one in found if one[0] and not owned(one[0])]
             if strangers:
-                number, mode = strangers[0]
-                faults[ifindex] = _fault(number, ifindex, pins, Place(name, mode, endpoint))
+                faults[ifindex] = _fault(ifindex, pins, *strangers[0])
         if len(faults) == MOST_FAULTS:
             break
     return faults
 
 
-def _fault(number: int, ifindex: int, pins: Pins, place: Place) -> Fault:
+def _at_tc(place: Place, stranger: Stranger) -> Place:
+    return place._replace(mode=stranger.kind, in_front=stranger.in_front, handle=stranger.handle)
+
+
+def _fault(ifindex: int, pins: Pins, number: int, place: Place) -> Fault:
     owner = owner_of(number, ifindex, pins)
-    described = description_in_front if place.mode == TCX else description
+    described = description_in_front if place.in_front else description
     return Fault("foreign_program", place.interface, described(owner, number, place), advice(owner, place))
 
 

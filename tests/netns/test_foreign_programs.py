@@ -14,7 +14,7 @@ from agent.core.plan.actions import AttachTransit
 from agent.datapath.attach.attach_modes import read_devices
 from agent.datapath.attach.xdp import XDP_FLAGS_SKB_MODE, AttachMode, attach
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.links import xdp_link
+from agent.datapath.bpf.links import link_of
 from agent.datapath.check.host import check_host
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.net.link_query import LinkQuery
@@ -99,7 +99,7 @@ async def test_a_program_that_a_link_attaches_is_to_be_detached_by_the_link(kern
     with loaded("theirs") as stranger:
         link = create_link(stranger.descriptor, "eth0", BPF_XDP, XDP_FLAGS_SKB_MODE)
         try:
-            number = xdp_link(stranger.program_id, topo.ifindex("eth0"))
+            number = link_of(stranger.program_id, topo.ifindex("eth0"))
             assert number == int.from_bytes(bpf.link_info(link, 8)[4:], sys.byteorder)
             (failure,) = await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))])
             assert f"XDP program theirs (id {stranger.program_id}) is attached to eth0" in failure.message
@@ -107,7 +107,7 @@ async def test_a_program_that_a_link_attaches_is_to_be_detached_by_the_link(kern
             assert attached_ids() == {"eth0": stranger.program_id}
         finally:
             os.close(link)
-        assert xdp_link(stranger.program_id, topo.ifindex("eth0")) == 0
+        assert link_of(stranger.program_id, topo.ifindex("eth0")) == 0
 
 
 @pytest.mark.parametrize(("ours", "runs"), [(False, "none"), (True, "generic")])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -13,27 +16,37 @@ from agent.core.model.hooks import Hook
 from agent.core.model.offloads import Sending
 from agent.core.plan.actions import AttachTransit
 from agent.core.uplinks.hook_choice import HookSettings
-from agent.core.uplinks.program_owners import FILTER_PRIORITY
-from agent.datapath.attach.tc import CLSACT_INGRESS, TcIngress, TcKind
+from agent.core.uplinks.program_owners import FILTER_PRIORITY, TCX, Place, advice
+from agent.datapath.attach.tc import CLSACT_INGRESS, ETH_P_ALL, Stranger, TcIngress, TcKind
 from agent.datapath.attach.xdp import AttachableProgram
+from agent.datapath.attached_programs import owner_of
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.links import attach_tcx, detach_tcx, tcx_programs
+from agent.datapath.bpf.links import TCX_HOOKS, attach_tcx, detach_tcx, tcx_programs
+from agent.datapath.bpf.uapi import BPF_F_BEFORE
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
 from agent.errors import OperatorError
-from tests.netns.conftest import Topo, run
-from tests.netns.foreign import in_tcx
+from controller_sim.lab.namespaces import call_in
+from tests.netns.conftest import Topo, ip, ip_json, run
+from tests.netns.foreign import create_link, ifindex_of, in_tcx
 from tests.netns.programs import TC_UNSPEC, loaded, owning
 from tests.netns.tenants import endpoint_veth
 from tests.netns.test_tc_attach import opened
+from tests.netns.test_tunnel_gro import listening
 
 ETH_P_IP = 0x0800
+TC_ACT_OK, TC_ACT_SHOT = 0, 2
+SCHED_CLS = bpf.ProgramType.SCHED_CLS
 
 
 def tc_program(name: str):
     return loaded(name, TC_UNSPEC, bpf.ProgramType.SCHED_CLS)
+
+
+def mac_of(interface: str) -> str:
+    return str(ip_json("link", "show", interface)[0]["address"])
 
 
 @pytest.fixture
@@ -54,7 +67,7 @@ async def test_the_command_that_a_refusal_names_removes_the_filter_in_our_place(
         async with ingress(theirs) as hook:
             await hook.attach(index, theirs)
         async with ingress(ours) as hook:
-            assert hook.strangers(index) == [(theirs.program_id, "clsact")]
+            assert hook.strangers(index) == [Stranger(theirs.program_id, TcKind.CLSACT, in_front=False)]
             with pytest.raises(OperatorError) as refused:
                 await hook.attach(index, ours)
             said = str(refused.value)
@@ -90,6 +103,60 @@ async def test_filters_that_keep_the_priority_to_themselves_are_named(topo: Topo
             await hook.attach(index, ours)
 
 
+@asynccontextmanager
+async def filter_at(interface: str, handle: int, program: AttachableProgram, priority: int) -> AsyncIterator[None]:
+    """Have a filter of another owner for all protocols, as its owner would add it."""
+    index = ifindex_of(interface)
+    async with Netlink() as netlink:
+        await netlink.request(
+            *("tc", "add-filter", "bpf", index, handle),
+            fd=program.descriptor,
+            name=program.name,
+            parent=CLSACT_INGRESS,
+            prio=priority,
+            protocol=ETH_P_ALL,
+            direct_action=True,
+        )
+        yield
+        run("tc", "filter", "del", "dev", interface, "ingress", "prio", str(priority), "handle", hex(handle), "bpf")
+
+
+async def test_only_filters_in_front_of_ours_are_in_its_way(topo: Topo) -> None:
+    """The kernel asks the newest filter of a priority first: Cilium's has priority 1 and handle 1."""
+    index = topo.ifindex("eth0")
+    run("tc", "qdisc", "add", "dev", "eth0", "clsact")
+    with tc_program("ours") as ours, tc_program("older") as older, tc_program("newer") as newer:
+        async with ingress(ours) as hook, filter_at("eth0", 1, older, FILTER_PRIORITY):
+            assert hook.strangers(index) == [], "ours will be attached in front"
+            await hook.attach(index, ours)
+            async with filter_at("eth0", 3, newer, FILTER_PRIORITY + 1):
+                assert hook.strangers(index) == [], "both are behind"
+            async with filter_at("eth0", 2, newer, FILTER_PRIORITY):
+                (found,) = hook.strangers(index)
+                assert found == Stranger(newer.program_id, TcKind.CLSACT, in_front=True, handle=2)
+                await hook.attach(index, ours)
+                assert hook.strangers(index) == [found], "nobody is pushed off"
+            assert hook.strangers(index) == []
+
+
+async def test_a_filter_in_front_of_ours_keeps_frames_from_it(topo: Topo) -> None:
+    """So it is a fault. Ours drops every frame here, and theirs lets all pass."""
+    index = topo.ifindex("eth0")
+    run("tc", "qdisc", "add", "dev", "eth0", "clsact")
+    with loaded("ours", TC_ACT_SHOT, SCHED_CLS) as ours, loaded("theirs", TC_ACT_OK, SCHED_CLS) as theirs:
+        async with ingress(ours) as hook:
+            ip("neigh", "replace", topo.address, "lladdr", mac_of("eth0"), "dev", "sub0", namespace=topo.underlay)
+            with listening(7777) as receiver:
+                sender = call_in(topo.underlay, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                with sender:
+                    await hook.attach(index, ours)
+                    sender.sendto(b"before", (topo.address, 7777))
+                    async with filter_at("eth0", 2, theirs, FILTER_PRIORITY):
+                        assert [one.program_id for one in hook.strangers(index)] == [theirs.program_id]
+                        sender.sendto(b"past ours", (topo.address, 7777))
+                        assert receiver.recv(100) == b"past ours"
+
+
 async def test_only_programs_in_front_of_ours_are_in_its_way(topo: Topo) -> None:
     index = topo.ifindex("eth0")
     with tc_program("ours") as ours, tc_program("front") as front, in_tcx("eth0", "behind") as behind:
@@ -99,10 +166,30 @@ async def test_only_programs_in_front_of_ours_are_in_its_way(topo: Topo) -> None
             assert hook.strangers(index) == []
             attach_tcx(index, front.descriptor)
             assert hook.programs(index) == [front.program_id, ours.program_id, behind]
-            assert hook.strangers(index) == [(front.program_id, "tcx")]
+            assert hook.strangers(index) == [Stranger(front.program_id, TcKind.TCX, in_front=True)]
             await hook.attach(index, ours)
             assert hook.programs(index) == [front.program_id, ours.program_id, behind], "nobody is pushed off"
             detach_tcx(index, front.descriptor)
+
+
+async def test_a_link_in_front_of_ours_is_what_has_to_be_detached(topo: Topo, config: KernelConfig) -> None:
+    """The kernel refuses to detach a link's program by the hook (EBUSY)."""
+    index = topo.ifindex("eth0")
+    with tc_program("ours") as ours, tc_program("theirs") as theirs:
+        async with ingress(ours, kind=TcKind.TCX) as hook:
+            await hook.attach(index, ours)
+            assert owner_of(ours.program_id, index, config.pins).link == 0
+            link = create_link(theirs.descriptor, "eth0", TCX_HOOKS["ingress"], BPF_F_BEFORE)
+            try:
+                assert hook.strangers(index) == [Stranger(theirs.program_id, TcKind.TCX, in_front=True)]
+                owner = owner_of(theirs.program_id, index, config.pins)
+                assert owner.link == int.from_bytes(bpf.link_info(link, 8)[4:], sys.byteorder)
+                place = Place("eth0", TCX, in_front=True)
+                assert f"detach it (bpftool link detach id {owner.link})" in advice(owner._replace(holder=None), place)
+                with pytest.raises(OSError, match="busy"):
+                    detach_tcx(index, theirs.descriptor)
+            finally:
+                os.close(link)
 
 
 async def test_a_program_in_front_of_ours_is_a_fault_on_uplinks_and_endpoints(topo: Topo, at_tc: KernelConfig) -> None:

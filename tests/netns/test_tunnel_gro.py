@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 import pytest
+from lab.waiting import until
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from agent.core.model.features import Features
 from agent.core.uplinks.hook_choice import HookSettings
@@ -14,6 +18,7 @@ from agent.datapath.attach.tunnel_gro import TunnelGro, kinds
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
+from controller_sim.lab.namespaces import call_in
 from tests.netns.conftest import Topo, ip, ip_json
 from tests.netns.test_tc_attach import opened
 
@@ -28,6 +33,19 @@ def devices() -> dict[str, dict[str, object]]:
 async def gro(features: Features = Features()) -> AsyncIterator[TunnelGro]:  # noqa: B008 -- it is frozen
     async with Netlink() as netlink:
         yield TunnelGro(netlink, "here", features)
+
+
+@contextmanager
+def listening(port: int) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        opened.bind(("", port))
+        opened.settimeout(10)
+        yield opened
+
+
+def received(name: str) -> int:
+    """Return how many packets a device has received, those included that it dropped afterwards."""
+    return int(ip_json("-s", "link", "show", name)[0]["stats64"]["rx"]["packets"])
 
 
 def test_each_port_has_kinds_of_devices_that_merge_its_packets() -> None:
@@ -118,3 +136,22 @@ async def test_devices_of_ports_of_former_settings_are_removed(topo: Topo, confi
     async with opened(replace(config, instance="here")) as kernel:
         await kernel.start()
         assert devices().keys() == {"dpgro8081"}
+
+
+@pytest.mark.parametrize("left", ["made", "detached"])
+async def test_what_a_sender_puts_into_a_tunnel_does_not_reach_the_hosts_stack(topo: Topo, left: str) -> None:
+    """A broadcast frame in a tunnel packet to an address of the host that no program serves."""
+    inner = Ether(dst="ff:ff:ff:ff:ff:ff") / IP(src="198.51.100.9", dst=topo.address) / UDP(dport=7777) / b"injected"
+    injected = bytes.fromhex("0800000000000500") + bytes(inner)  # RFC 7348, VNI 5
+    sender = call_in(topo.underlay, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    async with gro() as one:
+        await one.ensure(True)
+        if left == "detached":
+            ip("link", "set", "dpgro4789", "xdpgeneric", "off")
+            await one.ensure(True)
+        with listening(7777) as receiver, sender:
+            for port in (4789, 6081):
+                sender.sendto(injected, (topo.address, port))
+                until(lambda port=port: received(f"dpgro{port}"), "the tunnel packet")
+            sender.sendto(b"plain", (topo.address, 7777))
+            assert receiver.recv(100) == b"plain"

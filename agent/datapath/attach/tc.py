@@ -12,6 +12,7 @@ import os
 import socket
 from enum import StrEnum
 from itertools import takewhile
+from typing import NamedTuple
 
 from agent.core.uplinks.program_owners import CLSACT, FILTER_HANDLE, FILTER_PRIORITY, TCX, Place, advice, description
 from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership
@@ -36,6 +37,15 @@ class TcKind(StrEnum):
 
     TCX = TCX
     CLSACT = CLSACT
+
+
+class Stranger(NamedTuple):
+    """Another owner's program in the place of ours or, `in_front`, before it; `handle` is that of its filter."""
+
+    program_id: int
+    kind: TcKind
+    in_front: bool
+    handle: int = FILTER_HANDLE
 
 
 def supported_kind() -> TcKind:
@@ -75,16 +85,22 @@ class TcIngress:
         """Return those that are ours; OSError as `programs`."""
         return [one for one in self.programs(ifindex) if self._own.owned(one)]
 
-    def strangers(self, ifindex: int) -> list[tuple[int, str]]:
-        """Return id and kind of other owners' programs in the place of ours or, by tcx, in front of it.
+    def strangers(self, ifindex: int) -> list[Stranger]:
+        """Return other owners' programs in the place of ours and in front of it.
 
         They stay: two owners that both insist on the first place would push one another off for ever. OSError as
         `programs`.
         """
         found = self.programs(ifindex)
-        if self.kind is TcKind.TCX and not any(map(self._own.owned, found)):
+        if self.kind is TcKind.CLSACT and found and not self._own.owned(found[0]):
+            return [Stranger(found[0], self.kind, in_front=False)]
+        if not any(map(self._own.owned, found)):
             return []  # ours will be attached in front of them
-        return [(one, self.kind) for one in takewhile(lambda one: not self._own.owned(one), found)]
+        if self.kind is TcKind.TCX:
+            ahead = takewhile(lambda one: not self._own.owned(one), found)
+            return [Stranger(one, self.kind, in_front=True) for one in ahead]
+        filters = takewhile(lambda one: one.handle != FILTER_HANDLE, self._query.filters(ifindex, PLACE))
+        return [Stranger(one.program_id, self.kind, in_front=True, handle=one.handle) for one in filters]
 
     async def attach(self, ifindex: int, program: AttachableProgram) -> None:
         """Attach the program, or replace an older one of ours by it.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from agent.core.model.hooks import Hook
 from agent.core.model.uplinks import Uplink
 from agent.core.uplinks.hook_choice import HookChoice, HookSettings, uplink_hook
-from agent.datapath.attach.tc import TcIngress
+from agent.datapath.attach.tc import Stranger, TcIngress
 from agent.datapath.attach.transit_xdp import TransitXdp
 from agent.datapath.attach.xdp import AttachableProgram
 from agent.datapath.bpf import syscall
@@ -98,7 +98,7 @@ class Transit:
         """
         return NO_PROGRAM if self.hook_of(ifindex) is Hook.TC else self.xdp.found_on(ifindex)
 
-    def tc_strangers(self, ifindex: int) -> list[tuple[int, str]]:
+    def tc_strangers(self, ifindex: int) -> list[Stranger]:
         """Return what `TcIngress.strangers` does, where our program belongs to tc; OSError likewise."""
         return self._tc.strangers(ifindex) if self.hook_of(ifindex) is Hook.TC else []
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from agent.core.model.hooks import Hook
 from agent.datapath.attach.attach_modes import AttachModes, fits
-from agent.datapath.attach.tc import TcIngress
+from agent.datapath.attach.tc import Stranger, TcIngress
 from agent.datapath.attach.xdp import (
     AttachableProgram,
     ProgramOwnership,
@@ -53,7 +53,7 @@ class TransitAgent:
         """How the program of endpoints is to be attached: `xdp`, `tcx` or `clsact`."""
         return self._tc.kind if self.hook is Hook.TC else Hook.XDP
 
-    def tc_strangers(self, ifindex: int) -> list[tuple[int, str]]:
+    def tc_strangers(self, ifindex: int) -> list[Stranger]:
         """Return what `TcIngress.strangers` does, where our program belongs to tc; OSError likewise."""
         return self._tc.strangers(ifindex) if self.hook is Hook.TC else []
 

@@ -4,21 +4,31 @@ The kernel merges TCP in tunnel packets (GRO) only on UDP ports that a tunnel de
 net/ipv4/udp_offload.c). So an uplink at tc whose device hands over single packets gets such a device, one for each port
 of the host: with external metadata it carries nothing, and drops what reaches it. Where another owner's device has the
 port, as that of Open vSwitch, the kernel merges for that one.
+
+A device with external metadata would hand whatever a sender puts into a tunnel to the host's own stack: its socket has
+the port on all of the host's addresses. So an XDP program, attached before it is set up, drops all that it receives.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Collection, Iterable, Mapping
+from struct import pack
 
 import structlog
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from agent.core.model.features import Features
+from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership, attach, attached_program
+from agent.datapath.bpf import syscall as bpf
 from agent.datapath.net.netlink import Message, Netlink, attribute
 
 NAME = "dpgro{}"
 """Names of the devices, by UDP port."""
+DROP_NAME = "droplet_drop"
+_DROP = pack("=BBhi", 0xB7, 0, 0, 1) + pack("=BBhi", 0x95, 0, 0, 0)
+"""r0 = XDP_DROP; exit (struct bpf_insn of linux/bpf.h)."""
 _UNABLE = (errno.EOPNOTSUPP, errno.EINVAL)
 
 log = structlog.get_logger()
@@ -59,8 +69,8 @@ class TunnelGro:
         ours = link is not None and attribute(link, "IFLA_IFALIAS") == self._mark
         if wanted and link is None:
             await self._make(port, names)
-        elif wanted and link is not None and ours and not link["flags"] & IFF_UP:
-            await self._netlink.request("link", "set", index=link["index"], state="up")
+        elif wanted and link is not None and ours and not (link["flags"] & IFF_UP and attached_program(link)):
+            await self._set_up(link)
         elif not wanted and link is not None and ours:
             await _delete(self._netlink, link)
 
@@ -88,10 +98,30 @@ class TunnelGro:
             raise OSError(errno.EIO, "the kernel does not show the device that it has just made", name)
         try:
             await self._netlink.request("link", "set", index=link["index"], ifalias=self._mark)
+        except OSError:
+            await _delete(self._netlink, link)
+            raise
+        await self._set_up(link)
+
+    async def _set_up(self, link: Message) -> None:
+        """Have a device drop all that it receives, then set it up; OSError, and no device, if one of them fails."""
+        try:
+            if attached_program(link) is None:
+                await _drop_all(self._netlink, link)
             await self._netlink.request("link", "set", index=link["index"], state="up")
         except OSError:
             await _delete(self._netlink, link)
             raise
+
+
+async def _drop_all(netlink: Netlink, link: Message) -> None:
+    program = bpf.load_program(_DROP, name=DROP_NAME)
+    try:
+        drop = AttachableProgram(program, bpf.program_info(program).id, DROP_NAME)
+        nobodys = ProgramOwnership(lambda _: False, bpf.program_by_id)
+        await attach(netlink, int(link["index"]), drop, nobodys, AttachMode.GENERIC)
+    finally:
+        os.close(program)
 
 
 def kinds(features: Features) -> Mapping[int, tuple[str, ...]]:

@@ -14,21 +14,21 @@ from struct import pack, unpack_from
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.uapi import BPF_F_BEFORE, BPF_F_REPLACE, Command, call
 
-LINK_TYPE_XDP = 6
+LINK_TYPE_XDP, LINK_TYPE_TCX = 6, 11
 LINK_INFO_SIZE = 32
-"""struct bpf_link_info up to `xdp`: { u32 type, id, prog_id, pad, xdp.ifindex, ... }."""
+"""struct bpf_link_info up to `xdp` and `tcx`: { u32 type, id, prog_id, pad, ifindex, tcx.attach_type, ... }."""
 TCX_HOOKS = {"ingress": 46, "egress": 47}
 """BPF_TCX_INGRESS and BPF_TCX_EGRESS of enum bpf_attach_type, since Linux 6.6."""
 MOST_PROGRAMS = 64
 """The most programs of one hook: BPF_MPROG_MAX (kernel/bpf/mprog.c)."""
 
 
-def xdp_link(program_id: int, ifindex: int) -> int:
-    """Return the id of the link that attaches an XDP program to an interface; 0 if netlink attached it."""
-    wanted = LINK_TYPE_XDP, program_id, ifindex
+def link_of(program_id: int, ifindex: int) -> int:
+    """Return the id of the link that attaches a program to an interface, at XDP or at tcx ingress; 0 if none does."""
     for number, info in _links():
-        kind, _, program, _, index = unpack_from("=5I", info)
-        if (kind, program, index) == wanted:
+        kind, _, program, _, index, hook = unpack_from("=6I", info)
+        at_hook = kind == LINK_TYPE_XDP or (kind, hook) == (LINK_TYPE_TCX, TCX_HOOKS["ingress"])
+        if at_hook and (program, index) == (program_id, ifindex):
             return number
     return 0
 

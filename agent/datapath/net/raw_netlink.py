@@ -214,7 +214,16 @@ class _BpfOptions:
 
 
 _FILTER_OPTIONS = MessageFormat(_BpfOptions, {"TCA_BPF_NAME": _text, "TCA_BPF_ID": _u32})
-FILTER = MessageFormat(tcmsg, {"TCA_KIND": _text, "TCA_OPTIONS": _nested(_FILTER_OPTIONS)})
+
+
+class _Filter:
+    """A filter's message, with attributes (linux/rtnetlink.h, from 9 on) that pyroute2 does not know."""
+
+    fields = tcmsg.fields
+    nla_map = (*tcmsg.nla_map[:9], ("TCA_PAD", ""), ("TCA_DUMP_INVISIBLE", ""), ("TCA_CHAIN", ""))
+
+
+FILTER = MessageFormat(_Filter, {"TCA_KIND": _text, "TCA_OPTIONS": _nested(_FILTER_OPTIONS)})
 """struct tcmsg { u8 family; u8 pad; u16 pad; s32 index; u32 handle; u32 parent; u32 info }."""
 NAMESPACE_ID = MessageFormat(nsidmsg, {"NETNSA_NSID": _u32})
 """struct rtgenmsg { u8 family }, padded to where its attributes begin."""
