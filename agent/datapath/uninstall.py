@@ -1,4 +1,7 @@
-"""Removes one instance from a host: afterwards the kernel holds nothing that it created."""
+"""Removes one instance from a host: afterwards the kernel holds nothing of it but empty clsact qdiscs on uplinks.
+
+Those may be another owner's, who adds filters to them later.
+"""
 
 from __future__ import annotations
 

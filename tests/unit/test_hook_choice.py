@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agent.core.model.hooks import Hook
 from agent.core.uplinks.hook_choice import HookSettings, endpoint_hook, needs_tc, uplink_hook, why_gso
-from agent.datapath.check.hooks import drops_short_packets, impossible, missing_modules
+from agent.datapath.check.hooks import drops_short_packets, impossible, missing_modules, module_lists
 
 OLD, DEBIAN, NEW = (5, 15), (6, 1), (6, 18)
 VETH, CARD = "the device is a veth, which hands over GSO packets", ""
@@ -116,6 +118,17 @@ kernel/net/sched/sch_ingress.ko
 )
 def test_modules_that_clsact_needs_are_looked_for(lists: str | None, missing: list[str]) -> None:
     assert missing_modules(lists) == missing
+
+
+@pytest.mark.parametrize("loads_modules", [True, False])
+def test_lists_of_modules_are_read_also_of_a_kernel_that_loads_none(tmp_path: Path, loads_modules: bool) -> None:
+    loaded = tmp_path / "loaded"
+    assert module_lists(tmp_path / "release", loaded) is None
+    (tmp_path / "modules.dep").write_text("kernel/net/sched/sch_ingress.ko:\n")
+    (tmp_path / "modules.builtin").write_text("kernel/net/core/other.ko\n")
+    if loads_modules:
+        loaded.write_text("cls_bpf 24576 2 - Live 0x0\n")
+    assert missing_modules(module_lists(tmp_path, loaded)) == ([] if loads_modules else ["cls_bpf"])
 
 
 def test_the_check_warns_where_short_packets_are_lost() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from agent.datapath.net.netlink import Netlink
 
 MODULES = ("sch_ingress", "cls_bpf")
 """What clsact filters with programs need, before Linux 6.6."""
+LOADED_MODULES = Path("/proc/modules")
 
 
 async def configured_hooks(config: KernelConfig) -> CheckResult:
@@ -39,7 +41,7 @@ async def configured_hooks(config: KernelConfig) -> CheckResult:
     async with Netlink() as netlink:
         uplinks = await read_uplinks(netlink, config.interfaces)
     if uses_tc(config.hooks, version, uplinks) and supported_kind() is TcKind.CLSACT:
-        missing = missing_modules(_module_lists(Path("/lib/modules") / platform.release()))
+        missing = missing_modules(module_lists(Path("/lib/modules") / platform.release()))
         if missing:
             return CheckResult("hooks", False, f"this kernel has no {' and no '.join(missing)}", NO_MODULES)
     detail = describe_hooks(config.hooks, version, uplinks)
@@ -59,13 +61,15 @@ def impossible(settings: HookSettings, version: Version) -> str:
     return f"{asked[0]} is tc, which needs Linux {oldest} or newer" if asked else ""
 
 
-def _module_lists(folder: Path) -> str | None:
+def module_lists(folder: Path, loaded: Path = LOADED_MODULES) -> str | None:
     """Return the kernel's lists of modules, of built-in and loaded ones too; None if they are not visible here."""
     try:
         texts = [(folder / name).read_text(encoding="utf-8") for name in ("modules.dep", "modules.builtin")]
     except OSError:  # in a container, for one
         return None
-    return "\n".join([*texts, Path("/proc/modules").read_text(encoding="utf-8")])
+    with contextlib.suppress(OSError):  # a kernel that loads no modules has no such file
+        texts.append(loaded.read_text(encoding="utf-8"))
+    return "\n".join(texts)
 
 
 def missing_modules(lists: str | None) -> list[str]:
