@@ -98,8 +98,10 @@ def unfinished_at(frame: bytes) -> tuple[int, Ip] | None:
     if not ip or ip.fragment or ip.protocol not in CHECKS:
         return None
     at = ip.transport + CHECKS[ip.protocol]
+    if at + 2 > ip.end:  # an IPv6 packet may even end inside its extension headers
+        return None
     wanted = total_of(pseudo(ip, ip.protocol, ip.end - ip.transport))
-    return (at, ip) if at + 2 <= ip.end and int.from_bytes(frame[at : at + 2], "big") == wanted else None
+    return (at, ip) if int.from_bytes(frame[at : at + 2], "big") == wanted else None
 
 
 def finished(frame: bytes) -> bytes:
