@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 
 import pytest
+from lab.waiting import until
 
 from agent.core.model.hooks import Hook
 from agent.core.model.offloads import Sending
@@ -43,6 +45,12 @@ SCHED_CLS = bpf.ProgramType.SCHED_CLS
 
 def tc_program(name: str):
     return loaded(name, TC_UNSPEC, bpf.ProgramType.SCHED_CLS)
+
+
+def dropped(interface: str) -> int:
+    """Return how many frames the filters of an interface have dropped."""
+    found = json.loads(run("tc", "-s", "-j", "qdisc", "show", "dev", interface))
+    return sum(int(one["drops"]) for one in found if one["kind"] == "clsact")
 
 
 def mac_of(interface: str) -> str:
@@ -151,6 +159,7 @@ async def test_a_filter_in_front_of_ours_keeps_frames_from_it(topo: Topo) -> Non
                 with sender:
                     await hook.attach(index, ours)
                     sender.sendto(b"before", (topo.address, 7777))
+                    until(lambda: dropped("eth0"), "the drop by ours")
                     async with filter_at("eth0", 2, theirs, FILTER_PRIORITY):
                         assert [one.program_id for one in hook.strangers(index)] == [theirs.program_id]
                         sender.sendto(b"past ours", (topo.address, 7777))
