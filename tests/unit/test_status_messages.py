@@ -96,10 +96,10 @@ def sending_checksums(number: int, hook: Hook) -> ResolvedState:
 
 
 def test_droplets_that_keep_endpoints_from_sending_gso_packets_are_named_the_first_of_many() -> None:
-    assert "are sent from d00: set udp_checksum to zero" in gso_refused(sending_checksums(1, Hook.TC))
+    assert gso_refused(sending_checksums(1, Hook.TC)).endswith("sends such checksums from d00")
     found = gso_refused(sending_checksums(12, Hook.TC))
-    assert "are sent from d00, d01," in found
-    assert "d09 and 2 more: set" in found
+    assert "such checksums from d00, d01," in found
+    assert found.endswith("d09 and 2 more")
     assert gso_refused(sending_checksums(1, Hook.XDP)) == ""
 
 
