@@ -128,7 +128,7 @@ FROM_VXLAN = f.for_endpoint(f.small_udp(INSIDE_IPV4.vxlan, INSIDE_IPV4.local))
 
 FEATURES = Group(
     "What a feature costs",
-    "A small packet, in nanoseconds, and beside IPv4 in IPv4 (4in4): direct, no options, no tag.",
+    "Nanoseconds for a small packet, and the ratio to IPv4 in IPv4 (4in4) on a direct path, without options or a tag.",
     OURS,
     (
         *(line for family in FAMILIES[1:] for line in _both(*family)),
@@ -173,7 +173,8 @@ FRESH_IN, FRESH_OUT = Restore(-OVERHEAD), Restore(OVERHEAD)
 PLAIN_IN, _ = _both("4in4", INSIDE_IPV4, MapContents())
 HOPS = Group(
     "Hops and answers",
-    "The far end puts these frames back in order, which their yardstick has done too. Errors run without their limit.",
+    "The far end restores these frames for the next turn, as it does for `4in4`. ICMP errors run without their rate "
+    "limit.",
     "4in4",
     (
         received("4in4", PLAIN_IN.frame, restore=FRESH_IN),
@@ -221,8 +222,8 @@ ONE, MILLION_TO_ONE, MILLION_TO_SOME, MILLION_TO_ALL = (
 BARE_MILLION_TO_ALL = f"bare, {MILLION_TO_ALL}"
 SCALE = Group(
     "Endpoints in the maps",
-    "All known from documents; traffic to one of them, or to many in no order. The far end writes the destinations, "
-    "also where there is but one. `bare` has as many in its own map.",
+    "Endpoints known from documents; traffic to one of them, or to many in random order. The far end writes the next "
+    "destination, also if there is only one. `bare` has as many entries in its own map.",
     ONE,
     (
         *_scaled(ONE, 1, 1),

@@ -28,19 +28,19 @@ from bench.report import (
 DIRECTIONS = (INGRESS, EGRESS)
 ONE_IN_ONE = "4in4"
 FORWARDING_NOTE = (
-    "Of one core, for 60 bytes of UDP inside: median, and the bounds of half of the rounds. `empty` drops at once (the "
-    "harness); `redirect` forwards without looking; `bare` looks at one header, makes one hash lookup, takes off or "
-    "puts on the tunnel headers, and redirects. `far end's stack` builds a socket buffer for each frame, as an "
-    "endpoint does; the other far ends drop by a program."
+    "CPU time of one core for a packet with 60 bytes of UDP inside: the median, and the middle half of the rounds. "
+    "`empty` drops at once (the harness); `redirect` forwards without looking; `bare` looks at one header, makes one "
+    "hash lookup, takes off or puts on the tunnel headers, and redirects. `far end's stack` builds a socket buffer for "
+    "each frame, as an endpoint does; the other far ends drop by a program."
 )
 SENT_NOTE = (
-    "Of one core, for 60 bytes of UDP inside: a packet socket sends each frame through a veth, and the far end's stack "
-    "drops it; the socket costs the same for all. `drop` drops at once and `redirect` forwards without looking: the "
-    "harness of each hook. Behind XDP the far end builds a new socket buffer for each frame."
+    "CPU time of one core for a packet with 60 bytes of UDP inside: a packet socket sends each frame through a veth, "
+    "and the far end's stack drops it; the socket costs the same for all. `drop` drops at once and `redirect` forwards "
+    "without looking: the harness of each hook. Behind XDP the far end builds a new socket buffer for each frame."
 )
 PROFILE_NOTE = (
-    "Nanoseconds a packet: first what each contestant costs more than the simpler one, then what our programs "
-    "save when one part is left out. Parts overlap and do not add up."
+    "Nanoseconds a packet: first how much more each contestant costs than the next simpler one, then how much our "
+    "programs save if one part is left out. Parts overlap and do not add up."
 )
 APART = 1.2
 CONTROL_NOTE = (

@@ -12,7 +12,7 @@ BULK_NOTE = (
     "Plain sockets in endpoints, all on this machine, in turns: one stream between two cores, eight on all cores. "
     "Throughput is the receivers', with the bounds of half of the rounds. CPU time for each byte is the time in which "
     "the machine's cores were not idle: both hosts and both ends with their sockets. `physical` wires segment as a NIC "
-    "does, in software here; the others carry GSO packets. x: beside the kernel on such wires."
+    "does, here in software; the others carry GSO packets whole. x: the ratio to the kernel on the same kind of wires."
 )
 TRIP_NOTE = "64 bytes of UDP there and back, both ends on one core: the median of each round, and the p99. x: medians."
 FLOOD_NOTE = (

@@ -34,8 +34,11 @@ GROUPS = tuple(
 NO_ROUTE = {"outside_vpc": "the address is in no network of the VPC"}
 """Reasons of a reply in words for people."""
 NO_TIMES: Mapping[tuple[str, str], float] = MappingProxyType({})
-UNCOUNTED = "not counted are frames that the kernel dropped after their outcomes; see ip -s link, tc -s qdisc show"
+UNCOUNTED = (
+    "frames that the kernel dropped after programs at tc are not counted here ({}): see ip -s link, tc -s qdisc show"
+)
 DOWN_REMEDY = "check that its host, agent and interface are up, and the underlay between (dropletctl peers HOST)"
+GSO_REMEDY = "set udp_checksum to zero in the documents of these droplets, if RFC 6936 allows that for all hosts"
 FEW_DOCUMENTS = 3
 FEW_ADDRESSES = 3
 """The most unreachable addresses shown for one reason; a wide table shows all that the host reported."""
@@ -78,7 +81,7 @@ def _reasons(item: Status, wide: bool, down_since: Mapping[tuple[str, str], floa
         yield "the agent cannot read the kernel", item.unreadable, "-"
     for droplet in item.down_droplets:
         since = down_since.get((item.host, droplet))
-        cause = "its probes are not answered" + ("" if since is None else f" for {duration(time.time() - since)}")
+        cause = "it answers no probes" + ("" if since is None else f", for {duration(time.time() - since)} now")
         yield f"droplet {droplet} is down", cause, DOWN_REMEDY
     for one in item.unresolved_next_hops:
         shown = one.addresses if wide else one.addresses[:FEW_ADDRESSES]
@@ -88,8 +91,8 @@ def _reasons(item: Status, wide: bool, down_since: Mapping[tuple[str, str], floa
         yield "programs run in generic mode, which is slower", item.attach_reason, "-"
     if item.losses_unknown:
         yield "frames that the kernel drops after a program's verdict are not counted", item.losses_unknown, "-"
-    if item.gso_refused:
-        yield "endpoints' TCP is cut into packets before the tunnel, which is slower", item.gso_refused, "-"
+    if item.gso_refused and item.objects.local_endpoints:
+        yield "endpoints' TCP is cut into packets before the tunnel, which is slower", item.gso_refused, GSO_REMEDY
     for fault in item.faults:
         yield f"{fault.kind} {fault.subject}", fault.detail, fault.remedy or "-"
 
@@ -320,4 +323,4 @@ def _losses(now: Counters, wide: bool) -> None:
         rows = [(item.interface, item.reason, f"{item.frames:,}") for item in now.lost]
         table(("LOST AT INTERFACE", "REASON", "FRAMES"), rows, "", wide)
     if now.lost_at_tc:
-        click.echo(f"\nprograms at tc ({now.lost_at_tc}): {UNCOUNTED}")
+        click.echo(f"\n{UNCOUNTED.format(now.lost_at_tc)}")

@@ -168,10 +168,7 @@ def gso_refused(resolved: ResolvedState) -> str:
     summed = resolved.summed_droplets()
     if resolved.host_state.endpoint_hook is not Hook.TC or not summed:
         return ""
-    return (
-        f"UDP checksums over IPv6 cover one packet each, and are sent from {listed(summed)}: set udp_checksum to zero "
-        "in its document, or theirs, if all hosts may (RFC 6936), for endpoints to send GSO packets"
-    )
+    return f"a UDP checksum over IPv6 covers one packet, and such checksums are sent from {listed(summed)}"
 
 
 def losses_at_tc(uplinks: Mapping[str, str], endpoints: Mapping[str, int]) -> str:

@@ -19,6 +19,7 @@ from protocol.signed_versions import SignedVersion
 from protocol.status import Fault
 
 FILE = "documents.sqlite"
+_IN_USE = "another agent uses it: stop that agent first, or query it while it runs (dropletctl plan {})"
 MOST_REMOVED = 100_000
 """Removed documents whose versions are kept: those with the greatest ones."""
 _SCHEMA_VERSION = 1
@@ -69,7 +70,7 @@ class Store:
             self._connection.close()
             raise
         except (OSError, sqlite3.Error) as error:
-            words = "another agent uses it" if "locked" in str(error) else str(error)
+            words = _IN_USE.format(host) if "locked" in str(error) else str(error)
             raise StoreError(f"{self.file}: {words}") from None
 
     def _prepare(self, host: str) -> None:

@@ -23,6 +23,7 @@ from controller_sim.lab.interrupts import uninterrupted
 from controller_sim.lab.lab import Lab
 from controller_sim.lab.namespaces import run_coroutine_in
 from controller_sim.lab.packet_balance import settled_balances
+from controller_sim.lab.state import command_of
 from controller_sim.talk.ping import Pinged, ping
 from controller_sim.talk.reachability import check_all
 from controller_sim.talk.transfer import transfer
@@ -52,7 +53,9 @@ STRANGERS = (("shop-1", "data-1"), ("shop-2", "data-2"))
 DETOURS = ("bounced", "handed_to_bouncer", "handed_to_divider")
 """Outcomes of packets that a bouncer or a divider passed on."""
 STEADY_PACKETS = 200
-KNOWN_BEFORE = "Direct before the first packet: the sender's host bounces for that network itself, and so it knows."
+KNOWN_BEFORE = (
+    "Direct before the first packet: the sender's host is a bouncer of that network, and knows its endpoints."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Demo:
         screen.console.print(self.stream_table())
         _heading("An endpoint moves to another host under a TCP transfer")
         self.move()
-        _heading("Everyone to everyone by UDP, TCP and ping, IPv4 and IPv6: two tenants with the same addresses")
+        _heading("All pairs of endpoints by UDP, TCP and ping, IPv4 and IPv6: two tenants with the same addresses")
         self.isolation()
         _heading("Every packet that came in ended in exactly one counter")
         self.balance()
@@ -290,12 +293,12 @@ def run_demo(lab: Lab, *, keep: bool) -> bool:
     for failure in demo.failures:
         screen.console.print(f"[red]failed: {failure}[/]", highlight=False)
     if not demo.failures:
-        screen.console.print(f"\n[green]Everything held.[/]{'' if keep else ' The lab is down; nothing is left.'}")
+        screen.console.print(f"\n[green]All checks passed.[/]{'' if keep else ' The lab is down; nothing is left.'}")
     return not demo.failures
 
 
 def _print_suggestions(lab: Lab) -> None:
-    command = "droplet-lab" if lab.name == "lab" else f"droplet-lab --name {lab.name}"
+    command = command_of(lab.name)
     screen.console.print("\n[bold]The lab is up. Try (in .venv/bin):[/]", highlight=False)
     for line, what in (
         ("status", "the agents, and what became of their documents"),

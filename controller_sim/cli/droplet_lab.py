@@ -27,7 +27,7 @@ from controller_sim.lab.controller import prepare, read_status, wait_for_answers
 from controller_sim.lab.lab import Lab, beside
 from controller_sim.lab.namespaces import entered
 from controller_sim.lab.naming import namespace_of
-from controller_sim.lab.state import LabError, existing_labs
+from controller_sim.lab.state import DEFAULT_LAB, LabError, existing_labs
 from controller_sim.lab.underlay import UnderlayError
 from controller_sim.topology.file import TopologyError
 
@@ -67,7 +67,7 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="droplet-lab")
 @click.option(
     "--name",
-    default="lab",
+    default=DEFAULT_LAB,
     show_default=True,
     envvar="DROPLET_LAB_NAME",
     help="The lab's name; several labs can be up.",

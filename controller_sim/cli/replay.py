@@ -19,7 +19,7 @@ from controller_sim.control.convergence import Tracker, Watcher, describe, watch
 from controller_sim.control.publisher import Change, publish
 from controller_sim.lab.lab import Lab
 from controller_sim.lab.namespaces import run_coroutine_in
-from controller_sim.lab.state import LabError
+from controller_sim.lab.state import LabError, command_of
 from protocol import binding, streams, subjects
 from protocol.acknowledgements import State
 from protocol.recording import Message, Recording, RecordingError, unpack
@@ -139,7 +139,7 @@ def _target(lab: Lab, recorded: str, chosen: str | None) -> str:
     target = chosen or recorded
     lab.check_host(target)
     if not lab.agent_runs(target):
-        raise LabError(f"the agent of {target} is stopped: start it with `droplet-lab agent start {target}`")
+        raise LabError(f"the agent of {target} is stopped: start it with `{command_of(lab.name)} agent start {target}`")
     if target != recorded:
         click.echo(f"the recording is of {recorded}: its documents go to {target}, but still name {recorded}", err=True)
     return target

@@ -98,7 +98,9 @@ def report_table(report: Report) -> Table:
 
 
 NOT_WELL = "problems: "
-REACHABILITY_CAPTION = "yes: reached; no: isolated; failed, heard: the opposite was expected"
+REACHABILITY_CAPTION = (
+    "yes: reached; no: isolated, as expected; failed: not reached; heard: reached, but must be isolated"
+)
 MOST_PROBLEMS = 20
 
 

@@ -52,8 +52,10 @@ class Moved:
         way = f"{self.move.endpoint}: {self.move.source} -> {self.move.destination}"
         if self.arrived is None:
             return f"{way}, not there yet"
-        released = "" if self.released is None else f" ({self.move.source} let go after {self.released * 1e3:.1f} ms)"
-        return f"{way}, away for at most {self.arrived * 1e3:.1f} ms{released}"
+        released = ""
+        if self.released is not None:
+            released = f" ({self.move.source} released it after {self.released * 1e3:.1f} ms)"
+        return f"{way}, unreachable for at most {self.arrived * 1e3:.1f} ms{released}"
 
 
 @dataclass(frozen=True, slots=True)

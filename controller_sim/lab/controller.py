@@ -16,7 +16,7 @@ from controller_sim.control.moves import Move, Moved, in_phases
 from controller_sim.control.publisher import Change, Published, held_only_by_hosts, publish, stray_removals
 from controller_sim.lab.lab import Lab
 from controller_sim.lab.namespaces import run_coroutine_in
-from controller_sim.lab.state import LabError
+from controller_sim.lab.state import LabError, command_of
 from protocol import codec, streams, subjects
 from protocol.errors import DocumentError
 from protocol.status import AgentState, Status
@@ -285,7 +285,7 @@ def wait_for_answers(lab: Lab, hosts: list[str], timeout: float = ANSWER_TIMEOUT
                 found |= {host: s for host, s in zip(left, answers, strict=True) if s is not None and s.state in ready}
                 ended = [host for host in left if not lab.agent_runs(host)]
                 if ended:
-                    raise LabError(f"the agent of {ended[0]} exited; see `droplet-lab logs {ended[0]}`")
+                    raise LabError(f"the agent of {ended[0]} exited; see `{command_of(lab.name)} logs {ended[0]}`")
                 if len(found) < len(hosts) and time.monotonic() > deadline:
                     raise LabError(f"no answer within {timeout:.0f} s from {', '.join(set(hosts) - set(found))}")
                 await asyncio.sleep(0.1)

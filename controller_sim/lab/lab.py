@@ -20,12 +20,14 @@ from controller_sim.lab import nats_server, processes, underlay, vxlan_peers
 from controller_sim.lab.interrupts import uninterrupted
 from controller_sim.lab.naming import unknown_endpoint, unknown_host
 from controller_sim.lab.state import (
+    DEFAULT_LAB,
     NATS_PORT,
     LabError,
     Paths,
     State,
     access,
     agent_settings,
+    command_of,
     control_settings,
 )
 from controller_sim.topology.file import TopologyError, parse_topology
@@ -40,7 +42,7 @@ INTERRUPTED = "interrupted: taking the lab down"
 class Lab:
     """One lab by its name. `say` is called with a line for every step."""
 
-    def __init__(self, name: str = "lab", say: Say = lambda _: None) -> None:
+    def __init__(self, name: str = DEFAULT_LAB, say: Say = lambda _: None) -> None:
         self.name = name
         self.paths = Paths(name)
         self.names = self.paths.names
@@ -144,8 +146,10 @@ class Lab:
         state = self.paths.load()
         before = self.topology()
         if _wires(topology) != _wires(before):
+            command = command_of(self.name)
             raise LabError(
-                "a running lab cannot change its droplets, underlay or agents: run `droplet-lab down` and `up`"
+                "a running lab cannot change its droplets, underlay or agents: take it down and build it again "
+                f"(`{command} down`, `{command} up TOPOLOGY.yaml`)"
             )
         assignments = allocate(topology, state.assignments)
         if vxlan_peers.plan(topology, assignments) != vxlan_peers.plan(before, state.assignments):

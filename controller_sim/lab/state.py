@@ -21,11 +21,17 @@ from controller_sim.topology.model import Topology
 ROOT = Path("/run/droplet-lab")
 BPFFS = Path("/sys/fs/bpf")
 NATS_PORT = 4222
+DEFAULT_LAB = "lab"
 _NAME = re.compile(r"^(?=.{1,20}$)[a-z0-9]+(-[a-z0-9]+)*$")
 
 
 class LabError(RuntimeError):
     """A lab cannot do what a command asked for; the text is for its user."""
+
+
+def command_of(lab: str) -> str:
+    """Return how to call `droplet-lab` for a lab, as messages show it."""
+    return "droplet-lab" if lab == DEFAULT_LAB else f"droplet-lab --name {lab}"
 
 
 class State(msgspec.Struct):
@@ -99,12 +105,13 @@ class Paths:
 
     def load(self) -> State:
         """Return the state; LabError when there is no such lab."""
+        command = command_of(self.lab)
         try:
             return msgspec.json.decode(self.state.read_bytes(), type=State)
         except FileNotFoundError:
-            raise LabError(f"there is no lab {self.lab}: start one with `droplet-lab up TOPOLOGY.yaml`") from None
+            raise LabError(f"there is no lab {self.lab}: start one with `{command} up TOPOLOGY.yaml`") from None
         except msgspec.DecodeError as error:
-            raise LabError(f"{self.state} is damaged ({error}): remove the lab with `droplet-lab down`") from None
+            raise LabError(f"{self.state} is damaged ({error}): remove the lab with `{command} down`") from None
 
     def save(self, state: State) -> None:
         """Write the state, whole or not at all."""

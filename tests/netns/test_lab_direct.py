@@ -109,7 +109,7 @@ def test_the_command_line_moves_an_endpoint_during_a_connection_and_reports_the_
         )
         assert done.returncode == 0, done.stderr
         stream.goes_on()
-    assert "web-2: h2 -> h3, away for at most" in done.stdout
+    assert "web-2: h2 -> h3, unreachable for at most" in done.stdout
     lab.text = moved_text(lab, "h3")
     del lab.topology
     assert lab.lab.topology().endpoints["web-2"].droplet == "h3"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cli import tables
 from agent.cli.output import table
@@ -72,7 +73,13 @@ def test_counters_end_with_the_frames_lost_in_the_kernel_or_why_they_are_unknown
 def test_counters_say_for_which_programs_lost_frames_are_not_counted(capsys) -> None:
     now = Counters("h1", 1.0, {}, lost=(LostFrames("no_receiver", "eth0", 1),), lost_at_tc="12 endpoints (tcx)")
     tables.counters(now, None, rates=False, wide=False)
-    assert capsys.readouterr().out.splitlines()[-1].startswith("programs at tc (12 endpoints (tcx)): not counted are")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith(
+            "frames that the kernel dropped after programs at tc are not counted here (12 endpoints (tcx)): see"
+        )
+    )
     assert tables.plain_counters(now)["lost_at_tc"] == "12 endpoints (tcx)"
 
 
@@ -112,8 +119,18 @@ def test_a_droplet_that_is_down_is_a_problem_with_its_time_and_remedy(capsys) ->
     up = PeerPath("h3", "10.0.0.3", "h1", "up", 1.0, 1500, 1500)
     tables.statuses([status(down_droplets=("h2",))], [], wide=True, down_since=tables.down_since({"h1": [*down, up]}))
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "droplet h2 is down" in line]
-    assert "its probes are not answered for 1m01s" in row
+    assert "it answers no probes, for 1m01s now" in row
     assert "check that its host, agent and interface are up" in row
+
+
+def test_refused_gso_packets_are_a_problem_with_a_remedy_only_where_endpoints_are(capsys) -> None:
+    found = status(gso_refused="this host sends such checksums from d00")
+    tables.statuses([found], [], wide=True)
+    assert "udp_checksum" not in capsys.readouterr().out
+    local = replace(found, objects=ObjectCounts(endpoints=1, local_endpoints=1))
+    tables.statuses([local], [], wide=True)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "checksums from d00" in line]
+    assert "set udp_checksum to zero in the documents of these droplets" in row
 
 
 def test_equal_causes_of_documents_stand_once_with_their_remedy(capsys, monkeypatch) -> None:

@@ -26,6 +26,15 @@ def test_the_version_is_that_of_the_project():
 
 
 @pytest.mark.parametrize(
+    ("options", "command"), [(["--name", "nolab"], "droplet-lab --name nolab"), (["--name", "lab"], "droplet-lab")]
+)
+def test_advice_names_the_command_for_this_lab(options, command, monkeypatch, tmp_path):
+    monkeypatch.setattr("controller_sim.lab.state.ROOT", tmp_path)
+    done = CliRunner().invoke(main, [*options, "status"])
+    assert f"start one with `{command} up TOPOLOGY.yaml`" in done.output
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["ping", "a", "b", "-c", "0"],

@@ -95,7 +95,8 @@ def test_two_endpoints_that_swap_hosts_are_both_removed_first():
 
 def test_a_move_reports_how_long_the_endpoint_was_unreachable():
     move = Move("endpoint.web-2", "h2", "h3")
-    assert str(Moved(move, 0.0534, 0.0701)) == "web-2: h2 -> h3, away for at most 70.1 ms (h2 let go after 53.4 ms)"
+    done = "web-2: h2 -> h3, unreachable for at most 70.1 ms (h2 released it after 53.4 ms)"
+    assert str(Moved(move, 0.0534, 0.0701)) == done
     assert str(Moved(move, None, None)) == "web-2: h2 -> h3, not there yet"
 
 

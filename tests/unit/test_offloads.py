@@ -45,6 +45,14 @@ def test_endpoints_complete_their_checksums_where_no_gso_packets_may_leave(sendi
     assert wrong_offloads(dict.fromkeys(OFFLOADS, Offload(False, False)), sending) == {"rx-gro": True}
 
 
+@pytest.mark.parametrize("sending", [BULK, SINGLE])
+def test_all_kinds_of_tcp_segmentation_of_the_kernel_follow_whether_gso_packets_may_leave(sending: Sending) -> None:
+    """Without a rule, `tx-tcp-accecn-segmentation` of new kernels stays on where the others are off."""
+    tcp = {"tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp-accecn-segmentation"}
+    wrong = wrong_offloads(ALL_OFF if sending.gso else ALL_ON, sending)
+    assert {name: wrong.get(name) for name in tcp} == dict.fromkeys(tcp, sending.gso)
+
+
 def test_the_required_state_names_also_what_is_right_now() -> None:
     """An offload that is off only because another is off would come on with it."""
     found = {"tx-udp-segmentation": Offload(False, True), "tx-checksum-ip-generic": Offload(False, True)}

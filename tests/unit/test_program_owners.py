@@ -32,7 +32,7 @@ RUNNING = "instance blue is running (process 812, droplet-agent)"
             UNKNOWN_OWNER,
             ENDPOINT,
             "another owner's",
-            "ip link set dev dp12 xdpgeneric off): until then what endpoint",
+            "ip link set dev dp12 xdpgeneric off): until then frames that endpoint",
         ),
         (Owner("", OTHER), UPLINK, "another owner's", "77 (cilium-agent) has it open: leave the program alone"),
         (

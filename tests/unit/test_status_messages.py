@@ -92,14 +92,15 @@ def test_a_text_names_the_first_of_many_and_counts_the_others() -> None:
 
 def sending_checksums(number: int, hook: Hook) -> ResolvedState:
     droplets = {f"d{i:02}": Droplet(f"d{i:02}", "h1", f"2001:db8::{i + 1:x}") for i in range(number)}
-    return ResolvedState(HostState("h1", "test", (), Features(), endpoint_hook=hook), own=droplets)
+    host_state = HostState("h1", "test", (), Features(), endpoint_hook=hook)
+    return ResolvedState(host_state, own=droplets, summing=frozenset(droplets))
 
 
 def test_droplets_that_keep_endpoints_from_sending_gso_packets_are_named_the_first_of_many() -> None:
-    assert "are sent from d00: set udp_checksum to zero" in gso_refused(sending_checksums(1, Hook.TC))
+    assert gso_refused(sending_checksums(1, Hook.TC)).endswith("such checksums are sent from d00")
     found = gso_refused(sending_checksums(12, Hook.TC))
-    assert "are sent from d00, d01," in found
-    assert "d09 and 2 more: set" in found
+    assert "such checksums are sent from d00, d01," in found
+    assert found.endswith("d09 and 2 more")
     assert gso_refused(sending_checksums(1, Hook.XDP)) == ""
 
 

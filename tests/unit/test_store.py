@@ -31,7 +31,7 @@ def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_second_agent_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path, "h1")
-    with pytest.raises(StoreError, match="another agent uses it"):
+    with pytest.raises(StoreError, match=r"another agent uses it: stop that agent first, or .*dropletctl plan h1"):
         Store(tmp_path, "h1")
     store.close()
 

@@ -9,6 +9,7 @@ from hashlib import blake2s
 
 from agent.core.kinds.families import family_is_off
 from agent.core.kinds.kind import NO_ERRORS, Assignment, Choice, Column, Kind, key_of
+from agent.core.kinds.senders import senders
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.features import family_of
 from agent.core.model.local_droplets import LocalIndexes, assign_indexes, indexes_of, no_free_index
@@ -46,15 +47,13 @@ class Droplets(Kind[Droplet]):
         for droplet in old:
             own.pop(droplet.id, None)
         own.update((droplet.id, droplet) for droplet in new if droplet.host == resolved.host_state.host)
-        return replace(super().replace(resolved, old, new), own=dict(sorted(own.items())))
+        summing = resolved.summing.difference(droplet.id for droplet in old) | set(_summing(new))
+        return replace(super().replace(resolved, old, new), own=dict(sorted(own.items())), summing=summing)
 
     def dependents(self, ids: Set[str], states: Sequence[ResolvedState]) -> Iterator[Reference]:
-        """Yield all droplets of this host if they change how its endpoints send: see `ResolvedState.sending`."""
+        """Yield what this host's endpoints depend on if it changes how they send."""
         del ids
-        new, old = states
-        if new.sending() == old.sending():
-            return iter(())
-        return (Reference("droplets", id_) for id_ in {**old.own, **new.own})
+        return senders(states)
 
     def validate(
         self, objects: Sequence[Droplet], resolved: ResolvedState, *, was_in_force: bool
@@ -105,6 +104,13 @@ class Droplets(Kind[Droplet]):
                 continue
             value = DROPLET.pack(_flags(droplet), host_number(droplet.host))
             into.map(MapName.DROPLETS)[mapped(parse_address(droplet.address))] = value
+
+
+def _summing(droplets: Iterable[Droplet]) -> Iterator[str]:
+    """Yield the ids of droplets that send UDP checksums over IPv6."""
+    for droplet in droplets:
+        if droplet.udp_checksum != "zero" and family_of(parse_address(droplet.address)) == "ipv6":
+            yield droplet.id
 
 
 def _described(uplinks: tuple[Uplink, ...]) -> str:

@@ -22,6 +22,7 @@ from agent.core.model.map_layout import (
     MapName,
     mapped,
 )
+from agent.core.model.offloads import NO_GSO
 from agent.core.model.overhead import endpoint_mtu, min_mtu
 from agent.core.model.process_bindings import is_of_process
 from agent.core.model.resolved_state import ResolvedState
@@ -136,6 +137,7 @@ class Endpoints(Kind[Endpoint]):
             hosts[id_] = mapped(parse_address(droplet.address))
             if resolved.is_here(id_):
                 local_mtus[id_] = _mtu(droplet, resolved)
+        sending = resolved.sending() if local_mtus else NO_GSO
         macs = bytes.fromhex("".join([e.mac for e in objects]).replace(":", ""))
         entries = into.map(MapName.ENDPOINTS)
         for index, endpoint in enumerate(objects):
@@ -143,7 +145,8 @@ class Endpoints(Kind[Endpoint]):
             if endpoint.droplet in local_mtus:
                 ifindex = IFINDEX_BASE + resolved.slots[endpoint.id]
                 mtu = max(local_mtus[endpoint.droplet], min_mtu(endpoint.addresses))  # smaller on a narrow uplink
-                into.veths[endpoint.id] = _render_local(endpoint, ifindex, mtu, resolved, into, revision)
+                veth = _render_local(endpoint, ifindex, mtu, resolved, into, revision)
+                into.veths[endpoint.id] = replace(veth, sending=sending)
             mac = macs[6 * index : 6 * index + 6]
             value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
             for text in endpoint.addresses:
@@ -219,7 +222,6 @@ def _render_local(
         addresses=tuple(f"{format_address(address)}/{prefixes[len(address)]}" for address in packed),
         gateways=tuple(format_address(gateway) for gateway in gateways(network) if len(gateway) in families),
         revision=revision if is_of_process(endpoint.attachment.namespace) else 0,
-        sending=resolved.sending(),
     )
 
 

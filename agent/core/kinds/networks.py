@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from agent.core.kinds.families import cidr_errors
 from agent.core.kinds.kind import Column, Kind, key_of
 from agent.core.kinds.members import addresses_of, is_one_here
+from agent.core.kinds.senders import senders
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.map_layout import (
     NETWORK_LOCAL_BOUNCER,
@@ -56,9 +57,10 @@ class Networks(Kind[Network]):
         }
 
     def dependents(self, ids: Set[str], states: Sequence[ResolvedState]) -> Iterator[Reference]:
-        """Yield the VPCs that the networks are in, or were: other networks there may overlap with them."""
+        """Yield the VPCs that the networks are in, or were, as other networks there may overlap, and `senders`."""
         found = {state.networks[id_].vpc for state in states for id_ in ids if id_ in state.networks}
-        return (Reference("vpcs", id_) for id_ in found)
+        yield from (Reference("vpcs", id_) for id_ in found)
+        yield from senders(states)
 
     def served_by(self, droplets: Collection[str], resolved: ResolvedState) -> Iterator[str]:
         """Yield the networks that these droplets are bouncers of."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from agent.core.kinds.families import cidr_errors
 from agent.core.kinds.kind import Column, Key, Kind, key_of
 from agent.core.kinds.members import addresses_of, is_one_here
+from agent.core.kinds.senders import senders
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.map_layout import U32, VPC_LOCAL_DIVIDER, MapName, vpc_value
 from agent.core.model.resolved_state import ResolvedState
@@ -34,8 +35,9 @@ class Vpcs(Kind[Vpc]):
         return {"droplets": {id_ for vpc in objects for id_ in vpc.dividers}}
 
     def dependents(self, ids: Set[str], states: Sequence[ResolvedState]) -> Iterator[Reference]:
-        """Yield the networks of the VPCs: the entries of their endpoints hold the VNI."""
-        return (Reference("networks", one.id) for one in states[0].networks.values() if one.vpc in ids)
+        """Yield the networks of the VPCs: the entries of their endpoints hold the VNI; and `senders`."""
+        yield from (Reference("networks", one.id) for one in states[0].networks.values() if one.vpc in ids)
+        yield from senders(states)
 
     def served_by(self, droplets: Collection[str], resolved: ResolvedState) -> Iterator[str]:
         """Yield the VPCs that these droplets divide."""

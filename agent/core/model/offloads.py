@@ -58,6 +58,7 @@ _WORDS = {
     "tx-tcp-segmentation": "TCP segmentation offload",
     "tx-tcp-ecn-segmentation": "TCP segmentation offload with ECN",
     "tx-tcp6-segmentation": "TCP segmentation offload over IPv6",
+    "tx-tcp-accecn-segmentation": "TCP segmentation offload with accurate ECN",
     "tx-tcp-mangleid-segmentation": "TCP segmentation offload with fixed ids",
     "tx-udp-segmentation": "UDP segmentation offload",
     "tx-sctp-segmentation": "SCTP segmentation offload",
@@ -74,7 +75,7 @@ OFFLOADS = frozenset(_WORDS)
 """The offloads that rules are about."""
 _CHECKSUMS = ("tx-checksum-ipv4", "tx-checksum-ip-generic", "tx-checksum-ipv6")
 _TAGS = ("tx-vlan-hw-insert", "tx-vlan-stag-hw-insert")
-_TCP = ("tx-tcp-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp6-segmentation")
+_TCP = ("tx-tcp-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp6-segmentation", "tx-tcp-accecn-segmentation")
 _NOT_CARRIED = (
     *("tx-checksum-sctp", "tx-udp-segmentation", "tx-sctp-segmentation", "tx-gso-list", "tx-udp_tnl-segmentation"),
     *("tx-udp_tnl-csum-segmentation", "tx-gre-segmentation", "tx-gre-csum-segmentation", "tx-ipxip4-segmentation"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from agent.core.model.features import Features, family_of
+from agent.core.model.features import Features
 from agent.core.model.hooks import Hook
 from agent.core.model.local_droplets import IngressAddress, LocalIndexes, ingress_addresses
 from agent.core.model.offloads import Sending
@@ -54,6 +54,8 @@ class ResolvedState:
     """Endpoints that are no longer wanted here but whose interfaces still exist: they keep their slots."""
     own: Mapping[str, Droplet] = field(default_factory=dict)
     """This host's droplets, by id and in its order."""
+    summing: frozenset[str] = frozenset()
+    """The droplets of all hosts that send UDP checksums over IPv6, by id."""
 
     @property
     def droplets(self) -> Mapping[str, Droplet]:
@@ -114,19 +116,28 @@ class ResolvedState:
     def sending(self) -> Sending:
         """Return how packets of this host's endpoints leave.
 
-        A UDP checksum covers one packet, so GSO packets cannot leave by a droplet that has to send them over IPv6. Each
-        droplet of this host may have to send packets of each endpoint: to droplets that only it can reach.
+        A UDP checksum covers one packet, so GSO packets cannot leave by a droplet that has to send them over IPv6: see
+        `summed_droplets`.
         """
         hook = self.host_state.endpoint_hook
-        return Sending(hook, hook is Hook.TC and not self.summed_droplets())
+        return Sending(hook, hook is Hook.TC and self.summing.isdisjoint(self.own) and not self.summed_droplets())
 
     def summed_droplets(self) -> list[str]:
-        """Return the droplets of this host that send UDP checksums over IPv6, by id."""
-        return [
-            id_
-            for id_, one in self.own.items()
-            if one.udp_checksum != "zero" and family_of(parse_address(one.address)) == "ipv6"
-        ]
+        """Return the droplets that endpoints' packets may pass and that send UDP checksums over IPv6, by id.
+
+        Each droplet of this host may have to send packets of each endpoint: to droplets that only it can reach. Of
+        others, those in the middle count where packets never learn a direct path.
+        """
+        return sorted(self.summing & (self.own.keys() | self._always_in_the_middle())) if self.summing else []
+
+    def _always_in_the_middle(self) -> set[str]:
+        """Return the bouncers and dividers of networks whose packets never go direct, by id."""
+        found: set[str] = set()
+        for network in self.networks.values():
+            if network.encapsulation == "vxlan" or network.routing == "divider":
+                vpc = self.vpcs.get(network.vpc)
+                found.update(network.bouncers, vpc.dividers if vpc is not None else ())
+        return found
 
     def uplink_of(self, droplet: Droplet) -> Uplink | None:
         """Return the interface that has an own droplet's address, None if none has it."""

@@ -112,7 +112,7 @@ def _behind(place: Place) -> str:
 
 
 def _meanwhile(place: Place) -> str:
-    return f"until then what endpoint {place.endpoint} sends does not pass the agent's program"
+    return f"until then frames that endpoint {place.endpoint} sends can bypass the agent's program"
 
 
 def _detaching(owner: Owner, place: Place) -> str:
