@@ -5,7 +5,7 @@ from __future__ import annotations
 from fuzz_frames import split_tag
 from fuzz_machine import Step
 from fuzz_model import Model
-from fuzz_parse import TCP, UDP, Ip, pseudo, read_inner, read_tunnel, total_of
+from fuzz_parse import TCP, UDP, Ip, has_many_extensions, pseudo, read_inner, read_tunnel, total_of
 
 from agent.core.model import map_layout
 from agent.core.model.hooks import Hook
@@ -95,7 +95,7 @@ def unfinished_at(frame: bytes) -> tuple[int, Ip] | None:
     """Return where the checksum of an inner frame is that a device is to complete, and its packet; None if there is
     none: the sum of the pseudo-header stands in its place."""
     ip = read_inner(frame)[1] if len(frame) >= 14 else None
-    if not ip or ip.fragment or ip.protocol not in CHECKS:
+    if not ip or ip.fragment or ip.protocol not in CHECKS or has_many_extensions(frame, ip):
         return None
     at = ip.transport + CHECKS[ip.protocol]
     if at + 2 > ip.end:  # an IPv6 packet may even end inside its extension headers

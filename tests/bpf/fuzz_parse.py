@@ -11,6 +11,8 @@ EXTENSIONS = {0, 43, 44, 51, 60, 135, 139, 140}
 """RFC 8200 section 4, and the registry of its section 4.8's kinds that have a length."""
 UNFOUND = 256
 """The protocol of a packet whose extension headers end behind it."""
+MOST_EXTENSIONS = 8
+"""The extension headers that the programs go through: MAX_EXTENSIONS of bpf/lib/transport.h."""
 MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -130,6 +132,15 @@ def _behind_extensions(frame: bytes, at: int, end: int, protocol: int) -> tuple[
             at += 8 + length * (4 if protocol == AUTH else 8)
         protocol = following
     return protocol, at, False, fragment
+
+
+def has_many_extensions(frame: bytes, ip: Ip) -> bool:
+    """Say whether the programs stop before the transport header of a sound packet: behind more than 8 headers."""
+    at, protocol, count = ip.at + 40, frame[ip.at + 6], 0
+    while not ip.source.startswith(MAPPED) and protocol in EXTENSIONS and at < ip.transport:
+        length = 0 if protocol == FRAGMENT else frame[at + 1] * (4 if protocol == AUTH else 8)
+        protocol, at, count = frame[at], at + 8 + length, count + 1
+    return count > MOST_EXTENSIONS
 
 
 def hides_discovery(ip: Ip) -> bool:
