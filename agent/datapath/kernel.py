@@ -170,7 +170,7 @@ class Kernel:
         if elsewhere := pinned_elsewhere(self.config.pins, {one.info.id for one in self.maps.values()}):
             log.warning("pins_elsewhere", paths=[str(path) for path in elsewhere], bpffs=str(self.config.bpffs))
         await self.neighbours.start()
-        self._feature_events = await FeatureEvents.start(self.neighbours.uplinks_changed.set)
+        self._feature_events = await FeatureEvents.start(self._indexes, self.neighbours.uplinks_changed.set)
         with contextlib.closing(InterfaceQuery(open_netlink_socket())) as query:
             await self._gro.remove_others(await query.links(DUMP_ATTEMPTS, DUMP_PAUSE))
         await self._gro.ensure(self.transit.needs_gro)
@@ -250,7 +250,11 @@ class Kernel:
     def _count_failures(self) -> None:
         """Count frames that the kernel drops after a verdict of this instance's programs, including its older ones."""
         own = pinned_program_ids(self.config.pins) | self.transit.ids
-        self.failures.tend(own, {one for uplink in self._uplinks for one in (uplink.carrier, *uplink.ingress)})
+        self.failures.tend(own, self._indexes())
+
+    def _indexes(self) -> set[int]:
+        """Return the interfaces that the uplinks' frames arrive on and leave by, including members of bonds."""
+        return {one for uplink in self._uplinks for one in (uplink.carrier, *uplink.ingress)}
 
     @property
     def _uplinks(self) -> Sequence[Uplink]:
