@@ -23,6 +23,7 @@ from agent.core.model.process_bindings import Bindings
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import Observed
+from agent.core.plan.remedies import Step
 from agent.core.uplinks.hook_choice import HookSettings, endpoint_hook, loaded_hooks
 from agent.core.uplinks.linux_version import version_of
 from agent.datapath.attach.attach_modes import AttachModes
@@ -56,6 +57,7 @@ from agent.datapath.net.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
 from agent.datapath.observe import Subject, observe, observe_some
 from agent.datapath.veth.pairs import Links
+from agent.errors import kernel_step
 from protocol.status import Fault
 
 log = structlog.get_logger()
@@ -196,26 +198,30 @@ class Kernel:
         return await observe_some(self._netlink, self._subject, namespaces, suspects)
 
     def tend(self, observed: Observed) -> None:
-        """Maintain kernel objects of no document; `observed` is the kernel as it was just read. Raises OSError.
+        """Maintain kernel objects of no document; `observed` is the kernel as it was just read.
 
-        Removed pins are restored, and those of older programs are removed once the current ones run everywhere. The
-        jump table is filled for tail calls. Next hops are read again.
+        The jump table is filled for tail calls. Next hops are read again. Removed pins are restored, and those of older
+        programs are removed once the current ones run everywhere. Raises OperatorError if pins cannot be maintained,
+        after all else was done, and any other OSError.
         """
         pins = self.config.pins
-        if ensure_bpffs(pins.bpffs):
-            log.warning("bpf_file_system_remounted", path=str(pins.bpffs))
-        self._loaded.restore_pins(pins)
         self._loaded.fill_program_arrays()
         self._take(observed.uplinks)
-        self._count_failures()
         self.neighbours.rescan()
         self.foreign = foreign_faults(observed, pins, self._owns, self.transit, self.agents)
         outdated = any(self.transit.is_outdated(one.carrier) for one in observed.uplinks)
-        if (
-            any(one.transit for one in observed.uplinks)
-            and not outdated
-            and all(veth.transit_agent for veth in observed.veths.values())
-        ):
+        with kernel_step(Step.PIN, f"maps and programs in {pins.bpffs}"):
+            if ensure_bpffs(pins.bpffs):
+                log.warning("bpf_file_system_remounted", path=str(pins.bpffs))
+            self._loaded.restore_pins(pins)
+            self._count_failures()
+            if not outdated:
+                self._forget_old_pins(observed)
+
+    def _forget_old_pins(self, observed: Observed) -> None:
+        """Remove the pins of older programs if the current ones run everywhere."""
+        pins = self.config.pins
+        if any(one.transit for one in observed.uplinks) and all(veth.transit_agent for veth in observed.veths.values()):
             kept = pins.forget_others(self._loaded.contents, self._loaded.maps, partial(foreign_users, pins=pins))
             if kept and self._old_pins.is_new("pins", str(kept)):
                 log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
