@@ -35,7 +35,7 @@ from agent.datapath.attach.tunnel_gro import TunnelGro
 from agent.datapath.attach.uplinks import names_of, read_uplinks
 from agent.datapath.attach.xdp import AttachMode, ProgramOwnership
 from agent.datapath.attach.xdp_features import FeatureEvents
-from agent.datapath.attached_programs import find, foreign_users, is_ours, owner_of
+from agent.datapath.attached_programs import find, foreign_users, is_ours, other_instance, owner_of
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import EVERYTHING
@@ -112,7 +112,10 @@ class Kernel:
         version = version_of(os.uname().release)
         self.hook_choice = endpoint_hook(config.hooks, version, [one.gso for one in uplinks])
         """The hook of this host's endpoints, and why."""
-        own = ProgramOwnership(self._owns, bpf.program_by_id, partial(owner_of, pins=config.pins))
+        pins = config.pins
+        own = ProgramOwnership(
+            *(self._owns, bpf.program_by_id, partial(owner_of, pins=pins), partial(other_instance, pins=pins))
+        )
         self._query = LinkQuery()
         tc = TcIngress(netlink, self._query, own)
         self.agents = TransitAgent(

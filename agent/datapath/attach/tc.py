@@ -13,8 +13,8 @@ import socket
 from enum import StrEnum
 from itertools import takewhile
 
-from agent.core.uplinks.program_owners import CLSACT, FILTER_HANDLE, FILTER_PRIORITY, TCX, Place, advice, description
-from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership
+from agent.core.uplinks.program_owners import CLSACT, FILTER_HANDLE, FILTER_PRIORITY, TCX, Place
+from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership, refuse_program
 from agent.datapath.bpf.links import attach_tcx, detach_tcx, tcx_programs
 from agent.datapath.net.link_query import FilterPlace, LinkQuery
 from agent.datapath.net.netlink import Netlink
@@ -86,6 +86,10 @@ class TcIngress:
             return []  # ours will be attached in front of them
         return [(one, self.kind) for one in takewhile(lambda one: not self._own.owned(one), found)]
 
+    def of_other_instances(self, ifindex: int) -> list[tuple[int, str]]:
+        """Return id and kind of the programs of other instances of the agent, wherever they stand; OSError likewise."""
+        return [(one, self.kind) for one in self.programs(ifindex) if self._own.other_instance(one)]
+
     async def attach(self, ifindex: int, program: AttachableProgram) -> None:
         """Attach the program, or replace an older one of ours by it.
 
@@ -118,8 +122,7 @@ class TcIngress:
     async def _attach_filter(self, ifindex: int, program: AttachableProgram, found: list[int]) -> None:
         for number in found:
             if not self._own.owned(number):
-                owner, place = self._own.find_owner(number, ifindex), Place(socket.if_indextoname(ifindex), CLSACT)
-                raise OperatorError(errno.EEXIST, f"{description(owner, number, place)}: {advice(owner, place)}")
+                refuse_program(number, ifindex, Place(socket.if_indextoname(ifindex), CLSACT), self._own)
         try:
             if not found:
                 await self._ensure_clsact(ifindex)
