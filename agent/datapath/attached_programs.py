@@ -78,13 +78,17 @@ def foreign_users(map_ids: Collection[int], pins: Pins) -> dict[int, str]:
 def owner_of(program_id: int, ifindex: int, pins: Pins) -> Owner:
     """Return the owner of another's program on an interface, and the process that holds it open, if one is visible."""
     info = program_info(program_id)
+    name = info.name if info is not None else ""
+    return Owner(other_instance(program_id, pins), holder_of(program_id), name, link_of(program_id, ifindex))
+
+
+def other_instance(program_id: int, pins: Pins) -> str:
+    """Return the name of the other instance that a program belongs to, by its mark or its pins; empty if to none."""
+    info = program_info(program_id)
     marked = read_mark(info) if info is not None else None
     if marked is not None:
-        instance = marked[1].instance
-    else:
-        instance = next((one.instance for one in pins.others() if program_id in pinned_program_ids(one)), "")
-    name = info.name if info is not None else ""
-    return Owner(instance, holder_of(program_id), name, link_of(program_id, ifindex))
+        return "" if marked[1].instance == pins.instance else marked[1].instance
+    return next((one.instance for one in pins.others() if program_id in pinned_program_ids(one)), "")
 
 
 async def find(netlink: Netlink, pins: Pins, interfaces: Sequence[str]) -> OwnedObjects:

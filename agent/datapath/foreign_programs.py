@@ -21,7 +21,7 @@ from agent.datapath.attach.tc import CLSACT_INGRESS, Stranger, TcKind, programs_
 from agent.datapath.attach.transit import NO_PROGRAM, Transit
 from agent.datapath.attach.transit_agent import TransitAgent
 from agent.datapath.attach.xdp import attached_program, place_of
-from agent.datapath.attached_programs import is_ours, owner_of
+from agent.datapath.attached_programs import is_ours, other_instance, owner_of
 from agent.datapath.bpf.links import TCX_HOOKS, tcx_programs
 from agent.datapath.bpf.pins import Pins
 from agent.datapath.net.link_query import LinkQuery
@@ -51,15 +51,29 @@ def foreign_xdp(link: Message, pins: Pins) -> ForeignProgram | None:
     return ForeignProgram(description(owner, found.program_id, place), advice(owner, place))
 
 
+def foreign_instance(link: Message, pins: Pins) -> ForeignProgram | None:
+    """Return another instance's program on a link, at either hook; None if there is none, or if ours is there, too."""
+    xdp, index = attached_program(link), int(link["index"])
+    at_tc = [(number, TCX) for number in _tcx(index)] + [(number, CLSACT) for number in _in_our_place(index)]
+    found = [*([(xdp.program_id, str(xdp.mode))] if xdp is not None else []), *at_tc]
+    if any(is_ours(number, pins) for number, _ in found):
+        return None
+    for number, mode in found:
+        if other_instance(number, pins):
+            owner, place = owner_of(number, index, pins), Place(str(attribute(link, "IFLA_IFNAME")), mode)
+            return ForeignProgram(description(owner, number, place), advice(owner, place))
+    return None
+
+
 def foreign_faults(
     observed: Observed, pins: Pins, owned: Callable[[int], bool], transit: Transit, agents: TransitAgent
 ) -> dict[int, Fault]:
     """Return a fault for each interface where another owner's program is in the way of ours, by ifindex.
 
-    That is one in its place and, at tc, one in front of it. `owned` recognises our programs. Only the first interfaces
-    are named: many have the same cause.
+    That is one in its place, at tc one in front of it, and one of another instance. `owned` recognises our programs.
+    Only the first interfaces are named: many have the same cause.
     """
-    places = [(one.carrier, Place(one.name), one.transit, transit.tc_strangers) for one in observed.uplinks]
+    places = [(one.carrier, Place(one.name), one.transit, transit.strangers) for one in observed.uplinks]
     places += [
         (veth.ifindex, Place(veth.ifname, endpoint=veth.endpoint), veth.transit_agent, agents.tc_strangers)
         for veth in observed.veths.values()

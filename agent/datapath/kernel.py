@@ -23,6 +23,7 @@ from agent.core.model.process_bindings import Bindings
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import Observed
+from agent.core.plan.remedies import Step
 from agent.core.uplinks.hook_choice import HookSettings, endpoint_hook, loaded_hooks
 from agent.core.uplinks.linux_version import version_of
 from agent.datapath.attach.attach_modes import AttachModes
@@ -34,7 +35,7 @@ from agent.datapath.attach.tunnel_gro import TunnelGro
 from agent.datapath.attach.uplinks import names_of, read_uplinks
 from agent.datapath.attach.xdp import AttachMode, ProgramOwnership
 from agent.datapath.attach.xdp_features import FeatureEvents
-from agent.datapath.attached_programs import find, foreign_users, is_ours, owner_of
+from agent.datapath.attached_programs import find, foreign_users, is_ours, other_instance, owner_of
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import EVERYTHING
@@ -56,6 +57,7 @@ from agent.datapath.net.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
 from agent.datapath.observe import Subject, observe, observe_some
 from agent.datapath.veth.pairs import Links
+from agent.errors import kernel_step
 from protocol.status import Fault
 
 log = structlog.get_logger()
@@ -110,7 +112,10 @@ class Kernel:
         version = version_of(os.uname().release)
         self.hook_choice = endpoint_hook(config.hooks, version, [one.gso for one in uplinks])
         """The hook of this host's endpoints, and why."""
-        own = ProgramOwnership(self._owns, bpf.program_by_id, partial(owner_of, pins=config.pins))
+        pins = config.pins
+        own = ProgramOwnership(
+            *(self._owns, bpf.program_by_id, partial(owner_of, pins=pins), partial(other_instance, pins=pins))
+        )
         self._query = LinkQuery()
         tc = TcIngress(netlink, self._query, own)
         self.agents = TransitAgent(
@@ -170,7 +175,7 @@ class Kernel:
         if elsewhere := pinned_elsewhere(self.config.pins, {one.info.id for one in self.maps.values()}):
             log.warning("pins_elsewhere", paths=[str(path) for path in elsewhere], bpffs=str(self.config.bpffs))
         await self.neighbours.start()
-        self._feature_events = await FeatureEvents.start(self.neighbours.uplinks_changed.set)
+        self._feature_events = await FeatureEvents.start(self._indexes, self.neighbours.uplinks_changed.set)
         with contextlib.closing(InterfaceQuery(open_netlink_socket())) as query:
             await self._gro.remove_others(await query.links(DUMP_ATTEMPTS, DUMP_PAUSE))
         await self._gro.ensure(self.transit.needs_gro)
@@ -196,26 +201,30 @@ class Kernel:
         return await observe_some(self._netlink, self._subject, namespaces, suspects)
 
     def tend(self, observed: Observed) -> None:
-        """Maintain kernel objects of no document; `observed` is the kernel as it was just read. Raises OSError.
+        """Maintain kernel objects of no document; `observed` is the kernel as it was just read.
 
-        Removed pins are restored, and those of older programs are removed once the current ones run everywhere. The
-        jump table is filled for tail calls. Next hops are read again.
+        The jump table is filled for tail calls. Next hops are read again. Removed pins are restored, and those of older
+        programs are removed once the current ones run everywhere. Raises OperatorError if pins cannot be maintained,
+        after all else was done, and any other OSError.
         """
         pins = self.config.pins
-        if ensure_bpffs(pins.bpffs):
-            log.warning("bpf_file_system_remounted", path=str(pins.bpffs))
-        self._loaded.restore_pins(pins)
         self._loaded.fill_program_arrays()
         self._take(observed.uplinks)
-        self._count_failures()
         self.neighbours.rescan()
         self.foreign = foreign_faults(observed, pins, self._owns, self.transit, self.agents)
         outdated = any(self.transit.is_outdated(one.carrier) for one in observed.uplinks)
-        if (
-            any(one.transit for one in observed.uplinks)
-            and not outdated
-            and all(veth.transit_agent for veth in observed.veths.values())
-        ):
+        with kernel_step(Step.PIN, f"maps and programs in {pins.bpffs}"):
+            if ensure_bpffs(pins.bpffs):
+                log.warning("bpf_file_system_remounted", path=str(pins.bpffs))
+            self._loaded.restore_pins(pins)
+            self._count_failures()
+            if not outdated:
+                self._forget_old_pins(observed)
+
+    def _forget_old_pins(self, observed: Observed) -> None:
+        """Remove the pins of older programs if the current ones run everywhere."""
+        pins = self.config.pins
+        if any(one.transit for one in observed.uplinks) and all(veth.transit_agent for veth in observed.veths.values()):
             kept = pins.forget_others(self._loaded.contents, self._loaded.maps, partial(foreign_users, pins=pins))
             if kept and self._old_pins.is_new("pins", str(kept)):
                 log.warning("old_pins_kept", reasons={str(path): reason for path, reason in kept.items()})
@@ -250,7 +259,11 @@ class Kernel:
     def _count_failures(self) -> None:
         """Count frames that the kernel drops after a verdict of this instance's programs, including its older ones."""
         own = pinned_program_ids(self.config.pins) | self.transit.ids
-        self.failures.tend(own, {one for uplink in self._uplinks for one in (uplink.carrier, *uplink.ingress)})
+        self.failures.tend(own, self._indexes())
+
+    def _indexes(self) -> set[int]:
+        """Return the interfaces that the uplinks' frames arrive on and leave by, including members of bonds."""
+        return {one for uplink in self._uplinks for one in (uplink.carrier, *uplink.ingress)}
 
     @property
     def _uplinks(self) -> Sequence[Uplink]:

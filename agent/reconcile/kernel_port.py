@@ -48,7 +48,10 @@ class KernelPort(Protocol):
         ...
 
     def tend(self, observed: Observed) -> None:
-        """Maintain kernel objects of no document; `observed` is the kernel as it was just read. Raises OSError."""
+        """Maintain kernel objects of no document; `observed` is the kernel as it was just read.
+
+        Raises OperatorError if pins cannot be maintained, after all else was done, and any other OSError.
+        """
         ...
 
     async def uplinks(self) -> tuple[Uplink, ...]:

@@ -10,10 +10,10 @@ import structlog
 from agent.core.faults.tracker import ReportFaults
 from agent.core.plan.actions import Action
 from agent.core.plan.diff import KernelDiff
-from agent.core.plan.observed import ObservationError
+from agent.core.plan.observed import ObservationError, Observed
 from agent.core.plan.planner import describe
 from agent.core.plan.remedies import Step
-from agent.errors import explain_error
+from agent.errors import OperatorError, explain_error
 from agent.reconcile.kernel_diff import diff_kernel
 from agent.reconcile.kernel_port import KernelPort
 from agent.reconcile.reconciler import Reconciler
@@ -96,8 +96,22 @@ class Resync:
         async with self._diff_lock:
             diff = await diff_kernel(self._kernel, self._reconciler.desired)
             if tend:
-                self._kernel.tend(diff.observed)
+                self._tend(diff.observed)
             return diff
+
+    def _tend(self, observed: Observed) -> None:
+        """Maintain objects of no document. Pins that cannot be maintained are a fault, and do not stop repairs."""
+        try:
+            self._kernel.tend(observed)
+        except OperatorError as error:
+            remedy = "correct the cause named above; traffic is not affected, but an agent may not start until then"
+            self._report("pins", [Fault("pins_not_maintained", self._host, error.strerror or str(error), remedy)])
+        else:
+            self._report("pins", [])
+
+    @property
+    def _host(self) -> str:
+        return self._reconciler.desired.resolved.host_state.host
 
     def _forget_processes(self) -> None:
         """Forget the processes of endpoints' namespaces that no document names any more."""
@@ -111,8 +125,7 @@ class Resync:
         else:
             self.unreadable = str(error)
         remedy = "correct the cause named above; nothing is changed in the kernel until it can be read"
-        host = self._reconciler.desired.resolved.host_state.host
-        self._report("kernel", [Fault("kernel_unreadable", host, self.unreadable, remedy)])
+        self._report("kernel", [Fault("kernel_unreadable", self._host, self.unreadable, remedy)])
 
     def _report_repairs(self, actions: Sequence[Action]) -> None:
         if not actions:

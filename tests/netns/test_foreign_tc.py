@@ -16,7 +16,7 @@ from lab.waiting import until
 
 from agent.core.model.hooks import Hook
 from agent.core.model.offloads import Sending
-from agent.core.plan.actions import AttachTransit
+from agent.core.plan.actions import AttachTransit, DetachTransit
 from agent.core.uplinks.hook_choice import HookSettings
 from agent.core.uplinks.program_owners import FILTER_PRIORITY, TCX, Place, advice
 from agent.datapath.attach.tc import CLSACT_INGRESS, ETH_P_ALL, Stranger, TcIngress, TcKind
@@ -225,6 +225,43 @@ async def test_a_program_in_front_of_ours_is_a_fault_on_uplinks_and_endpoints(to
                 detach_tcx(place, front.descriptor)
         kernel.tend(await kernel.observe({"web": namespace}))
         assert kernel.foreign == {}
+
+
+@pytest.mark.parametrize("second", ["tc", "xdp"])
+@pytest.mark.parametrize("first", ["tc", "xdp"])
+async def test_an_uplink_of_another_instance_is_left_alone_at_both_hooks(
+    topo: Topo, config: KernelConfig, first: str, second: str
+) -> None:
+    index = topo.ifindex("eth0")
+    here = replace(config, hooks=HookSettings("tc", first))
+    other = replace(config, instance="second", hooks=HookSettings("tc", second))
+    async with opened(here) as kernel, opened(other) as late:
+        assert await kernel.executor.run([AttachTransit(index)]) == []
+        (refused,) = await late.executor.run([AttachTransit(index)])
+        assert f"the droplet instance {config.instance}'s" in refused.message
+        assert kernel.is_transit_attached(index)
+        assert late.transit_hooks() == {"eth0": "none"}
+        late.tend(await late.observe({}))
+        assert late.foreign[index].kind == "foreign_program"
+        assert "in front of" not in late.foreign[index].detail, "the late one's does not run"
+        kernel.tend(await kernel.observe({}))
+        assert kernel.foreign == {}
+        assert await kernel.executor.run([DetachTransit(index)]) == []
+        assert await late.executor.run([AttachTransit(index)]) == []
+
+
+async def test_an_interface_that_is_no_uplink_any_more_keeps_its_hook(topo: Topo, at_tc: KernelConfig) -> None:
+    """Another one has its name and no address yet: until it has, documents need the program on the old one."""
+    index = topo.ifindex("eth0")
+    async with opened(at_tc) as kernel:
+        await kernel.executor.run([AttachTransit(index)])
+        ip("link", "set", "eth0", "name", "old0")
+        ip("link", "add", "eth0", "type", "veth", "peer", "name", "new1")
+        await kernel.follow_modes(await kernel.uplinks())
+        assert kernel.is_transit_attached(index), "where it is, it is right"
+        await kernel.executor.run([AttachTransit(index)])
+        assert len(tcx_programs(index, "ingress")) == 1
+        assert "xdp" not in ip_json("link", "show", "old0")[0]
 
 
 async def test_an_uninstall_names_other_owners_programs_at_tc_of_uplinks(topo: Topo, at_tc: KernelConfig) -> None:

@@ -9,9 +9,12 @@ import pytest
 
 from agent.core.model.features import Family, Features
 from agent.core.model.uplinks import Uplink
+from agent.core.plan.actions import AttachTransit
+from agent.core.uplinks.hook_choice import HookSettings
 from agent.datapath import foreign_programs
 from agent.datapath.attach import xdp_features
 from agent.datapath.attach.xdp import AttachMode, attach, detach
+from agent.datapath.bpf.pins import ensure_bpffs
 from agent.datapath.check import interfaces, machine
 from agent.datapath.check.host import check_host
 from agent.datapath.check.interfaces import min_uplink_mtu, takes_native
@@ -21,6 +24,7 @@ from agent.datapath.kernel import KernelConfig
 from agent.datapath.net.netlink import Netlink
 from tests.netns.conftest import Topo, ip, run
 from tests.netns.programs import loaded, owning
+from tests.netns.test_tc_attach import opened
 
 
 async def answers(config: KernelConfig) -> dict[str, CheckResult]:
@@ -85,6 +89,26 @@ async def test_another_owners_program_is_named(topo: Topo, config: KernelConfig)
         found = (await answers(config))["xdp"]
     assert not found.ok
     assert found.detail == f"another owner's XDP program stranger (id {stranger.program_id}) is attached to eth0"
+
+
+async def test_another_instances_program_at_tc_is_named(topo: Topo, config: KernelConfig) -> None:
+    at_tc = replace(config, hooks=HookSettings("tc", "tc"))
+    async with opened(at_tc) as kernel:
+        await kernel.executor.run([AttachTransit(topo.ifindex("eth0"))])
+        assert (await answers(at_tc))["xdp"].ok, "it is ours"
+    for hooks in (at_tc.hooks, HookSettings("xdp", "xdp")):
+        found = (await answers(replace(config, instance="second", hooks=hooks)))["xdp"]
+        assert not found.ok
+        assert found.detail.startswith(f"the droplet instance {config.instance}'s tcx program tc_transit")
+
+
+async def test_a_read_only_bpf_file_system_is_named(topo: Topo, config: KernelConfig) -> None:
+    ensure_bpffs(config.bpffs)
+    run("mount", "-o", "remount,ro", str(config.bpffs))
+    found = (await answers(config))["bpf file system"]
+    assert not found.ok
+    run(*found.remedy.split())
+    assert (await answers(config))["bpf file system"].ok
 
 
 async def test_a_cache_that_cannot_be_written_is_named(topo: Topo, config: KernelConfig, tmp_path: Path) -> None:

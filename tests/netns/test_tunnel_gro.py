@@ -79,7 +79,11 @@ async def test_another_owners_device_on_the_port_merges_for_us(topo: Topo) -> No
         await one.ensure(True)
         assert devices().keys() == {"dpgro4789"}
         await one.ensure(False)
-    assert "theirs" in {link["ifname"] for link in ip_json("link", "show")}
+        assert "theirs" in {link["ifname"] for link in ip_json("link", "show")}
+        await one.ensure(True)
+        ip("link", "del", "theirs")
+        await one.ensure(True)
+        assert devices().keys() == NAMES, "the port is free again"
 
 
 async def test_a_port_that_is_taken_is_tried_once(topo: Topo) -> None:

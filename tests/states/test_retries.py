@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import EnsureVeth
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import ObservationError
+from agent.errors import OperatorError
 from agent.reconcile.retry import LONGEST
 
 GONE: Configuration = changed(ONE_BOUNCER, gone=on("d1", "gone", "192.168.1.50"))
@@ -215,5 +217,27 @@ def test_neither_a_newer_revision_nor_a_removal_is_a_recovery() -> None:
             await agent.deliver(stream.lead_to(changed(LATE, gone=on("d1", "gone", "192.168.1.52"), late=None)))
         assert agent.acknowledged["gone"].state.value == "realized"
         assert recovered(lines) == []
+
+    in_a_folder(scenario)
+
+
+def test_pins_that_cannot_be_maintained_are_a_fault_and_do_not_stop_repairs() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, kernel = Stream(), agent.kernel
+        await agent.deliver(stream.lead_to(LATE))
+        del kernel.veths["late"]
+
+        def read_only(_: object) -> None:
+            raise OperatorError(errno.EROFS, "the file system is read-only")
+
+        tend, kernel.tend = kernel.tend, read_only  # type: ignore[method-assign]
+        await agent.resync.repair()
+        assert "late" in kernel.veths
+        (fault,) = agent.faults.standing()
+        assert (fault.kind, fault.detail) == ("pins_not_maintained", "the file system is read-only")
+        assert agent.resync.unreadable == ""
+        kernel.tend = tend  # type: ignore[method-assign]
+        await agent.resync.repair()
+        assert agent.faults.standing() == ()
 
     in_a_folder(scenario)

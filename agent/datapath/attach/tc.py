@@ -14,8 +14,8 @@ from enum import StrEnum
 from itertools import takewhile
 from typing import NamedTuple
 
-from agent.core.uplinks.program_owners import CLSACT, FILTER_HANDLE, FILTER_PRIORITY, TCX, Place, advice, description
-from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership
+from agent.core.uplinks.program_owners import CLSACT, FILTER_HANDLE, FILTER_PRIORITY, TCX, Place
+from agent.datapath.attach.xdp import AttachableProgram, ProgramOwnership, refuse_program
 from agent.datapath.bpf.links import attach_tcx, detach_tcx, tcx_programs
 from agent.datapath.net.link_query import FilterPlace, LinkQuery
 from agent.datapath.net.netlink import Netlink
@@ -40,10 +40,13 @@ class TcKind(StrEnum):
 
 
 class Stranger(NamedTuple):
-    """Another owner's program in the place of ours or, `in_front`, before it; `handle` is that of its filter."""
+    """Another owner's program in the place of ours or, `in_front`, before it; `handle` is that of its filter.
+
+    `kind` is a `TcKind`, or a mode of XDP.
+    """
 
     program_id: int
-    kind: TcKind
+    kind: str
     in_front: bool
     handle: int = FILTER_HANDLE
 
@@ -102,6 +105,10 @@ class TcIngress:
         filters = takewhile(lambda one: one.handle != FILTER_HANDLE, self._query.filters(ifindex, PLACE))
         return [Stranger(one.program_id, self.kind, in_front=True, handle=one.handle) for one in filters]
 
+    def of_other_instances(self, ifindex: int) -> list[tuple[int, str]]:
+        """Return id and kind of the programs of other instances of the agent, wherever they stand; OSError likewise."""
+        return [(one, self.kind) for one in self.programs(ifindex) if self._own.other_instance(one)]
+
     async def attach(self, ifindex: int, program: AttachableProgram) -> None:
         """Attach the program, or replace an older one of ours by it.
 
@@ -134,8 +141,7 @@ class TcIngress:
     async def _attach_filter(self, ifindex: int, program: AttachableProgram, found: list[int]) -> None:
         for number in found:
             if not self._own.owned(number):
-                owner, place = self._own.find_owner(number, ifindex), Place(socket.if_indextoname(ifindex), CLSACT)
-                raise OperatorError(errno.EEXIST, f"{description(owner, number, place)}: {advice(owner, place)}")
+                refuse_program(number, ifindex, Place(socket.if_indextoname(ifindex), CLSACT), self._own)
         try:
             if not found:
                 await self._ensure_clsact(ifindex)

@@ -41,9 +41,15 @@ class Transit:
         self._settings = settings
         self._kernel = kernel
         self._choices: dict[int, HookChoice] = {}
+        self._former: dict[int, HookChoice] = {}
 
     def take(self, uplinks: Iterable[Uplink]) -> None:
-        """Choose the hook of each carrier, from the uplinks as last read."""
+        """Choose the hook of each carrier, from the uplinks as last read.
+
+        Interfaces that were carriers before keep their hook: until another interface has taken over, documents may
+        still need the program there.
+        """
+        self._former |= self._choices
         self._choices = {one.carrier: uplink_hook(self._settings, self._kernel, one.gso) for one in uplinks}
 
     @property
@@ -66,7 +72,7 @@ class Transit:
 
     def hook_of(self, ifindex: int) -> Hook:
         """Return the hook at which the program belongs."""
-        choice = self._choices.get(ifindex)
+        choice = self._choices.get(ifindex) or self._former.get(ifindex)
         return choice.hook if choice is not None else Hook.XDP
 
     def is_current(self, ifindex: int) -> bool:
@@ -98,9 +104,27 @@ class Transit:
         """
         return NO_PROGRAM if self.hook_of(ifindex) is Hook.TC else self.xdp.found_on(ifindex)
 
-    def tc_strangers(self, ifindex: int) -> list[Stranger]:
-        """Return what `TcIngress.strangers` does, where our program belongs to tc; OSError likewise."""
-        return self._tc.strangers(ifindex) if self.hook_of(ifindex) is Hook.TC else []
+    def strangers(self, ifindex: int) -> list[Stranger]:
+        """Return other owners' programs in the way of ours, but not the one that `found_on` returns.
+
+        At tc these are what `TcIngress.strangers` returns. Programs of other instances are in the way at both
+        hooks: they handle the same frames. OSError (ENODEV): the interface is gone.
+        """
+        at_tc = self.hook_of(ifindex) is Hook.TC
+        found = self._tc.strangers(ifindex) if at_tc else []
+        others = [] if self._has_own(ifindex) else self._tc.of_other_instances(ifindex)
+        others += self.xdp.of_other_instances(ifindex) if at_tc else []
+        return found + [Stranger(number, kind, in_front=False) for number, kind in others]
+
+    def _has_own(self, ifindex: int) -> bool:
+        return bool(self._tc.own_programs(ifindex)) or self.xdp.is_ours(ifindex)
+
+    def _refuse_other_instances(self, ifindex: int) -> None:
+        """Raise OperatorError (EEXIST) if an interface is another instance's: it got there first."""
+        if self._has_own(ifindex):
+            return
+        for number, kind in (*self.xdp.of_other_instances(ifindex), *self._tc.of_other_instances(ifindex)):
+            self.xdp.refuse(ifindex, number, kind)
 
     def mode(self, ifindex: int) -> str:
         """Return how the current program of XDP runs on an interface now: an `AttachMode`, or `none`."""
@@ -118,8 +142,10 @@ class Transit:
     async def attach(self, ifindex: int) -> str:
         """Attach the program, replace an older one of ours, and detach ours from the other hook; return hook and mode.
 
-        OSError as `xdp.attach` and `TcIngress.attach`, EIO if the program uses other maps.
+        OSError as `xdp.attach` and `TcIngress.attach`, EEXIST if another instance's program is at either hook, EIO if
+        the program uses other maps.
         """
+        self._refuse_other_instances(ifindex)
         if self.hook_of(ifindex) is Hook.TC:
             await self._tc.attach(ifindex, self._programs[Hook.TC])
             await self.xdp.detach_own(ifindex)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable
+from typing import NoReturn
 
+from agent.core.uplinks.program_owners import Place
 from agent.datapath.attach.attach_modes import AttachModes, fits
 from agent.datapath.attach.xdp import (
     TAKES_NONE,
@@ -17,6 +20,7 @@ from agent.datapath.attach.xdp import (
     change_mode,
     detach,
     refusal,
+    refuse_program,
 )
 from agent.datapath.bpf import syscall
 from agent.datapath.net.link_query import LinkQuery, LinkXdp
@@ -74,6 +78,15 @@ class TransitXdp:
         """Return whether a program of ours, of any age, runs on an interface now; OSError (ENODEV) if it is gone."""
         found = self._query.xdp(ifindex).program_id
         return bool(found) and (found in self._ids or self._own.owned(found))
+
+    def of_other_instances(self, ifindex: int) -> list[tuple[int, str]]:
+        """Return id and mode of the program of another instance of the agent, if there is one; OSError likewise."""
+        found = self._query.xdp(ifindex)
+        return [found] if found.program_id and self._own.other_instance(found.program_id) else []
+
+    def refuse(self, ifindex: int, number: int, kind: str) -> NoReturn:
+        """Raise OperatorError (EEXIST) about another owner's program on an interface, at either hook."""
+        refuse_program(number, ifindex, Place(socket.if_indextoname(ifindex), kind), self._own)
 
     def mode(self, ifindex: int) -> str:
         """Return how the current program runs on an interface now: an `AttachMode`, or `none` if it does not."""

@@ -19,6 +19,7 @@ from struct import pack
 import structlog
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
+from agent.core.faults.log_once import LogOnce
 from agent.core.model.features import Features
 from agent.datapath.attach.xdp import AttachableProgram, AttachMode, ProgramOwnership, attach, attached_program
 from agent.datapath.bpf import syscall as bpf
@@ -48,21 +49,29 @@ class TunnelGro:
         self._mark = mark_of(instance)
         self._kinds = kinds(features)
         self._refused = set[int]()
+        self._reasons = LogOnce()
 
     async def remove_others(self, links: Iterable[Message]) -> None:
         """Remove devices of ours among links that belong to ports of former settings."""
         await remove_devices(self._netlink, links, self._instance, [NAME.format(port) for port in self._kinds])
 
     async def ensure(self, wanted: bool) -> None:
-        """Make the devices that are missing, or remove them. What the kernel refuses is logged, and not tried again."""
+        """Make the devices that are missing, or remove them. What the kernel refuses is logged.
+
+        A port that another owner's device has is tried again by the next call, other refusals are not.
+        """
         for port, names in self._kinds.items():
             if wanted and port in self._refused:
                 continue
             try:
                 await self._ensure(port, names, wanted)
             except OSError as error:
-                self._refused.add(port)
-                log.info("tunnel_gro_not_enabled", port=port, reason=error.strerror)
+                if error.errno != errno.EEXIST:
+                    self._refused.add(port)
+                if self._reasons.is_new(port, error.strerror or ""):
+                    log.info("tunnel_gro_not_enabled", port=port, reason=error.strerror)
+            else:
+                self._reasons.clear(port)
 
     async def _ensure(self, port: int, names: Iterable[str], wanted: bool) -> None:
         link = await self._netlink.link(ifname=NAME.format(port))

@@ -86,11 +86,13 @@ class ProgramOwnership(NamedTuple):
     """How the attaching code recognises its own programs by id, and opens one (the caller closes it).
 
     `find_owner` finds the owner of any other program, by its id and the ifindex that it is attached to.
+    `other_instance` returns the name of the other instance of the agent that a program belongs to, empty if to none.
     """
 
     owned: Callable[[int], bool]
     open_program: Callable[[int], int]
     find_owner: Callable[[int, int], Owner] = lambda _, __: UNKNOWN_OWNER
+    other_instance: Callable[[int], str] = lambda _: ""
 
 
 def attached_program(link: Message) -> Attached | None:
@@ -130,8 +132,13 @@ async def _read(netlink: Netlink, ifindex: int) -> Message:
 
 def refuse_stranger(found: Attached, link: Message, own: ProgramOwnership) -> NoReturn:
     """Raise OperatorError (EEXIST) about another owner's program: whose it is, and the remedy."""
-    owner, place = own.find_owner(found.program_id, int(link["index"])), place_of(found, link)
-    raise OperatorError(errno.EEXIST, f"{description(owner, found.program_id, place)}: {advice(owner, place)}")
+    refuse_program(found.program_id, int(link["index"]), place_of(found, link), own)
+
+
+def refuse_program(number: int, ifindex: int, place: Place, own: ProgramOwnership) -> NoReturn:
+    """Raise OperatorError (EEXIST) as `refuse_stranger`, about a program at either hook."""
+    owner = own.find_owner(number, ifindex)
+    raise OperatorError(errno.EEXIST, f"{description(owner, number, place)}: {advice(owner, place)}")
 
 
 def place_of(found: Attached, link: Message) -> Place:

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -25,7 +25,7 @@ NETDEV_CMD_DEV_GET = 1
 TIMEOUT = 1.0
 """Seconds for the kernel's answers to one question."""
 LONGEST = 1 << 16
-"""Bytes of an event, of which nothing is read."""
+"""Bytes of an event."""
 
 
 class _Device(genlmsg):  # type: ignore[misc]  # pyroute2 has no types
@@ -90,20 +90,25 @@ async def xdp_features(ifindex: int) -> int | None:
 
 
 class FeatureEvents:
-    """Watches this thread's network namespace for changes of the drivers' XDP features."""
+    """Watches interfaces of this thread's network namespace for changes of their drivers' XDP features."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, watched: Callable[[], Collection[int]], changed: Callable[[], None]) -> None:
+        self._watched = watched
         self._changed = changed
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC)
         self._socket.setblocking(False)
 
     @classmethod
-    async def start(cls, changed: Callable[[], None]) -> Self:
-        """Call `changed` for each, in the running loop. A kernel that tells no features tells no changes either."""
+    async def start(cls, watched: Callable[[], Collection[int]], changed: Callable[[], None]) -> Self:
+        """Call `changed` for each change of an interface that `watched` then returns, by ifindex, in the running loop.
+
+        Other interfaces do not count: an endpoint changes those of its own as often as it likes. A kernel that tells no
+        features tells no changes either.
+        """
         async with _netdev() as netdev:
             group = None if netdev is None else netdev.mcast_groups.get(GROUP)
         with contextlib.ExitStack() as undo:
-            events = cls(changed)
+            events = cls(watched, changed)
             undo.callback(events._socket.close)
             events._socket.bind((0, 0))  # a socket without an address of its own is skipped as the kernel's own
             if group is not None:
@@ -118,12 +123,16 @@ class FeatureEvents:
         self._socket.close()
 
     def _on_event(self) -> None:
-        """Read one message. Its interface does not matter: all are queried again."""
+        """Read one message. What changed does not matter: all watched interfaces are queried again."""
         try:
-            self._socket.recv(LONGEST)
+            message = _Device(self._socket.recv(LONGEST))
+            message.decode()
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # the socket overflowed, so something did change
+            if error.errno != errno.ENOBUFS:
                 raise
-        self._changed()
+            self._changed()  # the socket overflowed, so something did change
+            return
+        if message.get_attr("NETDEV_A_DEV_IFINDEX") in self._watched():
+            self._changed()

@@ -184,12 +184,27 @@ def mounts() -> Iterator[tuple[Path, str]]:
 
 def is_bpffs(path: Path) -> bool:
     """Return whether a path is in a bpf file system, by the mount that it is under."""
+    return _mount_of(path)[1] == "bpf"
+
+
+def mount_point(path: Path) -> Path:
+    """Return where the file system that a path is in is mounted."""
+    return _mount_of(path)[0]
+
+
+def _mount_of(path: Path) -> tuple[Path, str]:
     resolved = path.resolve()
     best, kind = Path("/"), ""
     for mounted, found in mounts():
         if resolved.is_relative_to(mounted) and len(mounted.parts) >= len(best.parts):
             best, kind = mounted, found
-    return kind == "bpf"
+    return best, kind
+
+
+def is_read_only(bpffs: Path) -> bool:
+    """Return whether a bpf file system is mounted read-only: pins can be neither opened nor made there."""
+    point = mount_point(bpffs)
+    return bool(os.statvfs(point).f_flag & os.ST_RDONLY)
 
 
 def ensure_bpffs(path: Path) -> bool:

@@ -20,7 +20,7 @@ from agent.datapath.attached_programs import is_ours
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.check.hooks import uses_xdp
 from agent.datapath.check.result import CheckResult
-from agent.datapath.foreign_programs import foreign_xdp
+from agent.datapath.foreign_programs import foreign_instance, foreign_xdp
 from agent.datapath.kernel import KernelConfig
 from agent.datapath.net.ethtool import driver_of
 from agent.datapath.net.link_query import LinkQuery
@@ -97,6 +97,8 @@ async def _one_xdp(netlink: Netlink, config: KernelConfig, name: str) -> CheckRe
     if link is None:
         return CheckResult("xdp", False, f"the interface below {name} is gone", "see the interface above")
     carrier = str(attribute(link, "IFLA_IFNAME"))
+    if (other := foreign_instance(link, config.pins)) is not None:
+        return CheckResult("xdp", False, *other)
     if not uses_xdp(config, uplink):
         return CheckResult("xdp", True, f"{carrier} does not need it: its programs run at tc")
     if (foreign := foreign_xdp(link, config.pins)) is not None:

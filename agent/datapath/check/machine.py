@@ -16,7 +16,7 @@ from agent.core.uplinks.linux_version import version_of
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import content_hash, refuse_foreign
 from agent.datapath.bpf.lost_frame_counter import SWITCHED_OFF, why_not_counted
-from agent.datapath.bpf.pins import is_bpffs
+from agent.datapath.bpf.pins import is_bpffs, is_read_only, mount_point
 from agent.datapath.check.result import CheckResult
 from agent.datapath.kernel import KernelConfig
 
@@ -63,6 +63,9 @@ def bpf_file_system(config: KernelConfig) -> CheckResult:
     """Check that a BPF file system is mounted or can be."""
     name = "bpf file system"
     if is_bpffs(config.bpffs):
+        if is_read_only(config.bpffs):
+            remedy = f"mount -o remount,rw {mount_point(config.bpffs)}"
+            return CheckResult(name, False, f"{config.bpffs} is read-only", remedy)
         return CheckResult(name, True, f"mounted at {config.bpffs}")
     kinds = Path("/proc/filesystems").read_text(encoding="ascii").split()
     if "bpf" not in kinds:
