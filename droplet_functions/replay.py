@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from droplet_functions import pcap
 from droplet_functions.handlers import Handlers
-from droplet_functions.meta import META_SIZE, Meta, read_answer
+from droplet_functions.meta import META_SIZE, Meta
 from droplet_functions.packet import Packet
 from droplet_functions.verdict import Verdict, VerdictCode
 
@@ -54,7 +54,6 @@ def _handle(data: bytes, handlers: Handlers, meta: Meta) -> tuple[Verdict, bytes
     handlers.handle([packet])
     verdict = packet.verdict
     assert verdict is not None
-    if verdict.code is VerdictCode.KEEP:
-        return verdict, bytes(packet)
-    at, length = packet.seal(verdict)
-    return verdict, read_answer(bytes(memory[at : at + length])).packet
+    after = bytes(packet)
+    packet.discard()
+    return verdict, after

@@ -58,6 +58,8 @@ def set_destination_port(layers: Layers, port: int) -> None:
 def write_payload(layers: Layers, offset: int, data: bytes) -> None:
     """Overwrite bytes of the transport payload, `offset` from its start; HeaderError beyond its end."""
     transport = _transport(layers)
+    if offset < 0:
+        raise HeaderError(f"byte {offset} of the payload: give an offset from 0, or use write_transport")
     write_transport(layers, transport, transport.header_size + offset, data)
 
 

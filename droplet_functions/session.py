@@ -35,23 +35,15 @@ class Socket:
 
     def __init__(self, descriptor: int, description: QueueDescription, barriers: Barriers, counters: Counters) -> None:
         """Map the rings of a descriptor, which stays the caller's; HandoverError when that is impossible."""
-        self._descriptor, self._counters = descriptor, counters
+        self._counters = counters
         self._maps: list[mmap.mmap] = []
-        self._socket = socket.socket(AF_XDP, socket.SOCK_RAW, 0, os.dup(descriptor))
+        self._socket = _xdp_socket(descriptor, description.queue)
         self.rings: Rings | None = None
         try:
-            if not self._is_xdp():
-                raise HandoverError(f"queue {description.queue}: the descriptor is no AF_XDP socket")
             self.rings = self._map_rings(description, barriers)
         except BaseException:
             self.close()
             raise
-
-    def _is_xdp(self) -> bool:
-        try:
-            return self._socket.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN) == AF_XDP
-        except OSError:
-            return False
 
     def _map_rings(self, description: QueueDescription, barriers: Barriers) -> Rings:
         def memory(name: str) -> memoryview:
@@ -113,6 +105,20 @@ class Socket:
             with contextlib.suppress(BufferError):  # after an error while the rings were made
                 one.close()
         self._socket.close()
+
+
+def _xdp_socket(descriptor: int, queue: int) -> socket.socket:
+    """Return another descriptor of an AF_XDP socket; HandoverError when it is of something else."""
+    copy = os.dup(descriptor)
+    try:
+        found = socket.socket(AF_XDP, socket.SOCK_RAW, 0, copy)
+    except OSError:
+        os.close(copy)
+    else:
+        if found.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN) == AF_XDP:
+            return found
+        found.close()
+    raise HandoverError(f"queue {queue}: the descriptor is no AF_XDP socket")
 
 
 class Session:
