@@ -6,11 +6,13 @@ For benchmarks and tests. Owns namespace, programs, UMEM and sockets. `Listener`
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import mmap
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +33,8 @@ _RING_OPTIONS = {handover.RX: 2, handover.TX: 3, handover.FILL: 5, handover.COMP
 """XDP_RX_RING and so on, in the order of struct xdp_mmap_offsets."""
 _SHARED_UMEM, _COPY, _NEED_WAKEUP = 1, 2, 8
 _REDIRECT, _REDIRECT_MAP = 23, 51
+PATIENCE = 60.0
+"""Seconds for what the kernel, or a process, does a little later."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -194,14 +198,19 @@ class Sockets:
 
 
 def _bind(one: socket.socket, address: bytes) -> None:
-    if _libc.bind(one.fileno(), address, len(address)) != 0:
-        raise OSError(ctypes.get_errno(), f"bind AF_XDP: {os.strerror(ctypes.get_errno())}")
+    """Bind a socket to its queue. The kernel frees a queue some time after the last socket on it was closed."""
+    deadline = time.monotonic() + PATIENCE
+    while _libc.bind(one.fileno(), address, len(address)) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EBUSY or time.monotonic() > deadline:
+            raise OSError(number, f"bind AF_XDP: {os.strerror(number)}")
+        time.sleep(0.01)
 
 
 class Listener:
     """The agent's end of hand-overs: one process at a time."""
 
-    def __init__(self, path: Path, timeout: float = 60.0) -> None:
+    def __init__(self, path: Path, timeout: float = PATIENCE) -> None:
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listening.bind(str(path))
         self._listening.listen()

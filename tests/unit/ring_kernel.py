@@ -86,5 +86,3 @@ class ModelKernel:
         """Return the addresses that the rings hold, or the kernel between them: a frame is in there once at most."""
         rings = [*self.fill.peek(), *self.queue.rings.rx.peek()[::2], *self.tx.peek()[::2]]
         return [*rings, *self.sending, *self.queue.rings.completion.peek()]
-
-
