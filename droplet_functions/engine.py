@@ -97,7 +97,7 @@ class Engine:
         times = [now + 1.0, self._deadline, *(until for _, until in self._leaving)]
         if self.state is State.CONNECTING and self._channel is None:
             times.append(self._retry_at)
-        if self._leaving or any(queue.unsent for queue in self._queues()):
+        if self._leaving or any(queue.unsent for queue in self.queues()):
             times.append(now + RETRY_SENDING)
         return max(0.0, min(times) - now)
 
@@ -106,7 +106,7 @@ class Engine:
         if now >= self._look_at or self._stop_wanted:
             self._look_at = now + LOOK_UP
             self._look(now)
-        queues = self._queues()
+        queues = self.queues()
         for count in range(len(queues)):
             queue = queues[(self._turn + count) % len(queues)]
             if packets := self._serve(queue):
@@ -115,7 +115,8 @@ class Engine:
         self._look_at = now
         return None
 
-    def _queues(self) -> list[Queue]:
+    def queues(self) -> list[Queue]:
+        """Return the queues that are served now."""
         return [queue for one in self._sessions() for queue in one.queues.values()]
 
     def _serve(self, queue: Queue) -> list[Packet]:

@@ -43,7 +43,7 @@ class _Ring:
         if size < 1 or size & (size - 1):
             raise ValueError(f"{name} ring: {size} entries, expected a power of two")
         end = offsets.descriptors + size * words * 8
-        self.name, self.size, self._words, self._memory = name, size, words, memory
+        self.name, self.size, self.memory, self.offsets, self._words = name, size, memory, offsets, words
         self._producer, self._consumer, self._flags = (
             memory[at : at + 4].cast("I") for at in (offsets.producer, offsets.consumer, offsets.flags)
         )
@@ -84,7 +84,7 @@ class _Ring:
 
     def release(self) -> None:
         """Let go of the memory that the ring was given, so that its mapping can be closed."""
-        for view in (self._producer, self._consumer, self._flags, self._entries, self._memory):
+        for view in (self._producer, self._consumer, self._flags, self._entries, self.memory):
             view.release()
 
 
@@ -123,8 +123,13 @@ class ProducerRing(_Ring):
 
     def push(self, words: Sequence[int]) -> None:
         """Produce entries, of which there must be no more than `room` said."""
+        count = self._write(words)
+        self._next = (self._next + count) & _MASK
+        self._store(self._producer, self._next)
+
+    def _write(self, words: Sequence[int]) -> int:
+        """Write entries from the next one on, which publishes none of them; return their number."""
         data = array("Q", words)
-        count = len(data) // self._words
         first = (self._next & (self.size - 1)) * self._words
         split = self.size * self._words - first
         if len(data) <= split:
@@ -132,5 +137,4 @@ class ProducerRing(_Ring):
         else:
             self._entries[first:] = data[:split]
             self._entries[: len(data) - split] = data[split:]
-        self._next = (self._next + count) & _MASK
-        self._store(self._producer, self._next)
+        return len(data) // self._words
