@@ -1,7 +1,7 @@
 """Packets a second of functions in processes: the library beside a bare C loop on rings of the same kind, in one run.
 
 Every contestant has a veth pair of its own. A turn fills the RX ring with live frames and times the answers alone, on
-one pinned core, by the thread's CPU time: what the kernel does for a packet within the system calls is part of it, as in
+one pinned core, by the thread's CPU time. It includes what the kernel does for a packet within the system calls, as in
 the C loop. The data plane's end drops the answers.
 """
 

@@ -64,7 +64,15 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef_Slot slots[] = {{0, NULL}};
 
 static struct PyModuleDef definition = {
-	PyModuleDef_HEAD_INIT, "_barriers", "Acquire and release on a word of a buffer.", 0, methods, slots, NULL, NULL, NULL,
+	PyModuleDef_HEAD_INIT,
+	"_barriers",
+	"Acquire and release on a word of a buffer.",
+	0,
+	methods,
+	slots,
+	NULL,
+	NULL,
+	NULL,
 };
 
 PyMODINIT_FUNC PyInit__barriers(void)

@@ -41,10 +41,10 @@ PLAIN = Barriers("plain", _load, _store)
 def compiled() -> Barriers | None:
     """Return the compiled part, or None where it was not built."""
     try:
-        from droplet_functions import _barriers
+        from droplet_functions._barriers import load, store
     except ImportError:
         return None
-    return Barriers("compiled", _barriers.load, _barriers.store)
+    return Barriers("compiled", load, store)
 
 
 def choose(machine: str | None = None) -> Barriers:

@@ -56,7 +56,7 @@ class Channel:
             self.ended = True
 
     def receive(self) -> Arrived | None:
-        """Return the next message, None while there is none; HandoverError, without descriptors, for a malformed one."""
+        """Return the next message, or None while there is none; HandoverError when it is malformed."""
         try:
             raw, descriptors, flags, _ = socket.recv_fds(
                 self._socket, LONGEST_MESSAGE, MOST_QUEUES + 1, socket.MSG_CMSG_CLOEXEC

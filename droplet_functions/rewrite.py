@@ -114,7 +114,7 @@ def _fill_checksum(data: memoryview, ip: Ip, transport: Transport) -> None:
 
 def _pseudo_header(ip: Ip, length: int) -> int:
     """Return the sum of the pseudo-header of a transport packet of `length` bytes (RFC 9293, RFC 8200 section 8.1)."""
-    return total(ip.source.packed + ip.destination.packed + pack("!IHH", length, 0, ip.protocol))
+    return total(ip.packed_source + ip.packed_destination + pack("!IHH", length, 0, ip.protocol))
 
 
 def _ip(layers: Layers) -> Ip:

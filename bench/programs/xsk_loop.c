@@ -29,7 +29,8 @@ struct loop {
 static int map_ring(struct ring *ring, int fd, uint64_t page, const struct xdp_ring_offset *at, uint32_t size,
 		    uint32_t entry)
 {
-	uint8_t *base = mmap(NULL, at->desc + size * entry, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, page);
+	uint8_t *base =
+		mmap(NULL, at->desc + size * entry, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, page);
 
 	if (base == MAP_FAILED)
 		return -1;

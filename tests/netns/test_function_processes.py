@@ -1,4 +1,4 @@
-"""Processes without privileges that serve functions: stopped, killed, one after another, agents that end, hostile ones."""
+"""Processes without privileges that serve functions: stopped, killed, replaced, hostile; and agents that end."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def agent(path: Path, answer: bytes | None, descriptors: list[int] | None = None
         made.close()
 
 
-def function(path: Path, **more: Any) -> Function:
+def function(path: Path | None, **more: Any) -> Function:
     made = Function("one", socket=path, **more)
     made.on_packet(lambda _: GO_ON)
     return made
@@ -127,10 +127,7 @@ def test_without_an_agent_the_error_says_how_to_get_one(tmp_path: Path, monkeypa
         function(tmp_path / "none.sock").run()
     monkeypatch.setenv("DROPLET_FUNCTION_SOCKET", str(tmp_path / "elsewhere.sock"))
     with pytest.raises(NoAgentError, match=r"elsewhere\.sock"):
-        Function("one").on_packet(lambda _: GO_ON)
-        made = Function("one")
-        made.on_packet(lambda _: GO_ON)
-        made.run()
+        function(None).run()
     monkeypatch.delenv("DROPLET_FUNCTION_SOCKET")
     assert channel.default_path("one") == Path("/run/droplet/functions/one.sock")
 

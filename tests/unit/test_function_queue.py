@@ -128,7 +128,7 @@ class Schedules(RuleBasedStateMachine):
 
     @rule()
     def die_and_start_anew(self) -> None:
-        """Another process takes the rings over: what the dead one held is free, what the kernel holds is the kernel's."""
+        """Another process takes over: what the dead one held is free, what the kernel holds is the kernel's."""
         kernel = self.kernel
         while kernel.sending:  # what is between TX and completion ring can be seen in neither
             kernel.complete(8)
