@@ -155,9 +155,7 @@ def test_every_package_of_the_agent_the_controller_and_the_library_has_a_rule() 
     without = {
         name
         for name in MODULES.keys() - FOLDERS
-        if inside(name, ("agent", "controller_sim", "droplet_functions"))
-        and name not in ENTRY_POINTS
-        and rule_for(name) is None
+        if inside(name, WITH_RULES) and name not in ENTRY_POINTS and rule_for(name) is None
     }
     assert not without, f"no import rule in MAY_IMPORT covers {sorted(without)}"
 
