@@ -48,6 +48,19 @@ class Frames:
             places[number - first] = RECEIVING
         return [number << shift for number in numbers]
 
+    def take_back(self, addresses: Iterable[int]) -> int:
+        """Free the frames that the kernel has sent; return how many addresses were of frames that had not been sent."""
+        first, count, shift, places, free, wrong = self.first, self.count, self._shift, self.places, self.free, 0
+        for address in addresses:
+            number = address >> shift
+            index = number - first
+            if 0 <= index < count and places[index] == SENT:
+                places[index] = FREE
+                free.append(number)
+            else:
+                wrong += 1
+        return wrong
+
     def adopt(self, addresses: Iterable[int], place: int) -> int:
         """Note where an earlier process left frames; return how many addresses were of no free frame of these.
 

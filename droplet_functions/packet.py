@@ -141,10 +141,12 @@ class Packet:
         if self._meta is None and not verdict.address:
             self._memory[at + VERDICT_AT] = verdict.code
             self._memory[at + REASON_AT] = verdict.reason
-        else:
-            head = metadata.answered(self._saved(), verdict, end - self._start)
-            at = self._start - len(head)
-            self._memory[at : self._start] = head
+            self._start = -1
+            self._data = None
+            return at, end - at
+        head = metadata.answered(self._saved(), verdict, end - self._start)
+        at = self._start - len(head)
+        self._memory[at : self._start] = head
         self.discard()
         return at, end - at
 

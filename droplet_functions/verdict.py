@@ -34,8 +34,8 @@ class Verdict:
 
     def __post_init__(self) -> None:
         """Raise ValueError for what the data plane would not accept: `drop` and `send_to` make what it does."""
-        if self.code == VerdictCode.NONE:
-            raise ValueError("NONE is what a packet has before its verdict")
+        if not isinstance(self.code, VerdictCode) or self.code is VerdictCode.NONE:
+            raise ValueError(f"{self.code!r} is no verdict: use GO_ON, SEND_BACK, KEEP, drop() or send_to()")
         if not 0 <= self.reason <= (MAX_REASON if self.code == VerdictCode.DROP else 0):
             raise ValueError(f"{self.code.name} with reason {self.reason}: drops have one, from 0 to {MAX_REASON}")
         if len(self.address) != (16 if self.code == VerdictCode.SEND_TO else 0):

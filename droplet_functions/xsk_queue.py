@@ -18,6 +18,7 @@ from droplet_functions.rings import ConsumerRing, ProducerRing
 from droplet_functions.verdict import VerdictCode
 
 _LENGTH = (1 << 32) - 1
+_KEEP = VerdictCode.KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,9 @@ class Queue:
 
     def reap(self) -> None:
         """Take back the frames that the kernel has sent."""
-        frames = self.frames
-        for address in self.rings.completion.pop(self.rings.completion.size):
-            number = frames.number_of(address)
-            if frames.is_in(number, SENT):
-                frames.put(number, FREE)
-            else:
-                self._counters.unexpected_completions += 1
+        addresses = self.rings.completion.pop(self.rings.completion.size)
+        if addresses:
+            self._counters.unexpected_completions += self.frames.take_back(addresses)
 
     def refill(self) -> None:
         """Give free frames to the kernel to receive into."""
@@ -128,7 +125,7 @@ class Queue:
             if verdict is None:
                 raise ValueError("a packet without a verdict cannot be answered")
             tally[verdict.code] += 1
-            if verdict.code == VerdictCode.KEEP:
+            if verdict.code is _KEEP:
                 frames.put(packet.frame_number, FREE)
                 packet.discard()
                 continue

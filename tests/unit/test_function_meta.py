@@ -113,6 +113,7 @@ def test_a_reason_beyond_a_byte_is_refused(reason) -> None:
     ("code", "more"),
     [
         (VerdictCode.NONE, {}),
+        (255, {}),
         (VerdictCode.GO_ON, {"reason": 1}),
         (VerdictCode.DROP, {"reason": 256}),
         (VerdictCode.SEND_TO, {}),
