@@ -35,7 +35,7 @@ class Packet:
     def arrived(self, meta_at: int, start: int, end: int) -> None:
         """Take over what the data plane put into the frame: metadata, and a packet from `start` to `end`."""
         self._meta_at, self._start, self._end = meta_at, start, end
-        self._meta = self._data = self.verdict = None
+        self.verdict = None
 
     @property
     def frame_number(self) -> int:

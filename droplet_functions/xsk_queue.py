@@ -17,7 +17,6 @@ from droplet_functions.packet import ROOM_IN_FRONT, Packet
 from droplet_functions.rings import ConsumerRing, ProducerRing
 from droplet_functions.verdict import VerdictCode
 
-_LENGTH = (1 << 32) - 1
 _KEEP = VerdictCode.KEEP
 
 
@@ -99,10 +98,10 @@ class Queue:
             if not 0 <= index < count or places[index] != RECEIVING:
                 self._counters.malformed += 1  # of no frame that the kernel was to fill: no frame moves
                 continue
-            length = second & _LENGTH
-            if second == length and META_SIZE <= length <= size - (address & inside):
+            at, length = address & inside, second
+            if META_SIZE <= length <= size - at:  # options above the length's 32 bits make it too long
                 version, offset, packet_length = unpack(umem, address)
-                usable = offset >= META_SIZE and (address & inside) + offset >= ROOM_IN_FRONT
+                usable = offset >= META_SIZE and at + offset >= ROOM_IN_FRONT
                 if version == VERSION and usable and offset + packet_length == length:
                     places[index] = HELD
                     packet = packets[index]

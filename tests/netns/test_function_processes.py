@@ -9,12 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 from lab.waiting import until
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.l2 import Ether
 
 from bench.function_pair import Sizes
-from droplet_functions import GO_ON, SEND_BACK, Function, Meta, drop
+from droplet_functions import GO_ON, SEND_BACK, Function, Meta, drop, send_to
 from droplet_functions.handover import Stop
 from droplet_functions.meta import read_answer
-from tests.netns.function_wire import PATIENCE, Host, Running, process, running
+from tests.netns.function_wire import PATIENCE, ROOT, Host, Running, process, running
 
 SERVE = """
 import sys
@@ -205,3 +207,18 @@ def test_the_pair_goes_away_under_a_function(host: Host) -> None:
         assert other.wire.asked(bytes(60)).verdict == GO_ON
     host.agent.say(Stop())
     thread.join()
+
+
+def test_the_first_example_of_the_page_serves_as_written(host: Host) -> None:
+    page = (ROOT / "docs" / "functions.md").read_text(encoding="utf-8")
+    code = page.partition("<!-- example: filter.py -->\n```python\n")[2].partition("```")[0]
+    ip = IP(src="10.0.0.1", dst="10.0.0.2")
+    with host.sockets() as sockets, process(code, host.path) as one:
+        host.agent.serve("filter", sockets)
+        assert host.wire.asked(bytes(Ether() / ip / TCP(dport=23))).verdict == drop(2)
+        answer = host.wire.asked(bytes(Ether() / ip / UDP(dport=53)))
+        assert answer.verdict == send_to("10.0.0.53")
+        assert Ether(answer.packet)[IP].dst == "10.0.0.53"
+        one.send_signal(signal.SIGTERM)
+        host.agent.say(Stop())
+        ended(one)
