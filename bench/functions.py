@@ -97,7 +97,7 @@ class Library:
                 try:
                     self._handlers.handle(batch)
                 finally:
-                    batch.send()
+                    engine.answer()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,16 +53,8 @@ class Options:
     stop_within: float
 
 
-class Batch(list[Packet]):
-    """Packets of one queue that wait for their verdicts."""
-
-    def __init__(self, queue: Queue, packets: list[Packet]) -> None:
-        super().__init__(packets)
-        self.queue = queue
-
-    def send(self) -> None:
-        """Send the answers; every packet has its verdict."""
-        self.queue.answer(self)
+Batch = tuple[Packet, ...]
+"""Packets of one queue that wait for their verdicts. Nothing that the user does to it can lose a packet."""
 
 
 class Engine:
@@ -79,6 +71,8 @@ class Engine:
         self._retry, self._retry_at, self._deadline, self._look_at = FIRST_RETRY, 0.0, float("inf"), 0.0
         self._begun_at: float | None = None
         self._turn = 0
+        self._asked: tuple[Queue, Batch] | None = None
+        """The batch that waits for its verdicts, and its queue."""
         self._stop_wanted = False
         self.waiting = Waiting()
 
@@ -102,7 +96,10 @@ class Engine:
         return max(0.0, min(times) - now)
 
     def step(self, now: float) -> Batch | None:
-        """Do what can be done without waiting; return packets that wait for verdicts, or None when there are none."""
+        """Do what can be done without waiting; return packets that wait for verdicts, or None when there are none.
+
+        They are answered (`answer`) before the next step.
+        """
         if now >= self._look_at or self._stop_wanted:
             self._look_at = now + LOOK_UP
             self._look(now)
@@ -111,9 +108,16 @@ class Engine:
             queue = queues[(self._turn + count) % len(queues)]
             if packets := self._serve(queue):
                 self._turn += count + 1
-                return Batch(queue, packets)
+                self._asked = queue, tuple(packets)
+                return self._asked[1]
         self._look_at = now
         return None
+
+    def answer(self) -> None:
+        """Send the answers of the batch that `step` returned last, once; every packet of it has its verdict."""
+        if self._asked is not None:
+            (queue, packets), self._asked = self._asked, None
+            queue.answer(packets)
 
     def queues(self) -> list[Queue]:
         """Return the queues that are served now."""

@@ -89,17 +89,17 @@ class Function:
                 while not engine.ended:
                     now = time.monotonic()
                     if batch := engine.step(now):
-                        self._handle(batch)
+                        self._handle(engine, batch)
                     elif not engine.ended:
                         engine.waiting.wait(engine.timeout(now))
         finally:
             self._close()
 
-    def _handle(self, batch: Batch) -> None:
+    def _handle(self, engine: Engine, batch: Batch) -> None:
         try:
             self._handlers.handle(batch)
         finally:
-            batch.send()
+            engine.answer()
 
     def replay(
         self,
@@ -151,8 +151,8 @@ class Function:
     async def __anext__(self) -> Batch:
         """Send the answers of the batch before, and wait for the next one."""
         engine = self._engine or self._open()
-        self._finish_batch()
         try:
+            self._finish_batch()
             while not engine.ended:
                 now = time.monotonic()
                 if batch := engine.step(now):
@@ -180,10 +180,10 @@ class Function:
         self._close()
 
     def _finish_batch(self) -> None:
-        if self._batch is not None:
+        if self._batch is not None and self._engine is not None:
             batch, self._batch = self._batch, None
             self._handlers.complete(batch)
-            batch.send()
+            self._engine.answer()
 
 
 async def _readable(descriptor: int, seconds: float) -> None:

@@ -51,7 +51,7 @@ def _handle(data: bytes, handlers: Handlers, meta: Meta) -> tuple[Verdict, bytes
     memory[start - META_SIZE : end] = meta.pack(len(data) & 0xFFFF) + data
     packet = Packet(memoryview(memory), 0, len(memory), len(data) + ROOM)
     packet.arrived(start - META_SIZE, start, end)
-    handlers.handle([packet])
+    handlers.handle((packet,))
     verdict = packet.verdict
     assert verdict is not None
     after = bytes(packet)

@@ -6,7 +6,7 @@ Works on any memory and makes no system call: `wake` is the caller's. Hot code: 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -113,7 +113,7 @@ class Queue:
         self._counters.received += len(found)
         return found
 
-    def answer(self, packets: list[Packet]) -> None:
+    def answer(self, packets: Sequence[Packet]) -> None:
         """Send the answers of packets that all have their verdicts, and take back the frames of those that are kept."""
         frames, tally = self.frames, [0] * 256
         shift, first, places = frames.size.bit_length() - 1, frames.first, frames.places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -261,3 +261,23 @@ def test_each_queue_has_a_socket_and_answers_on_it() -> None:
         assert engine is not None
         assert engine._session is not None
         assert len(engine._session.queues) == queues
+
+
+def test_a_handler_of_batches_cannot_take_a_packet_out_of_a_batch(host: Host) -> None:
+    """A list would let it lose the frame of a packet."""
+    kinds = list[type]()
+    function = Function("one", socket=host.path)
+
+    @function.on_batch
+    def handle(batch: Sequence[Packet]) -> None:
+        kinds.append(type(batch))
+        batch[0].verdict = SEND_BACK
+        batch.clear()  # type: ignore[attr-defined]
+
+    with host.sockets() as sockets:
+        thread = Running(function)
+        host.agent.serve("one", sockets)
+        assert host.wire.asked(packet()).verdict == SEND_BACK
+        host.agent.say(Stop())
+        thread.join()
+    assert kinds == [tuple]
