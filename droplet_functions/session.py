@@ -20,7 +20,7 @@ from droplet_functions.errors import HandoverError
 from droplet_functions.frames import SENT, Frames
 from droplet_functions.handover import PAGE_OFFSETS, WORDS, Handover, QueueDescription
 from droplet_functions.rings import ConsumerRing, ProducerRing
-from droplet_functions.xsk_queue import Queue, Rings
+from droplet_functions.xsk_queue import Queue, Rings, Wake
 
 AF_XDP = 44
 _SO_DOMAIN = 39
@@ -76,7 +76,18 @@ class Socket:
         """Return the descriptor to wait for."""
         return self._socket.fileno()
 
-    def wake(self) -> None:
+    def receive(self) -> None:
+        """Make a driver that has run out of frames look at the fill ring (zero copy)."""
+        self._counters.wakeups += 1
+        try:
+            self._socket.recv(0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno not in _LATER:
+                raise
+
+    def send(self) -> None:
         """Make the kernel send what is in the TX ring, if it waits to be asked."""
         assert self.rings is not None
         tx = self.rings.tx
@@ -160,7 +171,9 @@ class Session:
         share = offer.frame_count // len(offer.queues)
         frames = Frames(index * share, share, offer.frame_size)
         assert made.rings is not None
-        self.queues[made.fileno()] = Queue(self._view, frames, made.rings, offer.longest_packet, counters, made.wake)
+        self.queues[made.fileno()] = Queue(
+            self._view, frames, made.rings, offer.longest_packet, counters, Wake(made.send, made.receive)
+        )
 
     def start(self) -> None:
         """Give the kernel frames to receive into."""

@@ -1,6 +1,7 @@
 """One queue: its four rings, its share of the frames, and how packets move between them.
 
-Works on any memory and makes no system call: `wake` is the caller's. Hot code: plain lists, no objects for frames.
+Works on any memory and makes no system call: those of `Wake` are the caller's. Hot code: plain lists, no objects for
+frames.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from droplet_functions.counters import Counters
 from droplet_functions.frames import FREE, HELD, RECEIVING, SENT, WAITING, Frames
@@ -35,8 +37,15 @@ class Rings:
             ring.release()
 
 
+class Wake(NamedTuple):
+    """How the kernel is made to send what is in the TX ring, and to receive into the frames of the fill ring."""
+
+    send: Callable[[], None]
+    receive: Callable[[], None]
+
+
 class Queue:
-    """Moves packets from the RX ring to handlers and their answers to the TX ring. `wake` makes the kernel send."""
+    """Moves packets from the RX ring to handlers and their answers to the TX ring."""
 
     def __init__(
         self,
@@ -45,7 +54,7 @@ class Queue:
         rings: Rings,
         longest: int,
         counters: Counters,
-        wake: Callable[[], None],
+        wake: Wake,
     ) -> None:
         self.frames, self.rings, self._counters, self._wake = frames, rings, counters, wake
         self._umem = umem
@@ -85,6 +94,8 @@ class Queue:
         """Give free frames to the kernel to receive into."""
         if self.receives and self.frames.free and (addresses := self.frames.take_free(self.rings.fill.room())):
             self.rings.fill.push(addresses)
+            if self.rings.fill.needs_wakeup:
+                self._wake.receive()
 
     def receive(self, most: int) -> list[Packet]:
         """Return the next packets, at most so many entries of the RX ring; unusable entries are counted and skipped."""
@@ -142,7 +153,7 @@ class Queue:
         if self._waiting:
             self._counters.ring_full += 1
         if words:
-            self._wake()
+            self._wake.send()
 
     def _count(self, tally: list[int]) -> None:
         counters = self._counters
@@ -164,7 +175,7 @@ class Queue:
         if words:
             self.rings.tx.push(words)
         if words or self.rings.tx.pending:
-            self._wake()
+            self._wake.send()
 
     def release(self) -> None:
         """Let go of all memory: packets become invalid."""

@@ -148,6 +148,18 @@ def test_while_the_agent_is_away_packets_are_answered_and_then_the_same_sockets_
         thread.join()
 
 
+def test_a_function_can_be_stopped_while_the_agent_is_away(host: Host) -> None:
+    function = Function("one", socket=host.path)
+    function.on_packet(lambda _: SEND_BACK)
+    with host.sockets() as sockets:
+        thread = Running(function)
+        host.agent.serve("one", sockets)
+        host.agent.close()
+        assert host.wire.asked(bytes(60)).verdict == SEND_BACK
+        function.stop()
+        thread.join()
+
+
 def test_a_new_agent_can_hand_over_another_pair(host: Host) -> None:
     function = Function("one", socket=host.path)
     function.on_packet(lambda _: SEND_BACK)

@@ -9,7 +9,7 @@ from droplet_functions.counters import Counters
 from droplet_functions.frames import Frames
 from droplet_functions.meta import Answer, Meta, read_answer
 from droplet_functions.rings import ADDRESS, DESCRIPTOR, ConsumerRing, ProducerRing, RingOffsets
-from droplet_functions.xsk_queue import Queue, Rings
+from droplet_functions.xsk_queue import Queue, Rings, Wake
 
 FRAME = 2048
 HEADROOM = 256
@@ -32,6 +32,7 @@ class ModelKernel:
     sent: list[Answer] = field(default_factory=list)
     sending: list[int] = field(default_factory=list)
     wakes: int = 0
+    asked_to_receive: int = 0
 
     def __post_init__(self) -> None:
         self.umem = memoryview(bytearray((self.first + self.frames) * FRAME))
@@ -53,10 +54,13 @@ class ModelKernel:
             ConsumerRing("completion", *self.memory["completion"]),
         )
         frames = Frames(self.first, self.frames, FRAME)
-        self.queue = Queue(self.umem, frames, rings, FRAME, self.counters, self._woken)
+        self.queue = Queue(self.umem, frames, rings, FRAME, self.counters, Wake(self._woken, self._asked_to_receive))
 
     def _woken(self) -> None:
         self.wakes += 1
+
+    def _asked_to_receive(self) -> None:
+        self.asked_to_receive += 1
 
     def deliver(self, packet: bytes, meta: Meta, raw: bytes | None = None) -> bool:
         """Receive a packet into a frame of the fill ring; False when there is none, or no room in the RX ring."""

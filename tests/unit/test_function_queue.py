@@ -335,3 +335,13 @@ def test_a_process_takes_over_what_another_left_in_each_ring() -> None:
     assert [packet.meta.token for packet in kernel.queue.receive(8)] == [9]
     kernel.queue.reap()
     assert kernel.queue.frames.census()["sent"] == 1
+
+
+def test_a_driver_that_waits_for_frames_is_woken_up_when_there_are_some() -> None:
+    kernel = ModelKernel(frames=2, ring=2)
+    flags = kernel.memory["fill"][1].flags
+    kernel.memory["fill"][0][flags : flags + 4].cast("I")[0] = 1
+    kernel.queue.refill()
+    assert kernel.asked_to_receive == 1
+    kernel.queue.refill()  # no frame is free
+    assert kernel.asked_to_receive == 1
