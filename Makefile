@@ -1,7 +1,7 @@
 # `make help` lists the targets. Everything but `setup` runs what `setup` made; `setup` does nothing twice.
 SHELL := /bin/bash
 python := .venv/bin/python
-c_files = $(wildcard bpf/*.[ch] bpf/hooks/*.h bpf/lib/*.h bpf/entry/*.h bench/programs/*.[ch] bench/programs/*/*.[ch] bench/programs/*/*/*.h)
+c_files = $(wildcard bpf/*.[ch] bpf/hooks/*.h bpf/lib/*.h bpf/entry/*.h droplet_functions/*.c bench/programs/*.[ch] bench/programs/*/*.[ch] bench/programs/*/*/*.h)
 pytest := $(python) -m pytest
 shared := $(pytest) -n $(or $(JOBS),auto)
 

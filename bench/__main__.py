@@ -22,7 +22,19 @@ from rich.table import Table
 
 from agent.datapath.bpf.compiler import CompileError
 from agent.datapath.bpf.pins import ensure_bpffs
-from bench import control, forwarding, hosts, machine, probe, report, sections, sent_frames, traffic, traffic_sections
+from bench import (
+    control,
+    forwarding,
+    functions,
+    hosts,
+    machine,
+    probe,
+    report,
+    sections,
+    sent_frames,
+    traffic,
+    traffic_sections,
+)
 from bench.contestants import fitting
 from bench.lines import GROUPS
 from bench.profile import PARTS as PROFILE
@@ -32,7 +44,7 @@ from controller_sim.control.bus import BusError
 from controller_sim.lab.state import BPFFS, LabError
 from controller_sim.lab.underlay import UnderlayError
 
-PARTS = ("forwarding", "traffic", "control")
+PARTS = ("forwarding", "traffic", "control", "functions")
 COLOURS = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.UNCLEAR: "yellow", Verdict.NONE: ""}
 BUSY = 0.5
 """Load average for each core above which a run is warned of."""
@@ -97,6 +109,13 @@ def control_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> li
         return [sections.control(control.measure(lab, program, share, folder / "documents", say))]
 
 
+def functions_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:
+    """Measure packets a second of functions in processes."""
+    say("building pairs for functions")
+    with functions.contestants(folder) as found:
+        return [functions.section(forwarding.run_rounds(found, effort.rounds, traffic.cores()[0], say))]
+
+
 def run_parts(effort: Effort, parts: tuple[str, ...], console: Console) -> list[Section]:
     """Run the parts that were asked for."""
     ensure_bpffs(BPFFS)
@@ -109,6 +128,8 @@ def run_parts(effort: Effort, parts: tuple[str, ...], console: Console) -> list[
             found += traffic_part(folder, effort, status.update)
         if "control" in parts:
             found += control_part(folder, effort, status.update)
+        if "functions" in parts:
+            found += functions_part(folder, effort, status.update)
     return found
 
 

@@ -7,6 +7,9 @@ them, so each counts as a package of its own.
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,9 +17,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = ("protocol", "agent", "controller_sim", "bench", "bpf")
-COMPOSING = ("agent", "agent.datapath", "controller_sim", "bench")
+OURS = ("protocol", "agent", "controller_sim", "bench", "bpf", "droplet_functions")
+COMPOSING = ("agent", "agent.datapath", "controller_sim", "bench", "droplet_functions")
 """Folders whose modules count one by one."""
+WITH_RULES = ("agent", "controller_sim", "droplet_functions")
+"""Packages of which every module needs a rule."""
 MOST_MODULES = 12
 """Modules of one package of the core: about ten of one subject. One that grows beyond that holds two subjects."""
 
@@ -62,6 +67,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *BELOW_THE_EDGES,
         *("agent.bus", "agent.datapath", "agent.settings", "agent.reconcile", "agent.probe"),
     ),
+    "droplet_functions": (),
     "controller_sim.topology": ("protocol",),
     "controller_sim.control": ("protocol", "controller_sim.topology"),
     "controller_sim.lab": ("protocol", "controller_sim.topology", "controller_sim.control"),
@@ -145,11 +151,11 @@ def test_the_tree_is_seen() -> None:
     assert "protocol.documents" in IMPORTS["agent.core.kinds.catalogue"]
 
 
-def test_every_package_of_the_agent_and_the_controller_has_a_rule() -> None:
+def test_every_package_of_the_agent_the_controller_and_the_library_has_a_rule() -> None:
     without = {
         name
         for name in MODULES.keys() - FOLDERS
-        if inside(name, ("agent", "controller_sim")) and name not in ENTRY_POINTS and rule_for(name) is None
+        if inside(name, WITH_RULES) and name not in ENTRY_POINTS and rule_for(name) is None
     }
     assert not without, f"no import rule in MAY_IMPORT covers {sorted(without)}"
 
@@ -164,6 +170,17 @@ def test_a_package_imports_only_what_its_rule_allows(rule: str) -> None:
     for name in filter(lambda one: rule_for(one) == rule, MODULES):
         wrong = {other for other in ours(name) if not inside(other, (rule, *MAY_IMPORT[rule]))}
         assert not wrong, f"{name} imports {sorted(wrong)}"
+
+
+def test_the_library_of_functions_needs_nothing_but_python(tmp_path: Path) -> None:
+    """Users install it where there is neither agent nor any other package."""
+    for name in filter(lambda one: inside(one, ["droplet_functions"]), MODULES):
+        others = {other.partition(".")[0] for other in IMPORTS[name]} - {"droplet_functions"}
+        assert others <= sys.stdlib_module_names, f"{name} imports {sorted(others - sys.stdlib_module_names)}"
+    shutil.copytree(ROOT / "droplet_functions", tmp_path / "droplet_functions")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import droplet_functions as d; print(d.__file__)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(str(tmp_path))
 
 
 def test_no_package_imports_another_in_a_circle() -> None:

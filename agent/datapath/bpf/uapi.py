@@ -64,6 +64,7 @@ class MapType(IntEnum):
     PERCPU_ARRAY = 6
     LRU_HASH = 9
     LPM_TRIE = 11
+    XSKMAP = 17
 
 
 class ProgramType(IntEnum):
