@@ -69,7 +69,7 @@ async def test_a_program_that_a_link_holds_is_busy_and_the_text_says_how_to_deta
         assert "in another mode or by a link: see whose it is (`bpftool net`)" in refused.message
         (kept,) = await native.executor.run([DetachTransit(index)])
         assert kept.errno == errno.EBUSY
-        assert kept.message.endswith("another owner's XDP program is attached: it is left alone")
+        assert kept.message.endswith("another owner's program is attached: it is left alone")
         assert attached("eth0") == number
     assert await native.executor.run([AttachTransit(index)]) == []
 

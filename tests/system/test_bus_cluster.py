@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import nats
 import pytest
 from lab.bus import Lines, NatsServer, Recorder, make_cluster, make_streams, running, until
+from lab.waiting import PATIENCE
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
@@ -50,7 +52,8 @@ async def cluster(folder: Path) -> AsyncIterator[tuple[dict[str, NatsServer], Cl
 
 async def persistently(action):
     """Do something until the cluster takes it: while it elects a leader, it answers nothing or an error."""
-    for _ in range(100):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         try:
             return await action()
         except (NatsError, TimeoutError):
