@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -142,3 +143,20 @@ async def test_an_index_that_another_instances_endpoint_has_is_not_to_be_freed(
             assert (await remove(second.config, told.append)).interfaces == 0
             assert [one for one in told if "eth0" in one] == told
         assert attached_ids() == running
+
+
+def test_links_of_others_that_come_or_go_meanwhile_are_passed_over(monkeypatch: pytest.MonkeyPatch, topo: Topo) -> None:
+    open_link = bpf.link_by_id
+
+    def coming_and_going(number: int) -> int:
+        if number < 0:
+            raise OSError(-number, os.strerror(-number))
+        return open_link(number)
+
+    with loaded("linked") as program:
+        link = create_link(program.descriptor, "eth0", BPF_XDP, XDP_FLAGS_SKB_MODE)
+        found = list(bpf.all_ids(bpf.Command.LINK_GET_NEXT_ID))
+        monkeypatch.setattr(bpf, "all_ids", lambda _: [-errno.EAGAIN, -errno.ENOENT, *found])
+        monkeypatch.setattr(bpf, "link_by_id", coming_and_going)
+        assert xdp_link(program.program_id, topo.ifindex("eth0")) in found
+        os.close(link)

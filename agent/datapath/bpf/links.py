@@ -34,9 +34,12 @@ def link_of(program_id: int, ifindex: int) -> int:
 
 
 def _links() -> Iterator[tuple[int, bytes]]:
-    """Yield the id and the description of each link of the host, without those that go meanwhile."""
+    """Yield the id and the description of each link of the host, without those that come or go meanwhile.
+
+    The kernel answers EAGAIN about a link that it is still attaching (bpf_link_by_id() in kernel/bpf/syscall.c).
+    """
     for number in bpf.all_ids(bpf.Command.LINK_GET_NEXT_ID):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
             descriptor = bpf.link_by_id(number)
             try:
                 info = bpf.link_info(descriptor, LINK_INFO_SIZE)
