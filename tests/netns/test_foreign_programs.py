@@ -158,5 +158,5 @@ def test_links_of_others_that_come_or_go_meanwhile_are_passed_over(monkeypatch: 
         found = list(bpf.all_ids(bpf.Command.LINK_GET_NEXT_ID))
         monkeypatch.setattr(bpf, "all_ids", lambda _: [-errno.EAGAIN, -errno.ENOENT, *found])
         monkeypatch.setattr(bpf, "link_by_id", coming_and_going)
-        assert xdp_link(program.program_id, topo.ifindex("eth0")) in found
+        assert link_of(program.program_id, topo.ifindex("eth0")) in found
         os.close(link)
