@@ -82,8 +82,10 @@ class Underlay:
         for carrier in sorted(resolved.carriers()):
             attach = AttachTransit(carrier)
             try:
-                if not self._kernel.is_transit_attached(carrier):
-                    failures += await self._kernel.executor.run([attach])
+                refused = [] if self._kernel.is_transit_attached(carrier) else await self._kernel.executor.run([attach])
+                failures += refused
+                if not refused:
+                    self._running |= {carrier}
             except OSError as error:
                 names = _names(resolved.host_state.uplinks, carrier)
                 message = explain_error(error, Step.ATTACH_PROGRAM, f"transit XDP to interface {names}")
@@ -91,7 +93,7 @@ class Underlay:
         return failures
 
     def detached(self, resolved: ResolvedState) -> list[AttachTransit]:
-        """Return what attaches transit XDP again where it ran at the last call, and does not now.
+        """Return what attaches transit XDP again where it ran when it was last looked at, and does not now.
 
         What could not be attached is not returned again: the resync tries that.
         """

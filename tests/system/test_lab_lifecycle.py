@@ -272,4 +272,4 @@ def test_down_of_no_lab_is_no_error_and_other_commands_say_how_to_start_one():
     assert run("down").returncode == 0
     done = run("status")
     assert done.returncode == 1
-    assert "droplet-lab up" in done.stderr
+    assert f"`droplet-lab --name {NAME} up TOPOLOGY.yaml`" in done.stderr
