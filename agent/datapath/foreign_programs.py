@@ -54,8 +54,7 @@ def foreign_xdp(link: Message, pins: Pins) -> ForeignProgram | None:
 def foreign_instance(link: Message, pins: Pins) -> ForeignProgram | None:
     """Return another instance's program on a link, at either hook; None if there is none, or if ours is there, too."""
     xdp, index = attached_program(link), int(link["index"])
-    at_tc = [(number, TCX) for number in _tcx(index)] + [(number, CLSACT) for number in _in_our_place(index)]
-    found = [*([(xdp.program_id, str(xdp.mode))] if xdp is not None else []), *at_tc]
+    found = [*([(xdp.program_id, str(xdp.mode))] if xdp is not None else []), *_at_tcx_and_in_our_place(index)]
     if any(is_ours(number, pins) for number, _ in found):
         return None
     for number, mode in found:
@@ -106,12 +105,16 @@ async def foreign_programs(netlink: Netlink, link: Message, pins: Pins) -> list[
     """Describe all programs of other owners on a link."""
     xdp, index, name = foreign_xdp(link, pins), int(link["index"]), str(attribute(link, "IFLA_IFNAME"))
     found = [xdp.description] if xdp is not None else []
-    at_tc = [(number, TCX) for number in _tcx(index)] + [(number, CLSACT) for number in _in_our_place(index)]
-    for number, mode in at_tc:
+    for number, mode in _at_tcx_and_in_our_place(index):
         if not is_ours(number, pins):
             found.append(description(owner_of(number, index, pins), number, Place(name, mode)))
     labels = await _clsact(netlink, index)
     return found + [f"another owner's tc filter with program {label} is attached to {name}" for label in labels]
+
+
+def _at_tcx_and_in_our_place(ifindex: int) -> list[tuple[int, str]]:
+    """Return id and mode of the tcx programs of an interface, and of the program of the filter in our place."""
+    return [*((number, TCX) for number in _tcx(ifindex)), *((number, CLSACT) for number in _in_our_place(ifindex))]
 
 
 def _tcx(ifindex: int) -> list[int]:

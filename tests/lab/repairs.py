@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from controller_sim.lab.namespaces import run_in
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.links import detach_tcx, tcx_programs
+from controller_sim.lab.namespaces import call_in, run_in
 from lab.fixtures import SystemLab
 from lab.traffic import pings
 from lab.waiting import until
@@ -42,3 +44,11 @@ def offload(name: str, state: str) -> Callable[[SystemLab], None]:
         assert run_in(lab.inside(NAME), ["ethtool", "-K", "eth0", name, state]).returncode == 0
 
     return damage
+
+
+def detach_tcx_programs(lab: SystemLab, interface: str) -> None:
+    """Detach all tcx programs of an interface of the host."""
+    namespace = lab.names.droplet(HOST)
+    index = int(lab.ip(namespace, "-o", "link", "show", interface).split(":")[0])
+    for number in call_in(namespace, lambda: tcx_programs(index, "ingress")):
+        call_in(namespace, lambda number=number: detach_tcx(index, bpf.program_by_id(number)))

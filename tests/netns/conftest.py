@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,12 @@ def config(topo: Topo, tmp_path: Path, lab_cache: Path) -> Iterator[KernelConfig
         *("here", f"{topo.prefix}i", ("eth0",), lab_cache, bpffs), hooks=hooks, sizes=MapSizes(endpoints=1000)
     )
     run("umount", str(bpffs), check=False)
+
+
+@pytest.fixture
+def at_tc_config(config: KernelConfig) -> KernelConfig:
+    """The same with the programs of endpoints and uplinks at tc."""
+    return replace(config, hooks=HookSettings("tc", "tc"))
 
 
 @pytest.fixture

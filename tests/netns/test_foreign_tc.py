@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -19,32 +19,27 @@ from agent.core.model.offloads import Sending
 from agent.core.plan.actions import AttachTransit, DetachTransit
 from agent.core.uplinks.hook_choice import HookSettings
 from agent.core.uplinks.program_owners import FILTER_PRIORITY, TCX, Place, advice
-from agent.datapath.attach.tc import CLSACT_INGRESS, ETH_P_ALL, Stranger, TcIngress, TcKind
+from agent.datapath.attach.tc import CLSACT_INGRESS, ETH_P_ALL, Stranger, TcKind
 from agent.datapath.attach.xdp import AttachableProgram
 from agent.datapath.attached_programs import owner_of
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.links import TCX_HOOKS, attach_tcx, detach_tcx, tcx_programs
 from agent.datapath.bpf.uapi import BPF_F_BEFORE
 from agent.datapath.kernel import KernelConfig
-from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Netlink
 from agent.datapath.uninstall import remove
 from agent.errors import OperatorError
 from controller_sim.lab.namespaces import call_in
 from tests.netns.conftest import Topo, ip, ip_json, run
 from tests.netns.foreign import create_link, ifindex_of, in_tcx
-from tests.netns.programs import TC_UNSPEC, loaded, owning
+from tests.netns.programs import loaded
 from tests.netns.tenants import endpoint_veth
-from tests.netns.test_tc_attach import opened
+from tests.netns.test_tc_attach import ingress, opened, tc_program
 from tests.netns.test_tunnel_gro import listening
 
 ETH_P_IP = 0x0800
 TC_ACT_OK, TC_ACT_SHOT = 0, 2
 SCHED_CLS = bpf.ProgramType.SCHED_CLS
-
-
-def tc_program(name: str):
-    return loaded(name, TC_UNSPEC, bpf.ProgramType.SCHED_CLS)
 
 
 def dropped(interface: str) -> int:
@@ -57,24 +52,12 @@ def mac_of(interface: str) -> str:
     return str(ip_json("link", "show", interface)[0]["address"])
 
 
-@pytest.fixture
-def at_tc(config: KernelConfig) -> KernelConfig:
-    return replace(config, hooks=HookSettings("tc", "tc"))
-
-
-@asynccontextmanager
-async def ingress(*own: AttachableProgram, kind: TcKind = TcKind.CLSACT) -> AsyncIterator[TcIngress]:
-    async with Netlink() as netlink:
-        with closing(LinkQuery()) as query:
-            yield TcIngress(netlink, query, owning(*own), kind)
-
-
 async def test_the_command_that_a_refusal_names_removes_the_filter_in_our_place(topo: Topo) -> None:
     index = topo.ifindex("eth0")
     with tc_program("theirs") as theirs, tc_program("ours") as ours:
-        async with ingress(theirs) as hook:
+        async with ingress(TcKind.CLSACT, theirs) as hook:
             await hook.attach(index, theirs)
-        async with ingress(ours) as hook:
+        async with ingress(TcKind.CLSACT, ours) as hook:
             assert hook.strangers(index) == [Stranger(theirs.program_id, TcKind.CLSACT, in_front=False)]
             with pytest.raises(OperatorError) as refused:
                 await hook.attach(index, ours)
@@ -94,7 +77,7 @@ async def test_filters_that_keep_the_priority_to_themselves_are_named(topo: Topo
     """The kernel holds all filters of a priority to one protocol."""
     index = topo.ifindex("eth0")
     with tc_program("theirs") as theirs, tc_program("ours") as ours:
-        async with ingress(ours) as hook, Netlink() as netlink:
+        async with ingress(TcKind.CLSACT, ours) as hook, Netlink() as netlink:
             await netlink.request("tc", "add", "clsact", index)
             await netlink.request(
                 *("tc", "add-filter", "bpf", index, 1),
@@ -134,7 +117,7 @@ async def test_only_filters_in_front_of_ours_are_in_its_way(topo: Topo) -> None:
     index = topo.ifindex("eth0")
     run("tc", "qdisc", "add", "dev", "eth0", "clsact")
     with tc_program("ours") as ours, tc_program("older") as older, tc_program("newer") as newer:
-        async with ingress(ours) as hook, filter_at("eth0", 1, older, FILTER_PRIORITY):
+        async with ingress(TcKind.CLSACT, ours) as hook, filter_at("eth0", 1, older, FILTER_PRIORITY):
             assert hook.strangers(index) == [], "ours will be attached in front"
             await hook.attach(index, ours)
             async with filter_at("eth0", 3, newer, FILTER_PRIORITY + 1):
@@ -152,7 +135,7 @@ async def test_a_filter_in_front_of_ours_keeps_frames_from_it(topo: Topo) -> Non
     index = topo.ifindex("eth0")
     run("tc", "qdisc", "add", "dev", "eth0", "clsact")
     with loaded("ours", TC_ACT_SHOT, SCHED_CLS) as ours, loaded("theirs", TC_ACT_OK, SCHED_CLS) as theirs:
-        async with ingress(ours) as hook:
+        async with ingress(TcKind.CLSACT, ours) as hook:
             ip("neigh", "replace", topo.address, "lladdr", mac_of("eth0"), "dev", "sub0", namespace=topo.underlay)
             with listening(7777) as receiver:
                 sender = call_in(topo.underlay, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -169,7 +152,7 @@ async def test_a_filter_in_front_of_ours_keeps_frames_from_it(topo: Topo) -> Non
 async def test_only_programs_in_front_of_ours_are_in_its_way(topo: Topo) -> None:
     index = topo.ifindex("eth0")
     with tc_program("ours") as ours, tc_program("front") as front, in_tcx("eth0", "behind") as behind:
-        async with ingress(ours, kind=TcKind.TCX) as hook:
+        async with ingress(TcKind.TCX, ours) as hook:
             assert hook.strangers(index) == [], "ours will be attached in front"
             await hook.attach(index, ours)
             assert hook.strangers(index) == []
@@ -185,7 +168,7 @@ async def test_a_link_in_front_of_ours_is_what_has_to_be_detached(topo: Topo, co
     """The kernel refuses to detach a link's program by the hook (EBUSY)."""
     index = topo.ifindex("eth0")
     with tc_program("ours") as ours, tc_program("theirs") as theirs:
-        async with ingress(ours, kind=TcKind.TCX) as hook:
+        async with ingress(TcKind.TCX, ours) as hook:
             await hook.attach(index, ours)
             assert owner_of(ours.program_id, index, config.pins).link == 0
             link = create_link(theirs.descriptor, "eth0", TCX_HOOKS["ingress"], BPF_F_BEFORE)
@@ -201,10 +184,12 @@ async def test_a_link_in_front_of_ours_is_what_has_to_be_detached(topo: Topo, co
                 os.close(link)
 
 
-async def test_a_program_in_front_of_ours_is_a_fault_on_uplinks_and_endpoints(topo: Topo, at_tc: KernelConfig) -> None:
+async def test_a_program_in_front_of_ours_is_a_fault_on_uplinks_and_endpoints(
+    topo: Topo, at_tc_config: KernelConfig
+) -> None:
     index, namespace = topo.ifindex("eth0"), topo.endpoint_namespace()
-    async with opened(at_tc) as kernel:
-        veth = replace(endpoint_veth(at_tc.instance, namespace, "web", 5), sending=Sending(Hook.TC, gso=True))
+    async with opened(at_tc_config) as kernel:
+        veth = replace(endpoint_veth(at_tc_config.instance, namespace, "web", 5), sending=Sending(Hook.TC, gso=True))
         await kernel.executor.run([AttachTransit(index)])
         await kernel.links.ensure_veth(veth)
         kernel.tend(await kernel.observe({"web": namespace}))
@@ -250,10 +235,10 @@ async def test_an_uplink_of_another_instance_is_left_alone_at_both_hooks(
         assert await late.executor.run([AttachTransit(index)]) == []
 
 
-async def test_an_interface_that_is_no_uplink_any_more_keeps_its_hook(topo: Topo, at_tc: KernelConfig) -> None:
+async def test_an_interface_that_is_no_uplink_any_more_keeps_its_hook(topo: Topo, at_tc_config: KernelConfig) -> None:
     """Another one has its name and no address yet: until it has, documents need the program on the old one."""
     index = topo.ifindex("eth0")
-    async with opened(at_tc) as kernel:
+    async with opened(at_tc_config) as kernel:
         await kernel.executor.run([AttachTransit(index)])
         ip("link", "set", "eth0", "name", "old0")
         ip("link", "add", "eth0", "type", "veth", "peer", "name", "new1")
@@ -264,15 +249,17 @@ async def test_an_interface_that_is_no_uplink_any_more_keeps_its_hook(topo: Topo
         assert "xdp" not in ip_json("link", "show", "old0")[0]
 
 
-async def test_an_uninstall_names_other_owners_programs_at_tc_of_uplinks(topo: Topo, at_tc: KernelConfig) -> None:
+async def test_an_uninstall_names_other_owners_programs_at_tc_of_uplinks(
+    topo: Topo, at_tc_config: KernelConfig
+) -> None:
     index = topo.ifindex("eth0")
-    async with opened(at_tc) as kernel:
+    async with opened(at_tc_config) as kernel:
         await kernel.executor.run([AttachTransit(index)])
     told: list[str] = []
     with tc_program("theirs") as theirs, in_tcx("eth0", "beside") as beside:
-        async with ingress(theirs) as hook:
+        async with ingress(TcKind.CLSACT, theirs) as hook:
             await hook.attach(index, theirs)
-        assert (await remove(at_tc, told.append)).transit
+        assert (await remove(at_tc_config, told.append)).transit
         assert tcx_programs(index, "ingress") == [beside]
     assert told == [
         f"another owner's tcx program beside (id {beside}) is attached to eth0: it is left alone",

@@ -135,11 +135,6 @@ async def test_a_hook_is_taken_over_with_the_offloads_that_it_needs(topo: Topo, 
             assert_right(veth)
 
 
-@pytest.fixture
-def at_tc_config(config: KernelConfig) -> KernelConfig:
-    return replace(config, hooks=HookSettings("tc", "tc"))
-
-
 @asynccontextmanager
 async def opened(config: KernelConfig) -> AsyncIterator[Kernel]:
     kernel = await Kernel.open(config)

@@ -6,14 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from lab.fixtures import INTERVALS, SystemLab, running_lab, topology_text
+from lab.repairs import HOST, detach_tcx_programs
 from lab.traffic import pings
 from lab.waiting import until
 
-from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.links import detach_tcx, tcx_programs
-from controller_sim.lab.namespaces import call_in
-
-HOST = "h1"
 LOSSY = "what came to the uplink without its program is gone"
 AGENTS = {
     "xdp": "agents: {uplink_hook: xdp}\n",
@@ -35,11 +31,8 @@ def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
 
 def detach(lab: SystemLab) -> None:
     """Detach the program of the host's uplink, at whichever hook it runs."""
-    namespace = lab.names.droplet(HOST)
-    index = int(lab.ip(namespace, "-o", "link", "show", "eth0").split(":")[0])
-    lab.ip(namespace, "link", "set", "dev", "eth0", "xdp", "off")
-    for number in call_in(namespace, lambda: tcx_programs(index, "ingress")):
-        call_in(namespace, lambda number=number: detach_tcx(index, bpf.program_by_id(number)))
+    lab.ip(lab.names.droplet(HOST), "link", "set", "dev", "eth0", "xdp", "off")
+    detach_tcx_programs(lab, "eth0")
 
 
 def test_a_detached_program_returns_without_a_resync(lab: SystemLab) -> None:

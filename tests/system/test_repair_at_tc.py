@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
-from lab.repairs import HOST, NAME, inside, offload, repaired_after
+from lab.repairs import HOST, NAME, detach_tcx_programs, inside, offload, repaired_after
 from lab.traffic import exchange_tcp
 from lab.waiting import until
 
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.links import detach_tcx, tcx_programs
-from controller_sim.lab.namespaces import call_in
 
 AGENTS = "underlay: {wires: virtual}\nagents: {endpoint_hook: tc, uplink_hook: tc}\n"
 
@@ -22,14 +20,6 @@ AGENTS = "underlay: {wires: virtual}\nagents: {endpoint_hook: tc, uplink_hook: t
 def lab(lab_cache: None) -> Iterator[SystemLab]:
     with running_lab("tcrepair", topology_text("bouncer_on_host") + AGENTS) as lab:
         yield lab
-
-
-def detach(lab: SystemLab, interface: str) -> None:
-    """Detach all tcx programs of an interface of the host."""
-    namespace = lab.names.droplet(HOST)
-    index = int(lab.ip(namespace, "-o", "link", "show", interface).split(":")[0])
-    for number in call_in(namespace, lambda: tcx_programs(index, "ingress")):
-        call_in(namespace, lambda number=number: detach_tcx(index, bpf.program_by_id(number)))
 
 
 OFFLOADS = {
@@ -45,8 +35,8 @@ OFFLOADS = {
 }
 """What the repair says, and the damage."""
 DAMAGES: dict[str, Callable[[SystemLab], None]] = {
-    "the transit agent is detached": lambda lab: detach(lab, lab.host_side(NAME)),
-    "transit XDP is detached": lambda lab: detach(lab, "eth0"),
+    "the transit agent is detached": lambda lab: detach_tcx_programs(lab, lab.host_side(NAME)),
+    "transit XDP is detached": lambda lab: detach_tcx_programs(lab, "eth0"),
     "the endpoint's pair is deleted from inside": inside("link", "delete", "eth0"),
 }
 

@@ -22,7 +22,7 @@ from agent.core.model.map_layout import (
     MapName,
     mapped,
 )
-from agent.core.model.offloads import NO_GSO
+from agent.core.model.offloads import NO_GSO, Sending
 from agent.core.model.overhead import endpoint_mtu, min_mtu
 from agent.core.model.process_bindings import is_of_process
 from agent.core.model.resolved_state import ResolvedState
@@ -145,8 +145,7 @@ class Endpoints(Kind[Endpoint]):
             if endpoint.droplet in local_mtus:
                 ifindex = IFINDEX_BASE + resolved.slots[endpoint.id]
                 mtu = max(local_mtus[endpoint.droplet], min_mtu(endpoint.addresses))  # smaller on a narrow uplink
-                veth = _render_local(endpoint, ifindex, mtu, resolved, into, revision)
-                into.veths[endpoint.id] = replace(veth, sending=sending)
+                into.veths[endpoint.id] = _render_local(endpoint, ifindex, mtu, sending, resolved, into, revision)
             mac = macs[6 * index : 6 * index + 6]
             value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
             for text in endpoint.addresses:
@@ -194,7 +193,13 @@ def _mtu(droplet: Droplet, resolved: ResolvedState) -> int:
 
 
 def _render_local(
-    endpoint: Endpoint, ifindex: int, mtu: int, resolved: ResolvedState, into: DesiredEntries, revision: int
+    endpoint: Endpoint,
+    ifindex: int,
+    mtu: int,
+    sending: Sending,
+    resolved: ResolvedState,
+    into: DesiredEntries,
+    revision: int,
 ) -> Veth:
     assert endpoint.attachment is not None, "validated before"
     network = resolved.networks[endpoint.network]
@@ -222,6 +227,7 @@ def _render_local(
         addresses=tuple(f"{format_address(address)}/{prefixes[len(address)]}" for address in packed),
         gateways=tuple(format_address(gateway) for gateway in gateways(network) if len(gateway) in families),
         revision=revision if is_of_process(endpoint.attachment.namespace) else 0,
+        sending=sending,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agent.core.model.hooks import Hook
@@ -13,6 +13,7 @@ from agent.core.model.uplinks import Uplink
 from agent.core.uplinks.hook_choice import (
     OLDEST_TC,
     OLDEST_TC_OVER_IPV6,
+    HookChoice,
     HookSettings,
     endpoint_hook,
     has_tc,
@@ -40,12 +41,12 @@ async def configured_hooks(config: KernelConfig) -> CheckResult:
         return CheckResult("hooks", False, wrong, "set it to auto or xdp")
     async with Netlink() as netlink:
         uplinks = await read_uplinks(netlink, config.interfaces)
-    if uses_tc(config.hooks, version, uplinks) and supported_kind() is TcKind.CLSACT:
+    choices = hook_choices(config.hooks, version, uplinks)
+    if any(choice.hook is Hook.TC for _, choice in choices) and supported_kind() is TcKind.CLSACT:
         missing = missing_modules(module_lists(Path("/lib/modules") / platform.release()))
         if missing:
             return CheckResult("hooks", False, f"this kernel has no {' and no '.join(missing)}", NO_MODULES)
-    detail = describe_hooks(config.hooks, version, uplinks)
-    return CheckResult("hooks", True, detail, drops_short_packets(config.hooks, version))
+    return CheckResult("hooks", True, _described(choices), drops_short_packets(config.hooks, version))
 
 
 def impossible(settings: HookSettings, version: Version) -> str:
@@ -94,25 +95,19 @@ def drops_short_packets(settings: HookSettings, version: Version) -> str:
     )
 
 
-def uses_tc(settings: HookSettings, version: Version, uplinks: Sequence[Uplink]) -> bool:
-    """Return whether a program of endpoints or of an uplink would run at tc."""
-    gso = [one.gso for one in uplinks]
-    choices = [endpoint_hook(settings, version, gso), *(uplink_hook(settings, version, why) for why in gso)]
-    return any(choice.hook is Hook.TC for choice in choices)
-
-
 def uses_xdp(config: KernelConfig, *uplinks: Uplink, endpoints: bool = False) -> bool:
     """Return whether a program runs at XDP: on one of some uplinks or, with `endpoints`, on interfaces of endpoints."""
-    version = version_of(platform.release())
-    choices = [uplink_hook(config.hooks, version, one.gso) for one in uplinks]
-    choices += [endpoint_hook(config.hooks, version, [one.gso for one in uplinks])] if endpoints else []
-    return any(choice.hook is Hook.XDP for choice in choices)
+    choices = hook_choices(config.hooks, version_of(platform.release()), uplinks)
+    return any(choice.hook is Hook.XDP for _, choice in choices[0 if endpoints else 1 :])
 
 
-def describe_hooks(settings: HookSettings, version: Version, uplinks: Sequence[Uplink]) -> str:
-    """Return where the programs of endpoints and of each uplink run, and why."""
-    choices = [("endpoints", endpoint_hook(settings, version, [one.gso for one in uplinks]))]
-    choices += [(one.name, uplink_hook(settings, version, one.gso)) for one in uplinks]
+def hook_choices(settings: HookSettings, version: Version, uplinks: Sequence[Uplink]) -> list[tuple[str, HookChoice]]:
+    """Return the hook of endpoints, then that of each uplink by its name."""
+    of_endpoints = endpoint_hook(settings, version, [one.gso for one in uplinks])
+    return [("endpoints", of_endpoints), *((one.name, uplink_hook(settings, version, one.gso)) for one in uplinks)]
+
+
+def _described(choices: Iterable[tuple[str, HookChoice]]) -> str:
     return "; ".join(f"{name} at {_shown(choice.hook)}: {choice.reason}" for name, choice in choices)
 
 
