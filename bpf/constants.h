@@ -4,7 +4,7 @@
 
 /*
  * Compile-time features, set by agent/core/model/features.py: what a host does not use costs nothing there. The
- * defaults enable everything.
+ * defaults enable everything but functions.
  */
 #ifndef GENEVE_PORT
 #define GENEVE_PORT 6081
@@ -20,6 +20,9 @@
 #endif
 #ifndef OUTER_IPV6
 #define OUTER_IPV6 1
+#endif
+#ifndef STAGES
+#define STAGES 0 /* stage points for users' functions: lib/stages.h */
 #endif
 #ifndef VLAN_TAGS
 #define VLAN_TAGS 1

@@ -31,6 +31,14 @@ BPF_TABLE("percpu_array", __u32, struct traffic, outcomes, OUTCOME_COUNT);
 BPF_TABLE("percpu_array", __u32, struct endpoint_traffic, endpoint_counters, 1);
 BPF_TABLE("prog", __u32, __u32, programs, SLOTS);
 BPF_TABLE("percpu_array", __u32, struct frame_state, frame_states, 1);
+#if STAGES
+BPF_TABLE("array", __u32, struct endpoint_stages, endpoint_stages, 1);
+BPF_TABLE("hash", __u32, struct vpc_stages, vpc_stages, 1);
+BPF_TABLE("array", __u32, struct host_stages, host_stages, 1);
+BPF_TABLE("prog", __u32, __u32, stage_programs, STAGE_POINTS *STAGE_SLOTS);
+BPF_TABLE("percpu_array", __u32, struct function_traffic, function_counters, STAGE_POINTS *STAGE_SLOTS);
+BPF_TABLE("percpu_array", __u32, __u64, function_reasons, STAGE_POINTS * STAGE_SLOTS * STAGE_REASONS);
+#endif
 #if HAS_GSO /* tc alone */
 BPF_TABLE("percpu_array", __u32, struct scratch, scratches, 1);
 #endif

@@ -33,7 +33,9 @@ struct endpoint {
 	__u8 pad[2];
 };
 
-#define INTERFACE_PINNED 1U /* its network reaches others only through a divider */
+#define INTERFACE_PINNED      1U /* its network reaches others only through a divider */
+#define INTERFACE_STAGES_FROM 2U /* endpoint_stages has a chain for what it sends */
+#define INTERFACE_STAGES_TO   4U /* endpoint_stages has a chain for what it receives */
 
 /* interfaces: slot -> the local endpoint on that interface. Unused if vni is 0. Written by the agent. */
 struct interface {
@@ -46,6 +48,34 @@ struct interface {
 	__u16 mtu; /* the longest packet it may send, without the Ethernet header */
 	__u8 tos;  /* the DSCP of its tunnel packets in the upper 6 bits */
 	__u8 pad;
+};
+
+/*
+ * A chain: the functions that a packet meets at one stage point, in this order. 4 bits for each from the lowest on, 1
+ * plus its slot; 0 ends the chain.
+ */
+#define CHAIN_BITS 4
+#define CHAIN_MASK 15U
+
+/* endpoint_stages: slot of a local endpoint -> its chains. Used with INTERFACE_STAGES_*. Written by the agent. */
+struct endpoint_stages {
+	__u32 from_endpoint;
+	__u32 to_endpoint;
+};
+
+/* vpc_stages: VNI -> the chains for its packets, if it has any. Written by the agent. */
+struct vpc_stages {
+	__u32 forwarded;
+	__u32 from_underlay;
+	__u32 dropped;
+	__u32 pad;
+};
+
+/* host_stages: 0 -> the chains for frames of no VPC, and which VPCs may be in vpc_stages. Written by the agent. */
+struct host_stages {
+	__u64 vnis; /* bit (VNI & 63) of each VNI in vpc_stages */
+	__u32 passed;
+	__u32 dropped;
 };
 
 #define MAX_SET 16 /* bouncers of a network, dividers of a VPC */
@@ -240,6 +270,24 @@ struct traffic {
 	__u64 bytes;
 };
 
+#define STAGE_POINTS  6
+#define STAGE_SLOTS   8	 /* functions at a point */
+#define STAGE_REASONS 16 /* reasons of its own that a function may drop packets for */
+
+/* function_counters: (point - 1) * STAGE_SLOTS + slot -> per CPU. Written by programs; the agent clears. */
+struct function_traffic {
+	struct traffic received;
+	__u64 went_on; /* packets by verdict; together they are those received */
+	__u64 dropped;
+	__u64 sent_back;
+	__u64 sent_to;
+	__u64 faults;	  /* verdicts that are invalid there, and packets that it made unusable */
+	__u64 samples;	  /* frames whose time was measured */
+	__u64 sampled_ns; /* the sum of these times */
+};
+
+/* function_reasons: (index in function_counters) * STAGE_REASONS + reason -> packets; per CPU. Written by programs. */
+
 /* endpoint_counters: slot -> per CPU. Bytes are those of the inner Ethernet frame. */
 struct endpoint_traffic {
 	struct traffic sent;	  /* sent by the endpoint and forwarded */
@@ -345,6 +393,7 @@ struct options {
  *   with what transit errors reads here;
  * - tunnel.longest and packets: begin_egress(), parse_inner() and new_state();
  * - reason and receiver: the caller; local and received_flags: transit XDP once it knows the local droplet;
+ * - chain to on_path: call_stages(), and what a point's caller sets for the program that continues after the point;
  * - outer and options: the parser of frames from the underlay.
  *
  * tests/bpf/test_tail_calls.py and the random frames fill it with garbage before each frame.
@@ -363,6 +412,14 @@ struct frame_state {
 	__u16 packets; /* tc: how many packets the frame stands for */
 	struct outer outer;
 	struct options options;
+	__u32 chain;	       /* stages: the functions that are still to run */
+	__u32 outcome;	       /* stages: an enum outcome, that of the frame so far */
+	__u32 flow;	       /* from_endpoint: hash of the flow */
+	__u32 changed;	       /* stages: a function changed the packet */
+	struct address target; /* stages: of the endpoint that a function sends the packet to */
+	__u32 sends;  /* stages: an enum stage_verdict for the program that continues: go on, send back, send to */
+	__u8 on_path; /* from a tunnel: the inner sender is known to be at the peer */
+	__u8 rest[3];
 };
 
 /* scratches: 0 -> bytes that a program of tc moves within a frame; per CPU. Written by programs. */

@@ -61,6 +61,16 @@ FIELDS = {
             *("tos", "ttl", "bounces", "flags", "rts", "attempt", "longest"),
         ],
     ),
+    "endpoint_stages": (map_layout.ENDPOINT_STAGES, ["from_endpoint", "to_endpoint"]),
+    "vpc_stages": (map_layout.VPC_STAGES, ["forwarded", "from_underlay", "dropped"]),
+    "host_stages": (map_layout.HOST_STAGES, ["vnis", "passed", "dropped"]),
+    "function_traffic": (
+        map_layout.FUNCTION_TRAFFIC,
+        [
+            *("received.packets", "received.bytes", "went_on", "dropped", "sent_back", "sent_to", "faults"),
+            *("samples", "sampled_ns"),
+        ],
+    ),
     "outer": (map_layout.OUTER, ["to", "pseudo", "udp", "ip_payload", "vlan", "summed"]),
     "options": (map_layout.OPTIONS, ["rts", "probe", "returned"]),
     "transport": (map_layout.TRANSPORT, ["offset", "protocol", "identity", "fragment", "later", "extended"]),
@@ -80,6 +90,7 @@ FIELDS["frame_state"] = (
         *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
         *("called", "length", "reason", "receiver", "local", "received_flags", "packets"),
         *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
+        *("chain", "outcome", "flow", "changed", "target", "sends", "on_path"),
     ],
 )
 """Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""
@@ -101,6 +112,12 @@ CONSTANTS_OF_BOTH = (
     "ENDPOINT_VXLAN",
     "ENDPOINT_PINNED",
     "INTERFACE_PINNED",
+    "INTERFACE_STAGES_FROM",
+    "INTERFACE_STAGES_TO",
+    "STAGE_POINTS",
+    "STAGE_SLOTS",
+    "STAGE_REASONS",
+    "CHAIN_BITS",
     "DROPLET_ZERO_CHECKSUM",
     "NEXT_HOP_BY_OTHER",
     "NEXT_HOP_DOWN",
@@ -184,5 +201,6 @@ def test_the_interfaces_of_endpoints_are_numbered_from_the_same_number() -> None
 def test_the_maps_of_python_are_the_maps_of_c() -> None:
     text = HEADER.with_name("maps.h").read_text(encoding="utf-8")
     declared = re.findall(r'BPF_(?:F_)?TABLE\("\w+", [\w ]+, [\w ]+, (\w+),', text)
-    at_tc = map_layout.PROGRAM_ARRAYS[Hook.TC]  # a second map with the declaration of `programs`
-    assert sorted([*declared, at_tc]) == sorted(map_layout.MapName)
+    # second maps, with the declarations of `programs` and `stage_programs`
+    at_tc = [map_layout.PROGRAM_ARRAYS[Hook.TC], map_layout.STAGE_ARRAYS[Hook.TC]]
+    assert sorted([*declared, *at_tc]) == sorted(map_layout.MapName)

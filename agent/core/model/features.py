@@ -15,7 +15,7 @@ class Features:
     """Ports are UDP port numbers; `vxlan_port` 0 disables VXLAN.
 
     `families` are the address families of the overlay, `underlay` those of the droplets' addresses. `vlan_tags` is
-    true if a droplet's frames carry an 802.1Q tag.
+    true if a droplet's frames carry an 802.1Q tag, `functions` if users' functions may run.
     """
 
     geneve_port: int = 6081
@@ -23,6 +23,7 @@ class Features:
     families: frozenset[Family] = BOTH
     underlay: frozenset[Family] = BOTH
     vlan_tags: bool = False
+    functions: bool = False
 
     def flags(self) -> tuple[str, ...]:
         """Return the compiler's flags, always in the same order. Features that are off are not compiled in."""
@@ -33,6 +34,7 @@ class Features:
             "OUTER_IPV4": int("ipv4" in self.underlay),
             "OUTER_IPV6": int("ipv6" in self.underlay),
             "VLAN_TAGS": int(self.vlan_tags),
+            "STAGES": int(self.functions),
         }
         return tuple(f"-D{name}={value}" for name, value in values.items())
 

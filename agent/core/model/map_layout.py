@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from agent.core.model.hooks import TRANSIT, TRANSIT_ERRORS, Hook
 
-LAYOUT_VERSION = 7
+LAYOUT_VERSION = 8
 MAX_SET = 16
 NETWORK_LOCAL_BOUNCER = 1
 NETWORK_PINNED = 2
@@ -20,6 +20,10 @@ VPC_LOCAL_DIVIDER = 1
 ENDPOINT_VXLAN = 1
 ENDPOINT_PINNED = 2
 INTERFACE_PINNED = 1
+INTERFACE_STAGES_FROM = 2
+INTERFACE_STAGES_TO = 4
+STAGE_POINTS, STAGE_SLOTS, STAGE_REASONS = 6, 8, 16
+CHAIN_BITS = 4
 PATH_PINNED = 1
 DROPLET_ZERO_CHECKSUM = 1
 NEXT_HOP_DOWN = 1
@@ -65,6 +69,14 @@ class MapName(StrEnum):
     PROGRAMS = "programs"
     TC_PROGRAMS = "tc_programs"
     """The map `programs` of tc: a jump table holds programs of one type."""
+    ENDPOINT_STAGES = "endpoint_stages"
+    VPC_STAGES = "vpc_stages"
+    HOST_STAGES = "host_stages"
+    STAGE_PROGRAMS = "stage_programs"
+    TC_STAGE_PROGRAMS = "tc_stage_programs"
+    """The map `stage_programs` of tc."""
+    FUNCTION_COUNTERS = "function_counters"
+    FUNCTION_REASONS = "function_reasons"
     FRAME_STATES = "frame_states"
     SCRATCHES = "scratches"
     KERNEL_LAYOUTS = "kernel_layouts"
@@ -79,6 +91,8 @@ class ProgramSlot(IntEnum):
     ERRORS = 1
 
 
+STAGE_ARRAYS = {Hook.XDP: MapName.STAGE_PROGRAMS, Hook.TC: MapName.TC_STAGE_PROGRAMS}
+"""The jump tables of users' functions, by hook."""
 PROGRAM_ARRAYS = {Hook.XDP: MapName.PROGRAMS, Hook.TC: MapName.TC_PROGRAMS}
 """The jump tables, by hook."""
 
@@ -95,6 +109,15 @@ GENERATION_OF = {
 }
 """The maps that the programs copy entries from, with their entries in the map `generations`."""
 
+ENDPOINT_STAGES = struct.Struct("=II")
+"""struct endpoint_stages { u32 from_endpoint, to_endpoint }."""
+VPC_STAGES = struct.Struct("=III4x")
+"""struct vpc_stages { u32 forwarded, from_underlay, dropped; pad }."""
+HOST_STAGES = struct.Struct("=QII")
+"""struct host_stages { u64 vnis; u32 passed, dropped }."""
+FUNCTION_TRAFFIC = struct.Struct("=9Q")
+"""struct function_traffic { traffic received; u64 went_on, dropped, sent_back, sent_to, faults, samples, sampled_ns
+}."""
 OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
 ENDPOINT = struct.Struct("=16sIHH6s2x")
@@ -155,10 +178,11 @@ OUTER = struct.Struct("=16sQHH2sBx")
 OPTIONS = struct.Struct("=HHH2x")
 """struct options { u16 rts; u16 probe; u16 returned; pad[2] }."""
 FRAME_STATE = struct.Struct(
-    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}"
+    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIII16sIB3x"
 )
 """struct frame_state { packet; tunnel; transport; u32 called, length, reason, receiver; u16 local; u8 received_flags;
-pad[3]; u16 packets; outer; options }. The agent neither reads nor writes it."""
+pad[3]; u16 packets; outer; options; u32 chain, outcome, flow,
+changed; address target; u32 sends; u8 on_path; rest[3] }. The agent neither reads nor writes it."""
 SCRATCH = struct.Struct("=2048s")
 """struct scratch { u8 bytes[2048] }. The agent neither reads nor writes it."""
 KERNEL_LAYOUT = struct.Struct("=Q5I4x")

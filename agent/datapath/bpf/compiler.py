@@ -47,7 +47,10 @@ _FORMAT = 5
 _CLOCK_MONOTONIC_COARSE = 6
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _LD_IMM64 = 0x18
-_NAMES: Mapping[Hook, Mapping[str, str]] = {Hook.XDP: {}, Hook.TC: {"programs": MapName.TC_PROGRAMS.value}}
+_NAMES: Mapping[Hook, Mapping[str, str]] = {
+    Hook.XDP: {},
+    Hook.TC: {"programs": MapName.TC_PROGRAMS.value, "stage_programs": MapName.TC_STAGE_PROGRAMS.value},
+}
 """Names of maps that differ from those in `bpf/maps.h`: a jump table holds programs of one type."""
 
 

@@ -18,7 +18,14 @@ from typing import NamedTuple
 
 import structlog
 
-from agent.core.model.map_layout import GENERATION_OF, MAX_LOCAL_DROPLETS, MapName
+from agent.core.model.map_layout import (
+    GENERATION_OF,
+    MAX_LOCAL_DROPLETS,
+    STAGE_POINTS,
+    STAGE_REASONS,
+    STAGE_SLOTS,
+    MapName,
+)
 from agent.core.plan.remedies import Step
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import MapDefinition
@@ -59,6 +66,13 @@ class MapSizes:
     endpoint_counters: int = 8192
     programs: int = 32
     tc_programs: int = 32
+    endpoint_stages: int = 8192
+    vpc_stages: int = 65536
+    host_stages: int = 1
+    stage_programs: int = STAGE_POINTS * STAGE_SLOTS
+    tc_stage_programs: int = STAGE_POINTS * STAGE_SLOTS
+    function_counters: int = STAGE_POINTS * STAGE_SLOTS
+    function_reasons: int = STAGE_POINTS * STAGE_SLOTS * STAGE_REASONS
     frame_states: int = 1
     scratches: int = 1
     kernel_layouts: int = 1
