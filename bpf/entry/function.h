@@ -2,7 +2,7 @@
 /*
  * The program around a user's function, one for each stage point: describes the packet to the function, calls it,
  * counts its verdict and carries it out. The agent appends the function's instructions to the program
- * (agent/datapath/bpf/stage_linker.py), which replaces the constants below.
+ * (agent/datapath/functions/linker.py), which replaces the constants below.
  */
 #ifndef DROPLET_FUNCTION_H
 #define DROPLET_FUNCTION_H
