@@ -21,11 +21,13 @@
 	X(ICMP_TTL_EXCEEDED_SENT, "No time to live left; answered with an ICMP error.")                                \
 	X(PROBE_REFLECTED, "Reflected a path probe of another droplet.")                                               \
 	X(ICMP_UNREACHABLE_SENT, "Unreachable destination; answered with an ICMP error.")                              \
-	X(GATEWAY_REFUSED, "Sent to the gateway, which has no services; answered with a TCP reset or ICMP error.")
+	X(GATEWAY_REFUSED, "Sent to the gateway, which has no services; answered with a TCP reset or ICMP error.")     \
+	X(FUNCTION_SENT_BACK, "A function sent it back to where it came from.")
 
 #define OUTCOMES_FORWARDED(X)                                                                                          \
 	X(DELIVERED, "Received from a tunnel and delivered to its endpoint.")                                          \
 	X(DELIVERED_SAME_HOST, "Delivered from one endpoint of this host to another.")                                 \
+	X(FUNCTION_DELIVERED, "A function sent it to another endpoint of this host.")                                  \
 	X(SENT_DIRECT, "Sent straight to the destination's droplet.")                                                  \
 	X(SENT_TO_BOUNCER, "Sent to a bouncer of the endpoint's network.")                                             \
 	X(SENT_TO_DIVIDER, "Sent to a divider of the endpoint's VPC, as required by a network's routing.")             \
@@ -34,6 +36,7 @@
 	X(HANDED_TO_DIVIDER, "Forwarded by this bouncer to a divider of the VPC.")                                     \
 	X(RETURNED, "Sent straight here, but the endpoint is elsewhere; returned to the sender's droplet.")            \
 	X(REROUTED, "Returned by another droplet because its endpoint had left; sent again.")                          \
+	X(FUNCTION_SENT_BACK_REMOTE, "A function sent it back through the tunnel that it came from.")                  \
 	X(ARP_ANSWERED_REMOTE, "Answered an ARP request that another droplet forwarded.")                              \
 	X(ND_ANSWERED_REMOTE, "Answered a neighbour solicitation that another droplet forwarded.")                     \
 	X(ICMP_TOO_BIG_SENT_REMOTE, "From a tunnel, exceeded the MTU; answered with an ICMP error.")                   \
@@ -89,7 +92,10 @@
 	X(ECN_NOT_CAPABLE, "The tunnel packet had a congestion mark, and the inner packet does not support ECN.")      \
 	X(SOURCE_ELSEWHERE, "The inner source is an endpoint of this host, or not on the VXLAN peer.")                 \
 	X(ALL_MISDIRECTED, "Every bouncer and divider that was tried sent it to a host without the endpoint.")         \
-	X(GSO_PACKET, "A GSO packet that no tunnel carries: not TCP or UDP, or UDP checksums are required.")
+	X(GSO_PACKET, "A GSO packet that no tunnel carries: not TCP or UDP, or UDP checksums are required.")           \
+	X(FUNCTION_DROPPED, "A function dropped it.")                                                                  \
+	X(FUNCTION_FAULT, "The verdict of a function was invalid, or the packet that it changed is unusable.")         \
+	X(FUNCTION_TARGET, "A function sent it to an address that no endpoint of the VPC has on this host.")
 
 #define ENUMERATOR(name, sentence) name,
 
@@ -105,6 +111,7 @@ enum outcome {
 	EXCEEDS_MTU, /* returned by a step: answer with an ICMP error */
 	RESOLVE_REMOTELY, /* returned by a step: an ARP request or solicitation that another droplet answers */
 	NO_SERVICE, /* returned by a step: answer that the gateway has no such service */
+	RUN_FUNCTIONS, /* returned by a step: a stage point with functions for the packet */
 
 	/* the first of each kind */
 	FIRST_ANSWERED = ARP_ANSWERED,

@@ -8,9 +8,11 @@
 #define DROPLET_SLOTS_H
 
 enum program_slot {
-	SLOT_SAME_HOST, /* delivers a frame of an endpoint to another one of this host */
-	SLOT_ERRORS,	/* answers a packet that cannot be delivered, or drops it */
-	SLOTS = 32,	/* the size of the table */
+	SLOT_SAME_HOST,	     /* delivers a frame of an endpoint to another one of this host */
+	SLOT_ERRORS,	     /* answers a packet that cannot be delivered, or drops it */
+	SLOT_AGENT_RESUME,   /* continues behind the functions at from_endpoint */
+	SLOT_TRANSIT_RESUME, /* continues behind those at to_endpoint, forwarded and from_underlay */
+	SLOTS = 32,	     /* the size of the table */
 };
 
 #endif

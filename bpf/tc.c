@@ -4,6 +4,8 @@
 #include "entry/from_underlay.h"
 #include "entry/from_endpoint.h"
 #include "entry/undeliverable.h"
+#include "entry/resumed.h"
+#include "entry/function.h"
 
 /* As transit_xdp() in xdp.c. */
 int tc_transit(struct __sk_buff *ctx)
@@ -25,3 +27,56 @@ int tc_errors(struct __sk_buff *ctx)
 	read_headers(ctx);
 	return process_undeliverable(ctx);
 }
+
+#if STAGES
+/* As transit_resume(). */
+int tc_resume(struct __sk_buff *ctx)
+{
+	read_headers(ctx);
+	return process_resumed(ctx);
+}
+
+/* As agent_resume(). */
+int tc_agent_resume(struct __sk_buff *ctx)
+{
+	read_headers(ctx);
+	return process_resumed_endpoint(ctx);
+}
+
+/* The programs around users' functions, one for each stage point. */
+int tc_function_from_endpoint(struct __sk_buff *ctx)
+{
+	read_headers(ctx);
+	return process_function(ctx, STAGE_FROM_ENDPOINT);
+}
+
+int tc_function_to_endpoint(struct __sk_buff *ctx)
+{
+	read_headers(ctx);
+	return process_function(ctx, STAGE_TO_ENDPOINT);
+}
+
+int tc_function_forwarded(struct __sk_buff *ctx)
+{
+	read_headers(ctx);
+	return process_function(ctx, STAGE_FORWARDED);
+}
+
+int tc_function_from_underlay(struct __sk_buff *ctx)
+{
+	read_headers(ctx);
+	return process_function(ctx, STAGE_FROM_UNDERLAY);
+}
+
+int tc_function_passed(struct __sk_buff *ctx)
+{
+	read_headers(ctx);
+	return process_function(ctx, STAGE_PASSED);
+}
+
+int tc_function_dropped(struct __sk_buff *ctx)
+{
+	read_headers(ctx);
+	return process_function(ctx, STAGE_DROPPED);
+}
+#endif

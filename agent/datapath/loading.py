@@ -80,7 +80,7 @@ class Loaded:
         """Fill the jump tables of the tail calls; reading such a map returns a program's id."""
         for hook, found in self.hooks.items():
             array = self.maps[PROGRAM_ARRAYS[hook]]
-            for slot, name in called_programs(hook).items():
+            for slot, name in called_programs(hook, functions=bool(found.compiled.shells)).items():
                 key, program = U32.pack(slot), found.programs[name]
                 if array.lookup(key) != U32.pack(program.id):
                     bpf.update(array.descriptor, key, U32.pack(program.fd))

@@ -11,6 +11,7 @@
 #include "lib/icmp.h"
 #include "lib/packet.h"
 #include "lib/resolution_endpoint.h"
+#include "lib/stages.h"
 #include "lib/state.h"
 
 /* CONTINUE for an IP packet from the endpoint's Ethernet address, parsed up to its transport header. */
@@ -106,11 +107,13 @@ static __always_inline enum outcome route_endpoint_frame(context *ctx, const str
 			return nd_from_endpoint(ctx, sender, egress);
 	}
 	outcome = check_packet(ethernet, end, slot_of(ingress_ifindex(ctx)), sender, egress);
+	if (STAGES && outcome == CONTINUE && sender->flags & INTERFACE_STAGES_FROM)
+		return RUN_FUNCTIONS;
 	return outcome == CONTINUE ? route_packet(ethernet, end, sender, egress) : outcome;
 }
 
-static __always_inline void begin_egress(struct egress *egress, const struct interface *sender,
-					 struct frame_state *state)
+/* Everything of `egress` that follows from the sender. */
+static __always_inline void set_egress(struct egress *egress, const struct interface *sender, struct frame_state *state)
 {
 	__u32 index = sender->droplet;
 
@@ -118,12 +121,18 @@ static __always_inline void begin_egress(struct egress *egress, const struct int
 	egress->packet = &state->packet;
 	egress->tunnel = &state->tunnel;
 	egress->transport = &state->transport;
-	egress->tunnel->vni = sender->vni;
-	egress->tunnel->length = state->length;
-	egress->tunnel->longest = state->length;
 	egress->local = local_droplets.lookup(&index); /* closed later, if needed: NO_LOCAL_DROPLET */
 	if (egress->local && !egress->local->interface)
 		egress->local = 0;
+}
+
+static __always_inline void begin_egress(struct egress *egress, const struct interface *sender,
+					 struct frame_state *state)
+{
+	set_egress(egress, sender, state);
+	egress->tunnel->vni = sender->vni;
+	egress->tunnel->length = state->length;
+	egress->tunnel->longest = state->length;
 }
 
 /* Whether a device may still have to complete the packet's checksum, or to cut it. */
@@ -170,6 +179,33 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	return send(ctx, egress->local, tunnel, hop, &inner, may_need_offloads(egress), sent);
 }
 
+/* Sends or delivers a frame whose route was looked up; a tail call that succeeds does not return. */
+static __always_inline enum outcome follow_route(context *ctx, const struct interface *sender, struct egress *egress,
+						 enum outcome outcome, __u32 *tx_ifindex)
+{
+	if (outcome == DELIVERED_SAME_HOST)
+		outcome = call_same_host(ctx, egress->state, egress->receiver);
+	if (leaves_by_tunnel(outcome))
+		outcome = unknown_scalar(send_out(ctx, sender, egress, outcome, tx_ifindex));
+	if (outcome < FIRST_DROPPED) /* most frames take this return */
+		return outcome;
+	return needs_icmp_error(outcome) ? call_errors(ctx, egress->state, outcome) : outcome;
+}
+
+/* Runs the functions for what this endpoint sends; entry/resumed.h continues behind them. */
+static __always_inline enum outcome run_functions(context *ctx, const struct interface *sender, struct egress *egress)
+{
+#if STAGES
+	__u32 chain = endpoint_chain(sender, ingress_ifindex(ctx), INTERFACE_STAGES_FROM);
+
+	egress->state->flow = egress->flow;
+	if (chain)
+		return call_chain(ctx, egress->state, STAGE_FROM_ENDPOINT, chain, CONTINUE);
+	return call_agent_resume(ctx, egress->state);
+#endif
+	return NO_PROGRAM;
+}
+
 /* From the parsed frame to its last outcome; a tail call that succeeds does not return. */
 static __always_inline enum outcome from_endpoint(context *ctx, const struct interface *sender,
 						  struct frame_state *state, __u32 *tx_ifindex)
@@ -183,13 +219,9 @@ static __always_inline enum outcome from_endpoint(context *ctx, const struct int
 	outcome = unknown_scalar(route_endpoint_frame(ctx, sender, &egress));
 	if (outcome == RESOLVE_REMOTELY)
 		outcome = unknown_scalar(route_request(sender, &egress));
-	if (outcome == DELIVERED_SAME_HOST)
-		outcome = call_same_host(ctx, state, egress.receiver);
-	if (leaves_by_tunnel(outcome))
-		outcome = unknown_scalar(send_out(ctx, sender, &egress, outcome, tx_ifindex));
-	if (outcome < FIRST_DROPPED) /* most frames take this return */
-		return outcome;
-	return needs_icmp_error(outcome) ? call_errors(ctx, state, outcome) : outcome;
+	if (STAGES && outcome == RUN_FUNCTIONS)
+		outcome = run_functions(ctx, sender, &egress);
+	return follow_route(ctx, sender, &egress, outcome, tx_ifindex);
 }
 
 /*
@@ -206,7 +238,7 @@ static __always_inline int process_endpoint(context *ctx)
 	if (!sender)
 		return leave(RECEIVED_FROM_ENDPOINT, UNKNOWN_INTERFACE, amount_of(ctx, state), rx_ifindex);
 	if (state)
-		outcome = from_endpoint(ctx, sender, state, &tx_ifindex);
+		outcome = observe_end(ctx, state, from_endpoint(ctx, sender, state, &tx_ifindex));
 	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 }
 

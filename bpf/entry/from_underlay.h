@@ -14,6 +14,7 @@
 #include "lib/probe.h"
 #include "lib/resolution_tunnel.h"
 #include "lib/roles.h"
+#include "lib/stages.h"
 #include "lib/state.h"
 
 /* CONTINUE for an IP packet, parsed up to its transport header. */
@@ -197,6 +198,57 @@ static __always_inline bool is_invalid_outer(enum outcome outcome)
 	       outcome == OUTER_CHECKSUM;
 }
 
+/* Runs the functions for tunnel packets of this VPC, if there are any; else returns `outcome`. */
+static __always_inline enum outcome functions_of_underlay(context *ctx, struct frame_state *state, enum outcome outcome,
+							  bool on_path)
+{
+#if STAGES
+	__u32 chain = underlay_chain(state->tunnel.vni);
+
+	if (chain) {
+		state->on_path = on_path;
+		return call_chain(ctx, state, STAGE_FROM_UNDERLAY, chain, outcome);
+	}
+#endif
+	return outcome;
+}
+
+/* Delivers a packet from a tunnel to a local endpoint, after the functions for what it receives. */
+static __always_inline enum outcome deliver_to(context *ctx, struct frame_state *state, __u32 ifindex)
+{
+	struct interface *receiver = find_receiver(ifindex, state->tunnel.vni);
+
+	if (!receiver)
+		return ENDPOINT_NOT_LOCAL;
+#if STAGES
+	__u32 chain = endpoint_chain(receiver, ifindex, INTERFACE_STAGES_TO);
+
+	if (chain) {
+		state->receiver = ifindex;
+		return call_chain(ctx, state, STAGE_TO_ENDPOINT, chain, DELIVERED);
+	}
+#endif
+	return deliver(ctx, state, receiver, ifindex, DELIVERED);
+}
+
+/* A packet from a tunnel whose route was looked up. */
+static __always_inline enum outcome deliver_or_forward(context *ctx, struct local_droplet *local,
+						       struct frame_state *state, enum outcome outcome,
+						       __u32 *tx_ifindex)
+{
+	if (outcome == DELIVERED)
+		return deliver_to(ctx, state, *tx_ifindex);
+	if (!leaves_by_tunnel(outcome))
+		return outcome;
+#if STAGES
+	__u32 chain = forwarded_chain(state->tunnel.vni, outcome);
+
+	if (chain)
+		return call_chain(ctx, state, STAGE_FORWARDED, chain, outcome);
+#endif
+	return send_through_tunnel(ctx, local, &state->tunnel, &state->packet, &state->transport, outcome, tx_ifindex);
+}
+
 /* Parse, identify the peer, look up the route, rewrite. Returns an outcome that transit errors answers, or the last
  * one. */
 static __always_inline enum outcome from_underlay(context *ctx, struct frame_state *state, __u32 *tx_ifindex)
@@ -224,31 +276,41 @@ static __always_inline enum outcome from_underlay(context *ctx, struct frame_sta
 
 	if (tunnel->flags & TUNNEL_CONTROL && outcome == CONTINUE)
 		return tunnel->flags & TUNNEL_PROBE ? reflect_probe(ctx, local, state) : GENEVE_CONTROL;
+	if (STAGES && (outcome == CONTINUE || outcome == INNER_PROTOCOL))
+		outcome = functions_of_underlay(ctx, state, outcome, on_path);
 	if (outcome == CONTINUE || outcome == INNER_PROTOCOL)
 		outcome = unknown_scalar(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
+	return deliver_or_forward(ctx, local, state, outcome, tx_ifindex);
+}
 
-	if (outcome == DELIVERED)
-		return deliver(ctx, state, *tx_ifindex);
-	if (!leaves_by_tunnel(outcome))
-		return outcome;
-	return send_through_tunnel(ctx, local, tunnel, &state->packet, &state->transport, outcome, tx_ifindex);
+/* Rewrites the Ethernet header for another endpoint of this host. Returns `delivered`, or a drop. */
+static __always_inline enum outcome hand_over(context *ctx, const struct interface *receiver,
+					      const struct frame_state *state, __u32 ifindex, enum outcome delivered)
+{
+	struct ethhdr *ethernet = frame_start(ctx);
+
+	if ((void *)(ethernet + 1) > frame_end(ctx))
+		return MALFORMED_INNER;
+	rewrite_ethernet(ethernet, receiver);
+	count_delivered(slot_of(ifindex), amount_of(ctx, state));
+	return delivered;
 }
 
 /* The caller has checked frame, source, length and time to live, and found the receiver. */
 static __always_inline enum outcome deliver_same_host(context *ctx, const struct interface *sender,
-						      const struct frame_state *state, __u32 ifindex)
+						      struct frame_state *state, __u32 ifindex)
 {
-	struct ethhdr *ethernet = frame_start(ctx);
-	struct interface *receiver;
+	struct interface *receiver = find_receiver(ifindex, sender->vni);
 
-	if ((void *)(ethernet + 1) > frame_end(ctx))
-		return MALFORMED_INNER;
-	receiver = find_receiver(ifindex, sender->vni);
 	if (!receiver) /* closed: it was just removed or has moved */
 		return ENDPOINT_NOT_LOCAL;
-	rewrite_ethernet(ethernet, receiver);
-	count_delivered(slot_of(ifindex), amount_of(ctx, state));
-	return DELIVERED_SAME_HOST;
+#if STAGES
+	__u32 chain = endpoint_chain(receiver, ifindex, INTERFACE_STAGES_TO);
+
+	if (chain)
+		return call_chain(ctx, state, STAGE_TO_ENDPOINT, chain, DELIVERED_SAME_HOST);
+#endif
+	return hand_over(ctx, receiver, state, ifindex, DELIVERED_SAME_HOST);
 }
 
 static __always_inline int process_underlay_frame(context *ctx)
@@ -261,6 +323,7 @@ static __always_inline int process_underlay_frame(context *ctx)
 		outcome = from_underlay(ctx, state, &tx_ifindex);
 		if (needs_icmp_error(outcome))
 			outcome = call_errors(ctx, state, outcome);
+		outcome = observe_end(ctx, state, outcome);
 	}
 	return leave(RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
 }
@@ -277,7 +340,7 @@ static __always_inline int process_same_host_frame(context *ctx)
 		outcome = NO_PROGRAM;
 	if (sender && state) {
 		tx_ifindex = state->receiver;
-		outcome = deliver_same_host(ctx, sender, state, tx_ifindex);
+		outcome = observe_end(ctx, state, deliver_same_host(ctx, sender, state, tx_ifindex));
 	}
 	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 }

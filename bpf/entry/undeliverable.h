@@ -12,6 +12,7 @@
 #include "lib/icmp.h"
 #include "lib/next_hop.h"
 #include "lib/peer.h"
+#include "lib/stages.h"
 #include "lib/state.h"
 
 /*
@@ -156,6 +157,7 @@ static __always_inline int process_undeliverable(context *ctx)
 			outcome = errors_from_underlay(ctx, state, reason, &tx_ifindex);
 		else
 			outcome = answer_endpoint(ctx, state, reason);
+		outcome = observe_end(ctx, state, outcome);
 	}
 	if (rx_ifindex >= IFINDEX_BASE)
 		return leave_endpoint(rx_ifindex, outcome, amount, tx_ifindex);

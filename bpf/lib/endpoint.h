@@ -104,16 +104,17 @@ static __always_inline bool fits_mtu(__u32 mtu, const struct tunnel *tunnel)
 	return longest_packet(tunnel) <= sizeof(struct ethhdr) + mtu;
 }
 
-/* Removes the outer headers and rewrites the Ethernet header of the inner frame for the endpoint on an interface. */
-static __always_inline enum outcome deliver(context *ctx, const struct frame_state *state, __u32 ifindex)
+/*
+ * Removes the outer headers and rewrites the Ethernet header of the inner frame for the endpoint on an interface.
+ * Returns `delivered`, or a drop.
+ */
+static __always_inline enum outcome deliver(context *ctx, const struct frame_state *state,
+					    const struct interface *receiver, __u32 ifindex, enum outcome delivered)
 {
 	const struct tunnel *tunnel = &state->tunnel;
-	struct amount delivered = amount_of(ctx, state);
+	struct amount amount = amount_of(ctx, state);
 	struct ethhdr *ethernet;
-	struct interface *receiver = find_receiver(ifindex, tunnel->vni);
 
-	if (!receiver)
-		return ENDPOINT_NOT_LOCAL;
 	/* It stays marked as a tunnel's, and the receiver's stack, which cuts UDP for sockets, cannot cut it as one. */
 	if (HAS_GSO && segment_bytes(ctx) && state->transport.protocol == IPPROTO_UDP)
 		return GSO_PACKET;
@@ -123,9 +124,9 @@ static __always_inline enum outcome deliver(context *ctx, const struct frame_sta
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return MALFORMED_OUTER;
 	rewrite_ethernet(ethernet, receiver);
-	delivered.bytes = tunnel->length;
-	count_delivered(slot_of(ifindex), delivered);
-	return DELIVERED;
+	amount.bytes = tunnel->length;
+	count_delivered(slot_of(ifindex), amount);
+	return delivered;
 }
 
 #endif

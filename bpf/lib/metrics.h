@@ -53,7 +53,7 @@ static __always_inline void count_sender(__u32 slot, enum outcome outcome, struc
 		return;
 	}
 	add(&traffic->sent, amount);
-	if (outcome == SENT_DIRECT || outcome == DELIVERED_SAME_HOST)
+	if (outcome == SENT_DIRECT || outcome == DELIVERED_SAME_HOST || outcome == FUNCTION_DELIVERED)
 		add(&traffic->direct, amount);
 }
 

@@ -94,6 +94,25 @@ static __always_inline enum outcome call_same_host(context *ctx, struct frame_st
 	return NO_PROGRAM;
 }
 
+/* Continues behind the functions of a stage point. */
+static __always_inline enum outcome call_agent_resume(context *ctx, struct frame_state *state)
+{
+	state->called = SLOT_AGENT_RESUME + 1;
+	programs.call(ctx, SLOT_AGENT_RESUME);
+	KEEP_CALL(SLOT_AGENT_RESUME);
+	state->called = 0;
+	return NO_PROGRAM;
+}
+
+static __always_inline enum outcome call_transit_resume(context *ctx, struct frame_state *state)
+{
+	state->called = SLOT_TRANSIT_RESUME + 1;
+	programs.call(ctx, SLOT_TRANSIT_RESUME);
+	KEEP_CALL(SLOT_TRANSIT_RESUME);
+	state->called = 0;
+	return NO_PROGRAM;
+}
+
 /* Answers the frame's sender with an ICMP error or a TCP reset if one is due. */
 static __always_inline enum outcome call_errors(context *ctx, struct frame_state *state, enum outcome reason)
 {

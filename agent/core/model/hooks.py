@@ -18,5 +18,17 @@ TRANSIT_AGENT = {Hook.XDP: "transit_agent", Hook.TC: "tc_agent"}
 """The program for frames of endpoints, by hook."""
 TRANSIT_ERRORS = {Hook.XDP: "transit_errors", Hook.TC: "tc_errors"}
 """The program that answers packets that cannot be delivered, by hook; it is reached by tail call."""
+TRANSIT_RESUME = {Hook.XDP: "transit_resume", Hook.TC: "tc_resume"}
+"""The program that continues with frames from the underlay behind users' functions, by hook."""
+AGENT_RESUME = {Hook.XDP: "agent_resume", Hook.TC: "tc_agent_resume"}
+"""The program that continues with frames of endpoints behind users' functions, by hook."""
+RESUMES = {hook: (TRANSIT_RESUME[hook], AGENT_RESUME[hook]) for hook in Hook}
+POINTS = ("from_endpoint", "to_endpoint", "forwarded", "from_underlay", "passed", "dropped")
+"""The stage points, in the order of their numbers, which begin with 1: enum stage_point in `bpf/stage.h`."""
+SHELLS = {
+    Hook.XDP: tuple(f"function_{point}" for point in POINTS),
+    Hook.TC: tuple(f"tc_function_{point}" for point in POINTS),
+}
+"""The programs around users' functions, by hook, in the order of the points."""
 PROGRAMS = {hook: (TRANSIT[hook], TRANSIT_AGENT[hook], TRANSIT_ERRORS[hook]) for hook in Hook}
 """All programs of a hook that handle frames, by the name of their function."""

@@ -10,7 +10,7 @@ import struct
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
-from agent.core.model.hooks import TRANSIT, TRANSIT_ERRORS, Hook
+from agent.core.model.hooks import AGENT_RESUME, TRANSIT, TRANSIT_ERRORS, TRANSIT_RESUME, Hook
 
 LAYOUT_VERSION = 8
 MAX_SET = 16
@@ -89,6 +89,8 @@ class ProgramSlot(IntEnum):
 
     SAME_HOST = 0
     ERRORS = 1
+    AGENT_RESUME = 2
+    TRANSIT_RESUME = 3
 
 
 STAGE_ARRAYS = {Hook.XDP: MapName.STAGE_PROGRAMS, Hook.TC: MapName.TC_STAGE_PROGRAMS}
@@ -97,9 +99,12 @@ PROGRAM_ARRAYS = {Hook.XDP: MapName.PROGRAMS, Hook.TC: MapName.TC_PROGRAMS}
 """The jump tables, by hook."""
 
 
-def called_programs(hook: Hook) -> dict[ProgramSlot, str]:
-    """Return the programs of a hook that are reached by tail call."""
-    return {ProgramSlot.SAME_HOST: TRANSIT[hook], ProgramSlot.ERRORS: TRANSIT_ERRORS[hook]}
+def called_programs(hook: Hook, *, functions: bool = False) -> dict[ProgramSlot, str]:
+    """Return the programs of a hook that are reached by tail call, also behind users' functions if those may run."""
+    called = {ProgramSlot.SAME_HOST: TRANSIT[hook], ProgramSlot.ERRORS: TRANSIT_ERRORS[hook]}
+    if functions:
+        called |= {ProgramSlot.AGENT_RESUME: AGENT_RESUME[hook], ProgramSlot.TRANSIT_RESUME: TRANSIT_RESUME[hook]}
+    return called
 
 
 GENERATION_OF = {

@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 
 from agent.core.model.features import Features
-from agent.core.model.hooks import PROGRAMS, Hook
+from agent.core.model.hooks import PROGRAMS, RESUMES, SHELLS, Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf.syscall import PSEUDO_MAP_FD
 
@@ -40,10 +40,13 @@ EVERYTHING = Features()
 TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_exception", "on_transmit": "xdp_devmap_xmit"}
 """Programs of `entry/lost_frames.h` by the name of their function, and the raw tracepoint that each is for."""
 
+CONFIGURATION = "function_configuration"
+"""The map in the shells that stands for the one of each function."""
+
 LOCK_SECONDS = 0.05
 """Seconds between checks whether another agent has compiled the object."""
 
-_FORMAT = 5
+_FORMAT = 6
 _CLOCK_MONOTONIC_COARSE = 6
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _LD_IMM64 = 0x18
@@ -91,13 +94,15 @@ class CompiledProgram(msgspec.Struct, frozen=True):
 class CompiledObject(msgspec.Struct, frozen=True):
     """All programs and maps of one hook; `hash` is the hex digest of everything that went into them.
 
-    `tracers` of XDP are for raw tracepoints, and a host that cannot load them works without.
+    `tracers` of XDP are for raw tracepoints, and a host that cannot load them works without. `shells` are loaded with a
+    user's function in each, see `stage_linker.py`; none if functions are off.
     """
 
     hash: str
     programs: tuple[CompiledProgram, ...]
     maps: tuple[MapDefinition, ...]
     tracers: tuple[CompiledProgram, ...] = ()
+    shells: tuple[CompiledProgram, ...] = ()
 
     def program(self, name: str) -> CompiledProgram:
         """Return a program by its name, or raise KeyError."""
@@ -276,10 +281,13 @@ def compile_here(sources: Path, features: Features, hook: Hook = Hook.XDP) -> Co
     text = amalgamate(sources, hook)
     module = BPF(text=text.encode(), cflags=flags(sources, features))
     maps, by_fd = _maps(lib, module.module, _NAMES[hook])
-    programs = tuple(program_of(name, module.dump_func(name.encode()), by_fd) for name in PROGRAMS[hook])
-    names = TRACERS if hook is Hook.XDP else ()
-    tracers = tuple(program_of(name, module.dump_func(name.encode()), by_fd) for name in names)
-    return CompiledObject(content_hash(sources, features, hook), programs, maps, tracers)
+    names = (*PROGRAMS[hook], *(RESUMES[hook] if features.functions else ()))
+    programs, tracers, shells = (
+        tuple(program_of(name, module.dump_func(name.encode()), by_fd) for name in part)
+        for part in (names, TRACERS if hook is Hook.XDP else (), SHELLS[hook] if features.functions else ())
+    )
+    shared = tuple(one for one in maps if one.name != CONFIGURATION)
+    return CompiledObject(content_hash(sources, features, hook), programs, shared, tracers, shells)
 
 
 def _maps(lib: Any, handle: int, names: Mapping[str, str]) -> tuple[tuple[MapDefinition, ...], dict[int, str]]:

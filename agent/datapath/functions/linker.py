@@ -1,0 +1,66 @@
+"""Links a user's function into the program around it: `bpf/entry/function.h`. Pure.
+
+The shell, as the compiler wrote it, calls a helper that does not exist and loads two numbers that stand for the
+function's. The user's instructions are appended as a BPF-to-BPF subprogram, which the calls are then directed to
+(Documentation/bpf/standardization/instruction-set.rst in the kernel's source).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from agent.datapath.bpf.compiler import CONFIGURATION as SHELL_CONFIGURATION
+from agent.datapath.bpf.compiler import CompiledProgram, Relocation
+from agent.datapath.functions.user_program import CONFIGURATION, UserProgram
+
+MAGIC_CALL, MAGIC_INDEX, MAGIC_CLOSED = 0x7FD20001, 0x5FD20002, 0x5FD20003
+"""Numbers in `bpf/entry/function.h`."""
+
+_CALL, _LD_IMM64 = 0x85, 0x18
+_PSEUDO_CALL = 1
+_SIZE = 8
+_IMM = struct.Struct("<i")
+
+
+class LinkError(Exception):
+    """The shell is not one: it was compiled from other sources than this module expects."""
+
+
+def map_of(function_map: str) -> str:
+    """Return the name by which a linked program refers to a map of its function."""
+    return f"function:{function_map}"
+
+
+def link(shell: CompiledProgram, user: UserProgram, *, index: int, closed: bool) -> CompiledProgram:
+    """Return the program to load: shell, then user's function.
+
+    `index` is the function's in the map `function_counters`, `closed` whether a fault drops the packet. Relocations
+    name the agent's maps as they are, and those of the function by `map_of`.
+    """
+    code = bytearray(shell.instructions)
+    start = len(code) // _SIZE
+    calls, numbers = 0, {MAGIC_INDEX: index, MAGIC_CLOSED: int(closed)}
+    position = 0
+    while position < start:
+        at = position * _SIZE
+        opcode, registers = code[at], code[at + 1]
+        (imm,) = _IMM.unpack_from(code, at + 4)
+        if opcode == _CALL and registers >> 4 == 0 and imm == MAGIC_CALL:
+            code[at + 1] = registers & 0x0F | _PSEUDO_CALL << 4
+            _IMM.pack_into(code, at + 4, start - position - 1)
+            calls += 1
+        elif opcode == _LD_IMM64 and registers >> 4 == 0 and imm in numbers:
+            _IMM.pack_into(code, at + 4, numbers[imm])
+        position += 2 if opcode == _LD_IMM64 else 1
+    if not calls:
+        raise LinkError(f"{shell.name} calls no function")
+    return CompiledProgram(shell.name, bytes(code) + user.instructions, (*_shells(shell), *_users(user, start)))
+
+
+def _shells(shell: CompiledProgram) -> tuple[Relocation, ...]:
+    names = {SHELL_CONFIGURATION: map_of(CONFIGURATION)}
+    return tuple(Relocation(one.index, names.get(one.map, one.map)) for one in shell.relocations)
+
+
+def _users(user: UserProgram, start: int) -> tuple[Relocation, ...]:
+    return tuple(Relocation(start + one.index, map_of(one.map)) for one in user.relocations)

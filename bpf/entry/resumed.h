@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Continues with a frame behind the functions of a stage point, by tail call from the last one: as the entry program
+ * would have without functions, or as a function's verdict demands. Packets that functions changed are parsed again.
+ */
+#ifndef DROPLET_RESUMED_H
+#define DROPLET_RESUMED_H
+
+#include "entry/from_endpoint.h"
+#include "entry/from_underlay.h"
+#include "lib/stages.h"
+
+#if STAGES
+
+/* The local endpoint that a function sends a packet to, NULL if there is none. */
+static __always_inline struct interface *find_target(const struct frame_state *state, __u32 vni, __u32 *ifindex)
+{
+	struct overlay_key key KEY;
+	struct endpoint *endpoint;
+
+	key.vni = vni;
+	__builtin_memcpy(&key.address, &state->target, sizeof(key.address));
+	endpoint = endpoints.lookup(&key);
+	*ifindex = endpoint ? ifindex_of(endpoint) : 0;
+	return find_receiver(*ifindex, vni);
+}
+
+/* Parses a packet of an endpoint again, and checks what depends on what a function may have changed. */
+static __always_inline enum outcome check_changed(context *ctx, const struct interface *sender, struct egress *egress)
+{
+	struct ethhdr *ethernet = frame_start(ctx);
+	void *end = frame_end(ctx);
+	enum outcome outcome;
+
+	if ((void *)(ethernet + 1) > end)
+		return FUNCTION_FAULT;
+	egress->tunnel->longest = egress->tunnel->length;
+	outcome = read_packet(ethernet, end, egress->tunnel->length, sender->vni, egress->packet);
+	if (outcome == CONTINUE)
+		outcome = find_transport(ethernet, end, egress->packet, egress->transport);
+	if (outcome == CONTINUE)
+		outcome = set_segments(ctx, ethernet, end, egress->state);
+	if (outcome == CONTINUE)
+		outcome = hash_flow(ethernet, end, slot_of(ingress_ifindex(ctx)), egress->packet, egress->transport,
+				    &egress->flow);
+	if (outcome != CONTINUE || is_group_mac(ethernet->h_dest) || is_multicast_packet(egress->packet))
+		return FUNCTION_FAULT;
+	if (INNER_IPV6 && egress->packet->kind == ETH_P_IPV6 && is_link_local(&egress->packet->to.address))
+		return FUNCTION_FAULT;
+	egress->tunnel->tos = (egress->tunnel->tos & ~ECN_MASK) | (egress->packet->tos & ECN_MASK);
+	return fits_mtu(sender->mtu, egress->tunnel) ? CONTINUE : EXCEEDS_MTU;
+}
+
+static __always_inline enum outcome route_resumed(context *ctx, const struct interface *sender, struct egress *egress)
+{
+	enum outcome outcome = CONTINUE;
+	struct ethhdr *ethernet;
+
+	if (egress->state->changed)
+		outcome = unknown_scalar(check_changed(ctx, sender, egress));
+	ethernet = frame_start(ctx);
+	if (outcome != CONTINUE)
+		return outcome;
+	if ((void *)(ethernet + 1) > frame_end(ctx) || !has_ip_header(ethernet, frame_end(ctx), egress->packet))
+		return FUNCTION_FAULT;
+	return route_packet(ethernet, frame_end(ctx), sender, egress);
+}
+
+/* To a local endpoint that a function chose, for a frame of an endpoint. */
+static __always_inline enum outcome send_to_target(context *ctx, struct frame_state *state, __u32 vni,
+						   __u32 *tx_ifindex)
+{
+	__u32 ifindex;
+	struct interface *target = find_target(state, vni, &ifindex);
+
+	if (!target || !fits_mtu(target->mtu, &state->tunnel))
+		return FUNCTION_TARGET;
+	*tx_ifindex = ifindex;
+	return hand_over(ctx, target, state, ifindex, FUNCTION_DELIVERED);
+}
+
+static __always_inline enum outcome resume_endpoint(context *ctx, const struct interface *sender,
+						    struct frame_state *state, __u32 *tx_ifindex)
+{
+	struct egress egress = {};
+	enum outcome outcome;
+
+	if (state->sends == STAGE_SEND_BACK)
+		return FUNCTION_SENT_BACK;
+	if (state->sends == STAGE_SEND_TO)
+		return send_to_target(ctx, state, sender->vni, tx_ifindex);
+	set_egress(&egress, sender, state);
+	egress.flow = state->flow;
+	outcome = unknown_scalar(route_resumed(ctx, sender, &egress));
+	return follow_route(ctx, sender, &egress, outcome, tx_ifindex);
+}
+
+/* Agent resume: behind the functions at from_endpoint. */
+static __always_inline int process_resumed_endpoint(context *ctx)
+{
+	struct frame_state *state = called_state(SLOT_AGENT_RESUME);
+	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
+	struct interface *sender = find_interface(rx_ifindex);
+	enum outcome outcome = UNKNOWN_INTERFACE; /* closed: the endpoint is being removed */
+
+	if (sender && !state)
+		outcome = NO_PROGRAM;
+	if (sender && state)
+		outcome = observe_end(ctx, state, resume_endpoint(ctx, sender, state, &tx_ifindex));
+	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
+}
+
+/* Parses a tunnel packet again. FUNCTION_FAULT if it has become one of another VPC or droplet, or unusable. */
+static __always_inline enum outcome parse_changed(context *ctx, struct frame_state *state, bool *on_path)
+{
+	struct tunnel *tunnel = &state->tunnel;
+	struct address peer KEY;
+	struct local_droplet *local = 0;
+	__u32 vni = tunnel->vni;
+	enum outcome outcome;
+
+	copy_address(&peer, &tunnel->peer.address);
+	state->packet.kind = 0;
+	state->packet.length = 0;
+	__builtin_memset(&tunnel->headers, 0, CLEARED_OF_TUNNEL);
+	outcome = unknown_scalar(parse_outer(ctx, state, &local));
+	if (!local || outcome != CONTINUE || tunnel->flags & TUNNEL_CONTROL || tunnel->vni != vni ||
+	    !same_address(&peer, &tunnel->peer.address))
+		return FUNCTION_FAULT;
+	outcome = unknown_scalar(parse_inner(ctx, state));
+	if (outcome == CONTINUE && !tunnel->flags)
+		*on_path = recently_confirmed(&state->packet.from, &tunnel->peer.address);
+	return outcome == CONTINUE || outcome == INNER_PROTOCOL ? outcome : FUNCTION_FAULT;
+}
+
+/* Carries out a verdict other than go on, for a packet from a tunnel. */
+static __always_inline enum outcome send_as_told(context *ctx, struct local_droplet *local, struct frame_state *state,
+						 __u32 *tx_ifindex)
+{
+	struct tunnel *tunnel = &state->tunnel;
+	struct interface *target;
+	enum outcome outcome;
+	__u32 ifindex;
+
+	if (state->sends == STAGE_SEND_TO) {
+		target = find_target(state, tunnel->vni, &ifindex);
+		if (!target || !fits_mtu(target->mtu, tunnel))
+			return FUNCTION_TARGET;
+		*tx_ifindex = ifindex;
+		return deliver(ctx, state, target, ifindex, FUNCTION_DELIVERED);
+	}
+	outcome = reply_to_origin(local, tunnel, FUNCTION_SENT_BACK_REMOTE);
+	if (!leaves_by_tunnel(outcome))
+		return outcome;
+	return send_through_tunnel(ctx, local, tunnel, &state->packet, &state->transport, outcome, tx_ifindex);
+}
+
+static __always_inline enum outcome resume_tunnel(context *ctx, struct frame_state *state, __u32 *tx_ifindex)
+{
+	__u32 index = state->local;
+	struct local_droplet *local = local_droplets.lookup(&index);
+	enum outcome outcome = state->outcome;
+	bool on_path = state->on_path;
+	struct interface *receiver;
+
+	if (!local || !local->interface) /* closed: it was just removed */
+		return NO_LOCAL_DROPLET;
+	if (state->sends)
+		return send_as_told(ctx, local, state, tx_ifindex);
+	if (outcome == CONTINUE || outcome == INNER_PROTOCOL) { /* from_underlay */
+		if (state->changed)
+			outcome = unknown_scalar(parse_changed(ctx, state, &on_path));
+		if (outcome == CONTINUE || outcome == INNER_PROTOCOL)
+			outcome = unknown_scalar(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
+		return deliver_or_forward(ctx, local, state, outcome, tx_ifindex);
+	}
+	if (outcome == DELIVERED) { /* to_endpoint */
+		*tx_ifindex = state->receiver;
+		receiver = find_receiver(*tx_ifindex, state->tunnel.vni);
+		return receiver ? deliver(ctx, state, receiver, *tx_ifindex, DELIVERED) : ENDPOINT_NOT_LOCAL;
+	}
+	if (!leaves_by_tunnel(outcome))
+		return NO_PROGRAM;
+	return send_through_tunnel(ctx, local, &state->tunnel, &state->packet, &state->transport, outcome, tx_ifindex);
+}
+
+static __always_inline enum outcome resume_same_host(context *ctx, const struct interface *sender,
+						     struct frame_state *state, __u32 *tx_ifindex)
+{
+	struct interface *receiver;
+
+	if (state->sends == STAGE_SEND_BACK)
+		return FUNCTION_SENT_BACK;
+	if (state->sends == STAGE_SEND_TO)
+		return send_to_target(ctx, state, sender->vni, tx_ifindex);
+	*tx_ifindex = state->receiver;
+	receiver = find_receiver(*tx_ifindex, sender->vni);
+	if (!receiver) /* closed: it was just removed or has moved */
+		return ENDPOINT_NOT_LOCAL;
+	return hand_over(ctx, receiver, state, *tx_ifindex, DELIVERED_SAME_HOST);
+}
+
+/* Transit resume: behind the functions at to_endpoint, forwarded and from_underlay. */
+static __always_inline int process_resumed(context *ctx)
+{
+	struct frame_state *state = called_state(SLOT_TRANSIT_RESUME);
+	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
+	struct interface *sender = find_interface(rx_ifindex);
+	enum outcome outcome = NO_PROGRAM;
+
+	if (rx_ifindex >= IFINDEX_BASE) {
+		if (sender && state)
+			outcome = resume_same_host(ctx, sender, state, &tx_ifindex);
+		outcome = observe_end(ctx, state, outcome);
+		return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
+	}
+	if (state) {
+		outcome = resume_tunnel(ctx, state, &tx_ifindex);
+		if (needs_icmp_error(outcome))
+			outcome = call_errors(ctx, state, outcome);
+		outcome = observe_end(ctx, state, outcome);
+	}
+	return leave(RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
+}
+
+#endif
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Stage points: where users' functions run. The caller at a point leaves what it knows in struct frame_state and calls
+ * the first function of the chain; entry/function.h is the program around each function, which calls the next one, and
+ * behind the last one entry/resumed.h. Without STAGES nothing of this is compiled.
+ */
+#ifndef DROPLET_STAGES_H
+#define DROPLET_STAGES_H
+
+#include "lib/endpoint.h"
+#include "lib/state.h"
+#include "maps.h"
+#include "stage.h"
+
+#if STAGES
+
+#define CALLED_AT(point) (SLOTS + (point)) /* frame_state.called - 1 for the functions of a point */
+
+/* `slot` is a constant: its index in stage_programs. */
+static __always_inline void call_slot(context *ctx, __u32 slot)
+{
+	stage_programs.call(ctx, slot);
+}
+
+#define CALL_FUNCTION(number)                                                                                          \
+	case number + 1:                                                                                               \
+		call_slot(ctx, ((point) - 1) * STAGE_SLOTS + number);                                                  \
+		KEEP_CALL(((point) - 1) * STAGE_SLOTS + number);                                                       \
+		break
+
+/*
+ * Calls the next function of state->chain, which is not empty. Returns only if its slot is: NO_PROGRAM, and closed.
+ * `point` is a constant, and so are the slots, as for the other tail calls.
+ */
+static __always_inline enum outcome call_next(context *ctx, struct frame_state *state, const enum stage_point point)
+{
+	__u32 next = state->chain & CHAIN_MASK;
+
+	state->chain >>= CHAIN_BITS;
+	state->called = CALLED_AT(point) + 1;
+	switch (next) {
+		CALL_FUNCTION(0);
+		CALL_FUNCTION(1);
+		CALL_FUNCTION(2);
+		CALL_FUNCTION(3);
+		CALL_FUNCTION(4);
+		CALL_FUNCTION(5);
+		CALL_FUNCTION(6);
+		CALL_FUNCTION(7);
+	}
+	state->called = 0;
+	return NO_PROGRAM;
+}
+
+/* Runs a chain that is not empty. `outcome`: that of the frame so far, with which it continues. */
+static __always_inline enum outcome call_chain(context *ctx, struct frame_state *state, enum stage_point point,
+					       __u32 chain, enum outcome outcome)
+{
+	state->chain = chain;
+	state->outcome = outcome;
+	state->changed = 0;
+	state->sends = 0;
+	return call_next(ctx, state, point);
+}
+
+/* The chain for what a local endpoint sends or receives, 0 if there is none. */
+static __always_inline __u32 endpoint_chain(const struct interface *endpoint, __u32 ifindex, __u32 flag)
+{
+	__u32 slot = slot_of(ifindex);
+	struct endpoint_stages *stages;
+
+	if (!(endpoint->flags & flag))
+		return 0;
+	stages = endpoint_stages.lookup(&slot);
+	if (!stages) /* open: the maps have different sizes */
+		return 0;
+	return flag == INTERFACE_STAGES_FROM ? stages->from_endpoint : stages->to_endpoint;
+}
+
+static __always_inline struct host_stages *stages_of_host(void)
+{
+	__u32 only = 0;
+
+	return host_stages.lookup(&only);
+}
+
+/* The chains of a VPC's packets, NULL if it has none. */
+static __always_inline struct vpc_stages *stages_of_vpc(const struct host_stages *host, __u32 vni)
+{
+	return host && host->vnis >> (vni & 63) & 1 ? vpc_stages.lookup(&vni) : 0;
+}
+
+static __always_inline __u32 underlay_chain(__u32 vni)
+{
+	struct vpc_stages *vpc = stages_of_vpc(stages_of_host(), vni);
+
+	return vpc ? vpc->from_underlay : 0;
+}
+
+/* `outcome` is one of those that leave by a tunnel. */
+static __always_inline __u32 forwarded_chain(__u32 vni, enum outcome outcome)
+{
+	struct vpc_stages *vpc;
+
+	if (outcome != BOUNCED && outcome != HANDED_TO_BOUNCER && outcome != HANDED_TO_DIVIDER && outcome != REROUTED)
+		return 0;
+	vpc = stages_of_vpc(stages_of_host(), vni);
+	return vpc ? vpc->forwarded : 0;
+}
+
+/* `vni` is 0 if the frame is of no VPC, or of an unknown one. */
+static __always_inline __u32 dropped_chain(__u32 vni)
+{
+	struct host_stages *host = stages_of_host();
+	struct vpc_stages *vpc = stages_of_vpc(host, vni);
+
+	if (vpc)
+		return vpc->dropped;
+	return host ? host->dropped : 0;
+}
+
+/* The VPC of a frame as far as it was parsed; 0 if it is unknown. */
+static __always_inline __u32 known_vni(context *ctx, const struct frame_state *state)
+{
+	struct interface *sender = find_interface(ingress_ifindex(ctx));
+
+	if (sender)
+		return sender->vni;
+	return state->tunnel.headers ? state->tunnel.vni : 0;
+}
+
+#endif
+
+/*
+ * Before a frame leaves: runs the functions for those that pass or are dropped. A tail call that succeeds does not
+ * return; the last function counts the frame.
+ */
+static __always_inline enum outcome observe_end(context *ctx, struct frame_state *state, enum outcome outcome)
+{
+#if STAGES
+	struct host_stages *host;
+	__u32 chain = 0;
+
+	if (!state)
+		return outcome;
+	if (outcome >= FIRST_DROPPED) {
+		chain = dropped_chain(known_vni(ctx, state));
+		return chain ? call_chain(ctx, state, STAGE_DROPPED, chain, outcome) : outcome;
+	}
+	if (outcome == PASSED) {
+		host = stages_of_host();
+		chain = host ? host->passed : 0;
+		return chain ? call_chain(ctx, state, STAGE_PASSED, chain, outcome) : outcome;
+	}
+#endif
+	return outcome;
+}
+
+#endif
