@@ -65,7 +65,7 @@ def compile_here(lib: Any, source: bytes, given: list[str], requests: BpfRequest
     # bcc's Python declares only some of libbcc's functions, and ctypes would cut pointers to 32 bits.
     lib.bpf_module_create_c_from_string.restype = ctypes.c_void_p
     lib.bpf_function_start.restype, lib.bpf_function_size.restype = ctypes.c_void_p, ctypes.c_size_t
-    text = f'#line 1 "{SOURCE_NAME}"\n'.encode() + source
+    text = numbered(source)
     array = (ctypes.c_char_p * len(given))(*(flag.encode() for flag in given))
     handle = lib.bpf_module_create_c_from_string(text, 0, array, len(given), False, None)
     if not handle:
@@ -90,6 +90,17 @@ def _lines(source: bytes, places: Mapping[int, tuple[str, int]]) -> dict[int, st
         for index, (file, line) in places.items()
         if file.endswith(SOURCE_NAME) and 0 < line <= len(text)
     }
+
+
+def numbered(source: bytes) -> bytes:
+    """Return the source with the number of each statement's line: bcc adds lines of its own before functions."""
+    out, ended = [], True
+    for number, line in enumerate(source.split(b"\n"), 1):
+        if ended:
+            out.append(f'#line {number} "{SOURCE_NAME}"'.encode())
+        out.append(line)
+        ended = line.rstrip().endswith((b";", b"{", b"}")) or (ended and not line.strip())
+    return b"\n".join(out)
 
 
 def _maps(lib: Any, module: ctypes.c_void_p) -> tuple[tuple[UserMap, ...], dict[int, str]]:
