@@ -22,70 +22,76 @@ class Outcome(IntEnum):
     PROBE_REFLECTED = 8
     ICMP_UNREACHABLE_SENT = 9
     GATEWAY_REFUSED = 10
-    DELIVERED = 11
-    DELIVERED_SAME_HOST = 12
-    SENT_DIRECT = 13
-    SENT_TO_BOUNCER = 14
-    SENT_TO_DIVIDER = 15
-    BOUNCED = 16
-    HANDED_TO_BOUNCER = 17
-    HANDED_TO_DIVIDER = 18
-    RETURNED = 19
-    REROUTED = 20
-    ARP_ANSWERED_REMOTE = 21
-    ND_ANSWERED_REMOTE = 22
-    ICMP_TOO_BIG_SENT_REMOTE = 23
-    ICMP_UNREACHABLE_SENT_REMOTE = 24
-    MISDIRECTED = 25
-    UNKNOWN_INTERFACE = 26
-    SOURCE_MAC = 27
-    SOURCE_ADDRESS = 28
-    SOURCE_ARP = 29
-    SOURCE_ND = 30
-    ARP_OWN_ADDRESS = 31
-    ND_OWN_ADDRESS = 32
-    ARP_OPCODE = 33
-    ND_TYPE = 34
-    MALFORMED_ARP = 35
-    MALFORMED_ND = 36
-    INNER_PROTOCOL = 37
-    MALFORMED_INNER = 38
-    EXTENSION_HEADERS = 39
-    MULTICAST = 40
-    LINK_LOCAL = 41
-    INNER_TTL = 42
-    TOO_BIG = 43
-    TO_GATEWAY = 44
-    NO_PROGRAM = 45
-    NO_LOCAL_DROPLET = 46
-    NO_NETWORK = 47
-    NO_BOUNCER = 48
-    NO_DIVIDER = 49
-    NO_VPC = 50
-    NO_ENDPOINT = 51
-    ENDPOINT_NOT_LOCAL = 52
-    NEXT_HOP_UNRESOLVED = 53
-    OTHER_FAMILY = 54
-    NO_HEADROOM = 55
-    OUTER_FRAGMENT = 56
-    OUTER_OPTIONS = 57
-    OUTER_CHECKSUM = 58
-    NO_CHECKSUM = 59
-    OUTER_TTL = 60
-    MALFORMED_OUTER = 61
-    UNKNOWN_DROPLET = 62
-    UNKNOWN_ORIGIN = 63
-    GENEVE_VERSION = 64
-    GENEVE_CONTROL = 65
-    GENEVE_PROTOCOL = 66
-    MALFORMED_GENEVE = 67
-    CRITICAL_OPTION = 68
-    VXLAN_FLAGS = 69
-    TOO_MANY_BOUNCES = 70
-    ECN_NOT_CAPABLE = 71
-    SOURCE_ELSEWHERE = 72
-    ALL_MISDIRECTED = 73
-    GSO_PACKET = 74
+    FUNCTION_SENT_BACK = 11
+    DELIVERED = 12
+    DELIVERED_SAME_HOST = 13
+    FUNCTION_DELIVERED = 14
+    SENT_DIRECT = 15
+    SENT_TO_BOUNCER = 16
+    SENT_TO_DIVIDER = 17
+    BOUNCED = 18
+    HANDED_TO_BOUNCER = 19
+    HANDED_TO_DIVIDER = 20
+    RETURNED = 21
+    REROUTED = 22
+    FUNCTION_SENT_BACK_REMOTE = 23
+    ARP_ANSWERED_REMOTE = 24
+    ND_ANSWERED_REMOTE = 25
+    ICMP_TOO_BIG_SENT_REMOTE = 26
+    ICMP_UNREACHABLE_SENT_REMOTE = 27
+    MISDIRECTED = 28
+    UNKNOWN_INTERFACE = 29
+    SOURCE_MAC = 30
+    SOURCE_ADDRESS = 31
+    SOURCE_ARP = 32
+    SOURCE_ND = 33
+    ARP_OWN_ADDRESS = 34
+    ND_OWN_ADDRESS = 35
+    ARP_OPCODE = 36
+    ND_TYPE = 37
+    MALFORMED_ARP = 38
+    MALFORMED_ND = 39
+    INNER_PROTOCOL = 40
+    MALFORMED_INNER = 41
+    EXTENSION_HEADERS = 42
+    MULTICAST = 43
+    LINK_LOCAL = 44
+    INNER_TTL = 45
+    TOO_BIG = 46
+    TO_GATEWAY = 47
+    NO_PROGRAM = 48
+    NO_LOCAL_DROPLET = 49
+    NO_NETWORK = 50
+    NO_BOUNCER = 51
+    NO_DIVIDER = 52
+    NO_VPC = 53
+    NO_ENDPOINT = 54
+    ENDPOINT_NOT_LOCAL = 55
+    NEXT_HOP_UNRESOLVED = 56
+    OTHER_FAMILY = 57
+    NO_HEADROOM = 58
+    OUTER_FRAGMENT = 59
+    OUTER_OPTIONS = 60
+    OUTER_CHECKSUM = 61
+    NO_CHECKSUM = 62
+    OUTER_TTL = 63
+    MALFORMED_OUTER = 64
+    UNKNOWN_DROPLET = 65
+    UNKNOWN_ORIGIN = 66
+    GENEVE_VERSION = 67
+    GENEVE_CONTROL = 68
+    GENEVE_PROTOCOL = 69
+    MALFORMED_GENEVE = 70
+    CRITICAL_OPTION = 71
+    VXLAN_FLAGS = 72
+    TOO_MANY_BOUNCES = 73
+    ECN_NOT_CAPABLE = 74
+    SOURCE_ELSEWHERE = 75
+    ALL_MISDIRECTED = 76
+    GSO_PACKET = 77
+    FUNCTION_DROPPED = 78
+    FUNCTION_FAULT = 79
+    FUNCTION_TARGET = 80
 
 
 RECEIVED = frozenset(
@@ -109,12 +115,14 @@ ANSWERED = frozenset(
         Outcome.PROBE_REFLECTED,
         Outcome.ICMP_UNREACHABLE_SENT,
         Outcome.GATEWAY_REFUSED,
+        Outcome.FUNCTION_SENT_BACK,
     }
 )
 FORWARDED = frozenset(
     {
         Outcome.DELIVERED,
         Outcome.DELIVERED_SAME_HOST,
+        Outcome.FUNCTION_DELIVERED,
         Outcome.SENT_DIRECT,
         Outcome.SENT_TO_BOUNCER,
         Outcome.SENT_TO_DIVIDER,
@@ -123,6 +131,7 @@ FORWARDED = frozenset(
         Outcome.HANDED_TO_DIVIDER,
         Outcome.RETURNED,
         Outcome.REROUTED,
+        Outcome.FUNCTION_SENT_BACK_REMOTE,
         Outcome.ARP_ANSWERED_REMOTE,
         Outcome.ND_ANSWERED_REMOTE,
         Outcome.ICMP_TOO_BIG_SENT_REMOTE,
@@ -181,6 +190,9 @@ DROPPED = frozenset(
         Outcome.SOURCE_ELSEWHERE,
         Outcome.ALL_MISDIRECTED,
         Outcome.GSO_PACKET,
+        Outcome.FUNCTION_DROPPED,
+        Outcome.FUNCTION_FAULT,
+        Outcome.FUNCTION_TARGET,
     }
 )
 SENTENCES = {
@@ -195,8 +207,10 @@ SENTENCES = {
     Outcome.PROBE_REFLECTED: "Reflected a path probe of another droplet.",
     Outcome.ICMP_UNREACHABLE_SENT: "Unreachable destination; answered with an ICMP error.",
     Outcome.GATEWAY_REFUSED: "Sent to the gateway, which has no services; answered with a TCP reset or ICMP error.",
+    Outcome.FUNCTION_SENT_BACK: "A function sent it back to where it came from.",
     Outcome.DELIVERED: "Received from a tunnel and delivered to its endpoint.",
     Outcome.DELIVERED_SAME_HOST: "Delivered from one endpoint of this host to another.",
+    Outcome.FUNCTION_DELIVERED: "A function sent it to another endpoint of this host.",
     Outcome.SENT_DIRECT: "Sent straight to the destination's droplet.",
     Outcome.SENT_TO_BOUNCER: "Sent to a bouncer of the endpoint's network.",
     Outcome.SENT_TO_DIVIDER: "Sent to a divider of the endpoint's VPC, as required by a network's routing.",
@@ -205,6 +219,7 @@ SENTENCES = {
     Outcome.HANDED_TO_DIVIDER: "Forwarded by this bouncer to a divider of the VPC.",
     Outcome.RETURNED: "Sent straight here, but the endpoint is elsewhere; returned to the sender's droplet.",
     Outcome.REROUTED: "Returned by another droplet because its endpoint had left; sent again.",
+    Outcome.FUNCTION_SENT_BACK_REMOTE: "A function sent it back through the tunnel that it came from.",
     Outcome.ARP_ANSWERED_REMOTE: "Answered an ARP request that another droplet forwarded.",
     Outcome.ND_ANSWERED_REMOTE: "Answered a neighbour solicitation that another droplet forwarded.",
     Outcome.ICMP_TOO_BIG_SENT_REMOTE: "From a tunnel, exceeded the MTU; answered with an ICMP error.",
@@ -259,4 +274,7 @@ SENTENCES = {
     Outcome.SOURCE_ELSEWHERE: "The inner source is an endpoint of this host, or not on the VXLAN peer.",
     Outcome.ALL_MISDIRECTED: "Every bouncer and divider that was tried sent it to a host without the endpoint.",
     Outcome.GSO_PACKET: "A GSO packet that no tunnel carries: not TCP or UDP, or UDP checksums are required.",
+    Outcome.FUNCTION_DROPPED: "A function dropped it.",
+    Outcome.FUNCTION_FAULT: "The verdict of a function was invalid, or the packet that it changed is unusable.",
+    Outcome.FUNCTION_TARGET: "A function sent it to an address that no endpoint of the VPC has on this host.",
 }
