@@ -79,6 +79,7 @@ struct stage {
 	__u32 packets;		   /* 1, or the segments of a GSO packet */
 	__u32 sender;		   /* slot of the endpoint of this host that sent it; or STAGE_NO_ENDPOINT */
 	__u32 receiver;		   /* slot of the endpoint of this host that it will be delivered to, likewise */
+	__u32 label;		   /* of the sender; 0: none */
 	__u16 inner;	   /* offset of the inner Ethernet header from stage_start(): 0 except at from_underlay */
 	__u16 transport;   /* offset of the transport header from the inner Ethernet header; 0: none */
 	__u16 ethertype;   /* STAGE_IPV4, STAGE_IPV6, or 0: neither, or not parsed. Host byte order */
@@ -87,7 +88,7 @@ struct stage {
 	__u8 point;	   /* enum stage_point */
 	__u8 direction;	   /* enum stage_direction */
 	__u8 flags;	   /* STAGE_* */
-	__u32 label;	   /* of the sender; 0: none */
+	__u8 pad0[4];
 
 	struct stage_address target; /* for STAGE_SEND_TO */
 	__u8 reason;		     /* for STAGE_DROP: 0 to 15, a meaning of the function's own */
@@ -97,6 +98,15 @@ struct stage {
 
 /* The function that the user defines; returns an enum stage_verdict. */
 int stage_function(struct stage *stage);
+
+#define STAGE_OFFSET 0x7ffU /* a mask above all offsets that the functions below use */
+
+/* Shows the verifier a bound that clang would optimise away. */
+STAGE_INLINE __u32 stage_bounded(__u32 value, __u32 mask)
+{
+	asm volatile("" : "+r"(value));
+	return value & mask;
+}
 
 STAGE_INLINE void *stage_start(const struct stage *stage)
 {
@@ -111,7 +121,7 @@ STAGE_INLINE void *stage_end(const struct stage *stage)
 /* The inner Ethernet header. */
 STAGE_INLINE void *stage_frame(const struct stage *stage)
 {
-	return stage_start(stage) + (stage->inner & 0x1ff);
+	return stage_start(stage) + stage_bounded(stage->inner, 0x1ff);
 }
 
 #define STAGE_CONFIGURATION_SIZE 4096
@@ -125,7 +135,6 @@ STAGE_INLINE const void *stage_configuration(const struct stage *stage)
 #define STAGE_SWAP16(value) ((__u16)((((value) & 0xff) << 8) | (((value) >> 8) & 0xff)))
 
 #define STAGE_L3	14 /* offset of the IP header from the inner Ethernet header */
-#define STAGE_OFFSET	0x7ffU
 #define STAGE_TCP	6
 #define STAGE_UDP	17
 #define STAGE_ICMP	1
@@ -139,7 +148,7 @@ STAGE_INLINE const void *stage_configuration(const struct stage *stage)
 /* The 2 bytes at an offset from the inner Ethernet header, as they are in the packet; NULL if they cannot be read. */
 STAGE_INLINE __be16 *stage_word(const struct stage *stage, __u32 offset)
 {
-	__be16 *word = stage_frame(stage) + (offset & STAGE_OFFSET);
+	__be16 *word = stage_frame(stage) + stage_bounded(offset, STAGE_OFFSET);
 
 	return (void *)(word + 1) <= stage_end(stage) ? word : 0;
 }
@@ -147,7 +156,7 @@ STAGE_INLINE __be16 *stage_word(const struct stage *stage, __u32 offset)
 /* Ports of TCP, UDP and SCTP in host byte order. 0 if the packet has them, else -1. */
 STAGE_INLINE int stage_ports(const struct stage *stage, __u16 *source, __u16 *destination)
 {
-	__be16 *ports = stage_frame(stage) + (stage->transport & STAGE_OFFSET);
+	__be16 *ports = stage_frame(stage) + stage_bounded(stage->transport, STAGE_OFFSET);
 
 	if (!stage->transport || stage->flags & STAGE_NO_PORTS || (void *)(ports + 2) > stage_end(stage) ||
 	    (stage->protocol != STAGE_TCP && stage->protocol != STAGE_UDP && stage->protocol != 132))
@@ -239,7 +248,7 @@ STAGE_INLINE int stage_update_transport(const struct stage *stage, __be16 before
 		return pseudo ? 0 : -1;
 	if (stage->flags & STAGE_NO_PORTS) /* it is in another fragment */
 		return -1;
-	check = stage_frame(stage) + ((stage->transport + at) & STAGE_OFFSET);
+	check = stage_frame(stage) + stage_bounded(stage->transport + at, STAGE_OFFSET);
 	if ((void *)(check + 1) > stage_end(stage))
 		return -1;
 	if (stage_is_unfinished(stage, *check)) {
@@ -294,42 +303,38 @@ STAGE_INLINE int stage_replace(struct stage *stage, __u32 offset, __be16 value)
 	return 0;
 }
 
+/* Exchanges `words` words with those that follow them. */
+STAGE_INLINE void stage_exchange(__u16 *at, int words)
+{
+	__u16 word;
+
+	for (int i = 0; i < words; i++) {
+		word = at[i];
+		at[i] = at[words + i];
+		at[words + i] = word;
+	}
+}
+
 /*
  * Exchanges source and destination of Ethernet, IP and, for TCP and UDP, the ports, so that an answer written in place
  * goes back with STAGE_SEND_BACK. Checksums stay right. 0, or -1 if it is not an IP packet.
  */
 STAGE_INLINE int stage_swap(struct stage *stage)
 {
-	__u16 *frame = stage_frame(stage), *ports = stage_frame(stage) + (stage->transport & STAGE_OFFSET), word;
-	int i;
+	__u16 *frame = stage_frame(stage), *ports = stage_frame(stage) + stage_bounded(stage->transport, STAGE_OFFSET);
 
-	if (!stage->ethertype ||
-	    (void *)frame + (stage->ethertype == STAGE_IPV4 ? STAGE_IPV4_END : STAGE_IPV6_END) > stage_end(stage))
+	if (stage->ethertype == STAGE_IPV4 && (void *)frame + STAGE_IPV4_END <= stage_end(stage))
+		stage_exchange(frame + STAGE_IPV4_FROM / 2, 2);
+	else if (stage->ethertype == STAGE_IPV6 && (void *)frame + STAGE_IPV6_END <= stage_end(stage))
+		stage_exchange(frame + STAGE_IPV6_FROM / 2, 8);
+	else
 		return -1;
-	for (i = 0; i < 3; i++) {
-		word = frame[i];
-		frame[i] = frame[i + 3];
-		frame[i + 3] = word;
-	}
-	if (stage->ethertype == STAGE_IPV4) {
-		for (i = 0; i < 2; i++) {
-			word = frame[STAGE_IPV4_FROM / 2 + i];
-			frame[STAGE_IPV4_FROM / 2 + i] = frame[STAGE_IPV4_FROM / 2 + 2 + i];
-			frame[STAGE_IPV4_FROM / 2 + 2 + i] = word;
-		}
-	} else {
-		for (i = 0; i < 8; i++) {
-			word = frame[STAGE_IPV6_FROM / 2 + i];
-			frame[STAGE_IPV6_FROM / 2 + i] = frame[STAGE_IPV6_FROM / 2 + 8 + i];
-			frame[STAGE_IPV6_FROM / 2 + 8 + i] = word;
-		}
-	}
+	if ((void *)(frame + 6) > stage_end(stage))
+		return -1;
+	stage_exchange(frame, 3);
 	if (stage->transport && !(stage->flags & STAGE_NO_PORTS) &&
-	    (stage->protocol == STAGE_TCP || stage->protocol == STAGE_UDP) && (void *)(ports + 2) <= stage_end(stage)) {
-		word = ports[0];
-		ports[0] = ports[1];
-		ports[1] = word;
-	}
+	    (stage->protocol == STAGE_TCP || stage->protocol == STAGE_UDP) && (void *)(ports + 2) <= stage_end(stage))
+		stage_exchange(ports, 1);
 	stage->changed = 1;
 	return 0;
 }

@@ -23,7 +23,7 @@ import pytest
 
 from agent.core.model import map_layout
 from agent.core.model.endpoint_slots import IFINDEX_BASE
-from agent.core.model.hooks import PROGRAMS, Hook
+from agent.core.model.hooks import PROGRAMS, RESUMES, Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
@@ -49,7 +49,9 @@ BUCKETS = 4096
 """ICMP_RATELIMIT_BUCKETS in bpf/constants.h."""
 CACHES = {"path_caches", "hop_caches", "slot_caches"}
 DECLARED = {"outcomes", "programs", "tc_programs", "local_droplets", "icmp_ratelimit", "frame_states", "scratches"}
-DECLARED |= CACHES | {"generations"}
+FUNCTION_MAPS = {"endpoint_stages", "host_stages", "function_counters", "function_reasons"}
+STAGE_TABLES = {"stage_programs", "tc_stage_programs"}
+DECLARED |= CACHES | {"generations"} | FUNCTION_MAPS - {"endpoint_stages"} | STAGE_TABLES
 """Maps of the size that the programs say."""
 ARRAYS = {
     "outcomes",
@@ -61,6 +63,7 @@ ARRAYS = {
     "endpoint_counters",
     "kernel_layouts",
     "generations",
+    *FUNCTION_MAPS,
 } | CACHES
 """Maps whose entries are always there."""
 SLOT, UNCOUNTED_SLOT = 1, 200
@@ -120,6 +123,11 @@ def expected_verdict(outcome: Outcome) -> XdpAction:
     return XdpAction.REDIRECT if outcome in ANSWERED | FORWARDED else XdpAction.DROP
 
 
+def names_in_xdp(compiled: CompiledObject) -> tuple[str, ...]:
+    """Return the names of a hook's programs as XDP has them."""
+    return PROGRAMS[Hook.XDP] + (RESUMES[Hook.XDP] if compiled.shells else ())
+
+
 class Gso(NamedTuple):
     """How a GSO packet will be cut: payload bytes of a segment, 0 for a single packet, and how many there will be.
 
@@ -150,7 +158,7 @@ class Dut:
         }
         self.programs = {
             name: programs.load(p, self.fds, self.kind)
-            for name, p in zip(PROGRAMS[Hook.XDP], compiled.programs, strict=True)
+            for name, p in zip(names_in_xdp(compiled), compiled.programs, strict=True)
         }
         """By their names in XDP."""
         self.reached: set[Outcome] = set()
@@ -302,11 +310,12 @@ class Dut:
     def fill(self, over_ipv6: bool = False) -> None:
         """Clear every map and write the configuration that the module describes."""
         self.over_ipv6 = over_ipv6
-        for name in set(self.fds) - ARRAYS - {self.jump_table}:
+        for name in set(self.fds) - ARRAYS - STAGE_TABLES - {self.jump_table}:
             bpf.delete_batch(self.fds[name], list(self.entries(MapName(name))))
             self.start_generation(MapName(name))
         self.fill_state(bytes(map_layout.FRAME_STATE.size))
-        for slot, name in map_layout.called_programs(Hook.XDP).items():
+        functions = len(self.programs) > len(PROGRAMS[Hook.XDP])
+        for slot, name in map_layout.called_programs(Hook.XDP, functions=functions).items():
             self.put(self.jump_table, map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name].fd))
         for index in range(2, map_layout.MAX_LOCAL_DROPLETS):
             self.local(index, "::", 0)
@@ -352,7 +361,10 @@ class Dut:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
         fields = [*_unpacked(map_layout.PACKET), *_unpacked(map_layout.TUNNEL), *_unpacked(map_layout.TRANSPORT)]
         rest = [*_unpacked(map_layout.OUTER), *_unpacked(map_layout.OPTIONS)]
-        self.fill_state(map_layout.FRAME_STATE.pack(*fields, called, len(frame), 0, receiver, 0, 0, 1, *rest))
+        functions = (0, 0, 0, 0, bytes(16), 0, 0)
+        self.fill_state(
+            map_layout.FRAME_STATE.pack(*fields, called, len(frame), 0, receiver, 0, 0, 1, *rest, *functions)
+        )
 
     def fill_state(self, value: bytes) -> None:
         """Write what the next frame finds on each CPU; the others find garbage."""

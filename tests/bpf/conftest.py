@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from bpf_dut import ARRIVAL, SECOND_UPLINK, UNCOUNTED, UPLINK, Dut
+from function_dut import FunctionDut
 
 from agent.core.model.features import Features
 from agent.core.model.hooks import Hook
@@ -92,6 +93,23 @@ def shared_dut(duts: Callable[[Hook], Dut], hook: Hook) -> Dut:
 def dut(shared_dut: Dut) -> Dut:
     shared_dut.renew()
     return shared_dut
+
+
+@pytest.fixture(scope="session")
+def shared_functions(lab_cache: Path, hook: Hook) -> Iterator[FunctionDut]:
+    if os.geteuid():
+        pytest.skip("loading programs needs root")
+    features = Features(vlan_tags=True, functions=True)
+    compiled = asyncio.run(compile_programs(lab_cache, features=features, hook=hook))
+    with closing(FunctionDut(compiled, hook)) as dut:
+        yield dut
+
+
+@pytest.fixture
+def functions(shared_functions: FunctionDut) -> FunctionDut:
+    """Return what `dut` does, on a host on which users' functions may run."""
+    shared_functions.renew()
+    return shared_functions
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.core.model.features import Features, family_of
 
 
-def test_by_default_everything_is_compiled_in_but_tags() -> None:
+def test_by_default_everything_is_compiled_in_but_tags_and_functions() -> None:
     assert Features().flags() == (
         "-DGENEVE_PORT=6081",
         "-DVXLAN_PORT=4789",
@@ -13,11 +13,12 @@ def test_by_default_everything_is_compiled_in_but_tags() -> None:
         "-DOUTER_IPV4=1",
         "-DOUTER_IPV6=1",
         "-DVLAN_TAGS=0",
+        "-DSTAGES=0",
     )
 
 
 def test_disabled_features_are_compiled_out_and_the_order_stays() -> None:
-    off = Features(7000, 0, frozenset({"ipv4"}), frozenset({"ipv6"}), vlan_tags=True)
+    off = Features(7000, 0, frozenset({"ipv4"}), frozenset({"ipv6"}), vlan_tags=True, functions=True)
     assert off.flags() == (
         "-DGENEVE_PORT=7000",
         "-DVXLAN_PORT=0",
@@ -25,6 +26,7 @@ def test_disabled_features_are_compiled_out_and_the_order_stays() -> None:
         "-DOUTER_IPV4=0",
         "-DOUTER_IPV6=1",
         "-DVLAN_TAGS=1",
+        "-DSTAGES=1",
     )
 
 

@@ -176,7 +176,7 @@ def test_the_slots_of_called_programs_are_the_same_in_both() -> None:
     names = re.findall(r"^\tSLOT_(\w+),", HEADER.with_name("slots.h").read_text(encoding="utf-8"), re.MULTILINE)
     assert dict(enumerate(names)) == {slot.value: slot.name for slot in map_layout.ProgramSlot}
     for hook in Hook:
-        assert set(map_layout.called_programs(hook)) == set(map_layout.ProgramSlot)
+        assert set(map_layout.called_programs(hook, functions=True)) == set(map_layout.ProgramSlot)
 
 
 @pytest.mark.parametrize("name", CONSTANTS_OF_BOTH)

@@ -1,0 +1,192 @@
+"""Users' functions in the data plane under test: compiled from C, linked, and put into chains."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import msgspec
+from bpf_dut import SLOT, VNI, Dut
+
+from agent.core.model import map_layout
+from agent.core.model.hooks import POINTS, Hook
+from agent.core.model.map_layout import STAGE_ARRAYS, STAGE_SLOTS, U32, MapName
+from agent.datapath.bpf import programs
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import SOURCES, CompiledObject
+from agent.datapath.functions.linker import link, map_of
+from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, UserProgram
+
+READ_ONLY = 1 << 7
+"""BPF_F_RDONLY_PROG."""
+ENDPOINT_POINTS = {
+    "from_endpoint": (map_layout.INTERFACE_STAGES_FROM, 0),
+    "to_endpoint": (map_layout.INTERFACE_STAGES_TO, 1),
+}
+"""The flag of `interfaces` for each, and the position of the chain in `endpoint_stages`."""
+VPC_POINTS = {"forwarded": 0, "from_underlay": 1, "dropped": 2}
+"""Likewise in `vpc_stages`."""
+
+
+@cache
+def user_program(body: str, declarations: str = "") -> UserProgram:
+    """Compile a function from the statements of its body, in a process of its own: bcc stays out of this one."""
+    header = (SOURCES / "stage.h").read_text(encoding="utf-8")
+    text = f"{header}\n{declarations}\nint stage_function(struct stage *stage)\n{{\n{body}\n}}\n"
+    environment = {**os.environ, "BCC_KERNEL_SOURCE": str(SOURCES / "shim"), "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, __file__], input=text.encode(), env=environment, capture_output=True, check=False
+    )
+    assert not done.returncode, done.stderr.decode()
+    return msgspec.msgpack.decode(done.stdout, type=UserProgram)
+
+
+def chain(*slots: int) -> int:
+    """Return a chain of functions in this order."""
+    return sum((slot + 1) << 4 * position for position, slot in enumerate(slots))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one function counted."""
+
+    packets: int
+    bytes: int
+    went_on: int
+    dropped: int
+    sent_back: int
+    sent_to: int
+    faults: int
+
+
+class FunctionDut(Dut):
+    """Maps and programs of a host on which functions may run."""
+
+    def __init__(self, compiled: CompiledObject, hook: Hook) -> None:
+        super().__init__(compiled, hook=hook)
+        self._shells = dict(zip(POINTS, compiled.shells, strict=True))
+        self._opened: list[int] = []
+        self.maps: dict[tuple[str, int], dict[str, int]] = {}
+        """Descriptors of the maps of each function, by point and slot."""
+
+    def close(self) -> None:
+        self._forget_functions()
+        super().close()
+
+    def _forget_functions(self) -> None:
+        for fd in self._opened:
+            os.close(fd)
+        self._opened.clear()
+
+    def renew(self) -> None:
+        super().renew()
+        self._forget_functions()
+        table = self.fds[STAGE_ARRAYS[self.hook]]
+        for index in range(len(POINTS) * STAGE_SLOTS):
+            if bpf.lookup(table, U32.pack(index), 4):
+                bpf.delete(table, U32.pack(index))
+            zeros = bytes(map_layout.FUNCTION_TRAFFIC.size) * bpf.possible_cpus()
+            bpf.update(self.fds[MapName.FUNCTION_COUNTERS], U32.pack(index), zeros)
+        bpf.update(self.fds[MapName.HOST_STAGES], U32.pack(0), bytes(map_layout.HOST_STAGES.size))
+        reasons = bytes(8) * bpf.possible_cpus()
+        for index in range(len(POINTS) * STAGE_SLOTS * map_layout.STAGE_REASONS):
+            bpf.update(self.fds[MapName.FUNCTION_REASONS], U32.pack(index), reasons)
+        for slot in range(4):
+            bpf.update(self.fds[MapName.ENDPOINT_STAGES], U32.pack(slot), bytes(map_layout.ENDPOINT_STAGES.size))
+
+    def install(
+        self, point: str, slot: int, user: UserProgram, *, closed: bool = False, configuration: bytes = b""
+    ) -> None:
+        """Put a function into a slot of a point."""
+        index = POINTS.index(point) * STAGE_SLOTS + slot
+        own = {CONFIGURATION: bpf.create_map(bpf.MapType.ARRAY, 4, CONFIGURATION_SIZE, 1, READ_ONLY, "configuration")}
+        own |= {
+            one.name: bpf.create_map(
+                bpf.MapType(one.type), one.key_size, one.value_size, one.max_entries, one.flags, one.name
+            )
+            for one in user.maps
+        }
+        self._opened += own.values()
+        bpf.update(own[CONFIGURATION], U32.pack(0), configuration.ljust(CONFIGURATION_SIZE, b"\0"))
+        linked = link(self._shells[point], user, index=index, closed=closed)
+        fds: Mapping[str, int] = {**self.fds, **{map_of(name): fd for name, fd in own.items()}}
+        loaded = programs.load(linked, fds, self.kind)
+        self._opened.append(loaded.fd)
+        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(loaded.fd))
+        self.maps[point, slot] = own
+
+    def chains(self, point: str, *slots: int, endpoint: int = SLOT, vni: int = VNI) -> None:
+        """Let packets meet functions at a point: those of one endpoint, one VPC or the host."""
+        if point in ENDPOINT_POINTS:
+            self._endpoint_chain(point, chain(*slots), endpoint)
+        elif point in VPC_POINTS:
+            at, found = (
+                VPC_POINTS[point],
+                bpf.lookup(self.fds[MapName.VPC_STAGES], U32.pack(vni), map_layout.VPC_STAGES.size),
+            )
+            values = list(map_layout.VPC_STAGES.unpack(found or bytes(map_layout.VPC_STAGES.size)))
+            values[at] = chain(*slots)
+            bpf.update(self.fds[MapName.VPC_STAGES], U32.pack(vni), map_layout.VPC_STAGES.pack(*values))
+            self._host(vnis=1 << (vni & 63))
+        if point in {"passed", "dropped"}:
+            self._host(**{point: chain(*slots)})
+
+    def _endpoint_chain(self, point: str, word: int, endpoint: int) -> None:
+        flag, at = ENDPOINT_POINTS[point]
+        key, interfaces = U32.pack(endpoint), self.fds[MapName.INTERFACES]
+        old = map_layout.Interface(
+            *map_layout.INTERFACE.unpack(bpf.lookup(interfaces, key, map_layout.INTERFACE.size) or b"")
+        )
+        flags = old.flags | flag if word else old.flags & ~flag
+        self.put(MapName.INTERFACES, key, map_layout.INTERFACE.pack(*old._replace(flags=flags)))
+        stages = self.fds[MapName.ENDPOINT_STAGES]
+        words = list(
+            map_layout.ENDPOINT_STAGES.unpack(bpf.lookup(stages, key, map_layout.ENDPOINT_STAGES.size) or bytes(8))
+        )
+        words[at] = word
+        bpf.update(stages, key, map_layout.ENDPOINT_STAGES.pack(*words))
+
+    def _host(self, vnis: int = 0, passed: int | None = None, dropped: int | None = None) -> None:
+        host = self.fds[MapName.HOST_STAGES]
+        old = map_layout.HOST_STAGES.unpack(bpf.lookup(host, U32.pack(0), map_layout.HOST_STAGES.size) or bytes(16))
+        new = (old[0] | vnis, old[1] if passed is None else passed, old[2] if dropped is None else dropped)
+        bpf.update(host, U32.pack(0), map_layout.HOST_STAGES.pack(*new))
+
+    def counted(self, point: str, slot: int) -> Counted:
+        """Return what a function counted, summed over the CPUs."""
+        index = U32.pack(POINTS.index(point) * STAGE_SLOTS + slot)
+        values = bpf.lookup_percpu(self.fds[MapName.FUNCTION_COUNTERS], index, map_layout.FUNCTION_TRAFFIC.size)
+        sums = [sum(numbers) for numbers in zip(*map(map_layout.FUNCTION_TRAFFIC.unpack, values), strict=True)]
+        return Counted(*sums[:7])
+
+    def reason(self, point: str, slot: int, reason: int) -> int:
+        """Return the packets that a function dropped for one of its own reasons."""
+        index = (POINTS.index(point) * STAGE_SLOTS + slot) * map_layout.STAGE_REASONS + reason
+        values = bpf.lookup_percpu(self.fds[MapName.FUNCTION_REASONS], U32.pack(index), 8)
+        return sum(int.from_bytes(value, sys.byteorder) for value in values)
+
+
+def _compile() -> None:
+    """Compile standard input to a user's program on standard output."""
+    from bcc import BPF, lib
+
+    from agent.datapath.bpf.compiler import _maps, _program, flags
+    from agent.datapath.functions.user_program import UserMap
+
+    module = BPF(text=sys.stdin.buffer.read(), cflags=flags())
+    maps, by_fd = _maps(lib, module.module, {})
+    compiled = _program("stage_function", module.dump_func(b"stage_function"), by_fd)
+    user = UserProgram(
+        compiled.instructions,
+        compiled.relocations,
+        tuple(UserMap(m.name, m.type, m.key_size, m.value_size, m.max_entries, m.flags) for m in maps),
+    )
+    sys.stdout.buffer.write(msgspec.msgpack.encode(user))
+
+
+if __name__ == "__main__":
+    _compile()

@@ -1,0 +1,350 @@
+"""Users' functions at the stage points: each verdict, order, scope, what they see, what they change, and faults."""
+
+from __future__ import annotations
+
+import bpf_packets as p
+import pytest
+from bpf_dut import A6 as IPV6_A
+from bpf_dut import D1, D2, D4, DROPLET_MAC, ELSEWHERE, MAC, UPLINK, VNI, A, B, R, Run
+from bpf_dut import R6 as IPV6_R
+from bpf_tunnels import Outer, tunnelled
+from function_dut import FunctionDut, user_program
+
+from agent.core.model import map_layout
+from agent.core.model.hooks import POINTS
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import Outcome
+
+GO_ON, DROP, SEND_BACK = "return STAGE_GO_ON;", "stage->reason = 5; return STAGE_DROP;", "return STAGE_SEND_BACK;"
+INVALID = "return 17;"
+PAYLOAD = b"payload of an even length!"
+
+
+def sent(to: str = R, payload: bytes = PAYLOAD, port: int = 53) -> bytes:
+    return p.ethernet(MAC[to], MAC[A], p.IPV4, p.ipv4(A, to, p.udp(4000, port, payload)))
+
+
+def received(to: str = A, source: str = R, payload: bytes = PAYLOAD) -> bytes:
+    return tunnelled(p.ethernet(MAC[to], MAC[source], p.IPV4, p.ipv4(source, to, p.udp(53, 4000, payload))))
+
+
+def at_forwarded(dut: FunctionDut) -> Run:
+    """A bouncer's packet: of a remote endpoint to another one."""
+    dut.own_network(flags=map_layout.NETWORK_LOCAL_BOUNCER)
+    return dut.from_underlay(
+        tunnelled(p.ethernet(MAC[R], MAC[ELSEWHERE], p.IPV4, p.ipv4(ELSEWHERE, R, p.udp())), Outer(source=D4))
+    )
+
+
+def run_at(dut: FunctionDut, point: str) -> Run:
+    """Send a frame that passes a point."""
+    if point == "from_endpoint":
+        return dut.from_endpoint(sent())
+    if point == "forwarded":
+        return at_forwarded(dut)
+    if point == "passed":
+        return dut.from_underlay(p.ethernet(DROPLET_MAC[D1], DROPLET_MAC[D2], p.IPV4, p.ipv4(D2, D1, p.udp())))
+    if point == "dropped":
+        return dut.from_underlay(received(to=B, source=R)[:-40])
+    return dut.from_underlay(received())
+
+
+USUAL = {
+    "from_endpoint": Outcome.SENT_DIRECT,
+    "to_endpoint": Outcome.DELIVERED,
+    "forwarded": Outcome.BOUNCED,
+    "from_underlay": Outcome.DELIVERED,
+    "passed": Outcome.PASSED,
+    "dropped": Outcome.MALFORMED_OUTER,
+}
+ACTING = [point for point in POINTS if point != "dropped"]
+
+
+def put(dut: FunctionDut, point: str, *bodies: str, closed: bool = False) -> None:
+    """Put functions into a chain, in this order."""
+    for slot, body in enumerate(bodies):
+        dut.install(point, slot, user_program(body), closed=closed)
+    dut.chains(point, *range(len(bodies)))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_packet_goes_on_as_without_the_function(functions: FunctionDut, point: str) -> None:
+    plain = run_at(functions, point)
+    assert plain.outcome is USUAL[point]
+    put(functions, point, GO_ON)
+    assert run_at(functions, point) == plain
+    assert functions.counted(point, 0).went_on == functions.counted(point, 0).packets == 1
+
+
+@pytest.mark.parametrize("point", ACTING)
+def test_a_function_drops_for_a_reason_of_its_own(functions: FunctionDut, point: str) -> None:
+    put(functions, point, GO_ON, DROP, GO_ON)
+    assert run_at(functions, point).outcome is Outcome.FUNCTION_DROPPED
+    assert [functions.counted(point, slot).packets for slot in range(3)] == [1, 1, 0]
+    assert functions.counted(point, 1).dropped == 1
+    assert functions.reason(point, 1, 5) == 1
+
+
+@pytest.mark.parametrize("point", ACTING)
+def test_a_function_sends_a_packet_back(functions: FunctionDut, point: str) -> None:
+    put(functions, point, SEND_BACK)
+    outcome = run_at(functions, point).outcome
+    tunnel = point in {"to_endpoint", "forwarded", "from_underlay"}
+    assert outcome is (Outcome.FUNCTION_SENT_BACK_REMOTE if tunnel else Outcome.FUNCTION_SENT_BACK)
+    assert functions.counted(point, 0).sent_back == 1
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("point", POINTS)
+def test_an_invalid_verdict_is_a_fault_and_on_fault_decides(functions: FunctionDut, point: str, closed: bool) -> None:
+    put(functions, point, INVALID, closed=closed)
+    drops = closed and point != "dropped"
+    assert run_at(functions, point).outcome is (Outcome.FUNCTION_FAULT if drops else USUAL[point])
+    assert functions.counted(point, 0).faults == 1
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_eight_functions_run_at_one_point(functions: FunctionDut, point: str) -> None:
+    order = (3, 0, 7, 1, 6, 2, 5, 4)
+    for slot in order:
+        functions.install(point, slot, user_program(GO_ON))
+    functions.chains(point, *order)
+    assert run_at(functions, point).outcome is USUAL[point]
+    assert [functions.counted(point, slot).went_on for slot in range(8)] == [1] * 8
+
+
+def test_functions_run_in_the_order_of_the_chain(functions: FunctionDut) -> None:
+    """Each adds a digit to the payload, in base 10."""
+    digit = """
+        __be16 *word = stage_word(stage, 42);
+        return word && !stage_replace(stage, 42, *word * 10 + {digit}) ? STAGE_GO_ON : 0;"""
+    for slot, one in ((2, 1), (0, 2), (1, 3)):
+        functions.install("from_endpoint", slot, user_program(digit.format(digit=one)))
+    functions.chains("from_endpoint", 2, 0, 1)
+    run = functions.from_endpoint(sent(payload=b"\0\0" + PAYLOAD))
+    assert run.outcome is Outcome.SENT_DIRECT
+    assert int.from_bytes(run.frame[50 + 42 : 50 + 44], "little") == 123
+
+
+def test_a_chain_that_names_an_empty_slot_drops(functions: FunctionDut) -> None:
+    functions.chains("from_endpoint", 4)
+    assert run_at(functions, "from_endpoint").outcome is Outcome.NO_PROGRAM
+
+
+@pytest.mark.parametrize("point", ["from_endpoint", "to_endpoint"])
+def test_an_endpoint_without_the_chain_is_untouched(functions: FunctionDut, point: str) -> None:
+    functions.install(point, 0, user_program(DROP))
+    functions.chains(point, 0, endpoint=2)
+    assert run_at(functions, point).outcome is USUAL[point]
+    assert functions.counted(point, 0).packets == 0
+
+
+@pytest.mark.parametrize("point", ["forwarded", "from_underlay", "dropped"])
+def test_another_vpc_is_untouched_also_with_the_same_bit(functions: FunctionDut, point: str) -> None:
+    functions.install(point, 0, user_program(DROP))
+    functions.chains(point, 0, vni=VNI + 64)
+    functions.chains("passed")
+    if point == "dropped":
+        functions._host(dropped=0)
+    assert run_at(functions, point).outcome is USUAL[point]
+    assert functions.counted(point, 0).packets == 0
+
+
+def test_functions_of_the_receiver_run_for_the_same_host_too(functions: FunctionDut) -> None:
+    functions.install("to_endpoint", 0, user_program(DROP))
+    functions.chains("to_endpoint", 0, endpoint=2)
+    assert functions.from_endpoint(sent(B)).outcome is Outcome.FUNCTION_DROPPED
+    functions.install("to_endpoint", 0, user_program(GO_ON))
+    assert functions.from_endpoint(sent(B)).outcome is Outcome.DELIVERED_SAME_HOST
+    functions.install("to_endpoint", 0, user_program(SEND_BACK))
+    assert functions.from_endpoint(sent(B)).outcome is Outcome.FUNCTION_SENT_BACK
+
+
+def mapped_words(address: str) -> str:
+    packed = map_layout.mapped(p.ip(address))
+    return "".join(
+        f"stage->target.word[{i}] = {int.from_bytes(packed[4 * i : 4 * i + 4], 'little')}u;" for i in range(4)
+    )
+
+
+@pytest.mark.parametrize("point", ["from_endpoint", "to_endpoint", "from_underlay", "forwarded"])
+def test_a_function_sends_a_packet_to_another_endpoint_of_this_host(functions: FunctionDut, point: str) -> None:
+    put(functions, point, mapped_words(B) + "return STAGE_SEND_TO;")
+    before = functions.endpoint_traffic(2)[2]
+    run = run_at(functions, point)
+    assert run.outcome is Outcome.FUNCTION_DELIVERED
+    assert run.frame[:6] == MAC[B]
+    assert functions.endpoint_traffic(2)[2] == before + 1
+
+
+@pytest.mark.parametrize("target", [R, "10.0.0.200", "10.0.9.9"])
+@pytest.mark.parametrize("point", ["from_endpoint", "to_endpoint", "from_underlay", "forwarded"])
+def test_a_target_that_is_not_on_this_host_drops(functions: FunctionDut, point: str, target: str) -> None:
+    put(functions, point, mapped_words(target) + "return STAGE_SEND_TO;")
+    assert run_at(functions, point).outcome is Outcome.FUNCTION_TARGET
+
+
+def test_a_function_cannot_send_to_an_endpoint_of_another_vpc(functions: FunctionDut) -> None:
+    functions.receiver(2, MAC[B], vni=VNI + 1)
+    put(functions, "from_endpoint", mapped_words(B) + "return STAGE_SEND_TO;")
+    assert run_at(functions, "from_endpoint").outcome is Outcome.FUNCTION_TARGET
+
+
+def test_an_answer_written_in_place_returns_to_the_sender(functions: FunctionDut) -> None:
+    put(functions, "from_endpoint", "return stage_swap(stage) ? 0 : STAGE_SEND_BACK;")
+    run = functions.from_endpoint(sent())
+    assert run.outcome is Outcome.FUNCTION_SENT_BACK
+    assert run.frame == p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp(53, 4000, PAYLOAD)))
+
+
+def test_a_destination_that_a_function_rewrote_is_routed(functions: FunctionDut) -> None:
+    last = int.from_bytes(p.ip(B)[2:], "little")
+    put(functions, "from_endpoint", f"return stage_replace(stage, 32, {last}) ? 0 : STAGE_GO_ON;")
+    run = functions.from_endpoint(sent())
+    assert run.outcome is Outcome.DELIVERED_SAME_HOST
+    assert run.frame[14:34] == p.ipv4(A, B, p.udp(4000, 53, PAYLOAD))[:20]
+
+
+def summed(source: str, to: str, payload: bytes) -> bytes:
+    """A UDP packet with a checksum."""
+    return p.ipv4(source, to, p.summed(source, to, p.udp(4000, 53, payload)))
+
+
+@pytest.mark.parametrize("offset", [26, 28, 32, 34, 36, 42, 50])
+def test_checksums_stay_right_when_bytes_are_replaced(functions: FunctionDut, offset: int) -> None:
+    put(functions, "to_endpoint", f"return stage_replace(stage, {offset}, 0x3412) ? 0 : STAGE_GO_ON;")
+    packet = bytearray(summed(R, A, PAYLOAD))
+    run = functions.from_underlay(tunnelled(p.ethernet(MAC[A], MAC[R], p.IPV4, bytes(packet))))
+    assert run.outcome is Outcome.DELIVERED
+    packet[offset - 14 : offset - 12] = b"\x12\x34"
+    ip, udp = bytes(packet[:20]), bytes(packet[20:])
+    addresses = [".".join(map(str, ip[at : at + 4])) for at in (12, 16)]
+    again = p.summed(*addresses, udp[:6] + b"\0\0" + udp[8:])
+    assert run.frame[34:] == again
+    assert p.checksum(run.frame[14:34]) == 0
+
+
+DAMAGE = (
+    "*(__be16 *)(frame + 16) = 0xffff;",
+    "frame[14] = 0x4f;",
+    "frame[14] = 0x65;",
+    "*(__be16 *)(frame + 12) = 0;",
+)
+"""To the length, the version and header length of IPv4, and the EtherType."""
+
+
+@pytest.mark.parametrize("point", ["from_endpoint", "from_underlay"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_packet_that_a_function_damaged_and_declared_is_dropped(
+    functions: FunctionDut, point: str, damage: str
+) -> None:
+    body = f"""
+        __u8 *frame = stage_frame(stage);
+        if (frame + 34 > (__u8 *)stage_end(stage)) return 0;
+        {damage}
+        stage->changed = 1;
+        return STAGE_GO_ON;"""
+    put(functions, point, body)
+    other = damage.endswith("12) = 0;") and point == "from_underlay"
+    assert run_at(functions, point).outcome is (Outcome.INNER_PROTOCOL if other else Outcome.FUNCTION_FAULT)
+
+
+def test_a_tunnel_packet_cannot_be_moved_to_another_vpc(functions: FunctionDut) -> None:
+    body = """
+        __u8 *frame = stage_start(stage);
+        if (frame + 50 > (__u8 *)stage_end(stage)) return 0;
+        frame[48] = 9;
+        stage->changed = {changed};
+        return STAGE_GO_ON;"""
+    functions.receiver(2, MAC[B], vni=9)
+    put(functions, "from_underlay", body.format(changed=1))
+    assert run_at(functions, "from_underlay").outcome is Outcome.FUNCTION_FAULT
+    put(functions, "from_underlay", body.format(changed=0))
+    run = run_at(functions, "from_underlay")
+    assert run.outcome is Outcome.DELIVERED
+    assert run.frame[:6] == MAC[A]
+
+
+SEEN = """
+    struct seen *seen; int only = 0;
+    seen = found.lookup(&only);
+    if (!seen) return 0;
+    seen->vni = stage->vni; seen->length = stage->length;
+    seen->sender = stage->sender; seen->receiver = stage->receiver;
+    seen->inner = stage->inner; seen->transport = stage->transport; seen->ethertype = stage->ethertype;
+    seen->drop_reason = stage->drop_reason; seen->protocol = stage->protocol; seen->point = stage->point;
+    seen->direction = stage->direction; seen->flags = stage->flags & 3;
+    seen->source = seen->destination = 0;
+    stage_ports(stage, &seen->source, &seen->destination);
+    seen->peer = stage->peer.word[3];
+    return STAGE_GO_ON;"""
+SEEN_MAP = """
+struct seen { __u32 vni, length, sender, receiver; __u16 inner, transport, ethertype, drop_reason;
+    __u8 protocol, point, direction, flags; __u16 source, destination; __u32 peer; };
+BPF_ARRAY(found, struct seen, 1);"""
+NONE = 0xFFFFFFFF
+D2_WORD = int.from_bytes(p.ip(D2), "little")
+VIEWS = {
+    "from_endpoint": (VNI, 68, 1, NONE, 0, 34, 0x800, 0, 17, 1, 1, 0, 4000, 53, 0),
+    "to_endpoint": (VNI, 118, NONE, 1, 0, 34, 0x800, 0, 17, 2, 2, 0, 53, 4000, D2_WORD),
+    "from_underlay": (VNI, 118, NONE, NONE, 50, 34, 0x800, 0, 17, 4, 2, 0, 53, 4000, D2_WORD),
+}
+
+
+@pytest.mark.parametrize("point", VIEWS)
+def test_a_function_sees_what_the_pipeline_knows(functions: FunctionDut, point: str) -> None:
+    functions.install(point, 0, user_program(SEEN, SEEN_MAP))
+    functions.chains(point, 0)
+    run_at(functions, point)
+    seen = bpf.lookup(functions.maps[point, 0]["found"], bytes(4), 36)
+    assert seen is not None
+    numbers = [*memoryview(seen[:16]).cast("I"), *memoryview(seen[16:24]).cast("H"), *seen[24:28]]
+    numbers += [*memoryview(seen[28:32]).cast("H"), *memoryview(seen[32:36]).cast("I")]
+    assert tuple(numbers) == VIEWS[point]
+
+
+def test_a_function_at_dropped_sees_the_reason_and_cannot_undo_it(functions: FunctionDut) -> None:
+    functions.install("dropped", 0, user_program(SEEN, SEEN_MAP))
+    functions.chains("dropped", 0)
+    wrong = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(B, R, p.udp()))
+    assert functions.from_endpoint(wrong).outcome is Outcome.SOURCE_ADDRESS
+    seen = bpf.lookup(functions.maps["dropped", 0]["found"], bytes(4), 36)
+    assert seen is not None
+    assert int.from_bytes(seen[22:24], "little") == Outcome.SOURCE_ADDRESS
+    assert int.from_bytes(seen[:4], "little") == VNI
+
+
+def test_packets_that_a_function_drops_are_seen_at_dropped(functions: FunctionDut) -> None:
+    put(functions, "from_endpoint", DROP)
+    put(functions, "dropped", GO_ON)
+    assert run_at(functions, "from_endpoint").outcome is Outcome.FUNCTION_DROPPED
+    assert functions.counted("dropped", 0).packets == 1
+
+
+def test_a_function_reads_its_configuration(functions: FunctionDut) -> None:
+    body = "const __u8 *byte = stage_configuration(stage); return byte[4095] == 7 ? STAGE_DROP : STAGE_GO_ON;"
+    functions.install("from_endpoint", 0, user_program(body), configuration=bytes(4095) + b"\7")
+    functions.chains("from_endpoint", 0)
+    assert run_at(functions, "from_endpoint").outcome is Outcome.FUNCTION_DROPPED
+    functions.install("from_endpoint", 0, user_program(body), configuration=b"")
+    assert run_at(functions, "from_endpoint").outcome is Outcome.SENT_DIRECT
+
+
+def test_a_function_sees_ipv6(functions: FunctionDut) -> None:
+    body = """
+        struct stage_address from, to;
+        if (stage_addresses(stage, &from, &to) || stage->ethertype != STAGE_IPV6) return 0;
+        return from.word[3] == 0x01000000 && to.word[3] == 0x03000000 ? STAGE_DROP : 0;"""
+    put(functions, "from_endpoint", body, closed=True)
+    frame = p.ethernet(MAC[R], MAC[A], p.IPV6, p.ipv6(IPV6_A, IPV6_R, p.udp()))
+    assert functions.from_endpoint(frame).outcome is Outcome.FUNCTION_DROPPED
+
+
+def test_a_program_around_a_function_that_nobody_called_drops(functions: FunctionDut) -> None:
+    functions.install("from_endpoint", 0, user_program(GO_ON))
+    table = functions.fds[map_layout.STAGE_ARRAYS[functions.hook]]
+    number = bpf.lookup(table, map_layout.U32.pack(0), 4)
+    assert number is not None
+    fd = bpf.program_by_id(int.from_bytes(number, "little"))
+    verdict, _, _ = bpf.run_program(fd, sent(), ifindex=UPLINK, kind=functions.kind)
+    assert verdict in {1, 2}
